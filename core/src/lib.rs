@@ -1,0 +1,22 @@
+//! Words and pure logic shared by every part of Overlay: identities, names, addresses, the membership view and its history.
+//!
+//! Nothing here does I/O, reads a clock, draws random numbers or takes a lock.
+#![forbid(unsafe_code)]
+
+pub mod endpoint;
+pub mod id;
+pub mod ipam;
+pub mod key;
+pub mod name;
+pub mod network;
+pub mod node;
+pub mod view;
+pub mod visibility;
+
+pub use endpoint::{Endpoint, Runtime};
+pub use id::{ClusterId, EndpointId, NetworkId, NodeId};
+pub use key::{PrivateKey, PublicKey};
+pub use name::Name;
+pub use network::{Block, Member, Network, NetworkMode};
+pub use node::{Node, Role};
+pub use view::{Change, Delta, Gap, Revision, RowKey, View};

@@ -1,0 +1,97 @@
+//! Names of nodes, networks and endpoints: one DNS label each, checked before it touches a file, a log, an answer or a kernel table.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The longest name in bytes: one DNS label (RFC 1035, section 2.3.4).
+pub const MAX_NAME: usize = 63;
+
+/// A DNS label: 1 to 63 letters, digits, `-` or `_`, beginning and ending with a letter or digit, kept in lower case.
+///
+/// `_` is allowed because container engines allow it; DNS compares names without regard to case (RFC 4343), so upper
+/// case is folded.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(String);
+
+/// The text is no name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a name: use 1 to 63 letters, digits, '-' or '_', beginning and ending with a letter or digit")]
+pub struct InvalidName {
+    text: String,
+}
+
+impl Name {
+    /// Returns the name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        let valid = text.len() <= MAX_NAME
+            && edge(text.bytes().next())
+            && edge(text.bytes().next_back())
+            && text.bytes().all(inner);
+
+        if valid {
+            Ok(Self(text.to_ascii_lowercase()))
+        } else {
+            Err(InvalidName { text: text.chars().take(MAX_NAME + 1).collect() })
+        }
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_accepted_and_folded_to_lower_case() {
+        assert_eq!("Service2".parse::<Name>().expect("a label").as_str(), "service2");
+        assert!("my-network".parse::<Name>().is_ok());
+        assert!("a_b".parse::<Name>().is_ok());
+        assert!("x".repeat(MAX_NAME).parse::<Name>().is_ok());
+    }
+
+    #[test]
+    fn whatever_could_escape_a_label_is_refused() {
+        let long = "x".repeat(MAX_NAME + 1);
+        for text in ["", "-a", "a-", "a.b", "a b", "a/b", "../x", "a\n", "a\0b", "ü", "😀", "_a", &long] {
+            assert!(text.parse::<Name>().is_err(), "{text:?}");
+        }
+    }
+}

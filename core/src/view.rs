@@ -1,0 +1,203 @@
+//! The membership at one revision, and the steps between revisions.
+//!
+//! A [`View`] is a set of rows. A [`Change`] replaces or removes one whole row, so changes may be coalesced and repeated;
+//! a [`Delta`] is the changes between two revisions and refuses to be applied anywhere else.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::endpoint::Endpoint;
+use crate::id::{EndpointId, NetworkId, NodeId};
+use crate::name::Name;
+use crate::network::{Member, Network};
+use crate::node::Node;
+
+/// A position in control's history; one commit makes the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct Revision(pub u64);
+
+impl Revision {
+    /// Returns the revision after this one.
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl std::fmt::Display for Revision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One row replaced or removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// A network was made or changed.
+    Network(Network),
+    /// A node joined or announced itself anew.
+    Node(Node),
+    /// A membership began or changed.
+    Member(Member),
+    /// An endpoint was attached or changed.
+    Endpoint(Endpoint),
+    /// The row is gone.
+    Removed(RowKey),
+}
+
+impl Change {
+    /// Returns which row this changes.
+    pub fn key(&self) -> RowKey {
+        match self {
+            Self::Network(row) => RowKey::Network(row.id),
+            Self::Node(row) => RowKey::Node(row.id),
+            Self::Member(row) => RowKey::Member(row.network, row.node),
+            Self::Endpoint(row) => RowKey::Endpoint(row.network, row.id),
+            Self::Removed(key) => *key,
+        }
+    }
+}
+
+/// Names one row of a [`View`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowKey {
+    /// A network.
+    Network(NetworkId),
+    /// A node.
+    Node(NodeId),
+    /// A node's membership in a network.
+    Member(NetworkId, NodeId),
+    /// An endpoint on a network.
+    Endpoint(NetworkId, EndpointId),
+}
+
+/// The changes that lead from one revision to a later one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delta {
+    /// The revision it starts from.
+    pub from: Revision,
+    /// The revision it makes.
+    pub to: Revision,
+    /// What changed; at most one change a row matters, the last.
+    pub changes: Vec<Change>,
+}
+
+/// A delta starts elsewhere than the view stands: the watcher must ask for a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("delta starts at revision {from}, the view stands at {at}")]
+pub struct Gap {
+    /// Where the view stands.
+    pub at: Revision,
+    /// Where the delta starts.
+    pub from: Revision,
+}
+
+/// All nodes, networks, memberships and endpoints at one revision: everything for control, the visible part for a node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct View {
+    /// Where in the history this stands.
+    pub revision: Revision,
+    /// By id.
+    pub networks: BTreeMap<NetworkId, Network>,
+    /// By id.
+    pub nodes: BTreeMap<NodeId, Node>,
+    /// By network, then node.
+    pub members: BTreeMap<(NetworkId, NodeId), Member>,
+    /// By network, then id.
+    pub endpoints: BTreeMap<(NetworkId, EndpointId), Endpoint>,
+}
+
+impl View {
+    /// Builds a view out of a snapshot's rows.
+    pub fn from_rows(revision: Revision, rows: impl IntoIterator<Item = Change>) -> Self {
+        let mut view = Self { revision, ..Self::default() };
+        for row in rows {
+            view.apply(row);
+        }
+
+        view
+    }
+
+    /// Lists every row, as a snapshot carries them: nodes and networks before what refers to them.
+    pub fn rows(&self) -> impl Iterator<Item = Change> + '_ {
+        let networks = self.networks.values().cloned().map(Change::Network);
+        let nodes = self.nodes.values().cloned().map(Change::Node);
+        let members = self.members.values().cloned().map(Change::Member);
+        let endpoints = self.endpoints.values().cloned().map(Change::Endpoint);
+
+        networks.chain(nodes).chain(members).chain(endpoints)
+    }
+
+    /// Returns one row, if it is there.
+    pub fn row(&self, key: RowKey) -> Option<Change> {
+        match key {
+            RowKey::Network(id) => self.networks.get(&id).cloned().map(Change::Network),
+            RowKey::Node(id) => self.nodes.get(&id).cloned().map(Change::Node),
+            RowKey::Member(network, node) => self.members.get(&(network, node)).cloned().map(Change::Member),
+            RowKey::Endpoint(network, id) => self.endpoints.get(&(network, id)).cloned().map(Change::Endpoint),
+        }
+    }
+
+    /// Replaces or removes one row; the revision stays.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Network(row) => drop(self.networks.insert(row.id, row)),
+            Change::Node(row) => drop(self.nodes.insert(row.id, row)),
+            Change::Member(row) => drop(self.members.insert((row.network, row.node), row)),
+            Change::Endpoint(row) => drop(self.endpoints.insert((row.network, row.id), row)),
+            Change::Removed(RowKey::Network(id)) => drop(self.networks.remove(&id)),
+            Change::Removed(RowKey::Node(id)) => drop(self.nodes.remove(&id)),
+            Change::Removed(RowKey::Member(network, node)) => drop(self.members.remove(&(network, node))),
+            Change::Removed(RowKey::Endpoint(network, id)) => drop(self.endpoints.remove(&(network, id))),
+        }
+    }
+
+    /// Goes one delta further.
+    ///
+    /// # Errors
+    ///
+    /// [`Gap`] when the delta does not start where the view stands; the view is then unchanged.
+    pub fn apply_delta(&mut self, delta: Delta) -> Result<(), Gap> {
+        if delta.from != self.revision {
+            return Err(Gap { at: self.revision, from: delta.from });
+        }
+        for change in delta.changes {
+            self.apply(change);
+        }
+        self.revision = delta.to;
+
+        Ok(())
+    }
+
+    /// Finds a network by its name.
+    pub fn network_named(&self, name: &Name) -> Option<&Network> {
+        self.networks.values().find(|network| network.name == *name)
+    }
+
+    /// Finds a node by its name.
+    pub fn node_named(&self, name: &Name) -> Option<&Node> {
+        self.nodes.values().find(|node| node.name == *name)
+    }
+
+    /// Returns a node's membership in a network.
+    pub fn member(&self, network: NetworkId, node: NodeId) -> Option<&Member> {
+        self.members.get(&(network, node))
+    }
+
+    /// Lists the members of a network.
+    pub fn members_of(&self, network: NetworkId) -> impl Iterator<Item = &Member> {
+        self.members.range((network, NodeId::FIRST)..=(network, NodeId::LAST)).map(|(_, member)| member)
+    }
+
+    /// Lists the endpoints on a network.
+    pub fn endpoints_of(&self, network: NetworkId) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.range((network, EndpointId::FIRST)..=(network, EndpointId::LAST)).map(|(_, endpoint)| endpoint)
+    }
+
+    /// Lists the memberships of a node.
+    pub fn memberships_of(&self, node: NodeId) -> impl Iterator<Item = &Member> {
+        self.networks.keys().filter_map(move |&network| self.member(network, node))
+    }
+}
