@@ -1,1 +1,18 @@
-//! Placeholder.
+//! The packet engine of one lane: WireGuard, routing, replay protection, MTU, and batches in both directions.
+//!
+//! Nothing here does I/O, reads a clock, draws random numbers of its own or takes a lock. A driver feeds
+//! [`Engine::handle_tun`], [`Engine::handle_udp`] and [`Engine::handle_timeout`], and empties [`Engine::poll_transmit`],
+//! [`Engine::poll_tun`] and [`Engine::poll_event`] afterwards.
+#![forbid(unsafe_code)]
+
+mod drop;
+mod engine;
+mod event;
+mod status;
+mod tables;
+
+pub use drop::{Counters, Direction, DropReason};
+pub use engine::{Delivery, Engine, EngineConfig, TUN_HEADROOM, Transmit};
+pub use event::Event;
+pub use status::{PeerState, PeerStatus, Trouble};
+pub use tables::{LaneId, NetworkTable, PeerLane, PeerTable, Tables};

@@ -1,0 +1,85 @@
+//! What an operator or the agent may want to know of, as it happens.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use overlay_core::{NetworkId, NodeId};
+
+use crate::tables::LaneId;
+
+/// Something changed between this lane and a lane of a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A handshake was completed and the peer proved its keys; emitted for the first session after none.
+    Established {
+        /// The network.
+        network: NetworkId,
+        /// The peer.
+        node: NodeId,
+        /// The peer's lane.
+        lane: LaneId,
+        /// Where it is reached.
+        underlay: SocketAddr,
+    },
+    /// The peer was heard, with proof, from another underlay address than before.
+    Roamed {
+        /// The network.
+        network: NetworkId,
+        /// The peer.
+        node: NodeId,
+        /// The peer's lane.
+        lane: LaneId,
+        /// Where it was.
+        from: SocketAddr,
+        /// Where it is.
+        to: SocketAddr,
+    },
+    /// The peer answered no handshake; it is tried again when there is something to send.
+    Unreachable {
+        /// The network.
+        network: NetworkId,
+        /// The peer.
+        node: NodeId,
+        /// The peer's lane.
+        lane: LaneId,
+    },
+}
+
+/// How many events wait for a driver that does not look; the oldest are forgotten. About 100 KiB.
+const MAX_EVENTS: usize = 1024;
+
+/// The events not taken yet.
+#[derive(Debug, Default)]
+pub(crate) struct Events(VecDeque<Event>);
+
+impl Events {
+    pub(crate) fn push(&mut self, event: Event) {
+        if self.0.len() == MAX_EVENTS {
+            self.0.pop_front();
+        }
+        self.0.push_back(event);
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Event> {
+        self.0.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_events_are_forgotten() {
+        let mut events = Events::default();
+        let unreachable =
+            |node| Event::Unreachable { network: NetworkId::FIRST, node: NodeId::from_random(node), lane: LaneId(0) };
+
+        for node in 1..=u64::try_from(MAX_EVENTS).expect("small") + 1 {
+            events.push(unreachable(node));
+        }
+
+        assert_eq!(events.pop(), Some(unreachable(2)));
+        assert_eq!(events.0.len(), MAX_EVENTS - 1);
+    }
+}

@@ -1,0 +1,88 @@
+//! How each peer is doing, for people who ask.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use overlay_core::{NetworkId, NodeId, PublicKey};
+
+use crate::tables::LaneId;
+
+/// A lane of a peer, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The network.
+    pub network: NetworkId,
+    /// The peer.
+    pub node: NodeId,
+    /// The peer's lane.
+    pub lane: LaneId,
+    /// The peer lane's key in this network.
+    pub public_key: PublicKey,
+    /// Where it was last heard, with proof; or where it is being tried.
+    pub underlay: Option<SocketAddr>,
+    /// How long ago the last handshake was completed.
+    pub last_handshake: Option<Duration>,
+    /// Bytes of UDP payload sent to it.
+    pub tx_bytes: u64,
+    /// Bytes of authentic UDP payload heard from it.
+    pub rx_bytes: u64,
+    /// What holds between the two lanes.
+    pub state: PeerState,
+    /// Since when it holds.
+    pub since: Duration,
+    /// What stands in the way, if something does.
+    pub trouble: Option<Trouble>,
+}
+
+/// What holds between this lane and a lane of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerState {
+    /// No session, and nothing to send.
+    Idle,
+    /// A handshake is under way and no session can be used.
+    Connecting,
+    /// Packets flow.
+    Established,
+    /// The last handshakes were not answered.
+    Unreachable,
+}
+
+impl fmt::Display for PeerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Idle => "idle",
+            Self::Connecting => "connecting",
+            Self::Established => "established",
+            Self::Unreachable => "unreachable",
+        })
+    }
+}
+
+/// Why a peer cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nobody knows where the peer could be reached.
+    NoUnderlayAddr,
+    /// The handshakes sent since the last answer.
+    NoAnswer {
+        /// How many there were.
+        attempts: u32,
+    },
+    /// The peer's public key is one that no session can be made with.
+    InvalidKey,
+    /// The peer's initiations carry an older time than one seen before: its clock went back, or somebody replays them.
+    ClockWentBack,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoUnderlayAddr => f.write_str("no underlay address is known"),
+            Self::NoAnswer { attempts: 1 } => f.write_str("1 handshake not answered"),
+            Self::NoAnswer { attempts } => write!(f, "{attempts} handshakes not answered"),
+            Self::InvalidKey => f.write_str("the public key is invalid"),
+            Self::ClockWentBack => f.write_str("handshakes older than the last one (clock set back, or replayed)"),
+        }
+    }
+}
