@@ -1,1 +1,33 @@
-//! Placeholder.
+//! The wire contract: generated messages and services, their conversion to core types, join lines and TLS.
+//!
+//! Generated types stop in [`convert`] and in the thin service files of control and agent; everything behind them speaks core
+//! types, which are checked.
+#![forbid(unsafe_code)]
+
+pub mod channel;
+pub mod convert;
+pub mod identity;
+pub mod join_line;
+pub mod refusal;
+pub mod tls;
+
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::use_self,
+    reason = "generated; the .proto files hold the documentation"
+)]
+mod generated {
+    tonic::include_proto!("overlay.v1");
+}
+
+/// The generated messages, clients and servers of package `overlay.v1`.
+pub mod v1 {
+    pub use crate::generated::*;
+}
+
+pub use join_line::JoinLine;
+pub use refusal::{Code, Refusal};

@@ -1,0 +1,152 @@
+//! Refusals on the wire: one line of text and a stable code, in both directions between our errors and gRPC statuses.
+
+use std::fmt;
+
+/// The metadata key that carries a refusal's code.
+pub const CODE_KEY: &str = "overlay-code";
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal => $grpc:ident;)*) => {
+        /// Why something was refused; the words are stable, scripts may rely on them.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Code {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Code {
+            /// Returns the stable word.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+
+            /// Finds the code of a stable word.
+            pub fn from_word(word: &str) -> Option<Self> {
+                match word {
+                    $($text => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+
+            const fn grpc(self) -> tonic::Code {
+                match self {
+                    $(Self::$name => tonic::Code::$grpc,)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// A field is missing, malformed or out of range.
+    InvalidInput = "invalid-input" => InvalidArgument;
+    /// What was named is not there, or the caller may not know of it.
+    NotFound = "not-found" => NotFound;
+    /// The name is taken.
+    NameTaken = "name-taken" => AlreadyExists;
+    /// The address or prefix is taken, or overlaps one that is.
+    AddressTaken = "address-taken" => AlreadyExists;
+    /// The thing is still in use.
+    InUse = "in-use" => FailedPrecondition;
+    /// The node is not a member of the network, or not joined at all, or not in the state the call needs.
+    WrongState = "wrong-state" => FailedPrecondition;
+    /// No address, block or other bounded resource is left.
+    Exhausted = "exhausted" => ResourceExhausted;
+    /// The join token is unknown, expired, used up or revoked; which of these is not told.
+    TokenRefused = "token-refused" => PermissionDenied;
+    /// The caller's role or identity does not allow it.
+    NotAllowed = "not-allowed" => PermissionDenied;
+    /// No valid certificate was shown.
+    NotAuthenticated = "not-authenticated" => Unauthenticated;
+    /// The server's certificate authority is not the one that the join line pins.
+    WrongPin = "wrong-pin" => Unauthenticated;
+    /// Control cannot be reached.
+    ControlAway = "control-away" => Unavailable;
+    /// The agent cannot be reached.
+    AgentAway = "agent-away" => Unavailable;
+    /// This build or host cannot do it.
+    Unsupported = "unsupported" => Unimplemented;
+    /// The kernel refused.
+    Kernel = "kernel" => Internal;
+    /// A file of ours cannot be read or written.
+    Storage = "storage" => Internal;
+    /// A fault of ours.
+    Fault = "fault" => Internal;
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One line that says what was wrong, where, and what to do; with its stable code.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// Stable.
+    pub code: Code,
+    /// For people: lower case, no full stop, no secret.
+    pub message: String,
+}
+
+impl Refusal {
+    /// Makes a refusal; line breaks in the message become spaces.
+    pub fn new(code: Code, message: impl fmt::Display) -> Self {
+        Self { code, message: message.to_string().replace(['\n', '\r'], " ") }
+    }
+}
+
+impl From<Refusal> for tonic::Status {
+    fn from(refusal: Refusal) -> Self {
+        let mut status = Self::new(refusal.code.grpc(), refusal.message);
+        status.metadata_mut().insert(CODE_KEY, tonic::metadata::MetadataValue::from_static(refusal.code.as_str()));
+
+        status
+    }
+}
+
+impl From<tonic::Status> for Refusal {
+    fn from(status: tonic::Status) -> Self {
+        let named = status.metadata().get(CODE_KEY).and_then(|v| v.to_str().ok()).and_then(Code::from_word);
+        let code = named.unwrap_or_else(|| guess(status.code()));
+
+        Self::new(code, status.message())
+    }
+}
+
+/// Finds a code for a status that was not made out of a [`Refusal`].
+fn guess(code: tonic::Code) -> Code {
+    match code {
+        tonic::Code::InvalidArgument | tonic::Code::OutOfRange => Code::InvalidInput,
+        tonic::Code::NotFound => Code::NotFound,
+        tonic::Code::AlreadyExists => Code::NameTaken,
+        tonic::Code::PermissionDenied => Code::NotAllowed,
+        tonic::Code::Unauthenticated => Code::NotAuthenticated,
+        tonic::Code::ResourceExhausted => Code::Exhausted,
+        tonic::Code::FailedPrecondition | tonic::Code::Aborted => Code::WrongState,
+        tonic::Code::Unimplemented => Code::Unsupported,
+        tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => Code::ControlAway,
+        tonic::Code::Ok | tonic::Code::Unknown | tonic::Code::Internal | tonic::Code::DataLoss => Code::Fault,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_survives_the_wire() {
+        let refusal = Refusal::new(Code::AddressTaken, "10.0.0.1 is taken by web");
+
+        let back = Refusal::from(tonic::Status::from(refusal.clone()));
+
+        assert_eq!(back, refusal);
+    }
+
+    #[test]
+    fn a_refusal_is_one_line() {
+        assert_eq!(Refusal::new(Code::Fault, "a\nb").message, "a b");
+    }
+}
