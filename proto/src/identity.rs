@@ -35,10 +35,11 @@ impl NodeIdentity {
     pub fn from_certificate(der: &[u8]) -> Result<Self, NotANode> {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|_| NotANode)?;
         let names = certificate.subject_alternative_name().map_err(|_| NotANode)?.ok_or(NotANode)?;
-        let mut uris = names.value.general_names.iter().filter_map(|name| match name {
-            GeneralName::URI(uri) => Some(*uri),
-            _ => None,
-        });
+        let mut uris = names
+            .value
+            .general_names
+            .iter()
+            .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None });
         let (Some(uri), None) = (uris.next(), uris.next()) else { return Err(NotANode) };
 
         Self::from_uri(uri)

@@ -17,6 +17,8 @@ pub mod tls;
     unused_qualifications,
     clippy::all,
     clippy::allow_attributes_without_reason,
+    clippy::clone_on_ref_ptr,
+    clippy::too_many_lines,
     clippy::use_self,
     reason = "generated; the .proto files hold the documentation"
 )]

@@ -91,9 +91,10 @@ pub fn pinned_client(pin: [u8; 32]) -> Result<ClientConfig, TlsError> {
 
 /// Tells whether an error, or one that caused it, is a wrong pin.
 pub fn is_wrong_pin(error: &rustls::Error) -> bool {
-    match error {
-        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => cause.is::<WrongPin>(),
-        _ => false,
+    if let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) = error {
+        cause.is::<WrongPin>()
+    } else {
+        false
     }
 }
 
