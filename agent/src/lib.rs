@@ -1,1 +1,3 @@
 //! The agent of Overlay.
+
+pub mod path;

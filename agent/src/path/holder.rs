@@ -1,0 +1,84 @@
+//! Finds out which process holds a UDP port, so that "address in use" can say what to do.
+
+use std::fmt;
+use std::path::Path;
+
+/// The process that holds a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its process id.
+    pub pid: u32,
+    /// Its short name.
+    pub name: String,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (pid {})", self.name, self.pid)
+    }
+}
+
+/// Finds who holds a UDP port in this namespace; `None` when it cannot be seen.
+pub(crate) fn find(port: u16) -> Option<Holder> {
+    let inodes: Vec<u64> = ["/proc/net/udp", "/proc/net/udp6"]
+        .iter()
+        .filter_map(|path| std::fs::read_to_string(path).ok())
+        .flat_map(|table| inodes_of(&table, port))
+        .collect();
+
+    std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        holds(&entry.path(), &inodes).then(|| Holder { pid, name: name_of(&entry.path()) })
+    })
+}
+
+fn inodes_of(table: &str, port: u16) -> Vec<u64> {
+    let suffix = format!(":{port:04X}");
+    let inode = |line: &str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        fields.get(1)?.ends_with(&suffix).then_some(())?;
+        fields.get(9)?.parse().ok()
+    };
+
+    table.lines().skip(1).filter_map(inode).collect()
+}
+
+fn holds(process: &Path, inodes: &[u64]) -> bool {
+    let Ok(descriptors) = std::fs::read_dir(process.join("fd")) else { return false };
+
+    descriptors
+        .flatten()
+        .filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok())
+        .any(|target| inodes.iter().any(|inode| target.as_os_str() == format!("socket:[{inode}]").as_str()))
+}
+
+fn name_of(process: &Path) -> String {
+    let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+    let printable: String = name.trim().chars().filter(|c| !c.is_control()).collect();
+
+    if printable.is_empty() { "a process".to_owned() } else { printable }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_port_is_found() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let port = socket.local_addr().expect("an address").port();
+
+        let holder = find(port).expect("this process");
+
+        assert_eq!(holder.pid, std::process::id());
+    }
+
+    #[test]
+    fn only_the_local_port_counts() {
+        let table = "header\n\
+            1: 00000000:CA6C 00000000:0035 07 00000000:00000000 00:00000000 00000000 0 0 111 2 0 0\n\
+            2: 00000000:0035 00000000:CA6C 07 00000000:00000000 00:00000000 00000000 0 0 222 2 0 0\n";
+
+        assert_eq!(inodes_of(table, 51820), [111]);
+    }
+}

@@ -1,0 +1,292 @@
+//! The UDP sockets of one lane: IPv4 and IPv6 on one port, with segmentation both ways.
+//!
+//! They live in the host's namespace. Outer packets are never fragmented: what does not fit is refused by the kernel and
+//! counted. Nothing that the network or the firewall answers ends the lane.
+
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::{setsockopt, sockopt};
+use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::counters::Counters;
+
+/// What the kernel may hold for one socket: 30 ms at 2 Gbit/s, and no more memory than that a socket.
+const SOCKET_BUFFER: usize = 8 << 20;
+/// How long one send waits for the device to take what is queued before the datagrams are lost.
+const SEND_PATIENCE_MS: u8 = 10;
+/// The largest datagram, or train of merged datagrams.
+const MAX_DATAGRAM: usize = 65_535;
+/// How many trains one receive takes; 512 KiB a lane.
+const TRAINS: usize = 8;
+/// How often a free port is looked for that both families have free.
+const PORT_ATTEMPTS: usize = 16;
+
+/// The sockets of one lane.
+#[derive(Debug)]
+pub(crate) struct UdpSockets {
+    v4: UdpSocket,
+    /// Absent where the host has no IPv6.
+    v6: Option<UdpSocket>,
+    port: u16,
+}
+
+/// One socket.
+#[derive(Debug)]
+pub(crate) struct UdpSocket {
+    socket: Socket,
+    state: UdpSocketState,
+    segmentation: bool,
+}
+
+/// Room for one receive. Reused for both sockets.
+#[derive(Debug)]
+pub(crate) struct Trains {
+    bytes: Vec<u8>,
+    meta: [RecvMeta; TRAINS],
+}
+
+/// Datagrams from one sender, each `segment` bytes long, the last perhaps shorter.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Train<'a> {
+    /// The sender.
+    pub(crate) from: SocketAddr,
+    /// The datagrams, one behind the other.
+    pub(crate) bytes: &'a [u8],
+    /// The size of each.
+    pub(crate) segment: usize,
+}
+
+impl UdpSockets {
+    /// Binds a port on all addresses; 0 takes any that is free.
+    pub(crate) fn bind(port: u16) -> io::Result<Self> {
+        let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+        for _ in 0..if port == 0 { PORT_ATTEMPTS } else { 1 } {
+            match Self::try_bind(port) {
+                Ok(sockets) => return Ok(sockets),
+                Err(error) => last = error,
+            }
+        }
+
+        Err(last)
+    }
+
+    fn try_bind(port: u16) -> io::Result<Self> {
+        let v4 = UdpSocket::bind(Ipv4Addr::UNSPECIFIED.into(), port)?;
+        let port = v4.port()?;
+        let v6 = match UdpSocket::bind(Ipv6Addr::UNSPECIFIED.into(), port) {
+            Ok(socket) => Some(socket),
+            Err(error) if has_no_ipv6(&error) => None,
+            Err(error) => return Err(error),
+        };
+
+        Ok(Self { v4, v6, port })
+    }
+
+    /// Returns the port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Returns the IPv4 socket.
+    pub(crate) fn v4(&self) -> &UdpSocket {
+        &self.v4
+    }
+
+    /// Returns the IPv6 socket, where there is one.
+    pub(crate) fn v6(&self) -> Option<&UdpSocket> {
+        self.v6.as_ref()
+    }
+
+    /// Sends datagrams of `segment` bytes each, the last perhaps shorter, to one destination.
+    pub(crate) fn send(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, counters: &mut Counters) {
+        let socket = match to {
+            SocketAddr::V4(_) => Some(&mut self.v4),
+            SocketAddr::V6(_) => self.v6.as_mut(),
+        };
+        match socket {
+            Some(socket) => socket.send(to, bytes, segment, counters),
+            None => counters.udp_unreachable += datagrams(bytes, segment),
+        }
+    }
+}
+
+impl UdpSocket {
+    fn bind(ip: IpAddr, port: u16) -> io::Result<Self> {
+        let address = SocketAddr::new(ip, port);
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        enlarge_buffers(&socket);
+        socket.bind(&address.into())?;
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        // Asked for by quinn-udp; costs a clock read for every packet of the host, and nobody looks.
+        setsockopt(&socket, sockopt::ReceiveTimestampns, &false)?;
+        if state.may_fragment() {
+            tracing::warn!("Kernel cannot forbid fragmentation of tunnel packets");
+        }
+        let segmentation = state.max_gso_segments() > 1;
+
+        Ok(Self { socket, state, segmentation })
+    }
+
+    fn port(&self) -> io::Result<u16> {
+        let address = self.socket.local_addr()?;
+
+        address.as_socket().map(|address| address.port()).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    }
+
+    /// Receives what is there, up to the room of `trains`, and returns how many trains came.
+    pub(crate) fn receive(&self, trains: &mut Trains, counters: &mut Counters) -> usize {
+        let Trains { bytes, meta } = trains;
+        let mut chunks = bytes.chunks_exact_mut(MAX_DATAGRAM);
+        let mut buffers: [IoSliceMut<'_>; TRAINS] =
+            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
+        match self.state.recv(UdpSockRef::from(&self.socket), &mut buffers, meta) {
+            Ok(count) => {
+                counters.udp_receives += 1;
+                count
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => {
+                tracing::debug!(%error, "Failed to receive");
+                counters.udp_receive_errors += 1;
+                0
+            }
+        }
+    }
+
+    fn send(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, counters: &mut Counters) {
+        if segment >= bytes.len() {
+            return self.send_one(to, bytes, counters);
+        }
+        if !self.segmentation {
+            return self.send_singly(to, bytes, segment, counters);
+        }
+
+        match self.try_send(to, bytes, Some(segment), counters) {
+            Ok(()) => counters.udp_datagrams_out += datagrams(bytes, segment),
+            // EIO: the device cannot. EINVAL, EMSGSIZE: a segment is larger than this path takes, which holds for this
+            // destination only.
+            Err(Errno::EIO) => {
+                self.segmentation = false;
+                tracing::warn!("Network device refuses batches, sending datagrams singly from now on");
+                self.send_singly(to, bytes, segment, counters);
+            }
+            Err(Errno::EINVAL | Errno::EMSGSIZE) => self.send_singly(to, bytes, segment, counters),
+            Err(error) => count_loss(error, datagrams(bytes, segment), counters),
+        }
+    }
+
+    fn send_singly(&self, to: SocketAddr, bytes: &[u8], segment: usize, counters: &mut Counters) {
+        counters.udp_singly += 1;
+        for datagram in bytes.chunks(segment.max(1)) {
+            self.send_one(to, datagram, counters);
+        }
+    }
+
+    fn send_one(&self, to: SocketAddr, datagram: &[u8], counters: &mut Counters) {
+        match self.try_send(to, datagram, None, counters) {
+            Ok(()) => counters.udp_datagrams_out += 1,
+            Err(error) => count_loss(error, 1, counters),
+        }
+    }
+
+    fn try_send(
+        &self,
+        destination: SocketAddr,
+        contents: &[u8],
+        segment_size: Option<usize>,
+        counters: &mut Counters,
+    ) -> Result<(), Errno> {
+        let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
+        counters.udp_sends += 1;
+        let mut sent = self.state.try_send(UdpSockRef::from(&self.socket), &transmit);
+        // An error that an earlier datagram left behind is reported once and says nothing about this one.
+        if matches!(&sent, Err(error) if error.kind() == io::ErrorKind::ConnectionRefused) || self.had_to_wait(&sent) {
+            sent = self.state.try_send(UdpSockRef::from(&self.socket), &transmit);
+        }
+
+        sent.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+    }
+
+    /// Waits for room in the send buffer, if that was what a send lacked.
+    fn had_to_wait(&self, sent: &io::Result<()>) -> bool {
+        if !matches!(sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            return false;
+        }
+        let mut room = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
+
+        nix::poll::poll(&mut room, PollTimeout::from(SEND_PATIENCE_MS)).is_ok_and(|ready| ready > 0)
+    }
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Trains {
+    /// Makes room.
+    pub(crate) fn new() -> Self {
+        Self { bytes: vec![0; TRAINS * MAX_DATAGRAM], meta: [RecvMeta::default(); TRAINS] }
+    }
+
+    /// Returns one of the trains received last.
+    pub(crate) fn train(&self, index: usize) -> Option<Train<'_>> {
+        let meta = self.meta.get(index)?;
+        let bytes = self.bytes.get(index * MAX_DATAGRAM..)?.get(..meta.len)?;
+
+        Some(Train { from: meta.addr, bytes, segment: meta.stride })
+    }
+}
+
+impl Train<'_> {
+    /// Returns how many datagrams there are; one without bytes is one.
+    pub(crate) fn len(&self) -> u64 {
+        datagrams(self.bytes, self.segment).max(1)
+    }
+}
+
+fn datagrams(bytes: &[u8], segment: usize) -> u64 {
+    bytes.len().div_ceil(segment.max(1)) as u64
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "errno has 130 values; these are the ones that sending is known to give"
+)]
+fn count_loss(error: Errno, datagrams: u64, counters: &mut Counters) {
+    let counter = match error {
+        Errno::EMSGSIZE => &mut counters.udp_too_big,
+        Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM => &mut counters.udp_no_buffer,
+        Errno::EPERM | Errno::EACCES => &mut counters.udp_refused,
+        Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EADDRNOTAVAIL | Errno::ENETDOWN => {
+            &mut counters.udp_unreachable
+        }
+        _ => &mut counters.udp_failed,
+    };
+    *counter += datagrams;
+}
+
+fn enlarge_buffers(socket: &Socket) {
+    // Privileged first; without the privilege the system's limit holds.
+    if setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
+        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    }
+    if setsockopt(socket, sockopt::SndBufForce, &SOCKET_BUFFER).is_err() {
+        let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    }
+}
+
+fn has_no_ipv6(error: &io::Error) -> bool {
+    let raw = error.raw_os_error().map(Errno::from_raw);
+
+    matches!(raw, Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
+}
