@@ -1,3 +1,4 @@
 //! The agent of Overlay.
 
 pub mod path;
+pub mod kernel;

@@ -1,0 +1,167 @@
+//! What a network's namespace must contain, computed from a few facts. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv6Net};
+use overlay_core::{EndpointId, NetworkId};
+
+use super::sysctl;
+use super::tables::{Address, Desired, Hop, LinkDesired, RouteKey, Rule, RuleAction, Scope};
+
+/// The network's TUN, in its own namespace.
+pub const TUN_NAME: &str = "ovt";
+/// The TUN's `txqueuelen`, in packets: with less, bursts of UDP drop before a lane can read them.
+pub const TUN_QUEUE_LEN: u32 = 4000;
+/// The IPv6 gateway on each veth: link-local, because IPv6 answers only for addresses of the link that was asked.
+pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+/// The first letters of our interface names.
+const VETH_PREFIX: &str = "ov";
+
+/// Rules before this one let a packet pass; this one drops what is left.
+const RULE_PASS: u32 = 100;
+const RULE_PIN: u32 = 200;
+const RULE_DROP: u32 = 300;
+/// Where a packet that passes goes on. The kernel's own rule for local addresses stands at 0, before every pin, so it is
+/// moved here.
+const RULE_LOCAL: u32 = 30_000;
+const RULE_MAIN: u32 = 32_766;
+const TABLE_LOCAL: u32 = 255;
+const TABLE_MAIN: u32 = 254;
+
+/// The network's TUN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TunDesired {
+    /// In bytes.
+    pub mtu: u32,
+    /// One per lane, 1 to 256.
+    pub queues: usize,
+}
+
+/// The network's end of an endpoint's veth pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VethDesired {
+    /// The endpoint's addresses, at most one a family; its packets may come from no other.
+    pub addresses: Vec<IpAddr>,
+    /// In bytes; the same as the TUN's.
+    pub mtu: u32,
+}
+
+/// What a network's namespace on this node must contain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespaceDesired {
+    /// The network.
+    pub network: NetworkId,
+    /// Its TUN.
+    pub tun: TunDesired,
+    /// The gateway's addresses, one a family; they sit on `lo` and answer on every veth.
+    pub gateways: BTreeSet<IpAddr>,
+    /// This node's own addresses in the network, one a family; they sit on the TUN.
+    pub node: BTreeSet<IpAddr>,
+    /// The endpoints on this node.
+    pub endpoints: BTreeMap<EndpointId, VethDesired>,
+    /// What is reached through the TUN: other nodes' blocks and single moved addresses. A local endpoint's address wins.
+    pub remote: BTreeSet<IpNet>,
+    /// The network's prefixes: what is neither local nor remote is answered with "unreachable".
+    pub unreachable: BTreeSet<IpNet>,
+}
+
+/// Returns the name of the network's end of an endpoint's veth pair.
+pub fn host_ifname(endpoint: EndpointId) -> String {
+    format!("{VETH_PREFIX}{endpoint}")
+}
+
+/// Returns the endpoint whose veth has this name, if the name is one that we give.
+pub fn endpoint_of(ifname: &str) -> Option<EndpointId> {
+    ifname.strip_prefix(VETH_PREFIX)?.parse().ok()
+}
+
+impl NamespaceDesired {
+    /// Says whether the network speaks IPv6; where it does not, IPv6 is switched off in the namespace.
+    pub fn ipv6(&self) -> bool {
+        self.gateways.iter().any(IpAddr::is_ipv6) || self.unreachable.iter().any(|p| matches!(p, IpNet::V6(_)))
+    }
+
+    /// Computes the tables that the namespace must contain.
+    pub fn tables(&self) -> Desired {
+        let veths = || self.endpoints.keys().map(|&id| host_ifname(id));
+
+        Desired {
+            scope: Scope::Network,
+            sysctls: sysctl::of_network(self.ipv6(), veths().chain([TUN_NAME.to_owned()])),
+            rules: if self.ipv6() { self.rules() } else { BTreeSet::new() },
+            links: self.links(),
+            addresses: self.addresses(),
+            routes: self.routes(),
+        }
+    }
+
+    fn links(&self) -> BTreeMap<String, LinkDesired> {
+        let tun = LinkDesired { mtu: Some(self.tun.mtu), queue_len: Some(TUN_QUEUE_LEN) };
+        let veths = self
+            .endpoints
+            .iter()
+            .map(|(&id, veth)| (host_ifname(id), LinkDesired { mtu: Some(veth.mtu), queue_len: None }));
+
+        [("lo".to_owned(), LinkDesired::default()), (TUN_NAME.to_owned(), tun)].into_iter().chain(veths).collect()
+    }
+
+    fn addresses(&self) -> BTreeSet<Address> {
+        let on = |link: &str, address: IpNet| Address { link: link.to_owned(), address };
+        let gateways = self.gateways.iter().map(|&ip| on("lo", IpNet::from(ip)));
+        let node = self.node.iter().map(|&ip| on(TUN_NAME, IpNet::from(ip)));
+        let fe80 = Ipv6Net::new_assert(GATEWAY_V6, 64);
+        let veths = self.endpoints.keys().filter(|_| self.ipv6()).map(|&id| on(&host_ifname(id), IpNet::V6(fe80)));
+
+        gateways.chain(node).chain(veths).filter(|a| self.speaks(&a.address)).collect()
+    }
+
+    fn routes(&self) -> BTreeMap<RouteKey, Hop> {
+        let unreachable = self.unreachable.iter().map(|&prefix| (RouteKey::ours(prefix), Hop::Unreachable));
+        let remote = self.remote.iter().map(|&prefix| (RouteKey::ours(prefix), Hop::Link(TUN_NAME.to_owned())));
+        let local = self.endpoints.iter().flat_map(|(&id, veth)| {
+            let hop = Hop::Link(host_ifname(id));
+            veth.addresses.iter().map(move |&ip| (RouteKey::ours(IpNet::from(ip)), hop.clone()))
+        });
+
+        // Later entries win: a single-address prefix of ours beats what others say about it.
+        unreachable.chain(remote).chain(local).filter(|(key, _)| self.speaks(&key.prefix)).collect()
+    }
+
+    /// Pins every endpoint's IPv6 source address to its veth; IPv4 has strict `rp_filter` for that.
+    fn rules(&self) -> BTreeSet<Rule> {
+        let onward = RuleAction::Goto(RULE_LOCAL);
+        let pass = |iif: &str| Rule { priority: RULE_PASS, iif: Some(iif.to_owned()), from: None, action: onward };
+        let link_local = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 64);
+        let pins = self.endpoints.iter().flat_map(|(&id, veth)| {
+            let v6 = veth.addresses.iter().filter_map(|ip| match ip {
+                IpAddr::V6(ip) => Some(*ip),
+                IpAddr::V4(_) => None,
+            });
+            v6.map(move |ip| Rule {
+                priority: RULE_PIN,
+                iif: Some(host_ifname(id)),
+                from: Some(Ipv6Net::from(ip)),
+                action: onward,
+            })
+        });
+        let plain = |priority, action| Rule { priority, iif: None, from: None, action };
+
+        [
+            pass("lo"),
+            pass(TUN_NAME),
+            // Neighbour discovery. The kernel forwards no link-local source.
+            Rule { priority: RULE_PASS, iif: None, from: Some(link_local), action: onward },
+            plain(RULE_DROP, RuleAction::Blackhole),
+            plain(RULE_LOCAL, RuleAction::Lookup(TABLE_LOCAL)),
+            plain(RULE_MAIN, RuleAction::Lookup(TABLE_MAIN)),
+        ]
+        .into_iter()
+        .chain(pins)
+        .collect()
+    }
+
+    fn speaks(&self, prefix: &IpNet) -> bool {
+        matches!(prefix, IpNet::V4(_)) || self.ipv6()
+    }
+}

@@ -1,0 +1,38 @@
+//! The kernel's part of a network: a namespace of its own on each node, brought to a wanted value and kept there.
+//!
+//! ```text
+//!  NamespaceDesired ──tables()──► Desired ─┐
+//!                                          ├─ plan() ──► [Step] ──► netlink, /proc/sys
+//!  the kernel ────────read back─► Actual ──┘
+//! ```
+//!
+//! This folder holds the agent's privileged code. Which networks and endpoints there are is decided elsewhere, and packets
+//! are moved elsewhere. How a process with no memory knows what is ours: pins are named `ovn-<network>`, interfaces
+//! `ov<endpoint>` and `ovt`, routes and rules carry [`tables::ROUTE_PROTOCOL`].
+
+pub mod desired;
+pub mod error;
+#[cfg(test)]
+mod fake;
+pub mod host;
+mod lock;
+pub mod namespace;
+mod netlink;
+pub mod netns;
+pub mod plan;
+mod reconcile;
+pub mod sandbox;
+mod sysctl;
+pub mod tables;
+#[cfg(test)]
+mod tests;
+pub mod tun;
+
+pub use desired::{NamespaceDesired, TunDesired, VethDesired};
+pub use error::KernelError;
+pub use namespace::{NetworkNamespace, Report};
+pub use netlink::Events;
+pub use netns::{Netns, Pins};
+pub use sandbox::{Drift, SandboxDesired};
+pub use tables::Step;
+pub use tun::{Offload, Tun};

@@ -1,0 +1,234 @@
+//! A network's namespace on this node: pin, TUN and tables, owned by one value.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use overlay_core::{EndpointId, NetworkId};
+
+use super::desired::{NamespaceDesired, TUN_NAME, TunDesired, endpoint_of, host_ifname};
+use super::error::KernelError;
+use super::lock::Lock;
+use super::netlink::{Events, Netlink};
+use super::netns::{Netns, Pins};
+use super::reconcile::{self, Namespace};
+use super::sandbox::{self, Drift, SandboxDesired};
+use super::sysctl;
+use super::tables::Step;
+use super::tun::Tun;
+
+/// A network's namespace, held by this process and no other.
+///
+/// Dropping it leaves everything standing in the kernel, as a killed process does; [`NetworkNamespace::delete`] removes it.
+#[derive(Debug)]
+pub struct NetworkNamespace {
+    network: NetworkId,
+    pins: Pins,
+    netns: Netns,
+    netlink: Netlink,
+    lock: Lock,
+    /// The index of the TUN whose queues were handed out: one of the same name may be somebody else's.
+    tun: u32,
+}
+
+/// What a reconcile found and did.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// The changes made; none when nothing differed.
+    pub steps: Vec<Step>,
+    /// The changes that the kernel refused; tried again next time.
+    pub errors: Vec<KernelError>,
+    /// Endpoints whose veth pair is not there: [`NetworkNamespace::attach`] makes it, then reconcile again.
+    pub missing: BTreeSet<EndpointId>,
+    /// New queues, when the TUN had to be made again: the old ones are dead.
+    pub tun: Option<Tun>,
+}
+
+impl NetworkNamespace {
+    /// Opens the namespace of a network below `run_dir`, or makes it, and opens its TUN. What is inside stays as it is
+    /// until the first [`NetworkNamespace::reconcile`].
+    ///
+    /// # Errors
+    ///
+    /// When another process holds it, or the kernel refuses.
+    pub async fn open(run_dir: &Path, network: NetworkId, tun: TunDesired) -> Result<(Self, Tun), KernelError> {
+        let lock = Lock::take(run_dir, network)?;
+        let pins = Pins::new(run_dir);
+        let netns = pins.open_or_create(network)?;
+        let mut netlink = Netlink::open(&netns).await?;
+        let (queues, index) = open_tun(&netns, &mut netlink, tun).await?;
+
+        Ok((Self { network, pins, netns, netlink, lock, tun: index }, queues))
+    }
+
+    /// Returns the network.
+    pub fn network(&self) -> NetworkId {
+        self.network
+    }
+
+    /// Returns the namespace, for sockets to be opened in it.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// Returns where it is pinned.
+    pub fn path(&self) -> PathBuf {
+        self.pins.path(self.network)
+    }
+
+    /// Says whether the pin still stands; one look at a file.
+    pub fn is_pinned(&self) -> bool {
+        self.pins.holds(self.network, &self.netns)
+    }
+
+    /// Subscribes to changes inside, ours included. A missing pin and most kernel parameters raise none: reconcile on a
+    /// timer as well.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub async fn events(&self) -> Result<Events, KernelError> {
+        Events::open(&self.netns).await
+    }
+
+    /// Brings the namespace to `desired`: reads back, plans, performs every step, collects all failures. Writes nothing
+    /// when nothing differs. The container side of endpoints is not looked at; see [`NetworkNamespace::attach`].
+    ///
+    /// # Errors
+    ///
+    /// When the namespace cannot be read back; nothing was changed inside then.
+    pub async fn reconcile(&mut self, desired: &NamespaceDesired) -> Result<Report, KernelError> {
+        let mut report = Report::default();
+        self.restore_pin(&mut report);
+        self.restore_tun(desired.tun, &mut report).await?;
+
+        let mut kernel = Namespace { netns: &self.netns, netlink: &mut self.netlink };
+        let round = reconcile::reconcile(&mut kernel, &desired.tables()).await?;
+
+        report.steps.extend(round.steps);
+        report.errors.extend(round.errors);
+        report.missing = round.missing.iter().filter_map(|link| endpoint_of(link)).collect();
+        Ok(report)
+    }
+
+    /// Makes or heals the container side of an endpoint: veth pair, address, routes. The network's end stays down until the
+    /// next reconcile with the endpoint in it, so no packet gets in before its source is pinned. Doing it again changes
+    /// only what differs.
+    ///
+    /// # Errors
+    ///
+    /// When the sandbox is gone, its interface's name is taken, or it cannot be read back.
+    pub async fn attach(&mut self, endpoint: EndpointId, desired: &SandboxDesired) -> Result<Report, KernelError> {
+        sandbox::attach(&mut self.netlink, &host_ifname(endpoint), desired).await
+    }
+
+    /// Lists what differs on the container side of an endpoint. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the sandbox is gone, its interface's name is taken, or it cannot be read back.
+    pub async fn check(&mut self, endpoint: EndpointId, desired: &SandboxDesired) -> Result<Vec<Drift>, KernelError> {
+        sandbox::check(&mut self.netlink, &host_ifname(endpoint), desired).await
+    }
+
+    /// Removes an endpoint's veth pair, both ends. One that is not there is removed already.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub async fn detach(&mut self, endpoint: EndpointId) -> Result<(), KernelError> {
+        self.netlink.remove_link(&host_ifname(endpoint)).await
+    }
+
+    /// Removes the namespace with everything in it. Queues of the TUN that are still open are dead afterwards.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses; what could be removed is.
+    pub async fn delete(mut self) -> Result<(), KernelError> {
+        let emptied = empty(&mut self.netlink).await;
+        let removed = self.pins.remove(self.network);
+        self.lock.remove();
+
+        emptied.and(removed)
+    }
+
+    /// Removes the namespace of a network that this process has not opened. One that is not there is removed already.
+    ///
+    /// # Errors
+    ///
+    /// When another process holds it, or the kernel refuses.
+    pub async fn delete_leftover(run_dir: &Path, network: NetworkId) -> Result<(), KernelError> {
+        let lock = Lock::take(run_dir, network)?;
+        let pins = Pins::new(run_dir);
+        let emptied = match pins.open(network)? {
+            Some(netns) => empty(&mut Netlink::open(&netns).await?).await,
+            None => Ok(()),
+        };
+        let removed = pins.remove(network);
+        lock.remove();
+
+        emptied.and(removed)
+    }
+
+    fn restore_pin(&self, report: &mut Report) {
+        if self.is_pinned() {
+            return;
+        }
+        match self.pins.pin(self.network, &self.netns) {
+            Ok(()) => report.steps.push(Step::Pin(self.netns.label().to_owned())),
+            Err(error) => report.errors.push(error),
+        }
+    }
+
+    async fn restore_tun(&mut self, desired: TunDesired, report: &mut Report) -> Result<(), KernelError> {
+        match self.netlink.link(TUN_NAME).await? {
+            Some(link) if link.index == self.tun => return Ok(()),
+            Some(_foreign) => self.netlink.remove_link(TUN_NAME).await?,
+            None => {}
+        }
+        let (queues, index) = open_tun(&self.netns, &mut self.netlink, desired).await?;
+        self.tun = index;
+        report.tun = Some(queues);
+        report.steps.push(Step::MakeTun(TUN_NAME.to_owned()));
+
+        Ok(())
+    }
+}
+
+/// Opens the TUN. What stands under its name and is no TUN of ours (other flags) is replaced.
+async fn open_tun(netns: &Netns, netlink: &mut Netlink, desired: TunDesired) -> Result<(Tun, u32), KernelError> {
+    let refused = |source| KernelError::Refused {
+        action: "open",
+        object: format!("TUN {TUN_NAME} (/dev/net/tun)"),
+        namespace: netns.label().to_owned(),
+        source,
+    };
+    // A new device takes its parameters from the defaults.
+    let open = move || {
+        sysctl::set_defaults();
+        Tun::open(desired)
+    };
+
+    let mut opened = netns.enter(open).await?;
+    if opened.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::EINVAL)) {
+        netlink.remove_link(TUN_NAME).await?;
+        opened = netns.enter(open).await?;
+    }
+    let tun = opened.map_err(refused)?;
+    let link = netlink.link(TUN_NAME).await?;
+    let index = link.map(|link| link.index).ok_or_else(|| refused(std::io::Error::from_raw_os_error(libc::ENODEV)))?;
+
+    Ok((tun, index))
+}
+
+/// Removes our links at once: a namespace that somebody still holds would keep containers' interfaces alive.
+async fn empty(netlink: &mut Netlink) -> Result<(), KernelError> {
+    let links = netlink.links().await?;
+    let mut result = Ok(());
+
+    for name in links.keys().filter(|name| *name == TUN_NAME || endpoint_of(name).is_some()) {
+        result = result.and(netlink.remove_link(name).await);
+    }
+
+    result
+}

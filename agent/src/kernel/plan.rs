@@ -1,0 +1,147 @@
+//! The steps from what is there to what is wanted. Pure.
+//!
+//! Parameters come first, then rules (an endpoint's source is pinned before its link is up), links, addresses, routes; then
+//! removals the other way round. A changed route is one replacement, so its traffic is not interrupted. What belongs to
+//! a missing link is left out: the link's owner makes it and plans again.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
+use super::desired::endpoint_of;
+use super::tables::{Actual, Address, Desired, Hop, Link, LinkChange, LinkDesired, Route, RouteKey, Scope, Step};
+
+/// Lists the steps that take `actual` to `desired`, in the order in which the kernel accepts them.
+pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Step> {
+    let gone = unwanted_links(desired, actual);
+
+    sysctls(desired, actual)
+        .chain(desired.rules.difference(&actual.rules).cloned().map(Step::AddRule))
+        .chain(links(desired, actual))
+        .chain(addresses(desired, actual))
+        .chain(routes(desired, actual))
+        .chain(unwanted_routes(desired, actual, &gone))
+        .chain(unwanted_addresses(desired, actual, &gone))
+        .chain(gone.iter().cloned().map(Step::RemoveLink))
+        .chain(unwanted_rules(desired, actual))
+        .collect()
+}
+
+/// Lists the wanted links that are not there.
+pub fn missing_links(desired: &Desired, actual: &Actual) -> BTreeSet<String> {
+    desired.links.keys().filter(|&link| !actual.links.contains_key(link)).cloned().collect()
+}
+
+/// A parameter that is not there belongs to a missing link, or to a protocol that this kernel does not have.
+fn sysctls<'a>(desired: &'a Desired, actual: &'a Actual) -> impl Iterator<Item = Step> + 'a {
+    desired
+        .sysctls
+        .iter()
+        .filter(|&(sysctl, value)| actual.sysctls.get(sysctl).is_some_and(|now| now != value))
+        .map(|(sysctl, value)| Step::SetSysctl(sysctl.clone(), value.clone()))
+}
+
+fn links<'a>(desired: &'a Desired, actual: &'a Actual) -> impl Iterator<Item = Step> + 'a {
+    desired
+        .links
+        .iter()
+        .filter_map(|(name, wanted)| Some((name, wanted, actual.links.get(name)?)))
+        .flat_map(|(name, wanted, link)| changes(wanted, link).map(|change| Step::SetLink(name.clone(), change)))
+}
+
+fn changes(wanted: &LinkDesired, link: &Link) -> impl Iterator<Item = LinkChange> {
+    let mtu = wanted.mtu.filter(|&mtu| mtu != link.mtu).map(LinkChange::Mtu);
+    let queue_len = wanted.queue_len.filter(|&len| len > link.queue_len).map(LinkChange::QueueLen);
+    let up = (!link.up).then_some(LinkChange::Up);
+
+    [mtu, queue_len, up].into_iter().flatten()
+}
+
+fn addresses<'a>(desired: &'a Desired, actual: &'a Actual) -> impl Iterator<Item = Step> + 'a {
+    desired.addresses.difference(&actual.addresses).filter(|address| actual.links.contains_key(&address.link)).flat_map(
+        |address| {
+            let in_the_way = actual.addresses.iter().filter(|other| blocks(other, address));
+
+            in_the_way.cloned().map(Step::RemoveAddress).chain([Step::AddAddress(address.clone())])
+        },
+    )
+}
+
+/// The kernel keys IPv6 addresses without their prefix length, so the same one with another length is in the way.
+fn blocks(other: &Address, wanted: &Address) -> bool {
+    matches!(wanted.address, IpNet::V6(_))
+        && other.link == wanted.link
+        && other.address.addr() == wanted.address.addr()
+        && other.address != wanted.address
+}
+
+/// Routes to neighbours come before routes via them.
+fn routes<'a>(desired: &'a Desired, actual: &'a Actual) -> impl Iterator<Item = Step> + 'a {
+    let (via, direct): (Vec<_>, Vec<_>) = desired
+        .routes
+        .iter()
+        .filter(|&(key, hop)| actual.routes.get(key).is_none_or(|now| now.hop != *hop))
+        .filter(|(_, hop)| hop.link().is_none_or(|link| actual.links.contains_key(link)))
+        .partition(|(_, hop)| matches!(hop, Hop::Via(..)));
+
+    direct.into_iter().chain(via).map(|(key, hop)| Step::SetRoute(*key, hop.clone()))
+}
+
+fn unwanted_links(desired: &Desired, actual: &Actual) -> BTreeSet<String> {
+    match desired.scope {
+        Scope::Network => actual
+            .links
+            .keys()
+            .filter(|&link| endpoint_of(link).is_some() && !desired.links.contains_key(link))
+            .cloned()
+            .collect(),
+        Scope::Sandbox { .. } => BTreeSet::new(),
+    }
+}
+
+fn unwanted_routes<'a>(
+    desired: &'a Desired,
+    actual: &'a Actual,
+    gone: &'a BTreeSet<String>,
+) -> impl Iterator<Item = Step> + 'a {
+    let (via, direct): (Vec<_>, Vec<_>) = actual
+        .routes
+        .iter()
+        .filter(|&(key, route)| !desired.routes.contains_key(key) && may_remove(&desired.scope, route))
+        .filter(|(_, route)| route.hop.link().is_none_or(|link| !gone.contains(link)))
+        .partition(|(_, route)| matches!(route.hop, Hop::Via(..)));
+
+    via.into_iter().chain(direct).map(|(&key, _): (&RouteKey, _)| Step::RemoveRoute(key))
+}
+
+fn may_remove(scope: &Scope, route: &Route) -> bool {
+    match scope {
+        Scope::Network => true,
+        Scope::Sandbox { link } => route.ours && route.hop.link() == Some(link),
+    }
+}
+
+fn unwanted_addresses<'a>(
+    desired: &'a Desired,
+    actual: &'a Actual,
+    gone: &'a BTreeSet<String>,
+) -> impl Iterator<Item = Step> + 'a {
+    actual
+        .addresses
+        .difference(&desired.addresses)
+        .filter(|_| desired.scope == Scope::Network)
+        .filter(|address| !gone.contains(&address.link))
+        // Already removed before its successor was added.
+        .filter(|address| !desired.addresses.iter().any(|wanted| blocks(address, wanted)))
+        .cloned()
+        .map(Step::RemoveAddress)
+}
+
+fn unwanted_rules<'a>(desired: &'a Desired, actual: &'a Actual) -> impl Iterator<Item = Step> + 'a {
+    actual
+        .rules
+        .difference(&desired.rules)
+        .filter(|_| desired.scope == Scope::Network && !desired.rules.is_empty())
+        .cloned()
+        .map(Step::RemoveRule)
+}

@@ -1,0 +1,94 @@
+//! Read back, plan, perform: the same loop for a network's namespace and for a sandbox.
+
+use std::collections::BTreeSet;
+
+use super::error::KernelError;
+use super::netlink::Netlink;
+use super::netns::Netns;
+use super::plan::{missing_links, plan};
+use super::sysctl;
+use super::tables::{Actual, Desired, Step};
+
+/// What the loop needs of a kernel.
+pub(crate) trait Kernel {
+    /// Reads back what matters to `desired`.
+    async fn list(&mut self, desired: &Desired) -> Result<Actual, KernelError>;
+    /// Performs one step; a step that is already so is done.
+    async fn perform(&mut self, step: &Step) -> Result<(), KernelError>;
+}
+
+/// What one round did.
+#[derive(Debug, Default)]
+pub(crate) struct Round {
+    /// The steps that the kernel took.
+    pub(crate) steps: Vec<Step>,
+    /// The steps that it refused.
+    pub(crate) errors: Vec<KernelError>,
+    /// Wanted links that were not there.
+    pub(crate) missing: BTreeSet<String>,
+}
+
+/// Brings a kernel to a wanted value. Every step is tried; what is left over is the next round's.
+pub(crate) async fn reconcile(kernel: &mut impl Kernel, desired: &Desired) -> Result<Round, KernelError> {
+    let actual = kernel.list(desired).await?;
+    let mut round = Round { missing: missing_links(desired, &actual), ..Round::default() };
+
+    for step in plan(desired, &actual) {
+        match kernel.perform(&step).await {
+            Ok(()) => round.steps.push(step),
+            Err(error) => round.errors.push(error),
+        }
+    }
+
+    Ok(round)
+}
+
+/// A real namespace.
+pub(crate) struct Namespace<'a> {
+    pub(crate) netns: &'a Netns,
+    pub(crate) netlink: &'a mut Netlink,
+}
+
+impl Kernel for Namespace<'_> {
+    async fn list(&mut self, desired: &Desired) -> Result<Actual, KernelError> {
+        let wanted: Vec<_> = desired.sysctls.keys().cloned().collect();
+        let sysctls = self.netns.enter(move || sysctl::list(wanted.iter())).await?;
+        // The names of links are needed to read the rest.
+        let links = self.netlink.links().await?;
+
+        Ok(Actual {
+            sysctls,
+            rules: if desired.rules.is_empty() { BTreeSet::new() } else { self.netlink.rules().await? },
+            links,
+            addresses: self.netlink.addresses().await?,
+            routes: self.netlink.routes().await?,
+        })
+    }
+
+    async fn perform(&mut self, step: &Step) -> Result<(), KernelError> {
+        match step {
+            Step::SetSysctl(sysctl, value) => {
+                let (sysctl, value) = (sysctl.clone(), value.clone());
+                let object = format!("{} to {value}", sysctl.path);
+                let set = self.netns.enter(move || sysctl::set(&sysctl, &value)).await?;
+
+                set.map_err(|source| KernelError::Refused {
+                    action: "set",
+                    object,
+                    namespace: self.netns.label().to_owned(),
+                    source,
+                })
+            }
+            Step::AddRule(rule) => self.netlink.add_rule(rule).await,
+            Step::SetLink(link, change) => self.netlink.set_link(link, *change).await,
+            Step::AddAddress(address) => self.netlink.add_address(address).await,
+            Step::SetRoute(key, hop) => self.netlink.set_route(*key, hop).await,
+            Step::RemoveRoute(key) => self.netlink.remove_route(*key).await,
+            Step::RemoveAddress(address) => self.netlink.remove_address(address).await,
+            Step::RemoveLink(link) => self.netlink.remove_link(link).await,
+            Step::RemoveRule(rule) => self.netlink.remove_rule(rule).await,
+            // Never planned: the owners of pin, TUN and veth pairs do these themselves.
+            Step::MakeTun(_) | Step::Pin(_) | Step::MakeVeth(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The container side of an endpoint: its interface in a sandbox, which may be the host's own namespace.
+//!
+//! The veth pair is made inside the network's namespace and its far end is born in the sandbox, so it is never seen on the
+//! host. In the sandbox only that interface and our routes on it are ours; everything else there is left alone.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use super::desired::GATEWAY_V6;
+use super::error::KernelError;
+use super::namespace::Report;
+use super::netlink::{Netlink, Peer};
+use super::netns::{Identity, Netns};
+use super::plan::plan;
+use super::reconcile::{Kernel, Namespace, reconcile};
+use super::sysctl;
+use super::tables::{Address, Desired, Hop, LinkDesired, RouteKey, Scope, Step};
+
+/// `IFNAMSIZ` without its closing zero.
+const MAX_IFNAME: usize = 15;
+
+/// What an endpoint's sandbox must contain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxDesired {
+    /// The sandbox's namespace: `/proc/PID/ns/net`, a pin, `/proc/self/ns/net` for the host. Opened for each use and never
+    /// held, so that a container's end is the end of its namespace.
+    pub netns: PathBuf,
+    /// The namespace that the path meant at first; nothing takes whatever is there.
+    pub identity: Option<Identity>,
+    /// The interface's name, such as `eth0`.
+    pub ifname: String,
+    /// The endpoint's addresses, at most one a family.
+    pub addresses: Vec<IpAddr>,
+    /// The network's IPv4 gateway, on `lo` of its namespace. IPv6 always has `fe80::1`.
+    pub gateway: Option<Ipv4Addr>,
+    /// The network's prefixes; no default route is made.
+    pub prefixes: Vec<IpNet>,
+    /// In bytes.
+    pub mtu: u32,
+}
+
+/// One difference found in a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Drift {
+    /// The veth pair is not there.
+    Missing,
+    /// Its far end is elsewhere or has another name.
+    Astray,
+    /// Something differs; the step would heal it.
+    Differs(Step),
+}
+
+/// How the network's end and the sandbox's interface stand to each other.
+enum Pairing {
+    Paired,
+    Missing,
+    Astray,
+}
+
+impl SandboxDesired {
+    /// Computes the tables that the sandbox must contain.
+    pub fn tables(&self) -> Desired {
+        let on_link = |hop: Hop, prefix: IpNet| (RouteKey::ours(prefix), hop);
+        let link = || self.ifname.clone();
+        let gateway = self.gateway.map(|ip| on_link(Hop::Link(link()), IpNet::from(IpAddr::V4(ip))));
+        let prefixes = self.prefixes.iter().filter_map(|&prefix| {
+            let gateway = match prefix {
+                IpNet::V4(_) => IpAddr::V4(self.gateway?),
+                IpNet::V6(_) if self.ipv6() => IpAddr::V6(GATEWAY_V6),
+                IpNet::V6(_) => return None,
+            };
+            Some(on_link(Hop::Via(link(), gateway), prefix))
+        });
+        let addresses = self.addresses.iter().map(|&ip| Address { link: link(), address: IpNet::from(ip) }).collect();
+
+        Desired {
+            scope: Scope::Sandbox { link: link() },
+            sysctls: sysctl::of_sandbox(self.ipv6(), &self.ifname),
+            rules: [].into(),
+            links: [
+                ("lo".to_owned(), LinkDesired::default()),
+                (link(), LinkDesired { mtu: Some(self.mtu), queue_len: None }),
+            ]
+            .into(),
+            addresses,
+            routes: gateway.into_iter().chain(prefixes).collect(),
+        }
+    }
+
+    /// Returns the interface's hardware address. It derives from the IPv4 address, so that neighbours that remember it stay
+    /// right when the interface is made again.
+    pub fn mac(&self) -> [u8; 6] {
+        let v4 = self.addresses.iter().find_map(|ip| match ip {
+            IpAddr::V4(ip) => Some(ip.octets()),
+            IpAddr::V6(_) => None,
+        });
+        let v6 = self.addresses.iter().find_map(|ip| match ip {
+            IpAddr::V6(ip) => ip.octets().last_chunk().copied(),
+            IpAddr::V4(_) => None,
+        });
+        let [a, b, c, d] = v4.or(v6).unwrap_or_default();
+
+        // 0x02: unicast, locally administered.
+        [0x02, 0x6f, a, b, c, d]
+    }
+
+    fn ipv6(&self) -> bool {
+        self.addresses.iter().any(IpAddr::is_ipv6)
+    }
+
+    fn open(&self) -> Result<Netns, KernelError> {
+        let gone = || KernelError::SandboxGone { path: self.netns.clone() };
+        let netns = Netns::open(&self.netns).map_err(|error| match error.errno() {
+            Some(libc::ENOENT | libc::ESRCH) => gone(),
+            _ => error,
+        })?;
+        if self.identity.is_some_and(|identity| identity != netns.identity()) {
+            return Err(gone());
+        }
+
+        Ok(netns)
+    }
+
+    fn try_ifname(&self) -> Result<(), KernelError> {
+        let fits = (1..=MAX_IFNAME).contains(&self.ifname.len());
+        let clean = !self.ifname.chars().any(|c| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control());
+        let reserved = matches!(self.ifname.as_str(), "." | ".." | "lo" | "all" | "default");
+
+        if fits && clean && !reserved {
+            Ok(())
+        } else {
+            Err(KernelError::InvalidIfname { ifname: self.ifname.clone() })
+        }
+    }
+}
+
+/// Makes or heals the sandbox's interface; `name` is the network's end, `network` the connection to its namespace.
+pub(crate) async fn attach(network: &mut Netlink, name: &str, desired: &SandboxDesired) -> Result<Report, KernelError> {
+    desired.try_ifname()?;
+    let netns = desired.open()?;
+    let mut inside = Netlink::open(&netns).await?;
+    let mut report = Report::default();
+
+    let pairing = pairing(network, name, &mut inside, desired, &netns).await?;
+    if !matches!(pairing, Pairing::Paired) {
+        network.remove_link(name).await?;
+        let peer = Peer { netns: netns.as_fd(), name: &desired.ifname, mac: desired.mac() };
+        network.add_veth(name, desired.mtu, peer).await?;
+        report.steps.push(Step::MakeVeth(name.to_owned()));
+    }
+
+    let mut kernel = Namespace { netns: &netns, netlink: &mut inside };
+    let round = reconcile(&mut kernel, &desired.tables()).await?;
+    report.steps.extend(round.steps);
+    report.errors.extend(round.errors);
+
+    Ok(report)
+}
+
+/// Lists what [`attach`] would change.
+pub(crate) async fn check(
+    network: &mut Netlink,
+    name: &str,
+    desired: &SandboxDesired,
+) -> Result<Vec<Drift>, KernelError> {
+    desired.try_ifname()?;
+    let netns = desired.open()?;
+    let mut inside = Netlink::open(&netns).await?;
+
+    match pairing(network, name, &mut inside, desired, &netns).await? {
+        Pairing::Missing => Ok(vec![Drift::Missing]),
+        Pairing::Astray => Ok(vec![Drift::Astray]),
+        Pairing::Paired => {
+            let tables = desired.tables();
+            let actual = Namespace { netns: &netns, netlink: &mut inside }.list(&tables).await?;
+
+            Ok(plan(&tables, &actual).into_iter().map(Drift::Differs).collect())
+        }
+    }
+}
+
+/// The two ends of a pair know each other's index. An interface of the wanted name that is not our end's twin is foreign.
+async fn pairing(
+    network: &mut Netlink,
+    name: &str,
+    inside: &mut Netlink,
+    desired: &SandboxDesired,
+    netns: &Netns,
+) -> Result<Pairing, KernelError> {
+    let near = network.link(name).await?;
+    let far = inside.link(&desired.ifname).await?;
+
+    match (near, far) {
+        (None, None) => Ok(Pairing::Missing),
+        (Some(_), None) => Ok(Pairing::Astray),
+        (Some(near), Some(far)) if near.peer == Some(far.index) && far.peer == Some(near.index) => Ok(Pairing::Paired),
+        (_, Some(_foreign)) => {
+            Err(KernelError::IfnameTaken { ifname: desired.ifname.clone(), namespace: netns.label().to_owned() })
+        }
+    }
+}
