@@ -169,6 +169,13 @@ impl Counters {
         self.drops().filter(|(reason, _)| reason.direction() == direction).map(|(_, count)| count).sum()
     }
 
+    /// Counts a packet that went no further; those that did are counted where they went.
+    pub(crate) fn count(&mut self, result: Result<(), DropReason>) {
+        if let Err(reason) = result {
+            self.drop(reason);
+        }
+    }
+
     pub(crate) fn drop(&mut self, reason: DropReason) {
         self.drop_many(reason, 1);
     }

@@ -1,14 +1,27 @@
-//! Placeholder of the engine: signatures only.
+//! The packet engine of one lane: what goes in, what comes out, and in which order the stages run.
+//!
+//! Outbound: `parse → source check → route → size check → seal`. Inbound: `open → commit → parse again → owner check →
+//! destination check → deliver`. Per packet nothing is allocated, locked or logged; packets that must wait for a session
+//! are the exception. The AEAD runs over a whole batch, see [`crate::stage`].
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use overlay_core::NetworkId;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use zeroize::{Zeroize, Zeroizing};
 
-use crate::drop::Counters;
+use crate::drop::{Counters, DropReason};
 use crate::event::Event;
+use crate::network::{Network, Seat};
+use crate::noise::{Kind, TunnelId, open_room};
+use crate::path::canonical;
+use crate::shared::Shared;
+use crate::stage::{self, OpenJob, OpenedJob, SealJob};
 use crate::status::PeerStatus;
 use crate::tables::{LaneId, Tables};
 
@@ -16,7 +29,6 @@ use crate::tables::{LaneId, Tables};
 pub const TUN_HEADROOM: usize = 16;
 
 /// How an engine starts.
-#[derive(Debug, Clone)]
 pub struct EngineConfig {
     /// Which lane of this node it is.
     pub lane: LaneId,
@@ -54,63 +66,249 @@ pub struct Delivery<'a> {
 }
 
 /// The packet engine of one lane.
-#[derive(Debug)]
 pub struct Engine {
-    counters: Counters,
+    seat: Seat,
+    entropy: StdRng,
+    clock: Clock,
+    networks: BTreeMap<NetworkId, Network>,
+    shared: Shared,
+    seals: Vec<SealJob<'static>>,
+    opens: Vec<OpenJob<'static>>,
+    opened: Vec<OpenedJob>,
 }
 
 impl Engine {
     /// Makes an engine that knows no network.
-    pub fn new(_config: EngineConfig) -> Self {
-        Self { counters: Counters::default() }
+    pub fn new(mut config: EngineConfig) -> Self {
+        let entropy = StdRng::from_seed(config.seed);
+        config.seed.zeroize();
+
+        Self {
+            seat: Seat { lane: config.lane, lanes: config.lanes.max(1) },
+            entropy,
+            clock: Clock { started: config.now, started_unix: config.unix_time, now: config.now },
+            networks: BTreeMap::new(),
+            shared: Shared::default(),
+            seals: Vec::new(),
+            opens: Vec::new(),
+            opened: Vec::new(),
+        }
     }
 
     /// Takes over new tables: sessions of peers and keys that stay go on, all others are wiped at once.
-    pub fn publish(&mut self, _tables: &Arc<Tables>, _now: Instant) {}
+    ///
+    /// A network whose `Arc` is the one published last is not looked at.
+    pub fn publish(&mut self, tables: &Tables, now: Instant) {
+        let now = self.clock.advance(now);
+        let (kept, gone) = std::mem::take(&mut self.networks).into_iter().partition(|(id, network)| {
+            tables.networks.get(id).is_some_and(|table| network.has(table) || network.is_keyed(&table.private_key))
+        });
+        self.networks = kept;
+        gone.into_values().for_each(|network: Network| network.remove(&mut self.shared));
+
+        for (id, table) in &tables.networks {
+            let network = self.networks.entry(*id).or_insert_with(|| {
+                let mut seed = Zeroizing::new([0; 32]);
+                self.entropy.fill(&mut seed[..]);
+                Network::new(table, seed, now, self.clock.unix_time())
+            });
+            if !network.has(table) {
+                network.publish(table, self.seat, &mut self.shared, now);
+            }
+        }
+        self.tend_touched(now);
+    }
 
     /// Sends a handshake at once to every peer lane that this lane talks to and has no session with.
     ///
     /// For a lane that just started: its peers may hold sessions that it no longer knows.
-    pub fn wake_peers(&mut self, _now: Instant) {}
+    pub fn wake_peers(&mut self, now: Instant) {
+        let now = self.clock.advance(now);
+        for network in self.networks.values_mut() {
+            network.wake(&mut self.shared, now);
+        }
+        self.tend_touched(now);
+    }
 
     /// Accepts inner packets read from the TUN device of a network.
-    pub fn handle_tun<'p>(&mut self, _network: NetworkId, _packets: impl IntoIterator<Item = &'p [u8]>, _now: Instant) {
+    pub fn handle_tun<'p>(&mut self, network: NetworkId, packets: impl IntoIterator<Item = &'p [u8]>, now: Instant) {
+        let now = self.clock.advance(now);
+        let mut seals = stage::reuse(std::mem::take(&mut self.seals));
+        let mut network = self.networks.get_mut(&network);
+        for packet in packets {
+            self.shared.counters.tun_packets += 1;
+            let forwarded = match &mut network {
+                Some(network) => network.forward(packet, &mut seals, &mut self.shared, now),
+                None => Err(DropReason::UnknownNetwork),
+            };
+            self.shared.counters.count(forwarded);
+        }
+        stage::seal_all(&mut seals, &mut self.shared);
+        self.seals = stage::reuse(seals);
+        self.tend_touched(now);
     }
 
     /// Accepts datagrams from one sender: `datagrams` holds them one behind the other, each `segment` bytes long and the
     /// last one perhaps shorter, as `UDP_GRO` delivers them. A single datagram has `segment` = its length.
-    pub fn handle_udp(&mut self, _from: SocketAddr, _datagrams: &[u8], _segment: usize, _now: Instant) {}
+    pub fn handle_udp(&mut self, from: SocketAddr, datagrams: &[u8], segment: usize, now: Instant) {
+        let now = self.clock.advance(now);
+        let from = canonical(from);
+        let mut opens = stage::reuse(std::mem::take(&mut self.opens));
+        self.shared.inbox.forget_taken();
+        for datagram in datagrams.chunks(segment.max(1)) {
+            self.shared.counters.udp_datagrams += 1;
+            let handled = match Kind::of(datagram) {
+                Kind::Data(id) => self.begin_open(id, from, datagram, &mut opens, now),
+                kind @ (Kind::Initiation | Kind::Answer(_) | Kind::Unknown) => {
+                    // What came before must not meet the sessions that this message makes.
+                    self.finish_open(&mut opens, from, now);
+                    self.handle_message(kind, from, datagram, now)
+                }
+            };
+            self.shared.counters.count(handled);
+        }
+        self.finish_open(&mut opens, from, now);
+        self.opens = stage::reuse(opens);
+        self.shared.inbox.forget_holes();
+        self.tend_touched(now);
+    }
 
     /// Performs whatever is due at `now`.
-    pub fn handle_timeout(&mut self, _now: Instant) {}
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let now = self.clock.advance(now);
+        while let Some(place) = self.shared.deadlines.pop_due(now) {
+            if let Some(network) = self.networks.get_mut(&place.network) {
+                network.handle_timeout(place.link, &mut self.shared, now);
+            }
+        }
+        self.tend_touched(now);
+    }
 
     /// Returns when [`Engine::handle_timeout`] must next be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        self.shared.deadlines.first()
     }
 
     /// Takes the next datagrams to send. Those of one peer come in order.
     pub fn poll_transmit(&mut self) -> Option<Transmit<'_>> {
-        None
+        self.shared.outbox.poll()
     }
 
     /// Takes the next inner packets to write to a TUN device.
     pub fn poll_tun(&mut self) -> Option<Delivery<'_>> {
-        None
+        self.shared.inbox.poll()
     }
 
     /// Takes the next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        None
+        self.shared.events.pop()
     }
 
     /// Returns what became of all packets.
     pub fn counters(&self) -> &Counters {
-        &self.counters
+        &self.shared.counters
     }
 
     /// Lists how each peer is doing.
-    pub fn status(&self, _now: Instant) -> Vec<PeerStatus> {
-        Vec::new()
+    pub fn status(&self, now: Instant) -> Vec<PeerStatus> {
+        let now = self.clock.now.max(now);
+
+        self.networks.values().flat_map(|network| network.status(now)).collect()
+    }
+
+    fn begin_open<'d>(
+        &mut self,
+        id: TunnelId,
+        from: SocketAddr,
+        message: &'d [u8],
+        opens: &mut Vec<OpenJob<'d>>,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let place = self.shared.demux.find(id).ok_or(DropReason::UnknownIndex)?;
+        let network = self.networks.get_mut(&place.network).ok_or(DropReason::UnknownIndex)?;
+        let open = network.begin_open(place.link, from, message, now)?;
+        let room = self.shared.inbox.reserve(open_room(message.len())).ok_or(DropReason::DeliveryOverflow)?;
+        opens.push(OpenJob { place, open, message, room });
+
+        Ok(())
+    }
+
+    fn finish_open(&mut self, opens: &mut Vec<OpenJob<'_>>, from: SocketAddr, now: Instant) {
+        let mut opened = std::mem::take(&mut self.opened);
+        stage::open_all(opens, &mut opened, &mut self.shared);
+        for job in opened.drain(..) {
+            let accepted = match self.networks.get_mut(&job.place.network) {
+                Some(network) => network.accept(job, from, &mut self.shared, now),
+                None => Err(DropReason::UnknownIndex),
+            };
+            self.shared.counters.count(accepted);
+        }
+        self.opened = opened;
+    }
+
+    fn handle_message(
+        &mut self,
+        kind: Kind,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        match kind {
+            Kind::Initiation => self.handle_initiation(from, datagram, now),
+            Kind::Answer(id) | Kind::Data(id) => {
+                let place = self.shared.demux.find(id).ok_or(DropReason::UnknownIndex)?;
+                let network = self.networks.get_mut(&place.network).ok_or(DropReason::UnknownIndex)?;
+                let message = network.receive(from, datagram, now)?;
+
+                network.handle_message(Some(place.link), message, from, &mut self.shared, now)
+            }
+            Kind::Unknown => Err(DropReason::NotWireguard),
+        }
+    }
+
+    /// An initiation does not say which network it is for; only the network's key verifies its MAC, at one hash a network.
+    fn handle_initiation(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Result<(), DropReason> {
+        for network in self.networks.values_mut() {
+            match network.receive(from, datagram, now) {
+                Err(DropReason::WrongMac) => {}
+                received => return network.handle_message(None, received?, from, &mut self.shared, now),
+            }
+        }
+
+        Err(DropReason::WrongMac)
+    }
+
+    fn tend_touched(&mut self, now: Instant) {
+        while let Some(place) = self.shared.touched.pop() {
+            if let Some(network) = self.networks.get_mut(&place.network) {
+                network.tend(place.link, &mut self.shared, now);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("lane", &self.seat.lane).field("networks", &self.networks.keys()).finish()
+    }
+}
+
+/// The driver's time. Threads may see it in slightly different order; here it never goes back.
+#[derive(Debug)]
+struct Clock {
+    started: Instant,
+    started_unix: Duration,
+    now: Instant,
+}
+
+impl Clock {
+    fn advance(&mut self, now: Instant) -> Instant {
+        self.now = self.now.max(now);
+
+        self.now
+    }
+
+    fn unix_time(&self) -> Duration {
+        self.started_unix + self.now.saturating_duration_since(self.started)
     }
 }

@@ -8,11 +8,25 @@
 mod drop;
 mod engine;
 mod event;
+mod icmp;
+mod inbox;
+mod ip;
+mod link;
+mod network;
+mod noise;
+mod outbox;
+mod path;
+mod routes;
+mod shared;
+#[cfg(test)]
+mod sim;
+mod stage;
 mod status;
 mod tables;
 
 pub use drop::{Counters, Direction, DropReason};
 pub use engine::{Delivery, Engine, EngineConfig, TUN_HEADROOM, Transmit};
 pub use event::Event;
+pub use noise::public_key;
 pub use status::{PeerState, PeerStatus, Trouble};
 pub use tables::{LaneId, NetworkTable, PeerLane, PeerTable, Tables};

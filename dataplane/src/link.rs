@@ -1,0 +1,218 @@
+//! What one lane of ours and one lane of a peer share in one network: a tunnel, a path, and packets that wait.
+//!
+//! A link decides nothing about routing; [`crate::network`] does.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use overlay_core::{NodeId, PublicKey};
+
+use crate::noise::{RETRY_TIME, SESSION_TIME, Tunnel};
+use crate::outbox::TrainId;
+use crate::path::Path;
+use crate::status::{PeerState, Trouble};
+use crate::tables::LaneId;
+
+/// How many packets wait for a session; the oldest go first. At most 128 times the MTU: 180 KB a link.
+pub(crate) const MAX_WAITING: usize = 128;
+
+/// Finds a link in its network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LinkIndex(pub(crate) usize);
+
+/// Finds a peer in its network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PeerIndex(pub(crate) usize);
+
+/// One lane of a peer.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) node: NodeId,
+    pub(crate) lane: LaneId,
+    pub(crate) public_key: PublicKey,
+    /// The peer whose lane it is.
+    pub(crate) peer: PeerIndex,
+    /// Whether one of the two lanes sends to the other; the rest only listen.
+    pub(crate) is_used: bool,
+    pub(crate) path: Path,
+    /// Made on demand; gone again when the protocol gives it up.
+    pub(crate) tunnel: Option<Tunnel>,
+    /// When the tunnel must be looked at, as noted among the deadlines.
+    pub(crate) deadline: Option<Instant>,
+    /// Whether it is among those to look at after the batch.
+    pub(crate) is_touched: bool,
+    /// The train that takes this link's next packet.
+    pub(crate) train: Option<TrainId>,
+    /// The time in the last initiation accepted from the peer.
+    pub(crate) last_initiation: u128,
+    pub(crate) tx_bytes: u64,
+    pub(crate) rx_bytes: u64,
+    waiting: VecDeque<Vec<u8>>,
+    last_handshake: Option<Instant>,
+    state: PeerState,
+    since: Instant,
+    trouble: Option<Trouble>,
+}
+
+impl Link {
+    /// Makes a link without a session.
+    pub(crate) fn new(node: NodeId, public_key: PublicKey, now: Instant) -> Self {
+        Self {
+            node,
+            lane: LaneId(0),
+            public_key,
+            peer: PeerIndex(0),
+            is_used: false,
+            path: Path::default(),
+            tunnel: None,
+            deadline: None,
+            is_touched: false,
+            train: None,
+            last_initiation: 0,
+            tx_bytes: 0,
+            rx_bytes: 0,
+            waiting: VecDeque::new(),
+            last_handshake: None,
+            state: PeerState::Idle,
+            since: now,
+            trouble: None,
+        }
+    }
+
+    /// Keeps a packet for the session to come. Returns whether another had to go for it.
+    pub(crate) fn wait(&mut self, packet: &[u8]) -> bool {
+        let is_full = self.waiting.len() >= MAX_WAITING;
+        if is_full {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back(packet.to_vec());
+
+        is_full
+    }
+
+    /// Returns how many packets wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Takes the packet that waits longest.
+    pub(crate) fn next_waiting(&mut self) -> Option<Vec<u8>> {
+        self.waiting.pop_front()
+    }
+
+    /// Gives up all packets that wait and returns how many there were.
+    pub(crate) fn forget_waiting(&mut self) -> u64 {
+        let count = self.waiting.len() as u64;
+        self.waiting.clear();
+
+        count
+    }
+
+    /// Returns whether a session could send now.
+    pub(crate) fn has_session(&self, now: Instant) -> bool {
+        let age = self.tunnel.as_ref().and_then(|tunnel| tunnel.session_age(now));
+
+        age.is_some_and(|age| age < SESSION_TIME)
+    }
+
+    /// Notes that a handshake was sent.
+    pub(crate) fn attempted(&mut self, now: Instant) {
+        let retry = self.path.retry_time();
+        if let Some(tunnel) = &mut self.tunnel {
+            tunnel.set_retry_time(retry);
+        }
+        if !self.has_session(now) && self.state != PeerState::Unreachable {
+            self.enter(PeerState::Connecting, now);
+        }
+    }
+
+    /// Notes that the peer proved itself. Returns whether it was not connected before.
+    pub(crate) fn heard(&mut self, now: Instant) -> bool {
+        self.trouble = None;
+        if let Some(tunnel) = &mut self.tunnel {
+            tunnel.set_retry_time(RETRY_TIME);
+        }
+        let is_news = self.state != PeerState::Established;
+        self.enter(PeerState::Established, now);
+
+        is_news
+    }
+
+    /// Keeps what the tunnel will have forgotten when somebody asks.
+    pub(crate) fn note_handshake(&mut self, now: Instant) {
+        let age = self.tunnel.as_ref().and_then(|tunnel| tunnel.session_age(now));
+        self.last_handshake = age.and_then(|age| now.checked_sub(age)).or(self.last_handshake);
+    }
+
+    /// Changes the state; `since` starts anew only when it is another one.
+    pub(crate) fn enter(&mut self, state: PeerState, now: Instant) {
+        if self.state != state {
+            self.state = state;
+            self.since = now;
+        }
+    }
+
+    /// Notes what stands in the way.
+    pub(crate) fn suffer(&mut self, trouble: Trouble) {
+        self.trouble = Some(trouble);
+    }
+
+    /// Returns the state and since when it holds.
+    pub(crate) fn state(&self, now: Instant) -> (PeerState, Duration) {
+        let over = self.last_handshake.and_then(|at| at.checked_add(SESSION_TIME)).filter(|end| *end <= now);
+        let (state, since) = match (self.state, over) {
+            // Nobody is told when a session that is not needed ends.
+            (PeerState::Established, Some(end)) => (PeerState::Idle, end),
+            (state, _) => (state, self.since),
+        };
+
+        (state, now.saturating_duration_since(since))
+    }
+
+    /// Returns what stands in the way.
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
+        match self.path.attempts() {
+            // One unanswered handshake is every handshake while it is under way.
+            0 | 1 => self.trouble,
+            attempts => self.trouble.or(Some(Trouble::NoAnswer { attempts })),
+        }
+    }
+
+    /// Returns how long ago the last handshake was completed.
+    pub(crate) fn handshake_age(&self, now: Instant) -> Option<Duration> {
+        self.last_handshake.map(|at| now.saturating_duration_since(at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::start;
+
+    fn link() -> Link {
+        Link::new(NodeId::FIRST, PublicKey::from([1; 32]), start())
+    }
+
+    #[test]
+    fn the_oldest_packet_goes_when_too_many_wait() {
+        let mut link = link();
+
+        let dropped = (0..=MAX_WAITING).filter(|i| link.wait(&[u8::try_from(*i).expect("small")])).count();
+
+        assert_eq!(dropped, 1);
+        assert_eq!(link.waiting(), MAX_WAITING);
+        assert_eq!(link.next_waiting(), Some(vec![1]));
+        assert_eq!(link.forget_waiting(), 127);
+    }
+
+    #[test]
+    fn a_state_holds_since_it_was_entered_first() {
+        let mut link = link();
+        link.enter(PeerState::Connecting, start() + Duration::from_secs(1));
+        link.enter(PeerState::Connecting, start() + Duration::from_secs(5));
+
+        let (state, since) = link.state(start() + Duration::from_secs(10));
+
+        assert_eq!((state, since), (PeerState::Connecting, Duration::from_secs(9)));
+    }
+}

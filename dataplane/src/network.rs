@@ -1,0 +1,268 @@
+//! One network on this lane: its interface, its peers, and who may send what.
+//!
+//! Handshakes, timers and tunnels that come and go are in [`handshake`]; taking over a new table is in [`publish`].
+
+mod handshake;
+mod publish;
+
+pub(crate) use publish::Seat;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use overlay_core::PublicKey;
+use zeroize::Zeroizing;
+
+use crate::drop::DropReason;
+use crate::icmp;
+use crate::ip::{self, Inner};
+use crate::link::{Link, LinkIndex, PeerIndex};
+use crate::noise::{Interface, Message, Open, sealed_len};
+use crate::routes::PrefixTable;
+use crate::shared::{Place, Shared};
+use crate::stage::{OpenedJob, SealJob};
+use crate::status::{PeerStatus, Trouble};
+use crate::tables::NetworkTable;
+
+/// Another member.
+#[derive(Debug)]
+struct Peer {
+    /// The lane of the peer that this lane sends to.
+    send_to: Option<LinkIndex>,
+}
+
+/// One network.
+#[derive(Debug)]
+pub(crate) struct Network {
+    table: Arc<NetworkTable>,
+    interface: Interface,
+    /// Who holds an inner address: where packets to it go, and who may send from it.
+    routes: PrefixTable<PeerIndex>,
+    /// The inner addresses that live on this node.
+    local: PrefixTable<()>,
+    peers: Vec<Peer>,
+    links: Vec<Link>,
+    keys: BTreeMap<PublicKey, LinkIndex>,
+    errors: icmp::Budget,
+}
+
+impl Network {
+    /// Makes a network without peers.
+    pub(crate) fn new(table: &NetworkTable, seed: Zeroizing<[u8; 32]>, now: Instant, unix_time: Duration) -> Self {
+        Self {
+            table: Arc::new(NetworkTable { peers: Vec::new(), local: Vec::new(), ..table.clone() }),
+            interface: Interface::new(&table.private_key, seed, now, unix_time),
+            routes: PrefixTable::default(),
+            local: PrefixTable::default(),
+            peers: Vec::new(),
+            links: Vec::new(),
+            keys: BTreeMap::new(),
+            errors: icmp::Budget::new(now),
+        }
+    }
+
+    /// Takes one inner packet towards its peer: sealed later in the batch, or kept until there is a session.
+    pub(crate) fn forward<'p>(
+        &mut self,
+        raw: &'p [u8],
+        seals: &mut Vec<SealJob<'p>>,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let inner = ip::parse(raw).ok_or(DropReason::Malformed)?;
+        let packet = raw.get(..inner.len).ok_or(DropReason::Malformed)?;
+        self.check_source(&inner)?;
+        let link = self.route(&inner)?;
+        self.check_size(packet, &inner, shared, now)?;
+
+        self.begin_seal(link, packet, seals, shared, now)
+    }
+
+    /// Finds the session of a data message.
+    pub(crate) fn begin_open(
+        &mut self,
+        link: LinkIndex,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Result<Open, DropReason> {
+        let Message::Data(data) = self.interface.receive(from, datagram, now)? else {
+            return Err(DropReason::NotWireguard);
+        };
+        let tunnel = self.links.get(link.0).and_then(|link| link.tunnel.as_ref()).ok_or(DropReason::NoSession)?;
+
+        tunnel.begin_open(data, now)
+    }
+
+    /// Accepts an opened message, once, and delivers what it carries, if the sender may say it.
+    pub(crate) fn accept(
+        &mut self,
+        job: OpenedJob,
+        from: SocketAddr,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let Some(payload_len) = self.commit(&job.place, job.opened, job.message_len, from, shared, now)? else {
+            shared.counters.control += 1;
+            return Ok(());
+        };
+        let start = job.room.start;
+        let inner = ip::parse(shared.inbox.room(start..start + payload_len)).ok_or(DropReason::InnerMalformed)?;
+        self.check_sender(job.place.link, &inner)?;
+        self.check_destination(&inner)?;
+
+        shared.inbox.push(self.table.id, start..start + inner.len);
+        shared.counters.delivered += 1;
+        shared.counters.delivered_bytes += inner.len as u64;
+        Ok(())
+    }
+
+    /// Lists how each peer is doing.
+    pub(crate) fn status(&self, now: Instant) -> impl Iterator<Item = PeerStatus> + '_ {
+        self.links.iter().map(move |link| {
+            let (state, since) = link.state(now);
+
+            PeerStatus {
+                network: self.table.id,
+                node: link.node,
+                lane: link.lane,
+                public_key: link.public_key,
+                underlay: link.path.shown(),
+                last_handshake: link.handshake_age(now),
+                tx_bytes: link.tx_bytes,
+                rx_bytes: link.rx_bytes,
+                state,
+                since,
+                trouble: link.trouble(),
+            }
+        })
+    }
+
+    fn check_source(&self, inner: &Inner) -> Result<(), DropReason> {
+        if !ip::is_routed_unicast(inner.source) {
+            return Err(DropReason::SourceNotUnicast);
+        }
+
+        self.local.lookup(inner.source).ok_or(DropReason::SourceNotLocal)
+    }
+
+    fn route(&self, inner: &Inner) -> Result<LinkIndex, DropReason> {
+        let peer = self.routes.lookup(inner.destination).ok_or(DropReason::NoRoute)?;
+
+        self.peers.get(peer.0).and_then(|peer| peer.send_to).ok_or(DropReason::NoLane)
+    }
+
+    fn check_size(
+        &mut self,
+        packet: &[u8],
+        inner: &Inner,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let mtu = self.table.mtu;
+        if packet.len() <= usize::from(mtu) {
+            return Ok(());
+        }
+        if self.errors.take(now)
+            && let Some(room) = shared.inbox.reserve(icmp::MAX_LEN)
+            && let Some(len) = icmp::too_big(packet, inner, mtu, shared.inbox.room(room.clone()))
+        {
+            shared.inbox.push(self.table.id, room.start..room.start + len);
+            shared.counters.icmp_sent += 1;
+        }
+
+        Err(DropReason::TooBig)
+    }
+
+    fn begin_seal<'p>(
+        &mut self,
+        index: LinkIndex,
+        packet: &'p [u8],
+        seals: &mut Vec<SealJob<'p>>,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let link = &mut self.links[index.0];
+        let Some(seal) = link.tunnel.as_mut().and_then(|tunnel| tunnel.begin_seal(now)) else {
+            return self.wait(index, packet, shared, now);
+        };
+        let to = link.path.current().ok_or(DropReason::NoUnderlayAddr)?;
+        let len = sealed_len(packet.len());
+        let slot = shared.outbox.reserve(&mut link.train, to, len).ok_or(DropReason::TransmitOverflow)?;
+        link.tx_bytes += len as u64;
+        seals.push(SealJob { seal, packet, slot });
+        self.touch(index, shared);
+
+        Ok(())
+    }
+
+    fn wait(&mut self, index: LinkIndex, packet: &[u8], shared: &mut Shared, now: Instant) -> Result<(), DropReason> {
+        let link = &mut self.links[index.0];
+        if link.trouble() == Some(Trouble::InvalidKey) {
+            return Err(DropReason::InvalidKey);
+        }
+        if !link.path.is_known() {
+            link.suffer(Trouble::NoUnderlayAddr);
+            return Err(DropReason::NoUnderlayAddr);
+        }
+        if !self.ensure_tunnel(index, shared, now) {
+            return Err(DropReason::InvalidKey);
+        }
+        if self.links[index.0].wait(packet) {
+            shared.counters.drop(DropReason::QueueOverflow);
+        } else {
+            shared.counters.waiting += 1;
+        }
+        self.start_handshake(index, shared, now);
+
+        Ok(())
+    }
+
+    /// Marks a message as received. From here on its sender is known to be the peer, whatever the packet says.
+    fn commit(
+        &mut self,
+        place: &Place,
+        opened: crate::noise::Opened,
+        message_len: usize,
+        from: SocketAddr,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<Option<usize>, DropReason> {
+        let link = self.links.get_mut(place.link.0).ok_or(DropReason::NoSession)?;
+        let tunnel = link.tunnel.as_mut().ok_or(DropReason::NoSession)?;
+        let payload_len = tunnel.commit(opened, now)?;
+        link.rx_bytes += message_len as u64;
+        self.heard(place.link, from, shared, now);
+        self.flush(place.link, shared, now);
+        self.touch(place.link, shared);
+
+        Ok(payload_len)
+    }
+
+    fn check_sender(&self, link: LinkIndex, inner: &Inner) -> Result<(), DropReason> {
+        if !ip::is_routed_unicast(inner.source) {
+            return Err(DropReason::InnerSourceNotUnicast);
+        }
+        let owner = self.routes.lookup(inner.source);
+        if owner.is_none() || owner != self.links.get(link.0).map(|link| link.peer) {
+            return Err(DropReason::InnerSourceForged);
+        }
+
+        Ok(())
+    }
+
+    fn check_destination(&self, inner: &Inner) -> Result<(), DropReason> {
+        self.local.lookup(inner.destination).ok_or(DropReason::InnerNotLocal)
+    }
+
+    /// Has a link looked at after the batch.
+    fn touch(&mut self, index: LinkIndex, shared: &mut Shared) {
+        let link = &mut self.links[index.0];
+        if !link.is_touched {
+            link.is_touched = true;
+            shared.touched.push(Place { network: self.table.id, link: index });
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Sessions of one network: handshakes in both directions, tunnels made on demand, and what waits for them.
+//!
+//! ```text
+//!   nothing ──packet, wake──► trying ──answer──► session ──needed again after 180 s──► trying
+//!      ▲                        │ 90 s without an answer                │ not needed for 540 s
+//!      └────────────────────────┴───────────────────────────────────────┘
+//! ```
+//! A peer's own initiation makes a session from anywhere; it carries packets once the peer proved that it has it, too.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::drop::DropReason;
+use crate::event::Event;
+use crate::link::LinkIndex;
+use crate::noise::{
+    CookieReply, Datagram, HandshakeInitiation, HandshakeResponse, Message, Tunnel, Wish, initiator, sealed_len,
+};
+use crate::shared::{Place, Shared};
+use crate::stage::{SealJob, seal_one};
+use crate::status::{PeerState, Trouble};
+
+use super::Network;
+
+/// How often a tunnel is made again because its random index is taken on this socket. With 10,000 tunnels a lane the
+/// first is taken once in 1,600 times.
+const MAX_TUNNEL_DRAWS: usize = 8;
+/// How often a tunnel that is still due is asked again at once.
+const MAX_TIMEOUTS: usize = 8;
+/// When a tunnel that is still due after that is asked again, so that no driver can spin.
+const TIMEOUT_PAUSE: Duration = Duration::from_millis(1);
+
+impl Network {
+    /// Verifies that a handshake message is for this network.
+    pub(crate) fn receive(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Result<Message, DropReason> {
+        self.interface.receive(from, datagram, now)
+    }
+
+    /// Accepts a message other than data. `link` is the one its receiver index names, if it has one.
+    pub(crate) fn handle_message(
+        &mut self,
+        link: Option<LinkIndex>,
+        message: Message,
+        from: SocketAddr,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        match (message, link) {
+            (Message::Challenge(reply), _) => shared.send_control(from, &reply),
+            (Message::Initiation(initiation), None) => self.answer(initiation, from, shared, now)?,
+            (Message::Response(response), Some(link)) => self.complete(link, response, from, shared, now)?,
+            (Message::Cookie(cookie), Some(link)) => self.keep_cookie(link, cookie, shared, now)?,
+            (Message::Initiation(_) | Message::Response(_) | Message::Cookie(_) | Message::Data(_), _) => {
+                return Err(DropReason::NotWireguard);
+            }
+        }
+        shared.counters.control += 1;
+
+        Ok(())
+    }
+
+    /// Sends a handshake to every used link that has no session.
+    pub(crate) fn wake(&mut self, shared: &mut Shared, now: Instant) {
+        for index in (0..self.links.len()).map(LinkIndex) {
+            let link = &self.links[index.0];
+            if link.is_used && !link.has_session(now) && link.path.is_known() && self.ensure_tunnel(index, shared, now)
+            {
+                self.start_handshake(index, shared, now);
+            }
+        }
+    }
+
+    /// Performs what is due on one link.
+    pub(crate) fn handle_timeout(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+        let Some(link) = self.links.get_mut(index.0) else { return };
+        link.deadline = None;
+        for _ in 0..MAX_TIMEOUTS {
+            let Some(tunnel) = &mut self.links[index.0].tunnel else { break };
+            tunnel.handle_timeout(now);
+            self.grant_wishes(index, shared, now);
+            if self.next_timeout(index).is_none_or(|at| at > now) {
+                break;
+            }
+        }
+        let next = self.next_timeout(index).map(|at| if at > now { at } else { now + TIMEOUT_PAUSE });
+        self.schedule(index, next, shared);
+    }
+
+    /// Looks after a link whose tunnel was used.
+    pub(crate) fn tend(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+        let Some(link) = self.links.get_mut(index.0) else { return };
+        link.is_touched = false;
+        self.grant_wishes(index, shared, now);
+        let (old, next) = (self.links[index.0].deadline, self.next_timeout(index));
+        // A deadline that only moved away is looked at when the old one comes: that is cheaper than to move it each time.
+        if old.is_none() || next.is_none() || next < old {
+            self.schedule(index, next, shared);
+        }
+    }
+
+    /// Makes the tunnel of a link if there is none. Fails for keys that no session can be made with.
+    pub(super) fn ensure_tunnel(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) -> bool {
+        if self.links[index.0].tunnel.is_some() {
+            return true;
+        }
+        let Some(tunnel) = self.draw_tunnel(index, shared, now) else {
+            self.links[index.0].suffer(Trouble::InvalidKey);
+            return false;
+        };
+        shared.demux.insert(tunnel.id(), Place { network: self.table.id, link: index });
+        self.links[index.0].tunnel = Some(tunnel);
+        self.touch(index, shared);
+
+        true
+    }
+
+    /// Sends an initiation unless one is under way.
+    pub(super) fn start_handshake(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+        let initiation = self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.initiate(now));
+        if let Some(initiation) = initiation {
+            self.send_initiation(index, &initiation, shared, now);
+            self.touch(index, shared);
+        }
+    }
+
+    /// Sends an initiation to the next address even if one is under way.
+    pub(super) fn restart_handshake(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+        let initiation = self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.initiate_again(now));
+        if let Some(initiation) = initiation {
+            self.send_initiation(index, &initiation, shared, now);
+            self.touch(index, shared);
+        }
+    }
+
+    /// Notes that a message from an address proved to be the peer's.
+    pub(super) fn heard(&mut self, index: LinkIndex, from: SocketAddr, shared: &mut Shared, now: Instant) {
+        let network = self.table.id;
+        let link = &mut self.links[index.0];
+        let (node, lane) = (link.node, link.lane);
+        if let Some(before) = link.path.confirm(from) {
+            shared.events.push(Event::Roamed { network, node, lane, from: before, to: from });
+        }
+        if link.heard(now) {
+            shared.events.push(Event::Established { network, node, lane, underlay: from });
+        }
+    }
+
+    /// Sends what waited for the session.
+    pub(super) fn flush(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+        let link = &mut self.links[index.0];
+        while link.waiting() > 0 {
+            let Some(seal) = link.tunnel.as_mut().and_then(|tunnel| tunnel.begin_seal(now)) else { return };
+            let Some(packet) = link.next_waiting() else { return };
+            shared.counters.waiting -= 1;
+            let len = sealed_len(packet.len());
+            let slot = link.path.current().and_then(|to| shared.outbox.reserve(&mut link.train, to, len));
+            let Some(slot) = slot else {
+                shared.counters.drop(DropReason::TransmitOverflow);
+                continue;
+            };
+            link.tx_bytes += len as u64;
+            seal_one(SealJob { seal, packet: &packet, slot }, shared);
+        }
+    }
+
+    /// Answers an initiation of a member. Where it came from proves nothing yet: the first message of the new session does.
+    fn answer(
+        &mut self,
+        initiation: HandshakeInitiation,
+        from: SocketAddr,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let index = *self.keys.get(&initiator(&initiation)).ok_or(DropReason::UnknownPeer)?;
+        if !self.ensure_tunnel(index, shared, now) {
+            return Err(DropReason::HandshakeRefused);
+        }
+        self.touch(index, shared);
+        let link = &mut self.links[index.0];
+        let timestamp = initiation.timestamp();
+        // The library remembers times only of keys that had a tunnel; tunnels come and go here.
+        let answer = match &mut link.tunnel {
+            Some(tunnel) if timestamp > link.last_initiation => tunnel.answer(initiation, now),
+            Some(_) | None => Err(DropReason::HandshakeReplayed),
+        };
+        if answer == Err(DropReason::HandshakeReplayed) && !link.has_session(now) {
+            link.suffer(Trouble::ClockWentBack);
+        }
+        let response = answer?;
+        link.last_initiation = timestamp;
+        link.tx_bytes += response.len() as u64;
+        shared.send_control(from, &response);
+
+        Ok(())
+    }
+
+    fn complete(
+        &mut self,
+        index: LinkIndex,
+        response: HandshakeResponse,
+        from: SocketAddr,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let tunnel = self.tunnel(index)?;
+        let keepalive = tunnel.complete(response, now)?;
+        self.heard(index, from, shared, now);
+        self.send(index, &keepalive, shared);
+        self.flush(index, shared, now);
+        self.touch(index, shared);
+
+        Ok(())
+    }
+
+    fn keep_cookie(
+        &mut self,
+        index: LinkIndex,
+        cookie: CookieReply,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        self.tunnel(index)?.keep_cookie(cookie, now)?;
+        self.touch(index, shared);
+
+        Ok(())
+    }
+
+    fn tunnel(&mut self, index: LinkIndex) -> Result<&mut Tunnel, DropReason> {
+        let link = self.links.get_mut(index.0);
+
+        link.and_then(|link| link.tunnel.as_mut()).ok_or(DropReason::UnknownIndex)
+    }
+
+    fn draw_tunnel(&mut self, index: LinkIndex, shared: &Shared, now: Instant) -> Option<Tunnel> {
+        let key = self.links[index.0].public_key;
+
+        (0..MAX_TUNNEL_DRAWS)
+            .map_while(|_| self.interface.new_tunnel(&key, now))
+            .find(|tunnel| !shared.demux.contains(tunnel.id()))
+    }
+
+    fn grant_wishes(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+        while let Some(wish) = self.links[index.0].tunnel.as_mut().and_then(Tunnel::poll_wish) {
+            match wish {
+                Wish::Initiate(initiation) => self.send_initiation(index, &initiation, shared, now),
+                Wish::KeepAlive(keepalive) => self.send(index, &keepalive, shared),
+                Wish::Forget => self.forget_tunnel(index, shared, now),
+            }
+        }
+        self.links[index.0].note_handshake(now);
+    }
+
+    /// Sends an initiation to the next address of the peer.
+    fn send_initiation(&mut self, index: LinkIndex, initiation: &Datagram, shared: &mut Shared, now: Instant) {
+        let link = &mut self.links[index.0];
+        let Some(to) = link.path.next_attempt(now) else { return };
+        link.attempted(now);
+        link.tx_bytes += initiation.len() as u64;
+        shared.send_control(to, initiation);
+    }
+
+    /// Sends a keepalive, behind all packets before it and before all after it.
+    fn send(&mut self, index: LinkIndex, keepalive: &Datagram, shared: &mut Shared) {
+        let link = &mut self.links[index.0];
+        let Some(to) = link.path.current() else { return };
+        link.train = None;
+        link.tx_bytes += keepalive.len() as u64;
+        shared.send_control(to, keepalive);
+    }
+
+    /// Drops a tunnel that expired, and makes another if packets wait and there is hope.
+    fn forget_tunnel(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+        let network = self.table.id;
+        let link = &mut self.links[index.0];
+        if let Some(tunnel) = link.tunnel.take() {
+            shared.demux.remove(tunnel.id());
+        }
+        if link.waiting() > 0 && !link.path.is_hopeless(now) && self.ensure_tunnel(index, shared, now) {
+            self.start_handshake(index, shared, now);
+            return;
+        }
+        let link = &mut self.links[index.0];
+        let attempts = link.path.attempts();
+        link.path.give_up();
+        let forgotten = link.forget_waiting();
+        shared.counters.waiting -= forgotten;
+        shared.counters.drop_many(DropReason::HandshakeTimeout, forgotten);
+        if attempts == 0 {
+            link.enter(PeerState::Idle, now);
+            return;
+        }
+        link.suffer(Trouble::NoAnswer { attempts });
+        link.enter(PeerState::Unreachable, now);
+        shared.events.push(Event::Unreachable { network, node: link.node, lane: link.lane });
+    }
+
+    fn next_timeout(&self, index: LinkIndex) -> Option<Instant> {
+        self.links[index.0].tunnel.as_ref().and_then(Tunnel::poll_timeout)
+    }
+
+    fn schedule(&mut self, index: LinkIndex, next: Option<Instant>, shared: &mut Shared) {
+        let place = Place { network: self.table.id, link: index };
+        let link = &mut self.links[index.0];
+        shared.deadlines.replace(place, link.deadline, next);
+        link.deadline = next;
+    }
+}

@@ -1,0 +1,156 @@
+//! Taking over a new table: links whose key stays with its node go on, all others end at once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use overlay_core::{PrivateKey, PublicKey};
+
+use crate::drop::DropReason;
+use crate::link::{Link, LinkIndex, PeerIndex};
+use crate::noise::public_key;
+use crate::routes;
+use crate::routes::PrefixTable;
+use crate::shared::{Place, Shared};
+use crate::tables::{LaneId, NetworkTable, PeerTable};
+
+use super::{Network, Peer};
+
+/// Which of the lanes of this node a table is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seat {
+    pub(crate) lane: LaneId,
+    /// How many there are, at least 1.
+    pub(crate) lanes: u16,
+}
+
+impl Network {
+    /// Returns whether this very table is in force.
+    pub(crate) fn has(&self, table: &Arc<NetworkTable>) -> bool {
+        Arc::ptr_eq(&self.table, table)
+    }
+
+    /// Returns whether a key is the one of this network's interface.
+    pub(crate) fn is_keyed(&self, key: &PrivateKey) -> bool {
+        self.interface.public_key() == public_key(key)
+    }
+
+    /// Takes over a table with the same key.
+    pub(crate) fn publish(&mut self, table: &Arc<NetworkTable>, seat: Seat, shared: &mut Shared, now: Instant) {
+        let mut old: BTreeMap<PublicKey, Link> =
+            std::mem::take(&mut self.links).into_iter().map(|link| (link.public_key, link)).collect();
+        self.table = Arc::clone(table);
+        self.routes = PrefixTable::default();
+        self.local = routes::set(&table.local);
+        self.peers.clear();
+        self.keys.clear();
+
+        let mut moved = Vec::new();
+        for peer in &table.peers {
+            self.add_peer(peer, seat, &mut old, &mut moved, now);
+        }
+        for link in old.values_mut() {
+            forget(link, shared);
+        }
+        self.index(shared);
+        for index in moved {
+            self.restart_handshake(index, shared, now);
+        }
+    }
+
+    /// Ends every link.
+    pub(crate) fn remove(mut self, shared: &mut Shared) {
+        shared.demux.remove_network(self.table.id);
+        shared.deadlines.remove_network(self.table.id);
+        for link in &mut self.links {
+            forget(link, shared);
+        }
+    }
+
+    fn add_peer(
+        &mut self,
+        table: &PeerTable,
+        seat: Seat,
+        old: &mut BTreeMap<PublicKey, Link>,
+        moved: &mut Vec<LinkIndex>,
+        now: Instant,
+    ) {
+        let peer = PeerIndex(self.peers.len());
+        let ours = self.interface.public_key();
+        let mut links = Vec::with_capacity(table.lanes.len());
+        for (lane, row) in (0_u16..).zip(&table.lanes) {
+            // A key belongs to one lane of one node; the first to name it has it.
+            if row.public_key == ours || self.keys.contains_key(&row.public_key) {
+                continue;
+            }
+            let index = LinkIndex(self.links.len());
+            let kept = old.remove(&row.public_key);
+            let mut link = match kept.filter(|link| link.node == table.node) {
+                Some(link) => link,
+                None => Link::new(table.node, row.public_key, now),
+            };
+            (link.lane, link.peer) = (LaneId(lane), peer);
+            link.is_used = is_used(seat, lane, table.lanes.len());
+            if link.path.publish(&row.candidates) {
+                moved.push(index);
+            }
+            self.keys.insert(row.public_key, index);
+            self.links.push(link);
+            links.push(index);
+        }
+        for prefix in &table.allowed_ips {
+            self.routes.insert(*prefix, peer);
+        }
+        let send_to = usize::from(seat.lane.0).checked_rem(links.len()).and_then(|lane| links.get(lane).copied());
+        self.peers.push(Peer { send_to });
+    }
+
+    /// Makes the socket and the clock find the links where they are now.
+    fn index(&mut self, shared: &mut Shared) {
+        let network = self.table.id;
+        shared.demux.remove_network(network);
+        shared.deadlines.remove_network(network);
+        for (index, link) in self.links.iter_mut().enumerate() {
+            let place = Place { network, link: LinkIndex(index) };
+            link.train = None;
+            if let Some(tunnel) = &link.tunnel {
+                shared.demux.insert(tunnel.id(), place);
+                shared.deadlines.replace(place, None, link.deadline);
+            }
+        }
+    }
+}
+
+/// Whether our lane sends to the peer's, or the peer's to ours.
+fn is_used(seat: Seat, lane: u16, lanes: usize) -> bool {
+    let we_send = usize::from(seat.lane.0).checked_rem(lanes) == Some(usize::from(lane));
+    let they_send = lane.checked_rem(seat.lanes) == Some(seat.lane.0);
+
+    we_send || they_send
+}
+
+fn forget(link: &mut Link, shared: &mut Shared) {
+    let forgotten = link.forget_waiting();
+    shared.counters.waiting -= forgotten;
+    shared.counters.drop_many(DropReason::PeerRemoved, forgotten);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_lane_that_sends_somewhere_is_used_there() {
+        let seat = |lane, lanes| Seat { lane: LaneId(lane), lanes };
+
+        // Ours: 2 lanes, theirs: 1. Their only lane sends to our lane 0, both of ours send to it.
+        assert!(is_used(seat(0, 2), 0, 1));
+        assert!(is_used(seat(1, 2), 0, 1));
+        // Ours: 1 lane, theirs: 3. Ours sends to their lane 0, all of theirs send to ours.
+        assert!((0..3).all(|lane| is_used(seat(0, 1), lane, 3)));
+        // Equal counts: each lane has its twin.
+        assert!(is_used(seat(1, 2), 1, 2));
+        assert!(!is_used(seat(1, 2), 0, 2));
+        assert!(!is_used(seat(0, 1), 0, 0), "no lanes at all");
+    }
+}

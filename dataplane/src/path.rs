@@ -1,0 +1,221 @@
+//! Where a peer's lane may be reached: the underlay addresses it was published with and the one it was last heard from.
+//!
+//! An address counts as confirmed only when a message that came from it proved to be the peer's.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::noise::{ATTEMPT_TIME, RETRY_TIME};
+
+/// How long the first handshake of a series waits for an answer; the wait doubles up to [`RETRY_TIME`].
+///
+/// WireGuard waits 5 seconds at once, but a peer that just came back, a lost packet or a wrong first candidate should
+/// not cost that much. Every implementation takes initiations this far apart (the kernel's floor is 20 ms).
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+/// The underlay addresses of one link and the handshakes sent there in vain.
+#[derive(Debug, Default)]
+pub(crate) struct Path {
+    candidates: Vec<SocketAddr>,
+    confirmed: Option<SocketAddr>,
+    attempts: u32,
+    /// When the first of the unanswered handshakes was sent.
+    trying_since: Option<Instant>,
+}
+
+impl Path {
+    /// Replaces the candidates. Returns whether the confirmed address was one of the old and is none of the new ones; then
+    /// the next handshake goes to a new one, while packets still go to the confirmed one until there is an answer.
+    pub(crate) fn publish(&mut self, candidates: &[SocketAddr]) -> bool {
+        let candidates: Vec<_> = candidates.iter().copied().map(canonical).collect();
+        let was_candidate = self.confirmed.is_some_and(|addr| self.candidates.contains(&addr));
+        let is_candidate = self.confirmed.is_some_and(|addr| candidates.contains(&addr));
+        self.candidates = candidates;
+        let has_moved = was_candidate && !is_candidate;
+        if has_moved {
+            self.attempts = 1;
+        }
+
+        has_moved
+    }
+
+    /// Returns the address for packets of a session.
+    pub(crate) fn current(&self) -> Option<SocketAddr> {
+        self.confirmed
+    }
+
+    /// Returns the address in use, or the one being tried.
+    pub(crate) fn shown(&self) -> Option<SocketAddr> {
+        let tried = self.attempts.checked_sub(1).and_then(|last| self.target(last));
+
+        self.confirmed.or(tried).or(self.candidates.first().copied())
+    }
+
+    /// Returns whether there is any address at all.
+    pub(crate) fn is_known(&self) -> bool {
+        self.confirmed.is_some() || !self.candidates.is_empty()
+    }
+
+    /// Returns where the next handshake goes and counts it as unanswered.
+    pub(crate) fn next_attempt(&mut self, now: Instant) -> Option<SocketAddr> {
+        let target = self.target(self.attempts)?;
+        self.attempts = self.attempts.saturating_add(1);
+        self.trying_since.get_or_insert(now);
+
+        Some(target)
+    }
+
+    /// Returns how long the handshake just sent waits for its answer.
+    pub(crate) fn retry_time(&self) -> Duration {
+        let doublings = self.attempts.saturating_sub(1).min(8);
+
+        (FIRST_RETRY * (1 << doublings)).min(RETRY_TIME)
+    }
+
+    /// Returns the number of unanswered handshakes.
+    pub(crate) fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// Returns whether the peer has not answered for so long that it counts as unreachable.
+    pub(crate) fn is_hopeless(&self, now: Instant) -> bool {
+        self.trying_since.is_some_and(|since| now.saturating_duration_since(since) >= ATTEMPT_TIME)
+    }
+
+    /// Begins a new series of handshakes.
+    pub(crate) fn give_up(&mut self) {
+        self.attempts = 0;
+        self.trying_since = None;
+    }
+
+    /// Notes that the peer was heard, with proof. Returns the address it had before, if that was another one.
+    pub(crate) fn confirm(&mut self, from: SocketAddr) -> Option<SocketAddr> {
+        self.give_up();
+
+        self.confirmed.replace(from).filter(|before| *before != from)
+    }
+
+    /// Every handshake goes elsewhere: first to the confirmed address, then to the candidates in turn.
+    fn target(&self, attempt: u32) -> Option<SocketAddr> {
+        let others = self.candidates.iter().copied().filter(|addr| Some(*addr) != self.confirmed);
+        let all = self.confirmed.into_iter().chain(others);
+        let count = all.clone().count();
+
+        all.clone().nth(usize::try_from(attempt).ok()?.checked_rem(count)?)
+    }
+}
+
+/// Undoes the mapping of IPv4 addresses on IPv6 sockets, so that one address has one form.
+pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr {
+        SocketAddr::V4(_) => addr,
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => SocketAddr::from((v4, v6.port())),
+            None => addr,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::start;
+
+    fn addr(port: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], port))
+    }
+
+    fn path(ports: &[u16]) -> Path {
+        let mut path = Path::default();
+        path.publish(&ports.iter().copied().map(addr).collect::<Vec<_>>());
+        path
+    }
+
+    #[test]
+    fn handshakes_go_round_the_candidates() {
+        let mut path = path(&[1, 2, 3]);
+
+        let ports: Vec<_> = (0..5).map(|_| path.next_attempt(start()).expect("a candidate").port()).collect();
+
+        assert_eq!(ports, [1, 2, 3, 1, 2]);
+    }
+
+    #[test]
+    fn a_confirmed_address_comes_first_and_only_once() {
+        let mut path = path(&[1, 2]);
+        path.confirm(addr(2));
+
+        let ports: Vec<_> = (0..3).map(|_| path.next_attempt(start()).expect("an address").port()).collect();
+
+        assert_eq!(ports, [2, 1, 2]);
+    }
+
+    #[test]
+    fn nothing_is_sent_to_nowhere() {
+        let mut path = path(&[]);
+
+        assert!(!path.is_known());
+        assert_eq!(path.next_attempt(start()), None);
+        assert_eq!(path.attempts(), 0);
+    }
+
+    #[test]
+    fn retries_become_slower_until_wireguards_own_pace() {
+        let mut path = path(&[1]);
+
+        let seconds: Vec<_> = (0..5)
+            .map(|_| {
+                path.next_attempt(start());
+                path.retry_time().as_secs()
+            })
+            .collect();
+
+        assert_eq!(seconds, [1, 2, 4, 5, 5]);
+    }
+
+    #[test]
+    fn only_a_change_of_address_is_reported() {
+        let mut path = path(&[1]);
+
+        assert_eq!(path.confirm(addr(1)), None);
+        assert_eq!(path.confirm(addr(1)), None);
+        assert_eq!(path.confirm(addr(9)), Some(addr(1)));
+        assert_eq!(path.current(), Some(addr(9)));
+    }
+
+    #[test]
+    fn a_peer_that_moved_by_decree_is_noticed_and_one_behind_nat_left_alone() {
+        let mut moved = path(&[1]);
+        moved.confirm(addr(1));
+        assert!(moved.publish(&[addr(2)]));
+        assert_eq!(moved.next_attempt(start()), Some(addr(2)));
+        assert_eq!(moved.current(), Some(addr(1)));
+        assert!(!moved.publish(&[addr(3)]), "the confirmed address is no candidate any more");
+
+        let mut natted = path(&[1]);
+        natted.confirm(addr(77));
+        assert!(!natted.publish(&[addr(2)]));
+    }
+
+    #[test]
+    fn silence_of_ninety_seconds_is_hopeless_and_an_answer_starts_anew() {
+        let mut path = path(&[1]);
+        path.next_attempt(start());
+        assert!(!path.is_hopeless(start() + Duration::from_secs(89)));
+        assert!(path.is_hopeless(start() + Duration::from_secs(90)));
+
+        path.confirm(addr(1));
+
+        assert!(!path.is_hopeless(start() + Duration::from_secs(90)));
+        assert_eq!(path.attempts(), 0);
+    }
+
+    #[test]
+    fn mapped_addresses_lose_their_mapping() {
+        let mapped: SocketAddr = "[::ffff:192.0.2.1]:7".parse().expect("valid");
+
+        assert_eq!(canonical(mapped), addr(7));
+        let v6: SocketAddr = "[2001:db8::1]:7".parse().expect("valid");
+        assert_eq!(canonical(v6), v6);
+    }
+}

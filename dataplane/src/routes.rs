@@ -1,0 +1,130 @@
+//! Longest-prefix tables: who holds an inner address.
+//!
+//! One table decides both where a packet goes and whether its source may come from the peer that sent it.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use prefix_trie::PrefixMap;
+
+/// Maps prefixes of both families to values; the longest prefix that holds an address wins.
+#[derive(Debug, Clone)]
+pub(crate) struct PrefixTable<T> {
+    v4: PrefixMap<Ipv4Net, T>,
+    v6: PrefixMap<Ipv6Net, T>,
+}
+
+impl<T> Default for PrefixTable<T> {
+    fn default() -> Self {
+        Self { v4: PrefixMap::new(), v6: PrefixMap::new() }
+    }
+}
+
+impl<T: Copy> PrefixTable<T> {
+    /// Adds a prefix. Of two equal ones the first stays.
+    pub(crate) fn insert(&mut self, prefix: IpNet, value: T) {
+        match prefix {
+            IpNet::V4(v4) => *self.v4.entry(v4.trunc()).or_insert(value),
+            IpNet::V6(v6) => *self.v6.entry(v6.trunc()).or_insert(value),
+        };
+    }
+
+    /// Returns the value of the longest prefix that holds `address`.
+    pub(crate) fn lookup(&self, address: IpAddr) -> Option<T> {
+        match address {
+            IpAddr::V4(v4) => self.v4.get_lpm(&Ipv4Net::from(v4)).map(|(_, value)| *value),
+            IpAddr::V6(v6) => self.v6.get_lpm(&Ipv6Net::from(v6)).map(|(_, value)| *value),
+        }
+    }
+}
+
+/// Makes the table of a set of prefixes.
+pub(crate) fn set(prefixes: &[IpNet]) -> PrefixTable<()> {
+    let mut table = PrefixTable::default();
+    for prefix in prefixes {
+        table.insert(*prefix, ());
+    }
+
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn table(rows: &[(&str, u8)]) -> PrefixTable<u8> {
+        let mut table = PrefixTable::default();
+        for (prefix, value) in rows {
+            table.insert(prefix.parse().expect("a prefix"), *value);
+        }
+        table
+    }
+
+    fn lookup(table: &PrefixTable<u8>, address: &str) -> Option<u8> {
+        table.lookup(address.parse().expect("an address"))
+    }
+
+    #[test]
+    fn the_longest_prefix_wins() {
+        let table =
+            table(&[("10.0.0.0/8", 1), ("10.1.0.0/16", 2), ("10.1.2.3/32", 3), ("fd00::/8", 4), ("fd00::1/128", 5)]);
+
+        assert_eq!(lookup(&table, "10.9.9.9"), Some(1));
+        assert_eq!(lookup(&table, "10.1.9.9"), Some(2));
+        assert_eq!(lookup(&table, "10.1.2.3"), Some(3));
+        assert_eq!(lookup(&table, "fd00::1"), Some(5));
+        assert_eq!(lookup(&table, "fd00::2"), Some(4));
+        assert_eq!(lookup(&table, "11.0.0.1"), None);
+        assert_eq!(lookup(&table, "::1"), None);
+    }
+
+    #[test]
+    fn the_first_of_two_equal_prefixes_stays() {
+        assert_eq!(lookup(&table(&[("10.0.0.0/8", 1), ("10.3.0.0/8", 2)]), "10.3.0.1"), Some(1));
+    }
+
+    #[test]
+    fn the_whole_address_space_is_a_prefix() {
+        assert_eq!(lookup(&table(&[("0.0.0.0/0", 7)]), "255.255.255.255"), Some(7));
+    }
+
+    fn nets() -> impl Strategy<Value = Vec<(IpNet, u16)>> {
+        // Few distinct bits, so that prefixes nest.
+        let v4 = (any::<u32>(), 0..=32u8)
+            .prop_map(|(bits, len)| IpNet::V4(Ipv4Net::new((bits & 0x0303_0003).into(), len).expect("a prefix")));
+        let v6 = (any::<u128>(), 0..=128u8).prop_map(|(bits, len)| {
+            IpNet::V6(Ipv6Net::new((bits & (0x3 << 120 | 0x3)).into(), len).expect("a prefix"))
+        });
+        proptest::collection::vec((prop_oneof![v4, v6], any::<u16>()), 0..40)
+    }
+
+    fn slow_lookup(rows: &[(IpNet, u16)], address: IpAddr) -> Option<u16> {
+        let mut best: Option<(u8, u16)> = None;
+        for (prefix, value) in rows {
+            if prefix.contains(&address) && best.is_none_or(|(len, _)| prefix.prefix_len() > len) {
+                best = Some((prefix.prefix_len(), *value));
+            }
+        }
+        best.map(|(_, value)| value)
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_the_slow_model(rows in nets(), v4 in any::<u32>(), v6 in any::<u128>()) {
+            let mut table = PrefixTable::default();
+            for (prefix, value) in &rows {
+                table.insert(*prefix, *value);
+            }
+
+            let v4 = IpAddr::V4((v4 & 0x0303_0003).into());
+            let v6 = IpAddr::V6((v6 & (0x3 << 120 | 0x3)).into());
+            prop_assert_eq!(table.lookup(v4), slow_lookup(&rows, v4));
+            prop_assert_eq!(table.lookup(v6), slow_lookup(&rows, v6));
+            for (prefix, _) in &rows {
+                prop_assert_eq!(table.lookup(prefix.network()), slow_lookup(&rows, prefix.network()));
+            }
+        }
+    }
+}

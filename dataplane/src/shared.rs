@@ -1,0 +1,147 @@
+//! What all networks of a lane share: the socket's demultiplexing, the deadlines, and what goes out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use overlay_core::NetworkId;
+
+use crate::drop::Counters;
+use crate::event::Events;
+use crate::inbox::Inbox;
+use crate::link::LinkIndex;
+use crate::noise::TunnelId;
+use crate::outbox::Outbox;
+
+/// Finds a link on its lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) network: NetworkId,
+    pub(crate) link: LinkIndex,
+}
+
+/// The shared parts of a lane.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) outbox: Outbox,
+    pub(crate) inbox: Inbox,
+    pub(crate) events: Events,
+    pub(crate) counters: Counters,
+    pub(crate) demux: Demux,
+    pub(crate) deadlines: Deadlines,
+    /// The links whose tunnels were used in this batch; their wishes and deadlines are looked at once, after it.
+    pub(crate) touched: Vec<Place>,
+}
+
+impl Shared {
+    /// Sends a message that carries no inner packet.
+    pub(crate) fn send_control(&mut self, to: SocketAddr, datagram: &[u8]) {
+        // The protocol repeats what got lost, so a full outbox is no more than a lossy network.
+        if self.outbox.push(to, datagram) {
+            self.counters.control_sent += 1;
+        }
+    }
+}
+
+/// Which link a receiver index belongs to. Every interface draws its indices alone, so a new one may be taken already.
+#[derive(Debug, Default)]
+pub(crate) struct Demux {
+    places: BTreeMap<TunnelId, Place>,
+    last: Option<(TunnelId, Place)>,
+}
+
+impl Demux {
+    /// Returns whether an index is taken.
+    pub(crate) fn contains(&self, id: TunnelId) -> bool {
+        self.places.contains_key(&id)
+    }
+
+    pub(crate) fn insert(&mut self, id: TunnelId, place: Place) {
+        self.last = None;
+        self.places.insert(id, place);
+    }
+
+    pub(crate) fn remove(&mut self, id: TunnelId) {
+        self.last = None;
+        self.places.remove(&id);
+    }
+
+    pub(crate) fn remove_network(&mut self, network: NetworkId) {
+        self.last = None;
+        self.places.retain(|_, place| place.network != network);
+    }
+
+    /// Returns the link of an index. Datagrams of one sender come in rows, so the last answer is kept.
+    pub(crate) fn find(&mut self, id: TunnelId) -> Option<Place> {
+        if let Some((last, place)) = self.last
+            && last == id
+        {
+            return Some(place);
+        }
+        let place = *self.places.get(&id)?;
+        self.last = Some((id, place));
+
+        Some(place)
+    }
+}
+
+/// When each link must be looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Deadlines(BTreeSet<(Instant, Place)>);
+
+impl Deadlines {
+    /// Returns the first deadline.
+    pub(crate) fn first(&self) -> Option<Instant> {
+        self.0.first().map(|(at, _)| *at)
+    }
+
+    /// Takes the first link that is due.
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Place> {
+        self.0.first().filter(|(at, _)| *at <= now)?;
+
+        self.0.pop_first().map(|(_, place)| place)
+    }
+
+    /// Changes the deadline of a link.
+    pub(crate) fn replace(&mut self, place: Place, old: Option<Instant>, new: Option<Instant>) {
+        if let Some(old) = old {
+            self.0.remove(&(old, place));
+        }
+        if let Some(new) = new {
+            self.0.insert((new, place));
+        }
+    }
+
+    pub(crate) fn remove_network(&mut self, network: NetworkId) {
+        self.0.retain(|(_, place)| place.network != network);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::sim::start;
+
+    fn place(network: u64, link: usize) -> Place {
+        Place { network: NetworkId::from_random(network), link: LinkIndex(link) }
+    }
+
+    #[test]
+    fn deadlines_come_in_order_and_only_when_due() {
+        let mut deadlines = Deadlines::default();
+        let at = |secs| start() + Duration::from_secs(secs);
+        deadlines.replace(place(1, 0), None, Some(at(5)));
+        deadlines.replace(place(1, 1), None, Some(at(2)));
+        deadlines.replace(place(1, 0), Some(at(5)), Some(at(1)));
+        deadlines.replace(place(2, 0), None, Some(at(1)));
+        deadlines.remove_network(NetworkId::from_random(2));
+
+        assert_eq!(deadlines.first(), Some(at(1)));
+        assert_eq!(deadlines.pop_due(at(0)), None);
+        assert_eq!(deadlines.pop_due(at(2)), Some(place(1, 0)));
+        assert_eq!(deadlines.pop_due(at(2)), Some(place(1, 1)));
+        assert_eq!(deadlines.pop_due(at(9)), None);
+    }
+}

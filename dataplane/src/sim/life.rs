@@ -1,0 +1,289 @@
+//! The life of a session between honest peers on an honest underlay.
+
+use std::time::Duration;
+
+use super::*;
+use crate::{PeerState, Trouble};
+
+#[test]
+fn packets_arrive_in_both_directions_and_both_families() {
+    let mut world = World::connected(2);
+
+    world.say(0, 1, 1);
+    world.run(Duration::from_millis(100));
+    world.say(1, 0, 2);
+    world.send(0, NET, &numbered(inner6(0), inner6(1), 3));
+    world.run(Duration::from_millis(100));
+
+    assert_eq!(world.numbers(1), [1, 3]);
+    assert_eq!(world.numbers(0), [2]);
+    assert_eq!(world.status(0).state, PeerState::Established);
+    assert_eq!(world.status(1).state, PeerState::Established);
+    world.assert_accounted();
+}
+
+#[test]
+fn packets_that_wait_for_the_session_arrive_in_order_and_before_later_ones() {
+    let mut world = World::connected(2);
+
+    (0..10).for_each(|number| world.say(0, 1, number));
+    world.run(Duration::from_millis(100));
+    (10..20).for_each(|number| world.say(0, 1, number));
+    world.run(Duration::from_millis(100));
+
+    assert_eq!(world.numbers(1), (0..20).collect::<Vec<_>>());
+    world.assert_accounted();
+}
+
+#[test]
+fn both_sides_may_begin_at_the_same_moment() {
+    let mut world = World::connected(2);
+
+    for number in 0..20 {
+        world.say(0, 1, number);
+        world.say(1, 0, number);
+        world.run(Duration::from_micros(300));
+    }
+    world.run(Duration::from_secs(30));
+
+    assert_eq!(world.numbers(0), (0..20).collect::<Vec<_>>());
+    assert_eq!(world.numbers(1), (0..20).collect::<Vec<_>>());
+    world.assert_accounted();
+}
+
+#[test]
+fn batches_come_out_whole_and_in_order() {
+    let mut world = World::connected(2);
+    world.say(0, 1, 0);
+    world.run(Duration::from_millis(10));
+    world.numbers(1);
+    let packets: Vec<_> = (0..200).map(|number| numbered(inner(0), inner(1), number)).collect();
+
+    world.hosts[0].engine.handle_tun(network(NET), packets.iter().map(Vec::as_slice), start());
+    let mut trains = Vec::new();
+    while let Some(train) = world.hosts[0].engine.poll_transmit() {
+        trains.push((train.bytes.to_vec(), train.segment));
+    }
+    for (bytes, segment) in &trains {
+        world.hosts[1].engine.handle_udp(underlay(0), bytes, *segment, start());
+    }
+    world.run(Duration::from_millis(10));
+
+    assert_eq!(trains.len(), 200_usize.div_ceil(64));
+    assert_eq!(world.numbers(1), (0..200).collect::<Vec<_>>());
+    world.assert_accounted();
+}
+
+#[test]
+fn sessions_are_renewed_without_a_lost_packet() {
+    let mut world = World::connected(2);
+
+    for number in 0..600 {
+        world.say(0, 1, number);
+        world.say(1, 0, number);
+        world.run(Duration::from_secs(1));
+        assert!(world.status(0).last_handshake.expect("a handshake") < Duration::from_secs(180));
+    }
+
+    assert_eq!(world.numbers(0), (0..600).collect::<Vec<_>>());
+    assert_eq!(world.numbers(1), (0..600).collect::<Vec<_>>());
+    assert!(world.counters(0).control_sent >= 8, "no rekey in ten minutes");
+    world.assert_accounted();
+}
+
+#[test]
+fn a_talker_that_is_only_listened_to_is_renewed_too() {
+    let mut world = World::connected(2);
+
+    for number in 0..600 {
+        world.say(0, 1, number);
+        world.run(Duration::from_secs(1));
+    }
+
+    assert_eq!(world.numbers(1), (0..600).collect::<Vec<_>>());
+    world.assert_accounted();
+}
+
+#[test]
+fn a_session_forgotten_for_want_of_traffic_comes_back_on_demand() {
+    let mut world = World::connected(2);
+    world.say(0, 1, 1);
+    world.run(Duration::from_secs(200));
+    assert_eq!(world.status(0).state, PeerState::Idle, "the session is over");
+    world.run(Duration::from_secs(3400));
+    assert_eq!(world.hosts[0].engine.poll_timeout(), None, "an idle lane sleeps");
+
+    world.say(1, 0, 2);
+    world.run(Duration::from_millis(50));
+    world.say(0, 1, 3);
+    world.run(Duration::from_millis(50));
+
+    assert_eq!(world.numbers(0), [2]);
+    assert_eq!(world.numbers(1), [1, 3]);
+    assert!(!world.hosts[0].events.iter().any(|event| matches!(event, Event::Unreachable { .. })));
+    world.assert_accounted();
+}
+
+#[test]
+fn a_restarted_peer_that_wakes_its_peers_is_back_within_a_second() {
+    let mut world = World::connected(2);
+    world.say(0, 1, 1);
+    world.run(Duration::from_secs(10));
+
+    world.restart(1, 0);
+    world.wake(1);
+    let mut numbers = 100..;
+    let restarted = world.now;
+    world.numbers(1);
+    while world.numbers(1).is_empty() {
+        world.say(0, 1, numbers.next().expect("endless"));
+        world.run(Duration::from_millis(5));
+        assert!(world.now - restarted < Duration::from_secs(1), "no traffic within a second");
+    }
+
+    assert!(world.dropped(1, DropReason::UnknownIndex) <= 2, "packets for the old session");
+    world.assert_accounted();
+}
+
+#[test]
+fn waking_does_not_disturb_sessions() {
+    let mut world = World::connected(2);
+    world.say(0, 1, 1);
+    world.run(Duration::from_secs(1));
+    let before = world.counters(0).control_sent;
+
+    world.wake(0);
+
+    assert_eq!(world.counters(0).control_sent, before);
+}
+
+#[test]
+fn a_peer_whose_clock_went_back_is_refused_until_we_call_it() {
+    let mut world = World::connected(2);
+    world.say(1, 0, 1);
+    world.run(Duration::from_secs(200));
+
+    world.restart(1, -3600);
+    world.wake(1);
+    world.run(Duration::from_secs(3));
+
+    assert!(world.dropped(0, DropReason::HandshakeReplayed) >= 1);
+    assert_eq!(world.status(0).trouble, Some(Trouble::ClockWentBack));
+    world.numbers(1);
+    world.say(0, 1, 2);
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.numbers(1), [2]);
+    assert_eq!(world.status(0).trouble, None);
+    world.assert_accounted();
+}
+
+#[test]
+fn a_peer_that_moves_is_followed_once_it_proves_itself() {
+    let mut world = World::connected(2);
+    world.say(0, 1, 1);
+    world.run(Duration::from_secs(1));
+    let moved: SocketAddr = "198.51.100.9:4500".parse().expect("valid");
+
+    world.hosts[1].addr = moved;
+    world.say(1, 0, 2);
+    world.run(Duration::from_millis(10));
+    world.say(0, 1, 3);
+    world.run(Duration::from_millis(10));
+
+    assert_eq!(world.numbers(1), [1, 3]);
+    assert_eq!(world.status(0).underlay, Some(moved));
+    let roamed = Event::Roamed { network: network(NET), node: node(1), lane: LaneId(0), from: underlay(1), to: moved };
+    assert!(world.hosts[0].events.contains(&roamed));
+}
+
+#[test]
+fn candidates_are_tried_until_one_answers() {
+    let mut world = World::connected(2);
+    let mut wrong_first = table(NET, 0, &[0, 1]);
+    wrong_first.peers[0].lanes[0].candidates = vec![underlay(7), underlay(8), underlay(1)];
+    world.publish(0, wrong_first);
+
+    world.say(0, 1, 1);
+    world.run(Duration::from_secs(5));
+
+    assert_eq!(world.numbers(1), [1]);
+    assert_eq!(world.status(0).underlay, Some(underlay(1)));
+}
+
+#[test]
+fn a_new_published_address_is_tried_at_once() {
+    let mut world = World::connected(2);
+    world.say(0, 1, 1);
+    world.run(Duration::from_secs(1));
+    world.hosts[1].addr = underlay(9);
+    let mut moved = table(NET, 0, &[0, 1]);
+    moved.peers[0].lanes[0].candidates = vec![underlay(9)];
+
+    world.publish(0, moved);
+    world.run(Duration::from_millis(10));
+    world.say(0, 1, 2);
+    world.run(Duration::from_millis(10));
+
+    assert_eq!(world.numbers(1), [1, 2]);
+}
+
+#[test]
+fn a_peer_that_never_answers_is_reported_and_its_packets_are_counted() {
+    let mut world = World::connected(2);
+    world.hosts[1].addr = underlay(9);
+
+    (0..200).for_each(|number| world.say(0, 1, number));
+    assert_eq!(world.counters(0).waiting, 128);
+    assert_eq!(world.dropped(0, DropReason::QueueOverflow), 72);
+    world.run(Duration::from_secs(60));
+    let status = world.status(0);
+    assert_eq!(status.state, PeerState::Connecting);
+    assert!(matches!(status.trouble, Some(Trouble::NoAnswer { attempts: 10.. })), "{status:?}");
+    world.run(Duration::from_secs(60));
+
+    assert_eq!(world.dropped(0, DropReason::HandshakeTimeout), 128);
+    assert_eq!(world.status(0).state, PeerState::Unreachable);
+    assert!(matches!(world.hosts[0].events[..], [Event::Unreachable { .. }]));
+    world.assert_accounted();
+
+    world.hosts[1].addr = underlay(1);
+    world.say(0, 1, 7);
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.numbers(1), [7], "tried again on demand");
+    assert_eq!(world.status(0).state, PeerState::Established);
+}
+
+#[test]
+fn a_peer_without_any_address_is_said_so_but_may_call_us() {
+    let mut world = World::connected(2);
+    let mut nowhere = table(NET, 0, &[0, 1]);
+    nowhere.peers[0].lanes[0].candidates.clear();
+    world.publish(0, nowhere);
+
+    world.say(0, 1, 1);
+    assert_eq!(world.dropped(0, DropReason::NoUnderlayAddr), 1);
+    assert_eq!(world.status(0).trouble, Some(Trouble::NoUnderlayAddr));
+
+    world.say(1, 0, 2);
+    world.run(Duration::from_millis(10));
+    world.say(0, 1, 3);
+    world.run(Duration::from_millis(10));
+    assert_eq!(world.numbers(1), [3]);
+    assert_eq!(world.status(0).trouble, None);
+    world.assert_accounted();
+}
+
+#[test]
+fn the_clock_of_the_driver_may_stumble() {
+    let mut world = World::connected(2);
+    world.run(Duration::from_secs(10));
+    world.say(0, 1, 1);
+    world.run(Duration::from_secs(130));
+
+    let earlier = world.now - Duration::from_secs(100);
+    world.hosts[0].engine.handle_timeout(earlier);
+    world.hosts[0].engine.handle_tun(network(NET), [&numbered(inner(0), inner(1), 2)[..]], earlier);
+    world.run(Duration::from_secs(5));
+
+    assert_eq!(world.numbers(1), [1, 2]);
+}
