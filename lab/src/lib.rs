@@ -1,1 +1,42 @@
-//! Placeholder.
+//! Hosts made of Linux namespaces, for users and for every end-to-end test.
+//!
+//! A [`Lab`] is an underlay switch (a bridge in a network namespace without a name) and a number of hosts. Each host is one
+//! process that holds network, mount, UTS, IPC and PID namespaces of its own, so nothing of a lab appears in the machine's
+//! `ip netns`, links, nftables or mounts, and killing that process kills everything in the host.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! let lab = overlay_lab::Lab::new(2)?;
+//! let output = lab.host(0).command("overlay-lab").args(["ping", "host2"]).run()?;
+//! assert!(output.stdout.contains("0 lost"));
+//! # Ok(())
+//! # }
+//! ```
+
+mod binary;
+mod capture;
+pub mod cli;
+mod command;
+mod enter;
+mod holder;
+mod host;
+mod keeper;
+mod lab;
+mod namespace;
+mod netlink;
+mod process;
+mod rootfs;
+mod snapshot;
+mod state;
+mod tool;
+mod topology;
+mod wait;
+
+pub use binary::bin;
+pub use capture::{Capture, CaptureReport};
+pub use command::{HostCommand, Output, Running};
+pub use host::Host;
+pub use lab::{Builder, Lab};
+pub use snapshot::Snapshot;
+pub use topology::{HostPlan, InvalidTopology, Topology};
+pub use wait::wait_until;

@@ -1,0 +1,303 @@
+//! The command line of `overlay-lab`.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+use crate::lab::Lab;
+use crate::snapshot::Snapshot;
+use crate::state::{self, Record};
+use crate::tool::{capture, change, fetch, http_server, ping, processes, throughput};
+use crate::{enter, holder, keeper};
+
+const EXAMPLES: &str = "Examples:
+  overlay-lab demo                          show all of Overlay on two hosts, in half a minute
+  overlay-lab up 3                          three hosts that stay
+  overlay-lab exec host1 -- overlayctl init
+  overlay-lab exec host2 -- bash            a shell on host2
+  overlay-lab down
+
+Inside hosts and containers, where nothing else may be installed, these help:
+  serve-http, fetch, ping, throughput, capture   (each has --help)";
+
+/// Hosts made of Linux namespaces, on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "overlay-lab", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make hosts that stay until `overlay-lab down`
+    #[command(after_help = "Example:\n  overlay-lab up 2 && overlay-lab exec host1 -- overlay-lab ping host2")]
+    Up(Up),
+    /// Run a command on a host
+    #[command(after_help = "Example:\n  overlay-lab exec host1 -- overlayctl status")]
+    Exec {
+        #[command(flatten)]
+        lab: LabName,
+        /// host1, host2, … or a, b, …
+        host: String,
+        /// The command and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// List the hosts that are up
+    #[command(after_help = "Example:\n  overlay-lab ls --json")]
+    Ls {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take the hosts down; nothing of them remains
+    #[command(after_help = "Example:\n  overlay-lab down --lab second")]
+    Down {
+        #[command(flatten)]
+        lab: LabName,
+    },
+    #[command(flatten)]
+    Tool(Tool),
+}
+
+#[derive(Debug, clap::Args)]
+struct LabName {
+    /// Name of the lab, if there are several
+    #[arg(long = "lab", value_name = "NAME", default_value = "default", value_parser = state::check_name)]
+    name: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct Up {
+    #[command(flatten)]
+    lab: LabName,
+    /// Number of hosts
+    #[arg(default_value_t = 2)]
+    hosts: usize,
+    /// MTU of the underlay
+    #[arg(long, default_value_t = 1500)]
+    mtu: u32,
+    /// IPv4 prefix of the underlay
+    #[arg(long, value_name = "CIDR", default_value = "192.0.2.0/24")]
+    ipv4: ipnet::Ipv4Net,
+    /// No IPv6 on the underlay
+    #[arg(long)]
+    no_ipv6: bool,
+    /// Hosts with a Docker engine each
+    #[arg(long)]
+    docker: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Tool {
+    /// Serve /hello, /bytes?n=NUMBER and /echo over HTTP
+    #[command(hide = true, after_help = "Example:\n  overlay-lab serve-http --listen 0.0.0.0:8080")]
+    ServeHttp(http_server::Options),
+    /// Get a page over HTTP
+    #[command(hide = true, after_help = "Example:\n  overlay-lab fetch http://service2:8080/hello")]
+    Fetch(fetch::Options),
+    /// Send ICMP echoes
+    #[command(hide = true, after_help = "Example:\n  overlay-lab ping --count 10 --interval-ms 100 service2")]
+    Ping(ping::Options),
+    /// Measure TCP
+    #[command(hide = true, after_help = "Example:\n  overlay-lab throughput client service2 --seconds 5 --verify")]
+    Throughput {
+        #[command(subcommand)]
+        end: throughput::End,
+    },
+    /// Count frames and look for a marker in them
+    #[command(hide = true, after_help = "Example:\n  overlay-lab capture --interface eth0 --marker secret --seconds 5")]
+    Capture(capture::Options),
+    /// Print what this host has, as JSON
+    #[command(hide = true)]
+    Snapshot {
+        /// Folders to list
+        folders: Vec<PathBuf>,
+    },
+    /// Hold a lab until killed
+    #[command(hide = true)]
+    Hold {
+        /// Number of hosts
+        hosts: usize,
+    },
+    /// Print the numbers of the processes that run a program
+    #[command(hide = true)]
+    Pids {
+        /// The program's file name
+        program: String,
+    },
+    /// Send a signal
+    #[command(hide = true)]
+    Kill {
+        /// Its name or number
+        signal: String,
+        /// The process
+        pid: i32,
+    },
+    /// Lose what is sent to an underlay neighbour, or find it again
+    #[command(hide = true)]
+    Neighbour {
+        /// What to do
+        change: change::Neighbour,
+        /// The neighbour
+        address: IpAddr,
+    },
+    /// Set a link up or down
+    #[command(hide = true)]
+    Link {
+        /// The link
+        name: String,
+        /// What to do
+        change: change::Link,
+    },
+}
+
+/// Runs the program with these arguments, the first of which is its name.
+#[expect(clippy::print_stderr, reason = "this is a command line")]
+#[must_use]
+pub fn main(args: &[OsString]) -> ExitCode {
+    let result = match inner(args) {
+        Some(result) => result,
+        None => match Cli::try_parse_from(args) {
+            Ok(cli) => run(cli.command),
+            Err(error) => {
+                let _ = error.print();
+                return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            }
+        },
+    };
+
+    result.unwrap_or_else(|error| {
+        eprintln!("overlay-lab: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The commands by which the program calls itself; they run before anything could have started a thread.
+fn inner(args: &[OsString]) -> Option<Result<ExitCode>> {
+    let own = args.get(1)?.to_str()?;
+    let text = || args.get(2).and_then(|arg| arg.to_str()).unwrap_or_default();
+    let done = |()| ExitCode::SUCCESS;
+    match own {
+        keeper::COMMAND => Some(keeper::keep(text()).map(done)),
+        holder::COMMAND => Some(holder::hold(text()).map(done)),
+        enter::COMMAND => Some(enter::run(&args[2..]).map_or_else(|error| Ok(complain(&error)), |code| Ok(exit(code)))),
+        _ => None,
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "this is a command line")]
+fn complain(error: &anyhow::Error) -> ExitCode {
+    eprintln!("overlay-lab: {error:#}");
+
+    exit(enter::CANNOT_ENTER)
+}
+
+fn exit(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code & 0xFF).unwrap_or(u8::MAX))
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Up(options) => up(&options)?,
+        Command::Exec { lab, host, command } => return exec(&lab.name, &host, &command),
+        Command::Ls { json } => ls(json)?,
+        Command::Down { lab } => down(&lab.name)?,
+        Command::Tool(tool) => run_tool(tool)?,
+    }
+
+    Ok(ExitCode::SUCCESS)
+}
+
+#[expect(clippy::print_stdout, reason = "this is a command line")]
+fn run_tool(tool: Tool) -> Result<()> {
+    match tool {
+        Tool::ServeHttp(options) => http_server::run(&options),
+        Tool::Fetch(options) => fetch::run(&options),
+        Tool::Ping(options) => ping::run(&options),
+        Tool::Throughput { end } => throughput::run(&end),
+        Tool::Capture(options) => capture::run(&options),
+        Tool::Hold { hosts } => hold(hosts),
+        Tool::Pids { program } => processes::print_pids(&program),
+        Tool::Kill { signal, pid } => processes::send(&signal, pid),
+        Tool::Neighbour { change, address } => change::neighbour(change, address),
+        Tool::Link { name, change } => change::link(&name, change),
+        Tool::Snapshot { folders } => {
+            let folders: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
+            println!("{}", serde_json::to_string(&Snapshot::take(&folders))?);
+            Ok(())
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "this is a command line")]
+fn up(options: &Up) -> Result<()> {
+    if options.docker {
+        bail!("--docker comes with the Docker plugin, which is not there yet");
+    }
+    state::clean()?;
+    if Record::load(&options.lab.name)?.is_some() {
+        bail!("lab {0} is up already: `overlay-lab down --lab {0}` takes it down", options.lab.name);
+    }
+
+    let lab = Lab::builder(options.hosts).mtu(options.mtu).ipv4(options.ipv4);
+    let lab = if options.no_ipv6 { lab.ipv6(None) } else { lab };
+    let lab = lab.start_to_stay()?;
+    let record = Record::of(&options.lab.name, &lab)?;
+    record.save()?;
+    drop(lab.leave_running());
+
+    for host in record.list() {
+        println!("{host}");
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "this is a command line")]
+fn hold(hosts: usize) -> Result<()> {
+    let _lab = Lab::new(hosts)?;
+    println!("up");
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+fn exec(lab: &str, host: &str, command: &[OsString]) -> Result<ExitCode> {
+    let record = existing(lab)?;
+    let (program, args) = command.split_first().context("no command given")?;
+    let status = record.host(host)?.try_command(program)?.args(args).status()?;
+
+    Ok(exit(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))))
+}
+
+#[expect(clippy::print_stdout, reason = "this is a command line")]
+fn ls(json: bool) -> Result<()> {
+    let hosts: Vec<_> = Record::load_all()?.iter().flat_map(Record::list).collect();
+    if json {
+        println!("{}", serde_json::to_string_pretty(&hosts)?);
+    } else if hosts.is_empty() {
+        println!("no lab is up: `overlay-lab up 2` makes one");
+    } else {
+        println!("{:<12} {:<8} {:<15} {:<22} {:<8} STATE", "LAB", "HOST", "IPV4", "IPV6", "PID");
+        hosts.iter().for_each(|host| println!("{host}"));
+    }
+
+    Ok(())
+}
+
+fn down(lab: &str) -> Result<()> {
+    let record = existing(lab)?;
+    record.remove()?;
+
+    state::clean()
+}
+
+fn existing(lab: &str) -> Result<Record> {
+    Record::load(lab)?.with_context(|| format!("lab {lab} is not up: `overlay-lab up 2` makes one"))
+}

@@ -1,0 +1,57 @@
+//! The first process of a host: makes the host's file tree, then holds its namespaces and reaps its orphans.
+
+use std::io::Write as _;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::waitpid;
+use nix::unistd::sethostname;
+use serde::{Deserialize, Serialize};
+
+use crate::namespace::drop_standard_streams;
+use crate::rootfs;
+
+/// The hidden subcommand that runs [`hold`].
+pub(crate) const COMMAND: &str = "__hold";
+/// What a holder says on its standard output when the host is made.
+pub(crate) const READY: &[u8] = b"ready\n";
+
+/// What the holder needs to know of its host.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Part {
+    /// The host's name.
+    pub(crate) host: String,
+    /// The host's `/etc/hosts`.
+    pub(crate) hosts_file: String,
+}
+
+/// Makes the host described by `part`, says so, and holds it until killed.
+///
+/// # Errors
+///
+/// When the host cannot be made. Once it is made this does not return.
+pub(crate) fn hold(part: &str) -> Result<()> {
+    let part: Part = serde_json::from_str(part).context("a host is started by its lab")?;
+    SigSet::from(Signal::SIGCHLD).thread_block()?;
+    sethostname(&part.host).context("cannot set the host's name")?;
+    rootfs::make(&part.host, &part.hosts_file)?;
+    std::env::set_current_dir("/")?;
+
+    std::io::stdout().write_all(READY)?;
+    std::io::stdout().flush()?;
+    drop_standard_streams()?;
+    reap()
+}
+
+fn reap() -> Result<()> {
+    loop {
+        match waitpid(None, None) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(Errno::ECHILD) => {
+                SigSet::from(Signal::SIGCHLD).wait()?;
+            }
+            Err(errno) => return Err(errno).context("cannot wait for children"),
+        }
+    }
+}

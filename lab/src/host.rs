@@ -1,0 +1,145 @@
+//! One host of a lab, and what can be done to it from outside.
+
+use std::ffi::OsStr;
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::HostCommand;
+use crate::process::ProcessId;
+use crate::snapshot::Snapshot;
+use crate::topology::HostPlan;
+
+/// One host of a lab.
+#[derive(Clone, Debug)]
+pub struct Host {
+    plan: HostPlan,
+    lab: String,
+    holder: ProcessId,
+}
+
+impl Host {
+    pub(crate) fn new(plan: HostPlan, lab: String, holder: ProcessId) -> Self {
+        Self { plan, lab, holder }
+    }
+
+    /// The host's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.plan.name
+    }
+
+    /// The host's name and addresses.
+    #[must_use]
+    pub fn plan(&self) -> &HostPlan {
+        &self.plan
+    }
+
+    /// The host's IPv4 address on the underlay.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.plan.ipv4.into()
+    }
+
+    /// The number of the process that holds the host.
+    #[must_use]
+    pub fn holder(&self) -> i32 {
+        self.holder.pid
+    }
+
+    /// Whether the host is there.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.holder.is_alive()
+    }
+
+    /// A command to be run on this host. The workspace's own programs are found by name.
+    ///
+    /// # Panics
+    ///
+    /// When the workspace's programs have not been built; [`Host::try_command`] returns that as an error.
+    #[must_use]
+    pub fn command(&self, program: impl AsRef<OsStr>) -> HostCommand {
+        self.try_command(program).expect("the workspace's programs are built")
+    }
+
+    /// A command to be run on this host.
+    ///
+    /// # Errors
+    ///
+    /// When the host is gone, or the program is one of the workspace's and has not been built.
+    pub fn try_command(&self, program: impl AsRef<OsStr>) -> Result<HostCommand> {
+        if !self.is_up() {
+            bail!("{} is down", self.plan.name);
+        }
+
+        HostCommand::new(self.holder.pid, &self.plan.name, &self.lab, program.as_ref())
+    }
+
+    /// Gives the host the firewall that container hosts often have: nothing is forwarded. Needs the `nft` program.
+    ///
+    /// # Errors
+    ///
+    /// When nft is missing or refuses.
+    pub fn set_firewall_drop_forward(&self) -> Result<()> {
+        const RULES: &str =
+            "table inet lab_firewall { chain forward { type filter hook forward priority 0; policy drop; }; }";
+
+        self.try_command("nft")?.arg(RULES).run().context("this needs the nft program")?;
+        Ok(())
+    }
+
+    /// Sets the host's name servers.
+    ///
+    /// # Errors
+    ///
+    /// When its file cannot be written.
+    pub fn set_resolvers(&self, resolvers: &[IpAddr]) -> Result<()> {
+        let text: String = resolvers.iter().map(|address| format!("nameserver {address}\n")).collect();
+
+        self.write("/etc/resolv.conf", &text)
+    }
+
+    /// Writes a file on the host.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub fn write(&self, path: impl AsRef<Path>, text: &str) -> Result<()> {
+        let tee = self.try_command("tee")?.arg(path.as_ref()).input(text)?;
+
+        tee.run().map(drop)
+    }
+
+    /// The numbers, inside the host, of the processes whose program has this name.
+    ///
+    /// # Errors
+    ///
+    /// When the host is gone.
+    pub fn pids_of(&self, program: &str) -> Result<Vec<i32>> {
+        let output = self.try_command("overlay-lab")?.args(["pids", program]).run()?;
+
+        output.stdout.lines().map(|line| Ok(line.parse()?)).collect()
+    }
+
+    /// Sends a signal to a process of the host, by its number inside the host.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such process.
+    pub fn kill(&self, pid: i32, signal: &str) -> Result<()> {
+        self.try_command("overlay-lab")?.args(["kill", signal, &pid.to_string()]).run().map(drop)
+    }
+
+    /// What the host has at the moment; `folders` are listed with all they hold.
+    ///
+    /// # Errors
+    ///
+    /// When the host is gone.
+    pub fn snapshot(&self, folders: &[&str]) -> Result<Snapshot> {
+        let output = self.try_command("overlay-lab")?.arg("snapshot").args(folders).run()?;
+
+        serde_json::from_str(&output.stdout).context("overlay-lab snapshot wrote something else")
+    }
+}

@@ -1,0 +1,177 @@
+//! The process behind a lab: sits in the switch's namespace, makes the hosts, and takes them along when it ends.
+//!
+//! It ends when its standard input does (a lab of a test or a demo dies with the program that made it, however that dies), or
+//! on SIGTERM (a lab that stays up). The hosts are killed by the kernel should the keeper itself be killed.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::SignalFd;
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, pipe2, setsid};
+use serde::{Deserialize, Serialize};
+
+use crate::holder::{self, Part};
+use crate::namespace::{drop_standard_streams, enter_new_network, spawn_host, within_network};
+use crate::netlink::{Network, block_on};
+use crate::topology::{HostPlan, Topology};
+
+/// The hidden subcommand that runs [`keep`].
+pub(crate) const COMMAND: &str = "__keep";
+/// The switch.
+pub(crate) const BRIDGE: &str = "sw0";
+/// A host's link to the switch.
+pub(crate) const UPLINK: &str = "eth0";
+
+/// What the keeper is told.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// The lab to make.
+    pub(crate) topology: Topology,
+    /// Whether it stays when the standard input ends.
+    pub(crate) stays: bool,
+}
+
+/// What the keeper reports when the lab is made.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// The holders of the hosts, in order.
+    pub(crate) hosts: Vec<i32>,
+}
+
+/// The switch's end of the link to host number `index`.
+pub(crate) fn port(index: usize) -> String {
+    format!("port{}", index + 1)
+}
+
+/// Makes the lab, reports it, and keeps it.
+///
+/// # Errors
+///
+/// When the lab cannot be made.
+pub(crate) fn keep(order: &str) -> Result<()> {
+    let order: Order = serde_json::from_str(order).context("a lab is started by `overlay-lab up` or a test")?;
+    // Away from the terminal: its Ctrl-C is for the program that made the lab.
+    let _ = setsid();
+    let stop = block_stop_signals()?;
+    enter_new_network()?;
+
+    let mut hosts = Hosts::default();
+    hosts.start(&order.topology)?;
+    block_on(connect(&order.topology, &hosts.pids))?;
+
+    let report = Report { hosts: hosts.pids.iter().map(|pid| pid.as_raw()).collect() };
+    writeln!(io::stdout(), "{}", serde_json::to_string(&report)?)?;
+    let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    drop_standard_streams()?;
+
+    wait_for_stop(&stop, (!order.stays).then_some(&input))
+}
+
+/// The holders; dropping them kills them, so that whatever ends the keeper early leaves nothing.
+#[derive(Default)]
+struct Hosts {
+    pids: Vec<Pid>,
+}
+
+impl Hosts {
+    fn start(&mut self, topology: &Topology) -> Result<()> {
+        let mut pipes = Vec::new();
+        for host in &topology.hosts {
+            let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+            self.pids.push(start_host(host, topology, &write)?);
+            pipes.push((host, File::from(read)));
+        }
+
+        pipes.into_iter().try_for_each(|(host, pipe)| wait_ready(host, pipe))
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        for pid in &self.pids {
+            let _ = kill(*pid, Signal::SIGKILL);
+        }
+        for pid in &self.pids {
+            let _ = waitpid(*pid, None);
+        }
+    }
+}
+
+fn start_host(host: &HostPlan, topology: &Topology, ready: &OwnedFd) -> Result<Pid> {
+    let part = Part { host: host.name.clone(), hosts_file: topology.hosts_file() };
+    let null = File::open("/dev/null")?;
+
+    spawn_host(&["overlay-lab", holder::COMMAND, &serde_json::to_string(&part)?], &null, ready)
+}
+
+fn wait_ready(host: &HostPlan, pipe: File) -> Result<()> {
+    let mut said = Vec::new();
+    pipe.take(holder::READY.len() as u64).read_to_end(&mut said)?;
+    if said != holder::READY {
+        bail!("{} could not be made (see the line above)", host.name);
+    }
+
+    Ok(())
+}
+
+async fn connect(topology: &Topology, hosts: &[Pid]) -> Result<()> {
+    let home = File::open("/proc/self/ns/net").context("cannot open the switch's namespace")?;
+    let switch = Network::open()?;
+    switch.set_up("lo", true).await?;
+    switch.add_bridge(BRIDGE, topology.mtu).await?;
+    switch.add_address(BRIDGE, topology.gateway_v4().into(), topology.ipv4.prefix_len()).await?;
+    if let (Some(address), Some(prefix)) = (topology.gateway_v6(), topology.ipv6) {
+        switch.add_address(BRIDGE, address.into(), prefix.prefix_len()).await?;
+    }
+
+    for (index, (host, pid)) in topology.hosts.iter().zip(hosts).enumerate() {
+        let namespace = File::open(format!("/proc/{pid}/ns/net")).context("cannot open a host's namespace")?;
+        switch.add_port(BRIDGE, &port(index), (UPLINK, namespace.as_fd()), topology.mtu).await?;
+        let network = within_network(&namespace, &home, Network::open)?;
+        configure(&network, host, topology).await.with_context(|| format!("cannot connect {}", host.name))?;
+    }
+
+    Ok(())
+}
+
+async fn configure(network: &Network, host: &HostPlan, topology: &Topology) -> Result<()> {
+    network.set_up("lo", true).await?;
+    network.add_address(UPLINK, host.ipv4.into(), topology.ipv4.prefix_len()).await?;
+    network.set_up(UPLINK, true).await?;
+    network.add_default_route(topology.gateway_v4().into()).await?;
+    if let (Some(address), Some(prefix), Some(gateway)) = (host.ipv6, topology.ipv6, topology.gateway_v6()) {
+        network.add_address(UPLINK, IpAddr::V6(address), prefix.prefix_len()).await?;
+        network.add_default_route(IpAddr::V6(gateway)).await?;
+    }
+
+    Ok(())
+}
+
+fn block_stop_signals() -> Result<SignalFd> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGTERM);
+    set.add(Signal::SIGINT);
+    set.thread_block()?;
+
+    Ok(SignalFd::new(&set)?)
+}
+
+/// Returns on a signal, or when `input` ends.
+fn wait_for_stop(stop: &SignalFd, input: Option<&File>) -> Result<()> {
+    let mut watched = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+    watched.extend(input.map(|input| PollFd::new(input.as_fd(), PollFlags::POLLIN)));
+    loop {
+        match poll(&mut watched, PollTimeout::NONE) {
+            Ok(_) => return Ok(()),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno).context("cannot wait"),
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! A lab that lives as long as the value that stands for it.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::FileExt as _;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::binary::bin;
+use crate::capture::Capture;
+use crate::command::HostCommand;
+use crate::host::Host;
+use crate::keeper::{self, Order, Report};
+use crate::process::ProcessId;
+use crate::topology::Topology;
+
+/// How long the hosts may take to disappear once their lab is gone. The kernel does it in milliseconds; a loaded machine may not.
+const TEARDOWN: Duration = Duration::from_secs(10);
+
+/// Hosts on a switch. They disappear with this value, and with the process that has it, however that ends.
+#[derive(Debug)]
+pub struct Lab {
+    topology: Topology,
+    hosts: Vec<Host>,
+    keeper: ProcessId,
+    process: Option<Keeper>,
+}
+
+/// The keeper's process; closing its input ends it.
+#[derive(Debug)]
+struct Keeper {
+    child: Child,
+    input: Option<ChildStdin>,
+}
+
+/// Options of a lab.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    hosts: usize,
+    mtu: u32,
+    ipv4: Ipv4Net,
+    ipv6: Option<Ipv6Net>,
+}
+
+impl Builder {
+    /// Sets the underlay's MTU; 1500 bytes unless set.
+    #[must_use]
+    pub fn mtu(mut self, mtu: u32) -> Self {
+        self.mtu = mtu;
+        self
+    }
+
+    /// Sets the underlay's IPv4 prefix; 192.0.2.0/24 unless set.
+    #[must_use]
+    pub fn ipv4(mut self, prefix: Ipv4Net) -> Self {
+        self.ipv4 = prefix;
+        self
+    }
+
+    /// Sets the underlay's IPv6 prefix, or none; `2001:db8::/64` unless set.
+    #[must_use]
+    pub fn ipv6(mut self, prefix: Option<Ipv6Net>) -> Self {
+        self.ipv6 = prefix;
+        self
+    }
+
+    /// Makes the lab.
+    ///
+    /// # Errors
+    ///
+    /// When the options are impossible, or the system allows no namespaces.
+    pub fn start(&self) -> Result<Lab> {
+        self.start_as(false)
+    }
+
+    /// Makes a lab that stays when this program ends, until its keeper is stopped.
+    pub(crate) fn start_to_stay(&self) -> Result<Lab> {
+        self.start_as(true)
+    }
+
+    fn start_as(&self, stays: bool) -> Result<Lab> {
+        let id = format!("{:08x}", rand::random::<u32>());
+        let topology = Topology::new(id, self.hosts, self.mtu, self.ipv4, self.ipv6)?;
+
+        Lab::start(topology, stays)
+    }
+}
+
+impl Lab {
+    /// Makes a lab of `hosts` hosts with an underlay of both families and an MTU of 1500.
+    ///
+    /// # Errors
+    ///
+    /// As [`Builder::start`].
+    pub fn new(hosts: usize) -> Result<Self> {
+        Self::builder(hosts).start()
+    }
+
+    /// Starts to describe a lab of `hosts` hosts.
+    #[must_use]
+    pub fn builder(hosts: usize) -> Builder {
+        Builder { hosts, mtu: 1500, ipv4: Topology::IPV4, ipv6: Some(Topology::IPV6) }
+    }
+
+    fn start(topology: Topology, stays: bool) -> Result<Self> {
+        let order = serde_json::to_string(&Order { topology: topology.clone(), stays })?;
+        let errors = tempfile::tempfile()?;
+        let mut child = Command::new(bin("overlay-lab")?)
+            .args([keeper::COMMAND, &order])
+            .env("OVERLAY_LAB", &topology.id)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(errors.try_clone()?)
+            .spawn()
+            .context("cannot start a lab")?;
+
+        let mut line = String::new();
+        let output = child.stdout.take().context("the lab has an output")?;
+        BufReader::new(output.take(1 << 20)).read_line(&mut line)?;
+        let Ok(report) = serde_json::from_str::<Report>(&line) else {
+            child.wait()?;
+            bail!("cannot make a lab: {}", reason(&errors));
+        };
+
+        let keeper = ProcessId::of(i32::try_from(child.id())?).context("the lab is gone already")?;
+        let hosts = Self::hosts_of(&topology, &report.hosts)?;
+        let input = child.stdin.take();
+        Ok(Self { topology, hosts, keeper, process: Some(Keeper { child, input }) })
+    }
+
+    fn hosts_of(topology: &Topology, holders: &[i32]) -> Result<Vec<Host>> {
+        let pairs = topology.hosts.iter().zip(holders);
+
+        pairs
+            .map(|(plan, pid)| {
+                let holder = ProcessId::of(*pid).with_context(|| format!("{} is gone already", plan.name))?;
+                Ok(Host::new(plan.clone(), topology.id.clone(), holder))
+            })
+            .collect()
+    }
+
+    /// The lab's names and addresses.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// The host with this index, from 0.
+    ///
+    /// # Panics
+    ///
+    /// When the lab has fewer hosts.
+    #[must_use]
+    pub fn host(&self, index: usize) -> &Host {
+        &self.hosts[index]
+    }
+
+    /// All hosts, in order.
+    #[must_use]
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    pub(crate) fn keeper(&self) -> ProcessId {
+        self.keeper
+    }
+
+    /// Records what crosses the switch from now on; with a marker, counts the frames that hold it.
+    ///
+    /// # Errors
+    ///
+    /// When the recording cannot be started.
+    pub fn capture(&self, marker: Option<&str>) -> Result<Capture> {
+        Capture::start(self.on_switch()?, marker, None)
+    }
+
+    /// As [`Lab::capture`], and writes the frames to a pcap file.
+    ///
+    /// # Errors
+    ///
+    /// When the recording cannot be started.
+    pub fn capture_to(&self, marker: Option<&str>, file: &std::path::Path) -> Result<Capture> {
+        Capture::start(self.on_switch()?, marker, Some(file))
+    }
+
+    /// Cuts two hosts off from each other, silently: what they send to the other's underlay addresses is lost.
+    ///
+    /// # Errors
+    ///
+    /// When a host is gone.
+    pub fn partition(&self, one: usize, other: usize) -> Result<()> {
+        self.each_way(one, other, |host, address| host.args(["neighbour", "lose", &address]))
+    }
+
+    /// Undoes [`Lab::partition`].
+    ///
+    /// # Errors
+    ///
+    /// When a host is gone.
+    pub fn heal(&self, one: usize, other: usize) -> Result<()> {
+        self.each_way(one, other, |host, address| host.args(["neighbour", "find", &address]))
+    }
+
+    fn each_way(&self, one: usize, other: usize, change: impl Fn(HostCommand, String) -> HostCommand) -> Result<()> {
+        for (near, far) in [(one, other), (other, one)] {
+            let (near, far) = (self.host(near), self.host(far));
+            for address in far.plan().addresses() {
+                change(near.try_command("overlay-lab")?, address.to_string()).run()?;
+            }
+        }
+
+        Ok(())
+    }
+
+    /// Pulls the host's cable: its `eth0` has no carrier.
+    ///
+    /// # Errors
+    ///
+    /// When the lab is gone.
+    pub fn unplug(&self, host: usize) -> Result<()> {
+        self.on_switch()?.args(["link", &keeper::port(host), "down"]).run().map(drop)
+    }
+
+    /// Puts the host's cable back.
+    ///
+    /// # Errors
+    ///
+    /// When the lab is gone.
+    pub fn plug(&self, host: usize) -> Result<()> {
+        self.on_switch()?.args(["link", &keeper::port(host), "up"]).run().map(drop)
+    }
+
+    fn on_switch(&self) -> Result<HostCommand> {
+        HostCommand::new(self.keeper.pid, "switch", &self.topology.id, "overlay-lab".as_ref())
+    }
+
+    /// Takes the lab down and insists that all of its hosts are gone.
+    ///
+    /// # Errors
+    ///
+    /// When a host remains.
+    pub fn finish(mut self) -> Result<()> {
+        self.stop();
+
+        let left: Vec<_> = self.hosts.iter().filter(|host| host.is_up()).map(Host::name).collect();
+        ensure!(left.is_empty(), "still there after the end of the lab: {}", left.join(", "));
+        Ok(())
+    }
+
+    /// Lets the lab stay when this value is dropped.
+    pub(crate) fn leave_running(mut self) -> Self {
+        if let Some(mut keeper) = self.process.take() {
+            drop(keeper.input.take());
+        }
+        self
+    }
+
+    fn stop(&mut self) {
+        let Some(mut keeper) = self.process.take() else { return };
+        drop(keeper.input.take());
+        let stopped =
+            crate::process::ProcessHandle::open(self.keeper.pid).is_ok_and(|handle| handle.wait_gone(TEARDOWN));
+        if !stopped {
+            let _ = keeper.child.kill();
+        }
+        let _ = keeper.child.wait();
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn reason(errors: &std::fs::File) -> String {
+    let mut bytes = vec![0; 16 * 1024];
+    let read = errors.read_at(&mut bytes, 0).unwrap_or(0);
+    let text = String::from_utf8_lossy(&bytes[..read]);
+    let lines: Vec<_> = text.lines().map(|line| line.trim_start_matches("overlay-lab: ")).collect();
+
+    if lines.is_empty() { "no reason given".to_owned() } else { lines.join("; ") }
+}

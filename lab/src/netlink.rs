@@ -1,0 +1,129 @@
+//! Links, addresses, routes and neighbours of a lab, over netlink.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+
+use anyhow::{Context, Result};
+use futures_util::TryStreamExt as _;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags};
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkMessage};
+use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use crate::namespace::raw;
+
+/// One netlink connection; it belongs to the network namespace in which it was opened.
+pub(crate) struct Network {
+    handle: Handle,
+}
+
+/// Runs `work`, which uses netlink, to its end on this thread.
+///
+/// # Errors
+///
+/// What `work` returns.
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(work)
+}
+
+impl Network {
+    /// Opens a connection to the namespace this thread is in. Must be called inside [`block_on`].
+    ///
+    /// # Errors
+    ///
+    /// When the kernel gives no socket.
+    pub(crate) fn open() -> Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
+        tokio::spawn(connection);
+
+        Ok(Self { handle })
+    }
+
+    /// Makes a bridge that learns, floods and delays nothing.
+    pub(crate) async fn add_bridge(&self, name: &str, mtu: u32) -> Result<()> {
+        let bridge = LinkBridge::new(name).mcast_snooping(false).mtu(mtu).up().build();
+
+        self.handle.link().add(bridge).execute().await.with_context(|| format!("cannot make bridge {name}"))
+    }
+
+    /// Makes a pair of links: `port` on `bridge` here, `peer` in another namespace.
+    pub(crate) async fn add_port(
+        &self,
+        bridge: &str,
+        port: &str,
+        (peer, namespace): (&str, BorrowedFd<'_>),
+        mtu: u32,
+    ) -> Result<()> {
+        let far = LinkMessageBuilder::<LinkUnspec>::new().name(peer).mtu(mtu).setns_by_fd(raw(namespace)).build();
+        let pair = LinkVeth::new(port, peer)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
+            .mtu(mtu)
+            .controller(self.index(bridge).await?)
+            .up()
+            .build();
+
+        self.handle.link().add(pair).execute().await.with_context(|| format!("cannot make the link {port}"))
+    }
+
+    /// Sets a link up or down.
+    pub(crate) async fn set_up(&self, name: &str, up: bool) -> Result<()> {
+        let link = LinkUnspec::new_with_index(self.index(name).await?);
+        let link = if up { link.up() } else { link.down() };
+
+        self.handle.link().set(link.build()).execute().await.with_context(|| format!("cannot set {name} up or down"))
+    }
+
+    /// Gives a link an address that is usable at once.
+    pub(crate) async fn add_address(&self, name: &str, address: IpAddr, prefix_len: u8) -> Result<()> {
+        let index = self.index(name).await?;
+        let mut request = self.handle.address().add(index, address, prefix_len);
+        if address.is_ipv6() {
+            // Duplicate detection would hold the address back for a second.
+            let message = request.message_mut();
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+
+        request.execute().await.with_context(|| format!("cannot give {name} the address {address}"))
+    }
+
+    /// Sends everything without a better route to `gateway`.
+    pub(crate) async fn add_default_route(&self, gateway: IpAddr) -> Result<()> {
+        let route = match gateway {
+            IpAddr::V4(gateway) => RouteMessageBuilder::<std::net::Ipv4Addr>::new().gateway(gateway).build(),
+            IpAddr::V6(gateway) => RouteMessageBuilder::<std::net::Ipv6Addr>::new().gateway(gateway).build(),
+        };
+
+        self.handle.route().add(route).execute().await.with_context(|| format!("cannot route via {gateway}"))
+    }
+
+    /// Pins a neighbour to a link-layer address.
+    pub(crate) async fn pin_neighbour(&self, name: &str, address: IpAddr, mac: [u8; 6]) -> Result<()> {
+        let index = self.index(name).await?;
+        let request = self.handle.neighbours().add(index, address).link_layer_address(&mac).replace();
+
+        request.execute().await.with_context(|| format!("cannot pin the neighbour {address}"))
+    }
+
+    /// Forgets a pinned neighbour; one that is not there is no error.
+    pub(crate) async fn forget_neighbour(&self, name: &str, address: IpAddr) -> Result<()> {
+        let index = self.index(name).await?;
+        let mut request = self.handle.neighbours().add(index, address).replace();
+        let message = request.message_mut().clone();
+
+        match self.handle.neighbours().del(message).execute().await {
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENOENT => Ok(()),
+            other => other.with_context(|| format!("cannot forget the neighbour {address}")),
+        }
+    }
+
+    async fn index(&self, name: &str) -> Result<u32> {
+        Ok(self.link(name).await?.header.index)
+    }
+
+    async fn link(&self, name: &str) -> Result<LinkMessage> {
+        let mut links = self.handle.link().get().match_name(name).execute();
+        let link = links.try_next().await.with_context(|| format!("cannot find link {name}"))?;
+
+        link.with_context(|| format!("there is no link {name}"))
+    }
+}

@@ -1,0 +1,104 @@
+//! The private parts of a host's file tree: `/run`, `/etc`, `/var/lib`, `/proc` and `/sys`.
+//!
+//! `/etc` and `/var/lib` become writable folders in memory that link to what the machine has there, except for what a host must
+//! have of its own. So a host may write where a real one would, and nothing of it reaches the machine's disk.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::mount::{MsFlags, mount};
+
+/// Where the machine's own folders remain reachable inside a host.
+const BASE: &str = "/run/overlay-lab/base";
+/// What a host never sees of the machine's `/etc`.
+const OWN_ETC: [&str; 5] = ["hostname", "hosts", "resolv.conf", "overlay", "mtab"];
+/// What a host never sees of the machine's `/var/lib`.
+const OWN_VAR_LIB: [&str; 1] = ["overlay"];
+
+/// Gives this process, which has a mount namespace of its own, the file tree of a host.
+///
+/// # Errors
+///
+/// When a mount is refused.
+pub(crate) fn make(host: &str, hosts_file: &str) -> Result<()> {
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .context("cannot make the mounts private")?;
+    mount_memory("/run")?;
+    mount_private("/etc", &OWN_ETC)?;
+    mount_private("/var/lib", &OWN_VAR_LIB)?;
+    fs::create_dir("/var/lib/overlay").context("cannot make /var/lib/overlay")?;
+    write("/etc/hostname", &format!("{host}\n"))?;
+    write("/etc/hosts", hosts_file)?;
+    write("/etc/resolv.conf", "# This host has no name server.\n")?;
+    symlink("../proc/self/mounts", "/etc/mtab").context("cannot make /etc/mtab")?;
+    mount_proc()?;
+    mount_sys();
+
+    Ok(())
+}
+
+fn write(path: &str, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {path}"))
+}
+
+fn mount_memory(target: &str) -> Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+
+    mount(Some("overlay-lab"), target, Some("tmpfs"), flags, Some("mode=0755"))
+        .with_context(|| format!("cannot mount a private {target}"))
+}
+
+/// Covers `folder` with one in memory whose entries lead to the machine's, except for those named in `own`.
+fn mount_private(folder: &str, own: &[&str]) -> Result<()> {
+    let base = Path::new(BASE).join(folder.trim_start_matches('/'));
+    fs::create_dir_all(&base).with_context(|| format!("cannot make {}", base.display()))?;
+    bind(Path::new(folder), &base)?;
+    mount_memory(folder)?;
+
+    let entries = fs::read_dir(&base).with_context(|| format!("cannot read {}", base.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        if own.iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
+        let target = link_target(&entry)?;
+        symlink(target, Path::new(folder).join(entry.file_name()))
+            .with_context(|| format!("cannot link {}", entry.path().display()))?;
+    }
+
+    Ok(())
+}
+
+/// A link keeps its own target, which may be relative to its place; anything else is reached through the base.
+fn link_target(entry: &fs::DirEntry) -> io::Result<std::path::PathBuf> {
+    if entry.file_type()?.is_symlink() { fs::read_link(entry.path()) } else { Ok(entry.path()) }
+}
+
+fn bind(from: &Path, to: &Path) -> Result<()> {
+    mount(Some(from), to, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+        .with_context(|| format!("cannot keep {} reachable", from.display()))
+}
+
+fn mount_proc() -> Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+
+    mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).context(
+        "cannot mount /proc for a host (a container runtime that masks parts of /proc forbids it: start the container with \
+         --privileged)",
+    )
+}
+
+/// Shows the host's links under `/sys/class/net`. A host is whole without it, so a refusal is not an error.
+fn mount_sys() {
+    let cgroup = Path::new(BASE).join("cgroup");
+    let kept = fs::create_dir_all(&cgroup).is_ok() && bind(Path::new("/sys/fs/cgroup"), &cgroup).is_ok();
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+
+    let mounted = mount(Some("sysfs"), "/sys", Some("sysfs"), flags, None::<&str>).is_ok();
+    if mounted && kept {
+        let _ = bind(&cgroup, Path::new("/sys/fs/cgroup"));
+    }
+}

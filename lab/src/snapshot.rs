@@ -1,0 +1,221 @@
+//! What a machine or host has, to be compared with what it has later.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::binary::PROGRAMS;
+use crate::tool::processes::{pids, program};
+use crate::wait::wait_until;
+
+/// How long what is being torn down may take to disappear: the kernel does some of it later.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// Network namespaces, links, addresses, routes, nftables rules, mounts, processes of the workspace's programs, and files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    parts: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Snapshot {
+    /// Looks at the machine or host this process runs on; `folders` are listed with all they hold.
+    #[must_use]
+    pub fn take(folders: &[&Path]) -> Self {
+        Self::of(folders, None)
+    }
+
+    /// As [`Snapshot::take`], but counts only the processes of one lab.
+    pub(crate) fn of(folders: &[&Path], lab: Option<&str>) -> Self {
+        let mut files = BTreeSet::new();
+        for folder in folders {
+            list_files(folder, &mut files);
+        }
+        let parts = [
+            ("network namespaces", names_in(Path::new("/run/netns"))),
+            ("links", columns("/proc/self/net/dev", |line| Some(line.split_once(':')?.0.trim().to_owned()))),
+            ("addresses", addresses()),
+            ("routes", routes()),
+            ("nft", nft()),
+            ("mounts", columns("/proc/self/mounts", mount_point)),
+            ("processes", processes(lab)),
+            ("files", files),
+        ];
+
+        Self { parts: parts.into_iter().map(|(name, part)| (name.to_owned(), part)).collect() }
+    }
+
+    /// What `later` has more (`+`) and less (`-`) than this, one line each.
+    #[must_use]
+    pub fn differences(&self, later: &Self) -> Vec<String> {
+        let empty = BTreeSet::new();
+        let mut lines = Vec::new();
+        for (name, before) in &self.parts {
+            let after = later.parts.get(name).unwrap_or(&empty);
+            lines.extend(after.difference(before).map(|item| format!("+ {name}: {item}")));
+            lines.extend(before.difference(after).map(|item| format!("- {name}: {item}")));
+        }
+
+        lines
+    }
+
+    /// How many things of each kind there are.
+    pub fn counts(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.parts.iter().map(|(name, part)| (name.as_str(), part.len()))
+    }
+
+    /// Insists that `now` comes to show the same as this, waiting up to 5 s for the kernel to finish.
+    ///
+    /// # Errors
+    ///
+    /// When there are differences that stay; the text lists them.
+    pub fn assert_unchanged(&self, mut now: impl FnMut() -> Result<Self>) -> Result<()> {
+        let mut differences = Vec::new();
+        let mut failure = None;
+        let settled = wait_until(SETTLE, "all as before", || match now() {
+            Ok(later) => {
+                differences = self.differences(&later);
+                differences.is_empty()
+            }
+            Err(error) => {
+                failure = Some(error);
+                true
+            }
+        });
+
+        match (settled, failure) {
+            (_, Some(error)) => Err(error),
+            (Ok(_), None) => Ok(()),
+            (Err(_), None) => bail!("not as before:\n{}", differences.join("\n")),
+        }
+    }
+}
+
+fn names_in(folder: &Path) -> BTreeSet<String> {
+    let Ok(entries) = fs::read_dir(folder) else { return BTreeSet::new() };
+
+    entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+fn columns(file: &str, pick: impl Fn(&str) -> Option<String>) -> BTreeSet<String> {
+    fs::read_to_string(file).unwrap_or_default().lines().filter_map(pick).collect()
+}
+
+fn mount_point(line: &str) -> Option<String> {
+    let mut words = line.split(' ');
+    let (source, target, kind) = (words.next()?, words.next()?, words.next()?);
+
+    Some(format!("{target} ({kind} {source})"))
+}
+
+/// The leaves of the kernel's table of local IPv4 addresses, and its list of IPv6 addresses.
+fn addresses() -> BTreeSet<String> {
+    let table = fs::read_to_string("/proc/self/net/fib_trie").unwrap_or_default();
+    let lines: Vec<_> = table.lines().map(str::trim).collect();
+    let local = lines.windows(2).filter(|pair| pair[1].starts_with("/32 host LOCAL"));
+    let v4 = local.filter_map(|pair| Some(pair[0].strip_prefix("|-- ")?.to_owned()));
+    let v6 = columns("/proc/self/net/if_inet6", |line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        Some(format!("{} {}", words.first()?, words.last()?))
+    });
+
+    v4.chain(v6).collect()
+}
+
+/// Routes of both families, without their counters.
+fn routes() -> BTreeSet<String> {
+    let v4 = columns("/proc/self/net/route", |line| pick_words(line, &[0, 1, 2, 7]));
+    let v6 = columns("/proc/self/net/ipv6_route", |line| pick_words(line, &[9, 0, 1, 4]));
+
+    v4.into_iter().chain(v6).collect()
+}
+
+fn pick_words(line: &str, which: &[usize]) -> Option<String> {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let picked: Option<Vec<_>> = which.iter().map(|index| words.get(*index).copied()).collect();
+
+    Some(picked?.join(" "))
+}
+
+/// The ruleset without counters; nothing where there is no nft, or no right to ask it.
+fn nft() -> BTreeSet<String> {
+    let output =
+        Command::new("nft").args(["-s", "list", "ruleset"]).stdin(Stdio::null()).stderr(Stdio::null()).output();
+    let Ok(output) = output else { return BTreeSet::new() };
+
+    // A rule may stand in two chains: each line goes with its number.
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().enumerate().map(|(number, line)| format!("{number:04} {line}")).collect()
+}
+
+fn processes(lab: Option<&str>) -> BTreeSet<String> {
+    let wanted = lab.map(|lab| format!("OVERLAY_LAB={lab}"));
+    let belongs = |pid: i32| match &wanted {
+        Some(wanted) => has_variable(pid, wanted),
+        None => program(pid).is_some_and(|name| PROGRAMS.contains(&name.as_str()) && pid != 1),
+    };
+    let pids = pids().unwrap_or_default();
+
+    pids.into_iter().filter(|pid| belongs(*pid)).map(describe).collect()
+}
+
+fn has_variable(pid: i32, wanted: &str) -> bool {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+
+    environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+}
+
+fn describe(pid: i32) -> String {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+
+    format!("{pid} {}", words.join(" ").trim_end())
+}
+
+fn list_files(path: &Path, files: &mut BTreeSet<String>) {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return };
+    files.insert(path.display().to_string());
+    if metadata.is_dir() {
+        let Ok(entries) = fs::read_dir(path) else { return };
+        entries.filter_map(Result::ok).for_each(|entry| list_files(&entry.path(), files));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(links: &[&str]) -> Snapshot {
+        let links = links.iter().map(|&link| link.to_owned()).collect();
+
+        Snapshot { parts: BTreeMap::from([("links".to_owned(), links)]) }
+    }
+
+    #[test]
+    fn what_came_and_what_went_is_listed() {
+        let differences = snapshot(&["lo", "eth0"]).differences(&snapshot(&["lo", "ovx"]));
+
+        assert_eq!(differences, ["+ links: ovx", "- links: eth0"]);
+    }
+
+    #[test]
+    fn what_settles_is_unchanged() {
+        let mut states = [snapshot(&["lo", "ovx"]), snapshot(&["lo"])].into_iter();
+
+        snapshot(&["lo"]).assert_unchanged(|| Ok(states.next().unwrap())).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_was_left_shows() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = Snapshot::of(&[folder.path()], Some("none"));
+        fs::write(folder.path().join("left"), "").unwrap();
+
+        let differences = before.differences(&Snapshot::of(&[folder.path()], Some("none")));
+        assert!(differences.iter().any(|line| line.ends_with("/left")), "{differences:?}");
+    }
+}

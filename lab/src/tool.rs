@@ -1,0 +1,71 @@
+//! Small network programs for hosts and containers that have nothing else installed.
+
+pub(crate) mod capture;
+pub(crate) mod change;
+pub(crate) mod checksum;
+pub(crate) mod fetch;
+pub(crate) mod http_server;
+pub(crate) mod icmp;
+pub(crate) mod ping;
+pub(crate) mod processes;
+pub(crate) mod throughput;
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn stop(_: i32) {
+    STOPPED.store(true, Ordering::Relaxed);
+}
+
+/// Lets SIGINT and SIGTERM set a flag instead of ending the program, so that it can report what it has.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+#[expect(unsafe_code, reason = "a signal handler is installed")]
+pub(crate) fn stop_on_signal() -> Result<()> {
+    let action = SigAction::new(SigHandler::Handler(stop), SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        // SAFETY: the handler only stores to an atomic, which is allowed at any point of the program.
+        unsafe { sigaction(signal, &action) }.context("cannot handle signals")?;
+    }
+
+    Ok(())
+}
+
+/// Whether SIGINT or SIGTERM has come.
+pub(crate) fn is_stopped() -> bool {
+    STOPPED.load(Ordering::Relaxed)
+}
+
+/// Resolves `host` with the system's resolver, which has no deadline of its own.
+///
+/// # Errors
+///
+/// When the name is unknown, or nothing answers in time.
+pub(crate) fn resolve(host: &str, within: Duration) -> Result<Vec<IpAddr>> {
+    use std::net::ToSocketAddrs as _;
+
+    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    if let Ok(address) = bare.parse() {
+        return Ok(vec![address]);
+    }
+
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send((bare.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<_>>)));
+    let found = receiver.recv_timeout(within).with_context(|| format!("no name server answered for {host}"))?;
+    let addresses: Vec<_> =
+        found.with_context(|| format!("cannot resolve {host}"))?.into_iter().map(|address| address.ip()).collect();
+    if addresses.is_empty() {
+        bail!("{host} has no address");
+    }
+
+    Ok(addresses)
+}

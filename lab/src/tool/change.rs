@@ -1,0 +1,53 @@
+//! Small changes to a host's links and neighbours, for tests and for trying out failures by hand.
+
+use std::net::IpAddr;
+
+use anyhow::Result;
+
+use crate::keeper::UPLINK;
+use crate::netlink::{Network, block_on};
+
+/// Belongs to nobody: what is sent there is lost, and the sender does not notice.
+const NOWHERE: [u8; 6] = [0x02, 0, 0, 0, 0, 0xFF];
+
+/// What to do with a neighbour.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Neighbour {
+    /// Lose what is sent to it.
+    Lose,
+    /// Send to it again.
+    Find,
+}
+
+/// What to do with a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Link {
+    /// Set it up.
+    Up,
+    /// Set it down.
+    Down,
+}
+
+/// Loses or finds the underlay neighbour with this address.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub(crate) fn neighbour(change: Neighbour, address: IpAddr) -> Result<()> {
+    block_on(async {
+        let network = Network::open()?;
+        match change {
+            Neighbour::Lose => network.pin_neighbour(UPLINK, address, NOWHERE).await,
+            Neighbour::Find => network.forget_neighbour(UPLINK, address).await,
+        }
+    })
+}
+
+/// Sets a link up or down.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub(crate) fn link(name: &str, change: Link) -> Result<()> {
+    block_on(async { Network::open()?.set_up(name, change == Link::Up).await })
+}

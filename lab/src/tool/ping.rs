@@ -1,0 +1,247 @@
+//! `overlay-lab ping`: ICMP echo with loss, times and the longest silence.
+
+use std::collections::BTreeMap;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::{icmp, is_stopped, resolve, stop_on_signal};
+
+/// How long a name server may take.
+const RESOLVE: Duration = Duration::from_secs(10);
+
+/// Options of `ping`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Address or name to ping
+    target: String,
+    /// Number of echoes; 0 goes on until interrupted
+    #[arg(long, short, default_value_t = 4)]
+    count: u32,
+    /// Milliseconds between two echoes
+    #[arg(long, default_value_t = 200)]
+    interval_ms: u64,
+    /// Milliseconds to wait for the last answers
+    #[arg(long, default_value_t = 1000)]
+    timeout_ms: u64,
+    /// Bytes of payload
+    #[arg(long, short, default_value_t = 56, value_parser = clap::value_parser!(u16).range(..=65_000))]
+    size: u16,
+    /// Fill the payload with this text, repeated
+    #[arg(long, value_name = "TEXT")]
+    marker: Option<String>,
+    /// Use IPv6 only
+    #[arg(long, short = '6')]
+    ipv6: bool,
+    /// Only the summary
+    #[arg(long, short)]
+    quiet: bool,
+    /// The summary as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Pings.
+///
+/// # Errors
+///
+/// When the target cannot be resolved or sent to, or nothing answers at all.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let addresses = resolve(&options.target, RESOLVE)?;
+    let to = addresses.into_iter().find(|address| address.is_ipv6() || !options.ipv6);
+    let to = to.with_context(|| format!("{} has no IPv6 address", options.target))?;
+    stop_on_signal()?;
+
+    let mut pinger = Pinger::new(to, options)?;
+    pinger.ping()?;
+    let summary = pinger.summary();
+    summary.print(&options.target, options.json)?;
+
+    if summary.received == 0 {
+        bail!("{} does not answer", options.target);
+    }
+    Ok(())
+}
+
+struct Pinger<'a> {
+    socket: Socket,
+    to: IpAddr,
+    id: u16,
+    payload: Vec<u8>,
+    options: &'a Options,
+    start: Instant,
+    sent: Vec<Instant>,
+    waiting: BTreeMap<u16, usize>,
+    /// When each answer came, and its round trip.
+    answers: Vec<(Instant, Duration)>,
+    refused: Option<std::io::Error>,
+}
+
+impl<'a> Pinger<'a> {
+    fn new(to: IpAddr, options: &'a Options) -> Result<Self> {
+        let (domain, protocol) =
+            if to.is_ipv4() { (Domain::IPV4, Protocol::ICMPV4) } else { (Domain::IPV6, Protocol::ICMPV6) };
+        let socket =
+            Socket::new(domain, Type::RAW, Some(protocol)).context("cannot open a raw socket (are you root?)")?;
+        let id = rand::random();
+        let marker = options.marker.as_deref().unwrap_or("overlay-lab ").bytes();
+        let payload = marker.cycle().take(options.size.into()).collect();
+
+        Ok(Self {
+            socket,
+            to,
+            id,
+            payload,
+            options,
+            start: Instant::now(),
+            sent: Vec::new(),
+            waiting: BTreeMap::new(),
+            answers: Vec::new(),
+            refused: None,
+        })
+    }
+
+    fn ping(&mut self) -> Result<()> {
+        let interval = Duration::from_millis(self.options.interval_ms);
+        let count = if self.options.count == 0 { u32::MAX } else { self.options.count };
+        for number in 0..count {
+            self.send();
+            if number + 1 < count {
+                self.receive_until(self.start + interval * (number + 1), false)?;
+            }
+            if is_stopped() {
+                break;
+            }
+        }
+
+        self.receive_until(Instant::now() + Duration::from_millis(self.options.timeout_ms), true)
+    }
+
+    fn send(&mut self) {
+        // Sequence numbers are 16 bits on the wire; the oldest unanswered echo gives up its number.
+        let number = self.sent.len();
+        let sequence = u16::try_from(number & 0xFFFF).unwrap_or(0);
+        self.sent.push(Instant::now());
+        self.waiting.insert(sequence, number);
+        let message = icmp::request(self.to, self.id, sequence, &self.payload);
+        let to = SockAddr::from(SocketAddr::new(self.to, 0));
+        // "Unreachable" is a loss like any other: what is measured may come back.
+        self.refused = self.socket.send_to(&message, &to).err().or(self.refused.take());
+    }
+
+    /// Takes answers until `deadline`, or, when it is the `last` wait, until none is missing.
+    fn receive_until(&mut self, deadline: Instant, last: bool) -> Result<()> {
+        let mut buffer = vec![MaybeUninit::uninit(); usize::from(u16::MAX)];
+        while !(is_stopped() && !last || last && self.waiting.is_empty()) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            self.socket.set_read_timeout(Some(left))?;
+            match self.socket.recv_from(&mut buffer) {
+                Ok((length, from)) => self.note(&buffer[..length], from.as_socket().map(|from| from.ip())),
+                Err(error) if is_transient(&error) => {}
+                Err(error) => self.refused = Some(error),
+            }
+        }
+
+        Ok(())
+    }
+
+    fn note(&mut self, received: &[MaybeUninit<u8>], from: Option<IpAddr>) {
+        let now = Instant::now();
+        if from != Some(self.to) {
+            return;
+        }
+        let received = initialised(received);
+        let Some(sequence) = icmp::reply(self.to, self.id, &self.payload, received) else { return };
+        let Some(number) = self.waiting.remove(&sequence) else { return };
+        let rtt = now - self.sent[number];
+        self.answers.push((now, rtt));
+        if !self.options.quiet && !self.options.json {
+            announce(self.to, number, rtt);
+        }
+    }
+
+    fn summary(&self) -> Summary {
+        let received = self.answers.len();
+        let total: Duration = self.answers.iter().map(|(_, rtt)| *rtt).sum();
+        let mean = total.checked_div(u32::try_from(received).unwrap_or(u32::MAX)).unwrap_or_default();
+        let moments = std::iter::once(self.start).chain(self.answers.iter().map(|(at, _)| *at));
+        let gaps = moments.clone().zip(moments.skip(1)).map(|(one, next)| next.saturating_duration_since(one));
+
+        Summary {
+            target: self.to,
+            sent: self.sent.len(),
+            received,
+            rtt_min_ms: ms(self.answers.iter().map(|(_, rtt)| *rtt).min().unwrap_or_default()),
+            rtt_mean_ms: ms(mean),
+            rtt_max_ms: ms(self.answers.iter().map(|(_, rtt)| *rtt).max().unwrap_or_default()),
+            longest_silence_ms: ms(gaps.max().unwrap_or_default()),
+            error: self.refused.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+/// What a ping found.
+#[derive(Debug, Serialize)]
+struct Summary {
+    target: IpAddr,
+    sent: usize,
+    received: usize,
+    rtt_min_ms: f64,
+    rtt_mean_ms: f64,
+    rtt_max_ms: f64,
+    longest_silence_ms: f64,
+    error: Option<String>,
+}
+
+impl Summary {
+    #[expect(clippy::print_stdout, reason = "this is a command line")]
+    fn print(&self, name: &str, json: bool) -> Result<()> {
+        if json {
+            println!("{}", serde_json::to_string(self)?);
+            return Ok(());
+        }
+        println!(
+            "{name} ({}): {} sent, {} received, {} lost; rtt min/mean/max {:.3}/{:.3}/{:.3} ms; longest silence {:.0} ms",
+            self.target,
+            self.sent,
+            self.received,
+            self.sent - self.received,
+            self.rtt_min_ms,
+            self.rtt_mean_ms,
+            self.rtt_max_ms,
+            self.longest_silence_ms,
+        );
+        if let Some(error) = &self.error {
+            println!("last error: {error}");
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "this is a command line")]
+fn announce(from: IpAddr, number: usize, rtt: Duration) {
+    println!("answer {} from {from} in {:.3} ms", number + 1, ms(rtt));
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+fn is_transient(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+}
+
+#[expect(unsafe_code, reason = "socket2 receives into uninitialised memory")]
+fn initialised(bytes: &[MaybeUninit<u8>]) -> &[u8] {
+    // SAFETY: the callers pass what recv_from says it has written.
+    unsafe { bytes.assume_init_ref() }
+}

@@ -1,0 +1,228 @@
+//! `overlay-lab throughput`: how much TCP carries, and whether it arrives whole.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+
+use super::checksum::Checksum;
+use super::{is_stopped, resolve, stop_on_signal};
+use crate::process::rest;
+
+/// The first bytes of every stream; the last one says whether checksums are wanted.
+const MAGIC: [u8; 7] = *b"OVLTP1\n";
+/// Bytes written and read at a time: one system call moves a full TSO frame and more.
+const PIECE: usize = 256 * 1024;
+/// How long a stream may stand still before it counts as broken.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The two ends.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub(crate) enum End {
+    /// Receive, until killed
+    Serve {
+        /// Address and port to listen on
+        #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:5201")]
+        listen: SocketAddr,
+    },
+    /// Send, and say how fast it went
+    Client(Options),
+}
+
+/// Options of `throughput client`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Address or name of the other end
+    host: String,
+    /// Its port
+    #[arg(long, default_value_t = 5201)]
+    port: u16,
+    /// Number of TCP streams
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    streams: u8,
+    /// Seconds to send for
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Send at most this much over each stream, in Mbit/s
+    #[arg(long, value_name = "MBIT")]
+    rate: Option<f64>,
+    /// Compare checksums over all that was sent and received
+    #[arg(long)]
+    verify: bool,
+    /// Send this text, repeated, instead of random bytes
+    #[arg(long, value_name = "TEXT")]
+    marker: Option<String>,
+    /// The result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs one end.
+///
+/// # Errors
+///
+/// When a stream cannot be made, breaks, or does not arrive whole.
+pub(crate) fn run(end: &End) -> Result<()> {
+    match end {
+        End::Serve { listen } => serve(*listen),
+        End::Client(options) => client(options),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "this is a command line")]
+fn serve(listen: SocketAddr) -> Result<()> {
+    let listener = TcpListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
+    println!("listening on {}", listener.local_addr()?);
+    std::io::stdout().flush()?;
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else { continue };
+        // A broken stream is reported by the end that sends.
+        std::thread::spawn(move || receive(stream));
+    }
+
+    Ok(())
+}
+
+fn receive(mut stream: TcpStream) -> Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut head = [0; MAGIC.len() + 1];
+    stream.read_exact(&mut head)?;
+    ensure!(head.starts_with(&MAGIC), "not our protocol");
+    let verify = head[MAGIC.len()] == 1;
+
+    let mut buffer = vec![0; PIECE];
+    let mut total = Total::default();
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => break,
+            length => total.add(&buffer[..length], verify),
+        }
+    }
+
+    stream.write_all(&total.to_bytes())?;
+    Ok(())
+}
+
+/// What went over a stream.
+#[derive(Default)]
+struct Total {
+    bytes: u64,
+    checksum: Checksum,
+}
+
+impl Total {
+    fn add(&mut self, piece: &[u8], verify: bool) {
+        self.bytes += piece.len() as u64;
+        if verify {
+            self.checksum.update(piece);
+        }
+    }
+
+    fn to_bytes(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.bytes.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.checksum.clone().finish().to_be_bytes());
+        bytes
+    }
+}
+
+/// What a client found.
+#[derive(Debug, Serialize)]
+struct Summary {
+    bytes: u64,
+    seconds: f64,
+    gbit_per_second: f64,
+    streams: u8,
+    verified: bool,
+}
+
+#[expect(clippy::print_stdout, reason = "this is a command line")]
+fn client(options: &Options) -> Result<()> {
+    stop_on_signal()?;
+    let address = resolve(&options.host, PATIENCE)?.into_iter().next().context("no address")?;
+    let start = Instant::now();
+    let streams: Vec<_> = (0..options.streams)
+        .map(|_| {
+            let options = options.clone();
+            std::thread::spawn(move || send(address, &options))
+        })
+        .collect();
+    let sent: Vec<_> =
+        streams.into_iter().map(|stream| stream.join().unwrap_or_else(|_| bail!("a stream panicked"))).collect();
+    let bytes = sent.into_iter().sum::<Result<u64>>()?;
+
+    let seconds = start.elapsed().as_secs_f64();
+    let summary = Summary {
+        bytes,
+        seconds,
+        gbit_per_second: gbit_per_second(bytes, seconds),
+        streams: options.streams,
+        verified: options.verify,
+    };
+    if options.json {
+        println!("{}", serde_json::to_string(&summary)?);
+    } else {
+        let whole = if summary.verified { ", checksums agree" } else { "" };
+        println!(
+            "{:.3} Gbit/s: {bytes} bytes in {seconds:.2} s over {} stream(s){whole}",
+            summary.gbit_per_second, summary.streams
+        );
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn gbit_per_second(bytes: u64, seconds: f64) -> f64 {
+    bytes as f64 * 8.0 / seconds / 1e9
+}
+
+/// Sends one stream and compares what the other end says it received.
+fn send(address: IpAddr, options: &Options) -> Result<u64> {
+    let address = SocketAddr::new(address, options.port);
+    let mut stream =
+        TcpStream::connect_timeout(&address, PATIENCE).with_context(|| format!("cannot connect to {address}"))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(&MAGIC)?;
+    stream.write_all(&[u8::from(options.verify)])?;
+
+    let piece = piece(options.marker.as_deref());
+    let start = Instant::now();
+    let duration = Duration::try_from_secs_f64(options.seconds)?;
+    let mut total = Total::default();
+    while start.elapsed() < duration && !is_stopped() {
+        let length = stream.write(&piece).context("the stream broke")?;
+        total.add(&piece[..length], options.verify);
+        pace(start, total.bytes, options.rate);
+    }
+
+    stream.shutdown(Shutdown::Write)?;
+    let mut answer = [0; 16];
+    stream.read_exact(&mut answer).context("the other end did not say what it received")?;
+    ensure!(answer[..8] == total.to_bytes()[..8], "not everything arrived");
+    ensure!(answer == total.to_bytes(), "what arrived is not what was sent: the checksums differ");
+    Ok(total.bytes)
+}
+
+fn piece(marker: Option<&str>) -> Vec<u8> {
+    let mut piece = vec![0; PIECE];
+    match marker {
+        Some(marker) if !marker.is_empty() => {
+            piece.iter_mut().zip(marker.bytes().cycle()).for_each(|(byte, text)| *byte = text);
+        }
+        _ => rand::fill(&mut piece[..]),
+    }
+
+    piece
+}
+
+fn pace(start: Instant, bytes: u64, rate: Option<f64>) {
+    let Some(mbit) = rate else { return };
+    let due = Duration::try_from_secs_f64(gbit_per_second(bytes, 1.0) * 1000.0 / mbit).unwrap_or_default();
+    let early = due.saturating_sub(start.elapsed());
+    if !early.is_zero() {
+        rest(early);
+    }
+}

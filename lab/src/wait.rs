@@ -1,0 +1,52 @@
+//! Waiting for a condition with a deadline.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::process::rest;
+
+/// How long between two looks: short against what tests measure, long against what a look costs.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// Waits until `condition` holds, looking every 20 ms, and returns how long that took.
+///
+/// # Errors
+///
+/// When it does not hold within `deadline`; the text names `what` was waited for.
+pub fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) -> Result<Duration> {
+    let start = Instant::now();
+    loop {
+        if condition() {
+            return Ok(start.elapsed());
+        }
+        if start.elapsed() >= deadline {
+            bail!("waited {:.1} s in vain: {what}", deadline.as_secs_f64());
+        }
+        rest(INTERVAL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_later_is_waited_for() {
+        let mut looks = 0;
+
+        wait_until(Duration::from_secs(5), "three looks", || {
+            looks += 1;
+            looks == 3
+        })
+        .unwrap();
+        assert_eq!(looks, 3);
+    }
+
+    #[test]
+    fn what_never_holds_is_named() {
+        let error = wait_until(Duration::from_millis(1), "rain", || false).unwrap_err();
+
+        assert!(error.to_string().ends_with("rain"), "{error}");
+    }
+}
