@@ -1,7 +1,7 @@
 //! `overlay-lab throughput`: how much TCP carries, and whether it arrives whole.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -141,12 +141,13 @@ struct Summary {
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 fn client(options: &Options) -> Result<()> {
     stop_on_signal()?;
-    let address = resolve(&options.host, PATIENCE)?.into_iter().next().context("no address")?;
+    let addresses: Vec<_> =
+        resolve(&options.host, PATIENCE)?.iter().map(|ip| SocketAddr::new(*ip, options.port)).collect();
     let start = Instant::now();
     let streams: Vec<_> = (0..options.streams)
         .map(|_| {
-            let options = options.clone();
-            std::thread::spawn(move || send(address, &options))
+            let (addresses, options) = (addresses.clone(), options.clone());
+            std::thread::spawn(move || send(&addresses, &options))
         })
         .collect();
     let sent: Vec<_> =
@@ -179,10 +180,8 @@ fn gbit_per_second(bytes: u64, seconds: f64) -> f64 {
 }
 
 /// Sends one stream and compares what the other end says it received.
-fn send(address: IpAddr, options: &Options) -> Result<u64> {
-    let address = SocketAddr::new(address, options.port);
-    let mut stream =
-        TcpStream::connect_timeout(&address, PATIENCE).with_context(|| format!("cannot connect to {address}"))?;
+fn send(addresses: &[SocketAddr], options: &Options) -> Result<u64> {
+    let mut stream = TcpStream::connect(addresses).with_context(|| format!("cannot connect to {}", options.host))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(&MAGIC)?;
