@@ -59,7 +59,6 @@ pub(crate) struct Lane {
 }
 
 /// What a lane is made of.
-#[derive(Debug)]
 pub(crate) struct LaneParts {
     /// How its engine starts.
     pub(crate) engine: EngineConfig,
