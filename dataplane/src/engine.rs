@@ -28,7 +28,7 @@ use crate::tables::{LaneId, Tables};
 /// Free bytes in front of every inner packet of a [`Delivery`], for the header a TUN device wants.
 pub const TUN_HEADROOM: usize = 16;
 
-/// How an engine starts.
+/// How an engine starts. Its seed does not print.
 pub struct EngineConfig {
     /// Which lane of this node it is.
     pub lane: LaneId,
@@ -41,6 +41,12 @@ pub struct EngineConfig {
     /// The time since the Unix epoch at `now`. It must not go back across restarts with the same keys, or peers refuse
     /// handshakes as replayed.
     pub unix_time: Duration,
+}
+
+impl fmt::Debug for EngineConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineConfig").field("lane", &self.lane).field("lanes", &self.lanes).finish_non_exhaustive()
+    }
 }
 
 /// Datagrams for one destination, to be sent in one call with `UDP_SEGMENT`.
