@@ -1,4 +1,5 @@
 //! The agent of Overlay.
 
-pub mod path;
+pub mod dns;
 pub mod kernel;
+pub mod path;

@@ -1,0 +1,332 @@
+//! Which names exist for whom, and what they mean. Pure: built from a View, asked without I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use overlay_core::{Endpoint, EndpointId, NetworkId, View};
+
+/// The most addresses in one answer: what fits into one TCP answer of 64 KiB, with room to spare.
+const MAX_ADDRESSES: usize = 1_000;
+
+/// Where a question came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asker {
+    /// The network whose server was asked.
+    pub network: NetworkId,
+    /// The address it came from.
+    pub source: IpAddr,
+}
+
+/// What a question asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// IPv4 addresses.
+    A,
+    /// IPv6 addresses.
+    Aaaa,
+    /// The name of an address.
+    Ptr,
+    /// Anything else.
+    Other,
+}
+
+/// What we know about a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// These addresses, at least one.
+    Addresses(Vec<IpAddr>),
+    /// These names (for an address), at least one.
+    Names(Vec<String>),
+    /// The name exists, but has nothing of the kind.
+    Nothing,
+    /// The name does not exist, and nobody else can know it.
+    Nowhere,
+    /// The name is none of ours.
+    Unknown,
+}
+
+/// All names of the networks that this node is on, and who may see which.
+#[derive(Debug, Clone, Default)]
+pub struct Names {
+    networks: BTreeMap<NetworkId, NetworkNames>,
+    /// The networks of the sandbox behind each local address.
+    scopes: BTreeMap<(NetworkId, IpAddr), BTreeSet<NetworkId>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct NetworkNames {
+    name: String,
+    prefixes: Vec<IpNet>,
+    by_name: BTreeMap<String, Vec<IpAddr>>,
+    by_address: BTreeMap<IpAddr, BTreeSet<String>>,
+}
+
+impl Names {
+    /// Gathers the names of all endpoints in `view`. Each of `sandboxes` lists the endpoints of one sandbox on this node.
+    pub fn new<S>(view: &View, sandboxes: impl IntoIterator<Item = S>) -> Self
+    where
+        S: IntoIterator<Item = (NetworkId, EndpointId)>,
+    {
+        let networks = view.networks.keys().map(|&id| (id, NetworkNames::new(view, id))).collect();
+        let mut names = Self { networks, scopes: BTreeMap::new() };
+        for sandbox in sandboxes {
+            names.add_sandbox(view, sandbox.into_iter().collect());
+        }
+
+        names
+    }
+
+    fn add_sandbox(&mut self, view: &View, endpoints: Vec<(NetworkId, EndpointId)>) {
+        let scope: BTreeSet<NetworkId> = endpoints.iter().map(|&(network, _)| network).collect();
+        let rows = endpoints.iter().filter_map(|key| view.endpoints.get(key));
+        for (network, address) in rows.flat_map(|row| row.addresses.iter().map(|&address| (row.network, address))) {
+            self.scopes.entry((network, address)).or_default().extend(&scope);
+        }
+    }
+
+    /// Finds a name (`name`, `alias`, short id, or one of these with `.network`) in all networks of this node, for the node
+    /// itself.
+    pub fn find(&self, name: &str) -> Vec<(NetworkId, IpAddr)> {
+        let name = name.to_ascii_lowercase();
+        let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
+        let in_network = |(&id, network): (&NetworkId, &NetworkNames)| {
+            let addresses = network.addresses(&labels).unwrap_or_default().to_vec();
+            addresses.into_iter().map(move |address| (id, address))
+        };
+
+        self.networks.iter().flat_map(in_network).collect()
+    }
+
+    /// Answers a question: `labels` in lower case, the first first. Several addresses are turned by `seed`.
+    pub(crate) fn meaning(&self, asker: Asker, labels: &[&str], kind: Kind, seed: u64) -> Meaning {
+        let scope = self.scope(asker);
+        if let Some(address) = arpa_address(labels) {
+            return reverse(&scope, address, kind);
+        }
+        let known: Vec<&[IpAddr]> = scope.iter().filter_map(|network| network.addresses(labels)).collect();
+        if known.is_empty() {
+            return Meaning::Unknown;
+        }
+        let wanted = |address: &IpAddr| match kind {
+            Kind::A => address.is_ipv4(),
+            Kind::Aaaa => address.is_ipv6(),
+            Kind::Ptr | Kind::Other => false,
+        };
+        let mut addresses: Vec<IpAddr> = known.into_iter().flatten().copied().filter(wanted).collect();
+        if addresses.is_empty() {
+            return Meaning::Nothing;
+        }
+        let turn = seed.checked_rem(addresses.len() as u64).and_then(|turn| usize::try_from(turn).ok());
+        addresses.rotate_left(turn.unwrap_or(0));
+        addresses.truncate(MAX_ADDRESSES);
+
+        Meaning::Addresses(addresses)
+    }
+
+    /// Lists the networks an asker is on. One that is not known yet is on the network it asks in, for its packets got there.
+    fn scope(&self, asker: Asker) -> Vec<&NetworkNames> {
+        let here = BTreeSet::from([asker.network]);
+        let scope = self.scopes.get(&(asker.network, asker.source)).unwrap_or(&here);
+
+        scope.iter().filter_map(|id| self.networks.get(id)).collect()
+    }
+}
+
+impl NetworkNames {
+    fn new(view: &View, id: NetworkId) -> Self {
+        let Some(network) = view.networks.get(&id) else { return Self::default() };
+        let prefix6 = network.prefix6.map(IpNet::V6);
+        let prefixes = std::iter::once(IpNet::V4(network.prefix)).chain(prefix6).collect();
+        let mut names = Self { name: network.name.to_string(), prefixes, ..Self::default() };
+        for endpoint in view.endpoints_of(id) {
+            names.add(endpoint);
+        }
+
+        names
+    }
+
+    fn add(&mut self, endpoint: &Endpoint) {
+        let aliases = endpoint.aliases.iter().map(|alias| alias.as_str().to_owned());
+        let own = [endpoint.name.as_str().to_owned(), endpoint.id.to_string()];
+        // An alias may repeat the name; its addresses count once.
+        for name in own.into_iter().chain(aliases).collect::<BTreeSet<_>>() {
+            self.by_name.entry(name).or_default().extend(&endpoint.addresses);
+        }
+        let full = format!("{}.{}", endpoint.name, self.name);
+        for &address in &endpoint.addresses {
+            self.by_address.entry(address).or_default().insert(full.clone());
+        }
+    }
+
+    fn addresses(&self, labels: &[&str]) -> Option<&[IpAddr]> {
+        let name = match labels {
+            [name] => name,
+            [name, network] if *network == self.name => name,
+            _ => return None,
+        };
+
+        self.by_name.get(*name).map(Vec::as_slice)
+    }
+}
+
+fn reverse(scope: &[&NetworkNames], address: IpAddr, kind: Kind) -> Meaning {
+    let names: BTreeSet<&String> =
+        scope.iter().filter_map(|network| network.by_address.get(&address)).flatten().collect();
+    let ours = scope.iter().any(|network| network.prefixes.iter().any(|prefix| prefix.contains(&address)));
+    match (names.is_empty(), kind) {
+        (false, Kind::Ptr) => Meaning::Names(names.into_iter().cloned().collect()),
+        (false, Kind::A | Kind::Aaaa | Kind::Other) => Meaning::Nothing,
+        // Addresses of the overlay are nobody else's business.
+        (true, _) if ours => Meaning::Nowhere,
+        (true, _) => Meaning::Unknown,
+    }
+}
+
+/// Reads the address out of a name below `in-addr.arpa` or `ip6.arpa`.
+fn arpa_address(labels: &[&str]) -> Option<IpAddr> {
+    match labels {
+        [bytes @ .., "in-addr", "arpa"] => {
+            let bytes: Vec<u8> = bytes.iter().rev().map(|label| label.parse().ok()).collect::<Option<_>>()?;
+            let bytes: [u8; 4] = bytes.try_into().ok()?;
+
+            Some(Ipv4Addr::from(bytes).into())
+        }
+        [nibbles @ .., "ip6", "arpa"] if nibbles.len() == 32 => {
+            let nibble = |label: &&str| u128::from_str_radix(label, 16).ok().filter(|_| label.len() == 1);
+            let bits = nibbles.iter().rev().try_fold(0, |bits, label| Some(bits << 4 | nibble(label)?))?;
+
+            Some(Ipv6Addr::from_bits(bits).into())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dns::testing::{World, ip};
+
+    fn asker(network: u64, source: &str) -> Asker {
+        Asker { network: World::network(network), source: ip(source) }
+    }
+
+    /// Two networks; `both` is on both, `solo` on the first, `other` on the second.
+    fn world() -> World {
+        World::default()
+            .with_network(1, "blue", "10.1.0.0/16")
+            .with_network(2, "red", "10.2.0.0/16")
+            .with_endpoint(1, 1, "both", &["web"], &["10.1.0.2", "fd01::2"])
+            .with_endpoint(2, 2, "both", &[], &["10.2.0.2"])
+            .with_endpoint(1, 3, "solo", &["web"], &["10.1.0.3"])
+            .with_endpoint(2, 4, "other", &["web"], &["10.2.0.4"])
+            .with_sandbox(&[(1, 1), (2, 2)])
+            .with_sandbox(&[(1, 3)])
+            .with_sandbox(&[(2, 4)])
+    }
+
+    fn addresses(list: &[&str]) -> Meaning {
+        Meaning::Addresses(list.iter().map(|text| ip(text)).collect())
+    }
+
+    #[test]
+    fn a_name_is_answered_with_and_without_its_network() {
+        let names = world().names();
+        let solo = asker(1, "10.1.0.3");
+
+        assert_eq!(names.meaning(solo, &["both"], Kind::A, 0), addresses(&["10.1.0.2"]));
+        assert_eq!(names.meaning(solo, &["both", "blue"], Kind::Aaaa, 0), addresses(&["fd01::2"]));
+        assert_eq!(names.meaning(solo, &["000000000001"], Kind::A, 0), addresses(&["10.1.0.2"]));
+    }
+
+    #[test]
+    fn a_sandbox_on_two_networks_sees_the_names_of_both() {
+        let names = world().names();
+
+        for both in [asker(1, "10.1.0.2"), asker(2, "10.2.0.2"), asker(1, "fd01::2")] {
+            let web = names.meaning(both, &["web"], Kind::A, 0);
+            assert_eq!(web, addresses(&["10.1.0.2", "10.1.0.3", "10.2.0.4"]));
+            assert_eq!(names.meaning(both, &["both", "red"], Kind::A, 0), addresses(&["10.2.0.2"]));
+        }
+    }
+
+    #[test]
+    fn names_of_other_networks_do_not_exist() {
+        let names = world().names();
+        let solo = asker(1, "10.1.0.3");
+
+        assert_eq!(names.meaning(solo, &["other"], Kind::A, 0), Meaning::Unknown);
+        assert_eq!(names.meaning(solo, &["other", "red"], Kind::A, 0), Meaning::Unknown);
+        assert_eq!(names.meaning(solo, &["both", "red"], Kind::A, 0), Meaning::Unknown);
+        assert_eq!(names.meaning(solo, &["4", "0", "2", "10", "in-addr", "arpa"], Kind::Ptr, 0), Meaning::Unknown);
+    }
+
+    #[test]
+    fn an_asker_that_is_not_known_is_on_the_network_it_asks_in() {
+        let names = world().names();
+
+        assert_eq!(names.meaning(asker(2, "10.2.9.9"), &["other"], Kind::A, 0), addresses(&["10.2.0.4"]));
+        assert_eq!(names.meaning(asker(2, "10.2.9.9"), &["solo"], Kind::A, 0), Meaning::Unknown);
+        assert_eq!(names.meaning(asker(3, "10.2.9.9"), &["solo"], Kind::A, 0), Meaning::Unknown);
+    }
+
+    #[test]
+    fn a_name_without_the_wanted_kind_has_nothing() {
+        let names = world().names();
+        let solo = asker(1, "10.1.0.3");
+
+        assert_eq!(names.meaning(solo, &["solo"], Kind::Aaaa, 0), Meaning::Nothing);
+        assert_eq!(names.meaning(solo, &["solo"], Kind::Other, 0), Meaning::Nothing);
+    }
+
+    #[test]
+    fn addresses_have_names_and_those_of_nobody_have_none() {
+        let names = world().names();
+        let solo = asker(1, "10.1.0.3");
+        let v6 = "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.d.f.ip6.arpa";
+        let v6: Vec<&str> = v6.split('.').collect();
+        let both = Meaning::Names(vec!["both.blue".to_owned()]);
+
+        assert_eq!(names.meaning(solo, &["2", "0", "1", "10", "in-addr", "arpa"], Kind::Ptr, 0), both);
+        assert_eq!(names.meaning(solo, &v6, Kind::Ptr, 0), both);
+        assert_eq!(names.meaning(solo, &["9", "0", "1", "10", "in-addr", "arpa"], Kind::Ptr, 0), Meaning::Nowhere);
+        assert_eq!(names.meaning(solo, &["8", "8", "8", "8", "in-addr", "arpa"], Kind::Ptr, 0), Meaning::Unknown);
+    }
+
+    #[test]
+    fn the_seed_turns_the_addresses() {
+        let names = world().names();
+        let both = asker(1, "10.1.0.2");
+        let first = |seed| match names.meaning(both, &["web"], Kind::A, seed) {
+            Meaning::Addresses(addresses) => addresses.first().copied(),
+            Meaning::Names(_) | Meaning::Nothing | Meaning::Nowhere | Meaning::Unknown => None,
+        };
+
+        let firsts: BTreeSet<_> = (0..3).map(first).collect();
+
+        assert_eq!(firsts.len(), 3);
+    }
+
+    #[test]
+    fn the_node_itself_finds_names_in_all_its_networks() {
+        let names = world().names();
+
+        let found = names.find("Both.");
+
+        assert_eq!(found.len(), 3);
+        assert_eq!(names.find("both.red"), [(World::network(2), ip("10.2.0.2"))]);
+        assert_eq!(names.find("nobody"), []);
+        assert_eq!(names.find(""), []);
+    }
+
+    proptest! {
+        #[test]
+        fn no_labels_can_make_it_panic(labels in prop::collection::vec("[a-f0-9.]{0,3}|in-addr|ip6|arpa|web|blue", 0..36)) {
+            let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+
+            let _ = world().names().meaning(asker(1, "10.1.0.3"), &labels, Kind::Ptr, 7);
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The servers: one a network, on its gateway addresses, in its namespace.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use overlay_core::NetworkId;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::answer::{Question, Transport, Verdict, judge};
+use super::forward::{Forwarder, write_message};
+use super::limits::{InFlight, Permit};
+use super::names::{Asker, Names};
+use super::resolvers::Resolvers;
+
+const DNS_PORT: u16 = 53;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 64;
+/// The largest query that is read; a question with every option there is has a few hundred bytes.
+const MAX_QUERY: usize = 4096;
+/// Questions under way to the host's resolvers, for one container: a page with that many names loads at once.
+const FORWARDS_PER_SOURCE: u32 = 64;
+/// The same for one network: 1,024 sockets, 8 MiB.
+const FORWARDS: u32 = 1024;
+/// Connections of one container.
+const STREAMS_PER_SOURCE: u32 = 8;
+/// Connections in one network: 2 MiB.
+const STREAMS: u32 = 256;
+/// How long a connection may be idle, and a write may take.
+const STREAM_PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait when the process has no descriptor left; accepting fails at once until one is free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The sockets of one network's server.
+#[derive(Debug)]
+pub struct DnsSockets {
+    sockets: Vec<(IpAddr, StdUdpSocket, StdTcpListener)>,
+}
+
+impl DnsSockets {
+    /// Opens the sockets on `addresses`, in the namespace of the calling thread: to be called within the network's. The
+    /// addresses need not be there yet.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, for example that another server has the port.
+    pub fn bind(addresses: impl IntoIterator<Item = IpAddr>) -> io::Result<Self> {
+        Self::bind_port(addresses, DNS_PORT)
+    }
+
+    pub(crate) fn bind_port(addresses: impl IntoIterator<Item = IpAddr>, port: u16) -> io::Result<Self> {
+        let open = |ip| {
+            let udp: StdUdpSocket = open(ip, port, Type::DGRAM, Protocol::UDP)?.into();
+            // With a port of the kernel's choice, both get the same.
+            let port = udp.local_addr()?.port();
+            let tcp = open(ip, port, Type::STREAM, Protocol::TCP)?;
+            tcp.listen(BACKLOG)?;
+
+            Ok((ip, udp, tcp.into()))
+        };
+        let sockets = addresses.into_iter().map(open).collect::<io::Result<_>>()?;
+
+        Ok(Self { sockets })
+    }
+
+    fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.sockets.iter().map(|(ip, ..)| *ip).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.sockets[0].1.local_addr().expect("a bound socket")
+    }
+}
+
+fn open(ip: IpAddr, port: u16, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let address = SocketAddr::new(ip, port);
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    match ip {
+        IpAddr::V4(_) => socket.set_freebind_v4(true)?,
+        IpAddr::V6(_) => {
+            socket.set_only_v6(true)?;
+            socket.set_freebind_v6(true)?;
+        }
+    }
+    if kind == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+
+    Ok(socket)
+}
+
+/// All DNS servers of this node. They end when this is dropped.
+#[derive(Debug)]
+pub struct DnsServers {
+    names: watch::Sender<Arc<Names>>,
+    resolvers: Arc<Resolvers>,
+    servers: BTreeMap<NetworkId, Server>,
+}
+
+#[derive(Debug)]
+struct Server {
+    addresses: BTreeSet<IpAddr>,
+    /// Ends its tasks when dropped.
+    _tasks: JoinSet<()>,
+}
+
+impl DnsServers {
+    /// Begins with no server and no name. `resolv_conf` is where the host's resolvers stand: `/etc/resolv.conf`.
+    pub fn start(resolv_conf: PathBuf) -> Self {
+        let (names, _) = watch::channel(Arc::default());
+
+        Self { names, resolvers: Arc::new(Resolvers::new(resolv_conf)), servers: BTreeMap::new() }
+    }
+
+    /// Answers from these names from now on.
+    pub fn publish(&self, names: Arc<Names>) {
+        self.names.send_replace(names);
+    }
+
+    /// Serves a network on these sockets, in place of the ones before.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot watch the sockets: too many open files.
+    pub fn add(&mut self, network: NetworkId, sockets: DnsSockets) -> io::Result<()> {
+        let addresses = sockets.addresses();
+        let service = Service {
+            network,
+            names: self.names.subscribe(),
+            forwarder: Forwarder::new(Arc::clone(&self.resolvers)),
+            forwards: InFlight::new(FORWARDS_PER_SOURCE, FORWARDS),
+            streams: InFlight::new(STREAMS_PER_SOURCE, STREAMS),
+        };
+        let mut tasks = JoinSet::new();
+        for (_, udp, tcp) in sockets.sockets {
+            tasks.spawn(service.clone().serve_udp(UdpSocket::from_std(udp)?));
+            tasks.spawn(service.clone().serve_tcp(TcpListener::from_std(tcp)?));
+        }
+        self.servers.insert(network, Server { addresses, _tasks: tasks });
+        self.exclude_own();
+
+        Ok(())
+    }
+
+    /// Serves a network no longer.
+    pub fn remove(&mut self, network: NetworkId) {
+        self.servers.remove(&network);
+        self.exclude_own();
+    }
+
+    /// Lists the networks that are served.
+    pub fn networks(&self) -> impl Iterator<Item = NetworkId> + '_ {
+        self.servers.keys().copied()
+    }
+
+    fn exclude_own(&self) {
+        self.resolvers.exclude(self.servers.values().flat_map(|server| server.addresses.iter().copied()).collect());
+    }
+}
+
+/// What every task of one server shares.
+#[derive(Debug, Clone)]
+struct Service {
+    network: NetworkId,
+    names: watch::Receiver<Arc<Names>>,
+    forwarder: Forwarder,
+    forwards: InFlight,
+    streams: InFlight,
+}
+
+impl Service {
+    async fn serve_udp(self, socket: UdpSocket) {
+        let socket = Arc::new(socket);
+        let mut forwards = JoinSet::new();
+        let mut buffer = vec![0; MAX_QUERY];
+        loop {
+            while forwards.try_join_next().is_some() {}
+            let (len, from) = match socket.recv_from(&mut buffer).await {
+                Ok(received) => received,
+                Err(error) => {
+                    tracing::debug!(network = %self.network, %error, "Failed to receive a query");
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+            };
+            match self.judge(&buffer[..len], Transport::Udp, from.ip()) {
+                Verdict::Silence => {}
+                // A full send buffer loses the answer, as the network might; the client asks again.
+                Verdict::Reply(reply) => drop(socket.try_send_to(&reply, from)),
+                Verdict::Forward(question) => match self.forwards.begin(from.ip()) {
+                    Some(permit) => {
+                        let (forwarder, socket) = (self.forwarder.clone(), Arc::clone(&socket));
+                        forwards.spawn(answer_later(forwarder, socket, question, from, permit));
+                    }
+                    None => drop(socket.try_send_to(&overloaded(&question), from)),
+                },
+            }
+        }
+    }
+
+    async fn serve_tcp(self, listener: TcpListener) {
+        let mut streams = JoinSet::new();
+        loop {
+            while streams.try_join_next().is_some() {}
+            match listener.accept().await {
+                Ok((stream, from)) => {
+                    if let Some(permit) = self.streams.begin(from.ip()) {
+                        streams.spawn(self.clone().serve_stream(stream, from.ip(), permit));
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(network = %self.network, %error, "Failed to accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn serve_stream(self, mut stream: TcpStream, from: IpAddr, _permit: Permit) {
+        while let Ok(Ok(query)) = timeout(STREAM_PATIENCE, read_query(&mut stream)).await {
+            let reply = match self.judge(&query, Transport::Tcp, from) {
+                Verdict::Silence => return,
+                Verdict::Reply(reply) => reply,
+                Verdict::Forward(question) => match self.forwards.begin(from) {
+                    Some(_permit) => self.forwarder.forward(&question).await,
+                    None => overloaded(&question),
+                },
+            };
+            if !matches!(timeout(STREAM_PATIENCE, write_message(&mut stream, &reply)).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+
+    fn judge(&self, query: &[u8], transport: Transport, source: IpAddr) -> Verdict {
+        let names = Arc::clone(&self.names.borrow());
+
+        judge(query, transport, Asker { network: self.network, source }, &names, rand::random())
+    }
+}
+
+async fn answer_later(
+    forwarder: Forwarder,
+    socket: Arc<UdpSocket>,
+    question: Box<Question>,
+    to: SocketAddr,
+    _permit: Permit,
+) {
+    let reply = forwarder.forward(&question).await;
+
+    drop(socket.try_send_to(&reply, to));
+}
+
+fn overloaded(question: &Question) -> Vec<u8> {
+    question.unanswered(hickory_proto::op::ResponseCode::ServFail)
+}
+
+async fn read_query(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let len = usize::from(stream.read_u16().await?);
+    if len > MAX_QUERY {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut query = vec![0; len];
+    stream.read_exact(&mut query).await?;
+
+    Ok(query)
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

@@ -1,0 +1,73 @@
+//! Small worlds for tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use overlay_core::network::NetworkMode;
+use overlay_core::view::{Change, View};
+use overlay_core::{Endpoint, EndpointId, Network, NetworkId, NodeId, Runtime};
+
+use super::names::Names;
+
+/// A View and the sandboxes of this node.
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    view: View,
+    sandboxes: Vec<Vec<(NetworkId, EndpointId)>>,
+}
+
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+impl World {
+    pub(crate) fn network(number: u64) -> NetworkId {
+        NetworkId::from_random(number)
+    }
+
+    pub(crate) fn with_network(mut self, number: u64, name: &str, prefix: &str) -> Self {
+        self.view.apply(Change::Network(Network {
+            id: Self::network(number),
+            name: name.parse().expect("a name"),
+            prefix: prefix.parse().expect("a prefix"),
+            prefix6: None,
+            mode: NetworkMode::L3,
+            labels: BTreeMap::new(),
+        }));
+
+        self
+    }
+
+    pub(crate) fn with_endpoint(
+        mut self,
+        network: u64,
+        number: u64,
+        name: &str,
+        aliases: &[&str],
+        addresses: &[&str],
+    ) -> Self {
+        self.view.apply(Change::Endpoint(Endpoint {
+            id: EndpointId::from_random(number),
+            network: Self::network(network),
+            node: NodeId::from_random(1),
+            name: name.parse().expect("a name"),
+            aliases: aliases.iter().map(|alias| alias.parse().expect("a name")).collect::<BTreeSet<_>>(),
+            addresses: addresses.iter().map(|text| ip(text)).collect(),
+            labels: BTreeMap::new(),
+            runtime: Runtime::Run,
+        }));
+
+        self
+    }
+
+    pub(crate) fn with_sandbox(mut self, endpoints: &[(u64, u64)]) -> Self {
+        let key = |&(network, endpoint)| (Self::network(network), EndpointId::from_random(endpoint));
+        self.sandboxes.push(endpoints.iter().map(key).collect());
+
+        self
+    }
+
+    pub(crate) fn names(&self) -> Names {
+        Names::new(&self.view, self.sandboxes.iter().cloned())
+    }
+}
