@@ -152,7 +152,7 @@ mod tests {
     use crate::ip::tests::packet;
 
     fn error_for(packet: &[u8], mtu: u16) -> Option<Vec<u8>> {
-        let inner = ip::parse(packet).expect("sound");
+        let inner = ip::parse(packet)?;
         let mut out = vec![0xAA; MAX_LEN];
         let len = too_big(packet, &inner, mtu, &mut out)?;
         out.truncate(len);

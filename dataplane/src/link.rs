@@ -47,6 +47,8 @@ pub(crate) struct Link {
     pub(crate) last_initiation: u128,
     pub(crate) tx_bytes: u64,
     pub(crate) rx_bytes: u64,
+    /// When it last carried, or was wanted to carry, a packet.
+    last_use: Instant,
     waiting: VecDeque<Vec<u8>>,
     last_handshake: Option<Instant>,
     state: PeerState,
@@ -71,6 +73,7 @@ impl Link {
             last_initiation: 0,
             tx_bytes: 0,
             rx_bytes: 0,
+            last_use: now,
             waiting: VecDeque::new(),
             last_handshake: None,
             state: PeerState::Idle,
@@ -106,6 +109,20 @@ impl Link {
         self.waiting.clear();
 
         count
+    }
+
+    /// Notes that a packet came or went.
+    pub(crate) fn used(&mut self, now: Instant) {
+        self.last_use = now;
+    }
+
+    /// Returns whether nobody needed this link for as long as a session lives, and none is left.
+    ///
+    /// The library would renew sessions for ever; WireGuard is silent when there is nothing to say.
+    pub(crate) fn is_idle(&self, now: Instant) -> bool {
+        self.waiting.is_empty()
+            && now.saturating_duration_since(self.last_use) >= SESSION_TIME
+            && !self.has_session(now)
     }
 
     /// Returns whether a session could send now.

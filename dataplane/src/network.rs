@@ -108,6 +108,7 @@ impl Network {
             shared.counters.control += 1;
             return Ok(());
         };
+        self.links[job.place.link.0].used(now);
         let start = job.room.start;
         let inner = ip::parse(shared.inbox.room(start..start + payload_len)).ok_or(DropReason::InnerMalformed)?;
         self.check_sender(job.place.link, &inner)?;
@@ -192,6 +193,7 @@ impl Network {
         let len = sealed_len(packet.len());
         let slot = shared.outbox.reserve(&mut link.train, to, len).ok_or(DropReason::TransmitOverflow)?;
         link.tx_bytes += len as u64;
+        link.used(now);
         seals.push(SealJob { seal, packet, slot });
         self.touch(index, shared);
 

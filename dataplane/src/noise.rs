@@ -315,3 +315,55 @@ fn data_reason(error: sanstun::Error) -> DropReason {
         | sanstun::Error::RateLimited => DropReason::WrongTag,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sim::{key, pub_key, start};
+
+    #[test]
+    fn a_tunnel_is_called_what_the_wire_calls_it() {
+        let mut interface = Interface::new(&key(1, 0), Zeroizing::new([1; 32]), start(), Duration::ZERO);
+        let mut tunnel = interface.new_tunnel(&pub_key(1, 1), start()).expect("a tunnel");
+
+        let initiation = tunnel.initiate(start()).expect("an initiation");
+
+        assert_eq!(initiation[4..].first_chunk().copied().map(TunnelId::in_index), Some(tunnel.id()));
+        assert_eq!(Kind::of(&initiation), Kind::Initiation);
+    }
+
+    #[test]
+    fn sizes_follow_the_padding() {
+        assert_eq!(sealed_len(1), 48);
+        assert_eq!(sealed_len(16), 48);
+        assert_eq!(sealed_len(1408), 1440);
+        assert_eq!(sealed_len(1409), 1456);
+        assert_eq!(open_room(1440), 1424);
+        assert_eq!(open_room(3), 0);
+    }
+
+    #[test]
+    fn the_public_half_is_the_one_of_rfc_7748() {
+        let bytes = |hex: &str| -> [u8; 32] {
+            std::array::from_fn(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).expect("hexadecimal"))
+        };
+        let alice = bytes("77076d0a7318a57d3c16c17251b26645df4c2f92ebc0992ac177fba51db92c2a");
+        let public = bytes("8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a");
+
+        assert_eq!(*public_key(&PrivateKey::from(alice)).as_bytes(), public);
+    }
+
+    proptest! {
+        #[test]
+        fn only_messages_of_the_right_size_have_a_kind(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            match Kind::of(&bytes) {
+                Kind::Initiation => prop_assert_eq!(bytes.len(), 148),
+                Kind::Answer(_) => prop_assert!(bytes.len() == 92 || bytes.len() == 64),
+                Kind::Data(_) => prop_assert!(bytes.len() >= 32),
+                Kind::Unknown => {}
+            }
+        }
+    }
+}

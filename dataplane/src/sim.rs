@@ -95,8 +95,9 @@ pub(crate) fn node(host: usize) -> NodeId {
 /// The key of a host in a network.
 pub(crate) fn key(network: u64, host: usize) -> PrivateKey {
     let mut bytes = [7; 32];
-    bytes[0] = u8::try_from(network).expect("small");
-    bytes[1] = u8::try_from(host).expect("small");
+    // Not the first byte: X25519 ignores its lowest bits.
+    bytes[1] = u8::try_from(network).expect("small");
+    bytes[2] = u8::try_from(host).expect("small");
     PrivateKey::from(bytes)
 }
 

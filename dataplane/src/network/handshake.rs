@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   nothing ──packet, wake──► trying ──answer──► session ──needed again after 180 s──► trying
-//!      ▲                        │ 90 s without an answer                │ not needed for 540 s
+//!      ▲                        │ 90 s without an answer                │ not needed for 180 s
 //!      └────────────────────────┴───────────────────────────────────────┘
 //! ```
 //! A peer's own initiation makes a session from anywhere; it carries packets once the peer proved that it has it, too.
@@ -116,6 +116,7 @@ impl Network {
 
     /// Sends an initiation unless one is under way.
     pub(super) fn start_handshake(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+        self.links[index.0].used(now);
         let initiation = self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.initiate(now));
         if let Some(initiation) = initiation {
             self.send_initiation(index, &initiation, shared, now);
@@ -242,6 +243,7 @@ impl Network {
     fn grant_wishes(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
         while let Some(wish) = self.links[index.0].tunnel.as_mut().and_then(Tunnel::poll_wish) {
             match wish {
+                Wish::Initiate(_) if self.links[index.0].is_idle(now) => self.rest(index, shared, now),
                 Wish::Initiate(initiation) => self.send_initiation(index, &initiation, shared, now),
                 Wish::KeepAlive(keepalive) => self.send(index, &keepalive, shared),
                 Wish::Forget => self.forget_tunnel(index, shared, now),
@@ -266,6 +268,16 @@ impl Network {
         link.train = None;
         link.tx_bytes += keepalive.len() as u64;
         shared.send_control(to, keepalive);
+    }
+
+    /// Drops the tunnel of a link that nobody uses.
+    fn rest(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+        let link = &mut self.links[index.0];
+        if let Some(tunnel) = link.tunnel.take() {
+            shared.demux.remove(tunnel.id());
+        }
+        link.path.give_up();
+        link.enter(PeerState::Idle, now);
     }
 
     /// Drops a tunnel that expired, and makes another if packets wait and there is hope.
@@ -303,5 +315,38 @@ impl Network {
         let link = &mut self.links[index.0];
         shared.deadlines.replace(place, link.deadline, next);
         link.deadline = next;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::network::Seat;
+    use crate::sim::{start, table};
+    use crate::tables::LaneId;
+
+    #[test]
+    fn an_index_that_another_network_holds_is_drawn_again() {
+        let mut shared = Shared::default();
+        // The same seed draws the same indices.
+        let mut networks = [1, 2].map(|id| {
+            let table = Arc::new(table(id, 0, &[0, 1]));
+            let mut network = Network::new(&table, Zeroizing::new([1; 32]), start(), Duration::ZERO);
+            network.publish(&table, Seat { lane: LaneId(0), lanes: 1 }, &mut shared, start());
+            network
+        });
+
+        let ids = networks.each_mut().map(|network| {
+            assert!(network.ensure_tunnel(LinkIndex(0), &mut shared, start()));
+            network.links[0].tunnel.as_ref().expect("just made").id()
+        });
+
+        assert_ne!(ids[0], ids[1]);
+        assert_eq!(shared.demux.find(ids[0]).expect("known").network, networks[0].table.id);
+        assert_eq!(shared.demux.find(ids[1]).expect("known").network, networks[1].table.id);
     }
 }

@@ -156,9 +156,9 @@ fn nothing_recorded_is_accepted_again() {
     }
     world.run(Duration::ZERO);
 
-    for host in 0..2 {
-        assert_eq!(world.counters(host).delivered, before[host].delivered);
-        assert_eq!(world.counters(host).control, before[host].control);
+    for (host, before) in before.iter().enumerate() {
+        assert_eq!(world.counters(host).delivered, before.delivered);
+        assert_eq!(world.counters(host).control, before.control);
         assert_eq!(world.status(host).underlay, Some(underlay(1 - host)), "followed the thief");
     }
     world.assert_accounted();
@@ -244,7 +244,7 @@ fn a_flood_of_handshakes_does_not_lock_out_a_member() {
     }
 
     assert_eq!(world.numbers(0), [1], "the member proved its address by a cookie");
-    assert_eq!(world.dropped(0, DropReason::UnknownPeer) + world.dropped(0, DropReason::RateLimited) > 0, true);
+    assert!(world.dropped(0, DropReason::UnknownPeer) >= 100, "what was let through under the limit");
     assert!(world.counters(0).control_sent > 200, "cookies");
     world.assert_accounted();
 }

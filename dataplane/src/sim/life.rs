@@ -67,6 +67,7 @@ fn batches_come_out_whole_and_in_order() {
     for (bytes, segment) in &trains {
         world.hosts[1].engine.handle_udp(underlay(0), bytes, *segment, start());
     }
+    world.collect();
     world.run(Duration::from_millis(10));
 
     assert_eq!(trains.len(), 200_usize.div_ceil(64));
@@ -108,7 +109,7 @@ fn a_talker_that_is_only_listened_to_is_renewed_too() {
 fn a_session_forgotten_for_want_of_traffic_comes_back_on_demand() {
     let mut world = World::connected(2);
     world.say(0, 1, 1);
-    world.run(Duration::from_secs(200));
+    world.run(Duration::from_secs(310));
     assert_eq!(world.status(0).state, PeerState::Idle, "the session is over");
     world.run(Duration::from_secs(3400));
     assert_eq!(world.hosts[0].engine.poll_timeout(), None, "an idle lane sleeps");
@@ -161,7 +162,7 @@ fn waking_does_not_disturb_sessions() {
 fn a_peer_whose_clock_went_back_is_refused_until_we_call_it() {
     let mut world = World::connected(2);
     world.say(1, 0, 1);
-    world.run(Duration::from_secs(200));
+    world.run(Duration::from_secs(310));
 
     world.restart(1, -3600);
     world.wake(1);
@@ -283,6 +284,7 @@ fn the_clock_of_the_driver_may_stumble() {
     let earlier = world.now - Duration::from_secs(100);
     world.hosts[0].engine.handle_timeout(earlier);
     world.hosts[0].engine.handle_tun(network(NET), [&numbered(inner(0), inner(1), 2)[..]], earlier);
+    world.collect();
     world.run(Duration::from_secs(5));
 
     assert_eq!(world.numbers(1), [1, 2]);
