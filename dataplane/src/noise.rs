@@ -346,13 +346,14 @@ mod tests {
 
     #[test]
     fn the_public_half_is_the_one_of_rfc_7748() {
-        let bytes = |hex: &str| -> [u8; 32] {
-            std::array::from_fn(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).expect("hexadecimal"))
-        };
-        let alice = bytes("77076d0a7318a57d3c16c17251b26645df4c2f92ebc0992ac177fba51db92c2a");
-        let public = bytes("8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a");
+        // Section 5.2: the first of the iterated values, whose scalar and point are both 9.
+        let mut nine = [0; 32];
+        nine[0] = 9;
 
-        assert_eq!(*public_key(&PrivateKey::from(alice)).as_bytes(), public);
+        let public = public_key(&PrivateKey::from(nine));
+
+        let hex: String = public.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "422c8e7a6227d7bca1350b3e2bb7279f7897b87bb6854b783c60e80311ae3079");
     }
 
     proptest! {
