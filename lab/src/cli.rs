@@ -13,7 +13,7 @@ use crate::lab::Lab;
 use crate::snapshot::Snapshot;
 use crate::state::{self, Record};
 use crate::tool::{capture, change, fetch, http_server, ping, processes, throughput};
-use crate::{enter, holder, keeper};
+use crate::{demo, enter, holder, keeper};
 
 const EXAMPLES: &str = "Examples:
   overlay-lab demo                          show all of Overlay on two hosts, in half a minute
@@ -35,6 +35,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show all of Overlay on two hosts, in half a minute
+    #[command(after_help = "Example:\n  cargo run --release -p overlay-lab -- demo")]
+    Demo(demo::Options),
     /// Make hosts that stay until `overlay-lab down`
     #[command(after_help = "Example:\n  overlay-lab up 2 && overlay-lab exec host1 -- overlay-lab ping host2")]
     Up(Up),
@@ -205,6 +208,7 @@ fn exit(code: i32) -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
+        Command::Demo(options) => return Ok(if demo::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Command::Up(options) => up(&options)?,
         Command::Exec { lab, host, command } => return exec(&lab.name, &host, &command),
         Command::Ls { json } => ls(json)?,

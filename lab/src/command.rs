@@ -56,6 +56,12 @@ impl HostCommand {
         Ok(Self { command, line, deadline: DEADLINE })
     }
 
+    /// The command as a person would type it, with the host in front.
+    #[must_use]
+    pub fn line(&self) -> &str {
+        &self.line
+    }
+
     /// Adds an argument.
     #[must_use]
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {

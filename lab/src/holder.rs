@@ -37,11 +37,20 @@ pub(crate) fn hold(part: &str) -> Result<()> {
     sethostname(&part.host).context("cannot set the host's name")?;
     rootfs::make(&part.host, &part.hosts_file)?;
     std::env::set_current_dir("/")?;
+    skip_duplicate_detection();
 
     std::io::stdout().write_all(READY)?;
     std::io::stdout().flush()?;
     drop_standard_streams()?;
     reap()
+}
+
+/// Lets the host's own addresses be usable at once: IPv6 would hold each back for a second or two, to look for others that have
+/// it. A system without IPv6 has no such setting.
+fn skip_duplicate_detection() {
+    for scope in ["all", "default"] {
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/accept_dad"), "0");
+    }
 }
 
 fn reap() -> Result<()> {

@@ -16,7 +16,10 @@
 mod binary;
 mod capture;
 pub mod cli;
+mod cluster;
 mod command;
+mod daemon;
+mod demo;
 mod enter;
 mod holder;
 mod host;
@@ -34,7 +37,9 @@ mod wait;
 
 pub use binary::bin;
 pub use capture::{Capture, CaptureReport};
+pub use cluster::Cluster;
 pub use command::{HostCommand, Output, Running};
+pub use daemon::Daemon;
 pub use host::Host;
 pub use lab::{Builder, Lab};
 pub use snapshot::Snapshot;

@@ -1,0 +1,207 @@
+//! Overlay itself on the hosts of a lab, driven as an operator would: by `overlayctl`.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::command::{HostCommand, Output, Running};
+use crate::daemon::Daemon;
+use crate::host::Host;
+use crate::lab::Lab;
+use crate::snapshot::Snapshot;
+use crate::wait::wait_until;
+
+/// How long anything may take to come up.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Where the workspace's programs keep things on a host.
+pub(crate) const FOLDERS: [&str; 3] = ["/run", "/etc", "/var/lib"];
+
+/// Hosts with Overlay on them: host 0 is control and the first node, the others have joined.
+///
+/// Field order is teardown order: daemons before hosts.
+#[derive(Debug)]
+pub struct Cluster {
+    restarted: Vec<Running>,
+    before: Vec<Snapshot>,
+    join: String,
+    lab: Lab,
+}
+
+impl Cluster {
+    /// Makes `nodes` hosts and Overlay on them.
+    ///
+    /// # Errors
+    ///
+    /// When the hosts cannot be made, or `overlayctl` fails.
+    pub fn new(nodes: usize) -> Result<Self> {
+        Self::on(Lab::new(nodes)?)
+    }
+
+    /// Puts Overlay on the hosts of `lab`.
+    ///
+    /// # Errors
+    ///
+    /// When `overlayctl` fails.
+    pub fn on(lab: Lab) -> Result<Self> {
+        let before = lab.hosts().iter().map(|host| host.snapshot(&FOLDERS)).collect::<Result<_>>()?;
+        let output = lab.host(0).try_command("overlayctl")?.args(["init", "--json"]).run()?;
+        let answer: serde_json::Value = serde_json::from_str(&output.stdout).context("init printed no JSON")?;
+        let join = answer["join"].as_str().context("init printed no join line")?.to_owned();
+        for host in lab.hosts().iter().skip(1) {
+            host.try_command("overlayctl")?.args(["join", &join]).run()?;
+        }
+
+        Ok(Self { restarted: Vec::new(), before, join, lab })
+    }
+
+    /// The hosts.
+    #[must_use]
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// One host.
+    #[must_use]
+    pub fn host(&self, index: usize) -> &Host {
+        self.lab.host(index)
+    }
+
+    /// The line that `init` printed.
+    #[must_use]
+    pub fn join_line(&self) -> &str {
+        &self.join
+    }
+
+    /// Runs `overlayctl` on a host; it must succeed.
+    ///
+    /// # Errors
+    ///
+    /// When it does not.
+    pub fn ctl(&self, host: usize, args: &[&str]) -> Result<Output> {
+        self.host(host).try_command("overlayctl")?.args(args).run()
+    }
+
+    /// Runs `overlayctl … --json` on a host and reads what it prints.
+    ///
+    /// # Errors
+    ///
+    /// When it fails or prints something else.
+    pub fn ctl_json(&self, host: usize, args: &[&str]) -> Result<serde_json::Value> {
+        let output = self.host(host).try_command("overlayctl")?.args(args).arg("--json").run()?;
+
+        serde_json::from_str(&output.stdout).with_context(|| format!("no JSON: {}", output.stdout))
+    }
+
+    /// A container (a process in a namespace of its own) called `name`, running one of this program's tools.
+    ///
+    /// # Errors
+    ///
+    /// When the host is gone.
+    pub fn container(&self, host: usize, network: &str, name: &str) -> Result<HostCommand> {
+        let run = ["run", "--network", network, "--name", name, "--", "overlay-lab"];
+
+        Ok(self.host(host).try_command("overlayctl")?.args(run))
+    }
+
+    /// Starts a container and waits until it has printed `said`.
+    ///
+    /// # Errors
+    ///
+    /// When it ends before, or takes too long.
+    pub fn serve(&self, host: usize, network: &str, name: &str, args: &[&str], said: &str) -> Result<Running> {
+        let mut running = self.container(host, network, name)?.args(args).spawn()?;
+        wait_until(PATIENCE, said, || running.stdout().contains(said) || !running.is_running())?;
+        ensure!(running.is_running(), "{name} ended early: {}{}", running.stdout(), running.stderr());
+
+        Ok(running)
+    }
+
+    /// Starts an HTTP server as container `name`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cluster::serve`].
+    pub fn serve_http(&self, host: usize, network: &str, name: &str) -> Result<Running> {
+        self.serve(host, network, name, &["serve-http", "--name", name], "listens on")
+    }
+
+    /// Fetches `http://<from>:8080/hello` in a container of its own; the server must answer with its name.
+    ///
+    /// # Errors
+    ///
+    /// When it does not.
+    pub fn fetch(&self, host: usize, network: &str, name: &str, from: &str) -> Result<()> {
+        let url = format!("http://{from}:8080/hello");
+        let output = self.container(host, network, name)?.args(["fetch", &url]).run()?;
+
+        let server = from.split('.').next().unwrap_or(from);
+        let expected = format!("hello from {server}\n");
+        ensure!(
+            output.stdout == expected || from.parse::<std::net::IpAddr>().is_ok(),
+            "{from} said: {}",
+            output.stdout
+        );
+        Ok(())
+    }
+
+    /// The agent of a host.
+    ///
+    /// # Errors
+    ///
+    /// When none runs.
+    pub fn agent(&self, host: usize) -> Result<Daemon> {
+        Daemon::find(self.host(host), "overlayd")
+    }
+
+    /// The control service.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn control(&self) -> Result<Daemon> {
+        Daemon::find(self.host(0), "overlay-control")
+    }
+
+    /// Starts a killed daemon again; it then ends with the cluster.
+    ///
+    /// # Errors
+    ///
+    /// When its host is gone.
+    pub fn restart(&mut self, daemon: &Daemon) -> Result<()> {
+        // What was started before and is dead by now is reaped.
+        self.restarted.retain_mut(Running::is_running);
+        self.restarted.push(daemon.start()?);
+        Ok(())
+    }
+
+    /// Waits until the agent of a host answers.
+    ///
+    /// # Errors
+    ///
+    /// When it does not in time.
+    pub fn wait_for_agent(&self, host: usize) -> Result<Duration> {
+        let answers = || {
+            let status = self.host(host).try_command("overlayctl")?.arg("status").output()?;
+            Ok::<_, anyhow::Error>(status.status.success())
+        };
+
+        wait_until(PATIENCE, "the agent answers", || answers().unwrap_or(false))
+    }
+
+    /// Lets all hosts leave and insists that nothing is left on any of them.
+    ///
+    /// # Errors
+    ///
+    /// When a host cannot leave, or something is left.
+    pub fn finish(mut self) -> Result<()> {
+        for index in (0..self.lab.hosts().len()).rev() {
+            self.ctl(index, &["leave"])?;
+        }
+        self.restarted.clear();
+        for (host, before) in self.lab.hosts().iter().zip(&self.before) {
+            before.assert_unchanged(|| host.snapshot(&FOLDERS)).with_context(|| format!("on {}", host.name()))?;
+        }
+
+        self.lab.finish()
+    }
+}

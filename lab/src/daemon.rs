@@ -1,0 +1,73 @@
+//! A daemon of a host: found by its program, killed, and started again as a supervisor would.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{HostCommand, Running};
+use crate::host::Host;
+use crate::wait::wait_until;
+
+/// How long a killed process may take to disappear.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A daemon that runs, or ran, on a host.
+#[derive(Clone, Debug)]
+pub struct Daemon {
+    host: Host,
+    program: String,
+    pid: i32,
+    args: Vec<String>,
+}
+
+impl Daemon {
+    /// Finds the one process on `host` that runs `program`.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or several.
+    pub fn find(host: &Host, program: &str) -> Result<Self> {
+        let pids = host.pids_of(program)?;
+        let [pid] = pids[..] else { bail!("{} processes run {program} on {}, not one", pids.len(), host.name()) };
+        let line = host.try_command("cat")?.arg(format!("/proc/{pid}/cmdline")).run()?.stdout;
+        let args = line.split_terminator('\0').skip(1).map(str::to_owned).collect();
+
+        Ok(Self { host: host.clone(), program: program.to_owned(), pid, args })
+    }
+
+    /// Its number inside the host.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Kills it with SIGKILL and waits until it is gone.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone already.
+    pub fn kill(&self) -> Result<()> {
+        self.host.kill(self.pid, "KILL")?;
+        let gone = || self.host.pids_of(&self.program).is_ok_and(|pids| !pids.contains(&self.pid));
+
+        wait_until(PATIENCE, "the daemon is gone", gone).with_context(|| self.program.clone()).map(drop)
+    }
+
+    /// The command that starts it again, with the arguments it had.
+    ///
+    /// # Errors
+    ///
+    /// When the host is gone.
+    pub fn command(&self) -> Result<HostCommand> {
+        Ok(self.host.try_command(&self.program)?.args(&self.args))
+    }
+
+    /// Starts it again; it ends with the returned value.
+    ///
+    /// # Errors
+    ///
+    /// When the host is gone.
+    pub fn start(&self) -> Result<Running> {
+        self.command()?.spawn()
+    }
+}

@@ -1,0 +1,63 @@
+//! Builds the programs the demo shows: `cargo run -p overlay-lab` builds only its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::binary::BIN_DIR;
+
+const PACKAGES: [&str; 3] = ["overlay-agent", "overlay-control", "overlayctl"];
+
+/// Builds the programs into the folder this one runs from, if that is Cargo's and the sources are there. What is fresh is
+/// left as it is.
+///
+/// # Errors
+///
+/// When Cargo fails.
+pub(crate) fn build_programs() -> Result<()> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    let own = std::env::current_exe().context("cannot find out where this program lies")?;
+    let Some((target, profile)) = cargo_folder(&own) else { return Ok(()) };
+    if std::env::var_os(BIN_DIR).is_some() || !manifest.is_file() {
+        return Ok(());
+    }
+
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.args(["build", "--profile", &profile, "--bins", "--manifest-path"]).arg(manifest);
+    build.arg("--target-dir").arg(target).args(PACKAGES.iter().flat_map(|package| ["-p", package]));
+    match build.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(_) => bail!("the programs the demo shows could not be built"),
+        // Installed without Cargo: what is there is used.
+        Err(_) => Ok(()),
+    }
+}
+
+/// The target folder and the profile, when `program` lies where Cargo puts programs.
+fn cargo_folder(program: &Path) -> Option<(PathBuf, String)> {
+    let folder = program.parent()?;
+    let target = folder.parent()?;
+    let profile = match folder.file_name()?.to_str()? {
+        "debug" => "dev",
+        other => other,
+    };
+
+    folder.join(".fingerprint").is_dir().then(|| (target.to_owned(), profile.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_cargo_built_is_built_again() {
+        let target = tempfile::tempdir().unwrap();
+        let program = target.path().join("release/overlay-lab");
+        std::fs::create_dir_all(target.path().join("release/.fingerprint")).unwrap();
+
+        assert_eq!(cargo_folder(&program), Some((target.path().to_owned(), "release".to_owned())));
+        assert_eq!(cargo_folder(Path::new("/usr/bin/overlay-lab")), None);
+    }
+}

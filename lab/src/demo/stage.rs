@@ -1,0 +1,171 @@
+//! Shows steps as they go, and a table of them in the end.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::command::{HostCommand, Output, Running};
+
+/// Longest output of a command that is shown in full; what is longer is cut.
+const MAX_LINES: usize = 6;
+const MAX_WIDTH: usize = 140;
+
+/// The steps so far.
+pub(crate) struct Stage {
+    steps: Vec<Step>,
+    colour: bool,
+    start: Instant,
+}
+
+struct Step {
+    title: String,
+    time: Duration,
+    result: Result<(), String>,
+    figure: Option<String>,
+}
+
+/// The step that is under way.
+pub(crate) struct Scene {
+    colour: bool,
+    figure: Option<String>,
+}
+
+impl Stage {
+    /// An empty stage.
+    pub(crate) fn new() -> Self {
+        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+
+        Self { steps: Vec::new(), colour, start: Instant::now() }
+    }
+
+    /// Prints a line.
+    pub(crate) fn say(&self, line: &str) {
+        print(line);
+    }
+
+    /// Runs a step and shows how it went; `None` when it failed.
+    pub(crate) fn step<T>(&mut self, title: &str, work: impl FnOnce(&mut Scene) -> Result<T>) -> Option<T> {
+        print("");
+        print(&format!("{:>2}  {}", self.steps.len() + 1, paint(self.colour, "1", title)));
+        let mut scene = Scene { colour: self.colour, figure: None };
+        let start = Instant::now();
+        let result = work(&mut scene);
+        let time = start.elapsed();
+
+        let (value, result) = match result {
+            Ok(value) => (Some(value), Ok(())),
+            Err(error) => (None, Err(format!("{error:#}"))),
+        };
+        match &result {
+            Ok(()) => print(&format!("    {} in {:.2} s", paint(self.colour, "32", "ok"), time.as_secs_f64())),
+            Err(error) => {
+                print(&format!("    {} after {:.2} s", paint(self.colour, "31", "FAILED"), time.as_secs_f64()));
+                error.lines().for_each(|line| print(&format!("      {line}")));
+            }
+        }
+        self.steps.push(Step { title: title.to_owned(), time, result, figure: scene.figure });
+        value
+    }
+
+    /// Shows the table; `true` when all steps have passed.
+    pub(crate) fn finish(self) -> bool {
+        print("");
+        for (number, step) in self.steps.iter().enumerate() {
+            let (colour, word) = if step.result.is_ok() { ("32", "ok    ") } else { ("31", "FAILED") };
+            let figure = step.figure.as_deref().unwrap_or_default();
+            let line = format!("{:>2}  {:<44} {:>6.2} s  ", number + 1, step.title, step.time.as_secs_f64());
+            print(format!("{line}{}  {figure}", paint(self.colour, colour, word)).trim_end());
+        }
+        let failed = self.steps.iter().filter(|step| step.result.is_err()).count();
+        let total = self.start.elapsed().as_secs_f64();
+        print("");
+        if failed == 0 {
+            print(&format!("All {} steps passed in {total:.1} s.", self.steps.len()));
+        } else {
+            print(&format!("{failed} of {} steps failed, after {total:.1} s.", self.steps.len()));
+        }
+
+        failed == 0
+    }
+}
+
+impl Scene {
+    /// Prints a line that belongs to the step.
+    pub(crate) fn say(&self, line: &str) {
+        print(&format!("      {line}"));
+    }
+
+    /// Puts a figure into the table.
+    pub(crate) fn figure(&mut self, text: String) {
+        self.say(&text);
+        self.figure = Some(text);
+    }
+
+    /// Shows and runs a command, which must succeed.
+    pub(crate) fn run(&self, command: HostCommand) -> Result<Output> {
+        self.announce(&command);
+        let output = command.run()?;
+        let lines: Vec<_> = output.stdout.lines().filter(|line| !line.trim().is_empty()).collect();
+        lines.iter().take(MAX_LINES).for_each(|line| self.quote(line));
+        if lines.len() > MAX_LINES {
+            self.quote(&format!("… {} more lines", lines.len() - MAX_LINES));
+        }
+
+        Ok(output)
+    }
+
+    /// Shows and starts a command that goes on.
+    pub(crate) fn start(&self, command: HostCommand) -> Result<Running> {
+        self.announce(&command);
+
+        command.spawn()
+    }
+
+    fn announce(&self, command: &HostCommand) {
+        self.say(&paint(self.colour, "36", &cut(command.line())));
+    }
+
+    fn quote(&self, line: &str) {
+        self.say(&paint(self.colour, "2", &format!("  {}", cut(line))));
+    }
+}
+
+fn cut(line: &str) -> String {
+    match line.char_indices().nth(MAX_WIDTH) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line.to_owned(),
+    }
+}
+
+fn paint(colour: bool, code: &str, text: &str) -> String {
+    if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// Prints a line at once. Nobody may be reading any more, which is no reason to stop in the middle of a step.
+fn print(line: &str) {
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "{line}");
+    let _ = out.flush();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_failed_step_fails_the_demo() {
+        let mut stage = Stage::new();
+        assert_eq!(stage.step("good", |_| Ok(7)), Some(7));
+        assert_eq!(stage.step::<()>("bad", |_| anyhow::bail!("broken")), None);
+
+        assert!(!stage.finish());
+        assert!(Stage::new().finish());
+    }
+
+    #[test]
+    fn long_lines_are_cut_between_characters() {
+        assert_eq!(cut("short"), "short");
+        assert_eq!(cut(&"ü".repeat(200)).chars().count(), MAX_WIDTH + 1);
+    }
+}
