@@ -37,6 +37,20 @@ pub struct Offload {
     pub udp: bool,
 }
 
+impl From<crate::kernel::Offload> for Offload {
+    fn from(obtained: crate::kernel::Offload) -> Self {
+        use crate::kernel::Offload::{Checksum, None, Tcp, TcpUdp};
+
+        Self {
+            tcp: matches!(obtained, Tcp | TcpUdp),
+            udp: match obtained {
+                TcpUdp => true,
+                None | Checksum | Tcp => false,
+            },
+        }
+    }
+}
+
 /// A batch of packets: where each is in one buffer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Packets<'a> {

@@ -20,6 +20,7 @@ use super::lane::{Lane, LaneParts, Queue};
 use super::report::{LaneEvent, LaneReport};
 use super::tun::TunQueue;
 use super::udp::UdpSockets;
+use crate::kernel::Tun;
 
 /// More lanes than this add memory and handshakes, and no speed that was ever measured.
 const MAX_DEFAULT_LANES: usize = 8;
@@ -43,6 +44,12 @@ pub struct TunQueues {
     pub queues: Vec<OwnedFd>,
     /// What the device takes and gives super-packets of.
     pub offload: Offload,
+}
+
+impl From<Tun> for TunQueues {
+    fn from(tun: Tun) -> Self {
+        Self { queues: tun.queues, offload: tun.offload.into() }
+    }
 }
 
 /// The lanes could not start.

@@ -1,0 +1,160 @@
+//! What containers send arrives as it was sent.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use crate::world::{Host, PATIENCE, World, as_root};
+
+/// Sends `bytes` from one host to the other by TCP and returns what arrived.
+fn transfer(from: &Host, to: &Host, address: IpAddr, bytes: &[u8]) -> Vec<u8> {
+    let listener = to.inside(|| TcpListener::bind((address, 0))).expect("bound");
+    let at = listener.local_addr().expect("an address");
+    let mut sender = from.inside(|| TcpStream::connect_timeout(&at, PATIENCE)).expect("connected");
+    let (mut receiver, _) = listener.accept().expect("accepted");
+    receiver.set_read_timeout(Some(PATIENCE)).expect("set");
+
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            sender.write_all(bytes).expect("sent");
+            sender.shutdown(std::net::Shutdown::Write).expect("closed");
+        });
+        let mut received = Vec::new();
+        receiver.read_to_end(&mut received).expect("received");
+        received
+    })
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state.to_be_bytes()[0]
+        })
+        .collect()
+}
+
+fn udp_pair(from: &Host, to: &Host, address: IpAddr) -> (UdpSocket, UdpSocket) {
+    let receiver = to.inside(|| UdpSocket::bind((address, 0))).expect("bound");
+    let at = receiver.local_addr().expect("an address");
+    let sender = from.inside(|| {
+        let any: SocketAddr = if address.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
+        let socket = UdpSocket::bind(any)?;
+        socket.connect(at)?;
+        Ok::<_, std::io::Error>(socket)
+    });
+    receiver.set_read_timeout(Some(PATIENCE)).expect("set");
+
+    (sender.expect("connected"), receiver)
+}
+
+#[test]
+fn streams_of_every_size_arrive_whole() {
+    as_root(async {
+        let world = World::new(1).await;
+
+        for len in [1, 1_355, 1_356, 1_357, 65_536, 8 << 20] {
+            let bytes = pattern(len);
+            assert!(transfer(&world.a, &world.b, world.b.address.into(), &bytes) == bytes, "{len} bytes by IPv4");
+            assert!(transfer(&world.b, &world.a, world.a.address6, &bytes) == bytes, "{len} bytes by IPv6");
+        }
+
+        world.end().await;
+    });
+}
+
+#[test]
+fn datagrams_up_to_the_mtu_and_fragments_beyond_it_arrive() {
+    as_root(async {
+        let world = World::new(1).await;
+
+        for address in [IpAddr::V4(world.b.address), world.b.address6] {
+            let (sender, receiver) = udp_pair(&world.a, &world.b, address);
+            for len in [0, 1, 1_360, 1_372, 1_380, 4_000, 60_000] {
+                let bytes = pattern(len);
+                sender.send(&bytes).expect("sent");
+                let mut buffer = vec![0; 65_536];
+                let received = receiver.recv(&mut buffer).expect("received");
+                assert!(buffer[..received] == bytes, "{len} bytes to {address}");
+            }
+        }
+
+        world.end().await;
+    });
+}
+
+#[test]
+fn many_flows_share_the_lanes() {
+    as_root(async {
+        let world = World::uneven(2, 3).await;
+
+        std::thread::scope(|scope| {
+            for flow in 0..32 {
+                let world = &world;
+                scope.spawn(move || {
+                    let bytes = pattern(200_000 + flow);
+                    let (from, to) = if flow % 2 == 0 { (&world.a, &world.b) } else { (&world.b, &world.a) };
+                    assert!(transfer(from, to, to.address.into(), &bytes) == bytes, "flow {flow}");
+                });
+            }
+        });
+
+        let lanes: Vec<_> = world.a.reports().await.iter().map(|report| report.engine.forwarded).collect();
+        assert!(lanes.iter().all(|&forwarded| forwarded > 0), "one lane carried nothing: {lanes:?}");
+        world.end().await;
+    });
+}
+
+#[test]
+fn super_packets_cross_the_kernels_border_in_both_directions() {
+    as_root(async {
+        let world = World::new(1).await;
+
+        let bytes = pattern(16 << 20);
+        assert!(transfer(&world.a, &world.b, world.b.address.into(), &bytes) == bytes);
+
+        let (out, back) = (world.a.reports().await[0].io, world.b.reports().await[0].io);
+        assert!(out.tun_packets_in > 8 * out.tun_reads, "{out:?}");
+        assert!(out.udp_datagrams_out > 8 * out.udp_sends, "{out:?}");
+        assert!(back.tun_packets_out > 4 * back.tun_writes, "{back:?}");
+        assert_eq!((out.udp_singly, out.udp_too_big, back.tun_refused, out.tun_malformed), (0, 0, 0, 0));
+        world.end().await;
+    });
+}
+
+/// Prints a figure; what it should be is the benchmarks' business.
+#[test]
+fn throughput_of_one_stream() {
+    as_root(async {
+        let world = World::new(1).await;
+        let listener = world.b.inside(|| TcpListener::bind((world.b.address, 0))).expect("bound");
+        let at = listener.local_addr().expect("an address");
+        let mut sender = world.a.inside(|| TcpStream::connect_timeout(&at, PATIENCE)).expect("connected");
+        let (mut receiver, _) = listener.accept().expect("accepted");
+
+        let (duration, warm_up) = (Duration::from_secs(3), Duration::from_millis(500));
+        let received = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let block = vec![0x5A; 1 << 17];
+                let end = Instant::now() + warm_up + duration;
+                while Instant::now() < end && sender.write_all(&block).is_ok() {}
+            });
+            let mut block = vec![0; 1 << 18];
+            let (begun, mut received) = (Instant::now(), 0u64);
+            while let Ok(len @ 1..) = receiver.read(&mut block) {
+                received += if begun.elapsed() > warm_up { len as u64 } else { 0 };
+            }
+            received
+        });
+
+        println!("one TCP stream: {:.2} Gbit/s", received as f64 * 8.0 / duration.as_secs_f64() / 1e9);
+        for host in [&world.a, &world.b] {
+            let report = &host.reports().await[0];
+            println!("{:?} {:?}", report.io, report.engine);
+        }
+        assert!(received > 0);
+        world.end().await;
+    });
+}

@@ -1,0 +1,9 @@
+//! The lanes on real devices: two hosts made of namespaces, joined by a veth pair, with one network between them.
+//!
+//! Needs root. Leaves nothing behind.
+#![expect(clippy::print_stdout, reason = "tests say what they measured and what they skipped")]
+
+mod flows;
+mod restart;
+mod trouble;
+mod world;

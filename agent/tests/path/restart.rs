@@ -1,0 +1,64 @@
+//! A lane that starts again carries traffic again within a second.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use overlay_agent::path::LaneEvent;
+
+use crate::world::{PATIENCE, World, as_root};
+
+#[test]
+fn a_stream_survives_the_restart_of_either_side() {
+    as_root(async {
+        let mut world = World::new(1).await;
+        let listener = world.b.inside(|| TcpListener::bind((world.b.address, 0))).expect("bound");
+        let at = listener.local_addr().expect("an address");
+        let mut sender = world.a.inside(|| TcpStream::connect_timeout(&at, PATIENCE)).expect("connected");
+        let (mut receiver, _) = listener.accept().expect("accepted");
+        receiver.set_read_timeout(Some(PATIENCE)).expect("set");
+        let mut byte = [0];
+        sender.write_all(b"1").expect("sent");
+        receiver.read_exact(&mut byte).expect("received");
+
+        for restarted in ["a", "b"] {
+            let begun = Instant::now();
+            let (host, other) = if restarted == "a" { (&mut world.a, &world.b) } else { (&mut world.b, &world.a) };
+            host.lanes = None;
+            host.start_lanes().await;
+            host.publish(other);
+            host.lanes.as_ref().expect("running").wake_peers().expect("told");
+            // Data in the direction that the restarted side cannot open until there is a new session.
+            sender.write_all(b"2").expect("sent");
+            receiver.read_exact(&mut byte).expect("received");
+
+            let gap = begun.elapsed();
+            assert!(gap < Duration::from_secs(1), "{restarted} was back after {gap:?}");
+            println!("restart of {restarted}: {gap:?}");
+        }
+
+        world.end().await;
+    });
+}
+
+#[test]
+fn a_device_that_vanishes_is_reported_once_and_costs_nothing() {
+    as_root(async {
+        let mut world = World::new(1).await;
+        world.a.delete_tun().await;
+
+        let mut events = world.a.events.take().expect("running");
+        let lost = tokio::time::timeout(PATIENCE, async {
+            loop {
+                match events.recv().await.expect("a lane") {
+                    LaneEvent::TunLost { error, .. } => return error,
+                    LaneEvent::Peer(..) => {}
+                }
+            }
+        });
+
+        assert!(lost.await.is_ok(), "the loss of the device was not reported");
+        assert_eq!(world.a.reports().await.len(), 1);
+        world.end().await;
+    });
+}

@@ -1,0 +1,94 @@
+//! What the underlay and its inhabitants may do to a lane.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use overlay_dataplane::Direction;
+
+use crate::world::{World, as_root};
+
+fn cpu_time() -> Duration {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).expect("usage");
+    let seconds = |time: nix::sys::time::TimeVal| {
+        Duration::from_secs(time.tv_sec().unsigned_abs()) + Duration::from_micros(time.tv_usec().unsigned_abs())
+    };
+
+    seconds(usage.user_time()) + seconds(usage.system_time())
+}
+
+#[test]
+fn junk_of_every_length_changes_nothing() {
+    as_root(async {
+        let world = World::new(1).await;
+        ping(&world);
+        world.b.wait_established().await;
+        let to = world.b.lane_address(0);
+        let attacker = world.a.host.within(|| UdpSocket::bind("0.0.0.0:0")).expect("entered").expect("bound");
+
+        let mut sent = 0u64;
+        for len in 0..=65_507usize {
+            let mut junk = vec![u8::try_from(len % 251).expect("small"); len];
+            if let Some(kind) = junk.first_mut() {
+                *kind = u8::try_from(len % 6).expect("small");
+            }
+            // Every header that looks like WireGuard's, and every other.
+            junk.iter_mut().skip(1).take(3).for_each(|byte| *byte = 0);
+            sent += u64::from(attacker.send_to(&junk, to).is_ok());
+        }
+
+        ping(&world);
+        let reports = world.b.reports().await;
+        let refused = reports[0].engine.dropped_in(Direction::Inbound);
+        println!("{sent} datagrams of junk sent, {refused} refused by the engine");
+        assert!(refused > 0);
+        assert_eq!(reports[0].engine.delivered, 2);
+        world.end().await;
+    });
+}
+
+/// One datagram from a to b.
+fn ping(world: &World) {
+    let receiver = world.b.inside(|| UdpSocket::bind((world.b.address, 0))).expect("bound");
+    receiver.set_read_timeout(Some(crate::world::PATIENCE)).expect("set");
+    let sender = world.a.inside(|| UdpSocket::bind((world.a.address, 0))).expect("bound");
+    sender.send_to(b"ping", receiver.local_addr().expect("an address")).expect("sent");
+    assert_eq!(receiver.recv(&mut [0; 16]).expect("received"), 4);
+}
+
+#[test]
+fn an_idle_lane_does_not_run() {
+    as_root(async {
+        let world = World::new(2).await;
+        ping(&world);
+
+        let before = cpu_time();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let used = cpu_time() - before;
+
+        println!("four idle lanes: {used:?} in 2 s");
+        assert!(used < Duration::from_millis(40), "{used:?} in 2 s");
+        world.end().await;
+    });
+}
+
+#[test]
+fn peers_that_refuse_and_networks_that_end_do_not_end_the_lane() {
+    as_root(async {
+        let mut world = World::new(1).await;
+        // Nobody listens there any more: the underlay answers with ICMP errors.
+        world.b.lanes = None;
+        let sender = world.a.inside(|| UdpSocket::bind((world.a.address, 0))).expect("bound");
+        for _ in 0..50 {
+            let at = SocketAddr::new(world.b.address.into(), 9);
+            sender.send_to(b"nobody hears this", at).expect("sent");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+
+        world.b.start_lanes().await;
+        world.publish();
+        world.b.lanes.as_ref().expect("running").wake_peers().expect("told");
+        ping(&world);
+
+        world.end().await;
+    });
+}
