@@ -176,7 +176,7 @@ fn route(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<(Route
 fn is_other_table(message: &RouteMessage) -> bool {
     message.header.table != RouteHeader::RT_TABLE_MAIN
         || message.attributes.iter().any(
-            |attribute| matches!(attribute, RouteAttribute::Table(table) if *table != RouteHeader::RT_TABLE_MAIN.into()),
+            |attribute| matches!(attribute, RouteAttribute::Table(table) if *table != u32::from(RouteHeader::RT_TABLE_MAIN)),
         )
 }
 
