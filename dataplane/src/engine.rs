@@ -157,6 +157,10 @@ impl Engine {
     /// Accepts datagrams from one sender: `datagrams` holds them one behind the other, each `segment` bytes long and the
     /// last one perhaps shorter, as `UDP_GRO` delivers them. A single datagram has `segment` = its length.
     pub fn handle_udp(&mut self, from: SocketAddr, datagrams: &[u8], segment: usize, now: Instant) {
+        if datagrams.is_empty() {
+            self.shared.counters.udp_datagrams += 1;
+            self.shared.counters.drop(DropReason::NotWireguard);
+        }
         let now = self.clock.advance(now);
         let from = canonical(from);
         let mut opens = stage::reuse(std::mem::take(&mut self.opens));

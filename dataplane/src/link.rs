@@ -149,8 +149,12 @@ impl Link {
         if let Some(tunnel) = &mut self.tunnel {
             tunnel.set_retry_time(RETRY_TIME);
         }
-        let is_news = self.state != PeerState::Established;
-        self.enter(PeerState::Established, now);
+        let is_news = self.state(now).0 != PeerState::Established;
+        if is_news {
+            self.note_handshake(now);
+            self.state = PeerState::Established;
+            self.since = now;
+        }
 
         is_news
     }

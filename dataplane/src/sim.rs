@@ -4,6 +4,7 @@
 //! every packet is in exactly one counter.
 
 mod attacks;
+mod chaos;
 mod faults;
 mod foreign;
 mod life;

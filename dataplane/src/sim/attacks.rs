@@ -288,6 +288,16 @@ fn what_a_container_must_not_send_does_not_leave() {
     world.assert_accounted();
 }
 
+#[test]
+fn an_empty_datagram_is_counted_too() {
+    let mut world = World::connected(2);
+
+    world.hosts[0].engine.handle_udp(underlay(1), &[], 0, world.now);
+
+    assert_eq!(world.dropped(0, DropReason::NotWireguard), 1);
+    world.assert_accounted();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -121,7 +121,10 @@ fn a_session_forgotten_for_want_of_traffic_comes_back_on_demand() {
 
     assert_eq!(world.numbers(0), [2]);
     assert_eq!(world.numbers(1), [1, 3]);
-    assert!(!world.hosts[0].events.iter().any(|event| matches!(event, Event::Unreachable { .. })));
+    let established = |event: &&Event| matches!(event, Event::Established { .. });
+    assert_eq!(world.hosts[0].events.len(), 2, "{:?}", world.hosts[0].events);
+    assert_eq!(world.hosts[0].events.iter().filter(established).count(), 2);
+    assert!(world.status(0).since < Duration::from_secs(1));
     world.assert_accounted();
 }
 
