@@ -170,8 +170,6 @@ impl Engine {
             let handled = match Kind::of(datagram) {
                 Kind::Data(id) => self.begin_open(id, from, datagram, &mut opens, now),
                 kind @ (Kind::Initiation | Kind::Answer(_) | Kind::Unknown) => {
-                    // What came before must not meet the sessions that this message makes.
-                    self.finish_open(&mut opens, from, now);
                     self.handle_message(kind, from, datagram, now)
                 }
             };

@@ -261,11 +261,10 @@ impl Network {
         shared.send_control(to, initiation);
     }
 
-    /// Sends a keepalive, behind all packets before it and before all after it.
+    /// Sends a keepalive.
     fn send(&mut self, index: LinkIndex, keepalive: &Datagram, shared: &mut Shared) {
         let link = &mut self.links[index.0];
         let Some(to) = link.path.current() else { return };
-        link.train = None;
         link.tx_bytes += keepalive.len() as u64;
         shared.send_control(to, keepalive);
     }

@@ -165,6 +165,21 @@ fn nothing_recorded_is_accepted_again() {
 }
 
 #[test]
+fn the_first_initiation_of_a_peer_is_not_answered_twice() {
+    let mut world = World::connected(2);
+    world.tap = Some(Vec::new());
+    world.say(1, 0, 1);
+    world.run(Duration::from_secs(1));
+    let initiation = world.tap.take().expect("a tap").swap_remove(0);
+
+    world.inject(initiation);
+    world.run(Duration::from_secs(1));
+
+    assert_eq!(world.dropped(0, DropReason::HandshakeReplayed), 1);
+    world.assert_accounted();
+}
+
+#[test]
 fn an_old_initiation_does_not_move_a_peer_that_forgot_it() {
     let mut world = World::connected(2);
     world.tap = Some(Vec::new());

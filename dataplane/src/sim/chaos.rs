@@ -1,6 +1,5 @@
 //! Anything may happen in any order; when it stops, packets flow again.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -65,13 +64,6 @@ fn perform(world: &mut World, deed: Deed) {
     world.assert_accounted();
 }
 
-/// Returns whether a host heard every other.
-fn hears_all(host: &Host) -> bool {
-    let packets = host.received.iter().filter_map(|(_, packet)| crate::ip::parse(packet));
-
-    packets.map(|inner| inner.source).collect::<BTreeSet<_>>().len() == HOSTS - 1
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
@@ -89,10 +81,11 @@ proptest! {
         }
         world.hosts.iter_mut().for_each(|host| host.received.clear());
         let mut seconds = 0;
-        while world.hosts.iter().any(|host| !hears_all(host)) {
+        while world.hosts.iter().any(|host| host.received.is_empty()) {
             seconds += 1;
             prop_assert!(seconds <= PATIENCE, "{:#?}", world.hosts.iter().map(|host| host.engine.status(world.now)).collect::<Vec<_>>());
-            for (from, to) in [(0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2)] {
+            // Nobody answers, so that nobody is helped by the other side.
+            for (from, to) in [(0, 1), (1, 2), (2, 0)] {
                 world.say(from, to, 1);
             }
             world.run(Duration::from_secs(1));

@@ -108,11 +108,18 @@ fn a_talker_that_is_only_listened_to_is_renewed_too() {
 #[test]
 fn a_session_forgotten_for_want_of_traffic_comes_back_on_demand() {
     let mut world = World::connected(2);
+    world.tap = Some(Vec::new());
     world.say(0, 1, 1);
     world.run(Duration::from_secs(310));
     assert_eq!(world.status(0).state, PeerState::Idle, "the session is over");
     world.run(Duration::from_secs(3400));
     assert_eq!(world.hosts[0].engine.poll_timeout(), None, "an idle lane sleeps");
+    for datagram in world.tap.take().expect("a tap") {
+        world.inject(datagram);
+    }
+    world.run(Duration::ZERO);
+    assert_eq!(world.dropped(0, DropReason::NoSession), 0, "the tunnel's index is forgotten, too");
+    assert_eq!(world.dropped(1, DropReason::NoSession), 0);
 
     world.say(1, 0, 2);
     world.run(Duration::from_millis(50));
@@ -234,6 +241,7 @@ fn a_new_published_address_is_tried_at_once() {
 #[test]
 fn a_peer_that_never_answers_is_reported_and_its_packets_are_counted() {
     let mut world = World::connected(2);
+    world.tap = Some(Vec::new());
     world.hosts[1].addr = underlay(9);
 
     (0..200).for_each(|number| world.say(0, 1, number));
@@ -248,6 +256,11 @@ fn a_peer_that_never_answers_is_reported_and_its_packets_are_counted() {
     assert_eq!(world.dropped(0, DropReason::HandshakeTimeout), 128);
     assert_eq!(world.status(0).state, PeerState::Unreachable);
     assert!(matches!(world.hosts[0].events[..], [Event::Unreachable { .. }]));
+    let index = world.tap.take().expect("a tap")[0].bytes[4..8].to_vec();
+    let bytes = [&[4, 0, 0, 0], &index[..], &[0; 40]].concat();
+    world.inject(Datagram { from: underlay(1), to: underlay(0), bytes });
+    world.run(Duration::ZERO);
+    assert_eq!(world.dropped(0, DropReason::UnknownIndex), 1, "the tunnel's index is forgotten, too");
     world.assert_accounted();
 
     world.hosts[1].addr = underlay(1);
@@ -278,17 +291,40 @@ fn a_peer_without_any_address_is_said_so_but_may_call_us() {
 }
 
 #[test]
+fn what_waits_uses_the_session_that_the_other_side_makes() {
+    let mut world = World::connected(2);
+    let mut astray = table(NET, 1, &[0, 1]);
+    astray.peers[0].lanes[0].candidates = vec![underlay(9)];
+    world.publish(1, astray);
+
+    world.say(1, 0, 1);
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.counters(1).waiting, 1);
+    world.say(0, 1, 2);
+    world.run(Duration::from_millis(10));
+
+    assert_eq!(world.numbers(0), [1]);
+    assert_eq!(world.counters(1).waiting, 0);
+    world.assert_accounted();
+}
+
+#[test]
 fn the_clock_of_the_driver_may_stumble() {
     let mut world = World::connected(2);
     world.run(Duration::from_secs(10));
     world.say(0, 1, 1);
     world.run(Duration::from_secs(130));
 
-    let earlier = world.now - Duration::from_secs(100);
+    // A new start with the same peer, whose handshake must not be older than the last.
+    world.publish(0, table(NET, 0, &[0]));
+    world.publish(0, table(NET, 0, &[0, 1]));
+
+    let earlier = world.now - Duration::from_secs(140);
     world.hosts[0].engine.handle_timeout(earlier);
     world.hosts[0].engine.handle_tun(network(NET), [&numbered(inner(0), inner(1), 2)[..]], earlier);
     world.collect();
-    world.run(Duration::from_secs(5));
+    world.run(Duration::from_millis(500));
 
     assert_eq!(world.numbers(1), [1, 2]);
+    assert_eq!(world.dropped(1, DropReason::HandshakeReplayed), 0);
 }
