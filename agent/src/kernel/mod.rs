@@ -20,6 +20,8 @@ pub mod namespace;
 mod netlink;
 pub mod netns;
 pub mod plan;
+#[cfg(test)]
+mod plan_tests;
 mod reconcile;
 pub mod sandbox;
 mod sysctl;

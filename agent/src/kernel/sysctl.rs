@@ -57,6 +57,17 @@ const LINK_V4: &[(&str, &str)] = &[("rp_filter", "1"), ("send_redirects", "0"), 
 const LINK_V6: &[(&str, &str)] = &[("disable_ipv6", "0"), ("accept_ra", "0")];
 const SANDBOX_V6: &[(&str, &str)] = &[("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0")];
 
+/// Every link parameter that is ever wanted.
+#[cfg(test)]
+pub(crate) const LINK_KEYS: [(&str, &str); 6] = [
+    ("ipv4", "rp_filter"),
+    ("ipv4", "send_redirects"),
+    ("ipv4", "forwarding"),
+    ("ipv6", "disable_ipv6"),
+    ("ipv6", "accept_ra"),
+    ("ipv6", "accept_dad"),
+];
+
 /// Lists what a network's namespace must have, with these interfaces in it.
 pub(crate) fn of_network(ipv6: bool, links: impl Iterator<Item = String>) -> BTreeMap<Sysctl, String> {
     let v6 = if ipv6 { NETWORK_V6 } else { NETWORK_NO_V6 };

@@ -114,6 +114,15 @@ impl Netlink {
         set.map_err(|error| self.refused("change", format!("link {name}"), error))
     }
 
+    /// What foreign hands do; nothing of ours sets a link down.
+    #[cfg(test)]
+    pub(crate) async fn set_down(&mut self, name: &str) -> Result<(), KernelError> {
+        let message = LinkUnspec::new_with_index(self.index(name).await?).down().build();
+
+        let set = self.handle.link().set(message).execute().await;
+        set.map_err(|error| self.refused("change", format!("link {name}"), error))
+    }
+
     /// Removes a link; with a veth its other end goes too. One that is not there is removed already.
     pub(crate) async fn remove_link(&mut self, name: &str) -> Result<(), KernelError> {
         let Some(link) = self.link(name).await? else {

@@ -1,0 +1,244 @@
+//! Foreign hands, and how it is all back after one reconcile.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+use nix::mount::{MntFlags, umount2};
+
+use super::rig::{
+    Container, GATEWAY, NODE, Rig, clean, desired, endpoint, receive, reconcile, running, send, skipped, v4, v6,
+};
+use crate::kernel::desired::{TUN_NAME, host_ifname};
+use crate::kernel::netlink::Netlink;
+use crate::kernel::sysctl;
+use crate::kernel::tables::{Address, Hop, LinkChange, RouteKey, Rule, RuleAction, Step, Sysctl};
+use crate::kernel::{Drift, NetworkNamespace};
+
+async fn hands(namespace: &NetworkNamespace) -> Netlink {
+    Netlink::open(namespace.netns()).await.expect("a connection")
+}
+
+#[tokio::test]
+async fn a_second_reconcile_does_nothing() {
+    if skipped() {
+        return;
+    }
+    let rig = Rig::new();
+    let (a, b) = (Container::new(11), Container::new(12));
+    let (mut namespace, _tun) = running(&rig, 1, &[&a, &b]).await;
+
+    let report = reconcile(&mut namespace, &desired(1, &[11, 12])).await;
+
+    assert_eq!(report.steps, []);
+    assert_eq!(a.attach(&mut namespace).await.steps, []);
+    assert_eq!(namespace.check(endpoint(12), &b.desired()).await.expect("a check"), []);
+}
+
+#[tokio::test]
+async fn what_foreign_hands_take_from_the_network_comes_back() {
+    if skipped() {
+        return;
+    }
+    let rig = Rig::new();
+    let (a, b) = (Container::new(11), Container::new(12));
+    let (mut namespace, _tun) = running(&rig, 1, &[&a, &b]).await;
+    let wanted = desired(1, &[11, 12]);
+    let mut hands = hands(&namespace).await;
+    let veth = host_ifname(endpoint(11));
+    let rule = wanted.tables().rules.into_iter().find(|r| r.from.is_some()).expect("a pin");
+
+    hands.remove_route(RouteKey::ours(IpNet::from(v4(11)))).await.expect("a route");
+    hands.remove_route(RouteKey::ours(IpNet::from(v6(11)))).await.expect("a route");
+    hands.remove_route(RouteKey::ours("10.42.0.0/16".parse().expect("a prefix"))).await.expect("a route");
+    hands.remove_address(&Address { link: "lo".to_owned(), address: IpNet::from(v4(GATEWAY)) }).await.expect("one");
+    hands.remove_address(&Address { link: TUN_NAME.to_owned(), address: IpNet::from(v6(NODE)) }).await.expect("one");
+    hands.remove_rule(&rule).await.expect("a rule");
+    hands.set_link(&veth, LinkChange::Mtu(1300)).await.expect("a link");
+    hands.set_link(TUN_NAME, LinkChange::QueueLen(10)).await.expect("a link");
+    let set = |path: &str, value: &str| {
+        let sysctl = Sysctl::global(path);
+        namespace.netns().within(|| sysctl::set(&sysctl, value)).expect("a namespace").expect("a parameter");
+    };
+    set("ipv4/ip_forward", "0");
+    set("ipv6/conf/all/forwarding", "0");
+    set(&format!("ipv4/conf/{veth}/rp_filter"), "0");
+    let healed = reconcile(&mut namespace, &wanted).await;
+
+    assert!(healed.steps.len() >= 11, "{:?}", healed.steps);
+    assert_eq!(reconcile(&mut namespace, &wanted).await.steps, []);
+    for address in [v4, v6] {
+        let (from, to) = (a.socket(address(11)), b.socket(address(12)));
+        send(&from, address(12), "hello").expect("a route");
+        assert_eq!(receive(&to).0, "hello");
+    }
+}
+
+#[tokio::test]
+async fn what_foreign_hands_put_into_the_network_goes() {
+    if skipped() {
+        return;
+    }
+    let rig = Rig::new();
+    let a = Container::new(11);
+    let (mut namespace, _tun) = running(&rig, 1, &[&a]).await;
+    let wanted = desired(1, &[11]);
+    let mut hands = hands(&namespace).await;
+    let default: IpNet = "0.0.0.0/0".parse().expect("a prefix");
+
+    hands.set_route(RouteKey { prefix: default, metric: 7 }, &Hop::Link(TUN_NAME.to_owned())).await.expect("a route");
+    hands.set_route(RouteKey::ours(IpNet::from(v4(11))), &Hop::Unreachable).await.expect("a route");
+    hands.set_route(RouteKey { prefix: IpNet::from(v6(11)), metric: 1 }, &Hop::Unreachable).await.expect("a route");
+    let stolen = Address { link: "lo".to_owned(), address: IpNet::from(v4(50)) };
+    hands.add_address(&stolen).await.expect("an address");
+    let wide = Address { link: TUN_NAME.to_owned(), address: IpNet::new(v6(NODE), 64).expect("a length") };
+    hands.remove_address(&Address { address: IpNet::from(v6(NODE)), ..wide.clone() }).await.expect("an address");
+    hands.add_address(&wide).await.expect("an address");
+    let pass_all = Rule { priority: 1, iif: None, from: None, action: RuleAction::Lookup(254) };
+    hands.add_rule(&pass_all).await.expect("a rule");
+    reconcile(&mut namespace, &wanted).await;
+
+    assert_eq!(reconcile(&mut namespace, &wanted).await.steps, []);
+    hands.links().await.expect("links");
+    assert!(!hands.rules().await.expect("rules").contains(&pass_all));
+    assert!(!hands.addresses().await.expect("addresses").contains(&stolen));
+    assert!(hands.routes().await.expect("routes").keys().all(|key| key.prefix != default));
+}
+
+#[tokio::test]
+async fn a_link_set_down_comes_back_with_all_that_was_on_it() {
+    if skipped() {
+        return;
+    }
+    let rig = Rig::new();
+    let (a, b) = (Container::new(11), Container::new(12));
+    let (mut namespace, _tun) = running(&rig, 1, &[&a, &b]).await;
+    let wanted = desired(1, &[11, 12]);
+
+    for link in [host_ifname(endpoint(11)), TUN_NAME.to_owned(), "lo".to_owned()] {
+        hands(&namespace).await.set_down(&link).await.expect("a link");
+        reconcile(&mut namespace, &wanted).await;
+        assert_eq!(reconcile(&mut namespace, &wanted).await.steps, [], "{link}");
+    }
+
+    for address in [v4, v6] {
+        let (from, to) = (a.socket(address(11)), b.socket(address(12)));
+        send(&from, address(12), "hello").expect("a route");
+        assert_eq!(receive(&to).0, "hello");
+    }
+}
+
+#[tokio::test]
+async fn a_removed_veth_is_reported_and_made_again() {
+    if skipped() {
+        return;
+    }
+    let rig = Rig::new();
+    let (a, b) = (Container::new(11), Container::new(12));
+    let (mut namespace, _tun) = running(&rig, 1, &[&a, &b]).await;
+    let wanted = desired(1, &[11, 12]);
+    hands(&namespace).await.remove_link(&host_ifname(endpoint(11))).await.expect("a link");
+
+    let report = reconcile(&mut namespace, &wanted).await;
+    assert_eq!(report.missing, [endpoint(11)].into());
+    assert_eq!(namespace.check(endpoint(11), &a.desired()).await.expect("a check"), [Drift::Missing]);
+    a.attach(&mut namespace).await;
+    assert!(reconcile(&mut namespace, &wanted).await.missing.is_empty());
+
+    let (from, to) = (a.socket(v4(11)), b.socket(v4(12)));
+    send(&from, v4(12), "hello").expect("a route");
+    assert_eq!(receive(&to).0, "hello");
+}
+
+#[tokio::test]
+async fn a_removed_tun_is_made_again_with_new_queues() {
+    if skipped() {
+        return;
+    }
+    let rig = Rig::new();
+    let (mut namespace, _old) = running(&rig, 1, &[]).await;
+    let wanted = desired(1, &[]);
+    hands(&namespace).await.remove_link(TUN_NAME).await.expect("a link");
+
+    let report = reconcile(&mut namespace, &wanted).await;
+
+    assert_eq!(report.tun.map(|tun| tun.queues.len()), Some(wanted.tun.queues));
+    let report = reconcile(&mut namespace, &wanted).await;
+    assert!(report.tun.is_none() && report.steps.is_empty(), "{report:?}");
+}
+
+#[tokio::test]
+async fn a_lost_pin_is_pinned_again() {
+    if skipped() {
+        return;
+    }
+    let rig = Rig::new();
+    let (mut namespace, _tun) = running(&rig, 1, &[]).await;
+    let path = namespace.path();
+    umount2(&path, MntFlags::MNT_DETACH).expect("a pin");
+    std::fs::remove_file(&path).expect("a file");
+    assert!(!namespace.is_pinned());
+
+    let report = reconcile(&mut namespace, &desired(1, &[])).await;
+
+    assert!(matches!(report.steps[..], [Step::Pin(_)]), "{:?}", report.steps);
+    assert!(namespace.is_pinned());
+    assert_eq!(reconcile(&mut namespace, &desired(1, &[])).await.steps, []);
+}
+
+#[tokio::test]
+async fn what_is_lost_in_a_sandbox_is_found_and_healed() {
+    if skipped() {
+        return;
+    }
+    let rig = Rig::new();
+    let (a, b) = (Container::new(11), Container::new(12));
+    let (mut namespace, _tun) = running(&rig, 1, &[&a, &b]).await;
+    let mut inside = Netlink::open(&a.netns).await.expect("a connection");
+    let own = Address { link: "eth0".to_owned(), address: "192.0.2.1/24".parse().expect("an address") };
+    let own_route = RouteKey::ours("198.51.100.0/24".parse().expect("a prefix"));
+
+    inside.add_address(&own).await.expect("a container's own address");
+    inside.set_route(own_route, &Hop::Link("lo".to_owned())).await.expect("a container's own route");
+    inside.remove_route(RouteKey::ours("10.42.0.0/16".parse().expect("a prefix"))).await.expect("a route");
+    inside.remove_address(&Address { link: "eth0".to_owned(), address: IpNet::from(v6(11)) }).await.expect("one");
+    inside.set_link("eth0", LinkChange::Mtu(1300)).await.expect("a link");
+    let drift = namespace.check(endpoint(11), &a.desired()).await.expect("a check");
+    let healed = clean(namespace.attach(endpoint(11), &a.desired()).await.expect("a sandbox"));
+
+    assert_eq!(drift, healed.steps.iter().cloned().map(Drift::Differs).collect::<Vec<_>>());
+    assert!(drift.len() >= 3, "{drift:?}");
+    assert_eq!(namespace.check(endpoint(11), &a.desired()).await.expect("a check"), []);
+    inside.links().await.expect("links");
+    assert!(inside.addresses().await.expect("addresses").contains(&own));
+    assert!(inside.routes().await.expect("routes").contains_key(&own_route));
+    for address in [v4, v6] {
+        let (from, to) = (a.socket(address(11)), b.socket(address(12)));
+        send(&from, address(12), "hello").expect("a route");
+        assert_eq!(receive(&to).0, "hello");
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_change_is_an_event_and_rest_is_none() {
+    if skipped() {
+        return;
+    }
+    let rig = Rig::new();
+    let (mut namespace, _tun) = running(&rig, 1, &[]).await;
+    let mut events = namespace.events().await.expect("events");
+    let mut hands = hands(&namespace).await;
+    let soon = Duration::from_millis(500);
+
+    reconcile(&mut namespace, &desired(1, &[])).await;
+    assert!(tokio::time::timeout(soon, events.changed()).await.is_err(), "reading back is no change");
+    hands.remove_address(&Address { link: "lo".to_owned(), address: IpNet::from(v4(GATEWAY)) }).await.expect("one");
+    tokio::time::timeout(soon, events.changed()).await.expect("an event in time").expect("a socket");
+    hands.remove_route(RouteKey::ours("10.42.9.0/24".parse().expect("a prefix"))).await.expect("a route");
+    tokio::time::timeout(soon, events.changed()).await.expect("an event in time").expect("a socket");
+    namespace
+        .netns()
+        .within(|| sysctl::set(&Sysctl::global("ipv4/ip_forward"), "0"))
+        .expect("a namespace")
+        .expect("a parameter");
+    tokio::time::timeout(soon, events.changed()).await.expect("an event in time").expect("a socket");
+}
