@@ -137,4 +137,8 @@ impl Kernel for Fake {
             source: std::io::Error::from_raw_os_error(errno),
         })
     }
+
+    async fn settle(&mut self, _done: &[Step]) -> Result<(), KernelError> {
+        Ok(())
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -28,6 +28,8 @@ impl Lock {
 
         let file = open(&path).map_err(refused)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // Its last holder removed the file meanwhile; the next one to come would make another.
+            Ok(held) if !is_at(&held, &path) => Err(KernelError::InUse { namespace: name }),
             Ok(held) => Ok(Self { path, _held: held }),
             Err((_, Errno::EWOULDBLOCK)) => Err(KernelError::InUse { namespace: name }),
             Err((_, errno)) => Err(refused(errno.into())),
@@ -48,4 +50,11 @@ fn open(path: &Path) -> io::Result<fs::File> {
     }
 
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+fn is_at(file: &fs::File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(held), Ok(named)) => (held.dev(), held.ino()) == (named.dev(), named.ino()),
+        (Err(_), _) | (_, Err(_)) => false,
+    }
 }

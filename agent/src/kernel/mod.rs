@@ -24,6 +24,7 @@ pub mod plan;
 mod plan_tests;
 mod reconcile;
 pub mod sandbox;
+mod settle;
 mod sysctl;
 pub mod tables;
 #[cfg(test)]

@@ -98,6 +98,7 @@ impl NetworkNamespace {
     /// When the namespace cannot be read back; nothing was changed inside then.
     pub async fn reconcile(&mut self, desired: &NamespaceDesired) -> Result<Report, KernelError> {
         let mut report = Report::default();
+        self.restore_netlink().await?;
         self.restore_pin(&mut report);
         self.restore_tun(desired.tun, &mut report).await?;
 
@@ -110,14 +111,16 @@ impl NetworkNamespace {
         Ok(report)
     }
 
-    /// Makes or heals the container side of an endpoint: veth pair, address, routes. The network's end stays down until the
-    /// next reconcile with the endpoint in it, so no packet gets in before its source is pinned. Doing it again changes
-    /// only what differs.
+    /// Makes or heals the container side of an endpoint: veth pair, address, routes. Doing it again changes only what differs.
+    ///
+    /// Reconcile before (once) and after, then with the endpoint in it. In between its packets get nowhere: strict
+    /// `rp_filter` finds no route back to an IPv4 source, and the last IPv6 rule drops what no other one lets pass.
     ///
     /// # Errors
     ///
     /// When the sandbox is gone, its interface's name is taken, or it cannot be read back.
     pub async fn attach(&mut self, endpoint: EndpointId, desired: &SandboxDesired) -> Result<Report, KernelError> {
+        self.restore_netlink().await?;
         sandbox::attach(&mut self.netlink, &host_ifname(endpoint), desired).await
     }
 
@@ -127,6 +130,7 @@ impl NetworkNamespace {
     ///
     /// When the sandbox is gone, its interface's name is taken, or it cannot be read back.
     pub async fn check(&mut self, endpoint: EndpointId, desired: &SandboxDesired) -> Result<Vec<Drift>, KernelError> {
+        self.restore_netlink().await?;
         sandbox::check(&mut self.netlink, &host_ifname(endpoint), desired).await
     }
 
@@ -168,6 +172,15 @@ impl NetworkNamespace {
         lock.remove();
 
         emptied.and(removed)
+    }
+
+    /// A connection ends when it cannot read what the kernel sent.
+    async fn restore_netlink(&mut self) -> Result<(), KernelError> {
+        if self.netlink.is_closed() {
+            self.netlink = Netlink::open(&self.netns).await?;
+        }
+
+        Ok(())
     }
 
     fn restore_pin(&self, report: &mut Report) {

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use super::desired::TUN_NAME;
 use super::error::KernelError;
 use super::netlink::Netlink;
 use super::netns::Netns;
 use super::plan::{missing_links, plan};
+use super::settle::settle;
 use super::sysctl;
 use super::tables::{Actual, Desired, Step};
 
@@ -15,6 +17,8 @@ pub(crate) trait Kernel {
     async fn list(&mut self, desired: &Desired) -> Result<Actual, KernelError>;
     /// Performs one step; a step that is already so is done.
     async fn perform(&mut self, step: &Step) -> Result<(), KernelError>;
+    /// Waits until what was done has its effect.
+    async fn settle(&mut self, done: &[Step]) -> Result<(), KernelError>;
 }
 
 /// What one round did.
@@ -39,6 +43,8 @@ pub(crate) async fn reconcile(kernel: &mut impl Kernel, desired: &Desired) -> Re
             Err(error) => round.errors.push(error),
         }
     }
+
+    kernel.settle(&round.steps).await?;
 
     Ok(round)
 }
@@ -90,5 +96,9 @@ impl Kernel for Namespace<'_> {
             // Never planned: the owners of pin, TUN and veth pairs do these themselves.
             Step::MakeTun(_) | Step::Pin(_) | Step::MakeVeth(_) => Ok(()),
         }
+    }
+
+    async fn settle(&mut self, done: &[Step]) -> Result<(), KernelError> {
+        settle(self.netns, done, |link| matches!(link, "lo" | TUN_NAME)).await
     }
 }

@@ -17,7 +17,7 @@ use super::netns::{Identity, Netns};
 use super::plan::plan;
 use super::reconcile::{Kernel, Namespace, reconcile};
 use super::sysctl;
-use super::tables::{Address, Desired, Hop, LinkDesired, RouteKey, Scope, Step};
+use super::tables::{Address, Desired, Hop, LinkChange, LinkDesired, RouteKey, Scope, Step};
 
 /// `IFNAMSIZ` without its closing zero.
 const MAX_IFNAME: usize = 15;
@@ -145,17 +145,24 @@ pub(crate) async fn attach(network: &mut Netlink, name: &str, desired: &SandboxD
     let mut report = Report::default();
 
     let pairing = pairing(network, name, &mut inside, desired, &netns).await?;
-    if !matches!(pairing, Pairing::Paired) {
+    let is_new = !matches!(pairing, Pairing::Paired);
+    if is_new {
         network.remove_link(name).await?;
         let peer = Peer { netns: netns.as_fd(), name: &desired.ifname, mac: desired.mac() };
         network.add_veth(name, desired.mtu, peer).await?;
         report.steps.push(Step::MakeVeth(name.to_owned()));
+        network.set_link(name, LinkChange::Up).await?;
     }
 
     let mut kernel = Namespace { netns: &netns, netlink: &mut inside };
     let round = reconcile(&mut kernel, &desired.tables()).await?;
     report.steps.extend(round.steps);
     report.errors.extend(round.errors);
+    if is_new {
+        // The end that was up first sends only after the kernel's link watch has run, and packets before that are lost
+        // (ARP then waits a second). Being asked for one link by name makes the kernel run it at once.
+        network.link(name).await?;
+    }
 
     Ok(report)
 }

@@ -64,11 +64,20 @@ impl Netlink {
         Ok(Self { handle, connection, namespace: netns.label().to_owned(), indexes: BTreeMap::new() })
     }
 
+    /// Says whether the connection has ended; it must be opened again then.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.connection.is_finished()
+    }
+
     /// Lists all links by name.
     pub(crate) async fn links(&mut self) -> Result<BTreeMap<String, Link>, KernelError> {
         let request = self.handle.link().get().set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats]);
         let messages = self.dump("links", request.execute()).await?;
         let links: BTreeMap<_, _> = messages.iter().filter_map(wire::link).collect();
+        if !links.contains_key("lo") {
+            // A connection that ends in the middle ends its lists too.
+            return Err(self.refused("list", "links".to_owned(), rtnetlink::Error::RequestFailed));
+        }
         self.indexes = links.iter().map(|(name, link)| (name.clone(), link.index)).collect();
 
         Ok(links)
