@@ -3,16 +3,17 @@
 //! `/etc` and `/var/lib` become writable folders in memory that link to what the machine has there, except for what a host must
 //! have of its own. So a host may write where a real one would, and nothing of it reaches the machine's disk.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 
-/// Where the machine's own folders remain reachable inside a host.
-const BASE: &str = "/run/overlay-lab/base";
+/// Where the folders of the machine remain reachable inside a host, in a folder for each lab that the host is nested in.
+const BASES: &str = "/run/overlay-lab/base";
 /// What a host never sees of the machine's `/etc`.
 const OWN_ETC: [&str; 5] = ["hostname", "hosts", "resolv.conf", "overlay", "mtab"];
 /// What a host never sees of the machine's `/var/lib`.
@@ -26,18 +27,21 @@ const OWN_VAR_LIB: [&str; 1] = ["overlay"];
 pub(crate) fn make(host: &str, hosts_file: &str) -> Result<()> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .context("cannot make the mounts private")?;
-    mount_memory("/run")?;
-    mount_private("/etc", &OWN_ETC)?;
-    mount_private("/var/lib", &OWN_VAR_LIB)?;
+    let base = mount_run()?;
+    mount_private("/etc", &OWN_ETC, &base)?;
+    mount_private("/var/lib", &OWN_VAR_LIB, &base)?;
     fs::create_dir("/var/lib/overlay").context("cannot make /var/lib/overlay")?;
     write("/etc/hostname", &format!("{host}\n"))?;
     write("/etc/hosts", hosts_file)?;
     write("/etc/resolv.conf", "# This host has no name server.\n")?;
     symlink("../proc/self/mounts", "/etc/mtab").context("cannot make /etc/mtab")?;
     mount_proc()?;
-    mount_sys();
+    mount_sys(&base);
 
-    Ok(())
+    // As on a host that systemd has booted: what is unmounted later goes from the mount namespaces of containers too. Not
+    // earlier, or what covers /etc would cover its copy.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED, None::<&str>)
+        .context("cannot share the mounts inside the host")
 }
 
 fn write(path: &str, text: &str) -> Result<()> {
@@ -51,9 +55,23 @@ fn mount_memory(target: &str) -> Result<()> {
         .with_context(|| format!("cannot mount a private {target}"))
 }
 
+/// Gives the host a `/run` and returns the folder in it from where the machine's folders remain reachable. In a lab within a
+/// host, that machine is a host too, whose links lead to its own such folder: it is kept.
+fn mount_run() -> Result<PathBuf> {
+    let outer: Vec<_> = (0..).map_while(|depth: u32| File::open(format!("{BASES}/{depth}")).ok()).collect();
+    mount_memory("/run")?;
+    for (depth, folder) in outer.iter().enumerate() {
+        let target = PathBuf::from(format!("{BASES}/{depth}"));
+        fs::create_dir_all(&target).with_context(|| format!("cannot make {}", target.display()))?;
+        bind(Path::new(&format!("/proc/self/fd/{}", folder.as_raw_fd())), &target)?;
+    }
+
+    Ok(PathBuf::from(format!("{BASES}/{}", outer.len())))
+}
+
 /// Covers `folder` with one in memory whose entries lead to the machine's, except for those named in `own`.
-fn mount_private(folder: &str, own: &[&str]) -> Result<()> {
-    let base = Path::new(BASE).join(folder.trim_start_matches('/'));
+fn mount_private(folder: &str, own: &[&str], base: &Path) -> Result<()> {
+    let base = base.join(folder.trim_start_matches('/'));
     fs::create_dir_all(&base).with_context(|| format!("cannot make {}", base.display()))?;
     bind(Path::new(folder), &base)?;
     mount_memory(folder)?;
@@ -73,7 +91,7 @@ fn mount_private(folder: &str, own: &[&str]) -> Result<()> {
 }
 
 /// A link keeps its own target, which may be relative to its place; anything else is reached through the base.
-fn link_target(entry: &fs::DirEntry) -> io::Result<std::path::PathBuf> {
+fn link_target(entry: &fs::DirEntry) -> io::Result<PathBuf> {
     if entry.file_type()?.is_symlink() { fs::read_link(entry.path()) } else { Ok(entry.path()) }
 }
 
@@ -92,8 +110,8 @@ fn mount_proc() -> Result<()> {
 }
 
 /// Shows the host's links under `/sys/class/net`. A host is whole without it, so a refusal is not an error.
-fn mount_sys() {
-    let cgroup = Path::new(BASE).join("cgroup");
+fn mount_sys(base: &Path) {
+    let cgroup = base.join("cgroup");
     let kept = fs::create_dir_all(&cgroup).is_ok() && bind(Path::new("/sys/fs/cgroup"), &cgroup).is_ok();
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
 

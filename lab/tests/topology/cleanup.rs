@@ -43,6 +43,21 @@ fn a_lab_shows_nothing_on_its_machine_and_leaves_nothing() {
 }
 
 #[test]
+fn a_lab_within_a_host_has_what_the_machine_has() {
+    let Some(outer) = machine() else { return };
+    outer.host(0).command("overlay-lab").args(["up", "2"]).run().unwrap();
+
+    let inner = ["exec", "host2", "--", "overlay-lab", "exec", "host2", "--", "true"];
+    let none = outer.host(0).command("overlay-lab").args(inner).output().unwrap();
+    assert!(none.stderr.contains("is not up"), "labs do not see those outside: {}", none.stderr);
+    for path in ["/etc/passwd", "/etc/alternatives", "/var/lib/dpkg"] {
+        let there = std::path::Path::new(path).exists();
+        let test = ["exec", "host2", "--", "test", "-e", path];
+        assert_eq!(outer.host(0).command("overlay-lab").args(test).output().unwrap().status.success(), there, "{path}");
+    }
+}
+
+#[test]
 fn two_labs_live_side_by_side() {
     let Some(outer) = machine() else { return };
     let machine = outer.host(0);
@@ -105,7 +120,7 @@ fn a_killed_program_takes_its_lab_along() {
 fn a_host_dies_with_all_that_runs_in_it() {
     let Some(lab) = lab(2) else { return };
     lab.host(0).command("sh").args(["-c", "setsid sleep 600 & setsid sleep 601 & exit 0"]).run().unwrap();
-    assert_eq!(lab.host(0).pids_of("sleep").unwrap().len(), 2);
+    wait_until(Duration::from_secs(5), "both sleep", || lab.host(0).pids_of("sleep").unwrap().len() == 2).unwrap();
     let holders: Vec<_> = lab.hosts().iter().map(overlay_lab::Host::holder).collect();
 
     lab.finish().unwrap();

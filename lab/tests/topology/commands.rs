@@ -70,6 +70,7 @@ fn a_daemon_left_behind_holds_nobody_up_and_is_reaped_by_its_host() {
     let start = Instant::now();
     lab.host(0).command("sh").args(["-c", "sleep 600 & exit 0"]).run().unwrap();
     assert!(start.elapsed() < Duration::from_secs(10));
+    wait_until(Duration::from_secs(5), "it sleeps", || !lab.host(0).pids_of("sleep").unwrap().is_empty()).unwrap();
     let [pid] = lab.host(0).pids_of("sleep").unwrap()[..] else { panic!("one sleeps") };
     lab.host(0).kill(pid, "KILL").unwrap();
     let gone = || !lab.host(0).command("test").args(["-e", &format!("/proc/{pid}")]).output().unwrap().status.success();

@@ -119,3 +119,14 @@ fn a_capture_looks_into_frames_that_are_not_cut_yet_and_misses_none() {
     assert!(report.bytes / report.frames > 1500, "offload makes long frames: {report}");
     assert!(std::fs::metadata(&file).unwrap().len() > report.bytes);
 }
+
+#[test]
+fn a_host_has_what_the_machine_has_where_it_needs_nothing_of_its_own() {
+    let Some(lab) = lab(1) else { return };
+
+    for path in ["/etc/passwd", "/etc/ld.so.cache", "/proc/self/mounts", "/usr", "/dev/null"] {
+        let there = std::path::Path::new(path).exists();
+        let output = lab.host(0).command("test").args(["-e", path]).output().unwrap();
+        assert_eq!(output.status.success(), there, "{path}");
+    }
+}
