@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
+use crate::check::{CHECKS, Check};
 use crate::lab::Lab;
 use crate::snapshot::Snapshot;
 use crate::state::{self, Record};
@@ -24,6 +25,9 @@ const EXAMPLES: &str = "Examples:
 
 Inside hosts and containers, where nothing else may be installed, these help:
   serve-http, fetch, ping, throughput, capture   (each has --help)";
+
+/// Where the agent pins the namespaces of its networks.
+const PINNED: &str = "/run/overlay/netns";
 
 /// Hosts made of Linux namespaces, on this machine.
 #[derive(Debug, Parser)]
@@ -64,6 +68,17 @@ enum Command {
     Down {
         #[command(flatten)]
         lab: LabName,
+    },
+    /// Try one property of Overlay on hosts of its own, in many rounds
+    #[command(
+        after_help = "Examples:\n  overlay-lab check             lists them\n  overlay-lab check restart --rounds 10"
+    )]
+    Check {
+        /// Which one
+        name: Option<String>,
+        /// How many rounds, if not as many as show it for good
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: Option<u32>,
     },
     #[command(flatten)]
     Tool(Tool),
@@ -213,6 +228,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Exec { lab, host, command } => return exec(&lab.name, &host, &command),
         Command::Ls { json } => ls(json)?,
         Command::Down { lab } => down(&lab.name)?,
+        Command::Check { name, rounds } => check(name.as_deref(), rounds)?,
         Command::Tool(tool) => run_tool(tool)?,
     }
 
@@ -234,7 +250,8 @@ fn run_tool(tool: Tool) -> Result<()> {
         Tool::Link { name, change } => change::link(&name, change),
         Tool::Snapshot { folders } => {
             let folders: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
-            println!("{}", serde_json::to_string(&Snapshot::take(&folders))?);
+            let snapshot = Snapshot::take(&folders).with_pinned_networks(Path::new(PINNED))?;
+            println!("{}", serde_json::to_string(&snapshot)?);
             Ok(())
         }
     }
@@ -270,6 +287,23 @@ fn hold(hosts: usize) -> Result<()> {
     loop {
         nix::unistd::pause();
     }
+}
+
+#[expect(clippy::print_stdout, reason = "this is a command line")]
+fn check(name: Option<&str>, rounds: Option<u32>) -> Result<()> {
+    let Some(name) = name else {
+        for check in CHECKS {
+            println!("{:<10} {} ({} rounds)", check.name, check.what, check.rounds);
+        }
+        return Ok(());
+    };
+    let check =
+        Check::find(name).with_context(|| format!("there is no check {name}: `overlay-lab check` lists them"))?;
+    println!("{}: {}", check.name, check.what);
+    let time = check.run(rounds)?;
+    println!("passed in {:.1} s", time.as_secs_f64());
+
+    Ok(())
 }
 
 fn exec(lab: &str, host: &str, command: &[OsString]) -> Result<ExitCode> {

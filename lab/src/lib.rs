@@ -15,6 +15,7 @@
 
 mod binary;
 mod capture;
+mod check;
 pub mod cli;
 mod cluster;
 mod command;
@@ -37,6 +38,7 @@ mod wait;
 
 pub use binary::bin;
 pub use capture::{Capture, CaptureReport};
+pub use check::{CHECKS, Check};
 pub use cluster::Cluster;
 pub use command::{HostCommand, Output, Running};
 pub use daemon::Daemon;

@@ -1,7 +1,7 @@
 //! What a machine or host has, to be compared with what it has later.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::binary::PROGRAMS;
+use crate::namespace::within_network;
 use crate::tool::processes::{pids, program};
 use crate::wait::wait_until;
 
@@ -35,18 +36,40 @@ impl Snapshot {
         for folder in folders {
             list_files(folder, &mut files);
         }
-        let parts = [
-            ("network namespaces", names_in(Path::new("/run/netns"))),
-            ("links", columns("/proc/self/net/dev", |line| Some(line.split_once(':')?.0.trim().to_owned()))),
-            ("addresses", addresses()),
-            ("routes", routes()),
-            ("nft", nft()),
-            ("mounts", columns("/proc/self/mounts", mount_point)),
-            ("processes", processes(lab)),
-            ("files", files),
-        ];
+        let mut parts = BTreeMap::from([
+            ("network namespaces".to_owned(), names_in(Path::new("/run/netns"))),
+            ("mounts".to_owned(), columns("/proc/self/mounts", mount_point)),
+            ("processes".to_owned(), processes(lab)),
+            ("files".to_owned(), files),
+        ]);
+        add_network("", &mut parts);
 
-        Self { parts: parts.into_iter().map(|(name, part)| (name.to_owned(), part)).collect() }
+        Self { parts }
+    }
+
+    /// Adds what is in the network namespaces that are pinned in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// When a namespace there cannot be entered.
+    pub(crate) fn with_pinned_networks(mut self, folder: &Path) -> Result<Self> {
+        let home = File::open("/proc/thread-self/ns/net")?;
+        for name in names_in(folder) {
+            let inside = File::open(folder.join(&name))?;
+            within_network(&inside, &home, || {
+                add_network(&format!(" in {name}"), &mut self.parts);
+                Ok(())
+            })?;
+        }
+
+        Ok(self)
+    }
+
+    /// Only the parts that restarts do not change: everything but processes and files.
+    #[must_use]
+    pub fn of_kernel(mut self) -> Self {
+        self.parts.retain(|name, _| name != "processes" && name != "files");
+        self
     }
 
     /// What `later` has more (`+`) and less (`-`) than this, one line each.
@@ -95,6 +118,14 @@ impl Snapshot {
     }
 }
 
+/// What the calling thread's network namespace holds.
+fn add_network(place: &str, parts: &mut BTreeMap<String, BTreeSet<String>>) {
+    let links = columns("/proc/thread-self/net/dev", |line| Some(line.split_once(':')?.0.trim().to_owned()));
+    for (name, part) in [("links", links), ("addresses", addresses()), ("routes", routes()), ("nft", nft())] {
+        parts.insert(format!("{name}{place}"), part);
+    }
+}
+
 fn names_in(folder: &Path) -> BTreeSet<String> {
     let Ok(entries) = fs::read_dir(folder) else { return BTreeSet::new() };
 
@@ -114,11 +145,11 @@ fn mount_point(line: &str) -> Option<String> {
 
 /// The leaves of the kernel's table of local IPv4 addresses, and its list of IPv6 addresses.
 fn addresses() -> BTreeSet<String> {
-    let table = fs::read_to_string("/proc/self/net/fib_trie").unwrap_or_default();
+    let table = fs::read_to_string("/proc/thread-self/net/fib_trie").unwrap_or_default();
     let lines: Vec<_> = table.lines().map(str::trim).collect();
     let local = lines.windows(2).filter(|pair| pair[1].starts_with("/32 host LOCAL"));
     let v4 = local.filter_map(|pair| Some(pair[0].strip_prefix("|-- ")?.to_owned()));
-    let v6 = columns("/proc/self/net/if_inet6", |line| {
+    let v6 = columns("/proc/thread-self/net/if_inet6", |line| {
         let words: Vec<_> = line.split_whitespace().collect();
         Some(format!("{} {}", words.first()?, words.last()?))
     });
@@ -128,8 +159,8 @@ fn addresses() -> BTreeSet<String> {
 
 /// Routes of both families, without their counters.
 fn routes() -> BTreeSet<String> {
-    let v4 = columns("/proc/self/net/route", |line| pick_words(line, &[0, 1, 2, 7]));
-    let v6 = columns("/proc/self/net/ipv6_route", |line| pick_words(line, &[9, 0, 1, 4]));
+    let v4 = columns("/proc/thread-self/net/route", |line| pick_words(line, &[0, 1, 2, 7]));
+    let v6 = columns("/proc/thread-self/net/ipv6_route", |line| pick_words(line, &[9, 0, 1, 4]));
 
     v4.into_iter().chain(v6).collect()
 }

@@ -173,6 +173,7 @@ impl<'a> Pinger<'a> {
         let mean = total.checked_div(u32::try_from(received).unwrap_or(u32::MAX)).unwrap_or_default();
         let moments = std::iter::once(self.start).chain(self.answers.iter().map(|(at, _)| *at));
         let gaps = moments.clone().zip(moments.skip(1)).map(|(one, next)| next.saturating_duration_since(one));
+        let long = Duration::from_millis(self.options.interval_ms) * 2;
 
         Summary {
             target: self.to,
@@ -181,7 +182,8 @@ impl<'a> Pinger<'a> {
             rtt_min_ms: ms(self.answers.iter().map(|(_, rtt)| *rtt).min().unwrap_or_default()),
             rtt_mean_ms: ms(mean),
             rtt_max_ms: ms(self.answers.iter().map(|(_, rtt)| *rtt).max().unwrap_or_default()),
-            longest_silence_ms: ms(gaps.max().unwrap_or_default()),
+            longest_silence_ms: ms(gaps.clone().max().unwrap_or_default()),
+            silences_ms: gaps.filter(|gap| *gap > long).map(ms).collect(),
             error: self.refused.as_ref().map(ToString::to_string),
         }
     }
@@ -197,6 +199,8 @@ struct Summary {
     rtt_mean_ms: f64,
     rtt_max_ms: f64,
     longest_silence_ms: f64,
+    /// Times between answers that were longer than two intervals.
+    silences_ms: Vec<f64>,
     error: Option<String>,
 }
 

@@ -1,0 +1,111 @@
+//! `overlay-lab check`: properties of Overlay, each tried on hosts of its own. The end-to-end tests run the same, in fewer rounds.
+
+mod churn;
+mod control;
+mod firewall;
+mod foreign;
+mod isolation;
+mod offline;
+mod restart;
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::lab::Lab;
+
+/// Sent as payload wherever nothing may be readable between hosts.
+pub(crate) const MARKER: &str = "this-must-not-be-readable";
+/// How long anything may take that has no bar of its own.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One property and how it is tried.
+#[derive(Clone, Copy)]
+pub struct Check {
+    /// Its name.
+    pub name: &'static str,
+    /// What holds when it passes.
+    pub what: &'static str,
+    /// How many rounds show it for good.
+    pub rounds: u32,
+    run: fn(u32, &mut Notes) -> Result<()>,
+}
+
+/// All checks.
+pub const CHECKS: [Check; 7] = [
+    Check { name: "offline", what: "the data path needs no control", rounds: 1, run: offline::run },
+    Check { name: "restart", what: "agents may be killed at any moment", rounds: 100, run: restart::run },
+    Check { name: "control", what: "what control acknowledged survives kill -9", rounds: 20, run: control::run },
+    Check { name: "foreign", what: "what foreign hands break is healed", rounds: 3, run: foreign::run },
+    Check { name: "firewall", what: "the host's firewall makes no difference", rounds: 1, run: firewall::run },
+    Check { name: "isolation", what: "networks are sealed, also with one prefix", rounds: 1, run: isolation::run },
+    Check { name: "churn", what: "coming and going leaves nothing", rounds: 1000, run: churn::run },
+];
+
+/// What a check says while it runs.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    aloud: bool,
+}
+
+impl Notes {
+    /// Notes a figure or a step.
+    pub(crate) fn say(&mut self, line: &str) {
+        if self.aloud {
+            let mut out = std::io::stdout();
+            // Nobody may be reading any more, which is no reason to stop.
+            let _ = writeln!(out, "  {line}").and_then(|()| out.flush());
+        }
+    }
+}
+
+impl Check {
+    /// Finds a check by name.
+    #[must_use]
+    pub fn find(name: &str) -> Option<Self> {
+        CHECKS.into_iter().find(|check| check.name == name)
+    }
+
+    /// Runs the check, saying its figures on standard output.
+    ///
+    /// # Errors
+    ///
+    /// When the property does not hold, or the hosts cannot be made.
+    pub fn run(&self, rounds: Option<u32>) -> Result<Duration> {
+        let start = Instant::now();
+        (self.run)(rounds.unwrap_or(self.rounds), &mut Notes { aloud: true }).with_context(|| self.name)?;
+
+        Ok(start.elapsed())
+    }
+}
+
+/// A time as figures show it.
+pub(crate) fn ms(duration: Duration) -> String {
+    format!("{:.0} ms", duration.as_secs_f64() * 1000.0)
+}
+
+/// The summary of a `ping --json`.
+#[derive(Debug, serde::Deserialize)]
+pub(crate) struct PingSummary {
+    /// Echoes sent.
+    pub(crate) sent: usize,
+    /// Answers received.
+    pub(crate) received: usize,
+    /// The longest time without an answer, in milliseconds.
+    pub(crate) longest_silence_ms: f64,
+    /// Times without an answer that were longer than two intervals.
+    pub(crate) silences_ms: Vec<f64>,
+}
+
+/// Records the switch while `work` runs, and insists that the marker was never readable.
+pub(crate) fn sealed<T>(lab: &Lab, notes: &mut Notes, work: impl FnOnce(&mut Notes) -> Result<T>) -> Result<T> {
+    let capture = lab.capture(Some(MARKER))?;
+    let value = work(notes)?;
+    let report = capture.stop()?;
+    notes.say(&format!("on the wire: {report}"));
+
+    anyhow::ensure!(report.frames > 0, "nothing was seen on the wire");
+    anyhow::ensure!(report.marked == 0, "READABLE ON THE WIRE: {report}");
+    Ok(value)
+}

@@ -1,0 +1,92 @@
+//! Containers come and go, some killed midway: no address twice, and nothing left.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::{MARKER, Notes, PATIENCE, sealed};
+use crate::cluster::Cluster;
+use crate::command::Running;
+use crate::process::rest;
+use crate::wait::wait_until;
+
+/// Containers that come and go at a time.
+const AT_A_TIME: u32 = 8;
+/// One in so many is killed midway.
+const KILLED: u32 = 10;
+
+pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
+    let cluster = Cluster::new(2)?;
+    cluster.ctl(0, &["network", "create", "net"])?;
+    let servers = [cluster.serve_http(0, "net", "anchor1")?, cluster.serve_http(1, "net", "anchor2")?];
+    cluster.fetch(0, "net", "first", "anchor2")?;
+    let before = [kernel(&cluster, 0)?, kernel(&cluster, 1)?];
+    let start = Instant::now();
+
+    let seen = sealed(cluster.lab(), notes, |_| {
+        let mut seen = 0;
+        for first in (0..rounds).step_by(usize::try_from(AT_A_TIME)?) {
+            seen += batch(&cluster, first, rounds.min(first + AT_A_TIME))?;
+        }
+        Ok(seen)
+    })?;
+    let rate = f64::from(rounds) / start.elapsed().as_secs_f64();
+
+    wait_until(PATIENCE, "only the anchors are listed", || names(&cluster).is_ok_and(|names| names.len() == 2))?;
+    for (host, before) in before.iter().enumerate() {
+        before.assert_unchanged(|| kernel(&cluster, host)).with_context(|| format!("leaked on host {}", host + 1))?;
+    }
+    cluster.fetch(0, "net", "last", "anchor2")?;
+    notes.say(&format!(
+        "{rounds} containers, {} killed midway, {rate:.0} a second; {seen} live addresses compared, none twice",
+        rounds / KILLED
+    ));
+    drop(servers);
+    cluster.finish()
+}
+
+/// Starts containers on both hosts, compares the addresses that live at the same time, and ends them.
+fn batch(cluster: &Cluster, first: u32, end: u32) -> Result<usize> {
+    let mut running: Vec<(u32, Running)> = Vec::new();
+    for number in first..end {
+        let ping = ["ping", "--count=2", "--interval-ms=30", "--timeout-ms=200", "--marker", MARKER, "anchor1"];
+        let host = usize::try_from(number % 2)?;
+        running.push((number, cluster.container(host, "net", &format!("c{number}"))?.args(ping).spawn()?));
+    }
+    rest(Duration::from_millis(rand::random_range(0..60)));
+    for (_, container) in running.iter().filter(|(number, _)| number % KILLED == 0) {
+        // It may be done already.
+        let _ = container.signal(Signal::SIGKILL);
+    }
+    let seen = distinct_addresses(cluster)?;
+    for (number, container) in running {
+        let output = container.wait(PATIENCE)?;
+        let killed = number % KILLED == 0;
+        ensure!(killed || output.status.success(), "container {number} failed: {}{}", output.stdout, output.stderr);
+    }
+
+    Ok(seen)
+}
+
+fn distinct_addresses(cluster: &Cluster) -> Result<usize> {
+    let list = cluster.ctl_json(0, &["endpoint", "ls"])?;
+    let rows = list.as_array().context("endpoint ls --json is no list")?;
+    let addresses: Vec<_> = rows.iter().filter_map(|row| row["addresses"].as_array()).flatten().collect();
+    let distinct: BTreeSet<_> = addresses.iter().map(ToString::to_string).collect();
+
+    ensure!(distinct.len() == addresses.len(), "an address is live twice: {list}");
+    Ok(addresses.len())
+}
+
+fn names(cluster: &Cluster) -> Result<Vec<String>> {
+    let list = cluster.ctl_json(0, &["endpoint", "ls"])?;
+    let rows = list.as_array().context("endpoint ls --json is no list")?;
+
+    Ok(rows.iter().filter_map(|row| Some(row["name"].as_str()?.to_owned())).collect())
+}
+
+fn kernel(cluster: &Cluster, host: usize) -> Result<crate::Snapshot> {
+    Ok(cluster.host(host).snapshot(&[])?.of_kernel())
+}

@@ -1,0 +1,72 @@
+//! Foreign hands delete what is ours: it is back within a second.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{MARKER, Notes, PATIENCE, PingSummary, sealed};
+use crate::cluster::Cluster;
+use crate::wait::wait_until;
+
+/// Longest silence while something is healed, in milliseconds.
+const BAR_MS: f64 = 1000.0;
+
+/// What is done to a host, by a shell that runs inside the network's namespace. Needs the `ip` program there.
+const INJURIES: [(&str, &str); 7] = [
+    ("every route to another host is deleted", "ip route flush dev ovt"),
+    (
+        "a container's route is deleted",
+        "ip route del $(ip -4 route show | grep -o '^10[0-9.]* dev ov[^t][^ ]*' | head -n1)",
+    ),
+    ("a container's link is set down", "ip link set $(ls /sys/class/net | grep '^ov[^t]' | head -n1) down"),
+    ("the gateway's address is deleted", "ip -4 address flush dev lo scope global"),
+    ("forwarding is switched off", "echo 0 > /proc/sys/net/ipv4/ip_forward"),
+    ("the TUN device is set down", "ip link set ovt down"),
+    ("the TUN device is deleted", "ip link del ovt"),
+];
+
+pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
+    let cluster = Cluster::new(2)?;
+    cluster.ctl(0, &["network", "create", "net"])?;
+    let server = cluster.serve_http(1, "net", "service2")?;
+    cluster.fetch(0, "net", "service1", "service2")?;
+
+    sealed(cluster.lab(), notes, |notes| {
+        for _ in 0..rounds {
+            for (what, script) in INJURIES {
+                injure(&cluster, what, script, notes)?;
+            }
+        }
+        Ok(())
+    })?;
+
+    drop(server);
+    cluster.finish()
+}
+
+fn injure(cluster: &Cluster, what: &str, script: &str, notes: &mut Notes) -> Result<()> {
+    let ping = ["ping", "--json", "--count=60", "--interval-ms=30", "--marker", MARKER, "service2"];
+    let mut ping = cluster.container(0, "net", "pinger")?.args(ping).spawn()?;
+    wait_until(PATIENCE, "the ping is attached", || {
+        cluster.ctl_json(0, &["endpoint", "ls"]).is_ok_and(|list| list.to_string().contains("\"pinger\""))
+            || !ping.is_running()
+    })?;
+    crate::process::rest(Duration::from_millis(200));
+
+    let inside = "for pin in /run/overlay/netns/*; do exec nsenter --net=$pin sh -ec \"$1\"; done";
+    let output = cluster.host(0).try_command("sh")?.args(["-c", inside, "sh", script]).output()?;
+    ensure!(output.status.success(), "cannot try \"{what}\": {}", output.stderr);
+
+    let output = ping.wait(PATIENCE)?;
+    let summary: PingSummary =
+        serde_json::from_str(&output.stdout).with_context(|| format!("{what}: {}", output.stderr))?;
+    notes.say(&format!("{what}: longest silence {:.0} ms", summary.longest_silence_ms));
+    ensure!(summary.longest_silence_ms <= BAR_MS, "{what}: {:.0} ms of silence", summary.longest_silence_ms);
+    ensure!(
+        summary.sent - summary.received <= 35,
+        "{what}: not healed, {} of {} lost",
+        summary.sent - summary.received,
+        summary.sent
+    );
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! Agents are killed at random moments and started at once, under a ping and a TCP transfer.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::{MARKER, Notes, PATIENCE, PingSummary};
+use crate::cluster::Cluster;
+use crate::process::rest;
+
+/// Longest silence of the ping, in milliseconds: of 95 of 100 kills, and of all.
+const P95_MS: f64 = 1000.0;
+const WORST_MS: f64 = 3000.0;
+/// How long two ends may take to agree on a transfer that is over.
+const SETTLE: Duration = Duration::from_secs(60);
+
+pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
+    let mut cluster = Cluster::new(2)?;
+    cluster.ctl(0, &["network", "create", "net"])?;
+    let sink = cluster.serve(1, "net", "sink", &["throughput", "serve"], "listening")?;
+    cluster.container(0, "net", "first")?.args(["ping", "--count=3", "--interval-ms=100", "sink"]).run()?;
+
+    let lab = cluster.lab().capture(Some(MARKER))?;
+    let ping = ["ping", "--json", "--count=0", "--interval-ms=100", "--marker", MARKER, "sink"];
+    let ping = cluster.container(0, "net", "pinger")?.args(ping).spawn()?;
+    let transfer =
+        ["throughput", "client", "sink", "--json", "--verify", "--seconds=100000", "--rate=40", "--marker", MARKER];
+    let transfer = cluster.container(0, "net", "sender")?.args(transfer).spawn()?;
+    rest(Duration::from_millis(500));
+    let before = [kernel(&cluster, 0)?, kernel(&cluster, 1)?];
+
+    for round in 0..rounds {
+        rest(Duration::from_millis(rand::random_range(0..500)));
+        let agent = cluster.agent(rand::random_range(0..2))?;
+        agent.kill()?;
+        cluster.restart(&agent)?;
+        for host in [0, 1] {
+            cluster.wait_for_agent(host).with_context(|| format!("after kill {}", round + 1))?;
+        }
+    }
+    rest(Duration::from_secs(1));
+
+    for (host, before) in before.iter().enumerate() {
+        before.assert_unchanged(|| kernel(&cluster, host)).with_context(|| format!("leaked on host {}", host + 1))?;
+    }
+    ping.signal(Signal::SIGTERM)?;
+    transfer.signal(Signal::SIGTERM)?;
+    let summary: PingSummary =
+        serde_json::from_str(&ping.wait(PATIENCE)?.stdout).context("no figures from the ping")?;
+    let output = transfer.wait(SETTLE)?;
+    ensure!(output.status.success(), "the transfer broke: {}", output.stderr);
+    let report = lab.stop()?;
+
+    notes.say(&format!("transfer whole: {}", output.stdout.trim()));
+    notes.say(&format!("on the wire: {report}"));
+    ensure!(report.marked == 0, "READABLE ON THE WIRE: {report}");
+    judge(&summary, rounds, notes)?;
+    drop(sink);
+    cluster.finish()
+}
+
+fn judge(summary: &PingSummary, rounds: u32, notes: &mut Notes) -> Result<()> {
+    let mut silences = summary.silences_ms.clone();
+    silences.sort_by(f64::total_cmp);
+    // A kill that no echo noticed has the silence of one interval, below anything that counts.
+    let count = usize::try_from(rounds)?;
+    let over = count.div_ceil(20);
+    let p95 = silences.len().checked_sub(over + 1).map_or(0.0, |index| silences[index]);
+    let (sent, received) = (summary.sent, summary.received);
+    notes.say(&format!(
+        "{rounds} kills: {received} of {sent} echoes answered; silence p95 {p95:.0} ms, worst {:.0} ms",
+        summary.longest_silence_ms
+    ));
+
+    ensure!(p95 <= P95_MS, "the silence p95 is {p95:.0} ms");
+    ensure!(summary.longest_silence_ms <= WORST_MS, "the worst silence is {:.0} ms", summary.longest_silence_ms);
+    Ok(())
+}
+
+fn kernel(cluster: &Cluster, host: usize) -> Result<crate::Snapshot> {
+    Ok(cluster.host(host).snapshot(&[])?.of_kernel())
+}
