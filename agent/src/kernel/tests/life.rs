@@ -168,6 +168,20 @@ async fn inside_is_another_namespace_and_outside_is_not() {
     assert_eq!(look(), outside);
 }
 
+/// The owner runs these in tasks of a multi-threaded runtime.
+#[test]
+fn the_namespace_s_futures_may_move_between_threads() {
+    fn may_move<T: Send>(_: &T) {}
+
+    let _never_called = |mut namespace: NetworkNamespace, container: Container| {
+        may_move(&NetworkNamespace::open("/run".as_ref(), network(1), TUN));
+        may_move(&namespace.reconcile(&desired(1, &[])));
+        may_move(&namespace.attach(endpoint(1), &container.desired()));
+        may_move(&namespace.check(endpoint(1), &container.desired()));
+        may_move(&namespace.delete());
+    };
+}
+
 /// Not a test of right and wrong: prints what a round costs, for the record.
 #[tokio::test]
 #[ignore = "prints a figure"]

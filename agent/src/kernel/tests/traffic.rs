@@ -108,6 +108,31 @@ async fn a_v4_network_has_no_ipv6_at_all() {
 }
 
 #[tokio::test]
+async fn ipv6_can_be_given_to_a_running_network_and_taken_away() {
+    if skipped() {
+        return;
+    }
+    let rig = Rig::new();
+    let (a, b) = (Container::new(11), Container::new(12));
+    let (mut namespace, _tun) = running(&rig, 1, &[&a, &b]).await;
+    let both = desired(1, &[11, 12]);
+    let mut v4_only = both.clone();
+    v4_only.gateways.retain(std::net::IpAddr::is_ipv4);
+    v4_only.unreachable.retain(|p| matches!(p, IpNet::V4(_)));
+
+    for wanted in [&v4_only, &both] {
+        reconcile(&mut namespace, wanted).await;
+        assert_eq!(reconcile(&mut namespace, wanted).await.steps, []);
+    }
+
+    for address in [v4, v6] {
+        let (from, to) = (a.socket(address(11)), b.socket(address(12)));
+        send(&from, address(12), "hello").expect("a route");
+        assert_eq!(receive(&to).0, "hello");
+    }
+}
+
+#[tokio::test]
 async fn remote_packets_leave_and_enter_by_the_tun_under_strict_rp_filter() {
     if skipped() {
         return;
