@@ -1,2 +1,40 @@
-//! Placeholder.
-fn main() {}
+//! The command line of Overlay: reads what was asked, calls the agent on its local socket, and says what came of it.
+//!
+//! No decision about the overlay is made here; the agent and control make them.
+
+mod args;
+mod client;
+mod cmd;
+mod failure;
+mod join_text;
+mod output;
+mod pidfd;
+mod sandbox;
+mod spawn;
+mod state;
+mod time;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Cli;
+use crate::cmd::Context;
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::of_process(cli.global.json);
+    let context = Context { socket: cli.global.socket, output };
+    // One thread: `run` moves the process into new namespaces, which the kernel does a thread at a time.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return context.output.fail(&failure::storage("the runtime cannot start", &error).into()),
+    };
+
+    match runtime.block_on(cmd::dispatch(cli.command, &context)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => context.output.fail(&failure),
+    }
+}

@@ -1,0 +1,212 @@
+//! The words of the command line: what every command shares, and the list of commands.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use overlay_core::Name;
+use overlay_proto::v1;
+
+use crate::cmd;
+
+/// Where the agent listens unless told otherwise.
+pub(crate) const DEFAULT_SOCKET: &str = "/run/overlay/agent.sock";
+
+const ABOUT: &str = "One network for containers and processes on many hosts, over WireGuard";
+const EXAMPLE: &str = "\
+The first hour:
+  a# overlayctl init                                  prints a join line
+  b# overlayctl join ovl1-…@192.0.2.1:7443            on every other host
+  a# overlayctl network create my-network             on any of them
+  b# overlayctl run --network my-network --name service2 -- python3 -m http.server 8080
+  a# overlayctl run --network my-network -- curl http://service2:8080/
+
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the agent or control cannot be reached.";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "overlayctl", version, about = ABOUT, after_help = EXAMPLE, max_term_width = 120)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The agent's socket
+    #[arg(long, global = true, env = "OVERLAY_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+    /// Write results as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Init(cmd::init::Init),
+    Join(cmd::join::Join),
+    Leave(cmd::leave::Leave),
+    #[command(subcommand)]
+    Token(cmd::token::Token),
+    #[command(subcommand)]
+    Node(cmd::node::Node),
+    #[command(subcommand)]
+    Network(cmd::network::Network),
+    #[command(subcommand)]
+    Endpoint(cmd::endpoint::Endpoint),
+    Run(cmd::run::Run),
+    Attach(cmd::attach::Attach),
+    Detach(cmd::detach::Detach),
+    Status(cmd::status::Status),
+    Peers(cmd::peers::Peers),
+    Ping(cmd::ping::Ping),
+}
+
+/// How an endpoint is known to the others.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Identity {
+    /// A fixed IPv4 address of the network; without it, the next free one
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ip: Option<std::net::Ipv4Addr>,
+    /// One more name; may be repeated
+    #[arg(long = "alias", value_name = "NAME")]
+    pub(crate) aliases: Vec<Name>,
+    /// A label; may be repeated
+    #[arg(long = "label", value_name = "K=V", value_parser = label)]
+    pub(crate) labels: Vec<(String, String)>,
+}
+
+/// What a node may ask of control.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoleArg {
+    /// its own endpoints, and networks
+    Node,
+    /// everything: tokens and other nodes too
+    Admin,
+}
+
+impl From<RoleArg> for v1::Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Node => Self::Node,
+            RoleArg::Admin => Self::Admin,
+        }
+    }
+}
+
+/// Where control listens.
+pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("{text:?} is not ADDRESS:PORT, such as 192.0.2.1:7443 or [2001:db8::1]:7443"))
+}
+
+/// An address that other hosts can dial.
+pub(crate) fn advertise(text: &str) -> Result<IpAddr, String> {
+    let address = IpAddr::from_str(text).map_err(|_| format!("{text:?} is not an IP address"))?;
+
+    if address.is_unspecified() || address.is_multicast() {
+        Err(format!("{text} is no address that other hosts can send to"))
+    } else {
+        Ok(address)
+    }
+}
+
+/// A label: `k=v`; the value may be empty.
+pub(crate) fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err(format!("{text:?} is not KEY=VALUE")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Cli, ErrorKind> {
+        Cli::try_parse_from(std::iter::once(&"overlayctl").chain(words)).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_contract_parses() {
+        let lines = [
+            "init --listen 192.0.2.1:7443 --state /tmp/x --pool 10.64.0.0/10 --no-join",
+            "init --foreground --json",
+            "join ovl1-x --state /tmp/x --advertise 192.0.2.2 --foreground",
+            "join -",
+            "leave",
+            "token create --ttl 1h --uses 3 --label rack=1 --role admin",
+            "token ls --json",
+            "token rm 0123456789abcdef",
+            "node ls",
+            "node show b",
+            "node rm b",
+            "network create n --subnet 10.9.0.0/16 --subnet fd00::/64 --mode l3 --label a=b",
+            "network create n --mode l2",
+            "network ls",
+            "network inspect n",
+            "network rm n",
+            "run --network n,m --name s --label k=v --alias t -- sh -c true",
+            "run --network n --ip 10.9.0.9 -- true",
+            "attach --netns /run/netns/x --network n --name s --ip 10.9.0.9 --alias t --ifname eth0",
+            "attach --host --network n --name s",
+            "detach --network n --name s",
+            "endpoint ls --network n",
+            "status --socket /tmp/s",
+            "peers",
+            "ping s --count 3 --network n",
+        ];
+        for line in lines {
+            let words: Vec<_> = line.split(' ').collect();
+            assert!(parse(&words).is_ok(), "{line}: {:?}", parse(&words).err());
+        }
+    }
+
+    #[test]
+    fn words_that_do_not_go_together_are_refused() {
+        let lines = [
+            "run --network n",
+            "run --network a.b -- true",
+            "run -- true",
+            "attach --network n --name s",
+            "attach --host --netns /x --network n --name s",
+            "network create n --subnet 10.0.0.0",
+            "network create -x",
+            "token create --ttl 1",
+            "init --listen 7443",
+            "join x --advertise 0.0.0.0",
+            "ping s --count 0",
+        ];
+        for line in lines {
+            let words: Vec<_> = line.split(' ').collect();
+            assert!(parse(&words).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn every_command_teaches_with_an_example() {
+        fn check(command: &clap::Command) {
+            if command.has_subcommands() {
+                command.get_subcommands().for_each(check);
+            } else if command.get_name() != "help" {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("overlayctl "), "{} has no example", command.get_name());
+                assert!(command.get_about().is_some(), "{} says nothing of itself", command.get_name());
+            }
+        }
+
+        check(&Cli::command());
+    }
+}

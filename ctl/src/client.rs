@@ -1,0 +1,138 @@
+//! Calls to the agent on its local socket, each with a deadline; every failure is a refusal with a code.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use overlay_proto::channel::{self, DialError, MAX_MESSAGE};
+use overlay_proto::refusal::CODE_KEY;
+use overlay_proto::v1::agent_client::AgentClient;
+use overlay_proto::{Code, Refusal, v1};
+use tokio::time::timeout;
+use tonic::transport::Channel;
+use tonic::{Request, Status, Streaming};
+
+/// How long a call that only reads or changes a row may take; control has its own, shorter deadlines.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How long joining, leaving and attaching may take: they wait for control and for the kernel.
+const LONG_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A connection to the local agent.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    client: AgentClient<Channel>,
+}
+
+macro_rules! calls {
+    ($($name:ident: $request:ident => $response:ident within $deadline:ident;)*) => {
+        impl Agent {
+            $(
+                pub(crate) async fn $name(&mut self, request: v1::$request) -> Result<v1::$response, Refusal> {
+                    match timeout($deadline, self.client.$name(Request::new(request))).await {
+                        Ok(Ok(response)) => Ok(response.into_inner()),
+                        Ok(Err(status)) => Err(refusal(status)),
+                        Err(_) => Err(silent($deadline)),
+                    }
+                }
+            )*
+        }
+    };
+}
+
+calls! {
+    status: StatusRequest => StatusResponse within DEADLINE;
+    peers: PeersRequest => PeersResponse within DEADLINE;
+    join: AgentJoinRequest => AgentJoinResponse within LONG_DEADLINE;
+    leave: AgentLeaveRequest => AgentLeaveResponse within LONG_DEADLINE;
+    attach: AttachRequest => AttachResponse within LONG_DEADLINE;
+    detach: DetachRequest => DetachResponse within LONG_DEADLINE;
+    create_network: CreateNetworkRequest => CreateNetworkResponse within DEADLINE;
+    remove_network: RemoveNetworkRequest => Revised within DEADLINE;
+    list_networks: ListNetworksRequest => ListNetworksResponse within DEADLINE;
+    list_endpoints: ListEndpointsRequest => ListEndpointsResponse within DEADLINE;
+    list_nodes: ListNodesRequest => ListNodesResponse within DEADLINE;
+    remove_node: RemoveNodeRequest => Revised within DEADLINE;
+    create_token: CreateTokenRequest => CreateTokenResponse within DEADLINE;
+    list_tokens: ListTokensRequest => ListTokensResponse within DEADLINE;
+    revoke_token: RevokeTokenRequest => Revised within DEADLINE;
+}
+
+impl Agent {
+    /// Connects to the agent that listens on `socket`.
+    pub(crate) async fn connect(socket: &Path) -> Result<Self, Refusal> {
+        let channel = channel::agent(socket).await.map_err(|error| unreachable(socket, &error))?;
+
+        Ok(Self { client: AgentClient::new(channel).max_decoding_message_size(MAX_MESSAGE) })
+    }
+
+    /// Begins a ping; answers come one by one.
+    pub(crate) async fn ping(&mut self, request: v1::PingRequest) -> Result<Streaming<v1::PingResponse>, Refusal> {
+        match timeout(DEADLINE, self.client.ping(Request::new(request))).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(refusal(status)),
+            Err(_) => Err(silent(DEADLINE)),
+        }
+    }
+}
+
+fn silent(deadline: Duration) -> Refusal {
+    Refusal::new(Code::AgentAway, format!("the agent did not answer within {} s", deadline.as_secs()))
+}
+
+fn unreachable(socket: &Path, error: &DialError) -> Refusal {
+    let socket = socket.display();
+    let kind = match error {
+        DialError::Unreachable { source, .. } => source.kind(),
+        DialError::WrongPin { .. } | DialError::Tls { .. } | DialError::NoAddress | DialError::Http { .. } => {
+            io::ErrorKind::Other
+        }
+    };
+
+    if kind == io::ErrorKind::PermissionDenied {
+        let text = format!("only root may talk to the agent at {socket}: try with sudo");
+        Refusal::new(Code::NotAllowed, text)
+    } else if matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {
+        let text = format!(
+            "no agent runs at {socket}: start one with `overlayctl init` or `overlayctl join`, or name its socket with --socket"
+        );
+        Refusal::new(Code::AgentAway, text)
+    } else {
+        Refusal::new(Code::AgentAway, format!("the agent cannot be reached: {error}"))
+    }
+}
+
+/// Tells an answer of the agent from a connection that broke under the call.
+pub(crate) fn refusal(status: Status) -> Refusal {
+    let transport = matches!(
+        status.code(),
+        tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled | tonic::Code::Internal
+    );
+
+    if transport && status.metadata().get(CODE_KEY).is_none() {
+        Refusal::new(Code::AgentAway, format!("the agent went away during the call: {}", status.message()))
+    } else {
+        Refusal::from(status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_connection_is_not_mistaken_for_an_answer() {
+        let broken = refusal(Status::unavailable("broken pipe"));
+        let answer = refusal(Refusal::new(Code::ControlAway, "control is away").into());
+
+        assert_eq!(broken.code, Code::AgentAway);
+        assert_eq!(answer, Refusal::new(Code::ControlAway, "control is away"));
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_is_not_there_is_named_with_what_to_do() {
+        let error = Agent::connect(Path::new("/nonexistent/agent.sock")).await.expect_err("no agent");
+
+        assert_eq!(error.code, Code::AgentAway);
+        assert!(error.message.contains("/nonexistent/agent.sock") && error.message.contains("overlayctl init"));
+    }
+}

@@ -1,0 +1,169 @@
+//! `overlayctl join`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use overlay_core::Name;
+use overlay_proto::{Code, JoinLine, Refusal, v1};
+use serde::Serialize;
+
+use super::{Context, require_root};
+use crate::args::advertise;
+use crate::failure::{Failure, Outcome};
+use crate::join_text;
+use crate::output::{Page, Report};
+use crate::spawn::{self, Launch, Manner, Origin, Started};
+use crate::state::{DEFAULT_STATE, Service, StateDir};
+
+const EXAMPLE: &str = "\
+The line's pin is checked before its secret leaves this machine. An argument can be seen by other users of this machine
+while the command runs; a file or standard input cannot.
+
+Examples:
+  overlayctl join ovl1-…@192.0.2.1:7443
+  overlayctl join ./line
+  ssh host-a sudo overlayctl token create | sudo overlayctl join -";
+
+/// Make this machine a node of a cluster; starts the agent if none runs
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub(crate) struct Join {
+    /// What `init` or `token create` printed, or a file that holds it, or - for standard input
+    #[arg(value_name = "JOIN-LINE|FILE|-", hide_possible_values = true)]
+    line: String,
+    /// Where state, log and pid file are kept
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    state: PathBuf,
+    /// An address at which other hosts reach this one; may be repeated; without it, all of the host's
+    #[arg(long = "advertise", value_name = "ADDRESS", value_parser = advertise)]
+    advertise: Vec<IpAddr>,
+    /// This node's name; without it, the host's
+    #[arg(long)]
+    name: Option<Name>,
+    /// Stay and keep the agent as a child; Ctrl-C ends it
+    #[arg(long)]
+    foreground: bool,
+}
+
+/// What this machine became.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Joined {
+    cluster: String,
+    node: String,
+    node_id: String,
+    /// It was a node of this cluster before.
+    already: bool,
+}
+
+impl Report for Joined {
+    fn text(&self, _: Page) -> String {
+        let Self { cluster, node, already, .. } = self;
+
+        if *already {
+            format!("this machine is node {node} of cluster {cluster} already; nothing is changed")
+        } else {
+            format!("this machine is node {node} of cluster {cluster}")
+        }
+    }
+}
+
+impl Join {
+    pub(crate) async fn run(self, context: &Context) -> Outcome {
+        let line = join_text::read(&self.line)?;
+        require_root("join")?;
+        let state = StateDir::new(&self.state)?;
+        let manner = Manner::choose(self.foreground);
+        if let Some(joined) = standing(&line, context).await? {
+            return context.output.show(&joined);
+        }
+        let fresh = !state.has(Service::Agent);
+        let agent = match context.agent().await {
+            Ok(_) => None,
+            Err(_) => {
+                state.make()?;
+                Some(start_agent(&state, manner, context).await?)
+            }
+        };
+        // The agent that has just been started may know this machine as a node from before.
+        let joined = match standing(&line, context).await? {
+            Some(joined) => joined,
+            None => match self.join(&line, context).await {
+                Ok(joined) => joined,
+                Err(refusal) => return Err(undo(refusal, agent, fresh, &state, context).await),
+            },
+        };
+        context.output.show(&joined)?;
+
+        match &agent {
+            Some(agent) => spawn::supervise(&[agent], &state, &context.output).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn join(&self, line: &JoinLine, context: &Context) -> Result<Joined, Refusal> {
+        context.output.step(format_args!("Joining by {}", line.addresses.join(", ")));
+        let request = v1::AgentJoinRequest {
+            join_line: line.expose(),
+            name: self.name.as_ref().map(ToString::to_string).unwrap_or_default(),
+            advertise: self.advertise.iter().map(ToString::to_string).collect(),
+        };
+        let joined = context.agent().await?.join(request).await?;
+
+        Ok(Joined { cluster: joined.cluster, node: joined.node_name, node_id: joined.node, already: false })
+    }
+}
+
+/// Tells what this machine is already; refuses when that is a node of another cluster.
+async fn standing(line: &JoinLine, context: &Context) -> Outcome<Option<Joined>> {
+    let status = match context.status().await {
+        Ok(status) => status,
+        Err(refusal) if refusal.code == Code::AgentAway => return Ok(None),
+        Err(refusal) => return Err(refusal.into()),
+    };
+    match status.phase() {
+        v1::NodePhase::Joined => {}
+        v1::NodePhase::Expelled => {
+            let text = "this machine was removed from its cluster: run `overlayctl leave --force`, then join again";
+            return Err(Refusal::new(Code::WrongState, text).into());
+        }
+        v1::NodePhase::Unjoined | v1::NodePhase::Joining | v1::NodePhase::Unspecified => return Ok(None),
+    }
+    let control = status.control.unwrap_or_default();
+    if line.addresses.contains(&control.address) {
+        let (cluster, node, node_id) = (status.cluster, status.node_name, status.node);
+        return Ok(Some(Joined { cluster, node, node_id, already: true }));
+    }
+    let text = format!(
+        "this machine is a node of cluster {} (control at {}) already, and the line is of another control: run \
+         `overlayctl leave` first",
+        status.cluster, control.address
+    );
+
+    Err(Refusal::new(Code::WrongState, text).into())
+}
+
+/// Starts the agent and waits until it answers.
+pub(super) async fn start_agent(state: &StateDir, manner: Manner, context: &Context) -> Outcome<Started> {
+    context.output.step("Starting the agent");
+    let mut agent = Launch::agent(state, &context.socket)?.start(state, manner)?;
+    agent.ready(state, async || context.status().await.map(drop)).await?;
+
+    Ok(agent)
+}
+
+/// Takes back what a refused join has started and made.
+async fn undo(refusal: Refusal, agent: Option<Started>, fresh: bool, state: &StateDir, context: &Context) -> Failure {
+    if agent.is_some_and(|agent| agent.origin() == Origin::Ours) {
+        let undone = match spawn::stop(Service::Agent, state).await {
+            Ok(_) if fresh && !state.has(Service::Control) => state.remove().map(drop),
+            Ok(_) => Ok(()),
+            Err(failure) => Err(failure),
+        };
+        if undone.is_err() {
+            context.output.warn("overlayctl: the agent that was started for this is still there: `overlayctl leave`");
+        }
+    }
+
+    refusal.into()
+}

@@ -1,0 +1,166 @@
+//! `overlayctl leave`: the way back from `join` and `init`, to a host on which nothing of ours stays.
+
+use std::fs;
+use std::io::{self, BufRead, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use overlay_proto::{Code, Refusal, v1};
+use serde::Serialize;
+
+use super::{Context, join, require_root};
+use crate::failure::{Failure, Outcome};
+use crate::output::{Page, Report};
+use crate::spawn::{self, Manner};
+use crate::state::{DEFAULT_STATE, Service, StateDir};
+use crate::view::Nodes;
+
+const EXAMPLE: &str = "\
+Endpoints of this host are detached, control is told, what `init` or `join` started is stopped, and its state removed.
+On the machine that runs control, this ends the cluster: the other nodes go on until their certificates expire, but
+nothing can be changed any more.
+
+Examples:
+  overlayctl leave
+  overlayctl leave --force                            also when control cannot be told";
+
+/// Undo join and init: nothing of Overlay stays on this host
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub(crate) struct Leave {
+    /// Also when control cannot be told, and without questions
+    #[arg(long)]
+    force: bool,
+    /// The state directory; without it, that of the running agent
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
+/// What went.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+struct Left {
+    told_control: bool,
+    stopped: Vec<&'static str>,
+    removed: Vec<PathBuf>,
+}
+
+impl Report for Left {
+    fn text(&self, _: Page) -> String {
+        if *self == Self::default() {
+            return "nothing to leave: this machine is no node and runs nothing of Overlay".to_owned();
+        }
+        let stopped = if self.stopped.is_empty() { "nothing".to_owned() } else { self.stopped.join(" and ") };
+        let told = if self.told_control { "control knows" } else { "control was not told" };
+
+        format!("left: {told}; stopped {stopped}; removed {} files and directories", self.removed.len())
+    }
+}
+
+impl Leave {
+    pub(crate) async fn run(self, context: &Context) -> Outcome {
+        require_root("leave")?;
+        let state = self.state_dir(context).await?;
+        let told_control = self.leave_cluster(state.as_ref(), context).await?;
+        let mut left = Left { told_control, ..Left::default() };
+        if let Some(state) = &state {
+            for service in [Service::Agent, Service::Control] {
+                context.output.step(format_args!("Stopping {}", service.word()));
+                if spawn::stop(service, state).await? {
+                    left.stopped.push(service.program());
+                }
+            }
+            left.removed = state.remove()?;
+        }
+        left.removed.extend(remove_runtime_files(&context.socket));
+
+        context.output.show(&left)
+    }
+
+    /// Finds what to stop and remove; none when the agent was started by somebody else, in another way.
+    async fn state_dir(&self, context: &Context) -> Outcome<Option<StateDir>> {
+        if let Some(path) = &self.state {
+            return StateDir::new(path).map(Some);
+        }
+
+        match context.status().await {
+            Ok(status) => Ok(StateDir::of_agent(status.state_dir.as_ref())),
+            Err(_) => StateDir::new(Path::new(DEFAULT_STATE)).map(Some),
+        }
+    }
+
+    /// Lets the agent take everything back; one that does not run is started for it. Tells whether control knows.
+    async fn leave_cluster(&self, state: Option<&StateDir>, context: &Context) -> Outcome<bool> {
+        let status = match context.status().await {
+            Ok(status) => status,
+            Err(refusal) if refusal.code == Code::AgentAway => {
+                let Some(state) = state.filter(|state| state.has(Service::Agent)) else { return Ok(false) };
+                // What it made in the kernel, only the agent can take back.
+                if let Err(failure) = join::start_agent(state, Manner::Background, context).await {
+                    return if self.force { Ok(false) } else { Err(failure) };
+                }
+                context.status().await?
+            }
+            Err(refusal) => return Err(refusal.into()),
+        };
+        if status.phase() == v1::NodePhase::Unjoined {
+            return Ok(false);
+        }
+        if state.is_some_and(|state| state.has(Service::Control)) {
+            self.confirm(&status.node, context).await?;
+        }
+        context.output.step("Leaving the cluster");
+        let left = context.agent().await?.leave(v1::AgentLeaveRequest { force: self.force }).await;
+
+        left.map(|left| left.told_control).map_err(|refusal| {
+            let hint = refusal.code == Code::ControlAway && !refusal.message.contains("--force");
+            if !hint {
+                return Failure::from(refusal);
+            }
+            let text = format!("{refusal}: control cannot be told; `overlayctl leave --force` leaves all the same");
+
+            Refusal::new(Code::ControlAway, text).into()
+        })
+    }
+
+    /// Ending control ends the cluster: somebody who sits there is asked, a script is warned.
+    async fn confirm(&self, node: &str, context: &Context) -> Outcome {
+        let nodes = context.agent().await?.list_nodes(v1::ListNodesRequest {}).await.unwrap_or_default();
+        let others = Nodes::from(nodes).names_without(node);
+        if others.is_empty() || self.force {
+            return Ok(());
+        }
+        context.output.warn(format_args!(
+            "this machine runs control; without it nothing can be changed on {} other nodes: {}",
+            others.len(),
+            others.join(", ")
+        ));
+        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return Ok(());
+        }
+        context.output.warn("end the cluster? [y/N]");
+        let mut answer = String::new();
+        // An end of input is a no.
+        let _ = io::stdin().lock().read_line(&mut answer);
+
+        if answer.trim().eq_ignore_ascii_case("y") { Ok(()) } else { Err(Failure::Exit(1)) }
+    }
+}
+
+/// Removes the socket that nobody listens on any more, and the directories it was in if they are empty and ours.
+fn remove_runtime_files(socket: &Path) -> Vec<PathBuf> {
+    let mut removed = Vec::new();
+    let dead = std::os::unix::net::UnixStream::connect(socket).is_err();
+    if dead && fs::remove_file(socket).is_ok() {
+        removed.push(socket.to_owned());
+    }
+    let Some(dir) = socket.parent().filter(|dir| dir.file_name().is_some_and(|name| name == "overlay")) else {
+        return removed;
+    };
+    for path in [dir.join("netns"), dir.to_owned()] {
+        if fs::remove_dir(&path).is_ok() {
+            removed.push(path);
+        }
+    }
+
+    removed
+}

@@ -1,0 +1,73 @@
+//! One file for each command.
+
+pub(crate) mod attach;
+pub(crate) mod detach;
+pub(crate) mod endpoint;
+pub(crate) mod init;
+pub(crate) mod join;
+pub(crate) mod leave;
+pub(crate) mod network;
+pub(crate) mod node;
+pub(crate) mod peers;
+pub(crate) mod ping;
+pub(crate) mod run;
+pub(crate) mod status;
+pub(crate) mod token;
+
+use std::path::PathBuf;
+
+use overlay_proto::{Code, Refusal, v1};
+
+use crate::args::Command;
+use crate::client::Agent;
+use crate::failure::Outcome;
+use crate::output::Output;
+
+/// What every command works with.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// Where the agent listens.
+    pub(crate) socket: PathBuf,
+    /// Where results go.
+    pub(crate) output: Output,
+}
+
+impl Context {
+    /// Connects to the agent.
+    pub(crate) async fn agent(&self) -> Result<Agent, Refusal> {
+        Agent::connect(&self.socket).await
+    }
+
+    /// Asks a newly made connection for the agent's state.
+    pub(crate) async fn status(&self) -> Result<v1::StatusResponse, Refusal> {
+        self.agent().await?.status(v1::StatusRequest {}).await
+    }
+}
+
+/// Does what was asked.
+pub(crate) async fn dispatch(command: Command, context: &Context) -> Outcome {
+    match command {
+        Command::Init(init) => init.run(context).await,
+        Command::Join(join) => join.run(context).await,
+        Command::Leave(leave) => leave.run(context).await,
+        Command::Token(token) => token.run(context).await,
+        Command::Node(node) => node.run(context).await,
+        Command::Network(network) => network.run(context).await,
+        Command::Endpoint(endpoint) => endpoint.run(context).await,
+        Command::Run(run) => run.run(context).await,
+        Command::Attach(attach) => attach.run(context).await,
+        Command::Detach(detach) => detach.run(context).await,
+        Command::Status(status) => status.run(context).await,
+        Command::Peers(peers) => peers.run(context).await,
+        Command::Ping(ping) => ping.run(context).await,
+    }
+}
+
+/// Refuses what only root can do.
+fn require_root(what: &str) -> Result<(), Refusal> {
+    if nix::unistd::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(Refusal::new(Code::NotAllowed, format!("{what} needs root: try with sudo")))
+    }
+}

@@ -1,0 +1,122 @@
+//! `overlayctl run`.
+
+use std::ffi::OsString;
+use std::fs;
+
+use clap::Args;
+use overlay_core::Name;
+use overlay_proto::{Code, Refusal, v1};
+
+use super::Context;
+use crate::args::Identity;
+use crate::client::Agent;
+use crate::failure::{Failure, Outcome};
+use crate::sandbox::{self, Files, Sandbox};
+
+const EXAMPLE: &str = "\
+The command sees the overlay and nothing else of the network: its own interfaces, host name and resolver. Files,
+users and processes are the host's. It ends when overlayctl ends; its exit code is passed on.
+
+Examples:
+  overlayctl run --network my-network --name service2 -- python3 -m http.server 8080
+  overlayctl run --network my-network -- curl http://service2:8080/
+  overlayctl run --network front,back --name proxy --alias www -- nginx -g 'daemon off;'";
+
+/// Run a command in a network namespace of its own on the overlay
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub(crate) struct Run {
+    /// The networks it is on, the first one first asked for names
+    #[arg(long = "network", required = true, value_delimiter = ',', value_name = "NETWORK")]
+    networks: Vec<Name>,
+    /// The name others find it by; without it, one is made
+    #[arg(long)]
+    name: Option<Name>,
+    #[command(flatten)]
+    identity: Identity,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+impl Run {
+    pub(crate) async fn run(self, context: &Context) -> Outcome {
+        if self.identity.ip.is_some() && self.networks.len() > 1 {
+            return Err(Failure::Usage("--ip goes with one --network: say which one has the address".to_owned()));
+        }
+        let mut agent = context.agent().await?;
+        let sandbox = Sandbox::enter()?;
+        let mut attached = Vec::new();
+        let outcome = self.attach_and_run(&mut agent, &sandbox, &mut attached, context).await;
+        drop(agent);
+        detach(&attached, context).await;
+
+        outcome
+    }
+
+    async fn attach_and_run(
+        &self,
+        agent: &mut Agent,
+        sandbox: &Sandbox,
+        attached: &mut Vec<v1::AttachResponse>,
+        context: &Context,
+    ) -> Outcome {
+        let mut name = self.name.as_ref().map(ToString::to_string).unwrap_or_default();
+        for network in &self.networks {
+            let response = agent.attach(self.request(network, &name, sandbox)?).await?;
+            // A name that was made for the first network is its name on all of them.
+            if let Some(endpoint) = response.endpoint.as_ref().filter(|_| name.is_empty()) {
+                name.clone_from(&endpoint.name);
+            }
+            attached.push(response);
+        }
+        let nsswitch = fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default();
+        for warning in sandbox.furnish(&Files::new(attached, &nsswitch))? {
+            context.output.warn(format_args!("overlayctl: {warning}"));
+        }
+
+        match sandbox::run(&self.command) {
+            Ok(0) => Ok(()),
+            Ok(code) => Err(Failure::Exit(code)),
+            Err((code, refusal)) => {
+                context.output.warn(format_args!("overlayctl: {refusal} [{}]", refusal.code));
+                Err(Failure::Exit(code))
+            }
+        }
+    }
+
+    fn request(&self, network: &Name, name: &str, sandbox: &Sandbox) -> Outcome<v1::AttachRequest> {
+        let netns =
+            sandbox.netns().to_str().ok_or_else(|| Refusal::new(Code::Fault, "a path of /proc is not UTF-8"))?;
+
+        Ok(v1::AttachRequest {
+            network: network.to_string(),
+            name: name.to_owned(),
+            aliases: self.identity.aliases.iter().map(ToString::to_string).collect(),
+            labels: self.identity.labels.iter().cloned().collect(),
+            address: self.identity.ip.map(|ip| ip.to_string()).unwrap_or_default(),
+            ifname: String::new(),
+            runtime: v1::Runtime::Run.into(),
+            netns: netns.to_owned(),
+            owner_pid: std::process::id(),
+        })
+    }
+}
+
+/// Takes the endpoints back, over a new connection: the agent may have been restarted while the command ran.
+async fn detach(attached: &[v1::AttachResponse], context: &Context) {
+    for endpoint in attached.iter().filter_map(|a| a.endpoint.as_ref()) {
+        let request = v1::DetachRequest { endpoint: endpoint.id.clone(), ..v1::DetachRequest::default() };
+        let done = match context.agent().await {
+            Ok(mut agent) => agent.detach(request).await.map(drop),
+            Err(refusal) => Err(refusal),
+        };
+        match done {
+            // An agent that is away takes the endpoint back when it returns and finds its owner gone.
+            Err(refusal) if refusal.code != Code::AgentAway => {
+                context.output.warn(format_args!("overlayctl: {} is not detached: {refusal}", endpoint.name));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+}

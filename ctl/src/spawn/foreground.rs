@@ -1,0 +1,61 @@
+//! Services as our own children: they end when we end, whatever ends us.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Stdio};
+
+use futures_util::future::select_all;
+use nix::sys::signal::Signal;
+use overlay_proto::{Code, Refusal};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Launch, Manner, Started, stop};
+use crate::failure::{Failure, Outcome, storage};
+use crate::output::Output;
+use crate::state::StateDir;
+
+/// Starts the service as a child whose words go to our standard error.
+#[expect(unsafe_code, reason = "the parent's death signal is set between fork and exec")]
+pub(super) fn spawn(launch: &Launch) -> io::Result<Child> {
+    let mut command = launch.command();
+    command.stdin(Stdio::null()).stdout(io::stderr());
+    // SAFETY: prctl is async-signal-safe and touches no memory of the parent.
+    unsafe {
+        command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).map_err(io::Error::from));
+    }
+
+    command.spawn()
+}
+
+/// Stays until a signal asks us to end or a service ends by itself, and ends the services, the last started first.
+pub(crate) async fn supervise(services: &[&Started], state: &StateDir, output: &Output) -> Outcome {
+    let listen = |kind| signal(kind).map_err(|error| storage("signals cannot be awaited", &error));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let ours: Vec<_> = services
+        .iter()
+        .filter(|service| service.manner == Manner::Foreground)
+        .filter_map(|service| Some((service.service, service.process.as_ref()?)))
+        .collect();
+    if ours.is_empty() {
+        return Ok(());
+    }
+    output.step("Running; Ctrl-C ends it");
+
+    let ended = tokio::select! {
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+        (_, which, _) = select_all(ours.iter().map(|(_, process)| Box::pin(process.ended()))) => {
+            ours.get(which).map(|(service, _)| *service)
+        }
+    };
+    for (service, _) in ours.iter().rev() {
+        stop(*service, state).await?;
+    }
+
+    match ended {
+        None => Ok(()),
+        Some(service) => {
+            Err(Failure::Refused(Refusal::new(Code::Fault, format!("{} ended by itself", service.program()))))
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The directory that holds what `init` and `join` started: one folder for each service, its log, its pid, its first line.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Outcome, storage};
+
+/// Where a host keeps its state unless told otherwise.
+pub(crate) const DEFAULT_STATE: &str = "/var/lib/overlay";
+
+/// What may run on a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// The control service.
+    Control,
+    /// The agent.
+    Agent,
+}
+
+impl Service {
+    /// Returns the program's name, which is also the unit's.
+    pub(crate) const fn program(self) -> &'static str {
+        match self {
+            Self::Control => "overlay-control",
+            Self::Agent => "overlayd",
+        }
+    }
+
+    /// Returns the word for people.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Agent => "the agent",
+        }
+    }
+
+    const fn folder(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Agent => "agent",
+        }
+    }
+}
+
+/// A host's state directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StateDir {
+    root: PathBuf,
+}
+
+impl StateDir {
+    /// Names a state directory; a relative one is taken from where we are.
+    pub(crate) fn new(path: &Path) -> Outcome<Self> {
+        let root = std::path::absolute(path).map_err(|error| storage(path.display(), &error))?;
+
+        Ok(Self { root })
+    }
+
+    /// Finds the state directory that an agent's own directory belongs to; none when it was started in another way.
+    pub(crate) fn of_agent(agent: &Path) -> Option<Self> {
+        let root = agent.parent()?.to_owned();
+
+        (agent.file_name()? == Service::Agent.folder()).then_some(Self { root })
+    }
+
+    /// Makes the directory, for root's eyes only.
+    pub(crate) fn make(&self) -> Outcome {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.root)
+            .map_err(|error| storage(self.root.display(), &error).into())
+    }
+
+    /// Returns the directory itself.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns the service's own directory.
+    pub(crate) fn of(&self, service: Service) -> PathBuf {
+        self.root.join(service.folder())
+    }
+
+    /// Tells whether the service has ever been set up here.
+    pub(crate) fn has(&self, service: Service) -> bool {
+        self.of(service).is_dir()
+    }
+
+    /// Returns where the service's words go.
+    pub(crate) fn log(&self, service: Service) -> PathBuf {
+        self.root.join(format!("{}.log", service.program()))
+    }
+
+    /// Returns where the service's process is noted.
+    pub(crate) fn pid_file(&self, service: Service) -> PathBuf {
+        self.root.join(format!("{}.pid", service.program()))
+    }
+
+    /// Returns where `init` keeps the first join line until this host itself has joined with it.
+    pub(crate) fn first_line(&self) -> PathBuf {
+        self.root.join("first.join")
+    }
+
+    /// Removes what is ours in the directory, and the directory when nothing else is in it; lists what went.
+    pub(crate) fn remove(&self) -> Outcome<Vec<PathBuf>> {
+        let mut removed = Vec::new();
+        for service in [Service::Agent, Service::Control] {
+            for path in [self.of(service), self.log(service), self.pid_file(service)] {
+                remove_path(&path, &mut removed)?;
+            }
+        }
+        remove_path(&self.first_line(), &mut removed)?;
+        // What others put there stays, and the directory with it.
+        if fs::remove_dir(&self.root).is_ok() {
+            removed.push(self.root.clone());
+        }
+
+        Ok(removed)
+    }
+}
+
+fn remove_path(path: &Path, removed: &mut Vec<PathBuf>) -> Outcome {
+    let done = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match done {
+        Ok(()) => removed.push(path.to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(storage(path.display(), &error).into()),
+    }
+
+    Ok(())
+}
+
+/// Writes a file of mode 0600 whole or not at all.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut next = path.as_os_str().to_owned();
+    next.push(".new");
+    let mut file = truncate(Path::new(&next))?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+
+    fs::rename(next, path)
+}
+
+/// Opens a log for appending, mode 0600.
+pub(crate) fn open_log(path: &Path) -> io::Result<File> {
+    private(OpenOptions::new().append(true), path)
+}
+
+/// Opens a file for writing anew, mode 0600.
+pub(crate) fn truncate(path: &Path) -> io::Result<File> {
+    private(OpenOptions::new().write(true).truncate(true), path)
+}
+
+fn private(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    options.create(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn removal_takes_ours_and_leaves_what_others_put_there() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = StateDir::new(&dir.path().join("state")).expect("a path");
+        state.make().expect("made");
+        fs::create_dir(state.of(Service::Agent)).expect("a folder");
+        write(&state.first_line(), b"secret").expect("written");
+        let mode = fs::metadata(state.first_line()).expect("a file").permissions().mode() & 0o777;
+        let foreign = state.root().join("notes.txt");
+        fs::write(&foreign, "mine").expect("written");
+
+        state.remove().expect("removed");
+
+        assert_eq!(mode, 0o600);
+        assert!(foreign.exists() && !state.has(Service::Agent) && !state.first_line().exists());
+        fs::remove_file(foreign).expect("removed");
+        assert_eq!(state.remove().expect("removed"), [state.root().to_owned()]);
+        assert_eq!(state.remove().expect("nothing is left"), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn an_agent_started_by_hand_has_no_state_directory_of_ours() {
+        assert_eq!(StateDir::of_agent(Path::new("/var/lib/x")), None);
+        let found = StateDir::of_agent(Path::new("/var/lib/overlay/agent")).expect("ours");
+        assert_eq!(found.root(), Path::new("/var/lib/overlay"));
+    }
+}

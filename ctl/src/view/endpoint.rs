@@ -1,0 +1,119 @@
+//! Endpoints.
+
+use std::collections::BTreeMap;
+
+use overlay_proto::v1;
+use serde::Serialize;
+
+use super::runtime;
+use crate::output::{Page, Report, labels, list, table};
+
+/// One endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct EndpointView {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) network: String,
+    pub(crate) network_id: String,
+    pub(crate) node: String,
+    pub(crate) node_id: String,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) aliases: Vec<String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) runtime: &'static str,
+}
+
+impl EndpointView {
+    /// Reads an endpoint whose network and node names are known.
+    pub(crate) fn new(endpoint: v1::Endpoint, network: String, node: String) -> Self {
+        Self {
+            id: endpoint.id,
+            name: endpoint.name,
+            network,
+            network_id: endpoint.network,
+            node,
+            node_id: endpoint.node,
+            addresses: endpoint.addresses,
+            aliases: endpoint.aliases,
+            labels: endpoint.labels,
+            runtime: runtime(endpoint.runtime),
+        }
+    }
+}
+
+impl From<v1::EndpointState> for EndpointView {
+    fn from(state: v1::EndpointState) -> Self {
+        Self::new(state.endpoint.unwrap_or_default(), state.network_name, state.node_name)
+    }
+}
+
+/// A listing of endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Endpoints(Vec<EndpointView>);
+
+impl From<v1::ListEndpointsResponse> for Endpoints {
+    fn from(response: v1::ListEndpointsResponse) -> Self {
+        let mut rows: Vec<EndpointView> = response.endpoints.into_iter().map(Into::into).collect();
+        rows.sort_by(|a, b| (&a.network, &a.name, &a.id).cmp(&(&b.network, &b.name, &b.id)));
+
+        Self(rows)
+    }
+}
+
+impl Report for Endpoints {
+    fn text(&self, page: Page) -> String {
+        let row = |e: &EndpointView| {
+            vec![
+                e.name.clone(),
+                e.network.clone(),
+                list(&e.addresses),
+                e.node.clone(),
+                e.runtime.to_owned(),
+                list(&e.aliases),
+                labels(&e.labels),
+            ]
+        };
+        let head = ["NAME", "NETWORK", "ADDRESS", "NODE", "RUNTIME", "ALIASES", "LABELS"];
+
+        table(page, &head, &[], self.0.iter().map(row).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_a_table_and_an_array() {
+        let state = v1::EndpointState {
+            endpoint: Some(v1::Endpoint {
+                id: "e1".into(),
+                network: "1".into(),
+                node: "0a".into(),
+                name: "service2".into(),
+                aliases: vec!["web".into()],
+                addresses: vec!["10.9.0.2".into(), "fd00::2".into()],
+                labels: BTreeMap::from([("tier".into(), "front".into())]),
+                runtime: v1::Runtime::Run.into(),
+            }),
+            network_name: "my-network".into(),
+            node_name: "b".into(),
+        };
+
+        let view = Endpoints::from(v1::ListEndpointsResponse { endpoints: vec![state] });
+
+        assert_eq!(
+            view.text(Page { now: 0, width: None }),
+            "NAME      NETWORK     ADDRESS           NODE  RUNTIME  ALIASES  LABELS\n\
+             service2  my-network  10.9.0.2,fd00::2  b     run      web      tier=front"
+        );
+        assert_eq!(
+            serde_json::to_value(&view).expect("JSON"),
+            serde_json::json!([{
+                "id": "e1", "name": "service2", "network": "my-network", "network_id": "1", "node": "b", "node_id": "0a",
+                "addresses": ["10.9.0.2", "fd00::2"], "aliases": ["web"], "labels": {"tier": "front"}, "runtime": "run",
+            }])
+        );
+    }
+}

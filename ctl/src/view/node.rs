@@ -1,0 +1,159 @@
+//! Nodes.
+
+use std::collections::BTreeMap;
+
+use overlay_proto::v1;
+use serde::Serialize;
+
+use super::{pairs, role};
+use crate::output::{Page, Report, labels, list, table};
+use crate::time;
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct NodeView {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) role: &'static str,
+    pub(crate) online: bool,
+    /// When control last had a connection of it; none: not since control started.
+    pub(crate) seen: Option<String>,
+    pub(crate) underlay: Vec<String>,
+    pub(crate) lane_ports: Vec<u32>,
+    pub(crate) networks: Vec<String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) version: String,
+    pub(crate) revision: u64,
+    #[serde(skip)]
+    seen_unix: u64,
+}
+
+impl From<v1::NodeState> for NodeView {
+    fn from(state: v1::NodeState) -> Self {
+        let node = state.node.unwrap_or_default();
+
+        Self {
+            id: node.id,
+            name: node.name,
+            role: role(node.role),
+            online: state.online,
+            seen: time::utc(state.seen_unix),
+            underlay: node.underlay,
+            lane_ports: node.lane_ports,
+            networks: state.networks,
+            labels: node.labels,
+            version: state.version,
+            revision: state.revision,
+            seen_unix: state.seen_unix,
+        }
+    }
+}
+
+impl NodeView {
+    fn state(&self, now: u64) -> String {
+        match (self.online, self.seen_unix) {
+            (true, _) => "online".to_owned(),
+            (false, 0) => "not seen since control started".to_owned(),
+            (false, seen) => format!("away, seen {} ago", time::lasting(now, seen)),
+        }
+    }
+}
+
+impl Report for NodeView {
+    fn text(&self, page: Page) -> String {
+        pairs(&[
+            ("name", self.name.clone()),
+            ("id", self.id.clone()),
+            ("role", self.role.to_owned()),
+            ("state", self.state(page.now)),
+            ("underlay addresses", list(&self.underlay)),
+            ("lane ports", list(&self.lane_ports)),
+            ("networks", list(&self.networks)),
+            ("labels", labels(&self.labels)),
+            ("version", self.version.clone()),
+            ("revision", self.revision.to_string()),
+        ])
+    }
+}
+
+/// A listing of nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Nodes(Vec<NodeView>);
+
+impl From<v1::ListNodesResponse> for Nodes {
+    fn from(response: v1::ListNodesResponse) -> Self {
+        let mut rows: Vec<NodeView> = response.nodes.into_iter().map(Into::into).collect();
+        rows.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+
+        Self(rows)
+    }
+}
+
+impl Nodes {
+    /// Finds a node by its name or its id.
+    pub(crate) fn find(self, name: &str) -> Option<NodeView> {
+        self.0.into_iter().find(|node| node.name.eq_ignore_ascii_case(name) || node.id == name)
+    }
+
+    /// Lists the names of all nodes but one.
+    pub(crate) fn names_without(&self, id: &str) -> Vec<String> {
+        self.0.iter().filter(|node| node.id != id).map(|node| node.name.clone()).collect()
+    }
+}
+
+impl Report for Nodes {
+    fn text(&self, page: Page) -> String {
+        let row = |n: &NodeView| {
+            vec![
+                n.name.clone(),
+                n.role.to_owned(),
+                n.state(page.now),
+                list(&n.underlay),
+                list(&n.networks),
+                n.version.clone(),
+                labels(&n.labels),
+            ]
+        };
+        let head = ["NAME", "ROLE", "STATE", "UNDERLAY", "NETWORKS", "VERSION", "LABELS"];
+
+        table(page, &head, &[], self.0.iter().map(row).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(name: &str, online: bool, seen: u64) -> v1::NodeState {
+        v1::NodeState {
+            node: Some(v1::Node {
+                id: format!("id-{name}"),
+                name: name.into(),
+                role: v1::Role::Node.into(),
+                labels: BTreeMap::new(),
+                underlay: vec!["192.0.2.1".into()],
+                lane_ports: vec![51820],
+            }),
+            online,
+            seen_unix: seen,
+            revision: 7,
+            version: "0.1.0".into(),
+            networks: vec!["web".into()],
+        }
+    }
+
+    #[test]
+    fn nodes_tell_whether_they_are_there_and_since_when_not() {
+        let nodes = Nodes::from(v1::ListNodesResponse { nodes: vec![state("b", false, 40), state("a", true, 100)] });
+
+        assert_eq!(
+            nodes.text(Page { now: 100, width: None }),
+            "NAME  ROLE  STATE                 UNDERLAY   NETWORKS  VERSION  LABELS\n\
+             a     node  online                192.0.2.1  web       0.1.0    -\n\
+             b     node  away, seen 1 min ago  192.0.2.1  web       0.1.0    -"
+        );
+        assert_eq!(nodes.names_without("id-a"), ["b"]);
+        assert!(nodes.find("B").is_some());
+    }
+}

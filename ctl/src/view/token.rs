@@ -1,0 +1,98 @@
+//! Join tokens, without their secrets.
+
+use std::collections::BTreeMap;
+
+use overlay_proto::v1;
+use serde::Serialize;
+
+use super::role;
+use crate::output::{Page, Report, labels, table};
+use crate::time;
+
+/// One join token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct TokenView {
+    pub(crate) id: String,
+    pub(crate) role: &'static str,
+    pub(crate) uses: u32,
+    pub(crate) used: u32,
+    pub(crate) expires: Option<String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    #[serde(skip)]
+    pub(crate) expires_unix: u64,
+}
+
+impl From<v1::Token> for TokenView {
+    fn from(token: v1::Token) -> Self {
+        Self {
+            id: token.id,
+            role: role(token.role),
+            uses: token.uses,
+            used: token.used,
+            expires: time::utc(token.expires_unix),
+            labels: token.labels,
+            expires_unix: token.expires_unix,
+        }
+    }
+}
+
+/// A listing of tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Tokens(Vec<TokenView>);
+
+impl From<v1::ListTokensResponse> for Tokens {
+    fn from(response: v1::ListTokensResponse) -> Self {
+        let mut rows: Vec<TokenView> = response.tokens.into_iter().map(Into::into).collect();
+        rows.sort_by(|a, b| (a.expires_unix, &a.id).cmp(&(b.expires_unix, &b.id)));
+
+        Self(rows)
+    }
+}
+
+impl Report for Tokens {
+    fn text(&self, page: Page) -> String {
+        let row = |t: &TokenView| {
+            vec![
+                t.id.clone(),
+                t.role.to_owned(),
+                format!("{} of {}", t.used, t.uses),
+                time::deadline(page.now, t.expires_unix),
+                labels(&t.labels),
+            ]
+        };
+
+        table(page, &["ID", "ROLE", "USED", "EXPIRES", "LABELS"], &[], self.0.iter().map(row).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_tell_what_is_left_of_them() {
+        let token = v1::Token {
+            id: "01".into(),
+            expires_unix: 3_700,
+            uses: 3,
+            used: 1,
+            role: v1::Role::Admin.into(),
+            labels: BTreeMap::from([("rack".into(), "2".into())]),
+        };
+
+        let tokens = Tokens::from(v1::ListTokensResponse { tokens: vec![token] });
+
+        assert_eq!(
+            tokens.text(Page { now: 100, width: None }),
+            "ID  ROLE   USED    EXPIRES  LABELS\n01  admin  1 of 3  in 1 h   rack=2"
+        );
+        assert_eq!(
+            serde_json::to_value(tokens).expect("JSON"),
+            serde_json::json!([{
+                "id": "01", "role": "admin", "uses": 3, "used": 1, "expires": "1970-01-01T01:01:40Z",
+                "labels": {"rack": "2"},
+            }])
+        );
+    }
+}

@@ -1,0 +1,350 @@
+//! An agent that only pretends: it answers over a real socket what a test tells it to, and remembers what it was asked.
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use overlay_proto::v1::agent_server::{Agent, AgentServer};
+use overlay_proto::{Code, Refusal, v1};
+use tempfile::TempDir;
+use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status};
+
+/// The cluster, node and control of the pretended agent.
+pub(crate) const CONTROL: &str = "192.0.2.1:7443";
+
+/// What the pretended agent was asked, and what it answers.
+#[derive(Default)]
+pub(crate) struct Script {
+    pub(crate) asked: Vec<String>,
+    pub(crate) refuse: Option<Refusal>,
+    pub(crate) attached: Vec<v1::AttachRequest>,
+    pub(crate) joined: bool,
+    pub(crate) lost_probes: bool,
+}
+
+/// A pretended agent on a socket of its own.
+pub(crate) struct FakeAgent {
+    dir: TempDir,
+    script: Arc<Mutex<Script>>,
+    _runtime: Runtime,
+}
+
+impl FakeAgent {
+    /// Starts an agent that is a node.
+    pub(crate) fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let script = Arc::new(Mutex::new(Script { joined: true, ..Script::default() }));
+        let service = AgentServer::new(Fake(Arc::clone(&script)));
+        let socket = dir.path().join("agent.sock");
+        let listener = {
+            let _inside = runtime.enter();
+            UnixListener::bind(socket).expect("a socket")
+        };
+        runtime.spawn(async move {
+            let served = tonic::transport::Server::builder().add_service(service);
+            served.serve_with_incoming(UnixListenerStream::new(listener)).await.expect("served");
+        });
+
+        Self { dir, script, _runtime: runtime }
+    }
+
+    /// Returns where it listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("agent.sock")
+    }
+
+    /// Opens its script.
+    pub(crate) fn script(&self) -> MutexGuard<'_, Script> {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes it refuse every call from now on.
+    pub(crate) fn refuse(&self, code: Code, message: &str) {
+        self.script().refuse = Some(Refusal::new(code, message));
+    }
+
+    /// Prepares overlayctl against it.
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
+        let mut command = overlayctl(words);
+        command.env("OVERLAY_SOCKET", self.socket());
+
+        command
+    }
+
+    /// Runs overlayctl against it.
+    pub(crate) fn run(&self, words: &[&str]) -> Ran {
+        self.command(words).output().expect("overlayctl ran").into()
+    }
+}
+
+/// Prepares overlayctl without any agent.
+pub(crate) fn overlayctl(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_overlayctl"));
+    command.args(words).env_remove("OVERLAY_SOCKET").stdin(Stdio::null());
+
+    command
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).trim_end().to_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).trim_end().to_owned(),
+        }
+    }
+}
+
+impl Ran {
+    /// Reads standard output as JSON.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+struct Fake(Arc<Mutex<Script>>);
+
+impl Fake {
+    fn asked(&self, what: String) -> Result<MutexGuard<'_, Script>, Status> {
+        let mut script = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        script.asked.push(what);
+        match script.refuse.clone() {
+            Some(refusal) => Err(refusal.into()),
+            None => Ok(script),
+        }
+    }
+
+    fn revised(&self, what: String) -> Result<Response<v1::Revised>, Status> {
+        self.asked(what).map(|_| Response::new(v1::Revised { revision: 8 }))
+    }
+}
+
+fn network() -> v1::Network {
+    v1::Network {
+        id: "0123".into(),
+        name: "my-network".into(),
+        prefix: "10.64.0.0/24".into(),
+        mode: v1::NetworkMode::L3.into(),
+        ..v1::Network::default()
+    }
+}
+
+fn endpoint(name: &str) -> v1::Endpoint {
+    v1::Endpoint {
+        id: format!("id-of-{name}"),
+        network: "0123".into(),
+        node: "0a".into(),
+        name: name.into(),
+        addresses: vec!["10.64.0.2".into()],
+        runtime: v1::Runtime::Run.into(),
+        ..v1::Endpoint::default()
+    }
+}
+
+fn token() -> v1::Token {
+    v1::Token {
+        id: "f00d".into(),
+        expires_unix: 4_102_444_800,
+        uses: 2,
+        role: v1::Role::Node.into(),
+        ..v1::Token::default()
+    }
+}
+
+/// A join line that parses.
+pub(crate) fn join_line(control: &str) -> String {
+    format!("ovl1-{}-{}-{}@{control}", "01".repeat(8), "5e".repeat(16), "03".repeat(32))
+}
+
+#[tonic::async_trait]
+impl Agent for Fake {
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+        let script = self.asked("status".into())?;
+        if !script.joined {
+            let phase = v1::NodePhase::Unjoined.into();
+            return Ok(Response::new(v1::StatusResponse {
+                phase,
+                state_dir: "/x".into(),
+                ..v1::StatusResponse::default()
+            }));
+        }
+
+        Ok(Response::new(v1::StatusResponse {
+            version: "0.1.0".into(),
+            phase: v1::NodePhase::Joined.into(),
+            cluster: "c0ffee".into(),
+            node: "0a".into(),
+            node_name: "a".into(),
+            role: v1::Role::Admin.into(),
+            state_dir: "/somewhere/else".into(),
+            control: Some(v1::ControlStatus {
+                connected: true,
+                address: CONTROL.into(),
+                since_unix: 1,
+                ..v1::ControlStatus::default()
+            }),
+            ..v1::StatusResponse::default()
+        }))
+    }
+
+    async fn peers(&self, _: Request<v1::PeersRequest>) -> Result<Response<v1::PeersResponse>, Status> {
+        let _script = self.asked("peers".into())?;
+        let peer = v1::PeerStatus {
+            node_name: "b".into(),
+            network: "my-network".into(),
+            state: v1::PeerState::Up.into(),
+            handshake_age_seconds: 3,
+            ..v1::PeerStatus::default()
+        };
+
+        Ok(Response::new(v1::PeersResponse { peers: vec![peer] }))
+    }
+
+    async fn join(&self, request: Request<v1::AgentJoinRequest>) -> Result<Response<v1::AgentJoinResponse>, Status> {
+        let mut script = self.asked(format!("join as {:?}", request.get_ref().name))?;
+        script.joined = true;
+
+        Ok(Response::new(v1::AgentJoinResponse {
+            cluster: "c0ffee".into(),
+            node: "0a".into(),
+            node_name: "a".into(),
+            role: v1::Role::Node.into(),
+        }))
+    }
+
+    async fn leave(&self, request: Request<v1::AgentLeaveRequest>) -> Result<Response<v1::AgentLeaveResponse>, Status> {
+        let mut script = self.asked(format!("leave {}", request.get_ref().force))?;
+        script.joined = false;
+
+        Ok(Response::new(v1::AgentLeaveResponse { told_control: true }))
+    }
+
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
+        let request = request.into_inner();
+        let mut script = self.asked(format!("attach {} to {}", request.name, request.network))?;
+        let name = if request.name.is_empty() { "made-up" } else { &request.name };
+        let response = v1::AttachResponse {
+            endpoint: Some(endpoint(name)),
+            network_name: request.network.clone(),
+            ifname: "eth0".into(),
+            nameservers: vec!["10.64.0.1".into()],
+            mtu: 1408,
+        };
+        script.attached.push(request);
+
+        Ok(Response::new(response))
+    }
+
+    async fn detach(&self, request: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
+        let request = request.into_inner();
+        let _script = self.asked(format!("detach {}{}", request.endpoint, request.name))?;
+
+        Ok(Response::new(v1::DetachResponse { detached: 1 }))
+    }
+
+    type PingStream = tokio_stream::Iter<std::vec::IntoIter<Result<v1::PingResponse, Status>>>;
+
+    async fn ping(&self, request: Request<v1::PingRequest>) -> Result<Response<Self::PingStream>, Status> {
+        let script = self.asked(format!("ping {}", request.get_ref().target))?;
+        let rtt_micros = if script.lost_probes { 0 } else { 420 };
+        let answer = |sequence| {
+            Ok(v1::PingResponse {
+                address: "10.64.0.2".into(),
+                node_name: "b".into(),
+                sequence,
+                rtt_micros,
+                error: String::new(),
+            })
+        };
+        let answers: Vec<_> = (1..=request.get_ref().count).map(answer).collect();
+
+        Ok(Response::new(tokio_stream::iter(answers)))
+    }
+
+    async fn create_network(
+        &self,
+        request: Request<v1::CreateNetworkRequest>,
+    ) -> Result<Response<v1::CreateNetworkResponse>, Status> {
+        let request = request.into_inner();
+        let _script = self.asked(format!("create {} {} {}", request.name, request.prefix, request.prefix6))?;
+
+        Ok(Response::new(v1::CreateNetworkResponse { revision: 7, network: Some(network()) }))
+    }
+
+    async fn remove_network(
+        &self,
+        request: Request<v1::RemoveNetworkRequest>,
+    ) -> Result<Response<v1::Revised>, Status> {
+        self.revised(format!("remove network {}", request.get_ref().network))
+    }
+
+    async fn list_networks(
+        &self,
+        _: Request<v1::ListNetworksRequest>,
+    ) -> Result<Response<v1::ListNetworksResponse>, Status> {
+        let _script = self.asked("networks".into())?;
+        let state = v1::NetworkState { network: Some(network()), members: vec!["a".into()], endpoints: 1 };
+
+        Ok(Response::new(v1::ListNetworksResponse { networks: vec![state] }))
+    }
+
+    async fn list_endpoints(
+        &self,
+        _: Request<v1::ListEndpointsRequest>,
+    ) -> Result<Response<v1::ListEndpointsResponse>, Status> {
+        let _script = self.asked("endpoints".into())?;
+        let state = v1::EndpointState {
+            endpoint: Some(endpoint("service2")),
+            network_name: "my-network".into(),
+            node_name: "a".into(),
+        };
+
+        Ok(Response::new(v1::ListEndpointsResponse { endpoints: vec![state] }))
+    }
+
+    async fn list_nodes(&self, _: Request<v1::ListNodesRequest>) -> Result<Response<v1::ListNodesResponse>, Status> {
+        let _script = self.asked("nodes".into())?;
+        let node = v1::Node { id: "0a".into(), name: "a".into(), role: v1::Role::Admin.into(), ..v1::Node::default() };
+        let state = v1::NodeState { node: Some(node), online: true, ..v1::NodeState::default() };
+
+        Ok(Response::new(v1::ListNodesResponse { nodes: vec![state] }))
+    }
+
+    async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::Revised>, Status> {
+        self.revised(format!("remove node {}", request.get_ref().node))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<v1::CreateTokenRequest>,
+    ) -> Result<Response<v1::CreateTokenResponse>, Status> {
+        let request = request.into_inner();
+        let _script =
+            self.asked(format!("token {} s {} uses {:?}", request.ttl_seconds, request.uses, request.role()))?;
+
+        Ok(Response::new(v1::CreateTokenResponse { revision: 7, join_line: join_line(CONTROL), token: Some(token()) }))
+    }
+
+    async fn list_tokens(&self, _: Request<v1::ListTokensRequest>) -> Result<Response<v1::ListTokensResponse>, Status> {
+        let _script = self.asked("tokens".into())?;
+
+        Ok(Response::new(v1::ListTokensResponse { tokens: vec![token()] }))
+    }
+
+    async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Result<Response<v1::Revised>, Status> {
+        self.revised(format!("revoke {}", request.get_ref().id))
+    }
+}
