@@ -4,3 +4,4 @@ pub mod desired;
 pub mod dns;
 pub mod kernel;
 pub mod path;
+pub mod ping;
