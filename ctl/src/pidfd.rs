@@ -1,9 +1,12 @@
 //! A process that cannot be mistaken for another one: its pidfd, its pid and start time on disk, and its end awaited.
 #![expect(unsafe_code, reason = "pidfds have no safe interface in the libraries used here")]
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -105,16 +108,31 @@ impl Process {
     }
 }
 
-/// Finds a process that runs exactly this command line.
-pub(crate) fn find(argv: &[Vec<u8>]) -> Option<Process> {
-    let wanted: Vec<u8> = argv.iter().flat_map(|word| word.iter().copied().chain([0])).collect();
+/// Finds a process of our user and mount namespace that runs `program` with `argument` among its words.
+pub(crate) fn find(program: &str, argument: &Path) -> Option<Process> {
     let entries = fs::read_dir("/proc").ok()?;
 
     entries
         .flatten()
-        .filter(|entry| fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == wanted))
+        .filter(|entry| runs(&entry.path(), program, argument) && is_of_this_host(&entry.path()))
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .find_map(Process::of_pid)
+}
+
+fn runs(process: &Path, program: &str, argument: &Path) -> bool {
+    let line = fs::read(process.join("cmdline")).unwrap_or_default();
+    let mut words = line.split(|byte| *byte == 0).map(OsStr::from_bytes);
+    let first = words.next().and_then(|word| Path::new(word).file_name());
+
+    first.is_some_and(|name| name == program) && words.any(|word| word == argument)
+}
+
+/// A container's processes are seen here too, and their paths look the same.
+fn is_of_this_host(process: &Path) -> bool {
+    let namespace = |process: &Path| fs::read_link(process.join("ns/mnt")).ok();
+    let owner = fs::metadata(process).map(|metadata| metadata.uid()).ok();
+
+    owner == Some(nix::unistd::geteuid().as_raw()) && namespace(process) == namespace(Path::new("/proc/self"))
 }
 
 /// Reads when a process started, in clock ticks since boot; none when it is gone or a zombie.

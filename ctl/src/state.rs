@@ -1,4 +1,4 @@
-//! The directory that holds what `init` and `join` started: one folder for each service, its log, its pid, its first line.
+//! The directory that holds what `init` and `join` started: one folder for each service, its log and its pid.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -99,11 +99,6 @@ impl StateDir {
         self.root.join(format!("{}.pid", service.program()))
     }
 
-    /// Returns where `init` keeps the first join line until this host itself has joined with it.
-    pub(crate) fn first_line(&self) -> PathBuf {
-        self.root.join("first.join")
-    }
-
     /// Removes what is ours in the directory, and the directory when nothing else is in it; lists what went.
     pub(crate) fn remove(&self) -> Outcome<Vec<PathBuf>> {
         let mut removed = Vec::new();
@@ -112,7 +107,6 @@ impl StateDir {
                 remove_path(&path, &mut removed)?;
             }
         }
-        remove_path(&self.first_line(), &mut removed)?;
         // What others put there stays, and the directory with it.
         if fs::remove_dir(&self.root).is_ok() {
             removed.push(self.root.clone());
@@ -137,7 +131,7 @@ fn remove_path(path: &Path, removed: &mut Vec<PathBuf>) -> Outcome {
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut next = path.as_os_str().to_owned();
     next.push(".new");
-    let mut file = truncate(Path::new(&next))?;
+    let mut file = private(OpenOptions::new().write(true).truncate(true), Path::new(&next))?;
     file.write_all(bytes)?;
     file.sync_all()?;
 
@@ -147,11 +141,6 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Opens a log for appending, mode 0600.
 pub(crate) fn open_log(path: &Path) -> io::Result<File> {
     private(OpenOptions::new().append(true), path)
-}
-
-/// Opens a file for writing anew, mode 0600.
-pub(crate) fn truncate(path: &Path) -> io::Result<File> {
-    private(OpenOptions::new().write(true).truncate(true), path)
 }
 
 fn private(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
@@ -170,15 +159,16 @@ mod tests {
         let state = StateDir::new(&dir.path().join("state")).expect("a path");
         state.make().expect("made");
         fs::create_dir(state.of(Service::Agent)).expect("a folder");
-        write(&state.first_line(), b"secret").expect("written");
-        let mode = fs::metadata(state.first_line()).expect("a file").permissions().mode() & 0o777;
+        let pid_file = state.pid_file(Service::Agent);
+        write(&pid_file, b"{}").expect("written");
+        let mode = fs::metadata(&pid_file).expect("a file").permissions().mode() & 0o777;
         let foreign = state.root().join("notes.txt");
         fs::write(&foreign, "mine").expect("written");
 
         state.remove().expect("removed");
 
         assert_eq!(mode, 0o600);
-        assert!(foreign.exists() && !state.has(Service::Agent) && !state.first_line().exists());
+        assert!(foreign.exists() && !state.has(Service::Agent) && !pid_file.exists());
         fs::remove_file(foreign).expect("removed");
         assert_eq!(state.remove().expect("removed"), [state.root().to_owned()]);
         assert_eq!(state.remove().expect("nothing is left"), Vec::<PathBuf>::new());

@@ -107,7 +107,7 @@ impl Init {
         let joined = self.standing(context, &state).await?;
         state.make()?;
 
-        let first = if joined { None } else { Some(first_line::take(&self, &state, context)?) };
+        let first = if joined { None } else { Some(first_line::take(&self, &state, context).await?) };
         let control = start_control(&state, manner, first.as_ref(), context).await?;
         if self.no_join {
             let line = first.ok_or_else(|| already_a_node("--no-join comes too late"))?;
@@ -118,7 +118,6 @@ impl Init {
         if let Some(line) = &first {
             context.output.step("Joining this machine");
             self.join(line, context).await?;
-            first_line::forget(&state)?;
         }
         context.output.show(&self.report(&state, manner, context).await?)?;
 

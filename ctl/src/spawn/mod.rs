@@ -7,7 +7,6 @@ mod systemd;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -84,10 +83,7 @@ impl Launch {
     /// Starts the service unless it runs already.
     pub(crate) fn start(&self, state: &StateDir, manner: Manner) -> Outcome<Started> {
         let pid_file = state.pid_file(self.service);
-        // A start that was cut short may have left a process without its note.
-        let words: Vec<_> = self.argv.iter().map(|word| word.as_bytes().to_vec()).collect();
-        let running = Process::of_file(&pid_file).or_else(|| pidfd::find(&words));
-        if let Some(process) = running {
+        if let Some(process) = running(self.service, state) {
             process.note(&pid_file).map_err(|error| storage(pid_file.display(), &error))?;
             return Ok(self.started(Manner::Background, None, Some(process), Origin::Found));
         }
@@ -205,7 +201,8 @@ impl Started {
 pub(crate) async fn stop(service: Service, state: &StateDir) -> Outcome<bool> {
     let mut found = systemd::remove(service, state)?;
     let pid_file = state.pid_file(service);
-    if let Some(process) = Process::of_file(&pid_file) {
+    // More than one only where a start was cut short; a supervisor of somebody else's is not fought.
+    for process in std::iter::from_fn(|| running(service, state)).take(3) {
         process.stop(GRACE).await.map_err(|error| {
             let text = format!("{} (pid {}) does not end: {error}", service.program(), process.pid());
             Refusal::new(Code::Fault, text)
@@ -216,6 +213,11 @@ pub(crate) async fn stop(service: Service, state: &StateDir) -> Outcome<bool> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(storage(pid_file.display(), &error).into()),
         Ok(()) | Err(_) => Ok(found),
     }
+}
+
+/// Finds the service's process: a start that was cut short, or a supervisor, may have left one without its note.
+fn running(service: Service, state: &StateDir) -> Option<Process> {
+    Process::of_file(&state.pid_file(service)).or_else(|| pidfd::find(service.program(), &state.of(service)))
 }
 
 fn last_lines(log: &Path) -> Vec<String> {
@@ -237,8 +239,13 @@ pub(crate) fn log_place(service: Service, state: &StateDir, manner: Manner) -> P
 mod tests {
     use super::*;
 
-    fn launch(argv: &[&str]) -> Launch {
-        Launch { service: Service::Agent, argv: argv.iter().map(Into::into).collect() }
+    /// An agent that does as the script says, instead.
+    fn launch(dir: &tempfile::TempDir, script: &str) -> Launch {
+        let program = dir.path().join("overlayd");
+        std::os::unix::fs::symlink("/bin/sh", &program).expect("a link");
+        let state = state(dir).of(Service::Agent);
+
+        Launch { service: Service::Agent, argv: vec![program.into(), "-c".into(), script.into(), state.into()] }
     }
 
     fn state(dir: &tempfile::TempDir) -> StateDir {
@@ -252,7 +259,7 @@ mod tests {
     async fn a_service_is_started_once_and_stopped() {
         let dir = tempfile::tempdir().expect("a directory");
         let state = state(&dir);
-        let service = launch(&["/bin/sleep", "612"]);
+        let service = launch(&dir, "while :; do sleep 0.02; done");
 
         let first = service.start(&state, Manner::Background).expect("started");
         let second = service.start(&state, Manner::Background).expect("found");
@@ -271,7 +278,7 @@ mod tests {
     async fn a_service_that_ends_is_told_with_its_last_words() {
         let dir = tempfile::tempdir().expect("a directory");
         let state = state(&dir);
-        let service = launch(&["/bin/sh", "-c", "echo the port is taken >&2; exit 3"]);
+        let service = launch(&dir, "echo the port is taken >&2; exit 3");
 
         let mut started = service.start(&state, Manner::Background).expect("started");
         let failure = started

@@ -1,7 +1,8 @@
-//! The first join line of a cluster: control prints it once, so it is kept until this machine has joined with it.
+//! The join line by which this machine becomes the first admin: control prints one when it is set up, and another one
+//! when setting up was interrupted afterwards.
 
 use std::fs;
-use std::io;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use overlay_proto::{Code, JoinLine, Refusal};
@@ -10,59 +11,38 @@ use serde::Deserialize;
 use super::Init;
 use crate::cmd::Context;
 use crate::failure::{Outcome, storage};
-use crate::spawn::find_program;
-use crate::state::{Service, StateDir, truncate};
+use crate::spawn::{self, find_program};
+use crate::state::{Service, StateDir};
 
 #[derive(Deserialize)]
 struct Printed {
     join: String,
 }
 
-/// Reads the line that is kept, or sets control up, which makes one.
-pub(super) fn take(init: &Init, state: &StateDir, context: &Context) -> Outcome<JoinLine> {
-    if let Some(line) = kept(state) {
-        return Ok(line);
-    }
-    if state.has(Service::Control) && !is_empty(state) {
-        let text = format!(
-            "control is set up in {} but its first join line has been used: to make this machine a node, use a line of \
-             `overlayctl token create` from an admin node; to begin anew, run `overlayctl leave` first",
-            state.root().display()
-        );
-        return Err(Refusal::new(Code::WrongState, text).into());
+/// Sets control up unless that is done, and returns a line that admits an admin.
+pub(super) async fn take(init: &Init, state: &StateDir, context: &Context) -> Outcome<JoinLine> {
+    let control = state.of(Service::Control);
+    if !is_empty(&control) {
+        // Control holds its store while it runs.
+        spawn::stop(Service::Control, state).await?;
+        // What was interrupted early is set up anew; what is damaged is told as control tells it.
+        return match ask(&mut token(&control)?) {
+            Ok(line) => Ok(line),
+            Err(damage) => ask(&mut set_up(init, &control)?).map_err(|_| damage.into()),
+        };
     }
     context.output.step("Setting up control");
-    set_up(init, state)?;
 
-    kept(state).ok_or_else(|| Refusal::new(Code::Fault, "overlay-control printed no join line").into())
+    Ok(ask(&mut set_up(init, &control)?)?)
 }
 
-/// Removes the line after it was used.
-pub(super) fn forget(state: &StateDir) -> Outcome {
-    match fs::remove_file(state.first_line()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(storage(state.first_line().display(), &error).into())
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
+fn is_empty(dir: &Path) -> bool {
+    fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
 }
 
-fn kept(state: &StateDir) -> Option<JoinLine> {
-    let printed: Printed = serde_json::from_slice(&fs::read(state.first_line()).ok()?).ok()?;
-
-    printed.join.parse().ok()
-}
-
-fn is_empty(state: &StateDir) -> bool {
-    fs::read_dir(state.of(Service::Control)).is_ok_and(|mut entries| entries.next().is_none())
-}
-
-/// Control writes the line straight into the file: nothing is lost when we are killed meanwhile.
-fn set_up(init: &Init, state: &StateDir) -> Outcome {
-    let path = state.first_line();
-    let file = truncate(&path).map_err(|error| storage(path.display(), &error))?;
+fn set_up(init: &Init, control: &Path) -> Result<Command, Refusal> {
     let mut command = Command::new(find_program(Service::Control)?);
-    command.arg("init").arg("--state").arg(state.of(Service::Control)).arg("--json");
+    command.arg("init").arg("--state").arg(control).arg("--json");
     if let Some(listen) = init.listen {
         command.arg("--listen").arg(listen.to_string());
     }
@@ -72,17 +52,30 @@ fn set_up(init: &Init, state: &StateDir) -> Outcome {
     for address in &init.advertise {
         command.arg("--advertise").arg(address.to_string());
     }
-    let output = command.stdin(Stdio::null()).stdout(file).stderr(Stdio::piped()).output();
-    let output = output.map_err(|error| storage("overlay-control", &error))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    forget(state)?;
 
-    Err(refusal(&String::from_utf8_lossy(&output.stderr)).into())
+    Ok(command)
 }
 
-/// Reads `overlay-control: <message> [<code>]` back.
+fn token(control: &Path) -> Result<Command, Refusal> {
+    let mut command = Command::new(find_program(Service::Control)?);
+    command.arg("token").arg("--state").arg(control).args(["--role", "admin", "--json"]);
+
+    Ok(command)
+}
+
+fn ask(command: &mut Command) -> Result<JoinLine, Refusal> {
+    let output = command.stdin(Stdio::null()).output().map_err(|error| storage("overlay-control", &error))?;
+    if !output.status.success() {
+        return Err(refusal(&String::from_utf8_lossy(&output.stderr)));
+    }
+    let printed = serde_json::from_slice::<Printed>(&output.stdout).ok();
+
+    printed
+        .and_then(|printed| printed.join.parse().ok())
+        .ok_or_else(|| Refusal::new(Code::Fault, "overlay-control printed no join line"))
+}
+
+/// Reads `overlay-control: <message>` or `overlay-control: <message> [<code>]` back.
 fn refusal(said: &str) -> Refusal {
     let line = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("overlay-control failed without a word");
     let line = line.strip_prefix("overlay-control: ").unwrap_or(line);
@@ -91,7 +84,7 @@ fn refusal(said: &str) -> Refusal {
 
     match coded {
         Some((message, code)) => Refusal::new(code, message),
-        None => Refusal::new(Code::Fault, line),
+        None => Refusal::new(Code::InvalidInput, line),
     }
 }
 
@@ -100,12 +93,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_control_refuses_keeps_its_code() {
+    fn what_control_refuses_keeps_its_words() {
+        let text = "--pool 10.0.0.0/30: use at least a /24";
+
+        assert_eq!(refusal(&format!("overlay-control: {text}\n")).message, text);
         assert_eq!(
-            refusal("overlay-control: --pool 10.0.0.0/30: use at least a /24 [invalid-input]\n"),
-            Refusal::new(Code::InvalidInput, "--pool 10.0.0.0/30: use at least a /24")
+            refusal(&format!("a log line\noverlay-control: {text} [in-use]\n")),
+            Refusal::new(Code::InUse, text)
         );
-        assert_eq!(refusal("Error: x").code, Code::Fault);
-        assert_eq!(refusal("").code, Code::Fault);
+        assert!(!refusal("").message.is_empty());
     }
 }
