@@ -13,7 +13,7 @@ use crate::check::{CHECKS, Check};
 use crate::lab::Lab;
 use crate::snapshot::Snapshot;
 use crate::state::{self, Record};
-use crate::tool::{capture, change, fetch, http_server, ping, processes, throughput};
+use crate::tool::{capture, change, fetch, http_server, ping, processes, throughput, uapi};
 use crate::{demo, enter, holder, keeper};
 
 const EXAMPLES: &str = "Examples:
@@ -166,6 +166,28 @@ enum Tool {
         /// The neighbour
         address: IpAddr,
     },
+    /// Give a link an address
+    #[command(hide = true)]
+    Address {
+        /// The link
+        name: String,
+        /// Address and prefix length
+        address: ipnet::IpNet,
+    },
+    /// Set a link's MTU
+    #[command(hide = true)]
+    Mtu {
+        /// The link
+        name: String,
+        /// Bytes
+        mtu: u32,
+    },
+    /// Configure a userspace WireGuard interface by what standard input says
+    #[command(hide = true)]
+    Uapi {
+        /// The interface
+        name: String,
+    },
     /// Set a link up or down
     #[command(hide = true)]
     Link {
@@ -247,6 +269,9 @@ fn run_tool(tool: Tool) -> Result<()> {
         Tool::Pids { program } => processes::print_pids(&program),
         Tool::Kill { signal, pid } => processes::send(&signal, pid),
         Tool::Neighbour { change, address } => change::neighbour(change, address),
+        Tool::Address { name, address } => change::address(&name, address),
+        Tool::Mtu { name, mtu } => change::mtu(&name, mtu),
+        Tool::Uapi { name } => uapi::run(&name),
         Tool::Link { name, change } => change::link(&name, change),
         Tool::Snapshot { folders } => {
             let folders: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();

@@ -73,6 +73,13 @@ impl Network {
         self.handle.link().set(link.build()).execute().await.with_context(|| format!("cannot set {name} up or down"))
     }
 
+    /// Sets a link's MTU.
+    pub(crate) async fn set_mtu(&self, name: &str, mtu: u32) -> Result<()> {
+        let link = LinkUnspec::new_with_index(self.index(name).await?).mtu(mtu).build();
+
+        self.handle.link().set(link).execute().await.with_context(|| format!("cannot set the MTU of {name}"))
+    }
+
     /// Gives a link an address that is usable at once.
     pub(crate) async fn add_address(&self, name: &str, address: IpAddr, prefix_len: u8) -> Result<()> {
         let index = self.index(name).await?;

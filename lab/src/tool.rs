@@ -9,6 +9,7 @@ pub(crate) mod icmp;
 pub(crate) mod ping;
 pub(crate) mod processes;
 pub(crate) mod throughput;
+pub(crate) mod uapi;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -51,3 +51,21 @@ pub(crate) fn neighbour(change: Neighbour, address: IpAddr) -> Result<()> {
 pub(crate) fn link(name: &str, change: Link) -> Result<()> {
     block_on(async { Network::open()?.set_up(name, change == Link::Up).await })
 }
+
+/// Gives a link an address.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub(crate) fn address(name: &str, address: ipnet::IpNet) -> Result<()> {
+    block_on(async { Network::open()?.add_address(name, address.addr(), address.prefix_len()).await })
+}
+
+/// Sets a link's MTU.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub(crate) fn mtu(name: &str, mtu: u32) -> Result<()> {
+    block_on(async { Network::open()?.set_mtu(name, mtu).await })
+}
