@@ -1,0 +1,97 @@
+//! How a host becomes a node.
+
+use overlay_core::{Change, Node, NodeId};
+use overlay_proto::{Code, Refusal};
+
+use super::record::Host;
+use super::{Digest, Join, Outcome, Record, State, Token, Verdict, limits, refuse};
+
+/// Admits a host, or gives a node that asks again its identity once more.
+pub(super) fn join(state: &State, join: Join, now: u64) -> Verdict {
+    let token = admits(state, &join, now)?;
+    if let Some(node) = state.node_of_key(&join.key) {
+        return rejoin(node, &join);
+    }
+    if let Some(other) = state.node_named(&join.name) {
+        return Err(refuse(
+            Code::NameTaken,
+            format!(
+                "another node is called {}; join with another --name, or remove that node: overlayctl node rm {}",
+                other.name, other.name
+            ),
+        ));
+    }
+    if state.view().nodes.len() >= limits::MAX_NODES {
+        return Err(refuse(Code::Exhausted, format!("the cluster has {} nodes already", limits::MAX_NODES)));
+    }
+
+    let node = Node {
+        id: free_id(state, join.candidate),
+        name: join.name,
+        role: token.role,
+        labels: token.labels.clone(),
+        underlay: Vec::new(),
+        lane_ports: Vec::new(),
+    };
+    let host = Host { node: node.id, key: join.key, token: join.token, routes: Vec::new(), version: String::new() };
+    let used = Token { used: token.used + 1, ..token.clone() };
+    let records = vec![Record::Token(used), Record::Host(host), Record::Row(Change::Node(node.clone()))];
+
+    Ok((Outcome::Joined(node), records))
+}
+
+/// The same key joined before: whoever holds it is that node, and the token is not used once more.
+fn rejoin(node: &Node, join: &Join) -> Verdict {
+    if node.name == join.name {
+        return Ok((Outcome::Joined(node.clone()), Vec::new()));
+    }
+
+    Err(refuse(
+        Code::WrongState,
+        format!("this host joined as {} already; leave first (overlayctl leave) to join as {}", node.name, join.name),
+    ))
+}
+
+/// Refuses a host whose token is not known, with the least possible work.
+///
+/// # Errors
+///
+/// `token-refused`, with the same text whatever is wrong with the token.
+pub(crate) fn secret_is_known(state: &State, id: &str, secret: &Digest, now: u64) -> Result<(), Refusal> {
+    known(state, id, secret, now).map(drop).ok_or_else(refused)
+}
+
+fn known<'a>(state: &'a State, id: &str, secret: &Digest, now: u64) -> Option<&'a Token> {
+    // Compared with something in any case, so that an unknown id takes as long as a wrong secret.
+    let token = state.tokens().get(id);
+    let matches = secret.matches(&token.map_or(Digest([0; 32]), |token| token.digest));
+
+    token.filter(|token| matches && now < token.expires)
+}
+
+/// Finds the token that admits a host with this key; a token that is used up still admits those whom it admitted.
+fn admits<'a>(state: &'a State, join: &Join, now: u64) -> Result<&'a Token, Refusal> {
+    let again = || {
+        let host = state.node_of_key(&join.key).and_then(|node| state.hosts().get(&node.id));
+        host.is_some_and(|host| host.token == join.token)
+    };
+
+    known(state, &join.token, &join.secret, now).filter(|token| token.used < token.uses || again()).ok_or_else(refused)
+}
+
+fn refused() -> Refusal {
+    refuse(
+        Code::TokenRefused,
+        "the join token is not valid: unknown, expired, used up or revoked; get a new one: overlayctl token create",
+    )
+}
+
+/// Walks on from the drawn id until one is found that no node has or had.
+fn free_id(state: &State, candidate: NodeId) -> NodeId {
+    let mut id = candidate;
+    while state.view().nodes.contains_key(&id) || state.revoked().contains_key(&id) {
+        id = NodeId::from_random(id.as_u64() + 1);
+    }
+
+    id
+}

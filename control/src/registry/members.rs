@@ -1,0 +1,128 @@
+//! How nodes enter and leave networks, and get the blocks that they give addresses out of.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use overlay_core::{Block, Change, Member, Network, NetworkId, NodeId, PublicKey, RowKey, ipam};
+use overlay_proto::{Code, Refusal};
+
+use super::{Outcome, Record, State, Verdict, limits, refuse};
+
+/// Makes a node a member, or changes its keys, and sees that it holds enough blocks.
+pub(super) fn enter(
+    state: &State,
+    node: NodeId,
+    network: NetworkId,
+    lane_keys: Vec<PublicKey>,
+    blocks: usize,
+) -> Verdict {
+    let network = network_of(state, network)?;
+    if blocks > limits::MAX_NODE_BLOCKS {
+        let most = limits::MAX_NODE_BLOCKS;
+        return Err(refuse(
+            Code::InvalidInput,
+            format!("{blocks} blocks are more than the {most} that one node may hold"),
+        ));
+    }
+    check_keys(state, node, network, &lane_keys)?;
+    let old = state.view().member(network.id, node);
+    let mut held = old.map(|member| member.blocks.clone()).unwrap_or_default();
+    let missing = blocks.max(1).saturating_sub(held.len());
+    let epoch = state.view().revision.next().0;
+    held.extend(free_blocks(state, network, missing)?.into_iter().map(|prefix| Block { prefix, epoch }));
+
+    let member = Member { network: network.id, node, lane_keys, blocks: held };
+    let records = if old == Some(&member) { Vec::new() } else { vec![Record::Row(Change::Member(member.clone()))] };
+
+    Ok((Outcome::Member(member), records))
+}
+
+/// A key stands for one node on one lane of one network; a second holder could read what is meant for the first.
+fn check_keys(state: &State, node: NodeId, network: &Network, lane_keys: &[PublicKey]) -> Result<(), Refusal> {
+    let mut seen = std::collections::BTreeSet::new();
+    let others = state.view().members_of(network.id).filter(|member| member.node != node);
+    let mut others = others.flat_map(|member| &member.lane_keys);
+    let twice = lane_keys.iter().any(|key| !seen.insert(*key)) || others.any(|key| seen.contains(key));
+
+    if twice {
+        Err(refuse(Code::InvalidInput, "lane_keys: a key is used twice; every node makes its own, one a lane"))
+    } else {
+        Ok(())
+    }
+}
+
+fn network_of(state: &State, id: NetworkId) -> Result<&Network, Refusal> {
+    let networks = &state.view().networks;
+
+    networks.get(&id).ok_or_else(|| refuse(Code::NotFound, format!("there is no network {id}")))
+}
+
+/// Picks blocks as [`ipam::free_block`] does, from the top down, in one walk.
+fn free_blocks(state: &State, network: &Network, count: usize) -> Result<Vec<Ipv4Net>, Refusal> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let prefix = network.prefix;
+    let len = ipam::block_len(prefix);
+    let step = 1u32 << (32 - len);
+    let free =
+        |block: &Ipv4Net| !state.is_held(network.id, *block) && state.addresses(network.id, *block).next().is_none();
+    let all = (0..1u32 << (len - prefix.prefix_len())).rev();
+    let block = |i| Ipv4Net::new(Ipv4Addr::from_bits(prefix.network().to_bits() + i * step), len).ok();
+    let blocks: Vec<_> = all.filter_map(block).filter(free).take(count).collect();
+
+    if blocks.len() == count {
+        Ok(blocks)
+    } else {
+        let name = &network.name;
+        Err(refuse(
+            Code::Exhausted,
+            format!(
+                "network {name} ({prefix}) has no free block of addresses left for this node; make a larger network"
+            ),
+        ))
+    }
+}
+
+/// Ends a membership; refused while the node has endpoints there.
+pub(super) fn exit(state: &State, node: NodeId, network: NetworkId) -> Verdict {
+    let used = state.endpoints_of(node, Some(network)).count();
+    if used > 0 {
+        return Err(refuse(
+            Code::InUse,
+            format!("this node has {used} endpoints on network {network}; remove them first"),
+        ));
+    }
+    let records = match state.view().member(network, node) {
+        Some(_) => vec![Record::Row(Change::Removed(RowKey::Member(network, node)))],
+        // Leaving twice is no error: the first answer may have been lost.
+        None => Vec::new(),
+    };
+
+    Ok((Outcome::Done, records))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::tests::{Scene, scene};
+    use super::*;
+
+    #[test]
+    fn blocks_are_those_that_core_would_pick() {
+        let Scene { mut state, network, nodes } = scene("10.9.0.0/22");
+        let prefix = "10.9.0.0/22".parse().expect("a prefix");
+        let mut held = Vec::new();
+        for (i, node) in nodes.iter().enumerate() {
+            let keys = vec![[u8::try_from(i).expect("few nodes") + 1; 32].into()];
+            let (outcome, records) = enter(&state, *node, network, keys, 3).expect("there is room");
+            state.commit(records);
+            let Outcome::Member(member) = outcome else { panic!("{outcome:?}") };
+            for block in member.blocks {
+                assert_eq!(ipam::free_block(prefix, &held, &BTreeSet::new()), Ok(block.prefix));
+                held.push(block.prefix);
+            }
+        }
+    }
+}

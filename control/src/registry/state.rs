@@ -1,0 +1,333 @@
+//! Everything control remembers, at one revision, with the indexes that make deciding cheap.
+//!
+//! It changes by records only, and every index is a function of the rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use overlay_core::{Change, Endpoint, EndpointId, Member, Name, Network, NetworkId, Node, NodeId, RowKey, View};
+use overlay_proto::{Code, Refusal};
+
+use super::record::{Digest, Host, Record, Revoked, Settings, Token, Touched};
+
+/// Control's memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct State {
+    settings: Settings,
+    view: View,
+    tokens: BTreeMap<String, Token>,
+    hosts: BTreeMap<NodeId, Host>,
+    revoked: BTreeMap<NodeId, Revoked>,
+    index: Index,
+}
+
+/// What can be found without a scan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Index {
+    network_names: BTreeMap<Name, NetworkId>,
+    node_names: BTreeMap<Name, NodeId>,
+    keys: BTreeMap<Digest, NodeId>,
+    memberships: BTreeMap<NodeId, BTreeSet<NetworkId>>,
+    blocks: BTreeSet<(NetworkId, Ipv4Net)>,
+    addresses: BTreeMap<(NetworkId, Ipv4Addr), EndpointId>,
+    endpoints: BTreeSet<(NodeId, NetworkId, EndpointId)>,
+}
+
+impl State {
+    /// Makes the memory of a cluster in which nothing has happened.
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            view: View::default(),
+            tokens: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            revoked: BTreeMap::new(),
+            index: Index::default(),
+        }
+    }
+
+    /// Builds the memory out of stored records.
+    pub(crate) fn from_records(
+        settings: Settings,
+        revision: overlay_core::Revision,
+        records: impl IntoIterator<Item = Record>,
+    ) -> Self {
+        let mut state = Self::new(settings);
+        for record in records {
+            state.apply(record);
+        }
+        state.view.revision = revision;
+
+        state
+    }
+
+    /// Goes one revision further; returns which rows of the membership changed.
+    pub(crate) fn commit(&mut self, records: impl IntoIterator<Item = Record>) -> Vec<Touched> {
+        let mut touched = BTreeMap::new();
+        for record in records {
+            if let Record::Row(change) = &record {
+                let key = change.key();
+                touched.entry(key).or_insert_with(|| self.view.row(key).is_some());
+            }
+            self.apply(record);
+        }
+        self.view.revision = self.view.revision.next();
+
+        touched.into_iter().map(|(key, before)| Touched { key, before }).collect()
+    }
+
+    fn apply(&mut self, record: Record) {
+        match record {
+            Record::Row(change) => {
+                if let Some(old) = self.view.row(change.key()) {
+                    self.index.remove(&old);
+                }
+                self.index.insert(&change);
+                self.view.apply(change);
+            }
+            Record::Token(token) => drop(self.tokens.insert(token.id.clone(), token)),
+            Record::NoToken(id) => drop(self.tokens.remove(&id)),
+            Record::Host(host) => {
+                self.index.keys.insert(host.key, host.node);
+                self.hosts.insert(host.node, host);
+            }
+            Record::NoHost(node) => {
+                if let Some(host) = self.hosts.remove(&node) {
+                    self.index.keys.remove(&host.key);
+                }
+            }
+            Record::Revoked(revoked) => drop(self.revoked.insert(revoked.node, revoked)),
+            Record::NoRevoked(node) => drop(self.revoked.remove(&node)),
+        }
+    }
+
+    /// Returns what `init` decided.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Returns the membership.
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Returns all tokens by id.
+    pub(crate) fn tokens(&self) -> &BTreeMap<String, Token> {
+        &self.tokens
+    }
+
+    /// Returns what only control knows about the nodes.
+    pub(crate) fn hosts(&self) -> &BTreeMap<NodeId, Host> {
+        &self.hosts
+    }
+
+    /// Returns the nodes that were taken out.
+    pub(crate) fn revoked(&self) -> &BTreeMap<NodeId, Revoked> {
+        &self.revoked
+    }
+
+    /// Lists every record that makes this state out of nothing.
+    pub(crate) fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        let rows = self.view.rows().map(Record::Row);
+        let tokens = self.tokens.values().cloned().map(Record::Token);
+        let hosts = self.hosts.values().cloned().map(Record::Host);
+        let revoked = self.revoked.values().cloned().map(Record::Revoked);
+
+        rows.chain(tokens).chain(hosts).chain(revoked)
+    }
+
+    /// Finds a node.
+    ///
+    /// # Errors
+    ///
+    /// `not-allowed` when it was taken out, `not-authenticated` when it never was.
+    pub(crate) fn node(&self, id: NodeId) -> Result<&Node, Refusal> {
+        match (self.view.nodes.get(&id), self.revoked.get(&id)) {
+            (Some(node), _) => Ok(node),
+            (None, Some(gone)) => {
+                Err(Refusal::new(Code::NotAllowed, format!("node {} ({id}) was removed from this cluster", gone.name)))
+            }
+            (None, None) => Err(Refusal::new(Code::NotAuthenticated, format!("node {id} is not of this cluster"))),
+        }
+    }
+
+    /// Finds a node by its name.
+    pub(crate) fn node_named(&self, name: &Name) -> Option<&Node> {
+        self.view.nodes.get(self.index.node_names.get(name)?)
+    }
+
+    /// Finds the node that joined with a key.
+    pub(crate) fn node_of_key(&self, key: &Digest) -> Option<&Node> {
+        self.view.nodes.get(self.index.keys.get(key)?)
+    }
+
+    /// Finds a network by its name.
+    pub(crate) fn network_named(&self, name: &Name) -> Option<&Network> {
+        self.view.networks.get(self.index.network_names.get(name)?)
+    }
+
+    /// Finds a network by a name or an id.
+    ///
+    /// # Errors
+    ///
+    /// `not-found`.
+    pub(crate) fn network_of(&self, text: &str) -> Result<&Network, Refusal> {
+        let named = text.parse::<Name>().ok().and_then(|name| self.network_named(&name));
+        let known = || text.parse::<NetworkId>().ok().and_then(|id| self.view.networks.get(&id));
+
+        named.or_else(known).ok_or_else(|| not_found("network", text))
+    }
+
+    /// Finds a node by a name or an id.
+    ///
+    /// # Errors
+    ///
+    /// `not-found`.
+    pub(crate) fn node_of(&self, text: &str) -> Result<&Node, Refusal> {
+        let named = text.parse::<Name>().ok().and_then(|name| self.node_named(&name));
+        let known = || text.parse::<NodeId>().ok().and_then(|id| self.view.nodes.get(&id));
+
+        named.or_else(known).ok_or_else(|| not_found("node", text))
+    }
+
+    /// Lists the networks that a node is a member of.
+    pub(crate) fn memberships(&self, node: NodeId) -> impl Iterator<Item = NetworkId> + '_ {
+        self.index.memberships.get(&node).into_iter().flatten().copied()
+    }
+
+    /// Tells whether two nodes are members of one network, or one and the same.
+    pub(crate) fn are_acquainted(&self, one: NodeId, other: NodeId) -> bool {
+        let (one_of, other_of) = (self.index.memberships.get(&one), self.index.memberships.get(&other));
+
+        one == other || one_of.zip(other_of).is_some_and(|(a, b)| !a.is_disjoint(b))
+    }
+
+    /// Tells whether a node may see a row, were it there. The same answer as [`overlay_core::visibility::may_see`], faster.
+    pub(crate) fn may_see(&self, node: NodeId, key: RowKey) -> bool {
+        match key {
+            RowKey::Network(_) => true,
+            RowKey::Node(other) => self.are_acquainted(node, other),
+            RowKey::Member(network, _) | RowKey::Endpoint(network, _) => self.view.member(network, node).is_some(),
+        }
+    }
+
+    /// Tells whether some node holds exactly this block.
+    pub(crate) fn is_held(&self, network: NetworkId, block: Ipv4Net) -> bool {
+        self.index.blocks.contains(&(network, block))
+    }
+
+    /// Lists the live IPv4 addresses of a prefix in a network, with their endpoints.
+    pub(crate) fn addresses(
+        &self,
+        network: NetworkId,
+        prefix: Ipv4Net,
+    ) -> impl Iterator<Item = (Ipv4Addr, EndpointId)> + '_ {
+        self.index
+            .addresses
+            .range((network, prefix.network())..=(network, prefix.broadcast()))
+            .map(|(&(_, address), &endpoint)| (address, endpoint))
+    }
+
+    /// Lists the endpoints of a node, on one network or all.
+    pub(crate) fn endpoints_of(
+        &self,
+        node: NodeId,
+        network: Option<NetworkId>,
+    ) -> impl Iterator<Item = (NetworkId, EndpointId)> + '_ {
+        let (from, to) = (network.unwrap_or(NetworkId::FIRST), network.unwrap_or(NetworkId::LAST));
+
+        self.index
+            .endpoints
+            .range((node, from, EndpointId::FIRST)..=(node, to, EndpointId::LAST))
+            .map(|&(_, network, endpoint)| (network, endpoint))
+    }
+
+    /// Finds what contradicts itself, as stored rows of a healthy store never do.
+    pub(crate) fn contradiction(&self) -> Option<String> {
+        let rebuilt = Self::from_records(self.settings.clone(), self.view.revision, self.records());
+        let orphan = |network, node| !self.view.networks.contains_key(&network) || !self.view.nodes.contains_key(&node);
+        let stray = self.view.members.values().find(|m| orphan(m.network, m.node));
+        let lost = self.view.endpoints.values().find(|e| self.view.member(e.network, e.node).is_none());
+        let blocks: usize = self.view.members.values().map(|m| m.blocks.len()).sum();
+        let claimed = self.view.endpoints.values().filter(|e| v4_of(e).is_some()).count();
+        let checks = [
+            (rebuilt.index != self.index, "an index differs from its rows"),
+            (self.index.network_names.len() != self.view.networks.len(), "two networks share a name"),
+            (self.index.node_names.len() != self.view.nodes.len(), "two nodes share a name"),
+            (stray.is_some(), "a membership is of no node or network"),
+            (lost.is_some(), "an endpoint is on a node that is no member of its network"),
+            (self.index.blocks.len() != blocks, "two nodes hold one block"),
+            (self.index.addresses.len() != claimed, "two endpoints have one address"),
+            (self.view.nodes.keys().ne(self.hosts.keys()), "a node has no key, or a key no node"),
+            (self.index.keys.len() != self.hosts.len(), "two nodes have one key"),
+        ];
+
+        checks.into_iter().find_map(|(wrong, text)| wrong.then(|| text.to_owned()))
+    }
+}
+
+fn not_found(what: &str, text: &str) -> Refusal {
+    let shown: String = text.chars().take(80).collect();
+
+    Refusal::new(Code::NotFound, format!("there is no {what} {shown:?}"))
+}
+
+/// Returns an endpoint's IPv4 address.
+pub(crate) fn v4_of(endpoint: &Endpoint) -> Option<Ipv4Addr> {
+    endpoint.addresses.iter().find_map(|address| match address {
+        IpAddr::V4(v4) => Some(*v4),
+        IpAddr::V6(_) => None,
+    })
+}
+
+impl Index {
+    fn insert(&mut self, row: &Change) {
+        match row {
+            Change::Network(row) => drop(self.network_names.insert(row.name.clone(), row.id)),
+            Change::Node(row) => drop(self.node_names.insert(row.name.clone(), row.id)),
+            Change::Member(row) => self.insert_member(row),
+            Change::Endpoint(row) => {
+                self.endpoints.insert((row.node, row.network, row.id));
+                if let Some(address) = v4_of(row) {
+                    self.addresses.insert((row.network, address), row.id);
+                }
+            }
+            Change::Removed(_) => {}
+        }
+    }
+
+    fn insert_member(&mut self, row: &Member) {
+        self.memberships.entry(row.node).or_default().insert(row.network);
+        self.blocks.extend(row.blocks.iter().map(|block| (row.network, block.prefix)));
+    }
+
+    fn remove(&mut self, row: &Change) {
+        match row {
+            Change::Network(row) => drop(self.network_names.remove(&row.name)),
+            Change::Node(row) => drop(self.node_names.remove(&row.name)),
+            Change::Member(row) => self.remove_member(row),
+            Change::Endpoint(row) => {
+                self.endpoints.remove(&(row.node, row.network, row.id));
+                if let Some(address) = v4_of(row)
+                    && self.addresses.get(&(row.network, address)) == Some(&row.id)
+                {
+                    self.addresses.remove(&(row.network, address));
+                }
+            }
+            Change::Removed(_) => {}
+        }
+    }
+
+    fn remove_member(&mut self, row: &Member) {
+        if let Some(networks) = self.memberships.get_mut(&row.node) {
+            networks.remove(&row.network);
+            if networks.is_empty() {
+                self.memberships.remove(&row.node);
+            }
+        }
+        for block in &row.blocks {
+            self.blocks.remove(&(row.network, block.prefix));
+        }
+    }
+}

@@ -1,0 +1,467 @@
+//! The registry under random commands, and what it refuses.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use overlay_core::{NetworkId, NodeId, Runtime};
+use proptest::prelude::*;
+
+use super::*;
+
+const NOW: u64 = 1_800_000_000;
+
+/// A cluster with one network and some nodes.
+pub(super) struct Scene {
+    pub(super) state: State,
+    pub(super) network: NetworkId,
+    pub(super) nodes: Vec<NodeId>,
+}
+
+fn settings() -> Settings {
+    Settings {
+        cluster: overlay_core::ClusterId::from_random(1),
+        pool: "10.64.0.0/10".parse().expect("a prefix"),
+        listen: "127.0.0.1:1".parse().expect("an address"),
+        advertise: Vec::new(),
+    }
+}
+
+/// Applies a command as the writer does.
+fn ask(state: &mut State, actor: Actor, command: Command) -> Result<Outcome, Refusal> {
+    let (outcome, records) = apply(state, actor, command, NOW)?;
+    if !records.is_empty() {
+        state.commit(records);
+    }
+
+    Ok(outcome)
+}
+
+fn token(state: &mut State, id: u8, uses: u32, role: Role) {
+    let create = CreateToken {
+        id: format!("{id:016x}"),
+        digest: Digest::of(&[id]),
+        ttl: 0,
+        uses,
+        role,
+        labels: BTreeMap::new(),
+    };
+    ask(state, Actor::Operator, Command::CreateToken(create)).expect("there is room");
+}
+
+fn join_with(token: u8, key: u8, name: &str) -> Command {
+    Command::Join(Join {
+        token: format!("{token:016x}"),
+        secret: Digest::of(&[token]),
+        key: Digest::of(&[key, 0]),
+        name: name.parse().expect("a name"),
+        candidate: NodeId::from_random(u64::from(key) + 1),
+    })
+}
+
+fn create(name: &str, prefix: Option<&str>) -> Command {
+    Command::CreateNetwork(CreateNetwork {
+        name: name.parse().expect("a name"),
+        prefix: prefix.map(|p| p.parse().expect("a prefix")),
+        prefix6: None,
+        mode: NetworkMode::L3,
+        labels: BTreeMap::new(),
+        candidate: NetworkId::from_random(7),
+    })
+}
+
+/// Makes a cluster with a network of this prefix and four nodes, the first an admin.
+pub(super) fn scene(prefix: &str) -> Scene {
+    let mut state = State::new(settings());
+    token(&mut state, 1, 1, Role::Admin);
+    token(&mut state, 2, 9, Role::Node);
+    let nodes = (0..4u8)
+        .map(|i| {
+            let command = join_with(if i == 0 { 1 } else { 2 }, i, &format!("node{i}"));
+            match ask(&mut state, Actor::Operator, command) {
+                Ok(Outcome::Joined(node)) => node.id,
+                other => panic!("{other:?}"),
+            }
+        })
+        .collect::<Vec<_>>();
+    let network = match ask(&mut state, Actor::Node(nodes[0]), create("net", Some(prefix))) {
+        Ok(Outcome::Network(network)) => network.id,
+        other => panic!("{other:?}"),
+    };
+
+    Scene { state, network, nodes }
+}
+
+impl Scene {
+    fn enter(&mut self, node: usize, key: u8) -> Member {
+        let lane_keys = vec![[key; 32].into()];
+        let command = Command::EnterNetwork { network: self.network, lane_keys, blocks: 1 };
+        match ask(&mut self.state, Actor::Node(self.nodes[node]), command) {
+            Ok(Outcome::Member(member)) => member,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn endpoint(&self, node: usize, id: u64, address: &str) -> Endpoint {
+        Endpoint {
+            id: EndpointId::from_random(id),
+            network: self.network,
+            node: self.nodes[node],
+            name: format!("e{id}").parse().expect("a name"),
+            aliases: BTreeSet::new(),
+            addresses: vec![address.parse().expect("an address")],
+            labels: BTreeMap::new(),
+            runtime: Runtime::Run,
+        }
+    }
+
+    fn put(&mut self, node: usize, rows: Vec<Endpoint>) -> Result<Outcome, Refusal> {
+        ask(&mut self.state, Actor::Node(self.nodes[node]), Command::PutEndpoints(rows))
+    }
+
+    fn as_node(&mut self, node: usize, command: Command) -> Result<Outcome, Code> {
+        ask(&mut self.state, Actor::Node(self.nodes[node]), command).map_err(|refusal| refusal.code)
+    }
+}
+
+#[test]
+fn the_same_key_and_token_give_the_same_identity_even_when_used_up() {
+    let mut scene = scene("10.9.0.0/16");
+    let first = scene.nodes[0];
+    let before = scene.state.clone();
+
+    let again = ask(&mut scene.state, Actor::Operator, join_with(1, 0, "node0"));
+
+    assert!(matches!(again, Ok(Outcome::Joined(node)) if node.id == first));
+    assert_eq!(scene.state, before);
+    let other = ask(&mut scene.state, Actor::Operator, join_with(1, 9, "node9")).expect_err("the token is used up");
+    assert_eq!(other.code, Code::TokenRefused);
+}
+
+#[test]
+fn every_bad_token_gets_the_same_answer() {
+    let scene = scene("10.9.0.0/16");
+    let refusal = |state: &State, command, now| apply(state, Actor::Operator, command, now).expect_err("refused");
+    let mut revoked = scene.state.clone();
+    ask(&mut revoked, Actor::Operator, Command::RevokeToken(format!("{:016x}", 2))).expect("it is there");
+
+    let unknown = refusal(&scene.state, join_with(3, 9, "n"), NOW);
+    let used = refusal(&scene.state, join_with(1, 9, "n"), NOW);
+    let expired = refusal(&scene.state, join_with(2, 9, "n"), NOW + 3_600);
+    let gone = refusal(&revoked, join_with(2, 9, "n"), NOW);
+
+    assert_eq!(unknown.code, Code::TokenRefused);
+    assert!([used, expired, gone].iter().all(|other| *other == unknown));
+}
+
+#[test]
+fn a_name_is_taken_once_and_costs_no_use() {
+    let mut scene = scene("10.9.0.0/16");
+    let before = scene.state.clone();
+
+    let refusal = ask(&mut scene.state, Actor::Operator, join_with(2, 9, "NODE0")).expect_err("the name is taken");
+
+    assert_eq!(refusal.code, Code::NameTaken);
+    assert_eq!(scene.state, before);
+}
+
+#[test]
+fn a_prefix_in_use_is_refused_with_node_and_holder() {
+    let mut scene = scene("10.9.0.0/16");
+    let announce = Announce {
+        underlay: vec!["192.0.2.1".parse().expect("an address")],
+        lane_ports: vec![1],
+        routes: vec![
+            Route { prefix: "172.18.0.0/16".parse().expect("a prefix"), holder: "docker_gwbridge".to_owned() },
+            Route { prefix: "10.64.0.0/15".parse().expect("a prefix"), holder: String::new() },
+            Route { prefix: "0.0.0.0/0".parse().expect("a prefix"), holder: "eth0".to_owned() },
+        ],
+        version: "1".to_owned(),
+    };
+    scene.as_node(1, Command::Announce(announce)).expect("announced");
+    let refused = |scene: &mut Scene, prefix| {
+        ask(&mut scene.state, Actor::Operator, create("other", Some(prefix))).expect_err("taken")
+    };
+
+    let refusal = refused(&mut scene, "172.18.4.0/24");
+    assert_eq!(refusal.code, Code::AddressTaken);
+    assert!(refusal.message.contains("node1 by docker_gwbridge"), "{refusal}");
+    for prefix in ["10.0.0.0/8", "192.0.2.0/24", "172.17.0.0/16", "10.255.255.0/24", "172.16.0.0/12"] {
+        assert_eq!(refused(&mut scene, prefix).code, Code::AddressTaken, "{prefix}");
+    }
+    let chosen = ask(&mut scene.state, Actor::Operator, create("other", None));
+    assert!(matches!(chosen, Ok(Outcome::Network(n)) if n.prefix.to_string() == "10.66.0.0/16"));
+}
+
+#[test]
+fn the_prefix_of_another_network_may_be_asked_for_but_is_never_chosen() {
+    let mut scene = scene("10.64.0.0/16");
+
+    let same = scene.as_node(1, create("second", Some("10.64.0.0/16")));
+    let chosen = scene.as_node(1, create("third", None));
+    let repeated = scene.as_node(1, create("second", Some("10.64.0.0/16")));
+
+    assert!(matches!(same, Ok(Outcome::Network(n)) if n.prefix.to_string() == "10.64.0.0/16"));
+    assert!(matches!(chosen, Ok(Outcome::Network(n)) if n.prefix.to_string() == "10.65.0.0/16"));
+    assert_eq!(repeated, Err(Code::NameTaken));
+}
+
+#[test]
+fn the_pool_gives_every_network_addresses_of_its_own() {
+    let mut state = State::new(settings());
+    let mut prefixes = BTreeSet::new();
+    for i in 0..300 {
+        match ask(&mut state, Actor::Operator, create(&format!("n{i}"), None)) {
+            Ok(Outcome::Network(network)) => assert!(prefixes.insert(network.prefix)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    let lens: BTreeSet<_> = prefixes.iter().map(|prefix| prefix.prefix_len()).collect();
+    assert_eq!(lens, BTreeSet::from([16, 20, 24]));
+    let all: Vec<_> = prefixes.into_iter().collect();
+    assert!(all.windows(2).all(|pair| !pair[0].contains(&pair[1]) && !pair[1].contains(&pair[0])));
+}
+
+#[test]
+fn a_pool_that_is_used_up_says_what_to_do() {
+    let mut state = State::new(Settings { pool: "10.64.0.0/24".parse().expect("a prefix"), ..settings() });
+
+    let refusal = (0..1_000)
+        .find_map(|i| ask(&mut state, Actor::Operator, create(&format!("n{i}"), None)).err())
+        .expect("a /24 holds few networks");
+
+    assert_eq!(refusal.code, Code::Exhausted);
+    assert!(refusal.message.contains("--subnet"), "{refusal}");
+}
+
+#[test]
+fn entering_twice_changes_nothing_and_a_new_key_replaces_the_old() {
+    let mut scene = scene("10.9.0.0/16");
+    let first = scene.enter(1, 1);
+    let revision = scene.state.view().revision;
+
+    assert_eq!(scene.enter(1, 1), first);
+    assert_eq!(scene.state.view().revision, revision);
+    let changed = scene.enter(1, 2);
+    assert_eq!(changed.blocks, first.blocks);
+    assert_eq!(changed.lane_keys, vec![[2; 32].into()]);
+}
+
+#[test]
+fn addresses_that_are_not_free_are_refused_and_nothing_of_the_call_stays() {
+    let mut scene = scene("10.9.0.0/16");
+    scene.enter(1, 1);
+    scene.enter(2, 2);
+    scene.put(1, vec![scene.endpoint(1, 1, "10.9.255.2"), scene.endpoint(1, 2, "10.9.3.3")]).expect("free");
+    let before = scene.state.clone();
+    let cases = [
+        ("10.9.255.2", Code::AddressTaken),
+        ("10.9.3.3", Code::AddressTaken),
+        ("10.9.255.9", Code::AddressTaken),
+        ("10.9.254.1", Code::AddressTaken),
+        ("10.9.0.0", Code::AddressTaken),
+        ("10.9.0.1", Code::AddressTaken),
+        ("10.9.255.255", Code::AddressTaken),
+        ("10.10.0.7", Code::InvalidInput),
+        ("fd00::1", Code::InvalidInput),
+    ];
+    for (address, code) in cases {
+        let rows = vec![scene.endpoint(2, 11, "10.9.254.9"), scene.endpoint(2, 12, address)];
+        let refusal = scene.put(2, rows).expect_err(address);
+        assert_eq!(refusal.code, code, "{address}: {refusal}");
+        assert_eq!(scene.state, before, "{address}");
+    }
+    let twice = vec![scene.endpoint(2, 11, "10.9.254.9"), scene.endpoint(2, 12, "10.9.254.9")];
+    assert_eq!(scene.put(2, twice).expect_err("twice").code, Code::AddressTaken);
+}
+
+#[test]
+fn addresses_may_change_hands_within_one_call() {
+    let mut scene = scene("10.9.0.0/16");
+    scene.enter(1, 1);
+    scene.put(1, vec![scene.endpoint(1, 1, "10.9.255.2"), scene.endpoint(1, 2, "10.9.255.3")]).expect("free");
+
+    scene.put(1, vec![scene.endpoint(1, 1, "10.9.255.3"), scene.endpoint(1, 2, "10.9.255.2")]).expect("swapped");
+
+    assert_eq!(scene.state.contradiction(), None);
+    assert_eq!(scene.put(1, vec![scene.endpoint(1, 3, "10.9.255.2")]).expect_err("taken").code, Code::AddressTaken);
+}
+
+#[test]
+fn no_node_speaks_for_another() {
+    let mut scene = scene("10.9.0.0/16");
+    scene.enter(1, 1);
+    scene.enter(2, 2);
+    scene.put(1, vec![scene.endpoint(1, 1, "10.9.255.2")]).expect("free");
+    let (network, theirs) = (scene.network, EndpointId::from_random(1));
+
+    let forged = scene.put(2, vec![scene.endpoint(1, 5, "10.9.255.5")]).expect_err("forged");
+    assert_eq!(forged.code, Code::NotAllowed);
+    let stolen = scene.put(2, vec![scene.endpoint(2, 1, "10.9.254.5")]).expect_err("stolen");
+    assert_eq!(stolen.code, Code::NotAllowed);
+    assert_eq!(scene.as_node(2, Command::RemoveEndpoints(vec![(network, theirs)])), Err(Code::NotAllowed));
+    let stranger = scene.put(3, vec![scene.endpoint(3, 6, "10.9.253.5")]).expect_err("no member");
+    assert_eq!(stranger.code, Code::WrongState);
+    let key_of_another = vec![[1; 32].into()];
+    let enter = Command::EnterNetwork { network, lane_keys: key_of_another, blocks: 1 };
+    assert_eq!(scene.as_node(3, enter), Err(Code::InvalidInput));
+    for command in [
+        Command::RemoveNode("node2".to_owned()),
+        Command::RevokeToken(format!("{:016x}", 1)),
+        Command::RemoveNetwork { network: "net".to_owned(), force: true },
+    ] {
+        assert_eq!(scene.as_node(3, command), Err(Code::NotAllowed));
+    }
+}
+
+#[test]
+fn a_removed_node_leaves_nothing_and_may_ask_nothing() {
+    let mut scene = scene("10.9.0.0/16");
+    scene.enter(1, 1);
+    scene.put(1, vec![scene.endpoint(1, 1, "10.9.255.2")]).expect("free");
+
+    scene.as_node(0, Command::RemoveNode("node1".to_owned())).expect("an admin may");
+
+    assert_eq!(scene.state.view().endpoints.len() + scene.state.view().members.len(), 0);
+    assert_eq!(scene.as_node(1, Command::Leave), Err(Code::NotAllowed));
+    let again = ask(&mut scene.state, Actor::Operator, join_with(2, 1, "node1")).expect("a new node");
+    assert!(matches!(again, Outcome::Joined(node) if node.id != scene.nodes[1]));
+}
+
+#[test]
+fn networks_and_memberships_in_use_stay() {
+    let mut scene = scene("10.9.0.0/16");
+    scene.enter(1, 1);
+    scene.put(1, vec![scene.endpoint(1, 1, "10.9.255.2")]).expect("free");
+    let (network, remove) = (scene.network, |force| Command::RemoveNetwork { network: "net".to_owned(), force });
+
+    assert_eq!(scene.as_node(1, Command::ExitNetwork(network)), Err(Code::InUse));
+    assert_eq!(scene.as_node(0, remove(false)), Err(Code::InUse));
+    assert_eq!(scene.as_node(0, remove(true)), Ok(Outcome::Done));
+    let view = scene.state.view();
+    assert_eq!(view.networks.len() + view.members.len() + view.endpoints.len(), 0);
+}
+
+fn command() -> impl Strategy<Value = (Actor, Command)> {
+    let actor =
+        prop_oneof![1 => Just(Actor::Operator), 9 => (0..5u64).prop_map(|n| Actor::Node(NodeId::from_random(n + 1)))];
+    let network = || (0..4u64).prop_map(|n| NetworkId::from_random(n + 7));
+    let endpoint = (network(), 0..5u64, 0..6u64, 0..3u8, 0..34u8).prop_map(|(network, node, id, third, last)| {
+        let third = [0, 254, 255][usize::from(third)];
+        Endpoint {
+            id: EndpointId::from_random(id + 1),
+            network,
+            node: NodeId::from_random(node + 1),
+            name: "e".parse().expect("a name"),
+            aliases: BTreeSet::new(),
+            addresses: vec![std::net::Ipv4Addr::new(10, 9, third, last).into()],
+            labels: BTreeMap::new(),
+            runtime: Runtime::Run,
+        }
+    });
+    let endpoints = prop::collection::vec(endpoint, 1..4);
+    let command = prop_oneof![
+        (1..4u8, 0..5u8, 0..5u8).prop_map(|(token, key, name)| join_with(token, key, &format!("node{name}"))),
+        (0..3u8).prop_map(|_| Command::Leave),
+        (0..5u8).prop_map(|n| Command::RemoveNode(format!("node{n}"))),
+        (0..4u8, 0..4u8).prop_map(|(n, p)| {
+            let prefixes = [None, Some("10.9.0.0/16"), Some("10.9.0.0/27"), Some("10.9.0.0/29")];
+            create(&format!("net{n}"), prefixes[usize::from(p)])
+        }),
+        (0..4u8, any::<bool>()).prop_map(|(n, force)| Command::RemoveNetwork { network: format!("net{n}"), force }),
+        (network(), 0..6u8, 0..4usize).prop_map(|(network, key, blocks)| Command::EnterNetwork {
+            network,
+            lane_keys: vec![[key; 32].into()],
+            blocks
+        }),
+        (network(), 0..6u8, 0..4usize).prop_map(|(network, key, blocks)| Command::EnterNetwork {
+            network,
+            lane_keys: vec![[key; 32].into()],
+            blocks
+        }),
+        network().prop_map(Command::ExitNetwork),
+        endpoints.clone().prop_map(Command::PutEndpoints),
+        endpoints.prop_map(Command::PutEndpoints),
+        prop::collection::vec((network(), (0..6u64).prop_map(|n| EndpointId::from_random(n + 1))), 1..4)
+            .prop_map(Command::RemoveEndpoints),
+        (1..4u8).prop_map(|n| Command::RevokeToken(format!("{n:016x}"))),
+    ];
+
+    (actor, command).prop_map(|(actor, mut command)| {
+        // Most endpoints are the caller's own, or hardly one would be accepted.
+        if let (Actor::Node(node), Command::PutEndpoints(rows)) = (actor, &mut command)
+            && let Some((_, own)) = rows.split_first_mut()
+        {
+            own.iter_mut().for_each(|row| row.node = node);
+            if own.len() > 1 {
+                rows.remove(0);
+            }
+        }
+        (actor, command)
+    })
+}
+
+fn check_invariants(state: &State) {
+    assert_eq!(state.contradiction(), None);
+    for network in state.view().networks.values() {
+        let blocks: Vec<_> = state
+            .view()
+            .members_of(network.id)
+            .flat_map(|m| m.blocks.iter().map(move |b| (m.node, b.prefix)))
+            .collect();
+        for (i, (_, one)) in blocks.iter().enumerate() {
+            assert!(network.prefix.contains(one));
+            let overlap = blocks[i + 1..].iter().any(|(_, other)| one.contains(other) || other.contains(one));
+            assert!(!overlap, "{blocks:?}");
+        }
+        let mut live = BTreeSet::new();
+        for endpoint in state.view().endpoints_of(network.id) {
+            let address = state::v4_of(endpoint).expect("every endpoint has one");
+            assert!(live.insert(address), "{address} is live twice");
+            let holder = blocks.iter().find(|(_, block)| block.contains(&address));
+            assert!(holder.is_none_or(|(node, _)| *node == endpoint.node), "{address} is in a foreign block");
+            let kept = [network.prefix.network(), network.gateway(), network.prefix.broadcast()];
+            assert!(!kept.contains(&address) && network.prefix.contains(&address), "{address}");
+            let member = state.view().member(network.id, endpoint.node).expect("checked above");
+            assert_ne!(member.node_address(network), Some(address));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn random_commands_keep_what_must_hold_and_a_replay_rebuilds_it(
+        commands in prop::collection::vec(command(), 1..120),
+    ) {
+        let mut state = State::new(settings());
+        (1..4).for_each(|id| token(&mut state, id, 3, if id == 1 { Role::Admin } else { Role::Node }));
+        let begin = state.clone();
+        let mut log = Vec::new();
+        for (actor, command) in commands {
+            let before = state.clone();
+            match apply(&state, actor, command, NOW) {
+                Ok((_, records)) if records.is_empty() => prop_assert_eq!(&state, &before),
+                Ok((_, records)) => {
+                    state.commit(records.clone());
+                    log.push(records);
+                    prop_assert_eq!(state.view().revision, before.view().revision.next());
+                }
+                Err(refusal) => {
+                    prop_assert_eq!(&state, &before);
+                    prop_assert!(!refusal.message.is_empty() && !refusal.message.ends_with('.'));
+                }
+            }
+        }
+
+        check_invariants(&state);
+        let mut replayed = begin;
+        for records in log {
+            let text = serde_json::to_vec(&records).expect("records are JSON");
+            replayed.commit(serde_json::from_slice::<Vec<Record>>(&text).expect("records are JSON"));
+        }
+        prop_assert_eq!(&replayed, &state);
+        let loaded = State::from_records(settings(), state.view().revision, state.records());
+        prop_assert_eq!(&loaded, &state);
+    }
+}
