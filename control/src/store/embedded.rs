@@ -1,0 +1,305 @@
+//! The embedded store: one redb file, fsynced at every commit.
+//!
+//! redb checks every page's checksum when it opens and may panic on a file that was tampered with; no panic leaves this module.
+
+use std::cell::Cell;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+use overlay_core::Revision;
+use redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+
+use super::{Footprint, HISTORY, Loaded, Step, Store, StoreError};
+use crate::registry::{Record, Settings};
+
+/// The name of the file in the state directory.
+const FILE: &str = "control.redb";
+/// The format of what the tables hold.
+const FORMAT: u64 = 1;
+/// Memory for pages: the writer alone reads, and the state is in memory anyway.
+const CACHE: usize = 16 << 20;
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rows");
+const STEPS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("history");
+
+const META_FORMAT: &str = "format";
+const META_SETTINGS: &str = "settings";
+const META_REVISION: &str = "revision";
+
+/// A store in a file of this host.
+pub(crate) struct Embedded {
+    path: PathBuf,
+    database: Option<Database>,
+}
+
+impl Embedded {
+    /// Tells whether a state directory holds a cluster.
+    pub(crate) fn is_there(directory: &Path) -> bool {
+        directory.join(FILE).exists()
+    }
+
+    /// Makes the file of a new cluster with its first step, readable by its owner only; it appears whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Exists`] when there is one, [`StoreError::Io`] when it cannot be written.
+    pub(crate) fn create(directory: &Path, settings: &Settings, first: &Step) -> Result<(), StoreError> {
+        let path = directory.join(FILE);
+        if path.exists() {
+            return Err(StoreError::Exists { path });
+        }
+        let io = |error: std::io::Error| StoreError::Io { path: path.clone(), what: error.to_string() };
+        let draft = directory.join("control.redb.new");
+        let _ = std::fs::remove_file(&draft);
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(io)?;
+        let database = contain(&path, || builder().create(&draft))?.map_err(|error| refuse(&path, error.into()))?;
+        let store = Self { path: path.clone(), database: Some(database) };
+        contain(&path, || store.write_first(settings))??;
+        contain(&path, || store.write(Revision::default(), std::slice::from_ref(first)))??;
+        drop(store);
+        std::fs::rename(&draft, &path).map_err(io)?;
+
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)
+    }
+
+    /// Opens the file of a cluster and checks every page of it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], with the file and what to do.
+    pub(crate) fn open(directory: &Path) -> Result<Self, StoreError> {
+        let path = directory.join(FILE);
+        let length = match std::fs::metadata(&path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(StoreError::Missing { path }),
+            Err(error) => return Err(StoreError::Io { path, what: error.to_string() }),
+        };
+        // redb takes an empty file for a new store.
+        if length == 0 {
+            return Err(StoreError::Damaged { path, what: "it is empty".to_owned() });
+        }
+        let database = Self::open_file(&path)?;
+
+        Ok(Self { path, database })
+    }
+
+    fn open_file(path: &Path) -> Result<Option<Database>, StoreError> {
+        contain(path, || builder().open(path))?.map(Some).map_err(|error| refuse(path, error.into()))
+    }
+
+    fn close(&mut self) {
+        let database = self.database.take();
+        // Closing writes; what cannot be written is what the last commit did not promise.
+        let _ = contain(&self.path, || drop(database));
+    }
+
+    fn fail(&self, error: redb::Error) -> StoreError {
+        refuse(&self.path, error)
+    }
+
+    /// Says that what is in the file is not right.
+    pub(crate) fn damaged(&self, what: impl Into<String>) -> StoreError {
+        StoreError::Damaged { path: self.path.clone(), what: what.into() }
+    }
+
+    fn database(&self) -> Result<&Database, StoreError> {
+        self.database.as_ref().ok_or_else(|| self.damaged("it is closed"))
+    }
+
+    fn write_first(&self, settings: &Settings) -> Result<(), StoreError> {
+        let fail = |error: redb::Error| self.fail(error);
+        let transaction = self.database()?.begin_write().map_err(|e| fail(e.into()))?;
+        {
+            let mut meta = transaction.open_table(META).map_err(|e| fail(e.into()))?;
+            let rows = [
+                (META_FORMAT, self.json(&FORMAT)?),
+                (META_SETTINGS, self.json(settings)?),
+                (META_REVISION, self.json(&Revision::default())?),
+            ];
+            for (key, value) in rows {
+                meta.insert(key, value.as_slice()).map_err(|e| fail(e.into()))?;
+            }
+            transaction.open_table(ROWS).map_err(|e| fail(e.into()))?;
+            transaction.open_table(STEPS).map_err(|e| fail(e.into()))?;
+        }
+
+        transaction.commit().map_err(|e| fail(e.into()))
+    }
+
+    fn json(&self, value: &impl serde::Serialize) -> Result<Vec<u8>, StoreError> {
+        serde_json::to_vec(value).map_err(|error| self.damaged(error.to_string()))
+    }
+
+    fn parse<T: serde::de::DeserializeOwned>(&self, what: &str, bytes: &[u8]) -> Result<T, StoreError> {
+        serde_json::from_slice(bytes).map_err(|error| self.damaged(format!("{what}: {error}")))
+    }
+
+    fn read(&self) -> Result<Loaded, StoreError> {
+        let fail = |error: redb::Error| self.fail(error);
+        let transaction = self.database()?.begin_read().map_err(|e| fail(e.into()))?;
+        let meta = transaction.open_table(META).map_err(|e| fail(e.into()))?;
+        let entry = |key: &str| {
+            let value = meta.get(key).map_err(|e| fail(e.into()))?;
+            value.map(|value| value.value().to_vec()).ok_or_else(|| self.damaged(format!("no {key}")))
+        };
+        let found: u64 = self.parse(META_FORMAT, &entry(META_FORMAT)?)?;
+        if found != FORMAT {
+            return Err(StoreError::Version { path: self.path.clone(), found, known: FORMAT });
+        }
+        let mut records = Vec::new();
+        for row in transaction.open_table(ROWS).map_err(|e| fail(e.into()))?.iter().map_err(|e| fail(e.into()))? {
+            let (key, value) = row.map_err(|e| fail(e.into()))?;
+            let record: Record = self.parse(key.value(), value.value())?;
+            if record.key() != (key.value().to_owned(), true) {
+                return Err(self.damaged(format!("{} holds another row", key.value())));
+            }
+            records.push(record);
+        }
+
+        Ok(Loaded {
+            settings: self.parse(META_SETTINGS, &entry(META_SETTINGS)?)?,
+            revision: self.parse(META_REVISION, &entry(META_REVISION)?)?,
+            records,
+        })
+    }
+
+    fn steps(&self, since: Revision) -> Result<Vec<Footprint>, StoreError> {
+        let fail = |error: redb::Error| self.fail(error);
+        let transaction = self.database()?.begin_read().map_err(|e| fail(e.into()))?;
+        let table = transaction.open_table(STEPS).map_err(|e| fail(e.into()))?;
+        let mut steps = Vec::new();
+        for row in table.range(since.0 + 1..).map_err(|e| fail(e.into()))? {
+            let (_, value) = row.map_err(|e| fail(e.into()))?;
+            steps.push(self.parse("history", value.value())?);
+        }
+
+        Ok(steps)
+    }
+
+    fn write(&self, expected: Revision, steps: &[Step]) -> Result<(), StoreError> {
+        let fail = |error: redb::Error| self.fail(error);
+        let transaction = self.database()?.begin_write().map_err(|e| fail(e.into()))?;
+        {
+            let mut meta = transaction.open_table(META).map_err(|e| fail(e.into()))?;
+            let mut rows = transaction.open_table(ROWS).map_err(|e| fail(e.into()))?;
+            let mut history = transaction.open_table(STEPS).map_err(|e| fail(e.into()))?;
+            let stored = meta.get(META_REVISION).map_err(|e| fail(e.into()))?.map(|value| value.value().to_vec());
+            let found: Revision = self.parse(META_REVISION, &stored.unwrap_or_default())?;
+            if found != expected {
+                return Err(StoreError::Moved { path: self.path.clone(), found, expected });
+            }
+            for record in steps.iter().flat_map(|step| &step.records) {
+                match record.key() {
+                    (key, true) => drop(rows.insert(&*key, &*self.json(record)?).map_err(|e| fail(e.into()))?),
+                    (key, false) => drop(rows.remove(&*key).map_err(|e| fail(e.into()))?),
+                }
+            }
+            for step in steps {
+                let footprint = Footprint { to: step.to, touched: step.touched.clone() };
+                history.insert(step.to.0, &*self.json(&footprint)?).map_err(|e| fail(e.into()))?;
+            }
+            let to = steps.last().map_or(expected, |step| step.to);
+            let forgotten = ..=to.0.saturating_sub(HISTORY);
+            history.retain_in(forgotten, |_, _| false).map_err(|e| fail(e.into()))?;
+            meta.insert(META_REVISION, &*self.json(&to)?).map_err(|e| fail(e.into()))?;
+        }
+
+        transaction.commit().map_err(|e| fail(e.into()))
+    }
+}
+
+impl Store for Embedded {
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        contain(&self.path, || self.read())?
+    }
+
+    fn commit(&mut self, expected: Revision, steps: &[Step]) -> Result<(), StoreError> {
+        // redb refuses all further work after a failed write; the file itself stands at its last commit.
+        if self.database.is_none() {
+            self.database = Self::open_file(&self.path)?;
+        }
+        let written = contain(&self.path, || self.write(expected, steps)).flatten();
+        if written.is_err() {
+            self.close();
+        }
+
+        written
+    }
+
+    fn history(&self, since: Revision) -> Result<Option<Vec<Footprint>>, StoreError> {
+        let steps = contain(&self.path, || self.steps(since))??;
+        let reaches = steps.first().is_none_or(|first| first.to == since.next());
+
+        Ok(reaches.then_some(steps))
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn refuse(path: &Path, error: redb::Error) -> StoreError {
+    let path = path.to_owned();
+    match error {
+        redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => StoreError::Busy { path },
+        // A file that is too short or holds nonsense reads so.
+        redb::Error::Io(error)
+            if matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof) =>
+        {
+            StoreError::Damaged { path, what: error.to_string() }
+        }
+        redb::Error::Io(error) => StoreError::Io { path, what: error.to_string() },
+        error => StoreError::Damaged { path, what: error.to_string() },
+    }
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
+
+    builder
+}
+
+/// Turns a panic of redb over a file's contents into an error, without its message on standard error.
+fn contain<T>(path: &Path, work: impl FnOnce() -> T) -> Result<T, StoreError> {
+    let _quiet = Quiet::begin();
+
+    catch_unwind(AssertUnwindSafe(work))
+        .map_err(|_| StoreError::Damaged { path: path.to_owned(), what: "its pages contradict each other".to_owned() })
+}
+
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, panics of this thread are not printed: they are reported as errors.
+struct Quiet;
+
+impl Quiet {
+    fn begin() -> Self {
+        static HOOK: Once = Once::new();
+        HOOK.call_once(|| {
+            let print = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |info| {
+                if !QUIET.get() {
+                    print(info);
+                }
+            }));
+        });
+        QUIET.set(true);
+
+        Self
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        QUIET.set(false);
+    }
+}
