@@ -1,0 +1,89 @@
+//! What takes a watcher from a revision it knows to the present, seeing only what it may.
+//!
+//! Rows come from the present; history tells which rows changed and, walked backwards, which networks the watcher was a
+//! member of. So a change costs what it touches, and only who enters or leaves a network pays for the whole of it.
+
+use std::collections::BTreeSet;
+
+use overlay_core::{Change, Delta, NetworkId, NodeId, Revision, RowKey, View};
+
+use super::history::History;
+use crate::registry::State;
+
+/// Returns everything a node may see.
+pub(crate) fn snapshot(state: &State, node: NodeId) -> View {
+    let view = state.view();
+    let mut keys: BTreeSet<_> = view.networks.keys().copied().map(RowKey::Network).collect();
+    keys.insert(RowKey::Node(node));
+    for network in state.memberships(node) {
+        insert_network(state, network, &mut keys);
+    }
+
+    View::from_rows(view.revision, keys.into_iter().filter_map(|key| view.row(key)))
+}
+
+/// Returns what changed for a node since a revision, or nothing when history does not tell.
+pub(crate) fn delta(state: &State, history: &History, node: NodeId, from: Revision) -> Option<Delta> {
+    let to = state.view().revision;
+    let now: BTreeSet<_> = state.memberships(node).collect();
+    let mut then = now.clone();
+    let mut touched = BTreeSet::new();
+    for step in history.since(from, to)? {
+        for row in &step.touched {
+            touched.insert(row.key);
+            if let RowKey::Member(network, member) = row.key
+                && member == node
+            {
+                if row.before {
+                    then.insert(network)
+                } else {
+                    then.remove(&network)
+                };
+            }
+        }
+    }
+
+    let keys = concerned(state, node, &touched, &then, &now);
+    let change = |key| match state.view().row(key).filter(|_| state.may_see(node, key)) {
+        Some(row) => row,
+        None => Change::Removed(key),
+    };
+
+    Some(Delta { from, to, changes: keys.into_iter().map(change).collect() })
+}
+
+/// Lists the rows that the watcher knew or may know, and that may have changed for it.
+fn concerned(
+    state: &State,
+    node: NodeId,
+    touched: &BTreeSet<RowKey>,
+    then: &BTreeSet<NetworkId>,
+    now: &BTreeSet<NetworkId>,
+) -> BTreeSet<RowKey> {
+    let mut keys = BTreeSet::new();
+    let is_of = |network| then.contains(network) || now.contains(network);
+    for key in touched {
+        match key {
+            RowKey::Network(_) => drop(keys.insert(*key)),
+            RowKey::Node(other) if state.view().nodes.contains_key(other) && state.may_see(node, *key) => {
+                keys.insert(*key);
+            }
+            // A node that cannot be seen, if it could be, has left a network: its membership is touched too.
+            RowKey::Node(_) => {}
+            RowKey::Member(network, member) if is_of(network) => keys.extend([*key, RowKey::Node(*member)]),
+            RowKey::Endpoint(network, _) if is_of(network) => drop(keys.insert(*key)),
+            RowKey::Member(..) | RowKey::Endpoint(..) => {}
+        }
+    }
+    for network in then.symmetric_difference(now) {
+        insert_network(state, *network, &mut keys);
+    }
+
+    keys
+}
+
+fn insert_network(state: &State, network: NetworkId, keys: &mut BTreeSet<RowKey>) {
+    let members = state.view().members_of(network);
+    keys.extend(members.flat_map(|member| [RowKey::Member(network, member.node), RowKey::Node(member.node)]));
+    keys.extend(state.view().endpoints_of(network).map(|endpoint| RowKey::Endpoint(network, endpoint.id)));
+}
