@@ -1,0 +1,157 @@
+//! The cluster's certificate authority: control's own certificate and those of the nodes.
+
+mod files;
+mod request;
+pub(crate) mod server_cert;
+
+use std::path::Path;
+use std::time::Duration;
+
+use overlay_proto::identity::{self, NodeIdentity};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use rustls::pki_types::CertificateDer;
+
+pub(crate) use request::NodeRequest;
+
+/// How long the authority is valid: longer than the machines it runs on.
+const CA_TTL: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// How far the beginning of a certificate lies in the past, for hosts whose clock is behind.
+const BACKDATE: Duration = Duration::from_secs(3_600);
+
+/// The authority's key or certificate cannot be used; the text names the file and what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PkiError {
+    /// A file cannot be read or written.
+    #[error("{path} cannot be used: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{path} is damaged: {what}; restore the state directory from a backup")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What was found.
+        what: String,
+    },
+    /// A certificate cannot be made.
+    #[error("a certificate cannot be made")]
+    Make(#[from] rcgen::Error),
+    /// The key cannot be used for TLS.
+    #[error("a key cannot be used for TLS")]
+    Tls(#[from] rustls::Error),
+}
+
+/// The authority of one cluster.
+pub(crate) struct Authority {
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+    pin: [u8; 32],
+}
+
+impl Authority {
+    /// Makes a new authority and stores it in the state directory.
+    ///
+    /// # Errors
+    ///
+    /// [`PkiError`].
+    pub(crate) fn create(directory: &Path, cluster: overlay_core::ClusterId, now: u64) -> Result<Self, PkiError> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name(&format!("overlay {cluster}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        limit(&mut params, now, CA_TTL);
+        let certificate = params.self_signed(&key)?.der().clone();
+        files::write(directory, &certificate, &key)?;
+
+        Self::new(certificate, key).map_err(|what| files::damaged_certificate(directory, what))
+    }
+
+    /// Reads the authority of a state directory.
+    ///
+    /// # Errors
+    ///
+    /// [`PkiError`], with the file.
+    pub(crate) fn load(directory: &Path) -> Result<Self, PkiError> {
+        let (certificate, key) = files::read(directory)?;
+
+        Self::new(certificate, key).map_err(|what| files::damaged_certificate(directory, what))
+    }
+
+    fn new(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, String> {
+        let pin = identity::key_pin(&certificate).map_err(|_| "it is no certificate".to_owned())?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|error| error.to_string())?;
+        let own =
+            ring::digest::digest(&ring::digest::SHA256, &rcgen::PublicKeyData::subject_public_key_info(issuer.key()));
+        if own.as_ref() != pin {
+            return Err("it is not of the key in ca.key".to_owned());
+        }
+
+        Ok(Self { certificate, issuer, pin })
+    }
+
+    /// Returns the authority's certificate.
+    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// Returns the SHA-256 of the authority's public key, as join lines carry it.
+    pub(crate) fn pin(&self) -> [u8; 32] {
+        self.pin
+    }
+
+    /// Makes a node's certificate; of the request, only the public key is used.
+    ///
+    /// # Errors
+    ///
+    /// [`PkiError::Make`].
+    pub(crate) fn sign_node(
+        &self,
+        identity: &NodeIdentity,
+        request: &NodeRequest,
+        ttl: Duration,
+        now: u64,
+    ) -> Result<CertificateDer<'static>, PkiError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = common_name(&identity.node.to_string());
+        params.subject_alt_names = vec![SanType::URI(identity.uri().try_into()?)];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        limit(&mut params, now, ttl);
+
+        Ok(params.signed_by(request.public_key(), &self.issuer)?.der().clone())
+    }
+
+    /// Makes control's own certificate for a new key.
+    fn sign_control(&self, key: &KeyPair, ttl: Duration, now: u64) -> Result<CertificateDer<'static>, PkiError> {
+        let mut params = CertificateParams::new(vec![identity::CONTROL_NAME.to_owned()])?;
+        params.distinguished_name = common_name("overlay-control");
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        limit(&mut params, now, ttl);
+
+        Ok(params.signed_by(key, &self.issuer)?.der().clone())
+    }
+}
+
+fn common_name(name: &str) -> DistinguishedName {
+    let mut dn = DistinguishedName::new();
+    dn.push(DnType::CommonName, name);
+
+    dn
+}
+
+fn limit(params: &mut CertificateParams, now: u64, ttl: Duration) {
+    let now = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now);
+    params.not_before = now - BACKDATE;
+    params.not_after = now + ttl;
+}
