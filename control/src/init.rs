@@ -1,0 +1,153 @@
+//! How a cluster begins: an authority, a store and the first token.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::Path;
+
+use overlay_core::{ClusterId, Role};
+use overlay_proto::{JoinLine, Refusal};
+
+use crate::addresses;
+use crate::clock;
+use crate::config::{InitConfig, InvalidConfig};
+use crate::pki::{Authority, PkiError};
+use crate::registry::{self, Actor, Command, CreateToken, Settings, State};
+use crate::store::embedded::Embedded;
+use crate::store::{Step, Store, StoreError};
+use crate::token::FreshToken;
+
+/// Control cannot begin or start; one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is wrong.
+    #[error(transparent)]
+    Config(#[from] InvalidConfig),
+    /// The state directory holds a cluster already.
+    #[error("{0} holds a cluster already; start it: overlay-control serve --state {0}")]
+    Initialised(String),
+    /// The state directory cannot be used.
+    #[error("state directory {path}: {what}")]
+    Directory {
+        /// The directory.
+        path: String,
+        /// Why.
+        what: String,
+    },
+    /// The port cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something in the state directory is missing, damaged or in use.
+    #[error("{0}")]
+    State(String),
+    /// The system refuses something.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        Self::State(error.to_string())
+    }
+}
+
+impl From<PkiError> for StartError {
+    fn from(error: PkiError) -> Self {
+        Self::State(error.to_string())
+    }
+}
+
+impl From<Refusal> for StartError {
+    fn from(refusal: Refusal) -> Self {
+        Self::State(refusal.to_string())
+    }
+}
+
+impl From<getrandom::Error> for StartError {
+    fn from(error: getrandom::Error) -> Self {
+        Self::State(format!("no random bytes: {error}"))
+    }
+}
+
+/// What `init` made.
+#[derive(Debug)]
+pub struct Initialised {
+    /// Admits one admin within an hour.
+    pub join: JoinLine,
+    /// The cluster.
+    pub cluster: ClusterId,
+}
+
+/// Makes a cluster in a state directory that holds none, and a token for its first node, an admin.
+///
+/// # Errors
+///
+/// [`StartError`]; a directory in which this failed half way may be used again.
+pub fn init(config: InitConfig) -> Result<Initialised, StartError> {
+    let config = config.checked()?;
+    make_directory(&config.state)?;
+    if Embedded::is_there(&config.state) {
+        return Err(StartError::Initialised(config.state.display().to_string()));
+    }
+    let now = clock::now_unix();
+    let cluster = ClusterId::from_random(crate::random::bits()?);
+    let settings = Settings { cluster, pool: config.pool, listen: config.listen, advertise: config.advertise.clone() };
+    let authority = Authority::create(&config.state, cluster, now)?;
+    let token = FreshToken::draw()?;
+    let first = first_step(&settings, token.command(0, 1, Role::Admin), now)?;
+    // Last, because its file is what makes the directory a cluster.
+    Embedded::create(&config.state, &settings, &first)?;
+    let addresses = addresses::of_control(&config.advertise, config.listen);
+
+    Ok(Initialised { join: token.line(authority.pin(), addresses), cluster })
+}
+
+fn first_step(settings: &Settings, token: CreateToken, now: u64) -> Result<Step, Refusal> {
+    let mut state = State::new(settings.clone());
+    let (_, records) = registry::apply(&state, Actor::Operator, Command::CreateToken(token), now)?;
+    let touched = state.commit(records.clone());
+
+    Ok(Step { to: state.view().revision, records, touched })
+}
+
+/// Makes one more token while control does not serve.
+///
+/// # Errors
+///
+/// [`StartError`], also when control serves: it holds the store.
+pub fn create_token(state: &Path, ttl: u64, uses: u32, role: Role) -> Result<JoinLine, StartError> {
+    let authority = Authority::load(state)?;
+    let mut store = Embedded::open(state)?;
+    let loaded = store.load()?;
+    let (settings, before) = (loaded.settings, loaded.revision);
+    let mut present = State::from_records(settings.clone(), before, loaded.records);
+    let token = FreshToken::draw()?;
+    let command = Command::CreateToken(token.command(ttl, uses, role));
+    let (_, records) = registry::apply(&present, Actor::Operator, command, clock::now_unix())?;
+    let touched = present.commit(records.clone());
+    store.commit(before, &[Step { to: present.view().revision, records, touched }])?;
+    let addresses = addresses::of_control(&settings.advertise, settings.listen);
+
+    Ok(token.line(authority.pin(), addresses))
+}
+
+/// Makes the directory, open to its owner only, or checks that it is.
+fn make_directory(path: &Path) -> Result<(), StartError> {
+    let refuse = |what: String| StartError::Directory { path: path.display().to_string(), what };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| refuse(error.to_string()))?;
+    let mode = fs::metadata(path).map_err(|error| refuse(error.to_string()))?.mode() & 0o777;
+    if mode & 0o022 == 0 {
+        Ok(())
+    } else {
+        Err(refuse(format!("others may write to it (mode {mode:03o}); chmod 700 {}", path.display())))
+    }
+}

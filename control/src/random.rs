@@ -1,0 +1,12 @@
+//! Random identities.
+
+use overlay_proto::{Code, Refusal};
+
+/// Draws 64 random bits.
+///
+/// # Errors
+///
+/// `fault` when the system gives none.
+pub(crate) fn bits() -> Result<u64, Refusal> {
+    getrandom::u64().map_err(|error| Refusal::new(Code::Fault, format!("no random bytes: {error}")))
+}

@@ -1,0 +1,201 @@
+//! Control as a whole: the state directory opened, the port bound, the tasks started and ended.
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use overlay_core::Revision;
+use overlay_proto::tls;
+use overlay_proto::v1::control_server::ControlServer;
+use overlay_proto::v1::enrollment_server::EnrollmentServer;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::clock;
+use crate::config::Config;
+use crate::init::StartError;
+use crate::listener;
+use crate::pki::Authority;
+use crate::pki::server_cert::ServerCert;
+use crate::registry::{Settings, State};
+use crate::service::Service;
+use crate::store::embedded::Embedded;
+use crate::store::{Footprint, HISTORY, Store, StoreError};
+use crate::watch::Hub;
+use crate::writer::Writer;
+
+/// The largest message control takes: 1,000 endpoints with all the labels they may have.
+pub const MAX_REQUEST: usize = 4 << 20;
+/// Messages without a certificate are a join request: a token, a name and a certificate request.
+const MAX_JOIN_REQUEST: usize = 16 << 10;
+/// How long a call may take: a commit takes milliseconds, a full queue a second.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Calls of one connection that are worked on at a time.
+const CALLS_PER_CONNECTION: usize = 64;
+/// Streams of one connection: the calls above and those that wait for them.
+const STREAMS_PER_CONNECTION: u32 = 256;
+/// Bytes of a call's headers: ours have less than 1 KiB.
+const MAX_HEADERS: u32 = 16 << 10;
+/// Streams that a client may reset before control has looked at them (rapid reset) until the connection ends.
+const MAX_RESETS: usize = 64;
+/// A connection that carries nothing is asked for life after this long, and given up after the same again.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// How often control looks whether its certificate must be renewed.
+const RENEWAL_CHECK: Duration = Duration::from_secs(60);
+/// How long open calls may take to end when control stops.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// A control service that is ready to serve.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    service: Service,
+    certificate: Arc<ServerCert>,
+    writer: JoinHandle<Result<(), StoreError>>,
+}
+
+impl Server {
+    /// Opens a state directory and binds the port; connections wait until [`Server::run`].
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    pub async fn bind(config: Config) -> Result<Self, StartError> {
+        config.check()?;
+        let authority = Arc::new(Authority::load(&config.state)?);
+        let (store, settings, hub, state) = open(&config)?;
+        let listener = listen(config.listen.unwrap_or(settings.listen)).await?;
+        let system = |what| move |source| StartError::System { what, source };
+        let address = listener.local_addr().map_err(system("the port has no address"))?;
+        let certificate = Arc::new(ServerCert::new(Arc::clone(&authority), clock::now_unix())?);
+        let hub = Arc::new(hub);
+        let (writer, thread) =
+            Writer::start(store, state, Arc::clone(&hub)).map_err(system("no thread for the writer"))?;
+        let service = Service { hub, writer, authority, settings, listen: address, cert_ttl: config.cert_ttl };
+
+        Ok(Self { listener, address, service, certificate, writer: thread })
+    }
+
+    /// Returns where control listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` completes, then ends open calls and stores what was asked before.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] when control cannot go on.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
+        let Self { listener, service, certificate, writer, .. } = self;
+        let hub = Arc::clone(&service.hub);
+        let queue = service.writer.clone();
+        let tls = tls::server(
+            service.authority.certificate().clone(),
+            Arc::clone(&certificate) as Arc<dyn rustls::server::ResolvesServerCert>,
+        )
+        .map_err(|error| StartError::State(error.to_string()))?;
+        let renewal = tokio::spawn(renew(certificate));
+        let (drain, draining) = oneshot::channel();
+        let serving = tokio::spawn(serve(listener::accept(listener, tls), service, draining));
+
+        tokio::select! {
+            () = shutdown => tracing::info!("Stopping"),
+            () = queue.stopped() => {}
+        }
+        hub.shut();
+        drop(drain);
+        let abort = serving.abort_handle();
+        if timeout(DRAIN, serving).await.is_err() {
+            tracing::info!("Closing connections that are still open");
+            abort.abort();
+        }
+        renewal.abort();
+        queue.stop().await;
+
+        end(writer).await
+    }
+}
+
+/// Opens the store; what contradicts itself is refused rather than served.
+fn open(config: &Config) -> Result<(Box<dyn Store>, Settings, Hub, State), StartError> {
+    let mut store = Embedded::open(&config.state)?;
+    let loaded = store.load()?;
+    let settings = loaded.settings.clone();
+    let state = State::from_records(loaded.settings, loaded.revision, loaded.records);
+    if let Some(what) = state.contradiction() {
+        return Err(store.damaged(what).into());
+    }
+    let since = Revision(loaded.revision.0.saturating_sub(HISTORY));
+    let history: Vec<Footprint> = store.history(since)?.unwrap_or_default();
+    let hub = Hub::new(state.clone(), history);
+
+    Ok((Box::new(store), settings, hub, state))
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let bound = TcpListener::bind(address).await;
+    let no_ipv6 = |error: &std::io::Error| matches!(error.raw_os_error(), Some(code) if code == nix::libc::EAFNOSUPPORT || code == nix::libc::EADDRNOTAVAIL);
+    match bound {
+        // A host without IPv6 still has every IPv4 address.
+        Err(error) if no_ipv6(&error) && address.ip().is_unspecified() && address.is_ipv6() => {
+            let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+        }
+        bound => bound.map_err(|source| StartError::Listen { address, source }),
+    }
+}
+
+async fn serve(incoming: listener::Incoming, service: Service, draining: oneshot::Receiver<()>) {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<ControlServer<Service>>().await;
+    health.set_serving::<EnrollmentServer<Service>>().await;
+    let enrollment = EnrollmentServer::new(service.clone()).max_decoding_message_size(MAX_JOIN_REQUEST);
+    let control = ControlServer::new(service)
+        .max_decoding_message_size(MAX_REQUEST)
+        .max_encoding_message_size(overlay_proto::channel::MAX_MESSAGE);
+    let served = tonic::transport::Server::builder()
+        .timeout(CALL_TIMEOUT)
+        .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .http2_max_header_list_size(MAX_HEADERS)
+        .http2_max_pending_accept_reset_streams(Some(MAX_RESETS))
+        .http2_max_local_error_reset_streams(Some(MAX_RESETS))
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(health_service)
+        .add_service(enrollment)
+        .add_service(control)
+        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), async {
+            // Dropped is told as well.
+            let _ = draining.await;
+        })
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "gRPC ended");
+    }
+}
+
+async fn renew(certificate: Arc<ServerCert>) {
+    let mut check = interval(RENEWAL_CHECK);
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        check.tick().await;
+        if let Err(error) = certificate.renew_if_due(clock::now_unix()) {
+            tracing::error!(%error, "Failed to renew the certificate of control");
+        }
+    }
+}
+
+/// Waits for the writer.
+async fn end(writer: JoinHandle<Result<(), StoreError>>) -> Result<(), StartError> {
+    let joined = tokio::task::spawn_blocking(move || writer.join()).await;
+    match joined {
+        Ok(Ok(result)) => Ok(result?),
+        Ok(Err(_)) | Err(_) => Err(StartError::State("the writer panicked; restart overlay-control".to_owned())),
+    }
+}

@@ -1,0 +1,169 @@
+//! What nodes ask of control, call by call.
+
+use std::pin::Pin;
+
+use overlay_core::Revision;
+use overlay_proto::convert::field;
+use overlay_proto::v1::control_server::Control;
+use overlay_proto::{Code, Refusal, v1};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{Service, auth, listing, mismatch, requests};
+use crate::clock;
+use crate::pki::NodeRequest;
+use crate::registry::{Command, Outcome};
+use crate::token::FreshToken;
+use crate::watch::stream::{Feed, QUEUE};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Control for Service {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+        let node = self.caller(&request)?;
+        let expires = auth::peer(&request)?.expires();
+        let asked = request.into_inner();
+        // Another cluster's history, or none, is answered with everything.
+        let ours = asked.revision > 0 && asked.cluster == self.cluster().to_string();
+        let session = self.hub.open(node, clock::now_unix())?;
+        let at = ours.then_some(Revision(asked.revision));
+        let feed = Feed { hub: std::sync::Arc::clone(&self.hub), session, node, expires, at };
+        let (outlet, stream) = mpsc::channel(QUEUE);
+        tokio::spawn(feed.run(outlet));
+
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Answer<v1::RenewResponse> {
+        let node = self.caller(&request)?;
+        let csr = NodeRequest::parse(&request.get_ref().csr).map_err(Refusal::from)?;
+        let certificate = self.sign(node, &csr)?;
+        tracing::info!(%node, "Renewed a node's certificate");
+
+        Ok(Response::new(v1::RenewResponse { certificate, ca_certificate: self.authority.certificate().to_vec() }))
+    }
+
+    async fn announce(&self, request: Request<v1::AnnounceRequest>) -> Answer<v1::Revised> {
+        let node = self.caller(&request)?;
+
+        Ok(Response::new(self.revise(node, requests::announce(request.into_inner())?).await?))
+    }
+
+    async fn leave(&self, request: Request<v1::LeaveRequest>) -> Answer<v1::Revised> {
+        let node = self.caller(&request)?;
+        let revised = self.revise(node, Command::Leave).await?;
+        tracing::info!(%node, "Node left");
+
+        Ok(Response::new(revised))
+    }
+
+    async fn create_network(&self, request: Request<v1::CreateNetworkRequest>) -> Answer<v1::CreateNetworkResponse> {
+        let node = self.caller(&request)?;
+        let (network, revision) = match self.ask(node, requests::create_network(request.into_inner())?).await? {
+            (Outcome::Network(network), revision) => (network, revision.0),
+            (outcome, _) => return Err(mismatch(&outcome).into()),
+        };
+        tracing::info!(%node, network = %network.id, "Network created");
+
+        Ok(Response::new(v1::CreateNetworkResponse { revision, network: Some(network.into()) }))
+    }
+
+    async fn remove_network(&self, request: Request<v1::RemoveNetworkRequest>) -> Answer<v1::Revised> {
+        let node = self.caller(&request)?;
+        let v1::RemoveNetworkRequest { network, force } = request.into_inner();
+        let revised = self.revise(node, Command::RemoveNetwork { network, force }).await?;
+        tracing::info!(%node, revision = revised.revision, "Network removed");
+
+        Ok(Response::new(revised))
+    }
+
+    async fn enter_network(&self, request: Request<v1::EnterNetworkRequest>) -> Answer<v1::EnterNetworkResponse> {
+        let node = self.caller(&request)?;
+        let (member, revision) = match self.ask(node, requests::enter_network(request.get_ref())?).await? {
+            (Outcome::Member(member), revision) => (member, revision.0),
+            (outcome, _) => return Err(mismatch(&outcome).into()),
+        };
+
+        Ok(Response::new(v1::EnterNetworkResponse { revision, member: Some(member.into()) }))
+    }
+
+    async fn exit_network(&self, request: Request<v1::ExitNetworkRequest>) -> Answer<v1::Revised> {
+        let node = self.caller(&request)?;
+        let network = field("network", &request.get_ref().network)?;
+
+        Ok(Response::new(self.revise(node, Command::ExitNetwork(network)).await?))
+    }
+
+    async fn put_endpoints(&self, request: Request<v1::PutEndpointsRequest>) -> Answer<v1::Revised> {
+        let node = self.caller(&request)?;
+
+        Ok(Response::new(self.revise(node, requests::put_endpoints(request.into_inner())?).await?))
+    }
+
+    async fn remove_endpoints(&self, request: Request<v1::RemoveEndpointsRequest>) -> Answer<v1::Revised> {
+        let node = self.caller(&request)?;
+
+        Ok(Response::new(self.revise(node, requests::remove_endpoints(request.get_ref())?).await?))
+    }
+
+    async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Answer<v1::CreateTokenResponse> {
+        let node = self.caller(&request)?;
+        let fresh = FreshToken::draw().map_err(|error| Refusal::new(Code::Fault, error))?;
+        let (token, revision) = match self.ask(node, requests::create_token(request.into_inner(), &fresh)?).await? {
+            (Outcome::Token(token), revision) => (token, revision.0),
+            (outcome, _) => return Err(mismatch(&outcome).into()),
+        };
+        tracing::info!(%node, token = %token.id, "Token created");
+        let join_line = self.join_line(fresh).expose();
+
+        Ok(Response::new(v1::CreateTokenResponse { revision, join_line, token: Some(listing::token(token)) }))
+    }
+
+    async fn list_tokens(&self, request: Request<v1::ListTokensRequest>) -> Answer<v1::ListTokensResponse> {
+        let node = self.caller(&request)?;
+        let tokens = self.hub.look(|state| listing::tokens(state, node))?;
+
+        Ok(Response::new(v1::ListTokensResponse { tokens }))
+    }
+
+    async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Answer<v1::Revised> {
+        let node = self.caller(&request)?;
+        let revised = self.revise(node, Command::RevokeToken(request.into_inner().id)).await?;
+        tracing::info!(%node, revision = revised.revision, "Token revoked");
+
+        Ok(Response::new(revised))
+    }
+
+    async fn list_nodes(&self, request: Request<v1::ListNodesRequest>) -> Answer<v1::ListNodesResponse> {
+        let node = self.caller(&request)?;
+
+        Ok(Response::new(v1::ListNodesResponse { nodes: listing::nodes(&self.hub, node)? }))
+    }
+
+    async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Answer<v1::Revised> {
+        let node = self.caller(&request)?;
+        let revised = self.revise(node, Command::RemoveNode(request.into_inner().node)).await?;
+        tracing::info!(%node, revision = revised.revision, "Node removed");
+
+        Ok(Response::new(revised))
+    }
+
+    async fn list_networks(&self, request: Request<v1::ListNetworksRequest>) -> Answer<v1::ListNetworksResponse> {
+        let node = self.caller(&request)?;
+        let networks = self.hub.look(|state| listing::networks(state, node))?;
+
+        Ok(Response::new(v1::ListNetworksResponse { networks }))
+    }
+
+    async fn list_endpoints(&self, request: Request<v1::ListEndpointsRequest>) -> Answer<v1::ListEndpointsResponse> {
+        let node = self.caller(&request)?;
+        let endpoints = self.hub.look(|state| listing::endpoints(state, node, &request.get_ref().network))?;
+
+        Ok(Response::new(v1::ListEndpointsResponse { endpoints }))
+    }
+}

@@ -1,0 +1,98 @@
+//! Listings: what the caller may see of the present.
+
+use overlay_core::{Node, NodeId, Role, RowKey};
+use overlay_proto::{Refusal, v1};
+
+use crate::registry::{Actor, State, Token, require_admin};
+use crate::watch::Hub;
+
+/// Admins see everything, nodes what they are a member of.
+fn sees(state: &State, caller: &Node, key: RowKey) -> bool {
+    caller.role == Role::Admin || state.may_see(caller.id, key)
+}
+
+pub(super) fn nodes(hub: &Hub, caller: NodeId) -> Result<Vec<v1::NodeState>, Refusal> {
+    let mut nodes = hub.look(|state| {
+        let caller = state.node(caller)?;
+        let rows = state.view().nodes.values().filter(|node| sees(state, caller, RowKey::Node(node.id)));
+
+        Ok::<_, Refusal>(rows.map(|node| (node.id, node_state(state, caller, node))).collect::<Vec<_>>())
+    })?;
+    for (id, node) in &mut nodes {
+        let presence = hub.presence(*id);
+        (node.online, node.seen_unix, node.revision) = (presence.online, presence.seen, presence.revision.0);
+    }
+
+    Ok(nodes.into_iter().map(|(_, node)| node).collect())
+}
+
+fn node_state(state: &State, caller: &Node, node: &Node) -> v1::NodeState {
+    let shared = |network: &overlay_core::NetworkId| sees(state, caller, RowKey::Member(*network, node.id));
+    let networks = state.memberships(node.id).filter(shared);
+    let name = |id| state.view().networks.get(&id).map(|network| network.name.to_string());
+
+    v1::NodeState {
+        node: Some(node.clone().into()),
+        online: false,
+        seen_unix: 0,
+        revision: 0,
+        version: state.hosts().get(&node.id).map(|host| host.version.clone()).unwrap_or_default(),
+        networks: networks.filter_map(name).collect(),
+    }
+}
+
+pub(super) fn networks(state: &State, caller: NodeId) -> Result<Vec<v1::NetworkState>, Refusal> {
+    let caller = state.node(caller)?;
+    let name = |id| state.view().nodes.get(&id).map(|node: &Node| node.name.to_string());
+    let row = |network: &overlay_core::Network| {
+        let seen = sees(state, caller, RowKey::Member(network.id, caller.id));
+        let members = state.view().members_of(network.id).filter(|_| seen);
+        let endpoints = state.view().endpoints_of(network.id).filter(|_| seen).count();
+
+        v1::NetworkState {
+            network: Some(network.clone().into()),
+            members: members.filter_map(|member| name(member.node)).collect(),
+            endpoints: u32::try_from(endpoints).unwrap_or(u32::MAX),
+        }
+    };
+
+    Ok(state.view().networks.values().map(row).collect())
+}
+
+pub(super) fn endpoints(state: &State, caller: NodeId, network: &str) -> Result<Vec<v1::EndpointState>, Refusal> {
+    let caller = state.node(caller)?;
+    let asked = match network {
+        "" => None,
+        text => Some(state.network_of(text)?.id),
+    };
+    let networks = state.view().networks.values().filter(|network| {
+        asked.is_none_or(|id| id == network.id) && sees(state, caller, RowKey::Member(network.id, caller.id))
+    });
+    let rows = networks.flat_map(|network| state.view().endpoints_of(network.id).map(move |row| (network, row)));
+    let node_name = |id| state.view().nodes.get(&id).map(|node: &Node| node.name.to_string()).unwrap_or_default();
+
+    Ok(rows
+        .map(|(network, row)| v1::EndpointState {
+            endpoint: Some(row.clone().into()),
+            network_name: network.name.to_string(),
+            node_name: node_name(row.node),
+        })
+        .collect())
+}
+
+pub(super) fn tokens(state: &State, caller: NodeId) -> Result<Vec<v1::Token>, Refusal> {
+    require_admin(state, Actor::Node(caller))?;
+
+    Ok(state.tokens().values().cloned().map(token).collect())
+}
+
+pub(super) fn token(token: Token) -> v1::Token {
+    v1::Token {
+        id: token.id,
+        expires_unix: token.expires,
+        uses: token.uses,
+        used: token.used,
+        role: v1::Role::from(token.role).into(),
+        labels: token.labels,
+    }
+}

@@ -1,0 +1,169 @@
+//! The one who changes things: a thread that takes waiting commands together, decides them in order, stores what came of
+//! them with one fsync, publishes it, and only then answers.
+
+use std::sync::Arc;
+use std::thread;
+
+use overlay_core::Revision;
+use overlay_proto::{Code, Refusal};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock;
+use crate::registry::{self, Actor, Command, Outcome, State};
+use crate::store::{Step, Store, StoreError};
+use crate::watch::Hub;
+
+/// Commands that wait: each connection has a few at the most; at 1 KiB a command this is 1 MiB.
+const QUEUE: usize = 1_024;
+/// Commands that share an fsync: enough that the fsync costs less than the deciding.
+const BATCH: usize = 256;
+
+type Answer = Result<(Outcome, Revision), Refusal>;
+
+enum Message {
+    Job(Job),
+    Stop,
+}
+
+struct Job {
+    actor: Actor,
+    command: Command,
+    reply: oneshot::Sender<Answer>,
+}
+
+/// A handle to the writer.
+#[derive(Clone)]
+pub(crate) struct Writer {
+    jobs: mpsc::Sender<Message>,
+}
+
+impl Writer {
+    /// Starts the writer's thread; its result tells why it ended.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no thread.
+    pub(crate) fn start(
+        store: Box<dyn Store>,
+        state: State,
+        hub: Arc<Hub>,
+    ) -> std::io::Result<(Self, thread::JoinHandle<Result<(), StoreError>>)> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let work = Work { store, state, hub };
+        let thread = thread::Builder::new().name("writer".to_owned()).spawn(move || work.run(queue))?;
+
+        Ok((Self { jobs }, thread))
+    }
+
+    /// Completes when the writer has ended, however that came.
+    pub(crate) fn stopped(&self) -> impl Future<Output = ()> + use<> {
+        let jobs = self.jobs.clone();
+
+        async move { jobs.closed().await }
+    }
+
+    /// Ends the writer once it has done what was asked before.
+    pub(crate) async fn stop(&self) {
+        // One that has ended already needs no stopping.
+        let _ = self.jobs.send(Message::Stop).await;
+    }
+
+    /// Asks for a command; when this returns well, what came of it is on disk.
+    ///
+    /// # Errors
+    ///
+    /// The refusal.
+    pub(crate) async fn ask(&self, actor: Actor, command: Command) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Refusal::new(Code::Storage, "control has stopped writing; see its log and restart it");
+        self.jobs.send(Message::Job(Job { actor, command, reply })).await.map_err(|_| gone())?;
+
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+struct Work {
+    store: Box<dyn Store>,
+    state: State,
+    hub: Arc<Hub>,
+}
+
+impl Work {
+    fn run(mut self, mut queue: mpsc::Receiver<Message>) -> Result<(), StoreError> {
+        while let Some(Message::Job(first)) = queue.blocking_recv() {
+            let mut batch = vec![first];
+            let mut stop = false;
+            while batch.len() < BATCH
+                && !stop
+                && let Ok(message) = queue.try_recv()
+            {
+                match message {
+                    Message::Job(job) => batch.push(job),
+                    Message::Stop => stop = true,
+                }
+            }
+            self.perform(batch)?;
+            if stop {
+                break;
+            }
+        }
+
+        Ok(())
+    }
+
+    fn perform(&mut self, batch: Vec<Job>) -> Result<(), StoreError> {
+        let (now, before) = (clock::now_unix(), self.state.view().revision);
+        let mut steps = Vec::new();
+        let mut answers = Vec::new();
+        for job in batch {
+            let answer = self.decide(job.actor, job.command, now, &mut steps);
+            answers.push((job.reply, answer));
+        }
+        let stored = if steps.is_empty() { Ok(()) } else { self.store.commit(before, &steps) };
+        match stored {
+            Ok(()) => {
+                self.hub.publish(steps);
+                for (reply, answer) in answers {
+                    // Who does not wait for the answer any longer will ask again.
+                    let _ = reply.send(answer);
+                }
+                Ok(())
+            }
+            Err(error) => self.recover(error, answers),
+        }
+    }
+
+    fn decide(&mut self, actor: Actor, command: Command, now: u64, steps: &mut Vec<Step>) -> Answer {
+        let (outcome, records) = registry::apply(&self.state, actor, command, now)?;
+        if !records.is_empty() {
+            let touched = self.state.commit(records.clone());
+            steps.push(Step { to: self.state.view().revision, records, touched });
+        }
+
+        Ok((outcome, self.state.view().revision))
+    }
+
+    /// Nothing of the batch is stored: everybody is told so, and the state goes back to what is published.
+    fn recover(
+        &mut self,
+        error: StoreError,
+        answers: Vec<(oneshot::Sender<Answer>, Answer)>,
+    ) -> Result<(), StoreError> {
+        tracing::error!(%error, "Failed to store changes");
+        for (reply, answer) in answers {
+            let refused = answer.and_then(|_| Err(Refusal::new(Code::Storage, &error)));
+            let _ = reply.send(refused);
+        }
+        self.state = self.hub.look(State::clone);
+        match error {
+            // A write that was reported as failed has happened after all: only a new start tells what is there.
+            error @ StoreError::Moved { .. } => Err(error),
+            StoreError::Missing { .. }
+            | StoreError::Exists { .. }
+            | StoreError::Busy { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::Version { .. }
+            | StoreError::Io { .. } => Ok(()),
+        }
+    }
+}
