@@ -1,0 +1,4 @@
+//! Control as its clients meet it: a real server, real TLS.
+
+mod harness;
+mod nodes;
