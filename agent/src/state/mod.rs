@@ -1,0 +1,10 @@
+//! Everything durable, in one file: who we are, our keys, the last view, the endpoints' journal.
+//!
+//! A damaged file is an error that names the file and what to do; it is never an empty start, because an agent that forgot
+//! its endpoints would give their addresses away again.
+
+mod record;
+mod store;
+
+pub use record::{EndpointRecord, Identity, Joining, Owner, SandboxRecord};
+pub use store::{Loaded, StateError, Store, panic_is_contained};

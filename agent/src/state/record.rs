@@ -1,0 +1,99 @@
+//! What is kept: plain values, written as JSON, with the secrets in entries of their own.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use overlay_core::{ClusterId, Endpoint, Name, NodeId, Role};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// Who this node is.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Identity {
+    /// The cluster it joined.
+    pub cluster: ClusterId,
+    /// Its id there.
+    pub node: NodeId,
+    /// Its name there.
+    pub name: Name,
+    /// What it may ask of control.
+    pub role: Role,
+    /// Where control listens: `host:port`, tried in order.
+    pub control: Vec<String>,
+    /// Underlay addresses to announce instead of the host's own.
+    pub advertise: Vec<IpAddr>,
+    /// Its certificate, DER.
+    #[serde(skip)]
+    pub certificate: Vec<u8>,
+    /// The authority's certificate, DER.
+    #[serde(skip)]
+    pub ca: Vec<u8>,
+    /// The certificate's private key, PKCS #8 DER.
+    #[serde(skip)]
+    pub key: Zeroizing<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity")
+            .field("cluster", &self.cluster)
+            .field("node", &self.node)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A join that was begun: repeated with the same token, it must show the same key.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Joining {
+    /// The token's id; not secret.
+    pub token_id: String,
+    /// The certificate's private key, PKCS #8 DER.
+    #[serde(skip)]
+    pub key: Zeroizing<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Joining {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Joining").field("token_id", &self.token_id).finish_non_exhaustive()
+    }
+}
+
+/// Where an endpoint lives: which network namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SandboxRecord {
+    /// The host's own.
+    Host,
+    /// The one at a path, told from a later one at the same path by its file's numbers.
+    Netns {
+        /// Where it is found.
+        path: PathBuf,
+        /// The device number of the namespace's file.
+        device: u64,
+        /// The inode number of the namespace's file.
+        inode: u64,
+    },
+}
+
+/// The process an endpoint goes with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Its id.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot: tells it from a later process of the same id.
+    pub started: u64,
+}
+
+/// One endpoint of this node, as the journal holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRecord {
+    /// What everybody else is told.
+    pub endpoint: Endpoint,
+    /// Where it lives.
+    pub sandbox: SandboxRecord,
+    /// Its interface's name there.
+    pub ifname: String,
+    /// The process it goes with, if it goes with one.
+    pub owner: Option<Owner>,
+}
