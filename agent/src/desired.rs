@@ -1,336 +1,343 @@
-//! What this node's kernel and engines must contain, computed from the membership and the node's own endpoints. Pure.
+//! What must be, computed from what is known: namespaces, sandboxes and the lanes' tables. Pure.
 //!
-//! The membership says who else is there; the journal, not the membership, says which endpoints this node has (invariant 5):
-//! control may not have heard of them yet. Names are built from the same merged view by [`crate::dns::Names`].
+//! The longest prefix decides everywhere: an endpoint that lives outside its node's blocks is reached by its own /32, which
+//! beats the block it was taken from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
-use overlay_core::{Endpoint, EndpointId, Member, Network, NetworkId, NodeId, PrivateKey, RowKey, Runtime, View};
+use overlay_core::{EndpointId, Member, Network, NetworkId, NodeId, PrivateKey, View};
 use overlay_dataplane::{NetworkTable, PeerLane, PeerTable};
 
-use crate::kernel::{NamespaceDesired, TunDesired, VethDesired};
+use crate::kernel::netns::Identity;
+use crate::kernel::{NamespaceDesired, SandboxDesired, TunDesired, VethDesired};
+use crate::state::{EndpointRecord, SandboxRecord};
 
-/// One network as this node takes part in it: everything the functions of this module start from.
-#[derive(Debug, Clone, Copy)]
-pub struct Part<'a> {
-    view: &'a View,
-    network: &'a Network,
-    own: &'a Member,
-    endpoints: &'a BTreeMap<EndpointId, Endpoint>,
+/// Where the host's own network namespace is found.
+const HOST_NETNS: &str = "/proc/self/ns/net";
+
+/// What one network needs on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NetworkDesired {
+    /// Its namespace.
+    pub(crate) namespace: NamespaceDesired,
+    /// The container side of its endpoints here.
+    pub(crate) sandboxes: BTreeMap<EndpointId, SandboxDesired>,
+    /// The addresses of the host itself, where it is attached.
+    pub(crate) host: BTreeSet<IpAddr>,
 }
 
-impl<'a> Part<'a> {
-    /// Looks at one network; `None` unless `node` is a member. `endpoints` are those of the node, of any network.
-    pub fn new(
-        view: &'a View,
-        node: NodeId,
-        network: NetworkId,
-        endpoints: &'a BTreeMap<EndpointId, Endpoint>,
-    ) -> Option<Self> {
-        let own = view.member(network, node)?;
-        let network = view.networks.get(&network)?;
+/// How this node carries packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Carriage {
+    /// How many lanes it has.
+    pub(crate) lanes: u16,
+    /// The largest inner packet, in bytes.
+    pub(crate) mtu: u32,
+}
 
-        Some(Self { view, network, own, endpoints })
-    }
+/// Puts the journal's endpoints in the place of what control knows of this node: the journal is right about them.
+pub(crate) fn local_view(view: &View, journal: &BTreeMap<EndpointId, EndpointRecord>, node: NodeId) -> View {
+    let mut local = view.clone();
+    local.endpoints.retain(|_, endpoint| endpoint.node != node);
+    let ours = journal.values().map(|record| record.endpoint.clone());
+    local.endpoints.extend(ours.map(|endpoint| ((endpoint.network, endpoint.id), endpoint)));
 
-    /// Lists this node's endpoints on the network.
-    pub fn endpoints(&self) -> impl Iterator<Item = &'a Endpoint> + use<'a> {
-        let network = self.network.id;
+    local
+}
 
-        self.endpoints.values().filter(move |endpoint| endpoint.network == network)
-    }
+/// Computes what every network that this node is a member of needs here. `view` is the local one.
+pub(crate) fn networks(
+    view: &View,
+    journal: &BTreeMap<EndpointId, EndpointRecord>,
+    node: NodeId,
+    carriage: Carriage,
+) -> BTreeMap<NetworkId, NetworkDesired> {
+    view.memberships_of(node)
+        .filter_map(|member| Some((member, view.networks.get(&member.network)?)))
+        .map(|(member, network)| (network.id, desired(view, journal, member, network, carriage)))
+        .collect()
+}
 
-    /// Returns the addresses this node itself has in the network, one a family.
-    pub fn node_addresses(&self) -> Vec<IpAddr> {
-        self.own.node_address(self.network).map(|address| self.network.addresses(address)).unwrap_or_default()
-    }
+fn desired(
+    view: &View,
+    journal: &BTreeMap<EndpointId, EndpointRecord>,
+    member: &Member,
+    network: &Network,
+    carriage: Carriage,
+) -> NetworkDesired {
+    let records = || journal.values().filter(|record| record.endpoint.network == network.id);
+    let veth =
+        |record: &EndpointRecord| VethDesired { addresses: record.endpoint.addresses.clone(), mtu: carriage.mtu };
+    let peers = || view.members_of(network.id).filter(|peer| peer.node != member.node);
+    let namespace = NamespaceDesired {
+        network: network.id,
+        tun: TunDesired { mtu: carriage.mtu, queues: carriage.lanes.into() },
+        gateways: network.addresses(network.gateway()).into_iter().collect(),
+        node: member.node_address(network).map(|address| network.addresses(address)).into_iter().flatten().collect(),
+        endpoints: records().map(|record| (record.endpoint.id, veth(record))).collect(),
+        remote: peers().flat_map(|peer| held_by(view, network, peer)).collect(),
+        unreachable: network.prefixes(network.prefix).into_iter().collect(),
+    };
+    let sandboxes = records().map(|record| (record.endpoint.id, sandbox(record, network, carriage)));
+    let host = records().filter(|record| record.sandbox == SandboxRecord::Host);
 
-    /// Returns the gateway's addresses, one a family.
-    pub fn gateways(&self) -> Vec<IpAddr> {
-        self.network.addresses(self.network.gateway())
-    }
-
-    /// Lists the addresses that the host itself has in the network, if it was attached.
-    pub fn host_addresses(&self) -> BTreeSet<IpAddr> {
-        let attached = self.endpoints().filter(|endpoint| endpoint.runtime == Runtime::Host);
-
-        attached.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect()
-    }
-
-    /// Computes what the network's namespace must contain; `mtu` is that of the tunnel.
-    pub fn namespace(&self, lanes: usize, mtu: u16) -> NamespaceDesired {
-        let veth = |endpoint: &Endpoint| {
-            (endpoint.id, VethDesired { addresses: endpoint.addresses.clone(), mtu: u32::from(mtu) })
-        };
-
-        NamespaceDesired {
-            network: self.network.id,
-            tun: TunDesired { mtu: u32::from(mtu), queues: lanes },
-            gateways: self.gateways().into_iter().collect(),
-            node: self.node_addresses().into_iter().collect(),
-            endpoints: self.endpoints().map(veth).collect(),
-            remote: self.others().flat_map(|member| self.prefixes_of(member)).collect(),
-            unreachable: self.network.prefixes(self.network.prefix).into_iter().collect(),
-        }
-    }
-
-    /// Computes what one lane's engine must know of the network; `key` is that lane's key.
-    pub fn table(&self, key: PrivateKey, mtu: u16) -> NetworkTable {
-        NetworkTable {
-            id: self.network.id,
-            private_key: key,
-            peers: self.others().map(|member| self.peer(member)).collect(),
-            local: self.local(),
-            mtu,
-        }
-    }
-
-    fn others(&self) -> impl Iterator<Item = &'a Member> + use<'a> {
-        let own = self.own.node;
-
-        self.view.members_of(self.network.id).filter(move |member| member.node != own)
-    }
-
-    fn peer(&self, member: &Member) -> PeerTable {
-        let node = self.view.nodes.get(&member.node);
-        let lane = |(index, &public_key): (usize, &_)| PeerLane {
-            public_key,
-            candidates: node.map(|node| node.underlay_addrs(index)).unwrap_or_default(),
-        };
-
-        PeerTable {
-            node: member.node,
-            lanes: member.lane_keys.iter().enumerate().map(lane).collect(),
-            allowed_ips: self.prefixes_of(member),
-        }
-    }
-
-    /// Lists what belongs to another member: its blocks, and its endpoints' addresses outside of them. The longest prefix
-    /// decides, so a moved address beats the block it lies in.
-    fn prefixes_of(&self, member: &Member) -> Vec<IpNet> {
-        let endpoints = self.view.endpoints_of(self.network.id).filter(|endpoint| endpoint.node == member.node);
-
-        self.blocks_and_moved(member, endpoints)
-    }
-
-    /// Lists what lives on this node.
-    fn local(&self) -> Vec<IpNet> {
-        self.blocks_and_moved(self.own, self.endpoints())
-    }
-
-    fn blocks_and_moved<'b>(&self, member: &Member, endpoints: impl Iterator<Item = &'b Endpoint>) -> Vec<IpNet> {
-        let blocks: Vec<IpNet> = member.blocks.iter().flat_map(|block| self.network.prefixes(block.prefix)).collect();
-        let moved: BTreeSet<IpNet> = endpoints
-            .flat_map(|endpoint| endpoint.addresses.iter().copied())
-            .filter(|address| !blocks.iter().any(|block| block.contains(address)))
-            .map(IpNet::from)
-            .collect();
-
-        blocks.into_iter().chain(moved).collect()
+    NetworkDesired {
+        namespace,
+        sandboxes: sandboxes.collect(),
+        host: host.flat_map(|record| record.endpoint.addresses.clone()).collect(),
     }
 }
 
-/// Returns the view with this node's endpoints as the journal has them: those control has not heard of are there, those it has
-/// not heard are gone are not.
-pub fn with_own(view: &View, node: NodeId, endpoints: &BTreeMap<EndpointId, Endpoint>) -> View {
-    let mut merged = view.clone();
-    merged.endpoints.retain(|_, endpoint| endpoint.node != node);
-    let own = endpoints.values().map(|endpoint| ((endpoint.network, endpoint.id), endpoint.clone()));
-    merged.endpoints.extend(own);
+fn sandbox(record: &EndpointRecord, network: &Network, carriage: Carriage) -> SandboxDesired {
+    let (netns, identity) = match &record.sandbox {
+        SandboxRecord::Host => (PathBuf::from(HOST_NETNS), None),
+        SandboxRecord::Netns { path, device, inode } => (path.clone(), Some(Identity { dev: *device, ino: *inode })),
+    };
 
-    merged
+    SandboxDesired {
+        netns,
+        identity,
+        ifname: record.ifname.clone(),
+        addresses: record.endpoint.addresses.clone(),
+        gateway: Some(network.gateway()),
+        prefixes: network.prefixes(network.prefix),
+        mtu: carriage.mtu,
+    }
 }
 
-/// What control must still be told about this node's endpoints.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Unpublished {
-    /// To be put, whole.
-    pub put: Vec<Endpoint>,
-    /// To be removed.
-    pub remove: Vec<RowKey>,
+/// Computes one lane's table of a network. Nothing when this node is no member.
+pub(crate) fn table(
+    view: &View,
+    node: NodeId,
+    network: NetworkId,
+    private_key: PrivateKey,
+    mtu: u32,
+) -> Option<NetworkTable> {
+    let member = view.member(network, node)?;
+    let network = view.networks.get(&network)?;
+    let own = member.node_address(network).into_iter().flat_map(|address| network.addresses(address)).map(IpNet::from);
+    let local: BTreeSet<IpNet> = held_by(view, network, member).into_iter().chain(own).collect();
+    let peers =
+        view.members_of(network.id).filter(|peer| peer.node != node).map(|peer| peer_table(view, network, peer));
+
+    Some(NetworkTable {
+        id: network.id,
+        private_key,
+        peers: peers.collect(),
+        local: local.into_iter().collect(),
+        mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+    })
 }
 
-impl Unpublished {
-    /// Compares what control last told (`view`) with what is so (`endpoints`).
-    pub fn new(view: &View, node: NodeId, endpoints: &BTreeMap<EndpointId, Endpoint>) -> Self {
-        let told = |endpoint: &Endpoint| view.endpoints.get(&(endpoint.network, endpoint.id)) == Some(endpoint);
-        let stale = |endpoint: &&Endpoint| {
-            endpoint.node == node && endpoints.get(&endpoint.id).is_none_or(|own| own.network != endpoint.network)
-        };
+/// Tells whether two tables of the same network and key say the same.
+pub(crate) fn same_table(a: &NetworkTable, b: &NetworkTable) -> bool {
+    a.private_key.expose() == b.private_key.expose() && a.peers == b.peers && a.local == b.local && a.mtu == b.mtu
+}
 
-        Self {
-            put: endpoints.values().filter(|endpoint| !told(endpoint)).cloned().collect(),
-            remove: view
-                .endpoints
-                .values()
-                .filter(stale)
-                .map(|endpoint| RowKey::Endpoint(endpoint.network, endpoint.id))
-                .collect(),
-        }
-    }
+fn peer_table(view: &View, network: &Network, peer: &Member) -> PeerTable {
+    let node = view.nodes.get(&peer.node);
+    let candidates = |lane| node.map(|node| node.underlay_addrs(lane)).unwrap_or_default();
+    let lane = |(lane, &public_key)| PeerLane { public_key, candidates: candidates(lane) };
 
-    /// Counts the changes that wait.
-    pub fn len(&self) -> usize {
-        self.put.len() + self.remove.len()
+    PeerTable {
+        node: peer.node,
+        lanes: peer.lane_keys.iter().enumerate().map(lane).collect(),
+        allowed_ips: held_by(view, network, peer).into_iter().collect(),
     }
+}
 
-    /// Says whether control knows everything.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
+/// Lists what lives on a member's node: its blocks, and its endpoints' addresses outside of them.
+fn held_by(view: &View, network: &Network, member: &Member) -> BTreeSet<IpNet> {
+    let blocks = member.blocks.iter().flat_map(|block| network.prefixes(block.prefix));
+    let in_block = |address: &Ipv4Addr| member.blocks.iter().any(|block| block.prefix.contains(address));
+    let moved = view
+        .endpoints_of(network.id)
+        .filter(|endpoint| endpoint.node == member.node)
+        .flat_map(|endpoint| &endpoint.addresses)
+        .filter(|address| matches!(address, IpAddr::V4(v4) if network.prefix.contains(v4) && !in_block(v4)))
+        .flat_map(|address| match address {
+            IpAddr::V4(address) => network.addresses(*address),
+            IpAddr::V6(_) => Vec::new(),
+        })
+        .map(IpNet::from);
+
+    blocks.chain(moved).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use overlay_core::{Block, Change, NetworkMode, Node, Revision, Role};
+    use overlay_core::{Block, Change, Endpoint, NetworkMode, Node, Revision, Role, RowKey, Runtime};
 
     use super::*;
 
-    const MTU: u16 = 1408;
+    const CARRIAGE: Carriage = Carriage { lanes: 2, mtu: 1408 };
 
-    fn net() -> NetworkId {
-        NetworkId::from_random(1)
+    fn me() -> NodeId {
+        NodeId::from_random(1)
     }
 
-    fn node(n: u64) -> NodeId {
-        NodeId::from_random(n)
+    fn other() -> NodeId {
+        NodeId::from_random(2)
     }
 
-    fn prefixes(list: &[&str]) -> Vec<IpNet> {
-        list.iter().map(|text| text.parse().expect("a prefix")).collect()
+    fn blue() -> NetworkId {
+        NetworkId::from_random(7)
     }
 
-    fn endpoint(id: u64, on: u64, address: &str) -> Endpoint {
+    fn net(text: &str) -> IpNet {
+        text.parse().expect("a prefix")
+    }
+
+    fn network() -> Change {
+        Change::Network(Network {
+            id: blue(),
+            name: "blue".parse().expect("a name"),
+            prefix: "10.1.0.0/16".parse().expect("a prefix"),
+            prefix6: Some("fd01::/64".parse().expect("a prefix")),
+            mode: NetworkMode::L3,
+            labels: BTreeMap::new(),
+        })
+    }
+
+    fn node(id: NodeId, underlay: &str) -> Change {
+        Change::Node(Node {
+            id,
+            name: format!("node-{id}").parse().expect("a name"),
+            role: Role::Node,
+            labels: BTreeMap::new(),
+            underlay: vec![underlay.parse().expect("an address")],
+            lane_ports: vec![51820, 51821],
+        })
+    }
+
+    fn member(node: NodeId, block: &str) -> Change {
+        Change::Member(Member {
+            network: blue(),
+            node,
+            lane_keys: vec![[1; 32].into(), [2; 32].into()],
+            blocks: vec![Block { prefix: block.parse().expect("a prefix"), epoch: 1 }],
+        })
+    }
+
+    fn endpoint(id: u64, node: NodeId, address: &str) -> Endpoint {
+        let v4: Ipv4Addr = address.parse().expect("an address");
         Endpoint {
             id: EndpointId::from_random(id),
-            network: net(),
-            node: node(on),
+            network: blue(),
+            node,
             name: format!("e{id}").parse().expect("a name"),
             aliases: BTreeSet::new(),
-            addresses: vec![address.parse().expect("an address")],
+            addresses: vec![IpAddr::V4(v4)],
             labels: BTreeMap::new(),
             runtime: Runtime::Run,
         }
     }
 
-    fn member(n: u64, block: &str) -> Change {
-        Change::Member(Member {
-            network: net(),
-            node: node(n),
-            lane_keys: vec![[u8::try_from(n).expect("small"); 32].into(); 2],
-            blocks: vec![Block { prefix: block.parse().expect("a prefix"), epoch: 1 }],
-        })
+    fn record(id: u64, address: &str) -> (EndpointId, EndpointRecord) {
+        let endpoint = endpoint(id, me(), address);
+        let sandbox = SandboxRecord::Netns { path: "/run/netns/x".into(), device: 4, inode: 9 };
+
+        (endpoint.id, EndpointRecord { endpoint, sandbox, ifname: "eth0".into(), owner: None })
     }
 
     fn rows() -> Vec<Change> {
-        let host = |n: u64| {
-            Change::Node(Node {
-                id: node(n),
-                name: format!("host{n}").parse().expect("a name"),
-                role: Role::Node,
-                labels: BTreeMap::new(),
-                underlay: vec![format!("192.0.2.{n}").parse().expect("an address")],
-                lane_ports: vec![51820, 51821],
-            })
-        };
         vec![
-            Change::Network(Network {
-                id: net(),
-                name: "blue".parse().expect("a name"),
-                prefix: "10.1.0.0/16".parse().expect("a prefix"),
-                prefix6: None,
-                mode: NetworkMode::L3,
-                labels: BTreeMap::new(),
-            }),
-            host(1),
-            host(2),
-            host(3),
-            member(1, "10.1.255.0/24"),
-            member(2, "10.1.254.0/24"),
-            member(3, "10.1.253.0/24"),
-            Change::Endpoint(endpoint(20, 2, "10.1.254.2")),
-            Change::Endpoint(endpoint(30, 3, "10.1.0.7")),
+            network(),
+            node(me(), "192.0.2.1"),
+            node(other(), "192.0.2.2"),
+            member(me(), "10.1.255.0/24"),
+            member(other(), "10.1.254.0/24"),
+            Change::Endpoint(endpoint(20, other(), "10.1.254.9")),
+            Change::Endpoint(endpoint(21, other(), "10.1.255.77")),
         ]
     }
 
-    fn own() -> BTreeMap<EndpointId, Endpoint> {
-        let list = [endpoint(10, 1, "10.1.255.2"), endpoint(11, 1, "10.1.0.9")];
+    /// Everything that is computed, in one value.
+    fn everything(view: &View, journal: &BTreeMap<EndpointId, EndpointRecord>) -> String {
+        let local = local_view(view, journal, me());
+        let tables = table(&local, me(), blue(), [9; 32].into(), CARRIAGE.mtu).map(|t| (t.peers, t.local, t.mtu));
 
-        list.into_iter().map(|endpoint| (endpoint.id, endpoint)).collect()
-    }
-
-    fn view(rows: Vec<Change>) -> View {
-        View::from_rows(Revision(1), rows)
-    }
-
-    #[test]
-    fn a_network_the_node_is_not_on_has_no_part() {
-        assert!(Part::new(&view(rows()), node(9), net(), &own()).is_none());
-        assert!(Part::new(&view(rows()), node(1), NetworkId::from_random(9), &own()).is_none());
+        format!("{:?} {tables:?}", networks(&local, journal, me(), CARRIAGE))
     }
 
     #[test]
-    fn the_namespace_sends_blocks_and_moved_addresses_to_the_others() {
-        let (view, own) = (view(rows()), own());
+    fn blocks_and_moved_addresses_of_others_lead_to_the_tunnel() {
+        let view = View::from_rows(Revision(1), rows());
+        let journal = BTreeMap::from([record(10, "10.1.255.5")]);
 
-        let namespace = Part::new(&view, node(1), net(), &own).expect("a member").namespace(2, MTU);
+        let desired = &networks(&local_view(&view, &journal, me()), &journal, me(), CARRIAGE)[&blue()];
 
-        let remote: Vec<IpNet> = namespace.remote.into_iter().collect();
-        assert_eq!(remote, prefixes(&["10.1.0.7/32", "10.1.253.0/24", "10.1.254.0/24"]));
-        assert_eq!(namespace.unreachable.into_iter().collect::<Vec<_>>(), prefixes(&["10.1.0.0/16"]));
-        assert_eq!(namespace.endpoints.len(), 2);
-        assert_eq!(namespace.gateways, BTreeSet::from(["10.1.0.1".parse().expect("an address")]));
-        assert_eq!(namespace.node, BTreeSet::from(["10.1.255.1".parse().expect("an address")]));
+        let remote = ["10.1.254.0/24", "10.1.255.77/32", "fd01::a01:fe00/120", "fd01::a01:ff4d/128"].map(net);
+        assert_eq!(desired.namespace.remote, remote.into());
+        assert_eq!(
+            desired.namespace.node,
+            ["10.1.255.1", "fd01::a01:ff01"].map(|a| a.parse().expect("an address")).into()
+        );
+        assert_eq!(
+            desired.namespace.gateways,
+            ["10.1.0.1", "fd01::a01:1"].map(|a| a.parse().expect("an address")).into()
+        );
+        assert_eq!(desired.namespace.endpoints.len(), 1);
+        assert_eq!(desired.sandboxes[&EndpointId::from_random(10)].gateway, Some(Ipv4Addr::new(10, 1, 0, 1)));
     }
 
     #[test]
-    fn the_table_knows_the_others_and_never_this_node() {
-        let (view, own) = (view(rows()), own());
+    fn the_lanes_learn_who_may_use_which_address() {
+        let view = View::from_rows(Revision(1), rows());
+        let journal = BTreeMap::from([record(10, "10.1.3.3")]);
+        let local = local_view(&view, &journal, me());
 
-        let table = Part::new(&view, node(1), net(), &own).expect("a member").table([1; 32].into(), MTU);
+        let table = table(&local, me(), blue(), [9; 32].into(), CARRIAGE.mtu).expect("a member");
 
-        assert_eq!(table.local, prefixes(&["10.1.255.0/24", "10.1.0.9/32"]));
-        let nodes: Vec<_> = table.peers.iter().map(|peer| peer.node).collect();
-        assert_eq!(nodes, [node(2), node(3)]);
-        assert_eq!(table.peers[1].allowed_ips, prefixes(&["10.1.253.0/24", "10.1.0.7/32"]));
-        assert_eq!(table.peers[0].lanes[1].candidates, ["192.0.2.2:51821".parse().expect("an address")]);
+        let [peer] = table.peers.as_slice() else { panic!("one peer") };
+        assert_eq!(peer.node, other());
+        assert!(peer.allowed_ips.contains(&net("10.1.254.0/24")));
+        assert!(peer.allowed_ips.contains(&net("10.1.255.77/32")));
+        assert_eq!(peer.lanes[1].candidates, ["192.0.2.2:51821".parse().expect("an address")]);
+        assert!(table.local.contains(&net("10.1.3.3/32")), "{:?}", table.local);
+        assert!(table.local.contains(&net("10.1.255.0/24")));
     }
 
     #[test]
-    fn the_order_of_changes_does_not_matter() {
-        let own = own();
-        let reversed: Vec<_> = rows().into_iter().rev().collect();
-        let (one, other) = (view(rows()), view(reversed));
-        let namespace = |view| Part::new(view, node(1), net(), &own).expect("a member").namespace(2, MTU);
+    fn the_journal_is_right_about_our_own_endpoints() {
+        let stale = Change::Endpoint(endpoint(11, me(), "10.1.255.6"));
+        let view = View::from_rows(Revision(1), rows().into_iter().chain([stale]));
+        let journal = BTreeMap::from([record(10, "10.1.255.5")]);
 
-        assert_eq!(namespace(&one), namespace(&other));
+        let local = local_view(&view, &journal, me());
+
+        let ours: Vec<_> = local.endpoints.values().filter(|e| e.node == me()).map(|e| e.id).collect();
+        assert_eq!(ours, [EndpointId::from_random(10)]);
     }
 
     #[test]
-    fn control_is_told_what_it_does_not_know_and_nothing_else() {
-        let mut rows = rows();
-        rows.push(Change::Endpoint(endpoint(10, 1, "10.1.255.2")));
-        rows.push(Change::Endpoint(endpoint(12, 1, "10.1.255.9")));
-        let view = view(rows);
+    fn a_network_we_are_no_member_of_needs_nothing_here() {
+        let view = View::from_rows(Revision(1), rows().into_iter().filter(|r| r.key() != RowKey::Member(blue(), me())));
 
-        let unpublished = Unpublished::new(&view, node(1), &own());
-
-        assert_eq!(unpublished.put, [endpoint(11, 1, "10.1.0.9")]);
-        assert_eq!(unpublished.remove, [RowKey::Endpoint(net(), EndpointId::from_random(12))]);
-        let after = with_own(&view, node(1), &own());
-        assert!(Unpublished::new(&after, node(1), &own()).is_empty());
+        assert!(networks(&view, &BTreeMap::new(), me(), CARRIAGE).is_empty());
+        assert!(table(&view, me(), blue(), [9; 32].into(), CARRIAGE.mtu).is_none());
     }
 
     #[test]
-    fn own_endpoints_are_those_of_the_journal() {
-        let mut rows = rows();
-        rows.push(Change::Endpoint(endpoint(12, 1, "10.1.255.9")));
+    fn neither_the_order_of_rows_nor_detours_change_what_is_desired() {
+        let journal = BTreeMap::from([record(10, "10.1.255.5"), record(12, "10.1.0.200")]);
+        let straight = View::from_rows(Revision(9), rows());
+        let reversed = View::from_rows(Revision(9), rows().into_iter().rev());
+        let detour = [
+            member(other(), "10.1.9.0/24"),
+            node(other(), "198.51.100.1"),
+            Change::Endpoint(endpoint(33, other(), "10.1.255.5")),
+        ];
+        let undo = Change::Removed(RowKey::Endpoint(blue(), EndpointId::from_random(33)));
+        let winding = View::from_rows(Revision(9), detour.into_iter().chain([undo]).chain(rows()));
 
-        let merged = with_own(&view(rows), node(1), &own());
+        let expected = everything(&straight, &journal);
 
-        let mine: Vec<_> = merged.endpoints.values().filter(|e| e.node == node(1)).map(|e| e.id.as_u64()).collect();
-        assert_eq!(mine, [10, 11]);
+        assert_eq!(everything(&reversed, &journal), expected);
+        assert_eq!(everything(&winding, &journal), expected);
+        assert_ne!(everything(&View::default(), &journal), expected);
     }
 }

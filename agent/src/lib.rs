@@ -1,7 +1,21 @@
-//! The agent of Overlay.
+//! The agent of Overlay: one per host; keeps the kernel, the packet engine and the names as the membership says.
+//!
+//! `node` owns the tasks, `membership` speaks with control, `endpoint` attaches and detaches, `desired` computes what must
+//! be, `reconcile` makes it so, `local_api` answers `overlayctl`, `state` remembers; `kernel` and `path` hold what is
+//! privileged.
 
-pub mod desired;
+pub mod config;
+mod desired;
 pub mod dns;
+mod endpoint;
 pub mod kernel;
+pub mod local_api;
+pub mod lock;
+mod membership;
+pub mod node;
 pub mod path;
 pub mod ping;
+mod problem;
+mod reconcile;
+mod session;
+pub mod state;

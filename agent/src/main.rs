@@ -1,2 +1,42 @@
-//! Placeholder.
-fn main() {}
+//! `overlayd`: reads its arguments, tells its log to standard error, and runs the node.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use overlay_agent::config::Config;
+use overlay_agent::{node, state};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let config = Config::parse();
+    let filter = EnvFilter::try_from_env("OVERLAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    std::panic::set_hook(Box::new(|panic| {
+        if !state::panic_is_contained() {
+            tracing::error!(%panic, "Fault in the agent");
+        }
+    }));
+
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("overlayd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    config.check()?;
+    if config.docker_wanted() {
+        tracing::warn!("--docker: this version has no Docker front end yet; going on without it");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("agent").build()?;
+
+    runtime.block_on(node::run(config)).map_err(anyhow::Error::from)
+}

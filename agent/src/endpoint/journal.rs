@@ -1,0 +1,88 @@
+//! The journal: which endpoints this node has, on disk first, then for everybody who watches.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use overlay_core::{EndpointId, NetworkId};
+use overlay_proto::Refusal;
+use tokio::sync::watch;
+
+use crate::membership::join::in_store;
+use crate::state::{EndpointRecord, Store};
+
+/// The entries, by endpoint.
+pub(crate) type Entries = Arc<BTreeMap<EndpointId, EndpointRecord>>;
+
+/// The endpoints of this node.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    store: Store,
+    entries: watch::Sender<Entries>,
+    cursors: Mutex<BTreeMap<NetworkId, Ipv4Addr>>,
+}
+
+impl Journal {
+    /// Takes over what was kept.
+    pub(crate) fn new(
+        store: Store,
+        entries: BTreeMap<EndpointId, EndpointRecord>,
+        cursors: BTreeMap<NetworkId, Ipv4Addr>,
+    ) -> Self {
+        Self { store, entries: watch::Sender::new(Arc::new(entries)), cursors: Mutex::new(cursors) }
+    }
+
+    /// Returns the present entries.
+    pub(crate) fn entries(&self) -> Entries {
+        Arc::clone(&self.entries.borrow())
+    }
+
+    /// Hears of every change.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Entries> {
+        self.entries.subscribe()
+    }
+
+    /// Lists the networks that have an endpoint.
+    pub(crate) fn networks(&self) -> BTreeSet<NetworkId> {
+        self.entries().values().map(|record| record.endpoint.network).collect()
+    }
+
+    /// Returns the address that was given out last on a network: the next one is looked for after it, so that an address
+    /// given back rests as long as possible.
+    pub(crate) fn last_address(&self, network: NetworkId) -> Option<Ipv4Addr> {
+        self.cursors.lock().unwrap_or_else(PoisonError::into_inner).get(&network).copied()
+    }
+
+    /// Adds an endpoint. When this returns it is on disk.
+    pub(crate) async fn insert(&self, record: EndpointRecord) -> Result<(), Refusal> {
+        let kept = record.clone();
+        let address = record.endpoint.addresses.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        });
+        in_store(&self.store, move |store| store.put_endpoint(&kept, address)).await?;
+        if let Some(address) = address {
+            let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+            cursors.insert(record.endpoint.network, address);
+        }
+        self.entries.send_modify(|entries| drop(Arc::make_mut(entries).insert(record.endpoint.id, record)));
+
+        Ok(())
+    }
+
+    /// Takes endpoints out; returns those that were there.
+    pub(crate) async fn remove(&self, ids: Vec<EndpointId>) -> Result<Vec<EndpointRecord>, Refusal> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let gone = ids.clone();
+        in_store(&self.store, move |store| store.remove_endpoints(&gone)).await?;
+        let mut removed = Vec::new();
+        self.entries.send_modify(|entries| {
+            let entries = Arc::make_mut(entries);
+            removed.extend(ids.iter().filter_map(|id| entries.remove(id)));
+        });
+
+        Ok(removed)
+    }
+}

@@ -1,0 +1,261 @@
+//! Attach and detach: reserve, journal, let the kernel follow, answer; control hears of it later.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use overlay_core::{Endpoint, EndpointId, Network, NetworkId, Runtime, View};
+use overlay_proto::{Code, Refusal, v1};
+use tokio::time::timeout;
+
+use super::request::{Wanted, find_network, try_fixed};
+use super::sandbox;
+use crate::kernel::Netns;
+use crate::membership::{occupancy, publish};
+use crate::reconcile::EndpointState;
+use crate::session::Session;
+use crate::state::{EndpointRecord, SandboxRecord};
+
+/// How long a network made a moment ago elsewhere may take to become known here.
+const NEWS: Duration = Duration::from_secs(2);
+/// How long the kernel may take for one endpoint.
+const KERNEL: Duration = Duration::from_secs(15);
+/// Endpoints on this node at the most; the kernel's own tables stay small with them.
+const MAX_ENDPOINTS: usize = 10_000;
+
+/// Attaches, or finds what the same request attached before. Runs to its end whoever waits.
+pub(crate) async fn attach(session: Arc<Session>, wanted: Wanted) -> Result<v1::AttachResponse, Refusal> {
+    let task = tokio::spawn(async move { attach_whole(&session, wanted).await });
+
+    task.await.map_err(|error| Refusal::new(Code::Fault, error))?
+}
+
+async fn attach_whole(session: &Session, wanted: Wanted) -> Result<v1::AttachResponse, Refusal> {
+    let network = resolve(session, &wanted.network).await?;
+    let (place, netns) = sandbox::identify(wanted.runtime, &wanted.netns)?;
+    occupancy::enter(session, network.id, 1).await?;
+    let record = reserve(session, &network, &wanted, place, &netns).await?;
+
+    match brought_up(session, &record).await {
+        Ok(()) => Ok(answer(session, &network, record)),
+        Err(refusal) => {
+            // The reason to tell is why it did not come up.
+            let _ = session.journal.remove(vec![record.endpoint.id]).await;
+            Err(refusal)
+        }
+    }
+}
+
+/// Finds the network, waiting a moment for news of it.
+async fn resolve(session: &Session, text: &str) -> Result<Network, Refusal> {
+    let find = |view: &View| find_network(view, text).cloned();
+    if let Some(network) = find(&session.membership.borrow().view) {
+        return Ok(network);
+    }
+    let unknown = format!("network {:?} is not known here", text.chars().take(80).collect::<String>());
+    if let Err(away) = session.link.client() {
+        return Err(Refusal::new(Code::ControlAway, format!("{unknown}, and {}", away.message)));
+    }
+    let mut membership = session.membership.subscribe();
+    let arrived = timeout(NEWS, membership.wait_for(|m| find(&m.view).is_some())).await;
+
+    arrived
+        .ok()
+        .and_then(Result::ok)
+        .and_then(|membership| find(&membership.view))
+        .ok_or_else(|| Refusal::new(Code::NotFound, format!("{unknown}; `overlayctl network ls` lists all")))
+}
+
+/// Chooses id, name, address and interface, and journals them; or returns what an equal request journalled before.
+async fn reserve(
+    session: &Session,
+    network: &Network,
+    wanted: &Wanted,
+    place: SandboxRecord,
+    netns: &Netns,
+) -> Result<EndpointRecord, Refusal> {
+    let _one = session.lifecycle.lock().await;
+    let entries = session.journal.entries();
+    let there = entries.values().find(|e| e.sandbox == place && e.endpoint.network == network.id);
+    if let Some(there) = there {
+        let same = wanted.name.as_ref().is_none_or(|name| *name == there.endpoint.name);
+        return if same { Ok(there.clone()) } else { Err(occupied(there, network)) };
+    }
+    if entries.len() >= MAX_ENDPOINTS {
+        return Err(Refusal::new(
+            Code::Exhausted,
+            format!("this node has {MAX_ENDPOINTS} endpoints, which is the limit"),
+        ));
+    }
+    let id = EndpointId::from_random(rand::random());
+    let address = address(session, network, wanted).await?;
+    let used = entries.values().filter(|e| e.sandbox == place).map(|e| e.ifname.clone()).collect();
+    let record = EndpointRecord {
+        endpoint: Endpoint {
+            id,
+            network: network.id,
+            node: session.node,
+            name: wanted.name_or(id)?,
+            aliases: wanted.aliases.clone(),
+            addresses: network.addresses(address),
+            labels: wanted.labels.clone(),
+            runtime: wanted.runtime,
+        },
+        ifname: ifname(wanted, used, netns).await?,
+        sandbox: place,
+        owner: wanted.owner.map(sandbox::owner).transpose()?,
+    };
+    if !in_blocks(session, network.id, address) {
+        publish::put(session, std::slice::from_ref(&record.endpoint)).await?;
+    }
+    session.journal.insert(record.clone()).await?;
+    tracing::info!(endpoint = %id, name = %record.endpoint.name, network = %network.name, %address, "Attached endpoint");
+
+    Ok(record)
+}
+
+fn occupied(there: &EndpointRecord, network: &Network) -> Refusal {
+    let name = &there.endpoint.name;
+    Refusal::new(Code::InUse, format!("this sandbox is on {} already, as {name}; detach it first", network.name))
+}
+
+async fn address(session: &Session, network: &Network, wanted: &Wanted) -> Result<Ipv4Addr, Refusal> {
+    let view = Arc::clone(&session.membership.borrow().view);
+    let in_use = occupancy::in_use(session, network, &view);
+    if let Some(address) = wanted.address {
+        let node_address = view.members_of(network.id).any(|m| m.node_address(network) == Some(address));
+        if in_use.contains(&address) || node_address {
+            let taken = format!("address {address} is taken in {}; choose another --ip", network.name);
+            return Err(Refusal::new(Code::AddressTaken, taken));
+        }
+
+        return try_fixed(network, address);
+    }
+
+    match next_free(session, network, &view, &in_use) {
+        Ok(address) => Ok(address),
+        Err(exhausted) => {
+            let blocks = view.member(network.id, session.node).map_or(0, |member| member.blocks.len());
+            let grown = occupancy::enter(session, network.id, blocks + 1).await;
+            grown.map_err(|refusal| Refusal::new(refusal.code, format!("{exhausted}, and {refusal}")))?;
+            next_free(session, network, &session.membership.borrow().view, &in_use)
+        }
+    }
+}
+
+fn next_free(
+    session: &Session,
+    network: &Network,
+    view: &View,
+    in_use: &BTreeSet<Ipv4Addr>,
+) -> Result<Ipv4Addr, Refusal> {
+    let member = view.member(network.id, session.node);
+    let pool = member.and_then(|member| occupancy::pool(view, member));
+    let pool = pool.ok_or_else(|| Refusal::new(Code::WrongState, format!("not a member of {}", network.name)))?;
+
+    pool.allocate(in_use, session.journal.last_address(network.id))
+        .map_err(|error| Refusal::new(Code::Exhausted, error))
+}
+
+fn in_blocks(session: &Session, network: NetworkId, address: Ipv4Addr) -> bool {
+    let view = Arc::clone(&session.membership.borrow().view);
+    let member = view.member(network, session.node);
+
+    member.and_then(|member| occupancy::pool(&view, member)).is_some_and(|pool| pool.contains(address))
+}
+
+/// The host has interfaces of its own called `eth0`, so its attachments are named otherwise.
+async fn ifname(wanted: &Wanted, mut used: BTreeSet<String>, netns: &Netns) -> Result<String, Refusal> {
+    used.extend(sandbox::interfaces(netns).await?);
+    let stem = if wanted.runtime == Runtime::Host { "ovh" } else { "eth" };
+    match &wanted.ifname {
+        Some(ifname) if used.contains(ifname) => {
+            let shown: String = ifname.chars().take(15).collect();
+            Err(Refusal::new(Code::InUse, format!("interface {shown} exists in the sandbox; choose another --ifname")))
+        }
+        Some(ifname) => Ok(ifname.clone()),
+        None => (0..=used.len())
+            .map(|n| format!("{stem}{n}"))
+            .find(|name| !used.contains(name))
+            .ok_or_else(|| Refusal::new(Code::Exhausted, "no interface name is free in the sandbox")),
+    }
+}
+
+async fn brought_up(session: &Session, record: &EndpointRecord) -> Result<(), Refusal> {
+    let (network, id) = (record.endpoint.network, record.endpoint.id);
+    let mut networks = session.networks.subscribe();
+    let state = |reports: &crate::reconcile::NetworkReports| reports.get(&network)?.endpoints.get(&id).cloned();
+    let waited = timeout(KERNEL, networks.wait_for(|reports| state(reports).is_some())).await;
+
+    match waited.ok().and_then(Result::ok).and_then(|reports| state(&reports)) {
+        Some(EndpointState::Ready) => Ok(()),
+        Some(EndpointState::Failed(text)) => Err(Refusal::new(Code::Kernel, text)),
+        None => {
+            let trouble = session.networks.borrow().get(&network).and_then(|report| report.trouble.clone());
+            let trouble = trouble.unwrap_or_else(|| "the kernel was not done within 15 seconds".to_owned());
+            Err(Refusal::new(Code::Kernel, trouble))
+        }
+    }
+}
+
+fn answer(session: &Session, network: &Network, record: EndpointRecord) -> v1::AttachResponse {
+    v1::AttachResponse {
+        network_name: network.name.to_string(),
+        ifname: record.ifname,
+        nameservers: network.addresses(network.gateway()).iter().map(ToString::to_string).collect(),
+        mtu: session.mtu(),
+        endpoint: Some(record.endpoint.into()),
+    }
+}
+
+/// Detaches what a request names; returns how many there were.
+pub(crate) async fn detach(session: &Session, request: &v1::DetachRequest) -> Result<usize, Refusal> {
+    let ids = chosen(session, request)?;
+    let removed = remove(session, ids, "it was detached").await?;
+    if removed.is_empty() {
+        return Err(Refusal::new(Code::NotFound, "this node has no such endpoint; `overlayctl endpoint ls` lists all"));
+    }
+
+    Ok(removed.len())
+}
+
+fn chosen(session: &Session, request: &v1::DetachRequest) -> Result<Vec<EndpointId>, Refusal> {
+    if !request.endpoint.is_empty() {
+        return Ok(vec![overlay_proto::convert::field("endpoint", &request.endpoint)?]);
+    }
+    let name: overlay_core::Name = overlay_proto::convert::field("name", &request.name)?;
+    let network = if request.network.is_empty() {
+        None
+    } else {
+        let view = Arc::clone(&session.membership.borrow().view);
+        let unknown = || Refusal::new(Code::NotFound, "no such network; `overlayctl network ls` lists all");
+        Some(find_network(&view, &request.network).ok_or_else(unknown)?.id)
+    };
+    let entries = session.journal.entries();
+    let endpoints = entries.values().map(|record| &record.endpoint);
+    let fits = |e: &&Endpoint| e.name == name && network.is_none_or(|network| network == e.network);
+
+    Ok(endpoints.filter(fits).map(|endpoint| endpoint.id).collect())
+}
+
+/// Takes endpoints out of the journal and waits for the kernel to follow.
+pub(crate) async fn remove(session: &Session, ids: Vec<EndpointId>, why: &str) -> Result<Vec<EndpointRecord>, Refusal> {
+    let removed = session.journal.remove(ids).await?;
+    for record in &removed {
+        let endpoint = &record.endpoint;
+        tracing::info!(endpoint = %endpoint.id, name = %endpoint.name, why, "Detached endpoint");
+        session.problems.clear_prefix(&format!("publish {}", endpoint.id));
+    }
+    let gone = |reports: &crate::reconcile::NetworkReports| {
+        removed.iter().all(|record| {
+            reports
+                .get(&record.endpoint.network)
+                .is_none_or(|report| !report.endpoints.contains_key(&record.endpoint.id))
+        })
+    };
+    // What the kernel still refuses is tried again and shown as a problem.
+    let _ = timeout(KERNEL, session.networks.subscribe().wait_for(gone)).await;
+
+    Ok(removed)
+}

@@ -1,0 +1,162 @@
+//! A request to attach, checked field by field before anything is touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use overlay_core::{EndpointId, Name, Network, Runtime, View};
+use overlay_proto::convert::{self, MAX_ALIASES};
+use overlay_proto::{Code, Refusal, v1};
+
+/// What is wanted of a new endpoint.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    /// The network, by name or id.
+    pub(crate) network: String,
+    /// Its name; none: made from its id.
+    pub(crate) name: Option<Name>,
+    /// More names.
+    pub(crate) aliases: BTreeSet<Name>,
+    /// Free words.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// A fixed address; none: the next free one.
+    pub(crate) address: Option<Ipv4Addr>,
+    /// The interface's name; none: the next free one.
+    pub(crate) ifname: Option<String>,
+    /// Who asks.
+    pub(crate) runtime: Runtime,
+    /// The path of the sandbox's namespace; empty for the host.
+    pub(crate) netns: String,
+    /// The process it goes with.
+    pub(crate) owner: Option<u32>,
+}
+
+impl TryFrom<v1::AttachRequest> for Wanted {
+    type Error = Refusal;
+
+    fn try_from(request: v1::AttachRequest) -> Result<Self, Refusal> {
+        let refuse = |text: &str| Err(Refusal::new(Code::InvalidInput, text));
+        let runtime: Runtime = convert::wire_enum::<v1::Runtime>(request.runtime).try_into()?;
+        match (runtime, request.netns.is_empty(), request.owner_pid) {
+            (Runtime::Host, false, _) => return refuse("netns must be empty when the host itself is attached"),
+            (Runtime::Host, true, _) | (Runtime::Run | Runtime::Attach, false, _) => {}
+            (Runtime::Run | Runtime::Attach, true, _) => return refuse("netns is missing"),
+            (Runtime::Docker | Runtime::Cni, _, _) => return refuse("runtime must be run, attach or host"),
+        }
+        if runtime == Runtime::Run && request.owner_pid == 0 {
+            return refuse("owner_pid is missing; an endpoint of a command goes with its process");
+        }
+        if request.aliases.len() > MAX_ALIASES {
+            return refuse("there are more than 64 aliases");
+        }
+        let optional = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let aliases = request.aliases.iter().map(|alias| convert::field("alias", alias));
+
+        Ok(Self {
+            network: request.network,
+            name: optional(&request.name).map(|name| convert::field("name", &name)).transpose()?,
+            aliases: aliases.collect::<Result<_, _>>()?,
+            labels: convert::labels(request.labels)?,
+            address: optional(&request.address).map(|address| convert::field("address", &address)).transpose()?,
+            ifname: optional(&request.ifname),
+            runtime,
+            netns: request.netns,
+            owner: (request.owner_pid != 0).then_some(request.owner_pid),
+        })
+    }
+}
+
+impl Wanted {
+    /// Returns the endpoint's name: the wanted one, or one made from its id.
+    pub(crate) fn name_or(&self, id: EndpointId) -> Result<Name, Refusal> {
+        match &self.name {
+            Some(name) => Ok(name.clone()),
+            None => convert::field("name", &id.to_string()),
+        }
+    }
+}
+
+/// Finds a network by name or id.
+pub(crate) fn find_network<'a>(view: &'a View, text: &str) -> Option<&'a Network> {
+    let by_name = text.parse::<Name>().ok().and_then(|name| view.network_named(&name));
+
+    by_name.or_else(|| view.networks.get(&text.parse().ok()?))
+}
+
+/// Checks that a fixed address is one that an endpoint of the network may have.
+pub(crate) fn try_fixed(network: &Network, address: Ipv4Addr) -> Result<Ipv4Addr, Refusal> {
+    let prefix = network.prefix;
+    let refuse = |why: String| Err(Refusal::new(Code::InvalidInput, format!("address {address} {why}")));
+    if !prefix.contains(&address) {
+        return refuse(format!("is not in {prefix}, the prefix of {}", network.name));
+    }
+    if address == network.gateway() {
+        return refuse(format!("is the gateway of {}", network.name));
+    }
+    if address == prefix.network() || address == prefix.broadcast() {
+        return refuse(format!("is the first or last of {prefix}"));
+    }
+
+    Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use overlay_core::{NetworkId, NetworkMode};
+
+    use super::*;
+
+    fn request() -> v1::AttachRequest {
+        v1::AttachRequest {
+            network: "blue".into(),
+            name: "web".into(),
+            runtime: v1::Runtime::Attach.into(),
+            netns: "/run/netns/x".into(),
+            ..v1::AttachRequest::default()
+        }
+    }
+
+    #[test]
+    fn a_whole_request_is_taken() {
+        let wanted = Wanted::try_from(request()).expect("sound");
+
+        assert_eq!(wanted.name, "web".parse().ok());
+        assert_eq!(wanted.address, None);
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_refused() {
+        let broken = [
+            v1::AttachRequest { netns: String::new(), ..request() },
+            v1::AttachRequest { runtime: v1::Runtime::Host.into(), ..request() },
+            v1::AttachRequest { runtime: v1::Runtime::Run.into(), ..request() },
+            v1::AttachRequest { runtime: v1::Runtime::Docker.into(), ..request() },
+            v1::AttachRequest { runtime: 99, ..request() },
+            v1::AttachRequest { name: "../x".into(), ..request() },
+            v1::AttachRequest { aliases: vec!["a b".into()], ..request() },
+            v1::AttachRequest { address: "fd00::1".into(), ..request() },
+            v1::AttachRequest { labels: [(String::new(), String::new())].into(), ..request() },
+        ];
+
+        for request in broken {
+            assert!(Wanted::try_from(request.clone()).is_err(), "{request:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_belong_to_the_network_itself_are_refused() {
+        let network = Network {
+            id: NetworkId::FIRST,
+            name: "blue".parse().expect("a name"),
+            prefix: "10.1.0.0/24".parse().expect("a prefix"),
+            prefix6: None,
+            mode: NetworkMode::L3,
+            labels: BTreeMap::new(),
+        };
+
+        for last in [0, 1, 255] {
+            assert!(try_fixed(&network, Ipv4Addr::new(10, 1, 0, last)).is_err(), "{last}");
+        }
+        assert!(try_fixed(&network, Ipv4Addr::new(10, 2, 0, 9)).is_err());
+        assert!(try_fixed(&network, Ipv4Addr::new(10, 1, 0, 9)).is_ok());
+    }
+}

@@ -1,0 +1,137 @@
+//! Sandboxes and owners, looked at from outside: which namespace a path means, and whether it and its process still live.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use overlay_core::Runtime;
+use overlay_proto::{Code, Refusal};
+
+use crate::kernel::{KernelError, Netns};
+use crate::state::{EndpointRecord, Owner, SandboxRecord};
+
+/// Opens the sandbox that a request names, and says which it is.
+pub(crate) fn identify(runtime: Runtime, netns: &str) -> Result<(SandboxRecord, Netns), Refusal> {
+    let host = Netns::host().map_err(kernel)?;
+    if runtime == Runtime::Host {
+        return Ok((SandboxRecord::Host, host));
+    }
+    let path = PathBuf::from(netns);
+    if !path.is_absolute() || path.to_str().is_none_or(|text| text.chars().any(char::is_control)) {
+        return Err(Refusal::new(Code::InvalidInput, format!("netns {netns:?} is not an absolute path")));
+    }
+    let opened = Netns::open(&path).map_err(|error| unopened(&path, error))?;
+    let identity = opened.identity();
+    if identity == host.identity() {
+        let advice = "is the host's own network namespace; use --host to attach the host itself";
+        return Err(Refusal::new(Code::InvalidInput, format!("{} {advice}", path.display())));
+    }
+
+    Ok((SandboxRecord::Netns { path, device: identity.dev, inode: identity.ino }, opened))
+}
+
+fn unopened(path: &Path, error: KernelError) -> Refusal {
+    if error.errno() == Some(libc::ENOENT) {
+        return Refusal::new(Code::NotFound, format!("no network namespace is at {}", path.display()));
+    }
+    let refusal = kernel(error);
+
+    Refusal { code: Code::InvalidInput, ..refusal }
+}
+
+/// Lists the interfaces inside a namespace.
+pub(crate) async fn interfaces(netns: &Netns) -> Result<BTreeSet<String>, Refusal> {
+    let listed = netns.enter(|| {
+        let interfaces = nix::net::if_::if_nameindex()?;
+        Ok::<_, nix::Error>(interfaces.iter().map(|i| i.name().to_string_lossy().into_owned()).collect())
+    });
+
+    listed.await.map_err(kernel)?.map_err(|errno| Refusal::new(Code::Kernel, errno))
+}
+
+/// Finds a process that an endpoint shall go with.
+pub(crate) fn owner(pid: u32) -> Result<Owner, Refusal> {
+    let started = start_time(pid)
+        .ok_or_else(|| Refusal::new(Code::NotFound, format!("owner_pid {pid}: there is no such process")))?;
+
+    Ok(Owner { pid, started })
+}
+
+/// Says why an endpoint has lost what it lived in; nothing while all of it lives.
+pub(crate) fn lost(record: &EndpointRecord) -> Option<&'static str> {
+    if let Some(owner) = record.owner
+        && start_time(owner.pid) != Some(owner.started)
+    {
+        return Some("its process is gone");
+    }
+
+    match &record.sandbox {
+        SandboxRecord::Host => None,
+        SandboxRecord::Netns { path, device, inode } => match fs::metadata(path) {
+            Ok(found) if found.dev() == *device && found.ino() == *inode => None,
+            Ok(_) => Some("its namespace was replaced"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some("its namespace is gone"),
+            // A path below /proc/PID whose process just died.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Some("its namespace is gone"),
+            Err(_) => None,
+        },
+    }
+}
+
+/// Reads when a process started; nothing for one that is gone or only waits to be reaped.
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
+    parse_start_time(&stat)
+}
+
+/// The name in parentheses may hold anything; what follows the last one is regular (proc_pid_stat(5)).
+fn parse_start_time(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?;
+    // Field 22; the state is field 3.
+    let started = fields.nth(18)?.parse().ok()?;
+
+    (!matches!(state, "Z" | "X" | "x")).then_some(started)
+}
+
+fn kernel(error: KernelError) -> Refusal {
+    use std::error::Error as _;
+    let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+
+    Refusal::new(Code::Kernel, format!("{error}{cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_name_cannot_forge_its_start() {
+        let stat = |state: &str| {
+            format!("7 (a) R 1 (b)) {state} 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 424242 1000 10 184 1 1 0 0")
+        };
+
+        assert_eq!(parse_start_time(&stat("S")), Some(424_242));
+        assert_eq!(parse_start_time(&stat("Z")), None);
+        assert_eq!(parse_start_time("nonsense"), None);
+    }
+
+    #[test]
+    fn this_process_lives_and_an_impossible_one_does_not() {
+        let me = owner(std::process::id()).expect("alive");
+
+        assert_eq!(start_time(me.pid), Some(me.started));
+        assert!(owner(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn what_is_no_namespace_is_refused() {
+        let refused = |path: &str| identify(Runtime::Attach, path).expect_err("no namespace").code;
+
+        assert_eq!(refused("/nonexistent/netns"), Code::NotFound);
+        assert_eq!(refused("/proc/self/stat"), Code::InvalidInput);
+        assert_eq!(refused("relative"), Code::InvalidInput);
+        assert_eq!(refused("/proc/self/ns/net"), Code::InvalidInput);
+    }
+}

@@ -1,0 +1,10 @@
+//! What `overlayctl` asks of this node, over a Unix socket that only root and the agent's own user may use.
+
+mod listing;
+mod ping;
+mod service;
+mod socket;
+mod status;
+
+pub use socket::SocketError;
+pub(crate) use socket::open;

@@ -1,0 +1,192 @@
+//! The calls of `agent.proto`: each is checked, handed on, and answered in one line when refused.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use overlay_core::Name;
+use overlay_proto::v1::agent_server::Agent;
+use overlay_proto::v1::control_client::ControlClient;
+use overlay_proto::{Code, JoinLine, Refusal, convert, v1};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::{listing, ping, status};
+use crate::endpoint::lifecycle;
+use crate::endpoint::request::Wanted;
+use crate::membership::join::Wishes;
+use crate::membership::link;
+use crate::node::{self, Desk};
+
+/// The agent's service.
+#[derive(Debug)]
+pub(super) struct Service {
+    desk: Arc<Desk>,
+}
+
+impl Service {
+    /// Serves what the node offers.
+    pub(super) fn new(desk: Arc<Desk>) -> Self {
+        Self { desk }
+    }
+
+    /// Returns the connection to control, or why there is none.
+    fn control(&self) -> Result<ControlClient<Channel>, Refusal> {
+        self.desk.session()?.link.client()
+    }
+
+    async fn forward<T, F>(&self, ask: impl FnOnce(ControlClient<Channel>) -> F) -> Result<Response<T>, Status>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let client = self.control()?;
+
+        Ok(Response::new(link::call(ask(client)).await?))
+    }
+
+    /// Asks control, and answers from the own view when it is away.
+    async fn list<T, F>(
+        &self,
+        ask: impl FnOnce(ControlClient<Channel>) -> F,
+        own: impl FnOnce(&crate::session::Session) -> Result<T, Refusal>,
+    ) -> Result<Response<T>, Status>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let session = self.desk.session()?;
+        let asked = match session.link.client() {
+            Ok(client) => link::call(ask(client)).await,
+            Err(away) => Err(away),
+        };
+        match asked {
+            Err(refusal) if refusal.code == Code::ControlAway => Ok(Response::new(own(&session)?)),
+            answer => Ok(Response::new(answer?)),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Agent for Service {
+    type PingStream = ReceiverStream<Result<v1::PingResponse, Status>>;
+
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+        Ok(Response::new(status::status(&self.desk).await))
+    }
+
+    async fn peers(&self, _: Request<v1::PeersRequest>) -> Result<Response<v1::PeersResponse>, Status> {
+        Ok(Response::new(status::peers(&*self.desk.session()?).await))
+    }
+
+    async fn join(&self, request: Request<v1::AgentJoinRequest>) -> Result<Response<v1::AgentJoinResponse>, Status> {
+        let request = request.into_inner();
+        let line: JoinLine = request.join_line.parse().map_err(|error| Refusal::new(Code::InvalidInput, error))?;
+        let wishes = Wishes { name: node_name(&request.name)?, advertise: advertised(&request.advertise)? };
+        let answer = self.desk.ask(|reply| node::Request::Join(Box::new(line), wishes, reply)).await?;
+
+        Ok(Response::new(answer))
+    }
+
+    async fn leave(&self, request: Request<v1::AgentLeaveRequest>) -> Result<Response<v1::AgentLeaveResponse>, Status> {
+        let force = request.into_inner().force;
+
+        Ok(Response::new(self.desk.ask(|reply| node::Request::Leave(force, reply)).await?))
+    }
+
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
+        let wanted = Wanted::try_from(request.into_inner())?;
+
+        Ok(Response::new(lifecycle::attach(self.desk.session()?, wanted).await?))
+    }
+
+    async fn detach(&self, request: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
+        let detached = lifecycle::detach(&*self.desk.session()?, &request.into_inner()).await?;
+
+        Ok(Response::new(v1::DetachResponse { detached: u32::try_from(detached).unwrap_or(u32::MAX) }))
+    }
+
+    async fn ping(&self, request: Request<v1::PingRequest>) -> Result<Response<Self::PingStream>, Status> {
+        Ok(Response::new(ping::ping(self.desk.session()?, &request.into_inner()).await?))
+    }
+
+    async fn create_network(
+        &self,
+        request: Request<v1::CreateNetworkRequest>,
+    ) -> Result<Response<v1::CreateNetworkResponse>, Status> {
+        self.forward(|mut client| async move { client.create_network(request.into_inner()).await }).await
+    }
+
+    async fn remove_network(
+        &self,
+        request: Request<v1::RemoveNetworkRequest>,
+    ) -> Result<Response<v1::Revised>, Status> {
+        self.forward(|mut client| async move { client.remove_network(request.into_inner()).await }).await
+    }
+
+    async fn list_networks(
+        &self,
+        request: Request<v1::ListNetworksRequest>,
+    ) -> Result<Response<v1::ListNetworksResponse>, Status> {
+        let ask = |mut client: ControlClient<Channel>| async move { client.list_networks(request.into_inner()).await };
+
+        self.list(ask, |session| Ok(listing::networks(&session.local_view()))).await
+    }
+
+    async fn list_endpoints(
+        &self,
+        request: Request<v1::ListEndpointsRequest>,
+    ) -> Result<Response<v1::ListEndpointsResponse>, Status> {
+        let request = request.into_inner();
+        let asked = request.clone();
+        let ask = |mut client: ControlClient<Channel>| async move { client.list_endpoints(asked).await };
+
+        self.list(ask, |session| listing::endpoints(&session.local_view(), &request.network)).await
+    }
+
+    async fn list_nodes(
+        &self,
+        request: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        let ask = |mut client: ControlClient<Channel>| async move { client.list_nodes(request.into_inner()).await };
+
+        self.list(ask, |session| Ok(listing::nodes(&session.local_view(), session.node))).await
+    }
+
+    async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::Revised>, Status> {
+        self.forward(|mut client| async move { client.remove_node(request.into_inner()).await }).await
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<v1::CreateTokenRequest>,
+    ) -> Result<Response<v1::CreateTokenResponse>, Status> {
+        self.forward(|mut client| async move { client.create_token(request.into_inner()).await }).await
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<v1::ListTokensRequest>,
+    ) -> Result<Response<v1::ListTokensResponse>, Status> {
+        self.forward(|mut client| async move { client.list_tokens(request.into_inner()).await }).await
+    }
+
+    async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Result<Response<v1::Revised>, Status> {
+        self.forward(|mut client| async move { client.revoke_token(request.into_inner()).await }).await
+    }
+}
+
+/// The node's name: what was asked for, or the first label of the host's.
+fn node_name(asked: &str) -> Result<Name, Refusal> {
+    if !asked.is_empty() {
+        return convert::field("name", asked);
+    }
+    let host = hostname::get().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let label = host.split('.').next().unwrap_or_default();
+
+    label.parse().map_err(|_| {
+        Refusal::new(Code::InvalidInput, format!("the host's name {label:?} is no node name; give one with --name"))
+    })
+}
+
+fn advertised(asked: &[String]) -> Result<Vec<IpAddr>, Refusal> {
+    convert::underlay(asked)
+}

@@ -1,0 +1,173 @@
+//! What works and what does not, for people: the node, its networks, its peers.
+
+use std::collections::BTreeMap;
+
+use overlay_core::ipam::Pool;
+use overlay_core::{Member, Network};
+use overlay_dataplane::{PeerState, PeerStatus};
+use overlay_proto::{identity, v1};
+
+use crate::membership::occupancy;
+use crate::node::{Desk, Phase};
+use crate::path::LaneReport;
+use crate::problem::unix_now;
+use crate::session::Session;
+
+/// Says how this node is doing.
+pub(super) async fn status(desk: &Desk) -> v1::StatusResponse {
+    let phase = desk.phase();
+    let mut status = v1::StatusResponse {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        phase: wire_phase(&phase).into(),
+        pid: std::process::id(),
+        started_unix: desk.started,
+        state_dir: desk.config.state.display().to_string(),
+        problems: desk.problems.list().into_iter().map(problem).collect(),
+        ..v1::StatusResponse::default()
+    };
+    match &phase {
+        Phase::Unjoined | Phase::Joining => {}
+        Phase::Joined(session) => joined(session, &mut status).await,
+        Phase::Expelled(session, reason) => {
+            who(session, &mut status);
+            status.problems.push(v1::Problem {
+                code: "expelled".to_owned(),
+                text: format!("{reason}; all tunnels of this node are shut; `overlayctl leave` cleans up"),
+                since_unix: desk.started,
+            });
+            status.problems.dedup_by(|later, earlier| later.code == earlier.code);
+        }
+    }
+
+    status
+}
+
+fn wire_phase(phase: &Phase) -> v1::NodePhase {
+    match phase {
+        Phase::Unjoined => v1::NodePhase::Unjoined,
+        Phase::Joining => v1::NodePhase::Joining,
+        Phase::Joined(_) => v1::NodePhase::Joined,
+        Phase::Expelled(..) => v1::NodePhase::Expelled,
+    }
+}
+
+fn problem(problem: crate::problem::Problem) -> v1::Problem {
+    v1::Problem { code: problem.code.to_owned(), text: problem.text, since_unix: problem.since }
+}
+
+fn who(session: &Session, status: &mut v1::StatusResponse) {
+    let who = session.identity();
+    status.cluster = who.cluster.to_string();
+    status.node = who.node.to_string();
+    status.node_name = who.name.to_string();
+    status.role = v1::Role::from(who.role).into();
+    status.certificate_expires_unix = identity::validity(&who.certificate).map(|(_, until)| until).unwrap_or_default();
+    status.revision = session.membership.borrow().view.revision.0;
+}
+
+async fn joined(session: &Session, status: &mut v1::StatusResponse) {
+    who(session, status);
+    status.control = Some(session.link.status(session.unpublished().len()));
+    if let Some(control) = status.control.as_ref().filter(|control| !control.connected) {
+        status.problems.push(v1::Problem {
+            code: "control-away".to_owned(),
+            text: format!("control is away: {}; traffic goes on, changes wait", control.reason),
+            since_unix: control.since_unix,
+        });
+    }
+    let reports = session.lanes.report().await;
+    status.lanes = reports.iter().map(lane).collect();
+    status.counters = counters(&reports);
+    status.networks = networks(session);
+}
+
+fn lane(report: &LaneReport) -> v1::LaneStatus {
+    v1::LaneStatus { lane: report.lane.0.into(), port: report.port.into(), offload: "vnet_hdr+gso+gro".to_owned() }
+}
+
+/// Adds up all lanes. A drop is counted under its reason.
+fn counters(reports: &[LaneReport]) -> Vec<v1::Counter> {
+    let mut sums: BTreeMap<&'static str, u64> = BTreeMap::new();
+    for report in reports {
+        let engine = &report.engine;
+        let engine_counts = [
+            ("tun_packets", engine.tun_packets),
+            ("udp_datagrams", engine.udp_datagrams),
+            ("forwarded", engine.forwarded),
+            ("forwarded_bytes", engine.forwarded_bytes),
+            ("delivered", engine.delivered),
+            ("delivered_bytes", engine.delivered_bytes),
+            ("control", engine.control),
+            ("control_sent", engine.control_sent),
+            ("icmp_sent", engine.icmp_sent),
+            ("waiting", engine.waiting),
+        ];
+        let drops = engine.drops().map(|(reason, count)| (reason.as_str(), count));
+        for (name, value) in engine_counts.into_iter().chain(drops).chain(report.io.iter()) {
+            *sums.entry(name).or_default() += value;
+        }
+    }
+
+    sums.into_iter().map(|(name, value)| v1::Counter { name: name.to_owned(), value }).collect()
+}
+
+fn networks(session: &Session) -> Vec<v1::NetworkStatus> {
+    let view = session.local_view();
+    let of = |member: &Member| Some(network(session, &view, member, view.networks.get(&member.network)?));
+
+    view.memberships_of(session.node).filter_map(of).collect()
+}
+
+fn network(session: &Session, view: &overlay_core::View, member: &Member, network: &Network) -> v1::NetworkStatus {
+    let pool = Pool::new(network, member);
+    let used = occupancy::in_use(session, network, view).into_iter().filter(|address| pool.contains(*address)).count();
+    let endpoints = session.journal.entries().values().filter(|e| e.endpoint.network == network.id).count();
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+
+    v1::NetworkStatus {
+        name: network.name.to_string(),
+        id: network.id.to_string(),
+        prefix: network.prefix.to_string(),
+        prefix6: network.prefix6.map(|prefix| prefix.to_string()).unwrap_or_default(),
+        node_address: member.node_address(network).map(|address| address.to_string()).unwrap_or_default(),
+        blocks: member.blocks.iter().map(|block| block.prefix.to_string()).collect(),
+        endpoints: count(endpoints),
+        addresses_free: count(pool.capacity().saturating_sub(used)),
+        mtu: session.mtu(),
+        drift_healed: session.networks.borrow().get(&network.id).map_or(0, |report| report.drift_healed),
+    }
+}
+
+/// Says how every peer is doing, on every lane that talks to it.
+pub(super) async fn peers(session: &Session) -> v1::PeersResponse {
+    let view = session.local_view();
+    let now = unix_now();
+    let mtu = session.mtu();
+    let of = |peer: PeerStatus| v1::PeerStatus {
+        node: peer.node.to_string(),
+        node_name: view.nodes.get(&peer.node).map(|node| node.name.to_string()).unwrap_or_default(),
+        network: view.networks.get(&peer.network).map(|network| network.name.to_string()).unwrap_or_default(),
+        lane: peer.lane.0.into(),
+        underlay_addr: peer.underlay.map(|address| address.to_string()).unwrap_or_default(),
+        state: wire_state(peer.state).into(),
+        reason: peer.trouble.map(|trouble| trouble.to_string()).unwrap_or_default(),
+        since_unix: now.saturating_sub(peer.since.as_secs()),
+        handshake_age_seconds: peer.last_handshake.map(|age| age.as_secs()).unwrap_or_default(),
+        rx_bytes: peer.rx_bytes,
+        tx_bytes: peer.tx_bytes,
+        mtu,
+        backend: "userspace".to_owned(),
+    };
+    let reports = session.lanes.report().await;
+
+    v1::PeersResponse { peers: reports.into_iter().flat_map(|report| report.peers).map(of).collect() }
+}
+
+fn wire_state(state: PeerState) -> v1::PeerState {
+    match state {
+        PeerState::Idle => v1::PeerState::Idle,
+        PeerState::Connecting => v1::PeerState::Handshaking,
+        PeerState::Established => v1::PeerState::Up,
+        PeerState::Unreachable => v1::PeerState::Unreachable,
+    }
+}

@@ -1,0 +1,77 @@
+//! Tells control how this node is reached, on every connection and whenever it changes.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use overlay_proto::convert::MAX_UNDERLAY;
+use overlay_proto::{Code, Refusal, v1};
+use tokio::time::sleep;
+
+use super::link;
+use crate::kernel::Netns;
+use crate::kernel::host::HostNetwork;
+use crate::session::Session;
+use crate::state::SandboxRecord;
+
+/// How often the host's addresses are looked at.
+const LOOK: Duration = Duration::from_secs(3);
+/// Routes told at the most.
+const MAX_ROUTES: usize = 1_000;
+
+/// Announces for as long as the session lasts.
+pub(crate) async fn run(session: &Session) {
+    let mut connection = session.link.subscribe();
+    let mut told: Option<v1::AnnounceRequest> = None;
+    loop {
+        match gather(session).await {
+            Ok(wanted) if told.as_ref() != Some(&wanted) && session.link.is_connected() => {
+                match announce(session, wanted.clone()).await {
+                    Ok(()) => {
+                        session.problems.clear("announce");
+                        told = Some(wanted);
+                    }
+                    Err(refusal) if refusal.code == Code::ControlAway => {}
+                    Err(refusal) => session.problems.raise("announce", refusal.code.as_str(), &refusal),
+                }
+            }
+            Ok(_) => {}
+            Err(refusal) => session.problems.raise("announce", refusal.code.as_str(), &refusal),
+        }
+        tokio::select! {
+            () = sleep(LOOK) => {}
+            () = connection.changed() => told = None,
+        }
+    }
+}
+
+async fn announce(session: &Session, request: v1::AnnounceRequest) -> Result<(), Refusal> {
+    let mut client = session.link.client()?;
+    link::call(client.announce(request)).await.map(drop)
+}
+
+async fn gather(session: &Session) -> Result<v1::AnnounceRequest, Refusal> {
+    let refused = |error: crate::kernel::KernelError| Refusal::new(Code::Kernel, error);
+    let host = HostNetwork::list(&Netns::host().map_err(refused)?).await.map_err(refused)?;
+    session.note_underlay_mtu(host.underlay_mtu());
+    let ours: BTreeSet<String> = session
+        .journal
+        .entries()
+        .values()
+        .filter(|record| record.sandbox == SandboxRecord::Host)
+        .map(|record| record.ifname.clone())
+        .collect();
+    let advertise = &session.identity().advertise;
+    let underlay = if advertise.is_empty() {
+        host.addresses.iter().filter(|a| !ours.contains(&a.link)).map(|a| a.address.to_string()).collect()
+    } else {
+        advertise.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let routes = host.prefixes.iter().filter(|(_, holder)| !ours.contains(*holder));
+
+    Ok(v1::AnnounceRequest {
+        underlay: underlay.into_iter().take(MAX_UNDERLAY).collect(),
+        lane_ports: session.lanes.ports().iter().copied().map(u32::from).collect(),
+        routes: routes.map(|(prefix, _)| prefix.to_string()).take(MAX_ROUTES).collect(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}

@@ -1,0 +1,84 @@
+//! Keeps the view on disk, so that an agent that starts while control is away knows its networks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use overlay_core::{Change, Delta, Revision, View};
+use tokio::time::sleep;
+
+use super::join::in_store;
+use crate::session::Session;
+
+/// Changes are gathered this long: a burst costs one write.
+const GATHER: Duration = Duration::from_millis(100);
+/// The pause after a failure.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Keeps it for as long as the session lasts.
+pub(crate) async fn run(session: &Session) {
+    let mut membership = session.membership.subscribe();
+    let mut kept = Arc::clone(&membership.borrow_and_update().view);
+    loop {
+        let view = Arc::clone(&membership.borrow_and_update().view);
+        // A view that waits for its snapshot is not worth more than the one on disk.
+        if view.revision != kept.revision && view.revision > Revision(0) {
+            let delta = Delta { from: kept.revision, to: view.revision, changes: steps(&kept, &view) };
+            match in_store(&session.store, move |store| store.put_delta(&delta)).await {
+                Ok(()) => {
+                    session.problems.clear("view");
+                    kept = view;
+                    sleep(GATHER).await;
+                }
+                Err(refusal) => {
+                    session.problems.raise("view", refusal.code.as_str(), refusal);
+                    sleep(RETRY).await;
+                }
+            }
+            continue;
+        }
+        if membership.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Lists the changes that lead from one view to another.
+fn steps(from: &View, to: &View) -> Vec<Change> {
+    let set = to.rows().filter(|row| from.row(row.key()).as_ref() != Some(row));
+    let removed = from.rows().map(|row| row.key()).filter(|key| to.row(*key).is_none()).map(Change::Removed);
+
+    set.chain(removed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use overlay_core::{Node, NodeId, Role};
+
+    use super::*;
+
+    fn node(n: u64, port: u16) -> Change {
+        Change::Node(Node {
+            id: NodeId::from_random(n),
+            name: format!("n{n}").parse().expect("a name"),
+            role: Role::Node,
+            labels: BTreeMap::new(),
+            underlay: Vec::new(),
+            lane_ports: vec![port],
+        })
+    }
+
+    #[test]
+    fn the_steps_lead_there_and_nothing_unchanged_is_written() {
+        let from = View::from_rows(Revision(1), [node(1, 1), node(2, 2), node(3, 3)]);
+        let to = View::from_rows(Revision(4), [node(2, 9), node(3, 3), node(4, 4)]);
+
+        let changes = steps(&from, &to);
+
+        assert_eq!(changes.len(), 3);
+        let mut reached = from;
+        reached.apply_delta(Delta { from: Revision(1), to: Revision(4), changes }).expect("it starts there");
+        assert_eq!(reached, to);
+    }
+}

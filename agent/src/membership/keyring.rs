@@ -1,0 +1,77 @@
+//! This node's private keys: one a network and lane, made here, never given away.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use overlay_core::{NetworkId, PrivateKey, PublicKey};
+use overlay_proto::{Code, Refusal};
+
+use super::join::in_store;
+use crate::state::Store;
+
+/// All keys of this node.
+#[derive(Debug)]
+pub(crate) struct Keyring {
+    lanes: u16,
+    keys: Mutex<BTreeMap<NetworkId, BTreeMap<u16, PrivateKey>>>,
+}
+
+impl Keyring {
+    /// Takes over the keys that were kept.
+    pub(crate) fn new(lanes: u16, keys: BTreeMap<NetworkId, BTreeMap<u16, PrivateKey>>) -> Self {
+        Self { lanes, keys: Mutex::new(keys) }
+    }
+
+    /// Returns the keys of a network, one a lane, if all of them are there.
+    pub(crate) fn find(&self, network: NetworkId) -> Option<Vec<PrivateKey>> {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = keys.get(&network)?;
+
+        (0..self.lanes).map(|lane| keys.get(&lane).cloned()).collect()
+    }
+
+    /// Returns the keys of a network; those that are missing are made, and kept before anybody hears of them.
+    pub(crate) async fn obtain(&self, network: NetworkId, store: &Store) -> Result<Vec<PrivateKey>, Refusal> {
+        if let Some(keys) = self.find(network) {
+            return Ok(keys);
+        }
+        let mut keys = self.some(network);
+        for lane in 0..self.lanes {
+            if let std::collections::btree_map::Entry::Vacant(entry) = keys.entry(lane) {
+                entry.insert(generate()?);
+            }
+        }
+        let all: Vec<PrivateKey> = keys.values().cloned().collect();
+        let kept = all.clone();
+        in_store(store, move |store| store.put_keys(network, &kept)).await?;
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(network, keys);
+
+        Ok(all.into_iter().take(self.lanes.into()).collect())
+    }
+
+    /// Forgets the keys of a network; a later membership has new ones.
+    pub(crate) async fn forget(&self, network: NetworkId, store: &Store) -> Result<(), Refusal> {
+        let known = self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&network).is_some();
+        if known {
+            in_store(store, move |store| store.remove_keys(network)).await?;
+        }
+
+        Ok(())
+    }
+
+    fn some(&self, network: NetworkId) -> BTreeMap<u16, PrivateKey> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(&network).cloned().unwrap_or_default()
+    }
+}
+
+/// Lists the public halves.
+pub(crate) fn public_keys(keys: &[PrivateKey]) -> Vec<PublicKey> {
+    keys.iter().map(overlay_dataplane::public_key).collect()
+}
+
+fn generate() -> Result<PrivateKey, Refusal> {
+    let mut bytes = zeroize::Zeroizing::new([0; 32]);
+    getrandom::fill(bytes.as_mut_slice()).map_err(|error| Refusal::new(Code::Fault, error))?;
+
+    Ok(PrivateKey::from(*bytes))
+}

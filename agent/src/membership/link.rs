@@ -1,0 +1,162 @@
+//! The connection to control: there or away, since when and why.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use overlay_proto::channel::{self, DialError};
+use overlay_proto::v1::control_client::ControlClient;
+use overlay_proto::{Code, Refusal, identity, tls, v1};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tonic::transport::Channel;
+
+use crate::problem::{unix_now, utc};
+use crate::state::Identity;
+
+/// How long one call may take; control answers within milliseconds unless it is overloaded.
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Whether control can be asked.
+#[derive(Debug, Clone)]
+enum LinkState {
+    Away { since: u64, reason: String },
+    Connected { since: u64, address: String, channel: Channel },
+}
+
+/// The one connection to control; who watches keeps it, others use it while it lasts.
+#[derive(Debug)]
+pub(crate) struct Link(watch::Sender<LinkState>);
+
+impl Link {
+    /// Begins without a connection.
+    pub(crate) fn new() -> Self {
+        let reason = "not connected yet".to_owned();
+
+        Self(watch::Sender::new(LinkState::Away { since: unix_now(), reason }))
+    }
+
+    /// Returns a client, or why there is none.
+    pub(crate) fn client(&self) -> Result<ControlClient<Channel>, Refusal> {
+        match &*self.0.borrow() {
+            LinkState::Connected { channel, .. } => Ok(client(channel.clone())),
+            LinkState::Away { since, reason } => Err(Refusal::new(
+                Code::ControlAway,
+                format!("control is away since {}: {reason}; try again when it is back", utc(*since)),
+            )),
+        }
+    }
+
+    /// Says whether control can be asked.
+    pub(crate) fn is_connected(&self) -> bool {
+        matches!(&*self.0.borrow(), LinkState::Connected { .. })
+    }
+
+    /// Waits until the connection comes or goes.
+    pub(crate) fn subscribe(&self) -> Watcher {
+        Watcher(self.0.subscribe())
+    }
+
+    /// States that control is connected.
+    pub(crate) fn connected(&self, address: String, channel: Channel) {
+        tracing::info!(%address, "Connected to control");
+        self.0.send_replace(LinkState::Connected { since: unix_now(), address, channel });
+    }
+
+    /// States that control is away; if it was already, its time stays.
+    pub(crate) fn away(&self, reason: impl std::fmt::Display) {
+        let reason = reason.to_string();
+        let since = match &*self.0.borrow() {
+            LinkState::Away { since, .. } => *since,
+            LinkState::Connected { .. } => unix_now(),
+        };
+        tracing::debug!(%reason, "Control is away");
+        self.0.send_replace(LinkState::Away { since, reason });
+    }
+
+    /// Writes it for people.
+    pub(crate) fn status(&self, unpublished: usize) -> v1::ControlStatus {
+        let unpublished = u32::try_from(unpublished).unwrap_or(u32::MAX);
+        match &*self.0.borrow() {
+            LinkState::Away { since, reason } => v1::ControlStatus {
+                connected: false,
+                since_unix: *since,
+                reason: reason.clone(),
+                unpublished,
+                ..v1::ControlStatus::default()
+            },
+            LinkState::Connected { since, address, .. } => v1::ControlStatus {
+                connected: true,
+                address: address.clone(),
+                since_unix: *since,
+                unpublished,
+                ..v1::ControlStatus::default()
+            },
+        }
+    }
+}
+
+/// Hears of the connection coming and going.
+#[derive(Debug)]
+pub(crate) struct Watcher(watch::Receiver<LinkState>);
+
+impl Watcher {
+    /// Waits until it changes.
+    pub(crate) async fn changed(&mut self) {
+        // The link lives as long as its watchers' tasks.
+        let _ = self.0.changed().await;
+    }
+}
+
+/// Makes a client that takes whole snapshots.
+pub(crate) fn client(channel: Channel) -> ControlClient<Channel> {
+    ControlClient::new(channel).max_decoding_message_size(channel::MAX_MESSAGE)
+}
+
+/// Waits for a call's answer, within a deadline.
+pub(crate) async fn call<T>(
+    answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, Refusal> {
+    match timeout(CALL_DEADLINE, answer).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(Refusal::from(status)),
+        Err(_) => Err(Refusal::new(Code::ControlAway, "control did not answer within 10 seconds")),
+    }
+}
+
+/// Connects with the node's certificate.
+pub(crate) async fn dial(who: &Identity) -> Result<(Channel, String), Refusal> {
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(who.key.to_vec()));
+    let (ca, certificate) = (CertificateDer::from(who.ca.clone()), CertificateDer::from(who.certificate.clone()));
+    let config = tls::node_client(ca, certificate, key).map_err(|error| Refusal::new(Code::Fault, error))?;
+
+    channel::control(&who.control, Arc::new(config)).await.map_err(|error| explain(&error, who))
+}
+
+/// Turns a failed connection into a refusal.
+pub(crate) fn refusal(error: &DialError) -> Refusal {
+    let code = match error {
+        DialError::WrongPin { .. } => Code::WrongPin,
+        DialError::Tls { .. } => Code::NotAuthenticated,
+        DialError::Unreachable { .. } | DialError::NoAddress | DialError::Http { .. } => Code::ControlAway,
+    };
+
+    Refusal::new(code, error)
+}
+
+/// A certificate out of its time is the likeliest reason for a TLS failure, and the only one that clocks explain.
+fn explain(error: &DialError, who: &Identity) -> Refusal {
+    let plain = refusal(error);
+    let (DialError::Tls { .. }, Ok((from, until))) = (error, identity::validity(&who.certificate)) else {
+        return plain;
+    };
+    let now = unix_now();
+    if (from..=until).contains(&now) {
+        return plain;
+    }
+    let times = format!("this node's certificate is valid from {} to {}", utc(from), utc(until));
+    let advice = "set the clock right, or join again with a new token";
+
+    Refusal::new(plain.code, format!("{times} and the clock says {}; {advice} ({})", utc(now), plain.message))
+}

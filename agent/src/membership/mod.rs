@@ -1,0 +1,42 @@
+//! Everything the agent says to control and hears from it.
+//!
+//! `join` makes this host a node. From then on `watch` keeps one connection and follows the membership on it; `announce`,
+//! `publish`, `occupancy` and `renewal` use that connection while it lasts. Nothing here is on a packet's way: all of it may
+//! fail for hours.
+
+pub(crate) mod announce;
+pub(crate) mod join;
+pub(crate) mod keeping;
+pub(crate) mod keyring;
+pub(crate) mod link;
+pub(crate) mod occupancy;
+pub(crate) mod publish;
+pub(crate) mod renewal;
+pub(crate) mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use overlay_core::View;
+
+/// The membership as far as we know it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Membership {
+    /// The rows.
+    pub(crate) view: Arc<View>,
+    /// Whether control said so since this process started. Until then the view is the one kept on disk: good enough to carry
+    /// packets by, not to remove anything by.
+    pub(crate) live: bool,
+}
+
+/// Pauses between attempts: from 0.2 s to 2 s, jittered, so that changes reach a control that returns within seconds and a
+/// thousand nodes do not return to it at once.
+pub(crate) fn back_off() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(200))
+        .with_max_delay(Duration::from_secs(2))
+        .without_max_times()
+        .with_jitter()
+        .build()
+}

@@ -1,0 +1,144 @@
+//! Enters a network when its first endpoint is wanted, asks for more addresses before they run out, and leaves some time
+//! after the last endpoint did.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use overlay_core::ipam::Pool;
+use overlay_core::{Member, Network, NetworkId, View};
+use overlay_proto::{Code, Refusal, v1};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::keyring::public_keys;
+use super::link;
+use crate::session::Session;
+
+/// How long a membership outlives its last endpoint: a container that restarts finds its network as it was.
+const LINGER: Duration = Duration::from_secs(60);
+/// How often unused memberships and scarce addresses are looked for.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long the membership may take to arrive once control granted it.
+const ARRIVAL: Duration = Duration::from_secs(10);
+
+/// Makes sure that this node is a member of a network, with the keys of its lanes and at least `blocks` blocks.
+pub(crate) async fn enter(session: &Session, network: NetworkId, blocks: usize) -> Result<(), Refusal> {
+    // One at a time: two askers would ask twice.
+    let _one = session.entering.lock().await;
+    let keys = session.keyring.obtain(network, &session.store).await?;
+    let public = public_keys(&keys);
+    let served = |view: &View| {
+        let member = view.member(network, session.node);
+        member.is_some_and(|member| member.lane_keys == public && member.blocks.len() >= blocks)
+    };
+    if served(&session.membership.borrow().view) {
+        return Ok(());
+    }
+    let mut client = session.link.client()?;
+    let request = v1::EnterNetworkRequest {
+        network: network.to_string(),
+        lane_keys: public.iter().map(|key| key.as_bytes().to_vec()).collect(),
+        blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
+    };
+    link::call(client.enter_network(request)).await?;
+    let mut membership = session.membership.subscribe();
+    let arrived = timeout(ARRIVAL, membership.wait_for(|membership| served(&membership.view))).await;
+
+    arrived
+        .map(drop)
+        .map_err(|_| Refusal::new(Code::ControlAway, "control granted the membership and then fell silent"))
+}
+
+/// Looks after the memberships for as long as the session lasts.
+pub(crate) async fn run(session: &Session) {
+    let mut empty_since: BTreeMap<NetworkId, Instant> = BTreeMap::new();
+    loop {
+        sleep(LOOK).await;
+        let membership = session.membership.borrow().clone();
+        if !membership.live || !session.link.is_connected() {
+            continue;
+        }
+        renew_keys(session, &membership.view).await;
+        grow(session, &membership.view).await;
+        let used = session.journal.networks();
+        let member_of: BTreeSet<_> = membership.view.memberships_of(session.node).map(|m| m.network).collect();
+        empty_since.retain(|network, _| member_of.contains(network) && !used.contains(network));
+        for network in member_of.difference(&used) {
+            let since = empty_since.entry(*network).or_insert_with(Instant::now);
+            if since.elapsed() >= LINGER {
+                exit(session, *network).await;
+            }
+        }
+    }
+}
+
+/// The number of lanes may have changed since the membership was made.
+async fn renew_keys(session: &Session, view: &View) {
+    for member in view.memberships_of(session.node) {
+        let ours = session.keyring.find(member.network).map(|keys| public_keys(&keys));
+        if ours.as_ref() != Some(&member.lane_keys) {
+            note(session, member.network, enter(session, member.network, 1).await);
+        }
+    }
+}
+
+/// Asks for another block where fewer than an eighth of the addresses are free.
+async fn grow(session: &Session, view: &View) {
+    for member in view.memberships_of(session.node) {
+        let Some(network) = view.networks.get(&member.network) else { continue };
+        let pool = Pool::new(network, member);
+        let used = in_use(session, network, view).into_iter().filter(|a| pool.contains(*a)).count();
+        if pool.capacity().saturating_sub(used) * 8 < pool.capacity() {
+            // A network without a free block serves from what there is; who needs more is told then.
+            let _ = enter(session, network.id, member.blocks.len() + 1).await;
+        }
+    }
+}
+
+async fn exit(session: &Session, network: NetworkId) {
+    // Nobody attaches to it meanwhile.
+    let _reserving = session.lifecycle.lock().await;
+    if session.journal.networks().contains(&network) {
+        return;
+    }
+    let Ok(mut client) = session.link.client() else { return };
+    let left = link::call(client.exit_network(v1::ExitNetworkRequest { network: network.to_string() })).await;
+    match left {
+        Ok(_) => {
+            tracing::info!(%network, "Left the network");
+            note(session, network, session.keyring.forget(network, &session.store).await);
+        }
+        Err(refusal) => tracing::debug!(%network, %refusal, "Network was not left"),
+    }
+}
+
+fn note(session: &Session, network: NetworkId, outcome: Result<(), Refusal>) {
+    let about = format!("membership {network}");
+    match outcome {
+        Ok(()) => session.problems.clear(&about),
+        Err(refusal) => session.problems.raise(&about, refusal.code.as_str(), refusal),
+    }
+}
+
+/// Lists the IPv4 addresses of a network that may not be given out: those of our journal and those that others show.
+pub(crate) fn in_use(session: &Session, network: &Network, view: &View) -> BTreeSet<Ipv4Addr> {
+    let shown = view.endpoints_of(network.id).filter(|endpoint| endpoint.node != session.node);
+    let mut taken: BTreeSet<_> = shown.flat_map(|endpoint| &endpoint.addresses).filter_map(v4).collect();
+    let entries = session.journal.entries();
+    let ours = entries.values().map(|record| &record.endpoint).filter(|endpoint| endpoint.network == network.id);
+    taken.extend(ours.flat_map(|endpoint| &endpoint.addresses).filter_map(v4));
+
+    taken
+}
+
+fn v4(address: &IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// Returns the pool that a member gives addresses out of, if the network is known.
+pub(crate) fn pool(view: &View, member: &Member) -> Option<Pool> {
+    view.networks.get(&member.network).map(|network| Pool::new(network, member))
+}

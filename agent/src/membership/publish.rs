@@ -1,0 +1,145 @@
+//! Makes control's rows of this node equal to the journal, whatever happened in between.
+//!
+//! Level-triggered: what differs is computed afresh each time, so a change made while control was away, or a lost answer,
+//! needs no queue.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use overlay_core::{Endpoint, EndpointId, NodeId, View};
+use overlay_proto::{Refusal, v1};
+use tokio::time::{sleep, timeout};
+
+use super::{back_off, link};
+use crate::session::Session;
+use crate::state::EndpointRecord;
+
+/// Endpoints in one call at the most, as the contract says.
+const BATCH: usize = 1_000;
+/// How long a change of ours may take to come back with the watch before it is sent again.
+const ECHO: Duration = Duration::from_secs(5);
+/// How often it is looked at when nothing calls.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What control must still be told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Unpublished {
+    /// Rows it lacks or has otherwise.
+    pub(crate) put: Vec<Endpoint>,
+    /// Rows it has too many.
+    pub(crate) remove: Vec<v1::EndpointKey>,
+}
+
+impl Unpublished {
+    /// Compares the journal with control's rows of this node. Rows of networks that are gone have gone with them.
+    pub(crate) fn new(view: &View, journal: &BTreeMap<EndpointId, EndpointRecord>, node: NodeId) -> Self {
+        let published = |e: &Endpoint| view.endpoints.get(&(e.network, e.id)) == Some(e);
+        let possible = |e: &Endpoint| view.member(e.network, node).is_some();
+        let ours = journal.values().map(|record| &record.endpoint);
+        let put = ours.filter(|e| possible(e) && !published(e)).cloned().collect();
+        let stale = view.endpoints.values().filter(|e| e.node == node && !journal.contains_key(&e.id));
+        let remove = stale.map(|e| v1::EndpointKey { network: e.network.to_string(), endpoint: e.id.to_string() });
+
+        Self { put, remove: remove.collect() }
+    }
+
+    /// Counts the changes.
+    pub(crate) fn len(&self) -> usize {
+        self.put.len() + self.remove.len()
+    }
+}
+
+/// Publishes for as long as the session lasts.
+pub(crate) async fn run(session: &Session) {
+    let mut journal = session.journal.subscribe();
+    let mut membership = session.membership.subscribe();
+    let mut pauses = back_off();
+    loop {
+        journal.mark_unchanged();
+        membership.mark_unchanged();
+        let todo = session.unpublished();
+        let ready = membership.borrow().live && session.link.is_connected();
+        if ready && todo.len() > 0 {
+            match publish(session, todo).await {
+                Ok(()) => pauses = back_off(),
+                Err(refusal) => {
+                    tracing::debug!(%refusal, "Control did not take our changes");
+                    sleep(pauses.next().unwrap_or(LOOK)).await;
+                }
+            }
+            continue;
+        }
+        tokio::select! {
+            () = sleep(LOOK) => {}
+            _ = journal.changed() => {}
+            _ = membership.changed() => {}
+        }
+    }
+}
+
+/// Removes first: what is taken back may be what is put again.
+async fn publish(session: &Session, todo: Unpublished) -> Result<(), Refusal> {
+    let mut client = session.link.client()?;
+    let mut revision = 0;
+    for batch in todo.remove.chunks(BATCH) {
+        let request = v1::RemoveEndpointsRequest { endpoints: batch.to_vec() };
+        revision = link::call(client.remove_endpoints(request)).await?.revision;
+    }
+    for batch in todo.put.chunks(BATCH) {
+        match put(session, batch).await {
+            Ok(done) => {
+                revision = done;
+                for endpoint in batch {
+                    session.problems.clear(&about(endpoint));
+                }
+            }
+            Err(refusal) if batch.len() == 1 => return Err(refuse(session, batch, refusal)),
+            // All or none: one by one, so that only the refused ones stay behind.
+            Err(_) => revision = put_singly(session, batch).await?,
+        }
+    }
+    let mut membership = session.membership.subscribe();
+    // Where the echo does not come, the next round sends again.
+    let _ = timeout(ECHO, membership.wait_for(|m| m.view.revision.0 >= revision)).await;
+
+    Ok(())
+}
+
+async fn put_singly(session: &Session, batch: &[Endpoint]) -> Result<u64, Refusal> {
+    let mut outcome = Ok(0);
+    for endpoint in batch {
+        let one = std::slice::from_ref(endpoint);
+        match put(session, one).await {
+            Ok(revision) => {
+                session.problems.clear(&about(endpoint));
+                outcome = outcome.map(|_| revision);
+            }
+            Err(refusal) => outcome = Err(refuse(session, one, refusal)),
+        }
+    }
+
+    outcome
+}
+
+/// Publishes endpoints at once; returns the revision that holds them.
+pub(crate) async fn put(session: &Session, endpoints: &[Endpoint]) -> Result<u64, Refusal> {
+    let mut client = session.link.client()?;
+    let request = v1::PutEndpointsRequest { endpoints: endpoints.iter().cloned().map(Into::into).collect() };
+
+    Ok(link::call(client.put_endpoints(request)).await?.revision)
+}
+
+fn refuse(session: &Session, endpoints: &[Endpoint], refusal: Refusal) -> Refusal {
+    if refusal.code != overlay_proto::Code::ControlAway {
+        for endpoint in endpoints {
+            let text = format!("endpoint {} is not known to other nodes: {refusal}", endpoint.name);
+            session.problems.raise(&about(endpoint), refusal.code.as_str(), text);
+        }
+    }
+
+    refusal
+}
+
+fn about(endpoint: &Endpoint) -> String {
+    format!("publish {}", endpoint.id)
+}

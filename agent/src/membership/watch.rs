@@ -1,0 +1,168 @@
+//! Follows the membership: one stream, resumed where it broke off, begun anew after a gap.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use overlay_core::{Delta, NodeId, Revision, View};
+use overlay_proto::v1::watch_response::Event;
+use overlay_proto::{Code, Refusal, v1};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::{Membership, back_off, link, renewal};
+use crate::session::Session;
+
+/// Control sends a sign of life every few seconds; a stream that is silent for longer is dead.
+const IDLE: Duration = Duration::from_secs(20);
+
+/// How a stream ended.
+#[derive(Debug)]
+enum Ended {
+    /// It broke; the view may be continued.
+    Broken(Refusal),
+    /// What came does not fit the view: it must be fetched whole.
+    Astray(String),
+    /// Control says that we are no node of it any more.
+    Expelled(String),
+}
+
+/// Follows control until it throws us out; returns why.
+pub(crate) async fn run(session: &Session) -> String {
+    let mut pauses = back_off();
+    loop {
+        let connected = session.link.is_connected();
+        match connect_and_follow(session).await {
+            Ended::Expelled(reason) => {
+                session.link.away(&reason);
+                return reason;
+            }
+            Ended::Astray(reason) => {
+                tracing::info!(%reason, "Asking control for the whole membership");
+                session.link.away(&reason);
+                session.follow_from_nothing();
+            }
+            Ended::Broken(refusal) => {
+                if session.link.is_connected() && !connected {
+                    pauses = back_off();
+                }
+                session.link.away(&refusal);
+            }
+        }
+        sleep(pauses.next().unwrap_or(IDLE)).await;
+    }
+}
+
+async fn connect_and_follow(session: &Session) -> Ended {
+    let who = session.identity();
+    let (channel, address) = match link::dial(&who).await {
+        Ok(dialled) => dialled,
+        Err(refusal) => return Ended::Broken(refusal),
+    };
+    renewal::renew_if_due(session, link::client(channel.clone())).await;
+    let request = v1::WatchRequest { revision: session.followed().0, cluster: who.cluster.to_string() };
+    let opened = link::call(link::client(channel.clone()).watch(request)).await;
+    let mut stream = match opened {
+        Ok(stream) => stream,
+        Err(refusal) => return judge(refusal),
+    };
+    session.link.connected(address, channel);
+
+    loop {
+        let event = match timeout(IDLE, stream.message()).await {
+            Ok(Ok(Some(response))) => response.event,
+            Ok(Ok(None)) => return Ended::Broken(Refusal::new(Code::ControlAway, "control ended the watch")),
+            Ok(Err(status)) => return judge(status.into()),
+            Err(_) => return Ended::Broken(Refusal::new(Code::ControlAway, "control fell silent")),
+        };
+        if let Err(ended) = handle(session, event) {
+            return ended;
+        }
+    }
+}
+
+/// Every node may watch; who may not was taken out. A certificate out of its time is no such thing, and renewed.
+fn judge(refusal: Refusal) -> Ended {
+    if refusal.code == Code::NotAllowed { Ended::Expelled(refusal.message) } else { Ended::Broken(refusal) }
+}
+
+fn handle(session: &Session, event: Option<Event>) -> Result<(), Ended> {
+    match event {
+        Some(Event::Snapshot(snapshot)) => {
+            let view = View::try_from(snapshot).map_err(Ended::Broken)?;
+            follow(&session.membership, |_| Ok(view))?;
+        }
+        Some(Event::Delta(delta)) => {
+            let delta = Delta::try_from(delta).map_err(Ended::Broken)?;
+            follow(&session.membership, |view| {
+                let mut next = view.clone();
+                next.apply_delta(delta).map_err(|gap| Ended::Astray(gap.to_string()))?;
+                Ok(next)
+            })?;
+        }
+        // A sign of life without a change before it: the view we came with is the latest.
+        Some(Event::Alive(_)) | None => {
+            session.membership.send_if_modified(|membership| {
+                let becomes_live = !membership.live && membership.view.revision > Revision(0);
+                membership.live |= becomes_live;
+                becomes_live
+            });
+        }
+    }
+
+    still_a_node(&session.membership.borrow(), session.node)
+}
+
+fn follow(
+    membership: &watch::Sender<Membership>,
+    step: impl FnOnce(&View) -> Result<View, Ended>,
+) -> Result<(), Ended> {
+    let view = step(&membership.borrow().view)?;
+    membership.send_replace(Membership { view: Arc::new(view), live: true });
+
+    Ok(())
+}
+
+/// Our own row is always visible to us; where it is gone, we are.
+fn still_a_node(membership: &Membership, node: NodeId) -> Result<(), Ended> {
+    if membership.live && !membership.view.nodes.contains_key(&node) {
+        return Err(Ended::Expelled("an administrator removed this node".to_owned()));
+    }
+
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delta_that_does_not_fit_leaves_the_view_alone() {
+        let membership = watch::Sender::new(Membership::default());
+        let delta = Delta { from: Revision(4), to: Revision(5), changes: Vec::new() };
+
+        let refused = follow(&membership, |view| {
+            let mut next = view.clone();
+            next.apply_delta(delta).map_err(|gap| Ended::Astray(gap.to_string()))?;
+            Ok(next)
+        });
+
+        assert!(matches!(refused, Err(Ended::Astray(_))));
+        assert_eq!(*membership.borrow(), Membership::default());
+    }
+
+    #[test]
+    fn a_live_view_without_our_row_means_expulsion_and_a_kept_one_does_not() {
+        let membership = |live| Membership { view: Arc::default(), live };
+
+        assert!(matches!(still_a_node(&membership(true), NodeId::FIRST), Err(Ended::Expelled(_))));
+        assert!(still_a_node(&membership(false), NodeId::FIRST).is_ok());
+    }
+
+    #[test]
+    fn only_a_removed_node_is_expelled() {
+        assert!(matches!(judge(Refusal::new(Code::NotAllowed, "removed")), Ended::Expelled(_)));
+        assert!(matches!(judge(Refusal::new(Code::NotAuthenticated, "expired")), Ended::Broken(_)));
+        assert!(matches!(judge(Refusal::new(Code::ControlAway, "gone")), Ended::Broken(_)));
+        assert!(matches!(judge(Refusal::new(Code::Fault, "oops")), Ended::Broken(_)));
+    }
+}

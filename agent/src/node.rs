@@ -1,0 +1,436 @@
+//! The node: what this process is, from a host that joined nothing to one that was thrown out, and the tasks that live meanwhile.
+//!
+//! ```text
+//!  Unjoined ──join──► Joining ──► Joined ──leave──► Unjoined
+//!                        │          │ control removed us
+//!                     refused       ▼
+//!                        └► back  Expelled ──leave or join──► Unjoined / Joining
+//! ```
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use overlay_proto::{Code, JoinLine, Refusal, v1};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, interval};
+
+use crate::config::Config;
+use crate::endpoint::warden;
+use crate::local_api;
+use crate::lock::{LockError, StateLock};
+use crate::membership::join::{self, Wishes, in_store};
+use crate::membership::{announce, keeping, link, occupancy, publish, renewal, watch as following};
+use crate::path::{LaneEvent, Lanes, LanesConfig, StartError, consecutive_ports};
+use crate::problem::{Problems, unix_now};
+use crate::reconcile;
+use crate::session::Session;
+use crate::state::{Identity, Joining, Loaded, StateError, Store};
+
+/// How often the time of handshakes is kept. A clock that is set back while the agent is down may cost this much.
+const CLOCK_KEPT: Duration = Duration::from_secs(10);
+
+/// The agent cannot start, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Another agent has the state.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The state cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The lanes cannot start.
+    #[error(transparent)]
+    Lanes(#[from] StartError),
+    /// The local socket cannot be opened.
+    #[error(transparent)]
+    Socket(#[from] local_api::SocketError),
+    /// Signals cannot be heard.
+    #[error("cannot listen for signals")]
+    Signals(#[source] std::io::Error),
+    /// A task of ours ended that should not have.
+    #[error("a task ended: {0}")]
+    Task(JoinError),
+}
+
+/// What this process is.
+#[derive(Debug, Clone)]
+pub(crate) enum Phase {
+    /// It joined nothing.
+    Unjoined,
+    /// It is asking control.
+    Joining,
+    /// It is a node.
+    Joined(Arc<Session>),
+    /// It was one.
+    Expelled(Arc<Session>, String),
+}
+
+/// What the local API asks of the node.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Become a node.
+    Join(Box<JoinLine>, Wishes, oneshot::Sender<Result<v1::AgentJoinResponse, Refusal>>),
+    /// Stop being one.
+    Leave(bool, oneshot::Sender<Result<v1::AgentLeaveResponse, Refusal>>),
+}
+
+/// What everybody may look at.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    /// The settings.
+    pub(crate) config: Config,
+    /// What does not work.
+    pub(crate) problems: Arc<Problems>,
+    /// When this process started, in seconds since 1970.
+    pub(crate) started: u64,
+    phase: watch::Sender<Phase>,
+    requests: mpsc::Sender<Request>,
+}
+
+impl Desk {
+    /// Returns what this process is.
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.borrow().clone()
+    }
+
+    /// Returns the joined node, or says why there is none.
+    pub(crate) fn session(&self) -> Result<Arc<Session>, Refusal> {
+        match self.phase() {
+            Phase::Joined(session) => Ok(session),
+            Phase::Unjoined | Phase::Joining => Err(Refusal::new(
+                Code::WrongState,
+                "this host has joined nothing; use `overlayctl init` or `overlayctl join JOIN-LINE`",
+            )),
+            Phase::Expelled(_, reason) => Err(Refusal::new(
+                Code::WrongState,
+                format!("this node was removed ({reason}); use `overlayctl leave`, then join again"),
+            )),
+        }
+    }
+
+    /// Asks the node; it answers one request after the other.
+    pub(crate) async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Request,
+    ) -> Result<T, Refusal> {
+        let (sender, answer) = oneshot::channel();
+        let stopping = || Refusal::new(Code::WrongState, "the agent is stopping");
+        self.requests.send(request(sender)).await.map_err(|_| stopping())?;
+
+        answer.await.map_err(|_| stopping())?
+    }
+}
+
+/// Requests that wait; each is a person's command.
+const MAX_REQUESTS: usize = 16;
+
+/// The packet engine with its clock.
+#[derive(Debug, Clone)]
+struct Engine {
+    lanes: Arc<Lanes>,
+    started: Instant,
+    unix_time: Duration,
+}
+
+struct Node {
+    desk: Arc<Desk>,
+    store: Store,
+    engine: Option<Engine>,
+    kept_time: u64,
+    joining: Option<Joining>,
+    /// The tasks of the session; each says why it ended if that means expulsion.
+    tasks: JoinSet<Option<String>>,
+    /// The tasks of the process.
+    services: JoinSet<()>,
+}
+
+/// Runs the agent until it is told to stop. What stands in the kernel then stays.
+///
+/// # Errors
+///
+/// [`NodeError`] when it cannot start, or a task of it broke.
+pub async fn run(config: Config) -> Result<(), NodeError> {
+    let mut signals = Signals::new().map_err(NodeError::Signals)?;
+    let _lock = StateLock::take(&config.state)?;
+    let (store, mut loaded) = Store::open(&config.state.join("agent.redb"))?;
+    let (requests, mut inbox) = mpsc::channel(MAX_REQUESTS);
+    let desk = Arc::new(Desk {
+        problems: Arc::default(),
+        started: unix_now(),
+        phase: watch::Sender::new(Phase::Unjoined),
+        requests,
+        config,
+    });
+    let mut node = Node {
+        desk: Arc::clone(&desk),
+        store,
+        engine: None,
+        kept_time: loaded.unix_time,
+        joining: loaded.joining.take(),
+        tasks: JoinSet::new(),
+        services: JoinSet::new(),
+    };
+    if let Some(identity) = loaded.identity.take() {
+        node.resume(identity, loaded)?;
+    }
+    let server = local_api::open(&desk.config.socket()).await?;
+    node.services.spawn(server.serve(Arc::clone(&desk)));
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), state = %desk.config.state.display(), "Agent started");
+
+    let outcome = node.serve(&mut inbox, &mut signals).await;
+    node.stop_session().await;
+    if let Some(Engine { lanes, .. }) = node.engine.take() {
+        tokio::task::spawn_blocking(move || drop(lanes)).await.map_err(NodeError::Task)?;
+    }
+    // Nobody listens there any more; the next start would replace it anyway.
+    let _ = std::fs::remove_file(desk.config.socket());
+    tracing::info!("Agent stopped, what it made in the kernel stays");
+
+    outcome
+}
+
+impl Node {
+    async fn serve(&mut self, inbox: &mut mpsc::Receiver<Request>, signals: &mut Signals) -> Result<(), NodeError> {
+        let mut clock = interval(CLOCK_KEPT);
+        loop {
+            tokio::select! {
+                () = signals.stop() => return Ok(()),
+                Some(request) = inbox.recv() => self.handle(request).await,
+                Some(ended) = self.tasks.join_next() => {
+                    if let Some(reason) = ended.map_err(NodeError::Task)? {
+                        self.expel(reason).await;
+                    }
+                }
+                Some(ended) = self.services.join_next() => ended.map_err(NodeError::Task)?,
+                _ = clock.tick() => self.keep_time().await,
+            }
+        }
+    }
+
+    async fn handle(&mut self, request: Request) {
+        // Who asked may have gone meanwhile; what was done stays done.
+        match request {
+            Request::Join(line, wishes, answer) => drop(answer.send(self.join(&line, wishes).await)),
+            Request::Leave(force, answer) => drop(answer.send(self.leave(force).await)),
+        }
+    }
+
+    /// Goes on as the node that was joined before: packets first, control later.
+    fn resume(&mut self, identity: Identity, loaded: Loaded) -> Result<(), NodeError> {
+        let engine = self.engine()?;
+        let expelled = loaded.expelled.clone();
+        let session = self.session(identity, loaded, &engine);
+        match expelled {
+            Some(reason) => {
+                self.desk.phase.send_replace(Phase::Expelled(session, reason));
+            }
+            None => self.start(session),
+        }
+
+        Ok(())
+    }
+
+    async fn join(&mut self, line: &JoinLine, wishes: Wishes) -> Result<v1::AgentJoinResponse, Refusal> {
+        match self.desk.phase() {
+            Phase::Joined(session) => {
+                let who = session.identity();
+                let text = format!("this host is already node {} of cluster {}", who.name, who.cluster);
+                return Err(Refusal::new(Code::WrongState, format!("{text}; use `overlayctl leave` first")));
+            }
+            Phase::Expelled(..) => drop(self.leave(true).await?),
+            Phase::Unjoined | Phase::Joining => {}
+        }
+        // What cannot run should not join.
+        let engine = self.engine().map_err(|error| Refusal::new(Code::WrongState, error))?;
+        self.desk.phase.send_replace(Phase::Joining);
+        match join::join(line, wishes, self.joining.clone(), &self.store).await {
+            Ok(identity) => {
+                self.joining = None;
+                tracing::info!(cluster = %identity.cluster, node = %identity.node, name = %identity.name, "Joined");
+                let session = self.session(identity, Loaded::default(), &engine);
+                let who = session.identity();
+                self.start(session);
+                Ok(v1::AgentJoinResponse {
+                    cluster: who.cluster.to_string(),
+                    node: who.node.to_string(),
+                    node_name: who.name.to_string(),
+                    role: v1::Role::from(who.role).into(),
+                })
+            }
+            Err(refusal) => {
+                self.desk.phase.send_replace(Phase::Unjoined);
+                Err(refusal)
+            }
+        }
+    }
+
+    async fn leave(&mut self, force: bool) -> Result<v1::AgentLeaveResponse, Refusal> {
+        let (session, expelled) = match self.desk.phase() {
+            Phase::Joined(session) => (session, false),
+            Phase::Expelled(session, _) => (session, true),
+            Phase::Unjoined | Phase::Joining => {
+                return Err(Refusal::new(Code::WrongState, "this host has joined nothing"));
+            }
+        };
+        let told_control = expelled || tell_control(&session, force).await?;
+        self.stop_session().await;
+        session.lanes.publish(empty_tables(&session.lanes));
+        for network in session.networks.borrow().keys() {
+            // A lane that takes no commands has ended the process already.
+            let _ = session.lanes.remove_network(*network);
+        }
+        self.desk.problems.clear_prefix("");
+        reconcile::clean::all_but(&session.run_dir, &[], &self.desk.problems).await;
+        in_store(&self.store, Store::wipe).await?;
+        self.desk.phase.send_replace(Phase::Unjoined);
+        tracing::info!("Left; nothing of this node stays on the host");
+
+        Ok(v1::AgentLeaveResponse { told_control })
+    }
+
+    /// Fails closed: whatever control's reason, no packet of this node passes any longer.
+    async fn expel(&mut self, reason: String) {
+        let Phase::Joined(session) = self.desk.phase() else { return };
+        tracing::error!(%reason, "Control removed this node, tunnels are shut");
+        session.lanes.publish(empty_tables(&session.lanes));
+        let kept = reason.clone();
+        let stored = in_store(&self.store, move |store| store.put_expelled(&kept)).await;
+        if let Err(refusal) = stored {
+            self.desk.problems.raise("state", refusal.code.as_str(), refusal);
+        }
+        self.stop_session().await;
+        session.lanes.publish(empty_tables(&session.lanes));
+        self.desk.problems.raise("node", "expelled", format!("{reason}; all tunnels of this node are shut"));
+        self.desk.phase.send_replace(Phase::Expelled(session, reason));
+    }
+
+    fn session(&self, identity: Identity, loaded: Loaded, engine: &Engine) -> Arc<Session> {
+        let run_dir = self.desk.config.run_dir.clone();
+        let (store, problems) = (self.store.clone(), Arc::clone(&self.desk.problems));
+
+        Arc::new(Session::new(identity, loaded, store, problems, Arc::clone(&engine.lanes), run_dir))
+    }
+
+    fn start(&mut self, session: Arc<Session>) {
+        macro_rules! task {
+            ($name:literal, $session:ident => $work:expr) => {{
+                let $session = Arc::clone(&session);
+                self.tasks.spawn(async move {
+                    let stop = $session.stop.clone();
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = $work => {}
+                    }
+                    tracing::debug!(task = $name, "Task ended");
+                    None
+                });
+            }};
+        }
+        let keeper = Arc::clone(&session);
+        self.tasks.spawn(async move {
+            reconcile::run(keeper).await;
+            None
+        });
+        let follower = Arc::clone(&session);
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = follower.stop.cancelled() => None,
+                reason = following::run(&follower) => Some(reason),
+            }
+        });
+        task!("keeping", s => keeping::run(&s));
+        task!("announce", s => announce::run(&s));
+        task!("publish", s => publish::run(&s));
+        task!("occupancy", s => occupancy::run(&s));
+        task!("renewal", s => renewal::run(&s));
+        task!("warden", s => warden::run(&s));
+        self.desk.phase.send_replace(Phase::Joined(session));
+    }
+
+    async fn stop_session(&mut self) {
+        if let Phase::Joined(session) = self.desk.phase() {
+            session.stop.cancel();
+        }
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    /// Returns the packet engine; the first who asks starts it.
+    fn engine(&mut self) -> Result<Engine, StartError> {
+        if let Some(engine) = &self.engine {
+            return Ok(engine.clone());
+        }
+        let config = &self.desk.config;
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_time = clock.max(Duration::from_secs(self.kept_time));
+        let ports = consecutive_ports(config.port.get(), config.lanes().into());
+        let (lanes, events) = Lanes::start(&LanesConfig { ports, unix_time })?;
+        let engine = Engine { lanes: Arc::new(lanes), started: Instant::now(), unix_time };
+        self.services.spawn(tell_events(events));
+        self.engine = Some(engine.clone());
+
+        Ok(engine)
+    }
+
+    async fn keep_time(&mut self) {
+        let Some(engine) = &self.engine else { return };
+        let seconds = (engine.unix_time + engine.started.elapsed()).as_secs();
+        match in_store(&self.store, move |store| store.put_unix_time(seconds)).await {
+            Ok(()) => {
+                self.kept_time = seconds;
+                self.desk.problems.clear("state");
+            }
+            Err(refusal) => self.desk.problems.raise("state", refusal.code.as_str(), refusal),
+        }
+    }
+}
+
+async fn tell_control(session: &Session, force: bool) -> Result<bool, Refusal> {
+    let told = match session.link.client() {
+        Ok(mut client) => link::call(client.leave(v1::LeaveRequest {})).await.map(drop),
+        Err(away) => Err(away),
+    };
+    match told {
+        Ok(()) => Ok(true),
+        // It has forgotten us already.
+        Err(refusal) if refusal.code == Code::NotAllowed => Ok(true),
+        Err(_) if force => Ok(false),
+        Err(refusal) => {
+            Err(Refusal::new(refusal.code, format!("{refusal}; or use --force, and remove the node at control later")))
+        }
+    }
+}
+
+fn empty_tables(lanes: &Lanes) -> Vec<Arc<overlay_dataplane::Tables>> {
+    (0..lanes.count()).map(|_| Arc::default()).collect()
+}
+
+async fn tell_events(mut events: mpsc::Receiver<LaneEvent>) {
+    while let Some(event) = events.recv().await {
+        match event {
+            LaneEvent::Peer(lane, event) => tracing::debug!(%lane, ?event, "Peer"),
+            LaneEvent::TunLost { lane, network, error } => tracing::info!(%lane, %network, %error, "Lost the TUN"),
+        }
+    }
+}
+
+/// The signals that end the agent.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Removes namespaces of ours from this host.
+
+use std::path::Path;
+use std::time::Duration;
+
+use overlay_core::NetworkId;
+use tokio::time::sleep;
+
+use super::pass::explain;
+use crate::kernel::{KernelError, NetworkNamespace, Pins};
+use crate::problem::Problems;
+
+/// A namespace is let go of within milliseconds by whoever of us had it.
+const PATIENCE: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Removes one network's namespace; says so where it cannot be.
+pub(crate) async fn network(run_dir: &Path, network: NetworkId, problems: &Problems) {
+    let about = format!("leftover {network}");
+    for _ in 0..PATIENCE {
+        match NetworkNamespace::delete_leftover(run_dir, network).await {
+            Ok(()) => return problems.clear(&about),
+            Err(KernelError::InUse { .. }) => sleep(PAUSE).await,
+            Err(error) => return problems.raise(&about, "kernel", explain(&error)),
+        }
+    }
+    problems.raise(&about, "kernel", format!("the namespace of network {network} is held by another process"));
+}
+
+/// Removes every namespace of ours that `wanted` does not name.
+pub(crate) async fn all_but(run_dir: &Path, wanted: &[NetworkId], problems: &Problems) {
+    match Pins::new(run_dir).list() {
+        Ok(pins) => {
+            for pin in pins.into_iter().filter(|pin| !wanted.contains(pin)) {
+                network(run_dir, pin, problems).await;
+            }
+        }
+        Err(error) => problems.raise("leftovers", "kernel", explain(&error)),
+    }
+}

@@ -1,0 +1,172 @@
+//! Computes what is desired whenever something changes, and hands each network's part to its worker.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use overlay_core::{EndpointId, NetworkId, View};
+use overlay_dataplane::{NetworkTable, Tables};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::clean;
+use super::worker::{self, Ties};
+use crate::desired::{self, Carriage, NetworkDesired};
+use crate::dns::{DnsServers, Names};
+use crate::endpoint::journal::Entries;
+use crate::session::Session;
+use crate::state::SandboxRecord;
+
+/// Where the host's resolvers stand.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// A network that is kept.
+struct Kept {
+    desired: watch::Sender<NetworkDesired>,
+    unwanted: CancellationToken,
+}
+
+struct Supervisor {
+    session: Arc<Session>,
+    dns: Arc<Mutex<DnsServers>>,
+    tasks: JoinSet<NetworkId>,
+    kept: BTreeMap<NetworkId, Kept>,
+    /// Workers that are removing their network.
+    leaving: BTreeMap<NetworkId, ()>,
+    tables: Vec<BTreeMap<NetworkId, Arc<NetworkTable>>>,
+    cleaned: bool,
+}
+
+/// Keeps everything as desired until the session stops; what stands in the kernel then stays.
+pub(crate) async fn run(session: Arc<Session>) {
+    let mut membership = session.membership.subscribe();
+    let mut journal = session.journal.subscribe();
+    let mut mtu = session.underlay_mtu();
+    let mut supervisor = Supervisor {
+        dns: Arc::new(Mutex::new(DnsServers::start(PathBuf::from(RESOLV_CONF)))),
+        tasks: JoinSet::new(),
+        kept: BTreeMap::new(),
+        leaving: BTreeMap::new(),
+        tables: vec![BTreeMap::new(); session.lanes.count()],
+        cleaned: false,
+        session: Arc::clone(&session),
+    };
+    supervisor.update().await;
+    // Peers may hold sessions with a process that is no more.
+    let _ = session.lanes.wake_peers();
+
+    loop {
+        tokio::select! {
+            () = session.stop.cancelled() => break,
+            _ = membership.changed() => {}
+            _ = journal.changed() => {}
+            _ = mtu.changed() => {}
+            Some(ended) = supervisor.tasks.join_next() => supervisor.ended(ended),
+        }
+        membership.mark_unchanged();
+        journal.mark_unchanged();
+        supervisor.update().await;
+    }
+    while supervisor.tasks.join_next().await.is_some() {}
+}
+
+impl Supervisor {
+    async fn update(&mut self) {
+        let session = Arc::clone(&self.session);
+        let membership = session.membership.borrow().clone();
+        let entries = session.journal.entries();
+        let view = desired::local_view(&membership.view, &entries, session.node);
+        let lanes = u16::try_from(session.lanes.count()).unwrap_or(u16::MAX);
+        let carriage = Carriage { lanes, mtu: session.mtu() };
+        self.publish_tables(&view, carriage);
+        self.publish_names(&view, &entries);
+        let wanted = desired::networks(&view, &entries, session.node, carriage);
+        if membership.live {
+            self.drop_unwanted(&wanted);
+            if !self.cleaned {
+                self.cleaned = true;
+                let names: Vec<_> = wanted.keys().chain(self.leaving.keys()).copied().collect();
+                clean::all_but(&session.run_dir, &names, &session.problems).await;
+            }
+        }
+        for (network, desired) in wanted {
+            self.keep(network, desired);
+        }
+    }
+
+    fn keep(&mut self, network: NetworkId, desired: NetworkDesired) {
+        // One that is being removed begins anew when that is done.
+        if self.leaving.contains_key(&network) {
+            return;
+        }
+        if let Some(kept) = self.kept.get(&network) {
+            kept.desired.send_if_modified(|known| {
+                let changed = *known != desired;
+                *known = desired;
+                changed
+            });
+            return;
+        }
+        let unwanted = CancellationToken::new();
+        let (sender, receiver) = watch::channel(desired);
+        let ties = Ties { session: Arc::clone(&self.session), dns: Arc::clone(&self.dns), unwanted: unwanted.clone() };
+        self.kept.insert(network, Kept { desired: sender, unwanted });
+        self.tasks.spawn(async move {
+            worker::run(ties, network, receiver).await;
+            network
+        });
+    }
+
+    fn drop_unwanted(&mut self, wanted: &BTreeMap<NetworkId, NetworkDesired>) {
+        let gone: Vec<_> = self.kept.keys().filter(|network| !wanted.contains_key(network)).copied().collect();
+        for network in gone {
+            if let Some(kept) = self.kept.remove(&network) {
+                kept.unwanted.cancel();
+                self.leaving.insert(network, ());
+            }
+        }
+    }
+
+    fn ended(&mut self, ended: Result<NetworkId, tokio::task::JoinError>) {
+        match ended {
+            Ok(network) => drop(self.leaving.remove(&network)),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// A table that says the same as before stays the same one, so that the lanes need not look at it.
+    fn publish_tables(&mut self, view: &View, carriage: Carriage) {
+        let session = &self.session;
+        for (lane, known) in self.tables.iter_mut().enumerate() {
+            let mut next = BTreeMap::new();
+            for member in view.memberships_of(session.node) {
+                let network = member.network;
+                let key = session.keyring.find(network).and_then(|keys| keys.get(lane).cloned());
+                let table = key.and_then(|key| desired::table(view, session.node, network, key, carriage.mtu));
+                let Some(table) = table else { continue };
+                let table = match known.get(&network) {
+                    Some(same) if desired::same_table(same, &table) => Arc::clone(same),
+                    _ => Arc::new(table),
+                };
+                next.insert(network, table);
+            }
+            *known = next;
+        }
+        session.lanes.publish(self.tables.iter().map(|networks| Arc::new(Tables { networks: networks.clone() })));
+    }
+
+    /// Only the networks this node is a member of have names here.
+    fn publish_names(&self, view: &View, entries: &Entries) {
+        let mut sandboxes: Vec<(&SandboxRecord, Vec<(NetworkId, EndpointId)>)> = Vec::new();
+        for record in entries.values() {
+            let key = (record.endpoint.network, record.endpoint.id);
+            match sandboxes.iter_mut().find(|(sandbox, _)| *sandbox == &record.sandbox) {
+                Some((_, endpoints)) => endpoints.push(key),
+                None => sandboxes.push((&record.sandbox, vec![key])),
+            }
+        }
+        let names = Names::new(view, sandboxes.into_iter().map(|(_, endpoints)| endpoints));
+        self.dns.lock().unwrap_or_else(PoisonError::into_inner).publish(Arc::new(names));
+    }
+}

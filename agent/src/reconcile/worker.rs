@@ -1,0 +1,180 @@
+//! Keeps one network: opens its namespace, serves its TUN and names, and runs rounds on change, on events and on time.
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use overlay_core::NetworkId;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::NetworkReport;
+use super::pass::{Cause, Rounds, explain};
+use crate::desired::NetworkDesired;
+use crate::dns::{DnsServers, DnsSockets};
+use crate::kernel::{Events, NetworkNamespace, Offload, Tun};
+use crate::path::{self, TunQueues};
+use crate::session::Session;
+
+/// How long a difference that raises no event may stand.
+const RESYNC: Duration = Duration::from_millis(900);
+/// How long events are gathered before one round answers them all.
+const GATHER: Duration = Duration::from_millis(20);
+/// The pause after a failure to open a namespace.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What a worker shares with its supervisor.
+#[derive(Debug, Clone)]
+pub(crate) struct Ties {
+    /// The node's life.
+    pub(crate) session: Arc<Session>,
+    /// All DNS servers.
+    pub(crate) dns: Arc<Mutex<DnsServers>>,
+    /// Ends the worker and removes the network from this host.
+    pub(crate) unwanted: CancellationToken,
+}
+
+/// Keeps a network until the session ends, which leaves it standing, or it is unwanted, which removes it.
+pub(crate) async fn run(ties: Ties, network: NetworkId, desired: watch::Receiver<NetworkDesired>) {
+    let session = Arc::clone(&ties.session);
+    let unwanted = ties.unwanted.clone();
+    let mut worker = Worker { ties, network, desired, rounds: Rounds::default(), tun: None, served_host: None };
+    tokio::select! {
+        biased;
+        () = session.stop.cancelled() => return,
+        () = unwanted.cancelled() => {}
+        () = worker.keep() => {}
+    }
+    worker.remove().await;
+}
+
+struct Worker {
+    ties: Ties,
+    network: NetworkId,
+    desired: watch::Receiver<NetworkDesired>,
+    rounds: Rounds,
+    /// The TUN's queues; the lanes have copies.
+    tun: Option<Tun>,
+    /// What the lanes were told of the host's own addresses.
+    served_host: Option<std::collections::BTreeSet<IpAddr>>,
+}
+
+impl Worker {
+    async fn keep(&mut self) {
+        loop {
+            match self.open().await {
+                Ok((namespace, events)) => self.follow(namespace, events).await,
+                Err(text) => self.state(NetworkReport { trouble: Some(text), ..NetworkReport::default() }),
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Opens the namespace with TUN, events and DNS sockets. What an earlier process left is taken over as it stands.
+    async fn open(&mut self) -> Result<(NetworkNamespace, Events), String> {
+        let wanted = self.desired.borrow().namespace.clone();
+        let opened = NetworkNamespace::open(&self.ties.session.run_dir, self.network, wanted.tun).await;
+        let (namespace, tun) = opened.map_err(|error| explain(&error))?;
+        self.serve(Some(tun))?;
+        let events = namespace.events().await.map_err(|error| explain(&error))?;
+        let gateways = wanted.gateways.clone();
+        let bound = namespace.netns().enter(move || DnsSockets::bind(gateways)).await;
+        let sockets = bound.map_err(|error| explain(&error))?;
+        let sockets = sockets.map_err(|error| format!("failed to open the sockets of the DNS server: {error}"))?;
+        let added = self.ties.dns.lock().unwrap_or_else(PoisonError::into_inner).add(self.network, sockets);
+        added.map_err(|error| format!("failed to start the DNS server: {error}"))?;
+
+        Ok((namespace, events))
+    }
+
+    async fn follow(&mut self, mut namespace: NetworkNamespace, mut events: Events) {
+        let mut cause = Cause::Desired;
+        let mut resync = Instant::now() + RESYNC;
+        loop {
+            let desired = self.desired.borrow_and_update().clone();
+            let tun = self.rounds.run(&mut namespace, &desired, cause).await;
+            let served = self.serve(tun);
+            let mut report = self.rounds.report().clone();
+            report.trouble = report.trouble.or(served.err());
+            self.state(report);
+
+            cause = tokio::select! {
+                biased;
+                changed = self.desired.changed() => match changed {
+                    Ok(()) => Cause::Desired,
+                    Err(_) => return,
+                },
+                () = sleep_until(resync) => Cause::Resync,
+                changed = events.changed() => match changed {
+                    Ok(()) => Cause::Event,
+                    Err(_) => return,
+                },
+            };
+            match cause {
+                Cause::Event => sleep(GATHER).await,
+                Cause::Resync => resync = Instant::now() + RESYNC,
+                Cause::Desired => {}
+            }
+        }
+    }
+
+    /// Gives the lanes new queues, or tells them of a change of the host's own addresses.
+    fn serve(&mut self, tun: Option<Tun>) -> Result<(), String> {
+        let host = self.desired.borrow().host.clone();
+        if tun.is_none() && self.served_host.as_ref() == Some(&host) {
+            return Ok(());
+        }
+        self.tun = tun.or(self.tun.take());
+        let Some(tun) = &self.tun else { return Ok(()) };
+        let copies: Result<Vec<OwnedFd>, _> = tun.queues.iter().map(OwnedFd::try_clone).collect();
+        let queues = TunQueues {
+            queues: copies.map_err(|error| format!("failed to hand the TUN to the lanes: {error}"))?,
+            offload: offload(tun.offload),
+        };
+        let added = self.ties.session.lanes.add_network(self.network, queues, host.clone());
+        added.map_err(|error| error.to_string())?;
+        self.served_host = Some(host);
+
+        Ok(())
+    }
+
+    /// Publishes how the network is doing.
+    fn state(&self, report: NetworkReport) {
+        let session = &self.ties.session;
+        let about = format!("network {}", self.network);
+        let failed = report.endpoints.values().find_map(|state| match state {
+            super::EndpointState::Failed(text) => Some(text.clone()),
+            super::EndpointState::Ready => None,
+        });
+        match report.trouble.clone().or(failed) {
+            Some(text) => session.problems.raise(&about, "kernel", text),
+            None => session.problems.clear(&about),
+        }
+        session.networks.send_if_modified(|reports| {
+            let changed = reports.get(&self.network) != Some(&report);
+            reports.insert(self.network, report);
+            changed
+        });
+    }
+
+    async fn remove(mut self) {
+        let session = Arc::clone(&self.ties.session);
+        self.tun = None;
+        self.ties.dns.lock().unwrap_or_else(PoisonError::into_inner).remove(self.network);
+        // A lane that takes no commands has ended the process already.
+        let _ = session.lanes.remove_network(self.network);
+        super::clean::network(&session.run_dir, self.network, &session.problems).await;
+        session.problems.clear(&format!("network {}", self.network));
+        session.networks.send_modify(|reports| drop(reports.remove(&self.network)));
+    }
+}
+
+fn offload(granted: Offload) -> path::Offload {
+    match granted {
+        Offload::None | Offload::Checksum => path::Offload { tcp: false, udp: false },
+        Offload::Tcp => path::Offload { tcp: true, udp: false },
+        Offload::TcpUdp => path::Offload { tcp: true, udp: true },
+    }
+}

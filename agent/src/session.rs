@@ -1,0 +1,138 @@
+//! What the tasks of a joined node share: who it is, what it knows, what it must do, and how that goes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use overlay_core::{NetworkId, NodeId, Revision, View};
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::desired;
+use crate::endpoint::journal::Journal;
+use crate::kernel::host::{Underlay, tunnel_mtu};
+use crate::membership::Membership;
+use crate::membership::keyring::Keyring;
+use crate::membership::link::Link;
+use crate::membership::publish::Unpublished;
+use crate::path::Lanes;
+use crate::problem::Problems;
+use crate::reconcile::NetworkReport;
+use crate::state::{Identity, Loaded, Store};
+
+/// The MTU of most underlays, until the host's own is known.
+const ETHERNET_MTU: u32 = 1500;
+
+/// A node's life between join and leave.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// Its id.
+    pub(crate) node: NodeId,
+    /// Where namespaces are pinned.
+    pub(crate) run_dir: PathBuf,
+    /// What is kept.
+    pub(crate) store: Store,
+    /// What does not work.
+    pub(crate) problems: Arc<Problems>,
+    /// What it knows.
+    pub(crate) membership: watch::Sender<Membership>,
+    /// The connection to control.
+    pub(crate) link: Link,
+    /// Its endpoints.
+    pub(crate) journal: Journal,
+    /// Its keys.
+    pub(crate) keyring: Keyring,
+    /// Its packet engine.
+    pub(crate) lanes: Arc<Lanes>,
+    /// How each network is doing in the kernel.
+    pub(crate) networks: watch::Sender<BTreeMap<NetworkId, NetworkReport>>,
+    /// Held while an address is chosen and journalled.
+    pub(crate) lifecycle: Mutex<()>,
+    /// Held while a network is entered.
+    pub(crate) entering: Mutex<()>,
+    /// Ends its tasks.
+    pub(crate) stop: CancellationToken,
+    identity: watch::Sender<Arc<Identity>>,
+    underlay_mtu: watch::Sender<u32>,
+}
+
+impl Session {
+    /// Begins with what was kept.
+    pub(crate) fn new(
+        identity: Identity,
+        loaded: Loaded,
+        store: Store,
+        problems: Arc<Problems>,
+        lanes: Arc<Lanes>,
+        run_dir: PathBuf,
+    ) -> Self {
+        let count = u16::try_from(lanes.count()).unwrap_or(u16::MAX);
+        let membership = Membership { view: Arc::new(loaded.view), live: false };
+
+        Self {
+            node: identity.node,
+            run_dir,
+            problems,
+            membership: watch::Sender::new(membership),
+            link: Link::new(),
+            journal: Journal::new(store.clone(), loaded.endpoints, loaded.cursors),
+            keyring: Keyring::new(count, loaded.keys),
+            store,
+            lanes,
+            networks: watch::Sender::new(BTreeMap::new()),
+            lifecycle: Mutex::new(()),
+            entering: Mutex::new(()),
+            stop: CancellationToken::new(),
+            identity: watch::Sender::new(Arc::new(identity)),
+            underlay_mtu: watch::Sender::new(ETHERNET_MTU),
+        }
+    }
+
+    /// Returns who this node is.
+    pub(crate) fn identity(&self) -> Arc<Identity> {
+        Arc::clone(&self.identity.borrow())
+    }
+
+    /// Takes a new certificate.
+    pub(crate) fn set_identity(&self, identity: Identity) {
+        self.identity.send_replace(Arc::new(identity));
+    }
+
+    /// Returns the view with this node's own endpoints as the journal has them.
+    pub(crate) fn local_view(&self) -> View {
+        desired::local_view(&self.membership.borrow().view, &self.journal.entries(), self.node)
+    }
+
+    /// Returns what control must still be told.
+    pub(crate) fn unpublished(&self) -> Unpublished {
+        Unpublished::new(&self.membership.borrow().view, &self.journal.entries(), self.node)
+    }
+
+    /// Returns the revision to ask the next changes from.
+    pub(crate) fn followed(&self) -> Revision {
+        self.membership.borrow().view.revision
+    }
+
+    /// Makes the next watch begin with a snapshot; the rows stay in use until it comes.
+    pub(crate) fn follow_from_nothing(&self) {
+        self.membership.send_modify(|membership| {
+            Arc::make_mut(&mut membership.view).revision = Revision(0);
+            membership.live = false;
+        });
+    }
+
+    /// Returns the MTU of the tunnels, and hears of its changes.
+    pub(crate) fn underlay_mtu(&self) -> watch::Receiver<u32> {
+        self.underlay_mtu.subscribe()
+    }
+
+    /// Takes note of the underlay's MTU, in bytes.
+    pub(crate) fn note_underlay_mtu(&self, mtu: u32) {
+        self.underlay_mtu.send_if_modified(|known| std::mem::replace(known, mtu) != mtu);
+    }
+
+    /// Returns the largest inner packet, in bytes.
+    pub(crate) fn mtu(&self) -> u32 {
+        tunnel_mtu(*self.underlay_mtu.borrow(), Underlay::Any)
+    }
+}
