@@ -38,10 +38,10 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// The agent's socket
-    #[arg(long, global = true, env = "OVERLAY_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    #[arg(long, global = true, help_heading = "Global options", env = "OVERLAY_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
     pub(crate) socket: PathBuf,
     /// Write results as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) json: bool,
 }
 

@@ -17,8 +17,13 @@ pub(crate) fn read(argument: &str) -> Result<JoinLine, Refusal> {
     if argument == "-" {
         return line(&first_words("standard input", io::stdin().lock())?);
     }
-    if argument.trim_start().starts_with("ovl1-") || !Path::new(argument).is_file() {
+    if argument.contains('@') || argument.trim_start().starts_with("ovl1-") {
         return line(argument);
+    }
+    if !Path::new(argument).exists() {
+        let text = "the argument is neither a join line nor an existing file: copy the whole line that `overlayctl init` \
+                    or `overlayctl token create` printed";
+        return Err(Refusal::new(Code::InvalidInput, text));
     }
     let file = File::open(argument).map_err(|error| storage(argument, &error))?;
 

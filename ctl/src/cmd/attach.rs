@@ -14,8 +14,8 @@ use crate::output::{Page, Report, list};
 use crate::view::EndpointView;
 
 const EXAMPLE: &str = "\
-The namespace stays attached until `overlayctl detach`, also over restarts of the agent. Names are resolved by the
-network's gateway, which is printed: put `nameserver GATEWAY` where the namespace's processes look (`ip netns exec`
+The namespace stays attached until `overlayctl detach`, also over restarts of the agent. Names are resolved by the \
+network's gateway, which is printed: put `nameserver GATEWAY` where the namespace's processes look (`ip netns exec` \
 looks in /etc/netns/NAME/resolv.conf).
 
 Examples:

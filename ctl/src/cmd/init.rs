@@ -27,7 +27,7 @@ const LINE_TTL: u64 = 24 * 3_600;
 const LINE_USES: u32 = 100;
 
 const EXAMPLE: &str = "\
-Under systemd this installs overlay-control.service and overlayd.service; elsewhere both run in the background, with
+Under systemd this installs overlay-control.service and overlayd.service; elsewhere both run in the background, with \
 logs and pid files in the state directory. Running it again goes on where it was interrupted. `overlayctl leave` undoes it.
 
 Examples:
@@ -105,16 +105,17 @@ impl Init {
         let state = StateDir::new(&self.state)?;
         let manner = Manner::choose(self.foreground);
         let joined = self.standing(context, &state).await?;
+        let launches = (Launch::control(&state)?, Launch::agent(&state, &context.socket)?);
         state.make()?;
 
         let first = if joined { None } else { Some(first_line::take(&self, &state, context).await?) };
-        let control = start_control(&state, manner, first.as_ref(), context).await?;
+        let control = start_control(&launches.0, &state, manner, first.as_ref(), context).await?;
         if self.no_join {
             let line = first.ok_or_else(|| already_a_node("--no-join comes too late"))?;
             context.output.show(&control_only(&line, &state, manner))?;
             return spawn::supervise(&[&control], &state, &context.output).await;
         }
-        let agent = join::start_agent(&state, manner, context).await?;
+        let agent = join::start_agent(&launches.1, &state, manner, context).await?;
         if let Some(line) = &first {
             context.output.step("Joining this machine");
             self.join(line, context).await?;
@@ -216,13 +217,14 @@ fn already_a_node(why: &str) -> Failure {
 
 /// Starts control and waits until it shows the CA that the line pins, or until the joined agent is connected to it.
 async fn start_control(
+    launch: &Launch,
     state: &StateDir,
     manner: Manner,
     line: Option<&JoinLine>,
     context: &Context,
 ) -> Outcome<Started> {
     context.output.step("Starting control");
-    let mut control = Launch::control(state)?.start(state, manner)?;
+    let mut control = launch.start(state, manner)?;
     match line {
         Some(line) => control.ready(state, async || answers(line).await).await?,
         None => control.ready(state, async || connected(context).await).await?,

@@ -17,7 +17,7 @@ use crate::spawn::{self, Launch, Manner, Origin, Started};
 use crate::state::{DEFAULT_STATE, Service, StateDir};
 
 const EXAMPLE: &str = "\
-The line's pin is checked before its secret leaves this machine. An argument can be seen by other users of this machine
+The line's pin is checked before its secret leaves this machine. An argument can be seen by other users of this machine \
 while the command runs; a file or standard input cannot.
 
 Examples:
@@ -81,8 +81,9 @@ impl Join {
         let agent = match context.agent().await {
             Ok(_) => None,
             Err(_) => {
+                let launch = Launch::agent(&state, &context.socket)?;
                 state.make()?;
-                Some(start_agent(&state, manner, context).await?)
+                Some(start_agent(&launch, &state, manner, context).await?)
             }
         };
         // The agent that has just been started may know this machine as a node from before.
@@ -144,9 +145,14 @@ async fn standing(line: &JoinLine, context: &Context) -> Outcome<Option<Joined>>
 }
 
 /// Starts the agent and waits until it answers.
-pub(super) async fn start_agent(state: &StateDir, manner: Manner, context: &Context) -> Outcome<Started> {
+pub(super) async fn start_agent(
+    launch: &Launch,
+    state: &StateDir,
+    manner: Manner,
+    context: &Context,
+) -> Outcome<Started> {
     context.output.step("Starting the agent");
-    let mut agent = Launch::agent(state, &context.socket)?.start(state, manner)?;
+    let mut agent = launch.start(state, manner)?;
     agent.ready(state, async || context.status().await.map(drop)).await?;
 
     Ok(agent)

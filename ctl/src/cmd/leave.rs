@@ -11,13 +11,13 @@ use serde::Serialize;
 use super::{Context, join, require_root};
 use crate::failure::{Failure, Outcome};
 use crate::output::{Page, Report};
-use crate::spawn::{self, Manner};
+use crate::spawn::{self, Launch, Manner};
 use crate::state::{DEFAULT_STATE, Service, StateDir};
 use crate::view::Nodes;
 
 const EXAMPLE: &str = "\
-Endpoints of this host are detached, control is told, what `init` or `join` started is stopped, and its state removed.
-On the machine that runs control, this ends the cluster: the other nodes go on until their certificates expire, but
+Endpoints of this host are detached, control is told, what `init` or `join` started is stopped, and its state removed. \
+On the machine that runs control, this ends the cluster: the other nodes go on until their certificates expire, but \
 nothing can be changed any more.
 
 Examples:
@@ -95,7 +95,8 @@ impl Leave {
             Err(refusal) if refusal.code == Code::AgentAway => {
                 let Some(state) = state.filter(|state| state.has(Service::Agent)) else { return Ok(false) };
                 // What it made in the kernel, only the agent can take back.
-                if let Err(failure) = join::start_agent(state, Manner::Background, context).await {
+                let launch = Launch::agent(state, &context.socket)?;
+                if let Err(failure) = join::start_agent(&launch, state, Manner::Background, context).await {
                     return if self.force { Ok(false) } else { Err(failure) };
                 }
                 context.status().await?

@@ -14,7 +14,7 @@ use crate::failure::{Failure, Outcome};
 use crate::sandbox::{self, Files, Sandbox};
 
 const EXAMPLE: &str = "\
-The command sees the overlay and nothing else of the network: its own interfaces, host name and resolver. Files,
+The command sees the overlay and nothing else of the network: its own interfaces, host name and resolver. Files, \
 users and processes are the host's. It ends when overlayctl ends; its exit code is passed on.
 
 Examples:
