@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use overlay_proto::{Code, JoinLine, Refusal, v1};
+use overlay_proto::{Code, JoinLine, Refusal, identity, v1};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, interval};
@@ -235,6 +235,9 @@ impl Node {
         match self.desk.phase() {
             Phase::Joined(session) => {
                 let who = session.identity();
+                if identity::key_pin(&who.ca).is_ok_and(|pin| pin == line.pin) {
+                    return Ok(joined_as(&who));
+                }
                 let text = format!("this host is already node {} of cluster {}", who.name, who.cluster);
                 return Err(Refusal::new(Code::WrongState, format!("{text}; use `overlayctl leave` first")));
             }
@@ -251,12 +254,7 @@ impl Node {
                 let session = self.session(identity, Loaded::default(), &engine);
                 let who = session.identity();
                 self.start(session);
-                Ok(v1::AgentJoinResponse {
-                    cluster: who.cluster.to_string(),
-                    node: who.node.to_string(),
-                    node_name: who.name.to_string(),
-                    role: v1::Role::from(who.role).into(),
-                })
+                Ok(joined_as(&who))
             }
             Err(refusal) => {
                 self.desk.phase.send_replace(Phase::Unjoined);
@@ -382,6 +380,15 @@ impl Node {
             }
             Err(refusal) => self.desk.problems.raise("state", refusal.code.as_str(), refusal),
         }
+    }
+}
+
+fn joined_as(who: &Identity) -> v1::AgentJoinResponse {
+    v1::AgentJoinResponse {
+        cluster: who.cluster.to_string(),
+        node: who.node.to_string(),
+        node_name: who.name.to_string(),
+        role: v1::Role::from(who.role).into(),
     }
 }
 
