@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use overlay_core::Name;
-use overlay_proto::{Code, JoinLine, Refusal, v1};
+use overlay_proto::{JoinLine, Refusal, v1};
 use serde::Serialize;
 
 use super::{Context, require_root};
@@ -74,9 +74,6 @@ impl Join {
         require_root("join")?;
         let state = StateDir::new(&self.state)?;
         let manner = Manner::choose(self.foreground);
-        if let Some(joined) = standing(&line, context).await? {
-            return context.output.show(&joined);
-        }
         let fresh = !state.has(Service::Agent);
         let agent = match context.agent().await {
             Ok(_) => None,
@@ -86,13 +83,9 @@ impl Join {
                 Some(start_agent(&launch, &state, manner, context).await?)
             }
         };
-        // The agent that has just been started may know this machine as a node from before.
-        let joined = match standing(&line, context).await? {
-            Some(joined) => joined,
-            None => match self.join(&line, context).await {
-                Ok(joined) => joined,
-                Err(refusal) => return Err(undo(refusal, agent, fresh, &state, context).await),
-            },
+        let joined = match self.join(&line, context).await {
+            Ok(joined) => joined,
+            Err(refusal) => return Err(undo(refusal, agent, fresh, &state, context).await),
         };
         context.output.show(&joined)?;
 
@@ -109,39 +102,13 @@ impl Join {
             name: self.name.as_ref().map(ToString::to_string).unwrap_or_default(),
             advertise: self.advertise.iter().map(ToString::to_string).collect(),
         };
-        let joined = context.agent().await?.join(request).await?;
+        let mut agent = context.agent().await?;
+        // The agent decides by the pin whether the line is of the cluster that this machine is in.
+        let already = agent.status(v1::StatusRequest {}).await?.phase() == v1::NodePhase::Joined;
+        let joined = agent.join(request).await?;
 
-        Ok(Joined { cluster: joined.cluster, node: joined.node_name, node_id: joined.node, already: false })
+        Ok(Joined { cluster: joined.cluster, node: joined.node_name, node_id: joined.node, already })
     }
-}
-
-/// Tells what this machine is already; refuses when that is a node of another cluster.
-async fn standing(line: &JoinLine, context: &Context) -> Outcome<Option<Joined>> {
-    let status = match context.status().await {
-        Ok(status) => status,
-        Err(refusal) if refusal.code == Code::AgentAway => return Ok(None),
-        Err(refusal) => return Err(refusal.into()),
-    };
-    match status.phase() {
-        v1::NodePhase::Joined => {}
-        v1::NodePhase::Expelled => {
-            let text = "this machine was removed from its cluster: run `overlayctl leave --force`, then join again";
-            return Err(Refusal::new(Code::WrongState, text).into());
-        }
-        v1::NodePhase::Unjoined | v1::NodePhase::Joining | v1::NodePhase::Unspecified => return Ok(None),
-    }
-    let control = status.control.unwrap_or_default();
-    if line.addresses.contains(&control.address) {
-        let (cluster, node, node_id) = (status.cluster, status.node_name, status.node);
-        return Ok(Some(Joined { cluster, node, node_id, already: true }));
-    }
-    let text = format!(
-        "this machine is a node of cluster {} (control at {}) already, and the line is of another control: run \
-         `overlayctl leave` first",
-        status.cluster, control.address
-    );
-
-    Err(Refusal::new(Code::WrongState, text).into())
 }
 
 /// Starts the agent and waits until it answers.

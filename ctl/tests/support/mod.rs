@@ -215,6 +215,11 @@ impl Agent for Fake {
 
     async fn join(&self, request: Request<v1::AgentJoinRequest>) -> Result<Response<v1::AgentJoinResponse>, Status> {
         let mut script = self.asked(format!("join as {:?}", request.get_ref().name))?;
+        if script.joined && !request.get_ref().join_line.ends_with(CONTROL) {
+            return Err(
+                Refusal::new(Code::WrongState, "this host is already node a; use `overlayctl leave` first").into()
+            );
+        }
         script.joined = true;
 
         Ok(Response::new(v1::AgentJoinResponse {
