@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig, SignatureScheme,
@@ -41,9 +42,29 @@ pub fn provider() -> Arc<CryptoProvider> {
 ///
 /// [`TlsError`] when the CA certificate is unusable.
 pub fn server(ca: CertificateDer<'static>, certificate: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, TlsError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)?), provider())
-        .allow_unauthenticated()
-        .build()?;
+    server_with(client_verifier(ca)?, certificate)
+}
+
+/// Makes the verifier of [`server`], for who wraps it.
+///
+/// # Errors
+///
+/// [`TlsError`] when the CA certificate is unusable.
+pub fn client_verifier(ca: CertificateDer<'static>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let roots = Arc::new(roots(ca)?);
+
+    Ok(WebPkiClientVerifier::builder_with_provider(roots, provider()).allow_unauthenticated().build()?)
+}
+
+/// Makes control's side with a verifier of the caller's.
+///
+/// # Errors
+///
+/// [`TlsError`] if the provider lacks TLS 1.3, which ours does not.
+pub fn server_with(
+    verifier: Arc<dyn ClientCertVerifier>,
+    certificate: Arc<dyn ResolvesServerCert>,
+) -> Result<ServerConfig, TlsError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&version::TLS13])?
         .with_client_cert_verifier(verifier)
