@@ -10,6 +10,8 @@ use overlay_core::Revision;
 use overlay_proto::tls;
 use overlay_proto::v1::control_server::ControlServer;
 use overlay_proto::v1::enrollment_server::EnrollmentServer;
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -21,6 +23,7 @@ use crate::init::StartError;
 use crate::listener;
 use crate::pki::Authority;
 use crate::pki::server_cert::ServerCert;
+use crate::pki::verifier::AnyTime;
 use crate::registry::{Settings, State};
 use crate::service::Service;
 use crate::store::embedded::Embedded;
@@ -75,7 +78,15 @@ impl Server {
         let hub = Arc::new(hub);
         let (writer, thread) =
             Writer::start(store, state, Arc::clone(&hub)).map_err(system("no thread for the writer"))?;
-        let service = Service { hub, writer, authority, settings, listen: address, cert_ttl: config.cert_ttl };
+        let service = Service {
+            hub,
+            writer,
+            authority,
+            settings,
+            listen: address,
+            cert_ttl: config.cert_ttl,
+            tarpit: Arc::default(),
+        };
 
         Ok(Self { listener, address, service, certificate, writer: thread })
     }
@@ -94,11 +105,7 @@ impl Server {
         let Self { listener, service, certificate, writer, .. } = self;
         let hub = Arc::clone(&service.hub);
         let queue = service.writer.clone();
-        let tls = tls::server(
-            service.authority.certificate().clone(),
-            Arc::clone(&certificate) as Arc<dyn rustls::server::ResolvesServerCert>,
-        )
-        .map_err(|error| StartError::State(error.to_string()))?;
+        let tls = tls_config(service.authority.certificate(), Arc::clone(&certificate))?;
         let renewal = tokio::spawn(renew(certificate));
         let (drain, draining) = oneshot::channel();
         let serving = tokio::spawn(serve(listener::accept(listener, tls), service, draining));
@@ -148,6 +155,12 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
         }
         bound => bound.map_err(|source| StartError::Listen { address, source }),
     }
+}
+
+fn tls_config(ca: &CertificateDer<'static>, certificate: Arc<ServerCert>) -> Result<ServerConfig, StartError> {
+    tls::client_verifier(ca.clone())
+        .and_then(|verifier| tls::server_with(Arc::new(AnyTime::new(verifier)), certificate))
+        .map_err(|error| StartError::State(error.to_string()))
 }
 
 async fn serve(incoming: listener::Incoming, service: Service, draining: oneshot::Receiver<()>) {

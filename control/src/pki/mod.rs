@@ -3,6 +3,7 @@
 mod files;
 mod request;
 pub(crate) mod server_cert;
+pub(crate) mod verifier;
 
 use std::path::Path;
 use std::time::Duration;

@@ -37,12 +37,7 @@ impl NodeRequest {
             return Err(InvalidRequest("more than 4,096 bytes"));
         }
         let der = CertificateSigningRequestDer::from(der);
-        let request = CertificateSigningRequestParams::from_der(&der).map_err(|error| match error {
-            rcgen::Error::InvalidCertificationRequestSignature => InvalidRequest("its signature is wrong"),
-            rcgen::Error::UnsupportedSignatureAlgorithm => InvalidRequest("the key must be ECDSA P-256 or Ed25519"),
-            rcgen::Error::UnsupportedExtension => InvalidRequest("it asks for an extension that we do not know"),
-            _ => InvalidRequest("not a certificate request in PKCS #10 DER"),
-        })?;
+        let request = CertificateSigningRequestParams::from_der(&der).map_err(|error| explain(&error))?;
         let key = request.public_key;
         if ![&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ED25519].contains(&key.algorithm()) {
             return Err(InvalidRequest("the key must be ECDSA P-256 or Ed25519"));
@@ -59,6 +54,16 @@ impl NodeRequest {
     /// Returns the digest that names the key.
     pub(crate) fn digest(&self) -> Digest {
         Digest::of(&self.key.subject_public_key_info())
+    }
+}
+
+fn explain(error: &rcgen::Error) -> InvalidRequest {
+    if matches!(error, rcgen::Error::InvalidCertificationRequestSignature) {
+        InvalidRequest("its signature is wrong")
+    } else if matches!(error, rcgen::Error::UnsupportedSignatureAlgorithm) {
+        InvalidRequest("the key must be ECDSA P-256 or Ed25519")
+    } else {
+        InvalidRequest("not a certificate request in PKCS #10 DER that we understand")
     }
 }
 

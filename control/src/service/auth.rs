@@ -10,6 +10,10 @@ use rustls::pki_types::CertificateDer;
 
 use crate::clock;
 
+/// How long after its end a certificate still serves to get the next, in seconds: 90 days. A node that must not come back
+/// is removed; this bounds what a forgotten disk is good for.
+const RENEWAL_GRACE: u64 = 90 * 86_400;
+
 /// The other end of a connection; requests carry it.
 #[derive(Debug, Clone)]
 pub(crate) struct Peer(Arc<Shown>);
@@ -66,6 +70,25 @@ impl Peer {
                 "the certificate is valid from {} to {}, but control's clock says {}",
                 clock::rfc3339(certificate.from),
                 clock::rfc3339(certificate.to),
+                clock::rfc3339(now)
+            )));
+        }
+
+        self.identity(cluster)
+    }
+
+    /// Returns the node whose certificate was shown, also when its time has passed or not come: who was admitted once and
+    /// not taken out since may renew after a weekend off, or after a clock was put right.
+    ///
+    /// # Errors
+    ///
+    /// `not-authenticated` when there is none, or when it ended too long ago.
+    pub(crate) fn renewing_node(&self, cluster: ClusterId, now: u64) -> Result<NodeId, Refusal> {
+        let ended = self.certificate()?.to;
+        if now >= ended.saturating_add(RENEWAL_GRACE) {
+            return Err(refuse(format!(
+                "the certificate ended at {}, more than 90 days before {}, the time of control's clock; join again",
+                clock::rfc3339(ended),
                 clock::rfc3339(now)
             )));
         }

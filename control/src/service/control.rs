@@ -40,7 +40,8 @@ impl Control for Service {
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Answer<v1::RenewResponse> {
-        let node = self.caller(&request)?;
+        let node = auth::peer(&request)?.renewing_node(self.cluster(), clock::now_unix())?;
+        self.hub.look(|state| state.node(node).map(drop))?;
         let csr = NodeRequest::parse(&request.get_ref().csr).map_err(Refusal::from)?;
         let certificate = self.sign(node, &csr)?;
         tracing::info!(%node, "Renewed a node's certificate");
