@@ -1,11 +1,14 @@
 //! How a host without a certificate becomes a node.
 
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use overlay_core::NodeId;
 use overlay_proto::convert::field;
 use overlay_proto::v1::enrollment_server::Enrollment;
 use overlay_proto::{Code, Refusal, v1};
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
@@ -14,9 +17,40 @@ use crate::clock;
 use crate::pki::NodeRequest;
 use crate::registry::{Actor, Command, Digest, Join, Outcome, secret_is_known};
 
-/// How long the answer to a wrong token takes: with the calls that one connection may have open, a guesser gets some
-/// hundred tries a second of 2^128, and they cost control a hash each.
+/// How long the answer to a wrong token takes.
 const WRONG_TOKEN_DELAY: Duration = Duration::from_millis(250);
+/// Answers to wrong tokens that are under way at a time; the others queue. So all guessers together get 128 tries a second
+/// of 2^128, at a hash each, and who has the right token never waits for them.
+const WRONG_TOKENS: usize = 32;
+/// How often wrong tokens are worth a line in the log.
+const REPORT_EVERY: u64 = 10;
+
+/// Where wrong tokens wait for their answer.
+pub(crate) struct Tarpit {
+    slots: Semaphore,
+    refused: AtomicU64,
+    reported: AtomicU64,
+}
+
+impl Default for Tarpit {
+    fn default() -> Self {
+        Self { slots: Semaphore::new(WRONG_TOKENS), refused: AtomicU64::new(0), reported: AtomicU64::new(0) }
+    }
+}
+
+impl Tarpit {
+    async fn hold(&self, from: SocketAddr, now: u64) {
+        let refused = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
+        let reported = self.reported.load(Ordering::Relaxed);
+        let due = now.abs_diff(reported) >= REPORT_EVERY;
+        if due && self.reported.compare_exchange(reported, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            tracing::warn!(%from, refused, "Refused join tokens that are not valid");
+        }
+        // Never closed; a call that is given up leaves the queue.
+        let _slot = self.slots.acquire().await;
+        tokio::time::sleep(WRONG_TOKEN_DELAY).await;
+    }
+}
 
 #[tonic::async_trait]
 impl Enrollment for Service {
@@ -28,9 +62,10 @@ impl Enrollment for Service {
                 Ok(Response::new(response))
             }
             Err(refusal) => {
-                tracing::warn!(%from, code = %refusal.code, reason = %refusal, "Refused a join");
                 if refusal.code == Code::TokenRefused {
-                    tokio::time::sleep(WRONG_TOKEN_DELAY).await;
+                    self.tarpit.hold(from, clock::now_unix()).await;
+                } else {
+                    tracing::info!(%from, code = %refusal.code, reason = %refusal, "Refused a join");
                 }
                 Err(refusal.into())
             }

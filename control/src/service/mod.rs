@@ -15,6 +15,7 @@ use overlay_proto::identity::NodeIdentity;
 use overlay_proto::{Code, Refusal, v1};
 
 pub(crate) use auth::Peer;
+pub(crate) use enrollment::Tarpit;
 
 use crate::addresses;
 use crate::clock;
@@ -39,6 +40,8 @@ pub(crate) struct Service {
     pub(crate) listen: SocketAddr,
     /// How long a node's certificate is valid.
     pub(crate) cert_ttl: Duration,
+    /// Where wrong tokens wait.
+    pub(crate) tarpit: Arc<Tarpit>,
 }
 
 impl Service {

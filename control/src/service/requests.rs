@@ -85,7 +85,7 @@ fn check_count(count: usize) -> Result<(), Refusal> {
 pub(super) fn create_token(request: v1::CreateTokenRequest, token: &FreshToken) -> Result<Command, Refusal> {
     let role = match wire_enum::<v1::Role>(request.role) {
         v1::Role::Unspecified => Role::Node,
-        role => role.try_into()?,
+        role @ (v1::Role::Admin | v1::Role::Node) => role.try_into()?,
     };
     let labels = convert::labels(request.labels)?;
 
