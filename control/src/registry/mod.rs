@@ -12,7 +12,7 @@ mod pool;
 pub(crate) mod record;
 pub(crate) mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tokens;
 
 use std::collections::BTreeMap;
@@ -164,11 +164,8 @@ pub(crate) type Verdict = Result<(Outcome, Vec<Record>), Refusal>;
 ///
 /// The refusal; nothing changes then.
 pub(crate) fn apply(state: &State, actor: Actor, command: Command, now: u64) -> Verdict {
-    let command = match command {
-        Command::Join(join) => return joining::join(state, join, now),
-        command => command,
-    };
-    if let Actor::Node(node) = actor {
+    // Who joins is no node yet.
+    if let (Actor::Node(node), false) = (actor, matches!(command, Command::Join(_))) {
         state.node(node)?;
     }
 

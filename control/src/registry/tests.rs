@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const NOW: u64 = 1_800_000_000;
+pub(crate) const NOW: u64 = 1_800_000_000;
 
 /// A cluster with one network and some nodes.
 pub(super) struct Scene {
@@ -16,7 +16,8 @@ pub(super) struct Scene {
     pub(super) nodes: Vec<NodeId>,
 }
 
-fn settings() -> Settings {
+/// A cluster of which nothing is known yet.
+pub(crate) fn settings() -> Settings {
     Settings {
         cluster: overlay_core::ClusterId::from_random(1),
         pool: "10.64.0.0/10".parse().expect("a prefix"),
@@ -341,7 +342,16 @@ fn networks_and_memberships_in_use_stay() {
     assert_eq!(view.networks.len() + view.members.len() + view.endpoints.len(), 0);
 }
 
-fn command() -> impl Strategy<Value = (Actor, Command)> {
+/// Makes a cluster with tokens 1 (for admins), 2 and 3, three uses each.
+pub(crate) fn with_tokens() -> State {
+    let mut state = State::new(settings());
+    (1..4).for_each(|id| token(&mut state, id, 3, if id == 1 { Role::Admin } else { Role::Node }));
+
+    state
+}
+
+/// Draws commands of five hosts about four networks.
+pub(crate) fn command() -> impl Strategy<Value = (Actor, Command)> {
     let actor =
         prop_oneof![1 => Just(Actor::Operator), 9 => (0..5u64).prop_map(|n| Actor::Node(NodeId::from_random(n + 1)))];
     let network = || (0..4u64).prop_map(|n| NetworkId::from_random(n + 7));
@@ -434,8 +444,7 @@ proptest! {
     fn random_commands_keep_what_must_hold_and_a_replay_rebuilds_it(
         commands in prop::collection::vec(command(), 1..120),
     ) {
-        let mut state = State::new(settings());
-        (1..4).for_each(|id| token(&mut state, id, 3, if id == 1 { Role::Admin } else { Role::Node }));
+        let mut state = with_tokens();
         let begin = state.clone();
         let mut log = Vec::new();
         for (actor, command) in commands {

@@ -65,6 +65,7 @@ fn concerned(
     for key in touched {
         match key {
             RowKey::Network(_) => drop(keys.insert(*key)),
+            RowKey::Node(other) if *other == node => drop(keys.insert(*key)),
             RowKey::Node(other) if state.view().nodes.contains_key(other) && state.may_see(node, *key) => {
                 keys.insert(*key);
             }
@@ -86,4 +87,71 @@ fn insert_network(state: &State, network: NetworkId, keys: &mut BTreeSet<RowKey>
     let members = state.view().members_of(network);
     keys.extend(members.flat_map(|member| [RowKey::Member(network, member.node), RowKey::Node(member.node)]));
     keys.extend(state.view().endpoints_of(network).map(|endpoint| RowKey::Endpoint(network, endpoint.id)));
+}
+
+#[cfg(test)]
+mod tests {
+    use overlay_core::visibility::visible;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::registry::apply;
+    use crate::registry::tests::{NOW, command, with_tokens};
+    use crate::store::Footprint;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn a_watcher_that_catches_up_sees_what_it_may_see(
+            commands in prop::collection::vec((command(), any::<bool>()), 1..150),
+            node in 0..5u64,
+        ) {
+            let node = NodeId::from_random(node + 1);
+            let mut state = with_tokens();
+            let mut history = History::default();
+            let mut watched = snapshot(&state, node);
+            for ((actor, command), look) in commands {
+                if let Ok((_, records)) = apply(&state, actor, command, NOW)
+                    && !records.is_empty()
+                {
+                    let touched = state.commit(records);
+                    history.push(Footprint { to: state.view().revision, touched });
+                }
+                if look {
+                    let next = delta(&state, &history, node, watched.revision).expect("history reaches back");
+                    watched.apply_delta(next).expect("it starts where the watcher stands");
+                    prop_assert_eq!(&watched, &visible(state.view(), node));
+                    prop_assert_eq!(&snapshot(&state, node), &watched);
+                }
+            }
+        }
+
+        #[test]
+        fn the_fast_answer_to_who_sees_what_is_that_of_core(
+            commands in prop::collection::vec(command(), 1..100),
+        ) {
+            let mut state = with_tokens();
+            for (actor, command) in commands {
+                if let Ok((_, records)) = apply(&state, actor, command, NOW) {
+                    state.commit(records);
+                }
+            }
+            for node in (1..6).map(NodeId::from_random) {
+                for row in state.view().rows() {
+                    let core = overlay_core::visibility::may_see(state.view(), node, row.key());
+                    prop_assert_eq!(state.may_see(node, row.key()), core);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_past_that_is_forgotten_or_yet_to_come_has_no_delta() {
+        let state = with_tokens();
+        let node = NodeId::from_random(1);
+
+        assert!(delta(&state, &History::default(), node, Revision(0)).is_none());
+        assert!(delta(&state, &History::default(), node, Revision(99)).is_none());
+    }
 }
