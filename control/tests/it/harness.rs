@@ -1,7 +1,6 @@
 //! A control service on a free port of the loopback, and clients for it.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,37 +20,37 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 /// How long anything may take that should be quick.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A served cluster.
-pub struct Control {
-    pub address: SocketAddr,
-    pub line: JoinLine,
-    state: TempDir,
+pub(crate) struct Control {
+    pub(crate) address: SocketAddr,
+    pub(crate) line: JoinLine,
+    _state: TempDir,
     stop: Option<oneshot::Sender<()>>,
     served: Option<JoinHandle<()>>,
     config: Config,
 }
 
 impl Control {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let state = tempfile::tempdir().unwrap();
         let listen = "127.0.0.1:0".parse().unwrap();
         let line = init(InitConfig { listen, ..InitConfig::new(state.path()) }).unwrap().join;
         let mut config = Config::new(state.path());
         change(&mut config);
-        let mut control = Self { address: listen, line, state, stop: None, served: None, config };
+        let mut control = Self { address: listen, line, _state: state, stop: None, served: None, config };
         control.serve().await;
 
         control
     }
 
     /// Serves, on a new port.
-    pub async fn serve(&mut self) {
+    pub(crate) async fn serve(&mut self) {
         let server = Server::bind(self.config.clone()).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         self.address = server.local_addr();
@@ -63,43 +62,39 @@ impl Control {
     }
 
     /// Ends the service; its state stays.
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         self.stop.take();
         timeout(PATIENCE, self.served.take().unwrap()).await.unwrap().unwrap();
     }
 
-    pub fn state(&self) -> &Path {
-        self.state.path()
-    }
-
     /// Joins the first node, an admin.
-    pub async fn admin(&self) -> Node {
+    pub(crate) async fn admin(&self) -> Node {
         Node::join(&self.line, "admin").await.unwrap()
     }
 
     /// Joins a node that is no admin.
-    pub async fn node(&self, admin: &Node, name: &str) -> Node {
+    pub(crate) async fn node(&self, admin: &Node, name: &str) -> Node {
         Node::join(&admin.token(v1::CreateTokenRequest::default()).await, name).await.unwrap()
     }
 }
 
 /// A joined node.
-pub struct Node {
-    pub id: String,
-    pub cluster: String,
-    pub key: KeyPair,
-    pub certificate: CertificateDer<'static>,
-    pub ca: CertificateDer<'static>,
-    pub client: ControlClient<Channel>,
+pub(crate) struct Node {
+    pub(crate) id: String,
+    pub(crate) cluster: String,
+    pub(crate) key: KeyPair,
+    pub(crate) certificate: CertificateDer<'static>,
+    pub(crate) ca: CertificateDer<'static>,
+    pub(crate) client: ControlClient<Channel>,
 }
 
 /// Makes a certificate request for a key.
-pub fn csr(key: &KeyPair) -> Vec<u8> {
+pub(crate) fn csr(key: &KeyPair) -> Vec<u8> {
     CertificateParams::default().serialize_request(key).unwrap().der().to_vec()
 }
 
 /// Asks to join with a key.
-pub async fn ask_to_join(line: &JoinLine, name: &str, key: &KeyPair) -> Result<v1::JoinResponse, Refusal> {
+pub(crate) async fn ask_to_join(line: &JoinLine, name: &str, key: &KeyPair) -> Result<v1::JoinResponse, Refusal> {
     let tls = Arc::new(tls::pinned_client(line.pin).unwrap());
     let (channel, _) = channel::control(&line.addresses, tls).await.unwrap();
     let request = v1::JoinRequest {
@@ -113,7 +108,7 @@ pub async fn ask_to_join(line: &JoinLine, name: &str, key: &KeyPair) -> Result<v
 }
 
 /// Connects with a certificate.
-pub async fn connect(
+pub(crate) async fn connect(
     address: SocketAddr,
     ca: &CertificateDer<'static>,
     certificate: &CertificateDer<'static>,
@@ -127,7 +122,7 @@ pub async fn connect(
 }
 
 impl Node {
-    pub async fn join(line: &JoinLine, name: &str) -> Result<Self, Refusal> {
+    pub(crate) async fn join(line: &JoinLine, name: &str) -> Result<Self, Refusal> {
         let key = KeyPair::generate().unwrap();
         let joined = ask_to_join(line, name, &key).await?;
         let (certificate, ca) = (CertificateDer::from(joined.certificate), CertificateDer::from(joined.ca_certificate));
@@ -137,15 +132,15 @@ impl Node {
     }
 
     /// Connects anew, for instance to a control that was restarted.
-    pub async fn reconnect(&mut self, address: SocketAddr) {
+    pub(crate) async fn reconnect(&mut self, address: SocketAddr) {
         self.client = connect(address, &self.ca, &self.certificate, &self.key).await.unwrap();
     }
 
-    pub async fn token(&self, request: v1::CreateTokenRequest) -> JoinLine {
+    pub(crate) async fn token(&self, request: v1::CreateTokenRequest) -> JoinLine {
         self.client.clone().create_token(request).await.unwrap().into_inner().join_line.parse().unwrap()
     }
 
-    pub async fn create_network(&self, name: &str, prefix: &str) -> Result<v1::Network, Refusal> {
+    pub(crate) async fn create_network(&self, name: &str, prefix: &str) -> Result<v1::Network, Refusal> {
         let request = v1::CreateNetworkRequest {
             name: name.to_owned(),
             prefix: prefix.to_owned(),
@@ -156,7 +151,7 @@ impl Node {
         Ok(self.client.clone().create_network(request).await?.into_inner().network.unwrap())
     }
 
-    pub async fn enter(&self, network: &v1::Network) -> Result<v1::Member, Refusal> {
+    pub(crate) async fn enter(&self, network: &v1::Network) -> Result<v1::Member, Refusal> {
         let key = ring::digest::digest(&ring::digest::SHA256, format!("{}{}", self.id, network.id).as_bytes());
         let request =
             v1::EnterNetworkRequest { network: network.id.clone(), lane_keys: vec![key.as_ref().to_vec()], blocks: 1 };
@@ -165,7 +160,7 @@ impl Node {
     }
 
     /// Makes an endpoint row of this node.
-    pub fn endpoint(&self, network: &v1::Network, id: u64, name: &str, address: &str) -> v1::Endpoint {
+    pub(crate) fn endpoint(&self, network: &v1::Network, id: u64, name: &str, address: &str) -> v1::Endpoint {
         v1::Endpoint {
             id: format!("{id:012x}"),
             network: network.id.clone(),
@@ -177,12 +172,12 @@ impl Node {
         }
     }
 
-    pub async fn put(&self, endpoints: Vec<v1::Endpoint>) -> Result<u64, Refusal> {
+    pub(crate) async fn put(&self, endpoints: Vec<v1::Endpoint>) -> Result<u64, Refusal> {
         Ok(self.client.clone().put_endpoints(v1::PutEndpointsRequest { endpoints }).await?.into_inner().revision)
     }
 
     /// Watches from where a view stands.
-    pub async fn watch(&self, view: View) -> Result<Watcher, Refusal> {
+    pub(crate) async fn watch(&self, view: View) -> Result<Watcher, Refusal> {
         let request = v1::WatchRequest { revision: view.revision.0, cluster: self.cluster.clone() };
         let stream = self.client.clone().watch(request).await?.into_inner();
 
@@ -191,16 +186,16 @@ impl Node {
 }
 
 /// A node's view, kept by its watch.
-pub struct Watcher {
-    pub view: View,
-    pub stream: Streaming<v1::WatchResponse>,
-    pub snapshots: usize,
-    pub deltas: usize,
+pub(crate) struct Watcher {
+    pub(crate) view: View,
+    pub(crate) stream: Streaming<v1::WatchResponse>,
+    pub(crate) snapshots: usize,
+    pub(crate) deltas: usize,
 }
 
 impl Watcher {
     /// Takes the next event in; says whether there was one.
-    pub async fn step(&mut self) -> Result<bool, Refusal> {
+    pub(crate) async fn step(&mut self) -> Result<bool, Refusal> {
         let Some(message) = timeout(PATIENCE, self.stream.message()).await.expect("an event in time")? else {
             return Ok(false);
         };
@@ -220,14 +215,14 @@ impl Watcher {
     }
 
     /// Follows until the view stands at a revision or beyond.
-    pub async fn reach(&mut self, revision: u64) {
+    pub(crate) async fn reach(&mut self, revision: u64) {
         while self.view.revision < Revision(revision) {
             assert!(self.step().await.unwrap(), "the stream ended");
         }
     }
 
     /// Follows until the stream ends, and returns why.
-    pub async fn end(&mut self) -> Option<Refusal> {
+    pub(crate) async fn end(&mut self) -> Option<Refusal> {
         loop {
             match self.step().await {
                 Ok(true) => {}

@@ -1,4 +1,10 @@
 //! Control as its clients meet it: a real server, real TLS.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::print_stderr, reason = "figures are for who asks with --no-capture")]
 
+mod durable;
 mod harness;
+mod hostile;
+mod joining;
 mod nodes;
+mod watching;

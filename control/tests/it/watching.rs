@@ -1,0 +1,165 @@
+//! Watches that break off, fall behind or are many.
+
+use std::time::Duration;
+
+use overlay_core::{Revision, View};
+use overlay_proto::{Code, v1};
+use tokio::task::JoinSet;
+
+use crate::harness::{Control, Node};
+
+#[tokio::test]
+async fn a_watch_goes_on_where_it_broke_off() {
+    let control = Control::start().await;
+    let admin = control.admin().await;
+    let network = admin.create_network("my-network", "10.9.0.0/16").await.unwrap();
+    admin.enter(&network).await.unwrap();
+    let mut watcher = admin.watch(View::default()).await.unwrap();
+    watcher.step().await.unwrap();
+    let view = watcher.view.clone();
+    drop(watcher);
+
+    let revision = admin.put(vec![admin.endpoint(&network, 1, "service1", "10.9.3.3")]).await.unwrap();
+    let mut watcher = admin.watch(view).await.unwrap();
+    watcher.reach(revision).await;
+
+    assert_eq!((watcher.snapshots, watcher.deltas, watcher.view.endpoints.len()), (0, 1, 1));
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_after_a_restart_of_control() {
+    let mut control = Control::start().await;
+    let mut admin = control.admin().await;
+    let mut watcher = admin.watch(View::default()).await.unwrap();
+    watcher.step().await.unwrap();
+    admin.create_network("my-network", "10.9.0.0/16").await.unwrap();
+    let view = watcher.view.clone();
+
+    control.stop().await;
+    control.serve().await;
+    admin.reconnect(control.address).await;
+    let mut watcher = admin.watch(view).await.unwrap();
+    watcher.step().await.unwrap();
+
+    assert_eq!((watcher.snapshots, watcher.deltas, watcher.view.networks.len()), (0, 1, 1));
+}
+
+#[tokio::test]
+async fn a_view_from_elsewhere_or_from_the_future_is_replaced() {
+    let control = Control::start().await;
+    let admin = control.admin().await;
+    for (revision, cluster) in [(u64::MAX, admin.cluster.as_str()), (1, "0000deadbeef"), (1, "junk"), (0, "")] {
+        let request = v1::WatchRequest { revision, cluster: cluster.to_owned() };
+        let mut stream = admin.client.clone().watch(request).await.unwrap().into_inner();
+
+        let first = stream.message().await.unwrap().unwrap().event.unwrap();
+
+        assert!(matches!(first, v1::watch_response::Event::Snapshot(_)), "{revision} of {cluster}");
+    }
+}
+
+#[tokio::test]
+async fn changes_that_do_not_concern_a_watcher_move_it_along() {
+    let control = Control::start().await;
+    let admin = control.admin().await;
+    let node = control.node(&admin, "host2").await;
+    let network = admin.create_network("my-network", "10.9.0.0/16").await.unwrap();
+    let mut watcher = node.watch(View::default()).await.unwrap();
+    watcher.step().await.unwrap();
+    admin.enter(&network).await.unwrap();
+    let revision = admin.put(vec![admin.endpoint(&network, 1, "service1", "10.9.3.3")]).await.unwrap();
+
+    watcher.reach(revision).await;
+
+    assert_eq!(watcher.view.revision, Revision(revision));
+    assert_eq!((watcher.view.endpoints.len(), watcher.view.members.len(), watcher.view.nodes.len()), (0, 0, 1));
+}
+
+#[tokio::test]
+async fn the_second_watch_of_a_node_ends_the_first_and_says_so() {
+    let control = Control::start().await;
+    let admin = control.admin().await;
+    let mut first = admin.watch(View::default()).await.unwrap();
+    first.step().await.unwrap();
+
+    let mut second = admin.watch(View::default()).await.unwrap();
+    second.step().await.unwrap();
+
+    let end = first.end().await.expect("it ends with a reason");
+    assert_eq!(end.code, Code::WrongState);
+    assert!(end.message.contains("state directory"), "{end}");
+}
+
+#[tokio::test]
+async fn a_watcher_that_does_not_read_stops_nobody() {
+    let control = Control::start().await;
+    let admin = control.admin().await;
+    let lazy = control.node(&admin, "lazy").await;
+    let network = admin.create_network("my-network", "10.9.0.0/16").await.unwrap();
+    admin.enter(&network).await.unwrap();
+    lazy.enter(&network).await.unwrap();
+    let mut slow = lazy.watch(View::default()).await.unwrap();
+    let mut keen = admin.watch(View::default()).await.unwrap();
+
+    // Some 20 MiB, far more than the windows of a connection hold.
+    let mut revision = 0;
+    for round in 0..20u64 {
+        let rows = (0..250u64).map(|i| {
+            let address = format!("10.9.{}.{}", i / 200 + 3, i % 200 + 2);
+            let mut row = admin.endpoint(&network, i + 1, &format!("e{i}-{round}"), &address);
+            row.labels = (0..8).map(|n| (format!("label{n}"), "x".repeat(240))).collect();
+            row
+        });
+        revision = admin.put(rows.collect()).await.unwrap();
+        keen.reach(revision).await;
+    }
+
+    slow.reach(revision).await;
+    assert_eq!(slow.view.endpoints, keen.view.endpoints);
+    assert!(slow.deltas < keen.deltas, "{} deltas against {}", slow.deltas, keen.deltas);
+}
+
+/// How long it takes until every one of many watchers knows of a change. OVERLAY_WATCHERS asks for more of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_reaches_every_member() {
+    let count: usize = std::env::var("OVERLAY_WATCHERS").ok().and_then(|n| n.parse().ok()).unwrap_or(50);
+    let control = Control::start().await;
+    let admin = control.admin().await;
+    let network = admin.create_network("my-network", "10.8.0.0/14").await.unwrap();
+    admin.enter(&network).await.unwrap();
+    let uses = u32::try_from(count).unwrap();
+    let line = admin.token(v1::CreateTokenRequest { uses, ..Default::default() }).await;
+    let begun = std::time::Instant::now();
+    let mut watchers = Vec::new();
+    for i in 0..count {
+        let node = Node::join(&line, &format!("node{i}")).await.unwrap();
+        node.enter(&network).await.unwrap();
+        let mut watcher = node.watch(View::default()).await.unwrap();
+        watcher.step().await.unwrap();
+        watchers.push((node, watcher));
+    }
+    let joined = begun.elapsed();
+    let settled = admin.put(vec![admin.endpoint(&network, 1, "first", "10.8.3.3")]).await.unwrap();
+    for (_, watcher) in &mut watchers {
+        watcher.reach(settled).await;
+    }
+
+    let begun = std::time::Instant::now();
+    let revision = admin.put(vec![admin.endpoint(&network, 2, "second", "10.8.3.4")]).await.unwrap();
+    let mut reached = JoinSet::new();
+    for (node, mut watcher) in watchers {
+        reached.spawn(async move {
+            watcher.reach(revision).await;
+            (begun.elapsed(), node, watcher)
+        });
+    }
+    let mut times: Vec<Duration> = reached.join_all().await.into_iter().map(|(time, ..)| time).collect();
+    times.sort();
+
+    let p99 = times[times.len() * 99 / 100];
+    assert!(p99 < Duration::from_secs(2), "{p99:?}");
+    eprintln!(
+        "{count} nodes joined, entered and watched in {joined:?}; a change reached them in {:?} (median), {p99:?} (p99)",
+        times[times.len() / 2]
+    );
+}
