@@ -50,6 +50,7 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     Init(cmd::init::Init),
     Join(cmd::join::Join),
+    Start(cmd::start::Start),
     Leave(cmd::leave::Leave),
     #[command(subcommand)]
     Token(cmd::token::Token),
@@ -146,6 +147,7 @@ mod tests {
             "init --foreground --json",
             "join ovl1-x --state /tmp/x --advertise 192.0.2.2 --foreground",
             "join -",
+            "start --state /tmp/x",
             "leave",
             "token create --ttl 1h --uses 3 --label rack=1 --role admin",
             "token ls --json",

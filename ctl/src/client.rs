@@ -93,7 +93,7 @@ fn unreachable(socket: &Path, error: &DialError) -> Refusal {
         Refusal::new(Code::NotAllowed, text)
     } else if matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {
         let text = format!(
-            "no agent runs at {socket}: start one with `overlayctl init` or `overlayctl join`, or name its socket with --socket"
+            "no agent runs at {socket}: `overlayctl start` starts a node's, `init` and `join` make this machine a node"
         );
         Refusal::new(Code::AgentAway, text)
     } else {
@@ -133,6 +133,6 @@ mod tests {
         let error = Agent::connect(Path::new("/nonexistent/agent.sock")).await.expect_err("no agent");
 
         assert_eq!(error.code, Code::AgentAway);
-        assert!(error.message.contains("/nonexistent/agent.sock") && error.message.contains("overlayctl init"));
+        assert!(error.message.contains("/nonexistent/agent.sock") && error.message.contains("overlayctl start"));
     }
 }

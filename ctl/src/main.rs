@@ -14,6 +14,7 @@ mod spawn;
 mod state;
 mod time;
 mod view;
+mod wait;
 
 use std::process::ExitCode;
 

@@ -89,6 +89,11 @@ impl StateDir {
         self.of(service).is_dir()
     }
 
+    /// Lists the services that have been set up here, in the order of their start.
+    pub(crate) fn services(&self) -> impl Iterator<Item = Service> {
+        [Service::Control, Service::Agent].into_iter().filter(|service| self.has(*service))
+    }
+
     /// Returns where the service's words go.
     pub(crate) fn log(&self, service: Service) -> PathBuf {
         self.root.join(format!("{}.log", service.program()))

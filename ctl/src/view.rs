@@ -10,7 +10,7 @@ mod token;
 pub(crate) use endpoint::{EndpointView, Endpoints};
 pub(crate) use network::{Inspection, NetworkView, Networks};
 pub(crate) use node::Nodes;
-pub(crate) use peer::Peers;
+pub(crate) use peer::{Detail, Peers};
 pub(crate) use status::StatusView;
 pub(crate) use token::{TokenView, Tokens};
 

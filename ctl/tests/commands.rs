@@ -199,3 +199,14 @@ fn a_closed_pipe_is_no_failure() {
 
     assert_eq!(status.code(), Some(0));
 }
+
+#[test]
+fn starting_what_was_never_set_up_is_refused() {
+    let agent = FakeAgent::start();
+    let dir = tempfile::tempdir().expect("a directory");
+
+    let ran = agent.run(&["start", "--state", dir.path().to_str().expect("a path")]);
+
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("nothing is set up in") || ran.stderr.contains("needs root"), "{ran:?}");
+}

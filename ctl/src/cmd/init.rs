@@ -12,7 +12,7 @@ use overlay_core::Name;
 use overlay_proto::{Code, JoinLine, Refusal, channel, tls, v1};
 use serde::Serialize;
 
-use super::{Context, join, require_root};
+use super::{Context, connected, join, require_root};
 use crate::args::{advertise, listen};
 use crate::client::Agent;
 use crate::failure::{Failure, Outcome};
@@ -162,6 +162,7 @@ impl Init {
     }
 
     async fn report(&self, state: &StateDir, manner: Manner, context: &Context) -> Outcome<Initialised> {
+        connected(context).await?;
         let mut agent = context.agent().await?;
         let status = agent.status(v1::StatusRequest {}).await?;
         let created = create_line(&mut agent).await?;
@@ -215,7 +216,7 @@ fn already_a_node(why: &str) -> Failure {
     Refusal::new(Code::WrongState, text).into()
 }
 
-/// Starts control and waits until it shows the CA that the line pins, or until the joined agent is connected to it.
+/// Starts control and waits until it shows the CA that the line pins.
 async fn start_control(
     launch: &Launch,
     state: &StateDir,
@@ -225,9 +226,9 @@ async fn start_control(
 ) -> Outcome<Started> {
     context.output.step("Starting control");
     let mut control = launch.start(state, manner)?;
-    match line {
-        Some(line) => control.ready(state, async || answers(line).await).await?,
-        None => control.ready(state, async || connected(context).await).await?,
+    // Where there is no line, the agent is a node and finds control by itself.
+    if let Some(line) = line {
+        control.ready(state, async || answers(line).await).await?;
     }
 
     Ok(control)
@@ -238,19 +239,4 @@ async fn answers(line: &JoinLine) -> Result<(), Refusal> {
     let dialled = channel::control(&line.addresses, Arc::new(client)).await;
 
     dialled.map(drop).map_err(|error| Refusal::new(Code::ControlAway, error))
-}
-
-async fn connected(context: &Context) -> Result<(), Refusal> {
-    let control = match context.status().await {
-        Ok(status) => status.control.unwrap_or_default(),
-        // Control can be up while the agent is down; the agent comes next.
-        Err(refusal) if refusal.code == Code::AgentAway => return Ok(()),
-        Err(refusal) => return Err(refusal),
-    };
-
-    if control.connected {
-        Ok(())
-    } else {
-        Err(Refusal::new(Code::ControlAway, format!("the agent is not connected to it: {}", control.reason)))
-    }
 }

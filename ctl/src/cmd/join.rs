@@ -8,7 +8,7 @@ use overlay_core::Name;
 use overlay_proto::{JoinLine, Refusal, v1};
 use serde::Serialize;
 
-use super::{Context, require_root};
+use super::{Context, connected, require_root};
 use crate::args::advertise;
 use crate::failure::{Failure, Outcome};
 use crate::join_text;
@@ -87,6 +87,9 @@ impl Join {
             Ok(joined) => joined,
             Err(refusal) => return Err(undo(refusal, agent, fresh, &state, context).await),
         };
+        if let Err(refusal) = connected(context).await {
+            context.output.warn(format_args!("overlayctl: {refusal}"));
+        }
         context.output.show(&joined)?;
 
         match &agent {

@@ -157,7 +157,7 @@ fn remove_runtime_files(socket: &Path) -> Vec<PathBuf> {
     let Some(dir) = socket.parent().filter(|dir| dir.file_name().is_some_and(|name| name == "overlay")) else {
         return removed;
     };
-    for path in [dir.join("netns"), dir.to_owned()] {
+    for path in [dir.join("netns"), dir.join("lock"), dir.to_owned()] {
         if fs::remove_dir(&path).is_ok() {
             removed.push(path);
         }

@@ -11,10 +11,12 @@ pub(crate) mod node;
 pub(crate) mod peers;
 pub(crate) mod ping;
 pub(crate) mod run;
+pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod token;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use overlay_proto::{Code, Refusal, v1};
 
@@ -22,6 +24,7 @@ use crate::args::Command;
 use crate::client::Agent;
 use crate::failure::Outcome;
 use crate::output::Output;
+use crate::wait;
 
 /// What every command works with.
 #[derive(Debug)]
@@ -49,6 +52,7 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> Outcome {
     match command {
         Command::Init(init) => init.run(context).await,
         Command::Join(join) => join.run(context).await,
+        Command::Start(start) => start.run(context).await,
         Command::Leave(leave) => leave.run(context).await,
         Command::Token(token) => token.run(context).await,
         Command::Node(node) => node.run(context).await,
@@ -61,6 +65,22 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> Outcome {
         Command::Peers(peers) => peers.run(context).await,
         Command::Ping(ping) => ping.run(context).await,
     }
+}
+
+/// How long a node that has joined may take until it is connected to control.
+const CONNECTED: Duration = Duration::from_secs(15);
+
+/// Waits until the agent is connected to control: before that, commands about the whole network would be refused.
+async fn connected(context: &Context) -> Result<(), Refusal> {
+    let connected = async || {
+        let control = context.status().await?.control.unwrap_or_default();
+        let away =
+            || Refusal::new(Code::ControlAway, format!("the agent is not connected to control: {}", control.reason));
+
+        if control.connected { Ok(()) } else { Err(away()) }
+    };
+
+    wait::until(CONNECTED, async || connected().await.into()).await
 }
 
 /// Refuses what only root can do.

@@ -5,11 +5,11 @@ use overlay_proto::v1;
 
 use super::Context;
 use crate::failure::Outcome;
-use crate::view::Peers as View;
+use crate::view::{Detail, Peers as View};
 
 const EXAMPLE: &str = "\
 UNDERLAY is the address and UDP port at which the peer is reached; WireGuard calls it the peer's endpoint.
-There is one line for each network and lane, because each has a key of its own.
+Each network and lane has a key, and so a tunnel, of its own: LANES UP counts those in use. JSON has all of them.
 
 Examples:
   overlayctl peers
@@ -18,12 +18,18 @@ Examples:
 /// List the other nodes as the data path sees them: where, whether they answer, how much went through
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Peers {}
+pub(crate) struct Peers {
+    /// One line for each pair of lanes
+    #[arg(long)]
+    lanes: bool,
+}
 
 impl Peers {
     pub(crate) async fn run(&self, context: &Context) -> Outcome {
         let peers = context.agent().await?.peers(v1::PeersRequest {}).await?;
 
-        context.output.show(&View::from(peers))
+        let detail = if self.lanes { Detail::Lanes } else { Detail::Nodes };
+
+        context.output.show(&View::new(peers, detail))
     }
 }

@@ -12,19 +12,17 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use overlay_proto::{Code, Refusal};
-use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::failure::{Failure, Outcome, storage};
 use crate::pidfd::{self, Process};
 use crate::state::{Service, StateDir};
+use crate::wait::{self, Probe};
 
 pub(crate) use foreground::supervise;
 pub(crate) use program::find as find_program;
 
 /// How long a service may take until it answers.
 const READY: Duration = Duration::from_secs(20);
-/// How often readiness is asked for.
-const PROBE: Duration = Duration::from_millis(25);
 /// How long a service may take to end when asked to.
 const GRACE: Duration = Duration::from_secs(10);
 /// Lines of a log that are shown with a failure.
@@ -151,27 +149,21 @@ impl Started {
         state: &StateDir,
         mut probe: impl AsyncFnMut() -> Result<T, Refusal>,
     ) -> Outcome<T> {
-        let mut ticks = interval(PROBE);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let deadline = Instant::now() + READY;
-        loop {
-            ticks.tick().await;
-            let refusal = match probe().await {
-                Ok(answer) => return Ok(answer),
-                Err(refusal) => refusal,
-            };
-            if self.has_ended() {
-                let text = format!("{} ended right after its start", self.service.program());
-                return Err(self.give_up(state, Refusal::new(Code::AgentAway, text)).await);
+        let program = self.service.program();
+        let waited = wait::until(READY, async || match probe().await {
+            Ok(answer) => Probe::Done(answer),
+            Err(_) if self.has_ended() => {
+                Probe::Never(Refusal::new(Code::AgentAway, format!("{program} ended right after its start")))
             }
-            if Instant::now() >= deadline {
-                let text = format!(
-                    "{} does not answer within {} s of its start: {refusal}",
-                    self.service.program(),
-                    READY.as_secs()
-                );
-                return Err(self.give_up(state, Refusal::new(refusal.code, text)).await);
+            Err(refusal) => {
+                let text = format!("{program} does not answer within {} s of its start: {refusal}", READY.as_secs());
+                Probe::NotYet(Refusal::new(refusal.code, text))
             }
+        });
+
+        match waited.await {
+            Ok(answer) => Ok(answer),
+            Err(refusal) => Err(self.give_up(state, refusal).await),
         }
     }
 

@@ -53,7 +53,7 @@ impl NodeView {
     fn state(&self, now: u64) -> String {
         match (self.online, self.seen_unix) {
             (true, _) => "online".to_owned(),
-            (false, 0) => "not seen since control started".to_owned(),
+            (false, 0) => "not seen".to_owned(),
             (false, seen) => format!("away, seen {} ago", time::lasting(now, seen)),
         }
     }

@@ -60,58 +60,96 @@ fn state(state: v1::PeerState) -> &'static str {
     }
 }
 
-/// A listing of peers.
+/// A listing of peers: one for each pair of lanes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub(crate) struct Peers(Vec<PeerView>);
+pub(crate) struct Peers {
+    rows: Vec<PeerView>,
+    #[serde(skip)]
+    detail: Detail,
+}
 
-impl From<v1::PeersResponse> for Peers {
-    fn from(response: v1::PeersResponse) -> Self {
+/// How much of the peers people see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// One line for each node and network.
+    Nodes,
+    /// One line for each pair of lanes.
+    Lanes,
+}
+
+impl Peers {
+    /// Reads and sorts the peers.
+    pub(crate) fn new(response: v1::PeersResponse, detail: Detail) -> Self {
         let mut rows: Vec<PeerView> = response.peers.into_iter().map(Into::into).collect();
         rows.sort_by(|a, b| (&a.node, &a.network, a.lane).cmp(&(&b.node, &b.network, b.lane)));
 
-        Self(rows)
+        Self { rows, detail }
     }
+
+    fn lines(&self) -> Vec<(String, PeerView)> {
+        if self.detail == Detail::Lanes {
+            return self.rows.iter().map(|row| (row.lane.to_string(), row.clone())).collect();
+        }
+        let same = |a: &PeerView, b: &PeerView| (&a.node_id, &a.network) == (&b.node_id, &b.network);
+
+        self.rows.chunk_by(same).map(|rows| (lanes(rows), summary(rows))).collect()
+    }
+}
+
+/// Says how many of the lanes are up.
+fn lanes(rows: &[PeerView]) -> String {
+    format!("{} of {}", rows.iter().filter(|row| row.state == "up").count(), rows.len())
+}
+
+/// Makes one line of a node's lanes: what does not work comes first, what is merely unused last.
+fn summary(rows: &[PeerView]) -> PeerView {
+    let rank = |row: &&PeerView| match row.state {
+        "unreachable" => 0,
+        "up" => 1,
+        "handshaking" => 2,
+        _ => 3,
+    };
+    let mut line = rows.iter().min_by_key(rank).cloned().unwrap_or_else(|| v1::PeerStatus::default().into());
+    line.handshake_age_seconds = rows.iter().filter_map(|row| row.handshake_age_seconds).min();
+    line.rx_bytes = rows.iter().map(|row| row.rx_bytes).sum();
+    line.tx_bytes = rows.iter().map(|row| row.tx_bytes).sum();
+
+    line
 }
 
 impl Report for Peers {
     fn text(&self, page: Page) -> String {
-        if self.0.is_empty() {
+        if self.rows.is_empty() {
             return "no peers: no other node is a member of this node's networks".to_owned();
         }
-        let dash = || "-".to_owned();
-        let row = |p: &PeerView| {
-            vec![
-                p.node.clone(),
-                p.network.clone(),
-                p.lane.to_string(),
-                p.underlay_addr.clone().unwrap_or_else(dash),
-                p.state.to_owned(),
-                time::lasting(page.now, p.since_unix),
-                p.handshake_age_seconds.map_or_else(dash, |age| format!("{} ago", time::words(age))),
-                bytes(p.rx_bytes),
-                bytes(p.tx_bytes),
-                p.mtu.to_string(),
-                p.backend.clone(),
-                p.reason.clone().unwrap_or_else(dash),
-            ]
-        };
-        let head = [
-            "NODE",
-            "NETWORK",
-            "LANE",
-            "UNDERLAY",
-            "STATE",
-            "FOR",
-            "HANDSHAKE",
-            "RX",
-            "TX",
-            "MTU",
-            "BACKEND",
-            "REASON",
-        ];
+        let lane = if self.detail == Detail::Lanes { "LANE" } else { "LANES UP" };
+        let head =
+            ["NODE", "NETWORK", lane, "UNDERLAY", "STATE", "FOR", "HANDSHAKE", "RX", "TX", "MTU", "BACKEND", "REASON"];
+        let rows = self.lines().into_iter().map(|(lane, peer)| peer.cells(lane, page)).collect();
 
-        table(page, &head, &[2, 7, 8, 9], self.0.iter().map(row).collect())
+        table(page, &head, &[7, 8, 9], rows)
+    }
+}
+
+impl PeerView {
+    fn cells(self, lane: String, page: Page) -> Vec<String> {
+        let dash = || "-".to_owned();
+
+        vec![
+            self.node,
+            self.network,
+            lane,
+            self.underlay_addr.unwrap_or_else(dash),
+            self.state.to_owned(),
+            time::lasting(page.now, self.since_unix),
+            self.handshake_age_seconds.map_or_else(dash, |age| format!("{} ago", time::words(age))),
+            bytes(self.rx_bytes),
+            bytes(self.tx_bytes),
+            self.mtu.to_string(),
+            self.backend,
+            self.reason.unwrap_or_else(dash),
+        ]
     }
 }
 
@@ -136,6 +174,7 @@ mod tests {
             ..v1::PeerStatus::default()
         };
         let lost = v1::PeerStatus {
+            node: "0c".into(),
             node_name: "c".into(),
             state: v1::PeerState::Unreachable.into(),
             reason: "5 handshakes went unanswered".into(),
@@ -149,7 +188,7 @@ mod tests {
 
     #[test]
     fn peers_tell_what_works_and_why_not() {
-        let text = Peers::from(response()).text(Page { now: 100, width: None });
+        let text = Peers::new(response(), Detail::Nodes).text(Page { now: 100, width: None });
 
         let lines: Vec<_> = text.lines().map(|line| line.split("  ").filter(|w| !w.is_empty()).count()).collect();
         assert_eq!(lines, [12, 12, 12], "{text}");
@@ -159,8 +198,30 @@ mod tests {
     }
 
     #[test]
+    fn the_lanes_of_a_node_are_one_line_unless_asked_for() {
+        let peer = |lane, state: v1::PeerState| v1::PeerStatus {
+            node: "0b".into(),
+            node_name: "b".into(),
+            network: "web".into(),
+            lane,
+            state: state.into(),
+            rx_bytes: 1024,
+            ..v1::PeerStatus::default()
+        };
+        let states = [v1::PeerState::Idle, v1::PeerState::Up, v1::PeerState::Unreachable];
+        let response = v1::PeersResponse { peers: (0..3).zip(states).map(|(lane, state)| peer(lane, state)).collect() };
+
+        let page = Page { now: 0, width: None };
+        let nodes = Peers::new(response.clone(), Detail::Nodes).text(page);
+        let lanes = Peers::new(response, Detail::Lanes).text(page);
+
+        assert_eq!((nodes.lines().count(), lanes.lines().count()), (2, 4), "{nodes}\n{lanes}");
+        assert!(nodes.contains("1 of 3") && nodes.contains("unreachable") && nodes.contains("3.0 KiB"), "{nodes}");
+    }
+
+    #[test]
     fn what_is_not_known_is_null_and_not_zero() {
-        let json = serde_json::to_value(Peers::from(response())).expect("JSON");
+        let json = serde_json::to_value(Peers::new(response(), Detail::Nodes)).expect("JSON");
 
         assert_eq!(json[0]["handshake_age_seconds"], 7);
         assert_eq!(json[0]["reason"], serde_json::Value::Null);

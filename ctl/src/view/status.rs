@@ -6,8 +6,30 @@ use overlay_proto::v1;
 use serde::Serialize;
 
 use super::{pairs, role};
-use crate::output::{Page, Report, list, table};
+use crate::output::{Page, Report, bytes, list, table};
 use crate::time;
+
+/// Counters of packets that went their way, or still may; every other one counts packets that did not.
+const TRAFFIC: [&str; 18] = [
+    "control",
+    "control_sent",
+    "delivered",
+    "delivered_bytes",
+    "forwarded",
+    "forwarded_bytes",
+    "icmp_sent",
+    "tun_packets",
+    "tun_packets_in",
+    "tun_packets_out",
+    "tun_reads",
+    "tun_writes",
+    "udp_datagrams",
+    "udp_datagrams_in",
+    "udp_datagrams_out",
+    "udp_receives",
+    "udp_sends",
+    "waiting",
+];
 
 /// The agent's state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -168,7 +190,7 @@ fn phase(phase: v1::NodePhase) -> &'static str {
 impl Report for StatusView {
     fn text(&self, page: Page) -> String {
         let parts =
-            [Some(self.head(page)), self.network_table(page), self.counter_lines(), Some(self.problem_table(page))];
+            [Some(self.head(page)), self.network_table(page), self.refused_lines(), Some(self.problem_table(page))];
 
         parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
     }
@@ -184,6 +206,9 @@ impl StatusView {
         }
         rows.push(("agent", self.agent_line(page.now)));
         rows.push(("lanes", self.lane_line()));
+        if self.phase == "joined" {
+            rows.push(("traffic", self.traffic_line()));
+        }
 
         pairs(&rows)
     }
@@ -250,12 +275,21 @@ impl StatusView {
         (!rows.is_empty()).then(|| table(page, &head, &[4, 5, 6, 7], rows))
     }
 
-    fn counter_lines(&self) -> Option<String> {
-        let nonzero: Vec<_> = self.counters.iter().filter(|(_, value)| **value > 0).collect();
-        let width = nonzero.iter().map(|(name, _)| name.len()).max()?;
-        let lines: Vec<_> = nonzero.iter().map(|(name, value)| format!("  {name:width$}  {value}")).collect();
+    fn traffic_line(&self) -> String {
+        let count = |name: &str| self.counters.get(name).copied().unwrap_or(0);
+        let way = |packets: &str, volume: &str| format!("{} packets ({})", count(packets), bytes(count(volume)));
 
-        Some(format!("packets\n{}", lines.join("\n")))
+        format!("{} out, {} in", way("forwarded", "forwarded_bytes"), way("delivered", "delivered_bytes"))
+    }
+
+    /// Lists packets that went no further, by reason; nothing when there are none.
+    fn refused_lines(&self) -> Option<String> {
+        let refused = |(name, value): &(&String, &u64)| **value > 0 && !TRAFFIC.contains(&name.as_str());
+        let refused: Vec<_> = self.counters.iter().filter(refused).collect();
+        let width = refused.iter().map(|(name, _)| name.len()).max()?;
+        let lines: Vec<_> = refused.iter().map(|(name, value)| format!("  {name:width$}  {value}")).collect();
+
+        Some(format!("packets refused, by reason\n{}", lines.join("\n")))
     }
 
     fn problem_table(&self, page: Page) -> String {
@@ -270,13 +304,12 @@ impl StatusView {
 
 impl ControlView {
     fn line(&self, now: u64) -> String {
-        let address = self.address.as_deref().unwrap_or("-");
         let lasting = time::lasting(now, self.since_unix);
         let mut line = if self.connected {
-            format!("connected to {address} for {lasting}")
+            format!("connected to {} for {lasting}", self.address.as_deref().unwrap_or("-"))
         } else {
             let reason = self.reason.as_deref().unwrap_or("no reason is known");
-            format!("away for {lasting} ({address}): {reason}; traffic goes on")
+            format!("away for {lasting}: {reason}; traffic goes on")
         };
         if self.unpublished > 0 {
             line.push_str(&format!("; {} changes wait for it", self.unpublished));
@@ -323,6 +356,8 @@ mod tests {
             }],
             counters: vec![
                 v1::Counter { name: "no_route".into(), value: 3 },
+                v1::Counter { name: "forwarded".into(), value: 9 },
+                v1::Counter { name: "forwarded_bytes".into(), value: 2048 },
                 v1::Counter { name: "malformed".into(), value: 0 },
             ],
             problems: Vec::new(),
@@ -343,11 +378,12 @@ mod tests {
              revision     7\n\
              agent        0.1.0, pid 42, running for 1 h, state in /var/lib/overlay/agent\n\
              lanes        udp/51820 (tso+gro)\n\
+             traffic      9 packets (2.0 KiB) out, 0 packets (0 B) in\n\
              \n\
              NETWORK  PREFIX       NODE ADDRESS  BLOCKS       ENDPOINTS  FREE   MTU  HEALED\n\
              web      10.9.0.0/16  10.9.0.1      10.9.0.0/26          1    61  1408       0\n\
              \n\
-             packets\n  no_route  3\n\
+             packets refused, by reason\n  no_route  3\n\
              \n\
              no problems"
         );
@@ -368,7 +404,7 @@ mod tests {
 
         let text = StatusView::from(status).text(Page { now: 4_060, width: None });
 
-        assert!(text.contains("away for 1 min (192.0.2.1:7443): connection refused"), "{text}");
+        assert!(text.contains("away for 1 min: connection refused"), "{text}");
         assert!(text.contains("2 changes wait for it"), "{text}");
         assert!(text.ends_with("PROBLEM       FOR    WHAT\ncontrol-away  1 min  control is away"), "{text}");
     }
