@@ -393,7 +393,7 @@ fn joined_as(who: &Identity) -> v1::AgentJoinResponse {
 }
 
 async fn tell_control(session: &Session, force: bool) -> Result<bool, Refusal> {
-    let told = match session.link.client() {
+    let told = match session.link.reach(link::PATIENCE).await {
         Ok(mut client) => link::call(client.leave(v1::LeaveRequest {})).await.map(drop),
         Err(away) => Err(away),
     };

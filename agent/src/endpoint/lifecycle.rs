@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::request::{Wanted, find_network, try_fixed};
 use super::sandbox;
 use crate::kernel::Netns;
-use crate::membership::{occupancy, publish};
+use crate::membership::{link, occupancy, publish};
 use crate::reconcile::EndpointState;
 use crate::session::Session;
 use crate::state::{EndpointRecord, SandboxRecord};
@@ -54,7 +54,7 @@ async fn resolve(session: &Session, text: &str) -> Result<Network, Refusal> {
         return Ok(network);
     }
     let unknown = format!("network {:?} is not known here", text.chars().take(80).collect::<String>());
-    if let Err(away) = session.link.client() {
+    if let Err(away) = session.link.reach(link::PATIENCE).await {
         return Err(Refusal::new(Code::ControlAway, format!("{unknown}, and {}", away.message)));
     }
     let mut membership = session.membership.subscribe();

@@ -31,15 +31,15 @@ impl Service {
     }
 
     /// Returns the connection to control, or why there is none.
-    fn control(&self) -> Result<ControlClient<Channel>, Refusal> {
-        self.desk.session()?.link.client()
+    async fn control(&self) -> Result<ControlClient<Channel>, Refusal> {
+        self.desk.session()?.link.reach(link::PATIENCE).await
     }
 
     async fn forward<T, F>(&self, ask: impl FnOnce(ControlClient<Channel>) -> F) -> Result<Response<T>, Status>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let client = self.control()?;
+        let client = self.control().await?;
 
         Ok(Response::new(link::call(ask(client)).await?))
     }
@@ -54,7 +54,7 @@ impl Service {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let session = self.desk.session()?;
-        let asked = match session.link.client() {
+        let asked = match session.link.reach(link::LISTING_PATIENCE).await {
             Ok(client) => link::call(ask(client)).await,
             Err(away) => Err(away),
         };

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_proto::channel::{self, DialError};
+use overlay_proto::refusal::CODE_KEY;
 use overlay_proto::v1::control_client::ControlClient;
 use overlay_proto::{Code, Refusal, identity, tls, v1};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::transport::Channel;
 
 use crate::problem::{unix_now, utc};
@@ -18,29 +19,62 @@ use crate::state::Identity;
 /// How long one call may take; control answers within milliseconds unless it is overloaded.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a person's command waits for control that is away: it may be starting.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a listing waits, which has an answer of its own.
+pub(crate) const LISTING_PATIENCE: Duration = Duration::from_millis(500);
+/// The pause between attempts while somebody waits.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// Whether control can be asked.
 #[derive(Debug, Clone)]
 enum LinkState {
+    /// The first attempt is under way.
+    Dialling { since: u64 },
     Away { since: u64, reason: String },
     Connected { since: u64, address: String, channel: Channel },
 }
 
 /// The one connection to control; who watches keeps it, others use it while it lasts.
 #[derive(Debug)]
-pub(crate) struct Link(watch::Sender<LinkState>);
+pub(crate) struct Link {
+    state: watch::Sender<LinkState>,
+    wanted: Notify,
+}
 
 impl Link {
     /// Begins without a connection.
     pub(crate) fn new() -> Self {
-        let reason = "not connected yet".to_owned();
+        Self { state: watch::Sender::new(LinkState::Dialling { since: unix_now() }), wanted: Notify::new() }
+    }
 
-        Self(watch::Sender::new(LinkState::Away { since: unix_now(), reason }))
+    /// Returns a client, or why there is none. Somebody waits for it, so the next attempts are made at once.
+    pub(crate) async fn reach(&self, patience: Duration) -> Result<ControlClient<Channel>, Refusal> {
+        let deadline = Instant::now() + patience;
+        let mut states = self.state.subscribe();
+        loop {
+            if let Ok(client) = self.client() {
+                return Ok(client);
+            }
+            self.wanted.notify_one();
+            // Every attempt that fails states anew that control is away.
+            if timeout_at(deadline, states.changed()).await.is_err() {
+                return self.client();
+            }
+            sleep(ATTEMPT_PAUSE).await;
+        }
+    }
+
+    /// Waits until somebody wants control.
+    pub(crate) async fn wanted(&self) {
+        self.wanted.notified().await;
     }
 
     /// Returns a client, or why there is none.
     pub(crate) fn client(&self) -> Result<ControlClient<Channel>, Refusal> {
-        match &*self.0.borrow() {
+        match &*self.state.borrow() {
             LinkState::Connected { channel, .. } => Ok(client(channel.clone())),
+            LinkState::Dialling { .. } => Err(Refusal::new(Code::ControlAway, "control is not connected yet; try again")),
             LinkState::Away { since, reason } => Err(Refusal::new(
                 Code::ControlAway,
                 format!("control is away since {}: {reason}; try again when it is back", utc(*since)),
@@ -50,35 +84,41 @@ impl Link {
 
     /// Says whether control can be asked.
     pub(crate) fn is_connected(&self) -> bool {
-        matches!(&*self.0.borrow(), LinkState::Connected { .. })
+        matches!(&*self.state.borrow(), LinkState::Connected { .. })
     }
 
     /// Waits until the connection comes or goes.
     pub(crate) fn subscribe(&self) -> Watcher {
-        Watcher(self.0.subscribe())
+        Watcher(self.state.subscribe())
     }
 
     /// States that control is connected.
     pub(crate) fn connected(&self, address: String, channel: Channel) {
         tracing::info!(%address, "Connected to control");
-        self.0.send_replace(LinkState::Connected { since: unix_now(), address, channel });
+        self.state.send_replace(LinkState::Connected { since: unix_now(), address, channel });
     }
 
     /// States that control is away; if it was already, its time stays.
     pub(crate) fn away(&self, reason: impl std::fmt::Display) {
         let reason = reason.to_string();
-        let since = match &*self.0.borrow() {
-            LinkState::Away { since, .. } => *since,
+        let since = match &*self.state.borrow() {
+            LinkState::Away { since, .. } | LinkState::Dialling { since } => *since,
             LinkState::Connected { .. } => unix_now(),
         };
         tracing::debug!(%reason, "Control is away");
-        self.0.send_replace(LinkState::Away { since, reason });
+        self.state.send_replace(LinkState::Away { since, reason });
     }
 
     /// Writes it for people.
     pub(crate) fn status(&self, unpublished: usize) -> v1::ControlStatus {
         let unpublished = u32::try_from(unpublished).unwrap_or(u32::MAX);
-        match &*self.0.borrow() {
+        match &*self.state.borrow() {
+            LinkState::Dialling { since } => v1::ControlStatus {
+                since_unix: *since,
+                reason: "not connected yet".to_owned(),
+                unpublished,
+                ..v1::ControlStatus::default()
+            },
             LinkState::Away { since, reason } => v1::ControlStatus {
                 connected: false,
                 since_unix: *since,
@@ -120,9 +160,18 @@ pub(crate) async fn call<T>(
 ) -> Result<T, Refusal> {
     match timeout(CALL_DEADLINE, answer).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(Refusal::from(status)),
+        Ok(Err(status)) => Err(judge(status)),
         Err(_) => Err(Refusal::new(Code::ControlAway, "control did not answer within 10 seconds")),
     }
+}
+
+/// Whatever comes without a code of ours was not said by control: the connection broke.
+pub(crate) fn judge(status: tonic::Status) -> Refusal {
+    if status.metadata().contains_key(CODE_KEY) || status.code() == tonic::Code::Unimplemented {
+        return Refusal::from(status);
+    }
+
+    Refusal::new(Code::ControlAway, format!("the connection to control broke: {}", status.message()))
 }
 
 /// Connects with the node's certificate.

@@ -34,7 +34,7 @@ pub(crate) async fn enter(session: &Session, network: NetworkId, blocks: usize) 
     if served(&session.membership.borrow().view) {
         return Ok(());
     }
-    let mut client = session.link.client()?;
+    let mut client = session.link.reach(link::PATIENCE).await?;
     let request = v1::EnterNetworkRequest {
         network: network.to_string(),
         lane_keys: public.iter().map(|key| key.as_bytes().to_vec()).collect(),

@@ -48,7 +48,10 @@ pub(crate) async fn run(session: &Session) -> String {
                 session.link.away(&refusal);
             }
         }
-        sleep(pauses.next().unwrap_or(IDLE)).await;
+        tokio::select! {
+            () = sleep(pauses.next().unwrap_or(IDLE)) => {}
+            () = session.link.wanted() => {}
+        }
     }
 }
 
@@ -71,7 +74,7 @@ async fn connect_and_follow(session: &Session) -> Ended {
         let event = match timeout(IDLE, stream.message()).await {
             Ok(Ok(Some(response))) => response.event,
             Ok(Ok(None)) => return Ended::Broken(Refusal::new(Code::ControlAway, "control ended the watch")),
-            Ok(Err(status)) => return judge(status.into()),
+            Ok(Err(status)) => return judge(link::judge(status)),
             Err(_) => return Ended::Broken(Refusal::new(Code::ControlAway, "control fell silent")),
         };
         if let Err(ended) = handle(session, event) {
