@@ -185,6 +185,8 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
     }
     // Nobody listens there any more; the next start would replace it anyway.
     let _ = std::fs::remove_file(desk.config.socket());
+    // Stays while a network is pinned in it.
+    let _ = std::fs::remove_dir(&desk.config.run_dir);
     tracing::info!("Agent stopped, what it made in the kernel stays");
 
     outcome
@@ -280,6 +282,7 @@ impl Node {
         }
         self.desk.problems.clear_prefix("");
         reconcile::clean::all_but(&session.run_dir, &[], &self.desk.problems).await;
+        reconcile::clean::folders(&session.run_dir);
         in_store(&self.store, Store::wipe).await?;
         self.desk.phase.send_replace(Phase::Unjoined);
         tracing::info!("Left; nothing of this node stays on the host");

@@ -38,3 +38,11 @@ pub(crate) async fn all_but(run_dir: &Path, wanted: &[NetworkId], problems: &Pro
         Err(error) => problems.raise("leftovers", "kernel", explain(&error)),
     }
 }
+
+/// Removes the folders of pins and locks, unless somebody else still has something there.
+pub(crate) fn folders(run_dir: &Path) {
+    for folder in ["netns", "lock"] {
+        // Not empty or not there: either way nothing of ours is left in it.
+        let _ = std::fs::remove_dir(run_dir.join(folder));
+    }
+}
