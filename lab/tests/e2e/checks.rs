@@ -1,0 +1,58 @@
+//! Every check of `overlay-lab check`, in as many rounds as a test run can afford.
+
+use overlay_lab::{CHECKS, Check};
+
+use super::lab;
+
+fn check(name: &str, rounds: u32) {
+    if lab(1).is_none() {
+        return;
+    }
+    let check = Check::find(name).expect("a check of this name");
+
+    check.run(Some(rounds)).unwrap_or_else(|error| panic!("{error:#}"));
+}
+
+#[test]
+fn the_data_path_needs_no_control() {
+    check("offline", 1);
+}
+
+#[test]
+fn agents_may_be_killed_at_any_moment() {
+    check("restart", 8);
+}
+
+#[test]
+fn what_control_acknowledged_survives_its_death() {
+    check("control", 3);
+}
+
+#[test]
+fn what_foreign_hands_break_is_healed() {
+    check("foreign", 1);
+}
+
+#[test]
+fn the_hosts_firewall_makes_no_difference() {
+    check("firewall", 1);
+}
+
+#[test]
+fn networks_are_sealed_also_with_one_prefix() {
+    check("isolation", 1);
+}
+
+#[test]
+fn coming_and_going_leaves_nothing() {
+    check("churn", 60);
+}
+
+#[test]
+fn every_check_is_a_test_here() {
+    let own = include_str!("checks.rs");
+
+    for known in CHECKS {
+        assert!(own.contains(&format!("check(\"{}\", ", known.name)), "{} is not run here", known.name);
+    }
+}

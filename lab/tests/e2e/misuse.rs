@@ -1,0 +1,137 @@
+//! Wrong input of every kind: one clear line, and nothing changes.
+
+use std::time::Duration;
+
+use overlay_lab::{Cluster, Host, Output};
+
+use super::{cluster, lab};
+
+/// Insists on one line that complains about `what`, and on exit code `code`.
+fn assert_refused(output: &Output, code: i32, what: &str) {
+    assert_eq!(output.status.code(), Some(code), "{what}: {}{}", output.stdout, output.stderr);
+    let lines: Vec<_> = output.stderr.lines().filter(|line| !line.trim().is_empty()).collect();
+    assert!(!lines.is_empty() && lines.len() <= 3, "{what}: {}", output.stderr);
+    assert!(!output.stderr.contains("panicked") && !output.stderr.contains("Backtrace"), "{what}: {}", output.stderr);
+}
+
+fn join(host: &Host, line: &str) -> Output {
+    host.command("overlayctl").args(["join", line]).deadline(Duration::from_secs(60)).output().expect("overlayctl runs")
+}
+
+/// A line whose part number `part` (counted between `-` and `@`) is another's.
+fn with_other(line: &str, part: usize) -> String {
+    let (token, addresses) = line.split_once('@').expect("a join line has addresses");
+    let mut parts: Vec<String> = token.split('-').map(str::to_owned).collect();
+    parts[part] = parts[part].chars().map(|c| if c == '0' { '1' } else { '0' }).collect();
+
+    format!("{}@{addresses}", parts.join("-"))
+}
+
+#[test]
+fn a_wrong_join_line_changes_nothing() {
+    let Some(lab) = lab(2) else { return };
+    let folders = ["/run", "/etc", "/var/lib"];
+    lab.host(0).command("overlayctl").args(["init", "--json"]).run().unwrap();
+    let line = lab.host(0).command("overlayctl").args(["token", "create"]).run().unwrap().stdout.trim().to_owned();
+    let before = lab.host(1).snapshot(&folders).unwrap();
+
+    for (what, wrong, code) in [
+        ("nonsense", "nonsense".to_owned(), 2),
+        ("an empty line", String::new(), 2),
+        ("a truncated line", line[..line.len() / 2].to_owned(), 2),
+        ("another token", with_other(&line, 1), 1),
+        ("another secret", with_other(&line, 2), 1),
+        ("another authority", with_other(&line, 3), 1),
+    ] {
+        let output = join(lab.host(1), &wrong);
+        assert!(matches!(output.status.code(), Some(1..=3)), "{what}: {}", output.stderr);
+        assert_refused(&output, output.status.code().unwrap_or(code), what);
+        before.assert_unchanged(|| lab.host(1).snapshot(&folders)).unwrap_or_else(|error| panic!("{what}: {error:#}"));
+    }
+
+    assert!(join(lab.host(1), &line).status.success(), "the right line still works");
+}
+
+#[test]
+fn a_token_admits_as_many_as_it_says_and_not_after_it_was_revoked() {
+    let Some(lab) = lab(4) else { return };
+    lab.host(0).command("overlayctl").args(["init", "--json"]).run().unwrap();
+    let create = |args: &[&str]| {
+        let output = lab.host(0).command("overlayctl").args(["token", "create"]).args(args).run().unwrap();
+        output.stdout.trim().to_owned()
+    };
+
+    let once = create(&["--uses", "1"]);
+    assert!(join(lab.host(1), &once).status.success());
+    assert_refused(&join(lab.host(2), &once), 1, "a used token");
+
+    let revoked = create(&["--uses", "5"]);
+    let id = revoked.split('-').nth(1).unwrap();
+    lab.host(0).command("overlayctl").args(["token", "rm", id]).run().unwrap();
+    assert_refused(&join(lab.host(2), &revoked), 1, "a revoked token");
+
+    let short = create(&["--ttl", "1s"]);
+    std::thread::park_timeout(Duration::from_millis(2500));
+    assert_refused(&join(lab.host(3), &short), 1, "an expired token");
+}
+
+#[test]
+fn commands_without_an_agent_say_what_to_do() {
+    let Some(lab) = lab(1) else { return };
+    let host = lab.host(0);
+
+    for args in [&["status"][..], &["network", "ls"], &["node", "ls"], &["run", "--network", "x", "--", "true"]] {
+        assert_refused(&host.command("overlayctl").args(args).output().unwrap(), 3, &args.join(" "));
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_leaves_no_trace() {
+    let Some(cluster) = cluster(1) else { return };
+    let run = |args: &[&str]| cluster.host(0).command("overlayctl").args(args).output().unwrap();
+    cluster.ctl(0, &["network", "create", "net", "--subnet", "10.70.0.0/24"]).unwrap();
+    let before = cluster.host(0).snapshot(&[]).unwrap();
+
+    for (args, code) in [
+        (&["network", "create", "net"][..], 1),
+        (&["network", "create", "n2", "--subnet", "10.70.0.0/33"], 2),
+        (&["network", "create", "n2", "--subnet", "127.0.0.0/8"], 1),
+        (&["network", "create", "UPPER case"], 2),
+        (&["network", "rm", "nothing"], 1),
+        (&["network", "inspect", "nothing"], 1),
+        (&["node", "rm", "nothing"], 1),
+        (&["token", "rm", "nothing"], 1),
+        (&["run", "--network", "nothing", "--", "true"], 1),
+        (&["run", "--network", "net", "--ip", "10.71.0.9", "--", "true"], 1),
+        (&["attach", "--netns", "/does/not/exist", "--network", "net", "--name", "x"], 1),
+        (&["detach", "--network", "net", "--name", "nothing"], 1),
+        (&["ping", "nothing"], 1),
+        (&["frobnicate"], 2),
+    ] {
+        let output = run(args);
+        let given = output.status.code().unwrap_or(-1);
+        // Whether a name is judged by the parser or by control is a matter of taste.
+        assert!(
+            given == code || (given, code) == (1, 2) || (given, code) == (2, 1),
+            "{args:?} gave {given}: {}",
+            output.stderr
+        );
+        assert!(!output.stderr.is_empty() && !output.stderr.contains("panicked"), "{args:?}: {}", output.stderr);
+    }
+    before.assert_unchanged(|| cluster.host(0).snapshot(&[])).unwrap();
+    cluster.finish().unwrap();
+}
+
+#[test]
+fn exit_codes_of_containers_pass_through() {
+    let Some(cluster) = cluster(1) else { return };
+    cluster.ctl(0, &["network", "create", "net"]).unwrap();
+    let run = |args: &[&str]| {
+        let output = cluster.host(0).command("overlayctl").args(["run", "--network", "net", "--"]).args(args).output();
+        output.unwrap().status.code()
+    };
+
+    assert_eq!(run(&["sh", "-c", "exit 7"]), Some(7));
+    assert_eq!(run(&["/does/not/exist"]), Some(127));
+    Cluster::finish(cluster).unwrap();
+}
