@@ -4,9 +4,11 @@ mod churn;
 mod control;
 mod firewall;
 mod foreign;
+mod forgery;
 mod isolation;
 mod offline;
 mod restart;
+mod speed;
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -33,13 +35,15 @@ pub struct Check {
 }
 
 /// All checks.
-pub const CHECKS: [Check; 7] = [
+pub const CHECKS: [Check; 9] = [
     Check { name: "offline", what: "the data path needs no control", rounds: 1, run: offline::run },
     Check { name: "restart", what: "agents may be killed at any moment", rounds: 100, run: restart::run },
     Check { name: "control", what: "what control acknowledged survives kill -9", rounds: 20, run: control::run },
     Check { name: "foreign", what: "what foreign hands break is healed", rounds: 3, run: foreign::run },
     Check { name: "firewall", what: "the host's firewall makes no difference", rounds: 1, run: firewall::run },
     Check { name: "isolation", what: "networks are sealed, also with one prefix", rounds: 1, run: isolation::run },
+    Check { name: "forgery", what: "nobody speaks with another's address", rounds: 4, run: forgery::run },
+    Check { name: "speed", what: "twice as fast as other userspace WireGuards", rounds: 5, run: speed::run },
     Check { name: "churn", what: "coming and going leaves nothing", rounds: 1000, run: churn::run },
 ];
 

@@ -13,7 +13,7 @@ use crate::check::{CHECKS, Check};
 use crate::lab::Lab;
 use crate::snapshot::Snapshot;
 use crate::state::{self, Record};
-use crate::tool::{capture, change, fetch, http_server, ping, processes, throughput, uapi};
+use crate::tool::{capture, change, fetch, forge, http_server, ping, processes, throughput, uapi};
 use crate::{demo, enter, holder, keeper};
 
 const EXAMPLES: &str = "Examples:
@@ -182,6 +182,15 @@ enum Tool {
         /// Bytes
         mtu: u32,
     },
+    /// Print the IPv4 addresses of a link
+    #[command(hide = true)]
+    Addresses {
+        /// The link
+        name: String,
+    },
+    /// Send packets with any source address
+    #[command(hide = true)]
+    Forge(forge::Options),
     /// Configure a userspace WireGuard interface by what standard input says
     #[command(hide = true)]
     Uapi {
@@ -271,6 +280,8 @@ fn run_tool(tool: Tool) -> Result<()> {
         Tool::Neighbour { change, address } => change::neighbour(change, address),
         Tool::Address { name, address } => change::address(&name, address),
         Tool::Mtu { name, mtu } => change::mtu(&name, mtu),
+        Tool::Addresses { name } => change::print_addresses(&name),
+        Tool::Forge(options) => forge::run(&options),
         Tool::Uapi { name } => uapi::run(&name),
         Tool::Link { name, change } => change::link(&name, change),
         Tool::Snapshot { folders } => {

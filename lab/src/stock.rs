@@ -11,8 +11,15 @@ use crate::command::Running;
 use crate::host::Host;
 use crate::wait::wait_until;
 
-/// The interface they make.
-const INTERFACE: &str = "wg0";
+/// The public keys that go with the private keys 0x11… and 0x22….
+const KEY1: [u8; 32] = [
+    0x7b, 0x4e, 0x90, 0x9b, 0xbe, 0x7f, 0xfe, 0x44, 0xc4, 0x65, 0xa2, 0x20, 0x03, 0x7d, 0x60, 0x8e, 0xe3, 0x58, 0x97,
+    0xd3, 0x1e, 0xf9, 0x72, 0xf0, 0x7f, 0x74, 0x89, 0x2c, 0xb0, 0xf7, 0x3f, 0x13,
+];
+const KEY2: [u8; 32] = [
+    0x0f, 0xaa, 0x68, 0x4e, 0xd2, 0x88, 0x67, 0xb9, 0x7f, 0x4a, 0x6a, 0x2d, 0xee, 0x5d, 0xf8, 0xce, 0x97, 0x4e, 0x76,
+    0xb7, 0x01, 0x8e, 0x3f, 0x22, 0xa1, 0xc4, 0xcf, 0x26, 0x78, 0x57, 0x0f, 0x20,
+];
 /// How long one may take to start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -42,6 +49,11 @@ pub struct StockTunnel {
     pub mtu: u32,
 }
 
+impl StockTunnel {
+    /// Two pairs of private and public keys for tests and measurements, which have no secrets.
+    pub const KEYS: [([u8; 32], [u8; 32]); 2] = [([0x11; 32], KEY1), ([0x22; 32], KEY2)];
+}
+
 impl Stock {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::WireguardGo, Self::Boringtun];
@@ -52,6 +64,14 @@ impl Stock {
         match self {
             Self::WireguardGo => "wireguard-go",
             Self::Boringtun => "boringtun-cli",
+        }
+    }
+
+    /// The interface it makes on a host; both may run at once.
+    fn interface(self) -> &'static str {
+        match self {
+            Self::WireguardGo => "wg0",
+            Self::Boringtun => "wg1",
         }
     }
 
@@ -69,27 +89,28 @@ impl Stock {
     ///
     /// When it does not start, or refuses its configuration.
     pub fn start(self, host: &Host, tunnel: &StockTunnel) -> Result<Running> {
+        let interface = self.interface();
         let command = host.try_command(self.program())?;
         let command = match self {
-            Self::WireguardGo => command.args(["-f", INTERFACE]).env("LOG_LEVEL", "error"),
-            Self::Boringtun => command.args(["-f", INTERFACE, "--disable-drop-privileges"]),
+            Self::WireguardGo => command.args(["-f", interface]).env("LOG_LEVEL", "error"),
+            Self::Boringtun => command.args(["-f", interface, "--disable-drop-privileges"]),
         };
         let mut running = command.spawn()?;
 
         wait_until(PATIENCE, "it takes its configuration", || {
-            !running.is_running() || configure(host, tunnel).is_ok()
+            !running.is_running() || configure(host, interface, tunnel).is_ok()
         })?;
         ensure!(running.is_running(), "{} ended: {}{}", self.program(), running.stdout(), running.stderr());
         let tool = |args: &[&str]| host.try_command("overlay-lab")?.args(args).run();
-        tool(&["address", INTERFACE, &tunnel.address.to_string()]).context("cannot give it its address")?;
-        tool(&["mtu", INTERFACE, &tunnel.mtu.to_string()])?;
-        tool(&["link", INTERFACE, "up"])?;
+        tool(&["address", interface, &tunnel.address.to_string()]).context("cannot give it its address")?;
+        tool(&["mtu", interface, &tunnel.mtu.to_string()])?;
+        tool(&["link", interface, "up"])?;
         Ok(running)
     }
 }
 
-fn configure(host: &Host, tunnel: &StockTunnel) -> Result<()> {
-    let uapi = host.try_command("overlay-lab")?.args(["uapi", INTERFACE]);
+fn configure(host: &Host, interface: &str, tunnel: &StockTunnel) -> Result<()> {
+    let uapi = host.try_command("overlay-lab")?.args(["uapi", interface]);
 
     uapi.input(&request(tunnel))?.run().map(drop)
 }

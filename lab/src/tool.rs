@@ -4,6 +4,7 @@ pub(crate) mod capture;
 pub(crate) mod change;
 pub(crate) mod checksum;
 pub(crate) mod fetch;
+pub(crate) mod forge;
 pub(crate) mod http_server;
 pub(crate) mod icmp;
 pub(crate) mod ping;

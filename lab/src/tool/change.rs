@@ -69,3 +69,20 @@ pub(crate) fn address(name: &str, address: ipnet::IpNet) -> Result<()> {
 pub(crate) fn mtu(name: &str, mtu: u32) -> Result<()> {
     block_on(async { Network::open()?.set_mtu(name, mtu).await })
 }
+
+/// Prints the IPv4 addresses of a link, one a line.
+///
+/// # Errors
+///
+/// When they cannot be listed.
+#[expect(clippy::print_stdout, reason = "this is a command line")]
+pub(crate) fn print_addresses(name: &str) -> Result<()> {
+    for interface in nix::ifaddrs::getifaddrs()? {
+        let address = interface.address.filter(|_| interface.interface_name == name);
+        if let Some(address) = address.as_ref().and_then(|address| address.as_sockaddr_in()) {
+            println!("{}", address.ip());
+        }
+    }
+
+    Ok(())
+}

@@ -49,6 +49,16 @@ fn coming_and_going_leaves_nothing() {
 }
 
 #[test]
+fn nobody_speaks_with_anothers_address() {
+    check("forgery", 1);
+}
+
+#[test]
+fn speed_is_measured_against_others() {
+    check("speed", 1);
+}
+
+#[test]
 fn every_check_is_a_test_here() {
     let own = include_str!("checks.rs");
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use driver::Driver;
 use overlay_lab::{Lab, Running, Stock, StockTunnel};
 
-/// Private keys of the two ends; tests have no secrets.
-const OUR_KEY: [u8; 32] = [0x11; 32];
-const THEIR_KEY: [u8; 32] = [0x22; 32];
+/// Private keys of the two ends.
+const OUR_KEY: [u8; 32] = StockTunnel::KEYS[0].0;
+const THEIR_KEY: [u8; 32] = StockTunnel::KEYS[1].0;
 const PORT: u16 = 51820;
 const OURS: &str = "10.9.0.1";
 const THEIRS: &str = "10.9.0.2";
@@ -47,6 +47,13 @@ fn public(private: [u8; 32]) -> overlay_core::PublicKey {
 fn skip<T>(why: &str) -> Option<T> {
     eprintln!("SKIPPED: {why}");
     None
+}
+
+#[test]
+fn the_keys_for_tests_belong_together() {
+    for (private, public_key) in StockTunnel::KEYS {
+        assert_eq!(*public(private).as_bytes(), public_key);
+    }
 }
 
 fn we_call(stock: Stock) {

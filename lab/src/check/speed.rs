@@ -1,0 +1,116 @@
+//! Throughput of one TCP stream between two containers, against other userspace WireGuards between the same two hosts.
+
+use anyhow::{Context, Result, ensure};
+
+use super::Notes;
+use crate::cluster::Cluster;
+use crate::command::{HostCommand, Running};
+use crate::host::Host;
+use crate::stock::{Stock, StockTunnel};
+
+/// How many times faster the overlay must be. Only release builds are held to it.
+const BAR: f64 = 2.0;
+/// Seconds of each measurement.
+const SECONDS: &str = "2";
+
+pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
+    let cluster = Cluster::new(2)?;
+    cluster.ctl(0, &["network", "create", "net"])?;
+    let sink = cluster.serve(1, "net", "sink", &["throughput", "serve"], "listening")?;
+    let bare = cluster.host(1).try_command("overlay-lab")?.args(["throughput", "serve"]).spawn()?;
+    let rivals: Vec<Rival> = Stock::ALL
+        .into_iter()
+        .filter(|stock| stock.is_installed())
+        .map(|stock| Rival::start(stock, &cluster))
+        .collect::<Result<_>>()?;
+    if rivals.len() < Stock::ALL.len() {
+        notes.say("wireguard-go or boringtun-cli is not installed here: that comparison is skipped");
+    }
+
+    let mut ours = Vec::new();
+    let mut theirs = vec![Vec::new(); rivals.len()];
+    for _ in 0..rounds {
+        ours.push(measure(cluster.container(0, "net", "load")?, "sink")?);
+        for (rival, figures) in rivals.iter().zip(&mut theirs) {
+            figures.push(measure(cluster.host(0).try_command("overlay-lab")?, rival.address())?);
+        }
+    }
+
+    let own = median(&mut ours);
+    notes.say(&format!("overlay: {own:.2} Gbit/s, median of {rounds} ({ours:.2?})"));
+    let mut worst = f64::INFINITY;
+    for (rival, figures) in rivals.iter().zip(&mut theirs) {
+        let figure = median(figures);
+        worst = worst.min(own / figure);
+        notes.say(&format!(
+            "{}: {figure:.2} Gbit/s ({figures:.2?}); the overlay has {:.1} times that",
+            rival.stock.program(),
+            own / figure
+        ));
+    }
+    if cfg!(debug_assertions) {
+        notes.say("not a release build: the figures mean nothing");
+    } else {
+        ensure!(worst >= BAR, "the overlay is only {worst:.2} times as fast");
+    }
+
+    drop((rivals, bare, sink));
+    cluster.finish()
+}
+
+/// Another implementation between the two hosts.
+struct Rival {
+    stock: Stock,
+    _ends: [Running; 2],
+}
+
+impl Rival {
+    fn start(stock: Stock, cluster: &Cluster) -> Result<Self> {
+        let ends = [
+            Self::end(stock, cluster.host(0), 0, cluster.host(1))?,
+            Self::end(stock, cluster.host(1), 1, cluster.host(0))?,
+        ];
+
+        Ok(Self { stock, _ends: ends })
+    }
+
+    fn end(stock: Stock, host: &Host, index: usize, other: &Host) -> Result<Running> {
+        let (private_key, _) = StockTunnel::KEYS[index];
+        let (_, peer) = StockTunnel::KEYS[1 - index];
+        let port = match stock {
+            Stock::WireguardGo => 51_900,
+            Stock::Boringtun => 51_901,
+        };
+        let address = format!("{}.{}/24", prefix(stock), index + 1).parse().context("an address")?;
+        let endpoint = Some((other.address(), port).into());
+
+        stock.start(host, &StockTunnel { private_key, peer, port, endpoint, address, mtu: 1420 })
+    }
+
+    fn address(&self) -> &'static str {
+        match self.stock {
+            Stock::WireguardGo => "198.51.100.2",
+            Stock::Boringtun => "203.0.113.2",
+        }
+    }
+}
+
+fn prefix(stock: Stock) -> &'static str {
+    match stock {
+        Stock::WireguardGo => "198.51.100",
+        Stock::Boringtun => "203.0.113",
+    }
+}
+
+fn measure(command: HostCommand, to: &str) -> Result<f64> {
+    let output = command.args(["throughput", "client", "--json", "--seconds", SECONDS, to]).run()?;
+    let summary: serde_json::Value = serde_json::from_str(&output.stdout).context("no figures")?;
+
+    summary["gbit_per_second"].as_f64().context("no figure")
+}
+
+fn median(figures: &mut [f64]) -> f64 {
+    figures.sort_by(f64::total_cmp);
+
+    figures.get(figures.len() / 2).copied().unwrap_or_default()
+}
