@@ -190,6 +190,17 @@ fn leaving_is_idempotent_and_leaves_an_agent_that_others_started() {
 }
 
 #[test]
+fn leaving_with_the_state_of_another_agent_is_refused() {
+    let agent = FakeAgent::start();
+
+    let ran = agent.run(&["leave", "--state", "/nonexistent/overlay"]);
+
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("keeps its state in /somewhere/else") || ran.stderr.contains("needs root"), "{ran:?}");
+    assert!(!agent.script().asked.iter().any(|what| what.starts_with("leave")));
+}
+
+#[test]
 fn a_closed_pipe_is_no_failure() {
     let agent = FakeAgent::start();
     let mut child = agent.command(&["network", "ls"]).stdout(Stdio::piped()).spawn().expect("it runs");

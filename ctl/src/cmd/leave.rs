@@ -8,7 +8,7 @@ use clap::Args;
 use overlay_proto::{Code, Refusal, v1};
 use serde::Serialize;
 
-use super::{Context, join, require_root};
+use super::{Context, connected, join, require_root};
 use crate::failure::{Failure, Outcome};
 use crate::output::{Page, Report};
 use crate::spawn::{self, Launch, Manner};
@@ -78,49 +78,65 @@ impl Leave {
 
     /// Finds what to stop and remove; none when the agent was started by somebody else, in another way.
     async fn state_dir(&self, context: &Context) -> Outcome<Option<StateDir>> {
-        if let Some(path) = &self.state {
-            return StateDir::new(path).map(Some);
+        let asked = self.state.as_deref().map(StateDir::new).transpose()?;
+        let Ok(status) = context.status().await else {
+            return asked.map_or_else(|| StateDir::new(Path::new(DEFAULT_STATE)), Ok).map(Some);
+        };
+        let running = StateDir::of_agent(status.state_dir.as_ref());
+        if asked.is_some() && asked != running {
+            let text = format!(
+                "the agent at {} keeps its state in {}: give the --socket of the one that is to leave",
+                context.socket.display(),
+                status.state_dir
+            );
+            return Err(Refusal::new(Code::WrongState, text).into());
         }
 
-        match context.status().await {
-            Ok(status) => Ok(StateDir::of_agent(status.state_dir.as_ref())),
-            Err(_) => StateDir::new(Path::new(DEFAULT_STATE)).map(Some),
-        }
+        Ok(running)
     }
 
     /// Lets the agent take everything back; one that does not run is started for it. Tells whether control knows.
     async fn leave_cluster(&self, state: Option<&StateDir>, context: &Context) -> Outcome<bool> {
-        let status = match context.status().await {
-            Ok(status) => status,
+        let (status, started) = match context.status().await {
+            Ok(status) => (status, None),
             Err(refusal) if refusal.code == Code::AgentAway => {
                 let Some(state) = state.filter(|state| state.has(Service::Agent)) else { return Ok(false) };
-                // What it made in the kernel, only the agent can take back.
-                let launch = Launch::agent(state, &context.socket)?;
-                if let Err(failure) = join::start_agent(&launch, state, Manner::Background, context).await {
-                    return if self.force { Ok(false) } else { Err(failure) };
+                match self.start_agent(state, context).await {
+                    Ok(()) => (context.status().await?, Some(state)),
+                    Err(_) if self.force => return Ok(false),
+                    Err(failure) => return Err(failure),
                 }
-                context.status().await?
             }
             Err(refusal) => return Err(refusal.into()),
         };
         if status.phase() == v1::NodePhase::Unjoined {
             return Ok(false);
         }
-        if state.is_some_and(|state| state.has(Service::Control)) {
+        // Control that ends with this host need not be told.
+        let ends = state.is_some_and(|state| state.has(Service::Control));
+        if ends {
             self.confirm(&status.node, context).await?;
         }
         context.output.step("Leaving the cluster");
-        let left = context.agent().await?.leave(v1::AgentLeaveRequest { force: self.force }).await;
+        let left = context.agent().await?.leave(v1::AgentLeaveRequest { force: self.force || ends }).await;
+        if let (Err(_), Some(state)) = (&left, started) {
+            spawn::stop(Service::Agent, state).await?;
+        }
 
-        left.map(|left| left.told_control).map_err(|refusal| {
-            let hint = refusal.code == Code::ControlAway && !refusal.message.contains("--force");
-            if !hint {
-                return Failure::from(refusal);
-            }
-            let text = format!("{refusal}: control cannot be told; `overlayctl leave --force` leaves all the same");
+        Ok(left.map_err(with_hint)?.told_control)
+    }
 
-            Refusal::new(Code::ControlAway, text).into()
-        })
+    /// Starts the agent once more: what it made in the kernel, only it can take back.
+    async fn start_agent(&self, state: &StateDir, context: &Context) -> Outcome {
+        let launch = Launch::agent(state, &context.socket)?;
+        join::start_agent(&launch, state, Manner::Background, context).await?;
+        let joined = context.status().await?.phase() == v1::NodePhase::Joined;
+        if joined && !self.force && !state.has(Service::Control) {
+            // Whether control can be told is the agent's to say.
+            let _ = connected(context).await;
+        }
+
+        Ok(())
     }
 
     /// Ending control ends the cluster: somebody who sits there is asked, a script is warned.
@@ -145,6 +161,17 @@ impl Leave {
 
         if answer.trim().eq_ignore_ascii_case("y") { Ok(()) } else { Err(Failure::Exit(1)) }
     }
+}
+
+fn with_hint(refusal: Refusal) -> Refusal {
+    if refusal.code != Code::ControlAway || refusal.message.contains("--force") {
+        return refusal;
+    }
+
+    Refusal::new(
+        refusal.code,
+        format!("{refusal}: control cannot be told; `overlayctl leave --force` leaves all the same"),
+    )
 }
 
 /// Removes the socket that nobody listens on any more, and the directories it was in if they are empty and ours.

@@ -153,7 +153,7 @@ impl Started {
         let waited = wait::until(READY, async || match probe().await {
             Ok(answer) => Probe::Done(answer),
             Err(_) if self.has_ended() => {
-                Probe::Never(Refusal::new(Code::AgentAway, format!("{program} ended right after its start")))
+                Probe::Never(Refusal::new(Code::Fault, format!("{program} ended right after its start")))
             }
             Err(refusal) => {
                 let text = format!("{program} does not answer within {} s of its start: {refusal}", READY.as_secs());
