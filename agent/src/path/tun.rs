@@ -46,7 +46,8 @@ impl TunQueue {
             let len = match nix::unistd::read(&self.fd, batch.room()) {
                 Ok(0) => return Filled::Drained,
                 Ok(len) => len,
-                Err(Errno::EAGAIN) => return Filled::Drained,
+                // Without memory for the moment, the packet is lost as in any other queue.
+                Err(Errno::EAGAIN | Errno::ENOMEM | Errno::ENOBUFS) => return Filled::Drained,
                 Err(Errno::EINTR) => continue,
                 Err(error) => return Filled::Gone(error.into()),
             };

@@ -15,8 +15,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::counters::Counters;
 
-/// What the kernel may hold for one socket: 30 ms at 2 Gbit/s, and no more memory than that a socket.
-const SOCKET_BUFFER: usize = 8 << 20;
+/// What the kernel may hold of what one socket received: 30 ms at 2 Gbit/s, for when the lane does not get to run.
+const RECEIVE_BUFFER: usize = 8 << 20;
+/// What the kernel may hold of what one socket sends: 80 ms at 100 Mbit/s. More would only be delay; when it is full, the
+/// lane waits and its TUN queues fill, which is where the senders are told.
+const SEND_BUFFER: usize = 1 << 20;
 /// How long one send waits for the device to take what is queued before the datagrams are lost.
 const SEND_PATIENCE_MS: u8 = 10;
 /// The largest datagram, or train of merged datagrams.
@@ -41,6 +44,8 @@ pub(crate) struct UdpSocket {
     socket: Socket,
     state: UdpSocketState,
     segmentation: bool,
+    /// The device took nothing for as long as a send waits; no other waits until it takes something again.
+    stuck: bool,
 }
 
 /// Room for one receive. Reused for both sockets.
@@ -132,7 +137,7 @@ impl UdpSocket {
         }
         let segmentation = state.max_gso_segments() > 1;
 
-        Ok(Self { socket, state, segmentation })
+        Ok(Self { socket, state, segmentation, stuck: false })
     }
 
     fn port(&self) -> io::Result<u16> {
@@ -183,14 +188,14 @@ impl UdpSocket {
         }
     }
 
-    fn send_singly(&self, to: SocketAddr, bytes: &[u8], segment: usize, counters: &mut Counters) {
+    fn send_singly(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, counters: &mut Counters) {
         counters.udp_singly += 1;
         for datagram in bytes.chunks(segment.max(1)) {
             self.send_one(to, datagram, counters);
         }
     }
 
-    fn send_one(&self, to: SocketAddr, datagram: &[u8], counters: &mut Counters) {
+    fn send_one(&mut self, to: SocketAddr, datagram: &[u8], counters: &mut Counters) {
         match self.try_send(to, datagram, None, counters) {
             Ok(()) => counters.udp_datagrams_out += 1,
             Err(error) => count_loss(error, 1, counters),
@@ -198,7 +203,7 @@ impl UdpSocket {
     }
 
     fn try_send(
-        &self,
+        &mut self,
         destination: SocketAddr,
         contents: &[u8],
         segment_size: Option<usize>,
@@ -212,12 +217,14 @@ impl UdpSocket {
             sent = self.state.try_send(UdpSockRef::from(&self.socket), &transmit);
         }
 
+        self.stuck = matches!(&sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+
         sent.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
     }
 
     /// Waits for room in the send buffer, if that was what a send lacked.
     fn had_to_wait(&self, sent: &io::Result<()>) -> bool {
-        if !matches!(sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+        if self.stuck || !matches!(sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
             return false;
         }
         let mut room = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
@@ -277,11 +284,11 @@ fn count_loss(error: Errno, datagrams: u64, counters: &mut Counters) {
 
 fn enlarge_buffers(socket: &Socket) {
     // Privileged first; without the privilege the system's limit holds.
-    if setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
-        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    if setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
     }
-    if setsockopt(socket, sockopt::SndBufForce, &SOCKET_BUFFER).is_err() {
-        let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    if setsockopt(socket, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
+        let _ = socket.set_send_buffer_size(SEND_BUFFER);
     }
 }
 

@@ -92,3 +92,22 @@ fn peers_that_refuse_and_networks_that_end_do_not_end_the_lane() {
         world.end().await;
     });
 }
+
+#[test]
+fn what_the_underlay_does_not_take_is_counted_and_never_fragmented() {
+    as_root(async {
+        let world = World::new(1).await;
+        ping(&world);
+        world.a.set_underlay_mtu(1300).await;
+
+        let sender = world.a.inside(|| UdpSocket::bind((world.a.address, 0))).expect("bound");
+        let nobody = SocketAddr::new(world.b.address.into(), 9);
+        sender.send_to(&[7; 1_380], nobody).expect("sent");
+        // Goes after the large one on the same queue, so that has been dealt with once this arrives.
+        ping(&world);
+
+        let io = world.a.reports().await[0].io;
+        assert_eq!(io.udp_too_big, 1, "{io:?}");
+        world.end().await;
+    });
+}

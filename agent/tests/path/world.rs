@@ -202,6 +202,14 @@ impl Host {
         self.network.as_ref().expect("open").netns().within(work).expect("entered")
     }
 
+    /// Sets the MTU of this host's end of the underlay.
+    pub(crate) async fn set_underlay_mtu(&self, mtu: u32) {
+        let handle = netlink(&self.host);
+        let found = handle.link().get().match_name("eth0").execute().try_next().await.expect("found").expect("a link");
+        let link = LinkUnspec::new_with_index(found.header.index).mtu(mtu).build();
+        handle.link().set(link).execute().await.expect("set");
+    }
+
     /// Removes the TUN device behind the lanes' backs.
     pub(crate) async fn delete_tun(&self) {
         let handle = netlink(self.network.as_ref().expect("open").netns());
