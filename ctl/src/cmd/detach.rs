@@ -12,8 +12,6 @@ use crate::failure::Outcome;
 use crate::output::{Page, Report};
 
 const EXAMPLE: &str = "\
-What is not attached is no error.
-
 Examples:
   overlayctl detach --network my-network --name web
   overlayctl detach 5d3c0f8a2b114c77                  by the id that `endpoint ls --json` shows";

@@ -40,13 +40,9 @@ impl Files {
 /// With the networks as search list, `service2` is looked up as `service2.my-network` and a dotted name as it stands.
 fn resolv_conf(attached: &[v1::AttachResponse]) -> String {
     let mut text = String::new();
-    let mut servers: Vec<&str> = Vec::new();
-    for server in attached.iter().flat_map(|a| &a.nameservers) {
-        if !servers.contains(&server.as_str()) {
-            servers.push(server);
-        }
-    }
-    for server in servers {
+    // Resolvers heed three servers: one of each network comes before a second one of any.
+    let nth = |n: usize| attached.iter().filter_map(move |a| a.nameservers.get(n));
+    for server in nth(0).chain(nth(1)) {
         let _ = writeln!(text, "nameserver {server}");
     }
     let networks: Vec<_> = attached.iter().map(|a| a.network_name.as_str()).collect();
@@ -91,7 +87,7 @@ mod tests {
             }),
             network_name: network.into(),
             ifname: "eth0".into(),
-            nameservers: vec![server.into()],
+            nameservers: vec![server.into(), "fd00::1".into()],
             mtu: 1408,
         }
     }
@@ -101,7 +97,10 @@ mod tests {
         let files = Files::new(&[attached("a", "10.1.0.1", "10.1.0.2"), attached("b", "10.2.0.1", "10.2.0.2")], "");
 
         assert_eq!(files.hostname, "web");
-        assert_eq!(files.resolv_conf, "nameserver 10.1.0.1\nnameserver 10.2.0.1\nsearch a b\n");
+        assert_eq!(
+            files.resolv_conf,
+            "nameserver 10.1.0.1\nnameserver 10.2.0.1\nnameserver fd00::1\nnameserver fd00::1\nsearch a b\n"
+        );
         assert!(files.hosts.ends_with("10.1.0.2 web.a web\n10.2.0.2 web.b web\n"), "{}", files.hosts);
         assert_eq!(files.each().count(), 2);
     }
