@@ -188,6 +188,17 @@ impl Cluster {
         wait_until(PATIENCE, "the agent answers", || answers().unwrap_or(false))
     }
 
+    /// Waits until the agent of a host has a connection to control.
+    ///
+    /// # Errors
+    ///
+    /// When it does not in time.
+    pub fn wait_for_control(&self, host: usize) -> Result<Duration> {
+        let connected = || Ok::<_, anyhow::Error>(self.ctl_json(host, &["status"])?["control"]["connected"] == true);
+
+        wait_until(PATIENCE, "the agent finds control", || connected().unwrap_or(false))
+    }
+
     /// Lets all hosts leave and insists that nothing is left on any of them.
     ///
     /// # Errors
@@ -195,6 +206,7 @@ impl Cluster {
     /// When a host cannot leave, or something is left.
     pub fn finish(mut self) -> Result<()> {
         for index in (0..self.lab.hosts().len()).rev() {
+            self.wait_for_control(index)?;
             self.ctl(index, &["leave"])?;
         }
         self.restarted.clear();

@@ -30,7 +30,6 @@ pub(crate) fn make(host: &str, hosts_file: &str) -> Result<()> {
     let base = mount_run()?;
     mount_private("/etc", &OWN_ETC, &base)?;
     mount_private("/var/lib", &OWN_VAR_LIB, &base)?;
-    fs::create_dir("/var/lib/overlay").context("cannot make /var/lib/overlay")?;
     write("/etc/hostname", &format!("{host}\n"))?;
     write("/etc/hosts", hosts_file)?;
     write("/etc/resolv.conf", "# This host has no name server.\n")?;

@@ -168,6 +168,9 @@ impl Play<'_> {
         self.running.clear();
         if let Some(control) = &self.control {
             self.daemons.push(scene.start(control.command()?)?);
+            for host in self.lab.hosts() {
+                wait_until(PATIENCE, "the agent finds control again", || is_connected(host).unwrap_or(false))?;
+            }
         }
         for index in [1, 0] {
             scene.run(self.lab.host(index).try_command("overlayctl")?.arg("leave"))?;
@@ -186,6 +189,14 @@ impl Play<'_> {
     fn host2(&self) -> &Host {
         self.lab.host(1)
     }
+}
+
+/// Whether the agent of a host has a connection to control.
+fn is_connected(host: &Host) -> Result<bool> {
+    let output = host.try_command("overlayctl")?.args(["status", "--json"]).run()?;
+    let status: serde_json::Value = serde_json::from_str(&output.stdout)?;
+
+    Ok(status["control"]["connected"] == true)
 }
 
 /// A container on the demo's network that runs one of this program's tools.
