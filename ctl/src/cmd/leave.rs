@@ -147,8 +147,7 @@ impl Leave {
             return Ok(());
         }
         context.output.warn(format_args!(
-            "this machine runs control; without it nothing can be changed on {} other nodes: {}",
-            others.len(),
+            "this machine runs control; without it nothing can be changed any more on the other nodes: {}",
             others.join(", ")
         ));
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
