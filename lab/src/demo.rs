@@ -68,10 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 
 /// What this machine has; of its processes only those of the demo, since others may come and go.
 fn machine(lab: Option<&str>) -> Snapshot {
-    Snapshot::of(
-        &[Path::new("/run/overlay"), Path::new("/run/overlay-lab"), Path::new("/var/lib/overlay")],
-        Some(lab.unwrap_or("-")),
-    )
+    Snapshot::of(&[Path::new("/run/overlay"), Path::new("/var/lib/overlay")], Some(lab.unwrap_or("-")))
 }
 
 /// Whether a difference can come from the demo: its hosts' own things carry these names, and nothing else of it is on the machine.

@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// Where the folders of the machine remain reachable inside a host, in a folder for each lab that the host is nested in.
 const BASES: &str = "/run/overlay-lab/base";
@@ -27,6 +27,7 @@ const OWN_VAR_LIB: [&str; 1] = ["overlay"];
 pub(crate) fn make(host: &str, hosts_file: &str) -> Result<()> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .context("cannot make the mounts private")?;
+    forget_namespaces();
     let base = mount_run()?;
     mount_private("/etc", &OWN_ETC, &base)?;
     mount_private("/var/lib", &OWN_VAR_LIB, &base)?;
@@ -41,6 +42,17 @@ pub(crate) fn make(host: &str, hosts_file: &str) -> Result<()> {
     // earlier, or what covers /etc would cover its copy.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED, None::<&str>)
         .context("cannot share the mounts inside the host")
+}
+
+/// Unmounts the machine's pinned namespaces, which the host would otherwise keep alive. A normal user may not, and keeps them.
+fn forget_namespaces() {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    for line in mounts.lines() {
+        let mut words = line.split(' ');
+        if let (Some(_), Some(target), Some("nsfs")) = (words.next(), words.next(), words.next()) {
+            let _ = umount2(target, MntFlags::MNT_DETACH);
+        }
+    }
 }
 
 fn write(path: &str, text: &str) -> Result<()> {
