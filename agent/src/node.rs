@@ -7,13 +7,14 @@
 //!                        └► back  Expelled ──leave or join──► Unjoined / Joining
 //! ```
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use overlay_proto::{Code, JoinLine, Refusal, identity, v1};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, sleep};
 
 use crate::config::Config;
 use crate::endpoint::warden;
@@ -152,7 +153,7 @@ struct Node {
 /// [`NodeError`] when it cannot start, or a task of it broke.
 pub async fn run(config: Config) -> Result<(), NodeError> {
     let mut signals = Signals::new().map_err(NodeError::Signals)?;
-    let _lock = StateLock::take(&config.state)?;
+    let _lock = take_lock(&config.state).await?;
     let (store, mut loaded) = Store::open(&config.state.join("agent.redb"))?;
     let (requests, mut inbox) = mpsc::channel(MAX_REQUESTS);
     let desk = Arc::new(Desk {
@@ -190,6 +191,19 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
     tracing::info!("Agent stopped, what it made in the kernel stays");
 
     outcome
+}
+
+/// How long an agent that was killed may take to let go of what it had: a supervisor may start the next one before.
+const DYING: Duration = Duration::from_secs(2);
+
+async fn take_lock(state: &Path) -> Result<StateLock, LockError> {
+    let deadline = Instant::now() + DYING;
+    loop {
+        match StateLock::take(state) {
+            Err(LockError::Held { .. }) if Instant::now() < deadline => sleep(DYING / 100).await,
+            taken => return taken,
+        }
+    }
 }
 
 impl Node {

@@ -30,9 +30,18 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 enum LinkState {
     /// The first attempt is under way.
-    Dialling { since: u64 },
-    Away { since: u64, reason: String },
-    Connected { since: u64, address: String, channel: Channel },
+    Dialling {
+        since: u64,
+    },
+    Away {
+        since: u64,
+        reason: String,
+    },
+    Connected {
+        since: u64,
+        address: String,
+        channel: Channel,
+    },
 }
 
 /// The one connection to control; who watches keeps it, others use it while it lasts.
@@ -74,7 +83,9 @@ impl Link {
     pub(crate) fn client(&self) -> Result<ControlClient<Channel>, Refusal> {
         match &*self.state.borrow() {
             LinkState::Connected { channel, .. } => Ok(client(channel.clone())),
-            LinkState::Dialling { .. } => Err(Refusal::new(Code::ControlAway, "control is not connected yet; try again")),
+            LinkState::Dialling { .. } => {
+                Err(Refusal::new(Code::ControlAway, "control is not connected yet; try again"))
+            }
             LinkState::Away { since, reason } => Err(Refusal::new(
                 Code::ControlAway,
                 format!("control is away since {}: {reason}; try again when it is back", utc(*since)),
