@@ -185,7 +185,16 @@ impl Cluster {
             Ok::<_, anyhow::Error>(status.status.success())
         };
 
-        wait_until(PATIENCE, "the agent answers", || answers().unwrap_or(false))
+        wait_until(PATIENCE, "the agent answers", || answers().unwrap_or(false)).with_context(|| self.last_words())
+    }
+
+    /// What the daemons that were started again said last, for an error.
+    fn last_words(&self) -> String {
+        let words = self.restarted.iter().map(|daemon| format!("{}{}", daemon.stdout(), daemon.stderr()));
+        let lines: Vec<_> =
+            words.flat_map(|text| text.lines().rev().take(5).map(str::to_owned).collect::<Vec<_>>()).collect();
+
+        lines.join("\n")
     }
 
     /// Waits until the agent of a host has a connection to control.

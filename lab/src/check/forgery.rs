@@ -75,7 +75,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
 
 /// A container that counts what reaches it.
 fn victim(cluster: &Cluster) -> Result<Running> {
-    let capture = ["capture", "--interface", "eth0", "--json", "--marker", FORGED];
+    let capture = ["capture", "--interface", "eth0", "--incoming", "--json", "--marker", FORGED];
     let mut running = cluster.container(1, "net", "victim")?.args(capture).spawn()?;
     wait_until(PATIENCE, "the victim listens", || {
         running.stderr().contains(crate::capture::READY) || !running.is_running()

@@ -55,6 +55,10 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     }
 
     drop((rivals, bare, sink));
+    for host in cluster.lab().hosts() {
+        // Killed, they leave their sockets behind.
+        host.try_command("rm")?.args(["-rf", "/run/wireguard"]).run()?;
+    }
     cluster.finish()
 }
 

@@ -30,6 +30,9 @@ pub(crate) struct Options {
     /// Only this link, in both directions; otherwise all links, each frame once, where it comes in
     #[arg(long, short)]
     interface: Option<String>,
+    /// With --interface: only what comes in
+    #[arg(long, requires = "interface")]
+    incoming: bool,
     /// Count the frames that hold this text
     #[arg(long, value_name = "TEXT")]
     marker: Option<String>,
@@ -82,8 +85,8 @@ struct Sniffer {
 
 /// Which frames count.
 enum Wanted {
-    /// All of one link.
-    Link(usize),
+    /// What passes one link, or comes in on it.
+    Link { index: usize, incoming: bool },
     /// What comes in on any link. The bridge itself repeats what its ports have received.
     Incoming { bridge: Option<usize> },
 }
@@ -92,7 +95,10 @@ impl Sniffer {
     fn open(options: &Options) -> Result<Self> {
         let index = |name: &str| if_nametoindex(name).map(|index| index as usize);
         let wanted = match &options.interface {
-            Some(name) => Wanted::Link(index(name).with_context(|| format!("there is no link {name}"))?),
+            Some(name) => {
+                let index = index(name).with_context(|| format!("there is no link {name}"))?;
+                Wanted::Link { index, incoming: options.incoming }
+            }
             None => Wanted::Incoming { bridge: index(BRIDGE).ok() },
         };
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -162,11 +168,10 @@ impl Sniffer {
 
 impl Wanted {
     fn covers(&self, address: &LinkAddr) -> bool {
+        let comes_in = address.pkttype() != libc::PACKET_OUTGOING;
         match self {
-            Self::Link(index) => address.ifindex() == *index,
-            Self::Incoming { bridge } => {
-                address.pkttype() != libc::PACKET_OUTGOING && Some(address.ifindex()) != *bridge
-            }
+            Self::Link { index, incoming } => address.ifindex() == *index && (!incoming || comes_in),
+            Self::Incoming { bridge } => comes_in && Some(address.ifindex()) != *bridge,
         }
     }
 }

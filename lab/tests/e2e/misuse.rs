@@ -90,6 +90,7 @@ fn what_cannot_be_is_refused_and_leaves_no_trace() {
     let Some(cluster) = cluster(1) else { return };
     let run = |args: &[&str]| cluster.host(0).command("overlayctl").args(args).output().unwrap();
     cluster.ctl(0, &["network", "create", "net", "--subnet", "10.70.0.0/24"]).unwrap();
+    let anchor = cluster.serve_http(0, "net", "anchor").unwrap();
     let before = cluster.host(0).snapshot(&[]).unwrap();
 
     for (args, code) in [
@@ -119,6 +120,7 @@ fn what_cannot_be_is_refused_and_leaves_no_trace() {
         assert!(!output.stderr.is_empty() && !output.stderr.contains("panicked"), "{args:?}: {}", output.stderr);
     }
     before.assert_unchanged(|| cluster.host(0).snapshot(&[])).unwrap();
+    drop(anchor);
     cluster.finish().unwrap();
 }
 
