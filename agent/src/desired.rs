@@ -94,7 +94,9 @@ fn desired(
 fn sandbox(record: &EndpointRecord, network: &Network, carriage: Carriage) -> SandboxDesired {
     let (netns, identity) = match &record.sandbox {
         SandboxRecord::Host => (PathBuf::from(HOST_NETNS), None),
-        SandboxRecord::Netns { path, device, inode } => (path.clone(), Some(Identity { dev: *device, ino: *inode })),
+        SandboxRecord::Netns { path, device, inode, boot: _ } => {
+            (path.clone(), Some(Identity { dev: *device, ino: *inode }))
+        }
     };
 
     SandboxDesired {
@@ -238,7 +240,7 @@ mod tests {
 
     fn record(id: u64, address: &str) -> (EndpointId, EndpointRecord) {
         let endpoint = endpoint(id, me(), address);
-        let sandbox = SandboxRecord::Netns { path: "/run/netns/x".into(), device: 4, inode: 9 };
+        let sandbox = SandboxRecord::Netns { path: "/run/netns/x".into(), device: 4, inode: 9, boot: "b".into() };
 
         (endpoint.id, EndpointRecord { endpoint, sandbox, ifname: "eth0".into(), owner: None })
     }

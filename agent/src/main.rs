@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("overlayd: {error:#}");
+            tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
     }

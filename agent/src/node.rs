@@ -49,9 +49,12 @@ pub enum NodeError {
     /// Signals cannot be heard.
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
-    /// A task of ours ended that should not have.
-    #[error("a task ended: {0}")]
-    Task(JoinError),
+    /// A task broke.
+    #[error("a task of the agent broke")]
+    Task(#[source] JoinError),
+    /// The local socket is served no longer.
+    #[error("the local socket is served no longer")]
+    NotServed,
 }
 
 /// What this process is.
@@ -172,10 +175,10 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
         tasks: JoinSet::new(),
         services: JoinSet::new(),
     };
+    let server = local_api::open(&desk.config.socket()).await?;
     if let Some(identity) = loaded.identity.take() {
         node.resume(identity, loaded)?;
     }
-    let server = local_api::open(&desk.config.socket()).await?;
     node.services.spawn(server.serve(Arc::clone(&desk)));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), state = %desk.config.state.display(), "Agent started");
 
@@ -218,7 +221,9 @@ impl Node {
                         self.expel(reason).await;
                     }
                 }
-                Some(ended) = self.services.join_next() => ended.map_err(NodeError::Task)?,
+                Some(ended) = self.services.join_next() => {
+                    return Err(ended.map_or_else(NodeError::Task, |()| NodeError::NotServed));
+                }
                 _ = clock.tick() => self.keep_time().await,
             }
         }
@@ -376,8 +381,7 @@ impl Node {
             return Ok(engine.clone());
         }
         let config = &self.desk.config;
-        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let unix_time = clock.max(Duration::from_secs(self.kept_time));
+        let unix_time = handshake_time(SystemTime::now(), self.kept_time);
         let ports = consecutive_ports(config.port.get(), config.lanes().into());
         let (lanes, events) = Lanes::start(&LanesConfig { ports, unix_time })?;
         let engine = Engine { lanes: Arc::new(lanes), started: Instant::now(), unix_time };
@@ -407,6 +411,11 @@ fn joined_as(who: &Identity) -> v1::AgentJoinResponse {
         node_name: who.name.to_string(),
         role: v1::Role::from(who.role).into(),
     }
+}
+
+/// The time to begin handshakes at. It never goes back across restarts, or peers would take them for replays (rule D7).
+fn handshake_time(clock: SystemTime, kept: u64) -> Duration {
+    clock.duration_since(UNIX_EPOCH).unwrap_or_default().max(Duration::from_secs(kept))
 }
 
 async fn tell_control(session: &Session, force: bool) -> Result<bool, Refusal> {
@@ -456,5 +465,18 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_take_handshakes_along() {
+        let clock = UNIX_EPOCH + Duration::from_secs(1_000);
+
+        assert_eq!(handshake_time(clock, 500), Duration::from_secs(1_000));
+        assert_eq!(handshake_time(clock, 4_600), Duration::from_secs(4_600));
     }
 }

@@ -1,6 +1,7 @@
 //! What does not work at this moment, and since when: what `overlayctl status` shows to a person.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -55,6 +56,18 @@ impl Problems {
     pub(crate) fn list(&self) -> Vec<Problem> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
+}
+
+/// Writes an error with its causes, in one line.
+pub(crate) fn explain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+
+    text
 }
 
 /// Returns the time in seconds since 1970; 0 before.

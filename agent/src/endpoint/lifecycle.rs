@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::request::{Wanted, find_network, try_fixed};
 use super::sandbox;
 use crate::kernel::Netns;
+use crate::kernel::host::HostNetwork;
 use crate::membership::{link, occupancy, publish};
 use crate::reconcile::EndpointState;
 use crate::session::Session;
@@ -34,6 +35,9 @@ pub(crate) async fn attach(session: Arc<Session>, wanted: Wanted) -> Result<v1::
 async fn attach_whole(session: &Session, wanted: Wanted) -> Result<v1::AttachResponse, Refusal> {
     let network = resolve(session, &wanted.network).await?;
     let (place, netns) = sandbox::identify(wanted.runtime, &wanted.netns)?;
+    if wanted.runtime == Runtime::Host {
+        try_host(session, &network, &netns).await?;
+    }
     occupancy::enter(session, network.id, 1).await?;
     let record = reserve(session, &network, &wanted, place, &netns).await?;
 
@@ -45,6 +49,23 @@ async fn attach_whole(session: &Session, wanted: Wanted) -> Result<v1::AttachRes
             Err(refusal)
         }
     }
+}
+
+/// The host must not lose its way to what it reaches already.
+async fn try_host(session: &Session, network: &Network, host: &Netns) -> Result<(), Refusal> {
+    let on_it =
+        |record: &EndpointRecord| record.sandbox == SandboxRecord::Host && record.endpoint.network == network.id;
+    if session.journal.entries().values().any(on_it) {
+        return Ok(());
+    }
+    let has = HostNetwork::list(host).await.map_err(sandbox::kernel)?;
+    let Some((used, holder)) = network.prefixes(network.prefix).into_iter().find_map(|prefix| has.conflict(prefix))
+    else {
+        return Ok(());
+    };
+    let text = format!("the host uses {used} ({holder}) itself, which overlaps the prefix of {}", network.name);
+
+    Err(Refusal::new(Code::AddressTaken, format!("{text}; attach it to another network")))
 }
 
 /// Finds the network, waiting a moment for news of it.
@@ -191,6 +212,7 @@ async fn brought_up(session: &Session, record: &EndpointRecord) -> Result<(), Re
     match waited.ok().and_then(Result::ok).and_then(|reports| state(&reports)) {
         Some(EndpointState::Ready) => Ok(()),
         Some(EndpointState::Failed(text)) => Err(Refusal::new(Code::Kernel, text)),
+        Some(EndpointState::Gone(text)) => Err(Refusal::new(Code::NotFound, text)),
         None => {
             let trouble = session.networks.borrow().get(&network).and_then(|report| report.trouble.clone());
             let trouble = trouble.unwrap_or_else(|| "the kernel was not done within 15 seconds".to_owned());

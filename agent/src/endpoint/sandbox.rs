@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use overlay_core::Runtime;
 use overlay_proto::{Code, Refusal};
 
 use crate::kernel::{KernelError, Netns};
+use crate::problem::explain;
 use crate::state::{EndpointRecord, Owner, SandboxRecord};
 
 /// Opens the sandbox that a request names, and says which it is.
@@ -28,7 +30,9 @@ pub(crate) fn identify(runtime: Runtime, netns: &str) -> Result<(SandboxRecord, 
         return Err(Refusal::new(Code::InvalidInput, format!("{} {advice}", path.display())));
     }
 
-    Ok((SandboxRecord::Netns { path, device: identity.dev, inode: identity.ino }, opened))
+    let place = SandboxRecord::Netns { path, device: identity.dev, inode: identity.ino, boot: BOOT.clone() };
+
+    Ok((place, opened))
 }
 
 fn unopened(path: &Path, error: KernelError) -> Refusal {
@@ -68,7 +72,8 @@ pub(crate) fn lost(record: &EndpointRecord) -> Option<&'static str> {
 
     match &record.sandbox {
         SandboxRecord::Host => None,
-        SandboxRecord::Netns { path, device, inode } => match fs::metadata(path) {
+        SandboxRecord::Netns { boot, .. } if *boot != *BOOT => Some("the host was started anew"),
+        SandboxRecord::Netns { path, device, inode, boot: _ } => match fs::metadata(path) {
             Ok(found) if found.dev() == *device && found.ino() == *inode => None,
             Ok(_) => Some("its namespace was replaced"),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some("its namespace is gone"),
@@ -78,6 +83,10 @@ pub(crate) fn lost(record: &EndpointRecord) -> Option<&'static str> {
         },
     }
 }
+
+/// Which run of the kernel this is.
+static BOOT: LazyLock<String> =
+    LazyLock::new(|| fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned());
 
 /// Reads when a process started; nothing for one that is gone or only waits to be reaped.
 fn start_time(pid: u32) -> Option<u64> {
@@ -95,11 +104,9 @@ fn parse_start_time(stat: &str) -> Option<u64> {
     (!matches!(state, "Z" | "X" | "x")).then_some(started)
 }
 
-fn kernel(error: KernelError) -> Refusal {
-    use std::error::Error as _;
-    let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-
-    Refusal::new(Code::Kernel, format!("{error}{cause}"))
+/// Turns what the kernel said into a refusal.
+pub(crate) fn kernel(error: KernelError) -> Refusal {
+    Refusal::new(Code::Kernel, explain(&error))
 }
 
 #[cfg(test)]

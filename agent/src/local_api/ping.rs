@@ -13,8 +13,10 @@ use tonic::Status;
 
 use crate::dns::Names;
 use crate::endpoint::request::find_network;
+use crate::endpoint::sandbox::kernel;
 use crate::kernel::Pins;
 use crate::ping::{PingError, Pinger};
+use crate::problem::explain;
 use crate::session::Session;
 
 /// Answers that wait for a slow reader.
@@ -38,11 +40,11 @@ pub(super) async fn ping(
     request: &v1::PingRequest,
 ) -> Result<ReceiverStream<Result<v1::PingResponse, Status>>, Refusal> {
     let target = find(&session.local_view(), session.node, &request.target, &request.network)?;
-    let refused = |error: crate::kernel::KernelError| Refusal::new(Code::Kernel, error);
-    let netns = Pins::new(&session.run_dir).open(target.network).map_err(refused)?;
+    let netns = Pins::new(&session.run_dir).open(target.network).map_err(kernel)?;
     let netns = netns.ok_or_else(|| Refusal::new(Code::WrongState, "the network is not up on this node yet"))?;
     let id = rand::random();
-    let pinger = Pinger::open(&netns, target.address, id).await.map_err(|error| Refusal::new(Code::Kernel, error))?;
+    let pinger =
+        Pinger::open(&netns, target.address, id).await.map_err(|error| Refusal::new(Code::Kernel, explain(&error)))?;
     let count = if request.count == 0 { 4 } else { request.count.min(MAX_COUNT) };
     let interval = milliseconds(request.interval_ms);
     let patience = milliseconds(request.timeout_ms);
@@ -72,7 +74,7 @@ fn milliseconds(asked: u32) -> Duration {
 fn response(target: &Target, sequence: u32, probed: Result<Duration, PingError>) -> v1::PingResponse {
     let (rtt, error) = match probed {
         Ok(rtt) => (u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1), String::new()),
-        Err(error) => (0, error.to_string()),
+        Err(error) => (0, explain(&error)),
     };
 
     v1::PingResponse {

@@ -37,7 +37,7 @@ pub enum SocketError {
     #[error("{} exists and is no socket; move it away, or use another --socket", .0.display())]
     NotASocket(PathBuf),
     /// The kernel refuses.
-    #[error("{} cannot be opened: {source}", path.display())]
+    #[error("{} cannot be opened", path.display())]
     Unusable {
         /// The path.
         path: PathBuf,

@@ -9,7 +9,7 @@ use overlay_proto::{identity, v1};
 
 use crate::membership::occupancy;
 use crate::node::{Desk, Phase};
-use crate::path::LaneReport;
+use crate::path::{LaneReport, Offload};
 use crate::problem::unix_now;
 use crate::session::Session;
 
@@ -76,13 +76,23 @@ async fn joined(session: &Session, status: &mut v1::StatusResponse) {
         });
     }
     let reports = session.lanes.report().await;
-    status.lanes = reports.iter().map(lane).collect();
+    status.lanes = reports.iter().map(|report| lane(report, offload(session))).collect();
     status.counters = counters(&reports);
     status.networks = networks(session);
 }
 
-fn lane(report: &LaneReport) -> v1::LaneStatus {
-    v1::LaneStatus { lane: report.lane.0.into(), port: report.port.into(), offload: "vnet_hdr+gso+gro".to_owned() }
+/// Names what the TUNs take, all of which have the same kernel, and what UDP sockets do where they can.
+fn offload(session: &Session) -> &'static str {
+    let granted = session.networks.borrow().values().next().map(|report| report.offload);
+    match granted {
+        Some(Offload { tcp: true, udp: true }) => "tso+uso+gso+gro",
+        Some(Offload { tcp: true, udp: false }) => "tso+gso+gro",
+        Some(Offload { tcp: false, .. }) | None => "gso+gro",
+    }
+}
+
+fn lane(report: &LaneReport, offload: &str) -> v1::LaneStatus {
+    v1::LaneStatus { lane: report.lane.0.into(), port: report.port.into(), offload: offload.to_owned() }
 }
 
 /// Adds up all lanes. A drop is counted under its reason.

@@ -8,6 +8,7 @@ use overlay_proto::{Code, Refusal, v1};
 use tokio::time::sleep;
 
 use super::link;
+use crate::endpoint::sandbox::kernel;
 use crate::kernel::Netns;
 use crate::kernel::host::HostNetwork;
 use crate::session::Session;
@@ -50,8 +51,7 @@ async fn announce(session: &Session, request: v1::AnnounceRequest) -> Result<(),
 }
 
 async fn gather(session: &Session) -> Result<v1::AnnounceRequest, Refusal> {
-    let refused = |error: crate::kernel::KernelError| Refusal::new(Code::Kernel, error);
-    let host = HostNetwork::list(&Netns::host().map_err(refused)?).await.map_err(refused)?;
+    let host = HostNetwork::list(&Netns::host().map_err(kernel)?).await.map_err(kernel)?;
     session.note_underlay_mtu(host.underlay_mtu());
     let ours: BTreeSet<String> = session
         .journal

@@ -11,7 +11,8 @@ use rcgen::{CertificateParams, KeyPair};
 use zeroize::Zeroizing;
 
 use super::link;
-use crate::state::{Identity, Joining, Store};
+use crate::problem::explain;
+use crate::state::{Identity, Joining, StateError, Store};
 
 /// What a join is told besides its line.
 #[derive(Debug)]
@@ -100,12 +101,12 @@ fn accept(response: v1::JoinResponse, line: &JoinLine, wishes: Wishes, joining: 
 /// Runs what waits for the disk where waiting is allowed.
 pub(crate) async fn in_store<T: Send + 'static>(
     store: &Store,
-    work: impl FnOnce(&Store) -> Result<T, crate::state::StateError> + Send + 'static,
+    work: impl FnOnce(&Store) -> Result<T, StateError> + Send + 'static,
 ) -> Result<T, Refusal> {
     let store = store.clone();
     let done = tokio::task::spawn_blocking(move || work(&store)).await.map_err(fault)?;
 
-    done.map_err(|error| Refusal::new(Code::Storage, error))
+    done.map_err(|error| Refusal::new(Code::Storage, explain(&error)))
 }
 
 fn fault(error: impl std::fmt::Display) -> Refusal {

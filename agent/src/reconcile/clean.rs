@@ -6,9 +6,8 @@ use std::time::Duration;
 use overlay_core::NetworkId;
 use tokio::time::sleep;
 
-use super::pass::explain;
 use crate::kernel::{KernelError, NetworkNamespace, Pins};
-use crate::problem::Problems;
+use crate::problem::{Problems, explain};
 
 /// A namespace is let go of within milliseconds by whoever of us had it.
 const PATIENCE: u32 = 50;

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 
 use overlay_core::{EndpointId, NetworkId};
 
+use crate::path::Offload;
+
 pub(crate) use supervisor::run;
 
 /// How all networks are doing.
@@ -27,6 +29,8 @@ pub(crate) struct NetworkReport {
     pub(crate) drift_healed: u32,
     /// What the kernel refuses.
     pub(crate) trouble: Option<String>,
+    /// What the TUN takes and gives super-packets of.
+    pub(crate) offload: Offload,
 }
 
 /// How one endpoint is doing.
@@ -36,4 +40,6 @@ pub(crate) enum EndpointState {
     Ready,
     /// It cannot, and why.
     Failed(String),
+    /// What it lived in is gone; it will be taken out of the journal.
+    Gone(String),
 }

@@ -8,6 +8,7 @@ use super::site::Site;
 use super::{EndpointState, NetworkReport};
 use crate::desired::NetworkDesired;
 use crate::kernel::{KernelError, SandboxDesired, Tun};
+use crate::problem::explain;
 
 /// Container sides looked into at each resync, turn by turn: each costs a thread and a netlink socket inside.
 const SANDBOXES_A_RESYNC: usize = 32;
@@ -42,7 +43,7 @@ impl Rounds {
     /// Runs one round; returns new TUN queues, if the old ones died.
     pub(crate) async fn run(&mut self, site: &mut impl Site, desired: &NetworkDesired, cause: Cause) -> Option<Tun> {
         self.attached.retain(|id, _| desired.sandboxes.contains_key(id));
-        let mut failed: BTreeMap<EndpointId, String> = BTreeMap::new();
+        let mut failed: BTreeMap<EndpointId, EndpointState> = BTreeMap::new();
         let mut healed = 0;
         for id in self.due(desired, cause) {
             healed += self.attach(site, id, desired, &mut failed).await;
@@ -56,7 +57,7 @@ impl Rounds {
                 Ok(report) => {
                     healed += report.steps.len();
                     tun = report.tun.or(tun);
-                    trouble = report.errors.first().map(explain);
+                    trouble = report.errors.first().map(|error| explain(error));
                     let missing: BTreeSet<_> = report.missing.iter().filter(|id| !failed.contains_key(id)).collect();
                     if missing.is_empty() {
                         break;
@@ -96,7 +97,7 @@ impl Rounds {
         site: &mut impl Site,
         id: EndpointId,
         desired: &NetworkDesired,
-        failed: &mut BTreeMap<EndpointId, String>,
+        failed: &mut BTreeMap<EndpointId, EndpointState>,
     ) -> usize {
         let Some(wanted) = desired.sandboxes.get(&id) else { return 0 };
         match site.attach(id, wanted).await {
@@ -106,13 +107,13 @@ impl Rounds {
                     report.steps.len()
                 }
                 Some(error) => {
-                    failed.insert(id, explain(error));
+                    failed.insert(id, EndpointState::Failed(explain(error)));
                     0
                 }
             },
             Err(error) => {
                 self.attached.remove(&id);
-                failed.insert(id, explain(&error));
+                failed.insert(id, refused(&error));
                 0
             }
         }
@@ -121,28 +122,35 @@ impl Rounds {
     fn conclude(
         &mut self,
         desired: &NetworkDesired,
-        failed: &BTreeMap<EndpointId, String>,
+        failed: &BTreeMap<EndpointId, EndpointState>,
         trouble: Option<String>,
         healed: usize,
     ) {
         let usable = trouble.is_none();
         let state = |id: &EndpointId| match failed.get(id) {
-            Some(text) => Some(EndpointState::Failed(text.clone())),
+            Some(state) => Some(state.clone()),
             None if usable && self.attached.contains_key(id) => Some(EndpointState::Ready),
             None => None,
         };
         let endpoints = desired.sandboxes.keys().filter_map(|id| Some((*id, state(id)?))).collect();
         let healed = u32::try_from(healed).unwrap_or(u32::MAX);
-        self.report =
-            NetworkReport { endpoints, drift_healed: self.report.drift_healed.saturating_add(healed), trouble };
+        self.report = NetworkReport {
+            endpoints,
+            drift_healed: self.report.drift_healed.saturating_add(healed),
+            trouble,
+            offload: self.report.offload,
+        };
     }
 }
 
-/// Writes an error with its cause.
-pub(crate) fn explain(error: &KernelError) -> String {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+fn refused(error: &KernelError) -> EndpointState {
+    let text = explain(error);
 
-    format!("{error}{}", cause.unwrap_or_default())
+    if matches!(error, KernelError::SandboxGone { .. }) {
+        EndpointState::Gone(text)
+    } else {
+        EndpointState::Failed(text)
+    }
 }
 
 #[cfg(test)]
@@ -256,7 +264,7 @@ mod tests {
 
         rounds.run(&mut kernel, &desired(&[1, 2]), Cause::Desired).await;
 
-        assert!(matches!(rounds.report().endpoints.get(&id(1)), Some(EndpointState::Failed(_))));
+        assert!(matches!(rounds.report().endpoints.get(&id(1)), Some(EndpointState::Gone(_))));
         assert_eq!(rounds.report().endpoints.get(&id(2)), Some(&EndpointState::Ready));
     }
 

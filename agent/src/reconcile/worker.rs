@@ -11,11 +11,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::NetworkReport;
-use super::pass::{Cause, Rounds, explain};
+use super::pass::{Cause, Rounds};
 use crate::desired::NetworkDesired;
 use crate::dns::{DnsServers, DnsSockets};
 use crate::kernel::{Events, NetworkNamespace, Offload, Tun};
 use crate::path::{self, TunQueues};
+use crate::problem::explain;
 use crate::session::Session;
 
 /// How long a difference that raises no event may stand.
@@ -98,6 +99,7 @@ impl Worker {
             let served = self.serve(tun);
             let mut report = self.rounds.report().clone();
             report.trouble = report.trouble.or(served.err());
+            report.offload = self.tun.as_ref().map(|tun| offload(tun.offload)).unwrap_or_default();
             self.state(report);
 
             cause = tokio::select! {
@@ -146,7 +148,7 @@ impl Worker {
         let about = format!("network {}", self.network);
         let failed = report.endpoints.values().find_map(|state| match state {
             super::EndpointState::Failed(text) => Some(text.clone()),
-            super::EndpointState::Ready => None,
+            super::EndpointState::Ready | super::EndpointState::Gone(_) => None,
         });
         match report.trouble.clone().or(failed) {
             Some(text) => session.problems.raise(&about, "kernel", text),

@@ -73,6 +73,8 @@ pub enum SandboxRecord {
         device: u64,
         /// The inode number of the namespace's file.
         inode: u64,
+        /// Which run of the kernel the numbers are of; a later one gives them again.
+        boot: String,
     },
 }
 

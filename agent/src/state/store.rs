@@ -53,7 +53,7 @@ pub enum StateError {
         found: u64,
     },
     /// It cannot be read or written.
-    #[error("{} cannot be {action}: {source}", path.display())]
+    #[error("{} cannot be {action}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -490,7 +490,12 @@ mod tests {
                 labels: BTreeMap::new(),
                 runtime: Runtime::Attach,
             },
-            sandbox: SandboxRecord::Netns { path: "/run/netns/x".into(), device: 4, inode: 4_026_532_000 },
+            sandbox: SandboxRecord::Netns {
+                path: "/run/netns/x".into(),
+                device: 4,
+                inode: 4_026_532_000,
+                boot: "b".into(),
+            },
             ifname: "eth0".into(),
             owner: None,
         }
