@@ -56,6 +56,11 @@ pub fn free_block(prefix: Ipv4Net, held: &[Ipv4Net], fixed: &BTreeSet<Ipv4Addr>)
         .ok_or(Exhausted::Blocks(prefix))
 }
 
+/// Tells whether an address ends in .0 or .255, which people and some programs take for a network or broadcast address.
+fn looks_special(address: Ipv4Addr) -> bool {
+    matches!(address.octets()[3], 0 | 255)
+}
+
 /// The addresses one node may give out on one network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
@@ -64,7 +69,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Makes the pool of a member: its blocks without the network's own addresses and the node's.
+    /// Makes the pool of a member: its blocks without the network's own addresses, the node's, and those that end in .0 or .255.
     pub fn new(network: &Network, member: &Member) -> Self {
         let own = member.node_address(network);
         let ends = [network.prefix.network(), network.gateway(), network.prefix.broadcast()];
@@ -77,15 +82,18 @@ impl Pool {
 
     /// Tells whether an address is one this pool may give out, in use or not.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
-        self.blocks.iter().any(|block| block.contains(&address)) && !self.reserved.contains(&address)
+        self.blocks.iter().any(|block| block.contains(&address)) && self.may_give(address)
     }
 
     /// Counts the addresses this pool may give out, in use or not.
     pub fn capacity(&self) -> usize {
-        let all: usize = self.blocks.iter().map(|block| 1usize << (32 - block.prefix_len())).sum();
-        let reserved = self.reserved.iter().filter(|a| self.blocks.iter().any(|block| block.contains(*a))).count();
+        let addresses = self.blocks.iter().flat_map(|b| b.network().to_bits()..=b.broadcast().to_bits());
 
-        all - reserved
+        addresses.filter(|&bits| self.may_give(Ipv4Addr::from_bits(bits))).count()
+    }
+
+    fn may_give(&self, address: Ipv4Addr) -> bool {
+        !self.reserved.contains(&address) && !looks_special(address)
     }
 
     /// Picks the next free address after `last`, wrapping around, so that an address given back rests as long as possible.
@@ -94,7 +102,7 @@ impl Pool {
     ///
     /// [`Exhausted::Addresses`] when all are in `in_use`.
     pub fn allocate(&self, in_use: &BTreeSet<Ipv4Addr>, last: Option<Ipv4Addr>) -> Result<Ipv4Addr, Exhausted> {
-        let free = |address: &Ipv4Addr| !in_use.contains(address) && !self.reserved.contains(address);
+        let free = |address: &Ipv4Addr| !in_use.contains(address) && self.may_give(*address);
         let start = last.and_then(|last| self.blocks.iter().position(|block| block.contains(&last))).unwrap_or(0);
         let addresses = |index: usize| {
             let block = self.blocks.get(index % self.blocks.len().max(1)).copied();
@@ -164,6 +172,15 @@ mod tests {
         let given: Vec<_> = in_use.iter().map(|a| a.octets()[3]).collect();
         assert_eq!(given, [3, 4, 5, 6]);
         assert_eq!(pool.capacity(), 4);
+    }
+
+    #[test]
+    fn addresses_that_look_like_a_network_or_broadcast_are_never_given_out() {
+        let pool = pool("10.0.0.0/16", &["10.0.1.0/24"]);
+
+        assert_eq!(pool.allocate(&BTreeSet::new(), None), Ok(Ipv4Addr::new(10, 0, 1, 2)));
+        assert!(!pool.contains(Ipv4Addr::new(10, 0, 1, 0)) && !pool.contains(Ipv4Addr::new(10, 0, 1, 255)));
+        assert_eq!(pool.capacity(), 253);
     }
 
     #[test]
