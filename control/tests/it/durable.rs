@@ -13,7 +13,10 @@ use tokio::task::JoinSet;
 
 use crate::harness::Node;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_overlay-control");
+/// The binary under test; OVERLAY_CONTROL names another, such as a release build to measure.
+fn binary() -> String {
+    std::env::var("OVERLAY_CONTROL").unwrap_or_else(|_| env!("CARGO_BIN_EXE_overlay-control").to_owned())
+}
 
 /// A running `overlay-control serve`, killed when it goes out of scope.
 struct Served(Child);
@@ -27,7 +30,7 @@ impl Drop for Served {
 
 /// Starts the binary and waits until it serves; returns its address.
 fn serve(state: &Path) -> (Served, String) {
-    let mut child = Command::new(BINARY)
+    let mut child = Command::new(binary())
         .args(["serve", "--listen", "127.0.0.1:0", "--state"])
         .arg(state)
         .env_remove("RUST_LOG")
@@ -47,7 +50,7 @@ fn serve(state: &Path) -> (Served, String) {
 }
 
 fn init(state: &Path) -> JoinLine {
-    let output = Command::new(BINARY)
+    let output = Command::new(binary())
         .args(["init", "--json", "--listen", "127.0.0.1:7443", "--state"])
         .arg(state)
         .output()
@@ -134,7 +137,7 @@ async fn killed_at_any_moment_it_loses_nothing_it_acknowledged() {
 }
 
 fn run(args: &[&str], state: &Path) -> (Option<i32>, String) {
-    let output = Command::new(BINARY).args(args).arg("--state").arg(state).output().unwrap();
+    let output = Command::new(binary()).args(args).arg("--state").arg(state).output().unwrap();
 
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
@@ -191,4 +194,41 @@ fn a_broken_state_directory_is_named_and_left_alone() {
     }
 
     let (_served, _) = serve(&state);
+}
+
+/// Puts endpoints one by one from several clients at once; returns how many a second were acknowledged.
+async fn rate(admin: &Node, network: &v1::Network, clients: u64, each: u64) -> f64 {
+    let begun = Instant::now();
+    let mut tasks = JoinSet::new();
+    for task in 0..clients {
+        let address = |id: u64| format!("10.{}.{}.{}", 8 + clients.min(2), id / 250 % 250, id % 250 + 2);
+        let ids = (0..each).map(|i| clients * 1_000_000 + task * each + i + 1);
+        let rows: Vec<_> = ids.map(|id| admin.endpoint(network, id, "e", &address(id))).collect();
+        let mut client = admin.client.clone();
+        tasks.spawn(async move {
+            for row in rows {
+                client.put_endpoints(v1::PutEndpointsRequest { endpoints: vec![row] }).await.unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+
+    u32::try_from(clients * each).map(f64::from).unwrap() / begun.elapsed().as_secs_f64()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_come_together_share_a_commit() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("control");
+    let mut line = init(&state);
+    let (_served, address) = serve(&state);
+    line.addresses = vec![address];
+    let admin = Node::join(&line, "admin").await.unwrap();
+    let network = admin.create_network("net", "10.8.0.0/14").await.unwrap();
+    admin.enter(&network).await.unwrap();
+
+    let alone = rate(&admin, &network, 1, 100).await;
+    let together = rate(&admin, &network, 64, 50).await;
+
+    eprintln!("{alone:.0} acknowledged changes a second from one client, {together:.0} from 64");
 }
