@@ -30,7 +30,11 @@ impl Drop for Served {
 
 /// Starts the binary and waits until it serves; returns its address.
 fn serve(state: &Path) -> (Served, String) {
-    let mut child = Command::new(binary())
+    watch_over(Command::new(binary()), state)
+}
+
+fn watch_over(mut command: Command, state: &Path) -> (Served, String) {
+    let mut child = command
         .args(["serve", "--listen", "127.0.0.1:0", "--state"])
         .arg(state)
         .env_remove("RUST_LOG")
@@ -47,6 +51,14 @@ fn serve(state: &Path) -> (Served, String) {
     std::thread::spawn(move || lines.for_each(drop));
 
     (Served(child), address)
+}
+
+/// Starts the binary with at most this many open files.
+fn serve_with_few_files(state: &Path, files: u32) -> (Served, String) {
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("ulimit -n {files}; exec \"$0\" \"$@\"")).arg(binary());
+
+    watch_over(command, state)
 }
 
 fn init(state: &Path) -> JoinLine {
@@ -231,4 +243,68 @@ async fn calls_that_come_together_share_a_commit() {
     let together = rate(&admin, &network, 64, 50).await;
 
     eprintln!("{alone:.0} acknowledged changes a second from one client, {together:.0} from 64");
+}
+
+#[tokio::test]
+async fn without_free_descriptors_it_waits_and_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("control");
+    let mut line = init(&state);
+    let (_served, address) = serve_with_few_files(&state, 48);
+    line.addresses = vec![address.clone()];
+    let admin = Node::join(&line, "admin").await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        held.push(tokio::net::TcpStream::connect(&address).await.unwrap());
+    }
+
+    // The connection that is there works; new ones wait until the held ones are given up, 5 s later.
+    assert!(admin.create_network("net", "").await.is_ok());
+    drop(held);
+    let line = admin.token(v1::CreateTokenRequest::default()).await;
+    assert!(Node::join(&line, "host2").await.is_ok());
+}
+
+/// OVERLAY_SMALL_DISK names a folder on a small file system of its own, some MiB; without it there is nothing to fill.
+#[tokio::test]
+async fn a_full_disk_refuses_changes_and_forgets_none() {
+    let Ok(disk) = std::env::var("OVERLAY_SMALL_DISK") else { return };
+    let directory = tempfile::tempdir_in(disk).unwrap();
+    let state = directory.path().join("control");
+    let ballast = directory.path().join("ballast");
+    std::fs::write(&ballast, vec![1; 1 << 20]).unwrap();
+    let mut line = init(&state);
+    let (served, address) = serve(&state);
+    line.addresses = vec![address];
+    let mut admin = Node::join(&line, "admin").await.unwrap();
+    let network = admin.create_network("net", "10.8.0.0/14").await.unwrap();
+    admin.enter(&network).await.unwrap();
+    let row = |id: u64| {
+        let mut row = admin.endpoint(&network, id, "e", &format!("10.8.{}.{}", id / 250, id % 250 + 2));
+        row.labels = (0..8).map(|n| (format!("label{n}"), "x".repeat(250))).collect();
+        row
+    };
+    let mut known = BTreeSet::new();
+    let refusal = loop {
+        let id = known.len() as u64 + 1;
+        match admin.put(vec![row(id)]).await {
+            Ok(_) => known.insert(id),
+            Err(refusal) => break refusal,
+        };
+    };
+    assert_eq!(refusal.code, overlay_proto::Code::Storage, "{refusal}");
+    assert!(refusal.message.contains("control.redb"), "{refusal}");
+
+    std::fs::remove_file(&ballast).unwrap();
+    let next = known.len() as u64 + 1;
+    admin.put(vec![row(next)]).await.expect("there is room again");
+    known.insert(next);
+    drop(served);
+    let (_served, address) = serve(&state);
+    admin.reconnect(address.parse().unwrap()).await;
+    let mut watcher = admin.watch(View::default()).await.unwrap();
+    watcher.step().await.unwrap();
+
+    let there: BTreeSet<u64> = watcher.view.endpoints.keys().map(|(_, id)| id.as_u64()).collect();
+    assert_eq!(there, known);
 }
