@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use overlay_core::{NetworkId, NodeId, Revision, View};
 use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::desired;
@@ -19,6 +21,9 @@ use crate::path::Lanes;
 use crate::problem::Problems;
 use crate::reconcile::NetworkReport;
 use crate::state::{Identity, Loaded, Store};
+
+/// How long a question to control waits for what control must be told before.
+const TELLING: Duration = Duration::from_millis(500);
 
 /// The MTU of most underlays, until the host's own is known.
 const ETHERNET_MTU: u32 = 1500;
@@ -106,6 +111,22 @@ impl Session {
     /// Returns what control must still be told.
     pub(crate) fn unpublished(&self) -> Unpublished {
         Unpublished::new(&self.membership.borrow().view, &self.journal.entries(), self.node)
+    }
+
+    /// Waits until control knows of everything, but not for long: for who is about to ask it.
+    pub(crate) async fn published(&self) {
+        let mut journal = self.journal.subscribe();
+        let mut membership = self.membership.subscribe();
+        let all_told = async {
+            while self.link.is_connected() && self.unpublished().len() > 0 {
+                tokio::select! {
+                    _ = journal.changed() => {}
+                    _ = membership.changed() => {}
+                }
+            }
+        };
+        // What control refuses stays untold.
+        let _ = timeout(TELLING, all_told).await;
     }
 
     /// Returns the revision to ask the next changes from.

@@ -54,6 +54,7 @@ impl Service {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let session = self.desk.session()?;
+        session.published().await;
         let asked = match session.link.reach(link::LISTING_PATIENCE).await {
             Ok(client) => link::call(ask(client)).await,
             Err(away) => Err(away),
@@ -119,6 +120,7 @@ impl Agent for Service {
         &self,
         request: Request<v1::RemoveNetworkRequest>,
     ) -> Result<Response<v1::Revised>, Status> {
+        self.desk.session()?.published().await;
         self.forward(|mut client| async move { client.remove_network(request.into_inner()).await }).await
     }
 

@@ -75,3 +75,47 @@ fn generate() -> Result<PrivateKey, Refusal> {
 
     Ok(PrivateKey::from(*bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (store, _) = Store::open(&dir.path().join("agent.redb")).expect("a new file");
+
+        (dir, store)
+    }
+
+    fn secrets(keys: &[PrivateKey]) -> Vec<[u8; 32]> {
+        keys.iter().map(|key| *key.expose()).collect()
+    }
+
+    #[tokio::test]
+    async fn keys_stay_over_restarts_and_more_lanes_get_more() {
+        let (dir, store) = store();
+        let network = NetworkId::FIRST;
+        let first = Keyring::new(2, BTreeMap::new()).obtain(network, &store).await.expect("made");
+        drop(store);
+
+        let (store, loaded) = Store::open(&dir.path().join("agent.redb")).expect("the same file");
+        let ring = Keyring::new(3, loaded.keys);
+        assert!(ring.find(network).is_none(), "one lane has no key yet");
+        let later = ring.obtain(network, &store).await.expect("made");
+
+        assert_eq!(secrets(&later)[..2], secrets(&first));
+        assert_eq!(later.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_network_gets_other_keys() {
+        let (_dir, store) = store();
+        let ring = Keyring::new(1, BTreeMap::new());
+        let first = ring.obtain(NetworkId::FIRST, &store).await.expect("made");
+
+        ring.forget(NetworkId::FIRST, &store).await.expect("forgotten");
+
+        let second = ring.obtain(NetworkId::FIRST, &store).await.expect("made");
+        assert_ne!(secrets(&first), secrets(&second));
+    }
+}

@@ -220,3 +220,41 @@ fn explain(error: &DialError, who: &Identity) -> Refusal {
 
     Refusal::new(plain.code, format!("{times} and the clock says {}; {advice} ({})", utc(now), plain.message))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_control_said_itself_counts_as_its_word() {
+        let said = tonic::Status::from(Refusal::new(Code::NotAllowed, "removed"));
+
+        assert_eq!(judge(said).code, Code::NotAllowed);
+        assert_eq!(judge(tonic::Status::unknown("transport error")).code, Code::ControlAway);
+        assert_eq!(judge(tonic::Status::permission_denied("by somebody in between")).code, Code::ControlAway);
+    }
+
+    #[tokio::test]
+    async fn who_needs_control_has_it_tried_at_once_and_does_not_wait_for_ever() {
+        let link = Link::new();
+        link.away("connection refused");
+
+        let (refused, ()) = tokio::join!(link.reach(Duration::from_millis(200)), link.wanted());
+
+        let refusal = refused.expect_err("nobody connects");
+        assert_eq!(refusal.code, Code::ControlAway);
+        assert!(refusal.message.contains("connection refused"), "{refusal}");
+    }
+
+    #[test]
+    fn control_that_stays_away_is_away_since_the_beginning() {
+        let link = Link::new();
+        link.away("first");
+        let since = link.status(0).since_unix;
+
+        link.away("second");
+
+        let status = link.status(3);
+        assert_eq!((status.since_unix, status.reason.as_str(), status.unpublished), (since, "second", 3));
+    }
+}

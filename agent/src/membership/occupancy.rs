@@ -18,6 +18,8 @@ use crate::session::Session;
 const LINGER: Duration = Duration::from_secs(60);
 /// How often unused memberships and scarce addresses are looked for.
 const LOOK: Duration = Duration::from_secs(2);
+/// How often more addresses are asked for: a network that has none left is not asked all the time.
+const GROWTH: Duration = Duration::from_secs(30);
 /// How long the membership may take to arrive once control granted it.
 const ARRIVAL: Duration = Duration::from_secs(10);
 
@@ -52,6 +54,7 @@ pub(crate) async fn enter(session: &Session, network: NetworkId, blocks: usize) 
 /// Looks after the memberships for as long as the session lasts.
 pub(crate) async fn run(session: &Session) {
     let mut empty_since: BTreeMap<NetworkId, Instant> = BTreeMap::new();
+    let mut grown: BTreeMap<NetworkId, Instant> = BTreeMap::new();
     loop {
         sleep(LOOK).await;
         let membership = session.membership.borrow().clone();
@@ -59,7 +62,7 @@ pub(crate) async fn run(session: &Session) {
             continue;
         }
         renew_keys(session, &membership.view).await;
-        grow(session, &membership.view).await;
+        grow(session, &membership.view, &mut grown).await;
         let used = session.journal.networks();
         let member_of: BTreeSet<_> = membership.view.memberships_of(session.node).map(|m| m.network).collect();
         empty_since.retain(|network, _| member_of.contains(network) && !used.contains(network));
@@ -83,12 +86,16 @@ async fn renew_keys(session: &Session, view: &View) {
 }
 
 /// Asks for another block where fewer than an eighth of the addresses are free.
-async fn grow(session: &Session, view: &View) {
+async fn grow(session: &Session, view: &View, grown: &mut BTreeMap<NetworkId, Instant>) {
     for member in view.memberships_of(session.node) {
+        if grown.get(&member.network).is_some_and(|last| last.elapsed() < GROWTH) {
+            continue;
+        }
         let Some(network) = view.networks.get(&member.network) else { continue };
         let pool = Pool::new(network, member);
         let used = in_use(session, network, view).into_iter().filter(|a| pool.contains(*a)).count();
         if pool.capacity().saturating_sub(used) * 8 < pool.capacity() {
+            grown.insert(network.id, Instant::now());
             // A network without a free block serves from what there is; who needs more is told then.
             let _ = enter(session, network.id, member.blocks.len() + 1).await;
         }

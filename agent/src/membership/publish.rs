@@ -143,3 +143,83 @@ fn refuse(session: &Session, endpoints: &[Endpoint], refusal: Refusal) -> Refusa
 fn about(endpoint: &Endpoint) -> String {
     format!("publish {}", endpoint.id)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use overlay_core::{Change, Member, NetworkId, Revision, RowKey, Runtime};
+
+    use super::*;
+    use crate::state::SandboxRecord;
+
+    const ME: NodeId = NodeId::FIRST;
+    const BLUE: NetworkId = NetworkId::FIRST;
+
+    fn endpoint(id: u64, node: NodeId) -> Endpoint {
+        Endpoint {
+            id: EndpointId::from_random(id),
+            network: BLUE,
+            node,
+            name: format!("e{id}").parse().expect("a name"),
+            aliases: BTreeSet::new(),
+            addresses: Vec::new(),
+            labels: BTreeMap::new(),
+            runtime: Runtime::Host,
+        }
+    }
+
+    fn journal(ids: &[u64]) -> BTreeMap<EndpointId, EndpointRecord> {
+        let record = |id: &u64| EndpointRecord {
+            endpoint: endpoint(*id, ME),
+            sandbox: SandboxRecord::Host,
+            ifname: "ovh0".into(),
+            owner: None,
+        };
+
+        ids.iter().map(|id| (EndpointId::from_random(*id), record(id))).collect()
+    }
+
+    fn view(ids: &[u64]) -> View {
+        let member = Member { network: BLUE, node: ME, lane_keys: vec![[1; 32].into()], blocks: Vec::new() };
+        let network = overlay_core::Network {
+            id: BLUE,
+            name: "blue".parse().expect("a name"),
+            prefix: "10.0.0.0/16".parse().expect("a prefix"),
+            prefix6: None,
+            mode: overlay_core::NetworkMode::L3,
+            labels: BTreeMap::new(),
+        };
+        let rows = ids.iter().map(|id| Change::Endpoint(endpoint(*id, ME)));
+        let foreign = Change::Endpoint(endpoint(99, NodeId::LAST));
+
+        View::from_rows(Revision(1), rows.chain([Change::Network(network), Change::Member(member), foreign]))
+    }
+
+    #[test]
+    fn what_differs_is_told_and_nothing_else() {
+        let todo = Unpublished::new(&view(&[1, 2]), &journal(&[2, 3]), ME);
+
+        assert_eq!(todo.put, [endpoint(3, ME)]);
+        assert_eq!(todo.remove.iter().map(|key| key.endpoint.as_str()).collect::<Vec<_>>(), ["000000000001"]);
+        assert_eq!(Unpublished::new(&view(&[2, 3]), &journal(&[2, 3]), ME), Unpublished::default());
+    }
+
+    #[test]
+    fn a_changed_endpoint_is_told_anew() {
+        let mut journal = journal(&[1]);
+        for record in journal.values_mut() {
+            record.endpoint.labels.insert("tier".into(), "web".into());
+        }
+
+        assert_eq!(Unpublished::new(&view(&[1]), &journal, ME).len(), 1);
+    }
+
+    #[test]
+    fn endpoints_of_a_network_that_is_not_ours_wait() {
+        let mut view = view(&[]);
+        view.apply(Change::Removed(RowKey::Member(BLUE, ME)));
+
+        assert_eq!(Unpublished::new(&view, &journal(&[1]), ME).len(), 0);
+    }
+}

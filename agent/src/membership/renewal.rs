@@ -84,3 +84,51 @@ async fn renew(session: &Session, mut client: ControlClient<Channel>) -> Result<
 
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use overlay_core::{ClusterId, NodeId, Role};
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    const DAY: u64 = 86_400;
+
+    /// A certificate of 10 days from 2026-01-01 on, and when it begins.
+    fn of_ten_days() -> (Identity, u64) {
+        let mut params = CertificateParams::default();
+        params.not_before = date_time_ymd(2026, 1, 1);
+        params.not_after = date_time_ymd(2026, 1, 11);
+        let certificate = params.self_signed(&KeyPair::generate().expect("a key")).expect("a certificate");
+        let who = Identity {
+            cluster: ClusterId::FIRST,
+            node: NodeId::FIRST,
+            name: "host1".parse().expect("a name"),
+            role: Role::Node,
+            control: Vec::new(),
+            advertise: Vec::new(),
+            certificate: certificate.der().to_vec(),
+            ca: Vec::new(),
+            key: Vec::new().into(),
+        };
+        let (from, _) = identity::validity(&who.certificate).expect("a certificate");
+
+        (who, from)
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_from_half_its_life_on_and_also_after_its_end() {
+        let (who, from) = of_ten_days();
+
+        let due = [0, 4, 5, 9, 11, 400].map(|days| is_due(&who, from + days * DAY));
+
+        assert_eq!(due, [false, false, true, true, true, true]);
+    }
+
+    #[test]
+    fn a_clock_before_the_certificate_renews_nothing() {
+        let (who, from) = of_ten_days();
+
+        assert!(!is_due(&who, from - 1));
+    }
+}

@@ -123,6 +123,7 @@ impl Supervisor {
         for network in gone {
             if let Some(kept) = self.kept.remove(&network) {
                 kept.unwanted.cancel();
+                self.session.problems.clear(&format!("membership {network}"));
                 self.leaving.insert(network, ());
             }
         }
