@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::error::KernelError;
 use super::reconcile::Kernel;
-use super::sysctl::LINK_KEYS;
+use super::sysctl::{LINK_KEYS, NEIGHBOUR_FAMILIES, neighbour_retry};
 use super::tables::{Actual, Address, Desired, Hop, Link, LinkChange, Route, RouteKey, Step, Sysctl};
 
 /// One namespace's tables.
@@ -26,6 +26,9 @@ impl Fake {
         let link =
             Link { index: self.next_index, up: false, mtu: 1500, queue_len: 500, kind: kind.to_owned(), peer: None };
         self.tables.links.insert(name.to_owned(), link);
+        for family in NEIGHBOUR_FAMILIES {
+            self.tables.sysctls.insert(neighbour_retry(family, name), "default".to_owned());
+        }
         for (family, key) in LINK_KEYS {
             self.tables.sysctls.insert(Sysctl::link(family, name, key), "default".to_owned());
         }

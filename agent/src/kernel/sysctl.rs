@@ -9,6 +9,10 @@ use std::path::PathBuf;
 
 use super::tables::Sysctl;
 
+/// Milliseconds until an unanswered question for a neighbour is asked again. Across a veth pair an answer takes microseconds, and
+/// the kernel's second would be what a container waits for after its link was down for a moment.
+const NEIGHBOUR_RETRY: &str = "100";
+
 /// For the whole namespace, in this order of thought: it forwards; strict `rp_filter` pins every IPv4 source to its veth;
 /// nobody redirects anybody; the gateway on `lo` answers on every veth whatever the host's settings are (a new namespace
 /// inherits the host's IPv4 settings); a container cannot fill the kernel log.
@@ -35,6 +39,7 @@ const NETWORK_V4: &[(&str, &str)] = &[
     ("ipv4/conf/default/proxy_arp", "0"),
     ("ipv4/conf/all/log_martians", "0"),
     ("ipv4/conf/default/log_martians", "0"),
+    ("ipv4/neigh/default/retrans_time_ms", NEIGHBOUR_RETRY),
 ];
 
 const NETWORK_V6: &[(&str, &str)] = &[
@@ -49,6 +54,7 @@ const NETWORK_V6: &[(&str, &str)] = &[
     ("ipv6/conf/default/dad_transmits", "0"),
     // No link-local address but the gateway's.
     ("ipv6/conf/default/addr_gen_mode", "1"),
+    ("ipv6/neigh/default/retrans_time_ms", NEIGHBOUR_RETRY),
 ];
 
 const NETWORK_NO_V6: &[(&str, &str)] = &[("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")];
@@ -84,11 +90,21 @@ pub(crate) fn of_network(ipv6: bool, links: impl Iterator<Item = String>) -> BTr
     all
 }
 
-/// Lists what the endpoint's interface in a sandbox must have. IPv4 needs nothing there.
+/// Lists what the endpoint's interface in a sandbox must have.
 pub(crate) fn of_sandbox(ipv6: bool, link: &str) -> BTreeMap<Sysctl, String> {
     let keys = if ipv6 { SANDBOX_V6 } else { &[] };
+    let families = if ipv6 { &NEIGHBOUR_FAMILIES[..] } else { &NEIGHBOUR_FAMILIES[..1] };
+    let neighbours = families.iter().map(|family| (neighbour_retry(family, link), NEIGHBOUR_RETRY.to_owned()));
 
-    of_link("ipv6", link, keys).collect()
+    of_link("ipv6", link, keys).chain(neighbours).collect()
+}
+
+/// The families with a table of neighbours.
+pub(crate) const NEIGHBOUR_FAMILIES: [&str; 2] = ["ipv4", "ipv6"];
+
+/// Names the time until an interface asks for a neighbour again.
+pub(crate) fn neighbour_retry(family: &str, link: &str) -> Sysctl {
+    Sysctl::neighbours(family, link, "retrans_time_ms")
 }
 
 fn of_link(family: &str, link: &str, keys: &[(&str, &str)]) -> impl Iterator<Item = (Sysctl, String)> {

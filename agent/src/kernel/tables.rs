@@ -34,6 +34,11 @@ impl Sysctl {
     pub fn link(family: &str, link: &str, key: &str) -> Self {
         Self { path: format!("{family}/conf/{link}/{key}"), link: Some(link.to_owned()) }
     }
+
+    /// Names a parameter of the neighbours on an interface.
+    pub fn neighbours(family: &str, link: &str, key: &str) -> Self {
+        Self { path: format!("{family}/neigh/{link}/{key}"), link: Some(link.to_owned()) }
+    }
 }
 
 /// What a link must have; it must be up in any case.
