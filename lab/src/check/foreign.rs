@@ -12,21 +12,23 @@ use crate::wait::wait_until;
 const BAR_MS: f64 = 1000.0;
 
 /// What is done to a host, by a shell that runs inside the network's namespace. Needs the `ip` program there.
-const INJURIES: [(&str, &str); 7] = [
+const INJURIES: [(&str, &str); 9] = [
     ("every route to another host is deleted", "ip route flush dev ovt"),
     (
         "a container's route is deleted",
-        "ip route del $(ip -4 route show | grep -o '^10[0-9.]* dev ov[^t][^ ]*' | head -n1)",
+        "ip route del $(ip -4 route show | grep -oE '^[0-9.]+ dev ov[0-9a-f]{12}' | head -n1)",
     ),
-    ("a container's link is set down", "ip link set $(ls /sys/class/net | grep '^ov[^t]' | head -n1) down"),
+    ("a container's link is set down", "ip link set $(ip -o link | grep -oE 'ov[0-9a-f]{12}' | head -n1) down"),
     ("the gateway's address is deleted", "ip -4 address flush dev lo scope global"),
     ("forwarding is switched off", "echo 0 > /proc/sys/net/ipv4/ip_forward"),
+    ("a container's link is deleted", "ip link del $(ip -o link | grep -oE 'ov[0-9a-f]{12}' | head -n1)"),
     ("the TUN device is set down", "ip link set ovt down"),
     ("the TUN device is deleted", "ip link del ovt"),
+    ("the namespace's pin is removed", "umount $PIN; rm $PIN"),
 ];
 
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
-    let cluster = Cluster::new(2)?;
+    let mut cluster = Cluster::new(2)?;
     cluster.ctl(0, &["network", "create", "net"])?;
     let server = cluster.serve_http(1, "net", "service2")?;
     cluster.fetch(0, "net", "service1", "service2")?;
@@ -39,6 +41,12 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
         }
         Ok(())
     })?;
+    // A new process finds what the healed host has.
+    let agent = cluster.agent(0)?;
+    agent.kill()?;
+    cluster.restart(&agent)?;
+    cluster.wait_for_agent(0)?;
+    cluster.fetch(0, "net", "service1", "service2")?;
 
     drop(server);
     cluster.finish()
@@ -53,7 +61,7 @@ fn injure(cluster: &Cluster, what: &str, script: &str, notes: &mut Notes) -> Res
     })?;
     crate::process::rest(Duration::from_millis(200));
 
-    let inside = "for pin in /run/overlay/netns/*; do exec nsenter --net=$pin sh -ec \"$1\"; done";
+    let inside = "for pin in /run/overlay/netns/*; do export PIN=$pin; exec nsenter --net=$pin sh -ec \"$1\"; done";
     let output = cluster.host(0).try_command("sh")?.args(["-c", inside, "sh", script]).output()?;
     ensure!(output.status.success(), "cannot try \"{what}\": {}", output.stderr);
 
