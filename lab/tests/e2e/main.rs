@@ -1,6 +1,7 @@
 //! The whole product on hosts made of namespaces: what users do, and what goes wrong around them.
 
 mod checks;
+mod documents;
 mod main_job;
 mod misuse;
 
