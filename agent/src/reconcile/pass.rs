@@ -1,4 +1,5 @@
-//! One round over a network: container sides first, then the namespace, which lets their packets in.
+//! One round over a network: container sides first, then the namespace, which lets their packets in. A new namespace is
+//! brought to its value before that too, so that no endpoint ever comes into one that pins no source.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,6 +32,8 @@ pub(crate) struct Rounds {
     attached: BTreeMap<EndpointId, SandboxDesired>,
     /// Where the last resync of container sides stopped.
     looked_at: Option<EndpointId>,
+    /// Whether the namespace has been brought to a wanted value once: no endpoint comes into one that has not.
+    prepared: bool,
     report: NetworkReport,
 }
 
@@ -43,38 +46,28 @@ impl Rounds {
     /// Runs one round; returns new TUN queues, if the old ones died.
     pub(crate) async fn run(&mut self, site: &mut impl Site, desired: &NetworkDesired, cause: Cause) -> Option<Tun> {
         self.attached.retain(|id, _| desired.sandboxes.contains_key(id));
-        let mut failed: BTreeMap<EndpointId, EndpointState> = BTreeMap::new();
-        let mut healed = 0;
+        let mut round = Round::default();
+        if !self.prepared {
+            round.reconcile(site, desired).await;
+            self.prepared = round.trouble.is_none();
+        }
         for id in self.due(desired, cause) {
-            healed += self.attach(site, id, desired, &mut failed).await;
+            self.attach(site, id, desired, &mut round).await;
         }
-
-        let mut tun = None;
-        let mut trouble = None;
-        // A second time when veth pairs had gone: made again, they need their routes.
-        for _ in 0..2 {
-            match site.reconcile(&desired.namespace).await {
-                Ok(report) => {
-                    healed += report.steps.len();
-                    tun = report.tun.or(tun);
-                    trouble = report.errors.first().map(|error| explain(error));
-                    let missing: BTreeSet<_> = report.missing.iter().filter(|id| !failed.contains_key(id)).collect();
-                    if missing.is_empty() {
-                        break;
-                    }
-                    for id in missing {
-                        healed += self.attach(site, *id, desired, &mut failed).await;
-                    }
-                }
-                Err(error) => {
-                    trouble = Some(explain(&error));
-                    break;
-                }
+        round.reconcile(site, desired).await;
+        // Veth pairs that had gone are made again, and then need their routes.
+        let missing = std::mem::take(&mut round.missing);
+        if !missing.is_empty() {
+            for id in missing {
+                self.attach(site, id, desired, &mut round).await;
             }
+            round.reconcile(site, desired).await;
         }
-        self.conclude(desired, &failed, trouble, if cause == Cause::Desired { 0 } else { healed });
+        if cause == Cause::Desired {
+            round.healed = 0;
+        }
 
-        tun
+        self.conclude(desired, round)
     }
 
     /// Lists the container sides to look into.
@@ -91,55 +84,64 @@ impl Rounds {
         due.into_iter().collect()
     }
 
-    /// Makes or heals one container side; returns how many differences there were.
-    async fn attach(
-        &mut self,
-        site: &mut impl Site,
-        id: EndpointId,
-        desired: &NetworkDesired,
-        failed: &mut BTreeMap<EndpointId, EndpointState>,
-    ) -> usize {
-        let Some(wanted) = desired.sandboxes.get(&id) else { return 0 };
-        match site.attach(id, wanted).await {
-            Ok(report) => match report.errors.first() {
-                None => {
-                    self.attached.insert(id, wanted.clone());
-                    report.steps.len()
-                }
-                Some(error) => {
-                    failed.insert(id, EndpointState::Failed(explain(error)));
-                    0
-                }
-            },
-            Err(error) => {
+    /// Makes or heals one container side.
+    async fn attach(&mut self, site: &mut impl Site, id: EndpointId, desired: &NetworkDesired, round: &mut Round) {
+        let Some(wanted) = desired.sandboxes.get(&id) else { return };
+        let failure = match site.attach(id, wanted).await {
+            Ok(report) => {
+                round.healed += report.steps.len();
+                report.errors.first().map(refused)
+            }
+            Err(error) => Some(refused(&error)),
+        };
+        match failure {
+            None => drop(self.attached.insert(id, wanted.clone())),
+            Some(state) => {
                 self.attached.remove(&id);
-                failed.insert(id, refused(&error));
-                0
+                round.failed.insert(id, state);
             }
         }
     }
 
-    fn conclude(
-        &mut self,
-        desired: &NetworkDesired,
-        failed: &BTreeMap<EndpointId, EndpointState>,
-        trouble: Option<String>,
-        healed: usize,
-    ) {
-        let usable = trouble.is_none();
-        let state = |id: &EndpointId| match failed.get(id) {
+    fn conclude(&mut self, desired: &NetworkDesired, round: Round) -> Option<Tun> {
+        let usable = round.trouble.is_none();
+        let state = |id: &EndpointId| match round.failed.get(id) {
             Some(state) => Some(state.clone()),
             None if usable && self.attached.contains_key(id) => Some(EndpointState::Ready),
             None => None,
         };
-        let endpoints = desired.sandboxes.keys().filter_map(|id| Some((*id, state(id)?))).collect();
-        let healed = u32::try_from(healed).unwrap_or(u32::MAX);
         self.report = NetworkReport {
-            endpoints,
-            drift_healed: self.report.drift_healed.saturating_add(healed),
-            trouble,
+            endpoints: desired.sandboxes.keys().filter_map(|id| Some((*id, state(id)?))).collect(),
+            drift_healed: self.report.drift_healed.saturating_add(u32::try_from(round.healed).unwrap_or(u32::MAX)),
+            trouble: round.trouble,
             offload: self.report.offload,
         };
+
+        round.tun
+    }
+}
+
+/// What one round has seen so far.
+#[derive(Debug, Default)]
+struct Round {
+    failed: BTreeMap<EndpointId, EndpointState>,
+    missing: BTreeSet<EndpointId>,
+    healed: usize,
+    trouble: Option<String>,
+    tun: Option<Tun>,
+}
+
+impl Round {
+    async fn reconcile(&mut self, site: &mut impl Site, desired: &NetworkDesired) {
+        match site.reconcile(&desired.namespace).await {
+            Ok(report) => {
+                self.healed += report.steps.len();
+                self.tun = report.tun.or(self.tun.take());
+                self.trouble = report.errors.first().map(|error| explain(error));
+                self.missing = report.missing.into_iter().filter(|id| !self.failed.contains_key(id)).collect();
+            }
+            Err(error) => self.trouble = Some(explain(&error)),
+        }
     }
 }
 
@@ -171,10 +173,12 @@ mod tests {
         gone: BTreeSet<EndpointId>,
         attaches: usize,
         writes: usize,
+        prepared: bool,
     }
 
     impl Site for Fake {
         async fn reconcile(&mut self, desired: &NamespaceDesired) -> Result<Report, KernelError> {
+            self.prepared = true;
             let wanted: BTreeSet<_> = desired.endpoints.keys().copied().collect();
             let mut report = Report { missing: wanted.difference(&self.veths).copied().collect(), ..Report::default() };
             let routed: BTreeSet<_> = wanted.intersection(&self.veths).copied().collect();
@@ -189,6 +193,7 @@ mod tests {
         }
 
         async fn attach(&mut self, endpoint: EndpointId, desired: &SandboxDesired) -> Result<Report, KernelError> {
+            assert!(self.prepared, "no endpoint comes into a namespace that pins no source");
             self.attaches += 1;
             if self.gone.contains(&endpoint) {
                 return Err(KernelError::SandboxGone { path: desired.netns.clone() });
