@@ -73,7 +73,8 @@ fn the_first_hour_of_the_readme_works_as_it_is_written() {
             wait_until(PATIENCE, command, fetched).unwrap();
         } else {
             let printed = type_in(&lab, *host, command);
-            join = printed.lines().find_map(|line| line.trim().strip_prefix(JOIN)).map_or(join, |l| format!("{JOIN}{l}"));
+            join =
+                printed.lines().find_map(|line| line.trim().strip_prefix(JOIN)).map_or(join, |l| format!("{JOIN}{l}"));
         }
     }
 
