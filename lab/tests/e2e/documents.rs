@@ -13,9 +13,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A document of this repository.
 fn document(path: &str) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("lab is a folder of the repository");
 
-    std::fs::read_to_string(root.join(path)).unwrap()
+    std::fs::read_to_string(root.join(path)).expect("the document is there")
 }
 
 /// The lines that begin with a prompt `hostN# `: which host, and what is typed there.
