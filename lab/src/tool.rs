@@ -12,10 +12,10 @@ pub(crate) mod processes;
 pub(crate) mod throughput;
 pub(crate) mod uapi;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -70,4 +70,25 @@ pub(crate) fn resolve(host: &str, within: Duration) -> Result<Vec<IpAddr>> {
     }
 
     Ok(addresses)
+}
+
+/// Connects to the first of `addresses` that answers before `deadline`.
+///
+/// # Errors
+///
+/// When none does; the last refusal is told.
+pub(crate) fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream> {
+    let mut problem = None;
+    for address in addresses {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        match TcpStream::connect_timeout(address, left) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => problem = Some(anyhow::Error::new(error).context(format!("cannot connect to {address}"))),
+        }
+    }
+
+    Err(problem.unwrap_or_else(|| anyhow::anyhow!("no answer in time")))
 }

@@ -24,7 +24,7 @@ const INJURIES: [(&str, &str); 9] = [
     ("a container's link is deleted", "ip link del $(ip -o link | grep -oE 'ov[0-9a-f]{12}' | head -n1)"),
     ("the TUN device is set down", "ip link set ovt down"),
     ("the TUN device is deleted", "ip link del ovt"),
-    ("the namespace's pin is removed", "umount $PIN; rm -r $PIN /run/mount"),
+    ("the namespace's pin is removed", "umount $PIN; rm -rf $PIN /run/mount 2>/dev/null || true"),
 ];
 
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {

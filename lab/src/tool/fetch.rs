@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::resolve;
+use super::{connect, resolve};
 
 /// Options of `fetch`.
 #[derive(Clone, Debug, clap::Args)]
@@ -71,7 +71,9 @@ impl std::str::FromStr for Url {
 
 fn fetch(url: &Url, data: Option<&str>, within: Duration) -> Result<Vec<u8>> {
     let deadline = Instant::now() + within;
-    let mut stream = connect(url, deadline)?;
+    let addresses = resolve(&url.host, left(deadline)?)?;
+    let addresses: Vec<_> = addresses.into_iter().map(|address| SocketAddr::new(address, url.port)).collect();
+    let mut stream = connect(&addresses, deadline)?;
     let method = if data.is_some() { "POST" } else { "GET" };
     let data = data.unwrap_or_default();
     let request = format!(
@@ -84,19 +86,6 @@ fn fetch(url: &Url, data: Option<&str>, within: Duration) -> Result<Vec<u8>> {
     stream.write_all(request.as_bytes()).context("the connection broke")?;
 
     read_answer(stream, deadline)
-}
-
-fn connect(url: &Url, deadline: Instant) -> Result<TcpStream> {
-    let mut problem = None;
-    for address in resolve(&url.host, left(deadline)?)? {
-        let address = SocketAddr::new(address, url.port);
-        match TcpStream::connect_timeout(&address, left(deadline)?) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => problem = Some(anyhow::Error::new(error).context(format!("cannot connect to {address}"))),
-        }
-    }
-
-    Err(problem.unwrap_or_else(|| anyhow::anyhow!("{} has no address", url.host)))
 }
 
 fn read_answer(stream: TcpStream, deadline: Instant) -> Result<Vec<u8>> {

@@ -8,13 +8,15 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use super::checksum::Checksum;
-use super::{is_stopped, resolve, stop_on_signal};
+use super::{connect, is_stopped, resolve, stop_on_signal};
 use crate::process::rest;
 
 /// The first bytes of every stream; the last one says whether checksums are wanted.
 const MAGIC: [u8; 7] = *b"OVLTP1\n";
 /// Bytes written and read at a time: one system call moves a full TSO frame and more.
 const PIECE: usize = 256 * 1024;
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(10);
 /// How long a stream may stand still before it counts as broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -181,7 +183,7 @@ fn gbit_per_second(bytes: u64, seconds: f64) -> f64 {
 
 /// Sends one stream and compares what the other end says it received.
 fn send(addresses: &[SocketAddr], options: &Options) -> Result<u64> {
-    let mut stream = TcpStream::connect(addresses).with_context(|| format!("cannot connect to {}", options.host))?;
+    let mut stream = connect(addresses, Instant::now() + CONNECT)?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(&MAGIC)?;
