@@ -102,7 +102,7 @@ pub(crate) struct Namespaces {
 }
 
 impl Namespaces {
-    /// Opens the namespaces of `pid`; its user namespace only when it is not our own, which the kernel refuses to enter.
+    /// Opens those namespaces of `pid` that are not ours already, which the kernel may refuse to enter.
     ///
     /// # Errors
     ///
@@ -117,7 +117,7 @@ impl Namespaces {
             ("pid", CloneFlags::CLONE_NEWPID),
             ("mnt", CloneFlags::CLONE_NEWNS),
         ] {
-            if name == "user" && same_namespace(pid, name)? {
+            if same_namespace(pid, name)? {
                 continue;
             }
             let path = format!("/proc/{pid}/ns/{name}");

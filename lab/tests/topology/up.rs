@@ -1,6 +1,7 @@
 //! The command line as people use it, as root and not.
 
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Output};
 
 use super::{lab, skip};
 
@@ -40,21 +41,39 @@ fn hosts_are_listed_for_programs_too() {
     assert!(unknown.stderr.contains("there are host1, host2"), "{}", unknown.stderr);
 }
 
+/// Runs `overlay-lab` as a user without any right.
+fn as_nobody(state: &Path, args: &[&str]) -> Output {
+    let program = overlay_lab::bin("overlay-lab").expect("it is built");
+    let mut command = if nix::unistd::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--bounding-set=-all"]).arg(&program);
+        command
+    } else {
+        Command::new(&program)
+    };
+
+    command.args(args).env("XDG_RUNTIME_DIR", state).output().expect("it runs")
+}
+
+#[test]
+fn a_normal_user_gets_the_same_demo() {
+    let state = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(state.path(), Some(65534), Some(65534)).unwrap_or_default();
+    let up = as_nobody(state.path(), &["up", "1"]);
+    if !up.status.success() {
+        return skip(&String::from_utf8_lossy(&up.stderr));
+    }
+    assert!(as_nobody(state.path(), &["down"]).status.success());
+
+    let demo = as_nobody(state.path(), &["demo", "--no-build", "--seconds=0.5"]);
+    assert!(demo.status.success(), "{}", String::from_utf8_lossy(&demo.stdout));
+}
+
 /// A lab made by a user without any right: hosts, TUN devices and all.
 #[test]
 fn a_normal_user_gets_the_same_lab() {
-    let program = overlay_lab::bin("overlay-lab").unwrap();
     let state = tempfile::tempdir().unwrap();
-    let as_nobody = |args: &[&str]| {
-        let mut command = if nix::unistd::geteuid().is_root() {
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--bounding-set=-all"]).arg(&program);
-            command
-        } else {
-            Command::new(&program)
-        };
-        command.args(args).env("XDG_RUNTIME_DIR", state.path()).output().unwrap()
-    };
+    let as_nobody = |args: &[&str]| as_nobody(state.path(), args);
     std::os::unix::fs::chown(state.path(), Some(65534), Some(65534)).unwrap_or_default();
     let up = as_nobody(&["up", "2"]);
     if !up.status.success() {
