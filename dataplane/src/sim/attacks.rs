@@ -116,6 +116,26 @@ fn a_node_that_is_no_member_can_neither_send_nor_shake_hands() {
 }
 
 #[test]
+fn a_node_that_was_taken_out_cannot_send_with_the_session_it_has() {
+    let mut world = World::connected(3);
+    world.say(2, 0, 0);
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.numbers(0), [0]);
+    let delivered = world.counters(0).delivered;
+    world.publish(0, table(NET, 0, &[0, 1]));
+
+    for number in 1..=100_000 {
+        world.say(2, 0, number);
+        world.run(Duration::from_millis(1));
+    }
+
+    assert_eq!(world.numbers(0), Vec::<u32>::new());
+    assert_eq!(world.counters(0).delivered, delivered);
+    assert!(world.dropped(0, DropReason::UnknownIndex) >= 100_000, "the session was in use");
+    world.assert_accounted();
+}
+
+#[test]
 fn a_member_of_another_network_cannot_send_into_this_one() {
     let mut world = World::new(2);
     world.publish(0, table(1, 0, &[0]));

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 
-use super::{Notes, PATIENCE, ms};
+use super::{MARKER, Notes, PATIENCE, ms};
 use crate::cluster::Cluster;
 use crate::wait::wait_until;
 
@@ -17,32 +18,47 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let server = cluster.serve_http(1, "net", "service2")?;
     cluster.fetch(0, "net", "service1", "service2")?;
 
+    // All the while something is sent that must not be readable.
+    let capture = cluster.lab().capture(Some(MARKER))?;
+    let ping = ["ping", "--quiet", "--count=0", "--interval-ms=50", "--marker", MARKER, "service2"];
+    let ping = cluster.container(0, "net", "pinger")?.args(ping).spawn()?;
     for round in 1..=rounds {
-        let control = cluster.control()?;
-        control.kill()?;
-        cluster.fetch(0, "net", "service1", "service2")?;
-        notes.say("control is dead: fetched all the same");
-
-        let back = restart_agents(&mut cluster)?;
-        notes.say(&format!("both agents killed and started: traffic back after {}", ms(back)));
-        ensure!(back <= BAR, "traffic took {back:?} to come back");
-
-        let name = format!("service{}", 2 + round);
-        let late = cluster.serve_http(0, "net", &name)?;
-        cluster.fetch(0, "net", "near", &name)?;
-        notes.say("a new container runs on the known network");
-
-        cluster.restart(&control)?;
-        let known = wait_until(PATIENCE, "control learns what happened meanwhile", || {
-            cluster.ctl_json(1, &["endpoint", "ls"]).is_ok_and(|list| list.to_string().contains(&format!("\"{name}\"")))
-        })?;
-        cluster.fetch(1, "net", "far", &name)?;
-        notes.say(&format!("control is back: the other host knows the new container after {}", ms(known)));
-        drop(late);
+        without_control(&mut cluster, round, notes)?;
     }
+    ping.signal(Signal::SIGTERM)?;
+    ping.wait(PATIENCE)?;
+    let report = capture.stop()?;
+    notes.say(&format!("on the wire: {report}"));
+    ensure!(report.frames > 0 && report.marked == 0, "nothing was seen, or something readable: {report}");
 
     drop(server);
     cluster.finish()
+}
+
+fn without_control(cluster: &mut Cluster, round: u32, notes: &mut Notes) -> Result<()> {
+    let control = cluster.control()?;
+    control.kill()?;
+    cluster.fetch(0, "net", "service1", "service2")?;
+    notes.say("control is dead: fetched all the same");
+
+    let back = restart_agents(cluster)?;
+    notes.say(&format!("both agents killed and started: traffic back after {}", ms(back)));
+    ensure!(back <= BAR, "traffic took {back:?} to come back");
+
+    let name = format!("service{}", 2 + round);
+    let late = cluster.serve_http(0, "net", &name)?;
+    cluster.fetch(0, "net", "near", &name)?;
+    notes.say("a new container runs on the known network");
+
+    cluster.restart(&control)?;
+    let known = wait_until(PATIENCE, "control learns what happened meanwhile", || {
+        cluster.ctl_json(1, &["endpoint", "ls"]).is_ok_and(|list| list.to_string().contains(&format!("\"{name}\"")))
+    })?;
+    cluster.fetch(1, "net", "far", &name)?;
+    notes.say(&format!("control is back: the other host knows the new container after {}", ms(known)));
+    drop(late);
+
+    Ok(())
 }
 
 /// Kills both agents, starts them again, and returns how long after the start a fetch works.
