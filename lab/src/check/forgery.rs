@@ -15,6 +15,8 @@ use crate::wait::wait_until;
 const FORGED: &str = "i-am-somebody-else";
 /// Forged packets in a round.
 const PACKETS: u32 = 10_000;
+/// Forged packets at a time from the node itself: what the TUN's queue holds at least, so that the agent sees every one.
+const AT_ONCE: u32 = 2_000;
 /// Enters the network's namespace on the host, where only the host's own root gets.
 const INSIDE: &str = "for pin in /run/overlay/netns/*; do exec nsenter --net=$pin \"$@\"; done";
 
@@ -30,8 +32,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
 
     let before = dropped(&cluster)?;
     for _ in 0..rounds {
-        let count = PACKETS.to_string();
-        let forge = |from: &str| {
+        let forge = |from: &str, count: u32| {
             [
                 "forge".to_owned(),
                 "--from".into(),
@@ -39,16 +40,23 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
                 "--to".into(),
                 to.clone(),
                 "--count".into(),
-                count.clone(),
+                count.to_string(),
                 "--marker".into(),
                 FORGED.into(),
             ]
         };
         for from in [&other, &near_address] {
-            cluster.container(0, "net", "attacker")?.args(forge(from)).run()?;
+            cluster.container(0, "net", "attacker")?.args(forge(from, PACKETS)).run()?;
         }
-        let node = ["-c", INSIDE, "sh", "overlay-lab"];
-        cluster.host(0).try_command("sh")?.args(node).args(forge(&other)).run().context("from the node itself")?;
+        for _ in 0..PACKETS / AT_ONCE {
+            let seen = dropped(&cluster)?;
+            let node = ["-c", INSIDE, "sh", "overlay-lab"];
+            let node = cluster.host(0).try_command("sh")?.args(node).args(forge(&other, AT_ONCE));
+            node.run().context("from the node itself")?;
+            wait_until(PATIENCE, "the node counts every packet", || {
+                dropped(&cluster).is_ok_and(|now| now >= seen + u64::from(AT_ONCE))
+            })?;
+        }
     }
     cluster.fetch(0, "net", "last", "neighbour")?;
     let counted = dropped(&cluster)? - before;

@@ -88,11 +88,13 @@ fn the_first_hour_of_the_readme_works_as_it_is_written() {
 fn the_commands_for_operators_work_as_they_are_written() {
     let Some(lab) = lab(1) else { return };
     type_in(&lab, 0, "overlayctl init");
+    type_in(&lab, 0, "overlayctl network create net");
+    type_in(&lab, 0, "overlayctl attach --host --network net --name host");
     let commands = shell(&document("docs/OPERATIONS.md"));
     assert!(commands.len() >= 3, "{commands:?}");
 
     for command in &commands {
-        type_in(&lab, 0, &command.replace("NAME", "host1"));
+        type_in(&lab, 0, &command.replace("NAME", "host"));
     }
 
     type_in(&lab, 0, "overlayctl leave");
