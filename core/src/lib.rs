@@ -5,6 +5,7 @@
 
 pub mod endpoint;
 pub mod id;
+pub mod instant;
 pub mod ipam;
 pub mod key;
 pub mod name;

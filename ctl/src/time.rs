@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use overlay_core::instant::rfc3339;
+
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
@@ -41,22 +43,7 @@ pub(crate) fn utc(unix: u64) -> Option<String> {
     if unix == 0 {
         return None;
     }
-    let (year, month, day) = civil(unix / DAY);
-    let (hour, minute, second) = (unix % DAY / HOUR, unix % HOUR / MINUTE, unix % MINUTE);
-
-    Some(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"))
-}
-
-/// Turns days since 1970 into a date of the Gregorian calendar (H. Hinnant, `civil_from_days`).
-fn civil(days: u64) -> (u64, u64, u64) {
-    let z = days + 719_468;
-    let (era, day_of_era) = (z / 146_097, z % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day_of_year - (153 * shifted + 2) / 5 + 1)
+    Some(rfc3339(unix))
 }
 
 /// Reads a duration: `90s`, `15m`, `1h30m`, `7d`.

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use overlay_core::instant::rfc3339;
 use overlay_proto::channel::{self, DialError};
 use overlay_proto::refusal::CODE_KEY;
 use overlay_proto::v1::control_client::ControlClient;
@@ -13,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::transport::Channel;
 
-use crate::problem::{unix_now, utc};
+use crate::problem::unix_now;
 use crate::state::Identity;
 
 /// How long one call may take; control answers within milliseconds unless it is overloaded.
@@ -88,7 +89,7 @@ impl Link {
             }
             LinkState::Away { since, reason } => Err(Refusal::new(
                 Code::ControlAway,
-                format!("control is away since {}: {reason}; try again when it is back", utc(*since)),
+                format!("control is away since {}: {reason}; try again when it is back", rfc3339(*since)),
             )),
         }
     }
@@ -215,10 +216,10 @@ fn explain(error: &DialError, who: &Identity) -> Refusal {
     if (from..=until).contains(&now) {
         return plain;
     }
-    let times = format!("this node's certificate is valid from {} to {}", utc(from), utc(until));
+    let times = format!("this node's certificate is valid from {} to {}", rfc3339(from), rfc3339(until));
     let advice = "set the clock right, or join again with a new token";
 
-    Refusal::new(plain.code, format!("{times} and the clock says {}; {advice} ({})", utc(now), plain.message))
+    Refusal::new(plain.code, format!("{times} and the clock says {}; {advice} ({})", rfc3339(now), plain.message))
 }
 
 #[cfg(test)]

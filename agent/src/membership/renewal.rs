@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use overlay_core::instant::rfc3339;
 use overlay_proto::identity::{self, NodeIdentity};
 use overlay_proto::v1::control_client::ControlClient;
 use overlay_proto::{Code, Refusal, v1};
@@ -10,7 +11,7 @@ use tonic::transport::Channel;
 
 use super::join::{in_store, signing_request};
 use super::{back_off, link};
-use crate::problem::{unix_now, utc};
+use crate::problem::unix_now;
 use crate::session::Session;
 use crate::state::Identity;
 
@@ -60,10 +61,11 @@ fn tell(session: &Session, refusal: &Refusal) {
     let Ok((from, until)) = identity::validity(&session.identity().certificate) else { return };
     let now = unix_now();
     if now > until {
-        let times = format!("the certificate was valid from {} to {}, it is {}", utc(from), utc(until), utc(now));
+        let times =
+            format!("the certificate was valid from {} to {}, it is {}", rfc3339(from), rfc3339(until), rfc3339(now));
         session.problems.raise("certificate", "certificate-expired", format!("{times}: {refusal}"));
     } else if now > from + (until - from) / 4 * 3 {
-        let text = format!("the certificate ends at {} and was not renewed: {refusal}", utc(until));
+        let text = format!("the certificate ends at {} and was not renewed: {refusal}", rfc3339(until));
         session.problems.raise("certificate", "certificate-ending", text);
     }
 }

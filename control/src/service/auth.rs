@@ -3,12 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use overlay_core::instant::rfc3339;
 use overlay_core::{ClusterId, NodeId};
 use overlay_proto::identity::{self, NodeIdentity};
 use overlay_proto::{Code, Refusal};
 use rustls::pki_types::CertificateDer;
-
-use crate::clock;
 
 /// How long after its end a certificate still serves to get the next, in seconds: 90 days. A node that must not come back
 /// is removed; this bounds what a forgotten disk is good for.
@@ -68,9 +67,9 @@ impl Peer {
         if !(certificate.from..certificate.to).contains(&now) {
             return Err(refuse(format!(
                 "the certificate is valid from {} to {}, but control's clock says {}",
-                clock::rfc3339(certificate.from),
-                clock::rfc3339(certificate.to),
-                clock::rfc3339(now)
+                rfc3339(certificate.from),
+                rfc3339(certificate.to),
+                rfc3339(now)
             )));
         }
 
@@ -88,8 +87,8 @@ impl Peer {
         if now >= ended.saturating_add(RENEWAL_GRACE) {
             return Err(refuse(format!(
                 "the certificate ended at {}, more than 90 days before {}, the time of control's clock; join again",
-                clock::rfc3339(ended),
-                clock::rfc3339(now)
+                rfc3339(ended),
+                rfc3339(now)
             )));
         }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use overlay_core::instant::rfc3339;
 use overlay_core::{NodeId, Revision};
 use overlay_proto::{Code, Refusal, v1};
 use tokio::sync::mpsc;
@@ -85,8 +86,8 @@ impl Feed {
                 Code::NotAuthenticated,
                 format!(
                     "the certificate of this watch ended at {}, control's clock says {}; watch again with the new one",
-                    clock::rfc3339(self.expires),
-                    clock::rfc3339(now)
+                    rfc3339(self.expires),
+                    rfc3339(now)
                 ),
             ));
         }

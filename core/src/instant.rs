@@ -1,0 +1,30 @@
+//! The text of an instant, for messages and machine-readable output.
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// Writes seconds since 1970 as RFC 3339 in UTC, `2026-01-31T12:00:00Z`; what lies beyond the year 9999 as the number it is.
+pub fn rfc3339(unix: u64) -> String {
+    let instant = i64::try_from(unix).ok().and_then(|unix| OffsetDateTime::from_unix_timestamp(unix).ok());
+    let text = instant.and_then(|instant| instant.format(&Rfc3339).ok());
+
+    text.unwrap_or_else(|| format!("{unix} s after 1970"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_as_dates() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(rfc3339(1_767_225_599), "2025-12-31T23:59:59Z");
+        assert_eq!(rfc3339(4_107_542_400), "2100-03-01T00:00:00Z");
+    }
+
+    #[test]
+    fn no_number_is_too_large() {
+        assert_eq!(rfc3339(u64::MAX), "18446744073709551615 s after 1970");
+    }
+}
