@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::capture::Capture;
 use crate::lab::Lab;
 
 /// Sent as payload wherever nothing may be readable between hosts.
@@ -106,10 +107,17 @@ pub(crate) struct PingSummary {
 pub(crate) fn sealed<T>(lab: &Lab, notes: &mut Notes, work: impl FnOnce(&mut Notes) -> Result<T>) -> Result<T> {
     let capture = lab.capture(Some(MARKER))?;
     let value = work(notes)?;
+    unreadable(capture, notes)?;
+
+    Ok(value)
+}
+
+/// Ends a recording, and insists that something was seen and the marker was never readable.
+pub(crate) fn unreadable(capture: Capture, notes: &mut Notes) -> Result<()> {
     let report = capture.stop()?;
     notes.say(&format!("on the wire: {report}"));
 
     anyhow::ensure!(report.frames > 0, "nothing was seen on the wire");
     anyhow::ensure!(report.marked == 0, "READABLE ON THE WIRE: {report}");
-    Ok(value)
+    Ok(())
 }

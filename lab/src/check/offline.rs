@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::{MARKER, Notes, PATIENCE, ms};
+use super::{MARKER, Notes, PATIENCE, ms, unreadable};
 use crate::cluster::Cluster;
 use crate::wait::wait_until;
 
@@ -27,9 +27,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     }
     ping.signal(Signal::SIGTERM)?;
     ping.wait(PATIENCE)?;
-    let report = capture.stop()?;
-    notes.say(&format!("on the wire: {report}"));
-    ensure!(report.frames > 0 && report.marked == 0, "nothing was seen, or something readable: {report}");
+    unreadable(capture, notes)?;
 
     drop(server);
     cluster.finish()

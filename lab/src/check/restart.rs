@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::{MARKER, Notes, PATIENCE, PingSummary};
+use super::{MARKER, Notes, PATIENCE, PingSummary, unreadable};
 use crate::cluster::Cluster;
 use crate::process::rest;
 
@@ -23,7 +23,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let sink = cluster.serve(1, "net", "sink", &["throughput", "serve"], "listening")?;
     cluster.container(0, "net", "first")?.args(["ping", "--count=3", "--interval-ms=100", "sink"]).run()?;
 
-    let lab = cluster.lab().capture(Some(MARKER))?;
+    let capture = cluster.lab().capture(Some(MARKER))?;
     let ping = ["ping", "--json", "--count=0", "--interval-ms=100", "--marker", MARKER, "sink"];
     let ping = cluster.container(0, "net", "pinger")?.args(ping).spawn()?;
     let transfer =
@@ -52,11 +52,9 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
         serde_json::from_str(&ping.wait(PATIENCE)?.stdout).context("no figures from the ping")?;
     let output = transfer.wait(SETTLE)?;
     ensure!(output.status.success(), "the transfer broke: {}", output.stderr);
-    let report = lab.stop()?;
 
     notes.say(&format!("transfer whole: {}", output.stdout.trim()));
-    notes.say(&format!("on the wire: {report}"));
-    ensure!(report.marked == 0, "READABLE ON THE WIRE: {report}");
+    unreadable(capture, notes)?;
     judge(&summary, rounds, notes)?;
     drop(sink);
     cluster.finish()
