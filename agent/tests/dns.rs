@@ -3,6 +3,8 @@
 //! Needs root. Leaves nothing behind.
 #![expect(clippy::print_stdout, reason = "tests say what they skipped")]
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -141,15 +143,5 @@ async fn two_networks() {
 
 #[test]
 fn networks_of_one_prefix_answer_only_their_own_names() {
-    if !nix::unistd::geteuid().is_root() || !Path::new("/dev/net/tun").exists() {
-        println!("SKIPPED: needs root and /dev/net/tun");
-        return;
-    }
-
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime")
-        .block_on(two_networks());
+    support::as_root(two_networks());
 }

@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use crate::world::{Host, PATIENCE, World, as_root};
+use crate::support::as_root;
+use crate::world::{Host, PATIENCE, World};
 
 /// Sends `bytes` from one host to the other by TCP and returns what arrived.
 fn transfer(from: &Host, to: &Host, address: IpAddr, bytes: &[u8]) -> Vec<u8> {

@@ -5,5 +5,7 @@
 
 mod flows;
 mod restart;
+#[path = "../support/mod.rs"]
+mod support;
 mod trouble;
 mod world;

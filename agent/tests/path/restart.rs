@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use overlay_agent::path::LaneEvent;
 
-use crate::world::{PATIENCE, World, as_root};
+use crate::support::as_root;
+use crate::world::{PATIENCE, World};
 
 #[test]
 fn a_stream_survives_the_restart_of_either_side() {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use overlay_dataplane::Direction;
 
-use crate::world::{World, as_root};
+use crate::support::as_root;
+use crate::world::World;
 
 fn cpu_time() -> Duration {
     let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).expect("usage");

@@ -1,10 +1,8 @@
 //! Two hosts with an underlay of 1,500 bytes between them and one overlay network on both.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -54,20 +52,6 @@ pub(crate) struct World {
 /// The network.
 pub(crate) fn network() -> NetworkId {
     NetworkId::from_random(0xA11)
-}
-
-/// Runs a test that needs root, or says loudly that it did not.
-pub(crate) fn as_root(test: impl Future<Output = ()>) {
-    if !nix::unistd::geteuid().is_root() || !Path::new("/dev/net/tun").exists() {
-        println!("SKIPPED: needs root and /dev/net/tun");
-        return;
-    }
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime")
-        .block_on(test);
 }
 
 impl World {
