@@ -51,7 +51,7 @@ drop_reasons! {
     SourceNotLocal => Outbound, "source_not_local";
     /// No peer holds the inner destination.
     NoRoute => Outbound, "no_route";
-    /// The packet is larger than the network's MTU; an ICMP error was due.
+    /// The packet is larger than the network's MTU, or than the path to the peer carries; an ICMP error was due.
     TooBig => Outbound, "too_big";
     /// The peer that holds the destination published no lane.
     NoLane => Outbound, "no_lane";
@@ -108,7 +108,7 @@ impl fmt::Display for DropReason {
 
 /// What became of the packets of one lane since it started.
 ///
-/// `tun_packets` is the sum of `forwarded`, the outbound drops and the packets that wait for a session;
+/// `tun_packets` and `fragments` are the sum of `forwarded`, the outbound drops and the packets that wait for a session;
 /// `udp_datagrams` is the sum of `delivered`, `control` and the inbound drops.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counters {
@@ -116,6 +116,8 @@ pub struct Counters {
     pub tun_packets: u64,
     /// Datagrams taken from the UDP socket.
     pub udp_datagrams: u64,
+    /// How many more packets there are because some were cut into fragments: one less than fragments, for each.
+    pub fragments: u64,
     /// Inner packets sealed for a peer.
     pub forwarded: u64,
     /// Their inner bytes.
@@ -124,14 +126,16 @@ pub struct Counters {
     pub delivered: u64,
     /// Their inner bytes.
     pub delivered_bytes: u64,
-    /// Accepted messages that carry no inner packet: handshakes, cookies, keepalives.
+    /// Accepted messages that carry no inner packet: handshakes, cookies, keepalives, probes and their answers.
     pub control: u64,
     /// Inner packets that wait for a session at this moment.
     pub waiting: u64,
-    /// Handshake initiations, responses, cookies and keepalives made by this lane.
+    /// Handshake initiations, responses, cookies, keepalives, probes and their answers made by this lane.
     pub control_sent: u64,
     /// ICMP errors made by this lane.
     pub icmp_sent: u64,
+    /// TCP handshakes whose segment size was brought down to what the path carries.
+    pub mss_clamped: u64,
     drops: [u64; DropReason::ALL.len()],
 }
 
@@ -139,6 +143,7 @@ impl Default for Counters {
     fn default() -> Self {
         Self {
             tun_packets: 0,
+            fragments: 0,
             udp_datagrams: 0,
             forwarded: 0,
             forwarded_bytes: 0,
@@ -148,6 +153,7 @@ impl Default for Counters {
             waiting: 0,
             control_sent: 0,
             icmp_sent: 0,
+            mss_clamped: 0,
             drops: [0; DropReason::ALL.len()],
         }
     }

@@ -34,6 +34,17 @@ pub enum Event {
         /// Where it is.
         to: SocketAddr,
     },
+    /// The path to the peer was found to carry packets of another size than before.
+    PathMtu {
+        /// The network.
+        network: NetworkId,
+        /// The peer.
+        node: NodeId,
+        /// The peer's lane.
+        lane: LaneId,
+        /// The largest inner packet, in bytes.
+        mtu: u16,
+    },
     /// The peer answered no handshake; it is tried again when there is something to send.
     Unreachable {
         /// The network.

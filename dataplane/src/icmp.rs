@@ -127,13 +127,13 @@ fn put(target: &mut [u8], at: usize, bytes: &[u8]) {
 }
 
 /// Adds bytes to an Internet checksum. At most 1,280 bytes come here, so the sum cannot overflow.
-fn sum(start: u32, bytes: &[u8]) -> u32 {
+pub(crate) fn sum(start: u32, bytes: &[u8]) -> u32 {
     bytes.chunks(2).fold(start, |sum, pair| {
         sum + u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or_default()]))
     })
 }
 
-fn checksum(mut sum: u32) -> u16 {
+pub(crate) fn checksum(mut sum: u32) -> u16 {
     while sum > 0xFFFF {
         sum = (sum & 0xFFFF) + (sum >> 16);
     }

@@ -8,14 +8,18 @@
 mod drop;
 mod engine;
 mod event;
+mod fragment;
 mod icmp;
 mod inbox;
 mod ip;
 mod link;
+mod mss;
 mod network;
 mod noise;
 mod outbox;
 mod path;
+mod path_mtu;
+mod probe;
 mod routes;
 mod shared;
 #[cfg(test)]
@@ -28,5 +32,5 @@ pub use drop::{Counters, Direction, DropReason};
 pub use engine::{Delivery, Engine, EngineConfig, TUN_HEADROOM, Transmit};
 pub use event::Event;
 pub use noise::public_key;
-pub use status::{PeerState, PeerStatus, Trouble};
+pub use status::{MtuSource, PeerState, PeerStatus, Trouble};
 pub use tables::{LaneId, NetworkTable, PeerLane, PeerTable, Tables};

@@ -10,6 +10,7 @@ use overlay_core::{NodeId, PublicKey};
 use crate::noise::{RETRY_TIME, SESSION_TIME, Tunnel};
 use crate::outbox::TrainId;
 use crate::path::Path;
+use crate::path_mtu::PathMtu;
 use crate::status::{PeerState, Trouble};
 use crate::tables::LaneId;
 
@@ -35,6 +36,8 @@ pub(crate) struct Link {
     /// Whether one of the two lanes sends to the other; the rest only listen.
     pub(crate) is_used: bool,
     pub(crate) path: Path,
+    /// How large a packet may be.
+    pub(crate) mtu: PathMtu,
     /// Made on demand; gone again when the protocol gives it up.
     pub(crate) tunnel: Option<Tunnel>,
     /// When the tunnel must be looked at, as noted among the deadlines.
@@ -57,8 +60,8 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Makes a link without a session.
-    pub(crate) fn new(node: NodeId, public_key: PublicKey, now: Instant) -> Self {
+    /// Makes a link without a session, in a network whose tunnel takes packets of `mtu` bytes.
+    pub(crate) fn new(node: NodeId, public_key: PublicKey, mtu: u16, now: Instant) -> Self {
         Self {
             node,
             lane: LaneId(0),
@@ -66,6 +69,7 @@ impl Link {
             peer: PeerIndex(0),
             is_used: false,
             path: Path::default(),
+            mtu: PathMtu::new(mtu, now),
             tunnel: None,
             deadline: None,
             is_touched: false,
@@ -211,7 +215,7 @@ mod tests {
     use crate::sim::start;
 
     fn link() -> Link {
-        Link::new(NodeId::FIRST, PublicKey::from([1; 32]), start())
+        Link::new(NodeId::FIRST, PublicKey::from([1; 32]), 1408, start())
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! One network on this lane: its interface, its peers, and who may send what.
 //!
-//! Handshakes, timers and tunnels that come and go are in [`handshake`]; taking over a new table is in [`publish`].
+//! Handshakes, timers and tunnels that come and go are in [`handshake`]; taking over a new table is in [`publish`]; what
+//! narrow paths ask for is in [`fit`] and [`probing`].
 
+mod fit;
 mod handshake;
+mod probing;
 mod publish;
 
 pub(crate) use publish::Seat;
@@ -46,20 +49,31 @@ pub(crate) struct Network {
     links: Vec<Link>,
     keys: BTreeMap<PublicKey, LinkIndex>,
     errors: icmp::Budget,
+    /// Whether any path carries less than the tunnel would.
+    has_narrow: bool,
+    /// Names the next packet that is cut into fragments.
+    next_fragment: u32,
 }
 
 impl Network {
     /// Makes a network without peers.
     pub(crate) fn new(table: &NetworkTable, seed: Zeroizing<[u8; 32]>, now: Instant, unix_time: Duration) -> Self {
+        let interface = Interface::new(&table.private_key, seed, now, unix_time);
+        // Lanes must not use the same numbers at the same time; each has a key of its own.
+        let [a, b, c, d, ..] = *interface.public_key().as_bytes();
+        let next_fragment = u32::from_be_bytes([a, b, c, d]).wrapping_add(unix_time.subsec_nanos());
+
         Self {
             table: Arc::new(NetworkTable { peers: Vec::new(), local: Vec::new(), ..table.clone() }),
-            interface: Interface::new(&table.private_key, seed, now, unix_time),
+            interface,
             routes: PrefixTable::default(),
             local: PrefixTable::default(),
             peers: Vec::new(),
             links: Vec::new(),
             keys: BTreeMap::new(),
             errors: icmp::Budget::new(now),
+            has_narrow: false,
+            next_fragment,
         }
     }
 
@@ -75,9 +89,11 @@ impl Network {
         let packet = raw.get(..inner.len).ok_or(DropReason::Malformed)?;
         self.check_source(&inner)?;
         let link = self.route(&inner)?;
-        self.check_size(packet, &inner, shared, now)?;
+        if self.fits(link, packet) {
+            return self.begin_seal(link, packet, seals, shared, now);
+        }
 
-        self.begin_seal(link, packet, seals, shared, now)
+        self.fit(link, packet, &inner, shared, now)
     }
 
     /// Finds the session of a data message.
@@ -108,11 +124,16 @@ impl Network {
             shared.counters.control += 1;
             return Ok(());
         };
-        self.links[job.place.link.0].used(now);
         let start = job.room.start;
-        let inner = ip::parse(shared.inbox.room(start..start + payload_len)).ok_or(DropReason::InnerMalformed)?;
+        let Some(inner) = ip::parse(shared.inbox.room(start..start + payload_len)) else {
+            return self.handle_probe(job.place.link, start..start + payload_len, shared, now);
+        };
+        self.links[job.place.link.0].used(now);
         self.check_sender(job.place.link, &inner)?;
         self.check_destination(&inner)?;
+        if self.has_narrow {
+            self.clamp_incoming(job.place.link, start..start + inner.len, shared);
+        }
 
         shared.inbox.push(self.table.id, start..start + inner.len);
         shared.counters.delivered += 1;
@@ -137,6 +158,8 @@ impl Network {
                 state,
                 since,
                 trouble: link.trouble(),
+                mtu: link.mtu.mtu(),
+                mtu_source: link.mtu.source(),
             }
         })
     }
@@ -153,28 +176,6 @@ impl Network {
         let peer = self.routes.lookup(inner.destination).ok_or(DropReason::NoRoute)?;
 
         self.peers.get(peer.0).and_then(|peer| peer.send_to).ok_or(DropReason::NoLane)
-    }
-
-    fn check_size(
-        &mut self,
-        packet: &[u8],
-        inner: &Inner,
-        shared: &mut Shared,
-        now: Instant,
-    ) -> Result<(), DropReason> {
-        let mtu = self.table.mtu;
-        if packet.len() <= usize::from(mtu) {
-            return Ok(());
-        }
-        if self.errors.take(now)
-            && let Some(room) = shared.inbox.reserve(icmp::MAX_LEN)
-            && let Some(len) = icmp::too_big(packet, inner, mtu, shared.inbox.room(room.clone()))
-        {
-            shared.inbox.push(self.table.id, room.start..room.start + len);
-            shared.counters.icmp_sent += 1;
-        }
-
-        Err(DropReason::TooBig)
     }
 
     fn begin_seal<'p>(
@@ -194,6 +195,7 @@ impl Network {
         let slot = shared.outbox.reserve(&mut link.train, to, len).ok_or(DropReason::TransmitOverflow)?;
         link.tx_bytes += len as u64;
         link.used(now);
+        link.mtu.note_sent(packet.len());
         seals.push(SealJob { seal, packet, slot });
         self.touch(index, shared);
 

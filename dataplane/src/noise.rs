@@ -17,7 +17,7 @@ const OVERHEAD: usize = 32;
 /// The header of a data message, in bytes.
 const HEADER: usize = 16;
 /// Inner packets are padded to a multiple of this many bytes.
-const PADDING: usize = 16;
+pub(crate) const PADDING: usize = 16;
 
 /// How long an unanswered handshake is tried before a peer counts as unreachable (`REKEY_ATTEMPT_TIME`).
 pub(crate) const ATTEMPT_TIME: Duration = Duration::from_secs(90);

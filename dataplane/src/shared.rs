@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) deadlines: Deadlines,
     /// The links whose tunnels were used in this batch; their wishes and deadlines are looked at once, after it.
     pub(crate) touched: Vec<Place>,
+    /// Where packets are changed before they are sealed; the size of the largest.
+    pub(crate) scratch: Vec<u8>,
 }
 
 impl Shared {

@@ -8,6 +8,7 @@ mod chaos;
 mod faults;
 mod foreign;
 mod life;
+mod narrow;
 mod networks;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,8 @@ pub(crate) fn start() -> Instant {
 pub(crate) const NET: u64 = 1;
 /// The MTU of all networks.
 pub(crate) const MTU: u16 = 1408;
+/// IPv4 and UDP around each datagram, in bytes.
+const OUTER_HEADERS: usize = 28;
 const MAX_STEPS: usize = 3_000_000;
 const EPOCH: Duration = Duration::from_secs(1_800_000_000);
 
@@ -78,6 +81,9 @@ pub(crate) struct World {
     pub(crate) now: Instant,
     pub(crate) faults: Faults,
     pub(crate) hosts: Vec<Host>,
+    /// The largest IP packets that pass from one host to another, in bytes, where that is less than all. Larger ones are
+    /// lost, and nobody is told.
+    pub(crate) narrow: BTreeMap<(usize, usize), usize>,
     /// Every datagram ever sent, if somebody listens.
     pub(crate) tap: Option<Vec<Datagram>>,
     wire: BTreeMap<(Instant, u64), Datagram>,
@@ -160,6 +166,7 @@ impl World {
             now: start(),
             faults: Faults::NONE,
             hosts: Vec::new(),
+            narrow: BTreeMap::new(),
             tap: None,
             wire: BTreeMap::new(),
             sent: 0,
@@ -319,9 +326,20 @@ impl World {
         sent.into_iter().for_each(|datagram| self.transport(datagram));
     }
 
+    fn is_too_large(&self, datagram: &Datagram) -> bool {
+        let host = |addr| self.hosts.iter().position(|host| host.addr == addr);
+        let path = host(datagram.from).zip(host(datagram.to));
+        let most = path.and_then(|path| self.narrow.get(&path));
+
+        most.is_some_and(|most| datagram.bytes.len() + OUTER_HEADERS > *most)
+    }
+
     fn transport(&mut self, datagram: Datagram) {
         if let Some(tap) = &mut self.tap {
             tap.push(datagram.clone());
+        }
+        if self.is_too_large(&datagram) {
+            return;
         }
         if self.dice.random_range(0..100) < self.faults.loss_percent {
             return;
@@ -339,7 +357,7 @@ impl World {
 pub(crate) fn assert_accounted(engine: &Engine) {
     let counters = engine.counters();
     assert_eq!(
-        counters.tun_packets,
+        counters.tun_packets + counters.fragments,
         counters.forwarded + counters.waiting + counters.dropped_in(Direction::Outbound),
         "{counters:?}"
     );

@@ -33,6 +33,23 @@ pub struct PeerStatus {
     pub since: Duration,
     /// What stands in the way, if something does.
     pub trouble: Option<Trouble>,
+    /// The largest inner packet that is sent to it, in bytes.
+    pub mtu: u16,
+    /// How that is known.
+    pub mtu_source: MtuSource,
+}
+
+/// How the largest packet that a path carries is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MtuSource {
+    /// It is the tunnel's, and nobody has tried it: no session yet, or nothing is sent on this lane.
+    Unprobed,
+    /// It is the tunnel's, and the path carries it.
+    Link,
+    /// It is the path's, which carries less than the tunnel would.
+    Probed,
+    /// It is the tunnel's, and the peer does not answer probes.
+    Assumed,
 }
 
 /// What holds between this lane and a lane of a peer.

@@ -78,10 +78,11 @@ impl Network {
             let Some(tunnel) = &mut self.links[index.0].tunnel else { break };
             tunnel.handle_timeout(now);
             self.grant_wishes(index, shared, now);
-            if self.next_timeout(index).is_none_or(|at| at > now) {
+            if self.tunnel_timeout(index).is_none_or(|at| at > now) {
                 break;
             }
         }
+        self.handle_probe_timeout(index, shared, now);
         let next = self.next_timeout(index).map(|at| if at > now { at } else { now + TIMEOUT_PAUSE });
         self.schedule(index, next, shared);
     }
@@ -138,11 +139,16 @@ impl Network {
         let network = self.table.id;
         let link = &mut self.links[index.0];
         let (node, lane) = (link.node, link.lane);
-        if let Some(before) = link.path.confirm(from) {
+        let before = link.path.confirm(from);
+        if let Some(before) = before {
             shared.events.push(Event::Roamed { network, node, lane, from: before, to: from });
         }
-        if link.heard(now) {
+        let is_news = link.heard(now);
+        if is_news {
             shared.events.push(Event::Established { network, node, lane, underlay: from });
+        }
+        if is_news || before.is_some() {
+            self.begin_probing(index, shared, now);
         }
     }
 
@@ -306,6 +312,10 @@ impl Network {
     }
 
     fn next_timeout(&self, index: LinkIndex) -> Option<Instant> {
+        self.tunnel_timeout(index).into_iter().chain(self.links[index.0].mtu.poll_timeout()).min()
+    }
+
+    fn tunnel_timeout(&self, index: LinkIndex) -> Option<Instant> {
         self.links[index.0].tunnel.as_ref().and_then(Tunnel::poll_timeout)
     }
 

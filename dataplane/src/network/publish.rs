@@ -53,6 +53,7 @@ impl Network {
             forget(link, shared);
         }
         self.index(shared);
+        self.limit_mtu(shared, now);
         for index in moved {
             self.restart_handshake(index, shared, now);
         }
@@ -87,7 +88,7 @@ impl Network {
             let kept = old.remove(&row.public_key);
             let mut link = match kept.filter(|link| link.node == table.node) {
                 Some(link) => link,
-                None => Link::new(table.node, row.public_key, now),
+                None => Link::new(table.node, row.public_key, self.table.mtu, now),
             };
             (link.lane, link.peer) = (LaneId(lane), peer);
             link.is_used = is_used(seat, lane, table.lanes.len());

@@ -2,6 +2,7 @@
 //!
 //! It reads the real clock; only ours is moved. So we renew sessions by time, and it is told to.
 
+use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519;
 
@@ -67,7 +68,8 @@ impl Foreign {
                 TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
                     return self.received.push(packet.to_vec());
                 }
-                TunnResult::Done => return,
+                // What probes are to it.
+                TunnResult::Done | TunnResult::Err(WireGuardError::InvalidPacket) => return,
                 TunnResult::Err(error) => panic!("{error:?}"),
             }
         }

@@ -1,0 +1,138 @@
+//! Packets that are larger than the path to their peer: cut, or refused with an ICMP error that names the size; and TCP
+//! handshakes, which are told the size before anything is lost.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use crate::drop::DropReason;
+use crate::fragment::{self, V6_MIN_MTU};
+use crate::icmp;
+use crate::ip::Inner;
+use crate::link::LinkIndex;
+use crate::mss;
+use crate::noise::sealed_len;
+use crate::shared::Shared;
+use crate::stage::{SealJob, seal_one};
+
+use super::Network;
+
+impl Network {
+    /// Returns whether a packet can go as it is.
+    #[inline]
+    pub(super) fn fits(&self, index: LinkIndex, packet: &[u8]) -> bool {
+        let mtu = &self.links[index.0].mtu;
+
+        packet.len() <= usize::from(mtu.mtu()) && !(mtu.is_narrow() && mss::is_syn(packet))
+    }
+
+    /// Takes a packet towards its peer that cannot go as it is.
+    pub(super) fn fit(
+        &mut self,
+        index: LinkIndex,
+        packet: &[u8],
+        inner: &Inner,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let mtu = self.links[index.0].mtu.mtu();
+        if packet.len() <= usize::from(mtu) {
+            return self.send_clamped(index, packet, mtu, shared, now);
+        }
+        // What is larger than the tunnel never came out of a TUN device that has the tunnel's MTU.
+        if packet.len() > usize::from(self.table.mtu) {
+            return self.refuse(packet, inner, self.table.mtu.min(mtu), shared, now);
+        }
+        self.next_fragment = self.next_fragment.wrapping_add(1);
+        let mut fragments = Vec::new();
+        if !fragment::cut(packet, mtu, self.next_fragment, |fragment| fragments.push(fragment.to_vec())) {
+            let least = if inner.destination.is_ipv6() { V6_MIN_MTU } else { 0 };
+            return self.refuse(packet, inner, mtu.max(least), shared, now);
+        }
+
+        shared.counters.fragments += fragments.len() as u64 - 1;
+        // Each ends in a counter of its own; the last one's is the caller's.
+        let mut sent = Ok(());
+        for fragment in fragments {
+            shared.counters.count(sent);
+            sent = self.send_now(index, &fragment, shared, now);
+        }
+        sent
+    }
+
+    /// Brings down the segment size that a peer's container offers to one of ours.
+    pub(super) fn clamp_incoming(&self, link: LinkIndex, packet: Range<usize>, shared: &mut Shared) {
+        let peer = self.links[link.0].peer;
+        let Some(ours) = self.peers.get(peer.0).and_then(|peer| peer.send_to) else { return };
+        let mtu = &self.links[ours.0].mtu;
+        let packet = shared.inbox.room(packet);
+        if mtu.is_narrow() && mss::is_syn(packet) && mss::clamp(packet, mtu.mtu()) {
+            shared.counters.mss_clamped += 1;
+        }
+    }
+
+    fn send_clamped(
+        &mut self,
+        index: LinkIndex,
+        packet: &[u8],
+        mtu: u16,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let mut scratch = std::mem::take(&mut shared.scratch);
+        scratch.clear();
+        scratch.extend_from_slice(packet);
+        shared.counters.mss_clamped += u64::from(mss::clamp(&mut scratch, mtu));
+        let sent = self.send_now(index, &scratch, shared, now);
+        shared.scratch = scratch;
+
+        sent
+    }
+
+    /// Seals one packet at once, behind those of its link that wait for the batch to end, or keeps it for the session.
+    fn send_now(
+        &mut self,
+        index: LinkIndex,
+        packet: &[u8],
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let mut seals = Vec::with_capacity(1);
+        self.begin_seal(index, packet, &mut seals, shared, now)?;
+        seals.into_iter().for_each(|job: SealJob<'_>| seal_one(job, shared));
+
+        Ok(())
+    }
+
+    /// Tells the sender of a packet how large it may be.
+    fn refuse(
+        &mut self,
+        packet: &[u8],
+        inner: &Inner,
+        mtu: u16,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        if self.errors.take(now)
+            && let Some(room) = shared.inbox.reserve(icmp::MAX_LEN)
+            && let Some(len) = icmp::too_big(packet, inner, mtu, shared.inbox.room(room.clone()))
+        {
+            shared.inbox.push(self.table.id, room.start..room.start + len);
+            shared.counters.icmp_sent += 1;
+        }
+
+        Err(DropReason::TooBig)
+    }
+
+    /// Seals a payload that is no packet, as a datagram of its own. Without a session nothing is sent.
+    pub(super) fn send_payload(&mut self, index: LinkIndex, payload: &[u8], shared: &mut Shared, now: Instant) {
+        let link = &mut self.links[index.0];
+        let Some(to) = link.path.current() else { return };
+        let Some(seal) = link.tunnel.as_mut().and_then(|tunnel| tunnel.begin_seal(now)) else { return };
+        let len = sealed_len(payload.len());
+        let Some(slot) = shared.outbox.reserve(&mut None, to, len) else { return };
+        let is_sealed = shared.outbox.slot(slot).is_some_and(|room| seal.run(payload, room));
+        link.tx_bytes += len as u64;
+        shared.counters.control_sent += u64::from(is_sealed);
+        self.touch(index, shared);
+    }
+}

@@ -1,0 +1,94 @@
+//! Asks how large a packet each path carries, and answers those who ask.
+//!
+//! Only the links that this lane sends on are asked about. A peer's answer can change what is sent to that peer, and
+//! nothing else.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use crate::drop::DropReason;
+use crate::event::Event;
+use crate::link::LinkIndex;
+use crate::probe::ProbeMessage;
+use crate::shared::Shared;
+
+use super::Network;
+
+impl Network {
+    /// Asks about a path that is new.
+    pub(super) fn begin_probing(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+        let peer = self.links[index.0].peer;
+        if self.peers.get(peer.0).and_then(|peer| peer.send_to) != Some(index) {
+            return;
+        }
+        self.links[index.0].mtu.start(now);
+        self.send_probes(index, shared, now);
+        self.touch(index, shared);
+    }
+
+    /// Takes over the MTU of a new table.
+    pub(super) fn limit_mtu(&mut self, shared: &mut Shared, now: Instant) {
+        let limit = self.table.mtu;
+        for index in (0..self.links.len()).map(LinkIndex) {
+            let link = &mut self.links[index.0];
+            if link.mtu.set_limit(limit) && link.has_session(now) {
+                self.begin_probing(index, shared, now);
+            }
+        }
+        self.has_narrow = self.links.iter().any(|link| link.mtu.is_narrow());
+    }
+
+    /// Accepts a payload that is no packet.
+    pub(super) fn handle_probe(
+        &mut self,
+        index: LinkIndex,
+        payload: Range<usize>,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let len = u16::try_from(payload.len()).unwrap_or(u16::MAX);
+        let message = ProbeMessage::parse(shared.inbox.room(payload)).ok_or(DropReason::InnerMalformed)?;
+        shared.counters.control += 1;
+        match message {
+            // Shorter than what it answers, so nobody gains by asking.
+            ProbeMessage::Probe(tag) => {
+                self.send_payload(index, &ProbeMessage::Answer(tag, len).write(), shared, now);
+            }
+            ProbeMessage::Answer(tag, len) => {
+                self.learn(index, shared, |mtu| mtu.handle_answer(tag, len, now));
+                self.send_probes(index, shared, now);
+            }
+        }
+
+        Ok(())
+    }
+
+    /// Performs what is due about the path of one link.
+    pub(super) fn handle_probe_timeout(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+        self.learn(index, shared, |mtu| mtu.handle_timeout(now));
+        self.send_probes(index, shared, now);
+    }
+
+    fn send_probes(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+        while let Some(probe) = self.links[index.0].mtu.poll_probe(now) {
+            let mut scratch = std::mem::take(&mut shared.scratch);
+            scratch.clear();
+            scratch.extend_from_slice(&ProbeMessage::Probe(probe.tag).write());
+            scratch.resize(probe.len, 0);
+            self.send_payload(index, &scratch, shared, now);
+            shared.scratch = scratch;
+        }
+    }
+
+    fn learn(&mut self, index: LinkIndex, shared: &mut Shared, change: impl FnOnce(&mut crate::path_mtu::PathMtu)) {
+        let link = &mut self.links[index.0];
+        let before = link.mtu.mtu();
+        change(&mut link.mtu);
+        let mtu = link.mtu.mtu();
+        if mtu != before {
+            let (network, node, lane) = (self.table.id, link.node, link.lane);
+            shared.events.push(Event::PathMtu { network, node, lane, mtu });
+            self.has_narrow = self.links.iter().any(|link| link.mtu.is_narrow());
+        }
+    }
+}
