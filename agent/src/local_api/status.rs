@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use overlay_core::ipam::Pool;
 use overlay_core::{Member, Network};
-use overlay_dataplane::{PeerState, PeerStatus};
+use overlay_dataplane::{MtuSource, PeerState, PeerStatus};
 use overlay_proto::{identity, v1};
 
 use crate::membership::occupancy;
@@ -110,6 +110,8 @@ fn counters(reports: &[LaneReport]) -> Vec<v1::Counter> {
             ("control", engine.control),
             ("control_sent", engine.control_sent),
             ("icmp_sent", engine.icmp_sent),
+            ("fragments", engine.fragments),
+            ("mss_clamped", engine.mss_clamped),
             ("waiting", engine.waiting),
         ];
         let drops = engine.drops().map(|(reason, count)| (reason.as_str(), count));
@@ -152,7 +154,6 @@ fn network(session: &Session, view: &overlay_core::View, member: &Member, networ
 pub(super) async fn peers(session: &Session) -> v1::PeersResponse {
     let view = session.local_view();
     let now = unix_now();
-    let mtu = session.mtu();
     let of = |peer: PeerStatus| v1::PeerStatus {
         node: peer.node.to_string(),
         node_name: view.nodes.get(&peer.node).map(|node| node.name.to_string()).unwrap_or_default(),
@@ -165,7 +166,8 @@ pub(super) async fn peers(session: &Session) -> v1::PeersResponse {
         handshake_age_seconds: peer.last_handshake.map(|age| age.as_secs()).unwrap_or_default(),
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,
-        mtu,
+        mtu: peer.mtu.into(),
+        mtu_source: wire_mtu_source(peer.mtu_source).into(),
         backend: "userspace".to_owned(),
     };
     let reports = session.lanes.report().await;
@@ -179,5 +181,14 @@ fn wire_state(state: PeerState) -> v1::PeerState {
         PeerState::Connecting => v1::PeerState::Handshaking,
         PeerState::Established => v1::PeerState::Up,
         PeerState::Unreachable => v1::PeerState::Unreachable,
+    }
+}
+
+fn wire_mtu_source(source: MtuSource) -> v1::MtuSource {
+    match source {
+        MtuSource::Unprobed => v1::MtuSource::Unprobed,
+        MtuSource::Link => v1::MtuSource::Link,
+        MtuSource::Probed => v1::MtuSource::Probed,
+        MtuSource::Assumed => v1::MtuSource::Assumed,
     }
 }

@@ -21,6 +21,7 @@ pub(crate) struct PeerView {
     pub(crate) rx_bytes: u64,
     pub(crate) tx_bytes: u64,
     pub(crate) mtu: u32,
+    pub(crate) mtu_source: &'static str,
     pub(crate) backend: String,
     #[serde(skip)]
     since_unix: u64,
@@ -33,6 +34,7 @@ impl From<v1::PeerStatus> for PeerView {
 
         Self {
             state: state(peer.state()),
+            mtu_source: mtu_source(peer.mtu_source()),
             handshake_age_seconds: Some(peer.handshake_age_seconds).filter(|age| up || *age > 0),
             node: peer.node_name,
             node_id: peer.node,
@@ -57,6 +59,16 @@ fn state(state: v1::PeerState) -> &'static str {
         v1::PeerState::Up => "up",
         v1::PeerState::Unreachable => "unreachable",
         v1::PeerState::Unspecified => "unknown",
+    }
+}
+
+/// Says how an MTU is known: the host's link allows it and the path carries it, the path carries no more, or nobody knows.
+fn mtu_source(source: v1::MtuSource) -> &'static str {
+    match source {
+        v1::MtuSource::Link => "link",
+        v1::MtuSource::Probed => "probed",
+        v1::MtuSource::Assumed => "assumed",
+        v1::MtuSource::Unprobed | v1::MtuSource::Unspecified => "unprobed",
     }
 }
 
@@ -112,6 +124,9 @@ fn summary(rows: &[PeerView]) -> PeerView {
     };
     let mut line = rows.iter().min_by_key(rank).cloned().unwrap_or_else(|| v1::PeerStatus::default().into());
     line.handshake_age_seconds = rows.iter().filter_map(|row| row.handshake_age_seconds).min();
+    // The lanes that nothing was sent on know nothing; of the others the narrowest says what a container may meet.
+    let known = rows.iter().filter(|row| row.mtu_source != "unprobed").min_by_key(|row| row.mtu);
+    (line.mtu, line.mtu_source) = known.map_or((line.mtu, line.mtu_source), |row| (row.mtu, row.mtu_source));
     line.rx_bytes = rows.iter().map(|row| row.rx_bytes).sum();
     line.tx_bytes = rows.iter().map(|row| row.tx_bytes).sum();
 
@@ -133,8 +148,17 @@ impl Report for Peers {
 }
 
 impl PeerView {
+    fn mtu_words(&self) -> String {
+        match self.mtu_source {
+            "assumed" => format!("{} assumed (peer does not answer probes)", self.mtu),
+            "unprobed" => format!("{} link (not tried yet)", self.mtu),
+            source => format!("{} {source}", self.mtu),
+        }
+    }
+
     fn cells(self, lane: String, page: Page) -> Vec<String> {
         let dash = || "-".to_owned();
+        let mtu = self.mtu_words();
 
         vec![
             self.node,
@@ -146,7 +170,7 @@ impl PeerView {
             self.handshake_age_seconds.map_or_else(dash, |age| format!("{} ago", time::words(age))),
             bytes(self.rx_bytes),
             bytes(self.tx_bytes),
-            self.mtu.to_string(),
+            mtu,
             self.backend,
             self.reason.unwrap_or_else(dash),
         ]
@@ -170,6 +194,7 @@ mod tests {
             rx_bytes: 2048,
             tx_bytes: 10,
             mtu: 1408,
+            mtu_source: v1::MtuSource::Link.into(),
             backend: "userspace".into(),
             ..v1::PeerStatus::default()
         };
@@ -217,6 +242,29 @@ mod tests {
 
         assert_eq!((nodes.lines().count(), lanes.lines().count()), (2, 4), "{nodes}\n{lanes}");
         assert!(nodes.contains("1 of 3") && nodes.contains("unreachable") && nodes.contains("3.0 KiB"), "{nodes}");
+    }
+
+    #[test]
+    fn the_mtu_is_shown_with_how_it_is_known() {
+        use v1::MtuSource::{Assumed, Link, Probed, Unprobed};
+        let shown = |known: &[(u32, v1::MtuSource)]| {
+            let peer = |lane, (mtu, source): (u32, v1::MtuSource)| v1::PeerStatus {
+                lane,
+                mtu,
+                mtu_source: source.into(),
+                ..v1::PeerStatus::default()
+            };
+            let peers = (0..).zip(known).map(|(lane, known)| peer(lane, *known)).collect();
+            let peers = Peers::new(v1::PeersResponse { peers }, Detail::Nodes);
+            let json = serde_json::to_value(&peers).expect("JSON");
+            assert_eq!(json[0]["mtu"], known[0].0);
+            peers.lines()[0].1.mtu_words()
+        };
+
+        assert_eq!(shown(&[(1408, Link)]), "1408 link");
+        assert_eq!(shown(&[(1408, Unprobed), (1232, Probed), (1408, Link)]), "1232 probed");
+        assert_eq!(shown(&[(1408, Assumed)]), "1408 assumed (peer does not answer probes)");
+        assert_eq!(shown(&[(1408, Unprobed)]), "1408 link (not tried yet)");
     }
 
     #[test]
