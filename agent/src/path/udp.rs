@@ -168,7 +168,9 @@ impl UdpSocket {
 
     fn send(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, counters: &mut Counters) {
         if segment >= bytes.len() {
-            return self.send_one(to, bytes, counters);
+            // Counted there, and what is lost is repeated by whoever sent it.
+            let _ = self.send_one(to, bytes, counters);
+            return;
         }
         if !self.segmentation {
             return self.send_singly(to, bytes, segment, counters);
@@ -190,16 +192,25 @@ impl UdpSocket {
 
     fn send_singly(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, counters: &mut Counters) {
         counters.udp_singly += 1;
+        let mut refused = usize::MAX;
         for datagram in bytes.chunks(segment.max(1)) {
-            self.send_one(to, datagram, counters);
+            // The rest of a batch that the link does not take is not offered to it one by one.
+            if datagram.len() >= refused {
+                count_loss(Errno::EMSGSIZE, 1, counters);
+            } else if self.send_one(to, datagram, counters) == Err(Errno::EMSGSIZE) {
+                refused = datagram.len();
+            }
         }
     }
 
-    fn send_one(&mut self, to: SocketAddr, datagram: &[u8], counters: &mut Counters) {
-        match self.try_send(to, datagram, None, counters) {
+    fn send_one(&mut self, to: SocketAddr, datagram: &[u8], counters: &mut Counters) -> Result<(), Errno> {
+        let sent = self.try_send(to, datagram, None, counters);
+        match sent {
             Ok(()) => counters.udp_datagrams_out += 1,
             Err(error) => count_loss(error, 1, counters),
         }
+
+        sent
     }
 
     fn try_send(
