@@ -219,6 +219,15 @@ impl Host {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+
+    /// Waits until packets of a peer are held to `mtu` bytes.
+    pub(crate) async fn wait_mtu(&self, mtu: u16) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.reports().await.iter().flat_map(|report| &report.peers).any(|peer| peer.mtu == mtu) {
+            assert!(Instant::now() < deadline, "another MTU: {:?}", self.reports().await);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 }
 
 /// Joins the hosts' own namespaces.
