@@ -102,7 +102,7 @@ pub(crate) mod tests {
     }
 
     /// Reads the segment size and checks the checksum.
-    pub(crate) fn offered(packet: &[u8]) -> Option<u16> {
+    pub(crate) fn offered(packet: &[u8]) -> u16 {
         let sliced = SlicedPacket::from_ip(packet).expect("sound");
         let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("TCP") };
         let header = tcp.to_header();
@@ -116,10 +116,11 @@ pub(crate) mod tests {
             etherparse::NetSlice::Arp(_) => panic!("IP"),
         };
         assert_eq!(header.checksum, expected);
-        tcp.options_iterator().find_map(|option| match option {
+        let mss = tcp.options_iterator().find_map(|option| match option {
             Ok(TcpOptionElement::MaximumSegmentSize(mss)) => Some(mss),
             _ => None,
-        })
+        });
+        mss.expect("a segment size")
     }
 
     proptest! {
@@ -133,7 +134,7 @@ pub(crate) mod tests {
             let is_changed = clamp(&mut packet, mtu);
 
             prop_assert_eq!(is_changed, mss > fits);
-            prop_assert_eq!(offered(&packet), Some(mss.min(fits)));
+            prop_assert_eq!(offered(&packet), mss.min(fits));
         }
 
         #[test]
