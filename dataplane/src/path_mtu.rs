@@ -200,8 +200,9 @@ impl PathMtu {
     /// Takes the answer to a probe, which arrived with a payload of `len` bytes.
     pub(crate) fn handle_answer(&mut self, tag: Tag, len: u16, now: Instant) {
         self.answers = true;
-        self.measure(tag, now);
-        let grace = self.round_trip.map_or(MAX_GRACE, |trip| (trip / 2).clamp(MIN_GRACE, MAX_GRACE));
+        let trip = self.measure(tag, now);
+        // Of this answer, not of all: a path that has just lost its load is quick again.
+        let grace = trip.map_or(MAX_GRACE, |trip| (trip / 2).clamp(MIN_GRACE, MAX_GRACE));
         // Ours are all of full steps.
         let (round, len) = (self.round, u32::from(len) / STEP * STEP);
         let Some(search) = &mut self.search else { return };
@@ -328,11 +329,14 @@ impl PathMtu {
         u64::try_from(now.saturating_duration_since(self.born).as_micros()).unwrap_or_default() & TIME_BITS
     }
 
-    fn measure(&mut self, tag: Tag, now: Instant) {
+    fn measure(&mut self, tag: Tag, now: Instant) -> Option<Duration> {
         let trip = Duration::from_micros(self.micros(now).wrapping_sub(tag.sent_micros) & TIME_BITS);
-        if trip <= MAX_ROUND_TRIP {
-            self.round_trip = Some(self.round_trip.map_or(trip, |known| (known * 3 + trip) / 4));
+        if trip > MAX_ROUND_TRIP {
+            return None;
         }
+        self.round_trip = Some(self.round_trip.map_or(trip, |known| (known * 3 + trip) / 4));
+
+        Some(trip)
     }
 }
 
