@@ -31,6 +31,8 @@ pub struct CaptureReport {
     pub bytes: u64,
     /// Frames that held the marker.
     pub marked: u64,
+    /// Frames that held a fragment of an IP packet.
+    pub fragments: u64,
     /// Frames that came too fast to be looked at. A proof needs 0 of them.
     pub missed: u64,
     /// Frames too long to be looked at whole. A proof needs 0 of them.
@@ -39,7 +41,7 @@ pub struct CaptureReport {
 
 impl Capture {
     pub(crate) fn start(tool: HostCommand, marker: Option<&str>, file: Option<&Path>) -> Result<Self> {
-        let mut tool = tool.args(["capture", "--json"]);
+        let mut tool = tool.arg("--json");
         if let Some(marker) = marker {
             tool = tool.args(["--marker", marker]);
         }
@@ -78,8 +80,11 @@ impl CaptureReport {
 
 impl fmt::Display for CaptureReport {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { frames, bytes, marked, missed, truncated } = self;
+        let Self { frames, bytes, marked, fragments, missed, truncated } = self;
         write!(formatter, "{frames} frames, {bytes} bytes, {marked} with the marker")?;
+        if *fragments > 0 {
+            write!(formatter, ", {fragments} fragments")?;
+        }
         if !self.is_complete() {
             write!(formatter, " ({missed} missed, {truncated} not looked at whole)")?;
         }

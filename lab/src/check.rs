@@ -6,6 +6,7 @@ mod firewall;
 mod foreign;
 mod forgery;
 mod isolation;
+mod mtu;
 mod offline;
 mod restart;
 mod speed;
@@ -36,7 +37,7 @@ pub struct Check {
 }
 
 /// All checks.
-pub const CHECKS: [Check; 9] = [
+pub const CHECKS: [Check; 10] = [
     Check { name: "offline", what: "the data path needs no control", rounds: 1, run: offline::run },
     Check { name: "restart", what: "agents may be killed at any moment", rounds: 100, run: restart::run },
     Check { name: "control", what: "what control acknowledged survives kill -9", rounds: 20, run: control::run },
@@ -44,6 +45,7 @@ pub const CHECKS: [Check; 9] = [
     Check { name: "firewall", what: "the host's firewall makes no difference", rounds: 1, run: firewall::run },
     Check { name: "isolation", what: "networks are sealed, also with one prefix", rounds: 1, run: isolation::run },
     Check { name: "forgery", what: "nobody speaks with another's address", rounds: 4, run: forgery::run },
+    Check { name: "mtu", what: "no path is too narrow, whatever routers say", rounds: 4, run: mtu::run },
     Check { name: "speed", what: "twice as fast as other userspace WireGuards", rounds: 5, run: speed::run },
     Check { name: "churn", what: "coming and going leaves nothing", rounds: 1000, run: churn::run },
 ];

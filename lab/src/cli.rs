@@ -13,7 +13,7 @@ use crate::check::{CHECKS, Check};
 use crate::lab::Lab;
 use crate::snapshot::Snapshot;
 use crate::state::{self, Record};
-use crate::tool::{capture, change, fetch, forge, http_server, ping, processes, throughput, uapi};
+use crate::tool::{capture, change, datagrams, fetch, forge, http_server, ping, processes, throughput, uapi};
 use crate::{demo, enter, holder, keeper};
 
 const EXAMPLES: &str = "Examples:
@@ -129,6 +129,12 @@ enum Tool {
         #[command(subcommand)]
         end: throughput::End,
     },
+    /// Carry UDP that must not be cut
+    #[command(hide = true, after_help = "Example:\n  overlay-lab datagrams client service2 --seconds 5")]
+    Datagrams {
+        #[command(subcommand)]
+        end: datagrams::End,
+    },
     /// Count frames and look for a marker in them
     #[command(hide = true, after_help = "Example:\n  overlay-lab capture --interface eth0 --marker secret --seconds 5")]
     Capture(capture::Options),
@@ -179,6 +185,16 @@ enum Tool {
     Mtu {
         /// The link
         name: String,
+        /// Bytes
+        mtu: u32,
+    },
+    /// Set the largest packet that this router passes on to a host
+    #[command(hide = true)]
+    PathMtu {
+        /// The link to the host
+        link: String,
+        /// The host
+        address: IpAddr,
         /// Bytes
         mtu: u32,
     },
@@ -273,6 +289,8 @@ fn run_tool(tool: Tool) -> Result<()> {
         Tool::Fetch(options) => fetch::run(&options),
         Tool::Ping(options) => ping::run(&options),
         Tool::Throughput { end } => throughput::run(&end),
+        Tool::Datagrams { end } => datagrams::run(&end),
+        Tool::PathMtu { link, address, mtu } => change::path_mtu(&link, address, mtu),
         Tool::Capture(options) => capture::run(&options),
         Tool::Hold { hosts } => hold(hosts),
         Tool::Pids { program } => processes::print_pids(&program),

@@ -1,5 +1,6 @@
 //! Overlay itself on the hosts of a lab, driven as an operator would: by `overlayctl`.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -43,12 +44,26 @@ impl Cluster {
     ///
     /// When `overlayctl` fails.
     pub fn on(lab: Lab) -> Result<Self> {
+        Self::advertising(lab, &[])
+    }
+
+    /// Puts Overlay on the hosts of `lab`, each of which tells the others one address; without any, they tell all they have.
+    ///
+    /// # Errors
+    ///
+    /// When `overlayctl` fails.
+    pub fn advertising(lab: Lab, addresses: &[IpAddr]) -> Result<Self> {
+        let told = |host: usize| {
+            let address = addresses.get(host).map(ToString::to_string);
+
+            address.map(|address| ["--advertise".to_owned(), address]).into_iter().flatten()
+        };
         let before = lab.hosts().iter().map(|host| host.snapshot(&FOLDERS)).collect::<Result<_>>()?;
-        let output = lab.host(0).try_command("overlayctl")?.args(["init", "--json"]).run()?;
+        let output = lab.host(0).try_command("overlayctl")?.args(["init", "--json"]).args(told(0)).run()?;
         let answer: serde_json::Value = serde_json::from_str(&output.stdout).context("init printed no JSON")?;
         let join = answer["join"].as_str().context("init printed no join line")?.to_owned();
-        for host in lab.hosts().iter().skip(1) {
-            host.try_command("overlayctl")?.args(["join", &join]).run()?;
+        for (index, host) in lab.hosts().iter().enumerate().skip(1) {
+            host.try_command("overlayctl")?.args(["join", &join]).args(told(index)).run()?;
         }
 
         Ok(Self { restarted: Vec::new(), before, join, lab })
@@ -136,11 +151,7 @@ impl Cluster {
 
         let server = from.split('.').next().unwrap_or(from);
         let expected = format!("hello from {server}\n");
-        ensure!(
-            output.stdout == expected || from.parse::<std::net::IpAddr>().is_ok(),
-            "{from} said: {}",
-            output.stdout
-        );
+        ensure!(output.stdout == expected || from.parse::<IpAddr>().is_ok(), "{from} said: {}", output.stdout);
         Ok(())
     }
 

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::holder::{self, Part};
 use crate::namespace::{drop_standard_streams, enter_new_network, spawn_host, within_network};
 use crate::netlink::{Network, block_on};
-use crate::topology::{HostPlan, Topology};
+use crate::topology::{HostPlan, Joint, Topology};
 
 /// The hidden subcommand that runs [`keep`].
 pub(crate) const COMMAND: &str = "__keep";
@@ -125,15 +125,24 @@ async fn connect(topology: &Topology, hosts: &[Pid]) -> Result<()> {
     let home = File::open("/proc/self/ns/net").context("cannot open the switch's namespace")?;
     let switch = Network::open()?;
     switch.set_up("lo", true).await?;
-    switch.add_bridge(BRIDGE, topology.mtu).await?;
-    switch.add_address(BRIDGE, topology.gateway_v4().into(), topology.ipv4.prefix_len()).await?;
-    if let (Some(address), Some(prefix)) = (topology.gateway_v6(), topology.ipv6) {
-        switch.add_address(BRIDGE, address.into(), prefix.prefix_len()).await?;
+    match topology.joint {
+        Joint::Switch => {
+            switch.add_bridge(BRIDGE, topology.mtu).await?;
+            address_gateway(&switch, BRIDGE, topology).await?;
+        }
+        Joint::Router => forward()?,
     }
 
     for (index, (host, pid)) in topology.hosts.iter().zip(hosts).enumerate() {
         let namespace = File::open(format!("/proc/{pid}/ns/net")).context("cannot open a host's namespace")?;
-        switch.add_port(BRIDGE, &port(index), (UPLINK, namespace.as_fd()), topology.mtu).await?;
+        let bridge = (topology.joint == Joint::Switch).then_some(BRIDGE);
+        switch.add_port(bridge, &port(index), (UPLINK, namespace.as_fd()), topology.mtu).await?;
+        if topology.joint == Joint::Router {
+            address_gateway(&switch, &port(index), topology).await?;
+            for address in host.addresses() {
+                switch.set_host_route(&port(index), address, None).await?;
+            }
+        }
         let network = within_network(&namespace, &home, Network::open)?;
         configure(&network, host, topology).await.with_context(|| format!("cannot connect {}", host.name))?;
     }
@@ -141,13 +150,41 @@ async fn connect(topology: &Topology, hosts: &[Pid]) -> Result<()> {
     Ok(())
 }
 
+async fn address_gateway(switch: &Network, link: &str, topology: &Topology) -> Result<()> {
+    let len = |prefix_len, whole| if topology.joint == Joint::Switch { prefix_len } else { whole };
+    switch.add_address(link, topology.gateway_v4().into(), len(topology.ipv4.prefix_len(), 32)).await?;
+    if let (Some(address), Some(prefix)) = (topology.gateway_v6(), topology.ipv6) {
+        switch.add_address(link, address.into(), len(prefix.prefix_len(), 128)).await?;
+    }
+
+    Ok(())
+}
+
+/// Makes the namespace of this thread a router.
+fn forward() -> Result<()> {
+    for file in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        std::fs::write(format!("/proc/sys/net/{file}"), "1").with_context(|| format!("cannot set {file}"))?;
+    }
+
+    Ok(())
+}
+
 async fn configure(network: &Network, host: &HostPlan, topology: &Topology) -> Result<()> {
+    let is_alone = topology.joint == Joint::Router;
     network.set_up("lo", true).await?;
-    network.add_address(UPLINK, host.ipv4.into(), topology.ipv4.prefix_len()).await?;
+    let len = if is_alone { 32 } else { topology.ipv4.prefix_len() };
+    network.add_address(UPLINK, host.ipv4.into(), len).await?;
     network.set_up(UPLINK, true).await?;
+    if is_alone {
+        network.set_host_route(UPLINK, topology.gateway_v4().into(), None).await?;
+    }
     network.add_default_route(topology.gateway_v4().into()).await?;
     if let (Some(address), Some(prefix), Some(gateway)) = (host.ipv6, topology.ipv6, topology.gateway_v6()) {
-        network.add_address(UPLINK, IpAddr::V6(address), prefix.prefix_len()).await?;
+        let len = if is_alone { 128 } else { prefix.prefix_len() };
+        network.add_address(UPLINK, IpAddr::V6(address), len).await?;
+        if is_alone {
+            network.set_host_route(UPLINK, gateway.into(), None).await?;
+        }
         network.add_default_route(IpAddr::V6(gateway)).await?;
     }
 

@@ -14,7 +14,7 @@ use crate::command::HostCommand;
 use crate::host::Host;
 use crate::keeper::{self, Order, Report};
 use crate::process::ProcessId;
-use crate::topology::Topology;
+use crate::topology::{Joint, Topology};
 
 /// How long the hosts may take to disappear once their lab is gone. The kernel does it in milliseconds; a loaded machine may not.
 const TEARDOWN: Duration = Duration::from_secs(10);
@@ -42,6 +42,7 @@ pub struct Builder {
     mtu: u32,
     ipv4: Ipv4Net,
     ipv6: Option<Ipv6Net>,
+    joint: Joint,
 }
 
 impl Builder {
@@ -66,6 +67,13 @@ impl Builder {
         self
     }
 
+    /// Puts a router between the hosts, in place of a switch.
+    #[must_use]
+    pub fn routed(mut self) -> Self {
+        self.joint = Joint::Router;
+        self
+    }
+
     /// Makes the lab.
     ///
     /// # Errors
@@ -84,7 +92,7 @@ impl Builder {
         let id = format!("{:08x}", rand::random::<u32>());
         let topology = Topology::new(id, self.hosts, self.mtu, self.ipv4, self.ipv6)?;
 
-        Lab::start(topology, stays)
+        Lab::start(Topology { joint: self.joint, ..topology }, stays)
     }
 }
 
@@ -101,7 +109,7 @@ impl Lab {
     /// Starts to describe a lab of `hosts` hosts.
     #[must_use]
     pub fn builder(hosts: usize) -> Builder {
-        Builder { hosts, mtu: 1500, ipv4: Topology::IPV4, ipv6: Some(Topology::IPV6) }
+        Builder { hosts, mtu: 1500, ipv4: Topology::IPV4, ipv6: Some(Topology::IPV6), joint: Joint::Switch }
     }
 
     fn start(topology: Topology, stays: bool) -> Result<Self> {
@@ -173,7 +181,7 @@ impl Lab {
     ///
     /// When the recording cannot be started.
     pub fn capture(&self, marker: Option<&str>) -> Result<Capture> {
-        Capture::start(self.on_switch()?, marker, None)
+        Capture::start(self.on_switch()?.arg("capture"), marker, None)
     }
 
     /// As [`Lab::capture`], and writes the frames to a pcap file.
@@ -182,7 +190,46 @@ impl Lab {
     ///
     /// When the recording cannot be started.
     pub fn capture_to(&self, marker: Option<&str>, file: &std::path::Path) -> Result<Capture> {
-        Capture::start(self.on_switch()?, marker, Some(file))
+        Capture::start(self.on_switch()?.arg("capture"), marker, Some(file))
+    }
+
+    /// Records what passes the router's link to one host, in both directions, from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the recording cannot be started.
+    pub fn capture_link(&self, host: usize) -> Result<Capture> {
+        Capture::start(self.on_switch()?.args(["capture", "--interface", &keeper::port(host)]), None, None)
+    }
+
+    /// Sets the largest packet, in bytes, that the router passes on to a host. IPv6 has no smaller one than 1280.
+    ///
+    /// # Errors
+    ///
+    /// When the hosts have no router between them.
+    pub fn set_path_mtu(&self, host: usize, mtu: u32) -> Result<()> {
+        ensure!(self.topology.joint == Joint::Router, "only a router tells paths apart");
+        let addresses = self.topology.hosts[host].addresses();
+        for address in addresses.filter(|address| address.is_ipv4() || mtu >= 1280) {
+            let args = ["path-mtu", &keeper::port(host), &address.to_string(), &mtu.to_string()];
+            self.on_switch()?.args(args).run()?;
+        }
+
+        Ok(())
+    }
+
+    /// Lets the router say, or not say, that a packet is too large. Needs the `nft` program.
+    ///
+    /// # Errors
+    ///
+    /// When nft is missing or refuses.
+    pub fn mute_router(&self, is_mute: bool) -> Result<()> {
+        const RULES: &str = "table inet lab_router { chain output { type filter hook output priority 0; \
+            icmp type destination-unreachable drop; icmpv6 type packet-too-big drop; }; }";
+
+        let nft = HostCommand::new(self.keeper.pid, "router", &self.topology.id, "nft".as_ref())?;
+        let nft = if is_mute { nft.arg(RULES) } else { nft.args(["flush", "ruleset"]) };
+        nft.run().context("this needs the nft program").map(drop)
     }
 
     /// Cuts two hosts off from each other, silently: what they send to the other's underlay addresses is lost.

@@ -47,5 +47,5 @@ pub use host::Host;
 pub use lab::{Builder, Lab};
 pub use snapshot::Snapshot;
 pub use stock::{Stock, StockTunnel};
-pub use topology::{HostPlan, InvalidTopology, Topology};
+pub use topology::{HostPlan, InvalidTopology, Joint, Topology};
 pub use wait::wait_until;

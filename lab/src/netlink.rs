@@ -8,9 +8,13 @@ use anyhow::{Context, Result};
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteMetric};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::namespace::raw;
+
+/// Locks a route's MTU against what ICMP says (`RTAX_MTU` of `linux/rtnetlink.h`, as a bit).
+const LOCK_MTU: u32 = 1 << 2;
 
 /// One netlink connection; it belongs to the network namespace in which it was opened.
 pub(crate) struct Network {
@@ -46,23 +50,21 @@ impl Network {
         self.handle.link().add(bridge).execute().await.with_context(|| format!("cannot make bridge {name}"))
     }
 
-    /// Makes a pair of links: `port` on `bridge` here, `peer` in another namespace.
+    /// Makes a pair of links: `port` here, on `bridge` if there is one, `peer` in another namespace.
     pub(crate) async fn add_port(
         &self,
-        bridge: &str,
+        bridge: Option<&str>,
         port: &str,
         (peer, namespace): (&str, BorrowedFd<'_>),
         mtu: u32,
     ) -> Result<()> {
         let far = LinkMessageBuilder::<LinkUnspec>::new().name(peer).mtu(mtu).setns_by_fd(raw(namespace)).build();
-        let pair = LinkVeth::new(port, peer)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
-            .mtu(mtu)
-            .controller(self.index(bridge).await?)
-            .up()
-            .build();
+        let mut pair = LinkVeth::new(port, peer).set_info_data(InfoData::Veth(InfoVeth::Peer(far))).mtu(mtu).up();
+        if let Some(bridge) = bridge {
+            pair = pair.controller(self.index(bridge).await?);
+        }
 
-        self.handle.link().add(pair).execute().await.with_context(|| format!("cannot make the link {port}"))
+        self.handle.link().add(pair.build()).execute().await.with_context(|| format!("cannot make the link {port}"))
     }
 
     /// Sets a link up or down.
@@ -101,6 +103,28 @@ impl Network {
         };
 
         self.handle.route().add(route).execute().await.with_context(|| format!("cannot route via {gateway}"))
+    }
+
+    /// Sends what goes to one host over a link, in packets of at most `mtu` bytes.
+    pub(crate) async fn set_host_route(&self, link: &str, host: IpAddr, mtu: Option<u32>) -> Result<()> {
+        let index = self.index(link).await?;
+        let mut route = match host {
+            IpAddr::V4(host) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+                .destination_prefix(host, 32)
+                .output_interface(index)
+                .scope(netlink_packet_route::route::RouteScope::Link)
+                .build(),
+            IpAddr::V6(host) => RouteMessageBuilder::<std::net::Ipv6Addr>::new()
+                .destination_prefix(host, 128)
+                .output_interface(index)
+                .build(),
+        };
+        if let Some(mtu) = mtu {
+            let metrics = vec![RouteMetric::Lock(LOCK_MTU), RouteMetric::Mtu(mtu)];
+            route.attributes.push(RouteAttribute::Metrics(metrics));
+        }
+
+        self.handle.route().add(route).replace().execute().await.with_context(|| format!("cannot route to {host}"))
     }
 
     /// Pins a neighbour to a link-layer address.

@@ -21,6 +21,19 @@ pub struct Topology {
     pub ipv6: Option<Ipv6Net>,
     /// The hosts, in order.
     pub hosts: Vec<HostPlan>,
+    /// What joins them.
+    #[serde(default)]
+    pub joint: Joint,
+}
+
+/// What joins the hosts of a [`Topology`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Joint {
+    /// All are on one link.
+    #[default]
+    Switch,
+    /// Each has a link of its own to a router, which can be told how large the packets are that it passes on.
+    Router,
 }
 
 /// One host of a [`Topology`].
@@ -80,7 +93,7 @@ impl Topology {
             .map(|number| HostPlan::new(number, ipv4, ipv6))
             .collect();
 
-        Ok(Self { id, mtu, ipv4, ipv6, hosts })
+        Ok(Self { id, mtu, ipv4, ipv6, hosts, joint: Joint::default() })
     }
 
     /// The switch's own address, which is the hosts' default gateway.

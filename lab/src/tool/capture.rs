@@ -146,6 +146,7 @@ impl Sniffer {
         self.report.frames += 1;
         self.report.bytes += length as u64;
         self.report.truncated += u64::from(length > frame.len());
+        self.report.fragments += u64::from(is_fragment(frame));
         if self.marker.as_deref().is_some_and(|marker| contains(frame, marker)) {
             self.report.marked += 1;
         }
@@ -205,6 +206,20 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     !found.is_null()
 }
 
+/// Whether an Ethernet frame holds a fragment of an IP packet.
+fn is_fragment(frame: &[u8]) -> bool {
+    const HEADER: usize = 14;
+    const FRAGMENT_HEADER: u8 = 44;
+
+    let byte = |at: usize| frame.get(HEADER + at).copied().unwrap_or_default();
+    match frame.get(12..HEADER) {
+        // More fragments to come, or not the first.
+        Some([0x08, 0x00]) => u16::from_be_bytes([byte(6), byte(7)]) & 0x3FFF != 0,
+        Some([0x86, 0xDD]) => byte(6) == FRAGMENT_HEADER,
+        _ => false,
+    }
+}
+
 /// Starts a capture file of the classic format (pcap 2.4, Ethernet).
 fn start_file(path: &Path) -> Result<BufWriter<File>> {
     let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -242,6 +257,20 @@ mod tests {
         for text in ["", "marke", "mark er"] {
             assert!(!contains(text.as_bytes(), b"marker"), "{text}");
         }
+    }
+
+    #[test]
+    fn fragments_of_both_families_are_known() {
+        let frame = |kind: [u8; 2], at: usize, bytes: [u8; 2]| {
+            let mut frame = vec![0; 60];
+            frame[12..14].copy_from_slice(&kind);
+            frame[14 + at..16 + at].copy_from_slice(&bytes);
+            is_fragment(&frame)
+        };
+
+        assert!(frame([8, 0], 6, [0x20, 0]) && frame([8, 0], 6, [0, 1]) && frame([0x86, 0xDD], 6, [44, 64]));
+        assert!(!frame([8, 0], 6, [0x40, 0]) && !frame([0x86, 0xDD], 6, [17, 64]) && !frame([8, 6], 6, [0x20, 0]));
+        assert!(!is_fragment(&[]));
     }
 
     #[test]

@@ -70,6 +70,15 @@ pub(crate) fn mtu(name: &str, mtu: u32) -> Result<()> {
     block_on(async { Network::open()?.set_mtu(name, mtu).await })
 }
 
+/// Sets the largest packet that goes to a host over a link of this router.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub(crate) fn path_mtu(link: &str, address: IpAddr, mtu: u32) -> Result<()> {
+    block_on(async { Network::open()?.set_host_route(link, address, Some(mtu)).await })
+}
+
 /// Prints the IPv4 addresses of a link, one a line.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use super::{connect, is_stopped, resolve, stop_on_signal};
 use crate::process::rest;
 
 /// The first bytes of every stream; the last one says whether checksums are wanted.
-const MAGIC: [u8; 7] = *b"OVLTP1\n";
+const MAGIC: [u8; 7] = *b"OVLTP2\n";
 /// Bytes written and read at a time: one system call moves a full TSO frame and more.
 const PIECE: usize = 256 * 1024;
 /// How long a connection may take to be made.
@@ -96,14 +96,19 @@ fn receive(mut stream: TcpStream) -> Result<()> {
 
     let mut buffer = vec![0; PIECE];
     let mut total = Total::default();
+    let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
     loop {
-        match stream.read(&mut buffer)? {
+        let length = stream.read(&mut buffer)?;
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
+        match length {
             0 => break,
             length => total.add(&buffer[..length], verify),
         }
     }
 
     stream.write_all(&total.to_bytes())?;
+    stream.write_all(&u64::try_from(longest.as_micros())?.to_be_bytes())?;
     Ok(())
 }
 
@@ -138,6 +143,8 @@ struct Summary {
     gbit_per_second: f64,
     streams: u8,
     verified: bool,
+    /// The longest time that a receiver got nothing.
+    longest_pause_ms: f64,
 }
 
 #[expect(clippy::print_stdout, reason = "this is a command line")]
@@ -154,7 +161,9 @@ fn client(options: &Options) -> Result<()> {
         .collect();
     let sent: Vec<_> =
         streams.into_iter().map(|stream| stream.join().unwrap_or_else(|_| bail!("a stream panicked"))).collect();
-    let bytes = sent.into_iter().sum::<Result<u64>>()?;
+    let sent = sent.into_iter().collect::<Result<Vec<_>>>()?;
+    let bytes = sent.iter().map(|stream| stream.bytes).sum();
+    let longest = sent.iter().map(|stream| stream.longest_pause).max().unwrap_or_default();
 
     let seconds = start.elapsed().as_secs_f64();
     let summary = Summary {
@@ -163,6 +172,7 @@ fn client(options: &Options) -> Result<()> {
         gbit_per_second: gbit_per_second(bytes, seconds),
         streams: options.streams,
         verified: options.verify,
+        longest_pause_ms: longest.as_secs_f64() * 1000.0,
     };
     if options.json {
         println!("{}", serde_json::to_string(&summary)?);
@@ -181,8 +191,14 @@ fn gbit_per_second(bytes: u64, seconds: f64) -> f64 {
     bytes as f64 * 8.0 / seconds / 1e9
 }
 
+/// What one stream carried.
+struct Sent {
+    bytes: u64,
+    longest_pause: Duration,
+}
+
 /// Sends one stream and compares what the other end says it received.
-fn send(addresses: &[SocketAddr], options: &Options) -> Result<u64> {
+fn send(addresses: &[SocketAddr], options: &Options) -> Result<Sent> {
     let mut stream = connect(addresses, Instant::now() + CONNECT)?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -204,7 +220,9 @@ fn send(addresses: &[SocketAddr], options: &Options) -> Result<u64> {
     stream.read_exact(&mut answer).context("the other end did not say what it received")?;
     ensure!(answer[..8] == total.to_bytes()[..8], "not everything arrived");
     ensure!(answer == total.to_bytes(), "what arrived is not what was sent: the checksums differ");
-    Ok(total.bytes)
+    let mut longest = [0; 8];
+    stream.read_exact(&mut longest).context("the other end did not say how long it waited")?;
+    Ok(Sent { bytes: total.bytes, longest_pause: Duration::from_micros(u64::from_be_bytes(longest)) })
 }
 
 fn piece(marker: Option<&str>) -> Vec<u8> {

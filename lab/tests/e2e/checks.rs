@@ -59,6 +59,11 @@ fn speed_is_measured_against_others() {
 }
 
 #[test]
+fn no_path_is_too_narrow() {
+    check("mtu", 1);
+}
+
+#[test]
 fn every_check_is_a_test_here() {
     let own = include_str!("checks.rs");
 
