@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// Where the folders of the machine remain reachable inside a host, in a folder for each lab that the host is nested in.
-const BASES: &str = "/run/overlay-lab/base";
+pub(crate) const BASES: &str = "/run/overlay-lab/base";
 /// What a host never sees of the machine's `/etc`.
 const OWN_ETC: [&str; 5] = ["hostname", "hosts", "resolv.conf", "overlay", "mtab"];
 /// What a host never sees of the machine's `/var/lib`.
