@@ -4,7 +4,7 @@
 //! journal for addresses).
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
@@ -73,10 +73,14 @@ impl Pool {
     pub fn new(network: &Network, member: &Member) -> Self {
         let own = member.node_address(network);
         let ends = [network.prefix.network(), network.gateway(), network.prefix.broadcast()];
+        let asked_for = network.settings.reserved.values().filter_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        });
 
         Self {
             blocks: member.blocks.iter().map(|block| block.prefix).collect(),
-            reserved: ends.into_iter().chain(own).collect(),
+            reserved: ends.into_iter().chain(own).chain(asked_for).collect(),
         }
     }
 
@@ -124,7 +128,7 @@ mod tests {
 
     use super::*;
     use crate::id::{NetworkId, NodeId};
-    use crate::network::{Block, NetworkMode};
+    use crate::network::{Block, NetworkMode, NetworkSettings};
 
     fn net(text: &str) -> Ipv4Net {
         text.parse().expect("a prefix")
@@ -138,6 +142,7 @@ mod tests {
             prefix6: None,
             mode: NetworkMode::L3,
             labels: BTreeMap::new(),
+            settings: NetworkSettings::default(),
         };
         let blocks = blocks.iter().map(|b| Block { prefix: net(b), epoch: 1 }).collect();
         let member = Member { network: network.id, node: NodeId::from_random(1), lane_keys: Vec::new(), blocks };

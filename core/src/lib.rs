@@ -11,6 +11,7 @@ pub mod key;
 pub mod name;
 pub mod network;
 pub mod node;
+pub mod pool;
 pub mod view;
 pub mod visibility;
 
@@ -18,6 +19,6 @@ pub use endpoint::{Endpoint, Runtime};
 pub use id::{ClusterId, EndpointId, NetworkId, NodeId};
 pub use key::{PrivateKey, PublicKey};
 pub use name::Name;
-pub use network::{Block, Member, Network, NetworkMode};
-pub use node::{Node, Role};
+pub use network::{Block, Member, Network, NetworkMode, NetworkSettings};
+pub use node::{HostPrefix, HostPrefixes, Node, Role};
 pub use view::{Change, Delta, Gap, Revision, RowKey, View};

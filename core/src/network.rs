@@ -33,6 +33,32 @@ pub struct Network {
     pub mode: NetworkMode,
     /// Free words of the operator.
     pub labels: BTreeMap<String, String>,
+    /// What else was asked for when it was made.
+    #[serde(default)]
+    pub settings: NetworkSettings,
+}
+
+/// What `network create` may ask for beyond name and prefixes. The default is what a plain `overlayctl network create` makes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkSettings {
+    /// The IPv4 gateway, where it is not the first host address of the prefix.
+    pub gateway: Option<Ipv4Addr>,
+    /// The IPv6 gateway, where it is not the one that belongs to the IPv4 gateway.
+    pub gateway6: Option<Ipv6Addr>,
+    /// The part of the prefix that addresses are given out of; the whole prefix when missing.
+    pub range: Option<Ipv4Net>,
+    /// Addresses that are never given out, by the name of what has them.
+    pub reserved: BTreeMap<String, IpAddr>,
+    /// Whether container engines give its containers no way out (`--internal`).
+    pub internal: bool,
+    /// What container engines were told with `-o`.
+    pub options: BTreeMap<String, String>,
+    /// The node whose container engine numbers its own containers, from the bottom of the range; there, an address outside of
+    /// the node's blocks is the engine's to give. Everywhere else, and when missing, all addresses come out of blocks.
+    pub numbered_by: Option<NodeId>,
+    /// The name as container engines write it, where it differs from the network's (upper case, dots).
+    pub title: Option<String>,
 }
 
 /// The longest IPv4 prefix a network may have: 8 addresses.
@@ -41,9 +67,44 @@ pub const MAX_PREFIX_LEN: u8 = 29;
 pub const MAX_PREFIX6_LEN: u8 = 96;
 
 impl Network {
-    /// Returns the gateway: the first host address of the prefix, the same on every node.
+    /// Returns the gateway, the same on every node: the first host address of the prefix unless another was asked for.
     pub fn gateway(&self) -> Ipv4Addr {
-        first_host(self.prefix)
+        self.settings.gateway.unwrap_or_else(|| first_host(self.prefix))
+    }
+
+    /// Returns the IPv6 gateway, where the network speaks IPv6.
+    pub fn gateway6(&self) -> Option<Ipv6Addr> {
+        let own = self.address6(self.gateway())?;
+
+        Some(self.settings.gateway6.unwrap_or(own))
+    }
+
+    /// Lists the gateway's addresses, one a family.
+    pub fn gateways(&self) -> Vec<IpAddr> {
+        std::iter::once(IpAddr::V4(self.gateway())).chain(self.gateway6().map(IpAddr::V6)).collect()
+    }
+
+    /// Returns the part of the prefix that blocks are cut out of.
+    pub fn range(&self) -> Ipv4Net {
+        self.settings.range.unwrap_or(self.prefix)
+    }
+
+    /// Returns the name that container engines know it by.
+    pub fn title(&self) -> &str {
+        self.settings.title.as_deref().unwrap_or(self.name.as_str())
+    }
+
+    /// Tells whether an address is the network's own: its ends, its gateway, or one that was reserved by name.
+    pub fn is_reserved(&self, address: Ipv4Addr) -> bool {
+        [self.prefix.network(), self.gateway(), self.prefix.broadcast()].contains(&address)
+            || self.settings.reserved.values().any(|reserved| *reserved == address)
+    }
+
+    /// Tells whether an IPv6 address is the network's own.
+    pub fn is_reserved6(&self, address: Ipv6Addr) -> bool {
+        Some(address) == self.gateway6()
+            || self.prefix6.is_some_and(|prefix| prefix.network() == address)
+            || self.settings.reserved.values().any(|reserved| *reserved == address)
     }
 
     /// Returns the IPv6 address that belongs to an IPv4 address of this network: the IPv6 prefix with the IPv4 address in
@@ -61,7 +122,20 @@ impl Network {
         Ipv6Net::new(address, MAX_PREFIX6_LEN + prefix.prefix_len()).ok()
     }
 
-    /// Lists the addresses, one a family, that an endpoint with this IPv4 address has.
+    /// Returns the IPv4 address that an IPv6 address of this network belongs to; nothing for one that carries none.
+    pub fn address4(&self, address: Ipv6Addr) -> Option<Ipv4Addr> {
+        let prefix = self.prefix6?.trunc();
+        let host = address.to_bits() ^ prefix.addr().to_bits();
+
+        u32::try_from(host).ok().map(Ipv4Addr::from_bits)
+    }
+
+    /// Returns how long the prefixes of this network's blocks are.
+    pub fn block_len(&self) -> u8 {
+        crate::ipam::block_len(self.range())
+    }
+
+    /// Lists the addresses, one a family, that an endpoint with this IPv4 address has unless its runtime says otherwise.
     pub fn addresses(&self, address: Ipv4Addr) -> Vec<IpAddr> {
         let v6 = self.address6(address).map(IpAddr::V6);
 
@@ -104,14 +178,14 @@ pub struct Member {
 }
 
 impl Member {
-    /// Returns the address of the node itself in this network: the first host address of its first block.
+    /// Returns the address of the node itself in this network: the first free host address of its first block.
     ///
     /// The node answers and asks with it (`ping`, ICMP errors); no endpoint ever gets it.
     pub fn node_address(&self, network: &Network) -> Option<Ipv4Addr> {
         let block = self.blocks.first()?.prefix;
-        let first = first_host(block);
+        let mut hosts = (first_host(block).to_bits()..block.broadcast().to_bits()).map(Ipv4Addr::from_bits);
 
-        Some(if first == network.gateway() { Ipv4Addr::from_bits(first.to_bits() + 1) } else { first })
+        hosts.find(|address| !network.is_reserved(*address))
     }
 }
 
@@ -127,6 +201,7 @@ mod tests {
             prefix6: prefix6.map(|p| p.parse().expect("a prefix")),
             mode: NetworkMode::L3,
             labels: BTreeMap::new(),
+            settings: NetworkSettings::default(),
         }
     }
 
@@ -155,5 +230,16 @@ mod tests {
 
         assert_eq!(member("10.42.0.0/28").node_address(&network), Some(Ipv4Addr::new(10, 42, 0, 2)));
         assert_eq!(member("10.42.0.16/28").node_address(&network), Some(Ipv4Addr::new(10, 42, 0, 17)));
+    }
+
+    #[test]
+    fn gateways_that_were_asked_for_take_the_place_of_the_first_addresses() {
+        let mut network = network("10.42.0.0/24", Some("fd42::/64"));
+        network.settings.gateway = Some(Ipv4Addr::new(10, 42, 0, 9));
+
+        assert_eq!(network.gateways(), ["10.42.0.9", "fd42::a2a:9"].map(|a| a.parse::<IpAddr>().expect("an address")));
+        network.settings.gateway6 = Some("fd42::1".parse().expect("an address"));
+        assert_eq!(network.gateway6(), "fd42::1".parse().ok());
+        assert!(network.is_reserved(Ipv4Addr::new(10, 42, 0, 9)) && !network.is_reserved(Ipv4Addr::new(10, 42, 0, 1)));
     }
 }

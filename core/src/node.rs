@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::id::NodeId;
@@ -46,4 +47,25 @@ impl Node {
 
         self.underlay.iter().map(|&ip| SocketAddr::new(ip, port)).collect()
     }
+}
+
+/// A prefix in use on a host.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HostPrefix {
+    /// The addresses.
+    pub prefix: IpNet,
+    /// What holds it there, for messages; empty when not told.
+    pub holder: String,
+}
+
+/// What a node's host uses by itself: no network is put onto these prefixes. Every node may know, so that it can refuse a
+/// prefix without a question to control.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPrefixes {
+    /// The node.
+    pub node: NodeId,
+    /// What is in use on it.
+    pub prefixes: Vec<HostPrefix>,
+    /// The node's name, for messages: who sees this row need not see the node's own.
+    pub name: Name,
 }

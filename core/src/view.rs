@@ -11,7 +11,7 @@ use crate::endpoint::Endpoint;
 use crate::id::{EndpointId, NetworkId, NodeId};
 use crate::name::Name;
 use crate::network::{Member, Network};
-use crate::node::Node;
+use crate::node::{HostPrefixes, Node};
 
 /// A position in control's history; one commit makes the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -42,6 +42,8 @@ pub enum Change {
     Member(Member),
     /// An endpoint was attached or changed.
     Endpoint(Endpoint),
+    /// A host uses other prefixes than before.
+    HostPrefixes(HostPrefixes),
     /// The row is gone.
     Removed(RowKey),
 }
@@ -54,6 +56,7 @@ impl Change {
             Self::Node(row) => RowKey::Node(row.id),
             Self::Member(row) => RowKey::Member(row.network, row.node),
             Self::Endpoint(row) => RowKey::Endpoint(row.network, row.id),
+            Self::HostPrefixes(row) => RowKey::HostPrefixes(row.node),
             Self::Removed(key) => *key,
         }
     }
@@ -71,6 +74,8 @@ pub enum RowKey {
     Member(NetworkId, NodeId),
     /// An endpoint on a network.
     Endpoint(NetworkId, EndpointId),
+    /// What a node's host uses by itself.
+    HostPrefixes(NodeId),
 }
 
 /// The changes that lead from one revision to a later one.
@@ -107,6 +112,8 @@ pub struct View {
     pub members: BTreeMap<(NetworkId, NodeId), Member>,
     /// By network, then id.
     pub endpoints: BTreeMap<(NetworkId, EndpointId), Endpoint>,
+    /// By node.
+    pub hosts: BTreeMap<NodeId, HostPrefixes>,
 }
 
 impl View {
@@ -126,8 +133,9 @@ impl View {
         let nodes = self.nodes.values().cloned().map(Change::Node);
         let members = self.members.values().cloned().map(Change::Member);
         let endpoints = self.endpoints.values().cloned().map(Change::Endpoint);
+        let hosts = self.hosts.values().cloned().map(Change::HostPrefixes);
 
-        networks.chain(nodes).chain(members).chain(endpoints)
+        networks.chain(nodes).chain(members).chain(endpoints).chain(hosts)
     }
 
     /// Returns one row, if it is there.
@@ -137,6 +145,7 @@ impl View {
             RowKey::Node(id) => self.nodes.get(&id).cloned().map(Change::Node),
             RowKey::Member(network, node) => self.members.get(&(network, node)).cloned().map(Change::Member),
             RowKey::Endpoint(network, id) => self.endpoints.get(&(network, id)).cloned().map(Change::Endpoint),
+            RowKey::HostPrefixes(node) => self.hosts.get(&node).cloned().map(Change::HostPrefixes),
         }
     }
 
@@ -147,10 +156,12 @@ impl View {
             Change::Node(row) => drop(self.nodes.insert(row.id, row)),
             Change::Member(row) => drop(self.members.insert((row.network, row.node), row)),
             Change::Endpoint(row) => drop(self.endpoints.insert((row.network, row.id), row)),
+            Change::HostPrefixes(row) => drop(self.hosts.insert(row.node, row)),
             Change::Removed(RowKey::Network(id)) => drop(self.networks.remove(&id)),
             Change::Removed(RowKey::Node(id)) => drop(self.nodes.remove(&id)),
             Change::Removed(RowKey::Member(network, node)) => drop(self.members.remove(&(network, node))),
             Change::Removed(RowKey::Endpoint(network, id)) => drop(self.endpoints.remove(&(network, id))),
+            Change::Removed(RowKey::HostPrefixes(node)) => drop(self.hosts.remove(&node)),
         }
     }
 

@@ -1,5 +1,5 @@
-//! What a node may see of the membership: every network's settings, and the nodes, keys and endpoints of the networks it is
-//! a member of.
+//! What a node may see of the membership: every network's settings, which prefixes hosts have in use, and the nodes, keys and
+//! endpoints of the networks it is a member of.
 //!
 //! Membership is cryptographic ("a network is a key"): a key that control does not hand out cannot be used.
 
@@ -11,7 +11,7 @@ use crate::view::{Change, RowKey, View};
 /// Tells whether a node may see a row of `view`, were it there.
 pub fn may_see(view: &View, node: NodeId, key: RowKey) -> bool {
     match key {
-        RowKey::Network(_) => true,
+        RowKey::Network(_) | RowKey::HostPrefixes(_) => true,
         RowKey::Node(other) => {
             other == node || view.memberships_of(node).any(|mine| view.member(mine.network, other).is_some())
         }
@@ -68,8 +68,8 @@ mod tests {
     use super::*;
     use crate::endpoint::{Endpoint, Runtime};
     use crate::id::{EndpointId, NetworkId};
-    use crate::network::{Member, Network, NetworkMode};
-    use crate::node::{Node, Role};
+    use crate::network::{Member, Network, NetworkMode, NetworkSettings};
+    use crate::node::{HostPrefixes, Node, Role};
     use crate::view::{Delta, Revision};
 
     fn network(n: u64) -> NetworkId {
@@ -88,12 +88,13 @@ mod tests {
             prefix6: None,
             mode: NetworkMode::L3,
             labels: BTreeMap::new(),
+            settings: NetworkSettings::default(),
         })
     }
 
     fn change() -> impl Strategy<Value = Change> {
         let (a, b, c) = (0..3u64, 0..4u64, 0..5u64);
-        (0..8u8, a, b, c, any::<u8>()).prop_map(|(kind, a, b, c, salt)| match kind {
+        (0..9u8, a, b, c, any::<u8>()).prop_map(|(kind, a, b, c, salt)| match kind {
             0 => network_row(a),
             1 => Change::Node(Node {
                 id: node(b),
@@ -121,6 +122,11 @@ mod tests {
             }),
             5 => Change::Removed(RowKey::Member(network(a), node(b))),
             6 => Change::Removed(RowKey::Node(node(b))),
+            7 => Change::HostPrefixes(HostPrefixes {
+                node: node(b),
+                prefixes: Vec::new(),
+                name: format!("node{b}-{salt}").parse().expect("a name"),
+            }),
             _ => Change::Removed(RowKey::Endpoint(network(a), EndpointId::from_random(c + 1))),
         })
     }

@@ -5,14 +5,17 @@ use std::fmt::Display;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use overlay_core::network::{MAX_PREFIX_LEN, MAX_PREFIX6_LEN};
-use overlay_core::{
-    Block, Change, Delta, Endpoint, Member, Network, NetworkMode, Node, PublicKey, Revision, Role, RowKey, Runtime,
-    View,
-};
+mod network;
+
+use overlay_core::{Block, Change, Delta, Endpoint, Member, Node, PublicKey, Revision, Role, RowKey, Runtime, View};
 
 use crate::refusal::{Code, Refusal};
 use crate::v1;
+
+pub use network::{
+    MAX_HOLDER, MAX_HOST_PREFIXES, MAX_RESERVED, MAX_TITLE, host_prefixes, network_mode, network_prefix,
+    network_prefix6,
+};
 
 /// Labels a row may carry at the most.
 pub const MAX_LABELS: usize = 64;
@@ -41,6 +44,19 @@ where
         let shown: String = text.chars().take(80).collect();
         Refusal::new(Code::InvalidInput, format!("{name} {shown:?}: {error}"))
     })
+}
+
+/// Reads a field that may be empty.
+///
+/// # Errors
+///
+/// As [`field`].
+pub fn optional<T>(name: &str, text: &str) -> Result<Option<T>, Refusal>
+where
+    T: FromStr,
+    T::Err: Display,
+{
+    if text.is_empty() { Ok(None) } else { field(name, text).map(Some) }
 }
 
 /// Checks labels: at most 64, keys not empty, keys and values at most 255 bytes without control characters.
@@ -221,99 +237,6 @@ impl TryFrom<v1::Node> for Node {
     }
 }
 
-impl From<Network> for v1::Network {
-    fn from(network: Network) -> Self {
-        let mode = match network.mode {
-            NetworkMode::L3 => v1::NetworkMode::L3,
-        };
-
-        Self {
-            id: network.id.to_string(),
-            name: network.name.to_string(),
-            prefix: network.prefix.to_string(),
-            prefix6: network.prefix6.map(|p| p.to_string()).unwrap_or_default(),
-            mode: mode.into(),
-            labels: network.labels,
-        }
-    }
-}
-
-impl TryFrom<v1::Network> for Network {
-    type Error = Refusal;
-
-    fn try_from(network: v1::Network) -> Result<Self, Refusal> {
-        Ok(Self {
-            id: field("network.id", &network.id)?,
-            name: field("network.name", &network.name)?,
-            prefix: network_prefix(&network.prefix)?,
-            prefix6: network_prefix6(&network.prefix6)?,
-            mode: network_mode(network.mode)?,
-            labels: labels(network.labels)?,
-        })
-    }
-}
-
-/// Reads a network's mode.
-///
-/// # Errors
-///
-/// `unsupported` for a mode this build does not know.
-pub fn network_mode(number: i32) -> Result<NetworkMode, Refusal> {
-    match wire_enum::<v1::NetworkMode>(number) {
-        v1::NetworkMode::L3 => Ok(NetworkMode::L3),
-        v1::NetworkMode::Unspecified => {
-            Err(Refusal::new(Code::Unsupported, "this version knows networks of mode l3 only"))
-        }
-    }
-}
-
-/// Reads a network's IPv4 prefix: private or at least unicast, host bits zero, /8 to /29.
-///
-/// # Errors
-///
-/// `invalid-input` with the reason.
-pub fn network_prefix(text: &str) -> Result<ipnet::Ipv4Net, Refusal> {
-    let prefix: ipnet::Ipv4Net = field("prefix", text)?;
-    let refuse = |why: &str| Err(Refusal::new(Code::InvalidInput, format!("prefix {prefix} {why}")));
-    let address = prefix.addr();
-    if prefix.trunc() != prefix {
-        return refuse(&format!("has host bits set; use {}", prefix.trunc()));
-    }
-    if !(8..=MAX_PREFIX_LEN).contains(&prefix.prefix_len()) {
-        return refuse("is not between /8 and /29");
-    }
-    if address.is_loopback() || address.is_link_local() || address.octets()[0] >= 224 || address.octets()[0] == 0 {
-        return refuse("holds addresses that hosts may not have");
-    }
-
-    Ok(prefix)
-}
-
-/// Reads a network's IPv6 prefix; an empty text is none.
-///
-/// # Errors
-///
-/// `invalid-input` with the reason.
-pub fn network_prefix6(text: &str) -> Result<Option<ipnet::Ipv6Net>, Refusal> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let prefix: ipnet::Ipv6Net = field("prefix6", text)?;
-    let refuse = |why: &str| Err(Refusal::new(Code::InvalidInput, format!("prefix6 {prefix} {why}")));
-    let address = prefix.addr();
-    if prefix.trunc() != prefix {
-        return refuse(&format!("has host bits set; use {}", prefix.trunc()));
-    }
-    if !(16..=MAX_PREFIX6_LEN).contains(&prefix.prefix_len()) {
-        return refuse("is not between /16 and /96");
-    }
-    if address.is_loopback() || address.is_unspecified() || address.is_multicast() || address.is_unicast_link_local() {
-        return refuse("holds addresses that hosts may not have");
-    }
-
-    Ok(Some(prefix))
-}
-
 impl From<Member> for v1::Member {
     fn from(member: Member) -> Self {
         let block = |block: Block| v1::Block { prefix: block.prefix.to_string(), epoch: block.epoch };
@@ -390,6 +313,7 @@ impl From<RowKey> for v1::RowKey {
             RowKey::Endpoint(network, endpoint) => {
                 Key::Endpoint(v1::EndpointKey { network: network.to_string(), endpoint: endpoint.to_string() })
             }
+            RowKey::HostPrefixes(node) => Key::HostPrefixes(node.to_string()),
         };
 
         Self { key: Some(key) }
@@ -406,6 +330,7 @@ impl TryFrom<v1::RowKey> for RowKey {
             Key::Node(id) => Self::Node(field("node", &id)?),
             Key::Member(key) => Self::Member(field("network", &key.network)?, field("node", &key.node)?),
             Key::Endpoint(key) => Self::Endpoint(field("network", &key.network)?, field("endpoint", &key.endpoint)?),
+            Key::HostPrefixes(node) => Self::HostPrefixes(field("node", &node)?),
         })
     }
 }
@@ -418,6 +343,7 @@ impl From<Change> for v1::Change {
             Change::Node(row) => Wire::Node(row.into()),
             Change::Member(row) => Wire::Member(row.into()),
             Change::Endpoint(row) => Wire::Endpoint(row.into()),
+            Change::HostPrefixes(row) => Wire::HostPrefixes(row.into()),
             Change::Removed(key) => Wire::Removed(key.into()),
         };
 
@@ -435,6 +361,7 @@ impl TryFrom<v1::Change> for Change {
             Wire::Node(row) => Self::Node(row.try_into()?),
             Wire::Member(row) => Self::Member(row.try_into()?),
             Wire::Endpoint(row) => Self::Endpoint(row.try_into()?),
+            Wire::HostPrefixes(row) => Self::HostPrefixes(row.try_into()?),
             Wire::Removed(key) => Self::Removed(key.try_into()?),
         })
     }
@@ -477,7 +404,7 @@ impl TryFrom<v1::Delta> for Delta {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use overlay_core::{EndpointId, NetworkId, NodeId};
+    use overlay_core::{EndpointId, HostPrefixes, Network, NetworkId, NetworkMode, NetworkSettings, NodeId};
 
     fn rows() -> Vec<Change> {
         let (network, node) = (NetworkId::from_random(1), NodeId::from_random(2));
@@ -489,6 +416,16 @@ mod tests {
                 prefix6: Some("fd01::/64".parse().expect("a prefix")),
                 mode: NetworkMode::L3,
                 labels: BTreeMap::from([("team".into(), "a".into())]),
+                settings: NetworkSettings {
+                    gateway: Some([10, 1, 0, 9].into()),
+                    range: Some("10.1.128.0/17".parse().expect("a prefix")),
+                    reserved: BTreeMap::from([("router".into(), "10.1.0.5".parse().expect("an address"))]),
+                    internal: true,
+                    options: BTreeMap::from([("mtu".into(), "1400".into())]),
+                    numbered_by: Some(node),
+                    title: Some("Blue.Net".into()),
+                    gateway6: None,
+                },
             }),
             Change::Node(Node {
                 id: node,
@@ -513,6 +450,11 @@ mod tests {
                 addresses: vec!["10.1.255.2".parse().expect("an address")],
                 labels: BTreeMap::new(),
                 runtime: Runtime::Run,
+            }),
+            Change::HostPrefixes(HostPrefixes {
+                node,
+                prefixes: host_prefixes(&["172.18.0.0/16 br-1".into(), "10.0.0.0/8".into()]).expect("prefixes"),
+                name: "host1".parse().expect("a name"),
             }),
         ]
     }

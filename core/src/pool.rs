@@ -1,0 +1,174 @@
+//! Which prefixes a network may have: what hosts have in use is refused with its holder, and the pool is cut so that no two
+//! networks share addresses unless somebody asks for it. Pure; control and agents decide alike by it.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::network::MAX_PREFIX_LEN;
+use crate::view::View;
+
+/// Where the prefixes of networks come from unless `init` said otherwise.
+pub const DEFAULT_POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 64, 0, 0), 10);
+
+/// Where agents put Docker's `docker_gwbridge`, which would otherwise take the first prefix that Docker's own address
+/// management gives to a network.
+pub const GWBRIDGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 255, 240, 0), 20);
+
+/// Never chosen and never given out.
+const RESERVED: [(Ipv4Net, &str); 2] =
+    [(Ipv4Net::new_assert(Ipv4Addr::new(172, 17, 0, 0), 16), "Docker's default bridge"), (GWBRIDGE, "docker_gwbridge")];
+
+/// Picks a prefix from the pool that overlaps nothing known and nothing of `also_taken`. `turn` says where to begin: control
+/// always begins at the bottom, agents at random, so that two that pick at once seldom pick the same.
+pub fn pick(view: &View, pool: Ipv4Net, also_taken: &[Ipv4Net], turn: u32) -> Option<Ipv4Net> {
+    let taken = Taken::new(view, also_taken);
+
+    parts(pool).into_iter().find_map(|(part, len)| taken.first_free(part, len, turn))
+}
+
+/// Finds what stands in the way of a network with this prefix: "192.0.2.7, at which node web1 is reached", say. The prefix of
+/// another overlay network is no obstacle.
+pub fn conflict(view: &View, prefix: IpNet) -> Option<String> {
+    if let Some((reserved, holder)) = RESERVED.iter().find(|(net, _)| overlaps(prefix, IpNet::V4(*net))) {
+        return Some(format!("{reserved}, which is kept for {holder}"));
+    }
+    let underlay = view.nodes.values().find_map(|node| {
+        let address = node.underlay.iter().find(|ip| prefix.contains(*ip))?;
+        Some(format!("{address}, at which node {} is reached", node.name))
+    });
+
+    underlay.or_else(|| {
+        view.hosts.values().find_map(|host| {
+            let in_use = |held: &&crate::HostPrefix| held.prefix.prefix_len() > 0 && overlaps(prefix, held.prefix);
+            let held = host.prefixes.iter().find(in_use)?;
+            let holder = if held.holder.is_empty() { String::new() } else { format!(" by {}", held.holder) };
+            Some(format!("{}, in use on node {}{holder}", held.prefix, host.name))
+        })
+    })
+}
+
+fn overlaps(one: IpNet, other: IpNet) -> bool {
+    one.contains(&other) || other.contains(&one)
+}
+
+/// Cuts the pool: one half for large networks, a quarter for middling and a quarter for small ones; with a /10, that is 32
+/// of /16, 256 of /20 and 4,096 of /24.
+fn parts(pool: Ipv4Net) -> Vec<(Ipv4Net, u8)> {
+    let len = pool.prefix_len();
+    let large = 16.max(len + 6);
+    let sizes = [(1, 0, large), (2, 2, large + 4), (2, 3, large + 8)];
+    let part = |(depth, nth, size): (u8, usize, u8)| {
+        let part = pool.subnets(len + depth).ok()?.nth(nth)?;
+        let size = size.min(MAX_PREFIX_LEN).max(part.prefix_len());
+
+        (size <= MAX_PREFIX_LEN).then_some((part, size))
+    };
+
+    sizes.into_iter().filter_map(part).collect()
+}
+
+/// Ranges of addresses that the pool must not pick from, sorted and disjoint.
+struct Taken(Vec<(u32, u32)>);
+
+impl Taken {
+    fn new(view: &View, also: &[Ipv4Net]) -> Self {
+        let range = |net: Ipv4Net| (net.network().to_bits(), net.broadcast().to_bits());
+        let networks = view.networks.values().map(|network| network.prefix);
+        let held = view.hosts.values().flat_map(|host| &host.prefixes).filter_map(|held| match held.prefix {
+            IpNet::V4(prefix) if prefix.prefix_len() > 0 => Some(prefix),
+            IpNet::V4(_) | IpNet::V6(_) => None,
+        });
+        let underlay = view.nodes.values().flat_map(|node| &node.underlay).filter_map(|ip| match ip {
+            IpAddr::V4(v4) => Some(Ipv4Net::from(*v4)),
+            IpAddr::V6(_) => None,
+        });
+        let reserved = RESERVED.into_iter().map(|(prefix, _)| prefix);
+        let all = networks.chain(held).chain(underlay).chain(reserved).chain(also.iter().copied());
+        let mut ranges: Vec<_> = all.map(range).collect();
+        ranges.sort_unstable();
+        ranges.dedup_by(|next, last| {
+            let joins = next.0 <= last.1;
+            last.1 = if joins { last.1.max(next.1) } else { last.1 };
+            joins
+        });
+
+        Self(ranges)
+    }
+
+    fn first_free(&self, part: Ipv4Net, len: u8, turn: u32) -> Option<Ipv4Net> {
+        let free = |net: &Ipv4Net| {
+            let next = self.0.partition_point(|&(_, end)| end < net.network().to_bits());
+            self.0.get(next).is_none_or(|&(start, _)| start > net.broadcast().to_bits())
+        };
+        let count = 1u32 << (len - part.prefix_len());
+        let first = usize::try_from(turn.checked_rem(count).unwrap_or(0)).unwrap_or(0);
+        let subnets = || part.subnets(len).ok().into_iter().flatten();
+
+        subnets().skip(first).chain(subnets().take(first)).find(free)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::{Change, Revision};
+    use crate::{HostPrefix, HostPrefixes, NodeId};
+
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().expect("a prefix")
+    }
+
+    fn view(prefix: &str, holder: &str) -> View {
+        let held = HostPrefix { prefix: prefix.parse().expect("a prefix"), holder: holder.to_owned() };
+        let name = "web1".parse().expect("a name");
+        let host = HostPrefixes { node: NodeId::FIRST, prefixes: vec![held], name };
+
+        View::from_rows(Revision(1), [Change::HostPrefixes(host)])
+    }
+
+    #[test]
+    fn the_default_pool_is_cut_into_large_middling_and_small_parts() {
+        assert_eq!(
+            parts(DEFAULT_POOL),
+            [(net("10.64.0.0/11"), 16), (net("10.96.0.0/12"), 20), (net("10.112.0.0/12"), 24)]
+        );
+    }
+
+    #[test]
+    fn every_pool_has_a_part() {
+        for len in 8..=28 {
+            let pool = Ipv4Net::new(Ipv4Addr::new(10, 0, 0, 0), len).expect("a prefix");
+            let parts = parts(pool);
+
+            assert!(!parts.is_empty(), "{pool}");
+            assert!(parts.iter().all(|(part, size)| pool.contains(part) && *size <= 29), "{pool}: {parts:?}");
+        }
+    }
+
+    #[test]
+    fn free_prefixes_lie_between_the_taken_ones() {
+        let taken = Taken(vec![(net("10.64.0.0/16").network().to_bits(), net("10.65.0.3/32").network().to_bits())]);
+
+        assert_eq!(taken.first_free(net("10.64.0.0/11"), 16, 0), Some(net("10.66.0.0/16")));
+        assert_eq!(taken.first_free(net("10.64.0.0/15"), 16, 0), None);
+    }
+
+    #[test]
+    fn a_turn_begins_elsewhere_and_comes_round() {
+        let view = view("10.65.0.0/16", "eth1");
+
+        assert_eq!(pick(&view, DEFAULT_POOL, &[], 1), Some(net("10.66.0.0/16")));
+        assert_eq!(pick(&view, DEFAULT_POOL, &[], 31), Some(net("10.95.0.0/16")));
+        assert_eq!(pick(&view, DEFAULT_POOL, &[net("10.95.0.0/16")], 31), Some(net("10.64.0.0/16")));
+    }
+
+    #[test]
+    fn what_a_host_uses_is_named_with_node_and_holder() {
+        let text = conflict(&view("172.18.0.0/16", "br-7"), "172.18.4.0/24".parse().expect("a prefix"));
+
+        assert_eq!(text.as_deref(), Some("172.18.0.0/16, in use on node web1 by br-7"));
+        assert_eq!(conflict(&view("0.0.0.0/0", "eth0"), "172.18.4.0/24".parse().expect("a prefix")), None);
+        assert!(conflict(&View::default(), "10.255.250.0/24".parse().expect("a prefix")).is_some());
+    }
+}

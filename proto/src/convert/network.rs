@@ -1,0 +1,204 @@
+//! Networks and what hosts use: wire to core, core to wire.
+
+use std::fmt::Display;
+use std::net::IpAddr;
+
+use overlay_core::network::{MAX_PREFIX_LEN, MAX_PREFIX6_LEN};
+use overlay_core::{HostPrefix, HostPrefixes, Network, NetworkMode, NetworkSettings};
+
+use super::{bounded, field, labels, optional, wire_enum};
+use crate::refusal::{Code, Refusal};
+use crate::v1;
+
+impl From<Network> for v1::Network {
+    fn from(network: Network) -> Self {
+        let mode = match network.mode {
+            NetworkMode::L3 => v1::NetworkMode::L3,
+        };
+
+        Self {
+            id: network.id.to_string(),
+            name: network.name.to_string(),
+            prefix: network.prefix.to_string(),
+            prefix6: network.prefix6.map(|p| p.to_string()).unwrap_or_default(),
+            mode: mode.into(),
+            labels: network.labels,
+            settings: Some(network.settings.into()),
+        }
+    }
+}
+
+impl TryFrom<v1::Network> for Network {
+    type Error = Refusal;
+
+    fn try_from(network: v1::Network) -> Result<Self, Refusal> {
+        Ok(Self {
+            id: field("network.id", &network.id)?,
+            name: field("network.name", &network.name)?,
+            prefix: network_prefix(&network.prefix)?,
+            prefix6: network_prefix6(&network.prefix6)?,
+            mode: network_mode(network.mode)?,
+            labels: labels(network.labels)?,
+            settings: network.settings.unwrap_or_default().try_into()?,
+        })
+    }
+}
+
+/// Addresses that may be reserved in a network at the most.
+pub const MAX_RESERVED: usize = 64;
+/// Bytes of the name that engines know a network by at the most; they take no longer ones as host names either.
+pub const MAX_TITLE: usize = 255;
+/// Bytes of what holds a prefix on a host, for messages.
+pub const MAX_HOLDER: usize = 64;
+/// Prefixes that one host may report at the most: one with more is a router.
+pub const MAX_HOST_PREFIXES: usize = 1_024;
+
+impl From<NetworkSettings> for v1::NetworkSettings {
+    fn from(settings: NetworkSettings) -> Self {
+        fn text(value: Option<impl Display>) -> String {
+            value.map(|value| value.to_string()).unwrap_or_default()
+        }
+
+        Self {
+            gateway: text(settings.gateway),
+            gateway6: text(settings.gateway6),
+            range: text(settings.range),
+            reserved: settings.reserved.into_iter().map(|(name, address)| (name, address.to_string())).collect(),
+            internal: settings.internal,
+            options: settings.options,
+            numbered_by: text(settings.numbered_by),
+            title: text(settings.title),
+        }
+    }
+}
+
+impl TryFrom<v1::NetworkSettings> for NetworkSettings {
+    type Error = Refusal;
+
+    fn try_from(settings: v1::NetworkSettings) -> Result<Self, Refusal> {
+        bounded("reserved addresses", settings.reserved.len(), MAX_RESERVED)?;
+        let reserved = labels(settings.reserved)?.into_iter().map(|(name, address)| {
+            let address: IpAddr = field("settings.reserved", &address)?;
+            Ok((name, address))
+        });
+        if settings.title.len() > MAX_TITLE || settings.title.chars().any(char::is_control) {
+            return Err(Refusal::new(Code::InvalidInput, "settings.title: at most 255 bytes, no control characters"));
+        }
+
+        Ok(Self {
+            gateway: optional("settings.gateway", &settings.gateway)?,
+            gateway6: optional("settings.gateway6", &settings.gateway6)?,
+            range: optional("settings.range", &settings.range)?,
+            reserved: reserved.collect::<Result<_, Refusal>>()?,
+            internal: settings.internal,
+            options: labels(settings.options)?,
+            numbered_by: optional("settings.numbered_by", &settings.numbered_by)?,
+            title: Some(settings.title).filter(|title| !title.is_empty()),
+        })
+    }
+}
+
+/// Reads what a host uses: each `CIDR`, or `CIDR HOLDER` when it is known what holds it.
+///
+/// # Errors
+///
+/// `invalid-input` for what is no prefix, or when there are more than 1,024.
+pub fn host_prefixes(texts: &[String]) -> Result<Vec<HostPrefix>, Refusal> {
+    bounded("routes", texts.len(), MAX_HOST_PREFIXES)?;
+    let read = |text: &String| {
+        let (prefix, holder) = text.split_once(' ').unwrap_or((text, ""));
+        let prefix: ipnet::IpNet = field("routes", prefix)?;
+        if holder.len() > MAX_HOLDER || holder.chars().any(char::is_control) {
+            return Err(Refusal::new(Code::InvalidInput, format!("routes: the holder of {prefix} is no word")));
+        }
+
+        Ok(HostPrefix { prefix: prefix.trunc(), holder: holder.to_owned() })
+    };
+
+    texts.iter().map(read).collect()
+}
+
+impl From<HostPrefixes> for v1::HostPrefixes {
+    fn from(row: HostPrefixes) -> Self {
+        let prefix = |held: &HostPrefix| format!("{} {}", held.prefix, held.holder).trim_end().to_owned();
+
+        Self {
+            node: row.node.to_string(),
+            node_name: row.name.to_string(),
+            prefixes: row.prefixes.iter().map(prefix).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::HostPrefixes> for HostPrefixes {
+    type Error = Refusal;
+
+    fn try_from(row: v1::HostPrefixes) -> Result<Self, Refusal> {
+        Ok(Self {
+            node: field("host_prefixes.node", &row.node)?,
+            name: field("host_prefixes.node_name", &row.node_name)?,
+            prefixes: host_prefixes(&row.prefixes)?,
+        })
+    }
+}
+
+/// Reads a network's mode.
+///
+/// # Errors
+///
+/// `unsupported` for a mode this build does not know.
+pub fn network_mode(number: i32) -> Result<NetworkMode, Refusal> {
+    match wire_enum::<v1::NetworkMode>(number) {
+        v1::NetworkMode::L3 => Ok(NetworkMode::L3),
+        v1::NetworkMode::Unspecified => {
+            Err(Refusal::new(Code::Unsupported, "this version knows networks of mode l3 only"))
+        }
+    }
+}
+
+/// Reads a network's IPv4 prefix: private or at least unicast, host bits zero, /8 to /29.
+///
+/// # Errors
+///
+/// `invalid-input` with the reason.
+pub fn network_prefix(text: &str) -> Result<ipnet::Ipv4Net, Refusal> {
+    let prefix: ipnet::Ipv4Net = field("prefix", text)?;
+    let refuse = |why: &str| Err(Refusal::new(Code::InvalidInput, format!("prefix {prefix} {why}")));
+    let address = prefix.addr();
+    if prefix.trunc() != prefix {
+        return refuse(&format!("has host bits set; use {}", prefix.trunc()));
+    }
+    if !(8..=MAX_PREFIX_LEN).contains(&prefix.prefix_len()) {
+        return refuse("is not between /8 and /29");
+    }
+    if address.is_loopback() || address.is_link_local() || address.octets()[0] >= 224 || address.octets()[0] == 0 {
+        return refuse("holds addresses that hosts may not have");
+    }
+
+    Ok(prefix)
+}
+
+/// Reads a network's IPv6 prefix; an empty text is none.
+///
+/// # Errors
+///
+/// `invalid-input` with the reason.
+pub fn network_prefix6(text: &str) -> Result<Option<ipnet::Ipv6Net>, Refusal> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let prefix: ipnet::Ipv6Net = field("prefix6", text)?;
+    let refuse = |why: &str| Err(Refusal::new(Code::InvalidInput, format!("prefix6 {prefix} {why}")));
+    let address = prefix.addr();
+    if prefix.trunc() != prefix {
+        return refuse(&format!("has host bits set; use {}", prefix.trunc()));
+    }
+    if !(16..=MAX_PREFIX6_LEN).contains(&prefix.prefix_len()) {
+        return refuse("is not between /16 and /96");
+    }
+    if address.is_loopback() || address.is_unspecified() || address.is_multicast() || address.is_unicast_link_local() {
+        return refuse("holds addresses that hosts may not have");
+    }
+
+    Ok(Some(prefix))
+}
