@@ -1,18 +1,17 @@
 //! How nodes publish endpoints and take them back.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use overlay_core::{Change, Endpoint, EndpointId, Member, Network, NetworkId, NodeId, RowKey, ipam};
+use overlay_core::{Change, Endpoint, EndpointId, Member, Network, NetworkId, NodeId, RowKey};
 use overlay_proto::{Code, Refusal};
 
-use super::state::v4_of;
 use super::{Outcome, Record, State, Verdict, check_labels, limits, refuse};
 
 /// Publishes endpoints of a node, all or none.
 pub(super) fn put(state: &State, node: NodeId, rows: Vec<Endpoint>) -> Verdict {
     check_count(rows.len())?;
-    let released: BTreeSet<_> = rows.iter().filter_map(|row| old_of(state, row)).filter_map(place).collect();
+    let released: BTreeSet<_> = rows.iter().filter_map(|row| old_of(state, row)).flat_map(places).collect();
     let mut seen = BTreeSet::new();
     let mut placed = BTreeSet::new();
     for row in &rows {
@@ -20,14 +19,13 @@ pub(super) fn put(state: &State, node: NodeId, rows: Vec<Endpoint>) -> Verdict {
             return Err(refuse(Code::InvalidInput, format!("endpoint {} is there twice", row.id)));
         }
         check_row(state, node, row)?;
-        let Some(place) = place(row) else {
-            return Err(refuse(Code::InvalidInput, format!("endpoint {} has no IPv4 address", row.name)));
-        };
-        if !placed.insert(place) {
-            return Err(refuse(Code::AddressTaken, format!("{} is asked for twice", place.1)));
-        }
-        if !released.contains(&place) {
-            check_free(state, place)?;
+        for place in places(row) {
+            if !placed.insert(place) {
+                return Err(refuse(Code::AddressTaken, format!("{} is asked for twice", place.1)));
+            }
+            if !released.contains(&place) {
+                check_free(state, place)?;
+            }
         }
     }
     check_room(state, node, &rows)?;
@@ -50,8 +48,8 @@ fn old_of<'a>(state: &'a State, row: &Endpoint) -> Option<&'a Endpoint> {
     state.view().endpoints.get(&(row.network, row.id))
 }
 
-fn place(row: &Endpoint) -> Option<(NetworkId, Ipv4Addr)> {
-    v4_of(row).map(|address| (row.network, address))
+fn places(row: &Endpoint) -> impl Iterator<Item = (NetworkId, IpAddr)> + '_ {
+    row.addresses.iter().map(|address| (row.network, *address))
 }
 
 /// Checks everything about one endpoint that does not depend on the others in the call.
@@ -78,61 +76,106 @@ fn check_row(state: &State, node: NodeId, row: &Endpoint) -> Result<(), Refusal>
     check_addresses(state, network, member, row)
 }
 
+/// An endpoint has one IPv4 address and, on a network that speaks IPv6, at most one of its prefix. Each is out of the node's
+/// blocks, or one that nobody else will ever give out.
 fn check_addresses(state: &State, network: &Network, member: &Member, row: &Endpoint) -> Result<(), Refusal> {
-    let Some(address) = v4_of(row) else {
-        return Err(refuse(Code::InvalidInput, format!("endpoint {} has no IPv4 address", row.name)));
+    let (v4, v6) = match row.addresses.as_slice() {
+        [IpAddr::V4(v4)] => (*v4, None),
+        [IpAddr::V4(v4), IpAddr::V6(v6)] => (*v4, Some(*v6)),
+        _ => {
+            let text = format!("endpoint {} must have one IPv4 address, then at most one IPv6 address", row.name);
+            return Err(refuse(Code::InvalidInput, text));
+        }
     };
-    if row.addresses != network.addresses(address) {
-        let right: Vec<_> = network.addresses(address).iter().map(IpAddr::to_string).collect();
-        return Err(refuse(
-            Code::InvalidInput,
-            format!(
-                "the addresses of endpoint {} must be {} on network {}",
-                row.name,
-                right.join(" and "),
-                network.name
-            ),
-        ));
+    check_v4(state, network, member, v4)?;
+
+    v6.map_or(Ok(()), |v6| check_v6(state, network, member, (v4, v6)))
+}
+
+fn check_v4(state: &State, network: &Network, member: &Member, address: Ipv4Addr) -> Result<(), Refusal> {
+    let (prefix, name) = (network.prefix, &network.name);
+    if !prefix.contains(&address) {
+        return Err(refuse(Code::InvalidInput, format!("{address} is not in {prefix}, the prefix of network {name}")));
+    }
+    if network.is_reserved(address) {
+        return Err(refuse(Code::AddressTaken, format!("{address} is kept for network {name} itself")));
     }
     if member.blocks.iter().any(|block| block.prefix.contains(&address)) {
         return check_in_block(network, member, address);
     }
 
-    check_claim(state, network, address)
+    check_claim(state, network, member.node, address, address.into())
+}
+
+/// An IPv6 address belongs to the block of the IPv4 address that it carries. One that carries none of the network's is an
+/// engine's, or was claimed.
+fn check_v6(state: &State, network: &Network, member: &Member, (v4, v6): (Ipv4Addr, Ipv6Addr)) -> Result<(), Refusal> {
+    let name = &network.name;
+    if !network.prefix6.is_some_and(|prefix| prefix.contains(&v6)) {
+        return Err(refuse(Code::InvalidInput, format!("{v6} is not in the IPv6 prefix of network {name}")));
+    }
+    if network.is_reserved6(v6) {
+        return Err(refuse(Code::AddressTaken, format!("{v6} is kept for network {name} itself")));
+    }
+    match network.address4(v6) {
+        Some(carried) if carried == v4 => Ok(()),
+        Some(carried) if member.blocks.iter().any(|block| block.prefix.contains(&carried)) => {
+            check_in_block(network, member, carried)
+        }
+        Some(carried) if network.prefix.contains(&carried) => {
+            check_claim(state, network, member.node, carried, v6.into())
+        }
+        Some(_) | None => check_numbering(state, network, member.node, v6.into()),
+    }
 }
 
 fn check_in_block(network: &Network, member: &Member, address: Ipv4Addr) -> Result<(), Refusal> {
-    if ipam::Pool::new(network, member).contains(address) {
-        Ok(())
-    } else {
-        Err(refuse(Code::AddressTaken, format!("{address} is kept for network {} or this node itself", network.name)))
-    }
-}
-
-/// Checks an address outside the node's blocks: it must be one that nobody else will ever give out.
-fn check_claim(state: &State, network: &Network, address: Ipv4Addr) -> Result<(), Refusal> {
-    let (prefix, name) = (network.prefix, &network.name);
-    if !prefix.contains(&address) {
-        return Err(refuse(Code::InvalidInput, format!("{address} is not in {prefix}, the prefix of network {name}")));
-    }
-    if [prefix.network(), network.gateway(), prefix.broadcast()].contains(&address) {
-        return Err(refuse(Code::AddressTaken, format!("{address} is kept for network {name} itself")));
-    }
-    let block = ipnet::Ipv4Net::new(address, ipam::block_len(prefix)).map(|block| block.trunc());
-    if block.is_ok_and(|block| state.is_held(network.id, block)) {
-        let holder = state.view().members_of(network.id).find(|m| m.blocks.iter().any(|b| b.prefix.contains(&address)));
-        let holder = holder.and_then(|m| state.view().nodes.get(&m.node)).map_or("another node", |n| n.name.as_str());
-        return Err(refuse(
-            Code::AddressTaken,
-            format!("{address} is in a block of addresses that {holder} gives out; take one lower in {prefix}"),
-        ));
+    // An address that merely looks special may be asked for by hand.
+    let own = member.node_address(network) == Some(address);
+    if own || network.is_reserved(address) {
+        let text = format!("{address} is kept for network {} or this node itself", network.name);
+        return Err(refuse(Code::AddressTaken, text));
     }
 
     Ok(())
 }
 
-fn check_free(state: &State, (network, address): (NetworkId, Ipv4Addr)) -> Result<(), Refusal> {
-    let Some((_, holder)) = state.addresses(network, address.into()).next() else { return Ok(()) };
+/// Checks an address outside the node's blocks: it must be one that nobody else will ever give out.
+fn check_claim(
+    state: &State,
+    network: &Network,
+    node: NodeId,
+    address: Ipv4Addr,
+    shown: IpAddr,
+) -> Result<(), Refusal> {
+    let block = ipnet::Ipv4Net::new(address, network.block_len()).map(|block| block.trunc());
+    if block.is_ok_and(|block| state.is_held(network.id, block)) {
+        let holder = state.view().members_of(network.id).find(|m| m.blocks.iter().any(|b| b.prefix.contains(&address)));
+        let holder = holder.and_then(|m| state.view().nodes.get(&m.node)).map_or("another node", |n| n.name.as_str());
+        let prefix = network.prefix;
+        return Err(refuse(
+            Code::AddressTaken,
+            format!("{shown} is in a block of addresses that {holder} gives out; take one lower in {prefix}"),
+        ));
+    }
+
+    check_numbering(state, network, node, shown)
+}
+
+/// Outside all blocks, the engine that numbers its own containers may give out anything at any time.
+fn check_numbering(state: &State, network: &Network, node: NodeId, address: IpAddr) -> Result<(), Refusal> {
+    match network.settings.numbered_by {
+        Some(origin) if origin != node => {
+            let origin = state.view().nodes.get(&origin).map_or("another node", |node| node.name.as_str());
+            let text = format!("{address} is one that the container engine of {origin} may give out");
+            Err(refuse(Code::AddressTaken, format!("{text}; take one of this node's own blocks")))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn check_free(state: &State, (network, address): (NetworkId, IpAddr)) -> Result<(), Refusal> {
+    let Some(holder) = state.holder(network, address) else { return Ok(()) };
     let endpoint = state.view().endpoints.get(&(network, holder));
     let name = endpoint.map_or_else(|| holder.to_string(), |endpoint| endpoint.name.to_string());
     let node = endpoint.and_then(|e| state.view().nodes.get(&e.node)).map_or("a node", |node| node.name.as_str());

@@ -33,7 +33,7 @@ pub(super) fn join(state: &State, join: Join, now: u64) -> Verdict {
         underlay: Vec::new(),
         lane_ports: Vec::new(),
     };
-    let host = Host { node: node.id, key: join.key, token: join.token, routes: Vec::new(), version: String::new() };
+    let host = Host { node: node.id, key: join.key, token: join.token, version: String::new() };
     let used = Token { used: token.used + 1, ..token.clone() };
     let records = vec![Record::Token(used), Record::Host(host), Record::Row(Change::Node(node.clone()))];
 

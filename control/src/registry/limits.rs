@@ -22,8 +22,6 @@ pub(crate) const DEFAULT_TOKEN_TTL: u64 = 3_600;
 pub(crate) const TOKEN_GRAVE: u64 = 86_400;
 /// Removed nodes that are remembered by name; an older one is refused as unknown, which is as final.
 pub(crate) const MAX_REVOKED: usize = 65_536;
-/// Prefixes in use that one node may announce: a host with more routes than this is a router.
-pub(crate) const MAX_ROUTES: usize = 1_024;
 /// Blocks of one network that one node may hold: 65,536 addresses in blocks of /24.
 pub(crate) const MAX_NODE_BLOCKS: usize = 256;
 /// Bytes of an agent's version text.

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use overlay_core::{Block, Change, Member, Network, NetworkId, NodeId, PublicKey, RowKey, ipam};
+use overlay_core::{Block, Change, Member, Network, NetworkId, NodeId, PublicKey, RowKey};
 use overlay_proto::{Code, Refusal};
 
 use super::{Outcome, Record, State, Verdict, limits, refuse};
@@ -62,8 +62,8 @@ fn free_blocks(state: &State, network: &Network, count: usize) -> Result<Vec<Ipv
     if count == 0 {
         return Ok(Vec::new());
     }
-    let prefix = network.prefix;
-    let len = ipam::block_len(prefix);
+    let prefix = network.range();
+    let len = network.block_len();
     let step = 1u32 << (32 - len);
     let free =
         |block: &Ipv4Net| !state.is_held(network.id, *block) && state.addresses(network.id, *block).next().is_none();
@@ -105,6 +105,8 @@ pub(super) fn exit(state: &State, node: NodeId, network: NetworkId) -> Verdict {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    use overlay_core::ipam;
 
     use super::super::tests::{Scene, scene};
     use super::*;

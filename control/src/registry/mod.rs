@@ -8,7 +8,6 @@ pub(crate) mod limits;
 mod members;
 mod networks;
 mod nodes;
-mod pool;
 pub(crate) mod record;
 pub(crate) mod state;
 #[cfg(test)]
@@ -20,12 +19,13 @@ use std::net::IpAddr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use overlay_core::{
-    Endpoint, EndpointId, Member, Name, Network, NetworkId, NetworkMode, Node, NodeId, PublicKey, Role,
+    Endpoint, EndpointId, HostPrefix, Member, Name, Network, NetworkId, NetworkMode, NetworkSettings, Node, NodeId,
+    PublicKey, Role,
 };
 use overlay_proto::{Code, Refusal};
 
 pub(crate) use joining::secret_is_known;
-pub(crate) use record::{Digest, Record, Route, Settings, Token, Touched};
+pub(crate) use record::{Digest, Record, Settings, Token, Touched};
 pub(crate) use state::State;
 
 /// Who asks.
@@ -101,7 +101,7 @@ pub(crate) struct Announce {
     /// One a lane.
     pub(crate) lane_ports: Vec<u16>,
     /// In use on the host.
-    pub(crate) routes: Vec<Route>,
+    pub(crate) prefixes: Vec<HostPrefix>,
     /// Of the agent.
     pub(crate) version: String,
 }
@@ -119,7 +119,9 @@ pub(crate) struct CreateNetwork {
     pub(crate) mode: NetworkMode,
     /// Of the operator.
     pub(crate) labels: BTreeMap<String, String>,
-    /// Random; the network's id unless it is taken.
+    /// What else is asked for.
+    pub(crate) settings: NetworkSettings,
+    /// Random, or wanted by the caller; the network's id unless it is taken.
     pub(crate) candidate: NetworkId,
 }
 
@@ -176,7 +178,7 @@ pub(crate) fn apply(state: &State, actor: Actor, command: Command, now: u64) -> 
         Command::Announce(announce) => nodes::announce(state, node(actor)?, announce),
         Command::Leave => nodes::leave(state, node(actor)?, now),
         Command::RemoveNode(name) => nodes::remove(state, actor, &name, now),
-        Command::CreateNetwork(create) => networks::create(state, create),
+        Command::CreateNetwork(create) => networks::create(state, actor, create),
         Command::RemoveNetwork { network, force } => networks::remove(state, actor, &network, force),
         Command::EnterNetwork { network, lane_keys, blocks } => {
             members::enter(state, node(actor)?, network, lane_keys, blocks)

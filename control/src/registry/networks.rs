@@ -1,13 +1,15 @@
 //! How networks are made and removed.
 
+use std::net::IpAddr;
+
 use ipnet::{IpNet, Ipv4Net};
-use overlay_core::{Change, Network, NetworkId, RowKey};
+use overlay_core::{Change, Network, NetworkId, RowKey, pool};
 use overlay_proto::{Code, Refusal};
 
-use super::{Actor, CreateNetwork, Outcome, Record, State, Verdict, check_labels, limits, pool, refuse, require_admin};
+use super::{Actor, CreateNetwork, Outcome, Record, State, Verdict, check_labels, limits, refuse, require_admin};
 
 /// Makes a network; its prefix is checked against what nodes have in use, or chosen.
-pub(super) fn create(state: &State, create: CreateNetwork) -> Verdict {
+pub(super) fn create(state: &State, actor: Actor, create: CreateNetwork) -> Verdict {
     check_labels(&create.labels)?;
     if let Some(there) = state.network_named(&create.name) {
         return Err(refuse(
@@ -26,20 +28,72 @@ pub(super) fn create(state: &State, create: CreateNetwork) -> Verdict {
         prefix6: create.prefix6,
         mode: create.mode,
         labels: create.labels,
+        settings: create.settings,
     };
     if let Some(prefix6) = network.prefix6 {
-        pool::check(state, IpNet::V6(prefix6))?;
+        check_free(state, IpNet::V6(prefix6))?;
     }
+    check_settings(&network, actor)?;
 
     Ok((Outcome::Network(network.clone()), vec![Record::Row(Change::Network(network))]))
 }
 
 fn prefix(state: &State, asked: Option<Ipv4Net>) -> Result<Ipv4Net, Refusal> {
     match asked {
-        Some(prefix) => pool::check(state, IpNet::V4(prefix)).map(|()| prefix),
-        None => pool::pick(state),
+        Some(prefix) => check_free(state, IpNet::V4(prefix)).map(|()| prefix),
+        None => {
+            let pool = state.settings().pool;
+            let none = || {
+                let why = "networks or routes of nodes take it all";
+                refuse(Code::Exhausted, format!("no prefix is left in the pool {pool}: {why}; name one: --subnet CIDR"))
+            };
+            pool::pick(state.view(), pool, &[], 0).ok_or_else(none)
+        }
     }
 }
+
+/// Refuses a prefix that a node has in use, naming node and holder.
+fn check_free(state: &State, prefix: IpNet) -> Result<(), Refusal> {
+    match pool::conflict(state.view(), prefix) {
+        None => Ok(()),
+        Some(holder) => Err(refuse(
+            Code::AddressTaken,
+            format!("{prefix} overlaps {holder}; choose another prefix: --subnet CIDR, or none to have one chosen"),
+        )),
+    }
+}
+
+/// Checks that what was asked for fits the prefixes.
+fn check_settings(network: &Network, actor: Actor) -> Result<(), Refusal> {
+    let settings = &network.settings;
+    let wrong = |what: String| Err(refuse(Code::InvalidInput, what));
+    let prefixes = network.prefixes(network.prefix);
+    let whole = network.prefix6.map(IpNet::V6);
+    let inside = |address: IpAddr| prefixes.iter().chain(&whole).any(|prefix| prefix.contains(&address));
+    let gateways = [settings.gateway.map(IpAddr::V4), settings.gateway6.map(IpAddr::V6)];
+    if let Some(gateway) = gateways.into_iter().flatten().find(|gateway| !inside(*gateway)) {
+        return wrong(format!("gateway {gateway} is not in the prefix of network {}", network.name));
+    }
+    if [network.prefix.network(), network.prefix.broadcast()].contains(&network.gateway()) {
+        return wrong(format!("gateway {} is the first or last address of {}", network.gateway(), network.prefix));
+    }
+    if let Some((name, address)) = settings.reserved.iter().find(|(_, address)| !inside(**address)) {
+        return wrong(format!("reserved address {name}={address} is not in the prefix of network {}", network.name));
+    }
+    if let Some(range) = settings.range
+        && (!network.prefix.contains(&range) || range.trunc() != range || range.prefix_len() > MAX_RANGE_LEN)
+    {
+        return wrong(format!("range {range} is no part of {} with at least 4 addresses", network.prefix));
+    }
+    if settings.numbered_by.is_some_and(|node| actor != Actor::Node(node)) {
+        return Err(refuse(Code::NotAllowed, "numbered_by names another node than the one that calls"));
+    }
+
+    Ok(())
+}
+
+/// The longest prefix that blocks can be cut out of.
+const MAX_RANGE_LEN: u8 = 30;
 
 fn free_id(state: &State, candidate: NetworkId) -> NetworkId {
     let mut id = candidate;

@@ -1,6 +1,6 @@
 //! How a node says where it is reached, and how it goes.
 
-use overlay_core::{Change, Node, NodeId, RowKey};
+use overlay_core::{Change, HostPrefixes, Node, NodeId, RowKey};
 use overlay_proto::Code;
 
 use super::record::{Host, Revoked};
@@ -8,10 +8,6 @@ use super::{Actor, Announce, Outcome, Record, State, Verdict, limits, refuse, re
 
 /// Takes down how a node is reached and what it has in use.
 pub(super) fn announce(state: &State, id: NodeId, announce: Announce) -> Verdict {
-    if announce.routes.len() > limits::MAX_ROUTES {
-        let (routes, most) = (announce.routes.len(), limits::MAX_ROUTES);
-        return Err(refuse(Code::InvalidInput, format!("{routes} routes are more than {most}")));
-    }
     if announce.version.len() > limits::MAX_VERSION || announce.version.chars().any(char::is_control) {
         return Err(refuse(Code::InvalidInput, "version: at most 64 bytes and no control characters"));
     }
@@ -21,13 +17,17 @@ pub(super) fn announce(state: &State, id: NodeId, announce: Announce) -> Verdict
     };
 
     let node = Node { underlay: announce.underlay, lane_ports: announce.lane_ports, ..old.clone() };
-    let host = Host { routes: announce.routes, version: announce.version, ..old_host.clone() };
+    let host = Host { version: announce.version, ..old_host.clone() };
+    let prefixes = HostPrefixes { node: id, prefixes: announce.prefixes, name: old.name.clone() };
     let mut records = Vec::new();
     if host != *old_host {
         records.push(Record::Host(host));
     }
     if node != *old {
         records.push(Record::Row(Change::Node(node)));
+    }
+    if state.view().hosts.get(&id) != Some(&prefixes) {
+        records.push(Record::Row(Change::HostPrefixes(prefixes)));
     }
 
     Ok((Outcome::Done, records))
@@ -48,7 +48,10 @@ pub(super) fn leave(state: &State, id: NodeId, now: u64) -> Verdict {
     let endpoints = state.endpoints_of(id, None).map(|(network, endpoint)| RowKey::Endpoint(network, endpoint));
     let members = state.memberships(id).map(|network| RowKey::Member(network, id));
 
-    let mut records: Vec<_> = endpoints.chain(members).chain([RowKey::Node(id)]).map(removed).collect();
+    let host = state.view().hosts.contains_key(&id).then_some(RowKey::HostPrefixes(id));
+    let rows = endpoints.chain(members).chain(host).chain([RowKey::Node(id)]);
+
+    let mut records: Vec<_> = rows.map(removed).collect();
     records.push(Record::NoHost(id));
     if state.revoked().len() >= limits::MAX_REVOKED {
         let oldest = state.revoked().values().min_by_key(|gone| gone.at);

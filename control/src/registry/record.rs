@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
 use overlay_core::{Change, ClusterId, Name, NodeId, Role, RowKey};
 use serde::{Deserialize, Serialize};
 
@@ -76,19 +76,8 @@ pub(crate) struct Host {
     pub(crate) key: Digest,
     /// The token it joined with.
     pub(crate) token: String,
-    /// What it reported as in use.
-    pub(crate) routes: Vec<Route>,
     /// Of its agent.
     pub(crate) version: String,
-}
-
-/// A prefix in use on a host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Route {
-    /// The addresses.
-    pub(crate) prefix: IpNet,
-    /// What holds it there, for messages; empty when not told.
-    pub(crate) holder: String,
 }
 
 /// A node that was taken out.
@@ -143,6 +132,7 @@ fn row_key(key: RowKey) -> String {
         RowKey::Node(node) => format!("node/{node}"),
         RowKey::Member(network, node) => format!("member/{network}/{node}"),
         RowKey::Endpoint(network, endpoint) => format!("endpoint/{network}/{endpoint}"),
+        RowKey::HostPrefixes(node) => format!("host-prefixes/{node}"),
     }
 }
 

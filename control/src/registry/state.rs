@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
-use overlay_core::{Change, Endpoint, EndpointId, Member, Name, Network, NetworkId, Node, NodeId, RowKey, View};
+use overlay_core::{Change, EndpointId, Member, Name, Network, NetworkId, Node, NodeId, RowKey, View};
 use overlay_proto::{Code, Refusal};
 
 use super::record::{Digest, Host, Record, Revoked, Settings, Token, Touched};
@@ -30,7 +30,7 @@ struct Index {
     keys: BTreeMap<Digest, NodeId>,
     memberships: BTreeMap<NodeId, BTreeSet<NetworkId>>,
     blocks: BTreeSet<(NetworkId, Ipv4Net)>,
-    addresses: BTreeMap<(NetworkId, Ipv4Addr), EndpointId>,
+    addresses: BTreeMap<(NetworkId, IpAddr), EndpointId>,
     endpoints: BTreeSet<(NodeId, NetworkId, EndpointId)>,
 }
 
@@ -206,7 +206,7 @@ impl State {
     /// Tells whether a node may see a row, were it there. The same answer as [`overlay_core::visibility::may_see`], faster.
     pub(crate) fn may_see(&self, node: NodeId, key: RowKey) -> bool {
         match key {
-            RowKey::Network(_) => true,
+            RowKey::Network(_) | RowKey::HostPrefixes(_) => true,
             RowKey::Node(other) => self.are_acquainted(node, other),
             RowKey::Member(network, _) | RowKey::Endpoint(network, _) => self.view.member(network, node).is_some(),
         }
@@ -225,8 +225,13 @@ impl State {
     ) -> impl Iterator<Item = (Ipv4Addr, EndpointId)> + '_ {
         self.index
             .addresses
-            .range((network, prefix.network())..=(network, prefix.broadcast()))
-            .map(|(&(_, address), &endpoint)| (address, endpoint))
+            .range((network, prefix.network().into())..=(network, prefix.broadcast().into()))
+            .filter_map(|(&(_, address), &endpoint)| Some((v4(address)?, endpoint)))
+    }
+
+    /// Finds the endpoint that has an address.
+    pub(crate) fn holder(&self, network: NetworkId, address: IpAddr) -> Option<EndpointId> {
+        self.index.addresses.get(&(network, address)).copied()
     }
 
     /// Lists the endpoints of a node, on one network or all.
@@ -250,7 +255,7 @@ impl State {
         let stray = self.view.members.values().find(|m| orphan(m.network, m.node));
         let lost = self.view.endpoints.values().find(|e| self.view.member(e.network, e.node).is_none());
         let blocks: usize = self.view.members.values().map(|m| m.blocks.len()).sum();
-        let claimed = self.view.endpoints.values().filter(|e| v4_of(e).is_some()).count();
+        let claimed: usize = self.view.endpoints.values().map(|e| e.addresses.len()).sum();
         let checks = [
             (rebuilt.index != self.index, "an index differs from its rows"),
             (self.index.network_names.len() != self.view.networks.len(), "two networks share a name"),
@@ -273,12 +278,11 @@ fn not_found(what: &str, text: &str) -> Refusal {
     Refusal::new(Code::NotFound, format!("there is no {what} {shown:?}"))
 }
 
-/// Returns an endpoint's IPv4 address.
-pub(crate) fn v4_of(endpoint: &Endpoint) -> Option<Ipv4Addr> {
-    endpoint.addresses.iter().find_map(|address| match address {
-        IpAddr::V4(v4) => Some(*v4),
+fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(v4) => Some(v4),
         IpAddr::V6(_) => None,
-    })
+    }
 }
 
 impl Index {
@@ -289,11 +293,9 @@ impl Index {
             Change::Member(row) => self.insert_member(row),
             Change::Endpoint(row) => {
                 self.endpoints.insert((row.node, row.network, row.id));
-                if let Some(address) = v4_of(row) {
-                    self.addresses.insert((row.network, address), row.id);
-                }
+                self.addresses.extend(row.addresses.iter().map(|address| ((row.network, *address), row.id)));
             }
-            Change::Removed(_) => {}
+            Change::HostPrefixes(_) | Change::Removed(_) => {}
         }
     }
 
@@ -309,13 +311,13 @@ impl Index {
             Change::Member(row) => self.remove_member(row),
             Change::Endpoint(row) => {
                 self.endpoints.remove(&(row.node, row.network, row.id));
-                if let Some(address) = v4_of(row)
-                    && self.addresses.get(&(row.network, address)) == Some(&row.id)
-                {
-                    self.addresses.remove(&(row.network, address));
+                for key in row.addresses.iter().map(|address| (row.network, *address)) {
+                    if self.addresses.get(&key) == Some(&row.id) {
+                        self.addresses.remove(&key);
+                    }
                 }
             }
-            Change::Removed(_) => {}
+            Change::HostPrefixes(_) | Change::Removed(_) => {}
         }
     }
 

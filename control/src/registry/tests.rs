@@ -65,6 +65,7 @@ fn create(name: &str, prefix: Option<&str>) -> Command {
         prefix6: None,
         mode: NetworkMode::L3,
         labels: BTreeMap::new(),
+        settings: NetworkSettings::default(),
         candidate: NetworkId::from_random(7),
     })
 }
@@ -116,6 +117,10 @@ impl Scene {
 
     fn put(&mut self, node: usize, rows: Vec<Endpoint>) -> Result<Outcome, Refusal> {
         ask(&mut self.state, Actor::Node(self.nodes[node]), Command::PutEndpoints(rows))
+    }
+
+    fn try_put(&mut self, node: usize, row: Endpoint) -> Result<Outcome, Code> {
+        self.as_node(node, Command::PutEndpoints(vec![row]))
     }
 
     fn as_node(&mut self, node: usize, command: Command) -> Result<Outcome, Code> {
@@ -170,10 +175,10 @@ fn a_prefix_in_use_is_refused_with_node_and_holder() {
     let announce = Announce {
         underlay: vec!["192.0.2.1".parse().expect("an address")],
         lane_ports: vec![1],
-        routes: vec![
-            Route { prefix: "172.18.0.0/16".parse().expect("a prefix"), holder: "docker_gwbridge".to_owned() },
-            Route { prefix: "10.64.0.0/15".parse().expect("a prefix"), holder: String::new() },
-            Route { prefix: "0.0.0.0/0".parse().expect("a prefix"), holder: "eth0".to_owned() },
+        prefixes: vec![
+            HostPrefix { prefix: "172.18.0.0/16".parse().expect("a prefix"), holder: "docker_gwbridge".to_owned() },
+            HostPrefix { prefix: "10.64.0.0/15".parse().expect("a prefix"), holder: String::new() },
+            HostPrefix { prefix: "0.0.0.0/0".parse().expect("a prefix"), holder: "eth0".to_owned() },
         ],
         version: "1".to_owned(),
     };
@@ -232,6 +237,91 @@ fn a_pool_that_is_used_up_says_what_to_do() {
 
     assert_eq!(refusal.code, Code::Exhausted);
     assert!(refusal.message.contains("--subnet"), "{refusal}");
+}
+
+fn dual(mut row: Endpoint, v6: &str) -> Endpoint {
+    row.addresses.push(v6.parse().expect("an address"));
+    row
+}
+
+/// A network with IPv6 and these settings.
+fn create_with(name: &str, settings: NetworkSettings) -> Command {
+    Command::CreateNetwork(CreateNetwork {
+        name: name.parse().expect("a name"),
+        prefix: "10.8.0.0/16".parse().ok(),
+        prefix6: "fd08::/64".parse().ok(),
+        mode: NetworkMode::L3,
+        labels: BTreeMap::new(),
+        settings,
+        candidate: NetworkId::from_random(8),
+    })
+}
+
+#[test]
+fn an_ipv6_address_comes_out_of_the_block_it_belongs_to_or_is_claimed() {
+    let mut scene = scene("10.9.0.0/16");
+    let made = scene.as_node(0, create_with("dual", NetworkSettings::default()));
+    let Ok(Outcome::Network(network)) = made else { panic!("{made:?}") };
+    scene.network = network.id;
+    scene.enter(1, 1);
+    scene.enter(2, 2);
+
+    // Of the node's own block, though the IPv4 address has another ending.
+    scene.put(1, vec![dual(scene.endpoint(1, 1, "10.8.255.2"), "fd08::a08:ff07")]).expect("its own block");
+    scene.put(1, vec![dual(scene.endpoint(1, 2, "10.8.255.3"), "fd08::77:1")]).expect("a claim");
+    let refused = |v6: &str, scene: &mut Scene| scene.try_put(2, dual(scene.endpoint(2, 9, "10.8.254.9"), v6));
+    for taken in ["fd08::a08:ff07", "fd08::77:1", "fd08::a08:ff08", "fd08::a08:1"] {
+        assert_eq!(refused(taken, &mut scene), Err(Code::AddressTaken), "{taken}");
+    }
+    assert_eq!(refused("fd09::1", &mut scene), Err(Code::InvalidInput));
+}
+
+#[test]
+fn where_an_engine_numbers_its_containers_nobody_else_takes_from_outside_the_blocks() {
+    let mut scene = scene("10.9.0.0/16");
+    let numbered = NetworkSettings { numbered_by: Some(scene.nodes[1]), ..NetworkSettings::default() };
+    assert_eq!(scene.as_node(2, create_with("plain", numbered.clone())), Err(Code::NotAllowed));
+    let made = scene.as_node(1, create_with("plain", numbered));
+    let Ok(Outcome::Network(network)) = made else { panic!("{made:?}") };
+    scene.network = network.id;
+    scene.enter(1, 1);
+    scene.enter(2, 2);
+
+    assert!(scene.put(1, vec![dual(scene.endpoint(1, 1, "10.8.0.2"), "fd08::2")]).is_ok());
+    assert_eq!(scene.try_put(2, scene.endpoint(2, 2, "10.8.0.3")), Err(Code::AddressTaken));
+    assert_eq!(scene.try_put(1, scene.endpoint(1, 3, "10.8.254.3")), Err(Code::AddressTaken));
+    assert!(scene.put(2, vec![scene.endpoint(2, 4, "10.8.254.3")]).is_ok());
+}
+
+#[test]
+fn blocks_come_out_of_the_range_and_settings_must_fit_the_prefix() {
+    let mut scene = scene("10.9.0.0/16");
+    let address = |text: &str| text.parse().expect("an address");
+    let wrong = [
+        NetworkSettings { gateway: Some([10, 9, 0, 1].into()), ..NetworkSettings::default() },
+        NetworkSettings { gateway: Some([10, 8, 255, 255].into()), ..NetworkSettings::default() },
+        NetworkSettings { gateway6: "fd09::1".parse().ok(), ..NetworkSettings::default() },
+        NetworkSettings { range: "10.9.0.0/24".parse().ok(), ..NetworkSettings::default() },
+        NetworkSettings { range: "10.8.0.0/31".parse().ok(), ..NetworkSettings::default() },
+        NetworkSettings { reserved: [("a".to_owned(), address("10.9.0.1"))].into(), ..NetworkSettings::default() },
+    ];
+    for settings in wrong {
+        assert_eq!(scene.as_node(1, create_with("ranged", settings.clone())), Err(Code::InvalidInput), "{settings:?}");
+    }
+    let settings = NetworkSettings {
+        range: "10.8.16.0/20".parse().ok(),
+        reserved: [("router".to_owned(), address("10.8.31.193"))].into(),
+        ..NetworkSettings::default()
+    };
+    let made = scene.as_node(1, create_with("ranged", settings));
+    let Ok(Outcome::Network(network)) = made else { panic!("{made:?}") };
+    scene.network = network.id;
+
+    let member = scene.enter(1, 1);
+
+    assert_eq!(member.blocks[0].prefix.to_string(), "10.8.31.192/26");
+    assert_eq!(member.node_address(&network), Some([10, 8, 31, 194].into()));
+    assert_eq!(scene.try_put(1, scene.endpoint(1, 1, "10.8.31.193")), Err(Code::AddressTaken));
 }
 
 #[test]
@@ -425,7 +515,7 @@ fn check_invariants(state: &State) {
         }
         let mut live = BTreeSet::new();
         for endpoint in state.view().endpoints_of(network.id) {
-            let address = state::v4_of(endpoint).expect("every endpoint has one");
+            let Some(IpAddr::V4(address)) = endpoint.addresses.first().copied() else { panic!("{endpoint:?}") };
             assert!(live.insert(address), "{address} is live twice");
             let holder = blocks.iter().find(|(_, block)| block.contains(&address));
             assert!(holder.is_none_or(|(node, _)| *node == endpoint.node), "{address} is in a foreign block");

@@ -98,6 +98,7 @@ impl Service {
             role: v1::Role::from(node.role).into(),
             certificate: self.sign(node.id, &csr)?,
             ca_certificate: self.authority.certificate().to_vec(),
+            pool: self.hub.look(|state| state.settings().pool.to_string()),
         })
     }
 }

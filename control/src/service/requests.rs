@@ -4,36 +4,17 @@ use overlay_core::{NetworkId, Role};
 use overlay_proto::convert::{self, field, wire_enum};
 use overlay_proto::{Code, Refusal, v1};
 
-use crate::registry::limits::{MAX_CALL_ENDPOINTS, MAX_ROUTES};
-use crate::registry::{Announce, Command, CreateNetwork, CreateToken, Route};
+use crate::registry::limits::MAX_CALL_ENDPOINTS;
+use crate::registry::{Announce, Command, CreateNetwork, CreateToken};
 use crate::token::FreshToken;
 
-/// Bytes of what holds a route, for messages.
-const MAX_HOLDER: usize = 64;
-
 pub(super) fn announce(request: v1::AnnounceRequest) -> Result<Command, Refusal> {
-    if request.routes.len() > MAX_ROUTES {
-        let routes = request.routes.len();
-        return Err(Refusal::new(Code::InvalidInput, format!("{routes} routes are more than {MAX_ROUTES}")));
-    }
-
     Ok(Command::Announce(Announce {
         underlay: convert::underlay(&request.underlay)?,
         lane_ports: convert::lane_ports(&request.lane_ports)?,
-        routes: request.routes.iter().map(|text| route(text)).collect::<Result<_, _>>()?,
+        prefixes: convert::host_prefixes(&request.routes)?,
         version: request.version,
     }))
-}
-
-/// Reads `CIDR`, or `CIDR HOLDER` when the agent knows what holds the prefix.
-fn route(text: &str) -> Result<Route, Refusal> {
-    let (prefix, holder) = text.split_once(' ').unwrap_or((text, ""));
-    let prefix: ipnet::IpNet = field("routes", prefix)?;
-    if holder.len() > MAX_HOLDER || holder.chars().any(char::is_control) {
-        return Err(Refusal::new(Code::InvalidInput, format!("routes: the holder of {prefix} is no word")));
-    }
-
-    Ok(Route { prefix: prefix.trunc(), holder: holder.to_owned() })
 }
 
 pub(super) fn create_network(request: v1::CreateNetworkRequest) -> Result<Command, Refusal> {
@@ -45,7 +26,11 @@ pub(super) fn create_network(request: v1::CreateNetworkRequest) -> Result<Comman
         prefix6: convert::network_prefix6(&request.prefix6)?,
         mode: convert::network_mode(request.mode)?,
         labels: convert::labels(request.labels)?,
-        candidate: NetworkId::from_random(crate::random::bits()?),
+        settings: request.settings.unwrap_or_default().try_into()?,
+        candidate: match convert::optional("id", &request.id)? {
+            Some(wanted) => wanted,
+            None => NetworkId::from_random(crate::random::bits()?),
+        },
     }))
 }
 

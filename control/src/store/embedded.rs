@@ -330,6 +330,7 @@ mod tests {
             prefix6: None,
             mode: overlay_core::NetworkMode::L3,
             labels: std::collections::BTreeMap::new(),
+            settings: overlay_core::NetworkSettings::default(),
             candidate: overlay_core::NetworkId::from_random(n as u64 + 1),
         })
     }
