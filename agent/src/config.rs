@@ -42,9 +42,12 @@ pub struct Config {
     /// Which WireGuard carries the packets
     #[arg(long, value_enum, default_value = "auto")]
     pub backend: Backend,
-    /// Docker's API socket, or "off" [default: off]
-    #[arg(long, value_name = "PATH|off")]
-    pub docker: Option<PathBuf>,
+    /// Docker's API socket, "auto" for the usual one where Docker is installed, or "off"
+    #[arg(long, value_name = "PATH|auto|off", default_value = "auto")]
+    docker: PathBuf,
+    /// Where Docker looks for its plugin of this name
+    #[arg(long, value_name = "PATH", default_value = "/run/docker/plugins/overlay-wg.sock", hide = true)]
+    pub docker_plugin: PathBuf,
     /// Where namespaces are pinned and sockets are made
     #[arg(long, value_name = "DIR", default_value = "/run/overlay")]
     pub run_dir: PathBuf,
@@ -106,10 +109,24 @@ impl Config {
         self.lanes.unwrap_or(cores.min(MAX_DEFAULT_LANES))
     }
 
-    /// Says whether Docker's front end was asked for.
-    pub fn docker_wanted(&self) -> bool {
-        self.docker.as_deref().is_some_and(|path| path != Path::new("off"))
+    /// Returns Docker's API socket, where Docker is wanted: named, or installed on this host.
+    pub fn docker(&self) -> Option<PathBuf> {
+        match self.docker.to_str() {
+            Some("off") => None,
+            Some("auto") => has_docker().then(|| PathBuf::from(DOCKER_SOCKET)),
+            _ => Some(self.docker.clone()),
+        }
     }
+}
+
+/// Where engines listen unless they are told otherwise.
+const DOCKER_SOCKET: &str = "/run/docker.sock";
+/// Where packages put the engine.
+const DOCKER_PROGRAMS: [&str; 4] =
+    ["/usr/bin/dockerd", "/usr/sbin/dockerd", "/usr/local/bin/dockerd", "/snap/bin/dockerd"];
+
+fn has_docker() -> bool {
+    Path::new(DOCKER_SOCKET).exists() || DOCKER_PROGRAMS.iter().any(|path| Path::new(path).exists())
 }
 
 #[cfg(test)]
@@ -128,7 +145,6 @@ mod tests {
         assert_eq!(config.socket(), Path::new("/run/overlay/agent.sock"));
         assert_eq!(config.port.get(), 51820);
         assert!((1..=MAX_DEFAULT_LANES).contains(&config.lanes()));
-        assert!(!config.docker_wanted());
         assert!(config.check().is_ok());
     }
 
@@ -145,7 +161,7 @@ mod tests {
 
     #[test]
     fn docker_off_is_not_wanted() {
-        assert!(!parse(&["--docker", "off"]).docker_wanted());
-        assert!(parse(&["--docker", "/run/docker.sock"]).docker_wanted());
+        assert_eq!(parse(&["--docker", "off"]).docker(), None);
+        assert_eq!(parse(&["--docker", "/run/other.sock"]).docker(), Some("/run/other.sock".into()));
     }
 }

@@ -4,7 +4,7 @@
 //! beats the block it was taken from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -12,7 +12,7 @@ use overlay_core::{EndpointId, Member, Network, NetworkId, NodeId, PrivateKey, V
 use overlay_dataplane::{NetworkTable, PeerLane, PeerTable};
 
 use crate::kernel::netns::Identity;
-use crate::kernel::{NamespaceDesired, SandboxDesired, TunDesired, VethDesired};
+use crate::kernel::{Keeper, NamespaceDesired, SandboxDesired, TunDesired, VethDesired};
 use crate::state::{EndpointRecord, SandboxRecord};
 
 /// Where the host's own network namespace is found.
@@ -69,13 +69,16 @@ fn desired(
     carriage: Carriage,
 ) -> NetworkDesired {
     let records = || journal.values().filter(|record| record.endpoint.network == network.id);
-    let veth =
-        |record: &EndpointRecord| VethDesired { addresses: record.endpoint.addresses.clone(), mtu: carriage.mtu };
+    let veth = |record: &EndpointRecord| VethDesired {
+        addresses: record.endpoint.addresses.clone(),
+        mtu: carriage.mtu,
+        gateway6: record.sandbox.is_docker().then(|| network.gateway6()).flatten(),
+    };
     let peers = || view.members_of(network.id).filter(|peer| peer.node != member.node);
     let namespace = NamespaceDesired {
         network: network.id,
         tun: TunDesired { mtu: carriage.mtu, queues: carriage.lanes.into() },
-        gateways: network.addresses(network.gateway()).into_iter().collect(),
+        gateways: network.gateways().into_iter().collect(),
         node: member.node_address(network).map(|address| network.addresses(address)).into_iter().flatten().collect(),
         endpoints: records().map(|record| (record.endpoint.id, veth(record))).collect(),
         remote: peers().flat_map(|peer| held_by(view, network, peer)).collect(),
@@ -97,6 +100,11 @@ fn sandbox(record: &EndpointRecord, network: &Network, carriage: Carriage) -> Sa
         SandboxRecord::Netns { path, device, inode, boot: _ } => {
             (path.clone(), Some(Identity { dev: *device, ino: *inode }))
         }
+        SandboxRecord::Docker(_) => (PathBuf::from(HOST_NETNS), None),
+    };
+    let (keeper, mac) = match &record.sandbox {
+        SandboxRecord::Host | SandboxRecord::Netns { .. } => (Keeper::Agent, None),
+        SandboxRecord::Docker(docker) => (Keeper::Engine { joined: docker.joined }, docker.mac),
     };
 
     SandboxDesired {
@@ -107,6 +115,8 @@ fn sandbox(record: &EndpointRecord, network: &Network, carriage: Carriage) -> Sa
         gateway: Some(network.gateway()),
         prefixes: network.prefixes(network.prefix),
         mtu: carriage.mtu,
+        keeper,
+        mac,
     }
 }
 
@@ -153,25 +163,23 @@ fn peer_table(view: &View, network: &Network, peer: &Member) -> PeerTable {
 
 /// Lists what lives on a member's node: its blocks, and its endpoints' addresses outside of them.
 fn held_by(view: &View, network: &Network, member: &Member) -> BTreeSet<IpNet> {
-    let blocks = member.blocks.iter().flat_map(|block| network.prefixes(block.prefix));
-    let in_block = |address: &Ipv4Addr| member.blocks.iter().any(|block| block.prefix.contains(address));
-    let moved = view
-        .endpoints_of(network.id)
-        .filter(|endpoint| endpoint.node == member.node)
+    let blocks: BTreeSet<IpNet> = member.blocks.iter().flat_map(|block| network.prefixes(block.prefix)).collect();
+    let whole = [Some(IpNet::V4(network.prefix)), network.prefix6.map(IpNet::V6)];
+    let of_network = |address: &IpAddr| whole.iter().flatten().any(|prefix| prefix.contains(address));
+    let endpoints = view.endpoints_of(network.id).filter(|endpoint| endpoint.node == member.node);
+    let moved = endpoints
         .flat_map(|endpoint| &endpoint.addresses)
-        .filter(|address| matches!(address, IpAddr::V4(v4) if network.prefix.contains(v4) && !in_block(v4)))
-        .flat_map(|address| match address {
-            IpAddr::V4(address) => network.addresses(*address),
-            IpAddr::V6(_) => Vec::new(),
-        })
-        .map(IpNet::from);
+        .filter(|address| of_network(address) && !blocks.iter().any(|block| block.contains(*address)))
+        .map(|address| IpNet::from(*address));
 
-    blocks.chain(moved).collect()
+    blocks.iter().copied().chain(moved).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use overlay_core::{Block, Change, Endpoint, NetworkMode, Node, Revision, Role, RowKey, Runtime};
+
+    use std::net::Ipv4Addr;
 
     use super::*;
 
@@ -201,6 +209,7 @@ mod tests {
             prefix6: Some("fd01::/64".parse().expect("a prefix")),
             mode: NetworkMode::L3,
             labels: BTreeMap::new(),
+            settings: overlay_core::NetworkSettings::default(),
         })
     }
 

@@ -7,6 +7,7 @@
 pub mod config;
 mod desired;
 pub mod dns;
+pub mod docker;
 mod endpoint;
 pub mod kernel;
 pub mod local_api;

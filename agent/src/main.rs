@@ -33,9 +33,6 @@ fn main() -> ExitCode {
 
 fn run(config: Config) -> anyhow::Result<()> {
     config.check()?;
-    if config.docker_wanted() {
-        tracing::warn!("--docker: this version has no Docker front end yet; going on without it");
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("agent").build()?;
 
     runtime.block_on(node::run(config)).map_err(anyhow::Error::from)

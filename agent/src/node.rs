@@ -17,13 +17,14 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, interval, sleep};
 
 use crate::config::Config;
+use crate::docker;
 use crate::endpoint::warden;
 use crate::local_api;
 use crate::lock::{LockError, StateLock};
 use crate::membership::join::{self, Wishes, in_store};
 use crate::membership::{announce, keeping, link, occupancy, publish, renewal, watch as following};
 use crate::path::{LaneEvent, Lanes, LanesConfig, StartError, consecutive_ports};
-use crate::problem::{Problems, unix_now};
+use crate::problem::{Problems, explain, unix_now};
 use crate::reconcile;
 use crate::session::Session;
 use crate::state::{Identity, Joining, Loaded, StateError, Store};
@@ -180,6 +181,10 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
         node.resume(identity, loaded)?;
     }
     node.services.spawn(server.serve(Arc::clone(&desk)));
+    if desk.config.docker().is_some() {
+        let plugin = desk.config.docker_plugin.clone();
+        node.services.spawn(docker::task::serve_plugin(Arc::clone(&desk), plugin));
+    }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), state = %desk.config.state.display(), "Agent started");
 
     let outcome = node.serve(&mut inbox, &mut signals).await;
@@ -294,6 +299,11 @@ impl Node {
         };
         let told_control = expelled || tell_control(&session, force).await?;
         self.stop_session().await;
+        if let Some(socket) = self.desk.config.docker()
+            && let Err(error) = docker::sync::withdraw(&session, &socket).await
+        {
+            tracing::warn!(error = %explain(&error), "Docker keeps what it had of our networks");
+        }
         session.lanes.publish(empty_tables(&session.lanes));
         for network in session.networks.borrow().keys() {
             // A lane that takes no commands has ended the process already.
@@ -365,6 +375,9 @@ impl Node {
         task!("occupancy", s => occupancy::run(&s));
         task!("renewal", s => renewal::run(&s));
         task!("warden", s => warden::run(&s));
+        if let Some(socket) = self.desk.config.docker() {
+            task!("docker", s => docker::task::follow(&s, &socket));
+        }
         self.desk.phase.send_replace(Phase::Joined(session));
     }
 

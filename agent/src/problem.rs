@@ -52,6 +52,12 @@ impl Problems {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|about, _| !about.starts_with(prefix));
     }
 
+    /// States that everything under a name that begins like this works, but for what `still` names.
+    pub(crate) fn keep_only(&self, prefix: &str, still: impl Fn(&str) -> bool) {
+        let mut problems = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        problems.retain(|about, _| !about.starts_with(prefix) || still(about));
+    }
+
     /// Lists them.
     pub(crate) fn list(&self) -> Vec<Problem> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()

@@ -11,6 +11,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::desired;
+use crate::dns::Names;
+use crate::docker::book::Book;
 use crate::endpoint::journal::Journal;
 use crate::kernel::host::{Underlay, tunnel_mtu};
 use crate::membership::Membership;
@@ -45,6 +47,10 @@ pub(crate) struct Session {
     pub(crate) link: Link,
     /// Its endpoints.
     pub(crate) journal: Journal,
+    /// What Docker was promised.
+    pub(crate) docker: Book,
+    /// The names of all its networks.
+    pub(crate) names: watch::Sender<Arc<Names>>,
     /// Its keys.
     pub(crate) keyring: Keyring,
     /// Its packet engine.
@@ -81,6 +87,8 @@ impl Session {
             membership: watch::Sender::new(membership),
             link: Link::new(),
             journal: Journal::new(store.clone(), loaded.endpoints, loaded.cursors),
+            docker: Book::new(store.clone(), loaded.docker),
+            names: watch::Sender::new(Arc::default()),
             keyring: Keyring::new(count, loaded.keys),
             store,
             lanes,

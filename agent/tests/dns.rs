@@ -14,7 +14,9 @@ use std::time::Duration;
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use overlay_agent::dns::{DnsServers, DnsSockets, Names};
-use overlay_agent::kernel::{NamespaceDesired, Netns, NetworkNamespace, SandboxDesired, TunDesired, VethDesired};
+use overlay_agent::kernel::{
+    Keeper, NamespaceDesired, Netns, NetworkNamespace, SandboxDesired, TunDesired, VethDesired,
+};
 use overlay_core::network::NetworkMode;
 use overlay_core::{Change, Endpoint, EndpointId, Network, NetworkId, NodeId, Revision, Runtime, View};
 
@@ -37,6 +39,7 @@ fn row(id: NetworkId, name: &str) -> Change {
         prefix6: None,
         mode: NetworkMode::L3,
         labels: BTreeMap::new(),
+        settings: overlay_core::NetworkSettings::default(),
     })
 }
 
@@ -74,9 +77,11 @@ impl Net {
             gateway: Some(GATEWAY),
             prefixes: vec!["10.7.0.0/24".parse().expect("a prefix")],
             mtu: 1408,
+            keeper: Keeper::Agent,
+            mac: None,
         };
         namespace.attach(endpoint, &desired).await.expect("attached");
-        let veth = VethDesired { addresses: vec![ADDRESS.into()], mtu: 1408 };
+        let veth = VethDesired { addresses: vec![ADDRESS.into()], mtu: 1408, gateway6: None };
         let desired = NamespaceDesired {
             network: id,
             tun,

@@ -21,7 +21,7 @@ const BATCH: usize = 256;
 type Answer = Result<(Outcome, Revision), Refusal>;
 
 enum Message {
-    Job(Job),
+    Job(Box<Job>),
     Stop,
 }
 
@@ -76,7 +76,7 @@ impl Writer {
     pub(crate) async fn ask(&self, actor: Actor, command: Command) -> Answer {
         let (reply, answer) = oneshot::channel();
         let gone = || Refusal::new(Code::Storage, "control has stopped writing; see its log and restart it");
-        self.jobs.send(Message::Job(Job { actor, command, reply })).await.map_err(|_| gone())?;
+        self.jobs.send(Message::Job(Box::new(Job { actor, command, reply }))).await.map_err(|_| gone())?;
 
         answer.await.map_err(|_| gone())?
     }

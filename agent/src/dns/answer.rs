@@ -44,7 +44,7 @@ pub(crate) struct Question {
 }
 
 /// Judges a query.
-pub(crate) fn judge(bytes: &[u8], transport: Transport, asker: Asker, names: &Names, seed: u64) -> Verdict {
+pub(crate) fn judge(bytes: &[u8], transport: Transport, asker: Asker<'_>, names: &Names, seed: u64) -> Verdict {
     let Ok(header) = Header::read(&mut BinDecoder::new(bytes)) else { return Verdict::Silence };
     if header.message_type == MessageType::Response {
         return Verdict::Silence;
@@ -65,7 +65,7 @@ pub(crate) fn judge(bytes: &[u8], transport: Transport, asker: Asker, names: &Na
 }
 
 impl Question {
-    fn judge(self, asker: Asker, names: &Names, seed: u64) -> Verdict {
+    fn judge(self, asker: Asker<'_>, names: &Names, seed: u64) -> Verdict {
         let Some(query) = self.request.queries.first() else { return Verdict::Silence };
         let Some(kind) = kind_of(query) else { return Verdict::Reply(self.reply(ResponseCode::Refused, Vec::new())) };
         let name = query.name().to_lowercase();

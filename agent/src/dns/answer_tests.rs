@@ -14,7 +14,7 @@ fn names() -> Names {
 }
 
 fn judged(bytes: &[u8], transport: Transport) -> Verdict {
-    let asker = Asker { network: World::network(1), source: ip("10.1.0.9") };
+    let asker = Asker::Address { network: World::network(1), source: ip("10.1.0.9") };
 
     judge(bytes, transport, asker, &names(), 0)
 }

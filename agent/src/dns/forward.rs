@@ -1,4 +1,5 @@
-//! Asks the host's resolvers what is none of our names. Its sockets live in the host's namespace.
+//! Asks somebody else what is none of our names: the host's resolvers from the host's namespace, or the resolver that a
+//! sandbox had before us, from inside of it.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -6,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::{Question, Relayed, Transport};
 use super::resolvers::Resolvers;
+use crate::kernel::Netns;
 
 /// How long a client waits for an answer from elsewhere: as long as the C library would.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -23,26 +26,64 @@ const MAX_UDP_ANSWER: usize = 4096;
 /// Asks elsewhere.
 #[derive(Debug, Clone)]
 pub(crate) struct Forwarder {
-    resolvers: Arc<Resolvers>,
+    target: Target,
+}
+
+/// Who is asked, from where.
+#[derive(Debug, Clone)]
+enum Target {
+    Host(Arc<Resolvers>),
+    Sandbox(Inside),
+}
+
+/// A resolver inside a namespace, asked with a mark that keeps the question from coming back to us.
+#[derive(Debug, Clone)]
+pub(crate) struct Inside {
+    /// The namespace.
+    pub(crate) netns: Netns,
+    /// Its resolver.
+    pub(crate) resolver: SocketAddr,
+    /// The mark.
+    pub(crate) mark: u32,
 }
 
 impl Forwarder {
     /// Asks these resolvers.
     pub(crate) fn new(resolvers: Arc<Resolvers>) -> Self {
-        Self { resolvers }
+        Self { target: Target::Host(resolvers) }
+    }
+
+    /// Asks the resolver of a sandbox.
+    pub(crate) fn inside(inside: Inside) -> Self {
+        Self { target: Target::Sandbox(inside) }
+    }
+
+    fn resolvers(&self) -> Vec<SocketAddr> {
+        match &self.target {
+            Target::Host(resolvers) => resolvers.list(),
+            Target::Sandbox(inside) => vec![inside.resolver],
+        }
+    }
+
+    fn turn(&self) -> Duration {
+        match &self.target {
+            Target::Host(_) => TURN,
+            // There is no other to ask, and it may itself ask several.
+            Target::Sandbox(_) => PATIENCE,
+        }
     }
 
     /// Returns the answer for the client, whatever happens.
     pub(crate) async fn forward(&self, question: &Question) -> Vec<u8> {
-        let resolvers = self.resolvers.list();
+        let resolvers = self.resolvers();
         if resolvers.is_empty() && question.is_single_label() {
             return question.unanswered(ResponseCode::NXDomain);
         }
         let deadline = Instant::now() + PATIENCE;
         let mut failure = None;
         for resolver in resolvers {
-            let turn = deadline.min(Instant::now() + TURN);
-            match timeout_at(turn, ask(question, resolver)).await {
+            let turn = deadline.min(Instant::now() + self.turn());
+            match timeout_at(turn, self.target.ask(question, resolver)).await {
                 Ok(Ok(answer)) if !answer.failed => return answer.bytes,
                 Ok(Ok(answer)) => failure = Some(answer.bytes),
                 Ok(Err(error)) => tracing::debug!(%resolver, %error, "Failed to ask resolver"),
@@ -55,28 +96,63 @@ impl Forwarder {
 
     #[cfg(test)]
     pub(crate) async fn ask_one(&self, question: &Question, resolver: SocketAddr) -> io::Result<Vec<u8>> {
-        ask(question, resolver).await.map(|answer| answer.bytes)
+        self.target.ask(question, resolver).await.map(|answer| answer.bytes)
     }
 }
 
-async fn ask(question: &Question, resolver: SocketAddr) -> io::Result<Relayed> {
-    let answer = ask_udp(question, resolver).await?;
-    if !answer.truncated || question.transport() == Transport::Udp {
-        return Ok(answer);
+impl Target {
+    async fn ask(&self, question: &Question, resolver: SocketAddr) -> io::Result<Relayed> {
+        let answer = ask_udp(question, self.udp(resolver).await?).await?;
+        if !answer.truncated || question.transport() == Transport::Udp {
+            return Ok(answer);
+        }
+        let by_tcp = async { ask_tcp(question, self.tcp(resolver).await?).await };
+
+        // What is not whole is better than nothing.
+        Ok(timeout(TURN, by_tcp).await.ok().and_then(Result::ok).unwrap_or(answer))
     }
 
-    // What is not whole is better than nothing.
-    Ok(timeout(TURN, ask_tcp(question, resolver)).await.ok().and_then(Result::ok).unwrap_or(answer))
+    /// Opens a socket, so a port, for every question; connected, so that only the resolver can answer.
+    async fn udp(&self, resolver: SocketAddr) -> io::Result<UdpSocket> {
+        match self {
+            Self::Host(_) => {
+                let any = match resolver {
+                    SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+                    SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+                };
+                let socket = UdpSocket::bind(any).await?;
+                socket.connect(resolver).await?;
+                Ok(socket)
+            }
+            Self::Sandbox(inside) => UdpSocket::from_std(inside.open(Type::DGRAM, Protocol::UDP).await?.into()),
+        }
+    }
+
+    async fn tcp(&self, resolver: SocketAddr) -> io::Result<TcpStream> {
+        match self {
+            Self::Host(_) => TcpStream::connect(resolver).await,
+            Self::Sandbox(inside) => TcpStream::from_std(inside.open(Type::STREAM, Protocol::TCP).await?.into()),
+        }
+    }
 }
 
-async fn ask_udp(question: &Question, resolver: SocketAddr) -> io::Result<Relayed> {
-    let any = match resolver {
-        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-    };
-    // A socket, so a port, for every question; connected, so that only the resolver can answer.
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect(resolver).await?;
+impl Inside {
+    /// Opens a socket there that is connected to the resolver.
+    async fn open(&self, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+        let (resolver, mark) = (self.resolver, self.mark);
+        let opened = self.netns.enter(move || {
+            let socket = Socket::new(Domain::for_address(resolver), kind, Some(protocol))?;
+            socket.set_mark(mark)?;
+            socket.connect_timeout(&resolver.into(), TURN)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        });
+
+        opened.await.map_err(io::Error::other)?
+    }
+}
+
+async fn ask_udp(question: &Question, socket: UdpSocket) -> io::Result<Relayed> {
     let id = rand::random();
     socket.send(&question.ask(id)).await?;
     let mut buffer = vec![0; MAX_UDP_ANSWER];
@@ -88,8 +164,7 @@ async fn ask_udp(question: &Question, resolver: SocketAddr) -> io::Result<Relaye
     }
 }
 
-async fn ask_tcp(question: &Question, resolver: SocketAddr) -> io::Result<Relayed> {
-    let mut stream = TcpStream::connect(resolver).await?;
+async fn ask_tcp(question: &Question, mut stream: TcpStream) -> io::Result<Relayed> {
     let id = rand::random();
     write_message(&mut stream, &question.ask(id)).await?;
     let len = usize::from(stream.read_u16().await?);

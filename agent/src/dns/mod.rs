@@ -11,6 +11,7 @@
 
 mod answer;
 mod forward;
+mod front;
 mod limits;
 mod names;
 mod resolvers;
@@ -18,5 +19,6 @@ mod server;
 #[cfg(test)]
 mod testing;
 
+pub(crate) use front::Front;
 pub use names::{Asker, Names};
 pub use server::{DnsServers, DnsSockets};

@@ -9,13 +9,18 @@ use overlay_core::{Endpoint, EndpointId, NetworkId, View};
 /// The most addresses in one answer: what fits into one TCP answer of 64 KiB, with room to spare.
 const MAX_ADDRESSES: usize = 1_000;
 
-/// Where a question came from.
+/// Who asks a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asker {
-    /// The network whose server was asked.
-    pub network: NetworkId,
-    /// The address it came from.
-    pub source: IpAddr,
+pub enum Asker<'a> {
+    /// Whoever has this address.
+    Address {
+        /// The network whose server was asked.
+        network: NetworkId,
+        /// The address the question came from.
+        source: IpAddr,
+    },
+    /// A sandbox that is on these networks: it was asked inside of it.
+    Sandbox(&'a BTreeSet<NetworkId>),
 }
 
 /// What a question asks for.
@@ -99,7 +104,7 @@ impl Names {
     }
 
     /// Answers a question: `labels` in lower case, the first first. Several addresses are turned by `seed`.
-    pub(crate) fn meaning(&self, asker: Asker, labels: &[&str], kind: Kind, seed: u64) -> Meaning {
+    pub(crate) fn meaning(&self, asker: Asker<'_>, labels: &[&str], kind: Kind, seed: u64) -> Meaning {
         let scope = self.scope(asker);
         if let Some(address) = arpa_address(labels) {
             return reverse(&scope, address, kind);
@@ -125,9 +130,15 @@ impl Names {
     }
 
     /// Lists the networks an asker is on. One that is not known yet is on the network it asks in, for its packets got there.
-    fn scope(&self, asker: Asker) -> Vec<&NetworkNames> {
-        let here = BTreeSet::from([asker.network]);
-        let scope = self.scopes.get(&(asker.network, asker.source)).unwrap_or(&here);
+    fn scope(&self, asker: Asker<'_>) -> Vec<&NetworkNames> {
+        let here;
+        let scope = match asker {
+            Asker::Sandbox(networks) => networks,
+            Asker::Address { network, source } => {
+                here = BTreeSet::from([network]);
+                self.scopes.get(&(network, source)).unwrap_or(&here)
+            }
+        };
 
         scope.iter().filter_map(|id| self.networks.get(id)).collect()
     }
@@ -209,8 +220,8 @@ mod tests {
     use super::*;
     use crate::dns::testing::{World, ip};
 
-    fn asker(network: u64, source: &str) -> Asker {
-        Asker { network: World::network(network), source: ip(source) }
+    fn asker(network: u64, source: &str) -> Asker<'static> {
+        Asker::Address { network: World::network(network), source: ip(source) }
     }
 
     /// Two networks; `both` is on both, `solo` on the first, `other` on the second.
@@ -293,6 +304,18 @@ mod tests {
         assert_eq!(names.meaning(solo, &v6, Kind::Ptr, 0), both);
         assert_eq!(names.meaning(solo, &["9", "0", "1", "10", "in-addr", "arpa"], Kind::Ptr, 0), Meaning::Nowhere);
         assert_eq!(names.meaning(solo, &["8", "8", "8", "8", "in-addr", "arpa"], Kind::Ptr, 0), Meaning::Unknown);
+    }
+
+    #[test]
+    fn a_question_from_inside_a_sandbox_sees_the_networks_of_the_sandbox() {
+        let names = world().names();
+        let (both, red) = ([1, 2].map(World::network).into(), [World::network(2)].into());
+
+        let web = names.meaning(Asker::Sandbox(&both), &["web"], Kind::A, 0);
+
+        assert_eq!(web, addresses(&["10.1.0.2", "10.1.0.3", "10.2.0.4"]));
+        assert_eq!(names.meaning(Asker::Sandbox(&red), &["solo"], Kind::A, 0), Meaning::Unknown);
+        assert_eq!(names.meaning(Asker::Sandbox(&BTreeSet::new()), &["solo"], Kind::A, 0), Meaning::Unknown);
     }
 
     #[test]

@@ -75,6 +75,11 @@ impl DnsSockets {
         self.sockets.iter().map(|(ip, ..)| *ip).collect()
     }
 
+    /// Returns the port of the first of them, which the kernel may have chosen.
+    pub(super) fn port(&self) -> io::Result<u16> {
+        self.sockets.first().map_or(Ok(DNS_PORT), |(_, udp, _)| udp.local_addr().map(|address| address.port()))
+    }
+
     #[cfg(test)]
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.sockets[0].1.local_addr().expect("a bound socket")
@@ -136,17 +141,13 @@ impl DnsServers {
     pub fn add(&mut self, network: NetworkId, sockets: DnsSockets) -> io::Result<()> {
         let addresses = sockets.addresses();
         let service = Service {
-            network,
+            place: Place::Network(network),
             names: self.names.subscribe(),
             forwarder: Forwarder::new(Arc::clone(&self.resolvers)),
             forwards: InFlight::new(FORWARDS_PER_SOURCE, FORWARDS),
             streams: InFlight::new(STREAMS_PER_SOURCE, STREAMS),
         };
-        let mut tasks = JoinSet::new();
-        for (_, udp, tcp) in sockets.sockets {
-            tasks.spawn(service.clone().serve_udp(UdpSocket::from_std(udp)?));
-            tasks.spawn(service.clone().serve_tcp(TcpListener::from_std(tcp)?));
-        }
+        let tasks = service.serve(sockets)?;
         self.servers.insert(network, Server { addresses, _tasks: tasks });
         self.exclude_own();
 
@@ -169,10 +170,19 @@ impl DnsServers {
     }
 }
 
+/// Whom a server answers.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// Everybody on a network, told apart by address.
+    Network(NetworkId),
+    /// One sandbox, on these networks.
+    Sandbox(watch::Receiver<BTreeSet<NetworkId>>),
+}
+
 /// What every task of one server shares.
 #[derive(Debug, Clone)]
-struct Service {
-    network: NetworkId,
+pub(super) struct Service {
+    place: Place,
     names: watch::Receiver<Arc<Names>>,
     forwarder: Forwarder,
     forwards: InFlight,
@@ -180,6 +190,32 @@ struct Service {
 }
 
 impl Service {
+    /// Answers one sandbox: it may ask as much as any one container.
+    pub(super) fn of_sandbox(
+        scope: watch::Receiver<BTreeSet<NetworkId>>,
+        names: watch::Receiver<Arc<Names>>,
+        forwarder: Forwarder,
+    ) -> Self {
+        Self {
+            place: Place::Sandbox(scope),
+            names,
+            forwarder,
+            forwards: InFlight::new(FORWARDS_PER_SOURCE, FORWARDS_PER_SOURCE),
+            streams: InFlight::new(STREAMS_PER_SOURCE, STREAMS_PER_SOURCE),
+        }
+    }
+
+    /// Serves these sockets; the tasks end when the set is dropped.
+    pub(super) fn serve(self, sockets: DnsSockets) -> io::Result<JoinSet<()>> {
+        let mut tasks = JoinSet::new();
+        for (_, udp, tcp) in sockets.sockets {
+            tasks.spawn(self.clone().serve_udp(UdpSocket::from_std(udp)?));
+            tasks.spawn(self.clone().serve_tcp(TcpListener::from_std(tcp)?));
+        }
+
+        Ok(tasks)
+    }
+
     async fn serve_udp(self, socket: UdpSocket) {
         let socket = Arc::new(socket);
         let mut forwards = JoinSet::new();
@@ -189,7 +225,7 @@ impl Service {
             let (len, from) = match socket.recv_from(&mut buffer).await {
                 Ok(received) => received,
                 Err(error) => {
-                    tracing::debug!(network = %self.network, %error, "Failed to receive a query");
+                    tracing::debug!(place = ?self.place, %error, "Failed to receive a query");
                     tokio::task::yield_now().await;
                     continue;
                 }
@@ -220,7 +256,7 @@ impl Service {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(network = %self.network, %error, "Failed to accept a connection");
+                    tracing::debug!(place = ?self.place, %error, "Failed to accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -246,7 +282,13 @@ impl Service {
     fn judge(&self, query: &[u8], transport: Transport, source: IpAddr) -> Verdict {
         let names = Arc::clone(&self.names.borrow());
 
-        judge(query, transport, Asker { network: self.network, source }, &names, rand::random())
+        match &self.place {
+            Place::Network(network) => {
+                let asker = Asker::Address { network: *network, source };
+                judge(query, transport, asker, &names, rand::random())
+            }
+            Place::Sandbox(scope) => judge(query, transport, Asker::Sandbox(&scope.borrow()), &names, rand::random()),
+        }
     }
 }
 

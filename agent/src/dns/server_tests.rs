@@ -137,7 +137,7 @@ async fn without_resolvers_the_answer_comes_at_once() {
 async fn forged_answers_are_passed_over_and_cut_ones_fetched_by_tcp() {
     let (at, _tasks) = resolver().await;
     let question = |name: &str, transport| {
-        let asker = Asker { network: World::network(1), source: [10, 1, 0, 9].into() };
+        let asker = Asker::Address { network: World::network(1), source: [10, 1, 0, 9].into() };
         match judge(&query(name), transport, asker, &Names::default(), 0) {
             Verdict::Forward(question) => question,
             other @ (Verdict::Silence | Verdict::Reply(_)) => panic!("not forwarded but {other:?}"),

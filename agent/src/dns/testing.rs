@@ -33,6 +33,7 @@ impl World {
             prefix6: None,
             mode: NetworkMode::L3,
             labels: BTreeMap::new(),
+            settings: overlay_core::NetworkSettings::default(),
         }));
 
         self

@@ -20,6 +20,8 @@ pub(crate) struct Journal {
     store: Store,
     entries: watch::Sender<Entries>,
     cursors: Mutex<BTreeMap<NetworkId, Ipv4Addr>>,
+    /// One change of an entry after the other.
+    updating: tokio::sync::Mutex<()>,
 }
 
 impl Journal {
@@ -29,7 +31,12 @@ impl Journal {
         entries: BTreeMap<EndpointId, EndpointRecord>,
         cursors: BTreeMap<NetworkId, Ipv4Addr>,
     ) -> Self {
-        Self { store, entries: watch::Sender::new(Arc::new(entries)), cursors: Mutex::new(cursors) }
+        Self {
+            store,
+            entries: watch::Sender::new(Arc::new(entries)),
+            cursors: Mutex::new(cursors),
+            updating: tokio::sync::Mutex::new(()),
+        }
     }
 
     /// Returns the present entries.
@@ -66,6 +73,30 @@ impl Journal {
             cursors.insert(record.endpoint.network, address);
         }
         self.entries.send_modify(|entries| drop(Arc::make_mut(entries).insert(record.endpoint.id, record)));
+
+        Ok(())
+    }
+
+    /// Changes an endpoint that is in it. When this returns it is on disk. One that is gone stays gone.
+    pub(crate) async fn update(&self, id: EndpointId, change: impl FnOnce(&mut EndpointRecord)) -> Result<(), Refusal> {
+        let _one = self.updating.lock().await;
+        let Some(known) = self.entries().get(&id).cloned() else { return Ok(()) };
+        let mut record = known.clone();
+        change(&mut record);
+        if record == known {
+            return Ok(());
+        }
+        let kept = record.clone();
+        in_store(&self.store, move |store| store.put_endpoint(&kept, None)).await?;
+        let mut is_gone = false;
+        self.entries.send_modify(|entries| match Arc::make_mut(entries).get_mut(&id) {
+            Some(known) => *known = record,
+            None => is_gone = true,
+        });
+        if is_gone {
+            // It was taken out meanwhile, and must not come back with the next start.
+            in_store(&self.store, move |store| store.remove_endpoints(&[id])).await?;
+        }
 
         Ok(())
     }

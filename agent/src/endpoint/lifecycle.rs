@@ -23,7 +23,7 @@ const NEWS: Duration = Duration::from_secs(2);
 /// How long the kernel may take for one endpoint.
 const KERNEL: Duration = Duration::from_secs(15);
 /// Endpoints on this node at the most; the kernel's own tables stay small with them.
-const MAX_ENDPOINTS: usize = 10_000;
+pub(crate) const MAX_ENDPOINTS: usize = 10_000;
 
 /// Attaches, or finds what the same request attached before. Runs to its end whoever waits.
 pub(crate) async fn attach(session: Arc<Session>, wanted: Wanted) -> Result<v1::AttachResponse, Refusal> {
@@ -110,7 +110,7 @@ async fn reserve(
         ));
     }
     let id = EndpointId::from_random(rand::random());
-    let address = address(session, network, wanted).await?;
+    let address = address(session, network, wanted.address).await?;
     let used = entries.values().filter(|e| e.sandbox == place).map(|e| e.ifname.clone()).collect();
     let record = EndpointRecord {
         endpoint: Endpoint {
@@ -141,10 +141,15 @@ fn occupied(there: &EndpointRecord, network: &Network) -> Refusal {
     Refusal::new(Code::InUse, format!("this sandbox is on {} already, as {name}; detach it first", network.name))
 }
 
-async fn address(session: &Session, network: &Network, wanted: &Wanted) -> Result<Ipv4Addr, Refusal> {
+/// Chooses an address, or checks the one that is wanted. The caller holds the session's `lifecycle` until it is noted down.
+pub(crate) async fn address(
+    session: &Session,
+    network: &Network,
+    wanted: Option<Ipv4Addr>,
+) -> Result<Ipv4Addr, Refusal> {
     let view = Arc::clone(&session.membership.borrow().view);
     let in_use = occupancy::in_use(session, network, &view);
-    if let Some(address) = wanted.address {
+    if let Some(address) = wanted {
         let node_address = view.members_of(network.id).any(|m| m.node_address(network) == Some(address));
         if in_use.contains(&address) || node_address {
             let taken = format!("address {address} is taken in {}; choose another --ip", network.name);
@@ -165,7 +170,8 @@ async fn address(session: &Session, network: &Network, wanted: &Wanted) -> Resul
     }
 }
 
-fn next_free(
+/// Returns the next address of this node's blocks that is not in use.
+pub(crate) fn next_free(
     session: &Session,
     network: &Network,
     view: &View,
@@ -179,7 +185,7 @@ fn next_free(
         .map_err(|error| Refusal::new(Code::Exhausted, error))
 }
 
-fn in_blocks(session: &Session, network: NetworkId, address: Ipv4Addr) -> bool {
+pub(crate) fn in_blocks(session: &Session, network: NetworkId, address: Ipv4Addr) -> bool {
     let view = Arc::clone(&session.membership.borrow().view);
     let member = view.member(network, session.node);
 
@@ -203,7 +209,7 @@ async fn ifname(wanted: &Wanted, mut used: BTreeSet<String>, netns: &Netns) -> R
     }
 }
 
-async fn brought_up(session: &Session, record: &EndpointRecord) -> Result<(), Refusal> {
+pub(crate) async fn brought_up(session: &Session, record: &EndpointRecord) -> Result<(), Refusal> {
     let (network, id) = (record.endpoint.network, record.endpoint.id);
     let mut networks = session.networks.subscribe();
     let state = |reports: &crate::reconcile::NetworkReports| reports.get(&network)?.endpoints.get(&id).cloned();
@@ -225,7 +231,7 @@ fn answer(session: &Session, network: &Network, record: EndpointRecord) -> v1::A
     v1::AttachResponse {
         network_name: network.name.to_string(),
         ifname: record.ifname,
-        nameservers: network.addresses(network.gateway()).iter().map(ToString::to_string).collect(),
+        nameservers: network.gateways().iter().map(ToString::to_string).collect(),
         mtu: session.mtu(),
         endpoint: Some(record.endpoint.into()),
     }

@@ -92,8 +92,8 @@ pub(crate) fn try_fixed(network: &Network, address: Ipv4Addr) -> Result<Ipv4Addr
     if address == network.gateway() {
         return refuse(format!("is the gateway of {}", network.name));
     }
-    if address == prefix.network() || address == prefix.broadcast() {
-        return refuse(format!("is the first or last of {prefix}"));
+    if network.is_reserved(address) {
+        return refuse(format!("is the first or last of {prefix}, or reserved"));
     }
 
     Ok(address)
@@ -151,6 +151,7 @@ mod tests {
             prefix6: None,
             mode: NetworkMode::L3,
             labels: BTreeMap::new(),
+            settings: overlay_core::NetworkSettings::default(),
         };
 
         for last in [0, 1, 255] {

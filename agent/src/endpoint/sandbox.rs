@@ -71,7 +71,8 @@ pub(crate) fn lost(record: &EndpointRecord) -> Option<&'static str> {
     }
 
     match &record.sandbox {
-        SandboxRecord::Host => None,
+        // Docker says when its containers end, and its roster is looked through for those it did not tell of.
+        SandboxRecord::Host | SandboxRecord::Docker(_) => None,
         SandboxRecord::Netns { boot, .. } if *boot != *BOOT => Some("the host was started anew"),
         SandboxRecord::Netns { path, device, inode, boot: _ } => match fs::metadata(path) {
             Ok(found) if found.dev() == *device && found.ino() == *inode => None,

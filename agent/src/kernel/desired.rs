@@ -45,6 +45,9 @@ pub struct VethDesired {
     pub addresses: Vec<IpAddr>,
     /// In bytes; the same as the TUN's.
     pub mtu: u32,
+    /// The network's IPv6 gateway, where the container asks for it and not for `fe80::1`: IPv6 answers only for addresses of
+    /// the link that was asked.
+    pub gateway6: Option<Ipv6Addr>,
 }
 
 /// What a network's namespace on this node must contain.
@@ -69,6 +72,11 @@ pub struct NamespaceDesired {
 /// Returns the name of the network's end of an endpoint's veth pair.
 pub fn host_ifname(endpoint: EndpointId) -> String {
     format!("{VETH_PREFIX}{endpoint}")
+}
+
+/// Returns the name that the container's end has in the host's namespace until a container engine moves it.
+pub fn engine_ifname(endpoint: EndpointId) -> String {
+    format!("{VETH_PREFIX}c{endpoint}")
 }
 
 /// Returns the endpoint whose veth has this name, if the name is one that we give.
@@ -112,8 +120,12 @@ impl NamespaceDesired {
         let node = self.node.iter().map(|&ip| on(TUN_NAME, IpNet::from(ip)));
         let fe80 = Ipv6Net::new_assert(GATEWAY_V6, 64);
         let veths = self.endpoints.keys().filter(|_| self.ipv6()).map(|&id| on(&host_ifname(id), IpNet::V6(fe80)));
+        let asked = |(&id, veth): (&EndpointId, &VethDesired)| {
+            veth.gateway6.map(|gateway| on(&host_ifname(id), IpNet::from(IpAddr::V6(gateway))))
+        };
+        let asked = self.endpoints.iter().filter_map(asked);
 
-        gateways.chain(node).chain(veths).filter(|a| self.speaks(&a.address)).collect()
+        gateways.chain(node).chain(veths).chain(asked).filter(|a| self.speaks(&a.address)).collect()
     }
 
     fn routes(&self) -> BTreeMap<RouteKey, Hop> {

@@ -19,6 +19,7 @@ mod lock;
 pub mod namespace;
 mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod plan;
 #[cfg(test)]
 mod plan_tests;
@@ -36,6 +37,6 @@ pub use error::KernelError;
 pub use namespace::{NetworkNamespace, Report};
 pub use netlink::Events;
 pub use netns::{Netns, Pins};
-pub use sandbox::{Drift, SandboxDesired};
+pub use sandbox::{Drift, Keeper, SandboxDesired};
 pub use tables::Step;
 pub use tun::{Offload, Tun};

@@ -11,7 +11,7 @@ use super::desired::{GATEWAY_V6, NamespaceDesired, TUN_NAME, TunDesired, VethDes
 use super::fake::Fake;
 use super::plan::{missing_links, plan};
 use super::reconcile::reconcile;
-use super::sandbox::SandboxDesired;
+use super::sandbox::{Keeper, SandboxDesired};
 use super::tables::{Actual, Address, Desired, Hop, Route, RouteKey, Rule, RuleAction, Step};
 
 /// Few of everything, so that wanted and present things meet.
@@ -41,7 +41,7 @@ fn desired() -> impl Strategy<Value = NamespaceDesired> {
                 node: both(101).collect(),
                 endpoints: endpoints
                     .into_iter()
-                    .map(|n| (endpoint(n), VethDesired { addresses: both(n).collect(), mtu }))
+                    .map(|n| (endpoint(n), VethDesired { addresses: both(n).collect(), mtu, gateway6: None }))
                     .collect(),
                 remote: remote.into_iter().flat_map(both).map(IpNet::from).collect(),
                 unreachable: ["10.42.0.0/16", "fd42::/64"]
@@ -208,6 +208,8 @@ fn sandbox(n: u8) -> SandboxDesired {
         gateway: Some(Ipv4Addr::new(10, 42, 0, 100)),
         prefixes: ["10.42.0.0/16", "fd42::/64"].iter().map(|p| p.parse().expect("a prefix")).collect(),
         mtu: 1408,
+        keeper: Keeper::Agent,
+        mac: None,
     }
 }
 
@@ -217,7 +219,7 @@ fn one_endpoint() -> NamespaceDesired {
         tun: TunDesired { mtu: 1408, queues: 1 },
         gateways: [v4(100), v6(100)].into(),
         node: [v4(101), v6(101)].into(),
-        endpoints: [(endpoint(1), VethDesired { addresses: vec![v4(1), v6(1)], mtu: 1408 })].into(),
+        endpoints: [(endpoint(1), VethDesired { addresses: vec![v4(1), v6(1)], mtu: 1408, gateway6: None })].into(),
         remote: [IpNet::from(v4(1))].into(),
         unreachable: ["10.42.0.0/16".parse().expect("a prefix")].into(),
     }

@@ -40,6 +40,22 @@ pub struct SandboxDesired {
     pub prefixes: Vec<IpNet>,
     /// In bytes.
     pub mtu: u32,
+    /// Who looks after the interface.
+    pub keeper: Keeper,
+    /// Its hardware address; one made from the addresses when missing.
+    pub mac: Option<[u8; 6]>,
+}
+
+/// Who gives a container's interface its name, addresses and routes, and heals them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeper {
+    /// We do.
+    Agent,
+    /// A container engine: we make the pair with its far end in the host's namespace, the engine moves that end away.
+    Engine {
+        /// Whether it was told to: from then on the pair is not made again, for its far end may be anywhere.
+        joined: bool,
+    },
 }
 
 /// One difference found in a sandbox.
@@ -93,18 +109,7 @@ impl SandboxDesired {
     /// Returns the interface's hardware address. It derives from the IPv4 address, so that neighbours that remember it stay
     /// right when the interface is made again.
     pub fn mac(&self) -> [u8; 6] {
-        let v4 = self.addresses.iter().find_map(|ip| match ip {
-            IpAddr::V4(ip) => Some(ip.octets()),
-            IpAddr::V6(_) => None,
-        });
-        let v6 = self.addresses.iter().find_map(|ip| match ip {
-            IpAddr::V6(ip) => ip.octets().last_chunk().copied(),
-            IpAddr::V4(_) => None,
-        });
-        let [a, b, c, d] = v4.or(v6).unwrap_or_default();
-
-        // 0x02: unicast, locally administered.
-        [0x02, 0x6f, a, b, c, d]
+        self.mac.unwrap_or_else(|| mac_of(&self.addresses))
     }
 
     fn ipv6(&self) -> bool {
@@ -137,10 +142,29 @@ impl SandboxDesired {
     }
 }
 
+/// Returns the hardware address of an interface with these addresses.
+pub fn mac_of(addresses: &[IpAddr]) -> [u8; 6] {
+    let v4 = addresses.iter().find_map(|ip| match ip {
+        IpAddr::V4(ip) => Some(ip.octets()),
+        IpAddr::V6(_) => None,
+    });
+    let v6 = addresses.iter().find_map(|ip| match ip {
+        IpAddr::V6(ip) => ip.octets().last_chunk().copied(),
+        IpAddr::V4(_) => None,
+    });
+    let [a, b, c, d] = v4.or(v6).unwrap_or_default();
+
+    // 0x02: unicast, locally administered.
+    [0x02, 0x6f, a, b, c, d]
+}
+
 /// Makes or heals the sandbox's interface; `name` is the network's end, `network` the connection to its namespace.
 pub(crate) async fn attach(network: &mut Netlink, name: &str, desired: &SandboxDesired) -> Result<Report, KernelError> {
     desired.try_ifname()?;
     let netns = desired.open()?;
+    if let Keeper::Engine { joined } = desired.keeper {
+        return hand_over(network, name, desired, &netns, joined).await;
+    }
     let mut inside = Netlink::open(&netns).await?;
     let mut report = Report::default();
 
@@ -167,6 +191,31 @@ pub(crate) async fn attach(network: &mut Netlink, name: &str, desired: &SandboxD
     Ok(report)
 }
 
+/// Makes the pair for a container engine. What becomes of the far end is the engine's affair.
+async fn hand_over(
+    network: &mut Netlink,
+    name: &str,
+    desired: &SandboxDesired,
+    host: &Netns,
+    joined: bool,
+) -> Result<Report, KernelError> {
+    let mut report = Report::default();
+    if network.link(name).await?.is_some() {
+        return Ok(report);
+    }
+    if joined {
+        return Err(KernelError::SandboxGone { path: desired.netns.clone() });
+    }
+    // Left by a process that was killed in between.
+    Netlink::open(host).await?.remove_link(&desired.ifname).await?;
+    let peer = Peer { netns: host.as_fd(), name: &desired.ifname, mac: desired.mac() };
+    network.add_veth(name, desired.mtu, peer).await?;
+    report.steps.push(Step::MakeVeth(name.to_owned()));
+    network.set_link(name, LinkChange::Up).await?;
+
+    Ok(report)
+}
+
 /// Lists what [`attach`] would change.
 pub(crate) async fn check(
     network: &mut Netlink,
@@ -175,6 +224,10 @@ pub(crate) async fn check(
 ) -> Result<Vec<Drift>, KernelError> {
     desired.try_ifname()?;
     let netns = desired.open()?;
+    if let Keeper::Engine { .. } = desired.keeper {
+        let is_there = network.link(name).await?.is_some();
+        return Ok(if is_there { Vec::new() } else { vec![Drift::Missing] });
+    }
     let mut inside = Netlink::open(&netns).await?;
 
     match pairing(network, name, &mut inside, desired, &netns).await? {

@@ -7,4 +7,4 @@ mod socket;
 mod status;
 
 pub use socket::SocketError;
-pub(crate) use socket::open;
+pub(crate) use socket::{listen, open};

@@ -52,8 +52,13 @@ pub(crate) struct LocalServer {
     listener: UnixListener,
 }
 
-/// Opens the socket. A stale one, on which nobody listens, is replaced.
+/// Opens the socket.
 pub(crate) async fn open(path: &Path) -> Result<LocalServer, SocketError> {
+    Ok(LocalServer { listener: listen(path).await? })
+}
+
+/// Makes a socket of mode 0600 and listens on it. A stale one, on which nobody listens, is replaced.
+pub(crate) async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     let unusable = |source| SocketError::Unusable { path: path.to_owned(), source };
     if let Some(directory) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(unusable)?;
@@ -68,7 +73,7 @@ pub(crate) async fn open(path: &Path) -> Result<LocalServer, SocketError> {
     let listener = UnixListener::bind(path).map_err(unusable)?;
     fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(unusable)?;
 
-    Ok(LocalServer { listener })
+    Ok(listener)
 }
 
 impl LocalServer {

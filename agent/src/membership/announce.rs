@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use overlay_proto::convert::MAX_UNDERLAY;
+use ipnet::IpNet;
+use overlay_proto::convert::{MAX_HOLDER, MAX_UNDERLAY};
 use overlay_proto::{Code, Refusal, v1};
 use tokio::time::sleep;
 
@@ -50,6 +51,13 @@ async fn announce(session: &Session, request: v1::AnnounceRequest) -> Result<(),
     link::call(client.announce(request)).await.map(drop)
 }
 
+/// Writes a prefix with what holds it, as control reads it.
+fn held(prefix: IpNet, holder: &str) -> String {
+    let holder: String = holder.chars().filter(|c| !c.is_control()).take(MAX_HOLDER / 4).collect();
+
+    format!("{prefix} {holder}").trim_end().to_owned()
+}
+
 async fn gather(session: &Session) -> Result<v1::AnnounceRequest, Refusal> {
     let host = HostNetwork::list(&Netns::host().map_err(kernel)?).await.map_err(kernel)?;
     session.note_underlay_mtu(host.underlay_mtu());
@@ -71,7 +79,7 @@ async fn gather(session: &Session) -> Result<v1::AnnounceRequest, Refusal> {
     Ok(v1::AnnounceRequest {
         underlay: underlay.into_iter().take(MAX_UNDERLAY).collect(),
         lane_ports: session.lanes.ports().iter().copied().map(u32::from).collect(),
-        routes: routes.map(|(prefix, _)| prefix.to_string()).take(MAX_ROUTES).collect(),
+        routes: routes.map(|(prefix, holder)| held(*prefix, holder)).take(MAX_ROUTES).collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
 }

@@ -92,6 +92,7 @@ fn accept(response: v1::JoinResponse, line: &JoinLine, wishes: Wishes, joining: 
         role,
         control: line.addresses.clone(),
         advertise: wishes.advertise,
+        pool: convert::field("pool", &response.pool)?,
         certificate: response.certificate,
         ca: response.ca_certificate,
         key: joining.key,

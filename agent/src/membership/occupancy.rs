@@ -2,7 +2,7 @@
 //! after the last endpoint did.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use overlay_core::ipam::Pool;
@@ -127,22 +127,38 @@ fn note(session: &Session, network: NetworkId, outcome: Result<(), Refusal>) {
     }
 }
 
-/// Lists the IPv4 addresses of a network that may not be given out: those of our journal and those that others show.
+/// Lists the IPv4 addresses of a network that may not be given out: those of our journal, those that Docker holds, and those
+/// that others show.
 pub(crate) fn in_use(session: &Session, network: &Network, view: &View) -> BTreeSet<Ipv4Addr> {
-    let shown = view.endpoints_of(network.id).filter(|endpoint| endpoint.node != session.node);
-    let mut taken: BTreeSet<_> = shown.flat_map(|endpoint| &endpoint.addresses).filter_map(v4).collect();
-    let entries = session.journal.entries();
-    let ours = entries.values().map(|record| &record.endpoint).filter(|endpoint| endpoint.network == network.id);
-    taken.extend(ours.flat_map(|endpoint| &endpoint.addresses).filter_map(v4));
+    let all = all_in_use(session, network, view).into_iter();
 
-    taken
+    all.filter_map(|address| match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    })
+    .collect()
 }
 
-fn v4(address: &IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    }
+/// Lists the IPv6 addresses of a network that may not be given out.
+pub(crate) fn in_use6(session: &Session, network: &Network, view: &View) -> BTreeSet<Ipv6Addr> {
+    let all = all_in_use(session, network, view).into_iter();
+
+    all.filter_map(|address| match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some(address),
+    })
+    .collect()
+}
+
+fn all_in_use(session: &Session, network: &Network, view: &View) -> BTreeSet<IpAddr> {
+    let shown = view.endpoints_of(network.id).filter(|endpoint| endpoint.node != session.node);
+    let mut taken: BTreeSet<IpAddr> = shown.flat_map(|endpoint| &endpoint.addresses).copied().collect();
+    let entries = session.journal.entries();
+    let ours = entries.values().map(|record| &record.endpoint).filter(|endpoint| endpoint.network == network.id);
+    taken.extend(ours.flat_map(|endpoint| &endpoint.addresses).copied());
+    taken.extend(session.docker.ledger().leased(network.id));
+
+    taken
 }
 
 /// Returns the pool that a member gives addresses out of, if the network is known.

@@ -189,6 +189,7 @@ mod tests {
             prefix6: None,
             mode: overlay_core::NetworkMode::L3,
             labels: BTreeMap::new(),
+            settings: overlay_core::NetworkSettings::default(),
         };
         let rows = ids.iter().map(|id| Change::Endpoint(endpoint(*id, ME)));
         let foreign = Change::Endpoint(endpoint(99, NodeId::LAST));

@@ -103,6 +103,7 @@ mod tests {
         params.not_after = date_time_ymd(2026, 1, 11);
         let certificate = params.self_signed(&KeyPair::generate().expect("a key")).expect("a certificate");
         let who = Identity {
+            pool: overlay_core::pool::DEFAULT_POOL,
             cluster: ClusterId::FIRST,
             node: NodeId::FIRST,
             name: "host1".parse().expect("a name"),

@@ -219,8 +219,10 @@ mod tests {
             gateway: Some(Ipv4Addr::new(10, 0, 0, 1)),
             prefixes: Vec::new(),
             mtu: 1408,
+            keeper: Keeper::Agent,
+            mac: None,
         };
-        let veth = VethDesired { addresses: Vec::new(), mtu: 1408 };
+        let veth = VethDesired { addresses: Vec::new(), mtu: 1408, gateway6: None };
         NetworkDesired {
             namespace: NamespaceDesired {
                 network: NetworkId::FIRST,

@@ -162,12 +162,13 @@ impl Supervisor {
         let mut sandboxes: Vec<(&SandboxRecord, Vec<(NetworkId, EndpointId)>)> = Vec::new();
         for record in entries.values() {
             let key = (record.endpoint.network, record.endpoint.id);
-            match sandboxes.iter_mut().find(|(sandbox, _)| *sandbox == &record.sandbox) {
+            match sandboxes.iter_mut().find(|(sandbox, _)| sandbox.is_same_place(&record.sandbox)) {
                 Some((_, endpoints)) => endpoints.push(key),
                 None => sandboxes.push((&record.sandbox, vec![key])),
             }
         }
-        let names = Names::new(view, sandboxes.into_iter().map(|(_, endpoints)| endpoints));
-        self.dns.lock().unwrap_or_else(PoisonError::into_inner).publish(Arc::new(names));
+        let names = Arc::new(Names::new(view, sandboxes.into_iter().map(|(_, endpoints)| endpoints)));
+        self.dns.lock().unwrap_or_else(PoisonError::into_inner).publish(Arc::clone(&names));
+        self.session.names.send_replace(names);
     }
 }

@@ -3,8 +3,10 @@
 //! A damaged file is an error that names the file and what to do; it is never an empty start, because an agent that forgot
 //! its endpoints would give their addresses away again.
 
+mod docker;
 mod record;
 mod store;
 
-pub use record::{EndpointRecord, Identity, Joining, Owner, SandboxRecord};
+pub use docker::{DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, Numbering};
+pub use record::{DockerSandbox, EndpointRecord, Identity, Joining, Owner, SandboxRecord};
 pub use store::{Loaded, StateError, Store, panic_is_contained};

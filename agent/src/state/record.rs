@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use overlay_core::{ClusterId, Endpoint, Name, NodeId, Role};
+use ipnet::Ipv4Net;
+use overlay_core::{ClusterId, Endpoint, Name, NodeId, Role, pool};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -22,6 +23,9 @@ pub struct Identity {
     pub control: Vec<String>,
     /// Underlay addresses to announce instead of the host's own.
     pub advertise: Vec<IpAddr>,
+    /// Where the prefixes of networks come from.
+    #[serde(default = "default_pool")]
+    pub pool: Ipv4Net,
     /// Its certificate, DER.
     #[serde(skip)]
     pub certificate: Vec<u8>,
@@ -31,6 +35,10 @@ pub struct Identity {
     /// The certificate's private key, PKCS #8 DER.
     #[serde(skip)]
     pub key: Zeroizing<Vec<u8>>,
+}
+
+fn default_pool() -> Ipv4Net {
+    pool::DEFAULT_POOL
 }
 
 impl std::fmt::Debug for Identity {
@@ -76,6 +84,49 @@ pub enum SandboxRecord {
         /// Which run of the kernel the numbers are of; a later one gives them again.
         boot: String,
     },
+    /// A container of Docker's.
+    Docker(DockerSandbox),
+}
+
+/// Where an endpoint of a Docker container lives: the engine moves the interface there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DockerSandbox {
+    /// Docker's id of the network.
+    pub network: String,
+    /// Docker's id of the endpoint.
+    pub endpoint: String,
+    /// The container's id, once Docker told it.
+    pub container: Option<String>,
+    /// Where the container's network namespace is found, once Docker told it.
+    pub netns: Option<PathBuf>,
+    /// Whether Docker was told to take the interface.
+    pub joined: bool,
+    /// The hardware address that Docker asked for.
+    pub mac: Option<[u8; 6]>,
+}
+
+impl SandboxRecord {
+    /// Returns what Docker's are, if it is one of Docker's.
+    pub fn docker(&self) -> Option<&DockerSandbox> {
+        match self {
+            Self::Docker(docker) => Some(docker),
+            Self::Host | Self::Netns { .. } => None,
+        }
+    }
+
+    /// Tells whether the sandbox is one of Docker's.
+    pub fn is_docker(&self) -> bool {
+        self.docker().is_some()
+    }
+
+    /// Tells whether two endpoints live in one sandbox.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        match (self.docker(), other.docker()) {
+            (Some(one), Some(two)) => one.container.is_some() && one.container == two.container,
+            (None, None) => self == other,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
 }
 
 /// The process an endpoint goes with.

@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use overlay_core::{Change, Delta, EndpointId, NetworkId, PrivateKey, Revision, View};
 use redb::backends::FileBackend;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
+use super::docker::{DockerKey, DockerRow};
 use super::record::{EndpointRecord, Identity, Joining};
 
 /// The layout of the tables below; another one is refused.
@@ -29,6 +30,7 @@ const KEYS: TableDefinition<'_, (u64, u16), &[u8]> = TableDefinition::new("keys"
 const VIEW: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("view");
 const ENDPOINTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("endpoints");
 const CURSORS: TableDefinition<'_, u64, u32> = TableDefinition::new("cursors");
+const DOCKER: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("docker");
 
 /// The state file does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +83,8 @@ pub struct Loaded {
     pub endpoints: BTreeMap<EndpointId, EndpointRecord>,
     /// The address given out last, by network.
     pub cursors: BTreeMap<NetworkId, Ipv4Addr>,
+    /// What Docker was promised.
+    pub docker: Vec<DockerRow>,
     /// The latest time that handshakes were made at, in seconds since 1970.
     pub unix_time: u64,
 }
@@ -181,6 +185,21 @@ impl Store {
             write.open_table(ENDPOINTS)?.insert(record.endpoint.id.as_u64(), bytes.as_slice())?;
             if let Some(address) = cursor {
                 write.open_table(CURSORS)?.insert(record.endpoint.network.as_u64(), address.to_bits())?;
+            }
+
+            Ok(())
+        })
+    }
+
+    /// Keeps rows of Docker's and forgets others, all or none.
+    pub fn put_docker(&self, put: &[DockerRow], remove: &[DockerKey]) -> Result<(), StateError> {
+        self.write(|write| {
+            let mut table = write.open_table(DOCKER)?;
+            for key in remove {
+                table.remove(json(key)?.as_slice())?;
+            }
+            for row in put {
+                table.insert(json(&row.key())?.as_slice(), json(row)?.as_slice())?;
             }
 
             Ok(())
@@ -306,6 +325,7 @@ fn create(path: &Path) -> Result<Database, StateError> {
         }
         write.open_table(ENDPOINTS)?;
         write.open_table(CURSORS)?;
+        write.open_table(DOCKER)?;
         write.commit()?;
 
         Ok(database)
@@ -344,7 +364,11 @@ fn put_rows(
         let key = json(&change.key())?;
         match change {
             Change::Removed(_) => drop(table.remove(key.as_slice())?),
-            row @ (Change::Network(_) | Change::Node(_) | Change::Member(_) | Change::Endpoint(_)) => {
+            row @ (Change::Network(_)
+            | Change::Node(_)
+            | Change::Member(_)
+            | Change::Endpoint(_)
+            | Change::HostPrefixes(_)) => {
                 table.insert(key.as_slice(), json(&row)?.as_slice())?;
             }
         }
@@ -440,6 +464,16 @@ fn load_tables(path: &Path, database: &Database, revision: Revision, into: &mut 
         let network = NetworkId::try_from(network.value()).map_err(|error| damaged(path, error))?;
         into.cursors.insert(network, Ipv4Addr::from_bits(address.value()));
     }
+    let docker = match read.open_table(DOCKER) {
+        Ok(table) => table,
+        // A file from before Docker's table.
+        Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+        Err(error) => return Err(bad(error.into())),
+    };
+    for entry in docker.iter().map_err(|e| bad(e.into()))? {
+        let (_, value) = entry.map_err(|e| bad(e.into()))?;
+        into.docker.push(parse(path, "docker", value.value())?);
+    }
 
     Ok(())
 }
@@ -461,6 +495,7 @@ mod tests {
             role: Role::Node,
             control: vec!["192.0.2.1:7443".into()],
             advertise: Vec::new(),
+            pool: overlay_core::pool::DEFAULT_POOL,
             certificate: vec![1; 300],
             ca: vec![2; 300],
             key: Zeroizing::new(vec![3; 120]),

@@ -1,5 +1,7 @@
 //! `overlayctl network`.
 
+use std::net::Ipv4Addr;
+
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use overlay_core::Name;
@@ -42,6 +44,15 @@ pub(crate) struct Create {
     /// A label; may be repeated
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     labels: Vec<(String, String)>,
+    /// The IPv4 gateway, if not the first address of the prefix
+    #[arg(long, value_name = "IP")]
+    gateway: Option<Ipv4Addr>,
+    /// The part of the prefix that addresses are given out of
+    #[arg(long, value_name = "CIDR")]
+    ip_range: Option<ipnet::Ipv4Net>,
+    /// Container engines give its containers no way out
+    #[arg(long)]
+    internal: bool,
 }
 
 /// How a network carries packets.
@@ -125,6 +136,13 @@ impl Create {
             prefix6: text(v6.first()),
             mode: self.mode.wire(),
             labels: self.labels.into_iter().collect(),
+            settings: Some(v1::NetworkSettings {
+                gateway: self.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
+                range: self.ip_range.map(|range| range.to_string()).unwrap_or_default(),
+                internal: self.internal,
+                ..v1::NetworkSettings::default()
+            }),
+            id: String::new(),
         })
     }
 }
@@ -167,6 +185,9 @@ mod tests {
             subnets: subnets.iter().map(|s| s.parse().expect("a prefix")).collect(),
             mode: Mode::L2,
             labels: vec![("a".into(), "b".into())],
+            gateway: None,
+            ip_range: None,
+            internal: false,
         }
     }
 

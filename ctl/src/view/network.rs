@@ -133,6 +133,7 @@ mod tests {
                 prefix6: prefix6.into(),
                 mode: v1::NetworkMode::L3.into(),
                 labels: BTreeMap::new(),
+                settings: None,
             }),
             members: vec!["a".into(), "b".into()],
             endpoints: 0,

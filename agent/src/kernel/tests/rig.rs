@@ -92,7 +92,7 @@ pub(crate) fn prefixes() -> Vec<IpNet> {
 }
 
 pub(crate) fn desired(n: u8, endpoints: &[u8]) -> NamespaceDesired {
-    let veth = |&n: &u8| (endpoint(n), VethDesired { addresses: vec![v4(n), v6(n)], mtu: MTU });
+    let veth = |&n: &u8| (endpoint(n), VethDesired { addresses: vec![v4(n), v6(n)], mtu: MTU, gateway6: None });
 
     NamespaceDesired {
         network: network(n),
@@ -129,6 +129,8 @@ impl Container {
             gateway: Some(Ipv4Addr::new(10, 42, 0, GATEWAY)),
             prefixes: prefixes(),
             mtu: MTU,
+            keeper: Keeper::Agent,
+            mac: None,
         }
     }
 

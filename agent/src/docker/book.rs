@@ -1,0 +1,139 @@
+//! The book: what Docker was promised, on disk first, then for everybody who watches.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use overlay_core::NetworkId;
+use overlay_proto::Refusal;
+use tokio::sync::watch;
+
+use crate::membership::join::in_store;
+use crate::state::{DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, Store};
+
+/// All that stands in the book.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Ledger {
+    /// Networks, by Docker's id.
+    pub(crate) networks: BTreeMap<String, DockerNetwork>,
+    /// Pools, by name.
+    pub(crate) pools: BTreeMap<String, DockerPool>,
+    /// Addresses, by pool.
+    pub(crate) leases: BTreeMap<(String, IpAddr), DockerLease>,
+    /// Networks that a person removed with Docker and control must still be told of.
+    pub(crate) removals: BTreeSet<NetworkId>,
+    /// Why a network of Docker's cannot be used, by Docker's id. Not kept: found out anew each time.
+    pub(crate) conflicts: BTreeMap<String, String>,
+}
+
+impl Ledger {
+    fn put(&mut self, row: DockerRow) {
+        match row {
+            DockerRow::Network(row) => drop(self.networks.insert(row.id.clone(), row)),
+            DockerRow::Pool(row) => drop(self.pools.insert(row.id.clone(), row)),
+            DockerRow::Lease(row) => drop(self.leases.insert((row.pool.clone(), row.address), row)),
+            DockerRow::Removal(network) => drop(self.removals.insert(network)),
+        }
+    }
+
+    fn remove(&mut self, key: &DockerKey) {
+        match key {
+            DockerKey::Network(id) => drop(self.networks.remove(id)),
+            DockerKey::Pool(id) => drop(self.pools.remove(id)),
+            DockerKey::Lease(pool, address) => drop(self.leases.remove(&(pool.clone(), *address))),
+            DockerKey::Removal(network) => drop(self.removals.remove(network)),
+        }
+    }
+
+    /// Returns the overlay network that a pool is for, once known.
+    pub(crate) fn network_of(&self, pool: &DockerPool) -> Option<NetworkId> {
+        let stands_for = || self.networks.get(pool.docker_network.as_ref()?)?.network;
+
+        pool.network.or_else(stands_for)
+    }
+
+    /// Lists the containers' addresses that Docker holds of a network.
+    pub(crate) fn leased(&self, network: NetworkId) -> BTreeSet<IpAddr> {
+        let pools = self.pools.values().filter(|pool| self.network_of(pool) == Some(network));
+        let leases = pools.flat_map(|pool| self.leases_of(&pool.id));
+
+        leases.map(|lease| lease.address).collect()
+    }
+
+    /// Lists the addresses of a pool that Docker holds.
+    pub(crate) fn leases_of<'a>(&'a self, pool: &'a str) -> impl Iterator<Item = &'a DockerLease> {
+        self.leases.values().filter(move |lease| lease.pool == pool)
+    }
+
+    /// Finds the network of Docker's that stands for an overlay network.
+    pub(crate) fn standing_for(&self, network: NetworkId) -> Option<&DockerNetwork> {
+        self.networks.values().find(|known| known.network == Some(network))
+    }
+}
+
+/// The book of one node.
+#[derive(Debug)]
+pub(crate) struct Book {
+    store: Store,
+    ledger: watch::Sender<Arc<Ledger>>,
+    /// One change after the other: what is on disk and what is shown stay the same.
+    writing: tokio::sync::Mutex<()>,
+}
+
+impl Book {
+    /// Takes over what was kept.
+    pub(crate) fn new(store: Store, rows: Vec<DockerRow>) -> Self {
+        let mut ledger = Ledger::default();
+        rows.into_iter().for_each(|row| ledger.put(row));
+
+        Self { store, ledger: watch::Sender::new(Arc::new(ledger)), writing: tokio::sync::Mutex::new(()) }
+    }
+
+    /// Returns what stands in it.
+    pub(crate) fn ledger(&self) -> Arc<Ledger> {
+        Arc::clone(&self.ledger.borrow())
+    }
+
+    /// Hears of every change.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Ledger>> {
+        self.ledger.subscribe()
+    }
+
+    /// Writes rows and strikes others out, all or none. When this returns it is on disk.
+    pub(crate) async fn write(&self, put: Vec<DockerRow>, remove: Vec<DockerKey>) -> Result<(), Refusal> {
+        if put.is_empty() && remove.is_empty() {
+            return Ok(());
+        }
+        let _one = self.writing.lock().await;
+        let (rows, keys) = (put.clone(), remove.clone());
+        in_store(&self.store, move |store| store.put_docker(&rows, &keys)).await?;
+        self.ledger.send_modify(|ledger| {
+            let ledger = Arc::make_mut(ledger);
+            remove.iter().for_each(|key| ledger.remove(key));
+            put.into_iter().for_each(|row| ledger.put(row));
+        });
+
+        Ok(())
+    }
+
+    /// Writes that a network of Docker's stands for an overlay network, or for none any more. One that is gone stays so.
+    pub(crate) async fn bind(&self, docker: &str, network: Option<NetworkId>) -> Result<(), Refusal> {
+        let Some(known) = self.ledger().networks.get(docker).cloned() else { return Ok(()) };
+        if known.network == network {
+            return Ok(());
+        }
+
+        self.write(vec![DockerRow::Network(DockerNetwork { network, ..known })], Vec::new()).await
+    }
+
+    /// States why networks of Docker's cannot be used.
+    pub(crate) fn state_conflicts(&self, conflicts: BTreeMap<String, String>) {
+        self.ledger.send_if_modified(|ledger| {
+            let changed = ledger.conflicts != conflicts;
+            if changed {
+                Arc::make_mut(ledger).conflicts = conflicts;
+            }
+            changed
+        });
+    }
+}

@@ -1,0 +1,336 @@
+//! What Docker asks of us, answered out of the book and the journal.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use overlay_core::network::first_host;
+use overlay_core::{Endpoint, EndpointId, Network, NetworkId, Runtime};
+use overlay_proto::{Code, Refusal, convert};
+
+use super::plugin::{
+    AddressRequest, Driver, EndpointRequest, Interface, JoinRequest, Joined, NetworkRequest, NewInterface, PoolGranted,
+    PoolRequest, Route, endpoint_id,
+};
+use super::{DRIVER, NETWORK_OPTION, ipam, ready};
+use crate::endpoint::lifecycle;
+use crate::kernel::desired::engine_ifname;
+use crate::kernel::sandbox::mac_of;
+use crate::membership::publish;
+use crate::node::Desk;
+use crate::session::Session;
+use crate::state::{
+    DockerKey, DockerNetwork, DockerPool, DockerRow, DockerSandbox, EndpointRecord, Numbering, SandboxRecord,
+};
+
+/// The driver of networks and addresses.
+#[derive(Debug)]
+pub(super) struct OverlayDriver {
+    desk: Arc<Desk>,
+}
+
+impl OverlayDriver {
+    /// Answers for the node at this desk.
+    pub(super) fn new(desk: Arc<Desk>) -> Self {
+        Self { desk }
+    }
+}
+
+impl Driver for OverlayDriver {
+    async fn request_pool(&self, request: PoolRequest) -> Result<PoolGranted, Refusal> {
+        ipam::request_pool(&*self.desk.session()?, request).await
+    }
+
+    async fn release_pool(&self, pool: String) -> Result<(), Refusal> {
+        match self.desk.session() {
+            Ok(session) => ipam::release_pool(&session, &pool).await,
+            // Who has left holds nothing.
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn request_address(&self, request: AddressRequest) -> Result<IpNet, Refusal> {
+        let session = self.desk.session()?;
+        // Runs to its end whoever waits.
+        spawned(async move { ipam::request_address(&session, request).await }).await
+    }
+
+    async fn release_address(&self, pool: String, address: IpAddr) -> Result<(), Refusal> {
+        match self.desk.session() {
+            Ok(session) => ipam::release_address(&session, pool, address).await,
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn create_network(&self, request: NetworkRequest) -> Result<(), Refusal> {
+        let session = self.desk.session()?;
+        spawned(async move { create_network(&session, request).await }).await
+    }
+
+    async fn delete_network(&self, network: String) -> Result<(), Refusal> {
+        match self.desk.session() {
+            Ok(session) => delete_network(&session, network).await,
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn create_endpoint(&self, request: EndpointRequest) -> Result<NewInterface, Refusal> {
+        let session = self.desk.session()?;
+        spawned(async move { create_endpoint(&session, request).await }).await
+    }
+
+    async fn delete_endpoint(&self, endpoint: String) -> Result<(), Refusal> {
+        let Ok(session) = self.desk.session() else { return Ok(()) };
+        let known = find(&session, &endpoint).map(|record| record.endpoint.id);
+        spawned(async move {
+            lifecycle::remove(&session, known.into_iter().collect(), "Docker removed it").await.map(drop)
+        })
+        .await
+    }
+
+    async fn join(&self, request: JoinRequest) -> Result<Joined, Refusal> {
+        let session = self.desk.session()?;
+        spawned(async move { join(&session, request).await }).await
+    }
+}
+
+async fn spawned<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::spawn(work).await.map_err(|error| Refusal::new(Code::Fault, error))?
+}
+
+/// Takes note of a network. Its name is told by the engine's API, later.
+async fn create_network(session: &Session, request: NetworkRequest) -> Result<(), Refusal> {
+    let ledger = session.docker.ledger();
+    if ledger.networks.contains_key(&request.id) {
+        return Ok(());
+    }
+    let stands_for = request.options.get(NETWORK_OPTION).map(|id| convert::field(NETWORK_OPTION, id)).transpose()?;
+    let prefix = request.v4.prefix.trunc();
+    let (numbering, pools) = if request.v4.space == DRIVER {
+        ours(&ledger.pools, &request, stands_for)?
+    } else {
+        ipam::checked(session, prefix.into())?;
+        if let Some(v6) = &request.v6 {
+            ipam::checked(session, v6.prefix.trunc().into())?;
+        }
+        (Numbering::Engine, Vec::new())
+    };
+    let row = DockerNetwork {
+        id: request.id,
+        network: stands_for,
+        prefix,
+        gateway: request.v4.gateway.unwrap_or_else(|| first_host(prefix)),
+        prefix6: request.v6.as_ref().map(|v6| v6.prefix.trunc()),
+        gateway6: request.v6.and_then(|v6| v6.gateway),
+        reserved: request.reserved,
+        internal: request.internal,
+        options: request.options,
+        numbering,
+    };
+    let docker_network = Some(row.id.clone());
+    let pools =
+        pools.into_iter().map(|pool| DockerRow::Pool(DockerPool { docker_network: docker_network.clone(), ..pool }));
+    let rows = pools.chain([DockerRow::Network(row.clone())]).collect();
+
+    session.docker.write(rows, Vec::new()).await
+}
+
+/// Finds the pools that were asked for a network: Docker does not say which they were, so the first free ones of its prefixes.
+fn ours(
+    pools: &BTreeMap<String, DockerPool>,
+    request: &NetworkRequest,
+    stands_for: Option<NetworkId>,
+) -> Result<(Numbering, Vec<DockerPool>), Refusal> {
+    let find = |prefix: IpNet| {
+        let free = |pool: &&DockerPool| {
+            pool.docker_network.is_none() && pool.prefix == prefix.trunc() && pool.network == stands_for
+        };
+        let unknown = || Refusal::new(Code::NotFound, format!("nobody asked for {prefix}; create the network again"));
+        pools.values().filter(free).min_by_key(|pool| pool.since).cloned().ok_or_else(unknown)
+    };
+    let v4 = find(request.v4.prefix.into())?;
+    let v6 = request.v6.as_ref().map(|v6| find(v6.prefix.into())).transpose()?;
+    let numbering = Numbering::Ours { pool: v4.id.clone(), pool6: v6.as_ref().map(|pool| pool.id.clone()) };
+
+    Ok((numbering, std::iter::once(v4).chain(v6).collect()))
+}
+
+/// Forgets a network. One that stands for an overlay network was removed by a person: control is told when it can be.
+async fn delete_network(session: &Session, id: String) -> Result<(), Refusal> {
+    let ledger = session.docker.ledger();
+    let Some(known) = ledger.networks.get(&id) else { return Ok(()) };
+    let removal = known.network.map(DockerRow::Removal);
+
+    session.docker.write(removal.into_iter().collect(), vec![DockerKey::Network(id)]).await
+}
+
+fn find(session: &Session, endpoint: &str) -> Option<EndpointRecord> {
+    let is_it = |record: &&EndpointRecord| record.sandbox.docker().is_some_and(|docker| docker.endpoint == endpoint);
+
+    session.journal.entries().values().find(is_it).cloned()
+}
+
+async fn create_endpoint(session: &Session, request: EndpointRequest) -> Result<NewInterface, Refusal> {
+    if let Some(known) = find(session, &request.endpoint) {
+        return Ok(described(&request.interface, &known.endpoint.addresses));
+    }
+    let (docker, network) = ready::network(session, &request.network).await?;
+    let _one = session.lifecycle.lock().await;
+    let entries = session.journal.entries();
+    if entries.len() >= lifecycle::MAX_ENDPOINTS {
+        let text = format!("this node has {} endpoints, which is the limit", lifecycle::MAX_ENDPOINTS);
+        return Err(Refusal::new(Code::Exhausted, text));
+    }
+    let id = endpoint_id(&request.endpoint);
+    let id = if entries.contains_key(&id) { EndpointId::from_random(rand::random()) } else { id };
+    let addresses = addresses(session, &docker, &network, &request.interface)?;
+    let record = EndpointRecord {
+        endpoint: Endpoint {
+            id,
+            network: network.id,
+            node: session.node,
+            name: convert::field("name", &id.to_string())?,
+            aliases: BTreeSet::new(),
+            addresses,
+            labels: BTreeMap::new(),
+            runtime: Runtime::Docker,
+        },
+        sandbox: SandboxRecord::Docker(DockerSandbox {
+            network: request.network,
+            endpoint: request.endpoint,
+            container: None,
+            netns: None,
+            joined: false,
+            mac: request.interface.mac,
+        }),
+        ifname: engine_ifname(id),
+        owner: None,
+    };
+    // Where an engine numbers its containers, no other node takes addresses outside of blocks; everywhere else it must be asked.
+    let ours_to_give = |address: &IpAddr| match address {
+        IpAddr::V4(v4) => lifecycle::in_blocks(session, network.id, *v4),
+        IpAddr::V6(v6) => network.address4(*v6).is_some_and(|v4| lifecycle::in_blocks(session, network.id, v4)),
+    };
+    let numbers_here = network.settings.numbered_by == Some(session.node);
+    if !numbers_here && !record.endpoint.addresses.iter().all(ours_to_give) {
+        publish::put(session, std::slice::from_ref(&record.endpoint)).await?;
+    }
+    session.journal.insert(record.clone()).await?;
+    tracing::info!(endpoint = %id, network = %network.name, addresses = ?record.endpoint.addresses, "Docker made an endpoint");
+
+    Ok(described(&request.interface, &record.endpoint.addresses))
+}
+
+/// Docker minds what it knows coming back.
+fn described(interface: &Interface, addresses: &[IpAddr]) -> NewInterface {
+    NewInterface { mac: interface.mac.is_none().then(|| mac_of(addresses)) }
+}
+
+/// Checks that Docker's addresses are the network's, and ours to give or promised by us.
+fn addresses(
+    session: &Session,
+    docker: &DockerNetwork,
+    network: &Network,
+    interface: &Interface,
+) -> Result<Vec<IpAddr>, Refusal> {
+    let missing = || Refusal::new(Code::InvalidInput, "Interface.Address is missing");
+    let v4 = interface.v4.ok_or_else(missing)?;
+    let all: Vec<IpAddr> = std::iter::once(IpAddr::V4(v4)).chain(interface.v6.map(IpAddr::V6)).collect();
+    match &docker.numbering {
+        Numbering::Ours { pool, pool6 } => {
+            let ledger = session.docker.ledger();
+            let promised = |address: &&IpAddr| {
+                let pool = if address.is_ipv4() { Some(pool) } else { pool6.as_ref() };
+                pool.is_some_and(|pool| ledger.leases.contains_key(&(pool.clone(), **address)))
+            };
+            if let Some(stray) = all.iter().find(|address| !promised(address)) {
+                let text = format!("{stray} was not given out for network {}", network.name);
+                return Err(Refusal::new(Code::AddressTaken, text));
+            }
+        }
+        Numbering::Engine => {
+            let view = Arc::clone(&session.membership.borrow().view);
+            let foreign = |address: &&IpAddr| {
+                let mut others = view.members_of(network.id).filter(|member| member.node != session.node);
+                others.any(|member| {
+                    member
+                        .blocks
+                        .iter()
+                        .any(|block| network.prefixes(block.prefix).iter().any(|p| p.contains(*address)))
+                })
+            };
+            if let Some(taken) = all.iter().find(foreign) {
+                let text =
+                    format!("{taken} is in a block of addresses that another node of {} gives out", network.name);
+                return Err(Refusal::new(Code::AddressTaken, format!("{text}; choose a lower one")));
+            }
+        }
+    }
+
+    Ok(all)
+}
+
+/// Hands the interface over, once the kernel has it and lets its packets through.
+async fn join(session: &Session, request: JoinRequest) -> Result<Joined, Refusal> {
+    let unknown = || Refusal::new(Code::NotFound, "there is no such endpoint; start the container again");
+    let record = find(session, &request.endpoint).ok_or_else(unknown)?;
+    let (docker, network) = ready::network(session, &request.network).await?;
+    lifecycle::brought_up(session, &record).await?;
+    let id = record.endpoint.id;
+    session
+        .journal
+        .update(id, |record| {
+            if let SandboxRecord::Docker(docker) = &mut record.sandbox {
+                docker.joined = true;
+                docker.netns = request.netns.clone().or(docker.netns.take());
+            }
+        })
+        .await?;
+
+    Ok(Joined { ifname: record.ifname, routes: routes(&docker, &network, &record.endpoint.addresses) })
+}
+
+/// The network's prefix by its gateway. Where the engine numbers, its interface has the whole prefix on the link, and two
+/// halves of it, being longer, lead to the gateway all the same: nothing is ever asked for by ARP but the gateway.
+fn routes(docker: &DockerNetwork, network: &Network, addresses: &[IpAddr]) -> Vec<Route> {
+    let v6 = addresses.iter().any(IpAddr::is_ipv6);
+    let gateways = network.gateways().into_iter().filter(|gateway| v6 || gateway.is_ipv4());
+    let whole = [Some(IpNet::V4(network.prefix)), network.prefix6.map(IpNet::V6)];
+    let parts = |gateway: IpAddr| {
+        let prefix = whole.iter().flatten().find(|prefix| prefix.contains(&gateway)).copied();
+        let halves = prefix.map(|prefix| match docker.numbering {
+            Numbering::Ours { .. } => vec![prefix],
+            Numbering::Engine => halves(prefix),
+        });
+        halves.unwrap_or_default().into_iter().map(move |part| Route { destination: part, via: Some(gateway) })
+    };
+    let routes = gateways.flat_map(|gateway| {
+        std::iter::once(Route { destination: IpNet::from(gateway), via: None }).chain(parts(gateway))
+    });
+
+    routes.collect()
+}
+
+fn halves(prefix: IpNet) -> Vec<IpNet> {
+    prefix.subnets(prefix.prefix_len() + 1).map(Iterator::collect).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use ipnet::Ipv4Net;
+
+    use super::*;
+
+    #[test]
+    fn halves_are_longer_than_what_is_on_the_link() {
+        let prefix: Ipv4Net = "172.18.0.0/16".parse().expect("a prefix");
+
+        let halves = halves(prefix.into());
+
+        assert_eq!(halves, ["172.18.0.0/17", "172.18.128.0/17"].map(|p| p.parse().expect("a prefix")));
+    }
+}

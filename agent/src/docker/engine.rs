@@ -1,0 +1,380 @@
+//! The engine's API, as far as we need it, in our own words. Every call has a deadline; the engine may be away at any time.
+#![expect(clippy::disallowed_types, reason = "the client library's own maps; they are sorted at once")]
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bollard::models::{
+    EndpointSettings, EventMessage, EventMessageTypeEnum, Ipam, IpamConfig, Network, NetworkCreateRequest,
+};
+use bollard::query_parameters::{
+    EventsOptions, InspectContainerOptions, ListContainersOptions, ListNetworksOptions, StartContainerOptions,
+};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use futures_util::{Stream, StreamExt as _};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use tokio::time::timeout;
+
+use super::DRIVER;
+
+/// Seconds one call may take; an engine that starts a hundred containers answers slowly.
+const DEADLINE_SECS: u64 = 20;
+/// How long the engine may take to say which version it speaks.
+const GREETING: Duration = Duration::from_secs(2);
+
+/// The engine did not do it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EngineError {
+    /// Nobody answers at its socket.
+    #[error("Docker's engine does not answer")]
+    Away(#[source] bollard::errors::Error),
+    /// It refused.
+    #[error("Docker's engine refused ({status}): {text}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// Its own words.
+        text: String,
+    },
+    /// It took too long.
+    #[error("Docker's engine did not answer in time")]
+    Slow,
+}
+
+impl EngineError {
+    /// Tells whether what was named is not there.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, Self::Refused { status: 404, .. })
+    }
+}
+
+impl From<bollard::errors::Error> for EngineError {
+    fn from(error: bollard::errors::Error) -> Self {
+        use bollard::errors::Error;
+        if let Error::DockerResponseServerError { status_code, message } = error {
+            return Self::Refused { status: status_code, text: message.replace(['\n', '\r'], " ") };
+        }
+        if matches!(error, Error::RequestTimeoutError) {
+            return Self::Slow;
+        }
+
+        Self::Away(error)
+    }
+}
+
+/// A network as the engine has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EngineNetwork {
+    /// The engine's id of it.
+    pub(crate) id: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its driver.
+    pub(crate) driver: String,
+    /// Its address management.
+    pub(crate) ipam: String,
+    /// Its IPv4 prefix, where it has one.
+    pub(crate) prefix: Option<Ipv4Net>,
+    /// The part of it that is given out.
+    pub(crate) range: Option<Ipv4Net>,
+    /// Its IPv6 prefix.
+    pub(crate) prefix6: Option<Ipv6Net>,
+    /// `--internal`.
+    pub(crate) internal: bool,
+    /// `-o`.
+    pub(crate) options: BTreeMap<String, String>,
+    /// `--label`.
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+impl EngineNetwork {
+    /// Tells whether it is one of ours.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.driver == DRIVER
+    }
+}
+
+/// A network that the engine shall make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewNetwork {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its driver.
+    pub(crate) driver: String,
+    /// Its address management; the engine's own when missing.
+    pub(crate) ipam: Option<String>,
+    /// What its address management is told.
+    pub(crate) ipam_options: BTreeMap<String, String>,
+    /// Its prefixes.
+    pub(crate) prefixes: Vec<NewPrefix>,
+    /// `--internal`.
+    pub(crate) internal: bool,
+    /// `-o`.
+    pub(crate) options: BTreeMap<String, String>,
+    /// `--label`.
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// A prefix of a network that the engine shall make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewPrefix {
+    /// The addresses.
+    pub(crate) subnet: IpNet,
+    /// The part that is given out.
+    pub(crate) range: Option<IpNet>,
+    /// The gateway.
+    pub(crate) gateway: Option<IpAddr>,
+    /// Addresses that are never given out.
+    pub(crate) reserved: BTreeMap<String, IpAddr>,
+}
+
+/// A container as the engine lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ListedContainer {
+    /// Its id.
+    pub(crate) id: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// The engine's ids of the endpoints it has.
+    pub(crate) endpoints: Vec<String>,
+}
+
+/// A container as the engine describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Container {
+    /// Its id.
+    pub(crate) id: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its labels.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Where its network namespace is found while it runs.
+    pub(crate) netns: Option<PathBuf>,
+    /// Whether it runs.
+    pub(crate) running: bool,
+    /// Why it could not be started, in the engine's words; empty when that is not so.
+    pub(crate) error: String,
+    /// Whether the engine shall start it again whatever happens.
+    pub(crate) restarts: bool,
+    /// Its attachments, by the engine's id of the endpoint.
+    pub(crate) attachments: BTreeMap<String, Attachment>,
+    /// The drivers' networks it is configured on, by the engine's id.
+    pub(crate) networks: Vec<String>,
+}
+
+/// A container's attachment to one network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Attachment {
+    /// More names on that network.
+    pub(crate) aliases: Vec<String>,
+}
+
+/// What happened in the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum EngineEvent {
+    /// Networks changed.
+    Networks,
+    /// A container began, was named otherwise, or got or lost a network.
+    Container(String),
+}
+
+/// A connection to the engine.
+#[derive(Debug, Clone)]
+pub(crate) struct Engine {
+    docker: Docker,
+}
+
+impl Engine {
+    /// Connects, and settles which version of the API both speak.
+    pub(crate) async fn connect(socket: &Path) -> Result<Self, EngineError> {
+        let docker = Docker::connect_with_unix(&socket.to_string_lossy(), DEADLINE_SECS, API_DEFAULT_VERSION)?;
+        let settled = timeout(GREETING, docker.negotiate_version()).await.map_err(|_| EngineError::Slow)?;
+
+        Ok(Self { docker: settled? })
+    }
+
+    /// Lists all networks.
+    pub(crate) async fn networks(&self) -> Result<Vec<EngineNetwork>, EngineError> {
+        let networks = self.docker.list_networks(None::<ListNetworksOptions>).await?;
+
+        Ok(networks.into_iter().filter_map(network).collect())
+    }
+
+    /// Makes a network.
+    pub(crate) async fn create_network(&self, new: NewNetwork) -> Result<String, EngineError> {
+        let config = |prefix: &NewPrefix| IpamConfig {
+            subnet: Some(prefix.subnet.to_string()),
+            ip_range: prefix.range.map(|range| range.to_string()),
+            gateway: prefix.gateway.map(|gateway| gateway.to_string()),
+            auxiliary_addresses: Some(prefix.reserved.iter().map(|(k, v)| (k.clone(), v.to_string())).collect()),
+        };
+        let v6 = new.prefixes.iter().any(|prefix| matches!(prefix.subnet, IpNet::V6(_)));
+        let request = NetworkCreateRequest {
+            name: new.name,
+            driver: Some(new.driver),
+            internal: Some(new.internal),
+            attachable: Some(false),
+            enable_ipv6: Some(v6),
+            ipam: Some(Ipam {
+                driver: new.ipam,
+                config: Some(new.prefixes.iter().map(config).collect()),
+                options: Some(new.ipam_options.into_iter().collect()),
+            }),
+            options: Some(new.options.into_iter().collect()),
+            labels: Some(new.labels.into_iter().collect()),
+            ..NetworkCreateRequest::default()
+        };
+
+        Ok(self.docker.create_network(request).await?.id)
+    }
+
+    /// Removes a network; one that is not there is removed already.
+    pub(crate) async fn remove_network(&self, id: &str) -> Result<(), EngineError> {
+        match self.docker.remove_network(id).await.map_err(EngineError::from) {
+            Err(error) if error.is_missing() => Ok(()),
+            removed => removed,
+        }
+    }
+
+    /// Lists all containers, those that do not run too.
+    pub(crate) async fn containers(&self) -> Result<Vec<ListedContainer>, EngineError> {
+        let options = ListContainersOptions { all: true, ..ListContainersOptions::default() };
+        let listed = self.docker.list_containers(Some(options)).await?;
+
+        Ok(listed
+            .into_iter()
+            .filter_map(|container| {
+                let names = container.names.unwrap_or_default();
+                let networks = container.network_settings.and_then(|settings| settings.networks);
+                let endpoints = sorted(networks).into_values().filter_map(|settings| settings.endpoint_id);
+
+                Some(ListedContainer {
+                    id: container.id?,
+                    // Links to others come as names with more slashes.
+                    name: bare(names.into_iter().find(|name| name.matches('/').count() == 1).as_deref()),
+                    endpoints: endpoints.filter(|id| !id.is_empty()).collect(),
+                })
+            })
+            .collect())
+    }
+
+    /// Describes a container.
+    pub(crate) async fn container(&self, id: &str) -> Result<Container, EngineError> {
+        let found = self.docker.inspect_container(id, None::<InspectContainerOptions>).await?;
+        let settings = found.network_settings.unwrap_or_default();
+        let state = found.state.unwrap_or_default();
+        let policy = found.host_config.and_then(|config| config.restart_policy).and_then(|policy| policy.name);
+        let networks = sorted(settings.networks);
+
+        Ok(Container {
+            id: found.id.unwrap_or_default(),
+            name: bare(found.name.as_deref()),
+            labels: sorted(found.config.and_then(|config| config.labels)),
+            netns: settings.sandbox_key.map(PathBuf::from).filter(|path| path.is_absolute()),
+            running: state.running.unwrap_or(false),
+            error: state.error.unwrap_or_default(),
+            restarts: policy.is_some_and(|name| {
+                use bollard::models::RestartPolicyNameEnum as Name;
+                matches!(name, Name::ALWAYS | Name::UNLESS_STOPPED)
+            }),
+            networks: networks.values().filter_map(|settings| settings.network_id.clone()).collect(),
+            attachments: networks.into_values().filter_map(attachment).collect(),
+        })
+    }
+
+    /// Starts a container.
+    pub(crate) async fn start_container(&self, id: &str) -> Result<(), EngineError> {
+        Ok(self.docker.start_container(id, None::<StartContainerOptions>).await?)
+    }
+
+    /// Hears what happens from now on. Ends with an error when the engine ends.
+    pub(crate) fn events(&self) -> impl Stream<Item = Result<EngineEvent, EngineError>> + Send + use<> {
+        let kinds = ["network", "container"].map(str::to_owned).to_vec();
+        let options =
+            EventsOptions { filters: Some(HashMap::from([("type".to_owned(), kinds)])), ..EventsOptions::default() };
+
+        self.docker.events(Some(options)).filter_map(|event| {
+            std::future::ready(match event {
+                Ok(event) => read(event).map(Ok),
+                Err(error) => Some(Err(error.into())),
+            })
+        })
+    }
+}
+
+fn sorted<T>(map: Option<HashMap<String, T>>) -> BTreeMap<String, T> {
+    map.unwrap_or_default().into_iter().collect()
+}
+
+fn bare(name: Option<&str>) -> String {
+    name.unwrap_or_default().trim_start_matches('/').to_owned()
+}
+
+fn attachment(settings: EndpointSettings) -> Option<(String, Attachment)> {
+    let endpoint = settings.endpoint_id.filter(|id| !id.is_empty())?;
+    let aliases = settings.aliases.into_iter().flatten().chain(settings.dns_names.into_iter().flatten());
+
+    Some((endpoint, Attachment { aliases: aliases.collect() }))
+}
+
+fn network(network: Network) -> Option<EngineNetwork> {
+    let ipam = network.ipam.unwrap_or_default();
+    let configs = ipam.config.unwrap_or_default();
+    let of = |config: &IpamConfig| config.subnet.as_deref().and_then(|text| text.parse::<IpNet>().ok());
+    let v4 = configs.iter().find_map(|config| match of(config)? {
+        IpNet::V4(net) => Some((net, config.ip_range.as_deref().and_then(|text| text.parse().ok()))),
+        IpNet::V6(_) => None,
+    });
+    let v6 = configs.iter().find_map(|config| match of(config)? {
+        IpNet::V6(net) => Some(net),
+        IpNet::V4(_) => None,
+    });
+
+    Some(EngineNetwork {
+        id: network.id?,
+        name: network.name?,
+        driver: network.driver.unwrap_or_default(),
+        ipam: ipam.driver.unwrap_or_default(),
+        prefix: v4.map(|(net, _)| net.trunc()),
+        range: v4.and_then(|(_, range)| range),
+        prefix6: v6.map(|net| net.trunc()),
+        internal: network.internal.unwrap_or(false),
+        options: sorted(network.options),
+        labels: sorted(network.labels),
+    })
+}
+
+fn read(event: EventMessage) -> Option<EngineEvent> {
+    let action = event.action.unwrap_or_default();
+    let actor = event.actor.unwrap_or_default();
+    match (event.typ?, action.as_str()) {
+        (EventMessageTypeEnum::NETWORK, "create" | "destroy" | "remove") => Some(EngineEvent::Networks),
+        (EventMessageTypeEnum::NETWORK, "connect" | "disconnect") => {
+            sorted(actor.attributes).remove("container").map(EngineEvent::Container)
+        }
+        (EventMessageTypeEnum::CONTAINER, "start" | "rename" | "restart" | "die" | "destroy") => {
+            actor.id.map(EngineEvent::Container)
+        }
+        _ => None,
+    }
+}
+
+/// Used by who makes prefixes of networks.
+impl NewPrefix {
+    /// Makes an IPv4 prefix.
+    pub(crate) fn v4(subnet: Ipv4Net, range: Option<Ipv4Net>, gateway: Ipv4Addr) -> Self {
+        Self {
+            subnet: subnet.into(),
+            range: range.map(IpNet::V4),
+            gateway: Some(gateway.into()),
+            reserved: BTreeMap::new(),
+        }
+    }
+
+    /// Makes an IPv6 prefix.
+    pub(crate) fn v6(subnet: Ipv6Net, gateway: Ipv6Addr) -> Self {
+        Self { subnet: subnet.into(), range: None, gateway: Some(gateway.into()), reserved: BTreeMap::new() }
+    }
+}

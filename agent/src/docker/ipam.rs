@@ -1,0 +1,217 @@
+//! Pools and addresses for Docker: pools out of what hosts leave free, containers' addresses out of this node's blocks.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv6Net};
+use overlay_core::network::first_host;
+use overlay_core::{Network, NetworkId, pool};
+use overlay_proto::{Code, Refusal, convert};
+
+use super::plugin::{AddressRequest, AddressUse, PoolGranted, PoolRequest};
+use super::{NETWORK_OPTION, ready};
+use crate::endpoint::lifecycle;
+use crate::membership::occupancy;
+use crate::problem::unix_now;
+use crate::session::Session;
+use crate::state::{DockerKey, DockerLease, DockerPool, DockerRow};
+
+/// Pools that Docker may hold at once; a network has two at the most.
+const MAX_POOLS: usize = 8_192;
+/// Where IPv6 prefixes are chosen: RFC 4193, with random bits.
+const ULA: u128 = 0xfd00_0000_0000_0000_0000_0000_0000_0000;
+
+/// Gives a pool: the one a replica names, the one a person names, or one that nobody uses.
+pub(super) async fn request_pool(session: &Session, request: PoolRequest) -> Result<PoolGranted, Refusal> {
+    let ledger = session.docker.ledger();
+    if ledger.pools.len() >= MAX_POOLS {
+        return Err(Refusal::new(Code::Exhausted, format!("Docker holds {MAX_POOLS} pools, which is the limit")));
+    }
+    let stands_for = request.options.get(NETWORK_OPTION).map(|id| convert::field(NETWORK_OPTION, id)).transpose()?;
+    let (id, prefix) = match stands_for {
+        Some(network) => (replica_pool(network, request.v6), replica_prefix(session, network, request.v6)?),
+        None => {
+            let prefix = match request.prefix {
+                Some(prefix) => checked(session, prefix)?,
+                None => chosen(session, request.v6)?,
+            };
+            (format!("{:012x}-{}", rand::random::<u64>() >> 16, family(request.v6)), prefix)
+        }
+    };
+    if request.v6 && request.range.is_some() {
+        let text = "--ip-range is for IPv4 only: IPv6 addresses follow this node's IPv4 blocks; leave it away";
+        return Err(Refusal::new(Code::Unsupported, text));
+    }
+    let known = ledger.pools.get(&id).and_then(|known| known.docker_network.clone());
+    let row = DockerPool {
+        id: id.clone(),
+        prefix,
+        range: request.range,
+        network: stands_for,
+        docker_network: known,
+        since: unix_now(),
+    };
+    session.docker.write(vec![DockerRow::Pool(row)], Vec::new()).await?;
+
+    Ok(PoolGranted { id, prefix })
+}
+
+fn family(v6: bool) -> u8 {
+    if v6 { 6 } else { 4 }
+}
+
+/// Returns how the pool of a replica is called.
+pub(super) fn replica_pool(network: NetworkId, v6: bool) -> String {
+    format!("{network}-{}", family(v6))
+}
+
+fn replica_prefix(session: &Session, id: NetworkId, v6: bool) -> Result<IpNet, Refusal> {
+    let membership = session.membership.borrow();
+    let unknown = || Refusal::new(Code::NotFound, format!("there is no network {id}"));
+    let network = membership.view.networks.get(&id).ok_or_else(unknown)?;
+    let prefix = if v6 { network.prefix6.map(IpNet::V6) } else { Some(IpNet::V4(network.prefix)) };
+
+    prefix.ok_or_else(|| Refusal::new(Code::InvalidInput, format!("network {} has no IPv6", network.name)))
+}
+
+/// Checks a prefix that a person or Docker's own address management chose.
+pub(super) fn checked(session: &Session, prefix: IpNet) -> Result<IpNet, Refusal> {
+    match prefix {
+        IpNet::V4(_) => drop(convert::network_prefix(&prefix.to_string())?),
+        IpNet::V6(_) => drop(convert::network_prefix6(&prefix.to_string())?),
+    }
+    let Some(holder) = pool::conflict(&session.membership.borrow().view, prefix) else { return Ok(prefix) };
+    let advice = match (prefix, chosen(session, false)) {
+        (IpNet::V4(_), Ok(free)) => format!("use: docker network create -d overlay-wg --subnet {free} NAME"),
+        (IpNet::V4(_) | IpNet::V6(_), _) => "choose another --subnet".to_owned(),
+    };
+
+    Err(Refusal::new(Code::AddressTaken, format!("{prefix} overlaps {holder}; {advice}")))
+}
+
+fn chosen(session: &Session, v6: bool) -> Result<IpNet, Refusal> {
+    if v6 {
+        let bits = ULA | (u128::from(rand::random::<u64>() >> 8) << 64);
+        let prefix = Ipv6Net::new(Ipv6Addr::from_bits(bits), 64).map(IpNet::V6);
+        return prefix.map_err(|error| Refusal::new(Code::Fault, error));
+    }
+    let pool = session.identity().pool;
+    let ledger = session.docker.ledger();
+    let held = ledger.pools.values().filter_map(|held| match held.prefix {
+        IpNet::V4(prefix) => Some(prefix),
+        IpNet::V6(_) => None,
+    });
+    let held: Vec<_> = held.collect();
+    let picked = pool::pick(&session.membership.borrow().view, pool, &held, rand::random());
+
+    picked.map(IpNet::V4).ok_or_else(|| {
+        Refusal::new(Code::Exhausted, format!("no prefix is left in the pool {pool}; name one: --subnet CIDR"))
+    })
+}
+
+/// Takes a pool back with all its addresses.
+pub(super) async fn release_pool(session: &Session, pool: &str) -> Result<(), Refusal> {
+    let ledger = session.docker.ledger();
+    let leases = ledger.leases_of(pool).map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address));
+    let pool = ledger.pools.contains_key(pool).then(|| DockerKey::Pool(pool.to_owned()));
+
+    session.docker.write(Vec::new(), leases.chain(pool).collect()).await
+}
+
+/// Gives an address.
+pub(super) async fn request_address(session: &Session, request: AddressRequest) -> Result<IpNet, Refusal> {
+    let pool = session.docker.ledger().pools.get(&request.pool).cloned();
+    let Some(pool) = pool else {
+        let text = "this host does not know the network's addresses; remove the network and create it again";
+        return Err(Refusal::new(Code::NotFound, text));
+    };
+    if let Some(outside) = request.address.filter(|address| !pool.prefix.contains(address)) {
+        return Err(Refusal::new(Code::InvalidInput, format!("{outside} is not in {}", pool.prefix)));
+    }
+    match (&pool.docker_network, request.purpose) {
+        (Some(network), AddressUse::Other) => {
+            let network = network.clone();
+            give(session, &pool, &network, request.address).await
+        }
+        (_, AddressUse::Gateway) => keep(session, &pool, request.address.unwrap_or_else(|| gateway(pool.prefix))).await,
+        (None, AddressUse::Other) => {
+            let missing = || Refusal::new(Code::InvalidInput, "an address without a network must be named");
+            keep(session, &pool, request.address.ok_or_else(missing)?).await
+        }
+    }
+}
+
+fn gateway(prefix: IpNet) -> IpAddr {
+    match prefix {
+        IpNet::V4(prefix) => first_host(prefix).into(),
+        IpNet::V6(prefix) => Ipv6Addr::from_bits(prefix.network().to_bits() | 1).into(),
+    }
+}
+
+/// Notes an address that no container gets.
+async fn keep(session: &Session, pool: &DockerPool, address: IpAddr) -> Result<IpNet, Refusal> {
+    note(session, pool, address, false).await?;
+    // What stands on the gateway is the whole prefix.
+    IpNet::new(address, pool.prefix.prefix_len()).map_err(|error| Refusal::new(Code::Fault, error))
+}
+
+async fn note(session: &Session, pool: &DockerPool, address: IpAddr, is_endpoint: bool) -> Result<(), Refusal> {
+    let lease = DockerLease { pool: pool.id.clone(), address, is_endpoint, since: unix_now() };
+
+    session.docker.write(vec![DockerRow::Lease(lease)], Vec::new()).await
+}
+
+/// Gives a container an address: alone on its interface, for all others are reached by routes.
+async fn give(session: &Session, pool: &DockerPool, docker: &str, wanted: Option<IpAddr>) -> Result<IpNet, Refusal> {
+    let (_, network) = ready::network(session, docker).await?;
+    let _one = session.lifecycle.lock().await;
+    let address = match (pool.prefix, wanted) {
+        (IpNet::V4(_), Some(IpAddr::V6(_))) | (IpNet::V6(_), Some(IpAddr::V4(_))) => {
+            return Err(Refusal::new(Code::InvalidInput, "the address is of another family than its pool"));
+        }
+        (IpNet::V4(_), Some(IpAddr::V4(wanted))) => {
+            lifecycle::address(session, &network, Some(wanted)).await.map(IpAddr::V4)?
+        }
+        (IpNet::V4(_), None) => lifecycle::address(session, &network, None).await.map(IpAddr::V4)?,
+        (IpNet::V6(_), Some(IpAddr::V6(wanted))) => fixed6(session, &network, wanted).map(IpAddr::V6)?,
+        (IpNet::V6(_), None) => next6(session, &network).map(IpAddr::V6)?,
+    };
+    note(session, pool, address, true).await?;
+
+    Ok(IpNet::from(address))
+}
+
+fn fixed6(session: &Session, network: &Network, wanted: Ipv6Addr) -> Result<Ipv6Addr, Refusal> {
+    let view = std::sync::Arc::clone(&session.membership.borrow().view);
+    let nodes = view.members_of(network.id).filter_map(|member| network.address6(member.node_address(network)?));
+    let taken = occupancy::in_use6(session, network, &view).contains(&wanted)
+        || network.is_reserved6(wanted)
+        || nodes.into_iter().any(|node| node == wanted);
+
+    if taken {
+        let text = format!("address {wanted} is taken in {}; choose another --ip6", network.name);
+        return Err(Refusal::new(Code::AddressTaken, text));
+    }
+
+    Ok(wanted)
+}
+
+/// IPv6 addresses are those that belong to the IPv4 addresses of this node's blocks.
+fn next6(session: &Session, network: &Network) -> Result<Ipv6Addr, Refusal> {
+    let view = std::sync::Arc::clone(&session.membership.borrow().view);
+    let used = occupancy::in_use6(session, network, &view);
+    let carried: BTreeSet<Ipv4Addr> = used.into_iter().filter_map(|address| network.address4(address)).collect();
+    let v4 = lifecycle::next_free(session, network, &view, &carried)?;
+
+    network.address6(v4).ok_or_else(|| Refusal::new(Code::InvalidInput, format!("{} has no IPv6", network.name)))
+}
+
+/// Takes an address back.
+pub(super) async fn release_address(session: &Session, pool: String, address: IpAddr) -> Result<(), Refusal> {
+    let key = (pool, address);
+    if !session.docker.ledger().leases.contains_key(&key) {
+        return Ok(());
+    }
+
+    session.docker.write(Vec::new(), vec![DockerKey::Lease(key.0, key.1)]).await
+}

@@ -1,0 +1,32 @@
+//! Docker: networks of ours in the engines of all hosts, containers on them, and their names.
+//!
+//! ```text
+//!  dockerd ── plugin socket ──► plugin ──► driver, ipam ──► book (on disk), journal ──► reconcile
+//!     │                                                        ▲
+//!     └──────── API, events ──► engine ──► sync, roster ───────┘ ──► control
+//! ```
+//!
+//! `plugin` speaks the engine's plugin protocol and checks what it says; `driver` and `ipam` answer out of the `book`, which is
+//! what Docker was promised and never repeats. `engine` speaks the engine's API: `sync` makes the engine's networks those of the
+//! cluster and the other way round, `roster` finds the names of containers and the endpoints that ended unheard. Nothing here is
+//! on a packet's way, and no call of the plugin waits for the engine's API: while the engine starts it serves none.
+
+pub(crate) mod book;
+mod driver;
+mod engine;
+mod front;
+mod gwbridge;
+mod ipam;
+mod naming;
+pub mod plugin;
+mod publish;
+mod ready;
+mod roster;
+pub(crate) mod sync;
+pub(crate) mod task;
+
+/// The driver's name, as in `docker network create -d`.
+pub const DRIVER: &str = "overlay-wg";
+
+/// The option by which a replica says which overlay network it stands for.
+pub(crate) const NETWORK_OPTION: &str = "overlay.network";

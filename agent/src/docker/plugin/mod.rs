@@ -1,0 +1,46 @@
+//! The engine's plugin protocol: a Unix socket, HTTP/1.1, one POST a call, JSON both ways (libnetwork's remote drivers).
+//!
+//! `socket` opens it or takes it from systemd, `server` reads requests and writes answers, `wire` checks what they say.
+//! What is decided stands behind [`Driver`].
+
+mod server;
+mod socket;
+mod wire;
+
+use std::future::Future;
+
+use overlay_proto::Refusal;
+
+pub use server::{answer, serve};
+pub use socket::{PluginSocket, PluginSocketError};
+pub(crate) use wire::endpoint_id;
+pub use wire::{
+    AddressRequest, AddressUse, EndpointRequest, Interface, JoinRequest, Joined, NetworkRequest, NewInterface, Pool4,
+    Pool6, PoolGranted, PoolRequest, Route,
+};
+
+/// What the engine asks of a driver of networks and addresses. Each call may be repeated, and is answered as the first time.
+pub trait Driver: Send + Sync + 'static {
+    /// Gives a pool.
+    fn request_pool(&self, request: PoolRequest) -> impl Future<Output = Result<PoolGranted, Refusal>> + Send;
+    /// Takes a pool back; an unknown one is gone already.
+    fn release_pool(&self, pool: String) -> impl Future<Output = Result<(), Refusal>> + Send;
+    /// Gives an address with the prefix length that an interface gets.
+    fn request_address(&self, request: AddressRequest) -> impl Future<Output = Result<ipnet::IpNet, Refusal>> + Send;
+    /// Takes an address back; an unknown one is free already.
+    fn release_address(
+        &self,
+        pool: String,
+        address: std::net::IpAddr,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send;
+    /// Takes note of a network.
+    fn create_network(&self, request: NetworkRequest) -> impl Future<Output = Result<(), Refusal>> + Send;
+    /// Forgets a network; an unknown one is forgotten already.
+    fn delete_network(&self, network: String) -> impl Future<Output = Result<(), Refusal>> + Send;
+    /// Makes an endpoint; says what Docker has not said of its interface.
+    fn create_endpoint(&self, request: EndpointRequest) -> impl Future<Output = Result<NewInterface, Refusal>> + Send;
+    /// Removes an endpoint; an unknown one is removed already.
+    fn delete_endpoint(&self, endpoint: String) -> impl Future<Output = Result<(), Refusal>> + Send;
+    /// Hands an endpoint's interface over.
+    fn join(&self, request: JoinRequest) -> impl Future<Output = Result<Joined, Refusal>> + Send;
+}

@@ -1,0 +1,96 @@
+//! The plugin socket: taken from systemd where it holds it already, made where Docker looks for it otherwise.
+//!
+//! Docker waits for a socket that nobody has accepted on yet, but starts without a plugin whose socket is missing. Held by
+//! systemd, it is there before either of them.
+
+use std::io;
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::{Path, PathBuf};
+
+use listenfd::ListenFd;
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::local_api::{self, SocketError};
+
+/// The plugin socket cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum PluginSocketError {
+    /// It cannot be opened.
+    #[error(transparent)]
+    Open(#[from] SocketError),
+    /// What systemd handed over is no listening socket.
+    #[error("the socket that was handed over cannot be used")]
+    Inherited(#[source] io::Error),
+}
+
+/// The open socket.
+#[derive(Debug)]
+pub struct PluginSocket {
+    listener: UnixListener,
+    /// What is to be removed at the end; nothing where somebody else holds the socket.
+    made: Option<PathBuf>,
+}
+
+impl PluginSocket {
+    /// Takes the socket that this process was started with, if it is bound to `path`; opens it otherwise.
+    ///
+    /// # Errors
+    ///
+    /// When somebody else listens there, or the kernel refuses.
+    pub async fn open(path: &Path) -> Result<Self, PluginSocketError> {
+        if let Some(listener) = inherited(path) {
+            listener.set_nonblocking(true).map_err(PluginSocketError::Inherited)?;
+            let listener = UnixListener::from_std(listener).map_err(PluginSocketError::Inherited)?;
+            return Ok(Self { listener, made: None });
+        }
+        let listener = local_api::listen(path).await?;
+
+        Ok(Self { listener, made: Some(path.to_owned()) })
+    }
+
+    /// Says whether the process that started this one holds the socket.
+    pub fn is_inherited(&self) -> bool {
+        self.made.is_none()
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+        self.listener.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Drop for PluginSocket {
+    fn drop(&mut self) {
+        if let Some(path) = &self.made {
+            // Docker may keep other plugins' sockets beside it: the folder stays unless it is empty.
+            let _ = std::fs::remove_file(path);
+            let _ = path.parent().map(std::fs::remove_dir);
+        }
+    }
+}
+
+/// Finds the socket among those that this process was started with (sd_listen_fds(3)).
+fn inherited(path: &Path) -> Option<StdUnixListener> {
+    let mut handed = ListenFd::from_env();
+
+    (0..handed.len())
+        .filter_map(|index| handed.take_unix_listener(index).ok().flatten())
+        .find(|listener| listener.local_addr().is_ok_and(|address| address.as_pathname() == Some(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_was_made_goes_with_its_owner() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("plugins/overlay-wg.sock");
+
+        let socket = PluginSocket::open(&path).await.expect("opened");
+
+        assert!(!socket.is_inherited() && path.exists());
+        assert!(matches!(PluginSocket::open(&path).await, Err(PluginSocketError::Open(SocketError::InUse(_)))));
+        drop(socket);
+        assert!(!path.exists() && !dir.path().join("plugins").exists());
+    }
+}

@@ -1,0 +1,95 @@
+//! A network of Docker's as control is asked to make it, and a network of control's as Docker is asked to make it. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use overlay_core::{Name, Network, NetworkId, NodeId, View};
+use overlay_proto::convert::{MAX_LABEL, MAX_LABELS};
+use overlay_proto::v1;
+
+use super::engine::{EngineNetwork, NewNetwork, NewPrefix};
+use super::{DRIVER, NETWORK_OPTION};
+use crate::state::{DockerNetwork, Numbering};
+
+/// Returns the overlay's name of what Docker calls `title`: its letters and digits, everything else a hyphen.
+pub(super) fn name_of(title: &str) -> Option<Name> {
+    let label: String = title.chars().map(|c| if c == '.' { '-' } else { c }).collect();
+
+    label.trim_end_matches(['-', '_']).parse().ok()
+}
+
+/// Finds the overlay network that Docker calls `title`.
+pub(super) fn find<'a>(view: &'a View, title: &str) -> Option<&'a Network> {
+    let titled = view.networks.values().find(|network| network.title() == title);
+
+    titled.or_else(|| view.network_named(&name_of(title)?))
+}
+
+/// Writes the request to make a network that a person made with Docker.
+pub(super) fn request(
+    engine: &EngineNetwork,
+    known: &DockerNetwork,
+    node: NodeId,
+    id: Option<NetworkId>,
+) -> Option<v1::CreateNetworkRequest> {
+    let name = name_of(&engine.name)?;
+    let numbered_by = match known.numbering {
+        Numbering::Engine => node.to_string(),
+        Numbering::Ours { .. } => String::new(),
+    };
+    let title = if name.as_str() == engine.name { String::new() } else { engine.name.clone() };
+    let reserved = known.reserved.iter().map(|(name, address)| (name.clone(), address.to_string()));
+
+    Some(v1::CreateNetworkRequest {
+        name: name.to_string(),
+        prefix: known.prefix.to_string(),
+        prefix6: known.prefix6.map(|prefix| prefix.to_string()).unwrap_or_default(),
+        mode: v1::NetworkMode::L3.into(),
+        labels: fitting(&engine.labels),
+        settings: Some(v1::NetworkSettings {
+            gateway: known.gateway.to_string(),
+            gateway6: known.gateway6.map(|gateway| gateway.to_string()).unwrap_or_default(),
+            range: engine.range.map(|range| range.trunc().to_string()).unwrap_or_default(),
+            reserved: reserved.collect(),
+            internal: known.internal,
+            options: fitting(&known.options),
+            numbered_by,
+            title,
+        }),
+        id: id.map(|id| id.to_string()).unwrap_or_default(),
+    })
+}
+
+fn fitting(words: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let sound = |text: &str| text.len() <= MAX_LABEL && !text.chars().any(char::is_control);
+    let fits = |(key, value): &(&String, &String)| {
+        !key.is_empty() && sound(key) && sound(value) && key.as_str() != NETWORK_OPTION
+    };
+
+    words.iter().filter(fits).take(MAX_LABELS).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// Describes the replica of a network: its addresses are ours to give, whoever numbers the origin's containers.
+pub(super) fn replica(network: &Network) -> NewNetwork {
+    let mark = (NETWORK_OPTION.to_owned(), network.id.to_string());
+    let settings = &network.settings;
+    let of_family = |v4: bool| {
+        let reserved = settings.reserved.iter().filter(move |(_, address)| address.is_ipv4() == v4);
+        reserved.map(|(name, address)| (name.clone(), *address)).collect::<BTreeMap<String, IpAddr>>()
+    };
+    let v4 =
+        NewPrefix { reserved: of_family(true), ..NewPrefix::v4(network.prefix, settings.range, network.gateway()) };
+    let v6 = network.prefix6.zip(network.gateway6());
+    let v6 = v6.map(|(prefix, gateway)| NewPrefix { reserved: of_family(false), ..NewPrefix::v6(prefix, gateway) });
+
+    NewNetwork {
+        name: network.title().to_owned(),
+        driver: DRIVER.to_owned(),
+        ipam: Some(DRIVER.to_owned()),
+        ipam_options: BTreeMap::from([mark.clone()]),
+        prefixes: std::iter::once(v4).chain(v6).collect(),
+        internal: settings.internal,
+        options: settings.options.clone().into_iter().chain([mark]).collect(),
+        labels: network.labels.clone(),
+    }
+}

@@ -1,0 +1,50 @@
+//! Waits until a network of Docker's can take containers: it stands for an overlay network, and this node is a member of it.
+//!
+//! Only the first container of a network on a host ever waits: for the name, which Docker tells after the network is made, and
+//! for control, which gives keys their members and blocks their holders.
+
+use std::time::Duration;
+
+use overlay_core::Network;
+use overlay_proto::{Code, Refusal};
+use tokio::time::{Instant, timeout_at};
+
+use crate::membership::occupancy;
+use crate::session::Session;
+use crate::state::DockerNetwork;
+
+/// How long Docker's call waits at the most; control that is there answers within milliseconds.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Returns what stands in the book of a network, and the overlay network that it stands for.
+pub(super) async fn network(session: &Session, docker: &str) -> Result<(DockerNetwork, Network), Refusal> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut book = session.docker.subscribe();
+    let mut membership = session.membership.subscribe();
+    loop {
+        let ledger = session.docker.ledger();
+        let Some(known) = ledger.networks.get(docker) else {
+            let text = "this network was made before this host joined; remove it and create it again";
+            return Err(Refusal::new(Code::NotFound, text));
+        };
+        if let Some(conflict) = ledger.conflicts.get(docker) {
+            return Err(Refusal::new(Code::NameTaken, conflict));
+        }
+        let found = known.network.and_then(|id| session.membership.borrow().view.networks.get(&id).cloned());
+        if let Some(network) = found {
+            occupancy::enter(session, network.id, 1).await?;
+            return Ok((known.clone(), network));
+        }
+        let news = async {
+            tokio::select! {
+                _ = book.changed() => {}
+                _ = membership.changed() => {}
+            }
+        };
+        if timeout_at(deadline, news).await.is_err() {
+            let away = session.link.client().err().map_or_else(String::new, |away| format!(": {}", away.message));
+            let text = format!("this network is not known to the other hosts yet{away}; try again");
+            return Err(Refusal::new(Code::ControlAway, text));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Which containers have which endpoints: their names, and the endpoints that ended unheard.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use overlay_core::EndpointId;
+use tokio::time::Instant;
+
+use super::engine::{Container, Engine, EngineError, ListedContainer};
+use super::naming;
+use crate::endpoint::lifecycle;
+use crate::problem::unix_now;
+use crate::session::Session;
+use crate::state::{DockerKey, EndpointRecord, SandboxRecord};
+
+/// How long an endpoint may be missing from the engine's list: a container that starts is listed without it at first.
+const UNHEARD: Duration = Duration::from_secs(10);
+/// Seconds after which an address or pool that nothing came of is free again.
+const UNUSED_SECS: u64 = 60;
+
+/// What is remembered between looks.
+#[derive(Debug, Default)]
+pub(super) struct Roster {
+    missing: BTreeMap<EndpointId, Instant>,
+}
+
+impl Roster {
+    /// Looks at all containers: one list, and a closer look at those with something new.
+    pub(super) async fn look(&mut self, session: &Session, engine: &Engine) -> Result<(), EngineError> {
+        let listed = engine.containers().await?;
+        for container in unnamed(session, &listed) {
+            look_at(session, engine, &container).await?;
+        }
+        self.remove_unheard(session, &listed).await;
+        strike_unused(session).await;
+
+        Ok(())
+    }
+
+    async fn remove_unheard(&mut self, session: &Session, listed: &[ListedContainer]) {
+        let live: BTreeSet<&String> = listed.iter().flat_map(|container| &container.endpoints).collect();
+        let entries = session.journal.entries();
+        let docker = |record: &EndpointRecord| record.sandbox.docker().map(|docker| docker.endpoint.clone());
+        let missing = entries.values().filter(|record| docker(record).is_some_and(|id| !live.contains(&id)));
+        let missing: BTreeSet<EndpointId> = missing.map(|record| record.endpoint.id).collect();
+        self.missing.retain(|id, _| missing.contains(id));
+        let now = Instant::now();
+        let over = |id: &&EndpointId, missing: &mut BTreeMap<EndpointId, Instant>| {
+            now.duration_since(*missing.entry(**id).or_insert(now)) >= UNHEARD
+        };
+        let gone: Vec<_> = missing.iter().filter(|id| over(id, &mut self.missing)).copied().collect();
+        if let Err(refusal) = lifecycle::remove(session, gone, "its container is gone").await {
+            session.problems.raise("journal", refusal.code.as_str(), refusal);
+        }
+    }
+}
+
+/// Lists the containers that have an endpoint whose container or name is not known yet.
+fn unnamed(session: &Session, listed: &[ListedContainer]) -> Vec<String> {
+    let entries = session.journal.entries();
+    let records = entries.values().filter_map(|record| Some((record.sandbox.docker()?, record)));
+    let known: BTreeMap<&String, &EndpointRecord> =
+        records.map(|(docker, record)| (&docker.endpoint, record)).collect();
+    let is_new = |container: &&ListedContainer| {
+        container.endpoints.iter().filter_map(|id| known.get(id)).any(|record| {
+            let docker = record.sandbox.docker();
+            let named = container.name.parse().is_ok_and(|name: overlay_core::Name| name == record.endpoint.name);
+            let nameless = container.name.parse::<overlay_core::Name>().is_err();
+            docker.is_none_or(|docker| docker.container.is_none()) || !(named || nameless)
+        })
+    };
+
+    listed.iter().filter(is_new).map(|container| container.id.clone()).collect()
+}
+
+/// Finds out how a container is called, and where it is.
+pub(super) async fn look_at(session: &Session, engine: &Engine, container: &str) -> Result<(), EngineError> {
+    let found = match engine.container(container).await {
+        Err(error) if error.is_missing() => return Ok(()),
+        found => found?,
+    };
+    let entries = session.journal.entries();
+    for record in entries.values() {
+        let Some(docker) = record.sandbox.docker() else { continue };
+        let Some(attachment) = found.attachments.get(&docker.endpoint) else { continue };
+        let named = naming::named(&record.endpoint, &found, attachment);
+        let updated = session.journal.update(record.endpoint.id, |record| {
+            record.endpoint = named;
+            if let SandboxRecord::Docker(docker) = &mut record.sandbox {
+                docker.container = Some(found.id.clone());
+                if found.running {
+                    docker.netns = found.netns.clone().or(docker.netns.take());
+                }
+            }
+        });
+        if let Err(refusal) = updated.await {
+            session.problems.raise("journal", refusal.code.as_str(), refusal);
+        }
+    }
+
+    Ok(())
+}
+
+/// Strikes out addresses and pools that Docker holds and nothing came of: what it gave back while this process was away.
+async fn strike_unused(session: &Session) {
+    let ledger = session.docker.ledger();
+    let entries = session.journal.entries();
+    let now = unix_now();
+    let is_old = |since: u64| now.saturating_sub(since) > UNUSED_SECS;
+    let live: BTreeSet<_> = entries.values().flat_map(|record| record.endpoint.addresses.iter().copied()).collect();
+    let dead_pool = |pool: &crate::state::DockerPool| {
+        let standing = pool.docker_network.as_ref().is_some_and(|id| ledger.networks.contains_key(id));
+        is_old(pool.since) && !standing
+    };
+    let pools: BTreeSet<&String> = ledger.pools.values().filter(|pool| dead_pool(pool)).map(|pool| &pool.id).collect();
+    let leases = ledger.leases.values().filter(|lease| {
+        let orphan = pools.contains(&lease.pool) || !ledger.pools.contains_key(&lease.pool);
+        orphan || (lease.is_endpoint && is_old(lease.since) && !live.contains(&lease.address))
+    });
+    let leases = leases.map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address));
+    let struck = leases.chain(pools.iter().map(|id| DockerKey::Pool((*id).clone()))).collect();
+    if let Err(refusal) = session.docker.write(Vec::new(), struck).await {
+        session.problems.raise("docker book", refusal.code.as_str(), refusal);
+    }
+}
+
+/// Starts the containers that Docker could not start for want of us, and would have tried only once.
+pub(super) async fn start_stranded(session: &Session, engine: &Engine) -> Result<(), EngineError> {
+    let ledger = session.docker.ledger();
+    for listed in engine.containers().await? {
+        if !listed.endpoints.is_empty() {
+            continue;
+        }
+        let found = match engine.container(&listed.id).await {
+            Err(error) if error.is_missing() => continue,
+            found => found?,
+        };
+        if is_stranded(&found, &ledger.networks) {
+            tracing::info!(container = %found.name, "Starting a container that Docker could not start without us");
+            if let Err(error) = engine.start_container(&found.id).await {
+                tracing::warn!(container = %found.name, %error, "Container was not started");
+            }
+        }
+    }
+
+    Ok(())
+}
+
+fn is_stranded(container: &Container, ours: &BTreeMap<String, crate::state::DockerNetwork>) -> bool {
+    let on_ours = container.networks.iter().any(|network| ours.contains_key(network));
+
+    !container.running && container.restarts && !container.error.is_empty() && on_ours
+}

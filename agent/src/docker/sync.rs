@@ -1,0 +1,511 @@
+//! Makes the engine's networks those of the cluster, and the other way round. What is to be done is computed as a value from what
+//! both have, afresh each time: no order of events, no lost one and no restart makes a difference.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use overlay_core::{NetworkId, NodeId, View};
+use overlay_proto::{Code, Refusal, v1};
+
+use super::book::Ledger;
+use super::engine::{Engine, EngineError, EngineNetwork};
+use super::publish;
+use crate::endpoint::lifecycle;
+use crate::membership::{link, occupancy};
+use crate::problem::explain;
+use crate::session::Session;
+use crate::state::{DockerKey, DockerNetwork, EndpointRecord, Numbering};
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    /// Control is asked to make it, with this id where it had one before.
+    Publish(String, Option<NetworkId>),
+    /// Docker's network stands for this one from now on.
+    Adopt(String, NetworkId),
+    /// Docker is asked to remove it.
+    Remove(String),
+    /// Docker is asked to make a replica.
+    Replicate(NetworkId),
+}
+
+/// What is to be done, and what cannot be.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Plan {
+    steps: Vec<Step>,
+    /// Why a network of Docker's cannot be used, by Docker's id.
+    conflicts: BTreeMap<String, String>,
+    /// Why Docker has no replica of a network.
+    missing: BTreeMap<NetworkId, String>,
+}
+
+/// What is there.
+#[derive(Debug, Clone, Copy)]
+struct Facts<'a> {
+    view: &'a View,
+    node: NodeId,
+    ledger: &'a Ledger,
+    engine: &'a [EngineNetwork],
+    /// Docker's ids of the networks that containers here are on.
+    busy: &'a BTreeSet<String>,
+    /// Networks on which control knew containers of this node: one that is gone was removed by force.
+    served: &'a BTreeSet<NetworkId>,
+}
+
+impl Facts<'_> {
+    fn plan(self) -> Plan {
+        let mut plan = Plan::default();
+        for network in self.engine.iter().filter(|network| network.is_ours()) {
+            if let Some(known) = self.ledger.networks.get(&network.id) {
+                match known.network {
+                    None => self.plan_unbound(network, known, &mut plan),
+                    Some(id) if !self.view.networks.contains_key(&id) => self.plan_orphan(network, id, &mut plan),
+                    Some(_) => {}
+                }
+            }
+        }
+        self.plan_replicas(&mut plan);
+
+        plan
+    }
+
+    /// A person made it here.
+    fn plan_unbound(self, engine: &EngineNetwork, known: &DockerNetwork, plan: &mut Plan) {
+        let id = &engine.id;
+        let Some(there) = publish::find(self.view, &engine.name) else {
+            if publish::name_of(&engine.name).is_none() {
+                let text =
+                    format!("{:?} is no name that all hosts can use: letters, digits, '-', '_', '.'", engine.name);
+                plan.conflicts.insert(id.clone(), text);
+            } else {
+                plan.steps.push(Step::Publish(id.clone(), None));
+            }
+            return;
+        };
+        if self.ledger.removals.contains(&there.id) {
+            // The one of before goes first.
+            return;
+        }
+        let same = there.prefix == known.prefix && there.prefix6 == known.prefix6;
+        let numbers_alike = match known.numbering {
+            Numbering::Ours { .. } => true,
+            Numbering::Engine => there.settings.numbered_by == Some(self.node),
+        };
+        let stands = self.ledger.standing_for(there.id).is_some_and(|other| other.id != *id);
+        if same && numbers_alike && !stands {
+            return plan.steps.push(Step::Adopt(id.clone(), there.id));
+        }
+        let text =
+            format!("network {} is there already, with prefix {}, made on another host", there.title(), there.prefix);
+        if self.busy.contains(id) {
+            let text = format!("{text}; stop its containers here, and it becomes that one");
+            plan.conflicts.insert(id.clone(), text);
+        } else {
+            plan.conflicts.insert(id.clone(), format!("{text}; this one gives way to it, start the container again"));
+            plan.steps.push(Step::Remove(id.clone()));
+        }
+    }
+
+    /// It is removed everywhere else.
+    fn plan_orphan(self, engine: &EngineNetwork, network: NetworkId, plan: &mut Plan) {
+        let busy = self.busy.contains(&engine.id);
+        if busy && !self.served.contains(&network) {
+            // Who removed it did not know of our container yet: no running container loses its network.
+            plan.steps.push(Step::Publish(engine.id.clone(), Some(network)));
+        } else {
+            plan.steps.push(Step::Remove(engine.id.clone()));
+        }
+    }
+
+    fn plan_replicas(self, plan: &mut Plan) {
+        for network in self.view.networks.values() {
+            let adopted = plan.steps.iter().any(|step| matches!(step, Step::Adopt(_, id) if *id == network.id));
+            let stands = self.ledger.standing_for(network.id).is_some();
+            if adopted || stands || self.ledger.removals.contains(&network.id) {
+                continue;
+            }
+            match self.engine.iter().find(|engine| engine.name == network.title()) {
+                None => plan.steps.push(Step::Replicate(network.id)),
+                Some(ours) if ours.is_ours() => {}
+                Some(other) => {
+                    let text = format!(
+                        "Docker on this host has a {} network called {}: remove it, or take another name",
+                        other.driver, other.name
+                    );
+                    plan.missing.insert(network.id, text);
+                }
+            }
+        }
+    }
+}
+
+/// What is remembered between passes.
+#[derive(Debug, Default)]
+pub(super) struct Sync {
+    served: BTreeSet<NetworkId>,
+    /// Networks of the book that the engine did not list, and how often in a row: one that is just being made is not listed yet.
+    unlisted: BTreeMap<String, u32>,
+}
+
+/// Passes in which a network may be missing from the engine's list before it counts as removed.
+const UNLISTED: u32 = 3;
+
+impl Sync {
+    /// Goes over everything once; tells whether another pass should follow soon.
+    pub(super) async fn pass(
+        &mut self,
+        session: &Session,
+        engine: &Engine,
+        regular: bool,
+    ) -> Result<bool, EngineError> {
+        let mut again = tell_removals(session).await;
+        let listed = engine.networks().await?;
+        let membership = session.membership.borrow().clone();
+        if !membership.live {
+            return Ok(again);
+        }
+        if regular {
+            self.strike_unlisted(session, &listed).await;
+        }
+        let view = &membership.view;
+        let entries = session.journal.entries();
+        let docker = |record: &EndpointRecord| record.sandbox.docker().map(|docker| docker.network.clone());
+        let busy = entries.values().filter_map(docker).collect();
+        let shown = view.endpoints.values().filter(|endpoint| endpoint.node == session.node);
+        self.served.extend(shown.map(|endpoint| endpoint.network));
+        let ledger = session.docker.ledger();
+        let facts =
+            Facts { view, node: session.node, ledger: &ledger, engine: &listed, busy: &busy, served: &self.served };
+        let mut plan = facts.plan();
+        // Before anything is removed: a container that starts meanwhile is told.
+        session.docker.state_conflicts(plan.conflicts.clone());
+        for step in std::mem::take(&mut plan.steps) {
+            let done = perform(session, engine, &listed, view, &ledger, &step).await;
+            again |= matches!(step, Step::Publish(..) | Step::Remove(_)) && done.is_ok();
+            if let Err((about, text)) = done {
+                match about {
+                    About::Docker(id) => drop(plan.conflicts.insert(id, text)),
+                    About::Network(id) => drop(plan.missing.insert(id, text)),
+                }
+            }
+        }
+        session.docker.state_conflicts(plan.conflicts.clone());
+        report(session, &listed, view, &plan);
+        self.served.retain(|network| ledger.standing_for(*network).is_some());
+
+        Ok(again)
+    }
+
+    /// Forgets networks that were removed while this process was away. What stands for one of the cluster comes back.
+    async fn strike_unlisted(&mut self, session: &Session, listed: &[EngineNetwork]) {
+        let ledger = session.docker.ledger();
+        let missing = ledger.networks.keys().filter(|id| listed.iter().all(|network| network.id != **id));
+        let missing: BTreeSet<&String> = missing.collect();
+        self.unlisted.retain(|id, _| missing.contains(id));
+        let mut struck = Vec::new();
+        for id in missing {
+            let passes = self.unlisted.entry(id.clone()).or_default();
+            *passes += 1;
+            if *passes >= UNLISTED {
+                struck.push(DockerKey::Network(id.clone()));
+            }
+        }
+        if let Err(refusal) = session.docker.write(Vec::new(), struck).await {
+            session.problems.raise("docker book", refusal.code.as_str(), refusal);
+        }
+    }
+}
+
+/// What a failure is about.
+enum About {
+    Docker(String),
+    Network(NetworkId),
+}
+
+/// Tells control of the networks that were removed here; tells whether one waits for control.
+async fn tell_removals(session: &Session) -> bool {
+    let mut waits = false;
+    for network in session.docker.ledger().removals.iter().copied() {
+        session.published().await;
+        let asked = match session.link.client() {
+            Ok(mut client) => {
+                let request = v1::RemoveNetworkRequest { network: network.to_string(), force: false };
+                link::call(client.remove_network(request)).await.map(|revised| revised.revision)
+            }
+            Err(away) => Err(away),
+        };
+        match asked {
+            Ok(revision) => {
+                let mut membership = session.membership.subscribe();
+                let arrived = membership.wait_for(|membership| membership.view.revision.0 >= revision);
+                // Where the news does not come, the plan waits for them.
+                let _ = tokio::time::timeout(std::time::Duration::from_secs(2), arrived).await;
+            }
+            Err(refusal) if refusal.code == Code::NotFound => {}
+            Err(refusal) if refusal.code == Code::InUse || refusal.code == Code::NotAllowed => {
+                tracing::warn!(%network, reason = %refusal, "A network removed with Docker is in use elsewhere and comes back");
+            }
+            Err(_) => {
+                waits = true;
+                continue;
+            }
+        }
+        if let Err(refusal) = session.docker.write(Vec::new(), vec![DockerKey::Removal(network)]).await {
+            session.problems.raise("docker book", refusal.code.as_str(), refusal);
+        }
+    }
+
+    waits
+}
+
+async fn perform(
+    session: &Session,
+    engine: &Engine,
+    listed: &[EngineNetwork],
+    view: &Arc<View>,
+    ledger: &Ledger,
+    step: &Step,
+) -> Result<(), (About, String)> {
+    match step {
+        Step::Adopt(docker, network) => {
+            tracing::info!(%network, docker, "Docker's network stands for one of the cluster");
+            session
+                .docker
+                .bind(docker, Some(*network))
+                .await
+                .map_err(|r| (About::Docker(docker.clone()), r.to_string()))
+        }
+        Step::Publish(docker, id) => {
+            let told = publish(session, listed, ledger, docker, *id).await;
+            told.map_err(|refusal| (About::Docker(docker.clone()), refusal.to_string()))
+        }
+        Step::Remove(docker) => {
+            let of = |record: &EndpointRecord| record.sandbox.docker().is_some_and(|d| d.network == *docker);
+            let entries = session.journal.entries();
+            let lost = entries.values().filter(|record| of(record)).map(|record| record.endpoint.id).collect();
+            // What is left on it was cut off by force.
+            let removed = lifecycle::remove(session, lost, "its network was removed by force").await;
+            removed.map_err(|refusal| (About::Docker(docker.clone()), refusal.to_string()))?;
+            // Docker's call for it must not count as a person's.
+            let unbound = session.docker.bind(docker, None).await;
+            unbound.map_err(|refusal| (About::Docker(docker.clone()), refusal.to_string()))?;
+            let gone = engine.remove_network(docker).await;
+            gone.map_err(|error| (About::Docker(docker.clone()), explain(&error)))
+        }
+        Step::Replicate(id) => {
+            let Some(network) = view.networks.get(id) else { return Ok(()) };
+            let made = engine.create_network(publish::replica(network)).await;
+            made.map(drop).map_err(|error| (About::Network(*id), explain(&error)))
+        }
+    }
+}
+
+/// Asks control to make a network that Docker has.
+async fn publish(
+    session: &Session,
+    listed: &[EngineNetwork],
+    ledger: &Ledger,
+    docker: &str,
+    id: Option<NetworkId>,
+) -> Result<(), Refusal> {
+    let engine = listed.iter().find(|network| network.id == docker);
+    let Some((engine, known)) = engine.zip(ledger.networks.get(docker)) else { return Ok(()) };
+    let Some(request) = publish::request(engine, known, session.node, id) else { return Ok(()) };
+    let mut client = session.link.client()?;
+    let answer = match link::call(client.create_network(request)).await {
+        // Somebody was faster; the next pass sees it.
+        Err(refusal) if refusal.code == Code::NameTaken => return Ok(()),
+        answer => answer?,
+    };
+    let network = answer.network.map(|network| network.id).unwrap_or_default();
+    let network: NetworkId = overlay_proto::convert::field("network.id", &network)?;
+    session.docker.bind(docker, Some(network)).await?;
+    tracing::info!(%network, name = %engine.name, "Made a network that Docker has");
+    let arrived = async {
+        let mut membership = session.membership.subscribe();
+        membership.wait_for(|membership| membership.view.networks.contains_key(&network)).await.map(drop)
+    };
+    // Who made it will use it; where the news does not come at once, the first container enters.
+    if matches!(tokio::time::timeout(std::time::Duration::from_secs(2), arrived).await, Ok(Ok(()))) {
+        let _ = occupancy::enter(session, network, 1).await;
+    }
+
+    Ok(())
+}
+
+/// States as problems what cannot be.
+fn report(session: &Session, listed: &[EngineNetwork], view: &View, plan: &Plan) {
+    session.problems.keep_only("docker network ", |about| {
+        let of =
+            |id: &str| plan.conflicts.contains_key(id) || plan.missing.keys().any(|network| network.to_string() == id);
+        about.strip_prefix("docker network ").is_some_and(of)
+    });
+    for (id, text) in &plan.conflicts {
+        let name = listed.iter().find(|network| network.id == *id).map_or(id.as_str(), |network| network.name.as_str());
+        session.problems.raise(
+            &format!("docker network {id}"),
+            "docker-conflict",
+            format!("Docker's network {name}: {text}"),
+        );
+    }
+    for (id, text) in &plan.missing {
+        let name = view.networks.get(id).map_or_else(|| id.to_string(), |network| network.title().to_owned());
+        session.problems.raise(
+            &format!("docker network {id}"),
+            "docker-missing",
+            format!("network {name} is not in Docker: {text}"),
+        );
+    }
+}
+
+/// Removes from Docker what this node's networks were, for it leaves the cluster.
+pub(crate) async fn withdraw(session: &Session, socket: &std::path::Path) -> Result<(), EngineError> {
+    let engine = Engine::connect(socket).await?;
+    let networks = engine.networks().await?;
+    let mut outcome = Ok(());
+    for network in networks.iter().filter(|network| network.is_ours()) {
+        if session.docker.bind(&network.id, None).await.is_ok() {
+            outcome = outcome.and(engine.remove_network(&network.id).await);
+        }
+    }
+
+    outcome.and(super::gwbridge::remove(&engine).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use overlay_core::{Change, Network, NetworkMode, NetworkSettings, Revision};
+
+    use super::*;
+
+    const ME: NodeId = NodeId::FIRST;
+
+    fn id(n: u64) -> NetworkId {
+        NetworkId::from_random(n)
+    }
+
+    fn network(n: u64, name: &str, prefix: &str) -> Change {
+        Change::Network(Network {
+            id: id(n),
+            name: name.parse().expect("a name"),
+            prefix: prefix.parse().expect("a prefix"),
+            prefix6: None,
+            mode: NetworkMode::L3,
+            labels: BTreeMap::new(),
+            settings: NetworkSettings::default(),
+        })
+    }
+
+    fn engine(docker: &str, name: &str, driver: &str) -> EngineNetwork {
+        EngineNetwork {
+            id: docker.into(),
+            name: name.into(),
+            driver: driver.into(),
+            ipam: driver.into(),
+            prefix: None,
+            range: None,
+            prefix6: None,
+            internal: false,
+            options: BTreeMap::new(),
+            labels: BTreeMap::new(),
+        }
+    }
+
+    fn known(docker: &str, prefix: &str, network: Option<NetworkId>) -> (String, DockerNetwork) {
+        let row = DockerNetwork {
+            id: docker.into(),
+            network,
+            prefix: prefix.parse().expect("a prefix"),
+            gateway: [10, 1, 0, 1].into(),
+            prefix6: None,
+            gateway6: None,
+            reserved: BTreeMap::new(),
+            internal: false,
+            options: BTreeMap::new(),
+            numbering: Numbering::Ours { pool: "p".into(), pool6: None },
+        };
+
+        (row.id.clone(), row)
+    }
+
+    #[derive(Default)]
+    struct Scene {
+        view: View,
+        ledger: Ledger,
+        engine: Vec<EngineNetwork>,
+        busy: BTreeSet<String>,
+        served: BTreeSet<NetworkId>,
+    }
+
+    impl Scene {
+        fn new(rows: Vec<Change>, books: Vec<(String, DockerNetwork)>, engine: Vec<EngineNetwork>) -> Self {
+            let ledger = Ledger { networks: books.into_iter().collect(), ..Ledger::default() };
+            Self { view: View::from_rows(Revision(1), rows), ledger, engine, ..Self::default() }
+        }
+
+        fn plan(&self) -> Plan {
+            let (busy, served) = (&self.busy, &self.served);
+            Facts { view: &self.view, node: ME, ledger: &self.ledger, engine: &self.engine, busy, served }.plan()
+        }
+    }
+
+    #[test]
+    fn a_network_made_here_is_published_and_one_made_elsewhere_replicated() {
+        let scene = Scene::new(
+            vec![network(1, "red", "10.2.0.0/16")],
+            vec![known("aa", "10.1.0.0/16", None)],
+            vec![engine("aa", "blue", "overlay-wg"), engine("bb", "bridge", "bridge")],
+        );
+
+        assert_eq!(scene.plan().steps, [Step::Publish("aa".into(), None), Step::Replicate(id(1))]);
+    }
+
+    #[test]
+    fn nothing_is_done_where_both_have_the_same() {
+        let scene = Scene::new(
+            vec![network(1, "red", "10.2.0.0/16")],
+            vec![known("aa", "10.2.0.0/16", Some(id(1)))],
+            vec![engine("aa", "red", "overlay-wg")],
+        );
+
+        assert_eq!(scene.plan(), Plan::default());
+    }
+
+    #[test]
+    fn made_by_hand_on_both_sides_it_is_adopted_when_alike_and_gives_way_when_not() {
+        let make = |prefix| {
+            Scene::new(
+                vec![network(1, "red", "10.2.0.0/16")],
+                vec![known("aa", prefix, None)],
+                vec![engine("aa", "red", "overlay-wg")],
+            )
+        };
+        assert_eq!(make("10.2.0.0/16").plan().steps, [Step::Adopt("aa".into(), id(1))]);
+        let mut other = make("10.3.0.0/16");
+        assert_eq!(other.plan().steps, [Step::Remove("aa".into())]);
+        other.busy.insert("aa".into());
+        assert_eq!(other.plan().steps, []);
+        assert!(other.plan().conflicts["aa"].contains("10.2.0.0/16"));
+    }
+
+    #[test]
+    fn a_network_removed_elsewhere_goes_unless_a_container_here_was_not_known_there() {
+        let mut scene =
+            Scene::new(vec![], vec![known("aa", "10.2.0.0/16", Some(id(1)))], vec![engine("aa", "red", "overlay-wg")]);
+        assert_eq!(scene.plan().steps, [Step::Remove("aa".into())]);
+        scene.busy.insert("aa".into());
+        assert_eq!(scene.plan().steps, [Step::Publish("aa".into(), Some(id(1)))]);
+        scene.served.insert(id(1));
+        assert_eq!(scene.plan().steps, [Step::Remove("aa".into())], "by force");
+    }
+
+    #[test]
+    fn one_that_was_just_removed_here_is_not_made_again_and_a_foreign_one_stands_in_the_way() {
+        let mut scene = Scene::new(vec![network(1, "red", "10.2.0.0/16")], vec![], vec![engine("bb", "red", "bridge")]);
+        assert!(scene.plan().missing[&id(1)].contains("bridge network called red"));
+        scene.engine.clear();
+        scene.ledger.removals.insert(id(1));
+
+        assert_eq!(scene.plan(), Plan::default());
+    }
+}

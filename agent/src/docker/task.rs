@@ -1,0 +1,151 @@
+//! The tasks: the plugin socket for as long as the process lives, and for a joined node networks, containers and names.
+
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::driver::OverlayDriver;
+use super::engine::{Engine, EngineError, EngineEvent};
+use super::plugin::{self, PluginSocket};
+use super::roster::{self, Roster};
+use super::sync::Sync;
+use super::{front, gwbridge};
+use crate::node::Desk;
+use crate::problem::explain;
+use crate::session::Session;
+
+/// How often an engine that is not there is looked for.
+const SEARCH: Duration = Duration::from_millis(500);
+/// How often everything is looked at though nothing was heard.
+const LOOK: Duration = Duration::from_secs(3);
+/// The pause before a pass that follows another.
+const AGAIN: Duration = Duration::from_millis(20);
+/// Containers that were heard of and not looked at yet; past that, all are looked at.
+const HEARD: usize = 1_024;
+
+/// Serves the plugin socket. Without Docker on this host it waits for it.
+pub(crate) async fn serve_plugin(desk: Arc<Desk>, plugin: PathBuf) {
+    let about = "docker plugin";
+    loop {
+        match PluginSocket::open(&plugin).await {
+            Ok(socket) => {
+                desk.problems.clear(about);
+                tracing::info!(socket = %plugin.display(), inherited = socket.is_inherited(), "Serving Docker");
+                plugin::serve(socket, Arc::new(OverlayDriver::new(Arc::clone(&desk)))).await;
+            }
+            Err(error) => desk.problems.raise(about, "docker", explain(&error)),
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Follows the engine for as long as the session lasts.
+pub(crate) async fn follow(session: &Session, socket: &Path) {
+    tokio::join!(front::run(session), async {
+        loop {
+            match Engine::connect(socket).await {
+                Ok(engine) => {
+                    let ended = accompany(session, &engine).await;
+                    tracing::debug!(error = %explain(&ended), "Lost Docker's engine");
+                }
+                // A host need not have one.
+                Err(error) => tracing::trace!(error = %explain(&error), "No engine of Docker's"),
+            }
+            sleep(SEARCH).await;
+        }
+    });
+}
+
+/// Goes along with one life of the engine.
+async fn accompany(session: &Session, engine: &Engine) -> EngineError {
+    // First events, then the lists: what happens in between is heard.
+    let (heard, mut containers) = mpsc::channel(HEARD);
+    let (networks, all) = (Notify::new(), Notify::new());
+    let listen = async {
+        let mut events = pin!(engine.events());
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(EngineEvent::Networks) => networks.notify_one(),
+                Ok(EngineEvent::Container(id)) => {
+                    if heard.try_send(id).is_err() {
+                        all.notify_one();
+                    }
+                }
+                Err(error) => return error,
+            }
+        }
+        EngineError::Slow
+    };
+    let begin = async {
+        if let Err(error) = gwbridge::ensure(engine).await {
+            tracing::warn!(error = %explain(&error), "docker_gwbridge was not made beforehand");
+        }
+        if let Err(error) = roster::start_stranded(session, engine).await {
+            tracing::warn!(error = %explain(&error), "Containers that could not start were not looked for");
+        }
+        std::future::pending::<EngineError>().await
+    };
+    tokio::select! {
+        error = listen => error,
+        error = begin => error,
+        error = keep_networks(session, engine, &networks) => error,
+        error = keep_containers(session, engine, &mut containers, &all) => error,
+    }
+}
+
+async fn keep_networks(session: &Session, engine: &Engine, heard: &Notify) -> EngineError {
+    let mut sync = Sync::default();
+    let mut membership = session.membership.subscribe();
+    let mut book = session.docker.subscribe();
+    let mut regular = Instant::now();
+    loop {
+        membership.mark_unchanged();
+        book.mark_unchanged();
+        let is_regular = Instant::now() >= regular;
+        if is_regular {
+            regular = Instant::now() + LOOK;
+        }
+        let again = match sync.pass(session, engine, is_regular).await {
+            Ok(again) => again,
+            Err(error) => return error,
+        };
+        let due = if again { Instant::now() + AGAIN } else { regular };
+        tokio::select! {
+            () = heard.notified() => {}
+            _ = membership.changed() => {}
+            _ = book.changed() => {}
+            () = sleep_until(due) => {}
+        }
+    }
+}
+
+async fn keep_containers(
+    session: &Session,
+    engine: &Engine,
+    heard: &mut mpsc::Receiver<String>,
+    all: &Notify,
+) -> EngineError {
+    let mut roster = Roster::default();
+    loop {
+        if let Err(error) = roster.look(session, engine).await {
+            return error;
+        }
+        let due = Instant::now() + LOOK;
+        loop {
+            tokio::select! {
+                Some(container) = heard.recv() => {
+                    if let Err(error) = roster::look_at(session, engine, &container).await {
+                        return error;
+                    }
+                }
+                () = all.notified() => break,
+                () = sleep_until(due) => break,
+            }
+        }
+    }
+}
