@@ -91,14 +91,14 @@ struct Work {
 impl Work {
     fn run(mut self, mut queue: mpsc::Receiver<Message>) -> Result<(), StoreError> {
         while let Some(Message::Job(first)) = queue.blocking_recv() {
-            let mut batch = vec![first];
+            let mut batch = vec![*first];
             let mut stop = false;
             while batch.len() < BATCH
                 && !stop
                 && let Ok(message) = queue.try_recv()
             {
                 match message {
-                    Message::Job(job) => batch.push(job),
+                    Message::Job(job) => batch.push(*job),
                     Message::Stop => stop = true,
                 }
             }
