@@ -1,7 +1,7 @@
 //! Puts a front resolver into every container that is on a network of ours, and takes it away again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use overlay_core::NetworkId;
@@ -78,7 +78,7 @@ fn wanted(entries: &Entries) -> BTreeMap<PathBuf, BTreeSet<NetworkId>> {
 }
 
 /// Opens a front; nothing to tell where the namespace is simply not there yet.
-async fn open(session: &Session, path: &PathBuf, scope: BTreeSet<NetworkId>) -> Result<Front, Option<String>> {
+async fn open(session: &Session, path: &Path, scope: BTreeSet<NetworkId>) -> Result<Front, Option<String>> {
     let netns = Netns::open(path).map_err(|_| None)?;
     let opened = Front::open(&netns, scope, session.names.subscribe()).await;
 

@@ -163,7 +163,7 @@ mod tests {
 
     use super::*;
     use crate::kernel::namespace::Report;
-    use crate::kernel::{NamespaceDesired, Step, TunDesired, VethDesired};
+    use crate::kernel::{Keeper, NamespaceDesired, Step, TunDesired, VethDesired};
 
     /// A kernel that is two sets: the veth pairs that exist, and those that are routed.
     #[derive(Debug, Default)]

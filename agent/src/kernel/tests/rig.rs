@@ -12,7 +12,7 @@ use overlay_core::{EndpointId, NetworkId};
 use tempfile::TempDir;
 
 use crate::kernel::{
-    NamespaceDesired, Netns, NetworkNamespace, Pins, Report, SandboxDesired, Tun, TunDesired, VethDesired,
+    Keeper, NamespaceDesired, Netns, NetworkNamespace, Pins, Report, SandboxDesired, Tun, TunDesired, VethDesired,
 };
 
 /// How long a packet may take that must arrive.
