@@ -241,7 +241,7 @@ mod tests {
             node,
             name: format!("e{id}").parse().expect("a name"),
             aliases: BTreeSet::new(),
-            addresses: vec![IpAddr::V4(v4)],
+            addresses: vec![IpAddr::V4(v4), IpAddr::V6(format!("fd01::{v4}").parse().expect("an address"))],
             labels: BTreeMap::new(),
             runtime: Runtime::Run,
         }

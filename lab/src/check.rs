@@ -2,6 +2,7 @@
 
 mod churn;
 mod control;
+mod docker;
 mod firewall;
 mod foreign;
 mod forgery;
@@ -37,7 +38,7 @@ pub struct Check {
 }
 
 /// All checks.
-pub const CHECKS: [Check; 10] = [
+pub const CHECKS: [Check; 11] = [
     Check { name: "offline", what: "the data path needs no control", rounds: 1, run: offline::run },
     Check { name: "restart", what: "agents may be killed at any moment", rounds: 100, run: restart::run },
     Check { name: "control", what: "what control acknowledged survives kill -9", rounds: 20, run: control::run },
@@ -47,6 +48,7 @@ pub const CHECKS: [Check; 10] = [
     Check { name: "forgery", what: "nobody speaks with another's address", rounds: 4, run: forgery::run },
     Check { name: "mtu", what: "no path is too narrow, whatever routers say", rounds: 4, run: mtu::run },
     Check { name: "speed", what: "twice as fast as other userspace WireGuards", rounds: 5, run: speed::run },
+    Check { name: "docker", what: "Docker networks span hosts", rounds: 100, run: docker::run },
     Check { name: "churn", what: "coming and going leaves nothing", rounds: 1000, run: churn::run },
 ];
 

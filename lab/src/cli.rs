@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::check::{CHECKS, Check};
+use crate::docker::{Engine, Image};
 use crate::lab::Lab;
 use crate::snapshot::Snapshot;
 use crate::state::{self, Record};
@@ -107,7 +108,7 @@ struct Up {
     /// No IPv6 on the underlay
     #[arg(long)]
     no_ipv6: bool,
-    /// Hosts with a Docker engine each
+    /// Hosts with a Docker engine each, which has the image my-image
     #[arg(long)]
     docker: bool,
 }
@@ -313,8 +314,8 @@ fn run_tool(tool: Tool) -> Result<()> {
 
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 fn up(options: &Up) -> Result<()> {
-    if options.docker {
-        bail!("--docker comes with the Docker plugin, which is not there yet");
+    if let (true, Some(program)) = (options.docker, Engine::missing_program()) {
+        bail!("--docker takes Debian's docker.io, busybox-static and curl: {program} is not installed");
     }
     state::clean()?;
     if Record::load(&options.lab.name)?.is_some() {
@@ -324,6 +325,12 @@ fn up(options: &Up) -> Result<()> {
     let lab = Lab::builder(options.hosts).mtu(options.mtu).ipv4(options.ipv4);
     let lab = if options.no_ipv6 { lab.ipv6(None) } else { lab };
     let lab = lab.start_to_stay()?;
+    if options.docker {
+        let image = Image::make()?;
+        for host in lab.hosts() {
+            Engine::start(host, false)?.load(&image)?;
+        }
+    }
     let record = Record::of(&options.lab.name, &lab)?;
     record.save()?;
     drop(lab.leave_running());

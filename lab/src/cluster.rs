@@ -219,6 +219,12 @@ impl Cluster {
         wait_until(PATIENCE, "the agent finds control", || connected().unwrap_or(false))
     }
 
+    /// The hosts alone, for who has let them leave already.
+    #[must_use]
+    pub(crate) fn into_lab(self) -> Lab {
+        self.lab
+    }
+
     /// Lets all hosts leave and insists that nothing is left on any of them.
     ///
     /// # Errors

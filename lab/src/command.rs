@@ -96,6 +96,13 @@ impl HostCommand {
         Ok(self)
     }
 
+    /// Gives the command a file on its standard input.
+    #[must_use]
+    pub(crate) fn input_file(mut self, file: File) -> Self {
+        self.command.stdin(file);
+        self
+    }
+
     /// Sets how long the command may take (30 s unless set); then it is killed.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {

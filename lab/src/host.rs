@@ -30,6 +30,12 @@ impl Host {
         &self.plan.name
     }
 
+    /// The lab it is in.
+    #[must_use]
+    pub(crate) fn lab(&self) -> &str {
+        &self.lab
+    }
+
     /// The host's name and addresses.
     #[must_use]
     pub fn plan(&self) -> &HostPlan {

@@ -313,6 +313,7 @@ impl Lab {
             let _ = keeper.child.kill();
         }
         let _ = keeper.child.wait();
+        crate::docker::forget(&self.topology.id);
     }
 }
 

@@ -126,6 +126,7 @@ impl Record {
                 bail!("process {} of lab {} does not end", process.pid, self.name);
             }
         }
+        crate::docker::forget(&self.topology.id);
         let folder = folder_of(&self.name);
         fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
         // Fails while other labs are recorded there, as it should.

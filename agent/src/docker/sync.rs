@@ -360,6 +360,9 @@ fn report(session: &Session, listed: &[EngineNetwork], view: &View, plan: &Plan)
 
 /// Removes from Docker what this node's networks were, for it leaves the cluster.
 pub(crate) async fn withdraw(session: &Session, socket: &std::path::Path) -> Result<(), EngineError> {
+    if !socket.exists() {
+        return Ok(());
+    }
     let engine = Engine::connect(socket).await?;
     let networks = engine.networks().await?;
     let mut outcome = Ok(());

@@ -2,7 +2,7 @@
 
 use overlay_lab::{CHECKS, Check};
 
-use super::lab;
+use super::{lab, skip};
 
 fn check(name: &str, rounds: u32) {
     if lab(1).is_none() {
@@ -61,6 +61,15 @@ fn speed_is_measured_against_others() {
 #[test]
 fn no_path_is_too_narrow() {
     check("mtu", 1);
+}
+
+#[test]
+fn docker_networks_span_hosts() {
+    if let Some(program) = overlay_lab::Engine::missing_program() {
+        return skip(&format!("Docker engines need {program}"));
+    }
+
+    check("docker", 4);
 }
 
 #[test]

@@ -12,6 +12,9 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::local_api::{self, SocketError};
 
+/// Folders above the socket that are Docker's alone: `plugins` and `docker`.
+const FOLDERS: usize = 2;
+
 /// The plugin socket cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum PluginSocketError {
@@ -61,9 +64,11 @@ impl PluginSocket {
 impl Drop for PluginSocket {
     fn drop(&mut self) {
         if let Some(path) = &self.made {
-            // Docker may keep other plugins' sockets beside it: the folder stays unless it is empty.
             let _ = std::fs::remove_file(path);
-            let _ = path.parent().map(std::fs::remove_dir);
+            // An earlier process of ours may have made the folders. Where Docker keeps something in them they stay.
+            for folder in path.ancestors().skip(1).take(FOLDERS) {
+                let _ = std::fs::remove_dir(folder);
+            }
         }
     }
 }
@@ -84,13 +89,13 @@ mod tests {
     #[tokio::test]
     async fn a_socket_that_was_made_goes_with_its_owner() {
         let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("plugins/overlay-wg.sock");
+        let path = dir.path().join("docker/plugins/overlay-wg.sock");
 
         let socket = PluginSocket::open(&path).await.expect("opened");
 
         assert!(!socket.is_inherited() && path.exists());
         assert!(matches!(PluginSocket::open(&path).await, Err(PluginSocketError::Open(SocketError::InUse(_)))));
         drop(socket);
-        assert!(!path.exists() && !dir.path().join("plugins").exists());
+        assert!(!dir.path().join("docker").exists());
     }
 }

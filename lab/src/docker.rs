@@ -1,0 +1,274 @@
+//! A real Docker engine on a host: containerd and dockerd of its own, all their data in the host's private `/run`, and an image
+//! made on the spot out of busybox, curl and this program. No registry is asked.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::binary::bin;
+use crate::command::HostCommand;
+use crate::host::Host;
+use crate::wait::wait_until;
+
+/// How the image is called on every engine.
+pub const IMAGE: &str = "my-image";
+/// How long an engine may take to serve its API.
+const START: Duration = Duration::from_secs(60);
+/// How long one command of Docker's may take.
+const COMMAND: Duration = Duration::from_secs(90);
+/// Where an engine keeps everything, on its host.
+const HOME: &str = "/run/engine";
+/// What an engine takes.
+const PROGRAMS: [&str; 4] = ["dockerd", "containerd", "runc", "docker"];
+/// Names of busybox that the image has.
+const APPLETS: [&str; 16] = [
+    "sh",
+    "ls",
+    "cat",
+    "sleep",
+    "ip",
+    "ping",
+    "hostname",
+    "nslookup",
+    "wget",
+    "wc",
+    "head",
+    "dd",
+    "sha256sum",
+    "true",
+    "nc",
+    "grep",
+];
+/// Where cgroup hierarchies are found.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// A Docker engine on a host. It ends with the host.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    host: Host,
+    live_restore: bool,
+}
+
+impl Engine {
+    /// Says which of the programs that an engine takes is missing, if one is.
+    #[must_use]
+    pub fn missing_program() -> Option<&'static str> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let is_there = |name: &&&str| std::env::split_paths(&path).any(|folder| folder.join(name).exists());
+
+        PROGRAMS.iter().chain(["busybox", "curl", "tar"].iter()).find(|name| !is_there(name)).copied()
+    }
+
+    /// Starts containerd and dockerd on a host and waits until the engine answers.
+    ///
+    /// # Errors
+    ///
+    /// When a program is missing, or the engine does not come up.
+    pub fn start(host: &Host, live_restore: bool) -> Result<Self> {
+        if let Some(program) = Self::missing_program() {
+            bail!("{program} is not installed: Docker engines take Debian's docker.io, busybox-static and curl");
+        }
+        let engine = Self { host: host.clone(), live_restore };
+        let script = format!(
+            "mkdir -p {HOME} && (setsid containerd --root {HOME}/containerd --state {HOME}/containerd-state \
+             --address {HOME}/containerd.sock >{HOME}/containerd.log 2>&1 </dev/null &)"
+        );
+        engine.host.try_command("sh")?.args(["-c", &script]).run()?;
+        let listens = || engine.exists(&format!("{HOME}/containerd.sock"));
+        wait_until(START, "containerd listens", || listens().unwrap_or(false))?;
+        engine.start_daemon()?;
+
+        Ok(engine)
+    }
+
+    /// The host it is on.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Starts dockerd and waits until it answers; returns how long that took.
+    ///
+    /// # Errors
+    ///
+    /// When it does not in time.
+    pub fn start_daemon(&self) -> Result<Duration> {
+        let live_restore = if self.live_restore { "--live-restore" } else { "" };
+        let group = cgroup(self.host.lab(), self.host.name());
+        let script = format!(
+            "rm -f {HOME}/dockerd.pid; (setsid dockerd --containerd {HOME}/containerd.sock --data-root {HOME}/data \
+             --exec-root {HOME}/exec -p {HOME}/dockerd.pid -s overlay2 -H unix:///run/docker.sock --cgroup-parent {group} \
+             {live_restore} >>{HOME}/dockerd.log 2>&1 </dev/null &)"
+        );
+        self.host.try_command("sh")?.args(["-c", &script]).run()?;
+        let answers = || Ok::<_, anyhow::Error>(self.docker(&["version"])?.output()?.status.success());
+
+        wait_until(START, "the Docker engine answers", || answers().unwrap_or(false)).with_context(|| self.last_words())
+    }
+
+    fn last_words(&self) -> String {
+        let tail =
+            self.host.try_command("tail").and_then(|tail| tail.args(["-n", "5", "/run/engine/dockerd.log"]).run());
+
+        tail.map(|output| output.stdout).unwrap_or_default()
+    }
+
+    fn exists(&self, path: &str) -> Result<bool> {
+        Ok(self.host.try_command("test")?.args(["-e", path]).output()?.status.success())
+    }
+
+    /// Ends dockerd with a signal and waits until it is gone. Its containers may live on.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn stop_daemon(&self, signal: &str) -> Result<()> {
+        let [pid] = self.host.pids_of("dockerd")?[..] else { bail!("not one dockerd runs on {}", self.host.name()) };
+        self.host.kill(pid, signal)?;
+        let gone = || self.host.pids_of("dockerd").is_ok_and(|pids| pids.is_empty());
+
+        wait_until(START, "dockerd is gone", gone).map(drop)
+    }
+
+    /// A command of Docker's.
+    ///
+    /// # Errors
+    ///
+    /// When the host is gone.
+    pub fn docker(&self, args: &[&str]) -> Result<HostCommand> {
+        let command = self.host.try_command("docker")?.env("DOCKER_HOST", "unix:///run/docker.sock").args(args);
+
+        Ok(command.deadline(COMMAND))
+    }
+
+    /// Runs a command of Docker's and returns what it printed.
+    ///
+    /// # Errors
+    ///
+    /// When it fails.
+    pub fn run(&self, args: &[&str]) -> Result<String> {
+        Ok(self.docker(args)?.run()?.stdout.trim_end().to_owned())
+    }
+
+    /// Gives the engine the image.
+    ///
+    /// # Errors
+    ///
+    /// When the engine refuses it.
+    pub fn load(&self, image: &Image) -> Result<()> {
+        let path = format!("{HOME}/image.tar");
+        let script = format!("cat > {path}");
+        let file = fs::File::open(image.path()).context("the image is gone")?;
+        self.host.try_command("sh")?.args(["-c", &script]).input_file(file).run()?;
+        let serve = r#"CMD ["/bin/overlay-lab", "serve-http"]"#;
+        self.run(&["import", "--change", serve, &path, IMAGE])?;
+
+        self.host.try_command("rm")?.arg(&path).run().map(drop)
+    }
+}
+
+/// The image: a file that is gone with this value.
+#[derive(Debug)]
+pub struct Image {
+    folder: tempfile::TempDir,
+}
+
+impl Image {
+    /// Makes it.
+    ///
+    /// # Errors
+    ///
+    /// When a program is missing or cannot be copied.
+    pub fn make() -> Result<Self> {
+        let folder = tempfile::tempdir().context("no temporary folder can be made")?;
+        let root = folder.path().join("root");
+        for name in ["bin", "etc", "tmp", "proc", "sys", "dev", "usr/bin"] {
+            fs::create_dir_all(root.join(name))?;
+        }
+        copy(&which("busybox")?, &root.join("bin/busybox"))?;
+        for applet in APPLETS {
+            symlink("busybox", root.join("bin").join(applet))?;
+        }
+        for (program, place) in [(which("curl")?, "usr/bin/curl"), (bin("overlay-lab")?, "bin/overlay-lab")] {
+            copy(&program, &root.join(place))?;
+            for library in libraries(&program)? {
+                copy(&library, &root.join(library.strip_prefix("/")?))?;
+            }
+        }
+        fs::write(root.join("etc/nsswitch.conf"), "hosts: files dns\n")?;
+        fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n")?;
+        let tar = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(folder.path().join("image.tar")).arg(".");
+        let status = tar.status().context("tar cannot be started")?;
+        ensure!(status.success(), "tar failed: {status}");
+        fs::remove_dir_all(&root)?;
+
+        Ok(Self { folder })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("image.tar")
+    }
+}
+
+fn which(program: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.exists());
+
+    found.with_context(|| format!("{program} is not installed"))
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if to.exists() {
+        return Ok(());
+    }
+    let folder = to.parent().context("a file is in a folder")?;
+    fs::create_dir_all(folder)?;
+
+    fs::copy(from, to).map(drop).with_context(|| format!("cannot copy {}", from.display()))
+}
+
+/// Lists the shared libraries of a program, as the loader finds them.
+fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
+    let output = Command::new("ldd").arg(program).output().context("ldd cannot be started")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let paths = text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
+    // Names are looked up by what the C library loads by itself.
+    let loaded = ["libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2"];
+    let beside = |path: &PathBuf| loaded.iter().map(|name| path.with_file_name(name)).collect::<Vec<_>>();
+    let paths: BTreeSet<_> = paths.collect();
+    let libc = paths.iter().find(|path| path.ends_with("libc.so.6")).map(beside).unwrap_or_default();
+
+    Ok(paths.iter().cloned().chain(libc).filter(|path| path.exists()).collect())
+}
+
+fn cgroup(lab: &str, host: &str) -> String {
+    format!("overlay-lab-{lab}-{host}")
+}
+
+/// Removes the cgroups that engines of a lab made; they outlive the lab's processes.
+pub(crate) fn forget(lab: &str) {
+    let prefix = cgroup(lab, "");
+    let hierarchies = fs::read_dir(CGROUPS).into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([PathBuf::from(CGROUPS)]) {
+        let groups = fs::read_dir(&hierarchy).into_iter().flatten().flatten();
+        for group in groups.filter(|group| group.file_name().to_string_lossy().starts_with(&prefix)) {
+            remove_tree(&group.path());
+        }
+    }
+}
+
+/// A cgroup is removed from its leaves up, by removing folders; their files are the kernel's.
+fn remove_tree(folder: &Path) {
+    let children = fs::read_dir(folder).into_iter().flatten().flatten();
+    for child in children.filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove_tree(&child.path());
+    }
+    // One that still has a process goes with the next lab's end.
+    let _ = fs::remove_dir(folder);
+}
