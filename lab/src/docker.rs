@@ -6,7 +6,6 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -203,8 +202,9 @@ impl Image {
         }
         fs::write(root.join("etc/nsswitch.conf"), "hosts: files dns\n")?;
         fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n")?;
-        let tar = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(folder.path().join("image.tar")).arg(".");
-        let status = tar.status().context("tar cannot be started")?;
+        let file = folder.path().join("image.tar");
+        let status = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(file).arg(".").status();
+        let status = status.context("tar cannot be started")?;
         ensure!(status.success(), "tar failed: {status}");
         fs::remove_dir_all(&root)?;
 
