@@ -3,6 +3,7 @@
 mod churn;
 mod control;
 mod docker;
+mod docker_life;
 mod firewall;
 mod foreign;
 mod forgery;
@@ -12,6 +13,7 @@ mod offline;
 mod restart;
 mod speed;
 
+pub use docker::FIRST_HOUR;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
@@ -38,7 +40,7 @@ pub struct Check {
 }
 
 /// All checks.
-pub const CHECKS: [Check; 11] = [
+pub const CHECKS: [Check; 13] = [
     Check { name: "offline", what: "the data path needs no control", rounds: 1, run: offline::run },
     Check { name: "restart", what: "agents may be killed at any moment", rounds: 100, run: restart::run },
     Check { name: "control", what: "what control acknowledged survives kill -9", rounds: 20, run: control::run },
@@ -49,6 +51,8 @@ pub const CHECKS: [Check; 11] = [
     Check { name: "mtu", what: "no path is too narrow, whatever routers say", rounds: 4, run: mtu::run },
     Check { name: "speed", what: "twice as fast as other userspace WireGuards", rounds: 5, run: speed::run },
     Check { name: "docker", what: "Docker networks span hosts", rounds: 100, run: docker::run },
+    Check { name: "docker-churn", what: "Docker's containers leave nothing", rounds: 1000, run: docker_life::churn },
+    Check { name: "docker-kills", what: "engines and agents may be killed", rounds: 100, run: docker_life::kills },
     Check { name: "churn", what: "coming and going leaves nothing", rounds: 1000, run: churn::run },
 ];
 

@@ -128,9 +128,11 @@ impl Engine {
     ///
     /// When it does not run.
     pub fn stop_daemon(&self, signal: &str) -> Result<()> {
-        let [pid] = self.host.pids_of("dockerd")?[..] else { bail!("not one dockerd runs on {}", self.host.name()) };
+        let file = format!("{HOME}/dockerd.pid");
+        // Helpers of the engine's are the same program.
+        let pid = self.host.try_command("cat")?.arg(&file).run()?.stdout.trim().parse().context("dockerd.pid")?;
         self.host.kill(pid, signal)?;
-        let gone = || self.host.pids_of("dockerd").is_ok_and(|pids| pids.is_empty());
+        let gone = || self.host.pids_of("dockerd").is_ok_and(|pids| !pids.contains(&pid));
 
         wait_until(START, "dockerd is gone", gone).map(drop)
     }

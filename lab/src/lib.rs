@@ -40,7 +40,7 @@ mod wait;
 
 pub use binary::bin;
 pub use capture::{Capture, CaptureReport};
-pub use check::{CHECKS, Check};
+pub use check::{CHECKS, Check, FIRST_HOUR};
 pub use cluster::Cluster;
 pub use command::{HostCommand, Output, Running};
 pub use daemon::Daemon;

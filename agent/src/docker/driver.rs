@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use overlay_core::network::first_host;
-use overlay_core::{Endpoint, EndpointId, Network, NetworkId, Runtime};
+use overlay_core::{Endpoint, EndpointId, Network, Runtime};
 use overlay_proto::{Code, Refusal, convert};
 
 use super::plugin::{
     AddressRequest, Driver, EndpointRequest, Interface, JoinRequest, Joined, NetworkRequest, NewInterface, PoolGranted,
     PoolRequest, Route, endpoint_id,
 };
-use super::{DRIVER, NETWORK_OPTION, ipam, ready};
+use super::{DRIVER, ipam, ready};
 use crate::endpoint::lifecycle;
 use crate::kernel::desired::engine_ifname;
 use crate::kernel::sandbox::mac_of;
@@ -108,10 +108,9 @@ async fn create_network(session: &Session, request: NetworkRequest) -> Result<()
     if ledger.networks.contains_key(&request.id) {
         return Ok(());
     }
-    let stands_for = request.options.get(NETWORK_OPTION).map(|id| convert::field(NETWORK_OPTION, id)).transpose()?;
     let prefix = request.v4.prefix.trunc();
     let (numbering, pools) = if request.v4.space == DRIVER {
-        ours(&ledger.pools, &request, stands_for)?
+        ours(&ledger.pools, &request)?
     } else {
         ipam::checked(session, prefix.into())?;
         if let Some(v6) = &request.v6 {
@@ -121,7 +120,7 @@ async fn create_network(session: &Session, request: NetworkRequest) -> Result<()
     };
     let row = DockerNetwork {
         id: request.id,
-        network: stands_for,
+        network: pools.iter().find_map(|pool| pool.network),
         prefix,
         gateway: request.v4.gateway.unwrap_or_else(|| first_host(prefix)),
         prefix6: request.v6.as_ref().map(|v6| v6.prefix.trunc()),
@@ -139,16 +138,14 @@ async fn create_network(session: &Session, request: NetworkRequest) -> Result<()
     session.docker.write(rows, Vec::new()).await
 }
 
-/// Finds the pools that were asked for a network: Docker does not say which they were, so the first free ones of its prefixes.
+/// Finds the pools that were asked for a network: Docker does not say which they were, so the first free ones of its prefixes. Should
+/// two networks of one prefix be made at the same instant, the names tell ([`super::sync`]).
 fn ours(
     pools: &BTreeMap<String, DockerPool>,
     request: &NetworkRequest,
-    stands_for: Option<NetworkId>,
 ) -> Result<(Numbering, Vec<DockerPool>), Refusal> {
     let find = |prefix: IpNet| {
-        let free = |pool: &&DockerPool| {
-            pool.docker_network.is_none() && pool.prefix == prefix.trunc() && pool.network == stands_for
-        };
+        let free = |pool: &&DockerPool| pool.docker_network.is_none() && pool.prefix == prefix.trunc();
         let unknown = || Refusal::new(Code::NotFound, format!("nobody asked for {prefix}; create the network again"));
         pools.values().filter(free).min_by_key(|pool| pool.since).cloned().ok_or_else(unknown)
     };

@@ -28,5 +28,6 @@ pub(crate) mod task;
 /// The driver's name, as in `docker network create -d`.
 pub const DRIVER: &str = "overlay-wg";
 
-/// The option by which a replica says which overlay network it stands for.
+/// The option of the address management by which a replica says which overlay network it stands for. It is none of the network's
+/// own options: compose takes a network that has one it did not give for another than its own.
 pub(crate) const NETWORK_OPTION: &str = "overlay.network";

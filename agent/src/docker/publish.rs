@@ -62,16 +62,13 @@ pub(super) fn request(
 
 fn fitting(words: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let sound = |text: &str| text.len() <= MAX_LABEL && !text.chars().any(char::is_control);
-    let fits = |(key, value): &(&String, &String)| {
-        !key.is_empty() && sound(key) && sound(value) && key.as_str() != NETWORK_OPTION
-    };
+    let fits = |(key, value): &(&String, &String)| !key.is_empty() && sound(key) && sound(value);
 
     words.iter().filter(fits).take(MAX_LABELS).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// Describes the replica of a network: its addresses are ours to give, whoever numbers the origin's containers.
 pub(super) fn replica(network: &Network) -> NewNetwork {
-    let mark = (NETWORK_OPTION.to_owned(), network.id.to_string());
     let settings = &network.settings;
     let of_family = |v4: bool| {
         let reserved = settings.reserved.iter().filter(move |(_, address)| address.is_ipv4() == v4);
@@ -86,10 +83,10 @@ pub(super) fn replica(network: &Network) -> NewNetwork {
         name: network.title().to_owned(),
         driver: DRIVER.to_owned(),
         ipam: Some(DRIVER.to_owned()),
-        ipam_options: BTreeMap::from([mark.clone()]),
+        ipam_options: BTreeMap::from([(NETWORK_OPTION.to_owned(), network.id.to_string())]),
         prefixes: std::iter::once(v4).chain(v6).collect(),
         internal: settings.internal,
-        options: settings.options.clone().into_iter().chain([mark]).collect(),
+        options: settings.options.clone(),
         labels: network.labels.clone(),
     }
 }

@@ -60,7 +60,7 @@ impl Facts<'_> {
                 match known.network {
                     None => self.plan_unbound(network, known, &mut plan),
                     Some(id) if !self.view.networks.contains_key(&id) => self.plan_orphan(network, id, &mut plan),
-                    Some(_) => {}
+                    Some(id) => self.plan_bound(network, id, &mut plan),
                 }
             }
         }
@@ -103,6 +103,14 @@ impl Facts<'_> {
         } else {
             plan.conflicts.insert(id.clone(), format!("{text}; this one gives way to it, start the container again"));
             plan.steps.push(Step::Remove(id.clone()));
+        }
+    }
+
+    /// It stands for one of the cluster, which should have its name.
+    fn plan_bound(self, engine: &EngineNetwork, id: NetworkId, plan: &mut Plan) {
+        let title = self.view.networks.get(&id).map(|network| network.title());
+        if title.is_some_and(|title| title != engine.name) && !self.busy.contains(&engine.id) {
+            plan.steps.push(Step::Remove(engine.id.clone()));
         }
     }
 

@@ -13,6 +13,14 @@ use crate::wait::wait_until;
 /// How soon another host must know.
 const SOON: Duration = Duration::from_secs(1);
 
+/// The commands of the first hour, as the README has them: on which host, and what is typed there.
+pub const FIRST_HOUR: [(usize, &str); 4] = [
+    (0, "docker network create -d overlay-wg my-network"),
+    (1, "docker run -d --name service2 --network my-network my-image"),
+    (0, "docker run -d --name service1 --network my-network my-image"),
+    (0, "docker exec service1 curl http://service2:8080/hello"),
+];
+
 /// Two hosts with Overlay and an engine each.
 pub(super) struct Pair {
     pub(super) cluster: Cluster,
@@ -78,17 +86,23 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     equal_prefixes(&pair, notes)?;
     live(&pair, notes)?;
     dual_stack(&pair, notes)?;
+    compose(&pair, notes)?;
 
     pair.finish()
 }
 
 /// The three commands, exactly, and both directions.
 fn first_hour(pair: &Pair, notes: &mut Notes) -> Result<()> {
-    pair.docker(0, &["network", "create", "-d", "overlay-wg", "my-network"])?;
+    let type_in = |(host, line): (usize, &str)| {
+        let words: Vec<_> = line.split(' ').skip(1).collect();
+        pair.docker(host, &words)
+    };
+    let [create, service2, service1, fetch] = FIRST_HOUR;
+    type_in(create)?;
     let waited = pair.wait_for_network(1, "my-network")?;
-    pair.docker(1, &["run", "-d", "--name", "service2", "--network", "my-network", IMAGE])?;
-    pair.docker(0, &["run", "-d", "--name", "service1", "--network", "my-network", IMAGE])?;
-    let answer = pair.hello(0, "service1", "http://service2:8080/hello")?;
+    type_in(service2)?;
+    type_in(service1)?;
+    let answer = type_in(fetch)?;
     ensure!(answer.starts_with("hello from "), "service2 said {answer:?}");
     let back = pair.hello(1, "service2", "http://service1.my-network:8080/hello")?;
     ensure!(back.starts_with("hello from ") && back != answer, "service1 said {back:?}");
@@ -208,6 +222,35 @@ fn live(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.docker(1, &["network", "disconnect", "late-net", "service2"])?;
     pair.hello(0, "service1", "http://service2:8080/hello").context("another network of the container was touched")?;
     notes.say(&format!("connect --alias --ip, then disconnect, of a running container: {}", ms(start.elapsed())));
+
+    Ok(())
+}
+
+/// The compose file of the examples: a service on each host, one `driver:` line.
+fn compose(pair: &Pair, notes: &mut Notes) -> Result<()> {
+    const FILE: &str = include_str!("../../../examples/docker/compose.yaml");
+    const PROGRAM: &str = "docker-compose";
+    if !std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|path| path.join(PROGRAM).exists()) {
+        notes.say("docker-compose is not installed: the compose file was NOT tried");
+        return Ok(());
+    }
+    for (host, service) in [(0, "service1"), (1, "service2")] {
+        let on = pair.engines[host].host();
+        on.write("/run/compose.yaml", FILE)?;
+        let up = ["-p", "demo", "-f", "/run/compose.yaml", "up", "-d", service];
+        let compose = on.try_command(PROGRAM)?.env("DOCKER_HOST", "unix:///run/docker.sock").args(up);
+        compose.deadline(PATIENCE).run()?;
+        if host == 0 {
+            pair.wait_for_network(1, "demo_shared")?;
+        }
+    }
+    let answer = pair.hello(0, "demo_service1_1", "http://service2:8080/hello")?;
+    ensure!(answer.starts_with("hello from "), "service2 said {answer:?}");
+    for (host, service) in [(0, "demo_service1_1"), (1, "demo_service2_1")] {
+        pair.docker(host, &["rm", "-f", service])?;
+        pair.engines[host].host().try_command("rm")?.arg("/run/compose.yaml").run()?;
+    }
+    notes.say("a compose project of two services over two hosts, with one driver: line");
 
     Ok(())
 }

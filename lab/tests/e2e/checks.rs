@@ -63,13 +63,27 @@ fn no_path_is_too_narrow() {
     check("mtu", 1);
 }
 
+/// Runs a check on Docker engines, or says why not.
+fn check_docker(run: impl FnOnce()) {
+    match overlay_lab::Engine::missing_program() {
+        Some(program) => skip(&format!("Docker engines need {program}")),
+        None => run(),
+    }
+}
+
 #[test]
 fn docker_networks_span_hosts() {
-    if let Some(program) = overlay_lab::Engine::missing_program() {
-        return skip(&format!("Docker engines need {program}"));
-    }
+    check_docker(|| check("docker", 4));
+}
 
-    check("docker", 4);
+#[test]
+fn docker_containers_come_and_go_and_leave_nothing() {
+    check_docker(|| check("docker-churn", 20));
+}
+
+#[test]
+fn docker_engines_and_agents_may_be_killed() {
+    check_docker(|| check("docker-kills", 3));
 }
 
 #[test]

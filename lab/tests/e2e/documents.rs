@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use overlay_lab::{Lab, Running, wait_until};
+use overlay_lab::{FIRST_HOUR, Lab, Running, wait_until};
 
 use super::{lab, skip};
 
@@ -85,6 +85,19 @@ fn the_first_hour_of_the_readme_works_as_it_is_written() {
 }
 
 #[test]
+fn the_docker_commands_of_the_readme_are_those_that_the_check_types() {
+    let text = document("README.md");
+    let line = |line: &str| {
+        let (host, command) = line.strip_prefix("host")?.split_once("$ ")?;
+        Some((host.parse::<usize>().ok()? - 1, command.to_owned()))
+    };
+
+    let lines: Vec<_> = text.lines().filter_map(line).collect();
+
+    assert_eq!(lines, FIRST_HOUR.map(|(host, command)| (host, command.to_owned())));
+}
+
+#[test]
 fn the_commands_for_operators_work_as_they_are_written() {
     let Some(lab) = lab(1) else { return };
     type_in(&lab, 0, "overlayctl init");
@@ -108,7 +121,8 @@ fn the_lab_of_the_readme_comes_up_and_goes_down() {
         shell(&document("README.md")).iter().filter_map(|c| c.strip_prefix(run).map(str::to_owned)).collect();
     assert!(commands.contains(&"demo".to_owned()), "{commands:?}");
 
-    for command in commands.iter().filter(|command| *command != "demo") {
+    // Those two have tests of their own.
+    for command in commands.iter().filter(|command| !["demo", "check docker"].contains(&command.as_str())) {
         type_in(&machine, 0, &format!("overlay-lab {command}"));
     }
 }
