@@ -67,3 +67,7 @@ impl Front {
         });
     }
 }
+
+#[cfg(test)]
+#[path = "front_tests.rs"]
+mod tests;

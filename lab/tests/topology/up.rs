@@ -16,7 +16,7 @@ fn wrong_usage_is_told_apart_from_failure() {
     assert_eq!(run(&["up", "many"]).status.code(), Some(2));
     assert_eq!(run(&["down", "--lab", "../x"]).status.code(), Some(2));
     assert_eq!(run(&["--help"]).status.code(), Some(0));
-    for args in [&["down"][..], &["exec", "host1", "--", "true"], &["up", "0"], &["up", "2", "--docker"]] {
+    for args in [&["down"][..], &["exec", "host1", "--", "true"], &["up", "0"]] {
         let output = run(args);
         assert_eq!(output.status.code(), Some(1), "{args:?}");
         assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
@@ -64,6 +64,11 @@ fn a_normal_user_gets_the_same_demo() {
         return skip(&String::from_utf8_lossy(&up.stderr));
     }
     assert!(as_nobody(state.path(), &["down"]).status.success());
+    let mode =
+        std::fs::metadata("/dev/net/tun").map_or(0, |tun| std::os::unix::fs::PermissionsExt::mode(&tun.permissions()));
+    if mode & 0o006 != 0o006 {
+        return skip("this machine keeps /dev/net/tun from normal users");
+    }
 
     let demo = as_nobody(state.path(), &["demo", "--no-build", "--seconds=0.5"]);
     assert!(demo.status.success(), "{}", String::from_utf8_lossy(&demo.stdout));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -24,6 +24,7 @@ use crate::docker::DRIVER;
 
 /// Bytes of a request at the most: the largest names some hundred published ports.
 const MAX_BODY: usize = 1 << 20;
+const TOO_LARGE: &str = "the request cannot be read, or is larger than 1 MiB";
 /// Connections at once; the engine uses a few dozen while many containers start.
 const MAX_CONNECTIONS: usize = 512;
 /// How long a request may take to arrive.
@@ -81,10 +82,13 @@ async fn handle<D: Driver>(request: Request<Incoming>, driver: &D) -> Response<F
         return written(StatusCode::METHOD_NOT_ALLOWED, &failure("only POST is understood"));
     }
     let path = request.uri().path().to_owned();
+    if request.body().size_hint().lower() > MAX_BODY as u64 {
+        return written(StatusCode::BAD_REQUEST, &failure(TOO_LARGE));
+    }
     let body = timeout(ARRIVAL, Limited::new(request.into_body(), MAX_BODY).collect()).await;
     let (status, reply) = match body {
         Ok(Ok(body)) => answer(driver, &path, &body.to_bytes()).await,
-        Ok(Err(_)) => (StatusCode::BAD_REQUEST, failure("the request cannot be read, or is larger than 1 MiB")),
+        Ok(Err(_)) => (StatusCode::BAD_REQUEST, failure(TOO_LARGE)),
         Err(_) => (StatusCode::REQUEST_TIMEOUT, failure("the request did not arrive within 10 seconds")),
     };
 
@@ -165,3 +169,7 @@ async fn dispatch<D: Driver>(driver: &D, path: &str, body: &[u8]) -> Result<Opti
 
     Ok(Some(reply))
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;
