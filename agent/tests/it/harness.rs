@@ -48,7 +48,8 @@ impl Home {
         let free = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
         let mut command = Command::new(env!("CARGO_BIN_EXE_overlayd"));
         command
-            .args(["--lanes", "1", "--port", &free.to_string()])
+            // The plugin's path is one for the whole machine: agents of tests that run at once would fight over it.
+            .args(["--lanes", "1", "--port", &free.to_string(), "--docker", "off"])
             .arg("--state")
             .arg(self.state())
             .arg("--run-dir")
