@@ -3,7 +3,9 @@
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::docker::{door, plugin};
 
 /// The most lanes that are made without being asked for: more cores than this rarely help, and each lane costs a key a network.
 const MAX_DEFAULT_LANES: u16 = 8;
@@ -19,13 +21,34 @@ pub enum Backend {
     Kernel,
 }
 
-/// The agent of Overlay: puts this host's containers onto encrypted networks that span hosts.
+/// What `overlayd` shall be.
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "overlayd",
     version,
+    args_conflicts_with_subcommands = true,
+    about = "The agent of Overlay: puts this host's containers onto encrypted networks that span hosts",
     after_help = "Example:\n  overlayd --state /var/lib/overlay\n\nStart it as root; then `overlayctl join JOIN-LINE` makes this host a node."
 )]
+pub struct Arguments {
+    /// Something other than the agent.
+    #[command(subcommand)]
+    pub other: Option<Other>,
+    /// The agent's own.
+    #[command(flatten)]
+    pub config: Config,
+}
+
+/// What else the program can be.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Other {
+    /// Keep Docker's plugin socket, so that Docker starts without waiting for the agent
+    #[command(after_help = "Example:\n  overlayd door --agent /run/overlay/docker.sock")]
+    Door(door::Options),
+}
+
+/// The agent of Overlay: puts this host's containers onto encrypted networks that span hosts.
+#[derive(Debug, Clone, clap::Args)]
 pub struct Config {
     /// Where everything durable is kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/overlay")]
@@ -46,7 +69,7 @@ pub struct Config {
     #[arg(long, value_name = "PATH|auto|off", default_value = "auto")]
     docker: PathBuf,
     /// Where Docker looks for its plugin of this name
-    #[arg(long, value_name = "PATH", default_value = "/run/docker/plugins/overlay-wg.sock", hide = true)]
+    #[arg(long, value_name = "PATH", default_value = plugin::PATH, hide = true)]
     pub docker_plugin: PathBuf,
     /// Where namespaces are pinned and sockets are made
     #[arg(long, value_name = "DIR", default_value = "/run/overlay")]
@@ -134,7 +157,15 @@ mod tests {
     use super::*;
 
     fn parse(args: &[&str]) -> Config {
-        Config::try_parse_from([&["overlayd"], args].concat()).expect("arguments")
+        Arguments::try_parse_from([&["overlayd"], args].concat()).expect("arguments").config
+    }
+
+    #[test]
+    fn the_door_takes_arguments_of_its_own_and_none_of_the_agents() {
+        let door = Arguments::try_parse_from(["overlayd", "door", "--agent", "/x"]).expect("arguments");
+
+        assert!(matches!(door.other, Some(Other::Door(_))));
+        assert!(Arguments::try_parse_from(["overlayd", "--port", "7", "door"]).is_err());
     }
 
     #[test]

@@ -11,6 +11,10 @@ use std::future::Future;
 
 use overlay_proto::Refusal;
 
+use hyper::StatusCode;
+use hyper::body::Bytes;
+
+pub(crate) use server::{ACTIVATE, MAX_BODY, constant, failure};
 pub use server::{answer, serve};
 pub use socket::{PluginSocket, PluginSocketError};
 pub(crate) use wire::endpoint_id;
@@ -18,6 +22,31 @@ pub use wire::{
     AddressRequest, AddressUse, EndpointRequest, Interface, JoinRequest, Joined, NetworkRequest, NewInterface, Pool4,
     Pool6, PoolGranted, PoolRequest, Route,
 };
+
+/// Where engines look for the plugin of our name.
+pub const PATH: &str = "/run/docker/plugins/overlay-wg.sock";
+
+/// What a call is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status; the engine reads the body whatever it is.
+    pub status: StatusCode,
+    /// JSON.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// Answers with JSON.
+    pub fn json(status: StatusCode, reply: &serde_json::Value) -> Self {
+        Self { status, body: Bytes::from(reply.to_string()) }
+    }
+}
+
+/// Whoever answers the engine's calls: a [`Driver`], or somebody in its place.
+pub trait Answers: Send + Sync + 'static {
+    /// Answers one call.
+    fn answer(&self, path: &str, body: Bytes) -> impl Future<Output = Answer> + Send;
+}
 
 /// What the engine asks of a driver of networks and addresses. Each call may be repeated, and is answered as the first time.
 pub trait Driver: Send + Sync + 'static {

@@ -19,11 +19,13 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::socket::PluginSocket;
-use super::{AddressRequest, Driver, EndpointRequest, JoinRequest, NetworkRequest, PoolRequest, wire};
+use super::{AddressRequest, Answer, Answers, Driver, EndpointRequest, JoinRequest, NetworkRequest, PoolRequest, wire};
 use crate::docker::DRIVER;
 
-/// Bytes of a request at the most: the largest names some hundred published ports.
-const MAX_BODY: usize = 1 << 20;
+/// Bytes of a request or an answer at the most: the largest names some hundred published ports.
+pub(crate) const MAX_BODY: usize = 1 << 20;
+/// The first call of all, without arguments.
+pub(crate) const ACTIVATE: &str = "/Plugin.Activate";
 const TOO_LARGE: &str = "the request cannot be read, or is larger than 1 MiB";
 /// Connections at once; the engine uses a few dozen while many containers start.
 const MAX_CONNECTIONS: usize = 512;
@@ -37,7 +39,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 
 /// Serves the socket until the task is dropped.
-pub async fn serve<D: Driver>(socket: PluginSocket, driver: Arc<D>) {
+pub async fn serve<A: Answers>(socket: PluginSocket, answers: Arc<A>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let own = nix::unistd::geteuid().as_raw();
     loop {
@@ -54,18 +56,18 @@ pub async fn serve<D: Driver>(socket: PluginSocket, driver: Arc<D>) {
             continue;
         }
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let driver = Arc::clone(&driver);
+        let answers = Arc::clone(&answers);
         tokio::spawn(async move {
-            converse(stream, driver).await;
+            converse(stream, answers).await;
             drop(place);
         });
     }
 }
 
-async fn converse<D: Driver>(stream: UnixStream, driver: Arc<D>) {
+async fn converse<A: Answers>(stream: UnixStream, answers: Arc<A>) {
     let service = service_fn(move |request| {
-        let driver = Arc::clone(&driver);
-        async move { Ok::<_, Infallible>(handle(request, &*driver).await) }
+        let answers = Arc::clone(&answers);
+        async move { Ok::<_, Infallible>(written(handle(request, &*answers).await)) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -77,34 +79,40 @@ async fn converse<D: Driver>(stream: UnixStream, driver: Arc<D>) {
     }
 }
 
-async fn handle<D: Driver>(request: Request<Incoming>, driver: &D) -> Response<Full<Bytes>> {
+async fn handle<A: Answers>(request: Request<Incoming>, answers: &A) -> Answer {
     if request.method() != Method::POST {
-        return written(StatusCode::METHOD_NOT_ALLOWED, &failure("only POST is understood"));
+        return Answer::json(StatusCode::METHOD_NOT_ALLOWED, &failure("only POST is understood"));
     }
     let path = request.uri().path().to_owned();
     if request.body().size_hint().lower() > MAX_BODY as u64 {
-        return written(StatusCode::BAD_REQUEST, &failure(TOO_LARGE));
+        return Answer::json(StatusCode::BAD_REQUEST, &failure(TOO_LARGE));
     }
-    let body = timeout(ARRIVAL, Limited::new(request.into_body(), MAX_BODY).collect()).await;
-    let (status, reply) = match body {
-        Ok(Ok(body)) => answer(driver, &path, &body.to_bytes()).await,
-        Ok(Err(_)) => (StatusCode::BAD_REQUEST, failure(TOO_LARGE)),
-        Err(_) => (StatusCode::REQUEST_TIMEOUT, failure("the request did not arrive within 10 seconds")),
-    };
-
-    written(status, &reply)
+    match timeout(ARRIVAL, Limited::new(request.into_body(), MAX_BODY).collect()).await {
+        Ok(Ok(body)) => answers.answer(&path, body.to_bytes()).await,
+        Ok(Err(_)) => Answer::json(StatusCode::BAD_REQUEST, &failure(TOO_LARGE)),
+        Err(_) => Answer::json(StatusCode::REQUEST_TIMEOUT, &failure("the request did not arrive within 10 seconds")),
+    }
 }
 
-fn written(status: StatusCode, reply: &Value) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(reply.to_string())));
-    *response.status_mut() = status;
+fn written(answer: Answer) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(answer.body));
+    *response.status_mut() = answer.status;
     response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(MEDIA_TYPE));
 
     response
 }
 
-fn failure(text: &str) -> Value {
+/// Writes a refusal as both kinds of calls read it.
+pub(crate) fn failure(text: &str) -> Value {
     json!({ "Err": text, "Error": text })
+}
+
+impl<D: Driver> Answers for D {
+    async fn answer(&self, path: &str, body: Bytes) -> Answer {
+        let (status, reply) = answer(self, path, &body).await;
+
+        Answer::json(status, &reply)
+    }
 }
 
 /// Answers one call.
@@ -120,11 +128,10 @@ pub async fn answer<D: Driver>(driver: &D, path: &str, body: &[u8]) -> (StatusCo
     }
 }
 
-/// The calls; nothing for one that is not known.
-async fn dispatch<D: Driver>(driver: &D, path: &str, body: &[u8]) -> Result<Option<Value>, Refusal> {
-    let done = |()| json!({});
-    let reply = match path {
-        "/Plugin.Activate" => json!({ "Implements": ["NetworkDriver", "IpamDriver"] }),
+/// Returns what a call is answered that is always answered alike.
+pub(crate) fn constant(path: &str) -> Option<Value> {
+    Some(match path {
+        ACTIVATE => json!({ "Implements": ["NetworkDriver", "IpamDriver"] }),
         "/NetworkDriver.GetCapabilities" => {
             json!({ "Scope": "local", "ConnectivityScope": "global", "GwAllocChecker": false })
         }
@@ -132,6 +139,17 @@ async fn dispatch<D: Driver>(driver: &D, path: &str, body: &[u8]) -> Result<Opti
         "/IpamDriver.GetDefaultAddressSpaces" => {
             json!({ "LocalDefaultAddressSpace": DRIVER, "GlobalDefaultAddressSpace": DRIVER })
         }
+        _ => return None,
+    })
+}
+
+/// The calls; nothing for one that is not known.
+async fn dispatch<D: Driver>(driver: &D, path: &str, body: &[u8]) -> Result<Option<Value>, Refusal> {
+    if let Some(reply) = constant(path) {
+        return Ok(Some(reply));
+    }
+    let done = |()| json!({});
+    let reply = match path {
         "/IpamDriver.RequestPool" => driver.request_pool(PoolRequest::read(body)?).await?.write(),
         "/IpamDriver.ReleasePool" => driver.release_pool(wire::read_release_pool(body)?).await.map(done)?,
         "/IpamDriver.RequestAddress" => {
