@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::{NetworkId, NodeId, Revision, View};
+use overlay_proto::v1;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +50,8 @@ pub(crate) struct Session {
     pub(crate) journal: Journal,
     /// What Docker was promised.
     pub(crate) docker: Book,
+    /// Networks that this host's engine does not have as the cluster does.
+    pub(crate) differences: watch::Sender<Vec<v1::Difference>>,
     /// The names of all its networks.
     pub(crate) names: watch::Sender<Arc<Names>>,
     /// Its keys.
@@ -88,6 +91,7 @@ impl Session {
             link: Link::new(),
             journal: Journal::new(store.clone(), loaded.endpoints, loaded.cursors),
             docker: Book::new(store.clone(), loaded.docker),
+            differences: watch::Sender::default(),
             names: watch::Sender::new(Arc::default()),
             keyring: Keyring::new(count, loaded.keys),
             store,

@@ -20,5 +20,5 @@ pub use id::{ClusterId, EndpointId, NetworkId, NodeId};
 pub use key::{PrivateKey, PublicKey};
 pub use name::Name;
 pub use network::{Block, Member, Network, NetworkMode, NetworkSettings};
-pub use node::{HostPrefix, HostPrefixes, Node, Role};
+pub use node::{Difference, HostPrefix, HostReport, Node, Role};
 pub use view::{Change, Delta, Gap, Revision, RowKey, View};

@@ -58,14 +58,25 @@ pub struct HostPrefix {
     pub holder: String,
 }
 
-/// What a node's host uses by itself: no network is put onto these prefixes. Every node may know, so that it can refuse a
-/// prefix without a question to control.
+/// A network that is not on a host as it is elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Difference {
+    /// The network's name, as the host's container engine has it.
+    pub network: String,
+    /// Why, in a sentence for people.
+    pub reason: String,
+}
+
+/// What a node says of its host. Every node may know, so that it can refuse a prefix without a question to control, and say why a
+/// network differs on another host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostPrefixes {
+pub struct HostReport {
     /// The node.
     pub node: NodeId,
-    /// What is in use on it.
+    /// What the host uses by itself: no network is put onto these prefixes.
     pub prefixes: Vec<HostPrefix>,
+    /// The networks that are not there as they are elsewhere.
+    pub differences: Vec<Difference>,
     /// The node's name, for messages: who sees this row need not see the node's own.
     pub name: Name,
 }

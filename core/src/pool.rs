@@ -113,7 +113,7 @@ impl Taken {
 mod tests {
     use super::*;
     use crate::view::{Change, Revision};
-    use crate::{HostPrefix, HostPrefixes, NodeId};
+    use crate::{HostPrefix, HostReport, NodeId};
 
     fn net(text: &str) -> Ipv4Net {
         text.parse().expect("a prefix")
@@ -122,9 +122,9 @@ mod tests {
     fn view(prefix: &str, holder: &str) -> View {
         let held = HostPrefix { prefix: prefix.parse().expect("a prefix"), holder: holder.to_owned() };
         let name = "web1".parse().expect("a name");
-        let host = HostPrefixes { node: NodeId::FIRST, prefixes: vec![held], name };
+        let host = HostReport { node: NodeId::FIRST, prefixes: vec![held], differences: Vec::new(), name };
 
-        View::from_rows(Revision(1), [Change::HostPrefixes(host)])
+        View::from_rows(Revision(1), [Change::HostReport(host)])
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::endpoint::Endpoint;
 use crate::id::{EndpointId, NetworkId, NodeId};
 use crate::name::Name;
 use crate::network::{Member, Network};
-use crate::node::{HostPrefixes, Node};
+use crate::node::{HostReport, Node};
 
 /// A position in control's history; one commit makes the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -42,8 +42,8 @@ pub enum Change {
     Member(Member),
     /// An endpoint was attached or changed.
     Endpoint(Endpoint),
-    /// A host uses other prefixes than before.
-    HostPrefixes(HostPrefixes),
+    /// A host says something else of itself than before.
+    HostReport(HostReport),
     /// The row is gone.
     Removed(RowKey),
 }
@@ -56,7 +56,7 @@ impl Change {
             Self::Node(row) => RowKey::Node(row.id),
             Self::Member(row) => RowKey::Member(row.network, row.node),
             Self::Endpoint(row) => RowKey::Endpoint(row.network, row.id),
-            Self::HostPrefixes(row) => RowKey::HostPrefixes(row.node),
+            Self::HostReport(row) => RowKey::HostReport(row.node),
             Self::Removed(key) => *key,
         }
     }
@@ -74,8 +74,8 @@ pub enum RowKey {
     Member(NetworkId, NodeId),
     /// An endpoint on a network.
     Endpoint(NetworkId, EndpointId),
-    /// What a node's host uses by itself.
-    HostPrefixes(NodeId),
+    /// What a node says of its host.
+    HostReport(NodeId),
 }
 
 /// The changes that lead from one revision to a later one.
@@ -113,7 +113,7 @@ pub struct View {
     /// By network, then id.
     pub endpoints: BTreeMap<(NetworkId, EndpointId), Endpoint>,
     /// By node.
-    pub hosts: BTreeMap<NodeId, HostPrefixes>,
+    pub hosts: BTreeMap<NodeId, HostReport>,
 }
 
 impl View {
@@ -133,7 +133,7 @@ impl View {
         let nodes = self.nodes.values().cloned().map(Change::Node);
         let members = self.members.values().cloned().map(Change::Member);
         let endpoints = self.endpoints.values().cloned().map(Change::Endpoint);
-        let hosts = self.hosts.values().cloned().map(Change::HostPrefixes);
+        let hosts = self.hosts.values().cloned().map(Change::HostReport);
 
         networks.chain(nodes).chain(members).chain(endpoints).chain(hosts)
     }
@@ -145,7 +145,7 @@ impl View {
             RowKey::Node(id) => self.nodes.get(&id).cloned().map(Change::Node),
             RowKey::Member(network, node) => self.members.get(&(network, node)).cloned().map(Change::Member),
             RowKey::Endpoint(network, id) => self.endpoints.get(&(network, id)).cloned().map(Change::Endpoint),
-            RowKey::HostPrefixes(node) => self.hosts.get(&node).cloned().map(Change::HostPrefixes),
+            RowKey::HostReport(node) => self.hosts.get(&node).cloned().map(Change::HostReport),
         }
     }
 
@@ -156,12 +156,12 @@ impl View {
             Change::Node(row) => drop(self.nodes.insert(row.id, row)),
             Change::Member(row) => drop(self.members.insert((row.network, row.node), row)),
             Change::Endpoint(row) => drop(self.endpoints.insert((row.network, row.id), row)),
-            Change::HostPrefixes(row) => drop(self.hosts.insert(row.node, row)),
+            Change::HostReport(row) => drop(self.hosts.insert(row.node, row)),
             Change::Removed(RowKey::Network(id)) => drop(self.networks.remove(&id)),
             Change::Removed(RowKey::Node(id)) => drop(self.nodes.remove(&id)),
             Change::Removed(RowKey::Member(network, node)) => drop(self.members.remove(&(network, node))),
             Change::Removed(RowKey::Endpoint(network, id)) => drop(self.endpoints.remove(&(network, id))),
-            Change::Removed(RowKey::HostPrefixes(node)) => drop(self.hosts.remove(&node)),
+            Change::Removed(RowKey::HostReport(node)) => drop(self.hosts.remove(&node)),
         }
     }
 
@@ -205,6 +205,14 @@ impl View {
     /// Lists the endpoints on a network.
     pub fn endpoints_of(&self, network: NetworkId) -> impl Iterator<Item = &Endpoint> {
         self.endpoints.range((network, EndpointId::FIRST)..=(network, EndpointId::LAST)).map(|(_, endpoint)| endpoint)
+    }
+
+    /// Lists the hosts on which a network is not as elsewhere: the node's name, and why.
+    pub fn differences_of<'a>(&'a self, network: &'a Network) -> impl Iterator<Item = (&'a Name, &'a str)> {
+        self.hosts.values().flat_map(move |host| {
+            let of_it = host.differences.iter().filter(move |difference| difference.network == network.title());
+            of_it.map(move |difference| (&host.name, difference.reason.as_str()))
+        })
     }
 
     /// Lists the memberships of a node.

@@ -11,7 +11,7 @@ use crate::view::{Change, RowKey, View};
 /// Tells whether a node may see a row of `view`, were it there.
 pub fn may_see(view: &View, node: NodeId, key: RowKey) -> bool {
     match key {
-        RowKey::Network(_) | RowKey::HostPrefixes(_) => true,
+        RowKey::Network(_) | RowKey::HostReport(_) => true,
         RowKey::Node(other) => {
             other == node || view.memberships_of(node).any(|mine| view.member(mine.network, other).is_some())
         }
@@ -69,7 +69,7 @@ mod tests {
     use crate::endpoint::{Endpoint, Runtime};
     use crate::id::{EndpointId, NetworkId};
     use crate::network::{Member, Network, NetworkMode, NetworkSettings};
-    use crate::node::{HostPrefixes, Node, Role};
+    use crate::node::{HostReport, Node, Role};
     use crate::view::{Delta, Revision};
 
     fn network(n: u64) -> NetworkId {
@@ -122,9 +122,10 @@ mod tests {
             }),
             5 => Change::Removed(RowKey::Member(network(a), node(b))),
             6 => Change::Removed(RowKey::Node(node(b))),
-            7 => Change::HostPrefixes(HostPrefixes {
+            7 => Change::HostReport(HostReport {
                 node: node(b),
                 prefixes: Vec::new(),
+                differences: Vec::new(),
                 name: format!("node{b}-{salt}").parse().expect("a name"),
             }),
             _ => Change::Removed(RowKey::Endpoint(network(a), EndpointId::from_random(c + 1))),

@@ -13,8 +13,8 @@ use crate::refusal::{Code, Refusal};
 use crate::v1;
 
 pub use network::{
-    MAX_HOLDER, MAX_HOST_PREFIXES, MAX_RESERVED, MAX_TITLE, host_prefixes, network_mode, network_prefix,
-    network_prefix6,
+    MAX_DIFFERENCES, MAX_HOLDER, MAX_HOST_PREFIXES, MAX_REASON, MAX_RESERVED, MAX_TITLE, difference, differences,
+    differences_of, host_prefixes, network_mode, network_prefix, network_prefix6,
 };
 
 /// Labels a row may carry at the most.
@@ -313,7 +313,7 @@ impl From<RowKey> for v1::RowKey {
             RowKey::Endpoint(network, endpoint) => {
                 Key::Endpoint(v1::EndpointKey { network: network.to_string(), endpoint: endpoint.to_string() })
             }
-            RowKey::HostPrefixes(node) => Key::HostPrefixes(node.to_string()),
+            RowKey::HostReport(node) => Key::HostReport(node.to_string()),
         };
 
         Self { key: Some(key) }
@@ -330,7 +330,7 @@ impl TryFrom<v1::RowKey> for RowKey {
             Key::Node(id) => Self::Node(field("node", &id)?),
             Key::Member(key) => Self::Member(field("network", &key.network)?, field("node", &key.node)?),
             Key::Endpoint(key) => Self::Endpoint(field("network", &key.network)?, field("endpoint", &key.endpoint)?),
-            Key::HostPrefixes(node) => Self::HostPrefixes(field("node", &node)?),
+            Key::HostReport(node) => Self::HostReport(field("node", &node)?),
         })
     }
 }
@@ -343,7 +343,7 @@ impl From<Change> for v1::Change {
             Change::Node(row) => Wire::Node(row.into()),
             Change::Member(row) => Wire::Member(row.into()),
             Change::Endpoint(row) => Wire::Endpoint(row.into()),
-            Change::HostPrefixes(row) => Wire::HostPrefixes(row.into()),
+            Change::HostReport(row) => Wire::HostReport(row.into()),
             Change::Removed(key) => Wire::Removed(key.into()),
         };
 
@@ -361,7 +361,7 @@ impl TryFrom<v1::Change> for Change {
             Wire::Node(row) => Self::Node(row.try_into()?),
             Wire::Member(row) => Self::Member(row.try_into()?),
             Wire::Endpoint(row) => Self::Endpoint(row.try_into()?),
-            Wire::HostPrefixes(row) => Self::HostPrefixes(row.try_into()?),
+            Wire::HostReport(row) => Self::HostReport(row.try_into()?),
             Wire::Removed(key) => Self::Removed(key.try_into()?),
         })
     }
@@ -404,7 +404,7 @@ impl TryFrom<v1::Delta> for Delta {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use overlay_core::{EndpointId, HostPrefixes, Network, NetworkId, NetworkMode, NetworkSettings, NodeId};
+    use overlay_core::{Difference, EndpointId, HostReport, Network, NetworkId, NetworkMode, NetworkSettings, NodeId};
 
     fn rows() -> Vec<Change> {
         let (network, node) = (NetworkId::from_random(1), NodeId::from_random(2));
@@ -451,9 +451,10 @@ mod tests {
                 labels: BTreeMap::new(),
                 runtime: Runtime::Run,
             }),
-            Change::HostPrefixes(HostPrefixes {
+            Change::HostReport(HostReport {
                 node,
                 prefixes: host_prefixes(&["172.18.0.0/16 br-1".into(), "10.0.0.0/8".into()]).expect("prefixes"),
+                differences: vec![Difference { network: "my.net".into(), reason: "it is another there".into() }],
                 name: "host1".parse().expect("a name"),
             }),
         ]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use overlay_core::network::first_host;
 use overlay_core::pool::GWBRIDGE;
 
-use super::engine::{Engine, EngineError, NewNetwork, NewPrefix};
+use super::engine::{Engine, EngineError, EngineNetwork, NewNetwork, NewPrefix};
 
 const NAME: &str = "docker_gwbridge";
 /// Says that we made it.
@@ -15,8 +15,8 @@ const LABEL: &str = "overlay.made-by";
 const MAKER: &str = "overlayd";
 
 /// Makes it where there is none. One that is there stays as it is.
-pub(super) async fn ensure(engine: &Engine) -> Result<(), EngineError> {
-    if engine.networks().await?.iter().any(|network| network.name == NAME) {
+pub(super) async fn ensure(engine: &Engine, listed: &[EngineNetwork]) -> Result<(), EngineError> {
+    if listed.iter().any(|network| network.name == NAME) {
         return Ok(());
     }
     let option = |key: &str, value: &str| (format!("com.docker.network.bridge.{key}"), value.to_owned());

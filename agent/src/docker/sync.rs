@@ -4,13 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ipnet::Ipv4Net;
 use overlay_core::{NetworkId, NodeId, View};
+use overlay_proto::convert::{MAX_DIFFERENCES, difference};
 use overlay_proto::{Code, Refusal, v1};
 
 use super::book::Ledger;
 use super::engine::{Engine, EngineError, EngineNetwork};
-use super::publish;
+use super::{gwbridge, publish};
 use crate::endpoint::lifecycle;
+use crate::kernel::{KernelError, Netns, reservation};
 use crate::membership::{link, occupancy};
 use crate::problem::explain;
 use crate::session::Session;
@@ -169,6 +172,9 @@ impl Sync {
         let mut again = tell_removals(session).await;
         let listed = engine.networks().await?;
         let membership = session.membership.borrow().clone();
+        if let Err(error) = gwbridge::ensure(engine, &listed).await {
+            tracing::warn!(error = %explain(&error), "docker_gwbridge was not made beforehand");
+        }
         if !membership.live {
             return Ok(again);
         }
@@ -176,6 +182,7 @@ impl Sync {
             self.strike_unlisted(session, &listed).await;
         }
         let view = &membership.view;
+        reserve(session, view).await;
         let entries = session.journal.entries();
         let docker = |record: &EndpointRecord| record.sandbox.docker().map(|docker| docker.network.clone());
         let busy = entries.values().filter_map(docker).collect();
@@ -222,6 +229,20 @@ impl Sync {
             session.problems.raise("docker book", refusal.code.as_str(), refusal);
         }
     }
+}
+
+/// Keeps Docker from choosing the prefix of a network that it does not number for another one.
+async fn reserve(session: &Session, view: &View) {
+    let others = view.networks.values().filter(|network| network.settings.numbered_by != Some(session.node));
+    let about = "docker prefixes";
+    match set_reserved(&others.map(|network| network.prefix).collect()).await {
+        Ok(()) => session.problems.clear(about),
+        Err(error) => session.problems.raise(about, "kernel", explain(&error)),
+    }
+}
+
+async fn set_reserved(prefixes: &BTreeSet<Ipv4Net>) -> Result<(), KernelError> {
+    reservation::set(&Netns::host()?, prefixes).await
 }
 
 /// What a failure is about.
@@ -341,8 +362,9 @@ async fn publish(
     Ok(())
 }
 
-/// States as problems what cannot be.
+/// States as problems what cannot be, here and to all nodes.
 fn report(session: &Session, listed: &[EngineNetwork], view: &View, plan: &Plan) {
+    let mut differences = Vec::new();
     session.problems.keep_only("docker network ", |about| {
         let of =
             |id: &str| plan.conflicts.contains_key(id) || plan.missing.keys().any(|network| network.to_string() == id);
@@ -350,6 +372,7 @@ fn report(session: &Session, listed: &[EngineNetwork], view: &View, plan: &Plan)
     });
     for (id, text) in &plan.conflicts {
         let name = listed.iter().find(|network| network.id == *id).map_or(id.as_str(), |network| network.name.as_str());
+        differences.push(difference(name, text));
         session.problems.raise(
             &format!("docker network {id}"),
             "docker-conflict",
@@ -358,16 +381,26 @@ fn report(session: &Session, listed: &[EngineNetwork], view: &View, plan: &Plan)
     }
     for (id, text) in &plan.missing {
         let name = view.networks.get(id).map_or_else(|| id.to_string(), |network| network.title().to_owned());
+        differences.push(difference(&name, text));
         session.problems.raise(
             &format!("docker network {id}"),
             "docker-missing",
             format!("network {name} is not in Docker: {text}"),
         );
     }
+    differences.truncate(MAX_DIFFERENCES);
+    session.differences.send_if_modified(|told| {
+        let is_news = *told != differences;
+        *told = differences;
+        is_news
+    });
 }
 
 /// Removes from Docker what this node's networks were, for it leaves the cluster.
 pub(crate) async fn withdraw(session: &Session, socket: &std::path::Path) -> Result<(), EngineError> {
+    if let Err(error) = set_reserved(&BTreeSet::new()).await {
+        tracing::warn!(error = %explain(&error), "Prefixes stay reserved");
+    }
     if !socket.exists() {
         return Ok(());
     }
@@ -380,7 +413,7 @@ pub(crate) async fn withdraw(session: &Session, socket: &std::path::Path) -> Res
         }
     }
 
-    outcome.and(super::gwbridge::remove(&engine).await)
+    outcome.and(gwbridge::remove(&engine).await)
 }
 
 #[cfg(test)]

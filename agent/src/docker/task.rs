@@ -11,10 +11,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::driver::OverlayDriver;
 use super::engine::{Engine, EngineError, EngineEvent};
+use super::front;
 use super::plugin::{self, PluginSocket};
 use super::roster::{self, Roster};
 use super::sync::Sync;
-use super::{front, gwbridge};
+
 use crate::node::Desk;
 use crate::problem::explain;
 use crate::session::Session;
@@ -82,9 +83,6 @@ async fn accompany(session: &Session, engine: &Engine) -> EngineError {
         EngineError::Slow
     };
     let begin = async {
-        if let Err(error) = gwbridge::ensure(engine).await {
-            tracing::warn!(error = %explain(&error), "docker_gwbridge was not made beforehand");
-        }
         if let Err(error) = roster::start_stranded(session, engine).await {
             tracing::warn!(error = %explain(&error), "Containers that could not start were not looked for");
         }

@@ -24,6 +24,7 @@ pub mod plan;
 #[cfg(test)]
 mod plan_tests;
 mod reconcile;
+pub mod reservation;
 pub mod sandbox;
 mod settle;
 mod sysctl;

@@ -12,6 +12,9 @@ use ipnet::{IpNet, Ipv6Net};
 /// is how a process with no memory tells its routes in a sandbox from the container's own.
 pub const ROUTE_PROTOCOL: u8 = 0x4f;
 
+/// The type of service of routes that only keep a prefix: DSCP 63, which nobody sends, so no packet takes them.
+pub const RESERVED_TOS: u8 = 0xfc;
+
 /// The metric of every IPv6 route of ours: the kernel's default, written out because the kernel keys by it.
 pub const METRIC_V6: u32 = 1024;
 

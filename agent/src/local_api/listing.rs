@@ -1,7 +1,7 @@
 //! Listings out of the own view, for while control is away: what this node may see, as it last heard of it.
 
 use overlay_core::{NodeId, View};
-use overlay_proto::{Code, Refusal, v1};
+use overlay_proto::{Code, Refusal, convert, v1};
 
 use crate::endpoint::request::find_network;
 
@@ -12,6 +12,7 @@ pub(super) fn networks(view: &View) -> v1::ListNetworksResponse {
         network: Some(network.clone().into()),
         members: view.members_of(network.id).filter_map(|member| name(&member.node)).collect(),
         endpoints: u32::try_from(view.endpoints_of(network.id).count()).unwrap_or(u32::MAX),
+        differences: convert::differences_of(view, network),
     });
 
     v1::ListNetworksResponse { networks: networks.collect() }

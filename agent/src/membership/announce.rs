@@ -23,6 +23,7 @@ const MAX_ROUTES: usize = 1_000;
 /// Announces for as long as the session lasts.
 pub(crate) async fn run(session: &Session) {
     let mut connection = session.link.subscribe();
+    let mut differences = session.differences.subscribe();
     let mut told: Option<v1::AnnounceRequest> = None;
     loop {
         match gather(session).await {
@@ -41,6 +42,8 @@ pub(crate) async fn run(session: &Session) {
         }
         tokio::select! {
             () = sleep(LOOK) => {}
+            // The sender is the session's.
+            _ = differences.changed() => {}
             () = connection.changed() => told = None,
         }
     }
@@ -81,5 +84,6 @@ async fn gather(session: &Session) -> Result<v1::AnnounceRequest, Refusal> {
         lane_ports: session.lanes.ports().iter().copied().map(u32::from).collect(),
         routes: routes.map(|(prefix, holder)| held(*prefix, holder)).take(MAX_ROUTES).collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        differences: session.differences.borrow().clone(),
     })
 }

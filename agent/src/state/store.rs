@@ -368,7 +368,7 @@ fn put_rows(
             | Change::Node(_)
             | Change::Member(_)
             | Change::Endpoint(_)
-            | Change::HostPrefixes(_)) => {
+            | Change::HostReport(_)) => {
                 table.insert(key.as_slice(), json(&row)?.as_slice())?;
             }
         }

@@ -19,8 +19,8 @@ use std::net::IpAddr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use overlay_core::{
-    Endpoint, EndpointId, HostPrefix, Member, Name, Network, NetworkId, NetworkMode, NetworkSettings, Node, NodeId,
-    PublicKey, Role,
+    Difference, Endpoint, EndpointId, HostPrefix, Member, Name, Network, NetworkId, NetworkMode, NetworkSettings, Node,
+    NodeId, PublicKey, Role,
 };
 use overlay_proto::{Code, Refusal};
 
@@ -102,6 +102,8 @@ pub(crate) struct Announce {
     pub(crate) lane_ports: Vec<u16>,
     /// In use on the host.
     pub(crate) prefixes: Vec<HostPrefix>,
+    /// Networks that are not there as elsewhere.
+    pub(crate) differences: Vec<Difference>,
     /// Of the agent.
     pub(crate) version: String,
 }

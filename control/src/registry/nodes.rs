@@ -1,6 +1,6 @@
 //! How a node says where it is reached, and how it goes.
 
-use overlay_core::{Change, HostPrefixes, Node, NodeId, RowKey};
+use overlay_core::{Change, HostReport, Node, NodeId, RowKey};
 use overlay_proto::Code;
 
 use super::record::{Host, Revoked};
@@ -18,7 +18,8 @@ pub(super) fn announce(state: &State, id: NodeId, announce: Announce) -> Verdict
 
     let node = Node { underlay: announce.underlay, lane_ports: announce.lane_ports, ..old.clone() };
     let host = Host { version: announce.version, ..old_host.clone() };
-    let prefixes = HostPrefixes { node: id, prefixes: announce.prefixes, name: old.name.clone() };
+    let report =
+        HostReport { node: id, prefixes: announce.prefixes, differences: announce.differences, name: old.name.clone() };
     let mut records = Vec::new();
     if host != *old_host {
         records.push(Record::Host(host));
@@ -26,8 +27,8 @@ pub(super) fn announce(state: &State, id: NodeId, announce: Announce) -> Verdict
     if node != *old {
         records.push(Record::Row(Change::Node(node)));
     }
-    if state.view().hosts.get(&id) != Some(&prefixes) {
-        records.push(Record::Row(Change::HostPrefixes(prefixes)));
+    if state.view().hosts.get(&id) != Some(&report) {
+        records.push(Record::Row(Change::HostReport(report)));
     }
 
     Ok((Outcome::Done, records))
@@ -48,7 +49,7 @@ pub(super) fn leave(state: &State, id: NodeId, now: u64) -> Verdict {
     let endpoints = state.endpoints_of(id, None).map(|(network, endpoint)| RowKey::Endpoint(network, endpoint));
     let members = state.memberships(id).map(|network| RowKey::Member(network, id));
 
-    let host = state.view().hosts.contains_key(&id).then_some(RowKey::HostPrefixes(id));
+    let host = state.view().hosts.contains_key(&id).then_some(RowKey::HostReport(id));
     let rows = endpoints.chain(members).chain(host).chain([RowKey::Node(id)]);
 
     let mut records: Vec<_> = rows.map(removed).collect();

@@ -132,7 +132,7 @@ fn row_key(key: RowKey) -> String {
         RowKey::Node(node) => format!("node/{node}"),
         RowKey::Member(network, node) => format!("member/{network}/{node}"),
         RowKey::Endpoint(network, endpoint) => format!("endpoint/{network}/{endpoint}"),
-        RowKey::HostPrefixes(node) => format!("host-prefixes/{node}"),
+        RowKey::HostReport(node) => format!("host-prefixes/{node}"),
     }
 }
 

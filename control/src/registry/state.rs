@@ -206,7 +206,7 @@ impl State {
     /// Tells whether a node may see a row, were it there. The same answer as [`overlay_core::visibility::may_see`], faster.
     pub(crate) fn may_see(&self, node: NodeId, key: RowKey) -> bool {
         match key {
-            RowKey::Network(_) | RowKey::HostPrefixes(_) => true,
+            RowKey::Network(_) | RowKey::HostReport(_) => true,
             RowKey::Node(other) => self.are_acquainted(node, other),
             RowKey::Member(network, _) | RowKey::Endpoint(network, _) => self.view.member(network, node).is_some(),
         }
@@ -295,7 +295,7 @@ impl Index {
                 self.endpoints.insert((row.node, row.network, row.id));
                 self.addresses.extend(row.addresses.iter().map(|address| ((row.network, *address), row.id)));
             }
-            Change::HostPrefixes(_) | Change::Removed(_) => {}
+            Change::HostReport(_) | Change::Removed(_) => {}
         }
     }
 
@@ -317,7 +317,7 @@ impl Index {
                     }
                 }
             }
-            Change::HostPrefixes(_) | Change::Removed(_) => {}
+            Change::HostReport(_) | Change::Removed(_) => {}
         }
     }
 

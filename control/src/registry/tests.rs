@@ -180,6 +180,7 @@ fn a_prefix_in_use_is_refused_with_node_and_holder() {
             HostPrefix { prefix: "10.64.0.0/15".parse().expect("a prefix"), holder: String::new() },
             HostPrefix { prefix: "0.0.0.0/0".parse().expect("a prefix"), holder: "eth0".to_owned() },
         ],
+        differences: Vec::new(),
         version: "1".to_owned(),
     };
     scene.as_node(1, Command::Announce(announce)).expect("announced");

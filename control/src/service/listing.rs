@@ -1,7 +1,7 @@
 //! Listings: what the caller may see of the present.
 
 use overlay_core::{Node, NodeId, Role, RowKey};
-use overlay_proto::{Refusal, v1};
+use overlay_proto::{Refusal, convert, v1};
 
 use crate::registry::{Actor, State, Token, require_admin};
 use crate::watch::Hub;
@@ -53,6 +53,7 @@ pub(super) fn networks(state: &State, caller: NodeId) -> Result<Vec<v1::NetworkS
             network: Some(network.clone().into()),
             members: members.filter_map(|member| name(member.node)).collect(),
             endpoints: u32::try_from(endpoints).unwrap_or(u32::MAX),
+            differences: convert::differences_of(state.view(), network),
         }
     };
 

@@ -13,6 +13,7 @@ pub(super) fn announce(request: v1::AnnounceRequest) -> Result<Command, Refusal>
         underlay: convert::underlay(&request.underlay)?,
         lane_ports: convert::lane_ports(&request.lane_ports)?,
         prefixes: convert::host_prefixes(&request.routes)?,
+        differences: convert::differences(request.differences)?,
         version: request.version,
     }))
 }

@@ -64,7 +64,7 @@ fn concerned(
     let is_of = |network| then.contains(network) || now.contains(network);
     for key in touched {
         match key {
-            RowKey::Network(_) | RowKey::HostPrefixes(_) => drop(keys.insert(*key)),
+            RowKey::Network(_) | RowKey::HostReport(_) => drop(keys.insert(*key)),
             RowKey::Node(other) if *other == node => drop(keys.insert(*key)),
             RowKey::Node(other) if state.view().nodes.contains_key(other) && state.may_see(node, *key) => {
                 keys.insert(*key);

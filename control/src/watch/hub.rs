@@ -216,7 +216,7 @@ fn concerned(state: &State, touched: &[Touched]) -> Option<BTreeSet<NodeId>> {
     let mut networks = BTreeSet::new();
     for row in touched {
         match row.key {
-            RowKey::Network(_) | RowKey::HostPrefixes(_) => return None,
+            RowKey::Network(_) | RowKey::HostReport(_) => return None,
             RowKey::Node(node) => {
                 nodes.insert(node);
                 networks.extend(state.memberships(node));

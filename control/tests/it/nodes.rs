@@ -186,6 +186,7 @@ async fn a_prefix_in_use_on_a_host_is_refused_by_name() {
         lane_ports: vec![51820],
         routes: vec!["172.18.0.0/16 docker_gwbridge".to_owned(), "192.0.2.0/24".to_owned()],
         version: "0.1.0".to_owned(),
+        differences: Vec::new(),
     };
     let first = admin.client.clone().announce(announce.clone()).await.unwrap().into_inner().revision;
     let again = admin.client.clone().announce(announce).await.unwrap().into_inner().revision;
@@ -195,4 +196,22 @@ async fn a_prefix_in_use_on_a_host_is_refused_by_name() {
 
     assert_eq!(refused.code, Code::AddressTaken);
     assert!(refused.message.contains("node admin by docker_gwbridge"), "{refused}");
+}
+
+#[tokio::test]
+async fn where_a_network_differs_everybody_reads() {
+    let control = Control::start().await;
+    let admin = control.admin().await;
+    admin.create_network("blue", "10.9.0.0/16").await.expect("made");
+    let difference = |network: &str, reason: &str| v1::Difference { network: network.into(), reason: reason.into() };
+    let announce = |differences| v1::AnnounceRequest { differences, ..Default::default() };
+    let told = vec![difference("blue", "a bridge network of that name is there"), difference("red", "unknown")];
+
+    admin.client.clone().announce(announce(told)).await.expect("announced");
+
+    let networks = admin.client.clone().list_networks(v1::ListNetworksRequest {}).await.expect("a list").into_inner();
+    let expected = v1::HostDifference { node: "admin".into(), reason: "a bridge network of that name is there".into() };
+    assert_eq!(networks.networks[0].differences, [expected]);
+    let control = admin.client.clone().announce(announce(vec![difference("blue", "two\nlines")])).await;
+    assert!(control.is_err(), "lines of a list are never a node's to write");
 }

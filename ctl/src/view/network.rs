@@ -21,6 +21,15 @@ pub(crate) struct NetworkView {
     pub(crate) members: Vec<String>,
     /// How many, over all hosts.
     pub(crate) endpoints: u32,
+    /// Where it is not as elsewhere.
+    pub(crate) differs: Vec<Difference>,
+}
+
+/// A host on which a network is not as elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Difference {
+    pub(crate) node: String,
+    pub(crate) reason: String,
 }
 
 impl From<v1::NetworkState> for NetworkView {
@@ -39,11 +48,17 @@ impl From<v1::NetworkState> for NetworkView {
             labels: network.labels,
             members: state.members,
             endpoints: state.endpoints,
+            differs: state.differences.into_iter().map(|d| Difference { node: d.node, reason: d.reason }).collect(),
         }
     }
 }
 
 impl NetworkView {
+    /// One line for each host on which it differs.
+    fn differences(&self) -> impl Iterator<Item = String> {
+        self.differs.iter().map(|there| format!("{} differs on {}: {}", self.name, there.node, there.reason))
+    }
+
     fn prefixes(&self) -> String {
         list([&self.prefix].into_iter().chain(&self.prefix6))
     }
@@ -90,7 +105,9 @@ impl Report for Networks {
         };
         let head = ["NAME", "PREFIX", "MODE", "MEMBERS", "ENDPOINTS", "LABELS"];
 
-        table(page, &head, &[4], self.0.iter().map(row).collect())
+        let table = table(page, &head, &[4], self.0.iter().map(row).collect());
+
+        std::iter::once(table).chain(self.0.iter().flat_map(NetworkView::differences)).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -116,6 +133,8 @@ impl Report for Inspection {
             ("endpoints", network.endpoints.to_string()),
         ]);
 
+        let head = std::iter::once(head).chain(network.differences()).collect::<Vec<_>>().join("\n");
+
         if network.endpoints == 0 { head } else { format!("{head}\n\n{}", self.endpoints.text(page)) }
     }
 }
@@ -137,6 +156,7 @@ mod tests {
             }),
             members: vec!["a".into(), "b".into()],
             endpoints: 0,
+            differences: Vec::new(),
         };
 
         v1::ListNetworksResponse { networks: vec![network("web", "fd00::/64"), network("db", "")] }
@@ -158,6 +178,17 @@ mod tests {
     }
 
     #[test]
+    fn where_a_network_differs_is_said_below() {
+        let mut response = response();
+        let difference = v1::HostDifference { node: "b".into(), reason: "it has another prefix there".into() };
+        response.networks[0].differences.push(difference);
+
+        let text = Networks::from(response).text(Page { now: 0, width: None });
+
+        assert!(text.ends_with("-\nweb differs on b: it has another prefix there"), "{text}");
+    }
+
+    #[test]
     fn an_inspection_is_one_object() {
         let network = Networks::from(response()).find("db").expect("it is there");
         let endpoints = Endpoints::from(v1::ListEndpointsResponse::default());
@@ -168,7 +199,8 @@ mod tests {
             json,
             serde_json::json!({
                 "id": "id-db", "name": "db", "prefix": "10.9.0.0/16", "prefix6": null, "mode": "l3", "labels": {},
-                "members": ["a", "b"], "endpoints": 0, "endpoint_list": [],
+                "members": ["a", "b"], "endpoints": 0, "differs": [],
+                "endpoint_list": [],
             })
         );
     }

@@ -301,7 +301,12 @@ impl Agent for Fake {
         _: Request<v1::ListNetworksRequest>,
     ) -> Result<Response<v1::ListNetworksResponse>, Status> {
         let _script = self.asked("networks".into())?;
-        let state = v1::NetworkState { network: Some(network()), members: vec!["a".into()], endpoints: 1 };
+        let state = v1::NetworkState {
+            network: Some(network()),
+            members: vec!["a".into()],
+            endpoints: 1,
+            ..v1::NetworkState::default()
+        };
 
         Ok(Response::new(v1::ListNetworksResponse { networks: vec![state] }))
     }

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 
 use overlay_core::network::{MAX_PREFIX_LEN, MAX_PREFIX6_LEN};
-use overlay_core::{HostPrefix, HostPrefixes, Network, NetworkMode, NetworkSettings};
+use overlay_core::{Difference, HostPrefix, HostReport, Network, NetworkMode, NetworkSettings, View};
 
 use super::{bounded, field, labels, optional, wire_enum};
 use crate::refusal::{Code, Refusal};
@@ -52,6 +52,10 @@ pub const MAX_TITLE: usize = 255;
 pub const MAX_HOLDER: usize = 64;
 /// Prefixes that one host may report at the most: one with more is a router.
 pub const MAX_HOST_PREFIXES: usize = 1_024;
+/// Networks that one host may report as different at the most; with more, somebody must look at the host itself.
+pub const MAX_DIFFERENCES: usize = 256;
+/// Bytes of the reason for a difference.
+pub const MAX_REASON: usize = 512;
 
 impl From<NetworkSettings> for v1::NetworkSettings {
     fn from(settings: NetworkSettings) -> Self {
@@ -118,26 +122,74 @@ pub fn host_prefixes(texts: &[String]) -> Result<Vec<HostPrefix>, Refusal> {
     texts.iter().map(read).collect()
 }
 
-impl From<HostPrefixes> for v1::HostPrefixes {
-    fn from(row: HostPrefixes) -> Self {
+/// Reads on which networks a host differs.
+///
+/// # Errors
+///
+/// `invalid-input` for more than 256, and for texts that are too long or hold control characters.
+pub fn differences(rows: Vec<v1::Difference>) -> Result<Vec<Difference>, Refusal> {
+    bounded("differences", rows.len(), MAX_DIFFERENCES)?;
+    let sound = |text: &str, max: usize| text.len() <= max && !text.chars().any(char::is_control);
+    let read = |row: v1::Difference| {
+        if row.network.is_empty() || !sound(&row.network, MAX_TITLE) || !sound(&row.reason, MAX_REASON) {
+            let text = format!("differences: a name of at most {MAX_TITLE} bytes and a reason of at most {MAX_REASON}");
+            return Err(Refusal::new(Code::InvalidInput, text));
+        }
+
+        Ok(Difference { network: row.network, reason: row.reason })
+    };
+
+    rows.into_iter().map(read).collect()
+}
+
+/// Writes a difference so that it is taken: what is too long is cut.
+pub fn difference(network: &str, reason: &str) -> v1::Difference {
+    let fitting = |text: &str, max: usize| {
+        let sound: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        sound[..sound.floor_char_boundary(max)].to_owned()
+    };
+
+    v1::Difference { network: fitting(network, MAX_TITLE), reason: fitting(reason, MAX_REASON) }
+}
+
+/// Writes on which hosts a network differs.
+pub fn differences_of(view: &View, network: &Network) -> Vec<v1::HostDifference> {
+    let written = |(node, reason): (&overlay_core::Name, &str)| v1::HostDifference {
+        node: node.to_string(),
+        reason: reason.to_owned(),
+    };
+
+    view.differences_of(network).map(written).collect()
+}
+
+impl From<Difference> for v1::Difference {
+    fn from(row: Difference) -> Self {
+        Self { network: row.network, reason: row.reason }
+    }
+}
+
+impl From<HostReport> for v1::HostReport {
+    fn from(row: HostReport) -> Self {
         let prefix = |held: &HostPrefix| format!("{} {}", held.prefix, held.holder).trim_end().to_owned();
 
         Self {
             node: row.node.to_string(),
             node_name: row.name.to_string(),
             prefixes: row.prefixes.iter().map(prefix).collect(),
+            differences: row.differences.into_iter().map(Into::into).collect(),
         }
     }
 }
 
-impl TryFrom<v1::HostPrefixes> for HostPrefixes {
+impl TryFrom<v1::HostReport> for HostReport {
     type Error = Refusal;
 
-    fn try_from(row: v1::HostPrefixes) -> Result<Self, Refusal> {
+    fn try_from(row: v1::HostReport) -> Result<Self, Refusal> {
         Ok(Self {
-            node: field("host_prefixes.node", &row.node)?,
-            name: field("host_prefixes.node_name", &row.node_name)?,
+            node: field("host_report.node", &row.node)?,
+            name: field("host_report.node_name", &row.node_name)?,
             prefixes: host_prefixes(&row.prefixes)?,
+            differences: differences(row.differences)?,
         })
     }
 }

@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use futures_util::{Stream, TryStreamExt};
+use ipnet::Ipv4Net;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkExtentMask};
 use rtnetlink::{Handle, IpVersion, LinkUnspec, LinkVeth};
@@ -208,6 +209,30 @@ impl Netlink {
         let removed = self.handle.route().del(wire::route_key(key)).execute().await;
 
         self.done("remove", format!("route {}", key.prefix), removed, &[libc::ESRCH, libc::ENODEV])
+    }
+
+    /// Lists the prefixes that are reserved.
+    pub(crate) async fn reserved(&mut self) -> Result<BTreeSet<Ipv4Net>, KernelError> {
+        let request = self.handle.route().get(wire::main_table(AddressFamily::Inet));
+        let messages = self.dump("routes", request.execute()).await?;
+
+        Ok(messages.iter().filter_map(wire::reserved).collect())
+    }
+
+    /// Reserves a prefix.
+    pub(crate) async fn reserve(&mut self, prefix: Ipv4Net) -> Result<(), KernelError> {
+        let message = wire::reservation(prefix, self.index("lo").await?);
+
+        let added = self.handle.route().add(message).execute().await;
+        self.done("reserve", prefix.to_string(), added, &[libc::EEXIST])
+    }
+
+    /// Ends the reservation of a prefix.
+    pub(crate) async fn release(&mut self, prefix: Ipv4Net) -> Result<(), KernelError> {
+        let message = wire::reservation(prefix, self.index("lo").await?);
+
+        let removed = self.handle.route().del(message).execute().await;
+        self.done("release", prefix.to_string(), removed, &[libc::ESRCH])
     }
 
     /// Lists the IPv6 rules.

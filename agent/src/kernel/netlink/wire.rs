@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
@@ -14,7 +14,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::rule::{self, RuleAttribute, RuleMessage};
 
 use super::super::desired::GATEWAY_V6;
-use super::super::tables::{Address, Hop, Link, ROUTE_PROTOCOL, Route, RouteKey, Rule, RuleAction};
+use super::super::tables::{Address, Hop, Link, RESERVED_TOS, ROUTE_PROTOCOL, Route, RouteKey, Rule, RuleAction};
 
 /// Says whether the kernel answered with one of these error numbers.
 pub(super) fn is(error: &rtnetlink::Error, errnos: &[i32]) -> bool {
@@ -140,7 +140,7 @@ pub(super) fn collect_routes(
 
 fn route(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<(RouteKey, Route)> {
     let header = &message.header;
-    if header.protocol == RouteProtocol::Kernel || is_other_table(message) {
+    if header.protocol == RouteProtocol::Kernel || header.tos != 0 || is_other_table(message) {
         return None;
     }
     let mut destination = None;
@@ -210,6 +210,27 @@ pub(super) fn route_message(key: RouteKey, hop: &Hop, index: Option<u32>) -> Rou
     message.attributes.extend(index.map(RouteAttribute::Oif));
 
     message
+}
+
+/// A route to a prefix that no packet takes: see [`crate::kernel::reservation`].
+pub(super) fn reservation(prefix: Ipv4Net, loopback: u32) -> RouteMessage {
+    let mut message = route_message(RouteKey::ours(prefix.into()), &Hop::Link(String::new()), Some(loopback));
+    message.header.tos = RESERVED_TOS;
+
+    message
+}
+
+/// Reads such a route.
+pub(super) fn reserved(message: &RouteMessage) -> Option<Ipv4Net> {
+    let header = &message.header;
+    let ours = header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL) && header.tos == RESERVED_TOS;
+    if !ours || is_other_table(message) {
+        return None;
+    }
+    message.attributes.iter().find_map(|attribute| {
+        let RouteAttribute::Destination(RouteAddress::Inet(ip)) = attribute else { return None };
+        Ipv4Net::new(*ip, header.destination_prefix_length).ok()
+    })
 }
 
 fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
@@ -326,6 +347,16 @@ mod tests {
 
             assert_eq!(route(&message, &names), Some((key, Route { hop, ours: true })));
         }
+    }
+
+    #[test]
+    fn a_reservation_survives_its_message_and_is_no_route() {
+        let prefix = "172.18.0.0/16".parse().expect("a prefix");
+
+        let message = reservation(prefix, 1);
+
+        assert_eq!(reserved(&message), Some(prefix));
+        assert_eq!(route(&message, &BTreeMap::from([(1, "lo".to_owned())])), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod heal;
 mod life;
+mod reservations;
 mod rig;
 mod sandboxes;
 mod traffic;
