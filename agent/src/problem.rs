@@ -81,6 +81,13 @@ pub(crate) fn unix_now() -> u64 {
     unix_seconds(SystemTime::now())
 }
 
+/// Returns the wall clock, in milliseconds since 1970.
+pub(crate) fn unix_now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Returns a time in seconds since 1970; 0 before.
 pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map(|d| d.as_secs()).unwrap_or_default()

@@ -31,6 +31,8 @@ pub struct CaptureReport {
     pub bytes: u64,
     /// Frames that held the marker.
     pub marked: u64,
+    /// Frames that held the marker and the text that excuses it.
+    pub excepted: u64,
     /// Frames that held a fragment of an IP packet.
     pub fragments: u64,
     /// Frames that came too fast to be looked at. A proof needs 0 of them.
@@ -80,7 +82,7 @@ impl CaptureReport {
 
 impl fmt::Display for CaptureReport {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { frames, bytes, marked, fragments, missed, truncated } = self;
+        let Self { frames, bytes, marked, excepted: _, fragments, missed, truncated } = self;
         write!(formatter, "{frames} frames, {bytes} bytes, {marked} with the marker")?;
         if *fragments > 0 {
             write!(formatter, ", {fragments} fragments")?;

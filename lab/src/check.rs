@@ -3,7 +3,6 @@
 mod churn;
 mod control;
 mod docker;
-mod docker_life;
 mod firewall;
 mod foreign;
 mod forgery;
@@ -40,7 +39,7 @@ pub struct Check {
 }
 
 /// All checks.
-pub const CHECKS: [Check; 13] = [
+pub const CHECKS: [Check; 22] = [
     Check { name: "offline", what: "the data path needs no control", rounds: 1, run: offline::run },
     Check { name: "restart", what: "agents may be killed at any moment", rounds: 100, run: restart::run },
     Check { name: "control", what: "what control acknowledged survives kill -9", rounds: 20, run: control::run },
@@ -50,9 +49,18 @@ pub const CHECKS: [Check; 13] = [
     Check { name: "forgery", what: "nobody speaks with another's address", rounds: 4, run: forgery::run },
     Check { name: "mtu", what: "no path is too narrow, whatever routers say", rounds: 4, run: mtu::run },
     Check { name: "speed", what: "twice as fast as other userspace WireGuards", rounds: 5, run: speed::run },
-    Check { name: "docker", what: "Docker networks span hosts", rounds: 100, run: docker::run },
-    Check { name: "docker-churn", what: "Docker's containers leave nothing", rounds: 1000, run: docker_life::churn },
-    Check { name: "docker-kills", what: "engines and agents may be killed", rounds: 100, run: docker_life::kills },
+    Check { name: "docker", what: "Docker networks span hosts", rounds: 100, run: docker::span },
+    Check { name: "docker-networks", what: "many networks, none hears another", rounds: 4, run: docker::networks },
+    Check { name: "docker-settings", what: "networks are alike on all hosts", rounds: 1, run: docker::settings },
+    Check { name: "docker-names", what: "containers are found by all their names", rounds: 1, run: docker::names },
+    Check { name: "docker-boot", what: "Docker boots whatever the agent does", rounds: 5, run: docker::boot },
+    Check { name: "docker-kills", what: "engines and agents may be killed", rounds: 100, run: docker::kills },
+    Check { name: "docker-churn", what: "Docker's containers leave nothing", rounds: 1000, run: docker::churn },
+    Check { name: "docker-removal", what: "no running container loses its network", rounds: 50, run: docker::removal },
+    Check { name: "docker-firewall", what: "firewalls make no difference to Docker", rounds: 3, run: docker::firewall },
+    Check { name: "docker-way-out", what: "ports, ways out and large transfers", rounds: 1, run: docker::way_out },
+    Check { name: "docker-speed", what: "as fast with Docker as without", rounds: 7, run: docker::speed },
+    Check { name: "docker-protocol", what: "the plugin takes whatever comes", rounds: 200, run: docker::protocol },
     Check { name: "churn", what: "coming and going leaves nothing", rounds: 1000, run: churn::run },
 ];
 
@@ -91,6 +99,15 @@ impl Check {
 
         Ok(start.elapsed())
     }
+}
+
+/// The time that so many percent of all are not longer than.
+pub(crate) fn percentile(times: &[Duration], percent: usize) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort();
+    let index = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+
+    sorted.get(index).copied().unwrap_or_default()
 }
 
 /// A time as figures show it.

@@ -14,7 +14,7 @@ use crate::docker::{Engine, Image};
 use crate::lab::Lab;
 use crate::snapshot::Snapshot;
 use crate::state::{self, Record};
-use crate::tool::{capture, change, datagrams, fetch, forge, http_server, ping, processes, throughput, uapi};
+use crate::tool::{capture, change, datagrams, fetch, forge, http_server, ping, plugin, processes, throughput, uapi};
 use crate::{demo, enter, holder, keeper};
 
 const EXAMPLES: &str = "Examples:
@@ -115,7 +115,7 @@ struct Up {
 
 #[derive(Debug, Subcommand)]
 enum Tool {
-    /// Serve /hello, /bytes?n=NUMBER and /echo over HTTP
+    /// Serve /hello, /peer, /bytes?n=NUMBER and /echo over HTTP
     #[command(hide = true, after_help = "Example:\n  overlay-lab serve-http --listen 0.0.0.0:8080")]
     ServeHttp(http_server::Options),
     /// Get a page over HTTP
@@ -139,6 +139,15 @@ enum Tool {
     /// Count frames and look for a marker in them
     #[command(hide = true, after_help = "Example:\n  overlay-lab capture --interface eth0 --marker secret --seconds 5")]
     Capture(capture::Options),
+    /// Stand between Docker and a plugin, or call one
+    #[command(
+        hide = true,
+        after_help = "Example:\n  overlay-lab plugin relay --listen /run/docker/plugins/x.sock --to /run/x.sock"
+    )]
+    Plugin {
+        #[command(subcommand)]
+        place: plugin::Place,
+    },
     /// Print what this host has, as JSON
     #[command(hide = true)]
     Snapshot {
@@ -293,6 +302,7 @@ fn run_tool(tool: Tool) -> Result<()> {
         Tool::Datagrams { end } => datagrams::run(&end),
         Tool::PathMtu { link, address, mtu } => change::path_mtu(&link, address, mtu),
         Tool::Capture(options) => capture::run(&options),
+        Tool::Plugin { place } => plugin::run(&place),
         Tool::Hold { hosts } => hold(hosts),
         Tool::Pids { program } => processes::print_pids(&program),
         Tool::Kill { signal, pid } => processes::send(&signal, pid),

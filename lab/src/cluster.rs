@@ -1,5 +1,6 @@
 //! Overlay itself on the hosts of a lab, driven as an operator would: by `overlayctl`.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -105,6 +106,58 @@ impl Cluster {
         let output = self.host(host).try_command("overlayctl")?.args(args).arg("--json").run()?;
 
         serde_json::from_str(&output.stdout).with_context(|| format!("no JSON: {}", output.stdout))
+    }
+
+    /// The rows of `endpoint ls`, as a host lists them.
+    ///
+    /// # Errors
+    ///
+    /// When it fails or prints something else.
+    pub fn endpoints(&self, host: usize) -> Result<Vec<serde_json::Value>> {
+        let list = self.ctl_json(host, &["endpoint", "ls"])?;
+
+        list.as_array().cloned().context("endpoint ls --json is no list")
+    }
+
+    /// The names of all endpoints.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cluster::endpoints`].
+    pub fn endpoint_names(&self, host: usize) -> Result<Vec<String>> {
+        Ok(self.endpoints(host)?.iter().filter_map(|row| Some(row["name"].as_str()?.to_owned())).collect())
+    }
+
+    /// The first address of an endpoint.
+    ///
+    /// # Errors
+    ///
+    /// When no such endpoint is listed.
+    pub fn address_of(&self, host: usize, name: &str) -> Result<String> {
+        let rows = self.endpoints(host)?;
+        let row = rows.iter().find(|row| row["name"] == name);
+        let address = row.and_then(|row| row["addresses"].get(0)).and_then(|address| address.as_str());
+
+        address.map(str::to_owned).with_context(|| format!("{name} is not listed"))
+    }
+
+    /// Insists that no address is live twice, and counts them.
+    ///
+    /// # Errors
+    ///
+    /// When one is.
+    pub fn distinct_addresses(&self, host: usize) -> Result<usize> {
+        let rows = self.endpoints(host)?;
+        let of = |row: &serde_json::Value| {
+            let addresses = row["addresses"].as_array().cloned().unwrap_or_default();
+            let network = row["network"].clone();
+            addresses.into_iter().map(move |address| format!("{network} {address}")).collect::<Vec<_>>()
+        };
+        let addresses: Vec<_> = rows.iter().flat_map(of).collect();
+        let distinct: BTreeSet<_> = addresses.iter().collect();
+        ensure!(distinct.len() == addresses.len(), "an address is live twice: {addresses:?}");
+
+        Ok(addresses.len())
     }
 
     /// A container (a process in a namespace of its own) called `name`, running one of this program's tools.

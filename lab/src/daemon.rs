@@ -35,6 +35,17 @@ impl Daemon {
         Ok(Self { host: host.clone(), program: program.to_owned(), pid, args })
     }
 
+    /// The same daemon with another value of an option.
+    #[must_use]
+    pub fn with(&self, option: &str, value: &str) -> Self {
+        let mut other = self.clone();
+        if let Some(at) = other.args.iter().position(|word| word == option) {
+            other.args.drain(at..other.args.len().min(at + 2));
+        }
+        other.args.extend([option, value].map(str::to_owned));
+        other
+    }
+
     /// Its number inside the host.
     #[must_use]
     pub fn pid(&self) -> i32 {

@@ -9,6 +9,7 @@ pub(crate) mod forge;
 pub(crate) mod http_server;
 pub(crate) mod icmp;
 pub(crate) mod ping;
+pub(crate) mod plugin;
 pub(crate) mod processes;
 pub(crate) mod throughput;
 pub(crate) mod uapi;

@@ -138,7 +138,8 @@ async fn create_network(session: &Session, request: NetworkRequest) -> Result<()
     session.docker.write(rows, Vec::new()).await
 }
 
-/// Finds the pools that were asked for a network: Docker does not say which they were, so the first free ones of its prefixes. Should
+/// Finds the pools that were asked for a network: Docker does not say which they were, so the latest free ones of its prefixes (an
+/// earlier one was asked for a network that never came). Should
 /// two networks of one prefix be made at the same instant, the names tell ([`super::sync`]).
 fn ours(
     pools: &BTreeMap<String, DockerPool>,
@@ -147,7 +148,7 @@ fn ours(
     let find = |prefix: IpNet| {
         let free = |pool: &&DockerPool| pool.docker_network.is_none() && pool.prefix == prefix.trunc();
         let unknown = || Refusal::new(Code::NotFound, format!("nobody asked for {prefix}; create the network again"));
-        pools.values().filter(free).min_by_key(|pool| pool.since).cloned().ok_or_else(unknown)
+        pools.values().filter(free).max_by_key(|pool| pool.since_ms).cloned().ok_or_else(unknown)
     };
     let v4 = find(request.v4.prefix.into())?;
     let v6 = request.v6.as_ref().map(|v6| find(v6.prefix.into())).transpose()?;
@@ -321,6 +322,26 @@ mod tests {
     use ipnet::Ipv4Net;
 
     use super::*;
+
+    #[test]
+    fn of_two_free_pools_of_a_prefix_the_latest_is_the_networks() {
+        let prefix: Ipv4Net = "10.9.0.0/16".parse().expect("a prefix");
+        let pool = |id: &str, since_ms| DockerPool {
+            id: id.to_owned(),
+            prefix: prefix.into(),
+            range: None,
+            network: None,
+            docker_network: None,
+            since_ms,
+        };
+        let pools = BTreeMap::from([("never-came", 5), ("asked-for", 7)].map(|(id, at)| (id.to_owned(), pool(id, at))));
+        let body = br#"{"NetworkID":"aa","IPv4Data":[{"AddressSpace":"overlay-wg","Pool":"10.9.0.0/16"}]}"#;
+        let request = NetworkRequest::read(body).expect("sound");
+
+        let (numbering, _) = ours(&pools, &request).expect("found");
+
+        assert_eq!(numbering, Numbering::Ours { pool: "asked-for".to_owned(), pool6: None });
+    }
 
     #[test]
     fn halves_are_longer_than_what_is_on_the_link() {

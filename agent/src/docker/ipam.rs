@@ -12,7 +12,7 @@ use super::plugin::{AddressRequest, AddressUse, PoolGranted, PoolRequest};
 use super::{NETWORK_OPTION, ready};
 use crate::endpoint::lifecycle;
 use crate::membership::occupancy;
-use crate::problem::unix_now;
+use crate::problem::{unix_now, unix_now_ms};
 use crate::session::Session;
 use crate::state::{DockerKey, DockerLease, DockerPool, DockerRow};
 
@@ -49,7 +49,7 @@ pub(super) async fn request_pool(session: &Session, request: PoolRequest) -> Res
         range: request.range,
         network: stands_for,
         docker_network: known,
-        since: unix_now(),
+        since_ms: unix_now_ms(),
     };
     session.docker.write(vec![DockerRow::Pool(row)], Vec::new()).await?;
 

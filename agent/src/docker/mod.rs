@@ -16,6 +16,7 @@ pub(crate) mod book;
 pub mod door;
 mod driver;
 mod engine;
+mod fitting;
 mod front;
 mod gwbridge;
 mod ipam;

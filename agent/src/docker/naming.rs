@@ -1,15 +1,14 @@
 //! How a container is called on the overlay: its name and aliases as far as they are DNS labels, and its labels as far as they
 //! fit. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use overlay_core::{Endpoint, Name};
-use overlay_proto::convert::{MAX_ALIASES, MAX_LABEL, MAX_LABELS};
+use overlay_proto::convert::MAX_ALIASES;
 
 use super::engine::{Attachment, Container};
+use super::fitting::{MAX_ROW_LABELS, fitting};
 
-/// Bytes of all labels of one row: what control takes.
-const MAX_ROW_LABELS: usize = 4_096;
 /// Hexadecimal digits of the short form of an id, which is also a container's host name.
 const SHORT_ID: usize = 12;
 
@@ -23,27 +22,15 @@ pub(super) fn named(endpoint: &Endpoint, container: &Container, attachment: &Att
     Endpoint {
         name,
         aliases: aliases.into_iter().take(MAX_ALIASES).collect(),
-        labels: fitting(&container.labels),
+        labels: fitting(&container.labels, MAX_ROW_LABELS),
         ..endpoint.clone()
     }
 }
 
-/// Leaves out what a row of the membership cannot hold; the short ones first.
-fn fitting(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let sound = |text: &str| text.len() <= MAX_LABEL && !text.chars().any(char::is_control);
-    let mut room = MAX_ROW_LABELS;
-    let fits = |(key, value): &(&String, &String)| {
-        let len = key.len() + value.len();
-        let fits = !key.is_empty() && sound(key) && sound(value) && len <= room;
-        room -= if fits { len } else { 0 };
-        fits
-    };
-
-    labels.iter().filter(fits).take(MAX_LABELS).map(|(key, value)| (key.clone(), value.clone())).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use overlay_core::{EndpointId, NetworkId, NodeId, Runtime};
 
     use super::*;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use overlay_core::{Name, Network, NetworkId, NodeId, View};
-use overlay_proto::convert::{MAX_LABEL, MAX_LABELS};
 use overlay_proto::v1;
 
 use super::engine::{EngineNetwork, NewNetwork, NewPrefix};
+use super::fitting::{MAX_ROW_LABELS, fitting};
 use super::{DRIVER, NETWORK_OPTION};
 use crate::state::{DockerNetwork, Numbering};
 
@@ -45,26 +45,19 @@ pub(super) fn request(
         prefix: known.prefix.to_string(),
         prefix6: known.prefix6.map(|prefix| prefix.to_string()).unwrap_or_default(),
         mode: v1::NetworkMode::L3.into(),
-        labels: fitting(&engine.labels),
+        labels: fitting(&engine.labels, MAX_ROW_LABELS),
         settings: Some(v1::NetworkSettings {
             gateway: known.gateway.to_string(),
             gateway6: known.gateway6.map(|gateway| gateway.to_string()).unwrap_or_default(),
             range: engine.range.map(|range| range.trunc().to_string()).unwrap_or_default(),
             reserved: reserved.collect(),
             internal: known.internal,
-            options: fitting(&known.options),
+            options: fitting(&known.options, MAX_ROW_LABELS),
             numbered_by,
             title,
         }),
         id: id.map(|id| id.to_string()).unwrap_or_default(),
     })
-}
-
-fn fitting(words: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let sound = |text: &str| text.len() <= MAX_LABEL && !text.chars().any(char::is_control);
-    let fits = |(key, value): &(&String, &String)| !key.is_empty() && sound(key) && sound(value);
-
-    words.iter().filter(fits).take(MAX_LABELS).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// Describes the replica of a network: its addresses are ours to give, whoever numbers the origin's containers.

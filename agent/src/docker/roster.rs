@@ -110,7 +110,7 @@ async fn strike_unused(session: &Session) {
     let live: BTreeSet<_> = entries.values().flat_map(|record| record.endpoint.addresses.iter().copied()).collect();
     let dead_pool = |pool: &crate::state::DockerPool| {
         let standing = pool.docker_network.as_ref().is_some_and(|id| ledger.networks.contains_key(id));
-        is_old(pool.since) && !standing
+        is_old(pool.since_ms / 1_000) && !standing
     };
     let pools: BTreeSet<&String> = ledger.pools.values().filter(|pool| dead_pool(pool)).map(|pool| &pool.id).collect();
     let leases = ledger.leases.values().filter(|lease| {

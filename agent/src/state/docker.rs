@@ -61,8 +61,8 @@ pub struct DockerPool {
     pub network: Option<NetworkId>,
     /// Docker's id of the network that it was asked for, once there is one.
     pub docker_network: Option<String>,
-    /// When it was asked for, in seconds since 1970.
-    pub since: u64,
+    /// When it was asked for, in milliseconds since 1970: tells which of several is the latest.
+    pub since_ms: u64,
 }
 
 /// An address that Docker holds.

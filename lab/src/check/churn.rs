@@ -1,6 +1,5 @@
 //! Containers come and go, some killed midway: no address twice, and nothing left.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -34,7 +33,9 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     })?;
     let rate = f64::from(rounds) / start.elapsed().as_secs_f64();
 
-    wait_until(PATIENCE, "only the anchors are listed", || names(&cluster).is_ok_and(|names| names.len() == 2))?;
+    wait_until(PATIENCE, "only the anchors are listed", || {
+        cluster.endpoint_names(0).is_ok_and(|names| names.len() == 2)
+    })?;
     for (host, before) in before.iter().enumerate() {
         before.assert_unchanged(|| kernel(&cluster, host)).with_context(|| format!("leaked on host {}", host + 1))?;
     }
@@ -60,7 +61,7 @@ fn batch(cluster: &Cluster, first: u32, end: u32) -> Result<usize> {
         // It may be done already.
         let _ = container.signal(Signal::SIGKILL);
     }
-    let seen = distinct_addresses(cluster)?;
+    let seen = cluster.distinct_addresses(0)?;
     for (number, container) in running {
         let output = container.wait(PATIENCE)?;
         let killed = number % KILLED == 0;
@@ -68,23 +69,6 @@ fn batch(cluster: &Cluster, first: u32, end: u32) -> Result<usize> {
     }
 
     Ok(seen)
-}
-
-fn distinct_addresses(cluster: &Cluster) -> Result<usize> {
-    let list = cluster.ctl_json(0, &["endpoint", "ls"])?;
-    let rows = list.as_array().context("endpoint ls --json is no list")?;
-    let addresses: Vec<_> = rows.iter().filter_map(|row| row["addresses"].as_array()).flatten().collect();
-    let distinct: BTreeSet<_> = addresses.iter().map(ToString::to_string).collect();
-
-    ensure!(distinct.len() == addresses.len(), "an address is live twice: {list}");
-    Ok(addresses.len())
-}
-
-fn names(cluster: &Cluster) -> Result<Vec<String>> {
-    let list = cluster.ctl_json(0, &["endpoint", "ls"])?;
-    let rows = list.as_array().context("endpoint ls --json is no list")?;
-
-    Ok(rows.iter().filter_map(|row| Some(row["name"].as_str()?.to_owned())).collect())
 }
 
 fn kernel(cluster: &Cluster, host: usize) -> Result<crate::Snapshot> {

@@ -36,6 +36,9 @@ pub(crate) struct Options {
     /// Count the frames that hold this text
     #[arg(long, value_name = "TEXT")]
     marker: Option<String>,
+    /// With --marker: count those that hold this text too by themselves
+    #[arg(long, value_name = "TEXT", requires = "marker")]
+    except: Option<String>,
     /// Write the frames to this file, for Wireshark or tcpdump
     #[arg(long, short, value_name = "FILE")]
     write: Option<PathBuf>,
@@ -78,6 +81,7 @@ struct Sniffer {
     socket: OwnedFd,
     wanted: Wanted,
     marker: Option<Vec<u8>>,
+    except: Option<Vec<u8>>,
     file: Option<BufWriter<File>>,
     buffer: Vec<u8>,
     report: CaptureReport,
@@ -109,8 +113,9 @@ impl Sniffer {
         }
         let file = options.write.as_deref().map(start_file).transpose()?;
         let marker = options.marker.clone().map(String::into_bytes);
+        let except = options.except.clone().map(String::into_bytes);
 
-        Ok(Self { socket, wanted, marker, file, buffer: vec![0; MAX_FRAME], report: CaptureReport::default() })
+        Ok(Self { socket, wanted, marker, except, file, buffer: vec![0; MAX_FRAME], report: CaptureReport::default() })
     }
 
     fn wait(&self) -> Result<()> {
@@ -147,7 +152,10 @@ impl Sniffer {
         self.report.bytes += length as u64;
         self.report.truncated += u64::from(length > frame.len());
         self.report.fragments += u64::from(is_fragment(frame));
-        if self.marker.as_deref().is_some_and(|marker| contains(frame, marker)) {
+        let holds = |text: &Option<Vec<u8>>| text.as_deref().is_some_and(|text| contains(frame, text));
+        if holds(&self.marker) && holds(&self.except) {
+            self.report.excepted += 1;
+        } else if holds(&self.marker) {
             self.report.marked += 1;
         }
         if let Some(file) = &mut self.file {

@@ -155,11 +155,17 @@ fn answer(stream: &TcpStream, reader: &mut impl BufRead, request: Request, name:
     io::copy(&mut reader.take(request.length), &mut io::sink())?;
     match path {
         "/" | "/hello" => respond(stream, "200 OK", format!("hello from {name}\n").as_bytes(), keep, body_wanted),
+        "/peer" => {
+            let peer = stream.peer_addr()?.ip().to_canonical();
+            respond(stream, "200 OK", format!("{peer}\n").as_bytes(), keep, body_wanted)
+        }
         "/bytes" => match query.strip_prefix("n=").and_then(|n| n.parse().ok()) {
             Some(count) => send_bytes(stream, count, keep, body_wanted),
             None => respond(stream, "400 Bad Request", b"use /bytes?n=NUMBER\n", keep, body_wanted),
         },
-        _ => respond(stream, "404 Not Found", b"there are /hello, /bytes?n=NUMBER and /echo\n", keep, body_wanted),
+        _ => {
+            respond(stream, "404 Not Found", b"there are /hello, /peer, /bytes?n=NUMBER and /echo\n", keep, body_wanted)
+        }
     }
 }
 
@@ -209,6 +215,11 @@ mod tests {
         stream.read_to_string(&mut answer).unwrap();
 
         answer
+    }
+
+    #[test]
+    fn peer_says_who_asks() {
+        assert!(talk(server(), "GET /peer HTTP/1.1\r\n\r\n").ends_with("\r\n\r\n127.0.0.1\n"));
     }
 
     #[test]

@@ -90,7 +90,7 @@ struct PoolWire {
 }
 
 impl PoolRequest {
-    pub(super) fn read(body: &[u8]) -> Result<Self, Refusal> {
+    pub(in crate::docker) fn read(body: &[u8]) -> Result<Self, Refusal> {
         let wire: PoolWire = read(body)?;
         let prefix: Option<IpNet> = optional("Pool", &wire.pool)?;
         let range: Option<IpNet> = optional("SubPool", &wire.sub_pool)?;
@@ -162,7 +162,7 @@ struct AddressWire {
 }
 
 impl AddressRequest {
-    pub(super) fn read(body: &[u8]) -> Result<Self, Refusal> {
+    pub(in crate::docker) fn read(body: &[u8]) -> Result<Self, Refusal> {
         let wire: AddressWire = read(body)?;
         let gateway = option(&wire.options, "RequestAddressType").and_then(Value::as_str);
         let is_gateway = gateway == Some("com.docker.network.gateway");
@@ -265,7 +265,7 @@ impl IpamData {
 }
 
 impl NetworkRequest {
-    pub(super) fn read(body: &[u8]) -> Result<Self, Refusal> {
+    pub(in crate::docker) fn read(body: &[u8]) -> Result<Self, Refusal> {
         let wire: NetworkWire = read(body)?;
         let (v4, v6) = (wire.v4.unwrap_or_default(), wire.v6.unwrap_or_default());
         if option(&wire.options, ENABLE_IPV4).and_then(Value::as_bool) == Some(false) {
@@ -358,7 +358,7 @@ pub struct EndpointRequest {
 }
 
 impl EndpointRequest {
-    pub(super) fn read(body: &[u8]) -> Result<Self, Refusal> {
+    pub(in crate::docker) fn read(body: &[u8]) -> Result<Self, Refusal> {
         let wire: EndpointWire = read(body)?;
         let interface = wire.interface.unwrap_or_default();
 
@@ -428,7 +428,7 @@ pub struct JoinRequest {
 }
 
 impl JoinRequest {
-    pub(super) fn read(body: &[u8]) -> Result<Self, Refusal> {
+    pub(in crate::docker) fn read(body: &[u8]) -> Result<Self, Refusal> {
         let wire: EndpointWire = read(body)?;
         let netns = PathBuf::from(wire.sandbox_key);
 
@@ -486,6 +486,10 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
     if body.is_empty() {
         return refuse("the request has no body");
     }
+    // An array's values would be taken for fields in their order.
+    if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return refuse("the request is no JSON object");
+    }
 
     serde_json::from_slice(body).or_else(|error| refuse(format!("the request cannot be read: {error}")))
 }
@@ -495,6 +499,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn only_an_object_is_a_request() {
+        for body in ["[]", "null", "17", "\"x\"", "[\"10.9.0.0/16\"]", " \n"] {
+            assert!(PoolRequest::read(body.as_bytes()).is_err(), "{body}");
+        }
+        assert!(PoolRequest::read(b" \n{}").is_ok());
+    }
 
     #[test]
     fn null_missing_and_empty_options_are_the_same() {

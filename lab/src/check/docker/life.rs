@@ -1,14 +1,15 @@
 //! Docker's containers come and go, engines and agents are killed: no address twice, nothing left, who runs goes on.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::docker::Pair;
-use super::{Notes, PATIENCE};
+use super::pair::{BEHIND, PLUGIN, Pair, Relay};
+use crate::check::{Notes, PATIENCE, ms, percentile};
 use crate::docker::IMAGE;
 use crate::process::rest;
+use crate::tool::plugin::Answered;
 use crate::wait::wait_until;
 
 /// One container in so many is killed.
@@ -18,13 +19,20 @@ const AT_A_TIME: u32 = 4;
 /// How long it may take until what ended unheard is free again.
 const HEALED: Duration = Duration::from_secs(40);
 
+/// How long the calls by which a container gets its interface may take, 99 of 100.
+const CALLS: Duration = Duration::from_millis(200);
+
 /// Starts and removes containers on both engines, a tenth of them killed.
-pub(super) fn churn(rounds: u32, notes: &mut Notes) -> Result<()> {
-    let pair = Pair::new(false)?;
-    pair.docker(0, &["network", "create", "-d", "overlay-wg", "net"])?;
-    pair.wait_for_network(1, "net")?;
+pub(in crate::check) fn churn(rounds: u32, notes: &mut Notes) -> Result<()> {
+    let mut pair = Pair::new(false)?;
+    let mut relays = Vec::new();
+    for host in [0, 1] {
+        pair.move_plugin(host, BEHIND)?;
+        relays.push(Relay::start(&pair, host, PLUGIN, BEHIND, 0)?);
+    }
+    pair.create_on_both(&["net"])?;
     for (host, name) in [(0, "anchor1"), (1, "anchor2")] {
-        pair.docker(host, &["run", "-d", "--name", name, "--network", "net", IMAGE])?;
+        pair.serve(host, "net", name)?;
     }
     let before = [ours(&pair, 0)?, ours(&pair, 1)?];
     let (start, mut seen) = (Instant::now(), 0);
@@ -32,13 +40,23 @@ pub(super) fn churn(rounds: u32, notes: &mut Notes) -> Result<()> {
         seen += batch(&pair, first, rounds.min(first + AT_A_TIME))?;
     }
     let rate = f64::from(rounds) / start.elapsed().as_secs_f64();
-    wait_until(HEALED, "only the anchors are listed", || names(&pair).is_ok_and(|names| names.len() == 2))?;
+    wait_until(HEALED, "only the anchors are listed", || {
+        pair.cluster.endpoint_names(0).is_ok_and(|names| names.len() == 2)
+    })?;
     unchanged(&pair, &before)?;
     reached(&pair)?;
     notes.say(&format!(
         "{rounds} containers on two engines, {} killed, {rate:.1} a second; {seen} live addresses compared, none twice",
         rounds / KILLED
     ));
+    let mut calls = Vec::new();
+    for (host, relay) in relays.into_iter().enumerate() {
+        calls.extend(relay.calls()?);
+        drop(relay);
+        pair.cluster.host(host).try_command("rm")?.args(["-f", PLUGIN]).run()?;
+        pair.move_plugin(host, PLUGIN)?;
+    }
+    interfaces(&calls, notes)?;
 
     pair.finish()
 }
@@ -54,7 +72,7 @@ fn batch(pair: &Pair, first: u32, end: u32) -> Result<usize> {
         let output = run.wait(PATIENCE)?;
         ensure!(output.status.success(), "container {number} failed: {}", output.stderr);
     }
-    let seen = distinct_addresses(pair)?;
+    let seen = pair.cluster.distinct_addresses(0)?;
     for number in first..end {
         let (host, name) = (usize::try_from(number % 2)?, format!("c{number}"));
         if number % KILLED == 0 {
@@ -66,21 +84,31 @@ fn batch(pair: &Pair, first: u32, end: u32) -> Result<usize> {
     Ok(seen)
 }
 
-fn distinct_addresses(pair: &Pair) -> Result<usize> {
-    let list = pair.cluster.ctl_json(0, &["endpoint", "ls"])?;
-    let rows = list.as_array().context("endpoint ls --json is no list")?;
-    let addresses: Vec<_> = rows.iter().filter_map(|row| row["addresses"].as_array()).flatten().collect();
-    let distinct: BTreeSet<_> = addresses.iter().map(ToString::to_string).collect();
-    ensure!(distinct.len() == addresses.len(), "an address is live twice: {list}");
+/// How long Docker waited for interfaces: both calls of each endpoint together.
+fn interfaces(calls: &[Answered], notes: &mut Notes) -> Result<()> {
+    let refused = |call: &&Answered| call.status != 200 || call.answer.contains("\"Err\"");
+    if let Some(call) = calls.iter().find(refused) {
+        bail!("{} was refused: {}", call.call.path, call.answer);
+    }
+    let mut times: BTreeMap<String, f64> = BTreeMap::new();
+    for call in
+        calls.iter().filter(|call| call.call.path.ends_with(".CreateEndpoint") || call.call.path.ends_with(".Join"))
+    {
+        let body: serde_json::Value = serde_json::from_str(&call.call.body)?;
+        *times.entry(body["EndpointID"].to_string()).or_default() += call.ms;
+    }
+    let times: Vec<_> = times.into_values().map(|ms| Duration::from_secs_f64(ms / 1_000.0)).collect();
+    let slow = percentile(&times, 99);
+    notes.say(&format!(
+        "CreateEndpoint and Join together: p50 {}, p99 {} of {}; {} calls, none refused",
+        ms(percentile(&times, 50)),
+        ms(slow),
+        times.len(),
+        calls.len()
+    ));
+    ensure!(slow <= CALLS || cfg!(debug_assertions), "p99 {} is past {}", ms(slow), ms(CALLS));
 
-    Ok(addresses.len())
-}
-
-fn names(pair: &Pair) -> Result<Vec<String>> {
-    let list = pair.cluster.ctl_json(0, &["endpoint", "ls"])?;
-    let rows = list.as_array().context("endpoint ls --json is no list")?;
-
-    Ok(rows.iter().filter_map(|row| Some(row["name"].as_str()?.to_owned())).collect())
+    Ok(())
 }
 
 /// What the host has of ours: links that wait for Docker, and what is in our networks' namespaces. The rest is Docker's own.
@@ -103,22 +131,16 @@ fn unchanged(pair: &Pair, before: &[String; 2]) -> Result<()> {
 
 /// Both anchors reach each other by name.
 fn reached(pair: &Pair) -> Result<()> {
-    for (host, from, to) in [(0, "anchor1", "anchor2"), (1, "anchor2", "anchor1")] {
-        let url = format!("http://{to}:8080/hello");
-        let fetch = ["exec", from, "curl", "-sS", "-m", "3", &url];
-        wait_until(PATIENCE, "the anchors reach each other", || pair.docker(host, &fetch).is_ok())?;
-    }
-
-    Ok(())
+    pair.reaches(0, "anchor1", "anchor2")?;
+    pair.reaches(1, "anchor2", "anchor1").map(drop)
 }
 
 /// Kills and restarts engines and agents at random moments, while containers kept by live-restore run.
-pub(super) fn kills(rounds: u32, notes: &mut Notes) -> Result<()> {
+pub(in crate::check) fn kills(rounds: u32, notes: &mut Notes) -> Result<()> {
     let mut pair = Pair::new(true)?;
-    pair.docker(0, &["network", "create", "-d", "overlay-wg", "net"])?;
-    pair.wait_for_network(1, "net")?;
+    pair.create_on_both(&["net"])?;
     for (host, name) in [(0, "anchor1"), (1, "anchor2")] {
-        pair.docker(host, &["run", "-d", "--name", name, "--network", "net", IMAGE])?;
+        pair.serve(host, "net", name)?;
     }
     reached(&pair)?;
     let before = [ours(&pair, 0)?, ours(&pair, 1)?];
@@ -151,8 +173,10 @@ pub(super) fn kills(rounds: u32, notes: &mut Notes) -> Result<()> {
         let addresses = addresses(&pair)?;
         ensure!(addresses == 2, "round {round}: {addresses} anchors answer");
     }
-    wait_until(HEALED, "only the anchors are listed", || names(&pair).is_ok_and(|names| names.len() == 2))
-        .with_context(|| format!("{:?}", names(&pair)))?;
+    wait_until(HEALED, "only the anchors are listed", || {
+        pair.cluster.endpoint_names(0).is_ok_and(|names| names.len() == 2)
+    })
+    .with_context(|| format!("{:?}", pair.cluster.endpoint_names(0)))?;
     unchanged(&pair, &before)?;
     reached(&pair)?;
     notes.say(&format!(
@@ -169,18 +193,10 @@ fn listed(pair: &Pair, host: usize, name: &str) -> bool {
 
 /// Counts the anchors that answer the other by address, which needs no name.
 fn addresses(pair: &Pair) -> Result<usize> {
-    let list = pair.cluster.ctl_json(0, &["endpoint", "ls"])?;
-    let address = |name: &str| {
-        let rows = list.as_array()?;
-        let row = rows.iter().find(|row| row["name"] == name)?;
-        Some(row["addresses"].as_array()?.first()?.as_str()?.to_owned())
-    };
-    let Some((one, two)) = address("anchor1").zip(address("anchor2")) else { bail!("an anchor is not listed: {list}") };
-    let answers = |host: usize, from: &str, to: &str| {
-        let url = format!("http://{to}:8080/hello");
-        let fetch = ["exec", from, "curl", "-sS", "-m", "3", &url];
-        wait_until(PATIENCE, "an anchor answers", || pair.docker(host, &fetch).is_ok()).is_ok()
-    };
+    let mut answering = 0;
+    for (host, from, to) in [(0, "anchor1", "anchor2"), (1, "anchor2", "anchor1")] {
+        answering += usize::from(pair.reaches(host, from, &pair.cluster.address_of(0, to)?).is_ok());
+    }
 
-    Ok(usize::from(answers(0, "anchor1", &two)) + usize::from(answers(1, "anchor2", &one)))
+    Ok(answering)
 }

@@ -1,0 +1,201 @@
+//! Containers are found by all their names, from all hosts, and by no other.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+
+use super::pair::Pair;
+use crate::check::{Notes, PATIENCE};
+use crate::docker::IMAGE;
+use crate::wait::wait_until;
+
+/// A name that only Docker's own resolver can pass on, to the host's name server.
+const ELSEWHERE: &str = "elsewhere.example";
+
+pub(in crate::check) fn run(_: u32, notes: &mut Notes) -> Result<()> {
+    let mut pair = Pair::new(false)?;
+    pair.create_on_both(&["net"])?;
+    pair.create_on_both(&["--ipv6", "--subnet", "10.79.0.0/16", "--subnet", "fd79::/64", "six"])?;
+    pair.serve(0, "net", "asker")?;
+    pair.docker(0, &["network", "connect", "six", "asker"])?;
+    every_name(&pair, notes)?;
+    families(&pair, notes)?;
+    replicas(&pair, notes)?;
+    scopes(&pair, notes)?;
+    changes(&pair, notes)?;
+    unknown(&pair, notes)?;
+    agent_dies(&mut pair, notes)?;
+
+    pair.finish()
+}
+
+/// What a container finds for a name: addresses of one kind, over UDP or TCP.
+fn dig(pair: &Pair, host: usize, from: &str, words: &[&str]) -> Result<BTreeSet<String>> {
+    let enter = format!("--net={}", pair.namespace(host, from)?);
+    let dig = ["dig", "+short", "+time=1", "+tries=1", "@127.0.0.11"];
+    let output = pair.cluster.host(host).try_command("nsenter")?.arg(enter).args(dig).args(words).output()?;
+
+    Ok(output.stdout.lines().filter(|line| !line.starts_with(';')).map(str::to_owned).collect())
+}
+
+fn finds(pair: &Pair, words: &[&str], expected: &[&str]) -> Result<()> {
+    let expected: BTreeSet<String> = expected.iter().map(|&text| text.to_owned()).collect();
+    let found = || dig(pair, 0, "asker", words).unwrap_or_default();
+    wait_until(PATIENCE, "a name", || found() == expected)
+        .map(drop)
+        .with_context(|| format!("{}: {:?} instead of {expected:?}", words.join(" "), found()))
+}
+
+fn every_name(pair: &Pair, notes: &mut Notes) -> Result<()> {
+    let run = [
+        "run",
+        "-d",
+        "--name",
+        "named",
+        "--network",
+        "net",
+        "--network-alias",
+        "alias1",
+        "--network-alias",
+        "alias2",
+        IMAGE,
+    ];
+    let id = pair.docker(1, &run)?;
+    let short = id.get(..12).context("an id")?;
+    let format = "{{.NetworkSettings.Networks.net.IPAddress}}";
+    let address = pair.docker(1, &["inspect", "-f", format, "named"])?;
+    for name in ["named", "alias1", "alias2", short, "named.net", "alias1.net", "NaMeD"] {
+        finds(pair, &["A", name], &[&address])?;
+        finds(pair, &["+tcp", "A", name], &[&address])?;
+    }
+    finds(pair, &["-x", &address], &["named.net."])?;
+    finds(pair, &["+tcp", "-x", &address], &["named.net."])?;
+    notes
+        .say("name, two aliases, short id, name.network, capital letters, and back from the address: over UDP and TCP");
+
+    Ok(())
+}
+
+/// A name without IPv6 has no AAAA, which is an answer, and at once; one with both has both.
+fn families(pair: &Pair, notes: &mut Notes) -> Result<()> {
+    pair.serve(1, "six", "both")?;
+    let format = "{{.NetworkSettings.Networks.six.IPAddress}} {{.NetworkSettings.Networks.six.GlobalIPv6Address}}";
+    let addresses = pair.docker(1, &["inspect", "-f", format, "both"])?;
+    let (v4, v6) = addresses.split_once(' ').context("two addresses")?;
+    finds(pair, &["A", "both"], &[v4])?;
+    finds(pair, &["AAAA", "both"], &[v6])?;
+    finds(pair, &["-x", v6], &["both.six."])?;
+    let enter = format!("--net={}", pair.namespace(0, "asker")?);
+    let ask = ["dig", "+time=1", "+tries=1", "@127.0.0.11", "AAAA", "named"];
+    let said = pair.cluster.host(0).try_command("nsenter")?.arg(enter).args(ask).run()?.stdout;
+    ensure!(said.contains("status: NOERROR") && said.contains("ANSWER: 0"), "AAAA of a name with IPv4 only: {said}");
+    notes.say("AAAA of a name with IPv4 only is an empty answer; one with both families has both");
+
+    Ok(())
+}
+
+/// One alias of containers on both hosts names them all, from both hosts.
+fn replicas(pair: &Pair, notes: &mut Notes) -> Result<()> {
+    let mut addresses = BTreeSet::new();
+    for (host, name) in [(0, "web1"), (0, "web2"), (1, "web3"), (1, "web4")] {
+        pair.docker(host, &["run", "-d", "--name", name, "--network", "net", "--network-alias", "web", IMAGE])?;
+        addresses.insert(pair.docker(host, &["inspect", "-f", "{{.NetworkSettings.Networks.net.IPAddress}}", name])?);
+    }
+    for (host, from) in [(0, "asker"), (0, "web1"), (1, "web3"), (1, "named")] {
+        let found = || dig(pair, host, from, &["A", "web"]).unwrap_or_default();
+        wait_until(PATIENCE, "all replicas", || found() == addresses)
+            .with_context(|| format!("{from} finds {:?} instead of {addresses:?}", found()))?;
+    }
+    notes.say("an alias of four containers on two hosts: all four, asked from either host and from themselves");
+
+    Ok(())
+}
+
+/// Names are those of the networks that one is on.
+fn scopes(pair: &Pair, notes: &mut Notes) -> Result<()> {
+    pair.create_on_both(&["apart"])?;
+    pair.serve(1, "apart", "hidden")?;
+    pair.serve(0, "apart", "insider")?;
+    pair.reaches(0, "insider", "hidden")?;
+    for name in ["hidden", "hidden.apart"] {
+        let found = dig(pair, 0, "asker", &["A", name])?;
+        ensure!(found.is_empty(), "{name} is found from outside its network: {found:?}");
+    }
+    pair.docker(0, &["network", "connect", "apart", "asker"])?;
+    pair.reaches(0, "asker", "hidden")?;
+    pair.docker(0, &["network", "disconnect", "apart", "asker"])?;
+    wait_until(PATIENCE, "the name is not known any more", || {
+        dig(pair, 0, "asker", &["A", "hidden"]).is_ok_and(|found| found.is_empty())
+    })?;
+    notes.say("names of a network are known on it only, from its connect to its disconnect");
+
+    Ok(())
+}
+
+fn changes(pair: &Pair, notes: &mut Notes) -> Result<()> {
+    let address = pair.cluster.address_of(0, "named")?;
+    pair.docker(1, &["rename", "named", "renamed"])?;
+    finds(pair, &["A", "renamed"], &[&address])?;
+    finds(pair, &["A", "named"], &[])?;
+    pair.docker(1, &["kill", "renamed"])?;
+    finds(pair, &["A", "renamed"], &[])?;
+    pair.docker(1, &["start", "renamed"])?;
+    let again = || pair.cluster.address_of(0, "renamed");
+    wait_until(PATIENCE, "it is listed again", || again().is_ok())?;
+    finds(pair, &["A", "alias1"], &[&again()?])?;
+    notes.say("renamed, killed and started again: the names follow");
+
+    Ok(())
+}
+
+/// What we do not know is Docker's own resolver's to answer, which asks the host's name servers.
+fn unknown(pair: &Pair, notes: &mut Notes) -> Result<()> {
+    let found = dig(pair, 0, "asker", &["A", "nobody-is-called-this"])?;
+    ensure!(found.is_empty(), "{found:?}");
+    let host = pair.docker(
+        0,
+        &[
+            "run",
+            "--rm",
+            "--network",
+            "net",
+            "--add-host",
+            &format!("{ELSEWHERE}:203.0.113.9"),
+            IMAGE,
+            "cat",
+            "/etc/hosts",
+        ],
+    )?;
+    ensure!(host.contains(ELSEWHERE), "{host}");
+    // A container on a network of Docker's own as well: its names there are Docker's alone.
+    pair.docker(0, &["network", "create", "dockers-own"])?;
+    pair.serve(0, "dockers-own", "neighbour")?;
+    pair.docker(0, &["network", "connect", "dockers-own", "asker"])?;
+    let address = pair.docker(
+        0,
+        &["inspect", "-f", "{{(index .NetworkSettings.Networks \"dockers-own\").IPAddress}}", "neighbour"],
+    )?;
+    finds(pair, &["A", "neighbour"], &[&address])?;
+    pair.docker(0, &["rm", "-f", "neighbour"])?;
+    pair.docker(0, &["network", "disconnect", "dockers-own", "asker"])?;
+    pair.docker(0, &["network", "rm", "dockers-own"])?;
+    notes.say("names of Docker's own networks and unknown ones are Docker's own resolver's");
+
+    Ok(())
+}
+
+/// Without the agent Docker's own resolver answers; with the next one everything is back.
+fn agent_dies(pair: &mut Pair, notes: &mut Notes) -> Result<()> {
+    let address = pair.cluster.address_of(0, "web3")?;
+    let agent = pair.cluster.agent(0)?;
+    agent.kill()?;
+    ensure!(dig(pair, 0, "asker", &["A", "web3"])?.is_empty(), "a name of another host without the agent");
+    let local = pair.docker(0, &["inspect", "-f", "{{.NetworkSettings.Networks.net.IPAddress}}", "web1"])?;
+    finds(pair, &["A", "web1"], &[&local])?;
+    pair.cluster.restart(&agent)?;
+    pair.cluster.wait_for_agent(0)?;
+    finds(pair, &["A", "web3"], &[&address])?;
+    notes.say("agent killed: Docker's own resolver answers for its own containers; agent back: the others are back");
+
+    Ok(())
+}

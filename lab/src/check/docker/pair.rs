@@ -1,0 +1,185 @@
+//! Two hosts with Overlay and an engine each, and what checks do with them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+
+use crate::check::{PATIENCE, PingSummary};
+use crate::cluster::Cluster;
+use crate::command::Running;
+use crate::docker::{Engine, IMAGE, Image};
+use crate::lab::Lab;
+use crate::tool::plugin::{Answered, READY};
+use crate::wait::wait_until;
+
+/// Where an engine looks for the plugin.
+pub(super) const PLUGIN: &str = "/run/docker/plugins/overlay-wg.sock";
+/// Where an agent serves it when somebody stands before it.
+pub(super) const BEHIND: &str = "/run/overlay/docker.sock";
+/// Milliseconds between two echoes of a flow.
+const PACE: &str = "20";
+/// Echoes of a flow that may be missing: those under way when it was ended.
+const UNDER_WAY: usize = 1;
+
+/// Two hosts with Overlay and an engine each.
+pub(super) struct Pair {
+    pub(super) cluster: Cluster,
+    pub(super) engines: [Engine; 2],
+}
+
+impl Pair {
+    pub(super) fn new(live_restore: bool) -> Result<Self> {
+        let lab = Lab::new(2)?;
+        let cluster = Cluster::on(lab)?;
+        let image = Image::make()?;
+        let start = |host: usize| {
+            let engine = Engine::start(cluster.host(host), live_restore)?;
+            engine.load(&image)?;
+            Ok::<_, anyhow::Error>(engine)
+        };
+        let engines = [start(0)?, start(1)?];
+
+        Ok(Self { cluster, engines })
+    }
+
+    /// Runs a command of Docker's on a host.
+    pub(super) fn docker(&self, host: usize, args: &[&str]) -> Result<String> {
+        self.engines[host].run(args)
+    }
+
+    /// Runs a command of Docker's that must fail, and returns what it complained.
+    pub(super) fn refused(&self, host: usize, args: &[&str]) -> Result<String> {
+        let output = self.engines[host].docker(args)?.output()?;
+        ensure!(!output.status.success(), "docker {} was not refused", args.join(" "));
+
+        Ok(output.stderr)
+    }
+
+    /// Makes a network of ours.
+    pub(super) fn create(&self, host: usize, args: &[&str]) -> Result<()> {
+        self.docker(host, &[&["network", "create", "-d", "overlay-wg"], args].concat()).map(drop)
+    }
+
+    /// Makes a network of ours on host1 and waits until host2 has it.
+    pub(super) fn create_on_both(&self, args: &[&str]) -> Result<()> {
+        self.create(0, args)?;
+        self.wait_for_network(1, args.last().context("a name")?).map(drop)
+    }
+
+    /// Starts a container that serves.
+    pub(super) fn serve(&self, host: usize, network: &str, name: &str) -> Result<()> {
+        self.docker(host, &["run", "-d", "--stop-timeout", "1", "--name", name, "--network", network, IMAGE]).map(drop)
+    }
+
+    /// Waits until a host's engine has a network.
+    pub(super) fn wait_for_network(&self, host: usize, name: &str) -> Result<Duration> {
+        wait_until(PATIENCE, "the network is there", || self.docker(host, &["network", "inspect", name]).is_ok())
+            .with_context(|| format!("{name} on host{}", host + 1))
+    }
+
+    /// Waits until it has it no more.
+    pub(super) fn wait_for_removal(&self, host: usize, name: &str) -> Result<Duration> {
+        wait_until(PATIENCE, "the network is gone", || self.docker(host, &["network", "inspect", name]).is_err())
+            .with_context(|| format!("{name} on host{}", host + 1))
+    }
+
+    /// Fetches a page in a container.
+    pub(super) fn fetch(&self, host: usize, from: &str, url: &str) -> Result<String> {
+        self.docker(host, &["exec", from, "curl", "-sS", "-m", "3", url])
+    }
+
+    /// Waits until a container reaches another by name or address.
+    pub(super) fn reaches(&self, host: usize, from: &str, to: &str) -> Result<Duration> {
+        let url = format!("http://{to}:8080/hello");
+
+        wait_until(PATIENCE, "a fetch", || self.fetch(host, from, &url).is_ok())
+            .with_context(|| format!("{from} does not reach {to}"))
+    }
+
+    /// The file of a container's network namespace.
+    pub(super) fn namespace(&self, host: usize, container: &str) -> Result<String> {
+        self.docker(host, &["inspect", "-f", "{{.NetworkSettings.SandboxKey}}", container])
+    }
+
+    /// Starts echoes from a container that go on until the flow is ended.
+    pub(super) fn flow(&self, host: usize, container: &str, to: &str) -> Result<Flow> {
+        let enter = format!("--net={}", self.namespace(host, container)?);
+        let ping = ["overlay-lab", "ping", "--json", "--count", "0", "--interval-ms", PACE, to];
+        let running = self.cluster.host(host).try_command("nsenter")?.arg(enter).args(ping).spawn()?;
+
+        Ok(Flow { running, what: format!("{container} to {to}") })
+    }
+
+    /// Lets the agent of a host serve Docker elsewhere, so that somebody can stand before it.
+    pub(super) fn move_plugin(&mut self, host: usize, to: &str) -> Result<()> {
+        let agent = self.cluster.agent(host)?;
+        agent.kill()?;
+        let agent = agent.with("--docker-plugin", to);
+        self.cluster.restart(&agent)?;
+        self.cluster.wait_for_agent(host).map(drop)
+    }
+
+    /// Removes all containers, so that the hosts can leave with nothing left.
+    pub(super) fn finish(self) -> Result<()> {
+        for engine in &self.engines {
+            let all = engine.run(&["ps", "-aq"])?;
+            let ids: Vec<_> = all.lines().collect();
+            if !ids.is_empty() {
+                engine.run(&[&["rm", "-f"], ids.as_slice()].concat())?;
+            }
+        }
+        for host in [1, 0] {
+            self.cluster.wait_for_control(host)?;
+            self.cluster.ctl(host, &["leave"])?;
+            let left = self.docker(host, &["network", "ls", "--format", "{{.Driver}} {{.Name}}"])?;
+            let ours = |line: &&str| line.starts_with("overlay-wg") || line.ends_with("docker_gwbridge");
+            ensure!(!left.lines().any(|line| ours(&line)), "networks are left on host{}: {left}", host + 1);
+            self.engines[host].stop_daemon("TERM")?;
+        }
+
+        self.cluster.into_lab().finish()
+    }
+}
+
+/// Echoes that go on.
+pub(super) struct Flow {
+    running: Running,
+    what: String,
+}
+
+impl Flow {
+    /// Ends the echoes and insists that none was lost; returns how many were answered.
+    pub(super) fn unbroken(self) -> Result<usize> {
+        self.running.signal(Signal::SIGINT)?;
+        let output = self.running.wait(PATIENCE)?;
+        let summary: PingSummary =
+            serde_json::from_str(&output.stdout).with_context(|| format!("no figures: {}", output.stderr))?;
+        let lost = summary.sent.saturating_sub(summary.received);
+        ensure!(summary.received > 0 && lost <= UNDER_WAY, "{}: {lost} of {} echoes lost", self.what, summary.sent);
+
+        Ok(summary.received)
+    }
+}
+
+/// Stands between an engine and the agent of its host and writes down what they say.
+pub(super) struct Relay {
+    running: Running,
+}
+
+impl Relay {
+    /// Begins; the agent must serve at [`BEHIND`], or at `to`.
+    pub(super) fn start(pair: &Pair, host: usize, listen: &str, to: &str, delay_ms: u32) -> Result<Self> {
+        let relay = ["plugin", "relay", "--listen", listen, "--to", to, "--delay-ms", &delay_ms.to_string()];
+        let mut running = pair.cluster.host(host).try_command("overlay-lab")?.args(relay).spawn()?;
+        wait_until(PATIENCE, "the relay listens", || running.stderr().contains(READY) || !running.is_running())?;
+        ensure!(running.is_running(), "the relay ended: {}", running.stderr());
+
+        Ok(Self { running })
+    }
+
+    /// All calls so far.
+    pub(super) fn calls(&self) -> Result<Vec<Answered>> {
+        self.running.stdout().lines().map(|line| serde_json::from_str(line).context("no call")).collect()
+    }
+}

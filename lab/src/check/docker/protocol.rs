@@ -1,0 +1,317 @@
+//! The plugin socket, fed with what no engine should say: recorded calls repeated, broken calls, calls in any order, and an agent
+//! that is killed between any two of them. No engine takes part.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use rand::seq::SliceRandom as _;
+use serde_json::{Value, json};
+
+use super::pair::PLUGIN;
+use crate::check::{Notes, PATIENCE};
+use crate::cluster::Cluster;
+use crate::lab::Lab;
+use crate::tool::plugin::{Answered, Call};
+use crate::wait::wait_until;
+
+/// What engine 20.10.24 says in the life of a replica with one container, with the network's id left open.
+const RECORDED: &str = include_str!("calls-20.10.24.jsonl");
+/// What stands for the network's id there.
+const NETWORK: &str = "@NETWORK@";
+/// The prefixes that the recorded network has.
+const PREFIXES: [&str; 2] = ["10.70.0.0/16", "fd70::/64"];
+/// The calls that make something, in the engine's order.
+const MAKING: [&str; 5] = [
+    "/IpamDriver.RequestPool",
+    "/IpamDriver.RequestAddress",
+    "/NetworkDriver.CreateNetwork",
+    "/NetworkDriver.CreateEndpoint",
+    "/NetworkDriver.Join",
+];
+/// What an id must never be.
+const NO_IDS: [&str; 9] = [
+    "",
+    "../../x",
+    "/etc/passwd",
+    "ABCDEF",
+    "0x12",
+    "a b",
+    "%2e%2e",
+    "aa\u{0}bb",
+    "g000000000000000000000000000000000000000",
+];
+
+pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
+    let mut cluster = Cluster::on(Lab::new(1)?)?;
+    // The agent shall serve the socket whether or not this machine has an engine.
+    let agent = cluster.agent(0)?;
+    agent.kill()?;
+    cluster.restart(&agent.with("--docker", "/run/no-engine.sock"))?;
+    cluster.wait_for_agent(0)?;
+    let subnets = ["--subnet", PREFIXES[0], "--subnet", PREFIXES[1]];
+    cluster.ctl(0, &[&["network", "create", "net"], subnets.as_slice()].concat())?;
+    let network = cluster.ctl_json(0, &["network", "inspect", "net"])?;
+    let network = network["id"].as_str().context("a network has an id")?.to_owned();
+    let life = recorded(&network)?;
+    let scene = Scene { cluster: &cluster, life: &life };
+
+    scene.repeated(notes)?;
+    // The node stays a member for a while.
+    let before = scene.kernel()?;
+    scene.broken(notes)?;
+    scene.shuffled(rounds, notes)?;
+    let mut killed = 0;
+    for after in 0..life.len() {
+        killed += usize::from(interrupted(&mut cluster, &life, after)?);
+    }
+    notes.say(&format!(
+        "agent killed after each of {killed} calls: the rest and the clean-up answered alike, nothing left"
+    ));
+    let scene = Scene { cluster: &cluster, life: &life };
+    ensure!(scene.kernel()? == before, "something is left:\n{before}\nnow\n{}", scene.kernel()?);
+
+    cluster.ctl(0, &["network", "rm", "net"])?;
+    cluster.finish()
+}
+
+fn recorded(network: &str) -> Result<Vec<Call>> {
+    RECORDED
+        .replace(NETWORK, network)
+        .lines()
+        .map(|line| serde_json::from_str(line).context("a recorded call"))
+        .collect()
+}
+
+/// Says whether an answer refuses, as both kinds of calls do.
+fn is_refusal(answered: &Answered) -> bool {
+    let answer: Value = serde_json::from_str(&answered.answer).unwrap_or(Value::Null);
+
+    answer["Err"].as_str().or(answer["Error"].as_str()).is_some_and(|text| !text.is_empty())
+}
+
+/// Every answer is JSON with a status of its own: no call may hang, end the connection or end the agent.
+fn is_sound(answered: &Answered) -> bool {
+    let is_json = serde_json::from_str::<Value>(&answered.answer).is_ok_and(|answer| answer.is_object());
+
+    is_json && (answered.status == 200 || is_refusal(answered) && (400..500).contains(&answered.status))
+}
+
+fn make(cluster: &Cluster, calls: &[Call]) -> Result<Vec<Answered>> {
+    let lines: Vec<_> = calls.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+    let tool = cluster.host(0).try_command("overlay-lab")?.args(["plugin", "call", "--socket", PLUGIN]);
+    let output = tool.input(&(lines.join("\n") + "\n"))?.deadline(PATIENCE * 6).run()?;
+    let answers: Vec<Answered> =
+        output.stdout.lines().map(|line| serde_json::from_str(line).context("an answer")).collect::<Result<_>>()?;
+    ensure!(answers.len() == calls.len(), "{} answers to {} calls", answers.len(), calls.len());
+    if let Some(odd) = answers.iter().find(|answered| !is_sound(answered)) {
+        anyhow::bail!("{} {:.200} was answered {} {:.200}", odd.call.path, odd.call.body, odd.status, odd.answer);
+    }
+
+    Ok(answers)
+}
+
+/// What a host has of ours.
+fn kernel(cluster: &Cluster) -> Result<String> {
+    const SCRIPT: &str = "ip -o link | grep -o 'ovc[0-9a-f]*' | sort -u; for n in /run/overlay/netns/*; do echo $n; \
+                          nsenter --net=$n ip -o link | wc -l; nsenter --net=$n ip route | sort; done";
+
+    Ok(cluster.host(0).try_command("sh")?.args(["-c", SCRIPT]).run()?.stdout)
+}
+
+/// The part of a life that takes away, which the engine makes whatever it was answered before.
+fn undoing(life: &[Call]) -> Vec<Call> {
+    life.iter().filter(|call| !MAKING.contains(&call.path.as_str())).cloned().collect()
+}
+
+fn nothing_left(cluster: &Cluster) -> Result<()> {
+    let is_free = || kernel(cluster).is_ok_and(|kernel| !kernel.contains("ovc"));
+    wait_until(PATIENCE, "no interface is left", is_free).with_context(|| kernel(cluster).unwrap_or_default())?;
+    let no_rows = || cluster.endpoint_names(0).is_ok_and(|names| names.is_empty());
+    wait_until(PATIENCE, "no endpoint is listed", no_rows)
+        .with_context(|| format!("{:?}", cluster.endpoint_names(0)))
+        .map(drop)
+}
+
+struct Scene<'a> {
+    cluster: &'a Cluster,
+    life: &'a [Call],
+}
+
+impl Scene<'_> {
+    fn kernel(&self) -> Result<String> {
+        kernel(self.cluster)
+    }
+
+    /// The recorded life, every call twice: the second is answered as the first, and the engine's own answers come out.
+    fn repeated(&self, notes: &mut Notes) -> Result<()> {
+        let twice: Vec<_> = self.life.iter().flat_map(|call| [call.clone(), call.clone()]).collect();
+        let answers = make(self.cluster, &twice)?;
+        for pair in answers.chunks(2) {
+            let [first, second] = pair else { continue };
+            ensure!(!is_refusal(first), "{} was refused: {}", first.call.path, first.answer);
+            // A fixed address is given once.
+            let is_another = first.call.path.ends_with(".RequestAddress");
+            ensure!(
+                is_another || first.answer == second.answer,
+                "{}: {} and then {}",
+                first.call.path,
+                first.answer,
+                second.answer
+            );
+        }
+        nothing_left(self.cluster)?;
+        notes.say(&format!(
+            "{} recorded calls of a real engine, each twice: answered alike, nothing left",
+            self.life.len()
+        ));
+
+        Ok(())
+    }
+
+    /// Every call with every part of it broken in every way.
+    fn broken(&self, notes: &mut Notes) -> Result<()> {
+        let mut calls = vec![
+            Call { path: "/".into(), body: "{}".into() },
+            Call { path: "/NetworkDriver.Explode".into(), body: "{}".into() },
+            Call { path: "/networkdriver.join".into(), body: "{}".into() },
+            Call { path: "/NetworkDriver.Join/../../x".into(), body: "{}".into() },
+        ];
+        let kinds: BTreeMap<&str, &Call> = self.life.iter().map(|call| (call.path.as_str(), call)).collect();
+        for (path, call) in kinds {
+            let Ok(sound) = serde_json::from_str::<Value>(&call.body) else { continue };
+            let broken = broken_values(&sound).into_iter().map(|value| value.to_string());
+            let bodies = texts(&call.body).into_iter().chain(broken);
+            calls.extend(bodies.map(|body| Call { path: path.to_owned(), body }));
+        }
+        let answers = make(self.cluster, &calls)?;
+        for answered in &answers {
+            let is_deletion = ["Delete", "Release", "Leave"].iter().any(|word| answered.call.path.contains(word));
+            let has_id = serde_json::from_str::<Value>(&answered.call.body).is_ok_and(|body| body.is_object());
+            // Only what names nothing that could be wrong may be done.
+            ensure!(has_id || is_refusal(answered), "{} {:?} was not refused", answered.call.path, answered.call.body);
+            let bad_id = NO_IDS.iter().any(|id| answered.call.body.contains(&format!("ID\":{}", json!(id))));
+            ensure!(
+                !bad_id || is_refusal(answered) || is_deletion && answered.call.path.contains("Ipam"),
+                "{} took {}",
+                answered.call.path,
+                answered.call.body
+            );
+        }
+        make(self.cluster, &undoing(self.life))?;
+        nothing_left(self.cluster)?;
+        let refused = answers.iter().filter(|answered| is_refusal(answered)).count();
+        notes.say(&format!(
+            "{} broken and unknown calls: {refused} refused, the others harmless; nothing left",
+            answers.len()
+        ));
+
+        Ok(())
+    }
+
+    /// The calls of a life in any order, some of them more than once; then the engine's own clean-up.
+    fn shuffled(&self, rounds: u32, notes: &mut Notes) -> Result<()> {
+        let mut made = 0;
+        for _ in 0..rounds {
+            let mut calls: Vec<Call> = self.life.iter().chain(self.life.iter().step_by(2)).cloned().collect();
+            calls.shuffle(&mut rand::rng());
+            calls.extend(undoing(self.life));
+            made += make(self.cluster, &calls)?.len();
+        }
+        nothing_left(self.cluster)?;
+        notes.say(&format!("{rounds} random orders of them, {made} calls: all answered, nothing left"));
+
+        Ok(())
+    }
+}
+
+/// Kills the agent after some calls of a life, and goes on with the next agent; tells whether there was a next call.
+fn interrupted(cluster: &mut Cluster, life: &[Call], after: usize) -> Result<bool> {
+    let (before, rest) = life.split_at(after + 1);
+    if rest.is_empty() {
+        return Ok(false);
+    }
+    for answered in make(cluster, before)? {
+        ensure!(!is_refusal(&answered), "{} was refused: {}", answered.call.path, answered.answer);
+    }
+    let agent = cluster.agent(0)?;
+    agent.kill()?;
+    cluster.restart(&agent)?;
+    cluster.wait_for_agent(0)?;
+    let serves = || make(cluster, &life[..1]).is_ok();
+    wait_until(PATIENCE, "the plugin is served again", serves)?;
+    for answered in make(cluster, rest)? {
+        ensure!(
+            !is_refusal(&answered),
+            "after {}: {} was refused: {}",
+            life[after].path,
+            answered.call.path,
+            answered.answer
+        );
+    }
+    nothing_left(cluster)?;
+
+    Ok(true)
+}
+
+/// Bodies that are no JSON, or not the JSON of a call.
+fn texts(sound: &str) -> Vec<String> {
+    let cut = |at: usize| sound.get(..at).unwrap_or_default().to_owned();
+    let mut bodies = vec![
+        String::new(),
+        " ".into(),
+        "null".into(),
+        "[]".into(),
+        "{}".into(),
+        "\"text\"".into(),
+        "17".into(),
+        "{\"NetworkID\":".into(),
+        "\u{feff}{}".into(),
+        format!("{}{}", "[".repeat(5_000), "]".repeat(5_000)),
+        "x".repeat(100_000),
+    ];
+    bodies.extend((1..8).map(|part| cut(sound.len() * part / 8)));
+
+    bodies
+}
+
+/// The call's JSON with one value after the other broken.
+fn broken_values(sound: &Value) -> Vec<Value> {
+    let mut all = Vec::new();
+    let junk = |value: &Value| {
+        let mut junk =
+            vec![json!(null), json!(-1), json!(1e300), json!([]), json!({}), json!(true), json!("x".repeat(10_000))];
+        if value.is_string() {
+            junk.extend(NO_IDS.iter().map(|id| json!(id)));
+            junk.extend(
+                ["300.1.2.3/33", "10.70.0.1/0", "::/0", "0.0.0.0", "255.255.255.255/32", "fe80::1%eth0"]
+                    .map(|text| json!(text)),
+            );
+        }
+        junk
+    };
+    if let Value::Object(map) = sound {
+        for (key, value) in map {
+            let with = |value: Value| {
+                let mut other = map.clone();
+                other.insert(key.clone(), value);
+                Value::Object(other)
+            };
+            all.extend(junk(value).into_iter().map(with));
+            all.extend(broken_values(value).into_iter().map(with));
+            let mut without = map.clone();
+            without.remove(key);
+            all.push(Value::Object(without));
+        }
+    } else if let Value::Array(list) = sound {
+        for (at, value) in list.iter().enumerate() {
+            for broken in broken_values(value) {
+                let mut other = list.clone();
+                other[at] = broken;
+                all.push(Value::Array(other));
+            }
+        }
+        all.push(json!(list.iter().chain(list).cloned().collect::<Vec<_>>()));
+    }
+
+    all
+}

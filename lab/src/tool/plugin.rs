@@ -1,0 +1,152 @@
+//! `overlay-lab plugin`: stands between Docker and a plugin, or in the place of either.
+
+use std::io::{self, BufRead as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1 as client;
+use hyper::header::HOST;
+use hyper::server::conn::http1 as server;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use tokio::net::{UnixListener, UnixStream};
+
+/// What the relay says once it listens.
+pub(crate) const READY: &str = "relaying";
+
+/// Whose place is taken.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub(crate) enum Place {
+    /// Hand calls on to a plugin, and print each with its answer and time as a line of JSON
+    Relay {
+        /// Where Docker looks for the plugin
+        #[arg(long, value_name = "PATH")]
+        listen: PathBuf,
+        /// Where the plugin is
+        #[arg(long, value_name = "PATH")]
+        to: PathBuf,
+        /// Milliseconds by which every answer is late
+        #[arg(long, default_value_t = 0)]
+        delay_ms: u64,
+    },
+    /// Make the calls that standard input has as lines of JSON, one after the other, and print the answers
+    Call {
+        /// Where the plugin is
+        #[arg(long, value_name = "PATH")]
+        socket: PathBuf,
+    },
+}
+
+/// A call as `plugin call` reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Call {
+    /// `/NetworkDriver.Join`, say.
+    pub(crate) path: String,
+    /// What is sent, which need not be JSON.
+    pub(crate) body: String,
+}
+
+/// What `plugin call` prints of it, and `plugin relay` too.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Answered {
+    /// The call.
+    #[serde(flatten)]
+    pub(crate) call: Call,
+    /// The HTTP status; 0 when the plugin did not answer.
+    pub(crate) status: u16,
+    /// What was answered.
+    pub(crate) answer: String,
+    /// How long that took.
+    pub(crate) ms: f64,
+}
+
+/// Runs until killed, or until all calls are made.
+///
+/// # Errors
+///
+/// When a socket cannot be used.
+pub(crate) fn run(place: &Place) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match place {
+        Place::Relay { listen, to, delay_ms } => {
+            runtime.block_on(relay(listen, to.clone(), Duration::from_millis(*delay_ms)))
+        }
+        Place::Call { socket } => runtime.block_on(call_all(socket)),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "this is a command line")]
+async fn relay(listen: &Path, to: PathBuf, delay: Duration) -> Result<()> {
+    if let Some(folder) = listen.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    // One that was killed left its socket.
+    let _ = std::fs::remove_file(listen);
+    let listener = UnixListener::bind(listen).with_context(|| format!("cannot listen on {}", listen.display()))?;
+    eprintln!("{READY}");
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let to = to.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let to = to.clone();
+            async move {
+                let path = request.uri().path().to_owned();
+                let body = request.into_body().collect().await?.to_bytes();
+                let answered = make(&to, Call { path, body: String::from_utf8_lossy(&body).into_owned() }).await;
+                tokio::time::sleep(delay).await;
+                print(&answered);
+                let status = StatusCode::from_u16(answered.status).unwrap_or(StatusCode::BAD_GATEWAY);
+                let mut response = Response::new(Full::new(Bytes::from(answered.answer)));
+                *response.status_mut() = status;
+                Ok::<_, hyper::Error>(response)
+            }
+        });
+        tokio::spawn(server::Builder::new().serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+async fn call_all(socket: &Path) -> Result<()> {
+    for line in io::stdin().lock().lines() {
+        let call: Call = serde_json::from_str(&line?).context("a line is no call")?;
+        print(&make(socket, call).await);
+    }
+
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "this is a command line")]
+fn print(answered: &Answered) {
+    if let Ok(line) = serde_json::to_string(answered) {
+        println!("{line}");
+        // Nobody may be reading any more, which is no reason to stop.
+        let _ = io::stdout().flush();
+    }
+}
+
+async fn make(socket: &Path, call: Call) -> Answered {
+    let start = Instant::now();
+    let answer = exchange(socket, &call).await;
+    let ms = start.elapsed().as_secs_f64() * 1_000.0;
+    match answer {
+        Ok((status, answer)) => Answered { call, status, answer, ms },
+        Err(error) => Answered { call, status: 0, answer: format!("{error:#}"), ms },
+    }
+}
+
+async fn exchange(socket: &Path, call: &Call) -> Result<(u16, String)> {
+    let stream = UnixStream::connect(socket).await.with_context(|| format!("cannot reach {}", socket.display()))?;
+    let (mut sender, connection) = client::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = Request::post(&call.path).header(HOST, "plugin").body(Full::new(Bytes::from(call.body.clone())))?;
+    let response = sender.send_request(request).await?;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await?.to_bytes();
+    connection.abort();
+
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
