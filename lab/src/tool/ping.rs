@@ -141,7 +141,8 @@ impl<'a> Pinger<'a> {
             if left.is_zero() {
                 break;
             }
-            self.socket.set_read_timeout(Some(left))?;
+            // Less than a microsecond would be none, which means for ever.
+            self.socket.set_read_timeout(Some(left.max(Duration::from_micros(1))))?;
             match self.socket.recv_from(&mut buffer) {
                 Ok((length, from)) => self.note(&buffer[..length], from.as_socket().map(|from| from.ip())),
                 Err(error) if is_transient(&error) => {}
@@ -174,14 +175,18 @@ impl<'a> Pinger<'a> {
         let moments = std::iter::once(self.start).chain(self.answers.iter().map(|(at, _)| *at));
         let gaps = moments.clone().zip(moments.skip(1)).map(|(one, next)| next.saturating_duration_since(one));
         let long = Duration::from_millis(self.options.interval_ms) * 2;
+        let mut rtts: Vec<_> = self.answers.iter().map(|(_, rtt)| *rtt).collect();
+        rtts.sort_unstable();
 
         Summary {
             target: self.to,
             sent: self.sent.len(),
             received,
-            rtt_min_ms: ms(self.answers.iter().map(|(_, rtt)| *rtt).min().unwrap_or_default()),
+            rtt_min_ms: ms(quantile(&rtts, 0)),
             rtt_mean_ms: ms(mean),
-            rtt_max_ms: ms(self.answers.iter().map(|(_, rtt)| *rtt).max().unwrap_or_default()),
+            rtt_p50_ms: ms(quantile(&rtts, 50)),
+            rtt_p99_ms: ms(quantile(&rtts, 99)),
+            rtt_max_ms: ms(quantile(&rtts, 100)),
             longest_silence_ms: ms(gaps.clone().max().unwrap_or_default()),
             silences_ms: gaps.filter(|gap| *gap > long).map(ms).collect(),
             error: self.refused.as_ref().map(ToString::to_string),
@@ -197,6 +202,8 @@ struct Summary {
     received: usize,
     rtt_min_ms: f64,
     rtt_mean_ms: f64,
+    rtt_p50_ms: f64,
+    rtt_p99_ms: f64,
     rtt_max_ms: f64,
     longest_silence_ms: f64,
     /// Times between answers that were longer than two intervals.
@@ -234,6 +241,11 @@ fn announce(from: IpAddr, number: usize, rtt: Duration) {
     println!("answer {} from {from} in {:.3} ms", number + 1, ms(rtt));
 }
 
+/// The time that `percent` of the sorted `times` are not longer than.
+fn quantile(times: &[Duration], percent: usize) -> Duration {
+    times.get(times.len().saturating_sub(1) * percent / 100).copied().unwrap_or_default()
+}
+
 fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
@@ -248,4 +260,20 @@ fn is_transient(error: &std::io::Error) -> bool {
 fn initialised(bytes: &[MaybeUninit<u8>]) -> &[u8] {
     // SAFETY: the callers pass what recv_from says it has written.
     unsafe { bytes.assume_init_ref() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_times_that_were_measured() {
+        let times: Vec<_> = (1..=101).map(Duration::from_millis).collect();
+
+        assert_eq!(quantile(&times, 0), Duration::from_millis(1));
+        assert_eq!(quantile(&times, 50), Duration::from_millis(51));
+        assert_eq!(quantile(&times, 99), Duration::from_millis(100));
+        assert_eq!(quantile(&times, 100), Duration::from_millis(101));
+        assert_eq!(quantile(&[], 50), Duration::ZERO);
+    }
 }
