@@ -14,8 +14,10 @@ use crate::docker::{Engine, Image};
 use crate::lab::Lab;
 use crate::snapshot::Snapshot;
 use crate::state::{self, Record};
-use crate::tool::{capture, change, datagrams, fetch, forge, http_server, ping, plugin, processes, throughput, uapi};
-use crate::{demo, enter, holder, keeper};
+use crate::tool::{
+    capture, change, datagrams, fetch, flood, forge, http_server, ping, plugin, processes, throughput, uapi, usage,
+};
+use crate::{bench, demo, enter, holder, keeper};
 
 const EXAMPLES: &str = "Examples:
   overlay-lab demo                          show all of Overlay on two hosts, in half a minute
@@ -81,6 +83,11 @@ enum Command {
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: Option<u32>,
     },
+    /// Measure Overlay beside other userspace tunnels, in one run
+    #[command(
+        after_help = "Examples:\n  overlay-lab bench                                    the table\n  overlay-lab bench --rounds 1 --only wireguard-go --json"
+    )]
+    Bench(bench::Options),
     #[command(flatten)]
     Tool(Tool),
 }
@@ -135,6 +142,18 @@ enum Tool {
     Datagrams {
         #[command(subcommand)]
         end: datagrams::End,
+    },
+    /// Search for the highest rate of datagrams that arrives
+    #[command(hide = true, after_help = "Example:\n  overlay-lab flood client service2 --size 1372")]
+    Flood {
+        #[command(subcommand)]
+        end: flood::End,
+    },
+    /// Print what the processes of a program have cost, as JSON
+    #[command(hide = true)]
+    Usage {
+        /// The program's file name
+        program: String,
     },
     /// Count frames and look for a marker in them
     #[command(hide = true, after_help = "Example:\n  overlay-lab capture --interface eth0 --marker secret --seconds 5")]
@@ -197,6 +216,14 @@ enum Tool {
         name: String,
         /// Bytes
         mtu: u32,
+    },
+    /// Set how many packets a link's queue holds
+    #[command(hide = true)]
+    QueueLen {
+        /// The link
+        name: String,
+        /// Packets
+        packets: u32,
     },
     /// Set the largest packet that this router passes on to a host
     #[command(hide = true)]
@@ -286,6 +313,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Ls { json } => ls(json)?,
         Command::Down { lab } => down(&lab.name)?,
         Command::Check { name, rounds } => check(name.as_deref(), rounds)?,
+        Command::Bench(options) => bench::run(&options)?,
         Command::Tool(tool) => run_tool(tool)?,
     }
 
@@ -300,6 +328,9 @@ fn run_tool(tool: Tool) -> Result<()> {
         Tool::Ping(options) => ping::run(&options),
         Tool::Throughput { end } => throughput::run(&end),
         Tool::Datagrams { end } => datagrams::run(&end),
+        Tool::Flood { end } => flood::run(&end),
+        Tool::Usage { program } => usage::print(&program),
+        Tool::QueueLen { name, packets } => change::queue_len(&name, packets),
         Tool::PathMtu { link, address, mtu } => change::path_mtu(&link, address, mtu),
         Tool::Capture(options) => capture::run(&options),
         Tool::Plugin { place } => plugin::run(&place),

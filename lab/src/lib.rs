@@ -13,6 +13,7 @@
 //! # }
 //! ```
 
+mod bench;
 mod binary;
 mod capture;
 mod check;
@@ -30,6 +31,7 @@ mod lab;
 mod namespace;
 mod netlink;
 mod process;
+mod rival;
 mod rootfs;
 mod snapshot;
 mod state;

@@ -82,6 +82,13 @@ impl Network {
         self.handle.link().set(link).execute().await.with_context(|| format!("cannot set the MTU of {name}"))
     }
 
+    /// Sets how many packets a link's queue holds.
+    pub(crate) async fn set_queue_len(&self, name: &str, packets: u32) -> Result<()> {
+        let link = LinkUnspec::new_with_index(self.index(name).await?).txqueuelen(packets).build();
+
+        self.handle.link().set(link).execute().await.with_context(|| format!("cannot set the queue of {name}"))
+    }
+
     /// Gives a link an address that is usable at once.
     pub(crate) async fn add_address(&self, name: &str, address: IpAddr, prefix_len: u8) -> Result<()> {
         let index = self.index(name).await?;

@@ -30,6 +30,8 @@ pub enum Stock {
     WireguardGo,
     /// Cloudflare's in Rust.
     Boringtun,
+    /// Mullvad's in Rust.
+    Gotatun,
 }
 
 /// One end of a tunnel.
@@ -56,7 +58,7 @@ impl StockTunnel {
 
 impl Stock {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::WireguardGo, Self::Boringtun];
+    pub const ALL: [Self; 3] = [Self::WireguardGo, Self::Boringtun, Self::Gotatun];
 
     /// The name of its program.
     #[must_use]
@@ -64,23 +66,33 @@ impl Stock {
         match self {
             Self::WireguardGo => "wireguard-go",
             Self::Boringtun => "boringtun-cli",
+            Self::Gotatun => "gotatun",
         }
     }
 
-    /// The interface it makes on a host; both may run at once.
-    fn interface(self) -> &'static str {
+    /// How its program is installed.
+    #[must_use]
+    pub fn source(self) -> &'static str {
+        match self {
+            Self::WireguardGo => "apt-get install wireguard-go",
+            Self::Boringtun => "cargo install --locked boringtun-cli",
+            Self::Gotatun => "cargo install --locked gotatun-cli",
+        }
+    }
+
+    /// The interface it makes on a host; all may run at once.
+    pub(crate) fn interface(self) -> &'static str {
         match self {
             Self::WireguardGo => "wg0",
             Self::Boringtun => "wg1",
+            Self::Gotatun => "wg2",
         }
     }
 
     /// Whether its program is installed here.
     #[must_use]
     pub fn is_installed(self) -> bool {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-
-        std::env::split_paths(&path).any(|folder| folder.join(self.program()).is_file())
+        is_installed(self.program())
     }
 
     /// Starts it on a host as one end of a tunnel; it ends with the returned value.
@@ -93,7 +105,7 @@ impl Stock {
         let command = host.try_command(self.program())?;
         let command = match self {
             Self::WireguardGo => command.args(["-f", interface]).env("LOG_LEVEL", "error"),
-            Self::Boringtun => command.args(["-f", interface, "--disable-drop-privileges"]),
+            Self::Boringtun | Self::Gotatun => command.args(["-f", interface, "--disable-drop-privileges"]),
         };
         let mut running = command.spawn()?;
 
@@ -107,6 +119,13 @@ impl Stock {
         tool(&["link", interface, "up"])?;
         Ok(running)
     }
+}
+
+/// Whether a program is in the `PATH`.
+pub(crate) fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 fn configure(host: &Host, interface: &str, tunnel: &StockTunnel) -> Result<()> {

@@ -5,14 +5,17 @@ pub(crate) mod change;
 pub(crate) mod checksum;
 pub(crate) mod datagrams;
 pub(crate) mod fetch;
+pub(crate) mod flood;
 pub(crate) mod forge;
 pub(crate) mod http_server;
 pub(crate) mod icmp;
 pub(crate) mod ping;
 pub(crate) mod plugin;
 pub(crate) mod processes;
+mod search;
 pub(crate) mod throughput;
 pub(crate) mod uapi;
+pub(crate) mod usage;
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -4,9 +4,9 @@ use anyhow::{Context, Result, ensure};
 
 use super::Notes;
 use crate::cluster::Cluster;
-use crate::command::{HostCommand, Running};
-use crate::host::Host;
-use crate::stock::{Stock, StockTunnel};
+use crate::command::HostCommand;
+use crate::rival::Rival;
+use crate::stock::Stock;
 
 /// How many times faster the overlay must be. Only release builds are held to it.
 const BAR: f64 = 2.0;
@@ -21,10 +21,10 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let rivals: Vec<Rival> = Stock::ALL
         .into_iter()
         .filter(|stock| stock.is_installed())
-        .map(|stock| Rival::start(stock, &cluster))
+        .map(|stock| Rival::start(stock, cluster.host(0), cluster.host(1)))
         .collect::<Result<_>>()?;
-    if rivals.len() < Stock::ALL.len() {
-        notes.say("wireguard-go or boringtun-cli is not installed here: that comparison is skipped");
+    for stock in Stock::ALL.into_iter().filter(|stock| !stock.is_installed()) {
+        notes.say(&format!("{} is not installed here: that comparison is skipped", stock.program()));
     }
 
     let mut ours = Vec::new();
@@ -32,7 +32,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     for _ in 0..rounds {
         ours.push(measure(cluster.container(0, "net", "load")?, "sink")?);
         for (rival, figures) in rivals.iter().zip(&mut theirs) {
-            figures.push(measure(cluster.host(0).try_command("overlay-lab")?, rival.address())?);
+            figures.push(measure(cluster.host(0).try_command("overlay-lab")?, &rival.address())?);
         }
     }
 
@@ -44,7 +44,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
         worst = worst.min(own / figure);
         notes.say(&format!(
             "{}: {figure:.2} Gbit/s ({figures:.2?}); the overlay has {:.1} times that",
-            rival.stock.program(),
+            rival.stock().program(),
             own / figure
         ));
     }
@@ -56,54 +56,9 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
 
     drop((rivals, bare, sink));
     for host in cluster.lab().hosts() {
-        // Killed, they leave their sockets behind.
-        host.try_command("rm")?.args(["-rf", "/run/wireguard"]).run()?;
+        Rival::forget(host)?;
     }
     cluster.finish()
-}
-
-/// Another implementation between the two hosts.
-struct Rival {
-    stock: Stock,
-    _ends: [Running; 2],
-}
-
-impl Rival {
-    fn start(stock: Stock, cluster: &Cluster) -> Result<Self> {
-        let ends = [
-            Self::end(stock, cluster.host(0), 0, cluster.host(1))?,
-            Self::end(stock, cluster.host(1), 1, cluster.host(0))?,
-        ];
-
-        Ok(Self { stock, _ends: ends })
-    }
-
-    fn end(stock: Stock, host: &Host, index: usize, other: &Host) -> Result<Running> {
-        let (private_key, _) = StockTunnel::KEYS[index];
-        let (_, peer) = StockTunnel::KEYS[1 - index];
-        let port = match stock {
-            Stock::WireguardGo => 51_900,
-            Stock::Boringtun => 51_901,
-        };
-        let address = format!("{}.{}/24", prefix(stock), index + 1).parse().context("an address")?;
-        let endpoint = Some((other.address(), port).into());
-
-        stock.start(host, &StockTunnel { private_key, peer, port, endpoint, address, mtu: 1420 })
-    }
-
-    fn address(&self) -> &'static str {
-        match self.stock {
-            Stock::WireguardGo => "198.51.100.2",
-            Stock::Boringtun => "203.0.113.2",
-        }
-    }
-}
-
-fn prefix(stock: Stock) -> &'static str {
-    match stock {
-        Stock::WireguardGo => "198.51.100",
-        Stock::Boringtun => "203.0.113",
-    }
 }
 
 fn measure(command: HostCommand, to: &str) -> Result<f64> {

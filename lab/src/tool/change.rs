@@ -70,6 +70,15 @@ pub(crate) fn mtu(name: &str, mtu: u32) -> Result<()> {
     block_on(async { Network::open()?.set_mtu(name, mtu).await })
 }
 
+/// Sets how many packets a link's queue holds.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub(crate) fn queue_len(name: &str, packets: u32) -> Result<()> {
+    block_on(async { Network::open()?.set_queue_len(name, packets).await })
+}
+
 /// Sets the largest packet that goes to a host over a link of this router.
 ///
 /// # Errors

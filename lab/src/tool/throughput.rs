@@ -5,6 +5,8 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike as _;
 use serde::Serialize;
 
 use super::checksum::Checksum;
@@ -12,7 +14,7 @@ use super::{connect, is_stopped, resolve, stop_on_signal};
 use crate::process::rest;
 
 /// The first bytes of every stream; the last one says whether checksums are wanted.
-const MAGIC: [u8; 7] = *b"OVLTP2\n";
+const MAGIC: [u8; 7] = *b"OVLTP3\n";
 /// Bytes written and read at a time: one system call moves a full TSO frame and more.
 const PIECE: usize = 256 * 1024;
 /// How long a connection may take to be made.
@@ -109,6 +111,7 @@ fn receive(mut stream: TcpStream) -> Result<()> {
 
     stream.write_all(&total.to_bytes())?;
     stream.write_all(&u64::try_from(longest.as_micros())?.to_be_bytes())?;
+    stream.write_all(&u64::try_from(processor_time(UsageWho::RUSAGE_THREAD)?.as_micros())?.to_be_bytes())?;
     Ok(())
 }
 
@@ -145,6 +148,8 @@ struct Summary {
     verified: bool,
     /// The longest time that a receiver got nothing.
     longest_pause_ms: f64,
+    /// Processor seconds of both ends.
+    cpu_seconds: f64,
 }
 
 #[expect(clippy::print_stdout, reason = "this is a command line")]
@@ -164,6 +169,7 @@ fn client(options: &Options) -> Result<()> {
     let sent = sent.into_iter().collect::<Result<Vec<_>>>()?;
     let bytes = sent.iter().map(|stream| stream.bytes).sum();
     let longest = sent.iter().map(|stream| stream.longest_pause).max().unwrap_or_default();
+    let received: Duration = sent.iter().map(|stream| stream.receiver_time).sum();
 
     let seconds = start.elapsed().as_secs_f64();
     let summary = Summary {
@@ -173,6 +179,7 @@ fn client(options: &Options) -> Result<()> {
         streams: options.streams,
         verified: options.verify,
         longest_pause_ms: longest.as_secs_f64() * 1000.0,
+        cpu_seconds: (processor_time(UsageWho::RUSAGE_SELF)? + received).as_secs_f64(),
     };
     if options.json {
         println!("{}", serde_json::to_string(&summary)?);
@@ -195,6 +202,8 @@ fn gbit_per_second(bytes: u64, seconds: f64) -> f64 {
 struct Sent {
     bytes: u64,
     longest_pause: Duration,
+    /// Processor time of the receiver.
+    receiver_time: Duration,
 }
 
 /// Sends one stream and compares what the other end says it received.
@@ -220,9 +229,21 @@ fn send(addresses: &[SocketAddr], options: &Options) -> Result<Sent> {
     stream.read_exact(&mut answer).context("the other end did not say what it received")?;
     ensure!(answer[..8] == total.to_bytes()[..8], "not everything arrived");
     ensure!(answer == total.to_bytes(), "what arrived is not what was sent: the checksums differ");
-    let mut longest = [0; 8];
-    stream.read_exact(&mut longest).context("the other end did not say how long it waited")?;
-    Ok(Sent { bytes: total.bytes, longest_pause: Duration::from_micros(u64::from_be_bytes(longest)) })
+    let mut micros = || {
+        let mut figure = [0; 8];
+        stream.read_exact(&mut figure).context("the other end did not say how long it waited and worked")?;
+        Ok::<_, anyhow::Error>(Duration::from_micros(u64::from_be_bytes(figure)))
+    };
+
+    Ok(Sent { bytes: total.bytes, longest_pause: micros()?, receiver_time: micros()? })
+}
+
+/// Processor time so far, of this thread or of the whole process.
+fn processor_time(who: UsageWho) -> Result<Duration> {
+    let usage = getrusage(who)?;
+    let time = usage.user_time() + usage.system_time();
+
+    Ok(Duration::from_micros(u64::try_from(time.num_microseconds())?))
 }
 
 fn piece(marker: Option<&str>) -> Vec<u8> {

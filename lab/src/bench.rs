@@ -1,0 +1,149 @@
+//! `overlay-lab bench`: Overlay beside other userspace tunnels, measured in one run, taking turns.
+//!
+//! Ours is container to container, through namespaces, routes and source checks; the others are host to host, over the same two
+//! hosts, with queues as long as ours. A sample during which the hypervisor took the machine away is marked and not used, and
+//! rounds are added until there are enough others.
+
+mod bars;
+mod cipher;
+mod contestant;
+mod machine;
+mod measure;
+mod metric;
+mod nebula;
+mod plot;
+mod report;
+mod sample;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use cipher::Cipher;
+use contestant::Contestant;
+use measure::Measure;
+use metric::Metric;
+use report::{Report, Row};
+use sample::Samples;
+
+use crate::cluster::Cluster;
+use crate::rival::Rival;
+
+/// The most rounds, as a multiple of those asked for, that are made to replace samples that were thrown away.
+const PATIENCE: u32 = 2;
+
+/// Options of `bench`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// How many clean samples of everything
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Seconds of each TCP measurement
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Only these, besides Overlay: bare, wireguard-go, boringtun-cli, gotatun, nebula
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only these measurements
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    measure: Vec<Measure>,
+    /// All figures as JSON
+    #[arg(long)]
+    json: bool,
+    /// Draw throughput and cost into this file (SVG)
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Fail when a bar is missed
+    #[arg(long)]
+    gate: bool,
+}
+
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
+    }
+
+    fn measures(&self) -> Vec<Measure> {
+        if self.measure.is_empty() { Measure::ALL.to_vec() } else { self.measure.clone() }
+    }
+}
+
+/// Measures, and prints what was found.
+///
+/// # Errors
+///
+/// When the hosts cannot be made, a contestant carries nothing, or a bar is missed and that matters.
+#[expect(clippy::print_stdout, reason = "this is a command line")]
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let report = measure_all(options)?;
+    if let Some(path) = &options.plot {
+        std::fs::write(path, plot::draw(&report)).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{report}");
+    }
+
+    let missed = report.bars.iter().filter(|bar| !bar.holds).count();
+    ensure!(!options.gate || missed == 0, "{missed} bars are missed");
+    Ok(())
+}
+
+fn measure_all(options: &Options) -> Result<Report> {
+    let cluster = Cluster::new(2)?;
+    cluster.ctl(0, &["network", "create", measure::NETWORK])?;
+    let servers = measure::Servers::start(&cluster)?;
+    let (contestants, missing) = Contestant::start_all(&cluster, |name| options.wants(name))?;
+    for contestant in &contestants {
+        measure::reach(contestant, &cluster)?;
+    }
+
+    let mut ciphers = Vec::new();
+    let mut rows: Vec<Row> = contestants.iter().map(|contestant| Row::new(contestant, &cluster)).collect();
+    for round in 1..=options.rounds * PATIENCE {
+        if rows.iter().all(|row| options.measures().iter().all(|measure| has_enough(row, *measure, options.rounds))) {
+            break;
+        }
+        ciphers.push(Cipher::measure()?);
+        for measure in options.measures() {
+            for (contestant, row) in contestants.iter().zip(&mut rows) {
+                if has_enough(row, measure, options.rounds) {
+                    continue;
+                }
+                let found = measure.run(contestant, &cluster, options.seconds)?;
+                tell(round, row.name, &found);
+                found.into_iter().for_each(|(metric, sample)| row.samples.entry(metric).or_default().push(sample));
+            }
+        }
+    }
+
+    drop((contestants, servers));
+    for host in cluster.lab().hosts() {
+        Rival::forget(host)?;
+        nebula::forget(host)?;
+    }
+    cluster.finish()?;
+    Ok(Report::new(rows, missing, &ciphers))
+}
+
+fn has_enough(row: &Row, measure: Measure, rounds: u32) -> bool {
+    let clean = |metric: &Metric| row.samples.get(metric).map_or(0, Samples::clean);
+
+    measure.metrics().iter().filter(|metric| row.has(**metric)).all(|metric| clean(metric) >= rounds as usize)
+}
+
+/// Says on standard error what a measurement found; it is a long run.
+#[expect(clippy::print_stderr, reason = "this is a command line")]
+fn tell(round: u32, name: &str, found: &BTreeMap<Metric, sample::Sample>) {
+    let figures: Vec<_> = found
+        .iter()
+        .map(|(metric, sample)| {
+            let mark = if sample.is_clean() { "" } else { " (stolen, not used)" };
+            format!("{} {}{mark}", metric.title(), metric.show(sample.value))
+        })
+        .collect();
+
+    eprintln!("round {round}: {name}: {}", figures.join(", "));
+}

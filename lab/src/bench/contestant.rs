@@ -1,0 +1,98 @@
+//! Who is measured: a way from one host to the other.
+
+use anyhow::Result;
+
+use super::measure::NETWORK;
+use super::nebula::Nebula;
+use crate::cluster::Cluster;
+use crate::command::HostCommand;
+use crate::rival::Rival;
+use crate::stock::Stock;
+
+/// The name of Overlay in all tables.
+pub(super) const OVERLAY: &str = "overlay";
+/// The name of the underlay alone.
+pub(super) const BARE: &str = "bare";
+
+/// One way, with whatever carries it.
+#[derive(Debug)]
+pub(super) enum Contestant {
+    /// The underlay, without a tunnel: what hosts, sender and receiver alone cost.
+    Bare,
+    /// Ours, container to container.
+    Overlay,
+    /// Another userspace WireGuard, host to host.
+    Rival(Rival),
+    /// Nebula, host to host.
+    Nebula(Nebula),
+}
+
+impl Contestant {
+    /// Starts all that are wanted and installed, and says who is missing and how it would be installed.
+    pub(super) fn start_all(cluster: &Cluster, wanted: impl Fn(&str) -> bool) -> Result<(Vec<Self>, Vec<String>)> {
+        let (near, far) = (cluster.host(0), cluster.host(1));
+        let (mut started, mut missing) = (vec![Self::Bare, Self::Overlay], Vec::new());
+        started.retain(|one| matches!(one, Self::Overlay) || wanted(BARE));
+        for stock in Stock::ALL.into_iter().filter(|stock| wanted(stock.program())) {
+            if stock.is_installed() {
+                started.push(Self::Rival(Rival::start(stock, near, far)?));
+            } else {
+                missing.push(format!("{} (`{}`)", stock.program(), stock.source()));
+            }
+        }
+        if wanted(Nebula::PROGRAM) {
+            if Nebula::is_installed() {
+                started.push(Self::Nebula(Nebula::start(near, far)?));
+            } else {
+                missing.push(format!("{} (`apt-get install nebula`)", Nebula::PROGRAM));
+            }
+        }
+
+        Ok((started, missing))
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Bare => BARE,
+            Self::Overlay => OVERLAY,
+            Self::Rival(rival) => rival.stock().program(),
+            Self::Nebula(_) => Nebula::PROGRAM,
+        }
+    }
+
+    /// The program that carries it, if there is one.
+    pub(super) fn program(&self) -> Option<&'static str> {
+        match self {
+            Self::Bare => None,
+            Self::Overlay => Some("overlayd"),
+            Self::Rival(_) | Self::Nebula(_) => Some(self.name()),
+        }
+    }
+
+    /// What its program says of its version, in one line.
+    pub(super) fn version(&self, cluster: &Cluster) -> Option<String> {
+        let option = if matches!(self, Self::Nebula(_)) { "-version" } else { "--version" };
+        let output = cluster.host(0).try_command(self.program()?).ok()?.arg(option).output().ok()?;
+
+        output.stdout.lines().chain(output.stderr.lines()).next().map(str::to_owned)
+    }
+
+    /// One of this program's tools at the sending end; `role` names the container it may become.
+    pub(super) fn tool(&self, cluster: &Cluster, role: &str) -> Result<HostCommand> {
+        match self {
+            Self::Overlay => cluster.container(0, NETWORK, role),
+            Self::Bare | Self::Rival(_) | Self::Nebula(_) => cluster.host(0).try_command("overlay-lab"),
+        }
+    }
+
+    /// Where the server of `role` is reached.
+    pub(super) fn address(&self, cluster: &Cluster, role: &str) -> String {
+        match self {
+            Self::Bare => cluster.host(1).address().to_string(),
+            Self::Overlay => role.to_owned(),
+            Self::Rival(rival) => rival.address(),
+            Self::Nebula(nebula) => nebula.address(),
+        }
+    }
+}
