@@ -11,6 +11,9 @@ use crate::wait::wait_until;
 /// How long a killed process may take to disappear.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The option that all daemons are started with.
+const STATE: &str = "--state";
+
 /// A daemon that runs, or ran, on a host.
 #[derive(Clone, Debug)]
 pub struct Daemon {
@@ -27,10 +30,19 @@ impl Daemon {
     ///
     /// When there is none, or several.
     pub fn find(host: &Host, program: &str) -> Result<Self> {
-        let pids = host.pids_of(program)?;
-        let [pid] = pids[..] else { bail!("{} processes run {program} on {}, not one", pids.len(), host.name()) };
-        let line = host.try_command("cat")?.arg(format!("/proc/{pid}/cmdline")).run()?.stdout;
-        let args = line.split_terminator('\0').skip(1).map(str::to_owned).collect();
+        let mut found = Vec::new();
+        for pid in host.pids_of(program)? {
+            let line = host.try_command("cat")?.arg(format!("/proc/{pid}/cmdline")).run()?.stdout;
+            let args: Vec<_> = line.split_terminator('\0').skip(1).map(str::to_owned).collect();
+            // What keeps no state is something else that the program can be.
+            if args.iter().any(|arg| arg == STATE) {
+                found.push((pid, args));
+            }
+        }
+        let count = found.len();
+        let (Some((pid, args)), 1) = (found.pop(), count) else {
+            bail!("{count} processes run {program} on {}, not one", host.name())
+        };
 
         Ok(Self { host: host.clone(), program: program.to_owned(), pid, args })
     }

@@ -33,7 +33,10 @@ const DOUBT: Duration = Duration::from_millis(250);
 /// How often one call is handed over: an agent that is killed once may be killed again.
 const ATTEMPTS: u32 = 3;
 
-const AWAY: &str = "the agent of Overlay does not answer on this host; its containers start once it does: see systemctl status overlayd";
+/// By these words of a refusal the agent knows later why a container did not start.
+pub(super) const ABSENT: &str = "the agent of Overlay does not answer on this host";
+/// What to do about it.
+const ADVICE: &str = "see systemctl status overlayd; what Docker restarts by itself starts once it does";
 
 /// Arguments of `overlayd door`.
 #[derive(Debug, Clone, clap::Args)]
@@ -143,7 +146,7 @@ impl Answers for Doorkeeper {
 
         answer.unwrap_or_else(|| {
             tracing::info!(call = path, "Refused a call of Docker's: the agent does not answer");
-            Answer::json(StatusCode::OK, &plugin::failure(AWAY))
+            Answer::json(StatusCode::OK, &plugin::failure(&format!("{ABSENT}; {ADVICE}")))
         })
     }
 }

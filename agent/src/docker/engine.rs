@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bollard::models::{
-    EndpointSettings, EventMessage, EventMessageTypeEnum, Ipam, IpamConfig, Network, NetworkCreateRequest,
+    ContainerStateStatusEnum, EndpointSettings, EventMessage, EventMessageTypeEnum, Ipam, IpamConfig, Network,
+    NetworkCreateRequest,
 };
 use bollard::query_parameters::{
     EventsOptions, InspectContainerOptions, ListContainersOptions, ListNetworksOptions, StartContainerOptions,
@@ -154,6 +155,8 @@ pub(crate) struct Container {
     pub(crate) netns: Option<PathBuf>,
     /// Whether it runs.
     pub(crate) running: bool,
+    /// Whether it ran before.
+    pub(crate) has_run: bool,
     /// Why it could not be started, in the engine's words; empty when that is not so.
     pub(crate) error: String,
     /// Whether the engine shall start it again whatever happens.
@@ -274,6 +277,7 @@ impl Engine {
             labels: sorted(found.config.and_then(|config| config.labels)),
             netns: settings.sandbox_key.map(PathBuf::from).filter(|path| path.is_absolute()),
             running: state.running.unwrap_or(false),
+            has_run: state.status == Some(ContainerStateStatusEnum::EXITED),
             error: state.error.unwrap_or_default(),
             restarts: policy.is_some_and(|name| {
                 use bollard::models::RestartPolicyNameEnum as Name;

@@ -15,6 +15,8 @@ use crate::state::DockerNetwork;
 
 /// How long Docker's call waits at the most; control that is there answers within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// By these words of a refusal the agent knows later why a container did not start.
+pub(super) const NOT_YET: &str = "this network is not known to the other hosts yet";
 
 /// Returns what stands in the book of a network, and the overlay network that it stands for.
 pub(super) async fn network(session: &Session, docker: &str) -> Result<(DockerNetwork, Network), Refusal> {
@@ -43,7 +45,7 @@ pub(super) async fn network(session: &Session, docker: &str) -> Result<(DockerNe
         };
         if timeout_at(deadline, news).await.is_err() {
             let away = session.link.client().err().map_or_else(String::new, |away| format!(": {}", away.message));
-            let text = format!("this network is not known to the other hosts yet{away}; try again");
+            let text = format!("{NOT_YET}{away}; try again");
             return Err(Refusal::new(Code::ControlAway, text));
         }
     }

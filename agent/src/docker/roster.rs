@@ -6,8 +6,9 @@ use std::time::Duration;
 use overlay_core::EndpointId;
 use tokio::time::Instant;
 
+use super::DRIVER;
 use super::engine::{Container, Engine, EngineError, ListedContainer};
-use super::naming;
+use super::{door, naming, ready};
 use crate::endpoint::lifecycle;
 use crate::problem::unix_now;
 use crate::session::Session;
@@ -124,9 +125,11 @@ async fn strike_unused(session: &Session) {
     }
 }
 
-/// Starts the containers that Docker could not start for want of us, and would have tried only once.
-pub(super) async fn start_stranded(session: &Session, engine: &Engine) -> Result<(), EngineError> {
+/// Starts the containers that Docker could not start again for want of us, which it tries only once.
+/// Tells whether there still are any.
+pub(super) async fn start_stranded(session: &Session, engine: &Engine) -> Result<bool, EngineError> {
     let ledger = session.docker.ledger();
+    let mut any = false;
     for listed in engine.containers().await? {
         if !listed.endpoints.is_empty() {
             continue;
@@ -139,15 +142,51 @@ pub(super) async fn start_stranded(session: &Session, engine: &Engine) -> Result
             tracing::info!(container = %found.name, "Starting a container that Docker could not start without us");
             if let Err(error) = engine.start_container(&found.id).await {
                 tracing::warn!(container = %found.name, %error, "Container was not started");
+                any = true;
             }
         }
     }
 
-    Ok(())
+    Ok(any)
 }
 
 fn is_stranded(container: &Container, ours: &BTreeMap<String, crate::state::DockerNetwork>) -> bool {
     let on_ours = container.networks.iter().any(|network| ours.contains_key(network));
+    let restarts = container.restarts && container.has_run && !container.running;
 
-    !container.running && container.restarts && !container.error.is_empty() && on_ours
+    restarts && on_ours && is_for_want_of_us(&container.error)
+}
+
+/// Says whether Docker's words tell of a plugin that did not answer, or not yet. What else keeps a container from starting is for a
+/// person to mend.
+fn is_for_want_of_us(error: &str) -> bool {
+    let of_the_plugin =
+        ["plugin", ".sock", "dial unix"].iter().any(|word| error.contains(word)) && error.contains(DRIVER);
+
+    of_the_plugin || error.contains(door::ABSENT) || error.contains(ready::NOT_YET)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_docker_could_not_start_again_for_want_of_us_is_started() {
+        let ours = BTreeMap::new();
+        let stranded = Container { restarts: true, has_run: true, ..Container::default() };
+        assert!(!is_stranded(&stranded, &ours), "on no network of ours");
+
+        for (error, expected) in [
+            (format!("error: {}; {NOTHING}", door::ABSENT), true),
+            (format!("{}; try again", ready::NOT_YET), true),
+            ("dial unix /run/docker/plugins/overlay-wg.sock: connect: connection refused".to_owned(), true),
+            ("legacy plugin: plugin \"overlay-wg\" not found".to_owned(), true),
+            ("Bind for 0.0.0.0:80 failed: port is already allocated".to_owned(), false),
+            (String::new(), false),
+        ] {
+            assert_eq!(is_for_want_of_us(&error), expected, "{error}");
+        }
+    }
+
+    const NOTHING: &str = "start it";
 }

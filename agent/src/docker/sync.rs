@@ -17,7 +17,7 @@ use crate::kernel::{KernelError, Netns, reservation};
 use crate::membership::{link, occupancy};
 use crate::problem::explain;
 use crate::session::Session;
-use crate::state::{DockerKey, DockerNetwork, EndpointRecord, Numbering};
+use crate::state::{DockerKey, DockerNetwork, DockerRow, EndpointRecord, Numbering};
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -315,11 +315,15 @@ async fn perform(
             // What is left on it was cut off by force.
             let removed = lifecycle::remove(session, lost, "its network was removed by force").await;
             removed.map_err(|refusal| (About::Docker(docker.clone()), refusal.to_string()))?;
+            let bound = ledger.networks.get(docker).and_then(|known| known.network);
             // Docker's call for it must not count as a person's.
             let unbound = session.docker.bind(docker, None).await;
             unbound.map_err(|refusal| (About::Docker(docker.clone()), refusal.to_string()))?;
-            let gone = engine.remove_network(docker).await;
-            gone.map_err(|error| (About::Docker(docker.clone()), explain(&error)))
+            let Err(error) = engine.remove_network(docker).await else { return Ok(()) };
+            // It stays what it was, and must not pass for one that a person made.
+            let bound = session.docker.bind(docker, bound).await;
+            bound.map_err(|refusal| (About::Docker(docker.clone()), refusal.to_string()))?;
+            Err((About::Docker(docker.clone()), explain(&error)))
         }
         Step::Replicate(id) => {
             let Some(network) = view.networks.get(id) else { return Ok(()) };
@@ -349,6 +353,10 @@ async fn publish(
     let network = answer.network.map(|network| network.id).unwrap_or_default();
     let network: NetworkId = overlay_proto::convert::field("network.id", &network)?;
     session.docker.bind(docker, Some(network)).await?;
+    if !session.docker.ledger().networks.contains_key(docker) {
+        // A person removed it meanwhile.
+        return session.docker.write(vec![DockerRow::Removal(network)], Vec::new()).await;
+    }
     tracing::info!(%network, name = %engine.name, "Made a network that Docker has");
     let arrived = async {
         let mut membership = session.membership.subscribe();

@@ -24,6 +24,8 @@ use crate::session::Session;
 const SEARCH: Duration = Duration::from_millis(500);
 /// How often everything is looked at though nothing was heard.
 const LOOK: Duration = Duration::from_secs(3);
+/// How long an engine may go on starting containers after it began to serve.
+const BOOT: Duration = Duration::from_secs(60);
 /// The pause before a pass that follows another.
 const AGAIN: Duration = Duration::from_millis(20);
 /// Containers that were heard of and not looked at yet; past that, all are looked at.
@@ -82,17 +84,24 @@ async fn accompany(session: &Session, engine: &Engine) -> EngineError {
         }
         EngineError::Slow
     };
-    let begin = async {
-        if let Err(error) = roster::start_stranded(session, engine).await {
-            tracing::warn!(error = %explain(&error), "Containers that could not start were not looked for");
-        }
-        std::future::pending::<EngineError>().await
-    };
     tokio::select! {
         error = listen => error,
-        error = begin => error,
+        error = start_stranded(session, engine) => error,
         error = keep_networks(session, engine, &networks) => error,
         error = keep_containers(session, engine, &mut containers, &all) => error,
+    }
+}
+
+/// Starts what the engine could not start for want of us: it may still be trying when it begins to serve.
+async fn start_stranded(session: &Session, engine: &Engine) -> EngineError {
+    let boot = Instant::now() + BOOT;
+    loop {
+        match roster::start_stranded(session, engine).await {
+            Ok(false) if Instant::now() > boot => return std::future::pending().await,
+            Ok(_) => {}
+            Err(error) => return error,
+        }
+        sleep(LOOK).await;
     }
 }
 

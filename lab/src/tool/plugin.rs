@@ -96,14 +96,15 @@ async fn relay(listen: &Path, to: PathBuf, delay: Duration) -> Result<()> {
             let to = to.clone();
             async move {
                 let path = request.uri().path().to_owned();
-                let body = request.into_body().collect().await?.to_bytes();
+                let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
                 let answered = make(&to, Call { path, body: String::from_utf8_lossy(&body).into_owned() }).await;
                 tokio::time::sleep(delay).await;
                 print(&answered);
-                let status = StatusCode::from_u16(answered.status).unwrap_or(StatusCode::BAD_GATEWAY);
+                // What the plugin did not answer Docker must not take for an answer.
+                let status = StatusCode::from_u16(answered.status).map_err(io::Error::other)?;
                 let mut response = Response::new(Full::new(Bytes::from(answered.answer)));
                 *response.status_mut() = status;
-                Ok::<_, hyper::Error>(response)
+                Ok::<_, io::Error>(response)
             }
         });
         tokio::spawn(server::Builder::new().serve_connection(TokioIo::new(stream), service));
