@@ -77,6 +77,51 @@ fn docker_networks_span_hosts() {
 }
 
 #[test]
+fn docker_networks_do_not_hear_each_other() {
+    check_docker(|| check("docker-networks", 1));
+}
+
+#[test]
+fn docker_networks_are_alike_on_all_hosts() {
+    check_docker(|| check("docker-settings", 1));
+}
+
+#[test]
+fn docker_containers_are_found_by_all_their_names() {
+    check_docker(|| check("docker-names", 1));
+}
+
+#[test]
+fn docker_boots_whatever_the_agent_does() {
+    check_docker(|| check("docker-boot", 1));
+}
+
+#[test]
+fn no_running_container_loses_its_network() {
+    check_docker(|| check("docker-removal", 4));
+}
+
+#[test]
+fn firewalls_make_no_difference_to_docker() {
+    check_docker(|| check("docker-firewall", 1));
+}
+
+#[test]
+fn docker_containers_have_ports_and_ways_out() {
+    check_docker(|| check("docker-way-out", 1));
+}
+
+#[test]
+fn docker_costs_no_speed() {
+    check_docker(|| check("docker-speed", 1));
+}
+
+#[test]
+fn the_plugin_takes_whatever_comes() {
+    check("docker-protocol", 10);
+}
+
+#[test]
 fn docker_containers_come_and_go_and_leave_nothing() {
     check_docker(|| check("docker-churn", 20));
 }
