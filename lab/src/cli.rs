@@ -395,7 +395,7 @@ fn hold(hosts: usize) -> Result<()> {
 fn check(name: Option<&str>, rounds: Option<u32>) -> Result<()> {
     let Some(name) = name else {
         for check in CHECKS {
-            println!("{:<12} {} ({} rounds)", check.name, check.what, check.rounds);
+            println!("{:<16} {} ({} rounds)", check.name, check.what, check.rounds);
         }
         return Ok(());
     };

@@ -108,7 +108,9 @@ fn boot(pair: &mut Pair, agent: Agent, relay: &mut Option<Relay>) -> Result<Dura
         state.is_ok_and(|state| state == "true")
     };
     wait_until(RUNNING, "all containers run", || (0..CONTAINERS).all(runs)).with_context(|| {
-        let why = |number: usize| pair.docker(0, &["inspect", "-f", "{{.State.Status}} {{.State.Error}}", &format!("always{number}")]);
+        let why = |number: usize| {
+            pair.docker(0, &["inspect", "-f", "{{.State.Status}} {{.State.Error}}", &format!("always{number}")])
+        };
         (0..CONTAINERS).filter_map(|number| why(number).ok()).collect::<Vec<_>>().join("\n")
     })?;
     for number in 0..CONTAINERS {
