@@ -2,6 +2,7 @@
 //!
 //! One table decides both where a packet goes and whether its source may come from the peer that sent it.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -9,20 +10,23 @@ use prefix_trie::PrefixMap;
 
 /// Maps prefixes of both families to values; the longest prefix that holds an address wins.
 #[derive(Debug, Clone)]
-pub(crate) struct PrefixTable<T> {
+pub(crate) struct PrefixTable<T: Copy> {
     v4: PrefixMap<Ipv4Net, T>,
     v6: PrefixMap<Ipv6Net, T>,
+    /// The last answer. Packets of one flow come in rows, and this is asked twice for each.
+    last: Cell<Option<(IpAddr, Option<T>)>>,
 }
 
-impl<T> Default for PrefixTable<T> {
+impl<T: Copy> Default for PrefixTable<T> {
     fn default() -> Self {
-        Self { v4: PrefixMap::new(), v6: PrefixMap::new() }
+        Self { v4: PrefixMap::new(), v6: PrefixMap::new(), last: Cell::new(None) }
     }
 }
 
 impl<T: Copy> PrefixTable<T> {
     /// Adds a prefix. Of two equal ones the first stays.
     pub(crate) fn insert(&mut self, prefix: IpNet, value: T) {
+        self.last.set(None);
         match prefix {
             IpNet::V4(v4) => *self.v4.entry(v4.trunc()).or_insert(value),
             IpNet::V6(v6) => *self.v6.entry(v6.trunc()).or_insert(value),
@@ -30,11 +34,22 @@ impl<T: Copy> PrefixTable<T> {
     }
 
     /// Returns the value of the longest prefix that holds `address`.
+    #[inline]
     pub(crate) fn lookup(&self, address: IpAddr) -> Option<T> {
-        match address {
+        match self.last.get() {
+            Some((last, found)) if last == address => found,
+            _ => self.search(address),
+        }
+    }
+
+    fn search(&self, address: IpAddr) -> Option<T> {
+        let found = match address {
             IpAddr::V4(v4) => self.v4.get_lpm(&Ipv4Net::from(v4)).map(|(_, value)| *value),
             IpAddr::V6(v6) => self.v6.get_lpm(&Ipv6Net::from(v6)).map(|(_, value)| *value),
-        }
+        };
+        self.last.set(Some((address, found)));
+
+        found
     }
 }
 
@@ -83,6 +98,19 @@ mod tests {
     #[test]
     fn the_first_of_two_equal_prefixes_stays() {
         assert_eq!(lookup(&table(&[("10.0.0.0/8", 1), ("10.3.0.0/8", 2)]), "10.3.0.1"), Some(1));
+    }
+
+    #[test]
+    fn an_answer_is_not_kept_beyond_a_better_prefix() {
+        let mut table = table(&[("10.0.0.0/8", 1)]);
+        assert_eq!(lookup(&table, "10.1.2.3"), Some(1));
+        assert_eq!(lookup(&table, "11.1.2.3"), None);
+
+        table.insert("10.1.0.0/16".parse().expect("a prefix"), 2);
+        table.insert("11.0.0.0/8".parse().expect("a prefix"), 3);
+
+        assert_eq!(lookup(&table, "11.1.2.3"), Some(3));
+        assert_eq!(lookup(&table, "10.1.2.3"), Some(2));
     }
 
     #[test]
