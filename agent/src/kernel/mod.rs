@@ -14,6 +14,7 @@ pub mod desired;
 pub mod error;
 #[cfg(test)]
 mod fake;
+mod gso;
 pub mod host;
 mod lock;
 pub mod namespace;

@@ -14,11 +14,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use futures_util::{Stream, TryStreamExt};
 use ipnet::Ipv4Net;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::link::{InfoData, InfoVeth, LinkExtentMask};
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkExtentMask};
 use rtnetlink::{Handle, IpVersion, LinkUnspec, LinkVeth};
 use tokio::task::AbortHandle;
 
 use super::error::KernelError;
+use super::gso::GsoSize;
 use super::netns::Netns;
 use super::tables::{Address, Hop, Link, LinkChange, Route, RouteKey, Rule};
 
@@ -96,11 +97,14 @@ impl Netlink {
         }
     }
 
-    /// Makes a veth pair: one end here, down; the other born in another namespace.
+    /// Makes a veth pair: one end here, down; the other born in another namespace, with super-packets of one send each.
     pub(crate) async fn add_veth(&mut self, name: &str, mtu: u32, peer: Peer<'_>) -> Result<(), KernelError> {
+        let gso = GsoSize::of_mtu(mtu);
         let far = LinkUnspec::new_with_name(peer.name)
             .mtu(mtu)
             .address(peer.mac.to_vec())
+            .append_extra_attribute(LinkAttribute::GsoMaxSize(gso.v6))
+            .append_extra_attribute(LinkAttribute::GsoIpv4MaxSize(gso.v4))
             .setns_by_fd(peer.netns.as_fd().as_raw_fd())
             .build();
         let message =
