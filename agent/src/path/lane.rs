@@ -2,7 +2,8 @@
 //!
 //! The loop decides nothing. It waits in `epoll` until something is there or the engine's time has come, gives every ready
 //! descriptor one bounded turn, and empties the engine after each. A descriptor that has more is ready again at the next
-//! wait, so no direction and no network can starve another. It never sleeps, and an idle lane does not run.
+//! wait, so no direction and no network can starve another. It never sleeps, and an idle lane does not run; only where
+//! answers have been coming at once does it look out for one before it waits (`lookout`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 use super::coalesce::{Coalescer, Packets};
 use super::command::{Command, Mailbox};
 use super::counters::Counters;
+use super::lookout::{Lookout, Side};
 use super::loopback::is_own_outer;
 use super::report::{LaneEvent, LaneReport};
 use super::split::Batch;
@@ -57,6 +59,7 @@ pub(crate) struct Lane {
     batch: Batch,
     trains: Trains,
     coalescer: Coalescer,
+    lookout: Lookout,
 }
 
 /// What a lane is made of.
@@ -112,6 +115,7 @@ impl Lane {
             batch: Batch::new(),
             trains: Trains::new(),
             coalescer: Coalescer::default(),
+            lookout: Lookout::default(),
         })
     }
 
@@ -130,11 +134,28 @@ impl Lane {
         }
     }
 
-    fn wait(&self, ready: &mut [EpollEvent]) -> io::Result<usize> {
+    fn wait(&mut self, ready: &mut [EpollEvent]) -> io::Result<usize> {
+        let start = Instant::now();
+        let watch = self.lookout.watch();
+        while !watch.is_zero() && start.elapsed() < watch {
+            let count = self.poll(ready, EpollTimeout::ZERO)?;
+            if count > 0 {
+                self.lookout.came(start.elapsed());
+                return Ok(count);
+            }
+            std::hint::spin_loop();
+        }
+
         let timeout = match self.engine.poll_timeout() {
             None => EpollTimeout::NONE,
             Some(due) => timeout_of(due.saturating_duration_since(Instant::now())),
         };
+        let count = self.poll(ready, timeout)?;
+        self.lookout.came(start.elapsed());
+        Ok(count)
+    }
+
+    fn poll(&self, ready: &mut [EpollEvent], timeout: EpollTimeout) -> io::Result<usize> {
         match self.epoll.wait(ready, timeout) {
             Ok(count) => Ok(count),
             Err(Errno::EINTR) => Ok(0),
@@ -166,6 +187,7 @@ impl Lane {
             Source::UdpV4 | Source::Mailbox | Source::Tun(_) => Some(self.sockets.v4()),
         };
         let Some(socket) = socket else { return };
+        self.lookout.served(Side::Udp);
         let count = socket.receive(&mut self.trains, &mut self.counters);
         let now = Instant::now();
         let mut opened = 0;
@@ -184,6 +206,7 @@ impl Lane {
 
     fn serve_tun(&mut self, network: NetworkId) {
         let Some(queue) = self.queues.get(&network) else { return };
+        self.lookout.served(Side::Tun);
         let filled = queue.tun.read(&mut self.batch, &mut self.counters);
         self.counters.tun_packets_in += self.batch.len() as u64;
         let (host, ports) = (&queue.host, &self.ports);

@@ -18,6 +18,7 @@ mod counters;
 mod holder;
 mod lane;
 mod lanes;
+mod lookout;
 mod loopback;
 mod packet;
 mod report;
