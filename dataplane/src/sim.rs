@@ -10,6 +10,7 @@ mod foreign;
 mod life;
 mod narrow;
 mod networks;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

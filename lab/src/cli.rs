@@ -15,7 +15,8 @@ use crate::lab::Lab;
 use crate::snapshot::Snapshot;
 use crate::state::{self, Record};
 use crate::tool::{
-    capture, change, datagrams, fetch, flood, forge, http_server, ping, plugin, processes, throughput, uapi, usage,
+    capture, change, datagrams, fetch, flood, forge, http_server, initiations, ping, plugin, processes, throughput,
+    uapi, usage,
 };
 use crate::{bench, demo, enter, holder, keeper};
 
@@ -244,6 +245,9 @@ enum Tool {
     /// Send packets with any source address
     #[command(hide = true)]
     Forge(forge::Options),
+    /// Flood a lane with handshake initiations from random addresses
+    #[command(hide = true)]
+    Initiations(initiations::Options),
     /// Configure a userspace WireGuard interface by what standard input says
     #[command(hide = true)]
     Uapi {
@@ -342,6 +346,7 @@ fn run_tool(tool: Tool) -> Result<()> {
         Tool::Mtu { name, mtu } => change::mtu(&name, mtu),
         Tool::Addresses { name } => change::print_addresses(&name),
         Tool::Forge(options) => forge::run(&options),
+        Tool::Initiations(options) => initiations::run(&options),
         Tool::Uapi { name } => uapi::run(&name),
         Tool::Link { name, change } => change::link(&name, change),
         Tool::Snapshot { folders } => {

@@ -9,6 +9,7 @@ pub(crate) mod flood;
 pub(crate) mod forge;
 pub(crate) mod http_server;
 pub(crate) mod icmp;
+pub(crate) mod initiations;
 pub(crate) mod ping;
 pub(crate) mod plugin;
 pub(crate) mod processes;

@@ -169,6 +169,7 @@ pub(super) async fn peers(session: &Session) -> v1::PeersResponse {
         mtu: peer.mtu.into(),
         mtu_source: wire_mtu_source(peer.mtu_source).into(),
         backend: "userspace".to_owned(),
+        public_key: peer.public_key.to_string(),
     };
     let reports = session.lanes.report().await;
 

@@ -23,6 +23,8 @@ pub(crate) struct PeerView {
     pub(crate) mtu: u32,
     pub(crate) mtu_source: &'static str,
     pub(crate) backend: String,
+    /// Of the peer's lane in this network, as WireGuard writes keys.
+    pub(crate) public_key: String,
     #[serde(skip)]
     since_unix: u64,
 }
@@ -47,6 +49,7 @@ impl From<v1::PeerStatus> for PeerView {
             tx_bytes: peer.tx_bytes,
             mtu: peer.mtu,
             backend: peer.backend,
+            public_key: peer.public_key,
             since_unix: peer.since_unix,
         }
     }
@@ -196,6 +199,7 @@ mod tests {
             mtu: 1408,
             mtu_source: v1::MtuSource::Link.into(),
             backend: "userspace".into(),
+            public_key: "a key".into(),
             ..v1::PeerStatus::default()
         };
         let lost = v1::PeerStatus {

@@ -54,6 +54,16 @@ fn nobody_speaks_with_anothers_address() {
 }
 
 #[test]
+fn a_flood_of_handshakes_stops_nobody() {
+    check("flood", 4);
+}
+
+#[test]
+fn what_an_underlay_loses_harms_nothing_else() {
+    check("loss", 1);
+}
+
+#[test]
 fn speed_is_measured_against_others() {
     check("speed", 1);
 }

@@ -1,0 +1,157 @@
+//! A flood of handshake initiations from random addresses: honest handshakes are made, memory stays, traffic goes on.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::{Notes, PATIENCE, ms, percentile};
+use crate::cluster::Cluster;
+use crate::command::Running;
+use crate::lab::Lab;
+use crate::wait::wait_until;
+
+/// Initiations a second.
+const PPS: &str = "100000";
+/// How long an honest handshake may take, and how many of a hundred must keep to it.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+const HONEST_PERCENT: usize = 99;
+/// By how many KiB the agent may grow.
+const GROWTH: u64 = 16 << 10;
+/// What must be left of the throughput that is possible with one core less.
+const LEFT: f64 = 0.8;
+/// Seconds of a measurement of throughput.
+const SECONDS: &str = "2";
+
+/// Where the flood goes: one lane of the victim.
+struct Target {
+    key: String,
+    address: String,
+}
+
+pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
+    let mut cluster = Cluster::on(Lab::builder(3).routed().start()?)?;
+    cluster.ctl(0, &["network", "create", "net"])?;
+    let sink = cluster.serve(1, "net", "sink", &["throughput", "serve"], "listening")?;
+    let server = cluster.serve_http(1, "net", "server")?;
+    cluster.fetch(2, "net", "attacker", "server")?;
+    cluster.fetch(0, "net", "first", "server")?;
+    let target = target(&cluster)?;
+
+    throughput(&cluster, &target, notes)?;
+    honest(&mut cluster, &target, rounds, notes)?;
+    drop((server, sink));
+    cluster.finish()
+}
+
+/// A lane of host2, as host3 knows it from being a member.
+fn target(cluster: &Cluster) -> Result<Target> {
+    let peers = cluster.ctl_json(2, &["peers", "--lanes"])?;
+    let rows = peers.as_array().context("peers --json is no list")?;
+    let row = rows.iter().find(|row| row["node"] == "host2" && row["state"] == "up").context("host2 is no peer")?;
+    let text = |key: &str| row[key].as_str().map(str::to_owned).with_context(|| format!("no {key}"));
+
+    Ok(Target { key: text("public_key")?, address: text("underlay_addr")? })
+}
+
+fn flood(cluster: &Cluster, target: &Target) -> Result<Running> {
+    let words = ["initiations", "--key", &target.key, "--to", &target.address, "--pps", PPS, "--seconds", "600"];
+    let before = heard(cluster)?;
+    let flood = cluster.host(2).try_command("overlay-lab")?.args(words).spawn()?;
+    // Making the packets takes a moment.
+    wait_until(PATIENCE, "the flood arrives", || heard(cluster).is_ok_and(|now| now > before + 10_000))?;
+
+    Ok(flood)
+}
+
+/// Datagrams that host2 received.
+fn heard(cluster: &Cluster) -> Result<u64> {
+    let status = cluster.ctl_json(1, &["status"])?;
+
+    status["counters"]["udp_datagrams"].as_u64().context("status does not count datagrams")
+}
+
+/// Throughput without a flood, with one core taken away, and with the flood; and memory before and after.
+fn throughput(cluster: &Cluster, target: &Target, notes: &mut Notes) -> Result<()> {
+    let before = memory(cluster)?;
+    let quiet = measure(cluster)?;
+    let spinner = cluster.host(2).try_command("sh")?.args(["-c", "while :; do :; done"]).spawn()?;
+    let with_a_core_less = measure(cluster)?;
+    drop(spinner);
+    let flood = flood(cluster, target)?;
+    let flooded = measure(cluster)?;
+    let after = memory(cluster)?;
+    drop(flood);
+    let growth = after.saturating_sub(before);
+    notes.say(&format!(
+        "throughput {quiet:.2} Gbit/s; with one core less {with_a_core_less:.2}; under {PPS} initiations a second {flooded:.2} ({:.0} % of that)",
+        100.0 * flooded / with_a_core_less
+    ));
+    notes.say(&format!("the agent's memory: {before} KiB before, {after} KiB under the flood"));
+    ensure!(growth <= GROWTH, "the agent grew by {growth} KiB");
+    if cfg!(debug_assertions) {
+        notes.say("not a release build: the throughput means nothing");
+    } else {
+        ensure!(flooded >= LEFT * with_a_core_less, "the flood costs more than a core");
+    }
+
+    Ok(())
+}
+
+fn measure(cluster: &Cluster) -> Result<f64> {
+    let client = ["throughput", "client", "--json", "--seconds", SECONDS, "sink"];
+    let output = cluster.container(0, "net", "load")?.args(client).run()?;
+    let summary: Value = serde_json::from_str(&output.stdout).context("no figures")?;
+
+    summary["gbit_per_second"].as_f64().context("no figure")
+}
+
+/// The agent's resident memory on host2, in KiB.
+fn memory(cluster: &Cluster) -> Result<u64> {
+    let path = format!("/proc/{}/status", cluster.agent(1)?.pid());
+    let status = cluster.host(1).try_command("cat")?.arg(path).run()?.stdout;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+
+    line.split_whitespace().next().context("a number")?.parse().context("a number")
+}
+
+/// Handshakes of an agent that starts again and again while the flood goes on: the time from its start to its first echo.
+fn honest(cluster: &mut Cluster, target: &Target, rounds: u32, notes: &mut Notes) -> Result<()> {
+    let to = cluster.address_of(0, "server")?;
+    // It stays while its agent is killed.
+    let ping = ["ping", "--json", "--count", "0", "--interval-ms", "20", &to];
+    let mut flow = cluster.container(0, "net", "honest")?.args(ping).spawn()?;
+    let flood = flood(cluster, target)?;
+    let mut times = Vec::new();
+    for _ in 0..rounds {
+        let agent = cluster.agent(0)?;
+        agent.kill()?;
+        let start = Instant::now();
+        cluster.restart(&agent)?;
+        let made = wait_until(PATIENCE, "a session with host2", || handshakes(cluster).is_ok_and(|up| up > 0));
+        times.push(made.map_or(PATIENCE, |_| start.elapsed()));
+        ensure!(flow.is_running(), "the container ended: {}", flow.stderr());
+    }
+    drop(flood);
+    flow.signal(Signal::SIGINT)?;
+    flow.wait(PATIENCE)?;
+    let slow = percentile(&times, HONEST_PERCENT);
+    notes.say(&format!(
+        "{rounds} starts of an agent under the flood: session after {} (median), {} ({HONEST_PERCENT} %), {} (worst)",
+        ms(percentile(&times, 50)),
+        ms(slow),
+        ms(percentile(&times, 100))
+    ));
+    ensure!(slow <= HANDSHAKE, "{HONEST_PERCENT} of 100 honest handshakes take {}", ms(slow));
+
+    Ok(())
+}
+
+/// Lanes of host1 that have a session with host2.
+fn handshakes(cluster: &Cluster) -> Result<usize> {
+    let peers = cluster.ctl_json(0, &["peers", "--lanes"])?;
+    let rows = peers.as_array().context("peers --json is no list")?;
+
+    Ok(rows.iter().filter(|row| row["node"] == "host2" && row["state"] == "up").count())
+}

@@ -1,0 +1,101 @@
+//! An underlay that loses datagrams in both directions: what arrives is whole, and sessions are made and kept all the same. What a wire
+//! can do beyond that is tried with whole engines in virtual time (`dataplane/src/sim/wire.rs`).
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::{MARKER, Notes, PATIENCE, PingSummary, ms, sealed};
+use crate::cluster::Cluster;
+use crate::wait::wait_until;
+
+/// Datagrams lost of a hundred, in each direction.
+const LOSSES: [u32; 5] = [1, 5, 10, 20, 30];
+/// From here on TCP takes longer to end than anybody waits: only transfers that bring their own patience are tried.
+const TCP_UP_TO: u32 = 10;
+/// Seconds of each transfer.
+const SECONDS: &str = "2";
+/// Echoes by which the loss is seen.
+const ECHOES: &str = "600";
+/// By how much of a hundred the answers may be more than what two crossings leave: four standard deviations.
+const MORE: f64 = 12.0;
+/// And less: a lane whose first handshake is lost tries again after a second, which is a third of all echoes.
+const LESS: f64 = 45.0;
+
+pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
+    let mut cluster = Cluster::new(2)?;
+    cluster.ctl(0, &["network", "create", "net"])?;
+    let sink = cluster.serve(1, "net", "sink", &["throughput", "serve"], "listening")?;
+    let datagrams = cluster.serve(1, "net", "datagram-sink", &["datagrams", "serve"], "listening")?;
+    for _ in 0..rounds {
+        for percent in LOSSES {
+            lose(&cluster, percent)?;
+            let made = restart(&mut cluster).with_context(|| format!("{percent} % loss"))?;
+            let line = sealed(cluster.lab(), notes, |_| carry(&cluster, percent))
+                .with_context(|| format!("{percent} % loss"))?;
+            notes.say(&format!("{percent} % lost each way: {line}; after a restart a session after {}", ms(made)));
+        }
+    }
+    lose(&cluster, 0)?;
+    drop((sink, datagrams));
+    cluster.finish()
+}
+
+/// Has both hosts lose a share of the tunnel's datagrams as they come in.
+fn lose(cluster: &Cluster, percent: u32) -> Result<()> {
+    let rules = format!(
+        "table inet lab_loss {{ chain incoming {{ type filter hook prerouting priority -300; \
+         udp dport 51820-51899 numgen random mod 100 < {percent} drop; }}; }}"
+    );
+    for host in [0, 1] {
+        let nft = || cluster.host(host).try_command("nft");
+        nft()?.arg("table inet lab_loss; delete table inet lab_loss").run().context("this needs the nft program")?;
+        if percent > 0 {
+            nft()?.arg(&rules).run()?;
+        }
+    }
+
+    Ok(())
+}
+
+/// A transfer with a checksum, and echoes that show how much is lost.
+fn carry(cluster: &Cluster, percent: u32) -> Result<String> {
+    let client = |words: &[&str]| {
+        let load = cluster.container(0, "net", "load")?.args(words).deadline(PATIENCE * 6).run()?;
+        serde_json::from_str::<Value>(&load.stdout).context("no figures")
+    };
+    let udp = client(&["datagrams", "client", "--json", "--seconds", SECONDS, "datagram-sink"])?;
+    let mut whole = format!("{} datagrams", udp["datagrams"]);
+    ensure!(udp["datagrams"].as_u64().is_some_and(|count| count > 0), "nothing arrived: {udp}");
+    if percent <= TCP_UP_TO {
+        let tcp =
+            client(&["throughput", "client", "--json", "--verify", "--seconds", SECONDS, "--marker", MARKER, "sink"])?;
+        let rate = tcp["gbit_per_second"].as_f64().context("no figure")?;
+        ensure!(rate > 0.0, "nothing arrived");
+        whole = format!("{whole} and {:.0} Mbit/s of TCP", rate * 1_000.0);
+    }
+    let ping = ["ping", "--json", "--count", ECHOES, "--interval-ms", "5", "--marker", MARKER, "sink"];
+    let echoes = cluster.container(0, "net", "load")?.args(ping).run()?;
+    let echoes: PingSummary = serde_json::from_str(&echoes.stdout).context("no figures")?;
+    let (left, answered) = (f64::from(100 - percent), 100.0 * echoes.received as f64 / echoes.sent as f64);
+    let expected = left * left / 100.0;
+    let is_likely = (expected - LESS..expected + MORE).contains(&answered) && answered > 0.0;
+    ensure!(is_likely, "{answered:.0} % of echoes answered, {expected:.0} % expected");
+
+    Ok(format!("{whole} whole, {answered:.0} % of echoes answered (two crossings leave {expected:.0} %)"))
+}
+
+/// How soon an agent that starts has a session again.
+fn restart(cluster: &mut Cluster) -> Result<Duration> {
+    let agent = cluster.agent(0)?;
+    agent.kill()?;
+    let start = Instant::now();
+    cluster.restart(&agent)?;
+    wait_until(PATIENCE, "a session", || {
+        let ping = ["ping", "--count", "1", "--timeout-ms", "100", "sink"];
+        cluster.container(0, "net", "probe").is_ok_and(|probe| probe.args(ping).run().is_ok())
+    })?;
+
+    Ok(start.elapsed())
+}
