@@ -1,5 +1,7 @@
 //! The life of nodes, networks and endpoints.
 
+use std::time::Duration;
+
 use overlay_core::View;
 use overlay_proto::{Code, v1};
 use rcgen::KeyPair;
@@ -214,4 +216,34 @@ async fn where_a_network_differs_everybody_reads() {
     assert_eq!(networks.networks[0].differences, [expected]);
     let control = admin.client.clone().announce(announce(vec![difference("blue", "two\nlines")])).await;
     assert!(control.is_err(), "lines of a list are never a node's to write");
+}
+
+#[tokio::test]
+async fn a_node_that_looks_dead_loses_nothing() {
+    let control = Control::start().await;
+    let admin = control.admin().await;
+    let network = admin.create_network("blue", "10.9.0.0/16").await.expect("made");
+    admin.enter(&network).await.expect("entered");
+    let mut watcher = admin.watch(View::default()).await.expect("a watch");
+    let revision = admin.put(vec![admin.endpoint(&network, 1, "service1", "10.9.3.3")]).await.expect("put");
+    watcher.reach(revision).await;
+    let before = watcher.view.clone();
+
+    // Its connection breaks, as far as control can see.
+    drop(watcher);
+    let offline = async {
+        loop {
+            let nodes = admin.client.clone().list_nodes(v1::ListNodesRequest {}).await.expect("a list").into_inner();
+            if nodes.nodes.iter().all(|node| !node.online) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), offline).await.expect("it looks dead");
+
+    let mut watcher = admin.watch(View::default()).await.expect("a watch");
+    watcher.step().await.expect("a snapshot");
+    assert_eq!(watcher.view.endpoints, before.endpoints);
+    assert_eq!(watcher.view.members, before.members);
 }

@@ -64,7 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let (start, end) = (Instant::now(), Duration::try_from_secs_f64(options.seconds)?);
     let mut sent = 0_usize;
     while start.elapsed() < end {
-        let due = (start.elapsed().as_secs_f64() * f64::from(options.pps)) as usize;
+        let due = usize::try_from(start.elapsed().as_micros() * u128::from(options.pps) / 1_000_000)?;
         while sent < due {
             let count = AT_ONCE.min(due - sent);
             let slices: Vec<_> = (sent..sent + count).map(|at| [IoSlice::new(&packets[at % PACKETS])]).collect();
