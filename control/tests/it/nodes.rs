@@ -127,7 +127,7 @@ async fn a_node_renews_and_its_request_gives_it_nothing_but_a_key() {
 #[tokio::test]
 async fn a_certificate_that_ended_still_renews_and_nothing_else() {
     // One that begins 1 h ago and lives 10 s ends soon enough to wait for, and a renewal gives the next.
-    let control = Control::start_with(|config| config.cert_ttl = std::time::Duration::from_secs(10)).await;
+    let control = Control::start_with(|config| config.cert_ttl = Duration::from_secs(10)).await;
     let admin = control.admin().await;
     let mut watcher = admin.watch(View::default()).await.unwrap();
 
@@ -164,7 +164,7 @@ async fn a_removed_node_is_cut_off_at_once() {
 
     let end = of_node.end().await.expect("the watch ends with a reason");
     of_admin.reach(revision).await;
-    assert!(begun.elapsed() < std::time::Duration::from_secs(2));
+    assert!(begun.elapsed() < Duration::from_secs(2));
     assert_eq!(end.code, Code::NotAllowed, "{end}");
     assert_eq!((of_admin.view.nodes.len(), of_admin.view.members.len()), (1, 1));
     let mut again = connect(control.address, &node.ca, &node.certificate, &node.key).await.unwrap();
