@@ -5,6 +5,8 @@
 //! [`Engine::poll_tun`] and [`Engine::poll_event`] afterwards.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "bench")]
+pub mod bench;
 mod drop;
 mod engine;
 mod event;

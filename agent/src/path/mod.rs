@@ -12,6 +12,8 @@
 //!
 //! Not here: making TUN devices and namespaces (`kernel`), deciding what the tables hold, anything about WireGuard.
 
+#[cfg(feature = "bench")]
+pub mod bench;
 mod coalesce;
 mod command;
 mod counters;

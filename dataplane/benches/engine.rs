@@ -1,0 +1,159 @@
+//! Whole batches through whole engines: `cargo bench -p overlay-dataplane --bench engine`.
+
+use std::hint::black_box;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use ipnet::IpNet;
+use overlay_core::{NetworkId, NodeId, PrivateKey};
+use overlay_dataplane::{Engine, EngineConfig, LaneId, NetworkTable, PeerLane, PeerTable, Tables, public_key};
+
+/// Small packets, and those that fill a tunnel over an underlay of 1,500 bytes.
+const SIZES: [u16; 2] = [64, 1408];
+/// As many as one super-packet of 64 KiB becomes.
+const BATCH: usize = 45;
+
+/// Datagrams of one train, as `UDP_GRO` would deliver them.
+struct Train {
+    bytes: Vec<u8>,
+    segment: usize,
+}
+
+/// Two engines that know each other.
+struct Pair {
+    engines: [Engine; 2],
+    now: Instant,
+}
+
+impl Pair {
+    fn new() -> Self {
+        #[expect(clippy::disallowed_methods, reason = "an engine has a clock; only differences matter")]
+        let now = Instant::now();
+        let mut pair = Self { engines: [0, 1].map(|index| engine(index, now)), now };
+        // The first packet starts the handshake; it is there when nothing moves any more.
+        pair.engines[0].handle_tun(NetworkId::FIRST, [&packet(100)[..]], now);
+        while (0..2).any(|index| pair.carry(index)) {}
+
+        pair
+    }
+
+    /// Carries what one engine has to send to the other; tells whether there was anything.
+    fn carry(&mut self, from: usize) -> bool {
+        let trains = self.trains(from);
+        for train in &trains {
+            self.engines[1 - from].handle_udp(underlay(from), &train.bytes, train.segment, self.now);
+            while self.engines[1 - from].poll_tun().is_some() {}
+        }
+
+        !trains.is_empty()
+    }
+
+    fn trains(&mut self, from: usize) -> Vec<Train> {
+        let engine = &mut self.engines[from];
+
+        std::iter::from_fn(|| {
+            engine.poll_transmit().map(|train| Train { bytes: train.bytes.to_vec(), segment: train.segment })
+        })
+        .collect()
+    }
+}
+
+fn underlay(index: usize) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, if index == 0 { 1 } else { 2 }], 51820))
+}
+
+fn prefix(index: usize) -> IpNet {
+    let net = if index == 0 { "10.42.0.0/24" } else { "10.42.1.0/24" };
+
+    net.parse().expect("a prefix")
+}
+
+fn key(index: usize) -> PrivateKey {
+    PrivateKey::from(if index == 0 { [7; 32] } else { [9; 32] })
+}
+
+fn engine(index: usize, now: Instant) -> Engine {
+    let unix_time = Duration::from_secs(1_800_000_000);
+    let mut engine = Engine::new(EngineConfig { lane: LaneId(0), lanes: 1, seed: [3; 32], now, unix_time });
+    let other = 1 - index;
+    let peer = PeerTable {
+        node: NodeId::FIRST,
+        lanes: vec![PeerLane { public_key: public_key(&key(other)), candidates: vec![underlay(other)] }],
+        allowed_ips: vec![prefix(other)],
+    };
+    let id = NetworkId::FIRST;
+    let table = NetworkTable { id, private_key: key(index), peers: vec![peer], local: vec![prefix(index)], mtu: 1408 };
+    engine.publish(&Tables { networks: [(id, Arc::new(table))].into() }, now);
+
+    engine
+}
+
+/// A UDP-like packet from the first engine's container to the second's.
+fn packet(len: u16) -> Vec<u8> {
+    let mut bytes = vec![5; usize::from(len)];
+    bytes[..20].fill(0);
+    bytes[0] = 0x45;
+    bytes[2..4].copy_from_slice(&len.to_be_bytes());
+    bytes[8..10].copy_from_slice(&[64, 17]);
+    bytes[12..16].copy_from_slice(&Ipv4Addr::new(10, 42, 0, 2).octets());
+    bytes[16..20].copy_from_slice(&Ipv4Addr::new(10, 42, 1, 2).octets());
+
+    bytes
+}
+
+fn from_tun(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("tun to udp");
+    for size in SIZES {
+        let (mut pair, packet) = (Pair::new(), packet(size));
+        let batch = vec![&packet[..]; BATCH];
+        group.throughput(Throughput::Elements(BATCH as u64));
+        group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
+            bencher.iter(|| {
+                pair.engines[0].handle_tun(NetworkId::FIRST, batch.iter().copied(), pair.now);
+                while let Some(train) = pair.engines[0].poll_transmit() {
+                    black_box(train.bytes);
+                }
+            });
+        });
+        let counters = pair.engines[0].counters();
+        assert!(counters.forwarded > 1000, "nothing was carried: {counters:?}");
+    }
+}
+
+fn from_udp(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("udp to tun");
+    for size in SIZES {
+        let (pair, packet) = (std::cell::RefCell::new(Pair::new()), packet(size));
+        let batch = vec![&packet[..]; BATCH];
+        group.throughput(Throughput::Elements(BATCH as u64));
+        group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
+            // A datagram is taken once, so every train is sealed anew, outside the time that counts.
+            bencher.iter_batched_ref(
+                || {
+                    let mut pair = pair.borrow_mut();
+                    let now = pair.now;
+                    pair.engines[0].handle_tun(NetworkId::FIRST, batch.iter().copied(), now);
+                    pair.trains(0)
+                },
+                |trains| {
+                    let mut pair = pair.borrow_mut();
+                    let now = pair.now;
+                    for train in trains {
+                        pair.engines[1].handle_udp(underlay(0), &train.bytes, train.segment, now);
+                        while let Some(delivery) = pair.engines[1].poll_tun() {
+                            black_box(delivery.packets);
+                        }
+                    }
+                },
+                BatchSize::PerIteration,
+            );
+        });
+        let delivered = pair.borrow().engines[1].counters().delivered;
+        assert!(delivered > 1000, "nothing was carried: {delivered}");
+    }
+}
+
+criterion_group!(engines, from_tun, from_udp);
+criterion_main!(engines);

@@ -1,0 +1,98 @@
+//! The stages of the engine, each by itself, for the benchmarks of this crate.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use ipnet::{IpNet, Ipv4Net};
+use overlay_core::PrivateKey;
+use zeroize::Zeroizing;
+
+use crate::noise::{Interface, Message, Tunnel, open_room, public_key, sealed_len};
+use crate::routes::PrefixTable;
+
+/// Two ends with a session between them.
+pub struct Session {
+    sender: Tunnel,
+    receiver: Tunnel,
+    far: Interface,
+    now: Instant,
+}
+
+impl Session {
+    /// Makes both ends and lets them shake hands.
+    ///
+    /// # Panics
+    ///
+    /// When the handshake does not succeed.
+    pub fn new(now: Instant) -> Self {
+        let (ours, theirs) = (PrivateKey::from([7; 32]), PrivateKey::from([9; 32]));
+        let interface = |key, seed| Interface::new(key, Zeroizing::new([seed; 32]), now, Duration::from_secs(1));
+        let (mut near, mut far) = (interface(&ours, 1), interface(&theirs, 2));
+        let mut sender = near.new_tunnel(&public_key(&theirs), now).expect("a sound key");
+        let mut receiver = far.new_tunnel(&public_key(&ours), now).expect("a sound key");
+        let from = (Ipv4Addr::LOCALHOST, 1).into();
+
+        let initiation = sender.initiate(now).expect("no handshake is under way");
+        let Ok(Message::Initiation(initiation)) = far.receive(from, &initiation, now) else { panic!("an initiation") };
+        let answer = receiver.answer(initiation, now).expect("a sound initiation");
+        let Ok(Message::Response(response)) = near.receive(from, &answer, now) else { panic!("an answer") };
+        sender.complete(response, now).expect("a sound answer");
+
+        Self { sender, receiver, far, now }
+    }
+
+    /// Returns the size of the datagram that carries a packet of `len` bytes.
+    pub fn sealed_len(len: usize) -> usize {
+        sealed_len(len)
+    }
+
+    /// Seals one packet into `datagram`.
+    ///
+    /// # Panics
+    ///
+    /// When `datagram` is too short.
+    pub fn seal(&mut self, packet: &[u8], datagram: &mut [u8]) {
+        let seal = self.sender.begin_seal(self.now).expect("a session");
+        assert!(seal.run(packet, datagram), "the datagram is too short");
+    }
+
+    /// Opens one datagram into `room`, checks that it is new, and returns the length of what it held.
+    ///
+    /// # Panics
+    ///
+    /// When it is not sound, or was opened before.
+    pub fn open(&mut self, datagram: &[u8], room: &mut [u8]) -> usize {
+        let from = (Ipv4Addr::LOCALHOST, 1).into();
+        let Ok(Message::Data(data)) = self.far.receive(from, datagram, self.now) else { panic!("a data message") };
+        let open = self.receiver.begin_open(data, self.now).expect("a session");
+        let opened = open.run(datagram, &mut room[..open_room(datagram.len())]);
+
+        self.receiver.commit(opened, self.now).expect("new and sound").unwrap_or_default()
+    }
+}
+
+/// A routing table of `/24` prefixes.
+pub struct Routes(PrefixTable<u32>);
+
+impl Routes {
+    /// Makes one with this many prefixes, from `10.0.0.0/24` on.
+    pub fn new(prefixes: u32) -> Self {
+        let mut table = PrefixTable::default();
+        for number in 0..prefixes {
+            let net = Ipv4Net::new(Self::address(number), 24).expect("a prefix length");
+            table.insert(IpNet::V4(net), number);
+        }
+
+        Self(table)
+    }
+
+    /// Returns an address within the prefix of this number.
+    pub fn address(number: u32) -> Ipv4Addr {
+        Ipv4Addr::from(0x0A00_0001 + (number << 8))
+    }
+
+    /// Looks an address up.
+    pub fn lookup(&self, address: IpAddr) -> Option<u32> {
+        self.0.lookup(address)
+    }
+}
