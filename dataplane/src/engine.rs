@@ -17,6 +17,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::drop::{Counters, DropReason};
 use crate::event::Event;
+use crate::guard::Guard;
 use crate::network::{Network, Seat};
 use crate::noise::{Kind, TunnelId, open_room};
 use crate::path::canonical;
@@ -77,6 +78,7 @@ pub struct Engine {
     entropy: StdRng,
     clock: Clock,
     networks: BTreeMap<NetworkId, Network>,
+    guard: Guard,
     shared: Shared,
     seals: Vec<SealJob<'static>>,
     opens: Vec<OpenJob<'static>>,
@@ -94,6 +96,7 @@ impl Engine {
             entropy,
             clock: Clock { started: config.now, started_unix: config.unix_time, now: config.now },
             networks: BTreeMap::new(),
+            guard: Guard::new(config.now),
             shared: Shared::default(),
             seals: Vec::new(),
             opens: Vec::new(),
@@ -276,6 +279,10 @@ impl Engine {
 
     /// An initiation does not say which network it is for; only the network's key verifies its MAC, at one hash a network.
     fn handle_initiation(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Result<(), DropReason> {
+        let known = || self.networks.values().flat_map(Network::addresses).collect();
+        if !self.guard.admits(from.ip(), now, known) {
+            return Err(DropReason::RateLimited);
+        }
         for network in self.networks.values_mut() {
             match network.receive(from, datagram, now) {
                 Err(DropReason::WrongMac) => {}

@@ -11,6 +11,7 @@ mod drop;
 mod engine;
 mod event;
 mod fragment;
+mod guard;
 mod icmp;
 mod inbox;
 mod ip;

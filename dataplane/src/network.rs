@@ -11,7 +11,7 @@ mod publish;
 pub(crate) use publish::Seat;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -139,6 +139,11 @@ impl Network {
         shared.counters.delivered += 1;
         shared.counters.delivered_bytes += inner.len as u64;
         Ok(())
+    }
+
+    /// Lists the addresses at which members are reached or were heard.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.links.iter().flat_map(|link| link.path.addresses())
     }
 
     /// Lists how each peer is doing.

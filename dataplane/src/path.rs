@@ -2,7 +2,7 @@
 //!
 //! An address counts as confirmed only when a message that came from it proved to be the peer's.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::noise::{ATTEMPT_TIME, RETRY_TIME};
@@ -49,6 +49,11 @@ impl Path {
         let tried = self.attempts.checked_sub(1).and_then(|last| self.target(last));
 
         self.confirmed.or(tried).or(self.candidates.first().copied())
+    }
+
+    /// Lists the IP addresses at which the peer is reached or was heard.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.candidates.iter().chain(&self.confirmed).map(SocketAddr::ip)
     }
 
     /// Returns whether there is any address at all.

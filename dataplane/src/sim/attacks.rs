@@ -285,6 +285,33 @@ fn a_flood_of_handshakes_does_not_lock_out_a_member() {
 }
 
 #[test]
+fn in_a_larger_flood_strangers_are_turned_away_unread_and_members_are_not() {
+    let mut world = World::connected(2);
+    let mut flooder =
+        noise::Interface::new(&key(9, 9), zeroize::Zeroizing::new([9; 32]), world.now, Duration::from_secs(1));
+    let mut tunnel = flooder.new_tunnel(&pub_key(NET, 0), world.now).expect("a tunnel");
+    let initiation = tunnel.initiate_again(world.now).expect("an initiation").to_vec();
+    let flood = |world: &mut World| {
+        for round in 0..10_000_u32 {
+            let from = SocketAddr::from((Ipv4Addr::from_bits(0x0A00_0000 + round), 1234));
+            world.inject(Datagram { from, to: underlay(0), bytes: initiation.clone() });
+        }
+        world.run(Duration::from_millis(100));
+    };
+
+    flood(&mut world);
+    world.say(1, 0, 1);
+    for _ in 0..20 {
+        flood(&mut world);
+    }
+
+    assert_eq!(world.numbers(0), [1], "the member is known by its address");
+    assert!(world.dropped(0, DropReason::RateLimited) >= 200_000);
+    assert!(world.counters(0).control_sent < 3 * 2_100, "few cookies for strangers in each of 3 s");
+    world.assert_accounted();
+}
+
+#[test]
 fn a_key_no_session_can_be_made_with_is_said_so() {
     let mut world = World::connected(2);
     let mut low_order = table(NET, 0, &[0, 1]);
