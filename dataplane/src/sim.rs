@@ -10,6 +10,7 @@ mod foreign;
 mod life;
 mod narrow;
 mod networks;
+mod storm;
 mod wire;
 
 use std::collections::BTreeMap;

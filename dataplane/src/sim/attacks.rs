@@ -390,12 +390,12 @@ proptest! {
 }
 
 /// Member 2 without an engine: seals whatever it is given for host 0.
-struct Mule {
+pub(super) struct Mule {
     tunnel: noise::Tunnel,
 }
 
 impl Mule {
-    fn new(world: &mut World) -> Self {
+    pub(super) fn new(world: &mut World) -> Self {
         let now = world.now;
         let unix_time = EPOCH + (now - start()) + Duration::from_secs(60);
         let mut interface = noise::Interface::new(&key(NET, 2), zeroize::Zeroizing::new([3; 32]), now, unix_time);
@@ -411,7 +411,7 @@ impl Mule {
         Self { tunnel }
     }
 
-    fn tell(&mut self, world: &mut World, packet: &[u8]) {
+    pub(super) fn tell(&mut self, world: &mut World, packet: &[u8]) {
         let mut bytes = vec![0; noise::sealed_len(packet.len())];
         assert!(self.tunnel.begin_seal(world.now).expect("a session").run(packet, &mut bytes));
         world.hosts[0].engine.handle_udp(underlay(2), &bytes, bytes.len(), world.now);
