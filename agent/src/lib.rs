@@ -5,10 +5,15 @@
 //! privileged.
 
 pub mod config;
+#[cfg(test)]
+#[path = "../../fuzz/corpus.rs"]
+mod corpus;
 mod desired;
 pub mod dns;
 pub mod docker;
 mod endpoint;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod kernel;
 pub mod local_api;
 pub mod lock;

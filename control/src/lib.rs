@@ -7,6 +7,8 @@
 mod addresses;
 mod clock;
 mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod init;
 mod listener;
 mod pki;

@@ -136,7 +136,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ip::tests::packet;
+    use crate::sim::packet;
 
     fn packet_of(is_v6: bool, len: usize) -> Vec<u8> {
         let [a, b] = if is_v6 { ["fd00::1", "fd00::2"] } else { ["10.0.0.1", "10.0.0.2"] };

@@ -149,7 +149,7 @@ mod tests {
 
     use super::*;
     use crate::ip;
-    use crate::ip::tests::packet;
+    use crate::sim::packet;
 
     fn error_for(packet: &[u8], mtu: u16) -> Option<Vec<u8>> {
         let inner = ip::parse(packet)?;

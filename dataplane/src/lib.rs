@@ -11,6 +11,8 @@ mod drop;
 mod engine;
 mod event;
 mod fragment;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod guard;
 mod icmp;
 mod inbox;
@@ -25,7 +27,8 @@ mod path_mtu;
 mod probe;
 mod routes;
 mod shared;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), allow(dead_code, reason = "tests use the rest"))]
 mod sim;
 mod stage;
 mod status;

@@ -3,14 +3,26 @@
 //! Each host has one engine (one lane). The world checks what must always hold: a handled timeout is no longer due, and
 //! every packet is in exactly one counter.
 
+#[cfg(test)]
 mod attacks;
+#[cfg(test)]
 mod chaos;
+#[cfg(test)]
 mod faults;
+#[cfg(test)]
 mod foreign;
+pub(crate) mod history;
+#[cfg(test)]
 mod life;
+pub(crate) mod mule;
+#[cfg(test)]
 mod narrow;
+#[cfg(test)]
 mod networks;
+pub(crate) mod sound;
+#[cfg(test)]
 mod storm;
+#[cfg(test)]
 mod wire;
 
 use std::collections::BTreeMap;
@@ -22,7 +34,7 @@ use overlay_core::{NetworkId, NodeId, PrivateKey, PublicKey};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::ip::tests::packet;
+use crate::ip::{V4_HEADER, V6_HEADER};
 use crate::{
     Counters, Direction, DropReason, Engine, EngineConfig, Event, LaneId, NetworkTable, PeerLane, PeerStatus,
     PeerTable, Tables, public_key,
@@ -148,6 +160,31 @@ pub(crate) fn table(network_id: u64, host: usize, members: &[usize]) -> NetworkT
         local: prefixes(host),
         mtu: MTU,
     }
+}
+
+/// Makes a UDP-like packet of `len` bytes in all.
+pub(crate) fn packet(source: IpAddr, destination: IpAddr, len: usize) -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..len).map(|i| u8::try_from(i % 251).expect("small")).collect();
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            bytes[..V4_HEADER].fill(0);
+            bytes[0] = 0x45;
+            bytes[2..4].copy_from_slice(&u16::try_from(len).expect("fits").to_be_bytes());
+            bytes[8..10].copy_from_slice(&[64, 17]);
+            bytes[12..16].copy_from_slice(&source.octets());
+            bytes[16..20].copy_from_slice(&destination.octets());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            bytes[..V6_HEADER].fill(0);
+            bytes[0] = 0x60;
+            bytes[4..6].copy_from_slice(&u16::try_from(len - V6_HEADER).expect("fits").to_be_bytes());
+            bytes[6..8].copy_from_slice(&[17, 64]);
+            bytes[8..24].copy_from_slice(&source.octets());
+            bytes[24..40].copy_from_slice(&destination.octets());
+        }
+        _ => panic!("one family"),
+    }
+    bytes
 }
 
 /// A packet that carries a number.
@@ -311,7 +348,7 @@ impl World {
         self.collect();
     }
 
-    fn collect(&mut self) {
+    pub(crate) fn collect(&mut self) {
         let mut sent = Vec::new();
         for host in &mut self.hosts {
             while let Some(train) = host.engine.poll_transmit() {

@@ -6,6 +6,8 @@
 
 pub mod channel;
 pub mod convert;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod identity;
 pub mod join_line;
 pub mod refusal;

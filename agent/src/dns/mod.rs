@@ -12,11 +12,14 @@
 mod answer;
 mod forward;
 mod front;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod limits;
 mod names;
 mod resolvers;
 mod server;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), allow(dead_code, reason = "tests use the rest"))]
 mod testing;
 
 pub(crate) use front::Front;

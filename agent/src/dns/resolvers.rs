@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 const DNS_PORT: u16 = 53;
 /// As many as the C library looks at.
-const MAX_RESOLVERS: usize = 3;
+pub(super) const MAX_RESOLVERS: usize = 3;
 
 /// The host's resolvers.
 #[derive(Debug)]
@@ -62,7 +62,8 @@ impl Resolvers {
     }
 }
 
-fn parse(text: &str) -> Arc<[SocketAddr]> {
+/// Reads what `resolv.conf` says (resolv.conf(5)); lines that say nothing of use are passed over.
+pub(super) fn parse(text: &str) -> Arc<[SocketAddr]> {
     let resolver = |line: &str| {
         let mut words = line.split_ascii_whitespace();
         (words.next()? == "nameserver").then_some(())?;

@@ -71,4 +71,8 @@ impl World {
     pub(crate) fn names(&self) -> Names {
         Names::new(&self.view, self.sandboxes.iter().cloned())
     }
+
+    pub(crate) fn view(self) -> View {
+        self.view
+    }
 }

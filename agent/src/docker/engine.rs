@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bollard::models::{
-    ContainerStateStatusEnum, EndpointSettings, EventMessage, EventMessageTypeEnum, Ipam, IpamConfig, Network,
-    NetworkCreateRequest,
+    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, EndpointSettings, EventMessage,
+    EventMessageTypeEnum, Ipam, IpamConfig, Network, NetworkCreateRequest,
 };
 use bollard::query_parameters::{
     EventsOptions, InspectContainerOptions, ListContainersOptions, ListNetworksOptions, StartContainerOptions,
@@ -246,46 +246,14 @@ impl Engine {
         let options = ListContainersOptions { all: true, ..ListContainersOptions::default() };
         let listed = self.docker.list_containers(Some(options)).await?;
 
-        Ok(listed
-            .into_iter()
-            .filter_map(|container| {
-                let names = container.names.unwrap_or_default();
-                let networks = container.network_settings.and_then(|settings| settings.networks);
-                let endpoints = sorted(networks).into_values().filter_map(|settings| settings.endpoint_id);
-
-                Some(ListedContainer {
-                    id: container.id?,
-                    // Links to others come as names with more slashes.
-                    name: bare(names.into_iter().find(|name| name.matches('/').count() == 1).as_deref()),
-                    endpoints: endpoints.filter(|id| !id.is_empty()).collect(),
-                })
-            })
-            .collect())
+        Ok(listed.into_iter().filter_map(summary).collect())
     }
 
     /// Describes a container.
     pub(crate) async fn container(&self, id: &str) -> Result<Container, EngineError> {
         let found = self.docker.inspect_container(id, None::<InspectContainerOptions>).await?;
-        let settings = found.network_settings.unwrap_or_default();
-        let state = found.state.unwrap_or_default();
-        let policy = found.host_config.and_then(|config| config.restart_policy).and_then(|policy| policy.name);
-        let networks = sorted(settings.networks);
 
-        Ok(Container {
-            id: found.id.unwrap_or_default(),
-            name: bare(found.name.as_deref()),
-            labels: sorted(found.config.and_then(|config| config.labels)),
-            netns: settings.sandbox_key.map(PathBuf::from).filter(|path| path.is_absolute()),
-            running: state.running.unwrap_or(false),
-            has_run: state.status == Some(ContainerStateStatusEnum::EXITED),
-            error: state.error.unwrap_or_default(),
-            restarts: policy.is_some_and(|name| {
-                use bollard::models::RestartPolicyNameEnum as Name;
-                matches!(name, Name::ALWAYS | Name::UNLESS_STOPPED)
-            }),
-            networks: networks.values().filter_map(|settings| settings.network_id.clone()).collect(),
-            attachments: networks.into_values().filter_map(attachment).collect(),
-        })
+        Ok(description(found))
     }
 
     /// Starts a container.
@@ -321,6 +289,42 @@ fn attachment(settings: EndpointSettings) -> Option<(String, Attachment)> {
     let aliases = settings.aliases.into_iter().flatten().chain(settings.dns_names.into_iter().flatten());
 
     Some((endpoint, Attachment { aliases: aliases.collect() }))
+}
+
+fn summary(container: ContainerSummary) -> Option<ListedContainer> {
+    let names = container.names.unwrap_or_default();
+    let networks = container.network_settings.and_then(|settings| settings.networks);
+    let endpoints = sorted(networks).into_values().filter_map(|settings| settings.endpoint_id);
+
+    Some(ListedContainer {
+        id: container.id?,
+        // Links to others come as names with more slashes.
+        name: bare(names.into_iter().find(|name| name.matches('/').count() == 1).as_deref()),
+        endpoints: endpoints.filter(|id| !id.is_empty()).collect(),
+    })
+}
+
+fn description(found: ContainerInspectResponse) -> Container {
+    let settings = found.network_settings.unwrap_or_default();
+    let state = found.state.unwrap_or_default();
+    let policy = found.host_config.and_then(|config| config.restart_policy).and_then(|policy| policy.name);
+    let networks = sorted(settings.networks);
+
+    Container {
+        id: found.id.unwrap_or_default(),
+        name: bare(found.name.as_deref()),
+        labels: sorted(found.config.and_then(|config| config.labels)),
+        netns: settings.sandbox_key.map(PathBuf::from).filter(|path| path.is_absolute()),
+        running: state.running.unwrap_or(false),
+        has_run: state.status == Some(ContainerStateStatusEnum::EXITED),
+        error: state.error.unwrap_or_default(),
+        restarts: policy.is_some_and(|name| {
+            use bollard::models::RestartPolicyNameEnum as Name;
+            matches!(name, Name::ALWAYS | Name::UNLESS_STOPPED)
+        }),
+        networks: networks.values().filter_map(|settings| settings.network_id.clone()).collect(),
+        attachments: networks.into_values().filter_map(attachment).collect(),
+    }
 }
 
 fn network(network: Network) -> Option<EngineNetwork> {
@@ -380,5 +384,33 @@ impl NewPrefix {
     /// Makes an IPv6 prefix.
     pub(crate) fn v6(subnet: Ipv6Net, gateway: Ipv6Addr) -> Self {
         Self { subnet: subnet.into(), range: None, gateway: Some(gateway.into()), reserved: BTreeMap::new() }
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing {
+    //! What an engine may answer, for fuzzers.
+
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+
+    fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+        serde_json::from_slice(bytes).ok()
+    }
+
+    /// Reads what an engine may have sent, as the client library would: a list of networks or of containers, a container, an event.
+    pub(in crate::docker) fn answers(kind: u8, bytes: &[u8]) -> Vec<Container> {
+        match kind % 4 {
+            0 => drop(read::<Vec<Network>>(bytes).map(|all| all.into_iter().filter_map(network).collect::<Vec<_>>())),
+            1 => {
+                let all = read::<Vec<ContainerSummary>>(bytes);
+                drop(all.map(|all| all.into_iter().filter_map(summary).collect::<Vec<_>>()));
+            }
+            2 => return read(bytes).map(description).into_iter().collect(),
+            _ => drop(read(bytes).map(super::read)),
+        }
+
+        Vec::new()
     }
 }

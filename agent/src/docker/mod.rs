@@ -18,6 +18,8 @@ mod driver;
 mod engine;
 mod fitting;
 mod front;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod gwbridge;
 mod ipam;
 mod naming;

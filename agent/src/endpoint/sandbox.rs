@@ -96,7 +96,7 @@ fn start_time(pid: u32) -> Option<u64> {
 }
 
 /// The name in parentheses may hold anything; what follows the last one is regular (proc_pid_stat(5)).
-fn parse_start_time(stat: &str) -> Option<u64> {
+pub(crate) fn parse_start_time(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?;
     // Field 22; the state is field 3.

@@ -1,59 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::path::split::Batch;
-use crate::path::testing::{Tcp, tcp4, tcp6, udp4};
+use crate::path::testing::{Owned, Tcp, assert_same_flows, tcp4, tcp6, through_the_kernel, udp4};
 
 const BOTH: Offload = Offload { tcp: true, udp: true };
-
-/// The packets of a batch in one buffer, as the engine hands them out.
-struct Owned {
-    bytes: Vec<u8>,
-    ranges: Vec<Range<usize>>,
-}
-
-impl Owned {
-    fn new(packets: &[Vec<u8>]) -> Self {
-        let mut owned = Self { bytes: Vec::new(), ranges: Vec::new() };
-        for packet in packets {
-            let start = owned.bytes.len();
-            owned.bytes.extend(packet);
-            owned.ranges.push(start..owned.bytes.len());
-        }
-
-        owned
-    }
-
-    fn packets(&self) -> Packets<'_> {
-        Packets { bytes: &self.bytes, ranges: &self.ranges }
-    }
-}
-
-/// Merges packets and takes them apart again, as the kernel would: what it must be like.
-fn through_the_kernel(packets: &[Vec<u8>], offload: Offload) -> Vec<Vec<u8>> {
-    let owned = Owned::new(packets);
-    let mut coalescer = Coalescer::default();
-    coalescer.plan(owned.packets(), offload);
-    let mut out = Vec::new();
-    for group in coalescer.groups() {
-        if group.len() == 1 {
-            out.push(owned.packets().packet(group.first()).to_vec());
-            continue;
-        }
-        let mut headers = [0; MAX_HEADERS];
-        let written = group.write_headers(owned.packets(), &mut headers).expect("headers");
-        let mut bytes = headers[..written.len].to_vec();
-        for index in coalescer.members(group) {
-            bytes.extend(&owned.packets().packet(index)[written.skip..]);
-        }
-        let mut batch = Batch::new();
-        batch.room()[..bytes.len()].copy_from_slice(&bytes);
-        batch.push(bytes.len()).expect("a sound super-packet");
-        out.extend(batch.packets().map(<[u8]>::to_vec));
-    }
-
-    out
-}
 
 fn groups_of(packets: &[Vec<u8>], offload: Offload) -> Vec<usize> {
     let owned = Owned::new(packets);
@@ -153,38 +103,12 @@ fn any_packet() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![6 => tcp, 3 => udp, 1 => prop::collection::vec(any::<u8>(), 0..80)]
 }
 
-/// Ids and IPv4 header checksums are the kernel's to make anew.
-fn without_id(packet: &[u8]) -> Vec<u8> {
-    let mut packet = packet.to_vec();
-    if packet.len() >= 20 && packet[0] == 0x45 {
-        packet[4..6].fill(0);
-        packet[10..12].fill(0);
-    }
-
-    packet
-}
-
-fn flow_of(packet: &[u8]) -> Option<(u8, Vec<u8>)> {
-    let segment = Segment::read(packet)?;
-
-    Some((segment.protocol, segment.transport()[..4].to_vec()))
-}
-
 proptest! {
     #[test]
     fn every_flow_comes_out_as_it_went_in(packets in prop::collection::vec(any_packet(), 0..70)) {
         let out = through_the_kernel(&packets, BOTH);
 
-        prop_assert_eq!(out.len(), packets.len());
-        let mut flows: Vec<_> = packets.iter().map(|packet| flow_of(packet)).collect();
-        flows.sort();
-        flows.dedup();
-        for flow in flows {
-            let of = |all: &[Vec<u8>]| -> Vec<_> {
-                all.iter().filter(|packet| flow_of(packet) == flow).map(|packet| without_id(packet)).collect()
-            };
-            prop_assert_eq!(of(&out), of(&packets));
-        }
+        assert_same_flows(&out, &packets);
     }
 
     #[test]

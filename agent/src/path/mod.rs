@@ -17,6 +17,8 @@ pub mod bench;
 mod coalesce;
 mod command;
 mod counters;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod holder;
 mod lane;
 mod lanes;
@@ -25,7 +27,7 @@ mod loopback;
 mod packet;
 mod report;
 mod split;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod testing;
 mod tun;
 mod udp;

@@ -10,6 +10,8 @@ mod networks;
 mod nodes;
 pub(crate) mod record;
 pub(crate) mod state;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod testing;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tokens;

@@ -4,7 +4,7 @@ mod auth;
 mod control;
 mod enrollment;
 mod listing;
-mod requests;
+pub(crate) mod requests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use crate::registry::limits::MAX_CALL_ENDPOINTS;
 use crate::registry::{Announce, Command, CreateNetwork, CreateToken};
 use crate::token::FreshToken;
 
-pub(super) fn announce(request: v1::AnnounceRequest) -> Result<Command, Refusal> {
+pub(crate) fn announce(request: v1::AnnounceRequest) -> Result<Command, Refusal> {
     Ok(Command::Announce(Announce {
         underlay: convert::underlay(&request.underlay)?,
         lane_ports: convert::lane_ports(&request.lane_ports)?,
@@ -18,7 +18,7 @@ pub(super) fn announce(request: v1::AnnounceRequest) -> Result<Command, Refusal>
     }))
 }
 
-pub(super) fn create_network(request: v1::CreateNetworkRequest) -> Result<Command, Refusal> {
+pub(crate) fn create_network(request: v1::CreateNetworkRequest) -> Result<Command, Refusal> {
     let prefix = if request.prefix.is_empty() { None } else { Some(convert::network_prefix(&request.prefix)?) };
 
     Ok(Command::CreateNetwork(CreateNetwork {
@@ -35,7 +35,7 @@ pub(super) fn create_network(request: v1::CreateNetworkRequest) -> Result<Comman
     }))
 }
 
-pub(super) fn enter_network(request: &v1::EnterNetworkRequest) -> Result<Command, Refusal> {
+pub(crate) fn enter_network(request: &v1::EnterNetworkRequest) -> Result<Command, Refusal> {
     Ok(Command::EnterNetwork {
         network: field("network", &request.network)?,
         lane_keys: convert::lane_keys(&request.lane_keys)?,
@@ -43,14 +43,14 @@ pub(super) fn enter_network(request: &v1::EnterNetworkRequest) -> Result<Command
     })
 }
 
-pub(super) fn put_endpoints(request: v1::PutEndpointsRequest) -> Result<Command, Refusal> {
+pub(crate) fn put_endpoints(request: v1::PutEndpointsRequest) -> Result<Command, Refusal> {
     check_count(request.endpoints.len())?;
     let rows = request.endpoints.into_iter().map(TryInto::try_into);
 
     Ok(Command::PutEndpoints(rows.collect::<Result<_, Refusal>>()?))
 }
 
-pub(super) fn remove_endpoints(request: &v1::RemoveEndpointsRequest) -> Result<Command, Refusal> {
+pub(crate) fn remove_endpoints(request: &v1::RemoveEndpointsRequest) -> Result<Command, Refusal> {
     check_count(request.endpoints.len())?;
     let key = |key: &v1::EndpointKey| Ok((field("network", &key.network)?, field("endpoint", &key.endpoint)?));
 
@@ -68,7 +68,7 @@ fn check_count(count: usize) -> Result<(), Refusal> {
     }
 }
 
-pub(super) fn create_token(request: v1::CreateTokenRequest, token: &FreshToken) -> Result<Command, Refusal> {
+pub(crate) fn create_token(request: v1::CreateTokenRequest, token: &FreshToken) -> Result<Command, Refusal> {
     let role = match wire_enum::<v1::Role>(request.role) {
         v1::Role::Unspecified => Role::Node,
         role @ (v1::Role::Admin | v1::Role::Node) => role.try_into()?,

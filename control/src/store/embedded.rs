@@ -313,7 +313,7 @@ mod tests {
 
     use super::*;
     use crate::registry::State;
-    use crate::registry::tests::{NOW, settings, with_tokens};
+    use crate::registry::testing::{NOW, settings, with_tokens};
     use crate::registry::{Actor, Command, CreateNetwork, apply};
 
     fn step_of(state: &mut State, command: Command) -> Step {

@@ -96,7 +96,8 @@ mod tests {
 
     use super::*;
     use crate::registry::apply;
-    use crate::registry::tests::{NOW, command, with_tokens};
+    use crate::registry::testing::{NOW, with_tokens};
+    use crate::registry::tests::command;
     use crate::store::Footprint;
 
     proptest! {

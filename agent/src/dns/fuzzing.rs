@@ -1,0 +1,116 @@
+//! What containers ask, what resolvers answer, and what a host's `resolv.conf` may say, for fuzzers.
+
+use hickory_proto::op::{Message, MessageType, OpCode, Query};
+use hickory_proto::rr::{Name, RecordType};
+
+use overlay_core::View;
+
+use super::answer::{Question, Transport, Verdict, judge};
+use super::names::{Asker, Names};
+use super::resolvers;
+use super::testing::{World, ip};
+
+/// The id of our question.
+const ID: u16 = 0x0C0C;
+
+fn world() -> World {
+    let mut world = World::default().with_network(1, "blue", "10.1.0.0/16").with_endpoint(
+        1,
+        1,
+        "service2",
+        &["alias"],
+        &["10.1.0.2"],
+    );
+    for number in 2..100 {
+        world = world.with_endpoint(1, number, "many", &[], &[&format!("10.1.1.{number}")]);
+    }
+
+    world
+}
+
+fn names() -> Names {
+    world().names()
+}
+
+/// A small membership.
+pub(crate) fn view() -> View {
+    world().view()
+}
+
+fn judged(bytes: &[u8], transport: Transport) -> Verdict {
+    judge(bytes, transport, Asker::Address { network: World::network(1), source: ip("10.1.0.9") }, &names(), 0)
+}
+
+/// Judges a query of a container; the first byte says how it came.
+///
+/// # Panics
+///
+/// When what it is answered, or what is asked elsewhere for it, is no sound message of the right size.
+pub fn dns_queries(bytes: &[u8]) {
+    let Some((&way, query)) = bytes.split_first() else { return };
+    let transport = if way % 2 == 0 { Transport::Udp } else { Transport::Tcp };
+    let most = if transport == Transport::Udp { 1232 } else { usize::from(u16::MAX) };
+    match judged(query, transport) {
+        Verdict::Silence => {}
+        Verdict::Reply(reply) => {
+            assert!(reply.len() <= most);
+            assert_eq!(reply[..2], query[..2], "another id");
+            let reply = Message::from_vec(&reply).expect("a sound answer");
+            assert_eq!(reply.metadata.message_type, MessageType::Response);
+        }
+        Verdict::Forward(question) => {
+            let asked = question.ask(ID);
+            let asked = Message::from_vec(&asked).expect("a sound question");
+            assert_eq!((asked.metadata.id, asked.metadata.message_type), (ID, MessageType::Query));
+        }
+    }
+}
+
+fn question(transport: Transport) -> Box<Question> {
+    let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii("example.com.").expect("a name"), RecordType::A));
+    match judged(&message.to_vec().expect("encodes"), transport) {
+        Verdict::Forward(question) => question,
+        other @ (Verdict::Silence | Verdict::Reply(_)) => panic!("nobody here knows the name, but: {other:?}"),
+    }
+}
+
+/// Takes what a resolver answers; the first byte says how the question came.
+///
+/// # Panics
+///
+/// When the client would get something that is too large or no answer to its question.
+pub fn dns_answers(bytes: &[u8]) {
+    let Some((&way, answer)) = bytes.split_first() else { return };
+    let transport = if way % 2 == 0 { Transport::Udp } else { Transport::Tcp };
+    if let Some(relayed) = question(transport).relay(ID, answer.to_vec()) {
+        assert!(transport == Transport::Tcp || relayed.bytes.len() <= 512, "the client takes no more");
+        assert_eq!(relayed.bytes[..2], 4711_u16.to_be_bytes());
+        assert!(relayed.bytes[2] & 0x80 != 0, "no answer");
+    }
+}
+
+/// Reads a `resolv.conf`.
+///
+/// # Panics
+///
+/// When more resolvers come of it than are ever asked.
+pub fn resolv_conf(bytes: &[u8]) {
+    assert!(resolvers::parse(&String::from_utf8_lossy(bytes)).len() <= resolvers::MAX_RESOLVERS);
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::corpus;
+
+    #[test]
+    fn dns_queries() {
+        corpus::replay("dns_queries", super::dns_queries);
+    }
+
+    #[test]
+    fn dns_answers() {
+        corpus::replay("dns_answers", super::dns_answers);
+    }
+}

@@ -1,0 +1,132 @@
+//! Where fuzzers come in: one function for each kind of input that control reads. None of them may ever panic.
+//!
+//! Their corpora are in `fuzz/corpus`; the tests of this module give every input there again.
+
+use overlay_core::{NetworkId, NodeId, Revision};
+use overlay_proto::{Refusal, v1};
+use prost::Message;
+
+use crate::pki::NodeRequest;
+use crate::registry::testing::{ask, check_invariants, join_with, settings, with_tokens};
+use crate::registry::{Actor, Command, Record, State};
+use crate::service::requests;
+use crate::token::FreshToken;
+
+/// Nodes of the cluster that is asked; the first may change everything.
+const NODES: u8 = 4;
+/// Calls of one input; more say nothing that fewer do not.
+const MOST_CALLS: usize = 64;
+
+fn node(number: u8) -> NodeId {
+    NodeId::from_random(u64::from(number % NODES) + 1)
+}
+
+fn cluster() -> State {
+    let mut state = with_tokens();
+    for number in 0..NODES {
+        let join = join_with(if number == 0 { 1 } else { 2 + number % 2 }, number, &format!("node{number}"));
+        ask(&mut state, Actor::Operator, join).expect("there is room");
+    }
+
+    state
+}
+
+/// Lets nodes ask whatever the wire can carry. A call is the number of the node, the number of the call, the length of its
+/// message in two bytes, and the message.
+///
+/// # Panics
+///
+/// When what must hold in a cluster does not, or a refused call changed something.
+pub fn requests(mut bytes: &[u8]) {
+    let mut state = cluster();
+    for _ in 0..MOST_CALLS {
+        let Some(([actor, kind, high, low], rest)) = bytes.split_first_chunk() else { break };
+        let (message, rest) = rest.split_at(usize::from(u16::from_be_bytes([*high, *low])).min(rest.len()));
+        bytes = rest;
+        let Ok(command) = command(*kind, message) else { continue };
+        let before = state.clone();
+        if let Err(refusal) = ask(&mut state, Actor::Node(node(*actor)), command) {
+            assert!(!refusal.message.is_empty(), "a refusal says why");
+            assert_eq!(state, before);
+        }
+    }
+    check_invariants(&state);
+    let loaded = State::from_records(settings(), state.view().revision, state.records());
+    assert_eq!(loaded, state, "what is written is what is read");
+}
+
+/// Nothing when it is no message of that kind.
+fn command(kind: u8, message: &[u8]) -> Result<Command, Option<Refusal>> {
+    fn decoded<M: Message + Default>(message: &[u8]) -> Result<M, Option<Refusal>> {
+        M::decode(message).map_err(|_| None)
+    }
+    let command = match kind % 10 {
+        0 => requests::announce(decoded(message)?)?,
+        1 => requests::create_network(decoded(message)?)?,
+        2 => requests::enter_network(&decoded(message)?)?,
+        3 => requests::put_endpoints(decoded(message)?)?,
+        4 => requests::remove_endpoints(&decoded(message)?)?,
+        5 => requests::create_token(decoded(message)?, &FreshToken::draw().map_err(|_| None)?)?,
+        6 => Command::RevokeToken(decoded::<v1::RevokeTokenRequest>(message)?.id),
+        7 => Command::RemoveNode(decoded::<v1::RemoveNodeRequest>(message)?.node),
+        8 => {
+            let request: v1::RemoveNetworkRequest = decoded(message)?;
+            Command::RemoveNetwork { network: request.network, force: request.force }
+        }
+        _ => {
+            let network: NetworkId = decoded::<v1::ExitNetworkRequest>(message)?.network.parse().map_err(|_| None)?;
+            Command::ExitNetwork(network)
+        }
+    };
+
+    Ok(command)
+}
+
+/// Reads what a host sends to get a certificate.
+///
+/// # Panics
+///
+/// When two readings of one request differ.
+pub fn certificate_requests(bytes: &[u8]) {
+    let digest = |bytes: &[u8]| NodeRequest::parse(bytes).map(|request| request.digest());
+    assert_eq!(digest(bytes), digest(bytes));
+}
+
+/// Reads rows that control kept, and makes a cluster of them as a start does.
+///
+/// # Panics
+///
+/// When what was read is not what is written of it.
+pub fn control_state(bytes: &[u8]) {
+    let Ok(records) = serde_json::from_slice::<Vec<Record>>(bytes) else { return };
+    let state = State::from_records(settings(), Revision::default(), records);
+    // What contradicts itself is refused at the start.
+    if state.contradiction().is_none() {
+        let again = State::from_records(settings(), Revision::default(), state.records());
+        assert_eq!(again, state);
+    }
+}
+
+#[cfg(test)]
+#[path = "../../fuzz/corpus.rs"]
+mod corpus;
+
+#[cfg(test)]
+mod tests {
+    use super::corpus;
+
+    #[test]
+    fn requests() {
+        corpus::replay("requests", super::requests);
+    }
+
+    #[test]
+    fn certificate_requests() {
+        corpus::replay("certificate_requests", super::certificate_requests);
+    }
+
+    #[test]
+    fn control_state() {
+        corpus::replay("control_state", super::control_state);
+    }
+}

@@ -1,0 +1,88 @@
+//! A cluster to try commands on, and what must hold whatever was asked of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+
+/// The time of tests, in seconds since 1970.
+pub(crate) const NOW: u64 = 1_800_000_000;
+
+/// A cluster of which nothing is known yet.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        cluster: overlay_core::ClusterId::from_random(1),
+        pool: "10.64.0.0/10".parse().expect("a prefix"),
+        listen: "127.0.0.1:1".parse().expect("an address"),
+        advertise: Vec::new(),
+    }
+}
+
+/// Applies a command as the writer does.
+pub(crate) fn ask(state: &mut State, actor: Actor, command: Command) -> Result<Outcome, Refusal> {
+    let (outcome, records) = apply(state, actor, command, NOW)?;
+    if !records.is_empty() {
+        state.commit(records);
+    }
+
+    Ok(outcome)
+}
+
+/// Makes a token that anybody can guess.
+pub(crate) fn token(state: &mut State, id: u8, uses: u32, role: Role) {
+    let create = CreateToken {
+        id: format!("{id:016x}"),
+        digest: Digest::of(&[id]),
+        ttl: 0,
+        uses,
+        role,
+        labels: BTreeMap::new(),
+    };
+    ask(state, Actor::Operator, Command::CreateToken(create)).expect("there is room");
+}
+
+/// Asks to be a node by such a token.
+pub(crate) fn join_with(token: u8, key: u8, name: &str) -> Command {
+    Command::Join(Join {
+        token: format!("{token:016x}"),
+        secret: Digest::of(&[token]),
+        key: Digest::of(&[key, 0]),
+        name: name.parse().expect("a name"),
+        candidate: NodeId::from_random(u64::from(key) + 1),
+    })
+}
+
+/// Makes a cluster with tokens 1 (for admins), 2 and 3, three uses each.
+pub(crate) fn with_tokens() -> State {
+    let mut state = State::new(settings());
+    (1..4).for_each(|id| token(&mut state, id, 3, if id == 1 { Role::Admin } else { Role::Node }));
+
+    state
+}
+
+/// Checks that nobody holds what another holds.
+pub(crate) fn check_invariants(state: &State) {
+    assert_eq!(state.contradiction(), None);
+    for network in state.view().networks.values() {
+        let blocks: Vec<_> = state
+            .view()
+            .members_of(network.id)
+            .flat_map(|m| m.blocks.iter().map(move |b| (m.node, b.prefix)))
+            .collect();
+        for (i, (_, one)) in blocks.iter().enumerate() {
+            assert!(network.prefix.contains(one));
+            let overlap = blocks[i + 1..].iter().any(|(_, other)| one.contains(other) || other.contains(one));
+            assert!(!overlap, "{blocks:?}");
+        }
+        let mut live = BTreeSet::new();
+        for endpoint in state.view().endpoints_of(network.id) {
+            let Some(IpAddr::V4(address)) = endpoint.addresses.first().copied() else { panic!("{endpoint:?}") };
+            assert!(live.insert(address), "{address} is live twice");
+            let holder = blocks.iter().find(|(_, block)| block.contains(&address));
+            assert!(holder.is_none_or(|(node, _)| *node == endpoint.node), "{address} is in a foreign block");
+            let kept = [network.prefix.network(), network.gateway(), network.prefix.broadcast()];
+            assert!(!kept.contains(&address) && network.prefix.contains(&address), "{address}");
+            let member = state.view().member(network.id, endpoint.node).expect("checked above");
+            assert_ne!(member.node_address(network), Some(address));
+        }
+    }
+}
