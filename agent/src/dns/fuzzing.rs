@@ -1,5 +1,7 @@
 //! What containers ask, what resolvers answer, and what a host's `resolv.conf` may say, for fuzzers.
 
+use std::sync::LazyLock;
+
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
 
@@ -28,9 +30,8 @@ fn world() -> World {
     world
 }
 
-fn names() -> Names {
-    world().names()
-}
+/// Made once: nothing changes it.
+static NAMES: LazyLock<Names> = LazyLock::new(|| world().names());
 
 /// A small membership.
 pub(crate) fn view() -> View {
@@ -38,7 +39,7 @@ pub(crate) fn view() -> View {
 }
 
 fn judged(bytes: &[u8], transport: Transport) -> Verdict {
-    judge(bytes, transport, Asker::Address { network: World::network(1), source: ip("10.1.0.9") }, &names(), 0)
+    judge(bytes, transport, Asker::Address { network: World::network(1), source: ip("10.1.0.9") }, &NAMES, 0)
 }
 
 /// Judges a query of a container; the first byte says how it came.

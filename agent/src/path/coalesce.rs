@@ -269,7 +269,7 @@ fn same_flow(first: &[u8], segment: &Segment<'_>) -> bool {
         .is_some_and(|first| first.protocol == segment.protocol && first.addresses() == segment.addresses())
 }
 
-/// Compares what the kernel compares in its own GRO: all but length, id, checksums and sequence number.
+/// Compares what the kernel compares in its own GRO, and the rest: all but length, id, checksums and sequence number.
 fn same_headers(a: &Segment<'_>, b: &Segment<'_>) -> bool {
     let ip = match a.ip_header {
         // Type of service; DF; time to live.
@@ -278,11 +278,12 @@ fn same_headers(a: &Segment<'_>, b: &Segment<'_>) -> bool {
         _ => a.bytes[..4] == b.bytes[..4] && a.bytes[7] == b.bytes[7],
     };
     let (at, bt) = (a.transport(), b.transport());
-    // Acknowledgement number; window; options.
+    // Acknowledgement number; window; urgent pointer, which may stand there without meaning anything; options.
     let transport = a.protocol == UDP
         || (a.headers == b.headers
             && at[8..12] == bt[8..12]
             && at[14..16] == bt[14..16]
+            && at[18..20] == bt[18..20]
             && at[20..a.headers - a.ip_header] == bt[20..b.headers - b.ip_header]);
 
     ip && transport

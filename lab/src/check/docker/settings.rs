@@ -147,7 +147,7 @@ fn adoption(pair: &Pair, notes: &mut Notes) -> Result<()> {
 fn taken(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.docker(1, &["network", "create", "--subnet", "10.85.0.0/16", "a-bridge"])?;
     let create = ["network", "create", "-d", "overlay-wg", "--subnet", "10.85.0.0/16", "taken"];
-    let mut said = String::new();
+    let (mut said, mut removed) = (String::new(), Ok(String::new()));
     let refuses = || match pair.refused(0, &create) {
         Ok(text) => {
             said = text;
@@ -155,11 +155,12 @@ fn taken(pair: &Pair, notes: &mut Notes) -> Result<()> {
         }
         // Host1 has not heard of it yet.
         Err(_) => {
-            let _ = pair.docker(0, &["network", "rm", "taken"]);
-            false
+            removed = pair.docker(0, &["network", "rm", "taken"]);
+            removed.is_err()
         }
     };
     wait_until(PATIENCE, "the prefix is refused", refuses)?;
+    removed?;
     ensure!(
         said.contains("10.85.0.0/16") && said.contains("host2"),
         "the refusal names neither prefix nor host: {said}"
