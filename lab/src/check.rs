@@ -9,6 +9,7 @@ mod foreign;
 mod forgery;
 mod isolation;
 mod loss;
+mod memory;
 mod mtu;
 mod offline;
 mod restart;
@@ -41,7 +42,7 @@ pub struct Check {
 }
 
 /// All checks.
-pub const CHECKS: [Check; 24] = [
+pub const CHECKS: [Check; 25] = [
     Check { name: "offline", what: "the data path needs no control", rounds: 1, run: offline::run },
     Check { name: "restart", what: "agents may be killed at any moment", rounds: 100, run: restart::run },
     Check { name: "control", what: "what control acknowledged survives kill -9", rounds: 20, run: control::run },
@@ -50,6 +51,7 @@ pub const CHECKS: [Check; 24] = [
     Check { name: "isolation", what: "networks are sealed, also with one prefix", rounds: 1, run: isolation::run },
     Check { name: "forgery", what: "nobody speaks with another's address", rounds: 4, run: forgery::run },
     Check { name: "flood", what: "a flood of handshakes stops nobody", rounds: 100, run: flood::run },
+    Check { name: "memory", what: "a thousand peers cost next to nothing", rounds: 50, run: memory::run },
     Check { name: "loss", what: "what an underlay loses harms nothing else", rounds: 3, run: loss::run },
     Check { name: "mtu", what: "no path is too narrow, whatever routers say", rounds: 4, run: mtu::run },
     Check { name: "speed", what: "twice as fast as other userspace WireGuards", rounds: 5, run: speed::run },

@@ -15,8 +15,8 @@ use crate::lab::Lab;
 use crate::snapshot::Snapshot;
 use crate::state::{self, Record};
 use crate::tool::{
-    capture, change, datagrams, fetch, flood, forge, http_server, initiations, ping, plugin, processes, throughput,
-    uapi, usage,
+    capture, change, crowd, datagrams, fetch, flood, forge, http_server, initiations, ping, plugin, processes,
+    throughput, uapi, usage,
 };
 use crate::{bench, demo, enter, holder, keeper};
 
@@ -248,6 +248,9 @@ enum Tool {
     /// Flood a lane with handshake initiations from random addresses
     #[command(hide = true)]
     Initiations(initiations::Options),
+    /// Be many nodes at once
+    #[command(hide = true)]
+    Crowd(crowd::Options),
     /// Configure a userspace WireGuard interface by what standard input says
     #[command(hide = true)]
     Uapi {
@@ -347,6 +350,7 @@ fn run_tool(tool: Tool) -> Result<()> {
         Tool::Addresses { name } => change::print_addresses(&name),
         Tool::Forge(options) => forge::run(&options),
         Tool::Initiations(options) => initiations::run(&options),
+        Tool::Crowd(options) => crowd::run(&options),
         Tool::Uapi { name } => uapi::run(&name),
         Tool::Link { name, change } => change::link(&name, change),
         Tool::Snapshot { folders } => {

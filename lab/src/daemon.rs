@@ -64,6 +64,18 @@ impl Daemon {
         self.pid
     }
 
+    /// What the kernel says of its memory in a field of `/proc/PID/status`, in KiB.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone, or there is no such field.
+    pub fn memory(&self, field: &str) -> Result<u64> {
+        let status = self.host.try_command("cat")?.arg(format!("/proc/{}/status", self.pid)).run()?.stdout;
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+
+        line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).with_context(|| format!("no {field}"))
+    }
+
     /// Kills it with SIGKILL and waits until it is gone.
     ///
     /// # Errors

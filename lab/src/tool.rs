@@ -3,6 +3,7 @@
 pub(crate) mod capture;
 pub(crate) mod change;
 pub(crate) mod checksum;
+pub(crate) mod crowd;
 pub(crate) mod datagrams;
 pub(crate) mod fetch;
 pub(crate) mod flood;

@@ -74,14 +74,15 @@ fn heard(cluster: &Cluster) -> Result<u64> {
 
 /// Throughput without a flood, with one core taken away, and with the flood; and memory before and after.
 fn throughput(cluster: &Cluster, target: &Target, notes: &mut Notes) -> Result<()> {
-    let before = memory(cluster)?;
+    let victim = cluster.agent(1)?;
+    let before = victim.memory("VmRSS")?;
     let quiet = measure(cluster)?;
     let spinner = cluster.host(2).try_command("sh")?.args(["-c", "while :; do :; done"]).spawn()?;
     let with_a_core_less = measure(cluster)?;
     drop(spinner);
     let flood = flood(cluster, target)?;
     let flooded = measure(cluster)?;
-    let after = memory(cluster)?;
+    let after = victim.memory("VmRSS")?;
     drop(flood);
     let growth = after.saturating_sub(before);
     notes.say(&format!(
@@ -105,15 +106,6 @@ fn measure(cluster: &Cluster) -> Result<f64> {
     let summary: Value = serde_json::from_str(&output.stdout).context("no figures")?;
 
     summary["gbit_per_second"].as_f64().context("no figure")
-}
-
-/// The agent's resident memory on host2, in KiB.
-fn memory(cluster: &Cluster) -> Result<u64> {
-    let path = format!("/proc/{}/status", cluster.agent(1)?.pid());
-    let status = cluster.host(1).try_command("cat")?.arg(path).run()?.stdout;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-
-    line.split_whitespace().next().context("a number")?.parse().context("a number")
 }
 
 /// Handshakes of an agent that starts again and again while the flood goes on: the time from its start to its first echo.

@@ -7,6 +7,11 @@ const ECHO_REPLY_V4: u8 = 0;
 const ECHO_REQUEST_V6: u8 = 128;
 const ECHO_REPLY_V6: u8 = 129;
 const HEADER: usize = 8;
+/// The IPv4 header without options, and where in it the protocol and the two addresses are.
+const IPV4_HEADER: usize = 20;
+const PROTOCOL: usize = 9;
+const SOURCE: usize = 12;
+const ICMP: u8 = 1;
 
 /// Writes an echo request. The kernel fills in the checksum of IPv6, which covers addresses that are not known here.
 pub(crate) fn request(to: IpAddr, id: u16, sequence: u16, payload: &[u8]) -> Vec<u8> {
@@ -32,6 +37,29 @@ pub(crate) fn reply(from: IpAddr, id: u16, payload: &[u8], received: &[u8]) -> O
     let answers = header[0] == kind && header[4..6] == id.to_be_bytes() && rest == payload;
 
     answers.then(|| u16::from_be_bytes([header[6], header[7]]))
+}
+
+/// The answer to an IPv4 packet that is an echo request; `None` for anything else.
+pub(crate) fn answer(packet: &[u8]) -> Option<Vec<u8>> {
+    let header = usize::from(packet.first()? & 0x0F) * 4;
+    let is_request = packet[0] >> 4 == 4
+        && packet.get(PROTOCOL) == Some(&ICMP)
+        && packet.len() >= header + HEADER
+        && packet[header] == ECHO_REQUEST_V4;
+    if header < IPV4_HEADER || !is_request {
+        return None;
+    }
+
+    // The header's checksum does not depend on which address is which.
+    let mut answer = packet.to_vec();
+    answer[SOURCE..IPV4_HEADER].rotate_left(4);
+    let message = &mut answer[header..];
+    message[0] = ECHO_REPLY_V4;
+    message[2..4].fill(0);
+    let sum = checksum(message).to_be_bytes();
+    message[2..4].copy_from_slice(&sum);
+
+    Some(answer)
 }
 
 fn skip_ipv4_header(packet: &[u8]) -> Option<&[u8]> {
@@ -78,5 +106,24 @@ mod tests {
         assert_eq!(reply(V4, 7, b"data", &packet), Some(9));
         assert_eq!(reply(V4, 7, b"data", &packet[..20]), None);
         assert_eq!(reply(V4, 7, b"data", &[]), None);
+    }
+
+    #[test]
+    fn a_request_is_answered_to_its_sender_and_nothing_else_is() {
+        let mut packet = vec![0; IPV4_HEADER];
+        (packet[0], packet[PROTOCOL]) = (0x45, ICMP);
+        packet[SOURCE..].copy_from_slice(&[1, 1, 1, 1, 2, 2, 2, 2]);
+        packet.extend(request(V4, 7, 9, b"data"));
+
+        let reply_packet = answer(&packet).expect("a request");
+
+        assert_eq!(reply_packet[SOURCE..IPV4_HEADER], [2, 2, 2, 2, 1, 1, 1, 1]);
+        assert_eq!(checksum(&reply_packet[IPV4_HEADER..]), 0);
+        assert_eq!(reply(V4, 7, b"data", &reply_packet), Some(9));
+        assert_eq!(answer(&reply_packet), None, "a reply");
+        assert_eq!(answer(&packet[..IPV4_HEADER + 4]), None, "short");
+        assert_eq!(answer(&[]), None);
+        packet[PROTOCOL] = 17;
+        assert_eq!(answer(&packet), None, "UDP");
     }
 }

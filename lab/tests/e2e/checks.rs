@@ -59,6 +59,11 @@ fn a_flood_of_handshakes_stops_nobody() {
 }
 
 #[test]
+fn a_thousand_peers_cost_next_to_nothing() {
+    check("memory", 5);
+}
+
+#[test]
 fn what_an_underlay_loses_harms_nothing_else() {
     check("loss", 1);
 }

@@ -1,0 +1,122 @@
+//! `overlay-lab crowd`: many nodes in one process, as control and the other nodes see them.
+//!
+//! Each joins with a token and keys of its own, announces itself, enters the network with one endpoint, and keeps its watch
+//! open. The first of them carry packets too. What a host of its own would have besides, an agent and a kernel, is not here.
+
+mod carrier;
+mod node;
+
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use overlay_core::{Name, View};
+use overlay_proto::JoinLine;
+use serde::{Deserialize, Serialize};
+
+use self::carrier::Carrier;
+use self::node::{Node, Plan};
+use super::stop_on_signal;
+
+/// What the names of its nodes begin with.
+pub(crate) const PREFIX: &str = "crowd-";
+/// Nodes that join, or open their watch, at a time.
+const AT_ONCE: usize = 16;
+
+/// Options of `crowd`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The join line, of a token that admits so many
+    #[arg(long)]
+    join: JoinLine,
+    /// The network they enter
+    #[arg(long)]
+    network: Name,
+    /// This host's underlay address, which all of them announce
+    #[arg(long)]
+    address: Ipv4Addr,
+    /// How many nodes
+    #[arg(long, default_value_t = 1000)]
+    nodes: usize,
+    /// How many of them carry packets and answer echoes
+    #[arg(long, default_value_t = 50)]
+    carrying: usize,
+    /// Lanes of each
+    #[arg(long, default_value_t = 2)]
+    lanes: u16,
+}
+
+/// What is printed once all of them are there, as JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// How long joining took, from the first to the last.
+    pub(crate) join_seconds: f64,
+    /// How long it took until all of them had seen everything.
+    pub(crate) watch_seconds: f64,
+    /// The endpoints' addresses of those that carry packets.
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// Lets all of them join, says so, and carries packets until stopped.
+///
+/// # Errors
+///
+/// When control refuses one of them, or the system gives no sockets.
+#[expect(clippy::print_stdout, reason = "this is a command line")]
+pub(crate) fn run(options: &Options) -> Result<()> {
+    stop_on_signal()?;
+    raise_descriptor_limit()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let start = Instant::now();
+    let mut nodes = runtime.block_on(join(options))?;
+    let joined = start.elapsed();
+    let view = runtime.block_on(watch(&nodes))?;
+
+    let watching = start.elapsed() - joined;
+    let carrying: Vec<_> = nodes.drain(..options.carrying.min(nodes.len())).collect();
+    let report = Report {
+        join_seconds: joined.as_secs_f64(),
+        watch_seconds: watching.as_secs_f64(),
+        addresses: carrying.iter().map(|node| node.address).collect(),
+    };
+    let carrier = Carrier::new(carrying, &view)?;
+    println!("{}", serde_json::to_string(&report)?);
+    std::io::stdout().flush()?;
+
+    carrier.run()
+}
+
+/// A connection and a socket a lane for each node are more than a process may have unless it asks.
+fn raise_descriptor_limit() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot raise the limit of descriptors")
+}
+
+async fn join(options: &Options) -> Result<Vec<Node>> {
+    let join = |number| async move { Node::join(&options.join, plan(options, number)?).await };
+
+    stream::iter(1..=options.nodes).map(join).buffered(AT_ONCE).try_collect().await
+}
+
+fn plan(options: &Options, number: usize) -> Result<Plan> {
+    let bind = |_| UdpSocket::bind(SocketAddr::from((options.address, 0)));
+
+    Ok(Plan {
+        name: format!("{PREFIX}{number}").parse()?,
+        address: options.address,
+        network: options.network.clone(),
+        sockets: (0..options.lanes).map(bind).collect::<Result<_, _>>()?,
+    })
+}
+
+/// Opens all watches, and returns what the first node sees once the last has joined.
+async fn watch(nodes: &[Node]) -> Result<View> {
+    let snapshots: Vec<_> = stream::iter(nodes).map(Node::watch).buffered(AT_ONCE).try_collect().await?;
+    let first = snapshots.into_iter().next().context("a crowd has a node")?;
+
+    Ok(View::try_from(first)?)
+}

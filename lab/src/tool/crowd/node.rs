@@ -1,0 +1,132 @@
+//! One node of the crowd, as control knows it: joined, announced, and on the network with one endpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use overlay_core::ipam::Pool;
+use overlay_core::{Endpoint, EndpointId, Member, Name, Network, NodeId, PrivateKey, Runtime};
+use overlay_dataplane::public_key;
+use overlay_proto::convert::field;
+use overlay_proto::v1::control_client::ControlClient;
+use overlay_proto::v1::enrollment_client::EnrollmentClient;
+use overlay_proto::v1::watch_response::Event;
+use overlay_proto::{JoinLine, channel, tls, v1};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use tonic::transport::Channel;
+
+/// What a node is to be.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Its name.
+    pub(super) name: Name,
+    /// Where it is reached.
+    pub(super) address: Ipv4Addr,
+    /// The network it enters.
+    pub(super) network: Name,
+    /// A socket a lane, on that address.
+    pub(super) sockets: Vec<UdpSocket>,
+}
+
+/// A node that has joined.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// The network it is on.
+    pub(super) network: Network,
+    /// Its membership there.
+    pub(super) member: Member,
+    /// The private halves of that membership's keys.
+    pub(super) keys: Vec<PrivateKey>,
+    /// A socket a lane.
+    pub(super) sockets: Vec<UdpSocket>,
+    /// The address of its endpoint.
+    pub(super) address: IpAddr,
+    control: ControlClient<Channel>,
+}
+
+impl Node {
+    /// Does all that a host does to join and to put a container onto a network.
+    pub(super) async fn join(line: &JoinLine, plan: Plan) -> Result<Self> {
+        let (id, mut control) = enroll(line, &plan.name).await?;
+        control.announce(announcement(&plan)?).await?;
+        let network = find(&mut control, &plan.network).await?;
+        let keys: Vec<_> = plan.sockets.iter().map(|_| PrivateKey::from(rand::random::<[u8; 32]>())).collect();
+        let member = enter(&mut control, &network, &keys).await?;
+        let address = Pool::new(&network, &member).allocate(&BTreeSet::new(), None)?;
+        let endpoint = Endpoint {
+            id: EndpointId::from_random(rand::random()),
+            network: network.id,
+            node: id,
+            name: plan.name,
+            aliases: BTreeSet::new(),
+            addresses: network.addresses(address),
+            labels: BTreeMap::new(),
+            runtime: Runtime::Run,
+        };
+        control.put_endpoints(v1::PutEndpointsRequest { endpoints: vec![endpoint.into()] }).await?;
+
+        Ok(Self { network, member, keys, sockets: plan.sockets, address: address.into(), control })
+    }
+
+    /// Opens the watch and returns the first it is told; what comes later is taken, so that the watch stays open.
+    pub(super) async fn watch(&self) -> Result<v1::Snapshot> {
+        let mut control = self.control.clone();
+        let mut stream = control.watch(v1::WatchRequest::default()).await?.into_inner();
+        let Some(Event::Snapshot(snapshot)) = stream.message().await?.and_then(|response| response.event) else {
+            bail!("control began a watch without a snapshot");
+        };
+        tokio::spawn(async move { while matches!(stream.message().await, Ok(Some(_))) {} });
+
+        Ok(snapshot)
+    }
+}
+
+/// Exchanges the token for a certificate, and connects with it.
+async fn enroll(line: &JoinLine, name: &Name) -> Result<(NodeId, ControlClient<Channel>)> {
+    let key = KeyPair::generate()?;
+    let request = v1::JoinRequest {
+        token_id: line.token_id.clone(),
+        token_secret: line.secret.expose().to_owned(),
+        name: name.to_string(),
+        csr: CertificateParams::default().serialize_request(&key)?.der().to_vec(),
+    };
+    let (stranger, _) = channel::control(&line.addresses, Arc::new(tls::pinned_client(line.pin)?)).await?;
+    let joined = EnrollmentClient::new(stranger).join(request).await?.into_inner();
+    let id = field("node", &joined.node)?;
+
+    let (ca, certificate) = (CertificateDer::from(joined.ca_certificate), CertificateDer::from(joined.certificate));
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+    let config = tls::node_client(ca, certificate, key.into())?;
+    let (member, _) = channel::control(&line.addresses, Arc::new(config)).await?;
+
+    Ok((id, ControlClient::new(member).max_decoding_message_size(channel::MAX_MESSAGE)))
+}
+
+fn announcement(plan: &Plan) -> Result<v1::AnnounceRequest> {
+    let port = |socket: &UdpSocket| Ok(u32::from(socket.local_addr()?.port()));
+
+    Ok(v1::AnnounceRequest {
+        underlay: vec![plan.address.to_string()],
+        lane_ports: plan.sockets.iter().map(port).collect::<Result<_>>()?,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..v1::AnnounceRequest::default()
+    })
+}
+
+async fn find(control: &mut ControlClient<Channel>, name: &Name) -> Result<Network> {
+    let list = control.list_networks(v1::ListNetworksRequest {}).await?.into_inner();
+    let mut networks = list.networks.into_iter().filter_map(|state| state.network);
+    let network = networks.find(|network| network.name == name.to_string());
+
+    Ok(network.with_context(|| format!("there is no network {name}"))?.try_into()?)
+}
+
+async fn enter(control: &mut ControlClient<Channel>, network: &Network, keys: &[PrivateKey]) -> Result<Member> {
+    let lane_keys = keys.iter().map(|key| public_key(key).as_bytes().to_vec()).collect();
+    let request = v1::EnterNetworkRequest { network: network.id.to_string(), lane_keys, blocks: 1 };
+    let entered = control.enter_network(request).await?.into_inner();
+
+    Ok(entered.member.context("control named no membership")?.try_into()?)
+}
