@@ -46,7 +46,11 @@ pub(crate) struct Network {
     /// The inner addresses that live on this node.
     local: PrefixTable<()>,
     peers: Vec<Peer>,
-    links: Vec<Link>,
+    #[expect(
+        clippy::vec_box,
+        reason = "a new table moves every link twice; as pointers they need no second room for that"
+    )]
+    links: Vec<Box<Link>>,
     keys: BTreeMap<PublicKey, LinkIndex>,
     errors: icmp::Budget,
     /// Whether any path carries less than the tunnel would.

@@ -37,7 +37,7 @@ impl Network {
 
     /// Takes over a table with the same key.
     pub(crate) fn publish(&mut self, table: &Arc<NetworkTable>, seat: Seat, shared: &mut Shared, now: Instant) {
-        let mut old: BTreeMap<PublicKey, Link> =
+        let mut old: BTreeMap<PublicKey, Box<Link>> =
             std::mem::take(&mut self.links).into_iter().map(|link| (link.public_key, link)).collect();
         self.table = Arc::clone(table);
         self.routes = PrefixTable::default();
@@ -72,7 +72,7 @@ impl Network {
         &mut self,
         table: &PeerTable,
         seat: Seat,
-        old: &mut BTreeMap<PublicKey, Link>,
+        old: &mut BTreeMap<PublicKey, Box<Link>>,
         moved: &mut Vec<LinkIndex>,
         now: Instant,
     ) {
@@ -88,7 +88,7 @@ impl Network {
             let kept = old.remove(&row.public_key);
             let mut link = match kept.filter(|link| link.node == table.node) {
                 Some(link) => link,
-                None => Link::new(table.node, row.public_key, self.table.mtu, now),
+                None => Box::new(Link::new(table.node, row.public_key, self.table.mtu, now)),
             };
             (link.lane, link.peer) = (LaneId(lane), peer);
             link.is_used = is_used(seat, lane, table.lanes.len());
