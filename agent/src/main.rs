@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use overlay_agent::config::{Arguments, Config, Other};
 use overlay_agent::docker::door;
+use overlay_agent::kernel::heap;
 use overlay_agent::{node, state};
 use tracing_subscriber::EnvFilter;
 
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
 
 fn run(config: Config) -> anyhow::Result<()> {
     config.check()?;
+    heap::share();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("agent").build()?;
 
     runtime.block_on(node::run(config)).map_err(anyhow::Error::from)

@@ -15,6 +15,7 @@ pub mod error;
 #[cfg(test)]
 mod fake;
 mod gso;
+pub mod heap;
 pub mod host;
 mod lock;
 pub mod namespace;
