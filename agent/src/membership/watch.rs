@@ -92,15 +92,14 @@ fn handle(session: &Session, event: Option<Event>) -> Result<(), Ended> {
     match event {
         Some(Event::Snapshot(snapshot)) => {
             let view = View::try_from(snapshot).map_err(Ended::Broken)?;
-            follow(&session.membership, |_| Ok(view))?;
+            follow(&session.membership, |known| {
+                *known = Arc::new(view);
+                Ok(())
+            })?;
         }
         Some(Event::Delta(delta)) => {
             let delta = Delta::try_from(delta).map_err(Ended::Broken)?;
-            follow(&session.membership, |view| {
-                let mut next = view.clone();
-                next.apply_delta(delta).map_err(|gap| Ended::Astray(gap.to_string()))?;
-                Ok(next)
-            })?;
+            follow(&session.membership, |view| go_on(view, delta))?;
         }
         // A sign of life without a change before it: the view we came with is the latest.
         Some(Event::Alive(_)) | None => {
@@ -117,12 +116,22 @@ fn handle(session: &Session, event: Option<Event>) -> Result<(), Ended> {
 
 fn follow(
     membership: &watch::Sender<Membership>,
-    step: impl FnOnce(&View) -> Result<View, Ended>,
+    step: impl FnOnce(&mut Arc<View>) -> Result<(), Ended>,
 ) -> Result<(), Ended> {
-    let view = step(&membership.borrow().view)?;
-    membership.send_replace(Membership { view: Arc::new(view), live: true });
+    let mut outcome = Ok(());
+    membership.send_if_modified(|membership| {
+        outcome = step(&mut membership.view);
+        membership.live |= outcome.is_ok();
+        outcome.is_ok()
+    });
 
-    Ok(())
+    outcome
+}
+
+/// Goes one delta further: in place, unless somebody still reads the view as it was. Whole views are most of what an agent holds
+/// while many nodes join.
+fn go_on(view: &mut Arc<View>, delta: Delta) -> Result<(), Ended> {
+    Arc::make_mut(view).apply_delta(delta).map_err(|gap| Ended::Astray(gap.to_string()))
 }
 
 /// Our own row is always visible to us; where it is gone, we are.
@@ -143,14 +152,23 @@ mod tests {
         let membership = watch::Sender::new(Membership::default());
         let delta = Delta { from: Revision(4), to: Revision(5), changes: Vec::new() };
 
-        let refused = follow(&membership, |view| {
-            let mut next = view.clone();
-            next.apply_delta(delta).map_err(|gap| Ended::Astray(gap.to_string()))?;
-            Ok(next)
-        });
+        let refused = follow(&membership, |view| go_on(view, delta));
 
         assert!(matches!(refused, Err(Ended::Astray(_))));
         assert_eq!(*membership.borrow(), Membership::default());
+    }
+
+    #[test]
+    fn who_still_reads_a_view_keeps_it_as_it_was() {
+        let membership = watch::Sender::new(Membership::default());
+        let read = Arc::clone(&membership.borrow().view);
+        let delta = Delta { from: Revision(0), to: Revision(1), changes: Vec::new() };
+
+        follow(&membership, |view| go_on(view, delta)).expect("it starts there");
+
+        assert_eq!(read.revision, Revision(0));
+        assert_eq!(membership.borrow().view.revision, Revision(1));
+        assert!(membership.borrow().live);
     }
 
     #[test]
