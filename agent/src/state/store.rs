@@ -23,7 +23,7 @@ use super::record::{EndpointRecord, Identity, Joining};
 /// The layout of the tables below; another one is refused.
 const SCHEMA: u64 = 1;
 /// Bytes of the file kept in memory. Everything is read once, so a small cache serves.
-const CACHE: usize = 4 << 20;
+const CACHE: usize = 1 << 20;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const KEYS: TableDefinition<'_, (u64, u16), &[u8]> = TableDefinition::new("keys");
