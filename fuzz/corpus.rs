@@ -8,6 +8,7 @@ use std::path::Path;
 /// # Panics
 ///
 /// When the function does, or there are none.
+#[expect(clippy::print_stdout, reason = "the last input named is the one that failed")]
 pub(super) fn replay(target: &str, give: impl Fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
     let mut paths: Vec<_> = fs::read_dir(&folder)
@@ -18,7 +19,6 @@ pub(super) fn replay(target: &str, give: impl Fn(&[u8])) {
     paths.sort();
     give(&[]);
     for path in paths {
-        // The last one named is the one that failed.
         println!("{}", path.display());
         give(&fs::read(&path).expect("an input"));
     }
