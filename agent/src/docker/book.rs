@@ -101,10 +101,46 @@ impl Book {
 
     /// Writes rows and strikes others out, all or none. When this returns it is on disk.
     pub(crate) async fn write(&self, put: Vec<DockerRow>, remove: Vec<DockerKey>) -> Result<(), Refusal> {
+        self.revise(|_| (put, remove)).await
+    }
+
+    /// Writes that a network of Docker's stands for an overlay network, or for none any more. One that is gone stays so; tells
+    /// whether it is there.
+    pub(crate) async fn bind(&self, docker: &str, network: Option<NetworkId>) -> Result<bool, Refusal> {
+        let mut is_there = false;
+        self.revise(|ledger| {
+            let known = ledger.networks.get(docker);
+            is_there = known.is_some();
+            let known = known.filter(|known| known.network != network).cloned();
+            (
+                known.map(|known| DockerRow::Network(DockerNetwork { network, ..known })).into_iter().collect(),
+                Vec::new(),
+            )
+        })
+        .await?;
+
+        Ok(is_there)
+    }
+
+    /// Strikes a network of Docker's out, and keeps in mind that the one it stands for is to be removed.
+    pub(crate) async fn strike_network(&self, docker: &str) -> Result<(), Refusal> {
+        self.revise(|ledger| match ledger.networks.get(docker) {
+            Some(known) => (
+                known.network.map(DockerRow::Removal).into_iter().collect(),
+                vec![DockerKey::Network(docker.to_owned())],
+            ),
+            None => (Vec::new(), Vec::new()),
+        })
+        .await
+    }
+
+    /// Writes and strikes out what `decide` makes of what stands in the book; nothing changes in between.
+    async fn revise(&self, decide: impl FnOnce(&Ledger) -> (Vec<DockerRow>, Vec<DockerKey>)) -> Result<(), Refusal> {
+        let _one = self.writing.lock().await;
+        let (put, remove) = decide(&self.ledger());
         if put.is_empty() && remove.is_empty() {
             return Ok(());
         }
-        let _one = self.writing.lock().await;
         let (rows, keys) = (put.clone(), remove.clone());
         in_store(&self.store, move |store| store.put_docker(&rows, &keys)).await?;
         self.ledger.send_modify(|ledger| {
@@ -116,16 +152,6 @@ impl Book {
         Ok(())
     }
 
-    /// Writes that a network of Docker's stands for an overlay network, or for none any more. One that is gone stays so.
-    pub(crate) async fn bind(&self, docker: &str, network: Option<NetworkId>) -> Result<(), Refusal> {
-        let Some(known) = self.ledger().networks.get(docker).cloned() else { return Ok(()) };
-        if known.network == network {
-            return Ok(());
-        }
-
-        self.write(vec![DockerRow::Network(DockerNetwork { network, ..known })], Vec::new()).await
-    }
-
     /// States why networks of Docker's cannot be used.
     pub(crate) fn state_conflicts(&self, conflicts: BTreeMap<String, String>) {
         self.ledger.send_if_modified(|ledger| {
@@ -135,5 +161,50 @@ impl Book {
             }
             changed
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Numbering;
+
+    fn network(docker: &str) -> DockerRow {
+        DockerRow::Network(DockerNetwork {
+            id: docker.to_owned(),
+            network: None,
+            prefix: "10.1.0.0/16".parse().expect("a prefix"),
+            gateway: [10, 1, 0, 1].into(),
+            prefix6: None,
+            gateway6: None,
+            reserved: BTreeMap::new(),
+            internal: false,
+            options: BTreeMap::new(),
+            numbering: Numbering::Engine,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_network_that_is_removed_while_it_is_bound_is_gone_and_remembered() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (store, _) = Store::open(&folder.path().join("state")).expect("a store");
+        let book = Book::new(store, Vec::new());
+        let id = NetworkId::from_random(7);
+        for bound_first in [true, false] {
+            book.write(vec![network("aa")], vec![DockerKey::Removal(id)]).await.expect("written");
+
+            let (bound, struck) = if bound_first {
+                tokio::join!(book.bind("aa", Some(id)), book.strike_network("aa"))
+            } else {
+                let (struck, bound) = tokio::join!(book.strike_network("aa"), book.bind("aa", Some(id)));
+                (bound, struck)
+            };
+
+            struck.expect("written");
+            assert_eq!(bound.expect("written"), bound_first);
+            let ledger = book.ledger();
+            assert_eq!(ledger.networks.len(), 0, "it does not come back");
+            assert_eq!(ledger.removals.contains(&id), bound_first, "who binds it too late must see to it");
+        }
     }
 }

@@ -21,9 +21,7 @@ use crate::kernel::sandbox::mac_of;
 use crate::membership::publish;
 use crate::node::Desk;
 use crate::session::Session;
-use crate::state::{
-    DockerKey, DockerNetwork, DockerPool, DockerRow, DockerSandbox, EndpointRecord, Numbering, SandboxRecord,
-};
+use crate::state::{DockerNetwork, DockerPool, DockerRow, DockerSandbox, EndpointRecord, Numbering, SandboxRecord};
 
 /// The driver of networks and addresses.
 #[derive(Debug)]
@@ -71,7 +69,7 @@ impl Driver for OverlayDriver {
 
     async fn delete_network(&self, network: String) -> Result<(), Refusal> {
         match self.desk.session() {
-            Ok(session) => delete_network(&session, network).await,
+            Ok(session) => session.docker.strike_network(&network).await,
             Err(_) => Ok(()),
         }
     }
@@ -158,14 +156,6 @@ fn ours(
 }
 
 /// Forgets a network. One that stands for an overlay network was removed by a person: control is told when it can be.
-async fn delete_network(session: &Session, id: String) -> Result<(), Refusal> {
-    let ledger = session.docker.ledger();
-    let Some(known) = ledger.networks.get(&id) else { return Ok(()) };
-    let removal = known.network.map(DockerRow::Removal);
-
-    session.docker.write(removal.into_iter().collect(), vec![DockerKey::Network(id)]).await
-}
-
 fn find(session: &Session, endpoint: &str) -> Option<EndpointRecord> {
     let is_it = |record: &&EndpointRecord| record.sandbox.docker().is_some_and(|docker| docker.endpoint == endpoint);
 

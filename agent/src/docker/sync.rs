@@ -308,6 +308,7 @@ async fn perform(
                 .docker
                 .bind(docker, Some(*network))
                 .await
+                .map(drop)
                 .map_err(|r| (About::Docker(docker.clone()), r.to_string()))
         }
         Step::Publish(docker, id) => {
@@ -358,8 +359,7 @@ async fn publish(
     };
     let network = answer.network.map(|network| network.id).unwrap_or_default();
     let network: NetworkId = overlay_proto::convert::field("network.id", &network)?;
-    session.docker.bind(docker, Some(network)).await?;
-    if !session.docker.ledger().networks.contains_key(docker) {
+    if !session.docker.bind(docker, Some(network)).await? {
         // A person removed it meanwhile.
         return session.docker.write(vec![DockerRow::Removal(network)], Vec::new()).await;
     }
