@@ -278,10 +278,11 @@ fn same_headers(a: &Segment<'_>, b: &Segment<'_>) -> bool {
         _ => a.bytes[..4] == b.bytes[..4] && a.bytes[7] == b.bytes[7],
     };
     let (at, bt) = (a.transport(), b.transport());
-    // Acknowledgement number; window; urgent pointer, which may stand there without meaning anything; options.
+    // Acknowledgement number; reserved bits, one of them accurate ECN's (RFC 9768); window; urgent pointer, which may stand there
+    // without meaning anything; options.
     let transport = a.protocol == UDP
         || (a.headers == b.headers
-            && at[8..12] == bt[8..12]
+            && at[8..13] == bt[8..13]
             && at[14..16] == bt[14..16]
             && at[18..20] == bt[18..20]
             && at[20..a.headers - a.ip_header] == bt[20..b.headers - b.ip_header]);
