@@ -2,8 +2,8 @@
 //!
 //! Their corpora are in `fuzz/corpus`; the tests of this module give every input there again.
 
-use overlay_core::{NetworkId, NodeId, Revision};
-use overlay_proto::{Refusal, v1};
+use overlay_core::{NodeId, Revision};
+use overlay_proto::v1;
 use prost::Message;
 
 use crate::pki::NodeRequest;
@@ -43,7 +43,7 @@ pub fn requests(mut bytes: &[u8]) {
         let Some(([actor, kind, high, low], rest)) = bytes.split_first_chunk() else { break };
         let (message, rest) = rest.split_at(usize::from(u16::from_be_bytes([*high, *low])).min(rest.len()));
         bytes = rest;
-        let Ok(command) = command(*kind, message) else { continue };
+        let Some(command) = command(*kind, message) else { continue };
         let before = state.clone();
         if let Err(refusal) = ask(&mut state, Actor::Node(node(*actor)), command) {
             assert!(!refusal.message.is_empty(), "a refusal says why");
@@ -55,31 +55,27 @@ pub fn requests(mut bytes: &[u8]) {
     assert_eq!(loaded, state, "what is written is what is read");
 }
 
-/// Nothing when it is no message of that kind.
-fn command(kind: u8, message: &[u8]) -> Result<Command, Option<Refusal>> {
-    fn decoded<M: Message + Default>(message: &[u8]) -> Result<M, Option<Refusal>> {
-        M::decode(message).map_err(|_| None)
+/// Nothing when it is no message of that kind, or one that is refused as it is read.
+fn command(kind: u8, message: &[u8]) -> Option<Command> {
+    fn decoded<M: Message + Default>(message: &[u8]) -> Option<M> {
+        M::decode(message).ok()
     }
-    let command = match kind % 10 {
-        0 => requests::announce(decoded(message)?)?,
-        1 => requests::create_network(decoded(message)?)?,
-        2 => requests::enter_network(&decoded(message)?)?,
-        3 => requests::put_endpoints(decoded(message)?)?,
-        4 => requests::remove_endpoints(&decoded(message)?)?,
-        5 => requests::create_token(decoded(message)?, &FreshToken::draw().map_err(|_| None)?)?,
-        6 => Command::RevokeToken(decoded::<v1::RevokeTokenRequest>(message)?.id),
-        7 => Command::RemoveNode(decoded::<v1::RemoveNodeRequest>(message)?.node),
+
+    match kind % 10 {
+        0 => requests::announce(decoded(message)?).ok(),
+        1 => requests::create_network(decoded(message)?).ok(),
+        2 => requests::enter_network(&decoded(message)?).ok(),
+        3 => requests::put_endpoints(decoded(message)?).ok(),
+        4 => requests::remove_endpoints(&decoded(message)?).ok(),
+        5 => requests::create_token(decoded(message)?, &FreshToken::draw().ok()?).ok(),
+        6 => Some(Command::RevokeToken(decoded::<v1::RevokeTokenRequest>(message)?.id)),
+        7 => Some(Command::RemoveNode(decoded::<v1::RemoveNodeRequest>(message)?.node)),
         8 => {
             let request: v1::RemoveNetworkRequest = decoded(message)?;
-            Command::RemoveNetwork { network: request.network, force: request.force }
+            Some(Command::RemoveNetwork { network: request.network, force: request.force })
         }
-        _ => {
-            let network: NetworkId = decoded::<v1::ExitNetworkRequest>(message)?.network.parse().map_err(|_| None)?;
-            Command::ExitNetwork(network)
-        }
-    };
-
-    Ok(command)
+        _ => decoded::<v1::ExitNetworkRequest>(message)?.network.parse().ok().map(Command::ExitNetwork),
+    }
 }
 
 /// Reads what a host sends to get a certificate.

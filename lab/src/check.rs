@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::capture::Capture;
+use crate::command::HostCommand;
 use crate::lab::Lab;
 
 /// Sent as payload wherever nothing may be readable between hosts.
@@ -114,6 +115,21 @@ pub(crate) fn percentile(times: &[Duration], percent: usize) -> Duration {
     let index = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
 
     sorted.get(index).copied().unwrap_or_default()
+}
+
+/// Returns the middle one of some figures.
+pub(crate) fn median(figures: &mut [f64]) -> f64 {
+    figures.sort_by(f64::total_cmp);
+
+    figures.get(figures.len() / 2).copied().unwrap_or_default()
+}
+
+/// Sends one TCP stream from where `command` runs to a `throughput serve` at `to`, and returns Gbit/s.
+pub(crate) fn throughput(command: HostCommand, to: &str, seconds: &str) -> Result<f64> {
+    let output = command.args(["throughput", "client", "--json", "--seconds", seconds, to]).run()?;
+    let summary: serde_json::Value = serde_json::from_str(&output.stdout).context("no figures")?;
+
+    summary["gbit_per_second"].as_f64().context("no figure")
 }
 
 /// A time as figures show it.

@@ -1,31 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::dns::testing::{World, ip};
-
-fn names() -> Names {
-    let mut world = World::default().with_network(1, "blue", "10.1.0.0/16");
-    world = world.with_endpoint(1, 1, "service2", &[], &["10.1.0.2"]);
-    for number in 2..100 {
-        world = world.with_endpoint(1, number, "many", &[], &[&format!("10.1.1.{number}")]);
-    }
-
-    world.names()
-}
-
-fn judged(bytes: &[u8], transport: Transport) -> Verdict {
-    let asker = Asker::Address { network: World::network(1), source: ip("10.1.0.9") };
-
-    judge(bytes, transport, asker, &names(), 0)
-}
-
-fn query(name: &str, kind: RecordType) -> Message {
-    let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
-    message.metadata.recursion_desired = true;
-    message.add_query(Query::query(Name::from_ascii(name).expect("a name"), kind));
-
-    message
-}
+use crate::dns::testing::{judged, query};
 
 fn reply_to(message: &Message, transport: Transport) -> Message {
     match judged(&message.to_vec().expect("encodes"), transport) {

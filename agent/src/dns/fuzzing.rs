@@ -1,45 +1,19 @@
 //! What containers ask, what resolvers answer, and what a host's `resolv.conf` may say, for fuzzers.
 
-use std::sync::LazyLock;
-
-use hickory_proto::op::{Message, MessageType, OpCode, Query};
-use hickory_proto::rr::{Name, RecordType};
-
+use hickory_proto::op::{Message, MessageType};
+use hickory_proto::rr::RecordType;
 use overlay_core::View;
 
-use super::answer::{Question, Transport, Verdict, judge};
-use super::names::{Asker, Names};
+use super::answer::{Question, Transport, Verdict};
 use super::resolvers;
-use super::testing::{World, ip};
+use super::testing::{blue, judged, query};
 
 /// The id of our question.
 const ID: u16 = 0x0C0C;
 
-fn world() -> World {
-    let mut world = World::default().with_network(1, "blue", "10.1.0.0/16").with_endpoint(
-        1,
-        1,
-        "service2",
-        &["alias"],
-        &["10.1.0.2"],
-    );
-    for number in 2..100 {
-        world = world.with_endpoint(1, number, "many", &[], &[&format!("10.1.1.{number}")]);
-    }
-
-    world
-}
-
-/// Made once: nothing changes it.
-static NAMES: LazyLock<Names> = LazyLock::new(|| world().names());
-
 /// A small membership.
 pub(crate) fn view() -> View {
-    world().view()
-}
-
-fn judged(bytes: &[u8], transport: Transport) -> Verdict {
-    judge(bytes, transport, Asker::Address { network: World::network(1), source: ip("10.1.0.9") }, &NAMES, 0)
+    blue().view()
 }
 
 /// Judges a query of a container; the first byte says how it came.
@@ -68,9 +42,7 @@ pub fn dns_queries(bytes: &[u8]) {
 }
 
 fn question(transport: Transport) -> Box<Question> {
-    let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
-    message.metadata.recursion_desired = true;
-    message.add_query(Query::query(Name::from_ascii("example.com.").expect("a name"), RecordType::A));
+    let message = query("example.com.", RecordType::A);
     match judged(&message.to_vec().expect("encodes"), transport) {
         Verdict::Forward(question) => question,
         other @ (Verdict::Silence | Verdict::Reply(_)) => panic!("nobody here knows the name, but: {other:?}"),

@@ -2,18 +2,47 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
+use hickory_proto::op::{Message, MessageType, OpCode, Query};
+use hickory_proto::rr::{Name, RecordType};
 use overlay_core::network::NetworkMode;
 use overlay_core::view::{Change, View};
 use overlay_core::{Endpoint, EndpointId, Network, NetworkId, NodeId, Runtime};
 
-use super::names::Names;
+use super::answer::{Transport, Verdict, judge};
+use super::names::{Asker, Names};
 
 /// A View and the sandboxes of this node.
 #[derive(Debug, Default)]
 pub(crate) struct World {
     view: View,
     sandboxes: Vec<Vec<(NetworkId, EndpointId)>>,
+}
+
+/// One network with a name of one address, its alias, and a name of 98 addresses.
+pub(crate) fn blue() -> World {
+    let world = World::default().with_network(1, "blue", "10.1.0.0/16");
+    let world = world.with_endpoint(1, 1, "service2", &["alias"], &["10.1.0.2"]);
+
+    (2..100).fold(world, |world, number| world.with_endpoint(1, number, "many", &[], &[&format!("10.1.1.{number}")]))
+}
+
+/// Judges a query of somebody on that network.
+pub(crate) fn judged(bytes: &[u8], transport: Transport) -> Verdict {
+    /// Made once: nothing changes it.
+    static NAMES: LazyLock<Names> = LazyLock::new(|| blue().names());
+
+    judge(bytes, transport, Asker::Address { network: World::network(1), source: ip("10.1.0.9") }, &NAMES, 0)
+}
+
+/// Writes a question as a resolver of the C library asks it.
+pub(crate) fn query(name: &str, kind: RecordType) -> Message {
+    let mut message = Message::new(4711, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii(name).expect("a name"), kind));
+
+    message
 }
 
 pub(crate) fn ip(text: &str) -> IpAddr {

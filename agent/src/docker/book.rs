@@ -122,7 +122,8 @@ impl Book {
         Ok(is_there)
     }
 
-    /// Strikes a network of Docker's out, and keeps in mind that the one it stands for is to be removed.
+    /// Strikes a network of Docker's out. One that stands for an overlay network was removed by a person: control is told when
+    /// it can be.
     pub(crate) async fn strike_network(&self, docker: &str) -> Result<(), Refusal> {
         self.revise(|ledger| match ledger.networks.get(docker) {
             Some(known) => (

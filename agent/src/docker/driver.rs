@@ -155,7 +155,6 @@ fn ours(
     Ok((numbering, std::iter::once(v4).chain(v6).collect()))
 }
 
-/// Forgets a network. One that stands for an overlay network was removed by a person: control is told when it can be.
 fn find(session: &Session, endpoint: &str) -> Option<EndpointRecord> {
     let is_it = |record: &&EndpointRecord| record.sandbox.docker().is_some_and(|docker| docker.endpoint == endpoint);
 

@@ -263,24 +263,24 @@ async fn tell_removals(session: &Session) -> bool {
             }
             Err(away) => Err(away),
         };
-        let mut in_use = false;
-        match asked {
+        let comes_back = match asked {
             Ok(revision) => {
                 let mut membership = session.membership.subscribe();
                 let arrived = membership.wait_for(|membership| membership.view.revision.0 >= revision);
                 let _ = tokio::time::timeout(std::time::Duration::from_secs(2), arrived).await;
+                false
             }
-            Err(refusal) if refusal.code == Code::NotFound => {}
+            Err(refusal) if refusal.code == Code::NotFound => false,
             Err(refusal) if refusal.code == Code::InUse || refusal.code == Code::NotAllowed => {
                 tracing::warn!(%network, reason = %refusal, "A network removed with Docker is in use elsewhere and comes back");
-                in_use = true;
+                true
             }
             Err(_) => {
                 waits = true;
                 continue;
             }
-        }
-        if !in_use && session.membership.borrow().view.networks.contains_key(&network) {
+        };
+        if !comes_back && session.membership.borrow().view.networks.contains_key(&network) {
             // As long as the news has not come, it would be made again.
             waits = true;
             continue;

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
 use super::{Notes, PATIENCE, ms, percentile};
 use crate::cluster::Cluster;
@@ -101,11 +100,7 @@ fn throughput(cluster: &Cluster, target: &Target, notes: &mut Notes) -> Result<(
 }
 
 fn measure(cluster: &Cluster) -> Result<f64> {
-    let client = ["throughput", "client", "--json", "--seconds", SECONDS, "sink"];
-    let output = cluster.container(0, "net", "load")?.args(client).run()?;
-    let summary: Value = serde_json::from_str(&output.stdout).context("no figures")?;
-
-    summary["gbit_per_second"].as_f64().context("no figure")
+    super::throughput(cluster.container(0, "net", "load")?, "sink", SECONDS)
 }
 
 /// Handshakes of an agent that starts again and again while the flood goes on: the time from its start to its first echo.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Notes, PATIENCE};
+use super::{Notes, PATIENCE, throughput};
 use crate::cluster::Cluster;
 use crate::command::Running;
 use crate::daemon::Daemon;
@@ -55,7 +55,8 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let sessions = echo(&cluster, &report)?;
     most = most.max(measure(&agent, &format!("{in_use} of them in use, by {sessions} sessions"), notes)?);
 
-    let (sent, received) = (throughput(&cluster, MEASURED, "far")?, throughput(&cluster, FAR, "near")?);
+    let stream = |host, to| throughput(cluster.container(host, "net", "load")?, to, SECONDS);
+    let (sent, received) = (stream(MEASURED, "far")?, stream(FAR, "near")?);
     let burst = format!("after {SECONDS} s at {sent:.2} and {SECONDS} s at {received:.2} Gbit/s with another");
     most = most.max(measure(&agent, &burst, notes)?);
     notes.say(&format!("the most it ever took: {}", mib(agent.memory("VmHWM")?)));
@@ -131,15 +132,6 @@ fn rows(cluster: &Cluster) -> Result<Vec<Value>> {
     let is_of_crowd = |row: &&Value| row["node"].as_str().is_some_and(|name| name.starts_with(PREFIX));
 
     Ok(peers.as_array().context("peers --json is no list")?.iter().filter(is_of_crowd).cloned().collect())
-}
-
-/// Gbit/s from a container of `host` to the one called `to`.
-fn throughput(cluster: &Cluster, host: usize, to: &str) -> Result<f64> {
-    let client = ["throughput", "client", "--json", "--seconds", SECONDS, to];
-    let output = cluster.container(host, "net", "load")?.args(client).run()?;
-    let summary: Value = serde_json::from_str(&output.stdout).context("no figures")?;
-
-    summary["gbit_per_second"].as_f64().context("no figure")
 }
 
 /// KiB as people read them.

@@ -1,10 +1,9 @@
 //! Throughput of one TCP stream between two containers, against other userspace WireGuards between the same two hosts.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
-use super::Notes;
+use super::{Notes, median, throughput};
 use crate::cluster::Cluster;
-use crate::command::HostCommand;
 use crate::rival::Rival;
 use crate::stock::Stock;
 
@@ -30,9 +29,9 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let mut ours = Vec::new();
     let mut theirs = vec![Vec::new(); rivals.len()];
     for _ in 0..rounds {
-        ours.push(measure(cluster.container(0, "net", "load")?, "sink")?);
+        ours.push(throughput(cluster.container(0, "net", "load")?, "sink", SECONDS)?);
         for (rival, figures) in rivals.iter().zip(&mut theirs) {
-            figures.push(measure(cluster.host(0).try_command("overlay-lab")?, &rival.address())?);
+            figures.push(throughput(cluster.host(0).try_command("overlay-lab")?, &rival.address(), SECONDS)?);
         }
     }
 
@@ -59,17 +58,4 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
         Rival::forget(host)?;
     }
     cluster.finish()
-}
-
-fn measure(command: HostCommand, to: &str) -> Result<f64> {
-    let output = command.args(["throughput", "client", "--json", "--seconds", SECONDS, to]).run()?;
-    let summary: serde_json::Value = serde_json::from_str(&output.stdout).context("no figures")?;
-
-    summary["gbit_per_second"].as_f64().context("no figure")
-}
-
-fn median(figures: &mut [f64]) -> f64 {
-    figures.sort_by(f64::total_cmp);
-
-    figures.get(figures.len() / 2).copied().unwrap_or_default()
 }

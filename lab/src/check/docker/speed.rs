@@ -1,10 +1,9 @@
 //! Throughput between containers of two engines: ours with Docker, ours without, and Swarm's own overlay (VXLAN, in clear).
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::pair::Pair;
-use crate::check::{Notes, PATIENCE};
-use crate::command::HostCommand;
+use crate::check::{Notes, PATIENCE, median, throughput};
 use crate::docker::IMAGE;
 use crate::wait::wait_until;
 
@@ -33,13 +32,13 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let inside = |name| pair.engines[0].docker(&["exec", name, "/bin/overlay-lab"]);
     for (name, to) in [("load", "sink"), ("swarm-load", "swarm-sink")] {
         wait_until(PATIENCE, "the sink is found", || {
-            inside(name).is_ok_and(|command| measure(command, to, "0.1").is_ok())
+            inside(name).is_ok_and(|command| throughput(command, to, "0.1").is_ok())
         })?;
     }
     for _ in 0..rounds {
-        figures[0].push(measure(inside("load")?, "sink", SECONDS)?);
-        figures[1].push(measure(pair.cluster.container(0, "plain", "plain-load")?, "plain-sink", SECONDS)?);
-        figures[2].push(measure(inside("swarm-load")?, "swarm-sink", SECONDS)?);
+        figures[0].push(throughput(inside("load")?, "sink", SECONDS)?);
+        figures[1].push(throughput(pair.cluster.container(0, "plain", "plain-load")?, "plain-sink", SECONDS)?);
+        figures[2].push(throughput(inside("swarm-load")?, "swarm-sink", SECONDS)?);
     }
     let [docker, own, vxlan] = figures.each_mut().map(|figures| median(figures));
     notes.say(&format!("containers of Docker on our network: {docker:.2} Gbit/s ({:.2?})", figures[0]));
@@ -81,17 +80,4 @@ fn swarm(pair: &Pair) -> Result<()> {
     )?;
     pair.docker(0, &["network", "create", "-d", "overlay", "--attachable", "--subnet", "10.99.0.0/16", "swarm"])
         .map(drop)
-}
-
-fn measure(command: HostCommand, to: &str, seconds: &str) -> Result<f64> {
-    let output = command.args(["throughput", "client", "--json", "--seconds", seconds, to]).run()?;
-    let summary: serde_json::Value = serde_json::from_str(&output.stdout).context("no figures")?;
-
-    summary["gbit_per_second"].as_f64().context("no figure")
-}
-
-fn median(figures: &mut [f64]) -> f64 {
-    figures.sort_by(f64::total_cmp);
-
-    figures.get(figures.len() / 2).copied().unwrap_or_default()
 }
