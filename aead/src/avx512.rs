@@ -1,0 +1,139 @@
+//! The cipher in vectors of 512 bits: a whole message is enciphered, then its ciphertext is authenticated.
+//!
+//! Nothing here looks at a secret to decide where to go or what to load, so time tells nothing of keys and contents, only
+//! lengths. `lanes` alone touches memory by address.
+
+#![expect(unsafe_code, reason = "functions for one kind of processor may only be called on it")]
+
+mod chacha20;
+mod lanes;
+mod poly1305;
+
+use subtle::ConstantTimeEq;
+
+use self::chacha20::State;
+use self::lanes::{Lanes, xor};
+use crate::{KEY_LEN, NONCE_LEN, Refused, TAG_LEN};
+
+/// The shortest message worth it, in bytes: `ring` does shorter ones as fast (benchmark `messages`).
+const SHORTEST: usize = 320;
+/// The longest message, in bytes: any that a datagram carries, and far from where the block counter ends.
+const LONGEST: usize = 1 << 20;
+/// Bytes of a block of ChaCha20 (RFC 8439, section 2.3).
+const BLOCK: usize = 64;
+
+/// The proof that this processor has what this module needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    /// Returns the cipher if the processor has it and it is the better one for `len` bytes.
+    pub(crate) fn for_message(len: usize) -> Option<Self> {
+        let suits = (SHORTEST..=LONGEST).contains(&len);
+
+        (suits && Self::is_here()).then_some(Self(()))
+    }
+
+    fn is_here() -> bool {
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512ifma")
+    }
+
+    /// Seals `plaintext` and the zeros that fill it up to `ciphertext`, and returns the tag.
+    pub(crate) fn seal(
+        self,
+        key: &[u8; KEY_LEN],
+        nonce: &[u8; NONCE_LEN],
+        plaintext: &[u8],
+        ciphertext: &mut [u8],
+    ) -> [u8; TAG_LEN] {
+        // SAFETY: a value of this type is made only where the processor has these features.
+        unsafe {
+            let one_time_key = encipher(key, nonce, plaintext, ciphertext);
+
+            poly1305::mac(&one_time_key, ciphertext)
+        }
+    }
+
+    /// Opens `ciphertext` into `plaintext`, which is as long.
+    pub(crate) fn open(
+        self,
+        key: &[u8; KEY_LEN],
+        nonce: &[u8; NONCE_LEN],
+        ciphertext: &[u8],
+        tag: &[u8; TAG_LEN],
+        plaintext: &mut [u8],
+    ) -> Result<(), Refused> {
+        // SAFETY: a value of this type is made only where the processor has these features.
+        let expected = unsafe {
+            let one_time_key = encipher(key, nonce, ciphertext, plaintext);
+
+            poly1305::mac(&one_time_key, ciphertext)
+        };
+        if bool::from(expected.ct_eq(tag)) {
+            return Ok(());
+        }
+        plaintext.fill(0);
+
+        Err(Refused)
+    }
+}
+
+/// Writes `from`, followed by zeros, into `to` under the key stream, and returns the one-time key of Poly1305, which is the start
+/// of the key stream (RFC 8439, section 2.6).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn encipher(key: &[u8; KEY_LEN], nonce: &[u8; NONCE_LEN], from: &[u8], to: &mut [u8]) -> [u64; 4] {
+    let state = State::new(key, nonce);
+    let first = state.sixteen(0);
+    let (now, mut to) = split(to, 15);
+    let (now_from, mut from) = from.split_at(from.len().min(now.len()));
+    xor_all(&first[1..], now_from, now);
+
+    let mut counter = 16;
+    while !to.is_empty() {
+        let blocks = if to.len() <= 8 * BLOCK { 8 } else { 16 };
+        let (now, later) = split(to, blocks);
+        let (now_from, later_from) = from.split_at(from.len().min(now.len()));
+        if blocks == 8 {
+            xor_all(&state.eight(counter), now_from, now);
+            counter += 8;
+        } else {
+            xor_all(&state.sixteen(counter), now_from, now);
+            counter += 16;
+        }
+        (to, from) = (later, later_from);
+    }
+
+    lanes::first_words(first[0])
+}
+
+fn split(bytes: &mut [u8], blocks: usize) -> (&mut [u8], &mut [u8]) {
+    let len = bytes.len().min(blocks * BLOCK);
+
+    bytes.split_at_mut(len)
+}
+
+/// Writes `from`, followed by zeros, into `to` under as much of the key stream as that takes.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn xor_all(stream: &[Lanes], from: &[u8], to: &mut [u8]) {
+    let (blocks, last) = to.as_chunks_mut::<BLOCK>();
+    let (whole, rest) = from.as_chunks::<BLOCK>();
+    if whole.len() == blocks.len() {
+        for ((to, from), stream) in blocks.iter_mut().zip(whole).zip(stream) {
+            lanes::store(to, xor(lanes::load(from), *stream));
+        }
+        if let (Some(stream), false) = (stream.get(blocks.len()), last.is_empty()) {
+            lanes::store_front(last, xor(lanes::load_front(rest), *stream));
+        }
+        return;
+    }
+
+    // The zeros begin before the last block.
+    for (index, (to, stream)) in to.chunks_mut(BLOCK).zip(stream).enumerate() {
+        let from = from.get(index * BLOCK..).unwrap_or_default();
+        lanes::store_front(to, xor(lanes::load_front(&from[..from.len().min(BLOCK)]), *stream));
+    }
+}

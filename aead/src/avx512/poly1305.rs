@@ -1,0 +1,309 @@
+//! The tag by Poly1305 (RFC 8439, section 2.5), eight blocks at once.
+//!
+//! Numbers modulo 2^130 - 5 are three limbs of 44, 44 and 42 bits, which leaves room for the 52 bits that IFMA multiplies. Of
+//! eight blocks in a row each has its lane, which goes on by r^8 from one eight to the next; in the end block `b` of the last
+//! eight lacks r^(8 - b), and the sum over the lanes is what one block after the other would have given. Blocks that are missing to
+//! a multiple of eight are zeros in front, which change nothing.
+
+use std::arch::x86_64::{
+    _mm512_add_epi64, _mm512_and_si512, _mm512_madd52hi_epu64, _mm512_madd52lo_epu64, _mm512_mask_mov_epi64,
+    _mm512_maskz_mov_epi64, _mm512_or_si512, _mm512_reduce_add_epi64, _mm512_set1_epi64, _mm512_setr_epi64,
+    _mm512_setzero_si512, _mm512_slli_epi64, _mm512_srli_epi64, _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
+};
+
+use super::lanes::{self, Lanes};
+use crate::TAG_LEN;
+
+/// Bytes of a block.
+const BLOCK: usize = 16;
+/// Blocks done at once.
+const EIGHT: usize = 8;
+/// Bytes of eight blocks.
+const GROUP: usize = EIGHT * BLOCK;
+const LOW_44: u64 = (1 << 44) - 1;
+const LOW_42: u64 = (1 << 42) - 1;
+/// The bit after a whole block, 2^128, in the highest limb.
+const AFTER_BLOCK: u64 = 1 << 40;
+/// What "clamping" leaves of the two halves of r (section 2.5).
+const CLAMP: [u64; 2] = [0x0fff_fffc_0fff_ffff, 0x0fff_fffc_0fff_fffc];
+/// Lane by lane, the blocks of a group: so two unpackings leave them.
+const LANE_BLOCKS: [usize; EIGHT] = [0, 4, 1, 5, 2, 6, 3, 7];
+
+/// Eight numbers, a limb in each vector.
+#[derive(Clone, Copy)]
+struct Numbers([Lanes; 3]);
+
+/// Eight numbers to multiply with, and what the upper two limbs are worth below: 20 times, because 2^132 is 4 times 5.
+#[derive(Clone, Copy)]
+struct Factors {
+    limbs: [Lanes; 3],
+    twenty: [Lanes; 2],
+}
+
+/// What multiplies all lanes between groups, and each at the end.
+struct Powers {
+    eighth: Factors,
+    last: Factors,
+}
+
+/// Returns the tag of a message without additional data (section 2.8): the ciphertext, filled up to whole blocks, then both
+/// lengths. There must be more than 112 bytes, so that there are two groups.
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+pub(super) fn mac(one_time_key: &[u64; 4], ciphertext: &[u8]) -> [u8; TAG_LEN] {
+    let [r0, r1, s0, s1] = *one_time_key;
+    let powers = Powers::new([r0 & CLAMP[0], r1 & CLAMP[1]]);
+    let missing = (ciphertext.len().div_ceil(BLOCK) + 1).next_multiple_of(EIGHT) - ciphertext.len().div_ceil(BLOCK) - 1;
+    let (first, rest) = ciphertext.split_at(GROUP - missing * BLOCK);
+    let (groups, last) = rest.as_chunks::<GROUP>();
+
+    let mut sum = first_group(first, missing);
+    for group in groups {
+        let (front, back) = group.split_at(GROUP / 2);
+        let (Some(front), Some(back)) = (front.first_chunk(), back.first_chunk()) else { continue };
+        sum = sum.times(&powers.eighth).plus(blocks(lanes::load(front), lanes::load(back), every(AFTER_BLOCK)));
+    }
+    sum = sum.times(&powers.eighth).plus(last_group(last, ciphertext.len()));
+
+    finish(sum.times(&powers.last).across(), [s0, s1])
+}
+
+/// The blocks that begin a message, with `missing` ones before them.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn first_group(bytes: &[u8], missing: usize) -> Numbers {
+    let words = bytes.as_chunks::<8>().0;
+    let (front, back) = words.split_at(words.len().saturating_sub(EIGHT));
+    let mut here = 0;
+    for (lane, block) in LANE_BLOCKS.into_iter().enumerate() {
+        here |= u8::from(block >= missing) << lane;
+    }
+
+    blocks(lanes::load_back(front), lanes::load_back(back), _mm512_maskz_mov_epi64(here, every(AFTER_BLOCK)))
+}
+
+/// The rest of a message, filled up with zeros, and the block of the lengths.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn last_group(bytes: &[u8], len: usize) -> Numbers {
+    let (front, back) = bytes.split_at(bytes.len().min(GROUP / 2));
+    let lengths = _mm512_setr_epi64(0, 0, 0, 0, 0, 0, 0, (len as u64).cast_signed());
+    let back = _mm512_or_si512(lanes::load_front(back), lengths);
+
+    blocks(lanes::load_front(front), back, every(AFTER_BLOCK))
+}
+
+/// Takes eight blocks apart into limbs, and sets the bit after each.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn blocks(front: Lanes, back: Lanes, after: Lanes) -> Numbers {
+    let (low, high) = (_mm512_unpacklo_epi64(front, back), _mm512_unpackhi_epi64(front, back));
+    let middle = _mm512_or_si512(_mm512_srli_epi64::<44>(low), _mm512_slli_epi64::<20>(high));
+    let mask = every(LOW_44);
+
+    Numbers([
+        _mm512_and_si512(low, mask),
+        _mm512_and_si512(middle, mask),
+        _mm512_or_si512(_mm512_srli_epi64::<24>(high), after),
+    ])
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn every(value: u64) -> Lanes {
+    _mm512_set1_epi64(value.cast_signed())
+}
+
+impl Numbers {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn plus(self, other: Self) -> Self {
+        let ([a0, a1, a2], [b0, b1, b2]) = (self.0, other.0);
+
+        Self([_mm512_add_epi64(a0, b0), _mm512_add_epi64(a1, b1), _mm512_add_epi64(a2, b2)])
+    }
+
+    /// Multiplies lane by lane. Limbs may have 52 bits at most; those of the result have 44, 45 and 42.
+    #[target_feature(enable = "avx512f,avx512ifma")]
+    #[inline]
+    fn times(self, factors: &Factors) -> Self {
+        let zero = _mm512_setzero_si512();
+        let ([a0, a1, a2], [b0, b1, b2], [w1, w2]) = (self.0, factors.limbs, factors.twenty);
+        // The factor of each limb, for each limb of the product. a0 is known last, so it comes last.
+        let terms = [(a1, [w2, b0, b1]), (a2, [w1, w2, b0]), (a0, [b0, b1, b2])];
+        let (mut low, mut high) = ([zero; 3], [zero; 3]);
+        for (a, row) in terms {
+            for limb in 0..3 {
+                low[limb] = _mm512_madd52lo_epu64(low[limb], a, row[limb]);
+                high[limb] = _mm512_madd52hi_epu64(high[limb], a, row[limb]);
+            }
+        }
+
+        Self::carried(low, high)
+    }
+
+    /// Brings a product back into limbs. What IFMA calls the high part begins at bit 52: 8 bits up in the next limb, and 10 up
+    /// after the highest, which is worth five times as much at the bottom.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn carried(low: [Lanes; 3], high: [Lanes; 3]) -> Self {
+        let add = |a, b| _mm512_add_epi64(a, b);
+        let second = add(low[1], add(_mm512_srli_epi64::<44>(low[0]), _mm512_slli_epi64::<8>(high[0])));
+        let third = add(low[2], add(_mm512_srli_epi64::<44>(second), _mm512_slli_epi64::<8>(high[1])));
+        let over = add(_mm512_srli_epi64::<42>(third), _mm512_slli_epi64::<10>(high[2]));
+        let first = add(_mm512_and_si512(low[0], every(LOW_44)), add(over, _mm512_slli_epi64::<2>(over)));
+
+        Self([
+            _mm512_and_si512(first, every(LOW_44)),
+            add(_mm512_and_si512(second, every(LOW_44)), _mm512_srli_epi64::<44>(first)),
+            _mm512_and_si512(third, every(LOW_42)),
+        ])
+    }
+
+    /// Takes `other` in the lanes whose bit is set.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn or_in(self, mask: u8, other: Self) -> Self {
+        let ([a0, a1, a2], [b0, b1, b2]) = (self.0, other.0);
+
+        Self([
+            _mm512_mask_mov_epi64(a0, mask, b0),
+            _mm512_mask_mov_epi64(a1, mask, b1),
+            _mm512_mask_mov_epi64(a2, mask, b2),
+        ])
+    }
+
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn factors(self) -> Factors {
+        let twenty = |limb| _mm512_add_epi64(_mm512_slli_epi64::<4>(limb), _mm512_slli_epi64::<2>(limb));
+
+        Factors { limbs: self.0, twenty: [twenty(self.0[1]), twenty(self.0[2])] }
+    }
+
+    /// Adds the lanes up.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn across(self) -> [u64; 3] {
+        [
+            _mm512_reduce_add_epi64(self.0[0]).cast_unsigned(),
+            _mm512_reduce_add_epi64(self.0[1]).cast_unsigned(),
+            _mm512_reduce_add_epi64(self.0[2]).cast_unsigned(),
+        ]
+    }
+}
+
+impl Powers {
+    #[target_feature(enable = "avx512f,avx512ifma")]
+    #[inline]
+    fn new([low, high]: [u64; 2]) -> Self {
+        let one = Numbers([every(low & LOW_44), every((low >> 44 | high << 20) & LOW_44), every(high >> 24)]);
+        let two = one.times(&one.factors());
+        let four = two.times(&two.factors());
+        let eight = four.times(&four.factors());
+        // The exponent of a lane is 8 less its block: 8, 4, 7, 3, 6, 2, 5, 1. Even ones begin with two; then those over two are
+        // multiplied on by two, those over four by four.
+        let low = one.or_in(0b0011_0011, two);
+        let middle = low.or_in(0b0000_1111, low.times(&two.factors()));
+        let last = middle.or_in(0b0101_0101, middle.times(&four.factors()));
+
+        Self { eighth: eight.factors(), last: last.factors() }
+    }
+}
+
+/// Brings the sum below 2^130 - 5 and adds the second half of the key.
+fn finish([mut h0, mut h1, mut h2]: [u64; 3], [s0, s1]: [u64; 2]) -> [u8; TAG_LEN] {
+    for _ in 0..2 {
+        h1 += h0 >> 44;
+        h2 += h1 >> 44;
+        (h0, h1) = ((h0 & LOW_44) + (h2 >> 42) * 5, h1 & LOW_44);
+        h2 &= LOW_42;
+    }
+    h1 += h0 >> 44;
+    h2 += h1 >> 44;
+    (h0, h1) = (h0 & LOW_44, h1 & LOW_44);
+
+    // The same less 2^130 - 5, if that is not negative.
+    let g0 = h0 + 5;
+    let g1 = h1 + (g0 >> 44);
+    let g2 = (h2 + (g1 >> 44)).wrapping_sub(1 << 42);
+    let negative = (g2 >> 63).wrapping_neg();
+    let pick = |h: u64, g: u64| (h & negative) | (g & !negative);
+    let [h0, h1, h2] = [pick(h0, g0 & LOW_44), pick(h1, g1 & LOW_44), pick(h2, g2 & LOW_42)];
+
+    let hash = u128::from(h0) | u128::from(h1) << 44 | u128::from(h2) << 88;
+    let second_half = u128::from(s0) | u128::from(s1) << 64;
+
+    hash.wrapping_add(second_half).to_le_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use poly1305::Poly1305;
+    use poly1305::universal_hash::KeyInit;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::avx512::Avx512;
+
+    /// Bytes that make carries run far, mixed with any.
+    fn bytes(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
+        let byte = prop_oneof![4 => Just(0xff), 2 => Just(0), 1 => Just(0xfb), 1 => Just(0xfc), 1 => Just(1), 2 => any::<u8>()];
+
+        proptest::collection::vec(byte, len)
+    }
+
+    fn expected(key: &[u8], ciphertext: &[u8]) -> [u8; TAG_LEN] {
+        let mut padded = ciphertext.to_vec();
+        padded.resize(ciphertext.len().next_multiple_of(BLOCK), 0);
+        padded.extend(0_u64.to_le_bytes());
+        padded.extend((ciphertext.len() as u64).to_le_bytes());
+
+        Poly1305::new_from_slice(key).expect("a key").compute_unpadded(&padded).into()
+    }
+
+    fn made(key: &[u8], ciphertext: &[u8]) -> Option<[u8; TAG_LEN]> {
+        let words = key.as_chunks::<8>().0;
+        let key = [0, 1, 2, 3].map(|index: usize| u64::from_le_bytes(words[index]));
+        Avx512::for_message(320)?;
+
+        // SAFETY: the processor has the features.
+        Some(unsafe { mac(&key, ciphertext) })
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_the_tag_that_others_make(key in bytes(32..33), ciphertext in bytes(113..600)) {
+            if let Some(tag) = made(&key, &ciphertext) {
+                prop_assert_eq!(tag, expected(&key, &ciphertext));
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_around_the_modulus_are_reduced() {
+        // Whatever the hash is, the tag less the second half is below 2^130 - 5 truncated: compare over sums of extremes.
+        for r in [[0xff; 16], [0; 16], [1; 16]] {
+            for fill in [0xff_u8, 0xfe, 0xfb, 0, 1] {
+                for len in 113..450 {
+                    let key = [r, [0xff; 16]].concat();
+                    let ciphertext = vec![fill; len];
+
+                    if let Some(tag) = made(&key, &ciphertext) {
+                        assert_eq!(tag, expected(&key, &ciphertext), "{r:?} {fill} {len}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_below_the_modulus() {
+        let p = [LOW_44 - 4, LOW_44, LOW_42];
+
+        assert_eq!(finish(p, [0, 0]), [0; TAG_LEN], "2^130 - 5 itself");
+        let one_less = (!0_u128 - 5).to_le_bytes();
+        assert_eq!(finish([LOW_44 - 5, LOW_44, LOW_42], [0, 0]), one_less, "one less, of which 128 bits count");
+        assert_eq!(finish([LOW_44, LOW_44, LOW_42], [0, 0]), 4_u128.to_le_bytes(), "2^130 - 1");
+        assert_eq!(finish([0; 3], [u64::MAX, u64::MAX]), [0xff; TAG_LEN], "the second half alone");
+    }
+}

@@ -1,0 +1,129 @@
+//! Both ciphers against each other, against the RFC, and against messages that are not what they say.
+
+use proptest::prelude::*;
+
+use crate::{KEY_LEN, Key, NONCE_LEN, Refused, TAG_LEN, portable};
+
+/// The last byte of the longest message is inside the second sixteen blocks of the second round.
+const LENGTHS: std::ops::Range<usize> = 0..2_200;
+
+fn key() -> [u8; KEY_LEN] {
+    std::array::from_fn(|index| u8::try_from(index).unwrap() * 7)
+}
+
+fn sealed(plaintext: &[u8], len: usize) -> Vec<u8> {
+    let mut sealed = vec![0xee; len + TAG_LEN];
+    Key::new(&key()).seal(&[9; NONCE_LEN], plaintext, &mut sealed).unwrap();
+
+    sealed
+}
+
+fn plaintext(len: usize) -> Vec<u8> {
+    (0..len).map(|index| u8::try_from(index * 31 % 251).unwrap()).collect()
+}
+
+#[test]
+fn each_length_is_sealed_as_ring_seals_it_and_opens_again() {
+    for len in LENGTHS.chain([9_000, 65_507, 1 << 20, (1 << 20) + 1]) {
+        let plaintext = plaintext(len);
+        let mut by_ring = vec![0; len];
+        let tag = portable::seal(&key(), &[9; NONCE_LEN], &plaintext, &mut by_ring).unwrap();
+
+        let sealed = sealed(&plaintext, len);
+
+        assert!(sealed == [by_ring, tag.to_vec()].concat(), "{len} bytes");
+        let mut opened = vec![0xee; len + TAG_LEN];
+        assert_eq!(Key::new(&key()).open(&[9; NONCE_LEN], &sealed, &mut opened), Ok(len));
+        assert!(opened[..len] == plaintext && opened[len..] == [0xee; TAG_LEN], "{len} bytes");
+    }
+}
+
+#[test]
+fn zeros_follow_a_plaintext_that_is_shorter() {
+    for len in [16, 320, 400, 959, 960, 961, 1_424, 3_000] {
+        for short in [0, 1, len / 3, len - 65.min(len), len - 1] {
+            let mut padded = plaintext(short);
+            padded.resize(len, 0);
+
+            assert!(sealed(&plaintext(short), len) == sealed(&padded, len), "{short} of {len} bytes");
+        }
+    }
+}
+
+/// RFC 8439, A.5 has additional data; this is the cipher half of A.2, test vector 3, and the message of 2.8.2 without any.
+#[test]
+fn it_is_the_cipher_of_the_rfc() {
+    let key: [u8; KEY_LEN] = std::array::from_fn(|index| 0x80 + u8::try_from(index).unwrap());
+    let nonce = [7, 0, 0, 0, 0x40, 0x41, 0x42, 0x43, 0x44, 0x45, 0x46, 0x47];
+    let plaintext = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, \
+                      sunscreen would be it.";
+    let start = [0xd3, 0x1a, 0x8d, 0x34, 0x64, 0x8e, 0x60, 0xdb, 0x7b, 0x86, 0xaf, 0xbc, 0x53, 0xef, 0x7e, 0xc2];
+
+    // As it is, and as the start of a message that is long enough for any implementation.
+    for len in [plaintext.len(), 1_424] {
+        let mut sealed = vec![0; len + TAG_LEN];
+        Key::new(&key).seal(&nonce, plaintext, &mut sealed).unwrap();
+
+        assert_eq!(sealed[..16], start);
+    }
+}
+
+#[test]
+fn no_bit_may_differ() {
+    for len in [40, 400] {
+        let good = sealed(&plaintext(len), len);
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let mut opened = vec![0xee; len];
+
+            assert_eq!(Key::new(&key()).open(&[9; NONCE_LEN], &bad, &mut opened), Err(Refused), "bit {bit}");
+            assert_eq!(opened, vec![0; len], "nothing of it is shown");
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let key = Key::new(&key());
+
+    assert_eq!(key.seal(&[0; NONCE_LEN], &[1; 400], &mut [0; 415]), Err(Refused));
+    assert_eq!(key.seal(&[0; NONCE_LEN], &[], &mut [0; 15]), Err(Refused));
+    assert_eq!(key.open(&[0; NONCE_LEN], &[0; 15], &mut [0; 100]), Err(Refused));
+    assert_eq!(key.open(&[0; NONCE_LEN], &sealed(&[1; 400], 400), &mut [0; 399]), Err(Refused));
+}
+
+#[test]
+fn a_key_does_not_show_itself() {
+    assert_eq!(format!("{:?}", Key::new(&key())), "Key");
+}
+
+proptest! {
+    #[test]
+    fn any_message_under_any_key_is_sealed_as_ring_seals_it(
+        key: [u8; KEY_LEN],
+        nonce: [u8; NONCE_LEN],
+        plaintext in proptest::collection::vec(any::<u8>(), LENGTHS),
+        more in 0_usize..200,
+    ) {
+        let len = plaintext.len() + more;
+        let mut expected = vec![0; len];
+        let tag = portable::seal(&key, &nonce, &plaintext, &mut expected).unwrap();
+        expected.extend(tag);
+
+        let mut sealed = vec![0; len + TAG_LEN];
+        Key::new(&key).seal(&nonce, &plaintext, &mut sealed).unwrap();
+        prop_assert!(sealed == expected);
+
+        let mut opened = vec![0; len];
+        portable::open(&key, &nonce, &sealed[..len], &tag, &mut opened).unwrap();
+        prop_assert!(opened[..plaintext.len()] == plaintext);
+    }
+
+    #[test]
+    fn any_bytes_are_refused_without_a_panic(sealed in proptest::collection::vec(any::<u8>(), 0..2_200)) {
+        let mut opened = vec![0; sealed.len()];
+
+        prop_assert_eq!(Key::new(&[1; KEY_LEN]).open(&[0; NONCE_LEN], &sealed, &mut opened), Err(Refused));
+    }
+}
