@@ -170,6 +170,11 @@ impl Group {
         self.len
     }
 
+    /// Returns how many bytes the packets carry behind their headers; 0 for one that cannot be merged.
+    pub(crate) fn payload(&self) -> usize {
+        self.payload
+    }
+
     /// Tells whether `segment` may follow, and if so counts it in.
     fn append(&mut self, packets: Packets<'_>, index: usize, segment: &Segment<'_>) -> bool {
         let Some(first) = Segment::read(packets.packet(self.first)) else { return false };

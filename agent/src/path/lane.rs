@@ -24,6 +24,7 @@ use super::lookout::{Lookout, Side};
 use super::loopback::is_own_outer;
 use super::report::{LaneEvent, LaneReport};
 use super::split::Batch;
+use super::steering::{Board, Steering};
 use super::tun::{Filled, TunQueue};
 use super::udp::{Trains, UdpSockets};
 
@@ -59,6 +60,7 @@ pub(crate) struct Lane {
     batch: Batch,
     trains: Trains,
     coalescer: Coalescer,
+    steering: Steering,
     lookout: Lookout,
 }
 
@@ -70,6 +72,8 @@ pub(crate) struct LaneParts {
     pub(crate) sockets: UdpSockets,
     /// The UDP ports of all lanes.
     pub(crate) ports: Arc<[u16]>,
+    /// Where lanes say that they are busy.
+    pub(crate) board: Arc<Board>,
     /// Where its commands come from.
     pub(crate) mailbox: Arc<Mailbox>,
     /// Where its events go.
@@ -102,8 +106,10 @@ impl Lane {
             epoll.add(v6, Source::UdpV6.interest())?;
         }
 
+        let id = parts.engine.lane;
+
         Ok(Self {
-            id: parts.engine.lane,
+            id,
             engine: Engine::new(parts.engine),
             sockets: parts.sockets,
             ports: parts.ports,
@@ -115,6 +121,7 @@ impl Lane {
             batch: Batch::new(),
             trains: Trains::new(),
             coalescer: Coalescer::default(),
+            steering: Steering::new(usize::from(id.0), parts.board),
             lookout: Lookout::default(),
         })
     }
@@ -190,6 +197,7 @@ impl Lane {
         self.lookout.served(Side::Udp);
         let count = socket.receive(&mut self.trains, &mut self.counters);
         let now = Instant::now();
+        self.steering.turn(now);
         let mut opened = 0;
         for index in 0..count {
             let Some(train) = self.trains.train(index) else { continue };
@@ -197,7 +205,7 @@ impl Lane {
             self.engine.handle_udp(train.from, train.bytes, train.segment, now);
             opened += train.bytes.len();
             if opened >= OPEN_AT_ONCE {
-                deliver(&mut self.engine, &mut self.queues, &mut self.coalescer, &mut self.counters);
+                self.deliver();
                 opened = 0;
             }
         }
@@ -207,7 +215,9 @@ impl Lane {
     fn serve_tun(&mut self, network: NetworkId) {
         let Some(queue) = self.queues.get(&network) else { return };
         self.lookout.served(Side::Tun);
-        let filled = queue.tun.read(&mut self.batch, &mut self.counters);
+        let now = Instant::now();
+        self.steering.turn(now);
+        let filled = queue.tun.read(&mut self.batch, &mut self.steering, &mut self.counters);
         self.counters.tun_packets_in += self.batch.len() as u64;
         let (host, ports) = (&queue.host, &self.ports);
         let mut looped = 0;
@@ -216,7 +226,7 @@ impl Lane {
             looped += u64::from(own);
             !own
         });
-        self.engine.handle_tun(network, packets, Instant::now());
+        self.engine.handle_tun(network, packets, now);
         self.counters.tun_own_outer += looped;
         if let Filled::Gone(error) = filled {
             self.lose_queue(network, &error);
@@ -269,9 +279,22 @@ impl Lane {
         while let Some(transmit) = self.engine.poll_transmit() {
             self.sockets.send(transmit.to, transmit.bytes, transmit.segment, &mut self.counters);
         }
-        deliver(&mut self.engine, &mut self.queues, &mut self.coalescer, &mut self.counters);
+        self.deliver();
         while let Some(event) = self.engine.poll_event() {
             self.emit(LaneEvent::Peer(self.id, event));
+        }
+    }
+
+    /// Writes what the engine opened to the TUN devices.
+    fn deliver(&mut self) {
+        while let Some(delivery) = self.engine.poll_tun() {
+            match self.queues.get_mut(&delivery.network) {
+                Some(queue) => {
+                    let packets = Packets { bytes: delivery.bytes, ranges: delivery.packets };
+                    queue.tun.write(packets, &mut self.coalescer, &mut self.steering, &mut self.counters);
+                }
+                None => self.counters.tun_missing += delivery.packets.len() as u64,
+            }
         }
     }
 
@@ -289,24 +312,6 @@ impl Lane {
             engine: self.engine.counters().clone(),
             io: self.counters,
             peers: self.engine.status(Instant::now()),
-        }
-    }
-}
-
-/// Writes what the engine opened to the TUN devices.
-fn deliver(
-    engine: &mut Engine,
-    queues: &mut BTreeMap<NetworkId, Queue>,
-    coalescer: &mut Coalescer,
-    counters: &mut Counters,
-) {
-    while let Some(delivery) = engine.poll_tun() {
-        match queues.get_mut(&delivery.network) {
-            Some(queue) => {
-                let packets = Packets { bytes: delivery.bytes, ranges: delivery.packets };
-                queue.tun.write(packets, coalescer, counters);
-            }
-            None => counters.tun_missing += delivery.packets.len() as u64,
         }
     }
 }

@@ -18,6 +18,7 @@ use super::command::{Busy, Command, Mailbox};
 use super::holder::{self, Holder};
 use super::lane::{Lane, LaneParts, Queue};
 use super::report::{LaneEvent, LaneReport};
+use super::steering::Board;
 use super::tun::TunQueue;
 use super::udp::UdpSockets;
 use crate::kernel::Tun;
@@ -138,6 +139,7 @@ impl Lanes {
         let sockets = config.ports.iter().map(|&port| bind(port)).collect::<Result<Vec<_>, _>>()?;
         let ports: Arc<[u16]> = sockets.iter().map(UdpSockets::port).collect();
         let (sender, events) = mpsc::channel(MAX_EVENTS);
+        let board = Arc::new(Board::new(sockets.len(), Instant::now()));
 
         let mut started = Self { lanes: Vec::with_capacity(sockets.len()), ports: Arc::clone(&ports) };
         for (lane, sockets) in (0..lanes).map(LaneId).zip(sockets) {
@@ -146,6 +148,7 @@ impl Lanes {
                 engine: engine_config(lane, lanes, config.unix_time).map_err(StartError::System)?,
                 sockets,
                 ports: Arc::clone(&ports),
+                board: Arc::clone(&board),
                 mailbox: Arc::clone(&mailbox),
                 events: sender.clone(),
             };
@@ -185,9 +188,11 @@ impl Lanes {
             return Err(AddError::TooFewQueues { queues, lanes });
         }
         let host = Arc::new(host);
-        for (lane, fd) in self.lanes.iter().zip(tun.queues) {
-            let queue = Queue { tun: TunQueue::new(fd, tun.offload), host: Arc::clone(&host) };
-            lane.mailbox.put(Command::AddQueue(network, queue))?;
+        let shared: Arc<[OwnedFd]> = tun.queues.into();
+        for (own, lane) in self.lanes.iter().enumerate() {
+            let tun = TunQueue::new(Arc::clone(&shared), own, tun.offload);
+            let tun = tun.ok_or(AddError::TooFewQueues { queues, lanes })?;
+            lane.mailbox.put(Command::AddQueue(network, Queue { tun, host: Arc::clone(&host) }))?;
         }
 
         Ok(())

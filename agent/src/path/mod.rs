@@ -7,7 +7,7 @@
 //! `coalesce` merges packets of one flow, and `tun` writes them in one call.
 //!
 //! A lane (`lane`) is one thread with everything it needs: a UDP port, an engine, and for every network a queue and a key of
-//! its own. Lanes share nothing, so there is no lock on a packet's way. What the rest of the agent wants of them goes through
+//! its own. Lanes share nothing but who of them is busy (`steering`), so there is no lock on a packet's way. What the rest of the agent wants of them goes through
 //! a mailbox (`command`), and the handle on all of them is [`Lanes`].
 //!
 //! Not here: making TUN devices and namespaces (`kernel`), deciding what the tables hold, anything about WireGuard.
@@ -27,6 +27,7 @@ mod loopback;
 mod packet;
 mod report;
 mod split;
+mod steering;
 #[cfg(any(test, fuzzing))]
 mod testing;
 mod tun;

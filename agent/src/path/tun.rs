@@ -4,6 +4,7 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use tun_rs::VIRTIO_NET_HDR_LEN;
@@ -11,14 +12,19 @@ use tun_rs::VIRTIO_NET_HDR_LEN;
 use super::coalesce::{Coalescer, Group, MAX_GROUP, MAX_HEADERS, Offload, Packets};
 use super::counters::Counters;
 use super::split::Batch;
+use super::steering::Steering;
 
 /// A packet that is no super-packet and whose checksum is complete.
 const PLAIN: [u8; VIRTIO_NET_HDR_LEN] = [0; VIRTIO_NET_HDR_LEN];
 
-/// One queue of a TUN device.
+/// A read longer than this is a super-packet: no tunnel's packets are.
+const LARGEST_PACKET: usize = 9_216;
+
+/// One queue of a TUN device, and those of the other lanes, through which only small packets are written.
 #[derive(Debug)]
 pub(crate) struct TunQueue {
-    fd: OwnedFd,
+    queues: Arc<[OwnedFd]>,
+    own: usize,
     offload: Offload,
 }
 
@@ -34,16 +40,18 @@ pub(crate) enum Filled {
 }
 
 impl TunQueue {
-    /// Takes over a non-blocking queue.
-    pub(crate) fn new(fd: OwnedFd, offload: Offload) -> Self {
-        Self { fd, offload }
+    /// Takes over the queue `own` of non-blocking ones; `None` if there are not so many.
+    pub(crate) fn new(queues: Arc<[OwnedFd]>, own: usize, offload: Offload) -> Option<Self> {
+        queues.get(own)?;
+
+        Some(Self { queues, own, offload })
     }
 
     /// Reads until the batch is full or the queue is empty.
-    pub(crate) fn read(&self, batch: &mut Batch, counters: &mut Counters) -> Filled {
+    pub(crate) fn read(&self, batch: &mut Batch, steering: &mut Steering, counters: &mut Counters) -> Filled {
         batch.clear();
         while !batch.is_full() {
-            let len = match nix::unistd::read(&self.fd, batch.room()) {
+            let len = match nix::unistd::read(self.as_fd(), batch.room()) {
                 Ok(0) => return Filled::Drained,
                 Ok(len) => len,
                 // Without memory for the moment, the packet is lost as in any other queue.
@@ -52,6 +60,9 @@ impl TunQueue {
                 Err(error) => return Filled::Gone(error.into()),
             };
             counters.tun_reads += 1;
+            if len > LARGEST_PACKET {
+                steering.carried(batch.room().get(VIRTIO_NET_HDR_LEN..len).unwrap_or_default(), len);
+            }
             if batch.push(len).is_err() {
                 counters.tun_malformed += 1;
             }
@@ -61,13 +72,22 @@ impl TunQueue {
     }
 
     /// Writes packets, as few writes as their flows allow.
-    pub(crate) fn write(&mut self, packets: Packets<'_>, coalescer: &mut Coalescer, counters: &mut Counters) {
+    pub(crate) fn write(
+        &mut self,
+        packets: Packets<'_>,
+        coalescer: &mut Coalescer,
+        steering: &mut Steering,
+        counters: &mut Counters,
+    ) {
         coalescer.plan(packets, self.offload);
         let mut refused = false;
         for group in coalescer.groups() {
-            let written = match group.len() {
-                1 => self.write_plain(packets.packet(group.first()), counters),
-                _ => self.write_group(group, packets, coalescer, counters),
+            let first = packets.packet(group.first());
+            let written = if group.len() == 1 {
+                self.write_plain(steering.queue(first), first, counters)
+            } else {
+                steering.carried(first, group.payload());
+                self.write_group(group, packets, coalescer, counters)
             };
             refused |= written == Err(Errno::EINVAL);
         }
@@ -94,7 +114,7 @@ impl TunQueue {
             *part = IoSlice::new(&packets.packet(index)[written.skip..]);
         }
 
-        match self.write_parts(&parts[..=group.len()], counters) {
+        match self.write_parts(self.own, &parts[..=group.len()], counters) {
             Err(Errno::EINVAL) => {
                 self.write_singly(group, packets, coalescer, counters)?;
                 Err(Errno::EINVAL)
@@ -119,15 +139,15 @@ impl TunQueue {
     ) -> Result<(), Errno> {
         for index in coalescer.members(group) {
             // Counted there; the next packet has its own chance.
-            let _ = self.write_plain(packets.packet(index), counters);
+            let _ = self.write_plain(self.own, packets.packet(index), counters);
         }
 
         Ok(())
     }
 
     /// Writes one packet as it is. A refusal of one plain packet says nothing about super-packets, so `EINVAL` is not passed on.
-    fn write_plain(&self, packet: &[u8], counters: &mut Counters) -> Result<(), Errno> {
-        let written = self.write_parts(&[IoSlice::new(&PLAIN), IoSlice::new(packet)], counters);
+    fn write_plain(&self, queue: usize, packet: &[u8], counters: &mut Counters) -> Result<(), Errno> {
+        let written = self.write_parts(queue, &[IoSlice::new(&PLAIN), IoSlice::new(packet)], counters);
         match written {
             Ok(()) => counters.tun_packets_out += 1,
             Err(_) => counters.tun_refused += 1,
@@ -136,10 +156,11 @@ impl TunQueue {
         written.map_err(|error| if error == Errno::EINVAL { Errno::EIO } else { error })
     }
 
-    fn write_parts(&self, parts: &[IoSlice<'_>], counters: &mut Counters) -> Result<(), Errno> {
+    fn write_parts(&self, queue: usize, parts: &[IoSlice<'_>], counters: &mut Counters) -> Result<(), Errno> {
+        let queue = self.queues.get(queue).map_or_else(|| self.as_fd(), OwnedFd::as_fd);
         counters.tun_writes += 1;
         loop {
-            match nix::sys::uio::writev(&self.fd, parts) {
+            match nix::sys::uio::writev(queue, parts) {
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error),
@@ -150,6 +171,6 @@ impl TunQueue {
 
 impl AsFd for TunQueue {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.queues[self.own].as_fd()
     }
 }
