@@ -150,7 +150,8 @@ impl Lane {
                 self.lookout.came(start.elapsed());
                 return Ok(count);
             }
-            std::hint::spin_loop();
+            // On the same core may be whoever is to answer.
+            std::thread::yield_now();
         }
 
         let timeout = match self.engine.poll_timeout() {
