@@ -1,7 +1,7 @@
 //! What it takes to seal and to open messages of several sizes, ours and `ring` alone.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use overlay_aead::{Key, NONCE_LEN, TAG_LEN};
+use overlay_aead::{Key, NONCE_LEN, TAG_LEN, Work, seal_two};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 /// Bytes: where the shortest message of the vector code is set, a full packet of a tunnel, and one of an underlay of 9,000.
@@ -22,6 +22,14 @@ fn messages(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("open", size), |bencher| {
             bencher.iter(|| key.open(&NONCE, &sealed, &mut opened));
         });
+        let mut other = sealed.clone();
+        group.throughput(Throughput::Bytes(2 * size as u64));
+        group.bench_function(BenchmarkId::new("seal two", size), |bencher| {
+            bencher.iter(|| {
+                seal_two([&mut sealed, &mut other].map(|to| Work { key: &key, nonce: NONCE, from: &plaintext, to }))
+            });
+        });
+        group.throughput(Throughput::Bytes(size as u64));
         group.bench_function(BenchmarkId::new("ring seals", size), |bencher| {
             bencher.iter(|| {
                 opened.copy_from_slice(&plaintext);

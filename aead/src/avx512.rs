@@ -13,12 +13,14 @@ use subtle::ConstantTimeEq;
 
 use self::chacha20::State;
 use self::lanes::{Lanes, xor};
-use crate::{KEY_LEN, NONCE_LEN, Refused, TAG_LEN};
+use crate::{Message, Refused, TAG_LEN};
 
 /// The shortest message worth it, in bytes: `ring` does shorter ones as fast (benchmark `messages`).
 const SHORTEST: usize = 320;
 /// The longest message, in bytes: any that a datagram carries, and far from where the block counter ends.
 const LONGEST: usize = 1 << 20;
+/// Lengths of two messages that are worth doing together: 16 blocks of the key stream are too few for each, 24 enough.
+const PAIRED: std::ops::RangeInclusive<usize> = 15 * BLOCK + 1..=23 * BLOCK;
 /// Bytes of a block of ChaCha20 (RFC 8439, section 2.3).
 const BLOCK: usize = 64;
 
@@ -34,6 +36,13 @@ impl Avx512 {
         (suits && Self::is_here()).then_some(Self(()))
     }
 
+    /// Returns the cipher if it does two messages of these lengths together in less time than one after the other.
+    pub(crate) fn for_pair(lens: [usize; 2]) -> Option<Self> {
+        let suit = lens.iter().all(|len| PAIRED.contains(len));
+
+        (suit && Self::is_here()).then_some(Self(()))
+    }
+
     fn is_here() -> bool {
         is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
@@ -41,51 +50,72 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512ifma")
     }
 
-    /// Seals `plaintext` and the zeros that fill it up to `ciphertext`, and returns the tag.
-    pub(crate) fn seal(
-        self,
-        key: &[u8; KEY_LEN],
-        nonce: &[u8; NONCE_LEN],
-        plaintext: &[u8],
-        ciphertext: &mut [u8],
-    ) -> [u8; TAG_LEN] {
+    /// Seals a message, whose `to` is ciphertext alone, and returns the tag.
+    pub(crate) fn seal(self, message: Message<'_>) -> [u8; TAG_LEN] {
+        let Message { key, nonce, from, to } = message;
         // SAFETY: a value of this type is made only where the processor has these features.
         unsafe {
-            let one_time_key = encipher(key, nonce, plaintext, ciphertext);
+            let one_time_key = encipher(&State::new(key, nonce), from, to);
 
-            poly1305::mac(&one_time_key, ciphertext)
+            poly1305::mac(&one_time_key, to)
         }
     }
 
-    /// Opens `ciphertext` into `plaintext`, which is as long.
-    pub(crate) fn open(
-        self,
-        key: &[u8; KEY_LEN],
-        nonce: &[u8; NONCE_LEN],
-        ciphertext: &[u8],
-        tag: &[u8; TAG_LEN],
-        plaintext: &mut [u8],
-    ) -> Result<(), Refused> {
+    /// Seals two messages.
+    pub(crate) fn seal_two(self, mut messages: [Message<'_>; 2]) -> [[u8; TAG_LEN]; 2] {
+        // SAFETY: a value of this type is made only where the processor has these features.
+        unsafe {
+            let keys = encipher_two(&mut messages);
+
+            poly1305::mac_two(&keys, [messages[0].to, messages[1].to])
+        }
+    }
+
+    /// Opens a message, whose `from` is ciphertext alone; `to` is as long.
+    pub(crate) fn open(self, message: Message<'_>, tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
+        let Message { key, nonce, from, to } = message;
         // SAFETY: a value of this type is made only where the processor has these features.
         let expected = unsafe {
-            let one_time_key = encipher(key, nonce, ciphertext, plaintext);
+            let one_time_key = encipher(&State::new(key, nonce), from, to);
 
-            poly1305::mac(&one_time_key, ciphertext)
+            poly1305::mac(&one_time_key, from)
         };
-        if bool::from(expected.ct_eq(tag)) {
-            return Ok(());
-        }
-        plaintext.fill(0);
 
-        Err(Refused)
+        show_if(&expected, tag, to)
     }
+
+    /// Opens two messages.
+    pub(crate) fn open_two(
+        self,
+        mut messages: [Message<'_>; 2],
+        tags: [&[u8; TAG_LEN]; 2],
+    ) -> [Result<(), Refused>; 2] {
+        // SAFETY: a value of this type is made only where the processor has these features.
+        let expected = unsafe {
+            let keys = encipher_two(&mut messages);
+
+            poly1305::mac_two(&keys, [messages[0].from, messages[1].from])
+        };
+        let [first, second] = messages;
+
+        [show_if(&expected[0], tags[0], first.to), show_if(&expected[1], tags[1], second.to)]
+    }
+}
+
+/// Wipes what was opened if the tag is wrong.
+fn show_if(expected: &[u8; TAG_LEN], tag: &[u8; TAG_LEN], opened: &mut [u8]) -> Result<(), Refused> {
+    if bool::from(expected.ct_eq(tag)) {
+        return Ok(());
+    }
+    opened.fill(0);
+
+    Err(Refused)
 }
 
 /// Writes `from`, followed by zeros, into `to` under the key stream, and returns the one-time key of Poly1305, which is the start
 /// of the key stream (RFC 8439, section 2.6).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn encipher(key: &[u8; KEY_LEN], nonce: &[u8; NONCE_LEN], from: &[u8], to: &mut [u8]) -> [u64; 4] {
-    let state = State::new(key, nonce);
+fn encipher(state: &State, from: &[u8], to: &mut [u8]) -> [u64; 4] {
     let first = state.sixteen(0);
     let (now, mut to) = split(to, 15);
     let (now_from, mut from) = from.split_at(from.len().min(now.len()));
@@ -107,6 +137,26 @@ fn encipher(key: &[u8; KEY_LEN], nonce: &[u8; NONCE_LEN], from: &[u8], to: &mut 
     }
 
     lanes::first_words(first[0])
+}
+
+/// The same for two messages of at most 24 blocks with the one-time key: what eight blocks are left of each, are done at once.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn encipher_two(messages: &mut [Message<'_>; 2]) -> [[u64; 4]; 2] {
+    let [first, second] = messages;
+    let states = [State::new(first.key, first.nonce), State::new(second.key, second.nonce)];
+    let mut one_time_keys = [[0; 4]; 2];
+    for ((state, message), one_time_key) in states.iter().zip([&mut *first, &mut *second]).zip(&mut one_time_keys) {
+        let stream = state.sixteen(0);
+        let (now, _) = split(message.to, 15);
+        xor_all(&stream[1..], &message.from[..message.from.len().min(now.len())], now);
+        *one_time_key = lanes::first_words(stream[0]);
+    }
+
+    let rest = states[0].eight_and_eight(&states[1], 16);
+    for (stream, message) in rest.chunks_exact(8).zip([first, second]) {
+        xor_all(stream, message.from.get(15 * BLOCK..).unwrap_or_default(), &mut message.to[15 * BLOCK..]);
+    }
+    one_time_keys
 }
 
 fn split(bytes: &mut [u8], blocks: usize) -> (&mut [u8], &mut [u8]) {

@@ -49,16 +49,14 @@ impl Key {
     ///
     /// When `sealed` has no room for plaintext and tag, or is longer than the cipher allows (256 GiB).
     pub fn seal(&self, nonce: &[u8; NONCE_LEN], plaintext: &[u8], sealed: &mut [u8]) -> Result<(), Refused> {
-        let len = sealed.len().checked_sub(TAG_LEN).filter(|&len| plaintext.len() <= len).ok_or(Refused)?;
-        let (ciphertext, rest) = sealed.split_at_mut(len);
-        let tag: &mut [u8; TAG_LEN] = rest.first_chunk_mut().ok_or(Refused)?;
+        let (message, tag) = Message { key: &self.0, nonce, from: plaintext, to: sealed }.for_sealing()?;
 
         #[cfg(target_arch = "x86_64")]
-        if let Some(avx512) = avx512::Avx512::for_message(len) {
-            *tag = avx512.seal(&self.0, nonce, plaintext, ciphertext);
+        if let Some(avx512) = avx512::Avx512::for_message(message.to.len()) {
+            *tag = avx512.seal(message);
             return Ok(());
         }
-        *tag = portable::seal(&self.0, nonce, plaintext, ciphertext)?;
+        *tag = portable::seal(message)?;
 
         Ok(())
     }
@@ -69,17 +67,87 @@ impl Key {
     ///
     /// When the tag is wrong, which leaves zeros in `plaintext`, or when that is shorter than the ciphertext.
     pub fn open(&self, nonce: &[u8; NONCE_LEN], sealed: &[u8], plaintext: &mut [u8]) -> Result<usize, Refused> {
-        let (ciphertext, tag) = sealed.split_last_chunk::<TAG_LEN>().ok_or(Refused)?;
-        let plaintext = plaintext.get_mut(..ciphertext.len()).ok_or(Refused)?;
+        let (message, tag) = Message { key: &self.0, nonce, from: sealed, to: plaintext }.for_opening()?;
+        let len = message.from.len();
 
         #[cfg(target_arch = "x86_64")]
-        if let Some(avx512) = avx512::Avx512::for_message(ciphertext.len()) {
-            avx512.open(&self.0, nonce, ciphertext, tag, plaintext)?;
-            return Ok(ciphertext.len());
+        if let Some(avx512) = avx512::Avx512::for_message(len) {
+            return avx512.open(message, tag).map(|()| len);
         }
-        portable::open(&self.0, nonce, ciphertext, tag, plaintext)?;
 
-        Ok(ciphertext.len())
+        portable::open(message, tag).map(|()| len)
+    }
+}
+
+/// A message on its way from one buffer into another.
+#[derive(Debug)]
+pub struct Work<'a> {
+    /// Whose session it is.
+    pub key: &'a Key,
+    /// Never used with this key before, when sealing.
+    pub nonce: [u8; NONCE_LEN],
+    /// As [`Key::seal`] and [`Key::open`] take it.
+    pub from: &'a [u8],
+    /// As [`Key::seal`] and [`Key::open`] fill it.
+    pub to: &'a mut [u8],
+}
+
+impl Work<'_> {
+    fn message(&mut self) -> Message<'_> {
+        Message { key: &self.key.0, nonce: &self.nonce, from: self.from, to: self.to }
+    }
+}
+
+/// Seals two messages as [`Key::seal`] would, together where that is faster.
+pub fn seal_two(mut work: [Work<'_>; 2]) -> [Result<(), Refused>; 2] {
+    #[cfg(target_arch = "x86_64")]
+    if let [Ok((first, first_tag)), Ok((second, second_tag))] = work.each_mut().map(|work| work.message().for_sealing())
+        && let Some(avx512) = avx512::Avx512::for_pair([first.to.len(), second.to.len()])
+    {
+        [*first_tag, *second_tag] = avx512.seal_two([first, second]);
+        return [Ok(()), Ok(())];
+    }
+
+    work.map(|work| work.key.seal(&work.nonce, work.from, work.to))
+}
+
+/// Opens two messages as [`Key::open`] would, together where that is faster.
+pub fn open_two(mut work: [Work<'_>; 2]) -> [Result<usize, Refused>; 2] {
+    #[cfg(target_arch = "x86_64")]
+    if let [Ok((first, first_tag)), Ok((second, second_tag))] = work.each_mut().map(|work| work.message().for_opening())
+        && let lens = [first.from.len(), second.from.len()]
+        && let Some(avx512) = avx512::Avx512::for_pair(lens)
+    {
+        let [one, other] = avx512.open_two([first, second], [first_tag, second_tag]);
+        return [one.map(|()| lens[0]), other.map(|()| lens[1])];
+    }
+
+    work.map(|work| work.key.open(&work.nonce, work.from, work.to))
+}
+
+/// What a cipher takes: without the tag once [`Message::for_sealing`] or [`Message::for_opening`] took it off.
+struct Message<'a> {
+    key: &'a [u8; KEY_LEN],
+    nonce: &'a [u8; NONCE_LEN],
+    from: &'a [u8],
+    to: &'a mut [u8],
+}
+
+impl<'a> Message<'a> {
+    fn for_sealing(self) -> Result<(Self, &'a mut [u8; TAG_LEN]), Refused> {
+        let (to, tag) = self.to.split_last_chunk_mut().ok_or(Refused)?;
+        if self.from.len() > to.len() {
+            return Err(Refused);
+        }
+
+        Ok((Self { to, ..self }, tag))
+    }
+
+    fn for_opening(self) -> Result<(Self, &'a [u8; TAG_LEN]), Refused> {
+        let (from, tag) = self.from.split_last_chunk().ok_or(Refused)?;
+        let to = self.to.get_mut(..from.len()).ok_or(Refused)?;
+
+        Ok((Self { from, to, ..self }, tag))
     }
 }
 

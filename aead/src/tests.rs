@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::{KEY_LEN, Key, NONCE_LEN, Refused, TAG_LEN, portable};
+use crate::{KEY_LEN, Key, Message, NONCE_LEN, Refused, TAG_LEN, Work, open_two, portable, seal_two};
 
 /// The last byte of the longest message is inside the second sixteen blocks of the second round.
 const LENGTHS: std::ops::Range<usize> = 0..2_200;
@@ -18,6 +18,15 @@ fn sealed(plaintext: &[u8], len: usize) -> Vec<u8> {
     sealed
 }
 
+/// What `ring` makes of it.
+fn by_ring(key: &[u8; KEY_LEN], nonce: &[u8; NONCE_LEN], plaintext: &[u8], len: usize) -> Vec<u8> {
+    let mut sealed = vec![0; len];
+    let tag = portable::seal(Message { key, nonce, from: plaintext, to: &mut sealed }).unwrap();
+    sealed.extend(tag);
+
+    sealed
+}
+
 fn plaintext(len: usize) -> Vec<u8> {
     (0..len).map(|index| u8::try_from(index * 31 % 251).unwrap()).collect()
 }
@@ -26,12 +35,9 @@ fn plaintext(len: usize) -> Vec<u8> {
 fn each_length_is_sealed_as_ring_seals_it_and_opens_again() {
     for len in LENGTHS.chain([9_000, 65_507, 1 << 20, (1 << 20) + 1]) {
         let plaintext = plaintext(len);
-        let mut by_ring = vec![0; len];
-        let tag = portable::seal(&key(), &[9; NONCE_LEN], &plaintext, &mut by_ring).unwrap();
-
         let sealed = sealed(&plaintext, len);
 
-        assert!(sealed == [by_ring, tag.to_vec()].concat(), "{len} bytes");
+        assert!(sealed == by_ring(&key(), &[9; NONCE_LEN], &plaintext, len), "{len} bytes");
         let mut opened = vec![0xee; len + TAG_LEN];
         assert_eq!(Key::new(&key()).open(&[9; NONCE_LEN], &sealed, &mut opened), Ok(len));
         assert!(opened[..len] == plaintext && opened[len..] == [0xee; TAG_LEN], "{len} bytes");
@@ -94,8 +100,26 @@ fn what_does_not_fit_is_refused() {
 }
 
 #[test]
+fn of_two_messages_each_is_refused_by_itself() {
+    let key = Key::new(&key());
+    let from = plaintext(1_424);
+    let mut sealed = [vec![0; 1_440], vec![0; 1_439]];
+    let [to0, to1] = &mut sealed;
+
+    let results = seal_two([to0, to1].map(|to| Work { key: &key, nonce: [9; NONCE_LEN], from: &from, to }));
+
+    assert_eq!(results, [Ok(()), Err(Refused)]);
+    assert!(sealed[0] == by_ring(&super::tests::key(), &[9; NONCE_LEN], &from, 1_424));
+}
+
+#[test]
 fn a_key_does_not_show_itself() {
     assert_eq!(format!("{:?}", Key::new(&key())), "Key");
+}
+
+/// Mostly what is done together.
+fn lengths_of_pairs() -> impl Strategy<Value = usize> {
+    prop_oneof![6 => 961_usize..=1_472, 1 => 0_usize..2_000]
 }
 
 proptest! {
@@ -107,17 +131,53 @@ proptest! {
         more in 0_usize..200,
     ) {
         let len = plaintext.len() + more;
-        let mut expected = vec![0; len];
-        let tag = portable::seal(&key, &nonce, &plaintext, &mut expected).unwrap();
-        expected.extend(tag);
-
         let mut sealed = vec![0; len + TAG_LEN];
         Key::new(&key).seal(&nonce, &plaintext, &mut sealed).unwrap();
-        prop_assert!(sealed == expected);
+        prop_assert!(sealed == by_ring(&key, &nonce, &plaintext, len));
 
         let mut opened = vec![0; len];
-        portable::open(&key, &nonce, &sealed[..len], &tag, &mut opened).unwrap();
+        let (ciphertext, tag) = sealed.split_last_chunk().unwrap();
+        portable::open(Message { key: &key, nonce: &nonce, from: ciphertext, to: &mut opened }, tag).unwrap();
         prop_assert!(opened[..plaintext.len()] == plaintext);
+    }
+
+    #[test]
+    fn two_messages_are_what_each_would_be(
+        keys: [[u8; KEY_LEN]; 2],
+        nonces: [[u8; NONCE_LEN]; 2],
+        lens in [lengths_of_pairs(), lengths_of_pairs()],
+        short in [0_usize..100, 0_usize..100],
+        broken in proptest::option::of((0_usize..2, any::<proptest::sample::Index>())),
+    ) {
+        let both = [Key::new(&keys[0]), Key::new(&keys[1])];
+        let plaintexts = [0, 1].map(|i: usize| plaintext(lens[i].saturating_sub(short[i])));
+        let mut sealed = lens.map(|len| vec![0xee; len + TAG_LEN]);
+        let [to0, to1] = &mut sealed;
+        let results = seal_two([
+            Work { key: &both[0], nonce: nonces[0], from: &plaintexts[0], to: to0 },
+            Work { key: &both[1], nonce: nonces[1], from: &plaintexts[1], to: to1 },
+        ]);
+        prop_assert_eq!(results, [Ok(()), Ok(())]);
+        for i in 0..2 {
+            prop_assert!(sealed[i] == by_ring(&keys[i], &nonces[i], &plaintexts[i], lens[i]));
+        }
+
+        if let Some((which, at)) = broken {
+            let at = at.index(sealed[which].len());
+            sealed[which][at] ^= 4;
+        }
+        let mut opened = lens.map(|len| vec![0xee; len]);
+        let [to0, to1] = &mut opened;
+        let results = open_two([
+            Work { key: &both[0], nonce: nonces[0], from: &sealed[0], to: to0 },
+            Work { key: &both[1], nonce: nonces[1], from: &sealed[1], to: to1 },
+        ]);
+        for i in 0..2 {
+            let is_broken = broken.is_some_and(|(which, _)| which == i);
+            prop_assert_eq!(results[i], if is_broken { Err(Refused) } else { Ok(lens[i]) });
+            let shown = if is_broken { &[][..] } else { &plaintexts[i] };
+            prop_assert!(opened[i][..shown.len()] == *shown && opened[i][shown.len()..].iter().all(|byte| *byte == 0));
+        }
     }
 
     #[test]

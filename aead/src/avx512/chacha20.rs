@@ -3,9 +3,9 @@
 use std::arch::x86_64::{
     _mm256_add_epi32, _mm256_permute2x128_si256, _mm256_rol_epi32, _mm256_set1_epi32, _mm256_setr_epi32,
     _mm256_setzero_si256, _mm256_unpackhi_epi32, _mm256_unpackhi_epi64, _mm256_unpacklo_epi32, _mm256_unpacklo_epi64,
-    _mm256_xor_si256, _mm512_add_epi32, _mm512_castsi256_si512, _mm512_inserti64x4, _mm512_rol_epi32,
-    _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_unpackhi_epi32,
-    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64, _mm512_xor_si512,
+    _mm256_xor_si256, _mm512_add_epi32, _mm512_castsi256_si512, _mm512_inserti64x4, _mm512_mask_mov_epi32,
+    _mm512_rol_epi32, _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4,
+    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64, _mm512_xor_si512,
 };
 
 use super::lanes::Lanes;
@@ -21,13 +21,8 @@ pub(crate) struct State([u32; 16]);
 
 /// Ten times the same two rounds over the 16 words `$v` of all blocks, then the sum with what they began as.
 macro_rules! blocks {
-    ($state:expr, $counter:expr, $zero:expr, $set:ident, $add:ident, $xor:ident, $rol:ident) => {{
-        let mut start = [$zero; 16];
-        for (word, value) in start.iter_mut().zip($state) {
-            *word = $set(value.cast_signed());
-        }
-        start[COUNTER] = $counter;
-
+    ($start:expr, $add:ident, $xor:ident, $rol:ident) => {{
+        let start = $start;
         let mut v = start;
         macro_rules! quarter_round {
             ($a:literal, $b:literal, $c:literal, $d:literal) => {
@@ -92,38 +87,28 @@ impl State {
     #[inline]
     pub(crate) fn sixteen(&self, counter: u32) -> [Lanes; 16] {
         let count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        let words = blocks!(
-            self.0,
-            _mm512_add_epi32(_mm512_set1_epi32(counter.cast_signed()), count),
-            _mm512_setzero_si512(),
-            _mm512_set1_epi32,
-            _mm512_add_epi32,
-            _mm512_xor_si512,
-            _mm512_rol_epi32
-        );
-
-        let mut quarters = [[_mm512_setzero_si512(); 4]; 4];
-        for (quarters, rows) in quarters.iter_mut().zip(words.as_chunks::<4>().0) {
-            *quarters = quarters!(
-                rows,
-                _mm512_unpacklo_epi32,
-                _mm512_unpackhi_epi32,
-                _mm512_unpacklo_epi64,
-                _mm512_unpackhi_epi64
-            );
+        let mut start = [_mm512_setzero_si512(); 16];
+        for (word, value) in start.iter_mut().zip(self.0) {
+            *word = _mm512_set1_epi32(value.cast_signed());
         }
+        start[COUNTER] = _mm512_add_epi32(_mm512_set1_epi32(counter.cast_signed()), count);
 
-        let mut stream = [_mm512_setzero_si512(); 16];
-        for c in 0..4 {
-            let [a, b, c_, d] = [quarters[0][c], quarters[1][c], quarters[2][c], quarters[3][c]];
-            let (ab_low, cd_low) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0x44>(c_, d));
-            let (ab_high, cd_high) = (_mm512_shuffle_i32x4::<0xEE>(a, b), _mm512_shuffle_i32x4::<0xEE>(c_, d));
-            stream[c] = _mm512_shuffle_i32x4::<0x88>(ab_low, cd_low);
-            stream[4 + c] = _mm512_shuffle_i32x4::<0xDD>(ab_low, cd_low);
-            stream[8 + c] = _mm512_shuffle_i32x4::<0x88>(ab_high, cd_high);
-            stream[12 + c] = _mm512_shuffle_i32x4::<0xDD>(ab_high, cd_high);
+        stream_of(start)
+    }
+
+    /// Returns 8 blocks of this key stream and 8 of another's, each from its block `counter` on.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(crate) fn eight_and_eight(&self, other: &Self, counter: u32) -> [Lanes; 16] {
+        let count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7);
+        let mut start = [_mm512_setzero_si512(); 16];
+        for (word, (ours, others)) in start.iter_mut().zip(self.0.into_iter().zip(other.0)) {
+            let others = _mm512_set1_epi32(others.cast_signed());
+            *word = _mm512_mask_mov_epi32(others, 0x00FF, _mm512_set1_epi32(ours.cast_signed()));
         }
-        stream
+        start[COUNTER] = _mm512_add_epi32(_mm512_set1_epi32(counter.cast_signed()), count);
+
+        stream_of(start)
     }
 
     /// Returns 8 blocks of the key stream, from the block `counter` on.
@@ -131,15 +116,12 @@ impl State {
     #[inline]
     pub(crate) fn eight(&self, counter: u32) -> [Lanes; 8] {
         let count = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-        let words = blocks!(
-            self.0,
-            _mm256_add_epi32(_mm256_set1_epi32(counter.cast_signed()), count),
-            _mm256_setzero_si256(),
-            _mm256_set1_epi32,
-            _mm256_add_epi32,
-            _mm256_xor_si256,
-            _mm256_rol_epi32
-        );
+        let mut start = [_mm256_setzero_si256(); 16];
+        for (word, value) in start.iter_mut().zip(self.0) {
+            *word = _mm256_set1_epi32(value.cast_signed());
+        }
+        start[COUNTER] = _mm256_add_epi32(_mm256_set1_epi32(counter.cast_signed()), count);
+        let words = blocks!(start, _mm256_add_epi32, _mm256_xor_si256, _mm256_rol_epi32);
 
         let mut quarters = [[_mm256_setzero_si256(); 4]; 4];
         for (quarters, rows) in quarters.iter_mut().zip(words.as_chunks::<4>().0) {
@@ -162,4 +144,29 @@ impl State {
         }
         stream
     }
+}
+
+/// Returns 16 blocks of which each begins as its lane of `start` says.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn stream_of(start: [Lanes; 16]) -> [Lanes; 16] {
+    let words = blocks!(start, _mm512_add_epi32, _mm512_xor_si512, _mm512_rol_epi32);
+
+    let mut quarters = [[_mm512_setzero_si512(); 4]; 4];
+    for (quarters, rows) in quarters.iter_mut().zip(words.as_chunks::<4>().0) {
+        *quarters =
+            quarters!(rows, _mm512_unpacklo_epi32, _mm512_unpackhi_epi32, _mm512_unpacklo_epi64, _mm512_unpackhi_epi64);
+    }
+
+    let mut stream = [_mm512_setzero_si512(); 16];
+    for c in 0..4 {
+        let [first, second, third, fourth] = [quarters[0][c], quarters[1][c], quarters[2][c], quarters[3][c]];
+        let low = (_mm512_shuffle_i32x4::<0x44>(first, second), _mm512_shuffle_i32x4::<0x44>(third, fourth));
+        let high = (_mm512_shuffle_i32x4::<0xEE>(first, second), _mm512_shuffle_i32x4::<0xEE>(third, fourth));
+        stream[c] = _mm512_shuffle_i32x4::<0x88>(low.0, low.1);
+        stream[4 + c] = _mm512_shuffle_i32x4::<0xDD>(low.0, low.1);
+        stream[8 + c] = _mm512_shuffle_i32x4::<0x88>(high.0, high.1);
+        stream[12 + c] = _mm512_shuffle_i32x4::<0xDD>(high.0, high.1);
+    }
+    stream
 }

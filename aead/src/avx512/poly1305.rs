@@ -50,21 +50,80 @@ struct Powers {
 /// lengths. There must be more than 112 bytes, so that there are two groups.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
 pub(super) fn mac(one_time_key: &[u64; 4], ciphertext: &[u8]) -> [u8; TAG_LEN] {
-    let [r0, r1, s0, s1] = *one_time_key;
-    let powers = Powers::new([r0 & CLAMP[0], r1 & CLAMP[1]]);
-    let missing = (ciphertext.len().div_ceil(BLOCK) + 1).next_multiple_of(EIGHT) - ciphertext.len().div_ceil(BLOCK) - 1;
-    let (first, rest) = ciphertext.split_at(GROUP - missing * BLOCK);
-    let (groups, last) = rest.as_chunks::<GROUP>();
-
-    let mut sum = first_group(first, missing);
-    for group in groups {
-        let (front, back) = group.split_at(GROUP / 2);
-        let (Some(front), Some(back)) = (front.first_chunk(), back.first_chunk()) else { continue };
-        sum = sum.times(&powers.eighth).plus(blocks(lanes::load(front), lanes::load(back), every(AFTER_BLOCK)));
+    let mut running = Running::new(one_time_key, ciphertext);
+    for group in running.groups {
+        running.add(group);
     }
-    sum = sum.times(&powers.eighth).plus(last_group(last, ciphertext.len()));
 
-    finish(sum.times(&powers.last).across(), [s0, s1])
+    running.finish()
+}
+
+/// The same for two messages, in turns: each multiplication waits for the one before it, but not for the other message's.
+#[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+pub(super) fn mac_two(one_time_keys: &[[u64; 4]; 2], ciphertexts: [&[u8]; 2]) -> [[u8; TAG_LEN]; 2] {
+    let mut first = Running::new(&one_time_keys[0], ciphertexts[0]);
+    let mut second = Running::new(&one_time_keys[1], ciphertexts[1]);
+    let both = first.groups.len().min(second.groups.len());
+    for (one, other) in first.groups.iter().zip(second.groups) {
+        first.add(one);
+        second.add(other);
+    }
+    for running in [&mut first, &mut second] {
+        for group in &running.groups[both..] {
+            running.add(group);
+        }
+    }
+
+    [first.finish(), second.finish()]
+}
+
+/// A message whose first group is added.
+struct Running<'a> {
+    powers: Powers,
+    sum: Numbers,
+    /// What is still to be added, but for the last.
+    groups: &'a [[u8; GROUP]],
+    last: &'a [u8],
+    len: usize,
+    second_half: [u64; 2],
+}
+
+impl<'a> Running<'a> {
+    #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+    #[inline]
+    fn new([r0, r1, s0, s1]: &[u64; 4], ciphertext: &'a [u8]) -> Self {
+        let blocks = ciphertext.len().div_ceil(BLOCK) + 1;
+        let missing = blocks.next_multiple_of(EIGHT) - blocks;
+        let (first, rest) = ciphertext.split_at(GROUP - missing * BLOCK);
+        let (groups, last) = rest.as_chunks();
+
+        Self {
+            powers: Powers::new([r0 & CLAMP[0], r1 & CLAMP[1]]),
+            sum: first_group(first, missing),
+            groups,
+            last,
+            len: ciphertext.len(),
+            second_half: [*s0, *s1],
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+    #[inline]
+    fn add(&mut self, group: &[u8; GROUP]) {
+        let (halves, _) = group.as_chunks();
+        if let [front, back] = halves {
+            let blocks = blocks(lanes::load(front), lanes::load(back), every(AFTER_BLOCK));
+            self.sum = self.sum.times(&self.powers.eighth).plus(blocks);
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
+    #[inline]
+    fn finish(self) -> [u8; TAG_LEN] {
+        let sum = self.sum.times(&self.powers.eighth).plus(last_group(self.last, self.len));
+
+        finish(sum.times(&self.powers.last).across(), self.second_half)
+    }
 }
 
 /// The blocks that begin a message, with `missing` ones before them.
