@@ -46,6 +46,11 @@ impl Inbox {
         self.buffer.get_mut(room).unwrap_or_default()
     }
 
+    /// Lends room that was reserved twice.
+    pub(crate) fn rooms(&mut self, rooms: [Range<usize>; 2]) -> Option<[&mut [u8]; 2]> {
+        self.buffer.get_disjoint_mut(rooms).ok()
+    }
+
     /// Declares that reserved room holds a packet for a network.
     pub(crate) fn push(&mut self, network: NetworkId, packet: Range<usize>) {
         self.packets.push(packet);

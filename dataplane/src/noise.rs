@@ -260,6 +260,11 @@ impl Seal {
     pub(crate) fn run(self, packet: &[u8], slot: &mut [u8]) -> bool {
         self.0.encrypt(packet, slot).is_ok()
     }
+
+    /// Seals two packets, together where that is faster.
+    pub(crate) fn run_two(seals: [Self; 2], packets: [&[u8]; 2], slots: [&mut [u8]; 2]) -> [bool; 2] {
+        sanstun::PendingEncapsulate::encrypt_two(seals.map(|seal| seal.0), packets, slots).map(|sealed| sealed.is_ok())
+    }
 }
 
 /// A data message that is not opened yet. Any thread may do it.
@@ -270,6 +275,12 @@ impl Open {
     /// Opens `message` into `slot`, which must have room for [`open_room`] bytes.
     pub(crate) fn run(self, message: &[u8], slot: &mut [u8]) -> Opened {
         Opened(self.0.decrypt(message, slot).map(|_, _| ()))
+    }
+
+    /// Opens two messages, together where that is faster.
+    pub(crate) fn run_two(opens: [Self; 2], messages: [&[u8]; 2], slots: [&mut [u8]; 2]) -> [Opened; 2] {
+        sanstun::PendingDecapsulate::decrypt_two(opens.map(|open| open.0), messages, slots)
+            .map(|decrypted| Opened(decrypted.map(|_, _| ())))
     }
 }
 

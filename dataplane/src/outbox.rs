@@ -98,6 +98,17 @@ impl Outbox {
         self.train(slot.train)?.buffer.get_mut(slot.start..slot.start + slot.len)
     }
 
+    /// Lends the room of two datagrams of one train.
+    pub(crate) fn slots(&mut self, slots: [Slot; 2]) -> Option<[&mut [u8]; 2]> {
+        let [first, second] = slots;
+        if first.train != second.train {
+            return None;
+        }
+        let rooms = slots.map(|slot| slot.start..slot.start + slot.len);
+
+        self.train(first.train)?.buffer.get_disjoint_mut(rooms).ok()
+    }
+
     /// Appends a datagram as a train of its own.
     pub(crate) fn push(&mut self, to: SocketAddr, datagram: &[u8]) -> bool {
         let Some(slot) = self.reserve(&mut None, to, datagram.len()) else { return false };

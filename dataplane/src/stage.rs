@@ -38,17 +38,36 @@ pub(crate) struct OpenedJob {
 
 /// Seals a batch into the outbox.
 pub(crate) fn seal_all(jobs: &mut Vec<SealJob<'_>>, shared: &mut Shared) {
-    for job in jobs.drain(..) {
-        seal_one(job, shared);
+    let mut jobs = jobs.drain(..);
+    while let Some(job) = jobs.next() {
+        match jobs.next() {
+            Some(second) => seal_two([job, second], shared),
+            None => seal_one(job, shared),
+        }
     }
 }
 
 /// Seals one packet into the outbox.
 pub(crate) fn seal_one(job: SealJob<'_>, shared: &mut Shared) {
     let is_sealed = shared.outbox.slot(job.slot).is_some_and(|slot| job.seal.run(job.packet, slot));
+    count_sealed(is_sealed, job.packet, shared);
+}
+
+fn seal_two(jobs: [SealJob<'_>; 2], shared: &mut Shared) {
+    let Some(slots) = shared.outbox.slots(jobs.each_ref().map(|job| job.slot)) else {
+        return jobs.into_iter().for_each(|job| seal_one(job, shared));
+    };
+    let packets = jobs.each_ref().map(|job| job.packet);
+    let are_sealed = Seal::run_two(jobs.map(|job| job.seal), packets, slots);
+    for (is_sealed, packet) in are_sealed.into_iter().zip(packets) {
+        count_sealed(is_sealed, packet, shared);
+    }
+}
+
+fn count_sealed(is_sealed: bool, packet: &[u8], shared: &mut Shared) {
     if is_sealed {
         shared.counters.forwarded += 1;
-        shared.counters.forwarded_bytes += job.packet.len() as u64;
+        shared.counters.forwarded_bytes += packet.len() as u64;
     } else {
         shared.counters.drop(DropReason::TransmitOverflow);
     }
@@ -56,12 +75,36 @@ pub(crate) fn seal_one(job: SealJob<'_>, shared: &mut Shared) {
 
 /// Opens a batch into the inbox.
 pub(crate) fn open_all(jobs: &mut Vec<OpenJob<'_>>, opened: &mut Vec<OpenedJob>, shared: &mut Shared) {
-    opened.extend(jobs.drain(..).map(|job| OpenedJob {
+    let mut jobs = jobs.drain(..);
+    while let Some(job) = jobs.next() {
+        match jobs.next() {
+            Some(second) => opened.extend(open_two([job, second], shared)),
+            None => opened.push(open_one(job, shared)),
+        }
+    }
+}
+
+fn open_one(job: OpenJob<'_>, shared: &mut Shared) -> OpenedJob {
+    OpenedJob {
         place: job.place,
         opened: job.open.run(job.message, shared.inbox.room(job.room.clone())),
         message_len: job.message.len(),
         room: job.room,
-    }));
+    }
+}
+
+fn open_two(jobs: [OpenJob<'_>; 2], shared: &mut Shared) -> [OpenedJob; 2] {
+    let Some(rooms) = shared.inbox.rooms(jobs.each_ref().map(|job| job.room.clone())) else {
+        return jobs.map(|job| open_one(job, shared));
+    };
+    let [first, second] = jobs;
+    let opened = Open::run_two([first.open, second.open], [first.message, second.message], rooms);
+    let [first_opened, second_opened] = opened;
+
+    [
+        OpenedJob { place: first.place, opened: first_opened, message_len: first.message.len(), room: first.room },
+        OpenedJob { place: second.place, opened: second_opened, message_len: second.message.len(), room: second.room },
+    ]
 }
 
 /// Empties a list of jobs and keeps its memory for jobs of the next batch, which borrow from somewhere else.

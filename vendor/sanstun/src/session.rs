@@ -6,6 +6,7 @@ use crate::crypto::nonce;
 use crate::errors::Error;
 use crate::message::{AEAD_TAG_SZ, DATA, DATA_HEADER_SZ, DataMessage, TransportData};
 use crate::replay::ReceivingKeyCounterValidator;
+use overlay_aead::Work;
 use std::time::{Duration, Instant};
 
 pub(crate) struct Session {
@@ -389,11 +390,42 @@ impl PendingEncapsulate {
         self.encrypt_payload(plaintext, dst)
     }
 
+    /// Encrypts two data messages like [`PendingEncapsulate::encrypt`], together where that is faster.
+    pub fn encrypt_two(
+        pending: [Self; 2],
+        plaintexts: [&[u8]; 2],
+        dsts: [&mut [u8]; 2],
+    ) -> [Result<(), Error>; 2] {
+        let [first, second] = &pending;
+        let [first_dst, second_dst] = dsts;
+        if plaintexts.iter().all(|plaintext| !plaintext.is_empty())
+            && let Ok(first) = first.work(plaintexts[0], first_dst)
+            && let Ok(second) = second.work(plaintexts[1], second_dst)
+        {
+            return overlay_aead::seal_two([first, second]).map(sealed);
+        }
+
+        let [first, second] = pending;
+        [
+            first.encrypt(plaintexts[0], first_dst).map(drop),
+            second.encrypt(plaintexts[1], second_dst).map(drop),
+        ]
+    }
+
     pub(crate) fn encrypt_payload<'a>(
         self,
         plaintext: &[u8],
         dst: &'a mut [u8],
     ) -> Result<DataMessage<'a>, Error> {
+        let work = self.work(plaintext, dst)?;
+        let len = DATA_HEADER_SZ + work.to.len();
+        sealed(work.key.seal(&work.nonce, work.from, work.to))?;
+
+        Ok(DataMessage(&mut dst[..len]))
+    }
+
+    /// Writes the header and returns what is left to do.
+    fn work<'w>(&'w self, plaintext: &'w [u8], dst: &'w mut [u8]) -> Result<Work<'w>, Error> {
         let padded_len = plaintext.len().next_multiple_of(PADDING_MULTIPLE);
         let len = DATA_HEADER_SZ + padded_len + AEAD_TAG_SZ;
         let available = dst.len();
@@ -405,19 +437,26 @@ impl PendingEncapsulate {
             });
         };
 
-        let (header, rest) = message.split_at_mut(DATA_HEADER_SZ);
+        let (header, to) = message.split_at_mut(DATA_HEADER_SZ);
 
         header.copy_from_slice(&data_header(
             self.receiver_index.to_le_bytes(),
             self.counter,
         ));
-        self.key
-            .0
-            .seal(&nonce(self.counter), plaintext, rest)
-            .expect("plaintext of a data message is always within the AEAD's limits");
 
-        Ok(DataMessage(message))
+        Ok(Work {
+            key: &self.key.0,
+            nonce: nonce(self.counter),
+            from: plaintext,
+            to,
+        })
     }
+}
+
+fn sealed(result: Result<(), overlay_aead::Refused>) -> Result<(), Error> {
+    result.expect("plaintext of a data message is always within the AEAD's limits");
+
+    Ok(())
 }
 
 /// A data message ready for decryption after an initial replay check.
@@ -439,19 +478,41 @@ impl PendingDecapsulate {
     /// Pass the original data message as `message`. The result owns `dst`; commit it with
     /// [`Tunnel::commit_decapsulate`](crate::Tunnel::commit_decapsulate) to obtain the plaintext.
     pub fn decrypt<B: AsMut<[u8]>>(self, message: &[u8], mut dst: B) -> Decrypted<B> {
-        let plaintext = self
-            .decrypt_in_place(message, dst.as_mut())
-            .map(|len| Plaintext::new(dst, len));
+        let opened = self
+            .work(message, dst.as_mut())
+            .and_then(|work| opened(work.key.open(&work.nonce, work.from, work.to)));
 
-        Decrypted {
-            receiving_index: self.receiving_index,
-            session: self.session,
-            counter: self.counter,
-            plaintext,
-        }
+        self.decrypted(opened, dst)
     }
 
-    fn decrypt_in_place(&self, message: &[u8], dst: &mut [u8]) -> Result<usize, Error> {
+    /// Decrypts two data messages like [`PendingDecapsulate::decrypt`], together where that is faster.
+    pub fn decrypt_two<B: AsMut<[u8]>>(
+        pending: [Self; 2],
+        messages: [&[u8]; 2],
+        mut dsts: [B; 2],
+    ) -> [Decrypted<B>; 2] {
+        let [first, second] = pending;
+        let [first_dst, second_dst] = &mut dsts;
+        let works = (
+            first.work(messages[0], first_dst.as_mut()),
+            second.work(messages[1], second_dst.as_mut()),
+        );
+        let [first_opened, second_opened] = match works {
+            (Ok(first), Ok(second)) => overlay_aead::open_two([first, second]).map(opened),
+            (first, second) => [first, second].map(|work| {
+                work.and_then(|work| opened(work.key.open(&work.nonce, work.from, work.to)))
+            }),
+        };
+
+        let [first_dst, second_dst] = dsts;
+        [
+            first.decrypted(first_opened, first_dst),
+            second.decrypted(second_opened, second_dst),
+        ]
+    }
+
+    /// Checks the header and returns what is left to do.
+    fn work<'w>(&'w self, message: &'w [u8], dst: &'w mut [u8]) -> Result<Work<'w>, Error> {
         let expected_header = data_header(self.receiving_index.to_le_bytes(), self.counter);
         let Some((header, ciphertext)) = message.split_first_chunk::<DATA_HEADER_SZ>() else {
             return Err(Error::InvalidAeadTag);
@@ -470,11 +531,26 @@ impl PendingDecapsulate {
             });
         }
 
-        self.key
-            .0
-            .open(&nonce(self.counter), ciphertext, dst)
-            .map_err(|_| Error::InvalidAeadTag)
+        Ok(Work {
+            key: &self.key.0,
+            nonce: nonce(self.counter),
+            from: ciphertext,
+            to: dst,
+        })
     }
+
+    fn decrypted<B>(self, opened: Result<usize, Error>, dst: B) -> Decrypted<B> {
+        Decrypted {
+            receiving_index: self.receiving_index,
+            session: self.session,
+            counter: self.counter,
+            plaintext: opened.map(|len| Plaintext::new(dst, len)),
+        }
+    }
+}
+
+fn opened(result: Result<usize, overlay_aead::Refused>) -> Result<usize, Error> {
+    result.map_err(|_| Error::InvalidAeadTag)
 }
 
 fn data_header(receiver_index: [u8; 4], counter: u64) -> [u8; DATA_HEADER_SZ] {
