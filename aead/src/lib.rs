@@ -6,6 +6,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod portable;
 #[cfg(test)]
 mod tests;

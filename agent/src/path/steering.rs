@@ -14,8 +14,8 @@ use super::packet::Segment;
 
 /// What is carried is counted by windows of this length; the last one counts as well.
 const WINDOW: Duration = Duration::from_millis(10);
-/// More than this in two windows, and a lane is busy: some 400 Mbit/s, of which a queue may be.
-const BUSY: u32 = 1 << 20;
+/// More than this in two windows, and a lane is busy: some 100 Mbit/s, of which a queue may be.
+const BUSY: u32 = 256 << 10;
 /// More than this in two windows, and a flow is not sparse: some 6 Mbit/s.
 const SPARSE: u32 = 16 << 10;
 /// A lane that was busy within this many windows may be so again at once.

@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::as_root;
@@ -104,6 +106,67 @@ fn many_flows_share_the_lanes() {
 
         let lanes: Vec<_> = world.a.reports().await.iter().map(|report| report.engine.forwarded).collect();
         assert!(lanes.iter().all(|&forwarded| forwarded > 0), "one lane carried nothing: {lanes:?}");
+        world.end().await;
+    });
+}
+
+/// Starts a stream that ends when its sender is told so; returns whom to tell.
+fn start_stream(from: &Host, to: &Host) -> Arc<AtomicBool> {
+    let listener = to.inside(|| TcpListener::bind((to.address, 0))).expect("bound");
+    let at = listener.local_addr().expect("an address");
+    let mut sender = from.inside(|| TcpStream::connect_timeout(&at, PATIENCE)).expect("connected");
+    let (mut receiver, _) = listener.accept().expect("accepted");
+    let enough = Arc::new(AtomicBool::new(false));
+
+    let end = Arc::clone(&enough);
+    std::thread::spawn(move || {
+        let block = pattern(1 << 20);
+        while !end.load(Ordering::Relaxed) && sender.write_all(&block).is_ok() {}
+    });
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 20];
+        while receiver.read(&mut buffer).is_ok_and(|len| len > 0) {}
+    });
+
+    enough
+}
+
+/// Sends a datagram there and one back.
+fn echo(sender: &UdpSocket, receiver: &UdpSocket) {
+    let mut buffer = [0; 16];
+    sender.send(b"ping").expect("sent");
+    let (len, from) = receiver.recv_from(&mut buffer).expect("received");
+    receiver.send_to(&buffer[..len], from).expect("sent");
+    assert_eq!(sender.recv(&mut buffer).expect("received"), 4);
+}
+
+#[test]
+fn sparse_flows_leave_the_lane_of_a_stream() {
+    const FLOWS: u64 = 16;
+    const ROUNDS: u64 = 20;
+
+    as_root(async {
+        let world = World::new(2).await;
+        let pairs: Vec<_> = (0..FLOWS).map(|_| udp_pair(&world.a, &world.b, world.b.address.into())).collect();
+        pairs.iter().for_each(|(sender, _)| sender.set_read_timeout(Some(PATIENCE)).expect("set"));
+        let enough = start_stream(&world.a, &world.b);
+        let forwarded = async || world.a.reports().await.iter().map(|lane| lane.engine.forwarded).collect::<Vec<_>>();
+
+        // By chance half of the flows begin on the lane of the stream. They stay there until the lane is busy.
+        let deadline = Instant::now() + 3 * PATIENCE;
+        loop {
+            let before = forwarded().await;
+            (0..ROUNDS).for_each(|_| pairs.iter().for_each(|(sender, receiver)| echo(sender, receiver)));
+            let after = forwarded().await;
+            let carried = before.iter().zip(&after).map(|(before, after)| after - before);
+            let quiet = carried.min().expect("two lanes");
+            if quiet >= FLOWS * ROUNDS * 9 / 10 {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{quiet} of {} left the lane of the stream", FLOWS * ROUNDS);
+        }
+
+        enough.store(true, Ordering::Relaxed);
         world.end().await;
     });
 }
