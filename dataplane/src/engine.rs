@@ -15,6 +15,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::callers::Callers;
 use crate::drop::{Counters, DropReason};
 use crate::event::Event;
 use crate::guard::Guard;
@@ -72,6 +73,9 @@ pub struct Delivery<'a> {
     pub packets: &'a [Range<usize>],
 }
 
+/// How many peer lanes a lane that just started calls by itself: 350 KiB of tunnels, should none of them answer.
+const MAX_WOKEN: usize = 32;
+
 /// The packet engine of one lane.
 pub struct Engine {
     seat: Seat,
@@ -79,6 +83,7 @@ pub struct Engine {
     clock: Clock,
     networks: BTreeMap<NetworkId, Network>,
     guard: Guard,
+    callers: Callers,
     shared: Shared,
     seals: Vec<SealJob<'static>>,
     opens: Vec<OpenJob<'static>>,
@@ -97,6 +102,7 @@ impl Engine {
             clock: Clock { started: config.now, started_unix: config.unix_time, now: config.now },
             networks: BTreeMap::new(),
             guard: Guard::new(config.now),
+            callers: Callers::new(config.now),
             shared: Shared::default(),
             seals: Vec::new(),
             opens: Vec::new(),
@@ -128,13 +134,15 @@ impl Engine {
         self.tend_touched(now);
     }
 
-    /// Sends a handshake at once to every peer lane that this lane talks to and has no session with.
+    /// Sends a handshake at once to peer lanes that this lane talks to and has no session with, 32 at most.
     ///
-    /// For a lane that just started: its peers may hold sessions that it no longer knows.
+    /// For a lane that just started: its peers may hold sessions that it no longer knows. Small clusters lose nothing then; in large
+    /// ones most peers are not in use, and those that are get called back when they send something.
     pub fn wake_peers(&mut self, now: Instant) {
         let now = self.clock.advance(now);
+        let mut left = MAX_WOKEN;
         for network in self.networks.values_mut() {
-            network.wake(&mut self.shared, now);
+            left -= network.wake(left, &mut self.shared, now);
         }
         self.tend_touched(now);
     }
@@ -235,13 +243,26 @@ impl Engine {
         opens: &mut Vec<OpenJob<'d>>,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let place = self.shared.demux.find(id).ok_or(DropReason::UnknownIndex)?;
+        let Some(place) = self.shared.demux.find(id) else {
+            self.call_back(from, now);
+            return Err(DropReason::UnknownIndex);
+        };
         let network = self.networks.get_mut(&place.network).ok_or(DropReason::UnknownIndex)?;
         let open = network.begin_open(place.link, from, message, now)?;
         let room = self.shared.inbox.reserve(open_room(message.len())).ok_or(DropReason::DeliveryOverflow)?;
         opens.push(OpenJob { place, open, message, room });
 
         Ok(())
+    }
+
+    /// Calls whoever may still use a session that this engine does not know.
+    fn call_back(&mut self, address: SocketAddr, now: Instant) {
+        if !self.callers.admits(now) {
+            return;
+        }
+        for network in self.networks.values_mut() {
+            network.call_back(address, &mut self.shared, now);
+        }
     }
 
     fn finish_open(&mut self, opens: &mut Vec<OpenJob<'_>>, from: SocketAddr, now: Instant) {

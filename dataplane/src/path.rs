@@ -56,6 +56,11 @@ impl Path {
         self.candidates.iter().chain(&self.confirmed).map(SocketAddr::ip)
     }
 
+    /// Returns whether this is an address at which the peer is reached or was heard.
+    pub(crate) fn has(&self, address: SocketAddr) -> bool {
+        self.confirmed == Some(address) || self.candidates.contains(&address)
+    }
+
     /// Returns whether there is any address at all.
     pub(crate) fn is_known(&self) -> bool {
         self.confirmed.is_some() || !self.candidates.is_empty()

@@ -24,7 +24,7 @@ pub(crate) enum Command {
     AddQueue(NetworkId, Queue),
     /// Serves it no longer.
     RemoveQueue(NetworkId),
-    /// Sends a handshake to every peer at once.
+    /// Sends handshakes to peers at once.
     WakePeers,
     /// Tells how the lane is doing.
     Report(oneshot::Sender<LaneReport>),

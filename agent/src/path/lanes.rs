@@ -207,7 +207,7 @@ impl Lanes {
         self.tell_all(|| Command::RemoveQueue(network))
     }
 
-    /// Sends a handshake at once to every peer; for an agent that just started and whose peers still use old sessions.
+    /// Sends handshakes at once; for an agent that just started and whose peers still use old sessions.
     ///
     /// # Errors
     ///

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::drop::DropReason;
 use crate::event::Event;
-use crate::link::LinkIndex;
+use crate::link::{Link, LinkIndex};
 use crate::noise::{
     CookieReply, Datagram, HandshakeInitiation, HandshakeResponse, Message, Tunnel, Wish, initiator, sealed_len,
 };
@@ -59,15 +59,29 @@ impl Network {
         Ok(())
     }
 
-    /// Sends a handshake to every used link that has no session.
-    pub(crate) fn wake(&mut self, shared: &mut Shared, now: Instant) {
+    /// Sends a handshake to used links that have no session, `most` at most, and returns to how many.
+    pub(crate) fn wake(&mut self, most: usize, shared: &mut Shared, now: Instant) -> usize {
+        let is_used = |link: &Link| link.is_used && link.path.is_known();
+
+        self.call(is_used, most, shared, now)
+    }
+
+    /// Sends a handshake to whoever is reached at `address` and has no session.
+    pub(crate) fn call_back(&mut self, address: SocketAddr, shared: &mut Shared, now: Instant) {
+        self.call(|link| link.path.has(address), usize::MAX, shared, now);
+    }
+
+    fn call(&mut self, which: impl Fn(&Link) -> bool, most: usize, shared: &mut Shared, now: Instant) -> usize {
+        let mut called = 0;
         for index in (0..self.links.len()).map(LinkIndex) {
             let link = &self.links[index.0];
-            if link.is_used && !link.has_session(now) && link.path.is_known() && self.ensure_tunnel(index, shared, now)
-            {
+            if called < most && which(link) && !link.has_session(now) && self.ensure_tunnel(index, shared, now) {
                 self.start_handshake(index, shared, now);
+                called += 1;
             }
         }
+
+        called
     }
 
     /// Performs what is due on one link.

@@ -157,6 +157,55 @@ fn a_restarted_peer_that_wakes_its_peers_is_back_within_a_second() {
 }
 
 #[test]
+fn a_restarted_peer_calls_back_who_still_uses_an_old_session() {
+    let mut world = World::connected(3);
+    world.say(0, 1, 1);
+    world.run(Duration::from_secs(10));
+
+    world.restart(1, 0);
+    world.numbers(1);
+    world.say(0, 1, 3);
+    world.run(Duration::from_millis(50));
+    world.say(0, 1, 4);
+    world.run(Duration::from_millis(50));
+
+    assert_eq!(world.numbers(1), [4], "the first told that nobody knows the session");
+    let states: Vec<_> = world.hosts[1].engine.status(world.now).iter().map(|peer| peer.state).collect();
+    assert_eq!(states, [PeerState::Established, PeerState::Idle], "nobody else was called");
+    world.assert_accounted();
+}
+
+#[test]
+fn strangers_and_late_callers_are_not_called_back() {
+    let mut world = World::connected(2);
+    world.restart(1, 0);
+    let message = [[4, 0, 0, 0].as_slice(), &[7; 60]].concat();
+
+    world.hosts[1].engine.handle_udp("203.0.113.5:1".parse().expect("valid"), &message, message.len(), world.now);
+    assert!(world.hosts[1].engine.poll_transmit().is_none(), "no member");
+    let member = world.hosts[0].addr;
+    let late = world.now + Duration::from_secs(180);
+    world.hosts[1].engine.handle_udp(member, &message, message.len(), late);
+
+    assert!(world.hosts[1].engine.poll_transmit().is_none(), "no session is so old");
+}
+
+#[test]
+fn a_flood_under_a_members_address_calls_it_once() {
+    let mut world = World::connected(2);
+    world.restart(1, 0);
+    let (member, now) = (world.hosts[0].addr, world.now);
+    let message = [[4, 0, 0, 0].as_slice(), &[7; 60]].concat();
+
+    for _ in 0..1_000 {
+        world.hosts[1].engine.handle_udp(member, &message, message.len(), now);
+    }
+
+    assert!(world.hosts[1].engine.poll_transmit().is_some_and(|transmit| transmit.bytes.len() == 148));
+    assert!(world.hosts[1].engine.poll_transmit().is_none());
+}
+
+#[test]
 fn waking_does_not_disturb_sessions() {
     let mut world = World::connected(2);
     world.say(0, 1, 1);

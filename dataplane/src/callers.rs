@@ -1,0 +1,58 @@
+//! Peers that still use a session of the engine before this one.
+//!
+//! Their data messages name an index that nobody knows any more, and WireGuard has them wait 15 seconds before they try anew. For as
+//! long as such a session can live, whoever sends one from an address of a member is called back. Nothing proves who it was: what
+//! a stranger gains by forging addresses is handshakes to members, as many as [`CALLS`] allow and none twice at a time.
+
+use std::time::{Duration, Instant};
+
+use crate::noise::SESSION_TIME;
+
+/// How long calls are counted.
+const WINDOW: Duration = Duration::from_millis(100);
+/// How many senders are looked up in a window, at some 10 µs each with a thousand peers. More wait for their next message.
+const CALLS: u32 = 50;
+
+/// Counts who is called back.
+#[derive(Debug)]
+pub(crate) struct Callers {
+    until: Instant,
+    since: Instant,
+    count: u32,
+}
+
+impl Callers {
+    /// Begins with the engine.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { until: now + SESSION_TIME, since: now, count: 0 }
+    }
+
+    /// Says whether the sender of a message for an unknown session may be looked up.
+    pub(crate) fn admits(&mut self, now: Instant) -> bool {
+        if now >= self.until {
+            return false;
+        }
+        if now.saturating_duration_since(self.since) >= WINDOW {
+            (self.since, self.count) = (now, 0);
+        }
+        self.count = self.count.saturating_add(1);
+
+        self.count <= CALLS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::start;
+
+    #[test]
+    fn a_flood_is_looked_up_seldom_and_only_at_first() {
+        let mut callers = Callers::new(start());
+
+        assert_eq!((0..CALLS * 3).filter(|_| callers.admits(start())).count(), CALLS as usize);
+        assert!(callers.admits(start() + WINDOW));
+        assert!(callers.admits(start() + SESSION_TIME - WINDOW));
+        assert!(!callers.admits(start() + SESSION_TIME));
+    }
+}
