@@ -11,7 +11,7 @@ use overlay_core::NetworkId;
 use overlay_dataplane::Tables;
 use tokio::sync::oneshot;
 
-use super::lane::Queue;
+use super::queue::Queue;
 use super::report::LaneReport;
 
 /// How many commands may wait: far more than a lane, which looks every few microseconds, ever lets stand. 256 KiB.

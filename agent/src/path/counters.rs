@@ -38,6 +38,8 @@ counters! {
     tun_writes,
     /// Packets written to TUN devices, before merging.
     tun_packets_out,
+    /// Packets of sparse flows written through the queue of a lane that is less busy.
+    tun_steered,
     /// Packets that a TUN device refused.
     tun_refused,
     /// Packets for a network whose TUN device is not there.

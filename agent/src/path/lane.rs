@@ -5,9 +5,8 @@
 //! wait, so no direction and no network can starve another. It never sleeps, and an idle lane does not run; only where
 //! answers have been coming at once does it look out for one before it waits (`lookout`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,10 +21,11 @@ use super::command::{Command, Mailbox};
 use super::counters::Counters;
 use super::lookout::{Lookout, Side};
 use super::loopback::is_own_outer;
+use super::queue::Queue;
 use super::report::{LaneEvent, LaneReport};
 use super::split::Batch;
 use super::steering::{Board, Steering};
-use super::tun::{Filled, TunQueue};
+use super::tun::Filled;
 use super::udp::{Trains, UdpSockets};
 
 /// How many descriptors one wait reports; more wait for the next turn.
@@ -35,15 +35,6 @@ const MAX_READY: usize = 64;
 const OPEN_AT_ONCE: usize = 128 * 1024;
 /// The shortest wait for an engine whose time has come and stays: a slow lane is better than one that spins.
 const MIN_WAIT: Duration = Duration::from_millis(1);
-
-/// One lane's queue of a network's TUN device.
-#[derive(Debug)]
-pub(crate) struct Queue {
-    /// The queue.
-    pub(crate) tun: TunQueue,
-    /// Addresses of the host itself in this network, if it is attached.
-    pub(crate) host: Arc<BTreeSet<IpAddr>>,
-}
 
 /// Everything one lane owns.
 #[derive(Debug)]

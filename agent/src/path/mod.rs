@@ -25,6 +25,7 @@ mod lanes;
 mod lookout;
 mod loopback;
 mod packet;
+mod queue;
 mod report;
 mod split;
 mod steering;

@@ -84,7 +84,9 @@ impl TunQueue {
         for group in coalescer.groups() {
             let first = packets.packet(group.first());
             let written = if group.len() == 1 {
-                self.write_plain(steering.queue(first), first, counters)
+                let queue = steering.queue(first);
+                counters.tun_steered += u64::from(queue != self.own);
+                self.write_plain(queue, first, counters)
             } else {
                 steering.carried(first, group.payload());
                 self.write_group(group, packets, coalescer, counters)

@@ -10,7 +10,7 @@ use crate::output::{Page, Report, bytes, list, table};
 use crate::time;
 
 /// Counters of packets that went their way, or still may; every other one counts packets that did not.
-const TRAFFIC: [&str; 18] = [
+const TRAFFIC: [&str; 19] = [
     "control",
     "control_sent",
     "delivered",
@@ -22,6 +22,7 @@ const TRAFFIC: [&str; 18] = [
     "tun_packets_in",
     "tun_packets_out",
     "tun_reads",
+    "tun_steered",
     "tun_writes",
     "udp_datagrams",
     "udp_datagrams_in",
