@@ -6,38 +6,30 @@
 
 use std::time::{Duration, Instant};
 
+use crate::budget::Budget;
 use crate::noise::SESSION_TIME;
 
-/// How long calls are counted.
-const WINDOW: Duration = Duration::from_millis(100);
-/// How many senders are looked up in a window, at some 10 µs each with a thousand peers. More wait for their next message.
+/// How many senders are looked up without a pause, at some 10 µs each with a thousand peers. More wait for their next message.
 const CALLS: u32 = 50;
+/// One more after each of these: 500 a second.
+const INTERVAL: Duration = Duration::from_millis(2);
 
-/// Counts who is called back.
+/// Limits who is called back.
 #[derive(Debug)]
 pub(crate) struct Callers {
     until: Instant,
-    since: Instant,
-    count: u32,
+    budget: Budget,
 }
 
 impl Callers {
     /// Begins with the engine.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { until: now + SESSION_TIME, since: now, count: 0 }
+        Self { until: now + SESSION_TIME, budget: Budget::new(CALLS, INTERVAL, now) }
     }
 
     /// Says whether the sender of a message for an unknown session may be looked up.
     pub(crate) fn admits(&mut self, now: Instant) -> bool {
-        if now >= self.until {
-            return false;
-        }
-        if now.saturating_duration_since(self.since) >= WINDOW {
-            (self.since, self.count) = (now, 0);
-        }
-        self.count = self.count.saturating_add(1);
-
-        self.count <= CALLS
+        now < self.until && self.budget.take(now)
     }
 }
 
@@ -51,8 +43,8 @@ mod tests {
         let mut callers = Callers::new(start());
 
         assert_eq!((0..CALLS * 3).filter(|_| callers.admits(start())).count(), CALLS as usize);
-        assert!(callers.admits(start() + WINDOW));
-        assert!(callers.admits(start() + SESSION_TIME - WINDOW));
+        assert!(callers.admits(start() + INTERVAL));
+        assert!(callers.admits(start() + SESSION_TIME - INTERVAL));
         assert!(!callers.admits(start() + SESSION_TIME));
     }
 }

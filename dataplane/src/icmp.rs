@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
+use crate::budget::Budget;
 use crate::ip::{Inner, V4_HEADER, V6_HEADER, is_routed_unicast};
 
 /// The ICMP header of both errors, in bytes.
@@ -24,30 +25,8 @@ const BURST: u32 = 50;
 const INTERVAL: Duration = Duration::from_millis(10);
 
 /// Limits how many errors a network sends.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    tokens: u32,
-    refilled: Instant,
-}
-
-impl Budget {
-    pub(crate) fn new(now: Instant) -> Self {
-        Self { tokens: BURST, refilled: now }
-    }
-
-    /// Takes one token, if there is one.
-    pub(crate) fn take(&mut self, now: Instant) -> bool {
-        let elapsed = now.saturating_duration_since(self.refilled);
-        let earned = u32::try_from(elapsed.as_millis() / INTERVAL.as_millis()).unwrap_or(BURST).min(BURST);
-        if earned > 0 {
-            self.tokens = (self.tokens + earned).min(BURST);
-            self.refilled = now;
-        }
-        let Some(rest) = self.tokens.checked_sub(1) else { return false };
-        self.tokens = rest;
-
-        true
-    }
+pub(crate) fn budget(now: Instant) -> Budget {
+    Budget::new(BURST, INTERVAL, now)
 }
 
 /// Writes the error for `packet` into `out` and returns its length; some packets must not be answered (RFC 1122, 3.2.2).
@@ -221,7 +200,7 @@ mod tests {
     #[test]
     fn the_budget_runs_out_and_grows_again() {
         let now = crate::sim::start();
-        let mut budget = Budget::new(now);
+        let mut budget = budget(now);
 
         assert_eq!((0..100).filter(|_| budget.take(now)).count(), 50);
         assert_eq!((0..100).filter(|_| budget.take(now + Duration::from_millis(105))).count(), 10);

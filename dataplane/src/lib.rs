@@ -7,6 +7,7 @@
 
 #[cfg(feature = "bench")]
 pub mod bench;
+mod budget;
 mod callers;
 mod drop;
 mod engine;

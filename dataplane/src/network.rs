@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use overlay_core::PublicKey;
 use zeroize::Zeroizing;
 
+use crate::budget::Budget;
 use crate::drop::DropReason;
 use crate::icmp;
 use crate::ip::{self, Inner};
@@ -52,7 +53,7 @@ pub(crate) struct Network {
     )]
     links: Vec<Box<Link>>,
     keys: BTreeMap<PublicKey, LinkIndex>,
-    errors: icmp::Budget,
+    errors: Budget,
     /// Whether any path carries less than the tunnel would.
     has_narrow: bool,
     /// Names the next packet that is cut into fragments.
@@ -75,7 +76,7 @@ impl Network {
             peers: Vec::new(),
             links: Vec::new(),
             keys: BTreeMap::new(),
-            errors: icmp::Budget::new(now),
+            errors: icmp::budget(now),
             has_narrow: false,
             next_fragment,
         }
