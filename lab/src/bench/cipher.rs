@@ -7,7 +7,7 @@ use overlay_aead::{Key, NONCE_LEN, Refused, TAG_LEN, Work, open_two, seal_two};
 
 /// Bytes of a full inner packet.
 const PACKET: usize = 1408;
-/// As many packets as one super-packet becomes, so that the cache is as warm as in the agent.
+/// As many packets as one super-packet becomes, in pairs, so that the cache is as warm as in the agent.
 const BATCH: usize = 44;
 /// How long each direction is measured.
 const TIME: Duration = Duration::from_millis(100);
@@ -31,25 +31,21 @@ impl Cipher {
         let mut sealed = vec![0; BATCH * (PACKET + TAG_LEN)];
         let mut opened = vec![0; BATCH * PACKET];
 
-        let seal = speed(|| {
-            let slots = sealed.chunks_exact_mut(2 * (PACKET + TAG_LEN));
-            packets.chunks_exact(2 * PACKET).zip(slots).try_for_each(|(packets, slots)| {
-                let (slots, packets) = (slots.split_at_mut(PACKET + TAG_LEN), packets.split_at(PACKET));
-                let work = [(packets.0, slots.0), (packets.1, slots.1)];
-                all(seal_two(work.map(|(from, to)| Work { key: &key, nonce: NONCE, from, to })))
-            })
-        })?;
-        let open = speed(|| {
-            let slots = opened.chunks_exact_mut(2 * PACKET);
-            sealed.chunks_exact(2 * (PACKET + TAG_LEN)).zip(slots).try_for_each(|(sealed, slots)| {
-                let (slots, sealed) = (slots.split_at_mut(PACKET), sealed.split_at(PACKET + TAG_LEN));
-                let work = [(sealed.0, slots.0), (sealed.1, slots.1)];
-                all(open_two(work.map(|(from, to)| Work { key: &key, nonce: NONCE, from, to })))
-            })
-        })?;
+        let seal = speed(|| pairs(&key, &packets, &mut sealed).try_for_each(|pair| all(seal_two(pair))))?;
+        let open = speed(|| pairs(&key, &sealed, &mut opened).try_for_each(|pair| all(open_two(pair))))?;
 
         Ok(Self { seal, open })
     }
+}
+
+/// Takes the batch `from` and the room `to` apart, two messages at a time.
+fn pairs<'a>(key: &'a Key, from: &'a [u8], to: &'a mut [u8]) -> impl Iterator<Item = [Work<'a>; 2]> {
+    let (from_len, to_len) = (from.len() / BATCH, to.len() / BATCH);
+
+    from.chunks_exact(2 * from_len).zip(to.chunks_exact_mut(2 * to_len)).map(move |(from, to)| {
+        let (from, to) = (from.split_at(from_len), to.split_at_mut(to_len));
+        [(from.0, to.0), (from.1, to.1)].map(|(from, to)| Work { key, nonce: NONCE, from, to })
+    })
 }
 
 fn all<T>(results: [Result<T, Refused>; 2]) -> Result<(), Refused> {
