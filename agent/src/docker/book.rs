@@ -168,22 +168,7 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::Numbering;
-
-    fn network(docker: &str) -> DockerRow {
-        DockerRow::Network(DockerNetwork {
-            id: docker.to_owned(),
-            network: None,
-            prefix: "10.1.0.0/16".parse().expect("a prefix"),
-            gateway: [10, 1, 0, 1].into(),
-            prefix6: None,
-            gateway6: None,
-            reserved: BTreeMap::new(),
-            internal: false,
-            options: BTreeMap::new(),
-            numbering: Numbering::Engine,
-        })
-    }
+    use crate::docker::testing;
 
     #[tokio::test]
     async fn a_network_that_is_removed_while_it_is_bound_is_gone_and_remembered() {
@@ -192,7 +177,12 @@ mod tests {
         let book = Book::new(store, Vec::new());
         let id = NetworkId::from_random(7);
         for bound_first in [true, false] {
-            book.write(vec![network("aa")], vec![DockerKey::Removal(id)]).await.expect("written");
+            book.write(
+                vec![DockerRow::Network(testing::network("aa", "10.1.0.0/16", None))],
+                vec![DockerKey::Removal(id)],
+            )
+            .await
+            .expect("written");
 
             let (bound, struck) = if bound_first {
                 tokio::join!(book.bind("aa", Some(id)), book.strike_network("aa"))

@@ -29,6 +29,8 @@ mod ready;
 mod roster;
 pub(crate) mod sync;
 pub(crate) mod task;
+#[cfg(test)]
+mod testing;
 
 /// The driver's name, as in `docker network create -d`.
 pub const DRIVER: &str = "overlay-wg";

@@ -435,6 +435,7 @@ mod tests {
     use overlay_core::{Change, Network, NetworkMode, NetworkSettings, Revision};
 
     use super::*;
+    use crate::docker::testing;
 
     const ME: NodeId = NodeId::FIRST;
 
@@ -470,18 +471,7 @@ mod tests {
     }
 
     fn known(docker: &str, prefix: &str, network: Option<NetworkId>) -> (String, DockerNetwork) {
-        let row = DockerNetwork {
-            id: docker.into(),
-            network,
-            prefix: prefix.parse().expect("a prefix"),
-            gateway: [10, 1, 0, 1].into(),
-            prefix6: None,
-            gateway6: None,
-            reserved: BTreeMap::new(),
-            internal: false,
-            options: BTreeMap::new(),
-            numbering: Numbering::Ours { pool: "p".into(), pool6: None },
-        };
+        let row = testing::network(docker, prefix, network);
 
         (row.id.clone(), row)
     }
