@@ -23,6 +23,7 @@ use anyhow::{Context, Result};
 
 use crate::capture::Capture;
 use crate::command::HostCommand;
+use crate::docker::Release;
 use crate::lab::Lab;
 
 /// Sent as payload wherever nothing may be readable between hosts.
@@ -71,13 +72,19 @@ pub const CHECKS: [Check; 25] = [
     Check { name: "churn", what: "coming and going leaves nothing", rounds: 1000, run: churn::run },
 ];
 
-/// What a check says while it runs.
+/// What a check is given beside its rounds, and what it says while it runs.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     aloud: bool,
+    engines: Vec<Release>,
 }
 
 impl Notes {
+    /// Returns which Docker engine a host gets: those given, in turn; without any, the installed one.
+    pub(crate) fn engine(&self, host: usize) -> Release {
+        self.engines.iter().cycle().nth(host).cloned().unwrap_or_default()
+    }
+
     /// Notes a figure or a step.
     pub(crate) fn say(&mut self, line: &str) {
         if self.aloud {
@@ -101,8 +108,18 @@ impl Check {
     ///
     /// When the property does not hold, or the hosts cannot be made.
     pub fn run(&self, rounds: Option<u32>) -> Result<Duration> {
+        self.run_with(rounds, &[])
+    }
+
+    /// Runs the check as [`Check::run`] does, with these Docker engines on its hosts in turn.
+    ///
+    /// # Errors
+    ///
+    /// As [`Check::run`].
+    pub fn run_with(&self, rounds: Option<u32>, engines: &[Release]) -> Result<Duration> {
         let start = Instant::now();
-        (self.run)(rounds.unwrap_or(self.rounds), &mut Notes { aloud: true }).with_context(|| self.name)?;
+        let mut notes = Notes { aloud: true, engines: engines.to_vec() };
+        (self.run)(rounds.unwrap_or(self.rounds), &mut notes).with_context(|| self.name)?;
 
         Ok(start.elapsed())
     }

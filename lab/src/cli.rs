@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::check::{CHECKS, Check};
-use crate::docker::{Engine, Image};
+use crate::docker::{Engine, Image, Release};
 use crate::lab::Lab;
 use crate::snapshot::Snapshot;
 use crate::state::{self, Record};
@@ -75,7 +75,7 @@ enum Command {
     },
     /// Try one property of Overlay on hosts of its own, in many rounds
     #[command(
-        after_help = "Examples:\n  overlay-lab check             lists them\n  overlay-lab check restart --rounds 10"
+        after_help = "Examples:\n  overlay-lab check             lists them\n  overlay-lab check restart --rounds 10\n  overlay-lab check docker --rounds 2 --engine installed,$(lab/engines.sh | tail -n 1)"
     )]
     Check {
         /// Which one
@@ -83,6 +83,9 @@ enum Command {
         /// How many rounds, if not as many as show it for good
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: Option<u32>,
+        /// Docker engines for the hosts in turn: folders as lab/engines.sh prints them, or "installed"
+        #[arg(long, value_name = "DIR", value_delimiter = ',')]
+        engine: Vec<Release>,
     },
     /// Measure Overlay beside other userspace tunnels, in one run
     #[command(
@@ -119,6 +122,9 @@ struct Up {
     /// Hosts with a Docker engine each, which has the image my-image
     #[arg(long)]
     docker: bool,
+    /// Their engines, in turn: folders as lab/engines.sh prints them, or "installed"
+    #[arg(long, value_name = "DIR", value_delimiter = ',', requires = "docker")]
+    engine: Vec<Release>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -319,7 +325,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Exec { lab, host, command } => return exec(&lab.name, &host, &command),
         Command::Ls { json } => ls(json)?,
         Command::Down { lab } => down(&lab.name)?,
-        Command::Check { name, rounds } => check(name.as_deref(), rounds)?,
+        Command::Check { name, rounds, engine } => check(name.as_deref(), rounds, &engine)?,
         Command::Bench(options) => bench::run(&options)?,
         Command::Tool(tool) => run_tool(tool)?,
     }
@@ -377,8 +383,9 @@ fn up(options: &Up) -> Result<()> {
     let lab = lab.start_to_stay()?;
     if options.docker {
         let image = Image::make()?;
-        for host in lab.hosts() {
-            Engine::start(host, false)?.load(&image)?;
+        for (index, host) in lab.hosts().iter().enumerate() {
+            let release = options.engine.iter().cycle().nth(index).cloned().unwrap_or_default();
+            Engine::start(host, &release, false)?.load(&image)?;
         }
     }
     let record = Record::of(&options.lab.name, &lab)?;
@@ -401,7 +408,7 @@ fn hold(hosts: usize) -> Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "this is a command line")]
-fn check(name: Option<&str>, rounds: Option<u32>) -> Result<()> {
+fn check(name: Option<&str>, rounds: Option<u32>, engines: &[Release]) -> Result<()> {
     let Some(name) = name else {
         for check in CHECKS {
             println!("{:<16} {} ({} rounds)", check.name, check.what, check.rounds);
@@ -411,7 +418,7 @@ fn check(name: Option<&str>, rounds: Option<u32>) -> Result<()> {
     let check =
         Check::find(name).with_context(|| format!("there is no check {name}: `overlay-lab check` lists them"))?;
     println!("{}: {}", check.name, check.what);
-    let time = check.run(rounds)?;
+    let time = check.run_with(rounds, engines)?;
     println!("passed in {:.1} s", time.as_secs_f64());
 
     Ok(())

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -48,7 +49,7 @@ impl HostCommand {
         let own = program.to_str().filter(|name| PROGRAMS.contains(name));
         let program = own.map_or_else(|| Ok(program.into()), bin)?;
         command.args([enter::COMMAND, &holder.to_string(), "--"]).arg(&program);
-        command.env("PATH", search_path()?).env("OVERLAY_LAB", lab).env("OVERLAY_LAB_HOST", host);
+        command.env("PATH", search_path(&[])?).env("OVERLAY_LAB", lab).env("OVERLAY_LAB_HOST", host);
         // It names a folder of the machine's /run, which a host does not see.
         command.env_remove("XDG_RUNTIME_DIR").stdin(Stdio::null());
 
@@ -82,6 +83,17 @@ impl HostCommand {
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
         self
+    }
+
+    /// Lets programs be found in these folders before any other but the workspace's own.
+    ///
+    /// # Errors
+    ///
+    /// When a folder has a colon in its name.
+    pub(crate) fn with_programs_of(mut self, folders: &[PathBuf]) -> Result<Self> {
+        self.command.env("PATH", search_path(folders)?);
+
+        Ok(self)
     }
 
     /// Gives the command `text` on its standard input, which is empty otherwise.
@@ -236,10 +248,10 @@ fn contents(file: &File) -> String {
 }
 
 /// Commands started inside a host by name find the workspace's programs first.
-fn search_path() -> Result<std::ffi::OsString> {
+fn search_path(first: &[PathBuf]) -> Result<std::ffi::OsString> {
     let old = std::env::var_os("PATH")
         .unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
-    let folders = std::iter::once(bin_dir()?).chain(std::env::split_paths(&old));
+    let folders = std::iter::once(bin_dir()?).chain(first.iter().cloned()).chain(std::env::split_paths(&old));
 
-    std::env::join_paths(folders).context("the folder of the programs has a colon in its name")
+    std::env::join_paths(folders).context("a folder of programs has a colon in its name")
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::binary::bin;
+use crate::binary::{bin, bin_dir};
 use crate::command::HostCommand;
 use crate::host::Host;
 use crate::wait::wait_until;
@@ -44,13 +44,84 @@ const APPLETS: [&str; 16] = [
     "nc",
     "grep",
 ];
+/// The folders that `lab/engines.sh` makes, the oldest engine first.
+const FETCHED: [&str; 2] = ["trixie", "sid"];
 /// Where cgroup hierarchies are found.
 const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// Which engine a host gets: the installed one, or one that was unpacked into a folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Release {
+    folder: Option<PathBuf>,
+}
+
+impl Release {
+    /// What stands for the installed one among folders.
+    pub const INSTALLED: &str = "installed";
+
+    /// Returns the engine of a folder: `dockerd` is there, or in `usr/sbin` below it where a package was unpacked, and
+    /// the client beside it where there is one.
+    ///
+    /// # Errors
+    ///
+    /// When there is no `dockerd`.
+    pub fn of(folder: &Path) -> Result<Self> {
+        if folder == Path::new(Self::INSTALLED) {
+            return Ok(Self::default());
+        }
+        let folder = folder.canonicalize().with_context(|| format!("there is no folder {}", folder.display()))?;
+        let release = Self { folder: Some(folder) };
+        let is_there = release.folders().iter().any(|folder| folder.join("dockerd").exists());
+        ensure!(
+            is_there,
+            "{0} has neither dockerd nor usr/sbin/dockerd: lab/engines.sh fetches engines and prints their folders",
+            release
+        );
+
+        Ok(release)
+    }
+
+    /// Lists the engines that `lab/engines.sh` fetched for the tests, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// When the folder of the programs cannot be found out.
+    pub fn fetched() -> Result<Vec<Self>> {
+        let target = bin_dir()?.parent().map(|target| target.join("engines")).unwrap_or_default();
+        let all = FETCHED.iter().map(|name| target.join(name));
+
+        Ok(all.filter_map(|folder| Self::of(&folder).ok()).collect())
+    }
+
+    fn folders(&self) -> Vec<PathBuf> {
+        let within = |folder: &PathBuf| [folder.clone(), folder.join("usr/sbin"), folder.join("usr/bin")];
+
+        self.folder.iter().flat_map(within).collect()
+    }
+}
+
+impl std::fmt::Display for Release {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.folder {
+            Some(folder) => folder.display().fmt(f),
+            None => f.write_str(Self::INSTALLED),
+        }
+    }
+}
+
+impl std::str::FromStr for Release {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::of(Path::new(text))
+    }
+}
 
 /// A Docker engine on a host. It ends with the host.
 #[derive(Clone, Debug)]
 pub struct Engine {
     host: Host,
+    release: Release,
     live_restore: bool,
 }
 
@@ -69,11 +140,11 @@ impl Engine {
     /// # Errors
     ///
     /// When a program is missing, or the engine does not come up.
-    pub fn start(host: &Host, live_restore: bool) -> Result<Self> {
+    pub fn start(host: &Host, release: &Release, live_restore: bool) -> Result<Self> {
         if let Some(program) = Self::missing_program() {
             bail!("{program} is not installed: Docker engines take Debian's docker.io, busybox-static and curl");
         }
-        let engine = Self { host: host.clone(), live_restore };
+        let engine = Self { host: host.clone(), release: release.clone(), live_restore };
         let script = format!(
             "mkdir -p {HOME} && (setsid containerd --root {HOME}/containerd --state {HOME}/containerd-state \
              --address {HOME}/containerd.sock >{HOME}/containerd.log 2>&1 </dev/null &)"
@@ -105,7 +176,7 @@ impl Engine {
              --exec-root {HOME}/exec -p {HOME}/dockerd.pid -s overlay2 -H unix:///run/docker.sock --cgroup-parent {group} \
              {live_restore} >>{HOME}/dockerd.log 2>&1 </dev/null &)"
         );
-        self.host.try_command("sh")?.args(["-c", &script]).run()?;
+        self.shell(&script)?.run()?;
         let answers = || Ok::<_, anyhow::Error>(self.docker(&["version"])?.output()?.status.success());
 
         wait_until(START, "the Docker engine answers", || answers().unwrap_or(false)).with_context(|| self.last_words())
@@ -143,9 +214,31 @@ impl Engine {
     ///
     /// When the host is gone.
     pub fn docker(&self, args: &[&str]) -> Result<HostCommand> {
-        let command = self.host.try_command("docker")?.env("DOCKER_HOST", "unix:///run/docker.sock").args(args);
+        Ok(self.command("docker")?.args(args).deadline(COMMAND))
+    }
 
-        Ok(command.deadline(COMMAND))
+    /// A script on its host, in which `docker` speaks to this engine.
+    ///
+    /// # Errors
+    ///
+    /// When the host is gone.
+    pub(crate) fn shell(&self, script: &str) -> Result<HostCommand> {
+        Ok(self.command("sh")?.args(["-c", script]))
+    }
+
+    fn command(&self, program: &str) -> Result<HostCommand> {
+        let command = self.host.try_command(program)?.with_programs_of(&self.release.folders())?;
+
+        Ok(command.env("DOCKER_HOST", "unix:///run/docker.sock"))
+    }
+
+    /// Returns which version it is, as it says itself.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer.
+    pub fn version(&self) -> Result<String> {
+        self.run(&["version", "-f", "{{.Server.Version}}"])
     }
 
     /// Runs a command of Docker's and returns what it printed.
@@ -256,13 +349,26 @@ fn cgroup(lab: &str, host: &str) -> String {
 /// Removes the cgroups that engines of a lab made; they outlive the lab's processes.
 pub(crate) fn forget(lab: &str) {
     let prefix = cgroup(lab, "");
-    let hierarchies = fs::read_dir(CGROUPS).into_iter().flatten().flatten().map(|entry| entry.path());
-    for hierarchy in hierarchies.chain([PathBuf::from(CGROUPS)]) {
-        let groups = fs::read_dir(&hierarchy).into_iter().flatten().flatten();
+    for folder in cgroup_folders(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default()) {
+        let groups = fs::read_dir(&folder).into_iter().flatten().flatten();
         for group in groups.filter(|group| group.file_name().to_string_lossy().starts_with(&prefix)) {
             remove_tree(&group.path());
         }
     }
+}
+
+/// Lists where engines may have made cgroups: in each hierarchy at its top, and in this process's own group, below which
+/// they are made where this process runs in a container.
+fn cgroup_folders(own: &str) -> BTreeSet<PathBuf> {
+    let top = Path::new(CGROUPS);
+    let hierarchies = own.lines().filter_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let name = controllers.strip_prefix("name=").unwrap_or(controllers);
+
+        Some([top.join(name), top.join(name).join(path.trim_start_matches('/'))])
+    });
+
+    hierarchies.flatten().chain([top.to_owned()]).collect()
 }
 
 /// A cgroup is removed from its leaves up, by removing folders; their files are the kernel's.
@@ -273,4 +379,33 @@ fn remove_tree(folder: &Path) {
     }
     // One that still has a process goes with the next lab's end.
     let _ = fs::remove_dir(folder);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cgroups_are_looked_for_at_the_top_and_in_the_own_group() {
+        let own = "9:name=systemd:/\n4:memory:/ci/6d17\n3:cpu,cpuacct:/\n0::/user.slice\n";
+
+        let folders = cgroup_folders(own);
+
+        for path in ["", "systemd", "memory", "memory/ci/6d17", "cpu,cpuacct", "user.slice"] {
+            assert!(folders.contains(&Path::new(CGROUPS).join(path)), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_folder_without_an_engine_is_refused_with_the_script_that_fetches_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+
+        let refused = Release::of(folder.path()).unwrap_err().to_string();
+        fs::create_dir_all(folder.path().join("usr/sbin")).expect("a folder");
+        fs::write(folder.path().join("usr/sbin/dockerd"), "").expect("a file");
+
+        assert!(refused.contains("lab/engines.sh"), "{refused}");
+        assert!(Release::of(folder.path()).is_ok());
+        assert_eq!(Release::of(Path::new("installed")).ok(), Some(Release::default()));
+    }
 }

@@ -46,7 +46,7 @@ pub use check::{CHECKS, Check, FIRST_HOUR};
 pub use cluster::Cluster;
 pub use command::{HostCommand, Output, Running};
 pub use daemon::Daemon;
-pub use docker::{Engine, IMAGE, Image};
+pub use docker::{Engine, IMAGE, Image, Release};
 pub use host::Host;
 pub use lab::{Builder, Lab};
 pub use snapshot::Snapshot;

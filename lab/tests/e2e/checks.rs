@@ -1,6 +1,6 @@
 //! Every check of `overlay-lab check`, in as many rounds as a test run can afford.
 
-use overlay_lab::{CHECKS, Check};
+use overlay_lab::{CHECKS, Check, Release};
 
 use super::{lab, skip};
 
@@ -84,6 +84,26 @@ fn check_docker(run: impl FnOnce()) {
         Some(program) => skip(&format!("Docker engines need {program}")),
         None => run(),
     }
+}
+
+/// Runs a check on engines of which `pick` chooses out of those that lab/engines.sh has fetched, the oldest first, or says
+/// why not.
+fn check_engines(name: &str, rounds: u32, pick: impl FnOnce(&[Release]) -> Vec<Release>) {
+    check_docker(|| {
+        let fetched = Release::fetched().unwrap_or_else(|error| panic!("{error:#}"));
+        if fetched.is_empty() {
+            return skip("no other Docker engines are here: lab/engines.sh fetches them");
+        }
+        if lab(1).is_some() {
+            let known = Check::find(name).expect("a check of this name");
+            known.run_with(Some(rounds), &pick(&fetched)).unwrap_or_else(|error| panic!("{error:#}"));
+        }
+    });
+}
+
+#[test]
+fn docker_networks_span_hosts_of_an_old_and_a_new_engine() {
+    check_engines("docker", 1, |fetched| [&[Release::default()], &fetched[fetched.len() - 1..]].concat());
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl Agent {
 }
 
 pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
-    let mut pair = Pair::new(false)?;
+    let mut pair = Pair::new(notes, false)?;
     pair.move_plugin(0, INNERMOST)?;
     let door = ["door", "--listen", PLUGIN, "--agent", BEHIND];
     let door = pair.cluster.host(0).try_command("overlayd")?.args(door).spawn()?;

@@ -24,7 +24,7 @@ const CALLS: Duration = Duration::from_millis(200);
 
 /// Starts and removes containers on both engines, a tenth of them killed.
 pub(in crate::check) fn churn(rounds: u32, notes: &mut Notes) -> Result<()> {
-    let mut pair = Pair::new(false)?;
+    let mut pair = Pair::new(notes, false)?;
     let mut relays = Vec::new();
     for host in [0, 1] {
         pair.move_plugin(host, BEHIND)?;
@@ -137,7 +137,7 @@ fn reached(pair: &Pair) -> Result<()> {
 
 /// Kills and restarts engines and agents at random moments, while containers kept by live-restore run.
 pub(in crate::check) fn kills(rounds: u32, notes: &mut Notes) -> Result<()> {
-    let mut pair = Pair::new(true)?;
+    let mut pair = Pair::new(notes, true)?;
     pair.create_on_both(&["net"])?;
     for (host, name) in [(0, "anchor1"), (1, "anchor2")] {
         pair.serve(host, "net", name)?;

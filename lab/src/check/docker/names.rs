@@ -13,7 +13,7 @@ use crate::wait::wait_until;
 const ELSEWHERE: &str = "elsewhere.example";
 
 pub(in crate::check) fn run(_: u32, notes: &mut Notes) -> Result<()> {
-    let mut pair = Pair::new(false)?;
+    let mut pair = Pair::new(notes, false)?;
     pair.create_on_both(&["net"])?;
     pair.create_on_both(&["--ipv6", "--subnet", "10.79.0.0/16", "--subnet", "fd79::/64", "six"])?;
     pair.serve(0, "net", "asker")?;

@@ -22,7 +22,7 @@ struct Net {
 }
 
 pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
-    let pair = Pair::new(false)?;
+    let pair = Pair::new(notes, false)?;
     let nets = make(&pair)?;
     let captures = nets.iter().map(|net| capture(&pair, net)).collect::<Result<Vec<_>>>()?;
     inside(&pair, &nets, rounds, notes)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::check::{PATIENCE, PingSummary};
+use crate::check::{Notes, PATIENCE, PingSummary};
 use crate::cluster::Cluster;
 use crate::command::Running;
 use crate::docker::{Engine, IMAGE, Image};
@@ -29,16 +29,17 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    pub(super) fn new(live_restore: bool) -> Result<Self> {
+    pub(super) fn new(notes: &mut Notes, live_restore: bool) -> Result<Self> {
         let lab = Lab::new(2)?;
         let cluster = Cluster::on(lab)?;
         let image = Image::make()?;
         let start = |host: usize| {
-            let engine = Engine::start(cluster.host(host), live_restore)?;
+            let engine = Engine::start(cluster.host(host), &notes.engine(host), live_restore)?;
             engine.load(&image)?;
             Ok::<_, anyhow::Error>(engine)
         };
         let engines = [start(0)?, start(1)?];
+        notes.say(&format!("engines: {} and {}", engines[0].version()?, engines[1].version()?));
 
         Ok(Self { cluster, engines })
     }

@@ -14,7 +14,7 @@ use crate::wait::wait_until;
 const REMOVALS: u32 = 5;
 
 pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
-    let pair = Pair::new(false)?;
+    let pair = Pair::new(notes, false)?;
     in_use(&pair, rounds.div_ceil(REMOVALS), notes)?;
     forced(&pair, notes)?;
     same_name(&pair, rounds, notes)?;

@@ -11,7 +11,7 @@ use crate::docker::IMAGE;
 use crate::wait::wait_until;
 
 pub(in crate::check) fn run(_: u32, notes: &mut Notes) -> Result<()> {
-    let pair = Pair::new(false)?;
+    let pair = Pair::new(notes, false)?;
     options(&pair, notes)?;
     both_ways(&pair, notes)?;
     adoption(&pair, notes)?;

@@ -21,7 +21,7 @@ pub const FIRST_HOUR: [(usize, &str); 4] = [
 ];
 
 pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
-    let pair = Pair::new(false)?;
+    let pair = Pair::new(notes, false)?;
     first_hour(&pair, notes)?;
     one_line(&pair, rounds, notes)?;
     latencies(&pair, rounds.div_ceil(2), notes)?;
@@ -61,8 +61,7 @@ fn one_line(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
             "docker network create -d overlay-wg line{round} && docker run --rm --network line{round} {IMAGE} true && \
              docker network rm line{round}"
         );
-        let shell = pair.engines[host].host().try_command("sh")?.env("DOCKER_HOST", "unix:///run/docker.sock");
-        shell.args(["-c", &script]).deadline(PATIENCE).run().with_context(|| format!("round {round}"))?;
+        pair.engines[host].shell(&script)?.deadline(PATIENCE).run().with_context(|| format!("round {round}"))?;
     }
     notes.say(&format!("network create && run in one line: {rounds} of {rounds}"));
 

@@ -13,7 +13,7 @@ const BAR: f64 = 0.95;
 const SECONDS: &str = "2";
 
 pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
-    let pair = Pair::new(false)?;
+    let pair = Pair::new(notes, false)?;
     pair.create_on_both(&["net"])?;
     let sink = ["/bin/overlay-lab", "throughput", "serve"];
     let run = |host: usize, network: &str, name: &str, what: &[&str]| {

@@ -13,7 +13,7 @@ const SIZES: [u32; 3] = [1_400, 65_536, 10_000_000];
 const OUTSIDE: &str = "outside";
 
 pub(in crate::check) fn run(_: u32, notes: &mut Notes) -> Result<()> {
-    let pair = Pair::new(false)?;
+    let pair = Pair::new(notes, false)?;
     ports(&pair, notes)?;
     internal(&pair, notes)?;
     transfers(&pair, notes)?;
