@@ -167,6 +167,7 @@ mod tests {
             "detach --network n --name s",
             "endpoint ls --network n",
             "status --socket /tmp/s",
+            "status --check",
             "peers",
             "ping s --count 3 --network n",
         ];

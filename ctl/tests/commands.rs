@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::process::Stdio;
 
-use overlay_proto::Code;
+use overlay_proto::{Code, v1};
 use support::{CONTROL, FakeAgent, Ran, join_line, overlayctl};
 
 #[test]
@@ -33,6 +33,22 @@ fn listings_are_tables_or_json() {
         agent.run(&["network", "inspect", "my-network", "--json"]).json()["endpoint_list"][0]["name"],
         "service2"
     );
+}
+
+#[test]
+fn status_exits_with_1_for_a_problem_only_when_it_is_to_check() {
+    let agent = FakeAgent::start();
+    let healthy = agent.run(&["status", "--check", "--json"]);
+    let text = "control is away".to_owned();
+    agent.script().problems.push(v1::Problem { code: "control-away".into(), text, since_unix: 1 });
+
+    let (plain, checked) = (agent.run(&["status"]), agent.run(&["status", "--check"]));
+    let json = agent.run(&["status", "--check", "--json"]);
+
+    assert_eq!((healthy.code, &healthy.json()["healthy"]), (0, &true.into()));
+    assert_eq!((plain.code, checked.code), (0, 1));
+    assert_eq!(checked.stdout, plain.stdout);
+    assert_eq!((json.code, &json.json()["healthy"]), (1, &false.into()));
 }
 
 #[test]

@@ -3,21 +3,29 @@
 use clap::Args;
 
 use super::Context;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::view::StatusView;
 
 const EXAMPLE: &str = "\
 Examples:
   overlayctl status
+  overlayctl status --check || echo 'something is wrong'
   overlayctl status --json | jq '.problems'";
 
 /// Tell what works on this node and what does not, with the reason and since when
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Status {}
+pub(crate) struct Status {
+    /// Exit with 1 when there is a problem; what is printed stays the same
+    #[arg(long)]
+    check: bool,
+}
 
 impl Status {
     pub(crate) async fn run(&self, context: &Context) -> Outcome {
-        context.output.show(&StatusView::from(context.status().await?))
+        let view = StatusView::from(context.status().await?);
+        context.output.show(&view)?;
+
+        if self.check && !view.healthy { Err(Failure::Exit(1)) } else { Ok(()) }
     }
 }

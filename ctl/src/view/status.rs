@@ -36,6 +36,8 @@ const TRAFFIC: [&str; 19] = [
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct StatusView {
     pub(crate) phase: &'static str,
+    /// No problem is known.
+    pub(crate) healthy: bool,
     pub(crate) cluster: Option<String>,
     pub(crate) node: Option<String>,
     pub(crate) node_id: Option<String>,
@@ -106,6 +108,7 @@ impl From<v1::StatusResponse> for StatusView {
     fn from(status: v1::StatusResponse) -> Self {
         Self {
             phase: phase(status.phase()),
+            healthy: status.problems.is_empty(),
             cluster: some(status.cluster),
             node: some(status.node_name),
             node_id: some(status.node),

@@ -23,6 +23,7 @@ pub(crate) struct Script {
     pub(crate) attached: Vec<v1::AttachRequest>,
     pub(crate) joined: bool,
     pub(crate) lost_probes: bool,
+    pub(crate) problems: Vec<v1::Problem>,
 }
 
 /// A pretended agent on a socket of its own.
@@ -196,6 +197,7 @@ impl Agent for Fake {
                 since_unix: 1,
                 ..v1::ControlStatus::default()
             }),
+            problems: script.problems.clone(),
             ..v1::StatusResponse::default()
         }))
     }
