@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use overlay_proto::channel::HANDSHAKE_TIMEOUT;
+use overlay_proto::channel::{HANDSHAKE_TIMEOUT, watch_over};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -115,6 +115,7 @@ impl Gate {
         open: OwnedSemaphorePermit,
     ) -> io::Result<Connection> {
         tcp.set_nodelay(true)?;
+        watch_over(&tcp)?;
         let tls = self.tls.accept(tcp).await?;
         let peer = Peer::new(address, tls.get_ref().1.peer_certificates().and_then(<[_]>::first));
         let end = (!peer.has_certificate()).then(|| Box::pin(sleep(STRANGER_LIFE)));

@@ -1,6 +1,8 @@
 //! Connections for gRPC: to control over TLS, to the agent over its local socket. One connection each; who loses it dials again.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,10 +10,11 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
-use tokio::time::timeout;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -25,6 +28,16 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The TCP segments of connections to control, in bytes: what a path of 1,280 bytes carries of either family, with time stamps.
 /// Such a path, with routers that do not tell, would swallow the first snapshot.
 const SEGMENT: u32 = 1200;
+/// How long an address may keep silent before the next one is tried beside it (RFC 8305 recommends 250 ms).
+pub const STAGGER: Duration = Duration::from_millis(250);
+/// The kernel probes a connection that has been idle for this long,
+const TCP_IDLE: Duration = Duration::from_secs(2);
+/// then this often,
+const TCP_PROBE: Duration = Duration::from_secs(1);
+/// and ends it when so many probes went unanswered.
+const TCP_PROBES: u32 = 4;
+/// How long the other host may leave packets unanswered: as long as the above takes.
+pub const TCP_DEAD: Duration = Duration::from_secs(6);
 /// A connection that carries nothing is asked for life after this long, and given up after the same again.
 pub const KEEPALIVE: Duration = Duration::from_secs(10);
 /// The largest message a client takes: a snapshot of some 100,000 rows.
@@ -70,28 +83,64 @@ pub enum DialError {
     },
 }
 
-/// Connects to the first address of control that answers; returns which one that was.
+/// A connection to control, and between which addresses.
+#[derive(Debug)]
+pub struct Dialled {
+    /// For calls.
+    pub channel: Channel,
+    /// What was dialled.
+    pub address: String,
+    /// The address of ours that the connection has; without it on the host, the connection is dead.
+    pub local: IpAddr,
+}
+
+/// Connects to control: to whichever address is the first to prove that it is control.
+///
+/// The addresses are tried in their order, the next one as soon as one has failed or has kept silent for [`STAGGER`], so
+/// that addresses that are dead cost next to nothing.
 ///
 /// # Errors
 ///
-/// A wrong pin at once; otherwise the error of the last address.
-pub async fn control(addresses: &[String], tls: Arc<ClientConfig>) -> Result<(Channel, String), DialError> {
-    let mut last = DialError::NoAddress;
-    for address in addresses {
-        match dial(address, Arc::clone(&tls)).await {
-            Ok(channel) => return Ok((channel, address.clone())),
-            Err(error @ DialError::WrongPin { .. }) => return Err(error),
-            Err(error) => last = error,
+/// When none is control: that somebody else answered at one of them, otherwise the error of the first address.
+pub async fn control(addresses: &[String], tls: Arc<ClientConfig>) -> Result<Dialled, DialError> {
+    let mut waiting = addresses.iter().cloned();
+    let mut attempts = JoinSet::new();
+    let mut failures = BTreeMap::new();
+    let mut begun = 0_usize;
+    loop {
+        if let Some(address) = waiting.next() {
+            let (tls, index) = (Arc::clone(&tls), begun);
+            attempts.spawn(async move { dial(&address, tls).await.map_err(|error| (index, error)) });
+            begun += 1;
+        }
+        let more = waiting.len() > 0;
+        tokio::select! {
+            ended = attempts.join_next() => match ended {
+                Some(Ok(Ok(dialled))) => return Ok(dialled),
+                Some(Ok(Err((index, error)))) => drop(failures.insert(index, error)),
+                // A task that panicked reached nobody.
+                Some(Err(_)) => {}
+                None => return Err(worst(failures)),
+            },
+            () = sleep(STAGGER), if more => {}
         }
     }
-
-    Err(last)
 }
 
-async fn dial(address: &str, tls: Arc<ClientConfig>) -> Result<Channel, DialError> {
+/// Picks what a person should know of many failures.
+fn worst(mut failures: BTreeMap<usize, DialError>) -> DialError {
+    let pinned = failures.iter().find(|(_, error)| matches!(error, DialError::WrongPin { .. })).map(|(at, _)| *at);
+    let told = pinned.or_else(|| failures.keys().next().copied());
+
+    told.and_then(|at| failures.remove(&at)).unwrap_or(DialError::NoAddress)
+}
+
+async fn dial(address: &str, tls: Arc<ClientConfig>) -> Result<Dialled, DialError> {
     let unreachable = |source| DialError::Unreachable { address: address.to_owned(), source };
     let tcp = timeout(CONNECT_TIMEOUT, connect(address)).await.map_err(timed_out).flatten().map_err(unreachable)?;
     tcp.set_nodelay(true).map_err(unreachable)?;
+    watch_over(&tcp).map_err(unreachable)?;
+    let local = tcp.local_addr().map_err(unreachable)?.ip().to_canonical();
     let name = ServerName::try_from(CONTROL_NAME)
         .map_err(|error| DialError::Tls { address: address.to_owned(), source: io::Error::other(error) })?;
     let stream = timeout(HANDSHAKE_TIMEOUT, TlsConnector::from(tls).connect(name, tcp))
@@ -103,8 +152,25 @@ async fn dial(address: &str, tls: Arc<ClientConfig>) -> Result<Channel, DialErro
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         .keep_alive_while_idle(true);
+    let channel =
+        over(endpoint, stream).await.map_err(|source| DialError::Http { address: address.to_owned(), source })?;
 
-    over(endpoint, stream).await.map_err(|source| DialError::Http { address: address.to_owned(), source })
+    Ok(Dialled { channel, address: address.to_owned(), local })
+}
+
+/// Lets the kernel notice within [`TCP_DEAD`] that the other host does not answer any more, at no cost to either program;
+/// a program that is merely busy is not taken for dead.
+///
+/// # Errors
+///
+/// When the kernel refuses, as for a socket that is none of TCP.
+pub fn watch_over(tcp: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(tcp);
+    let keepalive = TcpKeepalive::new().with_time(TCP_IDLE).with_interval(TCP_PROBE).with_retries(TCP_PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
+
+    // What is under way is given up as early as what is idle.
+    socket.set_tcp_user_timeout(Some(TCP_DEAD))
 }
 
 /// Connects to the first address of a name that answers, for segments that every path carries.
@@ -191,6 +257,19 @@ mod tests {
         for stream in [&ours, &theirs] {
             assert!(SockRef::from(stream).tcp_mss().expect("a size") <= SEGMENT);
         }
+    }
+
+    #[tokio::test]
+    async fn the_kernel_gives_up_a_silent_host_within_seconds() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let stream = connect(&listener.local_addr().expect("an address").to_string()).await.expect("connected");
+
+        watch_over(&stream).expect("TCP");
+
+        let socket = SockRef::from(&stream);
+        let probed = TCP_IDLE + TCP_PROBE * socket.tcp_keepalive_retries().expect("a number");
+        assert!(socket.keepalive().expect("a setting"));
+        assert_eq!((socket.tcp_user_timeout().expect("a time"), probed), (Some(TCP_DEAD), TCP_DEAD));
     }
 
     #[tokio::test]

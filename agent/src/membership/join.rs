@@ -54,7 +54,7 @@ async fn begin(line: &JoinLine, store: &Store) -> Result<Joining, Refusal> {
 async fn enroll(line: &JoinLine, name: &Name, joining: &Joining) -> Result<v1::JoinResponse, Refusal> {
     let config = tls::pinned_client(line.pin).map_err(fault)?;
     let dialled = channel::control(&line.addresses, Arc::new(config)).await;
-    let (channel, _) = dialled.map_err(|error| link::refusal(&error))?;
+    let channel = dialled.map_err(|error| link::refusal(&error))?.channel;
     let request = v1::JoinRequest {
         token_id: line.token_id.clone(),
         token_secret: line.secret.expose().to_owned(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::instant::rfc3339;
-use overlay_proto::channel::{self, DialError};
+use overlay_proto::channel::{self, DialError, Dialled};
 use overlay_proto::refusal::CODE_KEY;
 use overlay_proto::v1::control_client::ControlClient;
 use overlay_proto::{Code, Refusal, identity, tls, v1};
@@ -187,7 +187,7 @@ pub(crate) fn judge(status: tonic::Status) -> Refusal {
 }
 
 /// Connects with the node's certificate.
-pub(crate) async fn dial(who: &Identity) -> Result<(Channel, String), Refusal> {
+pub(crate) async fn dial(who: &Identity) -> Result<Dialled, Refusal> {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(who.key.to_vec()));
     let (ca, certificate) = (CertificateDer::from(who.ca.clone()), CertificateDer::from(who.certificate.clone()));
     let config = tls::node_client(ca, certificate, key).map_err(|error| Refusal::new(Code::Fault, error))?;

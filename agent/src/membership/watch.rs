@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::{Delta, NodeId, Revision, View};
+use overlay_proto::channel::Dialled;
 use overlay_proto::v1::watch_response::Event;
 use overlay_proto::{Code, Refusal, v1};
 use tokio::sync::watch;
@@ -57,7 +58,7 @@ pub(crate) async fn run(session: &Session) -> String {
 
 async fn connect_and_follow(session: &Session) -> Ended {
     let who = session.identity();
-    let (channel, address) = match link::dial(&who).await {
+    let Dialled { channel, address, .. } = match link::dial(&who).await {
         Ok(dialled) => dialled,
         Err(refusal) => return Ended::Broken(refusal),
     };

@@ -96,7 +96,7 @@ pub(crate) fn csr(key: &KeyPair) -> Vec<u8> {
 /// Asks to join with a key.
 pub(crate) async fn ask_to_join(line: &JoinLine, name: &str, key: &KeyPair) -> Result<v1::JoinResponse, Refusal> {
     let tls = Arc::new(tls::pinned_client(line.pin).unwrap());
-    let (channel, _) = channel::control(&line.addresses, tls).await.unwrap();
+    let channel = channel::control(&line.addresses, tls).await.unwrap().channel;
     let request = v1::JoinRequest {
         token_id: line.token_id.clone(),
         token_secret: line.secret.expose().to_owned(),
@@ -116,7 +116,7 @@ pub(crate) async fn connect(
 ) -> Result<ControlClient<Channel>, channel::DialError> {
     let der = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
     let tls = Arc::new(tls::node_client(ca.clone(), certificate.clone(), der).unwrap());
-    let (channel, _) = channel::control(&[address.to_string()], tls).await?;
+    let channel = channel::control(&[address.to_string()], tls).await?.channel;
 
     Ok(ControlClient::new(channel).max_decoding_message_size(channel::MAX_MESSAGE))
 }

@@ -110,7 +110,7 @@ async fn fields_out_of_range_are_refused_by_name() {
 async fn health_is_told_to_anybody() {
     let control = Control::start().await;
     let tls = Arc::new(tls::pinned_client(control.line.pin).unwrap());
-    let (channel, _) = channel::control(&control.line.addresses, tls).await.unwrap();
+    let channel = channel::control(&control.line.addresses, tls).await.unwrap().channel;
     let request = tonic_health::pb::HealthCheckRequest { service: "overlay.v1.Control".to_owned() };
 
     let answer = HealthClient::new(channel).check(request).await.unwrap().into_inner();

@@ -141,6 +141,40 @@ async fn a_server_with_another_authority_hears_nothing() {
     assert_eq!(heard.await.unwrap(), b"", "nothing was sent");
 }
 
+/// An address that accepts connections and then says nothing.
+async fn silence() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+
+    (listener, address)
+}
+
+#[tokio::test]
+async fn control_is_found_behind_addresses_that_are_dead_or_somebody_elses() {
+    let (control, other) = (Control::start().await, Control::start().await);
+    let (_silent, silence) = silence().await;
+    let here = control.address.to_string();
+    let addresses = [silence, "127.0.0.1:1".to_owned(), other.address.to_string(), here.clone()];
+
+    let begun = Instant::now();
+    let tls = Arc::new(tls::pinned_client(control.line.pin).unwrap());
+    let dialled = channel::control(&addresses, tls).await.unwrap();
+
+    assert_eq!((dialled.address, dialled.local.to_string().as_str()), (here, "127.0.0.1"));
+    assert!(begun.elapsed() < channel::CONNECT_TIMEOUT, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn of_several_failures_the_wrong_authority_is_told() {
+    let (control, other) = (Control::start().await, Control::start().await);
+    let tls = Arc::new(tls::pinned_client(control.line.pin).unwrap());
+
+    let addresses = ["127.0.0.1:1".to_owned(), other.address.to_string()];
+    let error = channel::control(&addresses, tls).await.expect_err("it is not there");
+
+    assert!(matches!(error, DialError::WrongPin { .. }), "{error}");
+}
+
 #[tokio::test]
 async fn a_certificate_of_another_cluster_is_no_certificate() {
     let (control, other) = (Control::start().await, Control::start().await);
@@ -160,7 +194,7 @@ async fn a_certificate_of_another_cluster_is_no_certificate() {
 async fn without_a_certificate_only_joining_is_answered() {
     let control = Control::start().await;
     let tls = Arc::new(tls::pinned_client(control.line.pin).unwrap());
-    let (channel, _) = channel::control(&control.line.addresses, tls).await.unwrap();
+    let channel = channel::control(&control.line.addresses, tls).await.unwrap().channel;
     let mut client = v1::control_client::ControlClient::new(channel);
 
     for refused in [
@@ -183,7 +217,7 @@ async fn an_honest_join_is_quick_while_others_guess() {
         let guess = with_secret(&line, byte);
         guessers.spawn(async move {
             let tls = Arc::new(tls::pinned_client(guess.pin).unwrap());
-            let (channel, _) = channel::control(&guess.addresses, tls).await.unwrap();
+            let channel = channel::control(&guess.addresses, tls).await.unwrap().channel;
             let client = v1::enrollment_client::EnrollmentClient::new(channel);
             loop {
                 let tries = (0..64).map(|_| {

@@ -92,16 +92,16 @@ async fn enroll(line: &JoinLine, name: &Name) -> Result<(NodeId, ControlClient<C
         name: name.to_string(),
         csr: CertificateParams::default().serialize_request(&key)?.der().to_vec(),
     };
-    let (stranger, _) = channel::control(&line.addresses, Arc::new(tls::pinned_client(line.pin)?)).await?;
-    let joined = EnrollmentClient::new(stranger).join(request).await?.into_inner();
+    let stranger = channel::control(&line.addresses, Arc::new(tls::pinned_client(line.pin)?)).await?;
+    let joined = EnrollmentClient::new(stranger.channel).join(request).await?.into_inner();
     let id = field("node", &joined.node)?;
 
     let (ca, certificate) = (CertificateDer::from(joined.ca_certificate), CertificateDer::from(joined.certificate));
     let key = PrivatePkcs8KeyDer::from(key.serialize_der());
     let config = tls::node_client(ca, certificate, key.into())?;
-    let (member, _) = channel::control(&line.addresses, Arc::new(config)).await?;
+    let member = channel::control(&line.addresses, Arc::new(config)).await?;
 
-    Ok((id, ControlClient::new(member).max_decoding_message_size(channel::MAX_MESSAGE)))
+    Ok((id, ControlClient::new(member.channel).max_decoding_message_size(channel::MAX_MESSAGE)))
 }
 
 fn announcement(plan: &Plan) -> Result<v1::AnnounceRequest> {
