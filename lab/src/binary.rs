@@ -37,6 +37,11 @@ pub(crate) fn bin_dir() -> Result<PathBuf> {
     Ok(target_folder(&own).to_owned())
 }
 
+/// Whether the programs are those of packages: Cargo's profile `dist`, whose folder has its name.
+pub(crate) fn are_packaged() -> bool {
+    bin_dir().is_ok_and(|folder| folder.file_name().is_some_and(|name| name == "dist"))
+}
+
 /// Cargo puts test programs one level below the programs they test.
 fn target_folder(program: &Path) -> &Path {
     let folder = program.parent().unwrap_or(Path::new("/"));

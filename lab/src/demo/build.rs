@@ -1,5 +1,6 @@
 //! Builds the programs the demo shows: `cargo run -p overlay-lab` builds only its own.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -7,7 +8,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::binary::BIN_DIR;
 
-const PACKAGES: [&str; 3] = ["overlay-agent", "overlay-control", "overlayctl"];
+/// With this crate, though it is built already: without it, some dependencies would have fewer features and be built again.
+const PACKAGES: [&str; 4] = ["overlay-agent", "overlay-control", "overlayctl", "overlay-lab"];
 
 /// Builds the programs into the folder this one runs from, if that is Cargo's and the sources are there. What is fresh is
 /// left as it is.
@@ -25,6 +27,9 @@ pub(crate) fn build_programs() -> Result<()> {
 
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
+    for name in std::env::vars_os().map(|(name, _)| name).filter(|name| is_of_one_package(name)) {
+        build.env_remove(name);
+    }
     build.args(["build", "--profile", &profile, "--bins", "--manifest-path"]).arg(manifest);
     build.arg("--target-dir").arg(target).args(PACKAGES.iter().flat_map(|package| ["-p", package]));
     match build.status() {
@@ -33,6 +38,15 @@ pub(crate) fn build_programs() -> Result<()> {
         // Installed without Cargo: what is there is used.
         Err(_) => Ok(()),
     }
+}
+
+/// Tells whether `cargo run` set this variable to describe the package that it runs. Build scripts that look at such a variable
+/// would find it changed, and all that depends on them would be built twice: once by the outer Cargo, once by ours.
+fn is_of_one_package(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    let described = ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+
+    described.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The target folder and the profile, when `program` lies where Cargo puts programs.
@@ -59,5 +73,15 @@ mod tests {
 
         assert_eq!(cargo_folder(&program), Some((target.path().to_owned(), "release".to_owned())));
         assert_eq!(cargo_folder(Path::new("/usr/bin/overlay-lab")), None);
+    }
+
+    #[test]
+    fn what_describes_the_running_package_is_not_passed_on_and_settings_are() {
+        for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION_PRE", "CARGO_BIN_NAME"] {
+            assert!(is_of_one_package(OsStr::new(name)), "{name}");
+        }
+        for name in ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_BUILD_JOBS", "CARGO_PROFILE_RELEASE_LTO", "PATH"] {
+            assert!(!is_of_one_package(OsStr::new(name)), "{name}");
+        }
     }
 }
