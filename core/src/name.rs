@@ -18,7 +18,10 @@ pub struct Name(String);
 
 /// The text is no name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a name: use 1 to 63 letters, digits, '-' or '_', beginning and ending with a letter or digit")]
+#[error(
+    "{text:?} is not a name: use 1 to 63 letters, digits, '-' or '_', beginning and ending with a letter or \
+         digit, such as my-network"
+)]
 pub struct InvalidName {
     text: String,
 }

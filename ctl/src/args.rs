@@ -1,14 +1,17 @@
 //! The words of the command line: what every command shares, and the list of commands.
 
-use std::net::{IpAddr, SocketAddr};
+pub(crate) mod values;
+
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use overlay_core::Name;
 use overlay_proto::v1;
 
+use self::values::{ipv4, label};
 use crate::cmd;
+use crate::output::FormArgs;
 
 /// Where the agent listens unless told otherwise.
 pub(crate) const DEFAULT_SOCKET: &str = "/run/overlay/agent.sock";
@@ -21,6 +24,12 @@ The first hour:
   a# overlayctl network create my-network             on any of them
   b# overlayctl run --network my-network --name service2 -- python3 -m http.server 8080
   a# overlayctl run --network my-network -- curl http://service2:8080/
+
+What is there, and whether it works:
+  overlayctl status                                   what works on this node, and what does not
+  overlayctl ps                                       endpoints on all hosts
+  overlayctl net                                      networks; `node`, `token` and `peers` alike
+  overlayctl ps --format 'table {{.Name}}\t{{.Addresses}}\t{{.Node}}'
 
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the agent or control cannot be reached.";
 
@@ -40,9 +49,8 @@ pub(crate) struct Global {
     /// The agent's socket
     #[arg(long, global = true, help_heading = "Global options", env = "OVERLAY_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
     pub(crate) socket: PathBuf,
-    /// Write results as JSON
-    #[arg(long, global = true, help_heading = "Global options")]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) form: FormArgs,
 }
 
 /// Every command.
@@ -52,14 +60,11 @@ pub(crate) enum Command {
     Join(cmd::join::Join),
     Start(cmd::start::Start),
     Leave(cmd::leave::Leave),
-    #[command(subcommand)]
-    Token(cmd::token::Token),
-    #[command(subcommand)]
-    Node(cmd::node::Node),
-    #[command(subcommand)]
-    Network(cmd::network::Network),
-    #[command(subcommand)]
-    Endpoint(cmd::endpoint::Endpoint),
+    Token(cmd::token::TokenArgs),
+    Node(cmd::node::NodeArgs),
+    Network(cmd::network::NetworkArgs),
+    Endpoint(cmd::endpoint::EndpointArgs),
+    Ps(cmd::endpoint::Ps),
     Run(cmd::run::Run),
     Attach(cmd::attach::Attach),
     Detach(cmd::detach::Detach),
@@ -72,8 +77,8 @@ pub(crate) enum Command {
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Identity {
     /// A fixed IPv4 address of the network; without it, the next free one
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) ip: Option<std::net::Ipv4Addr>,
+    #[arg(long, value_name = "ADDRESS", value_parser = ipv4)]
+    pub(crate) ip: Option<Ipv4Addr>,
     /// One more name; may be repeated
     #[arg(long = "alias", value_name = "NAME")]
     pub(crate) aliases: Vec<Name>,
@@ -97,30 +102,6 @@ impl From<RoleArg> for v1::Role {
             RoleArg::Node => Self::Node,
             RoleArg::Admin => Self::Admin,
         }
-    }
-}
-
-/// Where control listens.
-pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("{text:?} is not ADDRESS:PORT, such as 192.0.2.1:7443 or [2001:db8::1]:7443"))
-}
-
-/// An address that other hosts can dial.
-pub(crate) fn advertise(text: &str) -> Result<IpAddr, String> {
-    let address = IpAddr::from_str(text).map_err(|_| format!("{text:?} is not an IP address"))?;
-
-    if address.is_unspecified() || address.is_multicast() {
-        Err(format!("{text} is no address that other hosts can send to"))
-    } else {
-        Ok(address)
-    }
-}
-
-/// A label: `k=v`; the value may be empty.
-pub(crate) fn label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        Some(_) | None => Err(format!("{text:?} is not KEY=VALUE")),
     }
 }
 
@@ -156,7 +137,6 @@ mod tests {
             "node show b",
             "node rm b",
             "network create n --subnet 10.9.0.0/16 --subnet fd00::/64 --mode l3 --label a=b",
-            "network create n --mode l2",
             "network ls",
             "network inspect n",
             "network rm n",
@@ -170,6 +150,16 @@ mod tests {
             "status --check",
             "peers",
             "ping s --count 3 --network n",
+            "network",
+            "net -q",
+            "network -o wide",
+            "node",
+            "token -o name",
+            "endpoint --network n --watch",
+            "ps --watch=5s --network n",
+            "endpoint show a b",
+            "network inspect n m --format {{.Name}}",
+            "node show a b -o json",
         ];
         for line in lines {
             let words: Vec<_> = line.split(' ').collect();
@@ -186,6 +176,10 @@ mod tests {
             "attach --network n --name s",
             "attach --host --netns /x --network n --name s",
             "network create n --subnet 10.0.0.0",
+            "network create n --mode l2",
+            "network ls --format {{Name}}",
+            "network ls --watch 5s",
+            "-o yaml status",
             "network create -x",
             "token create --ttl 1",
             "init --listen 7443",
@@ -201,9 +195,8 @@ mod tests {
     #[test]
     fn every_command_teaches_with_an_example() {
         fn check(command: &clap::Command) {
-            if command.has_subcommands() {
-                command.get_subcommands().for_each(check);
-            } else if command.get_name() != "help" {
+            command.get_subcommands().for_each(check);
+            if command.get_name() != "overlayctl" && command.get_name() != "help" {
                 let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
                 assert!(help.contains("overlayctl "), "{} has no example", command.get_name());
                 assert!(command.get_about().is_some(), "{} says nothing of itself", command.get_name());

@@ -13,6 +13,7 @@ mod sandbox;
 mod spawn;
 mod state;
 mod time;
+mod usage;
 mod view;
 mod wait;
 
@@ -22,11 +23,17 @@ use clap::Parser;
 
 use crate::args::Cli;
 use crate::cmd::Context;
-use crate::output::Output;
+use crate::output::{Form, Output};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let output = Output::of_process(cli.global.json);
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage::answer(&error),
+    };
+    let output = match Output::of_process(&cli.global.form) {
+        Ok(output) => output,
+        Err(failure) => return Output::plain(Form::Json).fail(&failure),
+    };
     let context = Context { socket: cli.global.socket, output };
     // One thread: `run` moves the process into new namespaces, which the kernel does a thread at a time.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -1,14 +1,22 @@
 //! The only place that writes: results to standard output, progress and refusals to standard error.
 
+mod form;
+mod table;
+mod template;
+
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use nix::libc;
 use overlay_proto::{Code, Refusal};
 use serde::Serialize;
+use serde_json::{Value, json};
+
+pub(crate) use form::{Form, FormArgs, ListArgs, ShowArgs, wants_json};
+pub(crate) use table::{Cell, Column, HIDDEN, table};
+pub(crate) use template::Template;
 
 use crate::failure::{Failure, Outcome, storage};
 
@@ -16,15 +24,17 @@ use crate::failure::{Failure, Outcome, storage};
 #[derive(Debug, Clone)]
 pub(crate) struct Output {
     form: Form,
-    width: Option<u16>,
+    template: Option<Template>,
+    quiet: bool,
+    terminal: Option<Terminal>,
     progress: bool,
 }
 
-/// How results are written.
+/// The size of a terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Text,
-    Json,
+pub(crate) struct Terminal {
+    pub(crate) columns: u16,
+    pub(crate) rows: u16,
 }
 
 /// What a rendering may know beside its data.
@@ -34,22 +44,53 @@ pub(crate) struct Page {
     pub(crate) now: u64,
     /// Columns of the terminal; none when the output is no terminal and lines may be as long as they are.
     pub(crate) width: Option<u16>,
+    /// Every column is wanted, as long as lines may become.
+    pub(crate) wide: bool,
 }
 
 /// A result that people and scripts can read.
 pub(crate) trait Report: Serialize {
     /// Renders it for people; no line break at the end.
     fn text(&self, page: Page) -> String;
+
+    /// Returns what `-o name` prints, one a line; none where a result has no names.
+    fn names(&self) -> Option<Vec<String>> {
+        None
+    }
+
+    /// Returns what `--quiet` prints, one a line: what other commands take for it.
+    fn ids(&self) -> Option<Vec<String>> {
+        self.names()
+    }
+
+    /// Returns a row with every field, by which `--format` is checked when a listing is empty.
+    fn sample() -> Option<Value>
+    where
+        Self: Sized,
+    {
+        None
+    }
 }
 
 impl Output {
     /// Looks at this process's standard output and error.
-    pub(crate) fn of_process(json: bool) -> Self {
-        Self {
-            form: if json { Form::Json } else { Form::Text },
-            width: terminal_width(),
-            progress: io::stderr().is_terminal(),
+    pub(crate) fn of_process(args: &FormArgs) -> Outcome<Self> {
+        Ok(Self { quiet: args.quiet, ..Self::plain(args.form()?) })
+    }
+
+    /// Writes in a form before it is known what else was asked for.
+    pub(crate) fn plain(form: Form) -> Self {
+        Self { form, template: None, quiet: false, terminal: terminal(), progress: io::stderr().is_terminal() }
+    }
+
+    /// Writes results by a template instead.
+    pub(crate) fn formatted(&self, template: Option<Template>) -> Outcome<Self> {
+        if template.is_some() && (self.quiet || self.form != Form::Table) {
+            let text = "--format does not go together with --output, --json or --quiet: it says all there is to say";
+            return Err(Failure::Usage(text.to_owned()));
         }
+
+        Ok(Self { template, ..self.clone() })
     }
 
     /// Tells whether results are written as JSON.
@@ -57,15 +98,50 @@ impl Output {
         self.form == Form::Json
     }
 
-    /// Writes a result.
-    pub(crate) fn show(&self, report: &impl Report) -> Outcome {
+    /// Tells whether nothing is to be said beside results.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// Returns the terminal that results are written to, if they are.
+    pub(crate) fn terminal(&self) -> Option<Terminal> {
+        self.terminal
+    }
+
+    /// Writes a result; a list that is to be names and is empty writes nothing.
+    pub(crate) fn show<R: Report>(&self, report: &R) -> Outcome {
+        if self.names(report).is_some_and(|names| names.is_empty()) {
+            return Ok(());
+        }
+        if self.is_json() {
+            let text = serde_json::to_string_pretty(report).map_err(unwritable)?;
+            return self.line(text);
+        }
+        let text = self.render(report)?;
+
+        if text.is_empty() && self.template.is_some() { Ok(()) } else { self.line(text) }
+    }
+
+    /// Renders a result; JSON on one line.
+    pub(crate) fn render<R: Report>(&self, report: &R) -> Outcome<String> {
+        if let Some(template) = &self.template {
+            let value = serde_json::to_value(report).map_err(unwritable)?;
+            return template.render(&value, R::sample().as_ref());
+        }
+        if self.is_json() {
+            return serde_json::to_string(report).map_err(|error| unwritable(error).into());
+        }
+        let width = self.terminal.map(|terminal| terminal.columns).filter(|_| self.form != Form::Wide);
+        let text = || report.text(Page { now: now(), width, wide: self.form == Form::Wide });
+
+        Ok(self.names(report).map_or_else(text, |names| names.join("\n")))
+    }
+
+    fn names(&self, report: &impl Report) -> Option<Vec<String>> {
         match self.form {
-            Form::Text => self.line(report.text(Page { now: now(), width: self.width })),
-            Form::Json => {
-                let text = serde_json::to_string_pretty(report)
-                    .map_err(|error| Refusal::new(Code::Fault, format!("the result cannot be written: {error}")))?;
-                self.line(text)
-            }
+            Form::Name => report.names(),
+            Form::Table | Form::Wide if self.quiet => report.ids(),
+            Form::Table | Form::Wide | Form::Json => None,
         }
     }
 
@@ -86,14 +162,25 @@ impl Output {
 
     /// Says what is being done, to somebody who watches.
     pub(crate) fn step(&self, text: impl Display) {
-        if self.progress && self.form == Form::Text {
-            self.warn(text);
+        if self.progress && !self.quiet && !self.is_json() {
+            self.note(text);
         }
     }
 
-    /// Says something that is no result.
-    #[expect(clippy::unused_self, reason = "writing is allowed to those who hold an output")]
+    /// Says something that is no result; one line of JSON where results are JSON.
     pub(crate) fn warn(&self, text: impl Display) {
+        if self.is_json() {
+            let text = text.to_string();
+            let message = text.strip_prefix("overlayctl: ").unwrap_or(&text);
+            self.note(json!({ "warning": { "message": message } }));
+        } else {
+            self.note(text);
+        }
+    }
+
+    /// Writes a line to standard error.
+    #[expect(clippy::unused_self, reason = "writing is allowed to those who hold an output")]
+    pub(crate) fn note(&self, text: impl Display) {
         // Nobody is left to be told when standard error is closed.
         let _ = writeln!(io::stderr().lock(), "{text}");
     }
@@ -102,44 +189,45 @@ impl Output {
     pub(crate) fn fail(&self, failure: &Failure) -> ExitCode {
         match failure {
             Failure::Refused(refusal) => self.refuse(refusal),
+            Failure::Startup(refusal, log) if self.is_json() => {
+                let error = json!({ "code": refusal.code.as_str(), "message": refusal.message, "log": log });
+                self.note(json!({ "error": error }));
+            }
             Failure::Startup(refusal, log) => {
                 self.refuse(refusal);
                 for line in log {
-                    self.warn(format_args!("  | {line}"));
+                    self.note(format_args!("  | {line}"));
                 }
             }
-            Failure::Usage(text) => self.warn(format_args!("overlayctl: {text}")),
+            Failure::Usage(text) => self.error("usage", text, &format!("overlayctl: {text}")),
             Failure::Exit(_) => {}
         }
 
         ExitCode::from(failure.exit_code())
     }
 
-    fn refuse(&self, refusal: &Refusal) {
-        self.warn(format_args!("overlayctl: {refusal} [{}]", refusal.code));
+    /// Says why something was refused.
+    pub(crate) fn refuse(&self, refusal: &Refusal) {
+        self.error(refusal.code.as_str(), &refusal.message, &format!("overlayctl: {refusal} [{}]", refusal.code));
     }
+
+    /// Says what is wrong: as JSON with a stable code, or in the words for people.
+    pub(crate) fn error(&self, code: &str, message: &str, text: &str) {
+        if self.is_json() {
+            self.note(json!({ "error": { "code": code, "message": message } }));
+        } else {
+            self.note(text);
+        }
+    }
+}
+
+fn unwritable(error: serde_json::Error) -> Refusal {
+    Refusal::new(Code::Fault, format!("the result cannot be written: {error}"))
 }
 
 /// Reads the clock: seconds since 1970.
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-/// Lays rows out in columns, without borders; `right` lists the columns of figures.
-pub(crate) fn table(page: Page, head: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(head.to_vec()).add_rows(rows);
-    if let Some(width) = page.width {
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
-    }
-    for (i, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, 2));
-        if right.contains(&i) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
 /// Joins words with commas; an empty list is a dash.
@@ -171,7 +259,7 @@ pub(crate) fn bytes(count: u64) -> String {
 }
 
 #[expect(unsafe_code, reason = "the terminal's size is asked by ioctl")]
-fn terminal_width() -> Option<u16> {
+fn terminal() -> Option<Terminal> {
     if !io::stdout().is_terminal() {
         return None;
     }
@@ -179,30 +267,12 @@ fn terminal_width() -> Option<u16> {
     // SAFETY: TIOCGWINSZ writes one winsize to a pointer that is valid for the call.
     let done = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
 
-    (done == 0 && size.ws_col >= 40).then_some(size.ws_col)
+    (done == 0 && size.ws_col >= 40).then_some(Terminal { columns: size.ws_col, rows: size.ws_row })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_table_has_aligned_columns_and_no_trailing_blanks() {
-        let rows = vec![vec!["a".to_owned(), "1".to_owned()], vec!["long".to_owned(), "22".to_owned()]];
-
-        let text = table(Page { now: 0, width: None }, &["NAME", "N"], &[1], rows);
-
-        assert_eq!(text, "NAME   N\na      1\nlong  22");
-    }
-
-    #[test]
-    fn a_narrow_terminal_wraps_cells_instead_of_lines() {
-        let rows = vec![vec!["a".to_owned(), "word ".repeat(30)]];
-
-        let text = table(Page { now: 0, width: Some(60) }, &["NAME", "TEXT"], &[], rows);
-
-        assert!(text.lines().all(|line| line.len() <= 60), "{text}");
-    }
 
     #[test]
     fn bytes_have_binary_units() {

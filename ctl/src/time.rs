@@ -48,7 +48,7 @@ pub(crate) fn utc(unix: u64) -> Option<String> {
 
 /// Reads a duration: `90s`, `15m`, `1h30m`, `7d`.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a duration: write it as 90s, 15m, 24h or 7d");
+    let wrong = || "this is not a duration; write it as 90s, 15m, 24h or 7d".to_owned();
     let mut seconds = 0_u64;
     let mut rest = text;
     while !rest.is_empty() {
@@ -68,7 +68,7 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     match seconds {
         0 => Err(wrong()),
         1..=LONGEST => Ok(Duration::from_secs(seconds)),
-        _ => Err(format!("{text:?} is too long: at most 50 years")),
+        _ => Err("this is too long; the most is 50 years".to_owned()),
     }
 }
 

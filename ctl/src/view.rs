@@ -17,7 +17,7 @@ pub(crate) use token::{TokenView, Tokens};
 use overlay_proto::v1;
 use serde::Serialize;
 
-use crate::output::{Page, Report};
+use crate::output::{Column, Page, Report, table};
 
 /// What a removal did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -29,14 +29,30 @@ impl Report for Removed {
     fn text(&self, _: Page) -> String {
         self.removed.join("\n")
     }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(self.removed.clone())
+    }
 }
 
-/// Writes two columns of words, the first one as wide as its longest.
-fn pairs(rows: &[(&str, String)]) -> String {
-    let width = rows.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
-    let lines: Vec<_> = rows.iter().map(|(key, value)| format!("{key:width$}  {value}")).collect();
+/// Writes two columns of words, without a heading.
+fn pairs(page: Page, rows: &[(&str, String)]) -> String {
+    let cells: Vec<_> = rows.iter().map(|(key, value)| vec![(*key).into(), value.clone().into()]).collect();
+    let text = table(page, &[Column::left(""), Column::prose("")], &cells);
 
-    lines.join("\n")
+    text.split_once('\n').map(|(_, rows)| rows.to_owned()).unwrap_or_default()
+}
+
+/// Sorts names, as people look for them.
+fn sorted(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+
+    names
+}
+
+/// Returns a row of a listing in which every field is there.
+fn sample<T: Serialize>(row: T) -> Option<serde_json::Value> {
+    serde_json::to_value(row).ok()
 }
 
 fn role(raw: i32) -> &'static str {

@@ -6,13 +6,14 @@ use overlay_proto::{Code, Refusal, convert, v1};
 use crate::endpoint::request::find_network;
 
 /// Lists all networks; members and endpoints only of those this node is in.
-pub(super) fn networks(view: &View) -> v1::ListNetworksResponse {
+pub(super) fn networks(view: &View, own: NodeId) -> v1::ListNetworksResponse {
     let name = |node: &NodeId| view.nodes.get(node).map(|node| node.name.to_string());
     let networks = view.networks.values().map(|network| v1::NetworkState {
         network: Some(network.clone().into()),
         members: view.members_of(network.id).filter_map(|member| name(&member.node)).collect(),
         endpoints: u32::try_from(view.endpoints_of(network.id).count()).unwrap_or(u32::MAX),
         differences: convert::differences_of(view, network),
+        hidden: view.member(network.id, own).is_none(),
     });
 
     v1::ListNetworksResponse { networks: networks.collect() }

@@ -130,7 +130,7 @@ impl Agent for Service {
     ) -> Result<Response<v1::ListNetworksResponse>, Status> {
         let ask = |mut client: ControlClient<Channel>| async move { client.list_networks(request.into_inner()).await };
 
-        self.list(ask, |session| Ok(listing::networks(&session.local_view()))).await
+        self.list(ask, |session| Ok(listing::networks(&session.local_view(), session.node))).await
     }
 
     async fn list_endpoints(

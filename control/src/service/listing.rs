@@ -54,6 +54,7 @@ pub(super) fn networks(state: &State, caller: NodeId) -> Result<Vec<v1::NetworkS
             members: members.filter_map(|member| name(member.node)).collect(),
             endpoints: u32::try_from(endpoints).unwrap_or(u32::MAX),
             differences: convert::differences_of(state.view(), network),
+            hidden: !seen,
         }
     };
 

@@ -100,6 +100,8 @@ async fn listings_show_names_and_who_is_there() {
 
     let strange = node.client.clone().list_endpoints(v1::ListEndpointsRequest::default()).await.unwrap().into_inner();
     assert_eq!(strange.endpoints, []);
+    let hidden = node.client.clone().list_networks(v1::ListNetworksRequest {}).await.unwrap().into_inner().networks;
+    assert!(hidden[0].hidden && !networks[0].hidden, "what a node may not see is told from nothing");
 }
 
 #[tokio::test]

@@ -14,13 +14,13 @@ use crate::output::{Page, Report};
 const EXAMPLE: &str = "\
 Examples:
   overlayctl detach --network my-network --name web
-  overlayctl detach 5d3c0f8a2b114c77                  by the id that `endpoint ls --json` shows";
+  overlayctl detach 5d3c0f8a2b11                      by the id that `endpoint ls -q` shows";
 
 /// Take a namespace or this host off a network
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub(crate) struct Detach {
-    /// The endpoint's id
+    /// The endpoint's id: 12 hex digits
     #[arg(required_unless_present_all = ["network", "name"], conflicts_with_all = ["network", "name"])]
     endpoint: Option<String>,
     /// The network (name or id)

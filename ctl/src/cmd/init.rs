@@ -13,7 +13,7 @@ use overlay_proto::{Code, JoinLine, Refusal, channel, tls, v1};
 use serde::Serialize;
 
 use super::{Context, connected, join, require_root};
-use crate::args::{advertise, listen};
+use crate::args::values::{advertise, listen, subnet4};
 use crate::client::Agent;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Page, Report};
@@ -46,7 +46,7 @@ pub(crate) struct Init {
     #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
     state: PathBuf,
     /// Where the prefixes of networks come from
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = subnet4)]
     pool: Option<Ipv4Net>,
     /// Only control: this machine does not become a node; the printed line admits the first admin
     #[arg(long)]

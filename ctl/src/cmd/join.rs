@@ -9,7 +9,7 @@ use overlay_proto::{JoinLine, Refusal, v1};
 use serde::Serialize;
 
 use super::{Context, connected, require_root};
-use crate::args::advertise;
+use crate::args::values::advertise;
 use crate::failure::{Failure, Outcome};
 use crate::join_text;
 use crate::output::{Page, Report};

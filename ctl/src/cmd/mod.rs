@@ -2,6 +2,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod detach;
+mod each;
 pub(crate) mod endpoint;
 pub(crate) mod init;
 pub(crate) mod join;
@@ -14,6 +15,7 @@ pub(crate) mod run;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod token;
+mod watch;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +25,7 @@ use overlay_proto::{Code, Refusal, v1};
 use crate::args::Command;
 use crate::client::Agent;
 use crate::failure::Outcome;
-use crate::output::Output;
+use crate::output::{ListArgs, Output, Report};
 use crate::wait;
 
 /// What every command works with.
@@ -45,6 +47,20 @@ impl Context {
     pub(crate) async fn status(&self) -> Result<v1::StatusResponse, Refusal> {
         self.agent().await?.status(v1::StatusRequest {}).await
     }
+
+    /// Shows what `ask` answers, once or, with `--watch`, again and again.
+    pub(crate) async fn list<R: Report>(
+        &self,
+        args: &ListArgs,
+        mut ask: impl AsyncFnMut() -> Result<R, Refusal>,
+    ) -> Outcome {
+        let output = self.output.formatted(args.show.format.clone())?;
+
+        match args.watch {
+            None => output.show(&ask().await?),
+            Some(period) => watch::run(&output, period, ask).await,
+        }
+    }
 }
 
 /// Does what was asked.
@@ -58,6 +74,7 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> Outcome {
         Command::Node(node) => node.run(context).await,
         Command::Network(network) => network.run(context).await,
         Command::Endpoint(endpoint) => endpoint.run(context).await,
+        Command::Ps(ps) => ps.run(context).await,
         Command::Run(run) => run.run(context).await,
         Command::Attach(attach) => attach.run(context).await,
         Command::Detach(detach) => detach.run(context).await,

@@ -2,27 +2,59 @@
 
 use std::net::Ipv4Addr;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use overlay_core::Name;
 use overlay_proto::{Code, Refusal, v1};
 
 use super::Context;
-use crate::args::label;
+use crate::args::values::{ipv4, label, subnet, subnet4};
 use crate::failure::{Failure, Outcome};
-use crate::view::{Endpoints, Inspection, NetworkView, Networks, Removed};
+use crate::output::{ListArgs, ShowArgs};
+use crate::view::{Endpoints, Inspection, NetworkView, Networks};
 
+const NETWORK_EXAMPLE: &str = "\
+Examples:
+  overlayctl network create my-network
+  overlayctl network                                  the same as `network ls`
+  overlayctl network inspect my-network
+  overlayctl network rm my-network";
 const CREATE_EXAMPLE: &str = "\
 Examples:
   overlayctl network create my-network
   overlayctl network create db --subnet 10.9.0.0/16 --subnet fd00:9::/64 --label team=store";
-const LS_EXAMPLE: &str = "Example:\n  overlayctl network ls --json | jq -r '.[].name'";
-const INSPECT_EXAMPLE: &str = "Example:\n  overlayctl network inspect my-network";
-const RM_EXAMPLE: &str = "Example:\n  overlayctl network rm my-network";
+const LS_EXAMPLE: &str = "\
+A dash (–) under MEMBERS and ENDPOINTS: this node is no member of the network, and may not see them.
+
+Examples:
+  overlayctl network ls
+  overlayctl network ls -o wide
+  overlayctl network ls --format 'table {{.Name}}\\t{{.Prefix}}\\t{{.Endpoints}}'
+  overlayctl network ls --json | jq -r '.[].name'";
+const INSPECT_EXAMPLE: &str = "\
+Examples:
+  overlayctl network inspect my-network
+  overlayctl network inspect front back --format '{{.Name}}: {{.Members}}'";
+const RM_EXAMPLE: &str = "\
+Each is tried, whatever becomes of the others.
+
+Examples:
+  overlayctl network rm my-network
+  overlayctl network rm front back";
 
 /// Make, list and remove networks; every host sees the same ones
+#[derive(Debug, Args)]
+#[command(visible_aliases = ["net", "networks"], args_conflicts_with_subcommands = true, after_help = NETWORK_EXAMPLE)]
+pub(crate) struct NetworkArgs {
+    #[command(subcommand)]
+    command: Option<Network>,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+/// What can be done with networks.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Network {
+enum Network {
     Create(Create),
     Ls(Ls),
     Inspect(Inspect),
@@ -32,23 +64,23 @@ pub(crate) enum Network {
 /// Make a network
 #[derive(Debug, Args)]
 #[command(after_help = CREATE_EXAMPLE)]
-pub(crate) struct Create {
+struct Create {
     /// Its name: one DNS label
     name: Name,
     /// Its prefix, once for IPv4 and once for IPv6; without one, control chooses from its pool
-    #[arg(long = "subnet", value_name = "CIDR")]
+    #[arg(long = "subnet", value_name = "CIDR", value_parser = subnet)]
     subnets: Vec<IpNet>,
     /// How packets are carried
-    #[arg(long, value_enum, default_value = "l3")]
-    mode: Mode,
+    #[arg(long, default_value = "l3", value_parser = mode)]
+    mode: v1::NetworkMode,
     /// A label; may be repeated
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     labels: Vec<(String, String)>,
     /// The IPv4 gateway, if not the first address of the prefix
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = ipv4)]
     gateway: Option<Ipv4Addr>,
     /// The part of the prefix that addresses are given out of
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = subnet4)]
     ip_range: Option<ipnet::Ipv4Net>,
     /// Container engines give its containers no way out
     #[arg(long)]
@@ -56,41 +88,37 @@ pub(crate) struct Create {
 }
 
 /// How a network carries packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    /// routed; no broadcast, no multicast
-    L3,
-    /// one Ethernet segment
-    L2,
-}
-
-impl Mode {
-    /// Returns the number on the wire; what the server does not know, it refuses.
-    fn wire(self) -> i32 {
-        match self {
-            Self::L3 => v1::NetworkMode::L3.into(),
-            Self::L2 => 2,
-        }
+fn mode(text: &str) -> Result<v1::NetworkMode, String> {
+    match text {
+        "l3" => Ok(v1::NetworkMode::L3),
+        "l2" => Err("this version does not have l2 yet, the word is reserved; l3 is there, and is routed".to_owned()),
+        _ => Err("write it as l3".to_owned()),
     }
 }
 
 /// List the networks
 #[derive(Debug, Args)]
 #[command(visible_alias = "list", after_help = LS_EXAMPLE)]
-pub(crate) struct Ls {}
+struct Ls {
+    #[command(flatten)]
+    list: ListArgs,
+}
 
-/// Show a network, its members and its endpoints
+/// Show networks, with their members and endpoints
 #[derive(Debug, Args)]
 #[command(visible_alias = "show", after_help = INSPECT_EXAMPLE)]
-pub(crate) struct Inspect {
-    /// Its name or id
-    name: String,
+struct Inspect {
+    /// Their names or ids
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+    #[command(flatten)]
+    show: ShowArgs,
 }
 
 /// Remove networks; refused while they have endpoints
 #[derive(Debug, Args)]
-#[command(after_help = RM_EXAMPLE)]
-pub(crate) struct Rm {
+#[command(visible_alias = "remove", after_help = RM_EXAMPLE)]
+struct Rm {
     /// Their names or ids
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
@@ -99,18 +127,19 @@ pub(crate) struct Rm {
     force: bool,
 }
 
-impl Network {
+impl NetworkArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
-        match self {
-            Self::Create(create) => create.run(context).await,
-            Self::Ls(_) => {
-                let networks = context.agent().await?.list_networks(v1::ListNetworksRequest {}).await?;
-                context.output.show(&Networks::from(networks))
-            }
-            Self::Inspect(inspect) => inspect.run(context).await,
-            Self::Rm(rm) => rm.run(context).await,
+        match self.command.unwrap_or(Network::Ls(Ls { list: self.list })) {
+            Network::Create(create) => create.run(context).await,
+            Network::Ls(Ls { list }) => context.list(&list, async || networks(context).await).await,
+            Network::Inspect(inspect) => inspect.run(context).await,
+            Network::Rm(rm) => rm.run(context).await,
         }
     }
+}
+
+async fn networks(context: &Context) -> Result<Networks, Refusal> {
+    Ok(Networks::from(context.agent().await?.list_networks(v1::ListNetworksRequest {}).await?))
 }
 
 impl Create {
@@ -134,7 +163,7 @@ impl Create {
             name: self.name.into(),
             prefix: text(v4.first()),
             prefix6: text(v6.first()),
-            mode: self.mode.wire(),
+            mode: self.mode.into(),
             labels: self.labels.into_iter().collect(),
             settings: Some(v1::NetworkSettings {
                 gateway: self.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
@@ -149,13 +178,17 @@ impl Create {
 
 impl Inspect {
     async fn run(self, context: &Context) -> Outcome {
+        let networks = networks(context).await?;
         let mut agent = context.agent().await?;
-        let networks = Networks::from(agent.list_networks(v1::ListNetworksRequest {}).await?);
-        let network = networks.find(&self.name).ok_or_else(|| missing(&self.name))?;
-        let request = v1::ListEndpointsRequest { network: network.id.clone() };
-        let endpoints = Endpoints::from(agent.list_endpoints(request).await?);
+        let find = async |name: &str| {
+            let network = networks.find(name).ok_or_else(|| missing(name))?;
+            let request = v1::ListEndpointsRequest { network: network.id.clone() };
+            let endpoints = Endpoints::from(agent.list_endpoints(request).await?);
 
-        context.output.show(&Inspection { network, endpoints })
+            Ok(vec![Inspection::new(network, endpoints)])
+        };
+
+        context.show_each(self.show, &self.names, find).await
     }
 }
 
@@ -166,12 +199,12 @@ fn missing(name: &str) -> Refusal {
 impl Rm {
     async fn run(self, context: &Context) -> Outcome {
         let mut agent = context.agent().await?;
-        for name in &self.names {
-            let request = v1::RemoveNetworkRequest { network: name.clone(), force: self.force };
-            agent.remove_network(request).await?;
-        }
+        let remove = async |name: &str| {
+            let request = v1::RemoveNetworkRequest { network: name.to_owned(), force: self.force };
+            agent.remove_network(request).await.map(drop)
+        };
 
-        context.output.show(&Removed { removed: self.names })
+        context.remove_each(self.names, remove).await
     }
 }
 
@@ -183,7 +216,7 @@ mod tests {
         Create {
             name: "web".parse().expect("a name"),
             subnets: subnets.iter().map(|s| s.parse().expect("a prefix")).collect(),
-            mode: Mode::L2,
+            mode: v1::NetworkMode::L3,
             labels: vec![("a".into(), "b".into())],
             gateway: None,
             ip_range: None,
@@ -196,7 +229,7 @@ mod tests {
         let request = create(&["fd00::/64", "10.9.0.0/16"]).request().expect("one a family");
 
         assert_eq!((request.prefix.as_str(), request.prefix6.as_str()), ("10.9.0.0/16", "fd00::/64"));
-        assert_eq!(request.mode, 2);
+        assert_eq!(request.mode(), v1::NetworkMode::L3);
     }
 
     #[test]

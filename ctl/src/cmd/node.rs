@@ -5,10 +5,22 @@ use overlay_proto::{Code, Refusal, v1};
 
 use super::Context;
 use crate::failure::Outcome;
-use crate::view::{Nodes, Removed};
+use crate::output::{ListArgs, ShowArgs};
+use crate::view::Nodes;
 
-const LS_EXAMPLE: &str = "Example:\n  overlayctl node ls";
-const SHOW_EXAMPLE: &str = "Example:\n  overlayctl node show host-b --json";
+const NODE_EXAMPLE: &str = "\
+Examples:
+  overlayctl node                                     the same as `node ls`
+  overlayctl node show host-b";
+const LS_EXAMPLE: &str = "\
+Examples:
+  overlayctl node ls
+  overlayctl node ls --watch
+  overlayctl node ls --format 'table {{.Name}}\\t{{.Online}}\\t{{.Underlay}}'";
+const SHOW_EXAMPLE: &str = "\
+Examples:
+  overlayctl node show host-b --json
+  overlayctl node show host-b host-c --format '{{.Name}} {{.Version}}'";
 const RM_EXAMPLE: &str = "\
 Its certificate and keys are refused by all others from then on. A node that is only away needs no removal.
 
@@ -16,8 +28,18 @@ Example:
   overlayctl node rm host-b";
 
 /// See the nodes, and expel one
+#[derive(Debug, Args)]
+#[command(visible_alias = "nodes", args_conflicts_with_subcommands = true, after_help = NODE_EXAMPLE)]
+pub(crate) struct NodeArgs {
+    #[command(subcommand)]
+    command: Option<Node>,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+/// What can be done with nodes.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Node {
+enum Node {
     Ls(Ls),
     Show(Show),
     Rm(Rm),
@@ -26,43 +48,55 @@ pub(crate) enum Node {
 /// List the nodes
 #[derive(Debug, Args)]
 #[command(visible_alias = "list", after_help = LS_EXAMPLE)]
-pub(crate) struct Ls {}
+struct Ls {
+    #[command(flatten)]
+    list: ListArgs,
+}
 
-/// Show one node
+/// Show nodes
 #[derive(Debug, Args)]
 #[command(visible_alias = "inspect", after_help = SHOW_EXAMPLE)]
-pub(crate) struct Show {
-    /// Its name or id
-    name: String,
+struct Show {
+    /// Their names or ids
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+    #[command(flatten)]
+    show: ShowArgs,
 }
 
 /// Expel nodes
 #[derive(Debug, Args)]
-#[command(after_help = RM_EXAMPLE)]
-pub(crate) struct Rm {
+#[command(visible_alias = "remove", after_help = RM_EXAMPLE)]
+struct Rm {
     /// Their names or ids
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
 }
 
-impl Node {
+impl NodeArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
-        let mut agent = context.agent().await?;
-        match self {
-            Self::Ls(_) => context.output.show(&Nodes::from(agent.list_nodes(v1::ListNodesRequest {}).await?)),
-            Self::Show(Show { name }) => {
-                let nodes = Nodes::from(agent.list_nodes(v1::ListNodesRequest {}).await?);
-                let node = nodes.find(&name).ok_or_else(|| {
-                    Refusal::new(Code::NotFound, format!("there is no node {name:?}: `overlayctl node ls` lists them"))
-                })?;
-                context.output.show(&node)
+        match self.command.unwrap_or(Node::Ls(Ls { list: self.list })) {
+            Node::Ls(Ls { list }) => context.list(&list, async || nodes(context).await).await,
+            Node::Show(Show { names, show }) => {
+                let nodes = nodes(context).await?;
+                let find = async |name: &str| nodes.find(name).map(|node| vec![node]).ok_or_else(|| missing(name));
+                context.show_each(show, &names, find).await
             }
-            Self::Rm(Rm { names }) => {
-                for node in &names {
-                    agent.remove_node(v1::RemoveNodeRequest { node: node.clone() }).await?;
-                }
-                context.output.show(&Removed { removed: names })
+            Node::Rm(Rm { names }) => {
+                let mut agent = context.agent().await?;
+                let remove = async |name: &str| {
+                    agent.remove_node(v1::RemoveNodeRequest { node: name.to_owned() }).await.map(drop)
+                };
+                context.remove_each(names, remove).await
             }
         }
     }
+}
+
+async fn nodes(context: &Context) -> Result<Nodes, Refusal> {
+    Ok(Nodes::from(context.agent().await?.list_nodes(v1::ListNodesRequest {}).await?))
+}
+
+fn missing(name: &str) -> Refusal {
+    Refusal::new(Code::NotFound, format!("there is no node {name:?}: `overlayctl node ls` lists them"))
 }

@@ -151,7 +151,7 @@ impl Ping {
             };
             let Some(answer) = answer else { break };
             let probe = Probe::from(answer);
-            if !context.output.is_json() {
+            if !context.output.is_json() && !context.output.is_quiet() {
                 context.output.line(probe.line(&self.name))?;
             }
             probes.push(probe);
@@ -185,7 +185,7 @@ mod tests {
         let summary = Summary::new("x".into(), vec![probe(1, 1_000, ""), probe(2, 0, ""), probe(3, 3_000, "")]);
 
         assert_eq!(
-            summary.text(Page { now: 0, width: None }),
+            summary.text(Page { now: 0, width: None, wide: false }),
             "\n--- x ---\n3 sent, 2 answered, 33 % lost\nrtt min/avg/max 1.000/2.000/3.000 ms"
         );
         assert_eq!(Summary::new("x".into(), vec![probe(1, 0, "")]).loss_percent, 100.0);

@@ -1,14 +1,18 @@
 //! `overlayctl status`.
 
+use std::cell::Cell;
+
 use clap::Args;
 
 use super::Context;
 use crate::failure::{Failure, Outcome};
+use crate::output::ListArgs;
 use crate::view::StatusView;
 
 const EXAMPLE: &str = "\
 Examples:
   overlayctl status
+  overlayctl status --watch
   overlayctl status --check || echo 'something is wrong'
   overlayctl status --json | jq '.problems'";
 
@@ -19,13 +23,21 @@ pub(crate) struct Status {
     /// Exit with 1 when there is a problem; what is printed stays the same
     #[arg(long)]
     check: bool,
+    #[command(flatten)]
+    list: ListArgs,
 }
 
 impl Status {
     pub(crate) async fn run(&self, context: &Context) -> Outcome {
-        let view = StatusView::from(context.status().await?);
-        context.output.show(&view)?;
+        let healthy = Cell::new(true);
+        let ask = async || {
+            let view = StatusView::from(context.status().await?);
+            healthy.set(view.healthy);
 
-        if self.check && !view.healthy { Err(Failure::Exit(1)) } else { Ok(()) }
+            Ok(view)
+        };
+        context.list(&self.list, ask).await?;
+
+        if self.check && !healthy.get() { Err(Failure::Exit(1)) } else { Ok(()) }
     }
 }

@@ -7,11 +7,12 @@ use overlay_proto::{Code, Refusal, v1};
 use serde::Serialize;
 
 use super::Context;
-use crate::args::{RoleArg, label};
+use crate::args::RoleArg;
+use crate::args::values::label;
 use crate::failure::Outcome;
-use crate::output::{Page, Report, labels};
+use crate::output::{ListArgs, Page, Report, labels};
 use crate::time;
-use crate::view::{Removed, TokenView, Tokens};
+use crate::view::{TokenView, Tokens};
 
 const CREATE_EXAMPLE: &str = "\
 The line holds a secret that is shown only now. Standard output gets the line and nothing else.
@@ -20,12 +21,33 @@ Examples:
   overlayctl token create
   overlayctl token create --ttl 24h --uses 20 --label rack=7
   overlayctl token create | ssh host-b sudo overlayctl join -";
-const LS_EXAMPLE: &str = "Example:\n  overlayctl token ls";
-const RM_EXAMPLE: &str = "Example:\n  overlayctl token rm 0123456789abcdef";
+const TOKEN_EXAMPLE: &str = "\
+Examples:
+  overlayctl token create --ttl 24h --uses 20
+  overlayctl token                                    the same as `token ls`
+  overlayctl token rm 0123456789abcdef";
+const LS_EXAMPLE: &str = "\
+Examples:
+  overlayctl token ls
+  overlayctl token ls --format '{{.ID}} {{.Used}}/{{.Uses}}'";
+const RM_EXAMPLE: &str = "\
+Examples:
+  overlayctl token rm 0123456789abcdef
+  overlayctl token rm $(overlayctl token ls -q)       all of them";
 
 /// Make, list and revoke the tokens by which hosts join
+#[derive(Debug, Args)]
+#[command(visible_alias = "tokens", args_conflicts_with_subcommands = true, after_help = TOKEN_EXAMPLE)]
+pub(crate) struct TokenArgs {
+    #[command(subcommand)]
+    command: Option<Token>,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+/// What can be done with tokens.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Token {
+enum Token {
     Create(Create),
     Ls(Ls),
     Rm(Rm),
@@ -34,7 +56,7 @@ pub(crate) enum Token {
 /// Make a join line
 #[derive(Debug, Args)]
 #[command(after_help = CREATE_EXAMPLE)]
-pub(crate) struct Create {
+struct Create {
     /// How long it is good for
     #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = time::parse)]
     ttl: Duration,
@@ -52,12 +74,15 @@ pub(crate) struct Create {
 /// List the tokens, without their secrets
 #[derive(Debug, Args)]
 #[command(visible_alias = "list", after_help = LS_EXAMPLE)]
-pub(crate) struct Ls {}
+struct Ls {
+    #[command(flatten)]
+    list: ListArgs,
+}
 
 /// Revoke tokens; hosts that have joined stay
 #[derive(Debug, Args)]
-#[command(visible_alias = "revoke", after_help = RM_EXAMPLE)]
-pub(crate) struct Rm {
+#[command(visible_aliases = ["revoke", "remove"], after_help = RM_EXAMPLE)]
+struct Rm {
     /// Their ids
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
@@ -77,20 +102,20 @@ impl Report for Created {
     }
 }
 
-impl Token {
+impl TokenArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
-        match self {
-            Self::Create(create) => create.run(context).await,
-            Self::Ls(_) => {
-                let tokens = context.agent().await?.list_tokens(v1::ListTokensRequest {}).await?;
-                context.output.show(&Tokens::from(tokens))
+        match self.command.unwrap_or(Token::Ls(Ls { list: self.list })) {
+            Token::Create(create) => create.run(context).await,
+            Token::Ls(Ls { list }) => {
+                let tokens =
+                    async || Ok(Tokens::from(context.agent().await?.list_tokens(v1::ListTokensRequest {}).await?));
+                context.list(&list, tokens).await
             }
-            Self::Rm(Rm { ids }) => {
+            Token::Rm(Rm { ids }) => {
                 let mut agent = context.agent().await?;
-                for id in &ids {
-                    agent.revoke_token(v1::RevokeTokenRequest { id: id.clone() }).await?;
-                }
-                context.output.show(&Removed { removed: ids })
+                let revoke =
+                    async |id: &str| agent.revoke_token(v1::RevokeTokenRequest { id: id.to_owned() }).await.map(drop);
+                context.remove_each(ids, revoke).await
             }
         }
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use overlay_proto::v1;
 use serde::Serialize;
 
-use super::runtime;
-use crate::output::{Page, Report, labels, list, table};
+use super::{pairs, runtime, sample};
+use crate::output::{Cell, Column, Page, Report, labels, list, table};
 
 /// One endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -61,22 +61,100 @@ impl From<v1::ListEndpointsResponse> for Endpoints {
     }
 }
 
+impl Endpoints {
+    /// Finds endpoints by name, name and network, alias, address or id.
+    pub(crate) fn find(&self, text: &str) -> Vec<EndpointView> {
+        self.0.iter().filter(|endpoint| endpoint.is_called(text)).cloned().collect()
+    }
+
+    /// Tells whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl EndpointView {
+    fn is_called(&self, text: &str) -> bool {
+        let (name, network) = text.rsplit_once('.').unwrap_or((text, ""));
+        let is_name =
+            |text: &str| std::iter::once(&self.name).chain(&self.aliases).any(|name| name.eq_ignore_ascii_case(text));
+
+        self.id == text
+            || self.addresses.iter().any(|address| address == text)
+            || is_name(text)
+            || (is_name(name) && self.network.eq_ignore_ascii_case(network))
+    }
+}
+
+impl Report for EndpointView {
+    fn text(&self, page: Page) -> String {
+        let rows = [
+            ("name", self.name.clone()),
+            ("id", self.id.clone()),
+            ("network", format!("{} ({})", self.network, self.network_id)),
+            ("addresses", list(&self.addresses)),
+            ("node", format!("{} ({})", self.node, self.node_id)),
+            ("runtime", self.runtime.to_owned()),
+            ("aliases", list(&self.aliases)),
+            ("labels", labels(&self.labels)),
+        ];
+
+        pairs(page, &rows)
+    }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(vec![self.name.clone()])
+    }
+
+    fn ids(&self) -> Option<Vec<String>> {
+        Some(vec![self.id.clone()])
+    }
+
+    fn sample() -> Option<serde_json::Value> {
+        sample(Self::from(v1::EndpointState::default()))
+    }
+}
+
+/// Address and node always stay.
+const COLUMNS: [Column; 8] = [
+    Column::name("NAME"),
+    Column::left("ID").wide(),
+    Column::name("NETWORK"),
+    Column::left("ADDRESS"),
+    Column::name("NODE"),
+    Column::left("RUNTIME").leaves(3),
+    Column::left("ALIASES").leaves(2),
+    Column::left("LABELS").leaves(1),
+];
+
 impl Report for Endpoints {
     fn text(&self, page: Page) -> String {
         let row = |e: &EndpointView| {
             vec![
-                e.name.clone(),
-                e.network.clone(),
-                list(&e.addresses),
-                e.node.clone(),
-                e.runtime.to_owned(),
-                list(&e.aliases),
-                labels(&e.labels),
+                e.name.clone().into(),
+                e.id.clone().into(),
+                e.network.clone().into(),
+                Cell::list(&e.addresses),
+                e.node.clone().into(),
+                e.runtime.into(),
+                Cell::list(&e.aliases),
+                labels(&e.labels).into(),
             ]
         };
-        let head = ["NAME", "NETWORK", "ADDRESS", "NODE", "RUNTIME", "ALIASES", "LABELS"];
 
-        table(page, &head, &[], self.0.iter().map(row).collect())
+        table(page, &COLUMNS, &self.0.iter().map(row).collect::<Vec<_>>())
+    }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(self.0.iter().map(|endpoint| endpoint.name.clone()).collect())
+    }
+
+    fn ids(&self) -> Option<Vec<String>> {
+        Some(self.0.iter().map(|endpoint| endpoint.id.clone()).collect())
+    }
+
+    fn sample() -> Option<serde_json::Value> {
+        EndpointView::sample()
     }
 }
 
@@ -104,7 +182,7 @@ mod tests {
         let view = Endpoints::from(v1::ListEndpointsResponse { endpoints: vec![state] });
 
         assert_eq!(
-            view.text(Page { now: 0, width: None }),
+            view.text(Page { now: 0, width: None, wide: false }),
             "NAME      NETWORK     ADDRESS           NODE  RUNTIME  ALIASES  LABELS\n\
              service2  my-network  10.9.0.2,fd00::2  b     run      web      tier=front"
         );

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use overlay_proto::v1;
 use serde::Serialize;
 
-use super::{Endpoints, pairs};
-use crate::output::{Page, Report, labels, list, table};
+use super::{Endpoints, pairs, sample, sorted};
+use crate::output::{Cell, Column, HIDDEN, Page, Report, labels, list, table};
 
 /// One network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -17,10 +17,21 @@ pub(crate) struct NetworkView {
     pub(crate) prefix6: Option<String>,
     pub(crate) mode: &'static str,
     pub(crate) labels: BTreeMap<String, String>,
-    /// Names of the nodes that are members.
-    pub(crate) members: Vec<String>,
-    /// How many, over all hosts.
-    pub(crate) endpoints: u32,
+    /// Names of the nodes that are members; none: this node may not see them.
+    pub(crate) members: Option<Vec<String>>,
+    /// How many, over all hosts; none: this node may not see them.
+    pub(crate) endpoints: Option<u32>,
+    /// The IPv4 gateway, if it is not the first address.
+    pub(crate) gateway: Option<String>,
+    pub(crate) gateway6: Option<String>,
+    /// The part of the prefix that addresses are given out of, if it is not all of it.
+    pub(crate) ip_range: Option<String>,
+    /// Containers have no way out.
+    pub(crate) internal: bool,
+    /// Addresses that are never given out, by name.
+    pub(crate) reserved: BTreeMap<String, String>,
+    /// What container engines were told with `-o`.
+    pub(crate) options: BTreeMap<String, String>,
     /// Where it is not as elsewhere.
     pub(crate) differs: Vec<Difference>,
 }
@@ -35,19 +46,27 @@ pub(crate) struct Difference {
 impl From<v1::NetworkState> for NetworkView {
     fn from(state: v1::NetworkState) -> Self {
         let network = state.network.unwrap_or_default();
+        let settings = network.settings.unwrap_or_default();
+        let some = |text: String| Some(text).filter(|text| !text.is_empty());
 
         Self {
             id: network.id,
             name: network.name,
             prefix: network.prefix,
-            prefix6: Some(network.prefix6).filter(|prefix| !prefix.is_empty()),
+            prefix6: some(network.prefix6),
             mode: match v1::NetworkMode::try_from(network.mode) {
                 Ok(v1::NetworkMode::L3) => "l3",
                 Ok(v1::NetworkMode::Unspecified) | Err(_) => "unknown",
             },
             labels: network.labels,
-            members: state.members,
-            endpoints: state.endpoints,
+            members: (!state.hidden).then(|| sorted(state.members)),
+            endpoints: (!state.hidden).then_some(state.endpoints),
+            gateway: some(settings.gateway),
+            gateway6: some(settings.gateway6),
+            ip_range: some(settings.range),
+            internal: settings.internal,
+            reserved: settings.reserved,
+            options: settings.options,
             differs: state.differences.into_iter().map(|d| Difference { node: d.node, reason: d.reason }).collect(),
         }
     }
@@ -59,14 +78,30 @@ impl NetworkView {
         self.differs.iter().map(|there| format!("{} differs on {}: {}", self.name, there.node, there.reason))
     }
 
-    fn prefixes(&self) -> String {
-        list([&self.prefix].into_iter().chain(&self.prefix6))
+    fn prefixes(&self) -> impl Iterator<Item = &String> {
+        [&self.prefix].into_iter().chain(&self.prefix6)
+    }
+
+    fn member_cell(&self) -> Cell {
+        self.members.as_ref().map_or_else(|| HIDDEN.into(), Cell::list)
+    }
+
+    fn endpoint_count(&self) -> String {
+        self.endpoints.map_or_else(|| HIDDEN.to_owned(), |count| count.to_string())
     }
 }
 
 impl Report for NetworkView {
     fn text(&self, _: Page) -> String {
-        format!("{}  {}", self.name, self.prefixes())
+        format!("{}  {}", self.name, list(self.prefixes()))
+    }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(vec![self.name.clone()])
+    }
+
+    fn ids(&self) -> Option<Vec<String>> {
+        Some(vec![self.id.clone()])
     }
 }
 
@@ -86,28 +121,50 @@ impl From<v1::ListNetworksResponse> for Networks {
 
 impl Networks {
     /// Finds a network by its name or its id.
-    pub(crate) fn find(self, name: &str) -> Option<NetworkView> {
-        self.0.into_iter().find(|network| network.name.eq_ignore_ascii_case(name) || network.id == name)
+    pub(crate) fn find(&self, name: &str) -> Option<NetworkView> {
+        self.0.iter().find(|network| network.name.eq_ignore_ascii_case(name) || network.id == name).cloned()
     }
 }
+
+/// Name, prefix and the number of endpoints always stay.
+const COLUMNS: [Column; 7] = [
+    Column::name("NAME"),
+    Column::left("ID").wide(),
+    Column::left("PREFIX"),
+    Column::left("MODE").leaves(2),
+    Column::left("MEMBERS").leaves(3),
+    Column::right("ENDPOINTS"),
+    Column::left("LABELS").leaves(1),
+];
 
 impl Report for Networks {
     fn text(&self, page: Page) -> String {
         let row = |n: &NetworkView| {
             vec![
-                n.name.clone(),
-                n.prefixes(),
-                n.mode.to_owned(),
-                list(&n.members),
-                n.endpoints.to_string(),
-                labels(&n.labels),
+                n.name.clone().into(),
+                n.id.clone().into(),
+                Cell::list(n.prefixes()),
+                n.mode.into(),
+                n.member_cell(),
+                n.endpoint_count().into(),
+                labels(&n.labels).into(),
             ]
         };
-        let head = ["NAME", "PREFIX", "MODE", "MEMBERS", "ENDPOINTS", "LABELS"];
-
-        let table = table(page, &head, &[4], self.0.iter().map(row).collect());
+        let table = table(page, &COLUMNS, &self.0.iter().map(row).collect::<Vec<_>>());
 
         std::iter::once(table).chain(self.0.iter().flat_map(NetworkView::differences)).collect::<Vec<_>>().join("\n")
+    }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(self.0.iter().map(|network| network.name.clone()).collect())
+    }
+
+    fn ids(&self) -> Option<Vec<String>> {
+        Some(self.0.iter().map(|network| network.id.clone()).collect())
+    }
+
+    fn sample() -> Option<serde_json::Value> {
+        sample(NetworkView::from(v1::NetworkState::default()))
     }
 }
 
@@ -115,27 +172,64 @@ impl Report for Networks {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Inspection {
     #[serde(flatten)]
-    pub(crate) network: NetworkView,
+    network: NetworkView,
+    /// None: this node may not see them.
     #[serde(rename = "endpoint_list")]
-    pub(crate) endpoints: Endpoints,
+    endpoints: Option<Endpoints>,
+}
+
+impl Inspection {
+    /// Puts a network and its endpoints together.
+    pub(crate) fn new(network: NetworkView, endpoints: Endpoints) -> Self {
+        let endpoints = network.endpoints.map(|_| endpoints);
+
+        Self { network, endpoints }
+    }
 }
 
 impl Report for Inspection {
     fn text(&self, page: Page) -> String {
         let network = &self.network;
-        let head = pairs(&[
+        let members = network.members.as_ref().map_or_else(|| HIDDEN.to_owned(), list);
+        let mut rows = vec![
             ("name", network.name.clone()),
             ("id", network.id.clone()),
-            ("prefix", network.prefixes()),
+            ("prefix", list(network.prefixes())),
             ("mode", network.mode.to_owned()),
-            ("members", list(&network.members)),
+            ("internal", if network.internal { "yes" } else { "no" }.to_owned()),
+            ("members", members.replace(',', ", ")),
             ("labels", labels(&network.labels)),
-            ("endpoints", network.endpoints.to_string()),
-        ]);
+            ("endpoints", network.endpoint_count()),
+        ];
+        let gateways = list(network.gateway.iter().chain(&network.gateway6));
+        let further = [
+            ("gateway", gateways),
+            ("ip range", network.ip_range.clone().unwrap_or_else(|| "-".to_owned())),
+            ("reserved", labels(&network.reserved)),
+            ("options", labels(&network.options)),
+        ];
+        rows.extend(further.into_iter().filter(|(_, value)| value != "-"));
+        let head = std::iter::once(pairs(page, &rows)).chain(network.differences()).collect::<Vec<_>>().join("\n");
 
-        let head = std::iter::once(head).chain(network.differences()).collect::<Vec<_>>().join("\n");
+        match &self.endpoints {
+            Some(endpoints) if !endpoints.is_empty() => format!("{head}\n\n{}", endpoints.text(page)),
+            Some(_) => head,
+            None => format!("{head}\n\nthis node is no member of {}, and may not see who is on it", network.name),
+        }
+    }
 
-        if network.endpoints == 0 { head } else { format!("{head}\n\n{}", self.endpoints.text(page)) }
+    fn names(&self) -> Option<Vec<String>> {
+        self.network.names()
+    }
+
+    fn ids(&self) -> Option<Vec<String>> {
+        self.network.ids()
+    }
+
+    fn sample() -> Option<serde_json::Value> {
+        let endpoints = Endpoints::from(v1::ListEndpointsResponse::default());
+
+        sample(Self::new(NetworkView::from(v1::NetworkState::default()), endpoints))
     }
 }
 
@@ -154,9 +248,8 @@ mod tests {
                 labels: BTreeMap::new(),
                 settings: None,
             }),
-            members: vec!["a".into(), "b".into()],
-            endpoints: 0,
-            differences: Vec::new(),
+            members: vec!["b".into(), "a".into()],
+            ..v1::NetworkState::default()
         };
 
         v1::ListNetworksResponse { networks: vec![network("web", "fd00::/64"), network("db", "")] }
@@ -167,13 +260,13 @@ mod tests {
         let networks = Networks::from(response());
 
         assert_eq!(
-            networks.text(Page { now: 0, width: None }),
+            networks.text(Page { now: 0, width: None, wide: false }),
             "NAME  PREFIX                 MODE  MEMBERS  ENDPOINTS  LABELS\n\
              db    10.9.0.0/16            l3    a,b              0  -\n\
              web   10.9.0.0/16,fd00::/64  l3    a,b              0  -"
         );
-        assert!(networks.clone().find("id-db").is_some());
-        assert!(networks.clone().find("WEB").is_some());
+        assert!(networks.find("id-db").is_some());
+        assert!(networks.find("WEB").is_some());
         assert!(networks.find("x").is_none());
     }
 
@@ -183,9 +276,32 @@ mod tests {
         let difference = v1::HostDifference { node: "b".into(), reason: "it has another prefix there".into() };
         response.networks[0].differences.push(difference);
 
-        let text = Networks::from(response).text(Page { now: 0, width: None });
+        let text = Networks::from(response).text(Page { now: 0, width: None, wide: false });
 
         assert!(text.ends_with("-\nweb differs on b: it has another prefix there"), "{text}");
+    }
+
+    #[test]
+    fn what_may_not_be_seen_is_a_dash_and_null() {
+        let mut response = response();
+        for network in &mut response.networks {
+            network.hidden = true;
+            network.members.clear();
+        }
+        let networks = Networks::from(response);
+        let inspection = Inspection::new(
+            networks.find("db").expect("it is there"),
+            Endpoints::from(v1::ListEndpointsResponse::default()),
+        );
+
+        let page = Page { now: 0, width: None, wide: false };
+        let (text, json) = (networks.text(page), serde_json::to_value(&inspection).expect("JSON"));
+
+        assert!(text.contains("l3    –                –  -"), "{text}");
+        for field in ["members", "endpoints", "endpoint_list"] {
+            assert_eq!(json[field], serde_json::Value::Null, "{field}");
+        }
+        assert!(inspection.text(page).ends_with("this node is no member of db, and may not see who is on it"));
     }
 
     #[test]
@@ -193,13 +309,14 @@ mod tests {
         let network = Networks::from(response()).find("db").expect("it is there");
         let endpoints = Endpoints::from(v1::ListEndpointsResponse::default());
 
-        let json = serde_json::to_value(Inspection { network, endpoints }).expect("JSON");
+        let json = serde_json::to_value(Inspection::new(network, endpoints)).expect("JSON");
 
         assert_eq!(
             json,
             serde_json::json!({
                 "id": "id-db", "name": "db", "prefix": "10.9.0.0/16", "prefix6": null, "mode": "l3", "labels": {},
                 "members": ["a", "b"], "endpoints": 0, "differs": [],
+                "gateway": null, "gateway6": null, "ip_range": null, "internal": false, "reserved": {}, "options": {},
                 "endpoint_list": [],
             })
         );

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use overlay_proto::v1;
 use serde::Serialize;
 
-use super::{pairs, role};
-use crate::output::{Page, Report, labels, list, table};
+use super::{pairs, role, sample, sorted};
+use crate::output::{Cell, Column, Page, Report, labels, list, table};
 use crate::time;
 
 /// One node.
@@ -40,7 +40,7 @@ impl From<v1::NodeState> for NodeView {
             seen: time::utc(state.seen_unix),
             underlay: node.underlay,
             lane_ports: node.lane_ports,
-            networks: state.networks,
+            networks: sorted(state.networks),
             labels: node.labels,
             version: state.version,
             revision: state.revision,
@@ -61,7 +61,7 @@ impl NodeView {
 
 impl Report for NodeView {
     fn text(&self, page: Page) -> String {
-        pairs(&[
+        let rows = [
             ("name", self.name.clone()),
             ("id", self.id.clone()),
             ("role", self.role.to_owned()),
@@ -72,7 +72,21 @@ impl Report for NodeView {
             ("labels", labels(&self.labels)),
             ("version", self.version.clone()),
             ("revision", self.revision.to_string()),
-        ])
+        ];
+
+        pairs(page, &rows)
+    }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(vec![self.name.clone()])
+    }
+
+    fn ids(&self) -> Option<Vec<String>> {
+        Some(vec![self.id.clone()])
+    }
+
+    fn sample() -> Option<serde_json::Value> {
+        sample(Self::from(v1::NodeState::default()))
     }
 }
 
@@ -92,8 +106,8 @@ impl From<v1::ListNodesResponse> for Nodes {
 
 impl Nodes {
     /// Finds a node by its name or its id.
-    pub(crate) fn find(self, name: &str) -> Option<NodeView> {
-        self.0.into_iter().find(|node| node.name.eq_ignore_ascii_case(name) || node.id == name)
+    pub(crate) fn find(&self, name: &str) -> Option<NodeView> {
+        self.0.iter().find(|node| node.name.eq_ignore_ascii_case(name) || node.id == name).cloned()
     }
 
     /// Lists the names of all nodes but one.
@@ -102,22 +116,48 @@ impl Nodes {
     }
 }
 
+/// Name and state always stay.
+const COLUMNS: [Column; 9] = [
+    Column::name("NAME"),
+    Column::left("ID").wide(),
+    Column::left("ROLE").leaves(4),
+    Column::left("STATE"),
+    Column::left("UNDERLAY").leaves(5),
+    Column::left("NETWORKS").leaves(3),
+    Column::left("VERSION").leaves(2),
+    Column::right("REVISION").wide(),
+    Column::left("LABELS").leaves(1),
+];
+
 impl Report for Nodes {
     fn text(&self, page: Page) -> String {
         let row = |n: &NodeView| {
             vec![
-                n.name.clone(),
-                n.role.to_owned(),
-                n.state(page.now),
-                list(&n.underlay),
-                list(&n.networks),
-                n.version.clone(),
-                labels(&n.labels),
+                n.name.clone().into(),
+                n.id.clone().into(),
+                n.role.into(),
+                n.state(page.now).into(),
+                Cell::list(&n.underlay),
+                Cell::list(&n.networks),
+                n.version.clone().into(),
+                n.revision.to_string().into(),
+                labels(&n.labels).into(),
             ]
         };
-        let head = ["NAME", "ROLE", "STATE", "UNDERLAY", "NETWORKS", "VERSION", "LABELS"];
 
-        table(page, &head, &[], self.0.iter().map(row).collect())
+        table(page, &COLUMNS, &self.0.iter().map(row).collect::<Vec<_>>())
+    }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(self.0.iter().map(|node| node.name.clone()).collect())
+    }
+
+    fn ids(&self) -> Option<Vec<String>> {
+        Some(self.0.iter().map(|node| node.id.clone()).collect())
+    }
+
+    fn sample() -> Option<serde_json::Value> {
+        NodeView::sample()
     }
 }
 
@@ -148,7 +188,7 @@ mod tests {
         let nodes = Nodes::from(v1::ListNodesResponse { nodes: vec![state("b", false, 40), state("a", true, 100)] });
 
         assert_eq!(
-            nodes.text(Page { now: 100, width: None }),
+            nodes.text(Page { now: 100, width: None, wide: false }),
             "NAME  ROLE  STATE                 UNDERLAY   NETWORKS  VERSION  LABELS\n\
              a     node  online                192.0.2.1  web       0.1.0    -\n\
              b     node  away, seen 1 min ago  192.0.2.1  web       0.1.0    -"

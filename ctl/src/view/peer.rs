@@ -1,9 +1,11 @@
 //! Peers: the other nodes, as the data path of this one sees them.
 
 use overlay_proto::v1;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 
-use crate::output::{Page, Report, bytes, table};
+use super::sample;
+use crate::output::{Column, Page, Report, bytes, table};
 use crate::time;
 
 /// One peer on one lane of one network.
@@ -75,16 +77,15 @@ fn mtu_source(source: v1::MtuSource) -> &'static str {
     }
 }
 
-/// A listing of peers: one for each pair of lanes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
+/// A listing of peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Peers {
+    /// One for each pair of lanes.
     rows: Vec<PeerView>,
-    #[serde(skip)]
     detail: Detail,
 }
 
-/// How much of the peers people see.
+/// What a row is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Detail {
     /// One line for each node and network.
@@ -103,13 +104,55 @@ impl Peers {
     }
 
     fn lines(&self) -> Vec<(String, PeerView)> {
-        if self.detail == Detail::Lanes {
-            return self.rows.iter().map(|row| (row.lane.to_string(), row.clone())).collect();
+        match self.detail {
+            Detail::Lanes => self.rows.iter().map(|row| (row.lane.to_string(), row.clone())).collect(),
+            Detail::Nodes => self.nodes().map(|rows| (lanes(rows), summary(rows))).collect(),
         }
-        let same = |a: &PeerView, b: &PeerView| (&a.node_id, &a.network) == (&b.node_id, &b.network);
-
-        self.rows.chunk_by(same).map(|rows| (lanes(rows), summary(rows))).collect()
     }
+
+    /// Splits the rows by peer and network.
+    fn nodes(&self) -> impl Iterator<Item = &[PeerView]> {
+        self.rows.chunk_by(|a, b| (&a.node_id, &a.network) == (&b.node_id, &b.network))
+    }
+
+    fn distinct(&self, field: impl Fn(&PeerView) -> &String) -> Vec<String> {
+        let mut names: Vec<_> = self.rows.iter().map(|row| field(row).clone()).collect();
+        names.sort();
+        names.dedup();
+
+        names
+    }
+}
+
+/// Fields that all lanes of a peer in a network share.
+const SHARED: [&str; 4] = ["node", "node_id", "network", "backend"];
+/// Fields that only a lane has.
+const OF_A_LANE: [&str; 2] = ["lane", "public_key"];
+
+impl Serialize for Peers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.detail {
+            Detail::Lanes => self.rows.serialize(serializer),
+            Detail::Nodes => serializer.collect_seq(self.nodes().map(node)),
+        }
+    }
+}
+
+/// Writes a peer in a network, with its lanes inside.
+fn node(rows: &[PeerView]) -> Value {
+    let mut peer = without(&summary(rows), &OF_A_LANE);
+    peer["lanes"] = rows.iter().map(|row| without(row, &SHARED)).collect();
+
+    peer
+}
+
+fn without(row: &PeerView, fields: &[&str]) -> Value {
+    let mut value = json!(row);
+    if let Value::Object(all) = &mut value {
+        all.retain(|field, _| !fields.contains(&field.as_str()));
+    }
+
+    value
 }
 
 /// Says how many of the lanes are up.
@@ -136,17 +179,52 @@ fn summary(rows: &[PeerView]) -> PeerView {
     line
 }
 
+/// Node, network, address, state and reason always stay.
+const COLUMNS: [Column; 13] = [
+    Column::name("NODE"),
+    Column::left("ID").wide(),
+    Column::name("NETWORK"),
+    Column::left("LANES UP").leaves(2),
+    Column::left("UNDERLAY"),
+    Column::left("STATE"),
+    Column::left("FOR").leaves(6),
+    Column::left("HANDSHAKE").leaves(4),
+    Column::right("RX").leaves(5),
+    Column::right("TX").leaves(5),
+    Column::right("MTU").leaves(3),
+    Column::left("BACKEND").leaves(1),
+    Column::prose("REASON"),
+];
+
 impl Report for Peers {
     fn text(&self, page: Page) -> String {
         if self.rows.is_empty() {
             return "no peers: no other node is a member of this node's networks".to_owned();
         }
-        let lane = if self.detail == Detail::Lanes { "LANE" } else { "LANES UP" };
-        let head =
-            ["NODE", "NETWORK", lane, "UNDERLAY", "STATE", "FOR", "HANDSHAKE", "RX", "TX", "MTU", "BACKEND", "REASON"];
-        let rows = self.lines().into_iter().map(|(lane, peer)| peer.cells(lane, page)).collect();
+        let mut columns = COLUMNS;
+        if self.detail == Detail::Lanes {
+            columns[3] = Column::left("LANE");
+        }
+        let rows: Vec<_> = self.lines().into_iter().map(|(lane, peer)| peer.cells(lane, page)).collect();
+        let rows: Vec<Vec<_>> = rows.into_iter().map(|row| row.into_iter().map(Into::into).collect()).collect();
 
-        table(page, &head, &[7, 8, 9], rows)
+        table(page, &columns, &rows)
+    }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(self.distinct(|row| &row.node))
+    }
+
+    fn ids(&self) -> Option<Vec<String>> {
+        Some(self.distinct(|row| &row.node_id))
+    }
+
+    fn sample() -> Option<Value> {
+        let row = PeerView::from(v1::PeerStatus::default());
+        let mut all = json!(row);
+        all["lanes"] = sample(&[row])?;
+
+        Some(all)
     }
 }
 
@@ -165,6 +243,7 @@ impl PeerView {
 
         vec![
             self.node,
+            self.node_id,
             self.network,
             lane,
             self.underlay_addr.unwrap_or_else(dash),
@@ -217,7 +296,7 @@ mod tests {
 
     #[test]
     fn peers_tell_what_works_and_why_not() {
-        let text = Peers::new(response(), Detail::Nodes).text(Page { now: 100, width: None });
+        let text = Peers::new(response(), Detail::Nodes).text(Page { now: 100, width: None, wide: false });
 
         let lines: Vec<_> = text.lines().map(|line| line.split("  ").filter(|w| !w.is_empty()).count()).collect();
         assert_eq!(lines, [12, 12, 12], "{text}");
@@ -240,7 +319,7 @@ mod tests {
         let states = [v1::PeerState::Idle, v1::PeerState::Up, v1::PeerState::Unreachable];
         let response = v1::PeersResponse { peers: (0..3).zip(states).map(|(lane, state)| peer(lane, state)).collect() };
 
-        let page = Page { now: 0, width: None };
+        let page = Page { now: 0, width: None, wide: false };
         let nodes = Peers::new(response.clone(), Detail::Nodes).text(page);
         let lanes = Peers::new(response, Detail::Lanes).text(page);
 
@@ -261,7 +340,7 @@ mod tests {
             let peers = (0..).zip(known).map(|(lane, known)| peer(lane, *known)).collect();
             let peers = Peers::new(v1::PeersResponse { peers }, Detail::Nodes);
             let json = serde_json::to_value(&peers).expect("JSON");
-            assert_eq!(json[0]["mtu"], known[0].0);
+            assert_eq!(json[0]["lanes"][0]["mtu"], known[0].0);
             peers.lines()[0].1.mtu_words()
         };
 
@@ -276,8 +355,30 @@ mod tests {
         let json = serde_json::to_value(Peers::new(response(), Detail::Nodes)).expect("JSON");
 
         assert_eq!(json[0]["handshake_age_seconds"], 7);
-        assert_eq!(json[0]["reason"], serde_json::Value::Null);
-        assert_eq!(json[1]["handshake_age_seconds"], serde_json::Value::Null);
+        assert_eq!(json[0]["reason"], Value::Null);
+        assert_eq!(json[1]["handshake_age_seconds"], Value::Null);
         assert_eq!(json[1]["since"], "1970-01-01T00:00:40Z");
+    }
+
+    #[test]
+    fn a_peer_is_one_object_with_its_lanes_inside() {
+        let lane = |lane, network: &str| v1::PeerStatus { lane, network: network.into(), ..response().peers.remove(1) };
+        let peers = vec![lane(1, "web"), lane(0, "web"), lane(0, "db")];
+
+        let json = serde_json::to_value(Peers::new(v1::PeersResponse { peers: peers.clone() }, Detail::Nodes));
+        let flat = serde_json::to_value(Peers::new(v1::PeersResponse { peers }, Detail::Lanes)).expect("JSON");
+
+        let json = json.expect("JSON");
+        let lanes: Vec<_> = json
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|peer| (&peer["network"], peer["lanes"].as_array().map(Vec::len)))
+            .collect();
+        assert_eq!(lanes, [(&json!("db"), Some(1)), (&json!("web"), Some(2))]);
+        assert_eq!(json[1]["rx_bytes"], 4096, "of both lanes");
+        assert_eq!((&json[1]["lane"], &json[1]["lanes"][1]["lane"]), (&Value::Null, &json!(1)));
+        assert_eq!(json[1]["lanes"][0]["network"], Value::Null, "said once, outside");
+        assert_eq!(flat.as_array().map(Vec::len), Some(3));
     }
 }

@@ -6,7 +6,7 @@ use overlay_proto::v1;
 use serde::Serialize;
 
 use super::{pairs, role};
-use crate::output::{Page, Report, bytes, list, table};
+use crate::output::{Cell, Column, Page, Report, bytes, table};
 use crate::time;
 
 /// Counters of packets that went their way, or still may; every other one counts packets that did not.
@@ -198,7 +198,29 @@ impl Report for StatusView {
 
         parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
     }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(self.node.iter().cloned().collect())
+    }
+
+    fn ids(&self) -> Option<Vec<String>> {
+        Some(self.node_id.iter().cloned().collect())
+    }
 }
+
+/// Network, node address and what is free always stay.
+const NETWORK_COLUMNS: [Column; 9] = [
+    Column::name("NETWORK"),
+    Column::left("ID").wide(),
+    Column::left("PREFIX").leaves(4),
+    Column::left("NODE ADDRESS"),
+    Column::left("BLOCKS").leaves(2),
+    Column::right("ENDPOINTS").leaves(5),
+    Column::right("FREE"),
+    Column::right("MTU").leaves(1),
+    Column::right("HEALED").leaves(3),
+];
+const PROBLEM_COLUMNS: [Column; 3] = [Column::left("PROBLEM"), Column::left("FOR"), Column::prose("WHAT")];
 
 impl StatusView {
     fn head(&self, page: Page) -> String {
@@ -214,7 +236,7 @@ impl StatusView {
             rows.push(("traffic", self.traffic_line()));
         }
 
-        pairs(&rows)
+        pairs(page, &rows)
     }
 
     fn node_line(&self) -> String {
@@ -263,20 +285,20 @@ impl StatusView {
     fn network_table(&self, page: Page) -> Option<String> {
         let row = |n: &MembershipView| {
             vec![
-                n.name.clone(),
-                list([&n.prefix].into_iter().chain(&n.prefix6)),
-                n.node_address.clone(),
-                list(&n.blocks),
-                n.endpoints.to_string(),
-                n.addresses_free.to_string(),
-                n.mtu.to_string(),
-                n.drift_healed.to_string(),
+                n.name.clone().into(),
+                n.id.clone().into(),
+                Cell::list([&n.prefix].into_iter().chain(&n.prefix6)),
+                n.node_address.clone().into(),
+                Cell::list(&n.blocks),
+                n.endpoints.to_string().into(),
+                n.addresses_free.to_string().into(),
+                n.mtu.to_string().into(),
+                n.drift_healed.to_string().into(),
             ]
         };
-        let head = ["NETWORK", "PREFIX", "NODE ADDRESS", "BLOCKS", "ENDPOINTS", "FREE", "MTU", "HEALED"];
         let rows: Vec<_> = self.networks.iter().map(row).collect();
 
-        (!rows.is_empty()).then(|| table(page, &head, &[4, 5, 6, 7], rows))
+        (!rows.is_empty()).then(|| table(page, &NETWORK_COLUMNS, &rows))
     }
 
     fn traffic_line(&self) -> String {
@@ -300,9 +322,11 @@ impl StatusView {
         if self.problems.is_empty() {
             return "no problems".to_owned();
         }
-        let row = |p: &ProblemView| vec![p.code.clone(), time::lasting(page.now, p.since_unix), p.text.clone()];
+        let row = |p: &ProblemView| {
+            vec![p.code.clone().into(), time::lasting(page.now, p.since_unix).into(), p.text.clone().into()]
+        };
 
-        table(page, &["PROBLEM", "FOR", "WHAT"], &[], self.problems.iter().map(row).collect())
+        table(page, &PROBLEM_COLUMNS, &self.problems.iter().map(row).collect::<Vec<_>>())
     }
 }
 
@@ -372,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_sound_node_is_told_in_a_few_lines() {
-        let text = StatusView::from(status()).text(Page { now: 4_600, width: None });
+        let text = StatusView::from(status()).text(Page { now: 4_600, width: None, wide: false });
 
         assert_eq!(
             text,
@@ -406,7 +430,7 @@ mod tests {
         status.problems =
             vec![v1::Problem { code: "control-away".into(), text: "control is away".into(), since_unix: 4_000 }];
 
-        let text = StatusView::from(status).text(Page { now: 4_060, width: None });
+        let text = StatusView::from(status).text(Page { now: 4_060, width: None, wide: false });
 
         assert!(text.contains("away for 1 min: connection refused"), "{text}");
         assert!(text.contains("2 changes wait for it"), "{text}");
@@ -417,7 +441,7 @@ mod tests {
     fn an_unjoined_agent_says_what_to_do() {
         let status = v1::StatusResponse { phase: v1::NodePhase::Unjoined.into(), ..v1::StatusResponse::default() };
 
-        let text = StatusView::from(status).text(Page { now: 0, width: None });
+        let text = StatusView::from(status).text(Page { now: 0, width: None, wide: false });
 
         assert!(text.starts_with("node   not joined: `overlayctl init`"), "{text}");
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use overlay_proto::v1;
 use serde::Serialize;
 
-use super::role;
-use crate::output::{Page, Report, labels, table};
+use super::{role, sample};
+use crate::output::{Column, Page, Report, labels, table};
 use crate::time;
 
 /// One join token.
@@ -50,19 +50,36 @@ impl From<v1::ListTokensResponse> for Tokens {
     }
 }
 
+/// Id, uses and end always stay.
+const COLUMNS: [Column; 5] = [
+    Column::left("ID"),
+    Column::left("ROLE").leaves(2),
+    Column::left("USED"),
+    Column::left("EXPIRES"),
+    Column::left("LABELS").leaves(1),
+];
+
 impl Report for Tokens {
     fn text(&self, page: Page) -> String {
         let row = |t: &TokenView| {
             vec![
-                t.id.clone(),
-                t.role.to_owned(),
-                format!("{} of {}", t.used, t.uses),
-                time::deadline(page.now, t.expires_unix),
-                labels(&t.labels),
+                t.id.clone().into(),
+                t.role.into(),
+                format!("{} of {}", t.used, t.uses).into(),
+                time::deadline(page.now, t.expires_unix).into(),
+                labels(&t.labels).into(),
             ]
         };
 
-        table(page, &["ID", "ROLE", "USED", "EXPIRES", "LABELS"], &[], self.0.iter().map(row).collect())
+        table(page, &COLUMNS, &self.0.iter().map(row).collect::<Vec<_>>())
+    }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(self.0.iter().map(|token| token.id.clone()).collect())
+    }
+
+    fn sample() -> Option<serde_json::Value> {
+        sample(TokenView::from(v1::Token::default()))
     }
 }
 
@@ -84,7 +101,7 @@ mod tests {
         let tokens = Tokens::from(v1::ListTokensResponse { tokens: vec![token] });
 
         assert_eq!(
-            tokens.text(Page { now: 100, width: None }),
+            tokens.text(Page { now: 100, width: None, wide: false }),
             "ID  ROLE   USED    EXPIRES  LABELS\n01  admin  1 of 3  in 1 h   rack=2"
         );
         assert_eq!(

@@ -129,7 +129,7 @@ fn distinct<'a>(lanes: impl Iterator<Item = &'a Value>) -> usize {
 
 /// The lanes of the crowd that the agent has as peers.
 fn rows(cluster: &Cluster) -> Result<Vec<Value>> {
-    let peers = cluster.ctl_json(MEASURED, &["peers"])?;
+    let peers = cluster.ctl_json(MEASURED, &["peers", "--lanes"])?;
     let is_of_crowd = |row: &&Value| row["node"].as_str().is_some_and(|name| name.starts_with(PREFIX));
 
     Ok(peers.as_array().context("peers --json is no list")?.iter().filter(is_of_crowd).cloned().collect())
