@@ -100,8 +100,7 @@ async fn reserve(
     let entries = session.journal.entries();
     let there = entries.values().find(|e| e.sandbox == place && e.endpoint.network == network.id);
     if let Some(there) = there {
-        let same = wanted.name.as_ref().is_none_or(|name| *name == there.endpoint.name);
-        return if same { Ok(there.clone()) } else { Err(occupied(there, network)) };
+        return if wanted.fits(there) { Ok(there.clone()) } else { Err(occupied(there, network)) };
     }
     if entries.len() >= MAX_ENDPOINTS {
         return Err(Refusal::new(
@@ -138,7 +137,10 @@ async fn reserve(
 
 fn occupied(there: &EndpointRecord, network: &Network) -> Refusal {
     let name = &there.endpoint.name;
-    Refusal::new(Code::InUse, format!("this sandbox is on {} already, as {name}; detach it first", network.name))
+    let addresses: Vec<_> = there.endpoint.addresses.iter().map(ToString::to_string).collect();
+    let how = format!("as {name} with {} on {}", addresses.join(" and "), there.ifname);
+
+    Refusal::new(Code::InUse, format!("this sandbox is on {} already, {how}; detach it first", network.name))
 }
 
 /// Chooses an address, or checks the one that is wanted. The caller holds the session's `lifecycle` until it is noted down.

@@ -1,11 +1,13 @@
 //! A request to attach, checked field by field before anything is touched.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use overlay_core::{EndpointId, Name, Network, Runtime, View};
 use overlay_proto::convert::{self, MAX_ALIASES};
 use overlay_proto::{Code, Refusal, v1};
+
+use crate::state::EndpointRecord;
 
 /// What is wanted of a new endpoint.
 #[derive(Debug, Clone)]
@@ -66,6 +68,15 @@ impl TryFrom<v1::AttachRequest> for Wanted {
 }
 
 impl Wanted {
+    /// Tells whether an endpoint of the same sandbox and network is what is wanted: what was not asked for is not compared.
+    pub(crate) fn fits(&self, there: &EndpointRecord) -> bool {
+        let addresses = &there.endpoint.addresses;
+
+        self.name.as_ref().is_none_or(|name| *name == there.endpoint.name)
+            && self.address.is_none_or(|address| addresses.contains(&IpAddr::V4(address)))
+            && self.ifname.as_ref().is_none_or(|ifname| *ifname == there.ifname)
+    }
+
     /// Returns the endpoint's name: the wanted one, or one made from its id.
     pub(crate) fn name_or(&self, id: EndpointId) -> Result<Name, Refusal> {
         match &self.name {
@@ -101,9 +112,10 @@ pub(crate) fn try_fixed(network: &Network, address: Ipv4Addr) -> Result<Ipv4Addr
 
 #[cfg(test)]
 mod tests {
-    use overlay_core::{NetworkId, NetworkMode};
+    use overlay_core::{Endpoint, NetworkId, NetworkMode, NodeId};
 
     use super::*;
+    use crate::state::SandboxRecord;
 
     fn request() -> v1::AttachRequest {
         v1::AttachRequest {
@@ -121,6 +133,33 @@ mod tests {
 
         assert_eq!(wanted.name, "web".parse().ok());
         assert_eq!(wanted.address, None);
+    }
+
+    #[test]
+    fn a_repeated_request_with_another_address_is_not_the_same() {
+        let there = EndpointRecord {
+            endpoint: Endpoint {
+                id: EndpointId::from_random(1),
+                network: NetworkId::from_random(1),
+                node: NodeId::from_random(1),
+                name: "web".parse().expect("a name"),
+                aliases: BTreeSet::new(),
+                addresses: vec!["10.9.0.7".parse().expect("an address")],
+                labels: BTreeMap::new(),
+                runtime: Runtime::Attach,
+            },
+            sandbox: SandboxRecord::Host,
+            ifname: "eth0".to_owned(),
+            owner: None,
+        };
+        let fits = |name: &str, address: &str, ifname: &str| {
+            let words = (name.to_owned(), address.to_owned(), ifname.to_owned());
+            let asked = v1::AttachRequest { name: words.0, address: words.1, ifname: words.2, ..request() };
+            Wanted::try_from(asked).expect("sound").fits(&there)
+        };
+
+        assert!(fits("", "", "") && fits("web", "10.9.0.7", "eth0") && fits("", "10.9.0.7", ""));
+        assert!(!fits("x", "", "") && !fits("web", "10.9.0.8", "") && !fits("", "", "eth1"));
     }
 
     #[test]
