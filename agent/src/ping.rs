@@ -29,7 +29,7 @@ pub enum PingError {
     #[error("cannot open a socket in the network's namespace")]
     Namespace(#[from] KernelError),
     /// The kernel refused to send, or told that nobody is there.
-    #[error("{0}")]
+    #[error(transparent)]
     Socket(#[from] io::Error),
     /// No answer in time.
     #[error("no answer in {} ms", .0.as_millis())]
@@ -160,6 +160,13 @@ mod tests {
         assert!(!is_answer(target, &message, 8, 9));
         assert!(!is_answer(target, &message[..7], 7, 9));
         assert!(!is_answer("192.0.2.1".parse().expect("an address"), &[], 7, 9));
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_told_once() {
+        let error = PingError::from(io::Error::from_raw_os_error(101));
+
+        assert_eq!(crate::problem::explain(&error), "Network is unreachable (os error 101)");
     }
 
     #[expect(clippy::print_stderr, reason = "a skipped test says so")]
