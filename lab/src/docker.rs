@@ -193,15 +193,25 @@ impl Engine {
         Ok(self.host.try_command("test")?.args(["-e", path]).output()?.status.success())
     }
 
+    /// The number of dockerd inside the host.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn pid(&self) -> Result<i32> {
+        let file = format!("{HOME}/dockerd.pid");
+
+        // Helpers of the engine's are the same program.
+        self.host.try_command("cat")?.arg(&file).run()?.stdout.trim().parse().context("dockerd.pid")
+    }
+
     /// Ends dockerd with a signal and waits until it is gone. Its containers may live on.
     ///
     /// # Errors
     ///
     /// When it does not run.
     pub fn stop_daemon(&self, signal: &str) -> Result<()> {
-        let file = format!("{HOME}/dockerd.pid");
-        // Helpers of the engine's are the same program.
-        let pid = self.host.try_command("cat")?.arg(&file).run()?.stdout.trim().parse().context("dockerd.pid")?;
+        let pid = self.pid()?;
         self.host.kill(pid, signal)?;
         let gone = || self.host.pids_of("dockerd").is_ok_and(|pids| !pids.contains(&pid));
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use overlay_core::NetworkId;
 use overlay_proto::Refusal;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::membership::join::in_store;
 use crate::state::{DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, Store};
@@ -76,6 +76,10 @@ impl Ledger {
 pub(crate) struct Book {
     store: Store,
     ledger: watch::Sender<Arc<Ledger>>,
+    /// Called when something that Docker has may belong to nobody any more.
+    doubts: Notify,
+    /// How often that was found out.
+    examined: watch::Sender<u64>,
     /// One change after the other: what is on disk and what is shown stay the same.
     writing: tokio::sync::Mutex<()>,
 }
@@ -86,7 +90,33 @@ impl Book {
         let mut ledger = Ledger::default();
         rows.into_iter().for_each(|row| ledger.put(row));
 
-        Self { store, ledger: watch::Sender::new(Arc::new(ledger)), writing: tokio::sync::Mutex::new(()) }
+        Self {
+            store,
+            ledger: watch::Sender::new(Arc::new(ledger)),
+            doubts: Notify::new(),
+            examined: watch::Sender::new(0),
+            writing: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Has it found out whether what Docker has still belongs to somebody.
+    pub(crate) fn doubt(&self) {
+        self.doubts.notify_one();
+    }
+
+    /// Counts how often it was found out.
+    pub(crate) fn examined(&self) -> watch::Receiver<u64> {
+        self.examined.subscribe()
+    }
+
+    /// Notes that it was found out once more.
+    pub(crate) fn note_examined(&self) {
+        self.examined.send_modify(|times| *times += 1);
+    }
+
+    /// Returns once somebody doubts.
+    pub(crate) async fn doubted(&self) {
+        self.doubts.notified().await;
     }
 
     /// Returns what stands in it.

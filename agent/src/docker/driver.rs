@@ -15,7 +15,7 @@ use super::plugin::{
     PoolRequest, Route, endpoint_id,
 };
 use super::{DRIVER, ipam, ready};
-use crate::endpoint::lifecycle;
+use crate::endpoint::{lifecycle, sandbox};
 use crate::kernel::desired::engine_ifname;
 use crate::kernel::sandbox::mac_of;
 use crate::membership::publish;
@@ -193,6 +193,7 @@ async fn create_endpoint(session: &Session, request: EndpointRequest) -> Result<
             netns: None,
             joined: false,
             mac: request.interface.mac,
+            boot: sandbox::boot(),
         }),
         ifname: engine_ifname(id),
         owner: None,

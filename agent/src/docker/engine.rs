@@ -1,17 +1,18 @@
 //! The engine's API, as far as we need it, in our own words. Every call has a deadline; the engine may be away at any time.
 #![expect(clippy::disallowed_types, reason = "the client library's own maps; they are sorted at once")]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bollard::models::{
-    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, EndpointSettings, EventMessage,
-    EventMessageTypeEnum, Ipam, IpamConfig, Network, NetworkCreateRequest,
+    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum, EndpointSettings,
+    EventMessage, EventMessageTypeEnum, Ipam, IpamConfig, Network, NetworkCreateRequest, NetworkInspect,
 };
 use bollard::query_parameters::{
-    EventsOptions, InspectContainerOptions, ListContainersOptions, ListNetworksOptions, StartContainerOptions,
+    EventsOptions, InspectContainerOptions, InspectNetworkOptions, ListContainersOptions, ListNetworksOptions,
+    StartContainerOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::{Stream, StreamExt as _};
@@ -138,8 +139,10 @@ pub(crate) struct ListedContainer {
     pub(crate) id: String,
     /// Its name.
     pub(crate) name: String,
-    /// The engine's ids of the endpoints it has.
-    pub(crate) endpoints: Vec<String>,
+    /// Whether it runs; one that is paused does.
+    pub(crate) is_running: bool,
+    /// The endpoints it has, each with its network, by the engine's ids.
+    pub(crate) endpoints: BTreeMap<String, String>,
 }
 
 /// A container as the engine describes it.
@@ -256,6 +259,14 @@ impl Engine {
         Ok(description(found))
     }
 
+    /// Lists the endpoints that a network has, by the engine's ids: those that no container has
+    /// yet, too.
+    pub(crate) async fn endpoints_of(&self, network: &str) -> Result<BTreeSet<String>, EngineError> {
+        let found = self.docker.inspect_network(network, None::<InspectNetworkOptions>).await?;
+
+        Ok(endpoints(found))
+    }
+
     /// Starts a container.
     pub(crate) async fn start_container(&self, id: &str) -> Result<(), EngineError> {
         Ok(self.docker.start_container(id, None::<StartContainerOptions>).await?)
@@ -291,16 +302,28 @@ fn attachment(settings: EndpointSettings) -> Option<(String, Attachment)> {
     Some((endpoint, Attachment { aliases: aliases.collect() }))
 }
 
+fn endpoints(found: NetworkInspect) -> BTreeSet<String> {
+    let containers = found.containers.unwrap_or_default().into_values();
+
+    containers.filter_map(|endpoint| endpoint.endpoint_id).collect()
+}
+
 fn summary(container: ContainerSummary) -> Option<ListedContainer> {
+    use ContainerSummaryStateEnum as State;
+
     let names = container.names.unwrap_or_default();
     let networks = container.network_settings.and_then(|settings| settings.networks);
-    let endpoints = sorted(networks).into_values().filter_map(|settings| settings.endpoint_id);
+    let endpoint = |settings: EndpointSettings| {
+        let endpoint = settings.endpoint_id.filter(|id| !id.is_empty())?;
+        Some((endpoint, settings.network_id.unwrap_or_default()))
+    };
 
     Some(ListedContainer {
         id: container.id?,
         // Links to others come as names with more slashes.
         name: bare(names.into_iter().find(|name| name.matches('/').count() == 1).as_deref()),
-        endpoints: endpoints.filter(|id| !id.is_empty()).collect(),
+        is_running: matches!(container.state, Some(State::RUNNING | State::PAUSED)),
+        endpoints: sorted(networks).into_values().filter_map(endpoint).collect(),
     })
 }
 

@@ -9,7 +9,7 @@ use overlay_core::{Network, NetworkId, pool};
 use overlay_proto::{Code, Refusal, convert};
 
 use super::plugin::{AddressRequest, AddressUse, PoolGranted, PoolRequest};
-use super::{NETWORK_OPTION, ready};
+use super::{NETWORK_OPTION, lifetime, ready};
 use crate::endpoint::lifecycle;
 use crate::membership::occupancy;
 use crate::problem::{unix_now, unix_now_ms};
@@ -164,6 +164,9 @@ async fn note(session: &Session, pool: &DockerPool, address: IpAddr, is_endpoint
 /// Gives a container an address: alone on its interface, for all others are reached by routes.
 async fn give(session: &Session, pool: &DockerPool, docker: &str, wanted: Option<IpAddr>) -> Result<IpNet, Refusal> {
     let (_, network) = ready::network(session, docker).await?;
+    if let Some(wanted) = wanted {
+        lifetime::freed(session, network.id, wanted).await;
+    }
     let _one = session.lifecycle.lock().await;
     let address = match (pool.prefix, wanted) {
         (IpNet::V4(_), Some(IpAddr::V6(_))) | (IpNet::V6(_), Some(IpAddr::V4(_))) => {

@@ -1,57 +1,56 @@
-//! Which containers have which endpoints: their names, and the endpoints that ended unheard.
+//! Which containers have which endpoints, and how they are called.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
-
-use overlay_core::EndpointId;
-use tokio::time::Instant;
 
 use super::DRIVER;
 use super::engine::{Container, Engine, EngineError, ListedContainer};
-use super::{door, naming, ready};
-use crate::endpoint::lifecycle;
-use crate::problem::unix_now;
+use super::{door, lifetime, naming, ready};
 use crate::session::Session;
-use crate::state::{DockerKey, EndpointRecord, SandboxRecord};
+use crate::state::{DockerKey, DockerPool, EndpointRecord, SandboxRecord};
 
-/// How long an endpoint may be missing from the engine's list: a container that starts is listed without it at first.
-const UNHEARD: Duration = Duration::from_secs(10);
-/// Seconds after which an address or pool that nothing came of is free again.
-const UNUSED_SECS: u64 = 60;
+/// Looks in which an address pool may serve no network before it is struck out, so a minute of an
+/// engine that answers: one that stands still between two calls is not asked meanwhile.
+const IDLE_LOOKS: u32 = 20;
 
 /// What is remembered between looks.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
-    missing: BTreeMap<EndpointId, Instant>,
+    /// Pools that serve no network, and how many looks found them so.
+    idle: BTreeMap<String, u32>,
 }
 
 impl Roster {
-    /// Looks at all containers: one list, and a closer look at those with something new.
-    pub(super) async fn look(&mut self, session: &Session, engine: &Engine) -> Result<(), EngineError> {
+    /// Looks at all containers: one list, and a closer look at those with something new. Tells
+    /// whether there are endpoints or addresses that may belong to nobody any more.
+    pub(super) async fn look(&mut self, session: &Session, engine: &Engine) -> Result<bool, EngineError> {
         let listed = engine.containers().await?;
         for container in unnamed(session, &listed) {
             look_at(session, engine, &container).await?;
         }
-        self.remove_unheard(session, &listed).await;
-        strike_unused(session).await;
+        self.strike_idle_pools(session).await;
 
-        Ok(())
+        Ok(lifetime::is_doubtful(session, &listed))
     }
 
-    async fn remove_unheard(&mut self, session: &Session, listed: &[ListedContainer]) {
-        let live: BTreeSet<&String> = listed.iter().flat_map(|container| &container.endpoints).collect();
-        let entries = session.journal.entries();
-        let docker = |record: &EndpointRecord| record.sandbox.docker().map(|docker| docker.endpoint.clone());
-        let missing = entries.values().filter(|record| docker(record).is_some_and(|id| !live.contains(&id)));
-        let missing: BTreeSet<EndpointId> = missing.map(|record| record.endpoint.id).collect();
-        self.missing.retain(|id, _| missing.contains(id));
-        let now = Instant::now();
-        let over = |id: &&EndpointId, missing: &mut BTreeMap<EndpointId, Instant>| {
-            now.duration_since(*missing.entry(**id).or_insert(now)) >= UNHEARD
+    /// Strikes out pools that Docker gave back while this process was away, with their addresses.
+    async fn strike_idle_pools(&mut self, session: &Session) {
+        let ledger = session.docker.ledger();
+        let is_idle =
+            |pool: &&DockerPool| !pool.docker_network.as_ref().is_some_and(|id| ledger.networks.contains_key(id));
+        let idle: BTreeSet<&String> = ledger.pools.values().filter(is_idle).map(|pool| &pool.id).collect();
+        self.idle.retain(|pool, _| idle.contains(pool));
+        let is_over = |pool: &&&String| {
+            let looks = self.idle.entry((**pool).clone()).or_default();
+            *looks += 1;
+            *looks > IDLE_LOOKS
         };
-        let gone: Vec<_> = missing.iter().filter(|id| over(id, &mut self.missing)).copied().collect();
-        if let Err(refusal) = lifecycle::remove(session, gone, "its container is gone").await {
-            session.problems.raise("journal", refusal.code.as_str(), refusal);
+        let over: BTreeSet<&String> = idle.iter().filter(is_over).copied().collect();
+        let leases = ledger.leases.values();
+        let leases = leases.filter(|lease| over.contains(&lease.pool) || !ledger.pools.contains_key(&lease.pool));
+        let leases = leases.map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address));
+        let struck = leases.chain(over.iter().map(|id| DockerKey::Pool((*id).clone()))).collect();
+        if let Err(refusal) = session.docker.write(Vec::new(), struck).await {
+            session.problems.raise("docker book", refusal.code.as_str(), refusal);
         }
     }
 }
@@ -63,7 +62,7 @@ fn unnamed(session: &Session, listed: &[ListedContainer]) -> Vec<String> {
     let known: BTreeMap<&String, &EndpointRecord> =
         records.map(|(docker, record)| (&docker.endpoint, record)).collect();
     let is_new = |container: &&ListedContainer| {
-        container.endpoints.iter().filter_map(|id| known.get(id)).any(|record| {
+        container.endpoints.keys().filter_map(|id| known.get(id)).any(|record| {
             let docker = record.sandbox.docker();
             let named = container.name.parse().is_ok_and(|name: overlay_core::Name| name == record.endpoint.name);
             let nameless = container.name.parse::<overlay_core::Name>().is_err();
@@ -100,29 +99,6 @@ pub(super) async fn look_at(session: &Session, engine: &Engine, container: &str)
     }
 
     Ok(())
-}
-
-/// Strikes out addresses and pools that Docker holds and nothing came of: what it gave back while this process was away.
-async fn strike_unused(session: &Session) {
-    let ledger = session.docker.ledger();
-    let entries = session.journal.entries();
-    let now = unix_now();
-    let is_old = |since: u64| now.saturating_sub(since) > UNUSED_SECS;
-    let live: BTreeSet<_> = entries.values().flat_map(|record| record.endpoint.addresses.iter().copied()).collect();
-    let dead_pool = |pool: &crate::state::DockerPool| {
-        let standing = pool.docker_network.as_ref().is_some_and(|id| ledger.networks.contains_key(id));
-        is_old(pool.since_ms / 1_000) && !standing
-    };
-    let pools: BTreeSet<&String> = ledger.pools.values().filter(|pool| dead_pool(pool)).map(|pool| &pool.id).collect();
-    let leases = ledger.leases.values().filter(|lease| {
-        let orphan = pools.contains(&lease.pool) || !ledger.pools.contains_key(&lease.pool);
-        orphan || (lease.is_endpoint && is_old(lease.since) && !live.contains(&lease.address))
-    });
-    let leases = leases.map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address));
-    let struck = leases.chain(pools.iter().map(|id| DockerKey::Pool((*id).clone()))).collect();
-    if let Err(refusal) = session.docker.write(Vec::new(), struck).await {
-        session.problems.raise("docker book", refusal.code.as_str(), refusal);
-    }
 }
 
 /// Starts the containers that Docker could not start again for want of us, which it tries only once.

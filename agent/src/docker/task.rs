@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::driver::OverlayDriver;
 use super::engine::{Engine, EngineError, EngineEvent};
-use super::front;
 use super::plugin::{self, PluginSocket};
 use super::roster::{self, Roster};
 use super::sync::Sync;
+use super::{front, lifetime};
 
 use crate::node::Desk;
 use crate::problem::explain;
@@ -89,6 +89,7 @@ async fn accompany(session: &Session, engine: &Engine) -> EngineError {
         error = start_stranded(session, engine) => error,
         error = keep_networks(session, engine, &networks) => error,
         error = keep_containers(session, engine, &mut containers, &all) => error,
+        error = keep_lifetimes(session, engine) => error,
     }
 }
 
@@ -139,8 +140,10 @@ async fn keep_containers(
 ) -> EngineError {
     let mut roster = Roster::default();
     loop {
-        if let Err(error) = roster.look(session, engine).await {
-            return error;
+        match roster.look(session, engine).await {
+            Ok(true) => session.docker.doubt(),
+            Ok(false) => {}
+            Err(error) => return error,
         }
         let due = Instant::now() + LOOK;
         loop {
@@ -153,6 +156,17 @@ async fn keep_containers(
                 () = all.notified() => break,
                 () = sleep_until(due) => break,
             }
+        }
+    }
+}
+
+/// Finds out what becomes of endpoints and addresses that nobody seems to have. Beside the names of
+/// containers, which must not wait for a container that does not answer.
+async fn keep_lifetimes(session: &Session, engine: &Engine) -> EngineError {
+    loop {
+        session.docker.doubted().await;
+        if let Err(error) = lifetime::pass(session, engine).await {
+            return error;
         }
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use overlay_core::NetworkId;
 
-use crate::state::{DockerNetwork, Numbering};
+use crate::endpoint::sandbox::boot;
+use crate::state::{DockerNetwork, DockerSandbox, Numbering};
 
 /// A network of Docker's with addresses of ours, and what it stands for.
 pub(super) fn network(docker: &str, prefix: &str, network: Option<NetworkId>) -> DockerNetwork {
@@ -19,5 +20,18 @@ pub(super) fn network(docker: &str, prefix: &str, network: Option<NetworkId>) ->
         internal: false,
         options: BTreeMap::new(),
         numbering: Numbering::Ours { pool: "p".into(), pool6: None },
+    }
+}
+
+/// Where an endpoint of Docker's lives, once Docker took its interface.
+pub(super) fn sandbox(endpoint: &str, container: Option<&str>) -> DockerSandbox {
+    DockerSandbox {
+        network: "d1".into(),
+        endpoint: endpoint.into(),
+        container: container.map(str::to_owned),
+        netns: None,
+        joined: true,
+        mac: None,
+        boot: boot(),
     }
 }

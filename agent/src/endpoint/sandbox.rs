@@ -11,7 +11,7 @@ use overlay_proto::{Code, Refusal};
 
 use crate::kernel::{KernelError, Netns};
 use crate::problem::explain;
-use crate::state::{EndpointRecord, Owner, SandboxRecord};
+use crate::state::{DockerSandbox, EndpointRecord, Owner, SandboxRecord};
 
 /// Opens the sandbox that a request names, and says which it is.
 pub(crate) fn identify(runtime: Runtime, netns: &str) -> Result<(SandboxRecord, Netns), Refusal> {
@@ -71,8 +71,9 @@ pub(crate) fn lost(record: &EndpointRecord) -> Option<&'static str> {
     }
 
     match &record.sandbox {
-        // Docker says when its containers end, and its roster is looked through for those it did not tell of.
-        SandboxRecord::Host | SandboxRecord::Docker(_) => None,
+        SandboxRecord::Host => None,
+        // Docker says when its containers end, and `docker::lifetime` finds those it did not tell of.
+        SandboxRecord::Docker(docker) => is_of_earlier_boot(docker).then_some("the host was started anew"),
         SandboxRecord::Netns { boot, .. } if *boot != *BOOT => Some("the host was started anew"),
         SandboxRecord::Netns { path, device, inode, boot: _ } => match fs::metadata(path) {
             Ok(found) if found.dev() == *device && found.ino() == *inode => None,
@@ -83,6 +84,17 @@ pub(crate) fn lost(record: &EndpointRecord) -> Option<&'static str> {
             Err(_) => None,
         },
     }
+}
+
+/// Tells whether an endpoint of Docker's was made before the host was started anew.
+pub(crate) fn is_of_earlier_boot(docker: &DockerSandbox) -> bool {
+    // Records of older agents do not say.
+    !docker.boot.is_empty() && docker.boot != *BOOT
+}
+
+/// Returns which run of the kernel this is.
+pub(crate) fn boot() -> String {
+    BOOT.clone()
 }
 
 /// Which run of the kernel this is.

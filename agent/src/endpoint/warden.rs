@@ -31,12 +31,10 @@ pub(crate) async fn run(session: &Session) {
 }
 
 fn why_lost(session: &Session, record: &crate::state::EndpointRecord) -> Option<&'static str> {
-    if record.sandbox.is_docker() {
-        // A network that Docker's containers are on comes back rather than that they lose it (`docker::sync`).
-        return None;
-    }
     let membership = session.membership.borrow();
-    if membership.live && !membership.view.networks.contains_key(&record.endpoint.network) {
+    let is_removed = membership.live && !membership.view.networks.contains_key(&record.endpoint.network);
+    // A network that Docker's containers are on comes back rather than that they lose it (`docker::sync`).
+    if is_removed && !record.sandbox.is_docker() {
         return Some("its network was removed");
     }
 

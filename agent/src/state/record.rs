@@ -103,6 +103,9 @@ pub struct DockerSandbox {
     pub joined: bool,
     /// The hardware address that Docker asked for.
     pub mac: Option<[u8; 6]>,
+    /// Which run of the kernel it was made in; empty in what older agents wrote.
+    #[serde(default)]
+    pub boot: String,
 }
 
 impl SandboxRecord {

@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -13,6 +15,8 @@ use hyper::server::conn::http1 as server;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -33,6 +37,12 @@ pub(crate) enum Place {
         /// Milliseconds by which every answer is late
         #[arg(long, default_value_t = 0)]
         delay_ms: u64,
+        /// Hold the next answer to a call for so many milliseconds; each holds one answer
+        #[arg(long, value_name = "CALL=MS")]
+        hold: Vec<Hold>,
+        /// Stop this process (SIGSTOP) for that time rather than hold the answer
+        #[arg(long, value_name = "PID", requires = "hold")]
+        stop: Option<i32>,
     },
     /// Make the calls that standard input has as lines of JSON, one after the other, and print the answers
     Call {
@@ -40,6 +50,56 @@ pub(crate) enum Place {
         #[arg(long, value_name = "PATH")]
         socket: PathBuf,
     },
+}
+
+/// An answer that is held once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hold {
+    path: String,
+    time: Duration,
+}
+
+impl FromStr for Hold {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (path, ms) = text.split_once('=').ok_or("not CALL=MS")?;
+        let ms = ms.parse().map_err(|error| format!("{ms:?}: {error}"))?;
+
+        Ok(Self { path: path.to_owned(), time: Duration::from_millis(ms) })
+    }
+}
+
+/// What becomes late, and by whom.
+#[derive(Debug)]
+struct Lateness {
+    delay: Duration,
+    holds: Mutex<Vec<Hold>>,
+    stopped: Option<Pid>,
+}
+
+impl Lateness {
+    /// Holds up the answer to a call, or the process that waits for it.
+    async fn wait(&self, path: &str) {
+        tokio::time::sleep(self.delay).await;
+        let held = {
+            let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = holds.iter().position(|hold| hold.path == path);
+            at.map(|at| holds.swap_remove(at))
+        };
+        match (held, self.stopped) {
+            (None, _) => {}
+            (Some(hold), None) => tokio::time::sleep(hold.time).await,
+            (Some(hold), Some(pid)) => {
+                // One that has ended meanwhile needs neither.
+                let _ = kill(pid, Signal::SIGSTOP);
+                tokio::spawn(async move {
+                    tokio::time::sleep(hold.time).await;
+                    let _ = kill(pid, Signal::SIGCONT);
+                });
+            }
+        }
+    }
 }
 
 /// A call as `plugin call` reads it.
@@ -73,15 +133,17 @@ pub(crate) struct Answered {
 pub(crate) fn run(place: &Place) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match place {
-        Place::Relay { listen, to, delay_ms } => {
-            runtime.block_on(relay(listen, to.clone(), Duration::from_millis(*delay_ms)))
+        Place::Relay { listen, to, delay_ms, hold, stop } => {
+            let delay = Duration::from_millis(*delay_ms);
+            let late = Lateness { delay, holds: Mutex::new(hold.clone()), stopped: stop.map(Pid::from_raw) };
+            runtime.block_on(relay(listen, to.clone(), Arc::new(late)))
         }
         Place::Call { socket } => runtime.block_on(call_all(socket)),
     }
 }
 
 #[expect(clippy::print_stderr, reason = "this is a command line")]
-async fn relay(listen: &Path, to: PathBuf, delay: Duration) -> Result<()> {
+async fn relay(listen: &Path, to: PathBuf, late: Arc<Lateness>) -> Result<()> {
     if let Some(folder) = listen.parent() {
         std::fs::create_dir_all(folder)?;
     }
@@ -91,14 +153,14 @@ async fn relay(listen: &Path, to: PathBuf, delay: Duration) -> Result<()> {
     eprintln!("{READY}");
     loop {
         let (stream, _) = listener.accept().await?;
-        let to = to.clone();
+        let (to, late) = (to.clone(), Arc::clone(&late));
         let service = service_fn(move |request: Request<Incoming>| {
-            let to = to.clone();
+            let (to, late) = (to.clone(), Arc::clone(&late));
             async move {
                 let path = request.uri().path().to_owned();
                 let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
                 let answered = make(&to, Call { path, body: String::from_utf8_lossy(&body).into_owned() }).await;
-                tokio::time::sleep(delay).await;
+                late.wait(&answered.call.path).await;
                 print(&answered);
                 // What the plugin did not answer Docker must not take for an answer.
                 let status = StatusCode::from_u16(answered.status).map_err(io::Error::other)?;

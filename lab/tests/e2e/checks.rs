@@ -137,6 +137,11 @@ fn no_running_container_loses_its_network() {
 }
 
 #[test]
+fn however_long_docker_takes_nothing_is_lost() {
+    check_docker(|| check("docker-slow", 1));
+}
+
+#[test]
 fn firewalls_make_no_difference_to_docker() {
     check_docker(|| check("docker-firewall", 1));
 }

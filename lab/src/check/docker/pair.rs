@@ -171,8 +171,17 @@ pub(super) struct Relay {
 impl Relay {
     /// Begins; the agent must serve at [`BEHIND`], or at `to`.
     pub(super) fn start(pair: &Pair, host: usize, listen: &str, to: &str, delay_ms: u32) -> Result<Self> {
-        let relay = ["plugin", "relay", "--listen", listen, "--to", to, "--delay-ms", &delay_ms.to_string()];
-        let mut running = pair.cluster.host(host).try_command("overlay-lab")?.args(relay).spawn()?;
+        Self::with(pair, host, &["--listen", listen, "--to", to, "--delay-ms", &delay_ms.to_string()])
+    }
+
+    /// Begins between [`PLUGIN`] and [`BEHIND`]; `late` says what is late.
+    pub(super) fn with_late(pair: &Pair, host: usize, late: &[&str]) -> Result<Self> {
+        Self::with(pair, host, &[&["--listen", PLUGIN, "--to", BEHIND], late].concat())
+    }
+
+    fn with(pair: &Pair, host: usize, args: &[&str]) -> Result<Self> {
+        let tool = pair.cluster.host(host).try_command("overlay-lab")?.args(["plugin", "relay"]);
+        let mut running = tool.args(args).spawn()?;
         wait_until(PATIENCE, "the relay listens", || running.stderr().contains(READY) || !running.is_running())?;
         ensure!(running.is_running(), "the relay ended: {}", running.stderr());
 

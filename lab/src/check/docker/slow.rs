@@ -1,0 +1,158 @@
+//! Engines that take their time: no container loses its endpoint for it, and none comes up without
+//! its interface.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::pair::{BEHIND, PLUGIN, Pair, Relay};
+use crate::check::{Notes, PATIENCE};
+use crate::command::Running;
+use crate::docker::IMAGE;
+use crate::wait::wait_until;
+
+/// How long answers are held in the first round: longer than anything of ours may count on.
+const HELD: Duration = Duration::from_secs(14);
+/// How long the engine is stopped in the rounds that follow.
+const STOPPED: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(60), Duration::from_secs(300)];
+/// The calls of a container's start, in the engine's order.
+const STARTING: [&str; 4] = [
+    "/IpamDriver.RequestAddress",
+    "/NetworkDriver.CreateEndpoint",
+    "/NetworkDriver.Join",
+    "/NetworkDriver.EndpointOperInfo",
+];
+/// The calls of its end.
+const ENDING: [&str; 3] = ["/NetworkDriver.Leave", "/NetworkDriver.DeleteEndpoint", "/IpamDriver.ReleaseAddress"];
+/// Processes that keep the processors busy, and containers that start meanwhile.
+const LOAD: usize = 30;
+const STARTS: usize = 50;
+/// How long all of these may take.
+const LOADED: Duration = Duration::from_secs(400);
+
+/// One round holds three answers at once; each further one stops the engine for longer at each
+/// call, and the last starts containers under load.
+pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
+    let mut pair = Pair::new(notes, false)?;
+    pair.move_plugin(0, BEHIND)?;
+    let relay = Relay::with_late(&pair, 0, &[])?;
+    pair.create_on_both(&["--ipam-driver", "overlay-wg", "net"])?;
+    pair.serve(1, "net", "other")?;
+    drop(relay);
+
+    held(&pair, notes)?;
+    let rounds = usize::try_from(rounds)?;
+    for time in STOPPED.iter().take(rounds.saturating_sub(1)) {
+        for call in STARTING.into_iter().chain(ENDING) {
+            stopped(&pair, call, *time).with_context(|| format!("stopped for {time:?} at {call}"))?;
+        }
+        let calls = STARTING.len() + ENDING.len();
+        notes.say(&format!("dockerd stopped for {time:?} at each of {calls} calls: nothing lost"));
+    }
+    if rounds > STOPPED.len() + 1 {
+        loaded(&pair, notes)?;
+    }
+    pair.cluster.host(0).try_command("rm")?.args(["-f", PLUGIN]).run()?;
+    pair.move_plugin(0, PLUGIN)?;
+
+    pair.finish()
+}
+
+/// Three containers start at once, each held up at another call, while the engine answers all
+/// else and lists none of their endpoints.
+fn held(pair: &Pair, notes: &mut Notes) -> Result<()> {
+    let calls = &STARTING[..3];
+    let holds: Vec<String> = calls.iter().map(|call| format!("{call}={}", HELD.as_millis())).collect();
+    let late: Vec<&str> = holds.iter().flat_map(|hold| ["--hold", hold.as_str()]).collect();
+    let relay = Relay::with_late(pair, 0, &late)?;
+    let start = Instant::now();
+    let names = ["held1", "held2", "held3"];
+    let runs = names.map(|name| begin(pair, name, PATIENCE));
+    for run in runs {
+        let output = run?.wait(HELD + PATIENCE)?;
+        ensure!(output.status.success(), "a container did not start: {}", output.stderr);
+    }
+    ensure!(start.elapsed() >= HELD, "nothing was held");
+    for name in names {
+        whole(pair, name)?;
+    }
+    notes.say(&format!("three starts held for {HELD:?} at {}: each has its interface", calls.join(", ")));
+    pair.docker(0, &[&["rm", "-f"], names.as_slice()].concat())?;
+    gone(pair)?;
+    drop(relay);
+
+    Ok(())
+}
+
+fn begin(pair: &Pair, name: &str, deadline: Duration) -> Result<Running> {
+    let run = ["run", "-d", "--stop-timeout", "1", "--name", name, "--network", "net", IMAGE];
+
+    pair.engines[0].docker(&run)?.deadline(HELD + deadline).spawn()
+}
+
+/// A container starts and goes while the engine is stopped at one of the calls.
+fn stopped(pair: &Pair, call: &str, time: Duration) -> Result<()> {
+    let hold = format!("{call}={}", time.as_millis());
+    let pid = pair.engines[0].pid()?.to_string();
+    let relay = Relay::with_late(pair, 0, &["--hold", &hold, "--stop", &pid])?;
+    let start = Instant::now();
+    let output = begin(pair, "slow", time + PATIENCE)?.wait(time + PATIENCE)?;
+    ensure!(output.status.success(), "the container did not start: {}", output.stderr);
+    ensure!(ENDING.contains(&call) || start.elapsed() >= time, "dockerd was not stopped");
+    whole(pair, "slow")?;
+    let remove = pair.engines[0].docker(&["rm", "-f", "slow"])?.deadline(time + PATIENCE).run()?;
+    ensure!(remove.status.success(), "the container was not removed: {}", remove.stderr);
+    ensure!(start.elapsed() >= time, "dockerd was not stopped");
+    gone(pair)?;
+    drop(relay);
+
+    Ok(())
+}
+
+/// A container has the interface that Docker speaks of, and is reached and named on both hosts.
+fn whole(pair: &Pair, name: &str) -> Result<()> {
+    let address = pair.docker(0, &["inspect", "-f", "{{.NetworkSettings.Networks.net.IPAddress}}", name])?;
+    let inside = pair.docker(0, &["exec", name, "ip", "-o", "addr"])?;
+    ensure!(inside.contains(&format!("{address}/")), "{name} has no {address}:\n{inside}");
+    pair.reaches(1, "other", name)?;
+
+    pair.reaches(0, name, "other").map(drop)
+}
+
+/// Nothing is left of the containers of this host.
+fn gone(pair: &Pair) -> Result<()> {
+    let names = || pair.cluster.endpoint_names(0);
+    wait_until(PATIENCE, "only the other container is listed", || names().is_ok_and(|names| names.len() == 1))
+        .map(drop)
+        .with_context(|| format!("{:?}", names()))
+}
+
+/// Starts containers, four at a time, while every processor has far more to do than it can.
+fn loaded(pair: &Pair, notes: &mut Notes) -> Result<()> {
+    let relay = Relay::with_late(pair, 0, &[])?;
+    let busy = format!("timeout {} sh -c 'while :; do :; done'", LOADED.as_secs());
+    let spin = || pair.cluster.host(0).try_command("sh")?.args(["-c", &busy]).spawn();
+    let load = (0..LOAD).map(|_| spin()).collect::<Result<Vec<_>>>()?;
+    let start = Instant::now();
+    let names: Vec<String> = (0..STARTS).map(|number| format!("loaded{number}")).collect();
+    for some in names.chunks(4) {
+        let runs: BTreeMap<_, _> = some.iter().map(|name| (name, begin(pair, name, LOADED))).collect();
+        for (name, run) in runs {
+            let output = run?.wait(LOADED)?;
+            ensure!(output.status.success(), "{name} did not start: {}", output.stderr);
+        }
+    }
+    let took = start.elapsed();
+    drop(load);
+    for name in &names {
+        whole(pair, name)?;
+    }
+    notes.say(&format!("{STARTS} containers started under a load of {LOAD} in {took:.0?}: each has its interface"));
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    pair.docker(0, &[&["rm", "-f"], names.as_slice()].concat())?;
+    gone(pair)?;
+    drop(relay);
+
+    Ok(())
+}
