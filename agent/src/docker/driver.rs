@@ -15,6 +15,7 @@ use super::plugin::{
     PoolRequest, Route, endpoint_id,
 };
 use super::{DRIVER, ipam, ready};
+use crate::endpoint::journal::Entries;
 use crate::endpoint::{lifecycle, sandbox};
 use crate::kernel::desired::engine_ifname;
 use crate::kernel::sandbox::mac_of;
@@ -175,6 +176,7 @@ async fn create_endpoint(session: &Session, request: EndpointRequest) -> Result<
     let id = endpoint_id(&request.endpoint);
     let id = if entries.contains_key(&id) { EndpointId::from_random(rand::random()) } else { id };
     let addresses = addresses(session, &docker, &network, &request.interface)?;
+    let replaced = superseded(&entries, &network, &addresses)?;
     let record = EndpointRecord {
         endpoint: Endpoint {
             id,
@@ -205,12 +207,39 @@ async fn create_endpoint(session: &Session, request: EndpointRequest) -> Result<
     };
     let numbers_here = network.settings.numbered_by == Some(session.node);
     if !numbers_here && !record.endpoint.addresses.iter().all(ours_to_give) {
+        // Control gives no address twice: it must hear first that the old holders are gone.
+        session.journal.remove(replaced.clone()).await?;
+        session.published().await;
         publish::put(session, std::slice::from_ref(&record.endpoint)).await?;
     }
-    session.journal.insert(record.clone()).await?;
+    session.journal.replace(replaced, record.clone()).await?;
     tracing::info!(endpoint = %id, network = %network.name, addresses = ?record.endpoint.addresses, "Docker made an endpoint");
 
     Ok(described(&request.interface, &record.endpoint.addresses))
+}
+
+/// Lists the endpoints that had these addresses: that Docker gives an address again proves that it
+/// took it from whoever had it before, though its call for that may have found nobody.
+///
+/// # Errors
+///
+/// When one belongs to something that is none of Docker's.
+fn superseded(entries: &Entries, network: &Network, addresses: &[IpAddr]) -> Result<Vec<EndpointId>, Refusal> {
+    let has_one = |endpoint: &Endpoint| endpoint.addresses.iter().any(|address| addresses.contains(address));
+    let holders = entries.values().filter(|record| record.endpoint.network == network.id && has_one(&record.endpoint));
+    let mut replaced = Vec::new();
+    for holder in holders {
+        if !holder.sandbox.is_docker() {
+            let taken = holder.endpoint.addresses.iter().find(|address| addresses.contains(address));
+            let address = taken.map(ToString::to_string).unwrap_or_default();
+            let text =
+                format!("{address} is {}'s in {}, on this node; use another --ip", holder.endpoint.name, network.name);
+            return Err(Refusal::new(Code::AddressTaken, text));
+        }
+        replaced.push(holder.endpoint.id);
+    }
+
+    Ok(replaced)
 }
 
 /// Docker minds what it knows coming back.
@@ -310,6 +339,7 @@ fn halves(prefix: IpNet) -> Vec<IpNet> {
 #[cfg(test)]
 mod tests {
     use ipnet::Ipv4Net;
+    use overlay_core::{NetworkId, NodeId};
 
     use super::*;
 
@@ -340,5 +370,49 @@ mod tests {
         let halves = halves(prefix.into());
 
         assert_eq!(halves, ["172.18.0.0/17", "172.18.128.0/17"].map(|p| p.parse().expect("a prefix")));
+    }
+
+    fn holder(n: u64, network: NetworkId, last: u8, sandbox: SandboxRecord) -> (EndpointId, EndpointRecord) {
+        let id = EndpointId::from_random(n);
+        let endpoint = Endpoint {
+            id,
+            network,
+            node: NodeId::FIRST,
+            name: format!("e{n}").parse().expect("a name"),
+            aliases: BTreeSet::new(),
+            addresses: vec![[10, 9, 0, last].into()],
+            labels: BTreeMap::new(),
+            runtime: Runtime::Docker,
+        };
+
+        (id, EndpointRecord { endpoint, sandbox, ifname: engine_ifname(id), owner: None })
+    }
+
+    #[test]
+    fn an_address_that_docker_gives_again_is_taken_from_its_old_holder() {
+        let network = Network {
+            id: NetworkId::FIRST,
+            name: "net".parse().expect("a name"),
+            prefix: "10.9.0.0/16".parse().expect("a prefix"),
+            prefix6: None,
+            mode: overlay_core::NetworkMode::L3,
+            labels: BTreeMap::new(),
+            settings: overlay_core::NetworkSettings::default(),
+        };
+        let docker = || SandboxRecord::Docker(super::super::testing::sandbox("e", None));
+        let entries = [
+            holder(1, network.id, 2, docker()),
+            holder(2, network.id, 3, docker()),
+            holder(3, NetworkId::LAST, 2, docker()),
+            holder(4, network.id, 4, SandboxRecord::Host),
+        ];
+        let entries: Entries = Arc::new(entries.into());
+        let given = |last: u8| superseded(&entries, &network, &[[10, 9, 0, last].into()]);
+
+        assert_eq!(given(2).expect("Docker's own"), [EndpointId::from_random(1)]);
+        assert_eq!(given(9).expect("nobody's"), []);
+        let refusal = given(4).expect_err("the host lives");
+        assert_eq!(refusal.code, Code::AddressTaken);
+        assert!(refusal.message.contains("10.9.0.4 is e4's in net"), "{refusal}");
     }
 }

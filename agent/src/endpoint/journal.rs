@@ -62,17 +62,28 @@ impl Journal {
 
     /// Adds an endpoint. When this returns it is on disk.
     pub(crate) async fn insert(&self, record: EndpointRecord) -> Result<(), Refusal> {
+        self.replace(Vec::new(), record).await
+    }
+
+    /// Adds an endpoint in the place of others. When this returns it is on disk; nobody sees
+    /// the new one beside the old ones.
+    pub(crate) async fn replace(&self, replaced: Vec<EndpointId>, record: EndpointRecord) -> Result<(), Refusal> {
         let kept = record.clone();
         let address = record.endpoint.addresses.iter().find_map(|address| match address {
             IpAddr::V4(address) => Some(*address),
             IpAddr::V6(_) => None,
         });
-        in_store(&self.store, move |store| store.put_endpoint(&kept, address)).await?;
+        let gone = replaced.clone();
+        in_store(&self.store, move |store| store.replace_endpoints(&gone, &kept, address)).await?;
         if let Some(address) = address {
             let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
             cursors.insert(record.endpoint.network, address);
         }
-        self.entries.send_modify(|entries| drop(Arc::make_mut(entries).insert(record.endpoint.id, record)));
+        self.entries.send_modify(|entries| {
+            let entries = Arc::make_mut(entries);
+            entries.retain(|id, _| !replaced.contains(id));
+            entries.insert(record.endpoint.id, record);
+        });
 
         Ok(())
     }

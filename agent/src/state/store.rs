@@ -180,9 +180,23 @@ impl Store {
 
     /// Journals an endpoint, and which address was given out last.
     pub fn put_endpoint(&self, record: &EndpointRecord, cursor: Option<Ipv4Addr>) -> Result<(), StateError> {
+        self.replace_endpoints(&[], record, cursor)
+    }
+
+    /// Journals an endpoint in the place of others, all or none.
+    pub fn replace_endpoints(
+        &self,
+        replaced: &[EndpointId],
+        record: &EndpointRecord,
+        cursor: Option<Ipv4Addr>,
+    ) -> Result<(), StateError> {
         self.write(|write| {
             let bytes = json(record)?;
-            write.open_table(ENDPOINTS)?.insert(record.endpoint.id.as_u64(), bytes.as_slice())?;
+            let mut table = write.open_table(ENDPOINTS)?;
+            for id in replaced {
+                table.remove(id.as_u64())?;
+            }
+            table.insert(record.endpoint.id.as_u64(), bytes.as_slice())?;
             if let Some(address) = cursor {
                 write.open_table(CURSORS)?.insert(record.endpoint.network.as_u64(), address.to_bits())?;
             }
