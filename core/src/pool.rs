@@ -15,9 +15,14 @@ pub const DEFAULT_POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 64, 0, 0
 /// management gives to a network.
 pub const GWBRIDGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 255, 240, 0), 20);
 
+/// Where Docker's default bridge is unless its operator says otherwise.
+pub const DEFAULT_BRIDGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(172, 17, 0, 0), 16);
+
 /// Never chosen and never given out.
-const RESERVED: [(Ipv4Net, &str); 2] =
-    [(Ipv4Net::new_assert(Ipv4Addr::new(172, 17, 0, 0), 16), "Docker's default bridge"), (GWBRIDGE, "docker_gwbridge")];
+const RESERVED: [(Ipv4Net, &str); 2] = [(DEFAULT_BRIDGE, "Docker's default bridge"), (GWBRIDGE, "docker_gwbridge")];
+
+/// Interfaces that lead to containers or virtual machines of one host, by the beginning of their names.
+const BRIDGES: [&str; 6] = ["docker", "br-", "virbr", "cni", "podman", "lxcbr"];
 
 /// Picks a prefix from the pool that overlaps nothing known and nothing of `also_taken`. `turn` says where to begin: control
 /// always begins at the bottom, agents at random, so that two that pick at once seldom pick the same.
@@ -30,21 +35,39 @@ pub fn pick(view: &View, pool: Ipv4Net, also_taken: &[Ipv4Net], turn: u32) -> Op
 /// Finds what stands in the way of a network with this prefix: "192.0.2.7, at which node web1 is reached", say. The prefix of
 /// another overlay network is no obstacle.
 pub fn conflict(view: &View, prefix: IpNet) -> Option<String> {
-    if let Some((reserved, holder)) = RESERVED.iter().find(|(net, _)| overlaps(prefix, IpNet::V4(*net))) {
-        return Some(format!("{reserved}, which is kept for {holder}"));
-    }
-    let underlay = view.nodes.values().find_map(|node| {
+    kept(prefix).or_else(|| underlay(view, prefix)).or_else(|| in_use(view, prefix, |_| true))
+}
+
+/// Finds what stands in the way of a network whose prefix an engine chose by itself. A bridge of another host is none: only a
+/// container there that is on both cannot be.
+pub fn conflict_of_chosen(view: &View, prefix: IpNet) -> Option<String> {
+    let is_route = |holder: &str| !BRIDGES.iter().any(|bridge| holder.starts_with(bridge));
+
+    kept(prefix).or_else(|| underlay(view, prefix)).or_else(|| in_use(view, prefix, is_route))
+}
+
+fn kept(prefix: IpNet) -> Option<String> {
+    let (reserved, holder) = RESERVED.iter().find(|(net, _)| overlaps(prefix, IpNet::V4(*net)))?;
+
+    Some(format!("{reserved}, which is kept for {holder}"))
+}
+
+fn underlay(view: &View, prefix: IpNet) -> Option<String> {
+    view.nodes.values().find_map(|node| {
         let address = node.underlay.iter().find(|ip| prefix.contains(*ip))?;
         Some(format!("{address}, at which node {} is reached", node.name))
-    });
+    })
+}
 
-    underlay.or_else(|| {
-        view.hosts.values().find_map(|host| {
-            let in_use = |held: &&crate::HostPrefix| held.prefix.prefix_len() > 0 && overlaps(prefix, held.prefix);
-            let held = host.prefixes.iter().find(in_use)?;
-            let holder = if held.holder.is_empty() { String::new() } else { format!(" by {}", held.holder) };
-            Some(format!("{}, in use on node {}{holder}", held.prefix, host.name))
-        })
+fn in_use(view: &View, prefix: IpNet, counts: impl Fn(&str) -> bool) -> Option<String> {
+    view.hosts.values().find_map(|host| {
+        let stands = |held: &&crate::HostPrefix| {
+            held.prefix.prefix_len() > 0 && overlaps(prefix, held.prefix) && counts(&held.holder)
+        };
+        let held = host.prefixes.iter().find(stands)?;
+        let holder = if held.holder.is_empty() { String::new() } else { format!(" by {}", held.holder) };
+
+        Some(format!("{}, in use on node {}{holder}", held.prefix, host.name))
     })
 }
 
@@ -170,5 +193,16 @@ mod tests {
         assert_eq!(text.as_deref(), Some("172.18.0.0/16, in use on node web1 by br-7"));
         assert_eq!(conflict(&view("0.0.0.0/0", "eth0"), "172.18.4.0/24".parse().expect("a prefix")), None);
         assert!(conflict(&View::default(), "10.255.250.0/24".parse().expect("a prefix")).is_some());
+    }
+
+    #[test]
+    fn a_bridge_of_another_host_is_no_obstacle_for_what_an_engine_chose_by_itself() {
+        let prefix: IpNet = "172.18.0.0/16".parse().expect("a prefix");
+
+        assert_eq!(conflict_of_chosen(&view("172.18.0.0/16", "br-7"), prefix), None);
+        for holder in ["eth1", "a route", ""] {
+            assert!(conflict_of_chosen(&view("172.18.0.0/16", holder), prefix).is_some(), "{holder}");
+        }
+        assert!(conflict_of_chosen(&View::default(), "172.17.0.0/16".parse().expect("a prefix")).is_some());
     }
 }

@@ -60,6 +60,12 @@ pub const CHECKS: [Check; 26] = [
     Check { name: "docker", what: "Docker networks span hosts", rounds: 100, run: docker::span },
     Check { name: "docker-networks", what: "many networks, none hears another", rounds: 4, run: docker::networks },
     Check { name: "docker-settings", what: "networks are alike on all hosts", rounds: 1, run: docker::settings },
+    Check {
+        name: "docker-prefixes",
+        what: "bridges of other hosts are no obstacle",
+        rounds: 50,
+        run: docker::prefixes,
+    },
     Check { name: "docker-names", what: "containers are found by all their names", rounds: 1, run: docker::names },
     Check { name: "docker-boot", what: "Docker boots whatever the agent does", rounds: 5, run: docker::boot },
     Check { name: "docker-kills", what: "engines and agents may be killed", rounds: 100, run: docker::kills },

@@ -8,6 +8,7 @@ use overlay_core::NetworkId;
 use overlay_proto::Refusal;
 use tokio::sync::{Notify, watch};
 
+use super::prefixes::DefaultPools;
 use crate::membership::join::in_store;
 use crate::state::{DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, Store};
 
@@ -24,6 +25,8 @@ pub(crate) struct Ledger {
     pub(crate) removals: BTreeSet<NetworkId>,
     /// Why a network of Docker's cannot be used, by Docker's id. Not kept: found out anew each time.
     pub(crate) conflicts: BTreeMap<String, String>,
+    /// Where the engine chooses prefixes by itself. Not kept: asked for anew each time.
+    pub(crate) default_pools: DefaultPools,
 }
 
 impl Ledger {
@@ -181,6 +184,17 @@ impl Book {
         });
 
         Ok(())
+    }
+
+    /// States where the engine chooses prefixes by itself.
+    pub(crate) fn state_default_pools(&self, pools: DefaultPools) {
+        self.ledger.send_if_modified(|ledger| {
+            let changed = ledger.default_pools != pools;
+            if changed {
+                Arc::make_mut(ledger).default_pools = pools;
+            }
+            changed
+        });
     }
 
     /// States why networks of Docker's cannot be used.

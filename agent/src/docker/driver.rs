@@ -111,9 +111,9 @@ async fn create_network(session: &Session, request: NetworkRequest) -> Result<()
     let (numbering, pools) = if request.v4.space == DRIVER {
         ours(&ledger.pools, &request)?
     } else {
-        ipam::checked(session, prefix.into())?;
+        ipam::checked_of_engine(session, prefix.into())?;
         if let Some(v6) = &request.v6 {
-            ipam::checked(session, v6.prefix.trunc().into())?;
+            ipam::checked_of_engine(session, v6.prefix.trunc().into())?;
         }
         (Numbering::Engine, Vec::new())
     };

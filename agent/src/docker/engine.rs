@@ -20,6 +20,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::time::timeout;
 
 use super::DRIVER;
+use super::prefixes::DefaultPools;
 
 /// Seconds one call may take; an engine that starts a hundred containers answers slowly.
 const DEADLINE_SECS: u64 = 20;
@@ -206,6 +207,19 @@ impl Engine {
         let networks = self.docker.list_networks(None::<ListNetworksOptions>).await?;
 
         Ok(networks.into_iter().filter_map(network).collect())
+    }
+
+    /// Returns where it chooses the prefixes of networks that are made without one.
+    pub(crate) async fn default_pools(&self) -> Result<DefaultPools, EngineError> {
+        let pools = self.docker.info().await?.default_address_pools.unwrap_or_default();
+        let read = pools.into_iter().filter_map(|pool| {
+            let base: IpNet = pool.base?.parse().ok()?;
+            let IpNet::V4(base) = base else { return None };
+
+            Some((base, u8::try_from(pool.size?).ok()?))
+        });
+
+        Ok(DefaultPools::new(read))
     }
 
     /// Makes a network.

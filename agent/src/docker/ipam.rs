@@ -74,19 +74,54 @@ fn replica_prefix(session: &Session, id: NetworkId, v6: bool) -> Result<IpNet, R
     prefix.ok_or_else(|| Refusal::new(Code::InvalidInput, format!("network {} has no IPv6", network.name)))
 }
 
-/// Checks a prefix that a person or Docker's own address management chose.
+/// Checks a prefix that a person chose.
 pub(super) fn checked(session: &Session, prefix: IpNet) -> Result<IpNet, Refusal> {
-    match prefix {
-        IpNet::V4(_) => drop(convert::network_prefix(&prefix.to_string())?),
-        IpNet::V6(_) => drop(convert::network_prefix6(&prefix.to_string())?),
+    check_form(prefix)?;
+    let conflict = pool::conflict(&session.membership.borrow().view, prefix);
+
+    conflict.map_or(Ok(prefix), |holder| Err(taken(session, prefix, &holder)))
+}
+
+/// Checks a prefix of Docker's own address management. Where Docker may have chosen it by itself, it did not know of a bridge that
+/// another host just made, or had nothing else to choose.
+pub(super) fn checked_of_engine(session: &Session, prefix: IpNet) -> Result<IpNet, Refusal> {
+    let by_itself = match prefix {
+        IpNet::V4(prefix) => session.docker.ledger().default_pools.may_choose(prefix),
+        IpNet::V6(_) => false,
+    };
+    if !by_itself {
+        return checked(session, prefix);
     }
-    let Some(holder) = pool::conflict(&session.membership.borrow().view, prefix) else { return Ok(prefix) };
+    check_form(prefix)?;
+    let (conflict, bridge) = {
+        let view = &session.membership.borrow().view;
+        (pool::conflict_of_chosen(view, prefix), pool::conflict(view, prefix))
+    };
+    match (conflict, bridge) {
+        (Some(holder), _) => Err(taken(session, prefix, &holder)),
+        (None, bridge) => {
+            if let Some(bridge) = bridge {
+                tracing::warn!(%prefix, %bridge, "Docker chose a prefix that a bridge of another host has");
+            }
+            Ok(prefix)
+        }
+    }
+}
+
+fn check_form(prefix: IpNet) -> Result<(), Refusal> {
+    match prefix {
+        IpNet::V4(_) => convert::network_prefix(&prefix.to_string()).map(drop),
+        IpNet::V6(_) => convert::network_prefix6(&prefix.to_string()).map(drop),
+    }
+}
+
+fn taken(session: &Session, prefix: IpNet, holder: &str) -> Refusal {
     let advice = match (prefix, chosen(session, false)) {
         (IpNet::V4(_), Ok(free)) => format!("use: docker network create -d overlay-wg --subnet {free} NAME"),
         (IpNet::V4(_) | IpNet::V6(_), _) => "choose another --subnet".to_owned(),
     };
 
-    Err(Refusal::new(Code::AddressTaken, format!("{prefix} overlaps {holder}; {advice}")))
+    Refusal::new(Code::AddressTaken, format!("{prefix} overlaps {holder}; {advice}"))
 }
 
 fn chosen(session: &Session, v6: bool) -> Result<IpNet, Refusal> {

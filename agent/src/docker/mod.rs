@@ -25,6 +25,7 @@ mod ipam;
 mod lifetime;
 mod naming;
 pub mod plugin;
+pub(crate) mod prefixes;
 mod publish;
 mod ready;
 mod roster;

@@ -11,7 +11,7 @@ use overlay_proto::{Code, Refusal, v1};
 
 use super::book::Ledger;
 use super::engine::{Engine, EngineError, EngineNetwork};
-use super::{gwbridge, publish};
+use super::{gwbridge, prefixes, publish};
 use crate::endpoint::lifecycle;
 use crate::kernel::{KernelError, Netns, reservation};
 use crate::membership::{link, occupancy};
@@ -156,6 +156,8 @@ pub(super) struct Sync {
     served: BTreeSet<NetworkId>,
     /// Networks of the book that the engine did not list, and how often in a row: one that is just being made is not listed yet.
     unlisted: BTreeMap<String, u32>,
+    /// The prefixes that Docker was kept from choosing last.
+    reserved: Option<BTreeSet<Ipv4Net>>,
 }
 
 /// Passes in which a network may be missing from the engine's list before it counts as removed.
@@ -182,7 +184,7 @@ impl Sync {
             self.strike_unlisted(session, &listed).await;
         }
         let view = &membership.view;
-        reserve(session, view).await;
+        self.reserve(session, view, regular).await;
         let entries = session.journal.entries();
         let docker = |record: &EndpointRecord| record.sandbox.docker().map(|docker| docker.network.clone());
         let busy = entries.values().filter_map(docker).collect();
@@ -211,6 +213,25 @@ impl Sync {
         Ok(again)
     }
 
+    /// Keeps Docker from choosing what other hosts have in use; what foreign hands removed is back with the next regular pass.
+    async fn reserve(&mut self, session: &Session, view: &View, regular: bool) {
+        let wanted = prefixes::reserved(view, session.node, &session.docker.ledger().default_pools);
+        if !regular && self.reserved.as_ref() == Some(&wanted) {
+            return;
+        }
+        let about = "docker prefixes";
+        match set_reserved(&wanted).await {
+            Ok(()) => {
+                session.problems.clear(about);
+                self.reserved = Some(wanted);
+            }
+            Err(error) => {
+                session.problems.raise(about, "kernel", explain(&error));
+                self.reserved = None;
+            }
+        }
+    }
+
     /// Forgets networks that were removed while this process was away. What stands for one of the cluster comes back.
     async fn strike_unlisted(&mut self, session: &Session, listed: &[EngineNetwork]) {
         let ledger = session.docker.ledger();
@@ -228,16 +249,6 @@ impl Sync {
         if let Err(refusal) = session.docker.write(Vec::new(), struck).await {
             session.problems.raise("docker book", refusal.code.as_str(), refusal);
         }
-    }
-}
-
-/// Keeps Docker from choosing the prefix of a network that it does not number for another one.
-async fn reserve(session: &Session, view: &View) {
-    let others = view.networks.values().filter(|network| network.settings.numbered_by != Some(session.node));
-    let about = "docker prefixes";
-    match set_reserved(&others.map(|network| network.prefix).collect()).await {
-        Ok(()) => session.problems.clear(about),
-        Err(error) => session.problems.raise(about, "kernel", explain(&error)),
     }
 }
 

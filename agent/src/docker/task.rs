@@ -107,6 +107,10 @@ async fn start_stranded(session: &Session, engine: &Engine) -> EngineError {
 }
 
 async fn keep_networks(session: &Session, engine: &Engine, heard: &Notify) -> EngineError {
+    match engine.default_pools().await {
+        Ok(pools) => session.docker.state_default_pools(pools),
+        Err(error) => return error,
+    }
     let mut sync = Sync::default();
     let mut membership = session.membership.subscribe();
     let mut book = session.docker.subscribe();

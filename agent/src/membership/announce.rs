@@ -1,4 +1,4 @@
-//! Tells control how this node is reached, on every connection and whenever it changes.
+//! Tells control how this node is reached and which prefixes its host uses, on every connection and as soon as it changes.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,17 +6,24 @@ use std::time::Duration;
 use ipnet::IpNet;
 use overlay_proto::convert::{MAX_HOLDER, MAX_UNDERLAY};
 use overlay_proto::{Code, Refusal, v1};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::link;
 use crate::endpoint::sandbox::kernel;
-use crate::kernel::Netns;
 use crate::kernel::host::HostNetwork;
+use crate::kernel::{Events, Netns};
+use crate::problem::explain;
 use crate::session::Session;
 use crate::state::SandboxRecord;
 
-/// How often the host's addresses are looked at.
-const LOOK: Duration = Duration::from_secs(3);
+/// How often the host's network is looked at though the kernel told of no change.
+const SWEEP: Duration = Duration::from_secs(30);
+/// How often where the kernel tells nothing.
+const BLIND: Duration = Duration::from_secs(3);
+/// How long a change may take to be whole: a bridge is there before its address is.
+const SETTLE: Duration = Duration::from_millis(10);
+/// The least time between two looks: containers that come and go are changes, too.
+const PACE: Duration = Duration::from_millis(100);
 /// Routes told at the most.
 const MAX_ROUTES: usize = 1_000;
 
@@ -25,7 +32,9 @@ pub(crate) async fn run(session: &Session) {
     let mut connection = session.link.subscribe();
     let mut differences = session.differences.subscribe();
     let mut told: Option<v1::AnnounceRequest> = None;
+    let mut changes = Changes::open().await;
     loop {
+        changes.looked = Instant::now();
         match gather(session).await {
             Ok(wanted) if told.as_ref() != Some(&wanted) && session.link.is_connected() => {
                 match announce(session, wanted.clone()).await {
@@ -41,10 +50,47 @@ pub(crate) async fn run(session: &Session) {
             Err(refusal) => session.problems.raise("announce", refusal.code.as_str(), &refusal),
         }
         tokio::select! {
-            () = sleep(LOOK) => {}
+            () = sleep(changes.sweep()) => {}
+            () = changes.next() => {}
             // The sender is the session's.
             _ = differences.changed() => {}
             () = connection.changed() => told = None,
+        }
+    }
+}
+
+/// What the kernel tells of the host's own network.
+struct Changes {
+    events: Option<Events>,
+    looked: Instant,
+}
+
+impl Changes {
+    async fn open() -> Self {
+        let opened = match Netns::host() {
+            Ok(host) => Events::open(&host).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &opened {
+            tracing::warn!(error = %explain(error), "Changes of the host's network are heard of late");
+        }
+
+        Self { events: opened.ok(), looked: Instant::now() }
+    }
+
+    fn sweep(&self) -> Duration {
+        if self.events.is_some() { SWEEP } else { BLIND }
+    }
+
+    /// Waits for a change, and until it is worth a look. Safe to cancel: who does looks anyway.
+    async fn next(&mut self) {
+        let Some(events) = &mut self.events else { return std::future::pending().await };
+        match events.changed().await {
+            Ok(()) => sleep_until((self.looked + PACE).max(Instant::now() + SETTLE)).await,
+            Err(error) => {
+                tracing::warn!(%error, "Changes of the host's network are heard of late");
+                self.events = None;
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn create(state: &State, actor: Actor, create: CreateNetwork) -> Verd
     let network = Network {
         id: free_id(state, create.candidate),
         name: create.name,
-        prefix: prefix(state, create.prefix)?,
+        prefix: prefix(state, create.prefix, create.settings.numbered_by.is_some())?,
         prefix6: create.prefix6,
         mode: create.mode,
         labels: create.labels,
@@ -38,8 +38,12 @@ pub(super) fn create(state: &State, actor: Actor, create: CreateNetwork) -> Verd
     Ok((Outcome::Network(network.clone()), vec![Record::Row(Change::Network(network))]))
 }
 
-fn prefix(state: &State, asked: Option<Ipv4Net>) -> Result<Ipv4Net, Refusal> {
+fn prefix(state: &State, asked: Option<Ipv4Net>, chosen_by_engine: bool) -> Result<Ipv4Net, Refusal> {
     match asked {
+        // The engine has it already; its agent refused what a person must not ask for.
+        Some(prefix) if chosen_by_engine => {
+            refuse_taken(prefix.into(), pool::conflict_of_chosen(state.view(), prefix.into())).map(|()| prefix)
+        }
         Some(prefix) => check_free(state, IpNet::V4(prefix)).map(|()| prefix),
         None => {
             let pool = state.settings().pool;
@@ -54,7 +58,11 @@ fn prefix(state: &State, asked: Option<Ipv4Net>) -> Result<Ipv4Net, Refusal> {
 
 /// Refuses a prefix that a node has in use, naming node and holder.
 fn check_free(state: &State, prefix: IpNet) -> Result<(), Refusal> {
-    match pool::conflict(state.view(), prefix) {
+    refuse_taken(prefix, pool::conflict(state.view(), prefix))
+}
+
+fn refuse_taken(prefix: IpNet, conflict: Option<String>) -> Result<(), Refusal> {
+    match conflict {
         None => Ok(()),
         Some(holder) => Err(refuse(
             Code::AddressTaken,

@@ -122,6 +122,16 @@ fn docker_networks_are_alike_on_all_hosts() {
 }
 
 #[test]
+fn bridges_of_other_hosts_are_no_obstacle_to_docker_networks() {
+    check_docker(|| check("docker-prefixes", 4));
+}
+
+#[test]
+fn bridges_of_other_hosts_are_no_obstacle_to_newer_engines() {
+    check_engines("docker-prefixes", 4, |fetched| fetched[fetched.len() - 1..].to_vec());
+}
+
+#[test]
 fn docker_containers_are_found_by_all_their_names() {
     check_docker(|| check("docker-names", 1));
 }
