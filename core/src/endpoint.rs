@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{EndpointId, NetworkId, NodeId};
-use crate::name::Name;
+use crate::name::{Alias, Name};
 
 /// Who asked for an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -35,8 +35,8 @@ pub struct Endpoint {
     pub node: NodeId,
     /// The name others find it by. Several endpoints may share one: all their addresses are answered.
     pub name: Name,
-    /// More names.
-    pub aliases: BTreeSet<Name>,
+    /// More names, which may have several labels.
+    pub aliases: BTreeSet<Alias>,
     /// One address a family, IPv4 first.
     pub addresses: Vec<IpAddr>,
     /// Free words of the operator, which policy selects by.

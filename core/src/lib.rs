@@ -18,7 +18,7 @@ pub mod visibility;
 pub use endpoint::{Endpoint, Runtime};
 pub use id::{ClusterId, EndpointId, NetworkId, NodeId};
 pub use key::{PrivateKey, PublicKey};
-pub use name::Name;
+pub use name::{Alias, MAX_NAME, Name};
 pub use network::{Block, Member, Network, NetworkMode, NetworkSettings};
 pub use node::{Difference, HostPrefix, HostReport, Node, Role};
 pub use view::{Change, Delta, Gap, Revision, RowKey, View};

@@ -1,4 +1,5 @@
-//! Names of nodes, networks and endpoints: one DNS label each, checked before it touches a file, a log, an answer or a kernel table.
+//! Names of nodes, networks and endpoints: one DNS label each, checked before it touches a file, a log, an answer or a kernel
+//! table. What else an endpoint is found by may have several labels.
 
 use std::fmt;
 use std::str::FromStr;
@@ -33,18 +34,18 @@ impl Name {
     }
 }
 
+fn is_label(text: &str) -> bool {
+    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+
+    text.len() <= MAX_NAME && edge(text.bytes().next()) && edge(text.bytes().next_back()) && text.bytes().all(inner)
+}
+
 impl FromStr for Name {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
-        let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-        let valid = text.len() <= MAX_NAME
-            && edge(text.bytes().next())
-            && edge(text.bytes().next_back())
-            && text.bytes().all(inner);
-
-        if valid {
+        if is_label(text) {
             Ok(Self(text.to_ascii_lowercase()))
         } else {
             Err(InvalidName { text: text.chars().take(MAX_NAME + 1).collect() })
@@ -78,6 +79,72 @@ impl fmt::Debug for Name {
     }
 }
 
+/// The longest alias in bytes: what a domain name may have as text (RFC 1035, section 2.3.4).
+pub const MAX_ALIAS: usize = 253;
+
+/// One or more DNS labels with dots between them, such as `db` or `my.app`: a name that an endpoint is found by besides its own.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Alias(String);
+
+/// The text is no alias.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a name to be found by: use labels of letters, digits, '-' or '_', with dots between them")]
+pub struct InvalidAlias {
+    text: String,
+}
+
+impl Alias {
+    /// Returns the alias as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Alias {
+    type Err = InvalidAlias;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAlias> {
+        if text.len() <= MAX_ALIAS && text.split('.').all(is_label) {
+            Ok(Self(text.to_ascii_lowercase()))
+        } else {
+            Err(InvalidAlias { text: text.chars().take(MAX_NAME + 1).collect() })
+        }
+    }
+}
+
+impl TryFrom<String> for Alias {
+    type Error = InvalidAlias;
+
+    fn try_from(text: String) -> Result<Self, InvalidAlias> {
+        text.parse()
+    }
+}
+
+impl From<Name> for Alias {
+    fn from(name: Name) -> Self {
+        Self(name.0)
+    }
+}
+
+impl From<Alias> for String {
+    fn from(alias: Alias) -> Self {
+        alias.0
+    }
+}
+
+impl fmt::Display for Alias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for Alias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +155,16 @@ mod tests {
         assert!("my-network".parse::<Name>().is_ok());
         assert!("a_b".parse::<Name>().is_ok());
         assert!("x".repeat(MAX_NAME).parse::<Name>().is_ok());
+    }
+
+    #[test]
+    fn an_alias_has_labels_with_dots_between_them() {
+        assert_eq!("My.App".parse::<Alias>().expect("labels").as_str(), "my.app");
+        assert!("db".parse::<Alias>().is_ok() && "a.b_c.d-e.9".parse::<Alias>().is_ok());
+        let long = vec!["x".repeat(MAX_NAME); 4].join(".");
+        for text in ["", ".", "a.", ".a", "a..b", "a.-b", "a. b", "a\n.b", "ü.b", &long] {
+            assert!(text.parse::<Alias>().is_err(), "{text:?}");
+        }
     }
 
     #[test]

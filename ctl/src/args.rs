@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use overlay_core::Name;
+use overlay_core::Alias;
 use overlay_proto::v1;
 
 use self::values::{ipv4, label};
@@ -81,7 +81,7 @@ pub(crate) struct Identity {
     pub(crate) ip: Option<Ipv4Addr>,
     /// One more name; may be repeated
     #[arg(long = "alias", value_name = "NAME")]
-    pub(crate) aliases: Vec<Name>,
+    pub(crate) aliases: Vec<Alias>,
     /// A label; may be repeated
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     pub(crate) labels: Vec<(String, String)>,

@@ -96,7 +96,7 @@ impl Names {
         let name = name.to_ascii_lowercase();
         let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
         let in_network = |(&id, network): (&NetworkId, &NetworkNames)| {
-            let addresses = network.addresses(&labels).unwrap_or_default().to_vec();
+            let addresses = network.addresses(&labels).unwrap_or_default();
             addresses.into_iter().map(move |address| (id, address))
         };
 
@@ -109,7 +109,7 @@ impl Names {
         if let Some(address) = arpa_address(labels) {
             return reverse(&scope, address, kind);
         }
-        let known: Vec<&[IpAddr]> = scope.iter().filter_map(|network| network.addresses(labels)).collect();
+        let known: Vec<Vec<IpAddr>> = scope.iter().filter_map(|network| network.addresses(labels)).collect();
         if known.is_empty() {
             return Meaning::Unknown;
         }
@@ -118,7 +118,7 @@ impl Names {
             Kind::Aaaa => address.is_ipv6(),
             Kind::Ptr | Kind::Other => false,
         };
-        let mut addresses: Vec<IpAddr> = known.into_iter().flatten().copied().filter(wanted).collect();
+        let mut addresses: Vec<IpAddr> = known.into_iter().flatten().filter(wanted).collect();
         if addresses.is_empty() {
             return Meaning::Nothing;
         }
@@ -170,14 +170,24 @@ impl NetworkNames {
         }
     }
 
-    fn addresses(&self, labels: &[&str]) -> Option<&[IpAddr]> {
-        let name = match labels {
-            [name] => name,
-            [name, network] if *network == self.name => name,
-            _ => return None,
+    /// Finds a name, which may have several labels, by itself and without the network's name at its end.
+    fn addresses(&self, labels: &[&str]) -> Option<Vec<IpAddr>> {
+        let within = match labels {
+            [name @ .., network] if *network == self.name => Some(name),
+            _ => None,
         };
+        let known =
+            [Some(labels), within].into_iter().flatten().filter_map(|labels| self.by_name.get(&labels.join(".")));
+        let mut known = known.peekable();
+        known.peek()?;
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for address in known.flatten() {
+            if !addresses.contains(address) {
+                addresses.push(*address);
+            }
+        }
 
-        self.by_name.get(*name).map(Vec::as_slice)
+        Some(addresses)
     }
 }
 
@@ -250,6 +260,22 @@ mod tests {
         assert_eq!(names.meaning(solo, &["both"], Kind::A, 0), addresses(&["10.1.0.2"]));
         assert_eq!(names.meaning(solo, &["both", "blue"], Kind::Aaaa, 0), addresses(&["fd01::2"]));
         assert_eq!(names.meaning(solo, &["000000000001"], Kind::A, 0), addresses(&["10.1.0.2"]));
+    }
+
+    #[test]
+    fn a_name_of_several_labels_is_answered_with_and_without_its_network() {
+        let world = world().with_endpoint(1, 9, "app", &["my.app", "db.internal", "x.blue"], &["10.1.0.9"]);
+        let names = world.with_endpoint(1, 8, "x", &[], &["10.1.0.8"]).names();
+        let solo = asker(1, "10.1.0.3");
+        let meaning = |name: &str| names.meaning(solo, &name.split('.').collect::<Vec<_>>(), Kind::A, 0);
+
+        for name in ["my.app", "my.app.blue", "db.internal", "x.blue.blue"] {
+            assert_eq!(meaning(name), addresses(&["10.1.0.9"]), "{name}");
+        }
+        assert_eq!(meaning("x.blue"), addresses(&["10.1.0.9", "10.1.0.8"]), "an alias, and a name with its network");
+        for name in ["my", "internal", "my.app.red", "blue", "app.my"] {
+            assert_eq!(meaning(name), Meaning::Unknown, "{name}");
+        }
     }
 
     #[test]

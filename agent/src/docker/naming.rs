@@ -1,9 +1,9 @@
-//! How a container is called on the overlay: its name and aliases as far as they are DNS labels, and its labels as far as they
+//! How a container is called on the overlay: its name and aliases as far as they are names of DNS, and its labels as far as they
 //! fit. Pure.
 
 use std::collections::BTreeSet;
 
-use overlay_core::{Endpoint, Name};
+use overlay_core::{Alias, Endpoint, Name};
 use overlay_proto::convert::MAX_ALIASES;
 
 use super::engine::{Attachment, Container};
@@ -11,13 +11,16 @@ use super::fitting::{MAX_ROW_LABELS, fitting};
 
 /// Hexadecimal digits of the short form of an id, which is also a container's host name.
 const SHORT_ID: usize = 12;
+/// Names that a message lists at the most.
+const MAX_SHOWN: usize = 3;
 
 /// Returns the endpoint as everybody shall know it.
 pub(super) fn named(endpoint: &Endpoint, container: &Container, attachment: &Attachment) -> Endpoint {
     let short = container.id.get(..SHORT_ID).and_then(|id| id.parse::<Name>().ok());
     let name = container.name.parse().ok().or(short.clone()).unwrap_or_else(|| endpoint.name.clone());
-    let aliases = attachment.aliases.iter().filter_map(|alias| alias.parse().ok());
-    let aliases = aliases.chain(short).filter(|alias| *alias != name).collect::<BTreeSet<Name>>();
+    let all = std::iter::once(&container.name).chain(&attachment.aliases);
+    let aliases = all.filter_map(|alias| alias.parse().ok()).chain(short.map(Alias::from));
+    let aliases = aliases.filter(|alias| alias.as_str() != name.as_str()).collect::<BTreeSet<Alias>>();
 
     Endpoint {
         name,
@@ -25,6 +28,26 @@ pub(super) fn named(endpoint: &Endpoint, container: &Container, attachment: &Att
         labels: fitting(&container.labels, MAX_ROW_LABELS),
         ..endpoint.clone()
     }
+}
+
+/// Says by which of its names other hosts do not find a container, and why.
+pub(super) fn unspoken(endpoint: &Endpoint, container: &Container, attachment: &Attachment) -> Option<String> {
+    let all = std::iter::once(&container.name).chain(&attachment.aliases);
+    let known = |text: &String| match text.parse::<Alias>() {
+        Ok(alias) => alias.as_str() == endpoint.name.as_str() || endpoint.aliases.contains(&alias),
+        Err(_) => false,
+    };
+    let unknown: BTreeSet<&String> = all.filter(|text| !text.is_empty() && !known(text)).collect();
+    if unknown.is_empty() {
+        return None;
+    }
+    let shown = unknown.iter().take(MAX_SHOWN).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+
+    Some(format!(
+        "other hosts do not find container {} as {shown}: a name is labels of letters, digits, '-' and '_' with dots between \
+         them, and a container has {MAX_ALIASES} at the most",
+        container.name
+    ))
 }
 
 #[cfg(test)]
@@ -52,8 +75,8 @@ mod tests {
         Container { id: "5df66f04e09f1234".into(), name: name.into(), ..Container::default() }
     }
 
-    fn texts(names: &BTreeSet<Name>) -> Vec<&str> {
-        names.iter().map(Name::as_str).collect()
+    fn texts(names: &BTreeSet<Alias>) -> Vec<&str> {
+        names.iter().map(Alias::as_str).collect()
     }
 
     #[test]
@@ -63,15 +86,31 @@ mod tests {
         let named = named(&endpoint(), &container("service2"), &Attachment { aliases });
 
         assert_eq!(named.name.as_str(), "service2");
-        assert_eq!(texts(&named.aliases), ["5df66f04e09f", "web"]);
+        assert_eq!(texts(&named.aliases), ["5df66f04e09f", "a.b", "web"]);
     }
 
     #[test]
-    fn a_name_that_is_no_label_gives_way_to_the_short_id() {
-        let named = named(&endpoint(), &container("my.app"), &Attachment { aliases: vec!["app".into()] });
+    fn a_name_of_several_labels_is_an_alias_beside_the_short_id() {
+        let named = named(&endpoint(), &container("My.App"), &Attachment { aliases: vec!["app".into()] });
 
         assert_eq!(named.name.as_str(), "5df66f04e09f");
-        assert_eq!(texts(&named.aliases), ["app"]);
+        assert_eq!(texts(&named.aliases), ["app", "my.app"]);
+    }
+
+    #[test]
+    fn what_cannot_be_a_name_is_said() {
+        let said = |name: &str, aliases: &[&str]| {
+            let (container, attachment) =
+                (container(name), Attachment { aliases: aliases.iter().map(|&alias| alias.to_owned()).collect() });
+            unspoken(&named(&endpoint(), &container, &attachment), &container, &attachment)
+        };
+
+        assert_eq!(said("my.app", &["db.internal", "Web"]), None);
+        let text = said("web", &["a b", "db-"]).expect("both are none");
+        assert!(text.contains("container web as \"a b\", \"db-\""), "{text}");
+        assert!(said("web.", &[]).is_some());
+        let many: Vec<String> = (0..=MAX_ALIASES).map(|n| format!("alias{n}")).collect();
+        assert!(said("web", &many.iter().map(String::as_str).collect::<Vec<_>>()).is_some());
     }
 
     #[test]

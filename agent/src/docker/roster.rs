@@ -12,6 +12,9 @@ use crate::state::{DockerKey, DockerPool, EndpointRecord, SandboxRecord};
 /// engine that answers: one that stands still between two calls is not asked meanwhile.
 const IDLE_LOOKS: u32 = 20;
 
+/// What problems of a container's names are about, before the endpoint's id.
+const NAMES_OF: &str = "docker names ";
+
 /// What is remembered between looks.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
@@ -27,6 +30,10 @@ impl Roster {
         for container in unnamed(session, &listed) {
             look_at(session, engine, &container).await?;
         }
+        let entries = session.journal.entries();
+        session.problems.keep_only(NAMES_OF, |about| {
+            about.strip_prefix(NAMES_OF).is_some_and(|id| entries.keys().any(|known| known.to_string() == id))
+        });
         self.strike_idle_pools(session).await;
 
         Ok(lifetime::is_doubtful(session, &listed))
@@ -84,6 +91,11 @@ pub(super) async fn look_at(session: &Session, engine: &Engine, container: &str)
         let Some(docker) = record.sandbox.docker() else { continue };
         let Some(attachment) = found.attachments.get(&docker.endpoint) else { continue };
         let named = naming::named(&record.endpoint, &found, attachment);
+        let about = format!("{NAMES_OF}{}", record.endpoint.id);
+        match naming::unspoken(&named, &found, attachment) {
+            Some(text) => session.problems.raise(&about, "docker-name", text),
+            None => session.problems.clear(&about),
+        }
         let updated = session.journal.update(record.endpoint.id, |record| {
             record.endpoint = named;
             if let SandboxRecord::Docker(docker) = &mut record.sandbox {

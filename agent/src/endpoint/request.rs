@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use overlay_core::{EndpointId, Name, Network, Runtime, View};
+use overlay_core::{Alias, EndpointId, Name, Network, Runtime, View};
 use overlay_proto::convert::{self, MAX_ALIASES};
 use overlay_proto::{Code, Refusal, v1};
 
@@ -17,7 +17,7 @@ pub(crate) struct Wanted {
     /// Its name; none: made from its id.
     pub(crate) name: Option<Name>,
     /// More names.
-    pub(crate) aliases: BTreeSet<Name>,
+    pub(crate) aliases: BTreeSet<Alias>,
     /// Free words.
     pub(crate) labels: BTreeMap<String, String>,
     /// A fixed address; none: the next free one.

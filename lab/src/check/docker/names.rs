@@ -19,6 +19,7 @@ pub(in crate::check) fn run(_: u32, notes: &mut Notes) -> Result<()> {
     pair.serve(0, "net", "asker")?;
     pair.docker(0, &["network", "connect", "six", "asker"])?;
     every_name(&pair, notes)?;
+    several_labels(&pair, notes)?;
     families(&pair, notes)?;
     replicas(&pair, notes)?;
     scopes(&pair, notes)?;
@@ -72,6 +73,28 @@ fn every_name(pair: &Pair, notes: &mut Notes) -> Result<()> {
     finds(pair, &["+tcp", "-x", &address], &["named.net."])?;
     notes
         .say("name, two aliases, short id, name.network, capital letters, and back from the address: over UDP and TCP");
+
+    Ok(())
+}
+
+/// Names with dots are found from both hosts; what can be no name is said.
+fn several_labels(pair: &Pair, notes: &mut Notes) -> Result<()> {
+    let aliases = ["--network-alias", "db.internal", "--network-alias", "no-name-"];
+    pair.docker(1, &[&["run", "-d", "--name", "my.app", "--network", "net"], aliases.as_slice(), &[IMAGE]].concat())?;
+    let address = pair.docker(1, &["inspect", "-f", "{{.NetworkSettings.Networks.net.IPAddress}}", "my.app"])?;
+    for name in ["my.app", "db.internal", "my.app.net", "db.internal.net"] {
+        finds(pair, &["A", name], &[&address])?;
+    }
+    let found = dig(pair, 1, "my.app", &["A", "db.internal"])?;
+    ensure!(found == [address].into(), "asked on its own host: {found:?}");
+    let problem = || {
+        let status = pair.cluster.ctl_json(1, &["status"]).unwrap_or_default();
+        status.to_string().contains("no-name-")
+    };
+    wait_until(PATIENCE, "the alias that is no name is a problem", problem)?;
+    pair.docker(1, &["rm", "-f", "my.app"])?;
+    wait_until(PATIENCE, "the problem goes with the container", || !problem())?;
+    notes.say("names and aliases with dots are found from both hosts; one that cannot be is a problem of status");
 
     Ok(())
 }
