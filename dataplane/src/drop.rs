@@ -47,6 +47,9 @@ drop_reasons! {
     Malformed => Outbound, "malformed";
     /// The inner source is multicast, broadcast, loopback, link-local or unspecified.
     SourceNotUnicast => Outbound, "source_not_unicast";
+    /// What the kernel says on the link by itself, from no address of the network, such as reports of multicast listeners: it is
+    /// for nobody beyond, and no refusal.
+    LinkScope => Outbound, "link_scope";
     /// The inner source does not live on this node.
     SourceNotLocal => Outbound, "source_not_local";
     /// No peer holds the inner destination.

@@ -64,6 +64,14 @@ pub(crate) fn is_routed_unicast(address: IpAddr) -> bool {
     }
 }
 
+/// Tells whether an address is multicast that no router passes on (224.0.0.0/24, ff02::/16).
+pub(crate) fn is_link_multicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(v6) => v6.segments()[0] == 0xff02,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

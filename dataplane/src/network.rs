@@ -176,7 +176,8 @@ impl Network {
 
     fn check_source(&self, inner: &Inner) -> Result<(), DropReason> {
         if !ip::is_routed_unicast(inner.source) {
-            return Err(DropReason::SourceNotUnicast);
+            let is_talk = ip::is_link_multicast(inner.destination);
+            return Err(if is_talk { DropReason::LinkScope } else { DropReason::SourceNotUnicast });
         }
 
         self.local.lookup(inner.source).ok_or(DropReason::SourceNotLocal)

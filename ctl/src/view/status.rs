@@ -10,14 +10,17 @@ use crate::output::{Cell, Column, Page, Report, bytes, table};
 use crate::time;
 
 /// Counters of packets that went their way, or still may; every other one counts packets that did not.
-const TRAFFIC: [&str; 19] = [
+const TRAFFIC: [&str; 22] = [
     "control",
     "control_sent",
     "delivered",
     "delivered_bytes",
     "forwarded",
     "forwarded_bytes",
+    "fragments",
     "icmp_sent",
+    "link_scope",
+    "mss_clamped",
     "tun_packets",
     "tun_packets_in",
     "tun_packets_out",

@@ -337,6 +337,9 @@ fn what_a_container_must_not_send_does_not_leave() {
 
     send(&mut world, "10.42.1.9", inner(1));
     send(&mut world, "192.0.2.1", inner(1));
+    send(&mut world, "169.254.1.1", inner(1));
+    // Duplicate address detection, and a router that is looked for.
+    send(&mut world, "::", "ff02::1:ff00:2".parse().expect("valid"));
     send(&mut world, "fe80::1", "ff02::2".parse().expect("valid"));
     send(&mut world, "10.42.0.2", "8.8.8.8".parse().expect("valid"));
     world.send(0, NET, &[]);
@@ -345,6 +348,7 @@ fn what_a_container_must_not_send_does_not_leave() {
 
     assert_eq!(world.dropped(0, DropReason::SourceNotLocal), 2);
     assert_eq!(world.dropped(0, DropReason::SourceNotUnicast), 1);
+    assert_eq!(world.dropped(0, DropReason::LinkScope), 2);
     assert_eq!(world.dropped(0, DropReason::NoRoute), 1);
     assert_eq!(world.dropped(0, DropReason::Malformed), 2);
     assert_eq!(world.counters(1).udp_datagrams, 0);
