@@ -78,7 +78,9 @@ fn free_blocks(state: &State, network: &Network, count: usize) -> Result<Vec<Ipv
         Err(refuse(
             Code::Exhausted,
             format!(
-                "network {name} ({prefix}) has no free block of addresses left for this node; make a larger network"
+                "network {name} ({prefix}) has no free block of addresses left for this node: it has {} of /{len}, and each host \
+                 takes one; make a larger network (a /24 has 16 blocks, a /16 has 256)",
+                1u32 << (len - prefix.prefix_len())
             ),
         ))
     }
