@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use overlay_core::{Name, Network, NetworkId, NodeId, View};
+use overlay_core::{MAX_NAME, Name, Network, NetworkId, NodeId, View};
 use overlay_proto::v1;
 
 use super::engine::{EngineNetwork, NewNetwork, NewPrefix};
@@ -11,11 +11,13 @@ use super::fitting::{MAX_ROW_LABELS, fitting};
 use super::{DRIVER, NETWORK_OPTION};
 use crate::state::{DockerNetwork, Numbering};
 
-/// Returns the overlay's name of what Docker calls `title`: its letters and digits, everything else a hyphen.
+/// Returns the overlay's name of what Docker calls `title`: its letters, digits and `_`, everything else a hyphen. Nothing where
+/// it has no letter and no digit.
 pub(super) fn name_of(title: &str) -> Option<Name> {
-    let label: String = title.chars().map(|c| if c == '.' { '-' } else { c }).collect();
+    let label: String = title.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect();
+    let label = label.trim_start_matches(['-', '_']);
 
-    label.trim_end_matches(['-', '_']).parse().ok()
+    label[..label.len().min(MAX_NAME)].trim_end_matches(['-', '_']).parse().ok()
 }
 
 /// Finds the overlay network that Docker calls `title`.
@@ -81,5 +83,21 @@ pub(super) fn replica(network: &Network) -> NewNetwork {
         internal: settings.internal,
         options: settings.options.clone(),
         labels: network.labels.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_docker_takes_for_a_network_s_name_has_one_here() {
+        let name = |title: &str| name_of(title).map(|name| name.to_string());
+
+        for (title, expected) in [("my net", "my-net"), ("my.net", "my-net"), ("Net_1", "net_1"), ("_x/ü.", "x")] {
+            assert_eq!(name(title).as_deref(), Some(expected), "{title}");
+        }
+        assert_eq!(name(&"x".repeat(100)).map(|name| name.len()), Some(MAX_NAME));
+        assert_eq!(name(" .-"), None);
     }
 }

@@ -77,8 +77,7 @@ impl Facts<'_> {
         let id = &engine.id;
         let Some(there) = publish::find(self.view, &engine.name) else {
             if publish::name_of(&engine.name).is_none() {
-                let text =
-                    format!("{:?} is no name that all hosts can use: letters, digits, '-', '_', '.'", engine.name);
+                let text = format!("{:?} is no name that all hosts can use: it has no letter or digit", engine.name);
                 plan.conflicts.insert(id.clone(), text);
             } else {
                 plan.steps.push(Step::Publish(id.clone(), None));
@@ -87,6 +86,16 @@ impl Facts<'_> {
         };
         if self.ledger.removals.contains(&there.id) {
             // The one of before goes first.
+            return;
+        }
+        if there.title() != engine.name {
+            let text = format!(
+                "on all hosts {:?} would be called {}, which network {:?} is: remove it here and create it with another name",
+                engine.name,
+                there.name,
+                there.title()
+            );
+            plan.conflicts.insert(id.clone(), text);
             return;
         }
         let same = there.prefix == known.prefix && there.prefix6 == known.prefix6;
@@ -545,6 +554,19 @@ mod tests {
         other.busy.insert("aa".into());
         assert_eq!(other.plan().steps, []);
         assert!(other.plan().conflicts["aa"].contains("10.2.0.0/16"));
+    }
+
+    #[test]
+    fn one_whose_name_comes_out_as_that_of_another_is_told_and_stays() {
+        let scene = Scene::new(
+            vec![network(1, "my-net", "10.2.0.0/16")],
+            vec![known("aa", "10.1.0.0/16", None)],
+            vec![engine("aa", "my net", "overlay-wg"), engine("bb", "my-net", "overlay-wg")],
+        );
+        let plan = scene.plan();
+
+        assert_eq!(plan.steps, []);
+        assert!(plan.conflicts["aa"].contains("another name"), "{:?}", plan.conflicts);
     }
 
     #[test]
