@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use overlay_core::{EndpointId, Member, Network, NetworkId, NodeId, PrivateKey, View};
 use overlay_dataplane::{NetworkTable, PeerLane, PeerTable};
 
+use crate::docker::options;
 use crate::kernel::netns::Identity;
 use crate::kernel::{Keeper, NamespaceDesired, SandboxDesired, TunDesired, VethDesired};
 use crate::state::{EndpointRecord, SandboxRecord};
@@ -71,7 +72,7 @@ fn desired(
     let records = || journal.values().filter(|record| record.endpoint.network == network.id);
     let veth = |record: &EndpointRecord| VethDesired {
         addresses: record.endpoint.addresses.clone(),
-        mtu: carriage.mtu,
+        mtu: options::mtu(&network.settings.options, carriage.mtu),
         gateway6: record.sandbox.is_docker().then(|| network.gateway6()).flatten(),
     };
     let peers = || view.members_of(network.id).filter(|peer| peer.node != member.node);
@@ -114,7 +115,7 @@ fn sandbox(record: &EndpointRecord, network: &Network, carriage: Carriage) -> Sa
         addresses: record.endpoint.addresses.clone(),
         gateway: Some(network.gateway()),
         prefixes: network.prefixes(network.prefix),
-        mtu: carriage.mtu,
+        mtu: options::mtu(&network.settings.options, carriage.mtu),
         keeper,
         mac,
     }
@@ -322,6 +323,23 @@ mod tests {
 
         let ours: Vec<_> = local.endpoints.values().filter(|e| e.node == me()).map(|e| e.id).collect();
         assert_eq!(ours, [EndpointId::from_random(10)]);
+    }
+
+    #[test]
+    fn a_network_with_an_mtu_has_it_on_both_ends_of_its_interfaces() {
+        let narrow = |row| {
+            let Change::Network(mut network) = row else { return row };
+            network.settings.options.insert("com.docker.network.driver.mtu".to_owned(), "1300".to_owned());
+            Change::Network(network)
+        };
+        let view = View::from_rows(Revision(1), rows().into_iter().map(narrow));
+        let journal = BTreeMap::from([record(10, "10.1.255.5")]);
+
+        let desired = &networks(&local_view(&view, &journal, me()), &journal, me(), CARRIAGE)[&blue()];
+
+        let id = EndpointId::from_random(10);
+        assert_eq!((desired.namespace.endpoints[&id].mtu, desired.sandboxes[&id].mtu), (1300, 1300));
+        assert_eq!(desired.namespace.tun.mtu, CARRIAGE.mtu);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use overlay_core::NetworkId;
 use overlay_proto::Refusal;
 use tokio::sync::{Notify, watch};
 
-use super::prefixes::DefaultPools;
+use super::engine::EngineKind;
 use crate::membership::join::in_store;
 use crate::state::{DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, Store};
 
@@ -25,8 +25,8 @@ pub(crate) struct Ledger {
     pub(crate) removals: BTreeSet<NetworkId>,
     /// Why a network of Docker's cannot be used, by Docker's id. Not kept: found out anew each time.
     pub(crate) conflicts: BTreeMap<String, String>,
-    /// Where the engine chooses prefixes by itself. Not kept: asked for anew each time.
-    pub(crate) default_pools: DefaultPools,
+    /// What kind of engine this host has. Not kept: asked for anew each time.
+    pub(crate) engine: EngineKind,
 }
 
 impl Ledger {
@@ -186,12 +186,12 @@ impl Book {
         Ok(())
     }
 
-    /// States where the engine chooses prefixes by itself.
-    pub(crate) fn state_default_pools(&self, pools: DefaultPools) {
+    /// States what kind of engine this host has.
+    pub(crate) fn state_engine(&self, engine: EngineKind) {
         self.ledger.send_if_modified(|ledger| {
-            let changed = ledger.default_pools != pools;
+            let changed = ledger.engine != engine;
             if changed {
-                Arc::make_mut(ledger).default_pools = pools;
+                Arc::make_mut(ledger).engine = engine;
             }
             changed
         });

@@ -11,10 +11,10 @@ use overlay_core::{Endpoint, EndpointId, Network, Runtime};
 use overlay_proto::{Code, Refusal, convert};
 
 use super::plugin::{
-    AddressRequest, Driver, EndpointRequest, Interface, JoinRequest, Joined, NetworkRequest, NewInterface, PoolGranted,
-    PoolRequest, Route, endpoint_id,
+    AddressRequest, ContainerIfname, Driver, EndpointRequest, Interface, JoinRequest, Joined, NetworkRequest,
+    NewInterface, PoolGranted, PoolRequest, Route, endpoint_id,
 };
-use super::{DRIVER, ipam, ready};
+use super::{DRIVER, ipam, options, ready};
 use crate::endpoint::journal::Entries;
 use crate::endpoint::{lifecycle, sandbox};
 use crate::kernel::desired::engine_ifname;
@@ -108,6 +108,7 @@ async fn create_network(session: &Session, request: NetworkRequest) -> Result<()
         return Ok(());
     }
     let prefix = request.v4.prefix.trunc();
+    let is_replica = |pools: &[DockerPool]| pools.iter().any(|pool| pool.network.is_some());
     let (numbering, pools) = if request.v4.space == DRIVER {
         ours(&ledger.pools, &request)?
     } else {
@@ -117,6 +118,10 @@ async fn create_network(session: &Session, request: NetworkRequest) -> Result<()
         }
         (Numbering::Engine, Vec::new())
     };
+    // A replica has what its origin has, which another version may have let pass.
+    if !is_replica(&pools) {
+        options::check_network(&request.options, request.v6.is_some())?;
+    }
     let row = DockerNetwork {
         id: request.id,
         network: pools.iter().find_map(|pool| pool.network),
@@ -166,6 +171,9 @@ async fn create_endpoint(session: &Session, request: EndpointRequest) -> Result<
     if let Some(known) = find(session, &request.endpoint) {
         return Ok(described(&request.interface, &known.endpoint.addresses));
     }
+    if let Some(ifname) = &request.ifname {
+        options::check_ifname(ifname, session.docker.ledger().engine.heeds_names)?;
+    }
     let (docker, network) = ready::network(session, &request.network).await?;
     let _one = session.lifecycle.lock().await;
     let entries = session.journal.entries();
@@ -196,6 +204,7 @@ async fn create_endpoint(session: &Session, request: EndpointRequest) -> Result<
             joined: false,
             mac: request.interface.mac,
             boot: sandbox::boot(),
+            container_ifname: request.ifname,
         }),
         ifname: engine_ifname(id),
         owner: None,
@@ -308,7 +317,15 @@ async fn join(session: &Session, request: JoinRequest) -> Result<Joined, Refusal
         })
         .await?;
 
-    Ok(Joined { ifname: record.ifname, routes: routes(&docker, &network, &record.endpoint.addresses) })
+    let wanted = record.sandbox.docker().and_then(|docker| docker.container_ifname.as_deref());
+    let container_ifname =
+        wanted.map_or_else(|| ContainerIfname::of_network(&network.settings.options), ContainerIfname::exactly);
+
+    Ok(Joined {
+        ifname: record.ifname,
+        container_ifname,
+        routes: routes(&docker, &network, &record.endpoint.addresses),
+    })
 }
 
 /// The network's prefix by its gateway. Where the engine numbers, its interface has the whole prefix on the link, and two

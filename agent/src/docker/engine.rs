@@ -24,6 +24,8 @@ use super::prefixes::DefaultPools;
 
 /// Seconds one call may take; an engine that starts a hundred containers answers slowly.
 const DEADLINE_SECS: u64 = 20;
+/// The first version that calls interfaces exactly as a plugin says.
+const HEEDS_NAMES: u32 = 29;
 /// How long the engine may take to say which version it speaks.
 const GREETING: Duration = Duration::from_secs(2);
 
@@ -178,6 +180,22 @@ pub(crate) struct Attachment {
     pub(crate) aliases: Vec<String>,
 }
 
+/// What kind of engine it is, as far as it matters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EngineKind {
+    /// Where it chooses the prefixes of networks that are made without one.
+    pub(crate) default_pools: DefaultPools,
+    /// Whether it calls interfaces exactly as a plugin says.
+    pub(crate) heeds_names: bool,
+}
+
+impl Default for EngineKind {
+    /// An engine that did not say yet.
+    fn default() -> Self {
+        Self { default_pools: DefaultPools::default(), heeds_names: true }
+    }
+}
+
 /// What happened in the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum EngineEvent {
@@ -209,17 +227,21 @@ impl Engine {
         Ok(networks.into_iter().filter_map(network).collect())
     }
 
-    /// Returns where it chooses the prefixes of networks that are made without one.
-    pub(crate) async fn default_pools(&self) -> Result<DefaultPools, EngineError> {
-        let pools = self.docker.info().await?.default_address_pools.unwrap_or_default();
-        let read = pools.into_iter().filter_map(|pool| {
+    /// Says what kind of engine it is.
+    pub(crate) async fn kind(&self) -> Result<EngineKind, EngineError> {
+        let info = self.docker.info().await?;
+        let major = info.server_version.as_deref().and_then(major);
+        let read = info.default_address_pools.unwrap_or_default().into_iter().filter_map(|pool| {
             let base: IpNet = pool.base?.parse().ok()?;
             let IpNet::V4(base) = base else { return None };
 
             Some((base, u8::try_from(pool.size?).ok()?))
         });
 
-        Ok(DefaultPools::new(read))
+        Ok(EngineKind {
+            default_pools: DefaultPools::new(read),
+            heeds_names: major.is_none_or(|major| major >= HEEDS_NAMES),
+        })
     }
 
     /// Makes a network.
@@ -299,6 +321,11 @@ impl Engine {
             })
         })
     }
+}
+
+/// Reads "28.5.2+dfsg4".
+fn major(version: &str) -> Option<u32> {
+    version.split('.').next()?.parse().ok()
 }
 
 fn sorted<T>(map: Option<HashMap<String, T>>) -> BTreeMap<String, T> {

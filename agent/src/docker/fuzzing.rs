@@ -11,8 +11,8 @@ use overlay_proto::{Refusal, v1};
 use serde_json::Value;
 
 use super::plugin::{
-    AddressRequest, Driver, EndpointRequest, JoinRequest, Joined, NetworkRequest, NewInterface, PoolGranted,
-    PoolRequest, Route, answer, endpoint_id,
+    AddressRequest, ContainerIfname, Driver, EndpointRequest, JoinRequest, Joined, NetworkRequest, NewInterface,
+    PoolGranted, PoolRequest, Route, answer, endpoint_id,
 };
 use super::{engine, naming};
 
@@ -89,7 +89,9 @@ impl Driver for Willing {
         let destination = IpNet::from(IpAddr::from([10, 0, 0, 0]));
         let ifname = endpoint_id(&request.endpoint).to_string();
 
-        Ok(Joined { ifname, routes: vec![Route { destination, via: None }] })
+        let container_ifname = ContainerIfname::exactly("web0");
+
+        Ok(Joined { ifname, container_ifname, routes: vec![Route { destination, via: None }] })
     }
 }
 

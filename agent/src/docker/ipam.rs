@@ -86,7 +86,7 @@ pub(super) fn checked(session: &Session, prefix: IpNet) -> Result<IpNet, Refusal
 /// another host just made, or had nothing else to choose.
 pub(super) fn checked_of_engine(session: &Session, prefix: IpNet) -> Result<IpNet, Refusal> {
     let by_itself = match prefix {
-        IpNet::V4(prefix) => session.docker.ledger().default_pools.may_choose(prefix),
+        IpNet::V4(prefix) => session.docker.ledger().engine.default_pools.may_choose(prefix),
         IpNet::V6(_) => false,
     };
     if !by_itself {

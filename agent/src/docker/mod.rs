@@ -24,6 +24,7 @@ mod gwbridge;
 mod ipam;
 mod lifetime;
 mod naming;
+pub(crate) mod options;
 pub mod plugin;
 pub(crate) mod prefixes;
 mod publish;

@@ -224,7 +224,7 @@ impl Sync {
 
     /// Keeps Docker from choosing what other hosts have in use; what foreign hands removed is back with the next regular pass.
     async fn reserve(&mut self, session: &Session, view: &View, regular: bool) {
-        let wanted = prefixes::reserved(view, session.node, &session.docker.ledger().default_pools);
+        let wanted = prefixes::reserved(view, session.node, &session.docker.ledger().engine.default_pools);
         if !regular && self.reserved.as_ref() == Some(&wanted) {
             return;
         }

@@ -107,8 +107,8 @@ async fn start_stranded(session: &Session, engine: &Engine) -> EngineError {
 }
 
 async fn keep_networks(session: &Session, engine: &Engine, heard: &Notify) -> EngineError {
-    match engine.default_pools().await {
-        Ok(pools) => session.docker.state_default_pools(pools),
+    match engine.kind().await {
+        Ok(kind) => session.docker.state_engine(kind),
         Err(error) => return error,
     }
     let mut sync = Sync::default();

@@ -106,6 +106,9 @@ pub struct DockerSandbox {
     /// Which run of the kernel it was made in; empty in what older agents wrote.
     #[serde(default)]
     pub boot: String,
+    /// How the container shall call its interface, where somebody asked for a name.
+    #[serde(default)]
+    pub container_ifname: Option<String>,
 }
 
 impl SandboxRecord {

@@ -19,8 +19,8 @@ pub use server::{answer, serve};
 pub use socket::{PluginSocket, PluginSocketError};
 pub(crate) use wire::endpoint_id;
 pub use wire::{
-    AddressRequest, AddressUse, EndpointRequest, Interface, JoinRequest, Joined, NetworkRequest, NewInterface, Pool4,
-    Pool6, PoolGranted, PoolRequest, Route,
+    AddressRequest, AddressUse, ContainerIfname, EndpointRequest, Interface, JoinRequest, Joined, NetworkRequest,
+    NewInterface, Pool4, Pool6, PoolGranted, PoolRequest, Route,
 };
 
 /// Where engines look for the plugin of our name.

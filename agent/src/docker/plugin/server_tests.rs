@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
-use crate::docker::plugin::{Joined, NewInterface, PoolGranted};
+use crate::docker::plugin::{ContainerIfname, Joined, NewInterface, PoolGranted};
 
 /// A driver that remembers what it was asked and holds endpoints as a set.
 #[derive(Debug, Default)]
@@ -57,7 +57,11 @@ impl Driver for Fake {
     }
 
     async fn join(&self, _: JoinRequest) -> Result<Joined, Refusal> {
-        Ok(Joined { ifname: "ovc000000000001".to_owned(), routes: Vec::new() })
+        Ok(Joined {
+            ifname: "ovc000000000001".to_owned(),
+            container_ifname: ContainerIfname { prefix: "eth".to_owned(), whole: None },
+            routes: Vec::new(),
+        })
     }
 }
 

@@ -11,8 +11,12 @@ use overlay_proto::{Code, Refusal};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::docker::options;
+
 /// Hexadecimal digits of Docker's ids at the most.
 const MAX_ID: usize = 64;
+/// Options that are looked at at the most; far fewer are known.
+const MAX_OPTIONS: usize = MAX_LABELS;
 /// Bytes of a pool's name at the most; ours are far shorter.
 const MAX_POOL: usize = 128;
 /// What holds the `-o` words of a network.
@@ -53,7 +57,7 @@ fn words(options: Option<&Value>) -> BTreeMap<String, String> {
     let Some(Value::Object(options)) = options else { return BTreeMap::new() };
     let text = |value: &Value| value.as_str().map(str::to_owned);
 
-    options.iter().filter_map(|(key, value)| Some((key.clone(), text(value)?))).take(MAX_LABELS).collect()
+    options.iter().filter_map(|(key, value)| Some((key.clone(), text(value)?))).take(MAX_OPTIONS).collect()
 }
 
 /// `null`, a missing field and `{}` are the same.
@@ -92,6 +96,7 @@ struct PoolWire {
 impl PoolRequest {
     pub(in crate::docker) fn read(body: &[u8]) -> Result<Self, Refusal> {
         let wire: PoolWire = read(body)?;
+        options::check_ipam(wire.options.iter().flatten().map(|(key, _)| key))?;
         let prefix: Option<IpNet> = optional("Pool", &wire.pool)?;
         let range: Option<IpNet> = optional("SubPool", &wire.sub_pool)?;
         let fits = |net: &IpNet| matches!(net, IpNet::V6(_)) == wire.v6;
@@ -322,6 +327,8 @@ struct EndpointWire {
     interface: Option<InterfaceWire>,
     #[serde(default)]
     sandbox_key: String,
+    #[serde(default)]
+    options: Options,
 }
 
 #[derive(Deserialize, Default)]
@@ -355,11 +362,16 @@ pub struct EndpointRequest {
     pub endpoint: String,
     /// Its interface.
     pub interface: Interface,
+    /// How the container shall call the interface.
+    pub ifname: Option<String>,
 }
 
 impl EndpointRequest {
     pub(in crate::docker) fn read(body: &[u8]) -> Result<Self, Refusal> {
         let wire: EndpointWire = read(body)?;
+        options::check_endpoint(wire.options.iter().flatten().map(|(key, _)| key))?;
+        let ifname = option(&wire.options, options::IFNAME).and_then(Value::as_str);
+        let ifname = ifname.filter(|name| !name.is_empty()).map(str::to_owned);
         let interface = wire.interface.unwrap_or_default();
 
         Ok(Self {
@@ -370,6 +382,7 @@ impl EndpointRequest {
                 v6: address_of("Interface.AddressIPv6", &interface.address6)?,
                 mac: mac(&interface.mac_address)?,
             },
+            ifname,
         })
     }
 }
@@ -449,11 +462,22 @@ pub struct Route {
     pub via: Option<IpAddr>,
 }
 
+/// How an engine shall call an interface that it moves into a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerIfname {
+    /// The beginning, after which the engine puts the lowest number that is free.
+    pub prefix: String,
+    /// The whole name: engines since 29 heed it.
+    pub whole: Option<String>,
+}
+
 /// What a container gets with an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Joined {
     /// The interface, in the host's namespace.
     pub ifname: String,
+    /// How the container shall call it.
+    pub container_ifname: ContainerIfname,
     /// Routes by it. No gateway: the way out is the engine's.
     pub routes: Vec<Route>,
 }
@@ -467,8 +491,13 @@ impl Joined {
             None => json!({ "Destination": route.destination.to_string(), "RouteType": 1, "NextHop": "" }),
         };
 
+        let mut names = json!({ "SrcName": self.ifname, "DstPrefix": self.container_ifname.prefix });
+        if let Some(whole) = &self.container_ifname.whole {
+            names["DstName"] = json!(whole);
+        }
+
         json!({
-            "InterfaceName": { "SrcName": self.ifname, "DstPrefix": "eth" },
+            "InterfaceName": names,
             "StaticRoutes": self.routes.iter().map(route).collect::<Vec<_>>(),
         })
     }
@@ -553,6 +582,26 @@ mod tests {
         assert_eq!(network.reserved, BTreeMap::from([("router".into(), "10.5.0.9".parse().expect("an address"))]));
         assert!(network.internal);
         assert_eq!(network.options, BTreeMap::from([("a".into(), "b".into())]));
+    }
+
+    #[test]
+    fn an_endpoint_s_interface_is_called_as_docker_was_asked() {
+        let body = json!({
+            "NetworkID": "0a1b", "EndpointID": "0c", "Interface": { "Address": "10.5.0.2/16" },
+            "Options": {
+                "com.docker.network.endpoint.exposedports": [{ "Proto": 6, "Port": 80 }],
+                "com.docker.network.portmap": null,
+                "com.docker.network.endpoint.ifname": "web0",
+            },
+        });
+
+        let request = EndpointRequest::read(body.to_string().as_bytes()).expect("sound");
+        let container_ifname = ContainerIfname::exactly(request.ifname.as_deref().unwrap_or_default());
+        let joined = Joined { ifname: "ovc1".into(), container_ifname, routes: Vec::new() }.write();
+
+        assert_eq!(joined["InterfaceName"], json!({ "SrcName": "ovc1", "DstPrefix": "web", "DstName": "web0" }));
+        let unknown = body.to_string().replace("com.docker.network.portmap", "parent");
+        assert!(EndpointRequest::read(unknown.as_bytes()).unwrap_err().message.contains("parent"));
     }
 
     #[test]

@@ -1,0 +1,199 @@
+//! The options of networks and endpoints: those that are honoured. Any other is refused by its name, for a person who typed it
+//! would wait for its effect. Pure.
+
+use std::collections::BTreeMap;
+
+use overlay_proto::{Code, Refusal};
+
+use super::plugin::ContainerIfname;
+
+/// The MTU of containers' interfaces, in bytes: at the most what the tunnel carries.
+const MTU: &str = "com.docker.network.driver.mtu";
+/// How the names of containers' interfaces begin.
+const IFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
+/// As Docker's own overlay has it; here it is always so.
+const ENCRYPTED: &str = "encrypted";
+/// The options of a network that are known, for messages.
+const OF_NETWORKS: [&str; 3] = [MTU, IFACE_PREFIX, ENCRYPTED];
+
+/// How a container's interface is called.
+pub(crate) const IFNAME: &str = "com.docker.network.endpoint.ifname";
+/// Options of endpoints that are the engine's own affair begin like this.
+const ENGINES_OWN: &str = "com.docker.network.";
+/// What only drivers make something of begins like this.
+const DRIVERS: &str = "com.docker.network.driver.";
+
+/// What an address management of ours may be asked besides.
+const OF_IPAM: [&str; 2] = [super::NETWORK_OPTION, "com.docker.network.ipam.serial"];
+
+/// The MTU that an interface may have, in bytes; with IPv6, no less than 1,280.
+const MTU_RANGE: std::ops::RangeInclusive<u32> = 576..=65_535;
+const MIN_MTU6: u32 = 1_280;
+/// Bytes of an interface's name (`IFNAMSIZ`, less the NUL).
+const MAX_IFNAME: usize = 15;
+/// Of which a number takes so many.
+const MAX_NUMBER: usize = 3;
+/// How interfaces' names begin unless somebody says otherwise.
+const DEFAULT_PREFIX: &str = "eth";
+
+fn refuse<T>(text: impl std::fmt::Display) -> Result<T, Refusal> {
+    Err(Refusal::new(Code::InvalidInput, text))
+}
+
+/// Checks the `-o` words of a network that a person makes.
+pub(super) fn check_network(options: &BTreeMap<String, String>, has_v6: bool) -> Result<(), Refusal> {
+    if let Some(unknown) = options.keys().find(|key| !OF_NETWORKS.contains(&key.as_str())) {
+        return refuse(format!("option {unknown:?} is not known: overlay-wg has {}", OF_NETWORKS.join(", ")));
+    }
+    if let Some(text) = options.get(MTU) {
+        let least = if has_v6 { MIN_MTU6 } else { *MTU_RANGE.start() };
+        let fits = text.parse().is_ok_and(|mtu: u32| (least..=*MTU_RANGE.end()).contains(&mtu));
+        if !fits {
+            return refuse(format!("{MTU}={text} is no number of bytes from {least} to {}", MTU_RANGE.end()));
+        }
+    }
+    if let Some(prefix) = options.get(IFACE_PREFIX)
+        && (!is_ifname(prefix) || prefix.len() + MAX_NUMBER > MAX_IFNAME)
+    {
+        return refuse(format!("{IFACE_PREFIX}={prefix}: no interface's name can begin like this"));
+    }
+    match options.get(ENCRYPTED).map(String::as_str) {
+        None | Some("" | "true" | "1") => Ok(()),
+        Some(other) => refuse(format!("{ENCRYPTED}={other}: networks of overlay-wg are always encrypted")),
+    }
+}
+
+/// Checks the `--ipam-opt` words of a network.
+pub(super) fn check_ipam<'a>(mut keys: impl Iterator<Item = &'a String>) -> Result<(), Refusal> {
+    match keys.find(|key| !OF_IPAM.contains(&key.as_str())) {
+        Some(unknown) => refuse(format!("--ipam-opt {unknown:?} is not known: overlay-wg has none")),
+        None => Ok(()),
+    }
+}
+
+/// Checks the options of an endpoint: what is the engine's own is let through.
+pub(super) fn check_endpoint<'a>(mut keys: impl Iterator<Item = &'a String>) -> Result<(), Refusal> {
+    let is_known = |key: &str| key.starts_with(ENGINES_OWN) && !key.starts_with(DRIVERS);
+    match keys.find(|key| !is_known(key)) {
+        Some(unknown) => {
+            refuse(format!("driver option {unknown:?} of an endpoint is not known: overlay-wg has {IFNAME}"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Returns the MTU of containers' interfaces on a network, where tunnels carry `tunnel` bytes.
+pub(crate) fn mtu(options: &BTreeMap<String, String>, tunnel: u32) -> u32 {
+    let wanted = options.get(MTU).and_then(|text| text.parse().ok()).filter(|mtu| MTU_RANGE.contains(mtu));
+
+    wanted.map_or(tunnel, |wanted: u32| wanted.min(tunnel))
+}
+
+impl ContainerIfname {
+    /// Returns how the interfaces of a network are called where nobody asks for a name.
+    pub(super) fn of_network(options: &BTreeMap<String, String>) -> Self {
+        let prefix = options.get(IFACE_PREFIX).map_or(DEFAULT_PREFIX, String::as_str);
+
+        Self { prefix: prefix.to_owned(), whole: None }
+    }
+
+    /// Returns how to ask an engine for this very name. Engines before 29 put a number after what they are told, and begin with 0.
+    pub(super) fn exactly(name: &str) -> Self {
+        let prefix = name.strip_suffix('0').filter(|prefix| ends_without_number(prefix)).unwrap_or(name);
+
+        Self { prefix: prefix.to_owned(), whole: Some(name.to_owned()) }
+    }
+}
+
+fn ends_without_number(prefix: &str) -> bool {
+    prefix.bytes().next_back().is_some_and(|last| !last.is_ascii_digit())
+}
+
+/// Checks the name that an interface shall have, by an engine that heeds whole names or not.
+pub(super) fn check_ifname(name: &str, heeds_names: bool) -> Result<(), Refusal> {
+    if !is_ifname(name) {
+        return refuse(format!("{IFNAME}={name} is no name of an interface"));
+    }
+    if heeds_names || name.strip_suffix('0').is_some_and(ends_without_number) {
+        return Ok(());
+    }
+
+    refuse(format!(
+        "{IFNAME}={name}: Docker before version 29 lets a plugin give only names that end in the number 0, such as {}0",
+        name.trim_end_matches(|c: char| c.is_ascii_digit())
+    ))
+}
+
+fn is_ifname(name: &str) -> bool {
+    let sound = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | ':' | '%');
+
+    (1..=MAX_IFNAME).contains(&name.len())
+        && name.chars().all(sound)
+        && !matches!(name, "." | ".." | "lo" | "all" | "default")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(words: &[(&str, &str)]) -> BTreeMap<String, String> {
+        words.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()
+    }
+
+    #[test]
+    fn unknown_options_are_refused_by_name_with_those_that_are_known() {
+        let text = check_network(&options(&[("com.docker.network.bridge.name", "br7")]), false).unwrap_err().message;
+
+        assert!(text.contains("bridge.name") && text.contains(MTU), "{text}");
+        assert!(check_network(&options(&[(MTU, "1300"), (IFACE_PREFIX, "web"), (ENCRYPTED, "")]), true).is_ok());
+        for wrong in [(MTU, "x"), (MTU, "0"), (MTU, "70000"), (IFACE_PREFIX, "a/b"), (ENCRYPTED, "false")] {
+            assert!(check_network(&options(&[wrong]), false).is_err(), "{wrong:?}");
+        }
+        assert!(check_network(&options(&[(MTU, "1000")]), false).is_ok());
+        assert!(check_network(&options(&[(MTU, "1000")]), true).is_err(), "IPv6 asks for 1,280");
+    }
+
+    #[test]
+    fn what_the_engine_passes_by_itself_is_let_through() {
+        let own = [
+            "com.docker.network.endpoint.exposedports",
+            "com.docker.network.portmap",
+            "com.docker.network.endpoint.macaddress",
+            "com.docker.network.endpoint.sysctls",
+            "com.docker.network.private.no_proxy_6to4",
+            IFNAME,
+        ];
+
+        assert!(check_endpoint(own.map(str::to_owned).iter()).is_ok());
+        for unknown in ["parent", "com.docker.network.driver.mtu"] {
+            let text = check_endpoint([unknown.to_owned()].iter()).unwrap_err().message;
+            assert!(text.contains(unknown), "{text}");
+        }
+        assert!(check_ipam(["overlay.network".to_owned()].iter()).is_ok());
+        assert!(check_ipam(["foo".to_owned()].iter()).is_err());
+    }
+
+    #[test]
+    fn an_mtu_is_at_the_most_what_the_tunnel_carries() {
+        assert_eq!(mtu(&options(&[(MTU, "1300")]), 1408), 1300);
+        assert_eq!(mtu(&options(&[(MTU, "9000")]), 1408), 1408);
+        assert_eq!(mtu(&options(&[(MTU, "5")]), 1408), 1408, "what an older version let pass");
+        assert_eq!(mtu(&options(&[]), 1408), 1408);
+    }
+
+    #[test]
+    fn a_name_is_asked_for_so_that_old_and_new_engines_give_it() {
+        assert_eq!(
+            ContainerIfname::exactly("web0"),
+            ContainerIfname { prefix: "web".into(), whole: Some("web0".into()) }
+        );
+        assert_eq!(ContainerIfname::exactly("web10").prefix, "web10");
+        assert!(check_ifname("web0", false).is_ok());
+        for name in ["web", "web1", "web10", "0"] {
+            assert!(check_ifname(name, true).is_ok() && check_ifname(name, false).is_err(), "{name}");
+        }
+        for name in ["", "a b", "a/b", "lo", "0123456789abcdef"] {
+            assert!(check_ifname(name, true).is_err(), "{name}");
+        }
+    }
+}
