@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -17,7 +18,9 @@ use super::plugin::{
 use super::{DRIVER, ipam, options, ready};
 use crate::endpoint::journal::Entries;
 use crate::endpoint::{lifecycle, sandbox};
+use crate::kernel::Netns;
 use crate::kernel::desired::engine_ifname;
+use crate::kernel::host::HostNetwork;
 use crate::kernel::sandbox::mac_of;
 use crate::membership::publish;
 use crate::node::Desk;
@@ -305,6 +308,9 @@ async fn join(session: &Session, request: JoinRequest) -> Result<Joined, Refusal
     let unknown = || Refusal::new(Code::NotFound, "there is no such endpoint; start the container again");
     let record = find(session, &request.endpoint).ok_or_else(unknown)?;
     let (docker, network) = ready::network(session, &request.network).await?;
+    if let Some(netns) = &request.netns {
+        check_apart(&docker, &network, &record.endpoint.addresses, netns).await?;
+    }
     lifecycle::brought_up(session, &record).await?;
     let id = record.endpoint.id;
     session
@@ -326,6 +332,35 @@ async fn join(session: &Session, request: JoinRequest) -> Result<Joined, Refusal
         container_ifname,
         routes: routes(&docker, &network, &record.endpoint.addresses),
     })
+}
+
+/// Refuses a container that has one of the network's addresses by another interface, in words that tell why: Docker would refuse
+/// it, too. Engines before 28 make the container's namespace with its first network only.
+async fn check_apart(
+    docker: &DockerNetwork,
+    network: &Network,
+    addresses: &[IpAddr],
+    netns: &Path,
+) -> Result<(), Refusal> {
+    let Ok(netns) = Netns::open(netns) else { return Ok(()) };
+    // What cannot be read is Docker's to judge.
+    let Ok(there) = HostNetwork::list(&netns).await else { return Ok(()) };
+    let on_link = |address: &IpAddr| match (&docker.numbering, address) {
+        (Numbering::Engine, IpAddr::V4(_)) => IpNet::V4(network.prefix),
+        (Numbering::Engine | Numbering::Ours { .. }, address) => IpNet::from(*address),
+    };
+    match addresses.iter().find_map(|address| there.conflict(on_link(address))) {
+        None => Ok(()),
+        Some((held, interface)) => Err(Refusal::new(
+            Code::AddressTaken,
+            format!(
+                "this container is on {held} by {interface}, which overlaps {} of network {}: no container can be on both; \
+                 take it off the other network, or make one of them with another --subnet",
+                network.prefix,
+                network.title()
+            ),
+        )),
+    }
 }
 
 /// The network's prefix by its gateway. Where the engine numbers, its interface has the whole prefix on the link, and two

@@ -200,6 +200,7 @@ async fn note(session: &Session, pool: &DockerPool, address: IpAddr, is_endpoint
 async fn give(session: &Session, pool: &DockerPool, docker: &str, wanted: Option<IpAddr>) -> Result<IpNet, Refusal> {
     let (_, network) = ready::network(session, docker).await?;
     if let Some(wanted) = wanted {
+        check_numbered(session, &network, wanted)?;
         lifetime::freed(session, network.id, wanted).await;
     }
     let _one = session.lifecycle.lock().await;
@@ -217,6 +218,36 @@ async fn give(session: &Session, pool: &DockerPool, docker: &str, wanted: Option
     note(session, pool, address, true).await?;
 
     Ok(IpNet::from(address))
+}
+
+/// Where another host's engine numbers its containers by itself, it may give out anything outside of blocks at any time: here only
+/// this node's own blocks are to choose from.
+fn check_numbered(session: &Session, network: &Network, wanted: IpAddr) -> Result<(), Refusal> {
+    let Some(origin) = network.settings.numbered_by.filter(|origin| *origin != session.node) else { return Ok(()) };
+    let view = std::sync::Arc::clone(&session.membership.borrow().view);
+    let blocks: Vec<IpNet> = view
+        .member(network.id, session.node)
+        .into_iter()
+        .flat_map(|member| &member.blocks)
+        .flat_map(|block| network.prefixes(block.prefix))
+        .filter(|prefix| prefix.addr().is_ipv4() == wanted.is_ipv4())
+        .collect();
+    if blocks.iter().any(|block| block.contains(&wanted)) {
+        return Ok(());
+    }
+    let host = view.hosts.get(&origin).map_or("another host", |host| host.name.as_str());
+    let blocks = blocks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let title = network.title();
+
+    Err(Refusal::new(
+        Code::AddressTaken,
+        format!(
+            "{wanted} is one that Docker on {host} may give out, which numbers {title}: on this host choose an --ip of {blocks}; \
+             a network made with `docker network create -d overlay-wg --ipam-driver overlay-wg --subnet {} NAME` takes any \
+             free address on any host",
+            network.prefix
+        ),
+    ))
 }
 
 fn fixed6(session: &Session, network: &Network, wanted: Ipv6Addr) -> Result<Ipv6Addr, Refusal> {

@@ -33,5 +33,6 @@ pub(super) fn sandbox(endpoint: &str, container: Option<&str>) -> DockerSandbox 
         joined: true,
         mac: None,
         boot: boot(),
+        container_ifname: None,
     }
 }

@@ -13,10 +13,14 @@ use crate::wait::wait_until;
 pub(in crate::check) fn run(_: u32, notes: &mut Notes) -> Result<()> {
     let pair = Pair::new(notes, false)?;
     options(&pair, notes)?;
+    honoured(&pair, notes)?;
+    any_title(&pair, notes)?;
     both_ways(&pair, notes)?;
     adoption(&pair, notes)?;
     taken(&pair, notes)?;
     fixed_addresses(&pair, notes)?;
+    numbered_elsewhere(&pair, notes)?;
+    on_both(&pair, notes)?;
     plain_prefixes(&pair, notes)?;
     prune(&pair, notes)?;
 
@@ -57,7 +61,7 @@ fn equal(pair: &Pair, name: &str) -> Result<()> {
 fn options(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let all: [&[&str]; 5] = [
         &["plain"],
-        &["--label", "team=store", "--label", "empty=", "-o", "some.option=value", "labelled"],
+        &["--label", "team=store", "--label", "empty=", "-o", "com.docker.network.driver.mtu=1300", "labelled"],
         &[
             "--subnet",
             "10.80.0.0/16",
@@ -88,6 +92,87 @@ fn options(pair: &Pair, notes: &mut Notes) -> Result<()> {
         pair.wait_for_removal(1 - host, name)?;
     }
     notes.say("labels, -o, --subnet, --gateway, --ip-range, --aux-address, --internal, --ipv6 are alike on both hosts; removed on either, gone on both");
+
+    Ok(())
+}
+
+/// Options that are known have their effect on all hosts; others are refused by name.
+fn honoured(pair: &Pair, notes: &mut Notes) -> Result<()> {
+    const IFNAME: &str = "com.docker.network.endpoint.ifname";
+    pair.create_on_both(&["-o", "com.docker.network.driver.mtu=1300", "narrow"])?;
+    for host in [0, 1] {
+        let network = format!("name=narrow,driver-opt={IFNAME}=web0");
+        let run = ["run", "--rm", "--network", &network, IMAGE, "cat", "/sys/class/net/web0/mtu"];
+        let mtu = pair.docker(host, &run)?;
+        ensure!(mtu == "1300", "the MTU of web0 on host{} is {mtu}", host + 1);
+    }
+    let mut told = Vec::new();
+    let create = ["network", "create", "-d", "overlay-wg", "-o"];
+    for (option, word) in [
+        ("no.such.option=x", "no.such.option"),
+        ("com.docker.network.driver.mtu=big", "mtu=big"),
+        ("com.docker.network.bridge.name=br7", "bridge.name"),
+    ] {
+        let said = pair.refused(0, &[&create, [option, "refused"].as_slice()].concat())?;
+        ensure!(said.contains(word), "{option} is refused by other words: {said}");
+        told.push(said.trim().to_owned());
+    }
+    let said = pair.refused(0, &["run", "--rm", "--network", "name=narrow,driver-opt=no.such=x", IMAGE, "true"])?;
+    ensure!(said.contains("no.such") && said.contains(IFNAME), "{said}");
+    pair.docker(1, &["network", "rm", "narrow"])?;
+    pair.wait_for_removal(0, "narrow")?;
+    notes.say(&format!("an MTU and an interface's name are honoured on both hosts; refused: {}", told[0]));
+
+    Ok(())
+}
+
+/// Whatever Docker takes for a name of a network is a network on all hosts.
+fn any_title(pair: &Pair, notes: &mut Notes) -> Result<()> {
+    pair.create_on_both(&["my net"])?;
+    for host in [0, 1] {
+        pair.docker(host, &["run", "--rm", "--network", "my net", IMAGE, "true"])?;
+    }
+    pair.docker(1, &["network", "rm", "my net"])?;
+    pair.wait_for_removal(0, "my net")?;
+    notes.say("a network called \"my net\" is on both hosts by that name");
+
+    Ok(())
+}
+
+/// A fixed address on a host whose engine does not number the network: out of this host's block, which the refusal names.
+fn numbered_elsewhere(pair: &Pair, notes: &mut Notes) -> Result<()> {
+    pair.create_on_both(&["--subnet", "10.89.0.0/16", "numbered"])?;
+    let run =
+        |address: &str| ["run", "--rm", "--network", "numbered", "--ip", address, IMAGE, "true"].map(str::to_owned);
+    let run =
+        |host: usize, address: &str| pair.engines[host].docker(&run(address).each_ref().map(String::as_str))?.output();
+    let said = run(1, "10.89.7.7")?.stderr;
+    ensure!(said.contains("host1") && said.contains("--ipam-driver overlay-wg"), "the refusal tells no way: {said}");
+    let block = said.split("choose an --ip of ").nth(1).and_then(|rest| rest.split(['/', ',', ';']).next());
+    let first: std::net::Ipv4Addr = block.context("the refusal names no block")?.parse().context("a block")?;
+    let within = std::net::Ipv4Addr::from_bits(first.to_bits() + 77).to_string();
+    let given = run(1, &within)?;
+    ensure!(given.status.success(), "{within} of the block is refused: {}", given.stderr);
+    ensure!(run(0, "10.89.7.7")?.status.success(), "where Docker numbers, any address is given");
+    pair.docker(0, &["network", "rm", "numbered"])?;
+    pair.wait_for_removal(1, "numbered")?;
+    notes.say(&format!("--ip where another host's engine numbers: {}", said.lines().next().unwrap_or_default()));
+
+    Ok(())
+}
+
+/// A host has a bridge on an overlay network's prefix: a container cannot be on both, and is told so.
+fn on_both(pair: &Pair, notes: &mut Notes) -> Result<()> {
+    pair.create_on_both(&["--ipam-driver", "overlay-wg", "--subnet", "10.90.0.0/16", "shared"])?;
+    pair.docker(1, &["network", "create", "--subnet", "10.90.0.0/16", "same"])?;
+    pair.serve(1, "same", "on-both")?;
+    let said = pair.refused(1, &["network", "connect", "shared", "on-both"])?;
+    ensure!(said.contains("no container can be on both") && said.contains("10.90.0.0/16"), "{said}");
+    pair.docker(1, &["rm", "-f", "on-both"])?;
+    pair.docker(1, &["network", "rm", "same"])?;
+    pair.docker(1, &["network", "rm", "shared"])?;
+    pair.wait_for_removal(0, "shared")?;
+    notes.say(&format!("on a bridge and a network of one prefix: {}", said.trim()));
 
     Ok(())
 }
