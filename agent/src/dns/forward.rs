@@ -131,21 +131,27 @@ impl Target {
     async fn tcp(&self, resolver: SocketAddr) -> io::Result<TcpStream> {
         match self {
             Self::Host(_) => TcpStream::connect(resolver).await,
-            Self::Sandbox(inside) => TcpStream::from_std(inside.open(Type::STREAM, Protocol::TCP).await?.into()),
+            Self::Sandbox(inside) => {
+                let stream = TcpStream::from_std(inside.open(Type::STREAM, Protocol::TCP).await?.into())?;
+                stream.writable().await?;
+                stream.take_error()?.map_or(Ok(stream), Err)
+            }
         }
     }
 }
 
 impl Inside {
-    /// Opens a socket there that is connected to the resolver.
+    /// Opens a socket there that is connected, or about to be, to the resolver.
     async fn open(&self, kind: Type, protocol: Protocol) -> io::Result<Socket> {
         let (resolver, mark) = (self.resolver, self.mark);
         let opened = self.netns.enter(move || {
             let socket = Socket::new(Domain::for_address(resolver), kind, Some(protocol))?;
             socket.set_mark(mark)?;
-            socket.connect_timeout(&resolver.into(), TURN)?;
             socket.set_nonblocking(true)?;
-            Ok(socket)
+            match socket.connect(&resolver.into()) {
+                Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+                Ok(()) | Err(_) => Ok(socket),
+            }
         });
 
         opened.await.map_err(io::Error::other)?

@@ -132,6 +132,15 @@ impl Kernel for Fake {
         Ok(self.tables.clone())
     }
 
+    async fn write(&mut self, parameters: &[(Sysctl, String)]) -> Result<Vec<Result<(), KernelError>>, KernelError> {
+        let mut written = Vec::new();
+        for (sysctl, value) in parameters {
+            written.push(self.perform(&Step::SetSysctl(sysctl.clone(), value.clone())).await);
+        }
+
+        Ok(written)
+    }
+
     async fn perform(&mut self, step: &Step) -> Result<(), KernelError> {
         self.take(step).map_err(|errno| KernelError::Refused {
             action: "do",

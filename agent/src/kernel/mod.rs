@@ -11,6 +11,7 @@
 //! `ov<endpoint>` and `ovt`, routes and rules carry [`tables::ROUTE_PROTOCOL`].
 
 pub mod desired;
+mod entrance;
 pub mod error;
 #[cfg(test)]
 mod fake;

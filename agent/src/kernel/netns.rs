@@ -1,4 +1,4 @@
-//! Network namespaces: made, pinned to a file, opened by path, entered on a thread of their own.
+//! Network namespaces: made, pinned to a file, opened by path, entered on a thread that no other work is on.
 //!
 //! A pin is a bind mount of the namespace on `<run_dir>/netns/ovn-<network id>`; the name is how a process with no memory
 //! knows what is ours. Nothing here looks into a namespace.
@@ -18,6 +18,7 @@ use nix::sys::statfs::{FsType, fstatfs};
 use overlay_core::NetworkId;
 use tokio::sync::oneshot;
 
+use super::entrance::ENTRANCE;
 use super::error::KernelError;
 
 /// Where pins and locks live unless the operator says otherwise.
@@ -118,7 +119,8 @@ impl Netns {
         .map_err(|source| namespace_error("enter", &self.label, source))
     }
 
-    /// Does the same without blocking the caller.
+    /// Does the same without blocking the caller, on a thread that others use as well: `work` must not wait for anything
+    /// but the kernel.
     ///
     /// # Errors
     ///
@@ -127,13 +129,13 @@ impl Netns {
         let (done, result) = oneshot::channel();
         let netns = self.clone();
 
-        let spawned = thread::Builder::new().name("netns".to_owned()).spawn(move || {
+        let given = ENTRANCE.run(Box::new(move || {
             // The receiver is gone only when nobody waits any more.
             drop(done.send(netns.entered(work)));
-        });
+        }));
 
-        match spawned {
-            Ok(_detached) => result.await.unwrap_or_else(|_| Err(io::Error::other("the thread inside panicked"))),
+        match given {
+            Ok(()) => result.await.unwrap_or_else(|_| Err(io::Error::other("the work inside panicked"))),
             Err(source) => Err(source),
         }
         .map_err(|source| namespace_error("enter", &self.label, source))

@@ -9,13 +9,15 @@ use super::netns::Netns;
 use super::plan::{missing_links, plan};
 use super::settle::settle;
 use super::sysctl;
-use super::tables::{Actual, Desired, Step};
+use super::tables::{Actual, Desired, Step, Sysctl};
 
 /// What the loop needs of a kernel.
 pub(crate) trait Kernel {
     /// Reads back what matters to `desired`.
     async fn list(&mut self, desired: &Desired) -> Result<Actual, KernelError>;
-    /// Performs one step; a step that is already so is done.
+    /// Writes parameters, and says of each how that went.
+    async fn write(&mut self, parameters: &[(Sysctl, String)]) -> Result<Vec<Result<(), KernelError>>, KernelError>;
+    /// Performs one other step; a step that is already so is done.
     async fn perform(&mut self, step: &Step) -> Result<(), KernelError>;
     /// Waits until what was done has its effect.
     async fn settle(&mut self, done: &[Step]) -> Result<(), KernelError>;
@@ -32,16 +34,39 @@ pub(crate) struct Round {
     pub(crate) missing: BTreeSet<String>,
 }
 
+impl Round {
+    fn note(&mut self, step: Step, done: Result<(), KernelError>) {
+        match done {
+            Ok(()) => self.steps.push(step),
+            Err(error) => self.errors.push(error),
+        }
+    }
+}
+
 /// Brings a kernel to a wanted value. Every step is tried; what is left over is the next round's.
 pub(crate) async fn reconcile(kernel: &mut impl Kernel, desired: &Desired) -> Result<Round, KernelError> {
     let actual = kernel.list(desired).await?;
     let mut round = Round { missing: missing_links(desired, &actual), ..Round::default() };
 
+    let mut parameters = Vec::new();
+    let mut others = Vec::new();
     for step in plan(desired, &actual) {
-        match kernel.perform(&step).await {
-            Ok(()) => round.steps.push(step),
-            Err(error) => round.errors.push(error),
+        if let Step::SetSysctl(sysctl, value) = step {
+            parameters.push((sysctl, value));
+        } else {
+            others.push(step);
         }
+    }
+    // They come before everything else, and each would cost a way into the namespace.
+    if !parameters.is_empty() {
+        let written = kernel.write(&parameters).await?;
+        for ((sysctl, value), done) in parameters.into_iter().zip(written) {
+            round.note(Step::SetSysctl(sysctl, value), done);
+        }
+    }
+    for step in others {
+        let done = kernel.perform(&step).await;
+        round.note(step, done);
     }
 
     kernel.settle(&round.steps).await?;
@@ -71,20 +96,23 @@ impl Kernel for Namespace<'_> {
         })
     }
 
+    async fn write(&mut self, parameters: &[(Sysctl, String)]) -> Result<Vec<Result<(), KernelError>>, KernelError> {
+        let all = parameters.to_vec();
+        let write = move || all.iter().map(|(sysctl, value)| sysctl::set(sysctl, value)).collect::<Vec<_>>();
+        let written = self.netns.enter(write).await?;
+        let refused = |sysctl: &Sysctl, value: &str, source| KernelError::Refused {
+            action: "set",
+            object: format!("{} to {value}", sysctl.path),
+            namespace: self.netns.label().to_owned(),
+            source,
+        };
+        let all = parameters.iter().zip(written);
+
+        Ok(all.map(|((sysctl, value), done)| done.map_err(|source| refused(sysctl, value, source))).collect())
+    }
+
     async fn perform(&mut self, step: &Step) -> Result<(), KernelError> {
         match step {
-            Step::SetSysctl(sysctl, value) => {
-                let (sysctl, value) = (sysctl.clone(), value.clone());
-                let object = format!("{} to {value}", sysctl.path);
-                let set = self.netns.enter(move || sysctl::set(&sysctl, &value)).await?;
-
-                set.map_err(|source| KernelError::Refused {
-                    action: "set",
-                    object,
-                    namespace: self.netns.label().to_owned(),
-                    source,
-                })
-            }
             Step::AddRule(rule) => self.netlink.add_rule(rule).await,
             Step::SetLink(link, change) => self.netlink.set_link(link, *change).await,
             Step::AddAddress(address) => self.netlink.add_address(address).await,
@@ -93,8 +121,8 @@ impl Kernel for Namespace<'_> {
             Step::RemoveAddress(address) => self.netlink.remove_address(address).await,
             Step::RemoveLink(link) => self.netlink.remove_link(link).await,
             Step::RemoveRule(rule) => self.netlink.remove_rule(rule).await,
-            // Never planned: the owners of pin, TUN and veth pairs do these themselves.
-            Step::MakeTun(_) | Step::Pin(_) | Step::MakeVeth(_) => Ok(()),
+            // Parameters are written together; the owners of pin, TUN and veth pairs do theirs themselves.
+            Step::SetSysctl(..) | Step::MakeTun(_) | Step::Pin(_) | Step::MakeVeth(_) => Ok(()),
         }
     }
 
