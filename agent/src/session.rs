@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use overlay_core::{NetworkId, NodeId, Revision, View};
 use overlay_proto::v1;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, OnceCell, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -15,13 +15,14 @@ use crate::desired;
 use crate::dns::Names;
 use crate::docker::book::Book;
 use crate::endpoint::journal::Journal;
+use crate::kernel::Events;
 use crate::kernel::host::{Underlay, tunnel_mtu};
 use crate::membership::Membership;
 use crate::membership::keyring::Keyring;
 use crate::membership::link::Link;
 use crate::membership::publish::Unpublished;
 use crate::path::Lanes;
-use crate::problem::Problems;
+use crate::problem::{Problems, explain};
 use crate::reconcile::NetworkReport;
 use crate::state::{Identity, Loaded, Store};
 
@@ -68,6 +69,7 @@ pub(crate) struct Session {
     pub(crate) stop: CancellationToken,
     identity: watch::Sender<Arc<Identity>>,
     underlay_mtu: watch::Sender<u32>,
+    events: OnceCell<Option<Arc<Events>>>,
 }
 
 impl Session {
@@ -102,12 +104,31 @@ impl Session {
             stop: CancellationToken::new(),
             identity: watch::Sender::new(Arc::new(identity)),
             underlay_mtu: watch::Sender::new(ETHERNET_MTU),
+            events: OnceCell::new(),
         }
     }
 
     /// Returns who this node is.
     pub(crate) fn identity(&self) -> Arc<Identity> {
         Arc::clone(&self.identity.borrow())
+    }
+
+    /// Returns what hears of changes in namespaces. Where the kernel refuses that, all must be looked at all the time.
+    pub(crate) async fn events(&self) -> Option<Arc<Events>> {
+        let open = async {
+            match Events::open().await {
+                Ok(events) => {
+                    self.problems.clear("events");
+                    Some(Arc::new(events))
+                }
+                Err(error) => {
+                    self.problems.raise("events", "kernel", explain(&error));
+                    None
+                }
+            }
+        };
+
+        self.events.get_or_init(|| open).await.clone()
     }
 
     /// Takes a new certificate.

@@ -19,6 +19,7 @@ mod gso;
 pub mod heap;
 pub mod host;
 mod lock;
+mod mounts;
 pub mod namespace;
 mod netlink;
 pub mod netns;
@@ -38,8 +39,9 @@ pub mod tun;
 
 pub use desired::{NamespaceDesired, TunDesired, VethDesired};
 pub use error::KernelError;
+pub use mounts::MountEvents;
 pub use namespace::{NetworkNamespace, Report};
-pub use netlink::Events;
+pub use netlink::{Changes, Events, Place, Subscription};
 pub use netns::{Netns, Pins};
 pub use sandbox::{Drift, Keeper, SandboxDesired};
 pub use tables::Step;

@@ -8,7 +8,7 @@ use overlay_core::{EndpointId, NetworkId};
 use super::desired::{NamespaceDesired, TUN_NAME, TunDesired, endpoint_of, host_ifname};
 use super::error::KernelError;
 use super::lock::Lock;
-use super::netlink::{Events, Netlink};
+use super::netlink::Netlink;
 use super::netns::{Netns, Pins};
 use super::reconcile::{self, Namespace};
 use super::sandbox::{self, Drift, SandboxDesired};
@@ -78,16 +78,6 @@ impl NetworkNamespace {
     /// Says whether the pin still stands; one look at a file.
     pub fn is_pinned(&self) -> bool {
         self.pins.holds(self.network, &self.netns)
-    }
-
-    /// Subscribes to changes inside, ours included. A missing pin and most kernel parameters raise none: reconcile on a
-    /// timer as well.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub async fn events(&self) -> Result<Events, KernelError> {
-        Events::open(&self.netns).await
     }
 
     /// Brings the namespace to `desired`: reads back, plans, performs every step, collects all failures. Writes nothing

@@ -1,11 +1,11 @@
-//! What a worker needs of the kernel: a network's namespace, in four verbs.
+//! What a worker needs of the kernel: a network's namespace, in two verbs.
 
 use std::future::Future;
 
 use overlay_core::EndpointId;
 
 use crate::kernel::namespace::Report;
-use crate::kernel::{KernelError, NamespaceDesired, NetworkNamespace, SandboxDesired};
+use crate::kernel::{KernelError, NamespaceDesired, SandboxDesired};
 
 /// A network's namespace.
 pub(crate) trait Site: Send {
@@ -18,14 +18,4 @@ pub(crate) trait Site: Send {
         endpoint: EndpointId,
         desired: &SandboxDesired,
     ) -> impl Future<Output = Result<Report, KernelError>> + Send;
-}
-
-impl Site for NetworkNamespace {
-    async fn reconcile(&mut self, desired: &NamespaceDesired) -> Result<Report, KernelError> {
-        self.reconcile(desired).await
-    }
-
-    async fn attach(&mut self, endpoint: EndpointId, desired: &SandboxDesired) -> Result<Report, KernelError> {
-        self.attach(endpoint, desired).await
-    }
 }

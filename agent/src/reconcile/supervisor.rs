@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use overlay_core::{EndpointId, NetworkId, View};
 use overlay_dataplane::{NetworkTable, Tables};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +15,7 @@ use super::worker::{self, Ties};
 use crate::desired::{self, Carriage, NetworkDesired};
 use crate::dns::{DnsServers, Names};
 use crate::endpoint::journal::Entries;
+use crate::kernel::{Events, MountEvents};
 use crate::session::Session;
 use crate::state::SandboxRecord;
 
@@ -23,7 +24,7 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// A network that is kept.
 struct Kept {
-    desired: watch::Sender<NetworkDesired>,
+    desired: watch::Sender<Arc<NetworkDesired>>,
     unwanted: CancellationToken,
 }
 
@@ -36,6 +37,9 @@ struct Supervisor {
     leaving: BTreeMap<NetworkId, ()>,
     tables: Vec<BTreeMap<NetworkId, Arc<NetworkTable>>>,
     cleaned: bool,
+    events: Option<Arc<Events>>,
+    mounts: watch::Sender<u64>,
+    sweeps: Arc<Semaphore>,
 }
 
 /// Keeps everything as desired until the session stops; what stands in the kernel then stays.
@@ -50,8 +54,12 @@ pub(crate) async fn run(session: Arc<Session>) {
         leaving: BTreeMap::new(),
         tables: vec![BTreeMap::new(); session.lanes.count()],
         cleaned: false,
+        events: session.events().await,
+        mounts: watch::Sender::default(),
+        sweeps: Arc::new(Semaphore::new(1)),
         session: Arc::clone(&session),
     };
+    let mut mounts = MountEvents::open().ok();
     supervisor.update().await;
     // Peers may hold sessions with a process that is no more.
     let _ = session.lanes.wake_peers();
@@ -63,12 +71,28 @@ pub(crate) async fn run(session: Arc<Session>) {
             _ = journal.changed() => {}
             _ = mtu.changed() => {}
             Some(ended) = supervisor.tasks.join_next() => supervisor.ended(ended),
+            () = remounted(&mut mounts) => {
+                supervisor.mounts.send_modify(|count| *count += 1);
+                continue;
+            }
         }
         membership.mark_unchanged();
         journal.mark_unchanged();
         supervisor.update().await;
     }
     while supervisor.tasks.join_next().await.is_some() {}
+}
+
+/// Waits until a mount came or went.
+async fn remounted(mounts: &mut Option<MountEvents>) {
+    match mounts {
+        Some(events) => {
+            if events.changed().await.is_err() {
+                *mounts = None;
+            }
+        }
+        None => std::future::pending().await,
+    }
 }
 
 impl Supervisor {
@@ -102,15 +126,24 @@ impl Supervisor {
         }
         if let Some(kept) = self.kept.get(&network) {
             kept.desired.send_if_modified(|known| {
-                let changed = *known != desired;
-                *known = desired;
+                let changed = **known != desired;
+                if changed {
+                    *known = Arc::new(desired);
+                }
                 changed
             });
             return;
         }
         let unwanted = CancellationToken::new();
-        let (sender, receiver) = watch::channel(desired);
-        let ties = Ties { session: Arc::clone(&self.session), dns: Arc::clone(&self.dns), unwanted: unwanted.clone() };
+        let (sender, receiver) = watch::channel(Arc::new(desired));
+        let ties = Ties {
+            session: Arc::clone(&self.session),
+            dns: Arc::clone(&self.dns),
+            events: self.events.clone(),
+            mounts: self.mounts.subscribe(),
+            sweeps: Arc::clone(&self.sweeps),
+            unwanted: unwanted.clone(),
+        };
         self.kept.insert(network, Kept { desired: sender, unwanted });
         self.tasks.spawn(async move {
             worker::run(ties, network, receiver).await;

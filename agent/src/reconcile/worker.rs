@@ -1,28 +1,27 @@
 //! Keeps one network: opens its namespace, serves its TUN and names, and runs rounds on change, on events and on time.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use overlay_core::NetworkId;
-use tokio::sync::watch;
+use overlay_core::{EndpointId, NetworkId};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::NetworkReport;
+use super::pace::{self, Pace};
 use super::pass::{Cause, Rounds};
+use super::watched::Watched;
 use crate::desired::NetworkDesired;
 use crate::dns::{DnsServers, DnsSockets};
-use crate::kernel::{Events, NetworkNamespace, Offload, Tun};
+use crate::kernel::{Changes, Events, NetworkNamespace, Offload, Place, Tun};
 use crate::path::{self, TunQueues};
 use crate::problem::explain;
 use crate::session::Session;
 
-/// How long a difference that raises no event may stand.
-const RESYNC: Duration = Duration::from_millis(900);
-/// How long events are gathered before one round answers them all.
-const GATHER: Duration = Duration::from_millis(20);
 /// The pause after a failure to open a namespace.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -33,12 +32,18 @@ pub(crate) struct Ties {
     pub(crate) session: Arc<Session>,
     /// All DNS servers.
     pub(crate) dns: Arc<Mutex<DnsServers>>,
+    /// What happens in namespaces; without it, all are looked at all the time.
+    pub(crate) events: Option<Arc<Events>>,
+    /// Counts changes of the host's mounts, of which the namespace's pin is one.
+    pub(crate) mounts: watch::Receiver<u64>,
+    /// Lets one network at a time be looked at without cause: those that have one go first.
+    pub(crate) sweeps: Arc<Semaphore>,
     /// Ends the worker and removes the network from this host.
     pub(crate) unwanted: CancellationToken,
 }
 
 /// Keeps a network until the session ends, which leaves it standing, or it is unwanted, which removes it.
-pub(crate) async fn run(ties: Ties, network: NetworkId, desired: watch::Receiver<NetworkDesired>) {
+pub(crate) async fn run(ties: Ties, network: NetworkId, desired: watch::Receiver<Arc<NetworkDesired>>) {
     let session = Arc::clone(&ties.session);
     let unwanted = ties.unwanted.clone();
     let mut worker = Worker { ties, network, desired, rounds: Rounds::default(), tun: None, served_host: None };
@@ -54,19 +59,19 @@ pub(crate) async fn run(ties: Ties, network: NetworkId, desired: watch::Receiver
 struct Worker {
     ties: Ties,
     network: NetworkId,
-    desired: watch::Receiver<NetworkDesired>,
+    desired: watch::Receiver<Arc<NetworkDesired>>,
     rounds: Rounds,
     /// The TUN's queues; the lanes have copies.
     tun: Option<Tun>,
     /// What the lanes were told of the host's own addresses.
-    served_host: Option<std::collections::BTreeSet<IpAddr>>,
+    served_host: Option<BTreeSet<IpAddr>>,
 }
 
 impl Worker {
     async fn keep(&mut self) {
         loop {
             match self.open().await {
-                Ok((namespace, events)) => self.follow(namespace, events).await,
+                Ok(namespace) => self.follow(namespace).await,
                 Err(text) => self.state(NetworkReport { trouble: Some(text), ..NetworkReport::default() }),
             }
             sleep(RETRY).await;
@@ -74,12 +79,11 @@ impl Worker {
     }
 
     /// Opens the namespace with TUN, events and DNS sockets. What an earlier process left is taken over as it stands.
-    async fn open(&mut self) -> Result<(NetworkNamespace, Events), String> {
+    async fn open(&mut self) -> Result<Watched, String> {
         let wanted = self.desired.borrow().namespace.clone();
         let opened = NetworkNamespace::open(&self.ties.session.run_dir, self.network, wanted.tun).await;
         let (namespace, tun) = opened.map_err(|error| explain(&error))?;
         self.serve(Some(tun))?;
-        let events = namespace.events().await.map_err(|error| explain(&error))?;
         let gateways = wanted.gateways.clone();
         let bound = namespace.netns().enter(move || DnsSockets::bind(gateways)).await;
         let sockets = bound.map_err(|error| explain(&error))?;
@@ -87,39 +91,62 @@ impl Worker {
         let added = self.ties.dns.lock().unwrap_or_else(PoisonError::into_inner).add(self.network, sockets);
         added.map_err(|error| format!("failed to start the DNS server: {error}"))?;
 
-        Ok((namespace, events))
+        Watched::new(namespace, self.ties.events.clone()).map_err(|error| explain(&error))
     }
 
-    async fn follow(&mut self, mut namespace: NetworkNamespace, mut events: Events) {
+    async fn follow(&mut self, mut namespace: Watched) {
+        let sweep = if self.ties.events.is_some() { pace::SWEEP } else { pace::UNHEARD };
+        let (sweeps, changes) = (Arc::clone(&self.ties.sweeps), namespace.changes());
+        let mut pace = Pace::new(sweep, Instant::now());
         let mut cause = Cause::Desired;
-        let mut resync = Instant::now() + RESYNC;
+        let mut turn = None;
         loop {
-            let desired = self.desired.borrow_and_update().clone();
-            let tun = self.rounds.run(&mut namespace, &desired, cause).await;
-            let served = self.serve(tun);
-            let mut report = self.rounds.report().clone();
-            report.trouble = report.trouble.or(served.err());
-            report.offload = self.tun.as_ref().map(|tun| offload(tun.offload)).unwrap_or_default();
-            self.state(report);
-
-            cause = tokio::select! {
-                biased;
-                changed = self.desired.changed() => match changed {
-                    Ok(()) => Cause::Desired,
-                    Err(_) => return,
-                },
-                () = sleep_until(resync) => Cause::Resync,
-                changed = events.changed() => match changed {
-                    Ok(()) => Cause::Event,
-                    Err(_) => return,
-                },
-            };
-            match cause {
-                Cause::Event => sleep(GATHER).await,
-                Cause::Resync => resync = Instant::now() + RESYNC,
-                Cause::Desired => {}
+            let desired = Arc::clone(&self.desired.borrow_and_update());
+            let changed = sandboxes(&changes);
+            let (outcome, tun) = self.rounds.run(&mut namespace, &desired, cause, &changed).await;
+            drop::<Option<SemaphorePermit<'_>>>(turn);
+            pace.handle_round(cause, outcome, rand::random(), Instant::now());
+            self.conclude(tun);
+            match self.next(&namespace, &changes, &sweeps, &mut pace).await {
+                Some(next) => (cause, turn) = next,
+                None => return,
             }
         }
+    }
+
+    /// Waits for the cause of the next round; nothing when there will be none.
+    async fn next<'a>(
+        &mut self,
+        namespace: &Watched,
+        changes: &Changes,
+        sweeps: &'a Semaphore,
+        pace: &mut Pace,
+    ) -> Option<(Cause, Option<SemaphorePermit<'a>>)> {
+        let turn = async {
+            sleep_until(pace.poll_timeout()).await;
+            sweeps.acquire().await.ok()
+        };
+        tokio::select! {
+            biased;
+            changed = self.desired.changed() => return changed.ok().map(|()| (Cause::Desired, None)),
+            () = changes.changed() => {}
+            () = unpinned(&mut self.ties.mounts, namespace) => {}
+            turn = turn => return Some((Cause::Resync, turn)),
+        }
+        // Events are gathered; what is desired does not wait for them.
+        tokio::select! {
+            changed = self.desired.changed() => changed.ok().map(|()| (Cause::Desired, None)),
+            () = sleep(pace.handle_event(Instant::now())) => Some((Cause::Event, None)),
+        }
+    }
+
+    /// Serves what a round made, and tells how the network is doing.
+    fn conclude(&mut self, tun: Option<Tun>) {
+        let served = self.serve(tun);
+        let mut report = self.rounds.report().clone();
+        report.trouble = report.trouble.or(served.err());
+        report.offload = self.tun.as_ref().map(|tun| offload(tun.offload)).unwrap_or_default();
+        self.state(report);
     }
 
     /// Gives the lanes new queues, or tells them of a change of the host's own addresses.
@@ -170,6 +197,28 @@ impl Worker {
         super::clean::network(&session.run_dir, self.network, &session.problems).await;
         session.problems.clear(&format!("network {}", self.network));
         session.networks.send_modify(|reports| drop(reports.remove(&self.network)));
+    }
+}
+
+/// Takes what was heard; the network's own namespace is looked at in any case.
+fn sandboxes(changes: &Changes) -> BTreeSet<EndpointId> {
+    let in_sandbox = |place| match place {
+        Place::Network => None,
+        Place::Sandbox(endpoint) => Some(endpoint),
+    };
+
+    changes.take().into_iter().filter_map(in_sandbox).collect()
+}
+
+/// Waits until the namespace's pin is not there any more.
+async fn unpinned(mounts: &mut watch::Receiver<u64>, namespace: &Watched) {
+    loop {
+        if mounts.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        if !namespace.namespace().is_pinned() {
+            return;
+        }
     }
 }
 

@@ -11,6 +11,10 @@ use crate::wait::wait_until;
 /// Longest silence while something is healed, in milliseconds.
 const BAR_MS: f64 = 1000.0;
 
+/// Containers that come and go, and how many do so at a time.
+const CONTAINERS: usize = 40;
+const AT_A_TIME: usize = 8;
+
 /// What is done to a host, by a shell that runs inside the network's namespace. Needs the `ip` program there.
 const INJURIES: [(&str, &str); 9] = [
     ("every route to another host is deleted", "ip route flush dev ovt"),
@@ -33,6 +37,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let server = cluster.serve_http(1, "net", "service2")?;
     cluster.fetch(0, "net", "service1", "service2")?;
 
+    coming_and_going_is_not_healed(&cluster, notes)?;
     sealed(cluster.lab(), notes, |notes| {
         for _ in 0..rounds {
             for (what, script) in INJURIES {
@@ -52,6 +57,50 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     cluster.finish()
 }
 
+/// What containers do that come and go is no foreign hand's work; a single deleted route is.
+fn coming_and_going_is_not_healed(cluster: &Cluster, notes: &mut Notes) -> Result<()> {
+    let mut running = Vec::new();
+    for number in 0..CONTAINERS {
+        let run = ["run", "--network", "net", "--name", &format!("brief{number}"), "--", "true"];
+        running.push(cluster.host(0).try_command("overlayctl")?.args(run).spawn()?);
+        if running.len() == AT_A_TIME || number + 1 == CONTAINERS {
+            for container in running.drain(..) {
+                let output = container.wait(PATIENCE)?;
+                ensure!(output.status.success(), "a container failed: {}", output.stderr);
+            }
+        }
+    }
+    wait_until(PATIENCE, "no container is listed", || {
+        cluster.endpoint_names(0).is_ok_and(|names| !names.iter().any(|name| name.starts_with("brief")))
+    })?;
+    crate::process::rest(Duration::from_secs(1));
+    let counted = healed(cluster)?;
+    ensure!(counted == 0, "{CONTAINERS} containers came and went: {counted} differences healed");
+
+    inside(cluster, "ip route del $(ip -4 route show dev ovt | head -n1)")?;
+    wait_until(PATIENCE, "the deleted route is counted", || healed(cluster).is_ok_and(|counted| counted > 0))?;
+    let counted = healed(cluster)?;
+    ensure!(counted == 1, "a deleted route counts as {counted} differences");
+    notes.say(&format!("{CONTAINERS} containers came and went: nothing healed; a deleted route: 1"));
+    Ok(())
+}
+
+/// How many differences the agent of the first host has put right in its network.
+fn healed(cluster: &Cluster) -> Result<u64> {
+    let status = cluster.ctl_json(0, &["status"])?;
+
+    status["networks"][0]["drift_healed"].as_u64().context("status tells of no healing")
+}
+
+/// Runs a shell inside the network's namespace on the first host.
+fn inside(cluster: &Cluster, script: &str) -> Result<()> {
+    let enter = "for pin in /run/overlay/netns/*; do export PIN=$pin; exec nsenter --net=$pin sh -ec \"$1\"; done";
+    let output = cluster.host(0).try_command("sh")?.args(["-c", enter, "sh", script]).output()?;
+    ensure!(output.status.success(), "cannot run {script:?}: {}", output.stderr);
+
+    Ok(())
+}
+
 fn injure(cluster: &Cluster, what: &str, script: &str, notes: &mut Notes) -> Result<()> {
     let ping = ["ping", "--json", "--count=60", "--interval-ms=30", "--marker", MARKER, "service2"];
     let mut ping = cluster.container(0, "net", "pinger")?.args(ping).spawn()?;
@@ -61,9 +110,7 @@ fn injure(cluster: &Cluster, what: &str, script: &str, notes: &mut Notes) -> Res
     })?;
     crate::process::rest(Duration::from_millis(200));
 
-    let inside = "for pin in /run/overlay/netns/*; do export PIN=$pin; exec nsenter --net=$pin sh -ec \"$1\"; done";
-    let output = cluster.host(0).try_command("sh")?.args(["-c", inside, "sh", script]).output()?;
-    ensure!(output.status.success(), "cannot try \"{what}\": {}", output.stderr);
+    inside(cluster, script).with_context(|| what.to_owned())?;
 
     let output = ping.wait(PATIENCE)?;
     let summary: PingSummary =

@@ -1,77 +1,236 @@
-//! "Something changed in this namespace", and no more than that: who hears it reads back.
+//! "Something changed there", and no more than that: who hears it reads back.
+//!
+//! One socket hears of all namespaces. It is in a namespace of its own, where each that is watched has a number (`nsid`);
+//! the kernel hands it what happens in those, and says in which. A number keeps nothing alive.
 
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType};
+use nix::sys::socket::{
+    self, AddressFamily, ControlMessageOwned, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, setsockopt,
+    sockopt,
+};
+use overlay_core::EndpointId;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 
 use super::super::error::KernelError;
 use super::super::netns::Netns;
+use super::nsid;
 
 /// `RTNLGRP_*`: links, IPv4 addresses and routes, IPv6 addresses, routes and rules, and the few parameters that tell
 /// (forwarding, `rp_filter`).
 const GROUPS: [u32; 8] = [1, 5, 7, 9, 11, 19, 24, 25];
 /// Messages are thrown away unread, so what does not fit is no loss.
-const SCRATCH: usize = 4096;
+const SCRATCH: usize = 16;
+/// Room for the messages of a burst, in bytes; it is memory only while they wait.
+const BURST: usize = 4 << 20;
+/// `SOL_NETLINK`.
+const SOL_NETLINK: libc::c_int = 270;
 
-/// A subscription to the changes of one namespace, ours included.
+/// Where in a network something changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// In the network's own namespace.
+    Network,
+    /// In the sandbox of an endpoint.
+    Sandbox(EndpointId),
+}
+
+/// Changes in one network that nobody has looked into yet.
+#[derive(Debug, Default)]
+pub struct Changes {
+    places: Mutex<BTreeSet<Place>>,
+    noted: Notify,
+}
+
+impl Changes {
+    /// Notes that something changed.
+    pub fn note(&self, place: Place) {
+        if lock(&self.places).insert(place) {
+            self.noted.notify_one();
+        }
+    }
+
+    /// Takes what was noted so far.
+    pub fn take(&self) -> BTreeSet<Place> {
+        std::mem::take(&mut *lock(&self.places))
+    }
+
+    /// Waits until there is something to take. Safe to cancel: nothing is lost.
+    pub async fn changed(&self) {
+        while lock(&self.places).is_empty() {
+            self.noted.notified().await;
+        }
+    }
+}
+
+/// Hears of changes in namespaces, this process's own included.
 #[derive(Debug)]
 pub struct Events {
-    socket: AsyncFd<OwnedFd>,
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+#[derive(Debug)]
+struct Shared {
+    numbers: Mutex<OwnedFd>,
+    listeners: Mutex<Listeners>,
+}
+
+#[derive(Debug, Default)]
+struct Listeners {
+    by_number: BTreeMap<i32, Vec<Listener>>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Listener {
+    token: u64,
+    place: Place,
+    changes: Arc<Changes>,
+}
+
+/// Notes changes in a namespace for as long as it is kept.
+#[derive(Debug)]
+pub struct Subscription {
+    shared: Arc<Shared>,
+    number: i32,
+    token: u64,
 }
 
 impl Events {
-    /// Subscribes. The runtime that calls drives it.
+    /// Begins to listen. The runtime that calls drives it.
     ///
     /// # Errors
     ///
-    /// When the namespace cannot be entered or the kernel has no such groups.
-    pub async fn open(netns: &Netns) -> Result<Self, KernelError> {
-        let opened = netns.enter(subscribe).await?;
-        let socket = opened.and_then(register);
+    /// When the kernel gives no namespace, or refuses the socket: it takes `CAP_SYS_ADMIN` and `CAP_NET_BROADCAST`.
+    pub async fn open() -> Result<Self, KernelError> {
+        let home = Netns::unnamed("events")?;
+        let opened = home.enter(|| Ok::<_, io::Error>((listen()?, nsid::open()?))).await?;
+        let opened = opened.and_then(|(socket, numbers)| Ok((register(socket)?, numbers)));
+        let (socket, numbers) = opened.map_err(|source| refused(&home, source))?;
+        let shared = Arc::new(Shared { numbers: Mutex::new(numbers), listeners: Mutex::default() });
+        let task = tokio::spawn(hear(socket, Arc::clone(&shared))).abort_handle();
 
-        socket.map(|socket| Self { socket }).map_err(|source| KernelError::Refused {
-            action: "subscribe to",
-            object: "changes".to_owned(),
-            namespace: netns.label().to_owned(),
-            source,
-        })
+        Ok(Self { shared, task })
     }
 
-    /// Waits until something changed since the last call. Safe to cancel: nothing is lost.
+    /// Notes changes in a namespace as changes of `place`. It is not kept alive.
     ///
     /// # Errors
     ///
-    /// When the socket is broken. An overrun is a change.
-    pub async fn changed(&mut self) -> io::Result<()> {
-        let mut guard = self.socket.readable().await?;
-        let mut scratch = [0; SCRATCH];
+    /// When the kernel gives it no number.
+    pub fn subscribe(&self, netns: &Netns, place: Place, changes: &Arc<Changes>) -> Result<Subscription, KernelError> {
+        let number = nsid::number(&lock(&self.shared.numbers), netns.as_fd());
+        let number = number.map_err(|source| refused(netns, source))?;
+        let mut listeners = lock(&self.shared.listeners);
+        listeners.next += 1;
+        let listener = Listener { token: listeners.next, place, changes: Arc::clone(changes) };
+        let token = listener.token;
+        listeners.by_number.entry(number).or_default().push(listener);
 
-        // Reads until nothing is left, so that a burst is one change.
-        loop {
-            let read = guard.try_io(|socket| {
-                let read = socket::recv(socket.as_raw_fd(), &mut scratch, MsgFlags::empty());
-                read.map_err(io::Error::from)
-            });
-            match read {
-                Err(_nothing_left) => return Ok(()),
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
-                Ok(Err(error)) => return Err(error),
+        Ok(Subscription { shared: Arc::clone(&self.shared), number, token })
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut listeners = lock(&self.shared.listeners);
+        if let Some(these) = listeners.by_number.get_mut(&self.number) {
+            these.retain(|listener| listener.token != self.token);
+            if these.is_empty() {
+                listeners.by_number.remove(&self.number);
             }
         }
     }
 }
 
-fn subscribe() -> io::Result<OwnedFd> {
+impl Listeners {
+    /// Notes changes in the namespaces with these numbers, or in all.
+    fn note(&self, burst: &Burst) {
+        let everywhere = self.by_number.values().filter(|_| burst.is_incomplete);
+        let somewhere = burst.numbers.iter().filter_map(|number| self.by_number.get(number));
+        for listener in everywhere.chain(somewhere).flatten() {
+            listener.changes.note(listener.place);
+        }
+    }
+}
+
+/// What was heard at once.
+#[derive(Debug, Default)]
+struct Burst {
+    numbers: BTreeSet<i32>,
+    is_incomplete: bool,
+}
+
+async fn hear(socket: AsyncFd<OwnedFd>, shared: Arc<Shared>) {
+    loop {
+        let Ok(mut guard) = socket.readable().await else { return };
+        let mut burst = Burst::default();
+        // Reads until nothing is left, so that a burst is one change.
+        while let Ok(read) = guard.try_io(|socket| receive(socket.get_ref())) {
+            match read {
+                Ok(number) => burst.numbers.extend(number),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // More than there was room for.
+                Err(_) => burst.is_incomplete = true,
+            }
+        }
+        lock(&shared.listeners).note(&burst);
+    }
+}
+
+/// Reads one message, and returns the number of the namespace it is from.
+fn receive(socket: &OwnedFd) -> io::Result<Option<i32>> {
+    let mut scratch = [0; SCRATCH];
+    let mut control = nix::cmsg_space!(i32);
+    let mut parts = [IoSliceMut::new(&mut scratch)];
+    let received = socket::recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
+    let number = received.cmsgs()?.find_map(|message| {
+        let ControlMessageOwned::Unknown(unknown) = message else { return None };
+        let header = unknown.cmsg_header;
+        let is_number = header.cmsg_level == SOL_NETLINK && header.cmsg_type == libc::NETLINK_LISTEN_ALL_NSID;
+
+        is_number.then(|| unknown.data_bytes.first_chunk().copied().map(i32::from_ne_bytes)).flatten()
+    });
+
+    Ok(number)
+}
+
+fn listen() -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket::socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+    // What does not fit is heard of as a change everywhere.
+    let _ = setsockopt(&socket, sockopt::RcvBufForce, &BURST);
     let groups = GROUPS.iter().fold(0, |mask, group| mask | 1 << (group - 1));
     socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    nsid::listen_all(socket.as_fd())?;
 
     Ok(socket)
+}
+
+fn refused(netns: &Netns, source: io::Error) -> KernelError {
+    KernelError::Refused {
+        action: "subscribe to",
+        object: "changes".to_owned(),
+        namespace: netns.label().to_owned(),
+        source,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[expect(unsafe_code, reason = "tokio offers no safe way to wait on a descriptor")]

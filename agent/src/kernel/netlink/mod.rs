@@ -5,6 +5,7 @@
 //! change that is already so is done.
 
 mod events;
+mod nsid;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +24,7 @@ use super::gso::GsoSize;
 use super::netns::Netns;
 use super::tables::{Address, Hop, Link, LinkChange, Route, RouteKey, Rule};
 
-pub use events::Events;
+pub use events::{Changes, Events, Place, Subscription};
 
 /// A connection to the kernel of one namespace.
 #[derive(Debug)]

@@ -1,18 +1,20 @@
 //! Foreign hands, and how it is all back after one reconcile.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use nix::mount::{MntFlags, umount2};
 
 use super::rig::{
-    Container, GATEWAY, NODE, Rig, clean, desired, endpoint, receive, reconcile, running, send, skipped, v4, v6,
+    Container, GATEWAY, NODE, Rig, change, clean, desired, endpoint, listen, receive, reconcile, running, send,
+    skipped, v4, v6,
 };
 use crate::kernel::desired::{TUN_NAME, host_ifname};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::sysctl;
 use crate::kernel::tables::{Address, Hop, LinkChange, RouteKey, Rule, RuleAction, Step, Sysctl};
-use crate::kernel::{Drift, NetworkNamespace};
+use crate::kernel::{Changes, Drift, NetworkNamespace, Place};
 
 async fn hands(namespace: &NetworkNamespace) -> Netlink {
     Netlink::open(namespace.netns()).await.expect("a connection")
@@ -225,22 +227,56 @@ async fn a_foreign_change_is_an_event_and_rest_is_none() {
     }
     let rig = Rig::new();
     let (mut namespace, _tun) = running(&rig, 1, &[]).await;
-    let mut events = namespace.events().await.expect("events");
+    let (_events, changes, _subscription) = listen(&namespace).await;
     let mut hands = hands(&namespace).await;
     let soon = Duration::from_millis(500);
     // The kernel's link watch is late with what came before.
-    while tokio::time::timeout(soon, events.changed()).await.is_ok() {}
+    while tokio::time::timeout(soon, change(&changes)).await.is_ok() {}
 
     reconcile(&mut namespace, &desired(1, &[])).await;
-    assert!(tokio::time::timeout(soon, events.changed()).await.is_err(), "reading back is no change");
+    assert!(tokio::time::timeout(soon, change(&changes)).await.is_err(), "reading back is no change");
     hands.remove_address(&Address { link: "lo".to_owned(), address: IpNet::from(v4(GATEWAY)) }).await.expect("one");
-    tokio::time::timeout(soon, events.changed()).await.expect("an event in time").expect("a socket");
+    tokio::time::timeout(soon, change(&changes)).await.expect("an event in time");
     hands.remove_route(RouteKey::ours("10.42.9.0/24".parse().expect("a prefix"))).await.expect("a route");
-    tokio::time::timeout(soon, events.changed()).await.expect("an event in time").expect("a socket");
+    tokio::time::timeout(soon, change(&changes)).await.expect("an event in time");
     namespace
         .netns()
         .within(|| sysctl::set(&Sysctl::global("ipv4/ip_forward"), "0"))
         .expect("a namespace")
         .expect("a parameter");
-    tokio::time::timeout(soon, events.changed()).await.expect("an event in time").expect("a socket");
+    tokio::time::timeout(soon, change(&changes)).await.expect("an event in time");
+}
+
+#[tokio::test]
+async fn changes_are_heard_of_from_every_namespace_and_told_apart() {
+    if skipped() {
+        return;
+    }
+    let rig = Rig::new();
+    let a = Container::new(11);
+    let (namespace, _tun) = running(&rig, 1, &[&a]).await;
+    let (events, changes, _network) = listen(&namespace).await;
+    let _sandbox = events.subscribe(&a.netns, Place::Sandbox(endpoint(11)), &changes).expect("a subscription");
+    let (other, _other_tun) = running(&rig, 2, &[]).await;
+    let elsewhere = Arc::<Changes>::default();
+    let dropped = events.subscribe(other.netns(), Place::Network, &elsewhere).expect("a subscription");
+    let soon = Duration::from_millis(500);
+    while tokio::time::timeout(soon, change(&changes)).await.is_ok() {}
+
+    let mut inside = Netlink::open(&a.netns).await.expect("a connection");
+    inside.remove_route(RouteKey::ours("10.42.0.0/16".parse().expect("a prefix"))).await.expect("a route");
+    let heard = tokio::time::timeout(soon, change(&changes)).await.expect("an event in time");
+    assert_eq!(heard, [Place::Sandbox(endpoint(11))].into());
+
+    let address = Address { link: "lo".to_owned(), address: IpNet::from(v4(GATEWAY)) };
+    hands(&namespace).await.remove_address(&address).await.expect("an address");
+    let heard = tokio::time::timeout(soon, change(&changes)).await.expect("an event in time");
+    assert_eq!(heard, [Place::Network].into());
+
+    let mut hands = hands(&other).await;
+    hands.remove_address(&address).await.expect("an address");
+    tokio::time::timeout(soon, change(&elsewhere)).await.expect("an event in time");
+    drop(dropped);
+    hands.add_address(&address).await.expect("an address");
+    assert!(tokio::time::timeout(soon / 4, change(&elsewhere)).await.is_err(), "nobody listens there any more");
 }

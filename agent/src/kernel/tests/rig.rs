@@ -1,10 +1,11 @@
 //! A folder for pins, networks in it, sandboxes that go with their value.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -12,7 +13,8 @@ use overlay_core::{EndpointId, NetworkId};
 use tempfile::TempDir;
 
 use crate::kernel::{
-    Keeper, NamespaceDesired, Netns, NetworkNamespace, Pins, Report, SandboxDesired, Tun, TunDesired, VethDesired,
+    Changes, Events, Keeper, NamespaceDesired, Netns, NetworkNamespace, Pins, Place, Report, SandboxDesired,
+    Subscription, Tun, TunDesired, VethDesired,
 };
 
 /// How long a packet may take that must arrive.
@@ -193,4 +195,19 @@ pub(crate) fn nothing_waits(socket: &UdpSocket) -> bool {
     socket.set_nonblocking(false).expect("a socket");
 
     !waits
+}
+
+/// Hears of changes in the namespace of a network.
+pub(crate) async fn listen(namespace: &NetworkNamespace) -> (Events, Arc<Changes>, Subscription) {
+    let (events, changes) = (Events::open().await.expect("events"), Arc::default());
+    let subscription = events.subscribe(namespace.netns(), Place::Network, &changes).expect("a subscription");
+
+    (events, changes, subscription)
+}
+
+/// Waits for a change, and takes it.
+pub(crate) async fn change(changes: &Changes) -> BTreeSet<Place> {
+    changes.changed().await;
+
+    changes.take()
 }

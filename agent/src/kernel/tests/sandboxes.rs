@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::rig::{Container, Rig, endpoint, running, skipped};
+use super::rig::{Container, Rig, change, endpoint, listen, running, skipped};
 use crate::kernel::netlink::{Netlink, Peer};
 use crate::kernel::tables::{Hop, RouteKey};
-use crate::kernel::{KernelError, Netns, SandboxDesired};
+use crate::kernel::{KernelError, Netns, Place, SandboxDesired};
 use std::os::fd::AsFd;
 
 #[tokio::test]
@@ -106,7 +106,9 @@ async fn a_sandbox_is_not_kept_alive_by_its_attachment() {
     let rig = Rig::new();
     let a = Container::new(11);
     let (mut namespace, _tun) = running(&rig, 1, &[&a]).await;
-    let mut events = namespace.events().await.expect("events");
+    let (events, changes, _subscription) = listen(&namespace).await;
+    // What is heard of is not kept alive either.
+    let _inside = events.subscribe(&a.netns, Place::Sandbox(endpoint(11)), &changes).expect("a subscription");
     let mut desired = a.desired();
     desired.netns = PathBuf::from("/nonexistent/netns");
 
@@ -119,7 +121,7 @@ async fn a_sandbox_is_not_kept_alive_by_its_attachment() {
             .missing
             .contains(&endpoint(11))
         {
-            events.changed().await.expect("a socket");
+            change(&changes).await;
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(5), gone).await.expect("the veth is gone in time");

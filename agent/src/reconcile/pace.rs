@@ -1,0 +1,125 @@
+//! When a network is looked at next. Pure.
+//!
+//! Changes are heard of, so looking without cause is for the few things that raise no event (most kernel parameters), and
+//! rare. What the kernel refuses is tried again, ever more seldom.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::pass::{Cause, Outcome};
+
+/// How long a difference that raises no event may stand.
+pub(crate) const SWEEP: Duration = Duration::from_secs(60);
+/// The same where no event can be heard.
+pub(crate) const UNHEARD: Duration = Duration::from_millis(900);
+/// The part of it that is left to chance, so that networks which began together do not stay so.
+const JITTER: f64 = 0.5;
+/// The first and the longest pause before something refused is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+const MAX_RETRY: Duration = Duration::from_secs(15);
+/// How long events are gathered before one round answers them all: at first, and at the most while rounds find nothing to do.
+const GATHER: Duration = Duration::from_millis(20);
+const MAX_GATHER: Duration = Duration::from_millis(500);
+/// After so long without an event, the next one is answered fast again.
+const CALM: Duration = Duration::from_secs(2);
+
+/// The pace of one network's rounds.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    sweep: Duration,
+    due: Instant,
+    retry: Duration,
+    gather: Duration,
+    last_event: Option<Instant>,
+}
+
+impl Pace {
+    /// Begins with a round that is due at once; later ones are without cause every `sweep`.
+    pub(crate) fn new(sweep: Duration, now: Instant) -> Self {
+        Self { sweep, due: now, retry: RETRY, gather: GATHER, last_event: None }
+    }
+
+    /// Returns when the next round is due though nothing was heard.
+    pub(crate) fn poll_timeout(&self) -> Instant {
+        self.due
+    }
+
+    /// Returns how long events are gathered, now that one came.
+    pub(crate) fn handle_event(&mut self, now: Instant) -> Duration {
+        if self.last_event.is_none_or(|last| now.duration_since(last) > CALM) {
+            self.gather = GATHER;
+        }
+        self.last_event = Some(now);
+
+        self.gather
+    }
+
+    /// Takes note of a round. `chance` is from 0 to 1.
+    pub(crate) fn handle_round(&mut self, cause: Cause, outcome: Outcome, chance: f64, now: Instant) {
+        if cause == Cause::Event {
+            self.gather = if outcome.did_something { GATHER } else { (self.gather * 2).min(MAX_GATHER) };
+        }
+        if cause == Cause::Desired || outcome.is_complete {
+            self.retry = RETRY;
+        }
+        if !outcome.is_complete {
+            self.due = now + self.retry;
+            self.retry = (self.retry * 2).min(MAX_RETRY);
+        } else if cause != Cause::Event || self.due <= now {
+            // What is looked at in turns takes as many sweeps; together they last as long as one.
+            let turns = u32::try_from(outcome.turns).unwrap_or(u32::MAX).max(1);
+            self.due = now + self.sweep.mul_f64(1.0 - JITTER / 2.0 + JITTER * chance) / turns;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DONE: Outcome = Outcome { is_complete: true, did_something: false, turns: 1 };
+
+    #[test]
+    fn what_the_kernel_refuses_is_tried_again_ever_more_seldom() {
+        let mut now = Instant::now();
+        let (start, mut pace, mut tries) = (now, Pace::new(SWEEP, now), 0);
+        while now < start + Duration::from_secs(60) {
+            pace.handle_round(Cause::Resync, Outcome { is_complete: false, ..DONE }, 0.5, now);
+            tries += 1;
+            now = pace.poll_timeout();
+        }
+
+        assert!((5..12).contains(&tries), "{tries} tries");
+        pace.handle_round(Cause::Desired, Outcome { is_complete: false, ..DONE }, 0.5, now);
+        assert_eq!(pace.poll_timeout() - now, RETRY, "something else may be possible at once");
+    }
+
+    #[test]
+    fn the_first_event_is_answered_at_once_and_a_stream_of_them_is_not() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(SWEEP, now);
+        assert_eq!(pace.handle_event(now), GATHER);
+        for _ in 0..10 {
+            pace.handle_round(Cause::Event, DONE, 0.5, now);
+            now += Duration::from_millis(50);
+            pace.handle_event(now);
+        }
+
+        assert_eq!(pace.handle_event(now), MAX_GATHER);
+        now += CALM * 2;
+        assert_eq!(pace.handle_event(now), GATHER);
+    }
+
+    #[test]
+    fn events_do_not_put_off_a_sweep() {
+        let start = Instant::now();
+        let mut pace = Pace::new(SWEEP, start);
+        pace.handle_round(Cause::Desired, DONE, 0.5, start);
+        let due = pace.poll_timeout();
+        pace.handle_event(start + Duration::from_secs(10));
+        pace.handle_round(Cause::Event, DONE, 0.5, start + Duration::from_secs(10));
+
+        assert_eq!(pace.poll_timeout(), due);
+    }
+}

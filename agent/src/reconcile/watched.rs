@@ -1,0 +1,81 @@
+//! A network's namespace with its sandboxes, and the changes in them that are heard of.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use overlay_core::EndpointId;
+
+use super::site::Site;
+use crate::kernel::namespace::Report;
+use crate::kernel::{
+    Changes, Events, Keeper, KernelError, NamespaceDesired, Netns, NetworkNamespace, Place, SandboxDesired,
+    Subscription,
+};
+
+/// A namespace whose changes are heard of, and the changes in the sandboxes that we look after.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    namespace: NetworkNamespace,
+    events: Option<Arc<Events>>,
+    changes: Arc<Changes>,
+    _own: Option<Subscription>,
+    sandboxes: BTreeMap<EndpointId, Subscription>,
+}
+
+impl Watched {
+    /// Hears of changes in the namespace from now on, where events can be heard.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub(crate) fn new(namespace: NetworkNamespace, events: Option<Arc<Events>>) -> Result<Self, KernelError> {
+        let changes = Arc::default();
+        let subscribe = |events: &Arc<Events>| events.subscribe(namespace.netns(), Place::Network, &changes);
+        let own = events.as_ref().map(subscribe).transpose()?;
+
+        Ok(Self { namespace, events, changes, _own: own, sandboxes: BTreeMap::new() })
+    }
+
+    /// Returns the namespace.
+    pub(crate) fn namespace(&self) -> &NetworkNamespace {
+        &self.namespace
+    }
+
+    /// Returns the changes that nobody has looked into yet.
+    pub(crate) fn changes(&self) -> Arc<Changes> {
+        Arc::clone(&self.changes)
+    }
+
+    /// Hears of changes in a sandbox. What becomes of an engine's container is the engine's affair.
+    fn watch(&mut self, endpoint: EndpointId, desired: &SandboxDesired) -> Result<(), KernelError> {
+        let Some(events) = &self.events else { return Ok(()) };
+        if desired.keeper != Keeper::Agent || self.sandboxes.contains_key(&endpoint) {
+            return Ok(());
+        }
+        // One that is gone is told by who attaches.
+        if let Ok(netns) = Netns::open(&desired.netns) {
+            let subscription = events.subscribe(&netns, Place::Sandbox(endpoint), &self.changes)?;
+            self.sandboxes.insert(endpoint, subscription);
+        }
+
+        Ok(())
+    }
+}
+
+impl Site for Watched {
+    async fn reconcile(&mut self, desired: &NamespaceDesired) -> Result<Report, KernelError> {
+        self.sandboxes.retain(|id, _| desired.endpoints.contains_key(id));
+        self.namespace.reconcile(desired).await
+    }
+
+    async fn attach(&mut self, endpoint: EndpointId, desired: &SandboxDesired) -> Result<Report, KernelError> {
+        // Before it is looked at: what changes meanwhile is heard.
+        self.watch(endpoint, desired)?;
+        let attached = self.namespace.attach(endpoint, desired).await;
+        if matches!(attached, Err(KernelError::SandboxGone { .. })) {
+            self.sandboxes.remove(&endpoint);
+        }
+
+        attached
+    }
+}
