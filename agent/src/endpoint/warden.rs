@@ -1,42 +1,228 @@
 //! Watches over what endpoints live in: one whose process or namespace is gone goes too.
+//!
+//! The kernel says when a process ends or a namespace is unmounted; what it does not say is found by a slow sweep.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Component, Path};
+use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::EndpointId;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
+use super::journal::Entries;
 use super::{lifecycle, sandbox};
+use crate::kernel::{Exits, MountEvents};
+use crate::reconcile::{EndpointState, NetworkReports};
 use crate::session::Session;
+use crate::state::{EndpointRecord, SandboxRecord};
 
-/// How often they are looked at. A look is one small file of `/proc` and one `stat` an endpoint.
+/// How often some are looked at though nothing was heard. A look is one small file of `/proc` and one `stat` an endpoint.
+const SWEEP: Duration = Duration::from_secs(15);
+/// How many are looked at then, turn by turn.
+const A_SWEEP: usize = 500;
+/// How often those are looked at whose end cannot be heard of.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Watches for as long as the session lasts.
 pub(crate) async fn run(session: &Session) {
+    let mut journal = session.journal.subscribe();
+    let mut membership = session.membership.subscribe();
+    let mut networks = session.networks.subscribe();
+    let mut watch = Watch::new();
+    let mut sweep = Instant::now();
     loop {
-        sleep(LOOK).await;
-        let mut lost: BTreeMap<&'static str, Vec<EndpointId>> = BTreeMap::new();
-        for (id, record) in session.journal.entries().iter() {
-            if let Some(why) = why_lost(session, record) {
-                lost.entry(why).or_default().push(*id);
-            }
+        let entries = Arc::clone(&journal.borrow_and_update());
+        let mut suspects = watch.follow(&entries);
+        suspects.append(&mut watch.heard);
+        suspects.extend(watch.deaf());
+        suspects.extend(gone(&networks.borrow_and_update()));
+        if Instant::now() >= sweep {
+            sweep = Instant::now() + SWEEP;
+            suspects.extend(watch.turn(&entries));
         }
-        for (why, ids) in lost {
-            if let Err(refusal) = lifecycle::remove(session, ids, why).await {
-                session.problems.raise("journal", refusal.code.as_str(), refusal);
-            }
+        let is_done = remove_lost(session, &entries, &suspects).await;
+        let again = if is_done && watch.deaf().next().is_none() { sweep } else { sweep.min(Instant::now() + LOOK) };
+        tokio::select! {
+            // The senders are the session's.
+            _ = journal.changed() => {}
+            _ = membership.changed() => {}
+            _ = networks.changed() => {}
+            () = watch.hears(&entries) => {}
+            () = sleep_until(again) => {}
+        }
+        if !is_done {
+            watch.heard.append(&mut suspects);
         }
     }
 }
 
-fn why_lost(session: &Session, record: &crate::state::EndpointRecord) -> Option<&'static str> {
-    let membership = session.membership.borrow();
-    let is_removed = membership.live && !membership.view.networks.contains_key(&record.endpoint.network);
-    // A network that Docker's containers are on comes back rather than that they lose it (`docker::sync`).
-    if is_removed && !record.sandbox.is_docker() {
-        return Some("its network was removed");
+/// Lists the endpoints whose sandbox was not found any more.
+fn gone(reports: &NetworkReports) -> impl Iterator<Item = EndpointId> {
+    let states = reports.values().flat_map(|report| &report.endpoints);
+
+    states.filter(|(_, state)| matches!(state, EndpointState::Gone(_))).map(|(id, _)| *id)
+}
+
+/// Removes those of the suspects that have lost what they lived in, and all whose network was removed; tells whether that
+/// could be written.
+async fn remove_lost(session: &Session, entries: &Entries, suspects: &BTreeSet<EndpointId>) -> bool {
+    let mut is_done = true;
+    let mut lost: BTreeMap<&'static str, Vec<EndpointId>> = BTreeMap::new();
+    for (id, record) in entries.iter() {
+        let why =
+            removed_network(session, record).or_else(|| suspects.contains(id).then(|| sandbox::lost(record)).flatten());
+        if let Some(why) = why {
+            lost.entry(why).or_default().push(*id);
+        }
+    }
+    for (why, ids) in lost {
+        if let Err(refusal) = lifecycle::remove(session, ids, why).await {
+            session.problems.raise("journal", refusal.code.as_str(), refusal);
+            is_done = false;
+        }
     }
 
-    sandbox::lost(record)
+    is_done
+}
+
+fn removed_network(session: &Session, record: &EndpointRecord) -> Option<&'static str> {
+    if record.sandbox.is_docker() {
+        // A network that Docker's containers are on comes back rather than that they lose it (`docker::sync`).
+        return None;
+    }
+    let membership = session.membership.borrow();
+    let is_gone = membership.live && !membership.view.networks.contains_key(&record.endpoint.network);
+
+    is_gone.then_some("its network was removed")
+}
+
+/// What is heard of, and what was.
+struct Watch {
+    exits: Option<Exits>,
+    mounts: Option<MountEvents>,
+    /// The endpoints that are watched, and whether their end can be heard of.
+    known: BTreeMap<EndpointId, bool>,
+    /// Those that may have ended.
+    heard: BTreeSet<EndpointId>,
+    /// Where the last turn stopped.
+    looked_at: Option<EndpointId>,
+}
+
+impl Watch {
+    fn new() -> Self {
+        let (exits, mounts) = (Exits::open().ok(), MountEvents::open().ok());
+
+        Self { exits, mounts, known: BTreeMap::new(), heard: BTreeSet::new(), looked_at: None }
+    }
+
+    /// Watches the endpoints of the journal; returns those that are new, which may have ended already.
+    fn follow(&mut self, entries: &Entries) -> BTreeSet<EndpointId> {
+        let gone: Vec<_> = self.known.keys().filter(|id| !entries.contains_key(id)).copied().collect();
+        for id in gone {
+            self.known.remove(&id);
+            if let Some(exits) = &mut self.exits {
+                exits.forget(id.as_u64());
+            }
+        }
+        let mut new = BTreeSet::new();
+        for (id, record) in entries.iter() {
+            if !self.known.contains_key(id) {
+                let is_heard = self.watch(*id, record).is_ok();
+                self.known.insert(*id, is_heard);
+                new.insert(*id);
+            }
+        }
+
+        new
+    }
+
+    /// Watches the processes whose end is that of the endpoint.
+    fn watch(&mut self, id: EndpointId, record: &EndpointRecord) -> io::Result<()> {
+        let host = match &record.sandbox {
+            SandboxRecord::Netns { path, .. } => process_of(path),
+            SandboxRecord::Host | SandboxRecord::Docker(_) => None,
+        };
+        for pid in record.owner.map(|owner| owner.pid).into_iter().chain(host) {
+            let exits = self.exits.as_mut().ok_or(io::ErrorKind::Unsupported)?;
+            exits.watch(id.as_u64(), pid)?;
+        }
+
+        Ok(())
+    }
+
+    /// Lists the endpoints whose end cannot be heard of, for want of descriptors.
+    fn deaf(&self) -> impl Iterator<Item = EndpointId> {
+        self.known.iter().filter(|(_, is_heard)| !**is_heard).map(|(id, _)| *id)
+    }
+
+    /// Lists the endpoints whose turn it is.
+    fn turn(&mut self, entries: &Entries) -> BTreeSet<EndpointId> {
+        let after = entries.keys().filter(|id| self.looked_at.is_none_or(|last| **id > last));
+        let turn: Vec<_> = after.take(A_SWEEP).copied().collect();
+        self.looked_at = turn.last().filter(|_| turn.len() == A_SWEEP).copied();
+
+        turn.into_iter().collect()
+    }
+
+    /// Waits until something is heard, and notes whom it concerns. Safe to cancel.
+    async fn hears(&mut self, entries: &Entries) {
+        let Self { exits, mounts, heard, known, .. } = self;
+        let ended = async {
+            match exits.as_mut() {
+                Some(exits) => exits.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let remounted = async {
+            match mounts.as_mut() {
+                Some(mounts) => mounts.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = ended => match ended {
+                Ok(keys) => heard.extend(entries.keys().filter(|id| keys.contains(&id.as_u64())).copied()),
+                Err(_) => {
+                    *exits = None;
+                    known.values_mut().for_each(|is_heard| *is_heard = false);
+                }
+            },
+            remounted = remounted => match remounted {
+                Ok(()) => heard.extend(entries.iter().filter(|(_, record)| is_mounted(record)).map(|(id, _)| *id)),
+                Err(_) => *mounts = None,
+            },
+        }
+    }
+}
+
+/// Whether the endpoint's namespace is at a path that something is mounted on.
+fn is_mounted(record: &EndpointRecord) -> bool {
+    match &record.sandbox {
+        SandboxRecord::Netns { path, .. } => process_of(path).is_none(),
+        SandboxRecord::Host | SandboxRecord::Docker(_) => false,
+    }
+}
+
+/// Finds the process in a path such as `/proc/PID/ns/net`.
+fn process_of(path: &Path) -> Option<u32> {
+    let mut parts = path.strip_prefix("/proc").ok()?.components();
+
+    match parts.next()? {
+        Component::Normal(number) => number.to_str()?.parse().ok(),
+        Component::Prefix(_) | Component::RootDir | Component::CurDir | Component::ParentDir => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_below_proc_names_its_process() {
+        assert_eq!(process_of(Path::new("/proc/42/ns/net")), Some(42));
+        assert_eq!(process_of(Path::new("/proc/self/ns/net")), None);
+        assert_eq!(process_of(Path::new("/run/netns/42")), None);
+    }
 }

@@ -13,6 +13,7 @@
 pub mod desired;
 mod entrance;
 pub mod error;
+mod exits;
 #[cfg(test)]
 mod fake;
 mod gso;
@@ -39,6 +40,7 @@ pub mod tun;
 
 pub use desired::{NamespaceDesired, TunDesired, VethDesired};
 pub use error::KernelError;
+pub use exits::Exits;
 pub use mounts::MountEvents;
 pub use namespace::{NetworkNamespace, Report};
 pub use netlink::{Changes, Events, Place, Subscription};
