@@ -1,6 +1,7 @@
 //! Tells control how this node is reached and which prefixes its host uses, on every connection and as soon as it changes.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -11,14 +12,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::link;
 use crate::endpoint::sandbox::kernel;
 use crate::kernel::host::HostNetwork;
-use crate::kernel::{Events, Netns};
-use crate::problem::explain;
+use crate::kernel::{Changes, Netns, Place, Subscription};
 use crate::session::Session;
 use crate::state::SandboxRecord;
 
 /// How often the host's network is looked at though the kernel told of no change.
 const SWEEP: Duration = Duration::from_secs(30);
-/// How often where the kernel tells nothing.
+/// How often where the kernel tells nothing, or control could not be told.
 const BLIND: Duration = Duration::from_secs(3);
 /// How long a change may take to be whole: a bridge is there before its address is.
 const SETTLE: Duration = Duration::from_millis(10);
@@ -32,10 +32,15 @@ pub(crate) async fn run(session: &Session) {
     let mut connection = session.link.subscribe();
     let mut differences = session.differences.subscribe();
     let mut told: Option<v1::AnnounceRequest> = None;
-    let mut changes = Changes::open().await;
+    let changes = Arc::<Changes>::default();
+    let heard = listen(session, &changes).await;
+    let sweep = if heard.is_some() { SWEEP } else { BLIND };
     loop {
-        changes.looked = Instant::now();
-        match gather(session).await {
+        // What changes from here on is heard.
+        changes.take();
+        let looked = Instant::now();
+        let gathered = gather(session).await;
+        match gathered.clone() {
             Ok(wanted) if told.as_ref() != Some(&wanted) && session.link.is_connected() => {
                 match announce(session, wanted.clone()).await {
                     Ok(()) => {
@@ -49,9 +54,10 @@ pub(crate) async fn run(session: &Session) {
             Ok(_) => {}
             Err(refusal) => session.problems.raise("announce", refusal.code.as_str(), &refusal),
         }
+        let is_told = gathered.is_ok_and(|wanted| told == Some(wanted));
         tokio::select! {
-            () = sleep(changes.sweep()) => {}
-            () = changes.next() => {}
+            () = sleep(if is_told { sweep } else { BLIND }) => {}
+            () = changes.changed() => sleep_until((looked + PACE).max(Instant::now() + SETTLE)).await,
             // The sender is the session's.
             _ = differences.changed() => {}
             () = connection.changed() => told = None,
@@ -59,40 +65,11 @@ pub(crate) async fn run(session: &Session) {
     }
 }
 
-/// What the kernel tells of the host's own network.
-struct Changes {
-    events: Option<Events>,
-    looked: Instant,
-}
+/// Hears of changes of the host's network.
+async fn listen(session: &Session, changes: &Arc<Changes>) -> Option<Subscription> {
+    let events = session.events().await?;
 
-impl Changes {
-    async fn open() -> Self {
-        let opened = match Netns::host() {
-            Ok(host) => Events::open(&host).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = &opened {
-            tracing::warn!(error = %explain(error), "Changes of the host's network are heard of late");
-        }
-
-        Self { events: opened.ok(), looked: Instant::now() }
-    }
-
-    fn sweep(&self) -> Duration {
-        if self.events.is_some() { SWEEP } else { BLIND }
-    }
-
-    /// Waits for a change, and until it is worth a look. Safe to cancel: who does looks anyway.
-    async fn next(&mut self) {
-        let Some(events) = &mut self.events else { return std::future::pending().await };
-        match events.changed().await {
-            Ok(()) => sleep_until((self.looked + PACE).max(Instant::now() + SETTLE)).await,
-            Err(error) => {
-                tracing::warn!(%error, "Changes of the host's network are heard of late");
-                self.events = None;
-            }
-        }
-    }
+    events.subscribe(&Netns::host().ok()?, Place::Network, changes).ok()
 }
 
 async fn announce(session: &Session, request: v1::AnnounceRequest) -> Result<(), Refusal> {

@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use overlay_core::ipam::Pool;
-use overlay_core::{Member, Network, NetworkId, View};
+use overlay_core::{Member, Network, NetworkId, PublicKey, View};
 use overlay_proto::{Code, Refusal, v1};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::keyring::public_keys;
 use super::link;
@@ -16,8 +16,10 @@ use crate::session::Session;
 
 /// How long a membership outlives its last endpoint: a container that restarts finds its network as it was.
 const LINGER: Duration = Duration::from_secs(60);
-/// How often unused memberships and scarce addresses are looked for.
+/// How often unused memberships and scarce addresses are looked for while something changes, and what failed is tried again.
 const LOOK: Duration = Duration::from_secs(2);
+/// The same though nothing changed.
+const SWEEP: Duration = Duration::from_secs(30);
 /// How often more addresses are asked for: a network that has none left is not asked all the time.
 const GROWTH: Duration = Duration::from_secs(30);
 /// How long the membership may take to arrive once control granted it.
@@ -55,31 +57,53 @@ pub(crate) async fn enter(session: &Session, network: NetworkId, blocks: usize) 
 pub(crate) async fn run(session: &Session) {
     let mut empty_since: BTreeMap<NetworkId, Instant> = BTreeMap::new();
     let mut grown: BTreeMap<NetworkId, Instant> = BTreeMap::new();
+    let mut keyed: BTreeMap<NetworkId, Vec<PublicKey>> = BTreeMap::new();
+    let mut journal = session.journal.subscribe();
+    let mut memberships = session.membership.subscribe();
     loop {
         sleep(LOOK).await;
-        let membership = session.membership.borrow().clone();
-        if !membership.live || !session.link.is_connected() {
-            continue;
+        journal.mark_unchanged();
+        let membership = memberships.borrow_and_update().clone();
+        if membership.live && session.link.is_connected() {
+            renew_keys(session, &membership.view, &mut keyed).await;
+            grow(session, &membership.view, &mut grown).await;
+            leave_unused(session, &membership.view, &mut empty_since).await;
         }
-        renew_keys(session, &membership.view).await;
-        grow(session, &membership.view, &mut grown).await;
-        let used = session.journal.networks();
-        let member_of: BTreeSet<_> = membership.view.memberships_of(session.node).map(|m| m.network).collect();
-        empty_since.retain(|network, _| member_of.contains(network) && !used.contains(network));
-        for network in member_of.difference(&used) {
-            let since = empty_since.entry(*network).or_insert_with(Instant::now);
-            if since.elapsed() >= LINGER {
-                exit(session, *network).await;
-            }
+        let unused = empty_since.values().min().map(|since| *since + LINGER);
+        let sweep = Instant::now() + SWEEP;
+        tokio::select! {
+            _ = journal.changed() => {}
+            _ = memberships.changed() => {}
+            () = sleep_until(unused.map_or(sweep, |unused| unused.min(sweep))) => {}
         }
     }
 }
 
-/// The number of lanes may have changed since the membership was made.
-async fn renew_keys(session: &Session, view: &View) {
+/// Leaves the networks that have had no endpoint here for long.
+async fn leave_unused(session: &Session, view: &View, empty_since: &mut BTreeMap<NetworkId, Instant>) {
+    let used = session.journal.networks();
+    let member_of: BTreeSet<_> = view.memberships_of(session.node).map(|m| m.network).collect();
+    empty_since.retain(|network, _| member_of.contains(network) && !used.contains(network));
+    for network in member_of.difference(&used) {
+        let since = empty_since.entry(*network).or_insert_with(Instant::now);
+        if since.elapsed() >= LINGER {
+            exit(session, *network).await;
+        }
+    }
+}
+
+/// The number of lanes may have changed since the membership was made. To tell costs more than anything else here, so each
+/// membership is looked at once.
+async fn renew_keys(session: &Session, view: &View, keyed: &mut BTreeMap<NetworkId, Vec<PublicKey>>) {
+    keyed.retain(|network, _| view.member(*network, session.node).is_some());
     for member in view.memberships_of(session.node) {
+        if keyed.get(&member.network) == Some(&member.lane_keys) {
+            continue;
+        }
         let ours = session.keyring.find(member.network).map(|keys| public_keys(&keys));
-        if ours.as_ref() != Some(&member.lane_keys) {
+        if ours.as_ref() == Some(&member.lane_keys) {
+            keyed.insert(member.network, member.lane_keys.clone());
+        } else {
             note(session, member.network, enter(session, member.network, 1).await);
         }
     }
