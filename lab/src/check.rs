@@ -7,6 +7,7 @@ mod firewall;
 mod flood;
 mod foreign;
 mod forgery;
+mod idle;
 mod isolation;
 mod loss;
 mod memory;
@@ -44,7 +45,7 @@ pub struct Check {
 }
 
 /// All checks.
-pub const CHECKS: [Check; 27] = [
+pub const CHECKS: [Check; 28] = [
     Check { name: "offline", what: "the data path needs no control", rounds: 1, run: offline::run },
     Check { name: "restart", what: "agents may be killed at any moment", rounds: 100, run: restart::run },
     Check { name: "control", what: "what control acknowledged survives kill -9", rounds: 20, run: control::run },
@@ -54,6 +55,7 @@ pub const CHECKS: [Check; 27] = [
     Check { name: "forgery", what: "nobody speaks with another's address", rounds: 4, run: forgery::run },
     Check { name: "flood", what: "a flood of handshakes stops nobody", rounds: 100, run: flood::run },
     Check { name: "memory", what: "a thousand peers cost next to nothing", rounds: 50, run: memory::run },
+    Check { name: "idle", what: "idle networks cost next to nothing", rounds: 200, run: idle::run },
     Check { name: "loss", what: "what an underlay loses harms nothing else", rounds: 3, run: loss::run },
     Check { name: "mtu", what: "no path is too narrow, whatever routers say", rounds: 4, run: mtu::run },
     Check { name: "speed", what: "twice as fast as other userspace WireGuards", rounds: 5, run: speed::run },

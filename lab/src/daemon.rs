@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::{HostCommand, Running};
 use crate::host::Host;
+use crate::tool::usage::{as_f64, cpu_ticks};
 use crate::wait::wait_until;
 
 /// How long a killed process may take to disappear.
@@ -74,6 +75,19 @@ impl Daemon {
         let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
 
         line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).with_context(|| format!("no {field}"))
+    }
+
+    /// How long processors have worked for it so far, in hundredths of a second.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let stat = self.host.try_command("cat")?.arg(format!("/proc/{}/stat", self.pid)).run()?.stdout;
+        let ticks = cpu_ticks(&stat).context("an unknown form of /proc/PID/stat")?;
+        let a_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock")?;
+
+        Ok(Duration::from_secs_f64(ticks / as_f64(a_second)))
     }
 
     /// Kills it with SIGKILL and waits until it is gone.

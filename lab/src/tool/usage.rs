@@ -38,7 +38,7 @@ pub(crate) fn print(name: &str) -> Result<()> {
 }
 
 /// Ticks in user and kernel mode: fields 14 and 15, counted from the end of the name, which may hold spaces.
-fn cpu_ticks(stat: &str) -> Option<f64> {
+pub(crate) fn cpu_ticks(stat: &str) -> Option<f64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let (user, kernel): (f64, f64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
 
@@ -50,7 +50,7 @@ fn resident_kib(status: &str) -> Option<f64> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a hundred or a thousand")]
-fn as_f64(ticks: i64) -> f64 {
+pub(crate) fn as_f64(ticks: i64) -> f64 {
     ticks as f64
 }
 

@@ -64,6 +64,11 @@ fn a_thousand_peers_cost_next_to_nothing() {
 }
 
 #[test]
+fn idle_networks_cost_next_to_nothing() {
+    check("idle", 20);
+}
+
+#[test]
 fn what_an_underlay_loses_harms_nothing_else() {
     check("loss", 1);
 }

@@ -1,0 +1,180 @@
+//! Networks that nobody speaks on: what they cost an agent in processor time and memory, and how soon many of them start.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::{Notes, PATIENCE};
+use crate::cluster::Cluster;
+use crate::command::Running;
+use crate::daemon::Daemon;
+use crate::process::rest;
+use crate::wait::wait_until;
+
+/// Numbers of networks that are looked at on the way to the one that was asked for.
+const STEPS: [u32; 3] = [20, 60, 100];
+/// Two hosts, each with one container on every network.
+const HOSTS: usize = 2;
+/// How long all containers of 200 networks may take to start.
+const START: Duration = Duration::from_secs(60);
+/// What is still to be done after the last start is over by then, and how long the agents are watched; longer where figures
+/// are what is asked for.
+const SHORT: Watch = Watch { settle: Duration::from_secs(2), watch: Duration::from_secs(4) };
+const LONG: Watch = Watch { settle: Duration::from_secs(8), watch: Duration::from_secs(10) };
+/// Percent of a core for an agent without networks, and for each network in use.
+const BASE: f64 = 0.1;
+const PER_NETWORK: f64 = 0.02;
+/// The same for builds that are not optimized.
+const DEBUG: f64 = 5.0;
+/// KiB a network. Only release builds are held to it.
+const MEMORY: u64 = 256;
+/// Networks to tell memory by: with fewer, what the agent takes anyway hides it.
+const MANY: u32 = 60;
+
+/// How agents are watched.
+#[derive(Clone, Copy)]
+struct Watch {
+    settle: Duration,
+    watch: Duration,
+}
+
+/// Containers that idle.
+#[derive(Default)]
+struct Crowd {
+    containers: Vec<Running>,
+    networks: u32,
+}
+
+/// What one agent costs.
+#[derive(Clone, Copy)]
+struct Cost {
+    /// Percent of a core.
+    cpu: f64,
+    /// KiB.
+    memory: u64,
+}
+
+pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
+    let cluster = Cluster::new(HOSTS)?;
+    let agents = [cluster.agent(0)?, cluster.agent(1)?];
+    let watch = if rounds < MANY { SHORT } else { LONG };
+    let empty = watch.measure(&agents)?;
+    notes.say(&row(0, None, &empty, &empty));
+    let mut crowd = Crowd::default();
+    let mut misses = Vec::new();
+    for networks in STEPS.into_iter().filter(|step| *step < rounds).chain([rounds]) {
+        let took = crowd.grow(&cluster, networks)?;
+        let costs = watch.measure(&agents)?;
+        notes.say(&row(networks, Some(took), &empty, &costs));
+        misses.extend(judge(networks, &empty, &costs));
+        if took > START {
+            misses.push(format!("the containers of {networks} networks took {:.1} s to start", took.as_secs_f64()));
+        }
+    }
+
+    crowd.end(&cluster)?;
+    let costs = watch.measure(&agents)?;
+    notes.say(&format!("without containers: {}", row(rounds, None, &empty, &costs)));
+    let bar = allowance(2.0 * BASE);
+    misses.extend(
+        costs.iter().filter(|cost| cost.cpu > bar).map(|cost| format!("without containers: {:.2} %", cost.cpu)),
+    );
+    ensure!(misses.is_empty(), "{}", misses.join("; "));
+
+    cluster.finish()
+}
+
+impl Crowd {
+    /// Brings the networks to so many, each with a container on every host; all are started at once.
+    fn grow(&mut self, cluster: &Cluster, networks: u32) -> Result<Duration> {
+        for network in self.networks..networks {
+            cluster.ctl(0, &["network", "create", &format!("n{network}")])?;
+        }
+        let start = Instant::now();
+        let mut started = Vec::new();
+        for network in self.networks..networks {
+            for host in 0..HOSTS {
+                let words = ["run", "--network", &format!("n{network}"), "--name", &format!("c{host}"), "--"];
+                let command = cluster.host(host).try_command("overlayctl")?.args(words);
+                started.push(command.args(["sh", "-c", "echo up; exec sleep infinity"]).spawn()?);
+            }
+        }
+        let mut failed = Vec::new();
+        wait_until(START + PATIENCE, "all containers run or failed", || {
+            started.iter_mut().all(|container| container.stdout().contains("up") || !container.is_running())
+        })?;
+        let took = start.elapsed();
+        failed.extend(started.iter_mut().filter(|c| !c.stdout().contains("up")).map(|c| c.stderr()));
+        ensure!(failed.is_empty(), "{} of {} starts failed: {}", failed.len(), started.len(), failed[0]);
+        self.containers.append(&mut started);
+        self.networks = networks;
+
+        Ok(took)
+    }
+
+    /// Ends all containers, and waits until they are listed no longer.
+    fn end(self, cluster: &Cluster) -> Result<()> {
+        for container in &self.containers {
+            container.signal(Signal::SIGTERM)?;
+        }
+        drop(self.containers);
+        wait_until(PATIENCE, "no container is listed", || cluster.endpoint_names(0).is_ok_and(|names| names.is_empty()))
+            .map(drop)
+    }
+}
+
+impl Watch {
+    /// Watches what the agents do on their own.
+    fn measure(self, agents: &[Daemon; HOSTS]) -> Result<[Cost; HOSTS]> {
+        rest(self.settle);
+        let before = [agents[0].processor_time()?, agents[1].processor_time()?];
+        let start = Instant::now();
+        rest(self.watch);
+        let took = start.elapsed().as_secs_f64();
+        let cost = |host: usize| {
+            let spent = agents[host].processor_time()?.saturating_sub(before[host]).as_secs_f64();
+            Ok::<_, anyhow::Error>(Cost { cpu: spent * 100.0 / took, memory: agents[host].memory("VmRSS")? })
+        };
+
+        Ok([cost(0)?, cost(1)?])
+    }
+}
+
+/// Says what costs more than it may.
+fn judge(networks: u32, empty: &[Cost; HOSTS], costs: &[Cost; HOSTS]) -> Vec<String> {
+    let mut misses = Vec::new();
+    for (empty, cost) in empty.iter().zip(costs) {
+        let bar = allowance(BASE + PER_NETWORK * f64::from(networks));
+        if cost.cpu > bar {
+            misses.push(format!("{networks} idle networks cost {:.2} % of a core, more than {bar:.2}", cost.cpu));
+        }
+        let each = each(networks, *empty, *cost);
+        if !cfg!(debug_assertions) && networks >= MANY && each > MEMORY {
+            misses.push(format!("each of {networks} networks takes {each} KiB, more than {MEMORY}"));
+        }
+    }
+
+    misses
+}
+
+/// Raises a bar where the programs are not those that people run.
+fn allowance(percent: f64) -> f64 {
+    if cfg!(debug_assertions) { percent * DEBUG } else { percent }
+}
+
+/// KiB a network.
+fn each(networks: u32, empty: Cost, cost: Cost) -> u64 {
+    cost.memory.saturating_sub(empty.memory) / u64::from(networks.max(1))
+}
+
+fn row(networks: u32, took: Option<Duration>, empty: &[Cost; HOSTS], costs: &[Cost; HOSTS]) -> String {
+    let start = took.map(|took| format!(", started in {:.1} s", took.as_secs_f64())).unwrap_or_default();
+    let figures = |host: usize| {
+        let cost = costs[host];
+        let (mib, each) = (cost.memory / 1024, each(networks, empty[host], cost));
+        format!("{:.2} % of a core, {mib} MiB ({each} KiB a network)", cost.cpu)
+    };
+
+    format!("{networks} networks{start}: {} and {}", figures(0), figures(1))
+}
