@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::{listing, ping, status};
+use super::{events, listing, ping, status};
 use crate::endpoint::lifecycle;
 use crate::endpoint::request::Wanted;
 use crate::membership::join::Wishes;
@@ -69,6 +69,7 @@ impl Service {
 #[tonic::async_trait]
 impl Agent for Service {
     type PingStream = ReceiverStream<Result<v1::PingResponse, Status>>;
+    type EventsStream = ReceiverStream<Result<v1::Event, Status>>;
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         Ok(Response::new(status::status(&self.desk).await))
@@ -107,6 +108,28 @@ impl Agent for Service {
 
     async fn ping(&self, request: Request<v1::PingRequest>) -> Result<Response<Self::PingStream>, Status> {
         Ok(Response::new(ping::ping(self.desk.session()?, &request.into_inner()).await?))
+    }
+
+    async fn version(&self, _: Request<v1::VersionRequest>) -> Result<Response<v1::AgentVersionResponse>, Status> {
+        let ask = |mut client: ControlClient<Channel>| async move { client.version(v1::VersionRequest {}).await };
+        let asked = match self.desk.session() {
+            Ok(session) => match session.link.reach(link::LISTING_PATIENCE).await {
+                Ok(client) => link::call(ask(client)).await,
+                Err(away) => Err(away),
+            },
+            Err(unjoined) => Err(unjoined),
+        };
+        let (control, control_reason) = match asked {
+            Ok(response) => (response.version, String::new()),
+            Err(refusal) => (String::new(), refusal.message),
+        };
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+
+        Ok(Response::new(v1::AgentVersionResponse { version, control, control_reason }))
+    }
+
+    async fn events(&self, _: Request<v1::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        Ok(Response::new(events::follow(Arc::clone(&self.desk))?))
     }
 
     async fn create_network(

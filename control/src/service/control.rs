@@ -154,6 +154,12 @@ impl Control for Service {
         Ok(Response::new(revised))
     }
 
+    async fn version(&self, request: Request<v1::VersionRequest>) -> Answer<v1::VersionResponse> {
+        self.caller(&request)?;
+
+        Ok(Response::new(v1::VersionResponse { version: env!("CARGO_PKG_VERSION").to_owned() }))
+    }
+
     async fn list_networks(&self, request: Request<v1::ListNetworksRequest>) -> Answer<v1::ListNetworksResponse> {
         let node = self.caller(&request)?;
         let networks = self.hub.look(|state| listing::networks(state, node))?;
