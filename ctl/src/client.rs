@@ -55,6 +55,7 @@ calls! {
     create_token: CreateTokenRequest => CreateTokenResponse within DEADLINE;
     list_tokens: ListTokensRequest => ListTokensResponse within DEADLINE;
     revoke_token: RevokeTokenRequest => Revised within DEADLINE;
+    version: VersionRequest => AgentVersionResponse within DEADLINE;
 }
 
 impl Agent {
@@ -68,6 +69,17 @@ impl Agent {
     /// Begins a ping; answers come one by one.
     pub(crate) async fn ping(&mut self, request: v1::PingRequest) -> Result<Streaming<v1::PingResponse>, Refusal> {
         match timeout(DEADLINE, self.client.ping(Request::new(request))).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(refusal(status)),
+            Err(_) => Err(silent(DEADLINE)),
+        }
+    }
+}
+
+impl Agent {
+    /// Begins to hear of changes.
+    pub(crate) async fn events(&mut self) -> Result<Streaming<v1::Event>, Refusal> {
+        match timeout(DEADLINE, self.client.events(Request::new(v1::EventsRequest {}))).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(refusal(status)),
             Err(_) => Err(silent(DEADLINE)),

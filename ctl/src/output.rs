@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 pub(crate) use form::{Form, FormArgs, ListArgs, ShowArgs, wants_json};
-pub(crate) use table::{Cell, Column, HIDDEN, table};
+pub(crate) use table::{Cell, Column, HIDDEN, table, wrapped};
 pub(crate) use template::Template;
 
 use crate::failure::{Failure, Outcome, storage};

@@ -17,7 +17,7 @@ pub(crate) use token::{TokenView, Tokens};
 use overlay_proto::v1;
 use serde::Serialize;
 
-use crate::output::{Column, Page, Report, table};
+use crate::output::{Cell, Column, Page, Report, table};
 
 /// What a removal did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -36,7 +36,7 @@ impl Report for Removed {
 }
 
 /// Writes two columns of words, without a heading.
-fn pairs(page: Page, rows: &[(&str, String)]) -> String {
+fn pairs<T: Clone + Into<Cell>>(page: Page, rows: &[(&str, T)]) -> String {
     let cells: Vec<_> = rows.iter().map(|(key, value)| vec![(*key).into(), value.clone().into()]).collect();
     let text = table(page, &[Column::left(""), Column::prose("")], &cells);
 

@@ -73,9 +73,27 @@ fn exit_codes_are_passed_on() {
     assert_eq!(run(&["sh", "-c", "kill -9 $$"]).code, 137);
     let missing = run(&["/no/such/program"]);
     assert_eq!(missing.code, 127);
-    assert!(missing.stderr.starts_with("overlayctl: /no/such/program: "), "{missing:?}");
+    assert!(missing.stderr.contains("\noverlayctl: /no/such/program: "), "{missing:?}");
     assert_eq!(run(&["/etc/passwd"]).code, 126);
     assert_eq!(agent.script().asked.iter().filter(|what| what.starts_with("detach")).count(), 4);
+}
+
+#[test]
+fn its_name_and_address_are_told_beside_its_output() {
+    if skipped() {
+        return;
+    }
+    let agent = FakeAgent::start();
+    let run = |flags: &[&str]| agent.run(&[flags, &["run", "--network", "front,back", "--", "echo", "ran"]].concat());
+
+    let (text, quiet, json) = (run(&[]), run(&["-q"]), run(&["--json"]));
+
+    assert_eq!(text.stderr, "overlayctl: made-up is on front: 10.64.0.2\noverlayctl: made-up is on back: 10.64.0.2");
+    assert_eq!((quiet.stderr.as_str(), quiet.stdout.as_str()), ("", "ran"));
+    let told: serde_json::Value = serde_json::from_str(&json.stderr).expect("a line of JSON");
+    assert_eq!((&told["name"], &told["endpoints"][1]["network"]), (&"made-up".into(), &"back".into()));
+    assert_eq!(told["endpoints"][0]["addresses"], serde_json::json!(["10.64.0.2"]));
+    assert_eq!([text.stdout, json.stdout], ["ran", "ran"]);
 }
 
 #[test]

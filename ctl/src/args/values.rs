@@ -63,6 +63,13 @@ fn host_bits(truncated: IpNet) -> String {
     format!("a prefix ends in zeros; for the one that holds this address write {truncated}")
 }
 
+/// A whole number within bounds.
+pub(crate) fn number(text: &str, least: u32, most: u32) -> Result<u32, String> {
+    let wrong = || format!("write a whole number from {least} to {most}, such as {}", 4.clamp(least, most));
+
+    text.parse().ok().filter(|number| (least..=most).contains(number)).ok_or_else(wrong)
+}
+
 /// A label: `k=v`; the value may be empty.
 pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -108,6 +115,8 @@ mod tests {
             wrong(subnet("x")),
             wrong(subnet4("x")),
             wrong(label("rack")),
+            wrong(number("many", 1, 9)),
+            wrong(number("0", 1, 9)),
         ];
 
         assert!(answers.iter().all(|answer| answer.contains("such as")), "{answers:?}");

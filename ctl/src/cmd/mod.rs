@@ -1,12 +1,16 @@
 //! One file for each command.
 
 pub(crate) mod attach;
+pub(crate) mod completions;
 pub(crate) mod detach;
 mod each;
 pub(crate) mod endpoint;
+pub(crate) mod events;
 pub(crate) mod init;
 pub(crate) mod join;
 pub(crate) mod leave;
+pub(crate) mod logs;
+pub(crate) mod man;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod peers;
@@ -14,7 +18,9 @@ pub(crate) mod ping;
 pub(crate) mod run;
 pub(crate) mod start;
 pub(crate) mod status;
+pub(crate) mod stop;
 pub(crate) mod token;
+pub(crate) mod version;
 mod watch;
 
 use std::path::PathBuf;
@@ -69,6 +75,7 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> Outcome {
         Command::Init(init) => init.run(context).await,
         Command::Join(join) => join.run(context).await,
         Command::Start(start) => start.run(context).await,
+        Command::Stop(stop) => stop.run(context).await,
         Command::Leave(leave) => leave.run(context).await,
         Command::Token(token) => token.run(context).await,
         Command::Node(node) => node.run(context).await,
@@ -81,6 +88,11 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> Outcome {
         Command::Status(status) => status.run(context).await,
         Command::Peers(peers) => peers.run(context).await,
         Command::Ping(ping) => ping.run(context).await,
+        Command::Events(events) => events.run(context).await,
+        Command::Logs(logs) => logs.run(context).await,
+        Command::Version(version) => version.run(context).await,
+        Command::Completions(completions) => completions.run(context),
+        Command::Man(man) => man.run(),
     }
 }
 

@@ -7,6 +7,7 @@ use overlay_proto::v1;
 use serde::Serialize;
 
 use super::Context;
+use crate::args::values::number;
 use crate::client::refusal;
 use crate::failure::{Failure, Outcome, storage};
 use crate::output::{Page, Report};
@@ -26,16 +27,16 @@ pub(crate) struct Ping {
     /// An endpoint's name, NAME.NETWORK, a node's name, or an address
     name: String,
     /// How many probes
-    #[arg(long, short, default_value = "4", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, short, default_value = "4", value_parser = |text: &str| number(text, 1, 1_000_000))]
     count: u32,
     /// Only there; without it, wherever the name is found
     #[arg(long)]
     network: Option<String>,
     /// Milliseconds between probes
-    #[arg(long, default_value = "1000", value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=3_600_000))]
+    #[arg(long, default_value = "1000", value_name = "MS", value_parser = |text: &str| number(text, 1, 3_600_000))]
     interval: u32,
     /// Milliseconds that an answer may take
-    #[arg(long, default_value = "1000", value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=3_600_000))]
+    #[arg(long, default_value = "1000", value_name = "MS", value_parser = |text: &str| number(text, 1, 3_600_000))]
     timeout: u32,
 }
 

@@ -6,16 +6,20 @@ use std::fs;
 use clap::Args;
 use overlay_core::Name;
 use overlay_proto::{Code, Refusal, v1};
+use serde_json::json;
 
 use super::Context;
 use crate::args::Identity;
 use crate::client::Agent;
 use crate::failure::{Failure, Outcome};
+use crate::output::{Output, list};
 use crate::sandbox::{self, Files, Sandbox};
+use crate::view::EndpointView;
 
 const EXAMPLE: &str = "\
 The command sees the overlay and nothing else of the network: its own interfaces, host name and resolver. Files, \
-users and processes are the host's. It ends when overlayctl ends; its exit code is passed on.
+users and processes are the host's. It ends when overlayctl ends; its exit code is passed on. Its name and addresses \
+are told on standard error, unless --quiet.
 
 Examples:
   overlayctl run --network my-network --name service2 -- python3 -m http.server 8080
@@ -43,6 +47,9 @@ impl Run {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         if self.identity.ip.is_some() && self.networks.len() > 1 {
             return Err(Failure::Usage("--ip goes with one --network: say which one has the address".to_owned()));
+        }
+        if let Some(twice) = twice(&self.networks) {
+            return Err(Failure::Usage(format!("--network names {twice} twice: a command is on a network once")));
         }
         let mut agent = context.agent().await?;
         let sandbox = Sandbox::enter()?;
@@ -75,11 +82,13 @@ impl Run {
             context.output.warn(format_args!("overlayctl: {warning}"));
         }
 
+        tell(attached, &context.output);
+
         match sandbox::run(&self.command) {
             Ok(0) => Ok(()),
             Ok(code) => Err(Failure::Exit(code)),
             Err((code, refusal)) => {
-                context.output.warn(format_args!("overlayctl: {refusal} [{}]", refusal.code));
+                context.output.refuse(&refusal);
                 Err(Failure::Exit(code))
             }
         }
@@ -100,6 +109,36 @@ impl Run {
             netns: netns.to_owned(),
             owner_pid: std::process::id(),
         })
+    }
+}
+
+fn twice(networks: &[Name]) -> Option<&Name> {
+    networks.iter().enumerate().find(|(i, network)| networks[..*i].contains(network)).map(|(_, network)| network)
+}
+
+/// Says, beside what the command writes, how it is known and reached.
+fn tell(attached: &[v1::AttachResponse], output: &Output) {
+    if output.is_quiet() {
+        return;
+    }
+    let of = |response: &v1::AttachResponse| {
+        let endpoint = response.endpoint.clone()?;
+        Some(EndpointView::new(endpoint, response.network_name.clone(), String::new()))
+    };
+    let endpoints: Vec<_> = attached.iter().filter_map(of).collect();
+    if output.is_json() {
+        let endpoint = |e: &EndpointView| json!({ "id": e.id, "network": e.network, "addresses": e.addresses });
+        let name = endpoints.first().map(|endpoint| endpoint.name.as_str());
+        output.note(json!({ "name": name, "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>() }));
+        return;
+    }
+    for endpoint in endpoints {
+        output.note(format_args!(
+            "overlayctl: {} is on {}: {}",
+            endpoint.name,
+            endpoint.network,
+            list(&endpoint.addresses)
+        ));
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Context;
 use crate::args::RoleArg;
-use crate::args::values::label;
+use crate::args::values::{label, number};
 use crate::failure::Outcome;
 use crate::output::{ListArgs, Page, Report, labels};
 use crate::time;
@@ -61,7 +61,7 @@ struct Create {
     #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = time::parse)]
     ttl: Duration,
     /// How many hosts it admits
-    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value = "1", value_parser = |text: &str| number(text, 1, 1_000_000))]
     uses: u32,
     /// What those hosts may ask of control
     #[arg(long, value_enum, default_value = "node")]

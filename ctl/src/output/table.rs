@@ -1,7 +1,9 @@
 //! Tables: columns without borders that fit the terminal by leaving columns out, never by cutting an address in two.
 //!
-//! On a terminal that is too narrow, in this order: lists are shortened to `a, b, +3`, columns are left out in the order
-//! that they state, names are shortened. Output that is no terminal, and `-o wide`, gets everything on one line per row.
+//! On a terminal that is too narrow, in this order: lists are shortened to `a, b, +3`, very long names are shortened, columns
+//! are left out in the order that they state, and names are shortened further. Output that is no terminal, and `-o wide`, gets everything on one line per row.
+
+use std::collections::BTreeMap;
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
@@ -11,6 +13,8 @@ use super::Page;
 const GAP: usize = 2;
 /// How wide a list is where everything does not fit.
 const SHORT_LIST: usize = 24;
+/// Names are not shortened below this while there is something to leave out.
+const LONG_NAME: usize = 24;
 /// Names are not shortened below this.
 const SHORT_NAME: usize = 12;
 /// Prose is not squeezed below this.
@@ -87,6 +91,19 @@ impl Cell {
         Self::List(words.into_iter().map(|word| word.to_string()).collect())
     }
 
+    /// Makes a list of `k=v`.
+    pub(crate) fn labels(labels: &BTreeMap<String, String>) -> Self {
+        Self::list(labels.iter().map(|(key, value)| format!("{key}={value}")))
+    }
+
+    /// Tells whether there is nothing in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_empty(),
+            Self::List(words) => words.is_empty(),
+        }
+    }
+
     fn text(&self, lists: Lists) -> String {
         let text = match (self, lists) {
             (Self::Text(text), _) => text.clone(),
@@ -134,25 +151,40 @@ fn short_list(words: &[String]) -> String {
 pub(crate) fn table(page: Page, columns: &[Column], rows: &[Vec<Cell>]) -> String {
     let mut shown: Vec<usize> = (0..columns.len()).filter(|i| page.wide || !columns[*i].wide_only).collect();
     let Some(limit) = page.width.map(usize::from).filter(|_| !page.wide) else {
-        return render(columns, &shown, &texts(rows, Lists::Plain), None);
+        return render(columns, &shown, &texts(columns, rows, Lists::Plain), None);
     };
-    let spaced = texts(rows, Lists::Spaced);
+    let spaced = texts(columns, rows, Lists::Spaced);
     if needed(columns, &shown, &spaced) <= limit {
         return render(columns, &shown, &spaced, Some(limit));
     }
-    let mut short = texts(rows, Lists::Short);
+    let mut short = texts(columns, rows, Lists::Short);
+    shorten_names(columns, &shown, &mut short, limit, LONG_NAME);
     while needed(columns, &shown, &short) > limit {
         let next = shown.iter().copied().filter(|i| columns[*i].leaves > 0).min_by_key(|i| columns[*i].leaves);
         let Some(next) = next else { break };
         shown.retain(|i| *i != next);
     }
-    shorten_names(columns, &shown, &mut short, limit);
+    shorten_names(columns, &shown, &mut short, limit, SHORT_NAME);
 
     render(columns, &shown, &short, Some(limit))
 }
 
-fn texts(rows: &[Vec<Cell>], lists: Lists) -> Vec<Vec<String>> {
-    rows.iter().map(|row| row.iter().map(|cell| cell.text(lists)).collect()).collect()
+/// Wraps a sentence between words, where the terminal is narrower.
+pub(crate) fn wrapped(page: Page, sentence: &str) -> String {
+    let text = table(page, &[Column::prose("")], &[vec![sentence.into()]]);
+
+    text.split_once('\n').map(|(_, lines)| lines.to_owned()).unwrap_or_default()
+}
+
+fn texts(columns: &[Column], rows: &[Vec<Cell>], lists: Lists) -> Vec<Vec<String>> {
+    // What can be wrapped is written whole.
+    let lists = |column: &Column| match (column.kind, lists) {
+        (Kind::Prose, Lists::Short) => Lists::Spaced,
+        (Kind::Prose | Kind::Name | Kind::Whole, lists) => lists,
+    };
+    let texts = |row: &Vec<Cell>| row.iter().zip(columns).map(|(cell, column)| cell.text(lists(column))).collect();
+
+    rows.iter().map(texts).collect()
 }
 
 /// Counts the columns of a terminal; what we write is of single width.
@@ -175,11 +207,11 @@ fn needed(columns: &[Column], shown: &[usize], rows: &[Vec<String>]) -> usize {
 }
 
 /// Takes what is too much from the widest columns of names.
-fn shorten_names(columns: &[Column], shown: &[usize], rows: &mut [Vec<String>], limit: usize) {
+fn shorten_names(columns: &[Column], shown: &[usize], rows: &mut [Vec<String>], limit: usize, least: usize) {
     while needed(columns, shown, rows) > limit {
         let names = shown.iter().copied().filter(|i| columns[*i].kind == Kind::Name);
         let widest = names.map(|i| (column_width(columns, i, rows), i)).max();
-        let Some((was, i)) = widest.filter(|(was, i)| *was > SHORT_NAME.max(width(columns[*i].head))) else { return };
+        let Some((was, i)) = widest.filter(|(was, i)| *was > least.max(width(columns[*i].head))) else { return };
         for row in rows.iter_mut() {
             if width(&row[i]) == was {
                 row[i] = row[i].trim_end_matches('…').chars().take(was - 2).chain(['…']).collect();

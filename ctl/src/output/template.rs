@@ -219,7 +219,7 @@ fn plain(name: &str) -> String {
 /// Writes a field's name as Docker does: `node_id` is `NodeID`.
 fn go_name(field: &str) -> String {
     let word = |word: &str| match word {
-        "id" | "mtu" | "rx" | "tx" | "pid" => word.to_uppercase(),
+        "id" | "ip" | "mtu" | "rx" | "tx" | "pid" => word.to_uppercase(),
         _ => word[..1].to_uppercase() + &word[1..],
     };
 

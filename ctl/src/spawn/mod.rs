@@ -2,6 +2,7 @@
 
 mod background;
 mod foreground;
+mod pause;
 mod program;
 mod systemd;
 
@@ -19,6 +20,7 @@ use crate::state::{Service, StateDir};
 use crate::wait::{self, Probe};
 
 pub(crate) use foreground::supervise;
+pub(crate) use pause::{is_unit, pause};
 pub(crate) use program::find as find_program;
 
 /// How long a service may take until it answers.

@@ -55,7 +55,7 @@ pub(super) fn has_failed(service: Service) -> bool {
 }
 
 /// Tells whether our unit for this state directory is installed.
-fn is_installed(service: Service, state: &StateDir) -> bool {
+pub(super) fn is_installed(service: Service, state: &StateDir) -> bool {
     let folder = quoted(state.of(service).as_os_str());
 
     fs::read_to_string(path_of(&format!("{}.service", service.program())))

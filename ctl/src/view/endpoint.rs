@@ -6,7 +6,7 @@ use overlay_proto::v1;
 use serde::Serialize;
 
 use super::{pairs, runtime, sample};
-use crate::output::{Cell, Column, Page, Report, labels, list, table};
+use crate::output::{Cell, Column, Page, Report, table};
 
 /// One endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -89,14 +89,14 @@ impl EndpointView {
 impl Report for EndpointView {
     fn text(&self, page: Page) -> String {
         let rows = [
-            ("name", self.name.clone()),
-            ("id", self.id.clone()),
-            ("network", format!("{} ({})", self.network, self.network_id)),
-            ("addresses", list(&self.addresses)),
-            ("node", format!("{} ({})", self.node, self.node_id)),
-            ("runtime", self.runtime.to_owned()),
-            ("aliases", list(&self.aliases)),
-            ("labels", labels(&self.labels)),
+            ("name", self.name.clone().into()),
+            ("id", self.id.clone().into()),
+            ("network", format!("{} ({})", self.network, self.network_id).into()),
+            ("addresses", Cell::list(&self.addresses)),
+            ("node", format!("{} ({})", self.node, self.node_id).into()),
+            ("runtime", self.runtime.into()),
+            ("aliases", Cell::list(&self.aliases)),
+            ("labels", Cell::labels(&self.labels)),
         ];
 
         pairs(page, &rows)
@@ -138,7 +138,7 @@ impl Report for Endpoints {
                 e.node.clone().into(),
                 e.runtime.into(),
                 Cell::list(&e.aliases),
-                labels(&e.labels).into(),
+                Cell::labels(&e.labels),
             ]
         };
 

@@ -6,7 +6,7 @@ use overlay_proto::v1;
 use serde::Serialize;
 
 use super::{Endpoints, pairs, sample, sorted};
-use crate::output::{Cell, Column, HIDDEN, Page, Report, labels, list, table};
+use crate::output::{Cell, Column, HIDDEN, Page, Report, list, table, wrapped};
 
 /// One network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -147,12 +147,14 @@ impl Report for Networks {
                 n.mode.into(),
                 n.member_cell(),
                 n.endpoint_count().into(),
-                labels(&n.labels).into(),
+                Cell::labels(&n.labels),
             ]
         };
         let table = table(page, &COLUMNS, &self.0.iter().map(row).collect::<Vec<_>>());
 
-        std::iter::once(table).chain(self.0.iter().flat_map(NetworkView::differences)).collect::<Vec<_>>().join("\n")
+        let differences = self.0.iter().flat_map(NetworkView::differences).map(|line| wrapped(page, &line));
+
+        std::iter::once(table).chain(differences).collect::<Vec<_>>().join("\n")
     }
 
     fn names(&self) -> Option<Vec<String>> {
@@ -190,26 +192,25 @@ impl Inspection {
 impl Report for Inspection {
     fn text(&self, page: Page) -> String {
         let network = &self.network;
-        let members = network.members.as_ref().map_or_else(|| HIDDEN.to_owned(), list);
         let mut rows = vec![
-            ("name", network.name.clone()),
-            ("id", network.id.clone()),
-            ("prefix", list(network.prefixes())),
-            ("mode", network.mode.to_owned()),
-            ("internal", if network.internal { "yes" } else { "no" }.to_owned()),
-            ("members", members.replace(',', ", ")),
-            ("labels", labels(&network.labels)),
-            ("endpoints", network.endpoint_count()),
+            ("name", network.name.clone().into()),
+            ("id", network.id.clone().into()),
+            ("prefix", Cell::list(network.prefixes())),
+            ("mode", network.mode.into()),
+            ("internal", if network.internal { "yes" } else { "no" }.into()),
+            ("members", network.member_cell()),
+            ("labels", Cell::labels(&network.labels)),
+            ("endpoints", network.endpoint_count().into()),
         ];
-        let gateways = list(network.gateway.iter().chain(&network.gateway6));
         let further = [
-            ("gateway", gateways),
-            ("ip range", network.ip_range.clone().unwrap_or_else(|| "-".to_owned())),
-            ("reserved", labels(&network.reserved)),
-            ("options", labels(&network.options)),
+            ("gateway", Cell::list(network.gateway.iter().chain(&network.gateway6))),
+            ("ip range", Cell::list(&network.ip_range)),
+            ("reserved", Cell::labels(&network.reserved)),
+            ("options", Cell::labels(&network.options)),
         ];
-        rows.extend(further.into_iter().filter(|(_, value)| value != "-"));
-        let head = std::iter::once(pairs(page, &rows)).chain(network.differences()).collect::<Vec<_>>().join("\n");
+        rows.extend(further.into_iter().filter(|(_, value)| !value.is_empty()));
+        let differences = network.differences().map(|line| wrapped(page, &line));
+        let head = std::iter::once(pairs(page, &rows)).chain(differences).collect::<Vec<_>>().join("\n");
 
         match &self.endpoints {
             Some(endpoints) if !endpoints.is_empty() => format!("{head}\n\n{}", endpoints.text(page)),

@@ -6,7 +6,7 @@ use overlay_proto::v1;
 use serde::Serialize;
 
 use super::{pairs, role, sample, sorted};
-use crate::output::{Cell, Column, Page, Report, labels, list, table};
+use crate::output::{Cell, Column, Page, Report, table};
 use crate::time;
 
 /// One node.
@@ -62,16 +62,16 @@ impl NodeView {
 impl Report for NodeView {
     fn text(&self, page: Page) -> String {
         let rows = [
-            ("name", self.name.clone()),
-            ("id", self.id.clone()),
-            ("role", self.role.to_owned()),
-            ("state", self.state(page.now)),
-            ("underlay addresses", list(&self.underlay)),
-            ("lane ports", list(&self.lane_ports)),
-            ("networks", list(&self.networks)),
-            ("labels", labels(&self.labels)),
-            ("version", self.version.clone()),
-            ("revision", self.revision.to_string()),
+            ("name", self.name.clone().into()),
+            ("id", self.id.clone().into()),
+            ("role", self.role.into()),
+            ("state", self.state(page.now).into()),
+            ("underlay addresses", Cell::list(&self.underlay)),
+            ("lane ports", Cell::list(&self.lane_ports)),
+            ("networks", Cell::list(&self.networks)),
+            ("labels", Cell::labels(&self.labels)),
+            ("version", self.version.clone().into()),
+            ("revision", self.revision.to_string().into()),
         ];
 
         pairs(page, &rows)
@@ -141,7 +141,7 @@ impl Report for Nodes {
                 Cell::list(&n.networks),
                 n.version.clone().into(),
                 n.revision.to_string().into(),
-                labels(&n.labels).into(),
+                Cell::labels(&n.labels),
             ]
         };
 

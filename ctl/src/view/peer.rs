@@ -5,7 +5,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::sample;
-use crate::output::{Column, Page, Report, bytes, table};
+use crate::output::{Cell, Column, Page, Report, bytes, table, wrapped};
 use crate::time;
 
 /// One peer on one lane of one network.
@@ -179,13 +179,13 @@ fn summary(rows: &[PeerView]) -> PeerView {
     line
 }
 
-/// Node, network, address, state and reason always stay.
+/// Node, network and state always stay; the address leaves last.
 const COLUMNS: [Column; 13] = [
     Column::name("NODE"),
     Column::left("ID").wide(),
     Column::name("NETWORK"),
     Column::left("LANES UP").leaves(2),
-    Column::left("UNDERLAY"),
+    Column::left("UNDERLAY").leaves(7),
     Column::left("STATE"),
     Column::left("FOR").leaves(6),
     Column::left("HANDSHAKE").leaves(4),
@@ -205,10 +205,21 @@ impl Report for Peers {
         if self.detail == Detail::Lanes {
             columns[3] = Column::left("LANE");
         }
-        let rows: Vec<_> = self.lines().into_iter().map(|(lane, peer)| peer.cells(lane, page)).collect();
-        let rows: Vec<Vec<_>> = rows.into_iter().map(|row| row.into_iter().map(Into::into).collect()).collect();
+        let lines = self.lines();
+        // On a terminal there is room for reasons below the table alone.
+        let below = page.width.is_some() && !page.wide;
+        let shown = if below { columns.len() - 1 } else { columns.len() };
+        let reasons = lines.iter().filter(|_| below).filter_map(|(_, peer)| {
+            let reason = peer.reason.as_ref()?;
+            Some(wrapped(page, &format!("{} on {} is {}: {reason}", peer.node, peer.network, peer.state)))
+        });
+        let reasons: Vec<_> = reasons.collect();
+        let cells = |(lane, peer): (String, PeerView)| {
+            peer.cells(lane, page).into_iter().take(shown).map(Into::into).collect::<Vec<Cell>>()
+        };
+        let table = table(page, &columns[..shown], &lines.into_iter().map(cells).collect::<Vec<_>>());
 
-        table(page, &columns, &rows)
+        std::iter::once(table).chain(reasons).collect::<Vec<_>>().join("\n")
     }
 
     fn names(&self) -> Option<Vec<String>> {

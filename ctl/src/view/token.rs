@@ -6,7 +6,7 @@ use overlay_proto::v1;
 use serde::Serialize;
 
 use super::{role, sample};
-use crate::output::{Column, Page, Report, labels, table};
+use crate::output::{Cell, Column, Page, Report, table};
 use crate::time;
 
 /// One join token.
@@ -67,7 +67,7 @@ impl Report for Tokens {
                 t.role.into(),
                 format!("{} of {}", t.used, t.uses).into(),
                 time::deadline(page.now, t.expires_unix).into(),
-                labels(&t.labels).into(),
+                Cell::labels(&t.labels),
             ]
         };
 

@@ -1,4 +1,5 @@
 //! An agent that only pretends: it answers over a real socket what a test tells it to, and remembers what it was asked.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -23,7 +24,21 @@ pub(crate) struct Script {
     pub(crate) attached: Vec<v1::AttachRequest>,
     pub(crate) joined: bool,
     pub(crate) lost_probes: bool,
+    /// What it lists, instead of a little of everything.
+    pub(crate) crowd: Option<Crowd>,
     pub(crate) problems: Vec<v1::Problem>,
+}
+
+/// What an agent lists that has seen much.
+#[derive(Clone, Default)]
+pub(crate) struct Crowd {
+    pub(crate) status: v1::StatusResponse,
+    pub(crate) peers: v1::PeersResponse,
+    pub(crate) networks: v1::ListNetworksResponse,
+    pub(crate) endpoints: v1::ListEndpointsResponse,
+    pub(crate) nodes: v1::ListNodesResponse,
+    pub(crate) tokens: v1::ListTokensResponse,
+    pub(crate) events: Vec<v1::Event>,
 }
 
 /// A pretended agent on a socket of its own.
@@ -128,8 +143,15 @@ impl Fake {
         }
     }
 
-    fn revised(&self, what: String) -> Result<Response<v1::Revised>, Status> {
-        self.asked(what).map(|_| Response::new(v1::Revised { revision: 8 }))
+    /// Changes a row; those that are called `nope` and `busy` it does not change.
+    fn revised(&self, what: &str, name: &str) -> Result<Response<v1::Revised>, Status> {
+        let _script = self.asked(format!("{what} {name}"))?;
+        match name {
+            "nope" => Err(Refusal::new(Code::NotFound, format!("there is no {name}")).into()),
+            "busy" => Err(Refusal::new(Code::InUse, format!("{name} has 2 endpoints; --force takes them off")).into()),
+            "far" => Err(Refusal::new(Code::ControlAway, "control is away since 3 s").into()),
+            _ => Ok(Response::new(v1::Revised { revision: 8 })),
+        }
     }
 }
 
@@ -174,6 +196,9 @@ pub(crate) fn join_line(control: &str) -> String {
 impl Agent for Fake {
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         let script = self.asked("status".into())?;
+        if let Some(crowd) = &script.crowd {
+            return Ok(Response::new(crowd.status.clone()));
+        }
         if !script.joined {
             let phase = v1::NodePhase::Unjoined.into();
             return Ok(Response::new(v1::StatusResponse {
@@ -203,7 +228,13 @@ impl Agent for Fake {
     }
 
     async fn peers(&self, _: Request<v1::PeersRequest>) -> Result<Response<v1::PeersResponse>, Status> {
-        let _script = self.asked("peers".into())?;
+        let script = self.asked("peers".into())?;
+        if let Some(crowd) = &script.crowd {
+            return Ok(Response::new(crowd.peers.clone()));
+        }
+        if let Some(crowd) = &script.crowd {
+            return Ok(Response::new(crowd.peers.clone()));
+        }
         let peer = v1::PeerStatus {
             node_name: "b".into(),
             network: "my-network".into(),
@@ -295,14 +326,20 @@ impl Agent for Fake {
         &self,
         request: Request<v1::RemoveNetworkRequest>,
     ) -> Result<Response<v1::Revised>, Status> {
-        self.revised(format!("remove network {}", request.get_ref().network))
+        self.revised("remove network", &request.get_ref().network)
     }
 
     async fn list_networks(
         &self,
         _: Request<v1::ListNetworksRequest>,
     ) -> Result<Response<v1::ListNetworksResponse>, Status> {
-        let _script = self.asked("networks".into())?;
+        let script = self.asked("networks".into())?;
+        if let Some(crowd) = &script.crowd {
+            return Ok(Response::new(crowd.networks.clone()));
+        }
+        if let Some(crowd) = &script.crowd {
+            return Ok(Response::new(crowd.networks.clone()));
+        }
         let state = v1::NetworkState {
             network: Some(network()),
             members: vec!["a".into()],
@@ -317,7 +354,13 @@ impl Agent for Fake {
         &self,
         _: Request<v1::ListEndpointsRequest>,
     ) -> Result<Response<v1::ListEndpointsResponse>, Status> {
-        let _script = self.asked("endpoints".into())?;
+        let script = self.asked("endpoints".into())?;
+        if let Some(crowd) = &script.crowd {
+            return Ok(Response::new(crowd.endpoints.clone()));
+        }
+        if let Some(crowd) = &script.crowd {
+            return Ok(Response::new(crowd.endpoints.clone()));
+        }
         let state = v1::EndpointState {
             endpoint: Some(endpoint("service2")),
             network_name: "my-network".into(),
@@ -328,7 +371,13 @@ impl Agent for Fake {
     }
 
     async fn list_nodes(&self, _: Request<v1::ListNodesRequest>) -> Result<Response<v1::ListNodesResponse>, Status> {
-        let _script = self.asked("nodes".into())?;
+        let script = self.asked("nodes".into())?;
+        if let Some(crowd) = &script.crowd {
+            return Ok(Response::new(crowd.nodes.clone()));
+        }
+        if let Some(crowd) = &script.crowd {
+            return Ok(Response::new(crowd.nodes.clone()));
+        }
         let node = v1::Node { id: "0a".into(), name: "a".into(), role: v1::Role::Admin.into(), ..v1::Node::default() };
         let state = v1::NodeState { node: Some(node), online: true, ..v1::NodeState::default() };
 
@@ -336,7 +385,7 @@ impl Agent for Fake {
     }
 
     async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::Revised>, Status> {
-        self.revised(format!("remove node {}", request.get_ref().node))
+        self.revised("remove node", &request.get_ref().node)
     }
 
     async fn create_token(
@@ -351,12 +400,37 @@ impl Agent for Fake {
     }
 
     async fn list_tokens(&self, _: Request<v1::ListTokensRequest>) -> Result<Response<v1::ListTokensResponse>, Status> {
-        let _script = self.asked("tokens".into())?;
+        let script = self.asked("tokens".into())?;
+        if let Some(crowd) = &script.crowd {
+            return Ok(Response::new(crowd.tokens.clone()));
+        }
+        if let Some(crowd) = &script.crowd {
+            return Ok(Response::new(crowd.tokens.clone()));
+        }
 
         Ok(Response::new(v1::ListTokensResponse { tokens: vec![token()] }))
     }
 
     async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Result<Response<v1::Revised>, Status> {
-        self.revised(format!("revoke {}", request.get_ref().id))
+        self.revised("revoke", &request.get_ref().id)
+    }
+
+    async fn version(&self, _: Request<v1::VersionRequest>) -> Result<Response<v1::AgentVersionResponse>, Status> {
+        let mut answer = v1::AgentVersionResponse { version: "0.1.0".into(), ..v1::AgentVersionResponse::default() };
+        match self.asked("version".into()) {
+            Ok(_) => answer.control = "0.1.1".into(),
+            Err(refusal) => answer.control_reason = refusal.message().into(),
+        }
+
+        Ok(Response::new(answer))
+    }
+
+    type EventsStream = tokio_stream::Iter<std::vec::IntoIter<Result<v1::Event, Status>>>;
+
+    async fn events(&self, _: Request<v1::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        let script = self.asked("events".into())?;
+        let events: Vec<_> = script.crowd.clone().unwrap_or_default().events.into_iter().map(Ok).collect();
+
+        Ok(Response::new(tokio_stream::iter(events)))
     }
 }
