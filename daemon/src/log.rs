@@ -1,0 +1,182 @@
+//! The log: lines go into a bounded queue, and one thread writes them to standard error.
+//!
+//! Whoever logs neither waits nor fails, whatever becomes of standard error: a full disk, a pipe that nobody reads or that
+//! is closed. What was not written yet is tried again once a second; lines that find no room meanwhile are counted, and a
+//! line says so as soon as one can be written.
+
+mod queue;
+mod sink;
+
+use std::io;
+use std::panic::PanicHookInfo;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use overlay_core::instant::rfc3339;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::{Trouble, unix_now};
+use queue::Queue;
+use sink::{Sink, StandardError};
+
+/// How soon a write that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long the last lines may take when the process ends.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// The log of this process. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Log(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// There is something to write.
+    filled: Condvar,
+    /// Everything is written.
+    emptied: Condvar,
+}
+
+impl Log {
+    /// Makes this the log of the process: what `tracing` tells and `filter` lets through goes to standard error.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no thread.
+    pub fn start(filter: EnvFilter, ansi: bool) -> io::Result<Self> {
+        let log = Self::to(StandardError::new())?;
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(log.clone())
+            .with_ansi(ansi)
+            // What cannot be formatted would be told by a write to standard error that panics where it fails.
+            .log_internal_errors(false)
+            .init();
+
+        Ok(log)
+    }
+
+    fn to(sink: impl Sink) -> io::Result<Self> {
+        let log = Self::default();
+        let shared = Arc::clone(&log.0);
+        thread::Builder::new().name("log".to_owned()).spawn(move || shared.write_all_to(sink))?;
+
+        Ok(log)
+    }
+
+    /// Logs panics, but for those that `is_contained` says will be told as an error.
+    pub fn take_panics(&self, is_contained: fn() -> bool) {
+        let log = self.clone();
+        std::panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
+            if !is_contained() {
+                tracing::error!(%panic, "Fault");
+                // The process may end before the thread comes to write it.
+                log.flush();
+            }
+        }));
+    }
+
+    /// Waits until everything is written, but not long, and not at all while nothing can be written.
+    pub fn flush(&self) {
+        let idle = |queue: &mut Queue| !queue.is_idle() && queue.error().is_none();
+
+        drop(self.0.emptied.wait_timeout_while(self.0.lock(), FLUSH, idle));
+    }
+
+    /// Says that lines cannot be written, if that is so.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.0.lock().trouble(Instant::now())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_all_to(&self, mut sink: impl Sink) {
+        loop {
+            let lines = self.next_lines();
+            let mut rest = &lines[..];
+            while !rest.is_empty() {
+                match sink.write(rest) {
+                    Ok(written) => rest = &rest[written.min(rest.len())..],
+                    Err(error) => self.pause(&error),
+                }
+            }
+        }
+    }
+
+    /// Waits for lines. The first after some were lost says so.
+    fn next_lines(&self) -> Vec<u8> {
+        let mut queue = self.lock();
+        queue.written();
+        if let Some(losses) = queue.take_losses() {
+            queue.begin(Instant::now());
+            return format!(
+                "{}  WARN overlay_daemon::log: Lost lines of this log lost={} since={} why={:?}\n",
+                rfc3339(unix_now()),
+                losses.lines,
+                rfc3339(losses.since),
+                losses.why
+            )
+            .into_bytes();
+        }
+        self.emptied.notify_all();
+        let mut queue = self.filled.wait_while(queue, |queue| queue.is_empty()).unwrap_or_else(PoisonError::into_inner);
+        queue.begin(Instant::now());
+
+        queue.take()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "nothing tells when a disk has room again, or a pipe a reader")]
+    fn pause(&self, error: &io::Error) {
+        self.lock().failed(error, unix_now());
+        self.emptied.notify_all();
+        thread::sleep(RETRY);
+    }
+}
+
+/// One line on its way into the queue.
+#[derive(Debug)]
+pub struct Line<'a>(&'a Shared);
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line(&self.0)
+    }
+}
+
+impl io::Write for Line<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.lock().push(line, unix_now());
+        self.0.filled.notify_one();
+
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads what is to be logged from the first of some environment variables that is set; information and above without one.
+/// The second value names a variable that is not understood.
+pub fn filter(variables: &[&'static str]) -> (EnvFilter, Option<&'static str>) {
+    let set = variables.iter().find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+    let read = set.map(|name| (*name, EnvFilter::try_from_env(name)));
+
+    match read {
+        Some((_, Ok(filter))) => (filter, None),
+        Some((name, Err(_))) => (EnvFilter::new("info"), Some(name)),
+        None => (EnvFilter::new("info"), None),
+    }
+}
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;
