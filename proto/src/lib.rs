@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod channel;
+pub mod contain;
 pub mod convert;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
