@@ -1,6 +1,6 @@
 //! `overlayd`: reads its arguments, tells its log to standard error, and runs the node.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -8,41 +8,52 @@ use overlay_agent::config::{Arguments, Config, Other};
 use overlay_agent::docker::door;
 use overlay_agent::kernel::heap;
 use overlay_agent::{node, state};
-use tracing_subscriber::EnvFilter;
+use overlay_daemon::log::{self, Log};
+use overlay_daemon::{descriptors, descriptors::Descriptors};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_env("OVERLAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    std::panic::set_hook(Box::new(|panic| {
-        if !state::panic_is_contained() {
-            tracing::error!(%panic, "Fault in the agent");
+    // Before anything else is opened.
+    let descriptors = Descriptors::new();
+    let (filter, unknown) = log::filter(&["OVERLAY_LOG", "RUST_LOG"]);
+    let log = match Log::start(filter, std::io::stderr().is_terminal()) {
+        Ok(log) => log,
+        Err(error) => {
+            // Nobody is left to tell when standard error is closed.
+            let _ = writeln!(std::io::stderr(), "overlayd: no thread for the log: {error}");
+            return ExitCode::FAILURE;
         }
-    }));
+    };
+    log.take_panics(state::panic_is_contained);
+    if let Some(variable) = unknown {
+        tracing::warn!(variable, "What is to be logged is not understood, logging info and above");
+    }
+    if let Err(error) = descriptors::raise_limit() {
+        tracing::warn!(%error, "Failed to raise the limit of open files");
+    }
 
     let done = match arguments.other {
         Some(Other::Door(options)) => keep_door(options),
-        None => run(arguments.config),
+        None => run(arguments.config, log.clone(), descriptors),
     };
-    match done {
+    let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
-    }
+    };
+    log.flush();
+
+    code
 }
 
-fn run(config: Config) -> anyhow::Result<()> {
+fn run(config: Config, log: Log, descriptors: Descriptors) -> anyhow::Result<()> {
     config.check()?;
     heap::share();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("agent").build()?;
 
-    runtime.block_on(node::run(config)).map_err(anyhow::Error::from)
+    runtime.block_on(node::run(config, log, descriptors)).map_err(anyhow::Error::from)
 }
 
 fn keep_door(options: door::Options) -> anyhow::Result<()> {

@@ -11,26 +11,32 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use overlay_daemon::descriptors::Descriptors;
+use overlay_daemon::log::Log;
 use overlay_proto::{Code, JoinLine, Refusal, identity, v1};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::Config;
 use crate::docker;
-use crate::endpoint::warden;
+use crate::endpoint::{sandbox, warden};
 use crate::local_api;
 use crate::lock::{LockError, StateLock};
 use crate::membership::join::{self, Wishes, in_store};
 use crate::membership::{announce, keeping, link, occupancy, publish, renewal, watch as following};
 use crate::path::{LaneEvent, Lanes, LanesConfig, StartError, consecutive_ports};
-use crate::problem::{Problems, explain, unix_now};
+use crate::problem::{Own, Problems, explain, unix_now};
 use crate::reconcile;
 use crate::session::Session;
 use crate::state::{Identity, Joining, Loaded, StateError, Store};
 
 /// How often the time of handshakes is kept. A clock that is set back while the agent is down may cost this much.
 const CLOCK_KEPT: Duration = Duration::from_secs(10);
+/// The pause before a task is begun again that should not have ended.
+const BEGIN_AGAIN: Duration = Duration::from_secs(1);
+/// How soon is tried again what could not be kept.
+const KEEP_AGAIN: Duration = Duration::from_secs(1);
 
 /// The agent cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -143,6 +149,8 @@ struct Node {
     store: Store,
     engine: Option<Engine>,
     kept_time: u64,
+    /// Why control has thrown us out, while the disk does not have it.
+    unkept_expulsion: Option<String>,
     joining: Option<Joining>,
     /// The tasks of the session; each says why it ended if that means expulsion.
     tasks: JoinSet<Option<String>>,
@@ -155,13 +163,16 @@ struct Node {
 /// # Errors
 ///
 /// [`NodeError`] when it cannot start, or a task of it broke.
-pub async fn run(config: Config) -> Result<(), NodeError> {
+pub async fn run(config: Config, log: Log, descriptors: Descriptors) -> Result<(), NodeError> {
+    sandbox::look_at_boot();
     let mut signals = Signals::new().map_err(NodeError::Signals)?;
     let _lock = take_lock(&config.state).await?;
     let (store, mut loaded) = Store::open(&config.state.join("agent.redb"))?;
     let (requests, mut inbox) = mpsc::channel(MAX_REQUESTS);
+    let descriptors = Arc::new(descriptors);
+    let own = Own { log, descriptors: Arc::clone(&descriptors), store: store.clone() };
     let desk = Arc::new(Desk {
-        problems: Arc::default(),
+        problems: Arc::new(Problems::new(own)),
         started: unix_now(),
         phase: watch::Sender::new(Phase::Unjoined),
         requests,
@@ -172,6 +183,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
         store,
         engine: None,
         kept_time: loaded.unix_time,
+        unkept_expulsion: None,
         joining: loaded.joining.take(),
         tasks: JoinSet::new(),
         services: JoinSet::new(),
@@ -180,7 +192,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
     if let Some(identity) = loaded.identity.take() {
         node.resume(identity, loaded)?;
     }
-    node.services.spawn(server.serve(Arc::clone(&desk)));
+    node.services.spawn(server.serve(Arc::clone(&desk), descriptors));
     if desk.config.docker().is_some() {
         let plugin = desk.config.docker_plugin.clone();
         node.services.spawn(docker::task::serve_plugin(Arc::clone(&desk), plugin));
@@ -216,8 +228,10 @@ async fn take_lock(state: &Path) -> Result<StateLock, LockError> {
 
 impl Node {
     async fn serve(&mut self, inbox: &mut mpsc::Receiver<Request>, signals: &mut Signals) -> Result<(), NodeError> {
-        let mut clock = interval(CLOCK_KEPT);
+        let mut kept = Instant::now();
         loop {
+            // What does not work is tried again sooner, and found to work again by that.
+            let pause = if self.store.trouble().is_some() { KEEP_AGAIN } else { CLOCK_KEPT };
             tokio::select! {
                 () = signals.stop() => return Ok(()),
                 Some(request) = inbox.recv() => self.handle(request).await,
@@ -229,7 +243,11 @@ impl Node {
                 Some(ended) = self.services.join_next() => {
                     return Err(ended.map_or_else(NodeError::Task, |()| NodeError::NotServed));
                 }
-                _ = clock.tick() => self.keep_time().await,
+                () = self.store.fails() => {}
+                () = sleep_until(kept + pause) => {
+                    self.keep().await;
+                    kept = Instant::now();
+                }
             }
         }
     }
@@ -313,6 +331,7 @@ impl Node {
         reconcile::clean::all_but(&session.run_dir, &[], &self.desk.problems).await;
         reconcile::clean::folders(&session.run_dir);
         in_store(&self.store, Store::wipe).await?;
+        self.unkept_expulsion = None;
         self.desk.phase.send_replace(Phase::Unjoined);
         tracing::info!("Left; nothing of this node stays on the host");
 
@@ -325,9 +344,8 @@ impl Node {
         tracing::error!(%reason, "Control removed this node, tunnels are shut");
         session.lanes.publish(empty_tables(&session.lanes));
         let kept = reason.clone();
-        let stored = in_store(&self.store, move |store| store.put_expelled(&kept)).await;
-        if let Err(refusal) = stored {
-            self.desk.problems.raise("state", refusal.code.as_str(), refusal);
+        if in_store(&self.store, move |store| store.put_expelled(&kept)).await.is_err() {
+            self.unkept_expulsion = Some(reason.clone());
         }
         self.stop_session().await;
         session.lanes.publish(empty_tables(&session.lanes));
@@ -348,9 +366,10 @@ impl Node {
                 let $session = Arc::clone(&session);
                 self.tasks.spawn(async move {
                     let stop = $session.stop.clone();
-                    tokio::select! {
-                        () = stop.cancelled() => {}
-                        () = $work => {}
+                    // None of them ends by itself. One that did is begun again, and heard of.
+                    while stop.run_until_cancelled($work).await.is_some() {
+                        tracing::error!(task = $name, "A task ended by itself, beginning it again");
+                        sleep(BEGIN_AGAIN).await;
                     }
                     tracing::debug!(task = $name, "Task ended");
                     None
@@ -404,15 +423,23 @@ impl Node {
         Ok(engine)
     }
 
-    async fn keep_time(&mut self) {
-        let Some(engine) = &self.engine else { return };
-        let seconds = (engine.unix_time + engine.started.elapsed()).as_secs();
-        match in_store(&self.store, move |store| store.put_unix_time(seconds)).await {
-            Ok(()) => {
-                self.kept_time = seconds;
-                self.desk.problems.clear("state");
+    /// Keeps what the disk does not have yet. What cannot be kept is a problem until it is.
+    async fn keep(&mut self) {
+        if let Some(reason) = self.unkept_expulsion.clone() {
+            let kept = in_store(&self.store, move |store| store.put_expelled(&reason)).await;
+            if kept.is_ok() {
+                self.unkept_expulsion = None;
             }
-            Err(refusal) => self.desk.problems.raise("state", refusal.code.as_str(), refusal),
+        }
+        match &self.engine {
+            Some(engine) => {
+                let seconds = (engine.unix_time + engine.started.elapsed()).as_secs();
+                if in_store(&self.store, move |store| store.put_unix_time(seconds)).await.is_ok() {
+                    self.kept_time = seconds;
+                }
+            }
+            None if self.store.trouble().is_some() => drop(in_store(&self.store, Store::probe).await),
+            None => {}
         }
     }
 }

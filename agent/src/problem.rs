@@ -2,8 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use overlay_daemon::Trouble;
+use overlay_daemon::descriptors::Descriptors;
+use overlay_daemon::log::Log;
+
+use crate::state::Store;
 
 /// Problems kept at the most; each is one line, so some 100 KiB.
 const MAX_PROBLEMS: usize = 256;
@@ -19,15 +25,53 @@ pub(crate) struct Problem {
     pub(crate) since: u64,
 }
 
-/// All present problems, each under the name of the thing it is about.
+/// All present problems: what the tasks state, each under the name of the thing it is about, and what the process itself
+/// lacks at the moment that somebody looks.
 #[derive(Debug, Default)]
-pub(crate) struct Problems(Mutex<BTreeMap<String, Problem>>);
+pub(crate) struct Problems {
+    stated: Mutex<BTreeMap<String, Problem>>,
+    own: Option<Own>,
+}
+
+/// What this process needs of the host.
+#[derive(Debug)]
+pub(crate) struct Own {
+    /// Where it logs.
+    pub(crate) log: Log,
+    /// What it opens files with.
+    pub(crate) descriptors: Arc<Descriptors>,
+    /// Where it keeps what must last.
+    pub(crate) store: Store,
+}
+
+impl Own {
+    /// Lists what it lacks.
+    fn list(&self) -> Vec<Problem> {
+        let troubles = [
+            ("storage", self.store.trouble()),
+            ("log", self.log.trouble()),
+            ("descriptors", self.descriptors.trouble()),
+        ];
+        let problem = |code, Trouble { text, since }| Problem { code, text: text.replace(['\n', '\r'], " "), since };
+
+        troubles.into_iter().filter_map(|(code, trouble)| Some(problem(code, trouble?))).collect()
+    }
+}
 
 impl Problems {
+    /// Begins with what this process needs.
+    pub(crate) fn new(own: Own) -> Self {
+        Self { stated: Mutex::default(), own: Some(own) }
+    }
+
+    fn stated(&self) -> MutexGuard<'_, BTreeMap<String, Problem>> {
+        self.stated.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// States a problem of `about`; one that stood already keeps its beginning.
     pub(crate) fn raise(&self, about: &str, code: &'static str, text: impl std::fmt::Display) {
         let text = text.to_string().replace(['\n', '\r'], " ");
-        let mut problems = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut problems = self.stated();
         let since = match problems.get(about) {
             Some(known) if known.code == code => known.since,
             _ if problems.len() >= MAX_PROBLEMS => return,
@@ -41,7 +85,7 @@ impl Problems {
 
     /// States that `about` works.
     pub(crate) fn clear(&self, about: &str) {
-        let gone = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(about);
+        let gone = self.stated().remove(about);
         if let Some(problem) = gone {
             tracing::info!(about, code = problem.code, "Problem solved");
         }
@@ -49,18 +93,20 @@ impl Problems {
 
     /// States that everything under a name that begins like this works, or is not there any more.
     pub(crate) fn clear_prefix(&self, prefix: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|about, _| !about.starts_with(prefix));
+        self.stated().retain(|about, _| !about.starts_with(prefix));
     }
 
     /// States that everything under a name that begins like this works, but for what `still` names.
     pub(crate) fn keep_only(&self, prefix: &str, still: impl Fn(&str) -> bool) {
-        let mut problems = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut problems = self.stated();
         problems.retain(|about, _| !about.starts_with(prefix) || still(about));
     }
 
     /// Lists them.
     pub(crate) fn list(&self) -> Vec<Problem> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        let own = self.own.iter().flat_map(Own::list);
+
+        own.chain(self.stated().values().cloned()).collect()
     }
 }
 

@@ -38,6 +38,8 @@ const STREAMS: u32 = 256;
 const STREAM_PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait when the process has no descriptor left; accepting fails at once until one is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The pause before a server is begun again that broke: whoever broke it may go on trying.
+const BEGIN_AGAIN: Duration = Duration::from_millis(100);
 
 /// The sockets of one network's server.
 #[derive(Debug)]
@@ -209,15 +211,17 @@ impl Service {
     pub(super) fn serve(self, sockets: DnsSockets) -> io::Result<JoinSet<()>> {
         let mut tasks = JoinSet::new();
         for (_, udp, tcp) in sockets.sockets {
-            tasks.spawn(self.clone().serve_udp(UdpSocket::from_std(udp)?));
-            tasks.spawn(self.clone().serve_tcp(TcpListener::from_std(tcp)?));
+            let (udp, tcp) = (Arc::new(UdpSocket::from_std(udp)?), Arc::new(TcpListener::from_std(tcp)?));
+            let service = self.clone();
+            tasks.spawn(begun_again(move || service.clone().serve_udp(Arc::clone(&udp))));
+            let service = self.clone();
+            tasks.spawn(begun_again(move || service.clone().serve_tcp(Arc::clone(&tcp))));
         }
 
         Ok(tasks)
     }
 
-    async fn serve_udp(self, socket: UdpSocket) {
-        let socket = Arc::new(socket);
+    async fn serve_udp(self, socket: Arc<UdpSocket>) {
         let mut forwards = JoinSet::new();
         let mut buffer = vec![0; MAX_QUERY];
         loop {
@@ -245,7 +249,7 @@ impl Service {
         }
     }
 
-    async fn serve_tcp(self, listener: TcpListener) {
+    async fn serve_tcp(self, listener: Arc<TcpListener>) {
         let mut streams = JoinSet::new();
         loop {
             while streams.try_join_next().is_some() {}
@@ -289,6 +293,20 @@ impl Service {
             }
             Place::Sandbox(scope) => judge(query, transport, Asker::Sandbox(&scope.borrow()), &names, rand::random()),
         }
+    }
+}
+
+/// Does work that has no end, and begins it again should a question that it stumbles over end it.
+async fn begun_again<W: Future<Output = ()> + Send + 'static>(work: impl Fn() -> W) {
+    let mut running = JoinSet::new();
+    loop {
+        running.spawn(work());
+        if let Some(Err(error)) = running.join_next().await
+            && error.is_panic()
+        {
+            tracing::error!("A DNS server broke, beginning it again");
+        }
+        tokio::time::sleep(BEGIN_AGAIN).await;
     }
 }
 

@@ -137,7 +137,8 @@ pub(super) async fn pass(session: &Session, engine: &Engine) -> Result<(), Engin
     let leases: Vec<_> = with_them.chain(unused).collect();
     for (id, why) in &gone {
         if let Err(refusal) = lifecycle::remove(session, vec![*id], why).await {
-            session.problems.raise("journal", refusal.code.as_str(), refusal);
+            // The store says itself that it keeps nothing; the next look tries again.
+            tracing::debug!(%refusal, "Failed to write the journal");
         }
     }
     strike(session, &leases).await;
@@ -247,7 +248,8 @@ async fn strike(session: &Session, leases: &[&DockerLease]) {
     let keys = leases.iter().filter(is_same);
     let keys = keys.map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address)).collect();
     if let Err(refusal) = session.docker.write(Vec::new(), keys).await {
-        session.problems.raise("docker book", refusal.code.as_str(), refusal);
+        // The store says itself that it keeps nothing; the next look tries again.
+        tracing::debug!(%refusal, "Failed to write the docker book");
     }
 }
 

@@ -256,7 +256,8 @@ impl Sync {
             }
         }
         if let Err(refusal) = session.docker.write(Vec::new(), struck).await {
-            session.problems.raise("docker book", refusal.code.as_str(), refusal);
+            // The store says itself that it keeps nothing; the next look tries again.
+            tracing::debug!(%refusal, "Failed to write the docker book");
         }
     }
 }
@@ -306,7 +307,8 @@ async fn tell_removals(session: &Session) -> bool {
             continue;
         }
         if let Err(refusal) = session.docker.write(Vec::new(), vec![DockerKey::Removal(network)]).await {
-            session.problems.raise("docker book", refusal.code.as_str(), refusal);
+            // The store says itself that it keeps nothing; the next look tries again.
+            tracing::debug!(%refusal, "Failed to write the docker book");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -39,9 +40,12 @@ fn unopened(path: &Path, error: KernelError) -> Refusal {
     if error.errno() == Some(libc::ENOENT) {
         return Refusal::new(Code::NotFound, format!("no network namespace is at {}", path.display()));
     }
-    let refusal = kernel(error);
+    let code = match error.errno() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Code::Kernel,
+        Some(_) | None => Code::InvalidInput,
+    };
 
-    Refusal { code: Code::InvalidInput, ..refusal }
+    Refusal { code, ..kernel(error) }
 }
 
 /// Lists the interfaces inside a namespace.
@@ -56,16 +60,18 @@ pub(crate) async fn interfaces(netns: &Netns) -> Result<BTreeSet<String>, Refusa
 
 /// Finds a process that an endpoint shall go with.
 pub(crate) fn owner(pid: u32) -> Result<Owner, Refusal> {
-    let started = start_time(pid)
-        .ok_or_else(|| Refusal::new(Code::NotFound, format!("owner_pid {pid}: there is no such process")))?;
+    let looked = start_time(pid).map_err(|error| Refusal::new(Code::Kernel, format!("owner_pid {pid}: {error}")))?;
+    let gone = || Refusal::new(Code::NotFound, format!("owner_pid {pid}: there is no such process"));
+    let started = looked.ok_or_else(gone)?;
 
     Ok(Owner { pid, started })
 }
 
-/// Says why an endpoint has lost what it lived in; nothing while all of it lives.
+/// Says why an endpoint has lost what it lived in; nothing while all of it lives, or cannot be looked at: descriptors may be
+/// used up.
 pub(crate) fn lost(record: &EndpointRecord) -> Option<&'static str> {
     if let Some(owner) = record.owner
-        && start_time(owner.pid) != Some(owner.started)
+        && start_time(owner.pid).is_ok_and(|started| started != Some(owner.started))
     {
         return Some("its process is gone");
     }
@@ -74,11 +80,11 @@ pub(crate) fn lost(record: &EndpointRecord) -> Option<&'static str> {
         SandboxRecord::Host => None,
         // Docker says when its containers end, and `docker::lifetime` finds those it did not tell of.
         SandboxRecord::Docker(docker) => is_of_earlier_boot(docker).then_some("the host was started anew"),
-        SandboxRecord::Netns { boot, .. } if *boot != *BOOT => Some("the host was started anew"),
+        SandboxRecord::Netns { boot, .. } if !BOOT.is_empty() && *boot != *BOOT => Some("the host was started anew"),
         SandboxRecord::Netns { path, device, inode, boot: _ } => match fs::metadata(path) {
             Ok(found) if found.dev() == *device && found.ino() == *inode => None,
             Ok(_) => Some("its namespace was replaced"),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some("its namespace is gone"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some("its namespace is gone"),
             // A path below /proc/PID whose process just died.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Some("its namespace is gone"),
             Err(_) => None,
@@ -89,7 +95,7 @@ pub(crate) fn lost(record: &EndpointRecord) -> Option<&'static str> {
 /// Tells whether an endpoint of Docker's was made before the host was started anew.
 pub(crate) fn is_of_earlier_boot(docker: &DockerSandbox) -> bool {
     // Records of older agents do not say.
-    !docker.boot.is_empty() && docker.boot != *BOOT
+    !docker.boot.is_empty() && !BOOT.is_empty() && docker.boot != *BOOT
 }
 
 /// Returns which run of the kernel this is.
@@ -101,10 +107,22 @@ pub(crate) fn boot() -> String {
 static BOOT: LazyLock<String> =
     LazyLock::new(|| fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned());
 
+/// Finds out which run of the kernel this is, before descriptors can be used up.
+pub(crate) fn look_at_boot() {
+    LazyLock::force(&BOOT);
+}
+
 /// Reads when a process started; nothing for one that is gone or only waits to be reaped.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
-    parse_start_time(&stat)
+///
+/// # Errors
+///
+/// When that cannot be known.
+fn start_time(pid: u32) -> io::Result<Option<u64>> {
+    match fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")) {
+        Ok(stat) => Ok(parse_start_time(&stat)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The name in parentheses may hold anything; what follows the last one is regular (proc_pid_stat(5)).
@@ -141,8 +159,22 @@ mod tests {
     fn this_process_lives_and_an_impossible_one_does_not() {
         let me = owner(std::process::id()).expect("alive");
 
-        assert_eq!(start_time(me.pid), Some(me.started));
+        assert_eq!(start_time(me.pid).expect("it can be read"), Some(me.started));
         assert!(owner(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn who_cannot_be_looked_at_is_not_taken_for_dead() {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        look_at_boot();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+
+        setrlimit(Resource::RLIMIT_NOFILE, 0, hard).expect("lowered");
+        let (own, gone) = (start_time(std::process::id()), start_time(u32::MAX));
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("raised");
+
+        assert!(own.is_err() && gone.is_err(), "{own:?} {gone:?}");
+        assert!(matches!(start_time(u32::MAX), Ok(None)));
     }
 
     #[test]

@@ -7,14 +7,17 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use futures_util::{Stream, StreamExt as _};
+use futures_util::Stream;
+use overlay_daemon::descriptors::{Descriptors, are_used_up};
+use overlay_proto::contain::ContainLayer;
 use overlay_proto::v1::agent_server::AgentServer;
 use overlay_proto::{Code, Refusal};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::time::sleep;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
@@ -26,6 +29,8 @@ use crate::node::Desk;
 const MAX_CONNECTIONS: usize = 256;
 /// Calls at once on one connection.
 const MAX_CALLS: usize = 32;
+/// The pause after an accept that failed: a lack of descriptors or memory lasts a while.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The local socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -78,13 +83,14 @@ pub(crate) async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
 
 impl LocalServer {
     /// Serves until the task is dropped.
-    pub(crate) async fn serve(self, desk: Arc<Desk>) {
+    pub(crate) async fn serve(self, desk: Arc<Desk>, descriptors: Arc<Descriptors>) {
         let own = nix::unistd::geteuid().as_raw();
         let service = AgentServer::with_interceptor(Service::new(desk), move |request| admit(request, own));
         let served = Server::builder()
             .concurrency_limit_per_connection(MAX_CALLS)
+            .layer(ContainLayer)
             .add_service(service)
-            .serve_with_incoming(admitted(self.listener))
+            .serve_with_incoming(admitted(self.listener, descriptors))
             .await;
         if let Err(error) = served {
             tracing::error!(%error, "Local socket is no longer served");
@@ -101,14 +107,36 @@ fn admit(request: Request<()>, own: u32) -> Result<Request<()>, Status> {
     }
 }
 
-fn admitted(listener: UnixListener) -> impl Stream<Item = io::Result<Admitted>> {
+fn admitted(listener: UnixListener, descriptors: Arc<Descriptors>) -> impl Stream<Item = io::Result<Admitted>> {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
 
-    UnixListenerStream::new(listener).filter_map(move |accepted| {
-        let place = Arc::clone(&places).try_acquire_owned();
-        // A failed accept concerns one connection and must not end the server.
-        std::future::ready(accepted.ok().zip(place.ok()).map(|(stream, place)| Ok(Admitted { stream, _place: place })))
+    futures_util::stream::unfold((listener, descriptors, places), |(listener, descriptors, places)| async move {
+        loop {
+            let stream = accept(&listener, &descriptors).await;
+            if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+                return Some((Ok(Admitted { stream, _place: place }), (listener, descriptors, places)));
+            }
+        }
     })
+}
+
+/// Waits for a connection. Where descriptors are used up, one that was kept back serves: who calls may want to know why
+/// nothing works.
+async fn accept(listener: &UnixListener, descriptors: &Descriptors) -> UnixStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                descriptors.replenish();
+                return stream;
+            }
+            Err(error) if are_used_up(&error) && descriptors.give_up() => {}
+            // It concerns one connection, or passes; it must not end the server.
+            Err(error) => {
+                tracing::debug!(%error, "Failed to accept a connection on the local socket");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
 }
 
 /// Who calls, as the kernel says.

@@ -12,7 +12,7 @@ use crate::session::Session;
 /// Changes are gathered this long: a burst costs one write.
 const GATHER: Duration = Duration::from_millis(100);
 /// The pause after a failure.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Keeps it for as long as the session lasts.
 pub(crate) async fn run(session: &Session) {
@@ -25,14 +25,11 @@ pub(crate) async fn run(session: &Session) {
             let delta = Delta { from: kept.revision, to: view.revision, changes: steps(&kept, &view) };
             match in_store(&session.store, move |store| store.put_delta(&delta)).await {
                 Ok(()) => {
-                    session.problems.clear("view");
                     kept = view;
                     sleep(GATHER).await;
                 }
-                Err(refusal) => {
-                    session.problems.raise("view", refusal.code.as_str(), refusal);
-                    sleep(RETRY).await;
-                }
+                // The store says itself that it keeps nothing.
+                Err(_) => sleep(RETRY).await,
             }
             continue;
         }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::{Membership, back_off, link, renewal};
+use crate::problem::Problems;
 use crate::session::Session;
 
 /// Control sends a sign of life every few seconds; a stream that is silent for longer is dead.
@@ -32,7 +33,10 @@ pub(crate) async fn run(session: &Session) -> String {
     let mut pauses = back_off();
     loop {
         let connected = session.link.is_connected();
-        match connect_and_follow(session).await {
+        let ended = connect_and_follow(session).await;
+        // What is wrong with control that does not speak with us is not known.
+        hear(&session.problems, &[]);
+        match ended {
             Ended::Expelled(reason) => {
                 session.link.away(&reason);
                 return reason;
@@ -103,7 +107,10 @@ fn handle(session: &Session, event: Option<Event>) -> Result<(), Ended> {
             follow(&session.membership, |view| go_on(view, delta))?;
         }
         // A sign of life without a change before it: the view we came with is the latest.
-        Some(Event::Alive(_)) | None => {
+        alive @ (Some(Event::Alive(_)) | None) => {
+            if let Some(Event::Alive(alive)) = alive {
+                hear(&session.problems, &alive.problems);
+            }
             session.membership.send_if_modified(|membership| {
                 let becomes_live = !membership.live && membership.view.revision > Revision(0);
                 membership.live |= becomes_live;
@@ -113,6 +120,23 @@ fn handle(session: &Session, event: Option<Event>) -> Result<(), Ended> {
     }
 
     still_a_node(&session.membership.borrow(), session.node)
+}
+
+/// Under this are the problems that control has itself.
+const OF_CONTROL: &str = "control's ";
+
+/// Takes over what control says that it cannot do.
+fn hear(problems: &Problems, told: &[v1::ControlProblem]) {
+    problems.keep_only(OF_CONTROL, |about| told.iter().any(|problem| about[OF_CONTROL.len()..] == problem.code));
+    for problem in told {
+        let code = match problem.code.as_str() {
+            "storage" => "control-storage",
+            "log" => "control-log",
+            "descriptors" => "control-descriptors",
+            _ => "control-trouble",
+        };
+        problems.raise(&format!("{OF_CONTROL}{}", problem.code), code, format!("on control's host: {}", problem.text));
+    }
 }
 
 fn follow(
@@ -178,6 +202,21 @@ mod tests {
 
         assert!(matches!(still_a_node(&membership(true), NodeId::FIRST), Err(Ended::Expelled(_))));
         assert!(still_a_node(&membership(false), NodeId::FIRST).is_ok());
+    }
+
+    #[test]
+    fn what_control_cannot_do_is_a_problem_here_until_it_can() {
+        let problems = Problems::default();
+        let told = |code: &str| v1::ControlProblem { code: code.into(), text: "full".into(), since_unix: 1 };
+
+        hear(&problems, &[told("storage"), told("of a later version")]);
+        let codes: Vec<_> = problems.list().into_iter().map(|problem| problem.code).collect();
+        hear(&problems, &[told("of a later version")]);
+
+        assert_eq!(codes, ["control-trouble", "control-storage"]);
+        assert_eq!(problems.list().len(), 1);
+        hear(&problems, &[]);
+        assert_eq!(problems.list(), []);
     }
 
     #[test]

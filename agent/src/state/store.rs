@@ -8,17 +8,23 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use overlay_core::{Change, Delta, EndpointId, NetworkId, PrivateKey, Revision, View};
+use overlay_daemon::{Trouble, disk};
 use redb::backends::FileBackend;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError, WriteTransaction};
+use redb::{
+    Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, StorageError, TableDefinition, TableError,
+    WriteTransaction,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 use super::docker::{DockerKey, DockerRow};
 use super::record::{EndpointRecord, Identity, Joining};
+use crate::problem::{explain, unix_now};
 
 /// The layout of the tables below; another one is refused.
 const SCHEMA: u64 = 1;
@@ -53,6 +59,19 @@ pub enum StateError {
         path: PathBuf,
         /// Its layout.
         found: u64,
+    },
+    /// The disk has no room for it.
+    #[error(
+        "{} cannot be {action}: the disk mounted on {} is full; make room there, then it goes on by itself",
+        path.display(), disk.display()
+    )]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// What was tried, as a participle.
+        action: &'static str,
+        /// Where the disk is mounted.
+        disk: PathBuf,
     },
     /// It cannot be read or written.
     #[error("{} cannot be {action}", path.display())]
@@ -93,7 +112,17 @@ pub struct Loaded {
 #[derive(Debug, Clone)]
 pub struct Store {
     path: PathBuf,
-    database: Arc<Mutex<Option<Database>>>,
+    slot: Arc<Mutex<Slot>>,
+    /// Told when a write fails that comes after one that did not.
+    failing: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// The file; nothing after a failure, until it is opened again.
+    database: Option<Database>,
+    /// That the last write failed, and since when they do.
+    trouble: Option<Trouble>,
 }
 
 impl Store {
@@ -109,7 +138,8 @@ impl Store {
             create(path)?
         };
         let loaded = contained(path, || load(path, &database))?;
-        let store = Self { path: path.to_owned(), database: Arc::new(Mutex::new(Some(database))) };
+        let slot = Slot { database: Some(database), trouble: None };
+        let store = Self { path: path.to_owned(), slot: Arc::new(Mutex::new(slot)), failing: Arc::default() };
 
         Ok((store, loaded))
     }
@@ -118,7 +148,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StateError::Io`]; nothing is kept then. The same holds for all methods below.
+    /// [`StateError::Full`] and [`StateError::Io`]; nothing is kept then, and the next call tries anew. The same holds for
+    /// all methods below.
     pub fn put_joining(&self, joining: &Joining) -> Result<(), StateError> {
         self.write(|write| {
             put_json(write, "joining", joining)?;
@@ -237,41 +268,94 @@ impl Store {
         self.write(|write| put_meta(write, "unix-time", &seconds.to_le_bytes()))
     }
 
+    /// Writes what is there once more: whether anything can be kept.
+    pub fn probe(&self) -> Result<(), StateError> {
+        self.write(|write| put_meta(write, "schema", &SCHEMA.to_le_bytes()))
+    }
+
+    /// Says that nothing can be kept, if the last attempt failed.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.slot().trouble.clone()
+    }
+
+    /// Waits until a write fails.
+    pub async fn fails(&self) {
+        self.failing.notified().await;
+    }
+
     /// Forgets everything: the file is made anew, so that no secret stays in it.
     pub fn wipe(&self) -> Result<(), StateError> {
-        let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        *slot = None;
+        let mut slot = self.slot();
+        slot.database = None;
         std::fs::remove_file(&self.path).map_err(|source| failed(&self.path, "removed", source))?;
-        *slot = Some(create(&self.path)?);
+        slot.database = Some(create(&self.path)?);
 
         Ok(())
     }
 
     fn write(&self, change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> Result<(), StateError> {
-        let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        // After an I/O error the file must be opened again before it takes another write.
-        let database = match slot.take() {
-            Some(database) => database,
-            None => contained(&self.path, || open_checked(&self.path))?,
-        };
-        let transact = || -> Result<(), redb::Error> {
-            let write = database.begin_write()?;
-            change(&write)?;
+        let mut slot = self.slot();
+        // Out of the slot while it is worked on: after a failure the file must be opened again before it takes a write.
+        let database = slot.database.take();
+        let written = contained(&self.path, || {
+            let database = database.map_or_else(|| open_checked(&self.path), Ok)?;
+            let transact = || -> Result<(), redb::Error> {
+                let write = database.begin_write()?;
+                change(&write)?;
 
-            Ok(write.commit()?)
-        };
+                Ok(write.commit()?)
+            };
+            transact().map_err(|error| failed(&self.path, "written", io_error(error)))?;
 
-        match transact() {
-            Ok(()) => {
-                *slot = Some(database);
-                Ok(())
-            }
-            Err(error) => Err(failed(&self.path, "written", io::Error::other(error))),
+            Ok(database)
+        });
+        let outcome = written.map(|database| slot.database = Some(database));
+        if slot.note(&outcome, &self.path) {
+            self.failing.notify_one();
         }
+
+        outcome
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Slot {
+    /// Notes how a write went; tells whether it is the first of some that fail.
+    fn note(&mut self, outcome: &Result<(), StateError>, path: &Path) -> bool {
+        match (outcome, &mut self.trouble) {
+            (Ok(()), None) => {}
+            // What is small may find a place while larger things do not.
+            (Ok(()), trouble) => {
+                if disk::has_room(path) {
+                    *trouble = None;
+                    tracing::info!("The state is kept again");
+                }
+            }
+            (Err(error), Some(trouble)) => trouble.text = explain(error),
+            (Err(error), trouble) => {
+                let text = explain(error);
+                tracing::warn!(error = %text, "Nothing can be kept");
+                *trouble = Some(Trouble { text, since: unix_now() });
+                return true;
+            }
+        }
+
+        false
+    }
+}
+
+fn io_error(error: redb::Error) -> io::Error {
+    if let redb::Error::Io(error) = error { error } else { io::Error::other(error) }
+}
+
 fn failed(path: &Path, action: &'static str, source: io::Error) -> StateError {
+    if disk::is_full(&source) {
+        return StateError::Full { path: path.to_owned(), action, disk: disk::mount_point(path) };
+    }
+
     StateError::Io { path: path.to_owned(), action, source }
 }
 
@@ -310,12 +394,16 @@ fn open_checked(path: &Path) -> Result<Database, StateError> {
     }
     file.set_permissions(Permissions::from_mode(0o600)).map_err(|source| failed(path, "protected", source))?;
     let backend = FileBackend::new(file).map_err(|error| damaged(path, error))?;
+    let opened =
+        Database::builder().set_cache_size(CACHE).set_check_integrity_on_open(true).create_with_backend(backend);
 
-    Database::builder()
-        .set_cache_size(CACHE)
-        .set_check_integrity_on_open(true)
-        .create_with_backend(backend)
-        .map_err(|error| damaged(path, error))
+    opened.map_err(|error| {
+        if let DatabaseError::Storage(StorageError::Io(error)) = error {
+            return if disk::is_full(&error) { failed(path, "opened", error) } else { damaged(path, error) };
+        }
+
+        damaged(path, error)
+    })
 }
 
 /// Makes the file under another name first, so that a crash in between leaves none rather than half of one.
@@ -344,7 +432,7 @@ fn create(path: &Path) -> Result<Database, StateError> {
 
         Ok(database)
     };
-    let database = make().map_err(|error| failed(&draft, "written", io::Error::other(error)))?;
+    let database = make().map_err(|error| failed(&draft, "written", io_error(error)))?;
     std::fs::rename(&draft, path).map_err(|source| failed(path, "made", source))?;
     if let Some(directory) = path.parent() {
         let synced = std::fs::File::open(directory).and_then(|directory| directory.sync_all());
@@ -607,6 +695,46 @@ mod tests {
         let bytes = std::fs::read(&path).expect("there");
         assert!(!bytes.windows(32).any(|window| window == [0xA7; 32]));
         store.put_unix_time(1).expect("still usable");
+    }
+
+    #[test]
+    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+    fn a_full_disk_is_named_nothing_is_lost_and_it_goes_on_when_there_is_room() {
+        let Some(small) = disk::testing::SmallDisk::mount(4 << 20) else {
+            return eprintln!("SKIPPED: a small disk needs root");
+        };
+        let path = small.path().join("agent.redb");
+        filled(&path);
+        let (store, _) = Store::open(&path).expect("the same file");
+        small.fill().expect("filled");
+
+        let mut kept = 3;
+        let refused = (kept + 1..).find_map(|seconds| match store.put_view(&many_nodes(seconds)) {
+            Ok(()) => {
+                kept = seconds;
+                None
+            }
+            Err(error) => Some(error),
+        });
+
+        let text = refused.expect("there is no room").to_string();
+        let expected =
+            format!("{} cannot be written: the disk mounted on {} is full", path.display(), small.path().display());
+        assert!(text.starts_with(&expected), "{text}");
+        assert!(store.trouble().is_some_and(|trouble| trouble.text == text));
+        assert!(store.put_view(&many_nodes(0)).is_err(), "there still is none");
+        small.make_room().expect("room");
+        store.put_unix_time(7).expect("there is room");
+        assert_eq!(store.trouble(), None);
+        drop(store);
+        let (_, loaded) = Store::open(&path).expect("the same file");
+        assert_eq!((loaded.unix_time, loaded.view.revision), (7, Revision(kept)));
+        assert_eq!(loaded.endpoints.into_values().collect::<Vec<_>>(), [record()]);
+    }
+
+    /// A view of some hundred KiB.
+    fn many_nodes(revision: u64) -> View {
+        View::from_rows(Revision(revision), (1..2_000).map(node))
     }
 
     #[test]
