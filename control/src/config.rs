@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use overlay_daemon::log::Log;
 use overlay_proto::join_line::MAX_ADDRESSES;
 
 /// The port control listens on unless told otherwise.
@@ -32,12 +33,14 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// How long a node's certificate is valid, 10 seconds to 366 days.
     pub cert_ttl: Duration,
+    /// Where control logs, so that the nodes hear when it cannot.
+    pub log: Log,
 }
 
 impl Config {
     /// Makes a configuration with defaults.
     pub fn new(state: impl Into<PathBuf>) -> Self {
-        Self { state: state.into(), listen: None, cert_ttl: DEFAULT_CERT_TTL }
+        Self { state: state.into(), listen: None, cert_ttl: DEFAULT_CERT_TTL, log: Log::default() }
     }
 
     pub(crate) fn check(&self) -> Result<(), InvalidConfig> {

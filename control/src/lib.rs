@@ -6,6 +6,7 @@
 
 mod addresses;
 mod clock;
+mod conditions;
 mod config;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

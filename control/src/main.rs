@@ -13,10 +13,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use overlay_control::{Config, InitConfig, Server, StartError, create_token, init, parse_duration};
 use overlay_core::Role;
+use overlay_daemon::descriptors;
+use overlay_daemon::log::{self, Log};
 use overlay_proto::JoinLine;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 const DEFAULT_STATE: &str = "/var/lib/overlay/control";
 
@@ -112,14 +113,22 @@ impl From<TokenRole> for Role {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let (filter, unknown) = log::filter(&["OVERLAY_LOG", "RUST_LOG"]);
+    let log = match Log::start(filter, false) {
+        Ok(log) => log,
+        Err(error) => return fail(&format!("no thread for the log: {error}"), 1),
+    };
+    log.take_panics(|| false);
+    if let Some(variable) = unknown {
+        tracing::warn!(variable, "What is to be logged is not understood, logging info and above");
+    }
 
     let done = match cli.command {
         Command::Init(args) => run_init(args),
-        Command::Serve(args) => run_serve(args),
+        Command::Serve(args) => run_serve(args, log.clone()),
         Command::Token(args) => run_token(&args),
     };
+    log.flush();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(text)) => fail(&text, 2),
@@ -174,7 +183,7 @@ fn run_token(args: &TokenArgs) -> Result<(), Failure> {
     print(&if args.json { json!({ "join": line.expose() }).to_string() } else { line.expose() })
 }
 
-fn run_serve(args: ServeArgs) -> Result<(), Failure> {
+fn run_serve(args: ServeArgs, log: Log) -> Result<(), Failure> {
     match args.store.as_str() {
         "embedded" => {}
         other if other.starts_with("etcd=") => {
@@ -184,10 +193,13 @@ fn run_serve(args: ServeArgs) -> Result<(), Failure> {
         }
         other => return Err(Failure::Usage(format!("--store {other:?}: use embedded"))),
     }
-    raise_descriptor_limit();
+    // A connection takes a descriptor; the usual soft limit of 1,024 would be the number of nodes.
+    if let Err(error) = descriptors::raise_limit() {
+        tracing::warn!(%error, "Failed to raise the limit of open files");
+    }
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::Refused(format!("no runtime: {error}")))?;
 
-    runtime.block_on(serve(Config { listen: args.listen, cert_ttl: args.cert_ttl, ..Config::new(args.state) }))
+    runtime.block_on(serve(Config { listen: args.listen, cert_ttl: args.cert_ttl, log, ..Config::new(args.state) }))
 }
 
 async fn serve(config: Config) -> Result<(), Failure> {
@@ -208,14 +220,4 @@ fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
-}
-
-/// A connection takes a descriptor; the usual soft limit of 1,024 would be the number of nodes.
-fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let raised =
-        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "Failed to raise the limit of open files");
-    }
 }

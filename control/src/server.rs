@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use overlay_core::Revision;
+use overlay_proto::contain::ContainLayer;
 use overlay_proto::tls;
 use overlay_proto::v1::control_server::ControlServer;
 use overlay_proto::v1::enrollment_server::EnrollmentServer;
@@ -14,10 +15,12 @@ use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::clock;
+use crate::conditions::Conditions;
 use crate::config::Config;
 use crate::init::StartError;
 use crate::listener;
@@ -76,8 +79,9 @@ impl Server {
         let address = listener.local_addr().map_err(system("the port has no address"))?;
         let certificate = Arc::new(ServerCert::new(Arc::clone(&authority), clock::now_unix())?);
         let hub = Arc::new(hub);
-        let (writer, thread) =
-            Writer::start(store, state, Arc::clone(&hub)).map_err(system("no thread for the writer"))?;
+        let conditions = Arc::new(Conditions::new(config.log.clone()));
+        let (writer, thread) = Writer::start(store, state, Arc::clone(&hub), Arc::clone(&conditions))
+            .map_err(system("no thread for the writer"))?;
         let service = Service {
             hub,
             writer,
@@ -85,6 +89,7 @@ impl Server {
             settings,
             listen: address,
             cert_ttl: config.cert_ttl,
+            conditions,
             tarpit: Arc::default(),
         };
 
@@ -106,25 +111,34 @@ impl Server {
         let hub = Arc::clone(&service.hub);
         let queue = service.writer.clone();
         let tls = tls_config(service.authority.certificate(), Arc::clone(&certificate))?;
-        let renewal = tokio::spawn(renew(certificate));
+        // Neither ends by itself.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(renew(certificate));
+        let conditions = Arc::clone(&service.conditions);
+        tasks.spawn(async move { conditions.run().await });
+        tasks.spawn(queue.clone().probe(Arc::clone(&service.conditions)));
         let (drain, draining) = oneshot::channel();
-        let serving = tokio::spawn(serve(listener::accept(listener, tls), service, draining));
+        let mut serving = tokio::spawn(serve(listener::accept(listener, tls), service, draining));
 
-        tokio::select! {
-            () = shutdown => tracing::info!("Stopping"),
-            () = queue.stopped() => {}
-        }
+        let broken = tokio::select! {
+            () = shutdown => {
+                tracing::info!("Stopping");
+                None
+            }
+            () = queue.stopped() => None,
+            _ = &mut serving => Some("gRPC is served no longer; restart overlay-control"),
+            Some(_) = tasks.join_next() => Some("a task of control broke; restart overlay-control"),
+        };
         hub.shut();
         drop(drain);
-        let abort = serving.abort_handle();
-        if timeout(DRAIN, serving).await.is_err() {
+        if !serving.is_finished() && timeout(DRAIN, &mut serving).await.is_err() {
             tracing::info!("Closing connections that are still open");
-            abort.abort();
+            serving.abort();
         }
-        renewal.abort();
+        tasks.abort_all();
         queue.stop().await;
 
-        end(writer).await
+        end(writer).await.and(broken.map_or(Ok(()), |what| Err(StartError::State(what.to_owned()))))
     }
 }
 
@@ -180,6 +194,7 @@ async fn serve(incoming: listener::Incoming, service: Service, draining: oneshot
         .http2_max_local_error_reset_streams(Some(MAX_RESETS))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
+        .layer(ContainLayer)
         .add_service(health_service)
         .add_service(enrollment)
         .add_service(control)

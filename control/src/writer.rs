@@ -1,14 +1,18 @@
 //! The one who changes things: a thread that takes waiting commands together, decides them in order, stores what came of
 //! them with one fsync, publishes it, and only then answers.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use overlay_core::Revision;
 use overlay_proto::{Code, Refusal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
 
 use crate::clock;
+use crate::conditions::Conditions;
 use crate::registry::{self, Actor, Command, Outcome, State};
 use crate::store::{Step, Store, StoreError};
 use crate::watch::Hub;
@@ -17,11 +21,14 @@ use crate::watch::Hub;
 const QUEUE: usize = 1_024;
 /// Commands that share an fsync: enough that the fsync costs less than the deciding.
 const BATCH: usize = 256;
+/// How often a store that failed is tried.
+const PROBE: Duration = Duration::from_secs(1);
 
 type Answer = Result<(Outcome, Revision), Refusal>;
 
 enum Message {
     Job(Box<Job>),
+    Probe,
     Stop,
 }
 
@@ -47,9 +54,10 @@ impl Writer {
         store: Box<dyn Store>,
         state: State,
         hub: Arc<Hub>,
+        conditions: Arc<Conditions>,
     ) -> std::io::Result<(Self, thread::JoinHandle<Result<(), StoreError>>)> {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let work = Work { store, state, hub };
+        let work = Work { store, state, hub, conditions };
         let thread = thread::Builder::new().name("writer".to_owned()).spawn(move || work.run(queue))?;
 
         Ok((Self { jobs }, thread))
@@ -60,6 +68,17 @@ impl Writer {
         let jobs = self.jobs.clone();
 
         async move { jobs.closed().await }
+    }
+
+    /// Has the store tried for as long as changes cannot be stored, so that people hear when they can.
+    pub(crate) async fn probe(self, conditions: Arc<Conditions>) {
+        loop {
+            conditions.storage_fails().await;
+            sleep(PROBE).await;
+            if self.jobs.send(Message::Probe).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Ends the writer once it has done what was asked before.
@@ -86,21 +105,21 @@ struct Work {
     store: Box<dyn Store>,
     state: State,
     hub: Arc<Hub>,
+    conditions: Arc<Conditions>,
 }
 
 impl Work {
     fn run(mut self, mut queue: mpsc::Receiver<Message>) -> Result<(), StoreError> {
-        while let Some(Message::Job(first)) = queue.blocking_recv() {
-            let mut batch = vec![*first];
-            let mut stop = false;
-            while batch.len() < BATCH
-                && !stop
-                && let Ok(message) = queue.try_recv()
-            {
+        while let Some(first) = queue.blocking_recv() {
+            let (mut batch, mut stop) = (Vec::new(), false);
+            let mut next = Some(first);
+            while let Some(message) = next {
                 match message {
                     Message::Job(job) => batch.push(*job),
+                    Message::Probe => self.probe()?,
                     Message::Stop => stop = true,
                 }
+                next = if batch.len() < BATCH && !stop { queue.try_recv().ok() } else { None };
             }
             self.perform(batch)?;
             if stop {
@@ -109,6 +128,16 @@ impl Work {
         }
 
         Ok(())
+    }
+
+    fn probe(&mut self) -> Result<(), StoreError> {
+        match self.store.commit(self.state.view().revision, &[]) {
+            Ok(()) => {
+                self.conditions.storage_works(self.store.path());
+                Ok(())
+            }
+            Err(error) => self.recover(error, Vec::new()),
+        }
     }
 
     fn perform(&mut self, batch: Vec<Job>) -> Result<(), StoreError> {
@@ -122,6 +151,9 @@ impl Work {
         let stored = if steps.is_empty() { Ok(()) } else { self.store.commit(before, &steps) };
         match stored {
             Ok(()) => {
+                if !steps.is_empty() {
+                    self.conditions.storage_works(self.store.path());
+                }
                 self.hub.publish(steps);
                 for (reply, answer) in answers {
                     // Who does not wait for the answer any longer will ask again.
@@ -134,7 +166,10 @@ impl Work {
     }
 
     fn decide(&mut self, actor: Actor, command: Command, now: u64, steps: &mut Vec<Step>) -> Answer {
-        let (outcome, records) = registry::apply(&self.state, actor, command, now)?;
+        // A fault in deciding changes nothing, and must not keep others from deciding.
+        let decided = catch_unwind(AssertUnwindSafe(|| registry::apply(&self.state, actor, command, now)));
+        let fault = |_| Refusal::new(Code::Fault, "control met a fault of its own over this; its log says where");
+        let (outcome, records) = decided.map_err(fault)??;
         if !records.is_empty() {
             let touched = self.state.commit(records.clone());
             steps.push(Step { to: self.state.view().revision, records, touched });
@@ -149,21 +184,45 @@ impl Work {
         error: StoreError,
         answers: Vec<(oneshot::Sender<Answer>, Answer)>,
     ) -> Result<(), StoreError> {
-        tracing::error!(%error, "Failed to store changes");
+        self.conditions.storage_failed(error.to_string(), clock::now_unix());
+        if !answers.is_empty() {
+            tracing::error!(%error, "Failed to store changes");
+        }
         for (reply, answer) in answers {
             let refused = answer.and_then(|_| Err(Refusal::new(Code::Storage, &error)));
             let _ = reply.send(refused);
         }
         self.state = self.hub.look(State::clone);
         match error {
-            // A write that was reported as failed has happened after all: only a new start tells what is there.
+            // A write that was reported as failed has happened after all.
+            StoreError::Moved { found, expected, .. } if found > expected => self.catch_up(expected),
             error @ StoreError::Moved { .. } => Err(error),
             StoreError::Missing { .. }
             | StoreError::Exists { .. }
             | StoreError::Busy { .. }
             | StoreError::Damaged { .. }
             | StoreError::Version { .. }
+            | StoreError::Full { .. }
             | StoreError::Io { .. } => Ok(()),
         }
+    }
+
+    /// Publishes what the store has and was not published. Where it cannot be read either, the next attempt comes here again.
+    fn catch_up(&mut self, since: Revision) -> Result<(), StoreError> {
+        let read = self.store.load().and_then(|loaded| Ok((loaded, self.store.history(since)?)));
+        let (loaded, steps) = match read {
+            Ok((loaded, Some(steps))) => (loaded, steps),
+            Ok((_, None)) => return Ok(()),
+            Err(error) => {
+                tracing::error!(%error, "Failed to read what was stored");
+                return Ok(());
+            }
+        };
+        tracing::warn!(revision = %loaded.revision, "Changes that were refused for a failed write are stored after all");
+        self.state = State::from_records(loaded.settings, loaded.revision, loaded.records);
+        self.hub.adopt(self.state.clone(), steps);
+        self.conditions.storage_works(self.store.path());
+
+        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! What nodes ask of control, call by call.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use overlay_core::Revision;
 use overlay_proto::convert::field;
@@ -32,7 +33,8 @@ impl Control for Service {
         let ours = asked.revision > 0 && asked.cluster == self.cluster().to_string();
         let session = self.hub.open(node, clock::now_unix())?;
         let at = ours.then_some(Revision(asked.revision));
-        let feed = Feed { hub: std::sync::Arc::clone(&self.hub), session, node, expires, at };
+        let feed =
+            Feed { hub: Arc::clone(&self.hub), problems: self.conditions.subscribe(), session, node, expires, at };
         let (outlet, stream) = mpsc::channel(QUEUE);
         tokio::spawn(feed.run(outlet));
 

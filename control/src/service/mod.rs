@@ -19,6 +19,7 @@ pub(crate) use enrollment::Tarpit;
 
 use crate::addresses;
 use crate::clock;
+use crate::conditions::Conditions;
 use crate::pki::{Authority, NodeRequest};
 use crate::registry::{Actor, Command, Outcome, Settings};
 use crate::token::FreshToken;
@@ -40,6 +41,8 @@ pub(crate) struct Service {
     pub(crate) listen: SocketAddr,
     /// How long a node's certificate is valid.
     pub(crate) cert_ttl: Duration,
+    /// What control itself cannot do.
+    pub(crate) conditions: Arc<Conditions>,
     /// Where wrong tokens wait.
     pub(crate) tarpit: Arc<Tarpit>,
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use overlay_core::Revision;
+use overlay_daemon::disk;
 use redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
 use super::{Footprint, HISTORY, Loaded, Step, Store, StoreError};
@@ -52,7 +53,7 @@ impl Embedded {
         if path.exists() {
             return Err(StoreError::Exists { path });
         }
-        let io = |error: std::io::Error| StoreError::Io { path: path.clone(), what: error.to_string() };
+        let io = |error: std::io::Error| refuse(&path, redb::Error::Io(error));
         let draft = directory.join("control.redb.new");
         let _ = std::fs::remove_file(&draft);
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(io)?;
@@ -89,6 +90,16 @@ impl Embedded {
 
     fn open_file(path: &Path) -> Result<Option<Database>, StoreError> {
         contain(path, || builder().open(path))?.map(Some).map_err(|error| refuse(path, error.into()))
+    }
+
+    /// Opens the file again after a failed write: redb refuses all further work on it, while the file itself stands at its
+    /// last commit.
+    fn reopen(&mut self) -> Result<(), StoreError> {
+        if self.database.is_none() {
+            self.database = Self::open_file(&self.path)?;
+        }
+
+        Ok(())
     }
 
     fn close(&mut self) {
@@ -213,15 +224,17 @@ impl Embedded {
 }
 
 impl Store for Embedded {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn load(&mut self) -> Result<Loaded, StoreError> {
+        self.reopen()?;
         contain(&self.path, || self.read())?
     }
 
     fn commit(&mut self, expected: Revision, steps: &[Step]) -> Result<(), StoreError> {
-        // redb refuses all further work after a failed write; the file itself stands at its last commit.
-        if self.database.is_none() {
-            self.database = Self::open_file(&self.path)?;
-        }
+        self.reopen()?;
         let written = contain(&self.path, || self.write(expected, steps)).flatten();
         if written.is_err() {
             self.close();
@@ -248,10 +261,16 @@ fn refuse(path: &Path, error: redb::Error) -> StoreError {
     let path = path.to_owned();
     // A file that is too short or holds nonsense reads so.
     let nonsense = |kind| matches!(kind, std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof);
-    if let redb::Error::Io(error) = &error
-        && !nonsense(error.kind())
-    {
-        return StoreError::Io { path, what: error.to_string() };
+    if let redb::Error::Io(error) = &error {
+        if disk::is_full(error) {
+            return StoreError::Full { disk: disk::mount_point(&path), path };
+        }
+        if !nonsense(error.kind()) {
+            return StoreError::Io { path, what: error.to_string() };
+        }
+    }
+    if matches!(error, redb::Error::PreviousIo) {
+        return StoreError::Io { path, what: "an earlier write failed".to_owned() };
     }
     if matches!(error, redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch) {
         return StoreError::Busy { path };
@@ -392,6 +411,39 @@ mod tests {
     fn reopen(store: &mut Embedded) -> Option<Database> {
         store.close();
         Embedded::open_file(&store.path).expect("it opens")
+    }
+
+    #[test]
+    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+    fn a_full_disk_is_named_and_takes_commits_again_when_there_is_room() {
+        let Some(small) = disk::testing::SmallDisk::mount(8 << 20) else {
+            return eprintln!("SKIPPED: a small disk needs root");
+        };
+        let mut state = filled(small.path());
+        let mut store = Embedded::open(small.path()).expect("a store");
+        small.fill().expect("filled");
+
+        let refused = (100..10_000).find_map(|n| {
+            let (before, kept) = (state.view().revision, state.clone());
+            let step = step_of(&mut state, network(n));
+            let error = store.commit(before, &[step]).err()?;
+            state = kept;
+            Some(error)
+        });
+
+        let error = refused.expect("there is no room");
+        assert!(matches!(&error, StoreError::Full { disk, .. } if disk == small.path()), "{error:?}");
+        assert!(
+            matches!(store.commit(state.view().revision, &[]), Err(StoreError::Full { .. })),
+            "there still is none"
+        );
+        small.make_room().expect("room");
+        let before = state.view().revision;
+        let step = step_of(&mut state, network(20_000));
+        store.commit(before, &[step]).expect("there is room");
+        drop(store);
+        let mut store = Embedded::open(small.path()).expect("a store");
+        assert_eq!(state_of(&mut store).expect("loaded"), state);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 pub(crate) mod embedded;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use overlay_core::Revision;
 use serde::{Deserialize, Serialize};
@@ -82,6 +82,14 @@ pub(crate) enum StoreError {
         /// Ours.
         known: u64,
     },
+    /// The disk has no room.
+    #[error("{} cannot be written: the disk mounted on {} is full; make room there, then it goes on by itself", path.display(), disk.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// Where the disk is mounted.
+        disk: PathBuf,
+    },
     /// The file system refuses.
     #[error("{} cannot be used: {what}", path.display())]
     Io {
@@ -102,12 +110,15 @@ pub(crate) enum StoreError {
     },
 }
 
-fn parent(path: &std::path::Path) -> String {
+fn parent(path: &Path) -> String {
     path.parent().unwrap_or(path).display().to_string()
 }
 
 /// Where control's memory survives.
 pub(crate) trait Store: Send {
+    /// Where it keeps things.
+    fn path(&self) -> &Path;
+
     /// Reads everything.
     ///
     /// # Errors

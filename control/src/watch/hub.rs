@@ -120,6 +120,19 @@ impl Hub {
         self.wake(&touched, concerned.as_ref());
     }
 
+    /// Publishes what is stored without having been published: a commit that was reported as failed.
+    pub(crate) fn adopt(&self, state: State, steps: Vec<Footprint>) {
+        let touched: Vec<_> = steps.iter().flat_map(|step| step.touched.iter().copied()).collect();
+        {
+            let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
+            present.state = state;
+            for step in steps {
+                present.history.push(step);
+            }
+        }
+        self.wake(&touched, None);
+    }
+
     fn wake(&self, touched: &[Touched], concerned: Option<&BTreeSet<NodeId>>) {
         let mut watches = self.watches();
         for row in touched {

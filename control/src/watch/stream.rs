@@ -6,7 +6,7 @@ use std::time::Duration;
 use overlay_core::instant::rfc3339;
 use overlay_core::{NodeId, Revision};
 use overlay_proto::{Code, Refusal, v1};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tonic::Status;
 
@@ -27,6 +27,8 @@ pub(crate) type Outlet = mpsc::Sender<Result<v1::WatchResponse, Status>>;
 pub(crate) struct Feed {
     /// The published present.
     pub(crate) hub: Arc<Hub>,
+    /// What control itself cannot do.
+    pub(crate) problems: watch::Receiver<Vec<v1::ControlProblem>>,
     /// This watch's place in it.
     pub(crate) session: Arc<Session>,
     /// Who watches.
@@ -53,12 +55,17 @@ impl Feed {
         if let Err(end) = self.send_news(outlet).await {
             return end;
         }
+        // What is wrong already is told at once.
+        if !self.problems.borrow().is_empty() {
+            self.problems.mark_changed();
+        }
         loop {
             let step = tokio::select! {
                 biased;
                 end = self.session.ended() => Err(end),
                 () = outlet.closed() => Err(Refusal::new(Code::ControlAway, "the watcher went away")),
                 _ = alive.tick() => self.send_alive(outlet).await,
+                Ok(()) = self.problems.changed() => self.send_alive(outlet).await,
                 () = self.session.woken() => self.send_news(outlet).await,
             };
             if let Err(end) = step {
@@ -96,7 +103,8 @@ impl Feed {
             self.send_news(outlet).await?;
         }
 
-        self.send(outlet, v1::watch_response::Event::Alive(v1::Alive { unix_time: now })).await
+        let problems = self.problems.borrow_and_update().clone();
+        self.send(outlet, v1::watch_response::Event::Alive(v1::Alive { unix_time: now, problems })).await
     }
 
     async fn send(&self, outlet: &Outlet, event: v1::watch_response::Event) -> Result<(), Refusal> {

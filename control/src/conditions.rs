@@ -1,0 +1,112 @@
+//! What control itself cannot do at this moment: told to every node that watches, so that people hear of it where they look.
+
+use std::path::Path;
+use std::time::Duration;
+
+use overlay_daemon::descriptors::Descriptors;
+use overlay_daemon::log::Log;
+use overlay_daemon::{Trouble, disk};
+use overlay_proto::v1;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+/// How often is looked.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The conditions of this process.
+#[derive(Debug)]
+pub(crate) struct Conditions {
+    log: Log,
+    descriptors: Descriptors,
+    storage: watch::Sender<Option<Trouble>>,
+    problems: watch::Sender<Vec<v1::ControlProblem>>,
+}
+
+impl Conditions {
+    /// Begins with everything well.
+    pub(crate) fn new(log: Log) -> Self {
+        Self {
+            log,
+            descriptors: Descriptors::watched(),
+            storage: watch::Sender::new(None),
+            problems: watch::Sender::default(),
+        }
+    }
+
+    /// Looks again and again, until the task is dropped.
+    pub(crate) async fn run(&self) {
+        loop {
+            let present = self.look();
+            self.problems.send_if_modified(|known| {
+                let changed = *known != present;
+                *known = present;
+                changed
+            });
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Hears of what is not well, and of every change of that.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Vec<v1::ControlProblem>> {
+        self.problems.subscribe()
+    }
+
+    /// Notes that changes cannot be stored.
+    pub(crate) fn storage_failed(&self, text: String, now: u64) {
+        self.storage.send_modify(|trouble| {
+            let since = trouble.as_ref().map_or(now, |trouble| trouble.since);
+            *trouble = Some(Trouble { text, since });
+        });
+    }
+
+    /// Notes that a change was stored in `file`. On a full disk, what is small may be while larger things are not.
+    pub(crate) fn storage_works(&self, file: &Path) {
+        if self.storage.borrow().is_none() || !disk::has_room(file) {
+            return;
+        }
+        if self.storage.send_if_modified(|trouble| trouble.take().is_some()) {
+            tracing::info!("Changes are stored again");
+        }
+    }
+
+    /// Waits until changes cannot be stored.
+    pub(crate) async fn storage_fails(&self) {
+        // The sender is this very value's.
+        let _ = self.storage.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// Lists what is not well.
+    fn look(&self) -> Vec<v1::ControlProblem> {
+        let troubles = [
+            ("storage", self.storage.borrow().clone()),
+            ("log", self.log.trouble()),
+            ("descriptors", self.descriptors.trouble()),
+        ];
+        let problem = |code: &str, Trouble { text, since }| v1::ControlProblem {
+            code: code.to_owned(),
+            text: text.replace(['\n', '\r'], " "),
+            since_unix: since,
+        };
+
+        troubles.into_iter().filter_map(|(code, trouble)| Some(problem(code, trouble?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_that_stays_keeps_its_beginning_and_ends_with_a_success() {
+        let conditions = Conditions::new(Log::default());
+        conditions.storage_failed("full".to_owned(), 10);
+        conditions.storage_failed("still full".to_owned(), 20);
+
+        let problems = conditions.look();
+
+        let told = (problems[0].code.as_str(), problems[0].text.as_str(), problems[0].since_unix);
+        assert_eq!(told, ("storage", "still full", 10));
+        conditions.storage_works(Path::new("/"));
+        assert_eq!(conditions.look(), []);
+    }
+}
