@@ -3,6 +3,7 @@
 mod churn;
 mod control;
 mod docker;
+mod exhaustion;
 mod firewall;
 mod flood;
 mod foreign;
@@ -45,10 +46,11 @@ pub struct Check {
 }
 
 /// All checks.
-pub const CHECKS: [Check; 28] = [
+pub const CHECKS: [Check; 29] = [
     Check { name: "offline", what: "the data path needs no control", rounds: 1, run: offline::run },
     Check { name: "restart", what: "agents may be killed at any moment", rounds: 100, run: restart::run },
     Check { name: "control", what: "what control acknowledged survives kill -9", rounds: 20, run: control::run },
+    Check { name: "exhaustion", what: "what a host runs out of kills nobody", rounds: 5, run: exhaustion::run },
     Check { name: "foreign", what: "what foreign hands break is healed", rounds: 3, run: foreign::run },
     Check { name: "firewall", what: "the host's firewall makes no difference", rounds: 1, run: firewall::run },
     Check { name: "isolation", what: "networks are sealed, also with one prefix", rounds: 1, run: isolation::run },

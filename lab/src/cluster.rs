@@ -238,6 +238,17 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts a killed daemon again with its log elsewhere; it then ends with the cluster.
+    ///
+    /// # Errors
+    ///
+    /// When its host is gone.
+    pub(crate) fn restart_logging_to(&mut self, daemon: &Daemon, log: &str) -> Result<()> {
+        self.restarted.retain_mut(Running::is_running);
+        self.restarted.push(daemon.logging_to(log)?.spawn()?);
+        Ok(())
+    }
+
     /// Waits until the agent of a host answers.
     ///
     /// # Errors

@@ -111,6 +111,17 @@ impl Daemon {
         Ok(self.host.try_command(&self.program)?.args(&self.args))
     }
 
+    /// The command that starts it again with its log in a file, or what else can be opened by a path.
+    ///
+    /// # Errors
+    ///
+    /// When the host is gone.
+    pub fn logging_to(&self, log: &str) -> Result<HostCommand> {
+        let script = format!("exec \"$@\" 2>>{log}");
+
+        Ok(self.host.try_command("sh")?.args(["-c", &script, "sh", &self.program]).args(&self.args))
+    }
+
     /// Starts it again; it ends with the returned value.
     ///
     /// # Errors

@@ -29,6 +29,11 @@ fn what_control_acknowledged_survives_its_death() {
 }
 
 #[test]
+fn what_a_host_runs_out_of_kills_nobody() {
+    check("exhaustion", 1);
+}
+
+#[test]
 fn what_foreign_hands_break_is_healed() {
     check("foreign", 1);
 }

@@ -1,0 +1,333 @@
+//! What a host runs out of kills nobody: room for the log or a reader of it, room for the state, descriptors. The agent of
+//! host 2 and control on host 1 go through all of it under traffic, container starts and changes.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::{Notes, PATIENCE, PingSummary, ms};
+use crate::cluster::Cluster;
+use crate::command::{Output, Running};
+use crate::wait::wait_until;
+
+/// The host whose agent is tried.
+const HOST: usize = 1;
+/// How long `status` may take to name what is wrong.
+const NAMED: Duration = Duration::from_secs(10);
+/// How long it may take to take that back.
+const GONE: Duration = Duration::from_secs(5);
+/// Where the log and the state of the daemons that are tried are, on small disks of their own.
+const LOG_DISK: &str = "/run/log-disk";
+const STATE_DISK: &str = "/var/lib/overlay";
+/// A pipe for the log.
+const PIPE: &str = "/run/log-pipe";
+
+pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
+    let mut cluster = Cluster::new(2)?;
+    cluster.ctl(0, &["network", "create", "net"])?;
+    let server = cluster.serve_http(0, "net", "service")?;
+
+    for _ in 0..rounds {
+        pipe(&mut cluster, notes)?;
+        dev_full(&mut cluster, notes)?;
+        full_log_disk(&mut cluster, notes)?;
+        full_state_disk(&mut cluster, notes)?;
+        no_descriptors(&mut cluster, notes)?;
+    }
+
+    drop(server);
+    cluster.finish()
+}
+
+/// A reader that stopped with the pipe full, none at all, and one again.
+fn pipe(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
+    let script = format!("exec 3<>{PIPE}; dd if=/dev/zero bs=65536 count=1 >&3 2>/dev/null; echo full; exec sleep 600");
+    let mut stopped = Vec::new();
+    for host in [0, HOST] {
+        cluster.host(host).try_command("mkfifo")?.arg(PIPE).run()?;
+        let reader = cluster.host(host).try_command("sh")?.args(["-c", &script]).spawn()?;
+        wait_until(PATIENCE, "the pipe is full", || reader.stdout().contains("full"))?;
+        stopped.push(reader);
+    }
+    let scene = Scene::begin(cluster, PIPE)?;
+    let named = scene.named(cluster, &["log", "control-log"])?;
+    scene.works(cluster)?;
+    notes.say(&format!("reader of a full pipe stopped: {named}, {}", scene.end(cluster)?));
+
+    let scene = Scene::go_on(cluster)?;
+    drop(stopped);
+    let named = scene.named(cluster, &["log", "control-log"])?;
+    scene.works(cluster)?;
+    let readers = [0, HOST].map(|host| cluster.host(host).try_command("cat")?.arg(PIPE).spawn());
+    let gone = scene.gone(cluster)?;
+    notes.say(&format!("pipe closed: {named}; read again: {gone}, {}", scene.end(cluster)?));
+
+    stop(cluster)?;
+    for (host, reader) in [0, HOST].into_iter().zip(readers) {
+        reader?.wait(PATIENCE)?;
+        cluster.host(host).try_command("rm")?.arg(PIPE).run()?;
+    }
+    Ok(())
+}
+
+fn dev_full(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
+    let scene = Scene::begin(cluster, "/dev/full")?;
+    let named = scene.named(cluster, &["log", "control-log"])?;
+    scene.works(cluster)?;
+    notes.say(&format!("standard error is /dev/full: {named}, {}", scene.end(cluster)?));
+
+    stop(cluster)
+}
+
+fn full_log_disk(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
+    for host in [0, HOST] {
+        let script = format!("mkdir {LOG_DISK} && mount -n -t tmpfs -o size=64k log {LOG_DISK}");
+        shell(cluster, host, &script)?;
+        fill(cluster, host, LOG_DISK)?;
+    }
+    let scene = Scene::begin(cluster, &format!("{LOG_DISK}/log"))?;
+    let named = scene.named(cluster, &["log", "control-log"])?;
+    scene.works(cluster)?;
+    for host in [0, HOST] {
+        make_room(cluster, host, LOG_DISK)?;
+    }
+    let gone = scene.gone(cluster)?;
+    notes.say(&format!("log on a full disk: {named}; with room: {gone}, {}", scene.end(cluster)?));
+    for host in [0, HOST] {
+        let log = shell(cluster, host, &format!("cat {LOG_DISK}/log"))?.stdout;
+        ensure!(log.lines().count() > 1, "nothing was logged when there was room: {log}");
+    }
+
+    stop(cluster)?;
+    for host in [0, HOST] {
+        shell(cluster, host, &format!("umount -n {LOG_DISK} && rmdir {LOG_DISK}"))?;
+    }
+    Ok(())
+}
+
+fn full_state_disk(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
+    with_daemons_away(cluster, &format!("mount -n -t tmpfs -o size=16m state {STATE_DISK}"))?;
+    let scene = Scene::begin(cluster, "/dev/null")?;
+    for host in [0, HOST] {
+        fill(cluster, host, STATE_DISK)?;
+    }
+    let start = Instant::now();
+    let changes = until_refused(|n| {
+        let create = cluster.host(HOST).try_command("overlayctl")?.args(["network", "create", &format!("big{n}")]);
+        let output = create.args(labels()).output()?;
+        Ok(if output.status.success() { Ok(()) } else { Err(output.stderr) })
+    })?;
+    let mut late = Vec::new();
+    let starts = until_refused(|n| {
+        let run = cluster.host(HOST).try_command("overlayctl")?.args(["run", "--network", "net", "--name"]);
+        let run =
+            run.arg(format!("late{n}")).args(labels()).args(["--", "overlay-lab", "serve-http", "--name", "late"]);
+        let mut running = run.spawn()?;
+        wait_until(PATIENCE, "a start", || running.stdout().contains("listens on") || !running.is_running())?;
+        if !running.is_running() {
+            return Ok(Err(running.stderr()));
+        }
+        late.push(running);
+
+        Ok(Ok(()))
+    })?;
+    let named = scene.named(cluster, &["storage", "control-storage"])?;
+    let filled = start.elapsed();
+    for host in [0, HOST] {
+        make_room(cluster, host, STATE_DISK)?;
+    }
+    let gone = scene.gone(cluster)?;
+    scene.works(cluster)?;
+    drop(late);
+    let there = cluster.ctl_json(0, &["network", "ls"])?.to_string();
+    let lost = (0..changes).filter(|n| !there.contains(&format!("\"big{n}\""))).count();
+    ensure!(lost == 0, "{lost} acknowledged changes are lost");
+    notes.say(&format!(
+        "state disk full for {}: {changes} changes and {starts} starts before one was refused, 0 lost; {named}; \
+         with room: {gone}, {}",
+        ms(filled),
+        scene.end(cluster)?
+    ));
+
+    for host in [0, HOST] {
+        fill(cluster, host, STATE_DISK)?;
+    }
+    stop(cluster)?;
+    notes.say("state disk full: agent and control killed and started, both are there");
+    for host in [0, HOST] {
+        make_room(cluster, host, STATE_DISK)?;
+    }
+    with_daemons_away(cluster, &format!("umount -n {STATE_DISK}"))
+}
+
+/// What makes a row large.
+fn labels() -> impl Iterator<Item = String> {
+    (0..16).flat_map(|k| ["--label".to_owned(), format!("k{k}={}", "x".repeat(200))])
+}
+
+/// Tries until it is refused for want of room; returns how often it was not.
+fn until_refused(mut attempt: impl FnMut(usize) -> Result<Result<(), String>>) -> Result<usize> {
+    const MOST: usize = 200;
+    for n in 0..MOST {
+        if let Err(refusal) = attempt(n)? {
+            let clear = refusal.contains("is full; make room there") && refusal.contains(STATE_DISK);
+            ensure!(clear, "refused otherwise: {refusal}");
+            return Ok(n);
+        }
+    }
+
+    anyhow::bail!("{MOST} found room on a full disk")
+}
+
+/// Puts another disk below the state of both hosts, with the same files. What those have not used yet takes no room.
+fn with_daemons_away(cluster: &mut Cluster, change: &str) -> Result<()> {
+    let daemons = [cluster.control()?, cluster.agent(0)?, cluster.agent(HOST)?];
+    for daemon in &daemons {
+        daemon.kill()?;
+    }
+    let kept = "/run/kept-state";
+    for host in [0, HOST] {
+        let back = format!("cp -a --sparse=always {kept}/. {STATE_DISK}/");
+        shell(cluster, host, &format!("cp -a {STATE_DISK} {kept} && {change} && {back} && rm -r {kept}"))?;
+    }
+    for daemon in &daemons {
+        cluster.restart(daemon)?;
+    }
+    for host in [0, HOST] {
+        cluster.wait_for_agent(host)?;
+        cluster.wait_for_control(host)?;
+    }
+
+    Ok(())
+}
+
+fn no_descriptors(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
+    let scene = Scene::begin(cluster, "/dev/null")?;
+    let daemons = [cluster.agent(HOST)?, cluster.control()?].map(|daemon| daemon.pid()).into_iter().zip([HOST, 0]);
+    let limited: Vec<(usize, i32, String)> = daemons
+        .map(|(pid, host)| {
+            // Every new descriptor gets the lowest number that is free.
+            let script = format!(
+                "grep 'Max open files' /proc/{pid}/limits | awk '{{print $4\":\"$5}}'; \
+                 n=0; while [ -e /proc/{pid}/fd/$n ]; do n=$((n+1)); done; prlimit --pid {pid} --nofile=$n:"
+            );
+            Ok((host, pid, shell(cluster, host, &script)?.stdout.trim().to_owned()))
+        })
+        .collect::<Result<_>>()?;
+    let named = scene.named(cluster, &["descriptors", "control-descriptors"])?;
+    let refused = cluster.container(HOST, "net", "late")?.args(["pids", "none"]).output()?;
+    ensure!(!refused.status.success(), "a container started without descriptors");
+    cluster.ctl(HOST, &["network", "create", "few"])?;
+    cluster.ctl(HOST, &["network", "rm", "few"])?;
+    for (host, pid, limits) in &limited {
+        shell(cluster, *host, &format!("prlimit --pid {pid} --nofile={limits}"))?;
+    }
+    let gone = scene.gone(cluster)?;
+    scene.works(cluster)?;
+    notes.say(&format!("descriptors used up: {named}; with more: {gone}, {}", scene.end(cluster)?));
+    notes.say(&format!("  a start was refused with: {}", refused.stderr.trim()));
+
+    stop(cluster)
+}
+
+/// One thing that is wrong, with the processes that must survive it and the traffic that must not notice.
+struct Scene {
+    agent: i32,
+    control: i32,
+    ping: Running,
+}
+
+impl Scene {
+    /// Starts control and the agent anew with another log, and traffic.
+    fn begin(cluster: &mut Cluster, log: &str) -> Result<Self> {
+        for daemon in [cluster.control()?, cluster.agent(HOST)?] {
+            daemon.kill()?;
+            cluster.restart_logging_to(&daemon, log)?;
+        }
+        cluster.wait_for_agent(HOST)?;
+        cluster.wait_for_control(HOST)?;
+        wait_until(PATIENCE, "traffic passes", || {
+            let ping = cluster
+                .container(HOST, "net", "first")
+                .and_then(|ping| ping.args(["ping", "--count=1", "service"]).output());
+            ping.is_ok_and(|output| output.status.success())
+        })?;
+
+        Self::go_on(cluster)
+    }
+
+    /// Begins with the processes as they are.
+    fn go_on(cluster: &Cluster) -> Result<Self> {
+        let ping = ["ping", "--json", "--count=0", "--interval-ms=20", "service"];
+        let ping = cluster.container(HOST, "net", "pinger")?.args(ping).spawn()?;
+
+        Ok(Self { agent: cluster.agent(HOST)?.pid(), control: cluster.control()?.pid(), ping })
+    }
+
+    /// Waits until the agent's `status` has all of these problems.
+    fn named(&self, cluster: &Cluster, codes: &[&str]) -> Result<String> {
+        let all = || problems(cluster).is_ok_and(|found| codes.iter().all(|code| found.iter().any(|c| c == code)));
+        let took = wait_until(NAMED, &format!("status names {codes:?}"), all)
+            .with_context(|| format!("status has {:?}", problems(cluster)))?;
+
+        Ok(format!("named after {}", ms(took)))
+    }
+
+    /// Waits until it has no problem at all.
+    fn gone(&self, cluster: &Cluster) -> Result<String> {
+        let none = || problems(cluster).is_ok_and(|found| found.is_empty());
+        let took = wait_until(GONE, "status has no problem", none)
+            .with_context(|| format!("status has {:?}", problems(cluster)))?;
+
+        Ok(format!("gone after {}", ms(took)))
+    }
+
+    /// Insists that containers start and changes are made.
+    fn works(&self, cluster: &Cluster) -> Result<()> {
+        cluster.fetch(HOST, "net", "fetcher", "service")?;
+        cluster.ctl(HOST, &["network", "create", "other"])?;
+        cluster.ctl(HOST, &["network", "rm", "other"]).map(drop)
+    }
+
+    /// Ends the traffic; insists that nothing was lost and nobody died.
+    fn end(self, cluster: &Cluster) -> Result<String> {
+        self.ping.signal(Signal::SIGTERM)?;
+        let summary: PingSummary = serde_json::from_str(&self.ping.wait(PATIENCE)?.stdout).context("no figures")?;
+        let (sent, received) = (summary.sent, summary.received);
+        ensure!(sent == received, "{} of {sent} packets were lost", sent - received);
+        ensure!(cluster.agent(HOST)?.pid() == self.agent, "the agent died");
+        ensure!(cluster.control()?.pid() == self.control, "control died");
+
+        Ok(format!("{received} of {sent} echoes answered, 0 deaths"))
+    }
+}
+
+fn problems(cluster: &Cluster) -> Result<Vec<String>> {
+    let status = cluster.ctl_json(HOST, &["status"])?;
+    let list = status["problems"].as_array().context("status has no problems")?;
+
+    Ok(list.iter().filter_map(|problem| Some(problem["code"].as_str()?.to_owned())).collect())
+}
+
+/// Starts the daemons that are tried as they were before.
+fn stop(cluster: &mut Cluster) -> Result<()> {
+    for daemon in [cluster.control()?, cluster.agent(HOST)?] {
+        daemon.kill()?;
+        cluster.restart(&daemon)?;
+    }
+    cluster.wait_for_agent(HOST)?;
+    cluster.wait_for_control(HOST).map(drop)
+}
+
+fn shell(cluster: &Cluster, host: usize, script: &str) -> Result<Output> {
+    cluster.host(host).try_command("sh")?.args(["-c", script]).run()
+}
+
+fn fill(cluster: &Cluster, host: usize, disk: &str) -> Result<()> {
+    shell(cluster, host, &format!("! dd if=/dev/zero of={disk}/filling bs=4096 2>/dev/null")).map(drop)
+}
+
+fn make_room(cluster: &Cluster, host: usize, disk: &str) -> Result<()> {
+    shell(cluster, host, &format!("rm {disk}/filling")).map(drop)
+}
