@@ -11,8 +11,18 @@ pub enum Direction {
     Inbound,
 }
 
+/// What a dropped packet means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DropKind {
+    /// Somebody's packet did not arrive, or somebody tried what is not allowed.
+    Refusal,
+    /// A sound network has it, too: what kernels say to their links, strangers on a port, messages of a session that is over,
+    /// copies, and packets whose senders were told to make them smaller.
+    Noise,
+}
+
 macro_rules! drop_reasons {
-    ($($(#[$doc:meta])* $name:ident => $direction:ident, $label:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident => $direction:ident, $kind:ident, $label:literal;)*) => {
         /// Why a packet went no further.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum DropReason {
@@ -30,6 +40,13 @@ macro_rules! drop_reasons {
                 }
             }
 
+            /// Returns whether somebody lost a packet that should have arrived.
+            pub const fn kind(self) -> DropKind {
+                match self {
+                    $(Self::$name => DropKind::$kind,)*
+                }
+            }
+
             /// Returns which way the refused packets were going.
             pub const fn direction(self) -> Direction {
                 match self {
@@ -42,65 +59,65 @@ macro_rules! drop_reasons {
 
 drop_reasons! {
     /// The TUN device belongs to a network that is not (or no longer) published.
-    UnknownNetwork => Outbound, "unknown_network";
+    UnknownNetwork => Outbound, Refusal, "unknown_network";
     /// No sound IP packet came from the TUN device.
-    Malformed => Outbound, "malformed";
+    Malformed => Outbound, Refusal, "malformed";
     /// The inner source is multicast, broadcast, loopback, link-local or unspecified.
-    SourceNotUnicast => Outbound, "source_not_unicast";
+    SourceNotUnicast => Outbound, Refusal, "source_not_unicast";
     /// What the kernel says on the link by itself, from no address of the network, such as reports of multicast listeners: it is
     /// for nobody beyond, and no refusal.
-    LinkScope => Outbound, "link_scope";
+    LinkScope => Outbound, Noise, "link_scope";
     /// The inner source does not live on this node.
-    SourceNotLocal => Outbound, "source_not_local";
+    SourceNotLocal => Outbound, Refusal, "source_not_local";
     /// No peer holds the inner destination.
-    NoRoute => Outbound, "no_route";
+    NoRoute => Outbound, Refusal, "no_route";
     /// The packet is larger than the network's MTU, or than the path to the peer carries; an ICMP error was due.
-    TooBig => Outbound, "too_big";
+    TooBig => Outbound, Noise, "too_big";
     /// The peer that holds the destination published no lane.
-    NoLane => Outbound, "no_lane";
+    NoLane => Outbound, Refusal, "no_lane";
     /// The peer's public key is one that no session can be made with.
-    InvalidKey => Outbound, "invalid_key";
+    InvalidKey => Outbound, Refusal, "invalid_key";
     /// Nobody knows where the peer could be reached.
-    NoUnderlayAddr => Outbound, "no_underlay_address";
+    NoUnderlayAddr => Outbound, Refusal, "no_underlay_address";
     /// Too many packets waited for the session; the oldest went.
-    QueueOverflow => Outbound, "queue_overflow";
+    QueueOverflow => Outbound, Refusal, "queue_overflow";
     /// The peer answered no handshake while the packet waited.
-    HandshakeTimeout => Outbound, "handshake_timeout";
+    HandshakeTimeout => Outbound, Refusal, "handshake_timeout";
     /// The peer was removed while the packet waited.
-    PeerRemoved => Outbound, "peer_removed";
+    PeerRemoved => Outbound, Refusal, "peer_removed";
     /// The driver does not send as fast as packets come.
-    TransmitOverflow => Outbound, "transmit_overflow";
+    TransmitOverflow => Outbound, Refusal, "transmit_overflow";
 
     /// No WireGuard message.
-    NotWireguard => Inbound, "not_wireguard";
+    NotWireguard => Inbound, Noise, "not_wireguard";
     /// The receiver index belongs to no tunnel of this lane.
-    UnknownIndex => Inbound, "unknown_index";
+    UnknownIndex => Inbound, Noise, "unknown_index";
     /// The message proves knowledge of none of this lane's public keys.
-    WrongMac => Inbound, "wrong_mac";
+    WrongMac => Inbound, Noise, "wrong_mac";
     /// An initiation by a key that is no member of the network.
-    UnknownPeer => Inbound, "unknown_peer";
+    UnknownPeer => Inbound, Refusal, "unknown_peer";
     /// An initiation not newer than the last of the same peer.
-    HandshakeReplayed => Inbound, "handshake_replayed";
+    HandshakeReplayed => Inbound, Noise, "handshake_replayed";
     /// Too many handshakes from this source while under load.
-    RateLimited => Inbound, "rate_limited";
+    RateLimited => Inbound, Refusal, "rate_limited";
     /// A handshake message or cookie that does not decrypt, or that nobody asked for.
-    HandshakeRefused => Inbound, "handshake_refused";
+    HandshakeRefused => Inbound, Noise, "handshake_refused";
     /// The session of a data message is over.
-    NoSession => Inbound, "no_session";
+    NoSession => Inbound, Noise, "no_session";
     /// The counter of a data message was seen before, is too old, or past the limit of a session.
-    CounterRefused => Inbound, "counter_refused";
+    CounterRefused => Inbound, Noise, "counter_refused";
     /// A data message that does not authenticate.
-    WrongTag => Inbound, "wrong_tag";
+    WrongTag => Inbound, Refusal, "wrong_tag";
     /// A peer sent something that is no sound IP packet.
-    InnerMalformed => Inbound, "inner_malformed";
+    InnerMalformed => Inbound, Refusal, "inner_malformed";
     /// A peer sent from a multicast, broadcast, loopback, link-local or unspecified address.
-    InnerSourceNotUnicast => Inbound, "inner_source_not_unicast";
+    InnerSourceNotUnicast => Inbound, Refusal, "inner_source_not_unicast";
     /// A peer sent from an address that is not its own.
-    InnerSourceForged => Inbound, "inner_source_forged";
+    InnerSourceForged => Inbound, Refusal, "inner_source_forged";
     /// A peer sent to an address that does not live on this node.
-    InnerNotLocal => Inbound, "inner_not_local";
+    InnerNotLocal => Inbound, Refusal, "inner_not_local";
     /// The driver does not empty the engine as fast as packets come.
-    DeliveryOverflow => Inbound, "delivery_overflow";
+    DeliveryOverflow => Inbound, Refusal, "delivery_overflow";
 }
 
 impl fmt::Display for DropReason {

@@ -4,13 +4,14 @@
 //! destination check → deliver`. Per packet nothing is allocated, locked or logged; packets that must wait for a session
 //! are the exception. The AEAD runs over a whole batch, see [`crate::stage`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use overlay_core::NetworkId;
+use overlay_core::{NetworkId, NodeId};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use zeroize::{Zeroize, Zeroizing};
@@ -75,6 +76,10 @@ pub struct Delivery<'a> {
 
 /// How many peer lanes a lane that just started calls by itself: 350 KiB of tunnels, should none of them answer.
 const MAX_WOKEN: usize = 32;
+/// How many peer lanes are greeted: one of them should be up.
+const MAX_GREETED: usize = 4;
+/// How many peer lanes a lane keeps a translation open to: 2.7 MiB of tunnels, and ten requests a second.
+const MAX_KEPT_OPEN: usize = 256;
 
 /// The packet engine of one lane.
 pub struct Engine {
@@ -131,6 +136,7 @@ impl Engine {
                 network.publish(table, self.seat, &mut self.shared, now);
             }
         }
+        self.wake_if_translated(now);
         self.tend_touched(now);
     }
 
@@ -143,6 +149,47 @@ impl Engine {
         let mut left = MAX_WOKEN;
         for network in self.networks.values_mut() {
             left -= network.wake(left, &mut self.shared, now);
+        }
+        self.tend_touched(now);
+    }
+
+    /// Calls a few peer lanes, unless one has said already where it sees this node: who is behind a translation must know it,
+    /// for nobody can call it.
+    pub fn greet(&mut self, now: Instant) {
+        let now = self.clock.advance(now);
+        if self.networks.values().any(Network::is_seen) {
+            return;
+        }
+        let mut left = MAX_GREETED;
+        for network in self.networks.values_mut() {
+            left -= network.wake(left, &mut self.shared, now);
+        }
+        self.tend_touched(now);
+    }
+
+    /// Takes over the host's own addresses. A peer that sees this node elsewhere sees it through a translation; without any
+    /// nothing is concluded.
+    pub fn know_own(&mut self, own: Arc<BTreeSet<IpAddr>>) {
+        if self.shared.own != own {
+            self.shared.own = own;
+            self.shared.translated = None;
+        }
+    }
+
+    /// Tells every peer with a session that this node's address may be another one now.
+    pub fn announce(&mut self, now: Instant) {
+        let now = self.clock.advance(now);
+        for network in self.networks.values_mut() {
+            network.announce(&mut self.shared, now);
+        }
+        self.tend_touched(now);
+    }
+
+    /// Looks for the silent lanes of a node at once, for another of its lanes was heard.
+    pub fn hurry(&mut self, node: NodeId, now: Instant) {
+        let now = self.clock.advance(now);
+        for network in self.networks.values_mut() {
+            network.hurry(node, &mut self.shared, now);
         }
         self.tend_touched(now);
     }
@@ -190,6 +237,10 @@ impl Engine {
         self.opens = stage::reuse(opens);
         self.shared.inbox.forget_holes();
         self.tend_touched(now);
+        if std::mem::take(&mut self.shared.is_news) {
+            self.wake_if_translated(now);
+            self.tend_touched(now);
+        }
     }
 
     /// Performs whatever is due at `now`.
@@ -312,6 +363,17 @@ impl Engine {
         }
 
         Err(DropReason::WrongMac)
+    }
+
+    /// Nobody can call a node behind a translation, so it calls.
+    fn wake_if_translated(&mut self, now: Instant) {
+        if self.shared.translated.is_none() {
+            return;
+        }
+        let mut left = MAX_KEPT_OPEN;
+        for network in self.networks.values_mut() {
+            left -= network.wake(left, &mut self.shared, now);
+        }
     }
 
     fn tend_touched(&mut self, now: Instant) {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use overlay_core::{NodeId, PublicKey};
 
+use crate::liveness::Liveness;
 use crate::noise::{RETRY_TIME, SESSION_TIME, Tunnel};
 use crate::outbox::TrainId;
 use crate::path::Path;
@@ -38,6 +39,8 @@ pub(crate) struct Link {
     pub(crate) path: Path,
     /// How large a packet may be.
     pub(crate) mtu: PathMtu,
+    /// Whether the two ends hear each other. Made with the first message; gone when the link rests.
+    pub(crate) life: Option<Box<Liveness>>,
     /// Made on demand; gone again when the protocol gives it up.
     pub(crate) tunnel: Option<Tunnel>,
     /// When the tunnel must be looked at, as noted among the deadlines.
@@ -70,6 +73,7 @@ impl Link {
             is_used: false,
             path: Path::default(),
             mtu: PathMtu::new(mtu, now),
+            life: None,
             tunnel: None,
             deadline: None,
             is_touched: false,
@@ -115,6 +119,26 @@ impl Link {
         count
     }
 
+    /// Returns what is known of who hears whom.
+    #[inline]
+    pub(crate) fn life(&mut self, now: Instant) -> &mut Liveness {
+        self.life.get_or_insert_with(|| Box::new(Liveness::new(now)))
+    }
+
+    /// Counts a message of the session that leaves with `len` bytes.
+    #[inline]
+    pub(crate) fn note_sent(&mut self, len: usize) {
+        self.tx_bytes += len as u64;
+        if let Some(life) = &mut self.life {
+            life.note_sent();
+        }
+    }
+
+    /// Returns whether packets wait for a sign of the peer.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.is_wanted())
+    }
+
     /// Notes that a packet came or went.
     pub(crate) fn used(&mut self, now: Instant) {
         self.last_use = now;
@@ -138,7 +162,7 @@ impl Link {
 
     /// Notes that a handshake was sent.
     pub(crate) fn attempted(&mut self, now: Instant) {
-        let retry = self.path.retry_time();
+        let retry = self.path.retry_time(self.is_wanted());
         if let Some(tunnel) = &mut self.tunnel {
             tunnel.set_retry_time(retry);
         }
@@ -182,6 +206,26 @@ impl Link {
         self.trouble = Some(trouble);
     }
 
+    /// Counts an authentic message of the session.
+    #[inline]
+    pub(crate) fn note_received(&mut self, now: Instant) {
+        let life = self.life.get_or_insert_with(|| Box::new(Liveness::new(now)));
+        life.note_received();
+        if life.is_in_doubt()
+            && let Some(age) = self.tunnel.as_ref().and_then(|tunnel| tunnel.session_age(now))
+        {
+            life.note_session(age, now);
+        }
+    }
+
+    /// Returns the state as people are told, and since when it holds: a peer that hears nothing is not reached.
+    pub(crate) fn shown_state(&self, now: Instant) -> (PeerState, Duration) {
+        match self.life.as_ref().and_then(|life| life.deaf_since(now)) {
+            Some(since) => (PeerState::Unreachable, now.saturating_duration_since(since)),
+            None => self.state(now),
+        }
+    }
+
     /// Returns the state and since when it holds.
     pub(crate) fn state(&self, now: Instant) -> (PeerState, Duration) {
         let over = self.last_handshake.and_then(|at| at.checked_add(SESSION_TIME)).filter(|end| *end <= now);
@@ -195,7 +239,13 @@ impl Link {
     }
 
     /// Returns what stands in the way.
-    pub(crate) fn trouble(&self) -> Option<Trouble> {
+    pub(crate) fn trouble(&self, now: Instant) -> Option<Trouble> {
+        if self.life.as_ref().is_some_and(|life| life.deaf_since(now).is_some()) {
+            return Some(Trouble::NotHeard);
+        }
+        if self.trouble.is_none() && self.state == PeerState::Unreachable {
+            return Some(Trouble::Silent { attempts: self.path.attempts() });
+        }
         match self.path.attempts() {
             // One unanswered handshake is every handshake while it is under way.
             0 | 1 => self.trouble,

@@ -1,10 +1,11 @@
 //! One network on this lane: its interface, its peers, and who may send what.
 //!
 //! Handshakes, timers and tunnels that come and go are in [`handshake`]; taking over a new table is in [`publish`]; what
-//! narrow paths ask for is in [`fit`] and [`probing`].
+//! narrow paths ask for is in [`fit`] and [`probing`]; who hears whom is in [`hearing`].
 
 mod fit;
 mod handshake;
+mod hearing;
 mod probing;
 mod publish;
 
@@ -23,6 +24,7 @@ use crate::drop::DropReason;
 use crate::icmp;
 use crate::ip::{self, Inner};
 use crate::link::{Link, LinkIndex, PeerIndex};
+use crate::liveness::Liveness;
 use crate::noise::{Interface, Message, Open, sealed_len};
 use crate::routes::PrefixTable;
 use crate::shared::{Place, Shared};
@@ -131,7 +133,7 @@ impl Network {
         };
         let start = job.room.start;
         let Some(inner) = ip::parse(shared.inbox.room(start..start + payload_len)) else {
-            return self.handle_probe(job.place.link, start..start + payload_len, shared, now);
+            return self.handle_payload(job.place.link, start..start + payload_len, shared, now);
         };
         self.links[job.place.link.0].used(now);
         self.check_sender(job.place.link, &inner)?;
@@ -154,7 +156,9 @@ impl Network {
     /// Lists how each peer is doing.
     pub(crate) fn status(&self, now: Instant) -> impl Iterator<Item = PeerStatus> + '_ {
         self.links.iter().map(move |link| {
-            let (state, since) = link.state(now);
+            let (state, since) = link.shown_state(now);
+            let life = link.life.as_deref();
+            let age = |at: Instant| now.saturating_duration_since(at);
 
             PeerStatus {
                 network: self.table.id,
@@ -167,7 +171,14 @@ impl Network {
                 rx_bytes: link.rx_bytes,
                 state,
                 since,
-                trouble: link.trouble(),
+                trouble: link.trouble(now),
+                heard: life.and_then(Liveness::heard).map(age),
+                wanted: life.and_then(Liveness::wanted).map(age),
+                seen_at: life.and_then(Liveness::seen_at),
+                is_translated: link.path.is_translated(),
+                incoming_loss: life.and_then(|life| life.incoming_loss(now)),
+                outgoing_loss: life.and_then(|life| life.outgoing_loss(now)),
+                round_trip: life.and_then(Liveness::round_trip),
                 mtu: link.mtu.mtu(),
                 mtu_source: link.mtu.source(),
             }
@@ -204,7 +215,8 @@ impl Network {
         let to = link.path.current().ok_or(DropReason::NoUnderlayAddr)?;
         let len = sealed_len(packet.len());
         let slot = shared.outbox.reserve(&mut link.train, to, len).ok_or(DropReason::TransmitOverflow)?;
-        link.tx_bytes += len as u64;
+        link.life(now).note_wanted(now);
+        link.note_sent(len);
         link.used(now);
         link.mtu.note_sent(packet.len());
         seals.push(SealJob { seal, packet, slot });
@@ -215,7 +227,7 @@ impl Network {
 
     fn wait(&mut self, index: LinkIndex, packet: &[u8], shared: &mut Shared, now: Instant) -> Result<(), DropReason> {
         let link = &mut self.links[index.0];
-        if link.trouble() == Some(Trouble::InvalidKey) {
+        if link.trouble(now) == Some(Trouble::InvalidKey) {
             return Err(DropReason::InvalidKey);
         }
         if !link.path.is_known() {
@@ -225,6 +237,7 @@ impl Network {
         if !self.ensure_tunnel(index, shared, now) {
             return Err(DropReason::InvalidKey);
         }
+        self.links[index.0].life(now).note_wanted(now);
         if self.links[index.0].wait(packet) {
             shared.counters.drop(DropReason::QueueOverflow);
         } else {
@@ -249,6 +262,7 @@ impl Network {
         let tunnel = link.tunnel.as_mut().ok_or(DropReason::NoSession)?;
         let payload_len = tunnel.commit(opened, now)?;
         link.rx_bytes += message_len as u64;
+        link.note_received(now);
         self.heard(place.link, from, shared, now);
         self.flush(place.link, shared, now);
         self.touch(place.link, shared);

@@ -12,6 +12,10 @@ use crate::noise::{ATTEMPT_TIME, RETRY_TIME};
 /// WireGuard waits 5 seconds at once, but a peer that just came back, a lost packet or a wrong first candidate should
 /// not cost that much. Every implementation takes initiations this far apart (the kernel's floor is 20 ms).
 const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// How long each waits while containers send: about a second with the library's jitter, for about a minute, and later.
+const WANTED_RETRY: Duration = Duration::from_millis(700);
+const LATE_RETRY: Duration = Duration::from_secs(2);
+const WANTED_ATTEMPTS: u32 = 60;
 
 /// The underlay addresses of one link and the handshakes sent there in vain.
 #[derive(Debug, Default)]
@@ -75,8 +79,11 @@ impl Path {
         Some(target)
     }
 
-    /// Returns how long the handshake just sent waits for its answer.
-    pub(crate) fn retry_time(&self) -> Duration {
+    /// Returns how long the handshake just sent waits for its answer. `is_wanted` says whether packets wait for it.
+    pub(crate) fn retry_time(&self, is_wanted: bool) -> Duration {
+        if is_wanted {
+            return if self.attempts <= WANTED_ATTEMPTS { WANTED_RETRY } else { LATE_RETRY };
+        }
         let doublings = self.attempts.saturating_sub(1).min(8);
 
         (FIRST_RETRY * (1 << doublings)).min(RETRY_TIME)
@@ -96,6 +103,21 @@ impl Path {
     pub(crate) fn give_up(&mut self) {
         self.attempts = 0;
         self.trying_since = None;
+    }
+
+    /// Begins a new series of handshakes where the last one ended, because nothing was heard in between.
+    pub(crate) fn pause(&mut self) {
+        self.trying_since = None;
+    }
+
+    /// Has the next handshake go to another address than the confirmed one, if there is any.
+    pub(crate) fn look_elsewhere(&mut self) {
+        self.attempts = self.attempts.max(1);
+    }
+
+    /// Returns whether the peer was heard from an IP address that is none of those it was published with.
+    pub(crate) fn is_translated(&self) -> bool {
+        self.confirmed.is_some_and(|from| !self.candidates.iter().any(|addr| addr.ip() == from.ip()))
     }
 
     /// Notes that the peer was heard, with proof. Returns the address it had before, if that was another one.
@@ -176,11 +198,34 @@ mod tests {
         let seconds: Vec<_> = (0..5)
             .map(|_| {
                 path.next_attempt(start());
-                path.retry_time().as_secs()
+                path.retry_time(false).as_secs()
             })
             .collect();
 
         assert_eq!(seconds, [1, 2, 4, 5, 5]);
+    }
+
+    #[test]
+    fn a_wanted_peer_is_tried_every_second_for_a_minute() {
+        let mut path = path(&[1]);
+        let mut next = || {
+            path.next_attempt(start());
+            path.retry_time(true)
+        };
+
+        assert!((0..WANTED_ATTEMPTS).all(|_| next() == WANTED_RETRY));
+        assert_eq!(next(), LATE_RETRY);
+    }
+
+    #[test]
+    fn a_peer_heard_from_where_it_is_not_said_to_be_is_translated() {
+        let mut path = path(&[1]);
+        path.confirm(addr(9));
+        assert!(!path.is_translated(), "the same host");
+
+        path.confirm("198.51.100.7:1".parse().expect("an address"));
+
+        assert!(path.is_translated());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What all networks of a lane share: the socket's demultiplexing, the deadlines, and what goes out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use overlay_core::NetworkId;
@@ -31,6 +32,12 @@ pub(crate) struct Shared {
     pub(crate) deadlines: Deadlines,
     /// The links whose tunnels were used in this batch; their wishes and deadlines are looked at once, after it.
     pub(crate) touched: Vec<Place>,
+    /// The host's own addresses; none where they are not known.
+    pub(crate) own: Arc<BTreeSet<IpAddr>>,
+    /// Where a peer sees this lane, if that is no address of the host.
+    pub(crate) translated: Option<SocketAddr>,
+    /// Whether that was not known before the batch.
+    pub(crate) is_news: bool,
     /// Where packets are changed before they are sealed; the size of the largest.
     pub(crate) scratch: Vec<u8>,
 }

@@ -11,6 +11,8 @@ mod chaos;
 mod faults;
 #[cfg(test)]
 mod foreign;
+#[cfg(test)]
+mod hearing;
 pub(crate) mod history;
 #[cfg(test)]
 mod life;
@@ -25,7 +27,7 @@ mod storm;
 #[cfg(test)]
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -90,6 +92,17 @@ pub(crate) struct Host {
     tables: Tables,
 }
 
+/// A router that lets a host call, and lets in only what answers.
+pub(crate) struct Translation {
+    /// Where others see the host.
+    pub(crate) public: SocketAddr,
+    /// Whom the host has called, and when last.
+    pub(crate) called: BTreeMap<SocketAddr, Instant>,
+}
+
+/// How long a translation remembers a call; what Linux does for a flow that was answered once.
+const TRANSLATION_TIME: Duration = Duration::from_secs(30);
+
 /// Hosts and the underlay between them.
 pub(crate) struct World {
     pub(crate) now: Instant,
@@ -98,6 +111,10 @@ pub(crate) struct World {
     /// The largest IP packets that pass from one host to another, in bytes, where that is less than all. Larger ones are
     /// lost, and nobody is told.
     pub(crate) narrow: BTreeMap<(usize, usize), usize>,
+    /// Paths from one host to another on which everything is lost.
+    pub(crate) blocked: BTreeSet<(usize, usize)>,
+    /// The translations that hosts are behind.
+    pub(crate) translations: BTreeMap<usize, Translation>,
     /// Every datagram ever sent, if somebody listens.
     pub(crate) tap: Option<Vec<Datagram>>,
     wire: BTreeMap<(Instant, u64), Datagram>,
@@ -206,6 +223,8 @@ impl World {
             faults: Faults::NONE,
             hosts: Vec::new(),
             narrow: BTreeMap::new(),
+            blocked: BTreeSet::new(),
+            translations: BTreeMap::new(),
             tap: None,
             wire: BTreeMap::new(),
             sent: 0,
@@ -241,6 +260,12 @@ impl World {
         host.tables.networks.insert(table.id, Arc::new(table));
         host.engine.publish(&host.tables, self.now);
         self.collect();
+    }
+
+    /// Tells a host its own addresses.
+    pub(crate) fn know_own(&mut self, host: usize) {
+        let host = &mut self.hosts[host];
+        host.engine.know_own(Arc::new([host.addr.ip()].into()));
     }
 
     /// Takes a network from a host.
@@ -332,7 +357,8 @@ impl World {
     fn arrive(&mut self) {
         let Some((_, datagram)) = self.wire.pop_first() else { return };
         let now = self.now;
-        if let Some(host) = self.hosts.iter_mut().find(|host| host.addr == datagram.to) {
+        if let Some(host) = self.recipient(&datagram) {
+            let host = &mut self.hosts[host];
             host.engine.handle_udp(datagram.from, &datagram.bytes, datagram.bytes.len(), now);
         }
         self.collect();
@@ -365,6 +391,24 @@ impl World {
         sent.into_iter().for_each(|datagram| self.transport(datagram));
     }
 
+    fn recipient(&self, datagram: &Datagram) -> Option<usize> {
+        let lets_in = |translation: &&Translation| {
+            let called = translation.called.get(&datagram.from);
+            translation.public == datagram.to && called.is_some_and(|at| self.now - *at < TRANSLATION_TIME)
+        };
+        let translated = self.translations.iter().find(|(_, translation)| lets_in(translation));
+        let open = |host: usize| self.hosts[host].addr == datagram.to && !self.translations.contains_key(&host);
+
+        translated.map(|(host, _)| *host).or_else(|| (0..self.hosts.len()).find(|host| open(*host)))
+    }
+
+    /// Whether the underlay loses all of this.
+    fn is_blocked(&self, datagram: &Datagram) -> bool {
+        let host = |addr| self.hosts.iter().position(|host| host.addr == addr);
+
+        host(datagram.from).zip(host(datagram.to)).is_some_and(|path| self.blocked.contains(&path))
+    }
+
     fn is_too_large(&self, datagram: &Datagram) -> bool {
         let host = |addr| self.hosts.iter().position(|host| host.addr == addr);
         let path = host(datagram.from).zip(host(datagram.to));
@@ -373,12 +417,17 @@ impl World {
         most.is_some_and(|most| datagram.bytes.len() + OUTER_HEADERS > *most)
     }
 
-    fn transport(&mut self, datagram: Datagram) {
+    fn transport(&mut self, mut datagram: Datagram) {
         if let Some(tap) = &mut self.tap {
             tap.push(datagram.clone());
         }
-        if self.is_too_large(&datagram) {
+        if self.is_too_large(&datagram) || self.is_blocked(&datagram) {
             return;
+        }
+        let sender = self.hosts.iter().position(|host| host.addr == datagram.from);
+        if let Some(translation) = sender.and_then(|host| self.translations.get_mut(&host)) {
+            translation.called.insert(datagram.to, self.now);
+            datagram.from = translation.public;
         }
         if self.dice.random_range(0..100) < self.faults.loss_percent {
             return;

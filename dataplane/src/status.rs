@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use overlay_core::{NetworkId, NodeId, PublicKey};
 
+use crate::echo::Loss;
 use crate::tables::LaneId;
 
 /// A lane of a peer, at one moment.
@@ -33,6 +34,20 @@ pub struct PeerStatus {
     pub since: Duration,
     /// What stands in the way, if something does.
     pub trouble: Option<Trouble>,
+    /// How long ago anything authentic was heard of it.
+    pub heard: Option<Duration>,
+    /// How long ago a container's packet was last sent to it, or wanted to be.
+    pub wanted: Option<Duration>,
+    /// Where it sees this node, as it says.
+    pub seen_at: Option<SocketAddr>,
+    /// Whether it is heard from an address that it does not claim: a router translates.
+    pub is_translated: bool,
+    /// What is lost of what it sends.
+    pub incoming_loss: Option<Loss>,
+    /// What is lost of what is sent to it, as it says.
+    pub outgoing_loss: Option<Loss>,
+    /// How long a message to it and the answer take.
+    pub round_trip: Option<Duration>,
     /// The largest inner packet that is sent to it, in bytes.
     pub mtu: u16,
     /// How that is known.
@@ -61,7 +76,7 @@ pub enum PeerState {
     Connecting,
     /// Packets flow.
     Established,
-    /// The last handshakes were not answered.
+    /// Packets are sent and nothing is heard, or the peer hears nothing.
     Unreachable,
 }
 
@@ -86,6 +101,13 @@ pub enum Trouble {
         /// How many there were.
         attempts: u32,
     },
+    /// Packets are sent, and neither they nor requests nor handshakes are answered.
+    Silent {
+        /// How many handshakes there were.
+        attempts: u32,
+    },
+    /// The peer is heard, and hears nothing that is sent to it.
+    NotHeard,
     /// The peer's public key is one that no session can be made with.
     InvalidKey,
     /// The peer's initiations carry an older time than one seen before: its clock went back, or somebody replays them.
@@ -98,6 +120,9 @@ impl fmt::Display for Trouble {
             Self::NoUnderlayAddr => f.write_str("no underlay address is known"),
             Self::NoAnswer { attempts: 1 } => f.write_str("1 handshake not answered"),
             Self::NoAnswer { attempts } => write!(f, "{attempts} handshakes not answered"),
+            Self::Silent { attempts: 0 | 1 } => f.write_str("nothing arrives from it"),
+            Self::Silent { attempts } => write!(f, "nothing arrives from it; {attempts} handshakes not answered"),
+            Self::NotHeard => f.write_str("it is heard, but hears nothing of this node"),
             Self::InvalidKey => f.write_str("the public key is invalid"),
             Self::ClockWentBack => f.write_str("handshakes older than the last one (clock set back, or replayed)"),
         }

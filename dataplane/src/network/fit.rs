@@ -131,7 +131,7 @@ impl Network {
         let len = sealed_len(payload.len());
         let Some(slot) = shared.outbox.reserve(&mut None, to, len) else { return };
         let is_sealed = shared.outbox.slot(slot).is_some_and(|room| seal.run(payload, room));
-        link.tx_bytes += len as u64;
+        link.note_sent(len);
         shared.counters.control_sent += u64::from(is_sealed);
         self.touch(index, shared);
     }

@@ -97,7 +97,8 @@ impl Network {
             }
         }
         self.handle_probe_timeout(index, shared, now);
-        let next = self.next_timeout(index).map(|at| if at > now { at } else { now + TIMEOUT_PAUSE });
+        self.handle_hearing_timeout(index, shared, now);
+        let next = self.next_timeout(index, now).map(|at| if at > now { at } else { now + TIMEOUT_PAUSE });
         self.schedule(index, next, shared);
     }
 
@@ -106,7 +107,7 @@ impl Network {
         let Some(link) = self.links.get_mut(index.0) else { return };
         link.is_touched = false;
         self.grant_wishes(index, shared, now);
-        let (old, next) = (self.links[index.0].deadline, self.next_timeout(index));
+        let (old, next) = (self.links[index.0].deadline, self.next_timeout(index, now));
         // A deadline that only moved away is looked at when the old one comes: that is cheaper than to move it each time.
         if old.is_none() || next.is_none() || next < old {
             self.schedule(index, next, shared);
@@ -139,6 +140,15 @@ impl Network {
         }
     }
 
+    /// Sends an initiation unless one is under way, without a packet that wants it.
+    pub(super) fn call_again(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+        let initiation = self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.initiate(now));
+        if let Some(initiation) = initiation {
+            self.send_initiation(index, &initiation, shared, now);
+            self.touch(index, shared);
+        }
+    }
+
     /// Sends an initiation to the next address even if one is under way.
     pub(super) fn restart_handshake(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
         let initiation = self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.initiate_again(now));
@@ -158,6 +168,8 @@ impl Network {
             shared.events.push(Event::Roamed { network, node, lane, from: before, to: from });
         }
         let is_news = link.heard(now);
+        let is_first = is_news && link.is_used;
+        link.life(now).note_heard(is_first, now);
         if is_news {
             shared.events.push(Event::Established { network, node, lane, underlay: from });
         }
@@ -179,7 +191,8 @@ impl Network {
                 shared.counters.drop(DropReason::TransmitOverflow);
                 continue;
             };
-            link.tx_bytes += len as u64;
+            link.life(now).note_wanted(now);
+            link.note_sent(len);
             seal_one(SealJob { seal, packet: &packet, slot }, shared);
         }
     }
@@ -209,6 +222,7 @@ impl Network {
         }
         let response = answer?;
         link.last_initiation = timestamp;
+        link.life(now).note_called(now);
         link.tx_bytes += response.len() as u64;
         shared.send_control(from, &response);
 
@@ -226,6 +240,7 @@ impl Network {
         let tunnel = self.tunnel(index)?;
         let keepalive = tunnel.complete(response, now)?;
         self.heard(index, from, shared, now);
+        self.links[index.0].life(now).note_answered();
         self.send(index, &keepalive, shared);
         self.flush(index, shared, now);
         self.touch(index, shared);
@@ -285,7 +300,7 @@ impl Network {
     fn send(&mut self, index: LinkIndex, keepalive: &Datagram, shared: &mut Shared) {
         let link = &mut self.links[index.0];
         let Some(to) = link.path.current() else { return };
-        link.tx_bytes += keepalive.len() as u64;
+        link.note_sent(keepalive.len());
         shared.send_control(to, keepalive);
     }
 
@@ -296,12 +311,12 @@ impl Network {
             shared.demux.remove(tunnel.id());
         }
         link.path.give_up();
+        link.life = None;
         link.enter(PeerState::Idle, now);
     }
 
     /// Drops a tunnel that expired, and makes another if packets wait and there is hope.
     fn forget_tunnel(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
-        let network = self.table.id;
         let link = &mut self.links[index.0];
         if let Some(tunnel) = link.tunnel.take() {
             shared.demux.remove(tunnel.id());
@@ -311,22 +326,22 @@ impl Network {
             return;
         }
         let link = &mut self.links[index.0];
-        let attempts = link.path.attempts();
-        link.path.give_up();
         let forgotten = link.forget_waiting();
         shared.counters.waiting -= forgotten;
         shared.counters.drop_many(DropReason::HandshakeTimeout, forgotten);
-        if attempts == 0 {
+        if link.is_wanted() {
+            link.path.pause();
+        } else {
+            link.path.give_up();
             link.enter(PeerState::Idle, now);
-            return;
         }
-        link.suffer(Trouble::NoAnswer { attempts });
-        link.enter(PeerState::Unreachable, now);
-        shared.events.push(Event::Unreachable { network, node: link.node, lane: link.lane });
     }
 
-    fn next_timeout(&self, index: LinkIndex) -> Option<Instant> {
-        self.tunnel_timeout(index).into_iter().chain(self.links[index.0].mtu.poll_timeout()).min()
+    fn next_timeout(&self, index: LinkIndex, now: Instant) -> Option<Instant> {
+        let link = &self.links[index.0];
+        let life = link.life.as_ref().and_then(|life| life.poll_timeout(link.has_session(now)));
+
+        self.tunnel_timeout(index).into_iter().chain(link.mtu.poll_timeout()).chain(life).min()
     }
 
     fn tunnel_timeout(&self, index: LinkIndex) -> Option<Instant> {

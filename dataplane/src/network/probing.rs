@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use crate::drop::DropReason;
+use crate::echo::Echo;
 use crate::event::Event;
 use crate::link::LinkIndex;
 use crate::probe::ProbeMessage;
@@ -39,7 +40,7 @@ impl Network {
     }
 
     /// Accepts a payload that is no packet.
-    pub(super) fn handle_probe(
+    pub(super) fn handle_payload(
         &mut self,
         index: LinkIndex,
         payload: Range<usize>,
@@ -47,7 +48,13 @@ impl Network {
         now: Instant,
     ) -> Result<(), DropReason> {
         let len = u16::try_from(payload.len()).unwrap_or(u16::MAX);
-        let message = ProbeMessage::parse(shared.inbox.room(payload)).ok_or(DropReason::InnerMalformed)?;
+        let payload = shared.inbox.room(payload);
+        if let Some(echo) = Echo::parse(payload) {
+            shared.counters.control += 1;
+            self.handle_echo(index, &echo, shared, now);
+            return Ok(());
+        }
+        let message = ProbeMessage::parse(payload).ok_or(DropReason::InnerMalformed)?;
         shared.counters.control += 1;
         match message {
             // Shorter than what it answers, so nobody gains by asking.

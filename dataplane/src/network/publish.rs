@@ -114,9 +114,9 @@ impl Network {
         for (index, link) in self.links.iter_mut().enumerate() {
             let place = Place { network, link: LinkIndex(index) };
             link.train = None;
+            shared.deadlines.replace(place, None, link.deadline);
             if let Some(tunnel) = &link.tunnel {
                 shared.demux.insert(tunnel.id(), place);
-                shared.deadlines.replace(place, None, link.deadline);
             }
         }
     }

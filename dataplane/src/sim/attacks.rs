@@ -132,7 +132,8 @@ fn a_node_that_was_taken_out_cannot_send_with_the_session_it_has() {
 
     assert_eq!(world.numbers(0), Vec::<u32>::new());
     assert_eq!(world.counters(0).delivered, delivered);
-    assert!(world.dropped(0, DropReason::UnknownIndex) >= 100_000, "the session was in use");
+    // For as long as it may be; handshakes that nobody answers end it after 90 seconds.
+    assert!(world.dropped(0, DropReason::UnknownIndex) >= 90_000, "the session was in use");
     world.assert_accounted();
 }
 

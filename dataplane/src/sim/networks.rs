@@ -81,7 +81,7 @@ fn a_removed_peer_is_refused_at_once() {
     world.say(0, 1, 99);
 
     assert_eq!(world.numbers(0), Vec::<u32>::new());
-    assert_eq!(world.dropped(0, DropReason::UnknownIndex), 30, "data of the old session");
+    assert!(world.dropped(0, DropReason::UnknownIndex) >= 30, "data of the old session, and requests");
     assert!(world.dropped(0, DropReason::UnknownPeer) >= 1, "new handshakes");
     assert_eq!(world.dropped(0, DropReason::NoRoute), 1);
     world.assert_accounted();

@@ -1,0 +1,422 @@
+//! Whether a peer hears us and we hear it: a value without I/O that says when to ask.
+//!
+//! ```text
+//!              packet sent, nothing heard for 2 s          for 5 s, and asked
+//!   content ──────────────────────────────────► checking ───────────────────► silent
+//!      ▲                                            │                            │
+//!      └──────────── anything authentic ────────────┴────────────────────────────┘
+//! ```
+//! While it checks it asks through the session, then by handshakes to every address. Nothing is asked when nothing is sent,
+//! and a silent peer is given up when nothing was sent to it for three minutes. Peers that never answered an [`Echo`] are
+//! WireGuard's own kind: they say something within 10 seconds of what they receive, so they are given that long.
+//!
+//! The peer may be the one that hears nothing: it then asks again and again although every request is answered.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::echo::{Echo, EchoKind, Loss};
+use crate::loss::LossMeter;
+use crate::noise::SESSION_TIME;
+
+/// How long a packet may be unanswered before we ask; a peer that knows no echoes has its own time (`KEEPALIVE_TIMEOUT`).
+const QUIET: Duration = Duration::from_secs(2);
+const STOCK_QUIET: Duration = Duration::from_secs(11);
+/// How long we ask before the peer counts as silent, how often, and how many times at least.
+const CHECK: Duration = Duration::from_secs(3);
+const CHECK_PACE: Duration = Duration::from_millis(500);
+const FEWEST_CHECKS: u32 = 4;
+/// When handshakes begin: with this request.
+const CALL_FROM: u32 = 2;
+/// How often a silent peer is asked in the first minute, and later.
+const SILENT_PACE: Duration = Duration::from_secs(1);
+const LATE_PACE: Duration = Duration::from_secs(2);
+const FIRST_MINUTE: Duration = Duration::from_secs(60);
+/// How long a silent peer is asked after the last packet that was sent to it.
+const WANTED: Duration = SESSION_TIME;
+/// How often a greeting is repeated until it is answered.
+const GREETINGS: u8 = 6;
+/// How often a new address of ours is told: soon, for packets are lost until it is known.
+const MOVED_PACE: Duration = Duration::from_millis(200);
+/// How often counts are told while packets flow, how many packets make it worth while, and how often it is tried.
+const REPORT_PACE: Duration = Duration::from_millis(1_500);
+const REPORT_FROM: u32 = 20;
+const REPORT_TRIES: u8 = 2;
+/// How long the peer must have heard nothing of our answers before we believe it, and how long that counts.
+const DEAF: Duration = Duration::from_millis(2_500);
+const DEAF_FRESH: Duration = Duration::from_secs(10);
+const FEWEST_CALLS: u32 = 3;
+/// How long what the peer told of its losses counts.
+const TOLD_FRESH: Duration = Duration::from_secs(5);
+/// How often a translation on our side is kept open (WireGuard's advice for `PersistentKeepalive`).
+const KEEP_OPEN: Duration = Duration::from_secs(25);
+/// No round trip takes longer; an answer that claims so is not believed.
+const MAX_ROUND_TRIP: Duration = Duration::from_secs(10);
+const TIME_BITS: u64 = (1 << 48) - 1;
+
+/// Whether the peer knows [`Echo`]es.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Unknown,
+    Yes,
+    No,
+}
+
+/// Requests that want an answer, whatever else is heard.
+#[derive(Debug)]
+struct Asking {
+    next: Instant,
+    pace: Duration,
+    left: u8,
+    /// Whether our address may be another one than the peer knows.
+    has_moved: bool,
+    begun: Instant,
+}
+
+/// A peer that hears nothing of us.
+#[derive(Debug, Clone, Copy)]
+struct Deaf {
+    since: Instant,
+    last: Instant,
+    count: u32,
+    /// Whether it made a handshake that it has not confirmed.
+    has_called: bool,
+}
+
+/// What must be done now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// Send a request.
+    pub(crate) ask: bool,
+    /// Make a handshake, unless one is under way.
+    pub(crate) call: bool,
+    /// Make a handshake with the next address, also if one is under way.
+    pub(crate) call_elsewhere: bool,
+    /// From now on the peer is silent.
+    pub(crate) is_silent: bool,
+    /// From now on nobody cares.
+    pub(crate) is_over: bool,
+}
+
+/// What two lanes know of each other's hearing.
+#[derive(Debug)]
+pub(crate) struct Liveness {
+    born: Instant,
+    speaks: Speaks,
+    sent: u32,
+    received: u32,
+    heard: Option<Instant>,
+    /// When the first packet was sent, or wanted to be, since anything was heard.
+    unanswered: Option<Instant>,
+    /// When the last one was.
+    wanted: Option<Instant>,
+    /// When the next check is due, and how many there were. Only while packets are unanswered.
+    check: Option<(Instant, u32)>,
+    silent: Option<Instant>,
+    asking: Option<Asking>,
+    deaf: Option<Deaf>,
+    keep_open: Option<Instant>,
+    told: Instant,
+    told_sent: u32,
+    trip: Option<Duration>,
+    seen_at: Option<SocketAddr>,
+    incoming: LossMeter,
+    outgoing: Option<(Loss, Instant)>,
+}
+
+impl Liveness {
+    /// Knows nothing yet.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            born: now,
+            speaks: Speaks::Unknown,
+            sent: 0,
+            received: 0,
+            heard: None,
+            unanswered: None,
+            wanted: None,
+            check: None,
+            silent: None,
+            asking: None,
+            deaf: None,
+            keep_open: None,
+            told: now,
+            told_sent: 0,
+            trip: None,
+            seen_at: None,
+            incoming: LossMeter::default(),
+            outgoing: None,
+        }
+    }
+
+    /// Counts a message that leaves.
+    #[inline]
+    pub(crate) fn note_sent(&mut self) {
+        self.sent = self.sent.wrapping_add(1);
+    }
+
+    /// Notes that a container wants a packet to arrive.
+    #[inline]
+    pub(crate) fn note_wanted(&mut self, now: Instant) {
+        self.wanted = Some(now);
+        if self.unanswered.is_none() {
+            self.unanswered = Some(now);
+        }
+    }
+
+    /// Counts an authentic message of a session.
+    #[inline]
+    pub(crate) fn note_received(&mut self) {
+        self.received = self.received.wrapping_add(1);
+    }
+
+    /// Notes that the peer was heard, with proof. `is_first` says that it was not connected before.
+    pub(crate) fn note_heard(&mut self, is_first: bool, now: Instant) {
+        self.heard = Some(now);
+        self.unanswered = None;
+        self.check = None;
+        // It does not know that it is heard again.
+        if self.silent.take().is_some() || (is_first && self.speaks != Speaks::No) {
+            self.ask(GREETINGS, CHECK_PACE, now);
+        }
+    }
+
+    /// Notes that the peer completed a handshake of ours, so it heard us.
+    pub(crate) fn note_answered(&mut self) {
+        self.deaf = None;
+    }
+
+    /// Notes that we answered the peer's initiation, which says nothing of what the peer hears.
+    pub(crate) fn note_called(&mut self, now: Instant) {
+        let deaf = self.deaf.get_or_insert(Deaf { since: now, last: now, count: 0, has_called: true });
+        (deaf.last, deaf.count, deaf.has_called) = (now, deaf.count.saturating_add(1), true);
+    }
+
+    /// Notes that the peer uses the session of this age, which it can only have from an answer of ours.
+    pub(crate) fn note_session(&mut self, age: Duration, now: Instant) {
+        if self.deaf.is_some_and(|deaf| age <= now.saturating_duration_since(deaf.since)) {
+            self.deaf = None;
+        }
+    }
+
+    /// Returns whether [`Liveness::note_session`] could change anything.
+    #[inline]
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.deaf.is_some_and(|deaf| deaf.has_called)
+    }
+
+    /// Returns whether the peer is silent.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent.is_some()
+    }
+
+    /// Returns since when the peer hears nothing of us although it is heard.
+    pub(crate) fn deaf_since(&self, now: Instant) -> Option<Instant> {
+        let deaf = self.deaf.filter(|deaf| now.saturating_duration_since(deaf.last) < DEAF_FRESH)?;
+        let is_believed = deaf.count >= FEWEST_CALLS && deaf.last.saturating_duration_since(deaf.since) >= DEAF;
+
+        is_believed.then_some(deaf.since)
+    }
+
+    /// Returns when the peer was last heard.
+    pub(crate) fn heard(&self) -> Option<Instant> {
+        self.heard
+    }
+
+    /// Returns when a packet was last wanted to arrive.
+    pub(crate) fn wanted(&self) -> Option<Instant> {
+        self.wanted
+    }
+
+    /// Returns where the peer sees us.
+    pub(crate) fn seen_at(&self) -> Option<SocketAddr> {
+        self.seen_at
+    }
+
+    /// Returns how long a message and its answer take.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        self.trip
+    }
+
+    /// Returns what is lost of what the peer sends.
+    pub(crate) fn incoming_loss(&self, now: Instant) -> Option<Loss> {
+        self.incoming.loss(now)
+    }
+
+    /// Returns what is lost of what we send, as the peer says.
+    pub(crate) fn outgoing_loss(&self, now: Instant) -> Option<Loss> {
+        self.outgoing.filter(|(_, at)| now.saturating_duration_since(*at) <= TOLD_FRESH).map(|(loss, _)| loss)
+    }
+
+    /// Asks at once: the address that the peer knows of us may be another one now.
+    pub(crate) fn move_away(&mut self, now: Instant) {
+        self.ask(GREETINGS, MOVED_PACE, now);
+        if let Some(asking) = &mut self.asking {
+            asking.has_moved = true;
+        }
+    }
+
+    /// Looks for a silent peer at once: there is reason to believe that it is back.
+    pub(crate) fn hurry(&mut self, now: Instant) {
+        if let Some((next, _)) = &mut self.check
+            && self.silent.is_some()
+        {
+            *next = now;
+        }
+    }
+
+    /// Keeps a translation on our side open from now on, or no longer.
+    pub(crate) fn keep_open(&mut self, is_translated: bool, now: Instant) {
+        self.keep_open = is_translated.then(|| self.keep_open.unwrap_or(now + KEEP_OPEN));
+    }
+
+    /// Returns whether the link must not rest.
+    pub(crate) fn is_kept_open(&self) -> bool {
+        self.keep_open.is_some()
+    }
+
+    /// Returns whether packets wait for a sign of the peer.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.unanswered.is_some()
+    }
+
+    /// Makes the message of which [`Due::ask`] speaks, or the answer to one; `seen_at` is where the peer is seen.
+    pub(crate) fn write(&mut self, kind: EchoKind, micros: u64, seen_at: Option<SocketAddr>, now: Instant) -> Echo {
+        (self.told, self.told_sent) = (now, self.sent.wrapping_add(1));
+
+        Echo {
+            kind,
+            sent_micros: micros,
+            heard_ago: self.heard.map(|at| now.saturating_duration_since(at)),
+            loss: self.incoming.loss(now),
+            seen_at,
+            sent: self.told_sent,
+        }
+    }
+
+    /// Returns what the clock of requests shows.
+    pub(crate) fn micros(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.born).as_micros()).unwrap_or_default() & TIME_BITS
+    }
+
+    /// Takes a message of the peer. Requests are to be answered.
+    pub(crate) fn handle_echo(&mut self, echo: &Echo, now: Instant) {
+        self.speaks = Speaks::Yes;
+        self.seen_at = echo.seen_at.or(self.seen_at);
+        self.incoming.note(echo.sent, self.received, now);
+        self.outgoing = echo.loss.map(|loss| (loss, now)).or(self.outgoing);
+        match echo.kind {
+            EchoKind::Request => self.note_asked(echo.heard_ago, now),
+            EchoKind::Answer => {
+                self.deaf = None;
+                self.asking = None;
+                let trip = Duration::from_micros(self.micros(now).wrapping_sub(echo.sent_micros) & TIME_BITS);
+                if trip <= MAX_ROUND_TRIP {
+                    self.trip = Some(self.trip.map_or(trip, |known| (known * 3 + trip) / 4));
+                }
+            }
+        }
+    }
+
+    /// Returns when [`Liveness::handle_timeout`] must be called. `has_session` says whether requests can be sent.
+    pub(crate) fn poll_timeout(&self, has_session: bool) -> Option<Instant> {
+        let check = match (self.check, self.unanswered) {
+            (Some((next, _)), _) => Some(next),
+            (None, Some(since)) => Some(since + self.quiet(has_session)),
+            (None, None) => None,
+        };
+        let asking = self.asking.as_ref().map(|asking| asking.next);
+
+        [check, asking, self.report_at(), self.keep_open].into_iter().flatten().min()
+    }
+
+    /// Says what is due.
+    pub(crate) fn handle_timeout(&mut self, has_session: bool, now: Instant) -> Due {
+        let mut due = Due::default();
+        self.handle_asking(&mut due, now);
+        self.handle_check(&mut due, has_session, now);
+        if self.report_at().is_some_and(|at| at <= now) {
+            self.ask(REPORT_TRIES, CHECK_PACE, now);
+            self.handle_asking(&mut due, now);
+        }
+        if self.keep_open.is_some_and(|at| at <= now) {
+            self.keep_open = Some(now + KEEP_OPEN);
+            due.call |= !has_session;
+            self.ask(REPORT_TRIES, CHECK_PACE, now);
+            self.handle_asking(&mut due, now);
+        }
+
+        due
+    }
+
+    fn handle_asking(&mut self, due: &mut Due, now: Instant) {
+        let Some(asking) = self.asking.as_mut().filter(|asking| asking.next <= now) else { return };
+        if asking.left > 0 {
+            due.ask = true;
+            // Where nothing comes of it at once, the peer itself may be elsewhere.
+            due.call_elsewhere |= asking.has_moved && asking.left == GREETINGS - 1;
+            asking.left -= 1;
+            asking.next = now + asking.pace;
+            return;
+        }
+        // Who says other things, but never this, does not know it.
+        if self.speaks == Speaks::Unknown && self.heard.is_some_and(|at| at > asking.begun) {
+            self.speaks = Speaks::No;
+        }
+        // Nobody else would notice, for nobody can call us.
+        due.call |= self.keep_open.is_some();
+        self.asking = None;
+    }
+
+    fn handle_check(&mut self, due: &mut Due, has_session: bool, now: Instant) {
+        let Some(since) = self.unanswered else { return };
+        let quiet = self.quiet(has_session);
+        let (next, count) = self.check.unwrap_or((since + quiet, 0));
+        if next > now {
+            return;
+        }
+        if self.silent.is_some() && self.wanted.is_none_or(|at| now.saturating_duration_since(at) >= WANTED) {
+            (self.silent, self.unanswered, self.check) = (None, None, None);
+            due.is_over = true;
+            return;
+        }
+        due.ask |= self.speaks != Speaks::No;
+        due.call |= count >= CALL_FROM || self.speaks == Speaks::No || !has_session;
+        if self.silent.is_none() && count >= FEWEST_CHECKS && now >= since + quiet + CHECK {
+            self.silent = Some(now);
+            due.is_silent = true;
+        }
+        let pace = match self.silent {
+            None => CHECK_PACE,
+            Some(silent) if now.saturating_duration_since(silent) < FIRST_MINUTE => SILENT_PACE,
+            Some(_) => LATE_PACE,
+        };
+        self.check = Some((now + pace, count.saturating_add(1)));
+    }
+
+    fn quiet(&self, has_session: bool) -> Duration {
+        if self.speaks == Speaks::No && has_session { STOCK_QUIET } else { QUIET }
+    }
+
+    fn report_at(&self) -> Option<Instant> {
+        let is_worth_while = self.sent.wrapping_sub(self.told_sent) >= REPORT_FROM;
+
+        (is_worth_while && self.speaks == Speaks::Yes && self.asking.is_none()).then(|| self.told + REPORT_PACE)
+    }
+
+    fn ask(&mut self, tries: u8, pace: Duration, now: Instant) {
+        self.asking = Some(Asking { next: now, pace, left: tries, has_moved: false, begun: now });
+    }
+
+    /// The peer asks. If it has not heard the first of our answers by now, it hears none.
+    fn note_asked(&mut self, heard_ago: Option<Duration>, now: Instant) {
+        let has_heard = |deaf: &Deaf| heard_ago.is_some_and(|ago| ago < now.saturating_duration_since(deaf.since));
+        let fresh = Deaf { since: now, last: now, count: 0, has_called: false };
+        let deaf = self.deaf.filter(|deaf| !has_heard(deaf)).unwrap_or(fresh);
+        self.deaf = Some(Deaf { last: now, count: deaf.count.saturating_add(1), ..deaf });
+    }
+}
+
+#[cfg(test)]
+#[path = "liveness_tests.rs"]
+mod tests;
