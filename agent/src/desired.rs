@@ -4,11 +4,11 @@
 //! beats the block it was taken from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use overlay_core::{EndpointId, Member, Network, NetworkId, NodeId, PrivateKey, View};
+use overlay_core::{EndpointId, Member, Network, NetworkId, Node, NodeId, PrivateKey, View};
 use overlay_dataplane::{NetworkTable, PeerLane, PeerTable};
 
 use crate::docker::options;
@@ -121,9 +121,46 @@ fn sandbox(record: &EndpointRecord, network: &Network, carriage: Carriage) -> Sa
     }
 }
 
+/// What is known of underlay addresses beyond whom they were published by.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Underlays {
+    /// Those at which this node itself is reached: never a peer's, whatever it claims.
+    own: BTreeSet<SocketAddr>,
+    /// Those that several nodes claim, as the first card of every virtual machine of one host.
+    shared: BTreeSet<IpAddr>,
+}
+
+impl Underlays {
+    /// Reads the claims of all nodes; `own` are the addresses that this host has now.
+    pub(crate) fn new(view: &View, node: NodeId, own: &BTreeSet<IpAddr>) -> Self {
+        let (mut claimed, mut shared) = (BTreeSet::new(), BTreeSet::new());
+        for ip in view.nodes.values().flat_map(|node| node.underlay.iter().copied().collect::<BTreeSet<_>>()) {
+            if !claimed.insert(ip) {
+                shared.insert(ip);
+            }
+        }
+        let row = view.nodes.get(&node);
+        let ports = row.map(|row| row.lane_ports.as_slice()).unwrap_or_default();
+        let ips = own.iter().chain(row.into_iter().flat_map(|row| &row.underlay));
+
+        Self { own: ips.flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port))).collect(), shared }
+    }
+
+    /// Lists where a lane of a peer may be reached, the likeliest first.
+    fn candidates(&self, peer: &Node, lane: usize) -> Vec<SocketAddr> {
+        let mut candidates = peer.underlay_addrs(lane);
+        candidates.retain(|address| !self.own.contains(address));
+        // The sort is stable.
+        candidates.sort_by_key(|address| self.shared.contains(&address.ip()));
+
+        candidates
+    }
+}
+
 /// Computes one lane's table of a network. Nothing when this node is no member.
 pub(crate) fn table(
     view: &View,
+    underlays: &Underlays,
     node: NodeId,
     network: NetworkId,
     private_key: PrivateKey,
@@ -133,8 +170,8 @@ pub(crate) fn table(
     let network = view.networks.get(&network)?;
     let own = member.node_address(network).into_iter().flat_map(|address| network.addresses(address)).map(IpNet::from);
     let local: BTreeSet<IpNet> = held_by(view, network, member).into_iter().chain(own).collect();
-    let peers =
-        view.members_of(network.id).filter(|peer| peer.node != node).map(|peer| peer_table(view, network, peer));
+    let others = view.members_of(network.id).filter(|peer| peer.node != node);
+    let peers = others.map(|peer| peer_table(view, underlays, network, peer));
 
     Some(NetworkTable {
         id: network.id,
@@ -150,9 +187,9 @@ pub(crate) fn same_table(a: &NetworkTable, b: &NetworkTable) -> bool {
     a.private_key.expose() == b.private_key.expose() && a.peers == b.peers && a.local == b.local && a.mtu == b.mtu
 }
 
-fn peer_table(view: &View, network: &Network, peer: &Member) -> PeerTable {
+fn peer_table(view: &View, underlays: &Underlays, network: &Network, peer: &Member) -> PeerTable {
     let node = view.nodes.get(&peer.node);
-    let candidates = |lane| node.map(|node| node.underlay_addrs(lane)).unwrap_or_default();
+    let candidates = |lane| node.map(|node| underlays.candidates(node, lane)).unwrap_or_default();
     let lane = |(lane, &public_key)| PeerLane { public_key, candidates: candidates(lane) };
 
     PeerTable {
@@ -270,7 +307,9 @@ mod tests {
     /// Everything that is computed, in one value.
     fn everything(view: &View, journal: &BTreeMap<EndpointId, EndpointRecord>) -> String {
         let local = local_view(view, journal, me());
-        let tables = table(&local, me(), blue(), [9; 32].into(), CARRIAGE.mtu).map(|t| (t.peers, t.local, t.mtu));
+        let underlays = Underlays::new(&local, me(), &BTreeSet::new());
+        let tables =
+            table(&local, &underlays, me(), blue(), [9; 32].into(), CARRIAGE.mtu).map(|t| (t.peers, t.local, t.mtu));
 
         format!("{:?} {tables:?}", networks(&local, journal, me(), CARRIAGE))
     }
@@ -302,7 +341,8 @@ mod tests {
         let journal = BTreeMap::from([record(10, "10.1.3.3")]);
         let local = local_view(&view, &journal, me());
 
-        let table = table(&local, me(), blue(), [9; 32].into(), CARRIAGE.mtu).expect("a member");
+        let underlays = Underlays::new(&local, me(), &BTreeSet::new());
+        let table = table(&local, &underlays, me(), blue(), [9; 32].into(), CARRIAGE.mtu).expect("a member");
 
         let [peer] = table.peers.as_slice() else { panic!("one peer") };
         assert_eq!(peer.node, other());
@@ -347,7 +387,31 @@ mod tests {
         let view = View::from_rows(Revision(1), rows().into_iter().filter(|r| r.key() != RowKey::Member(blue(), me())));
 
         assert!(networks(&view, &BTreeMap::new(), me(), CARRIAGE).is_empty());
-        assert!(table(&view, me(), blue(), [9; 32].into(), CARRIAGE.mtu).is_none());
+        assert!(table(&view, &Underlays::default(), me(), blue(), [9; 32].into(), CARRIAGE.mtu).is_none());
+    }
+
+    #[test]
+    fn own_addresses_are_never_a_peers_and_shared_ones_are_tried_last() {
+        let with = |id, underlay: &[&str]| {
+            let Change::Node(node) = node(id, "192.0.2.1") else { unreachable!() };
+            let underlay = underlay.iter().map(|text| text.parse().expect("an address")).collect();
+            Change::Node(Node { underlay, ..node })
+        };
+        let third = NodeId::from_random(3);
+        let rows = [
+            with(me(), &["10.0.2.15", "192.0.2.1"]),
+            with(other(), &["10.0.2.15", "172.17.9.9", "198.51.100.4", "192.0.2.2", "192.0.2.3"]),
+            with(third, &["10.0.2.15", "172.17.9.9"]),
+        ];
+        let view = View::from_rows(Revision(1), rows);
+        // Not advertised, but here.
+        let own = ["192.0.2.3".parse().expect("an address")].into();
+
+        let underlays = Underlays::new(&view, me(), &own);
+
+        let candidates = underlays.candidates(&view.nodes[&other()], 1);
+        let expected = ["198.51.100.4", "192.0.2.2", "172.17.9.9"];
+        assert_eq!(candidates, expected.map(|ip| SocketAddr::new(ip.parse().expect("an address"), 51821)));
     }
 
     #[test]

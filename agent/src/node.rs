@@ -7,12 +7,14 @@
 //!                        └► back  Expelled ──leave or join──► Unjoined / Joining
 //! ```
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use overlay_daemon::descriptors::Descriptors;
 use overlay_daemon::log::Log;
+use overlay_dataplane::Event;
 use overlay_proto::{Code, JoinLine, Refusal, identity, v1};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -417,7 +419,7 @@ impl Node {
         let ports = consecutive_ports(config.port.get(), config.lanes().into());
         let (lanes, events) = Lanes::start(&LanesConfig { ports, unix_time })?;
         let engine = Engine { lanes: Arc::new(lanes), started: Instant::now(), unix_time };
-        self.services.spawn(tell_events(events));
+        self.services.spawn(tell_events(events, Arc::downgrade(&engine.lanes)));
         self.engine = Some(engine.clone());
 
         Ok(engine)
@@ -478,10 +480,21 @@ fn empty_tables(lanes: &Lanes) -> Vec<Arc<overlay_dataplane::Tables>> {
     (0..lanes.count()).map(|_| Arc::default()).collect()
 }
 
-async fn tell_events(mut events: mpsc::Receiver<LaneEvent>) {
+async fn tell_events(mut events: mpsc::Receiver<LaneEvent>, lanes: Weak<Lanes>) {
+    let mut silent = BTreeSet::new();
     while let Some(event) = events.recv().await {
         match event {
-            LaneEvent::Peer(lane, event) => tracing::debug!(%lane, ?event, "Peer"),
+            LaneEvent::Peer(lane, event) => {
+                tracing::debug!(%lane, ?event, "Peer");
+                match event {
+                    Event::Unreachable { node, .. } => drop(silent.insert(node)),
+                    // Its other lanes and networks need not wait until it is their turn to be tried.
+                    Event::Established { node, .. } if silent.remove(&node) => {
+                        let _ = lanes.upgrade().map(|lanes| lanes.hurry(node));
+                    }
+                    Event::Established { .. } | Event::Roamed { .. } | Event::PathMtu { .. } => {}
+                }
+            }
             LaneEvent::TunLost { lane, network, error } => tracing::info!(%lane, %network, %error, "Lost the TUN"),
         }
     }

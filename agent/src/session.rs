@@ -1,6 +1,7 @@
 //! What the tasks of a joined node share: who it is, what it knows, what it must do, and how that goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +71,7 @@ pub(crate) struct Session {
     identity: watch::Sender<Arc<Identity>>,
     underlay_mtu: watch::Sender<u32>,
     events: OnceCell<Option<Arc<Events>>>,
+    own: watch::Sender<Arc<BTreeSet<IpAddr>>>,
 }
 
 impl Session {
@@ -105,6 +107,7 @@ impl Session {
             identity: watch::Sender::new(Arc::new(identity)),
             underlay_mtu: watch::Sender::new(ETHERNET_MTU),
             events: OnceCell::new(),
+            own: watch::Sender::default(),
         }
     }
 
@@ -183,6 +186,25 @@ impl Session {
     /// Takes note of the underlay's MTU, in bytes.
     pub(crate) fn note_underlay_mtu(&self, mtu: u32) {
         self.underlay_mtu.send_if_modified(|known| std::mem::replace(known, mtu) != mtu);
+    }
+
+    /// Returns the host's own addresses, and hears of their changes. None until they were looked at.
+    pub(crate) fn own(&self) -> watch::Receiver<Arc<BTreeSet<IpAddr>>> {
+        self.own.subscribe()
+    }
+
+    /// Takes note of the host's own addresses; peers then see this node as behind a translation if they see it elsewhere.
+    pub(crate) fn note_own(&self, own: BTreeSet<IpAddr>) {
+        let has_changed = self.own.send_if_modified(|known| {
+            **known != own && {
+                *known = Arc::new(own);
+                true
+            }
+        });
+        if has_changed {
+            // A lane that takes no commands has ended the process already.
+            let _ = self.lanes.know_own(&self.own.borrow());
+        }
     }
 
     /// Returns the largest inner packet, in bytes.

@@ -41,6 +41,8 @@ pub struct HostAddress {
 pub struct HostNetwork {
     /// Candidates to advertise, the best first: those on the link of a default route, IPv4 before IPv6.
     pub addresses: Vec<HostAddress>,
+    /// All its addresses but those of loopback and link, whatever interface they are on.
+    pub own: BTreeSet<IpAddr>,
     /// Every prefix that the host has a route to (default routes aside) or an address in, with the interface.
     pub prefixes: BTreeMap<IpNet, String>,
 }
@@ -82,6 +84,7 @@ impl HostNetwork {
 
         Ok(Self {
             addresses: candidates(addresses.iter().map(|a| (a.link.as_str(), a.address.addr())), &links, &outward),
+            own: addresses.iter().map(|a| a.address.addr()).filter(|ip| may_advertise(*ip)).collect(),
             prefixes: routed.chain(connected).collect(),
         })
     }
@@ -179,7 +182,8 @@ mod tests {
     #[test]
     fn overlapping_prefixes_conflict_either_way_round() {
         let used: IpNet = "10.42.0.0/16".parse().expect("a prefix");
-        let host = HostNetwork { addresses: Vec::new(), prefixes: [(used, "eth0".to_owned())].into() };
+        let prefixes = [(used, "eth0".to_owned())].into();
+        let host = HostNetwork { prefixes, ..HostNetwork::default() };
 
         for prefix in ["10.42.7.0/24", "10.0.0.0/8", "10.42.0.0/16"] {
             assert_eq!(host.conflict(prefix.parse().expect("a prefix")), Some((used, "eth0")), "{prefix}");

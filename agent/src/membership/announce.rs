@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::link;
 use crate::endpoint::sandbox::kernel;
-use crate::kernel::host::HostNetwork;
+use crate::kernel::host::{HostAddress, HostNetwork};
 use crate::kernel::{Changes, Netns, Place, Subscription};
 use crate::session::Session;
 use crate::state::SandboxRecord;
@@ -35,14 +35,24 @@ pub(crate) async fn run(session: &Session) {
     let changes = Arc::<Changes>::default();
     let heard = listen(session, &changes).await;
     let sweep = if heard.is_some() { SWEEP } else { BLIND };
+    let mut addresses = None;
     loop {
         // What changes from here on is heard.
         changes.take();
         let looked = Instant::now();
-        let gathered = gather(session).await;
+        let settled = || sleep_until((looked + PACE).max(Instant::now() + SETTLE));
+        let gathered = gather(session, &mut addresses).await;
         match gathered.clone() {
             Ok(wanted) if told.as_ref() != Some(&wanted) && session.link.is_connected() => {
-                match announce(session, wanted.clone()).await {
+                // Control may not answer for seconds just because an address has changed; peers need not wait for that.
+                let announced = tokio::select! {
+                    announced = announce(session, wanted.clone()) => announced,
+                    () = changes.changed() => {
+                        settled().await;
+                        continue;
+                    }
+                };
+                match announced {
                     Ok(()) => {
                         session.problems.clear("announce");
                         told = Some(wanted);
@@ -57,7 +67,7 @@ pub(crate) async fn run(session: &Session) {
         let is_told = gathered.is_ok_and(|wanted| told == Some(wanted));
         tokio::select! {
             () = sleep(if is_told { sweep } else { BLIND }) => {}
-            () = changes.changed() => sleep_until((looked + PACE).max(Instant::now() + SETTLE)).await,
+            () = changes.changed() => settled().await,
             // The sender is the session's.
             _ = differences.changed() => {}
             () = connection.changed() => told = None,
@@ -84,9 +94,25 @@ fn held(prefix: IpNet, holder: &str) -> String {
     format!("{prefix} {holder}").trim_end().to_owned()
 }
 
-async fn gather(session: &Session) -> Result<v1::AnnounceRequest, Refusal> {
+/// Looks at the host's network. Peers in use are told inside the tunnel when this node's address may be another one than what
+/// `before` says: who only receives would otherwise be lost until they miss it.
+async fn gather(
+    session: &Session,
+    before: &mut Option<Vec<HostAddress>>,
+) -> Result<v1::AnnounceRequest, Refusal> {
     let host = HostNetwork::list(&Netns::host().map_err(kernel)?).await.map_err(kernel)?;
     session.note_underlay_mtu(host.underlay_mtu());
+    session.note_own(host.own.clone());
+    if before.replace(host.addresses.clone()).is_some_and(|before| before != host.addresses) {
+        tracing::info!("The host's addresses have changed");
+        // A lane that takes no commands has ended the process already.
+        let _ = session.lanes.announce();
+    }
+
+    Ok(request(session, &host))
+}
+
+fn request(session: &Session, host: &HostNetwork) -> v1::AnnounceRequest {
     let ours: BTreeSet<String> = session
         .journal
         .entries()
@@ -102,11 +128,11 @@ async fn gather(session: &Session) -> Result<v1::AnnounceRequest, Refusal> {
     };
     let routes = host.prefixes.iter().filter(|(_, holder)| !ours.contains(*holder));
 
-    Ok(v1::AnnounceRequest {
+    v1::AnnounceRequest {
         underlay: underlay.into_iter().take(MAX_UNDERLAY).collect(),
         lane_ports: session.lanes.ports().iter().copied().map(u32::from).collect(),
         routes: routes.map(|(prefix, holder)| held(*prefix, holder)).take(MAX_ROUTES).collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         differences: session.differences.borrow().clone(),
-    })
+    }
 }

@@ -2,12 +2,13 @@
 //!
 //! Tables are a latest-value slot, so a lane that is busy never makes the publisher wait; everything else queues.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use overlay_core::NetworkId;
+use overlay_core::{NetworkId, NodeId};
 use overlay_dataplane::Tables;
 use tokio::sync::oneshot;
 
@@ -26,6 +27,14 @@ pub(crate) enum Command {
     RemoveQueue(NetworkId),
     /// Sends handshakes to peers at once.
     WakePeers,
+    /// Finds out how peers see this node, if none has said.
+    Greet,
+    /// Takes the host's own addresses.
+    Own(Arc<BTreeSet<IpAddr>>),
+    /// Tells peers that this node's address may be another one.
+    Announce,
+    /// Looks for a node's silent lanes at once.
+    Hurry(NodeId),
     /// Tells how the lane is doing.
     Report(oneshot::Sender<LaneReport>),
     /// Ends the lane.

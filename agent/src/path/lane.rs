@@ -236,6 +236,10 @@ impl Lane {
                 Command::AddQueue(network, queue) => self.add_queue(network, queue),
                 Command::RemoveQueue(network) => self.remove_queue(network),
                 Command::WakePeers => self.engine.wake_peers(Instant::now()),
+                Command::Greet => self.engine.greet(Instant::now()),
+                Command::Own(own) => self.engine.know_own(own),
+                Command::Announce => self.engine.announce(Instant::now()),
+                Command::Hurry(node) => self.engine.hurry(node, Instant::now()),
                 // Whoever asked may have gone.
                 Command::Report(reply) => drop(reply.send(self.report())),
                 Command::Shutdown => return Flow::End,
@@ -303,6 +307,8 @@ impl Lane {
             port: self.sockets.port(),
             engine: self.engine.counters().clone(),
             io: self.counters,
+            segments: self.sockets.segments(),
+            refused: self.sockets.refused().map(|at| at.elapsed()),
             peers: self.engine.status(Instant::now()),
         }
     }

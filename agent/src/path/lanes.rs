@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use overlay_core::NetworkId;
+use overlay_core::{NetworkId, NodeId};
 use overlay_dataplane::{EngineConfig, LaneId, Tables};
 use tokio::sync::{mpsc, oneshot};
 
@@ -215,6 +215,42 @@ impl Lanes {
     /// [`Busy`] when a lane does not run.
     pub fn wake_peers(&self) -> Result<(), Busy> {
         self.tell_all(|| Command::WakePeers)
+    }
+
+    /// Finds out how peers see this node, if none has said: who is behind a translation must call first.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`] when a lane does not run.
+    pub fn greet(&self) -> Result<(), Busy> {
+        self.tell_all(|| Command::Greet)
+    }
+
+    /// Tells the lanes the host's own addresses.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`] when a lane does not run.
+    pub fn know_own(&self, own: &Arc<BTreeSet<IpAddr>>) -> Result<(), Busy> {
+        self.tell_all(|| Command::Own(Arc::clone(own)))
+    }
+
+    /// Tells every peer in use, inside the tunnel, that this node's address may be another one.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`] when a lane does not run.
+    pub fn announce(&self) -> Result<(), Busy> {
+        self.tell_all(|| Command::Announce)
+    }
+
+    /// Looks for a node's silent lanes at once, because one of its lanes was heard again.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`] when a lane does not run.
+    pub fn hurry(&self, node: NodeId) -> Result<(), Busy> {
+        self.tell_all(|| Command::Hurry(node))
     }
 
     /// Asks every lane how it is doing. A lane that does not answer is left out.

@@ -1,5 +1,7 @@
 //! What a lane tells about itself.
 
+use std::time::Duration;
+
 use overlay_core::NetworkId;
 use overlay_dataplane::{Event, LaneId, PeerStatus};
 
@@ -16,6 +18,10 @@ pub struct LaneReport {
     pub engine: overlay_dataplane::Counters,
     /// What was counted between the engine and the kernel.
     pub io: Counters,
+    /// Whether its sockets take batches.
+    pub segments: bool,
+    /// How long ago the host's firewall last refused what it sent.
+    pub refused: Option<Duration>,
     /// How each peer lane it talks to is doing.
     pub peers: Vec<PeerStatus>,
 }

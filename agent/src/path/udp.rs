@@ -6,6 +6,7 @@
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -46,6 +47,8 @@ pub(crate) struct UdpSocket {
     segmentation: bool,
     /// The device took nothing for as long as a send waits; no other waits until it takes something again.
     stuck: bool,
+    /// When the host last refused to send.
+    refused: Option<Instant>,
 }
 
 /// Room for one receive. Reused for both sockets.
@@ -107,6 +110,16 @@ impl UdpSockets {
         self.v6.as_ref()
     }
 
+    /// Returns whether batches can be sent.
+    pub(crate) fn segments(&self) -> bool {
+        self.v4.segmentation && self.v6.as_ref().is_none_or(|v6| v6.segmentation)
+    }
+
+    /// Returns when the host last refused to send a datagram.
+    pub(crate) fn refused(&self) -> Option<Instant> {
+        self.v4.refused.max(self.v6.as_ref().and_then(|v6| v6.refused))
+    }
+
     /// Sends datagrams of `segment` bytes each, the last perhaps shorter, to one destination.
     pub(crate) fn send(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, counters: &mut Counters) {
         let socket = match to {
@@ -137,7 +150,7 @@ impl UdpSocket {
         }
         let segmentation = state.max_gso_segments() > 1;
 
-        Ok(Self { socket, state, segmentation, stuck: false })
+        Ok(Self { socket, state, segmentation, stuck: false, refused: None })
     }
 
     fn port(&self) -> io::Result<u16> {
@@ -230,7 +243,12 @@ impl UdpSocket {
 
         self.stuck = matches!(&sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
 
-        sent.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+        let sent = sent.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw));
+        if matches!(sent, Err(Errno::EPERM | Errno::EACCES)) {
+            self.refused = Some(Instant::now());
+        }
+
+        sent
     }
 
     /// Waits for room in the send buffer, if that was what a send lacked.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clean;
 use super::worker::{self, Ties};
-use crate::desired::{self, Carriage, NetworkDesired};
+use crate::desired::{self, Carriage, NetworkDesired, Underlays};
 use crate::dns::{DnsServers, Names};
 use crate::endpoint::journal::Entries;
 use crate::kernel::{Events, MountEvents};
@@ -47,6 +47,7 @@ pub(crate) async fn run(session: Arc<Session>) {
     let mut membership = session.membership.subscribe();
     let mut journal = session.journal.subscribe();
     let mut mtu = session.underlay_mtu();
+    let mut own = session.own();
     let mut supervisor = Supervisor {
         dns: Arc::new(Mutex::new(DnsServers::start(PathBuf::from(RESOLV_CONF)))),
         tasks: JoinSet::new(),
@@ -70,6 +71,7 @@ pub(crate) async fn run(session: Arc<Session>) {
             _ = membership.changed() => {}
             _ = journal.changed() => {}
             _ = mtu.changed() => {}
+            _ = own.changed() => {}
             Some(ended) = supervisor.tasks.join_next() => supervisor.ended(ended),
             () = remounted(&mut mounts) => {
                 supervisor.mounts.send_modify(|count| *count += 1);
@@ -172,22 +174,32 @@ impl Supervisor {
     /// A table that says the same as before stays the same one, so that the lanes need not look at it.
     fn publish_tables(&mut self, view: &View, carriage: Carriage) {
         let session = &self.session;
+        let underlays = Underlays::new(view, session.node, &session.own().borrow());
+        let mut has_new = false;
         for (lane, known) in self.tables.iter_mut().enumerate() {
             let mut next = BTreeMap::new();
             for member in view.memberships_of(session.node) {
                 let network = member.network;
                 let key = session.keyring.find(network).and_then(|keys| keys.get(lane).cloned());
-                let table = key.and_then(|key| desired::table(view, session.node, network, key, carriage.mtu));
+                let table =
+                    key.and_then(|key| desired::table(view, &underlays, session.node, network, key, carriage.mtu));
                 let Some(table) = table else { continue };
                 let table = match known.get(&network) {
                     Some(same) if desired::same_table(same, &table) => Arc::clone(same),
-                    _ => Arc::new(table),
+                    _ => {
+                        has_new = true;
+                        Arc::new(table)
+                    }
                 };
                 next.insert(network, table);
             }
             *known = next;
         }
         session.lanes.publish(self.tables.iter().map(|networks| Arc::new(Tables { networks: networks.clone() })));
+        if has_new {
+            // A lane that takes no commands has ended the process already.
+            let _ = session.lanes.greet();
+        }
     }
 
     /// Only the networks this node is a member of have names here.
