@@ -14,6 +14,7 @@ pub mod docker;
 mod endpoint;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod health;
 pub mod kernel;
 pub mod local_api;
 pub mod lock;

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use overlay_core::ipam::Pool;
 use overlay_core::{Member, Network};
-use overlay_dataplane::{MtuSource, PeerState, PeerStatus};
+use overlay_dataplane::{DropKind, MtuSource, PeerState, PeerStatus};
 use overlay_proto::{identity, v1};
 
+use crate::health::{self, Facts};
 use crate::membership::occupancy;
 use crate::node::{Desk, Phase};
-use crate::path::{LaneReport, Offload};
+use crate::path::{CounterKind, LaneReport, Offload};
 use crate::problem::unix_now;
 use crate::session::Session;
 
@@ -76,6 +77,7 @@ async fn joined(session: &Session, status: &mut v1::StatusResponse) {
         });
     }
     let reports = session.lanes.report().await;
+    status.problems.extend(peer_problems(session, &reports));
     status.lanes = reports.iter().map(|report| lane(report, offload(session))).collect();
     status.counters = counters(&reports);
     status.networks = networks(session);
@@ -92,12 +94,30 @@ fn offload(session: &Session) -> &'static str {
 }
 
 fn lane(report: &LaneReport, offload: &str) -> v1::LaneStatus {
-    v1::LaneStatus { lane: report.lane.0.into(), port: report.port.into(), offload: offload.to_owned() }
+    let sends_batches = |kind: &&str| *kind != "gso" || report.segments;
+    let offload: Vec<_> = offload.split('+').filter(sends_batches).collect();
+
+    v1::LaneStatus { lane: report.lane.0.into(), port: report.port.into(), offload: offload.join("+") }
+}
+
+fn peer_problems(session: &Session, reports: &[LaneReport]) -> Vec<v1::Problem> {
+    let peers: Vec<_> = reports.iter().flat_map(|report| report.peers.iter().cloned()).collect();
+
+    health::problems(&Facts {
+        view: &session.membership.borrow().view,
+        peers: &peers,
+        ports: session.lanes.ports(),
+        own: &session.own().borrow(),
+        refused: reports.iter().filter_map(|report| report.refused).min(),
+        now: unix_now(),
+    })
 }
 
 /// Adds up all lanes. A drop is counted under its reason.
 fn counters(reports: &[LaneReport]) -> Vec<v1::Counter> {
-    let mut sums: BTreeMap<&'static str, u64> = BTreeMap::new();
+    use CounterKind::{Noise, Refusal, Traffic};
+
+    let mut sums: BTreeMap<&'static str, (CounterKind, u64)> = BTreeMap::new();
     for report in reports {
         let engine = &report.engine;
         let engine_counts = [
@@ -114,13 +134,30 @@ fn counters(reports: &[LaneReport]) -> Vec<v1::Counter> {
             ("mss_clamped", engine.mss_clamped),
             ("waiting", engine.waiting),
         ];
-        let drops = engine.drops().map(|(reason, count)| (reason.as_str(), count));
-        for (name, value) in engine_counts.into_iter().chain(drops).chain(report.io.iter()) {
-            *sums.entry(name).or_default() += value;
+        let engine_counts = engine_counts.into_iter().map(|(name, count)| (name, Traffic, count));
+        let drops = engine.drops().map(|(reason, count)| match reason.kind() {
+            DropKind::Refusal => (reason.as_str(), Refusal, count),
+            DropKind::Noise => (reason.as_str(), Noise, count),
+        });
+        for (name, kind, value) in engine_counts.chain(drops).chain(report.io.iter()) {
+            sums.entry(name).or_insert((kind, 0)).1 += value;
         }
     }
 
-    sums.into_iter().map(|(name, value)| v1::Counter { name: name.to_owned(), value }).collect()
+    let counter = |(name, (kind, value)): (&str, _)| v1::Counter {
+        name: name.to_owned(),
+        value,
+        kind: wire_counter_kind(kind).into(),
+    };
+    sums.into_iter().map(counter).collect()
+}
+
+fn wire_counter_kind(kind: CounterKind) -> v1::CounterKind {
+    match kind {
+        CounterKind::Traffic => v1::CounterKind::Traffic,
+        CounterKind::Noise => v1::CounterKind::Noise,
+        CounterKind::Refusal => v1::CounterKind::Refusal,
+    }
 }
 
 fn networks(session: &Session) -> Vec<v1::NetworkStatus> {
@@ -154,6 +191,7 @@ fn network(session: &Session, view: &overlay_core::View, member: &Member, networ
 pub(super) async fn peers(session: &Session) -> v1::PeersResponse {
     let view = session.local_view();
     let now = unix_now();
+    let own = session.own().borrow().clone();
     let of = |peer: PeerStatus| v1::PeerStatus {
         node: peer.node.to_string(),
         node_name: view.nodes.get(&peer.node).map(|node| node.name.to_string()).unwrap_or_default(),
@@ -161,7 +199,7 @@ pub(super) async fn peers(session: &Session) -> v1::PeersResponse {
         lane: peer.lane.0.into(),
         underlay_addr: peer.underlay.map(|address| address.to_string()).unwrap_or_default(),
         state: wire_state(peer.state).into(),
-        reason: peer.trouble.map(|trouble| trouble.to_string()).unwrap_or_default(),
+        reason: health::reason(&peer, &own),
         since_unix: now.saturating_sub(peer.since.as_secs()),
         handshake_age_seconds: peer.last_handshake.map(|age| age.as_secs()).unwrap_or_default(),
         rx_bytes: peer.rx_bytes,
@@ -170,6 +208,12 @@ pub(super) async fn peers(session: &Session) -> v1::PeersResponse {
         mtu_source: wire_mtu_source(peer.mtu_source).into(),
         backend: "userspace".to_owned(),
         public_key: peer.public_key.to_string(),
+        heard_seconds: peer.heard.map(|age| age.as_secs()),
+        loss_in_permille: peer.incoming_loss.map(|loss| loss.permille.into()),
+        loss_out_permille: peer.outgoing_loss.map(|loss| loss.permille.into()),
+        rtt_micros: peer.round_trip.map(|trip| u64::try_from(trip.as_micros()).unwrap_or(u64::MAX)),
+        nat: peer.is_translated,
+        seen_at: peer.seen_at.map(|address| address.to_string()).unwrap_or_default(),
     };
     let reports = session.lanes.report().await;
 

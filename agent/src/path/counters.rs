@@ -2,8 +2,19 @@
 
 use std::ops::AddAssign;
 
+/// What a count means to people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CounterKind {
+    /// Packets on their way, and the calls that carry them.
+    Traffic,
+    /// A sound network has it, too.
+    Noise,
+    /// Packets that did not arrive.
+    Refusal,
+}
+
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+    ($($(#[$doc:meta])* $name:ident: $kind:ident),* $(,)?) => {
         /// Counts of one lane, or of all lanes together.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
         pub struct Counters {
@@ -11,9 +22,9 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// Lists the counts by name.
-            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($name), self.$name)),*].into_iter()
+            /// Lists the counts by name, with what they mean.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, CounterKind, u64)> {
+                [$((stringify!($name), CounterKind::$kind, self.$name)),*].into_iter()
             }
         }
 
@@ -27,43 +38,43 @@ macro_rules! counters {
 
 counters! {
     /// Reads of TUN devices that returned something.
-    tun_reads,
+    tun_reads: Traffic,
     /// Packets read from TUN devices, after splitting.
-    tun_packets_in,
+    tun_packets_in: Traffic,
     /// Reads that held no packet.
-    tun_malformed,
+    tun_malformed: Refusal,
     /// Packets from TUN devices that were this node's own tunnel traffic, routed into an overlay network.
-    tun_own_outer,
+    tun_own_outer: Refusal,
     /// Writes to TUN devices.
-    tun_writes,
+    tun_writes: Traffic,
     /// Packets written to TUN devices, before merging.
-    tun_packets_out,
+    tun_packets_out: Traffic,
     /// Packets of sparse flows written through the queue of a lane that is less busy.
-    tun_steered,
+    tun_steered: Traffic,
     /// Packets that a TUN device refused.
-    tun_refused,
+    tun_refused: Refusal,
     /// Packets for a network whose TUN device is not there.
-    tun_missing,
+    tun_missing: Refusal,
     /// Receives that returned something.
-    udp_receives,
+    udp_receives: Traffic,
     /// Datagrams received.
-    udp_datagrams_in,
+    udp_datagrams_in: Traffic,
     /// Errors of receiving, ICMP errors among them.
-    udp_receive_errors,
+    udp_receive_errors: Noise,
     /// Sends.
-    udp_sends,
+    udp_sends: Traffic,
     /// Datagrams sent.
-    udp_datagrams_out,
+    udp_datagrams_out: Traffic,
     /// Batches that had to be sent datagram by datagram because the device refused them whole.
-    udp_singly,
+    udp_singly: Noise,
     /// Datagrams larger than the underlay takes.
-    udp_too_big,
+    udp_too_big: Noise,
     /// Datagrams lost because no buffer became free in time.
-    udp_no_buffer,
+    udp_no_buffer: Refusal,
     /// Datagrams the host refused to send: firewall.
-    udp_refused,
+    udp_refused: Refusal,
     /// Datagrams that had no route.
-    udp_unreachable,
+    udp_unreachable: Refusal,
     /// Datagrams lost to any other error.
-    udp_failed,
+    udp_failed: Refusal,
 }

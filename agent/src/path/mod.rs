@@ -36,7 +36,7 @@ mod udp;
 
 pub use coalesce::Offload;
 pub use command::Busy;
-pub use counters::Counters;
+pub use counters::{CounterKind, Counters};
 pub use holder::Holder;
 pub use lanes::{AddError, Lanes, LanesConfig, StartError, TunQueues, consecutive_ports, default_lanes};
 pub use report::{LaneEvent, LaneReport};

@@ -20,6 +20,16 @@ pub(crate) struct PeerView {
     pub(crate) reason: Option<String>,
     pub(crate) since: Option<String>,
     pub(crate) handshake_age_seconds: Option<u64>,
+    /// Since anything authentic came from it.
+    pub(crate) heard_seconds: Option<u64>,
+    pub(crate) rtt_micros: Option<u64>,
+    /// Of a thousand datagrams that it sends, and that are sent to it.
+    pub(crate) loss_in_permille: Option<u32>,
+    pub(crate) loss_out_permille: Option<u32>,
+    /// The peer is behind NAT.
+    pub(crate) nat: bool,
+    /// Where it sees this node.
+    pub(crate) seen_at: Option<String>,
     pub(crate) rx_bytes: u64,
     pub(crate) tx_bytes: u64,
     pub(crate) mtu: u32,
@@ -47,6 +57,12 @@ impl From<v1::PeerStatus> for PeerView {
             underlay_addr: some(peer.underlay_addr),
             reason: some(peer.reason),
             since: time::utc(peer.since_unix),
+            heard_seconds: peer.heard_seconds,
+            rtt_micros: peer.rtt_micros,
+            loss_in_permille: peer.loss_in_permille,
+            loss_out_permille: peer.loss_out_permille,
+            nat: peer.nat,
+            seen_at: some(peer.seen_at),
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,
             mtu: peer.mtu,
@@ -173,6 +189,11 @@ fn summary(rows: &[PeerView]) -> PeerView {
     // The lanes that nothing was sent on know nothing; of the others the narrowest says what a container may meet.
     let known = rows.iter().filter(|row| row.mtu_source != "unprobed").min_by_key(|row| row.mtu);
     (line.mtu, line.mtu_source) = known.map_or((line.mtu, line.mtu_source), |row| (row.mtu, row.mtu_source));
+    line.heard_seconds = rows.iter().filter_map(|row| row.heard_seconds).min();
+    line.rtt_micros = rows.iter().filter_map(|row| row.rtt_micros).min();
+    line.loss_in_permille = rows.iter().filter_map(|row| row.loss_in_permille).max();
+    line.loss_out_permille = rows.iter().filter_map(|row| row.loss_out_permille).max();
+    line.nat = rows.iter().any(|row| row.nat);
     line.rx_bytes = rows.iter().map(|row| row.rx_bytes).sum();
     line.tx_bytes = rows.iter().map(|row| row.tx_bytes).sum();
 
@@ -180,7 +201,7 @@ fn summary(rows: &[PeerView]) -> PeerView {
 }
 
 /// Node, network and state always stay; the address leaves last.
-const COLUMNS: [Column; 13] = [
+const COLUMNS: [Column; 15] = [
     Column::name("NODE"),
     Column::left("ID").wide(),
     Column::name("NETWORK"),
@@ -189,6 +210,8 @@ const COLUMNS: [Column; 13] = [
     Column::left("STATE"),
     Column::left("FOR").leaves(6),
     Column::left("HANDSHAKE").leaves(4),
+    Column::right("RTT").leaves(3),
+    Column::right("LOSS").leaves(4),
     Column::right("RX").leaves(5),
     Column::right("TX").leaves(5),
     Column::right("MTU").leaves(3),
@@ -261,12 +284,31 @@ impl PeerView {
             self.state.to_owned(),
             time::lasting(page.now, self.since_unix),
             self.handshake_age_seconds.map_or_else(dash, |age| format!("{} ago", time::words(age))),
+            self.rtt_micros.map_or_else(dash, rtt),
+            loss(self.loss_in_permille, self.loss_out_permille),
             bytes(self.rx_bytes),
             bytes(self.tx_bytes),
             mtu,
             self.backend,
             self.reason.unwrap_or_else(dash),
         ]
+    }
+}
+
+fn rtt(micros: u64) -> String {
+    format!("{}.{} ms", micros / 1000, micros / 100 % 10)
+}
+
+/// Writes what is lost from the peer and to it.
+fn loss(incoming: Option<u32>, outgoing: Option<u32>) -> String {
+    let percent = |permille: Option<u32>| permille.map(|permille| format!("{}.{}", permille / 10, permille % 10));
+    match (percent(incoming), percent(outgoing)) {
+        (None, None) => "-".to_owned(),
+        (Some(one), Some(other)) if one == other => format!("{one} %"),
+        (incoming, outgoing) => {
+            let known = |percent: Option<String>| percent.unwrap_or_else(|| "-".to_owned());
+            format!("{} % in, {} % out", known(incoming), known(outgoing))
+        }
     }
 }
 
@@ -310,7 +352,7 @@ mod tests {
         let text = Peers::new(response(), Detail::Nodes).text(Page { now: 100, width: None, wide: false });
 
         let lines: Vec<_> = text.lines().map(|line| line.split("  ").filter(|w| !w.is_empty()).count()).collect();
-        assert_eq!(lines, [12, 12, 12], "{text}");
+        assert_eq!(lines, [14, 14, 14], "{text}");
         assert!(text.contains("192.0.2.2:51820  up           1 min  7 s ago"), "{text}");
         assert!(text.contains("unreachable  1 min  -"), "{text}");
         assert!(text.ends_with("5 handshakes went unanswered"), "{text}");
@@ -369,6 +411,15 @@ mod tests {
         assert_eq!(json[0]["reason"], Value::Null);
         assert_eq!(json[1]["handshake_age_seconds"], Value::Null);
         assert_eq!(json[1]["since"], "1970-01-01T00:00:40Z");
+    }
+
+    #[test]
+    fn loss_and_round_trip_are_told_where_they_are_known() {
+        assert_eq!((rtt(1_250), rtt(40)), ("1.2 ms".to_owned(), "0.0 ms".to_owned()));
+        assert_eq!(loss(None, None), "-");
+        assert_eq!(loss(Some(0), Some(0)), "0.0 %");
+        assert_eq!(loss(Some(104), Some(0)), "10.4 % in, 0.0 % out");
+        assert_eq!(loss(Some(1), None), "0.1 % in, - % out");
     }
 
     #[test]

@@ -9,32 +9,6 @@ use super::{pairs, role};
 use crate::output::{Cell, Column, Page, Report, bytes, table};
 use crate::time;
 
-/// Counters of packets that went their way, or still may; every other one counts packets that did not.
-const TRAFFIC: [&str; 22] = [
-    "control",
-    "control_sent",
-    "delivered",
-    "delivered_bytes",
-    "forwarded",
-    "forwarded_bytes",
-    "fragments",
-    "icmp_sent",
-    "link_scope",
-    "mss_clamped",
-    "tun_packets",
-    "tun_packets_in",
-    "tun_packets_out",
-    "tun_reads",
-    "tun_steered",
-    "tun_writes",
-    "udp_datagrams",
-    "udp_datagrams_in",
-    "udp_datagrams_out",
-    "udp_receives",
-    "udp_sends",
-    "waiting",
-];
-
 /// The agent's state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct StatusView {
@@ -56,6 +30,9 @@ pub(crate) struct StatusView {
     pub(crate) networks: Vec<MembershipView>,
     pub(crate) counters: BTreeMap<String, u64>,
     pub(crate) problems: Vec<ProblemView>,
+    /// Those counters that count packets which did not arrive.
+    #[serde(skip)]
+    refusals: BTreeMap<String, u64>,
     #[serde(skip)]
     started_unix: u64,
     #[serde(skip)]
@@ -109,7 +86,11 @@ pub(crate) struct ProblemView {
 
 impl From<v1::StatusResponse> for StatusView {
     fn from(status: v1::StatusResponse) -> Self {
+        let is_refusal = |counter: &&v1::Counter| counter.kind() == v1::CounterKind::Refusal && counter.value > 0;
+        let refusals = status.counters.iter().filter(is_refusal).map(|c| (c.name.clone(), c.value)).collect();
+
         Self {
+            refusals,
             phase: phase(status.phase()),
             healthy: status.problems.is_empty(),
             cluster: some(status.cluster),
@@ -313,10 +294,8 @@ impl StatusView {
 
     /// Lists packets that went no further, by reason; nothing when there are none.
     fn refused_lines(&self) -> Option<String> {
-        let refused = |(name, value): &(&String, &u64)| **value > 0 && !TRAFFIC.contains(&name.as_str());
-        let refused: Vec<_> = self.counters.iter().filter(refused).collect();
-        let width = refused.iter().map(|(name, _)| name.len()).max()?;
-        let lines: Vec<_> = refused.iter().map(|(name, value)| format!("  {name:width$}  {value}")).collect();
+        let width = self.refusals.keys().map(String::len).max()?;
+        let lines: Vec<_> = self.refusals.iter().map(|(name, value)| format!("  {name:width$}  {value}")).collect();
 
         Some(format!("packets refused, by reason\n{}", lines.join("\n")))
     }
@@ -354,6 +333,10 @@ impl ControlView {
 mod tests {
     use super::*;
 
+    fn counter(name: &str, value: u64, kind: v1::CounterKind) -> v1::Counter {
+        v1::Counter { name: name.into(), value, kind: kind.into() }
+    }
+
     fn status() -> v1::StatusResponse {
         v1::StatusResponse {
             version: "0.1.0".into(),
@@ -386,10 +369,12 @@ mod tests {
                 drift_healed: 0,
             }],
             counters: vec![
-                v1::Counter { name: "no_route".into(), value: 3 },
-                v1::Counter { name: "forwarded".into(), value: 9 },
-                v1::Counter { name: "forwarded_bytes".into(), value: 2048 },
-                v1::Counter { name: "malformed".into(), value: 0 },
+                counter("no_route", 3, v1::CounterKind::Refusal),
+                counter("forwarded", 9, v1::CounterKind::Traffic),
+                counter("forwarded_bytes", 2048, v1::CounterKind::Traffic),
+                counter("malformed", 0, v1::CounterKind::Refusal),
+                counter("wrong_mac", 4, v1::CounterKind::Noise),
+                counter("udp_singly", 5, v1::CounterKind::Noise),
             ],
             problems: Vec::new(),
             certificate_expires_unix: 90_000,
