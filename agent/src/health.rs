@@ -15,7 +15,7 @@ const NAMED: usize = 5;
 /// A peer heard within this time hears us or not, but nobody can say that nothing arrives here.
 const LATELY: Duration = Duration::from_secs(5);
 /// How long a refusal by the host's own firewall counts.
-const REFUSED: Duration = Duration::from_secs(5);
+const REFUSED: Duration = Duration::from_secs(3);
 
 /// What is known of this node and its peers.
 pub(crate) struct Facts<'a> {

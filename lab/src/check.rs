@@ -13,9 +13,12 @@ mod isolation;
 mod loss;
 mod memory;
 mod mtu;
+mod nat;
 mod offline;
 mod restart;
+mod roam;
 mod speed;
+mod truth;
 
 pub use docker::FIRST_HOUR;
 use std::io::Write as _;
@@ -46,7 +49,7 @@ pub struct Check {
 }
 
 /// All checks.
-pub const CHECKS: [Check; 29] = [
+pub const CHECKS: [Check; 31] = [
     Check { name: "offline", what: "the data path needs no control", rounds: 1, run: offline::run },
     Check { name: "restart", what: "agents may be killed at any moment", rounds: 100, run: restart::run },
     Check { name: "control", what: "what control acknowledged survives kill -9", rounds: 20, run: control::run },
@@ -60,6 +63,9 @@ pub const CHECKS: [Check; 29] = [
     Check { name: "idle", what: "idle networks cost next to nothing", rounds: 200, run: idle::run },
     Check { name: "loss", what: "what an underlay loses harms nothing else", rounds: 3, run: loss::run },
     Check { name: "mtu", what: "no path is too narrow, whatever routers say", rounds: 4, run: mtu::run },
+    Check { name: "truth", what: "status names what is broken, and only that", rounds: 5, run: truth::run },
+    Check { name: "nat", what: "hosts behind NAT are reached, or say why not", rounds: 1, run: nat::run },
+    Check { name: "roam", what: "a host's address may change under load", rounds: 20, run: roam::run },
     Check { name: "speed", what: "twice as fast as other userspace WireGuards", rounds: 5, run: speed::run },
     Check { name: "docker", what: "Docker networks span hosts", rounds: 100, run: docker::span },
     Check { name: "docker-networks", what: "many networks, none hears another", rounds: 4, run: docker::networks },

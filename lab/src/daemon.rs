@@ -59,6 +59,12 @@ impl Daemon {
         other
     }
 
+    /// The same daemon on another host, where it may not run at all.
+    #[must_use]
+    pub fn on(&self, host: &Host) -> Self {
+        Self { host: host.clone(), ..self.clone() }
+    }
+
     /// Its number inside the host.
     #[must_use]
     pub fn pid(&self) -> i32 {

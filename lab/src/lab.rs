@@ -232,6 +232,32 @@ impl Lab {
         nft.run().context("this needs the nft program").map(drop)
     }
 
+    /// Puts these hosts behind translations, and no others: others see them as the router, and can only answer them.
+    /// Needs the `nft` program.
+    ///
+    /// # Errors
+    ///
+    /// When the hosts have no router between them, or nft is missing or refuses.
+    pub fn translate(&self, hosts: &[usize]) -> Result<()> {
+        ensure!(self.topology.joint == Joint::Router, "only a router translates");
+        let links: Vec<_> = hosts.iter().map(|host| format!("{:?}", keeper::port(*host))).collect();
+        let addresses: Vec<_> = hosts.iter().map(|host| self.topology.hosts[*host].ipv4.to_string()).collect();
+        let (links, addresses) = (links.join(", "), addresses.join(", "));
+        let rules = format!(
+            "table ip lab_nat {{ chain out {{ type nat hook postrouting priority 100; ip saddr {{ {addresses} }} \
+             masquerade; }}; chain in {{ type filter hook forward priority 0; iifname != {{ {links} }} \
+             ip daddr {{ {addresses} }} ct state new drop; iifname {{ {links} }} ip daddr {{ {addresses} }} \
+             ct state new drop; }}; }}"
+        );
+        let nft = || HostCommand::new(self.keeper.pid, "router", &self.topology.id, "nft".as_ref());
+        nft()?.arg("table ip lab_nat; delete table ip lab_nat").run().context("this needs the nft program")?;
+        if !hosts.is_empty() {
+            nft()?.arg(rules).run()?;
+        }
+
+        Ok(())
+    }
+
     /// Cuts two hosts off from each other, silently: what they send to the other's underlay addresses is lost.
     ///
     /// # Errors

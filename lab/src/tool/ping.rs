@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::libc::MSG_DONTWAIT;
 use serde::Serialize;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -138,15 +139,23 @@ impl<'a> Pinger<'a> {
         let mut buffer = vec![MaybeUninit::uninit(); usize::from(u16::MAX)];
         while !(is_stopped() && !last || last && self.waiting.is_empty()) {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
+            // Who is late takes what is there: the kernel's timeouts are coarser than short intervals.
+            let flags = if left.is_zero() { MSG_DONTWAIT } else { 0 };
             // Less than a microsecond would be none, which means for ever.
             self.socket.set_read_timeout(Some(left.max(Duration::from_micros(1))))?;
-            match self.socket.recv_from(&mut buffer) {
+            match self.socket.recv_from_with_flags(&mut buffer, flags) {
                 Ok((length, from)) => self.note(&buffer[..length], from.as_socket().map(|from| from.ip())),
-                Err(error) if is_transient(&error) => {}
-                Err(error) => self.refused = Some(error),
+                Err(error) if is_transient(&error) => {
+                    if left.is_zero() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    self.refused = Some(error);
+                    if left.is_zero() {
+                        break;
+                    }
+                }
             }
         }
 

@@ -84,6 +84,21 @@ fn speed_is_measured_against_others() {
 }
 
 #[test]
+fn status_is_the_truth() {
+    check("truth", 1);
+}
+
+#[test]
+fn hosts_behind_nat_are_reached_or_say_why_not() {
+    check("nat", 1);
+}
+
+#[test]
+fn a_hosts_address_may_change_under_load() {
+    check("roam", 1);
+}
+
+#[test]
 fn no_path_is_too_narrow() {
     check("mtu", 1);
 }
