@@ -269,8 +269,8 @@ fn status() -> v1::StatusResponse {
         ],
         networks: vec![network("web", "fd00:1234:5678:9abc::/64"), network(LONG, "")],
         counters: vec![
-            v1::Counter { name: "forwarded".into(), value: 9 },
-            v1::Counter { name: "no_route".into(), value: 3 },
+            v1::Counter { name: "forwarded".into(), value: 9, kind: v1::CounterKind::Traffic.into() },
+            v1::Counter { name: "no_route".into(), value: 3, kind: v1::CounterKind::Refusal.into() },
         ],
         problems: vec![
             problem(

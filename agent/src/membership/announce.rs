@@ -96,10 +96,7 @@ fn held(prefix: IpNet, holder: &str) -> String {
 
 /// Looks at the host's network. Peers in use are told inside the tunnel when this node's address may be another one than what
 /// `before` says: who only receives would otherwise be lost until they miss it.
-async fn gather(
-    session: &Session,
-    before: &mut Option<Vec<HostAddress>>,
-) -> Result<v1::AnnounceRequest, Refusal> {
+async fn gather(session: &Session, before: &mut Option<Vec<HostAddress>>) -> Result<v1::AnnounceRequest, Refusal> {
     let host = HostNetwork::list(&Netns::host().map_err(kernel)?).await.map_err(kernel)?;
     session.note_underlay_mtu(host.underlay_mtu());
     session.note_own(host.own.clone());
