@@ -7,6 +7,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::docker::{door, plugin};
 
+/// Where options are read from, unless another file is named.
+pub const DEFAULT_FILE: &str = "/etc/overlay/overlayd.toml";
+
 /// The most lanes that are made without being asked for: more cores than this rarely help, and each lane costs a key a network.
 const MAX_DEFAULT_LANES: u16 = 8;
 
@@ -28,7 +31,9 @@ pub enum Backend {
     version,
     args_conflicts_with_subcommands = true,
     about = "The agent of Overlay: puts this host's containers onto encrypted networks that span hosts",
-    after_help = "Example:\n  overlayd --state /var/lib/overlay\n\nStart it as root; then `overlayctl join JOIN-LINE` makes this host a node."
+    after_help = "Example:\n  overlayd --state /var/lib/overlay\n\nStart it as root; then `overlayctl join JOIN-LINE` makes this host a node.\n\n\
+        Options may stand in /etc/overlay/overlayd.toml, one a line: port = 51900. The command line goes before the \
+        environment, and that before the file. Exit code 64: the configuration cannot be used."
 )]
 pub struct Arguments {
     /// Something other than the agent.
@@ -50,29 +55,35 @@ pub enum Other {
 /// The agent of Overlay: puts this host's containers onto encrypted networks that span hosts.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
+    /// A file with options [default: /etc/overlay/overlayd.toml where that is]
+    #[arg(long, value_name = "FILE", env = "OVERLAYD_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Check the options and the file, and end
+    #[arg(long)]
+    pub check_config: bool,
     /// Where everything durable is kept
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/overlay")]
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/overlay", env = "OVERLAYD_STATE")]
     pub state: PathBuf,
     /// The local socket that overlayctl talks to [default: agent.sock in the run directory]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", env = "OVERLAYD_SOCKET")]
     socket: Option<PathBuf>,
     /// The UDP port of the first lane; the others follow
-    #[arg(long, value_name = "N", default_value = "51820")]
+    #[arg(long, value_name = "N", default_value = "51820", env = "OVERLAYD_PORT")]
     pub port: NonZeroU16,
     /// Threads that carry packets [default: one a core, at most 8]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64), env = "OVERLAYD_LANES")]
     lanes: Option<u16>,
     /// Which WireGuard carries the packets
-    #[arg(long, value_enum, default_value = "auto")]
+    #[arg(long, value_enum, default_value = "auto", env = "OVERLAYD_BACKEND")]
     pub backend: Backend,
     /// Docker's API socket, "auto" for the usual one where Docker is installed, or "off"
-    #[arg(long, value_name = "PATH|auto|off", default_value = "auto")]
+    #[arg(long, value_name = "PATH|auto|off", default_value = "auto", env = "OVERLAYD_DOCKER")]
     docker: PathBuf,
     /// Where Docker looks for its plugin of this name
-    #[arg(long, value_name = "PATH", default_value = plugin::PATH, hide = true)]
+    #[arg(long, value_name = "PATH", default_value = plugin::PATH, hide = true, env = "OVERLAYD_DOCKER_PLUGIN")]
     pub docker_plugin: PathBuf,
     /// Where namespaces are pinned and sockets are made
-    #[arg(long, value_name = "DIR", default_value = "/run/overlay")]
+    #[arg(long, value_name = "DIR", default_value = "/run/overlay", env = "OVERLAYD_RUN_DIR")]
     pub run_dir: PathBuf,
 }
 
@@ -90,6 +101,9 @@ pub enum InvalidConfig {
         /// The lanes.
         lanes: u16,
     },
+    /// More than one thing is wrong.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Several(Vec<Self>),
     /// The path of the socket is longer than the kernel takes.
     #[error("--socket {}: the path is longer than 107 bytes, which is the kernel's limit", .0.display())]
     SocketPath(PathBuf),
@@ -105,19 +119,24 @@ impl Config {
     ///
     /// [`InvalidConfig`] names the option and what to use instead.
     pub fn check(&self) -> Result<(), InvalidConfig> {
+        let mut wrong = Vec::new();
         if self.backend == Backend::Kernel {
-            return Err(InvalidConfig::KernelBackend);
+            wrong.push(InvalidConfig::KernelBackend);
         }
         let (port, lanes) = (self.port.get(), self.lanes());
         if u32::from(port) + u32::from(lanes) > 65_536 {
-            return Err(InvalidConfig::Ports { port, lanes });
+            wrong.push(InvalidConfig::Ports { port, lanes });
         }
         let socket = self.socket();
         if socket.as_os_str().len() > MAX_SOCKET_PATH {
-            return Err(InvalidConfig::SocketPath(socket));
+            wrong.push(InvalidConfig::SocketPath(socket));
         }
 
-        Ok(())
+        match wrong.len() {
+            0 => Ok(()),
+            1 => Err(wrong.remove(0)),
+            _ => Err(InvalidConfig::Several(wrong)),
+        }
     }
 
     /// Returns the path of the local socket.
@@ -154,6 +173,10 @@ fn has_docker() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use overlay_host::config;
+
     use super::*;
 
     fn parse(args: &[&str]) -> Config {
@@ -188,6 +211,30 @@ mod tests {
         assert!(kernel.starts_with("--backend kernel"), "{kernel}");
         assert!(ports.ends_with("use 65534 or lower"), "{ports}");
         assert!(socket.starts_with("--socket"), "{socket}");
+    }
+
+    #[test]
+    fn all_that_cannot_run_is_said_at_once() {
+        let said =
+            parse(&["--backend", "kernel", "--port", "65535", "--lanes", "2"]).check().expect_err("two mistakes");
+
+        assert!(matches!(&said, InvalidConfig::Several(wrong) if wrong.len() == 2), "{said}");
+    }
+
+    #[test]
+    fn the_example_has_every_option_and_all_of_them_work() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/overlayd.toml");
+        let table: BTreeSet<_> = std::fs::read_to_string(&file)
+            .expect("the example")
+            .lines()
+            .filter_map(|line| Some(line.split_once(" = ")?.0.to_owned()))
+            .collect();
+
+        let read = config::parse::<Arguments>(&file, ["overlayd".into()]).expect("a configuration").config;
+
+        read.check().expect("it can run");
+        assert_eq!(read.lanes(), 4);
+        assert_eq!(table, config::keys::<Arguments>().into_iter().collect());
     }
 
     #[test]

@@ -1,18 +1,22 @@
 //! `overlayd`: reads its arguments, tells its log to standard error, and runs the node.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use overlay_agent::config::{Arguments, Config, Other};
+use overlay_agent::config::{Arguments, Config, DEFAULT_FILE, Other};
 use overlay_agent::docker::door;
 use overlay_agent::kernel::heap;
 use overlay_agent::{node, state};
 use overlay_daemon::log::{self, Log};
 use overlay_daemon::{descriptors, descriptors::Descriptors};
+use overlay_host::config::{self, EXIT_CODE};
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match configured() {
+        Ok(arguments) => arguments,
+        Err(refused) => return refused,
+    };
     // Before anything else is opened.
     let descriptors = Descriptors::new();
     let (filter, unknown) = log::filter(&["OVERLAY_LOG", "RUST_LOG"]);
@@ -48,8 +52,25 @@ fn main() -> ExitCode {
     code
 }
 
+/// Reads and checks everything that the agent is told; what is wrong, or that nothing is, is said here.
+fn configured() -> Result<Arguments, ExitCode> {
+    let wrong = |error: &dyn std::fmt::Display| {
+        // Nobody is left to be told when standard error is closed.
+        let _ = writeln!(std::io::stderr(), "overlayd: {error}");
+        ExitCode::from(EXIT_CODE)
+    };
+    let arguments: Arguments =
+        config::parse(Path::new(DEFAULT_FILE), std::env::args_os()).map_err(|error| wrong(&error))?;
+    arguments.config.check().map_err(|error| wrong(&error))?;
+    if arguments.config.check_config {
+        let _ = writeln!(std::io::stdout(), "the configuration can be used");
+        return Err(ExitCode::SUCCESS);
+    }
+
+    Ok(arguments)
+}
+
 fn run(config: Config, log: Log, descriptors: Descriptors) -> anyhow::Result<()> {
-    config.check()?;
     heap::share();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("agent").build()?;
 

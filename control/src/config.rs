@@ -43,7 +43,12 @@ impl Config {
         Self { state: state.into(), listen: None, cert_ttl: DEFAULT_CERT_TTL, log: Log::default() }
     }
 
-    pub(crate) fn check(&self) -> Result<(), InvalidConfig> {
+    /// Checks what the parser cannot.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidConfig`] names the option and what to use instead.
+    pub fn check(&self) -> Result<(), InvalidConfig> {
         if (MIN_CERT_TTL..=MAX_CERT_TTL).contains(&self.cert_ttl) {
             Ok(())
         } else {

@@ -1,10 +1,13 @@
 //! How a cluster begins: an authority, a store and the first token.
 
 use std::fs;
+use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
 
 use overlay_core::{ClusterId, Role};
+use overlay_host::holder::{self, Protocol};
 use overlay_proto::{JoinLine, Refusal};
 
 use crate::addresses;
@@ -34,12 +37,12 @@ pub enum StartError {
         what: String,
     },
     /// The port cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {}", why_not(*address, source))]
     Listen {
         /// Where.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Something in the state directory is missing, damaged or in use.
     #[error("{0}")]
@@ -50,8 +53,21 @@ pub enum StartError {
         /// What was tried.
         what: &'static str,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
+}
+
+/// Says why an address cannot be listened on, and what to do.
+fn why_not(address: SocketAddr, error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        let holder = holder::find(Protocol::Tcp, address.port());
+        let holder = holder.map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
+        format!("the port is in use by {holder}; choose another with --listen, or stop it")
+    } else if error.kind() == io::ErrorKind::AddrNotAvailable {
+        format!("this host does not have the address {}; choose one that it has with --listen", address.ip())
+    } else {
+        error.to_string()
+    }
 }
 
 impl From<StoreError> for StartError {
@@ -149,5 +165,31 @@ fn make_directory(path: &Path) -> Result<(), StartError> {
         Ok(())
     } else {
         Err(refuse(format!("others may write to it (mode {mode:03o}); chmod 700 {}", path.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_is_told_with_its_holder() {
+        let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = holder.local_addr().expect("an address");
+        let source = std::net::TcpListener::bind(address).expect_err("it is taken");
+
+        let text = StartError::Listen { address, source }.to_string();
+
+        assert!(text.contains(&format!("(pid {}); choose another with --listen", std::process::id())), "{text}");
+    }
+
+    #[test]
+    fn an_address_of_another_host_is_told_as_such() {
+        let address: SocketAddr = "203.0.113.77:7443".parse().expect("an address");
+        let source = std::net::TcpListener::bind(address).expect_err("it is nobody's");
+
+        let text = StartError::Listen { address, source }.to_string();
+
+        assert!(text.contains("this host does not have the address 203.0.113.77; choose"), "{text}");
     }
 }

@@ -1,25 +1,31 @@
 //! `overlay-control`: makes a cluster (`init`), serves it (`serve`) and makes tokens at its state directory (`token`).
 //!
-//! Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+//! Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 64 a configuration that cannot be used.
 
 use std::future::Future;
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
-use overlay_control::{Config, InitConfig, Server, StartError, create_token, init, parse_duration};
+use overlay_control::{Config, InitConfig, InvalidConfig, Server, StartError, create_token, init, parse_duration};
 use overlay_core::Role;
 use overlay_daemon::descriptors;
 use overlay_daemon::log::{self, Log};
+use overlay_host::config::{self, EXIT_CODE};
 use overlay_proto::JoinLine;
+use sd_notify::NotifyState;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 const DEFAULT_STATE: &str = "/var/lib/overlay/control";
+/// Where options of `init` and `serve` are read from, unless another file is named.
+const DEFAULT_FILE: &str = "/etc/overlay/control.toml";
+const FILE_HELP: &str = "\n\nOptions may stand in /etc/overlay/control.toml, one a line: listen = \"192.0.2.1:7443\". \
+    The command line goes before the environment, and that before the file. Exit code 64: the configuration cannot be used.";
 
 /// The control service of Overlay.
 #[derive(Debug, Parser)]
@@ -32,10 +38,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Makes a cluster and prints the line that its first node, an admin, joins with.
-    #[command(after_help = "Example: overlay-control init --state /var/lib/overlay/control --advertise 192.0.2.1:7443")]
+    #[command(after_help = format!("Example: overlay-control init --state /var/lib/overlay/control --advertise 192.0.2.1:7443{FILE_HELP}"))]
     Init(InitArgs),
     /// Serves a cluster in the foreground until SIGTERM or SIGINT.
-    #[command(after_help = "Example: overlay-control serve --state /var/lib/overlay/control")]
+    #[command(after_help = format!("Example: overlay-control serve --state /var/lib/overlay/control{FILE_HELP}"))]
     Serve(ServeArgs),
     /// Makes a join token while control does not serve; otherwise use overlayctl token create.
     #[command(after_help = "Example: overlay-control token --state /var/lib/overlay/control --role admin --ttl 15m")]
@@ -44,17 +50,20 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct InitArgs {
+    /// A file with options [default: /etc/overlay/control.toml where that is]
+    #[arg(long, value_name = "FILE", env = "OVERLAY_CONTROL_CONFIG")]
+    config: Option<PathBuf>,
     /// The directory to make; it holds the cluster's keys.
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE, env = "OVERLAY_CONTROL_STATE")]
     state: PathBuf,
     /// Where serve listens [default: every address, port 7443]
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", env = "OVERLAY_CONTROL_LISTEN")]
     listen: Option<SocketAddr>,
     /// Where the prefixes of networks come from
-    #[arg(long, value_name = "CIDR", default_value = overlay_control::DEFAULT_POOL)]
+    #[arg(long, value_name = "CIDR", default_value = overlay_control::DEFAULT_POOL, env = "OVERLAY_CONTROL_POOL")]
     pool: Ipv4Net,
     /// What join lines carry, the likeliest first; may be repeated [default: this host's addresses]
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', env = "OVERLAY_CONTROL_ADVERTISE")]
     advertise: Vec<String>,
     /// Print {"join": "…", "cluster": "…", "addresses": […]}
     #[arg(long)]
@@ -63,18 +72,32 @@ struct InitArgs {
 
 #[derive(Debug, Args)]
 struct ServeArgs {
+    /// A file with options [default: /etc/overlay/control.toml where that is]
+    #[arg(long, value_name = "FILE", env = "OVERLAY_CONTROL_CONFIG")]
+    config: Option<PathBuf>,
+    /// Check the options and the file, and end
+    #[arg(long)]
+    check_config: bool,
     /// The directory that init made
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE, env = "OVERLAY_CONTROL_STATE")]
     state: PathBuf,
     /// Where to listen [default: what init was told]
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", env = "OVERLAY_CONTROL_LISTEN")]
     listen: Option<SocketAddr>,
     /// Where the cluster's memory is kept
-    #[arg(long, value_name = "embedded|etcd=URL", default_value = "embedded")]
+    #[arg(long, value_name = "embedded|etcd=URL", default_value = "embedded", env = "OVERLAY_CONTROL_STORE")]
     store: String,
     /// How long a node's certificate is valid
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = cert_ttl, env = "OVERLAY_CONTROL_CERT_TTL")]
     cert_ttl: Duration,
+}
+
+/// Reads how long certificates are valid, and whether that can be.
+fn cert_ttl(text: &str) -> Result<Duration, InvalidConfig> {
+    let cert_ttl = parse_duration(text)?;
+    Config { cert_ttl, ..Config::new("") }.check()?;
+
+    Ok(cert_ttl)
 }
 
 #[derive(Debug, Args)]
@@ -112,7 +135,10 @@ impl From<TokenRole> for Role {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = match config::parse(Path::new(DEFAULT_FILE), std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => return fail(&error.to_string(), EXIT_CODE),
+    };
     let (filter, unknown) = log::filter(&["OVERLAY_LOG", "RUST_LOG"]);
     let log = match Log::start(filter, false) {
         Ok(log) => log,
@@ -193,21 +219,38 @@ fn run_serve(args: ServeArgs, log: Log) -> Result<(), Failure> {
         }
         other => return Err(Failure::Usage(format!("--store {other:?}: use embedded"))),
     }
+    let config = Config { listen: args.listen, cert_ttl: args.cert_ttl, log, ..Config::new(args.state) };
+    if args.check_config {
+        return print("the configuration can be used");
+    }
     // A connection takes a descriptor; the usual soft limit of 1,024 would be the number of nodes.
     if let Err(error) = descriptors::raise_limit() {
         tracing::warn!(%error, "Failed to raise the limit of open files");
     }
     let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::Refused(format!("no runtime: {error}")))?;
 
-    runtime.block_on(serve(Config { listen: args.listen, cert_ttl: args.cert_ttl, log, ..Config::new(args.state) }))
+    runtime.block_on(serve(config))
 }
 
 async fn serve(config: Config) -> Result<(), Failure> {
     let shutdown = shutdown().map_err(|error| Failure::Refused(format!("signals: {error}")))?;
     let server = Server::bind(config).await?;
     tracing::info!(address = %server.local_addr(), "Serving");
+    // Connections wait from here on.
+    say(&[NotifyState::Ready, NotifyState::Status(&format!("listening on {}", server.local_addr()))]);
+    let shutdown = async {
+        shutdown.await;
+        say(&[NotifyState::Stopping]);
+    };
 
     Ok(server.run(shutdown).await?)
+}
+
+/// Tells whoever started control and listens (`sd_notify(3)`): systemd, or `overlayctl`.
+fn say(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "Failed to tell who started control");
+    }
 }
 
 fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
@@ -220,4 +263,35 @@ fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_example_has_every_option_and_all_of_them_work() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/control.toml");
+        let text = std::fs::read_to_string(&file).expect("the example");
+        let written: BTreeSet<_> = text.lines().filter_map(|line| Some(line.split_once(" = ")?.0.to_owned())).collect();
+
+        let read = |command: &str| config::parse::<Cli>(&file, ["overlay-control".into(), command.into()]);
+
+        let Command::Init(init) = read("init").expect("a configuration").command else { panic!("not init") };
+        assert_eq!(init.advertise, ["192.0.2.10:7443", "control.example.net:7443"]);
+        let Command::Serve(serve) = read("serve").expect("a configuration").command else { panic!("not serve") };
+        assert_eq!(serve.cert_ttl, Duration::from_secs(86_400));
+        assert_eq!(written, config::keys::<Cli>().into_iter().collect());
+    }
+
+    #[test]
+    fn the_example_of_the_agent_is_none_for_control() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/overlayd.toml");
+
+        let error = config::parse::<Cli>(&file, ["overlay-control".into(), "serve".into()]).expect_err("not its own");
+
+        assert!(error.to_string().contains("line 10, run-dir: there is no such option"), "{error}");
+    }
 }

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use overlay_core::{NetworkId, NodeId};
 use overlay_dataplane::{EngineConfig, LaneId, Tables};
+use overlay_host::holder::{self, Holder, Protocol};
 use tokio::sync::{mpsc, oneshot};
 
 use super::coalesce::Offload;
 use super::command::{Busy, Command, Mailbox};
-use super::holder::{self, Holder};
 use super::lane::{Lane, LaneParts};
 use super::queue::Queue;
 use super::report::{LaneEvent, LaneReport};
@@ -302,7 +302,7 @@ impl Handle {
 fn bind(port: u16) -> Result<UdpSockets, StartError> {
     UdpSockets::bind(port).map_err(|source| {
         if source.kind() == io::ErrorKind::AddrInUse {
-            StartError::PortTaken { port, holder: holder::find(port) }
+            StartError::PortTaken { port, holder: holder::find(Protocol::Udp, port) }
         } else {
             StartError::Socket { port, source }
         }

@@ -19,7 +19,6 @@ mod command;
 mod counters;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-mod holder;
 mod lane;
 mod lanes;
 mod lookout;
@@ -37,6 +36,5 @@ mod udp;
 pub use coalesce::Offload;
 pub use command::Busy;
 pub use counters::{CounterKind, Counters};
-pub use holder::Holder;
 pub use lanes::{AddError, Lanes, LanesConfig, StartError, TunQueues, consecutive_ports, default_lanes};
 pub use report::{LaneEvent, LaneReport};

@@ -85,7 +85,7 @@ fn what_is_not_supported_is_refused_in_one_line() {
     let kernel = home.try_start(&["--backend", "kernel"]);
     let wrong = home.try_start(&["--lanes", "0"]);
 
-    assert_eq!(kernel.code, Some(1));
+    assert_eq!(kernel.code, Some(64));
     assert!(kernel.log.contains("--backend kernel is not supported"), "{}", kernel.log);
     assert_eq!(kernel.log.lines().count(), 1, "{}", kernel.log);
     assert_eq!(wrong.code, Some(2));

@@ -1,4 +1,4 @@
-//! Finds out which process holds a UDP port, so that "address in use" can say what to do.
+//! Finds out which process holds a port, so that "address in use" can say what to do.
 
 use std::fmt;
 use std::path::Path;
@@ -18,12 +18,25 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Finds who holds a UDP port in this namespace; `None` when it cannot be seen.
-pub(crate) fn find(port: u16) -> Option<Holder> {
-    let inodes: Vec<u64> = ["/proc/net/udp", "/proc/net/udp6"]
+/// Whose ports are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Listeners, not connections.
+    Tcp,
+    /// All sockets.
+    Udp,
+}
+
+/// Finds who holds a port in this network namespace; `None` when it cannot be seen.
+pub fn find(protocol: Protocol, port: u16) -> Option<Holder> {
+    let tables = match protocol {
+        Protocol::Tcp => ["/proc/net/tcp", "/proc/net/tcp6"],
+        Protocol::Udp => ["/proc/net/udp", "/proc/net/udp6"],
+    };
+    let inodes: Vec<u64> = tables
         .iter()
         .filter_map(|path| std::fs::read_to_string(path).ok())
-        .flat_map(|table| inodes_of(&table, port))
+        .flat_map(|table| inodes_of(protocol, &table, port))
         .collect();
 
     std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
@@ -32,11 +45,15 @@ pub(crate) fn find(port: u16) -> Option<Holder> {
     })
 }
 
-fn inodes_of(table: &str, port: u16) -> Vec<u64> {
+/// The state of a socket that listens, as `/proc/net/tcp` writes it.
+const LISTENING: &str = "0A";
+
+fn inodes_of(protocol: Protocol, table: &str, port: u16) -> Vec<u64> {
     let suffix = format!(":{port:04X}");
     let inode = |line: &str| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         fields.get(1)?.ends_with(&suffix).then_some(())?;
+        (protocol == Protocol::Udp || *fields.get(3)? == LISTENING).then_some(())?;
         fields.get(9)?.parse().ok()
     };
 
@@ -68,9 +85,20 @@ mod tests {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let port = socket.local_addr().expect("an address").port();
 
-        let holder = find(port).expect("this process");
+        let holder = find(Protocol::Udp, port).expect("this process");
 
         assert_eq!(holder.pid, std::process::id());
+    }
+
+    #[test]
+    fn a_listener_holds_a_port_and_a_connection_does_not() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let client = std::net::TcpStream::connect(address).expect("connected");
+        let near = client.local_addr().expect("an address").port();
+
+        assert_eq!(find(Protocol::Tcp, address.port()).map(|holder| holder.pid), Some(std::process::id()));
+        assert_eq!(find(Protocol::Tcp, near), None);
     }
 
     #[test]
@@ -79,6 +107,6 @@ mod tests {
             1: 00000000:CA6C 00000000:0035 07 00000000:00000000 00:00000000 00000000 0 0 111 2 0 0\n\
             2: 00000000:0035 00000000:CA6C 07 00000000:00000000 00:00000000 00000000 0 0 222 2 0 0\n";
 
-        assert_eq!(inodes_of(table, 51820), [111]);
+        assert_eq!(inodes_of(Protocol::Udp, table, 51820), [111]);
     }
 }
