@@ -23,6 +23,7 @@ pub mod node;
 pub mod path;
 pub mod ping;
 mod problem;
+mod readiness;
 mod reconcile;
 mod session;
 pub mod state;

@@ -29,6 +29,7 @@ use crate::membership::join::{self, Wishes, in_store};
 use crate::membership::{announce, keeping, link, occupancy, publish, renewal, watch as following};
 use crate::path::{LaneEvent, Lanes, LanesConfig, StartError, consecutive_ports};
 use crate::problem::{Own, Problems, explain, unix_now};
+use crate::readiness;
 use crate::reconcile;
 use crate::session::Session;
 use crate::state::{Identity, Joining, Loaded, StateError, Store};
@@ -201,7 +202,10 @@ pub async fn run(config: Config, log: Log, descriptors: Descriptors) -> Result<(
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), state = %desk.config.state.display(), "Agent started");
 
+    let ready = tokio::spawn(readiness::tell(Arc::clone(&desk)));
     let outcome = node.serve(&mut inbox, &mut signals).await;
+    ready.abort();
+    readiness::ending();
     node.stop_session().await;
     if let Some(Engine { lanes, .. }) = node.engine.take() {
         tokio::task::spawn_blocking(move || drop(lanes)).await.map_err(NodeError::Task)?;
@@ -236,7 +240,11 @@ impl Node {
             let pause = if self.store.trouble().is_some() { KEEP_AGAIN } else { CLOCK_KEPT };
             tokio::select! {
                 () = signals.stop() => return Ok(()),
-                Some(request) = inbox.recv() => self.handle(request).await,
+                Some(request) = inbox.recv() => tokio::select! {
+                    () = self.handle(request) => {}
+                    // Whoever asked has an answer by our end; what is half done is done or undone by the next start.
+                    () = signals.stop() => return Ok(()),
+                },
                 Some(ended) = self.tasks.join_next() => {
                     if let Some(reason) = ended.map_err(NodeError::Task)? {
                         self.expel(reason).await;
