@@ -2,14 +2,18 @@
 //!
 //! No decision about the overlay is made here; the agent and control make them.
 
+mod addresses;
 mod args;
 mod client;
 mod cmd;
+mod confirm;
 mod failure;
 mod join_text;
 mod output;
 mod pidfd;
+mod runtime_files;
 mod sandbox;
+mod setup;
 mod spawn;
 mod state;
 mod time;

@@ -5,13 +5,16 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::failure::{Outcome, storage};
 
 /// Where a host keeps its state unless told otherwise.
 pub(crate) const DEFAULT_STATE: &str = "/var/lib/overlay";
 
 /// What may run on a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Service {
     /// The control service.
     Control,
@@ -104,20 +107,48 @@ impl StateDir {
         self.root.join(format!("{}.pid", service.program()))
     }
 
+    /// Returns where the service says that it is ready.
+    pub(crate) fn notify_socket(&self, service: Service) -> PathBuf {
+        self.root.join(format!("{}.notify", service.program()))
+    }
+
+    /// Returns where it is said that somebody sets up here.
+    pub(crate) fn setup_file(&self) -> PathBuf {
+        self.root.join("setup.json")
+    }
+
+    /// Returns where the services' options are kept.
+    pub(crate) fn options_file(&self) -> PathBuf {
+        self.root.join("options.json")
+    }
+
+    /// Removes everything of a service; lists what went.
+    pub(crate) fn remove_service(&self, service: Service) -> Outcome<Vec<PathBuf>> {
+        let mut removed = Vec::new();
+        for path in [self.of(service), self.log(service), self.pid_file(service), self.notify_socket(service)] {
+            remove_path(&path, &mut removed)?;
+        }
+
+        Ok(removed)
+    }
+
     /// Removes what is ours in the directory, and the directory when nothing else is in it; lists what went.
     pub(crate) fn remove(&self) -> Outcome<Vec<PathBuf>> {
-        let mut removed = Vec::new();
-        for service in [Service::Agent, Service::Control] {
-            for path in [self.of(service), self.log(service), self.pid_file(service)] {
-                remove_path(&path, &mut removed)?;
-            }
+        let mut removed = self.remove_service(Service::Agent)?;
+        removed.extend(self.remove_service(Service::Control)?);
+        for path in [self.options_file(), self.setup_file()] {
+            remove_path(&path, &mut removed)?;
         }
-        // What others put there stays, and the directory with it.
-        if fs::remove_dir(&self.root).is_ok() {
+        if self.remove_root() {
             removed.push(self.root.clone());
         }
 
         Ok(removed)
+    }
+
+    /// Removes the directory; what others put there stays, and the directory with it.
+    pub(crate) fn remove_root(&self) -> bool {
+        fs::remove_dir(&self.root).is_ok()
     }
 }
 

@@ -73,6 +73,8 @@ fn changes_are_asked_for_as_they_were_said() {
         [
             "create my-network 10.64.0.0/24 fd00::/64",
             "remove network my-network",
+            "status",
+            "nodes",
             "remove node b",
             "token 7200 s 3 uses Admin",
             "revoke f00d",
@@ -236,4 +238,18 @@ fn starting_what_was_never_set_up_is_refused() {
 
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("nothing is set up in") || ran.stderr.contains("needs root"), "{ran:?}");
+}
+
+#[test]
+fn the_last_admin_is_not_removed_without_a_question_that_somebody_can_answer() {
+    let agent = FakeAgent::start();
+
+    let refused = agent.run(&["node", "rm", "a"]);
+    let before = agent.script().asked.clone();
+    let forced = agent.run(&["node", "rm", "a", "--force"]);
+
+    assert_eq!((refused.code, forced.code), (1, 0), "{refused:?} {forced:?}");
+    assert!(refused.stderr.contains("a is the last admin") && refused.stderr.contains("add --force"), "{refused:?}");
+    assert!(!before.contains(&"remove node a".to_owned()), "{before:?}");
+    assert!(agent.script().asked.contains(&"remove node a".to_owned()));
 }

@@ -29,6 +29,9 @@ pub struct Cluster {
     lab: Lab,
 }
 
+/// How a cluster begins. Some have more hosts than a line admits unless told otherwise.
+const INIT: [&str; 6] = ["init", "--json", "--ttl", "24h", "--uses", "1000"];
+
 impl Cluster {
     /// Makes `nodes` hosts and Overlay on them.
     ///
@@ -60,7 +63,7 @@ impl Cluster {
             address.map(|address| ["--advertise".to_owned(), address]).into_iter().flatten()
         };
         let before = lab.hosts().iter().map(|host| host.snapshot(&FOLDERS)).collect::<Result<_>>()?;
-        let output = lab.host(0).try_command("overlayctl")?.args(["init", "--json"]).args(told(0)).run()?;
+        let output = lab.host(0).try_command("overlayctl")?.args(INIT).args(told(0)).run()?;
         let answer: serde_json::Value = serde_json::from_str(&output.stdout).context("init printed no JSON")?;
         let join = answer["join"].as_str().context("init printed no join line")?.to_owned();
         for (index, host) in lab.hosts().iter().enumerate().skip(1) {

@@ -4,35 +4,38 @@ mod first_line;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use ipnet::Ipv4Net;
 use overlay_core::Name;
-use overlay_proto::{Code, JoinLine, Refusal, channel, tls, v1};
+use overlay_proto::join_line::MAX_ADDRESSES;
+use overlay_proto::{Code, JoinLine, Refusal, v1};
 use serde::Serialize;
 
 use super::{Context, connected, join, require_root};
+use crate::addresses;
 use crate::args::values::{advertise, listen, subnet4};
 use crate::client::Agent;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Page, Report};
-use crate::spawn::{self, Launch, Manner, Started};
+use crate::setup::{self, Kind, Setup};
+use crate::spawn::{self, AgentOptions, ControlOptions, Launch, Manner, ServiceOptions, Started};
 use crate::state::{DEFAULT_STATE, Service, StateDir};
 use crate::time;
 
-/// How long the printed line is good for.
-const LINE_TTL: u64 = 24 * 3_600;
-/// How many hosts the printed line admits.
-const LINE_USES: u32 = 100;
+/// Where control listens unless told otherwise.
+const DEFAULT_PORT: u16 = 7443;
 
 const EXAMPLE: &str = "\
 Under systemd this installs overlay-control.service and overlayd.service; elsewhere both run in the background, with \
-logs and pid files in the state directory. Running it again goes on where it was interrupted. `overlayctl leave` undoes it.
+logs and pid files in the state directory. What fails or is interrupted is taken back. Running it again prints another \
+line. `overlayctl leave` undoes it.
 
 Examples:
   overlayctl init
   overlayctl init --listen 192.0.2.1:7443 --pool 10.64.0.0/10
+  overlayctl init --ttl 24h --uses 100                the printed line admits 100 hosts within a day
   overlayctl init --json | jq -r .join | ssh host-b sudo overlayctl join -";
 
 /// Make this machine control and its first node; prints the line by which others join
@@ -60,6 +63,19 @@ pub(crate) struct Init {
     /// An address at which other hosts reach this one; may be repeated; without it, all of the host's
     #[arg(long = "advertise", value_name = "ADDRESS", value_parser = advertise)]
     advertise: Vec<IpAddr>,
+    /// Take also an address that this host does not have: a router forwards it here
+    #[arg(long)]
+    force: bool,
+    /// How long the printed line is good for
+    #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = time::parse)]
+    ttl: Duration,
+    /// How many hosts the printed line admits
+    #[arg(long, default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
+    uses: u32,
+    #[command(flatten)]
+    agent: AgentOptions,
+    #[command(flatten)]
+    control: ControlOptions,
 }
 
 /// What `init` made.
@@ -89,11 +105,11 @@ impl Report for Initialised {
 
         format!(
             "Control and the agent run here; this machine is node {node} of cluster {cluster} ({}).\n\n\
-             On every other host (the line is a secret, for {} hosts, until {}):\n\n{join}\n\n\
+             On every other host (the line is a secret, for {}, until {}):\n\n{join}\n\n\
              Then, on any of them:\n\n    overlayctl network create my-network\n    \
              overlayctl run --network my-network --name service1 -- CMD…",
             self.logs,
-            self.uses,
+            if self.uses == 1 { "1 host".to_owned() } else { format!("{} hosts", self.uses) },
             self.expires.as_deref().unwrap_or("it is revoked"),
         )
     }
@@ -102,27 +118,56 @@ impl Report for Initialised {
 impl Init {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         require_root("init")?;
+        if !self.force {
+            addresses::check_advertised(&self.advertise)?;
+        }
         let state = StateDir::new(&self.state)?;
         let manner = Manner::choose(self.foreground);
-        let joined = self.standing(context, &state).await?;
-        let launches = (Launch::control(&state)?, Launch::agent(&state, &context.socket)?);
-        state.make()?;
+        if !setup::is_unfinished(&state) && self.standing(context, &state).await? {
+            return self.again(&state, manner, context).await;
+        }
+        let setup = Setup::begin(Kind::Init, &state, context).await?;
+        let (made, services) = setup.run(self.set_up(&state, manner, context)).await?;
+        context.output.show(&made)?;
 
-        let first = if joined { None } else { Some(first_line::take(&self, &state, context).await?) };
-        let control = start_control(&launches.0, &state, manner, first.as_ref(), context).await?;
+        spawn::supervise(&services.iter().collect::<Vec<_>>(), &state, &context.output).await
+    }
+
+    /// Makes the cluster; whoever calls takes back what was made when this fails.
+    async fn set_up(
+        &self,
+        state: &StateDir,
+        manner: Manner,
+        context: &Context,
+    ) -> Outcome<(Initialised, Vec<Started>)> {
+        let options = ServiceOptions::load(state)?.with(&self.agent, &self.control);
+        let launches =
+            (Launch::control(state, &options.control)?, Launch::agent(state, &context.socket, &options.agent)?);
+        let line = first_line::take(self, state, context).await?;
+        let control = start_control(&launches.0, state, manner, context).await?;
         if self.no_join {
-            let line = first.ok_or_else(|| already_a_node("--no-join comes too late"))?;
-            context.output.show(&control_only(&line, &state, manner))?;
-            return spawn::supervise(&[&control], &state, &context.output).await;
+            options.save(state)?;
+            return Ok((control_only(&line, state, manner), vec![control]));
         }
-        let agent = join::start_agent(&launches.1, &state, manner, context).await?;
-        if let Some(line) = &first {
-            context.output.step("Joining this machine");
-            self.join(line, context).await?;
-        }
-        context.output.show(&self.report(&state, manner, context).await?)?;
+        let agent = join::start_agent(&launches.1, state, manner, context).await?;
+        context.output.step("Joining this machine");
+        self.join(&line, context).await?;
+        let made = self.report(state, manner, context).await?;
+        options.save(state)?;
 
-        spawn::supervise(&[&control, &agent], &state, &context.output).await
+        Ok((made, vec![control, agent]))
+    }
+
+    /// Prints another line where all is set up; what does not run is started.
+    async fn again(&self, state: &StateDir, manner: Manner, context: &Context) -> Outcome {
+        if self.no_join {
+            return Err(already_a_node("--no-join comes too late"));
+        }
+        let options = ServiceOptions::load(state)?;
+        let control = start_control(&Launch::control(state, &options.control)?, state, manner, context).await?;
+        context.output.show(&self.report(state, manner, context).await?)?;
+
+        spawn::supervise(&[&control], state, &context.output).await
     }
 
     /// Tells whether this machine is a node already, of the control that is here; refuses when it is another's.
@@ -150,7 +195,12 @@ impl Init {
         }
     }
 
+    /// Joins; where only an address of a router's was advertised, control on this very host is found all the same.
     async fn join(&self, line: &JoinLine, context: &Context) -> Outcome {
+        let mut line = line.clone();
+        if self.force && line.addresses.len() < MAX_ADDRESSES {
+            line.addresses.push(self.local_control().to_string());
+        }
         let request = v1::AgentJoinRequest {
             join_line: line.expose(),
             name: self.name.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -161,11 +211,20 @@ impl Init {
         Ok(())
     }
 
+    fn local_control(&self) -> SocketAddr {
+        let unspecified = SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT));
+        match self.listen {
+            Some(listen) if listen.ip().is_unspecified() => SocketAddr::new(unspecified.ip(), listen.port()),
+            Some(listen) => listen,
+            None => unspecified,
+        }
+    }
+
     async fn report(&self, state: &StateDir, manner: Manner, context: &Context) -> Outcome<Initialised> {
         connected(context).await?;
         let mut agent = context.agent().await?;
         let status = agent.status(v1::StatusRequest {}).await?;
-        let created = create_line(&mut agent).await?;
+        let created = self.create_line(&mut agent).await?;
         let token = created.token.unwrap_or_default();
 
         Ok(Initialised {
@@ -177,17 +236,17 @@ impl Init {
             logs: places(&[Service::Control, Service::Agent], state, manner),
         })
     }
-}
 
-async fn create_line(agent: &mut Agent) -> Result<v1::CreateTokenResponse, Refusal> {
-    let request = v1::CreateTokenRequest {
-        ttl_seconds: LINE_TTL,
-        uses: LINE_USES,
-        role: v1::Role::Node.into(),
-        ..v1::CreateTokenRequest::default()
-    };
+    async fn create_line(&self, agent: &mut Agent) -> Result<v1::CreateTokenResponse, Refusal> {
+        let request = v1::CreateTokenRequest {
+            ttl_seconds: self.ttl.as_secs(),
+            uses: self.uses,
+            role: v1::Role::Node.into(),
+            ..v1::CreateTokenRequest::default()
+        };
 
-    agent.create_token(request).await
+        agent.create_token(request).await
+    }
 }
 
 fn control_only(line: &JoinLine, state: &StateDir, manner: Manner) -> Initialised {
@@ -216,27 +275,11 @@ fn already_a_node(why: &str) -> Failure {
     Refusal::new(Code::WrongState, text).into()
 }
 
-/// Starts control and waits until it shows the CA that the line pins.
-async fn start_control(
-    launch: &Launch,
-    state: &StateDir,
-    manner: Manner,
-    line: Option<&JoinLine>,
-    context: &Context,
-) -> Outcome<Started> {
+/// Starts control and waits until it says that it listens.
+async fn start_control(launch: &Launch, state: &StateDir, manner: Manner, context: &Context) -> Outcome<Started> {
     context.output.step("Starting control");
-    let mut control = launch.start(state, manner)?;
-    // Where there is no line, the agent is a node and finds control by itself.
-    if let Some(line) = line {
-        control.ready(state, async || answers(line).await).await?;
-    }
+    let mut control = launch.start(state, manner).await?;
+    control.ready(state, async || Ok(())).await?;
 
     Ok(control)
-}
-
-async fn answers(line: &JoinLine) -> Result<(), Refusal> {
-    let client = tls::pinned_client(line.pin).map_err(|error| Refusal::new(Code::Fault, error))?;
-    let dialled = channel::control(&line.addresses, Arc::new(client)).await;
-
-    dialled.map(drop).map_err(|error| Refusal::new(Code::ControlAway, error))
 }

@@ -5,20 +5,22 @@ use std::path::PathBuf;
 
 use clap::Args;
 use overlay_core::Name;
-use overlay_proto::{JoinLine, Refusal, v1};
+use overlay_proto::{Code, JoinLine, Refusal, v1};
 use serde::Serialize;
 
 use super::{Context, connected, require_root};
+use crate::addresses;
 use crate::args::values::advertise;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::join_text;
 use crate::output::{Page, Report};
-use crate::spawn::{self, Launch, Manner, Origin, Started};
-use crate::state::{DEFAULT_STATE, Service, StateDir};
+use crate::setup::{self, Kind, Setup};
+use crate::spawn::{self, AgentOptions, ControlOptions, Launch, Manner, ServiceOptions, Started};
+use crate::state::{DEFAULT_STATE, StateDir};
 
 const EXAMPLE: &str = "\
 The line's pin is checked before its secret leaves this machine. An argument can be seen by other users of this machine \
-while the command runs; a file or standard input cannot.
+while the command runs; a file or standard input cannot. What fails or is interrupted leaves nothing on this machine.
 
 Examples:
   overlayctl join ovl1-…@192.0.2.1:7443
@@ -44,6 +46,11 @@ pub(crate) struct Join {
     /// Stay and keep the agent as a child; Ctrl-C ends it
     #[arg(long)]
     foreground: bool,
+    /// Take also an address that this host does not have: a router forwards it here
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    agent: AgentOptions,
 }
 
 /// What this machine became.
@@ -72,22 +79,19 @@ impl Join {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         let line = join_text::read(&self.line)?;
         require_root("join")?;
+        if !self.force {
+            addresses::check_advertised(&self.advertise)?;
+        }
         let state = StateDir::new(&self.state)?;
         let manner = Manner::choose(self.foreground);
-        let fresh = !state.has(Service::Agent);
-        let agent = match context.agent().await {
-            Ok(_) => None,
-            Err(_) => {
-                let launch = Launch::agent(&state, &context.socket)?;
-                state.make()?;
-                Some(start_agent(&launch, &state, manner, context).await?)
-            }
+        let (joined, agent) = if self.needs_agent(&state, context).await? {
+            let setup = Setup::begin(Kind::Join, &state, context).await?;
+            let (joined, agent) = setup.run(self.set_up(&line, &state, manner, context)).await?;
+            (joined, Some(agent))
+        } else {
+            (self.join(&line, context).await?, None)
         };
-        let joined = match self.join(&line, context).await {
-            Ok(joined) => joined,
-            Err(refusal) => return Err(undo(refusal, agent, fresh, &state, context).await),
-        };
-        if let Err(refusal) = connected(context).await {
+        if let Err(refusal) = setup::interruptible(connected(context)).await? {
             context.output.warn(format_args!("overlayctl: {refusal}"));
         }
         context.output.show(&joined)?;
@@ -96,6 +100,43 @@ impl Join {
             Some(agent) => spawn::supervise(&[agent], &state, &context.output).await,
             None => Ok(()),
         }
+    }
+
+    /// Tells whether an agent must be started for this; one that runs keeps the options that it was started with.
+    async fn needs_agent(&self, state: &StateDir, context: &Context) -> Outcome<bool> {
+        let status = match context.status().await {
+            Ok(status) => status,
+            Err(refusal) if refusal.code == Code::AgentAway => return Ok(true),
+            Err(refusal) => return Err(refusal.into()),
+        };
+        let joined = status.phase() == v1::NodePhase::Joined;
+        if setup::is_unfinished(state) && StateDir::of_agent(status.state_dir.as_ref()).as_ref() == Some(state) {
+            return Ok(true);
+        }
+        if !joined && !self.agent.is_empty() {
+            let text = "an agent runs already: --port and --agent-config are its own options, --port and --config; \
+                        end it, or leave them out";
+            return Err(Refusal::new(Code::WrongState, text).into());
+        }
+
+        Ok(false)
+    }
+
+    /// Starts an agent and makes it a node; whoever calls takes back what was made when this fails.
+    async fn set_up(
+        &self,
+        line: &JoinLine,
+        state: &StateDir,
+        manner: Manner,
+        context: &Context,
+    ) -> Outcome<(Joined, Started)> {
+        let options = ServiceOptions::load(state)?.with(&self.agent, &ControlOptions::default());
+        let launch = Launch::agent(state, &context.socket, &options.agent)?;
+        let agent = start_agent(&launch, state, manner, context).await?;
+        let joined = self.join(line, context).await?;
+        options.save(state)?;
+
+        Ok((joined, agent))
     }
 
     async fn join(&self, line: &JoinLine, context: &Context) -> Result<Joined, Refusal> {
@@ -122,24 +163,8 @@ pub(super) async fn start_agent(
     context: &Context,
 ) -> Outcome<Started> {
     context.output.step("Starting the agent");
-    let mut agent = launch.start(state, manner)?;
+    let mut agent = launch.start(state, manner).await?;
     agent.ready(state, async || context.status().await.map(drop)).await?;
 
     Ok(agent)
-}
-
-/// Takes back what a refused join has started and made.
-async fn undo(refusal: Refusal, agent: Option<Started>, fresh: bool, state: &StateDir, context: &Context) -> Failure {
-    if agent.is_some_and(|agent| agent.origin() == Origin::Ours) {
-        let undone = match spawn::stop(Service::Agent, state).await {
-            Ok(_) if fresh && !state.has(Service::Control) => state.remove().map(drop),
-            Ok(_) => Ok(()),
-            Err(failure) => Err(failure),
-        };
-        if undone.is_err() {
-            context.output.warn("overlayctl: the agent that was started for this is still there: `overlayctl leave`");
-        }
-    }
-
-    refusal.into()
 }

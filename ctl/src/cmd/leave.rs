@@ -1,7 +1,5 @@
 //! `overlayctl leave`: the way back from `join` and `init`, to a host on which nothing of ours stays.
 
-use std::fs;
-use std::io::{self, BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -9,16 +7,19 @@ use overlay_proto::{Code, Refusal, v1};
 use serde::Serialize;
 
 use super::{Context, connected, join, require_root};
-use crate::failure::{Failure, Outcome};
+use crate::confirm::confirm;
+use crate::failure::Outcome;
 use crate::output::{Page, Report};
-use crate::spawn::{self, Launch, Manner};
+use crate::runtime_files;
+use crate::setup;
+use crate::spawn::{self, Launch, Manner, ServiceOptions};
 use crate::state::{DEFAULT_STATE, Service, StateDir};
 use crate::view::Nodes;
 
 const EXAMPLE: &str = "\
 Endpoints of this host are detached, control is told, what `init` or `join` started is stopped, and its state removed. \
 On the machine that runs control, this ends the cluster: the other nodes go on until their certificates expire, but \
-nothing can be changed any more.
+nothing can be changed any more. While there are others, it is asked for first; without a terminal only --force does it.
 
 Examples:
   overlayctl leave
@@ -60,6 +61,10 @@ impl Leave {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         require_root("leave")?;
         let state = self.state_dir(context).await?;
+        let lock = state.as_ref().filter(|state| state.root().exists()).map(setup::lock).transpose()?;
+        if let Some(state) = state.as_ref().filter(|state| state.has(Service::Control) && !state.has(Service::Agent)) {
+            self.confirm_control(state, context)?;
+        }
         let told_control = self.leave_cluster(state.as_ref(), context).await?;
         let mut left = Left { told_control, ..Left::default() };
         if let Some(state) = &state {
@@ -71,7 +76,8 @@ impl Leave {
             }
             left.removed = state.remove()?;
         }
-        left.removed.extend(remove_runtime_files(&context.socket));
+        drop(lock);
+        left.removed.extend(runtime_files::remove(&context.socket));
 
         context.output.show(&left)
     }
@@ -114,22 +120,31 @@ impl Leave {
         }
         // Control that ends with this host need not be told.
         let ends = state.is_some_and(|state| state.has(Service::Control));
+        let left = self.tell_agent(&status.node, ends, context).await;
+        if let (Err(_), Some(state)) = (&left, started) {
+            spawn::pause(Service::Agent, state).await?;
+        }
+
+        left
+    }
+
+    async fn tell_agent(&self, node: &str, ends: bool, context: &Context) -> Outcome<bool> {
         if ends {
-            self.confirm(&status.node, context).await?;
+            self.confirm(node, context).await?;
         }
         context.output.step("Leaving the cluster");
         let left = context.agent().await?.leave(v1::AgentLeaveRequest { force: self.force || ends }).await;
-        if let (Err(_), Some(state)) = (&left, started) {
-            spawn::stop(Service::Agent, state).await?;
-        }
 
         Ok(left.map_err(with_hint)?.told_control)
     }
 
     /// Starts the agent once more: what it made in the kernel, only it can take back.
     async fn start_agent(&self, state: &StateDir, context: &Context) -> Outcome {
-        let launch = Launch::agent(state, &context.socket)?;
-        join::start_agent(&launch, state, Manner::Background, context).await?;
+        let launch = Launch::agent(state, &context.socket, &ServiceOptions::load(state)?.agent)?;
+        if let Err(failure) = join::start_agent(&launch, state, Manner::Background, context).await {
+            spawn::pause(Service::Agent, state).await?;
+            return Err(failure);
+        }
         let joined = context.status().await?.phase() == v1::NodePhase::Joined;
         if joined && !self.force && !state.has(Service::Control) {
             // Whether control can be told is the agent's to say.
@@ -139,26 +154,28 @@ impl Leave {
         Ok(())
     }
 
-    /// Ending control ends the cluster: somebody who sits there is asked, a script is warned.
+    /// Control that is set up and no node has joined by is no loss, but nobody here can tell.
+    fn confirm_control(&self, state: &StateDir, context: &Context) -> Outcome {
+        // What was cut short has no nodes.
+        let force = self.force || setup::is_unfinished(state);
+        let consequence = "this machine runs control; without it nothing can be changed any more on the nodes";
+
+        confirm(&context.output, force, consequence, "End the cluster?")
+    }
+
+    /// Ending control ends the cluster.
     async fn confirm(&self, node: &str, context: &Context) -> Outcome {
         let nodes = context.agent().await?.list_nodes(v1::ListNodesRequest {}).await.unwrap_or_default();
         let others = Nodes::from(nodes).names_without(node);
-        if others.is_empty() || self.force {
+        if others.is_empty() {
             return Ok(());
         }
-        context.output.warn(format_args!(
+        let consequence = format!(
             "this machine runs control; without it nothing can be changed any more on the other nodes: {}",
             others.join(", ")
-        ));
-        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            return Ok(());
-        }
-        context.output.warn("end the cluster? [y/N]");
-        let mut answer = String::new();
-        // An end of input is a no.
-        let _ = io::stdin().lock().read_line(&mut answer);
+        );
 
-        if answer.trim().eq_ignore_ascii_case("y") { Ok(()) } else { Err(Failure::Exit(1)) }
+        confirm(&context.output, self.force, &consequence, "End the cluster?")
     }
 }
 
@@ -171,23 +188,4 @@ fn with_hint(refusal: Refusal) -> Refusal {
         refusal.code,
         format!("{refusal}: control cannot be told; `overlayctl leave --force` leaves all the same"),
     )
-}
-
-/// Removes the socket that nobody listens on any more, and the directories it was in if they are empty and ours.
-fn remove_runtime_files(socket: &Path) -> Vec<PathBuf> {
-    let mut removed = Vec::new();
-    let dead = std::os::unix::net::UnixStream::connect(socket).is_err();
-    if dead && fs::remove_file(socket).is_ok() {
-        removed.push(socket.to_owned());
-    }
-    let Some(dir) = socket.parent().filter(|dir| dir.file_name().is_some_and(|name| name == "overlay")) else {
-        return removed;
-    };
-    for path in [dir.join("netns"), dir.join("lock"), dir.to_owned()] {
-        if fs::remove_dir(&path).is_ok() {
-            removed.push(path);
-        }
-    }
-
-    removed
 }

@@ -1,9 +1,12 @@
 //! `overlayctl node`.
 
+use std::net::SocketAddr;
+
 use clap::{Args, Subcommand};
 use overlay_proto::{Code, Refusal, v1};
 
 use super::Context;
+use crate::confirm::confirm;
 use crate::failure::Outcome;
 use crate::output::{ListArgs, ShowArgs};
 use crate::view::Nodes;
@@ -22,7 +25,8 @@ Examples:
   overlayctl node show host-b --json
   overlayctl node show host-b host-c --format '{{.Name}} {{.Version}}'";
 const RM_EXAMPLE: &str = "\
-Its certificate and keys are refused by all others from then on. A node that is only away needs no removal.
+Its certificate and keys are refused by all others from then on. A node that is only away needs no removal. The last \
+admin, and the node that control runs on, are asked about first; without a terminal only --force removes them.
 
 Example:
   overlayctl node rm host-b";
@@ -71,6 +75,9 @@ struct Rm {
     /// Their names or ids
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
+    /// Without questions
+    #[arg(long)]
+    force: bool,
 }
 
 impl NodeArgs {
@@ -82,7 +89,10 @@ impl NodeArgs {
                 let find = async |name: &str| nodes.find(name).map(|node| vec![node]).ok_or_else(|| missing(name));
                 context.show_each(show, &names, find).await
             }
-            Node::Rm(Rm { names }) => {
+            Node::Rm(Rm { names, force }) => {
+                if !force && let Some(loss) = loss(&names, context).await? {
+                    confirm(&context.output, force, &loss, "Remove it?")?;
+                }
                 let mut agent = context.agent().await?;
                 let remove = async |name: &str| {
                     agent.remove_node(v1::RemoveNodeRequest { node: name.to_owned() }).await.map(drop)
@@ -99,4 +109,13 @@ async fn nodes(context: &Context) -> Result<Nodes, Refusal> {
 
 fn missing(name: &str) -> Refusal {
     Refusal::new(Code::NotFound, format!("there is no node {name:?}: `overlayctl node ls` lists them"))
+}
+
+/// Says what the cluster cannot do any more without these nodes.
+async fn loss(names: &[String], context: &Context) -> Result<Option<String>, Refusal> {
+    let status = context.status().await?;
+    let control = status.control.unwrap_or_default().address;
+    let control = control.parse::<SocketAddr>().ok().map(|address| address.ip());
+
+    Ok(nodes(context).await?.loss(names, control, &status.node))
 }

@@ -1,19 +1,27 @@
 //! `overlayctl start`: what `init` or `join` set up, again, after a crash or a reboot.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use overlay_proto::{Code, Refusal, v1};
 use serde::Serialize;
 
-use super::{Context, connected, require_root};
-use crate::failure::Outcome;
-use crate::output::{Page, Report, list};
-use crate::spawn::{self, Launch, Manner, Origin, Started};
+use super::{Context, require_root};
+use crate::failure::{Failure, Outcome};
+use crate::output::{Page, Report};
+use crate::setup;
+use crate::spawn::{self, Launch, Manner, Origin, ServiceOptions, Started};
 use crate::state::{DEFAULT_STATE, Service, StateDir};
+use crate::wait::{self, Probe};
+
+/// How long is waited for control, which traffic does not need: one that runs answers in less.
+const CONTROL: Duration = Duration::from_secs(2);
 
 const EXAMPLE: &str = "\
-Under systemd the services come back by themselves; elsewhere this brings them back after a reboot. What runs is left alone.
+Under systemd the services come back by themselves; elsewhere this brings them back after a reboot. What runs is left \
+alone. Exit code 1 when a program does not come up. Traffic needs no control: where it is away, that is said, and not \
+waited for.
 
 Example:
   overlayctl start";
@@ -30,20 +38,60 @@ pub(crate) struct Start {
     foreground: bool,
 }
 
-/// What runs.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-struct Running {
-    started: Vec<&'static str>,
-    running: Vec<&'static str>,
+/// How a program is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    Started,
+    Running,
+    Failed,
 }
 
-impl Report for Running {
+/// One program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Program {
+    program: &'static str,
+    state: State,
+    /// Why it does not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// What it wrote last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    log: Vec<String>,
+}
+
+impl Program {
+    fn text(&self) -> String {
+        let Self { program, state, reason, log } = self;
+        let head = match (state, reason) {
+            (State::Started, _) => format!("{program}: started"),
+            (State::Running, _) => format!("{program}: was running"),
+            (State::Failed, None) => format!("{program}: failed"),
+            (State::Failed, Some(reason)) => format!("{program}: failed: {reason}"),
+        };
+        let lines = log.iter().map(|line| format!("  | {line}"));
+
+        std::iter::once(head).chain(lines).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// What runs now.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+struct Programs {
+    programs: Vec<Program>,
+    /// Why control cannot be reached; traffic goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    control_away: Option<String>,
+}
+
+impl Report for Programs {
     fn text(&self, _: Page) -> String {
-        match (self.started.is_empty(), self.running.is_empty()) {
-            (true, _) => format!("{} run already", list(&self.running)),
-            (false, true) => format!("started {}", list(&self.started)),
-            (false, false) => format!("started {}; {} ran already", list(&self.started), list(&self.running)),
+        let mut lines: Vec<_> = self.programs.iter().map(Program::text).collect();
+        if let Some(reason) = &self.control_away {
+            lines.push(format!("control is away ({reason}); traffic goes on, changes wait until it is back"));
         }
+
+        lines.join("\n")
     }
 }
 
@@ -52,39 +100,92 @@ impl Start {
         require_root("start")?;
         let state = StateDir::new(&self.state)?;
         let manner = Manner::choose(self.foreground);
+        if setup::is_unfinished(&state) {
+            let text =
+                "setting this machine up was cut short: run the same `init` or `join` again, or `overlayctl leave`";
+            return Err(Refusal::new(Code::WrongState, text).into());
+        }
         if state.services().next().is_none() {
             let text = format!("nothing is set up in {}: use `init` or `join`", state.root().display());
             return Err(Refusal::new(Code::NotFound, text).into());
         }
+        let options = ServiceOptions::load(&state)?;
+        let mut report = Programs::default();
         let mut services = Vec::new();
-        let mut running = Running::default();
         for service in state.services() {
-            let started = start(service, &state, manner, context).await?;
-            let list = if started.origin() == Origin::Ours { &mut running.started } else { &mut running.running };
-            list.push(service.program());
-            services.push(started);
+            match start(service, &state, &options, manner, context).await {
+                Ok(started) => {
+                    report.programs.push(came_up(&started));
+                    services.push(started);
+                }
+                Err(failure) => report.programs.push(did_not(service, failure)?),
+            }
         }
-        if state.has(Service::Agent)
-            && context.status().await?.phase() == v1::NodePhase::Joined
-            && let Err(refusal) = connected(context).await
-        {
-            context.output.warn(format_args!("overlayctl: {refusal}"));
+        if services.iter().any(|started| started.service() == Service::Agent) {
+            report.control_away = control_away(context).await;
         }
-        context.output.show(&running)?;
+        context.output.show(&report)?;
+        if report.programs.iter().any(|program| program.state == State::Failed) {
+            return Err(Failure::Exit(1));
+        }
 
         spawn::supervise(&services.iter().collect::<Vec<_>>(), &state, &context.output).await
     }
 }
 
-async fn start(service: Service, state: &StateDir, manner: Manner, context: &Context) -> Outcome<Started> {
+async fn start(
+    service: Service,
+    state: &StateDir,
+    options: &ServiceOptions,
+    manner: Manner,
+    context: &Context,
+) -> Outcome<Started> {
     context.output.step(format_args!("Starting {}", service.word()));
+    let launch = match service {
+        Service::Control => Launch::control(state, &options.control)?,
+        Service::Agent => Launch::agent(state, &context.socket, &options.agent)?,
+    };
+    let mut started = launch.start(state, manner).await?;
     match service {
-        // Whoever needs control waits for it; nobody here has a line to try it by.
-        Service::Control => Launch::control(state)?.start(state, manner),
-        Service::Agent => {
-            let mut agent = Launch::agent(state, &context.socket)?.start(state, manner)?;
-            agent.ready(state, async || context.status().await.map(drop)).await?;
-            Ok(agent)
-        }
+        Service::Control => started.ready(state, async || Ok(())).await?,
+        Service::Agent => started.ready(state, async || context.status().await.map(drop)).await?,
     }
+
+    Ok(started)
+}
+
+fn came_up(started: &Started) -> Program {
+    let state = match started.origin() {
+        Origin::Ours => State::Started,
+        Origin::Found => State::Running,
+    };
+
+    Program { program: started.service().program(), state, reason: None, log: Vec::new() }
+}
+
+/// Takes note of a program that failed; the others are tried all the same.
+fn did_not(service: Service, failure: Failure) -> Outcome<Program> {
+    let (refusal, log) = match failure {
+        Failure::Startup(refusal, log) => (refusal, log),
+        Failure::Refused(refusal) => (refusal, Vec::new()),
+        other @ (Failure::Usage(_) | Failure::Exit(_)) => return Err(other),
+    };
+
+    Ok(Program { program: service.program(), state: State::Failed, reason: Some(refusal.message), log })
+}
+
+/// Says why control cannot be reached, as soon as the agent knows it.
+async fn control_away(context: &Context) -> Option<String> {
+    let away = |reason: String| Refusal::new(Code::ControlAway, reason);
+    let asked = wait::until(CONTROL, async || {
+        let status = match context.status().await {
+            Ok(status) => status,
+            Err(refusal) => return Probe::NotYet(refusal),
+        };
+        let joined = status.phase() == v1::NodePhase::Joined;
+        let control = status.control.unwrap_or_default();
+        if control.connected || !joined { Probe::Done(()) } else { Probe::NotYet(away(control.reason)) }
+    });
+
+    asked.await.err().map(|refusal| refusal.message)
 }

@@ -3,19 +3,17 @@
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::errno::Errno;
 use nix::libc;
 
-use super::Launch;
 use crate::state::open_log;
 
 /// Starts the service; it outlives us, our terminal and our open files.
 #[expect(unsafe_code, reason = "a new session begins between fork and exec")]
-pub(super) fn spawn(launch: &Launch, log: &Path) -> io::Result<Child> {
+pub(super) fn spawn(mut command: Command, log: &Path) -> io::Result<Child> {
     let log = open_log(log)?;
-    let mut command = launch.command();
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     // SAFETY: setsid and close_range are async-signal-safe and touch no memory of the parent.
     unsafe {

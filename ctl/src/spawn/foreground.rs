@@ -2,22 +2,21 @@
 
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use futures_util::future::select_all;
 use nix::sys::signal::Signal;
 use overlay_proto::{Code, Refusal};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Launch, Manner, Started, stop};
+use super::{Manner, Started, stop};
 use crate::failure::{Failure, Outcome, storage};
 use crate::output::Output;
 use crate::state::StateDir;
 
 /// Starts the service as a child whose words go to our standard error.
 #[expect(unsafe_code, reason = "the parent's death signal is set between fork and exec")]
-pub(super) fn spawn(launch: &Launch) -> io::Result<Child> {
-    let mut command = launch.command();
+pub(super) fn spawn(mut command: Command) -> io::Result<Child> {
     command.stdin(Stdio::null()).stdout(io::stderr());
     // SAFETY: prctl is async-signal-safe and touches no memory of the parent.
     unsafe {

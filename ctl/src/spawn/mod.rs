@@ -2,24 +2,30 @@
 
 mod background;
 mod foreground;
+mod notify;
+mod options;
 mod pause;
 mod program;
 mod systemd;
+mod units;
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
 use overlay_proto::{Code, Refusal};
 
+use self::notify::Notifications;
 use crate::failure::{Failure, Outcome, storage};
 use crate::pidfd::{self, Process};
 use crate::state::{Service, StateDir};
 use crate::wait::{self, Probe};
 
 pub(crate) use foreground::supervise;
+pub(crate) use options::{AgentOptions, ControlOptions, ServiceOptions};
 pub(crate) use pause::{is_unit, pause};
 pub(crate) use program::find as find_program;
 
@@ -59,49 +65,74 @@ impl Manner {
 pub(crate) struct Launch {
     service: Service,
     argv: Vec<OsString>,
+    /// What it writes to.
+    state: PathBuf,
 }
 
 impl Launch {
     /// Makes control's command line.
-    pub(crate) fn control(state: &StateDir) -> Result<Self, Refusal> {
+    pub(crate) fn control(state: &StateDir, options: &ControlOptions) -> Result<Self, Refusal> {
+        let folder = state.of(Service::Control);
         let mut argv = vec![program::find(Service::Control)?.into(), "serve".into(), "--state".into()];
-        argv.push(state.of(Service::Control).into());
+        argv.push(folder.clone().into());
+        if let Some(path) = &options.config {
+            argv.extend(["--config".into(), path.into()]);
+        }
 
-        Ok(Self { service: Service::Control, argv })
+        Ok(Self { service: Service::Control, argv, state: folder })
     }
 
     /// Makes the agent's command line.
-    pub(crate) fn agent(state: &StateDir, socket: &Path) -> Result<Self, Refusal> {
+    pub(crate) fn agent(state: &StateDir, socket: &Path, options: &AgentOptions) -> Result<Self, Refusal> {
         let socket = std::path::absolute(socket).map_err(|error| storage(socket.display(), &error))?;
+        let folder = state.of(Service::Agent);
         let mut argv = vec![program::find(Service::Agent)?.into(), "--state".into()];
-        argv.push(state.of(Service::Agent).into());
+        argv.push(folder.clone().into());
         argv.extend(["--socket".into(), socket.into()]);
+        if let Some(port) = options.port {
+            argv.extend(["--port".into(), port.to_string().into()]);
+        }
+        if let Some(path) = &options.config {
+            argv.extend(["--config".into(), path.into()]);
+        }
 
-        Ok(Self { service: Service::Agent, argv })
+        Ok(Self { service: Service::Agent, argv, state: folder })
     }
 
     /// Starts the service unless it runs already.
-    pub(crate) fn start(&self, state: &StateDir, manner: Manner) -> Outcome<Started> {
+    pub(crate) async fn start(&self, state: &StateDir, manner: Manner) -> Outcome<Started> {
         let pid_file = state.pid_file(self.service);
         if let Some(process) = running(self.service, state) {
             process.note(&pid_file).map_err(|error| storage(pid_file.display(), &error))?;
-            return Ok(self.started(Manner::Background, None, Some(process), Origin::Found));
+            return Ok(self.started(Manner::Background, Origin::Found).of(Some(process)));
         }
         if manner == Manner::Systemd {
-            systemd::start(self)?;
-            return Ok(self.started(manner, None, None, Origin::Ours));
+            systemd::start(self).await?;
+            return Ok(self.started(manner, Origin::Ours));
         }
+        let named = |error: &std::io::Error| storage(self.program().to_string_lossy(), error);
+        let notifications = Notifications::open(state.notify_socket(self.service)).map_err(|error| named(&error))?;
+        let log = state.log(self.service);
+        let log_begins = fs::metadata(&log).map_or(0, |metadata| metadata.len());
+        let mut command = self.command();
+        command.env(notify::VARIABLE, notifications.address());
         let child = match manner {
-            Manner::Foreground => foreground::spawn(self),
-            Manner::Background | Manner::Systemd => background::spawn(self, &state.log(self.service)),
+            Manner::Foreground => foreground::spawn(command),
+            Manner::Background | Manner::Systemd => background::spawn(command, &log),
         };
-        let child = child.map_err(|error| storage(self.program().to_string_lossy(), &error))?;
+        let child = child.map_err(|error| named(&error))?;
         let process = i32::try_from(child.id()).ok().and_then(Process::of_pid);
         if let Some(process) = &process {
             process.note(&pid_file).map_err(|error| storage(pid_file.display(), &error))?;
         }
 
-        Ok(self.started(manner, Some(child), process, Origin::Ours))
+        Ok(Started {
+            child: Some(child),
+            process,
+            notifications: Some(notifications),
+            log_begins,
+            ..self.started(manner, Origin::Ours)
+        })
     }
 
     fn program(&self) -> &OsStr {
@@ -115,8 +146,16 @@ impl Launch {
         command
     }
 
-    fn started(&self, manner: Manner, child: Option<Child>, process: Option<Process>, origin: Origin) -> Started {
-        Started { service: self.service, manner, child, process, origin }
+    fn started(&self, manner: Manner, origin: Origin) -> Started {
+        Started {
+            service: self.service,
+            manner,
+            origin,
+            child: None,
+            process: None,
+            notifications: None,
+            log_begins: 0,
+        }
     }
 }
 
@@ -134,9 +173,13 @@ pub(crate) enum Origin {
 pub(crate) struct Started {
     service: Service,
     manner: Manner,
+    origin: Origin,
     child: Option<Child>,
     process: Option<Process>,
-    origin: Origin,
+    /// Where it says that it is ready; none where systemd hears it, or nobody does any more.
+    notifications: Option<Notifications>,
+    /// How long its log was before it was started.
+    log_begins: u64,
 }
 
 impl Started {
@@ -145,28 +188,54 @@ impl Started {
         self.origin
     }
 
-    /// Asks until the service answers; if it ends or stays silent, what was started is stopped and its last words are told.
+    /// Returns which service it is.
+    pub(crate) fn service(&self) -> Service {
+        self.service
+    }
+
+    fn of(self, process: Option<Process>) -> Self {
+        Self { process, ..self }
+    }
+
+    /// Waits until the service says that it is ready and answers; if it ends or stays silent, its last words are told.
+    /// What was started stays: whoever started it knows what to do about it.
     pub(crate) async fn ready<T>(
         &mut self,
         state: &StateDir,
         mut probe: impl AsyncFnMut() -> Result<T, Refusal>,
     ) -> Outcome<T> {
         let program = self.service.program();
-        let waited = wait::until(READY, async || match probe().await {
-            Ok(answer) => Probe::Done(answer),
-            Err(_) if self.has_ended() => {
-                Probe::Never(Refusal::new(Code::Fault, format!("{program} ended right after its start")))
-            }
-            Err(refusal) => {
-                let text = format!("{program} does not answer within {} s of its start: {refusal}", READY.as_secs());
-                Probe::NotYet(Refusal::new(refusal.code, text))
+        let waited = wait::until(READY, async || {
+            let ready = self.notifications.as_mut().is_none_or(Notifications::is_ready);
+            match probe().await {
+                Ok(answer) if ready => Probe::Done(answer),
+                Ok(_) | Err(_) if self.has_ended() => {
+                    Probe::Never(Refusal::new(Code::Fault, format!("{program} ended right after its start")))
+                }
+                Ok(_) => Probe::NotYet(self.not_ready()),
+                Err(refusal) => {
+                    let text =
+                        format!("{program} does not answer within {} s of its start: {refusal}", READY.as_secs());
+                    Probe::NotYet(Refusal::new(refusal.code, text))
+                }
             }
         });
 
         match waited.await {
             Ok(answer) => Ok(answer),
-            Err(refusal) => Err(self.give_up(state, refusal).await),
+            Err(refusal) => Err(self.failure(state, refusal)),
         }
+    }
+
+    fn not_ready(&self) -> Refusal {
+        let status = self.notifications.as_ref().and_then(Notifications::status).unwrap_or("it does not say why");
+        let text = format!(
+            "{} runs, but is not ready {} s after its start: {status}",
+            self.service.program(),
+            READY.as_secs()
+        );
+
+        Refusal::new(Code::Fault, text)
     }
 
     fn has_ended(&mut self) -> bool {
@@ -176,24 +245,34 @@ impl Started {
         }
     }
 
-    async fn give_up(&self, state: &StateDir, refusal: Refusal) -> Failure {
+    /// Makes a failure with the service's last words; what it says of itself takes the place of what we guess.
+    fn failure(&self, state: &StateDir, refusal: Refusal) -> Failure {
         let log = match self.manner {
             Manner::Foreground => Vec::new(),
-            Manner::Background => last_lines(&state.log(self.service)),
+            Manner::Background => last_lines(&state.log(self.service), self.log_begins),
             Manner::Systemd => systemd::last_lines(self.service),
         };
-        if self.origin == Origin::Ours {
-            // The refusal matters more than a process that resists; the next start finds it.
-            let _ = stop(self.service, state).await;
-        }
 
-        Failure::Startup(refusal, log)
+        startup(self.service, refusal, log)
     }
+}
+
+/// Makes a failure of a service's start out of what it wrote last.
+fn startup(service: Service, refusal: Refusal, mut log: Vec<String>) -> Failure {
+    let prefix = format!("{}: ", service.program());
+    let Some(last) = log.iter().rposition(|line| line.starts_with(&prefix)) else {
+        return Failure::Startup(refusal, log);
+    };
+    let details = log.split_off(last + 1);
+    let reason = log.pop().unwrap_or_default();
+    let text = format!("{} did not start: {}", service.program(), reason.trim_start_matches(&prefix));
+
+    Failure::Startup(Refusal::new(refusal.code, text), details)
 }
 
 /// Ends a service that `init` or `join` started, however it was started; tells whether there was one.
 pub(crate) async fn stop(service: Service, state: &StateDir) -> Outcome<bool> {
-    let mut found = systemd::remove(service, state)?;
+    let mut found = systemd::remove(service, state).await?;
     let pid_file = state.pid_file(service);
     // More than one only where a start was cut short; a supervisor of somebody else's is not fought.
     for process in std::iter::from_fn(|| running(service, state)).take(3) {
@@ -214,8 +293,22 @@ fn running(service: Service, state: &StateDir) -> Option<Process> {
     Process::of_file(&state.pid_file(service)).or_else(|| pidfd::find(service.program(), &state.of(service)))
 }
 
-fn last_lines(log: &Path) -> Vec<String> {
-    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+/// Tells whether the service runs.
+pub(crate) fn runs(service: Service, state: &StateDir) -> bool {
+    running(service, state).is_some()
+}
+
+/// Reads the last lines of a log from an offset on.
+fn last_lines(log: &Path, begins: u64) -> Vec<String> {
+    let mut bytes = Vec::new();
+    let read = File::open(log).and_then(|mut file| {
+        file.seek(SeekFrom::Start(begins))?;
+        file.read_to_end(&mut bytes)
+    });
+    if read.is_err() {
+        return Vec::new();
+    }
+    let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<_> = text.lines().map(str::to_owned).collect();
 
     lines[lines.len().saturating_sub(LAST_LINES)..].to_vec()
@@ -238,8 +331,9 @@ mod tests {
         let program = dir.path().join("overlayd");
         std::os::unix::fs::symlink("/bin/sh", &program).expect("a link");
         let state = state(dir).of(Service::Agent);
+        let argv = vec![program.into(), "-c".into(), script.into(), state.clone().into()];
 
-        Launch { service: Service::Agent, argv: vec![program.into(), "-c".into(), script.into(), state.into()] }
+        Launch { service: Service::Agent, argv, state }
     }
 
     fn state(dir: &tempfile::TempDir) -> StateDir {
@@ -255,10 +349,10 @@ mod tests {
         let state = state(&dir);
         let service = launch(&dir, "while :; do sleep 0.02; done");
 
-        let first = service.start(&state, Manner::Background).expect("started");
-        let second = service.start(&state, Manner::Background).expect("found");
+        let first = service.start(&state, Manner::Background).await.expect("started");
+        let second = service.start(&state, Manner::Background).await.expect("found");
         fs::remove_file(state.pid_file(Service::Agent)).expect("removed");
-        let third = service.start(&state, Manner::Background).expect("found without its note");
+        let third = service.start(&state, Manner::Background).await.expect("found without its note");
 
         assert_eq!(first.origin(), Origin::Ours);
         assert_eq!([second.origin(), third.origin()], [Origin::Found; 2]);
@@ -268,21 +362,48 @@ mod tests {
         assert!(!state.pid_file(Service::Agent).exists());
     }
 
-    #[tokio::test]
-    async fn a_service_that_ends_is_told_with_its_last_words() {
+    async fn failure_of(script: &str) -> (Refusal, Vec<String>) {
         let dir = tempfile::tempdir().expect("a directory");
         let state = state(&dir);
-        let service = launch(&dir, "echo the port is taken >&2; exit 3");
+        let service = launch(&dir, script);
+        fs::write(state.log(Service::Agent), "overlayd: of another day\n").expect("written");
 
-        let mut started = service.start(&state, Manner::Background).expect("started");
+        let mut started = service.start(&state, Manner::Background).await.expect("started");
         let failure = started
             .ready(&state, async || -> Result<(), Refusal> { Err(Refusal::new(Code::AgentAway, "nobody listens")) })
             .await
             .expect_err("it has ended");
-
         let Failure::Startup(refusal, log) = failure else { panic!("{failure:?}") };
+
+        (refusal, log)
+    }
+
+    #[tokio::test]
+    async fn a_service_that_ends_is_told_with_its_last_words() {
+        let (refusal, log) = failure_of("echo the port is taken >&2; exit 3").await;
+
         assert!(refusal.message.contains("overlayd ended right after its start"), "{refusal}");
         assert_eq!(log, ["the port is taken"]);
-        assert!(!state.pid_file(Service::Agent).exists());
+    }
+
+    #[tokio::test]
+    async fn what_a_service_says_of_itself_is_the_reason() {
+        let (refusal, log) = failure_of("echo 'overlayd: two mistakes' >&2; echo ' line 1' >&2; exit 3").await;
+
+        assert_eq!(refusal.message, "overlayd did not start: two mistakes");
+        assert_eq!(log, [" line 1"]);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_answers_is_not_ready_before_it_says_so() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = state(&dir);
+        let service = launch(&dir, "while :; do sleep 0.02; done");
+        let mut started = service.start(&state, Manner::Background).await.expect("started");
+
+        let ready = tokio::time::timeout(Duration::from_millis(200), started.ready(&state, async || Ok(()))).await;
+
+        assert!(ready.is_err(), "nobody said that it is ready");
+        stop(Service::Agent, &state).await.expect("stopped");
     }
 }

@@ -1,6 +1,7 @@
 //! Nodes.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use overlay_proto::v1;
 use serde::Serialize;
@@ -50,6 +51,11 @@ impl From<v1::NodeState> for NodeView {
 }
 
 impl NodeView {
+    /// Tells whether it has this name or id.
+    fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name) || self.id == name
+    }
+
     fn state(&self, now: u64) -> String {
         match (self.online, self.seen_unix) {
             (true, _) => "online".to_owned(),
@@ -107,12 +113,37 @@ impl From<v1::ListNodesResponse> for Nodes {
 impl Nodes {
     /// Finds a node by its name or its id.
     pub(crate) fn find(&self, name: &str) -> Option<NodeView> {
-        self.0.iter().find(|node| node.name.eq_ignore_ascii_case(name) || node.id == name).cloned()
+        self.0.iter().find(|node| node.is(name)).cloned()
     }
 
     /// Lists the names of all nodes but one.
     pub(crate) fn names_without(&self, id: &str) -> Vec<String> {
         self.0.iter().filter(|node| node.id != id).map(|node| node.name.clone()).collect()
+    }
+}
+
+impl Nodes {
+    /// Says what is lost with the nodes of these names or ids: the last admin, or the host of control, which is reached
+    /// at `control` by the node with the id `own`.
+    pub(crate) fn loss(&self, names: &[String], control: Option<IpAddr>, own: &str) -> Option<String> {
+        let goes = |node: &NodeView| names.iter().any(|name| node.is(name));
+        let is_admin = |node: &&NodeView| node.role == "admin";
+        let hosts_control = |node: &&NodeView| match control {
+            Some(address) if address.is_loopback() => node.id == own,
+            Some(address) => node.underlay.contains(&address.to_string()),
+            None => false,
+        };
+        if let Some(host) = self.0.iter().find(|node| goes(node) && hosts_control(node)) {
+            return Some(format!(
+                "control runs on {}: without it nothing can be changed any more on any node",
+                host.name
+            ));
+        }
+        let last = self.0.iter().find(|node| goes(node) && is_admin(node))?;
+        let another_stays = self.0.iter().filter(is_admin).any(|node| !goes(node));
+
+        (!another_stays)
+            .then(|| format!("{} is the last admin: without it nobody can make tokens or remove nodes", last.name))
     }
 }
 
@@ -195,5 +226,31 @@ mod tests {
         );
         assert_eq!(nodes.names_without("id-a"), ["b"]);
         assert!(nodes.find("B").is_some());
+    }
+
+    #[test]
+    fn the_last_admin_and_the_host_of_control_are_no_small_loss() {
+        let node = |name: &str, role: v1::Role, ip: &str| {
+            let mut state = state(name, true, 1);
+            if let Some(node) = &mut state.node {
+                node.role = role.into();
+                node.underlay = vec![ip.into()];
+            }
+            state
+        };
+        let (admin, plain) = (v1::Role::Admin, v1::Role::Node);
+        let rows = vec![node("a", admin, "192.0.2.1"), node("b", admin, "192.0.2.2"), node("c", plain, "192.0.2.3")];
+        let nodes = Nodes::from(v1::ListNodesResponse { nodes: rows });
+        let loss = |names: &[&str], control: &str| {
+            let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+            nodes.loss(&names, control.parse().ok(), "id-b").unwrap_or_default()
+        };
+
+        assert_eq!(loss(&["c"], "192.0.2.1"), "");
+        assert_eq!(loss(&["id-b"], "192.0.2.1"), "", "another admin stays");
+        assert!(loss(&["A", "id-b"], "192.0.2.9").starts_with("a is the last admin"), "both go");
+        assert!(loss(&["c"], "192.0.2.3").starts_with("control runs on c"));
+        assert!(loss(&["b"], "127.0.0.1").starts_with("control runs on b"), "it is on this node");
+        assert_eq!(loss(&["nothing"], ""), "");
     }
 }

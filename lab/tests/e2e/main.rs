@@ -5,6 +5,7 @@ mod checks;
 mod documents;
 mod main_job;
 mod misuse;
+mod setup;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -52,6 +52,9 @@ fn set_up(init: &Init, control: &Path) -> Result<Command, Refusal> {
     for address in &init.advertise {
         command.arg("--advertise").arg(address.to_string());
     }
+    if let Some(path) = &init.control.config {
+        command.arg("--config").arg(path);
+    }
 
     Ok(command)
 }
