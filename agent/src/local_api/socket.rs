@@ -210,6 +210,28 @@ mod tests {
         assert!(matches!(open(&link).await, Err(SocketError::NotASocket(_))));
     }
 
+    #[tokio::test]
+    async fn without_descriptors_who_asks_what_is_wrong_is_let_in() {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        use std::os::fd::AsRawFd as _;
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("agent.sock");
+        let descriptors = Descriptors::new();
+        let server = open(&path).await.expect("a new socket");
+        let _client = UnixStream::connect(&path).await.expect("it listens");
+        let lowest = fs::File::open("/dev/null").expect("one is left").as_raw_fd();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+
+        setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard).expect("lowered");
+        let accepted = tokio::time::timeout(Duration::from_secs(5), accept(&server.listener, &descriptors)).await;
+        let trouble = descriptors.trouble();
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("raised");
+
+        assert!(accepted.is_ok(), "nobody was let in");
+        assert!(trouble.is_some_and(|trouble| trouble.text.contains("Too many open files")));
+        assert_eq!(descriptors.trouble(), None);
+    }
+
     #[test]
     fn only_root_and_the_own_user_are_let_in() {
         let call = |uid| {
