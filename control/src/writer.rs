@@ -226,3 +226,79 @@ impl Work {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::registry::CreateNetwork;
+    use crate::registry::testing::{settings, with_tokens};
+    use crate::store::embedded::Embedded;
+    use crate::store::{Footprint, Loaded};
+    use overlay_daemon::log::Log;
+
+    /// Reports the first commit as failed though it is made.
+    struct Doubtful {
+        store: Embedded,
+        is_true: bool,
+    }
+
+    impl Store for Doubtful {
+        fn path(&self) -> &Path {
+            self.store.path()
+        }
+
+        fn load(&mut self) -> Result<Loaded, StoreError> {
+            self.store.load()
+        }
+
+        fn commit(&mut self, expected: Revision, steps: &[Step]) -> Result<(), StoreError> {
+            self.store.commit(expected, steps)?;
+            if std::mem::replace(&mut self.is_true, true) {
+                return Ok(());
+            }
+
+            Err(StoreError::Io { path: self.path().to_owned(), what: "the last sync failed".to_owned() })
+        }
+
+        fn history(&self, since: Revision) -> Result<Option<Vec<Footprint>>, StoreError> {
+            self.store.history(since)
+        }
+    }
+
+    fn network(name: &str, n: u64) -> Command {
+        Command::CreateNetwork(CreateNetwork {
+            name: name.parse().expect("a name"),
+            prefix: None,
+            prefix6: None,
+            mode: overlay_core::NetworkMode::L3,
+            labels: std::collections::BTreeMap::new(),
+            settings: overlay_core::NetworkSettings::default(),
+            candidate: overlay_core::NetworkId::from_random(n),
+        })
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_was_reported_as_failed_and_is_made_is_published() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut state = State::new(settings());
+        let records: Vec<_> = with_tokens().records().collect();
+        let first = Step { to: Revision(1), touched: state.commit(records.clone()), records };
+        Embedded::create(directory.path(), &settings(), &first).expect("a store");
+        let store = Doubtful { store: Embedded::open(directory.path()).expect("a store"), is_true: false };
+        let (hub, conditions) = (Arc::new(Hub::new(state.clone(), [])), Arc::new(Conditions::new(Log::default())));
+        let started = Writer::start(Box::new(store), state, Arc::clone(&hub), Arc::clone(&conditions));
+        let (writer, thread) = started.expect("a thread");
+
+        let refused = writer.ask(Actor::Operator, network("first", 1)).await.expect_err("it was reported as failed");
+        conditions.storage_fails().await;
+        writer.jobs.send(Message::Probe).await.expect("the writer goes on");
+        let (_, revision) = writer.ask(Actor::Operator, network("second", 2)).await.expect("stored");
+
+        assert_eq!((refused.code, revision), (Code::Storage, Revision(3)));
+        assert_eq!(hub.look(|state| state.view().networks.len()), 2);
+        writer.stop().await;
+        assert!(thread.join().expect("no panic").is_ok());
+    }
+}
