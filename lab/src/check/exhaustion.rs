@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use super::{Notes, PATIENCE, PingSummary, ms};
 use crate::cluster::Cluster;
 use crate::command::{Output, Running};
+use crate::process::rest;
 use crate::wait::wait_until;
 
 /// The host whose agent is tried.
@@ -17,6 +18,8 @@ const HOST: usize = 1;
 const NAMED: Duration = Duration::from_secs(10);
 /// How long it may take to take that back.
 const GONE: Duration = Duration::from_secs(5);
+/// How long descriptors stay used up.
+const HELD: Duration = Duration::from_secs(3);
 /// Where the log and the state of the daemons that are tried are, on small disks of their own.
 const LOG_DISK: &str = "/run/log-disk";
 const STATE_DISK: &str = "/var/lib/overlay";
@@ -143,6 +146,9 @@ fn full_state_disk(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
     let there = cluster.ctl_json(0, &["network", "ls"])?.to_string();
     let lost = (0..changes).filter(|n| !there.contains(&format!("\"big{n}\""))).count();
     ensure!(lost == 0, "{lost} acknowledged changes are lost");
+    for n in 0..changes {
+        cluster.ctl(HOST, &["network", "rm", &format!("big{n}")])?;
+    }
     notes.say(&format!(
         "state disk full for {}: {changes} changes and {starts} starts before one was refused, 0 lost; {named}; \
          with room: {gone}, {}",
@@ -218,6 +224,8 @@ fn no_descriptors(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
     let named = scene.named(cluster, &["descriptors", "control-descriptors"])?;
     let refused = cluster.container(HOST, "net", "late")?.args(["pids", "none"]).output()?;
     ensure!(!refused.status.success(), "a container started without descriptors");
+    // As long as everything that is looked at now and then takes to be looked at.
+    rest(HELD);
     cluster.ctl(HOST, &["network", "create", "few"])?;
     cluster.ctl(HOST, &["network", "rm", "few"])?;
     for (host, pid, limits) in &limited {
