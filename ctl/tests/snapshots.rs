@@ -206,6 +206,7 @@ fn peers() -> v1::PeersResponse {
         node: "0b0b0b0b0b0b".into(),
         node_name: node.into(),
         network: "web".into(),
+        local_lane: 1,
         lane,
         underlay_addr: underlay.into(),
         state: state.into(),

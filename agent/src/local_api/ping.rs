@@ -43,8 +43,7 @@ pub(super) async fn ping(
     let netns = Pins::new(&session.run_dir).open(target.network).map_err(kernel)?;
     let netns = netns.ok_or_else(|| Refusal::new(Code::WrongState, "the network is not up on this node yet"))?;
     let id = rand::random();
-    let pinger =
-        Pinger::open(&netns, target.address, id).await.map_err(|error| Refusal::new(Code::Kernel, explain(&error)))?;
+    let pinger = Pinger::open(&netns, target.address, id).await.map_err(|error| unsendable(target.address, &error))?;
     let count = if request.count == 0 { 4 } else { request.count.min(MAX_COUNT) };
     let interval = milliseconds(request.interval_ms);
     let patience = milliseconds(request.timeout_ms);
@@ -65,6 +64,10 @@ pub(super) async fn ping(
     });
 
     Ok(ReceiverStream::new(answers))
+}
+
+fn unsendable(address: IpAddr, error: &PingError) -> Refusal {
+    Refusal::new(Code::Kernel, format!("nothing can be sent to {address}: {}", explain(error)))
 }
 
 fn milliseconds(asked: u32) -> Duration {

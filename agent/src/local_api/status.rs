@@ -214,10 +214,16 @@ pub(super) async fn peers(session: &Session) -> v1::PeersResponse {
         rtt_micros: peer.round_trip.map(|trip| u64::try_from(trip.as_micros()).unwrap_or(u64::MAX)),
         nat: peer.is_translated,
         seen_at: peer.seen_at.map(|address| address.to_string()).unwrap_or_default(),
+        ..v1::PeerStatus::default()
     };
     let reports = session.lanes.report().await;
 
-    v1::PeersResponse { peers: reports.into_iter().flat_map(|report| report.peers).map(of).collect() }
+    let peers = reports.into_iter().flat_map(|report| {
+        let local_lane = report.lane.0.into();
+        report.peers.into_iter().map(move |peer| (local_lane, peer))
+    });
+
+    v1::PeersResponse { peers: peers.map(|(local_lane, peer)| v1::PeerStatus { local_lane, ..of(peer) }).collect() }
 }
 
 fn wire_state(state: PeerState) -> v1::PeerState {

@@ -123,9 +123,10 @@ pub(super) fn remove(state: &State, actor: Actor, name: &str, force: bool) -> Ve
         return Err(refuse(
             Code::InUse,
             format!(
-                "network {} has {} endpoints, {} on {on} for one; stop them first",
+                "network {} has {} endpoint{}, {} on {on} for one; stop them first",
                 network.name,
                 endpoints.len(),
+                if endpoints.len() == 1 { "" } else { "s" },
                 first.name
             ),
         ));

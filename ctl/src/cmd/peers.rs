@@ -23,7 +23,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub(crate) struct Peers {
-    /// One line for each pair of lanes
+    /// One line for each pair of lanes, this node's and the peer's
     #[arg(long)]
     lanes: bool,
     #[command(flatten)]

@@ -8,12 +8,15 @@ use super::sample;
 use crate::output::{Cell, Column, Page, Report, bytes, table, wrapped};
 use crate::time;
 
-/// One peer on one lane of one network.
+/// One peer on one pair of lanes of one network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct PeerView {
     pub(crate) node: String,
     pub(crate) node_id: String,
     pub(crate) network: String,
+    /// This node's.
+    pub(crate) local_lane: u32,
+    /// The peer's.
     pub(crate) lane: u32,
     pub(crate) underlay_addr: Option<String>,
     pub(crate) state: &'static str,
@@ -53,6 +56,7 @@ impl From<v1::PeerStatus> for PeerView {
             node: peer.node_name,
             node_id: peer.node,
             network: peer.network,
+            local_lane: peer.local_lane,
             lane: peer.lane,
             underlay_addr: some(peer.underlay_addr),
             reason: some(peer.reason),
@@ -114,14 +118,15 @@ impl Peers {
     /// Reads and sorts the peers.
     pub(crate) fn new(response: v1::PeersResponse, detail: Detail) -> Self {
         let mut rows: Vec<PeerView> = response.peers.into_iter().map(Into::into).collect();
-        rows.sort_by(|a, b| (&a.node, &a.network, a.lane).cmp(&(&b.node, &b.network, b.lane)));
+        let key = |row: &PeerView| (row.node.clone(), row.network.clone(), row.local_lane, row.lane);
+        rows.sort_by_key(key);
 
         Self { rows, detail }
     }
 
     fn lines(&self) -> Vec<(String, PeerView)> {
         match self.detail {
-            Detail::Lanes => self.rows.iter().map(|row| (row.lane.to_string(), row.clone())).collect(),
+            Detail::Lanes => self.rows.iter().map(|row| (row.pair(), row.clone())).collect(),
             Detail::Nodes => self.nodes().map(|rows| (lanes(rows), summary(rows))).collect(),
         }
     }
@@ -143,7 +148,7 @@ impl Peers {
 /// Fields that all lanes of a peer in a network share.
 const SHARED: [&str; 4] = ["node", "node_id", "network", "backend"];
 /// Fields that only a lane has.
-const OF_A_LANE: [&str; 2] = ["lane", "public_key"];
+const OF_A_LANE: [&str; 3] = ["lane", "local_lane", "public_key"];
 
 impl Serialize for Peers {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -226,7 +231,7 @@ impl Report for Peers {
         }
         let mut columns = COLUMNS;
         if self.detail == Detail::Lanes {
-            columns[3] = Column::left("LANE");
+            columns[3] = Column::left("LANES");
         }
         let lines = self.lines();
         // On a terminal there is room for reasons below the table alone.
@@ -269,6 +274,11 @@ impl PeerView {
             "unprobed" => format!("{} link (not tried yet)", self.mtu),
             source => format!("{} {source}", self.mtu),
         }
+    }
+
+    /// Names the lanes at both ends.
+    fn pair(&self) -> String {
+        format!("{} to {}", self.local_lane, self.lane)
     }
 
     fn cells(self, lane: String, page: Page) -> Vec<String> {
