@@ -137,3 +137,35 @@ fn exit_codes_of_containers_pass_through() {
     assert_eq!(run(&["/does/not/exist"]), Some(127));
     Cluster::finish(cluster).unwrap();
 }
+
+#[test]
+fn what_a_node_may_not_see_is_not_told_as_nothing() {
+    let Some(cluster) = cluster(2) else { return };
+    let run = |host: usize, args: &[&str]| cluster.host(host).command("overlayctl").args(args).output().unwrap();
+    let host = ["attach", "--host", "--network", "net", "--name", "gateway"];
+    for name in ["net", "one", "two"] {
+        cluster.ctl(0, &["network", "create", name]).unwrap();
+    }
+    cluster.ctl(0, &host).unwrap();
+
+    let list = cluster.ctl_json(1, &["network", "ls"]).unwrap();
+    let hidden = run(1, &["network", "ls", "--format", "{{.Name}} {{.Endpoints}}"]);
+    let removed = run(1, &["network", "rm", "one", "nothing", "two"]);
+    let refused = run(1, &["network", "rm", "net", "--json"]);
+    let again = run(0, &[&host[..], &["--ip", "10.64.0.77"]].concat());
+
+    assert!(list[0]["endpoints"].is_null() && list[0]["members"].is_null(), "{list}");
+    assert!(hidden.stdout.starts_with("net -\n"), "{}", hidden.stdout);
+    assert_eq!((removed.stdout.as_str(), removed.status.code()), ("one\ntwo\n", Some(1)), "{}", removed.stderr);
+    assert!(removed.stderr.contains("nothing"), "{}", removed.stderr);
+    let error: serde_json::Value = serde_json::from_str(&refused.stderr).unwrap();
+    assert_eq!((&error["error"]["code"], refused.status.code()), (&"in-use".into(), Some(1)), "{error}");
+    assert_refused(&again, 1, "another address for what is attached");
+    let versions = cluster.ctl_json(1, &["version"]).unwrap();
+    assert!(
+        ["client", "agent", "control"].iter().all(|program| versions[program]["version"].is_string()),
+        "{versions}"
+    );
+    cluster.ctl(0, &["detach", "--network", "net", "--name", "gateway"]).unwrap();
+    cluster.finish().unwrap();
+}
