@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use overlay_core::{NetworkId, NodeId, Revision, View};
 use overlay_proto::v1;
-use tokio::sync::{Mutex, OnceCell, watch};
+use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -65,13 +65,31 @@ pub(crate) struct Session {
     /// Held while an address is chosen and journalled.
     pub(crate) lifecycle: Mutex<()>,
     /// Held while a network is entered.
-    pub(crate) entering: Mutex<()>,
+    pub(crate) entering: PerNetwork,
     /// Ends its tasks.
     pub(crate) stop: CancellationToken,
     identity: watch::Sender<Arc<Identity>>,
     underlay_mtu: watch::Sender<u32>,
     events: OnceCell<Option<Arc<Events>>>,
     own: watch::Sender<Arc<BTreeSet<IpAddr>>>,
+}
+
+/// A lock for each network.
+#[derive(Debug, Default)]
+pub(crate) struct PerNetwork(std::sync::Mutex<BTreeMap<NetworkId, Arc<Mutex<()>>>>);
+
+impl PerNetwork {
+    /// Waits for the lock of a network.
+    pub(crate) async fn lock(&self, network: NetworkId) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // Whoever has or wants one holds a copy.
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(locks.entry(network).or_default())
+        };
+
+        lock.lock_owned().await
+    }
 }
 
 impl Session {
@@ -102,7 +120,7 @@ impl Session {
             lanes,
             networks: watch::Sender::new(BTreeMap::new()),
             lifecycle: Mutex::new(()),
-            entering: Mutex::new(()),
+            entering: PerNetwork::default(),
             stop: CancellationToken::new(),
             identity: watch::Sender::new(Arc::new(identity)),
             underlay_mtu: watch::Sender::new(ETHERNET_MTU),
@@ -210,5 +228,23 @@ impl Session {
     /// Returns the largest inner packet, in bytes.
     pub(crate) fn mtu(&self) -> u32 {
         tunnel_mtu(*self.underlay_mtu.borrow(), Underlay::Any)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_network_does_not_wait_for_another_and_no_lock_stays() {
+        let (locks, far) = (PerNetwork::default(), Duration::from_millis(20));
+        let first = locks.lock(NetworkId::from_random(1)).await;
+        let _other = locks.lock(NetworkId::from_random(2)).await;
+
+        assert!(timeout(far, locks.lock(NetworkId::from_random(1))).await.is_err(), "it is taken");
+        drop(first);
+        drop(timeout(far, locks.lock(NetworkId::from_random(1))).await.expect("it is free"));
+        let _third = locks.lock(NetworkId::from_random(3)).await;
+        assert_eq!(locks.0.lock().expect("no panic").len(), 2);
     }
 }

@@ -27,8 +27,8 @@ const ARRIVAL: Duration = Duration::from_secs(10);
 
 /// Makes sure that this node is a member of a network, with the keys of its lanes and at least `blocks` blocks.
 pub(crate) async fn enter(session: &Session, network: NetworkId, blocks: usize) -> Result<(), Refusal> {
-    // One at a time: two askers would ask twice.
-    let _one = session.entering.lock().await;
+    // One at a time for each network: two askers would ask twice.
+    let _one = session.entering.lock(network).await;
     let keys = session.keyring.obtain(network, &session.store).await?;
     let public = public_keys(&keys);
     let served = |view: &View| {
