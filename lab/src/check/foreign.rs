@@ -15,6 +15,10 @@ const BAR_MS: f64 = 1000.0;
 const CONTAINERS: usize = 40;
 const AT_A_TIME: usize = 8;
 
+/// Where a namespace is pinned by hand, and how long its endpoint may outlive it: less than a sweep takes.
+const PINNED: &str = "/run/pinned-by-hand";
+const GONE: Duration = Duration::from_secs(5);
+
 /// What is done to a host, by a shell that runs inside the network's namespace. Needs the `ip` program there.
 const INJURIES: [(&str, &str); 9] = [
     ("every route to another host is deleted", "ip route flush dev ovt"),
@@ -38,6 +42,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     cluster.fetch(0, "net", "service1", "service2")?;
 
     coming_and_going_is_not_healed(&cluster, notes)?;
+    a_namespace_takes_its_endpoint_along(&cluster, notes)?;
     sealed(cluster.lab(), notes, |notes| {
         for _ in 0..rounds {
             for (what, script) in INJURIES {
@@ -82,6 +87,20 @@ fn coming_and_going_is_not_healed(cluster: &Cluster, notes: &mut Notes) -> Resul
     let counted = healed(cluster)?;
     ensure!(counted == 1, "a deleted route counts as {counted} differences");
     notes.say(&format!("{CONTAINERS} containers came and went: nothing healed; a deleted route: 1"));
+    Ok(())
+}
+
+/// An endpoint whose namespace is unmounted goes at once, not with the next sweep.
+fn a_namespace_takes_its_endpoint_along(cluster: &Cluster, notes: &mut Notes) -> Result<()> {
+    let shell = |script: &str| cluster.host(0).try_command("sh")?.args(["-ec", script]).run();
+    shell(&format!("touch {PINNED}; unshare --net={PINNED} true"))?;
+    cluster.ctl(0, &["attach", "--network", "net", "--netns", PINNED, "--name", "pinned"])?;
+    let is_listed = || cluster.endpoint_names(0).is_ok_and(|names| names.iter().any(|name| name == "pinned"));
+    ensure!(is_listed(), "what was attached is not listed");
+    shell(&format!("umount {PINNED}; rm {PINNED}"))?;
+    let took = wait_until(GONE, "the endpoint has gone with its namespace", || !is_listed())?;
+    notes.say(&format!("a namespace is unmounted: its endpoint is gone after {} ms", took.as_millis()));
+
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use crate::daemon::Daemon;
 use crate::process::rest;
 use crate::wait::wait_until;
 
-/// Numbers of networks that are looked at on the way to the one that was asked for.
+/// Numbers of networks that are tried before the one that was asked for.
 const STEPS: [u32; 3] = [20, 60, 100];
 /// Two hosts, each with one container on every network.
 const HOSTS: usize = 2;
@@ -40,10 +40,8 @@ struct Watch {
 }
 
 /// Containers that idle.
-#[derive(Default)]
 struct Crowd {
     containers: Vec<Running>,
-    networks: u32,
 }
 
 /// What one agent costs.
@@ -56,61 +54,63 @@ struct Cost {
 }
 
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
-    let cluster = Cluster::new(HOSTS)?;
-    let agents = [cluster.agent(0)?, cluster.agent(1)?];
     let watch = if rounds < MANY { SHORT } else { LONG };
-    let empty = watch.measure(&agents)?;
-    notes.say(&row(0, None, &empty, &empty));
-    let mut crowd = Crowd::default();
     let mut misses = Vec::new();
     for networks in STEPS.into_iter().filter(|step| *step < rounds).chain([rounds]) {
-        let took = crowd.grow(&cluster, networks)?;
-        let costs = watch.measure(&agents)?;
-        notes.say(&row(networks, Some(took), &empty, &costs));
-        misses.extend(judge(networks, &empty, &costs));
-        if took > START {
-            misses.push(format!("the containers of {networks} networks took {:.1} s to start", took.as_secs_f64()));
-        }
+        misses.extend(cold(networks, watch, notes)?);
+    }
+    ensure!(misses.is_empty(), "{}", misses.join("; "));
+
+    Ok(())
+}
+
+/// Tries so many networks on new hosts, and says what they cost more than they may.
+fn cold(networks: u32, watch: Watch, notes: &mut Notes) -> Result<Vec<String>> {
+    let cluster = Cluster::new(HOSTS)?;
+    let agents = [cluster.agent(0)?, cluster.agent(1)?];
+    for network in 0..networks {
+        cluster.ctl(0, &["network", "create", &format!("n{network}")])?;
+    }
+    let empty = watch.measure(&agents)?;
+    notes.say(&row("unused", networks, &empty, &empty));
+    let (crowd, took) = Crowd::start(&cluster, networks)?;
+    let busy = watch.measure(&agents)?;
+    notes.say(&row(&format!("in use, started in {:.1} s", took.as_secs_f64()), networks, &empty, &busy));
+    let mut misses = judge(networks, &empty, &busy);
+    if took > START {
+        misses.push(format!("the containers of {networks} networks took {:.1} s to start", took.as_secs_f64()));
     }
 
     crowd.end(&cluster)?;
-    let costs = watch.measure(&agents)?;
-    notes.say(&format!("without containers: {}", row(rounds, None, &empty, &costs)));
+    let left = watch.measure(&agents)?;
+    notes.say(&row("without containers", networks, &empty, &left));
     let bar = allowance(2.0 * BASE);
-    misses.extend(
-        costs.iter().filter(|cost| cost.cpu > bar).map(|cost| format!("without containers: {:.2} %", cost.cpu)),
-    );
-    ensure!(misses.is_empty(), "{}", misses.join("; "));
+    misses.extend(left.iter().filter(|cost| cost.cpu > bar).map(|cost| format!("memberships cost {:.2} %", cost.cpu)));
+    cluster.finish()?;
 
-    cluster.finish()
+    Ok(misses)
 }
 
 impl Crowd {
-    /// Brings the networks to so many, each with a container on every host; all are started at once.
-    fn grow(&mut self, cluster: &Cluster, networks: u32) -> Result<Duration> {
-        for network in self.networks..networks {
-            cluster.ctl(0, &["network", "create", &format!("n{network}")])?;
-        }
+    /// Starts a container on every network and host, all at once, and waits until they run.
+    fn start(cluster: &Cluster, networks: u32) -> Result<(Self, Duration)> {
         let start = Instant::now();
-        let mut started = Vec::new();
-        for network in self.networks..networks {
+        let mut containers = Vec::new();
+        for network in 0..networks {
             for host in 0..HOSTS {
                 let words = ["run", "--network", &format!("n{network}"), "--name", &format!("c{host}"), "--"];
                 let command = cluster.host(host).try_command("overlayctl")?.args(words);
-                started.push(command.args(["sh", "-c", "echo up; exec sleep infinity"]).spawn()?);
+                containers.push(command.args(["sh", "-c", "echo up; exec sleep infinity"]).spawn()?);
             }
         }
-        let mut failed = Vec::new();
         wait_until(START + PATIENCE, "all containers run or failed", || {
-            started.iter_mut().all(|container| container.stdout().contains("up") || !container.is_running())
+            containers.iter_mut().all(|container| container.stdout().contains("up") || !container.is_running())
         })?;
         let took = start.elapsed();
-        failed.extend(started.iter_mut().filter(|c| !c.stdout().contains("up")).map(|c| c.stderr()));
-        ensure!(failed.is_empty(), "{} of {} starts failed: {}", failed.len(), started.len(), failed[0]);
-        self.containers.append(&mut started);
-        self.networks = networks;
+        let failed: Vec<_> = containers.iter().filter(|c| !c.stdout().contains("up")).map(Running::stderr).collect();
+        ensure!(failed.is_empty(), "{} of {} starts failed: {}", failed.len(), containers.len(), failed[0]);
 
-        Ok(took)
+        Ok((Self { containers }, took))
     }
 
     /// Ends all containers, and waits until they are listed no longer.
@@ -168,13 +168,12 @@ fn each(networks: u32, empty: Cost, cost: Cost) -> u64 {
     cost.memory.saturating_sub(empty.memory) / u64::from(networks.max(1))
 }
 
-fn row(networks: u32, took: Option<Duration>, empty: &[Cost; HOSTS], costs: &[Cost; HOSTS]) -> String {
-    let start = took.map(|took| format!(", started in {:.1} s", took.as_secs_f64())).unwrap_or_default();
+fn row(what: &str, networks: u32, empty: &[Cost; HOSTS], costs: &[Cost; HOSTS]) -> String {
     let figures = |host: usize| {
         let cost = costs[host];
         let (mib, each) = (cost.memory / 1024, each(networks, empty[host], cost));
         format!("{:.2} % of a core, {mib} MiB ({each} KiB a network)", cost.cpu)
     };
 
-    format!("{networks} networks{start}: {} and {}", figures(0), figures(1))
+    format!("{networks} networks {what}: {} and {}", figures(0), figures(1))
 }
