@@ -1,9 +1,9 @@
 //! This node's private keys: one a network and lane, made here, never given away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-use overlay_core::{NetworkId, PrivateKey, PublicKey};
+use overlay_core::{NetworkId, PrivateKey, PublicKey, View};
 use overlay_proto::{Code, Refusal};
 
 use super::join::in_store;
@@ -30,6 +30,14 @@ impl Keyring {
         (0..self.lanes).map(|lane| keys.get(&lane).cloned()).collect()
     }
 
+    /// Lists the networks that there are keys of and that are no more. One that this node is not
+    /// a member of at present keeps its keys.
+    pub(crate) fn orphaned(&self, view: &View) -> BTreeSet<NetworkId> {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+
+        keys.keys().filter(|network| !view.networks.contains_key(network)).copied().collect()
+    }
+
     /// Returns the keys of a network; those that are missing are made, and kept before anybody hears of them.
     pub(crate) async fn obtain(&self, network: NetworkId, store: &Store) -> Result<Vec<PrivateKey>, Refusal> {
         if let Some(keys) = self.find(network) {
@@ -49,7 +57,7 @@ impl Keyring {
         Ok(all.into_iter().take(self.lanes.into()).collect())
     }
 
-    /// Forgets the keys of a network; a later membership has new ones.
+    /// Forgets the keys of a network that is no more.
     pub(crate) async fn forget(&self, network: NetworkId, store: &Store) -> Result<(), Refusal> {
         let known = self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&network).is_some();
         if known {
@@ -105,6 +113,28 @@ mod tests {
 
         assert_eq!(secrets(&later)[..2], secrets(&first));
         assert_eq!(later.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn keys_outlive_a_membership_and_end_with_the_network() {
+        let (_dir, store) = store();
+        let ring = Keyring::new(1, BTreeMap::new());
+        for network in [NetworkId::FIRST, NetworkId::LAST] {
+            ring.obtain(network, &store).await.expect("made");
+        }
+        let network = overlay_core::Network {
+            id: NetworkId::FIRST,
+            name: "left".parse().expect("a name"),
+            prefix: "10.0.0.0/16".parse().expect("a prefix"),
+            prefix6: None,
+            mode: overlay_core::NetworkMode::L3,
+            labels: BTreeMap::new(),
+            settings: overlay_core::NetworkSettings::default(),
+        };
+        // Nobody is a member of it.
+        let view = View::from_rows(overlay_core::Revision(1), [overlay_core::Change::Network(network)]);
+
+        assert_eq!(ring.orphaned(&view), [NetworkId::LAST].into());
     }
 
     #[tokio::test]

@@ -66,6 +66,7 @@ pub(crate) async fn run(session: &Session) {
         let membership = memberships.borrow_and_update().clone();
         if membership.live && session.link.is_connected() {
             renew_keys(session, &membership.view, &mut keyed).await;
+            forget_keys(session, &membership.view).await;
             grow(session, &membership.view, &mut grown).await;
             leave_unused(session, &membership.view, &mut empty_since).await;
         }
@@ -109,6 +110,13 @@ async fn renew_keys(session: &Session, view: &View, keyed: &mut BTreeMap<Network
     }
 }
 
+/// The keys of a network end with the network.
+async fn forget_keys(session: &Session, view: &View) {
+    for network in session.keyring.orphaned(view) {
+        note(session, network, session.keyring.forget(network, &session.store).await);
+    }
+}
+
 /// Asks for another block where fewer than an eighth of the addresses are free.
 async fn grow(session: &Session, view: &View, grown: &mut BTreeMap<NetworkId, Instant>) {
     for member in view.memberships_of(session.node) {
@@ -136,8 +144,8 @@ async fn exit(session: &Session, network: NetworkId) {
     let left = link::call(client.exit_network(v1::ExitNetworkRequest { network: network.to_string() })).await;
     match left {
         Ok(_) => {
+            // The keys stay: a node that comes back is the one that its peers knew.
             tracing::info!(%network, "Left the network");
-            note(session, network, session.keyring.forget(network, &session.store).await);
         }
         Err(refusal) => tracing::debug!(%network, %refusal, "Network was not left"),
     }
