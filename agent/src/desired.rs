@@ -11,10 +11,10 @@ use ipnet::IpNet;
 use overlay_core::{EndpointId, Member, Network, NetworkId, Node, NodeId, PrivateKey, View};
 use overlay_dataplane::{NetworkTable, PeerLane, PeerTable};
 
-use crate::docker::options;
+use crate::docker::{options, routes};
 use crate::kernel::netns::Identity;
-use crate::kernel::{Keeper, NamespaceDesired, SandboxDesired, TunDesired, VethDesired};
-use crate::state::{EndpointRecord, SandboxRecord};
+use crate::kernel::{Inside, Keeper, NamespaceDesired, SandboxDesired, TunDesired, VethDesired};
+use crate::state::{DockerSandbox, EndpointRecord, SandboxRecord};
 
 /// Where the host's own network namespace is found.
 const HOST_NETNS: &str = "/proc/self/ns/net";
@@ -105,7 +105,10 @@ fn sandbox(record: &EndpointRecord, network: &Network, carriage: Carriage) -> Sa
     };
     let (keeper, mac) = match &record.sandbox {
         SandboxRecord::Host | SandboxRecord::Netns { .. } => (Keeper::Agent, None),
-        SandboxRecord::Docker(docker) => (Keeper::Engine { joined: docker.joined }, docker.mac),
+        SandboxRecord::Docker(docker) => {
+            let inside = inside(docker, &record.endpoint.addresses, network);
+            (Keeper::Engine { joined: docker.joined, inside }, docker.mac)
+        }
     };
 
     SandboxDesired {
@@ -155,6 +158,16 @@ impl Underlays {
 
         candidates
     }
+}
+
+/// Returns how the engine set an interface up, once it was seen in its container.
+fn inside(docker: &DockerSandbox, addresses: &[IpAddr], network: &Network) -> Option<Inside> {
+    Some(Inside {
+        netns: docker.netns.clone()?,
+        ifname: docker.inside.clone()?,
+        addresses: routes::interface(network, addresses, docker.on_link),
+        routes: routes::routes(network, addresses, docker.on_link),
+    })
 }
 
 /// Computes one lane's table of a network. Nothing when this node is no member.

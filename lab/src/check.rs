@@ -49,7 +49,7 @@ pub struct Check {
 }
 
 /// All checks.
-pub const CHECKS: [Check; 32] = [
+pub const CHECKS: [Check; 33] = [
     Check { name: "offline", what: "the data path needs no control", rounds: 1, run: offline::run },
     Check { name: "restart", what: "agents may be killed at any moment", rounds: 100, run: restart::run },
     Check { name: "control", what: "what control acknowledged survives kill -9", rounds: 20, run: control::run },
@@ -81,6 +81,7 @@ pub const CHECKS: [Check; 32] = [
     Check { name: "docker-kills", what: "engines and agents may be killed", rounds: 100, run: docker::kills },
     Check { name: "docker-churn", what: "Docker's containers leave nothing", rounds: 1000, run: docker::churn },
     Check { name: "docker-removal", what: "no running container loses its network", rounds: 50, run: docker::removal },
+    Check { name: "docker-lost", what: "containers get back what they lost", rounds: 20, run: docker::lost },
     Check { name: "docker-slow", what: "however long Docker takes, nothing is lost", rounds: 5, run: docker::slow },
     Check { name: "docker-firewall", what: "firewalls make no difference to Docker", rounds: 3, run: docker::firewall },
     Check { name: "docker-way-out", what: "ports, ways out and large transfers", rounds: 1, run: docker::way_out },

@@ -15,7 +15,7 @@ use super::plugin::{
     AddressRequest, ContainerIfname, Driver, EndpointRequest, Interface, JoinRequest, Joined, NetworkRequest,
     NewInterface, PoolGranted, PoolRequest, Route, endpoint_id,
 };
-use super::{DRIVER, ipam, options, ready};
+use super::{DRIVER, ipam, options, ready, routes};
 use crate::endpoint::journal::Entries;
 use crate::endpoint::{lifecycle, sandbox};
 use crate::kernel::Netns;
@@ -164,7 +164,8 @@ fn ours(
     Ok((numbering, std::iter::once(v4).chain(v6).collect()))
 }
 
-fn find(session: &Session, endpoint: &str) -> Option<EndpointRecord> {
+/// Finds what is written down of one of Docker's endpoints.
+pub(super) fn find(session: &Session, endpoint: &str) -> Option<EndpointRecord> {
     let is_it = |record: &&EndpointRecord| record.sandbox.docker().is_some_and(|docker| docker.endpoint == endpoint);
 
     session.journal.entries().values().find(is_it).cloned()
@@ -184,11 +185,56 @@ async fn create_endpoint(session: &Session, request: EndpointRequest) -> Result<
         let text = format!("this node has {} endpoints, which is the limit", lifecycle::MAX_ENDPOINTS);
         return Err(Refusal::new(Code::Exhausted, text));
     }
-    let id = endpoint_id(&request.endpoint);
-    let id = if entries.contains_key(&id) { EndpointId::from_random(rand::random()) } else { id };
     let addresses = addresses(session, &docker, &network, &request.interface)?;
     let replaced = superseded(&entries, &network, &addresses)?;
-    let record = EndpointRecord {
+    let sandbox = DockerSandbox {
+        mac: request.interface.mac,
+        container_ifname: request.ifname,
+        ..sandbox_of(&docker, request.endpoint)
+    };
+    let record = record(session, &network, sandbox, addresses)?;
+    if needs_claim(session, &network, &record) {
+        // Control gives no address twice: it must hear first that the old holders are gone.
+        session.journal.remove(replaced.clone()).await?;
+        session.published().await;
+        publish::put(session, std::slice::from_ref(&record.endpoint)).await?;
+    }
+    let endpoint = record.endpoint.clone();
+    session.journal.replace(replaced, record).await?;
+    tracing::info!(endpoint = %endpoint.id, network = %network.name, addresses = ?endpoint.addresses, "Docker made an endpoint");
+
+    Ok(described(&request.interface, &endpoint.addresses))
+}
+
+/// Where an endpoint lives that nobody has taken yet.
+pub(super) fn sandbox_of(docker: &DockerNetwork, endpoint: String) -> DockerSandbox {
+    DockerSandbox {
+        network: docker.id.clone(),
+        endpoint,
+        container: None,
+        netns: None,
+        joined: false,
+        mac: None,
+        boot: sandbox::boot(),
+        on_link: docker.numbering == Numbering::Engine,
+        inside: None,
+        container_ifname: None,
+    }
+}
+
+/// Writes down an endpoint of Docker's. It is called by its id until the engine tells its
+/// container's name.
+pub(super) fn record(
+    session: &Session,
+    network: &Network,
+    sandbox: DockerSandbox,
+    addresses: Vec<IpAddr>,
+) -> Result<EndpointRecord, Refusal> {
+    let id = endpoint_id(&sandbox.endpoint);
+    let is_taken = session.journal.entries().contains_key(&id);
+    let id = if is_taken { EndpointId::from_random(rand::random()) } else { id };
+
+    Ok(EndpointRecord {
         endpoint: Endpoint {
             id,
             network: network.id,
@@ -199,35 +245,22 @@ async fn create_endpoint(session: &Session, request: EndpointRequest) -> Result<
             labels: BTreeMap::new(),
             runtime: Runtime::Docker,
         },
-        sandbox: SandboxRecord::Docker(DockerSandbox {
-            network: request.network,
-            endpoint: request.endpoint,
-            container: None,
-            netns: None,
-            joined: false,
-            mac: request.interface.mac,
-            boot: sandbox::boot(),
-            container_ifname: request.ifname,
-        }),
+        sandbox: SandboxRecord::Docker(sandbox),
         ifname: engine_ifname(id),
         owner: None,
-    };
-    // Where an engine numbers its containers, no other node takes addresses outside of blocks; everywhere else it must be asked.
-    let ours_to_give = |address: &IpAddr| match address {
+    })
+}
+
+/// Tells whether control must be asked for an endpoint's addresses before anybody has them. Where an
+/// engine numbers its containers, no other node takes addresses outside of blocks.
+pub(super) fn needs_claim(session: &Session, network: &Network, record: &EndpointRecord) -> bool {
+    let is_ours_to_give = |address: &IpAddr| match address {
         IpAddr::V4(v4) => lifecycle::in_blocks(session, network.id, *v4),
         IpAddr::V6(v6) => network.address4(*v6).is_some_and(|v4| lifecycle::in_blocks(session, network.id, v4)),
     };
     let numbers_here = network.settings.numbered_by == Some(session.node);
-    if !numbers_here && !record.endpoint.addresses.iter().all(ours_to_give) {
-        // Control gives no address twice: it must hear first that the old holders are gone.
-        session.journal.remove(replaced.clone()).await?;
-        session.published().await;
-        publish::put(session, std::slice::from_ref(&record.endpoint)).await?;
-    }
-    session.journal.replace(replaced, record.clone()).await?;
-    tracing::info!(endpoint = %id, network = %network.name, addresses = ?record.endpoint.addresses, "Docker made an endpoint");
 
-    Ok(described(&request.interface, &record.endpoint.addresses))
+    !numbers_here && !record.endpoint.addresses.iter().all(is_ours_to_give)
 }
 
 /// Lists the endpoints that had these addresses: that Docker gives an address again proves that it
@@ -308,10 +341,12 @@ async fn join(session: &Session, request: JoinRequest) -> Result<Joined, Refusal
     let unknown = || Refusal::new(Code::NotFound, "there is no such endpoint; start the container again");
     let record = find(session, &request.endpoint).ok_or_else(unknown)?;
     let (docker, network) = ready::network(session, &request.network).await?;
+    // With this the pairs of endpoints that are no more are gone, too: none of an earlier round is
+    // left in the container, with a route that Docker would take for another network's.
+    lifecycle::brought_up(session, &record).await?;
     if let Some(netns) = &request.netns {
         check_apart(&docker, &network, &record.endpoint.addresses, netns).await?;
     }
-    lifecycle::brought_up(session, &record).await?;
     let id = record.endpoint.id;
     session
         .journal
@@ -323,15 +358,15 @@ async fn join(session: &Session, request: JoinRequest) -> Result<Joined, Refusal
         })
         .await?;
 
+    let on_link = docker.numbering == Numbering::Engine;
+    let routes = routes::routes(&network, &record.endpoint.addresses, on_link).into_iter();
+    let routes = routes.map(|(destination, via)| Route { destination, via }).collect();
+
     let wanted = record.sandbox.docker().and_then(|docker| docker.container_ifname.as_deref());
     let container_ifname =
         wanted.map_or_else(|| ContainerIfname::of_network(&network.settings.options), ContainerIfname::exactly);
 
-    Ok(Joined {
-        ifname: record.ifname,
-        container_ifname,
-        routes: routes(&docker, &network, &record.endpoint.addresses),
-    })
+    Ok(Joined { ifname: record.ifname, container_ifname, routes })
 }
 
 /// Refuses a container that has one of the network's addresses by another interface, in words that tell why: Docker would refuse
@@ -363,31 +398,6 @@ async fn check_apart(
     }
 }
 
-/// The network's prefix by its gateway. Where the engine numbers, its interface has the whole prefix on the link, and two
-/// halves of it, being longer, lead to the gateway all the same: nothing is ever asked for by ARP but the gateway.
-fn routes(docker: &DockerNetwork, network: &Network, addresses: &[IpAddr]) -> Vec<Route> {
-    let v6 = addresses.iter().any(IpAddr::is_ipv6);
-    let gateways = network.gateways().into_iter().filter(|gateway| v6 || gateway.is_ipv4());
-    let whole = [Some(IpNet::V4(network.prefix)), network.prefix6.map(IpNet::V6)];
-    let parts = |gateway: IpAddr| {
-        let prefix = whole.iter().flatten().find(|prefix| prefix.contains(&gateway)).copied();
-        let halves = prefix.map(|prefix| match docker.numbering {
-            Numbering::Ours { .. } => vec![prefix],
-            Numbering::Engine => halves(prefix),
-        });
-        halves.unwrap_or_default().into_iter().map(move |part| Route { destination: part, via: Some(gateway) })
-    };
-    let routes = gateways.flat_map(|gateway| {
-        std::iter::once(Route { destination: IpNet::from(gateway), via: None }).chain(parts(gateway))
-    });
-
-    routes.collect()
-}
-
-fn halves(prefix: IpNet) -> Vec<IpNet> {
-    prefix.subnets(prefix.prefix_len() + 1).map(Iterator::collect).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use ipnet::Ipv4Net;
@@ -413,15 +423,6 @@ mod tests {
         let (numbering, _) = ours(&pools, &request).expect("found");
 
         assert_eq!(numbering, Numbering::Ours { pool: "asked-for".to_owned(), pool6: None });
-    }
-
-    #[test]
-    fn halves_are_longer_than_what_is_on_the_link() {
-        let prefix: Ipv4Net = "172.18.0.0/16".parse().expect("a prefix");
-
-        let halves = halves(prefix.into());
-
-        assert_eq!(halves, ["172.18.0.0/17", "172.18.128.0/17"].map(|p| p.parse().expect("a prefix")));
     }
 
     fn holder(n: u64, network: NetworkId, last: u8, sandbox: SandboxRecord) -> (EndpointId, EndpointRecord) {

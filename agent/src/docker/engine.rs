@@ -174,10 +174,14 @@ pub(crate) struct Container {
 }
 
 /// A container's attachment to one network.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Attachment {
     /// More names on that network.
     pub(crate) aliases: Vec<String>,
+    /// Its addresses there, IPv4 first.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Its interface's hardware address.
+    pub(crate) mac: Option<[u8; 6]>,
 }
 
 /// What kind of engine it is, as far as it matters.
@@ -339,8 +343,22 @@ fn bare(name: Option<&str>) -> String {
 fn attachment(settings: EndpointSettings) -> Option<(String, Attachment)> {
     let endpoint = settings.endpoint_id.filter(|id| !id.is_empty())?;
     let aliases = settings.aliases.into_iter().flatten().chain(settings.dns_names.into_iter().flatten());
+    let addresses = [settings.ip_address, settings.global_ipv6_address].into_iter().flatten();
 
-    Some((endpoint, Attachment { aliases: aliases.collect() }))
+    Some((
+        endpoint,
+        Attachment {
+            aliases: aliases.collect(),
+            addresses: addresses.filter_map(|text| text.parse().ok()).collect(),
+            mac: settings.mac_address.as_deref().and_then(hardware_address),
+        },
+    ))
+}
+
+fn hardware_address(text: &str) -> Option<[u8; 6]> {
+    let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+
+    bytes?.try_into().ok()
 }
 
 fn endpoints(found: NetworkInspect) -> BTreeSet<String> {

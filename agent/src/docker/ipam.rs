@@ -190,7 +190,13 @@ async fn keep(session: &Session, pool: &DockerPool, address: IpAddr) -> Result<I
     IpNet::new(address, pool.prefix.prefix_len()).map_err(|error| Refusal::new(Code::Fault, error))
 }
 
-async fn note(session: &Session, pool: &DockerPool, address: IpAddr, is_endpoint: bool) -> Result<(), Refusal> {
+/// Notes an address that Docker holds.
+pub(super) async fn note(
+    session: &Session,
+    pool: &DockerPool,
+    address: IpAddr,
+    is_endpoint: bool,
+) -> Result<(), Refusal> {
     let lease = DockerLease { pool: pool.id.clone(), address, is_endpoint, since: unix_now() };
 
     session.docker.write(vec![DockerRow::Lease(lease)], Vec::new()).await

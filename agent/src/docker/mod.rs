@@ -8,7 +8,8 @@
 //!
 //! `plugin` speaks the engine's plugin protocol and checks what it says; `driver` and `ipam` answer out of the `book`, which is
 //! what Docker was promised and never repeats. `engine` speaks the engine's API: `sync` makes the engine's networks those of the
-//! cluster and the other way round, `roster` finds the names of containers, `lifetime` the endpoints that ended unheard. Nothing here is
+//! cluster and the other way round, `roster` finds the names of containers, `lifetime` the endpoints that ended unheard,
+//! `recovery` gives running containers back what this node lost of theirs. Nothing here is
 //! on a packet's way, and no call of the plugin waits for the engine's API: while the engine starts it serves none. Under systemd
 //! the `door` stands before the plugin, in a process of its own: Docker's start must not wait for the agent's.
 
@@ -29,7 +30,9 @@ pub mod plugin;
 pub(crate) mod prefixes;
 mod publish;
 mod ready;
+mod recovery;
 mod roster;
+pub(crate) mod routes;
 pub(crate) mod sync;
 pub(crate) mod task;
 #[cfg(test)]

@@ -83,7 +83,7 @@ mod tests {
     fn a_container_is_found_by_name_alias_and_short_id() {
         let aliases = ["web", "5df66f04e09f", "Service2", "a.b"].map(str::to_owned).to_vec();
 
-        let named = named(&endpoint(), &container("service2"), &Attachment { aliases });
+        let named = named(&endpoint(), &container("service2"), &Attachment { aliases, ..Attachment::default() });
 
         assert_eq!(named.name.as_str(), "service2");
         assert_eq!(texts(&named.aliases), ["5df66f04e09f", "a.b", "web"]);
@@ -91,7 +91,11 @@ mod tests {
 
     #[test]
     fn a_name_of_several_labels_is_an_alias_beside_the_short_id() {
-        let named = named(&endpoint(), &container("My.App"), &Attachment { aliases: vec!["app".into()] });
+        let named = named(
+            &endpoint(),
+            &container("My.App"),
+            &Attachment { aliases: vec!["app".into()], ..Attachment::default() },
+        );
 
         assert_eq!(named.name.as_str(), "5df66f04e09f");
         assert_eq!(texts(&named.aliases), ["app", "my.app"]);
@@ -100,8 +104,13 @@ mod tests {
     #[test]
     fn what_cannot_be_a_name_is_said() {
         let said = |name: &str, aliases: &[&str]| {
-            let (container, attachment) =
-                (container(name), Attachment { aliases: aliases.iter().map(|&alias| alias.to_owned()).collect() });
+            let (container, attachment) = (
+                container(name),
+                Attachment {
+                    aliases: aliases.iter().map(|&alias| alias.to_owned()).collect(),
+                    ..Attachment::default()
+                },
+            );
             unspoken(&named(&endpoint(), &container, &attachment), &container, &attachment)
         };
 
@@ -120,7 +129,8 @@ mod tests {
         container.labels.insert("tier".into(), "web".into());
         container.labels.extend((0..30).map(|n| (format!("k{n}"), "v".repeat(200))));
 
-        let labels = named(&endpoint(), &container, &Attachment { aliases: Vec::new() }).labels;
+        let labels =
+            named(&endpoint(), &container, &Attachment { aliases: Vec::new(), ..Attachment::default() }).labels;
 
         assert!(!labels.contains_key("long"));
         assert!(labels.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() <= MAX_ROW_LABELS);

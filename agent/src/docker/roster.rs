@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::DRIVER;
 use super::engine::{Container, Engine, EngineError, ListedContainer};
-use super::{door, lifetime, naming, ready};
+use super::{door, lifetime, naming, ready, recovery};
 use crate::session::Session;
-use crate::state::{DockerKey, DockerPool, EndpointRecord, SandboxRecord};
+use crate::state::{DockerKey, DockerPool, DockerSandbox, EndpointRecord, SandboxRecord};
 
 /// Looks in which an address pool may serve no network before it is struck out, so a minute of an
 /// engine that answers: one that stands still between two calls is not asked meanwhile.
@@ -35,8 +35,9 @@ impl Roster {
             about.strip_prefix(NAMES_OF).is_some_and(|id| entries.keys().any(|known| known.to_string() == id))
         });
         self.strike_idle_pools(session).await;
+        recovery::tell(session, &listed);
 
-        Ok(lifetime::is_doubtful(session, &listed))
+        Ok(lifetime::is_doubtful(session, &listed) || recovery::is_needed(session, &listed))
     }
 
     /// Strikes out pools that Docker gave back while this process was away, with their addresses.
@@ -74,7 +75,9 @@ fn unnamed(session: &Session, listed: &[ListedContainer]) -> Vec<String> {
             let docker = record.sandbox.docker();
             let named = container.name.parse().is_ok_and(|name: overlay_core::Name| name == record.endpoint.name);
             let nameless = container.name.parse::<overlay_core::Name>().is_err();
-            docker.is_none_or(|docker| docker.container.is_none()) || !(named || nameless)
+            let is_seen = |docker: &DockerSandbox| docker.container.is_some() && docker.inside.is_some();
+            let is_seen = docker.is_some_and(|docker| !container.is_running || is_seen(docker));
+            !is_seen || !(named || nameless)
         })
     };
 
@@ -97,10 +100,15 @@ pub(super) async fn look_at(session: &Session, engine: &Engine, container: &str)
             Some(text) => session.problems.raise(&about, "docker-name", text),
             None => session.problems.clear(&about),
         }
+        let inside = match (&docker.inside, &found.netns) {
+            (None, Some(netns)) if found.running => recovery::inside(session, record, netns).await,
+            (known, _) => known.clone(),
+        };
         let updated = session.journal.update(record.endpoint.id, |record| {
             record.endpoint = named;
             if let SandboxRecord::Docker(docker) = &mut record.sandbox {
                 docker.container = Some(found.id.clone());
+                docker.inside = inside;
                 if found.running {
                     docker.netns = found.netns.clone().or(docker.netns.take());
                 }

@@ -14,7 +14,7 @@ use super::engine::{Engine, EngineError, EngineEvent};
 use super::plugin::{self, PluginSocket};
 use super::roster::{self, Roster};
 use super::sync::Sync;
-use super::{front, lifetime};
+use super::{front, lifetime, recovery};
 
 use crate::node::Desk;
 use crate::problem::explain;
@@ -169,7 +169,11 @@ async fn keep_containers(
 async fn keep_lifetimes(session: &Session, engine: &Engine) -> EngineError {
     loop {
         session.docker.doubted().await;
-        if let Err(error) = lifetime::pass(session, engine).await {
+        let passed = async {
+            lifetime::pass(session, engine).await?;
+            recovery::pass(session, engine).await
+        };
+        if let Err(error) = passed.await {
             return error;
         }
     }

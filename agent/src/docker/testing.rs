@@ -34,5 +34,7 @@ pub(super) fn sandbox(endpoint: &str, container: Option<&str>) -> DockerSandbox 
         mac: None,
         boot: boot(),
         container_ifname: None,
+        on_link: false,
+        inside: None,
     }
 }

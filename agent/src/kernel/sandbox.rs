@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use super::desired::GATEWAY_V6;
 use super::error::KernelError;
+use super::inside::{Inside, make_again};
 use super::namespace::Report;
 use super::netlink::{Netlink, Peer};
 use super::netns::{Identity, Netns};
@@ -47,14 +48,17 @@ pub struct SandboxDesired {
 }
 
 /// Who gives a container's interface its name, addresses and routes, and heals them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Keeper {
     /// We do.
     Agent,
     /// A container engine: we make the pair with its far end in the host's namespace, the engine moves that end away.
     Engine {
-        /// Whether it was told to: from then on the pair is not made again, for its far end may be anywhere.
+        /// Whether it was told to: from then on the pair is not made in the host's namespace again.
         joined: bool,
+        /// Where it took it, once it was seen there: a pair that is destroyed after that is made
+        /// again in the container. Before, the far end may be anywhere.
+        inside: Option<Inside>,
     },
 }
 
@@ -162,8 +166,8 @@ pub fn mac_of(addresses: &[IpAddr]) -> [u8; 6] {
 pub(crate) async fn attach(network: &mut Netlink, name: &str, desired: &SandboxDesired) -> Result<Report, KernelError> {
     desired.try_ifname()?;
     let netns = desired.open()?;
-    if let Keeper::Engine { joined } = desired.keeper {
-        return hand_over(network, name, desired, &netns, joined).await;
+    if let Keeper::Engine { joined, inside } = &desired.keeper {
+        return hand_over(network, name, desired, &netns, *joined, inside.as_ref()).await;
     }
     let mut inside = Netlink::open(&netns).await?;
     let mut report = Report::default();
@@ -191,17 +195,22 @@ pub(crate) async fn attach(network: &mut Netlink, name: &str, desired: &SandboxD
     Ok(report)
 }
 
-/// Makes the pair for a container engine. What becomes of the far end is the engine's affair.
+/// Makes the pair for a container engine. What becomes of the far end is the engine's affair, until
+/// somebody destroys it.
 async fn hand_over(
     network: &mut Netlink,
     name: &str,
     desired: &SandboxDesired,
     host: &Netns,
     joined: bool,
+    inside: Option<&Inside>,
 ) -> Result<Report, KernelError> {
     let mut report = Report::default();
     if network.link(name).await?.is_some() {
         return Ok(report);
+    }
+    if let Some(inside) = inside {
+        return make_again(network, name, desired, inside).await;
     }
     if joined {
         return Err(KernelError::SandboxGone { path: desired.netns.clone() });

@@ -109,6 +109,12 @@ pub struct DockerSandbox {
     /// How the container shall call its interface, where somebody asked for a name.
     #[serde(default)]
     pub container_ifname: Option<String>,
+    /// Whether its interface has the network's whole prefix on the link: the engine numbers.
+    #[serde(default)]
+    pub on_link: bool,
+    /// How its interface is called in the container, once it was seen there.
+    #[serde(default)]
+    pub inside: Option<String>,
 }
 
 impl SandboxRecord {

@@ -3,6 +3,7 @@
 mod boot;
 mod firewall;
 mod life;
+mod lost;
 mod names;
 mod networks;
 mod pair;
@@ -18,6 +19,7 @@ mod way_out;
 pub(super) use boot::run as boot;
 pub(super) use firewall::run as firewall;
 pub(super) use life::{churn, kills};
+pub(super) use lost::run as lost;
 pub(super) use names::run as names;
 pub(super) use networks::run as networks;
 pub(super) use prefixes::run as prefixes;

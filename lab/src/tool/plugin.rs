@@ -40,6 +40,9 @@ pub(crate) enum Place {
         /// Hold the next answer to a call for so many milliseconds; each holds one answer
         #[arg(long, value_name = "CALL=MS")]
         hold: Vec<Hold>,
+        /// Answer this call in the plugin's place, which does not hear of it
+        #[arg(long, value_name = "CALL")]
+        lose: Vec<String>,
         /// Stop this process (SIGSTOP) for that time rather than hold the answer
         #[arg(long, value_name = "PID", requires = "hold")]
         stop: Option<i32>,
@@ -70,10 +73,11 @@ impl FromStr for Hold {
     }
 }
 
-/// What becomes late, and by whom.
+/// What becomes late or lost, and by whom.
 #[derive(Debug)]
 struct Lateness {
     delay: Duration,
+    lost: Vec<String>,
     holds: Mutex<Vec<Hold>>,
     stopped: Option<Pid>,
 }
@@ -133,9 +137,10 @@ pub(crate) struct Answered {
 pub(crate) fn run(place: &Place) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match place {
-        Place::Relay { listen, to, delay_ms, hold, stop } => {
+        Place::Relay { listen, to, delay_ms, hold, lose, stop } => {
             let delay = Duration::from_millis(*delay_ms);
-            let late = Lateness { delay, holds: Mutex::new(hold.clone()), stopped: stop.map(Pid::from_raw) };
+            let (holds, lost) = (Mutex::new(hold.clone()), lose.clone());
+            let late = Lateness { delay, holds, lost, stopped: stop.map(Pid::from_raw) };
             runtime.block_on(relay(listen, to.clone(), Arc::new(late)))
         }
         Place::Call { socket } => runtime.block_on(call_all(socket)),
@@ -159,7 +164,12 @@ async fn relay(listen: &Path, to: PathBuf, late: Arc<Lateness>) -> Result<()> {
             async move {
                 let path = request.uri().path().to_owned();
                 let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
-                let answered = make(&to, Call { path, body: String::from_utf8_lossy(&body).into_owned() }).await;
+                let call = Call { path, body: String::from_utf8_lossy(&body).into_owned() };
+                let answered = if late.lost.contains(&call.path) {
+                    Answered { call, status: 200, answer: "{}".to_owned(), ms: 0.0 }
+                } else {
+                    make(&to, call).await
+                };
                 late.wait(&answered.call.path).await;
                 print(&answered);
                 // What the plugin did not answer Docker must not take for an answer.

@@ -177,6 +177,11 @@ fn however_long_docker_takes_nothing_is_lost() {
 }
 
 #[test]
+fn docker_containers_get_back_what_they_lost() {
+    check_docker(|| check("docker-lost", 1));
+}
+
+#[test]
 fn firewalls_make_no_difference_to_docker() {
     check_docker(|| check("docker-firewall", 1));
 }

@@ -7,14 +7,15 @@ use ipnet::IpNet;
 use nix::mount::{MntFlags, umount2};
 
 use super::rig::{
-    Container, GATEWAY, NODE, Rig, change, clean, desired, endpoint, listen, receive, reconcile, running, send,
-    skipped, v4, v6,
+    Container, GATEWAY, NODE, Rig, change, clean, desired, endpoint, listen, network, receive, reconcile, running,
+    send, skipped, v4, v6,
 };
 use crate::kernel::desired::{TUN_NAME, host_ifname};
+use crate::kernel::inside::name_inside;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::sysctl;
 use crate::kernel::tables::{Address, Hop, LinkChange, RouteKey, Rule, RuleAction, Step, Sysctl};
-use crate::kernel::{Changes, Drift, NetworkNamespace, Place};
+use crate::kernel::{Changes, Drift, Inside, Keeper, KernelError, NetworkNamespace, Place, SandboxDesired};
 
 async fn hands(namespace: &NetworkNamespace) -> Netlink {
     Netlink::open(namespace.netns()).await.expect("a connection")
@@ -279,4 +280,55 @@ async fn changes_are_heard_of_from_every_namespace_and_told_apart() {
     drop(dropped);
     hands.add_address(&address).await.expect("an address");
     assert!(tokio::time::timeout(soon / 4, change(&elsewhere)).await.is_err(), "nobody listens there any more");
+}
+
+#[tokio::test]
+async fn a_pair_that_an_engine_took_is_made_again_where_it_was() {
+    if skipped() {
+        return;
+    }
+    let rig = Rig::new();
+    let (mut namespace, _tun) = running(&rig, 1, &[]).await;
+    let container = Container::new(11);
+    let inside = Inside {
+        netns: container.path(),
+        ifname: "eth3".to_owned(),
+        addresses: vec!["10.42.0.11/16".parse().expect("an address"), IpNet::from(v6(11))],
+        routes: vec![(IpNet::from(v4(GATEWAY)), None), ("10.42.0.0/17".parse().expect("a prefix"), Some(v4(GATEWAY)))],
+    };
+    let keeper = |joined, inside| SandboxDesired {
+        netns: "/proc/self/ns/net".into(),
+        identity: None,
+        ifname: "ovcheal".to_owned(),
+        mac: Some([2, 0, 0, 0, 0, 11]),
+        keeper: Keeper::Engine { joined, inside },
+        ..container.desired()
+    };
+
+    // As engines do where the first network has no IPv6.
+    let off = Sysctl::link("ipv6", "default", "disable_ipv6");
+    container.netns.within(|| sysctl::set(&off, "1")).expect("a namespace").expect("a parameter");
+    let astray = namespace.attach(endpoint(11), &keeper(true, None)).await;
+    let made = namespace.attach(endpoint(11), &keeper(true, Some(inside.clone()))).await.expect("made again");
+    let rested = namespace.attach(endpoint(11), &keeper(true, Some(inside.clone()))).await.expect("as it is");
+
+    assert!(matches!(astray, Err(KernelError::SandboxGone { .. })), "it may be anywhere before it was seen");
+    assert!(clean(made).steps.contains(&Step::MakeVeth(host_ifname(endpoint(11)))));
+    assert_eq!(clean(rested).steps, [], "it is the engine's as long as it exists");
+    let mut within = Netlink::open(&container.netns).await.expect("a connection");
+    let link = within.links().await.expect("links").remove("eth3").expect("the interface");
+    assert!(link.up && link.mtu == desired(1, &[]).tun.mtu);
+    let own = Address { link: "eth3".to_owned(), address: "10.42.0.11/16".parse().expect("an address") };
+    assert!(within.addresses().await.expect("addresses").contains(&own));
+    let key = RouteKey::ours("10.42.0.0/17".parse().expect("a prefix"));
+    let hop = Hop::Via("eth3".to_owned(), v4(GATEWAY));
+    assert_eq!(within.routes().await.expect("routes").get(&key).map(|route| route.hop.clone()), Some(hop));
+
+    let far = name_inside(rig.dir(), network(1), endpoint(11), &container.path()).await.expect("both are there");
+    within.remove_link("eth3").await.expect("an interface");
+    let free = name_inside(rig.dir(), network(1), endpoint(11), &container.path()).await.expect("both are there");
+    namespace.attach(endpoint(11), &keeper(true, Some(inside))).await.expect("made again");
+
+    assert_eq!((far.as_deref(), free.as_deref()), (Some("eth3"), Some("eth0")));
+    assert!(within.link("eth3").await.expect("links").is_some());
 }

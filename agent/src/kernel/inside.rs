@@ -1,0 +1,123 @@
+//! The interface that a container engine took into a container: how it is called there, and how it
+//! is made again when foreign hands destroyed it. As long as it exists it is the engine's alone.
+
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use overlay_core::{EndpointId, NetworkId};
+
+use super::desired::host_ifname;
+use super::error::KernelError;
+use super::namespace::Report;
+use super::netlink::{Netlink, Peer};
+use super::netns::{Netns, Pins};
+use super::reconcile::{Namespace, reconcile};
+use super::sandbox::SandboxDesired;
+use super::sysctl;
+use super::tables::{Address, Desired, Hop, LinkChange, LinkDesired, RouteKey, Scope, Step};
+
+/// An endpoint's interface as the engine set it up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inside {
+    /// The container's namespace.
+    pub netns: PathBuf,
+    /// The interface's name there.
+    pub ifname: String,
+    /// Its addresses, with the prefix lengths that the engine gave them.
+    pub addresses: Vec<IpNet>,
+    /// Its routes; without a gateway the destination is on the link.
+    pub routes: Vec<(IpNet, Option<IpAddr>)>,
+}
+
+impl Inside {
+    fn tables(&self, mtu: u32) -> Desired {
+        let link = || self.ifname.clone();
+        let hop = |via: Option<IpAddr>| via.map_or_else(|| Hop::Link(link()), |via| Hop::Via(link(), via));
+        let ipv6 = self.addresses.iter().any(|address| address.addr().is_ipv6());
+        let routes = self.routes.iter().map(|&(prefix, via)| (RouteKey::ours(prefix), hop(via)));
+
+        Desired {
+            scope: Scope::Sandbox { link: link() },
+            // An engine switches IPv6 off in new interfaces of a container, and on in those that have it.
+            sysctls: if ipv6 { sysctl::of_sandbox(ipv6, &self.ifname) } else { [].into() },
+            rules: [].into(),
+            links: [(link(), LinkDesired { mtu: Some(mtu), queue_len: None })].into(),
+            addresses: self.addresses.iter().map(|&address| Address { link: link(), address }).collect(),
+            routes: routes.collect(),
+        }
+    }
+}
+
+/// Makes the pair again, whose far end was in a container. `name` is the network's end.
+pub(super) async fn make_again(
+    network: &mut Netlink,
+    name: &str,
+    desired: &SandboxDesired,
+    inside: &Inside,
+) -> Result<Report, KernelError> {
+    let netns = open(&inside.netns)?;
+    let mut within = Netlink::open(&netns).await?;
+    if within.link(&inside.ifname).await?.is_some() {
+        let namespace = netns.label().to_owned();
+        return Err(KernelError::IfnameTaken { ifname: inside.ifname.clone(), namespace });
+    }
+    let peer = Peer { netns: netns.as_fd(), name: &inside.ifname, mac: desired.mac() };
+    network.add_veth(name, desired.mtu, peer).await?;
+    network.set_link(name, LinkChange::Up).await?;
+    let mut kernel = Namespace { netns: &netns, netlink: &mut within };
+    let round = reconcile(&mut kernel, &inside.tables(desired.mtu)).await;
+    if !round.as_ref().is_ok_and(|round| round.errors.is_empty()) {
+        // Half of it would pass for the engine's work.
+        network.remove_link(name).await?;
+    }
+    let round = round?;
+    // Being asked for a link by name makes the kernel run its link watch at once.
+    network.link(name).await?;
+
+    Ok(Report {
+        steps: std::iter::once(Step::MakeVeth(name.to_owned())).chain(round.steps).collect(),
+        errors: round.errors,
+        ..Report::default()
+    })
+}
+
+fn open(path: &Path) -> Result<Netns, KernelError> {
+    let gone = || KernelError::SandboxGone { path: path.to_owned() };
+
+    Netns::open(path).map_err(|error| {
+        // The engine takes the namespace off its file before it removes the file.
+        let is_gone = matches!(error, KernelError::NotANamespace { .. })
+            || matches!(error.errno(), Some(libc::ENOENT | libc::ESRCH));
+        if is_gone { gone() } else { error }
+    })
+}
+
+/// Finds out how an endpoint's interface is called in a container. Where the pair is gone, it is
+/// the first name that an engine gives and that is free there; nothing where the pair is there and
+/// its far end is not in the container.
+///
+/// # Errors
+///
+/// When one of the namespaces is not there, or cannot be read.
+pub async fn name_inside(
+    run_dir: &Path,
+    network: NetworkId,
+    endpoint: EndpointId,
+    container: &Path,
+) -> Result<Option<String>, KernelError> {
+    let container = open(container)?;
+    let pins = Pins::new(run_dir);
+    let near = match pins.open(network)? {
+        Some(netns) => Netlink::open(&netns).await?.link(&host_ifname(endpoint)).await?,
+        None => None,
+    };
+    let links = Netlink::open(&container).await?.links().await?;
+    let Some(near) = near else {
+        return Ok((0..=links.len()).map(|n| format!("eth{n}")).find(|name| !links.contains_key(name)));
+    };
+    let is_far = |link: &super::tables::Link| near.peer == Some(link.index) && link.peer == Some(near.index);
+
+    Ok(links.into_iter().find(|(_, link)| is_far(link)).map(|(name, _)| name))
+}

@@ -1,0 +1,147 @@
+//! Containers whose interface or endpoint foreign hands took away get it back as it was; and an
+//! address that Docker gives again is at once that of the new container.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::pair::{BEHIND, PLUGIN, Pair, Relay};
+use crate::check::{Notes, PATIENCE, ms};
+use crate::wait::wait_until;
+
+/// The calls by which Docker tells that an endpoint is gone.
+const FAREWELL: [&str; 3] = ["/NetworkDriver.Leave", "/NetworkDriver.DeleteEndpoint", "/IpamDriver.ReleaseAddress"];
+
+/// Who takes what away, in words.
+type Hand = (&'static str, fn(&Pair) -> Result<()>);
+
+/// What foreign hands do to `c1`, which is on both networks.
+const HANDS: [Hand; 4] = [
+    ("an interface removed in the container", inside),
+    ("the networks' ends of both removed", near_ends),
+    ("an endpoint detached by hand", detached),
+    ("all of it at once", everything),
+];
+
+pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
+    let mut pair = Pair::new(notes, false)?;
+    // One numbered by the engine, one by us.
+    pair.create_on_both(&["plain"])?;
+    let six = ["--ipv6", "--subnet", "10.80.0.0/16", "--subnet", "fd80::/64"];
+    pair.create_on_both(&[&["--ipam-driver", "overlay-wg"], six.as_slice(), &["ours"]].concat())?;
+    for (host, name) in [(0, "c1"), (1, "other")] {
+        pair.serve(host, "plain", name)?;
+        pair.docker(host, &["network", "connect", "ours", name])?;
+    }
+    whole(&pair)?;
+    taken(&pair, rounds, notes)?;
+    // Docker lets go of what was made again as of its own.
+    pair.docker(0, &["network", "disconnect", "plain", "c1"])?;
+    pair.docker(0, &["network", "connect", "plain", "c1"])?;
+    whole(&pair)?;
+    given_again(&mut pair, rounds, notes)?;
+
+    pair.finish()
+}
+
+/// Both containers reach each other by the addresses of both networks.
+fn whole(pair: &Pair) -> Result<()> {
+    for network in ["plain", "ours"] {
+        for (host, from, to) in [(0, "c1", "other"), (1, "other", "c1")] {
+            let format = format!("{{{{.NetworkSettings.Networks.{network}.IPAddress}}}}");
+            let address = pair.docker(1 - host, &["inspect", "-f", &format, to])?;
+            pair.reaches(host, from, &address).with_context(|| format!("on {network}"))?;
+        }
+    }
+
+    Ok(())
+}
+
+/// All that is set on the interfaces of `c1`, without the kernel's numbers and whoever made a route.
+fn interfaces(pair: &Pair) -> Result<String> {
+    const SCRIPT: &str = "(ip -br link; ip -br -4 addr; ip -br -6 addr show scope global) | sed 's/@[^ ]*//;s/ \\+/ /g' | sort; \
+                          (ip route; ip -6 route | grep -v -e fe80 -e multicast) | sed 's/proto 79 //;s/ *$//' | sort; \
+                          ip -o link | grep -o ': eth.* mtu [0-9]*' | sed 's/@[^:]*//' | sort";
+    let enter = format!("--net={}", pair.namespace(0, "c1")?);
+
+    Ok(pair.cluster.host(0).try_command("nsenter")?.args([&enter, "sh", "-c", SCRIPT]).run()?.stdout)
+}
+
+fn taken(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
+    let before = interfaces(pair)?;
+    for (what, hand) in HANDS {
+        let mut worst = Duration::ZERO;
+        for _ in 0..rounds {
+            hand(pair)?;
+            let start = Instant::now();
+            let is_back = || interfaces(pair).is_ok_and(|now| now == before);
+            wait_until(PATIENCE, "everything is as before", is_back)
+                .with_context(|| format!("{what}:\n{before}\nnow\n{}", interfaces(pair).unwrap_or_default()))?;
+            worst = worst.max(start.elapsed());
+            whole(pair)?;
+        }
+        notes.say(&format!("{what}, {rounds} times: as before after {} at the latest", ms(worst)));
+    }
+    let problems = || Ok::<_, anyhow::Error>(pair.cluster.ctl_json(0, &["status"])?["problems"].clone());
+    wait_until(PATIENCE, "no problem is left", || problems().is_ok_and(|all| all.as_array().is_some_and(Vec::is_empty)))
+        .map(drop)
+        .with_context(|| format!("{:?}", problems()))
+}
+
+fn inside(pair: &Pair) -> Result<()> {
+    let enter = format!("--net={}", pair.namespace(0, "c1")?);
+    let script = "ip link del $(ip -o -4 addr | grep -o 'eth[0-9]* *inet 10.80' | cut -d' ' -f1)";
+
+    pair.cluster.host(0).try_command("nsenter")?.args([&enter, "sh", "-c", script]).run().map(drop)
+}
+
+fn near_ends(pair: &Pair) -> Result<()> {
+    let script = "for n in /run/overlay/netns/*; do for l in $(nsenter --net=$n ip -o link | grep -o 'ov[0-9a-f]\\{12\\}'); do \
+                  nsenter --net=$n ip link del $l; done; done";
+
+    pair.cluster.host(0).try_command("sh")?.args(["-c", script]).run().map(drop)
+}
+
+fn detached(pair: &Pair) -> Result<()> {
+    pair.cluster.ctl(0, &["detach", "--network", "ours", "--name", "c1"]).map(drop)
+}
+
+fn everything(pair: &Pair) -> Result<()> {
+    pair.cluster.ctl(0, &["detach", "--network", "plain", "--name", "c1"])?;
+
+    inside(pair)
+}
+
+/// A container is removed and Docker's word of it is lost; the next one gets its address.
+fn given_again(pair: &mut Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
+    let address_of = |pair: &Pair, name: &str| {
+        pair.docker(0, &["inspect", "-f", "{{.NetworkSettings.Networks.plain.IPAddress}}", name])
+    };
+    pair.move_plugin(0, BEHIND)?;
+    let lose: Vec<&str> = FAREWELL.iter().flat_map(|call| ["--lose", call]).collect();
+    let mut worst = Duration::ZERO;
+    for _ in 0..rounds {
+        let relay = Relay::with_late(pair, 0, &lose)?;
+        pair.serve(0, "plain", "old")?;
+        pair.reaches(1, "other", "old")?;
+        let old = address_of(pair, "old")?;
+        pair.docker(0, &["rm", "-f", "old"])?;
+        pair.serve(0, "plain", "new")?;
+        let start = Instant::now();
+        ensure!(address_of(pair, "new")? == old, "the engine gave another address than {old}");
+        let names = || pair.cluster.endpoint_names(1);
+        let is_new =
+            || names().is_ok_and(|all| all.iter().any(|name| name == "new") && all.iter().all(|name| name != "old"));
+        wait_until(PATIENCE, "the other host sees the new one", is_new).with_context(|| format!("{:?}", names()))?;
+        worst = worst.max(start.elapsed());
+        pair.reaches(1, "other", "new")?;
+        drop(relay);
+        let relay = Relay::with_late(pair, 0, &[])?;
+        pair.docker(0, &["rm", "-f", "new"])?;
+        drop(relay);
+    }
+    notes.say(&format!("an address given again {rounds} times: seen elsewhere after {} at the latest", ms(worst)));
+    pair.cluster.host(0).try_command("rm")?.args(["-f", PLUGIN]).run()?;
+
+    pair.move_plugin(0, PLUGIN)
+}
