@@ -9,7 +9,7 @@ use overlay_core::{Network, NetworkId, pool};
 use overlay_proto::{Code, Refusal, convert};
 
 use super::plugin::{AddressRequest, AddressUse, PoolGranted, PoolRequest};
-use super::{NETWORK_OPTION, lifetime, ready};
+use super::{NETWORK_OPTION, lifetime, ready, returning};
 use crate::endpoint::lifecycle;
 use crate::membership::occupancy;
 use crate::problem::{unix_now, unix_now_ms};
@@ -210,6 +210,10 @@ async fn give(session: &Session, pool: &DockerPool, docker: &str, wanted: Option
         lifetime::freed(session, network.id, wanted).await;
     }
     let _one = session.lifecycle.lock().await;
+    let wanted = match wanted {
+        None => returned(session, pool, &network).await?,
+        named => named,
+    };
     let address = match (pool.prefix, wanted) {
         (IpNet::V4(_), Some(IpAddr::V6(_))) | (IpNet::V6(_), Some(IpAddr::V4(_))) => {
             return Err(Refusal::new(Code::InvalidInput, "the address is of another family than its pool"));
@@ -254,6 +258,20 @@ fn check_numbered(session: &Session, network: &Network, wanted: IpAddr) -> Resul
             network.prefix
         ),
     ))
+}
+
+/// Returns the address to give a container that comes back, where it is free.
+async fn returned(session: &Session, pool: &DockerPool, network: &Network) -> Result<Option<IpAddr>, Refusal> {
+    let view = std::sync::Arc::clone(&session.membership.borrow().view);
+    let is_free = |address: &IpAddr| match address {
+        IpAddr::V4(v4) => {
+            lifecycle::in_blocks(session, network.id, *v4) && !occupancy::in_use(session, network, &view).contains(v4)
+        }
+        IpAddr::V6(v6) => !occupancy::in_use6(session, network, &view).contains(v6),
+    };
+    let known = returning::addresses(session, network.id).await?;
+
+    Ok(known.into_iter().find(|address| pool.prefix.contains(address) && is_free(address)))
 }
 
 fn fixed6(session: &Session, network: &Network, wanted: Ipv6Addr) -> Result<Ipv6Addr, Refusal> {

@@ -31,6 +31,7 @@ pub(crate) mod prefixes;
 mod publish;
 mod ready;
 mod recovery;
+mod returning;
 mod roster;
 pub(crate) mod routes;
 pub(crate) mod sync;
