@@ -16,6 +16,8 @@ use crate::wait::wait_until;
 const HELD: Duration = Duration::from_secs(14);
 /// How long the engine is stopped in the rounds that follow.
 const STOPPED: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(60), Duration::from_secs(300)];
+/// The networks of the check.
+const NETWORKS: [&str; 3] = ["net1", "net2", "net3"];
 /// The calls of a container's start, in the engine's order.
 const STARTING: [&str; 4] = [
     "/IpamDriver.RequestAddress",
@@ -37,8 +39,14 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let mut pair = Pair::new(notes, false)?;
     pair.move_plugin(0, BEHIND)?;
     let relay = Relay::with_late(&pair, 0, &[])?;
-    pair.create_on_both(&["--ipam-driver", "overlay-wg", "net"])?;
-    pair.serve(1, "net", "other")?;
+    // An engine makes one endpoint of a network at a time: what starts at once needs one each.
+    for network in NETWORKS {
+        pair.create_on_both(&["--ipam-driver", "overlay-wg", network])?;
+    }
+    pair.serve(1, NETWORKS[0], "other")?;
+    for network in &NETWORKS[1..] {
+        pair.docker(1, &["network", "connect", network, "other"])?;
+    }
     drop(relay);
 
     held(&pair, notes)?;
@@ -68,8 +76,8 @@ fn held(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let relay = Relay::with_late(pair, 0, &late)?;
     let start = Instant::now();
     let names = ["held1", "held2", "held3"];
-    let runs = names.map(|name| begin(pair, name, PATIENCE));
-    for run in runs {
+    let runs = names.iter().zip(NETWORKS).map(|(name, network)| begin(pair, name, network, PATIENCE));
+    for run in runs.collect::<Vec<_>>() {
         let output = run?.wait(HELD + PATIENCE)?;
         ensure!(output.status.success(), "a container did not start: {}", output.stderr);
     }
@@ -85,8 +93,8 @@ fn held(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-fn begin(pair: &Pair, name: &str, deadline: Duration) -> Result<Running> {
-    let run = ["run", "-d", "--stop-timeout", "1", "--name", name, "--network", "net", IMAGE];
+fn begin(pair: &Pair, name: &str, network: &str, deadline: Duration) -> Result<Running> {
+    let run = ["run", "-d", "--stop-timeout", "1", "--name", name, "--network", network, IMAGE];
 
     pair.engines[0].docker(&run)?.deadline(HELD + deadline).spawn()
 }
@@ -97,7 +105,7 @@ fn stopped(pair: &Pair, call: &str, time: Duration) -> Result<()> {
     let pid = pair.engines[0].pid()?.to_string();
     let relay = Relay::with_late(pair, 0, &["--hold", &hold, "--stop", &pid])?;
     let start = Instant::now();
-    let output = begin(pair, "slow", time + PATIENCE)?.wait(time + PATIENCE)?;
+    let output = begin(pair, "slow", NETWORKS[0], time + PATIENCE)?.wait(time + PATIENCE)?;
     ensure!(output.status.success(), "the container did not start: {}", output.stderr);
     ensure!(ENDING.contains(&call) || start.elapsed() >= time, "dockerd was not stopped");
     whole(pair, "slow")?;
@@ -112,7 +120,8 @@ fn stopped(pair: &Pair, call: &str, time: Duration) -> Result<()> {
 
 /// A container has the interface that Docker speaks of, and is reached and named on both hosts.
 fn whole(pair: &Pair, name: &str) -> Result<()> {
-    let address = pair.docker(0, &["inspect", "-f", "{{.NetworkSettings.Networks.net.IPAddress}}", name])?;
+    let address =
+        pair.docker(0, &["inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name])?;
     let inside = pair.docker(0, &["exec", name, "ip", "-o", "addr"])?;
     ensure!(inside.contains(&format!("{address}/")), "{name} has no {address}:\n{inside}");
     pair.reaches(1, "other", name)?;
@@ -123,9 +132,11 @@ fn whole(pair: &Pair, name: &str) -> Result<()> {
 /// Nothing is left of the containers of this host.
 fn gone(pair: &Pair) -> Result<()> {
     let names = || pair.cluster.endpoint_names(0);
-    wait_until(PATIENCE, "only the other container is listed", || names().is_ok_and(|names| names.len() == 1))
-        .map(drop)
-        .with_context(|| format!("{:?}", names()))
+    wait_until(PATIENCE, "only the other container is listed", || {
+        names().is_ok_and(|names| names.len() == NETWORKS.len())
+    })
+    .map(drop)
+    .with_context(|| format!("{:?}", names()))
 }
 
 /// Starts containers, four at a time, while every processor has far more to do than it can.
@@ -137,7 +148,7 @@ fn loaded(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let start = Instant::now();
     let names: Vec<String> = (0..STARTS).map(|number| format!("loaded{number}")).collect();
     for some in names.chunks(4) {
-        let runs: BTreeMap<_, _> = some.iter().map(|name| (name, begin(pair, name, LOADED))).collect();
+        let runs: BTreeMap<_, _> = some.iter().map(|name| (name, begin(pair, name, NETWORKS[0], LOADED))).collect();
         for (name, run) in runs {
             let output = run?.wait(LOADED)?;
             ensure!(output.status.success(), "{name} did not start: {}", output.stderr);
