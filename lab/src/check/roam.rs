@@ -19,6 +19,8 @@ const PAUSE: Duration = Duration::from_millis(2_500);
 /// Host 1 is control. A container on host 2 sends, one on host 3 answers.
 const SENDER: usize = 1;
 const ANSWERER: usize = 2;
+/// The exit code that says so.
+const CONTROL_AWAY: i32 = 3;
 /// By how much the other address of a host is higher.
 const OTHER: u32 = 100;
 
@@ -62,10 +64,22 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
         if there[host] {
             renumber(&cluster, host, false)?;
         }
+        wait_for_answer(&cluster, host)?;
     }
 
     drop(sink);
     cluster.finish()
+}
+
+/// Waits until control answers a host: the connection that it had may have gone with an address.
+fn wait_for_answer(cluster: &Cluster, host: usize) -> Result<()> {
+    let name = format!("asked-by-{host}");
+    let create = || cluster.host(host).try_command("overlayctl")?.args(["network", "create", &name]).output();
+    // A refusal is an answer, too.
+    let answers = || create().is_ok_and(|output| output.status.code() != Some(CONTROL_AWAY));
+    wait_until(PATIENCE, "control answers", answers)?;
+
+    cluster.ctl(host, &["network", "rm", &name]).map(drop)
 }
 
 /// Takes a host's address away and gives it the other one, with the route that went along.
