@@ -49,10 +49,10 @@ SystemCallFilter=@system-service
 SystemCallFilter=~@privileged
 ";
 
-/// Of the agent: it makes namespaces and pins them, moves interfaces, and enters the namespaces of other users'
-/// processes by their files in /proc.
+/// Of the agent: it makes namespaces and pins them, moves interfaces, hears of changes in all its namespaces on one
+/// socket (`CAP_NET_BROADCAST`), and enters the namespaces of other users' processes by their files in /proc.
 const AGENT: &str = "\
-CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_DAC_OVERRIDE
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_BROADCAST CAP_NET_RAW CAP_NET_BIND_SERVICE CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_DAC_OVERRIDE
 DeviceAllow=/dev/net/tun rw
 DevicePolicy=closed
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
@@ -245,6 +245,15 @@ mod tests {
             let harmless = ["DevicePolicy", "RestrictNamespaces", "SystemCallFilter"].contains(&name);
             assert!(harmless || !agent.contains(&format!("\n{name}=")), "{directive}");
         }
+    }
+
+    /// A namespace's events are heard from outside (`NETLINK_LISTEN_ALL_NSID`), which the kernel allows with it alone.
+    #[test]
+    fn the_agent_may_hear_of_changes_in_its_namespaces() {
+        let agent = &all("/bin/true")[0].text;
+        let bounds = agent.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+
+        assert!(bounds.is_some_and(|bounds| bounds.split(' ').any(|name| name == "CAP_NET_BROADCAST")), "{agent}");
     }
 
     #[test]
