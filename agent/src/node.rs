@@ -7,14 +7,17 @@
 //!                        └► back  Expelled ──leave or join──► Unjoined / Joining
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use overlay_core::NodeId;
 use overlay_daemon::descriptors::Descriptors;
 use overlay_daemon::log::Log;
 use overlay_dataplane::Event;
+use overlay_proto::join_line::hex;
 use overlay_proto::{Code, JoinLine, Refusal, identity, v1};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -31,7 +34,7 @@ use crate::path::{LaneEvent, Lanes, LanesConfig, StartError, consecutive_ports};
 use crate::problem::{Own, Problems, explain, unix_now};
 use crate::readiness;
 use crate::reconcile;
-use crate::session::Session;
+use crate::session::{Process, Session, Standing};
 use crate::state::{Identity, Joining, Loaded, StateError, Store};
 
 /// How often the time of handshakes is kept. A clock that is set back while the agent is down may cost this much.
@@ -56,6 +59,9 @@ pub enum NodeError {
     /// The local socket cannot be opened.
     #[error(transparent)]
     Socket(#[from] local_api::SocketError),
+    /// The kernel gives no random bytes.
+    #[error("no random bytes: {0}")]
+    Random(getrandom::Error),
     /// Signals cannot be heard.
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
@@ -145,11 +151,15 @@ struct Engine {
     lanes: Arc<Lanes>,
     started: Instant,
     unix_time: Duration,
+    /// Where each peer was heard last, with proof.
+    tunnels: watch::Receiver<BTreeMap<NodeId, IpAddr>>,
 }
 
 struct Node {
     desk: Arc<Desk>,
     store: Store,
+    /// Random: tells this process from every other that shows the same certificate.
+    instance: Arc<str>,
     engine: Option<Engine>,
     kept_time: u64,
     /// Why control has thrown us out, while the disk does not have it.
@@ -184,6 +194,7 @@ pub async fn run(config: Config, log: Log, descriptors: Descriptors) -> Result<(
     let mut node = Node {
         desk: Arc::clone(&desk),
         store,
+        instance: instance().map_err(NodeError::Random)?,
         engine: None,
         kept_time: loaded.unix_time,
         unkept_expulsion: None,
@@ -366,8 +377,9 @@ impl Node {
     fn session(&self, identity: Identity, loaded: Loaded, engine: &Engine) -> Arc<Session> {
         let run_dir = self.desk.config.run_dir.clone();
         let (store, problems) = (self.store.clone(), Arc::clone(&self.desk.problems));
+        let process = Process { instance: Arc::clone(&self.instance), tunnels: engine.tunnels.clone() };
 
-        Arc::new(Session::new(identity, loaded, store, problems, Arc::clone(&engine.lanes), run_dir))
+        Arc::new(Session::new(identity, loaded, store, problems, Arc::clone(&engine.lanes), run_dir, process))
     }
 
     fn start(&mut self, session: Arc<Session>) {
@@ -426,8 +438,9 @@ impl Node {
         let unix_time = handshake_time(SystemTime::now(), self.kept_time);
         let ports = consecutive_ports(config.port.get(), config.lanes().into());
         let (lanes, events) = Lanes::start(&LanesConfig { ports, unix_time })?;
-        let engine = Engine { lanes: Arc::new(lanes), started: Instant::now(), unix_time };
-        self.services.spawn(tell_events(events, Arc::downgrade(&engine.lanes)));
+        let (known, tunnels) = watch::channel(BTreeMap::new());
+        let engine = Engine { lanes: Arc::new(lanes), started: Instant::now(), unix_time, tunnels };
+        self.services.spawn(tell_events(events, Arc::downgrade(&engine.lanes), known));
         self.engine = Some(engine.clone());
 
         Ok(engine)
@@ -469,6 +482,10 @@ fn handshake_time(clock: SystemTime, kept: u64) -> Duration {
 }
 
 async fn tell_control(session: &Session, force: bool) -> Result<bool, Refusal> {
+    // The node that control knows is the other host, which was there first: it must not be taken out.
+    if *session.standing.borrow() == Standing::TurnedAway {
+        return Ok(false);
+    }
     let told = match session.link.reach(link::PATIENCE).await {
         Ok(mut client) => link::call(client.leave(v1::LeaveRequest {})).await.map(drop),
         Err(away) => Err(away),
@@ -488,9 +505,27 @@ fn empty_tables(lanes: &Lanes) -> Vec<Arc<overlay_dataplane::Tables>> {
     (0..lanes.count()).map(|_| Arc::default()).collect()
 }
 
-async fn tell_events(mut events: mpsc::Receiver<LaneEvent>, lanes: Weak<Lanes>) {
+/// Draws the name of this process.
+fn instance() -> Result<Arc<str>, getrandom::Error> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes)?;
+
+    Ok(hex(&bytes).into())
+}
+
+async fn tell_events(
+    mut events: mpsc::Receiver<LaneEvent>,
+    lanes: Weak<Lanes>,
+    tunnels: watch::Sender<BTreeMap<NodeId, IpAddr>>,
+) {
     let mut silent = BTreeSet::new();
     while let Some(event) = events.recv().await {
+        if let LaneEvent::Peer(_, Event::Established { node, underlay: at, .. } | Event::Roamed { node, to: at, .. }) =
+            &event
+        {
+            let address = at.ip().to_canonical();
+            tunnels.send_if_modified(|known| known.insert(*node, address) != Some(address));
+        }
         match event {
             LaneEvent::Peer(lane, event) => {
                 tracing::debug!(%lane, ?event, "Peer");

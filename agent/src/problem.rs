@@ -83,6 +83,11 @@ impl Problems {
         problems.insert(about.to_owned(), Problem { code, text, since });
     }
 
+    /// Tells whether a problem of `about` stands.
+    pub(crate) fn stands(&self, about: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(about)
+    }
+
     /// States that `about` works.
     pub(crate) fn clear(&self, about: &str) {
         let gone = self.stated().remove(about);

@@ -19,6 +19,8 @@ use crate::endpoint::journal::Journal;
 use crate::kernel::Events;
 use crate::kernel::host::{Underlay, tunnel_mtu};
 use crate::membership::Membership;
+use crate::membership::candidates::{self, Candidate};
+use crate::membership::control_book::ControlBook;
 use crate::membership::keyring::Keyring;
 use crate::membership::link::Link;
 use crate::membership::publish::Unpublished;
@@ -32,6 +34,34 @@ const TELLING: Duration = Duration::from_millis(500);
 
 /// The MTU of most underlays, until the host's own is known.
 const ETHERNET_MTU: u32 = 1500;
+
+/// Whether this host is the one that may carry packets as its node: of two hosts with one identity only one can, for each
+/// would draw the other's packets to itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Control has not said anything since this process started; nothing is carried for the moment that it takes.
+    Unproven,
+    /// Control knows of no other, or cannot be asked.
+    Admitted,
+    /// Another host was there first; nothing is carried until it is gone.
+    TurnedAway,
+}
+
+impl Standing {
+    /// Tells whether packets are carried.
+    pub(crate) fn carries(self) -> bool {
+        self == Self::Admitted
+    }
+}
+
+/// What a session has of its process.
+#[derive(Debug, Clone)]
+pub(crate) struct Process {
+    /// Random: tells this process from every other that shows the same certificate.
+    pub(crate) instance: Arc<str>,
+    /// Where each peer was heard last, with proof.
+    pub(crate) tunnels: watch::Receiver<BTreeMap<NodeId, IpAddr>>,
+}
 
 /// A node's life between join and leave.
 #[derive(Debug)]
@@ -48,6 +78,12 @@ pub(crate) struct Session {
     pub(crate) membership: watch::Sender<Membership>,
     /// The connection to control.
     pub(crate) link: Link,
+    /// Where control is looked for.
+    pub(crate) control: ControlBook,
+    /// The process that lives it.
+    pub(crate) process: Process,
+    /// Whether this host may carry packets as this node.
+    pub(crate) standing: watch::Sender<Standing>,
     /// Its endpoints.
     pub(crate) journal: Journal,
     /// What Docker was promised.
@@ -101,6 +137,7 @@ impl Session {
         problems: Arc<Problems>,
         lanes: Arc<Lanes>,
         run_dir: PathBuf,
+        process: Process,
     ) -> Self {
         let count = u16::try_from(lanes.count()).unwrap_or(u16::MAX);
         let membership = Membership { view: Arc::new(loaded.view), live: false };
@@ -111,6 +148,9 @@ impl Session {
             problems,
             membership: watch::Sender::new(membership),
             link: Link::new(),
+            control: ControlBook::new(store.clone(), loaded.control),
+            process,
+            standing: watch::Sender::new(Standing::Unproven),
             journal: Journal::new(store.clone(), loaded.endpoints, loaded.cursors),
             docker: Book::new(store.clone(), loaded.docker),
             differences: watch::Sender::default(),
@@ -155,6 +195,29 @@ impl Session {
     /// Takes a new certificate.
     pub(crate) fn set_identity(&self, identity: Identity) {
         self.identity.send_replace(Arc::new(identity));
+    }
+
+    /// Takes note of what control says of this host's standing; tells whether that is news.
+    pub(crate) fn note_standing(&self, standing: Standing) -> bool {
+        self.standing.send_if_modified(|known| std::mem::replace(known, standing) != standing)
+    }
+
+    /// Goes on as this node unless control has turned this host away.
+    pub(crate) fn presume_standing(&self) {
+        self.standing.send_if_modified(|known| {
+            let presumed = *known == Standing::Unproven;
+            if presumed {
+                *known = Standing::Admitted;
+            }
+            presumed
+        });
+    }
+
+    /// Lists where control may be, the likeliest first.
+    pub(crate) fn control_candidates(&self) -> Vec<Candidate> {
+        let known = self.control.known();
+
+        candidates::candidates(&known, self.node, &self.identity().control, &self.process.tunnels.borrow())
     }
 
     /// Returns the view with this node's own endpoints as the journal has them.

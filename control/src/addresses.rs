@@ -1,93 +1,273 @@
-//! Where control can be dialled: what join lines carry.
+//! Which addresses other hosts reach control by: what join lines carry and nodes are told. Pure, but for reading the host.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
+use ipnet::Ipv4Net;
 use overlay_proto::join_line::MAX_ADDRESSES;
 
-/// Lists the addresses for join lines: what was advertised; else what control listens on; else every address of the host.
-pub(crate) fn of_control(advertised: &[String], listen: SocketAddr) -> Vec<String> {
-    if !advertised.is_empty() {
-        return advertised.to_vec();
-    }
+/// Interfaces that lead to containers or virtual machines of this host, never to other hosts.
+const INWARD: [&str; 7] = ["docker", "br-", "virbr", "cni", "podman", "veth", "ov"];
+/// What QEMU's and VirtualBox's user networking gives to every guest alike: no guest reaches another one by it.
+const GUEST_NAT: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0), 24);
+/// The way out of that network.
+const GUEST_NAT_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+
+/// An address of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Own {
+    /// The interface it is on.
+    pub(crate) interface: String,
+    /// The address.
+    pub(crate) address: IpAddr,
+    /// What the interface is.
+    pub(crate) kind: Kind,
+    /// Where the interface's default route leads to, if it has one; unspecified: onto the link itself.
+    pub(crate) default_route: Option<IpAddr>,
+}
+
+/// What an interface is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A network card, or what a hypervisor shows as one.
+    Hardware,
+    /// A bridge.
+    Bridge,
+    /// Anything else: a VLAN, a bond, another VPN.
+    Other,
+}
+
+/// How likely another host reaches an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// Its interface leads out of the host.
+    Outward,
+    /// It is on a network card.
+    Hardware,
+    /// It is on anything else that may lead to other hosts.
+    Other,
+    /// Every guest of a hypervisor has the same.
+    GuestNat,
+    /// Only this host's containers and virtual machines reach it.
+    Inward,
+}
+
+/// Lists the addresses for join lines: what was advertised; else what control listens on; else this host's.
+pub(crate) fn for_join_lines(advertised: &[String], listen: SocketAddr, own: &[Own]) -> Vec<String> {
+    if advertised.is_empty() { listening(listen, own) } else { advertised.to_vec() }
+}
+
+/// Lists the addresses that nodes are told: what was advertised, and then where control really listens, which is what is
+/// left when it has moved.
+pub(crate) fn for_nodes(advertised: &[String], listen: SocketAddr, own: &[Own]) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let all = advertised.iter().cloned().chain(listening(listen, own));
+
+    all.filter(|address| seen.insert(address.clone())).take(MAX_ADDRESSES).collect()
+}
+
+fn listening(listen: SocketAddr, own: &[Own]) -> Vec<String> {
     if !listen.ip().is_unspecified() {
         return vec![listen.to_string()];
     }
-    let own = ranked(interfaces(), |name| Path::new("/sys/class/net").join(name).join("device").exists());
-    let reachable = own.into_iter().filter(|ip| ip.is_ipv4() || listen.is_ipv6());
+    let reachable = ranked(own).into_iter().filter(|ip| ip.is_ipv4() || listen.is_ipv6());
     let mut found: Vec<_> = reachable.take(MAX_ADDRESSES).map(|ip| SocketAddr::new(ip, listen.port())).collect();
     if found.is_empty() {
         // A host with nothing but its loopback still talks to itself.
-        found.push(SocketAddr::new(IpAddr::from([127, 0, 0, 1]), listen.port()));
+        found.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listen.port()));
     }
 
     found.iter().map(SocketAddr::to_string).collect()
 }
 
-fn interfaces() -> Vec<(String, IpAddr)> {
-    let Ok(all) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
-    let address = |interface: nix::ifaddrs::InterfaceAddress| {
-        let storage = interface.address?;
-        let v4 = storage.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
-        let ip = v4.or_else(|| storage.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))?;
+/// Sorts addresses by how likely another host reaches them, IPv4 before IPv6. Those that no other host reaches are left
+/// out, unless there is nothing better.
+fn ranked(own: &[Own]) -> Vec<IpAddr> {
+    let mut all: Vec<_> = own.iter().filter(|own| is_usable(own.address)).map(|own| (rank(own), own.address)).collect();
+    all.sort_by_key(|(rank, address)| (*rank, address.is_ipv6()));
+    let best = all.first().map(|(rank, _)| *rank);
+    if best.is_some_and(|best| best < Rank::GuestNat) {
+        all.retain(|(rank, _)| *rank < Rank::GuestNat);
+    }
+    let mut seen = BTreeSet::new();
 
-        Some((interface.interface_name, ip))
-    };
-
-    all.filter_map(address).collect()
+    all.into_iter().map(|(_, address)| address).filter(|address| seen.insert(*address)).collect()
 }
 
-/// Sorts addresses by how likely another host reaches them: hardware first, container bridges last, IPv4 before IPv6.
-fn ranked(interfaces: Vec<(String, IpAddr)>, is_hardware: impl Fn(&str) -> bool) -> Vec<IpAddr> {
-    let usable = |ip: &IpAddr| match ip {
+fn is_usable(address: IpAddr) -> bool {
+    match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
         // A link-local address means nothing without an interface of the dialling host.
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
-    };
-    let rank = |name: &str| {
-        let bridge = ["docker", "br-", "virbr", "cni", "podman", "veth", "ov"].iter().any(|p| name.starts_with(p));
-        match (is_hardware(name), bridge) {
-            (true, _) => 0,
-            (false, false) => 1,
-            (false, true) => 2,
-        }
-    };
-    let mut all: Vec<_> = interfaces.into_iter().filter(|(_, ip)| usable(ip)).collect();
-    all.sort_by_key(|(name, ip)| (rank(name), ip.is_ipv6()));
-    let mut seen = std::collections::BTreeSet::new();
+    }
+}
 
-    all.into_iter().map(|(_, ip)| ip).filter(|ip| seen.insert(*ip)).collect()
+fn rank(own: &Own) -> Rank {
+    let nat = matches!(own.address, IpAddr::V4(v4) if GUEST_NAT.contains(&v4));
+    match own.default_route {
+        Some(gateway) if nat && gateway == IpAddr::V4(GUEST_NAT_GATEWAY) => Rank::GuestNat,
+        // Also a bridge: hosts of virtual machines have their card in one.
+        Some(_) => Rank::Outward,
+        None if INWARD.iter().any(|prefix| own.interface.starts_with(prefix)) => Rank::Inward,
+        None => match own.kind {
+            Kind::Hardware => Rank::Hardware,
+            Kind::Bridge => Rank::Inward,
+            Kind::Other => Rank::Other,
+        },
+    }
+}
+
+/// Reads this host's addresses; what cannot be read is taken for not there.
+pub(crate) fn of_host() -> Vec<Own> {
+    let Ok(all) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let routes = default_routes(
+        &fs::read_to_string("/proc/self/net/route").unwrap_or_default(),
+        &fs::read_to_string("/proc/self/net/ipv6_route").unwrap_or_default(),
+    );
+    let own = |interface: nix::ifaddrs::InterfaceAddress| {
+        let storage = interface.address?;
+        let v4 = storage.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        let address = v4.or_else(|| storage.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))?;
+        let same_family = |(_, gateway): &&(String, IpAddr)| gateway.is_ipv4() == address.is_ipv4();
+        let mut routes = routes.iter().filter(same_family);
+        let default_route = routes.find(|(name, _)| *name == interface.interface_name).map(|(_, gateway)| *gateway);
+
+        Some(Own { kind: kind(&interface.interface_name), address, default_route, interface: interface.interface_name })
+    };
+
+    all.filter_map(own).collect()
+}
+
+fn kind(interface: &str) -> Kind {
+    let folder = Path::new("/sys/class/net").join(interface);
+    if folder.join("bridge").exists() {
+        Kind::Bridge
+    } else if folder.join("device").exists() {
+        Kind::Hardware
+    } else {
+        Kind::Other
+    }
+}
+
+/// Reads default routes, as interface and gateway, out of the kernel's tables.
+fn default_routes(route: &str, ipv6_route: &str) -> Vec<(String, IpAddr)> {
+    let v4 = route.lines().filter_map(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let (["00000000", gateway], "00000000") = (words.get(1..3)?, *words.get(7)?) else { return None };
+        let gateway = u32::from_str_radix(gateway, 16).ok()?;
+        // Written as the processor's number of the bytes in network order.
+        Some((words.first()?.to_string(), IpAddr::from(gateway.to_ne_bytes())))
+    });
+    let v6 = ipv6_route.lines().filter_map(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let interface = words.last().filter(|interface| **interface != "lo")?;
+        if *words.get(1)? != "00" {
+            return None;
+        }
+        let gateway = u128::from_str_radix(words.get(4)?, 16).ok()?;
+        Some((interface.to_string(), IpAddr::from(gateway.to_be_bytes())))
+    });
+
+    v4.chain(v6).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn own(interface: &str, address: &str, kind: Kind, gateway: Option<&str>) -> Own {
+        Own {
+            interface: interface.to_owned(),
+            address: address.parse().expect("an address"),
+            kind,
+            default_route: gateway.map(|gateway| gateway.parse().expect("an address")),
+        }
+    }
+
+    fn order(own: &[Own]) -> Vec<String> {
+        ranked(own).iter().map(IpAddr::to_string).collect()
+    }
+
     #[test]
-    fn hardware_comes_first_and_what_nobody_reaches_not_at_all() {
-        let on = |name: &str, ip: &str| (name.to_owned(), ip.parse::<IpAddr>().expect("an address"));
-        let interfaces = vec![
-            on("lo", "127.0.0.1"),
-            on("docker0", "172.17.0.1"),
-            on("wg0", "10.8.0.2"),
-            on("eth0", "fe80::1"),
-            on("eth0", "2001:db8::1"),
-            on("eth0", "192.0.2.1"),
-            on("lo", "::1"),
+    fn what_leads_out_comes_first_and_what_nobody_reaches_not_at_all() {
+        let all = [
+            own("lo", "127.0.0.1", Kind::Other, None),
+            own("docker0", "172.17.0.1", Kind::Bridge, None),
+            own("lan-br", "192.168.9.1", Kind::Bridge, None),
+            own("ovh0", "10.64.0.7", Kind::Other, None),
+            own("wg0", "10.8.0.2", Kind::Other, None),
+            own("eth1", "198.51.100.1", Kind::Hardware, None),
+            own("eth0", "fe80::1", Kind::Hardware, Some("fe80::2")),
+            own("eth0", "2001:db8::1", Kind::Hardware, Some("fe80::2")),
+            own("eth0", "192.0.2.1", Kind::Hardware, Some("192.0.2.254")),
+            own("lo", "::1", Kind::Other, None),
         ];
 
-        let ranked = ranked(interfaces, |name| name == "eth0");
+        assert_eq!(order(&all), ["192.0.2.1", "2001:db8::1", "198.51.100.1", "10.8.0.2"]);
+    }
 
-        let texts: Vec<_> = ranked.iter().map(IpAddr::to_string).collect();
-        assert_eq!(texts, ["192.0.2.1", "2001:db8::1", "10.8.0.2", "172.17.0.1"]);
+    #[test]
+    fn an_address_that_every_guest_of_a_hypervisor_has_is_left_out() {
+        let nat = own("eth0", "10.0.2.15", Kind::Hardware, Some("10.0.2.2"));
+        let between = own("eth1", "192.168.56.11", Kind::Hardware, None);
+        let docker = own("docker0", "172.17.0.1", Kind::Bridge, None);
+
+        assert_eq!(order(&[nat.clone(), between]), ["192.168.56.11"]);
+        assert_eq!(order(&[docker, nat]), ["10.0.2.15", "172.17.0.1"], "there is nothing better");
+        let honest = own("eth0", "10.0.2.15", Kind::Hardware, Some("10.0.2.1"));
+        let other = own("eth1", "192.0.2.1", Kind::Hardware, None);
+        assert_eq!(order(&[other, honest]), ["10.0.2.15", "192.0.2.1"], "a site may number itself so");
+    }
+
+    #[test]
+    fn a_bridge_with_the_hosts_own_card_in_it_leads_out() {
+        let bridge = own("br0", "192.0.2.1", Kind::Bridge, Some("192.0.2.254"));
+        let card = own("eth1", "198.51.100.1", Kind::Hardware, None);
+
+        assert_eq!(order(&[card, bridge]), ["192.0.2.1", "198.51.100.1"]);
     }
 
     #[test]
     fn what_was_said_outranks_what_was_found() {
         let listen = "192.0.2.7:7443".parse().expect("an address");
+        let all = "[::]:7443".parse().expect("an address");
+        let card = [own("eth0", "192.0.2.1", Kind::Hardware, None), own("eth0", "2001:db8::1", Kind::Hardware, None)];
 
-        assert_eq!(of_control(&["host:1".to_owned()], listen), ["host:1"]);
-        assert_eq!(of_control(&[], listen), ["192.0.2.7:7443"]);
-        assert!(!of_control(&[], "[::]:7443".parse().expect("an address")).is_empty());
+        assert_eq!(for_join_lines(&["host:1".to_owned()], all, &card), ["host:1"]);
+        assert_eq!(for_nodes(&["host:1".to_owned()], all, &card), ["host:1", "192.0.2.1:7443", "[2001:db8::1]:7443"]);
+        assert_eq!(for_join_lines(&[], listen, &card), ["192.0.2.7:7443"]);
+        assert_eq!(for_nodes(&["192.0.2.7:7443".to_owned()], listen, &card), ["192.0.2.7:7443"]);
+        assert_eq!(for_join_lines(&[], "0.0.0.0:7443".parse().expect("an address"), &card), ["192.0.2.1:7443"]);
+        assert_eq!(for_join_lines(&[], all, &[]), ["127.0.0.1:7443"]);
+    }
+
+    #[test]
+    fn default_routes_are_read_from_the_kernels_tables() {
+        let hex = |address: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(address));
+        let route = format!(
+            "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
+             eth0\t00000000\t{}\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+             eth0\t{}\t00000000\t0001\t0\t0\t0\t{}\t0\t0\t0\n",
+            hex([10, 0, 2, 2]),
+            hex([10, 0, 2, 0]),
+            hex([255, 255, 255, 0]),
+        );
+        let zeros = "0".repeat(32);
+        let gateway = "fe800000000000000000000000000002";
+        let v6 = format!(
+            "{zeros} 00 {zeros} 00 {gateway} 00000400 00000001 00000000 00000003 eth1\n\
+             fe80{} 40 {zeros} 00 {zeros} 00000100 00000001 00000000 00000001 eth1\n\
+             {zeros} 00 {zeros} 00 {zeros} ffffffff 00000001 00000000 00200200 lo\n",
+            "0".repeat(28)
+        );
+
+        let routes = default_routes(&route, &v6);
+
+        let expected = [("eth0", "10.0.2.2"), ("eth1", "fe80::2")];
+        let expected = expected.map(|(name, ip)| (name.to_owned(), ip.parse::<IpAddr>().expect("an address")));
+        assert_eq!(routes, expected);
+        assert_eq!(default_routes("junk\n\n", "junk"), []);
     }
 }

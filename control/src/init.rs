@@ -122,7 +122,7 @@ pub fn init(config: InitConfig) -> Result<Initialised, StartError> {
     let first = first_step(&settings, token.command(0, 1, Role::Admin), now)?;
     // Last, because its file is what makes the directory a cluster.
     Embedded::create(&config.state, &settings, &first)?;
-    let addresses = addresses::of_control(&config.advertise, config.listen);
+    let addresses = addresses::for_join_lines(&config.advertise, config.listen, &addresses::of_host());
 
     Ok(Initialised { join: token.line(authority.pin(), addresses), cluster })
 }
@@ -151,7 +151,7 @@ pub fn create_token(state: &Path, ttl: u64, uses: u32, role: Role) -> Result<Joi
     let (_, records) = registry::apply(&present, Actor::Operator, command, clock::now_unix())?;
     let touched = present.commit(records.clone());
     store.commit(before, &[Step { to: present.view().revision, records, touched }])?;
-    let addresses = addresses::of_control(&settings.advertise, settings.listen);
+    let addresses = addresses::for_join_lines(&settings.advertise, settings.listen, &addresses::of_host());
 
     Ok(token.line(authority.pin(), addresses))
 }

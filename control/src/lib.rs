@@ -13,6 +13,7 @@ pub mod fuzzing;
 mod init;
 mod listener;
 mod pki;
+mod place;
 mod random;
 mod registry;
 mod server;

@@ -116,8 +116,9 @@ impl Gate {
     ) -> io::Result<Connection> {
         tcp.set_nodelay(true)?;
         watch_over(&tcp)?;
+        let local = tcp.local_addr()?;
         let tls = self.tls.accept(tcp).await?;
-        let peer = Peer::new(address, tls.get_ref().1.peer_certificates().and_then(<[_]>::first));
+        let peer = Peer::new(address, local, tls.get_ref().1.peer_certificates().and_then(<[_]>::first));
         let end = (!peer.has_certificate()).then(|| Box::pin(sleep(STRANGER_LIFE)));
 
         Ok(Connection { tls, peer, end, _open: open })

@@ -27,6 +27,7 @@ use crate::listener;
 use crate::pki::Authority;
 use crate::pki::server_cert::ServerCert;
 use crate::pki::verifier::AnyTime;
+use crate::place::Places;
 use crate::registry::{Settings, State};
 use crate::service::Service;
 use crate::store::embedded::Embedded;
@@ -86,8 +87,8 @@ impl Server {
             hub,
             writer,
             authority,
+            places: Arc::new(Places::new(settings.advertise.clone(), address)),
             settings,
-            listen: address,
             cert_ttl: config.cert_ttl,
             conditions,
             tarpit: Arc::default(),
@@ -117,6 +118,8 @@ impl Server {
         let conditions = Arc::clone(&service.conditions);
         tasks.spawn(async move { conditions.run().await });
         tasks.spawn(queue.clone().probe(Arc::clone(&service.conditions)));
+        let places = Arc::clone(&service.places);
+        tasks.spawn(async move { places.follow().await });
         let (drain, draining) = oneshot::channel();
         let mut serving = tokio::spawn(serve(listener::accept(listener, tls), service, draining));
 

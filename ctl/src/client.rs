@@ -52,6 +52,8 @@ calls! {
     list_endpoints: ListEndpointsRequest => ListEndpointsResponse within DEADLINE;
     list_nodes: ListNodesRequest => ListNodesResponse within DEADLINE;
     remove_node: RemoveNodeRequest => Revised within DEADLINE;
+    list_control: ListControlRequest => ListControlResponse within DEADLINE;
+    set_control: SetControlRequest => SetControlResponse within DEADLINE;
     create_token: CreateTokenRequest => CreateTokenResponse within DEADLINE;
     list_tokens: ListTokensRequest => ListTokensResponse within DEADLINE;
     revoke_token: RevokeTokenRequest => Revised within DEADLINE;

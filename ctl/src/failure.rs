@@ -37,6 +37,7 @@ impl Failure {
                 | Code::NotAllowed
                 | Code::NotAuthenticated
                 | Code::WrongPin
+                | Code::IdentityClash
                 | Code::Unsupported
                 | Code::Kernel
                 | Code::Storage

@@ -1,5 +1,6 @@
 //! What results look like: for scripts, stable JSON fields; for people, lines and tables.
 
+mod control;
 mod endpoint;
 mod network;
 mod node;
@@ -7,6 +8,7 @@ mod peer;
 mod status;
 mod token;
 
+pub(crate) use control::{ControlAddresses, ControlSet};
 pub(crate) use endpoint::{EndpointView, Endpoints};
 pub(crate) use network::{Inspection, NetworkView, Networks};
 pub(crate) use node::Nodes;

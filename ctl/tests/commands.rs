@@ -28,6 +28,7 @@ fn listings_are_tables_or_json() {
     }
     assert_eq!(agent.run(&["peers", "--json"]).json()[0]["state"], "up");
     assert_eq!(agent.run(&["status", "--json"]).json()["control"]["address"], CONTROL);
+    assert_eq!(agent.run(&["control", "ls", "--json"]).json()[0]["address"], CONTROL);
     assert_eq!(agent.run(&["node", "show", "a", "--json"]).json()["role"], "admin");
     assert_eq!(
         agent.run(&["network", "inspect", "my-network", "--json"]).json()["endpoint_list"][0]["name"],
@@ -59,6 +60,7 @@ fn changes_are_asked_for_as_they_were_said() {
         agent.run(&["network", "create", "my-network", "--subnet", "fd00::/64", "--subnet", "10.64.0.0/24"]),
         agent.run(&["network", "rm", "my-network"]),
         agent.run(&["node", "rm", "b"]),
+        agent.run(&["control", "set", "192.0.2.9", "c.example:1", "--force"]),
         agent.run(&["token", "create", "--ttl", "2h", "--uses", "3", "--role", "admin"]),
         agent.run(&["token", "rm", "f00d"]),
         agent.run(&["detach", "--network", "my-network", "--name", "web"]),
@@ -66,7 +68,8 @@ fn changes_are_asked_for_as_they_were_said() {
 
     assert!(runs.iter().all(|ran| ran.code == 0), "{runs:?}");
     assert_eq!(runs[0].stdout, "my-network  10.64.0.0/24");
-    assert_eq!(runs[3].stdout, join_line(CONTROL), "only the line, for scripts");
+    assert_eq!(runs[3].stdout, "set; control answers at 192.0.2.9, c.example:1");
+    assert_eq!(runs[4].stdout, join_line(CONTROL), "only the line, for scripts");
     let asked = agent.script().asked.clone();
     assert_eq!(
         asked,
@@ -76,6 +79,7 @@ fn changes_are_asked_for_as_they_were_said() {
             "status",
             "nodes",
             "remove node b",
+            "set control 192.0.2.9,c.example:1 true",
             "token 7200 s 3 uses Admin",
             "revoke f00d",
             "detach web",

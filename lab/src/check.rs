@@ -2,6 +2,7 @@
 
 mod churn;
 mod control;
+mod control_moves;
 mod docker;
 mod exhaustion;
 mod firewall;
@@ -54,6 +55,7 @@ pub const CHECKS: [Check; 33] = [
     Check { name: "restart", what: "agents may be killed at any moment", rounds: 100, run: restart::run },
     Check { name: "control", what: "what control acknowledged survives kill -9", rounds: 20, run: control::run },
     Check { name: "exhaustion", what: "what a host runs out of kills nobody", rounds: 5, run: exhaustion::run },
+    Check { name: "control-moves", what: "control is found wherever it goes", rounds: 20, run: control_moves::run },
     Check { name: "foreign", what: "what foreign hands break is healed", rounds: 3, run: foreign::run },
     Check { name: "firewall", what: "the host's firewall makes no difference", rounds: 1, run: firewall::run },
     Check { name: "isolation", what: "networks are sealed, also with one prefix", rounds: 1, run: isolation::run },

@@ -30,6 +30,8 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const SEGMENT: u32 = 1200;
 /// How long an address may keep silent before the next one is tried beside it (RFC 8305 recommends 250 ms).
 pub const STAGGER: Duration = Duration::from_millis(250);
+/// How long an address that failed is left alone while others are still silent.
+const AGAIN: Duration = Duration::from_millis(500);
 /// The kernel probes a connection that has been idle for this long,
 const TCP_IDLE: Duration = Duration::from_secs(2);
 /// then this often,
@@ -97,32 +99,46 @@ pub struct Dialled {
 /// Connects to control: to whichever address is the first to prove that it is control.
 ///
 /// The addresses are tried in their order, the next one as soon as one has failed or has kept silent for [`STAGGER`], so
-/// that addresses that are dead cost next to nothing.
+/// that addresses that are dead cost next to nothing. While one is still silent, those that failed are tried again: control
+/// may just be starting.
 ///
 /// # Errors
 ///
 /// When none is control: that somebody else answered at one of them, otherwise the error of the first address.
 pub async fn control(addresses: &[String], tls: Arc<ClientConfig>) -> Result<Dialled, DialError> {
-    let mut waiting = addresses.iter().cloned();
+    let mut waiting = addresses.iter().enumerate();
     let mut attempts = JoinSet::new();
     let mut failures = BTreeMap::new();
-    let mut begun = 0_usize;
+    let attempt = |index: usize, address: &str, after: Duration| {
+        let (tls, address) = (Arc::clone(&tls), address.to_owned());
+        async move {
+            sleep(after).await;
+            dial(&address, tls).await.map_err(|error| (index, error))
+        }
+    };
     loop {
-        if let Some(address) = waiting.next() {
-            let (tls, index) = (Arc::clone(&tls), begun);
-            attempts.spawn(async move { dial(&address, tls).await.map_err(|error| (index, error)) });
-            begun += 1;
+        if let Some((index, address)) = waiting.next() {
+            attempts.spawn(attempt(index, address, Duration::ZERO));
         }
         let more = waiting.len() > 0;
-        tokio::select! {
-            ended = attempts.join_next() => match ended {
-                Some(Ok(Ok(dialled))) => return Ok(dialled),
-                Some(Ok(Err((index, error)))) => drop(failures.insert(index, error)),
-                // A task that panicked reached nobody.
-                Some(Err(_)) => {}
-                None => return Err(worst(failures)),
-            },
-            () = sleep(STAGGER), if more => {}
+        let ended = tokio::select! {
+            ended = attempts.join_next() => ended,
+            () = sleep(STAGGER), if more => continue,
+        };
+        match ended {
+            Some(Ok(Ok(dialled))) => return Ok(dialled),
+            Some(Ok(Err((index, error)))) => {
+                failures.insert(index, error);
+                if failures.len() == addresses.len() {
+                    return Err(worst(failures));
+                }
+                if let Some(address) = addresses.get(index) {
+                    attempts.spawn(attempt(index, address, AGAIN));
+                }
+            }
+            // A task that panicked reached nobody.
+            Some(Err(_)) => {}
+            None => return Err(worst(failures)),
         }
     }
 }
@@ -171,6 +187,11 @@ pub fn watch_over(tcp: &TcpStream) -> io::Result<()> {
 
     // What is under way is given up as early as what is idle.
     socket.set_tcp_user_timeout(Some(TCP_DEAD))
+}
+
+/// Tells whether anything accepts connections at an address within `patience`: that the host is reached, not who it is.
+pub async fn is_reached(address: &str, patience: Duration) -> bool {
+    matches!(timeout(patience, connect(address)).await, Ok(Ok(_)))
 }
 
 /// Connects to the first address of a name that answers, for segments that every path carries.

@@ -3,6 +3,7 @@
 //! The id and the secret are lower-case hexadecimal, 8 and 16 bytes; the pin is the SHA-256 of the CA's public key, 32 bytes.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -95,12 +96,30 @@ fn parse_addresses(text: &str) -> Result<Vec<String>, InvalidJoinLine> {
     if addresses.len() > MAX_ADDRESSES {
         return Err(InvalidJoinLine("more than 16 addresses"));
     }
-    let valid = |a: &String| {
-        a.parse::<std::net::SocketAddr>().is_ok_and(|a| a.port() != 0)
-            || a.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok_and(|p| p != 0))
+    if addresses.iter().all(|address| is_address(address)) {
+        Ok(addresses)
+    } else {
+        Err(InvalidJoinLine("an address is not HOST:PORT"))
+    }
+}
+
+/// Tells whether a text is an address of control that can be dialled: `HOST:PORT` or `[v6]:port`.
+pub fn is_address(text: &str) -> bool {
+    text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0)
+        || text
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok_and(|port| port != 0))
+}
+
+/// Completes an address that a person wrote without a port; nothing when it is no address at all.
+pub fn with_port(text: &str, port: u16) -> Option<String> {
+    let whole = match text.parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::new(ip, port).to_string(),
+        Err(_) if text.contains(':') => text.to_owned(),
+        Err(_) => format!("{text}:{port}"),
     };
 
-    if addresses.iter().all(valid) { Ok(addresses) } else { Err(InvalidJoinLine("an address is not HOST:PORT")) }
+    Some(whole).filter(|whole| is_address(whole))
 }
 
 fn is_host(text: &str) -> bool {
@@ -166,6 +185,23 @@ mod tests {
         let token = line().expose().split_once('@').expect("an address part").0.to_owned();
         for addresses in ["", "a", "a:", ":1", "a:0", "a:70000", "a b:1", "192.0.2.1:1,", "[::1]"] {
             assert!(format!("{token}@{addresses}").parse::<JoinLine>().is_err(), "{addresses}");
+        }
+    }
+
+    #[test]
+    fn an_address_without_a_port_gets_one() {
+        let cases = [
+            ("192.0.2.1", Some("192.0.2.1:7443")),
+            ("192.0.2.1:1", Some("192.0.2.1:1")),
+            ("2001:db8::1", Some("[2001:db8::1]:7443")),
+            ("[2001:db8::1]:1", Some("[2001:db8::1]:1")),
+            ("control.example", Some("control.example:7443")),
+            ("a b", None),
+            ("host:", None),
+            ("", None),
+        ];
+        for (text, whole) in cases {
+            assert_eq!(with_port(text, 7443).as_deref(), whole, "{text}");
         }
     }
 

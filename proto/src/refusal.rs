@@ -61,6 +61,8 @@ codes! {
     NotAuthenticated = "not-authenticated" => Unauthenticated;
     /// The server's certificate authority is not the one that the join line pins.
     WrongPin = "wrong-pin" => Unauthenticated;
+    /// Another host uses the caller's identity, and was there first.
+    IdentityClash = "identity-clash" => FailedPrecondition;
     /// Control cannot be reached.
     ControlAway = "control-away" => Unavailable;
     /// The agent cannot be reached.

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::{events, listing, ping, status};
+use super::{control, events, listing, ping, status};
 use crate::endpoint::lifecycle;
 use crate::endpoint::request::Wanted;
 use crate::membership::join::Wishes;
@@ -178,6 +178,20 @@ impl Agent for Service {
 
     async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::Revised>, Status> {
         self.forward(|mut client| async move { client.remove_node(request.into_inner()).await }).await
+    }
+
+    async fn list_control(
+        &self,
+        _: Request<v1::ListControlRequest>,
+    ) -> Result<Response<v1::ListControlResponse>, Status> {
+        Ok(Response::new(control::list(&*self.desk.session()?)))
+    }
+
+    async fn set_control(
+        &self,
+        request: Request<v1::SetControlRequest>,
+    ) -> Result<Response<v1::SetControlResponse>, Status> {
+        Ok(Response::new(control::set(&*self.desk.session()?, &request.into_inner()).await?))
     }
 
     async fn create_token(

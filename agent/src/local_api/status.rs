@@ -6,13 +6,14 @@ use overlay_core::ipam::Pool;
 use overlay_core::{Member, Network};
 use overlay_dataplane::{DropKind, MtuSource, PeerState, PeerStatus};
 use overlay_proto::{identity, v1};
+use tokio::time::Instant;
 
 use crate::health::{self, Facts};
 use crate::membership::occupancy;
 use crate::node::{Desk, Phase};
 use crate::path::{CounterKind, LaneReport, Offload};
 use crate::problem::unix_now;
-use crate::session::Session;
+use crate::session::{Session, Standing};
 
 /// Says how this node is doing.
 pub(super) async fn status(desk: &Desk) -> v1::StatusResponse {
@@ -69,7 +70,16 @@ fn who(session: &Session, status: &mut v1::StatusResponse) {
 async fn joined(session: &Session, status: &mut v1::StatusResponse) {
     who(session, status);
     status.control = Some(session.link.status(session.unpublished().len()));
-    if let Some(control) = status.control.as_ref().filter(|control| !control.connected) {
+    if let Some((address, silent)) = session.link.silence(Instant::now()) {
+        status.problems.push(v1::Problem {
+            code: "control-away".to_owned(),
+            text: format!("control at {address} has said nothing for {} s; traffic goes on", silent.as_secs()),
+            since_unix: unix_now().saturating_sub(silent.as_secs()),
+        });
+    }
+    // A node that was turned away says why.
+    let turned_away = *session.standing.borrow() == Standing::TurnedAway;
+    if let Some(control) = status.control.as_ref().filter(|control| !control.connected && !turned_away) {
         status.problems.push(v1::Problem {
             code: "control-away".to_owned(),
             text: format!("control is away: {}; traffic goes on, changes wait", control.reason),

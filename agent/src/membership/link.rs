@@ -1,7 +1,7 @@
 //! The connection to control: there or away, since when and why.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use overlay_core::instant::rfc3339;
@@ -45,17 +45,25 @@ enum LinkState {
     },
 }
 
+/// How long control may say nothing before that is told; it speaks every five seconds.
+const SILENCE: Duration = Duration::from_secs(8);
+
 /// The one connection to control; who watches keeps it, others use it while it lasts.
 #[derive(Debug)]
 pub(crate) struct Link {
     state: watch::Sender<LinkState>,
     wanted: Notify,
+    heard: Mutex<Instant>,
 }
 
 impl Link {
     /// Begins without a connection.
     pub(crate) fn new() -> Self {
-        Self { state: watch::Sender::new(LinkState::Dialling { since: unix_now() }), wanted: Notify::new() }
+        Self {
+            state: watch::Sender::new(LinkState::Dialling { since: unix_now() }),
+            wanted: Notify::new(),
+            heard: Mutex::new(Instant::now()),
+        }
     }
 
     /// Returns a client, or why there is none. Somebody waits for it, so the next attempts are made at once.
@@ -72,6 +80,33 @@ impl Link {
                 return self.client();
             }
             sleep(ATTEMPT_PAUSE).await;
+        }
+    }
+
+    /// Asks for the next attempt to be made at once.
+    pub(crate) fn want(&self) {
+        self.wanted.notify_one();
+    }
+
+    /// Notes that control said something.
+    pub(crate) fn heard(&self, now: Instant) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// Says where control is connected, and for how long it has said nothing there, if that is too long.
+    pub(crate) fn silence(&self, now: Instant) -> Option<(String, Duration)> {
+        let LinkState::Connected { address, .. } = &*self.state.borrow() else { return None };
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent = now.saturating_duration_since(heard);
+
+        (silent >= SILENCE).then(|| (address.clone(), silent))
+    }
+
+    /// Returns the address of the connection, if there is one.
+    pub(crate) fn address(&self) -> Option<String> {
+        match &*self.state.borrow() {
+            LinkState::Connected { address, .. } => Some(address.clone()),
+            LinkState::Dialling { .. } | LinkState::Away { .. } => None,
         }
     }
 
@@ -107,6 +142,7 @@ impl Link {
     /// States that control is connected.
     pub(crate) fn connected(&self, address: String, channel: Channel) {
         tracing::info!(%address, "Connected to control");
+        self.heard(Instant::now());
         self.state.send_replace(LinkState::Connected { since: unix_now(), address, channel });
     }
 
@@ -186,13 +222,13 @@ pub(crate) fn judge(status: tonic::Status) -> Refusal {
     Refusal::new(Code::ControlAway, format!("the connection to control broke: {}", status.message()))
 }
 
-/// Connects with the node's certificate.
-pub(crate) async fn dial(who: &Identity) -> Result<Dialled, Refusal> {
+/// Connects with the node's certificate, to whichever address is control.
+pub(crate) async fn dial(who: &Identity, addresses: &[String]) -> Result<Dialled, Refusal> {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(who.key.to_vec()));
     let (ca, certificate) = (CertificateDer::from(who.ca.clone()), CertificateDer::from(who.certificate.clone()));
     let config = tls::node_client(ca, certificate, key).map_err(|error| Refusal::new(Code::Fault, error))?;
 
-    channel::control(&who.control, Arc::new(config)).await.map_err(|error| explain(&error, who))
+    channel::control(addresses, Arc::new(config)).await.map_err(|error| explain(&error, who))
 }
 
 /// Turns a failed connection into a refusal.
@@ -245,6 +281,21 @@ mod tests {
         let refusal = refused.expect_err("nobody connects");
         assert_eq!(refusal.code, Code::ControlAway);
         assert!(refusal.message.contains("connection refused"), "{refusal}");
+    }
+
+    #[tokio::test]
+    async fn control_that_says_nothing_is_told_before_it_is_given_up() {
+        let link = Link::new();
+        let channel = tonic::transport::Endpoint::from_static("http://control").connect_lazy();
+        link.connected("192.0.2.1:7443".to_owned(), channel);
+        let begun = Instant::now();
+        link.heard(begun);
+
+        let (early, late) = (link.silence(begun + SILENCE / 2), link.silence(begun + SILENCE));
+        link.heard(begun + SILENCE);
+
+        assert_eq!((early, late), (None, Some(("192.0.2.1:7443".to_owned(), SILENCE))));
+        assert_eq!(link.silence(begun + SILENCE), None);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! fail for hours.
 
 pub(crate) mod announce;
+pub(crate) mod candidates;
+pub(crate) mod control_book;
 pub(crate) mod join;
 pub(crate) mod keeping;
 pub(crate) mod keyring;

@@ -1,21 +1,28 @@
 //! Follows the membership: one stream, resumed where it broke off, begun anew after a gap.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::{Delta, NodeId, Revision, View};
-use overlay_proto::channel::Dialled;
+use overlay_proto::channel::{self, Dialled};
 use overlay_proto::v1::watch_response::Event;
 use overlay_proto::{Code, Refusal, v1};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Membership, back_off, link, renewal};
 use crate::problem::Problems;
-use crate::session::Session;
+use crate::session::{Session, Standing};
 
 /// Control sends a sign of life every few seconds; a stream that is silent for longer is dead.
 const IDLE: Duration = Duration::from_secs(20);
+
+/// How long the address in use may take to show that it is still there, when there is reason to doubt.
+const DOUBT: Duration = Duration::from_secs(1);
+/// The pause of a node whose identity another host uses: it waits for that one to go.
+const CLASH: Duration = Duration::from_secs(2);
 
 /// How a stream ended.
 #[derive(Debug)]
@@ -47,14 +54,21 @@ pub(crate) async fn run(session: &Session) -> String {
                 session.follow_from_nothing();
             }
             Ended::Broken(refusal) => {
+                if refusal.code == Code::IdentityClash {
+                    turned_away(session, &refusal);
+                } else {
+                    session.presume_standing();
+                }
                 if session.link.is_connected() && !connected {
                     pauses = back_off();
                 }
                 session.link.away(&refusal);
             }
         }
+        let turned_away = *session.standing.borrow() == Standing::TurnedAway;
+        let pause = if turned_away { CLASH } else { pauses.next().unwrap_or(IDLE) };
         tokio::select! {
-            () = sleep(pauses.next().unwrap_or(IDLE)) => {}
+            () = sleep(pause) => {}
             () = session.link.wanted() => {}
         }
     }
@@ -62,28 +76,129 @@ pub(crate) async fn run(session: &Session) -> String {
 
 async fn connect_and_follow(session: &Session) -> Ended {
     let who = session.identity();
-    let Dialled { channel, address, .. } = match link::dial(&who).await {
+    let addresses: Vec<_> = session.control_candidates().into_iter().map(|candidate| candidate.address).collect();
+    let Dialled { channel, address, local } = match link::dial(&who, &addresses).await {
         Ok(dialled) => dialled,
         Err(refusal) => return Ended::Broken(refusal),
     };
     renewal::renew_if_due(session, link::client(channel.clone())).await;
-    let request = v1::WatchRequest { revision: session.followed().0, cluster: who.cluster.to_string() };
+    let request = v1::WatchRequest {
+        revision: session.followed().0,
+        cluster: who.cluster.to_string(),
+        instance: session.process.instance.to_string(),
+    };
     let opened = link::call(link::client(channel.clone()).watch(request)).await;
     let mut stream = match opened {
         Ok(stream) => stream,
         Err(refusal) => return judge(refusal),
     };
-    session.link.connected(address, channel);
+    session.link.connected(address.clone(), channel);
+    admitted(session);
+    keep(session, session.control.answered(&address).await);
 
+    let doubt = doubt(session, &address, local);
+    tokio::pin!(doubt);
     loop {
-        let event = match timeout(IDLE, stream.message()).await {
+        let message = tokio::select! {
+            message = timeout(IDLE, stream.message()) => message,
+            refusal = &mut doubt => return Ended::Broken(refusal),
+        };
+        let event = match message {
             Ok(Ok(Some(response))) => response.event,
             Ok(Ok(None)) => return Ended::Broken(Refusal::new(Code::ControlAway, "control ended the watch")),
             Ok(Err(status)) => return judge(link::judge(status)),
             Err(_) => return Ended::Broken(Refusal::new(Code::ControlAway, "control fell silent")),
         };
+        session.link.heard(Instant::now());
+        if let Some(Event::Alive(alive)) = &event {
+            note_alive(session, alive).await;
+        }
         if let Err(ended) = handle(session, event) {
             return ended;
+        }
+    }
+}
+
+/// Takes note of what control says beside the membership.
+async fn note_alive(session: &Session, alive: &v1::Alive) {
+    if alive.answer
+        && let Ok(mut client) = session.link.client()
+    {
+        let instance = session.process.instance.to_string();
+        // Control that does not hear it takes this process for dead, and the next attempt to connect tells.
+        let _ = link::call(client.confirm(v1::ConfirmRequest { instance })).await;
+    }
+    if let Some(place) = &alive.control {
+        let before = session.control.known();
+        keep(session, session.control.heard(place).await);
+        let now = session.control.known();
+        if now.nodes.contains(&session.node) && before.announced != now.announced {
+            // Control is on this host, and only the tunnels from here can still tell the others where it is.
+            let _ = session.lanes.wake_peers();
+        }
+    }
+    match &alive.clash {
+        Some(clash) => {
+            let text = format!(
+                "another host ({}) uses this node's identity, as if the state directory had been copied there; it was \
+                 turned away: on that host run `overlayctl leave` and join with a new token",
+                clash.address
+            );
+            let is_new = !session.problems.stands("identity");
+            session.problems.raise("identity", Code::IdentityClash.as_str(), text);
+            if is_new {
+                // The other one may have drawn the peers' packets to itself.
+                let _ = session.lanes.wake_peers();
+            }
+        }
+        None => session.problems.clear("identity"),
+    }
+}
+
+fn keep(session: &Session, outcome: Result<(), Refusal>) {
+    match outcome {
+        Ok(()) => session.problems.clear("control-addresses"),
+        Err(refusal) => session.problems.raise("control-addresses", refusal.code.as_str(), refusal),
+    }
+}
+
+/// Carries no packet while another host is this node.
+fn turned_away(session: &Session, refusal: &Refusal) {
+    session.problems.raise("identity", refusal.code.as_str(), format!("{refusal}; all tunnels of this host are shut"));
+    session.note_standing(Standing::TurnedAway);
+}
+
+/// Carries packets, now that control has let this host in.
+fn admitted(session: &Session) {
+    if session.note_standing(Standing::Admitted) {
+        session.problems.clear("identity");
+    }
+}
+
+/// Waits until the connection is dead for a reason that is known before the kernel gives it up: this host does not have its
+/// end of it any more, or control's host has moved and does not answer where it was.
+async fn doubt(session: &Session, address: &str, local: IpAddr) -> Refusal {
+    let mut own = session.own();
+    let mut tunnels = session.process.tunnels.clone();
+    let of_control = |tunnels: &BTreeMap<NodeId, IpAddr>| -> Vec<IpAddr> {
+        let nodes = session.control.known().nodes;
+        nodes.iter().filter_map(|node| tunnels.get(node)).copied().collect()
+    };
+    let mut seen = of_control(&tunnels.borrow_and_update());
+    loop {
+        tokio::select! {
+            _ = own.changed() => {
+                let gone = !own.borrow_and_update().contains(&local);
+                if gone && !local.is_loopback() {
+                    return Refusal::new(Code::ControlAway, format!("this host does not have {local} any more"));
+                }
+            }
+            _ = tunnels.changed() => {
+                let now = of_control(&tunnels.borrow_and_update());
+                if std::mem::replace(&mut seen, now.clone()) != now && !channel::is_reached(address, DOUBT).await {
+                    return Refusal::new(Code::ControlAway, format!("control has moved from {address}"));
+                }
+            }
         }
     }
 }

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use overlay_core::{EndpointId, NetworkId, View};
 use overlay_dataplane::{NetworkTable, Tables};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::clean;
@@ -16,9 +18,11 @@ use crate::desired::{self, Carriage, NetworkDesired, Underlays};
 use crate::dns::{DnsServers, Names};
 use crate::endpoint::journal::Entries;
 use crate::kernel::{Events, MountEvents};
-use crate::session::Session;
+use crate::session::{Session, Standing};
 use crate::state::SandboxRecord;
 
+/// How long control may take to say whether another host uses this node's identity, until packets are carried all the same.
+const VERDICT: Duration = Duration::from_secs(1);
 /// Where the host's resolvers stand.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -40,6 +44,8 @@ struct Supervisor {
     events: Option<Arc<Events>>,
     mounts: watch::Sender<u64>,
     sweeps: Arc<Semaphore>,
+    /// Whether the lanes have the tables.
+    carries: bool,
 }
 
 /// Keeps everything as desired until the session stops; what stands in the kernel then stays.
@@ -48,6 +54,7 @@ pub(crate) async fn run(session: Arc<Session>) {
     let mut journal = session.journal.subscribe();
     let mut mtu = session.underlay_mtu();
     let mut own = session.own();
+    let mut standing = session.standing.subscribe();
     let mut supervisor = Supervisor {
         dns: Arc::new(Mutex::new(DnsServers::start(PathBuf::from(RESOLV_CONF)))),
         tasks: JoinSet::new(),
@@ -58,20 +65,29 @@ pub(crate) async fn run(session: Arc<Session>) {
         events: session.events().await,
         mounts: watch::Sender::default(),
         sweeps: Arc::new(Semaphore::new(1)),
+        carries: false,
         session: Arc::clone(&session),
     };
     let mut mounts = MountEvents::open().ok();
     supervisor.update().await;
-    // Peers may hold sessions with a process that is no more.
-    let _ = session.lanes.wake_peers();
+    let presumed = Instant::now() + VERDICT;
+    let mut has_woken = false;
 
     loop {
+        if supervisor.carries && !std::mem::replace(&mut has_woken, true) {
+            // Peers may hold sessions with a process that is no more.
+            let _ = session.lanes.wake_peers();
+        }
         tokio::select! {
             () = session.stop.cancelled() => break,
             _ = membership.changed() => {}
             _ = journal.changed() => {}
             _ = mtu.changed() => {}
             _ = own.changed() => {}
+            _ = standing.changed() => {}
+            () = sleep_until(presumed), if *session.standing.borrow() == Standing::Unproven => {
+                session.presume_standing();
+            }
             Some(ended) = supervisor.tasks.join_next() => supervisor.ended(ended),
             () = remounted(&mut mounts) => {
                 supervisor.mounts.send_modify(|count| *count += 1);
@@ -195,8 +211,13 @@ impl Supervisor {
             }
             *known = next;
         }
+        let carried = std::mem::replace(&mut self.carries, session.standing.borrow().carries());
+        if !self.carries {
+            session.lanes.publish(self.tables.iter().map(|_| Arc::default()));
+            return;
+        }
         session.lanes.publish(self.tables.iter().map(|networks| Arc::new(Tables { networks: networks.clone() })));
-        if has_new {
+        if has_new || !carried {
             // A lane that takes no commands has ended the process already.
             let _ = session.lanes.greet();
         }

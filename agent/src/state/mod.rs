@@ -8,5 +8,5 @@ mod record;
 mod store;
 
 pub use docker::{DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, Numbering};
-pub use record::{DockerSandbox, EndpointRecord, Identity, Joining, Owner, SandboxRecord};
+pub use record::{ControlAddresses, DockerSandbox, EndpointRecord, Identity, Joining, Owner, SandboxRecord};
 pub use store::{Loaded, StateError, Store, panic_is_contained};

@@ -51,6 +51,20 @@ impl std::fmt::Debug for Identity {
     }
 }
 
+/// Where control was heard to be, beside the join line.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ControlAddresses {
+    /// What control said itself: `host:port`, the likeliest first.
+    pub announced: Vec<String>,
+    /// The nodes on control's own host.
+    pub nodes: Vec<NodeId>,
+    /// What a person said: `host:port`.
+    pub set: Vec<String>,
+    /// Where it answered last.
+    pub last: Option<String>,
+}
+
 /// A join that was begun: repeated with the same token, it must show the same key.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Joining {

@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 use super::docker::{DockerKey, DockerRow};
-use super::record::{EndpointRecord, Identity, Joining};
+use super::record::{ControlAddresses, EndpointRecord, Identity, Joining};
 use crate::problem::{explain, unix_now};
 
 /// The layout of the tables below; another one is refused.
@@ -94,6 +94,8 @@ pub struct Loaded {
     pub expelled: Option<String>,
     /// A join begun and not known to be finished.
     pub joining: Option<Joining>,
+    /// Where control was heard to be.
+    pub control: ControlAddresses,
     /// Our private key of each network and lane.
     pub keys: BTreeMap<NetworkId, BTreeMap<u16, PrivateKey>>,
     /// The last view.
@@ -171,6 +173,11 @@ impl Store {
 
             Ok(())
         })
+    }
+
+    /// Keeps where control was heard to be.
+    pub fn put_control(&self, control: &ControlAddresses) -> Result<(), StateError> {
+        self.write(|write| put_json(write, "control", control))
     }
 
     /// Keeps that control has thrown us out, and why.
@@ -504,6 +511,7 @@ fn load(path: &Path, database: &Database) -> Result<Loaded, StateError> {
     }
     let mut loaded = Loaded {
         identity,
+        control: parse_entry(path, "control", meta.get("control"))?.unwrap_or_default(),
         expelled: text("expelled"),
         joining,
         unix_time: number("unix-time")?.unwrap_or_default(),

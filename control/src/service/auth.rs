@@ -20,6 +20,7 @@ pub(crate) struct Peer(Arc<Shown>);
 #[derive(Debug)]
 struct Shown {
     address: SocketAddr,
+    own_host: bool,
     certificate: Option<Certificate>,
 }
 
@@ -31,20 +32,30 @@ struct Certificate {
 }
 
 impl Peer {
-    /// Reads who a verified certificate speaks for.
-    pub(crate) fn new(address: SocketAddr, certificate: Option<&CertificateDer<'_>>) -> Self {
+    /// Reads who a verified certificate speaks for; `local` is our end of the connection.
+    pub(crate) fn new(address: SocketAddr, local: SocketAddr, certificate: Option<&CertificateDer<'_>>) -> Self {
         let read = |der: &CertificateDer<'_>| {
             // Without a readable validity there is none.
             let (from, to) = identity::validity(der).unwrap_or_default();
             Certificate { identity: NodeIdentity::from_certificate(der).ok(), from, to }
         };
 
-        Self(Arc::new(Shown { address, certificate: certificate.map(read) }))
+        // Who connects to an address of the own host does so from the same one.
+        let (from, to) = (address.ip().to_canonical(), local.ip().to_canonical());
+        let own_host = from == to || from.is_loopback();
+        let address = SocketAddr::new(from, address.port());
+
+        Self(Arc::new(Shown { address, own_host, certificate: certificate.map(read) }))
     }
 
     /// Returns where the connection comes from.
     pub(crate) fn address(&self) -> SocketAddr {
         self.0.address
+    }
+
+    /// Tells whether the connection comes from control's own host.
+    pub(crate) fn is_on_own_host(&self) -> bool {
+        self.0.own_host
     }
 
     /// Tells whether a certificate was shown.

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use overlay_core::Revision;
+use overlay_core::{NodeId, Revision};
 use overlay_proto::convert::field;
 use overlay_proto::v1::control_server::Control;
 use overlay_proto::{Code, Refusal, v1};
@@ -17,9 +17,30 @@ use crate::clock;
 use crate::pki::NodeRequest;
 use crate::registry::{Command, Outcome};
 use crate::token::FreshToken;
+use crate::watch::Opened;
+use crate::watch::hub::{Session, Watcher};
 use crate::watch::stream::{Feed, QUEUE};
 
 type Answer<T> = Result<Response<T>, Status>;
+
+impl Service {
+    /// Opens a watch, unless another process of the same node has one and is still there.
+    async fn open(&self, node: NodeId, watcher: Watcher) -> Result<Arc<Session>, Refusal> {
+        let mut silent = None;
+        loop {
+            match self.hub.open(node, watcher.clone(), silent.as_ref(), clock::now_unix())? {
+                Opened::Open(session) => return Ok(session),
+                Opened::Occupied(earlier) if earlier.answers().await => {
+                    return Err(earlier.turned_away(watcher.address, clock::now_unix()));
+                }
+                Opened::Occupied(earlier) => {
+                    tracing::info!(%node, from = %earlier.address(), "A watch whose agent is gone gives way");
+                    silent = Some(earlier);
+                }
+            }
+        }
+    }
+}
 
 #[tonic::async_trait]
 impl Control for Service {
@@ -27,18 +48,27 @@ impl Control for Service {
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
         let node = self.caller(&request)?;
-        let expires = auth::peer(&request)?.expires();
+        let peer = auth::peer(&request)?;
         let asked = request.into_inner();
         // Another cluster's history, or none, is answered with everything.
         let ours = asked.revision > 0 && asked.cluster == self.cluster().to_string();
-        let session = self.hub.open(node, clock::now_unix())?;
+        let watcher = Watcher { instance: requests::instance(asked.instance)?, address: peer.address().ip() };
+        let session = self.open(node, watcher).await?;
+        self.places.note(node, peer.is_on_own_host());
         let at = ours.then_some(Revision(asked.revision));
-        let feed =
-            Feed { hub: Arc::clone(&self.hub), problems: self.conditions.subscribe(), session, node, expires, at };
+        let (hub, place, problems) = (Arc::clone(&self.hub), self.places.subscribe(), self.conditions.subscribe());
+        let feed = Feed { hub, problems, session, node, expires: peer.expires(), at, place };
         let (outlet, stream) = mpsc::channel(QUEUE);
         tokio::spawn(feed.run(outlet));
 
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn confirm(&self, request: Request<v1::ConfirmRequest>) -> Answer<v1::ConfirmResponse> {
+        let node = self.caller(&request)?;
+        self.hub.confirm(node, &request.get_ref().instance);
+
+        Ok(Response::new(v1::ConfirmResponse {}))
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Answer<v1::RenewResponse> {

@@ -6,7 +6,6 @@ mod enrollment;
 mod listing;
 pub(crate) mod requests;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +16,10 @@ use overlay_proto::{Code, Refusal, v1};
 pub(crate) use auth::Peer;
 pub(crate) use enrollment::Tarpit;
 
-use crate::addresses;
 use crate::clock;
 use crate::conditions::Conditions;
 use crate::pki::{Authority, NodeRequest};
+use crate::place::Places;
 use crate::registry::{Actor, Command, Outcome, Settings};
 use crate::token::FreshToken;
 use crate::watch::Hub;
@@ -37,8 +36,8 @@ pub(crate) struct Service {
     pub(crate) authority: Arc<Authority>,
     /// What `init` decided.
     pub(crate) settings: Settings,
-    /// Where control listens.
-    pub(crate) listen: SocketAddr,
+    /// Where control is found.
+    pub(crate) places: Arc<Places>,
     /// How long a node's certificate is valid.
     pub(crate) cert_ttl: Duration,
     /// What control itself cannot do.
@@ -79,7 +78,7 @@ impl Service {
     }
 
     fn join_line(&self, token: FreshToken) -> overlay_proto::JoinLine {
-        token.line(self.authority.pin(), addresses::of_control(&self.settings.advertise, self.listen))
+        token.line(self.authority.pin(), self.places.for_join_lines())
     }
 }
 

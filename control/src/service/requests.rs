@@ -8,6 +8,9 @@ use crate::registry::limits::MAX_CALL_ENDPOINTS;
 use crate::registry::{Announce, Command, CreateNetwork, CreateToken};
 use crate::token::FreshToken;
 
+/// The longest name of an agent's process, in bytes.
+const MAX_INSTANCE: usize = 64;
+
 pub(crate) fn announce(request: v1::AnnounceRequest) -> Result<Command, Refusal> {
     Ok(Command::Announce(Announce {
         underlay: convert::underlay(&request.underlay)?,
@@ -16,6 +19,15 @@ pub(crate) fn announce(request: v1::AnnounceRequest) -> Result<Command, Refusal>
         differences: convert::differences(request.differences)?,
         version: request.version,
     }))
+}
+
+/// Checks the name of an agent's process; agents that know of none send nothing.
+pub(crate) fn instance(text: String) -> Result<String, Refusal> {
+    if text.len() <= MAX_INSTANCE && text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        Ok(text)
+    } else {
+        Err(Refusal::new(Code::InvalidInput, format!("instance: use at most {MAX_INSTANCE} letters and digits")))
+    }
 }
 
 pub(crate) fn create_network(request: v1::CreateNetworkRequest) -> Result<Command, Refusal> {

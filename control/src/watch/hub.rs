@@ -1,17 +1,25 @@
 //! The published present, and who watches it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use overlay_core::{Delta, NodeId, Revision, RowKey, View};
-use overlay_proto::{Code, Refusal};
-use tokio::sync::Notify;
+use overlay_proto::{Code, Refusal, v1};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::catch_up;
 use super::history::History;
+use super::rival::{self, Rival};
 use crate::registry::{State, Touched};
 use crate::store::{Footprint, Step};
+
+/// How long an agent may take to say that it is still there, when another one shows its certificate.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// Everything that readers and watchers are told, and nothing that is not stored yet.
 #[derive(Debug)]
@@ -43,15 +51,106 @@ pub(crate) struct Presence {
     pub(crate) revision: Revision,
 }
 
+/// Who opens a watch.
+#[derive(Debug, Clone)]
+pub(crate) struct Watcher {
+    /// Random, of the agent's process; empty when it names none.
+    pub(crate) instance: String,
+    /// Where it connects from.
+    pub(crate) address: IpAddr,
+}
+
+/// What came of opening a watch.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    /// It is open.
+    Open(Arc<Session>),
+    /// Another process of the same node has one open; whether it is still there must be asked.
+    Occupied(Arc<Session>),
+}
+
 /// One open watch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Session {
+    watcher: Watcher,
     wake: Notify,
+    /// Something is to be told beside the membership.
+    prompt: Notify,
+    asked: AtomicBool,
+    answers: watch::Sender<u64>,
+    rival: Rival,
     closed: CancellationToken,
     reason: OnceLock<Refusal>,
 }
 
 impl Session {
+    fn new(watcher: Watcher) -> Self {
+        Self {
+            watcher,
+            wake: Notify::new(),
+            prompt: Notify::new(),
+            asked: AtomicBool::new(false),
+            answers: watch::Sender::new(0),
+            rival: Rival::default(),
+            closed: CancellationToken::new(),
+            reason: OnceLock::new(),
+        }
+    }
+
+    /// Returns where the watcher connects from.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.watcher.address
+    }
+
+    /// Asks the watcher whether it is still there, and waits for the answer.
+    pub(crate) async fn answers(&self) -> bool {
+        let mut answers = self.answers.subscribe();
+        self.asked.store(true, Ordering::Relaxed);
+        self.prompt.notify_one();
+        tokio::select! {
+            () = self.closed.cancelled() => false,
+            answer = timeout(ANSWER, answers.changed()) => matches!(answer, Ok(Ok(()))),
+        }
+    }
+
+    /// Notes that another process showed this watcher's certificate and was turned away, at `unix` seconds since 1970.
+    pub(crate) fn turned_away(&self, address: IpAddr, unix: u64) -> Refusal {
+        if self.rival.turned_away(address, unix, Instant::now()) {
+            tracing::warn!(kept = %self.watcher.address, turned_away = %address, "Two hosts use the identity of one node");
+            self.prompt.notify_one();
+        }
+
+        rival::refusal(self.watcher.address)
+    }
+
+    /// Waits until the watcher must be told something beside the membership, at once.
+    pub(crate) async fn prompted(&self) {
+        self.prompt.notified().await;
+    }
+
+    /// Waits until the other process has not been seen for so long that it is gone; for ever when there is none.
+    pub(crate) async fn rival_gone(&self) {
+        match self.rival.until() {
+            Some(until) => tokio::time::sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Writes what the watcher is told beside the membership.
+    pub(crate) fn alive(&self, unix_time: u64) -> v1::Alive {
+        v1::Alive {
+            unix_time,
+            clash: self.rival.told(Instant::now()),
+            answer: self.asked.swap(false, Ordering::Relaxed),
+            ..v1::Alive::default()
+        }
+    }
+
+    /// Notes that nobody serves the watch any more.
+    pub(crate) fn over(&self) {
+        self.closed.cancel();
+    }
+
     /// Waits until something changed for this watcher.
     pub(crate) async fn woken(&self) {
         self.wake.notified().await;
@@ -153,18 +252,31 @@ impl Hub {
         }
     }
 
-    /// Opens a watch; an earlier one of the same node ends.
+    /// Opens a watch; an earlier one of the same process ends, as does one of a process that was asked and kept `silent`.
     ///
     /// # Errors
     ///
     /// When the node was taken out meanwhile.
-    pub(crate) fn open(&self, node: NodeId, now: u64) -> Result<Arc<Session>, Refusal> {
+    pub(crate) fn open(
+        &self,
+        node: NodeId,
+        watcher: Watcher,
+        silent: Option<&Arc<Session>>,
+        now: u64,
+    ) -> Result<Opened, Refusal> {
         let mut watches = self.watches();
         // Under the lock, so that a removal either is seen here or finds the session.
         self.look(|state| state.node(node).map(drop))?;
-        let session = Arc::new(Session::default());
+        let occupied = watches.open.get(&node).filter(|earlier| {
+            let is_silent = silent.is_some_and(|silent| Arc::ptr_eq(silent, earlier));
+            !is_silent && rival::is_another(&earlier.watcher.instance, &watcher.instance)
+        });
+        if let Some(earlier) = occupied {
+            return Ok(Opened::Occupied(Arc::clone(earlier)));
+        }
+        let session = Arc::new(Session::new(watcher));
         if let Some(earlier) = watches.open.insert(node, Arc::clone(&session)) {
-            tracing::warn!(%node, "A second watch of one node replaced the first; if this repeats, two hosts share one state directory");
+            tracing::debug!(%node, "A second watch of one node replaced the first");
             earlier.end(Refusal::new(
                 Code::WrongState,
                 "another watch with this node's identity began; if this repeats, two hosts share one state directory",
@@ -174,7 +286,14 @@ impl Hub {
         presence.online = true;
         presence.seen = now;
 
-        Ok(session)
+        Ok(Opened::Open(session))
+    }
+
+    /// Notes that the agent of a node's watch says that it is still there.
+    pub(crate) fn confirm(&self, node: NodeId, instance: &str) {
+        if let Some(session) = self.watches().open.get(&node).filter(|open| open.watcher.instance == instance) {
+            session.answers.send_modify(|count| *count += 1);
+        }
     }
 
     /// Notes that a watch ended.

@@ -6,6 +6,7 @@
 pub(crate) mod catch_up;
 pub(crate) mod history;
 pub(crate) mod hub;
+pub(crate) mod rival;
 pub(crate) mod stream;
 
-pub(crate) use hub::Hub;
+pub(crate) use hub::{Hub, Opened};

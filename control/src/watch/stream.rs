@@ -12,6 +12,7 @@ use tonic::Status;
 
 use super::hub::{Hub, News, Session};
 use crate::clock;
+use crate::place::Place;
 
 /// How often a watcher is told that control lives.
 pub(crate) const ALIVE: Duration = Duration::from_secs(5);
@@ -37,12 +38,15 @@ pub(crate) struct Feed {
     pub(crate) expires: u64,
     /// Where its view stands.
     pub(crate) at: Option<Revision>,
+    /// Where control is found.
+    pub(crate) place: watch::Receiver<Place>,
 }
 
 impl Feed {
     /// Serves the watch until the watcher goes, is too slow, or may not watch any longer.
     pub(crate) async fn run(mut self, outlet: Outlet) {
         let end = self.serve(&outlet).await;
+        self.session.over();
         self.hub.close(self.node, &self.session, clock::now_unix());
         tracing::debug!(node = %self.node, reason = %end, "Watch ended");
         // A reader that is gone or does not read will not miss the reason.
@@ -55,9 +59,8 @@ impl Feed {
         if let Err(end) = self.send_news(outlet).await {
             return end;
         }
-        // What is wrong already is told at once.
-        if !self.problems.borrow().is_empty() {
-            self.problems.mark_changed();
+        if let Err(end) = self.send_alive(outlet).await {
+            return end;
         }
         loop {
             let step = tokio::select! {
@@ -66,6 +69,10 @@ impl Feed {
                 () = outlet.closed() => Err(Refusal::new(Code::ControlAway, "the watcher went away")),
                 _ = alive.tick() => self.send_alive(outlet).await,
                 Ok(()) = self.problems.changed() => self.send_alive(outlet).await,
+                () = self.session.prompted() => self.send_alive(outlet).await,
+                // Its sender lives as long as control.
+                Ok(()) = self.place.changed() => self.send_alive(outlet).await,
+                () = self.session.rival_gone() => self.send_alive(outlet).await,
                 () = self.session.woken() => self.send_news(outlet).await,
             };
             if let Err(end) = step {
@@ -103,8 +110,11 @@ impl Feed {
             self.send_news(outlet).await?;
         }
 
+        let control = Some(v1::ControlPlace::from(&*self.place.borrow_and_update()));
         let problems = self.problems.borrow_and_update().clone();
-        self.send(outlet, v1::watch_response::Event::Alive(v1::Alive { unix_time: now, problems })).await
+        let alive = v1::Alive { control, problems, ..self.session.alive(now) };
+
+        self.send(outlet, v1::watch_response::Event::Alive(alive)).await
     }
 
     async fn send(&self, outlet: &Outlet, event: v1::watch_response::Event) -> Result<(), Refusal> {

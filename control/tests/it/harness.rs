@@ -178,10 +178,19 @@ impl Node {
 
     /// Watches from where a view stands.
     pub(crate) async fn watch(&self, view: View) -> Result<Watcher, Refusal> {
-        let request = v1::WatchRequest { revision: view.revision.0, cluster: self.cluster.clone() };
+        self.watch_as("", view).await
+    }
+
+    /// Watches as a certain process of this node.
+    pub(crate) async fn watch_as(&self, instance: &str, view: View) -> Result<Watcher, Refusal> {
+        let request = v1::WatchRequest {
+            revision: view.revision.0,
+            cluster: self.cluster.clone(),
+            instance: instance.to_owned(),
+        };
         let stream = self.client.clone().watch(request).await?.into_inner();
 
-        Ok(Watcher { view, stream, snapshots: 0, deltas: 0 })
+        Ok(Watcher { view, stream, snapshots: 0, deltas: 0, alive: v1::Alive::default() })
     }
 }
 
@@ -191,6 +200,8 @@ pub(crate) struct Watcher {
     pub(crate) stream: Streaming<v1::WatchResponse>,
     pub(crate) snapshots: usize,
     pub(crate) deltas: usize,
+    /// What came last beside the membership.
+    pub(crate) alive: v1::Alive,
 }
 
 impl Watcher {
@@ -208,7 +219,7 @@ impl Watcher {
                 self.view.apply_delta(delta.try_into()?).expect("deltas follow each other");
                 self.deltas += 1;
             }
-            Event::Alive(_) => {}
+            Event::Alive(alive) => self.alive = alive,
         }
 
         Ok(true)

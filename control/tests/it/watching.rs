@@ -1,12 +1,14 @@
 //! Watches that break off, fall behind or are many.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use overlay_core::{Revision, View};
 use overlay_proto::{Code, v1};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use crate::harness::{Control, Node};
+use crate::harness::{Control, Node, PATIENCE, Watcher};
 
 #[tokio::test]
 async fn a_watch_goes_on_where_it_broke_off() {
@@ -49,7 +51,7 @@ async fn a_view_from_elsewhere_or_from_the_future_is_replaced() {
     let control = Control::start().await;
     let admin = control.admin().await;
     for (revision, cluster) in [(u64::MAX, admin.cluster.as_str()), (1, "0000deadbeef"), (1, "junk"), (0, "")] {
-        let request = v1::WatchRequest { revision, cluster: cluster.to_owned() };
+        let request = v1::WatchRequest { revision, cluster: cluster.to_owned(), ..v1::WatchRequest::default() };
         let mut stream = admin.client.clone().watch(request).await.unwrap().into_inner();
 
         let first = stream.message().await.unwrap().unwrap().event.unwrap();
@@ -88,6 +90,76 @@ async fn the_second_watch_of_a_node_ends_the_first_and_says_so() {
     let end = first.end().await.expect("it ends with a reason");
     assert_eq!(end.code, Code::WrongState);
     assert!(end.message.contains("state directory"), "{end}");
+}
+
+/// Follows a watch and says, whenever control asks, that its process is still there; tells what control said last.
+fn answering(node: &Node, instance: &'static str, mut watcher: Watcher) -> watch::Receiver<v1::Alive> {
+    let (said, heard) = watch::channel(v1::Alive::default());
+    let mut client = node.client.clone();
+    tokio::spawn(async move {
+        while let Ok(true) = watcher.step().await {
+            if watcher.alive.answer {
+                client.confirm(v1::ConfirmRequest { instance: instance.to_owned() }).await.unwrap();
+            }
+            said.send_replace(watcher.alive.clone());
+        }
+    });
+
+    heard
+}
+
+#[tokio::test]
+async fn of_two_processes_with_one_identity_the_first_is_kept_and_both_are_told() {
+    let control = Control::start().await;
+    let admin = control.admin().await;
+    let first = admin.watch_as("first", View::default()).await.unwrap();
+    let mut heard = answering(&admin, "first", first);
+
+    let refused = [
+        admin.watch_as("copy", View::default()).await.err().expect("it came second"),
+        admin.watch_as("copy", View::default()).await.err().expect("it still is the second"),
+    ];
+    let told = heard.wait_for(|alive| alive.clash.is_some()).await.unwrap().clash.clone().unwrap();
+
+    assert!(refused.iter().all(|refusal| refusal.code == Code::IdentityClash), "{refused:?}");
+    assert!(refused[0].message.contains("another host (127.0.0.1)"), "{}", refused[0]);
+    assert_eq!(told.address, "127.0.0.1");
+    // The copy does not come back, and the first one hears that it is gone.
+    timeout(PATIENCE, heard.wait_for(|alive| alive.clash.is_none())).await.expect("in time").unwrap();
+    assert!(heard.has_changed().is_ok(), "its watch goes on");
+}
+
+#[tokio::test]
+async fn a_process_that_is_gone_gives_way_to_the_next_one_of_its_node() {
+    let control = Control::start().await;
+    let admin = control.admin().await;
+    // It is not there to answer, as after a crash of its host.
+    let mut before = admin.watch_as("before", View::default()).await.unwrap();
+    before.step().await.unwrap();
+
+    let begun = Instant::now();
+    let mut after = admin.watch_as("after", View::default()).await.unwrap();
+    assert!(after.step().await.unwrap());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+
+    let begun = Instant::now();
+    let mut again = admin.watch_as("after", View::default()).await.unwrap();
+    assert!(again.step().await.unwrap());
+    assert!(begun.elapsed() < Duration::from_secs(1), "the same process is not asked: {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn watchers_are_told_where_control_is_and_which_of_them_are_on_its_host() {
+    let control = Control::start().await;
+    let admin = control.admin().await;
+    let mut watcher = admin.watch(View::default()).await.unwrap();
+
+    while watcher.alive.control.is_none() {
+        watcher.step().await.unwrap();
+    }
+
+    let place = watcher.alive.control.unwrap();
+    assert_eq!((place.addresses, place.nodes), (vec![control.address.to_string()], vec![admin.id.clone()]));
 }
 
 #[tokio::test]
@@ -129,7 +201,7 @@ async fn a_change_reaches_every_member() {
     admin.enter(&network).await.unwrap();
     let uses = u32::try_from(count).unwrap();
     let line = admin.token(v1::CreateTokenRequest { uses, ..Default::default() }).await;
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let mut watchers = Vec::new();
     for i in 0..count {
         let node = Node::join(&line, &format!("node{i}")).await.unwrap();
@@ -144,7 +216,7 @@ async fn a_change_reaches_every_member() {
         watcher.reach(settled).await;
     }
 
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let revision = admin.put(vec![admin.endpoint(&network, 2, "second", "10.8.3.4")]).await.unwrap();
     let mut reached = JoinSet::new();
     for (node, mut watcher) in watchers {

@@ -2,6 +2,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod completions;
+pub(crate) mod control;
 pub(crate) mod detach;
 mod each;
 pub(crate) mod endpoint;
@@ -79,6 +80,7 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> Outcome {
         Command::Leave(leave) => leave.run(context).await,
         Command::Token(token) => token.run(context).await,
         Command::Node(node) => node.run(context).await,
+        Command::Control(control) => control.run(context).await,
         Command::Network(network) => network.run(context).await,
         Command::Endpoint(endpoint) => endpoint.run(context).await,
         Command::Ps(ps) => ps.run(context).await,

@@ -388,6 +388,26 @@ impl Agent for Fake {
         self.revised("remove node", &request.get_ref().node)
     }
 
+    async fn list_control(
+        &self,
+        _: Request<v1::ListControlRequest>,
+    ) -> Result<Response<v1::ListControlResponse>, Status> {
+        let _script = self.asked("list control".into())?;
+        let row = v1::ControlAddress { address: CONTROL.to_owned(), source: "announced".to_owned(), in_use: true };
+
+        Ok(Response::new(v1::ListControlResponse { addresses: vec![row] }))
+    }
+
+    async fn set_control(
+        &self,
+        request: Request<v1::SetControlRequest>,
+    ) -> Result<Response<v1::SetControlResponse>, Status> {
+        let request = request.into_inner();
+        let _script = self.asked(format!("set control {} {}", request.addresses.join(","), request.force))?;
+
+        Ok(Response::new(v1::SetControlResponse { answered: request.addresses }))
+    }
+
     async fn create_token(
         &self,
         request: Request<v1::CreateTokenRequest>,

@@ -34,6 +34,11 @@ fn what_a_host_runs_out_of_kills_nobody() {
 }
 
 #[test]
+fn control_is_found_wherever_it_goes() {
+    check("control-moves", 2);
+}
+
+#[test]
 fn what_foreign_hands_break_is_healed() {
     check("foreign", 1);
 }

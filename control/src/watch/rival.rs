@@ -1,0 +1,98 @@
+//! Two processes that show one node's certificate, as when a state directory was copied: the one that was there first is
+//! kept, the other one is turned away, and both are told. Pure.
+
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use overlay_proto::{Code, Refusal, v1};
+use tokio::time::Instant;
+
+/// How long the one that is kept is told of the other after that was turned away last; it comes back every two seconds.
+const STALE: Duration = Duration::from_secs(4);
+
+/// Tells whether a watch that begins is another process's than the one that is open. Agents that name no instance are
+/// taken for the one that was there.
+pub(super) fn is_another(open: &str, coming: &str) -> bool {
+    !open.is_empty() && !coming.is_empty() && open != coming
+}
+
+/// Refuses the one that came second.
+pub(crate) fn refusal(first: IpAddr) -> Refusal {
+    Refusal::new(
+        Code::IdentityClash,
+        format!(
+            "another host ({first}) uses this node's identity and was there first; if this host is the copy, run \
+             `overlayctl leave` here and join with a new token"
+        ),
+    )
+}
+
+/// Who was turned away last, if anybody.
+#[derive(Debug, Default)]
+pub(crate) struct Rival(Mutex<Option<TurnedAway>>);
+
+#[derive(Debug, Clone, Copy)]
+struct TurnedAway {
+    address: IpAddr,
+    since: u64,
+    last: Instant,
+}
+
+impl Rival {
+    /// Notes that somebody was turned away, at `unix` seconds since 1970; tells whether that is news.
+    pub(super) fn turned_away(&self, address: IpAddr, unix: u64, now: Instant) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.filter(|known| known.address == address && now < known.last + STALE);
+        *known = Some(TurnedAway { address, since: before.map_or(unix, |before| before.since), last: now });
+
+        before.is_none()
+    }
+
+    /// Returns what the one that is kept is told.
+    pub(super) fn told(&self, now: Instant) -> Option<v1::IdentityClash> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = known.filter(|known| now < known.last + STALE);
+
+        known.map(|known| v1::IdentityClash { address: known.address.to_string(), since_unix: known.since })
+    }
+
+    /// Returns when there is nothing to tell any more, if there is something now.
+    pub(super) fn until(&self) -> Option<Instant> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+
+        known.map(|known| known.last + STALE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn only_two_named_instances_can_be_told_apart() {
+        assert!(is_another("a", "b"));
+        for (open, coming) in [("a", "a"), ("", "b"), ("a", ""), ("", "")] {
+            assert!(!is_another(open, coming), "{open:?} {coming:?}");
+        }
+    }
+
+    #[test]
+    fn a_rival_is_told_of_while_it_comes_back_and_soon_not_any_more() {
+        let rival = Rival::default();
+        let (address, begun) = (IpAddr::from([192, 0, 2, 9]), Instant::now());
+
+        let news = [(100, 0), (102, 2), (104, 4)]
+            .map(|(unix, after)| rival.turned_away(address, unix, begun + SECOND * after));
+
+        assert_eq!(news, [true, false, false]);
+        let told = rival.told(begun + SECOND * 7).expect("it came three seconds ago");
+        assert_eq!((told.address.as_str(), told.since_unix), ("192.0.2.9", 100));
+        assert_eq!(rival.until(), Some(begun + SECOND * 8));
+        assert_eq!(rival.told(begun + SECOND * 8), None);
+        assert_eq!(rival.until(), None);
+        assert!(rival.turned_away(address, 120, begun + SECOND * 20), "that is a new one");
+    }
+}
