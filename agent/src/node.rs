@@ -29,7 +29,7 @@ use crate::endpoint::{sandbox, warden};
 use crate::local_api;
 use crate::lock::{LockError, StateLock};
 use crate::membership::join::{self, Wishes, in_store};
-use crate::membership::{announce, keeping, link, occupancy, publish, renewal, watch as following};
+use crate::membership::{announce, keeping, link, occupancy, prefix_clash, publish, renewal, watch as following};
 use crate::path::{LaneEvent, Lanes, LanesConfig, StartError, consecutive_ports};
 use crate::problem::{Own, Problems, explain, unix_now};
 use crate::readiness;
@@ -411,6 +411,7 @@ impl Node {
             }
         });
         task!("keeping", s => keeping::run(&s));
+        task!("prefix clash", s => prefix_clash::run(&s));
         task!("announce", s => announce::run(&s));
         task!("publish", s => publish::run(&s));
         task!("occupancy", s => occupancy::run(&s));

@@ -85,7 +85,7 @@ impl Problems {
 
     /// Tells whether a problem of `about` stands.
     pub(crate) fn stands(&self, about: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(about)
+        self.stated().contains_key(about)
     }
 
     /// States that `about` works.

@@ -23,6 +23,7 @@ use crate::membership::candidates::{self, Candidate};
 use crate::membership::control_book::ControlBook;
 use crate::membership::keyring::Keyring;
 use crate::membership::link::Link;
+use crate::membership::prefix_clash::HostPrefixes;
 use crate::membership::publish::Unpublished;
 use crate::path::Lanes;
 use crate::problem::{Problems, explain};
@@ -82,6 +83,8 @@ pub(crate) struct Session {
     pub(crate) control: ControlBook,
     /// The process that lives it.
     pub(crate) process: Process,
+    /// What the host has in use beside the networks.
+    pub(crate) host_prefixes: watch::Sender<HostPrefixes>,
     /// Whether this host may carry packets as this node.
     pub(crate) standing: watch::Sender<Standing>,
     /// Its endpoints.
@@ -150,6 +153,7 @@ impl Session {
             link: Link::new(),
             control: ControlBook::new(store.clone(), loaded.control),
             process,
+            host_prefixes: watch::Sender::default(),
             standing: watch::Sender::new(Standing::Unproven),
             journal: Journal::new(store.clone(), loaded.endpoints, loaded.cursors),
             docker: Book::new(store.clone(), loaded.docker),

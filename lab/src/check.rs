@@ -50,7 +50,7 @@ pub struct Check {
 }
 
 /// All checks.
-pub const CHECKS: [Check; 33] = [
+pub const CHECKS: [Check; 34] = [
     Check { name: "offline", what: "the data path needs no control", rounds: 1, run: offline::run },
     Check { name: "restart", what: "agents may be killed at any moment", rounds: 100, run: restart::run },
     Check { name: "control", what: "what control acknowledged survives kill -9", rounds: 20, run: control::run },

@@ -43,6 +43,8 @@ pub struct HostNetwork {
     pub addresses: Vec<HostAddress>,
     /// All its addresses but those of loopback and link, whatever interface they are on.
     pub own: BTreeSet<IpAddr>,
+    /// Every prefix that the host has an address in, with the interface.
+    pub links: BTreeMap<IpNet, String>,
     /// Every prefix that the host has a route to (default routes aside) or an address in, with the interface.
     pub prefixes: BTreeMap<IpNet, String>,
 }
@@ -85,6 +87,7 @@ impl HostNetwork {
         Ok(Self {
             addresses: candidates(addresses.iter().map(|a| (a.link.as_str(), a.address.addr())), &links, &outward),
             own: addresses.iter().map(|a| a.address.addr()).filter(|ip| may_advertise(*ip)).collect(),
+            links: connected.clone().collect(),
             prefixes: routed.chain(connected).collect(),
         })
     }

@@ -1,7 +1,7 @@
 //! What `overlayctl` asks of this node, over a Unix socket that only root and the agent's own user may use.
 
-mod events;
 mod control;
+mod events;
 mod listing;
 mod ping;
 mod service;

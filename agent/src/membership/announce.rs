@@ -1,6 +1,6 @@
 //! Tells control how this node is reached and which prefixes its host uses, on every connection and as soon as it changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use overlay_proto::{Code, Refusal, v1};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::link;
+use super::prefix_clash::HostPrefixes;
 use crate::endpoint::sandbox::kernel;
 use crate::kernel::host::{HostAddress, HostNetwork};
 use crate::kernel::{Changes, Netns, Place, Subscription};
@@ -117,6 +118,18 @@ fn request(session: &Session, host: &HostNetwork) -> v1::AnnounceRequest {
         .filter(|record| record.sandbox == SandboxRecord::Host)
         .map(|record| record.ifname.clone())
         .collect();
+    let foreign = |all: &BTreeMap<IpNet, String>| -> BTreeMap<IpNet, String> {
+        all.iter()
+            .filter(|(_, holder)| !ours.contains(*holder))
+            .map(|(prefix, holder)| (*prefix, holder.clone()))
+            .collect()
+    };
+    let prefixes = HostPrefixes { links: foreign(&host.links), routes: foreign(&host.prefixes) };
+    session.host_prefixes.send_if_modified(|known| {
+        let changed = *known != prefixes;
+        *known = prefixes;
+        changed
+    });
     let advertise = &session.identity().advertise;
     let underlay = if advertise.is_empty() {
         host.addresses.iter().filter(|a| !ours.contains(&a.link)).map(|a| a.address.to_string()).collect()

@@ -12,6 +12,7 @@ pub(crate) mod keeping;
 pub(crate) mod keyring;
 pub(crate) mod link;
 pub(crate) mod occupancy;
+pub(crate) mod prefix_clash;
 pub(crate) mod publish;
 pub(crate) mod renewal;
 pub(crate) mod watch;

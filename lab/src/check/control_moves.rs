@@ -1,5 +1,5 @@
 //! Control moves: its host's address changes under the nodes' connections and under traffic, packets to it vanish, it is
-//! halted, it is found by hand, and a host pretends to be another one. `status` says what is wrong and, soon after, that
+//! halted, it is found by hand; a bridge comes onto a network's prefix, and a host pretends to be another one. `status` says what is wrong and, soon after, that
 //! it is right again.
 
 use std::net::Ipv4Addr;
@@ -54,6 +54,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     by_hand(&mut cluster, home, notes)?;
     dropped(&cluster, notes)?;
     halted(&cluster, notes)?;
+    clash(&cluster, notes)?;
     copied(&cluster, notes)?;
 
     drop(servers);
@@ -196,6 +197,18 @@ fn halted(cluster: &Cluster, notes: &mut Notes) -> Result<()> {
     named(cluster, "control halted", &[(1, "control-away"), (2, "control-away")], notes, || {
         cluster.host(0).kill(control, "CONT")
     })
+}
+
+/// A bridge comes onto a network's prefix, as one of another container engine does.
+fn clash(cluster: &Cluster, notes: &mut Notes) -> Result<()> {
+    let networks = cluster.ctl_json(0, &["network", "ls"])?;
+    let prefix = networks[0]["prefix"].as_str().context("a network has a prefix")?;
+    let address = prefix.split('/').next().unwrap_or_default();
+    let script = format!("ip link add br-lab type bridge; ip link set br-lab up; ip addr add {address}/24 dev br-lab");
+    let ip = |script: &str| cluster.host(1).try_command("sh")?.args(["-ec", script]).run().map(drop);
+    ip(&script)?;
+
+    named(cluster, "a bridge on a network's prefix", &[(1, "prefix-clash")], notes, || ip("ip link del br-lab"))
 }
 
 /// The state of host 2 is copied to host 3: the copy carries nothing and is told so; the real one is told, too, and what
