@@ -359,7 +359,10 @@ fn cgroup(lab: &str, host: &str) -> String {
 /// Removes the cgroups that engines of a lab made; they outlive the lab's processes.
 pub(crate) fn forget(lab: &str) {
     let prefix = cgroup(lab, "");
-    for folder in cgroup_folders(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default()) {
+    let top = PathBuf::from(CGROUPS);
+    let below = fs::read_dir(&top).into_iter().flatten().flatten().map(|entry| entry.path());
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    for folder in cgroup_folders(&below.chain([top.clone()]).collect::<Vec<_>>(), &own) {
         let groups = fs::read_dir(&folder).into_iter().flatten().flatten();
         for group in groups.filter(|group| group.file_name().to_string_lossy().starts_with(&prefix)) {
             remove_tree(&group.path());
@@ -368,17 +371,12 @@ pub(crate) fn forget(lab: &str) {
 }
 
 /// Lists where engines may have made cgroups: in each hierarchy at its top, and in this process's own group, below which
-/// they are made where this process runs in a container.
-fn cgroup_folders(own: &str) -> BTreeSet<PathBuf> {
-    let top = Path::new(CGROUPS);
-    let hierarchies = own.lines().filter_map(|line| {
-        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-        let name = controllers.strip_prefix("name=").unwrap_or(controllers);
+/// they are made where this process runs in a container. `own` is what the kernel says of that group.
+fn cgroup_folders(hierarchies: &[PathBuf], own: &str) -> BTreeSet<PathBuf> {
+    let paths = own.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    let paths: BTreeSet<&str> = paths.map(|path| path.trim_start_matches('/')).chain([""]).collect();
 
-        Some([top.join(name), top.join(name).join(path.trim_start_matches('/'))])
-    });
-
-    hierarchies.flatten().chain([top.to_owned()]).collect()
+    hierarchies.iter().flat_map(|hierarchy| paths.iter().map(|path| hierarchy.join(path))).collect()
 }
 
 /// A cgroup is removed from its leaves up, by removing folders; their files are the kernel's.
@@ -397,11 +395,12 @@ mod tests {
 
     #[test]
     fn cgroups_are_looked_for_at_the_top_and_in_the_own_group() {
-        let own = "9:name=systemd:/\n4:memory:/ci/6d17\n3:cpu,cpuacct:/\n0::/user.slice\n";
+        let own = "9:name=systemd:/\n4:memory:/ci/6d17\n0::/\n";
+        let hierarchies = ["memory", "unified", ""].map(|name| Path::new(CGROUPS).join(name));
 
-        let folders = cgroup_folders(own);
+        let folders = cgroup_folders(&hierarchies, own);
 
-        for path in ["", "systemd", "memory", "memory/ci/6d17", "cpu,cpuacct", "user.slice"] {
+        for path in ["", "memory", "memory/ci/6d17", "unified", "ci/6d17"] {
             assert!(folders.contains(&Path::new(CGROUPS).join(path)), "{path}");
         }
     }
