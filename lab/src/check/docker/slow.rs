@@ -19,12 +19,7 @@ const STOPPED: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(60),
 /// The networks of the check.
 const NETWORKS: [&str; 3] = ["net1", "net2", "net3"];
 /// The calls of a container's start, in the engine's order.
-const STARTING: [&str; 4] = [
-    "/IpamDriver.RequestAddress",
-    "/NetworkDriver.CreateEndpoint",
-    "/NetworkDriver.Join",
-    "/NetworkDriver.EndpointOperInfo",
-];
+const STARTING: [&str; 3] = ["/IpamDriver.RequestAddress", "/NetworkDriver.CreateEndpoint", "/NetworkDriver.Join"];
 /// The calls of its end.
 const ENDING: [&str; 3] = ["/NetworkDriver.Leave", "/NetworkDriver.DeleteEndpoint", "/IpamDriver.ReleaseAddress"];
 /// Processes that keep the processors busy, and containers that start meanwhile.
@@ -70,7 +65,7 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
 /// Three containers start at once, each held up at another call, while the engine answers all
 /// else and lists none of their endpoints.
 fn held(pair: &Pair, notes: &mut Notes) -> Result<()> {
-    let calls = &STARTING[..3];
+    let calls = &STARTING;
     let holds: Vec<String> = calls.iter().map(|call| format!("{call}={}", HELD.as_millis())).collect();
     let late: Vec<&str> = holds.iter().flat_map(|hold| ["--hold", hold.as_str()]).collect();
     let relay = Relay::with_late(pair, 0, &late)?;
@@ -107,7 +102,6 @@ fn stopped(pair: &Pair, call: &str, time: Duration) -> Result<()> {
     let start = Instant::now();
     let output = begin(pair, "slow", NETWORKS[0], time + PATIENCE)?.wait(time + PATIENCE)?;
     ensure!(output.status.success(), "the container did not start: {}", output.stderr);
-    ensure!(ENDING.contains(&call) || start.elapsed() >= time, "dockerd was not stopped");
     whole(pair, "slow")?;
     let remove = pair.engines[0].docker(&["rm", "-f", "slow"])?.deadline(time + PATIENCE).run()?;
     ensure!(remove.status.success(), "the container was not removed: {}", remove.stderr);
