@@ -297,10 +297,23 @@ impl Cluster {
     /// # Errors
     ///
     /// When a host cannot leave, or something is left.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(self) -> Result<()> {
+        self.finish_by(&["leave"])
+    }
+
+    /// The same for a cluster with nodes that are none of its hosts, which lose their control.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::finish`].
+    pub(crate) fn finish_with_strangers(self) -> Result<()> {
+        self.finish_by(&["leave", "--force"])
+    }
+
+    fn finish_by(mut self, leave: &[&str]) -> Result<()> {
         for index in (0..self.lab.hosts().len()).rev() {
             self.wait_for_control(index)?;
-            self.ctl(index, &["leave"])?;
+            self.ctl(index, leave)?;
         }
         self.restarted.clear();
         for (host, before) in self.lab.hosts().iter().zip(&self.before) {

@@ -68,7 +68,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     }
 
     drop((crowd, sinks));
-    cluster.finish()
+    cluster.finish_with_strangers()
 }
 
 /// Says what the agent takes, in KiB.

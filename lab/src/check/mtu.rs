@@ -69,6 +69,9 @@ impl Ground {
         let mut cluster = self.cluster()?;
         cluster.ctl(0, &["network", "create", "net", "--subnet", "10.64.0.0/16", "--subnet", "fd64::/64"])?;
         let servers = Servers::start(&cluster)?;
+        // Those of the agents' start have found the path that control was reached by.
+        set_path(&cluster, LINK)?;
+        forget_sessions(&mut cluster)?;
         let captures: Vec<Capture> = (0..2).map(|host| cluster.lab().capture_link(host)).collect::<Result<_>>()?;
 
         for path in PATHS.into_iter().filter(|path| !self.is_v6 || *path >= MIN_V6) {
