@@ -50,7 +50,7 @@ pub struct Check {
 }
 
 /// All checks.
-pub const CHECKS: [Check; 34] = [
+pub const CHECKS: &[Check] = &[
     Check { name: "offline", what: "the data path needs no control", rounds: 1, run: offline::run },
     Check { name: "restart", what: "agents may be killed at any moment", rounds: 100, run: restart::run },
     Check { name: "control", what: "what control acknowledged survives kill -9", rounds: 20, run: control::run },
@@ -119,7 +119,7 @@ impl Check {
     /// Finds a check by name.
     #[must_use]
     pub fn find(name: &str) -> Option<Self> {
-        CHECKS.into_iter().find(|check| check.name == name)
+        CHECKS.iter().find(|check| check.name == name).copied()
     }
 
     /// Runs the check, saying its figures on standard output.
