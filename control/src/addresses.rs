@@ -1,4 +1,5 @@
-//! Which addresses other hosts reach control by: what join lines carry and nodes are told. Pure, but for reading the host.
+//! The addresses by which other hosts reach control, for join lines and nodes. Pure, except for
+//! reading the host.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,9 +11,10 @@ use overlay_proto::join_line::MAX_ADDRESSES;
 
 /// Interfaces that lead to containers or virtual machines of this host, never to other hosts.
 const INWARD: [&str; 7] = ["docker", "br-", "virbr", "cni", "podman", "veth", "ov"];
-/// What QEMU's and VirtualBox's user networking gives to every guest alike: no guest reaches another one by it.
+/// The network that QEMU's and VirtualBox's user networking give to every guest alike: guests
+/// cannot reach each other by it.
 const GUEST_NAT: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0), 24);
-/// The way out of that network.
+/// The gateway of that network.
 const GUEST_NAT_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
 /// An address of this host.
@@ -22,16 +24,17 @@ pub(crate) struct Own {
     pub(crate) interface: String,
     /// The address.
     pub(crate) address: IpAddr,
-    /// What the interface is.
+    /// The kind of interface.
     pub(crate) kind: Kind,
-    /// Where the interface's default route leads to, if it has one; unspecified: onto the link itself.
+    /// The next hop of the interface's default route, if it has one; unspecified when the route is
+    /// on-link.
     pub(crate) default_route: Option<IpAddr>,
 }
 
-/// What an interface is.
+/// The kind of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A network card, or what a hypervisor shows as one.
+    /// A network card, or a virtual one of a hypervisor.
     Hardware,
     /// A bridge.
     Bridge,
@@ -39,7 +42,7 @@ pub(crate) enum Kind {
     Other,
 }
 
-/// How likely another host reaches an address.
+/// How likely other hosts can reach an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     /// Its interface leads out of the host.
@@ -48,19 +51,20 @@ enum Rank {
     Hardware,
     /// It is on anything else that may lead to other hosts.
     Other,
-    /// Every guest of a hypervisor has the same.
+    /// Every guest of a hypervisor has the same address.
     GuestNat,
-    /// Only this host's containers and virtual machines reach it.
+    /// Only this host's containers and virtual machines can reach it.
     Inward,
 }
 
-/// Lists the addresses for join lines: what was advertised; else what control listens on; else this host's.
+/// Lists the addresses for join lines: the advertised ones, else the one control listens on, else
+/// those of this host.
 pub(crate) fn for_join_lines(advertised: &[String], listen: SocketAddr, own: &[Own]) -> Vec<String> {
     if advertised.is_empty() { listening(listen, own) } else { advertised.to_vec() }
 }
 
-/// Lists the addresses that nodes are told: what was advertised, and then where control really listens, which is what is
-/// left when it has moved.
+/// Lists the addresses for nodes: the advertised ones, then those that control really listens on,
+/// which still work after it has moved.
 pub(crate) fn for_nodes(advertised: &[String], listen: SocketAddr, own: &[Own]) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let all = advertised.iter().cloned().chain(listening(listen, own));
@@ -75,15 +79,15 @@ fn listening(listen: SocketAddr, own: &[Own]) -> Vec<String> {
     let reachable = ranked(own).into_iter().filter(|ip| ip.is_ipv4() || listen.is_ipv6());
     let mut found: Vec<_> = reachable.take(MAX_ADDRESSES).map(|ip| SocketAddr::new(ip, listen.port())).collect();
     if found.is_empty() {
-        // A host with nothing but its loopback still talks to itself.
+        // A host with only a loopback interface can still talk to itself.
         found.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listen.port()));
     }
 
     found.iter().map(SocketAddr::to_string).collect()
 }
 
-/// Sorts addresses by how likely another host reaches them, IPv4 before IPv6. Those that no other host reaches are left
-/// out, unless there is nothing better.
+/// Sorts addresses by how likely other hosts can reach them, IPv4 before IPv6. Those that no other
+/// host can reach are left out unless there is nothing better.
 fn ranked(own: &[Own]) -> Vec<IpAddr> {
     let mut all: Vec<_> = own.iter().filter(|own| is_usable(own.address)).map(|own| (rank(own), own.address)).collect();
     all.sort_by_key(|(rank, address)| (*rank, address.is_ipv6()));
@@ -99,7 +103,7 @@ fn ranked(own: &[Own]) -> Vec<IpAddr> {
 fn is_usable(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
-        // A link-local address means nothing without an interface of the dialling host.
+        // A link-local address is meaningless without an interface of the dialling host.
         IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
     }
 }
@@ -108,7 +112,7 @@ fn rank(own: &Own) -> Rank {
     let nat = matches!(own.address, IpAddr::V4(v4) if GUEST_NAT.contains(&v4));
     match own.default_route {
         Some(gateway) if nat && gateway == IpAddr::V4(GUEST_NAT_GATEWAY) => Rank::GuestNat,
-        // Also a bridge: hosts of virtual machines have their card in one.
+        // Bridges count, too: virtual machine hosts have their network card in one.
         Some(_) => Rank::Outward,
         None if INWARD.iter().any(|prefix| own.interface.starts_with(prefix)) => Rank::Inward,
         None => match own.kind {
@@ -119,7 +123,7 @@ fn rank(own: &Own) -> Rank {
     }
 }
 
-/// Reads this host's addresses; what cannot be read is taken for not there.
+/// Reads this host's addresses; those that cannot be read are skipped.
 pub(crate) fn of_host() -> Vec<Own> {
     let Ok(all) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
     let routes = default_routes(
@@ -151,13 +155,13 @@ fn kind(interface: &str) -> Kind {
     }
 }
 
-/// Reads default routes, as interface and gateway, out of the kernel's tables.
+/// Parses the default routes, as interface and gateway, from the kernel's tables.
 fn default_routes(route: &str, ipv6_route: &str) -> Vec<(String, IpAddr)> {
     let v4 = route.lines().filter_map(|line| {
         let words: Vec<_> = line.split_whitespace().collect();
         let (["00000000", gateway], "00000000") = (words.get(1..3)?, *words.get(7)?) else { return None };
         let gateway = u32::from_str_radix(gateway, 16).ok()?;
-        // Written as the processor's number of the bytes in network order.
+        // The kernel prints the bytes in network order as a native-endian number.
         Some((words.first()?.to_string(), IpAddr::from(gateway.to_ne_bytes())))
     });
     let v6 = ipv6_route.lines().filter_map(|line| {

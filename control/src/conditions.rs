@@ -1,4 +1,5 @@
-//! What control itself cannot do at this moment: told to every node that watches, so that people hear of it where they look.
+//! Problems of control itself, reported to every node that watches, so that operators see them in
+//! `overlayctl status`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use overlay_proto::v1;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-/// How often is looked.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the conditions are checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The conditions of this process.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ pub(crate) struct Conditions {
 }
 
 impl Conditions {
-    /// Begins with everything well.
+    /// Creates conditions without problems.
     pub(crate) fn new(log: Log) -> Self {
         Self {
             log,
@@ -33,7 +34,7 @@ impl Conditions {
         }
     }
 
-    /// Looks again and again, until the task is dropped.
+    /// Checks the conditions periodically until the task is dropped.
     pub(crate) async fn run(&self) {
         loop {
             let present = self.look();
@@ -42,16 +43,16 @@ impl Conditions {
                 *known = present;
                 changed
             });
-            sleep(LOOK).await;
+            sleep(CHECK_INTERVAL).await;
         }
     }
 
-    /// Hears of what is not well, and of every change of that.
+    /// Subscribes to the problems.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Vec<v1::ControlProblem>> {
         self.problems.subscribe()
     }
 
-    /// Notes that changes cannot be stored.
+    /// Records that changes cannot be stored.
     pub(crate) fn storage_failed(&self, text: String, now: u64) {
         self.storage.send_modify(|trouble| {
             let since = trouble.as_ref().map_or(now, |trouble| trouble.since);
@@ -59,7 +60,8 @@ impl Conditions {
         });
     }
 
-    /// Notes that a change was stored in `file`. On a full disk, what is small may be while larger things are not.
+    /// Records that a change was stored in `file`. On a disk that is full, small changes may
+    /// succeed where larger ones fail.
     pub(crate) fn storage_works(&self, file: &Path) {
         if self.storage.borrow().is_none() || !disk::has_room(file) {
             return;
@@ -69,13 +71,13 @@ impl Conditions {
         }
     }
 
-    /// Waits until changes cannot be stored.
+    /// Waits until changes can no longer be stored.
     pub(crate) async fn storage_fails(&self) {
-        // The sender is this very value's.
+        // The sender is a field of this value, so it outlives the wait.
         let _ = self.storage.subscribe().wait_for(Option::is_some).await;
     }
 
-    /// Lists what is not well.
+    /// Lists the current problems.
     fn look(&self) -> Vec<v1::ControlProblem> {
         let troubles = [
             ("storage", self.storage.borrow().clone()),

@@ -1,4 +1,4 @@
-//! What `serve` and `init` are told.
+//! The configuration of `serve` and `init`.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -8,18 +8,18 @@ use ipnet::Ipv4Net;
 use overlay_daemon::log::Log;
 use overlay_proto::join_line::MAX_ADDRESSES;
 
-/// The port control listens on unless told otherwise.
+/// The default port of control.
 pub const DEFAULT_PORT: u16 = 7443;
-/// How long a node's certificate is valid unless told otherwise.
+/// How long a node's certificate is valid by default.
 pub const DEFAULT_CERT_TTL: Duration = Duration::from_secs(24 * 3_600);
-/// The shortest life of a node's certificate: below it, renewals would fill the log.
+/// The shortest lifetime of a node's certificate: with less, renewals would fill the log.
 const MIN_CERT_TTL: Duration = Duration::from_secs(10);
-/// The longest: one that is lost should not be good for ever.
+/// The longest lifetime: a certificate that is lost should not be valid forever.
 const MAX_CERT_TTL: Duration = Duration::from_secs(366 * 86_400);
-/// Where the prefixes of networks come from unless told otherwise: a part of 10/8 that few sites use.
+/// The default pool for the prefixes of networks: a part of 10/8 that few sites use.
 pub const DEFAULT_POOL: &str = "10.64.0.0/10";
 
-/// A setting is wrong; names it and says what to write.
+/// A setting that is wrong; the message names it and says what to write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidConfig(pub(crate) String);
@@ -27,23 +27,23 @@ pub struct InvalidConfig(pub(crate) String);
 /// How control runs.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The directory that `init` made.
+    /// The directory that `init` created.
     pub state: PathBuf,
-    /// Where to listen; what `init` was told when missing.
+    /// Where to listen; by default, where `init` was told to.
     pub listen: Option<SocketAddr>,
     /// How long a node's certificate is valid, 10 seconds to 366 days.
     pub cert_ttl: Duration,
-    /// Where control logs, so that the nodes hear when it cannot.
+    /// The log, so that nodes learn when it cannot be written.
     pub log: Log,
 }
 
 impl Config {
-    /// Makes a configuration with defaults.
+    /// Creates a configuration with defaults.
     pub fn new(state: impl Into<PathBuf>) -> Self {
         Self { state: state.into(), listen: None, cert_ttl: DEFAULT_CERT_TTL, log: Log::default() }
     }
 
-    /// Checks what the parser cannot.
+    /// Checks what the command line parser cannot.
     ///
     /// # Errors
     ///
@@ -60,25 +60,26 @@ impl Config {
 /// How a cluster begins.
 #[derive(Debug, Clone)]
 pub struct InitConfig {
-    /// The directory to make; it must not hold a cluster yet.
+    /// The directory to create; it must not hold a cluster yet.
     pub state: PathBuf,
-    /// Where `serve` listens unless it is told otherwise.
+    /// Where `serve` listens by default.
     pub listen: SocketAddr,
     /// Where the prefixes of networks come from.
     pub pool: Ipv4Net,
-    /// What join lines carry, as `HOST:PORT` or `HOST`; empty: the addresses of this host.
+    /// The addresses that join lines carry, as `HOST:PORT` or `HOST`; those of this host when
+    /// empty.
     pub advertise: Vec<String>,
 }
 
 impl InitConfig {
-    /// Makes a configuration with defaults.
+    /// Creates a configuration with defaults.
     pub fn new(state: impl Into<PathBuf>) -> Self {
         let pool = Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 64, 0, 0), 10);
 
         Self { state: state.into(), listen: default_listen(), pool, advertise: Vec::new() }
     }
 
-    /// Checks everything and fills ports in.
+    /// Checks everything and fills in ports.
     pub(crate) fn checked(mut self) -> Result<Self, InvalidConfig> {
         let pool = overlay_proto::convert::network_prefix(&self.pool.to_string())
             .map_err(|refusal| InvalidConfig(format!("--pool: {refusal}")))?;
@@ -95,7 +96,7 @@ impl InitConfig {
     }
 }
 
-/// Returns where control listens unless told otherwise: every address of both families.
+/// Returns where control listens by default: on every address of both families.
 pub(crate) fn default_listen() -> SocketAddr {
     SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), DEFAULT_PORT)
 }
@@ -107,7 +108,7 @@ fn advertised(text: &str, port: u16) -> Result<String, InvalidConfig> {
         Err(_) if text.contains(':') => text.to_owned(),
         Err(_) => format!("{text}:{port}"),
     };
-    // The join line's own parser decides what can be dialled.
+    // The parser of join lines decides which addresses can be dialled.
     let line = format!("ovl1-{}-{}-{}@{whole}", "0".repeat(16), "0".repeat(32), "0".repeat(64));
     match line.parse::<overlay_proto::JoinLine>() {
         Ok(line) if line.addresses.len() == 1 => Ok(whole),

@@ -1,6 +1,7 @@
-//! Where fuzzers come in: one function for each kind of input that control reads. None of them may ever panic.
+//! Entry points for fuzzers: one function per kind of input that control reads. None of them may
+//! ever panic.
 //!
-//! Their corpora are in `fuzz/corpus`; the tests of this module give every input there again.
+//! Their corpora are in `fuzz/corpus`; the tests of this module replay every input there.
 
 use overlay_core::{NodeId, Revision};
 use overlay_proto::v1;
@@ -12,9 +13,9 @@ use crate::registry::{Actor, Command, Record, State};
 use crate::service::requests;
 use crate::token::FreshToken;
 
-/// Nodes of the cluster that is asked; the first may change everything.
+/// Nodes of the cluster; the first is an admin.
 const NODES: u8 = 4;
-/// Calls of one input; more say nothing that fewer do not.
+/// The most calls of one input; more would find nothing new.
 const MOST_CALLS: usize = 64;
 
 fn node(number: u8) -> NodeId {
@@ -31,12 +32,12 @@ fn cluster() -> State {
     state
 }
 
-/// Lets nodes ask whatever the wire can carry. A call is the number of the node, the number of the call, the length of its
-/// message in two bytes, and the message.
+/// Makes nodes send any request that the wire can carry. A call is the number of the node, the
+/// number of the call, the length of its message in two bytes, and the message.
 ///
 /// # Panics
 ///
-/// When what must hold in a cluster does not, or a refused call changed something.
+/// When an invariant of the cluster is broken, or a refused call changed something.
 pub fn requests(mut bytes: &[u8]) {
     let mut state = cluster();
     for _ in 0..MOST_CALLS {
@@ -55,7 +56,7 @@ pub fn requests(mut bytes: &[u8]) {
     assert_eq!(loaded, state, "what is written is what is read");
 }
 
-/// Nothing when it is no message of that kind, or one that is refused as it is read.
+/// Returns nothing for bytes that are no such message, or one that is refused when it is read.
 fn command(kind: u8, message: &[u8]) -> Option<Command> {
     fn decoded<M: Message + Default>(message: &[u8]) -> Option<M> {
         M::decode(message).ok()
@@ -78,25 +79,25 @@ fn command(kind: u8, message: &[u8]) -> Option<Command> {
     }
 }
 
-/// Reads what a host sends to get a certificate.
+/// Reads a certificate request.
 ///
 /// # Panics
 ///
-/// When two readings of one request differ.
+/// When reading a request twice gives different results.
 pub fn certificate_requests(bytes: &[u8]) {
     let digest = |bytes: &[u8]| NodeRequest::parse(bytes).map(|request| request.digest());
     assert_eq!(digest(bytes), digest(bytes));
 }
 
-/// Reads rows that control kept, and makes a cluster of them as a start does.
+/// Reads stored rows, and rebuilds a cluster from them as control does when it starts.
 ///
 /// # Panics
 ///
-/// When what was read is not what is written of it.
+/// When writing and reading the state again changes it.
 pub fn control_state(bytes: &[u8]) {
     let Ok(records) = serde_json::from_slice::<Vec<Record>>(bytes) else { return };
     let state = State::from_records(settings(), Revision::default(), records);
-    // What contradicts itself is refused at the start.
+    // Inconsistent rows are refused when control starts.
     if state.contradiction().is_none() {
         let again = State::from_records(settings(), Revision::default(), state.records());
         assert_eq!(again, state);

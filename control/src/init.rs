@@ -1,4 +1,4 @@
-//! How a cluster begins: an authority, a store and the first token.
+//! Creates a cluster: an authority, a store and the first token.
 
 use std::fs;
 use std::io;
@@ -16,10 +16,10 @@ use crate::config::{InitConfig, InvalidConfig};
 use crate::pki::{Authority, PkiError};
 use crate::registry::{self, Actor, Command, CreateToken, Settings, State};
 use crate::store::embedded::Embedded;
-use crate::store::{Step, Store, StoreError};
+use crate::store::{Commit, Store, StoreError};
 use crate::token::FreshToken;
 
-/// Control cannot begin or start; one line that says what to do.
+/// Why control cannot be initialised or started, in one line that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A setting is wrong.
@@ -39,7 +39,7 @@ pub enum StartError {
     /// The port cannot be listened on.
     #[error("cannot listen on {address}: {}", why_not(*address, source))]
     Listen {
-        /// Where.
+        /// The address.
         address: SocketAddr,
         /// Why.
         source: io::Error,
@@ -47,10 +47,10 @@ pub enum StartError {
     /// Something in the state directory is missing, damaged or in use.
     #[error("{0}")]
     State(String),
-    /// The system refuses something.
+    /// The system refused an operation.
     #[error("{what}: {source}")]
     System {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
         /// Why.
         source: io::Error,
@@ -94,20 +94,20 @@ impl From<getrandom::Error> for StartError {
     }
 }
 
-/// What `init` made.
+/// The result of `init`.
 #[derive(Debug)]
 pub struct Initialised {
-    /// Admits one admin within an hour.
+    /// The join line of the first node: it admits one admin within an hour.
     pub join: JoinLine,
     /// The cluster.
     pub cluster: ClusterId,
 }
 
-/// Makes a cluster in a state directory that holds none, and a token for its first node, an admin.
+/// Creates a cluster in an empty state directory, and a token for its first node, an admin.
 ///
 /// # Errors
 ///
-/// [`StartError`]; a directory in which this failed half way may be used again.
+/// [`StartError`]; a directory in which this failed halfway can be used again.
 pub fn init(config: InitConfig) -> Result<Initialised, StartError> {
     let config = config.checked()?;
     make_directory(&config.state)?;
@@ -119,27 +119,27 @@ pub fn init(config: InitConfig) -> Result<Initialised, StartError> {
     let settings = Settings { cluster, pool: config.pool, listen: config.listen, advertise: config.advertise.clone() };
     let authority = Authority::create(&config.state, cluster, now)?;
     let token = FreshToken::draw()?;
-    let first = first_step(&settings, token.command(0, 1, Role::Admin), now)?;
-    // Last, because its file is what makes the directory a cluster.
+    let first = first_commit(&settings, token.command(0, 1, Role::Admin), now)?;
+    // Last, because a directory with this file counts as a cluster.
     Embedded::create(&config.state, &settings, &first)?;
     let addresses = addresses::for_join_lines(&config.advertise, config.listen, &addresses::of_host());
 
     Ok(Initialised { join: token.line(authority.pin(), addresses), cluster })
 }
 
-fn first_step(settings: &Settings, token: CreateToken, now: u64) -> Result<Step, Refusal> {
+fn first_commit(settings: &Settings, token: CreateToken, now: u64) -> Result<Commit, Refusal> {
     let mut state = State::new(settings.clone());
     let (_, records) = registry::apply(&state, Actor::Operator, Command::CreateToken(token), now)?;
-    let touched = state.commit(records.clone());
+    let changed = state.commit(records.clone());
 
-    Ok(Step { to: state.view().revision, records, touched })
+    Ok(Commit { to: state.view().revision, records, changed })
 }
 
-/// Makes one more token while control does not serve.
+/// Creates another token while control is not running.
 ///
 /// # Errors
 ///
-/// [`StartError`], also when control serves: it holds the store.
+/// [`StartError`], in particular while control is running, since it has the store open.
 pub fn create_token(state: &Path, ttl: u64, uses: u32, role: Role) -> Result<JoinLine, StartError> {
     let authority = Authority::load(state)?;
     let mut store = Embedded::open(state)?;
@@ -149,14 +149,14 @@ pub fn create_token(state: &Path, ttl: u64, uses: u32, role: Role) -> Result<Joi
     let token = FreshToken::draw()?;
     let command = Command::CreateToken(token.command(ttl, uses, role));
     let (_, records) = registry::apply(&present, Actor::Operator, command, clock::now_unix())?;
-    let touched = present.commit(records.clone());
-    store.commit(before, &[Step { to: present.view().revision, records, touched }])?;
+    let changed = present.commit(records.clone());
+    store.commit(before, &[Commit { to: present.view().revision, records, changed }])?;
     let addresses = addresses::for_join_lines(&settings.advertise, settings.listen, &addresses::of_host());
 
     Ok(token.line(authority.pin(), addresses))
 }
 
-/// Makes the directory, open to its owner only, or checks that it is.
+/// Creates the directory, accessible to its owner only, or checks that it is.
 fn make_directory(path: &Path) -> Result<(), StartError> {
     let refuse = |what: String| StartError::Directory { path: path.display().to_string(), what };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| refuse(error.to_string()))?;

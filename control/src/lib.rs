@@ -1,7 +1,8 @@
-//! The control service of Overlay: who is a node, which networks there are, who is a member, and what has which address.
+//! The control service of Overlay: it keeps the nodes, the networks, their members, and the
+//! addresses of endpoints.
 //!
-//! `registry` decides and does no I/O, `store` keeps, `writer` does one after the other, `watch` tells, `pki` signs, and
-//! `service` speaks gRPC.
+//! `registry` decides and does no I/O, `store` keeps the state on disk, `writer` serialises
+//! changes, `watch` sends them to nodes, `pki` signs certificates, and `service` speaks gRPC.
 #![forbid(unsafe_code)]
 
 mod addresses;
@@ -12,8 +13,8 @@ mod config;
 pub mod fuzzing;
 mod init;
 mod listener;
+mod location;
 mod pki;
-mod place;
 mod random;
 mod registry;
 mod server;

@@ -1,6 +1,7 @@
-//! The port: connections are accepted, pass the TLS handshake within a deadline, and are handed to gRPC.
+//! The listener: accepts connections, completes their TLS handshakes within a deadline, and hands
+//! them to gRPC.
 //!
-//! No error of one connection, and no lack of descriptors, ends the loop.
+//! Neither an error of one connection nor a lack of file descriptors ends the loop.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,40 +21,41 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use crate::service::Peer;
+use crate::service::ClientInfo;
 
-/// Handshakes under way: 64 MiB at some 16 KiB each. Past it, connections wait in the kernel's queue.
+/// Handshakes in progress: 64 MiB at some 16 KiB each. Further connections wait in the kernel's
+/// queue.
 const MAX_HALF_OPEN: usize = 4_096;
-/// Handshakes under way from one address: a quarter, so that one host cannot shut out the others.
+/// Handshakes in progress from one address: a quarter, so that one host cannot lock out the others.
 const MAX_HALF_OPEN_PER_SOURCE: usize = MAX_HALF_OPEN / 4;
-/// Open connections: one a node and as many again.
+/// Open connections: two per node.
 const MAX_CONNECTIONS: usize = 2 * crate::registry::limits::MAX_NODES;
-/// How long a connection without a certificate may last: joining takes one call.
-const STRANGER_LIFE: Duration = Duration::from_secs(60);
-/// How long to wait when the system has no descriptor or memory for another connection.
+/// How long a connection without a client certificate may last: joining takes one call.
+const ANONYMOUS_LIFETIME: Duration = Duration::from_secs(60);
+/// How long to wait when the system has no file descriptor or memory for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections that gRPC has not taken yet.
+/// Connections that gRPC has not accepted yet.
 const HANDOVER: usize = 64;
 
-/// What gRPC takes its connections from.
+/// The queue that gRPC accepts connections from.
 pub(crate) type Incoming = mpsc::Receiver<io::Result<Connection>>;
 
 /// Accepts connections until the other side of the returned queue is dropped.
 pub(crate) fn accept(listener: TcpListener, tls: ServerConfig) -> Incoming {
     let (out, incoming) = mpsc::channel(HANDOVER);
-    let gate = Arc::new(Gate {
+    let acceptor = Arc::new(Acceptor {
         tls: TlsAcceptor::from(Arc::new(tls)),
         half_open: Arc::new(Semaphore::new(MAX_HALF_OPEN)),
         open: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         sources: Mutex::default(),
         out,
     });
-    tokio::spawn(gate.run(listener));
+    tokio::spawn(acceptor.run(listener));
 
     incoming
 }
 
-struct Gate {
+struct Acceptor {
     tls: TlsAcceptor,
     half_open: Arc<Semaphore>,
     open: Arc<Semaphore>,
@@ -61,7 +63,7 @@ struct Gate {
     out: mpsc::Sender<io::Result<Connection>>,
 }
 
-impl Gate {
+impl Acceptor {
     async fn run(self: Arc<Self>, listener: TcpListener) {
         tokio::select! {
             () = self.out.closed() => {}
@@ -96,12 +98,12 @@ impl Gate {
             tracing::debug!(%address, "Dropped a connection: too many handshakes from there");
             return;
         };
-        let gate = Arc::clone(self);
+        let acceptor = Arc::clone(self);
         tokio::spawn(async move {
-            let connected = timeout(HANDSHAKE_TIMEOUT, gate.handshake(tcp, address, open)).await;
+            let connected = timeout(HANDSHAKE_TIMEOUT, acceptor.handshake(tcp, address, open)).await;
             drop((source, half_open));
             match connected {
-                Ok(Ok(connection)) => drop(gate.out.send(Ok(connection)).await),
+                Ok(Ok(connection)) => drop(acceptor.out.send(Ok(connection)).await),
                 Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
                 Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
             }
@@ -118,14 +120,14 @@ impl Gate {
         watch_over(&tcp)?;
         let local = tcp.local_addr()?;
         let tls = self.tls.accept(tcp).await?;
-        let peer = Peer::new(address, local, tls.get_ref().1.peer_certificates().and_then(<[_]>::first));
-        let end = (!peer.has_certificate()).then(|| Box::pin(sleep(STRANGER_LIFE)));
+        let client = ClientInfo::new(address, local, tls.get_ref().1.peer_certificates().and_then(<[_]>::first));
+        let end = (!client.has_certificate()).then(|| Box::pin(sleep(ANONYMOUS_LIFETIME)));
 
-        Ok(Connection { tls, peer, end, _open: open })
+        Ok(Connection { tls, client, end, _open: open })
     }
 }
 
-/// Tells whether an error concerns only the connection that was to be accepted.
+/// Tells whether an error concerns only the connection that was being accepted.
 fn is_passing(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -133,28 +135,28 @@ fn is_passing(error: &io::Error) -> bool {
     )
 }
 
-/// A handshake under way, counted for its source.
+/// A handshake in progress, counted for its source address.
 struct Source {
-    gate: Arc<Gate>,
+    acceptor: Arc<Acceptor>,
     ip: IpAddr,
 }
 
 impl Source {
-    fn enter(gate: &Arc<Gate>, ip: IpAddr) -> Option<Self> {
-        let mut sources = gate.sources.lock().unwrap_or_else(PoisonError::into_inner);
+    fn enter(acceptor: &Arc<Acceptor>, ip: IpAddr) -> Option<Self> {
+        let mut sources = acceptor.sources.lock().unwrap_or_else(PoisonError::into_inner);
         let count = sources.entry(ip).or_default();
         if *count >= MAX_HALF_OPEN_PER_SOURCE {
             return None;
         }
         *count += 1;
 
-        Some(Self { gate: Arc::clone(gate), ip })
+        Some(Self { acceptor: Arc::clone(acceptor), ip })
     }
 }
 
 impl Drop for Source {
     fn drop(&mut self) {
-        let mut sources = self.gate.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sources = self.acceptor.sources.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = sources.get_mut(&self.ip) {
             *count -= 1;
             if *count == 0 {
@@ -164,19 +166,19 @@ impl Drop for Source {
     }
 }
 
-/// A connection past its handshake; counted while it lasts.
+/// A connection after its handshake; counted while it lasts.
 pub(crate) struct Connection {
     tls: TlsStream<TcpStream>,
-    peer: Peer,
+    client: ClientInfo,
     end: Option<Pin<Box<Sleep>>>,
     _open: OwnedSemaphorePermit,
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Peer;
+    type ConnectInfo = ClientInfo;
 
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+    fn connect_info(&self) -> ClientInfo {
+        self.client.clone()
     }
 }
 

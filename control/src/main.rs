@@ -1,4 +1,5 @@
-//! `overlay-control`: makes a cluster (`init`), serves it (`serve`) and makes tokens at its state directory (`token`).
+//! `overlay-control`: makes a cluster (`init`), serves it (`serve`) and makes tokens at its state
+//! directory (`token`).
 //!
 //! Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 64 a configuration that cannot be used.
 
@@ -22,7 +23,7 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 const DEFAULT_STATE: &str = "/var/lib/overlay/control";
-/// Where options of `init` and `serve` are read from, unless another file is named.
+/// The default configuration file of `init` and `serve`.
 const DEFAULT_FILE: &str = "/etc/overlay/control.toml";
 const FILE_HELP: &str = "\n\nOptions may stand in /etc/overlay/control.toml, one a line: listen = \"192.0.2.1:7443\". \
     The command line goes before the environment, and that before the file. Exit code 64: the configuration cannot be used.";
@@ -92,7 +93,7 @@ struct ServeArgs {
     cert_ttl: Duration,
 }
 
-/// Reads how long certificates are valid, and whether that can be.
+/// Parses and checks how long certificates are valid.
 fn cert_ttl(text: &str) -> Result<Duration, InvalidConfig> {
     let cert_ttl = parse_duration(text)?;
     Config { cert_ttl, ..Config::new("") }.check()?;
@@ -178,7 +179,7 @@ impl From<StartError> for Failure {
 }
 
 fn fail(text: &str, code: u8) -> ExitCode {
-    // Nobody is left to tell when standard error is closed.
+    // With standard error closed, there is nobody left to tell.
     let _ = writeln!(std::io::stderr(), "overlay-control: {text}");
 
     ExitCode::from(code)
@@ -223,7 +224,8 @@ fn run_serve(args: ServeArgs, log: Log) -> Result<(), Failure> {
     if args.check_config {
         return print("the configuration can be used");
     }
-    // A connection takes a descriptor; the usual soft limit of 1,024 would be the number of nodes.
+    // Each connection takes a file descriptor; the usual soft limit of 1,024 would limit the number
+    // of nodes.
     if let Err(error) = descriptors::raise_limit() {
         tracing::warn!(%error, "Failed to raise the limit of open files");
     }
@@ -236,7 +238,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let shutdown = shutdown().map_err(|error| Failure::Refused(format!("signals: {error}")))?;
     let server = Server::bind(config).await?;
     tracing::info!(address = %server.local_addr(), "Serving");
-    // Connections wait from here on.
+    // From here on, connections are accepted by the kernel.
     say(&[NotifyState::Ready, NotifyState::Status(&format!("listening on {}", server.local_addr()))]);
     let shutdown = async {
         shutdown.await;
@@ -246,7 +248,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
     Ok(server.run(shutdown).await?)
 }
 
-/// Tells whoever started control and listens (`sd_notify(3)`): systemd, or `overlayctl`.
+/// Notifies whoever started control (`sd_notify(3)`): systemd or `overlayctl`.
 fn say(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "Failed to tell who started control");

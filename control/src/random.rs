@@ -2,11 +2,11 @@
 
 use overlay_proto::{Code, Refusal};
 
-/// Draws 64 random bits.
+/// Returns 64 random bits.
 ///
 /// # Errors
 ///
-/// `fault` when the system gives none.
+/// `fault` when the system provides none.
 pub(crate) fn bits() -> Result<u64, Refusal> {
     getrandom::u64().map_err(|error| Refusal::new(Code::Fault, format!("no random bytes: {error}")))
 }

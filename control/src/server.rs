@@ -1,4 +1,4 @@
-//! Control as a whole: the state directory opened, the port bound, the tasks started and ended.
+//! The whole service: opens the state directory, binds the port, starts the tasks and ends them.
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,36 +24,38 @@ use crate::conditions::Conditions;
 use crate::config::Config;
 use crate::init::StartError;
 use crate::listener;
+use crate::location::LocationTracker;
 use crate::pki::Authority;
 use crate::pki::server_cert::ServerCert;
 use crate::pki::verifier::AnyTime;
-use crate::place::Places;
 use crate::registry::{Settings, State};
 use crate::service::Service;
 use crate::store::embedded::Embedded;
-use crate::store::{Footprint, HISTORY, Store, StoreError};
+use crate::store::{ChangeLogEntry, HISTORY, Store, StoreError};
 use crate::watch::Hub;
 use crate::writer::Writer;
 
-/// The largest message control takes: 1,000 endpoints with all the labels they may have.
+/// The largest message that control accepts: 1,000 endpoints with all the labels they may have.
 pub const MAX_REQUEST: usize = 4 << 20;
-/// Messages without a certificate are a join request: a token, a name and a certificate request.
+/// The largest message of a client without a certificate, a join request: a token, a name and a
+/// certificate request.
 const MAX_JOIN_REQUEST: usize = 16 << 10;
 /// How long a call may take: a commit takes milliseconds, a full queue a second.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// Calls of one connection that are worked on at a time.
+/// Concurrent calls of one connection.
 const CALLS_PER_CONNECTION: usize = 64;
-/// Streams of one connection: the calls above and those that wait for them.
+/// Streams of one connection: the calls above and those queued behind them.
 const STREAMS_PER_CONNECTION: u32 = 256;
-/// Bytes of a call's headers: ours have less than 1 KiB.
+/// The largest headers of a call, in bytes: ours have less than 1 KiB.
 const MAX_HEADERS: u32 = 16 << 10;
-/// Streams that a client may reset before control has looked at them (rapid reset) until the connection ends.
+/// Streams that a client may reset before control has handled them (rapid reset); the connection
+/// ends after that.
 const MAX_RESETS: usize = 64;
-/// A connection that carries nothing is asked for life after this long, and given up after the same again.
+/// An idle connection is probed after this long, and given up after the same time again.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// How often control looks whether its certificate must be renewed.
+/// How often control checks whether its certificate must be renewed.
 const RENEWAL_CHECK: Duration = Duration::from_secs(60);
-/// How long open calls may take to end when control stops.
+/// How long open calls have to finish when control stops.
 const DRAIN: Duration = Duration::from_secs(3);
 
 /// A control service that is ready to serve.
@@ -87,7 +89,7 @@ impl Server {
             hub,
             writer,
             authority,
-            places: Arc::new(Places::new(settings.advertise.clone(), address)),
+            locations: Arc::new(LocationTracker::new(settings.advertise.clone(), address)),
             settings,
             cert_ttl: config.cert_ttl,
             conditions,
@@ -102,24 +104,25 @@ impl Server {
         self.address
     }
 
-    /// Serves until `shutdown` completes, then ends open calls and stores what was asked before.
+    /// Serves until `shutdown` completes, then ends open calls and stores the changes that were
+    /// requested before.
     ///
     /// # Errors
     ///
-    /// [`StartError`] when control cannot go on.
+    /// [`StartError`] when control cannot continue.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
         let Self { listener, service, certificate, writer, .. } = self;
         let hub = Arc::clone(&service.hub);
         let queue = service.writer.clone();
         let tls = tls_config(service.authority.certificate(), Arc::clone(&certificate))?;
-        // Neither ends by itself.
+        // None of these tasks ends by itself.
         let mut tasks = JoinSet::new();
         tasks.spawn(renew(certificate));
         let conditions = Arc::clone(&service.conditions);
         tasks.spawn(async move { conditions.run().await });
         tasks.spawn(queue.clone().probe(Arc::clone(&service.conditions)));
-        let places = Arc::clone(&service.places);
-        tasks.spawn(async move { places.follow().await });
+        let locations = Arc::clone(&service.locations);
+        tasks.spawn(async move { locations.follow().await });
         let (drain, draining) = oneshot::channel();
         let mut serving = tokio::spawn(serve(listener::accept(listener, tls), service, draining));
 
@@ -145,7 +148,7 @@ impl Server {
     }
 }
 
-/// Opens the store; what contradicts itself is refused rather than served.
+/// Opens the store; inconsistent contents are refused rather than served.
 fn open(config: &Config) -> Result<(Box<dyn Store>, Settings, Hub, State), StartError> {
     let mut store = Embedded::open(&config.state)?;
     let loaded = store.load()?;
@@ -155,7 +158,7 @@ fn open(config: &Config) -> Result<(Box<dyn Store>, Settings, Hub, State), Start
         return Err(store.damaged(what).into());
     }
     let since = Revision(loaded.revision.0.saturating_sub(HISTORY));
-    let history: Vec<Footprint> = store.history(since)?.unwrap_or_default();
+    let history: Vec<ChangeLogEntry> = store.history(since)?.unwrap_or_default();
     let hub = Hub::new(state.clone(), history);
 
     Ok((Box::new(store), settings, hub, state))
@@ -165,7 +168,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     let bound = TcpListener::bind(address).await;
     let no_ipv6 = |error: &std::io::Error| matches!(error.raw_os_error(), Some(code) if code == nix::libc::EAFNOSUPPORT || code == nix::libc::EADDRNOTAVAIL);
     match bound {
-        // A host without IPv6 still has every IPv4 address.
+        // Without IPv6 on the host, listen on every IPv4 address.
         Err(error) if no_ipv6(&error) && address.ip().is_unspecified() && address.is_ipv6() => {
             let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
             TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
@@ -202,7 +205,7 @@ async fn serve(incoming: listener::Incoming, service: Service, draining: oneshot
         .add_service(enrollment)
         .add_service(control)
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), async {
-            // Dropped is told as well.
+            // A dropped sender counts as a signal, too.
             let _ = draining.await;
         })
         .await;

@@ -1,4 +1,4 @@
-//! Fresh join tokens and the lines that carry them.
+//! New join tokens and the lines that carry them.
 
 use overlay_core::Role;
 use overlay_proto::JoinLine;
@@ -7,18 +7,18 @@ use zeroize::Zeroizing;
 
 use crate::registry::{CreateToken, Digest};
 
-/// A token whose secret is still known.
+/// A new token, with its secret.
 pub(crate) struct FreshToken {
     id: String,
     secret: TokenSecret,
 }
 
 impl FreshToken {
-    /// Draws a token.
+    /// Generates a random token.
     ///
     /// # Errors
     ///
-    /// When the system gives no random bytes.
+    /// When the system provides no random bytes.
     pub(crate) fn draw() -> Result<Self, getrandom::Error> {
         let mut id = [0; TOKEN_ID_LEN];
         let mut secret = Zeroizing::new([0; TOKEN_SECRET_LEN]);
@@ -28,7 +28,7 @@ impl FreshToken {
         Ok(Self { id: hex(&id), secret: TokenSecret::from_bytes(&secret) })
     }
 
-    /// Returns the command that makes control know the token by its digest.
+    /// Returns the command that registers the token by its digest.
     pub(crate) fn command(&self, ttl: u64, uses: u32, role: Role) -> CreateToken {
         let digest = Digest::of(self.secret.expose().as_bytes());
 

@@ -1,5 +1,5 @@
-//! The one who changes things: a thread that takes waiting commands together, decides them in order, stores what came of
-//! them with one fsync, publishes it, and only then answers.
+//! The only writer: a thread that takes the commands waiting, decides them in order, stores the
+//! results with one fsync, publishes them, and only then answers.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use tokio::time::sleep;
 use crate::clock;
 use crate::conditions::Conditions;
 use crate::registry::{self, Actor, Command, Outcome, State};
-use crate::store::{Step, Store, StoreError};
+use crate::store::{Commit, Store, StoreError};
 use crate::watch::Hub;
 
-/// Commands that wait: each connection has a few at the most; at 1 KiB a command this is 1 MiB.
+/// Queued commands: each connection has a few at most; at 1 KiB each this is 1 MiB.
 const QUEUE: usize = 1_024;
-/// Commands that share an fsync: enough that the fsync costs less than the deciding.
+/// Commands that share an fsync: enough that it costs less than deciding them.
 const BATCH: usize = 256;
-/// How often a store that failed is tried.
+/// How often a store that failed is tried again.
 const PROBE: Duration = Duration::from_secs(1);
 
 type Answer = Result<(Outcome, Revision), Refusal>;
@@ -45,11 +45,11 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Starts the writer's thread; its result tells why it ended.
+    /// Starts the writer's thread; its result says why it ended.
     ///
     /// # Errors
     ///
-    /// When the system gives no thread.
+    /// When no thread can be started.
     pub(crate) fn start(
         store: Box<dyn Store>,
         state: State,
@@ -57,20 +57,21 @@ impl Writer {
         conditions: Arc<Conditions>,
     ) -> std::io::Result<(Self, thread::JoinHandle<Result<(), StoreError>>)> {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let work = Work { store, state, hub, conditions };
+        let work = WriterThread { store, state, hub, conditions };
         let thread = thread::Builder::new().name("writer".to_owned()).spawn(move || work.run(queue))?;
 
         Ok((Self { jobs }, thread))
     }
 
-    /// Completes when the writer has ended, however that came.
+    /// Completes when the writer has ended for whatever reason.
     pub(crate) fn stopped(&self) -> impl Future<Output = ()> + use<> {
         let jobs = self.jobs.clone();
 
         async move { jobs.closed().await }
     }
 
-    /// Has the store tried for as long as changes cannot be stored, so that people hear when they can.
+    /// Tries the store repeatedly while changes cannot be stored, so that operators learn when it
+    /// works again.
     pub(crate) async fn probe(self, conditions: Arc<Conditions>) {
         loop {
             conditions.storage_fails().await;
@@ -81,17 +82,17 @@ impl Writer {
         }
     }
 
-    /// Ends the writer once it has done what was asked before.
+    /// Ends the writer once it has handled the commands before.
     pub(crate) async fn stop(&self) {
-        // One that has ended already needs no stopping.
+        // If it has ended already, there is nothing to stop.
         let _ = self.jobs.send(Message::Stop).await;
     }
 
-    /// Asks for a command; when this returns well, what came of it is on disk.
+    /// Submits a command; when this succeeds, its result is on disk.
     ///
     /// # Errors
     ///
-    /// The refusal.
+    /// The refusal of the registry or of the store.
     pub(crate) async fn ask(&self, actor: Actor, command: Command) -> Answer {
         let (reply, answer) = oneshot::channel();
         let gone = || Refusal::new(Code::Storage, "control has stopped writing; see its log and restart it");
@@ -101,14 +102,14 @@ impl Writer {
     }
 }
 
-struct Work {
+struct WriterThread {
     store: Box<dyn Store>,
     state: State,
     hub: Arc<Hub>,
     conditions: Arc<Conditions>,
 }
 
-impl Work {
+impl WriterThread {
     fn run(mut self, mut queue: mpsc::Receiver<Message>) -> Result<(), StoreError> {
         while let Some(first) = queue.blocking_recv() {
             let (mut batch, mut stop) = (Vec::new(), false);
@@ -142,21 +143,21 @@ impl Work {
 
     fn perform(&mut self, batch: Vec<Job>) -> Result<(), StoreError> {
         let (now, before) = (clock::now_unix(), self.state.view().revision);
-        let mut steps = Vec::new();
+        let mut commits = Vec::new();
         let mut answers = Vec::new();
         for job in batch {
-            let answer = self.decide(job.actor, job.command, now, &mut steps);
+            let answer = self.decide(job.actor, job.command, now, &mut commits);
             answers.push((job.reply, answer));
         }
-        let stored = if steps.is_empty() { Ok(()) } else { self.store.commit(before, &steps) };
+        let stored = if commits.is_empty() { Ok(()) } else { self.store.commit(before, &commits) };
         match stored {
             Ok(()) => {
-                if !steps.is_empty() {
+                if !commits.is_empty() {
                     self.conditions.storage_works(self.store.path());
                 }
-                self.hub.publish(steps);
+                self.hub.publish(commits);
                 for (reply, answer) in answers {
-                    // Who does not wait for the answer any longer will ask again.
+                    // A caller that no longer waits will ask again.
                     let _ = reply.send(answer);
                 }
                 Ok(())
@@ -165,20 +166,21 @@ impl Work {
         }
     }
 
-    fn decide(&mut self, actor: Actor, command: Command, now: u64, steps: &mut Vec<Step>) -> Answer {
-        // A fault in deciding changes nothing, and must not keep others from deciding.
+    fn decide(&mut self, actor: Actor, command: Command, now: u64, commits: &mut Vec<Commit>) -> Answer {
+        // A panic while deciding changes nothing, and must not affect other commands.
         let decided = catch_unwind(AssertUnwindSafe(|| registry::apply(&self.state, actor, command, now)));
         let fault = |_| Refusal::new(Code::Fault, "control met a fault of its own over this; its log says where");
         let (outcome, records) = decided.map_err(fault)??;
         if !records.is_empty() {
-            let touched = self.state.commit(records.clone());
-            steps.push(Step { to: self.state.view().revision, records, touched });
+            let changed = self.state.commit(records.clone());
+            commits.push(Commit { to: self.state.view().revision, records, changed });
         }
 
         Ok((outcome, self.state.view().revision))
     }
 
-    /// Nothing of the batch is stored: everybody is told so, and the state goes back to what is published.
+    /// Handles a batch of which nothing was stored: every caller is told so, and the state is reset
+    /// to what is published.
     fn recover(
         &mut self,
         error: StoreError,
@@ -194,7 +196,7 @@ impl Work {
         }
         self.state = self.hub.look(State::clone);
         match error {
-            // A write that was reported as failed has happened after all.
+            // A write that was reported as failed did happen after all.
             StoreError::Moved { found, expected, .. } if found > expected => self.catch_up(expected),
             error @ StoreError::Moved { .. } => Err(error),
             StoreError::Missing { .. }
@@ -207,11 +209,12 @@ impl Work {
         }
     }
 
-    /// Publishes what the store has and was not published. Where it cannot be read either, the next attempt comes here again.
+    /// Publishes what is stored but was not published. If it cannot be read either, the next
+    /// attempt ends up here again.
     fn catch_up(&mut self, since: Revision) -> Result<(), StoreError> {
         let read = self.store.load().and_then(|loaded| Ok((loaded, self.store.history(since)?)));
-        let (loaded, steps) = match read {
-            Ok((loaded, Some(steps))) => (loaded, steps),
+        let (loaded, commits) = match read {
+            Ok((loaded, Some(commits))) => (loaded, commits),
             Ok((_, None)) => return Ok(()),
             Err(error) => {
                 tracing::error!(%error, "Failed to read what was stored");
@@ -220,7 +223,7 @@ impl Work {
         };
         tracing::warn!(revision = %loaded.revision, "Changes that were refused for a failed write are stored after all");
         self.state = State::from_records(loaded.settings, loaded.revision, loaded.records);
-        self.hub.adopt(self.state.clone(), steps);
+        self.hub.adopt(self.state.clone(), commits);
         self.conditions.storage_works(self.store.path());
 
         Ok(())
@@ -235,16 +238,16 @@ mod tests {
     use crate::registry::CreateNetwork;
     use crate::registry::testing::{settings, with_tokens};
     use crate::store::embedded::Embedded;
-    use crate::store::{Footprint, Loaded};
+    use crate::store::{ChangeLogEntry, Loaded};
     use overlay_daemon::log::Log;
 
-    /// Reports the first commit as failed though it is made.
-    struct Doubtful {
+    /// Reports the first commit as failed although it was stored.
+    struct FlakyStore {
         store: Embedded,
         is_true: bool,
     }
 
-    impl Store for Doubtful {
+    impl Store for FlakyStore {
         fn path(&self) -> &Path {
             self.store.path()
         }
@@ -253,8 +256,8 @@ mod tests {
             self.store.load()
         }
 
-        fn commit(&mut self, expected: Revision, steps: &[Step]) -> Result<(), StoreError> {
-            self.store.commit(expected, steps)?;
+        fn commit(&mut self, expected: Revision, commits: &[Commit]) -> Result<(), StoreError> {
+            self.store.commit(expected, commits)?;
             if std::mem::replace(&mut self.is_true, true) {
                 return Ok(());
             }
@@ -262,7 +265,7 @@ mod tests {
             Err(StoreError::Io { path: self.path().to_owned(), what: "the last sync failed".to_owned() })
         }
 
-        fn history(&self, since: Revision) -> Result<Option<Vec<Footprint>>, StoreError> {
+        fn history(&self, since: Revision) -> Result<Option<Vec<ChangeLogEntry>>, StoreError> {
             self.store.history(since)
         }
     }
@@ -284,9 +287,9 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let mut state = State::new(settings());
         let records: Vec<_> = with_tokens().records().collect();
-        let first = Step { to: Revision(1), touched: state.commit(records.clone()), records };
+        let first = Commit { to: Revision(1), changed: state.commit(records.clone()), records };
         Embedded::create(directory.path(), &settings(), &first).expect("a store");
-        let store = Doubtful { store: Embedded::open(directory.path()).expect("a store"), is_true: false };
+        let store = FlakyStore { store: Embedded::open(directory.path()).expect("a store"), is_true: false };
         let (hub, conditions) = (Arc::new(Hub::new(state.clone(), [])), Arc::new(Conditions::new(Log::default())));
         let started = Writer::start(Box::new(store), state, Arc::clone(&hub), Arc::clone(&conditions));
         let (writer, thread) = started.expect("a thread");

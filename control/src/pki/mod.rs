@@ -19,10 +19,11 @@ pub(crate) use request::NodeRequest;
 
 /// How long the authority is valid: longer than the machines it runs on.
 const CA_TTL: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// How far the beginning of a certificate lies in the past, for hosts whose clock is behind.
+/// How far certificates are backdated, for hosts whose clocks are slow.
 const BACKDATE: Duration = Duration::from_secs(3_600);
 
-/// The authority's key or certificate cannot be used; the text names the file and what to do.
+/// Why the authority's key or certificate cannot be used; the message names the file and what to
+/// do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PkiError {
     /// A file cannot be read or written.
@@ -38,10 +39,10 @@ pub(crate) enum PkiError {
     Damaged {
         /// The file.
         path: String,
-        /// What was found.
+        /// What is wrong with it.
         what: String,
     },
-    /// A certificate cannot be made.
+    /// A certificate cannot be issued.
     #[error("a certificate cannot be made")]
     Make(#[from] rcgen::Error),
     /// The key cannot be used for TLS.
@@ -57,7 +58,7 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
-    /// Makes a new authority and stores it in the state directory.
+    /// Creates a new authority and stores it in the state directory.
     ///
     /// # Errors
     ///
@@ -108,7 +109,7 @@ impl Authority {
         self.pin
     }
 
-    /// Makes a node's certificate; of the request, only the public key is used.
+    /// Issues a node's certificate; only the public key of the request is used.
     ///
     /// # Errors
     ///
@@ -131,7 +132,7 @@ impl Authority {
         Ok(params.signed_by(request.public_key(), &self.issuer)?.der().clone())
     }
 
-    /// Makes control's own certificate for a new key.
+    /// Issues control's own certificate for a new key.
     fn sign_control(&self, key: &KeyPair, ttl: Duration, now: u64) -> Result<CertificateDer<'static>, PkiError> {
         let mut params = CertificateParams::new(vec![identity::CONTROL_NAME.to_owned()])?;
         params.distinguished_name = common_name("overlay-control");

@@ -1,4 +1,4 @@
-//! What a node sends to get a certificate: a PKCS #10 request, of which only the public key counts.
+//! A node's certificate request in PKCS #10, of which only the public key is used.
 
 use overlay_proto::{Code, Refusal};
 use rcgen::{CertificateSigningRequestParams, PublicKey, PublicKeyData as _};
@@ -6,10 +6,10 @@ use rustls::pki_types::CertificateSigningRequestDer;
 
 use crate::registry::Digest;
 
-/// Bytes of a request: one with a P-256 key and a name has some 300.
+/// The largest request in bytes: one with a P-256 key and a name has some 300.
 const MAX_REQUEST: usize = 4_096;
 
-/// The request is not one that we sign; says which field.
+/// Why a request is not signed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("csr: {0}")]
 pub(crate) struct InvalidRequest(&'static str);
@@ -20,7 +20,7 @@ impl From<InvalidRequest> for Refusal {
     }
 }
 
-/// A request whose sender holds the key it names.
+/// A request whose sender has proved possession of the key.
 #[derive(Debug)]
 pub(crate) struct NodeRequest {
     key: PublicKey,
@@ -51,7 +51,7 @@ impl NodeRequest {
         &self.key
     }
 
-    /// Returns the digest that names the key.
+    /// Returns the digest of the key, by which it is known.
     pub(crate) fn digest(&self) -> Digest {
         Digest::of(&self.key.subject_public_key_info())
     }

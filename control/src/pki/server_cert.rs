@@ -1,4 +1,5 @@
-//! Control's own certificate: made for a key that lives in memory only, and renewed before it ends.
+//! Control's own certificate: issued for a key that exists only in memory, and renewed before it
+//! expires.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,10 +13,10 @@ use rustls::sign::CertifiedKey;
 
 use super::{Authority, PkiError};
 
-/// How long control's certificate is valid; it is renewed at half of it.
+/// How long control's certificate is valid; it is renewed after half of that time.
 const TTL: Duration = Duration::from_secs(7 * 86_400);
 
-/// The certificate that control shows now.
+/// The current certificate of control.
 pub(crate) struct ServerCert {
     authority: Arc<Authority>,
     shown: RwLock<Arc<CertifiedKey>>,
@@ -28,7 +29,7 @@ impl fmt::Debug for ServerCert {
 }
 
 impl ServerCert {
-    /// Makes the first certificate.
+    /// Issues the first certificate.
     ///
     /// # Errors
     ///
@@ -39,11 +40,12 @@ impl ServerCert {
         Ok(Self { authority, shown })
     }
 
-    /// Makes the next certificate when half of this one's time has gone, or when the clock left it.
+    /// Renews the certificate when half of its time is over, or when the clock is outside its
+    /// validity.
     ///
     /// # Errors
     ///
-    /// [`PkiError`]; the old one stays.
+    /// [`PkiError`]; the old certificate stays in use.
     pub(crate) fn renew_if_due(&self, now: u64) -> Result<(), PkiError> {
         let shown = self.current();
         let validity = shown.cert.first().and_then(|der| identity::validity(der).ok());
@@ -69,7 +71,7 @@ impl ResolvesServerCert for ServerCert {
     }
 }
 
-/// The authority's certificate goes with it, so that joiners can check its pin.
+/// The chain includes the authority's certificate, so that joining hosts can check its pin.
 fn make(authority: &Authority, now: u64) -> Result<CertifiedKey, PkiError> {
     let key = KeyPair::generate()?;
     let leaf = authority.sign_control(&key, TTL, now)?;

@@ -1,7 +1,9 @@
-//! Which client certificates pass the handshake: those of our authority, at whatever time.
+//! Verifies client certificates during the handshake: those of our authority pass, valid now or
+//! not.
 //!
-//! A host that was off for days must be able to renew its certificate, and a certificate error should name both times
-//! rather than break the handshake. Every call checks the time, and only renewal lets one that has passed through.
+//! A host that was off for days must be able to renew its certificate, and an expired certificate
+//! should be reported with its times rather than break the handshake. Every call checks the
+//! validity; only renewal accepts an expired certificate.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +36,7 @@ impl ClientCertVerifier for AnyTime {
     ) -> Result<ClientCertVerified, Error> {
         let within = match identity::validity(end_entity) {
             Ok((from, to)) if from < to => now.as_secs().clamp(from, to - 1),
-            // The inner verifier refuses it with its own words.
+            // The inner verifier refuses it with a message of its own.
             Ok(_) | Err(_) => now.as_secs(),
         };
         let then = UnixTime::since_unix_epoch(Duration::from_secs(within));

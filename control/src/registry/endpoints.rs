@@ -1,4 +1,4 @@
-//! How nodes publish endpoints and take them back.
+//! How nodes publish and withdraw endpoints.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use overlay_core::{Change, Endpoint, EndpointId, Member, Network, NetworkId, NodeId, RowKey};
 use overlay_proto::{Code, Refusal};
 
-use super::{Outcome, Record, State, Verdict, check_labels, limits, refuse};
+use super::{Decision, Outcome, Record, State, check_labels, limits, refuse};
 
-/// Publishes endpoints of a node, all or none.
-pub(super) fn put(state: &State, node: NodeId, rows: Vec<Endpoint>) -> Verdict {
+/// Publishes endpoints of a node: all of them or none.
+pub(super) fn put(state: &State, node: NodeId, rows: Vec<Endpoint>) -> Decision {
     check_count(rows.len())?;
     let released: BTreeSet<_> = rows.iter().filter_map(|row| old_of(state, row)).flat_map(places).collect();
     let mut seen = BTreeSet::new();
@@ -76,8 +76,8 @@ fn check_row(state: &State, node: NodeId, row: &Endpoint) -> Result<(), Refusal>
     check_addresses(state, network, member, row)
 }
 
-/// An endpoint has one IPv4 address and, on a network that speaks IPv6, at most one of its prefix. Each is out of the node's
-/// blocks, or one that nobody else will ever give out.
+/// An endpoint has one IPv4 address and, on a network with IPv6, at most one IPv6 address. Each
+/// comes from the node's blocks, or is one that nobody else will ever give out.
 fn check_addresses(state: &State, network: &Network, member: &Member, row: &Endpoint) -> Result<(), Refusal> {
     let (v4, v6) = match row.addresses.as_slice() {
         [IpAddr::V4(v4)] => (*v4, None),
@@ -107,8 +107,8 @@ fn check_v4(state: &State, network: &Network, member: &Member, address: Ipv4Addr
     check_claim(state, network, member.node, address, address.into())
 }
 
-/// An IPv6 address belongs to the block of the IPv4 address that it carries. One that carries none of the network's is an
-/// engine's, or was claimed.
+/// An IPv6 address belongs to the block of the IPv4 address embedded in it. One that embeds none of
+/// the network's addresses was given out by a container engine, or claimed.
 fn check_v6(state: &State, network: &Network, member: &Member, (v4, v6): (Ipv4Addr, Ipv6Addr)) -> Result<(), Refusal> {
     let name = &network.name;
     if !network.prefix6.is_some_and(|prefix| prefix.contains(&v6)) {
@@ -130,7 +130,7 @@ fn check_v6(state: &State, network: &Network, member: &Member, (v4, v6): (Ipv4Ad
 }
 
 fn check_in_block(network: &Network, member: &Member, address: Ipv4Addr) -> Result<(), Refusal> {
-    // An address that merely looks special may be asked for by hand.
+    // Addresses that merely look special may still be requested by hand.
     let own = member.node_address(network) == Some(address);
     if own || network.is_reserved(address) {
         let text = format!("{address} is kept for network {} or this node itself", network.name);
@@ -162,7 +162,8 @@ fn check_claim(
     check_numbering(state, network, node, shown)
 }
 
-/// Outside all blocks, the engine that numbers its own containers may give out anything at any time.
+/// Outside all blocks, the container engine that assigns addresses itself may give out any address
+/// at any time.
 fn check_numbering(state: &State, network: &Network, node: NodeId, address: IpAddr) -> Result<(), Refusal> {
     match network.settings.numbered_by {
         Some(origin) if origin != node => {
@@ -197,8 +198,8 @@ fn check_room(state: &State, node: NodeId, rows: &[Endpoint]) -> Result<(), Refu
     Ok(())
 }
 
-/// Takes endpoints of a node back; those that are not there are gone already.
-pub(super) fn remove(state: &State, node: NodeId, keys: &[(NetworkId, EndpointId)]) -> Verdict {
+/// Withdraws endpoints of a node; those that do not exist count as removed.
+pub(super) fn remove(state: &State, node: NodeId, keys: &[(NetworkId, EndpointId)]) -> Decision {
     check_count(keys.len())?;
     let mut records = Vec::new();
     for &(network, id) in keys {

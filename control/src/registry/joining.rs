@@ -3,11 +3,11 @@
 use overlay_core::{Change, Node, NodeId};
 use overlay_proto::{Code, Refusal};
 
-use super::record::Host;
-use super::{Digest, Join, Outcome, Record, State, Token, Verdict, limits, refuse};
+use super::record::Enrollment;
+use super::{Decision, Digest, Join, Outcome, Record, State, Token, limits, refuse};
 
-/// Admits a host, or gives a node that asks again its identity once more.
-pub(super) fn join(state: &State, join: Join, now: u64) -> Verdict {
+/// Admits a host; a node that joined with the same key before gets the identity that it has.
+pub(super) fn join(state: &State, join: Join, now: u64) -> Decision {
     let token = admits(state, &join, now)?;
     if let Some(node) = state.node_of_key(&join.key) {
         return rejoin(node, &join);
@@ -33,15 +33,16 @@ pub(super) fn join(state: &State, join: Join, now: u64) -> Verdict {
         underlay: Vec::new(),
         lane_ports: Vec::new(),
     };
-    let host = Host { node: node.id, key: join.key, token: join.token, version: String::new() };
+    let enrollment = Enrollment { node: node.id, key: join.key, token: join.token, version: String::new() };
     let used = Token { used: token.used + 1, ..token.clone() };
-    let records = vec![Record::Token(used), Record::Host(host), Record::Row(Change::Node(node.clone()))];
+    let records = vec![Record::Token(used), Record::Enrollment(enrollment), Record::Row(Change::Node(node.clone()))];
 
     Ok((Outcome::Joined(node), records))
 }
 
-/// The same key joined before: whoever holds it is that node, and the token is not used once more.
-fn rejoin(node: &Node, join: &Join) -> Verdict {
+/// Answers a host whose key joined before: whoever holds the key is that node, and the token is not
+/// used up again.
+fn rejoin(node: &Node, join: &Join) -> Decision {
     if node.name == join.name {
         return Ok((Outcome::Joined(node.clone()), Vec::new()));
     }
@@ -56,24 +57,25 @@ fn rejoin(node: &Node, join: &Join) -> Verdict {
 ///
 /// # Errors
 ///
-/// `token-refused`, with the same text whatever is wrong with the token.
+/// `token-refused`, with the same text for everything that may be wrong with the token.
 pub(crate) fn secret_is_known(state: &State, id: &str, secret: &Digest, now: u64) -> Result<(), Refusal> {
     known(state, id, secret, now).map(drop).ok_or_else(refused)
 }
 
 fn known<'a>(state: &'a State, id: &str, secret: &Digest, now: u64) -> Option<&'a Token> {
-    // Compared with something in any case, so that an unknown id takes as long as a wrong secret.
+    // An unknown id must take as long as a wrong secret, so something is compared in either case.
     let token = state.tokens().get(id);
     let matches = secret.matches(&token.map_or(Digest([0; 32]), |token| token.digest));
 
     token.filter(|token| matches && now < token.expires)
 }
 
-/// Finds the token that admits a host with this key; a token that is used up still admits those whom it admitted.
+/// Finds the token that admits a host with this key; a token that is used up still admits the hosts
+/// it admitted before.
 fn admits<'a>(state: &'a State, join: &Join, now: u64) -> Result<&'a Token, Refusal> {
     let again = || {
-        let host = state.node_of_key(&join.key).and_then(|node| state.hosts().get(&node.id));
-        host.is_some_and(|host| host.token == join.token)
+        let enrolled = state.node_of_key(&join.key).and_then(|node| state.enrollments().get(&node.id));
+        enrolled.is_some_and(|enrolled| enrolled.token == join.token)
     };
 
     known(state, &join.token, &join.secret, now).filter(|token| token.used < token.uses || again()).ok_or_else(refused)
@@ -86,7 +88,7 @@ fn refused() -> Refusal {
     )
 }
 
-/// Walks on from the drawn id until one is found that no node has or had.
+/// Returns the first id at or after the random one that no node has or ever had.
 fn free_id(state: &State, candidate: NodeId) -> NodeId {
     let mut id = candidate;
     while state.view().nodes.contains_key(&id) || state.revoked().contains_key(&id) {

@@ -1,6 +1,7 @@
-//! How much of everything there may be, and why.
+//! Upper limits, with their reasons.
 
-/// Nodes of a cluster: the watch hub and the snapshots are sized for ten thousand; the next power of two.
+/// Nodes of a cluster: the watch hub and the snapshots are sized for ten thousand; the next power
+/// of two.
 pub(crate) const MAX_NODES: usize = 16_384;
 /// Networks: a node keeps the settings of all of them, 1 MiB at this many.
 pub(crate) const MAX_NETWORKS: usize = 4_096;
@@ -10,19 +11,21 @@ pub(crate) const MAX_NODE_ENDPOINTS: usize = 16_384;
 pub(crate) const MAX_ENDPOINTS: usize = 262_144;
 /// Endpoints that one call may put or remove: one commit stays below 20 ms.
 pub(crate) const MAX_CALL_ENDPOINTS: usize = 1_000;
-/// Bytes of all labels of one row: a snapshot of 10,000 rows then stays below the 64 MiB a client takes.
+/// Bytes of all labels of one row: a snapshot of 10,000 rows then stays below the 64 MiB a client
+/// takes.
 pub(crate) const MAX_ROW_LABELS: usize = 4_096;
-/// Live tokens: nobody hands out more by hand.
+/// Live tokens: more than anyone would hand out.
 pub(crate) const MAX_TOKENS: usize = 1_000;
 /// How long a token may live, in seconds: a year.
 pub(crate) const MAX_TOKEN_TTL: u64 = 366 * 86_400;
-/// How long a token lives when nobody says, in seconds.
+/// How long a token is valid by default, in seconds.
 pub(crate) const DEFAULT_TOKEN_TTL: u64 = 3_600;
 /// How long an expired token is still listed, in seconds.
-pub(crate) const TOKEN_GRAVE: u64 = 86_400;
-/// Removed nodes that are remembered by name; an older one is refused as unknown, which is as final.
+pub(crate) const TOKEN_RETENTION: u64 = 86_400;
+/// Removed nodes that are remembered by name; an older one is refused as unknown, which is as
+/// final.
 pub(crate) const MAX_REVOKED: usize = 65_536;
 /// Blocks of one network that one node may hold: 65,536 addresses in blocks of /24.
 pub(crate) const MAX_NODE_BLOCKS: usize = 256;
-/// Bytes of an agent's version text.
+/// The longest version text of an agent, in bytes.
 pub(crate) const MAX_VERSION: usize = 64;

@@ -1,4 +1,5 @@
-//! How nodes enter and leave networks, and get the blocks that they give addresses out of.
+//! How nodes enter and leave networks, and how they get the blocks that they allocate addresses
+//! from.
 
 use std::net::Ipv4Addr;
 
@@ -6,16 +7,16 @@ use ipnet::Ipv4Net;
 use overlay_core::{Block, Change, Member, Network, NetworkId, NodeId, PublicKey, RowKey};
 use overlay_proto::{Code, Refusal};
 
-use super::{Outcome, Record, State, Verdict, limits, refuse};
+use super::{Decision, Outcome, Record, State, limits, refuse};
 
-/// Makes a node a member, or changes its keys, and sees that it holds enough blocks.
+/// Makes a node a member or changes its keys, and grants blocks until it has enough.
 pub(super) fn enter(
     state: &State,
     node: NodeId,
     network: NetworkId,
     lane_keys: Vec<PublicKey>,
     blocks: usize,
-) -> Verdict {
+) -> Decision {
     let network = network_of(state, network)?;
     if blocks > limits::MAX_NODE_BLOCKS {
         let most = limits::MAX_NODE_BLOCKS;
@@ -37,7 +38,8 @@ pub(super) fn enter(
     Ok((Outcome::Member(member), records))
 }
 
-/// A key stands for one node on one lane of one network; a second holder could read what is meant for the first.
+/// A key identifies one node on one lane of one network; a second holder could read the first one's
+/// traffic.
 fn check_keys(state: &State, node: NodeId, network: &Network, lane_keys: &[PublicKey]) -> Result<(), Refusal> {
     let mut seen = std::collections::BTreeSet::new();
     let others = state.view().members_of(network.id).filter(|member| member.node != node);
@@ -57,7 +59,7 @@ fn network_of(state: &State, id: NetworkId) -> Result<&Network, Refusal> {
     networks.get(&id).ok_or_else(|| refuse(Code::NotFound, format!("there is no network {id}")))
 }
 
-/// Picks blocks as [`ipam::free_block`] does, from the top down, in one walk.
+/// Picks the blocks that [`ipam::free_block`] would, from the top down, in a single pass.
 fn free_blocks(state: &State, network: &Network, count: usize) -> Result<Vec<Ipv4Net>, Refusal> {
     if count == 0 {
         return Ok(Vec::new());
@@ -87,7 +89,7 @@ fn free_blocks(state: &State, network: &Network, count: usize) -> Result<Vec<Ipv
 }
 
 /// Ends a membership; refused while the node has endpoints there.
-pub(super) fn exit(state: &State, node: NodeId, network: NetworkId) -> Verdict {
+pub(super) fn exit(state: &State, node: NodeId, network: NetworkId) -> Decision {
     let used = state.endpoints_of(node, Some(network)).count();
     if used > 0 {
         return Err(refuse(
@@ -97,7 +99,7 @@ pub(super) fn exit(state: &State, node: NodeId, network: NetworkId) -> Verdict {
     }
     let records = match state.view().member(network, node) {
         Some(_) => vec![Record::Row(Change::Removed(RowKey::Member(network, node)))],
-        // Leaving twice is no error: the first answer may have been lost.
+        // Leaving twice is not an error: the first answer may have been lost.
         None => Vec::new(),
     };
 
@@ -110,12 +112,12 @@ mod tests {
 
     use overlay_core::ipam;
 
-    use super::super::tests::{Scene, scene};
+    use super::super::tests::{Fixture, fixture};
     use super::*;
 
     #[test]
     fn blocks_are_those_that_core_would_pick() {
-        let Scene { mut state, network, nodes } = scene("10.9.0.0/22");
+        let Fixture { mut state, network, nodes } = fixture("10.9.0.0/22");
         let prefix = "10.9.0.0/22".parse().expect("a prefix");
         let mut held = Vec::new();
         for (i, node) in nodes.iter().enumerate() {

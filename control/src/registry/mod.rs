@@ -1,6 +1,6 @@
-//! Everything that control decides: a pure function of what it remembers, what is asked and the time.
+//! Every decision of control, as a pure function of its state, the command and the time.
 //!
-//! No I/O, no clock, no randomness: identities that somebody must draw come with the command.
+//! No I/O, no clock, no randomness: random identities come with the command.
 
 mod endpoints;
 mod joining;
@@ -27,56 +27,56 @@ use overlay_core::{
 use overlay_proto::{Code, Refusal};
 
 pub(crate) use joining::secret_is_known;
-pub(crate) use record::{Digest, Record, Settings, Token, Touched};
+pub(crate) use record::{ChangedKey, Digest, Record, Settings, Token};
 pub(crate) use state::State;
 
-/// Who asks.
+/// The party a command comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Actor {
-    /// A person at control's own state directory.
+    /// Someone with access to control's state directory.
     Operator,
-    /// A node, by its certificate.
+    /// A node, authenticated by its certificate.
     Node(NodeId),
 }
 
-/// What is asked.
+/// A request to change the state.
 #[derive(Debug, Clone)]
 pub(crate) enum Command {
-    /// A host wants to become a node; the actor is not looked at.
+    /// A host asks to become a node; the actor does not matter.
     Join(Join),
-    /// How a node is reached, and what it has in use.
+    /// A node announces how it is reached and what its host has in use.
     Announce(Announce),
-    /// The caller takes itself out.
+    /// The caller leaves the cluster.
     Leave,
-    /// An admin takes a node out, by name or id.
+    /// An admin removes a node, by name or id.
     RemoveNode(String),
-    /// A network is made.
+    /// Creates a network.
     CreateNetwork(CreateNetwork),
-    /// A network is removed, by name or id.
+    /// Removes a network.
     RemoveNetwork {
-        /// Name or id.
+        /// The network's name or id.
         network: String,
-        /// Also when endpoints are on it.
+        /// Whether to remove it even if it has endpoints.
         force: bool,
     },
-    /// The caller becomes a member, or changes its keys.
+    /// The caller becomes a member of a network, or changes its keys there.
     EnterNetwork {
-        /// Which.
+        /// The network.
         network: NetworkId,
-        /// One a lane.
+        /// One public key per lane.
         lane_keys: Vec<PublicKey>,
-        /// At least this many.
+        /// The least number of blocks that the caller needs.
         blocks: usize,
     },
-    /// The caller's membership ends.
+    /// Ends the caller's membership in a network.
     ExitNetwork(NetworkId),
-    /// Endpoints of the caller, each whole.
+    /// Creates or replaces endpoints of the caller.
     PutEndpoints(Vec<Endpoint>),
-    /// Endpoints of the caller that are gone.
+    /// Removes endpoints of the caller.
     RemoveEndpoints(Vec<(NetworkId, EndpointId)>),
-    /// A token is made.
+    /// Creates a join token.
     CreateToken(CreateToken),
-    /// A token is withdrawn.
+    /// Revokes a join token.
     RevokeToken(String),
 }
 
@@ -85,28 +85,28 @@ pub(crate) enum Command {
 pub(crate) struct Join {
     /// The token's id.
     pub(crate) token: String,
-    /// Of the token's secret.
+    /// The digest of the token's secret.
     pub(crate) secret: Digest,
-    /// Of the public key that the node will use.
+    /// The digest of the public key that the node will use.
     pub(crate) key: Digest,
     /// The node's name.
     pub(crate) name: Name,
-    /// Random; the node's id unless it is taken.
+    /// A random id, which the node gets unless it is taken.
     pub(crate) candidate: NodeId,
 }
 
 /// See [`Command::Announce`].
 #[derive(Debug, Clone)]
 pub(crate) struct Announce {
-    /// Addresses, the likeliest first.
+    /// The node's underlay addresses, the likeliest first.
     pub(crate) underlay: Vec<IpAddr>,
-    /// One a lane.
+    /// One UDP port per lane.
     pub(crate) lane_ports: Vec<u16>,
-    /// In use on the host.
+    /// The prefixes in use on the host.
     pub(crate) prefixes: Vec<HostPrefix>,
-    /// Networks that are not there as elsewhere.
+    /// The networks that differ on this host.
     pub(crate) differences: Vec<Difference>,
-    /// Of the agent.
+    /// The agent's version.
     pub(crate) version: String,
 }
 
@@ -115,62 +115,62 @@ pub(crate) struct Announce {
 pub(crate) struct CreateNetwork {
     /// Its name.
     pub(crate) name: Name,
-    /// Chosen from the pool when missing.
+    /// Its IPv4 prefix; one is chosen from the pool when missing.
     pub(crate) prefix: Option<Ipv4Net>,
-    /// No IPv6 when missing.
+    /// Its IPv6 prefix; no IPv6 when missing.
     pub(crate) prefix6: Option<Ipv6Net>,
     /// How packets are carried.
     pub(crate) mode: NetworkMode,
-    /// Of the operator.
+    /// The operator's labels.
     pub(crate) labels: BTreeMap<String, String>,
-    /// What else is asked for.
+    /// Further settings.
     pub(crate) settings: NetworkSettings,
-    /// Random, or wanted by the caller; the network's id unless it is taken.
+    /// An id, random or chosen by the caller, which the network gets unless it is taken.
     pub(crate) candidate: NetworkId,
 }
 
 /// See [`Command::CreateToken`].
 #[derive(Debug, Clone)]
 pub(crate) struct CreateToken {
-    /// Random.
+    /// A random id.
     pub(crate) id: String,
-    /// Of its secret.
+    /// The digest of its secret.
     pub(crate) digest: Digest,
-    /// Seconds; 0: an hour.
+    /// How long it is valid, in seconds; 0 stands for an hour.
     pub(crate) ttl: u64,
-    /// Nodes it admits; 0: one.
+    /// How many nodes it admits; 0 stands for one.
     pub(crate) uses: u32,
-    /// What they may ask.
+    /// The role of the nodes it admits.
     pub(crate) role: Role,
-    /// What they are labelled with.
+    /// The labels of the nodes it admits.
     pub(crate) labels: BTreeMap<String, String>,
 }
 
-/// What came of a command.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It is so.
+    /// The change was made, or was not needed.
     Done,
-    /// The node is one.
+    /// The host is this node.
     Joined(Node),
-    /// The network is there.
+    /// The network exists.
     Network(Network),
-    /// The membership is there.
+    /// The membership exists.
     Member(Member),
-    /// The token is there.
+    /// The token exists.
     Token(Token),
 }
 
-/// What a command came to, and the records that make it so; no record means that nothing changes.
-pub(crate) type Verdict = Result<(Outcome, Vec<Record>), Refusal>;
+/// The outcome of a command and the records that carry it out; without records, nothing changes.
+pub(crate) type Decision = Result<(Outcome, Vec<Record>), Refusal>;
 
 /// Decides a command at `now`, in seconds since 1970.
 ///
 /// # Errors
 ///
-/// The refusal; nothing changes then.
-pub(crate) fn apply(state: &State, actor: Actor, command: Command, now: u64) -> Verdict {
-    // Who joins is no node yet.
+/// Returns a refusal when the command is not allowed or makes no sense; nothing changes then.
+pub(crate) fn apply(state: &State, actor: Actor, command: Command, now: u64) -> Decision {
+    // A host that joins is not a node yet.
     if let (Actor::Node(node), false) = (actor, matches!(command, Command::Join(_))) {
         state.node(node)?;
     }
@@ -200,7 +200,7 @@ fn node(actor: Actor) -> Result<NodeId, Refusal> {
     }
 }
 
-/// Refuses unless the actor may change everything.
+/// Refuses actors that are not admins.
 pub(crate) fn require_admin(state: &State, actor: Actor) -> Result<(), Refusal> {
     match actor {
         Actor::Operator => Ok(()),

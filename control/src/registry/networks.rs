@@ -1,4 +1,4 @@
-//! How networks are made and removed.
+//! How networks are created and removed.
 
 use std::net::IpAddr;
 
@@ -6,10 +6,11 @@ use ipnet::{IpNet, Ipv4Net};
 use overlay_core::{Change, Network, NetworkId, RowKey, pool};
 use overlay_proto::{Code, Refusal};
 
-use super::{Actor, CreateNetwork, Outcome, Record, State, Verdict, check_labels, limits, refuse, require_admin};
+use super::{Actor, CreateNetwork, Decision, Outcome, Record, State, check_labels, limits, refuse, require_admin};
 
-/// Makes a network; its prefix is checked against what nodes have in use, or chosen.
-pub(super) fn create(state: &State, actor: Actor, create: CreateNetwork) -> Verdict {
+/// Creates a network. A requested prefix is checked against what hosts have in use; otherwise one
+/// is chosen.
+pub(super) fn create(state: &State, actor: Actor, create: CreateNetwork) -> Decision {
     check_labels(&create.labels)?;
     if let Some(there) = state.network_named(&create.name) {
         return Err(refuse(
@@ -40,7 +41,8 @@ pub(super) fn create(state: &State, actor: Actor, create: CreateNetwork) -> Verd
 
 fn prefix(state: &State, asked: Option<Ipv4Net>, chosen_by_engine: bool) -> Result<Ipv4Net, Refusal> {
     match asked {
-        // The engine has it already; its agent refused what a person must not ask for.
+        // The engine uses the prefix already, and its agent has refused what a person could not
+        // have asked for.
         Some(prefix) if chosen_by_engine => {
             refuse_taken(prefix.into(), pool::conflict_of_chosen(state.view(), prefix.into())).map(|()| prefix)
         }
@@ -71,7 +73,7 @@ fn refuse_taken(prefix: IpNet, conflict: Option<String>) -> Result<(), Refusal> 
     }
 }
 
-/// Checks that what was asked for fits the prefixes.
+/// Checks that the settings fit the prefixes.
 fn check_settings(network: &Network, actor: Actor) -> Result<(), Refusal> {
     let settings = &network.settings;
     let wrong = |what: String| Err(refuse(Code::InvalidInput, what));
@@ -112,8 +114,9 @@ fn free_id(state: &State, candidate: NetworkId) -> NetworkId {
     id
 }
 
-/// Removes a network with its memberships; while endpoints are on it, only by force, and others' only by an admin.
-pub(super) fn remove(state: &State, actor: Actor, name: &str, force: bool) -> Verdict {
+/// Removes a network with its memberships. One with endpoints takes `force`, and an admin if any
+/// belong to another node.
+pub(super) fn remove(state: &State, actor: Actor, name: &str, force: bool) -> Decision {
     let network = state.network_of(name)?;
     let endpoints: Vec<_> = state.view().endpoints_of(network.id).collect();
     if let Some(first) = endpoints.first()

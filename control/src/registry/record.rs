@@ -1,4 +1,4 @@
-//! What control remembers beside the membership, and the records that a commit is made of.
+//! What control stores besides the membership, and the records that a commit consists of.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use overlay_core::{Change, ClusterId, Name, NodeId, Role, RowKey};
 use serde::{Deserialize, Serialize};
 
-/// What `init` decided, for ever.
+/// The settings that `init` chose; they never change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Settings {
     /// The cluster.
@@ -17,35 +17,35 @@ pub(crate) struct Settings {
     pub(crate) pool: Ipv4Net,
     /// Where control listens unless `serve` says otherwise.
     pub(crate) listen: SocketAddr,
-    /// What join lines carry; empty: the host's addresses.
+    /// The addresses that join lines carry; the host's own addresses when empty.
     pub(crate) advertise: Vec<String>,
 }
 
-/// A join token; its secret is known by its digest only.
+/// A join token; only the digest of its secret is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Token {
-    /// Public, as the join line carries it.
+    /// The public id, as the join line carries it.
     pub(crate) id: String,
-    /// Of the secret.
+    /// The digest of the secret.
     pub(crate) digest: Digest,
-    /// When it stops to admit, in seconds since 1970.
+    /// When it expires, in seconds since 1970.
     pub(crate) expires: u64,
     /// How many nodes it admits.
     pub(crate) uses: u32,
     /// How many it has admitted.
     pub(crate) used: u32,
-    /// What the nodes it admits may ask.
+    /// The role of the nodes it admits.
     pub(crate) role: Role,
-    /// What the nodes it admits are labelled with.
+    /// The labels of the nodes it admits.
     pub(crate) labels: BTreeMap<String, String>,
 }
 
-/// A SHA-256.
+/// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Digest(pub(crate) [u8; 32]);
 
 impl Digest {
-    /// Hashes a text.
+    /// Hashes bytes.
     pub(crate) fn of(bytes: &[u8]) -> Self {
         let mut digest = [0; 32];
         digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
@@ -53,7 +53,7 @@ impl Digest {
         Self(digest)
     }
 
-    /// Compares in a time that does not depend on where the two differ.
+    /// Compares two digests in constant time.
     pub(crate) fn matches(&self, other: &Self) -> bool {
         let difference = self.0.iter().zip(other.0).fold(0, |all, (a, b)| std::hint::black_box(all | (a ^ b)));
 
@@ -67,61 +67,63 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// What only control knows about a node.
+/// How a node was enrolled: what only control needs to know about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Host {
+pub(crate) struct Enrollment {
     /// The node.
     pub(crate) node: NodeId,
-    /// Of the public key it joined with; who joins again with it gets the same identity.
+    /// The digest of the public key it joined with; whoever joins with the same key gets the same
+    /// identity.
     pub(crate) key: Digest,
     /// The token it joined with.
     pub(crate) token: String,
-    /// Of its agent.
+    /// The version of its agent.
     pub(crate) version: String,
 }
 
-/// A node that was taken out.
+/// A node that was removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Revoked {
     /// The node.
     pub(crate) node: NodeId,
-    /// What it was called.
+    /// The name it had.
     pub(crate) name: Name,
-    /// When, in seconds since 1970.
+    /// When it was removed, in seconds since 1970.
     pub(crate) at: u64,
 }
 
-/// One row of control's memory, replaced or removed.
+/// One row of the store, replaced or removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Record {
     /// A row of the membership.
     Row(Change),
-    /// A token was made or used.
+    /// A token was created or used.
     Token(Token),
     /// A token is gone.
-    NoToken(String),
-    /// What only control knows about a node.
-    Host(Host),
-    /// That is forgotten.
-    NoHost(NodeId),
-    /// A node was taken out.
+    RemoveToken(String),
+    /// A node was enrolled, or its agent's version changed.
+    #[serde(rename = "host")]
+    Enrollment(Enrollment),
+    /// An enrolment is gone.
+    RemoveEnrollment(NodeId),
+    /// A node was removed.
     Revoked(Revoked),
-    /// That is forgotten.
-    NoRevoked(NodeId),
+    /// A removed node is forgotten.
+    RemoveRevoked(NodeId),
 }
 
 impl Record {
-    /// Returns the key of the row in a store, and whether the row is there afterwards.
+    /// Returns the row's key in the store, and whether the row exists afterwards.
     pub(crate) fn key(&self) -> (String, bool) {
         match self {
             Self::Row(change) => (row_key(change.key()), !matches!(change, Change::Removed(_))),
             Self::Token(token) => (format!("token/{}", token.id), true),
-            Self::NoToken(id) => (format!("token/{id}"), false),
-            Self::Host(host) => (format!("host/{}", host.node), true),
-            Self::NoHost(node) => (format!("host/{node}"), false),
+            Self::RemoveToken(id) => (format!("token/{id}"), false),
+            Self::Enrollment(enrolled) => (format!("host/{}", enrolled.node), true),
+            Self::RemoveEnrollment(node) => (format!("host/{node}"), false),
             Self::Revoked(revoked) => (format!("revoked/{}", revoked.node), true),
-            Self::NoRevoked(node) => (format!("revoked/{node}"), false),
+            Self::RemoveRevoked(node) => (format!("revoked/{node}"), false),
         }
     }
 }
@@ -136,12 +138,12 @@ fn row_key(key: RowKey) -> String {
     }
 }
 
-/// A row of the membership that a commit changed, and whether it was there before.
+/// The key of a membership row that a commit changed, and whether the row existed before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Touched {
-    /// Which row.
+pub(crate) struct ChangedKey {
+    /// The row's key.
     pub(crate) key: RowKey,
-    /// Whether it was there before the commit.
+    /// Whether the row existed before the commit.
     pub(crate) before: bool,
 }
 

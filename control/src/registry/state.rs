@@ -1,6 +1,6 @@
-//! Everything control remembers, at one revision, with the indexes that make deciding cheap.
+//! Everything control stores, at one revision, with the indexes that keep decisions cheap.
 //!
-//! It changes by records only, and every index is a function of the rows.
+//! Only records change it, and every index is a function of the rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,20 +9,20 @@ use ipnet::Ipv4Net;
 use overlay_core::{Change, EndpointId, Member, Name, Network, NetworkId, Node, NodeId, RowKey, View};
 use overlay_proto::{Code, Refusal};
 
-use super::record::{Digest, Host, Record, Revoked, Settings, Token, Touched};
+use super::record::{ChangedKey, Digest, Enrollment, Record, Revoked, Settings, Token};
 
-/// Control's memory.
+/// The state of control.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct State {
     settings: Settings,
     view: View,
     tokens: BTreeMap<String, Token>,
-    hosts: BTreeMap<NodeId, Host>,
+    enrollments: BTreeMap<NodeId, Enrollment>,
     revoked: BTreeMap<NodeId, Revoked>,
     index: Index,
 }
 
-/// What can be found without a scan.
+/// Look-ups that need no scan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Index {
     network_names: BTreeMap<Name, NetworkId>,
@@ -35,19 +35,19 @@ struct Index {
 }
 
 impl State {
-    /// Makes the memory of a cluster in which nothing has happened.
+    /// Creates the state of a new cluster.
     pub(crate) fn new(settings: Settings) -> Self {
         Self {
             settings,
             view: View::default(),
             tokens: BTreeMap::new(),
-            hosts: BTreeMap::new(),
+            enrollments: BTreeMap::new(),
             revoked: BTreeMap::new(),
             index: Index::default(),
         }
     }
 
-    /// Builds the memory out of stored records.
+    /// Rebuilds the state from stored records.
     pub(crate) fn from_records(
         settings: Settings,
         revision: overlay_core::Revision,
@@ -62,19 +62,19 @@ impl State {
         state
     }
 
-    /// Goes one revision further; returns which rows of the membership changed.
-    pub(crate) fn commit(&mut self, records: impl IntoIterator<Item = Record>) -> Vec<Touched> {
-        let mut touched = BTreeMap::new();
+    /// Applies records as the next revision; returns which rows of the membership changed.
+    pub(crate) fn commit(&mut self, records: impl IntoIterator<Item = Record>) -> Vec<ChangedKey> {
+        let mut changed = BTreeMap::new();
         for record in records {
             if let Record::Row(change) = &record {
                 let key = change.key();
-                touched.entry(key).or_insert_with(|| self.view.row(key).is_some());
+                changed.entry(key).or_insert_with(|| self.view.row(key).is_some());
             }
             self.apply(record);
         }
         self.view.revision = self.view.revision.next();
 
-        touched.into_iter().map(|(key, before)| Touched { key, before }).collect()
+        changed.into_iter().map(|(key, before)| ChangedKey { key, before }).collect()
     }
 
     fn apply(&mut self, record: Record) {
@@ -87,22 +87,22 @@ impl State {
                 self.view.apply(change);
             }
             Record::Token(token) => drop(self.tokens.insert(token.id.clone(), token)),
-            Record::NoToken(id) => drop(self.tokens.remove(&id)),
-            Record::Host(host) => {
-                self.index.keys.insert(host.key, host.node);
-                self.hosts.insert(host.node, host);
+            Record::RemoveToken(id) => drop(self.tokens.remove(&id)),
+            Record::Enrollment(enrolled) => {
+                self.index.keys.insert(enrolled.key, enrolled.node);
+                self.enrollments.insert(enrolled.node, enrolled);
             }
-            Record::NoHost(node) => {
-                if let Some(host) = self.hosts.remove(&node) {
-                    self.index.keys.remove(&host.key);
+            Record::RemoveEnrollment(node) => {
+                if let Some(enrolled) = self.enrollments.remove(&node) {
+                    self.index.keys.remove(&enrolled.key);
                 }
             }
             Record::Revoked(revoked) => drop(self.revoked.insert(revoked.node, revoked)),
-            Record::NoRevoked(node) => drop(self.revoked.remove(&node)),
+            Record::RemoveRevoked(node) => drop(self.revoked.remove(&node)),
         }
     }
 
-    /// Returns what `init` decided.
+    /// Returns the settings that `init` chose.
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -117,31 +117,31 @@ impl State {
         &self.tokens
     }
 
-    /// Returns what only control knows about the nodes.
-    pub(crate) fn hosts(&self) -> &BTreeMap<NodeId, Host> {
-        &self.hosts
+    /// Returns how each node was enrolled.
+    pub(crate) fn enrollments(&self) -> &BTreeMap<NodeId, Enrollment> {
+        &self.enrollments
     }
 
-    /// Returns the nodes that were taken out.
+    /// Returns the nodes that were removed.
     pub(crate) fn revoked(&self) -> &BTreeMap<NodeId, Revoked> {
         &self.revoked
     }
 
-    /// Lists every record that makes this state out of nothing.
+    /// Lists the records that rebuild this state from nothing.
     pub(crate) fn records(&self) -> impl Iterator<Item = Record> + '_ {
         let rows = self.view.rows().map(Record::Row);
         let tokens = self.tokens.values().cloned().map(Record::Token);
-        let hosts = self.hosts.values().cloned().map(Record::Host);
+        let enrollments = self.enrollments.values().cloned().map(Record::Enrollment);
         let revoked = self.revoked.values().cloned().map(Record::Revoked);
 
-        rows.chain(tokens).chain(hosts).chain(revoked)
+        rows.chain(tokens).chain(enrollments).chain(revoked)
     }
 
     /// Finds a node.
     ///
     /// # Errors
     ///
-    /// `not-allowed` when it was taken out, `not-authenticated` when it never was.
+    /// `not-allowed` when it was removed, `not-authenticated` when there never was such a node.
     pub(crate) fn node(&self, id: NodeId) -> Result<&Node, Refusal> {
         match (self.view.nodes.get(&id), self.revoked.get(&id)) {
             (Some(node), _) => Ok(node),
@@ -157,7 +157,7 @@ impl State {
         self.view.nodes.get(self.index.node_names.get(name)?)
     }
 
-    /// Finds the node that joined with a key.
+    /// Finds the node that joined with a given key.
     pub(crate) fn node_of_key(&self, key: &Digest) -> Option<&Node> {
         self.view.nodes.get(self.index.keys.get(key)?)
     }
@@ -167,11 +167,11 @@ impl State {
         self.view.networks.get(self.index.network_names.get(name)?)
     }
 
-    /// Finds a network by a name or an id.
+    /// Finds a network by name or id.
     ///
     /// # Errors
     ///
-    /// `not-found`.
+    /// `not-found` when there is none.
     pub(crate) fn network_of(&self, text: &str) -> Result<&Network, Refusal> {
         let named = text.parse::<Name>().ok().and_then(|name| self.network_named(&name));
         let known = || text.parse::<NetworkId>().ok().and_then(|id| self.view.networks.get(&id));
@@ -179,11 +179,11 @@ impl State {
         named.or_else(known).ok_or_else(|| not_found("network", text))
     }
 
-    /// Finds a node by a name or an id.
+    /// Finds a node by name or id.
     ///
     /// # Errors
     ///
-    /// `not-found`.
+    /// `not-found` when there is none.
     pub(crate) fn node_of(&self, text: &str) -> Result<&Node, Refusal> {
         let named = text.parse::<Name>().ok().and_then(|name| self.node_named(&name));
         let known = || text.parse::<NodeId>().ok().and_then(|id| self.view.nodes.get(&id));
@@ -196,18 +196,19 @@ impl State {
         self.index.memberships.get(&node).into_iter().flatten().copied()
     }
 
-    /// Tells whether two nodes are members of one network, or one and the same.
-    pub(crate) fn are_acquainted(&self, one: NodeId, other: NodeId) -> bool {
+    /// Tells whether two nodes are members of a common network, or are the same node.
+    pub(crate) fn share_network(&self, one: NodeId, other: NodeId) -> bool {
         let (one_of, other_of) = (self.index.memberships.get(&one), self.index.memberships.get(&other));
 
         one == other || one_of.zip(other_of).is_some_and(|(a, b)| !a.is_disjoint(b))
     }
 
-    /// Tells whether a node may see a row, were it there. The same answer as [`overlay_core::visibility::may_see`], faster.
+    /// Tells whether a node may see a row, present or not. The answer is that of
+    /// [`overlay_core::visibility::may_see`], found faster.
     pub(crate) fn may_see(&self, node: NodeId, key: RowKey) -> bool {
         match key {
             RowKey::Network(_) | RowKey::HostReport(_) => true,
-            RowKey::Node(other) => self.are_acquainted(node, other),
+            RowKey::Node(other) => self.share_network(node, other),
             RowKey::Member(network, _) | RowKey::Endpoint(network, _) => self.view.member(network, node).is_some(),
         }
     }
@@ -248,7 +249,7 @@ impl State {
             .map(|&(_, network, endpoint)| (network, endpoint))
     }
 
-    /// Finds what contradicts itself, as stored rows of a healthy store never do.
+    /// Finds an inconsistency; a healthy store has none.
     pub(crate) fn contradiction(&self) -> Option<String> {
         let rebuilt = Self::from_records(self.settings.clone(), self.view.revision, self.records());
         let orphan = |network, node| !self.view.networks.contains_key(&network) || !self.view.nodes.contains_key(&node);
@@ -264,8 +265,8 @@ impl State {
             (lost.is_some(), "an endpoint is on a node that is no member of its network"),
             (self.index.blocks.len() != blocks, "two nodes hold one block"),
             (self.index.addresses.len() != claimed, "two endpoints have one address"),
-            (self.view.nodes.keys().ne(self.hosts.keys()), "a node has no key, or a key no node"),
-            (self.index.keys.len() != self.hosts.len(), "two nodes have one key"),
+            (self.view.nodes.keys().ne(self.enrollments.keys()), "a node has no key, or a key no node"),
+            (self.index.keys.len() != self.enrollments.len(), "two nodes have one key"),
         ];
 
         checks.into_iter().find_map(|(wrong, text)| wrong.then(|| text.to_owned()))

@@ -1,13 +1,13 @@
-//! A cluster to try commands on, and what must hold whatever was asked of it.
+//! A cluster to try commands on, and the invariants that must hold after any of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
-/// The time of tests, in seconds since 1970.
+/// The current time in tests, in seconds since 1970.
 pub(crate) const NOW: u64 = 1_800_000_000;
 
-/// A cluster of which nothing is known yet.
+/// The settings of an empty cluster.
 pub(crate) fn settings() -> Settings {
     Settings {
         cluster: overlay_core::ClusterId::from_random(1),
@@ -17,7 +17,7 @@ pub(crate) fn settings() -> Settings {
     }
 }
 
-/// Applies a command as the writer does.
+/// Applies a command the way the writer does.
 pub(crate) fn ask(state: &mut State, actor: Actor, command: Command) -> Result<Outcome, Refusal> {
     let (outcome, records) = apply(state, actor, command, NOW)?;
     if !records.is_empty() {
@@ -27,7 +27,7 @@ pub(crate) fn ask(state: &mut State, actor: Actor, command: Command) -> Result<O
     Ok(outcome)
 }
 
-/// Makes a token that anybody can guess.
+/// Creates a token with a predictable secret.
 pub(crate) fn token(state: &mut State, id: u8, uses: u32, role: Role) {
     let create = CreateToken {
         id: format!("{id:016x}"),
@@ -40,7 +40,7 @@ pub(crate) fn token(state: &mut State, id: u8, uses: u32, role: Role) {
     ask(state, Actor::Operator, Command::CreateToken(create)).expect("there is room");
 }
 
-/// Asks to be a node by such a token.
+/// Returns a request to join with such a token.
 pub(crate) fn join_with(token: u8, key: u8, name: &str) -> Command {
     Command::Join(Join {
         token: format!("{token:016x}"),
@@ -59,7 +59,7 @@ pub(crate) fn with_tokens() -> State {
     state
 }
 
-/// Checks that nobody holds what another holds.
+/// Checks that no address, block or key has two holders.
 pub(crate) fn check_invariants(state: &State) {
     assert_eq!(state.contradiction(), None);
     for network in state.view().networks.values() {

@@ -9,7 +9,7 @@ use super::testing::*;
 use super::*;
 
 /// A cluster with one network and some nodes.
-pub(super) struct Scene {
+pub(super) struct Fixture {
     pub(super) state: State,
     pub(super) network: NetworkId,
     pub(super) nodes: Vec<NodeId>,
@@ -28,7 +28,7 @@ fn create(name: &str, prefix: Option<&str>) -> Command {
 }
 
 /// Makes a cluster with a network of this prefix and four nodes, the first an admin.
-pub(super) fn scene(prefix: &str) -> Scene {
+pub(super) fn fixture(prefix: &str) -> Fixture {
     let mut state = State::new(settings());
     token(&mut state, 1, 1, Role::Admin);
     token(&mut state, 2, 9, Role::Node);
@@ -46,10 +46,10 @@ pub(super) fn scene(prefix: &str) -> Scene {
         other => panic!("{other:?}"),
     };
 
-    Scene { state, network, nodes }
+    Fixture { state, network, nodes }
 }
 
-impl Scene {
+impl Fixture {
     fn enter(&mut self, node: usize, key: u8) -> Member {
         let lane_keys = vec![[key; 32].into()];
         let command = Command::EnterNetwork { network: self.network, lane_keys, blocks: 1 };
@@ -87,28 +87,28 @@ impl Scene {
 
 #[test]
 fn the_same_key_and_token_give_the_same_identity_even_when_used_up() {
-    let mut scene = scene("10.9.0.0/16");
-    let first = scene.nodes[0];
-    let before = scene.state.clone();
+    let mut fixture = fixture("10.9.0.0/16");
+    let first = fixture.nodes[0];
+    let before = fixture.state.clone();
 
-    let again = ask(&mut scene.state, Actor::Operator, join_with(1, 0, "node0"));
+    let again = ask(&mut fixture.state, Actor::Operator, join_with(1, 0, "node0"));
 
     assert!(matches!(again, Ok(Outcome::Joined(node)) if node.id == first));
-    assert_eq!(scene.state, before);
-    let other = ask(&mut scene.state, Actor::Operator, join_with(1, 9, "node9")).expect_err("the token is used up");
+    assert_eq!(fixture.state, before);
+    let other = ask(&mut fixture.state, Actor::Operator, join_with(1, 9, "node9")).expect_err("the token is used up");
     assert_eq!(other.code, Code::TokenRefused);
 }
 
 #[test]
 fn every_bad_token_gets_the_same_answer() {
-    let scene = scene("10.9.0.0/16");
+    let fixture = fixture("10.9.0.0/16");
     let refusal = |state: &State, command, now| apply(state, Actor::Operator, command, now).expect_err("refused");
-    let mut revoked = scene.state.clone();
+    let mut revoked = fixture.state.clone();
     ask(&mut revoked, Actor::Operator, Command::RevokeToken(format!("{:016x}", 2))).expect("it is there");
 
-    let unknown = refusal(&scene.state, join_with(3, 9, "n"), NOW);
-    let used = refusal(&scene.state, join_with(1, 9, "n"), NOW);
-    let expired = refusal(&scene.state, join_with(2, 9, "n"), NOW + 3_600);
+    let unknown = refusal(&fixture.state, join_with(3, 9, "n"), NOW);
+    let used = refusal(&fixture.state, join_with(1, 9, "n"), NOW);
+    let expired = refusal(&fixture.state, join_with(2, 9, "n"), NOW + 3_600);
     let gone = refusal(&revoked, join_with(2, 9, "n"), NOW);
 
     assert_eq!(unknown.code, Code::TokenRefused);
@@ -117,18 +117,18 @@ fn every_bad_token_gets_the_same_answer() {
 
 #[test]
 fn a_name_is_taken_once_and_costs_no_use() {
-    let mut scene = scene("10.9.0.0/16");
-    let before = scene.state.clone();
+    let mut fixture = fixture("10.9.0.0/16");
+    let before = fixture.state.clone();
 
-    let refusal = ask(&mut scene.state, Actor::Operator, join_with(2, 9, "NODE0")).expect_err("the name is taken");
+    let refusal = ask(&mut fixture.state, Actor::Operator, join_with(2, 9, "NODE0")).expect_err("the name is taken");
 
     assert_eq!(refusal.code, Code::NameTaken);
-    assert_eq!(scene.state, before);
+    assert_eq!(fixture.state, before);
 }
 
 #[test]
 fn a_prefix_in_use_is_refused_with_node_and_holder() {
-    let mut scene = scene("10.9.0.0/16");
+    let mut fixture = fixture("10.9.0.0/16");
     let announce = Announce {
         underlay: vec!["192.0.2.1".parse().expect("an address")],
         lane_ports: vec![1],
@@ -140,28 +140,28 @@ fn a_prefix_in_use_is_refused_with_node_and_holder() {
         differences: Vec::new(),
         version: "1".to_owned(),
     };
-    scene.as_node(1, Command::Announce(announce)).expect("announced");
-    let refused = |scene: &mut Scene, prefix| {
-        ask(&mut scene.state, Actor::Operator, create("other", Some(prefix))).expect_err("taken")
+    fixture.as_node(1, Command::Announce(announce)).expect("announced");
+    let refused = |fixture: &mut Fixture, prefix| {
+        ask(&mut fixture.state, Actor::Operator, create("other", Some(prefix))).expect_err("taken")
     };
 
-    let refusal = refused(&mut scene, "172.18.4.0/24");
+    let refusal = refused(&mut fixture, "172.18.4.0/24");
     assert_eq!(refusal.code, Code::AddressTaken);
     assert!(refusal.message.contains("node1 by docker_gwbridge"), "{refusal}");
     for prefix in ["10.0.0.0/8", "192.0.2.0/24", "172.17.0.0/16", "10.255.255.0/24", "172.16.0.0/12"] {
-        assert_eq!(refused(&mut scene, prefix).code, Code::AddressTaken, "{prefix}");
+        assert_eq!(refused(&mut fixture, prefix).code, Code::AddressTaken, "{prefix}");
     }
-    let chosen = ask(&mut scene.state, Actor::Operator, create("other", None));
+    let chosen = ask(&mut fixture.state, Actor::Operator, create("other", None));
     assert!(matches!(chosen, Ok(Outcome::Network(n)) if n.prefix.to_string() == "10.66.0.0/16"));
 }
 
 #[test]
 fn the_prefix_of_another_network_may_be_asked_for_but_is_never_chosen() {
-    let mut scene = scene("10.64.0.0/16");
+    let mut fixture = fixture("10.64.0.0/16");
 
-    let same = scene.as_node(1, create("second", Some("10.64.0.0/16")));
-    let chosen = scene.as_node(1, create("third", None));
-    let repeated = scene.as_node(1, create("second", Some("10.64.0.0/16")));
+    let same = fixture.as_node(1, create("second", Some("10.64.0.0/16")));
+    let chosen = fixture.as_node(1, create("third", None));
+    let repeated = fixture.as_node(1, create("second", Some("10.64.0.0/16")));
 
     assert!(matches!(same, Ok(Outcome::Network(n)) if n.prefix.to_string() == "10.64.0.0/16"));
     assert!(matches!(chosen, Ok(Outcome::Network(n)) if n.prefix.to_string() == "10.65.0.0/16"));
@@ -217,43 +217,43 @@ fn create_with(name: &str, settings: NetworkSettings) -> Command {
 
 #[test]
 fn an_ipv6_address_comes_out_of_the_block_it_belongs_to_or_is_claimed() {
-    let mut scene = scene("10.9.0.0/16");
-    let made = scene.as_node(0, create_with("dual", NetworkSettings::default()));
+    let mut fixture = fixture("10.9.0.0/16");
+    let made = fixture.as_node(0, create_with("dual", NetworkSettings::default()));
     let Ok(Outcome::Network(network)) = made else { panic!("{made:?}") };
-    scene.network = network.id;
-    scene.enter(1, 1);
-    scene.enter(2, 2);
+    fixture.network = network.id;
+    fixture.enter(1, 1);
+    fixture.enter(2, 2);
 
     // Of the node's own block, though the IPv4 address has another ending.
-    scene.put(1, vec![dual(scene.endpoint(1, 1, "10.8.255.2"), "fd08::a08:ff07")]).expect("its own block");
-    scene.put(1, vec![dual(scene.endpoint(1, 2, "10.8.255.3"), "fd08::77:1")]).expect("a claim");
-    let refused = |v6: &str, scene: &mut Scene| scene.try_put(2, dual(scene.endpoint(2, 9, "10.8.254.9"), v6));
+    fixture.put(1, vec![dual(fixture.endpoint(1, 1, "10.8.255.2"), "fd08::a08:ff07")]).expect("its own block");
+    fixture.put(1, vec![dual(fixture.endpoint(1, 2, "10.8.255.3"), "fd08::77:1")]).expect("a claim");
+    let refused = |v6: &str, fixture: &mut Fixture| fixture.try_put(2, dual(fixture.endpoint(2, 9, "10.8.254.9"), v6));
     for taken in ["fd08::a08:ff07", "fd08::77:1", "fd08::a08:ff08", "fd08::a08:1"] {
-        assert_eq!(refused(taken, &mut scene), Err(Code::AddressTaken), "{taken}");
+        assert_eq!(refused(taken, &mut fixture), Err(Code::AddressTaken), "{taken}");
     }
-    assert_eq!(refused("fd09::1", &mut scene), Err(Code::InvalidInput));
+    assert_eq!(refused("fd09::1", &mut fixture), Err(Code::InvalidInput));
 }
 
 #[test]
 fn where_an_engine_numbers_its_containers_nobody_else_takes_from_outside_the_blocks() {
-    let mut scene = scene("10.9.0.0/16");
-    let numbered = NetworkSettings { numbered_by: Some(scene.nodes[1]), ..NetworkSettings::default() };
-    assert_eq!(scene.as_node(2, create_with("plain", numbered.clone())), Err(Code::NotAllowed));
-    let made = scene.as_node(1, create_with("plain", numbered));
+    let mut fixture = fixture("10.9.0.0/16");
+    let numbered = NetworkSettings { numbered_by: Some(fixture.nodes[1]), ..NetworkSettings::default() };
+    assert_eq!(fixture.as_node(2, create_with("plain", numbered.clone())), Err(Code::NotAllowed));
+    let made = fixture.as_node(1, create_with("plain", numbered));
     let Ok(Outcome::Network(network)) = made else { panic!("{made:?}") };
-    scene.network = network.id;
-    scene.enter(1, 1);
-    scene.enter(2, 2);
+    fixture.network = network.id;
+    fixture.enter(1, 1);
+    fixture.enter(2, 2);
 
-    assert!(scene.put(1, vec![dual(scene.endpoint(1, 1, "10.8.0.2"), "fd08::2")]).is_ok());
-    assert_eq!(scene.try_put(2, scene.endpoint(2, 2, "10.8.0.3")), Err(Code::AddressTaken));
-    assert_eq!(scene.try_put(1, scene.endpoint(1, 3, "10.8.254.3")), Err(Code::AddressTaken));
-    assert!(scene.put(2, vec![scene.endpoint(2, 4, "10.8.254.3")]).is_ok());
+    assert!(fixture.put(1, vec![dual(fixture.endpoint(1, 1, "10.8.0.2"), "fd08::2")]).is_ok());
+    assert_eq!(fixture.try_put(2, fixture.endpoint(2, 2, "10.8.0.3")), Err(Code::AddressTaken));
+    assert_eq!(fixture.try_put(1, fixture.endpoint(1, 3, "10.8.254.3")), Err(Code::AddressTaken));
+    assert!(fixture.put(2, vec![fixture.endpoint(2, 4, "10.8.254.3")]).is_ok());
 }
 
 #[test]
 fn blocks_come_out_of_the_range_and_settings_must_fit_the_prefix() {
-    let mut scene = scene("10.9.0.0/16");
+    let mut fixture = fixture("10.9.0.0/16");
     let address = |text: &str| text.parse().expect("an address");
     let wrong = [
         NetworkSettings { gateway: Some([10, 9, 0, 1].into()), ..NetworkSettings::default() },
@@ -264,44 +264,48 @@ fn blocks_come_out_of_the_range_and_settings_must_fit_the_prefix() {
         NetworkSettings { reserved: [("a".to_owned(), address("10.9.0.1"))].into(), ..NetworkSettings::default() },
     ];
     for settings in wrong {
-        assert_eq!(scene.as_node(1, create_with("ranged", settings.clone())), Err(Code::InvalidInput), "{settings:?}");
+        assert_eq!(
+            fixture.as_node(1, create_with("ranged", settings.clone())),
+            Err(Code::InvalidInput),
+            "{settings:?}"
+        );
     }
     let settings = NetworkSettings {
         range: "10.8.16.0/20".parse().ok(),
         reserved: [("router".to_owned(), address("10.8.31.193"))].into(),
         ..NetworkSettings::default()
     };
-    let made = scene.as_node(1, create_with("ranged", settings));
+    let made = fixture.as_node(1, create_with("ranged", settings));
     let Ok(Outcome::Network(network)) = made else { panic!("{made:?}") };
-    scene.network = network.id;
+    fixture.network = network.id;
 
-    let member = scene.enter(1, 1);
+    let member = fixture.enter(1, 1);
 
     assert_eq!(member.blocks[0].prefix.to_string(), "10.8.31.192/26");
     assert_eq!(member.node_address(&network), Some([10, 8, 31, 194].into()));
-    assert_eq!(scene.try_put(1, scene.endpoint(1, 1, "10.8.31.193")), Err(Code::AddressTaken));
+    assert_eq!(fixture.try_put(1, fixture.endpoint(1, 1, "10.8.31.193")), Err(Code::AddressTaken));
 }
 
 #[test]
 fn entering_twice_changes_nothing_and_a_new_key_replaces_the_old() {
-    let mut scene = scene("10.9.0.0/16");
-    let first = scene.enter(1, 1);
-    let revision = scene.state.view().revision;
+    let mut fixture = fixture("10.9.0.0/16");
+    let first = fixture.enter(1, 1);
+    let revision = fixture.state.view().revision;
 
-    assert_eq!(scene.enter(1, 1), first);
-    assert_eq!(scene.state.view().revision, revision);
-    let changed = scene.enter(1, 2);
+    assert_eq!(fixture.enter(1, 1), first);
+    assert_eq!(fixture.state.view().revision, revision);
+    let changed = fixture.enter(1, 2);
     assert_eq!(changed.blocks, first.blocks);
     assert_eq!(changed.lane_keys, vec![[2; 32].into()]);
 }
 
 #[test]
 fn addresses_that_are_not_free_are_refused_and_nothing_of_the_call_stays() {
-    let mut scene = scene("10.9.0.0/16");
-    scene.enter(1, 1);
-    scene.enter(2, 2);
-    scene.put(1, vec![scene.endpoint(1, 1, "10.9.255.2"), scene.endpoint(1, 2, "10.9.3.3")]).expect("free");
-    let before = scene.state.clone();
+    let mut fixture = fixture("10.9.0.0/16");
+    fixture.enter(1, 1);
+    fixture.enter(2, 2);
+    fixture.put(1, vec![fixture.endpoint(1, 1, "10.9.255.2"), fixture.endpoint(1, 2, "10.9.3.3")]).expect("free");
+    let before = fixture.state.clone();
     let cases = [
         ("10.9.255.2", Code::AddressTaken),
         ("10.9.3.3", Code::AddressTaken),
@@ -314,79 +318,79 @@ fn addresses_that_are_not_free_are_refused_and_nothing_of_the_call_stays() {
         ("fd00::1", Code::InvalidInput),
     ];
     for (address, code) in cases {
-        let rows = vec![scene.endpoint(2, 11, "10.9.254.9"), scene.endpoint(2, 12, address)];
-        let refusal = scene.put(2, rows).expect_err(address);
+        let rows = vec![fixture.endpoint(2, 11, "10.9.254.9"), fixture.endpoint(2, 12, address)];
+        let refusal = fixture.put(2, rows).expect_err(address);
         assert_eq!(refusal.code, code, "{address}: {refusal}");
-        assert_eq!(scene.state, before, "{address}");
+        assert_eq!(fixture.state, before, "{address}");
     }
-    let twice = vec![scene.endpoint(2, 11, "10.9.254.9"), scene.endpoint(2, 12, "10.9.254.9")];
-    assert_eq!(scene.put(2, twice).expect_err("twice").code, Code::AddressTaken);
+    let twice = vec![fixture.endpoint(2, 11, "10.9.254.9"), fixture.endpoint(2, 12, "10.9.254.9")];
+    assert_eq!(fixture.put(2, twice).expect_err("twice").code, Code::AddressTaken);
 }
 
 #[test]
 fn addresses_may_change_hands_within_one_call() {
-    let mut scene = scene("10.9.0.0/16");
-    scene.enter(1, 1);
-    scene.put(1, vec![scene.endpoint(1, 1, "10.9.255.2"), scene.endpoint(1, 2, "10.9.255.3")]).expect("free");
+    let mut fixture = fixture("10.9.0.0/16");
+    fixture.enter(1, 1);
+    fixture.put(1, vec![fixture.endpoint(1, 1, "10.9.255.2"), fixture.endpoint(1, 2, "10.9.255.3")]).expect("free");
 
-    scene.put(1, vec![scene.endpoint(1, 1, "10.9.255.3"), scene.endpoint(1, 2, "10.9.255.2")]).expect("swapped");
+    fixture.put(1, vec![fixture.endpoint(1, 1, "10.9.255.3"), fixture.endpoint(1, 2, "10.9.255.2")]).expect("swapped");
 
-    assert_eq!(scene.state.contradiction(), None);
-    assert_eq!(scene.put(1, vec![scene.endpoint(1, 3, "10.9.255.2")]).expect_err("taken").code, Code::AddressTaken);
+    assert_eq!(fixture.state.contradiction(), None);
+    assert_eq!(fixture.put(1, vec![fixture.endpoint(1, 3, "10.9.255.2")]).expect_err("taken").code, Code::AddressTaken);
 }
 
 #[test]
 fn no_node_speaks_for_another() {
-    let mut scene = scene("10.9.0.0/16");
-    scene.enter(1, 1);
-    scene.enter(2, 2);
-    scene.put(1, vec![scene.endpoint(1, 1, "10.9.255.2")]).expect("free");
-    let (network, theirs) = (scene.network, EndpointId::from_random(1));
+    let mut fixture = fixture("10.9.0.0/16");
+    fixture.enter(1, 1);
+    fixture.enter(2, 2);
+    fixture.put(1, vec![fixture.endpoint(1, 1, "10.9.255.2")]).expect("free");
+    let (network, theirs) = (fixture.network, EndpointId::from_random(1));
 
-    let forged = scene.put(2, vec![scene.endpoint(1, 5, "10.9.255.5")]).expect_err("forged");
+    let forged = fixture.put(2, vec![fixture.endpoint(1, 5, "10.9.255.5")]).expect_err("forged");
     assert_eq!(forged.code, Code::NotAllowed);
-    let stolen = scene.put(2, vec![scene.endpoint(2, 1, "10.9.254.5")]).expect_err("stolen");
+    let stolen = fixture.put(2, vec![fixture.endpoint(2, 1, "10.9.254.5")]).expect_err("stolen");
     assert_eq!(stolen.code, Code::NotAllowed);
-    assert_eq!(scene.as_node(2, Command::RemoveEndpoints(vec![(network, theirs)])), Err(Code::NotAllowed));
-    let stranger = scene.put(3, vec![scene.endpoint(3, 6, "10.9.253.5")]).expect_err("no member");
+    assert_eq!(fixture.as_node(2, Command::RemoveEndpoints(vec![(network, theirs)])), Err(Code::NotAllowed));
+    let stranger = fixture.put(3, vec![fixture.endpoint(3, 6, "10.9.253.5")]).expect_err("no member");
     assert_eq!(stranger.code, Code::WrongState);
     let key_of_another = vec![[1; 32].into()];
     let enter = Command::EnterNetwork { network, lane_keys: key_of_another, blocks: 1 };
-    assert_eq!(scene.as_node(3, enter), Err(Code::InvalidInput));
+    assert_eq!(fixture.as_node(3, enter), Err(Code::InvalidInput));
     for command in [
         Command::RemoveNode("node2".to_owned()),
         Command::RevokeToken(format!("{:016x}", 1)),
         Command::RemoveNetwork { network: "net".to_owned(), force: true },
     ] {
-        assert_eq!(scene.as_node(3, command), Err(Code::NotAllowed));
+        assert_eq!(fixture.as_node(3, command), Err(Code::NotAllowed));
     }
 }
 
 #[test]
 fn a_removed_node_leaves_nothing_and_may_ask_nothing() {
-    let mut scene = scene("10.9.0.0/16");
-    scene.enter(1, 1);
-    scene.put(1, vec![scene.endpoint(1, 1, "10.9.255.2")]).expect("free");
+    let mut fixture = fixture("10.9.0.0/16");
+    fixture.enter(1, 1);
+    fixture.put(1, vec![fixture.endpoint(1, 1, "10.9.255.2")]).expect("free");
 
-    scene.as_node(0, Command::RemoveNode("node1".to_owned())).expect("an admin may");
+    fixture.as_node(0, Command::RemoveNode("node1".to_owned())).expect("an admin may");
 
-    assert_eq!(scene.state.view().endpoints.len() + scene.state.view().members.len(), 0);
-    assert_eq!(scene.as_node(1, Command::Leave), Err(Code::NotAllowed));
-    let again = ask(&mut scene.state, Actor::Operator, join_with(2, 1, "node1")).expect("a new node");
-    assert!(matches!(again, Outcome::Joined(node) if node.id != scene.nodes[1]));
+    assert_eq!(fixture.state.view().endpoints.len() + fixture.state.view().members.len(), 0);
+    assert_eq!(fixture.as_node(1, Command::Leave), Err(Code::NotAllowed));
+    let again = ask(&mut fixture.state, Actor::Operator, join_with(2, 1, "node1")).expect("a new node");
+    assert!(matches!(again, Outcome::Joined(node) if node.id != fixture.nodes[1]));
 }
 
 #[test]
 fn networks_and_memberships_in_use_stay() {
-    let mut scene = scene("10.9.0.0/16");
-    scene.enter(1, 1);
-    scene.put(1, vec![scene.endpoint(1, 1, "10.9.255.2")]).expect("free");
-    let (network, remove) = (scene.network, |force| Command::RemoveNetwork { network: "net".to_owned(), force });
+    let mut fixture = fixture("10.9.0.0/16");
+    fixture.enter(1, 1);
+    fixture.put(1, vec![fixture.endpoint(1, 1, "10.9.255.2")]).expect("free");
+    let (network, remove) = (fixture.network, |force| Command::RemoveNetwork { network: "net".to_owned(), force });
 
-    assert_eq!(scene.as_node(1, Command::ExitNetwork(network)), Err(Code::InUse));
-    assert_eq!(scene.as_node(0, remove(false)), Err(Code::InUse));
-    assert_eq!(scene.as_node(0, remove(true)), Ok(Outcome::Done));
-    let view = scene.state.view();
+    assert_eq!(fixture.as_node(1, Command::ExitNetwork(network)), Err(Code::InUse));
+    assert_eq!(fixture.as_node(0, remove(false)), Err(Code::InUse));
+    assert_eq!(fixture.as_node(0, remove(true)), Ok(Outcome::Done));
+    let view = fixture.state.view();
     assert_eq!(view.networks.len() + view.members.len() + view.endpoints.len(), 0);
 }
 

@@ -1,11 +1,11 @@
-//! Join tokens: made, listed and withdrawn by admins.
+//! Join tokens: created, listed and revoked by admins.
 
 use overlay_proto::Code;
 
-use super::{Actor, CreateToken, Outcome, Record, State, Token, Verdict, check_labels, limits, refuse, require_admin};
+use super::{Actor, CreateToken, Decision, Outcome, Record, State, Token, check_labels, limits, refuse, require_admin};
 
-/// Makes a token, and forgets those that expired a day ago.
-pub(super) fn create(state: &State, actor: Actor, create: CreateToken, now: u64) -> Verdict {
+/// Creates a token, and forgets those that expired more than a day ago.
+pub(super) fn create(state: &State, actor: Actor, create: CreateToken, now: u64) -> Decision {
     require_admin(state, actor)?;
     check_labels(&create.labels)?;
     let ttl = if create.ttl == 0 { limits::DEFAULT_TOKEN_TTL } else { create.ttl };
@@ -20,9 +20,9 @@ pub(super) fn create(state: &State, actor: Actor, create: CreateToken, now: u64)
             format!("{uses} uses are more than the {most} nodes a cluster may have"),
         ));
     }
-    let dead = |token: &&Token| token.expires.saturating_add(limits::TOKEN_GRAVE) <= now;
+    let dead = |token: &&Token| token.expires.saturating_add(limits::TOKEN_RETENTION) <= now;
     let mut records: Vec<_> =
-        state.tokens().values().filter(dead).map(|token| Record::NoToken(token.id.clone())).collect();
+        state.tokens().values().filter(dead).map(|token| Record::RemoveToken(token.id.clone())).collect();
     if state.tokens().len() - records.len() >= limits::MAX_TOKENS {
         let most = limits::MAX_TOKENS;
         return Err(refuse(
@@ -48,13 +48,13 @@ pub(super) fn create(state: &State, actor: Actor, create: CreateToken, now: u64)
     Ok((Outcome::Token(token), records))
 }
 
-/// Withdraws a token; nodes that joined with it stay.
-pub(super) fn revoke(state: &State, actor: Actor, id: &str) -> Verdict {
+/// Revokes a token; nodes that joined with it stay.
+pub(super) fn revoke(state: &State, actor: Actor, id: &str) -> Decision {
     require_admin(state, actor)?;
     if !state.tokens().contains_key(id) {
         let shown: String = id.chars().take(80).collect();
         return Err(refuse(Code::NotFound, format!("there is no token {shown:?}")));
     }
 
-    Ok((Outcome::Done, vec![Record::NoToken(id.to_owned())]))
+    Ok((Outcome::Done, vec![Record::RemoveToken(id.to_owned())]))
 }

@@ -1,4 +1,4 @@
-//! Who is at the other end: known from the certificate of the connection, and from nothing else.
+//! Identifies the client of a connection by its certificate, and by nothing else.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,16 +9,16 @@ use overlay_proto::identity::{self, NodeIdentity};
 use overlay_proto::{Code, Refusal};
 use rustls::pki_types::CertificateDer;
 
-/// How long after its end a certificate still serves to get the next, in seconds: 90 days. A node that must not come back
-/// is removed; this bounds what a forgotten disk is good for.
+/// How long an expired certificate can still be renewed, in seconds: 90 days. A node that must not
+/// come back is removed; this limits the use of a forgotten disk.
 const RENEWAL_GRACE: u64 = 90 * 86_400;
 
-/// The other end of a connection; requests carry it.
+/// The client of a connection, attached to its requests.
 #[derive(Debug, Clone)]
-pub(crate) struct Peer(Arc<Shown>);
+pub(crate) struct ClientInfo(Arc<ClientDetails>);
 
 #[derive(Debug)]
-struct Shown {
+struct ClientDetails {
     address: SocketAddr,
     own_host: bool,
     certificate: Option<Certificate>,
@@ -31,24 +31,24 @@ struct Certificate {
     to: u64,
 }
 
-impl Peer {
-    /// Reads who a verified certificate speaks for; `local` is our end of the connection.
+impl ClientInfo {
+    /// Reads the identity from a verified certificate; `local` is our end of the connection.
     pub(crate) fn new(address: SocketAddr, local: SocketAddr, certificate: Option<&CertificateDer<'_>>) -> Self {
         let read = |der: &CertificateDer<'_>| {
-            // Without a readable validity there is none.
+            // A certificate without readable validity is never valid.
             let (from, to) = identity::validity(der).unwrap_or_default();
             Certificate { identity: NodeIdentity::from_certificate(der).ok(), from, to }
         };
 
-        // Who connects to an address of the own host does so from the same one.
+        // Connections to an address of the own host come from the same address.
         let (from, to) = (address.ip().to_canonical(), local.ip().to_canonical());
         let own_host = from == to || from.is_loopback();
         let address = SocketAddr::new(from, address.port());
 
-        Self(Arc::new(Shown { address, own_host, certificate: certificate.map(read) }))
+        Self(Arc::new(ClientDetails { address, own_host, certificate: certificate.map(read) }))
     }
 
-    /// Returns where the connection comes from.
+    /// Returns the client's address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.0.address
     }
@@ -58,21 +58,21 @@ impl Peer {
         self.0.own_host
     }
 
-    /// Tells whether a certificate was shown.
+    /// Tells whether the client presented a certificate.
     pub(crate) fn has_certificate(&self) -> bool {
         self.0.certificate.is_some()
     }
 
-    /// Returns when the certificate ends, in seconds since 1970.
+    /// Returns when the certificate expires, in seconds since 1970.
     pub(crate) fn expires(&self) -> u64 {
         self.0.certificate.as_ref().map_or(0, |certificate| certificate.to)
     }
 
-    /// Returns the node whose certificate was shown, if it is valid now.
+    /// Returns the node whose certificate was presented, if it is valid now.
     ///
     /// # Errors
     ///
-    /// `not-authenticated`, with both times when it is a matter of time.
+    /// `not-authenticated`; when it is outside its validity, with the times.
     pub(crate) fn node(&self, cluster: ClusterId, now: u64) -> Result<NodeId, Refusal> {
         let certificate = self.certificate()?;
         if !(certificate.from..certificate.to).contains(&now) {
@@ -87,12 +87,13 @@ impl Peer {
         self.identity(cluster)
     }
 
-    /// Returns the node whose certificate was shown, also when its time has passed or not come: who was admitted once and
-    /// not taken out since may renew after a weekend off, or after a clock was put right.
+    /// Returns the node whose certificate was presented, even if it has expired or is not valid
+    /// yet: a node that was admitted and not removed since may renew after a weekend off, or after
+    /// its clock was corrected.
     ///
     /// # Errors
     ///
-    /// `not-authenticated` when there is none, or when it ended too long ago.
+    /// `not-authenticated` when there is none, or when it expired too long ago.
     pub(crate) fn renewing_node(&self, cluster: ClusterId, now: u64) -> Result<NodeId, Refusal> {
         let ended = self.certificate()?.to;
         if now >= ended.saturating_add(RENEWAL_GRACE) {
@@ -123,7 +124,11 @@ fn refuse(message: String) -> Refusal {
     Refusal::new(Code::NotAuthenticated, message)
 }
 
-/// Finds the other end of a request's connection.
-pub(super) fn peer<T>(request: &tonic::Request<T>) -> Result<Peer, Refusal> {
-    request.extensions().get::<Peer>().cloned().ok_or_else(|| refuse("the connection has no peer".to_owned()))
+/// Returns the client of a request's connection.
+pub(super) fn client<T>(request: &tonic::Request<T>) -> Result<ClientInfo, Refusal> {
+    request
+        .extensions()
+        .get::<ClientInfo>()
+        .cloned()
+        .ok_or_else(|| refuse("the connection has no client information".to_owned()))
 }

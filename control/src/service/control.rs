@@ -1,4 +1,4 @@
-//! What nodes ask of control, call by call.
+//! The calls of nodes to control.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,18 +18,18 @@ use crate::pki::NodeRequest;
 use crate::registry::{Command, Outcome};
 use crate::token::FreshToken;
 use crate::watch::Opened;
-use crate::watch::hub::{Session, Watcher};
-use crate::watch::stream::{Feed, QUEUE};
+use crate::watch::hub::{OpenWatch, Watcher};
+use crate::watch::stream::{QUEUE, WatchStream};
 
 type Answer<T> = Result<Response<T>, Status>;
 
 impl Service {
-    /// Opens a watch, unless another process of the same node has one and is still there.
-    async fn open(&self, node: NodeId, watcher: Watcher) -> Result<Arc<Session>, Refusal> {
+    /// Opens a watch unless another process of the same node has one and is still alive.
+    async fn open(&self, node: NodeId, watcher: Watcher) -> Result<Arc<OpenWatch>, Refusal> {
         let mut silent = None;
         loop {
             match self.hub.open(node, watcher.clone(), silent.as_ref(), clock::now_unix())? {
-                Opened::Open(session) => return Ok(session),
+                Opened::Open(watch) => return Ok(watch),
                 Opened::Occupied(earlier) if earlier.answers().await => {
                     return Err(earlier.turned_away(watcher.address, clock::now_unix()));
                 }
@@ -48,20 +48,21 @@ impl Control for Service {
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
         let node = self.caller(&request)?;
-        let peer = auth::peer(&request)?;
+        let client = auth::client(&request)?;
         let asked = request.into_inner();
-        // Another cluster's history, or none, is answered with everything.
+        // A watcher without a revision, or with one of another cluster, gets a snapshot.
         let ours = asked.revision > 0 && asked.cluster == self.cluster().to_string();
-        let watcher = Watcher { instance: requests::instance(asked.instance)?, address: peer.address().ip() };
-        let session = self.open(node, watcher).await?;
-        self.places.note(node, peer.is_on_own_host());
+        let watcher = Watcher { instance: requests::instance(asked.instance)?, address: client.address().ip() };
+        let watch = self.open(node, watcher).await?;
+        self.locations.note(node, client.is_on_own_host());
         let at = ours.then_some(Revision(asked.revision));
-        let (hub, place, problems) = (Arc::clone(&self.hub), self.places.subscribe(), self.conditions.subscribe());
-        let feed = Feed { hub, problems, session, node, expires: peer.expires(), at, place };
-        let (outlet, stream) = mpsc::channel(QUEUE);
-        tokio::spawn(feed.run(outlet));
+        let (hub, location, problems) =
+            (Arc::clone(&self.hub), self.locations.subscribe(), self.conditions.subscribe());
+        let stream = WatchStream { hub, problems, watch, node, expires: client.expires(), at, location };
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        tokio::spawn(stream.run(sender));
 
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
     async fn confirm(&self, request: Request<v1::ConfirmRequest>) -> Answer<v1::ConfirmResponse> {
@@ -72,7 +73,7 @@ impl Control for Service {
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Answer<v1::RenewResponse> {
-        let node = auth::peer(&request)?.renewing_node(self.cluster(), clock::now_unix())?;
+        let node = auth::client(&request)?.renewing_node(self.cluster(), clock::now_unix())?;
         self.hub.look(|state| state.node(node).map(drop))?;
         let csr = NodeRequest::parse(&request.get_ref().csr).map_err(Refusal::from)?;
         let certificate = self.sign(node, &csr)?;

@@ -17,15 +17,16 @@ use crate::clock;
 use crate::pki::NodeRequest;
 use crate::registry::{Actor, Command, Digest, Join, Outcome, secret_is_known};
 
-/// How long the answer to a wrong token takes.
+/// How long the answer to a wrong token is delayed.
 const WRONG_TOKEN_DELAY: Duration = Duration::from_millis(250);
-/// Answers to wrong tokens that are under way at a time; the others queue. So all guessers together get 128 tries a second
-/// of 2^128, at a hash each, and who has the right token never waits for them.
+/// Concurrent answers to wrong tokens; further ones queue. So all guessers together get 128 tries a
+/// second out of 2^128, at the cost of one hash each, and hosts with a valid token never wait for
+/// them.
 const WRONG_TOKENS: usize = 32;
-/// How often wrong tokens are worth a line in the log.
+/// How often wrong tokens are logged, in seconds.
 const REPORT_EVERY: u64 = 10;
 
-/// Where wrong tokens wait for their answer.
+/// Delays the answers to wrong tokens.
 pub(crate) struct Tarpit {
     slots: Semaphore,
     refused: AtomicU64,
@@ -46,7 +47,7 @@ impl Tarpit {
         if due && self.reported.compare_exchange(reported, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             tracing::warn!(%from, refused, "Refused join tokens that are not valid");
         }
-        // Never closed; a call that is given up leaves the queue.
+        // The semaphore is never closed; a cancelled call leaves the queue.
         let _slot = self.slots.acquire().await;
         tokio::time::sleep(WRONG_TOKEN_DELAY).await;
     }
@@ -55,7 +56,7 @@ impl Tarpit {
 #[tonic::async_trait]
 impl Enrollment for Service {
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
-        let from = auth::peer(&request)?.address();
+        let from = auth::client(&request)?.address();
         match self.admit(request.into_inner()).await {
             Ok(response) => {
                 tracing::info!(node = %response.node, %from, "Node joined");
@@ -77,7 +78,8 @@ impl Service {
     async fn admit(&self, request: v1::JoinRequest) -> Result<v1::JoinResponse, Refusal> {
         let secret = Zeroizing::new(request.token_secret);
         let secret = Digest::of(secret.as_bytes());
-        // Before anything that costs: who guesses pays for the connection, control for a hash.
+        // Checked before any costly work: a guess costs the guesser a connection, and control one
+        // hash.
         self.hub.look(|state| secret_is_known(state, &request.token_id, &secret, clock::now_unix()))?;
         let csr = NodeRequest::parse(&request.csr)?;
         let join = Join {

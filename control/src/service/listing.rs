@@ -1,4 +1,4 @@
-//! Listings: what the caller may see of the present.
+//! Listings: the part of the current state that the caller may see.
 
 use overlay_core::{Node, NodeId, Role, RowKey};
 use overlay_proto::{Refusal, convert, v1};
@@ -6,7 +6,7 @@ use overlay_proto::{Refusal, convert, v1};
 use crate::registry::{Actor, State, Token, require_admin};
 use crate::watch::Hub;
 
-/// Admins see everything, nodes what they are a member of.
+/// Admins see everything, other nodes the networks that they are members of.
 fn sees(state: &State, caller: &Node, key: RowKey) -> bool {
     caller.role == Role::Admin || state.may_see(caller.id, key)
 }
@@ -36,7 +36,7 @@ fn node_state(state: &State, caller: &Node, node: &Node) -> v1::NodeState {
         online: false,
         seen_unix: 0,
         revision: 0,
-        version: state.hosts().get(&node.id).map(|host| host.version.clone()).unwrap_or_default(),
+        version: state.enrollments().get(&node.id).map(|enrolled| enrolled.version.clone()).unwrap_or_default(),
         networks: networks.filter_map(name).collect(),
     }
 }

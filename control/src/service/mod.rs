@@ -1,4 +1,5 @@
-//! What control offers over gRPC: thin files that know who asks, convert, ask the registry and answer.
+//! The gRPC services of control: thin files that authenticate, convert, ask the registry and
+//! answer.
 
 mod auth;
 mod control;
@@ -13,13 +14,13 @@ use overlay_core::{ClusterId, NodeId, Revision};
 use overlay_proto::identity::NodeIdentity;
 use overlay_proto::{Code, Refusal, v1};
 
-pub(crate) use auth::Peer;
+pub(crate) use auth::ClientInfo;
 pub(crate) use enrollment::Tarpit;
 
 use crate::clock;
 use crate::conditions::Conditions;
+use crate::location::LocationTracker;
 use crate::pki::{Authority, NodeRequest};
-use crate::place::Places;
 use crate::registry::{Actor, Command, Outcome, Settings};
 use crate::token::FreshToken;
 use crate::watch::Hub;
@@ -28,21 +29,21 @@ use crate::writer::Writer;
 /// What every call needs.
 #[derive(Clone)]
 pub(crate) struct Service {
-    /// The published present.
+    /// The published state.
     pub(crate) hub: Arc<Hub>,
-    /// Who changes it.
+    /// Changes the state.
     pub(crate) writer: Writer,
-    /// Who signs certificates.
+    /// Signs certificates.
     pub(crate) authority: Arc<Authority>,
-    /// What `init` decided.
+    /// The settings that `init` chose.
     pub(crate) settings: Settings,
-    /// Where control is found.
-    pub(crate) places: Arc<Places>,
+    /// Where control can be reached.
+    pub(crate) locations: Arc<LocationTracker>,
     /// How long a node's certificate is valid.
     pub(crate) cert_ttl: Duration,
-    /// What control itself cannot do.
+    /// Problems of control itself.
     pub(crate) conditions: Arc<Conditions>,
-    /// Where wrong tokens wait.
+    /// Delays wrong tokens.
     pub(crate) tarpit: Arc<Tarpit>,
 }
 
@@ -51,9 +52,9 @@ impl Service {
         self.settings.cluster
     }
 
-    /// Finds out which node asks, and that it still is one.
+    /// Authenticates the calling node, and checks that it still is one.
     fn caller<T>(&self, request: &tonic::Request<T>) -> Result<NodeId, Refusal> {
-        let node = auth::peer(request)?.node(self.cluster(), clock::now_unix())?;
+        let node = auth::client(request)?.node(self.cluster(), clock::now_unix())?;
         self.hub.look(|state| state.node(node).map(drop))?;
 
         Ok(node)
@@ -63,7 +64,7 @@ impl Service {
         self.writer.ask(Actor::Node(node), command).await
     }
 
-    /// Asks for a command whose answer is its revision alone.
+    /// Submits a command whose answer is only the revision.
     async fn revise(&self, node: NodeId, command: Command) -> Result<v1::Revised, Refusal> {
         let (_, revision) = self.ask(node, command).await?;
 
@@ -78,11 +79,11 @@ impl Service {
     }
 
     fn join_line(&self, token: FreshToken) -> overlay_proto::JoinLine {
-        token.line(self.authority.pin(), self.places.for_join_lines())
+        token.line(self.authority.pin(), self.locations.for_join_lines())
     }
 }
 
-/// The writer answered something else than was asked.
+/// Reports an outcome that does not fit the command.
 fn mismatch(outcome: &Outcome) -> Refusal {
     tracing::error!(?outcome, "An outcome does not belong to its command");
 

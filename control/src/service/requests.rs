@@ -1,4 +1,4 @@
-//! Messages to commands: the checks that core types do not make by themselves.
+//! Converts messages to commands, with the checks that core types do not make by themselves.
 
 use overlay_core::{NetworkId, Role};
 use overlay_proto::convert::{self, field, wire_enum};
@@ -8,7 +8,7 @@ use crate::registry::limits::MAX_CALL_ENDPOINTS;
 use crate::registry::{Announce, Command, CreateNetwork, CreateToken};
 use crate::token::FreshToken;
 
-/// The longest name of an agent's process, in bytes.
+/// The longest instance id of an agent's process, in bytes.
 const MAX_INSTANCE: usize = 64;
 
 pub(crate) fn announce(request: v1::AnnounceRequest) -> Result<Command, Refusal> {
@@ -21,7 +21,7 @@ pub(crate) fn announce(request: v1::AnnounceRequest) -> Result<Command, Refusal>
     }))
 }
 
-/// Checks the name of an agent's process; agents that know of none send nothing.
+/// Checks the instance id of an agent's process; older agents send none.
 pub(crate) fn instance(text: String) -> Result<String, Refusal> {
     if text.len() <= MAX_INSTANCE && text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         Ok(text)

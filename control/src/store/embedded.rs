@@ -1,6 +1,7 @@
 //! The embedded store: one redb file, fsynced at every commit.
 //!
-//! redb checks every page's checksum when it opens and may panic on a file that was tampered with; no panic leaves this module.
+//! redb verifies the checksum of every page when it opens a file, and may panic on one that was
+//! tampered with. No such panic leaves this module.
 
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
@@ -13,25 +14,25 @@ use overlay_core::Revision;
 use overlay_daemon::disk;
 use redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
-use super::{Footprint, HISTORY, Loaded, Step, Store, StoreError};
+use super::{ChangeLogEntry, Commit, HISTORY, Loaded, Store, StoreError};
 use crate::registry::{Record, Settings};
 
 /// The name of the file in the state directory.
 const FILE: &str = "control.redb";
-/// The format of what the tables hold.
+/// The format of the tables' contents.
 const FORMAT: u64 = 1;
-/// Memory for pages: the writer alone reads, and the state is in memory anyway.
+/// The page cache: only the writer reads, and the state is in memory anyway.
 const CACHE: usize = 16 << 20;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rows");
-const STEPS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("history");
+const HISTORY_TABLE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("history");
 
 const META_FORMAT: &str = "format";
 const META_SETTINGS: &str = "settings";
 const META_REVISION: &str = "revision";
 
-/// A store in a file of this host.
+/// A store in a local file.
 pub(crate) struct Embedded {
     path: PathBuf,
     database: Option<Database>,
@@ -43,12 +44,13 @@ impl Embedded {
         directory.join(FILE).exists()
     }
 
-    /// Makes the file of a new cluster with its first step, readable by its owner only; it appears whole or not at all.
+    /// Creates the file of a new cluster with its first commit, readable by its owner only. It is
+    /// created atomically.
     ///
     /// # Errors
     ///
     /// [`StoreError::Exists`] when there is one, [`StoreError::Io`] when it cannot be written.
-    pub(crate) fn create(directory: &Path, settings: &Settings, first: &Step) -> Result<(), StoreError> {
+    pub(crate) fn create(directory: &Path, settings: &Settings, first: &Commit) -> Result<(), StoreError> {
         let path = directory.join(FILE);
         if path.exists() {
             return Err(StoreError::Exists { path });
@@ -92,8 +94,8 @@ impl Embedded {
         contain(path, || builder().open(path))?.map(Some).map_err(|error| refuse(path, error.into()))
     }
 
-    /// Opens the file again after a failed write: redb refuses all further work on it, while the file itself stands at its
-    /// last commit.
+    /// Opens the file again after a failed write: redb refuses to work on it any further, though
+    /// the file itself is intact at its last commit.
     fn reopen(&mut self) -> Result<(), StoreError> {
         if self.database.is_none() {
             self.database = Self::open_file(&self.path)?;
@@ -104,7 +106,7 @@ impl Embedded {
 
     fn close(&mut self) {
         let database = self.database.take();
-        // Closing writes; what cannot be written is what the last commit did not promise.
+        // Closing writes, too, but nothing that the last commit depends on.
         let _ = contain(&self.path, || drop(database));
     }
 
@@ -112,7 +114,7 @@ impl Embedded {
         refuse(&self.path, error)
     }
 
-    /// Says that what is in the file is not right.
+    /// Makes the error for contents that are not right.
     pub(crate) fn damaged(&self, what: impl Into<String>) -> StoreError {
         StoreError::Damaged { path: self.path.clone(), what: what.into() }
     }
@@ -135,7 +137,7 @@ impl Embedded {
                 meta.insert(key, value.as_slice()).map_err(|e| fail(e.into()))?;
             }
             transaction.open_table(ROWS).map_err(|e| fail(e.into()))?;
-            transaction.open_table(STEPS).map_err(|e| fail(e.into()))?;
+            transaction.open_table(HISTORY_TABLE).map_err(|e| fail(e.into()))?;
         }
 
         transaction.commit().map_err(|e| fail(e.into()))
@@ -178,42 +180,42 @@ impl Embedded {
         })
     }
 
-    fn steps(&self, since: Revision) -> Result<Vec<Footprint>, StoreError> {
+    fn commits(&self, since: Revision) -> Result<Vec<ChangeLogEntry>, StoreError> {
         let fail = |error: redb::Error| self.fail(error);
         let transaction = self.database()?.begin_read().map_err(|e| fail(e.into()))?;
-        let table = transaction.open_table(STEPS).map_err(|e| fail(e.into()))?;
-        let mut steps = Vec::new();
+        let table = transaction.open_table(HISTORY_TABLE).map_err(|e| fail(e.into()))?;
+        let mut commits = Vec::new();
         for row in table.range(since.0 + 1..).map_err(|e| fail(e.into()))? {
             let (_, value) = row.map_err(|e| fail(e.into()))?;
-            steps.push(self.parse("history", value.value())?);
+            commits.push(self.parse("history", value.value())?);
         }
 
-        Ok(steps)
+        Ok(commits)
     }
 
-    fn write(&self, expected: Revision, steps: &[Step]) -> Result<(), StoreError> {
+    fn write(&self, expected: Revision, commits: &[Commit]) -> Result<(), StoreError> {
         let fail = |error: redb::Error| self.fail(error);
         let transaction = self.database()?.begin_write().map_err(|e| fail(e.into()))?;
         {
             let mut meta = transaction.open_table(META).map_err(|e| fail(e.into()))?;
             let mut rows = transaction.open_table(ROWS).map_err(|e| fail(e.into()))?;
-            let mut history = transaction.open_table(STEPS).map_err(|e| fail(e.into()))?;
+            let mut history = transaction.open_table(HISTORY_TABLE).map_err(|e| fail(e.into()))?;
             let stored = meta.get(META_REVISION).map_err(|e| fail(e.into()))?.map(|value| value.value().to_vec());
             let found: Revision = self.parse(META_REVISION, &stored.unwrap_or_default())?;
             if found != expected {
                 return Err(StoreError::Moved { path: self.path.clone(), found, expected });
             }
-            for record in steps.iter().flat_map(|step| &step.records) {
+            for record in commits.iter().flat_map(|commit| &commit.records) {
                 match record.key() {
                     (key, true) => drop(rows.insert(&*key, &*self.json(record)?).map_err(|e| fail(e.into()))?),
                     (key, false) => drop(rows.remove(&*key).map_err(|e| fail(e.into()))?),
                 }
             }
-            for step in steps {
-                let footprint = Footprint { to: step.to, touched: step.touched.clone() };
-                history.insert(step.to.0, &*self.json(&footprint)?).map_err(|e| fail(e.into()))?;
+            for commit in commits {
+                let entry = ChangeLogEntry { to: commit.to, changed: commit.changed.clone() };
+                history.insert(commit.to.0, &*self.json(&entry)?).map_err(|e| fail(e.into()))?;
             }
-            let to = steps.last().map_or(expected, |step| step.to);
+            let to = commits.last().map_or(expected, |commit| commit.to);
             let forgotten = ..=to.0.saturating_sub(HISTORY);
             history.retain_in(forgotten, |_, _| false).map_err(|e| fail(e.into()))?;
             meta.insert(META_REVISION, &*self.json(&to)?).map_err(|e| fail(e.into()))?;
@@ -233,9 +235,9 @@ impl Store for Embedded {
         contain(&self.path, || self.read())?
     }
 
-    fn commit(&mut self, expected: Revision, steps: &[Step]) -> Result<(), StoreError> {
+    fn commit(&mut self, expected: Revision, commits: &[Commit]) -> Result<(), StoreError> {
         self.reopen()?;
-        let written = contain(&self.path, || self.write(expected, steps)).flatten();
+        let written = contain(&self.path, || self.write(expected, commits)).flatten();
         if written.is_err() {
             self.close();
         }
@@ -243,11 +245,11 @@ impl Store for Embedded {
         written
     }
 
-    fn history(&self, since: Revision) -> Result<Option<Vec<Footprint>>, StoreError> {
-        let steps = contain(&self.path, || self.steps(since))??;
-        let reaches = steps.first().is_none_or(|first| first.to == since.next());
+    fn history(&self, since: Revision) -> Result<Option<Vec<ChangeLogEntry>>, StoreError> {
+        let commits = contain(&self.path, || self.commits(since))??;
+        let reaches = commits.first().is_none_or(|first| first.to == since.next());
 
-        Ok(reaches.then_some(steps))
+        Ok(reaches.then_some(commits))
     }
 }
 
@@ -259,7 +261,7 @@ impl Drop for Embedded {
 
 fn refuse(path: &Path, error: redb::Error) -> StoreError {
     let path = path.to_owned();
-    // A file that is too short or holds nonsense reads so.
+    // Files that are too short or hold garbage end up here.
     let nonsense = |kind| matches!(kind, std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof);
     if let redb::Error::Io(error) = &error {
         if disk::is_full(error) {
@@ -286,7 +288,8 @@ fn builder() -> Builder {
     builder
 }
 
-/// Turns a panic of redb over a file's contents into an error, without its message on standard error.
+/// Turns a panic of redb over a file's contents into an error, and keeps its message off standard
+/// error.
 fn contain<T>(path: &Path, work: impl FnOnce() -> T) -> Result<T, StoreError> {
     let _quiet = Quiet::begin();
 
@@ -298,7 +301,8 @@ thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// While it lives, panics of this thread are not printed: they are reported as errors.
+/// Suppresses the messages of this thread's panics while it exists, since they are reported as
+/// errors.
 struct Quiet;
 
 impl Quiet {
@@ -335,11 +339,11 @@ mod tests {
     use crate::registry::testing::{NOW, settings, with_tokens};
     use crate::registry::{Actor, Command, CreateNetwork, apply};
 
-    fn step_of(state: &mut State, command: Command) -> Step {
+    fn commit_of(state: &mut State, command: Command) -> Commit {
         let (_, records) = apply(state, Actor::Operator, command, NOW).expect("it is right");
-        let touched = state.commit(records.clone());
+        let changed = state.commit(records.clone());
 
-        Step { to: state.view().revision, records, touched }
+        Commit { to: state.view().revision, records, changed }
     }
 
     fn network(n: usize) -> Command {
@@ -358,11 +362,11 @@ mod tests {
     fn filled(directory: &Path) -> State {
         let mut state = State::new(settings());
         let first: Vec<_> = with_tokens().records().collect();
-        let first = Step { to: Revision(1), touched: state.commit(first.clone()), records: first };
+        let first = Commit { to: Revision(1), changed: state.commit(first.clone()), records: first };
         Embedded::create(directory, &settings(), &first).expect("a store");
         let mut store = Embedded::open(directory).expect("a store");
-        let steps: Vec<_> = (0..20).map(|n| step_of(&mut state, network(n))).collect();
-        store.commit(Revision(1), &steps).expect("stored");
+        let commits: Vec<_> = (0..20).map(|n| commit_of(&mut state, network(n))).collect();
+        store.commit(Revision(1), &commits).expect("stored");
 
         state
     }
@@ -386,7 +390,7 @@ mod tests {
 
         assert_eq!(state_of(&mut store).expect("loaded"), state);
         let past = store.history(Revision(5)).expect("read").expect("it reaches back");
-        assert_eq!(past.iter().map(|step| step.to.0).collect::<Vec<_>>(), (6..=21).collect::<Vec<_>>());
+        assert_eq!(past.iter().map(|commit| commit.to.0).collect::<Vec<_>>(), (6..=21).collect::<Vec<_>>());
         let mode = std::fs::metadata(directory.path().join(FILE)).expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
@@ -397,9 +401,9 @@ mod tests {
         let mut state = filled(directory.path());
         let before = state.clone();
         let mut store = Embedded::open(directory.path()).expect("a store");
-        let step = step_of(&mut state, network(99));
+        let commit = commit_of(&mut state, network(99));
 
-        let refused = store.commit(Revision(20), &[step]);
+        let refused = store.commit(Revision(20), &[commit]);
 
         assert!(matches!(refused, Err(StoreError::Moved { found: Revision(21), .. })), "{refused:?}");
         assert_eq!(
@@ -425,8 +429,8 @@ mod tests {
 
         let refused = (100..10_000).find_map(|n| {
             let (before, kept) = (state.view().revision, state.clone());
-            let step = step_of(&mut state, network(n));
-            let error = store.commit(before, &[step]).err()?;
+            let commit = commit_of(&mut state, network(n));
+            let error = store.commit(before, &[commit]).err()?;
             state = kept;
             Some(error)
         });
@@ -439,8 +443,8 @@ mod tests {
         );
         small.make_room().expect("room");
         let before = state.view().revision;
-        let step = step_of(&mut state, network(20_000));
-        store.commit(before, &[step]).expect("there is room");
+        let commit = commit_of(&mut state, network(20_000));
+        store.commit(before, &[commit]).expect("there is room");
         drop(store);
         let mut store = Embedded::open(small.path()).expect("a store");
         assert_eq!(state_of(&mut store).expect("loaded"), state);
@@ -452,18 +456,18 @@ mod tests {
         let mut state = filled(directory.path());
         let mut store = Embedded::open(directory.path()).expect("a store");
         let begin = state.view().revision;
-        let steps: Vec<_> = (0..HISTORY)
-            .map(|_| Step {
+        let commits: Vec<_> = (0..HISTORY)
+            .map(|_| Commit {
                 to: {
                     state.commit([]);
                     state.view().revision
                 },
                 records: Vec::new(),
-                touched: Vec::new(),
+                changed: Vec::new(),
             })
             .collect();
 
-        store.commit(begin, &steps).expect("stored");
+        store.commit(begin, &commits).expect("stored");
 
         assert!(store.history(begin).expect("read").is_some());
         assert!(store.history(Revision(begin.0 - 1)).expect("read").is_none());
@@ -481,7 +485,7 @@ mod tests {
         let refused = Embedded::create(
             directory.path(),
             &settings(),
-            &Step { to: Revision(1), records: Vec::new(), touched: Vec::new() },
+            &Commit { to: Revision(1), records: Vec::new(), changed: Vec::new() },
         );
         assert!(matches!(refused, Err(StoreError::Exists { .. })));
 

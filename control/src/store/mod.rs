@@ -1,4 +1,4 @@
-//! Where control's memory survives: a small trait, and the embedded store.
+//! Durable storage of control's state: a small trait, and the embedded store.
 
 pub(crate) mod embedded;
 
@@ -7,64 +7,66 @@ use std::path::{Path, PathBuf};
 use overlay_core::Revision;
 use serde::{Deserialize, Serialize};
 
-use crate::registry::{Record, Settings, Touched};
+use crate::registry::{ChangedKey, Record, Settings};
 
-/// Commits whose touched rows are kept, so that a watcher that was away catches up without a snapshot.
+/// How many commits the change log keeps, so that a watcher that was away catches up without a
+/// snapshot.
 pub(crate) const HISTORY: u64 = 4_096;
 
-/// One revision's worth of change.
+/// The changes of one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Step {
-    /// The revision it makes.
+pub(crate) struct Commit {
+    /// The revision that it results in.
     pub(crate) to: Revision,
-    /// The rows that change, in order.
+    /// The rows to replace or remove, in order.
     pub(crate) records: Vec<Record>,
-    /// Which rows of the membership that were.
-    pub(crate) touched: Vec<Touched>,
+    /// The keys of the membership rows among them.
+    pub(crate) changed: Vec<ChangedKey>,
 }
 
-/// A step as history remembers it: rows are read from the present.
+/// A commit as the change log keeps it: keys only, since rows are read from the current state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Footprint {
-    /// The revision it made.
+pub(crate) struct ChangeLogEntry {
+    /// The revision that it resulted in.
     pub(crate) to: Revision,
-    /// The rows of the membership that it changed.
-    pub(crate) touched: Vec<Touched>,
+    /// The keys of the membership rows that it changed.
+    #[serde(rename = "touched")]
+    pub(crate) changed: Vec<ChangedKey>,
 }
 
-/// Everything a store holds.
+/// Everything in a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Loaded {
-    /// What `init` decided.
+    /// The settings that `init` chose.
     pub(crate) settings: Settings,
-    /// Where the history stands.
+    /// The latest revision.
     pub(crate) revision: Revision,
     /// Every row.
     pub(crate) records: Vec<Record>,
 }
 
-/// A store cannot be used; the text names the file and what to do.
+/// Why a store cannot be used; the message names the file and what to do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
-    /// There is none.
+    /// There is no store.
     #[error("{} is not there; make it: overlay-control init --state {}", path.display(), parent(path))]
     Missing {
         /// The file.
         path: PathBuf,
     },
-    /// There is one already.
+    /// A store exists already.
     #[error("{} is there already; this is an initialised state directory", path.display())]
     Exists {
         /// The file.
         path: PathBuf,
     },
-    /// Another process has it.
+    /// Another process has it open.
     #[error("{} is in use by another overlay-control; stop that one first", path.display())]
     Busy {
         /// The file.
         path: PathBuf,
     },
-    /// It is not as we wrote it.
+    /// Its contents are not what was written.
     #[error("{} is damaged or no store of ours ({what}); restore it from a backup, or move it away and init anew", path.display())]
     Damaged {
         /// The file.
@@ -77,12 +79,12 @@ pub(crate) enum StoreError {
     Version {
         /// The file.
         path: PathBuf,
-        /// In the file.
+        /// The format found in the file.
         found: u64,
-        /// Ours.
+        /// The format of this version.
         known: u64,
     },
-    /// The disk has no room.
+    /// The disk is full.
     #[error("{} cannot be written: the disk mounted on {} is full; make room there, then it goes on by itself", path.display(), disk.display())]
     Full {
         /// The file.
@@ -90,7 +92,7 @@ pub(crate) enum StoreError {
         /// Where the disk is mounted.
         disk: PathBuf,
     },
-    /// The file system refuses.
+    /// The file system returned an error.
     #[error("{} cannot be used: {what}", path.display())]
     Io {
         /// The file.
@@ -98,14 +100,14 @@ pub(crate) enum StoreError {
         /// Why.
         what: String,
     },
-    /// Somebody else has written meanwhile.
+    /// Another process has written to it in the meantime.
     #[error("{} stands at revision {found}, {expected} was expected", path.display())]
     Moved {
         /// The file.
         path: PathBuf,
-        /// In the file.
+        /// The revision found in the file.
         found: Revision,
-        /// Where we thought it stood.
+        /// The revision that was expected.
         expected: Revision,
     },
 }
@@ -114,9 +116,9 @@ fn parent(path: &Path) -> String {
     path.parent().unwrap_or(path).display().to_string()
 }
 
-/// Where control's memory survives.
+/// Durable storage of control's state.
 pub(crate) trait Store: Send {
-    /// Where it keeps things.
+    /// Returns the path of the store.
     fn path(&self) -> &Path;
 
     /// Reads everything.
@@ -126,17 +128,18 @@ pub(crate) trait Store: Send {
     /// [`StoreError`]; a broken store never reads as an empty one.
     fn load(&mut self) -> Result<Loaded, StoreError>;
 
-    /// Makes consecutive steps last, all or none; when this returns, they survive a power cut.
+    /// Stores consecutive commits: all of them or none. Once this returns, they survive a power
+    /// failure.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; the store then stands where it stood, or [`Store::load`] tells.
-    fn commit(&mut self, expected: Revision, steps: &[Step]) -> Result<(), StoreError>;
+    /// [`StoreError`]; the store is then unchanged, unless [`Store::load`] says otherwise.
+    fn commit(&mut self, expected: Revision, commits: &[Commit]) -> Result<(), StoreError>;
 
-    /// Reads the steps after a revision, or nothing when history does not reach back that far.
+    /// Reads the commits after a revision; `None` when the change log does not reach back that far.
     ///
     /// # Errors
     ///
     /// [`StoreError`].
-    fn history(&self, since: Revision) -> Result<Option<Vec<Footprint>>, StoreError>;
+    fn history(&self, since: Revision) -> Result<Option<Vec<ChangeLogEntry>>, StoreError>;
 }

@@ -1,7 +1,8 @@
-//! What takes a watcher from a revision it knows to the present, seeing only what it may.
+//! Brings a watcher from the revision that it knows to the current one, limited to what it may see.
 //!
-//! Rows come from the present; history tells which rows changed and, walked backwards, which networks the watcher was a
-//! member of. So a change costs what it touches, and only who enters or leaves a network pays for the whole of it.
+//! Rows come from the current state; the change log says which rows changed and, read backwards,
+//! which networks the watcher was a member of. So the cost of a change is that of the rows it
+//! touches; only a node that enters or leaves a network pays for the whole network.
 
 use std::collections::BTreeSet;
 
@@ -22,15 +23,16 @@ pub(crate) fn snapshot(state: &State, node: NodeId) -> View {
     View::from_rows(view.revision, keys.into_iter().filter_map(|key| view.row(key)))
 }
 
-/// Returns what changed for a node since a revision, or nothing when history does not tell.
+/// Returns what changed for a node since a revision; `None` when the change log does not reach back
+/// that far.
 pub(crate) fn delta(state: &State, history: &History, node: NodeId, from: Revision) -> Option<Delta> {
     let to = state.view().revision;
     let now: BTreeSet<_> = state.memberships(node).collect();
     let mut then = now.clone();
-    let mut touched = BTreeSet::new();
-    for step in history.since(from, to)? {
-        for row in &step.touched {
-            touched.insert(row.key);
+    let mut changed = BTreeSet::new();
+    for commit in history.since(from, to)? {
+        for row in &commit.changed {
+            changed.insert(row.key);
             if let RowKey::Member(network, member) = row.key
                 && member == node
             {
@@ -43,7 +45,7 @@ pub(crate) fn delta(state: &State, history: &History, node: NodeId, from: Revisi
         }
     }
 
-    let keys = concerned(state, node, &touched, &then, &now);
+    let keys = concerned(state, node, &changed, &then, &now);
     let change = |key| match state.view().row(key).filter(|_| state.may_see(node, key)) {
         Some(row) => row,
         None => Change::Removed(key),
@@ -52,24 +54,25 @@ pub(crate) fn delta(state: &State, history: &History, node: NodeId, from: Revisi
     Some(Delta { from, to, changes: keys.into_iter().map(change).collect() })
 }
 
-/// Lists the rows that the watcher knew or may know, and that may have changed for it.
+/// Lists the rows that may have changed for the watcher: those it could see, and those it may see
+/// now.
 fn concerned(
     state: &State,
     node: NodeId,
-    touched: &BTreeSet<RowKey>,
+    changed: &BTreeSet<RowKey>,
     then: &BTreeSet<NetworkId>,
     now: &BTreeSet<NetworkId>,
 ) -> BTreeSet<RowKey> {
     let mut keys = BTreeSet::new();
     let is_of = |network| then.contains(network) || now.contains(network);
-    for key in touched {
+    for key in changed {
         match key {
             RowKey::Network(_) | RowKey::HostReport(_) => drop(keys.insert(*key)),
             RowKey::Node(other) if *other == node => drop(keys.insert(*key)),
             RowKey::Node(other) if state.view().nodes.contains_key(other) && state.may_see(node, *key) => {
                 keys.insert(*key);
             }
-            // A node that cannot be seen, if it could be, has left a network: its membership is touched too.
+            // A node that is no longer visible has left a network, so its membership changed, too.
             RowKey::Node(_) => {}
             RowKey::Member(network, member) if is_of(network) => keys.extend([*key, RowKey::Node(*member)]),
             RowKey::Endpoint(network, _) if is_of(network) => drop(keys.insert(*key)),
@@ -98,7 +101,7 @@ mod tests {
     use crate::registry::apply;
     use crate::registry::testing::{NOW, with_tokens};
     use crate::registry::tests::command;
-    use crate::store::Footprint;
+    use crate::store::ChangeLogEntry;
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(256))]
@@ -116,8 +119,8 @@ mod tests {
                 if let Ok((_, records)) = apply(&state, actor, command, NOW)
                     && !records.is_empty()
                 {
-                    let touched = state.commit(records);
-                    history.push(Footprint { to: state.view().revision, touched });
+                    let changed = state.commit(records);
+                    history.push(ChangeLogEntry { to: state.view().revision, changed });
                 }
                 if look {
                     let next = delta(&state, &history, node, watched.revision).expect("history reaches back");

@@ -1,41 +1,41 @@
-//! The recent past: which rows each of the latest revisions changed.
+//! The change log: which rows each of the latest revisions changed.
 
 use std::collections::VecDeque;
 
 use overlay_core::Revision;
 
-use crate::store::{Footprint, HISTORY};
+use crate::store::{ChangeLogEntry, HISTORY};
 
-/// Touched rows remembered at the most: 32 MiB; older steps are forgotten first.
-const MAX_TOUCHED: usize = 1 << 19;
+/// The most keys that are kept, 32 MiB; the oldest commits are dropped first.
+const MAX_CHANGED: usize = 1 << 19;
 
-/// A run of consecutive steps that ends at the present.
+/// Consecutive commits, up to the current revision.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    steps: VecDeque<Footprint>,
-    touched: usize,
+    commits: VecDeque<ChangeLogEntry>,
+    changed: usize,
 }
 
 impl History {
-    /// Remembers the next step.
-    pub(crate) fn push(&mut self, step: Footprint) {
-        if self.steps.back().is_some_and(|last| last.to.next() != step.to) {
-            self.steps.clear();
-            self.touched = 0;
+    /// Appends a commit.
+    pub(crate) fn push(&mut self, commit: ChangeLogEntry) {
+        if self.commits.back().is_some_and(|last| last.to.next() != commit.to) {
+            self.commits.clear();
+            self.changed = 0;
         }
-        self.touched += step.touched.len();
-        self.steps.push_back(step);
-        while self.steps.len() as u64 > HISTORY || (self.touched > MAX_TOUCHED && self.steps.len() > 1) {
-            let forgotten = self.steps.pop_front().map_or(0, |step| step.touched.len());
-            self.touched -= forgotten;
+        self.changed += commit.changed.len();
+        self.commits.push_back(commit);
+        while self.commits.len() as u64 > HISTORY || (self.changed > MAX_CHANGED && self.commits.len() > 1) {
+            let forgotten = self.commits.pop_front().map_or(0, |commit| commit.changed.len());
+            self.changed -= forgotten;
         }
     }
 
-    /// Lists the steps after a revision, latest first; nothing when that is too long ago.
-    pub(crate) fn since(&self, from: Revision, present: Revision) -> Option<impl Iterator<Item = &Footprint>> {
+    /// Lists the commits after a revision, latest first; `None` when that is too long ago.
+    pub(crate) fn since(&self, from: Revision, present: Revision) -> Option<impl Iterator<Item = &ChangeLogEntry>> {
         let missing = usize::try_from(present.0.checked_sub(from.0)?).ok()?;
 
-        (missing <= self.steps.len()).then(|| self.steps.iter().rev().take(missing))
+        (missing <= self.commits.len()).then(|| self.commits.iter().rev().take(missing))
     }
 }
 
@@ -43,30 +43,30 @@ impl History {
 mod tests {
     use super::*;
 
-    fn step(to: u64) -> Footprint {
-        Footprint { to: Revision(to), touched: Vec::new() }
+    fn commit(to: u64) -> ChangeLogEntry {
+        ChangeLogEntry { to: Revision(to), changed: Vec::new() }
     }
 
     #[test]
     fn the_past_is_there_as_far_as_it_reaches() {
         let mut history = History::default();
         for to in 5..=9 {
-            history.push(step(to));
+            history.push(commit(to));
         }
 
-        let steps = |from| history.since(Revision(from), Revision(9)).map(|s| s.map(|s| s.to.0).collect::<Vec<_>>());
-        assert_eq!(steps(9), Some(vec![]));
-        assert_eq!(steps(7), Some(vec![9, 8]));
-        assert_eq!(steps(4), Some(vec![9, 8, 7, 6, 5]));
-        assert_eq!(steps(3), None);
-        assert_eq!(steps(10), None);
+        let commits = |from| history.since(Revision(from), Revision(9)).map(|s| s.map(|s| s.to.0).collect::<Vec<_>>());
+        assert_eq!(commits(9), Some(vec![]));
+        assert_eq!(commits(7), Some(vec![9, 8]));
+        assert_eq!(commits(4), Some(vec![9, 8, 7, 6, 5]));
+        assert_eq!(commits(3), None);
+        assert_eq!(commits(10), None);
     }
 
     #[test]
     fn the_past_is_bounded() {
         let mut history = History::default();
         for to in 1..=HISTORY + 7 {
-            history.push(step(to));
+            history.push(commit(to));
         }
 
         assert!(history.since(Revision(7), Revision(HISTORY + 7)).is_some());

@@ -1,4 +1,4 @@
-//! The published present, and who watches it.
+//! The published state, and the watches on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,15 +13,16 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::catch_up;
+use super::duplicate::{self, Duplicate};
 use super::history::History;
-use super::rival::{self, Rival};
-use crate::registry::{State, Touched};
-use crate::store::{Footprint, Step};
+use crate::registry::{ChangedKey, State};
+use crate::store::{ChangeLogEntry, Commit};
 
-/// How long an agent may take to say that it is still there, when another one shows its certificate.
-const ANSWER: Duration = Duration::from_secs(3);
+/// How long an agent has to confirm that it is still there when another process presents its
+/// certificate.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Everything that readers and watchers are told, and nothing that is not stored yet.
+/// The state that readers and watchers see. Nothing is published before it is stored.
 #[derive(Debug)]
 pub(crate) struct Hub {
     present: RwLock<Present>,
@@ -36,54 +37,55 @@ struct Present {
 
 #[derive(Debug, Default)]
 struct Watches {
-    open: BTreeMap<NodeId, Arc<Session>>,
+    open: BTreeMap<NodeId, Arc<OpenWatch>>,
     presence: BTreeMap<NodeId, Presence>,
 }
 
-/// What is known of a node's watch, since control started.
+/// What is known about a node's watch since control started.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Presence {
-    /// Whether it has one open.
+    /// Whether it has a watch open.
     pub(crate) online: bool,
-    /// When it last had one, in seconds since 1970.
+    /// When it last had a watch open, in seconds since 1970.
     pub(crate) seen: u64,
     /// The last revision sent to it.
     pub(crate) revision: Revision,
 }
 
-/// Who opens a watch.
+/// The process that opens a watch.
 #[derive(Debug, Clone)]
 pub(crate) struct Watcher {
-    /// Random, of the agent's process; empty when it names none.
+    /// A random id of the agent's process; empty when it sent none.
     pub(crate) instance: String,
-    /// Where it connects from.
+    /// The address it connects from.
     pub(crate) address: IpAddr,
 }
 
-/// What came of opening a watch.
+/// The result of opening a watch.
 #[derive(Debug)]
 pub(crate) enum Opened {
-    /// It is open.
-    Open(Arc<Session>),
-    /// Another process of the same node has one open; whether it is still there must be asked.
-    Occupied(Arc<Session>),
+    /// The watch is open.
+    Open(Arc<OpenWatch>),
+    /// Another process of the same node has a watch open; it must be asked whether it is still
+    /// there.
+    Occupied(Arc<OpenWatch>),
 }
 
 /// One open watch.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub(crate) struct OpenWatch {
     watcher: Watcher,
     wake: Notify,
-    /// Something is to be told beside the membership.
+    /// There is something to send besides the membership.
     prompt: Notify,
     asked: AtomicBool,
     answers: watch::Sender<u64>,
-    rival: Rival,
+    duplicate: Duplicate,
     closed: CancellationToken,
     reason: OnceLock<Refusal>,
 }
 
-impl Session {
+impl OpenWatch {
     fn new(watcher: Watcher) -> Self {
         Self {
             watcher,
@@ -91,13 +93,13 @@ impl Session {
             prompt: Notify::new(),
             asked: AtomicBool::new(false),
             answers: watch::Sender::new(0),
-            rival: Rival::default(),
+            duplicate: Duplicate::default(),
             closed: CancellationToken::new(),
             reason: OnceLock::new(),
         }
     }
 
-    /// Returns where the watcher connects from.
+    /// Returns the address that the watcher connects from.
     pub(crate) fn address(&self) -> IpAddr {
         self.watcher.address
     }
@@ -109,49 +111,51 @@ impl Session {
         self.prompt.notify_one();
         tokio::select! {
             () = self.closed.cancelled() => false,
-            answer = timeout(ANSWER, answers.changed()) => matches!(answer, Ok(Ok(()))),
+            answer = timeout(CONFIRM_TIMEOUT, answers.changed()) => matches!(answer, Ok(Ok(()))),
         }
     }
 
-    /// Notes that another process showed this watcher's certificate and was turned away, at `unix` seconds since 1970.
+    /// Records that another process presented this watcher's certificate and was turned away, at
+    /// `unix` seconds since 1970.
     pub(crate) fn turned_away(&self, address: IpAddr, unix: u64) -> Refusal {
-        if self.rival.turned_away(address, unix, Instant::now()) {
+        if self.duplicate.turned_away(address, unix, Instant::now()) {
             tracing::warn!(kept = %self.watcher.address, turned_away = %address, "Two hosts use the identity of one node");
             self.prompt.notify_one();
         }
 
-        rival::refusal(self.watcher.address)
+        duplicate::refusal(self.watcher.address)
     }
 
-    /// Waits until the watcher must be told something beside the membership, at once.
+    /// Waits until something besides the membership must be sent to the watcher at once.
     pub(crate) async fn prompted(&self) {
         self.prompt.notified().await;
     }
 
-    /// Waits until the other process has not been seen for so long that it is gone; for ever when there is none.
-    pub(crate) async fn rival_gone(&self) {
-        match self.rival.until() {
+    /// Waits until the other process has stayed away long enough to count as gone; forever when
+    /// there is none.
+    pub(crate) async fn duplicate_gone(&self) {
+        match self.duplicate.until() {
             Some(until) => tokio::time::sleep_until(until).await,
             None => std::future::pending().await,
         }
     }
 
-    /// Writes what the watcher is told beside the membership.
+    /// Returns the message that tells the watcher everything besides the membership.
     pub(crate) fn alive(&self, unix_time: u64) -> v1::Alive {
         v1::Alive {
             unix_time,
-            clash: self.rival.told(Instant::now()),
+            clash: self.duplicate.told(Instant::now()),
             answer: self.asked.swap(false, Ordering::Relaxed),
             ..v1::Alive::default()
         }
     }
 
-    /// Notes that nobody serves the watch any more.
+    /// Records that the watch is no longer served.
     pub(crate) fn over(&self) {
         self.closed.cancel();
     }
 
-    /// Waits until something changed for this watcher.
+    /// Waits until something has changed for this watcher.
     pub(crate) async fn woken(&self) {
         self.wake.notified().await;
     }
@@ -165,15 +169,15 @@ impl Session {
     }
 
     fn end(&self, reason: Refusal) {
-        // The first reason stands.
+        // The first reason wins.
         let _ = self.reason.set(reason);
         self.closed.cancel();
     }
 }
 
-/// What a watcher is sent next.
+/// The next message of the membership for a watcher.
 #[derive(Debug)]
-pub(crate) enum News {
+pub(crate) enum WatchEvent {
     /// Everything it may see.
     Snapshot(View),
     /// What changed.
@@ -182,10 +186,10 @@ pub(crate) enum News {
 
 impl Hub {
     /// Publishes a loaded state.
-    pub(crate) fn new(state: State, history: impl IntoIterator<Item = Footprint>) -> Self {
+    pub(crate) fn new(state: State, history: impl IntoIterator<Item = ChangeLogEntry>) -> Self {
         let mut past = History::default();
-        for step in history {
-            past.push(step);
+        for commit in history {
+            past.push(commit);
         }
 
         Self { present: RwLock::new(Present { state, history: past }), watches: Mutex::default() }
@@ -199,83 +203,84 @@ impl Hub {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at the present; must not take long, for the next commit waits.
+    /// Reads the current state; must be quick, since the next commit waits.
     pub(crate) fn look<T>(&self, at: impl FnOnce(&State) -> T) -> T {
         at(&self.read().state)
     }
 
-    /// Publishes steps that are stored, and wakes whom they concern.
-    pub(crate) fn publish(&self, steps: Vec<Step>) {
-        let mut touched = Vec::new();
+    /// Publishes commits that are stored, and wakes the watchers concerned.
+    pub(crate) fn publish(&self, commits: Vec<Commit>) {
+        let mut changed = Vec::new();
         let concerned = {
             let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
-            for step in steps {
-                present.state.commit(step.records);
-                touched.extend_from_slice(&step.touched);
-                present.history.push(Footprint { to: step.to, touched: step.touched });
+            for commit in commits {
+                present.state.commit(commit.records);
+                changed.extend_from_slice(&commit.changed);
+                present.history.push(ChangeLogEntry { to: commit.to, changed: commit.changed });
             }
-            concerned(&present.state, &touched)
+            concerned(&present.state, &changed)
         };
-        self.wake(&touched, concerned.as_ref());
+        self.wake(&changed, concerned.as_ref());
     }
 
-    /// Publishes what is stored without having been published: a commit that was reported as failed.
-    pub(crate) fn adopt(&self, state: State, steps: Vec<Footprint>) {
-        let touched: Vec<_> = steps.iter().flat_map(|step| step.touched.iter().copied()).collect();
+    /// Publishes commits that were stored although their write was reported as failed.
+    pub(crate) fn adopt(&self, state: State, commits: Vec<ChangeLogEntry>) {
+        let changed: Vec<_> = commits.iter().flat_map(|commit| commit.changed.iter().copied()).collect();
         {
             let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
             present.state = state;
-            for step in steps {
-                present.history.push(step);
+            for commit in commits {
+                present.history.push(commit);
             }
         }
-        self.wake(&touched, None);
+        self.wake(&changed, None);
     }
 
-    fn wake(&self, touched: &[Touched], concerned: Option<&BTreeSet<NodeId>>) {
+    fn wake(&self, changed: &[ChangedKey], concerned: Option<&BTreeSet<NodeId>>) {
         let mut watches = self.watches();
-        for row in touched {
+        for row in changed {
             if let RowKey::Node(node) = row.key
                 && let Err(gone) = self.read().state.node(node)
             {
                 watches.presence.remove(&node);
-                if let Some(session) = watches.open.remove(&node) {
-                    session.end(gone);
+                if let Some(watch) = watches.open.remove(&node) {
+                    watch.end(gone);
                 }
             }
         }
         match concerned {
-            None => watches.open.values().for_each(|session| session.wake.notify_one()),
+            None => watches.open.values().for_each(|watch| watch.wake.notify_one()),
             Some(nodes) => {
-                nodes.iter().filter_map(|node| watches.open.get(node)).for_each(|session| session.wake.notify_one())
+                nodes.iter().filter_map(|node| watches.open.get(node)).for_each(|watch| watch.wake.notify_one())
             }
         }
     }
 
-    /// Opens a watch; an earlier one of the same process ends, as does one of a process that was asked and kept `silent`.
+    /// Opens a watch. An earlier watch of the same process ends, as does one whose process was
+    /// asked and stayed `silent`.
     ///
     /// # Errors
     ///
-    /// When the node was taken out meanwhile.
+    /// When the node was removed in the meantime.
     pub(crate) fn open(
         &self,
         node: NodeId,
         watcher: Watcher,
-        silent: Option<&Arc<Session>>,
+        silent: Option<&Arc<OpenWatch>>,
         now: u64,
     ) -> Result<Opened, Refusal> {
         let mut watches = self.watches();
-        // Under the lock, so that a removal either is seen here or finds the session.
+        // Under the lock, so that a removal is either seen here or finds the watch.
         self.look(|state| state.node(node).map(drop))?;
         let occupied = watches.open.get(&node).filter(|earlier| {
             let is_silent = silent.is_some_and(|silent| Arc::ptr_eq(silent, earlier));
-            !is_silent && rival::is_another(&earlier.watcher.instance, &watcher.instance)
+            !is_silent && duplicate::is_another(&earlier.watcher.instance, &watcher.instance)
         });
         if let Some(earlier) = occupied {
             return Ok(Opened::Occupied(Arc::clone(earlier)));
         }
-        let session = Arc::new(Session::new(watcher));
-        if let Some(earlier) = watches.open.insert(node, Arc::clone(&session)) {
+        let watch = Arc::new(OpenWatch::new(watcher));
+        if let Some(earlier) = watches.open.insert(node, Arc::clone(&watch)) {
             tracing::debug!(%node, "A second watch of one node replaced the first");
             earlier.end(Refusal::new(
                 Code::WrongState,
@@ -286,20 +291,20 @@ impl Hub {
         presence.online = true;
         presence.seen = now;
 
-        Ok(Opened::Open(session))
+        Ok(Opened::Open(watch))
     }
 
-    /// Notes that the agent of a node's watch says that it is still there.
+    /// Records that the agent of a node's watch confirmed that it is still there.
     pub(crate) fn confirm(&self, node: NodeId, instance: &str) {
-        if let Some(session) = self.watches().open.get(&node).filter(|open| open.watcher.instance == instance) {
-            session.answers.send_modify(|count| *count += 1);
+        if let Some(watch) = self.watches().open.get(&node).filter(|open| open.watcher.instance == instance) {
+            watch.answers.send_modify(|count| *count += 1);
         }
     }
 
-    /// Notes that a watch ended.
-    pub(crate) fn close(&self, node: NodeId, session: &Arc<Session>, now: u64) {
+    /// Records that a watch ended.
+    pub(crate) fn close(&self, node: NodeId, watch: &Arc<OpenWatch>, now: u64) {
         let mut watches = self.watches();
-        if watches.open.get(&node).is_some_and(|open| Arc::ptr_eq(open, session)) {
+        if watches.open.get(&node).is_some_and(|open| Arc::ptr_eq(open, watch)) {
             watches.open.remove(&node);
             if let Some(presence) = watches.presence.get_mut(&node) {
                 presence.online = false;
@@ -308,7 +313,7 @@ impl Hub {
         }
     }
 
-    /// Notes what a watcher was sent.
+    /// Records the revision that was sent to a watcher.
     pub(crate) fn sent(&self, node: NodeId, revision: Revision, now: u64) {
         if let Some(presence) = self.watches().presence.get_mut(&node) {
             presence.revision = revision;
@@ -316,37 +321,37 @@ impl Hub {
         }
     }
 
-    /// Returns what is known of a node's watch.
+    /// Returns what is known about a node's watch.
     pub(crate) fn presence(&self, node: NodeId) -> Presence {
         self.watches().presence.get(&node).copied().unwrap_or_default()
     }
 
     /// Ends every watch.
     pub(crate) fn shut(&self) {
-        for session in self.watches().open.values() {
-            session.closed.cancel();
+        for watch in self.watches().open.values() {
+            watch.closed.cancel();
         }
     }
 
-    /// Returns the present revision.
+    /// Returns the current revision.
     pub(crate) fn revision(&self) -> Revision {
         self.read().state.view().revision
     }
 
-    /// Returns what takes a node from where it stands to the present.
-    pub(crate) fn news(&self, node: NodeId, from: Option<Revision>) -> News {
+    /// Returns what brings a node from its revision to the current one.
+    pub(crate) fn next_event(&self, node: NodeId, from: Option<Revision>) -> WatchEvent {
         let present = self.read();
         let delta = from.and_then(|from| catch_up::delta(&present.state, &present.history, node, from));
 
-        delta.map_or_else(|| News::Snapshot(catch_up::snapshot(&present.state, node)), News::Delta)
+        delta.map_or_else(|| WatchEvent::Snapshot(catch_up::snapshot(&present.state, node)), WatchEvent::Delta)
     }
 }
 
-/// Lists the nodes that may see one of the rows or could before; nothing means all nodes.
-fn concerned(state: &State, touched: &[Touched]) -> Option<BTreeSet<NodeId>> {
+/// Lists the nodes that may see one of the rows, or could before; `None` stands for all nodes.
+fn concerned(state: &State, changed: &[ChangedKey]) -> Option<BTreeSet<NodeId>> {
     let mut nodes = BTreeSet::new();
     let mut networks = BTreeSet::new();
-    for row in touched {
+    for row in changed {
         match row.key {
             RowKey::Network(_) | RowKey::HostReport(_) => return None,
             RowKey::Node(node) => {

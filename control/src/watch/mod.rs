@@ -1,12 +1,12 @@
-//! How nodes learn what changes: control's present and its recent past, and the open watches.
+//! How nodes learn of changes: the current state, the recent change log, and the open watches.
 //!
-//! A watcher is at some revision. What it may know between there and the present is computed when it is read, so a slow
-//! watcher costs nothing but its place, and its changes coalesce by themselves.
+//! A watcher is at some revision. What it may see of the changes since then is computed when it is
+//! ready to read, so a slow watcher costs nothing but an entry, and its changes coalesce.
 
 pub(crate) mod catch_up;
+pub(crate) mod duplicate;
 pub(crate) mod history;
 pub(crate) mod hub;
-pub(crate) mod rival;
 pub(crate) mod stream;
 
 pub(crate) use hub::{Hub, Opened};

@@ -1,4 +1,4 @@
-//! One watcher's stream: first what it missed, then every change, and a sign of life in between.
+//! One watcher's stream: first what it missed, then every change, with keepalives in between.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,90 +10,93 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tonic::Status;
 
-use super::hub::{Hub, News, Session};
+use super::hub::{Hub, OpenWatch, WatchEvent};
 use crate::clock;
-use crate::place::Place;
+use crate::location::Location;
 
-/// How often a watcher is told that control lives.
-pub(crate) const ALIVE: Duration = Duration::from_secs(5);
-/// How long a watcher may leave a message unread before it is dropped; it asks again from where it stands.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Messages that wait for a slow reader: one being sent, one ready. Further changes coalesce in place.
+/// How often a watcher is told that control is alive.
+pub(crate) const ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a watcher may leave a message unread before its watch ends; it then watches again from
+/// the revision it has.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// Messages queued for a slow reader: one being sent, one ready. Further changes coalesce in the
+/// state itself.
 pub(crate) const QUEUE: usize = 2;
 
-/// What a watch is sent through.
-pub(crate) type Outlet = mpsc::Sender<Result<v1::WatchResponse, Status>>;
+/// The sending side of a watch.
+pub(crate) type WatchSender = mpsc::Sender<Result<v1::WatchResponse, Status>>;
 
-/// One watch: whose, from where and how long.
-pub(crate) struct Feed {
-    /// The published present.
+/// Serves one watch.
+pub(crate) struct WatchStream {
+    /// The published state.
     pub(crate) hub: Arc<Hub>,
-    /// What control itself cannot do.
+    /// Problems of control itself.
     pub(crate) problems: watch::Receiver<Vec<v1::ControlProblem>>,
-    /// This watch's place in it.
-    pub(crate) session: Arc<Session>,
-    /// Who watches.
+    /// This watch, as the hub knows it.
+    pub(crate) watch: Arc<OpenWatch>,
+    /// The node that watches.
     pub(crate) node: NodeId,
-    /// When the certificate ends that the watch was opened with, in seconds since 1970.
+    /// When the certificate that the watch was opened with expires, in seconds since 1970.
     pub(crate) expires: u64,
-    /// Where its view stands.
+    /// The revision of the watcher's view.
     pub(crate) at: Option<Revision>,
-    /// Where control is found.
-    pub(crate) place: watch::Receiver<Place>,
+    /// Where control can be reached.
+    pub(crate) location: watch::Receiver<Location>,
 }
 
-impl Feed {
-    /// Serves the watch until the watcher goes, is too slow, or may not watch any longer.
-    pub(crate) async fn run(mut self, outlet: Outlet) {
-        let end = self.serve(&outlet).await;
-        self.session.over();
-        self.hub.close(self.node, &self.session, clock::now_unix());
+impl WatchStream {
+    /// Serves the watch until the watcher disconnects, is too slow, or is no longer allowed to
+    /// watch.
+    pub(crate) async fn run(mut self, sender: WatchSender) {
+        let end = self.serve(&sender).await;
+        self.watch.over();
+        self.hub.close(self.node, &self.watch, clock::now_unix());
         tracing::debug!(node = %self.node, reason = %end, "Watch ended");
-        // A reader that is gone or does not read will not miss the reason.
-        let _ = outlet.try_send(Err(end.into()));
+        // A reader that is gone or does not read has no use for the reason.
+        let _ = sender.try_send(Err(end.into()));
     }
 
-    async fn serve(&mut self, outlet: &Outlet) -> Refusal {
-        let mut alive = interval_at(Instant::now() + ALIVE, ALIVE);
+    async fn serve(&mut self, sender: &WatchSender) -> Refusal {
+        let mut alive = interval_at(Instant::now() + ALIVE_INTERVAL, ALIVE_INTERVAL);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        if let Err(end) = self.send_news(outlet).await {
+        if let Err(end) = self.send_event(sender).await {
             return end;
         }
-        if let Err(end) = self.send_alive(outlet).await {
+        if let Err(end) = self.send_alive(sender).await {
             return end;
         }
         loop {
-            let step = tokio::select! {
+            let sent = tokio::select! {
                 biased;
-                end = self.session.ended() => Err(end),
-                () = outlet.closed() => Err(Refusal::new(Code::ControlAway, "the watcher went away")),
-                _ = alive.tick() => self.send_alive(outlet).await,
-                Ok(()) = self.problems.changed() => self.send_alive(outlet).await,
-                () = self.session.prompted() => self.send_alive(outlet).await,
+                end = self.watch.ended() => Err(end),
+                () = sender.closed() => Err(Refusal::new(Code::ControlAway, "the watcher went away")),
+                _ = alive.tick() => self.send_alive(sender).await,
+                Ok(()) = self.problems.changed() => self.send_alive(sender).await,
+                () = self.watch.prompted() => self.send_alive(sender).await,
                 // Its sender lives as long as control.
-                Ok(()) = self.place.changed() => self.send_alive(outlet).await,
-                () = self.session.rival_gone() => self.send_alive(outlet).await,
-                () = self.session.woken() => self.send_news(outlet).await,
+                Ok(()) = self.location.changed() => self.send_alive(sender).await,
+                () = self.watch.duplicate_gone() => self.send_alive(sender).await,
+                () = self.watch.woken() => self.send_event(sender).await,
             };
-            if let Err(end) = step {
+            if let Err(end) = sent {
                 return end;
             }
         }
     }
 
-    async fn send_news(&mut self, outlet: &Outlet) -> Result<(), Refusal> {
-        let (at, event) = match self.hub.news(self.node, self.at) {
-            News::Snapshot(view) => (view.revision, v1::watch_response::Event::Snapshot((&view).into())),
-            News::Delta(delta) => (delta.to, v1::watch_response::Event::Delta(delta.into())),
+    async fn send_event(&mut self, sender: &WatchSender) -> Result<(), Refusal> {
+        let (at, event) = match self.hub.next_event(self.node, self.at) {
+            WatchEvent::Snapshot(view) => (view.revision, v1::watch_response::Event::Snapshot((&view).into())),
+            WatchEvent::Delta(delta) => (delta.to, v1::watch_response::Event::Delta(delta.into())),
         };
-        self.send(outlet, event).await?;
+        self.send(sender, event).await?;
         self.at = Some(at);
         self.hub.sent(self.node, at, clock::now_unix());
 
         Ok(())
     }
 
-    async fn send_alive(&mut self, outlet: &Outlet) -> Result<(), Refusal> {
+    async fn send_alive(&mut self, sender: &WatchSender) -> Result<(), Refusal> {
         let now = clock::now_unix();
         if now >= self.expires {
             return Err(Refusal::new(
@@ -105,25 +108,26 @@ impl Feed {
                 ),
             ));
         }
-        // Changes that did not concern this watcher move it along too, so that history reaches back to it.
+        // Changes that do not concern this watcher advance it, too, so that the change log reaches
+        // back to its revision.
         if self.at != Some(self.hub.revision()) {
-            self.send_news(outlet).await?;
+            self.send_event(sender).await?;
         }
 
-        let control = Some(v1::ControlPlace::from(&*self.place.borrow_and_update()));
+        let control = Some(v1::ControlPlace::from(&*self.location.borrow_and_update()));
         let problems = self.problems.borrow_and_update().clone();
-        let alive = v1::Alive { control, problems, ..self.session.alive(now) };
+        let alive = v1::Alive { control, problems, ..self.watch.alive(now) };
 
-        self.send(outlet, v1::watch_response::Event::Alive(alive)).await
+        self.send(sender, v1::watch_response::Event::Alive(alive)).await
     }
 
-    async fn send(&self, outlet: &Outlet, event: v1::watch_response::Event) -> Result<(), Refusal> {
+    async fn send(&self, sender: &WatchSender, event: v1::watch_response::Event) -> Result<(), Refusal> {
         let message = Ok(v1::WatchResponse { event: Some(event) });
         let slow = || Refusal::new(Code::WrongState, "the watcher reads too slowly; watch again");
         let gone = || Refusal::new(Code::ControlAway, "the watcher went away");
         tokio::select! {
-            end = self.session.ended() => Err(end),
-            sent = timeout(PATIENCE, outlet.send(message)) => match sent {
+            end = self.watch.ended() => Err(end),
+            sent = timeout(SEND_TIMEOUT, sender.send(message)) => match sent {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(_)) => Err(gone()),
                 Err(_) => Err(slow()),

@@ -73,7 +73,8 @@ fn init(state: &Path) -> JoinLine {
     printed["join"].as_str().unwrap().parse().unwrap()
 }
 
-/// Makes endpoints from several tasks until the connection breaks or all are made; returns those acknowledged.
+/// Makes endpoints from several tasks until the connection breaks or all are made; returns those
+/// acknowledged.
 async fn mutate(admin: &Node, network: &v1::Network, ids: std::ops::Range<u64>) -> BTreeSet<u64> {
     let mut tasks = JoinSet::new();
     for task in 0..8u64 {
@@ -208,7 +209,8 @@ fn a_broken_state_directory_is_named_and_left_alone() {
     let (_served, _) = serve(&state);
 }
 
-/// Puts endpoints one by one from several clients at once; returns how many a second were acknowledged.
+/// Puts endpoints one by one from several clients at once; returns how many a second were
+/// acknowledged.
 async fn rate(admin: &Node, network: &v1::Network, clients: u64, each: u64) -> f64 {
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
@@ -258,14 +260,16 @@ async fn without_free_descriptors_it_waits_and_goes_on() {
         held.push(tokio::net::TcpStream::connect(&address).await.unwrap());
     }
 
-    // The connection that is there works; new ones wait until the held ones are given up, 5 s later.
+    // The connection that is there works; new ones wait until the held ones are given up, 5 s
+    // later.
     assert!(admin.create_network("net", "").await.is_ok());
     drop(held);
     let line = admin.token(v1::CreateTokenRequest::default()).await;
     assert!(Node::join(&line, "host2").await.is_ok());
 }
 
-/// OVERLAY_SMALL_DISK names a folder on a small file system of its own, some MiB; without it there is nothing to fill.
+/// OVERLAY_SMALL_DISK names a folder on a small file system of its own, some MiB; without it there
+/// is nothing to fill.
 #[tokio::test]
 async fn a_full_disk_refuses_changes_and_forgets_none() {
     let Ok(disk) = std::env::var("OVERLAY_SMALL_DISK") else { return };

@@ -92,7 +92,8 @@ async fn the_second_watch_of_a_node_ends_the_first_and_says_so() {
     assert!(end.message.contains("state directory"), "{end}");
 }
 
-/// Follows a watch and says, whenever control asks, that its process is still there; tells what control said last.
+/// Follows a watch and says, whenever control asks, that its process is still there; tells what
+/// control said last.
 fn answering(node: &Node, instance: &'static str, mut watcher: Watcher) -> watch::Receiver<v1::Alive> {
     let (said, heard) = watch::channel(v1::Alive::default());
     let mut client = node.client.clone();
@@ -191,7 +192,8 @@ async fn a_watcher_that_does_not_read_stops_nobody() {
     assert!(slow.deltas < keen.deltas, "{} deltas against {}", slow.deltas, keen.deltas);
 }
 
-/// How long it takes until every one of many watchers knows of a change. OVERLAY_WATCHERS asks for more of them.
+/// How long it takes until every one of many watchers knows of a change. OVERLAY_WATCHERS asks for
+/// more of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_reaches_every_member() {
     let count: usize = std::env::var("OVERLAY_WATCHERS").ok().and_then(|n| n.parse().ok()).unwrap_or(50);

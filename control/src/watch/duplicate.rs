@@ -1,5 +1,6 @@
-//! Two processes that show one node's certificate, as when a state directory was copied: the one that was there first is
-//! kept, the other one is turned away, and both are told. Pure.
+//! Duplicate identities: two processes with the certificate of one node, as when a state directory
+//! was copied. The one that was there first is kept, the other is turned away, and both are told.
+//! Pure.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
@@ -8,16 +9,17 @@ use std::time::Duration;
 use overlay_proto::{Code, Refusal, v1};
 use tokio::time::Instant;
 
-/// How long the one that is kept is told of the other after that was turned away last; it comes back every two seconds.
+/// How long the first process is told of the other after the other was last turned away; it retries
+/// every two seconds.
 const STALE: Duration = Duration::from_secs(4);
 
-/// Tells whether a watch that begins is another process's than the one that is open. Agents that name no instance are
-/// taken for the one that was there.
+/// Tells whether a new watch comes from another process than the open one. Agents that name no
+/// instance count as the same.
 pub(super) fn is_another(open: &str, coming: &str) -> bool {
     !open.is_empty() && !coming.is_empty() && open != coming
 }
 
-/// Refuses the one that came second.
+/// Returns the refusal for the process that came second.
 pub(crate) fn refusal(first: IpAddr) -> Refusal {
     Refusal::new(
         Code::IdentityClash,
@@ -28,9 +30,9 @@ pub(crate) fn refusal(first: IpAddr) -> Refusal {
     )
 }
 
-/// Who was turned away last, if anybody.
+/// The process that was turned away last, if any.
 #[derive(Debug, Default)]
-pub(crate) struct Rival(Mutex<Option<TurnedAway>>);
+pub(crate) struct Duplicate(Mutex<Option<TurnedAway>>);
 
 #[derive(Debug, Clone, Copy)]
 struct TurnedAway {
@@ -39,8 +41,9 @@ struct TurnedAway {
     last: Instant,
 }
 
-impl Rival {
-    /// Notes that somebody was turned away, at `unix` seconds since 1970; tells whether that is news.
+impl Duplicate {
+    /// Records that a process was turned away, at `unix` seconds since 1970; tells whether it is a
+    /// new one.
     pub(super) fn turned_away(&self, address: IpAddr, unix: u64, now: Instant) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = known.filter(|known| known.address == address && now < known.last + STALE);
@@ -49,7 +52,7 @@ impl Rival {
         before.is_none()
     }
 
-    /// Returns what the one that is kept is told.
+    /// Returns the notice for the process that was there first.
     pub(super) fn told(&self, now: Instant) -> Option<v1::IdentityClash> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *known = known.filter(|known| now < known.last + STALE);
@@ -57,7 +60,7 @@ impl Rival {
         known.map(|known| v1::IdentityClash { address: known.address.to_string(), since_unix: known.since })
     }
 
-    /// Returns when there is nothing to tell any more, if there is something now.
+    /// Returns when the notice expires, if there is one.
     pub(super) fn until(&self) -> Option<Instant> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
 
@@ -80,19 +83,19 @@ mod tests {
     }
 
     #[test]
-    fn a_rival_is_told_of_while_it_comes_back_and_soon_not_any_more() {
-        let rival = Rival::default();
+    fn a_duplicate_is_told_of_while_it_comes_back_and_soon_not_any_more() {
+        let duplicate = Duplicate::default();
         let (address, begun) = (IpAddr::from([192, 0, 2, 9]), Instant::now());
 
         let news = [(100, 0), (102, 2), (104, 4)]
-            .map(|(unix, after)| rival.turned_away(address, unix, begun + SECOND * after));
+            .map(|(unix, after)| duplicate.turned_away(address, unix, begun + SECOND * after));
 
         assert_eq!(news, [true, false, false]);
-        let told = rival.told(begun + SECOND * 7).expect("it came three seconds ago");
+        let told = duplicate.told(begun + SECOND * 7).expect("it came three seconds ago");
         assert_eq!((told.address.as_str(), told.since_unix), ("192.0.2.9", 100));
-        assert_eq!(rival.until(), Some(begun + SECOND * 8));
-        assert_eq!(rival.told(begun + SECOND * 8), None);
-        assert_eq!(rival.until(), None);
-        assert!(rival.turned_away(address, 120, begun + SECOND * 20), "that is a new one");
+        assert_eq!(duplicate.until(), Some(begun + SECOND * 8));
+        assert_eq!(duplicate.told(begun + SECOND * 8), None);
+        assert_eq!(duplicate.until(), None);
+        assert!(duplicate.turned_away(address, 120, begun + SECOND * 20), "that is a new one");
     }
 }

@@ -1,5 +1,5 @@
-//! Where control is found at the moment: the addresses of its host, read anew whenever the kernel says that they changed,
-//! and which nodes run on that host.
+//! Where control can currently be reached: the addresses of its host, read again whenever the
+//! kernel reports a change, and the nodes that run on that host.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,45 +16,46 @@ use tokio::time::{sleep, timeout};
 
 use crate::addresses;
 
-/// Multicast groups of routing netlink: addresses and routes of both families (`RTMGRP_*` of `linux/rtnetlink.h`).
+/// Multicast groups of routing netlink: addresses and routes of both families (`RTMGRP_*` of
+/// `linux/rtnetlink.h`).
 const GROUPS: u32 = 0x10 | 0x40 | 0x100 | 0x400;
-/// Changes come in rows; the last one of them is looked at.
-const GATHER: Duration = Duration::from_millis(100);
-/// Events taken at a time; what is left after that makes for another look.
+/// Changes come in bursts; the host is read once a burst is over.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+/// Events drained at a time; any left over cause another read.
 const MAX_DRAINED: usize = 1_000;
-/// How often the host is looked at without being told, as events may be lost.
-const SLOW_LOOK: Duration = Duration::from_secs(60);
-/// Nodes on control's host: one, unless somebody shares the host's network with containers that are nodes.
+/// How often the host is read without an event, since events may be lost.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(60);
+/// Nodes on control's host: one, unless containers that share the host's network are nodes, too.
 const MAX_NODES: usize = 4;
 
-/// Where control is found.
+/// Where control can be reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Location {
     addresses: Vec<String>,
     nodes: BTreeSet<NodeId>,
 }
 
-impl From<&Place> for v1::ControlPlace {
-    fn from(place: &Place) -> Self {
-        Self { addresses: place.addresses.clone(), nodes: place.nodes.iter().map(ToString::to_string).collect() }
+impl From<&Location> for v1::ControlPlace {
+    fn from(location: &Location) -> Self {
+        Self { addresses: location.addresses.clone(), nodes: location.nodes.iter().map(ToString::to_string).collect() }
     }
 }
 
-/// Keeps the place, and tells of its changes.
+/// Tracks the location and reports its changes.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct LocationTracker {
     advertised: Vec<String>,
     listen: SocketAddr,
-    present: watch::Sender<Place>,
+    present: watch::Sender<Location>,
 }
 
-impl Places {
+impl LocationTracker {
     /// Reads the host for the first time.
     pub(crate) fn new(advertised: Vec<String>, listen: SocketAddr) -> Self {
-        let places = Self { advertised, listen, present: watch::Sender::default() };
-        places.look();
+        let locations = Self { advertised, listen, present: watch::Sender::default() };
+        locations.look();
 
-        places
+        locations
     }
 
     /// Returns the addresses for a join line, read now.
@@ -62,29 +63,29 @@ impl Places {
         addresses::for_join_lines(&self.advertised, self.listen, &addresses::of_host())
     }
 
-    /// Returns the place, and hears of its changes.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Place> {
+    /// Returns the location, and subscribes to its changes.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Location> {
         self.present.subscribe()
     }
 
-    /// Notes from where a node watches.
+    /// Records whether a node watches from control's own host.
     pub(crate) fn note(&self, node: NodeId, on_own_host: bool) {
-        self.present.send_if_modified(|place| {
+        self.present.send_if_modified(|location| {
             if on_own_host {
-                place.nodes.len() < MAX_NODES && place.nodes.insert(node)
+                location.nodes.len() < MAX_NODES && location.nodes.insert(node)
             } else {
-                place.nodes.remove(&node)
+                location.nodes.remove(&node)
             }
         });
     }
 
     fn look(&self) {
         let addresses = addresses::for_nodes(&self.advertised, self.listen, &addresses::of_host());
-        self.present.send_if_modified(|place| {
-            let changed = place.addresses != addresses;
+        self.present.send_if_modified(|location| {
+            let changed = location.addresses != addresses;
             if changed {
                 tracing::info!(?addresses, "Control is found at these addresses");
-                place.addresses = addresses;
+                location.addresses = addresses;
             }
             changed
         });
@@ -101,11 +102,11 @@ impl Places {
         };
         loop {
             match &events {
-                // Whether it changed, or nothing was heard for long, or reading failed: look.
-                Some(events) => drop(timeout(SLOW_LOOK, events.readable()).await),
-                None => sleep(SLOW_LOOK).await,
+                // Read the host in any case: after a change, a long silence or a failed read.
+                Some(events) => drop(timeout(RESYNC_INTERVAL, events.readable()).await),
+                None => sleep(RESYNC_INTERVAL).await,
             }
-            sleep(GATHER).await;
+            sleep(DEBOUNCE).await;
             if let Some(events) = &events {
                 drain(events);
             }
@@ -114,8 +115,8 @@ impl Places {
     }
 }
 
-/// Opens a socket that hears of changes. The runtime does nothing with a datagram socket but wait and `recv(2)`, which
-/// netlink takes as well.
+/// Opens a socket that receives the kernel's notifications. With a datagram socket, the runtime
+/// only waits and calls `recv(2)`, which works for netlink as well.
 fn open_events() -> io::Result<UnixDatagram> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
@@ -124,7 +125,8 @@ fn open_events() -> io::Result<UnixDatagram> {
     UnixDatagram::from_std(std::os::unix::net::UnixDatagram::from(fd))
 }
 
-/// Takes whatever is there; what it says does not matter. An error says that more came than the kernel kept.
+/// Drains the socket; what the events say does not matter. An error means that the kernel dropped
+/// some.
 fn drain(events: &UnixDatagram) {
     let mut buffer = [0; 8192];
     for _ in 0..MAX_DRAINED {
@@ -140,18 +142,18 @@ mod tests {
 
     #[test]
     fn the_nodes_of_this_host_are_known_until_they_watch_from_elsewhere() {
-        let places = Places::new(Vec::new(), "192.0.2.1:7443".parse().expect("an address"));
-        let mut place = places.subscribe();
+        let locations = LocationTracker::new(Vec::new(), "192.0.2.1:7443".parse().expect("an address"));
+        let mut location = locations.subscribe();
 
-        places.note(NodeId::FIRST, true);
-        let told = v1::ControlPlace::from(&*place.borrow_and_update());
-        places.note(NodeId::FIRST, true);
-        let again = place.has_changed().expect("the sender is there");
-        places.note(NodeId::FIRST, false);
+        locations.note(NodeId::FIRST, true);
+        let told = v1::ControlPlace::from(&*location.borrow_and_update());
+        locations.note(NodeId::FIRST, true);
+        let again = location.has_changed().expect("the sender is there");
+        locations.note(NodeId::FIRST, false);
 
         assert_eq!((told.addresses, told.nodes), (vec!["192.0.2.1:7443".into()], vec![NodeId::FIRST.to_string()]));
         assert!(!again, "nothing changed");
-        assert!(place.borrow().nodes.is_empty());
+        assert!(location.borrow().nodes.is_empty());
     }
 
     #[tokio::test]
