@@ -1,9 +1,10 @@
-//! The text of an instant, for messages and machine-readable output.
+//! Formats instants for messages and machine-readable output.
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Writes seconds since 1970 as RFC 3339 in UTC, `2026-01-31T12:00:00Z`; what lies beyond the year 9999 as the number it is.
+/// Formats seconds since 1970 as RFC 3339 in UTC, `2026-01-31T12:00:00Z`; instants after the year
+/// 9999 as a number.
 pub fn rfc3339(unix: u64) -> String {
     let instant = i64::try_from(unix).ok().and_then(|unix| OffsetDateTime::from_unix_timestamp(unix).ok());
     let text = instant.and_then(|instant| instant.format(&Rfc3339).ok());

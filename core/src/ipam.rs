@@ -1,7 +1,8 @@
-//! Address management: a network's prefix is cut into blocks, a node's blocks into addresses.
+//! Address management: a network's prefix is divided into blocks, and a node's blocks into
+//! addresses.
 //!
-//! Pure arithmetic over what is taken; who remembers what is taken is the caller's affair (control for blocks, the agent's
-//! journal for addresses).
+//! Pure arithmetic over what is taken. Keeping track of that is up to the callers: control for
+//! blocks, the agent's journal for addresses.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,16 +14,16 @@ use crate::network::{Member, Network};
 /// No address or block is left.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Exhausted {
-    /// Every block of the prefix is held by some node or touched by a fixed address.
+    /// Every block of the prefix is held by a node or contains a fixed address.
     #[error("no free block is left in {0}")]
     Blocks(Ipv4Net),
-    /// Every address of the node's blocks is in use or was until a moment ago.
+    /// Every address of the node's blocks is in use or was until recently.
     #[error("no free address is left in this node's blocks")]
     Addresses,
 }
 
-/// Returns the prefix length of the blocks that a network of this prefix is cut into: /24 of a /16, /28 of a /24, never
-/// longer than /30 and never fewer than 2 blocks.
+/// Returns the prefix length of a network's blocks: /24 for a /16, /28 for a /24, never longer than
+/// /30 and never fewer than 2 blocks.
 pub fn block_len(prefix: Ipv4Net) -> u8 {
     match prefix.prefix_len() {
         0..=16 => 24,
@@ -32,11 +33,13 @@ pub fn block_len(prefix: Ipv4Net) -> u8 {
     }
 }
 
-/// Picks a free block of `prefix`, from the top down, so that the low addresses, which people choose by hand, stay free longest.
+/// Picks a free block of `prefix`, from the top down, so that the low addresses, which people
+/// choose by hand, stay free longest.
 ///
 /// # Errors
 ///
-/// [`Exhausted::Blocks`] when every block overlaps one in `held` or contains one of the `fixed` addresses.
+/// [`Exhausted::Blocks`] when every block overlaps one in `held` or contains one of the `fixed`
+/// addresses.
 pub fn free_block(prefix: Ipv4Net, held: &[Ipv4Net], fixed: &BTreeSet<Ipv4Addr>) -> Result<Ipv4Net, Exhausted> {
     let len = block_len(prefix);
     let step = 1u32 << (32 - len);
@@ -56,12 +59,13 @@ pub fn free_block(prefix: Ipv4Net, held: &[Ipv4Net], fixed: &BTreeSet<Ipv4Addr>)
         .ok_or(Exhausted::Blocks(prefix))
 }
 
-/// Tells whether an address ends in .0 or .255, which people and some programs take for a network or broadcast address.
+/// Tells whether an address ends in .0 or .255, which people and some programs mistake for a
+/// network or broadcast address.
 fn looks_special(address: Ipv4Addr) -> bool {
     matches!(address.octets()[3], 0 | 255)
 }
 
-/// The addresses one node may give out on one network.
+/// The addresses that one node may assign in one network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
     blocks: Vec<Ipv4Net>,
@@ -69,7 +73,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Makes the pool of a member: its blocks without the network's own addresses, the node's, and those that end in .0 or .255.
+    /// Makes the pool of a member: its blocks without the addresses of the network and the node,
+    /// and without those that end in .0 or .255.
     pub fn new(network: &Network, member: &Member) -> Self {
         let own = member.node_address(network);
         let ends = [network.prefix.network(), network.gateway(), network.prefix.broadcast()];
@@ -84,12 +89,12 @@ impl Pool {
         }
     }
 
-    /// Tells whether an address is one this pool may give out, in use or not.
+    /// Tells whether an address belongs to the pool, in use or not.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         self.blocks.iter().any(|block| block.contains(&address)) && self.may_give(address)
     }
 
-    /// Counts the addresses this pool may give out, in use or not.
+    /// Counts the addresses of the pool, in use or not.
     pub fn capacity(&self) -> usize {
         let addresses = self.blocks.iter().flat_map(|b| b.network().to_bits()..=b.broadcast().to_bits());
 
@@ -100,7 +105,8 @@ impl Pool {
         !self.reserved.contains(&address) && !looks_special(address)
     }
 
-    /// Picks the next free address after `last`, wrapping around, so that an address given back rests as long as possible.
+    /// Picks the next free address after `last`, wrapping around, so that a released address is
+    /// reused as late as possible.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! WireGuard keys: 32 bytes each; the private half never prints and is wiped when dropped.
+//! WireGuard keys of 32 bytes each. Private keys are never printed, and wiped when dropped.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,12 +8,12 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// An X25519 public key; text form is base64 as `wg` prints it.
+/// An X25519 public key; its text form is base64, as `wg` prints it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PublicKey([u8; 32]);
 
-/// The text or bytes are no key.
+/// A text or bytes that are not a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a key (32 bytes, in base64)")]
 pub struct InvalidKey;
@@ -75,7 +75,7 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// An X25519 private key. Wiped when dropped; never printed, never compared.
+/// An X25519 private key. It is wiped when dropped, and never printed or compared.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct PrivateKey([u8; 32]);
 

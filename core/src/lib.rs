@@ -1,4 +1,5 @@
-//! Words and pure logic shared by every part of Overlay: identities, names, addresses, the membership view and its history.
+//! Types and pure logic shared by every part of Overlay: identities, names, addresses, the
+//! membership view and its history.
 //!
 //! Nothing here does I/O, reads a clock, draws random numbers or takes a lock.
 #![forbid(unsafe_code)]

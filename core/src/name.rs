@@ -1,5 +1,5 @@
-//! Names of nodes, networks and endpoints: one DNS label each, checked before it touches a file, a log, an answer or a kernel
-//! table. What else an endpoint is found by may have several labels.
+//! Names of nodes, networks and endpoints: one DNS label each, checked before it reaches a file, a
+//! log, an answer or a kernel table. The aliases of an endpoint may have several labels.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,15 +9,16 @@ use serde::{Deserialize, Serialize};
 /// The longest name in bytes: one DNS label (RFC 1035, section 2.3.4).
 pub const MAX_NAME: usize = 63;
 
-/// A DNS label: 1 to 63 letters, digits, `-` or `_`, beginning and ending with a letter or digit, kept in lower case.
+/// A DNS label: 1 to 63 letters, digits, `-` or `_`, beginning and ending with a letter or digit,
+/// kept in lower case.
 ///
-/// `_` is allowed because container engines allow it; DNS compares names without regard to case (RFC 4343), so upper
-/// case is folded.
+/// `_` is allowed because container engines allow it. DNS names are case-insensitive (RFC 4343), so
+/// upper case is folded.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);
 
-/// The text is no name.
+/// A text that is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{text:?} is not a name: use 1 to 63 letters, digits, '-' or '_', beginning and ending with a letter or \
@@ -79,15 +80,16 @@ impl fmt::Debug for Name {
     }
 }
 
-/// The longest alias in bytes: what a domain name may have as text (RFC 1035, section 2.3.4).
+/// The longest alias in bytes: that of a domain name as text (RFC 1035, section 2.3.4).
 pub const MAX_ALIAS: usize = 253;
 
-/// One or more DNS labels with dots between them, such as `db` or `my.app`: a name that an endpoint is found by besides its own.
+/// One or more DNS labels separated by dots, such as `db` or `my.app`: a further name of an
+/// endpoint.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Alias(String);
 
-/// The text is no alias.
+/// A text that is not an alias.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a name to be found by: use labels of letters, digits, '-' or '_', with dots between them")]
 pub struct InvalidAlias {

@@ -1,4 +1,4 @@
-//! A network, its members and the blocks of addresses they hold.
+//! A network, its members and the address blocks that they hold.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,46 +18,48 @@ pub enum NetworkMode {
     L3,
 }
 
-/// What `network create` makes.
+/// An overlay network, as `network create` makes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
-    /// Given by control at creation.
+    /// The id, assigned by control.
     pub id: NetworkId,
-    /// Unique among the networks of a cluster.
+    /// The name, unique among the networks of a cluster.
     pub name: Name,
-    /// Where the IPv4 addresses of its endpoints come from; at least a /29.
+    /// The IPv4 prefix of its endpoints; at least a /29.
     pub prefix: Ipv4Net,
-    /// Where their IPv6 addresses come from, if they have any; a /96 or shorter. See [`Network::address6`].
+    /// The IPv6 prefix of its endpoints, if any; a /96 or shorter. See [`Network::address6`].
     pub prefix6: Option<Ipv6Net>,
     /// How packets are carried.
     pub mode: NetworkMode,
-    /// Free words of the operator.
+    /// The operator's labels.
     pub labels: BTreeMap<String, String>,
-    /// What else was asked for when it was made.
+    /// Further settings, chosen when it was created.
     #[serde(default)]
     pub settings: NetworkSettings,
 }
 
-/// What `network create` may ask for beyond name and prefixes. The default is what a plain `overlayctl network create` makes.
+/// The settings of a network besides name and prefixes. The default is that of a plain `overlayctl
+/// network create`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NetworkSettings {
-    /// The IPv4 gateway, where it is not the first host address of the prefix.
+    /// The IPv4 gateway, if it is not the first host address of the prefix.
     pub gateway: Option<Ipv4Addr>,
-    /// The IPv6 gateway, where it is not the one that belongs to the IPv4 gateway.
+    /// The IPv6 gateway, if it is not the one derived from the IPv4 gateway.
     pub gateway6: Option<Ipv6Addr>,
-    /// The part of the prefix that addresses are given out of; the whole prefix when missing.
+    /// The part of the prefix that addresses are assigned from; the whole prefix when missing.
     pub range: Option<Ipv4Net>,
-    /// Addresses that are never given out, by the name of what has them.
+    /// Addresses that are never assigned, by the name of what uses them.
     pub reserved: BTreeMap<String, IpAddr>,
-    /// Whether container engines give its containers no way out (`--internal`).
+    /// Whether its containers have no access to other networks through their engine (`--internal`).
     pub internal: bool,
-    /// What container engines were told with `-o`.
+    /// The options that were given to a container engine with `-o`.
     pub options: BTreeMap<String, String>,
-    /// The node whose container engine numbers its own containers, from the bottom of the range; there, an address outside of
-    /// the node's blocks is the engine's to give. Everywhere else, and when missing, all addresses come out of blocks.
+    /// The node whose container engine assigns addresses itself, from the bottom of the range;
+    /// there, an address outside of the node's blocks belongs to the engine. On all other nodes,
+    /// and when missing, all addresses come from blocks.
     pub numbered_by: Option<NodeId>,
-    /// The name as container engines write it, where it differs from the network's (upper case, dots).
+    /// The name as container engines write it, if it differs from the network's (upper case, dots).
     pub title: Option<String>,
 }
 
@@ -67,62 +69,65 @@ pub const MAX_PREFIX_LEN: u8 = 29;
 pub const MAX_PREFIX6_LEN: u8 = 96;
 
 impl Network {
-    /// Returns the gateway, the same on every node: the first host address of the prefix unless another was asked for.
+    /// Returns the gateway, the same on every node: the first host address of the prefix unless set
+    /// otherwise.
     pub fn gateway(&self) -> Ipv4Addr {
         self.settings.gateway.unwrap_or_else(|| first_host(self.prefix))
     }
 
-    /// Returns the IPv6 gateway, where the network speaks IPv6.
+    /// Returns the IPv6 gateway, if the network has IPv6.
     pub fn gateway6(&self) -> Option<Ipv6Addr> {
         let own = self.address6(self.gateway())?;
 
         Some(self.settings.gateway6.unwrap_or(own))
     }
 
-    /// Lists the gateway's addresses, one a family.
+    /// Lists the gateway's addresses, one per family.
     pub fn gateways(&self) -> Vec<IpAddr> {
         std::iter::once(IpAddr::V4(self.gateway())).chain(self.gateway6().map(IpAddr::V6)).collect()
     }
 
-    /// Returns the part of the prefix that blocks are cut out of.
+    /// Returns the part of the prefix that is divided into blocks.
     pub fn range(&self) -> Ipv4Net {
         self.settings.range.unwrap_or(self.prefix)
     }
 
-    /// Returns the name that container engines know it by.
+    /// Returns the name by which container engines know it.
     pub fn title(&self) -> &str {
         self.settings.title.as_deref().unwrap_or(self.name.as_str())
     }
 
-    /// Tells whether an address is the network's own: its ends, its gateway, or one that was reserved by name.
+    /// Tells whether an address is reserved: the network or broadcast address, the gateway, or one
+    /// reserved by name.
     pub fn is_reserved(&self, address: Ipv4Addr) -> bool {
         [self.prefix.network(), self.gateway(), self.prefix.broadcast()].contains(&address)
             || self.settings.reserved.values().any(|reserved| *reserved == address)
     }
 
-    /// Tells whether an IPv6 address is the network's own.
+    /// Tells whether an IPv6 address is reserved.
     pub fn is_reserved6(&self, address: Ipv6Addr) -> bool {
         Some(address) == self.gateway6()
             || self.prefix6.is_some_and(|prefix| prefix.network() == address)
             || self.settings.reserved.values().any(|reserved| *reserved == address)
     }
 
-    /// Returns the IPv6 address that belongs to an IPv4 address of this network: the IPv6 prefix with the IPv4 address in
-    /// its lowest 32 bits. One allocation so serves both families.
+    /// Returns the IPv6 address derived from an IPv4 address of this network: the IPv6 prefix with
+    /// the IPv4 address in its lowest 32 bits. So one allocation serves both families.
     pub fn address6(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
         let prefix = self.prefix6?.trunc();
 
         Some(Ipv6Addr::from_bits(prefix.addr().to_bits() | u128::from(address.to_bits())))
     }
 
-    /// Returns the IPv6 prefix that belongs to an IPv4 prefix of this network.
+    /// Returns the IPv6 prefix derived from an IPv4 prefix of this network.
     pub fn prefix6_of(&self, prefix: Ipv4Net) -> Option<Ipv6Net> {
         let address = self.address6(prefix.network())?;
 
         Ipv6Net::new(address, MAX_PREFIX6_LEN + prefix.prefix_len()).ok()
     }
 
-    /// Returns the IPv4 address that an IPv6 address of this network belongs to; nothing for one that carries none.
+    /// Returns the IPv4 address that an IPv6 address of this network was derived from; `None` if it
+    /// embeds none.
     pub fn address4(&self, address: Ipv6Addr) -> Option<Ipv4Addr> {
         let prefix = self.prefix6?.trunc();
         let host = address.to_bits() ^ prefix.addr().to_bits();
@@ -130,19 +135,20 @@ impl Network {
         u32::try_from(host).ok().map(Ipv4Addr::from_bits)
     }
 
-    /// Returns how long the prefixes of this network's blocks are.
+    /// Returns the prefix length of this network's blocks.
     pub fn block_len(&self) -> u8 {
         crate::ipam::block_len(self.range())
     }
 
-    /// Lists the addresses, one a family, that an endpoint with this IPv4 address has unless its runtime says otherwise.
+    /// Lists the addresses, one per family, of an endpoint with this IPv4 address, unless its
+    /// runtime says otherwise.
     pub fn addresses(&self, address: Ipv4Addr) -> Vec<IpAddr> {
         let v6 = self.address6(address).map(IpAddr::V6);
 
         std::iter::once(IpAddr::V4(address)).chain(v6).collect()
     }
 
-    /// Lists the prefixes, one a family, that this IPv4 prefix stands for.
+    /// Lists this IPv4 prefix and the IPv6 prefix derived from it.
     pub fn prefixes(&self, prefix: Ipv4Net) -> Vec<IpNet> {
         let v6 = self.prefix6_of(prefix).map(IpNet::V6);
 
@@ -150,7 +156,7 @@ impl Network {
     }
 }
 
-/// Returns the first address of a prefix that a host may have; network addresses are skipped (RFC 3021 aside).
+/// Returns the first host address of a prefix; the network address is skipped (RFC 3021 aside).
 pub fn first_host(prefix: Ipv4Net) -> Ipv4Addr {
     Ipv4Addr::from_bits(prefix.network().to_bits().saturating_add(1))
 }
@@ -160,7 +166,8 @@ pub fn first_host(prefix: Ipv4Net) -> Ipv4Addr {
 pub struct Block {
     /// The addresses; inside the network's prefix, disjoint from every other block of it.
     pub prefix: Ipv4Net,
-    /// The revision that granted the block. A node that comes back with an older grant of the same addresses has lost them.
+    /// The revision that granted the block. A node that returns with an older grant of the same
+    /// addresses has lost them.
     pub epoch: u64,
 }
 
@@ -173,14 +180,15 @@ pub struct Member {
     pub node: NodeId,
     /// The node's public key in this network on each of its lanes, in lane order.
     pub lane_keys: Vec<PublicKey>,
-    /// The addresses the node may give out, in the order they were granted.
+    /// The blocks that the node may assign addresses from, in the order they were granted.
     pub blocks: Vec<Block>,
 }
 
 impl Member {
-    /// Returns the address of the node itself in this network: the first free host address of its first block.
+    /// Returns the address of the node itself in this network: the first free host address of its
+    /// first block.
     ///
-    /// The node answers and asks with it (`ping`, ICMP errors); no endpoint ever gets it.
+    /// The node uses it as its own (`ping`, ICMP errors); no endpoint ever gets it.
     pub fn node_address(&self, network: &Network) -> Option<Ipv4Addr> {
         let block = self.blocks.first()?.prefix;
         let mut hosts = (first_host(block).to_bits()..block.broadcast().to_bits()).map(Ipv4Addr::from_bits);

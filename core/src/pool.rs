@@ -1,5 +1,6 @@
-//! Which prefixes a network may have: what hosts have in use is refused with its holder, and the pool is cut so that no two
-//! networks share addresses unless somebody asks for it. Pure; control and agents decide alike by it.
+//! Which prefixes a network may have: prefixes in use on hosts are refused with the reason, and the
+//! pool is divided so that networks do not overlap unless requested. Pure, so that control and
+//! agents decide alike.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -8,38 +9,39 @@ use ipnet::{IpNet, Ipv4Net};
 use crate::network::MAX_PREFIX_LEN;
 use crate::view::View;
 
-/// Where the prefixes of networks come from unless `init` said otherwise.
+/// The default pool for the prefixes of networks.
 pub const DEFAULT_POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 64, 0, 0), 10);
 
-/// Where agents put Docker's `docker_gwbridge`, which would otherwise take the first prefix that Docker's own address
-/// management gives to a network.
+/// The prefix that agents give to Docker's `docker_gwbridge`, which would otherwise take the first
+/// one that Docker's own address management assigns to a network.
 pub const GWBRIDGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 255, 240, 0), 20);
 
-/// Where Docker's default bridge is unless its operator says otherwise.
+/// The usual prefix of Docker's default bridge.
 pub const DEFAULT_BRIDGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(172, 17, 0, 0), 16);
 
-/// Never chosen and never given out.
+/// Prefixes that no network may have.
 const RESERVED: [(Ipv4Net, &str); 2] = [(DEFAULT_BRIDGE, "Docker's default bridge"), (GWBRIDGE, "docker_gwbridge")];
 
-/// Interfaces that lead to containers or virtual machines of one host, by the beginning of their names.
+/// Interfaces that lead to containers or virtual machines of one host, by prefix of their names.
 const BRIDGES: [&str; 6] = ["docker", "br-", "virbr", "cni", "podman", "lxcbr"];
 
-/// Picks a prefix from the pool that overlaps nothing known and nothing of `also_taken`. `turn` says where to begin: control
-/// always begins at the bottom, agents at random, so that two that pick at once seldom pick the same.
+/// Picks a prefix from the pool that overlaps neither anything known nor `also_taken`. `turn` says
+/// where to start: control starts at the bottom, agents at a random place, so that two that pick at
+/// the same time rarely pick the same prefix.
 pub fn pick(view: &View, pool: Ipv4Net, also_taken: &[Ipv4Net], turn: u32) -> Option<Ipv4Net> {
     let taken = Taken::new(view, also_taken);
 
     parts(pool).into_iter().find_map(|(part, len)| taken.first_free(part, len, turn))
 }
 
-/// Finds what stands in the way of a network with this prefix: "192.0.2.7, at which node web1 is reached", say. The prefix of
-/// another overlay network is no obstacle.
+/// Finds what conflicts with a network of this prefix, such as "192.0.2.7, at which node web1 is
+/// reached". Prefixes of other overlay networks do not conflict.
 pub fn conflict(view: &View, prefix: IpNet) -> Option<String> {
     kept(prefix).or_else(|| underlay(view, prefix)).or_else(|| in_use(view, prefix, |_| true))
 }
 
-/// Finds what stands in the way of a network whose prefix an engine chose by itself. A bridge of another host is none: only a
-/// container there that is on both cannot be.
+/// Finds what conflicts with a network whose prefix was chosen by a container engine. Bridges of
+/// other hosts do not conflict: all that is impossible is a container there on both.
 pub fn conflict_of_chosen(view: &View, prefix: IpNet) -> Option<String> {
     let is_route = |holder: &str| !BRIDGES.iter().any(|bridge| holder.starts_with(bridge));
 
@@ -75,8 +77,8 @@ fn overlaps(one: IpNet, other: IpNet) -> bool {
     one.contains(&other) || other.contains(&one)
 }
 
-/// Cuts the pool: one half for large networks, a quarter for middling and a quarter for small ones; with a /10, that is 32
-/// of /16, 256 of /20 and 4,096 of /24.
+/// Divides the pool: one half for large networks, a quarter for medium and a quarter for small
+/// ones; with a /10, that is 32 times a /16, 256 times a /20 and 4,096 times a /24.
 fn parts(pool: Ipv4Net) -> Vec<(Ipv4Net, u8)> {
     let len = pool.prefix_len();
     let large = 16.max(len + 6);

@@ -1,7 +1,8 @@
-//! The membership at one revision, and the steps between revisions.
+//! The membership at one revision, and the changes between revisions.
 //!
-//! A [`View`] is a set of rows. A [`Change`] replaces or removes one whole row, so changes may be coalesced and repeated;
-//! a [`Delta`] is the changes between two revisions and refuses to be applied anywhere else.
+//! A [`View`] is a set of rows. A [`Change`] replaces or removes one whole row, so changes may be
+//! coalesced and repeated. A [`Delta`] holds the changes between two revisions, and applies only to
+//! the first.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,7 @@ use crate::name::Name;
 use crate::network::{Member, Network};
 use crate::node::{HostReport, Node};
 
-/// A position in control's history; one commit makes the next.
+/// A position in control's history; each commit increments it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Revision(pub u64);
 
@@ -30,11 +31,11 @@ impl std::fmt::Display for Revision {
     }
 }
 
-/// One row replaced or removed.
+/// The replacement or removal of one row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
-    /// A network was made or changed.
+    /// A network was created or changed.
     Network(Network),
     /// A node joined or announced itself anew.
     Node(Node),
@@ -42,14 +43,14 @@ pub enum Change {
     Member(Member),
     /// An endpoint was attached or changed.
     Endpoint(Endpoint),
-    /// A host says something else of itself than before.
+    /// A host's report changed.
     HostReport(HostReport),
     /// The row is gone.
     Removed(RowKey),
 }
 
 impl Change {
-    /// Returns which row this changes.
+    /// Returns the key of the row that this changes.
     pub fn key(&self) -> RowKey {
         match self {
             Self::Network(row) => RowKey::Network(row.id),
@@ -62,7 +63,7 @@ impl Change {
     }
 }
 
-/// Names one row of a [`View`].
+/// The key of one row of a [`View`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RowKey {
@@ -74,50 +75,51 @@ pub enum RowKey {
     Member(NetworkId, NodeId),
     /// An endpoint on a network.
     Endpoint(NetworkId, EndpointId),
-    /// What a node says of its host.
+    /// A node's report about its host.
     HostReport(NodeId),
 }
 
-/// The changes that lead from one revision to a later one.
+/// The changes from one revision to a later one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delta {
     /// The revision it starts from.
     pub from: Revision,
-    /// The revision it makes.
+    /// The revision it results in.
     pub to: Revision,
-    /// What changed; at most one change a row matters, the last.
+    /// The changes; of several to one row, only the last matters.
     pub changes: Vec<Change>,
 }
 
-/// A delta starts elsewhere than the view stands: the watcher must ask for a snapshot.
+/// A delta that does not start at the view's revision: the watcher must ask for a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("delta starts at revision {from}, the view stands at {at}")]
 pub struct Gap {
-    /// Where the view stands.
+    /// The view's revision.
     pub at: Revision,
-    /// Where the delta starts.
+    /// The revision at which the delta starts.
     pub from: Revision,
 }
 
-/// All nodes, networks, memberships and endpoints at one revision: everything for control, the visible part for a node.
+/// The membership at one revision: all nodes, networks, members and endpoints for control, the
+/// visible part for a node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct View {
-    /// Where in the history this stands.
+    /// The revision.
     pub revision: Revision,
-    /// By id.
+    /// The networks.
     pub networks: BTreeMap<NetworkId, Network>,
-    /// By id.
+    /// The nodes.
     pub nodes: BTreeMap<NodeId, Node>,
-    /// By network, then node.
+    /// The memberships, by network, then node.
     pub members: BTreeMap<(NetworkId, NodeId), Member>,
-    /// By network, then id.
+    /// The endpoints, by network, then id.
     pub endpoints: BTreeMap<(NetworkId, EndpointId), Endpoint>,
-    /// By node.
+    /// The host reports, by node.
     pub hosts: BTreeMap<NodeId, HostReport>,
 }
 
 impl View {
-    /// Builds a view out of a snapshot's rows.
+    /// Builds a view from the rows of a snapshot.
     pub fn from_rows(revision: Revision, rows: impl IntoIterator<Item = Change>) -> Self {
         let mut view = Self { revision, ..Self::default() };
         for row in rows {
@@ -127,7 +129,7 @@ impl View {
         view
     }
 
-    /// Lists every row, as a snapshot carries them: nodes and networks before what refers to them.
+    /// Lists all rows in the order of a snapshot: nodes and networks before what refers to them.
     pub fn rows(&self) -> impl Iterator<Item = Change> + '_ {
         let networks = self.networks.values().cloned().map(Change::Network);
         let nodes = self.nodes.values().cloned().map(Change::Node);
@@ -138,7 +140,7 @@ impl View {
         networks.chain(nodes).chain(members).chain(endpoints).chain(hosts)
     }
 
-    /// Returns one row, if it is there.
+    /// Returns one row, if it exists.
     pub fn row(&self, key: RowKey) -> Option<Change> {
         match key {
             RowKey::Network(id) => self.networks.get(&id).cloned().map(Change::Network),
@@ -165,11 +167,11 @@ impl View {
         }
     }
 
-    /// Goes one delta further.
+    /// Applies a delta.
     ///
     /// # Errors
     ///
-    /// [`Gap`] when the delta does not start where the view stands; the view is then unchanged.
+    /// [`Gap`] when the delta does not start at the view's revision; the view is then unchanged.
     pub fn apply_delta(&mut self, delta: Delta) -> Result<(), Gap> {
         if delta.from != self.revision {
             return Err(Gap { at: self.revision, from: delta.from });
@@ -207,7 +209,7 @@ impl View {
         self.endpoints.range((network, EndpointId::FIRST)..=(network, EndpointId::LAST)).map(|(_, endpoint)| endpoint)
     }
 
-    /// Lists the hosts on which a network is not as elsewhere: the node's name, and why.
+    /// Lists the hosts on which a network differs: the node's name, and why.
     pub fn differences_of<'a>(&'a self, network: &'a Network) -> impl Iterator<Item = (&'a Name, &'a str)> {
         self.hosts.values().flat_map(move |host| {
             let of_it = host.differences.iter().filter(move |difference| difference.network == network.title());

@@ -1,14 +1,15 @@
-//! What a node may see of the membership: every network's settings, which prefixes hosts have in use, and the nodes, keys and
-//! endpoints of the networks it is a member of.
+//! What a node may see of the membership: the settings of all networks, the prefixes in use on
+//! hosts, and the nodes, keys and endpoints of the networks that it is a member of.
 //!
-//! Membership is cryptographic ("a network is a key"): a key that control does not hand out cannot be used.
+//! Membership is cryptographic ("a network is a key"): a key that control does not distribute is
+//! useless.
 
 use std::collections::BTreeSet;
 
 use crate::id::NodeId;
 use crate::view::{Change, RowKey, View};
 
-/// Tells whether a node may see a row of `view`, were it there.
+/// Tells whether a node may see a row of `view`, present or not.
 pub fn may_see(view: &View, node: NodeId, key: RowKey) -> bool {
     match key {
         RowKey::Network(_) | RowKey::HostReport(_) => true,
@@ -26,9 +27,10 @@ pub fn visible(view: &View, node: NodeId) -> View {
     View::from_rows(view.revision, rows)
 }
 
-/// Lists the changes that take a node from what it could see `before` to what it may see `after` the `changes`.
+/// Lists the changes from what a node could see `before` to what it may see `after` the `changes`.
 ///
-/// Costs in proportion to the changes; only a node that enters or leaves a network pays for the whole of that network.
+/// The cost is proportional to the changes; only for a node that enters or leaves a network is it
+/// that of the whole network.
 pub fn visible_changes(before: &View, after: &View, node: NodeId, changes: &[Change]) -> Vec<Change> {
     let mut keys = BTreeSet::new();
     for change in changes {
