@@ -1,10 +1,10 @@
-//! Compiles the .proto files with a Rust compiler for them: no `protoc` is needed.
+//! Compiles the .proto files with a compiler written in Rust, so that `protoc` is not needed.
 
 use std::path::Path;
 
 const FILES: [&str; 3] = ["overlay/v1/membership.proto", "overlay/v1/control.proto", "overlay/v1/agent.proto"];
 
-/// Messages that carry a join secret do not print.
+/// Messages that carry a join secret are never printed.
 const SECRETS: [&str; 3] =
     [".overlay.v1.JoinRequest", ".overlay.v1.AgentJoinRequest", ".overlay.v1.CreateTokenResponse"];
 

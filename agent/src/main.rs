@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    log.take_panics(state::panic_is_contained);
+    log.log_panics(state::panic_is_contained);
     if let Some(variable) = unknown {
         tracing::warn!(variable, "What is to be logged is not understood, logging info and above");
     }

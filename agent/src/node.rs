@@ -248,7 +248,7 @@ impl Node {
         let mut kept = Instant::now();
         loop {
             // What does not work is tried again sooner, and found to work again by that.
-            let pause = if self.store.trouble().is_some() { KEEP_AGAIN } else { CLOCK_KEPT };
+            let pause = if self.store.condition().is_some() { KEEP_AGAIN } else { CLOCK_KEPT };
             tokio::select! {
                 () = signals.stop() => return Ok(()),
                 Some(request) = inbox.recv() => tokio::select! {
@@ -462,7 +462,7 @@ impl Node {
                     self.kept_time = seconds;
                 }
             }
-            None if self.store.trouble().is_some() => drop(in_store(&self.store, Store::probe).await),
+            None if self.store.condition().is_some() => drop(in_store(&self.store, Store::probe).await),
             None => {}
         }
     }

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use overlay_daemon::Trouble;
+use overlay_daemon::Condition;
 use overlay_daemon::descriptors::Descriptors;
 use overlay_daemon::log::Log;
 
@@ -47,14 +47,14 @@ pub(crate) struct Own {
 impl Own {
     /// Lists what it lacks.
     fn list(&self) -> Vec<Problem> {
-        let troubles = [
-            ("storage", self.store.trouble()),
-            ("log", self.log.trouble()),
-            ("descriptors", self.descriptors.trouble()),
+        let conditions = [
+            ("storage", self.store.condition()),
+            ("log", self.log.condition()),
+            ("descriptors", self.descriptors.condition()),
         ];
-        let problem = |code, Trouble { text, since }| Problem { code, text: text.replace(['\n', '\r'], " "), since };
+        let problem = |code, Condition { text, since }| Problem { code, text: text.replace(['\n', '\r'], " "), since };
 
-        troubles.into_iter().filter_map(|(code, trouble)| Some(problem(code, trouble?))).collect()
+        conditions.into_iter().filter_map(|(code, condition)| Some(problem(code, condition?))).collect()
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use overlay_daemon::descriptors::Descriptors;
 use overlay_daemon::log::Log;
-use overlay_daemon::{Trouble, disk};
+use overlay_daemon::{Condition, disk};
 use overlay_proto::v1;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -19,7 +19,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Conditions {
     log: Log,
     descriptors: Descriptors,
-    storage: watch::Sender<Option<Trouble>>,
+    storage: watch::Sender<Option<Condition>>,
     problems: watch::Sender<Vec<v1::ControlProblem>>,
 }
 
@@ -54,9 +54,9 @@ impl Conditions {
 
     /// Records that changes cannot be stored.
     pub(crate) fn storage_failed(&self, text: String, now: u64) {
-        self.storage.send_modify(|trouble| {
-            let since = trouble.as_ref().map_or(now, |trouble| trouble.since);
-            *trouble = Some(Trouble { text, since });
+        self.storage.send_modify(|condition| {
+            let since = condition.as_ref().map_or(now, |condition| condition.since);
+            *condition = Some(Condition { text, since });
         });
     }
 
@@ -66,7 +66,7 @@ impl Conditions {
         if self.storage.borrow().is_none() || !disk::has_room(file) {
             return;
         }
-        if self.storage.send_if_modified(|trouble| trouble.take().is_some()) {
+        if self.storage.send_if_modified(|condition| condition.take().is_some()) {
             tracing::info!("Changes are stored again");
         }
     }
@@ -81,16 +81,16 @@ impl Conditions {
     fn look(&self) -> Vec<v1::ControlProblem> {
         let troubles = [
             ("storage", self.storage.borrow().clone()),
-            ("log", self.log.trouble()),
-            ("descriptors", self.descriptors.trouble()),
+            ("log", self.log.condition()),
+            ("descriptors", self.descriptors.condition()),
         ];
-        let problem = |code: &str, Trouble { text, since }| v1::ControlProblem {
+        let problem = |code: &str, Condition { text, since }| v1::ControlProblem {
             code: code.to_owned(),
             text: text.replace(['\n', '\r'], " "),
             since_unix: since,
         };
 
-        troubles.into_iter().filter_map(|(code, trouble)| Some(problem(code, trouble?))).collect()
+        troubles.into_iter().filter_map(|(code, condition)| Some(problem(code, condition?))).collect()
     }
 }
 

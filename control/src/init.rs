@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
 
 use overlay_core::{ClusterId, Role};
-use overlay_host::holder::{self, Protocol};
+use overlay_host::port_owner::{self, Protocol};
 use overlay_proto::{JoinLine, Refusal};
 
 use crate::addresses;
@@ -60,7 +60,7 @@ pub enum StartError {
 /// Says why an address cannot be listened on, and what to do.
 fn why_not(address: SocketAddr, error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::AddrInUse {
-        let holder = holder::find(Protocol::Tcp, address.port());
+        let holder = port_owner::find(Protocol::Tcp, address.port());
         let holder = holder.map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
         format!("the port is in use by {holder}; choose another with --listen, or stop it")
     } else if error.kind() == io::ErrorKind::AddrNotAvailable {

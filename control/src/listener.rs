@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use overlay_proto::channel::{HANDSHAKE_TIMEOUT, watch_over};
+use overlay_proto::channel::{HANDSHAKE_TIMEOUT, set_keepalive};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -117,7 +117,7 @@ impl Acceptor {
         open: OwnedSemaphorePermit,
     ) -> io::Result<Connection> {
         tcp.set_nodelay(true)?;
-        watch_over(&tcp)?;
+        set_keepalive(&tcp)?;
         let local = tcp.local_addr()?;
         let tls = self.tls.accept(tcp).await?;
         let client = ClientInfo::new(address, local, tls.get_ref().1.peer_certificates().and_then(<[_]>::first));

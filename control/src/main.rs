@@ -145,7 +145,7 @@ fn main() -> ExitCode {
         Ok(log) => log,
         Err(error) => return fail(&format!("no thread for the log: {error}"), 1),
     };
-    log.take_panics(|| false);
+    log.log_panics(|| false);
     if let Some(variable) = unknown {
         tracing::warn!(variable, "What is to be logged is not understood, logging info and above");
     }

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use overlay_core::Revision;
-use overlay_proto::contain::ContainLayer;
+use overlay_proto::catch_panic::CatchPanicLayer;
 use overlay_proto::tls;
 use overlay_proto::v1::control_server::ControlServer;
 use overlay_proto::v1::enrollment_server::EnrollmentServer;
@@ -200,7 +200,7 @@ async fn serve(incoming: listener::Incoming, service: Service, draining: oneshot
         .http2_max_local_error_reset_streams(Some(MAX_RESETS))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .layer(ContainLayer)
+        .layer(CatchPanicLayer)
         .add_service(health_service)
         .add_service(enrollment)
         .add_service(control)

@@ -1,4 +1,5 @@
-//! Descriptors: as many as the system allows, some kept back for who asks what is wrong, and said when none is left.
+//! File descriptors: raises the limit, keeps a few in reserve so that diagnosis still works, and
+//! reports when none is left.
 
 use std::fs::File;
 use std::io;
@@ -8,38 +9,41 @@ use std::sync::{Mutex, PoisonError};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::{Trouble, unix_now};
+use crate::{Condition, unix_now};
 
-/// Descriptors that are kept back: two people who look at the same time, twice.
+/// File descriptors in reserve: enough for two operators at the same time, twice.
 const RESERVED: usize = 4;
 
-/// Raises the limit of descriptors as far as this process may: the usual soft limit is for programs that use `select`.
+/// Raises the soft limit of file descriptors to the hard limit: the usual soft limit is for
+/// programs that use `select`.
 ///
 /// # Errors
 ///
-/// What the kernel says.
+/// The kernel's error.
 pub fn raise_limit() -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
 
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
-/// Says whether an error means that no descriptor is left, here or in the whole system.
-pub fn are_used_up(error: &io::Error) -> bool {
+/// Tells whether an error means that no file descriptor is left, in this process or in the whole
+/// system.
+pub fn are_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))
 }
 
-/// The descriptors of this process: whether any are left, and a few that are kept back.
+/// The file descriptors of this process: whether any are left, and a few in reserve.
 #[derive(Debug)]
 pub struct Descriptors {
     reserve: Mutex<Vec<OwnedFd>>,
-    /// How many are kept back.
+    /// How many are in reserve.
     reserved: usize,
     used_up_since: Mutex<Option<u64>>,
 }
 
 impl Descriptors {
-    /// Keeps some back. To be made early: a limit that is lowered later takes the higher numbers away first.
+    /// Creates a reserve. Do this early: if the limit is lowered later, the higher numbers go
+    /// first.
     pub fn new() -> Self {
         let descriptors = Self { reserved: RESERVED, ..Self::watched() };
         descriptors.replenish();
@@ -47,17 +51,18 @@ impl Descriptors {
         descriptors
     }
 
-    /// Keeps none back.
+    /// Creates no reserve and only reports exhaustion.
     pub fn watched() -> Self {
         Self { reserve: Mutex::default(), reserved: 0, used_up_since: Mutex::default() }
     }
 
-    /// Gives one of those up that are kept back, so that one may be opened; says whether there was one.
-    pub fn give_up(&self) -> bool {
+    /// Releases one descriptor of the reserve, so that another can be opened; tells whether there
+    /// was one.
+    pub fn release(&self) -> bool {
         self.reserve.lock().unwrap_or_else(PoisonError::into_inner).pop().is_some()
     }
 
-    /// Keeps back again what was given up, as far as there is any.
+    /// Refills the reserve as far as possible.
     pub fn replenish(&self) {
         let mut reserve = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
         while reserve.len() < self.reserved
@@ -67,12 +72,12 @@ impl Descriptors {
         }
     }
 
-    /// Says that none is left, if that is so.
-    pub fn trouble(&self) -> Option<Trouble> {
+    /// Returns a condition while no file descriptor is left.
+    pub fn condition(&self) -> Option<Condition> {
         self.replenish();
         let error = match spare() {
             Ok(_) => None,
-            Err(error) => Some(error).filter(are_used_up),
+            Err(error) => Some(error).filter(are_exhausted),
         };
         let mut used_up_since = self.used_up_since.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(error) = error else {
@@ -89,7 +94,7 @@ impl Descriptors {
             unix_now()
         });
 
-        Some(Trouble { text, since })
+        Some(Condition { text, since })
     }
 }
 
@@ -111,17 +116,17 @@ mod tests {
     fn what_was_given_up_is_kept_back_again() {
         let descriptors = Descriptors::new();
 
-        let given: Vec<_> = (0..=RESERVED).map(|_| descriptors.give_up()).collect();
+        let given: Vec<_> = (0..=RESERVED).map(|_| descriptors.release()).collect();
 
         assert_eq!(given, [true, true, true, true, false]);
         descriptors.replenish();
-        assert!(descriptors.give_up());
-        assert_eq!(descriptors.trouble(), None);
+        assert!(descriptors.release());
+        assert_eq!(descriptors.condition(), None);
     }
 
     #[test]
     fn only_a_lack_of_descriptors_counts_as_one() {
-        assert!(are_used_up(&io::Error::from_raw_os_error(24)) && are_used_up(&io::Error::from_raw_os_error(23)));
-        assert!(!are_used_up(&io::Error::from_raw_os_error(12)));
+        assert!(are_exhausted(&io::Error::from_raw_os_error(24)) && are_exhausted(&io::Error::from_raw_os_error(23)));
+        assert!(!are_exhausted(&io::Error::from_raw_os_error(12)));
     }
 }

@@ -1,4 +1,4 @@
-//! Disks that are full: told apart from other errors, and named.
+//! Full disks: told apart from other errors, and named by their mount point.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::statvfs::statvfs;
 
-/// Says whether a write failed for want of room.
+/// Tells whether a write failed because the disk or quota is full.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOSPC | Errno::EDQUOT))
 }
 
-/// Returns where the file system is mounted that holds `path`, or would hold it.
+/// Returns the mount point of the file system that holds `path`, or would hold it.
 pub fn mount_point(path: &Path) -> PathBuf {
     let mut there = path.ancestors().filter_map(|path| Some((path, path.metadata().ok()?.dev())));
     let Some((mut mount, device)) = there.next() else { return PathBuf::from("/") };
@@ -26,15 +26,16 @@ pub fn mount_point(path: &Path) -> PathBuf {
     mount.to_owned()
 }
 
-/// Room below which a disk that was full still is: what is small finds a place in a file that has free pages.
+/// The free space below which a disk that was full still counts as full: small writes may fit into
+/// free pages of a file.
 const ROOM: u64 = 256 << 10;
 
-/// Says whether the disk that holds `path` has room again, as far as the system tells.
+/// Tells whether the disk that holds `path` has free space again, as far as the system knows.
 pub fn has_room(path: &Path) -> bool {
     statvfs(path).map_or(true, |stat| stat.blocks_available().saturating_mul(stat.fragment_size()) >= ROOM)
 }
 
-/// A small disk of a test's own.
+/// A small disk for tests.
 #[cfg(any(test, feature = "testing"))]
 pub mod testing {
     use std::fs::File;
@@ -45,14 +46,15 @@ pub mod testing {
     use nix::sched::{CloneFlags, unshare};
     use tempfile::TempDir;
 
-    /// A file system in memory that only the calling thread sees, and that ends with this value.
+    /// A file system in memory that only the calling thread sees; it is unmounted when this value
+    /// is dropped.
     #[derive(Debug)]
     pub struct SmallDisk {
         folder: TempDir,
     }
 
     impl SmallDisk {
-        /// Mounts one of so many bytes; nothing where this process may not.
+        /// Mounts one of the given size in bytes; `None` without the privilege to mount.
         pub fn mount(bytes: usize) -> Option<Self> {
             let folder = tempfile::tempdir().ok()?;
             unshare(CloneFlags::CLONE_NEWNS).ok()?;
@@ -64,7 +66,7 @@ pub mod testing {
             Some(Self { folder })
         }
 
-        /// Where it is.
+        /// Returns its mount point.
         pub fn path(&self) -> &Path {
             self.folder.path()
         }
@@ -73,11 +75,11 @@ pub mod testing {
             self.path().join("filling")
         }
 
-        /// Uses all room up.
+        /// Fills it completely.
         ///
         /// # Errors
         ///
-        /// When anything but the lack of room is in the way.
+        /// Any error other than a full disk.
         pub fn fill(&self) -> io::Result<()> {
             let mut filling = File::create(self.filling())?;
             loop {
@@ -89,11 +91,11 @@ pub mod testing {
             }
         }
 
-        /// Gives the room back that was used up.
+        /// Frees the space again.
         ///
         /// # Errors
         ///
-        /// When it was not filled.
+        /// When it had not been filled.
         pub fn make_room(&self) -> io::Result<()> {
             std::fs::remove_file(self.filling())
         }
@@ -101,7 +103,7 @@ pub mod testing {
 
     impl Drop for SmallDisk {
         fn drop(&mut self) {
-            // What is still open ends with its owner.
+            // Files that are still open keep it alive until they are closed.
             let _ = umount2(self.folder.path(), MntFlags::MNT_DETACH);
         }
     }

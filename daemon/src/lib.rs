@@ -1,7 +1,7 @@
-//! What the agent and control share as processes of a host: a log that stops nobody, descriptors that are used up, disks
-//! that are full.
+//! What the agent and control have in common as daemons: a log that never blocks, and detection of
+//! exhausted file descriptors and full disks.
 //!
-//! Nothing here knows of networks, nodes or the membership.
+//! Nothing here knows about networks, nodes or the membership.
 
 pub mod descriptors;
 pub mod disk;
@@ -9,12 +9,12 @@ pub mod log;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Something that this process cannot do at this moment.
+/// Something that this process currently cannot do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
-    /// One line for people.
+pub struct Condition {
+    /// One line for operators.
     pub text: String,
-    /// Since when, in seconds since 1970.
+    /// When it began, in seconds since 1970.
     pub since: u64,
 }
 

@@ -1,8 +1,8 @@
-//! The log: lines go into a bounded queue, and one thread writes them to standard error.
+//! The log: lines enter a bounded queue, and one thread writes them to standard error.
 //!
-//! Whoever logs neither waits nor fails, whatever becomes of standard error: a full disk, a pipe that nobody reads or that
-//! is closed. What was not written yet is tried again once a second; lines that find no room meanwhile are counted, and a
-//! line says so as soon as one can be written.
+//! Logging neither blocks nor fails, whatever happens to standard error: a full disk, or a pipe
+//! that nobody reads or that is closed. Failed writes are retried once a second; lines that do not
+//! fit into the queue meanwhile are counted, and a line reports them as soon as it can be written.
 
 mod queue;
 mod sink;
@@ -17,13 +17,13 @@ use overlay_core::instant::rfc3339;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::{Trouble, unix_now};
+use crate::{Condition, unix_now};
 use queue::Queue;
 use sink::{Sink, StandardError};
 
-/// How soon a write that failed is tried again.
+/// How soon a failed write is retried.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long the last lines may take when the process ends.
+/// How long writing the last lines may take when the process ends.
 const FLUSH: Duration = Duration::from_secs(1);
 
 /// The log of this process. Clones share it.
@@ -33,25 +33,27 @@ pub struct Log(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     queue: Mutex<Queue>,
-    /// There is something to write.
+    /// Signals that there is something to write.
     filled: Condvar,
-    /// Everything is written.
+    /// Signals that everything is written.
     emptied: Condvar,
 }
 
 impl Log {
-    /// Makes this the log of the process: what `tracing` tells and `filter` lets through goes to standard error.
+    /// Makes this the log of the process: events of `tracing` that pass `filter` go to standard
+    /// error.
     ///
     /// # Errors
     ///
-    /// When the system gives no thread.
+    /// When no thread can be started.
     pub fn start(filter: EnvFilter, ansi: bool) -> io::Result<Self> {
         let log = Self::to(StandardError::new())?;
         tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(log.clone())
             .with_ansi(ansi)
-            // What cannot be formatted would be told by a write to standard error that panics where it fails.
+            // Errors of formatting would be reported by a write to standard error that panics when
+            // it fails.
             .log_internal_errors(false)
             .init();
 
@@ -66,28 +68,28 @@ impl Log {
         Ok(log)
     }
 
-    /// Logs panics, but for those that `is_contained` says will be told as an error.
-    pub fn take_panics(&self, is_contained: fn() -> bool) {
+    /// Logs panics, except those that `is_contained` says will be reported as an error.
+    pub fn log_panics(&self, is_contained: fn() -> bool) {
         let log = self.clone();
         std::panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
             if !is_contained() {
                 tracing::error!(%panic, "Fault");
-                // The process may end before the thread comes to write it.
+                // The process may end before the thread gets to write it.
                 log.flush();
             }
         }));
     }
 
-    /// Waits until everything is written, but not long, and not at all while nothing can be written.
+    /// Waits briefly until everything is written, and not at all while nothing can be written.
     pub fn flush(&self) {
         let idle = |queue: &mut Queue| !queue.is_idle() && queue.error().is_none();
 
         drop(self.0.emptied.wait_timeout_while(self.0.lock(), FLUSH, idle));
     }
 
-    /// Says that lines cannot be written, if that is so.
-    pub fn trouble(&self) -> Option<Trouble> {
-        self.0.lock().trouble(Instant::now())
+    /// Returns a condition while lines cannot be written.
+    pub fn condition(&self) -> Option<Condition> {
+        self.0.lock().condition(Instant::now())
     }
 }
 
@@ -109,7 +111,7 @@ impl Shared {
         }
     }
 
-    /// Waits for lines. The first after some were lost says so.
+    /// Waits for lines. After a loss, the first one reports it.
     fn next_lines(&self) -> Vec<u8> {
         let mut queue = self.lock();
         queue.written();
@@ -139,7 +141,7 @@ impl Shared {
     }
 }
 
-/// One line on its way into the queue.
+/// A line on its way into the queue.
 #[derive(Debug)]
 pub struct Line<'a>(&'a Shared);
 
@@ -164,8 +166,8 @@ impl io::Write for Line<'_> {
     }
 }
 
-/// Reads what is to be logged from the first of some environment variables that is set; information and above without one.
-/// The second value names a variable that is not understood.
+/// Reads the log filter from the first of the given environment variables that is set; the default
+/// is `info`. The second value names a variable whose value is not a valid filter.
 pub fn filter(variables: &[&'static str]) -> (EnvFilter, Option<&'static str>) {
     let set = variables.iter().find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
     let read = set.map(|name| (*name, EnvFilter::try_from_env(name)));

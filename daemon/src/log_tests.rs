@@ -58,8 +58,8 @@ fn a_line_that_could_not_be_written_is_written_later_and_the_trouble_ends() {
     tell(&log, "first\n");
     steps.send(Step::Take(2)).expect("it listens");
     steps.send(Step::Fail).expect("it listens");
-    until(|| log.trouble().is_some());
-    let trouble = log.trouble().expect("it failed").text;
+    until(|| log.condition().is_some());
+    let condition = log.condition().expect("it failed").text;
 
     tell(&log, "second\n");
     for _ in 0..2 {
@@ -68,9 +68,9 @@ fn a_line_that_could_not_be_written_is_written_later_and_the_trouble_ends() {
     log.flush();
     until(|| log.0.lock().is_idle());
 
-    assert!(trouble.contains("No space left on device"), "{trouble}");
+    assert!(condition.contains("No space left on device"), "{condition}");
     assert_eq!(text(&written), "first\nsecond\n");
-    assert_eq!(log.trouble(), None);
+    assert_eq!(log.condition(), None);
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn the_end_does_not_wait_for_what_cannot_be_written() {
     let (log, steps, _) = scripted();
     tell(&log, "a line\n");
     steps.send(Step::Fail).expect("it listens");
-    until(|| log.trouble().is_some());
+    until(|| log.condition().is_some());
 
     let start = Instant::now();
     log.flush();

@@ -1,7 +1,9 @@
-//! Options out of a file: a key is the name of an option, its value what would follow it on the command line.
+//! Configuration files: each key is the name of a command line option, and its value that of the
+//! option.
 //!
-//! What the command line says goes before the environment, and that before the file. A file is checked as a whole, also
-//! where it is outdone: every mistake is told, with its line and key.
+//! The command line takes precedence over the environment, and that over the file. A file is always
+//! checked as a whole, even where it is overridden: every mistake is reported, with its line and
+//! key.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,7 +20,7 @@ use toml::de::{DeTable, DeValue};
 /// The exit code of programs whose configuration cannot be used (`EX_USAGE` of sysexits.h).
 pub const EXIT_CODE: u8 = 64;
 
-/// The option that names the file; commands that have it take one.
+/// The option that names the file; commands with this option read one.
 const CONFIG: &str = "config";
 /// Options that make no sense in a file.
 const ELSEWHERE: [&str; 5] = [CONFIG, "check-config", "json", "help", "version"];
@@ -28,9 +30,9 @@ const ELSEWHERE: [&str; 5] = [CONFIG, "check-config", "json", "help", "version"]
 pub struct Mistake {
     /// The line, from 1.
     pub line: usize,
-    /// The key, where it is about one.
+    /// The key, if the mistake concerns one.
     pub key: Option<String>,
-    /// What is wrong, and what to write.
+    /// What is wrong, and what to write instead.
     pub what: String,
 }
 
@@ -43,7 +45,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// A file cannot be used.
+/// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidFile {
     /// It cannot be read.
@@ -54,12 +56,12 @@ pub enum InvalidFile {
         /// Why.
         source: io::Error,
     },
-    /// It says what cannot be.
+    /// It has mistakes.
     #[error("{}: {}", path.display(), listed(mistakes))]
     Mistaken {
         /// The file.
         path: PathBuf,
-        /// All that is wrong with it, by line.
+        /// The mistakes, by line.
         mistakes: Vec<Mistake>,
     },
 }
@@ -74,8 +76,9 @@ fn listed(mistakes: &[Mistake]) -> String {
     }
 }
 
-/// Reads a command line, and the options that it does not give from the file that it names, or from `default` where
-/// that exists. As with [`Parser::parse`], the process ends for `--help` and for a command line that is wrong.
+/// Parses a command line, and takes missing options from the file that it names, or from `default`
+/// if that exists. As with [`Parser::parse`], the process exits for `--help` and for a wrong
+/// command line.
 ///
 /// # Errors
 ///
@@ -117,7 +120,8 @@ fn read(given: &ArgMatches, default: &Path) -> Result<Option<(PathBuf, String)>,
     }
 }
 
-/// Turns a file into words of a command line: those that `active` takes and was not given otherwise.
+/// Converts a file to command line arguments: those that `active` takes and that were not given
+/// otherwise.
 fn options(root: &Command, active: &Command, given: &ArgMatches, text: &str) -> Result<Vec<OsString>, Vec<Mistake>> {
     let (table, errors) = DeTable::parse_recoverable(text);
     let line = |offset: usize| 1 + text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count();
@@ -149,7 +153,7 @@ fn options(root: &Command, active: &Command, given: &ArgMatches, text: &str) -> 
     if mistakes.is_empty() { Ok(words) } else { Err(mistakes) }
 }
 
-/// Lists the options that a file may have, each with a command that takes it.
+/// Lists the options that a file may contain, each with a command that takes it.
 fn known(root: &Command) -> BTreeMap<&str, (&Command, &Arg)> {
     let commands = std::iter::once(root).chain(root.get_subcommands()).filter(|command| takes_file(command));
     let options = commands.flat_map(|command| command.get_arguments().map(move |argument| (command, argument)));
@@ -160,7 +164,7 @@ fn known(root: &Command) -> BTreeMap<&str, (&Command, &Arg)> {
         .collect()
 }
 
-/// Checks one entry; returns it as words of a command line.
+/// Checks one entry and returns it as command line arguments.
 fn check(
     known: &BTreeMap<&str, (&Command, &Arg)>,
     name: &str,
@@ -202,7 +206,7 @@ fn word(name: &str, value: &DeValue<'_>) -> Result<OsString, String> {
     Ok(format!("--{name}={text}").into())
 }
 
-/// Tells whether the running command takes the option, and was not given it otherwise.
+/// Tells whether the running command takes the option and was not given it otherwise.
 fn is_wanted(active: &Command, given: &ArgMatches, name: &str) -> bool {
     let argument = active.get_arguments().find(|argument| argument.get_long() == Some(name));
 
@@ -212,7 +216,7 @@ fn is_wanted(active: &Command, given: &ArgMatches, name: &str) -> bool {
     })
 }
 
-/// Lists the keys that a file for these commands may have: for tests of complete examples.
+/// Lists the keys that a file for these commands may contain, for tests of complete examples.
 pub fn keys<T: Parser>() -> Vec<String> {
     let mut command = T::command();
     command.build();

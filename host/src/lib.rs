@@ -1,4 +1,4 @@
-//! What the programs of Overlay ask of the host that they run on: configuration files, and who holds a port.
+//! What the programs of Overlay need from their host: configuration files, and the owners of ports.
 
 pub mod config;
-pub mod holder;
+pub mod port_owner;

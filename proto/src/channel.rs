@@ -1,4 +1,5 @@
-//! Connections for gRPC: to control over TLS, to the agent over its local socket. One connection each; who loses it dials again.
+//! Connections for gRPC: to control over TLS, and to the agent over its local socket. There is one
+//! connection each; a caller that loses it dials again.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,30 +26,32 @@ use crate::tls;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the TLS handshake may take.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The TCP segments of connections to control, in bytes: what a path of 1,280 bytes carries of either family, with time stamps.
-/// Such a path, with routers that do not tell, would swallow the first snapshot.
-const SEGMENT: u32 = 1200;
-/// How long an address may keep silent before the next one is tried beside it (RFC 8305 recommends 250 ms).
+/// The TCP segment size of connections to control, in bytes: what fits a path of 1,280 bytes in
+/// either family, with timestamps. Such a path, with routers that send no ICMP errors, would drop
+/// the first snapshot.
+const MSS: u32 = 1200;
+/// How long an address may stay silent before the next one is tried in parallel (RFC 8305
+/// recommends 250 ms).
 pub const STAGGER: Duration = Duration::from_millis(250);
-/// How long an address that failed is left alone while others are still silent.
-const AGAIN: Duration = Duration::from_millis(500);
-/// The kernel probes a connection that has been idle for this long,
+/// How soon a failed address is tried again while others are still silent.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+/// After how much idle time the kernel probes a connection.
 const TCP_IDLE: Duration = Duration::from_secs(2);
-/// then this often,
+/// How often it then probes.
 const TCP_PROBE: Duration = Duration::from_secs(1);
-/// and ends it when so many probes went unanswered.
+/// After how many unanswered probes it ends the connection.
 const TCP_PROBES: u32 = 4;
-/// How long the other host may leave packets unanswered: as long as the above takes.
+/// How long packets may stay unacknowledged: as long as the above takes.
 pub const TCP_DEAD: Duration = Duration::from_secs(6);
-/// A connection that carries nothing is asked for life after this long, and given up after the same again.
+/// An idle connection is probed after this long, and given up after the same time again.
 pub const KEEPALIVE: Duration = Duration::from_secs(10);
 /// The largest message a client takes: a snapshot of some 100,000 rows.
 pub const MAX_MESSAGE: usize = 64 << 20;
 
-/// No connection came about.
+/// Why no connection was made.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// Nobody answers there, or not in time.
+    /// Nothing answers there, or not in time.
     #[error("{address} cannot be reached: {source}")]
     Unreachable {
         /// What was dialled.
@@ -56,7 +59,7 @@ pub enum DialError {
         /// Why.
         source: io::Error,
     },
-    /// The server is not the control that the join line pins; nothing was sent to it.
+    /// The server is not the one that the join line pins; nothing was sent to it.
     #[error("{address} is not the control of this join line: {source}; nothing was sent to it")]
     WrongPin {
         /// What was dialled.
@@ -85,26 +88,27 @@ pub enum DialError {
     },
 }
 
-/// A connection to control, and between which addresses.
+/// A connection to control, with its addresses.
 #[derive(Debug)]
 pub struct Dialled {
-    /// For calls.
+    /// The channel for calls.
     pub channel: Channel,
     /// What was dialled.
     pub address: String,
-    /// The address of ours that the connection has; without it on the host, the connection is dead.
+    /// The local address of the connection; once the host no longer has it, the connection is dead.
     pub local: IpAddr,
 }
 
-/// Connects to control: to whichever address is the first to prove that it is control.
+/// Connects to control: to the first address that proves to be control.
 ///
-/// The addresses are tried in their order, the next one as soon as one has failed or has kept silent for [`STAGGER`], so
-/// that addresses that are dead cost next to nothing. While one is still silent, those that failed are tried again: control
-/// may just be starting.
+/// The addresses are tried in order, each as soon as the one before has failed or been silent for
+/// [`STAGGER`], so that dead addresses cost little time. While one is still silent, those that
+/// failed are tried again: control may just be starting.
 ///
 /// # Errors
 ///
-/// When none is control: that somebody else answered at one of them, otherwise the error of the first address.
+/// When none is control: that a wrong server answered at one of them, otherwise the error of the
+/// first address.
 pub async fn control(addresses: &[String], tls: Arc<ClientConfig>) -> Result<Dialled, DialError> {
     let mut waiting = addresses.iter().enumerate();
     let mut attempts = JoinSet::new();
@@ -133,17 +137,17 @@ pub async fn control(addresses: &[String], tls: Arc<ClientConfig>) -> Result<Dia
                     return Err(worst(failures));
                 }
                 if let Some(address) = addresses.get(index) {
-                    attempts.spawn(attempt(index, address, AGAIN));
+                    attempts.spawn(attempt(index, address, RETRY_DELAY));
                 }
             }
-            // A task that panicked reached nobody.
+            // A task that panicked counts as a failed attempt.
             Some(Err(_)) => {}
             None => return Err(worst(failures)),
         }
     }
 }
 
-/// Picks what a person should know of many failures.
+/// Picks the most informative of several failures.
 fn worst(mut failures: BTreeMap<usize, DialError>) -> DialError {
     let pinned = failures.iter().find(|(_, error)| matches!(error, DialError::WrongPin { .. })).map(|(at, _)| *at);
     let told = pinned.or_else(|| failures.keys().next().copied());
@@ -155,7 +159,7 @@ async fn dial(address: &str, tls: Arc<ClientConfig>) -> Result<Dialled, DialErro
     let unreachable = |source| DialError::Unreachable { address: address.to_owned(), source };
     let tcp = timeout(CONNECT_TIMEOUT, connect(address)).await.map_err(timed_out).flatten().map_err(unreachable)?;
     tcp.set_nodelay(true).map_err(unreachable)?;
-    watch_over(&tcp).map_err(unreachable)?;
+    set_keepalive(&tcp).map_err(unreachable)?;
     let local = tcp.local_addr().map_err(unreachable)?.ip().to_canonical();
     let name = ServerName::try_from(CONTROL_NAME)
         .map_err(|error| DialError::Tls { address: address.to_owned(), source: io::Error::other(error) })?;
@@ -174,32 +178,33 @@ async fn dial(address: &str, tls: Arc<ClientConfig>) -> Result<Dialled, DialErro
     Ok(Dialled { channel, address: address.to_owned(), local })
 }
 
-/// Lets the kernel notice within [`TCP_DEAD`] that the other host does not answer any more, at no cost to either program;
-/// a program that is merely busy is not taken for dead.
+/// Makes the kernel notice within [`TCP_DEAD`] that the other host no longer answers, at no cost to
+/// either program; a program that is merely busy does not count as dead.
 ///
 /// # Errors
 ///
-/// When the kernel refuses, as for a socket that is none of TCP.
-pub fn watch_over(tcp: &TcpStream) -> io::Result<()> {
+/// When the kernel refuses, as for a socket that is not TCP.
+pub fn set_keepalive(tcp: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(tcp);
     let keepalive = TcpKeepalive::new().with_time(TCP_IDLE).with_interval(TCP_PROBE).with_retries(TCP_PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
 
-    // What is under way is given up as early as what is idle.
+    // Unacknowledged data gives up a connection as early as idleness does.
     socket.set_tcp_user_timeout(Some(TCP_DEAD))
 }
 
-/// Tells whether anything accepts connections at an address within `patience`: that the host is reached, not who it is.
-pub async fn is_reached(address: &str, patience: Duration) -> bool {
+/// Tells whether anything accepts connections at an address within `patience`: that the host is
+/// reachable, not who it is.
+pub async fn is_reachable(address: &str, patience: Duration) -> bool {
     matches!(timeout(patience, connect(address)).await, Ok(Ok(_)))
 }
 
-/// Connects to the first address of a name that answers, for segments that every path carries.
+/// Connects to the first address of a name that answers, with segments that fit every path.
 async fn connect(address: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in lookup_host(address).await? {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        SockRef::from(&socket).set_tcp_mss(SEGMENT)?;
+        SockRef::from(&socket).set_tcp_mss(MSS)?;
         match socket.connect(address).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
@@ -225,7 +230,7 @@ fn tls_error(address: &str, source: io::Error) -> DialError {
 ///
 /// # Errors
 ///
-/// [`DialError::Unreachable`] when nobody listens there.
+/// [`DialError::Unreachable`] when nothing listens there.
 pub async fn agent(socket: &Path) -> Result<Channel, DialError> {
     let address = socket.display().to_string();
     let path: PathBuf = socket.to_owned();
@@ -240,7 +245,7 @@ pub async fn agent(socket: &Path) -> Result<Channel, DialError> {
         .map_err(|source| DialError::Http { address, source })
 }
 
-/// Speaks HTTP/2 over a stream that is already there; the channel ends with the stream.
+/// Starts HTTP/2 over an existing stream; the channel ends with the stream.
 async fn over<S>(endpoint: Endpoint, stream: S) -> Result<Channel, tonic::transport::Error>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -276,7 +281,7 @@ mod tests {
         let (theirs, _) = listener.accept().await.expect("accepted");
 
         for stream in [&ours, &theirs] {
-            assert!(SockRef::from(stream).tcp_mss().expect("a size") <= SEGMENT);
+            assert!(SockRef::from(stream).tcp_mss().expect("a size") <= MSS);
         }
     }
 
@@ -285,7 +290,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let stream = connect(&listener.local_addr().expect("an address").to_string()).await.expect("connected");
 
-        watch_over(&stream).expect("TCP");
+        set_keepalive(&stream).expect("TCP");
 
         let socket = SockRef::from(&stream);
         let probed = TCP_IDLE + TCP_PROBE * socket.tcp_keepalive_retries().expect("a number");

@@ -1,4 +1,4 @@
-//! Wire to core, core to wire: the only place where fields of messages are checked.
+//! Conversion between wire and core types: the only place where fields of messages are checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -17,24 +17,24 @@ pub use network::{
     differences_of, host_prefixes, network_mode, network_prefix, network_prefix6,
 };
 
-/// Labels a row may carry at the most.
+/// The most labels of a row.
 pub const MAX_LABELS: usize = 64;
-/// Bytes of a label's key or value at the most.
+/// The longest key or value of a label, in bytes.
 pub const MAX_LABEL: usize = 255;
-/// Aliases an endpoint may have at the most.
+/// The most aliases of an endpoint.
 pub const MAX_ALIASES: usize = 64;
-/// Lanes a node may have at the most.
+/// The most lanes of a node.
 pub const MAX_LANES: usize = 64;
-/// Underlay addresses a node may announce at the most.
+/// The most underlay addresses that a node may announce.
 pub const MAX_UNDERLAY: usize = 32;
-/// Blocks a node may hold of one network at the most.
+/// The most blocks of one network that a node may hold.
 pub const MAX_BLOCKS: usize = 4_096;
 
-/// Reads a field's text; a refusal names the field.
+/// Parses the text of a field; a refusal names the field.
 ///
 /// # Errors
 ///
-/// `invalid-input` with the field's name, its text and what is wrong with it.
+/// `invalid-input` with the field's name, its text and what is wrong.
 pub fn field<T>(name: &str, text: &str) -> Result<T, Refusal>
 where
     T: FromStr,
@@ -46,11 +46,11 @@ where
     })
 }
 
-/// Reads a field that may be empty.
+/// Parses a field that may be empty.
 ///
 /// # Errors
 ///
-/// As [`field`].
+/// The same as [`field`].
 pub fn optional<T>(name: &str, text: &str) -> Result<Option<T>, Refusal>
 where
     T: FromStr,
@@ -59,7 +59,8 @@ where
     if text.is_empty() { Ok(None) } else { field(name, text).map(Some) }
 }
 
-/// Checks labels: at most 64, keys not empty, keys and values at most 255 bytes without control characters.
+/// Checks labels: at most 64, with non-empty keys, and at most 255 bytes without control characters
+/// for keys and values.
 ///
 /// # Errors
 ///
@@ -121,7 +122,7 @@ pub fn lane_ports(ports: &[u32]) -> Result<Vec<u16>, Refusal> {
 ///
 /// # Errors
 ///
-/// `invalid-input` for what is no unicast address of a host.
+/// `invalid-input` for anything but unicast addresses.
 pub fn underlay(addresses: &[String]) -> Result<Vec<IpAddr>, Refusal> {
     let addresses: Vec<IpAddr> = fields("underlay address", addresses, MAX_UNDERLAY)?;
     for address in &addresses {
@@ -141,7 +142,7 @@ pub fn underlay(addresses: &[String]) -> Result<Vec<IpAddr>, Refusal> {
 ///
 /// # Errors
 ///
-/// `invalid-input` when there is none, there are too many, or one has not 32 bytes.
+/// `invalid-input` when there is none, there are too many, or one does not have 32 bytes.
 pub fn lane_keys(keys: &[Vec<u8>]) -> Result<Vec<PublicKey>, Refusal> {
     bounded("lane keys", keys.len(), MAX_LANES)?;
     if keys.is_empty() {
@@ -204,7 +205,8 @@ impl TryFrom<v1::Runtime> for Runtime {
     }
 }
 
-/// Reads an enum's number; unknown numbers read as unspecified, which the conversions refuse.
+/// Converts the number of an enum; unknown numbers become unspecified, which the conversions
+/// refuse.
 pub fn wire_enum<T: TryFrom<i32> + Default>(number: i32) -> T {
     T::try_from(number).unwrap_or_default()
 }

@@ -1,6 +1,7 @@
-//! Where fuzzers come in: one function for each kind of input that this crate reads. None of them may ever panic.
+//! Entry points for fuzzers: one function per kind of input that this crate reads. None of them may
+//! ever panic.
 //!
-//! Their corpora are in `fuzz/corpus`; the tests of this module give every input there again.
+//! Their corpora are in `fuzz/corpus`; the tests of this module replay every input there.
 
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
@@ -14,11 +15,11 @@ use prost::Message;
 use crate::refusal::Refusal;
 use crate::{JoinLine, convert, v1};
 
-/// Reads a message as the wire has it; the first byte says which.
+/// Decodes and converts a message; the first byte says which.
 ///
 /// # Panics
 ///
-/// When what was accepted is not what is written of it.
+/// When writing and reading an accepted value again changes it.
 pub fn messages(bytes: &[u8]) {
     let Some((&kind, message)) = bytes.split_first() else { return };
     match kind % 12 {
@@ -60,7 +61,7 @@ fn snapshot(bytes: &[u8]) {
     }
 }
 
-/// What a node tells of itself comes in lists of texts and numbers.
+/// Converts the lists of texts and numbers that nodes announce.
 fn announced(bytes: &[u8]) {
     let Ok(request) = v1::AnnounceRequest::decode(bytes) else { return };
     let within = |len: Result<usize, Refusal>, most: usize| assert!(len.is_err() || len.is_ok_and(|len| len <= most));
@@ -70,11 +71,11 @@ fn announced(bytes: &[u8]) {
     within(convert::lane_ports(&request.lane_ports).map(|all| all.len()), convert::MAX_LANES);
 }
 
-/// Reads a text that people or peers write; the first byte says which.
+/// Parses a text written by people or peers; the first byte says which.
 ///
 /// # Panics
 ///
-/// When what was accepted is not what is written of it.
+/// When writing and reading an accepted value again changes it.
 pub fn texts(bytes: &[u8]) {
     let Some((&kind, text)) = bytes.split_first() else { return };
     let text = String::from_utf8_lossy(text);

@@ -1,22 +1,23 @@
-//! Who a certificate speaks for: a URI in its subject alternative names, `overlay:<cluster>:node:<id>`.
+//! The identity in a certificate: a URI in its subject alternative names,
+//! `overlay:<cluster>:node:<id>`.
 
 use overlay_core::{ClusterId, NodeId};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// The DNS name in control's certificate, whatever address it is reached at.
+/// The DNS name in control's certificate, independent of its address.
 pub const CONTROL_NAME: &str = "control.overlay.internal";
 
-/// A node, as its certificate names it.
+/// A node's identity, as its certificate states it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeIdentity {
-    /// The cluster that gave the certificate.
+    /// The cluster that issued the certificate.
     pub cluster: ClusterId,
     /// The node.
     pub node: NodeId,
 }
 
-/// The certificate does not say which node it is.
+/// A certificate that does not identify a node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the certificate names no node")]
 pub struct NotANode;
@@ -27,11 +28,11 @@ impl NodeIdentity {
         format!("overlay:{}:node:{}", self.cluster, self.node)
     }
 
-    /// Reads the identity out of a certificate in DER whose chain has been verified.
+    /// Reads the identity from a certificate in DER whose chain has been verified.
     ///
     /// # Errors
     ///
-    /// [`NotANode`] unless exactly one URI of the right form is there.
+    /// [`NotANode`] unless there is exactly one URI of the right form.
     pub fn from_certificate(der: &[u8]) -> Result<Self, NotANode> {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|_| NotANode)?;
         let names = certificate.subject_alternative_name().map_err(|_| NotANode)?.ok_or(NotANode)?;
@@ -53,11 +54,11 @@ impl NodeIdentity {
     }
 }
 
-/// Returns when a certificate in DER begins and ends to be valid, in seconds since 1970.
+/// Returns the validity of a certificate in DER, from and until, in seconds since 1970.
 ///
 /// # Errors
 ///
-/// [`NotANode`] when it is no certificate.
+/// [`NotANode`] when it is not a certificate.
 pub fn validity(der: &[u8]) -> Result<(u64, u64), NotANode> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| NotANode)?;
     let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).map_err(|_| NotANode);
@@ -69,7 +70,7 @@ pub fn validity(der: &[u8]) -> Result<(u64, u64), NotANode> {
 ///
 /// # Errors
 ///
-/// [`NotANode`] when it is no certificate.
+/// [`NotANode`] when it is not a certificate.
 pub fn key_pin(der: &[u8]) -> Result<[u8; 32], NotANode> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| NotANode)?;
     let digest = ring::digest::digest(&ring::digest::SHA256, certificate.public_key().raw);

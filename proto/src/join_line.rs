@@ -1,6 +1,8 @@
-//! The line that `init` prints and `join` takes: `ovl1-<id>-<secret>-<pin>@<address>[,<address>…]`.
+//! The join line, which `init` prints and `join` takes:
+//! `ovl1-<id>-<secret>-<pin>@<address>[,<address>…]`.
 //!
-//! The id and the secret are lower-case hexadecimal, 8 and 16 bytes; the pin is the SHA-256 of the CA's public key, 32 bytes.
+//! The id and the secret are lower-case hexadecimal, 8 and 16 bytes; the pin is the SHA-256 of the
+//! CA's public key, 32 bytes.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -8,21 +10,21 @@ use std::str::FromStr;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// Bytes of a token's id.
+/// The length of a token's id in bytes.
 pub const TOKEN_ID_LEN: usize = 8;
-/// Bytes of a token's secret: 128 bits, as Swarm's.
+/// The length of a token's secret in bytes: 128 bits, as in Swarm.
 pub const TOKEN_SECRET_LEN: usize = 16;
-/// Addresses of control that a line may carry at the most.
+/// The most addresses of control in a line.
 pub const MAX_ADDRESSES: usize = 16;
 
 const VERSION: &str = "ovl1";
 
-/// A token's secret. Wiped when dropped, never printed by `Debug`.
+/// A token's secret. It is wiped when dropped, and never printed by `Debug`.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub struct TokenSecret(String);
 
 impl TokenSecret {
-    /// Writes secret bytes as the text a join line carries.
+    /// Encodes secret bytes as in a join line.
     pub fn from_bytes(bytes: &[u8; TOKEN_SECRET_LEN]) -> Self {
         Self(hex(bytes))
     }
@@ -42,23 +44,24 @@ impl fmt::Debug for TokenSecret {
 /// Everything a host needs to become a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinLine {
-    /// Which token; not secret.
+    /// The token's id, which is not secret.
     pub token_id: String,
-    /// Admits the bearer.
+    /// The token's secret, which admits its bearer.
     pub secret: TokenSecret,
-    /// SHA-256 of the CA's subject public key info.
+    /// The SHA-256 of the CA's subject public key info.
     pub pin: [u8; 32],
-    /// Where control listens: `host:port` or `[v6]:port`, tried in order.
+    /// The addresses of control: `host:port` or `[v6]:port`, tried in order.
     pub addresses: Vec<String>,
 }
 
-/// The text is no join line; says which part is wrong without repeating the secret.
+/// A text that is not a join line; the message says which part is wrong without repeating the
+/// secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a join line: {0}; copy the whole line that `overlayctl init` or `overlayctl token create` printed")]
 pub struct InvalidJoinLine(&'static str);
 
 impl JoinLine {
-    /// Writes the line with its secret; [`fmt::Display`] is deliberately missing.
+    /// Returns the line including its secret; [`fmt::Display`] is deliberately not implemented.
     pub fn expose(&self) -> String {
         format!("{VERSION}-{}-{}-{}@{}", self.token_id, self.secret.expose(), hex(&self.pin), self.addresses.join(","))
     }
@@ -103,7 +106,7 @@ fn parse_addresses(text: &str) -> Result<Vec<String>, InvalidJoinLine> {
     }
 }
 
-/// Tells whether a text is an address of control that can be dialled: `HOST:PORT` or `[v6]:port`.
+/// Tells whether a text is an address that can be dialled: `HOST:PORT` or `[v6]:port`.
 pub fn is_address(text: &str) -> bool {
     text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0)
         || text
@@ -111,7 +114,7 @@ pub fn is_address(text: &str) -> bool {
             .is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok_and(|port| port != 0))
 }
 
-/// Completes an address that a person wrote without a port; nothing when it is no address at all.
+/// Adds a port to an address that was written without one; `None` when it is not an address at all.
 pub fn with_port(text: &str, port: u16) -> Option<String> {
     let whole = match text.parse::<IpAddr>() {
         Ok(ip) => SocketAddr::new(ip, port).to_string(),
@@ -134,7 +137,7 @@ fn check_hex(text: &str, bytes: usize, error: &'static str) -> Result<(), Invali
     if text.len() == bytes * 2 && text.bytes().all(digit) { Ok(()) } else { Err(InvalidJoinLine(error)) }
 }
 
-/// Writes bytes as lower-case hexadecimal.
+/// Encodes bytes as lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -1,11 +1,12 @@
-//! The wire contract: generated messages and services, their conversion to core types, join lines and TLS.
+//! The wire protocol: generated messages and services, their conversion to core types, join lines
+//! and TLS.
 //!
-//! Generated types stop in [`convert`] and in the thin service files of control and agent; everything behind them speaks core
-//! types, which are checked.
+//! Generated types appear only in [`convert`] and in the thin service files of control and agent;
+//! everything behind them uses core types, which are checked.
 #![forbid(unsafe_code)]
 
+pub mod catch_panic;
 pub mod channel;
-pub mod contain;
 pub mod convert;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

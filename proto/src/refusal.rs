@@ -1,4 +1,5 @@
-//! Refusals on the wire: one line of text and a stable code, in both directions between our errors and gRPC statuses.
+//! Refusals on the wire: one line of text and a stable code, with conversions from and to gRPC
+//! statuses.
 
 use std::fmt;
 
@@ -7,7 +8,7 @@ pub const CODE_KEY: &str = "overlay-code";
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal => $grpc:ident;)*) => {
-        /// Why something was refused; the words are stable, scripts may rely on them.
+        /// Why something was refused. The words are stable: scripts may rely on them.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Code {
             $($(#[$doc])* $name,)*
@@ -21,7 +22,7 @@ macro_rules! codes {
                 }
             }
 
-            /// Finds the code of a stable word.
+            /// Returns the code for a stable word.
             pub fn from_word(word: &str) -> Option<Self> {
                 match word {
                     $($text => Some(Self::$name),)*
@@ -41,25 +42,26 @@ macro_rules! codes {
 codes! {
     /// A field is missing, malformed or out of range.
     InvalidInput = "invalid-input" => InvalidArgument;
-    /// What was named is not there, or the caller may not know of it.
+    /// The object does not exist, or the caller may not know of it.
     NotFound = "not-found" => NotFound;
     /// The name is taken.
     NameTaken = "name-taken" => AlreadyExists;
-    /// The address or prefix is taken, or overlaps one that is.
+    /// The address or prefix is taken or overlaps one that is.
     AddressTaken = "address-taken" => AlreadyExists;
-    /// The thing is still in use.
+    /// The object is still in use.
     InUse = "in-use" => FailedPrecondition;
-    /// The node is not a member of the network, or not joined at all, or not in the state the call needs.
+    /// The node is not a member of the network, has not joined, or is not in the state that the
+    /// call needs.
     WrongState = "wrong-state" => FailedPrecondition;
     /// No address, block or other bounded resource is left.
     Exhausted = "exhausted" => ResourceExhausted;
-    /// The join token is unknown, expired, used up or revoked; which of these is not told.
+    /// The join token is unknown, expired, used up or revoked; the caller is not told which.
     TokenRefused = "token-refused" => PermissionDenied;
     /// The caller's role or identity does not allow it.
     NotAllowed = "not-allowed" => PermissionDenied;
-    /// No valid certificate was shown.
+    /// No valid certificate was presented.
     NotAuthenticated = "not-authenticated" => Unauthenticated;
-    /// The server's certificate authority is not the one that the join line pins.
+    /// The server's certificate authority is not the one pinned in the join line.
     WrongPin = "wrong-pin" => Unauthenticated;
     /// Another host uses the caller's identity, and was there first.
     IdentityClash = "identity-clash" => FailedPrecondition;
@@ -67,13 +69,13 @@ codes! {
     ControlAway = "control-away" => Unavailable;
     /// The agent cannot be reached.
     AgentAway = "agent-away" => Unavailable;
-    /// This build or host cannot do it.
+    /// This build or host does not support it.
     Unsupported = "unsupported" => Unimplemented;
-    /// The kernel refused.
+    /// The kernel returned an error.
     Kernel = "kernel" => Internal;
-    /// A file of ours cannot be read or written.
+    /// A state file cannot be read or written.
     Storage = "storage" => Internal;
-    /// A fault of ours.
+    /// An internal error.
     Fault = "fault" => Internal;
 }
 
@@ -83,18 +85,18 @@ impl fmt::Display for Code {
     }
 }
 
-/// One line that says what was wrong, where, and what to do; with its stable code.
+/// One line that says what was wrong, where, and what to do, with a stable code.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// Stable.
+    /// The stable code.
     pub code: Code,
-    /// For people: lower case, no full stop, no secret.
+    /// The text for people: lower case, no full stop, no secret.
     pub message: String,
 }
 
 impl Refusal {
-    /// Makes a refusal; line breaks in the message become spaces.
+    /// Creates a refusal; line breaks in the message become spaces.
     pub fn new(code: Code, message: impl fmt::Display) -> Self {
         Self { code, message: message.to_string().replace(['\n', '\r'], " ") }
     }
@@ -118,7 +120,7 @@ impl From<tonic::Status> for Refusal {
     }
 }
 
-/// Finds a code for a status that was not made out of a [`Refusal`].
+/// Picks a code for a status that was not made from a [`Refusal`].
 fn guess(code: tonic::Code) -> Code {
     match code {
         tonic::Code::InvalidArgument | tonic::Code::OutOfRange => Code::InvalidInput,

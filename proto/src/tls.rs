@@ -1,4 +1,5 @@
-//! TLS between nodes and control: version 1.3 only, our own CA, ring as the one provider.
+//! TLS between nodes and control: version 1.3 only, with our own CA and ring as the crypto
+//! provider.
 
 use std::sync::Arc;
 
@@ -15,28 +16,29 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::identity;
 
-/// A TLS setting cannot be made out of what was given.
+/// Why a TLS configuration cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A certificate or key is not usable.
+    /// A certificate or key is unusable.
     #[error("the certificate or its key cannot be used")]
     Material(#[from] rustls::Error),
-    /// The CA certificate is not usable as a trust anchor.
+    /// The CA certificate is unusable as a trust anchor.
     #[error("the CA certificate cannot be used")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
 
-/// The CA that the server showed is not the one that the join line pins.
+/// The CA that the server presented is not the one pinned in the join line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the server's certificate authority is not the one that the join line pins")]
 pub struct WrongPin;
 
-/// Picks the crypto provider, for every TLS connection of ours.
+/// Returns the crypto provider for all TLS connections.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Makes control's side: client certificates of `ca` are asked for, but not demanded, because joining has none.
+/// Makes control's configuration: client certificates of `ca` are requested but not required, since
+/// joining hosts have none.
 ///
 /// # Errors
 ///
@@ -45,7 +47,7 @@ pub fn server(ca: CertificateDer<'static>, certificate: Arc<dyn ResolvesServerCe
     server_with(client_verifier(ca)?, certificate)
 }
 
-/// Makes the verifier of [`server`], for who wraps it.
+/// Makes the verifier of [`server`], for callers that wrap it.
 ///
 /// # Errors
 ///
@@ -56,7 +58,7 @@ pub fn client_verifier(ca: CertificateDer<'static>) -> Result<Arc<dyn ClientCert
     Ok(WebPkiClientVerifier::builder_with_provider(roots, provider()).allow_unauthenticated().build()?)
 }
 
-/// Makes control's side with a verifier of the caller's.
+/// Makes control's configuration with the caller's verifier.
 ///
 /// # Errors
 ///
@@ -70,14 +72,15 @@ pub fn server_with(
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec()];
-    // No resumption: a certificate is checked at every connection.
+    // No resumption: every connection checks the certificate.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
 
     Ok(config)
 }
 
-/// Makes a node's side: control must be of `ca`, and the node shows its certificate.
+/// Makes a node's configuration: control's certificate must be signed by `ca`, and the node
+/// presents its own.
 ///
 /// # Errors
 ///
@@ -95,7 +98,8 @@ pub fn node_client(
     Ok(with_http2(config))
 }
 
-/// Makes a joining host's side: the CA that the server shows must have the pinned key, before anything is sent.
+/// Makes a joining host's configuration: the CA that the server presents must have the pinned key
+/// before anything is sent.
 ///
 /// # Errors
 ///
@@ -110,7 +114,7 @@ pub fn pinned_client(pin: [u8; 32]) -> Result<ClientConfig, TlsError> {
     Ok(with_http2(config))
 }
 
-/// Tells whether an error, or one that caused it, is a wrong pin.
+/// Tells whether an error, or one of its causes, is a wrong pin.
 pub fn is_wrong_pin(error: &rustls::Error) -> bool {
     if let rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) = error {
         cause.is::<WrongPin>()
@@ -133,7 +137,7 @@ fn roots(ca: CertificateDer<'static>) -> Result<RootCertStore, rustls::Error> {
     Ok(roots)
 }
 
-/// Trusts exactly the CA whose public key hashes to the pin, and what it signed.
+/// Trusts exactly the CA whose public key has the pinned hash, and the certificates it signed.
 #[derive(Debug)]
 struct PinnedCa {
     pin: [u8; 32],

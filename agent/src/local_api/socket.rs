@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
-use overlay_daemon::descriptors::{Descriptors, are_used_up};
-use overlay_proto::contain::ContainLayer;
+use overlay_daemon::descriptors::{Descriptors, are_exhausted};
+use overlay_proto::catch_panic::CatchPanicLayer;
 use overlay_proto::v1::agent_server::AgentServer;
 use overlay_proto::{Code, Refusal};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -88,7 +88,7 @@ impl LocalServer {
         let service = AgentServer::with_interceptor(Service::new(desk), move |request| admit(request, own));
         let served = Server::builder()
             .concurrency_limit_per_connection(MAX_CALLS)
-            .layer(ContainLayer)
+            .layer(CatchPanicLayer)
             .add_service(service)
             .serve_with_incoming(admitted(self.listener, descriptors))
             .await;
@@ -129,7 +129,7 @@ async fn accept(listener: &UnixListener, descriptors: &Descriptors) -> UnixStrea
                 descriptors.replenish();
                 return stream;
             }
-            Err(error) if are_used_up(&error) && descriptors.give_up() => {}
+            Err(error) if are_exhausted(&error) && descriptors.release() => {}
             // It concerns one connection, or passes; it must not end the server.
             Err(error) => {
                 tracing::debug!(%error, "Failed to accept a connection on the local socket");
@@ -224,12 +224,12 @@ mod tests {
 
         setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard).expect("lowered");
         let accepted = tokio::time::timeout(Duration::from_secs(5), accept(&server.listener, &descriptors)).await;
-        let trouble = descriptors.trouble();
+        let trouble = descriptors.condition();
         setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("raised");
 
         assert!(accepted.is_ok(), "nobody was let in");
         assert!(trouble.is_some_and(|trouble| trouble.text.contains("Too many open files")));
-        assert_eq!(descriptors.trouble(), None);
+        assert_eq!(descriptors.condition(), None);
     }
 
     #[test]

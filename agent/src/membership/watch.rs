@@ -195,7 +195,7 @@ async fn doubt(session: &Session, address: &str, local: IpAddr) -> Refusal {
             }
             _ = tunnels.changed() => {
                 let now = of_control(&tunnels.borrow_and_update());
-                if std::mem::replace(&mut seen, now.clone()) != now && !channel::is_reached(address, DOUBT).await {
+                if std::mem::replace(&mut seen, now.clone()) != now && !channel::is_reachable(address, DOUBT).await {
                     return Refusal::new(Code::ControlAway, format!("control has moved from {address}"));
                 }
             }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use overlay_core::{NetworkId, NodeId};
 use overlay_dataplane::{EngineConfig, LaneId, Tables};
-use overlay_host::holder::{self, Holder, Protocol};
+use overlay_host::port_owner::{self, PortOwner, Protocol};
 use tokio::sync::{mpsc, oneshot};
 
 use super::coalesce::Offload;
@@ -64,12 +64,12 @@ pub enum StartError {
     #[error("too many lanes: {0}")]
     TooManyLanes(usize),
     /// Somebody else has the port.
-    #[error("UDP port {port} is in use by {}; choose another with --port, or stop it", holder_text(.holder.as_ref()))]
+    #[error("UDP port {port} is in use by {}; choose another with --port, or stop it", owner_text(owner.as_ref()))]
     PortTaken {
         /// The port.
         port: u16,
         /// Who holds it, where that can be seen.
-        holder: Option<Holder>,
+        owner: Option<PortOwner>,
     },
     /// The kernel gives no socket.
     #[error("cannot open UDP port {port}")]
@@ -302,15 +302,15 @@ impl Handle {
 fn bind(port: u16) -> Result<UdpSockets, StartError> {
     UdpSockets::bind(port).map_err(|source| {
         if source.kind() == io::ErrorKind::AddrInUse {
-            StartError::PortTaken { port, holder: holder::find(Protocol::Udp, port) }
+            StartError::PortTaken { port, owner: port_owner::find(Protocol::Udp, port) }
         } else {
             StartError::Socket { port, source }
         }
     })
 }
 
-fn holder_text(holder: Option<&Holder>) -> String {
-    holder.map_or_else(|| "another process".to_owned(), ToString::to_string)
+fn owner_text(owner: Option<&PortOwner>) -> String {
+    owner.map_or_else(|| "another process".to_owned(), ToString::to_string)
 }
 
 fn engine_config(lane: LaneId, lanes: u16, unix_time: Duration) -> io::Result<EngineConfig> {

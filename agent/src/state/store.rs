@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use overlay_core::{Change, Delta, EndpointId, NetworkId, PrivateKey, Revision, View};
-use overlay_daemon::{Trouble, disk};
+use overlay_daemon::{Condition, disk};
 use redb::backends::FileBackend;
 use redb::{
     Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, StorageError, TableDefinition, TableError,
@@ -124,7 +124,7 @@ struct Slot {
     /// The file; nothing after a failure, until it is opened again.
     database: Option<Database>,
     /// That the last write failed, and since when they do.
-    trouble: Option<Trouble>,
+    condition: Option<Condition>,
 }
 
 impl Store {
@@ -140,7 +140,7 @@ impl Store {
             create(path)?
         };
         let loaded = contained(path, || load(path, &database))?;
-        let slot = Slot { database: Some(database), trouble: None };
+        let slot = Slot { database: Some(database), condition: None };
         let store = Self { path: path.to_owned(), slot: Arc::new(Mutex::new(slot)), failing: Arc::default() };
 
         Ok((store, loaded))
@@ -281,8 +281,8 @@ impl Store {
     }
 
     /// Says that nothing can be kept, if the last attempt failed.
-    pub fn trouble(&self) -> Option<Trouble> {
-        self.slot().trouble.clone()
+    pub fn condition(&self) -> Option<Condition> {
+        self.slot().condition.clone()
     }
 
     /// Waits until a write fails.
@@ -332,20 +332,20 @@ impl Store {
 impl Slot {
     /// Notes how a write went; tells whether it is the first of some that fail.
     fn note(&mut self, outcome: &Result<(), StateError>, path: &Path) -> bool {
-        match (outcome, &mut self.trouble) {
+        match (outcome, &mut self.condition) {
             (Ok(()), None) => {}
             // What is small may find a place while larger things do not.
-            (Ok(()), trouble) => {
+            (Ok(()), condition) => {
                 if disk::has_room(path) {
-                    *trouble = None;
+                    *condition = None;
                     tracing::info!("The state is kept again");
                 }
             }
-            (Err(error), Some(trouble)) => trouble.text = explain(error),
-            (Err(error), trouble) => {
+            (Err(error), Some(condition)) => condition.text = explain(error),
+            (Err(error), condition) => {
                 let text = explain(error);
                 tracing::warn!(error = %text, "Nothing can be kept");
-                *trouble = Some(Trouble { text, since: unix_now() });
+                *condition = Some(Condition { text, since: unix_now() });
                 return true;
             }
         }
@@ -729,11 +729,11 @@ mod tests {
         let expected =
             format!("{} cannot be written: the disk mounted on {} is full", path.display(), small.path().display());
         assert!(text.starts_with(&expected), "{text}");
-        assert!(store.trouble().is_some_and(|trouble| trouble.text == text));
+        assert!(store.condition().is_some_and(|condition| condition.text == text));
         assert!(store.put_view(&many_nodes(0)).is_err(), "there still is none");
         small.make_room().expect("room");
         store.put_unix_time(7).expect("there is room");
-        assert_eq!(store.trouble(), None);
+        assert_eq!(store.condition(), None);
         drop(store);
         let (_, loaded) = Store::open(&path).expect("the same file");
         assert_eq!((loaded.unix_time, loaded.view.revision), (7, Revision(kept)));

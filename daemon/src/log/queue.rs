@@ -1,13 +1,14 @@
-//! What waits to be written, and what became of it: pure, so that every way to fail can be tried.
+//! The lines waiting to be written, and the state of writing them. Pure, so that every failure can
+//! be tested.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::Trouble;
+use crate::Condition;
 
-/// Bytes of lines that wait at the most: some thousand lines.
+/// The most bytes of waiting lines: some thousand lines.
 pub(super) const CAPACITY: usize = 256 << 10;
-/// A write that takes longer than this is trouble: disks are slow now and then.
+/// A write that takes longer than this is reported: disks are slow now and then.
 pub(super) const STUCK: Duration = Duration::from_secs(3);
 
 /// Lines that were lost.
@@ -15,25 +16,25 @@ pub(super) const STUCK: Duration = Duration::from_secs(3);
 pub(super) struct Losses {
     /// How many.
     pub(super) lines: u64,
-    /// Since when, in seconds since 1970.
+    /// When the first one was lost, in seconds since 1970.
     pub(super) since: u64,
     /// Why.
     pub(super) why: String,
 }
 
-/// The lines that wait, and how the writing goes.
+/// The waiting lines and the state of writing them.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: Vec<u8>,
-    /// Since when the lines that were taken last are being written.
+    /// When the write in progress began.
     writing: Option<Instant>,
-    /// What the last attempt to write said, and since when it is so.
+    /// The error of the last attempt to write, and when it first occurred.
     error: Option<(String, u64)>,
     losses: Option<Losses>,
 }
 
 impl Queue {
-    /// Takes a line, or counts it where there is no room.
+    /// Appends a line, or counts it as lost when the queue is full.
     pub(super) fn push(&mut self, line: &[u8], now_unix: u64) {
         if self.waiting.len() + line.len() <= CAPACITY {
             self.waiting.extend_from_slice(line);
@@ -48,50 +49,50 @@ impl Queue {
         losses.lines += 1;
     }
 
-    /// Says whether no line waits.
+    /// Tells whether no line is waiting.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Says whether everything is written.
+    /// Tells whether everything is written.
     pub(super) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.writing.is_none() && self.losses.is_none()
     }
 
-    /// Hands the lines over that wait.
+    /// Takes the waiting lines.
     pub(super) fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.waiting)
     }
 
-    /// Hands over what was lost, to be told in the log itself.
+    /// Takes the losses, to be reported in the log itself.
     pub(super) fn take_losses(&mut self) -> Option<Losses> {
         self.losses.take()
     }
 
-    /// Notes that lines that were taken are being written.
+    /// Records that the lines taken are being written.
     pub(super) fn begin(&mut self, now: Instant) {
         self.writing = Some(now);
     }
 
-    /// Notes that the lines that were taken are written.
+    /// Records that the lines taken were written.
     pub(super) fn written(&mut self) {
         self.writing = None;
         self.error = None;
     }
 
-    /// Notes that they could not be written, and will be tried again.
+    /// Records that they could not be written and will be retried.
     pub(super) fn failed(&mut self, error: &io::Error, now_unix: u64) {
         let since = self.error.as_ref().map_or(now_unix, |(_, since)| *since);
         self.error = Some((error.to_string(), since));
     }
 
-    /// Returns what the last attempt to write said.
+    /// Returns the error of the last attempt to write.
     pub(super) fn error(&self) -> Option<&str> {
         self.error.as_ref().map(|(why, _)| why.as_str())
     }
 
-    /// Says that lines cannot be written, if that is so.
-    pub(super) fn trouble(&self, now: Instant) -> Option<Trouble> {
+    /// Returns a condition while lines cannot be written.
+    pub(super) fn condition(&self, now: Instant) -> Option<Condition> {
         let waited = self.writing.map(|since| now.duration_since(since)).unwrap_or_default();
         let (why, since) = match &self.error {
             Some((why, since)) => (why.clone(), *since),
@@ -103,7 +104,7 @@ impl Queue {
         };
         let lost = self.losses.as_ref().map_or(0, |losses| losses.lines);
 
-        Some(Trouble { text: format!("the log cannot be written: {why}; {lost} lines lost so far"), since })
+        Some(Condition { text: format!("the log cannot be written: {why}; {lost} lines lost so far"), since })
     }
 }
 
@@ -132,12 +133,12 @@ mod tests {
         queue.failed(&io::Error::from_raw_os_error(28), 100);
         queue.failed(&io::Error::from_raw_os_error(28), 160);
 
-        let trouble = queue.trouble(now).expect("it failed");
+        let condition = queue.condition(now).expect("it failed");
 
-        assert_eq!(trouble.since, 100);
-        assert!(trouble.text.contains("No space left on device"), "{}", trouble.text);
+        assert_eq!(condition.since, 100);
+        assert!(condition.text.contains("No space left on device"), "{}", condition.text);
         queue.written();
-        assert_eq!(queue.trouble(now), None);
+        assert_eq!(queue.condition(now), None);
     }
 
     #[test]
@@ -145,9 +146,9 @@ mod tests {
         let (mut queue, now) = (Queue::default(), Instant::now());
         queue.begin(now);
 
-        assert_eq!(queue.trouble(now + STUCK / 2), None);
-        assert!(queue.trouble(now + STUCK).is_some_and(|trouble| trouble.text.contains("nobody reads")));
+        assert_eq!(queue.condition(now + STUCK / 2), None);
+        assert!(queue.condition(now + STUCK).is_some_and(|condition| condition.text.contains("nobody reads")));
         queue.written();
-        assert_eq!(queue.trouble(now + STUCK), None);
+        assert_eq!(queue.condition(now + STUCK), None);
     }
 }

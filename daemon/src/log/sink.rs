@@ -1,4 +1,5 @@
-//! Where lines go: standard error, and the journal anew where that is what standard error led to.
+//! The destination of lines: standard error, or a new connection to the journal when standard error
+//! led there and broke.
 
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
@@ -9,28 +10,29 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::fstat;
 
-/// Takes bytes of lines.
+/// A destination for lines.
 pub(super) trait Sink: Send + 'static {
-    /// Writes some of them, at least one, and may take long over it.
+    /// Writes at least one of the bytes; may block.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 }
 
-/// Where the journal takes the output of services (systemd-journald.service(8)).
+/// The socket by which the journal takes the output of services (systemd-journald.service(8)).
 const JOURNAL: &str = "/run/systemd/journal/stdout";
-/// What systemd tells a service whose output goes to the journal: device and inode of the socket.
+/// The variable in which systemd tells a service that its output goes to the journal: device and
+/// inode of the socket.
 const JOURNAL_STREAM: &str = "JOURNAL_STREAM";
 
 /// Standard error of this process.
 #[derive(Debug)]
 pub(super) struct StandardError {
-    /// Where to connect again, if standard error leads to the journal.
+    /// The socket to reconnect to, if standard error leads to the journal.
     journal: Option<PathBuf>,
-    /// The connection that was made in its place.
+    /// The connection that replaced standard error.
     again: Option<UnixStream>,
 }
 
 impl StandardError {
-    /// Looks at what standard error is.
+    /// Finds out where standard error leads.
     pub(super) fn new() -> Self {
         let told = std::env::var(JOURNAL_STREAM).ok();
         let own = fstat(io::stderr()).ok().map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino));
@@ -41,7 +43,7 @@ impl StandardError {
     fn write_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.again {
             Some(stream) => stream.write(bytes),
-            // Not by `std`, whose lock others would wait for behind a reader that has stopped.
+            // Not through `std`: others would wait for its lock while a reader is stalled.
             None => Ok(nix::unistd::write(io::stderr(), bytes)?),
         }
     }
@@ -58,7 +60,7 @@ impl Sink for StandardError {
             match (error.raw_os_error().map(Errno::from_raw), &self.journal) {
                 (Some(Errno::EINTR), _) => {}
                 (Some(Errno::EAGAIN), _) => wait_for_room(),
-                // The journal has ended, or was started again: it takes new connections only.
+                // The journal has ended or was restarted, and accepts only new connections.
                 (Some(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN), Some(journal)) => {
                     self.again = Some(connect(journal)?);
                 }
@@ -68,16 +70,17 @@ impl Sink for StandardError {
     }
 }
 
-/// Whoever shares standard error with us may have made it non-blocking.
+/// Waits until standard error is writable: another process that shares it may have made it
+/// non-blocking.
 fn wait_for_room() {
     let stderr = io::stderr();
     let mut wanted = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-    // Whatever comes of it, the write tells.
+    // If this fails, the write that follows will say so.
     let _ = poll(&mut wanted, PollTimeout::NONE);
 }
 
-/// Opens a stream of lines to the journal, as systemd does for a service: who we are, our unit as the journal finds it out,
-/// the priority of lines without one, and nothing of ours passed on elsewhere.
+/// Opens a stream of lines to the journal, as systemd does for a service: our identifier, the unit
+/// left for the journal to find out, the default priority, and no forwarding.
 fn connect(journal: &Path) -> io::Result<UnixStream> {
     let mut stream = UnixStream::connect(journal)?;
     stream.shutdown(std::net::Shutdown::Read)?;

@@ -1,4 +1,4 @@
-//! Networks and what hosts use: wire to core, core to wire.
+//! Conversion of networks and host reports between wire and core types.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -44,17 +44,19 @@ impl TryFrom<v1::Network> for Network {
     }
 }
 
-/// Addresses that may be reserved in a network at the most.
+/// The most reserved addresses of a network.
 pub const MAX_RESERVED: usize = 64;
-/// Bytes of the name that engines know a network by at the most; they take no longer ones as host names either.
+/// The longest name of a network in a container engine, in bytes; engines accept no longer host
+/// names, either.
 pub const MAX_TITLE: usize = 255;
-/// Bytes of what holds a prefix on a host, for messages.
+/// The longest description of what uses a prefix on a host, in bytes.
 pub const MAX_HOLDER: usize = 64;
-/// Prefixes that one host may report at the most: one with more is a router.
+/// The most prefixes that one host may report: a host with more is a router.
 pub const MAX_HOST_PREFIXES: usize = 1_024;
-/// Networks that one host may report as different at the most; with more, somebody must look at the host itself.
+/// The most networks that one host may report as different; with more, the host itself needs
+/// attention.
 pub const MAX_DIFFERENCES: usize = 256;
-/// Bytes of the reason for a difference.
+/// The longest reason for a difference, in bytes.
 pub const MAX_REASON: usize = 512;
 
 impl From<NetworkSettings> for v1::NetworkSettings {
@@ -102,11 +104,12 @@ impl TryFrom<v1::NetworkSettings> for NetworkSettings {
     }
 }
 
-/// Reads what a host uses: each `CIDR`, or `CIDR HOLDER` when it is known what holds it.
+/// Parses the prefixes in use on a host: each `CIDR`, or `CIDR HOLDER` when it is known what uses
+/// it.
 ///
 /// # Errors
 ///
-/// `invalid-input` for what is no prefix, or when there are more than 1,024.
+/// `invalid-input` for texts that are not prefixes, or for more than 1,024 of them.
 pub fn host_prefixes(texts: &[String]) -> Result<Vec<HostPrefix>, Refusal> {
     bounded("routes", texts.len(), MAX_HOST_PREFIXES)?;
     let read = |text: &String| {
@@ -122,11 +125,12 @@ pub fn host_prefixes(texts: &[String]) -> Result<Vec<HostPrefix>, Refusal> {
     texts.iter().map(read).collect()
 }
 
-/// Reads on which networks a host differs.
+/// Converts the networks that differ on a host.
 ///
 /// # Errors
 ///
-/// `invalid-input` for more than 256, and for texts that are too long or hold control characters.
+/// `invalid-input` for more than 256, and for texts that are too long or contain control
+/// characters.
 pub fn differences(rows: Vec<v1::Difference>) -> Result<Vec<Difference>, Refusal> {
     bounded("differences", rows.len(), MAX_DIFFERENCES)?;
     let sound = |text: &str, max: usize| text.len() <= max && !text.chars().any(char::is_control);
@@ -142,7 +146,7 @@ pub fn differences(rows: Vec<v1::Difference>) -> Result<Vec<Difference>, Refusal
     rows.into_iter().map(read).collect()
 }
 
-/// Writes a difference so that it is taken: what is too long is cut.
+/// Makes a difference that control accepts: texts that are too long are truncated.
 pub fn difference(network: &str, reason: &str) -> v1::Difference {
     let fitting = |text: &str, max: usize| {
         let sound: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -152,7 +156,7 @@ pub fn difference(network: &str, reason: &str) -> v1::Difference {
     v1::Difference { network: fitting(network, MAX_TITLE), reason: fitting(reason, MAX_REASON) }
 }
 
-/// Writes on which hosts a network differs.
+/// Lists the hosts on which a network differs.
 pub fn differences_of(view: &View, network: &Network) -> Vec<v1::HostDifference> {
     let written = |(node, reason): (&overlay_core::Name, &str)| v1::HostDifference {
         node: node.to_string(),
@@ -194,7 +198,7 @@ impl TryFrom<v1::HostReport> for HostReport {
     }
 }
 
-/// Reads a network's mode.
+/// Converts a network's mode.
 ///
 /// # Errors
 ///
@@ -208,7 +212,7 @@ pub fn network_mode(number: i32) -> Result<NetworkMode, Refusal> {
     }
 }
 
-/// Reads a network's IPv4 prefix: private or at least unicast, host bits zero, /8 to /29.
+/// Parses a network's IPv4 prefix: unicast, without host bits, /8 to /29.
 ///
 /// # Errors
 ///
@@ -230,7 +234,7 @@ pub fn network_prefix(text: &str) -> Result<ipnet::Ipv4Net, Refusal> {
     Ok(prefix)
 }
 
-/// Reads a network's IPv6 prefix; an empty text is none.
+/// Parses a network's IPv6 prefix; an empty text stands for none.
 ///
 /// # Errors
 ///

@@ -1,34 +1,34 @@
-//! Finds out which process holds a port, so that "address in use" can say what to do.
+//! Finds the process that owns a port, so that the error for "address in use" can say what to do.
 
 use std::fmt;
 use std::path::Path;
 
-/// The process that holds a port.
+/// The process that owns a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub struct PortOwner {
     /// Its process id.
     pub pid: u32,
     /// Its short name.
     pub name: String,
 }
 
-impl fmt::Display for Holder {
+impl fmt::Display for PortOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (pid {})", self.name, self.pid)
     }
 }
 
-/// Whose ports are meant.
+/// The protocol of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// Listeners, not connections.
+    /// TCP: listeners, not connections.
     Tcp,
-    /// All sockets.
+    /// UDP: all sockets.
     Udp,
 }
 
-/// Finds who holds a port in this network namespace; `None` when it cannot be seen.
-pub fn find(protocol: Protocol, port: u16) -> Option<Holder> {
+/// Finds the owner of a port in this network namespace; `None` when it cannot be determined.
+pub fn find(protocol: Protocol, port: u16) -> Option<PortOwner> {
     let tables = match protocol {
         Protocol::Tcp => ["/proc/net/tcp", "/proc/net/tcp6"],
         Protocol::Udp => ["/proc/net/udp", "/proc/net/udp6"],
@@ -41,11 +41,11 @@ pub fn find(protocol: Protocol, port: u16) -> Option<Holder> {
 
     std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        holds(&entry.path(), &inodes).then(|| Holder { pid, name: name_of(&entry.path()) })
+        holds(&entry.path(), &inodes).then(|| PortOwner { pid, name: name_of(&entry.path()) })
     })
 }
 
-/// The state of a socket that listens, as `/proc/net/tcp` writes it.
+/// The state of a listening socket in `/proc/net/tcp`.
 const LISTENING: &str = "0A";
 
 fn inodes_of(protocol: Protocol, table: &str, port: u16) -> Vec<u64> {

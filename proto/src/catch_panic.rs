@@ -1,4 +1,5 @@
-//! Keeps the panic of one call to that call: it is answered as a fault, and every other call goes on.
+//! Confines a panic to the call it happened in: that call is answered with a fault, and all others
+//! go on.
 
 use std::any::Any;
 use std::future::Future;
@@ -13,45 +14,46 @@ use tower::{Layer, Service};
 
 use crate::{Code, Refusal};
 
-/// Puts [`Contain`] around a gRPC server's services.
+/// Wraps the services of a gRPC server in [`CatchPanic`].
 #[derive(Debug, Clone, Copy)]
-pub struct ContainLayer;
+pub struct CatchPanicLayer;
 
-impl<S> Layer<S> for ContainLayer {
-    type Service = Contain<S>;
+impl<S> Layer<S> for CatchPanicLayer {
+    type Service = CatchPanic<S>;
 
-    fn layer(&self, inner: S) -> Contain<S> {
-        Contain(inner)
+    fn layer(&self, inner: S) -> CatchPanic<S> {
+        CatchPanic(inner)
     }
 }
 
-/// A service whose panics are answered with [`Code::Fault`]. The panic hook has told of them by then.
+/// A service whose panics are answered with [`Code::Fault`]. By then, the panic hook has logged
+/// them.
 #[derive(Debug, Clone)]
-pub struct Contain<S>(S);
+pub struct CatchPanic<S>(S);
 
-impl<S, B> Service<Request<B>> for Contain<S>
+impl<S, B> Service<Request<B>> for CatchPanic<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
     S::Future: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = ContainedCall<S::Future>;
+    type Future = CatchPanicFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.0.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        ContainedCall(catch_unwind(AssertUnwindSafe(|| Box::pin(self.0.call(request)))).map_err(|_| ()))
+        CatchPanicFuture(catch_unwind(AssertUnwindSafe(|| Box::pin(self.0.call(request)))).map_err(|_| ()))
     }
 }
 
-/// A call under way; nothing is left of one that broke before it was.
+/// A call in progress; an error for one that panicked before it returned a future.
 #[derive(Debug)]
-pub struct ContainedCall<F>(Result<Pin<Box<F>>, ()>);
+pub struct CatchPanicFuture<F>(Result<Pin<Box<F>>, ()>);
 
-impl<F, E> Future for ContainedCall<F>
+impl<F, E> Future for CatchPanicFuture<F>
 where
     F: Future<Output = Result<Response<Body>, E>>,
 {
@@ -90,7 +92,7 @@ mod tests {
             }
         });
         let request = Request::builder().uri(path).body(()).expect("a request");
-        let response = ContainLayer.layer(inner).oneshot(request).await.expect("infallible");
+        let response = CatchPanicLayer.layer(inner).oneshot(request).await.expect("infallible");
 
         response.headers().get(CODE_KEY).map(|code| code.to_str().expect("a word").to_owned())
     }
