@@ -1,0 +1,191 @@
+//! One WireGuard interface: a static key, and the door that every handshake message comes through.
+//!
+//! What it keeps does not grow with the number of peers: times of handshakes are kept by tunnels,
+//! and by whoever knows which peers there are when tunnels come and go.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use overlay_core::{PrivateKey, PublicKey};
+
+use crate::cookie::{self, CookieMaker};
+use crate::entropy::Entropy;
+use crate::handshake::{Parties, Responder};
+use crate::index::Index;
+use crate::limiter::Limiter;
+use crate::mac::{ReceiverKeys, Signed};
+use crate::message::{self, CookieReply, Datagram, RESPONSE_LEN, Response};
+use crate::refusal::HandshakeRefusal;
+use crate::static_key::{PresharedKey, StaticKey};
+use crate::timestamp::{Timestamp, WallClock};
+use crate::tunnel::Tunnel;
+use crate::wipe::leaving_nothing;
+
+/// A message that passed the checks of the interface it came to.
+#[derive(Debug)]
+pub enum Message {
+    /// The sender must first prove that it hears us: send it this (§5.4.7).
+    Challenge(Datagram),
+    /// A handshake by whoever holds the key it names: for [`Tunnel::answer`].
+    Initiation(Initiation),
+    /// For [`Tunnel::complete`] of the tunnel that its receiver index names.
+    Response(Response),
+    /// For [`Tunnel::keep_cookie`] of the tunnel that its receiver index names.
+    Cookie(CookieReply),
+}
+
+/// The first message of a handshake, read and authentic. It may be a replay: the tunnel tells.
+pub struct Initiation {
+    pub(crate) responder: Responder,
+    /// The index that the peer expects an answer by.
+    pub(crate) sender: [u8; 4],
+}
+
+impl Initiation {
+    /// Returns whose handshake it is.
+    pub fn peer(&self) -> &PublicKey {
+        self.responder.peer()
+    }
+
+    /// Returns when it was made, by the peer's clock.
+    pub fn timestamp(&self) -> Timestamp {
+        self.responder.timestamp()
+    }
+}
+
+impl fmt::Debug for Initiation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Initiation({}, {:?})", self.peer(), self.timestamp())
+    }
+}
+
+/// One WireGuard interface.
+pub struct Interface {
+    own: Arc<StaticKey>,
+    keys: ReceiverKeys,
+    clock: WallClock,
+    limiter: Limiter,
+    cookies: CookieMaker,
+    entropy: Entropy,
+}
+
+impl Interface {
+    /// Makes the interface of a static key.
+    ///
+    /// `seed` is fresh entropy of the operating system that is used for nothing else. `unix_time`
+    /// is the time since the Unix epoch at `now`; it must not go back across restarts with the same
+    /// key, or peers refuse handshakes as replayed (rule D7).
+    pub fn new(key: &PrivateKey, seed: &[u8; 32], now: Instant, unix_time: Duration) -> Self {
+        let own = leaving_nothing(|| Arc::new(StaticKey::new(key)));
+        let mut entropy = Entropy::new(seed);
+
+        Self {
+            keys: ReceiverKeys::new(own.public()),
+            own,
+            clock: WallClock::new(now, unix_time),
+            limiter: Limiter::new(now),
+            cookies: CookieMaker::new(&mut entropy, now),
+            entropy,
+        }
+    }
+
+    /// Returns the public half of the static key.
+    pub fn public_key(&self) -> PublicKey {
+        *self.own.public()
+    }
+
+    /// Makes a tunnel to the holder of `peer`, unless no session can be made with that key.
+    ///
+    /// The name of the tunnel is random: whoever finds tunnels by it makes another if it is taken.
+    pub fn new_tunnel(
+        &mut self,
+        peer: &PublicKey,
+        preshared: PresharedKey,
+        now: Instant,
+    ) -> Option<Tunnel> {
+        let entropy = self.entropy.fork();
+
+        leaving_nothing(|| {
+            let shared = self.own.shared(peer.as_bytes())?;
+            let parties = Parties { own: Arc::clone(&self.own), peer: *peer, shared, preshared };
+
+            Some(Tunnel::new(Box::new(parties), self.clock, entropy, now))
+        })
+    }
+
+    /// Verifies a handshake message or cookie reply as far as that can be done without its tunnel.
+    ///
+    /// # Errors
+    ///
+    /// When it is none, not for this interface, not authentic, or its source sends too many (rule
+    /// D5).
+    pub fn receive(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Result<Message, HandshakeRefusal> {
+        match (message::Kind::of(datagram), datagram.len()) {
+            (Some(message::Kind::Initiation), _) => match self.challenge(from, datagram, now)? {
+                Some(challenge) => Ok(Message::Challenge(challenge)),
+                None => self.read_initiation(datagram).map(Message::Initiation),
+            },
+            (Some(message::Kind::Answer(_)), RESPONSE_LEN) => {
+                match self.challenge(from, datagram, now)? {
+                    Some(challenge) => Ok(Message::Challenge(challenge)),
+                    None => Response::read(datagram)
+                        .map(Message::Response)
+                        .ok_or(HandshakeRefusal::Malformed),
+                }
+            }
+            (Some(message::Kind::Answer(_)), _) => {
+                CookieReply::read(datagram).map(Message::Cookie).ok_or(HandshakeRefusal::Malformed)
+            }
+            (Some(message::Kind::Data(_)) | None, _) => Err(HandshakeRefusal::Malformed),
+        }
+    }
+
+    fn read_initiation(&mut self, datagram: &[u8]) -> Result<Initiation, HandshakeRefusal> {
+        let message = message::Initiation::read(datagram).ok_or(HandshakeRefusal::Malformed)?;
+        let (own, entropy) = (&self.own, &mut self.entropy);
+        let responder = leaving_nothing(|| Responder::read(own, entropy, message.noise))?;
+
+        Ok(Initiation { responder, sender: message.sender })
+    }
+
+    /// Verifies mac1, and under load mac2 and the share of the source. Without a mac2 that is right
+    /// the sender gets a cookie; whoever does not know our key gets nothing (§5.3).
+    fn challenge(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Result<Option<Datagram>, HandshakeRefusal> {
+        let signed = Signed::of(datagram).ok_or(HandshakeRefusal::Malformed)?;
+        if !self.keys.verifies_mac1(&signed) {
+            return Err(HandshakeRefusal::WrongMac);
+        }
+        if !self.limiter.is_under_load(now) {
+            return Ok(None);
+        }
+        let cookie = self.cookies.cookie(from, &mut self.entropy, now);
+        if signed.verifies_mac2(&cookie) {
+            let is_admitted = self.limiter.admits(from.ip(), now);
+            return if is_admitted { Ok(None) } else { Err(HandshakeRefusal::RateLimited) };
+        }
+        let sender =
+            datagram.get(4..).and_then(<[u8]>::first_chunk).ok_or(HandshakeRefusal::Malformed)?;
+        let receiver = Index::from_bytes(*sender);
+        let reply = cookie::reply(&self.keys, &cookie, &signed, receiver, &mut self.entropy);
+
+        Ok(reply.map(|reply| Datagram::cookie_reply(&reply)))
+    }
+}
+
+impl fmt::Debug for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Interface({})", self.own.public())
+    }
+}

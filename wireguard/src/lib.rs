@@ -1,0 +1,48 @@
+//! The WireGuard protocol as values: datagrams and the time go in, datagrams and deadlines come
+//! out.
+//!
+//! An [`Interface`] is one static key: it verifies handshake messages and holds off floods. A
+//! [`Tunnel`] is what it shares with one peer: the handshake under way and up to three sessions.
+//! The Noise handshake is [`snow`]'s, the cipher of data messages is [`overlay_aead`]'s; the rest
+//! is here, after "WireGuard: Next Generation Kernel Network Tunnel" by Jason A. Donenfeld
+//! (revision of 1 June 2020), called *the paper* throughout. A number such as §5.4.2 is a section
+//! of it.
+//!
+//! What is left to the caller: which tunnel a receiver index belongs to, who may have a tunnel,
+//! where a peer is reached, queues of packets, and every check of what a data message carries.
+//! Nothing here does I/O, reads a clock, asks the operating system for randomness or takes a lock.
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+mod boringtun_tests;
+mod cookie;
+mod entropy;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+mod handshake;
+mod index;
+mod interface;
+mod limiter;
+mod mac;
+mod message;
+mod refusal;
+mod replay;
+mod resolver;
+mod session;
+mod sessions;
+mod static_key;
+mod timers;
+mod timestamp;
+mod tunnel;
+mod wipe;
+
+pub use index::{Index, TunnelId};
+pub use interface::{Initiation, Interface, Message};
+pub use message::{CookieReply, DataHeader, Datagram, Kind, PADDING, Response};
+pub use message::{open_room, sealed_len};
+pub use refusal::{DataRefusal, HandshakeRefusal};
+pub use session::{Open, Opened, Seal};
+pub use static_key::{PresharedKey, public_key};
+pub use timers::{KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_ATTEMPT_TIME, REKEY_TIMEOUT};
+pub use timestamp::Timestamp;
+pub use tunnel::{Action, Tunnel};

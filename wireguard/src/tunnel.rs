@@ -1,0 +1,387 @@
+//! What an interface shares with one peer: the handshake under way, the sessions, and their timers.
+//!
+//! ```text
+//!   nothing ──initiate──► trying ──complete──► session
+//!      │                    │  ▲                 │  ▲
+//!      │                    │  └── renewal due ──┘  │ its first message
+//!      │                    ▼                       │
+//!      │                forgotten                   │
+//!      └───────────────── answer ───────────────────┘
+//! ```
+//! A handshake is tried again until it is answered, for 90 s in all. A tunnel whose session was used
+//! and ends without another is forgotten; so is one that has had none for nine minutes.
+//!
+//! After each call the driver takes what [`Tunnel::poll_action`] has, until that is nothing.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use overlay_core::PublicKey;
+
+use crate::cookie::CookieJar;
+use crate::entropy::Entropy;
+use crate::handshake::{Initiator, Parties};
+use crate::index::{Index, TunnelId};
+use crate::interface::Initiation;
+use crate::mac::ReceiverKeys;
+use crate::message::{CookieReply, DataHeader, Datagram, Response};
+use crate::refusal::{DataRefusal, HandshakeRefusal};
+use crate::session::{Open, Opened, Role, Seal, Session};
+use crate::sessions::Sessions;
+use crate::timers::{MAX_JITTER_MS, REKEY_TIMEOUT, Timers};
+use crate::timestamp::{Timestamp, WallClock};
+use crate::wipe::leaving_nothing;
+
+/// What a tunnel wants done.
+#[derive(Debug)]
+pub enum Action {
+    /// Send this initiation.
+    Initiate(Datagram),
+    /// Send this keepalive.
+    KeepAlive(Datagram),
+    /// Drop the tunnel: all its secrets are gone, and it will never work again.
+    Forget,
+}
+
+/// An initiation that may still be answered.
+struct Pending {
+    index: Index,
+    sent: Instant,
+    initiator: Initiator,
+}
+
+/// The protocol state between one of our keys and one of theirs.
+pub struct Tunnel {
+    id: TunnelId,
+    /// The number of the last handshake.
+    handshakes: u8,
+    /// In one place: it is secret.
+    parties: Box<Parties>,
+    peer: ReceiverKeys,
+    /// The last initiation, and the one before: a path may be slower than the retries of its
+    /// caller.
+    pending: [Option<Pending>; 2],
+    cookies: CookieJar,
+    sessions: Sessions,
+    timers: Timers,
+    clock: WallClock,
+    /// The time in our last initiation.
+    told: Timestamp,
+    /// The time in the last initiation of the peer's that was answered.
+    heard: Timestamp,
+    entropy: Entropy,
+    action: Option<Action>,
+    is_over: bool,
+}
+
+impl Tunnel {
+    pub(crate) fn new(
+        parties: Box<Parties>,
+        clock: WallClock,
+        mut entropy: Entropy,
+        now: Instant,
+    ) -> Self {
+        Self {
+            id: TunnelId::draw(&mut entropy),
+            handshakes: 0,
+            peer: ReceiverKeys::new(&parties.peer),
+            parties,
+            pending: [None, None],
+            cookies: CookieJar::default(),
+            sessions: Sessions::default(),
+            timers: Timers::new(now),
+            clock,
+            told: Timestamp::ZERO,
+            heard: Timestamp::ZERO,
+            entropy,
+            action: None,
+            is_over: false,
+        }
+    }
+
+    /// Returns the name of the tunnel in its indices.
+    pub fn id(&self) -> TunnelId {
+        self.id
+    }
+
+    /// Returns the peer's key.
+    pub fn peer(&self) -> &PublicKey {
+        &self.parties.peer
+    }
+
+    /// Starts a handshake, unless one is under way.
+    pub fn initiate(&mut self, now: Instant) -> Option<Datagram> {
+        if self.timers.is_attempting() { None } else { self.initiate_again(now) }
+    }
+
+    /// Starts a handshake, also if one is under way.
+    pub fn initiate_again(&mut self, now: Instant) -> Option<Datagram> {
+        if self.is_over {
+            return None;
+        }
+        let index = self.next_index();
+        self.told = self.clock.timestamp(now).max(self.told.successor());
+        let (parties, entropy, told) = (&self.parties, &mut self.entropy, self.told);
+        let (initiator, noise) =
+            leaving_nothing(|| Initiator::start(parties, entropy, told)).ok()?;
+        let datagram = self.sign(Datagram::initiation(index, &noise), index, now);
+        let before = self.pending[0].replace(Pending { index, sent: now, initiator });
+        self.pending[1] = before;
+        self.timers.note_initiation(now);
+
+        Some(datagram)
+    }
+
+    /// Sets how long an initiation waits for its answer.
+    pub fn set_retry_time(&mut self, retry: Duration) {
+        self.timers.set_retry(retry);
+    }
+
+    /// Answers an initiation of the peer's. Until its first message came, where it was from proves
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// When it is another peer's, no newer than the last, or the tunnel is over.
+    pub fn answer(
+        &mut self,
+        initiation: Initiation,
+        now: Instant,
+    ) -> Result<Datagram, HandshakeRefusal> {
+        if initiation.peer() != &self.parties.peer {
+            return Err(HandshakeRefusal::WrongPeer);
+        }
+        let timestamp = initiation.timestamp();
+        if timestamp <= self.heard {
+            return Err(HandshakeRefusal::Replayed);
+        }
+        if self.is_over {
+            return Err(HandshakeRefusal::Unexpected);
+        }
+        let (index, receiver) = (self.next_index(), initiation.sender);
+        let preshared = &self.parties.preshared;
+        let (noise, session) = leaving_nothing(|| -> Result<_, HandshakeRefusal> {
+            let (noise, keys) = initiation.responder.answer(preshared)?;
+            Ok((noise, Session::new(Role::Responder, index, receiver, &keys, now)))
+        })?;
+        self.heard = timestamp;
+        self.sessions.add_next(session);
+        self.timers.note_handshake(now);
+        self.timers.note_sent();
+
+        Ok(self.sign(Datagram::response(index, receiver, &noise), index, now))
+    }
+
+    /// Completes our handshake. The result is the keepalive that proves it to the peer (§5.4.5).
+    ///
+    /// # Errors
+    ///
+    /// When it answers no initiation that is waiting, or is not the peer's.
+    pub fn complete(
+        &mut self,
+        response: Response,
+        now: Instant,
+    ) -> Result<Datagram, HandshakeRefusal> {
+        let (index, receiver) = (response.receiver, response.sender);
+        let at =
+            self.pending.iter().position(|one| one.as_ref().is_some_and(|one| one.index == index));
+        let pending =
+            at.and_then(|at| self.pending[at].as_mut()).ok_or(HandshakeRefusal::Unexpected)?;
+        let session = leaving_nothing(|| -> Result<_, HandshakeRefusal> {
+            let keys = pending.initiator.finish(&response.noise)?;
+            Ok(Session::new(Role::Initiator, index, receiver, &keys, now))
+        })?;
+        // Of a later initiation the answer is still good: it makes a later session.
+        self.pending.iter_mut().skip(at.unwrap_or(0)).for_each(|pending| *pending = None);
+        self.sessions.add_current(session);
+        self.timers.note_answered(now);
+
+        self.keepalive(now).ok_or(HandshakeRefusal::Unexpected)
+    }
+
+    /// Keeps a cookie for the next handshake message.
+    ///
+    /// # Errors
+    ///
+    /// When it is not about our last handshake message, or not the peer's.
+    pub fn keep_cookie(
+        &mut self,
+        reply: &CookieReply,
+        now: Instant,
+    ) -> Result<(), HandshakeRefusal> {
+        self.cookies.keep(reply, &self.peer, now)
+    }
+
+    /// Reserves the counter of the next data message; `None` without a session.
+    #[inline]
+    pub fn begin_seal(&mut self, now: Instant) -> Option<Seal> {
+        let session = self.sessions.current_mut()?;
+        let seal = session.begin_seal(now)?;
+        session.has_sent = true;
+        self.timers.note_packet_sent(now);
+
+        Some(seal)
+    }
+
+    /// Finds the session of a data message and checks its counter. Nothing changes before it is
+    /// authentic.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such session, or its counter cannot be accepted.
+    #[inline]
+    pub fn begin_open(&self, header: DataHeader, now: Instant) -> Result<Open, DataRefusal> {
+        let session = self.sessions.find(header.index).ok_or(DataRefusal::NoSession)?;
+
+        session.begin_open(header.counter, now)
+    }
+
+    /// Accepts an opened message exactly once and returns the length of its padded packet;
+    /// keepalives have none.
+    ///
+    /// # Errors
+    ///
+    /// When it is not authentic, was accepted before, or its session is gone.
+    #[inline]
+    pub fn commit(&mut self, opened: &Opened, now: Instant) -> Result<Option<usize>, DataRefusal> {
+        let len = self.sessions.accept(opened, now)?;
+        self.timers.note_received(len.is_some(), now);
+
+        Ok(len)
+    }
+
+    /// Returns the age of the session that sends, if there is one.
+    pub fn session_age(&self, now: Instant) -> Option<Duration> {
+        self.sessions.current().map(|session| now.saturating_duration_since(session.since))
+    }
+
+    /// Performs whatever is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.is_over || self.action.is_some() {
+            return;
+        }
+        if let Some(at) = self.timers.scheduled() {
+            if at <= now {
+                match self.initiate_again(now) {
+                    Some(initiation) => self.action = Some(Action::Initiate(initiation)),
+                    None => self.forget(),
+                }
+            }
+            return;
+        }
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if is_due(self.cookies.expiry()) {
+            self.cookies.forget();
+        }
+        if is_due(self.late_answers_end()) {
+            self.pending = [None, None];
+        }
+        let ended = self.sessions.take_ended(now);
+        // It would have been renewed, if the peer were there.
+        let is_lost = ended.as_ref().is_some_and(|one| one.has_sent) && self.sessions.is_empty();
+        if is_lost || self.timers.hopeless() <= now {
+            return self.forget();
+        }
+        let was_ours = ended.is_some_and(|one| one.role == Role::Initiator);
+        if is_due(self.timers.initiation(self.renewal()))
+            || was_ours && !self.timers.is_attempting()
+        {
+            let jitter = self.entropy.below(MAX_JITTER_MS + 1);
+            self.timers.schedule(now + Duration::from_millis(jitter.into()));
+        } else if is_due(self.timers.keepalive()) {
+            self.timers.note_sent();
+            self.action = self.keepalive(now).map(Action::KeepAlive);
+        }
+    }
+
+    /// Returns when [`Tunnel::handle_timeout`] must next be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.action.is_some() {
+            return Some(self.timers.past());
+        }
+        if self.is_over {
+            return None;
+        }
+        if let Some(at) = self.timers.scheduled() {
+            return Some(at);
+        }
+        let others = [
+            self.late_answers_end(),
+            self.sessions.end(),
+            self.cookies.expiry(),
+            self.timers.initiation(self.renewal()),
+            self.timers.keepalive(),
+        ];
+
+        others.into_iter().flatten().chain([self.timers.hopeless()]).min()
+    }
+
+    /// Takes what the tunnel wants done.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.action.take()
+    }
+
+    fn renewal(&self) -> Option<Instant> {
+        self.sessions.current()?.renewal(self.timers.retry())
+    }
+
+    /// Returns when the initiation that another overtook is given up: WireGuard waits so long for
+    /// one.
+    fn late_answers_end(&self) -> Option<Instant> {
+        let last = self.pending.iter().flatten().map(|pending| pending.sent).max()?;
+
+        (!self.timers.is_attempting()).then(|| last + REKEY_TIMEOUT)
+    }
+
+    /// Wipes everything (§6.3).
+    fn forget(&mut self) {
+        self.pending = [None, None];
+        self.sessions = Sessions::default();
+        self.cookies = CookieJar::default();
+        self.action = Some(Action::Forget);
+        self.is_over = true;
+    }
+
+    /// Seals an empty message (§6.5).
+    fn keepalive(&mut self, now: Instant) -> Option<Datagram> {
+        let seal = self.sessions.current_mut()?.begin_seal(now)?;
+        self.timers.note_sent();
+        let mut datagram = Datagram::keepalive();
+
+        seal.run(&[], datagram.bytes_mut()).then_some(datagram)
+    }
+
+    /// Puts the MACs behind a handshake message.
+    fn sign(&mut self, mut datagram: Datagram, index: Index, now: Instant) -> Datagram {
+        let mac1 = self.peer.sign(datagram.bytes_mut(), self.cookies.cookie(now));
+        self.cookies.sent(index, mac1);
+
+        datagram
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn skip_to(&mut self, counter: u64) {
+        self.sessions.current_mut().expect("a session").skip_to(counter);
+    }
+
+    /// Returns an index that no session and no handshake under way has.
+    fn next_index(&mut self) -> Index {
+        loop {
+            self.handshakes = self.handshakes.wrapping_add(1);
+            let index = self.id.index(self.handshakes);
+            let is_pending = self.pending.iter().flatten().any(|pending| pending.index == index);
+            if !is_pending && self.sessions.find(index).is_none() {
+                return index;
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tunnel({:?}, {})", self.id, self.parties.peer)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
