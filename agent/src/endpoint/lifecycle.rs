@@ -9,7 +9,7 @@ use overlay_core::{Endpoint, EndpointId, Network, NetworkId, Runtime, View};
 use overlay_proto::{Code, Refusal, v1};
 use tokio::time::timeout;
 
-use super::request::{Wanted, find_network, try_fixed};
+use super::request::{Wanted, find_network, require_network, try_fixed};
 use super::sandbox;
 use crate::kernel::Netns;
 use crate::kernel::host::HostNetwork;
@@ -259,8 +259,7 @@ fn chosen(session: &Session, request: &v1::DetachRequest) -> Result<Vec<Endpoint
         None
     } else {
         let view = Arc::clone(&session.membership.borrow().view);
-        let unknown = || Refusal::new(Code::NotFound, "no such network; `overlayctl network ls` lists all");
-        Some(find_network(&view, &request.network).ok_or_else(unknown)?.id)
+        Some(require_network(&view, &request.network)?.id)
     };
     let entries = session.journal.entries();
     let endpoints = entries.values().map(|record| &record.endpoint);

@@ -93,6 +93,14 @@ pub(crate) fn find_network<'a>(view: &'a View, text: &str) -> Option<&'a Network
     by_name.or_else(|| view.networks.get(&text.parse().ok()?))
 }
 
+/// Finds a network by name or id, and refuses one that is not there.
+pub(crate) fn require_network<'a>(view: &'a View, text: &str) -> Result<&'a Network, Refusal> {
+    find_network(view, text).ok_or_else(|| {
+        let shown: String = text.chars().take(80).collect();
+        Refusal::new(Code::NotFound, format!("there is no network {shown:?}: `overlayctl network ls` lists them"))
+    })
+}
+
 /// Checks that a fixed address is one that an endpoint of the network may have.
 pub(crate) fn try_fixed(network: &Network, address: Ipv4Addr) -> Result<Ipv4Addr, Refusal> {
     let prefix = network.prefix;

@@ -1,9 +1,9 @@
 //! Listings out of the own view, for while control is away: what this node may see, as it last heard of it.
 
 use overlay_core::{NodeId, View};
-use overlay_proto::{Code, Refusal, convert, v1};
+use overlay_proto::{Refusal, convert, v1};
 
-use crate::endpoint::request::find_network;
+use crate::endpoint::request::require_network;
 
 /// Lists all networks; members and endpoints only of those this node is in.
 pub(super) fn networks(view: &View, own: NodeId) -> v1::ListNetworksResponse {
@@ -21,12 +21,7 @@ pub(super) fn networks(view: &View, own: NodeId) -> v1::ListNetworksResponse {
 
 /// Lists endpoints, of one network or of all.
 pub(super) fn endpoints(view: &View, network: &str) -> Result<v1::ListEndpointsResponse, Refusal> {
-    let only = if network.is_empty() {
-        None
-    } else {
-        let unknown = || Refusal::new(Code::NotFound, "no such network; `overlayctl network ls` lists all");
-        Some(find_network(view, network).ok_or_else(unknown)?.id)
-    };
+    let only = if network.is_empty() { None } else { Some(require_network(view, network)?.id) };
     let network_name = |id| view.networks.get(&id).map(|network| network.name.to_string()).unwrap_or_default();
     let node_name = |id| view.nodes.get(&id).map(|node| node.name.to_string()).unwrap_or_default();
     let endpoints = view.endpoints.values().filter(|endpoint| only.is_none_or(|id| id == endpoint.network));

@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::dns::Names;
-use crate::endpoint::request::find_network;
+use crate::endpoint::request::require_network;
 use crate::endpoint::sandbox::kernel;
 use crate::kernel::Pins;
 use crate::ping::{PingError, Pinger};
@@ -91,12 +91,7 @@ fn response(target: &Target, sequence: u32, probed: Result<Duration, PingError>)
 
 /// Finds an address, an endpoint or a node, in that order, in the networks this node is a member of.
 fn find(view: &View, own: overlay_core::NodeId, text: &str, only: &str) -> Result<Target, Refusal> {
-    let only = if only.is_empty() {
-        None
-    } else {
-        let unknown = || Refusal::new(Code::NotFound, "no such network; `overlayctl network ls` lists all");
-        Some(find_network(view, only).ok_or_else(unknown)?.id)
-    };
+    let only = if only.is_empty() { None } else { Some(require_network(view, only)?.id) };
     let mine = |network: &NetworkId| view.member(*network, own).is_some() && only.is_none_or(|id| id == *network);
     let found = match text.parse::<IpAddr>() {
         Ok(address) => by_address(view, address),
@@ -109,7 +104,10 @@ fn find(view: &View, own: overlay_core::NodeId, text: &str, only: &str) -> Resul
     let target = found.into_iter().find(|(network, _)| mine(network));
     let (network, address) = target.ok_or_else(|| {
         let shown: String = text.chars().take(80).collect();
-        Refusal::new(Code::NotFound, format!("{shown:?} is not known in any network that this node is a member of"))
+        let text = format!(
+            "{shown:?} is not known in any network of this node: `overlayctl ps` and `overlayctl node ls` list the names"
+        );
+        Refusal::new(Code::NotFound, text)
     })?;
 
     Ok(Target { network, address, node_name: node_of(view, network, address) })
