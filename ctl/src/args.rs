@@ -1,5 +1,7 @@
 //! The words of the command line: what every command shares, and the list of commands.
 
+#[cfg(test)]
+mod coverage;
 pub(crate) mod values;
 
 use std::net::Ipv4Addr;
@@ -19,19 +21,20 @@ pub(crate) const DEFAULT_SOCKET: &str = "/run/overlay/agent.sock";
 const ABOUT: &str = "One network for containers and processes on many hosts, over WireGuard";
 const EXAMPLE: &str = "\
 The first hour:
-  a# overlayctl init                                  prints a join line
-  b# overlayctl join ovl1-…@192.0.2.1:7443            on every other host
-  a# overlayctl network create my-network             on any of them
-  b# overlayctl run --network my-network --name service2 -- python3 -m http.server 8080
-  a# overlayctl run --network my-network -- curl http://service2:8080/
+  a# overlayctl init                          prints a join line
+  b# overlayctl join ovl1-…@192.0.2.1:7443    on every other host
+  a# overlayctl network create shop           on any of them
+  b# overlayctl run --network shop --name web -- python3 -m http.server 8080
+  a# overlayctl run --network shop -- curl http://web:8080/
 
 What is there, and whether it works:
-  overlayctl status                                   what works on this node, and what does not
-  overlayctl ps                                       endpoints on all hosts
-  overlayctl net                                      networks; `node`, `token` and `peers` alike
-  overlayctl ps --format 'table {{.Name}}\t{{.Addresses}}\t{{.Node}}'
+  overlayctl status    what works on this node, and what does not
+  overlayctl ps        endpoints on all hosts
+  overlayctl net       networks; `node`, `token` and `peers` alike
+  overlayctl ps --format 'table {{.Name}}\\t{{.Addresses}}\\t{{.Node}}'
 
-Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the agent or control cannot be reached.";
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the agent or control \
+cannot be reached.";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -46,11 +49,17 @@ pub(crate) struct Cli {
 /// What every command takes.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// The agent's socket
-    #[arg(long, global = true, help_heading = "Global options", env = "OVERLAY_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    /// The agent's socket; without it, the one that OVERLAY_SOCKET names, else /run/overlay/agent.sock
+    #[arg(long, global = true, help_heading = "Global options", value_name = "PATH",
+          default_value_os_t = socket(), hide_default_value = true)]
     pub(crate) socket: PathBuf,
     #[command(flatten)]
     pub(crate) form: FormArgs,
+}
+
+/// Returns where the agent listens; a default and no `env` of clap's, which would show in the usage of every mistake.
+fn socket() -> PathBuf {
+    std::env::var_os("OVERLAY_SOCKET").filter(|path| !path.is_empty()).map_or(DEFAULT_SOCKET.into(), PathBuf::from)
 }
 
 /// Every command.
@@ -217,12 +226,24 @@ mod tests {
 
     #[test]
     fn every_command_teaches_with_an_example() {
+        const COLUMNS: usize = 80;
         fn check(command: &clap::Command) {
             command.get_subcommands().for_each(check);
             if command.get_name() != "overlayctl" && command.get_name() != "help" {
                 let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
                 assert!(help.contains("overlayctl "), "{} has no example", command.get_name());
                 assert!(command.get_about().is_some(), "{} says nothing of itself", command.get_name());
+            }
+            // What is aligned cannot be wrapped; prose is wrapped by clap, and only where no line is broken by hand.
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(!help.contains('\t'), "{}: a template has \\t, and no tab", command.get_name());
+            let is_aligned = |line: &&str| line.starts_with("  ");
+            for line in help.lines().filter(is_aligned) {
+                assert!(line.chars().count() <= COLUMNS, "{}: too wide for a terminal: {line}", command.get_name());
+            }
+            for (line, next) in help.lines().zip(help.lines().skip(1)).filter(|(line, _)| !is_aligned(line)) {
+                let ends = line.is_empty() || line.ends_with(['.', ':']) || next.is_empty();
+                assert!(ends, "{}: broken by hand: {line}", command.get_name());
             }
         }
 

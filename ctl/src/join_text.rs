@@ -34,6 +34,12 @@ fn first_words(name: &str, source: impl Read) -> Result<String, Refusal> {
     let mut bytes = Vec::new();
     source.take(LONGEST).read_to_end(&mut bytes).map_err(|error| storage(name, &error))?;
 
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        let text =
+            format!("{name} is empty: a join line is what `overlayctl init` and `overlayctl token create` print");
+        return Err(Refusal::new(Code::InvalidInput, text));
+    }
+
     String::from_utf8(bytes).map_err(|_| Refusal::new(Code::InvalidInput, format!("{name} does not hold a join line")))
 }
 

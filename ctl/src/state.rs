@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use overlay_proto::{Code, Refusal};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Outcome, storage};
@@ -70,11 +71,27 @@ impl StateDir {
 
     /// Makes the directory, for root's eyes only.
     pub(crate) fn make(&self) -> Outcome {
+        if self.root.exists() && !self.root.is_dir() {
+            let text =
+                format!("{} is not a directory: give a --state that is one, or can be made", self.root.display());
+            return Err(Refusal::new(Code::InvalidInput, text).into());
+        }
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.root)
             .map_err(|error| storage(self.root.display(), &error).into())
+    }
+
+    /// Refuses a directory that only root may look into: nothing can be said of what is set up there.
+    pub(crate) fn check_readable(&self) -> Outcome {
+        match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let text = format!("only root may read {}: try with sudo", self.root.display());
+                Err(Refusal::new(Code::NotAllowed, text).into())
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Returns the directory itself.

@@ -81,7 +81,7 @@ fn changes_are_asked_for_as_they_were_said() {
             "remove node b",
             "set control 192.0.2.9,c.example:1 true",
             "token 7200 s 3 uses Admin",
-            "revoke f00d",
+            "token f00d",
             "detach web",
         ]
     );

@@ -1,320 +1,64 @@
 //! What every command says: each with each flag, right and wrong, on a terminal of 80 columns, as JSON, and without rights.
 //!
 //! The snapshots are read by people before they are accepted: `INSTA_UPDATE=always cargo nextest run -p overlayctl`, then
-//! `git diff`. A line that begins with `!` went to standard error; the number in brackets is the exit code.
+//! `git diff`. A line that begins with `!` went to standard error; the number in brackets is the exit code, and `^C` at the
+//! end of a line is Ctrl-C, pressed once something was seen. That nothing is missing is checked by `args::coverage`.
 
 mod support;
 
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use nix::pty::{Winsize, openpty};
-use overlay_proto::{Code, v1};
-use support::{Crowd, FakeAgent, Ran, overlayctl};
+use overlay_proto::Code;
+use support::crowd::crowd;
+use support::host::Host;
+use support::terminal::{COLUMNS, seen, typed};
+use support::{CONTROL, Crowd, FakeAgent, Ran, join_line, overlayctl};
 
-const COLUMNS: u16 = 80;
-
-/// Runs a command whose standard output is a terminal.
-fn on_a_terminal(mut command: Command) -> Ran {
-    let size = Winsize { ws_row: 24, ws_col: COLUMNS, ws_xpixel: 0, ws_ypixel: 0 };
-    let terminal = openpty(&size, None).expect("a terminal");
-    let mut screen = fs::File::from(terminal.master);
-    command.env("NO_COLOR", "1").stdout(Stdio::from(terminal.slave)).stderr(Stdio::piped());
-    let child = command.spawn().expect("it runs");
-    // Its copy of the terminal would keep the screen open.
-    drop(command);
-    let reader = std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // A terminal that is closed ends with an error.
-        let _ = screen.read_to_end(&mut bytes);
-        bytes
-    });
-    let mut output = child.wait_with_output().expect("it ran");
-    output.stdout = reader.join().expect("read");
-    output.stdout.retain(|byte| *byte != b'\r');
-
-    output.into()
-}
-
-/// Splits a command line as a shell does, so far as quotes go.
-fn words(line: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut quoted = false;
-    for c in line.chars() {
-        match c {
-            '\'' => quoted = !quoted,
-            ' ' if !quoted => words.push(String::new()),
-            c => words.last_mut().expect("a word").push(c),
-        }
+/// Tells, loudly, that a test needs root.
+#[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
+fn skipped() -> bool {
+    let skipped = !nix::unistd::geteuid().is_root();
+    if skipped {
+        eprintln!("SKIPPED: needs root");
     }
 
-    words
+    skipped
 }
 
-/// Types lines and writes down what is seen.
+/// Types lines where an agent runs that lists much.
 fn transcript(agent: &FakeAgent, lines: &str) -> String {
+    let socket = agent.socket().display().to_string();
+    let ask = |line: &str| {
+        agent.script().crowd = Some(crowd());
+        typed(line, |words| agent.command(words))
+    };
+
+    transcribed(lines, ask).replace(&socket, "/run/overlay/agent.sock")
+}
+
+/// Writes down what is seen of lines.
+fn transcribed(lines: &str, ask: impl Fn(&str) -> Ran) -> String {
     let mut text = String::new();
     for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        agent.script().crowd = Some(crowd());
-        let words = words(line);
-        let ran = on_a_terminal(agent.command(&words.iter().map(String::as_str).collect::<Vec<_>>()));
-        let is_table =
-            !["json", "-o", "--format", "-q", "token create", "events"].iter().any(|form| line.contains(form));
-        if is_table && ran.code == 0 {
-            for shown in ran.stdout.lines() {
+        let mut ran = ask(line);
+        let shown = ran.stdout.replace("\x1b[H\x1b[2J", "");
+        let as_long_as_it_is = ["json", "-o", "--format", "-q", "token create", "events", "init", "completions"];
+        if ran.code == 0 && !as_long_as_it_is.iter().any(|form| line.contains(form)) {
+            for shown in shown.lines() {
                 assert!(shown.chars().count() <= COLUMNS.into(), "{line} is wider than {COLUMNS}: {shown}");
             }
         }
-        text.push_str(&seen(line, &ran, agent));
+        if line.starts_with("completions") && ran.code == 0 {
+            ran.stdout = ran.stdout.lines().take(1).chain(["…"]).collect::<Vec<_>>().join("\n");
+        }
+        text.push_str(&seen(line, &ran));
     }
 
     text
-}
-
-fn seen(line: &str, ran: &Ran, agent: &FakeAgent) -> String {
-    let errors: String = ran.stderr.lines().map(|line| format!("! {line}\n")).collect();
-    let stdout = if ran.stdout.is_empty() { String::new() } else { format!("{}\n", ran.stdout) };
-    let text = format!("$ overlayctl {line}\n{stdout}{errors}[{}]\n\n", ran.code);
-
-    masked(&text.replace(&agent.socket().display().to_string(), "/run/overlay/agent.sock"))
-}
-
-/// Replaces instants, which are another one at each run.
-fn masked(text: &str) -> String {
-    let digits = |pattern: &str, text: &[u8]| {
-        pattern.len() <= text.len()
-            && pattern.bytes().zip(text).all(|(p, t)| if p == b'0' { t.is_ascii_digit() } else { p == *t })
-    };
-    let mut masked = String::new();
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        let length = if digits("0000-00-00T00:00:00Z", rest.as_bytes()) { 20 } else { c.len_utf8() };
-        masked.push_str(if length == 20 { "<instant>" } else { &rest[..length] });
-        rest = &rest[length..];
-    }
-
-    masked
-}
-
-fn ago(seconds: u64) -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() - seconds
-}
-
-const LONG: &str = "a-name-of-63-characters-that-somebody-found-to-be-a-good-idea-x";
-const IPV6: &str = "2001:db8:1234:5678:9abc:def0:1234:5678";
-
-fn network(name: &str, prefix6: &str) -> v1::Network {
-    v1::Network {
-        id: "0123456789ab".into(),
-        name: name.into(),
-        prefix: "10.200.128.0/17".into(),
-        prefix6: prefix6.into(),
-        mode: v1::NetworkMode::L3.into(),
-        labels: [("team".to_owned(), "store".to_owned())].into(),
-        settings: None,
-    }
-}
-
-fn networks() -> v1::ListNetworksResponse {
-    let members = (1..=12).rev().map(|n| format!("host-{n:02}")).collect();
-    let settings = v1::NetworkSettings {
-        gateway: "10.200.128.254".into(),
-        range: "10.200.192.0/18".into(),
-        internal: true,
-        options: [("driver.mtu".to_owned(), "1300".to_owned())].into(),
-        ..v1::NetworkSettings::default()
-    };
-    let web = v1::Network { settings: Some(settings), ..network("web", "fd00:1234:5678:9abc::/64") };
-    let difference = v1::HostDifference { node: "host-02".into(), reason: "it has another prefix there".into() };
-
-    v1::ListNetworksResponse {
-        networks: vec![
-            v1::NetworkState { network: Some(web), members, endpoints: 312, ..v1::NetworkState::default() },
-            v1::NetworkState {
-                network: Some(network(LONG, "")),
-                members: vec!["host-01".into()],
-                differences: vec![difference],
-                ..v1::NetworkState::default()
-            },
-            v1::NetworkState { network: Some(network("secret", "")), hidden: true, ..v1::NetworkState::default() },
-        ],
-    }
-}
-
-fn endpoints() -> v1::ListEndpointsResponse {
-    let endpoint = |id: &str, name: &str, network: &str, addresses: &[&str]| v1::EndpointState {
-        endpoint: Some(v1::Endpoint {
-            id: id.into(),
-            network: "0123456789ab".into(),
-            node: "0a0a0a0a0a0a".into(),
-            name: name.into(),
-            aliases: vec!["www".into(), "front".into(), "shop".into()],
-            addresses: addresses.iter().map(|address| (*address).to_owned()).collect(),
-            labels: [("com.docker.compose.project".to_owned(), "shop".to_owned())].into(),
-            runtime: v1::Runtime::Docker.into(),
-        }),
-        network_name: network.into(),
-        node_name: "host-01".into(),
-    };
-
-    v1::ListEndpointsResponse {
-        endpoints: vec![
-            endpoint("5d3c0f8a2b11", "service2", "web", &["10.200.128.2", IPV6]),
-            endpoint("5d3c0f8a2b12", "service2", "db", &["10.200.0.2"]),
-            endpoint("5d3c0f8a2b13", LONG, LONG, &[IPV6]),
-        ],
-    }
-}
-
-fn nodes() -> v1::ListNodesResponse {
-    let node = |name: &str, role: v1::Role| v1::Node {
-        id: "0a0a0a0a0a0a".into(),
-        name: name.into(),
-        role: role.into(),
-        labels: [("rack".to_owned(), "7".to_owned())].into(),
-        underlay: vec!["192.0.2.10".into(), IPV6.into()],
-        lane_ports: vec![51820, 51821],
-    };
-    let networks = vec!["web".to_owned(), "db".to_owned(), LONG.to_owned()];
-
-    v1::ListNodesResponse {
-        nodes: vec![
-            v1::NodeState {
-                node: Some(node(LONG, v1::Role::Node)),
-                seen_unix: ago(3_665),
-                version: "0.1.0".into(),
-                ..v1::NodeState::default()
-            },
-            v1::NodeState {
-                node: Some(node("host-01", v1::Role::Admin)),
-                online: true,
-                seen_unix: ago(0),
-                revision: 42,
-                version: "0.1.0".into(),
-                networks,
-            },
-        ],
-    }
-}
-
-fn peers() -> v1::PeersResponse {
-    let lane = |lane, node: &str, underlay: &str, state: v1::PeerState| v1::PeerStatus {
-        node: "0b0b0b0b0b0b".into(),
-        node_name: node.into(),
-        network: "web".into(),
-        local_lane: 1,
-        lane,
-        underlay_addr: underlay.into(),
-        state: state.into(),
-        since_unix: ago(3_665),
-        handshake_age_seconds: 7,
-        rx_bytes: 123_456_789,
-        tx_bytes: 987_654_321,
-        mtu: 1408,
-        mtu_source: v1::MtuSource::Link.into(),
-        backend: "userspace".into(),
-        public_key: "kOEJ0Pt4VJ1a6gmF6d1XJ9S2pTpxHtQm0wGZl3D3Nn0=".into(),
-        ..v1::PeerStatus::default()
-    };
-    let long = format!("[{IPV6}]:51820");
-    let lost = v1::PeerStatus {
-        node: "0c0c0c0c0c0c".into(),
-        reason: "5 handshakes went unanswered: open UDP 51820 on host-03, or look at its agent".into(),
-        ..lane(0, "host-03", "192.0.2.30:51820", v1::PeerState::Unreachable)
-    };
-
-    v1::PeersResponse {
-        peers: vec![lane(0, "host-02", &long, v1::PeerState::Up), lane(1, "host-02", &long, v1::PeerState::Idle), lost],
-    }
-}
-
-fn status() -> v1::StatusResponse {
-    let network = |name: &str, prefix6: &str| v1::NetworkStatus {
-        name: name.into(),
-        id: "0123456789ab".into(),
-        prefix: "10.200.128.0/17".into(),
-        prefix6: prefix6.into(),
-        node_address: "10.200.128.1".into(),
-        blocks: vec!["10.200.128.0/26".into(), "10.200.128.64/26".into()],
-        endpoints: 70,
-        addresses_free: 54,
-        mtu: 1408,
-        drift_healed: 0,
-    };
-    let problem = |code: &str, text: &str| v1::Problem { code: code.into(), text: text.into(), since_unix: ago(3_665) };
-
-    v1::StatusResponse {
-        version: "0.1.0".into(),
-        phase: v1::NodePhase::Joined.into(),
-        cluster: "c0ffeec0ffee".into(),
-        node: "0a0a0a0a0a0a".into(),
-        node_name: "host-01".into(),
-        role: v1::Role::Admin.into(),
-        pid: 4242,
-        started_unix: ago(90_005),
-        state_dir: "/var/lib/overlay/agent".into(),
-        control: Some(v1::ControlStatus {
-            address: "192.0.2.1:7443".into(),
-            since_unix: ago(3_665),
-            reason: "192.0.2.1:7443: connection refused".into(),
-            unpublished: 2,
-            ..v1::ControlStatus::default()
-        }),
-        lanes: vec![
-            v1::LaneStatus { lane: 0, port: 51820, offload: "tso+uso+gso+gro".into() },
-            v1::LaneStatus { lane: 1, port: 51821, offload: "tso+uso+gso+gro".into() },
-        ],
-        networks: vec![network("web", "fd00:1234:5678:9abc::/64"), network(LONG, "")],
-        counters: vec![
-            v1::Counter { name: "forwarded".into(), value: 9, kind: v1::CounterKind::Traffic.into() },
-            v1::Counter { name: "no_route".into(), value: 3, kind: v1::CounterKind::Refusal.into() },
-        ],
-        problems: vec![
-            problem(
-                "control-away",
-                "control is away: 192.0.2.1:7443: connection refused; traffic goes on, changes wait",
-            ),
-            problem("docker", "the engine's socket cannot be read: permission denied"),
-        ],
-        certificate_expires_unix: ago(0) + 86_430,
-        revision: 42,
-    }
-}
-
-fn crowd() -> Crowd {
-    let token = |id: &str, uses| v1::Token {
-        id: id.into(),
-        expires_unix: ago(0) + 3_630,
-        uses,
-        used: 1,
-        role: v1::Role::Node.into(),
-        labels: [("rack".to_owned(), "7".to_owned()), ("purpose".to_owned(), LONG.to_owned())].into(),
-    };
-    let event = |kind: v1::EventKind, name: &str, network: &str, text: &str| v1::Event {
-        unix_ms: 1_700_000_000_000,
-        kind: kind.into(),
-        name: name.into(),
-        network: network.into(),
-        node: if network.is_empty() { String::new() } else { "host-02".into() },
-        text: text.into(),
-    };
-
-    Crowd {
-        status: status(),
-        peers: peers(),
-        networks: networks(),
-        endpoints: endpoints(),
-        nodes: nodes(),
-        tokens: v1::ListTokensResponse { tokens: vec![token("0123456789abcdef", 10), token("fedcba9876543210", 1)] },
-        events: vec![
-            event(v1::EventKind::EndpointAttached, "service2", "web", "10.200.128.2"),
-            event(v1::EventKind::ProblemRaised, "control-away", "", "control is away"),
-        ],
-    }
 }
 
 /// A table of command lines, one snapshot for each subject.
@@ -357,6 +101,26 @@ subjects! {
         network inspect web secret --format '{{.Name}}: {{.Endpoints}}'
         network inspect
         network show web -o name
+        network inspect web --format '{{.Nme}}'
+    ";
+    where_control_is: "
+        control
+        control ls
+        control list -o wide
+        control -q
+        control ls -o name
+        control ls --json
+        control ls --format '{{.Address}} {{.Source}}'
+        control set 192.0.2.9
+        control set 192.0.2.9 control.example:7443 --json
+        control set 192.0.2.66 192.0.2.9
+        control set 192.0.2.66
+        control set 192.0.2.66 --json
+        control set 192.0.2.66 --force
+        control set ''
+        control set
+        control set 192.0.2.9 --port 7443
+        control rm 192.0.2.9
     ";
     changes_of_networks: "
         network create web
@@ -374,6 +138,7 @@ subjects! {
         network create web --gateway 10.9.0.1/16
         network create web --gateway fd00::1
         network create web --mode l2
+        network create web --mode l3
         network create web --mode l4
         network create web --label team
         network create web --subnet 10.9.0.0 --json
@@ -394,6 +159,14 @@ subjects! {
         ps -q
         ps -o name
         endpoints --network web --json
+        endpoint --network web
+        endpoint --network nope
+        endpoint ls --network web
+        endpoint ls --network nope
+        endpoint list everything
+        ps --network web --json
+        ps --network nope
+        ps --format '{{.Nme}}'
         ps --format '{{.Name}} {{join .Addresses \" \"}}'
         ps --format 'table {{.Name}}\\t{{.NodeID}}\\t{{.Labels}}'
         ps --format '{{range .Aliases}}{{upper .}} {{end}}'
@@ -402,6 +175,10 @@ subjects! {
         endpoint show 10.200.0.2 -o name
         endpoint show 5d3c0f8a2b11 --json
         endpoint show nope service2.db
+        endpoint show service2 --network web -q
+        endpoint show service2 --network nope
+        endpoint show service2.web --format '{{.ID}}'
+        endpoint show service2.web --format '{{.Nme}}'
         endpoint show
     ";
     members_of_the_cluster: "
@@ -415,7 +192,13 @@ subjects! {
         node show host-01
         node show host-01 nope
         node show host-01 --json
+        node show host-01 --format '{{.Version}}'
+        node show host-01 --format '{{.Nme}}'
+        node list host-01
         node rm one nope two
+        node rm one --json
+        node rm host-01
+        node rm host-01 --force
         node rm
         token
         token ls -o wide
@@ -430,6 +213,7 @@ subjects! {
         token create --role king
         token create --label rack
         token rm one nope two
+        token rm one --json
         token revoke one
     ";
     health: "
@@ -438,6 +222,7 @@ subjects! {
         status -o wide
         status -o name
         status -q
+        status now
         status --json
         status --format '{{.Control.Connected}} {{range .Problems}}{{.Code}} {{end}}'
         status --format '{{.Control.Nope}}'
@@ -450,17 +235,27 @@ subjects! {
         peers --lanes --json
         peers --format 'table {{.Node}}\\t{{.State}}\\t{{.Reason}}'
         peers --nope
+        peers host-02
         version
         version --json
         version --format '{{.Client.Version}} {{.Control.Version}}'
+        version --format '{{.Nme}}'
+        version 2
         events
         events --json
         events --format '{{.Kind}} {{.Name}}'
+        events --format '{{.Nme}}'
+        events web
         ping service2 --count 2
         ping service2 -c 2 -q
         ping service2 --count 2 --network web --json
         ping service2 --count 0
         ping service2 --interval fast
+        ping service2 --count 1 --interval 10 --timeout 100 --network web
+        ping service2 --timeout 0
+        ping service2 --network nope
+        ping nope
+        ping nope --json
         ping
     ";
     attachments: "
@@ -470,9 +265,22 @@ subjects! {
         attach --host --network web --name gateway --ip 10.9.0.9/16
         attach --netns nope --network web --name x
         attach --netns /x --host --network web --name x
+        attach --netns /proc/self/ns/net --network web --name x
+        attach --host --network web --name x -q
+        attach --host --network web --name x -o name
+        attach --host --network nope --name x
+        attach --host --network web --name a.b
+        attach --host --network web --name x --alias 'a b'
+        attach --host --network web --name x --label team
         attach --host --network web
         attach --network web --name x
         detach --network web --name gateway
+        detach --network web --name gateway -q
+        detach --network web --name nope
+        detach --network web --name nope --json
+        detach --network nope --name gateway
+        detach nope
+        detach 5d3c0f8a2b11 --network web
         detach 5d3c0f8a2b11 --json
         detach
         detach --name x
@@ -511,7 +319,11 @@ subjects! {
         join x --advertise 0.0.0.0
         join nothing-of-the-kind
         join ovl1-nonsense@192.0.2.1:7443
+        completions bash
+        completions zsh
+        completions fish --json
         completions tcsh
+        completions
         logs docker
         logs -n many
         logs --since yesterday
@@ -523,15 +335,21 @@ subjects! {
 #[test]
 fn an_agent_that_knows_nothing() {
     let agent = FakeAgent::start();
-    let mut text = String::new();
-    for line in
-        ["network ls", "network ls -q", "network ls --json", "ps", "peers", "peers --json", "ps --format '{{.Nme}}'"]
-    {
-        agent.script().crowd = Some(Crowd::default());
-        let words = words(line);
-        let ran = on_a_terminal(agent.command(&words.iter().map(String::as_str).collect::<Vec<_>>()));
-        text.push_str(&seen(line, &ran, &agent));
-    }
+    agent.script().crowd = Some(Crowd::default());
+
+    let text = transcribed(
+        "network ls
+         network ls -q
+         network ls --json
+         ps
+         peers
+         peers --json
+         control ls
+         token ls
+         node ls
+         ps --format '{{.Nme}}'",
+        |line| typed(line, |words| agent.command(words)),
+    );
 
     insta::assert_snapshot!("nothing", text);
 }
@@ -559,10 +377,8 @@ fn what_cannot_be_reached() {
 
 /// Somebody who is not root, where the agent's socket is root's.
 #[test]
-#[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
 fn without_rights() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: needs root, to be somebody else");
+    if skipped() {
         return;
     }
     let agent = FakeAgent::start();
@@ -571,31 +387,290 @@ fn without_rights() {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("opened");
     let program = dir.path().join("overlayctl");
     fs::copy(env!("CARGO_BIN_EXE_overlayctl"), &program).expect("copied");
-    let lines = [
-        "status",
-        "status --json",
-        "network ls",
-        "ps --watch",
-        "peers --json",
-        "run --network web -- true",
-        "run --network web --json -- true",
-        "version",
-        "init",
-        "join ovl1-nonsense@192.0.2.1:7443",
-        "start",
-        "stop",
-        "stop --json",
-        "leave",
-    ];
-    let mut text = String::new();
-    for line in lines {
-        let words = words(line);
+    let prepare = |words: &[&str]| {
         let mut command = Command::new(&program);
-        command.args(&words).env("OVERLAY_SOCKET", agent.socket()).stdin(Stdio::null()).uid(65_534).gid(65_534);
-        text.push_str(&seen(line, &on_a_terminal(command), &agent));
-    }
+        command.args(words).env("OVERLAY_SOCKET", agent.socket()).stdin(Stdio::null()).uid(65_534).gid(65_534);
+        command
+    };
 
+    let text = transcribed(
+        "status
+         status --json
+         network
+         network create web
+         network ls
+         network inspect web
+         network rm web
+         endpoint
+         endpoint ls
+         endpoint show web
+         ps --watch
+         node
+         node ls
+         node show host-01
+         node rm host-01
+         token
+         token create
+         token ls
+         token rm 0123456789abcdef
+         control
+         control ls
+         control set 192.0.2.9
+         peers --json
+         ping service2
+         events
+         attach --host --network web --name x
+         detach 5d3c0f8a2b11
+         run --network web -- true
+         run --network web --json -- true
+         version
+         init
+         join ovl1-nonsense@192.0.2.1:7443
+         start
+         stop
+         stop --json
+         leave
+         completions bash
+         man /proc/man1",
+        |line| typed(line, prepare),
+    );
+
+    let text = text.replace(&agent.socket().display().to_string(), "/run/overlay/agent.sock");
     insta::assert_snapshot!("without_rights", text);
+}
+
+/// What every listing takes, beside what is its own.
+#[test]
+fn flags_of_listings() {
+    let agent = FakeAgent::start();
+    let listings = [
+        "network",
+        "network ls",
+        "endpoint",
+        "endpoint ls",
+        "ps",
+        "node",
+        "node ls",
+        "token",
+        "token ls",
+        "control",
+        "control ls",
+        "status",
+        "peers",
+    ];
+    let lines = |listing| {
+        format!(
+            "{listing} --watch ^C
+             {listing} --watch=5
+             {listing} --format '{{{{json .}}}}'
+             {listing} --format '{{{{.Nope}}}}'
+             {listing} --json"
+        )
+    };
+
+    let text = transcript(&agent, &listings.map(lines).join("\n"));
+
+    insta::assert_snapshot!("flags_of_listings", text);
+}
+
+/// Makes a transcript of a host.
+fn on(host: &Host, lines: &str) -> String {
+    transcribed(lines, |line| typed(line, |words| host.command(words)))
+}
+
+/// What a service that only pretends runs to say that it is ready, as `sd_notify(3)` does.
+#[test]
+#[ignore = "part of the services of support::host"]
+fn a_service_that_is_ready() {
+    let socket = std::env::var_os("NOTIFY_SOCKET").expect("somebody listens");
+
+    UnixDatagram::unbound().and_then(|ours| ours.send_to(b"READY=1", socket)).expect("said");
+}
+
+#[test]
+fn a_cluster_from_its_beginning_to_its_end() {
+    if skipped() {
+        return;
+    }
+    let host = Host::new();
+
+    let text = on(
+        &host,
+        "start
+         stop
+         leave
+         logs
+         init --advertise 203.0.113.77
+         init
+         init
+         init --json
+         init --no-join
+         init --ttl 24h --uses 1 -q
+         logs
+         logs agent -n 1
+         logs control --since 1h
+         logs --since 1s -n 0
+         logs --follow ^C
+         logs --state /var/lib/overlay --json
+         start
+         start --json
+         stop
+         stop --json
+         status
+         start
+         status --socket /run/overlay/agent.sock --check -o table
+         man /var/lib/man1
+         man /var/lib/man1 --json
+         man /etc/overlay/overlayd.toml
+         man
+         stop -q
+         start -q
+         stop
+         start --foreground ^C
+         leave
+         leave
+         leave --json
+         leave -q",
+    );
+
+    insta::assert_snapshot!("cluster", text);
+}
+
+#[test]
+fn options_of_init() {
+    if skipped() {
+        return;
+    }
+    let host = Host::new();
+
+    let mut text = on(
+        &host,
+        "init --listen 127.0.0.1:7443 --pool 10.64.0.0/10 --name a --advertise 127.0.0.1 --port 51900
+         leave
+         init --no-join
+         leave
+         leave --force --state /var/lib/overlay
+         init --advertise 203.0.113.77 --force --agent-config /etc/overlay/overlayd.toml --json
+         leave --json
+         init --port 0
+         init --port many
+         init --ttl soon
+         init --uses 0
+         init --agent-config /etc/overlay/none.toml
+         init --control-config /etc/overlay
+         init --state /etc/overlay/overlayd.toml
+         init --no-join=yes
+         start --state /var/lib/none
+         start --state /var/lib/none --json
+         stop --state /var/lib/none
+         stop now
+         start agent
+         leave cluster
+         logs all",
+    );
+    "/var/lib/other/agent".clone_into(&mut host.agent.script().state_dir);
+    text.push_str(&on(
+        &host,
+        "init --control-config /etc/overlay/control.toml --state /var/lib/other --foreground ^C
+         stop --state /var/lib/other
+         start --state /var/lib/other
+         logs --state /var/lib/other
+         leave --state /var/lib/other",
+    ));
+
+    insta::assert_snapshot!("init", text);
+}
+
+#[test]
+fn options_of_join() {
+    if skipped() {
+        return;
+    }
+    let host = Host::new();
+    let (line, other) = (join_line(CONTROL), join_line("198.51.100.1:7443"));
+
+    let text = on(
+        &host,
+        &format!(
+            "join {line}
+             join {line} --json
+             join {other}
+             leave --state /var/lib/other
+             leave
+             join {line} --name a --advertise 127.0.0.1 --port 51900 --state /var/lib/overlay --json
+             leave
+             join {line} --advertise 203.0.113.77
+             join {line} --advertise 203.0.113.77 --force --agent-config /etc/overlay/overlayd.toml
+             leave
+             join {line} --foreground ^C
+             leave
+             join {line} --name a.b
+             join {line} --port 0
+             join {line} --agent-config /etc/overlay
+             join {line} --state /etc/overlay/overlayd.toml
+             join /etc/overlay/overlayd.toml
+             join -"
+        ),
+    );
+
+    insta::assert_snapshot!("join", text);
+}
+
+#[test]
+fn services_that_do_not_start() {
+    if skipped() {
+        return;
+    }
+    let host = Host::new();
+    host.break_agent();
+    let mut text = on(&host, "init\ninit --json\nleave");
+    host.repair();
+    text.push_str(&on(&host, "init -q\nstop"));
+    host.break_agent();
+    text.push_str(&on(&host, "start\nstart --json"));
+
+    insta::assert_snapshot!("services_that_do_not_start", text);
+}
+
+#[test]
+fn without_rights_to_read() {
+    if skipped() {
+        return;
+    }
+    let host = Host::new();
+    let ran = on(&host, "init -q");
+    let ask = |line: &str| typed(line, |words| host.command_of_nobody(words));
+
+    let text = transcribed("logs\nlogs control --json\nlogs --state /var/lib/overlay", ask);
+
+    assert!(ran.ends_with("[0]\n\n"), "{ran}");
+    insta::assert_snapshot!("without_rights_to_read", text);
+}
+
+#[test]
+fn commands_on_the_overlay() {
+    if skipped() {
+        return;
+    }
+    let agent = FakeAgent::start();
+
+    let text = transcript(
+        &agent,
+        "run --network web --name service2 --alias www --label a=b --ip 10.9.0.9 -- uname -n
+         run --network web,db -- uname -n
+         run --network web -q -- true
+         run --network web --json -- true
+         run --network web -- sh -c 'exit 42'
+         run --network web -- /no/such/program
+         run --network web --json -- /no/such/program
+         run --network nope -- true
+         run --network web --name a.b -- true
+         run --network web --alias 'a b' -- true
+         run --network web --label a -- true
+         run --network web --ip ten -- true",
+    );
+
+    insta::assert_snapshot!("run", text);
 }
 
 #[test]

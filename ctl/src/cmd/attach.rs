@@ -20,7 +20,7 @@ looks in /etc/netns/NAME/resolv.conf).
 
 Examples:
   overlayctl attach --netns /run/netns/web --network my-network --name web
-  overlayctl attach --netns web --network my-network --name web --ip 10.64.0.20 --alias www
+  overlayctl attach --netns web --network shop --name web --ip 10.64.0.20
   overlayctl attach --host --network my-network --name gateway";
 
 /// Put an existing network namespace, or this host itself, onto a network
@@ -90,6 +90,14 @@ impl Report for Attached {
             self.mtu,
             list(&self.nameservers)
         )
+    }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(vec![self.endpoint.name.clone()])
+    }
+
+    fn ids(&self) -> Option<Vec<String>> {
+        Some(vec![self.endpoint.id.clone()])
     }
 }
 

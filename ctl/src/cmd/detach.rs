@@ -8,20 +8,24 @@ use overlay_proto::v1;
 use serde::Serialize;
 
 use super::Context;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::output::{Page, Report};
 
 const EXAMPLE: &str = "\
 Examples:
   overlayctl detach --network my-network --name web
-  overlayctl detach 5d3c0f8a2b11                      by the id that `endpoint ls -q` shows";
+  overlayctl detach 5d3c0f8a2b11    by the id that `endpoint ls -q` shows";
+
+const USAGE: &str = "\
+overlayctl detach [OPTIONS] <ENDPOINT>
+       overlayctl detach [OPTIONS] --network <NETWORK> --name <NAME>";
 
 /// Take a namespace or this host off a network
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLE)]
+#[command(after_help = EXAMPLE, override_usage = USAGE)]
 pub(crate) struct Detach {
     /// The endpoint's id: 12 hex digits
-    #[arg(required_unless_present_all = ["network", "name"], conflicts_with_all = ["network", "name"])]
+    #[arg(conflicts_with_all = ["network", "name"])]
     endpoint: Option<String>,
     /// The network (name or id)
     #[arg(long, requires = "name")]
@@ -51,10 +55,18 @@ impl Report for Detached {
             more => format!("detached {more} endpoints"),
         }
     }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(Vec::new())
+    }
 }
 
 impl Detach {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
+        if self.endpoint.is_none() && self.name.is_none() {
+            let text = "say which endpoint: its id, or --network and --name as it was attached";
+            return Err(Failure::Usage(text.to_owned()));
+        }
         let request = v1::DetachRequest {
             endpoint: self.endpoint.unwrap_or_default(),
             network: self.network.unwrap_or_default(),

@@ -10,7 +10,7 @@ use crate::view::Endpoints;
 
 const EXAMPLE: &str = "\
 Examples:
-  overlayctl endpoint                                 the same as `endpoint ls`, and as `overlayctl ps`
+  overlayctl endpoint                  the same as `endpoint ls` and `ps`
   overlayctl endpoint show service2";
 const LS_EXAMPLE: &str = "\
 Examples:

@@ -12,12 +12,12 @@ use crate::failure::{Outcome, storage};
 use crate::output::{Page, Report, ShowArgs};
 
 const EXAMPLE: &str = "\
-Nodes that join and leave, networks and endpoints that come and go, and problems of this node, as the agent hears of
+Nodes that join and leave, networks and endpoints that come and go, and problems of this node, as the agent hears of \
 them; until Ctrl-C. What was before is not kept.
 
 Examples:
   overlayctl events
-  overlayctl events --json | jq -r 'select(.kind == \"endpoint-attached\") | .name'
+  overlayctl events --json | jq -r 'select(.kind == \"node-joined\") | .name'
   overlayctl events --format '{{.Kind}} {{.Name}}'";
 
 /// Tell what changes, as it happens

@@ -15,12 +15,12 @@ use serde::Serialize;
 
 use super::{Context, connected, join, require_root};
 use crate::addresses;
-use crate::args::values::{advertise, listen, subnet4};
+use crate::args::values::{advertise, listen, number, subnet4};
 use crate::client::Agent;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Page, Report};
 use crate::setup::{self, Kind, Setup};
-use crate::spawn::{self, AgentOptions, ControlOptions, Launch, Manner, ServiceOptions, Started};
+use crate::spawn::{self, AgentOptions, ControlOptions, Ending, Launch, Manner, ServiceOptions, Started};
 use crate::state::{DEFAULT_STATE, Service, StateDir};
 use crate::time;
 
@@ -35,7 +35,7 @@ line. `overlayctl leave` undoes it.
 Examples:
   overlayctl init
   overlayctl init --listen 192.0.2.1:7443 --pool 10.64.0.0/10
-  overlayctl init --ttl 24h --uses 100                the printed line admits 100 hosts within a day
+  overlayctl init --ttl 24h --uses 100    its line admits 100 hosts within a day
   overlayctl init --json | jq -r .join | ssh host-b sudo overlayctl join -";
 
 /// Make this machine control and its first node; prints the line by which others join
@@ -70,7 +70,7 @@ pub(crate) struct Init {
     #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = time::parse)]
     ttl: Duration,
     /// How many hosts the printed line admits
-    #[arg(long, default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value = "10", value_parser = |text: &str| number(text, 1, 1_000_000))]
     uses: u32,
     #[command(flatten)]
     agent: AgentOptions,
@@ -96,7 +96,7 @@ impl Report for Initialised {
         let join = format!("    overlayctl join {}", self.join);
         let Some(cluster) = &self.cluster else {
             return format!(
-                "Control runs here; this machine is no node ({}).\n\n\
+                "Control runs here; this machine is no node.\n{}\n\n\
                  On the host that is to be the first node, and an admin:\n\n{join}",
                 self.logs
             );
@@ -104,7 +104,7 @@ impl Report for Initialised {
         let node = self.node.as_deref().unwrap_or_default();
 
         format!(
-            "Control and the agent run here; this machine is node {node} of cluster {cluster} ({}).\n\n\
+            "Control and the agent run here; this machine is node {node} of cluster {cluster}.\n{}\n\n\
              On every other host (the line is a secret, for {}, until {}):\n\n{join}\n\n\
              Then, on any of them:\n\n    overlayctl network create my-network\n    \
              overlayctl run --network my-network --name service1 -- CMD…",
@@ -112,6 +112,14 @@ impl Report for Initialised {
             if self.uses == 1 { "1 host".to_owned() } else { format!("{} hosts", self.uses) },
             self.expires.as_deref().unwrap_or("it is revoked"),
         )
+    }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(self.node.iter().cloned().collect())
+    }
+
+    fn ids(&self) -> Option<Vec<String>> {
+        Some(vec![self.join.clone()])
     }
 }
 
@@ -128,9 +136,10 @@ impl Init {
         }
         let setup = Setup::begin(Kind::Init, &state, context).await?;
         let (made, services) = setup.run(self.set_up(&state, manner, context)).await?;
+        let ending = Ending::listen()?;
         context.output.show(&made)?;
 
-        spawn::supervise(&services.iter().collect::<Vec<_>>(), &state, &context.output).await
+        spawn::supervise(&services.iter().collect::<Vec<_>>(), ending, &state, &context.output).await
     }
 
     /// Makes the cluster; whoever calls takes back what was made when this fails.
@@ -165,9 +174,10 @@ impl Init {
         }
         let options = ServiceOptions::load(state)?;
         let control = start_control(&Launch::control(state, &options.control)?, state, manner, context).await?;
+        let ending = Ending::listen()?;
         context.output.show(&self.report(state, manner, context).await?)?;
 
-        spawn::supervise(&[&control], state, &context.output).await
+        spawn::supervise(&[&control], ending, state, &context.output).await
     }
 
     /// Tells whether this machine is a node already, of the control that is here; refuses when it is another's.
@@ -262,11 +272,11 @@ fn control_only(line: &JoinLine, state: &StateDir, manner: Manner) -> Initialise
 
 fn places(services: &[Service], state: &StateDir, manner: Manner) -> String {
     if manner == Manner::Foreground {
-        return format!("state in {}", state.root().display());
+        return format!("State in {}", state.root().display());
     }
     let logs: Vec<_> = services.iter().map(|s| spawn::log_place(*s, state, manner).display().to_string()).collect();
 
-    format!("logs: {}", logs.join(", "))
+    format!("Logs: {}", logs.join(", "))
 }
 
 fn already_a_node(why: &str) -> Failure {

@@ -15,7 +15,7 @@ use crate::failure::Outcome;
 use crate::join_text;
 use crate::output::{Page, Report};
 use crate::setup::{self, Kind, Setup};
-use crate::spawn::{self, AgentOptions, ControlOptions, Launch, Manner, ServiceOptions, Started};
+use crate::spawn::{self, AgentOptions, ControlOptions, Ending, Launch, Manner, ServiceOptions, Started};
 use crate::state::{DEFAULT_STATE, StateDir};
 
 const EXAMPLE: &str = "\
@@ -73,6 +73,14 @@ impl Report for Joined {
             format!("this machine is node {node} of cluster {cluster}")
         }
     }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(vec![self.node.clone()])
+    }
+
+    fn ids(&self) -> Option<Vec<String>> {
+        Some(vec![self.node_id.clone()])
+    }
 }
 
 impl Join {
@@ -94,10 +102,11 @@ impl Join {
         if let Err(refusal) = setup::interruptible(connected(context)).await? {
             context.output.warn(format_args!("overlayctl: {refusal}"));
         }
+        let ending = Ending::listen()?;
         context.output.show(&joined)?;
 
         match &agent {
-            Some(agent) => spawn::supervise(&[agent], &state, &context.output).await,
+            Some(agent) => spawn::supervise(&[agent], ending, &state, &context.output).await,
             None => Ok(()),
         }
     }

@@ -23,7 +23,7 @@ nothing can be changed any more. While there are others, it is asked for first; 
 
 Examples:
   overlayctl leave
-  overlayctl leave --force                            also when control cannot be told";
+  overlayctl leave --force    also when control cannot be told";
 
 /// Undo join and init: nothing of Overlay stays on this host
 #[derive(Debug, Args)]
@@ -53,7 +53,11 @@ impl Report for Left {
         let stopped = if self.stopped.is_empty() { "nothing".to_owned() } else { self.stopped.join(" and ") };
         let told = if self.told_control { "control knows" } else { "control was not told" };
 
-        format!("left: {told}; stopped {stopped}; removed {} files and directories", self.removed.len())
+        format!("left: {told}\nstopped {stopped}; removed {} files and directories", self.removed.len())
+    }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(self.stopped.iter().map(ToString::to_string).collect())
     }
 }
 

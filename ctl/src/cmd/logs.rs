@@ -61,6 +61,7 @@ enum Which {
 impl Logs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         let state = self.state_dir(context).await?;
+        state.check_readable()?;
         let service = self.service(&state)?;
         if spawn::is_unit(service, &state) {
             return self.journal(service).await;
@@ -96,10 +97,10 @@ impl Logs {
             wanted.or_else(|| [Service::Agent, Service::Control].into_iter().find(|service| state.has(*service)));
 
         service.filter(|service| state.has(*service)).ok_or_else(|| {
-            let what = wanted.map_or("nothing", Service::program);
+            let what = wanted.map_or("nothing is".to_owned(), |service| format!("{} is not", service.program()));
             let text =
-                format!("{what} is not set up in {}: give the --state of the one that is", state.root().display());
-            Refusal::new(Code::NotFound, text.replacen("nothing is not", "nothing is", 1)).into()
+                format!("{what} set up in {}: use `init` or `join`, or give another --state", state.root().display());
+            Refusal::new(Code::NotFound, text).into()
         })
     }
 
@@ -125,6 +126,8 @@ impl Logs {
 
     async fn file(&self, log: &Path, output: &Output) -> Outcome {
         let failed = |error: std::io::Error| Failure::from(storage(log.display(), &error));
+        // Whoever has seen the first line may press Ctrl-C.
+        let mut interrupted = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut reader = Follower::open(log).map_err(failed)?;
         let text = reader.read().map_err(failed)?;
         let begin = self.since.map(|since| rfc3339(now().saturating_sub(since.as_secs())));
@@ -134,7 +137,6 @@ impl Logs {
         if !self.follow {
             return Ok(());
         }
-        let mut interrupted = signal(SignalKind::interrupt()).map_err(failed)?;
         loop {
             tokio::select! {
                 () = sleep(LOOK) => {}

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory};
+use overlay_proto::{Code, Refusal};
 
 use crate::args::Cli;
 use crate::failure::{Outcome, storage};
@@ -22,6 +23,10 @@ pub(crate) struct Man {
 impl Man {
     pub(crate) fn run(&self) -> Outcome {
         let failed = |error: std::io::Error| storage(self.dir.display(), &error);
+        if self.dir.exists() && !self.dir.is_dir() {
+            let text = format!("{} is not a directory", self.dir.display());
+            return Err(Refusal::new(Code::InvalidInput, text).into());
+        }
         fs::create_dir_all(&self.dir).map_err(failed)?;
 
         Ok(clap_mangen::generate_to(Cli::command(), &self.dir).map_err(failed)?)

@@ -22,14 +22,14 @@ Examples:
 const CREATE_EXAMPLE: &str = "\
 Examples:
   overlayctl network create my-network
-  overlayctl network create db --subnet 10.9.0.0/16 --subnet fd00:9::/64 --label team=store";
+  overlayctl network create db --subnet 10.9.0.0/16 --subnet fd00:9::/64";
 const LS_EXAMPLE: &str = "\
 A dash (–) under MEMBERS and ENDPOINTS: this node is no member of the network, and may not see them.
 
 Examples:
   overlayctl network ls
   overlayctl network ls -o wide
-  overlayctl network ls --format 'table {{.Name}}\\t{{.Prefix}}\\t{{.Endpoints}}'
+  overlayctl network ls --format 'table {{.Name}}\\t{{.Prefix}}'
   overlayctl network ls --json | jq -r '.[].name'";
 const INSPECT_EXAMPLE: &str = "\
 Examples:

@@ -10,13 +10,14 @@ use crate::view::{Detail, Peers as View};
 
 const EXAMPLE: &str = "\
 UNDERLAY is the address and UDP port at which the peer is reached; WireGuard calls it the peer's endpoint.
-Each network and lane has a key, and so a tunnel, of its own: LANES UP counts those in use. JSON has all of them, below
+
+Each network and lane has a key, and so a tunnel, of its own: LANES UP counts those in use. JSON has all of them, below \
 the peer and network that they belong to.
 
 Examples:
   overlayctl peers
   overlayctl peers --watch
-  overlayctl peers --format 'table {{.Node}}\t{{.State}}\t{{.UnderlayAddr}}'
+  overlayctl peers --format 'table {{.Node}}\\t{{.State}}\\t{{.UnderlayAddr}}'
   overlayctl peers --json | jq '.[] | select(.state != \"up\")'";
 
 /// List the other nodes as the data path sees them: where, whether they answer, how much went through

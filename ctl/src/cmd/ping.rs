@@ -121,7 +121,7 @@ impl Summary {
 impl Report for Summary {
     fn text(&self, _: Page) -> String {
         let mut text = format!(
-            "\n--- {} ---\n{} sent, {} answered, {:.0} % lost",
+            "--- {} ---\n{} sent, {} answered, {:.0} % lost",
             self.target, self.sent, self.answered, self.loss_percent
         );
         if let Some(Rtt { min, avg, max }) = self.rtt_ms {
@@ -157,6 +157,9 @@ impl Ping {
             }
             probes.push(probe);
         }
+        if !probes.is_empty() && !context.output.is_json() && !context.output.is_quiet() {
+            context.output.line("")?;
+        }
         let summary = Summary::new(self.name, probes);
         context.output.show(&summary)?;
 
@@ -187,7 +190,7 @@ mod tests {
 
         assert_eq!(
             summary.text(Page { now: 0, width: None, wide: false }),
-            "\n--- x ---\n3 sent, 2 answered, 33 % lost\nrtt min/avg/max 1.000/2.000/3.000 ms"
+            "--- x ---\n3 sent, 2 answered, 33 % lost\nrtt min/avg/max 1.000/2.000/3.000 ms"
         );
         assert_eq!(Summary::new("x".into(), vec![probe(1, 0, "")]).loss_percent, 100.0);
         assert_eq!(Summary::new("x".into(), Vec::new()).loss_percent, 100.0);

@@ -22,9 +22,9 @@ users and processes are the host's. It ends when overlayctl ends; its exit code 
 are told on standard error, unless --quiet.
 
 Examples:
-  overlayctl run --network my-network --name service2 -- python3 -m http.server 8080
-  overlayctl run --network my-network -- curl http://service2:8080/
-  overlayctl run --network front,back --name proxy --alias www -- nginx -g 'daemon off;'";
+  overlayctl run --network shop --name web -- python3 -m http.server 8080
+  overlayctl run --network shop -- curl http://web:8080/
+  overlayctl run --network front,back --name proxy --alias www -- haproxy -f cfg";
 
 /// Run a command in a network namespace of its own on the overlay
 #[derive(Debug, Args)]

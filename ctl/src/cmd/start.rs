@@ -11,7 +11,7 @@ use super::{Context, require_root};
 use crate::failure::{Failure, Outcome};
 use crate::output::{Page, Report};
 use crate::setup;
-use crate::spawn::{self, Launch, Manner, Origin, ServiceOptions, Started};
+use crate::spawn::{self, Ending, Launch, Manner, Origin, ServiceOptions, Started};
 use crate::state::{DEFAULT_STATE, Service, StateDir};
 use crate::wait::{self, Probe};
 
@@ -93,6 +93,12 @@ impl Report for Programs {
 
         lines.join("\n")
     }
+
+    fn names(&self) -> Option<Vec<String>> {
+        let runs = self.programs.iter().filter(|program| program.state != State::Failed);
+
+        Some(runs.map(|program| program.program.to_owned()).collect())
+    }
 }
 
 impl Start {
@@ -124,12 +130,13 @@ impl Start {
         if services.iter().any(|started| started.service() == Service::Agent) {
             report.control_away = control_away(context).await;
         }
+        let ending = Ending::listen()?;
         context.output.show(&report)?;
         if report.programs.iter().any(|program| program.state == State::Failed) {
             return Err(Failure::Exit(1));
         }
 
-        spawn::supervise(&services.iter().collect::<Vec<_>>(), &state, &context.output).await
+        spawn::supervise(&services.iter().collect::<Vec<_>>(), ending, &state, &context.output).await
     }
 }
 
@@ -171,7 +178,10 @@ fn did_not(service: Service, failure: Failure) -> Outcome<Program> {
         other @ (Failure::Usage(_) | Failure::Exit(_)) => return Err(other),
     };
 
-    Ok(Program { program: service.program(), state: State::Failed, reason: Some(refusal.message), log })
+    let program = service.program();
+    let reason = refusal.message.trim_start_matches(&format!("{program} did not start: ")).to_owned();
+
+    Ok(Program { program, state: State::Failed, reason: Some(reason), log })
 }
 
 /// Says why control cannot be reached, as soon as the agent knows it.

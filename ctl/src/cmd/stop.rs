@@ -13,12 +13,12 @@ use crate::spawn;
 use crate::state::{DEFAULT_STATE, StateDir};
 
 const EXAMPLE: &str = "\
-Endpoints, networks and identity stay; traffic over the overlay rests until `overlayctl start`. Under systemd the
+Endpoints, networks and identity stay; traffic over the overlay rests until `overlayctl start`. Under systemd the \
 services come back at the next boot. `overlayctl leave` undoes everything instead.
 
 Examples:
   overlayctl stop
-  overlayctl stop && overlayctl start                 once again, as after an upgrade";
+  overlayctl stop && overlayctl start        once again, as after an upgrade";
 
 /// Stop what init or join started on this machine, without undoing it
 #[derive(Debug, Args)]

@@ -100,6 +100,14 @@ impl Report for Created {
     fn text(&self, _: Page) -> String {
         self.join.clone()
     }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(vec![self.token.id.clone()])
+    }
+
+    fn ids(&self) -> Option<Vec<String>> {
+        Some(vec![self.join.clone()])
+    }
 }
 
 impl TokenArgs {
@@ -135,8 +143,8 @@ impl Create {
         context.output.show(&created)?;
         let token = &created.token;
         context.output.step(format_args!(
-            "for {} hosts as {}, labels {}; expires {}",
-            token.uses,
+            "for {} as {}, labels {}; expires {}",
+            if token.uses == 1 { "1 host".to_owned() } else { format!("{} hosts", token.uses) },
             token.role,
             labels(&token.labels),
             time::deadline(crate::output::now(), token.expires_unix),

@@ -24,7 +24,7 @@ use crate::pidfd::{self, Process};
 use crate::state::{Service, StateDir};
 use crate::wait::{self, Probe};
 
-pub(crate) use foreground::supervise;
+pub(crate) use foreground::{Ending, supervise};
 pub(crate) use options::{AgentOptions, ControlOptions, ServiceOptions};
 pub(crate) use pause::{is_unit, pause};
 pub(crate) use program::find as find_program;

@@ -17,7 +17,7 @@ use crate::state::{self, StateDir};
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct AgentOptions {
     /// The agent's first UDP port, which the other hosts must reach; without it, 51820
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = port)]
     pub(crate) port: Option<NonZeroU16>,
     /// The agent's configuration file; without it, /etc/overlay/overlayd.toml where that is
     #[arg(long = "agent-config", id = "agent-config", value_name = "FILE", value_parser = absolute)]
@@ -85,13 +85,18 @@ impl ServiceOptions {
     }
 }
 
+fn port(text: &str) -> Result<NonZeroU16, String> {
+    text.parse().map_err(|_| "write a port from 1 to 65535, such as 51820".to_owned())
+}
+
 /// The services run elsewhere in the file system.
 fn absolute(text: &str) -> Result<PathBuf, String> {
-    let path = std::path::absolute(Path::new(text)).map_err(|error| format!("{text}: {error}"))?;
+    let path = std::path::absolute(Path::new(text)).map_err(|error| error.to_string())?;
     match fs::metadata(&path) {
         Ok(metadata) if metadata.is_file() => Ok(path),
-        Ok(_) => Err(format!("{text} is no file")),
-        Err(error) => Err(format!("{text}: {error}")),
+        Ok(_) => Err("this is not a file".to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err("there is no such file".to_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }
 

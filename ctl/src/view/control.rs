@@ -67,6 +67,10 @@ impl Report for ControlSet {
 
         format!("set; control answers at {}", self.answered.join(", "))
     }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(self.answered.clone())
+    }
 }
 
 #[cfg(test)]

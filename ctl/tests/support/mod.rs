@@ -1,7 +1,11 @@
 //! An agent that only pretends: it answers over a real socket what a test tells it to, and remembers what it was asked.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use std::path::PathBuf;
+pub(crate) mod crowd;
+pub(crate) mod host;
+pub(crate) mod terminal;
+
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,6 +30,8 @@ pub(crate) struct Script {
     pub(crate) lost_probes: bool,
     /// What it lists, instead of a little of everything.
     pub(crate) crowd: Option<Crowd>,
+    /// Where it says that it keeps its state.
+    pub(crate) state_dir: String,
     pub(crate) problems: Vec<v1::Problem>,
 }
 
@@ -38,12 +44,14 @@ pub(crate) struct Crowd {
     pub(crate) endpoints: v1::ListEndpointsResponse,
     pub(crate) nodes: v1::ListNodesResponse,
     pub(crate) tokens: v1::ListTokensResponse,
+    pub(crate) control: v1::ListControlResponse,
     pub(crate) events: Vec<v1::Event>,
 }
 
 /// A pretended agent on a socket of its own.
 pub(crate) struct FakeAgent {
-    dir: TempDir,
+    socket: PathBuf,
+    dir: Option<TempDir>,
     script: Arc<Mutex<Script>>,
     _runtime: Runtime,
 }
@@ -52,11 +60,18 @@ impl FakeAgent {
     /// Starts an agent that is a node.
     pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
+        let socket = dir.path().join("agent.sock");
+
+        Self { dir: Some(dir), ..Self::at(&socket) }
+    }
+
+    /// Starts an agent that is a node, on a socket in a directory that is there.
+    pub(crate) fn at(socket: &Path) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
-        let script = Arc::new(Mutex::new(Script { joined: true, ..Script::default() }));
+        let script =
+            Arc::new(Mutex::new(Script { joined: true, state_dir: "/somewhere/else".to_owned(), ..Script::default() }));
         let service = AgentServer::new(Fake(Arc::clone(&script)));
-        let socket = dir.path().join("agent.sock");
         let listener = {
             let _inside = runtime.enter();
             UnixListener::bind(socket).expect("a socket")
@@ -66,12 +81,12 @@ impl FakeAgent {
             served.serve_with_incoming(UnixListenerStream::new(listener)).await.expect("served");
         });
 
-        Self { dir, script, _runtime: runtime }
+        Self { socket: socket.to_owned(), dir: None, script, _runtime: runtime }
     }
 
     /// Returns where it listens.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.dir.path().join("agent.sock")
+        self.socket.clone()
     }
 
     /// Opens its script.
@@ -133,6 +148,19 @@ impl Ran {
 
 struct Fake(Arc<Mutex<Script>>);
 
+/// What the agent says of a network that it does not know.
+fn known(network: &str) -> Result<(), Status> {
+    if network == "nope" {
+        return Err(Refusal::new(
+            Code::NotFound,
+            format!("there is no network {network:?}: `overlayctl network ls` lists them"),
+        )
+        .into());
+    }
+
+    Ok(())
+}
+
 impl Fake {
     fn asked(&self, what: String) -> Result<MutexGuard<'_, Script>, Status> {
         let mut script = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -147,7 +175,11 @@ impl Fake {
     fn revised(&self, what: &str, name: &str) -> Result<Response<v1::Revised>, Status> {
         let _script = self.asked(format!("{what} {name}"))?;
         match name {
-            "nope" => Err(Refusal::new(Code::NotFound, format!("there is no {name}")).into()),
+            "nope" => Err(Refusal::new(
+                Code::NotFound,
+                format!("there is no {} {name:?}", what.trim_start_matches("remove ")),
+            )
+            .into()),
             "busy" => Err(Refusal::new(Code::InUse, format!("{name} has 2 endpoints; --force takes them off")).into()),
             "far" => Err(Refusal::new(Code::ControlAway, "control is away since 3 s").into()),
             _ => Ok(Response::new(v1::Revised { revision: 8 })),
@@ -203,7 +235,7 @@ impl Agent for Fake {
             let phase = v1::NodePhase::Unjoined.into();
             return Ok(Response::new(v1::StatusResponse {
                 phase,
-                state_dir: "/x".into(),
+                state_dir: script.state_dir.clone(),
                 ..v1::StatusResponse::default()
             }));
         }
@@ -215,11 +247,13 @@ impl Agent for Fake {
             node: "0a".into(),
             node_name: "a".into(),
             role: v1::Role::Admin.into(),
-            state_dir: "/somewhere/else".into(),
+            pid: 4242,
+            started_unix: crowd::ago(90_005),
+            state_dir: script.state_dir.clone(),
             control: Some(v1::ControlStatus {
                 connected: true,
                 address: CONTROL.into(),
-                since_unix: 1,
+                since_unix: crowd::ago(3_665),
                 ..v1::ControlStatus::default()
             }),
             problems: script.problems.clone(),
@@ -229,9 +263,6 @@ impl Agent for Fake {
 
     async fn peers(&self, _: Request<v1::PeersRequest>) -> Result<Response<v1::PeersResponse>, Status> {
         let script = self.asked("peers".into())?;
-        if let Some(crowd) = &script.crowd {
-            return Ok(Response::new(crowd.peers.clone()));
-        }
         if let Some(crowd) = &script.crowd {
             return Ok(Response::new(crowd.peers.clone()));
         }
@@ -273,6 +304,7 @@ impl Agent for Fake {
     async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
         let request = request.into_inner();
         let mut script = self.asked(format!("attach {} to {}", request.name, request.network))?;
+        known(&request.network)?;
         let name = if request.name.is_empty() { "made-up" } else { &request.name };
         let response = v1::AttachResponse {
             endpoint: Some(endpoint(name)),
@@ -289,6 +321,14 @@ impl Agent for Fake {
     async fn detach(&self, request: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
         let request = request.into_inner();
         let _script = self.asked(format!("detach {}{}", request.endpoint, request.name))?;
+        known(&request.network)?;
+        if request.endpoint == "nope" {
+            overlay_proto::convert::field::<overlay_core::EndpointId>("endpoint", &request.endpoint)?;
+        }
+        if request.name == "nope" {
+            let text = "this node has no such endpoint; `overlayctl endpoint ls` lists all";
+            return Err(Refusal::new(Code::NotFound, text).into());
+        }
 
         Ok(Response::new(v1::DetachResponse { detached: 1 }))
     }
@@ -297,6 +337,11 @@ impl Agent for Fake {
 
     async fn ping(&self, request: Request<v1::PingRequest>) -> Result<Response<Self::PingStream>, Status> {
         let script = self.asked(format!("ping {}", request.get_ref().target))?;
+        known(&request.get_ref().network)?;
+        if request.get_ref().target == "nope" {
+            let text = "\"nope\" is not known in any network of this node: `overlayctl ps` and `overlayctl node ls` list the names";
+            return Err(Refusal::new(Code::NotFound, text).into());
+        }
         let rtt_micros = if script.lost_probes { 0 } else { 420 };
         let answer = |sequence| {
             Ok(v1::PingResponse {
@@ -337,9 +382,6 @@ impl Agent for Fake {
         if let Some(crowd) = &script.crowd {
             return Ok(Response::new(crowd.networks.clone()));
         }
-        if let Some(crowd) = &script.crowd {
-            return Ok(Response::new(crowd.networks.clone()));
-        }
         let state = v1::NetworkState {
             network: Some(network()),
             members: vec!["a".into()],
@@ -352,14 +394,19 @@ impl Agent for Fake {
 
     async fn list_endpoints(
         &self,
-        _: Request<v1::ListEndpointsRequest>,
+        request: Request<v1::ListEndpointsRequest>,
     ) -> Result<Response<v1::ListEndpointsResponse>, Status> {
         let script = self.asked("endpoints".into())?;
+        let network = request.into_inner().network;
+        known(&network)?;
         if let Some(crowd) = &script.crowd {
-            return Ok(Response::new(crowd.endpoints.clone()));
-        }
-        if let Some(crowd) = &script.crowd {
-            return Ok(Response::new(crowd.endpoints.clone()));
+            let mut endpoints = crowd.endpoints.endpoints.clone();
+            let is_on = |state: &v1::EndpointState| {
+                let id = state.endpoint.as_ref().map(|endpoint| &endpoint.network);
+                network.is_empty() || state.network_name == network || id == Some(&network)
+            };
+            endpoints.retain(is_on);
+            return Ok(Response::new(v1::ListEndpointsResponse { endpoints }));
         }
         let state = v1::EndpointState {
             endpoint: Some(endpoint("service2")),
@@ -372,9 +419,6 @@ impl Agent for Fake {
 
     async fn list_nodes(&self, _: Request<v1::ListNodesRequest>) -> Result<Response<v1::ListNodesResponse>, Status> {
         let script = self.asked("nodes".into())?;
-        if let Some(crowd) = &script.crowd {
-            return Ok(Response::new(crowd.nodes.clone()));
-        }
         if let Some(crowd) = &script.crowd {
             return Ok(Response::new(crowd.nodes.clone()));
         }
@@ -392,7 +436,10 @@ impl Agent for Fake {
         &self,
         _: Request<v1::ListControlRequest>,
     ) -> Result<Response<v1::ListControlResponse>, Status> {
-        let _script = self.asked("list control".into())?;
+        let script = self.asked("list control".into())?;
+        if let Some(crowd) = &script.crowd {
+            return Ok(Response::new(crowd.control.clone()));
+        }
         let row = v1::ControlAddress { address: CONTROL.to_owned(), source: "announced".to_owned(), in_use: true };
 
         Ok(Response::new(v1::ListControlResponse { addresses: vec![row] }))
@@ -404,8 +451,19 @@ impl Agent for Fake {
     ) -> Result<Response<v1::SetControlResponse>, Status> {
         let request = request.into_inner();
         let _script = self.asked(format!("set control {} {}", request.addresses.join(","), request.force))?;
+        let silent = "192.0.2.66";
+        if request.addresses.iter().any(String::is_empty) {
+            let text = "\"\" is no address of control; \
+                        write 192.0.2.1, 192.0.2.1:7443, [2001:db8::1]:7443 or a name";
+            return Err(Refusal::new(Code::InvalidInput, text).into());
+        }
+        if request.addresses == [silent] && !request.force {
+            let text = format!("{silent}:7443: connection refused; nothing is changed, --force sets it all the same");
+            return Err(Refusal::new(Code::ControlAway, text).into());
+        }
+        let answered = request.addresses.into_iter().filter(|address| address != silent).collect();
 
-        Ok(Response::new(v1::SetControlResponse { answered: request.addresses }))
+        Ok(Response::new(v1::SetControlResponse { answered }))
     }
 
     async fn create_token(
@@ -424,15 +482,12 @@ impl Agent for Fake {
         if let Some(crowd) = &script.crowd {
             return Ok(Response::new(crowd.tokens.clone()));
         }
-        if let Some(crowd) = &script.crowd {
-            return Ok(Response::new(crowd.tokens.clone()));
-        }
 
         Ok(Response::new(v1::ListTokensResponse { tokens: vec![token()] }))
     }
 
     async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Result<Response<v1::Revised>, Status> {
-        self.revised("revoke", &request.get_ref().id)
+        self.revised("token", &request.get_ref().id)
     }
 
     async fn version(&self, _: Request<v1::VersionRequest>) -> Result<Response<v1::AgentVersionResponse>, Status> {
