@@ -136,6 +136,14 @@ mod tests {
     }
 
     #[test]
+    fn a_network_that_is_not_there_is_named() {
+        let refusal = require_network(&View::default(), "blue").expect_err("there is none");
+
+        assert_eq!(refusal.code, Code::NotFound);
+        assert!(refusal.message.contains("\"blue\""), "{refusal}");
+    }
+
+    #[test]
     fn a_whole_request_is_taken() {
         let wanted = Wanted::try_from(request()).expect("sound");
 
