@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     };
     // Before anything else is opened.
     let descriptors = Descriptors::new();
-    let (filter, unknown) = log::filter(&["OVERLAY_LOG", "RUST_LOG"]);
+    let (filter, unknown) = log::filter();
     let log = match Log::start(filter, std::io::stderr().is_terminal()) {
         Ok(log) => log,
         Err(error) => {
@@ -29,8 +29,8 @@ fn main() -> ExitCode {
         }
     };
     log.log_panics(state::panic_is_contained);
-    if let Some(variable) = unknown {
-        tracing::warn!(variable, "What is to be logged is not understood, logging info and above");
+    if let Some(error) = unknown {
+        tracing::warn!(%error, "OVERLAY_LOG is not understood, logging info and above");
     }
     if let Err(error) = descriptors::raise_limit() {
         tracing::warn!(%error, "Failed to raise the limit of open files");

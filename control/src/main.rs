@@ -140,14 +140,14 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return fail(&error.to_string(), EXIT_CODE),
     };
-    let (filter, unknown) = log::filter(&["OVERLAY_LOG", "RUST_LOG"]);
+    let (filter, unknown) = log::filter();
     let log = match Log::start(filter, false) {
         Ok(log) => log,
         Err(error) => return fail(&format!("no thread for the log: {error}"), 1),
     };
     log.log_panics(|| false);
-    if let Some(variable) = unknown {
-        tracing::warn!(variable, "What is to be logged is not understood, logging info and above");
+    if let Some(error) = unknown {
+        tracing::warn!(%error, "OVERLAY_LOG is not understood, logging info and above");
     }
 
     let done = match cli.command {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use overlay_core::instant::rfc3339;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{Condition, unix_now};
@@ -166,16 +167,24 @@ impl io::Write for Line<'_> {
     }
 }
 
-/// Reads the log filter from the first of the given environment variables that is set; the default
-/// is `info`. The second value names a variable whose value is not a valid filter.
-pub fn filter(variables: &[&'static str]) -> (EnvFilter, Option<&'static str>) {
-    let set = variables.iter().find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
-    let read = set.map(|name| (*name, EnvFilter::try_from_env(name)));
+/// The one environment variable that sets the log filter.
+pub const VARIABLE: &str = "OVERLAY_LOG";
 
-    match read {
-        Some((_, Ok(filter))) => (filter, None),
-        Some((name, Err(_))) => (EnvFilter::new("info"), Some(name)),
-        None => (EnvFilter::new("info"), None),
+/// Reads the log filter from [`VARIABLE`]; the default is `info`, also for a value that is not a valid filter, whose error is
+/// the second value.
+pub fn filter() -> (EnvFilter, Option<ParseError>) {
+    read_filter(&std::env::var_os(VARIABLE).unwrap_or_default().to_string_lossy())
+}
+
+fn read_filter(text: &str) -> (EnvFilter, Option<ParseError>) {
+    let usual = || EnvFilter::new("info");
+    if text.is_empty() {
+        return (usual(), None);
+    }
+
+    match EnvFilter::try_new(text) {
+        Ok(filter) => (filter, None),
+        Err(error) => (usual(), Some(error)),
     }
 }
 

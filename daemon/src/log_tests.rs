@@ -108,8 +108,14 @@ fn the_end_does_not_wait_for_what_cannot_be_written() {
 }
 
 #[test]
-fn what_is_not_understood_is_named() {
-    let (_, unknown) = filter(&["OVERLAY_NO_SUCH_VARIABLE"]);
+fn what_is_to_be_logged_is_understood_or_said_not_to_be() {
+    let read = |text: &str| {
+        let (filter, wrong) = read_filter(text);
+        (filter.to_string(), wrong.is_some())
+    };
 
-    assert_eq!(unknown, None);
+    assert_eq!(read(""), ("info".to_owned(), false));
+    assert_eq!(read("debug"), ("debug".to_owned(), false));
+    assert_eq!(read("info,overlay_agent::docker=debug"), ("overlay_agent::docker=debug,info".to_owned(), false));
+    assert_eq!(read("=much="), ("info".to_owned(), true));
 }

@@ -37,7 +37,7 @@ fn watch_over(mut command: Command, state: &Path) -> (Served, String) {
     let mut child = command
         .args(["serve", "--listen", "127.0.0.1:0", "--state"])
         .arg(state)
-        .env_remove("RUST_LOG")
+        .env_remove("OVERLAY_LOG")
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -102,6 +102,7 @@ async fn mutate(admin: &Node, network: &v1::Network, ids: std::ops::Range<u64>) 
 }
 
 /// OVERLAY_KILLS asks for more rounds than three.
+/// Invariant 8.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_any_moment_it_loses_nothing_it_acknowledged() {
     const MUTATIONS: u64 = 1_000;
