@@ -68,7 +68,7 @@ pub const CHECKS: &[Check] = &[
     Check { name: "truth", what: "status names what is broken, and only that", rounds: 5, run: truth::run },
     Check { name: "nat", what: "hosts behind NAT are reached, or say why not", rounds: 1, run: nat::run },
     Check { name: "roam", what: "a host's address may change under load", rounds: 20, run: roam::run },
-    Check { name: "speed", what: "twice as fast as other userspace WireGuards", rounds: 5, run: speed::run },
+    Check { name: "speed", what: "throughput beside other userspace WireGuards", rounds: 5, run: speed::run },
     Check { name: "docker", what: "Docker networks span hosts", rounds: 100, run: docker::span },
     Check { name: "docker-networks", what: "many networks, none hears another", rounds: 4, run: docker::networks },
     Check { name: "docker-settings", what: "networks are alike on all hosts", rounds: 1, run: docker::settings },
@@ -87,7 +87,7 @@ pub const CHECKS: &[Check] = &[
     Check { name: "docker-slow", what: "however long Docker takes, nothing is lost", rounds: 5, run: docker::slow },
     Check { name: "docker-firewall", what: "firewalls make no difference to Docker", rounds: 3, run: docker::firewall },
     Check { name: "docker-way-out", what: "ports, ways out and large transfers", rounds: 1, run: docker::way_out },
-    Check { name: "docker-speed", what: "as fast with Docker as without", rounds: 7, run: docker::speed },
+    Check { name: "docker-speed", what: "throughput with Docker and without", rounds: 7, run: docker::speed },
     Check { name: "docker-protocol", what: "the plugin takes whatever comes", rounds: 200, run: docker::protocol },
     Check { name: "churn", what: "coming and going leaves nothing", rounds: 1000, run: churn::run },
 ];

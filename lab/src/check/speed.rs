@@ -1,14 +1,14 @@
 //! Throughput of one TCP stream between two containers, against other userspace WireGuards between the same two hosts.
+//!
+//! Streams must flow; how fast, is told and not judged: that is the machine's, too. `overlay-lab bench --gate` judges.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::{Notes, median, throughput};
 use crate::cluster::Cluster;
 use crate::rival::Rival;
 use crate::stock::Stock;
 
-/// How many times faster the overlay must be. Only release builds are held to it.
-const BAR: f64 = 2.0;
 /// Seconds of each measurement.
 const SECONDS: &str = "2";
 
@@ -37,10 +37,8 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
 
     let own = median(&mut ours);
     notes.say(&format!("overlay: {own:.2} Gbit/s, median of {rounds} ({ours:.2?})"));
-    let mut worst = f64::INFINITY;
     for (rival, figures) in rivals.iter().zip(&mut theirs) {
         let figure = median(figures);
-        worst = worst.min(own / figure);
         notes.say(&format!(
             "{}: {figure:.2} Gbit/s ({figures:.2?}); the overlay has {:.1} times that",
             rival.stock().program(),
@@ -49,8 +47,6 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     }
     if cfg!(debug_assertions) {
         notes.say("not a release build: the figures mean nothing");
-    } else {
-        ensure!(worst >= BAR, "the overlay is only {worst:.2} times as fast");
     }
 
     drop((rivals, bare, sink));

@@ -13,11 +13,13 @@ fn check(name: &str, rounds: u32) {
     check.run(Some(rounds)).unwrap_or_else(|error| panic!("{error:#}"));
 }
 
+/// Invariant 1.
 #[test]
 fn the_data_path_needs_no_control() {
     check("offline", 1);
 }
 
+/// Invariants 1, 5 and 7.
 #[test]
 fn agents_may_be_killed_at_any_moment() {
     check("restart", 8);
@@ -43,11 +45,13 @@ fn what_foreign_hands_break_is_healed() {
     check("foreign", 1);
 }
 
+/// Invariant 10.
 #[test]
 fn the_hosts_firewall_makes_no_difference() {
     check("firewall", 1);
 }
 
+/// Invariant 2.
 #[test]
 fn networks_are_sealed_also_with_one_prefix() {
     check("isolation", 1);
@@ -58,8 +62,9 @@ fn coming_and_going_leaves_nothing() {
     check("churn", 60);
 }
 
+/// Invariant 4.
 #[test]
-fn nobody_speaks_with_anothers_address() {
+fn nobody_speaks_with_the_address_of_another() {
     check("forgery", 1);
 }
 
@@ -84,7 +89,7 @@ fn what_an_underlay_loses_harms_nothing_else() {
 }
 
 #[test]
-fn speed_is_measured_against_others() {
+fn streams_flow_beside_other_tunnels() {
     check("speed", 1);
 }
 
@@ -197,7 +202,7 @@ fn docker_containers_have_ports_and_ways_out() {
 }
 
 #[test]
-fn docker_costs_no_speed() {
+fn streams_flow_with_docker_and_without() {
     check_docker(|| check("docker-speed", 1));
 }
 

@@ -6,6 +6,7 @@ use overlay_lab::Cluster;
 
 use super::{cluster, lab};
 
+/// Invariant 10.
 #[test]
 fn the_demo_passes_and_leaves_its_machine_as_it_was() {
     let Some(outer) = lab(1) else { return };

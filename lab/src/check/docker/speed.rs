@@ -1,14 +1,14 @@
 //! Throughput between containers of two engines: ours with Docker, ours without, and Swarm's own overlay (VXLAN, in clear).
+//!
+//! Streams must flow; how fast, is told and not judged: that is the machine's, too.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::pair::Pair;
 use crate::check::{Notes, PATIENCE, median, throughput};
 use crate::docker::IMAGE;
 use crate::wait::wait_until;
 
-/// What Docker may cost against a plain namespace of ours.
-const BAR: f64 = 0.95;
 /// Seconds of each measurement.
 const SECONDS: &str = "2";
 
@@ -54,8 +54,6 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     ));
     if cfg!(debug_assertions) {
         notes.say("not a release build: the figures mean nothing");
-    } else {
-        ensure!(docker / own >= BAR, "Docker costs more than it may: {:.2}", docker / own);
     }
     drop(plain);
     for (host, names) in [(0, ["load", "swarm-load"]), (1, ["sink", "swarm-sink"])] {
