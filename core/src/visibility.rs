@@ -159,6 +159,7 @@ mod tests {
         }
     }
 
+    /// Invariant 12.
     #[test]
     fn a_stranger_to_a_network_sees_its_settings_and_no_key() {
         let rows = [Change::Member(Member {

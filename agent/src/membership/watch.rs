@@ -287,6 +287,7 @@ fn still_a_node(membership: &Membership, node: NodeId) -> Result<(), Ended> {
 mod tests {
     use super::*;
 
+    /// Invariant 9.
     #[test]
     fn a_delta_that_does_not_fit_leaves_the_view_alone() {
         let membership = watch::Sender::new(Membership::default());

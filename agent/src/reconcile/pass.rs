@@ -281,6 +281,7 @@ mod tests {
         rounds.run(kernel, desired, cause, &BTreeSet::new()).await.0
     }
 
+    /// Invariant 7.
     #[tokio::test]
     async fn the_same_desired_value_twice_writes_nothing() {
         let (mut kernel, mut rounds) = (Fake::default(), Rounds::default());

@@ -94,6 +94,7 @@ fn peers_that_refuse_and_networks_that_end_do_not_end_the_lane() {
     });
 }
 
+/// Invariant 13.
 #[test]
 fn what_the_underlay_does_not_take_is_counted_and_never_fragmented() {
     as_root(async {

@@ -457,6 +457,7 @@ pub(crate) fn command() -> impl Strategy<Value = (Actor, Command)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
+    /// Invariant 6.
     #[test]
     fn random_commands_keep_what_must_hold_and_a_replay_rebuilds_it(
         commands in prop::collection::vec(command(), 1..120),

@@ -190,6 +190,7 @@ async fn a_certificate_of_another_cluster_is_no_certificate() {
     assert!(!listed);
 }
 
+/// Invariant 11.
 #[tokio::test]
 async fn without_a_certificate_only_joining_is_answered() {
     let control = Control::start().await;

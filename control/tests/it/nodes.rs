@@ -53,6 +53,7 @@ async fn everything_acknowledged_is_there_after_a_restart() {
     assert_eq!(taken.message, "10.9.3.3 is taken by service1 on admin");
 }
 
+/// Invariant 11.
 #[tokio::test]
 async fn roles_decide_who_may_ask_what() {
     let control = Control::start().await;

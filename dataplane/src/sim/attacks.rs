@@ -17,6 +17,7 @@ fn with_liar() -> World {
     world
 }
 
+/// Invariant 4.
 #[test]
 fn a_member_cannot_speak_for_another() {
     let mut world = with_liar();
@@ -97,6 +98,7 @@ fn malformed_packets_from_a_member_go_nowhere() {
     world.assert_accounted();
 }
 
+/// Invariant 2.
 #[test]
 fn a_node_that_is_no_member_can_neither_send_nor_shake_hands() {
     let mut world = World::connected(3);

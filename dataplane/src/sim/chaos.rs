@@ -25,6 +25,7 @@ fn deed() -> impl Strategy<Value = Deed> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
+    /// Invariant 3.
     #[test]
     fn packets_flow_again_after_any_history(deeds in proptest::collection::vec(deed(), 0..40)) {
         live(deeds);

@@ -226,6 +226,7 @@ fn a_narrow_path_to_one_peer_is_nobody_elses() {
     assert_eq!(world.hosts[2].received.len(), 2);
 }
 
+/// Invariant 13.
 #[test]
 fn nobody_without_the_session_can_change_a_size() {
     let mut world = World::connected(2);

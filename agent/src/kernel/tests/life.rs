@@ -9,6 +9,7 @@ use crate::kernel::desired::TUN_NAME;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::{KernelError, Netns, NetworkNamespace, Offload};
 
+/// Invariant 7.
 #[tokio::test]
 async fn all_stands_while_its_owner_is_dead_and_the_next_one_changes_nothing() {
     if skipped() {
