@@ -147,7 +147,7 @@ pub(crate) fn underlay(host: usize) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, u8::try_from(host).expect("small") + 1], 51820))
 }
 
-/// The address of a container; hosts hold 10.42.<host>.0/24 in every network.
+/// The address of a container; hosts hold 10.42.HOST.0/24 in every network.
 pub(crate) fn inner(host: usize) -> IpAddr {
     Ipv4Addr::new(10, 42, u8::try_from(host).expect("small"), 2).into()
 }

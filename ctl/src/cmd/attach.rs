@@ -37,7 +37,7 @@ pub(crate) struct Attach {
     name: Name,
     #[command(flatten)]
     identity: Identity,
-    /// What the interface is called inside; without it, the next free eth<n>
+    /// What the interface is called inside; without it, the next free ethN
     #[arg(long, value_name = "NAME")]
     ifname: Option<String>,
 }
