@@ -17,6 +17,8 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(refused) => return refused,
     };
+    // Before there is another thread: the log has one.
+    let is_heap_shared = heap::share();
     // Before anything else is opened.
     let descriptors = Descriptors::new();
     let (filter, unknown) = log::filter();
@@ -31,6 +33,9 @@ fn main() -> ExitCode {
     log.log_panics(state::panic_is_contained);
     if let Some(error) = unknown {
         tracing::warn!(%error, "OVERLAY_LOG is not understood, logging info and above");
+    }
+    if !is_heap_shared {
+        tracing::warn!("C library does not share one heap among threads, which costs memory");
     }
     if let Err(error) = descriptors::raise_limit() {
         tracing::warn!(%error, "Failed to raise the limit of open files");
@@ -71,7 +76,6 @@ fn configured() -> Result<Arguments, ExitCode> {
 }
 
 fn run(config: Config, log: Log, descriptors: Descriptors) -> anyhow::Result<()> {
-    heap::share();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("agent").build()?;
 
     runtime.block_on(node::run(config, log, descriptors)).map_err(anyhow::Error::from)
