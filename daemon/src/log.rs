@@ -14,9 +14,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use overlay_core::instant::rfc3339;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::{Condition, unix_now};
 use queue::Queue;
@@ -47,16 +48,15 @@ impl Log {
     /// # Errors
     ///
     /// When no thread can be started.
-    pub fn start(filter: EnvFilter, ansi: bool) -> io::Result<Self> {
+    pub fn start(filter: Targets, ansi: bool) -> io::Result<Self> {
         let log = Self::to(StandardError::new())?;
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
+        let lines = tracing_subscriber::fmt::layer()
             .with_writer(log.clone())
             .with_ansi(ansi)
             // Errors of formatting would be reported by a write to standard error that panics when
             // it fails.
-            .log_internal_errors(false)
-            .init();
+            .log_internal_errors(false);
+        tracing_subscriber::registry().with(lines).with(filter).init();
 
         Ok(log)
     }
@@ -172,17 +172,19 @@ pub const VARIABLE: &str = "OVERLAY_LOG";
 
 /// Reads the log filter from [`VARIABLE`]; the default is `info`, also for a value that is not a valid filter, whose error is
 /// the second value.
-pub fn filter() -> (EnvFilter, Option<ParseError>) {
+///
+/// Filters on spans are not supported: they would add a regular expression engine to every program.
+pub fn filter() -> (Targets, Option<ParseError>) {
     read_filter(&std::env::var_os(VARIABLE).unwrap_or_default().to_string_lossy())
 }
 
-fn read_filter(text: &str) -> (EnvFilter, Option<ParseError>) {
-    let usual = || EnvFilter::new("info");
+fn read_filter(text: &str) -> (Targets, Option<ParseError>) {
+    let usual = || Targets::new().with_default(LevelFilter::INFO);
     if text.is_empty() {
         return (usual(), None);
     }
 
-    match EnvFilter::try_new(text) {
+    match text.parse() {
         Ok(filter) => (filter, None),
         Err(error) => (usual(), Some(error)),
     }
