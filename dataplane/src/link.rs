@@ -72,7 +72,7 @@ impl Link {
             peer: PeerIndex(0),
             is_used: false,
             path: Path::default(),
-            mtu: PathMtu::new(mtu, now),
+            mtu: PathMtu::new(mtu),
             life: None,
             tunnel: None,
             deadline: None,

@@ -71,7 +71,7 @@ pub(crate) struct Probe {
     pub(crate) tag: Tag,
 }
 
-/// What is known of one path, in one direction: 130 bytes, and as many while a question is under way.
+/// What is known of one path, in one direction: 24 bytes until it is asked, as most never are.
 #[derive(Debug)]
 pub(crate) struct PathMtu {
     /// The tunnel's MTU.
@@ -79,14 +79,19 @@ pub(crate) struct PathMtu {
     /// The largest inner packet.
     mtu: u32,
     source: MtuSource,
-    /// Whether the peer was ever asked, and whether it ever answered.
-    is_asked: bool,
+    /// Large packets sent since the path was last asked whether it carries them.
+    large: u16,
+    inquiry: Option<Box<Inquiry>>,
+}
+
+/// What was asked, and when to ask again.
+#[derive(Debug)]
+struct Inquiry {
+    /// Whether the peer ever answered.
     answers: bool,
     born: Instant,
     round: u32,
     round_trip: Option<Duration>,
-    /// Large packets sent since the path was last asked whether it carries them.
-    large: u16,
     asked: Instant,
     rest_until: Instant,
     grow_at: Instant,
@@ -133,24 +138,8 @@ struct Search {
 
 impl PathMtu {
     /// Knows nothing yet; `limit` is the tunnel's MTU.
-    pub(crate) fn new(limit: u16, now: Instant) -> Self {
-        Self {
-            limit: limit.into(),
-            mtu: limit.into(),
-            source: MtuSource::Unprobed,
-            is_asked: false,
-            answers: false,
-            born: now,
-            round: 0,
-            round_trip: None,
-            large: 0,
-            asked: now,
-            rest_until: now,
-            grow_at: now,
-            grow_pause: MIN_GROW_PAUSE,
-            stranger_pause: MIN_STRANGER_PAUSE,
-            search: None,
-        }
+    pub(crate) fn new(limit: u16) -> Self {
+        Self { limit: limit.into(), mtu: limit.into(), source: MtuSource::Unprobed, large: 0, inquiry: None }
     }
 
     /// Returns the largest inner packet.
@@ -175,17 +164,18 @@ impl PathMtu {
         let old = std::mem::replace(&mut self.limit, limit.into());
         self.mtu = if self.mtu == old { self.limit } else { self.mtu.min(self.limit) };
 
-        old != self.limit || !self.is_asked
+        old != self.limit || self.inquiry.is_none()
     }
 
     /// Asks anew, because the path is another one. What was known of the old one holds until then.
     pub(crate) fn start(&mut self, now: Instant) {
-        self.rest_until = now;
-        self.grow_at = now;
-        self.grow_pause = MIN_GROW_PAUSE;
+        if let Some(inquiry) = &mut self.inquiry {
+            (inquiry.rest_until, inquiry.grow_at, inquiry.grow_pause) = (now, now, MIN_GROW_PAUSE);
+        }
         if self.limit > FLOOR {
-            self.is_asked = true;
-            self.begin(Aim::Check, self.limit, now);
+            let inquiry = self.inquiry.get_or_insert_with(|| Box::new(Inquiry::new(now)));
+            inquiry.begin(Aim::Check, 0, self.limit, now);
+            self.large = 0;
         }
     }
 
@@ -199,13 +189,14 @@ impl PathMtu {
 
     /// Takes the answer to a probe, which arrived with a payload of `len` bytes.
     pub(crate) fn handle_answer(&mut self, tag: Tag, len: u16, now: Instant) {
-        self.answers = true;
-        let trip = self.measure(tag, now);
+        let Some(inquiry) = &mut self.inquiry else { return };
+        inquiry.answers = true;
+        let trip = inquiry.measure(tag, now);
         // Of this answer, not of all: a path that has just lost its load is quick again.
         let grace = trip.map_or(MAX_GRACE, |trip| (trip / 2).clamp(MIN_GRACE, MAX_GRACE));
         // Ours are all of full steps.
-        let (round, len) = (self.round, u32::from(len) / STEP * STEP);
-        let Some(search) = &mut self.search else { return };
+        let (round, len) = (inquiry.round, u32::from(len) / STEP * STEP);
+        let Some(search) = &mut inquiry.search else { return };
         if tag.round.wrapping_sub(search.first_round) > round.wrapping_sub(search.first_round) || len > search.top {
             return;
         }
@@ -217,19 +208,21 @@ impl PathMtu {
         }
         if search.good >= search.top {
             self.settle(now);
-        } else if self.search.as_ref().is_some_and(|search| search.is_answered()) {
+        } else if search.is_answered() {
             self.judge(now);
         }
     }
 
     /// Returns when [`PathMtu::handle_timeout`] must be called.
+    #[inline]
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        if let Some(search) = &self.search {
+        let inquiry = self.inquiry.as_ref()?;
+        if let Some(search) = &inquiry.search {
             return Some(search.deadline);
         }
         let pause = if self.large >= MANY { MANY_PAUSE } else { FEW_PAUSE };
 
-        (self.large > 0 && self.is_asked).then(|| self.rest_until.max(self.asked + pause))
+        (self.large > 0).then(|| inquiry.rest_until.max(inquiry.asked + pause))
     }
 
     /// Performs what is due.
@@ -237,21 +230,27 @@ impl PathMtu {
         if self.poll_timeout().is_none_or(|at| at > now) {
             return;
         }
-        if self.search.is_some() {
+        let (is_assumed, is_narrow) = (self.source == MtuSource::Assumed, self.is_narrow());
+        let Some(inquiry) = &mut self.inquiry else { return };
+        if inquiry.search.is_some() {
             self.judge(now);
-        } else if self.source == MtuSource::Assumed {
-            self.begin(Aim::Check, self.limit, now);
-        } else if self.is_narrow() && self.grow_at <= now {
-            self.begin(Aim::Grow, self.limit, now);
-        } else {
-            self.begin(Aim::Check, self.mtu, now);
+            return;
         }
+        if is_assumed {
+            inquiry.begin(Aim::Check, 0, self.limit, now);
+        } else if is_narrow && inquiry.grow_at <= now {
+            inquiry.begin(Aim::Grow, self.mtu, self.limit, now);
+        } else {
+            inquiry.begin(Aim::Check, 0, self.mtu, now);
+        }
+        self.large = 0;
     }
 
     /// Takes the next probe to send.
     pub(crate) fn poll_probe(&mut self, now: Instant) -> Option<Probe> {
-        let tag = Tag { round: self.round, sent_micros: self.micros(now) };
-        let search = self.search.as_mut()?;
+        let inquiry = self.inquiry.as_mut()?;
+        let tag = Tag { round: inquiry.round, sent_micros: inquiry.micros(now) };
+        let search = inquiry.search.as_mut()?;
         let len = match search.sent {
             sent if sent < search.count => usize::try_from(search.sizes[sent]).ok()?,
             sent if sent == search.count => LEN,
@@ -262,66 +261,86 @@ impl PathMtu {
         Some(Probe { len, tag })
     }
 
-    fn begin(&mut self, aim: Aim, top: u32, now: Instant) {
-        let top = top.next_multiple_of(STEP);
-        let good = if aim == Aim::Grow { self.mtu } else { 0 };
-        let first_round = self.round.wrapping_add(1);
-        self.search = Some(Box::new(Search::new(aim, good, top, first_round, now)));
-        self.next_round(now);
-    }
-
     /// Looks at what became of a round, and goes on.
     fn judge(&mut self, now: Instant) {
-        let Some(search) = &mut self.search else { return };
+        let Some(inquiry) = &mut self.inquiry else { return };
+        let Some(search) = &mut inquiry.search else { return };
         search.judge();
         if search.silent >= MAX_SILENT || search.rounds >= MAX_ROUNDS {
-            self.search = None;
+            inquiry.search = None;
             self.rest(now);
         } else if search.is_decided() {
             self.settle(now);
         } else {
-            self.next_round(now);
-        }
-    }
-
-    fn next_round(&mut self, now: Instant) {
-        self.round = self.round.wrapping_add(1);
-        self.asked = now;
-        self.large = 0;
-        let wait = self.round_trip.map_or(FIRST_WAIT, |trip| (trip * 3).max(MIN_WAIT));
-        if let Some(search) = &mut self.search {
-            search.choose();
-            search.deadline = now + wait * (1 << search.silent.min(MAX_SILENT));
+            inquiry.next_round(now);
+            self.large = 0;
         }
     }
 
     /// Believes what a search found.
     fn settle(&mut self, now: Instant) {
-        let Some(search) = self.search.take() else { return };
+        let Some(inquiry) = &mut self.inquiry else { return };
+        let Some(search) = inquiry.search.take() else { return };
         if search.good < FLOOR {
             // Nothing but the smallest arrives. That is no path that any network has, so it is something else.
             self.rest(now);
             return;
         }
-        self.asked = now;
+        inquiry.asked = now;
         let was = self.mtu;
         self.mtu = search.good.min(self.limit);
-        self.source = if self.is_narrow() { MtuSource::Probed } else { MtuSource::Link };
+        self.source = if self.mtu < self.limit { MtuSource::Probed } else { MtuSource::Link };
         if self.mtu != was || search.aim != Aim::Check {
             let in_vain = self.mtu == was;
-            self.grow_pause = if in_vain { (self.grow_pause * 2).min(MAX_GROW_PAUSE) } else { MIN_GROW_PAUSE };
-            self.grow_at = now + self.grow_pause;
+            inquiry.grow_pause = if in_vain { (inquiry.grow_pause * 2).min(MAX_GROW_PAUSE) } else { MIN_GROW_PAUSE };
+            inquiry.grow_at = now + inquiry.grow_pause;
         }
     }
 
     /// Asks no more for a while, and believes what it believed.
     fn rest(&mut self, now: Instant) {
-        if self.answers {
-            self.rest_until = now + SILENT_PAUSE;
+        let Some(inquiry) = &mut self.inquiry else { return };
+        if inquiry.answers {
+            inquiry.rest_until = now + SILENT_PAUSE;
         } else {
             self.source = MtuSource::Assumed;
-            self.rest_until = now + self.stranger_pause;
-            self.stranger_pause = (self.stranger_pause * 2).min(MAX_STRANGER_PAUSE);
+            inquiry.rest_until = now + inquiry.stranger_pause;
+            inquiry.stranger_pause = (inquiry.stranger_pause * 2).min(MAX_STRANGER_PAUSE);
+        }
+    }
+}
+
+impl Inquiry {
+    fn new(now: Instant) -> Self {
+        Self {
+            answers: false,
+            born: now,
+            round: 0,
+            round_trip: None,
+            asked: now,
+            rest_until: now,
+            grow_at: now,
+            grow_pause: MIN_GROW_PAUSE,
+            stranger_pause: MIN_STRANGER_PAUSE,
+            search: None,
+        }
+    }
+
+    /// Begins to search up to `top`; `good` is known to arrive.
+    fn begin(&mut self, aim: Aim, good: u32, top: u32, now: Instant) {
+        let top = top.next_multiple_of(STEP);
+        let first_round = self.round.wrapping_add(1);
+        self.search = Some(Box::new(Search::new(aim, good, top, first_round, now)));
+        self.next_round(now);
+    }
+
+    fn next_round(&mut self, now: Instant) {
+        self.round = self.round.wrapping_add(1);
+        self.asked = now;
+        let wait = self.round_trip.map_or(FIRST_WAIT, |trip| (trip * 3).max(MIN_WAIT));
+        if let Some(search) = &mut self.search {
+            search.choose();
+            search.deadline = now + wait * (1 << search.silent.min(MAX_SILENT));
         }
     }
 

@@ -25,7 +25,7 @@ struct Rig {
 impl Rig {
     fn new(limit: u16, carries: usize) -> Self {
         let mut rig = Self {
-            path: PathMtu::new(limit, start()),
+            path: PathMtu::new(limit),
             now: start(),
             carries,
             round_trip: Duration::from_millis(1),
