@@ -3,6 +3,7 @@
 //! A link decides nothing about routing; [`crate::network`] does.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use overlay_core::{NodeId, PublicKey};
@@ -169,6 +170,15 @@ impl Link {
         if !self.has_session(now) && self.state != PeerState::Unreachable {
             self.enter(PeerState::Connecting, now);
         }
+    }
+
+    /// Returns whether [`Link::heard`] and all that follows from it would change nothing: the peer was heard at this very time
+    /// and place, nothing was wanted of it since, and nothing waits.
+    #[inline]
+    pub(crate) fn is_heard(&self, from: SocketAddr, now: Instant) -> bool {
+        let is_heard = |life: &Liveness| life.heard() == Some(now) && !life.is_wanted();
+
+        self.life.as_deref().is_some_and(is_heard) && self.path.current() == Some(from) && self.waiting.is_empty()
     }
 
     /// Notes that the peer proved itself. Returns whether it was not connected before.

@@ -319,7 +319,8 @@ impl Liveness {
     }
 
     /// Returns when [`Liveness::handle_timeout`] must be called. `has_session` says whether requests can be sent.
-    pub(crate) fn poll_timeout(&self, has_session: bool) -> Option<Instant> {
+    #[inline]
+    pub(crate) fn poll_timeout(&self, has_session: impl FnOnce() -> bool) -> Option<Instant> {
         let check = match (self.check, self.unanswered) {
             (Some((next, _)), _) => Some(next),
             (None, Some(since)) => Some(since + self.quiet(has_session)),
@@ -370,7 +371,7 @@ impl Liveness {
 
     fn handle_check(&mut self, due: &mut Due, has_session: bool, now: Instant) {
         let Some(since) = self.unanswered else { return };
-        let quiet = self.quiet(has_session);
+        let quiet = self.quiet(|| has_session);
         let (next, count) = self.check.unwrap_or((since + quiet, 0));
         if next > now {
             return;
@@ -394,8 +395,8 @@ impl Liveness {
         self.check = Some((now + pace, count.saturating_add(1)));
     }
 
-    fn quiet(&self, has_session: bool) -> Duration {
-        if self.speaks == Speaks::No && has_session { STOCK_QUIET } else { QUIET }
+    fn quiet(&self, has_session: impl FnOnce() -> bool) -> Duration {
+        if self.speaks == Speaks::No && has_session() { STOCK_QUIET } else { QUIET }
     }
 
     fn report_at(&self) -> Option<Instant> {

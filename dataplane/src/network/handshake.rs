@@ -339,7 +339,7 @@ impl Network {
 
     fn next_timeout(&self, index: LinkIndex, now: Instant) -> Option<Instant> {
         let link = &self.links[index.0];
-        let life = link.life.as_ref().and_then(|life| life.poll_timeout(link.has_session(now)));
+        let life = link.life.as_ref().and_then(|life| life.poll_timeout(|| link.has_session(now)));
 
         self.tunnel_timeout(index).into_iter().chain(link.mtu.poll_timeout()).chain(life).min()
     }
