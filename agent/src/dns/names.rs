@@ -64,7 +64,8 @@ struct NetworkNames {
     name: String,
     prefixes: Vec<IpNet>,
     by_name: BTreeMap<String, Vec<IpAddr>>,
-    by_address: BTreeMap<IpAddr, BTreeSet<String>>,
+    /// Each name once an address.
+    by_address: BTreeMap<IpAddr, Vec<String>>,
 }
 
 impl Names {
@@ -162,11 +163,16 @@ impl NetworkNames {
         let own = [endpoint.name.as_str().to_owned(), endpoint.id.to_string()];
         // An alias may repeat the name; its addresses count once.
         for name in own.into_iter().chain(aliases).collect::<BTreeSet<_>>() {
-            self.by_name.entry(name).or_default().extend(&endpoint.addresses);
+            // Nearly every name is of one endpoint; a list that grows would begin with room for more.
+            let first = || Vec::with_capacity(endpoint.addresses.len());
+            self.by_name.entry(name).or_insert_with(first).extend(&endpoint.addresses);
         }
         let full = format!("{}.{}", endpoint.name, self.name);
         for &address in &endpoint.addresses {
-            self.by_address.entry(address).or_default().insert(full.clone());
+            let known = self.by_address.entry(address).or_insert_with(|| Vec::with_capacity(1));
+            if !known.contains(&full) {
+                known.push(full.clone());
+            }
         }
     }
 
