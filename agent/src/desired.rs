@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use overlay_core::{EndpointId, Member, Network, NetworkId, Node, NodeId, PrivateKey, View};
+use overlay_core::{Endpoint, EndpointId, Member, Network, NetworkId, Node, NodeId, PrivateKey, View};
 use overlay_dataplane::{NetworkTable, PeerLane, PeerTable};
 
 use crate::docker::{options, routes};
@@ -40,13 +41,21 @@ pub(crate) struct Carriage {
 }
 
 /// Puts the journal's endpoints in the place of what control knows of this node: the journal is right about them.
-pub(crate) fn local_view(view: &View, journal: &BTreeMap<EndpointId, EndpointRecord>, node: NodeId) -> View {
-    let mut local = view.clone();
+///
+/// Where control knows them all, which is nearly always, the result is the view itself: a copy of a large one would be most of
+/// what an agent takes for a moment.
+pub(crate) fn local_view(view: &Arc<View>, journal: &BTreeMap<EndpointId, EndpointRecord>, node: NodeId) -> Arc<View> {
+    let known = view.endpoints.values().filter(|endpoint| endpoint.node == node).count();
+    let is_known = |own: &Endpoint| view.endpoints.get(&(own.network, own.id)) == Some(own);
+    if known == journal.len() && journal.values().all(|record| is_known(&record.endpoint)) {
+        return Arc::clone(view);
+    }
+    let mut local = View::clone(view);
     local.endpoints.retain(|_, endpoint| endpoint.node != node);
     let ours = journal.values().map(|record| record.endpoint.clone());
     local.endpoints.extend(ours.map(|endpoint| ((endpoint.network, endpoint.id), endpoint)));
 
-    local
+    Arc::new(local)
 }
 
 /// Computes what every network that this node is a member of needs here. `view` is the local one.
@@ -170,29 +179,30 @@ fn inside(docker: &DockerSandbox, addresses: &[IpAddr], network: &Network) -> Op
     })
 }
 
-/// Computes one lane's table of a network. Nothing when this node is no member.
-pub(crate) fn table(
+/// Computes the tables of a network for the lanes that have these keys. None when this node is no member.
+pub(crate) fn tables(
     view: &View,
     underlays: &Underlays,
     node: NodeId,
     network: NetworkId,
-    private_key: PrivateKey,
+    keys: Vec<PrivateKey>,
     mtu: u32,
-) -> Option<NetworkTable> {
-    let member = view.member(network, node)?;
-    let network = view.networks.get(&network)?;
+) -> Vec<NetworkTable> {
+    let member = view.member(network, node);
+    let Some((member, network)) = member.zip(view.networks.get(&network)) else { return Vec::new() };
     let own = member.node_address(network).into_iter().flat_map(|address| network.addresses(address)).map(IpNet::from);
     let local: BTreeSet<IpNet> = held_by(view, network, member).into_iter().chain(own).collect();
     let others = view.members_of(network.id).filter(|peer| peer.node != node);
-    let peers = others.map(|peer| peer_table(view, underlays, network, peer));
-
-    Some(NetworkTable {
+    let peers = Arc::new(others.map(|peer| peer_table(view, underlays, network, peer)).collect());
+    let table = |private_key| NetworkTable {
         id: network.id,
         private_key,
-        peers: peers.collect(),
-        local: local.into_iter().collect(),
+        peers: Arc::clone(&peers),
+        local: local.iter().copied().collect(),
         mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
-    })
+    };
+
+    keys.into_iter().map(table).collect()
 }
 
 /// Tells whether two tables of the same network and key say the same.
@@ -317,19 +327,23 @@ mod tests {
         ]
     }
 
+    fn view(rows: impl IntoIterator<Item = Change>) -> Arc<View> {
+        Arc::new(View::from_rows(Revision(1), rows))
+    }
+
     /// Everything that is computed, in one value.
-    fn everything(view: &View, journal: &BTreeMap<EndpointId, EndpointRecord>) -> String {
+    fn everything(view: &Arc<View>, journal: &BTreeMap<EndpointId, EndpointRecord>) -> String {
         let local = local_view(view, journal, me());
         let underlays = Underlays::new(&local, me(), &BTreeSet::new());
-        let tables =
-            table(&local, &underlays, me(), blue(), [9; 32].into(), CARRIAGE.mtu).map(|t| (t.peers, t.local, t.mtu));
+        let tables = tables(&local, &underlays, me(), blue(), vec![[9; 32].into()], CARRIAGE.mtu);
+        let tables: Vec<_> = tables.into_iter().map(|t| (t.peers, t.local, t.mtu)).collect();
 
         format!("{:?} {tables:?}", networks(&local, journal, me(), CARRIAGE))
     }
 
     #[test]
     fn blocks_and_moved_addresses_of_others_lead_to_the_tunnel() {
-        let view = View::from_rows(Revision(1), rows());
+        let view = view(rows());
         let journal = BTreeMap::from([record(10, "10.1.255.5")]);
 
         let desired = &networks(&local_view(&view, &journal, me()), &journal, me(), CARRIAGE)[&blue()];
@@ -350,13 +364,16 @@ mod tests {
 
     #[test]
     fn the_lanes_learn_who_may_use_which_address() {
-        let view = View::from_rows(Revision(1), rows());
+        let view = view(rows());
         let journal = BTreeMap::from([record(10, "10.1.3.3")]);
         let local = local_view(&view, &journal, me());
 
         let underlays = Underlays::new(&local, me(), &BTreeSet::new());
-        let table = table(&local, &underlays, me(), blue(), [9; 32].into(), CARRIAGE.mtu).expect("a member");
+        let keys = [8, 9].map(|byte| PrivateKey::from([byte; 32]));
+        let tables = tables(&local, &underlays, me(), blue(), keys.to_vec(), CARRIAGE.mtu);
 
+        let [table, second] = tables.as_slice() else { panic!("two lanes") };
+        assert!(Arc::ptr_eq(&table.peers, &second.peers), "a thousand peers are there once");
         let [peer] = table.peers.as_slice() else { panic!("one peer") };
         assert_eq!(peer.node, other());
         assert!(peer.allowed_ips.contains(&net("10.1.254.0/24")));
@@ -369,7 +386,7 @@ mod tests {
     #[test]
     fn the_journal_is_right_about_our_own_endpoints() {
         let stale = Change::Endpoint(endpoint(11, me(), "10.1.255.6"));
-        let view = View::from_rows(Revision(1), rows().into_iter().chain([stale]));
+        let view = view(rows().into_iter().chain([stale]));
         let journal = BTreeMap::from([record(10, "10.1.255.5")]);
 
         let local = local_view(&view, &journal, me());
@@ -379,13 +396,24 @@ mod tests {
     }
 
     #[test]
+    fn a_view_that_is_right_about_our_endpoints_is_not_copied() {
+        let record = record(10, "10.1.255.5");
+        let told = Change::Endpoint(record.1.endpoint.clone());
+        let view = view(rows().into_iter().chain([told]));
+
+        let local = local_view(&view, &BTreeMap::from([record]), me());
+
+        assert!(Arc::ptr_eq(&local, &view));
+    }
+
+    #[test]
     fn a_network_with_an_mtu_has_it_on_both_ends_of_its_interfaces() {
         let narrow = |row| {
             let Change::Network(mut network) = row else { return row };
             network.settings.options.insert("com.docker.network.driver.mtu".to_owned(), "1300".to_owned());
             Change::Network(network)
         };
-        let view = View::from_rows(Revision(1), rows().into_iter().map(narrow));
+        let view = view(rows().into_iter().map(narrow));
         let journal = BTreeMap::from([record(10, "10.1.255.5")]);
 
         let desired = &networks(&local_view(&view, &journal, me()), &journal, me(), CARRIAGE)[&blue()];
@@ -397,10 +425,11 @@ mod tests {
 
     #[test]
     fn a_network_we_are_no_member_of_needs_nothing_here() {
-        let view = View::from_rows(Revision(1), rows().into_iter().filter(|r| r.key() != RowKey::Member(blue(), me())));
+        let view = view(rows().into_iter().filter(|r| r.key() != RowKey::Member(blue(), me())));
 
         assert!(networks(&view, &BTreeMap::new(), me(), CARRIAGE).is_empty());
-        assert!(table(&view, &Underlays::default(), me(), blue(), [9; 32].into(), CARRIAGE.mtu).is_none());
+        let keys = vec![[9; 32].into()];
+        assert!(tables(&view, &Underlays::default(), me(), blue(), keys, CARRIAGE.mtu).is_empty());
     }
 
     #[test]
@@ -430,20 +459,20 @@ mod tests {
     #[test]
     fn neither_the_order_of_rows_nor_detours_change_what_is_desired() {
         let journal = BTreeMap::from([record(10, "10.1.255.5"), record(12, "10.1.0.200")]);
-        let straight = View::from_rows(Revision(9), rows());
-        let reversed = View::from_rows(Revision(9), rows().into_iter().rev());
+        let straight = view(rows());
+        let reversed = view(rows().into_iter().rev());
         let detour = [
             member(other(), "10.1.9.0/24"),
             node(other(), "198.51.100.1"),
             Change::Endpoint(endpoint(33, other(), "10.1.255.5")),
         ];
         let undo = Change::Removed(RowKey::Endpoint(blue(), EndpointId::from_random(33)));
-        let winding = View::from_rows(Revision(9), detour.into_iter().chain([undo]).chain(rows()));
+        let winding = view(detour.into_iter().chain([undo]).chain(rows()));
 
         let expected = everything(&straight, &journal);
 
         assert_eq!(everything(&reversed, &journal), expected);
         assert_eq!(everything(&winding, &journal), expected);
-        assert_ne!(everything(&View::default(), &journal), expected);
+        assert_ne!(everything(&Arc::default(), &journal), expected);
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct Facts<'a> {
     /// For names and addresses.
     pub(crate) view: &'a View,
     /// How every pair of lanes is doing.
-    pub(crate) peers: &'a [PeerStatus],
+    pub(crate) peers: &'a [&'a PeerStatus],
     /// The UDP ports of this node's lanes.
     pub(crate) ports: &'a [u16],
     /// The host's own addresses; none where they are not known.

@@ -70,7 +70,8 @@ fn told_with(peers: &[PeerStatus], refused: Option<Duration>) -> Vec<(String, St
     };
     let view = View::from_rows(Revision(1), (1..=120).map(node));
     let own = [address(1, 0).ip()].into();
-    let facts = Facts { view: &view, peers, ports: &PORTS, own: &own, refused, now: 1_000 };
+    let peers: Vec<_> = peers.iter().collect();
+    let facts = Facts { view: &view, peers: &peers, ports: &PORTS, own: &own, refused, now: 1_000 };
 
     problems(&facts).into_iter().map(|problem| (problem.code, problem.text)).collect()
 }

@@ -225,7 +225,7 @@ impl Session {
     }
 
     /// Returns the view with this node's own endpoints as the journal has them.
-    pub(crate) fn local_view(&self) -> View {
+    pub(crate) fn local_view(&self) -> Arc<View> {
         desired::local_view(&self.membership.borrow().view, &self.journal.entries(), self.node)
     }
 

@@ -84,7 +84,8 @@ fn engine(index: usize, now: Instant) -> Engine {
         allowed_ips: vec![prefix(other)],
     };
     let id = NetworkId::FIRST;
-    let table = NetworkTable { id, private_key: key(index), peers: vec![peer], local: vec![prefix(index)], mtu: 1408 };
+    let (peers, local) = (Arc::new(vec![peer]), vec![prefix(index)]);
+    let table = NetworkTable { id, private_key: key(index), peers, local, mtu: 1408 };
     engine.publish(&Tables { networks: [(id, Arc::new(table))].into() }, now);
 
     engine

@@ -71,7 +71,7 @@ impl Network {
         let next_fragment = u32::from_be_bytes([a, b, c, d]).wrapping_add(unix_time.subsec_nanos());
 
         Self {
-            table: Arc::new(NetworkTable { peers: Vec::new(), local: Vec::new(), ..table.clone() }),
+            table: Arc::new(NetworkTable { peers: Arc::default(), local: Vec::new(), ..table.clone() }),
             interface,
             routes: PrefixTable::default(),
             local: PrefixTable::default(),

@@ -170,10 +170,12 @@ pub(crate) fn peer(network: u64, host: usize) -> PeerTable {
 
 /// What a host is told about a network with these members.
 pub(crate) fn table(network_id: u64, host: usize, members: &[usize]) -> NetworkTable {
+    let others = members.iter().filter(|member| **member != host);
+
     NetworkTable {
         id: network(network_id),
         private_key: key(network_id, host),
-        peers: members.iter().filter(|member| **member != host).map(|member| peer(network_id, *member)).collect(),
+        peers: Arc::new(others.map(|member| peer(network_id, *member)).collect()),
         local: prefixes(host),
         mtu: MTU,
     }

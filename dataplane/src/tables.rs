@@ -34,8 +34,8 @@ pub struct NetworkTable {
     pub id: NetworkId,
     /// This lane's key in this network. A network published with another key starts anew, without sessions.
     pub private_key: PrivateKey,
-    /// The other members; never this node.
-    pub peers: Vec<PeerTable>,
+    /// The other members; never this node. The lanes of a node have them in common.
+    pub peers: Arc<Vec<PeerTable>>,
     /// The inner addresses that live on this node: what leaves must come from one, what arrives must go to one.
     pub local: Vec<IpNet>,
     /// The largest inner packet, in bytes. Data messages are padded to 16 bytes, so it should be a multiple of 16.

@@ -155,7 +155,7 @@ async fn give_back(
 
 /// Checks that nobody was given the addresses meanwhile.
 fn try_free(session: &Session, record: &EndpointRecord) -> Result<(), Refusal> {
-    let view = Arc::new(session.local_view());
+    let view = session.local_view();
     let others = view.endpoints_of(record.endpoint.network).filter(|other| {
         let has_one = other.addresses.iter().any(|address| record.endpoint.addresses.contains(address));
         has_one && (other.node, other.id) != (record.endpoint.node, record.endpoint.id)

@@ -1,6 +1,7 @@
 //! What works and what does not, for people: the node, its networks, its peers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use overlay_core::ipam::Pool;
 use overlay_core::{Member, Network};
@@ -111,7 +112,7 @@ fn lane(report: &LaneReport, offload: &str) -> v1::LaneStatus {
 }
 
 fn peer_problems(session: &Session, reports: &[LaneReport]) -> Vec<v1::Problem> {
-    let peers: Vec<_> = reports.iter().flat_map(|report| report.peers.iter().cloned()).collect();
+    let peers: Vec<_> = reports.iter().flat_map(|report| &report.peers).collect();
 
     health::problems(&Facts {
         view: &session.membership.borrow().view,
@@ -199,7 +200,7 @@ fn network(session: &Session, view: &overlay_core::View, member: &Member, networ
 
 /// Says how every peer is doing, on every lane that talks to it.
 pub(super) async fn peers(session: &Session) -> v1::PeersResponse {
-    let view = session.local_view();
+    let view = Arc::clone(&session.membership.borrow().view);
     let now = unix_now();
     let own = session.own().borrow().clone();
     let of = |peer: PeerStatus| v1::PeerStatus {

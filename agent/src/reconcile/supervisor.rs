@@ -192,14 +192,12 @@ impl Supervisor {
         let session = &self.session;
         let underlays = Underlays::new(view, session.node, &session.own().borrow());
         let mut has_new = false;
-        for (lane, known) in self.tables.iter_mut().enumerate() {
-            let mut next = BTreeMap::new();
-            for member in view.memberships_of(session.node) {
-                let network = member.network;
-                let key = session.keyring.find(network).and_then(|keys| keys.get(lane).cloned());
-                let table =
-                    key.and_then(|key| desired::table(view, &underlays, session.node, network, key, carriage.mtu));
-                let Some(table) = table else { continue };
+        let mut lanes = vec![BTreeMap::new(); self.tables.len()];
+        for member in view.memberships_of(session.node) {
+            let network = member.network;
+            let Some(keys) = session.keyring.find(network) else { continue };
+            let tables = desired::tables(view, &underlays, session.node, network, keys, carriage.mtu);
+            for ((next, known), table) in lanes.iter_mut().zip(&self.tables).zip(tables) {
                 let table = match known.get(&network) {
                     Some(same) if desired::same_table(same, &table) => Arc::clone(same),
                     _ => {
@@ -209,8 +207,8 @@ impl Supervisor {
                 };
                 next.insert(network, table);
             }
-            *known = next;
         }
+        self.tables = lanes;
         let carried = std::mem::replace(&mut self.carries, session.standing.borrow().carries());
         if !self.carries {
             session.lanes.publish(self.tables.iter().map(|_| Arc::default()));

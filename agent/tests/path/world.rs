@@ -172,7 +172,7 @@ impl Host {
             let table = NetworkTable {
                 id: network(),
                 private_key: key.clone(),
-                peers: vec![peer],
+                peers: Arc::new(vec![peer]),
                 local: self.prefixes(),
                 mtu: MTU,
             };

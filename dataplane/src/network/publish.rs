@@ -46,7 +46,7 @@ impl Network {
         self.keys.clear();
 
         let mut moved = Vec::new();
-        for peer in &table.peers {
+        for peer in table.peers.iter() {
             self.add_peer(peer, seat, &mut old, &mut moved, now);
         }
         for link in old.values_mut() {

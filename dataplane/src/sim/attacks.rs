@@ -1,5 +1,6 @@
 //! Peers, strangers and listeners that mean no good.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -47,7 +48,8 @@ fn sources_that_cannot_be_routed_and_foreign_destinations_are_refused() {
     let mut world = with_liar();
     // Host 0 is told that host 2 holds everything, which it is not asked to believe of such addresses.
     let mut trusting = table(NET, 0, &[0, 2]);
-    trusting.peers[0].allowed_ips = vec!["0.0.0.0/0".parse().expect("valid"), "::/0".parse().expect("valid")];
+    Arc::make_mut(&mut trusting.peers)[0].allowed_ips =
+        vec!["0.0.0.0/0".parse().expect("valid"), "::/0".parse().expect("valid")];
     world.publish(0, trusting);
     world.say(2, 0, 0);
     world.run(Duration::from_secs(1));
@@ -148,7 +150,7 @@ fn a_member_of_another_network_cannot_send_into_this_one() {
     // It also tries network 1, with its key of network 2 and the public key that it should not even know.
     let mut stolen = table(2, 1, &[]);
     stolen.id = network(1);
-    stolen.peers = vec![peer(1, 0)];
+    stolen.peers = Arc::new(vec![peer(1, 0)]);
     world.publish(1, stolen);
 
     world.send(1, 2, &numbered(inner(1), inner(0), 2));
@@ -319,7 +321,7 @@ fn in_a_larger_flood_strangers_are_turned_away_unread_and_members_are_not() {
 fn a_key_no_session_can_be_made_with_is_said_so() {
     let mut world = World::connected(2);
     let mut low_order = table(NET, 0, &[0, 1]);
-    low_order.peers[0].lanes[0].public_key = PublicKey::from([0; 32]);
+    Arc::make_mut(&mut low_order.peers)[0].lanes[0].public_key = PublicKey::from([0; 32]);
     world.publish(0, low_order);
 
     world.say(0, 1, 1);

@@ -1,5 +1,6 @@
 //! Peers that stop to answer, hear nothing, lose much, move, or cannot be called: what is said of them, and how soon.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -262,7 +263,7 @@ fn both_ends_may_move_at_once() {
     let moved = world.now;
     for host in [0, 1] {
         let mut table = table(NET, host, &[0, 1]);
-        table.peers[0].lanes[0].candidates = vec![underlay(21 - host)];
+        Arc::make_mut(&mut table.peers)[0].lanes[0].candidates = vec![underlay(21 - host)];
         world.publish(host, table);
     }
     world.numbers(1);

@@ -132,7 +132,7 @@ mod tests {
         let now = Instant::now();
         let config = EngineConfig { lane: LaneId(0), lanes: 1, seed: [7; 32], now, unix_time: Duration::from_secs(1) };
         let id = NetworkId::from_random(5);
-        let table = NetworkTable { id, private_key, peers: Vec::new(), local: Vec::new(), mtu: 1408 };
+        let table = NetworkTable { id, private_key, peers: Arc::default(), local: Vec::new(), mtu: 1408 };
         let mut engine = Engine::new(config);
         engine.publish(&Tables { networks: BTreeMap::from([(id, Arc::new(table))]) }, now);
 

@@ -44,7 +44,7 @@ impl Carrier {
                 row.is_some_and(|row| !row.name.to_string().starts_with(super::PREFIX))
             };
             let peers = view.members_of(node.network.id).filter(is_foreign).map(|member| peer(view, member));
-            lanes.extend(Lane::of(node, &peers.collect::<Vec<_>>())?);
+            lanes.extend(Lane::of(node, &Arc::new(peers.collect()))?);
         }
 
         Ok(Self { lanes, buffer: vec![0; MAX_DATAGRAM] })
@@ -87,7 +87,7 @@ impl Carrier {
 
 impl Lane {
     /// Starts the engines of one node.
-    fn of(node: Node, peers: &[PeerTable]) -> Result<Vec<Self>> {
+    fn of(node: Node, peers: &Arc<Vec<PeerTable>>) -> Result<Vec<Self>> {
         let count = u16::try_from(node.sockets.len())?;
         let unix_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         let local: Vec<_> = node.member.blocks.iter().map(|block| IpNet::V4(block.prefix)).collect();
@@ -97,7 +97,7 @@ impl Lane {
             .zip(node.keys)
             .map(|((lane, socket), private_key)| {
                 socket.set_nonblocking(true)?;
-                let (peers, local) = (peers.to_vec(), local.clone());
+                let (peers, local) = (Arc::clone(peers), local.clone());
                 let table = NetworkTable { id: node.network.id, private_key, peers, local, mtu: MTU };
 
                 Ok(Self { network: table.id, engine: engine(LaneId(lane), count, table, unix_time), socket })
