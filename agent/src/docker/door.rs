@@ -3,7 +3,7 @@
 //! Docker calls the plugin while it boots and serves nobody until it is answered. A socket that is missing costs it half a minute,
 //! one that nobody answers on costs it for ever. The doorkeeper answers by itself what is always answered alike, hands everything
 //! else to the agent, and refuses soon while the agent does not answer. Containers that could not start for that are started
-//! by the agent ([`super::roster::start_stranded`]).
+//! by the agent (`super::roster::start_stranded`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -11,7 +11,7 @@ use super::{connect, resolve};
 /// Options of `fetch`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
-    /// What to get: http://HOST[:PORT]/PATH
+    /// What to get: http://HOST/PATH, or http://HOST:PORT/PATH
     url: Url,
     /// Seconds for all of it
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
