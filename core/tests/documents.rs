@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 /// What is no source of ours.
-const ELSEWHERE: [&str; 5] = [".git", "target", "vendor", "fuzz/corpus", "fuzz/target"];
+const ELSEWHERE: [&str; 4] = [".git", "target", "fuzz/corpus", "fuzz/target"];
 /// Ends of names of files that documents speak of.
 const KINDS: [&str; 8] = [".rs", ".md", ".toml", ".proto", ".sh", ".svg", ".yml", ".snap"];
 /// Words in a path that stand for others.

@@ -7,14 +7,13 @@ use ipnet::{IpNet, Ipv4Net};
 use overlay_core::PrivateKey;
 use zeroize::Zeroizing;
 
-use crate::noise::{Interface, Message, Tunnel, open_room, public_key, sealed_len};
+use crate::noise::{Interface, Kind, Message, Tunnel, open_room, public_key, sealed_len};
 use crate::routes::PrefixTable;
 
 /// Two ends with a session between them.
 pub struct Session {
     sender: Tunnel,
     receiver: Tunnel,
-    far: Interface,
     now: Instant,
 }
 
@@ -38,7 +37,7 @@ impl Session {
         let Ok(Message::Response(response)) = near.receive(from, &answer, now) else { panic!("an answer") };
         sender.complete(response, now).expect("a sound answer");
 
-        Self { sender, receiver, far, now }
+        Self { sender, receiver, now }
     }
 
     /// Returns the size of the datagram that carries a packet of `len` bytes.
@@ -62,12 +61,63 @@ impl Session {
     ///
     /// When it is not sound, or was opened before.
     pub fn open(&mut self, datagram: &[u8], room: &mut [u8]) -> usize {
-        let from = (Ipv4Addr::LOCALHOST, 1).into();
-        let Ok(Message::Data(data)) = self.far.receive(from, datagram, self.now) else { panic!("a data message") };
-        let open = self.receiver.begin_open(data, self.now).expect("a session");
+        let Some(Kind::Data(header)) = Kind::of(datagram) else { panic!("a data message") };
+        let open = self.receiver.begin_open(header, self.now).expect("a session");
         let opened = open.run(datagram, &mut room[..open_room(datagram.len())]);
 
-        self.receiver.commit(opened, self.now).expect("new and sound").unwrap_or_default()
+        self.receiver.commit(&opened, self.now).expect("new and sound").unwrap_or_default()
+    }
+}
+
+/// The side of a handshake that is called, and somebody who calls.
+pub struct Called {
+    interface: Interface,
+    tunnel: Tunnel,
+    caller: Tunnel,
+    now: Instant,
+}
+
+impl Called {
+    /// Calls are so far apart that none needs a cookie.
+    const STEP: Duration = Duration::from_millis(20);
+
+    /// Makes both.
+    ///
+    /// # Panics
+    ///
+    /// When a key is not sound.
+    pub fn new(now: Instant) -> Self {
+        let (ours, theirs) = (PrivateKey::from([7; 32]), PrivateKey::from([9; 32]));
+        let interface = |key, seed| Interface::new(key, Zeroizing::new([seed; 32]), now, Duration::from_secs(1));
+        let (mut near, mut far) = (interface(&ours, 1), interface(&theirs, 2));
+        let caller = near.new_tunnel(&public_key(&theirs), now).expect("a sound key");
+        let tunnel = far.new_tunnel(&public_key(&ours), now).expect("a sound key");
+
+        Self { interface: far, tunnel, caller, now }
+    }
+
+    /// Returns the next initiation.
+    ///
+    /// # Panics
+    ///
+    /// When the caller gave up.
+    pub fn call(&mut self) -> Vec<u8> {
+        self.now += Self::STEP;
+
+        self.caller.initiate_again(self.now).expect("an initiation").to_vec()
+    }
+
+    /// Answers an initiation.
+    ///
+    /// # Panics
+    ///
+    /// When it is not sound, or not the latest.
+    pub fn answer(&mut self, initiation: &[u8]) {
+        let from = (Ipv4Addr::LOCALHOST, 1).into();
+        let Ok(Message::Initiation(initiation)) = self.interface.receive(from, initiation, self.now) else {
+            panic!("an initiation")
+        };
+        assert!(self.tunnel.answer(initiation, self.now).is_ok(), "a sound initiation");
     }
 }
 

@@ -21,7 +21,7 @@ use crate::drop::{Counters, DropReason};
 use crate::event::Event;
 use crate::guard::Guard;
 use crate::network::{Network, Seat};
-use crate::noise::{Kind, TunnelId, open_room};
+use crate::noise::{DataHeader, Kind, TunnelId, open_room};
 use crate::path::canonical;
 use crate::shared::Shared;
 use crate::stage::{self, OpenJob, OpenedJob, SealJob};
@@ -74,11 +74,11 @@ pub struct Delivery<'a> {
     pub packets: &'a [Range<usize>],
 }
 
-/// How many peer lanes a lane that just started calls by itself: 350 KiB of tunnels, should none of them answer.
+/// How many peer lanes a lane that just started calls by itself: 100 KiB of tunnels, should none of them answer.
 const MAX_WOKEN: usize = 32;
 /// How many peer lanes are greeted: one of them should be up.
 const MAX_GREETED: usize = 4;
-/// How many peer lanes a lane keeps a translation open to: 2.7 MiB of tunnels, and ten requests a second.
+/// How many peer lanes a lane keeps a translation open to: 0.8 MiB of tunnels, and ten requests a second.
 const MAX_KEPT_OPEN: usize = 256;
 
 /// The packet engine of one lane.
@@ -226,10 +226,10 @@ impl Engine {
         for datagram in datagrams.chunks(segment.max(1)) {
             self.shared.counters.udp_datagrams += 1;
             let handled = match Kind::of(datagram) {
-                Kind::Data(id) => self.begin_open(id, from, datagram, &mut opens, now),
-                kind @ (Kind::Initiation | Kind::Answer(_) | Kind::Unknown) => {
-                    self.handle_message(kind, from, datagram, now)
-                }
+                Some(Kind::Data(header)) => self.begin_open(header, from, datagram, &mut opens, now),
+                Some(Kind::Initiation) => self.handle_initiation(from, datagram, now),
+                Some(Kind::Answer(index)) => self.handle_answer(index.tunnel(), from, datagram, now),
+                None => Err(DropReason::NotWireguard),
             };
             self.shared.counters.count(handled);
         }
@@ -288,18 +288,18 @@ impl Engine {
 
     fn begin_open<'d>(
         &mut self,
-        id: TunnelId,
+        header: DataHeader,
         from: SocketAddr,
         message: &'d [u8],
         opens: &mut Vec<OpenJob<'d>>,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let Some(place) = self.shared.demux.find(id) else {
+        let Some(place) = self.shared.demux.find(header.index.tunnel()) else {
             self.call_back(from, now);
             return Err(DropReason::UnknownIndex);
         };
         let network = self.networks.get_mut(&place.network).ok_or(DropReason::UnknownIndex)?;
-        let open = network.begin_open(place.link, from, message, now)?;
+        let open = network.begin_open(place.link, header, now)?;
         let room = self.shared.inbox.reserve(open_room(message.len())).ok_or(DropReason::DeliveryOverflow)?;
         opens.push(OpenJob { place, open, message, room });
 
@@ -329,24 +329,18 @@ impl Engine {
         self.opened = opened;
     }
 
-    fn handle_message(
+    fn handle_answer(
         &mut self,
-        kind: Kind,
+        id: TunnelId,
         from: SocketAddr,
         datagram: &[u8],
         now: Instant,
     ) -> Result<(), DropReason> {
-        match kind {
-            Kind::Initiation => self.handle_initiation(from, datagram, now),
-            Kind::Answer(id) | Kind::Data(id) => {
-                let place = self.shared.demux.find(id).ok_or(DropReason::UnknownIndex)?;
-                let network = self.networks.get_mut(&place.network).ok_or(DropReason::UnknownIndex)?;
-                let message = network.receive(from, datagram, now)?;
+        let place = self.shared.demux.find(id).ok_or(DropReason::UnknownIndex)?;
+        let network = self.networks.get_mut(&place.network).ok_or(DropReason::UnknownIndex)?;
+        let message = network.receive(from, datagram, now)?;
 
-                network.handle_message(Some(place.link), message, from, &mut self.shared, now)
-            }
-            Kind::Unknown => Err(DropReason::NotWireguard),
-        }
+        network.handle_message(Some(place.link), message, from, &mut self.shared, now)
     }
 
     /// An initiation does not say which network it is for; only the network's key verifies its MAC, at one hash a network.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use overlay_core::{NodeId, PublicKey};
 
 use crate::liveness::Liveness;
-use crate::noise::{RETRY_TIME, SESSION_TIME, Tunnel};
+use crate::noise::{RETRY_TIME, SESSION_TIME, Timestamp, Tunnel};
 use crate::outbox::TrainId;
 use crate::path::Path;
 use crate::path_mtu::PathMtu;
@@ -51,7 +51,7 @@ pub(crate) struct Link {
     /// The train that takes this link's next packet.
     pub(crate) train: Option<TrainId>,
     /// The time in the last initiation accepted from the peer.
-    pub(crate) last_initiation: u128,
+    pub(crate) last_initiation: Timestamp,
     pub(crate) tx_bytes: u64,
     pub(crate) rx_bytes: u64,
     /// When it last carried, or was wanted to carry, a packet.
@@ -79,7 +79,7 @@ impl Link {
             deadline: None,
             is_touched: false,
             train: None,
-            last_initiation: 0,
+            last_initiation: Timestamp::ZERO,
             tx_bytes: 0,
             rx_bytes: 0,
             last_use: now,
@@ -147,7 +147,7 @@ impl Link {
 
     /// Returns whether nobody needed this link for as long as a session lives, and none is left.
     ///
-    /// The library would renew sessions for ever; WireGuard is silent when there is nothing to say.
+    /// A tunnel renews its sessions as long as they are used; WireGuard is silent when there is nothing to say.
     pub(crate) fn is_idle(&self, now: Instant) -> bool {
         self.waiting.is_empty()
             && now.saturating_duration_since(self.last_use) >= SESSION_TIME

@@ -25,7 +25,7 @@ use crate::icmp;
 use crate::ip::{self, Inner};
 use crate::link::{Link, LinkIndex, PeerIndex};
 use crate::liveness::Liveness;
-use crate::noise::{Interface, Message, Open, sealed_len};
+use crate::noise::{DataHeader, Interface, Open, sealed_len};
 use crate::routes::PrefixTable;
 use crate::shared::{Place, Shared};
 use crate::stage::{OpenedJob, SealJob};
@@ -104,19 +104,10 @@ impl Network {
     }
 
     /// Finds the session of a data message.
-    pub(crate) fn begin_open(
-        &mut self,
-        link: LinkIndex,
-        from: SocketAddr,
-        datagram: &[u8],
-        now: Instant,
-    ) -> Result<Open, DropReason> {
-        let Message::Data(data) = self.interface.receive(from, datagram, now)? else {
-            return Err(DropReason::NotWireguard);
-        };
+    pub(crate) fn begin_open(&mut self, link: LinkIndex, header: DataHeader, now: Instant) -> Result<Open, DropReason> {
         let tunnel = self.links.get(link.0).and_then(|link| link.tunnel.as_ref()).ok_or(DropReason::NoSession)?;
 
-        tunnel.begin_open(data, now)
+        Ok(tunnel.begin_open(header, now)?)
     }
 
     /// Accepts an opened message, once, and delivers what it carries, if the sender may say it.
@@ -260,7 +251,7 @@ impl Network {
     ) -> Result<Option<usize>, DropReason> {
         let link = self.links.get_mut(place.link.0).ok_or(DropReason::NoSession)?;
         let tunnel = link.tunnel.as_mut().ok_or(DropReason::NoSession)?;
-        let payload_len = tunnel.commit(opened, now)?;
+        let payload_len = tunnel.commit(&opened, now)?;
         link.rx_bytes += message_len as u64;
         link.note_received(now);
         // A batch has one time, so its first message says what all of them do.

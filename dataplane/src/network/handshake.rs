@@ -13,9 +13,7 @@ use std::time::{Duration, Instant};
 use crate::drop::DropReason;
 use crate::event::Event;
 use crate::link::{Link, LinkIndex};
-use crate::noise::{
-    CookieReply, Datagram, HandshakeInitiation, HandshakeResponse, Message, Tunnel, Wish, initiator, sealed_len,
-};
+use crate::noise::{CookieReply, Datagram, Initiation, Message, Response, Tunnel, Wish, sealed_len};
 use crate::shared::{Place, Shared};
 use crate::stage::{SealJob, seal_one};
 use crate::status::{PeerState, Trouble};
@@ -50,7 +48,7 @@ impl Network {
             (Message::Initiation(initiation), None) => self.answer(initiation, from, shared, now)?,
             (Message::Response(response), Some(link)) => self.complete(link, response, from, shared, now)?,
             (Message::Cookie(cookie), Some(link)) => self.keep_cookie(link, cookie, shared, now)?,
-            (Message::Initiation(_) | Message::Response(_) | Message::Cookie(_) | Message::Data(_), _) => {
+            (Message::Initiation(_) | Message::Response(_) | Message::Cookie(_), _) => {
                 return Err(DropReason::NotWireguard);
             }
         }
@@ -200,24 +198,26 @@ impl Network {
     /// Answers an initiation of a member. Where it came from proves nothing yet: the first message of the new session does.
     fn answer(
         &mut self,
-        initiation: HandshakeInitiation,
+        initiation: Initiation,
         from: SocketAddr,
         shared: &mut Shared,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let index = *self.keys.get(&initiator(&initiation)).ok_or(DropReason::UnknownPeer)?;
+        let index = *self.keys.get(initiation.peer()).ok_or(DropReason::UnknownPeer)?;
         if !self.ensure_tunnel(index, shared, now) {
             return Err(DropReason::HandshakeRefused);
         }
         self.touch(index, shared);
         let link = &mut self.links[index.0];
         let timestamp = initiation.timestamp();
-        // The library remembers times only of keys that had a tunnel; tunnels come and go here.
+        // A tunnel remembers the time of the last one; tunnels come and go here.
         let answer = match &mut link.tunnel {
-            Some(tunnel) if timestamp > link.last_initiation => tunnel.answer(initiation, now),
+            Some(tunnel) if timestamp > link.last_initiation => {
+                tunnel.answer(initiation, now).map_err(DropReason::from)
+            }
             Some(_) | None => Err(DropReason::HandshakeReplayed),
         };
-        if answer == Err(DropReason::HandshakeReplayed) && !link.has_session(now) {
+        if matches!(answer, Err(DropReason::HandshakeReplayed)) && !link.has_session(now) {
             link.suffer(Trouble::ClockWentBack);
         }
         let response = answer?;
@@ -232,7 +232,7 @@ impl Network {
     fn complete(
         &mut self,
         index: LinkIndex,
-        response: HandshakeResponse,
+        response: Response,
         from: SocketAddr,
         shared: &mut Shared,
         now: Instant,
@@ -255,7 +255,7 @@ impl Network {
         shared: &mut Shared,
         now: Instant,
     ) -> Result<(), DropReason> {
-        self.tunnel(index)?.keep_cookie(cookie, now)?;
+        self.tunnel(index)?.keep_cookie(&cookie, now)?;
         self.touch(index, shared);
 
         Ok(())
@@ -276,7 +276,7 @@ impl Network {
     }
 
     fn grant_wishes(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
-        while let Some(wish) = self.links[index.0].tunnel.as_mut().and_then(Tunnel::poll_wish) {
+        while let Some(wish) = self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.poll_action()) {
             match wish {
                 Wish::Initiate(_) if self.links[index.0].is_idle(now) => self.rest(index, shared, now),
                 Wish::Initiate(initiation) => self.send_initiation(index, &initiation, shared, now),
@@ -345,7 +345,7 @@ impl Network {
     }
 
     fn tunnel_timeout(&self, index: LinkIndex) -> Option<Instant> {
-        self.links[index.0].tunnel.as_ref().and_then(Tunnel::poll_timeout)
+        self.links[index.0].tunnel.as_ref().and_then(|tunnel| tunnel.poll_timeout())
     }
 
     fn schedule(&mut self, index: LinkIndex, next: Option<Instant>, shared: &mut Shared) {
