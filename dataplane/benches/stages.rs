@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use overlay_dataplane::bench::{Routes, Session};
+use overlay_dataplane::bench::{Called, Routes, Session};
 
 /// Small packets, and those that fill a tunnel over an underlay of 1,500 bytes.
 const SIZES: [usize; 2] = [64, 1408];
@@ -73,5 +73,14 @@ fn lookup(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(stages, seal, open, lookup);
+/// What a lane does for each initiation that is let in.
+fn answer(criterion: &mut Criterion) {
+    let called = std::cell::RefCell::new(Called::new(start()));
+    criterion.bench_function("answer", |bencher| {
+        let (call, answer) = (|| called.borrow_mut().call(), |call: Vec<u8>| called.borrow_mut().answer(&call));
+        bencher.iter_batched(call, answer, BatchSize::PerIteration);
+    });
+}
+
+criterion_group!(stages, seal, open, lookup, answer);
 criterion_main!(stages);
