@@ -81,7 +81,8 @@ impl Stock {
     }
 
     /// The interface it makes on a host; all may run at once.
-    pub(crate) fn interface(self) -> &'static str {
+    #[must_use]
+    pub fn interface(self) -> &'static str {
         match self {
             Self::WireguardGo => "wg0",
             Self::Boringtun => "wg1",

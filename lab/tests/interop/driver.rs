@@ -14,10 +14,10 @@ use overlay_lab::Host;
 use super::{OUR_KEY, OURS, PORT, THEIRS};
 
 const NETWORK: NetworkId = NetworkId::FIRST;
-const ECHO_REQUEST: u8 = 8;
-const ECHO_REPLY: u8 = 0;
+pub(crate) const ECHO_REQUEST: u8 = 8;
+pub(crate) const ECHO_REPLY: u8 = 0;
 /// Bytes of an IPv4 and of an ICMP header.
-const IP: usize = 20;
+pub(crate) const IP: usize = 20;
 const ICMP: usize = 8;
 
 /// The engine, its socket and its clock.
@@ -92,6 +92,16 @@ impl Driver {
         true
     }
 
+    /// Goes on from another port.
+    pub(crate) fn roam(&mut self, host: &Host) {
+        self.socket = bound_on(host, PORT + 1);
+    }
+
+    /// Where the engine reaches its peer.
+    pub(crate) fn underlay(&self) -> Option<SocketAddr> {
+        self.engine.status(self.now())[0].underlay
+    }
+
     /// Packets the engine has dropped, for any reason.
     pub(crate) fn dropped(&self) -> u64 {
         self.engine.counters().drops().map(|(_, count)| count).sum()
@@ -137,11 +147,15 @@ impl Driver {
 }
 
 /// A socket in the network of `host`. It stays there; the thread that made it does not come back.
-fn socket_on(host: &Host) -> UdpSocket {
+pub(crate) fn socket_on(host: &Host) -> UdpSocket {
+    bound_on(host, PORT)
+}
+
+fn bound_on(host: &Host, port: u16) -> UdpSocket {
     let namespace = File::open(format!("/proc/{}/ns/net", host.holder())).expect("the host is up");
     let socket = std::thread::spawn(move || {
         setns(namespace, CloneFlags::CLONE_NEWNET).expect("root may enter");
-        UdpSocket::bind(("0.0.0.0", PORT)).expect("the port is free")
+        UdpSocket::bind(("0.0.0.0", port)).expect("the port is free")
     });
 
     let socket = socket.join().expect("a socket");
@@ -149,7 +163,7 @@ fn socket_on(host: &Host) -> UdpSocket {
     socket
 }
 
-fn echo(kind: u8, (from, to): (&str, &str), number: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn echo(kind: u8, (from, to): (&str, &str), number: u16, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(IP + ICMP + payload.len()).expect("a packet");
     let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 1, 0, 0];
     packet[2..4].copy_from_slice(&length.to_be_bytes());
@@ -169,7 +183,7 @@ fn echo(kind: u8, (from, to): (&str, &str), number: u16, payload: &[u8]) -> Vec<
 }
 
 /// The answer to an echo request: addresses swapped, the type changed.
-fn reply_to(request: &[u8]) -> Vec<u8> {
+pub(crate) fn reply_to(request: &[u8]) -> Vec<u8> {
     let mut reply = request.to_vec();
     reply[12..16].copy_from_slice(&request[16..20]);
     reply[16..20].copy_from_slice(&request[12..16]);

@@ -1,6 +1,7 @@
 //! Our engine and other implementations of WireGuard, over real sockets, in both directions.
 
 mod driver;
+mod protocol;
 
 use std::time::Duration;
 
@@ -16,6 +17,15 @@ const THEIRS: &str = "10.9.0.2";
 
 /// A lab with `stock` on host 1 and our engine on host 0; `None`, loudly, where that cannot be.
 fn pair(stock: Stock, it_calls: bool) -> Option<(Lab, Running, Driver)> {
+    let (lab, running) = pair_of(stock, it_calls)?;
+    let theirs = (!it_calls).then(|| (lab.host(1).address(), PORT).into());
+    let driver = Driver::new(lab.host(0), public(THEIR_KEY), theirs);
+
+    Some((lab, running, driver))
+}
+
+/// A lab with `stock` on host 1; `None`, loudly, where that cannot be.
+fn pair_of(stock: Stock, it_calls: bool) -> Option<(Lab, Running)> {
     if !stock.is_installed() {
         return skip(&format!("{} is not installed", stock.program()));
     }
@@ -33,10 +43,8 @@ fn pair(stock: Stock, it_calls: bool) -> Option<(Lab, Running, Driver)> {
         mtu: 1408,
     };
     let running = stock.start(lab.host(1), &tunnel).unwrap_or_else(|error| panic!("{error:#}"));
-    let theirs = (!it_calls).then(|| (lab.host(1).address(), PORT).into());
-    let driver = Driver::new(lab.host(0), public(THEIR_KEY), theirs);
 
-    Some((lab, running, driver))
+    Some((lab, running))
 }
 
 fn public(private: [u8; 32]) -> overlay_core::PublicKey {
@@ -91,6 +99,43 @@ fn we_renew(stock: Stock) {
     assert!(handshakes >= 4, "600 s hold at least four renewals, not {handshakes}");
 }
 
+/// Each side goes on from another port; the other follows with the first packet from there.
+fn both_roam(stock: Stock) {
+    let Some((lab, _running, mut driver)) = pair(stock, false) else { return };
+    let mut number = 0;
+    let mut expect_echo = |driver: &mut Driver| {
+        number += 1;
+        driver.ping(number, 500);
+        assert!(driver.run_until(Duration::from_secs(10), |driver| driver.answers.contains(&number)), "echo {number}");
+    };
+    expect_echo(&mut driver);
+
+    driver.roam(lab.host(0));
+    expect_echo(&mut driver);
+
+    let port = PORT + 7;
+    let uapi = lab.host(1).command("overlay-lab").args(["uapi", stock.interface()]);
+    let uapi = uapi.input(&format!("set=1\nlisten_port={port}\n\n")).expect("it takes input");
+    uapi.run().expect("it takes the port");
+    let mut ping = lab.host(1).command("overlay-lab").args(["ping", "--count=1", OURS]).spawn().expect("the ping runs");
+    assert!(driver.run_until(Duration::from_secs(10), |_| !ping.is_running()), "the ping ends");
+    assert_eq!(driver.underlay(), Some((lab.host(1).address(), port).into()));
+    expect_echo(&mut driver);
+}
+
+/// A session of theirs gets as old as it gets: they renew it, and no packet is lost.
+fn it_renews(stock: Stock) {
+    let Some((lab, _running, mut driver)) = pair(stock, true) else { return };
+
+    let ping = ["ping", "--count=260", "--interval-ms=500", "--size=500", OURS];
+    let mut ping = lab.host(1).command("overlay-lab").args(ping).spawn().expect("the ping runs");
+    assert!(driver.run_until(Duration::from_secs(150), |_| !ping.is_running()), "the ping ends");
+    let output = ping.wait(Duration::from_secs(1)).expect("the ping runs");
+
+    assert!(output.stdout.contains(" 0 lost"), "{}{}", output.stdout, output.stderr);
+    assert!(driver.last_handshake() < Duration::from_secs(30), "{:?}", driver.last_handshake());
+}
+
 #[test]
 fn wireguard_go_answers_us() {
     we_call(Stock::WireguardGo);
@@ -107,6 +152,16 @@ fn wireguard_go_goes_along_when_we_renew() {
 }
 
 #[test]
+fn wireguard_go_roams_and_follows() {
+    both_roam(Stock::WireguardGo);
+}
+
+#[test]
+fn wireguard_go_renews_by_itself() {
+    it_renews(Stock::WireguardGo);
+}
+
+#[test]
 fn boringtun_answers_us() {
     we_call(Stock::Boringtun);
 }
@@ -119,4 +174,14 @@ fn boringtun_calls_us() {
 #[test]
 fn boringtun_goes_along_when_we_renew() {
     we_renew(Stock::Boringtun);
+}
+
+#[test]
+fn boringtun_roams_and_follows() {
+    both_roam(Stock::Boringtun);
+}
+
+#[test]
+fn boringtun_renews_by_itself() {
+    it_renews(Stock::Boringtun);
 }
