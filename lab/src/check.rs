@@ -25,7 +25,7 @@ pub use docker::FIRST_HOUR;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::capture::Capture;
 use crate::command::HostCommand;
@@ -92,17 +92,31 @@ pub const CHECKS: &[Check] = &[
     Check { name: "churn", what: "coming and going leaves nothing", rounds: 1000, run: churn::run },
 ];
 
+/// The checks that are made of stages, each of which can be run by itself.
+const STAGED: [(&str, &[&str]); 1] = [("docker-slow", &docker::SLOW_STAGES)];
+
 /// What a check is given beside its rounds, and what it says while it runs.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     aloud: bool,
     engines: Vec<Release>,
+    stages: Vec<String>,
 }
 
 impl Notes {
     /// Returns which Docker engine a host gets: those given, in turn; without any, the installed one.
     pub(crate) fn engine(&self, host: usize) -> Release {
         self.engines.iter().cycle().nth(host).cloned().unwrap_or_default()
+    }
+
+    /// Returns whether a stage of the check is run: those that are asked for; without any, as many as
+    /// there are rounds.
+    pub(crate) fn has_stage(&self, all: &[&str], stage: &str, rounds: u32) -> bool {
+        if !self.stages.is_empty() {
+            return self.stages.iter().any(|asked| asked == stage);
+        }
+
+        all.iter().zip(0..rounds).any(|(one, _)| *one == stage)
     }
 
     /// Notes a figure or a step.
@@ -122,23 +136,35 @@ impl Check {
         CHECKS.iter().find(|check| check.name == name).copied()
     }
 
+    /// Returns the stages that the check is made of; none when it is run as a whole.
+    #[must_use]
+    pub fn stages(&self) -> &'static [&'static str] {
+        STAGED.iter().find(|(name, _)| *name == self.name).map(|(_, stages)| *stages).unwrap_or_default()
+    }
+
     /// Runs the check, saying its figures on standard output.
     ///
     /// # Errors
     ///
     /// When the property does not hold, or the hosts cannot be made.
     pub fn run(&self, rounds: Option<u32>) -> Result<Duration> {
-        self.run_with(rounds, &[])
+        self.run_with(rounds, &[], &[])
     }
 
-    /// Runs the check as [`Check::run`] does, with these Docker engines on its hosts in turn.
+    /// Runs the check as [`Check::run`] does, with these Docker engines on its hosts in turn; of a
+    /// check that is made of stages, only those that are named, if any are.
     ///
     /// # Errors
     ///
-    /// As [`Check::run`].
-    pub fn run_with(&self, rounds: Option<u32>, engines: &[Release]) -> Result<Duration> {
+    /// As [`Check::run`], and when the check has no such stage.
+    pub fn run_with(&self, rounds: Option<u32>, engines: &[Release], stages: &[String]) -> Result<Duration> {
         let start = Instant::now();
-        let mut notes = Notes { aloud: true, engines: engines.to_vec() };
+        if let Some(unknown) = stages.iter().find(|stage| !self.stages().contains(&stage.as_str())) {
+            let known = self.stages();
+            ensure!(!known.is_empty(), "{} is not made of stages; leave --stage out", self.name);
+            anyhow::bail!("{} has no stage {unknown}; it has {}", self.name, known.join(", "));
+        }
+        let mut notes = Notes { aloud: true, engines: engines.to_vec(), stages: stages.to_vec() };
         (self.run)(rounds.unwrap_or(self.rounds), &mut notes).with_context(|| self.name)?;
 
         Ok(start.elapsed())
@@ -204,4 +230,33 @@ pub(crate) fn unreadable(capture: Capture, notes: &mut Notes) -> Result<()> {
     anyhow::ensure!(report.frames > 0, "nothing was seen on the wire");
     anyhow::ensure!(report.marked == 0, "READABLE ON THE WIRE: {report}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_are_those_asked_for_or_as_many_as_rounds() {
+        let all = ["a", "b", "c"];
+        let has = |asked: &[&str], rounds| {
+            let notes = Notes { stages: asked.iter().map(|&one| one.to_owned()).collect(), ..Notes::default() };
+            all.map(|stage| notes.has_stage(&all, stage, rounds))
+        };
+
+        assert_eq!(has(&[], 2), [true, true, false]);
+        assert_eq!(has(&[], 9), [true, true, true]);
+        assert_eq!(has(&["c"], 1), [false, false, true]);
+    }
+
+    #[test]
+    fn a_stage_that_a_check_does_not_have_is_refused_with_those_that_it_has() {
+        let refused = |name: &str| {
+            let check = Check::find(name).expect("a check of this name");
+            check.run_with(None, &[], &["7s".to_owned()]).expect_err("no such stage").to_string()
+        };
+
+        assert_eq!(refused("docker-slow"), "docker-slow has no stage 7s; it has held, 5s, 60s, 300s, load");
+        assert!(refused("offline").contains("not made of stages"));
+    }
 }

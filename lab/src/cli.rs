@@ -75,7 +75,7 @@ enum Command {
     },
     /// Try one property of Overlay on hosts of its own, in many rounds
     #[command(
-        after_help = "Examples:\n  overlay-lab check             lists them\n  overlay-lab check restart --rounds 10\n  overlay-lab check docker --rounds 2 --engine installed,$(lab/engines.sh | tail -n 1)"
+        after_help = "Examples:\n  overlay-lab check             lists them\n  overlay-lab check restart --rounds 10\n  overlay-lab check docker --rounds 2 --engine installed,$(lab/engines.sh | tail -n 1)\n  overlay-lab check docker-slow --stage 60s,load"
     )]
     Check {
         /// Which one
@@ -86,6 +86,9 @@ enum Command {
         /// Docker engines for the hosts in turn: folders as lab/engines.sh prints them, or "installed"
         #[arg(long, value_name = "DIR", value_delimiter = ',')]
         engine: Vec<Release>,
+        /// Only these stages, of a check that is made of stages
+        #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+        stage: Vec<String>,
     },
     /// Measure Overlay beside other userspace tunnels, in one run
     #[command(
@@ -325,7 +328,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Exec { lab, host, command } => return exec(&lab.name, &host, &command),
         Command::Ls { json } => ls(json)?,
         Command::Down { lab } => down(&lab.name)?,
-        Command::Check { name, rounds, engine } => check(name.as_deref(), rounds, &engine)?,
+        Command::Check { name, rounds, engine, stage } => check(name.as_deref(), rounds, &engine, &stage)?,
         Command::Bench(options) => bench::run(&options)?,
         Command::Tool(tool) => run_tool(tool)?,
     }
@@ -408,17 +411,20 @@ fn hold(hosts: usize) -> Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "this is a command line")]
-fn check(name: Option<&str>, rounds: Option<u32>, engines: &[Release]) -> Result<()> {
+fn check(name: Option<&str>, rounds: Option<u32>, engines: &[Release], stages: &[String]) -> Result<()> {
     let Some(name) = name else {
         for check in CHECKS {
             println!("{:<16} {} ({} rounds)", check.name, check.what, check.rounds);
+            if !check.stages().is_empty() {
+                println!("{:<16} stages: {}", "", check.stages().join(", "));
+            }
         }
         return Ok(());
     };
     let check =
         Check::find(name).with_context(|| format!("there is no check {name}: `overlay-lab check` lists them"))?;
     println!("{}: {}", check.name, check.what);
-    let time = check.run_with(rounds, engines)?;
+    let time = check.run_with(rounds, engines, stages)?;
     println!("passed in {:.1} s", time.as_secs_f64());
 
     Ok(())

@@ -26,7 +26,7 @@ pub(super) use prefixes::run as prefixes;
 pub(super) use protocol::run as protocol;
 pub(super) use removal::run as removal;
 pub(super) use settings::run as settings;
-pub(super) use slow::run as slow;
+pub(super) use slow::{STAGES as SLOW_STAGES, run as slow};
 pub use span::FIRST_HOUR;
 pub(super) use span::run as span;
 pub(super) use speed::run as speed;

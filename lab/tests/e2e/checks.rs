@@ -131,7 +131,7 @@ fn check_engines(name: &str, rounds: u32, pick: impl FnOnce(&[Release]) -> Vec<R
         }
         if lab(1).is_some() {
             let known = Check::find(name).expect("a check of this name");
-            known.run_with(Some(rounds), &pick(&fetched)).unwrap_or_else(|error| panic!("{error:#}"));
+            known.run_with(Some(rounds), &pick(&fetched), &[]).unwrap_or_else(|error| panic!("{error:#}"));
         }
     });
 }

@@ -30,12 +30,16 @@ pub(super) struct Pair {
 
 impl Pair {
     pub(super) fn new(notes: &mut Notes, live_restore: bool) -> Result<Self> {
+        Self::with_image(&Image::make()?, notes, live_restore)
+    }
+
+    /// As [`Pair::new`]; one image serves any number of pairs.
+    pub(super) fn with_image(image: &Image, notes: &mut Notes, live_restore: bool) -> Result<Self> {
         let lab = Lab::new(2)?;
         let cluster = Cluster::on(lab)?;
-        let image = Image::make()?;
         let start = |host: usize| {
             let engine = Engine::start(cluster.host(host), &notes.engine(host), live_restore)?;
-            engine.load(&image)?;
+            engine.load(image)?;
             Ok::<_, anyhow::Error>(engine)
         };
         let engines = [start(0)?, start(1)?];

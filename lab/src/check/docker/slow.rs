@@ -4,18 +4,21 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::pair::{BEHIND, PLUGIN, Pair, Relay};
 use crate::check::{Notes, PATIENCE};
 use crate::command::Running;
-use crate::docker::IMAGE;
+use crate::docker::{IMAGE, Image};
 use crate::wait::wait_until;
 
-/// How long answers are held in the first round: longer than anything of ours may count on.
+/// How long answers are held in the first stage: longer than anything of ours may count on.
 const HELD: Duration = Duration::from_secs(14);
-/// How long the engine is stopped in the rounds that follow.
-const STOPPED: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(60), Duration::from_secs(300)];
+/// The stages, in the order in which rounds add them. Those between the first and the last are how
+/// long the engine is stopped.
+pub(in crate::check) const STAGES: [&str; 5] = ["held", "5s", "60s", "300s", "load"];
+const STOPPED: [(&str, Duration); 3] =
+    [(STAGES[1], Duration::from_secs(5)), (STAGES[2], Duration::from_secs(60)), (STAGES[3], Duration::from_secs(300))];
 /// The networks of the check.
 const NETWORKS: [&str; 3] = ["net1", "net2", "net3"];
 /// The calls of a container's start, in the engine's order.
@@ -28,10 +31,34 @@ const STARTS: usize = 50;
 /// How long all of these may take.
 const LOADED: Duration = Duration::from_secs(400);
 
-/// One round holds three answers at once; each further one stops the engine for longer at each
-/// call, and the last starts containers under load.
+/// The first stage holds three answers at once; those that follow stop the engine for longer and
+/// longer at each call, and the last starts containers under load.
 pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
-    let mut pair = Pair::new(notes, false)?;
+    let has = |notes: &Notes, stage: &str| notes.has_stage(&STAGES, stage, rounds);
+    let image = Image::make()?;
+    let [first, .., last] = STAGES;
+    if has(notes, first) || has(notes, last) {
+        let pair = prepare(&image, notes)?;
+        if has(notes, first) {
+            held(&pair, notes)?;
+        }
+        if has(notes, last) {
+            loaded(&pair, notes)?;
+        }
+        finish(pair)?;
+    }
+    let pauses: Vec<_> = STOPPED.into_iter().filter(|(stage, _)| has(notes, stage)).map(|(_, pause)| pause).collect();
+    if !pauses.is_empty() {
+        stopped_at_each_call(&image, &pauses, notes)?;
+    }
+
+    Ok(())
+}
+
+/// Two hosts with all networks, a container on each of them on host2, and host1's agent where a
+/// relay can stand before it.
+fn prepare(image: &Image, notes: &mut Notes) -> Result<Pair> {
+    let mut pair = Pair::with_image(image, notes, false)?;
     pair.move_plugin(0, BEHIND)?;
     let relay = Relay::with_late(&pair, 0, &[])?;
     // An engine makes one endpoint of a network at a time: what starts at once needs one each.
@@ -44,22 +71,40 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     }
     drop(relay);
 
-    held(&pair, notes)?;
-    let rounds = usize::try_from(rounds)?;
-    for time in STOPPED.iter().take(rounds.saturating_sub(1)) {
-        for call in STARTING.into_iter().chain(ENDING) {
-            stopped(&pair, call, *time).with_context(|| format!("stopped for {time:?} at {call}"))?;
-        }
-        let calls = STARTING.len() + ENDING.len();
-        notes.say(&format!("dockerd stopped for {time:?} at each of {calls} calls: nothing lost"));
-    }
-    if rounds > STOPPED.len() + 1 {
-        loaded(&pair, notes)?;
-    }
+    Ok(pair)
+}
+
+fn finish(mut pair: Pair) -> Result<()> {
     pair.cluster.host(0).try_command("rm")?.args(["-f", PLUGIN]).run()?;
     pair.move_plugin(0, PLUGIN)?;
 
     pair.finish()
+}
+
+/// What stands still at one call does so for its whole host, so each call has hosts of its own:
+/// together they take as long as one.
+fn stopped_at_each_call(image: &Image, pauses: &[Duration], notes: &mut Notes) -> Result<()> {
+    let calls: Vec<_> = STARTING.into_iter().chain(ENDING).collect();
+    let pairs = calls.iter().map(|_| prepare(image, notes)).collect::<Result<Vec<_>>>()?;
+    let at_one = |pair: &Pair, call: &str| {
+        let stopped =
+            |&pause: &Duration| stopped(pair, call, pause).with_context(|| format!("stopped for {pause:?} at {call}"));
+        pauses.iter().map(stopped).collect::<Result<Vec<_>>>()
+    };
+    let took = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            calls.iter().zip(&pairs).map(|(call, pair)| scope.spawn(move || at_one(pair, call))).collect();
+        let ended = threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
+        // All are waited for before any of them is told to have failed.
+        ended.collect::<Vec<Result<_>>>().into_iter().collect::<Result<Vec<_>>>()
+    })?;
+    for (which, pause) in pauses.iter().enumerate() {
+        let times = calls.iter().zip(&took).map(|(call, took)| format!("{call} {:.0?}", took[which]));
+        let times = times.collect::<Vec<_>>().join(", ");
+        notes.say(&format!("dockerd stopped for {pause:?}, start and end took: {times}; nothing lost"));
+    }
+
+    pairs.into_iter().try_for_each(finish)
 }
 
 /// Three containers start at once, each held up at another call, while the engine answers all
@@ -94,8 +139,9 @@ fn begin(pair: &Pair, name: &str, network: &str, deadline: Duration) -> Result<R
     pair.engines[0].docker(&run)?.deadline(HELD + deadline).spawn()
 }
 
-/// A container starts and goes while the engine is stopped at one of the calls.
-fn stopped(pair: &Pair, call: &str, time: Duration) -> Result<()> {
+/// A container starts and goes while the engine is stopped at one of the calls; returns how long
+/// that took.
+fn stopped(pair: &Pair, call: &str, time: Duration) -> Result<Duration> {
     let hold = format!("{call}={}", time.as_millis());
     let pid = pair.engines[0].pid()?.to_string();
     let relay = Relay::with_late(pair, 0, &["--hold", &hold, "--stop", &pid])?;
@@ -105,11 +151,12 @@ fn stopped(pair: &Pair, call: &str, time: Duration) -> Result<()> {
     whole(pair, "slow")?;
     let remove = pair.engines[0].docker(&["rm", "-f", "slow"])?.deadline(time + PATIENCE).run()?;
     ensure!(remove.status.success(), "the container was not removed: {}", remove.stderr);
-    ensure!(start.elapsed() >= time, "dockerd was not stopped");
+    let took = start.elapsed();
+    ensure!(took >= time, "dockerd was not stopped");
     gone(pair)?;
     drop(relay);
 
-    Ok(())
+    Ok(took)
 }
 
 /// A container has the interface that Docker speaks of, and is reached and named on both hosts.
