@@ -17,12 +17,14 @@ use crate::wait::wait_until;
 pub(super) const PLUGIN: &str = "/run/docker/plugins/overlay-wg.sock";
 /// Where an agent serves it when somebody stands before it.
 pub(super) const BEHIND: &str = "/run/overlay/docker.sock";
+/// The network of an ordinary project.
+const PROJECT: &str = "project_default";
 /// Milliseconds between two echoes of a flow.
 const PACE: &str = "20";
 /// Echoes of a flow that may be missing: those under way when it was ended.
 const UNDER_WAY: usize = 1;
 
-/// Two hosts with Overlay and an engine each.
+/// Two hosts with Overlay and an engine each; on host2 an ordinary project runs beside.
 pub(super) struct Pair {
     pub(super) cluster: Cluster,
     pub(super) engines: [Engine; 2],
@@ -44,8 +46,17 @@ impl Pair {
         };
         let engines = [start(0)?, start(1)?];
         notes.say(&format!("engines: {} and {}", engines[0].version()?, engines[1].version()?));
+        let pair = Self { cluster, engines };
+        pair.start_ordinary_project(1)?;
 
-        Ok(Self { cluster, engines })
+        Ok(pair)
+    }
+
+    /// Starts a project as compose does without a `driver:` line: a bridge of the engine's choice,
+    /// which no network of ours may be hindered by, and a container on it.
+    pub(super) fn start_ordinary_project(&self, host: usize) -> Result<()> {
+        self.docker(host, &["network", "create", PROJECT])?;
+        self.serve(host, PROJECT, "project")
     }
 
     /// Runs a command of Docker's on a host.

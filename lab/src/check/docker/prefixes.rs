@@ -20,11 +20,7 @@ const SPARE: usize = 3;
 
 pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let pair = Pair::new(notes, false)?;
-    for host in [0, 1] {
-        // An ordinary project of compose.
-        pair.docker(host, &["network", "create", "project_default"])?;
-        pair.serve(host, "project_default", "project")?;
-    }
+    pair.start_ordinary_project(0)?;
     heard(&pair, rounds.min(6), notes)?;
     unheard(&pair, rounds, notes)?;
     if rounds >= THOROUGH {
