@@ -341,6 +341,10 @@ async fn join(session: &Session, request: JoinRequest) -> Result<Joined, Refusal
     let unknown = || Refusal::new(Code::NotFound, "there is no such endpoint; start the container again");
     let record = find(session, &request.endpoint).ok_or_else(unknown)?;
     let (docker, network) = ready::network(session, &request.network).await?;
+    if let Some(netns) = &request.netns {
+        let left = left_behind(&session.journal.entries(), &record, netns);
+        lifecycle::remove(session, left, "its container joined the network anew").await?;
+    }
     // With this the pairs of endpoints that are no more are gone, too: none of an earlier round is
     // left in the container, with a route that Docker would take for another network's.
     lifecycle::brought_up(session, &record).await?;
@@ -367,6 +371,19 @@ async fn join(session: &Session, request: JoinRequest) -> Result<Joined, Refusal
         wanted.map_or_else(|| ContainerIfname::of_network(&network.settings.options), ContainerIfname::exactly);
 
     Ok(Joined { ifname: record.ifname, container_ifname, routes })
+}
+
+/// Lists the endpoints that an earlier connection to the network left behind in the namespace that
+/// an endpoint is about to join. A container is on a network once: that it joins proves that Docker
+/// has taken it off, though nobody may have heard. Their interface may still be there, and its route
+/// would keep Docker from giving the new one its address.
+fn left_behind(entries: &Entries, joining: &EndpointRecord, netns: &Path) -> Vec<EndpointId> {
+    let is_left = |record: &&EndpointRecord| {
+        let is_there = record.sandbox.docker().is_some_and(|docker| docker.netns.as_deref() == Some(netns));
+        is_there && record.endpoint.network == joining.endpoint.network && record.endpoint.id != joining.endpoint.id
+    };
+
+    entries.values().filter(is_left).map(|record| record.endpoint.id).collect()
 }
 
 /// Refuses a container that has one of the network's addresses by another interface, in words that tell why: Docker would refuse
@@ -467,5 +484,26 @@ mod tests {
         let refusal = given(4).expect_err("the host lives");
         assert_eq!(refusal.code, Code::AddressTaken);
         assert!(refusal.message.contains("10.9.0.4 is e4's in net"), "{refusal}");
+    }
+    #[test]
+    fn who_joins_from_a_namespace_proves_that_no_earlier_endpoint_of_the_network_lives_there() {
+        let within = |path: &str| {
+            SandboxRecord::Docker(DockerSandbox {
+                netns: Some(path.into()),
+                ..super::super::testing::sandbox("e", None)
+            })
+        };
+        let entries = [
+            holder(1, NetworkId::FIRST, 2, within("/run/netns/here")),
+            holder(2, NetworkId::FIRST, 3, within("/run/netns/there")),
+            holder(3, NetworkId::LAST, 4, within("/run/netns/here")),
+            holder(4, NetworkId::FIRST, 5, SandboxRecord::Docker(super::super::testing::sandbox("e", None))),
+            holder(5, NetworkId::FIRST, 6, within("/run/netns/here")),
+        ];
+        let (_, joining) = holder(5, NetworkId::FIRST, 6, within("/run/netns/here"));
+
+        let left = left_behind(&Arc::new(entries.into()), &joining, Path::new("/run/netns/here"));
+
+        assert_eq!(left, [EndpointId::from_random(1)]);
     }
 }

@@ -20,13 +20,20 @@ const RECORDED: &str = include_str!("calls-20.10.24.jsonl");
 const NETWORK: &str = "@NETWORK@";
 /// The prefixes that the recorded network has.
 const PREFIXES: [&str; 2] = ["10.70.0.0/16", "fd70::/64"];
+/// The endpoint that it has, with these addresses, in a namespace that is not there.
+const ENDPOINT: &str = "8670daa5d7af151dab6c81b69565c8ca9fe0cc050d023c8059489e46987ee5de";
+const ADDRESSES: [&str; 2] = ["10.70.7.7", "fd70::77"];
+const NOWHERE: &str = "/run/nowhere/netns/13e2ca2aadad";
+/// The namespace of a container where one has to be there.
+const CONTAINER: &str = "container";
+const JOIN: &str = "/NetworkDriver.Join";
 /// The calls that make something, in the engine's order.
 const MAKING: [&str; 5] = [
     "/IpamDriver.RequestPool",
     "/IpamDriver.RequestAddress",
     "/NetworkDriver.CreateNetwork",
     "/NetworkDriver.CreateEndpoint",
-    "/NetworkDriver.Join",
+    JOIN,
 ];
 /// What an id must never be.
 const NO_IDS: [&str; 9] = [
@@ -56,6 +63,7 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let scene = Scene { cluster: &cluster, life: &life };
 
     scene.repeated(notes)?;
+    handed_over(&cluster, &life, &network, notes)?;
     // The node stays a member for a while.
     let before = scene.kernel()?;
     scene.broken(notes)?;
@@ -221,6 +229,85 @@ impl Scene<'_> {
         notes.say(&format!("{rounds} random orders of them, {made} calls: all answered, nothing left"));
 
         Ok(())
+    }
+}
+
+/// Plays the engine that takes an interface into a container: while it has no address yet, rounds of
+/// the agent leave it alone, for an engine gives no address that a route covers; and an interface
+/// that an earlier connection left there is gone once the engine is told to take the next one.
+fn handed_over(cluster: &Cluster, life: &[Call], network: &str, notes: &mut Notes) -> Result<()> {
+    let host = cluster.host(0);
+    let shell = |script: &str| Ok::<_, anyhow::Error>(host.try_command("sh")?.args(["-ec", script]).run()?.stdout);
+    shell(&format!("ip netns add {CONTAINER}"))?;
+    let (making, undoing) = (first_calls(life), undoing(life));
+    refuse_none(&make(cluster, &making)?)?;
+    let taken = shell(&format!(
+        "ovc=$(ip -o link | grep -o 'ovc[0-9a-f]*'); ip link set $ovc netns {CONTAINER}; \
+         ip -n {CONTAINER} link set $ovc name eth0; echo $ovc"
+    ))?;
+    for state in ["down", "up"] {
+        shell(&format!("ip -n {CONTAINER} link set eth0 {state}"))?;
+        round(cluster, network)?;
+        let found = shell(&format!("ip -n {CONTAINER} -4 -o addr show dev eth0; ip -n {CONTAINER} -4 route"))?;
+        ensure!(found.is_empty(), "an interface that the engine has not set up yet, {state}, has: {found}");
+    }
+    shell(&format!(
+        "ip -n {CONTAINER} addr add {}/32 dev eth0; ip -n {CONTAINER} route add 10.70.0.1 dev eth0; \
+         ip -n {CONTAINER} route add {} via 10.70.0.1",
+        ADDRESSES[0], PREFIXES[0]
+    ))?;
+
+    // The engine's word that the container is off the network is lost.
+    let anew: Vec<_> = making.iter().filter_map(again).collect();
+    refuse_none(&make(cluster, &anew)?).context("joined anew")?;
+    let found = shell(&format!("ip -n {CONTAINER} -o link; ip -n {CONTAINER} -4 route"))?;
+    ensure!(!found.contains("eth0"), "an interface is left of {}:\n{found}", taken.trim());
+
+    make(cluster, &[undoing.iter().filter_map(again).collect(), undoing].concat())?;
+    shell(&format!("ip netns del {CONTAINER}; umount /run/netns; rmdir /run/netns"))?;
+    nothing_left(cluster)?;
+    notes.say("an interface that the engine is setting up is left alone, one of an earlier connection goes");
+
+    Ok(())
+}
+
+/// The calls of a life up to that by which an endpoint joins, from the namespace of [`CONTAINER`].
+fn first_calls(life: &[Call]) -> Vec<Call> {
+    let key =
+        |call: &Call| Call { body: call.body.replace(NOWHERE, &format!("/run/netns/{CONTAINER}")), ..call.clone() };
+    let last = life.iter().position(|call| call.path == JOIN).map_or(0, |at| at + 1);
+
+    life.iter().take(last).map(key).collect()
+}
+
+/// The same call for another endpoint with other addresses; none where it is for a network.
+fn again(call: &Call) -> Option<Call> {
+    let of_endpoint = [ENDPOINT, ADDRESSES[0], ADDRESSES[1]].iter().any(|word| call.body.contains(word));
+    let body = call.body.replace(ENDPOINT, &ENDPOINT.replace('8', "9"));
+    let body = ADDRESSES.iter().fold(body, |body, address| body.replace(address, &format!("{address}8")));
+
+    of_endpoint.then(|| Call { body, ..call.clone() })
+}
+
+/// Lets the agent run a round over a network: it puts back a route that was deleted.
+fn round(cluster: &Cluster, network: &str) -> Result<()> {
+    let routes = |what: &[&str]| {
+        let enter = format!("--net=/run/overlay/netns/ovn-{network}");
+        let ip = cluster.host(0).try_command("nsenter")?.args([enter.as_str(), "ip", "route"]).args(what).run()?;
+        Ok::<_, anyhow::Error>(ip.stdout)
+    };
+    let address = ADDRESSES[0];
+    ensure!(routes(&["show", address])?.contains(address), "the network has no route to {address}");
+    routes(&["del", address])?;
+    let is_back = || routes(&["show", address]).is_ok_and(|shown| shown.contains(address));
+
+    wait_until(PATIENCE, "the route is back", is_back).map(drop)
+}
+
+fn refuse_none(answers: &[Answered]) -> Result<()> {
+    match answers.iter().find(|answered| is_refusal(answered)) {
+        None => Ok(()),
+        Some(refused) => anyhow::bail!("{} was refused: {}", refused.call.path, refused.answer),
     }
 }
 
