@@ -101,7 +101,8 @@ pub(crate) struct Session {
     pub(crate) lanes: Arc<Lanes>,
     /// How each network is doing in the kernel.
     pub(crate) networks: watch::Sender<BTreeMap<NetworkId, NetworkReport>>,
-    /// Held while an address is chosen and journalled.
+    /// Held while an address is chosen and journalled, and while a network is left
+    /// ([`crate::membership::occupancy::stay`]).
     pub(crate) lifecycle: Mutex<()>,
     /// Held while a network is entered.
     pub(crate) entering: PerNetwork,
@@ -120,14 +121,20 @@ pub(crate) struct PerNetwork(std::sync::Mutex<BTreeMap<NetworkId, Arc<Mutex<()>>
 impl PerNetwork {
     /// Waits for the lock of a network.
     pub(crate) async fn lock(&self, network: NetworkId) -> OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // Whoever has or wants one holds a copy.
-            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-            Arc::clone(locks.entry(network).or_default())
-        };
+        self.of(network).lock_owned().await
+    }
 
-        lock.lock_owned().await
+    /// Takes the lock of a network, if nobody has it.
+    pub(crate) fn try_lock(&self, network: NetworkId) -> Option<OwnedMutexGuard<()>> {
+        self.of(network).try_lock_owned().ok()
+    }
+
+    fn of(&self, network: NetworkId) -> Arc<Mutex<()>> {
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever has or wants one holds a copy.
+        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+
+        Arc::clone(locks.entry(network).or_default())
     }
 }
 

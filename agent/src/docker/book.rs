@@ -63,6 +63,14 @@ impl Ledger {
         leases.map(|lease| lease.address).collect()
     }
 
+    /// Lists the addresses that Docker holds for containers, each with its network.
+    pub(crate) fn given(&self) -> impl Iterator<Item = (NetworkId, &DockerLease)> {
+        let network = |lease: &DockerLease| self.network_of(self.pools.get(&lease.pool)?);
+        let leases = self.leases.values().filter(|lease| lease.is_endpoint);
+
+        leases.filter_map(move |lease| Some((network(lease)?, lease)))
+    }
+
     /// Lists the addresses of a pool that Docker holds.
     pub(crate) fn leases_of<'a>(&'a self, pool: &'a str) -> impl Iterator<Item = &'a DockerLease> {
         self.leases.values().filter(move |lease| lease.pool == pool)
@@ -241,5 +249,33 @@ mod tests {
             assert_eq!(ledger.networks.len(), 0, "it does not come back");
             assert_eq!(ledger.removals.contains(&id), bound_first, "who binds it too late must see to it");
         }
+    }
+    #[test]
+    fn an_address_given_to_a_container_uses_its_network_and_a_gateway_s_does_not() {
+        let id = NetworkId::from_random(7);
+        let pool = |pool: &str| DockerPool {
+            id: pool.to_owned(),
+            prefix: "10.1.0.0/16".parse().expect("a prefix"),
+            range: None,
+            network: None,
+            docker_network: Some("aa".to_owned()),
+            since_ms: 0,
+        };
+        let lease = |last: u8, is_endpoint| {
+            let address = IpAddr::from([10, 1, 0, last]);
+            (("p".to_owned(), address), DockerLease { pool: "p".to_owned(), address, is_endpoint, since: 0 })
+        };
+        let mut ledger = Ledger {
+            networks: [("aa".to_owned(), testing::network("aa", "10.1.0.0/16", Some(id)))].into(),
+            pools: [("p".to_owned(), pool("p"))].into(),
+            leases: [lease(1, false)].into(),
+            ..Ledger::default()
+        };
+        let using =
+            |ledger: &Ledger| ledger.given().map(|(network, lease)| (network, lease.address)).collect::<Vec<_>>();
+
+        assert_eq!(using(&ledger), []);
+        ledger.leases.extend([lease(2, true)]);
+        assert_eq!(using(&ledger), [(id, IpAddr::from([10, 1, 0, 2]))]);
     }
 }

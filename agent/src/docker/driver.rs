@@ -22,7 +22,7 @@ use crate::kernel::Netns;
 use crate::kernel::desired::engine_ifname;
 use crate::kernel::host::HostNetwork;
 use crate::kernel::sandbox::mac_of;
-use crate::membership::publish;
+use crate::membership::{occupancy, publish};
 use crate::node::Desk;
 use crate::session::Session;
 use crate::state::{DockerNetwork, DockerPool, DockerRow, DockerSandbox, EndpointRecord, Numbering, SandboxRecord};
@@ -179,7 +179,7 @@ async fn create_endpoint(session: &Session, request: EndpointRequest) -> Result<
         options::check_ifname(ifname, session.docker.ledger().engine.heeds_names)?;
     }
     let (docker, network) = ready::network(session, &request.network).await?;
-    let _one = session.lifecycle.lock().await;
+    let _one = occupancy::stay(session, network.id).await?;
     let entries = session.journal.entries();
     if entries.len() >= lifecycle::MAX_ENDPOINTS {
         let text = format!("this node has {} endpoints, which is the limit", lifecycle::MAX_ENDPOINTS);

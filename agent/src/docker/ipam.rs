@@ -209,7 +209,7 @@ async fn give(session: &Session, pool: &DockerPool, docker: &str, wanted: Option
         check_numbered(session, &network, wanted)?;
         lifetime::freed(session, network.id, wanted).await;
     }
-    let _one = session.lifecycle.lock().await;
+    let _one = occupancy::stay(session, network.id).await?;
     let wanted = match wanted {
         None => returned(session, pool, &network).await?,
         named => named,

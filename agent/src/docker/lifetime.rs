@@ -80,14 +80,6 @@ fn facts(docker: &DockerSandbox, listed: &[ListedContainer]) -> Facts {
     }
 }
 
-/// Lists the addresses that Docker holds for containers, each with its network.
-fn leases(ledger: &Ledger) -> impl Iterator<Item = (NetworkId, &DockerLease)> {
-    let network = |lease: &DockerLease| ledger.network_of(ledger.pools.get(&lease.pool)?);
-    let leases = ledger.leases.values().filter(|lease| lease.is_endpoint);
-
-    leases.filter_map(move |lease| Some((network(lease)?, lease)))
-}
-
 /// Lists the addresses of endpoints, each with its network.
 fn addresses<'a>(records: impl Iterator<Item = &'a EndpointRecord>) -> BTreeSet<(NetworkId, IpAddr)> {
     let of = |record: &'a EndpointRecord| {
@@ -100,7 +92,7 @@ fn addresses<'a>(records: impl Iterator<Item = &'a EndpointRecord>) -> BTreeSet<
 /// Lists the addresses that Docker holds for containers and that no endpoint has.
 fn unused<'a>(ledger: &'a Ledger, entries: &Entries) -> Vec<&'a DockerLease> {
     let used = addresses(entries.values());
-    let unused = leases(ledger).filter(|(network, lease)| !used.contains(&(*network, lease.address)));
+    let unused = ledger.given().filter(|(network, lease)| !used.contains(&(*network, lease.address)));
 
     unused.map(|(_, lease)| lease).collect()
 }
@@ -131,7 +123,7 @@ pub(super) async fn pass(session: &Session, engine: &Engine) -> Result<(), Engin
     }
     let gone = cases.gone();
     let had = addresses(entries.values().filter(|record| gone.contains_key(&record.endpoint.id)));
-    let with_them = leases(&ledger).filter(|(network, lease)| had.contains(&(*network, lease.address)));
+    let with_them = ledger.given().filter(|(network, lease)| had.contains(&(*network, lease.address)));
     let with_them = with_them.map(|(_, lease)| lease);
     let unused = unused(&ledger, &entries).into_iter().filter(|_| all_rested);
     let leases: Vec<_> = with_them.chain(unused).collect();

@@ -117,8 +117,7 @@ async fn give_back(
 ) -> Result<(), Refusal> {
     let attachment = found.attachments.get(endpoint).filter(|_| found.running);
     let (Some(attachment), Some(netns)) = (attachment, &found.netns) else { return Ok(()) };
-    occupancy::enter(session, network.id, 1).await?;
-    let _one = session.lifecycle.lock().await;
+    let _one = occupancy::stay(session, network.id).await?;
     if find(session, endpoint).is_some() {
         return Ok(());
     }

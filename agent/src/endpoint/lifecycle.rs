@@ -38,7 +38,6 @@ async fn attach_whole(session: &Session, wanted: Wanted) -> Result<v1::AttachRes
     if wanted.runtime == Runtime::Host {
         try_host(session, &network, &netns).await?;
     }
-    occupancy::enter(session, network.id, 1).await?;
     let record = reserve(session, &network, &wanted, place, &netns).await?;
 
     match brought_up(session, &record).await {
@@ -96,7 +95,7 @@ async fn reserve(
     place: SandboxRecord,
     netns: &Netns,
 ) -> Result<EndpointRecord, Refusal> {
-    let _one = session.lifecycle.lock().await;
+    let _one = occupancy::stay(session, network.id).await?;
     let entries = session.journal.entries();
     let there = entries.values().find(|e| e.sandbox == place && e.endpoint.network == network.id);
     if let Some(there) = there {

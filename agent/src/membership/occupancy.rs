@@ -8,10 +8,11 @@ use std::time::Duration;
 use overlay_core::ipam::Pool;
 use overlay_core::{Member, Network, NetworkId, PublicKey, View};
 use overlay_proto::{Code, Refusal, v1};
+use tokio::sync::MutexGuard;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::keyring::public_keys;
-use super::link;
+use super::{Membership, link};
 use crate::session::Session;
 
 /// How long a membership outlives its last endpoint: a container that restarts finds its network as it was.
@@ -53,6 +54,19 @@ pub(crate) async fn enter(session: &Session, network: NetworkId, blocks: usize) 
         .map_err(|_| Refusal::new(Code::ControlAway, "control granted the membership and then fell silent"))
 }
 
+/// Enters a network, and keeps this node in it until the answer is dropped: it is held while an
+/// address is chosen and journalled.
+pub(crate) async fn stay(session: &Session, network: NetworkId) -> Result<MutexGuard<'_, ()>, Refusal> {
+    loop {
+        enter(session, network, 1).await?;
+        let staying = session.lifecycle.lock().await;
+        // The network may have been left between the two.
+        if session.membership.borrow().view.member(network, session.node).is_some() {
+            return Ok(staying);
+        }
+    }
+}
+
 /// Looks after the memberships for as long as the session lasts.
 pub(crate) async fn run(session: &Session) {
     let mut empty_since: BTreeMap<NetworkId, Instant> = BTreeMap::new();
@@ -82,7 +96,7 @@ pub(crate) async fn run(session: &Session) {
 
 /// Leaves the networks that have had no endpoint here for long.
 async fn leave_unused(session: &Session, view: &View, empty_since: &mut BTreeMap<NetworkId, Instant>) {
-    let used = session.journal.networks();
+    let used = used(session);
     let member_of: BTreeSet<_> = view.memberships_of(session.node).map(|m| m.network).collect();
     empty_since.retain(|network, _| member_of.contains(network) && !used.contains(network));
     for network in member_of.difference(&used) {
@@ -91,6 +105,15 @@ async fn leave_unused(session: &Session, view: &View, empty_since: &mut BTreeMap
             exit(session, *network).await;
         }
     }
+}
+
+/// Lists the networks that have an endpoint here, or of which Docker holds an address for a container
+/// whose endpoint it has still to make: it may stand still in between for any time.
+fn used(session: &Session) -> BTreeSet<NetworkId> {
+    let mut used = session.journal.networks();
+    used.extend(session.docker.ledger().given().map(|(network, _)| network));
+
+    used
 }
 
 /// The number of lanes may have changed since the membership was made. To tell costs more than anything else here, so each
@@ -135,15 +158,19 @@ async fn grow(session: &Session, view: &View, grown: &mut BTreeMap<NetworkId, In
 }
 
 async fn exit(session: &Session, network: NetworkId) {
-    // Nobody attaches to it meanwhile.
+    // Nobody attaches to it meanwhile, or takes the membership that ends for one that stands.
     let _reserving = session.lifecycle.lock().await;
-    if session.journal.networks().contains(&network) {
+    let Some(_entering) = session.entering.try_lock(network) else { return };
+    if used(session).contains(&network) {
         return;
     }
     let Ok(mut client) = session.link.client() else { return };
     let left = link::call(client.exit_network(v1::ExitNetworkRequest { network: network.to_string() })).await;
     match left {
         Ok(_) => {
+            let mut membership = session.membership.subscribe();
+            let is_left = |membership: &Membership| membership.view.member(network, session.node).is_none();
+            let _ = timeout(ARRIVAL, membership.wait_for(is_left)).await;
             // The keys stay: a node that comes back is the one that its peers knew.
             tracing::info!(%network, "Left the network");
         }
