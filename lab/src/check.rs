@@ -9,6 +9,7 @@ mod firewall;
 mod flood;
 mod foreign;
 mod forgery;
+mod healthy;
 mod idle;
 mod isolation;
 mod loss;
@@ -19,6 +20,7 @@ mod offline;
 mod restart;
 mod roam;
 mod speed;
+mod traffic;
 mod truth;
 
 pub use docker::FIRST_HOUR;
@@ -28,9 +30,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::capture::Capture;
+use crate::cluster::Cluster;
 use crate::command::HostCommand;
 use crate::docker::Release;
 use crate::lab::Lab;
+use crate::snapshot::Snapshot;
+use crate::tool::ping::Silence;
+use crate::wait::wait_until;
 
 /// Sent as payload wherever nothing may be readable between hosts.
 pub(crate) const MARKER: &str = "this-must-not-be-readable";
@@ -66,6 +72,7 @@ pub const CHECKS: &[Check] = &[
     Check { name: "loss", what: "what an underlay loses harms nothing else", rounds: 3, run: loss::run },
     Check { name: "mtu", what: "no path is too narrow, whatever routers say", rounds: 4, run: mtu::run },
     Check { name: "truth", what: "status names what is broken, and only that", rounds: 5, run: truth::run },
+    Check { name: "healthy", what: "a good day brings no problem; rounds are minutes", rounds: 13, run: healthy::run },
     Check { name: "nat", what: "hosts behind NAT are reached, or say why not", rounds: 1, run: nat::run },
     Check { name: "roam", what: "a host's address may change under load", rounds: 20, run: roam::run },
     Check { name: "speed", what: "throughput beside other userspace WireGuards", rounds: 5, run: speed::run },
@@ -195,6 +202,24 @@ pub(crate) fn throughput(command: HostCommand, to: &str, seconds: &str) -> Resul
     summary["gbit_per_second"].as_f64().context("no figure")
 }
 
+/// Returns what the kernel of a host has.
+pub(crate) fn kernel(cluster: &Cluster, host: usize) -> Result<Snapshot> {
+    Ok(cluster.host(host).snapshot(&[])?.of_kernel())
+}
+
+/// Returns the same once the kernel has done with what was begun.
+pub(crate) fn kernel_at_rest(cluster: &Cluster, host: usize) -> Result<Snapshot> {
+    let mut seen = kernel(cluster, host)?;
+    let settled = wait_until(PATIENCE, "every address has its route", || {
+        // A host that cannot be looked at is noticed by whoever looks next.
+        seen = kernel(cluster, host).unwrap_or_else(|_| seen.clone());
+        seen.unfinished_address().is_none()
+    });
+    settled.with_context(|| format!("{:?}", seen.unfinished_address()))?;
+
+    Ok(seen)
+}
+
 /// A time as figures show it.
 pub(crate) fn ms(duration: Duration) -> String {
     format!("{:.0} ms", duration.as_secs_f64() * 1000.0)
@@ -210,7 +235,7 @@ pub(crate) struct PingSummary {
     /// The longest time without an answer, in milliseconds.
     pub(crate) longest_silence_ms: f64,
     /// Times without an answer that were longer than two intervals.
-    pub(crate) silences_ms: Vec<f64>,
+    pub(crate) silences: Vec<Silence>,
 }
 
 /// Records the switch while `work` runs, and insists that the marker was never readable.

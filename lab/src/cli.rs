@@ -81,7 +81,7 @@ enum Command {
         /// Which one
         name: Option<String>,
         /// How many rounds, if not as many as show it for good
-        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, visible_alias = "minutes", value_parser = clap::value_parser!(u32).range(1..))]
         rounds: Option<u32>,
         /// Docker engines for the hosts in turn: folders as lab/engines.sh prints them, or "installed"
         #[arg(long, value_name = "DIR", value_delimiter = ',')]

@@ -18,6 +18,9 @@ use crate::wait::wait_until;
 /// How long what is being torn down may take to disappear: the kernel does some of it later.
 const SETTLE: Duration = Duration::from_secs(5);
 
+/// The length of a prefix that is one IPv6 address, as the kernel writes it.
+const WHOLE: &str = "80";
+
 /// Network namespaces, links, addresses, routes, nftables rules, mounts, processes of the workspace's programs, and files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -71,6 +74,25 @@ impl Snapshot {
     pub fn of_kernel(mut self) -> Self {
         self.parts.retain(|name, _| name != "processes" && name != "files");
         self
+    }
+
+    /// Returns an IPv6 address to which packets are not taken yet, if there is one: the kernel adds
+    /// that route once it knows that no neighbour has the address.
+    pub(crate) fn unfinished_address(&self) -> Option<String> {
+        let empty = BTreeSet::new();
+        let pending = |(name, addresses): (&String, &BTreeSet<String>)| {
+            let routes = self.parts.get(&format!("routes{}", name.strip_prefix("addresses")?)).unwrap_or(&empty);
+            let is_pending = |line: &&String| {
+                line.split_once(' ').is_some_and(|(address, link)| {
+                    let route = format!("{link} {address} {WHOLE} ");
+                    !routes.iter().any(|known| known.starts_with(&route))
+                })
+            };
+
+            addresses.iter().find(is_pending).cloned()
+        };
+
+        self.parts.iter().find_map(pending)
     }
 
     /// What `later` has more (`+`) and less (`-`) than this, one line each.
@@ -236,6 +258,19 @@ mod tests {
         let differences = snapshot(&["lo", "eth0"]).differences(&snapshot(&["lo", "ovx"]));
 
         assert_eq!(differences, ["+ links: ovx", "- links: eth0"]);
+    }
+
+    #[test]
+    fn an_address_without_its_route_is_unfinished() {
+        let part = |name: &str, line: &str| (name.to_owned(), BTreeSet::from([line.to_owned()]));
+        let addresses = part("addresses in 7", "fd000000000000000000000000000001 ovt");
+        let route = |line| Snapshot { parts: BTreeMap::from([addresses.clone(), part("routes in 7", line)]) };
+
+        let prefix_alone = route("ovt fd000000000000000000000000000000 40 00000000000000000000000000000000");
+        let both = route("ovt fd000000000000000000000000000001 80 00000000000000000000000000000000");
+
+        assert_eq!(prefix_alone.unfinished_address().as_deref(), Some("fd000000000000000000000000000001 ovt"));
+        assert_eq!(both.unfinished_address(), None);
     }
 
     #[test]

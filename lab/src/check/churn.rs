@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::{MARKER, Notes, PATIENCE, sealed};
+use super::{MARKER, Notes, PATIENCE, kernel, kernel_at_rest, sealed};
 use crate::cluster::Cluster;
 use crate::command::Running;
 use crate::process::rest;
@@ -21,7 +21,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     cluster.ctl(0, &["network", "create", "net"])?;
     let servers = [cluster.serve_http(0, "net", "anchor1")?, cluster.serve_http(1, "net", "anchor2")?];
     cluster.fetch(0, "net", "first", "anchor2")?;
-    let before = [kernel(&cluster, 0)?, kernel(&cluster, 1)?];
+    let before = [kernel_at_rest(&cluster, 0)?, kernel_at_rest(&cluster, 1)?];
     let start = Instant::now();
 
     let seen = sealed(cluster.lab(), notes, |_| {
@@ -69,8 +69,4 @@ fn batch(cluster: &Cluster, first: u32, end: u32) -> Result<usize> {
     }
 
     Ok(seen)
-}
-
-fn kernel(cluster: &Cluster, host: usize) -> Result<crate::Snapshot> {
-    Ok(cluster.host(host).snapshot(&[])?.of_kernel())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::{MARKER, Notes, PATIENCE, PingSummary, unreadable};
+use super::{MARKER, Notes, PATIENCE, PingSummary, kernel, kernel_at_rest, unreadable};
 use crate::cluster::Cluster;
 use crate::process::rest;
 
@@ -30,7 +30,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
         ["throughput", "client", "sink", "--json", "--verify", "--seconds=100000", "--rate=40", "--marker", MARKER];
     let transfer = cluster.container(0, "net", "sender")?.args(transfer).spawn()?;
     rest(Duration::from_millis(500));
-    let before = [kernel(&cluster, 0)?, kernel(&cluster, 1)?];
+    let before = [kernel_at_rest(&cluster, 0)?, kernel_at_rest(&cluster, 1)?];
 
     for round in 0..rounds {
         rest(Duration::from_millis(rand::random_range(0..500)));
@@ -61,7 +61,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
 }
 
 fn judge(summary: &PingSummary, rounds: u32, notes: &mut Notes) -> Result<()> {
-    let mut silences = summary.silences_ms.clone();
+    let mut silences: Vec<_> = summary.silences.iter().map(|silence| silence.ms).collect();
     silences.sort_by(f64::total_cmp);
     // What is below two intervals does not count as a silence.
     let count = usize::try_from(rounds)?;
@@ -76,8 +76,4 @@ fn judge(summary: &PingSummary, rounds: u32, notes: &mut Notes) -> Result<()> {
     ensure!(p95 <= P95_MS, "the silence p95 is {p95:.0} ms");
     ensure!(summary.longest_silence_ms <= WORST_MS, "the worst silence is {:.0} ms", summary.longest_silence_ms);
     Ok(())
-}
-
-fn kernel(cluster: &Cluster, host: usize) -> Result<crate::Snapshot> {
-    Ok(cluster.host(host).snapshot(&[])?.of_kernel())
 }

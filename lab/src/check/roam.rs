@@ -3,17 +3,17 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
+use anyhow::{Context, Result};
 
-use super::{Notes, PATIENCE, PingSummary};
+use super::traffic::{self, HEAVY, Marks, Sink, Traffic};
+use super::{Notes, PATIENCE};
 use crate::cluster::Cluster;
 use crate::lab::Lab;
 use crate::process::rest;
 use crate::wait::wait_until;
 
 /// Longest silence, in milliseconds.
-const BAR_MS: f64 = 1000.0;
+pub(super) const BAR_MS: f64 = 1000.0;
 /// Between two changes: others must learn of one before the next.
 const PAUSE: Duration = Duration::from_millis(2_500);
 /// Host 1 is control. A container on host 2 sends, one on host 3 answers.
@@ -24,41 +24,32 @@ const CONTROL_AWAY: i32 = 3;
 /// By how much the other address of a host is higher.
 const OTHER: u32 = 100;
 
+/// A round is one change of the answerer's address, one of the sender's, and one of both at once.
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let cluster = Cluster::on(Lab::builder(3).ipv6(None).start()?)?;
     cluster.ctl(0, &["network", "create", "net"])?;
     let sink = cluster.serve(ANSWERER, "net", "sink", &["throughput", "serve"], "listening")?;
     let mut there = [false; 3];
 
-    for (what, hosts) in
-        [("the answering end", &[ANSWERER][..]), ("the sending end", &[SENDER]), ("both ends", &[SENDER, ANSWERER])]
-    {
-        let transfer = ["throughput", "client", "--seconds", "100000", "sink"];
-        let transfer = cluster.container(SENDER, "net", "transfer")?.args(transfer).spawn()?;
-        let ping = ["ping", "--json", "--count=0", "--interval-ms=1", "sink"];
-        let mut ping = cluster.container(SENDER, "net", "pinger")?.args(ping).spawn()?;
-        wait_until(PATIENCE, "the ping is attached", || {
-            cluster.endpoint_names(0).is_ok_and(|names| names.contains(&"pinger".to_owned())) || !ping.is_running()
-        })?;
+    for (what, hosts) in [
+        ("address of the answering end changed", &[ANSWERER][..]),
+        ("address of the sending end changed", &[SENDER]),
+        ("addresses of both ends changed", &[SENDER, ANSWERER]),
+    ] {
+        let to = Sink { network: "net", name: "sink" };
+        let traffic = Traffic::start(&cluster, SENDER, &to, HEAVY)?;
+        let mut marks = Marks::default();
         rest(PAUSE);
         for _ in 0..rounds {
+            marks.mark();
             for host in hosts {
                 there[*host] = !there[*host];
                 renumber(&cluster, *host, there[*host])?;
             }
             rest(PAUSE);
         }
-        ping.signal(Signal::SIGTERM)?;
-        transfer.signal(Signal::SIGTERM)?;
-        let summary: PingSummary =
-            serde_json::from_str(&ping.wait(PATIENCE)?.stdout).context("no figures from the ping")?;
-        let output = transfer.wait(PATIENCE)?;
-        ensure!(output.status.success(), "{what}: the transfer broke: {}", output.stderr);
-        notes.say(&format!(
-            "address of {what} changed {rounds} times: {} of {} echoes answered, longest silence {:.0} ms",
-            summary.received, summary.sent, summary.longest_silence_ms
-        ));
-        ensure!(summary.longest_silence_ms <= BAR_MS, "{what}: {:.0} ms of silence", summary.longest_silence_ms);
+        let noticed = traffic.end().context(what)?;
+        traffic::judge(what, &marks, &noticed, BAR_MS, notes)?;
     }
     for host in [SENDER, ANSWERER] {
         if there[host] {

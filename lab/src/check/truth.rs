@@ -1,11 +1,14 @@
 //! Faults, one at a time: `status` names each on the side where a person would look, soon, and is silent soon after it is gone.
 
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use overlay_core::instant::rfc3339;
 use serde_json::Value;
 
-use super::{Notes, PATIENCE, ms};
+use super::{Notes, PATIENCE, PingSummary, ms};
 use crate::cluster::Cluster;
 use crate::command::Running;
 use crate::process::rest;
@@ -20,6 +23,14 @@ const WELL: Duration = Duration::from_secs(3);
 const PORTS: &str = "udp dport 51820-51899";
 /// The table that holds a fault.
 const TABLE: &str = "lab_fault";
+/// The hosts that are looked at. There is one more, which joins and leaves.
+const HOSTS: usize = 3;
+const SPARE: usize = 3;
+/// How long before a fault it may be said to have begun: peers and control are heard now and then.
+const EARLY: u64 = 10;
+/// How long a host whose state was copied may be silent, in milliseconds: the copy is turned away
+/// before it says a word.
+const SILENCE_MS: f64 = 1_000.0;
 
 /// Something that breaks, and what must be said of it.
 struct Fault {
@@ -32,7 +43,7 @@ struct Fault {
     brief: bool,
 }
 
-const FAULTS: [Fault; 8] = [
+const FAULTS: &[Fault] = &[
     Fault {
         name: "the agent of host 2 is stopped",
         inject: |cluster| cluster.host(1).kill(cluster.agent(1)?.pid(), "STOP"),
@@ -92,26 +103,131 @@ const FAULTS: [Fault; 8] = [
         said: &[(0, "peer-loss", "to host2"), (1, "peer-loss", "from host1")],
         brief: false,
     },
+    Fault {
+        name: "packets of host 2 to control are lost",
+        inject: |cluster| {
+            let lost = "tcp dport 7443 drop;";
+            let chain = |hook| format!("chain {hook} {{ type filter hook {hook} priority 0; ");
+            let (out, back) = (chain("output"), chain("input"));
+            nft(cluster, 1, &format!("table inet {TABLE} {{ {out}{lost} }}; {back}tcp sport 7443 drop; }}; }}"))
+        },
+        undo: |cluster| restore(cluster, 1),
+        said: &[(1, "control-away", "traffic goes on")],
+        brief: true,
+    },
+    Fault {
+        name: "control is halted",
+        inject: |cluster| cluster.host(0).kill(cluster.control()?.pid(), "STOP"),
+        undo: |cluster| cluster.host(0).kill(cluster.control()?.pid(), "CONT"),
+        said: &[(1, "control-away", "traffic goes on"), (2, "control-away", "traffic goes on")],
+        brief: true,
+    },
+    Fault {
+        name: "control is gone",
+        inject: |cluster| cluster.control()?.kill(),
+        undo: |cluster| cluster.ctl(0, &["start"]).map(drop),
+        said: &[(1, "control-away", "control is away"), (2, "control-away", "control is away")],
+        brief: false,
+    },
+    Fault {
+        name: "a bridge of host 2 is on the network's prefix",
+        inject: |cluster| {
+            let networks = cluster.ctl_json(0, &["network", "ls"])?;
+            let prefix = networks[0]["prefix"].as_str().context("a network has a prefix")?;
+            let address = prefix.split('/').next().unwrap_or_default();
+            let add = format!("ip addr add {address}/24 dev br-lab");
+            shell(cluster, 1, &format!("ip link add br-lab type bridge; ip link set br-lab up; {add}"))
+        },
+        undo: |cluster| shell(cluster, 1, "ip link del br-lab"),
+        said: &[(1, "prefix-clash", "br-lab")],
+        brief: true,
+    },
+    Fault {
+        name: "the agent of host 2 has no descriptors left",
+        inject: |cluster| {
+            let pid = cluster.agent(1)?.pid();
+            // Every new descriptor gets the lowest number that is free.
+            let lowest = format!("n=0; while [ -e /proc/{pid}/fd/$n ]; do n=$((n+1)); done");
+            shell(cluster, 1, &format!("{lowest}; prlimit --pid {pid} --nofile=$n:"))
+        },
+        undo: |cluster| {
+            let pid = cluster.agent(1)?.pid();
+            shell(
+                cluster,
+                1,
+                &format!(
+                    "prlimit --pid {pid} --nofile=$(prlimit --pid {pid} --nofile -o HARD --noheadings | tr -d ' '):"
+                ),
+            )
+        },
+        said: &[(1, "descriptors", "")],
+        brief: false,
+    },
 ];
 
+/// Tried by [`copied`], which sees to what is around it.
+const COPIED: Fault = Fault {
+    name: "the state of host 3 is copied to another host",
+    inject: copy_identity,
+    undo: |cluster| {
+        is_told_and_harmless(cluster)?;
+        cluster.ctl(SPARE, &["leave"]).map(drop)
+    },
+    said: &[(2, "identity-clash", "")],
+    brief: true,
+};
+
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
-    let mut cluster = Cluster::new(3)?;
+    let mut cluster = Cluster::new(HOSTS + 1)?;
     let talk = talk(&cluster, "net")?;
+    let mut table = Table::default();
     for _ in 0..rounds {
         stay_well(&cluster)?;
         for fault in FAULTS.iter().filter(|fault| fault.brief || rounds > 1) {
-            try_fault(&mut cluster, fault, notes).with_context(|| fault.name)?;
+            try_fault(&mut cluster, fault, &mut table).with_context(|| fault.name)?;
         }
+        copied(&mut cluster, &mut table).context(COPIED.name)?;
     }
+    table.say(notes);
     drop(talk);
     cluster.finish()
+}
+
+/// What was said of each fault, and when.
+#[derive(Default)]
+struct Table(Vec<Said>);
+
+struct Said {
+    fault: &'static str,
+    host: usize,
+    code: &'static str,
+    named: Duration,
+    gone: Duration,
+}
+
+impl Table {
+    /// Says the worst of all rounds for each fault and side.
+    fn say(&self, notes: &mut Notes) {
+        notes.say(&format!("{:<68} {:<7} {:<16} {:>8} {:>8}", "fault", "side", "problem", "named", "gone"));
+        let mut told = BTreeSet::new();
+        for one in &self.0 {
+            if !told.insert((one.fault, one.host, one.code)) {
+                continue;
+            }
+            let alike = || self.0.iter().filter(|s| (s.fault, s.host, s.code) == (one.fault, one.host, one.code));
+            let named = alike().map(|said| said.named).max().unwrap_or_default();
+            let gone = alike().map(|said| said.gone).max().unwrap_or_default();
+            let side = format!("host{}", one.host + 1);
+            notes.say(&format!("{:<68} {side:<7} {:<16} {:>8} {:>8}", one.fault, one.code, ms(named), ms(gone)));
+        }
+    }
 }
 
 /// Has containers of all hosts ask each other, two hundred times a second.
 fn talk(cluster: &Cluster, network: &str) -> Result<Vec<Running>> {
     cluster.ctl(0, &["network", "create", network])?;
     let mut running = Vec::new();
-    for host in 0..3 {
+    for host in 0..HOSTS {
         running.push(cluster.serve_http(host, network, &format!("server{host}"))?);
     }
     for (from, to) in [(0, 1), (1, 2), (2, 0)] {
@@ -128,33 +244,42 @@ pub(super) fn ask(cluster: &Cluster, network: &str, from: usize, to: usize) -> R
     cluster.container(from, network, &name)?.args(ping).spawn()
 }
 
-fn try_fault(cluster: &mut Cluster, fault: &Fault, notes: &mut Notes) -> Result<()> {
-    let begin = Instant::now();
+fn try_fault(cluster: &mut Cluster, fault: &Fault, table: &mut Table) -> Result<()> {
+    let (begin, begin_unix) = (Instant::now(), unix_now());
     (fault.inject)(cluster)?;
+    let mut named = Vec::new();
     for (host, code, words) in fault.said {
         let is_said = || has(cluster, *host, code, words);
         wait_until(SAID.saturating_sub(begin.elapsed()), &format!("{code} on host {}", host + 1), is_said)
             .with_context(|| told(cluster, *host))?;
+        named.push(begin.elapsed());
+        let since = since(cluster, *host, code)?;
+        // Of two times that are written like this, the earlier one is also the first by its letters.
+        let (earliest, latest) = (rfc3339(begin_unix.saturating_sub(EARLY)), rfc3339(unix_now()));
+        let honest = (earliest..=latest).contains(&since);
+        ensure!(honest, "{code} on host {}: since {since}, which began at {}", host + 1, rfc3339(begin_unix));
     }
-    let said = begin.elapsed();
 
-    let healed = Instant::now();
     (fault.undo)(cluster)?;
-    for host in 0..3 {
-        let is_gone = || fault.said.iter().all(|(_, code, _)| !has(cluster, host, code, ""));
+    let healed = Instant::now();
+    for ((host, code, _), named) in fault.said.iter().zip(named) {
         let bar = GONE.saturating_sub(healed.elapsed());
-        wait_until(bar, &format!("host {} says nothing any more", host + 1), is_gone)
-            .with_context(|| told(cluster, host))?;
+        wait_until(bar, &format!("{code} of host {} is gone", host + 1), || lacks(cluster, *host, code))
+            .with_context(|| told(cluster, *host))?;
+        table.0.push(Said { fault: fault.name, host: *host, code, named, gone: healed.elapsed() });
     }
-    notes.say(&format!("{}: said after {}, gone after {}", fault.name, ms(said), ms(healed.elapsed())));
 
     // What else a fault led to passes as well.
     settle(cluster)
 }
 
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// Waits until no host says anything.
 fn settle(cluster: &Cluster) -> Result<()> {
-    for host in 0..3 {
+    for host in 0..HOSTS {
         wait_until(PATIENCE, "no problems", || problems(cluster, host).is_ok_and(|problems| problems.is_empty()))
             .with_context(|| told(cluster, host))?;
     }
@@ -166,7 +291,7 @@ fn stay_well(cluster: &Cluster) -> Result<()> {
     settle(cluster)?;
     let begin = Instant::now();
     while begin.elapsed() < WELL {
-        for host in 0..3 {
+        for host in 0..HOSTS {
             let problems = problems(cluster, host)?;
             ensure!(problems.is_empty(), "a false alarm on host {}: {problems:?}", host + 1);
         }
@@ -187,6 +312,20 @@ pub(super) fn has(cluster: &Cluster, host: usize, code: &str, words: &str) -> bo
 
     // An agent that is stopped says nothing.
     problems(cluster, host).is_ok_and(|problems| problems.iter().any(is_it))
+}
+
+/// Whether an agent answers and does not say this.
+fn lacks(cluster: &Cluster, host: usize, code: &str) -> bool {
+    problems(cluster, host).is_ok_and(|problems| problems.iter().all(|problem| problem["code"] != code))
+}
+
+/// Since when a host says that it has a problem.
+fn since(cluster: &Cluster, host: usize, code: &str) -> Result<String> {
+    let problems = problems(cluster, host)?;
+    let problem = problems.iter().find(|problem| problem["code"] == code);
+    let since = problem.with_context(|| format!("{code} is said no more"))?["since"].clone();
+
+    since.as_str().map(str::to_owned).with_context(|| format!("{code} is since {since}"))
 }
 
 pub(super) fn told(cluster: &Cluster, host: usize) -> String {
@@ -219,4 +358,44 @@ fn restore(cluster: &Cluster, host: usize) -> Result<()> {
 
 fn nft(cluster: &Cluster, host: usize, rules: &str) -> Result<()> {
     cluster.host(host).try_command("nft")?.arg(rules).run().context("this needs the nft program").map(drop)
+}
+
+fn shell(cluster: &Cluster, host: usize, script: &str) -> Result<()> {
+    cluster.host(host).try_command("sh")?.args(["-ec", script]).run().map(drop)
+}
+
+/// The copy of a host carries nothing and is told so; what is on the real one stays reached.
+fn copied(cluster: &mut Cluster, table: &mut Table) -> Result<()> {
+    let ping = ["ping", "--json", "--count", "0", "--interval-ms", "50", "server2"];
+    let ping = cluster.container(1, "net", "pinger")?.args(ping).spawn()?;
+    try_fault(cluster, &COPIED, table)?;
+
+    let nodes = cluster.ctl(0, &["node", "ls"])?.stdout;
+    ensure!(nodes.contains(cluster.host(2).name()), "the copy took the real node along: {nodes}");
+    ping.signal(Signal::SIGTERM)?;
+    let echoes: PingSummary = serde_json::from_str(&ping.wait(PATIENCE)?.stdout).context("no figures")?;
+    ensure!(echoes.longest_silence_ms <= SILENCE_MS, "the copy drew packets to itself: {echoes:?}");
+
+    cluster.ctl(SPARE, &["join", cluster.join_line()]).map(drop)
+}
+
+fn copy_identity(cluster: &mut Cluster) -> Result<()> {
+    const FILE: &str = "/var/lib/overlay/agent/agent.redb";
+    cluster.ctl(SPARE, &["leave"])?;
+    let script = format!("gzip -c {FILE} | base64 -w0");
+    let state = cluster.host(2).try_command("sh")?.args(["-ec", &script]).run()?.stdout;
+    let script = format!("umask 077; mkdir -p $(dirname {FILE}); base64 -d | gunzip > {FILE}");
+    cluster.host(SPARE).try_command("sh")?.args(["-ec", &script]).input(&state)?.run()?;
+    // Whether a copy that is turned away has started is a matter of opinion.
+    let _ = cluster.host(SPARE).try_command("overlayctl")?.arg("start").output()?;
+
+    Ok(())
+}
+
+fn is_told_and_harmless(cluster: &Cluster) -> Result<()> {
+    wait_until(SAID, "the copy says it", || has(cluster, SPARE, "identity-clash", ""))?;
+    rest(WELL);
+    ensure!(cluster.endpoint_names(0)?.contains(&"server2".to_owned()), "the real host lost its endpoint");
+
+    cluster.fetch(0, "net", "caller", "server2").context("from the real host")
 }

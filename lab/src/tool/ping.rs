@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use nix::libc::MSG_DONTWAIT;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{icmp, is_stopped, resolve, stop_on_signal};
@@ -181,9 +181,14 @@ impl<'a> Pinger<'a> {
         let received = self.answers.len();
         let total: Duration = self.answers.iter().map(|(_, rtt)| *rtt).sum();
         let mean = total.checked_div(u32::try_from(received).unwrap_or(u32::MAX)).unwrap_or_default();
-        let moments = std::iter::once(self.start).chain(self.answers.iter().map(|(at, _)| *at));
-        let gaps = moments.clone().zip(moments.skip(1)).map(|(one, next)| next.saturating_duration_since(one));
+        let gaps = gaps(self.start, &self.answers, self.sent.last().copied());
         let long = Duration::from_millis(self.options.interval_ms) * 2;
+        let (now, unix_now) = (Instant::now(), SystemTime::now());
+        let unix_ms = |at: Instant| {
+            let since = (unix_now - (now - at)).duration_since(UNIX_EPOCH);
+            ms(since.unwrap_or_default())
+        };
+        let silences = gaps.iter().filter(|(_, gap)| *gap > long);
         let mut rtts: Vec<_> = self.answers.iter().map(|(_, rtt)| *rtt).collect();
         rtts.sort_unstable();
 
@@ -196,8 +201,8 @@ impl<'a> Pinger<'a> {
             rtt_p50_ms: ms(quantile(&rtts, 50)),
             rtt_p99_ms: ms(quantile(&rtts, 99)),
             rtt_max_ms: ms(quantile(&rtts, 100)),
-            longest_silence_ms: ms(gaps.clone().max().unwrap_or_default()),
-            silences_ms: gaps.filter(|gap| *gap > long).map(ms).collect(),
+            longest_silence_ms: ms(gaps.iter().map(|(_, gap)| *gap).max().unwrap_or_default()),
+            silences: silences.map(|(at, gap)| Silence { since_unix_ms: unix_ms(*at), ms: ms(*gap) }).collect(),
             error: self.refused.as_ref().map(ToString::to_string),
         }
     }
@@ -215,9 +220,31 @@ struct Summary {
     rtt_p99_ms: f64,
     rtt_max_ms: f64,
     longest_silence_ms: f64,
-    /// Times between answers that were longer than two intervals.
-    silences_ms: Vec<f64>,
+    /// Times without an answer that were longer than two intervals.
+    silences: Vec<Silence>,
     error: Option<String>,
+}
+
+/// A time without an answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Silence {
+    /// When it began, in milliseconds since 1970.
+    pub(crate) since_unix_ms: f64,
+    /// How long it was, in milliseconds.
+    pub(crate) ms: f64,
+}
+
+/// Lists the times between two answers, each with its beginning. When echoes were sent after the
+/// last answer, the time between those two is one, too.
+fn gaps(start: Instant, answers: &[(Instant, Duration)], last_sent: Option<Instant>) -> Vec<(Instant, Duration)> {
+    let answered = || answers.iter().map(|(at, _)| *at);
+    let ends = answered().chain(last_sent);
+
+    std::iter::once(start)
+        .chain(answered())
+        .zip(ends)
+        .map(|(one, next)| (one, next.saturating_duration_since(one)))
+        .collect()
 }
 
 impl Summary {
@@ -274,6 +301,20 @@ fn initialised(bytes: &[MaybeUninit<u8>]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_silence_that_nothing_ends_counts() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let answers = [(at(1), Duration::ZERO), (at(11), Duration::ZERO)];
+
+        let answered = gaps(start, &answers, Some(at(10)));
+        let lost = gaps(start, &answers, Some(at(900)));
+
+        let times =
+            |gaps: Vec<(Instant, Duration)>| gaps.into_iter().map(|(_, gap)| gap.as_millis()).collect::<Vec<_>>();
+        assert_eq!((times(answered), times(lost)), (vec![1, 10, 0], vec![1, 10, 889]));
+    }
 
     #[test]
     fn quantiles_are_times_that_were_measured() {

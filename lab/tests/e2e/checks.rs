@@ -99,6 +99,11 @@ fn status_is_the_truth() {
 }
 
 #[test]
+fn a_good_day_brings_no_problem() {
+    check("healthy", 1);
+}
+
+#[test]
 fn hosts_behind_nat_are_reached_or_say_why_not() {
     check("nat", 1);
 }

@@ -1,0 +1,151 @@
+//! Traffic that goes on while something happens to the hosts it passes: echoes and a TCP stream from
+//! one container to another, and what they noticed.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::{Notes, PATIENCE, PingSummary, median};
+use crate::cluster::Cluster;
+use crate::command::Running;
+use crate::wait::wait_until;
+
+/// Where a throughput server's container runs and what it is called.
+pub(super) struct Sink<'a> {
+    pub(super) network: &'a str,
+    pub(super) name: &'a str,
+}
+
+/// How much is sent.
+#[derive(Clone, Copy)]
+pub(super) struct Pace {
+    /// Milliseconds between two echoes.
+    pub(super) interval_ms: u32,
+    /// Mbit/s of the stream, or as much as it carries.
+    pub(super) mbit: Option<u32>,
+}
+
+/// A thousand packets a second, and a stream as fast as it gets.
+pub(super) const HEAVY: Pace = Pace { interval_ms: 1, mbit: None };
+
+/// Traffic that goes on.
+pub(super) struct Traffic {
+    ping: Running,
+    transfer: Running,
+}
+
+/// What traffic noticed.
+pub(super) struct Noticed {
+    pub(super) echoes: PingSummary,
+    pub(super) transfer: Transfer,
+}
+
+/// What became of the TCP stream.
+#[derive(Debug, serde::Deserialize)]
+pub(super) struct Transfer {
+    /// Bytes that arrived, whole.
+    pub(super) bytes: u64,
+    /// The longest time that the receiver got nothing.
+    pub(super) longest_pause_ms: f64,
+}
+
+impl Traffic {
+    /// Starts traffic from a container of host `from`, and waits until it is under way.
+    pub(super) fn start(cluster: &Cluster, from: usize, to: &Sink<'_>, pace: Pace) -> Result<Self> {
+        let interval = pace.interval_ms.to_string();
+        let ping = ["ping", "--json", "--count=0", "--interval-ms", &interval, to.name];
+        let ping = cluster.container(from, to.network, "pinger")?.args(ping).spawn()?;
+        let transfer = ["throughput", "client", "--json", "--verify", "--seconds=100000", to.name];
+        let rate = pace.mbit.map(|mbit| format!("--rate={mbit}"));
+        let transfer = cluster.container(from, to.network, "sender")?.args(transfer).args(rate).spawn()?;
+
+        let mut traffic = Self { ping, transfer };
+        wait_until(PATIENCE, "the traffic is under way", || {
+            let is_there = |names: &[String], name: &str| names.iter().any(|known| known == name);
+            let attached = cluster
+                .endpoint_names(from)
+                .is_ok_and(|names| is_there(&names, "pinger") && is_there(&names, "sender"));
+
+            attached || !traffic.ping.is_running() || !traffic.transfer.is_running()
+        })?;
+        Ok(traffic)
+    }
+
+    /// Ends the traffic. The stream must have stayed whole, whatever happened.
+    pub(super) fn end(self) -> Result<Noticed> {
+        self.ping.signal(Signal::SIGTERM)?;
+        self.transfer.signal(Signal::SIGTERM)?;
+        let ping = self.ping.wait(PATIENCE)?;
+        let transfer = self.transfer.wait(PATIENCE)?;
+        ensure!(transfer.status.success(), "the TCP stream broke: {}", transfer.stderr);
+
+        Ok(Noticed {
+            echoes: serde_json::from_str(&ping.stdout)
+                .with_context(|| format!("no figures from the ping: {}", ping.stderr))?,
+            transfer: serde_json::from_str(&transfer.stdout).context("no figures from the stream")?,
+        })
+    }
+}
+
+/// The times at which something was done to the hosts.
+#[derive(Default)]
+pub(super) struct Marks(Vec<f64>);
+
+impl Marks {
+    /// Notes that it is done now.
+    pub(super) fn mark(&mut self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.0.push(now.as_secs_f64() * 1000.0);
+    }
+
+    /// Returns the longest silence, in milliseconds, between each mark and the next one.
+    pub(super) fn gaps(&self, echoes: &PingSummary) -> Vec<f64> {
+        let ends = self.0.iter().skip(1).copied().chain([f64::INFINITY]);
+        let within = |from: f64, until: f64| {
+            let silences = echoes.silences.iter();
+            let some = silences.filter(|s| s.since_unix_ms < until && s.since_unix_ms + s.ms > from);
+
+            some.map(|silence| silence.ms).fold(0.0, f64::max)
+        };
+
+        self.0.iter().zip(ends).map(|(from, until)| within(*from, until)).collect()
+    }
+}
+
+/// Says what was noticed each time, and insists that no gap was longer than `bar_ms`.
+pub(super) fn judge(what: &str, marks: &Marks, noticed: &Noticed, bar_ms: f64, notes: &mut Notes) -> Result<()> {
+    let mut gaps = marks.gaps(&noticed.echoes);
+    let worst = gaps.iter().copied().fold(0.0, f64::max);
+    let echoes = &noticed.echoes;
+    notes.say(&format!(
+        "{what}, {} times: gap median {:.0} ms, worst {worst:.0} ms; {} of {} echoes answered; \
+         TCP whole, {} MB, longest pause {:.0} ms",
+        gaps.len(),
+        median(&mut gaps),
+        echoes.received,
+        echoes.sent,
+        noticed.transfer.bytes / 1_000_000,
+        noticed.transfer.longest_pause_ms,
+    ));
+
+    ensure!(worst <= bar_ms, "{what}: a gap of {worst:.0} ms");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tool::ping::Silence;
+
+    #[test]
+    fn each_silence_counts_for_what_was_done_before_or_during_it() {
+        let silences = [(90.0, 20.0), (250.0, 5.0), (260.0, 30.0), (450.0, 1000.0)];
+        let silence = |(since_unix_ms, ms)| Silence { since_unix_ms, ms };
+        let echoes =
+            PingSummary { sent: 9, received: 9, longest_silence_ms: 1000.0, silences: silences.map(silence).into() };
+        let marks = Marks(vec![100.0, 200.0, 400.0, 440.0]);
+
+        assert_eq!(marks.gaps(&echoes), [20.0, 30.0, 0.0, 1000.0]);
+    }
+}
