@@ -1,14 +1,19 @@
-//! What a host runs out of kills nobody: room for the log or a reader of it, room for the state, descriptors. The agent of
-//! host 2 and control on host 1 go through all of it under traffic, container starts and changes.
+//! What a host runs out of kills nobody: room for the log or a reader of it, room for the state,
+//! descriptors. The agent of host 2 and control on host 1 go through all of it under echoes, a TCP
+//! stream, container starts and changes.
+
+mod starts;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
 
-use super::{Notes, PATIENCE, PingSummary, ms};
+use self::starts::{Starting, Starts};
+use super::traffic::{Pace, Sink, Traffic};
+use super::{Notes, PATIENCE, ms};
 use crate::cluster::Cluster;
 use crate::command::{Output, Running};
+use crate::docker::{Engine, Image};
 use crate::process::rest;
 use crate::wait::wait_until;
 
@@ -26,56 +31,114 @@ const STATE_DISK: &str = "/var/lib/overlay";
 /// A pipe for the log.
 const PIPE: &str = "/run/log-pipe";
 
-pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
-    let mut cluster = Cluster::new(2)?;
-    cluster.ctl(0, &["network", "create", "net"])?;
-    let server = cluster.serve_http(0, "net", "service")?;
+/// Fifty echoes a second, and a stream that leaves the processors time for the rest.
+const PACE: Pace = Pace { interval_ms: 20, mbit: Some(200) };
+/// What a start may be refused with while the state disk is full, and while there are no
+/// descriptors.
+const FULL: &[&str] = &["is full; make room there"];
+const NO_DESCRIPTORS: &[&str] = &["Too many open files", "descriptors"];
 
-    for _ in 0..rounds {
-        pipe(&mut cluster, notes)?;
-        dev_full(&mut cluster, notes)?;
-        full_log_disk(&mut cluster, notes)?;
-        full_state_disk(&mut cluster, notes)?;
-        no_descriptors(&mut cluster, notes)?;
+/// Every other round has a Docker engine beside the agent, where one is installed.
+pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
+    for round in 0..rounds {
+        let has_docker = round % 2 == 1 && Engine::missing_program().is_none();
+        let mut stage = Stage::new(has_docker, notes)?;
+        let services = stage.serve()?;
+        pipe(&mut stage, notes)?;
+        dev_full(&mut stage, notes)?;
+        full_log_disk(&mut stage, notes)?;
+        full_state_disk(&mut stage, notes)?;
+        no_descriptors(&mut stage, notes)?;
+        drop(services);
+        stage.finish()?;
     }
 
-    drop(server);
-    cluster.finish()
+    Ok(())
+}
+
+/// The hosts, and the engine of the one that is tried.
+struct Stage {
+    cluster: Cluster,
+    engine: Option<Engine>,
+}
+
+impl Stage {
+    fn new(has_docker: bool, notes: &mut Notes) -> Result<Self> {
+        let cluster = Cluster::new(2)?;
+        cluster.ctl(0, &["network", "create", "net"])?;
+        if !has_docker {
+            notes.say("containers of `overlayctl run` start all the while");
+            return Ok(Self { cluster, engine: None });
+        }
+        let engine = Engine::start(cluster.host(HOST), &notes.engine(HOST), false)?;
+        engine.load(&Image::make()?)?;
+        let create = ["network", "create", "-d", "overlay-wg", starts::DOCKER_NETWORK];
+        wait_until(PATIENCE, "Docker makes a network", || engine.run(&create).is_ok())?;
+        notes.say(&format!("containers of `overlayctl run` and Docker {} start all the while", engine.version()?));
+
+        Ok(Self { cluster, engine: Some(engine) })
+    }
+
+    /// Starts what is fetched from and sent to.
+    fn serve(&self) -> Result<Vec<Running>> {
+        let mut services = vec![
+            self.cluster.serve_http(0, "net", "service")?,
+            self.cluster.serve(0, "net", "sink", &["throughput", "serve"], "listening")?,
+        ];
+        if self.engine.is_some() {
+            services.push(self.cluster.serve_http(0, starts::DOCKER_NETWORK, "service")?);
+        }
+
+        Ok(services)
+    }
+
+    /// Lets the hosts leave. What an engine leaves on its host is its own.
+    fn finish(self) -> Result<()> {
+        let Some(engine) = self.engine else { return self.cluster.finish() };
+        for host in [HOST, 0] {
+            self.cluster.wait_for_control(host)?;
+            self.cluster.ctl(host, &["leave"])?;
+        }
+        engine.stop_daemon("TERM")?;
+
+        self.cluster.into_lab().finish()
+    }
 }
 
 /// A reader that stopped with the pipe full, none at all, and one again.
-fn pipe(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
+fn pipe(stage: &mut Stage, notes: &mut Notes) -> Result<()> {
     let script = format!("exec 3<>{PIPE}; dd if=/dev/zero bs=65536 count=1 >&3 2>/dev/null; echo full; exec sleep 600");
     let mut stopped = Vec::new();
     for host in [0, HOST] {
-        cluster.host(host).try_command("mkfifo")?.arg(PIPE).run()?;
-        let reader = cluster.host(host).try_command("sh")?.args(["-c", &script]).spawn()?;
+        stage.cluster.host(host).try_command("mkfifo")?.arg(PIPE).run()?;
+        let reader = stage.cluster.host(host).try_command("sh")?.args(["-c", &script]).spawn()?;
         wait_until(PATIENCE, "the pipe is full", || reader.stdout().contains("full"))?;
         stopped.push(reader);
     }
-    let scene = Scene::begin(cluster, PIPE)?;
-    let named = scene.named(cluster, &["log", "control-log"])?;
-    scene.works(cluster)?;
-    notes.say(&format!("reader of a full pipe stopped: {named}, {}", scene.end(cluster)?));
+    let scene = Scene::begin(stage, PIPE, &[])?;
+    let named = scene.named(&stage.cluster, &["log", "control-log"])?;
+    scene.works(&stage.cluster)?;
+    notes.say(&format!("reader of a full pipe stopped: {named}, {}", scene.end(&stage.cluster)?));
 
-    let scene = Scene::go_on(cluster)?;
+    let scene = Scene::go_on(stage, &[])?;
     drop(stopped);
-    let named = scene.named(cluster, &["log", "control-log"])?;
-    scene.works(cluster)?;
-    let readers = [0, HOST].map(|host| cluster.host(host).try_command("cat")?.arg(PIPE).spawn());
-    let gone = scene.gone(cluster)?;
-    notes.say(&format!("pipe closed: {named}; read again: {gone}, {}", scene.end(cluster)?));
+    let named = scene.named(&stage.cluster, &["log", "control-log"])?;
+    scene.works(&stage.cluster)?;
+    let readers = [0, HOST].map(|host| stage.cluster.host(host).try_command("cat")?.arg(PIPE).spawn());
+    let gone = scene.gone(&stage.cluster)?;
+    notes.say(&format!("pipe closed: {named}; read again: {gone}, {}", scene.end(&stage.cluster)?));
 
-    stop(cluster)?;
+    stop(&mut stage.cluster)?;
     for (host, reader) in [0, HOST].into_iter().zip(readers) {
         reader?.wait(PATIENCE)?;
-        cluster.host(host).try_command("rm")?.arg(PIPE).run()?;
+        stage.cluster.host(host).try_command("rm")?.arg(PIPE).run()?;
     }
     Ok(())
 }
 
-fn dev_full(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
-    let scene = Scene::begin(cluster, "/dev/full")?;
+fn dev_full(stage: &mut Stage, notes: &mut Notes) -> Result<()> {
+    let scene = Scene::begin(stage, "/dev/full", &[])?;
+    let cluster = &mut stage.cluster;
     let named = scene.named(cluster, &["log", "control-log"])?;
     scene.works(cluster)?;
     notes.say(&format!("standard error is /dev/full: {named}, {}", scene.end(cluster)?));
@@ -83,13 +146,14 @@ fn dev_full(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
     stop(cluster)
 }
 
-fn full_log_disk(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
+fn full_log_disk(stage: &mut Stage, notes: &mut Notes) -> Result<()> {
     for host in [0, HOST] {
         let script = format!("mkdir {LOG_DISK} && mount -n -t tmpfs -o size=64k log {LOG_DISK}");
-        shell(cluster, host, &script)?;
-        fill(cluster, host, LOG_DISK)?;
+        shell(&stage.cluster, host, &script)?;
+        fill(&stage.cluster, host, LOG_DISK)?;
     }
-    let scene = Scene::begin(cluster, &format!("{LOG_DISK}/log"))?;
+    let scene = Scene::begin(stage, &format!("{LOG_DISK}/log"), &[])?;
+    let cluster = &mut stage.cluster;
     let named = scene.named(cluster, &["log", "control-log"])?;
     scene.works(cluster)?;
     for host in [0, HOST] {
@@ -109,9 +173,10 @@ fn full_log_disk(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-fn full_state_disk(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
-    with_daemons_away(cluster, &format!("mount -n -t tmpfs -o size=16m state {STATE_DISK}"))?;
-    let scene = Scene::begin(cluster, "/dev/null")?;
+fn full_state_disk(stage: &mut Stage, notes: &mut Notes) -> Result<()> {
+    with_daemons_away(&mut stage.cluster, &format!("mount -n -t tmpfs -o size=16m state {STATE_DISK}"))?;
+    let scene = Scene::begin(stage, "/dev/null", FULL)?;
+    let cluster = &mut stage.cluster;
     for host in [0, HOST] {
         fill(cluster, host, STATE_DISK)?;
     }
@@ -208,8 +273,9 @@ fn with_daemons_away(cluster: &mut Cluster, change: &str) -> Result<()> {
     Ok(())
 }
 
-fn no_descriptors(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
-    let scene = Scene::begin(cluster, "/dev/null")?;
+fn no_descriptors(stage: &mut Stage, notes: &mut Notes) -> Result<()> {
+    let scene = Scene::begin(stage, "/dev/null", NO_DESCRIPTORS)?;
+    let cluster = &mut stage.cluster;
     let daemons = [cluster.agent(HOST)?, cluster.control()?].map(|daemon| daemon.pid()).into_iter().zip([HOST, 0]);
     let limited: Vec<(usize, i32, String)> = daemons
         .map(|(pid, host)| {
@@ -243,34 +309,35 @@ fn no_descriptors(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
 struct Scene {
     agent: i32,
     control: i32,
-    ping: Running,
+    traffic: Traffic,
+    starts: Starts,
 }
 
 impl Scene {
-    /// Starts control and the agent anew with another log, and traffic.
-    fn begin(cluster: &mut Cluster, log: &str) -> Result<Self> {
+    /// Starts control and the agent anew with another log, and what goes on meanwhile.
+    fn begin(stage: &mut Stage, log: &str, refusals: &'static [&'static str]) -> Result<Self> {
+        let cluster = &mut stage.cluster;
         for daemon in [cluster.control()?, cluster.agent(HOST)?] {
             daemon.kill()?;
             cluster.restart_logging_to(&daemon, log)?;
         }
         cluster.wait_for_agent(HOST)?;
         cluster.wait_for_control(HOST)?;
-        wait_until(PATIENCE, "traffic passes", || {
-            let ping = cluster
-                .container(HOST, "net", "first")
-                .and_then(|ping| ping.args(["ping", "--count=1", "service"]).output());
-            ping.is_ok_and(|output| output.status.success())
-        })?;
+        let cluster = &stage.cluster;
+        let first = || cluster.container(HOST, "net", "first")?.args(["ping", "--count=1", "service"]).output();
+        wait_until(PATIENCE, "traffic passes", || first().is_ok_and(|output| output.status.success()))?;
 
-        Self::go_on(cluster)
+        Self::go_on(stage, refusals)
     }
 
-    /// Begins with the processes as they are.
-    fn go_on(cluster: &Cluster) -> Result<Self> {
-        let ping = ["ping", "--json", "--count=0", "--interval-ms=20", "service"];
-        let ping = cluster.container(HOST, "net", "pinger")?.args(ping).spawn()?;
+    /// Begins with the processes as they are. A start may be refused with one of `refusals`.
+    fn go_on(stage: &Stage, refusals: &'static [&'static str]) -> Result<Self> {
+        let cluster = &stage.cluster;
+        let traffic = Traffic::start(cluster, HOST, &Sink { network: "net", name: "sink" }, PACE)?;
+        let starting = Starting { host: cluster.host(HOST).clone(), engine: stage.engine.clone(), refusals };
+        let (agent, control) = (cluster.agent(HOST)?.pid(), cluster.control()?.pid());
 
-        Ok(Self { agent: cluster.agent(HOST)?.pid(), control: cluster.control()?.pid(), ping })
+        Ok(Self { agent, control, traffic, starts: Starts::begin(&starting) })
     }
 
     /// Waits until the agent's `status` has all of these problems.
@@ -298,16 +365,17 @@ impl Scene {
         cluster.ctl(HOST, &["network", "rm", "other"]).map(drop)
     }
 
-    /// Ends the traffic; insists that nothing was lost and nobody died.
+    /// Ends what went on; insists that nothing was lost and nobody died.
     fn end(self, cluster: &Cluster) -> Result<String> {
-        self.ping.signal(Signal::SIGTERM)?;
-        let summary: PingSummary = serde_json::from_str(&self.ping.wait(PATIENCE)?.stdout).context("no figures")?;
-        let (sent, received) = (summary.sent, summary.received);
+        let starts = self.starts.end()?;
+        let noticed = self.traffic.end()?;
+        let (sent, received) = (noticed.echoes.sent, noticed.echoes.received);
         ensure!(sent == received, "{} of {sent} packets were lost", sent - received);
         ensure!(cluster.agent(HOST)?.pid() == self.agent, "the agent died");
         ensure!(cluster.control()?.pid() == self.control, "control died");
+        let megabytes = noticed.transfer.bytes / 1_000_000;
 
-        Ok(format!("{received} of {sent} echoes answered, 0 deaths"))
+        Ok(format!("{received} of {sent} echoes answered, {megabytes} MB by TCP whole, {starts}, 0 deaths"))
     }
 }
 
