@@ -71,21 +71,11 @@ fn who(session: &Session, status: &mut v1::StatusResponse) {
 async fn joined(session: &Session, status: &mut v1::StatusResponse) {
     who(session, status);
     status.control = Some(session.link.status(session.unpublished().len()));
-    if let Some((address, silent)) = session.link.silence(Instant::now()) {
-        status.problems.push(v1::Problem {
-            code: "control-away".to_owned(),
-            text: format!("control at {address} has said nothing for {} s; traffic goes on", silent.as_secs()),
-            since_unix: unix_now().saturating_sub(silent.as_secs()),
-        });
-    }
     // A node that was turned away says why.
-    let turned_away = *session.standing.borrow() == Standing::TurnedAway;
-    if let Some(control) = status.control.as_ref().filter(|control| !control.connected && !turned_away) {
-        status.problems.push(v1::Problem {
-            code: "control-away".to_owned(),
-            text: format!("control is away: {}; traffic goes on, changes wait", control.reason),
-            since_unix: control.since_unix,
-        });
+    let is_turned_away = *session.standing.borrow() == Standing::TurnedAway;
+    let trouble = session.link.trouble(Instant::now(), unix_now());
+    if let Some((text, since_unix)) = trouble.filter(|_| !is_turned_away) {
+        status.problems.push(v1::Problem { code: "control-away".to_owned(), text, since_unix });
     }
     let reports = session.lanes.report().await;
     status.problems.extend(peer_problems(session, &reports));
@@ -252,5 +242,30 @@ fn wire_mtu_source(source: MtuSource) -> v1::MtuSource {
         MtuSource::Link => v1::MtuSource::Link,
         MtuSource::Probed => v1::MtuSource::Probed,
         MtuSource::Assumed => v1::MtuSource::Assumed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use overlay_dataplane::LaneId;
+
+    use super::*;
+    use crate::path::Counters;
+
+    #[test]
+    fn a_lane_whose_device_refuses_batches_does_not_claim_to_send_them() {
+        let report = |segments| LaneReport {
+            lane: LaneId(0),
+            port: 51820,
+            engine: overlay_dataplane::Counters::default(),
+            io: Counters::default(),
+            segments,
+            refused: None,
+            peers: Vec::new(),
+        };
+
+        let [sound, refusing] = [true, false].map(|segments| lane(&report(segments), "tso+uso+gso+gro").offload);
+
+        assert_eq!((sound.as_str(), refusing.as_str()), ("tso+uso+gso+gro", "tso+uso+gro"));
     }
 }

@@ -48,6 +48,10 @@ enum LinkState {
 /// How long control may say nothing before that is told; it speaks every five seconds.
 const SILENCE: Duration = Duration::from_secs(8);
 
+/// How long a connection may be missing before that is a problem, in seconds: control or an agent that
+/// is started again has it back by then.
+const MISSED: u64 = 4;
+
 /// The one connection to control; who watches keeps it, others use it while it lasts.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -93,8 +97,21 @@ impl Link {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
+    /// Says what is wrong with control, and since when, if that lasts too long to be a restart.
+    pub(crate) fn trouble(&self, now: Instant, unix_now: u64) -> Option<(String, u64)> {
+        if let Some((address, silent)) = self.silence(now) {
+            let text = format!("control at {address} has said nothing for {} s; traffic goes on", silent.as_secs());
+            return Some((text, unix_now.saturating_sub(silent.as_secs())));
+        }
+        let status = self.status(0);
+        let is_missed = !status.connected && unix_now.saturating_sub(status.since_unix) >= MISSED;
+        let text = || format!("control is away: {}; traffic goes on, changes wait", status.reason);
+
+        is_missed.then(|| (text(), status.since_unix))
+    }
+
     /// Says where control is connected, and for how long it has said nothing there, if that is too long.
-    pub(crate) fn silence(&self, now: Instant) -> Option<(String, Duration)> {
+    fn silence(&self, now: Instant) -> Option<(String, Duration)> {
         let LinkState::Connected { address, .. } = &*self.state.borrow() else { return None };
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let silent = now.saturating_duration_since(heard);
@@ -146,12 +163,14 @@ impl Link {
         self.state.send_replace(LinkState::Connected { since: unix_now(), address, channel });
     }
 
-    /// States that control is away; if it was already, its time stays.
+    /// States that control is away; if it was already, its time stays. Control that had been silent for
+    /// too long is away since then.
     pub(crate) fn away(&self, reason: impl std::fmt::Display) {
         let reason = reason.to_string();
+        let silent = self.silence(Instant::now()).map_or(0, |(_, silent)| silent.as_secs());
         let since = match &*self.state.borrow() {
             LinkState::Away { since, .. } | LinkState::Dialling { since } => *since,
-            LinkState::Connected { .. } => unix_now(),
+            LinkState::Connected { .. } => unix_now().saturating_sub(silent),
         };
         tracing::debug!(%reason, "Control is away");
         self.state.send_replace(LinkState::Away { since, reason });
@@ -296,6 +315,36 @@ mod tests {
 
         assert_eq!((early, late), (None, Some(("192.0.2.1:7443".to_owned(), SILENCE))));
         assert_eq!(link.silence(begun + SILENCE), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_comes_back_at_once_is_no_problem_and_one_that_stays_away_is() {
+        let link = Link::new();
+        link.away("connection refused");
+        let since = link.status(0).since_unix;
+
+        let early = link.trouble(Instant::now(), since + MISSED - 1);
+        let late = link.trouble(Instant::now(), since + MISSED);
+
+        assert_eq!(early, None);
+        let (text, told) = late.expect("control is missed");
+        assert!(text.contains("connection refused") && told == since, "{text}, {told}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silence_and_the_end_of_its_connection_are_one_problem() {
+        let link = Link::new();
+        let channel = tonic::transport::Endpoint::from_static("http://control").connect_lazy();
+        link.connected("192.0.2.1:7443".to_owned(), channel);
+        tokio::time::advance(SILENCE).await;
+        let now = unix_now();
+        let silent = link.trouble(Instant::now(), now);
+
+        link.away("timed out");
+
+        let (_, silent_since) = silent.expect("it is silent");
+        let (_, away_since) = link.trouble(Instant::now(), now).expect("it is missed at once");
+        assert!(away_since.abs_diff(silent_since) <= 1, "{silent_since}, {away_since}");
     }
 
     #[test]
