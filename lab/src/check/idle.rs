@@ -18,10 +18,12 @@ const STEPS: [u32; 3] = [20, 60, 100];
 const HOSTS: usize = 2;
 /// How long all containers of 200 networks may take to start.
 const START: Duration = Duration::from_secs(60);
-/// What is still to be done after the last start is over by then, and how long the agents are watched; longer where figures
-/// are what is asked for.
+/// What is still to be done after the last start is over by then, and how long the agents are
+/// watched; longer where figures are what is asked for, and so long while networks are in use that
+/// each is swept at least once: sweeps are 45 to 75 s apart.
 const SHORT: Watch = Watch { settle: Duration::from_secs(2), watch: Duration::from_secs(4) };
 const LONG: Watch = Watch { settle: Duration::from_secs(8), watch: Duration::from_secs(10) };
+const SWEPT: Watch = Watch { settle: Duration::from_secs(8), watch: Duration::from_secs(80) };
 /// Percent of a core for an agent without networks, and for each network in use.
 const BASE: f64 = 0.1;
 const PER_NETWORK: f64 = 0.02;
@@ -54,7 +56,7 @@ struct Cost {
 }
 
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
-    let watch = if rounds < MANY { SHORT } else { LONG };
+    let watch = if rounds < MANY { [SHORT, SHORT] } else { [LONG, SWEPT] };
     let mut misses = Vec::new();
     for networks in STEPS.into_iter().filter(|step| *step < rounds).chain([rounds]) {
         misses.extend(cold(networks, watch, notes)?);
@@ -65,16 +67,16 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
 }
 
 /// Tries so many networks on new hosts, and says what they cost more than they may.
-fn cold(networks: u32, watch: Watch, notes: &mut Notes) -> Result<Vec<String>> {
+fn cold(networks: u32, [alone, in_use]: [Watch; 2], notes: &mut Notes) -> Result<Vec<String>> {
     let cluster = Cluster::new(HOSTS)?;
     let agents = [cluster.agent(0)?, cluster.agent(1)?];
     for network in 0..networks {
         cluster.ctl(0, &["network", "create", &format!("n{network}")])?;
     }
-    let empty = watch.measure(&agents)?;
+    let empty = alone.measure(&agents)?;
     notes.say(&row("unused", networks, &empty, &empty));
     let (crowd, took) = Crowd::start(&cluster, networks)?;
-    let busy = watch.measure(&agents)?;
+    let busy = in_use.measure(&agents)?;
     notes.say(&row(&format!("in use, started in {:.1} s", took.as_secs_f64()), networks, &empty, &busy));
     let mut misses = judge(networks, &empty, &busy);
     if took > START {
@@ -82,7 +84,7 @@ fn cold(networks: u32, watch: Watch, notes: &mut Notes) -> Result<Vec<String>> {
     }
 
     crowd.end(&cluster)?;
-    let left = watch.measure(&agents)?;
+    let left = alone.measure(&agents)?;
     notes.say(&row("without containers", networks, &empty, &left));
     let bar = allowance(2.0 * BASE);
     misses.extend(left.iter().filter(|cost| cost.cpu > bar).map(|cost| format!("memberships cost {:.2} %", cost.cpu)));
