@@ -39,11 +39,15 @@ pub(crate) struct UdpSockets {
     port: u16,
 }
 
+/// How datagrams are handed to the kernel; tests put in its place what a device might answer.
+type Hand = fn(&UdpSocketState, UdpSockRef<'_>, &Transmit<'_>) -> io::Result<()>;
+
 /// One socket.
 #[derive(Debug)]
 pub(crate) struct UdpSocket {
     socket: Socket,
     state: UdpSocketState,
+    hand: Hand,
     segmentation: bool,
     /// The device took nothing for as long as a send waits; no other waits until it takes something again.
     stuck: bool,
@@ -149,8 +153,9 @@ impl UdpSocket {
             tracing::warn!("Kernel cannot forbid fragmentation of tunnel packets");
         }
         let segmentation = state.max_gso_segments() > 1;
+        let hand = UdpSocketState::try_send;
 
-        Ok(Self { socket, state, segmentation, stuck: false, refused: None })
+        Ok(Self { socket, state, hand, segmentation, stuck: false, refused: None })
     }
 
     fn port(&self) -> io::Result<u16> {
@@ -235,10 +240,10 @@ impl UdpSocket {
     ) -> Result<(), Errno> {
         let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
         counters.udp_sends += 1;
-        let mut sent = self.state.try_send(UdpSockRef::from(&self.socket), &transmit);
+        let mut sent = (self.hand)(&self.state, UdpSockRef::from(&self.socket), &transmit);
         // An error that an earlier datagram left behind is reported once and says nothing about this one.
         if matches!(&sent, Err(error) if error.kind() == io::ErrorKind::ConnectionRefused) || self.had_to_wait(&sent) {
-            sent = self.state.try_send(UdpSockRef::from(&self.socket), &transmit);
+            sent = (self.hand)(&self.state, UdpSockRef::from(&self.socket), &transmit);
         }
 
         self.stuck = matches!(&sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
@@ -325,4 +330,39 @@ fn has_no_ipv6(error: &io::Error) -> bool {
     let raw = error.raw_os_error().map(Errno::from_raw);
 
     matches!(raw, Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a device answers that cannot cut a batch into datagrams.
+    fn without_batches(state: &UdpSocketState, socket: UdpSockRef<'_>, transmit: &Transmit<'_>) -> io::Result<()> {
+        match transmit.segment_size {
+            Some(_) => Err(Errno::EIO.into()),
+            None => state.try_send(socket, transmit),
+        }
+    }
+
+    #[test]
+    fn a_device_that_refuses_batches_gets_datagrams_and_is_not_offered_another_batch() {
+        let mut sockets = UdpSockets::bind(0).expect("a port");
+        let receiver = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+        receiver.set_nonblocking(true).expect("set");
+        let to = receiver.local_addr().expect("an address");
+        let mut counters = Counters::default();
+        sockets.send(to, &[1; 30], 10, &mut counters);
+        let before = sockets.segments();
+        sockets.v4.hand = without_batches;
+
+        sockets.send(to, &[2; 25], 10, &mut counters);
+        sockets.send(to, &[3; 20], 10, &mut counters);
+
+        let arrived = || receiver.recv(&mut [0; 64]).ok();
+        let lengths: Vec<_> = std::iter::from_fn(arrived).collect();
+        assert!(before && !sockets.segments());
+        assert_eq!(lengths, [10, 10, 10, 10, 10, 5, 10, 10]);
+        // One batch, one that was refused and three of its datagrams, two of the next.
+        assert_eq!((counters.udp_sends, counters.udp_singly, counters.udp_datagrams_out), (7, 2, 8));
+    }
 }
