@@ -1,8 +1,7 @@
-//! A lane that starts again carries traffic again within a second.
+//! A lane that starts again calls its peers, and what was under way goes on.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::{Duration, Instant};
 
 use overlay_agent::path::LaneEvent;
 
@@ -23,19 +22,17 @@ fn a_stream_survives_the_restart_of_either_side() {
         receiver.read_exact(&mut byte).expect("received");
 
         for restarted in ["a", "b"] {
-            let begun = Instant::now();
             let (host, other) = if restarted == "a" { (&mut world.a, &world.b) } else { (&mut world.b, &world.a) };
             host.lanes = None;
             host.start_lanes().await;
             host.publish(other);
             host.lanes.as_ref().expect("running").wake_peers().expect("told");
-            // Data in the direction that the restarted side cannot open until there is a new session.
+
+            // It calls by itself: nobody sends anything that could ask for a session. How soon there
+            // is an answer is for the engine's tests (`sim::life`), in their own time.
+            host.wait_established().await;
             sender.write_all(b"2").expect("sent");
             receiver.read_exact(&mut byte).expect("received");
-
-            let gap = begun.elapsed();
-            assert!(gap < Duration::from_secs(1), "{restarted} was back after {gap:?}");
-            println!("restart of {restarted}: {gap:?}");
         }
 
         world.end().await;
