@@ -211,11 +211,9 @@ async fn without_a_certificate_only_joining_is_answered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_honest_join_is_quick_while_others_guess() {
-    // Guesses under way at a time.
     const GUESSERS: usize = 16;
+    // Guesses that each of them has under way at a time, so that a long queue waits for an answer.
     const EACH: usize = 64;
-    // What a join does in turn: connect, and ask. Each step waits for what was asked before it.
-    const STEPS: usize = 4;
     let control = Control::start().await;
     let admin = control.admin().await;
     let line = admin.token(v1::CreateTokenRequest { uses: 20, ..Default::default() }).await;
@@ -248,6 +246,10 @@ async fn an_honest_join_is_quick_while_others_guess() {
         });
     }
 
+    // From then on the queue of guesses is never empty.
+    while refused.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
     let mut most = 0;
     for i in 0..20 {
         let before = refused.load(Ordering::Relaxed);
@@ -256,8 +258,7 @@ async fn an_honest_join_is_quick_while_others_guess() {
     }
 
     guessers.abort_all();
-    assert!(most <= STEPS * GUESSERS * EACH, "a join waited for {most} guesses");
-    assert!(refused.load(Ordering::Relaxed) > GUESSERS * EACH, "nobody guessed");
+    assert!(most < GUESSERS * EACH, "a join waited for the whole queue of guesses: {most}");
 }
 
 #[test]
