@@ -25,7 +25,7 @@ pub(crate) struct Own {
     /// The address.
     pub(crate) address: IpAddr,
     /// The kind of interface.
-    pub(crate) kind: Kind,
+    pub(crate) kind: InterfaceKind,
     /// The next hop of the interface's default route, if it has one; unspecified when the route is
     /// on-link.
     pub(crate) default_route: Option<IpAddr>,
@@ -33,7 +33,7 @@ pub(crate) struct Own {
 
 /// The kind of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum InterfaceKind {
     /// A network card, or a virtual one of a hypervisor.
     Hardware,
     /// A bridge.
@@ -116,9 +116,9 @@ fn rank(own: &Own) -> Rank {
         Some(_) => Rank::Outward,
         None if INWARD.iter().any(|prefix| own.interface.starts_with(prefix)) => Rank::Inward,
         None => match own.kind {
-            Kind::Hardware => Rank::Hardware,
-            Kind::Bridge => Rank::Inward,
-            Kind::Other => Rank::Other,
+            InterfaceKind::Hardware => Rank::Hardware,
+            InterfaceKind::Bridge => Rank::Inward,
+            InterfaceKind::Other => Rank::Other,
         },
     }
 }
@@ -144,14 +144,14 @@ pub(crate) fn of_host() -> Vec<Own> {
     all.filter_map(own).collect()
 }
 
-fn kind(interface: &str) -> Kind {
+fn kind(interface: &str) -> InterfaceKind {
     let folder = Path::new("/sys/class/net").join(interface);
     if folder.join("bridge").exists() {
-        Kind::Bridge
+        InterfaceKind::Bridge
     } else if folder.join("device").exists() {
-        Kind::Hardware
+        InterfaceKind::Hardware
     } else {
-        Kind::Other
+        InterfaceKind::Other
     }
 }
 
@@ -181,7 +181,7 @@ fn default_routes(route: &str, ipv6_route: &str) -> Vec<(String, IpAddr)> {
 mod tests {
     use super::*;
 
-    fn own(interface: &str, address: &str, kind: Kind, gateway: Option<&str>) -> Own {
+    fn own(interface: &str, address: &str, kind: InterfaceKind, gateway: Option<&str>) -> Own {
         Own {
             interface: interface.to_owned(),
             address: address.parse().expect("an address"),
@@ -197,16 +197,16 @@ mod tests {
     #[test]
     fn what_leads_out_comes_first_and_what_nobody_reaches_not_at_all() {
         let all = [
-            own("lo", "127.0.0.1", Kind::Other, None),
-            own("docker0", "172.17.0.1", Kind::Bridge, None),
-            own("lan-br", "192.168.9.1", Kind::Bridge, None),
-            own("ovh0", "10.64.0.7", Kind::Other, None),
-            own("wg0", "10.8.0.2", Kind::Other, None),
-            own("eth1", "198.51.100.1", Kind::Hardware, None),
-            own("eth0", "fe80::1", Kind::Hardware, Some("fe80::2")),
-            own("eth0", "2001:db8::1", Kind::Hardware, Some("fe80::2")),
-            own("eth0", "192.0.2.1", Kind::Hardware, Some("192.0.2.254")),
-            own("lo", "::1", Kind::Other, None),
+            own("lo", "127.0.0.1", InterfaceKind::Other, None),
+            own("docker0", "172.17.0.1", InterfaceKind::Bridge, None),
+            own("lan-br", "192.168.9.1", InterfaceKind::Bridge, None),
+            own("ovh0", "10.64.0.7", InterfaceKind::Other, None),
+            own("wg0", "10.8.0.2", InterfaceKind::Other, None),
+            own("eth1", "198.51.100.1", InterfaceKind::Hardware, None),
+            own("eth0", "fe80::1", InterfaceKind::Hardware, Some("fe80::2")),
+            own("eth0", "2001:db8::1", InterfaceKind::Hardware, Some("fe80::2")),
+            own("eth0", "192.0.2.1", InterfaceKind::Hardware, Some("192.0.2.254")),
+            own("lo", "::1", InterfaceKind::Other, None),
         ];
 
         assert_eq!(order(&all), ["192.0.2.1", "2001:db8::1", "198.51.100.1", "10.8.0.2"]);
@@ -214,21 +214,21 @@ mod tests {
 
     #[test]
     fn an_address_that_every_guest_of_a_hypervisor_has_is_left_out() {
-        let nat = own("eth0", "10.0.2.15", Kind::Hardware, Some("10.0.2.2"));
-        let between = own("eth1", "192.168.56.11", Kind::Hardware, None);
-        let docker = own("docker0", "172.17.0.1", Kind::Bridge, None);
+        let nat = own("eth0", "10.0.2.15", InterfaceKind::Hardware, Some("10.0.2.2"));
+        let between = own("eth1", "192.168.56.11", InterfaceKind::Hardware, None);
+        let docker = own("docker0", "172.17.0.1", InterfaceKind::Bridge, None);
 
         assert_eq!(order(&[nat.clone(), between]), ["192.168.56.11"]);
         assert_eq!(order(&[docker, nat]), ["10.0.2.15", "172.17.0.1"], "there is nothing better");
-        let honest = own("eth0", "10.0.2.15", Kind::Hardware, Some("10.0.2.1"));
-        let other = own("eth1", "192.0.2.1", Kind::Hardware, None);
+        let honest = own("eth0", "10.0.2.15", InterfaceKind::Hardware, Some("10.0.2.1"));
+        let other = own("eth1", "192.0.2.1", InterfaceKind::Hardware, None);
         assert_eq!(order(&[other, honest]), ["10.0.2.15", "192.0.2.1"], "a site may number itself so");
     }
 
     #[test]
     fn a_bridge_with_the_hosts_own_card_in_it_leads_out() {
-        let bridge = own("br0", "192.0.2.1", Kind::Bridge, Some("192.0.2.254"));
-        let card = own("eth1", "198.51.100.1", Kind::Hardware, None);
+        let bridge = own("br0", "192.0.2.1", InterfaceKind::Bridge, Some("192.0.2.254"));
+        let card = own("eth1", "198.51.100.1", InterfaceKind::Hardware, None);
 
         assert_eq!(order(&[card, bridge]), ["192.0.2.1", "198.51.100.1"]);
     }
@@ -237,7 +237,10 @@ mod tests {
     fn what_was_said_outranks_what_was_found() {
         let listen = "192.0.2.7:7443".parse().expect("an address");
         let all = "[::]:7443".parse().expect("an address");
-        let card = [own("eth0", "192.0.2.1", Kind::Hardware, None), own("eth0", "2001:db8::1", Kind::Hardware, None)];
+        let card = [
+            own("eth0", "192.0.2.1", InterfaceKind::Hardware, None),
+            own("eth0", "2001:db8::1", InterfaceKind::Hardware, None),
+        ];
 
         assert_eq!(for_join_lines(&["host:1".to_owned()], all, &card), ["host:1"]);
         assert_eq!(for_nodes(&["host:1".to_owned()], all, &card), ["host:1", "192.0.2.1:7443", "[2001:db8::1]:7443"]);

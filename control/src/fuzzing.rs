@@ -9,7 +9,7 @@ use prost::Message;
 
 use crate::pki::NodeRequest;
 use crate::registry::testing::{ask, check_invariants, join_with, settings, with_tokens};
-use crate::registry::{Actor, Command, Record, State};
+use crate::registry::{Actor, ClusterState, Operation, Record};
 use crate::service::requests;
 use crate::token::FreshToken;
 
@@ -22,7 +22,7 @@ fn node(number: u8) -> NodeId {
     NodeId::from_random(u64::from(number % NODES) + 1)
 }
 
-fn cluster() -> State {
+fn cluster() -> ClusterState {
     let mut state = with_tokens();
     for number in 0..NODES {
         let join = join_with(if number == 0 { 1 } else { 2 + number % 2 }, number, &format!("node{number}"));
@@ -52,12 +52,12 @@ pub fn requests(mut bytes: &[u8]) {
         }
     }
     check_invariants(&state);
-    let loaded = State::from_records(settings(), state.view().revision, state.records());
+    let loaded = ClusterState::from_records(settings(), state.view().revision, state.records());
     assert_eq!(loaded, state, "what is written is what is read");
 }
 
 /// Returns nothing for bytes that are no such message, or one that is refused when it is read.
-fn command(kind: u8, message: &[u8]) -> Option<Command> {
+fn command(kind: u8, message: &[u8]) -> Option<Operation> {
     fn decoded<M: Message + Default>(message: &[u8]) -> Option<M> {
         M::decode(message).ok()
     }
@@ -69,13 +69,13 @@ fn command(kind: u8, message: &[u8]) -> Option<Command> {
         3 => requests::put_endpoints(decoded(message)?).ok(),
         4 => requests::remove_endpoints(&decoded(message)?).ok(),
         5 => requests::create_token(decoded(message)?, &FreshToken::draw().ok()?).ok(),
-        6 => Some(Command::RevokeToken(decoded::<v1::RevokeTokenRequest>(message)?.id)),
-        7 => Some(Command::RemoveNode(decoded::<v1::RemoveNodeRequest>(message)?.node)),
+        6 => Some(Operation::RevokeToken(decoded::<v1::RevokeTokenRequest>(message)?.id)),
+        7 => Some(Operation::RemoveNode(decoded::<v1::RemoveNodeRequest>(message)?.node)),
         8 => {
             let request: v1::RemoveNetworkRequest = decoded(message)?;
-            Some(Command::RemoveNetwork { network: request.network, force: request.force })
+            Some(Operation::RemoveNetwork { network: request.network, force: request.force })
         }
-        _ => decoded::<v1::ExitNetworkRequest>(message)?.network.parse().ok().map(Command::ExitNetwork),
+        _ => decoded::<v1::ExitNetworkRequest>(message)?.network.parse().ok().map(Operation::ExitNetwork),
     }
 }
 
@@ -96,10 +96,10 @@ pub fn certificate_requests(bytes: &[u8]) {
 /// When writing and reading the state again changes it.
 pub fn control_state(bytes: &[u8]) {
     let Ok(records) = serde_json::from_slice::<Vec<Record>>(bytes) else { return };
-    let state = State::from_records(settings(), Revision::default(), records);
+    let state = ClusterState::from_records(settings(), Revision::default(), records);
     // Inconsistent rows are refused when control starts.
     if state.contradiction().is_none() {
-        let again = State::from_records(settings(), Revision::default(), state.records());
+        let again = ClusterState::from_records(settings(), Revision::default(), state.records());
         assert_eq!(again, state);
     }
 }

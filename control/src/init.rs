@@ -14,7 +14,7 @@ use crate::addresses;
 use crate::clock;
 use crate::config::{InitConfig, InvalidConfig};
 use crate::pki::{Authority, PkiError};
-use crate::registry::{self, Actor, Command, CreateToken, Settings, State};
+use crate::registry::{self, Actor, ClusterState, CreateToken, Operation, Settings};
 use crate::store::embedded::Embedded;
 use crate::store::{Commit, Store, StoreError};
 use crate::token::FreshToken;
@@ -128,8 +128,8 @@ pub fn init(config: InitConfig) -> Result<Initialised, StartError> {
 }
 
 fn first_commit(settings: &Settings, token: CreateToken, now: u64) -> Result<Commit, Refusal> {
-    let mut state = State::new(settings.clone());
-    let (_, records) = registry::apply(&state, Actor::Operator, Command::CreateToken(token), now)?;
+    let mut state = ClusterState::new(settings.clone());
+    let (_, records) = registry::apply(&state, Actor::Operator, Operation::CreateToken(token), now)?;
     let changed = state.commit(records.clone());
 
     Ok(Commit { to: state.view().revision, records, changed })
@@ -145,9 +145,9 @@ pub fn create_token(state: &Path, ttl: u64, uses: u32, role: Role) -> Result<Joi
     let mut store = Embedded::open(state)?;
     let loaded = store.load()?;
     let (settings, before) = (loaded.settings, loaded.revision);
-    let mut present = State::from_records(settings.clone(), before, loaded.records);
+    let mut present = ClusterState::from_records(settings.clone(), before, loaded.records);
     let token = FreshToken::draw()?;
-    let command = Command::CreateToken(token.command(ttl, uses, role));
+    let command = Operation::CreateToken(token.command(ttl, uses, role));
     let (_, records) = registry::apply(&present, Actor::Operator, command, clock::now_unix())?;
     let changed = present.commit(records.clone());
     store.commit(before, &[Commit { to: present.view().revision, records, changed }])?;

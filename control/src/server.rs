@@ -28,8 +28,8 @@ use crate::location::LocationTracker;
 use crate::pki::Authority;
 use crate::pki::server_cert::ServerCert;
 use crate::pki::verifier::AnyTime;
-use crate::registry::{Settings, State};
-use crate::service::Service;
+use crate::registry::{ClusterState, Settings};
+use crate::service::ControlService;
 use crate::store::embedded::Embedded;
 use crate::store::{ChangeLogEntry, HISTORY, Store, StoreError};
 use crate::watch::Hub;
@@ -62,7 +62,7 @@ const DRAIN: Duration = Duration::from_secs(3);
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    service: Service,
+    service: ControlService,
     certificate: Arc<ServerCert>,
     writer: JoinHandle<Result<(), StoreError>>,
 }
@@ -85,7 +85,7 @@ impl Server {
         let conditions = Arc::new(Conditions::new(config.log.clone()));
         let (writer, thread) = Writer::start(store, state, Arc::clone(&hub), Arc::clone(&conditions))
             .map_err(system("no thread for the writer"))?;
-        let service = Service {
+        let service = ControlService {
             hub,
             writer,
             authority,
@@ -149,11 +149,11 @@ impl Server {
 }
 
 /// Opens the store; inconsistent contents are refused rather than served.
-fn open(config: &Config) -> Result<(Box<dyn Store>, Settings, Hub, State), StartError> {
+fn open(config: &Config) -> Result<(Box<dyn Store>, Settings, Hub, ClusterState), StartError> {
     let mut store = Embedded::open(&config.state)?;
     let loaded = store.load()?;
     let settings = loaded.settings.clone();
-    let state = State::from_records(loaded.settings, loaded.revision, loaded.records);
+    let state = ClusterState::from_records(loaded.settings, loaded.revision, loaded.records);
     if let Some(what) = state.contradiction() {
         return Err(store.damaged(what).into());
     }
@@ -183,10 +183,10 @@ fn tls_config(ca: &CertificateDer<'static>, certificate: Arc<ServerCert>) -> Res
         .map_err(|error| StartError::State(error.to_string()))
 }
 
-async fn serve(incoming: listener::Incoming, service: Service, draining: oneshot::Receiver<()>) {
+async fn serve(incoming: listener::Incoming, service: ControlService, draining: oneshot::Receiver<()>) {
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<ControlServer<Service>>().await;
-    health.set_serving::<EnrollmentServer<Service>>().await;
+    health.set_serving::<ControlServer<ControlService>>().await;
+    health.set_serving::<EnrollmentServer<ControlService>>().await;
     let enrollment = EnrollmentServer::new(service.clone()).max_decoding_message_size(MAX_JOIN_REQUEST);
     let control = ControlServer::new(service)
         .max_decoding_message_size(MAX_REQUEST)

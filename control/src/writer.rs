@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::clock;
 use crate::conditions::Conditions;
-use crate::registry::{self, Actor, Command, Outcome, State};
+use crate::registry::{self, Actor, ClusterState, Operation, Reply};
 use crate::store::{Commit, Store, StoreError};
 use crate::watch::Hub;
 
@@ -24,7 +24,7 @@ const BATCH: usize = 256;
 /// How often a store that failed is tried again.
 const PROBE: Duration = Duration::from_secs(1);
 
-type Answer = Result<(Outcome, Revision), Refusal>;
+type Answer = Result<(Reply, Revision), Refusal>;
 
 enum Message {
     Job(Box<Job>),
@@ -34,7 +34,7 @@ enum Message {
 
 struct Job {
     actor: Actor,
-    command: Command,
+    command: Operation,
     reply: oneshot::Sender<Answer>,
 }
 
@@ -52,7 +52,7 @@ impl Writer {
     /// When no thread can be started.
     pub(crate) fn start(
         store: Box<dyn Store>,
-        state: State,
+        state: ClusterState,
         hub: Arc<Hub>,
         conditions: Arc<Conditions>,
     ) -> std::io::Result<(Self, thread::JoinHandle<Result<(), StoreError>>)> {
@@ -93,7 +93,7 @@ impl Writer {
     /// # Errors
     ///
     /// The refusal of the registry or of the store.
-    pub(crate) async fn ask(&self, actor: Actor, command: Command) -> Answer {
+    pub(crate) async fn ask(&self, actor: Actor, command: Operation) -> Answer {
         let (reply, answer) = oneshot::channel();
         let gone = || Refusal::new(Code::Storage, "control has stopped writing; see its log and restart it");
         self.jobs.send(Message::Job(Box::new(Job { actor, command, reply }))).await.map_err(|_| gone())?;
@@ -104,7 +104,7 @@ impl Writer {
 
 struct WriterThread {
     store: Box<dyn Store>,
-    state: State,
+    state: ClusterState,
     hub: Arc<Hub>,
     conditions: Arc<Conditions>,
 }
@@ -166,7 +166,7 @@ impl WriterThread {
         }
     }
 
-    fn decide(&mut self, actor: Actor, command: Command, now: u64, commits: &mut Vec<Commit>) -> Answer {
+    fn decide(&mut self, actor: Actor, command: Operation, now: u64, commits: &mut Vec<Commit>) -> Answer {
         // A panic while deciding changes nothing, and must not affect other commands.
         let decided = catch_unwind(AssertUnwindSafe(|| registry::apply(&self.state, actor, command, now)));
         let fault = |_| Refusal::new(Code::Fault, "control met a fault of its own over this; its log says where");
@@ -194,7 +194,7 @@ impl WriterThread {
             let refused = answer.and_then(|_| Err(Refusal::new(Code::Storage, &error)));
             let _ = reply.send(refused);
         }
-        self.state = self.hub.look(State::clone);
+        self.state = self.hub.look(ClusterState::clone);
         match error {
             // A write that was reported as failed did happen after all.
             StoreError::Moved { found, expected, .. } if found > expected => self.catch_up(expected),
@@ -222,7 +222,7 @@ impl WriterThread {
             }
         };
         tracing::warn!(revision = %loaded.revision, "Changes that were refused for a failed write are stored after all");
-        self.state = State::from_records(loaded.settings, loaded.revision, loaded.records);
+        self.state = ClusterState::from_records(loaded.settings, loaded.revision, loaded.records);
         self.hub.adopt(self.state.clone(), commits);
         self.conditions.storage_works(self.store.path());
 
@@ -270,8 +270,8 @@ mod tests {
         }
     }
 
-    fn network(name: &str, n: u64) -> Command {
-        Command::CreateNetwork(CreateNetwork {
+    fn network(name: &str, n: u64) -> Operation {
+        Operation::CreateNetwork(CreateNetwork {
             name: name.parse().expect("a name"),
             prefix: None,
             prefix6: None,
@@ -285,7 +285,7 @@ mod tests {
     #[tokio::test]
     async fn a_commit_that_was_reported_as_failed_and_is_made_is_published() {
         let directory = tempfile::tempdir().expect("a directory");
-        let mut state = State::new(settings());
+        let mut state = ClusterState::new(settings());
         let records: Vec<_> = with_tokens().records().collect();
         let first = Commit { to: Revision(1), changed: state.commit(records.clone()), records };
         Embedded::create(directory.path(), &settings(), &first).expect("a store");

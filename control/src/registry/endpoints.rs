@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use overlay_core::{Change, Endpoint, EndpointId, Member, Network, NetworkId, NodeId, RowKey};
 use overlay_proto::{Code, Refusal};
 
-use super::{Decision, Outcome, Record, State, check_labels, limits, refuse};
+use super::{ClusterState, Decision, Record, Reply, check_labels, limits, refuse};
 
 /// Publishes endpoints of a node: all of them or none.
-pub(super) fn put(state: &State, node: NodeId, rows: Vec<Endpoint>) -> Decision {
+pub(super) fn put(state: &ClusterState, node: NodeId, rows: Vec<Endpoint>) -> Decision {
     check_count(rows.len())?;
     let released: BTreeSet<_> = rows.iter().filter_map(|row| old_of(state, row)).flat_map(places).collect();
     let mut seen = BTreeSet::new();
@@ -32,7 +32,7 @@ pub(super) fn put(state: &State, node: NodeId, rows: Vec<Endpoint>) -> Decision 
 
     let changed = rows.into_iter().filter(|row| old_of(state, row) != Some(row));
 
-    Ok((Outcome::Done, changed.map(|row| Record::Row(Change::Endpoint(row))).collect()))
+    Ok((Reply::Done, changed.map(|row| Record::Row(Change::Endpoint(row))).collect()))
 }
 
 fn check_count(count: usize) -> Result<(), Refusal> {
@@ -44,7 +44,7 @@ fn check_count(count: usize) -> Result<(), Refusal> {
     }
 }
 
-fn old_of<'a>(state: &'a State, row: &Endpoint) -> Option<&'a Endpoint> {
+fn old_of<'a>(state: &'a ClusterState, row: &Endpoint) -> Option<&'a Endpoint> {
     state.view().endpoints.get(&(row.network, row.id))
 }
 
@@ -53,7 +53,7 @@ fn places(row: &Endpoint) -> impl Iterator<Item = (NetworkId, IpAddr)> + '_ {
 }
 
 /// Checks everything about one endpoint that does not depend on the others in the call.
-fn check_row(state: &State, node: NodeId, row: &Endpoint) -> Result<(), Refusal> {
+fn check_row(state: &ClusterState, node: NodeId, row: &Endpoint) -> Result<(), Refusal> {
     if row.node != node {
         return Err(refuse(
             Code::NotAllowed,
@@ -78,7 +78,7 @@ fn check_row(state: &State, node: NodeId, row: &Endpoint) -> Result<(), Refusal>
 
 /// An endpoint has one IPv4 address and, on a network with IPv6, at most one IPv6 address. Each
 /// comes from the node's blocks, or is one that nobody else will ever give out.
-fn check_addresses(state: &State, network: &Network, member: &Member, row: &Endpoint) -> Result<(), Refusal> {
+fn check_addresses(state: &ClusterState, network: &Network, member: &Member, row: &Endpoint) -> Result<(), Refusal> {
     let (v4, v6) = match row.addresses.as_slice() {
         [IpAddr::V4(v4)] => (*v4, None),
         [IpAddr::V4(v4), IpAddr::V6(v6)] => (*v4, Some(*v6)),
@@ -92,7 +92,7 @@ fn check_addresses(state: &State, network: &Network, member: &Member, row: &Endp
     v6.map_or(Ok(()), |v6| check_v6(state, network, member, (v4, v6)))
 }
 
-fn check_v4(state: &State, network: &Network, member: &Member, address: Ipv4Addr) -> Result<(), Refusal> {
+fn check_v4(state: &ClusterState, network: &Network, member: &Member, address: Ipv4Addr) -> Result<(), Refusal> {
     let (prefix, name) = (network.prefix, &network.name);
     if !prefix.contains(&address) {
         return Err(refuse(Code::InvalidInput, format!("{address} is not in {prefix}, the prefix of network {name}")));
@@ -109,7 +109,12 @@ fn check_v4(state: &State, network: &Network, member: &Member, address: Ipv4Addr
 
 /// An IPv6 address belongs to the block of the IPv4 address embedded in it. One that embeds none of
 /// the network's addresses was given out by a container engine, or claimed.
-fn check_v6(state: &State, network: &Network, member: &Member, (v4, v6): (Ipv4Addr, Ipv6Addr)) -> Result<(), Refusal> {
+fn check_v6(
+    state: &ClusterState,
+    network: &Network,
+    member: &Member,
+    (v4, v6): (Ipv4Addr, Ipv6Addr),
+) -> Result<(), Refusal> {
     let name = &network.name;
     if !network.prefix6.is_some_and(|prefix| prefix.contains(&v6)) {
         return Err(refuse(Code::InvalidInput, format!("{v6} is not in the IPv6 prefix of network {name}")));
@@ -142,7 +147,7 @@ fn check_in_block(network: &Network, member: &Member, address: Ipv4Addr) -> Resu
 
 /// Checks an address outside the node's blocks: it must be one that nobody else will ever give out.
 fn check_claim(
-    state: &State,
+    state: &ClusterState,
     network: &Network,
     node: NodeId,
     address: Ipv4Addr,
@@ -164,7 +169,7 @@ fn check_claim(
 
 /// Outside all blocks, the container engine that assigns addresses itself may give out any address
 /// at any time.
-fn check_numbering(state: &State, network: &Network, node: NodeId, address: IpAddr) -> Result<(), Refusal> {
+fn check_numbering(state: &ClusterState, network: &Network, node: NodeId, address: IpAddr) -> Result<(), Refusal> {
     match network.settings.numbered_by {
         Some(origin) if origin != node => {
             let origin = state.view().nodes.get(&origin).map_or("another node", |node| node.name.as_str());
@@ -175,7 +180,7 @@ fn check_numbering(state: &State, network: &Network, node: NodeId, address: IpAd
     }
 }
 
-fn check_free(state: &State, (network, address): (NetworkId, IpAddr)) -> Result<(), Refusal> {
+fn check_free(state: &ClusterState, (network, address): (NetworkId, IpAddr)) -> Result<(), Refusal> {
     let Some(holder) = state.holder(network, address) else { return Ok(()) };
     let endpoint = state.view().endpoints.get(&(network, holder));
     let name = endpoint.map_or_else(|| holder.to_string(), |endpoint| endpoint.name.to_string());
@@ -184,7 +189,7 @@ fn check_free(state: &State, (network, address): (NetworkId, IpAddr)) -> Result<
     Err(refuse(Code::AddressTaken, format!("{address} is taken by {name} on {node}")))
 }
 
-fn check_room(state: &State, node: NodeId, rows: &[Endpoint]) -> Result<(), Refusal> {
+fn check_room(state: &ClusterState, node: NodeId, rows: &[Endpoint]) -> Result<(), Refusal> {
     let new = rows.iter().filter(|row| old_of(state, row).is_none()).count();
     let own = state.endpoints_of(node, None).count();
     if own + new > limits::MAX_NODE_ENDPOINTS {
@@ -199,7 +204,7 @@ fn check_room(state: &State, node: NodeId, rows: &[Endpoint]) -> Result<(), Refu
 }
 
 /// Withdraws endpoints of a node; those that do not exist count as removed.
-pub(super) fn remove(state: &State, node: NodeId, keys: &[(NetworkId, EndpointId)]) -> Decision {
+pub(super) fn remove(state: &ClusterState, node: NodeId, keys: &[(NetworkId, EndpointId)]) -> Decision {
     check_count(keys.len())?;
     let mut records = Vec::new();
     for &(network, id) in keys {
@@ -212,5 +217,5 @@ pub(super) fn remove(state: &State, node: NodeId, keys: &[(NetworkId, EndpointId
         }
     }
 
-    Ok((Outcome::Done, records))
+    Ok((Reply::Done, records))
 }

@@ -4,10 +4,10 @@ use overlay_core::{Change, Node, NodeId};
 use overlay_proto::{Code, Refusal};
 
 use super::record::Enrollment;
-use super::{Decision, Digest, Join, Outcome, Record, State, Token, limits, refuse};
+use super::{ClusterState, Decision, Digest, Join, Record, Reply, Token, limits, refuse};
 
 /// Admits a host; a node that joined with the same key before gets the identity that it has.
-pub(super) fn join(state: &State, join: Join, now: u64) -> Decision {
+pub(super) fn join(state: &ClusterState, join: Join, now: u64) -> Decision {
     let token = admits(state, &join, now)?;
     if let Some(node) = state.node_of_key(&join.key) {
         return rejoin(node, &join);
@@ -37,14 +37,14 @@ pub(super) fn join(state: &State, join: Join, now: u64) -> Decision {
     let used = Token { used: token.used + 1, ..token.clone() };
     let records = vec![Record::Token(used), Record::Enrollment(enrollment), Record::Row(Change::Node(node.clone()))];
 
-    Ok((Outcome::Joined(node), records))
+    Ok((Reply::Joined(node), records))
 }
 
 /// Answers a host whose key joined before: whoever holds the key is that node, and the token is not
 /// used up again.
 fn rejoin(node: &Node, join: &Join) -> Decision {
     if node.name == join.name {
-        return Ok((Outcome::Joined(node.clone()), Vec::new()));
+        return Ok((Reply::Joined(node.clone()), Vec::new()));
     }
 
     Err(refuse(
@@ -58,11 +58,11 @@ fn rejoin(node: &Node, join: &Join) -> Decision {
 /// # Errors
 ///
 /// `token-refused`, with the same text for everything that may be wrong with the token.
-pub(crate) fn secret_is_known(state: &State, id: &str, secret: &Digest, now: u64) -> Result<(), Refusal> {
+pub(crate) fn secret_is_known(state: &ClusterState, id: &str, secret: &Digest, now: u64) -> Result<(), Refusal> {
     known(state, id, secret, now).map(drop).ok_or_else(refused)
 }
 
-fn known<'a>(state: &'a State, id: &str, secret: &Digest, now: u64) -> Option<&'a Token> {
+fn known<'a>(state: &'a ClusterState, id: &str, secret: &Digest, now: u64) -> Option<&'a Token> {
     // An unknown id must take as long as a wrong secret, so something is compared in either case.
     let token = state.tokens().get(id);
     let matches = secret.matches(&token.map_or(Digest([0; 32]), |token| token.digest));
@@ -72,7 +72,7 @@ fn known<'a>(state: &'a State, id: &str, secret: &Digest, now: u64) -> Option<&'
 
 /// Finds the token that admits a host with this key; a token that is used up still admits the hosts
 /// it admitted before.
-fn admits<'a>(state: &'a State, join: &Join, now: u64) -> Result<&'a Token, Refusal> {
+fn admits<'a>(state: &'a ClusterState, join: &Join, now: u64) -> Result<&'a Token, Refusal> {
     let again = || {
         let enrolled = state.node_of_key(&join.key).and_then(|node| state.enrollments().get(&node.id));
         enrolled.is_some_and(|enrolled| enrolled.token == join.token)
@@ -89,7 +89,7 @@ fn refused() -> Refusal {
 }
 
 /// Returns the first id at or after the random one that no node has or ever had.
-fn free_id(state: &State, candidate: NodeId) -> NodeId {
+fn free_id(state: &ClusterState, candidate: NodeId) -> NodeId {
     let mut id = candidate;
     while state.view().nodes.contains_key(&id) || state.revoked().contains_key(&id) {
         id = NodeId::from_random(id.as_u64() + 1);

@@ -7,11 +7,11 @@ use ipnet::Ipv4Net;
 use overlay_core::{Block, Change, Member, Network, NetworkId, NodeId, PublicKey, RowKey};
 use overlay_proto::{Code, Refusal};
 
-use super::{Decision, Outcome, Record, State, limits, refuse};
+use super::{ClusterState, Decision, Record, Reply, limits, refuse};
 
 /// Makes a node a member or changes its keys, and grants blocks until it has enough.
 pub(super) fn enter(
-    state: &State,
+    state: &ClusterState,
     node: NodeId,
     network: NetworkId,
     lane_keys: Vec<PublicKey>,
@@ -35,12 +35,12 @@ pub(super) fn enter(
     let member = Member { network: network.id, node, lane_keys, blocks: held };
     let records = if old == Some(&member) { Vec::new() } else { vec![Record::Row(Change::Member(member.clone()))] };
 
-    Ok((Outcome::Member(member), records))
+    Ok((Reply::Member(member), records))
 }
 
 /// A key identifies one node on one lane of one network; a second holder could read the first one's
 /// traffic.
-fn check_keys(state: &State, node: NodeId, network: &Network, lane_keys: &[PublicKey]) -> Result<(), Refusal> {
+fn check_keys(state: &ClusterState, node: NodeId, network: &Network, lane_keys: &[PublicKey]) -> Result<(), Refusal> {
     let mut seen = std::collections::BTreeSet::new();
     let others = state.view().members_of(network.id).filter(|member| member.node != node);
     let mut others = others.flat_map(|member| &member.lane_keys);
@@ -53,14 +53,14 @@ fn check_keys(state: &State, node: NodeId, network: &Network, lane_keys: &[Publi
     }
 }
 
-fn network_of(state: &State, id: NetworkId) -> Result<&Network, Refusal> {
+fn network_of(state: &ClusterState, id: NetworkId) -> Result<&Network, Refusal> {
     let networks = &state.view().networks;
 
     networks.get(&id).ok_or_else(|| refuse(Code::NotFound, format!("there is no network {id}")))
 }
 
 /// Picks the blocks that [`overlay_core::ipam::free_block`] would, from the top down, in a single pass.
-fn free_blocks(state: &State, network: &Network, count: usize) -> Result<Vec<Ipv4Net>, Refusal> {
+fn free_blocks(state: &ClusterState, network: &Network, count: usize) -> Result<Vec<Ipv4Net>, Refusal> {
     if count == 0 {
         return Ok(Vec::new());
     }
@@ -89,7 +89,7 @@ fn free_blocks(state: &State, network: &Network, count: usize) -> Result<Vec<Ipv
 }
 
 /// Ends a membership; refused while the node has endpoints there.
-pub(super) fn exit(state: &State, node: NodeId, network: NetworkId) -> Decision {
+pub(super) fn exit(state: &ClusterState, node: NodeId, network: NetworkId) -> Decision {
     let used = state.endpoints_of(node, Some(network)).count();
     if used > 0 {
         return Err(refuse(
@@ -103,7 +103,7 @@ pub(super) fn exit(state: &State, node: NodeId, network: NetworkId) -> Decision 
         None => Vec::new(),
     };
 
-    Ok((Outcome::Done, records))
+    Ok((Reply::Done, records))
 }
 
 #[cfg(test)]
@@ -124,7 +124,7 @@ mod tests {
             let keys = vec![[u8::try_from(i).expect("few nodes") + 1; 32].into()];
             let (outcome, records) = enter(&state, *node, network, keys, 3).expect("there is room");
             state.commit(records);
-            let Outcome::Member(member) = outcome else { panic!("{outcome:?}") };
+            let Reply::Member(member) = outcome else { panic!("{outcome:?}") };
             for block in member.blocks {
                 assert_eq!(ipam::free_block(prefix, &held, &BTreeSet::new()), Ok(block.prefix));
                 held.push(block.prefix);

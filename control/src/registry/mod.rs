@@ -28,7 +28,7 @@ use overlay_proto::{Code, Refusal};
 
 pub(crate) use joining::secret_is_known;
 pub(crate) use record::{ChangedKey, Digest, Record, Settings, Token};
-pub(crate) use state::State;
+pub(crate) use state::ClusterState;
 
 /// The party a command comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(crate) enum Actor {
 
 /// A request to change the state.
 #[derive(Debug, Clone)]
-pub(crate) enum Command {
+pub(crate) enum Operation {
     /// A host asks to become a node; the actor does not matter.
     Join(Join),
     /// A node announces how it is reached and what its host has in use.
@@ -80,7 +80,7 @@ pub(crate) enum Command {
     RevokeToken(String),
 }
 
-/// See [`Command::Join`].
+/// See [`Operation::Join`].
 #[derive(Debug, Clone)]
 pub(crate) struct Join {
     /// The token's id.
@@ -95,7 +95,7 @@ pub(crate) struct Join {
     pub(crate) candidate: NodeId,
 }
 
-/// See [`Command::Announce`].
+/// See [`Operation::Announce`].
 #[derive(Debug, Clone)]
 pub(crate) struct Announce {
     /// The node's underlay addresses, the likeliest first.
@@ -110,7 +110,7 @@ pub(crate) struct Announce {
     pub(crate) version: String,
 }
 
-/// See [`Command::CreateNetwork`].
+/// See [`Operation::CreateNetwork`].
 #[derive(Debug, Clone)]
 pub(crate) struct CreateNetwork {
     /// Its name.
@@ -129,7 +129,7 @@ pub(crate) struct CreateNetwork {
     pub(crate) candidate: NetworkId,
 }
 
-/// See [`Command::CreateToken`].
+/// See [`Operation::CreateToken`].
 #[derive(Debug, Clone)]
 pub(crate) struct CreateToken {
     /// A random id.
@@ -148,7 +148,7 @@ pub(crate) struct CreateToken {
 
 /// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum Reply {
     /// The change was made, or was not needed.
     Done,
     /// The host is this node.
@@ -162,34 +162,34 @@ pub(crate) enum Outcome {
 }
 
 /// The outcome of a command and the records that carry it out; without records, nothing changes.
-pub(crate) type Decision = Result<(Outcome, Vec<Record>), Refusal>;
+pub(crate) type Decision = Result<(Reply, Vec<Record>), Refusal>;
 
 /// Decides a command at `now`, in seconds since 1970.
 ///
 /// # Errors
 ///
 /// Returns a refusal when the command is not allowed or makes no sense; nothing changes then.
-pub(crate) fn apply(state: &State, actor: Actor, command: Command, now: u64) -> Decision {
+pub(crate) fn apply(state: &ClusterState, actor: Actor, command: Operation, now: u64) -> Decision {
     // A host that joins is not a node yet.
-    if let (Actor::Node(node), false) = (actor, matches!(command, Command::Join(_))) {
+    if let (Actor::Node(node), false) = (actor, matches!(command, Operation::Join(_))) {
         state.node(node)?;
     }
 
     match command {
-        Command::Join(join) => joining::join(state, join, now),
-        Command::CreateToken(create) => tokens::create(state, actor, create, now),
-        Command::RevokeToken(id) => tokens::revoke(state, actor, &id),
-        Command::Announce(announce) => nodes::announce(state, node(actor)?, announce),
-        Command::Leave => nodes::leave(state, node(actor)?, now),
-        Command::RemoveNode(name) => nodes::remove(state, actor, &name, now),
-        Command::CreateNetwork(create) => networks::create(state, actor, create),
-        Command::RemoveNetwork { network, force } => networks::remove(state, actor, &network, force),
-        Command::EnterNetwork { network, lane_keys, blocks } => {
+        Operation::Join(join) => joining::join(state, join, now),
+        Operation::CreateToken(create) => tokens::create(state, actor, create, now),
+        Operation::RevokeToken(id) => tokens::revoke(state, actor, &id),
+        Operation::Announce(announce) => nodes::announce(state, node(actor)?, announce),
+        Operation::Leave => nodes::leave(state, node(actor)?, now),
+        Operation::RemoveNode(name) => nodes::remove(state, actor, &name, now),
+        Operation::CreateNetwork(create) => networks::create(state, actor, create),
+        Operation::RemoveNetwork { network, force } => networks::remove(state, actor, &network, force),
+        Operation::EnterNetwork { network, lane_keys, blocks } => {
             members::enter(state, node(actor)?, network, lane_keys, blocks)
         }
-        Command::ExitNetwork(network) => members::exit(state, node(actor)?, network),
-        Command::PutEndpoints(rows) => endpoints::put(state, node(actor)?, rows),
-        Command::RemoveEndpoints(keys) => endpoints::remove(state, node(actor)?, &keys),
+        Operation::ExitNetwork(network) => members::exit(state, node(actor)?, network),
+        Operation::PutEndpoints(rows) => endpoints::put(state, node(actor)?, rows),
+        Operation::RemoveEndpoints(keys) => endpoints::remove(state, node(actor)?, &keys),
     }
 }
 
@@ -201,7 +201,7 @@ fn node(actor: Actor) -> Result<NodeId, Refusal> {
 }
 
 /// Refuses actors that are not admins.
-pub(crate) fn require_admin(state: &State, actor: Actor) -> Result<(), Refusal> {
+pub(crate) fn require_admin(state: &ClusterState, actor: Actor) -> Result<(), Refusal> {
     match actor {
         Actor::Operator => Ok(()),
         Actor::Node(id) => {

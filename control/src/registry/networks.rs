@@ -6,11 +6,11 @@ use ipnet::{IpNet, Ipv4Net};
 use overlay_core::{Change, Network, NetworkId, RowKey, pool};
 use overlay_proto::{Code, Refusal};
 
-use super::{Actor, CreateNetwork, Decision, Outcome, Record, State, check_labels, limits, refuse, require_admin};
+use super::{Actor, ClusterState, CreateNetwork, Decision, Record, Reply, check_labels, limits, refuse, require_admin};
 
 /// Creates a network. A requested prefix is checked against what hosts have in use; otherwise one
 /// is chosen.
-pub(super) fn create(state: &State, actor: Actor, create: CreateNetwork) -> Decision {
+pub(super) fn create(state: &ClusterState, actor: Actor, create: CreateNetwork) -> Decision {
     check_labels(&create.labels)?;
     if let Some(there) = state.network_named(&create.name) {
         return Err(refuse(
@@ -36,10 +36,10 @@ pub(super) fn create(state: &State, actor: Actor, create: CreateNetwork) -> Deci
     }
     check_settings(&network, actor)?;
 
-    Ok((Outcome::Network(network.clone()), vec![Record::Row(Change::Network(network))]))
+    Ok((Reply::Network(network.clone()), vec![Record::Row(Change::Network(network))]))
 }
 
-fn prefix(state: &State, asked: Option<Ipv4Net>, chosen_by_engine: bool) -> Result<Ipv4Net, Refusal> {
+fn prefix(state: &ClusterState, asked: Option<Ipv4Net>, chosen_by_engine: bool) -> Result<Ipv4Net, Refusal> {
     match asked {
         // The engine uses the prefix already, and its agent has refused what a person could not
         // have asked for.
@@ -59,7 +59,7 @@ fn prefix(state: &State, asked: Option<Ipv4Net>, chosen_by_engine: bool) -> Resu
 }
 
 /// Refuses a prefix that a node has in use, naming node and holder.
-fn check_free(state: &State, prefix: IpNet) -> Result<(), Refusal> {
+fn check_free(state: &ClusterState, prefix: IpNet) -> Result<(), Refusal> {
     refuse_taken(prefix, pool::conflict(state.view(), prefix))
 }
 
@@ -105,7 +105,7 @@ fn check_settings(network: &Network, actor: Actor) -> Result<(), Refusal> {
 /// The longest prefix that blocks can be cut out of.
 const MAX_RANGE_LEN: u8 = 30;
 
-fn free_id(state: &State, candidate: NetworkId) -> NetworkId {
+fn free_id(state: &ClusterState, candidate: NetworkId) -> NetworkId {
     let mut id = candidate;
     while state.view().networks.contains_key(&id) {
         id = NetworkId::from_random(id.as_u64() + 1);
@@ -116,7 +116,7 @@ fn free_id(state: &State, candidate: NetworkId) -> NetworkId {
 
 /// Removes a network with its memberships. One with endpoints takes `force`, and an admin if any
 /// belong to another node.
-pub(super) fn remove(state: &State, actor: Actor, name: &str, force: bool) -> Decision {
+pub(super) fn remove(state: &ClusterState, actor: Actor, name: &str, force: bool) -> Decision {
     let network = state.network_of(name)?;
     let endpoints: Vec<_> = state.view().endpoints_of(network.id).collect();
     if let Some(first) = endpoints.first()
@@ -142,5 +142,5 @@ pub(super) fn remove(state: &State, actor: Actor, name: &str, force: bool) -> De
     let members = state.view().members_of(network.id).map(|member| RowKey::Member(network.id, member.node));
     let keys = endpoints.chain(members).chain([RowKey::Network(network.id)]);
 
-    Ok((Outcome::Done, keys.map(|key| Record::Row(Change::Removed(key))).collect()))
+    Ok((Reply::Done, keys.map(|key| Record::Row(Change::Removed(key))).collect()))
 }

@@ -4,10 +4,10 @@ use overlay_core::{Change, HostReport, Node, NodeId, RowKey};
 use overlay_proto::Code;
 
 use super::record::{Enrollment, Revoked};
-use super::{Actor, Announce, Decision, Outcome, Record, State, limits, refuse, require_admin};
+use super::{Actor, Announce, ClusterState, Decision, Record, Reply, limits, refuse, require_admin};
 
 /// Records how a node is reached and what its host has in use.
-pub(super) fn announce(state: &State, id: NodeId, announce: Announce) -> Decision {
+pub(super) fn announce(state: &ClusterState, id: NodeId, announce: Announce) -> Decision {
     if announce.version.len() > limits::MAX_VERSION || announce.version.chars().any(char::is_control) {
         return Err(refuse(Code::InvalidInput, "version: at most 64 bytes and no control characters"));
     }
@@ -31,11 +31,11 @@ pub(super) fn announce(state: &State, id: NodeId, announce: Announce) -> Decisio
         records.push(Record::Row(Change::HostReport(report)));
     }
 
-    Ok((Outcome::Done, records))
+    Ok((Reply::Done, records))
 }
 
 /// Removes a node at the request of an admin.
-pub(super) fn remove(state: &State, actor: Actor, name: &str, now: u64) -> Decision {
+pub(super) fn remove(state: &ClusterState, actor: Actor, name: &str, now: u64) -> Decision {
     require_admin(state, actor)?;
     let id = state.node_of(name)?.id;
 
@@ -44,7 +44,7 @@ pub(super) fn remove(state: &State, actor: Actor, name: &str, now: u64) -> Decis
 
 /// Removes a node: its endpoints, memberships and keys go, and its certificate is refused from then
 /// on.
-pub(super) fn leave(state: &State, id: NodeId, now: u64) -> Decision {
+pub(super) fn leave(state: &ClusterState, id: NodeId, now: u64) -> Decision {
     let node = state.node(id)?;
     let removed = |key| Record::Row(Change::Removed(key));
     let endpoints = state.endpoints_of(id, None).map(|(network, endpoint)| RowKey::Endpoint(network, endpoint));
@@ -61,5 +61,5 @@ pub(super) fn leave(state: &State, id: NodeId, now: u64) -> Decision {
     }
     records.push(Record::Revoked(Revoked { node: id, name: node.name.clone(), at: now }));
 
-    Ok((Outcome::Done, records))
+    Ok((Reply::Done, records))
 }

@@ -13,7 +13,7 @@ use super::record::{ChangedKey, Digest, Enrollment, Record, Revoked, Settings, T
 
 /// The state of control.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct State {
+pub(crate) struct ClusterState {
     settings: Settings,
     view: View,
     tokens: BTreeMap<String, Token>,
@@ -34,7 +34,7 @@ struct Index {
     endpoints: BTreeSet<(NodeId, NetworkId, EndpointId)>,
 }
 
-impl State {
+impl ClusterState {
     /// Creates the state of a new cluster.
     pub(crate) fn new(settings: Settings) -> Self {
         Self {

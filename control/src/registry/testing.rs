@@ -18,7 +18,7 @@ pub(crate) fn settings() -> Settings {
 }
 
 /// Applies a command the way the writer does.
-pub(crate) fn ask(state: &mut State, actor: Actor, command: Command) -> Result<Outcome, Refusal> {
+pub(crate) fn ask(state: &mut ClusterState, actor: Actor, command: Operation) -> Result<Reply, Refusal> {
     let (outcome, records) = apply(state, actor, command, NOW)?;
     if !records.is_empty() {
         state.commit(records);
@@ -28,7 +28,7 @@ pub(crate) fn ask(state: &mut State, actor: Actor, command: Command) -> Result<O
 }
 
 /// Creates a token with a predictable secret.
-pub(crate) fn token(state: &mut State, id: u8, uses: u32, role: Role) {
+pub(crate) fn token(state: &mut ClusterState, id: u8, uses: u32, role: Role) {
     let create = CreateToken {
         id: format!("{id:016x}"),
         digest: Digest::of(&[id]),
@@ -37,12 +37,12 @@ pub(crate) fn token(state: &mut State, id: u8, uses: u32, role: Role) {
         role,
         labels: BTreeMap::new(),
     };
-    ask(state, Actor::Operator, Command::CreateToken(create)).expect("there is room");
+    ask(state, Actor::Operator, Operation::CreateToken(create)).expect("there is room");
 }
 
 /// Returns a request to join with such a token.
-pub(crate) fn join_with(token: u8, key: u8, name: &str) -> Command {
-    Command::Join(Join {
+pub(crate) fn join_with(token: u8, key: u8, name: &str) -> Operation {
+    Operation::Join(Join {
         token: format!("{token:016x}"),
         secret: Digest::of(&[token]),
         key: Digest::of(&[key, 0]),
@@ -52,15 +52,15 @@ pub(crate) fn join_with(token: u8, key: u8, name: &str) -> Command {
 }
 
 /// Makes a cluster with tokens 1 (for admins), 2 and 3, three uses each.
-pub(crate) fn with_tokens() -> State {
-    let mut state = State::new(settings());
+pub(crate) fn with_tokens() -> ClusterState {
+    let mut state = ClusterState::new(settings());
     (1..4).for_each(|id| token(&mut state, id, 3, if id == 1 { Role::Admin } else { Role::Node }));
 
     state
 }
 
 /// Checks that no address, block or key has two holders.
-pub(crate) fn check_invariants(state: &State) {
+pub(crate) fn check_invariants(state: &ClusterState) {
     assert_eq!(state.contradiction(), None);
     for network in state.view().networks.values() {
         let blocks: Vec<_> = state

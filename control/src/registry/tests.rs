@@ -10,13 +10,13 @@ use super::*;
 
 /// A cluster with one network and some nodes.
 pub(super) struct Fixture {
-    pub(super) state: State,
+    pub(super) state: ClusterState,
     pub(super) network: NetworkId,
     pub(super) nodes: Vec<NodeId>,
 }
 
-fn create(name: &str, prefix: Option<&str>) -> Command {
-    Command::CreateNetwork(CreateNetwork {
+fn create(name: &str, prefix: Option<&str>) -> Operation {
+    Operation::CreateNetwork(CreateNetwork {
         name: name.parse().expect("a name"),
         prefix: prefix.map(|p| p.parse().expect("a prefix")),
         prefix6: None,
@@ -29,20 +29,20 @@ fn create(name: &str, prefix: Option<&str>) -> Command {
 
 /// Makes a cluster with a network of this prefix and four nodes, the first an admin.
 pub(super) fn fixture(prefix: &str) -> Fixture {
-    let mut state = State::new(settings());
+    let mut state = ClusterState::new(settings());
     token(&mut state, 1, 1, Role::Admin);
     token(&mut state, 2, 9, Role::Node);
     let nodes = (0..4u8)
         .map(|i| {
             let command = join_with(if i == 0 { 1 } else { 2 }, i, &format!("node{i}"));
             match ask(&mut state, Actor::Operator, command) {
-                Ok(Outcome::Joined(node)) => node.id,
+                Ok(Reply::Joined(node)) => node.id,
                 other => panic!("{other:?}"),
             }
         })
         .collect::<Vec<_>>();
     let network = match ask(&mut state, Actor::Node(nodes[0]), create("net", Some(prefix))) {
-        Ok(Outcome::Network(network)) => network.id,
+        Ok(Reply::Network(network)) => network.id,
         other => panic!("{other:?}"),
     };
 
@@ -52,9 +52,9 @@ pub(super) fn fixture(prefix: &str) -> Fixture {
 impl Fixture {
     fn enter(&mut self, node: usize, key: u8) -> Member {
         let lane_keys = vec![[key; 32].into()];
-        let command = Command::EnterNetwork { network: self.network, lane_keys, blocks: 1 };
+        let command = Operation::EnterNetwork { network: self.network, lane_keys, blocks: 1 };
         match ask(&mut self.state, Actor::Node(self.nodes[node]), command) {
-            Ok(Outcome::Member(member)) => member,
+            Ok(Reply::Member(member)) => member,
             other => panic!("{other:?}"),
         }
     }
@@ -72,15 +72,15 @@ impl Fixture {
         }
     }
 
-    fn put(&mut self, node: usize, rows: Vec<Endpoint>) -> Result<Outcome, Refusal> {
-        ask(&mut self.state, Actor::Node(self.nodes[node]), Command::PutEndpoints(rows))
+    fn put(&mut self, node: usize, rows: Vec<Endpoint>) -> Result<Reply, Refusal> {
+        ask(&mut self.state, Actor::Node(self.nodes[node]), Operation::PutEndpoints(rows))
     }
 
-    fn try_put(&mut self, node: usize, row: Endpoint) -> Result<Outcome, Code> {
-        self.as_node(node, Command::PutEndpoints(vec![row]))
+    fn try_put(&mut self, node: usize, row: Endpoint) -> Result<Reply, Code> {
+        self.as_node(node, Operation::PutEndpoints(vec![row]))
     }
 
-    fn as_node(&mut self, node: usize, command: Command) -> Result<Outcome, Code> {
+    fn as_node(&mut self, node: usize, command: Operation) -> Result<Reply, Code> {
         ask(&mut self.state, Actor::Node(self.nodes[node]), command).map_err(|refusal| refusal.code)
     }
 }
@@ -93,7 +93,7 @@ fn the_same_key_and_token_give_the_same_identity_even_when_used_up() {
 
     let again = ask(&mut fixture.state, Actor::Operator, join_with(1, 0, "node0"));
 
-    assert!(matches!(again, Ok(Outcome::Joined(node)) if node.id == first));
+    assert!(matches!(again, Ok(Reply::Joined(node)) if node.id == first));
     assert_eq!(fixture.state, before);
     let other = ask(&mut fixture.state, Actor::Operator, join_with(1, 9, "node9")).expect_err("the token is used up");
     assert_eq!(other.code, Code::TokenRefused);
@@ -102,9 +102,10 @@ fn the_same_key_and_token_give_the_same_identity_even_when_used_up() {
 #[test]
 fn every_bad_token_gets_the_same_answer() {
     let fixture = fixture("10.9.0.0/16");
-    let refusal = |state: &State, command, now| apply(state, Actor::Operator, command, now).expect_err("refused");
+    let refusal =
+        |state: &ClusterState, command, now| apply(state, Actor::Operator, command, now).expect_err("refused");
     let mut revoked = fixture.state.clone();
-    ask(&mut revoked, Actor::Operator, Command::RevokeToken(format!("{:016x}", 2))).expect("it is there");
+    ask(&mut revoked, Actor::Operator, Operation::RevokeToken(format!("{:016x}", 2))).expect("it is there");
 
     let unknown = refusal(&fixture.state, join_with(3, 9, "n"), NOW);
     let used = refusal(&fixture.state, join_with(1, 9, "n"), NOW);
@@ -140,7 +141,7 @@ fn a_prefix_in_use_is_refused_with_node_and_holder() {
         differences: Vec::new(),
         version: "1".to_owned(),
     };
-    fixture.as_node(1, Command::Announce(announce)).expect("announced");
+    fixture.as_node(1, Operation::Announce(announce)).expect("announced");
     let refused = |fixture: &mut Fixture, prefix| {
         ask(&mut fixture.state, Actor::Operator, create("other", Some(prefix))).expect_err("taken")
     };
@@ -152,7 +153,7 @@ fn a_prefix_in_use_is_refused_with_node_and_holder() {
         assert_eq!(refused(&mut fixture, prefix).code, Code::AddressTaken, "{prefix}");
     }
     let chosen = ask(&mut fixture.state, Actor::Operator, create("other", None));
-    assert!(matches!(chosen, Ok(Outcome::Network(n)) if n.prefix.to_string() == "10.66.0.0/16"));
+    assert!(matches!(chosen, Ok(Reply::Network(n)) if n.prefix.to_string() == "10.66.0.0/16"));
 }
 
 #[test]
@@ -163,18 +164,18 @@ fn the_prefix_of_another_network_may_be_asked_for_but_is_never_chosen() {
     let chosen = fixture.as_node(1, create("third", None));
     let repeated = fixture.as_node(1, create("second", Some("10.64.0.0/16")));
 
-    assert!(matches!(same, Ok(Outcome::Network(n)) if n.prefix.to_string() == "10.64.0.0/16"));
-    assert!(matches!(chosen, Ok(Outcome::Network(n)) if n.prefix.to_string() == "10.65.0.0/16"));
+    assert!(matches!(same, Ok(Reply::Network(n)) if n.prefix.to_string() == "10.64.0.0/16"));
+    assert!(matches!(chosen, Ok(Reply::Network(n)) if n.prefix.to_string() == "10.65.0.0/16"));
     assert_eq!(repeated, Err(Code::NameTaken));
 }
 
 #[test]
 fn the_pool_gives_every_network_addresses_of_its_own() {
-    let mut state = State::new(settings());
+    let mut state = ClusterState::new(settings());
     let mut prefixes = BTreeSet::new();
     for i in 0..300 {
         match ask(&mut state, Actor::Operator, create(&format!("n{i}"), None)) {
-            Ok(Outcome::Network(network)) => assert!(prefixes.insert(network.prefix)),
+            Ok(Reply::Network(network)) => assert!(prefixes.insert(network.prefix)),
             other => panic!("{other:?}"),
         }
     }
@@ -187,7 +188,7 @@ fn the_pool_gives_every_network_addresses_of_its_own() {
 
 #[test]
 fn a_pool_that_is_used_up_says_what_to_do() {
-    let mut state = State::new(Settings { pool: "10.64.0.0/24".parse().expect("a prefix"), ..settings() });
+    let mut state = ClusterState::new(Settings { pool: "10.64.0.0/24".parse().expect("a prefix"), ..settings() });
 
     let refusal = (0..1_000)
         .find_map(|i| ask(&mut state, Actor::Operator, create(&format!("n{i}"), None)).err())
@@ -203,8 +204,8 @@ fn dual(mut row: Endpoint, v6: &str) -> Endpoint {
 }
 
 /// A network with IPv6 and these settings.
-fn create_with(name: &str, settings: NetworkSettings) -> Command {
-    Command::CreateNetwork(CreateNetwork {
+fn create_with(name: &str, settings: NetworkSettings) -> Operation {
+    Operation::CreateNetwork(CreateNetwork {
         name: name.parse().expect("a name"),
         prefix: "10.8.0.0/16".parse().ok(),
         prefix6: "fd08::/64".parse().ok(),
@@ -219,7 +220,7 @@ fn create_with(name: &str, settings: NetworkSettings) -> Command {
 fn an_ipv6_address_comes_out_of_the_block_it_belongs_to_or_is_claimed() {
     let mut fixture = fixture("10.9.0.0/16");
     let made = fixture.as_node(0, create_with("dual", NetworkSettings::default()));
-    let Ok(Outcome::Network(network)) = made else { panic!("{made:?}") };
+    let Ok(Reply::Network(network)) = made else { panic!("{made:?}") };
     fixture.network = network.id;
     fixture.enter(1, 1);
     fixture.enter(2, 2);
@@ -240,7 +241,7 @@ fn where_an_engine_numbers_its_containers_nobody_else_takes_from_outside_the_blo
     let numbered = NetworkSettings { numbered_by: Some(fixture.nodes[1]), ..NetworkSettings::default() };
     assert_eq!(fixture.as_node(2, create_with("plain", numbered.clone())), Err(Code::NotAllowed));
     let made = fixture.as_node(1, create_with("plain", numbered));
-    let Ok(Outcome::Network(network)) = made else { panic!("{made:?}") };
+    let Ok(Reply::Network(network)) = made else { panic!("{made:?}") };
     fixture.network = network.id;
     fixture.enter(1, 1);
     fixture.enter(2, 2);
@@ -276,7 +277,7 @@ fn blocks_come_out_of_the_range_and_settings_must_fit_the_prefix() {
         ..NetworkSettings::default()
     };
     let made = fixture.as_node(1, create_with("ranged", settings));
-    let Ok(Outcome::Network(network)) = made else { panic!("{made:?}") };
+    let Ok(Reply::Network(network)) = made else { panic!("{made:?}") };
     fixture.network = network.id;
 
     let member = fixture.enter(1, 1);
@@ -351,16 +352,16 @@ fn no_node_speaks_for_another() {
     assert_eq!(forged.code, Code::NotAllowed);
     let stolen = fixture.put(2, vec![fixture.endpoint(2, 1, "10.9.254.5")]).expect_err("stolen");
     assert_eq!(stolen.code, Code::NotAllowed);
-    assert_eq!(fixture.as_node(2, Command::RemoveEndpoints(vec![(network, theirs)])), Err(Code::NotAllowed));
+    assert_eq!(fixture.as_node(2, Operation::RemoveEndpoints(vec![(network, theirs)])), Err(Code::NotAllowed));
     let stranger = fixture.put(3, vec![fixture.endpoint(3, 6, "10.9.253.5")]).expect_err("no member");
     assert_eq!(stranger.code, Code::WrongState);
     let key_of_another = vec![[1; 32].into()];
-    let enter = Command::EnterNetwork { network, lane_keys: key_of_another, blocks: 1 };
+    let enter = Operation::EnterNetwork { network, lane_keys: key_of_another, blocks: 1 };
     assert_eq!(fixture.as_node(3, enter), Err(Code::InvalidInput));
     for command in [
-        Command::RemoveNode("node2".to_owned()),
-        Command::RevokeToken(format!("{:016x}", 1)),
-        Command::RemoveNetwork { network: "net".to_owned(), force: true },
+        Operation::RemoveNode("node2".to_owned()),
+        Operation::RevokeToken(format!("{:016x}", 1)),
+        Operation::RemoveNetwork { network: "net".to_owned(), force: true },
     ] {
         assert_eq!(fixture.as_node(3, command), Err(Code::NotAllowed));
     }
@@ -372,12 +373,12 @@ fn a_removed_node_leaves_nothing_and_may_ask_nothing() {
     fixture.enter(1, 1);
     fixture.put(1, vec![fixture.endpoint(1, 1, "10.9.255.2")]).expect("free");
 
-    fixture.as_node(0, Command::RemoveNode("node1".to_owned())).expect("an admin may");
+    fixture.as_node(0, Operation::RemoveNode("node1".to_owned())).expect("an admin may");
 
     assert_eq!(fixture.state.view().endpoints.len() + fixture.state.view().members.len(), 0);
-    assert_eq!(fixture.as_node(1, Command::Leave), Err(Code::NotAllowed));
+    assert_eq!(fixture.as_node(1, Operation::Leave), Err(Code::NotAllowed));
     let again = ask(&mut fixture.state, Actor::Operator, join_with(2, 1, "node1")).expect("a new node");
-    assert!(matches!(again, Outcome::Joined(node) if node.id != fixture.nodes[1]));
+    assert!(matches!(again, Reply::Joined(node) if node.id != fixture.nodes[1]));
 }
 
 #[test]
@@ -385,17 +386,17 @@ fn networks_and_memberships_in_use_stay() {
     let mut fixture = fixture("10.9.0.0/16");
     fixture.enter(1, 1);
     fixture.put(1, vec![fixture.endpoint(1, 1, "10.9.255.2")]).expect("free");
-    let (network, remove) = (fixture.network, |force| Command::RemoveNetwork { network: "net".to_owned(), force });
+    let (network, remove) = (fixture.network, |force| Operation::RemoveNetwork { network: "net".to_owned(), force });
 
-    assert_eq!(fixture.as_node(1, Command::ExitNetwork(network)), Err(Code::InUse));
+    assert_eq!(fixture.as_node(1, Operation::ExitNetwork(network)), Err(Code::InUse));
     assert_eq!(fixture.as_node(0, remove(false)), Err(Code::InUse));
-    assert_eq!(fixture.as_node(0, remove(true)), Ok(Outcome::Done));
+    assert_eq!(fixture.as_node(0, remove(true)), Ok(Reply::Done));
     let view = fixture.state.view();
     assert_eq!(view.networks.len() + view.members.len() + view.endpoints.len(), 0);
 }
 
 /// Draws commands of five hosts about four networks.
-pub(crate) fn command() -> impl Strategy<Value = (Actor, Command)> {
+pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
     let actor =
         prop_oneof![1 => Just(Actor::Operator), 9 => (0..5u64).prop_map(|n| Actor::Node(NodeId::from_random(n + 1)))];
     let network = || (0..4u64).prop_map(|n| NetworkId::from_random(n + 7));
@@ -415,34 +416,34 @@ pub(crate) fn command() -> impl Strategy<Value = (Actor, Command)> {
     let endpoints = prop::collection::vec(endpoint, 1..4);
     let command = prop_oneof![
         (1..4u8, 0..5u8, 0..5u8).prop_map(|(token, key, name)| join_with(token, key, &format!("node{name}"))),
-        (0..3u8).prop_map(|_| Command::Leave),
-        (0..5u8).prop_map(|n| Command::RemoveNode(format!("node{n}"))),
+        (0..3u8).prop_map(|_| Operation::Leave),
+        (0..5u8).prop_map(|n| Operation::RemoveNode(format!("node{n}"))),
         (0..4u8, 0..4u8).prop_map(|(n, p)| {
             let prefixes = [None, Some("10.9.0.0/16"), Some("10.9.0.0/27"), Some("10.9.0.0/29")];
             create(&format!("net{n}"), prefixes[usize::from(p)])
         }),
-        (0..4u8, any::<bool>()).prop_map(|(n, force)| Command::RemoveNetwork { network: format!("net{n}"), force }),
-        (network(), 0..6u8, 0..4usize).prop_map(|(network, key, blocks)| Command::EnterNetwork {
+        (0..4u8, any::<bool>()).prop_map(|(n, force)| Operation::RemoveNetwork { network: format!("net{n}"), force }),
+        (network(), 0..6u8, 0..4usize).prop_map(|(network, key, blocks)| Operation::EnterNetwork {
             network,
             lane_keys: vec![[key; 32].into()],
             blocks
         }),
-        (network(), 0..6u8, 0..4usize).prop_map(|(network, key, blocks)| Command::EnterNetwork {
+        (network(), 0..6u8, 0..4usize).prop_map(|(network, key, blocks)| Operation::EnterNetwork {
             network,
             lane_keys: vec![[key; 32].into()],
             blocks
         }),
-        network().prop_map(Command::ExitNetwork),
-        endpoints.clone().prop_map(Command::PutEndpoints),
-        endpoints.prop_map(Command::PutEndpoints),
+        network().prop_map(Operation::ExitNetwork),
+        endpoints.clone().prop_map(Operation::PutEndpoints),
+        endpoints.prop_map(Operation::PutEndpoints),
         prop::collection::vec((network(), (0..6u64).prop_map(|n| EndpointId::from_random(n + 1))), 1..4)
-            .prop_map(Command::RemoveEndpoints),
-        (1..4u8).prop_map(|n| Command::RevokeToken(format!("{n:016x}"))),
+            .prop_map(Operation::RemoveEndpoints),
+        (1..4u8).prop_map(|n| Operation::RevokeToken(format!("{n:016x}"))),
     ];
 
     (actor, command).prop_map(|(actor, mut command)| {
         // Most endpoints are the caller's own, or hardly one would be accepted.
-        if let (Actor::Node(node), Command::PutEndpoints(rows)) = (actor, &mut command)
+        if let (Actor::Node(node), Operation::PutEndpoints(rows)) = (actor, &mut command)
             && let Some((_, own)) = rows.split_first_mut()
         {
             own.iter_mut().for_each(|row| row.node = node);
@@ -488,7 +489,7 @@ proptest! {
             replayed.commit(serde_json::from_slice::<Vec<Record>>(&text).expect("records are JSON"));
         }
         prop_assert_eq!(&replayed, &state);
-        let loaded = State::from_records(settings(), state.view().revision, state.records());
+        let loaded = ClusterState::from_records(settings(), state.view().revision, state.records());
         prop_assert_eq!(&loaded, &state);
     }
 }

@@ -2,10 +2,12 @@
 
 use overlay_proto::Code;
 
-use super::{Actor, CreateToken, Decision, Outcome, Record, State, Token, check_labels, limits, refuse, require_admin};
+use super::{
+    Actor, ClusterState, CreateToken, Decision, Record, Reply, Token, check_labels, limits, refuse, require_admin,
+};
 
 /// Creates a token, and forgets those that expired more than a day ago.
-pub(super) fn create(state: &State, actor: Actor, create: CreateToken, now: u64) -> Decision {
+pub(super) fn create(state: &ClusterState, actor: Actor, create: CreateToken, now: u64) -> Decision {
     require_admin(state, actor)?;
     check_labels(&create.labels)?;
     let ttl = if create.ttl == 0 { limits::DEFAULT_TOKEN_TTL } else { create.ttl };
@@ -45,16 +47,16 @@ pub(super) fn create(state: &State, actor: Actor, create: CreateToken, now: u64)
     };
     records.push(Record::Token(token.clone()));
 
-    Ok((Outcome::Token(token), records))
+    Ok((Reply::Token(token), records))
 }
 
 /// Revokes a token; nodes that joined with it stay.
-pub(super) fn revoke(state: &State, actor: Actor, id: &str) -> Decision {
+pub(super) fn revoke(state: &ClusterState, actor: Actor, id: &str) -> Decision {
     require_admin(state, actor)?;
     if !state.tokens().contains_key(id) {
         let shown: String = id.chars().take(80).collect();
         return Err(refuse(Code::NotFound, format!("there is no token {shown:?}")));
     }
 
-    Ok((Outcome::Done, vec![Record::RemoveToken(id.to_owned())]))
+    Ok((Reply::Done, vec![Record::RemoveToken(id.to_owned())]))
 }

@@ -12,28 +12,28 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Service, auth, listing, mismatch, requests};
+use super::{ControlService, auth, listing, mismatch, requests};
 use crate::clock;
 use crate::pki::NodeRequest;
-use crate::registry::{Command, Outcome};
+use crate::registry::{Operation, Reply};
 use crate::token::FreshToken;
-use crate::watch::Opened;
+use crate::watch::OpenResult;
 use crate::watch::hub::{OpenWatch, Watcher};
 use crate::watch::stream::{QUEUE, WatchStream};
 
 type Answer<T> = Result<Response<T>, Status>;
 
-impl Service {
+impl ControlService {
     /// Opens a watch unless another process of the same node has one and is still alive.
     async fn open(&self, node: NodeId, watcher: Watcher) -> Result<Arc<OpenWatch>, Refusal> {
         let mut silent = None;
         loop {
             match self.hub.open(node, watcher.clone(), silent.as_ref(), clock::now_unix())? {
-                Opened::Open(watch) => return Ok(watch),
-                Opened::Occupied(earlier) if earlier.answers().await => {
+                OpenResult::Open(watch) => return Ok(watch),
+                OpenResult::Occupied(earlier) if earlier.answers().await => {
                     return Err(earlier.turned_away(watcher.address, clock::now_unix()));
                 }
-                Opened::Occupied(earlier) => {
+                OpenResult::Occupied(earlier) => {
                     tracing::info!(%node, from = %earlier.address(), "A watch whose agent is gone gives way");
                     silent = Some(earlier);
                 }
@@ -43,7 +43,7 @@ impl Service {
 }
 
 #[tonic::async_trait]
-impl Control for Service {
+impl Control for ControlService {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
@@ -90,7 +90,7 @@ impl Control for Service {
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Answer<v1::Revised> {
         let node = self.caller(&request)?;
-        let revised = self.revise(node, Command::Leave).await?;
+        let revised = self.revise(node, Operation::Leave).await?;
         tracing::info!(%node, "Node left");
 
         Ok(Response::new(revised))
@@ -99,7 +99,7 @@ impl Control for Service {
     async fn create_network(&self, request: Request<v1::CreateNetworkRequest>) -> Answer<v1::CreateNetworkResponse> {
         let node = self.caller(&request)?;
         let (network, revision) = match self.ask(node, requests::create_network(request.into_inner())?).await? {
-            (Outcome::Network(network), revision) => (network, revision.0),
+            (Reply::Network(network), revision) => (network, revision.0),
             (outcome, _) => return Err(mismatch(&outcome).into()),
         };
         tracing::info!(%node, network = %network.id, "Network created");
@@ -110,7 +110,7 @@ impl Control for Service {
     async fn remove_network(&self, request: Request<v1::RemoveNetworkRequest>) -> Answer<v1::Revised> {
         let node = self.caller(&request)?;
         let v1::RemoveNetworkRequest { network, force } = request.into_inner();
-        let revised = self.revise(node, Command::RemoveNetwork { network, force }).await?;
+        let revised = self.revise(node, Operation::RemoveNetwork { network, force }).await?;
         tracing::info!(%node, revision = revised.revision, "Network removed");
 
         Ok(Response::new(revised))
@@ -119,7 +119,7 @@ impl Control for Service {
     async fn enter_network(&self, request: Request<v1::EnterNetworkRequest>) -> Answer<v1::EnterNetworkResponse> {
         let node = self.caller(&request)?;
         let (member, revision) = match self.ask(node, requests::enter_network(request.get_ref())?).await? {
-            (Outcome::Member(member), revision) => (member, revision.0),
+            (Reply::Member(member), revision) => (member, revision.0),
             (outcome, _) => return Err(mismatch(&outcome).into()),
         };
 
@@ -130,7 +130,7 @@ impl Control for Service {
         let node = self.caller(&request)?;
         let network = field("network", &request.get_ref().network)?;
 
-        Ok(Response::new(self.revise(node, Command::ExitNetwork(network)).await?))
+        Ok(Response::new(self.revise(node, Operation::ExitNetwork(network)).await?))
     }
 
     async fn put_endpoints(&self, request: Request<v1::PutEndpointsRequest>) -> Answer<v1::Revised> {
@@ -149,7 +149,7 @@ impl Control for Service {
         let node = self.caller(&request)?;
         let fresh = FreshToken::draw().map_err(|error| Refusal::new(Code::Fault, error))?;
         let (token, revision) = match self.ask(node, requests::create_token(request.into_inner(), &fresh)?).await? {
-            (Outcome::Token(token), revision) => (token, revision.0),
+            (Reply::Token(token), revision) => (token, revision.0),
             (outcome, _) => return Err(mismatch(&outcome).into()),
         };
         tracing::info!(%node, token = %token.id, "Token created");
@@ -167,7 +167,7 @@ impl Control for Service {
 
     async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Answer<v1::Revised> {
         let node = self.caller(&request)?;
-        let revised = self.revise(node, Command::RevokeToken(request.into_inner().id)).await?;
+        let revised = self.revise(node, Operation::RevokeToken(request.into_inner().id)).await?;
         tracing::info!(%node, revision = revised.revision, "Token revoked");
 
         Ok(Response::new(revised))
@@ -181,7 +181,7 @@ impl Control for Service {
 
     async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Answer<v1::Revised> {
         let node = self.caller(&request)?;
-        let revised = self.revise(node, Command::RemoveNode(request.into_inner().node)).await?;
+        let revised = self.revise(node, Operation::RemoveNode(request.into_inner().node)).await?;
         tracing::info!(%node, revision = revised.revision, "Node removed");
 
         Ok(Response::new(revised))

@@ -12,10 +12,10 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
-use super::{Service, auth, mismatch};
+use super::{ControlService, auth, mismatch};
 use crate::clock;
 use crate::pki::NodeRequest;
-use crate::registry::{Actor, Command, Digest, Join, Outcome, secret_is_known};
+use crate::registry::{Actor, Digest, Join, Operation, Reply, secret_is_known};
 
 /// How long the answer to a wrong token is delayed.
 const WRONG_TOKEN_DELAY: Duration = Duration::from_millis(250);
@@ -54,7 +54,7 @@ impl Tarpit {
 }
 
 #[tonic::async_trait]
-impl Enrollment for Service {
+impl Enrollment for ControlService {
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
         let from = auth::client(&request)?.address();
         match self.admit(request.into_inner()).await {
@@ -74,7 +74,7 @@ impl Enrollment for Service {
     }
 }
 
-impl Service {
+impl ControlService {
     async fn admit(&self, request: v1::JoinRequest) -> Result<v1::JoinResponse, Refusal> {
         let secret = Zeroizing::new(request.token_secret);
         let secret = Digest::of(secret.as_bytes());
@@ -89,8 +89,8 @@ impl Service {
             name: field("name", &request.name)?,
             candidate: NodeId::from_random(crate::random::bits()?),
         };
-        let node = match self.writer.ask(Actor::Operator, Command::Join(join)).await? {
-            (Outcome::Joined(node), _) => node,
+        let node = match self.writer.ask(Actor::Operator, Operation::Join(join)).await? {
+            (Reply::Joined(node), _) => node,
             (outcome, _) => return Err(mismatch(&outcome)),
         };
 

@@ -3,11 +3,11 @@
 use overlay_core::{Node, NodeId, Role, RowKey};
 use overlay_proto::{Refusal, convert, v1};
 
-use crate::registry::{Actor, State, Token, require_admin};
+use crate::registry::{Actor, ClusterState, Token, require_admin};
 use crate::watch::Hub;
 
 /// Admins see everything, other nodes the networks that they are members of.
-fn sees(state: &State, caller: &Node, key: RowKey) -> bool {
+fn sees(state: &ClusterState, caller: &Node, key: RowKey) -> bool {
     caller.role == Role::Admin || state.may_see(caller.id, key)
 }
 
@@ -26,7 +26,7 @@ pub(super) fn nodes(hub: &Hub, caller: NodeId) -> Result<Vec<v1::NodeState>, Ref
     Ok(nodes.into_iter().map(|(_, node)| node).collect())
 }
 
-fn node_state(state: &State, caller: &Node, node: &Node) -> v1::NodeState {
+fn node_state(state: &ClusterState, caller: &Node, node: &Node) -> v1::NodeState {
     let shared = |network: &overlay_core::NetworkId| sees(state, caller, RowKey::Member(*network, node.id));
     let networks = state.memberships(node.id).filter(shared);
     let name = |id| state.view().networks.get(&id).map(|network| network.name.to_string());
@@ -41,7 +41,7 @@ fn node_state(state: &State, caller: &Node, node: &Node) -> v1::NodeState {
     }
 }
 
-pub(super) fn networks(state: &State, caller: NodeId) -> Result<Vec<v1::NetworkState>, Refusal> {
+pub(super) fn networks(state: &ClusterState, caller: NodeId) -> Result<Vec<v1::NetworkState>, Refusal> {
     let caller = state.node(caller)?;
     let name = |id| state.view().nodes.get(&id).map(|node: &Node| node.name.to_string());
     let row = |network: &overlay_core::Network| {
@@ -61,7 +61,11 @@ pub(super) fn networks(state: &State, caller: NodeId) -> Result<Vec<v1::NetworkS
     Ok(state.view().networks.values().map(row).collect())
 }
 
-pub(super) fn endpoints(state: &State, caller: NodeId, network: &str) -> Result<Vec<v1::EndpointState>, Refusal> {
+pub(super) fn endpoints(
+    state: &ClusterState,
+    caller: NodeId,
+    network: &str,
+) -> Result<Vec<v1::EndpointState>, Refusal> {
     let caller = state.node(caller)?;
     let asked = match network {
         "" => None,
@@ -82,7 +86,7 @@ pub(super) fn endpoints(state: &State, caller: NodeId, network: &str) -> Result<
         .collect())
 }
 
-pub(super) fn tokens(state: &State, caller: NodeId) -> Result<Vec<v1::Token>, Refusal> {
+pub(super) fn tokens(state: &ClusterState, caller: NodeId) -> Result<Vec<v1::Token>, Refusal> {
     require_admin(state, Actor::Node(caller))?;
 
     Ok(state.tokens().values().cloned().map(token).collect())

@@ -21,14 +21,14 @@ use crate::clock;
 use crate::conditions::Conditions;
 use crate::location::LocationTracker;
 use crate::pki::{Authority, NodeRequest};
-use crate::registry::{Actor, Command, Outcome, Settings};
+use crate::registry::{Actor, Operation, Reply, Settings};
 use crate::token::FreshToken;
 use crate::watch::Hub;
 use crate::writer::Writer;
 
 /// What every call needs.
 #[derive(Clone)]
-pub(crate) struct Service {
+pub(crate) struct ControlService {
     /// The published state.
     pub(crate) hub: Arc<Hub>,
     /// Changes the state.
@@ -47,7 +47,7 @@ pub(crate) struct Service {
     pub(crate) tarpit: Arc<Tarpit>,
 }
 
-impl Service {
+impl ControlService {
     fn cluster(&self) -> ClusterId {
         self.settings.cluster
     }
@@ -60,12 +60,12 @@ impl Service {
         Ok(node)
     }
 
-    async fn ask(&self, node: NodeId, command: Command) -> Result<(Outcome, Revision), Refusal> {
+    async fn ask(&self, node: NodeId, command: Operation) -> Result<(Reply, Revision), Refusal> {
         self.writer.ask(Actor::Node(node), command).await
     }
 
     /// Submits a command whose answer is only the revision.
-    async fn revise(&self, node: NodeId, command: Command) -> Result<v1::Revised, Refusal> {
+    async fn revise(&self, node: NodeId, command: Operation) -> Result<v1::Revised, Refusal> {
         let (_, revision) = self.ask(node, command).await?;
 
         Ok(v1::Revised { revision: revision.0 })
@@ -84,7 +84,7 @@ impl Service {
 }
 
 /// Reports an outcome that does not fit the command.
-fn mismatch(outcome: &Outcome) -> Refusal {
+fn mismatch(outcome: &Reply) -> Refusal {
     tracing::error!(?outcome, "An outcome does not belong to its command");
 
     Refusal::new(Code::Fault, "control mixed two answers up")

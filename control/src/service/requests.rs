@@ -5,14 +5,14 @@ use overlay_proto::convert::{self, field, wire_enum};
 use overlay_proto::{Code, Refusal, v1};
 
 use crate::registry::limits::MAX_CALL_ENDPOINTS;
-use crate::registry::{Announce, Command, CreateNetwork, CreateToken};
+use crate::registry::{Announce, CreateNetwork, CreateToken, Operation};
 use crate::token::FreshToken;
 
 /// The longest instance id of an agent's process, in bytes.
 const MAX_INSTANCE: usize = 64;
 
-pub(crate) fn announce(request: v1::AnnounceRequest) -> Result<Command, Refusal> {
-    Ok(Command::Announce(Announce {
+pub(crate) fn announce(request: v1::AnnounceRequest) -> Result<Operation, Refusal> {
+    Ok(Operation::Announce(Announce {
         underlay: convert::underlay(&request.underlay)?,
         lane_ports: convert::lane_ports(&request.lane_ports)?,
         prefixes: convert::host_prefixes(&request.routes)?,
@@ -30,10 +30,10 @@ pub(crate) fn instance(text: String) -> Result<String, Refusal> {
     }
 }
 
-pub(crate) fn create_network(request: v1::CreateNetworkRequest) -> Result<Command, Refusal> {
+pub(crate) fn create_network(request: v1::CreateNetworkRequest) -> Result<Operation, Refusal> {
     let prefix = if request.prefix.is_empty() { None } else { Some(convert::network_prefix(&request.prefix)?) };
 
-    Ok(Command::CreateNetwork(CreateNetwork {
+    Ok(Operation::CreateNetwork(CreateNetwork {
         name: field("name", &request.name)?,
         prefix,
         prefix6: convert::network_prefix6(&request.prefix6)?,
@@ -47,26 +47,26 @@ pub(crate) fn create_network(request: v1::CreateNetworkRequest) -> Result<Comman
     }))
 }
 
-pub(crate) fn enter_network(request: &v1::EnterNetworkRequest) -> Result<Command, Refusal> {
-    Ok(Command::EnterNetwork {
+pub(crate) fn enter_network(request: &v1::EnterNetworkRequest) -> Result<Operation, Refusal> {
+    Ok(Operation::EnterNetwork {
         network: field("network", &request.network)?,
         lane_keys: convert::lane_keys(&request.lane_keys)?,
         blocks: usize::try_from(request.blocks).unwrap_or(usize::MAX),
     })
 }
 
-pub(crate) fn put_endpoints(request: v1::PutEndpointsRequest) -> Result<Command, Refusal> {
+pub(crate) fn put_endpoints(request: v1::PutEndpointsRequest) -> Result<Operation, Refusal> {
     check_count(request.endpoints.len())?;
     let rows = request.endpoints.into_iter().map(TryInto::try_into);
 
-    Ok(Command::PutEndpoints(rows.collect::<Result<_, Refusal>>()?))
+    Ok(Operation::PutEndpoints(rows.collect::<Result<_, Refusal>>()?))
 }
 
-pub(crate) fn remove_endpoints(request: &v1::RemoveEndpointsRequest) -> Result<Command, Refusal> {
+pub(crate) fn remove_endpoints(request: &v1::RemoveEndpointsRequest) -> Result<Operation, Refusal> {
     check_count(request.endpoints.len())?;
     let key = |key: &v1::EndpointKey| Ok((field("network", &key.network)?, field("endpoint", &key.endpoint)?));
 
-    Ok(Command::RemoveEndpoints(request.endpoints.iter().map(key).collect::<Result<_, Refusal>>()?))
+    Ok(Operation::RemoveEndpoints(request.endpoints.iter().map(key).collect::<Result<_, Refusal>>()?))
 }
 
 fn check_count(count: usize) -> Result<(), Refusal> {
@@ -80,12 +80,12 @@ fn check_count(count: usize) -> Result<(), Refusal> {
     }
 }
 
-pub(crate) fn create_token(request: v1::CreateTokenRequest, token: &FreshToken) -> Result<Command, Refusal> {
+pub(crate) fn create_token(request: v1::CreateTokenRequest, token: &FreshToken) -> Result<Operation, Refusal> {
     let role = match wire_enum::<v1::Role>(request.role) {
         v1::Role::Unspecified => Role::Node,
         role @ (v1::Role::Admin | v1::Role::Node) => role.try_into()?,
     };
     let labels = convert::labels(request.labels)?;
 
-    Ok(Command::CreateToken(CreateToken { labels, ..token.command(request.ttl_seconds, request.uses, role) }))
+    Ok(Operation::CreateToken(CreateToken { labels, ..token.command(request.ttl_seconds, request.uses, role) }))
 }

@@ -335,19 +335,19 @@ mod tests {
     use rand::{RngExt as _, SeedableRng as _};
 
     use super::*;
-    use crate::registry::State;
+    use crate::registry::ClusterState;
     use crate::registry::testing::{NOW, settings, with_tokens};
-    use crate::registry::{Actor, Command, CreateNetwork, apply};
+    use crate::registry::{Actor, CreateNetwork, Operation, apply};
 
-    fn commit_of(state: &mut State, command: Command) -> Commit {
+    fn commit_of(state: &mut ClusterState, command: Operation) -> Commit {
         let (_, records) = apply(state, Actor::Operator, command, NOW).expect("it is right");
         let changed = state.commit(records.clone());
 
         Commit { to: state.view().revision, records, changed }
     }
 
-    fn network(n: usize) -> Command {
-        Command::CreateNetwork(CreateNetwork {
+    fn network(n: usize) -> Operation {
+        Operation::CreateNetwork(CreateNetwork {
             name: format!("n{n}").parse().expect("a name"),
             prefix: None,
             prefix6: None,
@@ -359,8 +359,8 @@ mod tests {
     }
 
     /// Makes a store with some rows, and returns the state it holds.
-    fn filled(directory: &Path) -> State {
-        let mut state = State::new(settings());
+    fn filled(directory: &Path) -> ClusterState {
+        let mut state = ClusterState::new(settings());
         let first: Vec<_> = with_tokens().records().collect();
         let first = Commit { to: Revision(1), changed: state.commit(first.clone()), records: first };
         Embedded::create(directory, &settings(), &first).expect("a store");
@@ -371,10 +371,10 @@ mod tests {
         state
     }
 
-    fn state_of(store: &mut Embedded) -> Result<State, StoreError> {
+    fn state_of(store: &mut Embedded) -> Result<ClusterState, StoreError> {
         let loaded = store.load()?;
 
-        Ok(State::from_records(loaded.settings, loaded.revision, loaded.records))
+        Ok(ClusterState::from_records(loaded.settings, loaded.revision, loaded.records))
     }
 
     fn directory() -> tempfile::TempDir {
@@ -513,7 +513,7 @@ mod tests {
     }
 
     /// Opens a copy of the file after `damage`; what is read must be right or refused.
-    fn check_damage(whole: &[u8], state: &State, damage: impl FnOnce(&mut Vec<u8>), what: &str) -> bool {
+    fn check_damage(whole: &[u8], state: &ClusterState, damage: impl FnOnce(&mut Vec<u8>), what: &str) -> bool {
         let directory = directory();
         let mut bytes = whole.to_vec();
         damage(&mut bytes);

@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 
 use overlay_core::{Change, Delta, NetworkId, NodeId, Revision, RowKey, View};
 
-use super::history::History;
-use crate::registry::State;
+use super::change_log::ChangeLog;
+use crate::registry::ClusterState;
 
 /// Returns everything a node may see.
-pub(crate) fn snapshot(state: &State, node: NodeId) -> View {
+pub(crate) fn snapshot(state: &ClusterState, node: NodeId) -> View {
     let view = state.view();
     let mut keys: BTreeSet<_> = view.networks.keys().copied().map(RowKey::Network).collect();
     keys.insert(RowKey::Node(node));
@@ -25,7 +25,7 @@ pub(crate) fn snapshot(state: &State, node: NodeId) -> View {
 
 /// Returns what changed for a node since a revision; `None` when the change log does not reach back
 /// that far.
-pub(crate) fn delta(state: &State, history: &History, node: NodeId, from: Revision) -> Option<Delta> {
+pub(crate) fn delta(state: &ClusterState, history: &ChangeLog, node: NodeId, from: Revision) -> Option<Delta> {
     let to = state.view().revision;
     let now: BTreeSet<_> = state.memberships(node).collect();
     let mut then = now.clone();
@@ -57,7 +57,7 @@ pub(crate) fn delta(state: &State, history: &History, node: NodeId, from: Revisi
 /// Lists the rows that may have changed for the watcher: those it could see, and those it may see
 /// now.
 fn concerned(
-    state: &State,
+    state: &ClusterState,
     node: NodeId,
     changed: &BTreeSet<RowKey>,
     then: &BTreeSet<NetworkId>,
@@ -86,7 +86,7 @@ fn concerned(
     keys
 }
 
-fn insert_network(state: &State, network: NetworkId, keys: &mut BTreeSet<RowKey>) {
+fn insert_network(state: &ClusterState, network: NetworkId, keys: &mut BTreeSet<RowKey>) {
     let members = state.view().members_of(network);
     keys.extend(members.flat_map(|member| [RowKey::Member(network, member.node), RowKey::Node(member.node)]));
     keys.extend(state.view().endpoints_of(network).map(|endpoint| RowKey::Endpoint(network, endpoint.id)));
@@ -113,7 +113,7 @@ mod tests {
         ) {
             let node = NodeId::from_random(node + 1);
             let mut state = with_tokens();
-            let mut history = History::default();
+            let mut history = ChangeLog::default();
             let mut watched = snapshot(&state, node);
             for ((actor, command), look) in commands {
                 if let Ok((_, records)) = apply(&state, actor, command, NOW)
@@ -155,7 +155,7 @@ mod tests {
         let state = with_tokens();
         let node = NodeId::from_random(1);
 
-        assert!(delta(&state, &History::default(), node, Revision(0)).is_none());
-        assert!(delta(&state, &History::default(), node, Revision(99)).is_none());
+        assert!(delta(&state, &ChangeLog::default(), node, Revision(0)).is_none());
+        assert!(delta(&state, &ChangeLog::default(), node, Revision(99)).is_none());
     }
 }

@@ -13,9 +13,9 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::catch_up;
+use super::change_log::ChangeLog;
 use super::duplicate::{self, Duplicate};
-use super::history::History;
-use crate::registry::{ChangedKey, State};
+use crate::registry::{ChangedKey, ClusterState};
 use crate::store::{ChangeLogEntry, Commit};
 
 /// How long an agent has to confirm that it is still there when another process presents its
@@ -31,8 +31,8 @@ pub(crate) struct Hub {
 
 #[derive(Debug)]
 struct Present {
-    state: State,
-    history: History,
+    state: ClusterState,
+    history: ChangeLog,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +63,7 @@ pub(crate) struct Watcher {
 
 /// The result of opening a watch.
 #[derive(Debug)]
-pub(crate) enum Opened {
+pub(crate) enum OpenResult {
     /// The watch is open.
     Open(Arc<OpenWatch>),
     /// Another process of the same node has a watch open; it must be asked whether it is still
@@ -186,8 +186,8 @@ pub(crate) enum WatchEvent {
 
 impl Hub {
     /// Publishes a loaded state.
-    pub(crate) fn new(state: State, history: impl IntoIterator<Item = ChangeLogEntry>) -> Self {
-        let mut past = History::default();
+    pub(crate) fn new(state: ClusterState, history: impl IntoIterator<Item = ChangeLogEntry>) -> Self {
+        let mut past = ChangeLog::default();
         for commit in history {
             past.push(commit);
         }
@@ -204,7 +204,7 @@ impl Hub {
     }
 
     /// Reads the current state; must be quick, since the next commit waits.
-    pub(crate) fn look<T>(&self, at: impl FnOnce(&State) -> T) -> T {
+    pub(crate) fn look<T>(&self, at: impl FnOnce(&ClusterState) -> T) -> T {
         at(&self.read().state)
     }
 
@@ -224,7 +224,7 @@ impl Hub {
     }
 
     /// Publishes commits that were stored although their write was reported as failed.
-    pub(crate) fn adopt(&self, state: State, commits: Vec<ChangeLogEntry>) {
+    pub(crate) fn adopt(&self, state: ClusterState, commits: Vec<ChangeLogEntry>) {
         let changed: Vec<_> = commits.iter().flat_map(|commit| commit.changed.iter().copied()).collect();
         {
             let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
@@ -268,7 +268,7 @@ impl Hub {
         watcher: Watcher,
         silent: Option<&Arc<OpenWatch>>,
         now: u64,
-    ) -> Result<Opened, Refusal> {
+    ) -> Result<OpenResult, Refusal> {
         let mut watches = self.watches();
         // Under the lock, so that a removal is either seen here or finds the watch.
         self.look(|state| state.node(node).map(drop))?;
@@ -277,7 +277,7 @@ impl Hub {
             !is_silent && duplicate::is_another(&earlier.watcher.instance, &watcher.instance)
         });
         if let Some(earlier) = occupied {
-            return Ok(Opened::Occupied(Arc::clone(earlier)));
+            return Ok(OpenResult::Occupied(Arc::clone(earlier)));
         }
         let watch = Arc::new(OpenWatch::new(watcher));
         if let Some(earlier) = watches.open.insert(node, Arc::clone(&watch)) {
@@ -291,7 +291,7 @@ impl Hub {
         presence.online = true;
         presence.seen = now;
 
-        Ok(Opened::Open(watch))
+        Ok(OpenResult::Open(watch))
     }
 
     /// Records that the agent of a node's watch confirmed that it is still there.
@@ -348,7 +348,7 @@ impl Hub {
 }
 
 /// Lists the nodes that may see one of the rows, or could before; `None` stands for all nodes.
-fn concerned(state: &State, changed: &[ChangedKey]) -> Option<BTreeSet<NodeId>> {
+fn concerned(state: &ClusterState, changed: &[ChangedKey]) -> Option<BTreeSet<NodeId>> {
     let mut nodes = BTreeSet::new();
     let mut networks = BTreeSet::new();
     for row in changed {

@@ -4,9 +4,9 @@
 //! ready to read, so a slow watcher costs nothing but an entry, and its changes coalesce.
 
 pub(crate) mod catch_up;
+pub(crate) mod change_log;
 pub(crate) mod duplicate;
-pub(crate) mod history;
 pub(crate) mod hub;
 pub(crate) mod stream;
 
-pub(crate) use hub::{Hub, Opened};
+pub(crate) use hub::{Hub, OpenResult};

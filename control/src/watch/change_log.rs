@@ -11,12 +11,12 @@ const MAX_CHANGED: usize = 1 << 19;
 
 /// Consecutive commits, up to the current revision.
 #[derive(Debug, Default)]
-pub(crate) struct History {
+pub(crate) struct ChangeLog {
     commits: VecDeque<ChangeLogEntry>,
     changed: usize,
 }
 
-impl History {
+impl ChangeLog {
     /// Appends a commit.
     pub(crate) fn push(&mut self, commit: ChangeLogEntry) {
         if self.commits.back().is_some_and(|last| last.to.next() != commit.to) {
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn the_past_is_there_as_far_as_it_reaches() {
-        let mut history = History::default();
+        let mut history = ChangeLog::default();
         for to in 5..=9 {
             history.push(commit(to));
         }
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn the_past_is_bounded() {
-        let mut history = History::default();
+        let mut history = ChangeLog::default();
         for to in 1..=HISTORY + 7 {
             history.push(commit(to));
         }
