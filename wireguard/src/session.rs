@@ -19,7 +19,7 @@ use crate::timers::{
 
 /// Who made the handshake of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(crate) enum HandshakeRole {
     /// We called, and so it is us who renew the session (§6.2): both at once would be one too many.
     Initiator,
     /// The peer called.
@@ -28,7 +28,7 @@ pub(crate) enum Role {
 
 /// A session.
 pub(crate) struct Session {
-    pub(crate) role: Role,
+    pub(crate) role: HandshakeRole,
     pub(crate) index: Index,
     /// The index by which the peer finds it.
     receiver: [u8; 4],
@@ -49,7 +49,7 @@ pub(crate) struct Session {
 impl Session {
     /// Makes the session that a handshake agreed on. It stays in one place, because it is large.
     pub(crate) fn new(
-        role: Role,
+        role: HandshakeRole,
         index: Index,
         receiver: [u8; 4],
         keys: &SessionKeys,
@@ -64,7 +64,7 @@ impl Session {
             opening: Arc::new(Key::new(&keys.receive)),
             next: 0,
             window: ReplayWindow::new(),
-            is_confirmed: role == Role::Initiator,
+            is_confirmed: role == HandshakeRole::Initiator,
             has_sent: false,
             has_received: false,
         })
@@ -82,7 +82,8 @@ impl Session {
         if self.next >= REKEY_AFTER_MESSAGES {
             return Some(self.since);
         }
-        let (Role::Initiator, true) = (self.role, self.has_sent || self.has_received) else {
+        let (HandshakeRole::Initiator, true) = (self.role, self.has_sent || self.has_received)
+        else {
             return None;
         };
         // A session that only receives is renewed later: the peer, who sends, cannot do it.
@@ -98,8 +99,8 @@ impl Session {
         // The responder's session began, and ends, a little earlier: what is sent at the very end
         // would not be accepted.
         let margin = match self.role {
-            Role::Initiator => KEEPALIVE_TIMEOUT,
-            Role::Responder => Duration::ZERO,
+            HandshakeRole::Initiator => KEEPALIVE_TIMEOUT,
+            HandshakeRole::Responder => Duration::ZERO,
         };
         if self.next >= REJECT_AFTER_MESSAGES || now + margin >= self.end() {
             return None;

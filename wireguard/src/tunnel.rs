@@ -26,7 +26,7 @@ use crate::interface::Initiation;
 use crate::mac::ReceiverKeys;
 use crate::message::{CookieReply, DataHeader, Datagram, Response};
 use crate::refusal::{DataRefusal, HandshakeRefusal};
-use crate::session::{Open, Opened, Role, Seal, Session};
+use crate::session::{HandshakeRole, Open, Opened, Seal, Session};
 use crate::sessions::Sessions;
 use crate::timers::{MAX_JITTER_MS, REKEY_TIMEOUT, Timers};
 use crate::timestamp::{Timestamp, WallClock};
@@ -162,7 +162,7 @@ impl Tunnel {
         let preshared = &self.parties.preshared;
         let (noise, session) = leaving_nothing(|| -> Result<_, HandshakeRefusal> {
             let (noise, keys) = initiation.responder.answer(preshared)?;
-            Ok((noise, Session::new(Role::Responder, index, receiver, &keys, now)))
+            Ok((noise, Session::new(HandshakeRole::Responder, index, receiver, &keys, now)))
         })?;
         self.heard = timestamp;
         self.sessions.add_next(session);
@@ -189,7 +189,7 @@ impl Tunnel {
             at.and_then(|at| self.pending[at].as_mut()).ok_or(HandshakeRefusal::Unexpected)?;
         let session = leaving_nothing(|| -> Result<_, HandshakeRefusal> {
             let keys = pending.initiator.finish(&response.noise)?;
-            Ok(Session::new(Role::Initiator, index, receiver, &keys, now))
+            Ok(Session::new(HandshakeRole::Initiator, index, receiver, &keys, now))
         })?;
         // Of a later initiation the answer is still good: it makes a later session.
         self.pending.iter_mut().skip(at.unwrap_or(0)).for_each(|pending| *pending = None);
@@ -282,7 +282,7 @@ impl Tunnel {
         if is_lost || self.timers.hopeless() <= now {
             return self.forget();
         }
-        let was_ours = ended.is_some_and(|one| one.role == Role::Initiator);
+        let was_ours = ended.is_some_and(|one| one.role == HandshakeRole::Initiator);
         if is_due(self.timers.initiation(self.renewal()))
             || was_ours && !self.timers.is_attempting()
         {

@@ -43,7 +43,7 @@ mod tests {
     use super::*;
     use crate::entropy::Entropy;
     use crate::handshake::{Initiator, Parties, Responder};
-    use crate::session::{Role, Session};
+    use crate::session::{HandshakeRole, Session};
     use crate::static_key::{self, PresharedKey, StaticKey};
     use crate::timestamp::Timestamp;
     use crate::tunnel::tests::start;
@@ -122,13 +122,13 @@ mod tests {
             let (second, keys) = responder.answer(&other.preshared).expect("a good message");
             note(&keys.send[..]);
             note(&keys.receive[..]);
-            (second, Session::new(Role::Responder, index(1), [1; 4], &keys, start()))
+            (second, Session::new(HandshakeRole::Responder, index(1), [1; 4], &keys, start()))
         });
         let mine = leaving_nothing(|| {
             let keys = initiator.finish(&second).expect("a good message");
             // Beside it lies the chaining key, which all others come from.
             note(initiator.handshake_hash());
-            Session::new(Role::Initiator, index(2), [2; 4], &keys, start())
+            Session::new(HandshakeRole::Initiator, index(2), [2; 4], &keys, start())
         });
         leaving_nothing(|| drop((initiator, one, other)));
         [mine, theirs]
