@@ -12,7 +12,7 @@ mod poly1305;
 use subtle::ConstantTimeEq;
 
 use self::chacha20::State;
-use self::lanes::{Lanes, xor};
+use self::lanes::{VectorLanes, xor};
 use crate::{Message, Refused, TAG_LEN};
 
 /// The shortest message worth it, in bytes: `ring` does shorter ones as fast (benchmark `messages`).
@@ -168,7 +168,7 @@ fn split(bytes: &mut [u8], blocks: usize) -> (&mut [u8], &mut [u8]) {
 /// Writes `from`, followed by zeros, into `to` under as much of the key stream as that takes.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
-fn xor_all(stream: &[Lanes], from: &[u8], to: &mut [u8]) {
+fn xor_all(stream: &[VectorLanes], from: &[u8], to: &mut [u8]) {
     let (blocks, last) = to.as_chunks_mut::<BLOCK>();
     let (whole, rest) = from.as_chunks::<BLOCK>();
     if whole.len() == blocks.len() {

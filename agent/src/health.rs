@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use overlay_core::{NodeId, View};
-use overlay_dataplane::{Loss, PeerState, PeerStatus, Trouble};
+use overlay_dataplane::{Loss, PeerError, PeerState, PeerStatus};
 use overlay_proto::v1;
 
 /// How many peers a line names.
@@ -40,7 +40,7 @@ struct Peer {
     silent: Vec<SocketAddr>,
     /// Lanes that hear nothing.
     deaf: Vec<SocketAddr>,
-    /// Other troubles, as they are told.
+    /// Other errors, as they are told.
     other: BTreeSet<String>,
     since: Option<Duration>,
     heard: Option<Duration>,
@@ -73,11 +73,11 @@ pub(crate) fn problems(facts: &Facts<'_>) -> Vec<v1::Problem> {
 
 /// Says why a lane of a peer is not up, for `overlayctl peers`; empty where nothing is to be said.
 pub(crate) fn reason(status: &PeerStatus, own: &BTreeSet<IpAddr>) -> String {
-    let trouble = status.trouble.map(|trouble| trouble.to_string());
+    let error = status.error.map(|error| error.to_string());
     let peer = status.is_translated.then(|| "the peer is behind NAT".to_owned());
     let here = translation(status, own).map(|at| format!("this host is behind NAT: seen at {at}"));
 
-    trouble.into_iter().chain(peer).chain(here).collect::<Vec<_>>().join("; ")
+    error.into_iter().chain(peer).chain(here).collect::<Vec<_>>().join("; ")
 }
 
 /// Returns where a peer sees this host, if that is none of its addresses.
@@ -96,14 +96,14 @@ impl Peer {
         let high = |loss: Option<Loss>| loss.filter(|loss| loss.is_high).map_or(0, |loss| loss.permille);
         self.lost_in = self.lost_in.max(high(status.incoming_loss));
         self.lost_out = self.lost_out.max(high(status.outgoing_loss));
-        match status.trouble {
-            Some(Trouble::NotHeard) => self.deaf.extend(status.underlay),
-            Some(Trouble::Silent { .. }) => self.silent.extend(status.underlay),
-            Some(trouble @ (Trouble::NoUnderlayAddr | Trouble::InvalidKey | Trouble::ClockWentBack)) => {
-                self.other.insert(trouble.to_string());
+        match status.error {
+            Some(PeerError::NotHeard) => self.deaf.extend(status.underlay),
+            Some(PeerError::Silent { .. }) => self.silent.extend(status.underlay),
+            Some(error @ (PeerError::NoUnderlayAddr | PeerError::InvalidKey | PeerError::ClockWentBack)) => {
+                self.other.insert(error.to_string());
             }
             // Until it counts as silent this is how every handshake begins.
-            Some(Trouble::NoAnswer { .. }) | None => return,
+            Some(PeerError::NoAnswer { .. }) | None => return,
         }
         if status.state == PeerState::Unreachable {
             self.since = self.since.max(Some(status.since));

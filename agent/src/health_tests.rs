@@ -26,7 +26,7 @@ fn peer(host: u8) -> PeerStatus {
         rx_bytes: 1,
         state: PeerState::Established,
         since: Duration::from_secs(60),
-        trouble: None,
+        error: None,
         heard: Some(Duration::from_secs(1)),
         wanted: Some(Duration::ZERO),
         seen_at: Some(address(1, 0)),
@@ -39,10 +39,10 @@ fn peer(host: u8) -> PeerStatus {
     }
 }
 
-fn failing(host: u8, trouble: Trouble, heard: Option<u64>) -> PeerStatus {
+fn failing(host: u8, error: PeerError, heard: Option<u64>) -> PeerStatus {
     PeerStatus {
         state: PeerState::Unreachable,
-        trouble: Some(trouble),
+        error: Some(error),
         since: Duration::from_secs(30),
         heard: heard.map(Duration::from_secs),
         ..peer(host)
@@ -50,7 +50,7 @@ fn failing(host: u8, trouble: Trouble, heard: Option<u64>) -> PeerStatus {
 }
 
 fn silent(host: u8) -> PeerStatus {
-    failing(host, Trouble::Silent { attempts: 3 }, Some(35))
+    failing(host, PeerError::Silent { attempts: 3 }, Some(35))
 }
 
 fn told(peers: &[PeerStatus]) -> Vec<(String, String)> {
@@ -85,7 +85,7 @@ fn one(peers: &[PeerStatus]) -> (String, String) {
 #[test]
 fn peers_that_are_well_or_not_wanted_are_no_problem() {
     let idle = PeerStatus { state: PeerState::Idle, heard: None, seen_at: None, ..peer(4) };
-    let first = PeerStatus { trouble: Some(Trouble::NoAnswer { attempts: 3 }), ..idle.clone() };
+    let first = PeerStatus { error: Some(PeerError::NoAnswer { attempts: 3 }), ..idle.clone() };
     let lossy = PeerStatus { incoming_loss: Some(Loss { permille: 90, is_high: false }), ..peer(5) };
 
     assert_eq!(told(&[peer(2), peer(3), idle, first, lossy]), []);
@@ -115,7 +115,7 @@ fn the_lanes_of_a_peer_are_one_problem() {
 
 #[test]
 fn a_peer_that_hears_nothing_is_told_with_the_direction() {
-    let (code, text) = one(&[failing(2, Trouble::NotHeard, Some(0)), peer(3)]);
+    let (code, text) = one(&[failing(2, PeerError::NotHeard, Some(0)), peer(3)]);
 
     assert_eq!(code, "peer-not-reached");
     assert!(text.starts_with("h2 (192.0.2.2:51820) is heard but does not hear this host"), "{text}");
@@ -145,7 +145,7 @@ fn a_hundred_dead_peers_are_one_line_that_says_since_when() {
 
 #[test]
 fn translations_are_named_where_they_are_in_the_way() {
-    let never = failing(2, Trouble::Silent { attempts: 9 }, None);
+    let never = failing(2, PeerError::Silent { attempts: 9 }, None);
     let seen_elsewhere = PeerStatus { seen_at: Some("198.51.100.7:4000".parse().expect("an address")), ..peer(3) };
 
     let (_, neither) = one(&[never.clone(), peer(3)]);

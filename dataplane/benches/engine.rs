@@ -15,8 +15,8 @@ const SIZES: [u16; 2] = [64, 1408];
 /// As many as one super-packet of 64 KiB becomes.
 const BATCH: usize = 45;
 
-/// Datagrams of one train, as `UDP_GRO` would deliver them.
-struct Train {
+/// Datagrams of one batch, as `UDP_GRO` would deliver them.
+struct GsoBatch {
     bytes: Vec<u8>,
     segment: usize,
 }
@@ -41,20 +41,20 @@ impl Pair {
 
     /// Carries what one engine has to send to the other; tells whether there was anything.
     fn carry(&mut self, from: usize) -> bool {
-        let trains = self.trains(from);
-        for train in &trains {
-            self.engines[1 - from].handle_udp(underlay(from), &train.bytes, train.segment, self.now);
+        let batches = self.batches(from);
+        for batch in &batches {
+            self.engines[1 - from].handle_udp(underlay(from), &batch.bytes, batch.segment, self.now);
             while self.engines[1 - from].poll_tun().is_some() {}
         }
 
-        !trains.is_empty()
+        !batches.is_empty()
     }
 
-    fn trains(&mut self, from: usize) -> Vec<Train> {
+    fn batches(&mut self, from: usize) -> Vec<GsoBatch> {
         let engine = &mut self.engines[from];
 
         std::iter::from_fn(|| {
-            engine.poll_transmit().map(|train| Train { bytes: train.bytes.to_vec(), segment: train.segment })
+            engine.poll_transmit().map(|batch| GsoBatch { bytes: batch.bytes.to_vec(), segment: batch.segment })
         })
         .collect()
     }
@@ -113,8 +113,8 @@ fn from_tun(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
             bencher.iter(|| {
                 pair.engines[0].handle_tun(NetworkId::FIRST, batch.iter().copied(), pair.now);
-                while let Some(train) = pair.engines[0].poll_transmit() {
-                    black_box(train.bytes);
+                while let Some(batch) = pair.engines[0].poll_transmit() {
+                    black_box(batch.bytes);
                 }
             });
         });
@@ -130,21 +130,21 @@ fn from_udp(criterion: &mut Criterion) {
         let batch = vec![&packet[..]; BATCH];
         group.throughput(Throughput::Elements(BATCH as u64));
         group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
-            // A datagram is taken once, so every train is sealed anew, outside the time that counts.
+            // A datagram is taken once, so every batch is sealed anew, outside the time that counts.
             bencher.iter_batched_ref(
                 || {
                     let mut pair = pair.borrow_mut();
                     let now = pair.now;
                     pair.engines[0].handle_tun(NetworkId::FIRST, batch.iter().copied(), now);
-                    pair.trains(0)
+                    pair.batches(0)
                 },
-                |trains| {
+                |batches| {
                     let mut pair = pair.borrow_mut();
                     let now = pair.now;
-                    for train in trains {
-                        pair.engines[1].handle_udp(underlay(0), &train.bytes, train.segment, now);
-                        while let Some(delivery) = pair.engines[1].poll_tun() {
-                            black_box(delivery.packets);
+                    for batch in batches {
+                        pair.engines[1].handle_udp(underlay(0), &batch.bytes, batch.segment, now);
+                        while let Some(received) = pair.engines[1].poll_tun() {
+                            black_box(received.packets);
                         }
                     }
                 },

@@ -60,10 +60,10 @@ impl Session {
     /// # Panics
     ///
     /// When it is not sound, or was opened before.
-    pub fn open(&mut self, datagram: &[u8], room: &mut [u8]) -> usize {
+    pub fn open(&mut self, datagram: &[u8], buffer: &mut [u8]) -> usize {
         let Some(Kind::Data(header)) = Kind::of(datagram) else { panic!("a data message") };
         let open = self.receiver.begin_open(header, self.now).expect("a session");
-        let opened = open.run(datagram, &mut room[..open_room(datagram.len())]);
+        let opened = open.run(datagram, &mut buffer[..open_room(datagram.len())]);
 
         self.receiver.commit(&opened, self.now).expect("new and sound").unwrap_or_default()
     }

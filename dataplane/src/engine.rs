@@ -16,19 +16,19 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::callers::Callers;
+use crate::context::LaneContext;
 use crate::drop::{Counters, DropReason};
 use crate::event::Event;
-use crate::guard::Guard;
-use crate::network::{Network, Seat};
+use crate::handshake_limiter::HandshakeRateLimiter;
+use crate::network::{LaneIndex, LaneNetwork};
 use crate::noise::{DataHeader, Kind, TunnelId, open_room};
 use crate::path::canonical;
-use crate::shared::Shared;
+use crate::rehandshake::RehandshakeLimiter;
 use crate::stage::{self, OpenJob, OpenedJob, SealJob};
 use crate::status::PeerStatus;
 use crate::tables::{LaneId, Tables};
 
-/// Free bytes in front of every inner packet of a [`Delivery`], for the header a TUN device wants.
+/// Free bytes in front of every inner packet of a [`ReceivedPackets`], for the header a TUN device wants.
 pub const TUN_HEADROOM: usize = 16;
 
 /// How an engine starts. Its seed does not print.
@@ -65,7 +65,7 @@ pub struct Transmit<'a> {
 
 /// Inner packets for the TUN device of one network, in order.
 #[derive(Debug)]
-pub struct Delivery<'a> {
+pub struct ReceivedPackets<'a> {
     /// The network.
     pub network: NetworkId,
     /// Holds the packets, each with at least [`TUN_HEADROOM`] bytes of its own in front.
@@ -83,13 +83,13 @@ const MAX_KEPT_OPEN: usize = 256;
 
 /// The packet engine of one lane.
 pub struct Engine {
-    seat: Seat,
+    lane_index: LaneIndex,
     entropy: StdRng,
     clock: Clock,
-    networks: BTreeMap<NetworkId, Network>,
-    guard: Guard,
-    callers: Callers,
-    shared: Shared,
+    networks: BTreeMap<NetworkId, LaneNetwork>,
+    handshake_limiter: HandshakeRateLimiter,
+    rehandshakes: RehandshakeLimiter,
+    cx: LaneContext,
     seals: Vec<SealJob<'static>>,
     opens: Vec<OpenJob<'static>>,
     opened: Vec<OpenedJob>,
@@ -102,13 +102,13 @@ impl Engine {
         config.seed.zeroize();
 
         Self {
-            seat: Seat { lane: config.lane, lanes: config.lanes.max(1) },
+            lane_index: LaneIndex { lane: config.lane, lanes: config.lanes.max(1) },
             entropy,
             clock: Clock { started: config.now, started_unix: config.unix_time, now: config.now },
             networks: BTreeMap::new(),
-            guard: Guard::new(config.now),
-            callers: Callers::new(config.now),
-            shared: Shared::default(),
+            handshake_limiter: HandshakeRateLimiter::new(config.now),
+            rehandshakes: RehandshakeLimiter::new(config.now),
+            cx: LaneContext::default(),
             seals: Vec::new(),
             opens: Vec::new(),
             opened: Vec::new(),
@@ -124,16 +124,16 @@ impl Engine {
             tables.networks.get(id).is_some_and(|table| network.has(table) || network.is_keyed(&table.private_key))
         });
         self.networks = kept;
-        gone.into_values().for_each(|network: Network| network.remove(&mut self.shared));
+        gone.into_values().for_each(|network: LaneNetwork| network.remove(&mut self.cx));
 
         for (id, table) in &tables.networks {
             let network = self.networks.entry(*id).or_insert_with(|| {
                 let mut seed = Zeroizing::new([0; 32]);
                 self.entropy.fill(&mut seed[..]);
-                Network::new(table, seed, now, self.clock.unix_time())
+                LaneNetwork::new(table, seed, now, self.clock.unix_time())
             });
             if !network.has(table) {
-                network.publish(table, self.seat, &mut self.shared, now);
+                network.publish(table, self.lane_index, &mut self.cx, now);
             }
         }
         self.wake_if_translated(now);
@@ -148,7 +148,7 @@ impl Engine {
         let now = self.clock.advance(now);
         let mut left = MAX_WOKEN;
         for network in self.networks.values_mut() {
-            left -= network.wake(left, &mut self.shared, now);
+            left -= network.wake(left, &mut self.cx, now);
         }
         self.tend_touched(now);
     }
@@ -157,12 +157,12 @@ impl Engine {
     /// for nobody can call it.
     pub fn greet(&mut self, now: Instant) {
         let now = self.clock.advance(now);
-        if self.networks.values().any(Network::is_seen) {
+        if self.networks.values().any(LaneNetwork::is_seen) {
             return;
         }
         let mut left = MAX_GREETED;
         for network in self.networks.values_mut() {
-            left -= network.wake(left, &mut self.shared, now);
+            left -= network.wake(left, &mut self.cx, now);
         }
         self.tend_touched(now);
     }
@@ -170,9 +170,9 @@ impl Engine {
     /// Takes over the host's own addresses. A peer that sees this node elsewhere sees it through a translation; without any
     /// nothing is concluded.
     pub fn know_own(&mut self, own: Arc<BTreeSet<IpAddr>>) {
-        if self.shared.own != own {
-            self.shared.own = own;
-            self.shared.translated = None;
+        if self.cx.own != own {
+            self.cx.own = own;
+            self.cx.translated = None;
         }
     }
 
@@ -180,7 +180,7 @@ impl Engine {
     pub fn announce(&mut self, now: Instant) {
         let now = self.clock.advance(now);
         for network in self.networks.values_mut() {
-            network.announce(&mut self.shared, now);
+            network.announce(&mut self.cx, now);
         }
         self.tend_touched(now);
     }
@@ -189,7 +189,7 @@ impl Engine {
     pub fn hurry(&mut self, node: NodeId, now: Instant) {
         let now = self.clock.advance(now);
         for network in self.networks.values_mut() {
-            network.hurry(node, &mut self.shared, now);
+            network.hurry(node, &mut self.cx, now);
         }
         self.tend_touched(now);
     }
@@ -200,14 +200,14 @@ impl Engine {
         let mut seals = stage::reuse(std::mem::take(&mut self.seals));
         let mut network = self.networks.get_mut(&network);
         for packet in packets {
-            self.shared.counters.tun_packets += 1;
+            self.cx.counters.tun_packets += 1;
             let forwarded = match &mut network {
-                Some(network) => network.forward(packet, &mut seals, &mut self.shared, now),
+                Some(network) => network.forward(packet, &mut seals, &mut self.cx, now),
                 None => Err(DropReason::UnknownNetwork),
             };
-            self.shared.counters.count(forwarded);
+            self.cx.counters.count(forwarded);
         }
-        stage::seal_all(&mut seals, &mut self.shared);
+        stage::seal_all(&mut seals, &mut self.cx);
         self.seals = stage::reuse(seals);
         self.tend_touched(now);
     }
@@ -216,28 +216,28 @@ impl Engine {
     /// last one perhaps shorter, as `UDP_GRO` delivers them. A single datagram has `segment` = its length.
     pub fn handle_udp(&mut self, from: SocketAddr, datagrams: &[u8], segment: usize, now: Instant) {
         if datagrams.is_empty() {
-            self.shared.counters.udp_datagrams += 1;
-            self.shared.counters.drop(DropReason::NotWireguard);
+            self.cx.counters.udp_datagrams += 1;
+            self.cx.counters.drop(DropReason::NotWireguard);
         }
         let now = self.clock.advance(now);
         let from = canonical(from);
         let mut opens = stage::reuse(std::mem::take(&mut self.opens));
-        self.shared.inbox.forget_taken();
+        self.cx.rx_buffer.forget_taken();
         for datagram in datagrams.chunks(segment.max(1)) {
-            self.shared.counters.udp_datagrams += 1;
+            self.cx.counters.udp_datagrams += 1;
             let handled = match Kind::of(datagram) {
                 Some(Kind::Data(header)) => self.begin_open(header, from, datagram, &mut opens, now),
                 Some(Kind::Initiation) => self.handle_initiation(from, datagram, now),
                 Some(Kind::Answer(index)) => self.handle_answer(index.tunnel(), from, datagram, now),
                 None => Err(DropReason::NotWireguard),
             };
-            self.shared.counters.count(handled);
+            self.cx.counters.count(handled);
         }
         self.finish_open(&mut opens, from, now);
         self.opens = stage::reuse(opens);
-        self.shared.inbox.forget_holes();
+        self.cx.rx_buffer.forget_holes();
         self.tend_touched(now);
-        if std::mem::take(&mut self.shared.is_news) {
+        if std::mem::take(&mut self.cx.is_news) {
             self.wake_if_translated(now);
             self.tend_touched(now);
         }
@@ -246,9 +246,9 @@ impl Engine {
     /// Performs whatever is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         let now = self.clock.advance(now);
-        while let Some(place) = self.shared.deadlines.pop_due(now) {
-            if let Some(network) = self.networks.get_mut(&place.network) {
-                network.handle_timeout(place.link, &mut self.shared, now);
+        while let Some(handle) = self.cx.deadlines.pop_due(now) {
+            if let Some(network) = self.networks.get_mut(&handle.network) {
+                network.handle_timeout(handle.link, &mut self.cx, now);
             }
         }
         self.tend_touched(now);
@@ -256,27 +256,27 @@ impl Engine {
 
     /// Returns when [`Engine::handle_timeout`] must next be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.shared.deadlines.first()
+        self.cx.deadlines.first()
     }
 
     /// Takes the next datagrams to send. Those of one peer come in order.
     pub fn poll_transmit(&mut self) -> Option<Transmit<'_>> {
-        self.shared.outbox.poll()
+        self.cx.transmit_queue.poll()
     }
 
     /// Takes the next inner packets to write to a TUN device.
-    pub fn poll_tun(&mut self) -> Option<Delivery<'_>> {
-        self.shared.inbox.poll()
+    pub fn poll_tun(&mut self) -> Option<ReceivedPackets<'_>> {
+        self.cx.rx_buffer.poll()
     }
 
     /// Takes the next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.shared.events.pop()
+        self.cx.events.pop()
     }
 
     /// Returns what became of all packets.
     pub fn counters(&self) -> &Counters {
-        &self.shared.counters
+        &self.cx.counters
     }
 
     /// Lists how each peer is doing.
@@ -294,37 +294,37 @@ impl Engine {
         opens: &mut Vec<OpenJob<'d>>,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let Some(place) = self.shared.demux.find(header.index.tunnel()) else {
+        let Some(handle) = self.cx.demux.find(header.index.tunnel()) else {
             self.call_back(from, now);
             return Err(DropReason::UnknownIndex);
         };
-        let network = self.networks.get_mut(&place.network).ok_or(DropReason::UnknownIndex)?;
-        let open = network.begin_open(place.link, header, now)?;
-        let room = self.shared.inbox.reserve(open_room(message.len())).ok_or(DropReason::DeliveryOverflow)?;
-        opens.push(OpenJob { place, open, message, room });
+        let network = self.networks.get_mut(&handle.network).ok_or(DropReason::UnknownIndex)?;
+        let open = network.begin_open(handle.link, header, now)?;
+        let buffer = self.cx.rx_buffer.reserve(open_room(message.len())).ok_or(DropReason::DeliveryOverflow)?;
+        opens.push(OpenJob { handle, open, message, buffer });
 
         Ok(())
     }
 
     /// Calls whoever may still use a session that this engine does not know.
     fn call_back(&mut self, address: SocketAddr, now: Instant) {
-        if !self.callers.admits(now) {
+        if !self.rehandshakes.admits(now) {
             return;
         }
         for network in self.networks.values_mut() {
-            network.call_back(address, &mut self.shared, now);
+            network.call_back(address, &mut self.cx, now);
         }
     }
 
     fn finish_open(&mut self, opens: &mut Vec<OpenJob<'_>>, from: SocketAddr, now: Instant) {
         let mut opened = std::mem::take(&mut self.opened);
-        stage::open_all(opens, &mut opened, &mut self.shared);
+        stage::open_all(opens, &mut opened, &mut self.cx);
         for job in opened.drain(..) {
-            let accepted = match self.networks.get_mut(&job.place.network) {
-                Some(network) => network.accept(job, from, &mut self.shared, now),
+            let accepted = match self.networks.get_mut(&job.handle.network) {
+                Some(network) => network.accept(job, from, &mut self.cx, now),
                 None => Err(DropReason::UnknownIndex),
             };
-            self.shared.counters.count(accepted);
+            self.cx.counters.count(accepted);
         }
         self.opened = opened;
     }
@@ -336,23 +336,23 @@ impl Engine {
         datagram: &[u8],
         now: Instant,
     ) -> Result<(), DropReason> {
-        let place = self.shared.demux.find(id).ok_or(DropReason::UnknownIndex)?;
-        let network = self.networks.get_mut(&place.network).ok_or(DropReason::UnknownIndex)?;
+        let handle = self.cx.demux.find(id).ok_or(DropReason::UnknownIndex)?;
+        let network = self.networks.get_mut(&handle.network).ok_or(DropReason::UnknownIndex)?;
         let message = network.receive(from, datagram, now)?;
 
-        network.handle_message(Some(place.link), message, from, &mut self.shared, now)
+        network.handle_message(Some(handle.link), message, from, &mut self.cx, now)
     }
 
     /// An initiation does not say which network it is for; only the network's key verifies its MAC, at one hash a network.
     fn handle_initiation(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Result<(), DropReason> {
-        let known = || self.networks.values().flat_map(Network::addresses).collect();
-        if !self.guard.admits(from.ip(), now, known) {
+        let known = || self.networks.values().flat_map(LaneNetwork::addresses).collect();
+        if !self.handshake_limiter.admits(from.ip(), now, known) {
             return Err(DropReason::RateLimited);
         }
         for network in self.networks.values_mut() {
             match network.receive(from, datagram, now) {
                 Err(DropReason::WrongMac) => {}
-                received => return network.handle_message(None, received?, from, &mut self.shared, now),
+                received => return network.handle_message(None, received?, from, &mut self.cx, now),
             }
         }
 
@@ -361,19 +361,19 @@ impl Engine {
 
     /// Nobody can call a node behind a translation, so it calls.
     fn wake_if_translated(&mut self, now: Instant) {
-        if self.shared.translated.is_none() {
+        if self.cx.translated.is_none() {
             return;
         }
         let mut left = MAX_KEPT_OPEN;
         for network in self.networks.values_mut() {
-            left -= network.wake(left, &mut self.shared, now);
+            left -= network.wake(left, &mut self.cx, now);
         }
     }
 
     fn tend_touched(&mut self, now: Instant) {
-        while let Some(place) = self.shared.touched.pop() {
-            if let Some(network) = self.networks.get_mut(&place.network) {
-                network.tend(place.link, &mut self.shared, now);
+        while let Some(handle) = self.cx.dirty.pop() {
+            if let Some(network) = self.networks.get_mut(&handle.network) {
+                network.update_timers(handle.link, &mut self.cx, now);
             }
         }
     }
@@ -381,7 +381,7 @@ impl Engine {
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("lane", &self.seat.lane).field("networks", &self.networks.keys()).finish()
+        f.debug_struct("Engine").field("lane", &self.lane_index.lane).field("networks", &self.networks.keys()).finish()
     }
 }
 

@@ -61,9 +61,9 @@ const MAX_EVENTS: usize = 1024;
 
 /// The events not taken yet.
 #[derive(Debug, Default)]
-pub(crate) struct Events(VecDeque<Event>);
+pub(crate) struct EventQueue(VecDeque<Event>);
 
-impl Events {
+impl EventQueue {
     pub(crate) fn push(&mut self, event: Event) {
         if self.0.len() == MAX_EVENTS {
             self.0.pop_front();
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn the_oldest_events_are_forgotten() {
-        let mut events = Events::default();
+        let mut events = EventQueue::default();
         let unreachable =
             |node| Event::Unreachable { network: NetworkId::FIRST, node: NodeId::from_random(node), lane: LaneId(0) };
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 
 use crate::sim::history::{Deed, live};
-use crate::sim::mule::Mule;
+use crate::sim::raw_peer::RawPeer;
 use crate::sim::sound::assert_sound;
 use crate::sim::{Datagram, NET, World, network, underlay};
 
@@ -33,9 +33,9 @@ enum Part {
     Heard { which: u8, changes: Vec<(u16, u8)>, len: Option<u16> },
 }
 
-/// What a stranger sends in one train.
+/// What a stranger sends in one batch.
 #[derive(Debug, Arbitrary)]
-struct Train {
+struct GsoBatch {
     /// Where it seems to come from: a member's address, or another.
     from: Option<(u32, u16)>,
     segment: u16,
@@ -81,11 +81,11 @@ pub fn datagrams(bytes: &[u8]) {
 
     let mut input = Unstructured::new(bytes);
     while !input.is_empty() {
-        let Ok(train) = Train::arbitrary(&mut input) else { break };
-        let from = train.from.map_or(underlay(0), |(ip, port)| SocketAddr::from((Ipv4Addr::from_bits(ip), port)));
-        let mut bytes: Vec<u8> = train.parts.into_iter().flat_map(|part| part.bytes(&heard)).collect();
+        let Ok(batch) = GsoBatch::arbitrary(&mut input) else { break };
+        let from = batch.from.map_or(underlay(0), |(ip, port)| SocketAddr::from((Ipv4Addr::from_bits(ip), port)));
+        let mut bytes: Vec<u8> = batch.parts.into_iter().flat_map(|part| part.bytes(&heard)).collect();
         bytes.truncate(MOST_BYTES);
-        world.hosts[1].engine.handle_udp(from, &bytes, train.segment.into(), world.now);
+        world.hosts[1].engine.handle_udp(from, &bytes, batch.segment.into(), world.now);
         world.run(Duration::from_millis(1));
     }
 
@@ -121,11 +121,11 @@ pub fn inner_packets(bytes: &[u8]) {
             assert_sound(packet, from, 0);
         });
     } else {
-        let mut mule = Mule::new(&mut world);
+        let mut raw_peer = RawPeer::new(&mut world);
         // What is answered goes nowhere.
         world.faults.loss_percent = 100;
         for packet in packets.iter().filter(|packet| !packet.is_empty()) {
-            mule.tell(&mut world, packet);
+            raw_peer.tell(&mut world, packet);
         }
         world.hosts[0].received.iter().for_each(|(_, packet)| assert_sound(packet, 2, 0));
     }

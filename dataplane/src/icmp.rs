@@ -6,8 +6,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use crate::budget::Budget;
 use crate::ip::{Inner, V4_HEADER, V6_HEADER, is_routed_unicast};
+use crate::token_bucket::TokenBucket;
 
 /// The ICMP header of both errors, in bytes.
 const ICMP_HEADER: usize = 8;
@@ -25,8 +25,8 @@ const BURST: u32 = 50;
 const INTERVAL: Duration = Duration::from_millis(10);
 
 /// Limits how many errors a network sends.
-pub(crate) fn budget(now: Instant) -> Budget {
-    Budget::new(BURST, INTERVAL, now)
+pub(crate) fn bucket(now: Instant) -> TokenBucket {
+    TokenBucket::new(BURST, INTERVAL, now)
 }
 
 /// Writes the error for `packet` into `out` and returns its length; some packets must not be answered (RFC 1122, 3.2.2).
@@ -200,10 +200,10 @@ mod tests {
     #[test]
     fn the_budget_runs_out_and_grows_again() {
         let now = crate::sim::start();
-        let mut budget = budget(now);
+        let mut bucket = bucket(now);
 
-        assert_eq!((0..100).filter(|_| budget.take(now)).count(), 50);
-        assert_eq!((0..100).filter(|_| budget.take(now + Duration::from_millis(105))).count(), 10);
-        assert_eq!((0..100).filter(|_| budget.take(now + Duration::from_secs(60))).count(), 50);
+        assert_eq!((0..100).filter(|_| bucket.take(now)).count(), 50);
+        assert_eq!((0..100).filter(|_| bucket.take(now + Duration::from_millis(105))).count(), 10);
+        assert_eq!((0..100).filter(|_| bucket.take(now + Duration::from_secs(60))).count(), 50);
     }
 }

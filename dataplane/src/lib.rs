@@ -7,8 +7,7 @@
 
 #[cfg(feature = "bench")]
 pub mod bench;
-mod budget;
-mod callers;
+mod context;
 mod drop;
 mod echo;
 mod engine;
@@ -16,9 +15,8 @@ mod event;
 mod fragment;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-mod guard;
+mod handshake_limiter;
 mod icmp;
-mod inbox;
 mod ip;
 mod link;
 mod liveness;
@@ -26,23 +24,25 @@ mod loss;
 mod mss;
 mod network;
 mod noise;
-mod outbox;
 mod path;
 mod path_mtu;
 mod probe;
+mod rehandshake;
 mod routes;
-mod shared;
+mod rx_buffer;
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(not(test), allow(dead_code, reason = "tests use the rest"))]
 mod sim;
 mod stage;
 mod status;
 mod tables;
+mod token_bucket;
+mod transmit_queue;
 
 pub use drop::{Counters, Direction, DropKind, DropReason};
 pub use echo::Loss;
-pub use engine::{Delivery, Engine, EngineConfig, TUN_HEADROOM, Transmit};
+pub use engine::{Engine, EngineConfig, ReceivedPackets, TUN_HEADROOM, Transmit};
 pub use event::Event;
 pub use noise::public_key;
-pub use status::{MtuSource, PeerState, PeerStatus, Trouble};
+pub use status::{MtuSource, PeerError, PeerState, PeerStatus};
 pub use tables::{LaneId, NetworkTable, PeerLane, PeerTable, Tables};

@@ -10,11 +10,11 @@ use overlay_core::{NodeId, PublicKey};
 
 use crate::liveness::Liveness;
 use crate::noise::{RETRY_TIME, SESSION_TIME, Timestamp, Tunnel};
-use crate::outbox::TrainId;
 use crate::path::Path;
 use crate::path_mtu::PathMtu;
-use crate::status::{PeerState, Trouble};
+use crate::status::{PeerError, PeerState};
 use crate::tables::LaneId;
+use crate::transmit_queue::GsoBatchId;
 
 /// How many packets wait for a session; the oldest go first. At most 128 times the MTU: 180 KB a link.
 pub(crate) const MAX_WAITING: usize = 128;
@@ -48,8 +48,8 @@ pub(crate) struct Link {
     pub(crate) deadline: Option<Instant>,
     /// Whether it is among those to look at after the batch.
     pub(crate) is_touched: bool,
-    /// The train that takes this link's next packet.
-    pub(crate) train: Option<TrainId>,
+    /// The batch that takes this link's next packet.
+    pub(crate) batch: Option<GsoBatchId>,
     /// The time in the last initiation accepted from the peer.
     pub(crate) last_initiation: Timestamp,
     pub(crate) tx_bytes: u64,
@@ -60,7 +60,7 @@ pub(crate) struct Link {
     last_handshake: Option<Instant>,
     state: PeerState,
     since: Instant,
-    trouble: Option<Trouble>,
+    error: Option<PeerError>,
 }
 
 impl Link {
@@ -78,7 +78,7 @@ impl Link {
             tunnel: None,
             deadline: None,
             is_touched: false,
-            train: None,
+            batch: None,
             last_initiation: Timestamp::ZERO,
             tx_bytes: 0,
             rx_bytes: 0,
@@ -87,7 +87,7 @@ impl Link {
             last_handshake: None,
             state: PeerState::Idle,
             since: now,
-            trouble: None,
+            error: None,
         }
     }
 
@@ -183,7 +183,7 @@ impl Link {
 
     /// Notes that the peer proved itself. Returns whether it was not connected before.
     pub(crate) fn heard(&mut self, now: Instant) -> bool {
-        self.trouble = None;
+        self.error = None;
         if let Some(tunnel) = &mut self.tunnel {
             tunnel.set_retry_time(RETRY_TIME);
         }
@@ -212,8 +212,8 @@ impl Link {
     }
 
     /// Notes what stands in the way.
-    pub(crate) fn suffer(&mut self, trouble: Trouble) {
-        self.trouble = Some(trouble);
+    pub(crate) fn set_error(&mut self, error: PeerError) {
+        self.error = Some(error);
     }
 
     /// Counts an authentic message of the session.
@@ -249,17 +249,17 @@ impl Link {
     }
 
     /// Returns what stands in the way.
-    pub(crate) fn trouble(&self, now: Instant) -> Option<Trouble> {
+    pub(crate) fn error(&self, now: Instant) -> Option<PeerError> {
         if self.life.as_ref().is_some_and(|life| life.deaf_since(now).is_some()) {
-            return Some(Trouble::NotHeard);
+            return Some(PeerError::NotHeard);
         }
-        if self.trouble.is_none() && self.state == PeerState::Unreachable {
-            return Some(Trouble::Silent { attempts: self.path.attempts() });
+        if self.error.is_none() && self.state == PeerState::Unreachable {
+            return Some(PeerError::Silent { attempts: self.path.attempts() });
         }
         match self.path.attempts() {
             // One unanswered handshake is every handshake while it is under way.
-            0 | 1 => self.trouble,
-            attempts => self.trouble.or(Some(Trouble::NoAnswer { attempts })),
+            0 | 1 => self.error,
+            attempts => self.error.or(Some(PeerError::NoAnswer { attempts })),
         }
     }
 

@@ -3,13 +3,13 @@
 //! Handshakes, timers and tunnels that come and go are in [`handshake`]; taking over a new table is in [`publish`]; what
 //! narrow paths ask for is in [`fit`] and [`probing`]; who hears whom is in [`hearing`].
 
-mod fit;
 mod handshake;
 mod hearing;
+mod pmtu;
 mod probing;
 mod publish;
 
-pub(crate) use publish::Seat;
+pub(crate) use publish::LaneIndex;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use overlay_core::PublicKey;
 use zeroize::Zeroizing;
 
-use crate::budget::Budget;
+use crate::context::{LaneContext, LinkHandle};
 use crate::drop::DropReason;
 use crate::icmp;
 use crate::ip::{self, Inner};
@@ -27,10 +27,10 @@ use crate::link::{Link, LinkIndex, PeerIndex};
 use crate::liveness::Liveness;
 use crate::noise::{DataHeader, Interface, Open, sealed_len};
 use crate::routes::PrefixTable;
-use crate::shared::{Place, Shared};
 use crate::stage::{OpenedJob, SealJob};
-use crate::status::{PeerStatus, Trouble};
+use crate::status::{PeerError, PeerStatus};
 use crate::tables::NetworkTable;
+use crate::token_bucket::TokenBucket;
 
 /// Another member.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ struct Peer {
 
 /// One network.
 #[derive(Debug)]
-pub(crate) struct Network {
+pub(crate) struct LaneNetwork {
     table: Arc<NetworkTable>,
     interface: Interface,
     /// Who holds an inner address: where packets to it go, and who may send from it.
@@ -55,14 +55,14 @@ pub(crate) struct Network {
     )]
     links: Vec<Box<Link>>,
     keys: BTreeMap<PublicKey, LinkIndex>,
-    errors: Budget,
+    errors: TokenBucket,
     /// Whether any path carries less than the tunnel would.
     has_narrow: bool,
     /// Names the next packet that is cut into fragments.
     next_fragment: u32,
 }
 
-impl Network {
+impl LaneNetwork {
     /// Makes a network without peers.
     pub(crate) fn new(table: &NetworkTable, seed: Zeroizing<[u8; 32]>, now: Instant, unix_time: Duration) -> Self {
         let interface = Interface::new(&table.private_key, seed, now, unix_time);
@@ -78,7 +78,7 @@ impl Network {
             peers: Vec::new(),
             links: Vec::new(),
             keys: BTreeMap::new(),
-            errors: icmp::budget(now),
+            errors: icmp::bucket(now),
             has_narrow: false,
             next_fragment,
         }
@@ -89,7 +89,7 @@ impl Network {
         &mut self,
         raw: &'p [u8],
         seals: &mut Vec<SealJob<'p>>,
-        shared: &mut Shared,
+        cx: &mut LaneContext,
         now: Instant,
     ) -> Result<(), DropReason> {
         let inner = ip::parse(raw).ok_or(DropReason::Malformed)?;
@@ -97,10 +97,10 @@ impl Network {
         self.check_source(&inner)?;
         let link = self.route(&inner)?;
         if self.fits(link, packet) {
-            return self.begin_seal(link, packet, seals, shared, now);
+            return self.begin_seal(link, packet, seals, cx, now);
         }
 
-        self.fit(link, packet, &inner, shared, now)
+        self.fit_to_pmtu(link, packet, &inner, cx, now)
     }
 
     /// Finds the session of a data message.
@@ -115,27 +115,27 @@ impl Network {
         &mut self,
         job: OpenedJob,
         from: SocketAddr,
-        shared: &mut Shared,
+        cx: &mut LaneContext,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let Some(payload_len) = self.commit(&job.place, job.opened, job.message_len, from, shared, now)? else {
-            shared.counters.control += 1;
+        let Some(payload_len) = self.commit(&job.handle, job.opened, job.message_len, from, cx, now)? else {
+            cx.counters.control += 1;
             return Ok(());
         };
-        let start = job.room.start;
-        let Some(inner) = ip::parse(shared.inbox.room(start..start + payload_len)) else {
-            return self.handle_payload(job.place.link, start..start + payload_len, shared, now);
+        let start = job.buffer.start;
+        let Some(inner) = ip::parse(cx.rx_buffer.buffer(start..start + payload_len)) else {
+            return self.handle_payload(job.handle.link, start..start + payload_len, cx, now);
         };
-        self.links[job.place.link.0].used(now);
-        self.check_sender(job.place.link, &inner)?;
+        self.links[job.handle.link.0].used(now);
+        self.check_sender(job.handle.link, &inner)?;
         self.check_destination(&inner)?;
         if self.has_narrow {
-            self.clamp_incoming(job.place.link, start..start + inner.len, shared);
+            self.clamp_incoming(job.handle.link, start..start + inner.len, cx);
         }
 
-        shared.inbox.push(self.table.id, start..start + inner.len);
-        shared.counters.delivered += 1;
-        shared.counters.delivered_bytes += inner.len as u64;
+        cx.rx_buffer.push(self.table.id, start..start + inner.len);
+        cx.counters.delivered += 1;
+        cx.counters.delivered_bytes += inner.len as u64;
         Ok(())
     }
 
@@ -162,7 +162,7 @@ impl Network {
                 rx_bytes: link.rx_bytes,
                 state,
                 since,
-                trouble: link.trouble(now),
+                error: link.error(now),
                 heard: life.and_then(Liveness::heard).map(age),
                 wanted: life.and_then(Liveness::wanted).map(age),
                 seen_at: life.and_then(Liveness::seen_at),
@@ -196,45 +196,45 @@ impl Network {
         index: LinkIndex,
         packet: &'p [u8],
         seals: &mut Vec<SealJob<'p>>,
-        shared: &mut Shared,
+        cx: &mut LaneContext,
         now: Instant,
     ) -> Result<(), DropReason> {
         let link = &mut self.links[index.0];
         let Some(seal) = link.tunnel.as_mut().and_then(|tunnel| tunnel.begin_seal(now)) else {
-            return self.wait(index, packet, shared, now);
+            return self.wait(index, packet, cx, now);
         };
         let to = link.path.current().ok_or(DropReason::NoUnderlayAddr)?;
         let len = sealed_len(packet.len());
-        let slot = shared.outbox.reserve(&mut link.train, to, len).ok_or(DropReason::TransmitOverflow)?;
+        let slot = cx.transmit_queue.reserve(&mut link.batch, to, len).ok_or(DropReason::TransmitOverflow)?;
         link.life(now).note_wanted(now);
         link.note_sent(len);
         link.used(now);
         link.mtu.note_sent(packet.len());
         seals.push(SealJob { seal, packet, slot });
-        self.touch(index, shared);
+        self.mark_dirty(index, cx);
 
         Ok(())
     }
 
-    fn wait(&mut self, index: LinkIndex, packet: &[u8], shared: &mut Shared, now: Instant) -> Result<(), DropReason> {
+    fn wait(&mut self, index: LinkIndex, packet: &[u8], cx: &mut LaneContext, now: Instant) -> Result<(), DropReason> {
         let link = &mut self.links[index.0];
-        if link.trouble(now) == Some(Trouble::InvalidKey) {
+        if link.error(now) == Some(PeerError::InvalidKey) {
             return Err(DropReason::InvalidKey);
         }
         if !link.path.is_known() {
-            link.suffer(Trouble::NoUnderlayAddr);
+            link.set_error(PeerError::NoUnderlayAddr);
             return Err(DropReason::NoUnderlayAddr);
         }
-        if !self.ensure_tunnel(index, shared, now) {
+        if !self.ensure_tunnel(index, cx, now) {
             return Err(DropReason::InvalidKey);
         }
         self.links[index.0].life(now).note_wanted(now);
         if self.links[index.0].wait(packet) {
-            shared.counters.drop(DropReason::QueueOverflow);
+            cx.counters.drop(DropReason::QueueOverflow);
         } else {
-            shared.counters.waiting += 1;
+            cx.counters.waiting += 1;
         }
-        self.start_handshake(index, shared, now);
+        self.start_handshake(index, cx, now);
 
         Ok(())
     }
@@ -242,24 +242,24 @@ impl Network {
     /// Marks a message as received. From here on its sender is known to be the peer, whatever the packet says.
     fn commit(
         &mut self,
-        place: &Place,
+        handle: &LinkHandle,
         opened: crate::noise::Opened,
         message_len: usize,
         from: SocketAddr,
-        shared: &mut Shared,
+        cx: &mut LaneContext,
         now: Instant,
     ) -> Result<Option<usize>, DropReason> {
-        let link = self.links.get_mut(place.link.0).ok_or(DropReason::NoSession)?;
+        let link = self.links.get_mut(handle.link.0).ok_or(DropReason::NoSession)?;
         let tunnel = link.tunnel.as_mut().ok_or(DropReason::NoSession)?;
         let payload_len = tunnel.commit(&opened, now)?;
         link.rx_bytes += message_len as u64;
         link.note_received(now);
         // A batch has one time, so its first message says what all of them do.
         if !link.is_heard(from, now) {
-            self.heard(place.link, from, shared, now);
-            self.flush(place.link, shared, now);
+            self.heard(handle.link, from, cx, now);
+            self.flush(handle.link, cx, now);
         }
-        self.touch(place.link, shared);
+        self.mark_dirty(handle.link, cx);
 
         Ok(payload_len)
     }
@@ -281,11 +281,11 @@ impl Network {
     }
 
     /// Has a link looked at after the batch.
-    fn touch(&mut self, index: LinkIndex, shared: &mut Shared) {
+    fn mark_dirty(&mut self, index: LinkIndex, cx: &mut LaneContext) {
         let link = &mut self.links[index.0];
         if !link.is_touched {
             link.is_touched = true;
-            shared.touched.push(Place { network: self.table.id, link: index });
+            cx.dirty.push(LinkHandle { network: self.table.id, link: index });
         }
     }
 }

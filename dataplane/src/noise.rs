@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 pub use overlay_wireguard::public_key;
 pub(crate) use overlay_wireguard::{
-    Action as Wish, CookieReply, DataHeader, Datagram, Initiation, Kind, Message, Open, Opened, PADDING,
+    Action as TunnelEvent, CookieReply, DataHeader, Datagram, Initiation, Kind, Message, Open, Opened, PADDING,
     REJECT_AFTER_TIME as SESSION_TIME, REKEY_ATTEMPT_TIME as ATTEMPT_TIME, REKEY_TIMEOUT as RETRY_TIME, Response, Seal,
     Timestamp, TunnelId, open_room, sealed_len,
 };

@@ -34,7 +34,7 @@ const MAX_SIZES: usize = 8;
 /// How often the next larger size must be lost, while the one believed arrives, before it is believed to be too large.
 const ENOUGH_LOST: u8 = 4;
 /// How often a larger size is tried in vain when growing.
-const GROW_TRIES: u8 = 2;
+const RAISE_TRIES: u8 = 2;
 /// Rounds in a row without any answer after which asking makes no sense.
 const MAX_SILENT: u8 = 4;
 /// More rounds than this are never spent on one question.
@@ -102,21 +102,21 @@ struct Inquiry {
 
 /// What a search is after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Aim {
+enum Phase {
     /// Does the path carry `top`?
-    Check,
+    Confirm,
     /// What is the largest size it carries, about?
-    Narrow,
+    Bisect,
     /// Is it that of which this is thought?
-    Border,
+    Boundary,
     /// Does it carry what it did, and more?
-    Grow,
+    Raise,
 }
 
 /// A question under way. Sizes are payloads of data messages.
 #[derive(Debug)]
 struct Search {
-    aim: Aim,
+    phase: Phase,
     first_round: u32,
     /// The largest size that arrived; 0 if none did.
     good: u32,
@@ -174,7 +174,7 @@ impl PathMtu {
         }
         if self.limit > FLOOR {
             let inquiry = self.inquiry.get_or_insert_with(|| Box::new(Inquiry::new(now)));
-            inquiry.begin(Aim::Check, 0, self.limit, now);
+            inquiry.begin(Phase::Confirm, 0, self.limit, now);
             self.large = 0;
         }
     }
@@ -237,11 +237,11 @@ impl PathMtu {
             return;
         }
         if is_assumed {
-            inquiry.begin(Aim::Check, 0, self.limit, now);
+            inquiry.begin(Phase::Confirm, 0, self.limit, now);
         } else if is_narrow && inquiry.grow_at <= now {
-            inquiry.begin(Aim::Grow, self.mtu, self.limit, now);
+            inquiry.begin(Phase::Raise, self.mtu, self.limit, now);
         } else {
-            inquiry.begin(Aim::Check, 0, self.mtu, now);
+            inquiry.begin(Phase::Confirm, 0, self.mtu, now);
         }
         self.large = 0;
     }
@@ -290,7 +290,7 @@ impl PathMtu {
         let was = self.mtu;
         self.mtu = search.good.min(self.limit);
         self.source = if self.mtu < self.limit { MtuSource::Probed } else { MtuSource::Link };
-        if self.mtu != was || search.aim != Aim::Check {
+        if self.mtu != was || search.phase != Phase::Confirm {
             let in_vain = self.mtu == was;
             inquiry.grow_pause = if in_vain { (inquiry.grow_pause * 2).min(MAX_GROW_PAUSE) } else { MIN_GROW_PAUSE };
             inquiry.grow_at = now + inquiry.grow_pause;
@@ -327,10 +327,10 @@ impl Inquiry {
     }
 
     /// Begins to search up to `top`; `good` is known to arrive.
-    fn begin(&mut self, aim: Aim, good: u32, top: u32, now: Instant) {
+    fn begin(&mut self, phase: Phase, good: u32, top: u32, now: Instant) {
         let top = top.next_multiple_of(STEP);
         let first_round = self.round.wrapping_add(1);
-        self.search = Some(Box::new(Search::new(aim, good, top, first_round, now)));
+        self.search = Some(Box::new(Search::new(phase, good, top, first_round, now)));
         self.next_round(now);
     }
 
@@ -360,9 +360,9 @@ impl Inquiry {
 }
 
 impl Search {
-    fn new(aim: Aim, good: u32, top: u32, first_round: u32, now: Instant) -> Self {
+    fn new(phase: Phase, good: u32, top: u32, first_round: u32, now: Instant) -> Self {
         Self {
-            aim,
+            phase,
             first_round,
             good,
             bad: top + STEP,
@@ -386,13 +386,13 @@ impl Search {
         self.sent = 0;
         self.arrived = [false; MAX_SIZES];
         self.control_arrived = false;
-        match self.aim {
-            Aim::Check => self.add(self.top),
-            Aim::Grow => {
+        match self.phase {
+            Phase::Confirm => self.add(self.top),
+            Phase::Raise => {
                 self.add(self.good + STEP);
                 self.add(self.good);
             }
-            Aim::Border => {
+            Phase::Boundary => {
                 // The size that everybody hopes for, larger and larger steps beyond the border, and what is inside.
                 self.add(self.top);
                 for step in (0..MAX_SIZES - 2).rev() {
@@ -400,7 +400,7 @@ impl Search {
                 }
                 self.add(self.good);
             }
-            Aim::Narrow => {
+            Phase::Bisect => {
                 self.add(self.top);
                 let (low, points) = (self.low(), u32::try_from(MAX_SIZES - 1).unwrap_or(1));
                 let gap = (self.bad - low) / STEP;
@@ -447,8 +447,8 @@ impl Search {
         if len > self.good {
             self.good = len;
             // More arrives than before: the path grew, or it was no narrow path at all.
-            if self.aim == Aim::Grow {
-                self.aim = Aim::Narrow;
+            if self.phase == Phase::Raise {
+                self.phase = Phase::Bisect;
             }
             self.lost = 0;
         }
@@ -470,22 +470,22 @@ impl Search {
         let good_arrived = round().any(|(size, arrived)| arrived && *size == self.good);
         let Some(border) = border else { return };
         self.bad = border;
-        match self.aim {
-            Aim::Check => self.aim = Aim::Narrow,
-            Aim::Narrow if self.is_closed() => self.aim = Aim::Border,
-            Aim::Narrow => {}
-            Aim::Border => self.lost += u8::from(good_arrived || self.good < FLOOR),
-            Aim::Grow if good_arrived => self.lost += 1,
+        match self.phase {
+            Phase::Confirm => self.phase = Phase::Bisect,
+            Phase::Bisect if self.is_closed() => self.phase = Phase::Boundary,
+            Phase::Bisect => {}
+            Phase::Boundary => self.lost += u8::from(good_arrived || self.good < FLOOR),
+            Phase::Raise if good_arrived => self.lost += 1,
             // It became narrower instead.
-            Aim::Grow => (self.aim, self.bad, self.good) = (Aim::Narrow, self.good, 0),
+            Phase::Raise => (self.phase, self.bad, self.good) = (Phase::Bisect, self.good, 0),
         }
     }
 
     fn is_decided(&self) -> bool {
-        match self.aim {
-            Aim::Check | Aim::Narrow => false,
-            Aim::Grow => self.lost >= GROW_TRIES,
-            Aim::Border => self.lost >= ENOUGH_LOST,
+        match self.phase {
+            Phase::Confirm | Phase::Bisect => false,
+            Phase::Raise => self.lost >= RAISE_TRIES,
+            Phase::Boundary => self.lost >= ENOUGH_LOST,
         }
     }
 }

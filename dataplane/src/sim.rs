@@ -16,11 +16,11 @@ mod hearing;
 pub(crate) mod history;
 #[cfg(test)]
 mod life;
-pub(crate) mod mule;
 #[cfg(test)]
 mod narrow;
 #[cfg(test)]
 mod networks;
+pub(crate) mod raw_peer;
 pub(crate) mod sound;
 #[cfg(test)]
 mod storm;
@@ -379,10 +379,10 @@ impl World {
     pub(crate) fn collect(&mut self) {
         let mut sent = Vec::new();
         for host in &mut self.hosts {
-            while let Some(train) = host.engine.poll_transmit() {
-                assert!(train.bytes.len() <= 65_507 && train.bytes.len().div_ceil(train.segment) <= 64);
-                let datagrams = train.bytes.chunks(train.segment);
-                sent.extend(datagrams.map(|bytes| Datagram { from: host.addr, to: train.to, bytes: bytes.to_vec() }));
+            while let Some(batch) = host.engine.poll_transmit() {
+                assert!(batch.bytes.len() <= 65_507 && batch.bytes.len().div_ceil(batch.segment) <= 64);
+                let datagrams = batch.bytes.chunks(batch.segment);
+                sent.extend(datagrams.map(|bytes| Datagram { from: host.addr, to: batch.to, bytes: bytes.to_vec() }));
             }
             while let Some(run) = host.engine.poll_tun() {
                 let packets = run.packets.iter().map(|range| (run.network, run.bytes[range.clone()].to_vec()));

@@ -5,10 +5,10 @@
 
 use std::ops::Range;
 
+use crate::context::{LaneContext, LinkHandle};
 use crate::drop::DropReason;
 use crate::noise::{Open, Opened, Seal};
-use crate::outbox::Slot;
-use crate::shared::{Place, Shared};
+use crate::transmit_queue::Slot;
 
 /// A packet to seal.
 #[derive(Debug)]
@@ -21,89 +21,99 @@ pub(crate) struct SealJob<'p> {
 /// A data message to open.
 #[derive(Debug)]
 pub(crate) struct OpenJob<'d> {
-    pub(crate) place: Place,
+    pub(crate) handle: LinkHandle,
     pub(crate) open: Open,
     pub(crate) message: &'d [u8],
-    pub(crate) room: Range<usize>,
+    pub(crate) buffer: Range<usize>,
 }
 
 /// A data message that is opened, but not accepted.
 #[derive(Debug)]
 pub(crate) struct OpenedJob {
-    pub(crate) place: Place,
+    pub(crate) handle: LinkHandle,
     pub(crate) opened: Opened,
     pub(crate) message_len: usize,
-    pub(crate) room: Range<usize>,
+    pub(crate) buffer: Range<usize>,
 }
 
 /// Seals a batch into the outbox.
-pub(crate) fn seal_all(jobs: &mut Vec<SealJob<'_>>, shared: &mut Shared) {
+pub(crate) fn seal_all(jobs: &mut Vec<SealJob<'_>>, cx: &mut LaneContext) {
     let mut jobs = jobs.drain(..);
     while let Some(job) = jobs.next() {
         match jobs.next() {
-            Some(second) => seal_two([job, second], shared),
-            None => seal_one(job, shared),
+            Some(second) => seal_two([job, second], cx),
+            None => seal_one(job, cx),
         }
     }
 }
 
 /// Seals one packet into the outbox.
-pub(crate) fn seal_one(job: SealJob<'_>, shared: &mut Shared) {
-    let is_sealed = shared.outbox.slot(job.slot).is_some_and(|slot| job.seal.run(job.packet, slot));
-    count_sealed(is_sealed, job.packet, shared);
+pub(crate) fn seal_one(job: SealJob<'_>, cx: &mut LaneContext) {
+    let is_sealed = cx.transmit_queue.slot(job.slot).is_some_and(|slot| job.seal.run(job.packet, slot));
+    count_sealed(is_sealed, job.packet, cx);
 }
 
-fn seal_two(jobs: [SealJob<'_>; 2], shared: &mut Shared) {
-    let Some(slots) = shared.outbox.slots(jobs.each_ref().map(|job| job.slot)) else {
-        return jobs.into_iter().for_each(|job| seal_one(job, shared));
+fn seal_two(jobs: [SealJob<'_>; 2], cx: &mut LaneContext) {
+    let Some(slots) = cx.transmit_queue.slots(jobs.each_ref().map(|job| job.slot)) else {
+        return jobs.into_iter().for_each(|job| seal_one(job, cx));
     };
     let packets = jobs.each_ref().map(|job| job.packet);
     let are_sealed = Seal::run_two(jobs.map(|job| job.seal), packets, slots);
     for (is_sealed, packet) in are_sealed.into_iter().zip(packets) {
-        count_sealed(is_sealed, packet, shared);
+        count_sealed(is_sealed, packet, cx);
     }
 }
 
-fn count_sealed(is_sealed: bool, packet: &[u8], shared: &mut Shared) {
+fn count_sealed(is_sealed: bool, packet: &[u8], cx: &mut LaneContext) {
     if is_sealed {
-        shared.counters.forwarded += 1;
-        shared.counters.forwarded_bytes += packet.len() as u64;
+        cx.counters.forwarded += 1;
+        cx.counters.forwarded_bytes += packet.len() as u64;
     } else {
-        shared.counters.drop(DropReason::TransmitOverflow);
+        cx.counters.drop(DropReason::TransmitOverflow);
     }
 }
 
 /// Opens a batch into the inbox.
-pub(crate) fn open_all(jobs: &mut Vec<OpenJob<'_>>, opened: &mut Vec<OpenedJob>, shared: &mut Shared) {
+pub(crate) fn open_all(jobs: &mut Vec<OpenJob<'_>>, opened: &mut Vec<OpenedJob>, cx: &mut LaneContext) {
     let mut jobs = jobs.drain(..);
     while let Some(job) = jobs.next() {
         match jobs.next() {
-            Some(second) => opened.extend(open_two([job, second], shared)),
-            None => opened.push(open_one(job, shared)),
+            Some(second) => opened.extend(open_two([job, second], cx)),
+            None => opened.push(open_one(job, cx)),
         }
     }
 }
 
-fn open_one(job: OpenJob<'_>, shared: &mut Shared) -> OpenedJob {
+fn open_one(job: OpenJob<'_>, cx: &mut LaneContext) -> OpenedJob {
     OpenedJob {
-        place: job.place,
-        opened: job.open.run(job.message, shared.inbox.room(job.room.clone())),
+        handle: job.handle,
+        opened: job.open.run(job.message, cx.rx_buffer.buffer(job.buffer.clone())),
         message_len: job.message.len(),
-        room: job.room,
+        buffer: job.buffer,
     }
 }
 
-fn open_two(jobs: [OpenJob<'_>; 2], shared: &mut Shared) -> [OpenedJob; 2] {
-    let Some(rooms) = shared.inbox.rooms(jobs.each_ref().map(|job| job.room.clone())) else {
-        return jobs.map(|job| open_one(job, shared));
+fn open_two(jobs: [OpenJob<'_>; 2], cx: &mut LaneContext) -> [OpenedJob; 2] {
+    let Some(buffers) = cx.rx_buffer.buffers(jobs.each_ref().map(|job| job.buffer.clone())) else {
+        return jobs.map(|job| open_one(job, cx));
     };
     let [first, second] = jobs;
-    let opened = Open::run_two([first.open, second.open], [first.message, second.message], rooms);
+    let opened = Open::run_two([first.open, second.open], [first.message, second.message], buffers);
     let [first_opened, second_opened] = opened;
 
     [
-        OpenedJob { place: first.place, opened: first_opened, message_len: first.message.len(), room: first.room },
-        OpenedJob { place: second.place, opened: second_opened, message_len: second.message.len(), room: second.room },
+        OpenedJob {
+            handle: first.handle,
+            opened: first_opened,
+            message_len: first.message.len(),
+            buffer: first.buffer,
+        },
+        OpenedJob {
+            handle: second.handle,
+            opened: second_opened,
+            message_len: second.message.len(),
+            buffer: second.buffer,
+        },
     ]
 }
 

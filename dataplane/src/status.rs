@@ -33,7 +33,7 @@ pub struct PeerStatus {
     /// Since when it holds.
     pub since: Duration,
     /// What stands in the way, if something does.
-    pub trouble: Option<Trouble>,
+    pub error: Option<PeerError>,
     /// How long ago anything authentic was heard of it.
     pub heard: Option<Duration>,
     /// How long ago a container's packet was last sent to it, or wanted to be.
@@ -93,7 +93,7 @@ impl fmt::Display for PeerState {
 
 /// Why a peer cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub enum PeerError {
     /// Nobody knows where the peer could be reached.
     NoUnderlayAddr,
     /// The handshakes sent since the last answer.
@@ -114,7 +114,7 @@ pub enum Trouble {
     ClockWentBack,
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for PeerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoUnderlayAddr => f.write_str("no underlay address is known"),

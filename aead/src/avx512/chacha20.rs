@@ -8,7 +8,7 @@ use std::arch::x86_64::{
     _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64, _mm512_xor_si512,
 };
 
-use super::lanes::Lanes;
+use super::lanes::VectorLanes;
 use crate::{KEY_LEN, NONCE_LEN};
 
 /// "expand 32-byte k", the first four words of every block.
@@ -85,7 +85,7 @@ impl State {
     /// Returns 16 blocks of the key stream, from the block `counter` on.
     #[target_feature(enable = "avx512f")]
     #[inline]
-    pub(crate) fn sixteen(&self, counter: u32) -> [Lanes; 16] {
+    pub(crate) fn sixteen(&self, counter: u32) -> [VectorLanes; 16] {
         let count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         let mut start = [_mm512_setzero_si512(); 16];
         for (word, value) in start.iter_mut().zip(self.0) {
@@ -99,7 +99,7 @@ impl State {
     /// Returns 8 blocks of this key stream and 8 of another's, each from its block `counter` on.
     #[target_feature(enable = "avx512f")]
     #[inline]
-    pub(crate) fn eight_and_eight(&self, other: &Self, counter: u32) -> [Lanes; 16] {
+    pub(crate) fn eight_and_eight(&self, other: &Self, counter: u32) -> [VectorLanes; 16] {
         let count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7);
         let mut start = [_mm512_setzero_si512(); 16];
         for (word, (ours, others)) in start.iter_mut().zip(self.0.into_iter().zip(other.0)) {
@@ -114,7 +114,7 @@ impl State {
     /// Returns 8 blocks of the key stream, from the block `counter` on.
     #[target_feature(enable = "avx512f,avx512vl")]
     #[inline]
-    pub(crate) fn eight(&self, counter: u32) -> [Lanes; 8] {
+    pub(crate) fn eight(&self, counter: u32) -> [VectorLanes; 8] {
         let count = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
         let mut start = [_mm256_setzero_si256(); 16];
         for (word, value) in start.iter_mut().zip(self.0) {
@@ -149,7 +149,7 @@ impl State {
 /// Returns 16 blocks of which each begins as its lane of `start` says.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn stream_of(start: [Lanes; 16]) -> [Lanes; 16] {
+fn stream_of(start: [VectorLanes; 16]) -> [VectorLanes; 16] {
     let words = blocks!(start, _mm512_add_epi32, _mm512_xor_si512, _mm512_rol_epi32);
 
     let mut quarters = [[_mm512_setzero_si512(); 4]; 4];

@@ -6,19 +6,19 @@ use std::arch::x86_64::{
 };
 
 /// 64 bytes.
-pub(crate) type Lanes = __m512i;
+pub(crate) type VectorLanes = __m512i;
 
 /// Returns the bitwise difference.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub(crate) fn xor(a: Lanes, b: Lanes) -> Lanes {
+pub(crate) fn xor(a: VectorLanes, b: VectorLanes) -> VectorLanes {
     _mm512_xor_si512(a, b)
 }
 
 /// Reads 64 bytes.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub(crate) fn load(bytes: &[u8; 64]) -> Lanes {
+pub(crate) fn load(bytes: &[u8; 64]) -> VectorLanes {
     // SAFETY: reads as many bytes as the array has, aligned or not.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
@@ -26,7 +26,7 @@ pub(crate) fn load(bytes: &[u8; 64]) -> Lanes {
 /// Reads at most 64 bytes; zeros follow.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
-pub(crate) fn load_front(bytes: &[u8]) -> Lanes {
+pub(crate) fn load_front(bytes: &[u8]) -> VectorLanes {
     // SAFETY: reads only bytes whose bit is set, and there are as many of those as the slice has.
     unsafe { _mm512_maskz_loadu_epi8(front(bytes.len()), bytes.as_ptr().cast()) }
 }
@@ -34,7 +34,7 @@ pub(crate) fn load_front(bytes: &[u8]) -> Lanes {
 /// Reads at most eight words of 8 bytes; zeros come first.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub(crate) fn load_back(words: &[[u8; 8]]) -> Lanes {
+pub(crate) fn load_back(words: &[[u8; 8]]) -> VectorLanes {
     let mask = u8::MAX.checked_shl(8_u32.saturating_sub(words.len().try_into().unwrap_or(8))).unwrap_or(0);
 
     // SAFETY: reads one word for each bit that is set, at most as many as the slice has.
@@ -44,7 +44,7 @@ pub(crate) fn load_back(words: &[[u8; 8]]) -> Lanes {
 /// Writes 64 bytes.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub(crate) fn store(bytes: &mut [u8; 64], lanes: Lanes) {
+pub(crate) fn store(bytes: &mut [u8; 64], lanes: VectorLanes) {
     // SAFETY: writes as many bytes as the array has, aligned or not.
     unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), lanes) }
 }
@@ -52,7 +52,7 @@ pub(crate) fn store(bytes: &mut [u8; 64], lanes: Lanes) {
 /// Writes as much of the front as fits, at most 64 bytes.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
-pub(crate) fn store_front(bytes: &mut [u8], lanes: Lanes) {
+pub(crate) fn store_front(bytes: &mut [u8], lanes: VectorLanes) {
     // SAFETY: writes only bytes whose bit is set, and there are as many of those as the slice has.
     unsafe { _mm512_mask_storeu_epi8(bytes.as_mut_ptr().cast(), front(bytes.len()), lanes) }
 }
@@ -60,7 +60,7 @@ pub(crate) fn store_front(bytes: &mut [u8], lanes: Lanes) {
 /// Returns the first 32 bytes as words.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub(crate) fn first_words(lanes: Lanes) -> [u64; 4] {
+pub(crate) fn first_words(lanes: VectorLanes) -> [u64; 4] {
     let mut words = [0; 4];
     // SAFETY: writes the 32 bytes that the array has, aligned or not.
     unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), _mm512_castsi512_si256(lanes)) };

@@ -11,7 +11,7 @@ use std::arch::x86_64::{
     _mm512_setzero_si512, _mm512_slli_epi64, _mm512_srli_epi64, _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
 };
 
-use super::lanes::{self, Lanes};
+use super::lanes::{self, VectorLanes};
 use crate::TAG_LEN;
 
 /// Bytes of a block.
@@ -31,13 +31,13 @@ const LANE_BLOCKS: [usize; EIGHT] = [0, 4, 1, 5, 2, 6, 3, 7];
 
 /// Eight numbers, a limb in each vector.
 #[derive(Clone, Copy)]
-struct Numbers([Lanes; 3]);
+struct Numbers([VectorLanes; 3]);
 
 /// Eight numbers to multiply with, and what the upper two limbs are worth below: 20 times, because 2^132 is 4 times 5.
 #[derive(Clone, Copy)]
 struct Factors {
-    limbs: [Lanes; 3],
-    twenty: [Lanes; 2],
+    limbs: [VectorLanes; 3],
+    twenty: [VectorLanes; 2],
 }
 
 /// What multiplies all lanes between groups, and each at the end.
@@ -154,7 +154,7 @@ fn last_group(bytes: &[u8], len: usize) -> Numbers {
 /// Takes eight blocks apart into limbs, and sets the bit after each.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn blocks(front: Lanes, back: Lanes, after: Lanes) -> Numbers {
+fn blocks(front: VectorLanes, back: VectorLanes, after: VectorLanes) -> Numbers {
     let (low, high) = (_mm512_unpacklo_epi64(front, back), _mm512_unpackhi_epi64(front, back));
     let middle = _mm512_or_si512(_mm512_srli_epi64::<44>(low), _mm512_slli_epi64::<20>(high));
     let mask = every(LOW_44);
@@ -168,7 +168,7 @@ fn blocks(front: Lanes, back: Lanes, after: Lanes) -> Numbers {
 
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn every(value: u64) -> Lanes {
+fn every(value: u64) -> VectorLanes {
     _mm512_set1_epi64(value.cast_signed())
 }
 
@@ -204,7 +204,7 @@ impl Numbers {
     /// after the highest, which is worth five times as much at the bottom.
     #[target_feature(enable = "avx512f")]
     #[inline]
-    fn carried(low: [Lanes; 3], high: [Lanes; 3]) -> Self {
+    fn carried(low: [VectorLanes; 3], high: [VectorLanes; 3]) -> Self {
         let add = |a, b| _mm512_add_epi64(a, b);
         let second = add(low[1], add(_mm512_srli_epi64::<44>(low[0]), _mm512_slli_epi64::<8>(high[0])));
         let third = add(low[2], add(_mm512_srli_epi64::<44>(second), _mm512_slli_epi64::<8>(high[1])));

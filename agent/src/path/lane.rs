@@ -283,13 +283,13 @@ impl Lane {
 
     /// Writes what the engine opened to the TUN devices.
     fn deliver(&mut self) {
-        while let Some(delivery) = self.engine.poll_tun() {
-            match self.queues.get_mut(&delivery.network) {
+        while let Some(received) = self.engine.poll_tun() {
+            match self.queues.get_mut(&received.network) {
                 Some(queue) => {
-                    let packets = Packets { bytes: delivery.bytes, ranges: delivery.packets };
+                    let packets = Packets { bytes: received.bytes, ranges: received.packets };
                     queue.tun.write(packets, &mut self.coalescer, &mut self.steering, &mut self.counters);
                 }
-                None => self.counters.tun_missing += delivery.packets.len() as u64,
+                None => self.counters.tun_missing += received.packets.len() as u64,
             }
         }
     }

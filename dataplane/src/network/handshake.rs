@@ -10,15 +10,15 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::context::{LaneContext, LinkHandle};
 use crate::drop::DropReason;
 use crate::event::Event;
 use crate::link::{Link, LinkIndex};
-use crate::noise::{CookieReply, Datagram, Initiation, Message, Response, Tunnel, Wish, sealed_len};
-use crate::shared::{Place, Shared};
+use crate::noise::{CookieReply, Datagram, Initiation, Message, Response, Tunnel, TunnelEvent, sealed_len};
 use crate::stage::{SealJob, seal_one};
-use crate::status::{PeerState, Trouble};
+use crate::status::{PeerError, PeerState};
 
-use super::Network;
+use super::LaneNetwork;
 
 /// How often a tunnel is made again because its random index is taken on this socket. With 10,000 tunnels a lane the
 /// first is taken once in 1,600 times.
@@ -28,7 +28,7 @@ const MAX_TIMEOUTS: usize = 8;
 /// When a tunnel that is still due after that is asked again, so that no driver can spin.
 const TIMEOUT_PAUSE: Duration = Duration::from_millis(1);
 
-impl Network {
+impl LaneNetwork {
     /// Verifies that a handshake message is for this network.
     pub(crate) fn receive(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Result<Message, DropReason> {
         self.interface.receive(from, datagram, now)
@@ -40,41 +40,41 @@ impl Network {
         link: Option<LinkIndex>,
         message: Message,
         from: SocketAddr,
-        shared: &mut Shared,
+        cx: &mut LaneContext,
         now: Instant,
     ) -> Result<(), DropReason> {
         match (message, link) {
-            (Message::Challenge(reply), _) => shared.send_control(from, &reply),
-            (Message::Initiation(initiation), None) => self.answer(initiation, from, shared, now)?,
-            (Message::Response(response), Some(link)) => self.complete(link, response, from, shared, now)?,
-            (Message::Cookie(cookie), Some(link)) => self.keep_cookie(link, cookie, shared, now)?,
+            (Message::Challenge(reply), _) => cx.send_control(from, &reply),
+            (Message::Initiation(initiation), None) => self.answer(initiation, from, cx, now)?,
+            (Message::Response(response), Some(link)) => self.complete(link, response, from, cx, now)?,
+            (Message::Cookie(cookie), Some(link)) => self.keep_cookie(link, cookie, cx, now)?,
             (Message::Initiation(_) | Message::Response(_) | Message::Cookie(_), _) => {
                 return Err(DropReason::NotWireguard);
             }
         }
-        shared.counters.control += 1;
+        cx.counters.control += 1;
 
         Ok(())
     }
 
     /// Sends a handshake to used links that have no session, `most` at most, and returns to how many.
-    pub(crate) fn wake(&mut self, most: usize, shared: &mut Shared, now: Instant) -> usize {
+    pub(crate) fn wake(&mut self, most: usize, cx: &mut LaneContext, now: Instant) -> usize {
         let is_used = |link: &Link| link.is_used && link.path.is_known();
 
-        self.call(is_used, most, shared, now)
+        self.call(is_used, most, cx, now)
     }
 
     /// Sends a handshake to whoever is reached at `address` and has no session.
-    pub(crate) fn call_back(&mut self, address: SocketAddr, shared: &mut Shared, now: Instant) {
-        self.call(|link| link.path.has(address), usize::MAX, shared, now);
+    pub(crate) fn call_back(&mut self, address: SocketAddr, cx: &mut LaneContext, now: Instant) {
+        self.call(|link| link.path.has(address), usize::MAX, cx, now);
     }
 
-    fn call(&mut self, which: impl Fn(&Link) -> bool, most: usize, shared: &mut Shared, now: Instant) -> usize {
+    fn call(&mut self, which: impl Fn(&Link) -> bool, most: usize, cx: &mut LaneContext, now: Instant) -> usize {
         let mut called = 0;
         for index in (0..self.links.len()).map(LinkIndex) {
             let link = &self.links[index.0];
-            if called < most && which(link) && !link.has_session(now) && self.ensure_tunnel(index, shared, now) {
-                self.start_handshake(index, shared, now);
+            if called < most && which(link) && !link.has_session(now) && self.ensure_tunnel(index, cx, now) {
+                self.start_handshake(index, cx, now);
                 called += 1;
             }
         }
@@ -83,115 +83,115 @@ impl Network {
     }
 
     /// Performs what is due on one link.
-    pub(crate) fn handle_timeout(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+    pub(crate) fn handle_timeout(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         let Some(link) = self.links.get_mut(index.0) else { return };
         link.deadline = None;
         for _ in 0..MAX_TIMEOUTS {
             let Some(tunnel) = &mut self.links[index.0].tunnel else { break };
             tunnel.handle_timeout(now);
-            self.grant_wishes(index, shared, now);
+            self.grant_wishes(index, cx, now);
             if self.tunnel_timeout(index).is_none_or(|at| at > now) {
                 break;
             }
         }
-        self.handle_probe_timeout(index, shared, now);
-        self.handle_hearing_timeout(index, shared, now);
+        self.handle_probe_timeout(index, cx, now);
+        self.handle_hearing_timeout(index, cx, now);
         let next = self.next_timeout(index, now).map(|at| if at > now { at } else { now + TIMEOUT_PAUSE });
-        self.schedule(index, next, shared);
+        self.schedule(index, next, cx);
     }
 
     /// Looks after a link whose tunnel was used.
-    pub(crate) fn tend(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+    pub(crate) fn update_timers(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         let Some(link) = self.links.get_mut(index.0) else { return };
         link.is_touched = false;
-        self.grant_wishes(index, shared, now);
+        self.grant_wishes(index, cx, now);
         let (old, next) = (self.links[index.0].deadline, self.next_timeout(index, now));
         // A deadline that only moved away is looked at when the old one comes: that is cheaper than to move it each time.
         if old.is_none() || next.is_none() || next < old {
-            self.schedule(index, next, shared);
+            self.schedule(index, next, cx);
         }
     }
 
     /// Makes the tunnel of a link if there is none. Fails for keys that no session can be made with.
-    pub(super) fn ensure_tunnel(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) -> bool {
+    pub(super) fn ensure_tunnel(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) -> bool {
         if self.links[index.0].tunnel.is_some() {
             return true;
         }
-        let Some(tunnel) = self.draw_tunnel(index, shared, now) else {
-            self.links[index.0].suffer(Trouble::InvalidKey);
+        let Some(tunnel) = self.draw_tunnel(index, cx, now) else {
+            self.links[index.0].set_error(PeerError::InvalidKey);
             return false;
         };
-        shared.demux.insert(tunnel.id(), Place { network: self.table.id, link: index });
+        cx.demux.insert(tunnel.id(), LinkHandle { network: self.table.id, link: index });
         self.links[index.0].tunnel = Some(tunnel);
-        self.touch(index, shared);
+        self.mark_dirty(index, cx);
 
         true
     }
 
     /// Sends an initiation unless one is under way.
-    pub(super) fn start_handshake(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+    pub(super) fn start_handshake(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         self.links[index.0].used(now);
         let initiation = self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.initiate(now));
         if let Some(initiation) = initiation {
-            self.send_initiation(index, &initiation, shared, now);
-            self.touch(index, shared);
+            self.send_initiation(index, &initiation, cx, now);
+            self.mark_dirty(index, cx);
         }
     }
 
     /// Sends an initiation unless one is under way, without a packet that wants it.
-    pub(super) fn call_again(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+    pub(super) fn call_again(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         let initiation = self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.initiate(now));
         if let Some(initiation) = initiation {
-            self.send_initiation(index, &initiation, shared, now);
-            self.touch(index, shared);
+            self.send_initiation(index, &initiation, cx, now);
+            self.mark_dirty(index, cx);
         }
     }
 
     /// Sends an initiation to the next address even if one is under way.
-    pub(super) fn restart_handshake(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+    pub(super) fn restart_handshake(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         let initiation = self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.initiate_again(now));
         if let Some(initiation) = initiation {
-            self.send_initiation(index, &initiation, shared, now);
-            self.touch(index, shared);
+            self.send_initiation(index, &initiation, cx, now);
+            self.mark_dirty(index, cx);
         }
     }
 
     /// Notes that a message from an address proved to be the peer's.
-    pub(super) fn heard(&mut self, index: LinkIndex, from: SocketAddr, shared: &mut Shared, now: Instant) {
+    pub(super) fn heard(&mut self, index: LinkIndex, from: SocketAddr, cx: &mut LaneContext, now: Instant) {
         let network = self.table.id;
         let link = &mut self.links[index.0];
         let (node, lane) = (link.node, link.lane);
         let before = link.path.confirm(from);
         if let Some(before) = before {
-            shared.events.push(Event::Roamed { network, node, lane, from: before, to: from });
+            cx.events.push(Event::Roamed { network, node, lane, from: before, to: from });
         }
         let is_news = link.heard(now);
         let is_first = is_news && link.is_used;
         link.life(now).note_heard(is_first, now);
         if is_news {
-            shared.events.push(Event::Established { network, node, lane, underlay: from });
+            cx.events.push(Event::Established { network, node, lane, underlay: from });
         }
         if is_news || before.is_some() {
-            self.begin_probing(index, shared, now);
+            self.begin_probing(index, cx, now);
         }
     }
 
     /// Sends what waited for the session.
-    pub(super) fn flush(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+    pub(super) fn flush(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         let link = &mut self.links[index.0];
         while link.waiting() > 0 {
             let Some(seal) = link.tunnel.as_mut().and_then(|tunnel| tunnel.begin_seal(now)) else { return };
             let Some(packet) = link.next_waiting() else { return };
-            shared.counters.waiting -= 1;
+            cx.counters.waiting -= 1;
             let len = sealed_len(packet.len());
-            let slot = link.path.current().and_then(|to| shared.outbox.reserve(&mut link.train, to, len));
+            let slot = link.path.current().and_then(|to| cx.transmit_queue.reserve(&mut link.batch, to, len));
             let Some(slot) = slot else {
-                shared.counters.drop(DropReason::TransmitOverflow);
+                cx.counters.drop(DropReason::TransmitOverflow);
                 continue;
             };
             link.life(now).note_wanted(now);
             link.note_sent(len);
-            seal_one(SealJob { seal, packet: &packet, slot }, shared);
+            seal_one(SealJob { seal, packet: &packet, slot }, cx);
         }
     }
 
@@ -200,14 +200,14 @@ impl Network {
         &mut self,
         initiation: Initiation,
         from: SocketAddr,
-        shared: &mut Shared,
+        cx: &mut LaneContext,
         now: Instant,
     ) -> Result<(), DropReason> {
         let index = *self.keys.get(initiation.peer()).ok_or(DropReason::UnknownPeer)?;
-        if !self.ensure_tunnel(index, shared, now) {
+        if !self.ensure_tunnel(index, cx, now) {
             return Err(DropReason::HandshakeRefused);
         }
-        self.touch(index, shared);
+        self.mark_dirty(index, cx);
         let link = &mut self.links[index.0];
         let timestamp = initiation.timestamp();
         // A tunnel remembers the time of the last one; tunnels come and go here.
@@ -218,13 +218,13 @@ impl Network {
             Some(_) | None => Err(DropReason::HandshakeReplayed),
         };
         if matches!(answer, Err(DropReason::HandshakeReplayed)) && !link.has_session(now) {
-            link.suffer(Trouble::ClockWentBack);
+            link.set_error(PeerError::ClockWentBack);
         }
         let response = answer?;
         link.last_initiation = timestamp;
         link.life(now).note_called(now);
         link.tx_bytes += response.len() as u64;
-        shared.send_control(from, &response);
+        cx.send_control(from, &response);
 
         Ok(())
     }
@@ -234,16 +234,16 @@ impl Network {
         index: LinkIndex,
         response: Response,
         from: SocketAddr,
-        shared: &mut Shared,
+        cx: &mut LaneContext,
         now: Instant,
     ) -> Result<(), DropReason> {
         let tunnel = self.tunnel(index)?;
         let keepalive = tunnel.complete(response, now)?;
-        self.heard(index, from, shared, now);
+        self.heard(index, from, cx, now);
         self.links[index.0].life(now).note_answered();
-        self.send(index, &keepalive, shared);
-        self.flush(index, shared, now);
-        self.touch(index, shared);
+        self.send(index, &keepalive, cx);
+        self.flush(index, cx, now);
+        self.mark_dirty(index, cx);
 
         Ok(())
     }
@@ -252,11 +252,11 @@ impl Network {
         &mut self,
         index: LinkIndex,
         cookie: CookieReply,
-        shared: &mut Shared,
+        cx: &mut LaneContext,
         now: Instant,
     ) -> Result<(), DropReason> {
         self.tunnel(index)?.keep_cookie(&cookie, now)?;
-        self.touch(index, shared);
+        self.mark_dirty(index, cx);
 
         Ok(())
     }
@@ -267,48 +267,48 @@ impl Network {
         link.and_then(|link| link.tunnel.as_mut()).ok_or(DropReason::UnknownIndex)
     }
 
-    fn draw_tunnel(&mut self, index: LinkIndex, shared: &Shared, now: Instant) -> Option<Tunnel> {
+    fn draw_tunnel(&mut self, index: LinkIndex, cx: &LaneContext, now: Instant) -> Option<Tunnel> {
         let key = self.links[index.0].public_key;
 
         (0..MAX_TUNNEL_DRAWS)
             .map_while(|_| self.interface.new_tunnel(&key, now))
-            .find(|tunnel| !shared.demux.contains(tunnel.id()))
+            .find(|tunnel| !cx.demux.contains(tunnel.id()))
     }
 
-    fn grant_wishes(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
-        while let Some(wish) = self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.poll_action()) {
-            match wish {
-                Wish::Initiate(_) if self.links[index.0].is_idle(now) => self.rest(index, shared, now),
-                Wish::Initiate(initiation) => self.send_initiation(index, &initiation, shared, now),
-                Wish::KeepAlive(keepalive) => self.send(index, &keepalive, shared),
-                Wish::Forget => self.forget_tunnel(index, shared, now),
+    fn grant_wishes(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
+        while let Some(event) = self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.poll_action()) {
+            match event {
+                TunnelEvent::Initiate(_) if self.links[index.0].is_idle(now) => self.rest(index, cx, now),
+                TunnelEvent::Initiate(initiation) => self.send_initiation(index, &initiation, cx, now),
+                TunnelEvent::KeepAlive(keepalive) => self.send(index, &keepalive, cx),
+                TunnelEvent::Forget => self.forget_tunnel(index, cx, now),
             }
         }
         self.links[index.0].note_handshake(now);
     }
 
     /// Sends an initiation to the next address of the peer.
-    fn send_initiation(&mut self, index: LinkIndex, initiation: &Datagram, shared: &mut Shared, now: Instant) {
+    fn send_initiation(&mut self, index: LinkIndex, initiation: &Datagram, cx: &mut LaneContext, now: Instant) {
         let link = &mut self.links[index.0];
         let Some(to) = link.path.next_attempt(now) else { return };
         link.attempted(now);
         link.tx_bytes += initiation.len() as u64;
-        shared.send_control(to, initiation);
+        cx.send_control(to, initiation);
     }
 
     /// Sends a keepalive.
-    fn send(&mut self, index: LinkIndex, keepalive: &Datagram, shared: &mut Shared) {
+    fn send(&mut self, index: LinkIndex, keepalive: &Datagram, cx: &mut LaneContext) {
         let link = &mut self.links[index.0];
         let Some(to) = link.path.current() else { return };
         link.note_sent(keepalive.len());
-        shared.send_control(to, keepalive);
+        cx.send_control(to, keepalive);
     }
 
     /// Drops the tunnel of a link that nobody uses.
-    fn rest(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+    fn rest(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         let link = &mut self.links[index.0];
         if let Some(tunnel) = link.tunnel.take() {
-            shared.demux.remove(tunnel.id());
+            cx.demux.remove(tunnel.id());
         }
         link.path.give_up();
         link.life = None;
@@ -316,19 +316,19 @@ impl Network {
     }
 
     /// Drops a tunnel that expired, and makes another if packets wait and there is hope.
-    fn forget_tunnel(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+    fn forget_tunnel(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         let link = &mut self.links[index.0];
         if let Some(tunnel) = link.tunnel.take() {
-            shared.demux.remove(tunnel.id());
+            cx.demux.remove(tunnel.id());
         }
-        if link.waiting() > 0 && !link.path.is_hopeless(now) && self.ensure_tunnel(index, shared, now) {
-            self.start_handshake(index, shared, now);
+        if link.waiting() > 0 && !link.path.is_hopeless(now) && self.ensure_tunnel(index, cx, now) {
+            self.start_handshake(index, cx, now);
             return;
         }
         let link = &mut self.links[index.0];
         let forgotten = link.forget_waiting();
-        shared.counters.waiting -= forgotten;
-        shared.counters.drop_many(DropReason::HandshakeTimeout, forgotten);
+        cx.counters.waiting -= forgotten;
+        cx.counters.drop_many(DropReason::HandshakeTimeout, forgotten);
         if link.is_wanted() {
             link.path.pause();
         } else {
@@ -348,10 +348,10 @@ impl Network {
         self.links[index.0].tunnel.as_ref().and_then(|tunnel| tunnel.poll_timeout())
     }
 
-    fn schedule(&mut self, index: LinkIndex, next: Option<Instant>, shared: &mut Shared) {
-        let place = Place { network: self.table.id, link: index };
+    fn schedule(&mut self, index: LinkIndex, next: Option<Instant>, cx: &mut LaneContext) {
+        let handle = LinkHandle { network: self.table.id, link: index };
         let link = &mut self.links[index.0];
-        shared.deadlines.replace(place, link.deadline, next);
+        cx.deadlines.replace(handle, link.deadline, next);
         link.deadline = next;
     }
 }
@@ -363,28 +363,28 @@ mod tests {
     use zeroize::Zeroizing;
 
     use super::*;
-    use crate::network::Seat;
+    use crate::network::LaneIndex;
     use crate::sim::{start, table};
     use crate::tables::LaneId;
 
     #[test]
     fn an_index_that_another_network_holds_is_drawn_again() {
-        let mut shared = Shared::default();
+        let mut cx = LaneContext::default();
         // The same seed draws the same indices.
         let mut networks = [1, 2].map(|id| {
             let table = Arc::new(table(id, 0, &[0, 1]));
-            let mut network = Network::new(&table, Zeroizing::new([1; 32]), start(), Duration::ZERO);
-            network.publish(&table, Seat { lane: LaneId(0), lanes: 1 }, &mut shared, start());
+            let mut network = LaneNetwork::new(&table, Zeroizing::new([1; 32]), start(), Duration::ZERO);
+            network.publish(&table, LaneIndex { lane: LaneId(0), lanes: 1 }, &mut cx, start());
             network
         });
 
         let ids = networks.each_mut().map(|network| {
-            assert!(network.ensure_tunnel(LinkIndex(0), &mut shared, start()));
+            assert!(network.ensure_tunnel(LinkIndex(0), &mut cx, start()));
             network.links[0].tunnel.as_ref().expect("just made").id()
         });
 
         assert_ne!(ids[0], ids[1]);
-        assert_eq!(shared.demux.find(ids[0]).expect("known").network, networks[0].table.id);
-        assert_eq!(shared.demux.find(ids[1]).expect("known").network, networks[1].table.id);
+        assert_eq!(cx.demux.find(ids[0]).expect("known").network, networks[0].table.id);
+        assert_eq!(cx.demux.find(ids[1]).expect("known").network, networks[1].table.id);
     }
 }

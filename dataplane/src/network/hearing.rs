@@ -4,33 +4,33 @@ use std::time::Instant;
 
 use overlay_core::NodeId;
 
+use crate::context::LaneContext;
 use crate::echo::{Echo, EchoKind};
 use crate::event::Event;
 use crate::link::LinkIndex;
-use crate::shared::Shared;
 use crate::status::PeerState;
 
-use super::Network;
+use super::LaneNetwork;
 
-impl Network {
+impl LaneNetwork {
     /// Returns whether a peer has said where it sees this lane.
     pub(crate) fn is_seen(&self) -> bool {
         self.links.iter().any(|link| link.life.as_ref().is_some_and(|life| life.seen_at().is_some()))
     }
 
     /// Tells every peer with a session that this lane's address may be another one.
-    pub(crate) fn announce(&mut self, shared: &mut Shared, now: Instant) {
+    pub(crate) fn announce(&mut self, cx: &mut LaneContext, now: Instant) {
         for index in (0..self.links.len()).map(LinkIndex) {
             if self.links[index.0].has_session(now) {
                 self.links[index.0].life(now).move_away(now);
-                self.handle_hearing_timeout(index, shared, now);
-                self.touch(index, shared);
+                self.handle_hearing_timeout(index, cx, now);
+                self.mark_dirty(index, cx);
             }
         }
     }
 
     /// Looks for the silent lanes of a node at once.
-    pub(crate) fn hurry(&mut self, node: NodeId, shared: &mut Shared, now: Instant) {
+    pub(crate) fn hurry(&mut self, node: NodeId, cx: &mut LaneContext, now: Instant) {
         for index in (0..self.links.len()).map(LinkIndex) {
             let link = &mut self.links[index.0];
             if link.node != node {
@@ -38,31 +38,31 @@ impl Network {
             }
             let Some(life) = link.life.as_mut().filter(|life| life.is_silent()) else { continue };
             life.hurry(now);
-            self.restart_handshake(index, shared, now);
-            self.handle_hearing_timeout(index, shared, now);
-            self.touch(index, shared);
+            self.restart_handshake(index, cx, now);
+            self.handle_hearing_timeout(index, cx, now);
+            self.mark_dirty(index, cx);
         }
     }
 
     /// Accepts what a peer says of its hearing.
-    pub(super) fn handle_echo(&mut self, index: LinkIndex, echo: &Echo, shared: &mut Shared, now: Instant) {
+    pub(super) fn handle_echo(&mut self, index: LinkIndex, echo: &Echo, cx: &mut LaneContext, now: Instant) {
         let life = self.links[index.0].life(now);
         life.handle_echo(echo, now);
-        if let Some(seen_at) = echo.seen_at.filter(|_| !shared.own.is_empty()) {
-            let is_translated = !shared.own.contains(&seen_at.ip());
+        if let Some(seen_at) = echo.seen_at.filter(|_| !cx.own.is_empty()) {
+            let is_translated = !cx.own.contains(&seen_at.ip());
             life.keep_open(is_translated, now);
             if is_translated {
-                shared.is_news |= shared.translated.is_none();
-                shared.translated = Some(seen_at);
+                cx.is_news |= cx.translated.is_none();
+                cx.translated = Some(seen_at);
             }
         }
         if echo.kind == EchoKind::Request {
-            self.send_echo(index, EchoKind::Answer, echo.sent_micros, shared, now);
+            self.send_echo(index, EchoKind::Answer, echo.sent_micros, cx, now);
         }
     }
 
     /// Performs what is due about who hears whom.
-    pub(super) fn handle_hearing_timeout(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+    pub(super) fn handle_hearing_timeout(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         let link = &mut self.links[index.0];
         let has_session = link.has_session(now);
         let Some(life) = &mut link.life else { return };
@@ -74,27 +74,27 @@ impl Network {
         }
         if due.is_silent {
             link.enter(PeerState::Unreachable, now);
-            shared.events.push(Event::Unreachable { network: self.table.id, node: link.node, lane: link.lane });
+            cx.events.push(Event::Unreachable { network: self.table.id, node: link.node, lane: link.lane });
         }
         if due.is_over {
             link.path.give_up();
             link.enter(PeerState::Idle, now);
         }
         if due.ask {
-            self.send_echo(index, EchoKind::Request, micros, shared, now);
+            self.send_echo(index, EchoKind::Request, micros, cx, now);
         }
         if due.call_elsewhere {
             self.links[index.0].path.look_elsewhere();
-            self.restart_handshake(index, shared, now);
-        } else if due.call && self.links[index.0].path.is_known() && self.ensure_tunnel(index, shared, now) {
-            self.call_again(index, shared, now);
+            self.restart_handshake(index, cx, now);
+        } else if due.call && self.links[index.0].path.is_known() && self.ensure_tunnel(index, cx, now) {
+            self.call_again(index, cx, now);
         }
     }
 
-    fn send_echo(&mut self, index: LinkIndex, kind: EchoKind, micros: u64, shared: &mut Shared, now: Instant) {
+    fn send_echo(&mut self, index: LinkIndex, kind: EchoKind, micros: u64, cx: &mut LaneContext, now: Instant) {
         let link = &mut self.links[index.0];
         let seen_at = link.path.current();
         let message = link.life(now).write(kind, micros, seen_at, now).write();
-        self.send_payload(index, &message, shared, now);
+        self.send_payload(index, &message, cx, now);
     }
 }

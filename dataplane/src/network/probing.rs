@@ -6,34 +6,34 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use crate::context::LaneContext;
 use crate::drop::DropReason;
 use crate::echo::Echo;
 use crate::event::Event;
 use crate::link::LinkIndex;
 use crate::probe::ProbeMessage;
-use crate::shared::Shared;
 
-use super::Network;
+use super::LaneNetwork;
 
-impl Network {
+impl LaneNetwork {
     /// Asks about a path that is new.
-    pub(super) fn begin_probing(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+    pub(super) fn begin_probing(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         let peer = self.links[index.0].peer;
         if self.peers.get(peer.0).and_then(|peer| peer.send_to) != Some(index) {
             return;
         }
         self.links[index.0].mtu.start(now);
-        self.send_probes(index, shared, now);
-        self.touch(index, shared);
+        self.send_probes(index, cx, now);
+        self.mark_dirty(index, cx);
     }
 
     /// Takes over the MTU of a new table.
-    pub(super) fn limit_mtu(&mut self, shared: &mut Shared, now: Instant) {
+    pub(super) fn limit_mtu(&mut self, cx: &mut LaneContext, now: Instant) {
         let limit = self.table.mtu;
         for index in (0..self.links.len()).map(LinkIndex) {
             let link = &mut self.links[index.0];
             if link.mtu.set_limit(limit) && link.has_session(now) {
-                self.begin_probing(index, shared, now);
+                self.begin_probing(index, cx, now);
             }
         }
         self.has_narrow = self.links.iter().any(|link| link.mtu.is_narrow());
@@ -44,26 +44,26 @@ impl Network {
         &mut self,
         index: LinkIndex,
         payload: Range<usize>,
-        shared: &mut Shared,
+        cx: &mut LaneContext,
         now: Instant,
     ) -> Result<(), DropReason> {
         let len = u16::try_from(payload.len()).unwrap_or(u16::MAX);
-        let payload = shared.inbox.room(payload);
+        let payload = cx.rx_buffer.buffer(payload);
         if let Some(echo) = Echo::parse(payload) {
-            shared.counters.control += 1;
-            self.handle_echo(index, &echo, shared, now);
+            cx.counters.control += 1;
+            self.handle_echo(index, &echo, cx, now);
             return Ok(());
         }
         let message = ProbeMessage::parse(payload).ok_or(DropReason::InnerMalformed)?;
-        shared.counters.control += 1;
+        cx.counters.control += 1;
         match message {
             // Shorter than what it answers, so nobody gains by asking.
             ProbeMessage::Probe(tag) => {
-                self.send_payload(index, &ProbeMessage::Answer(tag, len).write(), shared, now);
+                self.send_payload(index, &ProbeMessage::Answer(tag, len).write(), cx, now);
             }
             ProbeMessage::Answer(tag, len) => {
-                self.learn(index, shared, |mtu| mtu.handle_answer(tag, len, now));
-                self.send_probes(index, shared, now);
+                self.learn(index, cx, |mtu| mtu.handle_answer(tag, len, now));
+                self.send_probes(index, cx, now);
             }
         }
 
@@ -71,30 +71,30 @@ impl Network {
     }
 
     /// Performs what is due about the path of one link.
-    pub(super) fn handle_probe_timeout(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
-        self.learn(index, shared, |mtu| mtu.handle_timeout(now));
-        self.send_probes(index, shared, now);
+    pub(super) fn handle_probe_timeout(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
+        self.learn(index, cx, |mtu| mtu.handle_timeout(now));
+        self.send_probes(index, cx, now);
     }
 
-    fn send_probes(&mut self, index: LinkIndex, shared: &mut Shared, now: Instant) {
+    fn send_probes(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         while let Some(probe) = self.links[index.0].mtu.poll_probe(now) {
-            let mut scratch = std::mem::take(&mut shared.scratch);
+            let mut scratch = std::mem::take(&mut cx.scratch);
             scratch.clear();
             scratch.extend_from_slice(&ProbeMessage::Probe(probe.tag).write());
             scratch.resize(probe.len, 0);
-            self.send_payload(index, &scratch, shared, now);
-            shared.scratch = scratch;
+            self.send_payload(index, &scratch, cx, now);
+            cx.scratch = scratch;
         }
     }
 
-    fn learn(&mut self, index: LinkIndex, shared: &mut Shared, change: impl FnOnce(&mut crate::path_mtu::PathMtu)) {
+    fn learn(&mut self, index: LinkIndex, cx: &mut LaneContext, change: impl FnOnce(&mut crate::path_mtu::PathMtu)) {
         let link = &mut self.links[index.0];
         let before = link.mtu.mtu();
         change(&mut link.mtu);
         let mtu = link.mtu.mtu();
         if mtu != before {
             let (network, node, lane) = (self.table.id, link.node, link.lane);
-            shared.events.push(Event::PathMtu { network, node, lane, mtu });
+            cx.events.push(Event::PathMtu { network, node, lane, mtu });
             self.has_narrow = self.links.iter().any(|link| link.mtu.is_narrow());
         }
     }

@@ -6,25 +6,25 @@ use std::time::Instant;
 
 use overlay_core::{PrivateKey, PublicKey};
 
+use crate::context::{LaneContext, LinkHandle};
 use crate::drop::DropReason;
 use crate::link::{Link, LinkIndex, PeerIndex};
 use crate::noise::public_key;
 use crate::routes;
 use crate::routes::PrefixTable;
-use crate::shared::{Place, Shared};
 use crate::tables::{LaneId, NetworkTable, PeerTable};
 
-use super::{Network, Peer};
+use super::{LaneNetwork, Peer};
 
 /// Which of the lanes of this node a table is for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Seat {
+pub(crate) struct LaneIndex {
     pub(crate) lane: LaneId,
     /// How many there are, at least 1.
     pub(crate) lanes: u16,
 }
 
-impl Network {
+impl LaneNetwork {
     /// Returns whether this very table is in force.
     pub(crate) fn has(&self, table: &Arc<NetworkTable>) -> bool {
         Arc::ptr_eq(&self.table, table)
@@ -36,7 +36,13 @@ impl Network {
     }
 
     /// Takes over a table with the same key.
-    pub(crate) fn publish(&mut self, table: &Arc<NetworkTable>, seat: Seat, shared: &mut Shared, now: Instant) {
+    pub(crate) fn publish(
+        &mut self,
+        table: &Arc<NetworkTable>,
+        lane_index: LaneIndex,
+        cx: &mut LaneContext,
+        now: Instant,
+    ) {
         let mut old: BTreeMap<PublicKey, Box<Link>> =
             std::mem::take(&mut self.links).into_iter().map(|link| (link.public_key, link)).collect();
         self.table = Arc::clone(table);
@@ -47,31 +53,31 @@ impl Network {
 
         let mut moved = Vec::new();
         for peer in table.peers.iter() {
-            self.add_peer(peer, seat, &mut old, &mut moved, now);
+            self.add_peer(peer, lane_index, &mut old, &mut moved, now);
         }
         for link in old.values_mut() {
-            forget(link, shared);
+            forget(link, cx);
         }
-        self.index(shared);
-        self.limit_mtu(shared, now);
+        self.index(cx);
+        self.limit_mtu(cx, now);
         for index in moved {
-            self.restart_handshake(index, shared, now);
+            self.restart_handshake(index, cx, now);
         }
     }
 
     /// Ends every link.
-    pub(crate) fn remove(mut self, shared: &mut Shared) {
-        shared.demux.remove_network(self.table.id);
-        shared.deadlines.remove_network(self.table.id);
+    pub(crate) fn remove(mut self, cx: &mut LaneContext) {
+        cx.demux.remove_network(self.table.id);
+        cx.deadlines.remove_network(self.table.id);
         for link in &mut self.links {
-            forget(link, shared);
+            forget(link, cx);
         }
     }
 
     fn add_peer(
         &mut self,
         table: &PeerTable,
-        seat: Seat,
+        lane_index: LaneIndex,
         old: &mut BTreeMap<PublicKey, Box<Link>>,
         moved: &mut Vec<LinkIndex>,
         now: Instant,
@@ -91,7 +97,7 @@ impl Network {
                 None => Box::new(Link::new(table.node, row.public_key, self.table.mtu, now)),
             };
             (link.lane, link.peer) = (LaneId(lane), peer);
-            link.is_used = is_used(seat, lane, table.lanes.len());
+            link.is_used = is_used(lane_index, lane, table.lanes.len());
             if link.path.publish(&row.candidates) {
                 moved.push(index);
             }
@@ -102,38 +108,38 @@ impl Network {
         for prefix in &table.allowed_ips {
             self.routes.insert(*prefix, peer);
         }
-        let send_to = usize::from(seat.lane.0).checked_rem(links.len()).and_then(|lane| links.get(lane).copied());
+        let send_to = usize::from(lane_index.lane.0).checked_rem(links.len()).and_then(|lane| links.get(lane).copied());
         self.peers.push(Peer { send_to });
     }
 
     /// Makes the socket and the clock find the links where they are now.
-    fn index(&mut self, shared: &mut Shared) {
+    fn index(&mut self, cx: &mut LaneContext) {
         let network = self.table.id;
-        shared.demux.remove_network(network);
-        shared.deadlines.remove_network(network);
+        cx.demux.remove_network(network);
+        cx.deadlines.remove_network(network);
         for (index, link) in self.links.iter_mut().enumerate() {
-            let place = Place { network, link: LinkIndex(index) };
-            link.train = None;
-            shared.deadlines.replace(place, None, link.deadline);
+            let handle = LinkHandle { network, link: LinkIndex(index) };
+            link.batch = None;
+            cx.deadlines.replace(handle, None, link.deadline);
             if let Some(tunnel) = &link.tunnel {
-                shared.demux.insert(tunnel.id(), place);
+                cx.demux.insert(tunnel.id(), handle);
             }
         }
     }
 }
 
 /// Whether our lane sends to the peer's, or the peer's to ours.
-fn is_used(seat: Seat, lane: u16, lanes: usize) -> bool {
-    let we_send = usize::from(seat.lane.0).checked_rem(lanes) == Some(usize::from(lane));
-    let they_send = lane.checked_rem(seat.lanes) == Some(seat.lane.0);
+fn is_used(lane_index: LaneIndex, lane: u16, lanes: usize) -> bool {
+    let we_send = usize::from(lane_index.lane.0).checked_rem(lanes) == Some(usize::from(lane));
+    let they_send = lane.checked_rem(lane_index.lanes) == Some(lane_index.lane.0);
 
     we_send || they_send
 }
 
-fn forget(link: &mut Link, shared: &mut Shared) {
+fn forget(link: &mut Link, cx: &mut LaneContext) {
     let forgotten = link.forget_waiting();
-    shared.counters.waiting -= forgotten;
-    shared.counters.drop_many(DropReason::PeerRemoved, forgotten);
+    cx.counters.waiting -= forgotten;
+    cx.counters.drop_many(DropReason::PeerRemoved, forgotten);
 }
 
 #[cfg(test)]
@@ -142,15 +148,15 @@ mod tests {
 
     #[test]
     fn every_lane_that_sends_somewhere_is_used_there() {
-        let seat = |lane, lanes| Seat { lane: LaneId(lane), lanes };
+        let lane_index = |lane, lanes| LaneIndex { lane: LaneId(lane), lanes };
 
         // Ours: 2 lanes, theirs: 1. Their only lane sends to our lane 0, both of ours send to it.
-        assert!(is_used(seat(0, 2), 0, 1));
-        assert!(is_used(seat(1, 2), 0, 1));
+        assert!(is_used(lane_index(0, 2), 0, 1));
+        assert!(is_used(lane_index(1, 2), 0, 1));
         // Ours: 1 lane, theirs: 3. Ours sends to their lane 0, all of theirs send to ours.
-        assert!((0..3).all(|lane| is_used(seat(0, 1), lane, 3)));
+        assert!((0..3).all(|lane| is_used(lane_index(0, 1), lane, 3)));
         // Equal counts: each lane has its twin.
-        assert!(is_used(seat(1, 2), 1, 2));
-        assert!(!is_used(seat(1, 2), 0, 2));
+        assert!(is_used(lane_index(1, 2), 1, 2));
+        assert!(!is_used(lane_index(1, 2), 0, 2));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::mule::Mule;
+use super::raw_peer::RawPeer;
 use super::*;
 use crate::PeerState;
 use crate::noise;
@@ -55,13 +55,13 @@ fn sources_that_cannot_be_routed_and_foreign_destinations_are_refused() {
     world.run(Duration::from_secs(1));
 
     world.hosts[2].engine.publish(&Tables::default(), world.now);
-    let mut mule = Mule::new(&mut world);
+    let mut raw_peer = RawPeer::new(&mut world);
     for source in ["224.0.0.1", "127.0.0.1", "169.254.0.1", "0.0.0.0", "255.255.255.255"] {
-        mule.tell(&mut world, &numbered(source.parse().expect("valid"), inner(0), 1));
+        raw_peer.tell(&mut world, &numbered(source.parse().expect("valid"), inner(0), 1));
     }
-    mule.tell(&mut world, &numbered("fe80::1".parse().expect("valid"), inner6(0), 1));
-    mule.tell(&mut world, &numbered(inner(2), "10.42.77.1".parse().expect("valid"), 1));
-    mule.tell(&mut world, &numbered(inner(2), inner(0), 9));
+    raw_peer.tell(&mut world, &numbered("fe80::1".parse().expect("valid"), inner6(0), 1));
+    raw_peer.tell(&mut world, &numbered(inner(2), "10.42.77.1".parse().expect("valid"), 1));
+    raw_peer.tell(&mut world, &numbered(inner(2), inner(0), 9));
 
     assert_eq!(world.numbers(0), [0, 9]);
     assert_eq!(world.dropped(0, DropReason::InnerSourceNotUnicast), 6);
@@ -72,7 +72,7 @@ fn sources_that_cannot_be_routed_and_foreign_destinations_are_refused() {
 #[test]
 fn malformed_packets_from_a_member_go_nowhere() {
     let mut world = World::connected(3);
-    let mut mule = Mule::new(&mut world);
+    let mut raw_peer = RawPeer::new(&mut world);
     let good = numbered(inner(2), inner(0), 5);
     let broken = |change: fn(&mut Vec<u8>)| {
         let mut bytes = good.clone();
@@ -90,9 +90,9 @@ fn malformed_packets_from_a_member_go_nowhere() {
         broken(|b| b.truncate(10)),
         vec![0x60; 39],
     ] {
-        mule.tell(&mut world, &bytes);
+        raw_peer.tell(&mut world, &bytes);
     }
-    mule.tell(&mut world, &good);
+    raw_peer.tell(&mut world, &good);
 
     assert_eq!(world.numbers(0), [5]);
     assert_eq!(world.dropped(0, DropReason::InnerMalformed), 8);
@@ -329,7 +329,7 @@ fn a_key_no_session_can_be_made_with_is_said_so() {
     world.wake(0);
 
     assert_eq!(world.dropped(0, DropReason::InvalidKey), 2);
-    assert_eq!(world.status(0).trouble, Some(crate::Trouble::InvalidKey));
+    assert_eq!(world.status(0).error, Some(crate::PeerError::InvalidKey));
     assert_eq!(world.counters(0).control_sent, 0);
 }
 

@@ -47,9 +47,9 @@ impl Foreign {
     /// Carries datagrams to and fro until nobody has any.
     fn settle(&mut self, world: &mut World) {
         for _ in 0..1000 {
-            let Some(train) = world.hosts[0].engine.poll_transmit() else { break };
-            assert_eq!(train.to, underlay(1));
-            let datagrams: Vec<_> = train.bytes.chunks(train.segment).map(<[u8]>::to_vec).collect();
+            let Some(batch) = world.hosts[0].engine.poll_transmit() else { break };
+            assert_eq!(batch.to, underlay(1));
+            let datagrams: Vec<_> = batch.bytes.chunks(batch.segment).map(<[u8]>::to_vec).collect();
             for datagram in datagrams {
                 self.take(world, &datagram);
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::{PeerState, Trouble};
+use crate::{PeerError, PeerState};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(100);
@@ -16,7 +16,7 @@ const GONE: Duration = Duration::from_secs(2);
 fn talking() -> World {
     let mut world = World::connected(2);
     talk(&mut world, SECOND * 3);
-    assert_eq!(troubles(&world), [None, None]);
+    assert_eq!(errors(&world), [None, None]);
     world
 }
 
@@ -42,28 +42,28 @@ fn until(world: &mut World, said: impl Fn(&World) -> bool) -> Duration {
     let begin = world.now;
     while !said(world) {
         talk(world, TICK);
-        assert!(world.now - begin < SECOND * 60, "{:?}", troubles(world));
+        assert!(world.now - begin < SECOND * 60, "{:?}", errors(world));
     }
     world.now - begin
 }
 
-fn troubles(world: &World) -> [Option<Trouble>; 2] {
-    [0, 1].map(|host| world.status(host).trouble)
+fn errors(world: &World) -> [Option<PeerError>; 2] {
+    [0, 1].map(|host| world.status(host).error)
 }
 
 fn is_silent(world: &World, host: usize) -> bool {
     let status = world.status(host);
-    status.state == PeerState::Unreachable && matches!(status.trouble, Some(Trouble::Silent { .. }))
+    status.state == PeerState::Unreachable && matches!(status.error, Some(PeerError::Silent { .. }))
 }
 
 fn is_deaf(world: &World, host: usize) -> bool {
     let status = world.status(host);
-    status.state == PeerState::Unreachable && status.trouble == Some(Trouble::NotHeard)
+    status.state == PeerState::Unreachable && status.error == Some(PeerError::NotHeard)
 }
 
 fn is_up(world: &World, host: usize) -> bool {
     let status = world.status(host);
-    status.state == PeerState::Established && status.trouble.is_none()
+    status.state == PeerState::Established && status.error.is_none()
 }
 
 fn all_up(world: &World) -> bool {
@@ -111,13 +111,13 @@ fn each_side_says_which_direction_is_blocked() {
         assert!(said <= SAID + SECOND, "after {said:?}");
         // Also when no session is left.
         talk(&mut world, SECOND * 200);
-        assert!(is_silent(&world, 0) || is_deaf(&world, 0), "{:?}", troubles(&world));
+        assert!(is_silent(&world, 0) || is_deaf(&world, 0), "{:?}", errors(&world));
 
         world.blocked.clear();
         let gone = until(&mut world, all_up);
         assert!(gone <= GONE + SECOND * 3, "after {gone:?}");
         talk(&mut world, SECOND * 30);
-        assert!(all_up(&world), "{:?}", troubles(&world));
+        assert!(all_up(&world), "{:?}", errors(&world));
         world.assert_accounted();
     }
 }
@@ -128,12 +128,12 @@ fn a_stall_of_three_seconds_is_no_trouble() {
     world.blocked.extend([(0, 1), (1, 0)]);
     for _ in 0..30 {
         talk(&mut world, TICK);
-        assert!(all_up(&world), "{:?}", troubles(&world));
+        assert!(all_up(&world), "{:?}", errors(&world));
     }
     world.blocked.clear();
     for _ in 0..100 {
         talk(&mut world, TICK);
-        assert!(all_up(&world), "{:?}", troubles(&world));
+        assert!(all_up(&world), "{:?}", errors(&world));
     }
 }
 
@@ -147,7 +147,7 @@ fn an_idle_tunnel_is_silent_and_nobody_minds() {
     world.run(SECOND * 600);
 
     assert_eq!([0, 1].map(|host| world.counters(host).control_sent), sent);
-    assert_eq!(troubles(&world), [None, None]);
+    assert_eq!(errors(&world), [None, None]);
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn what_nobody_wants_any_more_is_given_up() {
     world.run(SECOND * 600);
 
     assert_eq!(world.status(0).state, PeerState::Idle);
-    assert_eq!(world.status(0).trouble, None);
+    assert_eq!(world.status(0).error, None);
     assert_eq!(world.counters(0).control_sent, sent);
 }
 
@@ -222,7 +222,7 @@ fn a_sound_path_loses_nothing_whatever_its_order() {
             let status = world.status(host);
             let losses = [status.incoming_loss, status.outgoing_loss].into_iter().flatten();
             assert!(losses.into_iter().all(|loss| !loss.is_high && loss.permille <= 60), "{status:?}");
-            assert_eq!(status.trouble, None);
+            assert_eq!(status.error, None);
         }
     }
     assert!(world.status(1).incoming_loss.is_some());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::{PeerState, Trouble};
+use crate::{PeerError, PeerState};
 
 #[test]
 fn packets_arrive_in_both_directions_and_both_families() {
@@ -61,17 +61,17 @@ fn batches_come_out_whole_and_in_order() {
     let packets: Vec<_> = (0..200).map(|number| numbered(inner(0), inner(1), number)).collect();
 
     world.hosts[0].engine.handle_tun(network(NET), packets.iter().map(Vec::as_slice), start());
-    let mut trains = Vec::new();
-    while let Some(train) = world.hosts[0].engine.poll_transmit() {
-        trains.push((train.bytes.to_vec(), train.segment));
+    let mut batches = Vec::new();
+    while let Some(batch) = world.hosts[0].engine.poll_transmit() {
+        batches.push((batch.bytes.to_vec(), batch.segment));
     }
-    for (bytes, segment) in &trains {
+    for (bytes, segment) in &batches {
         world.hosts[1].engine.handle_udp(underlay(0), bytes, *segment, start());
     }
     world.collect();
     world.run(Duration::from_millis(10));
 
-    assert_eq!(trains.len(), 200_usize.div_ceil(64));
+    assert_eq!(batches.len(), 200_usize.div_ceil(64));
     assert_eq!(world.numbers(1), (0..200).collect::<Vec<_>>());
     world.assert_accounted();
 }
@@ -229,12 +229,12 @@ fn a_peer_whose_clock_went_back_is_refused_until_we_call_it() {
     world.run(Duration::from_secs(3));
 
     assert!(world.dropped(0, DropReason::HandshakeReplayed) >= 1);
-    assert_eq!(world.status(0).trouble, Some(Trouble::ClockWentBack));
+    assert_eq!(world.status(0).error, Some(PeerError::ClockWentBack));
     world.numbers(1);
     world.say(0, 1, 2);
     world.run(Duration::from_secs(1));
     assert_eq!(world.numbers(1), [2]);
-    assert_eq!(world.status(0).trouble, None);
+    assert_eq!(world.status(0).error, None);
     world.assert_accounted();
 }
 
@@ -300,10 +300,10 @@ fn a_peer_that_never_answers_is_reported_and_its_packets_are_counted() {
     world.run(Duration::from_secs(4));
     let status = world.status(0);
     assert_eq!(status.state, PeerState::Connecting);
-    assert!(matches!(status.trouble, Some(Trouble::NoAnswer { attempts: 3.. })), "{status:?}");
+    assert!(matches!(status.error, Some(PeerError::NoAnswer { attempts: 3.. })), "{status:?}");
     world.run(Duration::from_secs(116));
     let status = world.status(0);
-    assert!(matches!(status.trouble, Some(Trouble::Silent { attempts: 60.. })), "{status:?}");
+    assert!(matches!(status.error, Some(PeerError::Silent { attempts: 60.. })), "{status:?}");
 
     assert_eq!(world.dropped(0, DropReason::HandshakeTimeout), 128);
     assert_eq!(world.status(0).state, PeerState::Unreachable);
@@ -331,14 +331,14 @@ fn a_peer_without_any_address_is_said_so_but_may_call_us() {
 
     world.say(0, 1, 1);
     assert_eq!(world.dropped(0, DropReason::NoUnderlayAddr), 1);
-    assert_eq!(world.status(0).trouble, Some(Trouble::NoUnderlayAddr));
+    assert_eq!(world.status(0).error, Some(PeerError::NoUnderlayAddr));
 
     world.say(1, 0, 2);
     world.run(Duration::from_millis(10));
     world.say(0, 1, 3);
     world.run(Duration::from_millis(10));
     assert_eq!(world.numbers(1), [3]);
-    assert_eq!(world.status(0).trouble, None);
+    assert_eq!(world.status(0).error, None);
     world.assert_accounted();
 }
 

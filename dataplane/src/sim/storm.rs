@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 
-use super::mule::Mule;
+use super::raw_peer::RawPeer;
 use super::sound::assert_sound;
 use super::*;
 
@@ -13,7 +13,7 @@ use super::*;
 const FEW: u64 = 100_000;
 /// A live packet goes between so many others.
 const LIVE: u64 = 50_000;
-/// Bytes of the longest train.
+/// Bytes of the longest batch.
 const LONGEST: usize = 4_096;
 
 fn number(name: &str, otherwise: u64) -> u64 {
@@ -67,24 +67,24 @@ fn nothing_that_strangers_send_gets_through_or_stops_the_engine() {
     let mut world = World::connected(2);
     let seen = seen(&mut world);
     let (mut dice, packets) = (dice(), number("OVERLAY_PACKETS", FEW));
-    let mut train = Vec::with_capacity(LONGEST);
+    let mut batch = Vec::with_capacity(LONGEST);
     let (mut given, mut live, mut next) = (0, 0_u32, 0);
 
     while given < packets {
-        train.clear();
+        batch.clear();
         let mut first = seen[dice.random_range(0..seen.len())].clone();
         mutate(&mut first, &mut dice);
         let segment = if dice.random_range(0..8) == 0 { dice.random_range(0..200) } else { first.len() };
-        train.extend_from_slice(&first);
+        batch.extend_from_slice(&first);
         given += 1;
-        while !first.is_empty() && train.len() + first.len() <= LONGEST && dice.random_range(0..4) != 0 {
+        while !first.is_empty() && batch.len() + first.len() <= LONGEST && dice.random_range(0..4) != 0 {
             mutate(&mut first, &mut dice);
-            train.extend_from_slice(&first);
+            batch.extend_from_slice(&first);
             given += 1;
         }
         let from = SocketAddr::from((Ipv4Addr::from_bits(dice.random()), dice.random()));
         // Messages count, not what odd segments make of them.
-        world.hosts[1].engine.handle_udp(from, &train, segment, world.now);
+        world.hosts[1].engine.handle_udp(from, &batch, segment, world.now);
         if given >= next {
             next += LIVE;
             world.now += Duration::from_millis(10);
@@ -119,7 +119,7 @@ fn templates() -> Vec<Vec<u8>> {
 #[test]
 fn nothing_that_a_member_sends_gets_through_unless_it_is_its_own_and_whole() {
     let mut world = World::connected(3);
-    let mut mule = Mule::new(&mut world);
+    let mut raw_peer = RawPeer::new(&mut world);
     // What is answered goes nowhere.
     world.faults.loss_percent = 100;
     let (mut dice, packets, templates) = (dice(), number("OVERLAY_PACKETS", FEW) / 10, templates());
@@ -131,7 +131,7 @@ fn nothing_that_a_member_sends_gets_through_unless_it_is_its_own_and_whole() {
         // An empty one would be a keepalive.
         bytes.resize(bytes.len().max(1), 0);
         world.now += Duration::from_micros(1);
-        mule.tell(&mut world, &bytes);
+        raw_peer.tell(&mut world, &bytes);
         for (id, packet) in world.hosts[0].received.drain(..) {
             assert_eq!(id, network(NET));
             assert_sound(&packet, 2, 0);

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 /// Limits how often something is done.
 #[derive(Debug)]
-pub(crate) struct Budget {
+pub(crate) struct TokenBucket {
     burst: u32,
     interval: Duration,
     tokens: u32,
     refilled: Instant,
 }
 
-impl Budget {
+impl TokenBucket {
     /// Makes a full bucket. `interval` is whole milliseconds, at least one.
     pub(crate) fn new(burst: u32, interval: Duration, now: Instant) -> Self {
         Self { burst, interval, tokens: burst, refilled: now }

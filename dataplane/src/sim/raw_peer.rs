@@ -4,11 +4,11 @@ use super::*;
 use crate::noise;
 
 /// Member 2 without an engine: seals whatever it is given for host 0.
-pub(crate) struct Mule {
+pub(crate) struct RawPeer {
     tunnel: noise::Tunnel,
 }
 
-impl Mule {
+impl RawPeer {
     pub(crate) fn new(world: &mut World) -> Self {
         let now = world.now;
         let unix_time = EPOCH + (now - start()) + Duration::from_secs(60);

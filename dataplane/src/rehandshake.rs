@@ -2,12 +2,12 @@
 //!
 //! Their data messages name an index that nobody knows any more, and WireGuard has them wait 15 seconds before they try anew. For as
 //! long as such a session can live, whoever sends one from an address of a member is called back. Nothing proves who it was: what
-//! a stranger gains by forging addresses is handshakes to members, as many as [`CALLS`] allow and none twice at a time.
+//! an attacker gains by forging addresses is handshakes to members, as many as [`CALLS`] allow and none twice at a time.
 
 use std::time::{Duration, Instant};
 
-use crate::budget::Budget;
 use crate::noise::SESSION_TIME;
+use crate::token_bucket::TokenBucket;
 
 /// How many senders are looked up without a pause, at some 10 µs each with a thousand peers. More wait for their next message.
 const CALLS: u32 = 50;
@@ -16,20 +16,20 @@ const INTERVAL: Duration = Duration::from_millis(2);
 
 /// Limits who is called back.
 #[derive(Debug)]
-pub(crate) struct Callers {
+pub(crate) struct RehandshakeLimiter {
     until: Instant,
-    budget: Budget,
+    bucket: TokenBucket,
 }
 
-impl Callers {
+impl RehandshakeLimiter {
     /// Begins with the engine.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { until: now + SESSION_TIME, budget: Budget::new(CALLS, INTERVAL, now) }
+        Self { until: now + SESSION_TIME, bucket: TokenBucket::new(CALLS, INTERVAL, now) }
     }
 
     /// Says whether the sender of a message for an unknown session may be looked up.
     pub(crate) fn admits(&mut self, now: Instant) -> bool {
-        now < self.until && self.budget.take(now)
+        now < self.until && self.bucket.take(now)
     }
 }
 
@@ -40,11 +40,11 @@ mod tests {
 
     #[test]
     fn a_flood_is_looked_up_seldom_and_only_at_first() {
-        let mut callers = Callers::new(start());
+        let mut limiter = RehandshakeLimiter::new(start());
 
-        assert_eq!((0..CALLS * 3).filter(|_| callers.admits(start())).count(), CALLS as usize);
-        assert!(callers.admits(start() + INTERVAL));
-        assert!(callers.admits(start() + SESSION_TIME - INTERVAL));
-        assert!(!callers.admits(start() + SESSION_TIME));
+        assert_eq!((0..CALLS * 3).filter(|_| limiter.admits(start())).count(), CALLS as usize);
+        assert!(limiter.admits(start() + INTERVAL));
+        assert!(limiter.admits(start() + SESSION_TIME - INTERVAL));
+        assert!(!limiter.admits(start() + SESSION_TIME));
     }
 }

@@ -8,30 +8,30 @@ use std::time::Instant;
 use overlay_core::NetworkId;
 
 use crate::drop::Counters;
-use crate::event::Events;
-use crate::inbox::Inbox;
+use crate::event::EventQueue;
 use crate::link::LinkIndex;
 use crate::noise::TunnelId;
-use crate::outbox::Outbox;
+use crate::rx_buffer::RxBuffer;
+use crate::transmit_queue::TransmitQueue;
 
 /// Finds a link on its lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
+pub(crate) struct LinkHandle {
     pub(crate) network: NetworkId,
     pub(crate) link: LinkIndex,
 }
 
 /// The shared parts of a lane.
 #[derive(Debug, Default)]
-pub(crate) struct Shared {
-    pub(crate) outbox: Outbox,
-    pub(crate) inbox: Inbox,
-    pub(crate) events: Events,
+pub(crate) struct LaneContext {
+    pub(crate) transmit_queue: TransmitQueue,
+    pub(crate) rx_buffer: RxBuffer,
+    pub(crate) events: EventQueue,
     pub(crate) counters: Counters,
     pub(crate) demux: Demux,
     pub(crate) deadlines: Deadlines,
-    /// The links whose tunnels were used in this batch; their wishes and deadlines are looked at once, after it.
-    pub(crate) touched: Vec<Place>,
+    /// The links whose tunnels were used in this batch; their events and deadlines are looked at once, after it.
+    pub(crate) dirty: Vec<LinkHandle>,
     /// The host's own addresses; none where they are not known.
     pub(crate) own: Arc<BTreeSet<IpAddr>>,
     /// Where a peer sees this lane, if that is no address of the host.
@@ -42,11 +42,11 @@ pub(crate) struct Shared {
     pub(crate) scratch: Vec<u8>,
 }
 
-impl Shared {
+impl LaneContext {
     /// Sends a message that carries no inner packet.
     pub(crate) fn send_control(&mut self, to: SocketAddr, datagram: &[u8]) {
         // The protocol repeats what got lost, so a full outbox is no more than a lossy network.
-        if self.outbox.push(to, datagram) {
+        if self.transmit_queue.push(to, datagram) {
             self.counters.control_sent += 1;
         }
     }
@@ -55,48 +55,48 @@ impl Shared {
 /// Which link a receiver index belongs to. Every interface draws its indices alone, so a new one may be taken already.
 #[derive(Debug, Default)]
 pub(crate) struct Demux {
-    places: BTreeMap<TunnelId, Place>,
-    last: Option<(TunnelId, Place)>,
+    handles: BTreeMap<TunnelId, LinkHandle>,
+    last: Option<(TunnelId, LinkHandle)>,
 }
 
 impl Demux {
     /// Returns whether an index is taken.
     pub(crate) fn contains(&self, id: TunnelId) -> bool {
-        self.places.contains_key(&id)
+        self.handles.contains_key(&id)
     }
 
-    pub(crate) fn insert(&mut self, id: TunnelId, place: Place) {
+    pub(crate) fn insert(&mut self, id: TunnelId, handle: LinkHandle) {
         self.last = None;
-        self.places.insert(id, place);
+        self.handles.insert(id, handle);
     }
 
     pub(crate) fn remove(&mut self, id: TunnelId) {
         self.last = None;
-        self.places.remove(&id);
+        self.handles.remove(&id);
     }
 
     pub(crate) fn remove_network(&mut self, network: NetworkId) {
         self.last = None;
-        self.places.retain(|_, place| place.network != network);
+        self.handles.retain(|_, handle| handle.network != network);
     }
 
     /// Returns the link of an index. Datagrams of one sender come in rows, so the last answer is kept.
-    pub(crate) fn find(&mut self, id: TunnelId) -> Option<Place> {
-        if let Some((last, place)) = self.last
+    pub(crate) fn find(&mut self, id: TunnelId) -> Option<LinkHandle> {
+        if let Some((last, handle)) = self.last
             && last == id
         {
-            return Some(place);
+            return Some(handle);
         }
-        let place = *self.places.get(&id)?;
-        self.last = Some((id, place));
+        let handle = *self.handles.get(&id)?;
+        self.last = Some((id, handle));
 
-        Some(place)
+        Some(handle)
     }
 }
 
 /// When each link must be looked at.
 #[derive(Debug, Default)]
-pub(crate) struct Deadlines(BTreeSet<(Instant, Place)>);
+pub(crate) struct Deadlines(BTreeSet<(Instant, LinkHandle)>);
 
 impl Deadlines {
     /// Returns the first deadline.
@@ -105,24 +105,24 @@ impl Deadlines {
     }
 
     /// Takes the first link that is due.
-    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Place> {
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<LinkHandle> {
         self.0.first().filter(|(at, _)| *at <= now)?;
 
-        self.0.pop_first().map(|(_, place)| place)
+        self.0.pop_first().map(|(_, handle)| handle)
     }
 
     /// Changes the deadline of a link.
-    pub(crate) fn replace(&mut self, place: Place, old: Option<Instant>, new: Option<Instant>) {
+    pub(crate) fn replace(&mut self, handle: LinkHandle, old: Option<Instant>, new: Option<Instant>) {
         if let Some(old) = old {
-            self.0.remove(&(old, place));
+            self.0.remove(&(old, handle));
         }
         if let Some(new) = new {
-            self.0.insert((new, place));
+            self.0.insert((new, handle));
         }
     }
 
     pub(crate) fn remove_network(&mut self, network: NetworkId) {
-        self.0.retain(|(_, place)| place.network != network);
+        self.0.retain(|(_, handle)| handle.network != network);
     }
 }
 
@@ -133,24 +133,24 @@ mod tests {
     use super::*;
     use crate::sim::start;
 
-    fn place(network: u64, link: usize) -> Place {
-        Place { network: NetworkId::from_random(network), link: LinkIndex(link) }
+    fn handle(network: u64, link: usize) -> LinkHandle {
+        LinkHandle { network: NetworkId::from_random(network), link: LinkIndex(link) }
     }
 
     #[test]
     fn deadlines_come_in_order_and_only_when_due() {
         let mut deadlines = Deadlines::default();
         let at = |secs| start() + Duration::from_secs(secs);
-        deadlines.replace(place(1, 0), None, Some(at(5)));
-        deadlines.replace(place(1, 1), None, Some(at(2)));
-        deadlines.replace(place(1, 0), Some(at(5)), Some(at(1)));
-        deadlines.replace(place(2, 0), None, Some(at(1)));
+        deadlines.replace(handle(1, 0), None, Some(at(5)));
+        deadlines.replace(handle(1, 1), None, Some(at(2)));
+        deadlines.replace(handle(1, 0), Some(at(5)), Some(at(1)));
+        deadlines.replace(handle(2, 0), None, Some(at(1)));
         deadlines.remove_network(NetworkId::from_random(2));
 
         assert_eq!(deadlines.first(), Some(at(1)));
         assert_eq!(deadlines.pop_due(at(0)), None);
-        assert_eq!(deadlines.pop_due(at(2)), Some(place(1, 0)));
-        assert_eq!(deadlines.pop_due(at(2)), Some(place(1, 1)));
+        assert_eq!(deadlines.pop_due(at(2)), Some(handle(1, 0)));
+        assert_eq!(deadlines.pop_due(at(2)), Some(handle(1, 1)));
         assert_eq!(deadlines.pop_due(at(9)), None);
     }
 }

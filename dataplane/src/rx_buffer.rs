@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use overlay_core::NetworkId;
 
-use crate::engine::{Delivery, TUN_HEADROOM};
+use crate::engine::{ReceivedPackets, TUN_HEADROOM};
 
 /// How many bytes wait for a driver that does not look: 4 MiB, about 2,800 full packets.
 const MAX_BYTES: usize = 4 << 20;
@@ -15,7 +15,7 @@ const ALIGNMENT: usize = 16;
 
 /// The packets not taken yet.
 #[derive(Debug, Default)]
-pub(crate) struct Inbox {
+pub(crate) struct RxBuffer {
     buffer: Vec<u8>,
     used: usize,
     packets: Vec<Range<usize>>,
@@ -24,7 +24,7 @@ pub(crate) struct Inbox {
     taken: usize,
 }
 
-impl Inbox {
+impl RxBuffer {
     /// Makes room for `len` bytes that may become a packet.
     pub(crate) fn reserve(&mut self, len: usize) -> Option<Range<usize>> {
         self.forget_taken();
@@ -42,13 +42,13 @@ impl Inbox {
     }
 
     /// Lends reserved room.
-    pub(crate) fn room(&mut self, room: Range<usize>) -> &mut [u8] {
-        self.buffer.get_mut(room).unwrap_or_default()
+    pub(crate) fn buffer(&mut self, buffer: Range<usize>) -> &mut [u8] {
+        self.buffer.get_mut(buffer).unwrap_or_default()
     }
 
     /// Lends room that was reserved twice.
-    pub(crate) fn rooms(&mut self, rooms: [Range<usize>; 2]) -> Option<[&mut [u8]; 2]> {
-        self.buffer.get_disjoint_mut(rooms).ok()
+    pub(crate) fn buffers(&mut self, buffers: [Range<usize>; 2]) -> Option<[&mut [u8]; 2]> {
+        self.buffer.get_disjoint_mut(buffers).ok()
     }
 
     /// Declares that reserved room holds a packet for a network.
@@ -62,12 +62,12 @@ impl Inbox {
     }
 
     /// Takes the next run of packets of one network.
-    pub(crate) fn poll(&mut self) -> Option<Delivery<'_>> {
+    pub(crate) fn poll(&mut self) -> Option<ReceivedPackets<'_>> {
         let (network, end) = *self.runs.get(self.taken)?;
         let start = self.taken.checked_sub(1).and_then(|before| self.runs.get(before)).map_or(0, |(_, end)| *end);
         self.taken += 1;
 
-        Some(Delivery { network, bytes: &mut self.buffer, packets: self.packets.get(start..end)? })
+        Some(ReceivedPackets { network, bytes: &mut self.buffer, packets: self.packets.get(start..end)? })
     }
 
     /// Gives up room that no packet came of.
@@ -96,38 +96,38 @@ mod tests {
         NetworkId::from_random(id)
     }
 
-    fn push(inbox: &mut Inbox, id: u64, byte: u8) {
-        let room = inbox.reserve(10).expect("room");
-        inbox.room(room.clone()).fill(byte);
-        inbox.push(network(id), room);
+    fn push(rx_buffer: &mut RxBuffer, id: u64, byte: u8) {
+        let buffer = rx_buffer.reserve(10).expect("buffer");
+        rx_buffer.buffer(buffer.clone()).fill(byte);
+        rx_buffer.push(network(id), buffer);
     }
 
-    fn drain(inbox: &mut Inbox) -> Vec<(NetworkId, Vec<u8>)> {
+    fn drain(rx_buffer: &mut RxBuffer) -> Vec<(NetworkId, Vec<u8>)> {
         std::iter::from_fn(|| {
-            inbox.poll().map(|run| (run.network, run.packets.iter().map(|range| run.bytes[range.start]).collect()))
+            rx_buffer.poll().map(|run| (run.network, run.packets.iter().map(|range| run.bytes[range.start]).collect()))
         })
         .collect()
     }
 
     #[test]
     fn packets_come_in_runs_of_one_network() {
-        let mut inbox = Inbox::default();
+        let mut rx_buffer = RxBuffer::default();
 
         for (id, byte) in [(1, 1), (1, 2), (2, 3), (1, 4)] {
-            push(&mut inbox, id, byte);
+            push(&mut rx_buffer, id, byte);
         }
 
-        assert_eq!(drain(&mut inbox), [(network(1), vec![1, 2]), (network(2), vec![3]), (network(1), vec![4])]);
+        assert_eq!(drain(&mut rx_buffer), [(network(1), vec![1, 2]), (network(2), vec![3]), (network(1), vec![4])]);
     }
 
     #[test]
     fn every_packet_has_headroom_of_its_own() {
-        let mut inbox = Inbox::default();
+        let mut rx_buffer = RxBuffer::default();
         for byte in 0..10 {
-            push(&mut inbox, 1, byte);
+            push(&mut rx_buffer, 1, byte);
         }
 
-        let run = inbox.poll().expect("packets");
+        let run = rx_buffer.poll().expect("packets");
 
         let mut end = 0;
         for packet in run.packets {
@@ -138,36 +138,36 @@ mod tests {
 
     #[test]
     fn packets_not_taken_survive_later_ones() {
-        let mut inbox = Inbox::default();
-        push(&mut inbox, 1, 1);
-        push(&mut inbox, 2, 2);
-        assert_eq!(inbox.poll().expect("a run").network, network(1));
+        let mut rx_buffer = RxBuffer::default();
+        push(&mut rx_buffer, 1, 1);
+        push(&mut rx_buffer, 2, 2);
+        assert_eq!(rx_buffer.poll().expect("a run").network, network(1));
 
-        push(&mut inbox, 2, 3);
+        push(&mut rx_buffer, 2, 3);
 
-        assert_eq!(drain(&mut inbox), [(network(2), vec![2, 3])]);
+        assert_eq!(drain(&mut rx_buffer), [(network(2), vec![2, 3])]);
     }
 
     #[test]
     fn a_driver_that_does_not_look_bounds_the_memory() {
-        let mut inbox = Inbox::default();
+        let mut rx_buffer = RxBuffer::default();
 
-        while let Some(room) = inbox.reserve(60_000) {
-            inbox.push(network(1), room);
+        while let Some(buffer) = rx_buffer.reserve(60_000) {
+            rx_buffer.push(network(1), buffer);
         }
-        assert!(inbox.buffer.len() <= MAX_BYTES);
+        assert!(rx_buffer.buffer.len() <= MAX_BYTES);
 
-        drain(&mut inbox);
-        assert!(inbox.reserve(60_000).is_some(), "room again");
+        drain(&mut rx_buffer);
+        assert!(rx_buffer.reserve(60_000).is_some(), "room again");
     }
 
     #[test]
     fn holes_alone_take_no_room() {
-        let mut inbox = Inbox::default();
-        let first = inbox.reserve(100).expect("room");
+        let mut rx_buffer = RxBuffer::default();
+        let first = rx_buffer.reserve(100).expect("buffer");
 
-        inbox.forget_holes();
+        rx_buffer.forget_holes();
 
-        assert_eq!(inbox.reserve(100), Some(first));
+        assert_eq!(rx_buffer.reserve(100), Some(first));
     }
 }

@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use crate::context::LaneContext;
 use crate::drop::DropReason;
 use crate::fragment::{self, V6_MIN_MTU};
 use crate::icmp;
@@ -11,12 +12,11 @@ use crate::ip::Inner;
 use crate::link::LinkIndex;
 use crate::mss;
 use crate::noise::sealed_len;
-use crate::shared::Shared;
 use crate::stage::{SealJob, seal_one};
 
-use super::Network;
+use super::LaneNetwork;
 
-impl Network {
+impl LaneNetwork {
     /// Returns whether a packet can go as it is.
     #[inline]
     pub(super) fn fits(&self, index: LinkIndex, packet: &[u8]) -> bool {
@@ -26,47 +26,47 @@ impl Network {
     }
 
     /// Takes a packet towards its peer that cannot go as it is.
-    pub(super) fn fit(
+    pub(super) fn fit_to_pmtu(
         &mut self,
         index: LinkIndex,
         packet: &[u8],
         inner: &Inner,
-        shared: &mut Shared,
+        cx: &mut LaneContext,
         now: Instant,
     ) -> Result<(), DropReason> {
         let mtu = self.links[index.0].mtu.mtu();
         if packet.len() <= usize::from(mtu) {
-            return self.send_clamped(index, packet, mtu, shared, now);
+            return self.send_clamped(index, packet, mtu, cx, now);
         }
         // What is larger than the tunnel never came out of a TUN device that has the tunnel's MTU.
         if packet.len() > usize::from(self.table.mtu) {
-            return self.refuse(packet, inner, self.table.mtu.min(mtu), shared, now);
+            return self.refuse(packet, inner, self.table.mtu.min(mtu), cx, now);
         }
         self.next_fragment = self.next_fragment.wrapping_add(1);
         let mut fragments = Vec::new();
         if !fragment::cut(packet, mtu, self.next_fragment, |fragment| fragments.push(fragment.to_vec())) {
             let least = if inner.destination.is_ipv6() { V6_MIN_MTU } else { 0 };
-            return self.refuse(packet, inner, mtu.max(least), shared, now);
+            return self.refuse(packet, inner, mtu.max(least), cx, now);
         }
 
-        shared.counters.fragments += fragments.len() as u64 - 1;
+        cx.counters.fragments += fragments.len() as u64 - 1;
         // Each ends in a counter of its own; the last one's is the caller's.
         let mut sent = Ok(());
         for fragment in fragments {
-            shared.counters.count(sent);
-            sent = self.send_now(index, &fragment, shared, now);
+            cx.counters.count(sent);
+            sent = self.send_now(index, &fragment, cx, now);
         }
         sent
     }
 
     /// Brings down the segment size that a peer's container offers to one of ours.
-    pub(super) fn clamp_incoming(&self, link: LinkIndex, packet: Range<usize>, shared: &mut Shared) {
+    pub(super) fn clamp_incoming(&self, link: LinkIndex, packet: Range<usize>, cx: &mut LaneContext) {
         let peer = self.links[link.0].peer;
         let Some(ours) = self.peers.get(peer.0).and_then(|peer| peer.send_to) else { return };
         let mtu = &self.links[ours.0].mtu;
-        let packet = shared.inbox.room(packet);
+        let packet = cx.rx_buffer.buffer(packet);
         if mtu.is_narrow() && mss::is_syn(packet) && mss::clamp(packet, mtu.mtu()) {
-            shared.counters.mss_clamped += 1;
+            cx.counters.mss_clamped += 1;
         }
     }
 
@@ -75,15 +75,15 @@ impl Network {
         index: LinkIndex,
         packet: &[u8],
         mtu: u16,
-        shared: &mut Shared,
+        cx: &mut LaneContext,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let mut scratch = std::mem::take(&mut shared.scratch);
+        let mut scratch = std::mem::take(&mut cx.scratch);
         scratch.clear();
         scratch.extend_from_slice(packet);
-        shared.counters.mss_clamped += u64::from(mss::clamp(&mut scratch, mtu));
-        let sent = self.send_now(index, &scratch, shared, now);
-        shared.scratch = scratch;
+        cx.counters.mss_clamped += u64::from(mss::clamp(&mut scratch, mtu));
+        let sent = self.send_now(index, &scratch, cx, now);
+        cx.scratch = scratch;
 
         sent
     }
@@ -93,12 +93,12 @@ impl Network {
         &mut self,
         index: LinkIndex,
         packet: &[u8],
-        shared: &mut Shared,
+        cx: &mut LaneContext,
         now: Instant,
     ) -> Result<(), DropReason> {
         let mut seals = Vec::with_capacity(1);
-        self.begin_seal(index, packet, &mut seals, shared, now)?;
-        seals.into_iter().for_each(|job: SealJob<'_>| seal_one(job, shared));
+        self.begin_seal(index, packet, &mut seals, cx, now)?;
+        seals.into_iter().for_each(|job: SealJob<'_>| seal_one(job, cx));
 
         Ok(())
     }
@@ -109,30 +109,30 @@ impl Network {
         packet: &[u8],
         inner: &Inner,
         mtu: u16,
-        shared: &mut Shared,
+        cx: &mut LaneContext,
         now: Instant,
     ) -> Result<(), DropReason> {
         if self.errors.take(now)
-            && let Some(room) = shared.inbox.reserve(icmp::MAX_LEN)
-            && let Some(len) = icmp::too_big(packet, inner, mtu, shared.inbox.room(room.clone()))
+            && let Some(buffer) = cx.rx_buffer.reserve(icmp::MAX_LEN)
+            && let Some(len) = icmp::too_big(packet, inner, mtu, cx.rx_buffer.buffer(buffer.clone()))
         {
-            shared.inbox.push(self.table.id, room.start..room.start + len);
-            shared.counters.icmp_sent += 1;
+            cx.rx_buffer.push(self.table.id, buffer.start..buffer.start + len);
+            cx.counters.icmp_sent += 1;
         }
 
         Err(DropReason::TooBig)
     }
 
     /// Seals a payload that is no packet, as a datagram of its own. Without a session nothing is sent.
-    pub(super) fn send_payload(&mut self, index: LinkIndex, payload: &[u8], shared: &mut Shared, now: Instant) {
+    pub(super) fn send_payload(&mut self, index: LinkIndex, payload: &[u8], cx: &mut LaneContext, now: Instant) {
         let link = &mut self.links[index.0];
         let Some(to) = link.path.current() else { return };
         let Some(seal) = link.tunnel.as_mut().and_then(|tunnel| tunnel.begin_seal(now)) else { return };
         let len = sealed_len(payload.len());
-        let Some(slot) = shared.outbox.reserve(&mut None, to, len) else { return };
-        let is_sealed = shared.outbox.slot(slot).is_some_and(|room| seal.run(payload, room));
+        let Some(slot) = cx.transmit_queue.reserve(&mut None, to, len) else { return };
+        let is_sealed = cx.transmit_queue.slot(slot).is_some_and(|buffer| seal.run(payload, buffer));
         link.note_sent(len);
-        shared.counters.control_sent += u64::from(is_sealed);
-        self.touch(index, shared);
+        cx.counters.control_sent += u64::from(is_sealed);
+        self.mark_dirty(index, cx);
     }
 }

@@ -9,23 +9,23 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// How long strangers are counted.
+/// How long unknown senders are counted.
 const WINDOW: Duration = Duration::from_secs(1);
-/// Initiations from strangers that are read in a window: one thousandth of a core each hundred, and more than any honest cluster
+/// initiations from unknown addresses that are read in a window: one thousandth of a core each hundred, and more than any honest cluster
 /// makes; 16,384 nodes renew 137 sessions a second with a peer that they all talk to.
-const STRANGERS: u32 = 2_000;
+const MAX_UNKNOWN: u32 = 2_000;
 
 /// Counts initiations and knows the members' addresses.
 #[derive(Debug)]
-pub(crate) struct Guard {
+pub(crate) struct HandshakeRateLimiter {
     since: Instant,
     count: u32,
     /// The members' addresses, read when they are first needed in a window.
     known: Option<BTreeSet<IpAddr>>,
 }
 
-impl Guard {
-    /// Stands up.
+impl HandshakeRateLimiter {
+    /// Begins without a count.
     pub(crate) fn new(now: Instant) -> Self {
         Self { since: now, count: 0, known: None }
     }
@@ -37,7 +37,7 @@ impl Guard {
         }
         self.count = self.count.saturating_add(1);
 
-        self.count <= STRANGERS || self.known.get_or_insert_with(known).contains(&from)
+        self.count <= MAX_UNKNOWN || self.known.get_or_insert_with(known).contains(&from)
     }
 }
 
@@ -52,19 +52,20 @@ mod tests {
 
     #[test]
     fn strangers_are_few_and_members_are_not_counted_out() {
-        let (mut guard, stranger, member) = (Guard::new(start()), address("203.0.113.9"), address("fd00::7"));
+        let (mut limiter, stranger, member) =
+            (HandshakeRateLimiter::new(start()), address("203.0.113.9"), address("fd00::7"));
         let mut asked = 0;
-        let mut admits = |guard: &mut Guard, from, now| {
-            guard.admits(from, now, || {
+        let mut admits = |limiter: &mut HandshakeRateLimiter, from, now| {
+            limiter.admits(from, now, || {
                 asked += 1;
                 BTreeSet::from([member])
             })
         };
 
-        let admitted = (0..STRANGERS * 3).filter(|_| admits(&mut guard, stranger, start())).count();
-        assert_eq!(admitted, STRANGERS as usize);
-        assert!((0..STRANGERS).all(|_| admits(&mut guard, member, start())));
-        assert!(admits(&mut guard, stranger, start() + WINDOW), "a new second");
+        let admitted = (0..MAX_UNKNOWN * 3).filter(|_| admits(&mut limiter, stranger, start())).count();
+        assert_eq!(admitted, MAX_UNKNOWN as usize);
+        assert!((0..MAX_UNKNOWN).all(|_| admits(&mut limiter, member, start())));
+        assert!(admits(&mut limiter, stranger, start() + WINDOW), "a new second");
         assert_eq!(asked, 1, "the members are read once a window, and only in a flood");
     }
 }
