@@ -6,7 +6,7 @@
 
 mod bars;
 mod cipher;
-mod contestant;
+mod competitor;
 mod machine;
 mod measure;
 mod metric;
@@ -21,14 +21,14 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 
 use cipher::Cipher;
-use contestant::Contestant;
+use competitor::Competitor;
 use measure::Measure;
 use metric::Metric;
-use report::{Report, Row};
+use report::{BenchReport, Row};
 use sample::Samples;
 
 use crate::cluster::Cluster;
-use crate::rival::Rival;
+use crate::competitor_tunnel::CompetitorTunnel;
 
 /// The most rounds, as a multiple of those asked for, that are made to replace samples that were thrown away.
 const PATIENCE: u32 = 2;
@@ -73,7 +73,7 @@ impl Options {
 ///
 /// # Errors
 ///
-/// When the hosts cannot be made, a contestant carries nothing, or a bar is missed and that matters.
+/// When the hosts cannot be made, a competitor carries nothing, or a bar is missed and that matters.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 pub(crate) fn run(options: &Options) -> Result<()> {
     let report = measure_all(options)?;
@@ -91,41 +91,41 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn measure_all(options: &Options) -> Result<Report> {
+fn measure_all(options: &Options) -> Result<BenchReport> {
     let cluster = Cluster::new(2)?;
     cluster.ctl(0, &["network", "create", measure::NETWORK])?;
     let servers = measure::Servers::start(&cluster)?;
-    let (contestants, missing) = Contestant::start_all(&cluster, |name| options.wants(name))?;
-    for contestant in &contestants {
-        measure::reach(contestant, &cluster)?;
+    let (competitors, missing) = Competitor::start_all(&cluster, |name| options.wants(name))?;
+    for competitor in &competitors {
+        measure::reach(competitor, &cluster)?;
     }
 
     let mut ciphers = Vec::new();
-    let mut rows: Vec<Row> = contestants.iter().map(|contestant| Row::new(contestant, &cluster)).collect();
+    let mut rows: Vec<Row> = competitors.iter().map(|competitor| Row::new(competitor, &cluster)).collect();
     for round in 1..=options.rounds * PATIENCE {
         if rows.iter().all(|row| options.measures().iter().all(|measure| has_enough(row, *measure, options.rounds))) {
             break;
         }
         ciphers.push(Cipher::measure()?);
         for measure in options.measures() {
-            for (contestant, row) in contestants.iter().zip(&mut rows) {
+            for (competitor, row) in competitors.iter().zip(&mut rows) {
                 if has_enough(row, measure, options.rounds) {
                     continue;
                 }
-                let found = measure.run(contestant, &cluster, options.seconds)?;
+                let found = measure.run(competitor, &cluster, options.seconds)?;
                 tell(round, row.name, &found);
                 found.into_iter().for_each(|(metric, sample)| row.samples.entry(metric).or_default().push(sample));
             }
         }
     }
 
-    drop((contestants, servers));
+    drop((competitors, servers));
     for host in cluster.lab().hosts() {
-        Rival::forget(host)?;
+        CompetitorTunnel::forget(host)?;
         nebula::forget(host)?;
     }
     cluster.finish()?;
-    Ok(Report::new(rows, missing, &ciphers))
+    Ok(BenchReport::new(rows, missing, &ciphers))
 }
 
 fn has_enough(row: &Row, measure: Measure, rounds: u32) -> bool {

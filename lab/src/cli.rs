@@ -10,15 +10,15 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::check::{CHECKS, Check};
-use crate::docker::{Engine, Image, Release};
+use crate::docker::{DockerDaemon, Image, Release};
 use crate::lab::Lab;
 use crate::snapshot::Snapshot;
-use crate::state::{self, Record};
+use crate::state::{self, LabRecord};
 use crate::tool::{
     capture, change, crowd, datagrams, fetch, flood, forge, http_server, initiations, ping, plugin, processes,
     throughput, uapi, usage,
 };
-use crate::{bench, demo, enter, holder, keeper};
+use crate::{bench, demo, enter, host_init, supervisor};
 
 const EXAMPLES: &str = "Examples:
   overlay-lab demo                          show all of Overlay on two hosts, in half a minute
@@ -175,7 +175,7 @@ enum Tool {
     )]
     Plugin {
         #[command(subcommand)]
-        place: plugin::Place,
+        tool: plugin::PluginTool,
     },
     /// Print what this host has, as JSON
     #[command(hide = true)]
@@ -272,7 +272,7 @@ enum Tool {
         /// The link
         name: String,
         /// What to do
-        change: change::Link,
+        change: change::AdminState,
     },
 }
 
@@ -303,8 +303,8 @@ fn inner(args: &[OsString]) -> Option<Result<ExitCode>> {
     let text = || args.get(2).and_then(|arg| arg.to_str()).unwrap_or_default();
     let done = |()| ExitCode::SUCCESS;
     match own {
-        keeper::COMMAND => Some(keeper::keep(text()).map(done)),
-        holder::COMMAND => Some(holder::hold(text()).map(done)),
+        supervisor::COMMAND => Some(supervisor::supervise(text()).map(done)),
+        host_init::COMMAND => Some(host_init::run(text()).map(done)),
         enter::COMMAND => Some(enter::run(&args[2..]).map_or_else(|error| Ok(complain(&error)), |code| Ok(exit(code)))),
         _ => None,
     }
@@ -349,7 +349,7 @@ fn run_tool(tool: Tool) -> Result<()> {
         Tool::QueueLen { name, packets } => change::queue_len(&name, packets),
         Tool::PathMtu { link, address, mtu } => change::path_mtu(&link, address, mtu),
         Tool::Capture(options) => capture::run(&options),
-        Tool::Plugin { place } => plugin::run(&place),
+        Tool::Plugin { tool } => plugin::run(&tool),
         Tool::Hold { hosts } => hold(hosts),
         Tool::Pids { program } => processes::print_pids(&program),
         Tool::Kill { signal, pid } => processes::send(&signal, pid),
@@ -373,11 +373,11 @@ fn run_tool(tool: Tool) -> Result<()> {
 
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 fn up(options: &Up) -> Result<()> {
-    if let (true, Some(program)) = (options.docker, Engine::missing_program()) {
+    if let (true, Some(program)) = (options.docker, DockerDaemon::missing_program()) {
         bail!("--docker takes Debian's docker.io, busybox-static and curl: {program} is not installed");
     }
     state::clean()?;
-    if Record::load(&options.lab.name)?.is_some() {
+    if LabRecord::load(&options.lab.name)?.is_some() {
         bail!("lab {0} is up already: `overlay-lab down --lab {0}` takes it down", options.lab.name);
     }
 
@@ -388,10 +388,10 @@ fn up(options: &Up) -> Result<()> {
         let image = Image::make()?;
         for (index, host) in lab.hosts().iter().enumerate() {
             let release = options.engine.iter().cycle().nth(index).cloned().unwrap_or_default();
-            Engine::start(host, &release, false)?.load(&image)?;
+            DockerDaemon::start(host, &release, false)?.load(&image)?;
         }
     }
-    let record = Record::of(&options.lab.name, &lab)?;
+    let record = LabRecord::of(&options.lab.name, &lab)?;
     record.save()?;
     drop(lab.leave_running());
 
@@ -440,7 +440,7 @@ fn exec(lab: &str, host: &str, command: &[OsString]) -> Result<ExitCode> {
 
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 fn ls(json: bool) -> Result<()> {
-    let hosts: Vec<_> = Record::load_all()?.iter().flat_map(Record::list).collect();
+    let hosts: Vec<_> = LabRecord::load_all()?.iter().flat_map(LabRecord::list).collect();
     if json {
         println!("{}", serde_json::to_string_pretty(&hosts)?);
     } else if hosts.is_empty() {
@@ -460,6 +460,6 @@ fn down(lab: &str) -> Result<()> {
     state::clean()
 }
 
-fn existing(lab: &str) -> Result<Record> {
-    Record::load(lab)?.with_context(|| format!("lab {lab} is not up: `overlay-lab up 2` makes one"))
+fn existing(lab: &str) -> Result<LabRecord> {
+    LabRecord::load(lab)?.with_context(|| format!("lab {lab} is not up: `overlay-lab up 2` makes one"))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::command::{HostCommand, Output, Running};
+use crate::command::{CommandOutput, HostCommand, Running};
 use crate::daemon::Daemon;
 use crate::host::Host;
 use crate::lab::Lab;
@@ -96,7 +96,7 @@ impl Cluster {
     /// # Errors
     ///
     /// When it does not.
-    pub fn ctl(&self, host: usize, args: &[&str]) -> Result<Output> {
+    pub fn ctl(&self, host: usize, args: &[&str]) -> Result<CommandOutput> {
         self.host(host).try_command("overlayctl")?.args(args).run()
     }
 

@@ -32,7 +32,7 @@ pub struct HostCommand {
 
 /// What a command did.
 #[derive(Clone, Debug)]
-pub struct Output {
+pub struct CommandOutput {
     /// How it ended; a signal N shows as exit code 128 + N.
     pub status: ExitStatus,
     /// What it wrote.
@@ -44,11 +44,11 @@ pub struct Output {
 }
 
 impl HostCommand {
-    pub(crate) fn new(holder: i32, host: &str, lab: &str, program: &OsStr) -> Result<Self> {
+    pub(crate) fn new(init: i32, host: &str, lab: &str, program: &OsStr) -> Result<Self> {
         let mut command = Command::new(bin("overlay-lab")?);
         let own = program.to_str().filter(|name| PROGRAMS.contains(name));
         let program = own.map_or_else(|| Ok(program.into()), bin)?;
-        command.args([enter::COMMAND, &holder.to_string(), "--"]).arg(&program);
+        command.args([enter::COMMAND, &init.to_string(), "--"]).arg(&program);
         command.env("PATH", search_path(&[])?).env("OVERLAY_LAB", lab).env("OVERLAY_LAB_HOST", host);
         // It names a folder of the machine's /run, which a host does not see.
         command.env_remove("XDG_RUNTIME_DIR").stdin(Stdio::null());
@@ -127,7 +127,7 @@ impl HostCommand {
     /// # Errors
     ///
     /// When it cannot be started, or does not end before the deadline.
-    pub fn output(self) -> Result<Output> {
+    pub fn output(self) -> Result<CommandOutput> {
         let deadline = self.deadline;
 
         self.spawn()?.wait(deadline)
@@ -138,7 +138,7 @@ impl HostCommand {
     /// # Errors
     ///
     /// When it cannot be started, does not end before the deadline, or fails; the text holds the command and its output.
-    pub fn run(self) -> Result<Output> {
+    pub fn run(self) -> Result<CommandOutput> {
         let line = self.line.clone();
 
         let output = self.output()?;
@@ -215,7 +215,7 @@ impl Running {
     /// # Errors
     ///
     /// When it does not end in time; the text holds what it wrote.
-    pub fn wait(mut self, deadline: Duration) -> Result<Output> {
+    pub fn wait(mut self, deadline: Duration) -> Result<CommandOutput> {
         if self.is_running() && !ProcessHandle::open(self.pid()?.as_raw())?.wait_gone(deadline) {
             let _ = self.child.kill();
             let _ = self.child.wait();
@@ -223,7 +223,7 @@ impl Running {
         }
 
         let status = self.child.wait().context("cannot wait")?;
-        Ok(Output { status, stdout: self.stdout(), stderr: self.stderr(), elapsed: self.started.elapsed() })
+        Ok(CommandOutput { status, stdout: self.stdout(), stderr: self.stderr(), elapsed: self.started.elapsed() })
     }
 
     fn pid(&self) -> Result<Pid> {

@@ -1,8 +1,8 @@
 //! `overlay-lab demo`: all of Overlay on two hosts, with the real programs, in half a minute.
 
 mod build;
-mod scenes;
-mod stage;
+mod reporter;
+mod steps;
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::lab::Lab;
 use crate::snapshot::Snapshot;
-use stage::Stage;
+use reporter::Reporter;
 
 /// Options of `demo`.
 #[derive(Clone, Debug, clap::Args)]
@@ -34,20 +34,20 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     }
     check_system()?;
 
-    let mut stage = Stage::new();
-    stage.say("Overlay on two hosts made of Linux namespaces: real programs, real packets, nothing stays.");
+    let mut reporter = Reporter::new();
+    reporter.say("Overlay on two hosts made of Linux namespaces: real programs, real packets, nothing stays.");
     let before = machine(None);
-    let lab = stage.step("two hosts on a switch", |scene| {
+    let lab = reporter.step("two hosts on a switch", |step| {
         let lab = Lab::new(2)?;
         for host in lab.hosts() {
             let addresses: Vec<_> = host.plan().addresses().map(|address| address.to_string()).collect();
-            scene.say(&format!("{}  {}", host.name(), addresses.join("  ")));
+            step.say(&format!("{}  {}", host.name(), addresses.join("  ")));
         }
         Ok(lab)
     });
     if let Some(lab) = lab {
-        scenes::play(&mut stage, &lab, options.seconds);
-        stage.step("the machine is as it was", |scene| {
+        steps::play(&mut reporter, &lab, options.seconds);
+        reporter.step("the machine is as it was", |step| {
             let id = lab.topology().id.clone();
             lab.finish()?;
             let counts: Vec<_> = before.counts().map(|(name, count)| format!("{count} {name}")).collect();
@@ -56,14 +56,14 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
                 let (ours, others): (Vec<_>, Vec<_>) =
                     before.differences(&after()).into_iter().partition(|line| is_ours(line));
                 ensure!(ours.is_empty(), "left behind:\n{}", ours.join("\n"));
-                others.iter().for_each(|line| scene.say(&format!("changed by another program meanwhile: {line}")));
+                others.iter().for_each(|line| step.say(&format!("changed by another program meanwhile: {line}")));
             }
-            scene.say(&format!("as before: {}", counts.join(", ")));
+            step.say(&format!("as before: {}", counts.join(", ")));
             Ok(())
         });
     }
 
-    Ok(stage.finish())
+    Ok(reporter.finish())
 }
 
 /// What this machine has; of its processes only those of the demo, since others may come and go.

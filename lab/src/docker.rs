@@ -119,13 +119,13 @@ impl std::str::FromStr for Release {
 
 /// A Docker engine on a host. It ends with the host.
 #[derive(Clone, Debug)]
-pub struct Engine {
+pub struct DockerDaemon {
     host: Host,
     release: Release,
     live_restore: bool,
 }
 
-impl Engine {
+impl DockerDaemon {
     /// Says which of the programs that an engine takes is missing, if one is.
     #[must_use]
     pub fn missing_program() -> Option<&'static str> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::command::HostCommand;
-use crate::process::ProcessId;
+use crate::process::ProcessIdentity;
 use crate::snapshot::Snapshot;
 use crate::topology::HostPlan;
 
@@ -16,12 +16,12 @@ use crate::topology::HostPlan;
 pub struct Host {
     plan: HostPlan,
     lab: String,
-    holder: ProcessId,
+    init: ProcessIdentity,
 }
 
 impl Host {
-    pub(crate) fn new(plan: HostPlan, lab: String, holder: ProcessId) -> Self {
-        Self { plan, lab, holder }
+    pub(crate) fn new(plan: HostPlan, lab: String, init: ProcessIdentity) -> Self {
+        Self { plan, lab, init }
     }
 
     /// The host's name.
@@ -50,14 +50,14 @@ impl Host {
 
     /// The number of the process that holds the host.
     #[must_use]
-    pub fn holder(&self) -> i32 {
-        self.holder.pid
+    pub fn init_pid(&self) -> i32 {
+        self.init.pid
     }
 
     /// Whether the host is there.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        self.holder.is_alive()
+        self.init.is_alive()
     }
 
     /// A command to be run on this host. The workspace's own programs are found by name.
@@ -80,7 +80,7 @@ impl Host {
             bail!("{} is down", self.plan.name);
         }
 
-        HostCommand::new(self.holder.pid, &self.plan.name, &self.lab, program.as_ref())
+        HostCommand::new(self.init.pid, &self.plan.name, &self.lab, program.as_ref())
     }
 
     /// Gives the host the firewall that container hosts often have: nothing is forwarded. Needs the `nft` program.

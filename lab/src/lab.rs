@@ -12,9 +12,9 @@ use crate::binary::bin;
 use crate::capture::Capture;
 use crate::command::HostCommand;
 use crate::host::Host;
-use crate::keeper::{self, Order, Report};
-use crate::process::ProcessId;
-use crate::topology::{Joint, Topology};
+use crate::process::ProcessIdentity;
+use crate::supervisor::{self, LabStarted, Order};
+use crate::topology::{Topology, UnderlayKind};
 
 /// How long the hosts may take to disappear once their lab is gone. The kernel does it in milliseconds; a loaded machine may not.
 const TEARDOWN: Duration = Duration::from_secs(10);
@@ -24,13 +24,13 @@ const TEARDOWN: Duration = Duration::from_secs(10);
 pub struct Lab {
     topology: Topology,
     hosts: Vec<Host>,
-    keeper: ProcessId,
-    process: Option<Keeper>,
+    supervisor: ProcessIdentity,
+    process: Option<Supervisor>,
 }
 
-/// The keeper's process; closing its input ends it.
+/// The supervisor's process; closing its input ends it.
 #[derive(Debug)]
-struct Keeper {
+struct Supervisor {
     child: Child,
     input: Option<ChildStdin>,
 }
@@ -42,7 +42,7 @@ pub struct Builder {
     mtu: u32,
     ipv4: Ipv4Net,
     ipv6: Option<Ipv6Net>,
-    joint: Joint,
+    underlay: UnderlayKind,
 }
 
 impl Builder {
@@ -70,7 +70,7 @@ impl Builder {
     /// Puts a router between the hosts, in place of a switch.
     #[must_use]
     pub fn routed(mut self) -> Self {
-        self.joint = Joint::Router;
+        self.underlay = UnderlayKind::Router;
         self
     }
 
@@ -83,7 +83,7 @@ impl Builder {
         self.start_as(false)
     }
 
-    /// Makes a lab that stays when this program ends, until its keeper is stopped.
+    /// Makes a lab that stays when this program ends, until its supervisor is stopped.
     pub(crate) fn start_to_stay(&self) -> Result<Lab> {
         self.start_as(true)
     }
@@ -92,7 +92,7 @@ impl Builder {
         let id = format!("{:08x}", rand::random::<u32>());
         let topology = Topology::new(id, self.hosts, self.mtu, self.ipv4, self.ipv6)?;
 
-        Lab::start(Topology { joint: self.joint, ..topology }, stays)
+        Lab::start(Topology { underlay: self.underlay, ..topology }, stays)
     }
 }
 
@@ -109,14 +109,14 @@ impl Lab {
     /// Starts to describe a lab of `hosts` hosts.
     #[must_use]
     pub fn builder(hosts: usize) -> Builder {
-        Builder { hosts, mtu: 1500, ipv4: Topology::IPV4, ipv6: Some(Topology::IPV6), joint: Joint::Switch }
+        Builder { hosts, mtu: 1500, ipv4: Topology::IPV4, ipv6: Some(Topology::IPV6), underlay: UnderlayKind::Switch }
     }
 
     fn start(topology: Topology, stays: bool) -> Result<Self> {
         let order = serde_json::to_string(&Order { topology: topology.clone(), stays })?;
         let errors = tempfile::tempfile()?;
         let mut child = Command::new(bin("overlay-lab")?)
-            .args([keeper::COMMAND, &order])
+            .args([supervisor::COMMAND, &order])
             .env("OVERLAY_LAB", &topology.id)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -127,24 +127,24 @@ impl Lab {
         let mut line = String::new();
         let output = child.stdout.take().context("the lab has an output")?;
         BufReader::new(output.take(1 << 20)).read_line(&mut line)?;
-        let Ok(report) = serde_json::from_str::<Report>(&line) else {
+        let Ok(report) = serde_json::from_str::<LabStarted>(&line) else {
             child.wait()?;
             bail!("cannot make a lab: {}", reason(&errors));
         };
 
-        let keeper = ProcessId::of(i32::try_from(child.id())?).context("the lab is gone already")?;
+        let supervisor = ProcessIdentity::of(i32::try_from(child.id())?).context("the lab is gone already")?;
         let hosts = Self::hosts_of(&topology, &report.hosts)?;
         let input = child.stdin.take();
-        Ok(Self { topology, hosts, keeper, process: Some(Keeper { child, input }) })
+        Ok(Self { topology, hosts, supervisor, process: Some(Supervisor { child, input }) })
     }
 
-    fn hosts_of(topology: &Topology, holders: &[i32]) -> Result<Vec<Host>> {
-        let pairs = topology.hosts.iter().zip(holders);
+    fn hosts_of(topology: &Topology, inits: &[i32]) -> Result<Vec<Host>> {
+        let pairs = topology.hosts.iter().zip(inits);
 
         pairs
             .map(|(plan, pid)| {
-                let holder = ProcessId::of(*pid).with_context(|| format!("{} is gone already", plan.name))?;
-                Ok(Host::new(plan.clone(), topology.id.clone(), holder))
+                let init = ProcessIdentity::of(*pid).with_context(|| format!("{} is gone already", plan.name))?;
+                Ok(Host::new(plan.clone(), topology.id.clone(), init))
             })
             .collect()
     }
@@ -171,8 +171,8 @@ impl Lab {
         &self.hosts
     }
 
-    pub(crate) fn keeper(&self) -> ProcessId {
-        self.keeper
+    pub(crate) fn supervisor(&self) -> ProcessIdentity {
+        self.supervisor
     }
 
     /// Records what crosses the switch from now on; with a marker, counts the frames that hold it.
@@ -199,7 +199,7 @@ impl Lab {
     ///
     /// When the recording cannot be started.
     pub fn capture_link(&self, host: usize) -> Result<Capture> {
-        Capture::start(self.on_switch()?.args(["capture", "--interface", &keeper::port(host)]), None, None)
+        Capture::start(self.on_switch()?.args(["capture", "--interface", &supervisor::port(host)]), None, None)
     }
 
     /// Sets the largest packet, in bytes, that the router passes on to a host. IPv6 has no smaller one than 1280.
@@ -208,10 +208,10 @@ impl Lab {
     ///
     /// When the hosts have no router between them.
     pub fn set_path_mtu(&self, host: usize, mtu: u32) -> Result<()> {
-        ensure!(self.topology.joint == Joint::Router, "only a router tells paths apart");
+        ensure!(self.topology.underlay == UnderlayKind::Router, "only a router tells paths apart");
         let addresses = self.topology.hosts[host].addresses();
         for address in addresses.filter(|address| address.is_ipv4() || mtu >= 1280) {
-            let args = ["path-mtu", &keeper::port(host), &address.to_string(), &mtu.to_string()];
+            let args = ["path-mtu", &supervisor::port(host), &address.to_string(), &mtu.to_string()];
             self.on_switch()?.args(args).run()?;
         }
 
@@ -227,7 +227,7 @@ impl Lab {
         const RULES: &str = "table inet lab_router { chain output { type filter hook output priority 0; \
             icmp type destination-unreachable drop; icmpv6 type packet-too-big drop; }; }";
 
-        let nft = HostCommand::new(self.keeper.pid, "router", &self.topology.id, "nft".as_ref())?;
+        let nft = HostCommand::new(self.supervisor.pid, "router", &self.topology.id, "nft".as_ref())?;
         let nft = if is_mute { nft.arg(RULES) } else { nft.args(["flush", "ruleset"]) };
         nft.run().context("this needs the nft program").map(drop)
     }
@@ -239,8 +239,8 @@ impl Lab {
     ///
     /// When the hosts have no router between them, or nft is missing or refuses.
     pub fn translate(&self, hosts: &[usize]) -> Result<()> {
-        ensure!(self.topology.joint == Joint::Router, "only a router translates");
-        let links: Vec<_> = hosts.iter().map(|host| format!("{:?}", keeper::port(*host))).collect();
+        ensure!(self.topology.underlay == UnderlayKind::Router, "only a router translates");
+        let links: Vec<_> = hosts.iter().map(|host| format!("{:?}", supervisor::port(*host))).collect();
         let addresses: Vec<_> = hosts.iter().map(|host| self.topology.hosts[*host].ipv4.to_string()).collect();
         let (links, addresses) = (links.join(", "), addresses.join(", "));
         let rules = format!(
@@ -249,7 +249,7 @@ impl Lab {
              ip daddr {{ {addresses} }} ct state new drop; iifname {{ {links} }} ip daddr {{ {addresses} }} \
              ct state new drop; }}; }}"
         );
-        let nft = || HostCommand::new(self.keeper.pid, "router", &self.topology.id, "nft".as_ref());
+        let nft = || HostCommand::new(self.supervisor.pid, "router", &self.topology.id, "nft".as_ref());
         nft()?.arg("table ip lab_nat; delete table ip lab_nat").run().context("this needs the nft program")?;
         if !hosts.is_empty() {
             nft()?.arg(rules).run()?;
@@ -293,7 +293,7 @@ impl Lab {
     ///
     /// When the lab is gone.
     pub fn unplug(&self, host: usize) -> Result<()> {
-        self.on_switch()?.args(["link", &keeper::port(host), "down"]).run().map(drop)
+        self.on_switch()?.args(["link", &supervisor::port(host), "down"]).run().map(drop)
     }
 
     /// Puts the host's cable back.
@@ -302,11 +302,11 @@ impl Lab {
     ///
     /// When the lab is gone.
     pub fn plug(&self, host: usize) -> Result<()> {
-        self.on_switch()?.args(["link", &keeper::port(host), "up"]).run().map(drop)
+        self.on_switch()?.args(["link", &supervisor::port(host), "up"]).run().map(drop)
     }
 
     fn on_switch(&self) -> Result<HostCommand> {
-        HostCommand::new(self.keeper.pid, "switch", &self.topology.id, "overlay-lab".as_ref())
+        HostCommand::new(self.supervisor.pid, "switch", &self.topology.id, "overlay-lab".as_ref())
     }
 
     /// Takes the lab down and insists that all of its hosts are gone.
@@ -324,21 +324,21 @@ impl Lab {
 
     /// Lets the lab stay when this value is dropped.
     pub(crate) fn leave_running(mut self) -> Self {
-        if let Some(mut keeper) = self.process.take() {
-            drop(keeper.input.take());
+        if let Some(mut supervisor) = self.process.take() {
+            drop(supervisor.input.take());
         }
         self
     }
 
     fn stop(&mut self) {
-        let Some(mut keeper) = self.process.take() else { return };
-        drop(keeper.input.take());
+        let Some(mut supervisor) = self.process.take() else { return };
+        drop(supervisor.input.take());
         let stopped =
-            crate::process::ProcessHandle::open(self.keeper.pid).is_ok_and(|handle| handle.wait_gone(TEARDOWN));
+            crate::process::ProcessHandle::open(self.supervisor.pid).is_ok_and(|handle| handle.wait_gone(TEARDOWN));
         if !stopped {
-            let _ = keeper.child.kill();
+            let _ = supervisor.child.kill();
         }
-        let _ = keeper.child.wait();
+        let _ = supervisor.child.wait();
         crate::docker::forget(&self.topology.id);
     }
 }

@@ -61,7 +61,7 @@ pub(crate) fn spawn_host(args: &[&str], stdin: &File, stdout: &OwnedFd) -> Resul
     const STACK: usize = 128 * 1024;
 
     let args = args.iter().map(|arg| CString::new(*arg)).collect::<Result<Vec<_>, _>>()?;
-    let child = || match replace_by_holder(&args, stdin, stdout) {
+    let child = || match replace_by_init(&args, stdin, stdout) {
         Ok(never) => match never {},
         Err(_) => 127,
     };
@@ -74,7 +74,7 @@ pub(crate) fn spawn_host(args: &[&str], stdin: &File, stdout: &OwnedFd) -> Resul
     pid.map_err(|errno| anyhow::anyhow!("cannot make a host: {}", errno.desc()))
 }
 
-fn replace_by_holder(args: &[CString], stdin: &File, stdout: &OwnedFd) -> Result<std::convert::Infallible, Errno> {
+fn replace_by_init(args: &[CString], stdin: &File, stdout: &OwnedFd) -> Result<std::convert::Infallible, Errno> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     dup2_stdin(stdin)?;
     dup2_stdout(stdout)?;

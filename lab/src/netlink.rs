@@ -17,7 +17,7 @@ use crate::namespace::raw;
 const LOCK_MTU: u32 = 1 << 2;
 
 /// One netlink connection; it belongs to the network namespace in which it was opened.
-pub(crate) struct Network {
+pub(crate) struct NetlinkHandle {
     handle: Handle,
 }
 
@@ -30,7 +30,7 @@ pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(work)
 }
 
-impl Network {
+impl NetlinkHandle {
     /// Opens a connection to the namespace this thread is in. Must be called inside [`block_on`].
     ///
     /// # Errors

@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 
 /// A process that cannot be mistaken for a later one with the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ProcessId {
+pub(crate) struct ProcessIdentity {
     /// Its number.
     pub(crate) pid: i32,
     /// When it started, in clock ticks since boot.
     pub(crate) started: u64,
 }
 
-impl ProcessId {
+impl ProcessIdentity {
     /// Identifies the process that has this number now.
     pub(crate) fn of(pid: i32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -98,16 +98,16 @@ mod tests {
 
     #[test]
     fn a_process_is_told_from_a_later_one_with_its_number() {
-        let own = ProcessId::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let own = ProcessIdentity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
 
         assert!(own.is_alive());
-        assert!(!ProcessId { started: own.started + 1, ..own }.is_alive());
+        assert!(!ProcessIdentity { started: own.started + 1, ..own }.is_alive());
     }
 
     #[test]
     fn killing_waits_for_the_end_and_knows_the_dead() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let id = ProcessId::of(i32::try_from(child.id()).unwrap()).unwrap();
+        let id = ProcessIdentity::of(i32::try_from(child.id()).unwrap()).unwrap();
 
         assert!(id.kill(Duration::from_secs(5)));
         assert!(!id.is_alive(), "a zombie is not alive");

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::Host;
 use crate::lab::Lab;
-use crate::process::ProcessId;
+use crate::process::ProcessIdentity;
 use crate::topology::Topology;
 
 const FILE: &str = "lab.json";
@@ -20,12 +20,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A lab that is up, as recorded.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Record {
+pub(crate) struct LabRecord {
     /// The lab's name.
     pub(crate) name: String,
     topology: Topology,
-    keeper: ProcessId,
-    holders: Vec<ProcessId>,
+    #[serde(alias = "keeper")]
+    supervisor: ProcessIdentity,
+    #[serde(alias = "holders")]
+    inits: Vec<ProcessIdentity>,
 }
 
 /// One host, as `ls` shows it.
@@ -39,16 +41,17 @@ pub(crate) struct Listed {
     up: bool,
 }
 
-impl Record {
+impl LabRecord {
     /// Describes a lab that was just made.
     pub(crate) fn of(name: &str, lab: &Lab) -> Result<Self> {
-        let holders = lab.hosts().iter().map(|host| ProcessId::of(host.holder()).context("a host is gone already"));
+        let inits =
+            lab.hosts().iter().map(|host| ProcessIdentity::of(host.init_pid()).context("a host is gone already"));
 
         Ok(Self {
             name: name.to_owned(),
             topology: lab.topology().clone(),
-            keeper: lab.keeper(),
-            holders: holders.collect::<Result<_>>()?,
+            supervisor: lab.supervisor(),
+            inits: inits.collect::<Result<_>>()?,
         })
     }
 
@@ -90,7 +93,7 @@ impl Record {
 
     /// Whether the lab's switch is there.
     pub(crate) fn is_up(&self) -> bool {
-        self.keeper.is_alive()
+        self.supervisor.is_alive()
     }
 
     /// The host with this name, letter or number.
@@ -100,28 +103,28 @@ impl Record {
             bail!("lab {} has no host {name}: there are {}", self.name, names.join(", "));
         };
 
-        Ok(Host::new(self.topology.hosts[index].clone(), self.topology.id.clone(), self.holders[index]))
+        Ok(Host::new(self.topology.hosts[index].clone(), self.topology.id.clone(), self.inits[index]))
     }
 
     /// The hosts, to be shown.
     pub(crate) fn list(&self) -> Vec<Listed> {
-        let pairs = self.topology.hosts.iter().zip(&self.holders);
+        let pairs = self.topology.hosts.iter().zip(&self.inits);
 
         pairs
-            .map(|(host, holder)| Listed {
+            .map(|(host, init)| Listed {
                 lab: self.name.clone(),
                 host: host.name.clone(),
                 ipv4: host.ipv4,
                 ipv6: host.ipv6,
-                pid: holder.pid,
-                up: holder.is_alive(),
+                pid: init.pid,
+                up: init.is_alive(),
             })
             .collect()
     }
 
     /// Takes the lab down, or what a crash has left of it, and forgets it.
     pub(crate) fn remove(&self) -> Result<()> {
-        for process in std::iter::once(&self.keeper).chain(&self.holders) {
+        for process in std::iter::once(&self.supervisor).chain(&self.inits) {
             if !process.kill(PATIENCE) {
                 bail!("process {} of lab {} does not end", process.pid, self.name);
             }
@@ -148,7 +151,7 @@ impl std::fmt::Display for Listed {
 
 /// Removes what crashed runs have left behind: records whose switch is gone.
 pub(crate) fn clean() -> Result<()> {
-    Record::load_all()?.iter().filter(|record| !record.is_up()).try_for_each(Record::remove)
+    LabRecord::load_all()?.iter().filter(|record| !record.is_up()).try_for_each(LabRecord::remove)
 }
 
 /// Refuses names that are no plain folder name.

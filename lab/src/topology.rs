@@ -22,13 +22,13 @@ pub struct Topology {
     /// The hosts, in order.
     pub hosts: Vec<HostPlan>,
     /// What joins them.
-    #[serde(default)]
-    pub joint: Joint,
+    #[serde(default, alias = "joint")]
+    pub underlay: UnderlayKind,
 }
 
 /// What joins the hosts of a [`Topology`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Joint {
+pub enum UnderlayKind {
     /// All are on one link.
     #[default]
     Switch,
@@ -93,7 +93,7 @@ impl Topology {
             .map(|number| HostPlan::new(number, ipv4, ipv6))
             .collect();
 
-        Ok(Self { id, mtu, ipv4, ipv6, hosts, joint: Joint::default() })
+        Ok(Self { id, mtu, ipv4, ipv6, hosts, underlay: UnderlayKind::default() })
     }
 
     /// The switch's own address, which is the hosts' default gateway.

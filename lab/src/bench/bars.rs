@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::contestant::{BARE, OVERLAY};
+use super::competitor::{BARE, OVERLAY};
 use super::metric::Metric;
 
 /// Bytes, packets and round trips are compared with the best of the others.
@@ -71,7 +71,7 @@ const OF_LIMIT: Bound = Bound::AtLeast(0.6);
 /// How much of our TCP throughput UDP must reach.
 const UDP: Bound = Bound::AtLeast(0.6);
 
-/// Compares: `figure` gives the median of a contestant, `names` are the contestants, `limit` is in Gbit/s.
+/// Compares: `figure` gives the median of a competitor, `names` are the competitors, `limit` is in Gbit/s.
 pub(super) fn compare(names: &[&str], limit: Option<f64>, figure: impl Fn(&str, Metric) -> Option<f64>) -> Vec<Bar> {
     let ours = |metric| figure(OVERLAY, metric);
     let mut bars = Vec::new();

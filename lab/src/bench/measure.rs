@@ -1,4 +1,4 @@
-//! The measurements: each runs once on one contestant and returns samples.
+//! The measurements: each runs once on one competitor and returns samples.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 
-use super::contestant::Contestant;
+use super::competitor::Competitor;
 use super::machine::Moment;
 use super::metric::Metric;
 use super::sample::Sample;
@@ -17,11 +17,11 @@ use crate::wait::wait_until;
 
 /// The network of our containers.
 pub(super) const NETWORK: &str = "net";
-/// How long a contestant may take to carry its first packet, and a server to listen.
+/// How long a competitor may take to carry its first packet, and a server to listen.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long any one measurement may take.
 const DEADLINE: Duration = Duration::from_secs(90);
-/// Bytes of UDP payload that fill a packet of every contestant.
+/// Bytes of UDP payload that fill a packet of every competitor.
 const FULL: &str = "1372";
 /// Echoes on an idle path, 1 ms apart.
 const IDLE: [&str; 3] = ["--count=1500", "--interval-ms=1", "--timeout-ms=500"];
@@ -72,11 +72,11 @@ impl Servers {
     }
 }
 
-/// Waits until a contestant carries packets.
-pub(super) fn reach(contestant: &Contestant, cluster: &Cluster) -> Result<()> {
-    let ping = || ping(contestant, cluster, "reach", &["--count=3", "--interval-ms=100", "--timeout-ms=500"]);
+/// Waits until a competitor carries packets.
+pub(super) fn reach(competitor: &Competitor, cluster: &Cluster) -> Result<()> {
+    let ping = || ping(competitor, cluster, "reach", &["--count=3", "--interval-ms=100", "--timeout-ms=500"]);
 
-    wait_until(PATIENCE, &format!("{} carries packets", contestant.name()), || ping().is_ok()).map(drop)
+    wait_until(PATIENCE, &format!("{} carries packets", competitor.name()), || ping().is_ok()).map(drop)
 }
 
 impl Measure {
@@ -97,24 +97,24 @@ impl Measure {
         }
     }
 
-    /// Measures one contestant once.
+    /// Measures one competitor once.
     pub(super) fn run(
         self,
-        contestant: &Contestant,
+        competitor: &Competitor,
         cluster: &Cluster,
         seconds: f64,
     ) -> Result<BTreeMap<Metric, Sample>> {
         let found = match self {
-            Self::Tcp1 => tcp(contestant, cluster, 1, seconds),
-            Self::Tcp4 => tcp(contestant, cluster, 4, seconds),
-            Self::Small => datagrams(contestant, cluster, Metric::Small, &["--size=64"]),
-            Self::Full => datagrams(contestant, cluster, Metric::Full, &["--size", FULL]),
-            Self::Trains => datagrams(contestant, cluster, Metric::Trains, &["--trains", "--size", FULL]),
-            Self::Idle => idle(contestant, cluster),
-            Self::Loaded => loaded(contestant, cluster),
+            Self::Tcp1 => tcp(competitor, cluster, 1, seconds),
+            Self::Tcp4 => tcp(competitor, cluster, 4, seconds),
+            Self::Small => datagrams(competitor, cluster, Metric::Small, &["--size=64"]),
+            Self::Full => datagrams(competitor, cluster, Metric::Full, &["--size", FULL]),
+            Self::Trains => datagrams(competitor, cluster, Metric::Trains, &["--trains", "--size", FULL]),
+            Self::Idle => idle(competitor, cluster),
+            Self::Loaded => loaded(competitor, cluster),
         };
 
-        found.with_context(|| format!("{}: {self:?}", contestant.name()))
+        found.with_context(|| format!("{}: {self:?}", competitor.name()))
     }
 }
 
@@ -126,15 +126,15 @@ struct Carried {
     cpu_seconds: f64,
 }
 
-fn tcp(contestant: &Contestant, cluster: &Cluster, streams: u8, seconds: f64) -> Result<BTreeMap<Metric, Sample>> {
-    let to = contestant.address(cluster, "sink");
+fn tcp(competitor: &Competitor, cluster: &Cluster, streams: u8, seconds: f64) -> Result<BTreeMap<Metric, Sample>> {
+    let to = competitor.address(cluster, "sink");
     let (streams_text, seconds) = (streams.to_string(), seconds.to_string());
     let args = ["throughput", "client", "--json", "--streams", &streams_text, "--seconds", &seconds, &to];
-    let command = contestant.tool(cluster, "load")?.args(args);
-    let before = usage(contestant, cluster)?;
+    let command = competitor.tool(cluster, "load")?.args(args);
+    let before = usage(competitor, cluster)?;
     let start = Moment::now()?;
     let carried: Carried = json(command)?;
-    let after = usage(contestant, cluster)?;
+    let after = usage(competitor, cluster)?;
 
     let sample = |value| start.sample(value);
     let giga = carried.bytes / 1e9;
@@ -156,13 +156,13 @@ fn tcp(contestant: &Contestant, cluster: &Cluster, streams: u8, seconds: f64) ->
 }
 
 fn datagrams(
-    contestant: &Contestant,
+    competitor: &Competitor,
     cluster: &Cluster,
     metric: Metric,
     args: &[&str],
 ) -> Result<BTreeMap<Metric, Sample>> {
-    let to = contestant.address(cluster, "counter");
-    let command = contestant.tool(cluster, "load")?.args(["flood", "client", "--json", &to]).args(args);
+    let to = competitor.address(cluster, "counter");
+    let command = competitor.tool(cluster, "load")?.args(["flood", "client", "--json", &to]).args(args);
     let start = Moment::now()?;
     let found: flood::Summary = json(command)?;
     let value = if metric == Metric::Trains { found.gbit_per_second } else { found.datagrams_per_second / 1000.0 };
@@ -177,20 +177,20 @@ struct RoundTrips {
     rtt_p99_ms: f64,
 }
 
-fn idle(contestant: &Contestant, cluster: &Cluster) -> Result<BTreeMap<Metric, Sample>> {
+fn idle(competitor: &Competitor, cluster: &Cluster) -> Result<BTreeMap<Metric, Sample>> {
     let start = Moment::now()?;
-    let trips = ping(contestant, cluster, "echo", &IDLE)?;
+    let trips = ping(competitor, cluster, "echo", &IDLE)?;
 
     times(&start, &trips, Metric::IdleMedian, Metric::IdleTail)
 }
 
-fn loaded(contestant: &Contestant, cluster: &Cluster) -> Result<BTreeMap<Metric, Sample>> {
-    let to = contestant.address(cluster, "sink");
+fn loaded(competitor: &Competitor, cluster: &Cluster) -> Result<BTreeMap<Metric, Sample>> {
+    let to = competitor.address(cluster, "sink");
     let args = ["throughput", "client", "--json", "--seconds", LOAD_SECONDS, &to];
-    let load = contestant.tool(cluster, "load")?.args(args).spawn()?;
-    ping(contestant, cluster, "echo", &WARM_UP)?;
+    let load = competitor.tool(cluster, "load")?.args(args).spawn()?;
+    ping(competitor, cluster, "echo", &WARM_UP)?;
     let start = Moment::now()?;
-    let trips = ping(contestant, cluster, "echo", &LOADED)?;
+    let trips = ping(competitor, cluster, "echo", &LOADED)?;
     let found = times(&start, &trips, Metric::LoadMedian, Metric::LoadTail)?;
     load.wait(DEADLINE)?;
 
@@ -203,15 +203,15 @@ fn times(start: &Moment, trips: &RoundTrips, median: Metric, tail: Metric) -> Re
     Ok(BTreeMap::from([(median, p50), (tail, p99)]))
 }
 
-fn ping(contestant: &Contestant, cluster: &Cluster, role: &str, args: &[&str]) -> Result<RoundTrips> {
-    let to = contestant.address(cluster, "sink");
+fn ping(competitor: &Competitor, cluster: &Cluster, role: &str, args: &[&str]) -> Result<RoundTrips> {
+    let to = competitor.address(cluster, "sink");
 
-    json(contestant.tool(cluster, role)?.args(["ping", "--json", &to]).args(args))
+    json(competitor.tool(cluster, role)?.args(["ping", "--json", &to]).args(args))
 }
 
-/// What the programs of a contestant have cost so far, on both hosts together.
-fn usage(contestant: &Contestant, cluster: &Cluster) -> Result<Option<Usage>> {
-    let Some(program) = contestant.program() else { return Ok(None) };
+/// What the programs of a competitor have cost so far, on both hosts together.
+fn usage(competitor: &Competitor, cluster: &Cluster) -> Result<Option<Usage>> {
+    let Some(program) = competitor.program() else { return Ok(None) };
     let mut sum = Usage::default();
     for host in cluster.lab().hosts() {
         let one: Usage = json(host.try_command("overlay-lab")?.args(["usage", program]))?;

@@ -87,7 +87,7 @@ fn end(host: &Host, index: usize, other: &Host) -> Result<Running> {
     Ok(running)
 }
 
-/// The queue is as long as that of every other contestant.
+/// The queue is as long as that of every other competitor.
 fn config(index: usize, underlay: &str) -> String {
     let other = address(1 - index);
 

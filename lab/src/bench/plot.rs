@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::contestant::{BARE, OVERLAY};
+use super::competitor::{BARE, OVERLAY};
 use super::metric::Metric;
-use super::report::Report;
+use super::report::BenchReport;
 
 const WIDTH: f64 = 640.0;
 /// Where bars begin; names stand before it.
@@ -14,7 +14,7 @@ const LONGEST: f64 = 420.0;
 const ROW: f64 = 22.0;
 
 /// Draws a report as SVG, readable on light and dark pages.
-pub(super) fn draw(report: &Report) -> String {
+pub(super) fn draw(report: &BenchReport) -> String {
     let mut body = String::new();
     let mut y = 10.0;
     for (metric, title) in [
@@ -30,7 +30,7 @@ pub(super) fn draw(report: &Report) -> String {
     )
 }
 
-fn chart(body: &mut String, report: &Report, metric: Metric, title: &str, top: f64) -> f64 {
+fn chart(body: &mut String, report: &BenchReport, metric: Metric, title: &str, top: f64) -> f64 {
     let rows = report.rows.iter().filter(|row| row.name != BARE);
     let bars: Vec<_> = rows.filter_map(|row| Some((row.name, row.median(metric)?.value))).collect();
     let most = bars.iter().map(|(_, value)| *value).fold(f64::MIN_POSITIVE, f64::max);

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::bars::{self, Bar};
 use super::cipher::Cipher;
-use super::contestant::{BARE, Contestant};
+use super::competitor::{BARE, Competitor};
 use super::machine::{self, Machine};
 use super::metric::Metric;
 use super::sample::{Median, Samples};
@@ -15,9 +15,9 @@ use crate::cluster::Cluster;
 
 /// Everything about one run.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct BenchReport {
     machine: Machine,
-    /// The contestants.
+    /// The competitors.
     pub(super) rows: Vec<Row>,
     /// Who could not be measured because it is not installed, and how that is done.
     missing: Vec<String>,
@@ -26,7 +26,7 @@ pub(super) struct Report {
     pub(super) bars: Vec<Bar>,
 }
 
-/// One contestant.
+/// One competitor.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     /// Its name.
@@ -41,17 +41,17 @@ pub(super) struct Row {
 
 impl Row {
     /// Makes a row without figures.
-    pub(super) fn new(contestant: &Contestant, cluster: &Cluster) -> Self {
+    pub(super) fn new(competitor: &Competitor, cluster: &Cluster) -> Self {
         Self {
-            name: contestant.name(),
-            version: contestant.version(cluster),
-            has_agents: contestant.program().is_some(),
+            name: competitor.name(),
+            version: competitor.version(cluster),
+            has_agents: competitor.program().is_some(),
             samples: BTreeMap::new(),
             medians: BTreeMap::new(),
         }
     }
 
-    /// Whether this contestant can have such a figure.
+    /// Whether this competitor can have such a figure.
     pub(super) fn has(&self, metric: Metric) -> bool {
         self.has_agents || !metric.is_of_agents()
     }
@@ -102,7 +102,7 @@ fn median(figures: impl Iterator<Item = f64>) -> Option<f64> {
     figures.get(figures.len() / 2).copied()
 }
 
-impl Report {
+impl BenchReport {
     /// Draws the conclusions.
     pub(super) fn new(mut rows: Vec<Row>, missing: Vec<String>, ciphers: &[Cipher]) -> Self {
         for row in &mut rows {
@@ -124,7 +124,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Machine { processor, cores, kernel } = &self.machine;
         writeln!(f, "{processor}, {cores} cores, Linux {kernel}. Medians (least-most) of clean samples.\n")?;
@@ -162,12 +162,12 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::contestant::OVERLAY;
+    use super::super::competitor::OVERLAY;
     use super::super::sample::Sample;
     use super::*;
 
-    /// A report of two contestants with one figure each.
-    pub(in crate::bench) fn report() -> Report {
+    /// A report of two competitors with one figure each.
+    pub(in crate::bench) fn report() -> BenchReport {
         let row = |name, value| {
             let mut samples = Samples::default();
             samples.push(Sample { value, stolen: 0.0 });
@@ -176,7 +176,7 @@ pub(super) mod tests {
             Row { name, version: None, has_agents: true, samples, medians: BTreeMap::new() }
         };
 
-        Report::new(vec![row(OVERLAY, 6.0), row("gotatun", 1.5)], vec!["nebula (`…`)".to_owned()], &[])
+        BenchReport::new(vec![row(OVERLAY, 6.0), row("gotatun", 1.5)], vec!["nebula (`…`)".to_owned()], &[])
     }
 
     #[test]

@@ -12,8 +12,8 @@ use self::starts::{Starting, Starts};
 use super::traffic::{Pace, Sink, Traffic};
 use super::{Notes, PATIENCE, ms};
 use crate::cluster::Cluster;
-use crate::command::{Output, Running};
-use crate::docker::{Engine, Image};
+use crate::command::{CommandOutput, Running};
+use crate::docker::{DockerDaemon, Image};
 use crate::process::rest;
 use crate::wait::wait_until;
 
@@ -41,28 +41,28 @@ const NO_DESCRIPTORS: &[&str] = &["Too many open files", "descriptors"];
 /// Every other round has a Docker engine beside the agent, where one is installed.
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     for round in 0..rounds {
-        let has_docker = round % 2 == 1 && Engine::missing_program().is_none();
-        let mut stage = Stage::new(has_docker, notes)?;
-        let services = stage.serve()?;
-        pipe(&mut stage, notes)?;
-        dev_full(&mut stage, notes)?;
-        full_log_disk(&mut stage, notes)?;
-        full_state_disk(&mut stage, notes)?;
-        no_descriptors(&mut stage, notes)?;
+        let has_docker = round % 2 == 1 && DockerDaemon::missing_program().is_none();
+        let mut setup = Setup::new(has_docker, notes)?;
+        let services = setup.serve()?;
+        pipe(&mut setup, notes)?;
+        dev_full(&mut setup, notes)?;
+        full_log_disk(&mut setup, notes)?;
+        full_state_disk(&mut setup, notes)?;
+        no_descriptors(&mut setup, notes)?;
         drop(services);
-        stage.finish()?;
+        setup.finish()?;
     }
 
     Ok(())
 }
 
 /// The hosts, and the engine of the one that is tried.
-struct Stage {
+struct Setup {
     cluster: Cluster,
-    engine: Option<Engine>,
+    engine: Option<DockerDaemon>,
 }
 
-impl Stage {
+impl Setup {
     fn new(has_docker: bool, notes: &mut Notes) -> Result<Self> {
         let cluster = Cluster::new(2)?;
         cluster.ctl(0, &["network", "create", "net"])?;
@@ -70,7 +70,7 @@ impl Stage {
             notes.say("containers of `overlayctl run` start all the while");
             return Ok(Self { cluster, engine: None });
         }
-        let engine = Engine::start(cluster.host(HOST), &notes.engine(HOST), false)?;
+        let engine = DockerDaemon::start(cluster.host(HOST), &notes.engine(HOST), false)?;
         engine.load(&Image::make()?)?;
         let create = ["network", "create", "-d", "overlay-wg", starts::DOCKER_NETWORK];
         wait_until(PATIENCE, "Docker makes a network", || engine.run(&create).is_ok())?;
@@ -106,61 +106,61 @@ impl Stage {
 }
 
 /// A reader that stopped with the pipe full, none at all, and one again.
-fn pipe(stage: &mut Stage, notes: &mut Notes) -> Result<()> {
+fn pipe(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
     let script = format!("exec 3<>{PIPE}; dd if=/dev/zero bs=65536 count=1 >&3 2>/dev/null; echo full; exec sleep 600");
     let mut stopped = Vec::new();
     for host in [0, HOST] {
-        stage.cluster.host(host).try_command("mkfifo")?.arg(PIPE).run()?;
-        let reader = stage.cluster.host(host).try_command("sh")?.args(["-c", &script]).spawn()?;
+        setup.cluster.host(host).try_command("mkfifo")?.arg(PIPE).run()?;
+        let reader = setup.cluster.host(host).try_command("sh")?.args(["-c", &script]).spawn()?;
         wait_until(PATIENCE, "the pipe is full", || reader.stdout().contains("full"))?;
         stopped.push(reader);
     }
-    let scene = Scene::begin(stage, PIPE, &[])?;
-    let named = scene.named(&stage.cluster, &["log", "control-log"])?;
-    scene.works(&stage.cluster)?;
-    notes.say(&format!("reader of a full pipe stopped: {named}, {}", scene.end(&stage.cluster)?));
+    let scenario = Scenario::begin(setup, PIPE, &[])?;
+    let named = scenario.named(&setup.cluster, &["log", "control-log"])?;
+    scenario.works(&setup.cluster)?;
+    notes.say(&format!("reader of a full pipe stopped: {named}, {}", scenario.end(&setup.cluster)?));
 
-    let scene = Scene::go_on(stage, &[])?;
+    let scenario = Scenario::go_on(setup, &[])?;
     drop(stopped);
-    let named = scene.named(&stage.cluster, &["log", "control-log"])?;
-    scene.works(&stage.cluster)?;
-    let readers = [0, HOST].map(|host| stage.cluster.host(host).try_command("cat")?.arg(PIPE).spawn());
-    let gone = scene.gone(&stage.cluster)?;
-    notes.say(&format!("pipe closed: {named}; read again: {gone}, {}", scene.end(&stage.cluster)?));
+    let named = scenario.named(&setup.cluster, &["log", "control-log"])?;
+    scenario.works(&setup.cluster)?;
+    let readers = [0, HOST].map(|host| setup.cluster.host(host).try_command("cat")?.arg(PIPE).spawn());
+    let gone = scenario.gone(&setup.cluster)?;
+    notes.say(&format!("pipe closed: {named}; read again: {gone}, {}", scenario.end(&setup.cluster)?));
 
-    stop(&mut stage.cluster)?;
+    stop(&mut setup.cluster)?;
     for (host, reader) in [0, HOST].into_iter().zip(readers) {
         reader?.wait(PATIENCE)?;
-        stage.cluster.host(host).try_command("rm")?.arg(PIPE).run()?;
+        setup.cluster.host(host).try_command("rm")?.arg(PIPE).run()?;
     }
     Ok(())
 }
 
-fn dev_full(stage: &mut Stage, notes: &mut Notes) -> Result<()> {
-    let scene = Scene::begin(stage, "/dev/full", &[])?;
-    let cluster = &mut stage.cluster;
-    let named = scene.named(cluster, &["log", "control-log"])?;
-    scene.works(cluster)?;
-    notes.say(&format!("standard error is /dev/full: {named}, {}", scene.end(cluster)?));
+fn dev_full(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
+    let scenario = Scenario::begin(setup, "/dev/full", &[])?;
+    let cluster = &mut setup.cluster;
+    let named = scenario.named(cluster, &["log", "control-log"])?;
+    scenario.works(cluster)?;
+    notes.say(&format!("standard error is /dev/full: {named}, {}", scenario.end(cluster)?));
 
     stop(cluster)
 }
 
-fn full_log_disk(stage: &mut Stage, notes: &mut Notes) -> Result<()> {
+fn full_log_disk(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
     for host in [0, HOST] {
         let script = format!("mkdir {LOG_DISK} && mount -n -t tmpfs -o size=64k log {LOG_DISK}");
-        shell(&stage.cluster, host, &script)?;
-        fill(&stage.cluster, host, LOG_DISK)?;
+        shell(&setup.cluster, host, &script)?;
+        fill(&setup.cluster, host, LOG_DISK)?;
     }
-    let scene = Scene::begin(stage, &format!("{LOG_DISK}/log"), &[])?;
-    let cluster = &mut stage.cluster;
-    let named = scene.named(cluster, &["log", "control-log"])?;
-    scene.works(cluster)?;
+    let scenario = Scenario::begin(setup, &format!("{LOG_DISK}/log"), &[])?;
+    let cluster = &mut setup.cluster;
+    let named = scenario.named(cluster, &["log", "control-log"])?;
+    scenario.works(cluster)?;
     for host in [0, HOST] {
         make_room(cluster, host, LOG_DISK)?;
     }
-    let gone = scene.gone(cluster)?;
-    notes.say(&format!("log on a full disk: {named}; with room: {gone}, {}", scene.end(cluster)?));
+    let gone = scenario.gone(cluster)?;
+    notes.say(&format!("log on a full disk: {named}; with room: {gone}, {}", scenario.end(cluster)?));
     for host in [0, HOST] {
         let log = shell(cluster, host, &format!("cat {LOG_DISK}/log"))?.stdout;
         ensure!(log.lines().count() > 1, "nothing was logged when there was room: {log}");
@@ -173,10 +173,10 @@ fn full_log_disk(stage: &mut Stage, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-fn full_state_disk(stage: &mut Stage, notes: &mut Notes) -> Result<()> {
-    with_daemons_away(&mut stage.cluster, &format!("mount -n -t tmpfs -o size=16m state {STATE_DISK}"))?;
-    let scene = Scene::begin(stage, "/dev/null", FULL)?;
-    let cluster = &mut stage.cluster;
+fn full_state_disk(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
+    with_daemons_away(&mut setup.cluster, &format!("mount -n -t tmpfs -o size=16m state {STATE_DISK}"))?;
+    let scenario = Scenario::begin(setup, "/dev/null", FULL)?;
+    let cluster = &mut setup.cluster;
     for host in [0, HOST] {
         fill(cluster, host, STATE_DISK)?;
     }
@@ -200,13 +200,13 @@ fn full_state_disk(stage: &mut Stage, notes: &mut Notes) -> Result<()> {
 
         Ok(Ok(()))
     })?;
-    let named = scene.named(cluster, &["storage", "control-storage"])?;
+    let named = scenario.named(cluster, &["storage", "control-storage"])?;
     let filled = start.elapsed();
     for host in [0, HOST] {
         make_room(cluster, host, STATE_DISK)?;
     }
-    let gone = scene.gone(cluster)?;
-    scene.works(cluster)?;
+    let gone = scenario.gone(cluster)?;
+    scenario.works(cluster)?;
     drop(late);
     let there = cluster.ctl_json(0, &["network", "ls"])?.to_string();
     let lost = (0..changes).filter(|n| !there.contains(&format!("\"big{n}\""))).count();
@@ -218,7 +218,7 @@ fn full_state_disk(stage: &mut Stage, notes: &mut Notes) -> Result<()> {
         "state disk full for {}: {changes} changes and {starts} starts before one was refused, 0 lost; {named}; \
          with room: {gone}, {}",
         ms(filled),
-        scene.end(cluster)?
+        scenario.end(cluster)?
     ));
 
     for host in [0, HOST] {
@@ -273,9 +273,9 @@ fn with_daemons_away(cluster: &mut Cluster, change: &str) -> Result<()> {
     Ok(())
 }
 
-fn no_descriptors(stage: &mut Stage, notes: &mut Notes) -> Result<()> {
-    let scene = Scene::begin(stage, "/dev/null", NO_DESCRIPTORS)?;
-    let cluster = &mut stage.cluster;
+fn no_descriptors(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
+    let scenario = Scenario::begin(setup, "/dev/null", NO_DESCRIPTORS)?;
+    let cluster = &mut setup.cluster;
     let daemons = [cluster.agent(HOST)?, cluster.control()?].map(|daemon| daemon.pid()).into_iter().zip([HOST, 0]);
     let limited: Vec<(usize, i32, String)> = daemons
         .map(|(pid, host)| {
@@ -287,7 +287,7 @@ fn no_descriptors(stage: &mut Stage, notes: &mut Notes) -> Result<()> {
             Ok((host, pid, shell(cluster, host, &script)?.stdout.trim().to_owned()))
         })
         .collect::<Result<_>>()?;
-    let named = scene.named(cluster, &["descriptors", "control-descriptors"])?;
+    let named = scenario.named(cluster, &["descriptors", "control-descriptors"])?;
     let refused = cluster.container(HOST, "net", "late")?.args(["pids", "none"]).output()?;
     ensure!(!refused.status.success(), "a container started without descriptors");
     // As long as everything that is looked at now and then takes to be looked at.
@@ -297,44 +297,44 @@ fn no_descriptors(stage: &mut Stage, notes: &mut Notes) -> Result<()> {
     for (host, pid, limits) in &limited {
         shell(cluster, *host, &format!("prlimit --pid {pid} --nofile={limits}"))?;
     }
-    let gone = scene.gone(cluster)?;
-    scene.works(cluster)?;
-    notes.say(&format!("descriptors used up: {named}; with more: {gone}, {}", scene.end(cluster)?));
+    let gone = scenario.gone(cluster)?;
+    scenario.works(cluster)?;
+    notes.say(&format!("descriptors used up: {named}; with more: {gone}, {}", scenario.end(cluster)?));
     notes.say(&format!("  a start was refused with: {}", refused.stderr.trim()));
 
     stop(cluster)
 }
 
 /// One thing that is wrong, with the processes that must survive it and the traffic that must not notice.
-struct Scene {
+struct Scenario {
     agent: i32,
     control: i32,
     traffic: Traffic,
     starts: Starts,
 }
 
-impl Scene {
+impl Scenario {
     /// Starts control and the agent anew with another log, and what goes on meanwhile.
-    fn begin(stage: &mut Stage, log: &str, refusals: &'static [&'static str]) -> Result<Self> {
-        let cluster = &mut stage.cluster;
+    fn begin(setup: &mut Setup, log: &str, refusals: &'static [&'static str]) -> Result<Self> {
+        let cluster = &mut setup.cluster;
         for daemon in [cluster.control()?, cluster.agent(HOST)?] {
             daemon.kill()?;
             cluster.restart_logging_to(&daemon, log)?;
         }
         cluster.wait_for_agent(HOST)?;
         cluster.wait_for_control(HOST)?;
-        let cluster = &stage.cluster;
+        let cluster = &setup.cluster;
         let first = || cluster.container(HOST, "net", "first")?.args(["ping", "--count=1", "service"]).output();
         wait_until(PATIENCE, "traffic passes", || first().is_ok_and(|output| output.status.success()))?;
 
-        Self::go_on(stage, refusals)
+        Self::go_on(setup, refusals)
     }
 
     /// Begins with the processes as they are. A start may be refused with one of `refusals`.
-    fn go_on(stage: &Stage, refusals: &'static [&'static str]) -> Result<Self> {
-        let cluster = &stage.cluster;
+    fn go_on(setup: &Setup, refusals: &'static [&'static str]) -> Result<Self> {
+        let cluster = &setup.cluster;
         let traffic = Traffic::start(cluster, HOST, &Sink { network: "net", name: "sink" }, PACE)?;
-        let starting = Starting { host: cluster.host(HOST).clone(), engine: stage.engine.clone(), refusals };
+        let starting = Starting { host: cluster.host(HOST).clone(), engine: setup.engine.clone(), refusals };
         let (agent, control) = (cluster.agent(HOST)?.pid(), cluster.control()?.pid());
 
         Ok(Self { agent, control, traffic, starts: Starts::begin(&starting) })
@@ -396,7 +396,7 @@ fn stop(cluster: &mut Cluster) -> Result<()> {
     cluster.wait_for_control(HOST).map(drop)
 }
 
-fn shell(cluster: &Cluster, host: usize, script: &str) -> Result<Output> {
+fn shell(cluster: &Cluster, host: usize, script: &str) -> Result<CommandOutput> {
     cluster.host(host).try_command("sh")?.args(["-c", script]).run()
 }
 

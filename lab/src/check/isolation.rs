@@ -67,7 +67,7 @@ fn serve(cluster: &Cluster, network: &str) -> Result<crate::Running> {
     Ok(running)
 }
 
-fn fetch(cluster: &Cluster, host: usize, network: &str, to: &str) -> Result<crate::Output> {
+fn fetch(cluster: &Cluster, host: usize, network: &str, to: &str) -> Result<crate::CommandOutput> {
     let url = format!("http://{to}:8080/hello");
 
     cluster.container(host, network, "client")?.args(["fetch", "--timeout=3", &url]).output()

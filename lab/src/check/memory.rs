@@ -11,7 +11,7 @@ use crate::binary::are_packaged;
 use crate::cluster::Cluster;
 use crate::command::Running;
 use crate::daemon::Daemon;
-use crate::tool::crowd::{PREFIX, Report};
+use crate::tool::crowd::{CrowdReport, PREFIX};
 use crate::wait::wait_until;
 
 /// A round is one peer in use and so many that are known.
@@ -81,7 +81,7 @@ fn measure(agent: &Daemon, when: &str, notes: &mut Notes) -> Result<u64> {
 }
 
 /// Lets the crowd join; it lasts as long as the returned value.
-fn join(cluster: &Cluster, nodes: usize, carrying: usize) -> Result<(Running, Report)> {
+fn join(cluster: &Cluster, nodes: usize, carrying: usize) -> Result<(Running, CrowdReport)> {
     let token = cluster.ctl_json(0, &["token", "create", "--uses", &nodes.to_string()])?;
     let line = token["join"].as_str().context("no join line")?;
     let lanes = cluster.ctl_json(MEASURED, &["status"])?["lanes"].as_array().context("no lanes")?.len();
@@ -108,7 +108,7 @@ fn knows(cluster: &Cluster, nodes: usize) -> Result<bool> {
 }
 
 /// Sends echoes to all that carry packets, all of whom must answer, and counts the sessions with them.
-fn echo(cluster: &Cluster, report: &Report) -> Result<usize> {
+fn echo(cluster: &Cluster, report: &CrowdReport) -> Result<usize> {
     let run = ["run", "--network", "net", "--name", "echoes", "--", "sh", "-c", ECHOES, "sh"];
     let to = report.addresses.iter().map(ToString::to_string);
     cluster.host(MEASURED).try_command("overlayctl")?.args(run).args(to).run()?;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Notes, ms};
 use crate::capture::Capture;
 use crate::cluster::Cluster;
-use crate::command::{HostCommand, Output, Running};
+use crate::command::{CommandOutput, HostCommand, Running};
 use crate::lab::Lab;
 use crate::process::rest;
 
@@ -253,7 +253,7 @@ fn finished(running: Running) -> Result<Duration> {
 }
 
 /// Reads how long a transfer stood still, and insists that it was not long.
-fn judged(output: &Output) -> Result<Duration> {
+fn judged(output: &CommandOutput) -> Result<Duration> {
     let summary: serde_json::Value =
         serde_json::from_str(&output.stdout).with_context(|| format!("the transfer failed: {}", output.stderr))?;
     let pause = summary["longest_pause_ms"].as_f64().context("no pause")?;

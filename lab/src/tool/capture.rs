@@ -15,8 +15,8 @@ use nix::sys::socket::{
 };
 
 use crate::capture::{CaptureReport, READY};
-use crate::keeper::BRIDGE;
 use crate::process::poll_timeout;
+use crate::supervisor::BRIDGE;
 use crate::tool::{is_stopped, stop_on_signal};
 
 /// Longest frame taken whole, in bytes. Frames that segmentation offload has not cut yet are 64 KiB long.

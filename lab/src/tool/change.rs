@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 
-use crate::keeper::UPLINK;
-use crate::netlink::{Network, block_on};
+use crate::netlink::{NetlinkHandle, block_on};
+use crate::supervisor::UPLINK;
 
 /// Belongs to nobody: what is sent there is lost, and the sender does not notice.
 const NOWHERE: [u8; 6] = [0x02, 0, 0, 0, 0, 0xFF];
@@ -21,7 +21,7 @@ pub(crate) enum Neighbour {
 
 /// What to do with a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Link {
+pub(crate) enum AdminState {
     /// Set it up.
     Up,
     /// Set it down.
@@ -35,7 +35,7 @@ pub(crate) enum Link {
 /// When the kernel refuses.
 pub(crate) fn neighbour(change: Neighbour, address: IpAddr) -> Result<()> {
     block_on(async {
-        let network = Network::open()?;
+        let network = NetlinkHandle::open()?;
         match change {
             Neighbour::Lose => network.pin_neighbour(UPLINK, address, NOWHERE).await,
             Neighbour::Find => network.forget_neighbour(UPLINK, address).await,
@@ -48,8 +48,8 @@ pub(crate) fn neighbour(change: Neighbour, address: IpAddr) -> Result<()> {
 /// # Errors
 ///
 /// When the kernel refuses.
-pub(crate) fn link(name: &str, change: Link) -> Result<()> {
-    block_on(async { Network::open()?.set_up(name, change == Link::Up).await })
+pub(crate) fn link(name: &str, change: AdminState) -> Result<()> {
+    block_on(async { NetlinkHandle::open()?.set_up(name, change == AdminState::Up).await })
 }
 
 /// Gives a link an address.
@@ -58,7 +58,7 @@ pub(crate) fn link(name: &str, change: Link) -> Result<()> {
 ///
 /// When the kernel refuses.
 pub(crate) fn address(name: &str, address: ipnet::IpNet) -> Result<()> {
-    block_on(async { Network::open()?.add_address(name, address.addr(), address.prefix_len()).await })
+    block_on(async { NetlinkHandle::open()?.add_address(name, address.addr(), address.prefix_len()).await })
 }
 
 /// Sets a link's MTU.
@@ -67,7 +67,7 @@ pub(crate) fn address(name: &str, address: ipnet::IpNet) -> Result<()> {
 ///
 /// When the kernel refuses.
 pub(crate) fn mtu(name: &str, mtu: u32) -> Result<()> {
-    block_on(async { Network::open()?.set_mtu(name, mtu).await })
+    block_on(async { NetlinkHandle::open()?.set_mtu(name, mtu).await })
 }
 
 /// Sets how many packets a link's queue holds.
@@ -76,7 +76,7 @@ pub(crate) fn mtu(name: &str, mtu: u32) -> Result<()> {
 ///
 /// When the kernel refuses.
 pub(crate) fn queue_len(name: &str, packets: u32) -> Result<()> {
-    block_on(async { Network::open()?.set_queue_len(name, packets).await })
+    block_on(async { NetlinkHandle::open()?.set_queue_len(name, packets).await })
 }
 
 /// Sets the largest packet that goes to a host over a link of this router.
@@ -85,7 +85,7 @@ pub(crate) fn queue_len(name: &str, packets: u32) -> Result<()> {
 ///
 /// When the kernel refuses.
 pub(crate) fn path_mtu(link: &str, address: IpAddr, mtu: u32) -> Result<()> {
-    block_on(async { Network::open()?.set_host_route(link, address, Some(mtu)).await })
+    block_on(async { NetlinkHandle::open()?.set_host_route(link, address, Some(mtu)).await })
 }
 
 /// Prints the IPv4 addresses of a link, one a line.

@@ -18,7 +18,7 @@ use overlay_proto::JoinLine;
 use serde::{Deserialize, Serialize};
 
 use self::carrier::Carrier;
-use self::node::{Node, Plan};
+use self::node::{NodePlan, SimulatedNode};
 use super::stop_on_signal;
 
 /// What the names of its nodes begin with.
@@ -51,7 +51,7 @@ pub(crate) struct Options {
 
 /// What is printed once all of them are there, as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Report {
+pub(crate) struct CrowdReport {
     /// How long joining took, from the first to the last.
     pub(crate) join_seconds: f64,
     /// How long it took until all of them had seen everything.
@@ -77,7 +77,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
     let watching = start.elapsed() - joined;
     let carrying: Vec<_> = nodes.drain(..options.carrying.min(nodes.len())).collect();
-    let report = Report {
+    let report = CrowdReport {
         join_seconds: joined.as_secs_f64(),
         watch_seconds: watching.as_secs_f64(),
         addresses: carrying.iter().map(|node| node.address).collect(),
@@ -96,16 +96,16 @@ fn raise_descriptor_limit() -> Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot raise the limit of descriptors")
 }
 
-async fn join(options: &Options) -> Result<Vec<Node>> {
-    let join = |number| async move { Node::join(&options.join, plan(options, number)?).await };
+async fn join(options: &Options) -> Result<Vec<SimulatedNode>> {
+    let join = |number| async move { SimulatedNode::join(&options.join, plan(options, number)?).await };
 
     stream::iter(1..=options.nodes).map(join).buffered(AT_ONCE).try_collect().await
 }
 
-fn plan(options: &Options, number: usize) -> Result<Plan> {
+fn plan(options: &Options, number: usize) -> Result<NodePlan> {
     let bind = |_| UdpSocket::bind(SocketAddr::from((options.address, 0)));
 
-    Ok(Plan {
+    Ok(NodePlan {
         name: format!("{PREFIX}{number}").parse()?,
         address: options.address,
         network: options.network.clone(),
@@ -114,8 +114,8 @@ fn plan(options: &Options, number: usize) -> Result<Plan> {
 }
 
 /// Opens all watches, and returns what the first node sees once the last has joined.
-async fn watch(nodes: &[Node]) -> Result<View> {
-    let snapshots: Vec<_> = stream::iter(nodes).map(Node::watch).buffered(AT_ONCE).try_collect().await?;
+async fn watch(nodes: &[SimulatedNode]) -> Result<View> {
+    let snapshots: Vec<_> = stream::iter(nodes).map(SimulatedNode::watch).buffered(AT_ONCE).try_collect().await?;
     let first = snapshots.into_iter().next().context("a crowd has a node")?;
 
     Ok(View::try_from(first)?)

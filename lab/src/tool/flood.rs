@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde::{Deserialize, Serialize};
 
-use super::search::{Search, Step};
+use super::search::{RateResult, Search};
 use super::{is_stopped, resolve, stop_on_signal};
 
 /// Number of the step, what the datagram is for, and the size of each datagram.
@@ -212,7 +212,7 @@ impl Sender {
 
     /// Offers `rate` datagrams a second and asks how many arrived.
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
-    fn step(&mut self, rate: f64, duration: Duration) -> Result<Step> {
+    fn step(&mut self, rate: f64, duration: Duration) -> Result<RateResult> {
         self.number += 1;
         let header = header(self.number, COUNT, self.size);
         for datagram in self.burst.chunks_mut(usize::from(self.size)) {
@@ -231,7 +231,7 @@ impl Sender {
         let seconds = start.elapsed().as_secs_f64();
         let received = self.ask()?;
 
-        Ok(Step { sent: sent as f64 / seconds, received: received as f64 / seconds })
+        Ok(RateResult { sent: sent as f64 / seconds, received: received as f64 / seconds })
     }
 
     /// Sends `messages` bursts in one call and returns how many datagrams that were.

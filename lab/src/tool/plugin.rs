@@ -25,7 +25,7 @@ pub(crate) const READY: &str = "relaying";
 
 /// Whose place is taken.
 #[derive(Clone, Debug, clap::Subcommand)]
-pub(crate) enum Place {
+pub(crate) enum PluginTool {
     /// Hand calls on to a plugin, and print each with its answer and time as a line of JSON
     Relay {
         /// Where Docker looks for the plugin
@@ -134,16 +134,16 @@ pub(crate) struct Answered {
 /// # Errors
 ///
 /// When a socket cannot be used.
-pub(crate) fn run(place: &Place) -> Result<()> {
+pub(crate) fn run(tool: &PluginTool) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match place {
-        Place::Relay { listen, to, delay_ms, hold, lose, stop } => {
+    match tool {
+        PluginTool::Relay { listen, to, delay_ms, hold, lose, stop } => {
             let delay = Duration::from_millis(*delay_ms);
             let (holds, lost) = (Mutex::new(hold.clone()), lose.clone());
             let late = Lateness { delay, holds, lost, stopped: stop.map(Pid::from_raw) };
             runtime.block_on(relay(listen, to.clone(), Arc::new(late)))
         }
-        Place::Call { socket } => runtime.block_on(call_all(socket)),
+        PluginTool::Call { socket } => runtime.block_on(call_all(socket)),
     }
 }
 

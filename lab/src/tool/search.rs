@@ -17,14 +17,14 @@ const MAX_FAILURES: u32 = 5;
 
 /// What became of one rate, in datagrams a second.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Step {
+pub(crate) struct RateResult {
     /// Sent.
     pub(crate) sent: f64,
     /// Arrived.
     pub(crate) received: f64,
 }
 
-impl Step {
+impl RateResult {
     fn is_whole(self) -> bool {
         self.sent > 0.0 && self.received > self.sent * (1.0 - LOSS)
     }
@@ -63,7 +63,7 @@ impl Search {
     }
 
     /// Takes the outcome of the rate that was tried.
-    pub(crate) fn note(&mut self, step: Step) {
+    pub(crate) fn note(&mut self, step: RateResult) {
         let Some(rate) = self.rate else { return };
         self.steps += 1;
         if step.is_whole() {
@@ -77,7 +77,7 @@ impl Search {
         self.rate = self.next_rate(rate, step);
     }
 
-    fn next_rate(&self, rate: f64, step: Step) -> Option<f64> {
+    fn next_rate(&self, rate: f64, step: RateResult) -> Option<f64> {
         let is_short = step.is_whole() && step.sent < rate * SHORT;
         if is_short || self.steps >= MAX_STEPS || self.failures >= MAX_FAILURES {
             return None;
@@ -100,7 +100,7 @@ mod tests {
         let mut search = Search::new();
         while let Some(rate) = search.rate() {
             let sent = rate.min(fastest);
-            search.note(Step { sent, received: sent.min(limit) });
+            search.note(RateResult { sent, received: sent.min(limit) });
         }
 
         search.best()
@@ -124,7 +124,7 @@ mod tests {
     fn a_path_that_carries_nothing_is_given_up() {
         let mut search = Search::new();
         while let Some(rate) = search.rate() {
-            search.note(Step { sent: rate, received: 0.0 });
+            search.note(RateResult { sent: rate, received: 0.0 });
         }
 
         assert!(search.best().abs() < f64::EPSILON);

@@ -120,7 +120,7 @@ fn no_path_is_too_narrow() {
 
 /// Runs a check on Docker engines, or says why not.
 fn check_docker(run: impl FnOnce()) {
-    match overlay_lab::Engine::missing_program() {
+    match overlay_lab::DockerDaemon::missing_program() {
         Some(program) => skip(&format!("Docker engines need {program}")),
         None => run(),
     }

@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use overlay_lab::{Cluster, Host, Output};
+use overlay_lab::{Cluster, CommandOutput, Host};
 
 use super::{cluster, lab};
 
 /// Insists on one line that complains about `what`, and on exit code `code`.
-fn assert_refused(output: &Output, code: i32, what: &str) {
+fn assert_refused(output: &CommandOutput, code: i32, what: &str) {
     assert_eq!(output.status.code(), Some(code), "{what}: {}{}", output.stdout, output.stderr);
     let lines: Vec<_> = output.stderr.lines().filter(|line| !line.trim().is_empty()).collect();
     assert!(!lines.is_empty() && lines.len() <= 3, "{what}: {}", output.stderr);
     assert!(!output.stderr.contains("panicked") && !output.stderr.contains("Backtrace"), "{what}: {}", output.stderr);
 }
 
-fn join(host: &Host, line: &str) -> Output {
+fn join(host: &Host, line: &str) -> CommandOutput {
     host.command("overlayctl").args(["join", line]).deadline(Duration::from_secs(60)).output().expect("overlayctl runs")
 }
 

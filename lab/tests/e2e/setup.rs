@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use overlay_lab::{Host, Output, Running, Snapshot, wait_until};
+use overlay_lab::{CommandOutput, Host, Running, Snapshot, wait_until};
 
 use super::lab;
 
@@ -15,18 +15,18 @@ const LISTEN_7443: &str = "s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, 
 /// An address that no host has (RFC 5737).
 const NOBODY: &str = "203.0.113.77";
 
-fn ctl(host: &Host, args: &[&str]) -> Output {
+fn ctl(host: &Host, args: &[&str]) -> CommandOutput {
     host.command("overlayctl").args(args).deadline(Duration::from_secs(60)).output().expect("overlayctl runs")
 }
 
-fn done(host: &Host, args: &[&str]) -> Output {
+fn done(host: &Host, args: &[&str]) -> CommandOutput {
     let output = ctl(host, args);
     assert!(output.status.success(), "{args:?}: {}{}", output.stdout, output.stderr);
 
     output
 }
 
-fn refused(host: &Host, args: &[&str], words: &[&str]) -> Output {
+fn refused(host: &Host, args: &[&str], words: &[&str]) -> CommandOutput {
     let output = ctl(host, args);
     assert_eq!(output.status.code(), Some(1), "{args:?}: {}{}", output.stdout, output.stderr);
     for word in words {

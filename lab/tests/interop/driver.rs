@@ -152,7 +152,7 @@ pub(crate) fn socket_on(host: &Host) -> UdpSocket {
 }
 
 fn bound_on(host: &Host, port: u16) -> UdpSocket {
-    let namespace = File::open(format!("/proc/{}/ns/net", host.holder())).expect("the host is up");
+    let namespace = File::open(format!("/proc/{}/ns/net", host.init_pid())).expect("the host is up");
     let socket = std::thread::spawn(move || {
         setns(namespace, CloneFlags::CLONE_NEWNET).expect("root may enter");
         UdpSocket::bind(("0.0.0.0", port)).expect("the port is free")

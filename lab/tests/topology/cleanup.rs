@@ -121,10 +121,10 @@ fn a_host_dies_with_all_that_runs_in_it() {
     let Some(lab) = lab(2) else { return };
     lab.host(0).command("sh").args(["-c", "setsid sleep 600 & setsid sleep 601 & exit 0"]).run().unwrap();
     wait_until(Duration::from_secs(5), "both sleep", || lab.host(0).pids_of("sleep").unwrap().len() == 2).unwrap();
-    let holders: Vec<_> = lab.hosts().iter().map(overlay_lab::Host::holder).collect();
+    let inits: Vec<_> = lab.hosts().iter().map(overlay_lab::Host::init_pid).collect();
 
     lab.finish().unwrap();
-    for holder in holders {
-        assert!(!std::path::Path::new(&format!("/proc/{holder}")).exists());
+    for init in inits {
+        assert!(!std::path::Path::new(&format!("/proc/{init}")).exists());
     }
 }

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use crate::check::{Notes, PATIENCE, PingSummary};
 use crate::cluster::Cluster;
 use crate::command::Running;
-use crate::docker::{Engine, IMAGE, Image};
+use crate::docker::{DockerDaemon, IMAGE, Image};
 use crate::lab::Lab;
 use crate::tool::plugin::{Answered, READY};
 use crate::wait::wait_until;
@@ -27,7 +27,7 @@ const UNDER_WAY: usize = 1;
 /// Two hosts with Overlay and an engine each; on host2 an ordinary project runs beside.
 pub(super) struct Pair {
     pub(super) cluster: Cluster,
-    pub(super) engines: [Engine; 2],
+    pub(super) engines: [DockerDaemon; 2],
 }
 
 impl Pair {
@@ -40,7 +40,7 @@ impl Pair {
         let lab = Lab::new(2)?;
         let cluster = Cluster::on(lab)?;
         let start = |host: usize| {
-            let engine = Engine::start(cluster.host(host), &notes.engine(host), live_restore)?;
+            let engine = DockerDaemon::start(cluster.host(host), &notes.engine(host), live_restore)?;
             engine.load(image)?;
             Ok::<_, anyhow::Error>(engine)
         };

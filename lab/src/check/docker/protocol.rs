@@ -60,14 +60,14 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let network = cluster.ctl_json(0, &["network", "inspect", "net"])?;
     let network = network["id"].as_str().context("a network has an id")?.to_owned();
     let life = recorded(&network)?;
-    let scene = Scene { cluster: &cluster, life: &life };
+    let fixture = Fixture { cluster: &cluster, life: &life };
 
-    scene.repeated(notes)?;
+    fixture.repeated(notes)?;
     handed_over(&cluster, &life, &network, notes)?;
     // The node stays a member for a while.
-    let before = scene.kernel()?;
-    scene.broken(notes)?;
-    scene.shuffled(rounds, notes)?;
+    let before = fixture.kernel()?;
+    fixture.broken(notes)?;
+    fixture.shuffled(rounds, notes)?;
     let mut killed = 0;
     for after in 0..life.len() {
         killed += usize::from(interrupted(&mut cluster, &life, after)?);
@@ -75,8 +75,8 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     notes.say(&format!(
         "agent killed after each of {killed} calls: the rest and the clean-up answered alike, nothing left"
     ));
-    let scene = Scene { cluster: &cluster, life: &life };
-    ensure!(scene.kernel()? == before, "something is left:\n{before}\nnow\n{}", scene.kernel()?);
+    let fixture = Fixture { cluster: &cluster, life: &life };
+    ensure!(fixture.kernel()? == before, "something is left:\n{before}\nnow\n{}", fixture.kernel()?);
 
     cluster.ctl(0, &["network", "rm", "net"])?;
     cluster.finish()
@@ -140,12 +140,12 @@ fn nothing_left(cluster: &Cluster) -> Result<()> {
         .map(drop)
 }
 
-struct Scene<'a> {
+struct Fixture<'a> {
     cluster: &'a Cluster,
     life: &'a [Call],
 }
 
-impl Scene<'_> {
+impl Fixture<'_> {
     fn kernel(&self) -> Result<String> {
         kernel(self.cluster)
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::command::Output;
-use crate::docker::{Engine, IMAGE};
+use crate::command::CommandOutput;
+use crate::docker::{DockerDaemon, IMAGE};
 use crate::host::Host;
 use crate::process::rest;
 
@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub(super) struct Starting {
     pub(super) host: Host,
-    pub(super) engine: Option<Engine>,
+    pub(super) engine: Option<DockerDaemon>,
     /// Words one of which a refusal has; without any, none is allowed.
     pub(super) refusals: &'static [&'static str],
 }
@@ -89,7 +89,7 @@ impl Starting {
         Ok(count)
     }
 
-    fn start(&self, number: usize) -> Result<Output> {
+    fn start(&self, number: usize) -> Result<CommandOutput> {
         if let Some(engine) = &self.engine {
             let curl = ["run", "--rm", "--network", DOCKER_NETWORK, IMAGE, "curl", "-sS", "-m", "5", PAGE];
             return engine.docker(&curl)?.output();

@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use overlay_core::{Member, NetworkId, PublicKey, View};
 use overlay_dataplane::{Engine, EngineConfig, LaneId, NetworkTable, PeerLane, PeerTable, Tables};
 
-use super::node::Node;
+use super::node::SimulatedNode;
 use crate::process::poll_timeout;
 use crate::tool::{icmp, is_stopped};
 
@@ -36,7 +36,7 @@ struct Lane {
 
 impl Carrier {
     /// Starts the engines. Their peers are those members in `view` that are not of the crowd.
-    pub(super) fn new(nodes: Vec<Node>, view: &View) -> Result<Self> {
+    pub(super) fn new(nodes: Vec<SimulatedNode>, view: &View) -> Result<Self> {
         let mut lanes = Vec::new();
         for node in nodes {
             let is_foreign = |member: &&Member| {
@@ -87,7 +87,7 @@ impl Carrier {
 
 impl Lane {
     /// Starts the engines of one node.
-    fn of(node: Node, peers: &Arc<Vec<PeerTable>>) -> Result<Vec<Self>> {
+    fn of(node: SimulatedNode, peers: &Arc<Vec<PeerTable>>) -> Result<Vec<Self>> {
         let count = u16::try_from(node.sockets.len())?;
         let unix_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         let local: Vec<_> = node.member.blocks.iter().map(|block| IpNet::V4(block.prefix)).collect();

@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 
 /// What a node is to be.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct NodePlan {
     /// Its name.
     pub(super) name: Name,
     /// Where it is reached.
@@ -32,7 +32,7 @@ pub(super) struct Plan {
 
 /// A node that has joined.
 #[derive(Debug)]
-pub(super) struct Node {
+pub(super) struct SimulatedNode {
     /// The network it is on.
     pub(super) network: Network,
     /// Its membership there.
@@ -46,9 +46,9 @@ pub(super) struct Node {
     control: ControlClient<Channel>,
 }
 
-impl Node {
+impl SimulatedNode {
     /// Does all that a host does to join and to put a container onto a network.
-    pub(super) async fn join(line: &JoinLine, plan: Plan) -> Result<Self> {
+    pub(super) async fn join(line: &JoinLine, plan: NodePlan) -> Result<Self> {
         let (id, mut control) = enroll(line, &plan.name).await?;
         control.announce(announcement(&plan)?).await?;
         let network = find(&mut control, &plan.network).await?;
@@ -104,7 +104,7 @@ async fn enroll(line: &JoinLine, name: &Name) -> Result<(NodeId, ControlClient<C
     Ok((id, ControlClient::new(member.channel).max_decoding_message_size(channel::MAX_MESSAGE)))
 }
 
-fn announcement(plan: &Plan) -> Result<v1::AnnounceRequest> {
+fn announcement(plan: &NodePlan) -> Result<v1::AnnounceRequest> {
     let port = |socket: &UdpSocket| Ok(u32::from(socket.local_addr()?.port()));
 
     Ok(v1::AnnounceRequest {

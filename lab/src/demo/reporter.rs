@@ -5,20 +5,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::command::{HostCommand, Output, Running};
+use crate::command::{CommandOutput, HostCommand, Running};
 
 /// Longest output of a command that is shown in full; what is longer is cut.
 const MAX_LINES: usize = 6;
 const MAX_WIDTH: usize = 140;
 
 /// The steps so far.
-pub(crate) struct Stage {
-    steps: Vec<Step>,
+pub(crate) struct Reporter {
+    steps: Vec<StepResult>,
     colour: bool,
     start: Instant,
 }
 
-struct Step {
+struct StepResult {
     title: String,
     time: Duration,
     result: Result<(), String>,
@@ -26,13 +26,13 @@ struct Step {
 }
 
 /// The step that is under way.
-pub(crate) struct Scene {
+pub(crate) struct DemoStep {
     colour: bool,
     figure: Option<String>,
 }
 
-impl Stage {
-    /// An empty stage.
+impl Reporter {
+    /// Begins without steps.
     pub(crate) fn new() -> Self {
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
 
@@ -45,12 +45,12 @@ impl Stage {
     }
 
     /// Runs a step and shows how it went; `None` when it failed.
-    pub(crate) fn step<T>(&mut self, title: &str, work: impl FnOnce(&mut Scene) -> Result<T>) -> Option<T> {
+    pub(crate) fn step<T>(&mut self, title: &str, work: impl FnOnce(&mut DemoStep) -> Result<T>) -> Option<T> {
         print("");
         print(&format!("{:>2}  {}", self.steps.len() + 1, paint(self.colour, "1", title)));
-        let mut scene = Scene { colour: self.colour, figure: None };
+        let mut step = DemoStep { colour: self.colour, figure: None };
         let start = Instant::now();
-        let result = work(&mut scene);
+        let result = work(&mut step);
         let time = start.elapsed();
 
         let (value, result) = match result {
@@ -64,7 +64,7 @@ impl Stage {
                 error.lines().for_each(|line| print(&format!("      {line}")));
             }
         }
-        self.steps.push(Step { title: title.to_owned(), time, result, figure: scene.figure });
+        self.steps.push(StepResult { title: title.to_owned(), time, result, figure: step.figure });
         value
     }
 
@@ -90,7 +90,7 @@ impl Stage {
     }
 }
 
-impl Scene {
+impl DemoStep {
     /// Prints a line that belongs to the step.
     pub(crate) fn say(&self, line: &str) {
         print(&format!("      {line}"));
@@ -103,7 +103,7 @@ impl Scene {
     }
 
     /// Shows and runs a command, which must succeed.
-    pub(crate) fn run(&self, command: HostCommand) -> Result<Output> {
+    pub(crate) fn run(&self, command: HostCommand) -> Result<CommandOutput> {
         self.announce(&command);
         let output = command.run()?;
         let lines: Vec<_> = output.stdout.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -155,12 +155,12 @@ mod tests {
 
     #[test]
     fn one_failed_step_fails_the_demo() {
-        let mut stage = Stage::new();
-        assert_eq!(stage.step("good", |_| Ok(7)), Some(7));
-        assert_eq!(stage.step::<()>("bad", |_| anyhow::bail!("broken")), None);
+        let mut reporter = Reporter::new();
+        assert_eq!(reporter.step("good", |_| Ok(7)), Some(7));
+        assert_eq!(reporter.step::<()>("bad", |_| anyhow::bail!("broken")), None);
 
-        assert!(!stage.finish());
-        assert!(Stage::new().finish());
+        assert!(!reporter.finish());
+        assert!(Reporter::new().finish());
     }
 
     #[test]

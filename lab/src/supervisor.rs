@@ -1,7 +1,7 @@
 //! The process behind a lab: sits in the switch's namespace, makes the hosts, and takes them along when it ends.
 //!
 //! It ends when its standard input does (a lab of a test or a demo dies with the program that made it, however that dies), or
-//! on SIGTERM (a lab that stays up). The hosts are killed by the kernel should the keeper itself be killed.
+//! on SIGTERM (a lab that stays up). The hosts are killed by the kernel should the supervisor itself be killed.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -17,19 +17,19 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, pipe2, setsid};
 use serde::{Deserialize, Serialize};
 
-use crate::holder::{self, Part};
+use crate::host_init::{self, HostSetup};
 use crate::namespace::{drop_standard_streams, enter_new_network, spawn_host, within_network};
-use crate::netlink::{Network, block_on};
-use crate::topology::{HostPlan, Joint, Topology};
+use crate::netlink::{NetlinkHandle, block_on};
+use crate::topology::{HostPlan, Topology, UnderlayKind};
 
-/// The hidden subcommand that runs [`keep`].
+/// The hidden subcommand that runs [`supervise`].
 pub(crate) const COMMAND: &str = "__keep";
 /// The switch.
 pub(crate) const BRIDGE: &str = "sw0";
 /// A host's link to the switch.
 pub(crate) const UPLINK: &str = "eth0";
 
-/// What the keeper is told.
+/// What the supervisor is told.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Order {
     /// The lab to make.
@@ -38,10 +38,10 @@ pub(crate) struct Order {
     pub(crate) stays: bool,
 }
 
-/// What the keeper reports when the lab is made.
+/// What the supervisor reports when the lab is made.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Report {
-    /// The holders of the hosts, in order.
+pub(crate) struct LabStarted {
+    /// The init processes of the hosts, in order.
     pub(crate) hosts: Vec<i32>,
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn port(index: usize) -> String {
 /// # Errors
 ///
 /// When the lab cannot be made.
-pub(crate) fn keep(order: &str) -> Result<()> {
+pub(crate) fn supervise(order: &str) -> Result<()> {
     let order: Order = serde_json::from_str(order).context("a lab is started by `overlay-lab up` or a test")?;
     // Away from the terminal: its Ctrl-C is for the program that made the lab.
     let _ = setsid();
@@ -66,7 +66,7 @@ pub(crate) fn keep(order: &str) -> Result<()> {
     hosts.start(&order.topology)?;
     block_on(connect(&order.topology, &hosts.pids))?;
 
-    let report = Report { hosts: hosts.pids.iter().map(|pid| pid.as_raw()).collect() };
+    let report = LabStarted { hosts: hosts.pids.iter().map(|pid| pid.as_raw()).collect() };
     writeln!(io::stdout(), "{}", serde_json::to_string(&report)?)?;
     let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     drop_standard_streams()?;
@@ -74,7 +74,7 @@ pub(crate) fn keep(order: &str) -> Result<()> {
     wait_for_stop(&stop, (!order.stays).then_some(&input))
 }
 
-/// The holders; dropping them kills them, so that whatever ends the keeper early leaves nothing.
+/// The init processes; dropping them kills them, so that whatever ends the supervisor early leaves nothing.
 #[derive(Default)]
 struct Hosts {
     pids: Vec<Pid>,
@@ -105,16 +105,16 @@ impl Drop for Hosts {
 }
 
 fn start_host(host: &HostPlan, topology: &Topology, ready: &OwnedFd) -> Result<Pid> {
-    let part = Part { host: host.name.clone(), hosts_file: topology.hosts_file() };
+    let part = HostSetup { host: host.name.clone(), hosts_file: topology.hosts_file() };
     let null = File::open("/dev/null")?;
 
-    spawn_host(&["overlay-lab", holder::COMMAND, &serde_json::to_string(&part)?], &null, ready)
+    spawn_host(&["overlay-lab", host_init::COMMAND, &serde_json::to_string(&part)?], &null, ready)
 }
 
 fn wait_ready(host: &HostPlan, pipe: File) -> Result<()> {
     let mut said = Vec::new();
-    pipe.take(holder::READY.len() as u64).read_to_end(&mut said)?;
-    if said != holder::READY {
+    pipe.take(host_init::READY.len() as u64).read_to_end(&mut said)?;
+    if said != host_init::READY {
         bail!("{} could not be made (see the line above)", host.name);
     }
 
@@ -123,35 +123,35 @@ fn wait_ready(host: &HostPlan, pipe: File) -> Result<()> {
 
 async fn connect(topology: &Topology, hosts: &[Pid]) -> Result<()> {
     let home = File::open("/proc/self/ns/net").context("cannot open the switch's namespace")?;
-    let switch = Network::open()?;
+    let switch = NetlinkHandle::open()?;
     switch.set_up("lo", true).await?;
-    match topology.joint {
-        Joint::Switch => {
+    match topology.underlay {
+        UnderlayKind::Switch => {
             switch.add_bridge(BRIDGE, topology.mtu).await?;
             address_gateway(&switch, BRIDGE, topology).await?;
         }
-        Joint::Router => forward()?,
+        UnderlayKind::Router => forward()?,
     }
 
     for (index, (host, pid)) in topology.hosts.iter().zip(hosts).enumerate() {
         let namespace = File::open(format!("/proc/{pid}/ns/net")).context("cannot open a host's namespace")?;
-        let bridge = (topology.joint == Joint::Switch).then_some(BRIDGE);
+        let bridge = (topology.underlay == UnderlayKind::Switch).then_some(BRIDGE);
         switch.add_port(bridge, &port(index), (UPLINK, namespace.as_fd()), topology.mtu).await?;
-        if topology.joint == Joint::Router {
+        if topology.underlay == UnderlayKind::Router {
             address_gateway(&switch, &port(index), topology).await?;
             for address in host.addresses() {
                 switch.set_host_route(&port(index), address, None).await?;
             }
         }
-        let network = within_network(&namespace, &home, Network::open)?;
+        let network = within_network(&namespace, &home, NetlinkHandle::open)?;
         configure(&network, host, topology).await.with_context(|| format!("cannot connect {}", host.name))?;
     }
 
     Ok(())
 }
 
-async fn address_gateway(switch: &Network, link: &str, topology: &Topology) -> Result<()> {
-    let len = |prefix_len, whole| if topology.joint == Joint::Switch { prefix_len } else { whole };
+async fn address_gateway(switch: &NetlinkHandle, link: &str, topology: &Topology) -> Result<()> {
+    let len = |prefix_len, whole| if topology.underlay == UnderlayKind::Switch { prefix_len } else { whole };
     switch.add_address(link, topology.gateway_v4().into(), len(topology.ipv4.prefix_len(), 32)).await?;
     if let (Some(address), Some(prefix)) = (topology.gateway_v6(), topology.ipv6) {
         switch.add_address(link, address.into(), len(prefix.prefix_len(), 128)).await?;
@@ -169,8 +169,8 @@ fn forward() -> Result<()> {
     Ok(())
 }
 
-async fn configure(network: &Network, host: &HostPlan, topology: &Topology) -> Result<()> {
-    let is_alone = topology.joint == Joint::Router;
+async fn configure(network: &NetlinkHandle, host: &HostPlan, topology: &Topology) -> Result<()> {
+    let is_alone = topology.underlay == UnderlayKind::Router;
     network.set_up("lo", true).await?;
     let len = if is_alone { 32 } else { topology.ipv4.prefix_len() };
     network.add_address(UPLINK, host.ipv4.into(), len).await?;

@@ -12,30 +12,30 @@ use serde::{Deserialize, Serialize};
 use crate::namespace::drop_standard_streams;
 use crate::rootfs;
 
-/// The hidden subcommand that runs [`hold`].
+/// The hidden subcommand that runs [`run`].
 pub(crate) const COMMAND: &str = "__hold";
-/// What a holder says on its standard output when the host is made.
+/// What the init process says on its standard output when the host is made.
 pub(crate) const READY: &[u8] = b"ready\n";
 
-/// What the holder needs to know of its host.
+/// What the init process needs to know of its host.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Part {
+pub(crate) struct HostSetup {
     /// The host's name.
     pub(crate) host: String,
     /// The host's `/etc/hosts`.
     pub(crate) hosts_file: String,
 }
 
-/// Makes the host described by `part`, says so, and holds it until killed.
+/// Makes the host described by `setup`, says so, and holds it until killed.
 ///
 /// # Errors
 ///
 /// When the host cannot be made. Once it is made this does not return.
-pub(crate) fn hold(part: &str) -> Result<()> {
-    let part: Part = serde_json::from_str(part).context("a host is started by its lab")?;
+pub(crate) fn run(setup: &str) -> Result<()> {
+    let setup: HostSetup = serde_json::from_str(setup).context("a host is started by its lab")?;
     SigSet::from(Signal::SIGCHLD).thread_block()?;
-    sethostname(&part.host).context("cannot set the host's name")?;
-    rootfs::make(&part.host, &part.hosts_file)?;
+    sethostname(&setup.host).context("cannot set the host's name")?;
+    rootfs::make(&setup.host, &setup.hosts_file)?;
     std::env::set_current_dir("/")?;
     skip_duplicate_detection();
 

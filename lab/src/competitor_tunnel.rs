@@ -12,12 +12,12 @@ const QUEUE_LEN: &str = "4000";
 
 /// A tunnel of another implementation, both ends of it; it ends with this value.
 #[derive(Debug)]
-pub(crate) struct Rival {
+pub(crate) struct CompetitorTunnel {
     stock: Stock,
     _ends: [Running; 2],
 }
 
-impl Rival {
+impl CompetitorTunnel {
     /// Starts both ends.
     ///
     /// # Errors

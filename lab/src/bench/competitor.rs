@@ -6,7 +6,7 @@ use super::measure::NETWORK;
 use super::nebula::Nebula;
 use crate::cluster::Cluster;
 use crate::command::HostCommand;
-use crate::rival::Rival;
+use crate::competitor_tunnel::CompetitorTunnel;
 use crate::stock::Stock;
 
 /// The name of Overlay in all tables.
@@ -16,18 +16,18 @@ pub(super) const BARE: &str = "bare";
 
 /// One way, with whatever carries it.
 #[derive(Debug)]
-pub(super) enum Contestant {
+pub(super) enum Competitor {
     /// The underlay, without a tunnel: what hosts, sender and receiver alone cost.
     Bare,
     /// Ours, container to container.
     Overlay,
     /// Another userspace WireGuard, host to host.
-    Rival(Rival),
+    Tunnel(CompetitorTunnel),
     /// Nebula, host to host.
     Nebula(Nebula),
 }
 
-impl Contestant {
+impl Competitor {
     /// Starts all that are wanted and installed, and says who is missing and how it would be installed.
     pub(super) fn start_all(cluster: &Cluster, wanted: impl Fn(&str) -> bool) -> Result<(Vec<Self>, Vec<String>)> {
         let (near, far) = (cluster.host(0), cluster.host(1));
@@ -35,7 +35,7 @@ impl Contestant {
         started.retain(|one| matches!(one, Self::Overlay) || wanted(BARE));
         for stock in Stock::ALL.into_iter().filter(|stock| wanted(stock.program())) {
             if stock.is_installed() {
-                started.push(Self::Rival(Rival::start(stock, near, far)?));
+                started.push(Self::Tunnel(CompetitorTunnel::start(stock, near, far)?));
             } else {
                 missing.push(format!("{} (`{}`)", stock.program(), stock.source()));
             }
@@ -56,7 +56,7 @@ impl Contestant {
         match self {
             Self::Bare => BARE,
             Self::Overlay => OVERLAY,
-            Self::Rival(rival) => rival.stock().program(),
+            Self::Tunnel(tunnel) => tunnel.stock().program(),
             Self::Nebula(_) => Nebula::PROGRAM,
         }
     }
@@ -66,7 +66,7 @@ impl Contestant {
         match self {
             Self::Bare => None,
             Self::Overlay => Some("overlayd"),
-            Self::Rival(_) | Self::Nebula(_) => Some(self.name()),
+            Self::Tunnel(_) | Self::Nebula(_) => Some(self.name()),
         }
     }
 
@@ -82,7 +82,7 @@ impl Contestant {
     pub(super) fn tool(&self, cluster: &Cluster, role: &str) -> Result<HostCommand> {
         match self {
             Self::Overlay => cluster.container(0, NETWORK, role),
-            Self::Bare | Self::Rival(_) | Self::Nebula(_) => cluster.host(0).try_command("overlay-lab"),
+            Self::Bare | Self::Tunnel(_) | Self::Nebula(_) => cluster.host(0).try_command("overlay-lab"),
         }
     }
 
@@ -91,7 +91,7 @@ impl Contestant {
         match self {
             Self::Bare => cluster.host(1).address().to_string(),
             Self::Overlay => role.to_owned(),
-            Self::Rival(rival) => rival.address(),
+            Self::Tunnel(tunnel) => tunnel.address(),
             Self::Nebula(nebula) => nebula.address(),
         }
     }
