@@ -65,34 +65,34 @@ fn socket() -> PathBuf {
 /// Every command.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    Init(cmd::init::Init),
-    Join(cmd::join::Join),
-    Start(cmd::start::Start),
-    Stop(cmd::stop::Stop),
-    Leave(cmd::leave::Leave),
+    Init(cmd::init::InitArgs),
+    Join(cmd::join::JoinArgs),
+    Start(cmd::start::StartArgs),
+    Stop(cmd::stop::StopArgs),
+    Leave(cmd::leave::LeaveArgs),
     Token(cmd::token::TokenArgs),
     Node(cmd::node::NodeArgs),
     Control(cmd::control::ControlArgs),
     Network(cmd::network::NetworkArgs),
     Endpoint(cmd::endpoint::EndpointArgs),
-    Ps(cmd::endpoint::Ps),
-    Run(cmd::run::Run),
-    Attach(cmd::attach::Attach),
-    Detach(cmd::detach::Detach),
-    Status(cmd::status::Status),
-    Peers(cmd::peers::Peers),
-    Ping(cmd::ping::Ping),
-    Events(cmd::events::Events),
-    Logs(cmd::logs::Logs),
-    Version(cmd::version::Version),
-    Completions(cmd::completions::Completions),
+    Ps(cmd::endpoint::PsArgs),
+    Run(cmd::run::RunArgs),
+    Attach(cmd::attach::AttachArgs),
+    Detach(cmd::detach::DetachArgs),
+    Status(cmd::status::StatusArgs),
+    Peers(cmd::peers::PeersArgs),
+    Ping(cmd::ping::PingArgs),
+    Events(cmd::events::EventsArgs),
+    Logs(cmd::logs::LogsArgs),
+    Version(cmd::version::VersionArgs),
+    Completions(cmd::completions::CompletionsArgs),
     #[command(hide = true)]
-    Man(cmd::man::Man),
+    Man(cmd::man::ManArgs),
 }
 
 /// How an endpoint is known to the others.
 #[derive(Debug, Clone, Default, Args)]
-pub(crate) struct Identity {
+pub(crate) struct NamingArgs {
     /// A fixed IPv4 address of the network; without it, the next free one
     #[arg(long, value_name = "ADDRESS", value_parser = ipv4)]
     pub(crate) ip: Option<Ipv4Addr>,

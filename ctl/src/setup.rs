@@ -16,7 +16,7 @@ use crate::failure::{Failure, Outcome, storage};
 use crate::runtime_files;
 use crate::spawn;
 use crate::state::{self, Service, StateDir};
-use crate::wait::{self, Probe};
+use crate::wait::{self, Attempt};
 
 /// How long a join that is under way may take to come to an end when its command is interrupted.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -24,7 +24,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// Which command sets up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Kind {
+pub(crate) enum SetupKind {
     Init,
     Join,
 }
@@ -32,7 +32,7 @@ pub(crate) enum Kind {
 /// What the state directory says while somebody sets up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Note {
-    kind: Kind,
+    kind: SetupKind,
     /// What had been set up before, and stays whatever happens.
     before: Vec<Service>,
     /// Whether the state directory was there.
@@ -57,7 +57,7 @@ pub(crate) fn is_unfinished(state: &StateDir) -> bool {
 
 impl<'a> Setup<'a> {
     /// Begins; what an earlier command was killed over is taken back first, or gone on with where that is the same.
-    pub(crate) async fn begin(kind: Kind, state: &'a StateDir, context: &'a Context) -> Outcome<Self> {
+    pub(crate) async fn begin(kind: SetupKind, state: &'a StateDir, context: &'a Context) -> Outcome<Self> {
         let root = state.root().exists();
         state.make()?;
         let lock = lock(state)?;
@@ -92,11 +92,11 @@ impl<'a> Setup<'a> {
     }
 
     /// Goes on from where a killed command stood.
-    async fn take_over(&self, kind: Kind) -> Outcome {
+    async fn take_over(&self, kind: SetupKind) -> Outcome {
         match (self.note.kind, kind) {
             // A token may be good for one join only: its key is in the agent's state, by which it works again.
-            (Kind::Join, Kind::Join) => spawn::pause(Service::Agent, self.state).await.map(drop),
-            (Kind::Init | Kind::Join, Kind::Init | Kind::Join) => {
+            (SetupKind::Join, SetupKind::Join) => spawn::pause(Service::Agent, self.state).await.map(drop),
+            (SetupKind::Init | SetupKind::Join, SetupKind::Init | SetupKind::Join) => {
                 self.context.output.step("Taking back what was cut short");
                 self.take_back().await?;
                 self.state.make()
@@ -118,7 +118,7 @@ impl<'a> Setup<'a> {
     }
 
     async fn undo(&self, failure: Failure) -> Failure {
-        if self.note.kind == Kind::Join && self.has_joined().await {
+        if self.note.kind == SetupKind::Join && self.has_joined().await {
             // The token may be used up by it, so it cannot be undone unseen.
             if let Err(failure) = self.finish() {
                 return failure;
@@ -141,10 +141,10 @@ impl<'a> Setup<'a> {
     async fn has_joined(&self) -> bool {
         let phase = wait::until(SETTLE, async || match self.context.status().await {
             Ok(status) if status.phase() == v1::NodePhase::Joining => {
-                Probe::NotYet(Refusal::new(Code::WrongState, "the agent is joining"))
+                Attempt::NotYet(Refusal::new(Code::WrongState, "the agent is joining"))
             }
-            Ok(status) => Probe::Done(status.phase()),
-            Err(away) => Probe::Never(away),
+            Ok(status) => Attempt::Done(status.phase()),
+            Err(away) => Attempt::Never(away),
         });
 
         phase.await == Ok(v1::NodePhase::Joined)

@@ -8,7 +8,7 @@ mod peer;
 mod status;
 mod token;
 
-pub(crate) use control::{ControlAddresses, ControlSet};
+pub(crate) use control::{ControlAddressList, ControlSet};
 pub(crate) use endpoint::{EndpointView, Endpoints};
 pub(crate) use network::{Inspection, NetworkView, Networks};
 pub(crate) use node::Nodes;

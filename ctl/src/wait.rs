@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 const PROBE: Duration = Duration::from_millis(20);
 
 /// What a probe found.
-pub(crate) enum Probe<T> {
+pub(crate) enum Attempt<T> {
     /// It is so.
     Done(T),
     /// Not yet, because of this.
@@ -18,7 +18,7 @@ pub(crate) enum Probe<T> {
     Never(Refusal),
 }
 
-impl<T> From<Result<T, Refusal>> for Probe<T> {
+impl<T> From<Result<T, Refusal>> for Attempt<T> {
     fn from(result: Result<T, Refusal>) -> Self {
         match result {
             Ok(done) => Self::Done(done),
@@ -28,17 +28,17 @@ impl<T> From<Result<T, Refusal>> for Probe<T> {
 }
 
 /// Asks until the condition holds; at the deadline, or when it never will, returns why it does not.
-pub(crate) async fn until<T>(limit: Duration, mut probe: impl AsyncFnMut() -> Probe<T>) -> Result<T, Refusal> {
+pub(crate) async fn until<T>(limit: Duration, mut probe: impl AsyncFnMut() -> Attempt<T>) -> Result<T, Refusal> {
     let mut ticks = interval(PROBE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let deadline = Instant::now() + limit;
     loop {
         ticks.tick().await;
         match probe().await {
-            Probe::Done(done) => return Ok(done),
-            Probe::Never(refusal) => return Err(refusal),
-            Probe::NotYet(refusal) if Instant::now() >= deadline => return Err(refusal),
-            Probe::NotYet(_) => {}
+            Attempt::Done(done) => return Ok(done),
+            Attempt::Never(refusal) => return Err(refusal),
+            Attempt::NotYet(refusal) if Instant::now() >= deadline => return Err(refusal),
+            Attempt::NotYet(_) => {}
         }
     }
 }
@@ -58,11 +58,11 @@ mod tests {
         let mut left = 3;
         let counted = until(Duration::from_secs(60), async || {
             left -= 1;
-            if left == 0 { Probe::Done("done") } else { Probe::NotYet(refusal()) }
+            if left == 0 { Attempt::Done("done") } else { Attempt::NotYet(refusal()) }
         });
 
         assert_eq!(counted.await, Ok("done"));
-        assert_eq!(until::<()>(Duration::ZERO, async || Probe::NotYet(refusal())).await, Err(refusal()));
-        assert_eq!(until::<()>(Duration::from_secs(60), async || Probe::Never(refusal())).await, Err(refusal()));
+        assert_eq!(until::<()>(Duration::ZERO, async || Attempt::NotYet(refusal())).await, Err(refusal()));
+        assert_eq!(until::<()>(Duration::from_secs(60), async || Attempt::Never(refusal())).await, Err(refusal()));
     }
 }

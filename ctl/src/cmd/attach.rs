@@ -8,7 +8,7 @@ use overlay_proto::{Code, Refusal, v1};
 use serde::Serialize;
 
 use super::Context;
-use crate::args::Identity;
+use crate::args::NamingArgs;
 use crate::failure::{Outcome, storage};
 use crate::output::{Page, Report, list};
 use crate::view::EndpointView;
@@ -26,7 +26,7 @@ Examples:
 /// Put an existing network namespace, or this host itself, onto a network
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Attach {
+pub(crate) struct AttachArgs {
     #[command(flatten)]
     sandbox: SandboxArg,
     /// The network (name or id)
@@ -36,7 +36,7 @@ pub(crate) struct Attach {
     #[arg(long)]
     name: Name,
     #[command(flatten)]
-    identity: Identity,
+    identity: NamingArgs,
     /// What the interface is called inside; without it, the next free ethN
     #[arg(long, value_name = "NAME")]
     ifname: Option<String>,
@@ -101,7 +101,7 @@ impl Report for Attached {
     }
 }
 
-impl Attach {
+impl AttachArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         let request = self.request()?;
         let mut agent = context.agent().await?;

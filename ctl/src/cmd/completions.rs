@@ -18,7 +18,7 @@ Examples:
 /// Write the completion of commands and options for a shell
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Completions {
+pub(crate) struct CompletionsArgs {
     /// The shell
     shell: ShellArg,
 }
@@ -31,7 +31,7 @@ enum ShellArg {
     Fish,
 }
 
-impl Completions {
+impl CompletionsArgs {
     pub(crate) fn run(&self, context: &Context) -> Outcome {
         let shell = match self.shell {
             ShellArg::Bash => Shell::Bash,

@@ -6,7 +6,7 @@ use overlay_proto::v1;
 use super::Context;
 use crate::failure::Outcome;
 use crate::output::ListArgs;
-use crate::view::{ControlAddresses, ControlSet};
+use crate::view::{ControlAddressList, ControlSet};
 
 const CONTROL_EXAMPLE: &str = "\
 Examples:
@@ -81,7 +81,7 @@ impl ControlArgs {
 async fn ls(list: &ListArgs, context: &Context) -> Outcome {
     let ask = async || {
         let listed = context.agent().await?.list_control(v1::ListControlRequest {}).await?;
-        Ok(ControlAddresses::from(listed))
+        Ok(ControlAddressList::from(listed))
     };
 
     context.list(list, ask).await

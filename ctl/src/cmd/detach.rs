@@ -23,7 +23,7 @@ overlayctl detach [OPTIONS] <ENDPOINT>
 /// Take a namespace or this host off a network
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE, override_usage = USAGE)]
-pub(crate) struct Detach {
+pub(crate) struct DetachArgs {
     /// The endpoint's id: 12 hex digits
     #[arg(conflicts_with_all = ["network", "name"])]
     endpoint: Option<String>,
@@ -61,7 +61,7 @@ impl Report for Detached {
     }
 }
 
-impl Detach {
+impl DetachArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         if self.endpoint.is_none() && self.name.is_none() {
             let text = "say which endpoint: its id, or --network and --name as it was attached";

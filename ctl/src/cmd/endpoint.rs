@@ -59,7 +59,7 @@ struct Ls {
 /// List endpoints over all hosts: name, address, node, labels, runtime
 #[derive(Debug, Args)]
 #[command(after_help = PS_EXAMPLE)]
-pub(crate) struct Ps {
+pub(crate) struct PsArgs {
     #[command(flatten)]
     ls: LsArgs,
 }
@@ -96,7 +96,7 @@ impl EndpointArgs {
     }
 }
 
-impl Ps {
+impl PsArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         self.ls.run(context).await
     }

@@ -23,7 +23,7 @@ Examples:
 /// Tell what changes, as it happens
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Events {
+pub(crate) struct EventsArgs {
     /// Taken for those who are used to it: changes are always followed
     #[arg(long, short, hide = true)]
     follow: bool,
@@ -95,7 +95,7 @@ impl Report for EventView {
     }
 }
 
-impl Events {
+impl EventsArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         let output = context.output.formatted(self.show.format)?;
         let mut interrupted =

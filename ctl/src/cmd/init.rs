@@ -19,7 +19,7 @@ use crate::args::values::{advertise, listen, number, subnet4};
 use crate::client::Agent;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Page, Report};
-use crate::setup::{self, Kind, Setup};
+use crate::setup::{self, Setup, SetupKind};
 use crate::spawn::{self, AgentOptions, ControlOptions, Ending, Launch, Manner, ServiceOptions, Started};
 use crate::state::{DEFAULT_STATE, Service, StateDir};
 use crate::time;
@@ -41,7 +41,7 @@ Examples:
 /// Make this machine control and its first node; prints the line by which others join
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Init {
+pub(crate) struct InitArgs {
     /// Where control listens; without it, port 7443 of all addresses
     #[arg(long, value_name = "ADDR:PORT", value_parser = listen)]
     listen: Option<SocketAddr>,
@@ -123,7 +123,7 @@ impl Report for Initialised {
     }
 }
 
-impl Init {
+impl InitArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         require_root("init")?;
         if !self.force {
@@ -134,7 +134,7 @@ impl Init {
         if !setup::is_unfinished(&state) && self.standing(context, &state).await? {
             return self.again(&state, manner, context).await;
         }
-        let setup = Setup::begin(Kind::Init, &state, context).await?;
+        let setup = Setup::begin(SetupKind::Init, &state, context).await?;
         let (made, services) = setup.run(self.set_up(&state, manner, context)).await?;
         let ending = Ending::listen()?;
         context.output.show(&made)?;

@@ -14,7 +14,7 @@ use crate::args::values::advertise;
 use crate::failure::Outcome;
 use crate::join_text;
 use crate::output::{Page, Report};
-use crate::setup::{self, Kind, Setup};
+use crate::setup::{self, Setup, SetupKind};
 use crate::spawn::{self, AgentOptions, ControlOptions, Ending, Launch, Manner, ServiceOptions, Started};
 use crate::state::{DEFAULT_STATE, StateDir};
 
@@ -30,7 +30,7 @@ Examples:
 /// Make this machine a node of a cluster; starts the agent if none runs
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Join {
+pub(crate) struct JoinArgs {
     /// What `init` or `token create` printed, or a file that holds it, or - for standard input
     #[arg(value_name = "JOIN-LINE|FILE|-", hide_possible_values = true)]
     line: String,
@@ -83,7 +83,7 @@ impl Report for Joined {
     }
 }
 
-impl Join {
+impl JoinArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         let line = join_text::read(&self.line)?;
         require_root("join")?;
@@ -93,7 +93,7 @@ impl Join {
         let state = StateDir::new(&self.state)?;
         let manner = Manner::choose(self.foreground);
         let (joined, agent) = if self.needs_agent(&state, context).await? {
-            let setup = Setup::begin(Kind::Join, &state, context).await?;
+            let setup = Setup::begin(SetupKind::Join, &state, context).await?;
             let (joined, agent) = setup.run(self.set_up(&line, &state, manner, context)).await?;
             (joined, Some(agent))
         } else {

@@ -28,7 +28,7 @@ Examples:
 /// Undo join and init: nothing of Overlay stays on this host
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Leave {
+pub(crate) struct LeaveArgs {
     /// Also when control cannot be told, and without questions
     #[arg(long)]
     force: bool,
@@ -61,7 +61,7 @@ impl Report for Left {
     }
 }
 
-impl Leave {
+impl LeaveArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         require_root("leave")?;
         let state = self.state_dir(context).await?;

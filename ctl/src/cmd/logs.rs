@@ -34,7 +34,7 @@ Examples:
 /// Show what the agent or control has logged
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Logs {
+pub(crate) struct LogsArgs {
     /// Whose; without it, the agent's where there is one
     program: Option<Which>,
     /// Go on with what is written from now on, until Ctrl-C
@@ -58,7 +58,7 @@ enum Which {
     Control,
 }
 
-impl Logs {
+impl LogsArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         let state = self.state_dir(context).await?;
         state.check_readable()?;

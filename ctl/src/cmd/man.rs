@@ -14,13 +14,13 @@ const EXAMPLE: &str = "Example:\n  overlayctl man /usr/local/share/man/man1 && m
 /// Write a manual page for each command into a directory
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Man {
+pub(crate) struct ManArgs {
     /// The directory; made where it is missing
     #[arg(value_name = "DIR")]
     dir: PathBuf,
 }
 
-impl Man {
+impl ManArgs {
     pub(crate) fn run(&self) -> Outcome {
         let failed = |error: std::io::Error| storage(self.dir.display(), &error);
         if self.dir.exists() && !self.dir.is_dir() {

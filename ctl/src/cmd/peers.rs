@@ -23,7 +23,7 @@ Examples:
 /// List the other nodes as the data path sees them: where, whether they answer, how much went through
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Peers {
+pub(crate) struct PeersArgs {
     /// One line for each pair of lanes, this node's and the peer's
     #[arg(long)]
     lanes: bool,
@@ -31,7 +31,7 @@ pub(crate) struct Peers {
     list: ListArgs,
 }
 
-impl Peers {
+impl PeersArgs {
     pub(crate) async fn run(&self, context: &Context) -> Outcome {
         let detail = if self.lanes { Detail::Lanes } else { Detail::Nodes };
         let peers = async || Ok(View::new(context.agent().await?.peers(v1::PeersRequest {}).await?, detail));

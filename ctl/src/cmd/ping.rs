@@ -23,7 +23,7 @@ Examples:
 /// Send probes over the overlay to an endpoint or a node
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Ping {
+pub(crate) struct PingArgs {
     /// An endpoint's name, NAME.NETWORK, a node's name, or an address
     name: String,
     /// How many probes
@@ -132,7 +132,7 @@ impl Report for Summary {
     }
 }
 
-impl Ping {
+impl PingArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         let request = v1::PingRequest {
             target: self.name.clone(),

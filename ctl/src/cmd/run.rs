@@ -9,7 +9,7 @@ use overlay_proto::{Code, Refusal, v1};
 use serde_json::json;
 
 use super::Context;
-use crate::args::Identity;
+use crate::args::NamingArgs;
 use crate::client::Agent;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Output, list};
@@ -29,7 +29,7 @@ Examples:
 /// Run a command in a network namespace of its own on the overlay
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Run {
+pub(crate) struct RunArgs {
     /// The networks it is on, the first one first asked for names
     #[arg(long = "network", required = true, value_delimiter = ',', value_name = "NETWORK")]
     networks: Vec<Name>,
@@ -37,13 +37,13 @@ pub(crate) struct Run {
     #[arg(long)]
     name: Option<Name>,
     #[command(flatten)]
-    identity: Identity,
+    identity: NamingArgs,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
-impl Run {
+impl RunArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         if self.identity.ip.is_some() && self.networks.len() > 1 {
             return Err(Failure::Usage("--ip goes with one --network: say which one has the address".to_owned()));

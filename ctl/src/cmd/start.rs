@@ -13,7 +13,7 @@ use crate::output::{Page, Report};
 use crate::setup;
 use crate::spawn::{self, Ending, Launch, Manner, Origin, ServiceOptions, Started};
 use crate::state::{DEFAULT_STATE, Service, StateDir};
-use crate::wait::{self, Probe};
+use crate::wait::{self, Attempt};
 
 /// How long is waited for control, which traffic does not need: one that runs answers in less.
 const CONTROL: Duration = Duration::from_secs(2);
@@ -29,7 +29,7 @@ Example:
 /// Start again what init or join set up on this machine
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Start {
+pub(crate) struct StartArgs {
     /// Where init or join put the state
     #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
     state: PathBuf,
@@ -101,7 +101,7 @@ impl Report for Programs {
     }
 }
 
-impl Start {
+impl StartArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         require_root("start")?;
         let state = StateDir::new(&self.state)?;
@@ -190,11 +190,11 @@ async fn control_away(context: &Context) -> Option<String> {
     let asked = wait::until(CONTROL, async || {
         let status = match context.status().await {
             Ok(status) => status,
-            Err(refusal) => return Probe::NotYet(refusal),
+            Err(refusal) => return Attempt::NotYet(refusal),
         };
         let joined = status.phase() == v1::NodePhase::Joined;
         let control = status.control.unwrap_or_default();
-        if control.connected || !joined { Probe::Done(()) } else { Probe::NotYet(away(control.reason)) }
+        if control.connected || !joined { Attempt::Done(()) } else { Attempt::NotYet(away(control.reason)) }
     });
 
     asked.await.err().map(|refusal| refusal.message)

@@ -19,7 +19,7 @@ Examples:
 /// Tell what works on this node and what does not, with the reason and since when
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Status {
+pub(crate) struct StatusArgs {
     /// Exit with 1 when there is a problem; what is printed stays the same
     #[arg(long)]
     check: bool,
@@ -27,7 +27,7 @@ pub(crate) struct Status {
     list: ListArgs,
 }
 
-impl Status {
+impl StatusArgs {
     pub(crate) async fn run(&self, context: &Context) -> Outcome {
         let healthy = Cell::new(true);
         let ask = async || {

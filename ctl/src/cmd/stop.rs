@@ -23,7 +23,7 @@ Examples:
 /// Stop what init or join started on this machine, without undoing it
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Stop {
+pub(crate) struct StopArgs {
     /// Where init or join put the state
     #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
     state: PathBuf,
@@ -49,7 +49,7 @@ impl Report for Stopped {
     }
 }
 
-impl Stop {
+impl StopArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         require_root("stop")?;
         let state = StateDir::new(&self.state)?;

@@ -18,7 +18,7 @@ Examples:
 /// Tell the versions of this command, of the agent and of control
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub(crate) struct Version {
+pub(crate) struct VersionArgs {
     #[command(flatten)]
     show: ShowArgs,
 }
@@ -89,7 +89,7 @@ impl Report for Versions {
     }
 }
 
-impl Version {
+impl VersionArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         let output = context.output.formatted(self.show.format)?;
         let asked = match context.agent().await {

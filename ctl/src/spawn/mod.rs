@@ -22,7 +22,7 @@ use self::notify::Notifications;
 use crate::failure::{Failure, Outcome, storage};
 use crate::pidfd::{self, Process};
 use crate::state::{Service, StateDir};
-use crate::wait::{self, Probe};
+use crate::wait::{self, Attempt};
 
 pub(crate) use foreground::{Ending, supervise};
 pub(crate) use options::{AgentOptions, ControlOptions, ServiceOptions};
@@ -208,15 +208,15 @@ impl Started {
         let waited = wait::until(READY, async || {
             let ready = self.notifications.as_mut().is_none_or(Notifications::is_ready);
             match probe().await {
-                Ok(answer) if ready => Probe::Done(answer),
+                Ok(answer) if ready => Attempt::Done(answer),
                 Ok(_) | Err(_) if self.has_ended() => {
-                    Probe::Never(Refusal::new(Code::Fault, format!("{program} ended right after its start")))
+                    Attempt::Never(Refusal::new(Code::Fault, format!("{program} ended right after its start")))
                 }
-                Ok(_) => Probe::NotYet(self.not_ready()),
+                Ok(_) => Attempt::NotYet(self.not_ready()),
                 Err(refusal) => {
                     let text =
                         format!("{program} does not answer within {} s of its start: {refusal}", READY.as_secs());
-                    Probe::NotYet(Refusal::new(refusal.code, text))
+                    Attempt::NotYet(Refusal::new(refusal.code, text))
                 }
             }
         });

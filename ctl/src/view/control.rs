@@ -23,9 +23,9 @@ impl From<v1::ControlAddress> for ControlAddressView {
 /// Addresses of control, in the order in which they are tried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub(crate) struct ControlAddresses(Vec<ControlAddressView>);
+pub(crate) struct ControlAddressList(Vec<ControlAddressView>);
 
-impl From<v1::ListControlResponse> for ControlAddresses {
+impl From<v1::ListControlResponse> for ControlAddressList {
     fn from(response: v1::ListControlResponse) -> Self {
         Self(response.addresses.into_iter().map(Into::into).collect())
     }
@@ -33,7 +33,7 @@ impl From<v1::ListControlResponse> for ControlAddresses {
 
 const COLUMNS: [Column; 3] = [Column::left("ADDRESS"), Column::left("SOURCE").leaves(1), Column::left("IN USE")];
 
-impl Report for ControlAddresses {
+impl Report for ControlAddressList {
     fn text(&self, page: Page) -> String {
         let row = |row: &ControlAddressView| {
             let in_use = if row.in_use { "yes" } else { "-" };
@@ -85,7 +85,7 @@ mod tests {
             in_use,
         };
         let addresses = vec![row("192.0.2.9:7443", "tunnel", true), row("192.0.2.1:7443", "join-line", false)];
-        let view = ControlAddresses::from(v1::ListControlResponse { addresses });
+        let view = ControlAddressList::from(v1::ListControlResponse { addresses });
 
         assert_eq!(
             view.text(Page { now: 0, width: None, wide: false }),

@@ -33,12 +33,12 @@ pub(crate) struct NetworkView {
     /// What container engines were told with `-o`.
     pub(crate) options: BTreeMap<String, String>,
     /// Where it is not as elsewhere.
-    pub(crate) differs: Vec<Difference>,
+    pub(crate) differs: Vec<DifferenceView>,
 }
 
 /// A host on which a network is not as elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Difference {
+pub(crate) struct DifferenceView {
     pub(crate) node: String,
     pub(crate) reason: String,
 }
@@ -67,7 +67,7 @@ impl From<v1::NetworkState> for NetworkView {
             internal: settings.internal,
             reserved: settings.reserved,
             options: settings.options,
-            differs: state.differences.into_iter().map(|d| Difference { node: d.node, reason: d.reason }).collect(),
+            differs: state.differences.into_iter().map(|d| DifferenceView { node: d.node, reason: d.reason }).collect(),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use overlay_proto::{Code, JoinLine, Refusal};
 use serde::Deserialize;
 
-use super::Init;
+use super::InitArgs;
 use crate::cmd::Context;
 use crate::failure::{Outcome, storage};
 use crate::spawn::{self, find_program};
@@ -20,7 +20,7 @@ struct Printed {
 }
 
 /// Sets control up unless that is done, and returns a line that admits an admin.
-pub(super) async fn take(init: &Init, state: &StateDir, context: &Context) -> Outcome<JoinLine> {
+pub(super) async fn take(init: &InitArgs, state: &StateDir, context: &Context) -> Outcome<JoinLine> {
     let control = state.of(Service::Control);
     if !is_empty(&control) {
         // Control holds its store while it runs.
@@ -40,7 +40,7 @@ fn is_empty(dir: &Path) -> bool {
     fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
 }
 
-fn set_up(init: &Init, control: &Path) -> Result<Command, Refusal> {
+fn set_up(init: &InitArgs, control: &Path) -> Result<Command, Refusal> {
     let mut command = Command::new(find_program(Service::Control)?);
     command.arg("init").arg("--state").arg(control).arg("--json");
     if let Some(listen) = init.listen {
