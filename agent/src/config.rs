@@ -1,22 +1,22 @@
-//! What the agent is told at its start.
+//! The configuration of the agent.
 
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::docker::{door, plugin};
+use crate::docker::{plugin, plugin_proxy};
 
-/// Where options are read from, unless another file is named.
+/// The default configuration file.
 pub const DEFAULT_FILE: &str = "/etc/overlay/overlayd.toml";
 
-/// The most lanes that are made without being asked for: more cores than this rarely help, and each lane costs a key a network.
+/// The most lanes by default: more cores than this rarely help, and each lane costs one key per network.
 const MAX_DEFAULT_LANES: u16 = 8;
 
-/// Which WireGuard carries the packets.
+/// The implementation of WireGuard that carries the packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Backend {
-    /// The best that this host offers.
+    /// The best one that this host offers.
     Auto,
     /// The agent's own engine.
     Userspace,
@@ -24,7 +24,7 @@ pub enum Backend {
     Kernel,
 }
 
-/// What `overlayd` shall be.
+/// The command line of `overlayd`.
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "overlayd",
@@ -36,20 +36,21 @@ pub enum Backend {
         environment, and that before the file. Exit code 64: the configuration cannot be used."
 )]
 pub struct Arguments {
-    /// Something other than the agent.
+    /// A subcommand other than the agent itself.
     #[command(subcommand)]
     pub other: Option<Other>,
-    /// The agent's own.
+    /// The agent's own options.
     #[command(flatten)]
     pub config: Config,
 }
 
-/// What else the program can be.
+/// The other programs in this binary.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Other {
     /// Keep Docker's plugin socket, so that Docker starts without waiting for the agent
     #[command(after_help = "Example:\n  overlayd door --agent /run/overlay/docker.sock")]
-    Door(door::Options),
+    #[command(name = "door")]
+    PluginProxy(plugin_proxy::ProxyOptions),
 }
 
 /// The agent of Overlay: puts this host's containers onto encrypted networks that span hosts.
@@ -87,10 +88,10 @@ pub struct Config {
     pub run_dir: PathBuf,
 }
 
-/// The configuration cannot run.
+/// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidConfig {
-    /// Kernel WireGuard was asked for.
+    /// Kernel WireGuard was requested.
     #[error("--backend kernel is not supported by this version; use --backend auto or --backend userspace")]
     KernelBackend,
     /// The lanes' ports do not fit below 65,536.
@@ -101,19 +102,19 @@ pub enum InvalidConfig {
         /// The lanes.
         lanes: u16,
     },
-    /// More than one thing is wrong.
+    /// Several mistakes.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Several(Vec<Self>),
-    /// The path of the socket is longer than the kernel takes.
+    /// The path of the socket is longer than the kernel allows.
     #[error("--socket {}: the path is longer than 107 bytes, which is the kernel's limit", .0.display())]
     SocketPath(PathBuf),
 }
 
-/// Bytes of a Unix socket's path at the most: `sun_path` without its final zero.
+/// The longest path of a Unix socket in bytes: `sun_path` without the final zero.
 const MAX_SOCKET_PATH: usize = 107;
 
 impl Config {
-    /// Checks what the parser cannot.
+    /// Checks what the command line parser cannot.
     ///
     /// # Errors
     ///
@@ -144,14 +145,14 @@ impl Config {
         self.socket.clone().unwrap_or_else(|| self.run_dir.join("agent.sock"))
     }
 
-    /// Returns how many lanes there are.
+    /// Returns the number of lanes.
     pub fn lanes(&self) -> u16 {
         let cores = std::thread::available_parallelism().ok().and_then(|n| u16::try_from(n.get()).ok()).unwrap_or(1);
 
         self.lanes.unwrap_or(cores.min(MAX_DEFAULT_LANES))
     }
 
-    /// Returns Docker's API socket, where Docker is wanted: named, or installed on this host.
+    /// Returns Docker's API socket if Docker is used: if it was named, or is installed on this host.
     pub fn docker(&self) -> Option<PathBuf> {
         match self.docker.to_str() {
             Some("off") => None,
@@ -161,9 +162,9 @@ impl Config {
     }
 }
 
-/// Where engines listen unless they are told otherwise.
+/// The default API socket of Docker.
 const DOCKER_SOCKET: &str = "/run/docker.sock";
-/// Where packages put the engine.
+/// The programs by which an installed Docker is recognised.
 const DOCKER_PROGRAMS: [&str; 4] =
     ["/usr/bin/dockerd", "/usr/sbin/dockerd", "/usr/local/bin/dockerd", "/snap/bin/dockerd"];
 
@@ -187,7 +188,7 @@ mod tests {
     fn the_door_takes_arguments_of_its_own_and_none_of_the_agents() {
         let door = Arguments::try_parse_from(["overlayd", "door", "--agent", "/x"]).expect("arguments");
 
-        assert!(matches!(door.other, Some(Other::Door(_))));
+        assert!(matches!(door.other, Some(Other::PluginProxy(_))));
         assert!(Arguments::try_parse_from(["overlayd", "--port", "7", "door"]).is_err());
     }
 

@@ -1,7 +1,7 @@
-//! What must be, computed from what is known: namespaces, sandboxes and the lanes' tables. Pure.
+//! Computes the desired state from the membership and the journal: namespaces, sandboxes and the lanes' tables. Pure.
 //!
-//! The longest prefix decides everywhere: an endpoint that lives outside its node's blocks is reached by its own /32, which
-//! beats the block it was taken from.
+//! The longest prefix wins everywhere: an endpoint outside its node's blocks is reached by its own /32, which takes
+//! precedence over the block that contains it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -13,34 +13,34 @@ use overlay_core::{Endpoint, EndpointId, Member, Network, NetworkId, Node, NodeI
 use overlay_dataplane::{NetworkTable, PeerLane, PeerTable};
 
 use crate::docker::{options, routes};
-use crate::kernel::netns::Identity;
-use crate::kernel::{Inside, Keeper, NamespaceDesired, SandboxDesired, TunDesired, VethDesired};
+use crate::kernel::netns::NetnsId;
+use crate::kernel::{ContainerInterface, InterfaceOwner, NamespaceDesired, SandboxDesired, TunDesired, VethDesired};
 use crate::state::{DockerSandbox, EndpointRecord, SandboxRecord};
 
-/// Where the host's own network namespace is found.
+/// The path of the host's own network namespace.
 const HOST_NETNS: &str = "/proc/self/ns/net";
 
 /// What one network needs on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NetworkDesired {
-    /// Its namespace.
+    /// The network's namespace.
     pub(crate) namespace: NamespaceDesired,
-    /// The container side of its endpoints here.
+    /// The container side of the endpoints on this node.
     pub(crate) sandboxes: BTreeMap<EndpointId, SandboxDesired>,
-    /// The addresses of the host itself, where it is attached.
+    /// The addresses of the host itself, if it is attached.
     pub(crate) host: BTreeSet<IpAddr>,
 }
 
-/// How this node carries packets.
+/// Parameters of this node's data path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Carriage {
-    /// How many lanes it has.
+pub(crate) struct DataPathParams {
+    /// The number of lanes.
     pub(crate) lanes: u16,
     /// The largest inner packet, in bytes.
     pub(crate) mtu: u32,
 }
 
-/// Puts the journal's endpoints in the place of what control knows of this node: the journal is right about them.
+/// Replaces what control knows about this node's endpoints by the journal, which is authoritative for them.
 ///
 /// Where control knows them all, which is nearly always, the result is the view itself: a copy of a large one would be most of
 /// what an agent takes for a moment.
@@ -58,16 +58,16 @@ pub(crate) fn local_view(view: &Arc<View>, journal: &BTreeMap<EndpointId, Endpoi
     Arc::new(local)
 }
 
-/// Computes what every network that this node is a member of needs here. `view` is the local one.
+/// Computes what each network of this node needs here. `view` is the local view.
 pub(crate) fn networks(
     view: &View,
     journal: &BTreeMap<EndpointId, EndpointRecord>,
     node: NodeId,
-    carriage: Carriage,
+    params: DataPathParams,
 ) -> BTreeMap<NetworkId, NetworkDesired> {
     view.memberships_of(node)
         .filter_map(|member| Some((member, view.networks.get(&member.network)?)))
-        .map(|(member, network)| (network.id, desired(view, journal, member, network, carriage)))
+        .map(|(member, network)| (network.id, desired(view, journal, member, network, params)))
         .collect()
 }
 
@@ -76,25 +76,25 @@ fn desired(
     journal: &BTreeMap<EndpointId, EndpointRecord>,
     member: &Member,
     network: &Network,
-    carriage: Carriage,
+    params: DataPathParams,
 ) -> NetworkDesired {
     let records = || journal.values().filter(|record| record.endpoint.network == network.id);
     let veth = |record: &EndpointRecord| VethDesired {
         addresses: record.endpoint.addresses.clone(),
-        mtu: options::mtu(&network.settings.options, carriage.mtu),
+        mtu: options::mtu(&network.settings.options, params.mtu),
         gateway6: record.sandbox.is_docker().then(|| network.gateway6()).flatten(),
     };
     let peers = || view.members_of(network.id).filter(|peer| peer.node != member.node);
     let namespace = NamespaceDesired {
         network: network.id,
-        tun: TunDesired { mtu: carriage.mtu, queues: carriage.lanes.into() },
+        tun: TunDesired { mtu: params.mtu, queues: params.lanes.into() },
         gateways: network.gateways().into_iter().collect(),
         node: member.node_address(network).map(|address| network.addresses(address)).into_iter().flatten().collect(),
         endpoints: records().map(|record| (record.endpoint.id, veth(record))).collect(),
         remote: peers().flat_map(|peer| held_by(view, network, peer)).collect(),
         unreachable: network.prefixes(network.prefix).into_iter().collect(),
     };
-    let sandboxes = records().map(|record| (record.endpoint.id, sandbox(record, network, carriage)));
+    let sandboxes = records().map(|record| (record.endpoint.id, sandbox(record, network, params)));
     let host = records().filter(|record| record.sandbox == SandboxRecord::Host);
 
     NetworkDesired {
@@ -104,19 +104,19 @@ fn desired(
     }
 }
 
-fn sandbox(record: &EndpointRecord, network: &Network, carriage: Carriage) -> SandboxDesired {
+fn sandbox(record: &EndpointRecord, network: &Network, params: DataPathParams) -> SandboxDesired {
     let (netns, identity) = match &record.sandbox {
         SandboxRecord::Host => (PathBuf::from(HOST_NETNS), None),
         SandboxRecord::Netns { path, device, inode, boot: _ } => {
-            (path.clone(), Some(Identity { dev: *device, ino: *inode }))
+            (path.clone(), Some(NetnsId { dev: *device, ino: *inode }))
         }
         SandboxRecord::Docker(_) => (PathBuf::from(HOST_NETNS), None),
     };
-    let (keeper, mac) = match &record.sandbox {
-        SandboxRecord::Host | SandboxRecord::Netns { .. } => (Keeper::Agent, None),
+    let (owner, mac) = match &record.sandbox {
+        SandboxRecord::Host | SandboxRecord::Netns { .. } => (InterfaceOwner::Agent, None),
         SandboxRecord::Docker(docker) => {
             let inside = inside(docker, &record.endpoint.addresses, network);
-            (Keeper::Engine { joined: docker.joined, inside }, docker.mac)
+            (InterfaceOwner::Engine { joined: docker.joined, inside }, docker.mac)
         }
     };
 
@@ -127,23 +127,23 @@ fn sandbox(record: &EndpointRecord, network: &Network, carriage: Carriage) -> Sa
         addresses: record.endpoint.addresses.clone(),
         gateway: Some(network.gateway()),
         prefixes: network.prefixes(network.prefix),
-        mtu: options::mtu(&network.settings.options, carriage.mtu),
-        keeper,
+        mtu: options::mtu(&network.settings.options, params.mtu),
+        owner,
         mac,
     }
 }
 
-/// What is known of underlay addresses beyond whom they were published by.
+/// What is known about underlay addresses, besides who published them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Underlays {
-    /// Those at which this node itself is reached: never a peer's, whatever it claims.
+    /// Addresses of this node itself: never a peer's, whatever it claims.
     own: BTreeSet<SocketAddr>,
-    /// Those that several nodes claim, as the first card of every virtual machine of one host.
+    /// Addresses that several nodes claim, such as that of the first card of every virtual machine on one host.
     shared: BTreeSet<IpAddr>,
 }
 
 impl Underlays {
-    /// Reads the claims of all nodes; `own` are the addresses that this host has now.
+    /// Collects the claims of all nodes; `own` are the current addresses of this host.
     pub(crate) fn new(view: &View, node: NodeId, own: &BTreeSet<IpAddr>) -> Self {
         let (mut claimed, mut shared) = (BTreeSet::new(), BTreeSet::new());
         for ip in view.nodes.values().flat_map(|node| node.underlay.iter().copied().collect::<BTreeSet<_>>()) {
@@ -158,7 +158,7 @@ impl Underlays {
         Self { own: ips.flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port))).collect(), shared }
     }
 
-    /// Lists where a lane of a peer may be reached, the likeliest first.
+    /// Lists the addresses at which a lane of a peer may be reached, the likeliest first.
     fn candidates(&self, peer: &Node, lane: usize) -> Vec<SocketAddr> {
         let mut candidates = peer.underlay_addrs(lane);
         candidates.retain(|address| !self.own.contains(address));
@@ -169,9 +169,9 @@ impl Underlays {
     }
 }
 
-/// Returns how the engine set an interface up, once it was seen in its container.
-fn inside(docker: &DockerSandbox, addresses: &[IpAddr], network: &Network) -> Option<Inside> {
-    Some(Inside {
+/// Returns how Docker set up an interface, once it was seen in its container.
+fn inside(docker: &DockerSandbox, addresses: &[IpAddr], network: &Network) -> Option<ContainerInterface> {
+    Some(ContainerInterface {
         netns: docker.netns.clone()?,
         ifname: docker.inside.clone()?,
         addresses: routes::interface(network, addresses, docker.on_link),
@@ -205,7 +205,7 @@ pub(crate) fn tables(
     keys.into_iter().map(table).collect()
 }
 
-/// Tells whether two tables of the same network and key say the same.
+/// Tells whether two tables of the same network and key are equal.
 pub(crate) fn same_table(a: &NetworkTable, b: &NetworkTable) -> bool {
     a.private_key.expose() == b.private_key.expose() && a.peers == b.peers && a.local == b.local && a.mtu == b.mtu
 }
@@ -222,7 +222,7 @@ fn peer_table(view: &View, underlays: &Underlays, network: &Network, peer: &Memb
     }
 }
 
-/// Lists what lives on a member's node: its blocks, and its endpoints' addresses outside of them.
+/// Lists the prefixes on a member's node: its blocks, and the addresses of its endpoints outside of them.
 fn held_by(view: &View, network: &Network, member: &Member) -> BTreeSet<IpNet> {
     let blocks: BTreeSet<IpNet> = member.blocks.iter().flat_map(|block| network.prefixes(block.prefix)).collect();
     let whole = [Some(IpNet::V4(network.prefix)), network.prefix6.map(IpNet::V6)];
@@ -244,7 +244,7 @@ mod tests {
 
     use super::*;
 
-    const CARRIAGE: Carriage = Carriage { lanes: 2, mtu: 1408 };
+    const PARAMS: DataPathParams = DataPathParams { lanes: 2, mtu: 1408 };
 
     fn me() -> NodeId {
         NodeId::from_random(1)
@@ -335,10 +335,10 @@ mod tests {
     fn everything(view: &Arc<View>, journal: &BTreeMap<EndpointId, EndpointRecord>) -> String {
         let local = local_view(view, journal, me());
         let underlays = Underlays::new(&local, me(), &BTreeSet::new());
-        let tables = tables(&local, &underlays, me(), blue(), vec![[9; 32].into()], CARRIAGE.mtu);
+        let tables = tables(&local, &underlays, me(), blue(), vec![[9; 32].into()], PARAMS.mtu);
         let tables: Vec<_> = tables.into_iter().map(|t| (t.peers, t.local, t.mtu)).collect();
 
-        format!("{:?} {tables:?}", networks(&local, journal, me(), CARRIAGE))
+        format!("{:?} {tables:?}", networks(&local, journal, me(), PARAMS))
     }
 
     #[test]
@@ -346,7 +346,7 @@ mod tests {
         let view = view(rows());
         let journal = BTreeMap::from([record(10, "10.1.255.5")]);
 
-        let desired = &networks(&local_view(&view, &journal, me()), &journal, me(), CARRIAGE)[&blue()];
+        let desired = &networks(&local_view(&view, &journal, me()), &journal, me(), PARAMS)[&blue()];
 
         let remote = ["10.1.254.0/24", "10.1.255.77/32", "fd01::a01:fe00/120", "fd01::a01:ff4d/128"].map(net);
         assert_eq!(desired.namespace.remote, remote.into());
@@ -370,7 +370,7 @@ mod tests {
 
         let underlays = Underlays::new(&local, me(), &BTreeSet::new());
         let keys = [8, 9].map(|byte| PrivateKey::from([byte; 32]));
-        let tables = tables(&local, &underlays, me(), blue(), keys.to_vec(), CARRIAGE.mtu);
+        let tables = tables(&local, &underlays, me(), blue(), keys.to_vec(), PARAMS.mtu);
 
         let [table, second] = tables.as_slice() else { panic!("two lanes") };
         assert!(Arc::ptr_eq(&table.peers, &second.peers), "a thousand peers are there once");
@@ -416,20 +416,20 @@ mod tests {
         let view = view(rows().into_iter().map(narrow));
         let journal = BTreeMap::from([record(10, "10.1.255.5")]);
 
-        let desired = &networks(&local_view(&view, &journal, me()), &journal, me(), CARRIAGE)[&blue()];
+        let desired = &networks(&local_view(&view, &journal, me()), &journal, me(), PARAMS)[&blue()];
 
         let id = EndpointId::from_random(10);
         assert_eq!((desired.namespace.endpoints[&id].mtu, desired.sandboxes[&id].mtu), (1300, 1300));
-        assert_eq!(desired.namespace.tun.mtu, CARRIAGE.mtu);
+        assert_eq!(desired.namespace.tun.mtu, PARAMS.mtu);
     }
 
     #[test]
     fn a_network_we_are_no_member_of_needs_nothing_here() {
         let view = view(rows().into_iter().filter(|r| r.key() != RowKey::Member(blue(), me())));
 
-        assert!(networks(&view, &BTreeMap::new(), me(), CARRIAGE).is_empty());
+        assert!(networks(&view, &BTreeMap::new(), me(), PARAMS).is_empty());
         let keys = vec![[9; 32].into()];
-        assert!(tables(&view, &Underlays::default(), me(), blue(), keys, CARRIAGE.mtu).is_empty());
+        assert!(tables(&view, &Underlays::default(), me(), blue(), keys, PARAMS.mtu).is_empty());
     }
 
     #[test]

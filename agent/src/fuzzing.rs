@@ -13,7 +13,7 @@ pub use crate::docker::fuzzing::{engine_answers, plugin_calls};
 pub use crate::path::fuzzing::{merged_packets, tun_reads};
 
 use crate::dns::fuzzing::resolv_conf;
-use crate::endpoint::request::{Wanted, find_network, try_fixed};
+use crate::endpoint::request::{AttachSpec, find_network, try_fixed};
 use crate::endpoint::sandbox::parse_start_time;
 use crate::state::{DockerNetwork, DockerPool, EndpointRecord, Identity, Joining};
 
@@ -57,7 +57,7 @@ fn kept<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
 /// When an address is accepted that a network keeps for itself.
 pub fn attach_requests(bytes: &[u8]) {
     let Ok(request) = v1::AttachRequest::decode(bytes) else { return };
-    let Ok(wanted) = Wanted::try_from(request) else { return };
+    let Ok(wanted) = AttachSpec::try_from(request) else { return };
     let view = crate::dns::fuzzing::view();
     if let (Some(network), Some(address)) = (find_network(&view, &wanted.network), wanted.address)
         && try_fixed(network, address).is_ok()

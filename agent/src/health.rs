@@ -1,6 +1,6 @@
-//! What does not work between this node and its peers, said to people: culprit and remedy. Pure.
+//! Turns problems between this node and its peers into messages for operators, with cause and remedy. Pure.
 //!
-//! The lanes report facts about pairs of lanes; here they become a few lines: one a kind of problem, however many peers have it.
+//! The lanes report on pairs of lanes; here this becomes a few lines, one per kind of problem, however many peers have it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -10,22 +10,22 @@ use overlay_core::{NodeId, View};
 use overlay_dataplane::{Loss, PeerError, PeerState, PeerStatus};
 use overlay_proto::v1;
 
-/// How many peers a line names.
+/// The most peers that a line names.
 const NAMED: usize = 5;
 /// A peer heard within this time hears us or not, but nobody can say that nothing arrives here.
 const LATELY: Duration = Duration::from_secs(5);
 /// How long a refusal by the host's own firewall counts.
 const REFUSED: Duration = Duration::from_secs(3);
 
-/// What is known of this node and its peers.
+/// What is known about this node and its peers.
 pub(crate) struct Facts<'a> {
-    /// For names and addresses.
+    /// The membership, for names and addresses.
     pub(crate) view: &'a View,
-    /// How every pair of lanes is doing.
+    /// The state of every pair of lanes.
     pub(crate) peers: &'a [&'a PeerStatus],
     /// The UDP ports of this node's lanes.
     pub(crate) ports: &'a [u16],
-    /// The host's own addresses; none where they are not known.
+    /// The host's own addresses; empty when they are not known.
     pub(crate) own: &'a BTreeSet<IpAddr>,
     /// How long ago the host refused to send.
     pub(crate) refused: Option<Duration>,
@@ -33,7 +33,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) now: u64,
 }
 
-/// One peer, all its lanes and networks together.
+/// One peer, with all its lanes and networks.
 #[derive(Default)]
 struct Peer {
     /// Lanes from which nothing arrives, and since when the first.
@@ -49,7 +49,7 @@ struct Peer {
     lost_out: u16,
 }
 
-/// Lists what does not work.
+/// Lists the problems.
 pub(crate) fn problems(facts: &Facts<'_>) -> Vec<v1::Problem> {
     let mut peers: BTreeMap<NodeId, Peer> = BTreeMap::new();
     for status in facts.peers {
@@ -71,7 +71,7 @@ pub(crate) fn problems(facts: &Facts<'_>) -> Vec<v1::Problem> {
     .collect()
 }
 
-/// Says why a lane of a peer is not up, for `overlayctl peers`; empty where nothing is to be said.
+/// Returns why a lane of a peer is not up, for `overlayctl peers`; empty if there is nothing to say.
 pub(crate) fn reason(status: &PeerStatus, own: &BTreeSet<IpAddr>) -> String {
     let error = status.error.map(|error| error.to_string());
     let peer = status.is_translated.then(|| "the peer is behind NAT".to_owned());

@@ -15,6 +15,7 @@ mod endpoint;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod health;
+mod joined_node;
 pub mod kernel;
 pub mod local_api;
 pub mod lock;
@@ -25,5 +26,4 @@ pub mod ping;
 mod problem;
 mod readiness;
 mod reconcile;
-mod session;
 pub mod state;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use overlay_agent::config::{Arguments, Config, DEFAULT_FILE, Other};
-use overlay_agent::docker::door;
+use overlay_agent::docker::plugin_proxy;
 use overlay_agent::kernel::heap;
 use overlay_agent::{node, state};
 use overlay_daemon::log::{self, Log};
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     }
 
     let done = match arguments.other {
-        Some(Other::Door(options)) => keep_door(options),
+        Some(Other::PluginProxy(options)) => keep_door(options),
         None => run(arguments.config, log.clone(), descriptors),
     };
     let code = match done {
@@ -81,8 +81,8 @@ fn run(config: Config, log: Log, descriptors: Descriptors) -> anyhow::Result<()>
     runtime.block_on(node::run(config, log, descriptors)).map_err(anyhow::Error::from)
 }
 
-fn keep_door(options: door::Options) -> anyhow::Result<()> {
+fn keep_door(options: plugin_proxy::ProxyOptions) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
 
-    runtime.block_on(door::run(options)).map_err(anyhow::Error::from)
+    runtime.block_on(plugin_proxy::run(options)).map_err(anyhow::Error::from)
 }

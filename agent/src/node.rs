@@ -1,4 +1,4 @@
-//! The node: what this process is, from a host that joined nothing to one that was thrown out, and the tasks that live meanwhile.
+//! The node: the phases of this process, from a host that has joined nothing to one that was expelled, and the tasks of each.
 //!
 //! ```text
 //!  Unjoined ──join──► Joining ──► Joined ──leave──► Unjoined
@@ -25,29 +25,31 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::Config;
 use crate::docker;
-use crate::endpoint::{sandbox, warden};
+use crate::endpoint::{gc, sandbox};
+use crate::joined_node::{Admission, JoinedNode, ProcessContext};
 use crate::local_api;
 use crate::lock::{LockError, StateLock};
-use crate::membership::join::{self, Wishes, in_store};
-use crate::membership::{announce, keeping, link, occupancy, prefix_clash, publish, renewal, watch as following};
-use crate::path::{LaneEvent, Lanes, LanesConfig, StartError, consecutive_ports};
-use crate::problem::{Own, Problems, explain, unix_now};
+use crate::membership::join::{self, JoinOptions, in_store};
+use crate::membership::{
+    announce, connection, network_membership, prefix_clash, publish, renewal, view_cache, watch as following,
+};
+use crate::path::{LaneEvent, Lanes, LanesConfig, LanesError, consecutive_ports};
+use crate::problem::{Problems, ProcessHealth, explain, unix_now};
 use crate::readiness;
 use crate::reconcile;
-use crate::session::{Process, Session, Standing};
-use crate::state::{Identity, Joining, Loaded, StateError, Store};
+use crate::state::{Identity, Joining, StateError, StateStore, StoredState};
 
-/// How often the time of handshakes is kept. A clock that is set back while the agent is down may cost this much.
+/// How often the time of handshakes is stored. A clock that is set back while the agent is down may cost this much.
 const CLOCK_KEPT: Duration = Duration::from_secs(10);
-/// The pause before a task is begun again that should not have ended.
+/// The pause before a task that ended unexpectedly is restarted.
 const BEGIN_AGAIN: Duration = Duration::from_secs(1);
-/// How soon is tried again what could not be kept.
+/// How soon a failed write is tried again.
 const KEEP_AGAIN: Duration = Duration::from_secs(1);
 
-/// The agent cannot start, or cannot go on.
+/// Why the agent cannot start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// Another agent has the state.
+    /// Another agent uses the state directory.
     #[error(transparent)]
     Lock(#[from] LockError),
     /// The state cannot be used.
@@ -55,52 +57,52 @@ pub enum NodeError {
     State(#[from] StateError),
     /// The lanes cannot start.
     #[error(transparent)]
-    Lanes(#[from] StartError),
+    Lanes(#[from] LanesError),
     /// The local socket cannot be opened.
     #[error(transparent)]
     Socket(#[from] local_api::SocketError),
     /// The kernel gives no random bytes.
     #[error("no random bytes: {0}")]
     Random(getrandom::Error),
-    /// Signals cannot be heard.
+    /// Signals cannot be received.
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
-    /// A task broke.
+    /// A task panicked.
     #[error("a task of the agent broke")]
     Task(#[source] JoinError),
-    /// The local socket is served no longer.
+    /// The local socket is no longer served.
     #[error("the local socket is served no longer")]
     NotServed,
 }
 
-/// What this process is.
+/// The phase of this process.
 #[derive(Debug, Clone)]
 pub(crate) enum Phase {
-    /// It joined nothing.
+    /// It has joined nothing.
     Unjoined,
-    /// It is asking control.
+    /// It is joining.
     Joining,
     /// It is a node.
-    Joined(Arc<Session>),
-    /// It was one.
-    Expelled(Arc<Session>, String),
+    Joined(Arc<JoinedNode>),
+    /// It was a node and was expelled, with the reason.
+    Expelled(Arc<JoinedNode>, String),
 }
 
-/// What the local API asks of the node.
+/// A request of the local API to the node.
 #[derive(Debug)]
 pub(crate) enum Request {
-    /// Become a node.
-    Join(Box<JoinLine>, Wishes, oneshot::Sender<Result<v1::AgentJoinResponse, Refusal>>),
-    /// Stop being one.
+    /// Join a cluster.
+    Join(Box<JoinLine>, JoinOptions, oneshot::Sender<Result<v1::AgentJoinResponse, Refusal>>),
+    /// Leave the cluster.
     Leave(bool, oneshot::Sender<Result<v1::AgentLeaveResponse, Refusal>>),
 }
 
-/// What everybody may look at.
+/// A handle to the node, for the local API and Docker.
 #[derive(Debug)]
-pub(crate) struct Desk {
-    /// The settings.
+pub(crate) struct NodeHandle {
+    /// The configuration.
     pub(crate) config: Config,
-    /// What does not work.
+    /// The current problems.
     pub(crate) problems: Arc<Problems>,
     /// When this process started, in seconds since 1970.
     pub(crate) started: u64,
@@ -108,16 +110,16 @@ pub(crate) struct Desk {
     requests: mpsc::Sender<Request>,
 }
 
-impl Desk {
-    /// Returns what this process is.
+impl NodeHandle {
+    /// Returns the current phase.
     pub(crate) fn phase(&self) -> Phase {
         self.phase.borrow().clone()
     }
 
-    /// Returns the joined node, or says why there is none.
-    pub(crate) fn session(&self) -> Result<Arc<Session>, Refusal> {
+    /// Returns the joined node, or a refusal that says why there is none.
+    pub(crate) fn joined(&self) -> Result<Arc<JoinedNode>, Refusal> {
         match self.phase() {
-            Phase::Joined(session) => Ok(session),
+            Phase::Joined(joined) => Ok(joined),
             Phase::Unjoined | Phase::Joining => Err(Refusal::new(
                 Code::WrongState,
                 "this host has joined nothing; use `overlayctl init` or `overlayctl join JOIN-LINE`",
@@ -129,7 +131,7 @@ impl Desk {
         }
     }
 
-    /// Asks the node; it answers one request after the other.
+    /// Sends a request to the node, which handles one at a time.
     pub(crate) async fn ask<T>(
         &self,
         request: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Request,
@@ -147,7 +149,7 @@ const MAX_REQUESTS: usize = 16;
 
 /// The packet engine with its clock.
 #[derive(Debug, Clone)]
-struct Engine {
+struct DataPath {
     lanes: Arc<Lanes>,
     started: Instant,
     unix_time: Duration,
@@ -156,16 +158,16 @@ struct Engine {
 }
 
 struct Node {
-    desk: Arc<Desk>,
-    store: Store,
+    handle: Arc<NodeHandle>,
+    store: StateStore,
     /// Random: tells this process from every other that shows the same certificate.
     instance: Arc<str>,
-    engine: Option<Engine>,
+    data_path: Option<DataPath>,
     kept_time: u64,
     /// Why control has thrown us out, while the disk does not have it.
     unkept_expulsion: Option<String>,
     joining: Option<Joining>,
-    /// The tasks of the session; each says why it ended if that means expulsion.
+    /// The tasks of the joined node; each says why it ended if that means expulsion.
     tasks: JoinSet<Option<String>>,
     /// The tasks of the process.
     services: JoinSet<()>,
@@ -180,11 +182,11 @@ pub async fn run(config: Config, log: Log, descriptors: Descriptors) -> Result<(
     sandbox::look_at_boot();
     let mut signals = Signals::new().map_err(NodeError::Signals)?;
     let _lock = take_lock(&config.state).await?;
-    let (store, mut loaded) = Store::open(&config.state.join("agent.redb"))?;
+    let (store, mut loaded) = StateStore::open(&config.state.join("agent.redb"))?;
     let (requests, mut inbox) = mpsc::channel(MAX_REQUESTS);
     let descriptors = Arc::new(descriptors);
-    let own = Own { log, descriptors: Arc::clone(&descriptors), store: store.clone() };
-    let desk = Arc::new(Desk {
+    let own = ProcessHealth { log, descriptors: Arc::clone(&descriptors), store: store.clone() };
+    let handle = Arc::new(NodeHandle {
         problems: Arc::new(Problems::new(own)),
         started: unix_now(),
         phase: watch::Sender::new(Phase::Unjoined),
@@ -192,39 +194,39 @@ pub async fn run(config: Config, log: Log, descriptors: Descriptors) -> Result<(
         config,
     });
     let mut node = Node {
-        desk: Arc::clone(&desk),
+        handle: Arc::clone(&handle),
         store,
         instance: instance().map_err(NodeError::Random)?,
-        engine: None,
+        data_path: None,
         kept_time: loaded.unix_time,
         unkept_expulsion: None,
         joining: loaded.joining.take(),
         tasks: JoinSet::new(),
         services: JoinSet::new(),
     };
-    let server = local_api::open(&desk.config.socket()).await?;
+    let server = local_api::open(&handle.config.socket()).await?;
     if let Some(identity) = loaded.identity.take() {
         node.resume(identity, loaded)?;
     }
-    node.services.spawn(server.serve(Arc::clone(&desk), descriptors));
-    if desk.config.docker().is_some() {
-        let plugin = desk.config.docker_plugin.clone();
-        node.services.spawn(docker::task::serve_plugin(Arc::clone(&desk), plugin));
+    node.services.spawn(server.serve(Arc::clone(&handle), descriptors));
+    if handle.config.docker().is_some() {
+        let plugin = handle.config.docker_plugin.clone();
+        node.services.spawn(docker::task::serve_plugin(Arc::clone(&handle), plugin));
     }
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), state = %desk.config.state.display(), "Agent started");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), state = %handle.config.state.display(), "Agent started");
 
-    let ready = tokio::spawn(readiness::tell(Arc::clone(&desk)));
+    let ready = tokio::spawn(readiness::tell(Arc::clone(&handle)));
     let outcome = node.serve(&mut inbox, &mut signals).await;
     ready.abort();
     readiness::ending();
     node.stop_session().await;
-    if let Some(Engine { lanes, .. }) = node.engine.take() {
+    if let Some(DataPath { lanes, .. }) = node.data_path.take() {
         tokio::task::spawn_blocking(move || drop(lanes)).await.map_err(NodeError::Task)?;
     }
     // Nobody listens there any more; the next start would replace it anyway.
-    let _ = std::fs::remove_file(desk.config.socket());
+    let _ = std::fs::remove_file(handle.config.socket());
     // Stays while a network is pinned in it.
-    let _ = std::fs::remove_dir(&desk.config.run_dir);
+    let _ = std::fs::remove_dir(&handle.config.run_dir);
     tracing::info!("Agent stopped, what it made in the kernel stays");
 
     outcome
@@ -276,30 +278,30 @@ impl Node {
     async fn handle(&mut self, request: Request) {
         // Who asked may have gone meanwhile; what was done stays done.
         match request {
-            Request::Join(line, wishes, answer) => drop(answer.send(self.join(&line, wishes).await)),
+            Request::Join(line, options, answer) => drop(answer.send(self.join(&line, options).await)),
             Request::Leave(force, answer) => drop(answer.send(self.leave(force).await)),
         }
     }
 
     /// Goes on as the node that was joined before: packets first, control later.
-    fn resume(&mut self, identity: Identity, loaded: Loaded) -> Result<(), NodeError> {
-        let engine = self.engine()?;
+    fn resume(&mut self, identity: Identity, loaded: StoredState) -> Result<(), NodeError> {
+        let data_path = self.data_path()?;
         let expelled = loaded.expelled.clone();
-        let session = self.session(identity, loaded, &engine);
+        let joined = self.joined(identity, loaded, &data_path);
         match expelled {
             Some(reason) => {
-                self.desk.phase.send_replace(Phase::Expelled(session, reason));
+                self.handle.phase.send_replace(Phase::Expelled(joined, reason));
             }
-            None => self.start(session),
+            None => self.start(joined),
         }
 
         Ok(())
     }
 
-    async fn join(&mut self, line: &JoinLine, wishes: Wishes) -> Result<v1::AgentJoinResponse, Refusal> {
-        match self.desk.phase() {
-            Phase::Joined(session) => {
-                let who = session.identity();
+    async fn join(&mut self, line: &JoinLine, options: JoinOptions) -> Result<v1::AgentJoinResponse, Refusal> {
+        match self.handle.phase() {
+            Phase::Joined(joined) => {
+                let who = joined.identity();
                 if identity::key_pin(&who.ca).is_ok_and(|pin| pin == line.pin) {
                     return Ok(joined_as(&who));
                 }
@@ -310,50 +312,50 @@ impl Node {
             Phase::Unjoined | Phase::Joining => {}
         }
         // What cannot run should not join.
-        let engine = self.engine().map_err(|error| Refusal::new(Code::WrongState, error))?;
-        self.desk.phase.send_replace(Phase::Joining);
-        match join::join(line, wishes, self.joining.clone(), &self.store).await {
+        let data_path = self.data_path().map_err(|error| Refusal::new(Code::WrongState, error))?;
+        self.handle.phase.send_replace(Phase::Joining);
+        match join::join(line, options, self.joining.clone(), &self.store).await {
             Ok(identity) => {
                 self.joining = None;
                 tracing::info!(cluster = %identity.cluster, node = %identity.node, name = %identity.name, "Joined");
-                let session = self.session(identity, Loaded::default(), &engine);
-                let who = session.identity();
-                self.start(session);
+                let joined = self.joined(identity, StoredState::default(), &data_path);
+                let who = joined.identity();
+                self.start(joined);
                 Ok(joined_as(&who))
             }
             Err(refusal) => {
-                self.desk.phase.send_replace(Phase::Unjoined);
+                self.handle.phase.send_replace(Phase::Unjoined);
                 Err(refusal)
             }
         }
     }
 
     async fn leave(&mut self, force: bool) -> Result<v1::AgentLeaveResponse, Refusal> {
-        let (session, expelled) = match self.desk.phase() {
-            Phase::Joined(session) => (session, false),
-            Phase::Expelled(session, _) => (session, true),
+        let (joined, expelled) = match self.handle.phase() {
+            Phase::Joined(joined) => (joined, false),
+            Phase::Expelled(joined, _) => (joined, true),
             Phase::Unjoined | Phase::Joining => {
                 return Err(Refusal::new(Code::WrongState, "this host has joined nothing"));
             }
         };
-        let told_control = expelled || tell_control(&session, force).await?;
+        let told_control = expelled || tell_control(&joined, force).await?;
         self.stop_session().await;
-        if let Some(socket) = self.desk.config.docker()
-            && let Err(error) = docker::sync::withdraw(&session, &socket).await
+        if let Some(socket) = self.handle.config.docker()
+            && let Err(error) = docker::sync::withdraw(&joined, &socket).await
         {
             tracing::warn!(error = %explain(&error), "Docker keeps what it had of our networks");
         }
-        session.lanes.publish(empty_tables(&session.lanes));
-        for network in session.networks.borrow().keys() {
+        joined.lanes.publish(empty_tables(&joined.lanes));
+        for network in joined.networks.borrow().keys() {
             // A lane that takes no commands has ended the process already.
-            let _ = session.lanes.remove_network(*network);
+            let _ = joined.lanes.remove_network(*network);
         }
-        self.desk.problems.clear_prefix("");
-        reconcile::clean::all_but(&session.run_dir, &[], &self.desk.problems).await;
-        reconcile::clean::folders(&session.run_dir);
-        in_store(&self.store, Store::wipe).await?;
+        self.handle.problems.clear_prefix("");
+        reconcile::clean::all_but(&joined.run_dir, &[], &self.handle.problems).await;
+        reconcile::clean::folders(&joined.run_dir);
+        in_store(&self.store, StateStore::wipe).await?;
         self.unkept_expulsion = None;
-        self.desk.phase.send_replace(Phase::Unjoined);
+        self.handle.phase.send_replace(Phase::Unjoined);
         tracing::info!("Left; nothing of this node stays on the host");
 
         Ok(v1::AgentLeaveResponse { told_control })
@@ -361,33 +363,33 @@ impl Node {
 
     /// Fails closed: whatever control's reason, no packet of this node passes any longer.
     async fn expel(&mut self, reason: String) {
-        let Phase::Joined(session) = self.desk.phase() else { return };
+        let Phase::Joined(joined) = self.handle.phase() else { return };
         tracing::error!(%reason, "Control removed this node, tunnels are shut");
-        session.lanes.publish(empty_tables(&session.lanes));
+        joined.lanes.publish(empty_tables(&joined.lanes));
         let kept = reason.clone();
         if in_store(&self.store, move |store| store.put_expelled(&kept)).await.is_err() {
             self.unkept_expulsion = Some(reason.clone());
         }
         self.stop_session().await;
-        session.lanes.publish(empty_tables(&session.lanes));
-        self.desk.problems.raise("node", "expelled", format!("{reason}; all tunnels of this node are shut"));
-        self.desk.phase.send_replace(Phase::Expelled(session, reason));
+        joined.lanes.publish(empty_tables(&joined.lanes));
+        self.handle.problems.raise("node", "expelled", format!("{reason}; all tunnels of this node are shut"));
+        self.handle.phase.send_replace(Phase::Expelled(joined, reason));
     }
 
-    fn session(&self, identity: Identity, loaded: Loaded, engine: &Engine) -> Arc<Session> {
-        let run_dir = self.desk.config.run_dir.clone();
-        let (store, problems) = (self.store.clone(), Arc::clone(&self.desk.problems));
-        let process = Process { instance: Arc::clone(&self.instance), tunnels: engine.tunnels.clone() };
+    fn joined(&self, identity: Identity, loaded: StoredState, data_path: &DataPath) -> Arc<JoinedNode> {
+        let run_dir = self.handle.config.run_dir.clone();
+        let (store, problems) = (self.store.clone(), Arc::clone(&self.handle.problems));
+        let process = ProcessContext { instance: Arc::clone(&self.instance), tunnels: data_path.tunnels.clone() };
 
-        Arc::new(Session::new(identity, loaded, store, problems, Arc::clone(&engine.lanes), run_dir, process))
+        Arc::new(JoinedNode::new(identity, loaded, store, problems, Arc::clone(&data_path.lanes), run_dir, process))
     }
 
-    fn start(&mut self, session: Arc<Session>) {
+    fn start(&mut self, joined: Arc<JoinedNode>) {
         macro_rules! task {
-            ($name:literal, $session:ident => $work:expr) => {{
-                let $session = Arc::clone(&session);
+            ($name:literal, $joined:ident => $work:expr) => {{
+                let $joined = Arc::clone(&joined);
                 self.tasks.spawn(async move {
-                    let stop = $session.stop.clone();
+                    let stop = $joined.stop.clone();
                     // None of them ends by itself. One that did is begun again, and heard of.
                     while stop.run_until_cancelled($work).await.is_some() {
                         tracing::error!(task = $name, "A task ended by itself, beginning it again");
@@ -398,53 +400,53 @@ impl Node {
                 });
             }};
         }
-        let keeper = Arc::clone(&session);
+        let reconciled = Arc::clone(&joined);
         self.tasks.spawn(async move {
-            reconcile::run(keeper).await;
+            reconcile::run(reconciled).await;
             None
         });
-        let follower = Arc::clone(&session);
+        let follower = Arc::clone(&joined);
         self.tasks.spawn(async move {
             tokio::select! {
                 () = follower.stop.cancelled() => None,
                 reason = following::run(&follower) => Some(reason),
             }
         });
-        task!("keeping", s => keeping::run(&s));
+        task!("view-cache", s => view_cache::run(&s));
         task!("prefix clash", s => prefix_clash::run(&s));
         task!("announce", s => announce::run(&s));
         task!("publish", s => publish::run(&s));
-        task!("occupancy", s => occupancy::run(&s));
+        task!("network-membership", s => network_membership::run(&s));
         task!("renewal", s => renewal::run(&s));
-        task!("warden", s => warden::run(&s));
-        if let Some(socket) = self.desk.config.docker() {
+        task!("gc", s => gc::run(&s));
+        if let Some(socket) = self.handle.config.docker() {
             task!("docker", s => docker::task::follow(&s, &socket));
         }
-        self.desk.phase.send_replace(Phase::Joined(session));
+        self.handle.phase.send_replace(Phase::Joined(joined));
     }
 
     async fn stop_session(&mut self) {
-        if let Phase::Joined(session) = self.desk.phase() {
-            session.stop.cancel();
+        if let Phase::Joined(joined) = self.handle.phase() {
+            joined.stop.cancel();
         }
         while self.tasks.join_next().await.is_some() {}
     }
 
     /// Returns the packet engine; the first who asks starts it.
-    fn engine(&mut self) -> Result<Engine, StartError> {
-        if let Some(engine) = &self.engine {
-            return Ok(engine.clone());
+    fn data_path(&mut self) -> Result<DataPath, LanesError> {
+        if let Some(data_path) = &self.data_path {
+            return Ok(data_path.clone());
         }
-        let config = &self.desk.config;
+        let config = &self.handle.config;
         let unix_time = handshake_time(SystemTime::now(), self.kept_time);
         let ports = consecutive_ports(config.port.get(), config.lanes().into());
         let (lanes, events) = Lanes::start(&LanesConfig { ports, unix_time })?;
         let (known, tunnels) = watch::channel(BTreeMap::new());
-        let engine = Engine { lanes: Arc::new(lanes), started: Instant::now(), unix_time, tunnels };
-        self.services.spawn(tell_events(events, Arc::downgrade(&engine.lanes), known));
-        self.engine = Some(engine.clone());
+        let data_path = DataPath { lanes: Arc::new(lanes), started: Instant::now(), unix_time, tunnels };
+        self.services.spawn(tell_events(events, Arc::downgrade(&data_path.lanes), known));
+        self.data_path = Some(data_path.clone());
 
-        Ok(engine)
+        Ok(data_path)
     }
 
     /// Keeps what the disk does not have yet. What cannot be kept is a problem until it is.
@@ -455,14 +457,14 @@ impl Node {
                 self.unkept_expulsion = None;
             }
         }
-        match &self.engine {
-            Some(engine) => {
-                let seconds = (engine.unix_time + engine.started.elapsed()).as_secs();
+        match &self.data_path {
+            Some(data_path) => {
+                let seconds = (data_path.unix_time + data_path.started.elapsed()).as_secs();
                 if in_store(&self.store, move |store| store.put_unix_time(seconds)).await.is_ok() {
                     self.kept_time = seconds;
                 }
             }
-            None if self.store.condition().is_some() => drop(in_store(&self.store, Store::probe).await),
+            None if self.store.condition().is_some() => drop(in_store(&self.store, StateStore::probe).await),
             None => {}
         }
     }
@@ -482,13 +484,13 @@ fn handshake_time(clock: SystemTime, kept: u64) -> Duration {
     clock.duration_since(UNIX_EPOCH).unwrap_or_default().max(Duration::from_secs(kept))
 }
 
-async fn tell_control(session: &Session, force: bool) -> Result<bool, Refusal> {
+async fn tell_control(joined: &JoinedNode, force: bool) -> Result<bool, Refusal> {
     // The node that control knows is the other host, which was there first: it must not be taken out.
-    if *session.standing.borrow() == Standing::TurnedAway {
+    if *joined.admission.borrow() == Admission::TurnedAway {
         return Ok(false);
     }
-    let told = match session.link.reach(link::PATIENCE).await {
-        Ok(mut client) => link::call(client.leave(v1::LeaveRequest {})).await.map(drop),
+    let told = match joined.connection.reach(connection::PATIENCE).await {
+        Ok(mut client) => connection::call(client.leave(v1::LeaveRequest {})).await.map(drop),
         Err(away) => Err(away),
     };
     match told {

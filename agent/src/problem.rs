@@ -1,4 +1,4 @@
-//! What does not work at this moment, and since when: what `overlayctl status` shows to a person.
+//! The current problems and when they began, as `overlayctl status` shows them.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -9,19 +9,19 @@ use overlay_daemon::Condition;
 use overlay_daemon::descriptors::Descriptors;
 use overlay_daemon::log::Log;
 
-use crate::state::Store;
+use crate::state::StateStore;
 
-/// Problems kept at the most; each is one line, so some 100 KiB.
+/// The most problems that are kept; each is one line, so this is some 100 KiB.
 const MAX_PROBLEMS: usize = 256;
 
 /// Something that does not work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Problem {
-    /// Stable, for scripts.
+    /// A stable code for scripts.
     pub(crate) code: &'static str,
-    /// One line for people.
+    /// One line for operators.
     pub(crate) text: String,
-    /// Since when, in seconds since 1970.
+    /// When it began, in seconds since 1970.
     pub(crate) since: u64,
 }
 
@@ -30,22 +30,22 @@ pub(crate) struct Problem {
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     stated: Mutex<BTreeMap<String, Problem>>,
-    own: Option<Own>,
+    process: Option<ProcessHealth>,
 }
 
-/// What this process needs of the host.
+/// What this process needs from the host.
 #[derive(Debug)]
-pub(crate) struct Own {
-    /// Where it logs.
+pub(crate) struct ProcessHealth {
+    /// The log.
     pub(crate) log: Log,
-    /// What it opens files with.
+    /// The file descriptors.
     pub(crate) descriptors: Arc<Descriptors>,
-    /// Where it keeps what must last.
-    pub(crate) store: Store,
+    /// The state on disk.
+    pub(crate) store: StateStore,
 }
 
-impl Own {
-    /// Lists what it lacks.
+impl ProcessHealth {
+    /// Lists what is lacking.
     fn list(&self) -> Vec<Problem> {
         let conditions = [
             ("storage", self.store.condition()),
@@ -60,8 +60,8 @@ impl Own {
 
 impl Problems {
     /// Begins with what this process needs.
-    pub(crate) fn new(own: Own) -> Self {
-        Self { stated: Mutex::default(), own: Some(own) }
+    pub(crate) fn new(process: ProcessHealth) -> Self {
+        Self { stated: Mutex::default(), process: Some(process) }
     }
 
     fn stated(&self) -> MutexGuard<'_, BTreeMap<String, Problem>> {
@@ -109,7 +109,7 @@ impl Problems {
 
     /// Lists them.
     pub(crate) fn list(&self) -> Vec<Problem> {
-        let own = self.own.iter().flat_map(Own::list);
+        let own = self.process.iter().flat_map(ProcessHealth::list);
 
         own.chain(self.stated().values().cloned()).collect()
     }

@@ -9,22 +9,22 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::time::timeout;
 
-use crate::node::{Desk, Phase};
-use crate::session::Session;
+use crate::joined_node::JoinedNode;
+use crate::node::{NodeHandle, Phase};
 
 /// How long the networks may take: what does not come up must not keep the host from booting.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until the agent is ready, and says so; ends then.
-pub(crate) async fn tell(desk: Arc<Desk>) {
-    if let Phase::Joined(session) = desk.phase() {
+pub(crate) async fn tell(handle: Arc<NodeHandle>) {
+    if let Phase::Joined(joined) = handle.phase() {
         say(&[NotifyState::Status("bringing the networks up")]);
-        if timeout(PATIENCE, brought_up(&session)).await.is_err() {
+        if timeout(PATIENCE, brought_up(&joined)).await.is_err() {
             tracing::warn!("Not all endpoints could be brought up yet, going on");
         }
     }
 
-    say(&[NotifyState::Ready, NotifyState::Status(&status(&desk.phase()))]);
+    say(&[NotifyState::Ready, NotifyState::Status(&status(&handle.phase()))]);
 }
 
 /// Says that the agent ends.
@@ -39,10 +39,10 @@ fn say(states: &[NotifyState<'_>]) {
 }
 
 /// Waits until each endpoint of this node was tried, whatever came of it.
-async fn brought_up(session: &Session) {
-    let mut journal = session.journal.subscribe();
-    let mut networks = session.networks.subscribe();
-    while untried(session) > 0 {
+async fn brought_up(joined: &JoinedNode) {
+    let mut journal = joined.journal.subscribe();
+    let mut networks = joined.networks.subscribe();
+    while untried(joined) > 0 {
         tokio::select! {
             changed = journal.changed() => if changed.is_err() { return },
             changed = networks.changed() => if changed.is_err() { return },
@@ -50,24 +50,24 @@ async fn brought_up(session: &Session) {
     }
 }
 
-fn untried(session: &Session) -> usize {
-    let networks = session.networks.borrow();
+fn untried(joined: &JoinedNode) -> usize {
+    let networks = joined.networks.borrow();
     let was_tried = |record: &crate::state::EndpointRecord| {
         networks
             .get(&record.endpoint.network)
-            .is_some_and(|report| report.trouble.is_some() || report.endpoints.contains_key(&record.endpoint.id))
+            .is_some_and(|report| report.problem.is_some() || report.endpoints.contains_key(&record.endpoint.id))
     };
 
-    session.journal.entries().values().filter(|record| !was_tried(record)).count()
+    joined.journal.entries().values().filter(|record| !was_tried(record)).count()
 }
 
 fn status(phase: &Phase) -> String {
     match phase {
         Phase::Unjoined => "this host has joined nothing".to_owned(),
         Phase::Joining => "joining".to_owned(),
-        Phase::Joined(session) => {
-            let who = session.identity();
-            let endpoints = session.journal.entries().len();
+        Phase::Joined(joined) => {
+            let who = joined.identity();
+            let endpoints = joined.journal.entries().len();
             format!("node {} of cluster {}, {endpoints} endpoints", who.name, who.cluster)
         }
         Phase::Expelled(_, reason) => format!("removed from its cluster: {reason}"),

@@ -15,7 +15,7 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use overlay_agent::dns::{DnsServers, DnsSockets, Names};
 use overlay_agent::kernel::{
-    Keeper, NamespaceDesired, Netns, NetworkNamespace, SandboxDesired, TunDesired, VethDesired,
+    InterfaceOwner, NamespaceDesired, Netns, NetworkNamespace, SandboxDesired, TunDesired, VethDesired,
 };
 use overlay_core::network::NetworkMode;
 use overlay_core::{Change, Endpoint, EndpointId, Network, NetworkId, NodeId, Revision, Runtime, View};
@@ -77,7 +77,7 @@ impl Net {
             gateway: Some(GATEWAY),
             prefixes: vec!["10.7.0.0/24".parse().expect("a prefix")],
             mtu: 1408,
-            keeper: Keeper::Agent,
+            owner: InterfaceOwner::Agent,
             mac: None,
         };
         namespace.attach(endpoint, &desired).await.expect("attached");

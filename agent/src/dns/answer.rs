@@ -1,4 +1,4 @@
-//! What a query deserves: silence, an answer, or a question to somebody else. Pure: bytes in, bytes out.
+//! Decides how to handle a query: drop it, answer it, or forward it. Pure: bytes in, bytes out.
 //!
 //! Follows RFC 8906 (what a server must answer to odd queries) and RFC 6891 (EDNS).
 
@@ -7,47 +7,47 @@ use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, EncodedSize};
 
-use super::names::{Asker, Kind, Meaning, Names};
+use super::names::{Asker, Meaning, Names, RecordKind};
 
-/// Seconds a client may keep an answer: endpoints come and go.
+/// How long a client may cache an answer, in seconds: endpoints come and go.
 const TTL: u32 = 5;
-/// What a client takes over UDP unless it says otherwise (RFC 1035, section 4.2.1).
+/// The largest UDP answer that a client accepts by default (RFC 1035, section 4.2.1).
 const MIN_UDP_ANSWER: usize = 512;
-/// The largest UDP answer we send whatever the client takes: larger ones would be fragmented (DNS flag day 2020).
+/// The largest UDP answer that is ever sent: larger ones would be fragmented (DNS flag day 2020).
 const MAX_UDP_ANSWER: u16 = 1232;
 
-/// How a query came.
+/// The transport of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Transport {
-    /// In one datagram; the answer must fit in one.
+    /// One datagram; the answer must fit into one, too.
     Udp,
-    /// On a stream; the answer may have 64 KiB.
+    /// A stream; the answer may have 64 KiB.
     Tcp,
 }
 
-/// What a query deserves.
+/// How to handle a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Nothing: it is an answer itself, or no DNS at all.
+pub(crate) enum Disposition {
+    /// Drop it: it is an answer itself, or not DNS at all.
     Silence,
-    /// These bytes.
+    /// Reply with these bytes.
     Reply(Vec<u8>),
-    /// To be asked elsewhere.
+    /// Forward it to a resolver.
     Forward(Box<Question>),
 }
 
-/// A question that is none of ours.
+/// A question for another resolver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Question {
     request: Message,
     transport: Transport,
 }
 
-/// Judges a query.
-pub(crate) fn judge(bytes: &[u8], transport: Transport, asker: Asker<'_>, names: &Names, seed: u64) -> Verdict {
-    let Ok(header) = Header::read(&mut BinDecoder::new(bytes)) else { return Verdict::Silence };
+/// Decides how to handle a query.
+pub(crate) fn judge(bytes: &[u8], transport: Transport, asker: Asker<'_>, names: &Names, seed: u64) -> Disposition {
+    let Ok(header) = Header::read(&mut BinDecoder::new(bytes)) else { return Disposition::Silence };
     if header.message_type == MessageType::Response {
-        return Verdict::Silence;
+        return Disposition::Silence;
     }
     if header.op_code != OpCode::Query {
         return refusal(&header.metadata, ResponseCode::NotImp);
@@ -58,16 +58,18 @@ pub(crate) fn judge(bytes: &[u8], transport: Transport, asker: Asker<'_>, names:
     let Ok(request) = Message::from_vec(bytes) else { return refusal(&header.metadata, ResponseCode::FormErr) };
     let question = Question { request, transport };
     if question.request.version() > 0 {
-        return Verdict::Reply(question.reply(ResponseCode::BADVERS, Vec::new()));
+        return Disposition::Reply(question.reply(ResponseCode::BADVERS, Vec::new()));
     }
 
     question.judge(asker, names, seed)
 }
 
 impl Question {
-    fn judge(self, asker: Asker<'_>, names: &Names, seed: u64) -> Verdict {
-        let Some(query) = self.request.queries.first() else { return Verdict::Silence };
-        let Some(kind) = kind_of(query) else { return Verdict::Reply(self.reply(ResponseCode::Refused, Vec::new())) };
+    fn judge(self, asker: Asker<'_>, names: &Names, seed: u64) -> Disposition {
+        let Some(query) = self.request.queries.first() else { return Disposition::Silence };
+        let Some(kind) = kind_of(query) else {
+            return Disposition::Reply(self.reply(ResponseCode::Refused, Vec::new()));
+        };
         let name = query.name().to_lowercase();
         let labels: Option<Vec<&str>> = name.iter().map(|label| std::str::from_utf8(label).ok()).collect();
         let meaning = match labels {
@@ -78,24 +80,24 @@ impl Question {
             Meaning::Addresses(addresses) => addresses.into_iter().map(address_data).collect(),
             Meaning::Names(names) => names.iter().filter_map(|name| pointer_data(name)).collect(),
             Meaning::Nothing => Vec::new(),
-            Meaning::Nowhere => return Verdict::Reply(self.reply(ResponseCode::NXDomain, Vec::new())),
-            Meaning::Unknown => return Verdict::Forward(Box::new(self)),
+            Meaning::Nowhere => return Disposition::Reply(self.reply(ResponseCode::NXDomain, Vec::new())),
+            Meaning::Unknown => return Disposition::Forward(Box::new(self)),
         };
 
-        Verdict::Reply(self.reply(ResponseCode::NoError, data))
+        Disposition::Reply(self.reply(ResponseCode::NoError, data))
     }
 
-    /// Returns the transport the query came by.
+    /// Returns the transport of the query.
     pub(crate) fn transport(&self) -> Transport {
         self.transport
     }
 
-    /// Tells whether the name has one label: nobody outside is asked for such when there is nobody to ask.
+    /// Tells whether the name has a single label; such names are not forwarded when there is no resolver.
     pub(crate) fn is_single_label(&self) -> bool {
         self.request.queries.first().is_some_and(|query| query.name().num_labels() == 1)
     }
 
-    /// Writes the question as we ask it elsewhere: with an id of our own, and nothing of the client but what it asks.
+    /// Encodes the question for a resolver: with an id of our own, and nothing from the client but the question.
     pub(crate) fn ask(&self, id: u16) -> Vec<u8> {
         let mut message = Message::new(id, MessageType::Query, OpCode::Query);
         message.metadata.recursion_desired = self.request.metadata.recursion_desired;
@@ -108,7 +110,7 @@ impl Question {
         message.to_vec().unwrap_or_default()
     }
 
-    /// Turns what came back for [`Question::ask`] into the answer for the client; `None` when it answers something else.
+    /// Converts a resolver's answer to [`Question::ask`] for the client; `None` when it answers another question.
     pub(crate) fn relay(&self, id: u16, mut answer: Vec<u8>) -> Option<Relayed> {
         let header = Header::read(&mut BinDecoder::new(&answer)).ok()?;
         let asked = self.ask(id);
@@ -130,7 +132,7 @@ impl Question {
         Some(Relayed { bytes: answer, truncated, failed: is_failure(header.response_code) })
     }
 
-    /// Writes the answer for a question that could not be asked.
+    /// Encodes the answer to a question that could not be forwarded.
     pub(crate) fn unanswered(&self, code: ResponseCode) -> Vec<u8> {
         self.reply(code, Vec::new())
     }
@@ -142,7 +144,7 @@ impl Question {
         message.add_answers(data.into_iter().map(|data| Record::from_rdata(owner.clone(), TTL, data)));
         let mut bytes = message.to_vec().unwrap_or_default();
         while bytes.len() > self.limit() && !message.answers.is_empty() {
-            // What fits is still of use to clients that never ask again by TCP.
+            // What fits is still useful for clients that never retry over TCP.
             message.metadata.truncation = true;
             let excess = (bytes.len() - self.limit()).div_ceil(SMALLEST_RECORD * 2);
             message.answers.truncate(message.answers.len().saturating_sub(excess.max(1)));
@@ -203,39 +205,39 @@ impl Question {
 /// An address record with a compressed name.
 const SMALLEST_RECORD: usize = 16;
 
-/// An answer from elsewhere.
+/// A resolver's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Relayed {
-    /// For the client.
+    /// The answer for the client.
     pub(crate) bytes: Vec<u8>,
-    /// It is not whole.
+    /// Whether it is truncated.
     pub(crate) truncated: bool,
-    /// The resolver could not or would not answer; another may.
+    /// Whether the resolver failed or refused; another one may answer.
     pub(crate) failed: bool,
 }
 
-/// Writes a bare refusal: the header alone, because the rest could not be read or is not understood.
-fn refusal(request: &Metadata, code: ResponseCode) -> Verdict {
+/// Encodes a bare refusal: only the header, because the rest could not be parsed or is not understood.
+fn refusal(request: &Metadata, code: ResponseCode) -> Disposition {
     let mut message = Message::response(request.id, request.op_code);
     message.metadata = Metadata::response_from_request(request);
     message.metadata.response_code = code;
 
-    message.to_vec().map_or(Verdict::Silence, Verdict::Reply)
+    message.to_vec().map_or(Disposition::Silence, Disposition::Reply)
 }
 
-/// Sorts questions; `None` for those we refuse: whole zones, "any", other classes and what is no question.
+/// Classifies a question; `None` for those that are refused: zone transfers, "any", other classes and other opcodes.
 #[expect(clippy::wildcard_enum_match_arm, reason = "every type but these has nothing to say about a container")]
-fn kind_of(query: &Query) -> Option<Kind> {
+fn kind_of(query: &Query) -> Option<RecordKind> {
     if query.query_class() != DNSClass::IN {
         return None;
     }
 
     match query.query_type() {
-        RecordType::A => Some(Kind::A),
-        RecordType::AAAA => Some(Kind::Aaaa),
-        RecordType::PTR => Some(Kind::Ptr),
+        RecordType::A => Some(RecordKind::A),
+        RecordType::AAAA => Some(RecordKind::Aaaa),
+        RecordType::PTR => Some(RecordKind::Ptr),
         RecordType::ANY | RecordType::AXFR | RecordType::IXFR | RecordType::OPT | RecordType::TSIG => None,
-        _ => Some(Kind::Other),
+        _ => Some(RecordKind::Other),
     }
 }
 

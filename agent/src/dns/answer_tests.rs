@@ -5,8 +5,8 @@ use crate::dns::testing::{judged, query};
 
 fn reply_to(message: &Message, transport: Transport) -> Message {
     match judged(&message.to_vec().expect("encodes"), transport) {
-        Verdict::Reply(bytes) => Message::from_vec(&bytes).expect("a sound answer"),
-        other @ (Verdict::Silence | Verdict::Forward(_)) => panic!("no reply but {other:?}"),
+        Disposition::Reply(bytes) => Message::from_vec(&bytes).expect("a sound answer"),
+        other @ (Disposition::Silence | Disposition::Forward(_)) => panic!("no reply but {other:?}"),
     }
 }
 
@@ -44,7 +44,7 @@ fn an_address_is_answered_with_its_name() {
 fn an_unknown_name_is_asked_elsewhere() {
     let bytes = query("example.com.", RecordType::A).to_vec().expect("encodes");
 
-    assert!(matches!(judged(&bytes, Transport::Udp), Verdict::Forward(_)));
+    assert!(matches!(judged(&bytes, Transport::Udp), Disposition::Forward(_)));
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn answers_are_never_answered() {
     let mut message = query("service2.", RecordType::A);
     message.metadata.message_type = MessageType::Response;
 
-    assert_eq!(judged(&message.to_vec().expect("encodes"), Transport::Udp), Verdict::Silence);
+    assert_eq!(judged(&message.to_vec().expect("encodes"), Transport::Udp), Disposition::Silence);
 }
 
 #[test]
@@ -61,13 +61,13 @@ fn what_is_no_query_gets_the_code_that_rfc_8906_asks_for() {
     for opcode in 1..16u8 {
         let mut bytes = bytes.clone();
         bytes[2] = opcode << 3;
-        let Verdict::Reply(reply) = judged(&bytes, Transport::Udp) else { panic!("no reply to opcode {opcode}") };
+        let Disposition::Reply(reply) = judged(&bytes, Transport::Udp) else { panic!("no reply to opcode {opcode}") };
         assert_eq!((reply[2] >> 3 & 15, reply[3] & 15), (opcode, 4), "NOTIMP for opcode {opcode}");
     }
     for count in [0u16, 2, 65535] {
         let mut bytes = bytes.clone();
         bytes[4..6].copy_from_slice(&count.to_be_bytes());
-        let Verdict::Reply(reply) = judged(&bytes, Transport::Udp) else { panic!("no reply to {count} questions") };
+        let Disposition::Reply(reply) = judged(&bytes, Transport::Udp) else { panic!("no reply to {count} questions") };
         assert_eq!(reply[3] & 15, 1, "FORMERR for {count} questions");
     }
 }
@@ -128,14 +128,14 @@ fn compression_that_points_at_itself_is_a_format_error() {
     bytes[12] = 0xC0;
     bytes[13] = 12;
 
-    let Verdict::Reply(reply) = judged(&bytes, Transport::Udp) else { panic!("no reply") };
+    let Disposition::Reply(reply) = judged(&bytes, Transport::Udp) else { panic!("no reply") };
     assert_eq!(reply[3] & 15, 1);
 }
 
 fn question(name: &str) -> Question {
     match judged(&query(name, RecordType::A).to_vec().expect("encodes"), Transport::Udp) {
-        Verdict::Forward(question) => *question,
-        other @ (Verdict::Silence | Verdict::Reply(_)) => panic!("not forwarded but {other:?}"),
+        Disposition::Forward(question) => *question,
+        other @ (Disposition::Silence | Disposition::Reply(_)) => panic!("not forwarded but {other:?}"),
     }
 }
 
@@ -176,7 +176,7 @@ proptest! {
         }
         bytes.truncate(cut);
 
-        if let Verdict::Forward(question) = judged(&bytes, Transport::Tcp) {
+        if let Disposition::Forward(question) = judged(&bytes, Transport::Tcp) {
             let mut echo = question.ask(1);
             echo[2] |= 0x80;
             echo.extend(answer);

@@ -1,5 +1,5 @@
-//! Asks somebody else what is none of our names: the host's resolvers from the host's namespace, or the resolver that a
-//! sandbox had before us, from inside of it.
+//! Forwards questions for other names: to the host's resolvers from the host's namespace, or to a sandbox's original
+//! resolver from inside the sandbox.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,29 +16,29 @@ use super::answer::{Question, Relayed, Transport};
 use super::resolvers::Resolvers;
 use crate::kernel::Netns;
 
-/// How long a client waits for an answer from elsewhere: as long as the C library would.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long one resolver has before the next is asked.
+/// How long a client waits for a forwarded question: as long as the C library would.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one resolver has to answer before the next is asked.
 const TURN: Duration = Duration::from_millis(1500);
-/// The largest answer by UDP that is read; larger than any that is asked for.
+/// The largest UDP answer that is read; larger than any that is requested.
 const MAX_UDP_ANSWER: usize = 4096;
 
-/// Asks elsewhere.
+/// Forwards questions.
 #[derive(Debug, Clone)]
 pub(crate) struct Forwarder {
     target: Target,
 }
 
-/// Who is asked, from where.
+/// The resolvers to ask, and from where.
 #[derive(Debug, Clone)]
 enum Target {
     Host(Arc<Resolvers>),
-    Sandbox(Inside),
+    Sandbox(SandboxResolver),
 }
 
-/// A resolver inside a namespace, asked with a mark that keeps the question from coming back to us.
+/// A resolver inside a namespace. Questions carry a mark that keeps them from being redirected back to us.
 #[derive(Debug, Clone)]
-pub(crate) struct Inside {
+pub(crate) struct SandboxResolver {
     /// The namespace.
     pub(crate) netns: Netns,
     /// Its resolver.
@@ -48,13 +48,13 @@ pub(crate) struct Inside {
 }
 
 impl Forwarder {
-    /// Asks these resolvers.
+    /// Forwards to these resolvers.
     pub(crate) fn new(resolvers: Arc<Resolvers>) -> Self {
         Self { target: Target::Host(resolvers) }
     }
 
-    /// Asks the resolver of a sandbox.
-    pub(crate) fn inside(inside: Inside) -> Self {
+    /// Forwards to the resolver of a sandbox.
+    pub(crate) fn inside(inside: SandboxResolver) -> Self {
         Self { target: Target::Sandbox(inside) }
     }
 
@@ -68,18 +68,18 @@ impl Forwarder {
     fn turn(&self) -> Duration {
         match &self.target {
             Target::Host(_) => TURN,
-            // There is no other to ask, and it may itself ask several.
-            Target::Sandbox(_) => PATIENCE,
+            // It is the only one, and may itself ask several.
+            Target::Sandbox(_) => TIMEOUT,
         }
     }
 
-    /// Returns the answer for the client, whatever happens.
+    /// Returns an answer for the client in any case.
     pub(crate) async fn forward(&self, question: &Question) -> Vec<u8> {
         let resolvers = self.resolvers();
         if resolvers.is_empty() && question.is_single_label() {
             return question.unanswered(ResponseCode::NXDomain);
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut failure = None;
         for resolver in resolvers {
             let turn = deadline.min(Instant::now() + self.turn());
@@ -108,11 +108,11 @@ impl Target {
         }
         let by_tcp = async { ask_tcp(question, self.tcp(resolver).await?).await };
 
-        // What is not whole is better than nothing.
+        // A truncated answer is better than none.
         Ok(timeout(TURN, by_tcp).await.ok().and_then(Result::ok).unwrap_or(answer))
     }
 
-    /// Opens a socket, so a port, for every question; connected, so that only the resolver can answer.
+    /// Opens a socket, and so a port, for every question; it is connected, so that only the resolver can answer.
     async fn udp(&self, resolver: SocketAddr) -> io::Result<UdpSocket> {
         match self {
             Self::Host(_) => {
@@ -140,8 +140,8 @@ impl Target {
     }
 }
 
-impl Inside {
-    /// Opens a socket there that is connected, or about to be, to the resolver.
+impl SandboxResolver {
+    /// Opens a socket that is connected, or about to be, to the resolver.
     async fn open(&self, kind: Type, protocol: Protocol) -> io::Result<Socket> {
         let (resolver, mark) = (self.resolver, self.mark);
         let opened = self.netns.enter(move || {
@@ -180,7 +180,7 @@ async fn ask_tcp(question: &Question, mut stream: TcpStream) -> io::Result<Relay
     question.relay(id, answer).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Writes a message with its length in front, in one piece.
+/// Writes a message with its length prefix in a single write.
 pub(crate) async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
     let len = u16::try_from(message.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
     let mut framed = Vec::with_capacity(2 + message.len());

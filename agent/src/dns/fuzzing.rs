@@ -4,7 +4,7 @@ use hickory_proto::op::{Message, MessageType};
 use hickory_proto::rr::RecordType;
 use overlay_core::View;
 
-use super::answer::{Question, Transport, Verdict};
+use super::answer::{Disposition, Question, Transport};
 use super::resolvers;
 use super::testing::{blue, judged, query};
 
@@ -26,14 +26,14 @@ pub fn dns_queries(bytes: &[u8]) {
     let transport = if way % 2 == 0 { Transport::Udp } else { Transport::Tcp };
     let most = if transport == Transport::Udp { 1232 } else { usize::from(u16::MAX) };
     match judged(query, transport) {
-        Verdict::Silence => {}
-        Verdict::Reply(reply) => {
+        Disposition::Silence => {}
+        Disposition::Reply(reply) => {
             assert!(reply.len() <= most);
             assert_eq!(reply[..2], query[..2], "another id");
             let reply = Message::from_vec(&reply).expect("a sound answer");
             assert_eq!(reply.metadata.message_type, MessageType::Response);
         }
-        Verdict::Forward(question) => {
+        Disposition::Forward(question) => {
             let asked = question.ask(ID);
             let asked = Message::from_vec(&asked).expect("a sound question");
             assert_eq!((asked.metadata.id, asked.metadata.message_type), (ID, MessageType::Query));
@@ -44,8 +44,8 @@ pub fn dns_queries(bytes: &[u8]) {
 fn question(transport: Transport) -> Box<Question> {
     let message = query("example.com.", RecordType::A);
     match judged(&message.to_vec().expect("encodes"), transport) {
-        Verdict::Forward(question) => question,
-        other @ (Verdict::Silence | Verdict::Reply(_)) => panic!("nobody here knows the name, but: {other:?}"),
+        Disposition::Forward(question) => question,
+        other @ (Disposition::Silence | Disposition::Reply(_)) => panic!("nobody here knows the name, but: {other:?}"),
     }
 }
 

@@ -1,10 +1,10 @@
-//! Bounds how much may be under way at once, for one source and in all, so that one container cannot starve the others.
+//! Limits concurrent work, per source and in total, so that one container cannot starve the others.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Counts what is under way.
+/// Counts work in progress.
 #[derive(Debug, Clone)]
 pub(crate) struct InFlight {
     per_source: u32,
@@ -18,7 +18,7 @@ struct Counts {
     sources: BTreeMap<IpAddr, u32>,
 }
 
-/// One thing under way; ends when dropped.
+/// Permission for one piece of work; released when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     source: IpAddr,
@@ -26,12 +26,12 @@ pub(crate) struct Permit {
 }
 
 impl InFlight {
-    /// Allows `per_source` things at once for one source, and `total` for all.
+    /// Allows `per_source` concurrent pieces of work for one source, and `total` for all.
     pub(crate) fn new(per_source: u32, total: u32) -> Self {
         Self { per_source, total, counts: Arc::default() }
     }
 
-    /// Begins one thing, unless there are too many.
+    /// Starts one piece of work unless the limit is reached.
     pub(crate) fn begin(&self, source: IpAddr) -> Option<Permit> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let mine = counts.sources.get(&source).copied().unwrap_or(0);

@@ -1,19 +1,19 @@
 //! Names inside the overlay: a DNS server at the gateway address of every network, in that network's namespace.
 //!
-//! A query's way: `server` receives it, `answer` decides what it deserves, `names` knows who may ask for which name and what
-//! the answer is, and `forward` asks the host's resolvers for everything else. Names and answers are pure.
+//! The path of a query: `server` receives it, `answer` decides how to handle it, `names` knows who may ask for which name and
+//! what the answer is, and `forward` asks the host's resolvers for everything else. Names and answers are pure.
 //!
-//! What a container may ask for follows from where it is: its address tells which endpoint it is, the endpoint which sandbox,
-//! the sandbox which networks. A name of any other network does not exist for it; the question goes to the host's resolvers
-//! like every unknown name.
+//! What a container may ask for follows from where it is: its address identifies its endpoint, the endpoint its sandbox, and
+//! the sandbox its networks. Names of other networks do not exist for it; questions for them go to the host's resolvers like
+//! those for any unknown name.
 //!
-//! Not here: making namespaces and addresses (`kernel`), deciding which endpoints there are.
+//! Not here: creating namespaces and addresses (`kernel`), and deciding which endpoints exist.
 
 mod answer;
 mod forward;
-mod front;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod interceptor;
 mod limits;
 mod names;
 mod resolvers;
@@ -22,6 +22,6 @@ mod server;
 #[cfg_attr(not(test), allow(dead_code, reason = "tests use the rest"))]
 mod testing;
 
-pub(crate) use front::Front;
+pub(crate) use interceptor::DnsInterceptor;
 pub use names::{Asker, Names};
 pub use server::{DnsServers, DnsSockets};

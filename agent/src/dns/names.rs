@@ -1,4 +1,4 @@
-//! Which names exist for whom, and what they mean. Pure: built from a View, asked without I/O.
+//! Which names exist for whom, and what they resolve to. Pure: built from a view, queried without I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,49 +9,49 @@ use overlay_core::{Endpoint, EndpointId, NetworkId, View};
 /// The most addresses in one answer: what fits into one TCP answer of 64 KiB, with room to spare.
 const MAX_ADDRESSES: usize = 1_000;
 
-/// Who asks a question.
+/// The client of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asker<'a> {
-    /// Whoever has this address.
+    /// The client with this address.
     Address {
-        /// The network whose server was asked.
+        /// The network whose server received the query.
         network: NetworkId,
-        /// The address the question came from.
+        /// The address that the query came from.
         source: IpAddr,
     },
-    /// A sandbox that is on these networks: it was asked inside of it.
+    /// A sandbox on these networks, inside of which the query was received.
     Sandbox(&'a BTreeSet<NetworkId>),
 }
 
-/// What a question asks for.
+/// The record type of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum RecordKind {
     /// IPv4 addresses.
     A,
     /// IPv6 addresses.
     Aaaa,
-    /// The name of an address.
+    /// A name for an address.
     Ptr,
     /// Anything else.
     Other,
 }
 
-/// What we know about a name.
+/// What a name resolves to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Meaning {
     /// These addresses, at least one.
     Addresses(Vec<IpAddr>),
-    /// These names (for an address), at least one.
+    /// These names of an address, at least one.
     Names(Vec<String>),
-    /// The name exists, but has nothing of the kind.
+    /// The name exists, but has no records of this type.
     Nothing,
-    /// The name does not exist, and nobody else can know it.
+    /// The name does not exist, and no other resolver can know it.
     Nowhere,
-    /// The name is none of ours.
+    /// The name does not belong to the overlay.
     Unknown,
 }
 
-/// All names of the networks that this node is on, and who may see which.
+/// All names of this node's networks, and who may see which.
 #[derive(Debug, Clone, Default)]
 pub struct Names {
     networks: BTreeMap<NetworkId, NetworkNames>,
@@ -69,7 +69,7 @@ struct NetworkNames {
 }
 
 impl Names {
-    /// Gathers the names of all endpoints in `view`. Each of `sandboxes` lists the endpoints of one sandbox on this node.
+    /// Collects the names of all endpoints in `view`. Each of `sandboxes` lists the endpoints of one sandbox on this node.
     pub fn new<S>(view: &View, sandboxes: impl IntoIterator<Item = S>) -> Self
     where
         S: IntoIterator<Item = (NetworkId, EndpointId)>,
@@ -91,8 +91,8 @@ impl Names {
         }
     }
 
-    /// Finds a name (`name`, `alias`, short id, or one of these with `.network`) in all networks of this node, for the node
-    /// itself.
+    /// Resolves a name (`name`, `alias`, short id, or one of these with `.network`) in all networks of this node, for the
+    /// node itself.
     pub fn find(&self, name: &str) -> Vec<(NetworkId, IpAddr)> {
         let name = name.to_ascii_lowercase();
         let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
@@ -104,8 +104,8 @@ impl Names {
         self.networks.iter().flat_map(in_network).collect()
     }
 
-    /// Answers a question: `labels` in lower case, the first first. Several addresses are turned by `seed`.
-    pub(crate) fn meaning(&self, asker: Asker<'_>, labels: &[&str], kind: Kind, seed: u64) -> Meaning {
+    /// Resolves a query for `labels`, in lower case and in order. Several addresses are rotated by `seed`.
+    pub(crate) fn meaning(&self, asker: Asker<'_>, labels: &[&str], kind: RecordKind, seed: u64) -> Meaning {
         let scope = self.scope(asker);
         if let Some(address) = arpa_address(labels) {
             return reverse(&scope, address, kind);
@@ -115,9 +115,9 @@ impl Names {
             return Meaning::Unknown;
         }
         let wanted = |address: &IpAddr| match kind {
-            Kind::A => address.is_ipv4(),
-            Kind::Aaaa => address.is_ipv6(),
-            Kind::Ptr | Kind::Other => false,
+            RecordKind::A => address.is_ipv4(),
+            RecordKind::Aaaa => address.is_ipv6(),
+            RecordKind::Ptr | RecordKind::Other => false,
         };
         let mut addresses: Vec<IpAddr> = known.into_iter().flatten().filter(wanted).collect();
         if addresses.is_empty() {
@@ -130,7 +130,7 @@ impl Names {
         Meaning::Addresses(addresses)
     }
 
-    /// Lists the networks an asker is on. One that is not known yet is on the network it asks in, for its packets got there.
+    /// Lists the networks that a client is on. An unknown client is on the network that it asks in: its packets got there.
     fn scope(&self, asker: Asker<'_>) -> Vec<&NetworkNames> {
         let here;
         let scope = match asker {
@@ -197,20 +197,20 @@ impl NetworkNames {
     }
 }
 
-fn reverse(scope: &[&NetworkNames], address: IpAddr, kind: Kind) -> Meaning {
+fn reverse(scope: &[&NetworkNames], address: IpAddr, kind: RecordKind) -> Meaning {
     let names: BTreeSet<&String> =
         scope.iter().filter_map(|network| network.by_address.get(&address)).flatten().collect();
     let ours = scope.iter().any(|network| network.prefixes.iter().any(|prefix| prefix.contains(&address)));
     match (names.is_empty(), kind) {
-        (false, Kind::Ptr) => Meaning::Names(names.into_iter().cloned().collect()),
-        (false, Kind::A | Kind::Aaaa | Kind::Other) => Meaning::Nothing,
+        (false, RecordKind::Ptr) => Meaning::Names(names.into_iter().cloned().collect()),
+        (false, RecordKind::A | RecordKind::Aaaa | RecordKind::Other) => Meaning::Nothing,
         // Addresses of the overlay are nobody else's business.
         (true, _) if ours => Meaning::Nowhere,
         (true, _) => Meaning::Unknown,
     }
 }
 
-/// Reads the address out of a name below `in-addr.arpa` or `ip6.arpa`.
+/// Parses the address in a name below `in-addr.arpa` or `ip6.arpa`.
 fn arpa_address(labels: &[&str]) -> Option<IpAddr> {
     match labels {
         [bytes @ .., "in-addr", "arpa"] => {
@@ -263,9 +263,9 @@ mod tests {
         let names = world().names();
         let solo = asker(1, "10.1.0.3");
 
-        assert_eq!(names.meaning(solo, &["both"], Kind::A, 0), addresses(&["10.1.0.2"]));
-        assert_eq!(names.meaning(solo, &["both", "blue"], Kind::Aaaa, 0), addresses(&["fd01::2"]));
-        assert_eq!(names.meaning(solo, &["000000000001"], Kind::A, 0), addresses(&["10.1.0.2"]));
+        assert_eq!(names.meaning(solo, &["both"], RecordKind::A, 0), addresses(&["10.1.0.2"]));
+        assert_eq!(names.meaning(solo, &["both", "blue"], RecordKind::Aaaa, 0), addresses(&["fd01::2"]));
+        assert_eq!(names.meaning(solo, &["000000000001"], RecordKind::A, 0), addresses(&["10.1.0.2"]));
     }
 
     #[test]
@@ -273,7 +273,7 @@ mod tests {
         let world = world().with_endpoint(1, 9, "app", &["my.app", "db.internal", "x.blue"], &["10.1.0.9"]);
         let names = world.with_endpoint(1, 8, "x", &[], &["10.1.0.8"]).names();
         let solo = asker(1, "10.1.0.3");
-        let meaning = |name: &str| names.meaning(solo, &name.split('.').collect::<Vec<_>>(), Kind::A, 0);
+        let meaning = |name: &str| names.meaning(solo, &name.split('.').collect::<Vec<_>>(), RecordKind::A, 0);
 
         for name in ["my.app", "my.app.blue", "db.internal", "x.blue.blue"] {
             assert_eq!(meaning(name), addresses(&["10.1.0.9"]), "{name}");
@@ -289,9 +289,9 @@ mod tests {
         let names = world().names();
 
         for both in [asker(1, "10.1.0.2"), asker(2, "10.2.0.2"), asker(1, "fd01::2")] {
-            let web = names.meaning(both, &["web"], Kind::A, 0);
+            let web = names.meaning(both, &["web"], RecordKind::A, 0);
             assert_eq!(web, addresses(&["10.1.0.2", "10.1.0.3", "10.2.0.4"]));
-            assert_eq!(names.meaning(both, &["both", "red"], Kind::A, 0), addresses(&["10.2.0.2"]));
+            assert_eq!(names.meaning(both, &["both", "red"], RecordKind::A, 0), addresses(&["10.2.0.2"]));
         }
     }
 
@@ -300,19 +300,22 @@ mod tests {
         let names = world().names();
         let solo = asker(1, "10.1.0.3");
 
-        assert_eq!(names.meaning(solo, &["other"], Kind::A, 0), Meaning::Unknown);
-        assert_eq!(names.meaning(solo, &["other", "red"], Kind::A, 0), Meaning::Unknown);
-        assert_eq!(names.meaning(solo, &["both", "red"], Kind::A, 0), Meaning::Unknown);
-        assert_eq!(names.meaning(solo, &["4", "0", "2", "10", "in-addr", "arpa"], Kind::Ptr, 0), Meaning::Unknown);
+        assert_eq!(names.meaning(solo, &["other"], RecordKind::A, 0), Meaning::Unknown);
+        assert_eq!(names.meaning(solo, &["other", "red"], RecordKind::A, 0), Meaning::Unknown);
+        assert_eq!(names.meaning(solo, &["both", "red"], RecordKind::A, 0), Meaning::Unknown);
+        assert_eq!(
+            names.meaning(solo, &["4", "0", "2", "10", "in-addr", "arpa"], RecordKind::Ptr, 0),
+            Meaning::Unknown
+        );
     }
 
     #[test]
     fn an_asker_that_is_not_known_is_on_the_network_it_asks_in() {
         let names = world().names();
 
-        assert_eq!(names.meaning(asker(2, "10.2.9.9"), &["other"], Kind::A, 0), addresses(&["10.2.0.4"]));
-        assert_eq!(names.meaning(asker(2, "10.2.9.9"), &["solo"], Kind::A, 0), Meaning::Unknown);
-        assert_eq!(names.meaning(asker(3, "10.2.9.9"), &["solo"], Kind::A, 0), Meaning::Unknown);
+        assert_eq!(names.meaning(asker(2, "10.2.9.9"), &["other"], RecordKind::A, 0), addresses(&["10.2.0.4"]));
+        assert_eq!(names.meaning(asker(2, "10.2.9.9"), &["solo"], RecordKind::A, 0), Meaning::Unknown);
+        assert_eq!(names.meaning(asker(3, "10.2.9.9"), &["solo"], RecordKind::A, 0), Meaning::Unknown);
     }
 
     #[test]
@@ -320,8 +323,8 @@ mod tests {
         let names = world().names();
         let solo = asker(1, "10.1.0.3");
 
-        assert_eq!(names.meaning(solo, &["solo"], Kind::Aaaa, 0), Meaning::Nothing);
-        assert_eq!(names.meaning(solo, &["solo"], Kind::Other, 0), Meaning::Nothing);
+        assert_eq!(names.meaning(solo, &["solo"], RecordKind::Aaaa, 0), Meaning::Nothing);
+        assert_eq!(names.meaning(solo, &["solo"], RecordKind::Other, 0), Meaning::Nothing);
     }
 
     #[test]
@@ -332,10 +335,13 @@ mod tests {
         let v6: Vec<&str> = v6.split('.').collect();
         let both = Meaning::Names(vec!["both.blue".to_owned()]);
 
-        assert_eq!(names.meaning(solo, &["2", "0", "1", "10", "in-addr", "arpa"], Kind::Ptr, 0), both);
-        assert_eq!(names.meaning(solo, &v6, Kind::Ptr, 0), both);
-        assert_eq!(names.meaning(solo, &["9", "0", "1", "10", "in-addr", "arpa"], Kind::Ptr, 0), Meaning::Nowhere);
-        assert_eq!(names.meaning(solo, &["8", "8", "8", "8", "in-addr", "arpa"], Kind::Ptr, 0), Meaning::Unknown);
+        assert_eq!(names.meaning(solo, &["2", "0", "1", "10", "in-addr", "arpa"], RecordKind::Ptr, 0), both);
+        assert_eq!(names.meaning(solo, &v6, RecordKind::Ptr, 0), both);
+        assert_eq!(
+            names.meaning(solo, &["9", "0", "1", "10", "in-addr", "arpa"], RecordKind::Ptr, 0),
+            Meaning::Nowhere
+        );
+        assert_eq!(names.meaning(solo, &["8", "8", "8", "8", "in-addr", "arpa"], RecordKind::Ptr, 0), Meaning::Unknown);
     }
 
     #[test]
@@ -343,18 +349,18 @@ mod tests {
         let names = world().names();
         let (both, red) = ([1, 2].map(World::network).into(), [World::network(2)].into());
 
-        let web = names.meaning(Asker::Sandbox(&both), &["web"], Kind::A, 0);
+        let web = names.meaning(Asker::Sandbox(&both), &["web"], RecordKind::A, 0);
 
         assert_eq!(web, addresses(&["10.1.0.2", "10.1.0.3", "10.2.0.4"]));
-        assert_eq!(names.meaning(Asker::Sandbox(&red), &["solo"], Kind::A, 0), Meaning::Unknown);
-        assert_eq!(names.meaning(Asker::Sandbox(&BTreeSet::new()), &["solo"], Kind::A, 0), Meaning::Unknown);
+        assert_eq!(names.meaning(Asker::Sandbox(&red), &["solo"], RecordKind::A, 0), Meaning::Unknown);
+        assert_eq!(names.meaning(Asker::Sandbox(&BTreeSet::new()), &["solo"], RecordKind::A, 0), Meaning::Unknown);
     }
 
     #[test]
     fn the_seed_turns_the_addresses() {
         let names = world().names();
         let both = asker(1, "10.1.0.2");
-        let first = |seed| match names.meaning(both, &["web"], Kind::A, seed) {
+        let first = |seed| match names.meaning(both, &["web"], RecordKind::A, seed) {
             Meaning::Addresses(addresses) => addresses.first().copied(),
             Meaning::Names(_) | Meaning::Nothing | Meaning::Nowhere | Meaning::Unknown => None,
         };
@@ -381,7 +387,7 @@ mod tests {
         fn no_labels_can_make_it_panic(labels in prop::collection::vec("[a-f0-9.]{0,3}|in-addr|ip6|arpa|web|blue", 0..36)) {
             let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
 
-            let _ = world().names().meaning(asker(1, "10.1.0.3"), &labels, Kind::Ptr, 7);
+            let _ = world().names().meaning(asker(1, "10.1.0.3"), &labels, RecordKind::Ptr, 7);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 const DNS_PORT: u16 = 53;
-/// As many as the C library looks at.
+/// As many as the C library uses.
 pub(super) const MAX_RESOLVERS: usize = 3;
 
 /// The host's resolvers.
@@ -24,7 +24,7 @@ struct State {
     own: BTreeSet<IpAddr>,
 }
 
-/// Tells one content of a file from the next without reading it.
+/// Identifies the contents of a file without reading it.
 type Stamp = (SystemTime, u64, u64);
 
 impl Resolvers {
@@ -33,17 +33,17 @@ impl Resolvers {
         Self { path, state: Mutex::default() }
     }
 
-    /// Names the addresses of our own servers: asking them would be asking ourselves.
+    /// Sets the addresses of our own servers, which must not be asked.
     pub(crate) fn exclude(&self, own: BTreeSet<IpAddr>) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).own = own;
     }
 
-    /// Lists the resolvers in the order in which they are to be asked.
+    /// Lists the resolvers in the order in which to ask them.
     pub(crate) fn list(&self) -> Vec<SocketAddr> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = self.stamp();
         if stamp != state.stamp {
-            // A file that is gone for the moment (it is being replaced) changes nothing.
+            // A file that is missing for a moment, since it is being replaced, changes nothing.
             if let Ok(text) = std::fs::read_to_string(&self.path) {
                 state.listed = parse(&text);
                 state.stamp = stamp;
@@ -62,7 +62,7 @@ impl Resolvers {
     }
 }
 
-/// Reads what `resolv.conf` says (resolv.conf(5)); lines that say nothing of use are passed over.
+/// Parses `resolv.conf` (resolv.conf(5)); other lines are skipped.
 pub(super) fn parse(text: &str) -> Arc<[SocketAddr]> {
     let resolver = |line: &str| {
         let mut words = line.split_ascii_whitespace();

@@ -1,4 +1,4 @@
-//! The servers: one a network, on its gateway addresses, in its namespace.
+//! The servers: one per network, on its gateway addresses, in its namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,18 +15,18 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::answer::{Question, Transport, Verdict, judge};
+use super::answer::{Disposition, Question, Transport, judge};
 use super::forward::{Forwarder, write_message};
 use super::limits::{InFlight, Permit};
 use super::names::{Asker, Names};
 use super::resolvers::Resolvers;
 
 const DNS_PORT: u16 = 53;
-/// Connections that wait to be accepted.
+/// Connections waiting to be accepted.
 const BACKLOG: i32 = 64;
 /// The largest query that is read; a question with every option there is has a few hundred bytes.
 const MAX_QUERY: usize = 4096;
-/// Questions under way to the host's resolvers, for one container: a page with that many names loads at once.
+/// Pending questions to the host's resolvers for one container: a page with that many names loads at once.
 const FORWARDS_PER_SOURCE: u32 = 64;
 /// The same for one network: 1,024 sockets, 8 MiB.
 const FORWARDS: u32 = 1024;
@@ -35,10 +35,10 @@ const STREAMS_PER_SOURCE: u32 = 8;
 /// Connections in one network: 2 MiB.
 const STREAMS: u32 = 256;
 /// How long a connection may be idle, and a write may take.
-const STREAM_PATIENCE: Duration = Duration::from_secs(5);
-/// How long to wait when the process has no descriptor left; accepting fails at once until one is free.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait when the process has no file descriptor left; until one is free, accepting fails at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// The pause before a server is begun again that broke: whoever broke it may go on trying.
+/// The pause before a server that panicked is restarted: whatever made it panic may be repeated.
 const BEGIN_AGAIN: Duration = Duration::from_millis(100);
 
 /// The sockets of one network's server.
@@ -48,12 +48,12 @@ pub struct DnsSockets {
 }
 
 impl DnsSockets {
-    /// Opens the sockets on `addresses`, in the namespace of the calling thread: to be called within the network's. The
-    /// addresses need not be there yet.
+    /// Opens the sockets on `addresses` in the namespace of the calling thread, which must be the network's. The addresses
+    /// need not exist yet.
     ///
     /// # Errors
     ///
-    /// What the kernel says, for example that another server has the port.
+    /// The kernel's error, for example that another server has the port.
     pub fn bind(addresses: impl IntoIterator<Item = IpAddr>) -> io::Result<Self> {
         Self::bind_port(addresses, DNS_PORT)
     }
@@ -61,7 +61,7 @@ impl DnsSockets {
     pub(crate) fn bind_port(addresses: impl IntoIterator<Item = IpAddr>, port: u16) -> io::Result<Self> {
         let open = |ip| {
             let udp: StdUdpSocket = open(ip, port, Type::DGRAM, Protocol::UDP)?.into();
-            // With a port of the kernel's choice, both get the same.
+            // If the kernel chose the port, both sockets get the same one.
             let port = udp.local_addr()?.port();
             let tcp = open(ip, port, Type::STREAM, Protocol::TCP)?;
             tcp.listen(BACKLOG)?;
@@ -77,7 +77,7 @@ impl DnsSockets {
         self.sockets.iter().map(|(ip, ..)| *ip).collect()
     }
 
-    /// Returns the port of the first of them, which the kernel may have chosen.
+    /// Returns the port of the first socket, which the kernel may have chosen.
     pub(super) fn port(&self) -> io::Result<u16> {
         self.sockets.first().map_or(Ok(DNS_PORT), |(_, udp, _)| udp.local_addr().map(|address| address.port()))
     }
@@ -107,7 +107,7 @@ fn open(ip: IpAddr, port: u16, kind: Type, protocol: Protocol) -> io::Result<Soc
     Ok(socket)
 }
 
-/// All DNS servers of this node. They end when this is dropped.
+/// All DNS servers of this node; dropping this ends them.
 #[derive(Debug)]
 pub struct DnsServers {
     names: watch::Sender<Arc<Names>>,
@@ -123,27 +123,27 @@ struct Server {
 }
 
 impl DnsServers {
-    /// Begins with no server and no name. `resolv_conf` is where the host's resolvers stand: `/etc/resolv.conf`.
+    /// Starts without servers and names. `resolv_conf` is the host's `/etc/resolv.conf`.
     pub fn start(resolv_conf: PathBuf) -> Self {
         let (names, _) = watch::channel(Arc::default());
 
         Self { names, resolvers: Arc::new(Resolvers::new(resolv_conf)), servers: BTreeMap::new() }
     }
 
-    /// Answers from these names from now on.
+    /// Replaces the names.
     pub fn publish(&self, names: Arc<Names>) {
         self.names.send_replace(names);
     }
 
-    /// Serves a network on these sockets, in place of the ones before.
+    /// Serves a network on these sockets, replacing earlier ones.
     ///
     /// # Errors
     ///
-    /// When the runtime cannot watch the sockets: too many open files.
+    /// When the runtime cannot register the sockets: too many open files.
     pub fn add(&mut self, network: NetworkId, sockets: DnsSockets) -> io::Result<()> {
         let addresses = sockets.addresses();
-        let service = Service {
-            place: Place::Network(network),
+        let service = DnsService {
+            scope: ServerScope::Network(network),
             names: self.names.subscribe(),
             forwarder: Forwarder::new(Arc::clone(&self.resolvers)),
             forwards: InFlight::new(FORWARDS_PER_SOURCE, FORWARDS),
@@ -156,7 +156,7 @@ impl DnsServers {
         Ok(())
     }
 
-    /// Serves a network no longer.
+    /// Stops serving a network.
     pub fn remove(&mut self, network: NetworkId) {
         self.servers.remove(&network);
         self.exclude_own();
@@ -172,10 +172,10 @@ impl DnsServers {
     }
 }
 
-/// Whom a server answers.
+/// The clients of a server.
 #[derive(Debug, Clone)]
-pub(super) enum Place {
-    /// Everybody on a network, told apart by address.
+pub(super) enum ServerScope {
+    /// All endpoints of a network, identified by address.
     Network(NetworkId),
     /// One sandbox, on these networks.
     Sandbox(watch::Receiver<BTreeSet<NetworkId>>),
@@ -183,23 +183,23 @@ pub(super) enum Place {
 
 /// What every task of one server shares.
 #[derive(Debug, Clone)]
-pub(super) struct Service {
-    place: Place,
+pub(super) struct DnsService {
+    scope: ServerScope,
     names: watch::Receiver<Arc<Names>>,
     forwarder: Forwarder,
     forwards: InFlight,
     streams: InFlight,
 }
 
-impl Service {
-    /// Answers one sandbox: it may ask as much as any one container.
+impl DnsService {
+    /// Serves one sandbox, with the limits of a single container.
     pub(super) fn of_sandbox(
         scope: watch::Receiver<BTreeSet<NetworkId>>,
         names: watch::Receiver<Arc<Names>>,
         forwarder: Forwarder,
     ) -> Self {
         Self {
-            place: Place::Sandbox(scope),
+            scope: ServerScope::Sandbox(scope),
             names,
             forwarder,
             forwards: InFlight::new(FORWARDS_PER_SOURCE, FORWARDS_PER_SOURCE),
@@ -229,16 +229,16 @@ impl Service {
             let (len, from) = match socket.recv_from(&mut buffer).await {
                 Ok(received) => received,
                 Err(error) => {
-                    tracing::debug!(place = ?self.place, %error, "Failed to receive a query");
+                    tracing::debug!(scope = ?self.scope, %error, "Failed to receive a query");
                     tokio::task::yield_now().await;
                     continue;
                 }
             };
             match self.judge(&buffer[..len], Transport::Udp, from.ip()) {
-                Verdict::Silence => {}
-                // A full send buffer loses the answer, as the network might; the client asks again.
-                Verdict::Reply(reply) => drop(socket.try_send_to(&reply, from)),
-                Verdict::Forward(question) => match self.forwards.begin(from.ip()) {
+                Disposition::Silence => {}
+                // A full send buffer drops the answer, as the network might; the client asks again.
+                Disposition::Reply(reply) => drop(socket.try_send_to(&reply, from)),
+                Disposition::Forward(question) => match self.forwards.begin(from.ip()) {
                     Some(permit) => {
                         let (forwarder, socket) = (self.forwarder.clone(), Arc::clone(&socket));
                         forwards.spawn(answer_later(forwarder, socket, question, from, permit));
@@ -260,7 +260,7 @@ impl Service {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(place = ?self.place, %error, "Failed to accept a connection");
+                    tracing::debug!(scope = ?self.scope, %error, "Failed to accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -268,35 +268,37 @@ impl Service {
     }
 
     async fn serve_stream(self, mut stream: TcpStream, from: IpAddr, _permit: Permit) {
-        while let Ok(Ok(query)) = timeout(STREAM_PATIENCE, read_query(&mut stream)).await {
+        while let Ok(Ok(query)) = timeout(STREAM_TIMEOUT, read_query(&mut stream)).await {
             let reply = match self.judge(&query, Transport::Tcp, from) {
-                Verdict::Silence => return,
-                Verdict::Reply(reply) => reply,
-                Verdict::Forward(question) => match self.forwards.begin(from) {
+                Disposition::Silence => return,
+                Disposition::Reply(reply) => reply,
+                Disposition::Forward(question) => match self.forwards.begin(from) {
                     Some(_permit) => self.forwarder.forward(&question).await,
                     None => overloaded(&question),
                 },
             };
-            if !matches!(timeout(STREAM_PATIENCE, write_message(&mut stream, &reply)).await, Ok(Ok(()))) {
+            if !matches!(timeout(STREAM_TIMEOUT, write_message(&mut stream, &reply)).await, Ok(Ok(()))) {
                 return;
             }
         }
     }
 
-    fn judge(&self, query: &[u8], transport: Transport, source: IpAddr) -> Verdict {
+    fn judge(&self, query: &[u8], transport: Transport, source: IpAddr) -> Disposition {
         let names = Arc::clone(&self.names.borrow());
 
-        match &self.place {
-            Place::Network(network) => {
+        match &self.scope {
+            ServerScope::Network(network) => {
                 let asker = Asker::Address { network: *network, source };
                 judge(query, transport, asker, &names, rand::random())
             }
-            Place::Sandbox(scope) => judge(query, transport, Asker::Sandbox(&scope.borrow()), &names, rand::random()),
+            ServerScope::Sandbox(scope) => {
+                judge(query, transport, Asker::Sandbox(&scope.borrow()), &names, rand::random())
+            }
         }
     }
 }
 
-/// Does work that has no end, and begins it again should a question that it stumbles over end it.
+/// Runs work without end, and restarts it if a query makes it panic.
 async fn begun_again<W: Future<Output = ()> + Send + 'static>(work: impl Fn() -> W) {
     let mut running = JoinSet::new();
     loop {

@@ -139,8 +139,8 @@ async fn forged_answers_are_passed_over_and_cut_ones_fetched_by_tcp() {
     let question = |name: &str, transport| {
         let asker = Asker::Address { network: World::network(1), source: [10, 1, 0, 9].into() };
         match judge(&query(name), transport, asker, &Names::default(), 0) {
-            Verdict::Forward(question) => question,
-            other @ (Verdict::Silence | Verdict::Reply(_)) => panic!("not forwarded but {other:?}"),
+            Disposition::Forward(question) => question,
+            other @ (Disposition::Silence | Disposition::Reply(_)) => panic!("not forwarded but {other:?}"),
         }
     };
 
@@ -173,7 +173,7 @@ async fn an_idle_stream_is_closed_and_too_many_are_not_served() {
 
     let closed = tokio::task::spawn_blocking(move || {
         held.into_iter().all(|mut stream| {
-            stream.set_read_timeout(Some(STREAM_PATIENCE * 2)).expect("set");
+            stream.set_read_timeout(Some(STREAM_TIMEOUT * 2)).expect("set");
             matches!(stream.read(&mut [0; 1]), Ok(0))
         })
     });

@@ -10,7 +10,7 @@ use overlay_core::network::NetworkMode;
 use overlay_core::view::{Change, View};
 use overlay_core::{Endpoint, EndpointId, Network, NetworkId, NodeId, Runtime};
 
-use super::answer::{Transport, Verdict, judge};
+use super::answer::{Disposition, Transport, judge};
 use super::names::{Asker, Names};
 
 /// A View and the sandboxes of this node.
@@ -29,7 +29,7 @@ pub(crate) fn blue() -> World {
 }
 
 /// Judges a query of somebody on that network.
-pub(crate) fn judged(bytes: &[u8], transport: Transport) -> Verdict {
+pub(crate) fn judged(bytes: &[u8], transport: Transport) -> Disposition {
     /// Made once: nothing changes it.
     static NAMES: LazyLock<Names> = LazyLock::new(|| blue().names());
 

@@ -1,4 +1,4 @@
-//! What Docker asks of us, answered out of the book and the journal.
+//! Answers Docker's plugin calls from the plugin store and the journal.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -12,89 +12,89 @@ use overlay_core::{Endpoint, EndpointId, Network, Runtime};
 use overlay_proto::{Code, Refusal, convert};
 
 use super::plugin::{
-    AddressRequest, ContainerIfname, Driver, EndpointRequest, Interface, JoinRequest, Joined, NetworkRequest,
+    AddressRequest, ContainerIfname, DockerInterface, Driver, EndpointRequest, JoinRequest, Joined, NetworkRequest,
     NewInterface, PoolGranted, PoolRequest, Route, endpoint_id,
 };
 use super::{DRIVER, ipam, options, ready, routes};
 use crate::endpoint::journal::Entries;
 use crate::endpoint::{lifecycle, sandbox};
+use crate::joined_node::JoinedNode;
 use crate::kernel::Netns;
-use crate::kernel::desired::engine_ifname;
 use crate::kernel::host::HostNetwork;
+use crate::kernel::namespace_desired::engine_ifname;
 use crate::kernel::sandbox::mac_of;
-use crate::membership::{occupancy, publish};
-use crate::node::Desk;
-use crate::session::Session;
-use crate::state::{DockerNetwork, DockerPool, DockerRow, DockerSandbox, EndpointRecord, Numbering, SandboxRecord};
+use crate::membership::{network_membership, publish};
+use crate::node::NodeHandle;
+use crate::state::{DockerNetwork, DockerPool, DockerRow, DockerSandbox, EndpointRecord, IpamMode, SandboxRecord};
 
 /// The driver of networks and addresses.
 #[derive(Debug)]
 pub(super) struct OverlayDriver {
-    desk: Arc<Desk>,
+    handle: Arc<NodeHandle>,
 }
 
 impl OverlayDriver {
-    /// Answers for the node at this desk.
-    pub(super) fn new(desk: Arc<Desk>) -> Self {
-        Self { desk }
+    /// Answers for the node behind this handle.
+    pub(super) fn new(handle: Arc<NodeHandle>) -> Self {
+        Self { handle }
     }
 }
 
 impl Driver for OverlayDriver {
     async fn request_pool(&self, request: PoolRequest) -> Result<PoolGranted, Refusal> {
-        ipam::request_pool(&*self.desk.session()?, request).await
+        ipam::request_pool(&*self.handle.joined()?, request).await
     }
 
     async fn release_pool(&self, pool: String) -> Result<(), Refusal> {
-        match self.desk.session() {
-            Ok(session) => ipam::release_pool(&session, &pool).await,
-            // Who has left holds nothing.
+        match self.handle.joined() {
+            Ok(joined) => ipam::release_pool(&joined, &pool).await,
+            // A node that has left holds nothing.
             Err(_) => Ok(()),
         }
     }
 
     async fn request_address(&self, request: AddressRequest) -> Result<IpNet, Refusal> {
-        let session = self.desk.session()?;
-        // Runs to its end whoever waits.
-        spawned(async move { ipam::request_address(&session, request).await }).await
+        let joined = self.handle.joined()?;
+        // Runs to completion even if the caller stops waiting.
+        spawned(async move { ipam::request_address(&joined, request).await }).await
     }
 
     async fn release_address(&self, pool: String, address: IpAddr) -> Result<(), Refusal> {
-        match self.desk.session() {
-            Ok(session) => ipam::release_address(&session, pool, address).await,
+        match self.handle.joined() {
+            Ok(joined) => ipam::release_address(&joined, pool, address).await,
             Err(_) => Ok(()),
         }
     }
 
     async fn create_network(&self, request: NetworkRequest) -> Result<(), Refusal> {
-        let session = self.desk.session()?;
-        spawned(async move { create_network(&session, request).await }).await
+        let joined = self.handle.joined()?;
+        spawned(async move { create_network(&joined, request).await }).await
     }
 
     async fn delete_network(&self, network: String) -> Result<(), Refusal> {
-        match self.desk.session() {
-            Ok(session) => session.docker.strike_network(&network).await,
+        match self.handle.joined() {
+            Ok(joined) => joined.docker.delete_network(&network).await,
             Err(_) => Ok(()),
         }
     }
 
     async fn create_endpoint(&self, request: EndpointRequest) -> Result<NewInterface, Refusal> {
-        let session = self.desk.session()?;
-        spawned(async move { create_endpoint(&session, request).await }).await
+        let joined = self.handle.joined()?;
+        spawned(async move { create_endpoint(&joined, request).await }).await
     }
 
     async fn delete_endpoint(&self, endpoint: String) -> Result<(), Refusal> {
-        let Ok(session) = self.desk.session() else { return Ok(()) };
-        let known = find(&session, &endpoint).map(|record| record.endpoint.id);
-        spawned(async move {
-            lifecycle::remove(&session, known.into_iter().collect(), "Docker removed it").await.map(drop)
-        })
+        let Ok(joined) = self.handle.joined() else { return Ok(()) };
+        let known = find(&joined, &endpoint).map(|record| record.endpoint.id);
+        spawned(
+            async move { lifecycle::remove(&joined, known.into_iter().collect(), "Docker removed it").await.map(drop) },
+        )
         .await
     }
 
     async fn join(&self, request: JoinRequest) -> Result<Joined, Refusal> {
-        let session = self.desk.session()?;
-        spawned(async move { join(&session, request).await }).await
+        let joined = self.handle.joined()?;
+        spawned(async move { join(&joined, request).await }).await
     }
 }
 
@@ -104,24 +104,24 @@ async fn spawned<T: Send + 'static>(
     tokio::spawn(work).await.map_err(|error| Refusal::new(Code::Fault, error))?
 }
 
-/// Takes note of a network. Its name is told by the engine's API, later.
-async fn create_network(session: &Session, request: NetworkRequest) -> Result<(), Refusal> {
-    let ledger = session.docker.ledger();
-    if ledger.networks.contains_key(&request.id) {
+/// Records a network. Its name comes later, from Docker's API.
+async fn create_network(joined: &JoinedNode, request: NetworkRequest) -> Result<(), Refusal> {
+    let plugin_state = joined.docker.state();
+    if plugin_state.networks.contains_key(&request.id) {
         return Ok(());
     }
     let prefix = request.v4.prefix.trunc();
     let is_replica = |pools: &[DockerPool]| pools.iter().any(|pool| pool.network.is_some());
-    let (numbering, pools) = if request.v4.space == DRIVER {
-        ours(&ledger.pools, &request)?
+    let (ipam_mode, pools) = if request.v4.space == DRIVER {
+        ours(&plugin_state.pools, &request)?
     } else {
-        ipam::checked_of_engine(session, prefix.into())?;
+        ipam::checked_of_engine(joined, prefix.into())?;
         if let Some(v6) = &request.v6 {
-            ipam::checked_of_engine(session, v6.prefix.trunc().into())?;
+            ipam::checked_of_engine(joined, v6.prefix.trunc().into())?;
         }
-        (Numbering::Engine, Vec::new())
+        (IpamMode::Engine, Vec::new())
     };
-    // A replica has what its origin has, which another version may have let pass.
+    // A replica has the options of its origin, which another version may have accepted.
     if !is_replica(&pools) {
         options::check_network(&request.options, request.v6.is_some())?;
     }
@@ -135,14 +135,14 @@ async fn create_network(session: &Session, request: NetworkRequest) -> Result<()
         reserved: request.reserved,
         internal: request.internal,
         options: request.options,
-        numbering,
+        ipam_mode,
     };
     let docker_network = Some(row.id.clone());
     let pools =
         pools.into_iter().map(|pool| DockerRow::Pool(DockerPool { docker_network: docker_network.clone(), ..pool }));
     let rows = pools.chain([DockerRow::Network(row.clone())]).collect();
 
-    session.docker.write(rows, Vec::new()).await
+    joined.docker.write(rows, Vec::new()).await
 }
 
 /// Finds the pools that were asked for a network: Docker does not say which they were, so the latest free ones of its prefixes (an
@@ -151,7 +151,7 @@ async fn create_network(session: &Session, request: NetworkRequest) -> Result<()
 fn ours(
     pools: &BTreeMap<String, DockerPool>,
     request: &NetworkRequest,
-) -> Result<(Numbering, Vec<DockerPool>), Refusal> {
+) -> Result<(IpamMode, Vec<DockerPool>), Refusal> {
     let find = |prefix: IpNet| {
         let free = |pool: &&DockerPool| pool.docker_network.is_none() && pool.prefix == prefix.trunc();
         let unknown = || Refusal::new(Code::NotFound, format!("nobody asked for {prefix}; create the network again"));
@@ -159,54 +159,54 @@ fn ours(
     };
     let v4 = find(request.v4.prefix.into())?;
     let v6 = request.v6.as_ref().map(|v6| find(v6.prefix.into())).transpose()?;
-    let numbering = Numbering::Ours { pool: v4.id.clone(), pool6: v6.as_ref().map(|pool| pool.id.clone()) };
+    let ipam_mode = IpamMode::Ours { pool: v4.id.clone(), pool6: v6.as_ref().map(|pool| pool.id.clone()) };
 
-    Ok((numbering, std::iter::once(v4).chain(v6).collect()))
+    Ok((ipam_mode, std::iter::once(v4).chain(v6).collect()))
 }
 
-/// Finds what is written down of one of Docker's endpoints.
-pub(super) fn find(session: &Session, endpoint: &str) -> Option<EndpointRecord> {
+/// Finds the record of a Docker endpoint.
+pub(super) fn find(joined: &JoinedNode, endpoint: &str) -> Option<EndpointRecord> {
     let is_it = |record: &&EndpointRecord| record.sandbox.docker().is_some_and(|docker| docker.endpoint == endpoint);
 
-    session.journal.entries().values().find(is_it).cloned()
+    joined.journal.entries().values().find(is_it).cloned()
 }
 
-async fn create_endpoint(session: &Session, request: EndpointRequest) -> Result<NewInterface, Refusal> {
-    if let Some(known) = find(session, &request.endpoint) {
+async fn create_endpoint(joined: &JoinedNode, request: EndpointRequest) -> Result<NewInterface, Refusal> {
+    if let Some(known) = find(joined, &request.endpoint) {
         return Ok(described(&request.interface, &known.endpoint.addresses));
     }
     if let Some(ifname) = &request.ifname {
-        options::check_ifname(ifname, session.docker.ledger().engine.heeds_names)?;
+        options::check_ifname(ifname, joined.docker.state().engine.heeds_names)?;
     }
-    let (docker, network) = ready::network(session, &request.network).await?;
-    let _one = occupancy::stay(session, network.id).await?;
-    let entries = session.journal.entries();
+    let (docker, network) = ready::network(joined, &request.network).await?;
+    let _one = network_membership::stay(joined, network.id).await?;
+    let entries = joined.journal.entries();
     if entries.len() >= lifecycle::MAX_ENDPOINTS {
         let text = format!("this node has {} endpoints, which is the limit", lifecycle::MAX_ENDPOINTS);
         return Err(Refusal::new(Code::Exhausted, text));
     }
-    let addresses = addresses(session, &docker, &network, &request.interface)?;
+    let addresses = addresses(joined, &docker, &network, &request.interface)?;
     let replaced = superseded(&entries, &network, &addresses)?;
     let sandbox = DockerSandbox {
         mac: request.interface.mac,
         container_ifname: request.ifname,
         ..sandbox_of(&docker, request.endpoint)
     };
-    let record = record(session, &network, sandbox, addresses)?;
-    if needs_claim(session, &network, &record) {
-        // Control gives no address twice: it must hear first that the old holders are gone.
-        session.journal.remove(replaced.clone()).await?;
-        session.published().await;
-        publish::put(session, std::slice::from_ref(&record.endpoint)).await?;
+    let record = record(joined, &network, sandbox, addresses)?;
+    if needs_claim(joined, &network, &record) {
+        // Control grants no address twice, so it must first learn that the old holders are gone.
+        joined.journal.remove(replaced.clone()).await?;
+        joined.published().await;
+        publish::put(joined, std::slice::from_ref(&record.endpoint)).await?;
     }
     let endpoint = record.endpoint.clone();
-    session.journal.replace(replaced, record).await?;
+    joined.journal.replace(replaced, record).await?;
     tracing::info!(endpoint = %endpoint.id, network = %network.name, addresses = ?endpoint.addresses, "Docker made an endpoint");
 
     Ok(described(&request.interface, &endpoint.addresses))
 }
 
-/// Where an endpoint lives that nobody has taken yet.
+/// Returns the sandbox of an endpoint that no container has taken yet.
 pub(super) fn sandbox_of(docker: &DockerNetwork, endpoint: String) -> DockerSandbox {
     DockerSandbox {
         network: docker.id.clone(),
@@ -216,7 +216,7 @@ pub(super) fn sandbox_of(docker: &DockerNetwork, endpoint: String) -> DockerSand
         joined: false,
         mac: None,
         boot: sandbox::boot(),
-        on_link: docker.numbering == Numbering::Engine,
+        on_link: docker.ipam_mode == IpamMode::Engine,
         inside: None,
         container_ifname: None,
     }
@@ -225,20 +225,20 @@ pub(super) fn sandbox_of(docker: &DockerNetwork, endpoint: String) -> DockerSand
 /// Writes down an endpoint of Docker's. It is called by its id until the engine tells its
 /// container's name.
 pub(super) fn record(
-    session: &Session,
+    joined: &JoinedNode,
     network: &Network,
     sandbox: DockerSandbox,
     addresses: Vec<IpAddr>,
 ) -> Result<EndpointRecord, Refusal> {
     let id = endpoint_id(&sandbox.endpoint);
-    let is_taken = session.journal.entries().contains_key(&id);
+    let is_taken = joined.journal.entries().contains_key(&id);
     let id = if is_taken { EndpointId::from_random(rand::random()) } else { id };
 
     Ok(EndpointRecord {
         endpoint: Endpoint {
             id,
             network: network.id,
-            node: session.node,
+            node: joined.node,
             name: convert::field("name", &id.to_string())?,
             aliases: BTreeSet::new(),
             addresses,
@@ -253,12 +253,12 @@ pub(super) fn record(
 
 /// Tells whether control must be asked for an endpoint's addresses before anybody has them. Where an
 /// engine numbers its containers, no other node takes addresses outside of blocks.
-pub(super) fn needs_claim(session: &Session, network: &Network, record: &EndpointRecord) -> bool {
+pub(super) fn needs_claim(joined: &JoinedNode, network: &Network, record: &EndpointRecord) -> bool {
     let is_ours_to_give = |address: &IpAddr| match address {
-        IpAddr::V4(v4) => lifecycle::in_blocks(session, network.id, *v4),
-        IpAddr::V6(v6) => network.address4(*v6).is_some_and(|v4| lifecycle::in_blocks(session, network.id, v4)),
+        IpAddr::V4(v4) => lifecycle::in_blocks(joined, network.id, *v4),
+        IpAddr::V6(v6) => network.address4(*v6).is_some_and(|v4| lifecycle::in_blocks(joined, network.id, v4)),
     };
-    let numbers_here = network.settings.numbered_by == Some(session.node);
+    let numbers_here = network.settings.numbered_by == Some(joined.node);
 
     !numbers_here && !record.endpoint.addresses.iter().all(is_ours_to_give)
 }
@@ -287,37 +287,37 @@ fn superseded(entries: &Entries, network: &Network, addresses: &[IpAddr]) -> Res
     Ok(replaced)
 }
 
-/// Docker minds what it knows coming back.
-fn described(interface: &Interface, addresses: &[IpAddr]) -> NewInterface {
+/// Returns what Docker did not specify: it rejects fields that it had filled in.
+fn described(interface: &DockerInterface, addresses: &[IpAddr]) -> NewInterface {
     NewInterface { mac: interface.mac.is_none().then(|| mac_of(addresses)) }
 }
 
-/// Checks that Docker's addresses are the network's, and ours to give or promised by us.
+/// Checks that Docker's addresses belong to the network, and that they are ours or were promised by us.
 fn addresses(
-    session: &Session,
+    joined: &JoinedNode,
     docker: &DockerNetwork,
     network: &Network,
-    interface: &Interface,
+    interface: &DockerInterface,
 ) -> Result<Vec<IpAddr>, Refusal> {
     let missing = || Refusal::new(Code::InvalidInput, "Interface.Address is missing");
     let v4 = interface.v4.ok_or_else(missing)?;
     let all: Vec<IpAddr> = std::iter::once(IpAddr::V4(v4)).chain(interface.v6.map(IpAddr::V6)).collect();
-    match &docker.numbering {
-        Numbering::Ours { pool, pool6 } => {
-            let ledger = session.docker.ledger();
+    match &docker.ipam_mode {
+        IpamMode::Ours { pool, pool6 } => {
+            let plugin_state = joined.docker.state();
             let promised = |address: &&IpAddr| {
                 let pool = if address.is_ipv4() { Some(pool) } else { pool6.as_ref() };
-                pool.is_some_and(|pool| ledger.leases.contains_key(&(pool.clone(), **address)))
+                pool.is_some_and(|pool| plugin_state.leases.contains_key(&(pool.clone(), **address)))
             };
             if let Some(stray) = all.iter().find(|address| !promised(address)) {
                 let text = format!("{stray} was not given out for network {}", network.name);
                 return Err(Refusal::new(Code::AddressTaken, text));
             }
         }
-        Numbering::Engine => {
-            let view = Arc::clone(&session.membership.borrow().view);
+        IpamMode::Engine => {
+            let view = Arc::clone(&joined.membership.borrow().view);
             let foreign = |address: &&IpAddr| {
-                let mut others = view.members_of(network.id).filter(|member| member.node != session.node);
+                let mut others = view.members_of(network.id).filter(|member| member.node != joined.node);
                 others.any(|member| {
                     member
                         .blocks
@@ -336,23 +336,23 @@ fn addresses(
     Ok(all)
 }
 
-/// Hands the interface over, once the kernel has it and lets its packets through.
-async fn join(session: &Session, request: JoinRequest) -> Result<Joined, Refusal> {
+/// Hands the interface over, once the kernel has created it and lets its packets through.
+async fn join(joined: &JoinedNode, request: JoinRequest) -> Result<Joined, Refusal> {
     let unknown = || Refusal::new(Code::NotFound, "there is no such endpoint; start the container again");
-    let record = find(session, &request.endpoint).ok_or_else(unknown)?;
-    let (docker, network) = ready::network(session, &request.network).await?;
+    let record = find(joined, &request.endpoint).ok_or_else(unknown)?;
+    let (docker, network) = ready::network(joined, &request.network).await?;
     if let Some(netns) = &request.netns {
-        let left = left_behind(&session.journal.entries(), &record, netns);
-        lifecycle::remove(session, left, "its container joined the network anew").await?;
+        let left = left_behind(&joined.journal.entries(), &record, netns);
+        lifecycle::remove(joined, left, "its container joined the network anew").await?;
     }
     // With this the pairs of endpoints that are no more are gone, too: none of an earlier round is
     // left in the container, with a route that Docker would take for another network's.
-    lifecycle::brought_up(session, &record).await?;
+    lifecycle::brought_up(joined, &record).await?;
     if let Some(netns) = &request.netns {
         check_apart(&docker, &network, &record.endpoint.addresses, netns).await?;
     }
     let id = record.endpoint.id;
-    session
+    joined
         .journal
         .update(id, |record| {
             if let SandboxRecord::Docker(docker) = &mut record.sandbox {
@@ -362,7 +362,7 @@ async fn join(session: &Session, request: JoinRequest) -> Result<Joined, Refusal
         })
         .await?;
 
-    let on_link = docker.numbering == Numbering::Engine;
+    let on_link = docker.ipam_mode == IpamMode::Engine;
     let routes = routes::routes(&network, &record.endpoint.addresses, on_link).into_iter();
     let routes = routes.map(|(destination, via)| Route { destination, via }).collect();
 
@@ -395,11 +395,11 @@ async fn check_apart(
     netns: &Path,
 ) -> Result<(), Refusal> {
     let Ok(netns) = Netns::open(netns) else { return Ok(()) };
-    // What cannot be read is Docker's to judge.
+    // If it cannot be read, it is up to Docker to decide.
     let Ok(there) = HostNetwork::list(&netns).await else { return Ok(()) };
-    let on_link = |address: &IpAddr| match (&docker.numbering, address) {
-        (Numbering::Engine, IpAddr::V4(_)) => IpNet::V4(network.prefix),
-        (Numbering::Engine | Numbering::Ours { .. }, address) => IpNet::from(*address),
+    let on_link = |address: &IpAddr| match (&docker.ipam_mode, address) {
+        (IpamMode::Engine, IpAddr::V4(_)) => IpNet::V4(network.prefix),
+        (IpamMode::Engine | IpamMode::Ours { .. }, address) => IpNet::from(*address),
     };
     match addresses.iter().find_map(|address| there.conflict(on_link(address))) {
         None => Ok(()),
@@ -437,9 +437,9 @@ mod tests {
         let body = br#"{"NetworkID":"aa","IPv4Data":[{"AddressSpace":"overlay-wg","Pool":"10.9.0.0/16"}]}"#;
         let request = NetworkRequest::read(body).expect("sound");
 
-        let (numbering, _) = ours(&pools, &request).expect("found");
+        let (ipam_mode, _) = ours(&pools, &request).expect("found");
 
-        assert_eq!(numbering, Numbering::Ours { pool: "asked-for".to_owned(), pool6: None });
+        assert_eq!(ipam_mode, IpamMode::Ours { pool: "asked-for".to_owned(), pool6: None });
     }
 
     fn holder(n: u64, network: NetworkId, last: u8, sandbox: SandboxRecord) -> (EndpointId, EndpointRecord) {

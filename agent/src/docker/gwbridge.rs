@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use overlay_core::network::first_host;
 use overlay_core::pool::GWBRIDGE;
 
-use super::engine::{Engine, EngineError, EngineNetwork, NewNetwork, NewPrefix};
+use super::client::{DockerClient, EngineError, EngineNetwork, NewNetwork, NewPrefix};
 
 const NAME: &str = "docker_gwbridge";
 /// Says that we made it.
@@ -15,7 +15,7 @@ const LABEL: &str = "overlay.made-by";
 const MAKER: &str = "overlayd";
 
 /// Makes it where there is none. One that is there stays as it is.
-pub(super) async fn ensure(engine: &Engine, listed: &[EngineNetwork]) -> Result<(), EngineError> {
+pub(super) async fn ensure(engine: &DockerClient, listed: &[EngineNetwork]) -> Result<(), EngineError> {
     if listed.iter().any(|network| network.name == NAME) {
         return Ok(());
     }
@@ -45,7 +45,7 @@ pub(super) async fn ensure(engine: &Engine, listed: &[EngineNetwork]) -> Result<
 }
 
 /// Removes it where we made it. While containers use it the engine refuses, and it stays.
-pub(super) async fn remove(engine: &Engine) -> Result<(), EngineError> {
+pub(super) async fn remove(engine: &DockerClient) -> Result<(), EngineError> {
     let networks = engine.networks().await?;
     let ours = networks.iter().find(|n| n.name == NAME && n.labels.get(LABEL).is_some_and(|maker| maker == MAKER));
     match ours {

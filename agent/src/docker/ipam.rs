@@ -11,9 +11,9 @@ use overlay_proto::{Code, Refusal, convert};
 use super::plugin::{AddressRequest, AddressUse, PoolGranted, PoolRequest};
 use super::{NETWORK_OPTION, lifetime, ready, returning};
 use crate::endpoint::lifecycle;
-use crate::membership::occupancy;
+use crate::joined_node::JoinedNode;
+use crate::membership::network_membership;
 use crate::problem::{unix_now, unix_now_ms};
-use crate::session::Session;
 use crate::state::{DockerKey, DockerLease, DockerPool, DockerRow};
 
 /// Pools that Docker may hold at once; a network has two at the most.
@@ -22,18 +22,18 @@ const MAX_POOLS: usize = 8_192;
 const ULA: u128 = 0xfd00_0000_0000_0000_0000_0000_0000_0000;
 
 /// Gives a pool: the one a replica names, the one a person names, or one that nobody uses.
-pub(super) async fn request_pool(session: &Session, request: PoolRequest) -> Result<PoolGranted, Refusal> {
-    let ledger = session.docker.ledger();
-    if ledger.pools.len() >= MAX_POOLS {
+pub(super) async fn request_pool(joined: &JoinedNode, request: PoolRequest) -> Result<PoolGranted, Refusal> {
+    let plugin_state = joined.docker.state();
+    if plugin_state.pools.len() >= MAX_POOLS {
         return Err(Refusal::new(Code::Exhausted, format!("Docker holds {MAX_POOLS} pools, which is the limit")));
     }
     let stands_for = request.options.get(NETWORK_OPTION).map(|id| convert::field(NETWORK_OPTION, id)).transpose()?;
     let (id, prefix) = match stands_for {
-        Some(network) => (replica_pool(network, request.v6), replica_prefix(session, network, request.v6)?),
+        Some(network) => (replica_pool(network, request.v6), replica_prefix(joined, network, request.v6)?),
         None => {
             let prefix = match request.prefix {
-                Some(prefix) => checked(session, prefix)?,
-                None => chosen(session, request.v6)?,
+                Some(prefix) => checked(joined, prefix)?,
+                None => chosen(joined, request.v6)?,
             };
             (format!("{:012x}-{}", rand::random::<u64>() >> 16, family(request.v6)), prefix)
         }
@@ -42,7 +42,7 @@ pub(super) async fn request_pool(session: &Session, request: PoolRequest) -> Res
         let text = "--ip-range is for IPv4 only: IPv6 addresses follow this node's IPv4 blocks; leave it away";
         return Err(Refusal::new(Code::Unsupported, text));
     }
-    let known = ledger.pools.get(&id).and_then(|known| known.docker_network.clone());
+    let known = plugin_state.pools.get(&id).and_then(|known| known.docker_network.clone());
     let row = DockerPool {
         id: id.clone(),
         prefix,
@@ -51,7 +51,7 @@ pub(super) async fn request_pool(session: &Session, request: PoolRequest) -> Res
         docker_network: known,
         since_ms: unix_now_ms(),
     };
-    session.docker.write(vec![DockerRow::Pool(row)], Vec::new()).await?;
+    joined.docker.write(vec![DockerRow::Pool(row)], Vec::new()).await?;
 
     Ok(PoolGranted { id, prefix })
 }
@@ -65,8 +65,8 @@ pub(super) fn replica_pool(network: NetworkId, v6: bool) -> String {
     format!("{network}-{}", family(v6))
 }
 
-fn replica_prefix(session: &Session, id: NetworkId, v6: bool) -> Result<IpNet, Refusal> {
-    let membership = session.membership.borrow();
+fn replica_prefix(joined: &JoinedNode, id: NetworkId, v6: bool) -> Result<IpNet, Refusal> {
+    let membership = joined.membership.borrow();
     let unknown = || Refusal::new(Code::NotFound, format!("there is no network {id}"));
     let network = membership.view.networks.get(&id).ok_or_else(unknown)?;
     let prefix = if v6 { network.prefix6.map(IpNet::V6) } else { Some(IpNet::V4(network.prefix)) };
@@ -75,30 +75,30 @@ fn replica_prefix(session: &Session, id: NetworkId, v6: bool) -> Result<IpNet, R
 }
 
 /// Checks a prefix that a person chose.
-pub(super) fn checked(session: &Session, prefix: IpNet) -> Result<IpNet, Refusal> {
+pub(super) fn checked(joined: &JoinedNode, prefix: IpNet) -> Result<IpNet, Refusal> {
     check_form(prefix)?;
-    let conflict = pool::conflict(&session.membership.borrow().view, prefix);
+    let conflict = pool::conflict(&joined.membership.borrow().view, prefix);
 
-    conflict.map_or(Ok(prefix), |holder| Err(taken(session, prefix, &holder)))
+    conflict.map_or(Ok(prefix), |holder| Err(taken(joined, prefix, &holder)))
 }
 
 /// Checks a prefix of Docker's own address management. Where Docker may have chosen it by itself, it did not know of a bridge that
 /// another host just made, or had nothing else to choose.
-pub(super) fn checked_of_engine(session: &Session, prefix: IpNet) -> Result<IpNet, Refusal> {
+pub(super) fn checked_of_engine(joined: &JoinedNode, prefix: IpNet) -> Result<IpNet, Refusal> {
     let by_itself = match prefix {
-        IpNet::V4(prefix) => session.docker.ledger().engine.default_pools.may_choose(prefix),
+        IpNet::V4(prefix) => joined.docker.state().engine.default_pools.may_choose(prefix),
         IpNet::V6(_) => false,
     };
     if !by_itself {
-        return checked(session, prefix);
+        return checked(joined, prefix);
     }
     check_form(prefix)?;
     let (conflict, bridge) = {
-        let view = &session.membership.borrow().view;
+        let view = &joined.membership.borrow().view;
         (pool::conflict_of_chosen(view, prefix), pool::conflict(view, prefix))
     };
     match (conflict, bridge) {
-        (Some(holder), _) => Err(taken(session, prefix, &holder)),
+        (Some(holder), _) => Err(taken(joined, prefix, &holder)),
         (None, bridge) => {
             if let Some(bridge) = bridge {
                 tracing::warn!(%prefix, %bridge, "Docker chose a prefix that a bridge of another host has");
@@ -115,8 +115,8 @@ fn check_form(prefix: IpNet) -> Result<(), Refusal> {
     }
 }
 
-fn taken(session: &Session, prefix: IpNet, holder: &str) -> Refusal {
-    let advice = match (prefix, chosen(session, false)) {
+fn taken(joined: &JoinedNode, prefix: IpNet, holder: &str) -> Refusal {
+    let advice = match (prefix, chosen(joined, false)) {
         (IpNet::V4(_), Ok(free)) => format!("use: docker network create -d overlay-wg --subnet {free} NAME"),
         (IpNet::V4(_) | IpNet::V6(_), _) => "choose another --subnet".to_owned(),
     };
@@ -124,20 +124,20 @@ fn taken(session: &Session, prefix: IpNet, holder: &str) -> Refusal {
     Refusal::new(Code::AddressTaken, format!("{prefix} overlaps {holder}; {advice}"))
 }
 
-fn chosen(session: &Session, v6: bool) -> Result<IpNet, Refusal> {
+fn chosen(joined: &JoinedNode, v6: bool) -> Result<IpNet, Refusal> {
     if v6 {
         let bits = ULA | (u128::from(rand::random::<u64>() >> 8) << 64);
         let prefix = Ipv6Net::new(Ipv6Addr::from_bits(bits), 64).map(IpNet::V6);
         return prefix.map_err(|error| Refusal::new(Code::Fault, error));
     }
-    let pool = session.identity().pool;
-    let ledger = session.docker.ledger();
-    let held = ledger.pools.values().filter_map(|held| match held.prefix {
+    let pool = joined.identity().pool;
+    let plugin_state = joined.docker.state();
+    let held = plugin_state.pools.values().filter_map(|held| match held.prefix {
         IpNet::V4(prefix) => Some(prefix),
         IpNet::V6(_) => None,
     });
     let held: Vec<_> = held.collect();
-    let picked = pool::pick(&session.membership.borrow().view, pool, &held, rand::random());
+    let picked = pool::pick(&joined.membership.borrow().view, pool, &held, rand::random());
 
     picked.map(IpNet::V4).ok_or_else(|| {
         Refusal::new(Code::Exhausted, format!("no prefix is left in the pool {pool}; name one: --subnet CIDR"))
@@ -145,17 +145,17 @@ fn chosen(session: &Session, v6: bool) -> Result<IpNet, Refusal> {
 }
 
 /// Takes a pool back with all its addresses.
-pub(super) async fn release_pool(session: &Session, pool: &str) -> Result<(), Refusal> {
-    let ledger = session.docker.ledger();
-    let leases = ledger.leases_of(pool).map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address));
-    let pool = ledger.pools.contains_key(pool).then(|| DockerKey::Pool(pool.to_owned()));
+pub(super) async fn release_pool(joined: &JoinedNode, pool: &str) -> Result<(), Refusal> {
+    let plugin_state = joined.docker.state();
+    let leases = plugin_state.leases_of(pool).map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address));
+    let pool = plugin_state.pools.contains_key(pool).then(|| DockerKey::Pool(pool.to_owned()));
 
-    session.docker.write(Vec::new(), leases.chain(pool).collect()).await
+    joined.docker.write(Vec::new(), leases.chain(pool).collect()).await
 }
 
 /// Gives an address.
-pub(super) async fn request_address(session: &Session, request: AddressRequest) -> Result<IpNet, Refusal> {
-    let pool = session.docker.ledger().pools.get(&request.pool).cloned();
+pub(super) async fn request_address(joined: &JoinedNode, request: AddressRequest) -> Result<IpNet, Refusal> {
+    let pool = joined.docker.state().pools.get(&request.pool).cloned();
     let Some(pool) = pool else {
         let text = "this host does not know the network's addresses; remove the network and create it again";
         return Err(Refusal::new(Code::NotFound, text));
@@ -166,12 +166,12 @@ pub(super) async fn request_address(session: &Session, request: AddressRequest) 
     match (&pool.docker_network, request.purpose) {
         (Some(network), AddressUse::Other) => {
             let network = network.clone();
-            give(session, &pool, &network, request.address).await
+            give(joined, &pool, &network, request.address).await
         }
-        (_, AddressUse::Gateway) => keep(session, &pool, request.address.unwrap_or_else(|| gateway(pool.prefix))).await,
+        (_, AddressUse::Gateway) => keep(joined, &pool, request.address.unwrap_or_else(|| gateway(pool.prefix))).await,
         (None, AddressUse::Other) => {
             let missing = || Refusal::new(Code::InvalidInput, "an address without a network must be named");
-            keep(session, &pool, request.address.ok_or_else(missing)?).await
+            keep(joined, &pool, request.address.ok_or_else(missing)?).await
         }
     }
 }
@@ -184,34 +184,34 @@ fn gateway(prefix: IpNet) -> IpAddr {
 }
 
 /// Notes an address that no container gets.
-async fn keep(session: &Session, pool: &DockerPool, address: IpAddr) -> Result<IpNet, Refusal> {
-    note(session, pool, address, false).await?;
+async fn keep(joined: &JoinedNode, pool: &DockerPool, address: IpAddr) -> Result<IpNet, Refusal> {
+    note(joined, pool, address, false).await?;
     // What stands on the gateway is the whole prefix.
     IpNet::new(address, pool.prefix.prefix_len()).map_err(|error| Refusal::new(Code::Fault, error))
 }
 
 /// Notes an address that Docker holds.
 pub(super) async fn note(
-    session: &Session,
+    joined: &JoinedNode,
     pool: &DockerPool,
     address: IpAddr,
     is_endpoint: bool,
 ) -> Result<(), Refusal> {
     let lease = DockerLease { pool: pool.id.clone(), address, is_endpoint, since: unix_now() };
 
-    session.docker.write(vec![DockerRow::Lease(lease)], Vec::new()).await
+    joined.docker.write(vec![DockerRow::Lease(lease)], Vec::new()).await
 }
 
 /// Gives a container an address: alone on its interface, for all others are reached by routes.
-async fn give(session: &Session, pool: &DockerPool, docker: &str, wanted: Option<IpAddr>) -> Result<IpNet, Refusal> {
-    let (_, network) = ready::network(session, docker).await?;
+async fn give(joined: &JoinedNode, pool: &DockerPool, docker: &str, wanted: Option<IpAddr>) -> Result<IpNet, Refusal> {
+    let (_, network) = ready::network(joined, docker).await?;
     if let Some(wanted) = wanted {
-        check_numbered(session, &network, wanted)?;
-        lifetime::freed(session, network.id, wanted).await;
+        check_numbered(joined, &network, wanted)?;
+        lifetime::freed(joined, network.id, wanted).await;
     }
-    let _one = occupancy::stay(session, network.id).await?;
+    let _one = network_membership::stay(joined, network.id).await?;
     let wanted = match wanted {
-        None => returned(session, pool, &network).await?,
+        None => returned(joined, pool, &network).await?,
         named => named,
     };
     let address = match (pool.prefix, wanted) {
@@ -219,24 +219,24 @@ async fn give(session: &Session, pool: &DockerPool, docker: &str, wanted: Option
             return Err(Refusal::new(Code::InvalidInput, "the address is of another family than its pool"));
         }
         (IpNet::V4(_), Some(IpAddr::V4(wanted))) => {
-            lifecycle::address(session, &network, Some(wanted)).await.map(IpAddr::V4)?
+            lifecycle::address(joined, &network, Some(wanted)).await.map(IpAddr::V4)?
         }
-        (IpNet::V4(_), None) => lifecycle::address(session, &network, None).await.map(IpAddr::V4)?,
-        (IpNet::V6(_), Some(IpAddr::V6(wanted))) => fixed6(session, &network, wanted).map(IpAddr::V6)?,
-        (IpNet::V6(_), None) => next6(session, &network).map(IpAddr::V6)?,
+        (IpNet::V4(_), None) => lifecycle::address(joined, &network, None).await.map(IpAddr::V4)?,
+        (IpNet::V6(_), Some(IpAddr::V6(wanted))) => fixed6(joined, &network, wanted).map(IpAddr::V6)?,
+        (IpNet::V6(_), None) => next6(joined, &network).map(IpAddr::V6)?,
     };
-    note(session, pool, address, true).await?;
+    note(joined, pool, address, true).await?;
 
     Ok(IpNet::from(address))
 }
 
 /// Where another host's engine numbers its containers by itself, it may give out anything outside of blocks at any time: here only
 /// this node's own blocks are to choose from.
-fn check_numbered(session: &Session, network: &Network, wanted: IpAddr) -> Result<(), Refusal> {
-    let Some(origin) = network.settings.numbered_by.filter(|origin| *origin != session.node) else { return Ok(()) };
-    let view = std::sync::Arc::clone(&session.membership.borrow().view);
+fn check_numbered(joined: &JoinedNode, network: &Network, wanted: IpAddr) -> Result<(), Refusal> {
+    let Some(origin) = network.settings.numbered_by.filter(|origin| *origin != joined.node) else { return Ok(()) };
+    let view = std::sync::Arc::clone(&joined.membership.borrow().view);
     let blocks: Vec<IpNet> = view
-        .member(network.id, session.node)
+        .member(network.id, joined.node)
         .into_iter()
         .flat_map(|member| &member.blocks)
         .flat_map(|block| network.prefixes(block.prefix))
@@ -261,23 +261,24 @@ fn check_numbered(session: &Session, network: &Network, wanted: IpAddr) -> Resul
 }
 
 /// Returns the address to give a container that comes back, where it is free.
-async fn returned(session: &Session, pool: &DockerPool, network: &Network) -> Result<Option<IpAddr>, Refusal> {
-    let view = std::sync::Arc::clone(&session.membership.borrow().view);
+async fn returned(joined: &JoinedNode, pool: &DockerPool, network: &Network) -> Result<Option<IpAddr>, Refusal> {
+    let view = std::sync::Arc::clone(&joined.membership.borrow().view);
     let is_free = |address: &IpAddr| match address {
         IpAddr::V4(v4) => {
-            lifecycle::in_blocks(session, network.id, *v4) && !occupancy::in_use(session, network, &view).contains(v4)
+            lifecycle::in_blocks(joined, network.id, *v4)
+                && !network_membership::in_use(joined, network, &view).contains(v4)
         }
-        IpAddr::V6(v6) => !occupancy::in_use6(session, network, &view).contains(v6),
+        IpAddr::V6(v6) => !network_membership::in_use6(joined, network, &view).contains(v6),
     };
-    let known = returning::addresses(session, network.id).await?;
+    let known = returning::addresses(joined, network.id).await?;
 
     Ok(known.into_iter().find(|address| pool.prefix.contains(address) && is_free(address)))
 }
 
-fn fixed6(session: &Session, network: &Network, wanted: Ipv6Addr) -> Result<Ipv6Addr, Refusal> {
-    let view = std::sync::Arc::clone(&session.membership.borrow().view);
+fn fixed6(joined: &JoinedNode, network: &Network, wanted: Ipv6Addr) -> Result<Ipv6Addr, Refusal> {
+    let view = std::sync::Arc::clone(&joined.membership.borrow().view);
     let nodes = view.members_of(network.id).filter_map(|member| network.address6(member.node_address(network)?));
-    let taken = occupancy::in_use6(session, network, &view).contains(&wanted)
+    let taken = network_membership::in_use6(joined, network, &view).contains(&wanted)
         || network.is_reserved6(wanted)
         || nodes.into_iter().any(|node| node == wanted);
 
@@ -290,21 +291,21 @@ fn fixed6(session: &Session, network: &Network, wanted: Ipv6Addr) -> Result<Ipv6
 }
 
 /// IPv6 addresses are those that belong to the IPv4 addresses of this node's blocks.
-fn next6(session: &Session, network: &Network) -> Result<Ipv6Addr, Refusal> {
-    let view = std::sync::Arc::clone(&session.membership.borrow().view);
-    let used = occupancy::in_use6(session, network, &view);
+fn next6(joined: &JoinedNode, network: &Network) -> Result<Ipv6Addr, Refusal> {
+    let view = std::sync::Arc::clone(&joined.membership.borrow().view);
+    let used = network_membership::in_use6(joined, network, &view);
     let carried: BTreeSet<Ipv4Addr> = used.into_iter().filter_map(|address| network.address4(address)).collect();
-    let v4 = lifecycle::next_free(session, network, &view, &carried)?;
+    let v4 = lifecycle::next_free(joined, network, &view, &carried)?;
 
     network.address6(v4).ok_or_else(|| Refusal::new(Code::InvalidInput, format!("{} has no IPv6", network.name)))
 }
 
 /// Takes an address back.
-pub(super) async fn release_address(session: &Session, pool: String, address: IpAddr) -> Result<(), Refusal> {
+pub(super) async fn release_address(joined: &JoinedNode, pool: String, address: IpAddr) -> Result<(), Refusal> {
     let key = (pool, address);
-    if !session.docker.ledger().leases.contains_key(&key) {
+    if !joined.docker.state().leases.contains_key(&key) {
         return Ok(());
     }
 
-    session.docker.write(Vec::new(), vec![DockerKey::Lease(key.0, key.1)]).await
+    joined.docker.write(Vec::new(), vec![DockerKey::Lease(key.0, key.1)]).await
 }

@@ -15,57 +15,57 @@ use std::time::Duration;
 use overlay_core::{EndpointId, NetworkId};
 use tokio::time::timeout;
 
-use super::book::Ledger;
-use super::engine::{Engine, EngineError, ListedContainer};
+use super::client::{DockerClient, EngineError, ListedContainer};
+use super::plugin_store::PluginState;
 use crate::endpoint::journal::Entries;
 use crate::endpoint::{lifecycle, sandbox};
-use crate::session::Session;
+use crate::joined_node::JoinedNode;
 use crate::state::{DockerKey, DockerLease, DockerSandbox, EndpointRecord};
 
-/// How long a container may take to answer before it counts as busy; the next look asks again.
+/// How long Docker may take to describe a container before the container counts as busy; the next pass tries again.
 const REST: Duration = Duration::from_secs(1);
 
-/// How long Docker's request for an address waits for [`pass`].
+/// How long a request for an address waits for [`pass`].
 const FREED: Duration = Duration::from_secs(3);
 
-/// What is known of one endpoint.
+/// What is known about an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Facts {
-    /// Whether it was made in an earlier run of the kernel, whose interfaces are all gone.
+    /// Whether it was created before the host was rebooted, so that its interfaces are gone.
     is_of_earlier_boot: bool,
-    /// Whether a running container has it, by the engine's list.
+    /// Whether a running container has it, according to Docker's list.
     is_listed: bool,
-    /// Whether the container that had it does not exist any more.
+    /// Whether the container that had it no longer exists.
     is_container_removed: bool,
-    /// Whether the engine's network has it; nothing where the engine did not say.
+    /// Whether Docker's network has it; `None` if Docker did not say.
     in_network: Option<bool>,
-    /// Whether every container was found at rest before the network was asked.
+    /// Whether all containers were found idle before the network was inspected.
     all_rested: bool,
 }
 
-/// What becomes of an endpoint.
+/// Whether an endpoint is still in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    /// It belongs to something.
+enum Liveness {
+    /// It is in use.
     Lives,
-    /// Nothing proves either; it stays.
+    /// Undecided; it stays.
     Undecided,
-    /// Nobody has it any more, and why.
+    /// It is no longer in use, with the reason.
     Gone(&'static str),
 }
 
-fn judge(facts: Facts) -> Verdict {
+fn judge(facts: Facts) -> Liveness {
     match facts {
-        Facts { is_of_earlier_boot: true, .. } => Verdict::Gone("the host was started anew"),
-        Facts { is_listed: true, .. } => Verdict::Lives,
-        Facts { is_container_removed: true, .. } => Verdict::Gone("its container was removed"),
-        Facts { in_network: Some(true), .. } => Verdict::Lives,
-        Facts { in_network: Some(false), all_rested: true, .. } => Verdict::Gone("Docker does not have it any more"),
-        Facts { in_network: Some(false) | None, .. } => Verdict::Undecided,
+        Facts { is_of_earlier_boot: true, .. } => Liveness::Gone("the host was started anew"),
+        Facts { is_listed: true, .. } => Liveness::Lives,
+        Facts { is_container_removed: true, .. } => Liveness::Gone("its container was removed"),
+        Facts { in_network: Some(true), .. } => Liveness::Lives,
+        Facts { in_network: Some(false), all_rested: true, .. } => Liveness::Gone("Docker does not have it any more"),
+        Facts { in_network: Some(false) | None, .. } => Liveness::Undecided,
     }
 }
 
-/// Returns what is known of an endpoint by the engine's list alone.
+/// Returns what Docker's list alone says about an endpoint.
 fn facts(docker: &DockerSandbox, listed: &[ListedContainer]) -> Facts {
     let has_it =
         |container: &ListedContainer| container.is_running && container.endpoints.contains_key(&docker.endpoint);
@@ -90,32 +90,32 @@ fn addresses<'a>(records: impl Iterator<Item = &'a EndpointRecord>) -> BTreeSet<
 }
 
 /// Lists the addresses that Docker holds for containers and that no endpoint has.
-fn unused<'a>(ledger: &'a Ledger, entries: &Entries) -> Vec<&'a DockerLease> {
+fn unused<'a>(plugin_state: &'a PluginState, entries: &Entries) -> Vec<&'a DockerLease> {
     let used = addresses(entries.values());
-    let unused = ledger.given().filter(|(network, lease)| !used.contains(&(*network, lease.address)));
+    let unused = plugin_state.given().filter(|(network, lease)| !used.contains(&(*network, lease.address)));
 
     unused.map(|(_, lease)| lease).collect()
 }
 
 /// Tells whether anything needs [`pass`], as the engine lists its containers.
-pub(super) fn is_doubtful(session: &Session, listed: &[ListedContainer]) -> bool {
-    let entries = session.journal.entries();
+pub(super) fn is_doubtful(joined: &JoinedNode, listed: &[ListedContainer]) -> bool {
+    let entries = joined.journal.entries();
     let docker = entries.values().filter_map(|record| record.sandbox.docker());
 
     docker.map(|docker| facts(docker, listed)).any(|facts| !facts.is_listed)
-        || !unused(&session.docker.ledger(), &entries).is_empty()
+        || !unused(&joined.docker.state(), &entries).is_empty()
 }
 
 /// Goes over the endpoints that no running container has and the addresses that no endpoint has,
 /// and removes those that nobody can have any more.
-pub(super) async fn pass(session: &Session, engine: &Engine) -> Result<(), EngineError> {
+pub(super) async fn pass(joined: &JoinedNode, engine: &DockerClient) -> Result<(), EngineError> {
     // What is made later than this is not judged by what follows.
-    let entries = session.journal.entries();
-    let ledger = session.docker.ledger();
+    let entries = joined.journal.entries();
+    let plugin_state = joined.docker.state();
     let listed = engine.containers().await?;
     let mut cases = Cases::new(&entries, &listed);
     cases.ask_networks(engine).await?;
-    let has_unused = !unused(&ledger, &entries).is_empty();
+    let has_unused = !unused(&plugin_state, &entries).is_empty();
     let all_rested = (has_unused || cases.undecided().next().is_some()) && all_rest(engine, &listed).await;
     if all_rested {
         cases.rested();
@@ -123,38 +123,38 @@ pub(super) async fn pass(session: &Session, engine: &Engine) -> Result<(), Engin
     }
     let gone = cases.gone();
     let had = addresses(entries.values().filter(|record| gone.contains_key(&record.endpoint.id)));
-    let with_them = ledger.given().filter(|(network, lease)| had.contains(&(*network, lease.address)));
+    let with_them = plugin_state.given().filter(|(network, lease)| had.contains(&(*network, lease.address)));
     let with_them = with_them.map(|(_, lease)| lease);
-    let unused = unused(&ledger, &entries).into_iter().filter(|_| all_rested);
+    let unused = unused(&plugin_state, &entries).into_iter().filter(|_| all_rested);
     let leases: Vec<_> = with_them.chain(unused).collect();
     for (id, why) in &gone {
-        if let Err(refusal) = lifecycle::remove(session, vec![*id], why).await {
-            // The store says itself that it keeps nothing; the next look tries again.
+        if let Err(refusal) = lifecycle::remove(joined, vec![*id], why).await {
+            // The store reports its own failure; the next pass tries again.
             tracing::debug!(%refusal, "Failed to write the journal");
         }
     }
-    strike(session, &leases).await;
-    session.docker.note_examined();
+    strike(joined, &leases).await;
+    joined.docker.count_gc_pass();
 
     Ok(())
 }
 
 /// Waits until an address that somebody names is free, where Docker may have taken it from its
 /// holder unheard.
-pub(super) async fn freed(session: &Session, network: NetworkId, address: IpAddr) {
+pub(super) async fn freed(joined: &JoinedNode, network: NetworkId, address: IpAddr) {
     let is_held = || {
         let has_it = |record: &EndpointRecord| {
             record.endpoint.network == network && record.endpoint.addresses.contains(&address)
         };
-        session.docker.ledger().leased(network).contains(&address)
-            || session.journal.entries().values().any(|record| record.sandbox.is_docker() && has_it(record))
+        joined.docker.state().leased(network).contains(&address)
+            || joined.journal.entries().values().any(|record| record.sandbox.is_docker() && has_it(record))
     };
-    let mut examined = session.docker.examined();
+    let mut examined = joined.docker.gc_passes();
     // One may be under way that began before the holder was removed.
     let enough = *examined.borrow_and_update() + 2;
     let looks = async {
         while is_held() && *examined.borrow_and_update() < enough {
-            session.docker.doubt();
+            joined.docker.request_gc();
             if examined.changed().await.is_err() {
                 return;
             }
@@ -179,13 +179,13 @@ impl<'a> Cases<'a> {
     }
 
     fn undecided(&self) -> impl Iterator<Item = &'a DockerSandbox> + '_ {
-        let undecided = self.facts.values().filter(|(facts, _)| judge(*facts) == Verdict::Undecided);
+        let undecided = self.facts.values().filter(|(facts, _)| judge(*facts) == Liveness::Undecided);
 
         undecided.map(|(_, docker)| *docker)
     }
 
     /// Asks the engine's networks for the endpoints that are not decided, each network once.
-    async fn ask_networks(&mut self, engine: &Engine) -> Result<(), EngineError> {
+    async fn ask_networks(&mut self, engine: &DockerClient) -> Result<(), EngineError> {
         let networks: BTreeSet<&String> = self.undecided().map(|docker| &docker.network).collect();
         for network in networks {
             let there = match engine.endpoints_of(network).await {
@@ -203,15 +203,15 @@ impl<'a> Cases<'a> {
 
     /// Notes that every container was found at rest: what the networks said before is stale.
     fn rested(&mut self) {
-        for (facts, _) in self.facts.values_mut().filter(|(facts, _)| judge(*facts) == Verdict::Undecided) {
+        for (facts, _) in self.facts.values_mut().filter(|(facts, _)| judge(*facts) == Liveness::Undecided) {
             *facts = Facts { all_rested: true, in_network: None, ..*facts };
         }
     }
 
     fn gone(&self) -> BTreeMap<EndpointId, &'static str> {
         let why = |facts: Facts| match judge(facts) {
-            Verdict::Gone(why) => Some(why),
-            Verdict::Lives | Verdict::Undecided => None,
+            Liveness::Gone(why) => Some(why),
+            Liveness::Lives | Liveness::Undecided => None,
         };
 
         self.facts.iter().filter_map(|(id, (facts, _))| Some((*id, why(*facts)?))).collect()
@@ -219,7 +219,7 @@ impl<'a> Cases<'a> {
 }
 
 /// Asks for each container by itself, which waits for what is being done to it.
-async fn all_rest(engine: &Engine, listed: &[ListedContainer]) -> bool {
+async fn all_rest(engine: &DockerClient, listed: &[ListedContainer]) -> bool {
     for container in listed {
         match timeout(REST, engine.container(&container.id)).await {
             Ok(Ok(_)) => {}
@@ -232,15 +232,15 @@ async fn all_rest(engine: &Engine, listed: &[ListedContainer]) -> bool {
 }
 
 /// Strikes addresses out of the book that Docker gave back while this process was away.
-async fn strike(session: &Session, leases: &[&DockerLease]) {
+async fn strike(joined: &JoinedNode, leases: &[&DockerLease]) {
     // Nobody is given one meanwhile.
-    let _one = session.lifecycle.lock().await;
-    let now = session.docker.ledger();
+    let _one = joined.lifecycle.lock().await;
+    let now = joined.docker.state();
     let is_same = |lease: &&&DockerLease| now.leases.get(&(lease.pool.clone(), lease.address)) == Some(**lease);
     let keys = leases.iter().filter(is_same);
     let keys = keys.map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address)).collect();
-    if let Err(refusal) = session.docker.write(Vec::new(), keys).await {
-        // The store says itself that it keeps nothing; the next look tries again.
+    if let Err(refusal) = joined.docker.write(Vec::new(), keys).await {
+        // The store reports its own failure; the next pass tries again.
         tracing::debug!(%refusal, "Failed to write the docker book");
     }
 }

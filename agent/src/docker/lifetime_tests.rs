@@ -46,9 +46,9 @@ fn what_the_engine_says_decides_and_no_time_does() {
         ),
     ] {
         let found = match judge(facts) {
-            Verdict::Lives => Some(true),
-            Verdict::Undecided => None,
-            Verdict::Gone(_) => Some(false),
+            Liveness::Lives => Some(true),
+            Liveness::Undecided => None,
+            Liveness::Gone(_) => Some(false),
         };
         assert_eq!(found, lives, "{case}");
     }
@@ -116,9 +116,10 @@ fn an_address_is_unused_when_no_endpoint_has_it() {
         (("p".to_owned(), address), DockerLease { pool: "p".into(), address, is_endpoint, since: 0 })
     };
     let leases = [lease(1, false), lease(2, true), lease(3, true)];
-    let ledger = Ledger { pools: [("p".into(), pool)].into(), leases: leases.into(), ..Ledger::default() };
+    let plugin_state =
+        PluginState { pools: [("p".into(), pool)].into(), leases: leases.into(), ..PluginState::default() };
 
-    let found: Vec<_> = unused(&ledger, &entries).into_iter().map(|lease| lease.address.to_string()).collect();
+    let found: Vec<_> = unused(&plugin_state, &entries).into_iter().map(|lease| lease.address.to_string()).collect();
 
     assert_eq!(found, ["10.1.0.3"], "the gateway is never an endpoint's, and .2 is in use");
 }

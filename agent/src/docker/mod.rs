@@ -13,12 +13,11 @@
 //! on a packet's way, and no call of the plugin waits for the engine's API: while the engine starts it serves none. Under systemd
 //! the `door` stands before the plugin, in a process of its own: Docker's start must not wait for the agent's.
 
-pub(crate) mod book;
-pub mod door;
+mod client;
+mod container_watcher;
+mod dns_interceptors;
 mod driver;
-mod engine;
 mod fitting;
-mod front;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod gwbridge;
@@ -27,12 +26,13 @@ mod lifetime;
 mod naming;
 pub(crate) mod options;
 pub mod plugin;
+pub mod plugin_proxy;
+pub(crate) mod plugin_store;
 pub(crate) mod prefixes;
 mod publish;
 mod ready;
 mod recovery;
 mod returning;
-mod roster;
 pub(crate) mod routes;
 pub(crate) mod sync;
 pub(crate) mod task;

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use overlay_core::{MAX_NAME, Name, Network, NetworkId, NodeId, View};
 use overlay_proto::v1;
 
-use super::engine::{EngineNetwork, NewNetwork, NewPrefix};
+use super::client::{EngineNetwork, NewNetwork, NewPrefix};
 use super::fitting::{MAX_ROW_LABELS, fitting};
 use super::{DRIVER, NETWORK_OPTION};
-use crate::state::{DockerNetwork, Numbering};
+use crate::state::{DockerNetwork, IpamMode};
 
 /// Returns the overlay's name of what Docker calls `title`: its letters, digits and `_`, everything else a hyphen. Nothing where
 /// it has no letter and no digit.
@@ -35,9 +35,9 @@ pub(super) fn request(
     id: Option<NetworkId>,
 ) -> Option<v1::CreateNetworkRequest> {
     let name = name_of(&engine.name)?;
-    let numbered_by = match known.numbering {
-        Numbering::Engine => node.to_string(),
-        Numbering::Ours { .. } => String::new(),
+    let numbered_by = match known.ipam_mode {
+        IpamMode::Engine => node.to_string(),
+        IpamMode::Ours { .. } => String::new(),
     };
     let title = if name.as_str() == engine.name { String::new() } else { engine.name.clone() };
     let reserved = known.reserved.iter().map(|(name, address)| (name.clone(), address.to_string()));

@@ -1,6 +1,6 @@
 //! Gives running containers back what this node lost of theirs: an endpoint that the journal does
 //! not have, because an older agent removed it or the state is an older copy. The interface is then
-//! made again as for one that foreign hands destroyed ([`crate::kernel::inside`]). What cannot be
+//! made again as for one that foreign hands destroyed ([`crate::kernel::container_interface`]). What cannot be
 //! given back is told, with the command that helps.
 
 use std::collections::BTreeMap;
@@ -12,16 +12,16 @@ use overlay_core::{Network, NetworkId};
 use overlay_proto::{Code, Refusal};
 use tokio::time::timeout;
 
-use super::book::Ledger;
+use super::client::{Container, DockerClient, EngineError, ListedContainer};
 use super::driver::{find, needs_claim, record, sandbox_of};
-use super::engine::{Container, Engine, EngineError, ListedContainer};
+use super::plugin_store::PluginState;
 use super::{ipam, naming};
-use crate::kernel::inside::name_inside;
-use crate::membership::{occupancy, publish};
+use crate::joined_node::JoinedNode;
+use crate::kernel::container_interface::name_inside;
+use crate::membership::{network_membership, publish};
 use crate::problem::explain;
 use crate::reconcile::EndpointState;
-use crate::session::Session;
-use crate::state::{DockerNetwork, DockerSandbox, EndpointRecord, Numbering, SandboxRecord};
+use crate::state::{DockerNetwork, DockerSandbox, EndpointRecord, IpamMode, SandboxRecord};
 
 /// How long a container may take to answer before it counts as busy; the next look asks again.
 const REST: Duration = Duration::from_secs(1);
@@ -37,19 +37,19 @@ struct Lost {
     network: String,
 }
 
-fn lost(session: &Session, listed: &[ListedContainer]) -> Vec<Lost> {
-    let ledger = session.docker.ledger();
-    let entries = session.journal.entries();
+fn lost(joined: &JoinedNode, listed: &[ListedContainer]) -> Vec<Lost> {
+    let plugin_state = joined.docker.state();
+    let entries = joined.journal.entries();
     let known = |endpoint: &str| {
         entries.values().filter_map(|record| record.sandbox.docker()).any(|docker| docker.endpoint == endpoint)
     };
 
-    of_ours(&ledger, listed).into_iter().filter(|lost| !known(&lost.endpoint)).collect()
+    of_ours(&plugin_state, listed).into_iter().filter(|lost| !known(&lost.endpoint)).collect()
 }
 
 /// Lists the endpoints of running containers on networks that stand for one of the cluster.
-fn of_ours(ledger: &Ledger, listed: &[ListedContainer]) -> Vec<Lost> {
-    let is_ours = |network: &String| ledger.networks.get(network).is_some_and(|known| known.network.is_some());
+fn of_ours(plugin_state: &PluginState, listed: &[ListedContainer]) -> Vec<Lost> {
+    let is_ours = |network: &String| plugin_state.networks.get(network).is_some_and(|known| known.network.is_some());
     let running = listed.iter().filter(|container| container.is_running);
     let of = |container: &ListedContainer| {
         let ours = container.endpoints.iter().filter(|(_, network)| is_ours(network));
@@ -65,38 +65,38 @@ fn of_ours(ledger: &Ledger, listed: &[ListedContainer]) -> Vec<Lost> {
 }
 
 /// Tells whether anything needs [`pass`], as the engine lists its containers.
-pub(super) fn is_needed(session: &Session, listed: &[ListedContainer]) -> bool {
-    !lost(session, listed).is_empty()
+pub(super) fn is_needed(joined: &JoinedNode, listed: &[ListedContainer]) -> bool {
+    !lost(joined, listed).is_empty()
 }
 
 /// Writes down again what running containers have.
-pub(super) async fn pass(session: &Session, engine: &Engine) -> Result<(), EngineError> {
+pub(super) async fn pass(joined: &JoinedNode, engine: &DockerClient) -> Result<(), EngineError> {
     let listed = engine.containers().await?;
     let mut failed = BTreeMap::new();
-    for lost in lost(session, &listed) {
+    for lost in lost(joined, &listed) {
         // Whoever answers is not being changed: what it has then, it has for good.
         let found = match timeout(REST, engine.container(&lost.container)).await {
             Err(_busy) => continue,
             Ok(Err(error)) if error.is_missing() => continue,
             Ok(found) => found?,
         };
-        let Some((docker, network)) = network_of(session, &lost.network) else { continue };
-        if let Err(refusal) = give_back(session, &found, &lost.endpoint, &docker, &network).await {
+        let Some((docker, network)) = network_of(joined, &lost.network) else { continue };
+        if let Err(refusal) = give_back(joined, &found, &lost.endpoint, &docker, &network).await {
             let text = remedied(&found.name, network.title(), &refusal.message);
             failed.insert(format!("{LOST}{}", lost.endpoint), (refusal.code, text));
         }
     }
-    session.problems.keep_only(LOST, |about| failed.contains_key(about));
+    joined.problems.keep_only(LOST, |about| failed.contains_key(about));
     for (about, (code, text)) in failed {
-        session.problems.raise(&about, code.as_str(), text);
+        joined.problems.raise(&about, code.as_str(), text);
     }
 
     Ok(())
 }
 
-fn network_of(session: &Session, docker: &str) -> Option<(DockerNetwork, Network)> {
-    let known = session.docker.ledger().networks.get(docker).cloned()?;
-    let network = session.membership.borrow().view.networks.get(&known.network?).cloned()?;
+fn network_of(joined: &JoinedNode, docker: &str) -> Option<(DockerNetwork, Network)> {
+    let known = joined.docker.state().networks.get(docker).cloned()?;
+    let network = joined.membership.borrow().view.networks.get(&known.network?).cloned()?;
 
     Some((known, network))
 }
@@ -109,7 +109,7 @@ fn remedied(container: &str, network: &str, why: &str) -> String {
 }
 
 async fn give_back(
-    session: &Session,
+    joined: &JoinedNode,
     found: &Container,
     endpoint: &str,
     docker: &DockerNetwork,
@@ -117,8 +117,8 @@ async fn give_back(
 ) -> Result<(), Refusal> {
     let attachment = found.attachments.get(endpoint).filter(|_| found.running);
     let (Some(attachment), Some(netns)) = (attachment, &found.netns) else { return Ok(()) };
-    let _one = occupancy::stay(session, network.id).await?;
-    if find(session, endpoint).is_some() {
+    let _one = network_membership::stay(joined, network.id).await?;
+    if find(joined, endpoint).is_some() {
         return Ok(());
     }
     let sandbox = DockerSandbox {
@@ -128,33 +128,33 @@ async fn give_back(
         mac: attachment.mac,
         ..sandbox_of(docker, endpoint.to_owned())
     };
-    let mut record = record(session, network, sandbox, attachment.addresses.clone())?;
+    let mut record = record(joined, network, sandbox, attachment.addresses.clone())?;
     record.endpoint = naming::named(&record.endpoint, found, attachment);
-    try_free(session, &record)?;
-    let inside = inside(session, &record, netns).await;
+    try_free(joined, &record)?;
+    let inside = inside(joined, &record, netns).await;
     if let SandboxRecord::Docker(docker) = &mut record.sandbox {
         docker.inside = inside;
     }
-    if needs_claim(session, network, &record) {
-        publish::put(session, std::slice::from_ref(&record.endpoint)).await?;
+    if needs_claim(joined, network, &record) {
+        publish::put(joined, std::slice::from_ref(&record.endpoint)).await?;
     }
-    if let Numbering::Ours { pool, pool6 } = &docker.numbering {
+    if let IpamMode::Ours { pool, pool6 } = &docker.ipam_mode {
         for address in &record.endpoint.addresses {
             let pool = if address.is_ipv4() { Some(pool) } else { pool6.as_ref() };
-            let pool = pool.and_then(|pool| session.docker.ledger().pools.get(pool).cloned());
+            let pool = pool.and_then(|pool| joined.docker.state().pools.get(pool).cloned());
             if let Some(pool) = pool {
-                ipam::note(session, &pool, *address, true).await?;
+                ipam::note(joined, &pool, *address, true).await?;
             }
         }
     }
     tracing::warn!(container = %found.name, network = %network.name, "A container had lost its endpoint and gets it back");
 
-    session.journal.insert(record).await
+    joined.journal.insert(record).await
 }
 
 /// Checks that nobody was given the addresses meanwhile.
-fn try_free(session: &Session, record: &EndpointRecord) -> Result<(), Refusal> {
-    let view = session.local_view();
+fn try_free(joined: &JoinedNode, record: &EndpointRecord) -> Result<(), Refusal> {
+    let view = joined.local_view();
     let others = view.endpoints_of(record.endpoint.network).filter(|other| {
         let has_one = other.addresses.iter().any(|address| record.endpoint.addresses.contains(address));
         has_one && (other.node, other.id) != (record.endpoint.node, record.endpoint.id)
@@ -166,9 +166,9 @@ fn try_free(session: &Session, record: &EndpointRecord) -> Result<(), Refusal> {
 }
 
 /// Finds out how an endpoint's interface is called in its container.
-pub(super) async fn inside(session: &Session, record: &EndpointRecord, netns: &Path) -> Option<String> {
+pub(super) async fn inside(joined: &JoinedNode, record: &EndpointRecord, netns: &Path) -> Option<String> {
     let endpoint = &record.endpoint;
-    let found = name_inside(&session.run_dir, endpoint.network, endpoint.id, netns).await;
+    let found = name_inside(&joined.run_dir, endpoint.network, endpoint.id, netns).await;
 
     found.unwrap_or_else(|error| {
         tracing::debug!(endpoint = %endpoint.id, error = %explain(&error), "A container was not looked into");
@@ -177,9 +177,9 @@ pub(super) async fn inside(session: &Session, record: &EndpointRecord, netns: &P
 }
 
 /// Tells of running containers whose interface the kernel does not have.
-pub(super) fn tell(session: &Session, listed: &[ListedContainer]) {
-    let reports = session.networks.borrow().clone();
-    let view = Arc::clone(&session.membership.borrow().view);
+pub(super) fn tell(joined: &JoinedNode, listed: &[ListedContainer]) {
+    let reports = joined.networks.borrow().clone();
+    let view = Arc::clone(&joined.membership.borrow().view);
     let title = |network: NetworkId| view.networks.get(&network).map(|network| network.title().to_owned());
     let why =
         |record: &EndpointRecord| match reports.get(&record.endpoint.network)?.endpoints.get(&record.endpoint.id)? {
@@ -188,16 +188,16 @@ pub(super) fn tell(session: &Session, listed: &[ListedContainer]) {
         };
     let mut broken = BTreeMap::new();
     for container in listed.iter().filter(|container| container.is_running) {
-        for record in container.endpoints.keys().filter_map(|endpoint| find(session, endpoint)) {
+        for record in container.endpoints.keys().filter_map(|endpoint| find(joined, endpoint)) {
             if let (Some(why), Some(title)) = (why(&record), title(record.endpoint.network)) {
                 let text = remedied(&container.name, &title, &why);
                 broken.insert(format!("{BROKEN}{}", record.endpoint.id), text);
             }
         }
     }
-    session.problems.keep_only(BROKEN, |about| broken.contains_key(about));
+    joined.problems.keep_only(BROKEN, |about| broken.contains_key(about));
     for (about, text) in broken {
-        session.problems.raise(&about, "interface-lost", text);
+        joined.problems.raise(&about, "interface-lost", text);
     }
 }
 
@@ -213,7 +213,7 @@ mod tests {
             testing::network("unbound", "10.2.0.0/16", None),
         ];
         let networks = networks.map(|network| (network.id.clone(), network)).into();
-        let ledger = Ledger { networks, ..Ledger::default() };
+        let plugin_state = PluginState { networks, ..PluginState::default() };
         let container = |id: &str, is_running, endpoints: &[(&str, &str)]| ListedContainer {
             id: id.into(),
             name: id.into(),
@@ -225,7 +225,7 @@ mod tests {
             container("c2", false, &[("e4", "bound")]),
         ];
 
-        let found: Vec<_> = of_ours(&ledger, &listed).into_iter().map(|lost| lost.endpoint).collect();
+        let found: Vec<_> = of_ours(&plugin_state, &listed).into_iter().map(|lost| lost.endpoint).collect();
 
         assert_eq!(found, ["e1"]);
     }

@@ -12,22 +12,22 @@ use overlay_proto::Refusal;
 
 use crate::endpoint::journal::Entries;
 use crate::endpoint::sandbox;
-use crate::session::Session;
+use crate::joined_node::JoinedNode;
 use crate::state::EndpointRecord;
 
 /// Returns the addresses that the one container had which other hosts still know and which is not
 /// there any more; nothing while control would tell them.
-pub(super) async fn addresses(session: &Session, network: NetworkId) -> Result<Vec<IpAddr>, Refusal> {
-    if session.link.is_connected() {
+pub(super) async fn addresses(joined: &JoinedNode, network: NetworkId) -> Result<Vec<IpAddr>, Refusal> {
+    if joined.connection.is_connected() {
         return Ok(Vec::new());
     }
-    // The first who starts after a boot may be earlier than the warden.
+    // The first who starts after a boot may be earlier than the garbage collection.
     let is_bygone = |record: &&EndpointRecord| record.sandbox.docker().is_some_and(sandbox::is_of_earlier_boot);
-    let bygone = session.journal.entries().values().filter(is_bygone).map(|record| record.endpoint.id).collect();
-    session.journal.remove(bygone).await?;
-    let view = std::sync::Arc::clone(&session.membership.borrow().view);
+    let bygone = joined.journal.entries().values().filter(is_bygone).map(|record| record.endpoint.id).collect();
+    joined.journal.remove(bygone).await?;
+    let view = std::sync::Arc::clone(&joined.membership.borrow().view);
 
-    let missing = only_missing(&view, &session.journal.entries(), session.node, network);
+    let missing = only_missing(&view, &joined.journal.entries(), joined.node, network);
 
     Ok(missing.map(|endpoint| endpoint.addresses.clone()).unwrap_or_default())
 }

@@ -9,16 +9,16 @@ use futures_util::StreamExt as _;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::client::{DockerClient, EngineError, EngineEvent};
+use super::container_watcher::{self, ContainerWatcher};
 use super::driver::OverlayDriver;
-use super::engine::{Engine, EngineError, EngineEvent};
 use super::plugin::{self, PluginSocket};
-use super::roster::{self, Roster};
 use super::sync::Sync;
-use super::{front, lifetime, recovery};
+use super::{dns_interceptors, lifetime, recovery};
 
-use crate::node::Desk;
+use crate::joined_node::JoinedNode;
+use crate::node::NodeHandle;
 use crate::problem::explain;
-use crate::session::Session;
 
 /// How often an engine that is not there is looked for.
 const SEARCH: Duration = Duration::from_millis(500);
@@ -32,28 +32,28 @@ const AGAIN: Duration = Duration::from_millis(20);
 const HEARD: usize = 1_024;
 
 /// Serves the plugin socket. Without Docker on this host it waits for it.
-pub(crate) async fn serve_plugin(desk: Arc<Desk>, plugin: PathBuf) {
+pub(crate) async fn serve_plugin(handle: Arc<NodeHandle>, plugin: PathBuf) {
     let about = "docker plugin";
     loop {
         match PluginSocket::open(&plugin).await {
             Ok(socket) => {
-                desk.problems.clear(about);
+                handle.problems.clear(about);
                 tracing::info!(socket = %plugin.display(), inherited = socket.is_inherited(), "Serving Docker");
-                plugin::serve(socket, Arc::new(OverlayDriver::new(Arc::clone(&desk)))).await;
+                plugin::serve(socket, Arc::new(OverlayDriver::new(Arc::clone(&handle)))).await;
             }
-            Err(error) => desk.problems.raise(about, "docker", explain(&error)),
+            Err(error) => handle.problems.raise(about, "docker", explain(&error)),
         }
         sleep(LOOK).await;
     }
 }
 
-/// Follows the engine for as long as the session lasts.
-pub(crate) async fn follow(session: &Session, socket: &Path) {
-    tokio::join!(front::run(session), async {
+/// Follows the engine while the node is joined.
+pub(crate) async fn follow(joined: &JoinedNode, socket: &Path) {
+    tokio::join!(dns_interceptors::run(joined), async {
         loop {
-            match Engine::connect(socket).await {
+            match DockerClient::connect(socket).await {
                 Ok(engine) => {
-                    let ended = accompany(session, &engine).await;
+                    let ended = accompany(joined, &engine).await;
                     tracing::debug!(error = %explain(&ended), "Lost Docker's engine");
                 }
                 // A host need not have one.
@@ -65,7 +65,7 @@ pub(crate) async fn follow(session: &Session, socket: &Path) {
 }
 
 /// Goes along with one life of the engine.
-async fn accompany(session: &Session, engine: &Engine) -> EngineError {
+async fn accompany(joined: &JoinedNode, engine: &DockerClient) -> EngineError {
     // First events, then the lists: what happens in between is heard.
     let (heard, mut containers) = mpsc::channel(HEARD);
     let (networks, all) = (Notify::new(), Notify::new());
@@ -86,18 +86,18 @@ async fn accompany(session: &Session, engine: &Engine) -> EngineError {
     };
     tokio::select! {
         error = listen => error,
-        error = start_stranded(session, engine) => error,
-        error = keep_networks(session, engine, &networks) => error,
-        error = keep_containers(session, engine, &mut containers, &all) => error,
-        error = keep_lifetimes(session, engine) => error,
+        error = start_stranded(joined, engine) => error,
+        error = keep_networks(joined, engine, &networks) => error,
+        error = keep_containers(joined, engine, &mut containers, &all) => error,
+        error = keep_lifetimes(joined, engine) => error,
     }
 }
 
 /// Starts what the engine could not start for want of us: it may still be trying when it begins to serve.
-async fn start_stranded(session: &Session, engine: &Engine) -> EngineError {
+async fn start_stranded(joined: &JoinedNode, engine: &DockerClient) -> EngineError {
     let boot = Instant::now() + BOOT;
     loop {
-        match roster::start_stranded(session, engine).await {
+        match container_watcher::start_stranded(joined, engine).await {
             Ok(false) if Instant::now() > boot => return std::future::pending().await,
             Ok(_) => {}
             Err(error) => return error,
@@ -106,23 +106,23 @@ async fn start_stranded(session: &Session, engine: &Engine) -> EngineError {
     }
 }
 
-async fn keep_networks(session: &Session, engine: &Engine, heard: &Notify) -> EngineError {
+async fn keep_networks(joined: &JoinedNode, engine: &DockerClient, heard: &Notify) -> EngineError {
     match engine.kind().await {
-        Ok(kind) => session.docker.state_engine(kind),
+        Ok(kind) => joined.docker.set_engine(kind),
         Err(error) => return error,
     }
     let mut sync = Sync::default();
-    let mut membership = session.membership.subscribe();
-    let mut book = session.docker.subscribe();
+    let mut membership = joined.membership.subscribe();
+    let mut store = joined.docker.subscribe();
     let mut regular = Instant::now();
     loop {
         membership.mark_unchanged();
-        book.mark_unchanged();
+        store.mark_unchanged();
         let is_regular = Instant::now() >= regular;
         if is_regular {
             regular = Instant::now() + LOOK;
         }
-        let again = match sync.pass(session, engine, is_regular).await {
+        let again = match sync.pass(joined, engine, is_regular).await {
             Ok(again) => again,
             Err(error) => return error,
         };
@@ -130,22 +130,22 @@ async fn keep_networks(session: &Session, engine: &Engine, heard: &Notify) -> En
         tokio::select! {
             () = heard.notified() => {}
             _ = membership.changed() => {}
-            _ = book.changed() => {}
+            _ = store.changed() => {}
             () = sleep_until(due) => {}
         }
     }
 }
 
 async fn keep_containers(
-    session: &Session,
-    engine: &Engine,
+    joined: &JoinedNode,
+    engine: &DockerClient,
     heard: &mut mpsc::Receiver<String>,
     all: &Notify,
 ) -> EngineError {
-    let mut roster = Roster::default();
+    let mut watcher = ContainerWatcher::default();
     loop {
-        match roster.look(session, engine).await {
-            Ok(true) => session.docker.doubt(),
+        match watcher.look(joined, engine).await {
+            Ok(true) => joined.docker.request_gc(),
             Ok(false) => {}
             Err(error) => return error,
         }
@@ -153,7 +153,7 @@ async fn keep_containers(
         loop {
             tokio::select! {
                 Some(container) = heard.recv() => {
-                    if let Err(error) = roster::look_at(session, engine, &container).await {
+                    if let Err(error) = container_watcher::look_at(joined, engine, &container).await {
                         return error;
                     }
                 }
@@ -166,12 +166,12 @@ async fn keep_containers(
 
 /// Finds out what becomes of endpoints and addresses that nobody seems to have. Beside the names of
 /// containers, which must not wait for a container that does not answer.
-async fn keep_lifetimes(session: &Session, engine: &Engine) -> EngineError {
+async fn keep_lifetimes(joined: &JoinedNode, engine: &DockerClient) -> EngineError {
     loop {
-        session.docker.doubted().await;
+        joined.docker.gc_requested().await;
         let passed = async {
-            lifetime::pass(session, engine).await?;
-            recovery::pass(session, engine).await
+            lifetime::pass(joined, engine).await?;
+            recovery::pass(joined, engine).await
         };
         if let Err(error) = passed.await {
             return error;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use overlay_core::NetworkId;
 
 use crate::endpoint::sandbox::boot;
-use crate::state::{DockerNetwork, DockerSandbox, Numbering};
+use crate::state::{DockerNetwork, DockerSandbox, IpamMode};
 
 /// A network of Docker's with addresses of ours, and what it stands for.
 pub(super) fn network(docker: &str, prefix: &str, network: Option<NetworkId>) -> DockerNetwork {
@@ -19,7 +19,7 @@ pub(super) fn network(docker: &str, prefix: &str, network: Option<NetworkId>) ->
         reserved: BTreeMap::new(),
         internal: false,
         options: BTreeMap::new(),
-        numbering: Numbering::Ours { pool: "p".into(), pool6: None },
+        ipam_mode: IpamMode::Ours { pool: "p".into(), pool6: None },
     }
 }
 

@@ -1,4 +1,4 @@
-//! The journal: which endpoints this node has, on disk first, then for everybody who watches.
+//! The journal: this node's endpoints, written to disk before they are published to subscribers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,7 +9,7 @@ use overlay_proto::Refusal;
 use tokio::sync::watch;
 
 use crate::membership::join::in_store;
-use crate::state::{EndpointRecord, Store};
+use crate::state::{EndpointRecord, StateStore};
 
 /// The entries, by endpoint.
 pub(crate) type Entries = Arc<BTreeMap<EndpointId, EndpointRecord>>;
@@ -17,17 +17,17 @@ pub(crate) type Entries = Arc<BTreeMap<EndpointId, EndpointRecord>>;
 /// The endpoints of this node.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    store: Store,
+    store: StateStore,
     entries: watch::Sender<Entries>,
     cursors: Mutex<BTreeMap<NetworkId, Ipv4Addr>>,
-    /// One change of an entry after the other.
+    /// Serialises changes of entries.
     updating: tokio::sync::Mutex<()>,
 }
 
 impl Journal {
-    /// Takes over what was kept.
+    /// Takes over the stored entries.
     pub(crate) fn new(
-        store: Store,
+        store: StateStore,
         entries: BTreeMap<EndpointId, EndpointRecord>,
         cursors: BTreeMap<NetworkId, Ipv4Addr>,
     ) -> Self {
@@ -39,12 +39,12 @@ impl Journal {
         }
     }
 
-    /// Returns the present entries.
+    /// Returns the current entries.
     pub(crate) fn entries(&self) -> Entries {
         Arc::clone(&self.entries.borrow())
     }
 
-    /// Hears of every change.
+    /// Subscribes to changes.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Entries> {
         self.entries.subscribe()
     }
@@ -60,7 +60,7 @@ impl Journal {
         self.cursors.lock().unwrap_or_else(PoisonError::into_inner).get(&network).copied()
     }
 
-    /// Adds an endpoint. When this returns it is on disk.
+    /// Adds an endpoint. Once this returns, it is on disk.
     pub(crate) async fn insert(&self, record: EndpointRecord) -> Result<(), Refusal> {
         self.replace(Vec::new(), record).await
     }
@@ -112,7 +112,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Takes endpoints out; returns those that were there.
+    /// Removes endpoints; returns those that existed.
     pub(crate) async fn remove(&self, ids: Vec<EndpointId>) -> Result<Vec<EndpointRecord>, Refusal> {
         if ids.is_empty() {
             return Ok(Vec::new());

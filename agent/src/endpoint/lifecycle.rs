@@ -9,13 +9,13 @@ use overlay_core::{Endpoint, EndpointId, Network, NetworkId, Runtime, View};
 use overlay_proto::{Code, Refusal, v1};
 use tokio::time::timeout;
 
-use super::request::{Wanted, find_network, require_network, try_fixed};
+use super::request::{AttachSpec, find_network, require_network, try_fixed};
 use super::sandbox;
+use crate::joined_node::JoinedNode;
 use crate::kernel::Netns;
 use crate::kernel::host::HostNetwork;
-use crate::membership::{link, occupancy, publish};
+use crate::membership::{connection, network_membership, publish};
 use crate::reconcile::EndpointState;
-use crate::session::Session;
 use crate::state::{EndpointRecord, SandboxRecord};
 
 /// How long a network made a moment ago elsewhere may take to become known here.
@@ -26,35 +26,35 @@ const KERNEL: Duration = Duration::from_secs(15);
 pub(crate) const MAX_ENDPOINTS: usize = 10_000;
 
 /// Attaches, or finds what the same request attached before. Runs to its end whoever waits.
-pub(crate) async fn attach(session: Arc<Session>, wanted: Wanted) -> Result<v1::AttachResponse, Refusal> {
-    let task = tokio::spawn(async move { attach_whole(&session, wanted).await });
+pub(crate) async fn attach(joined: Arc<JoinedNode>, wanted: AttachSpec) -> Result<v1::AttachResponse, Refusal> {
+    let task = tokio::spawn(async move { attach_whole(&joined, wanted).await });
 
     task.await.map_err(|error| Refusal::new(Code::Fault, error))?
 }
 
-async fn attach_whole(session: &Session, wanted: Wanted) -> Result<v1::AttachResponse, Refusal> {
-    let network = resolve(session, &wanted.network).await?;
+async fn attach_whole(joined: &JoinedNode, wanted: AttachSpec) -> Result<v1::AttachResponse, Refusal> {
+    let network = resolve(joined, &wanted.network).await?;
     let (place, netns) = sandbox::identify(wanted.runtime, &wanted.netns)?;
     if wanted.runtime == Runtime::Host {
-        try_host(session, &network, &netns).await?;
+        try_host(joined, &network, &netns).await?;
     }
-    let record = reserve(session, &network, &wanted, place, &netns).await?;
+    let record = reserve(joined, &network, &wanted, place, &netns).await?;
 
-    match brought_up(session, &record).await {
-        Ok(()) => Ok(answer(session, &network, record)),
+    match brought_up(joined, &record).await {
+        Ok(()) => Ok(answer(joined, &network, record)),
         Err(refusal) => {
             // The reason to tell is why it did not come up.
-            let _ = session.journal.remove(vec![record.endpoint.id]).await;
+            let _ = joined.journal.remove(vec![record.endpoint.id]).await;
             Err(refusal)
         }
     }
 }
 
 /// The host must not lose its way to what it reaches already.
-async fn try_host(session: &Session, network: &Network, host: &Netns) -> Result<(), Refusal> {
+async fn try_host(joined: &JoinedNode, network: &Network, host: &Netns) -> Result<(), Refusal> {
     let on_it =
         |record: &EndpointRecord| record.sandbox == SandboxRecord::Host && record.endpoint.network == network.id;
-    if session.journal.entries().values().any(on_it) {
+    if joined.journal.entries().values().any(on_it) {
         return Ok(());
     }
     let has = HostNetwork::list(host).await.map_err(sandbox::kernel)?;
@@ -68,16 +68,16 @@ async fn try_host(session: &Session, network: &Network, host: &Netns) -> Result<
 }
 
 /// Finds the network, waiting a moment for news of it.
-async fn resolve(session: &Session, text: &str) -> Result<Network, Refusal> {
+async fn resolve(joined: &JoinedNode, text: &str) -> Result<Network, Refusal> {
     let find = |view: &View| find_network(view, text).cloned();
-    if let Some(network) = find(&session.membership.borrow().view) {
+    if let Some(network) = find(&joined.membership.borrow().view) {
         return Ok(network);
     }
     let unknown = format!("network {:?} is not known here", text.chars().take(80).collect::<String>());
-    if let Err(away) = session.link.reach(link::PATIENCE).await {
+    if let Err(away) = joined.connection.reach(connection::PATIENCE).await {
         return Err(Refusal::new(Code::ControlAway, format!("{unknown}, and {}", away.message)));
     }
-    let mut membership = session.membership.subscribe();
+    let mut membership = joined.membership.subscribe();
     let arrived = timeout(NEWS, membership.wait_for(|m| find(&m.view).is_some())).await;
 
     arrived
@@ -89,14 +89,14 @@ async fn resolve(session: &Session, text: &str) -> Result<Network, Refusal> {
 
 /// Chooses id, name, address and interface, and journals them; or returns what an equal request journalled before.
 async fn reserve(
-    session: &Session,
+    joined: &JoinedNode,
     network: &Network,
-    wanted: &Wanted,
+    wanted: &AttachSpec,
     place: SandboxRecord,
     netns: &Netns,
 ) -> Result<EndpointRecord, Refusal> {
-    let _one = occupancy::stay(session, network.id).await?;
-    let entries = session.journal.entries();
+    let _one = network_membership::stay(joined, network.id).await?;
+    let entries = joined.journal.entries();
     let there = entries.values().find(|e| e.sandbox == place && e.endpoint.network == network.id);
     if let Some(there) = there {
         return if wanted.fits(there) { Ok(there.clone()) } else { Err(occupied(there, network)) };
@@ -108,13 +108,13 @@ async fn reserve(
         ));
     }
     let id = EndpointId::from_random(rand::random());
-    let address = address(session, network, wanted.address).await?;
+    let address = address(joined, network, wanted.address).await?;
     let used = entries.values().filter(|e| e.sandbox == place).map(|e| e.ifname.clone()).collect();
     let record = EndpointRecord {
         endpoint: Endpoint {
             id,
             network: network.id,
-            node: session.node,
+            node: joined.node,
             name: wanted.name_or(id)?,
             aliases: wanted.aliases.clone(),
             addresses: network.addresses(address),
@@ -125,10 +125,10 @@ async fn reserve(
         sandbox: place,
         owner: wanted.owner.map(sandbox::owner).transpose()?,
     };
-    if !in_blocks(session, network.id, address) {
-        publish::put(session, std::slice::from_ref(&record.endpoint)).await?;
+    if !in_blocks(joined, network.id, address) {
+        publish::put(joined, std::slice::from_ref(&record.endpoint)).await?;
     }
-    session.journal.insert(record.clone()).await?;
+    joined.journal.insert(record.clone()).await?;
     tracing::info!(endpoint = %id, name = %record.endpoint.name, network = %network.name, %address, "Attached endpoint");
 
     Ok(record)
@@ -142,14 +142,14 @@ fn occupied(there: &EndpointRecord, network: &Network) -> Refusal {
     Refusal::new(Code::InUse, format!("this sandbox is on {} already, {how}; detach it first", network.name))
 }
 
-/// Chooses an address, or checks the one that is wanted. The caller holds the session's `lifecycle` until it is noted down.
+/// Chooses an address, or checks the one that is wanted. The caller holds the `lifecycle` lock of the joined node until it is noted down.
 pub(crate) async fn address(
-    session: &Session,
+    joined: &JoinedNode,
     network: &Network,
     wanted: Option<Ipv4Addr>,
 ) -> Result<Ipv4Addr, Refusal> {
-    let view = Arc::clone(&session.membership.borrow().view);
-    let in_use = occupancy::in_use(session, network, &view);
+    let view = Arc::clone(&joined.membership.borrow().view);
+    let in_use = network_membership::in_use(joined, network, &view);
     if let Some(address) = wanted {
         let node_address = view.members_of(network.id).any(|m| m.node_address(network) == Some(address));
         if in_use.contains(&address) || node_address {
@@ -160,41 +160,40 @@ pub(crate) async fn address(
         return try_fixed(network, address);
     }
 
-    match next_free(session, network, &view, &in_use) {
+    match next_free(joined, network, &view, &in_use) {
         Ok(address) => Ok(address),
         Err(exhausted) => {
-            let blocks = view.member(network.id, session.node).map_or(0, |member| member.blocks.len());
-            let grown = occupancy::enter(session, network.id, blocks + 1).await;
+            let blocks = view.member(network.id, joined.node).map_or(0, |member| member.blocks.len());
+            let grown = network_membership::enter(joined, network.id, blocks + 1).await;
             grown.map_err(|refusal| Refusal::new(refusal.code, format!("{exhausted}, and {refusal}")))?;
-            next_free(session, network, &session.membership.borrow().view, &in_use)
+            next_free(joined, network, &joined.membership.borrow().view, &in_use)
         }
     }
 }
 
 /// Returns the next address of this node's blocks that is not in use.
 pub(crate) fn next_free(
-    session: &Session,
+    joined: &JoinedNode,
     network: &Network,
     view: &View,
     in_use: &BTreeSet<Ipv4Addr>,
 ) -> Result<Ipv4Addr, Refusal> {
-    let member = view.member(network.id, session.node);
-    let pool = member.and_then(|member| occupancy::pool(view, member));
+    let member = view.member(network.id, joined.node);
+    let pool = member.and_then(|member| network_membership::pool(view, member));
     let pool = pool.ok_or_else(|| Refusal::new(Code::WrongState, format!("not a member of {}", network.name)))?;
 
-    pool.allocate(in_use, session.journal.last_address(network.id))
-        .map_err(|error| Refusal::new(Code::Exhausted, error))
+    pool.allocate(in_use, joined.journal.last_address(network.id)).map_err(|error| Refusal::new(Code::Exhausted, error))
 }
 
-pub(crate) fn in_blocks(session: &Session, network: NetworkId, address: Ipv4Addr) -> bool {
-    let view = Arc::clone(&session.membership.borrow().view);
-    let member = view.member(network, session.node);
+pub(crate) fn in_blocks(joined: &JoinedNode, network: NetworkId, address: Ipv4Addr) -> bool {
+    let view = Arc::clone(&joined.membership.borrow().view);
+    let member = view.member(network, joined.node);
 
-    member.and_then(|member| occupancy::pool(&view, member)).is_some_and(|pool| pool.contains(address))
+    member.and_then(|member| network_membership::pool(&view, member)).is_some_and(|pool| pool.contains(address))
 }
 
 /// The host has interfaces of its own called `eth0`, so its attachments are named otherwise.
-async fn ifname(wanted: &Wanted, mut used: BTreeSet<String>, netns: &Netns) -> Result<String, Refusal> {
+async fn ifname(wanted: &AttachSpec, mut used: BTreeSet<String>, netns: &Netns) -> Result<String, Refusal> {
     used.extend(sandbox::interfaces(netns).await?);
     let stem = if wanted.runtime == Runtime::Host { "ovh" } else { "eth" };
     match &wanted.ifname {
@@ -210,9 +209,9 @@ async fn ifname(wanted: &Wanted, mut used: BTreeSet<String>, netns: &Netns) -> R
     }
 }
 
-pub(crate) async fn brought_up(session: &Session, record: &EndpointRecord) -> Result<(), Refusal> {
+pub(crate) async fn brought_up(joined: &JoinedNode, record: &EndpointRecord) -> Result<(), Refusal> {
     let (network, id) = (record.endpoint.network, record.endpoint.id);
-    let mut networks = session.networks.subscribe();
+    let mut networks = joined.networks.subscribe();
     let state = |reports: &crate::reconcile::NetworkReports| reports.get(&network)?.endpoints.get(&id).cloned();
     let waited = timeout(KERNEL, networks.wait_for(|reports| state(reports).is_some())).await;
 
@@ -221,27 +220,27 @@ pub(crate) async fn brought_up(session: &Session, record: &EndpointRecord) -> Re
         Some(EndpointState::Failed(text)) => Err(Refusal::new(Code::Kernel, text)),
         Some(EndpointState::Gone(text)) => Err(Refusal::new(Code::NotFound, text)),
         None => {
-            let trouble = session.networks.borrow().get(&network).and_then(|report| report.trouble.clone());
-            let trouble = trouble.unwrap_or_else(|| "the kernel was not done within 15 seconds".to_owned());
-            Err(Refusal::new(Code::Kernel, trouble))
+            let problem = joined.networks.borrow().get(&network).and_then(|report| report.problem.clone());
+            let problem = problem.unwrap_or_else(|| "the kernel was not done within 15 seconds".to_owned());
+            Err(Refusal::new(Code::Kernel, problem))
         }
     }
 }
 
-fn answer(session: &Session, network: &Network, record: EndpointRecord) -> v1::AttachResponse {
+fn answer(joined: &JoinedNode, network: &Network, record: EndpointRecord) -> v1::AttachResponse {
     v1::AttachResponse {
         network_name: network.name.to_string(),
         ifname: record.ifname,
         nameservers: network.gateways().iter().map(ToString::to_string).collect(),
-        mtu: session.mtu(),
+        mtu: joined.mtu(),
         endpoint: Some(record.endpoint.into()),
     }
 }
 
 /// Detaches what a request names; returns how many there were.
-pub(crate) async fn detach(session: &Session, request: &v1::DetachRequest) -> Result<usize, Refusal> {
-    let ids = chosen(session, request)?;
-    let removed = remove(session, ids, "it was detached").await?;
+pub(crate) async fn detach(joined: &JoinedNode, request: &v1::DetachRequest) -> Result<usize, Refusal> {
+    let ids = chosen(joined, request)?;
+    let removed = remove(joined, ids, "it was detached").await?;
     if removed.is_empty() {
         return Err(Refusal::new(Code::NotFound, "this node has no such endpoint; `overlayctl endpoint ls` lists all"));
     }
@@ -249,7 +248,7 @@ pub(crate) async fn detach(session: &Session, request: &v1::DetachRequest) -> Re
     Ok(removed.len())
 }
 
-fn chosen(session: &Session, request: &v1::DetachRequest) -> Result<Vec<EndpointId>, Refusal> {
+fn chosen(joined: &JoinedNode, request: &v1::DetachRequest) -> Result<Vec<EndpointId>, Refusal> {
     if !request.endpoint.is_empty() {
         return Ok(vec![overlay_proto::convert::field("endpoint", &request.endpoint)?]);
     }
@@ -257,10 +256,10 @@ fn chosen(session: &Session, request: &v1::DetachRequest) -> Result<Vec<Endpoint
     let network = if request.network.is_empty() {
         None
     } else {
-        let view = Arc::clone(&session.membership.borrow().view);
+        let view = Arc::clone(&joined.membership.borrow().view);
         Some(require_network(&view, &request.network)?.id)
     };
-    let entries = session.journal.entries();
+    let entries = joined.journal.entries();
     let endpoints = entries.values().map(|record| &record.endpoint);
     let fits = |e: &&Endpoint| e.name == name && network.is_none_or(|network| network == e.network);
 
@@ -268,12 +267,16 @@ fn chosen(session: &Session, request: &v1::DetachRequest) -> Result<Vec<Endpoint
 }
 
 /// Takes endpoints out of the journal and waits for the kernel to follow.
-pub(crate) async fn remove(session: &Session, ids: Vec<EndpointId>, why: &str) -> Result<Vec<EndpointRecord>, Refusal> {
-    let removed = session.journal.remove(ids).await?;
+pub(crate) async fn remove(
+    joined: &JoinedNode,
+    ids: Vec<EndpointId>,
+    why: &str,
+) -> Result<Vec<EndpointRecord>, Refusal> {
+    let removed = joined.journal.remove(ids).await?;
     for record in &removed {
         let endpoint = &record.endpoint;
         tracing::info!(endpoint = %endpoint.id, name = %endpoint.name, why, "Detached endpoint");
-        session.problems.clear_prefix(&format!("publish {}", endpoint.id));
+        joined.problems.clear_prefix(&format!("publish {}", endpoint.id));
     }
     let gone = |reports: &crate::reconcile::NetworkReports| {
         removed.iter().all(|record| {
@@ -283,7 +286,7 @@ pub(crate) async fn remove(session: &Session, ids: Vec<EndpointId>, why: &str) -
         })
     };
     // What the kernel still refuses is tried again and shown as a problem.
-    let _ = timeout(KERNEL, session.networks.subscribe().wait_for(gone)).await;
+    let _ = timeout(KERNEL, joined.networks.subscribe().wait_for(gone)).await;
 
     Ok(removed)
 }

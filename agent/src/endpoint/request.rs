@@ -9,30 +9,30 @@ use overlay_proto::{Code, Refusal, v1};
 
 use crate::state::EndpointRecord;
 
-/// What is wanted of a new endpoint.
+/// What a new endpoint is to be like.
 #[derive(Debug, Clone)]
-pub(crate) struct Wanted {
+pub(crate) struct AttachSpec {
     /// The network, by name or id.
     pub(crate) network: String,
-    /// Its name; none: made from its id.
+    /// Its name; made from its id when missing.
     pub(crate) name: Option<Name>,
-    /// More names.
+    /// Further names.
     pub(crate) aliases: BTreeSet<Alias>,
-    /// Free words.
+    /// Its labels.
     pub(crate) labels: BTreeMap<String, String>,
-    /// A fixed address; none: the next free one.
+    /// A fixed address; the next free one when missing.
     pub(crate) address: Option<Ipv4Addr>,
-    /// The interface's name; none: the next free one.
+    /// The interface's name; the next free one when missing.
     pub(crate) ifname: Option<String>,
-    /// Who asks.
+    /// What requests it.
     pub(crate) runtime: Runtime,
     /// The path of the sandbox's namespace; empty for the host.
     pub(crate) netns: String,
-    /// The process it goes with.
+    /// The process whose end removes it.
     pub(crate) owner: Option<u32>,
 }
 
-impl TryFrom<v1::AttachRequest> for Wanted {
+impl TryFrom<v1::AttachRequest> for AttachSpec {
     type Error = Refusal;
 
     fn try_from(request: v1::AttachRequest) -> Result<Self, Refusal> {
@@ -67,7 +67,7 @@ impl TryFrom<v1::AttachRequest> for Wanted {
     }
 }
 
-impl Wanted {
+impl AttachSpec {
     /// Tells whether an endpoint of the same sandbox and network is what is wanted: what was not asked for is not compared.
     pub(crate) fn fits(&self, there: &EndpointRecord) -> bool {
         let addresses = &there.endpoint.addresses;
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_whole_request_is_taken() {
-        let wanted = Wanted::try_from(request()).expect("sound");
+        let wanted = AttachSpec::try_from(request()).expect("sound");
 
         assert_eq!(wanted.name, "web".parse().ok());
         assert_eq!(wanted.address, None);
@@ -171,7 +171,7 @@ mod tests {
         let fits = |name: &str, address: &str, ifname: &str| {
             let words = (name.to_owned(), address.to_owned(), ifname.to_owned());
             let asked = v1::AttachRequest { name: words.0, address: words.1, ifname: words.2, ..request() };
-            Wanted::try_from(asked).expect("sound").fits(&there)
+            AttachSpec::try_from(asked).expect("sound").fits(&there)
         };
 
         assert!(fits("", "", "") && fits("web", "10.9.0.7", "eth0") && fits("", "10.9.0.7", ""));
@@ -193,7 +193,7 @@ mod tests {
         ];
 
         for request in broken {
-            assert!(Wanted::try_from(request.clone()).is_err(), "{request:?}");
+            assert!(AttachSpec::try_from(request.clone()).is_err(), "{request:?}");
         }
     }
 

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::converge::Kernel;
 use super::error::KernelError;
-use super::reconcile::Kernel;
 use super::sysctl::{LINK_KEYS, NEIGHBOUR_FAMILIES, neighbour_retry};
-use super::tables::{Actual, Address, Desired, Hop, Link, LinkChange, Route, RouteKey, Step, Sysctl};
+use super::tables::{Actual, Address, Desired, Hop, LinkChange, LinkState, Route, RouteKey, Step, Sysctl};
 
 /// One namespace's tables.
 #[derive(Debug, Clone, Default)]
@@ -23,8 +23,14 @@ impl Fake {
     /// Plugs a link in, down and with default parameters.
     pub(crate) fn plug(&mut self, name: &str, kind: &str) {
         self.next_index += 1;
-        let link =
-            Link { index: self.next_index, up: false, mtu: 1500, queue_len: 500, kind: kind.to_owned(), peer: None };
+        let link = LinkState {
+            index: self.next_index,
+            up: false,
+            mtu: 1500,
+            queue_len: 500,
+            kind: kind.to_owned(),
+            peer: None,
+        };
         self.tables.links.insert(name.to_owned(), link);
         for family in NEIGHBOUR_FAMILIES {
             self.tables.sysctls.insert(neighbour_retry(family, name), "default".to_owned());

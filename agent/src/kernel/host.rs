@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::error::KernelError;
 use super::netlink::Netlink;
 use super::netns::Netns;
-use super::tables::{Hop, Link};
+use super::tables::{Hop, LinkState};
 
 /// WireGuard's own bytes around an inner packet: UDP 8, data header 16, tag 16.
 const WIREGUARD_OVERHEAD: u32 = 40;
@@ -119,7 +119,7 @@ pub fn tunnel_mtu(underlay_mtu: u32, underlay: Underlay) -> u32 {
 
 fn candidates<'a>(
     addresses: impl Iterator<Item = (&'a str, IpAddr)>,
-    links: &BTreeMap<String, Link>,
+    links: &BTreeMap<String, LinkState>,
     outward: &BTreeSet<String>,
 ) -> Vec<HostAddress> {
     let mut found: Vec<_> = addresses
@@ -151,8 +151,8 @@ fn leads_inward(link: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn link(mtu: u32) -> Link {
-        Link { index: 1, up: true, mtu, queue_len: 1000, kind: String::new(), peer: None }
+    fn link(mtu: u32) -> LinkState {
+        LinkState { index: 1, up: true, mtu, queue_len: 1000, kind: String::new(), peer: None }
     }
 
     #[test]

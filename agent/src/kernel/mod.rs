@@ -10,26 +10,26 @@
 //! are moved elsewhere. How a process with no memory knows what is ours: pins are named `ovn-<network>`, interfaces
 //! `ov<endpoint>` and `ovt`, routes and rules carry [`tables::ROUTE_PROTOCOL`].
 
-pub mod desired;
-mod entrance;
+pub mod container_interface;
+mod converge;
 pub mod error;
-mod exits;
 #[cfg(test)]
 mod fake;
 mod gso;
 pub mod heap;
 pub mod host;
-pub mod inside;
 mod lock;
 mod mounts;
 pub mod namespace;
+pub mod namespace_desired;
 mod netlink;
 pub mod netns;
+mod netns_threads;
 pub mod nft;
 pub mod plan;
 #[cfg(test)]
 mod plan_tests;
-mod reconcile;
+mod process_exits;
 pub mod reservation;
 pub mod sandbox;
 mod settle;
@@ -39,14 +39,14 @@ pub mod tables;
 mod tests;
 pub mod tun;
 
-pub use desired::{NamespaceDesired, TunDesired, VethDesired};
+pub use container_interface::ContainerInterface;
 pub use error::KernelError;
-pub use exits::Exits;
-pub use inside::Inside;
 pub use mounts::MountEvents;
-pub use namespace::{NetworkNamespace, Report};
-pub use netlink::{Changes, Events, Place, Subscription};
+pub use namespace::{NetworkNamespace, ReconcileReport};
+pub use namespace_desired::{NamespaceDesired, TunDesired, VethDesired};
+pub use netlink::{ChangeScope, Changes, NamespaceEvents, Subscription};
 pub use netns::{Netns, Pins};
-pub use sandbox::{Drift, Keeper, SandboxDesired};
+pub use process_exits::ProcessExits;
+pub use sandbox::{Drift, InterfaceOwner, SandboxDesired};
 pub use tables::Step;
 pub use tun::{Offload, Tun};

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use overlay_core::{EndpointId, NetworkId};
 
-use super::desired::{NamespaceDesired, TUN_NAME, TunDesired, endpoint_of, host_ifname};
+use super::converge::{self, Namespace};
 use super::error::KernelError;
 use super::lock::Lock;
+use super::namespace_desired::{NamespaceDesired, TUN_NAME, TunDesired, endpoint_of, host_ifname};
 use super::netlink::Netlink;
 use super::netns::{Netns, Pins};
-use super::reconcile::{self, Namespace};
 use super::sandbox::{self, Drift, SandboxDesired};
 use super::sysctl;
 use super::tables::Step;
@@ -32,7 +32,7 @@ pub struct NetworkNamespace {
 
 /// What a reconcile found and did.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct ReconcileReport {
     /// The changes made; none when nothing differed.
     pub steps: Vec<Step>,
     /// The changes that the kernel refused; tried again next time.
@@ -86,14 +86,14 @@ impl NetworkNamespace {
     /// # Errors
     ///
     /// When the namespace cannot be read back; nothing was changed inside then.
-    pub async fn reconcile(&mut self, desired: &NamespaceDesired) -> Result<Report, KernelError> {
-        let mut report = Report::default();
+    pub async fn reconcile(&mut self, desired: &NamespaceDesired) -> Result<ReconcileReport, KernelError> {
+        let mut report = ReconcileReport::default();
         self.restore_netlink().await?;
         self.restore_pin(&mut report);
         self.restore_tun(desired.tun, &mut report).await?;
 
         let mut kernel = Namespace { netns: &self.netns, netlink: &mut self.netlink };
-        let round = reconcile::reconcile(&mut kernel, &desired.tables()).await?;
+        let round = converge::converge(&mut kernel, &desired.tables()).await?;
 
         report.steps.extend(round.steps);
         report.errors.extend(round.errors);
@@ -109,7 +109,11 @@ impl NetworkNamespace {
     /// # Errors
     ///
     /// When the sandbox is gone, its interface's name is taken, or it cannot be read back.
-    pub async fn attach(&mut self, endpoint: EndpointId, desired: &SandboxDesired) -> Result<Report, KernelError> {
+    pub async fn attach(
+        &mut self,
+        endpoint: EndpointId,
+        desired: &SandboxDesired,
+    ) -> Result<ReconcileReport, KernelError> {
         self.restore_netlink().await?;
         sandbox::attach(&mut self.netlink, &host_ifname(endpoint), desired).await
     }
@@ -173,7 +177,7 @@ impl NetworkNamespace {
         Ok(())
     }
 
-    fn restore_pin(&self, report: &mut Report) {
+    fn restore_pin(&self, report: &mut ReconcileReport) {
         if self.is_pinned() {
             return;
         }
@@ -183,7 +187,7 @@ impl NetworkNamespace {
         }
     }
 
-    async fn restore_tun(&mut self, desired: TunDesired, report: &mut Report) -> Result<(), KernelError> {
+    async fn restore_tun(&mut self, desired: TunDesired, report: &mut ReconcileReport) -> Result<(), KernelError> {
         match self.netlink.link(TUN_NAME).await? {
             Some(link) if link.index == self.tun => return Ok(()),
             Some(_foreign) => self.netlink.remove_link(TUN_NAME).await?,

@@ -18,8 +18,8 @@ use nix::sys::statfs::{FsType, fstatfs};
 use overlay_core::NetworkId;
 use tokio::sync::oneshot;
 
-use super::entrance::ENTRANCE;
 use super::error::KernelError;
+use super::netns_threads::NETNS_THREADS;
 
 /// Where pins and locks live unless the operator says otherwise.
 pub const DEFAULT_RUN_DIR: &str = "/run/overlay";
@@ -34,7 +34,7 @@ const MAX_STACKED: usize = 16;
 
 /// What tells one namespace from another while both exist; numbers of dead ones are used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Identity {
+pub struct NetnsId {
     /// The device of the namespace file system.
     pub dev: u64,
     /// The namespace's number on it.
@@ -45,7 +45,7 @@ pub struct Identity {
 #[derive(Debug, Clone)]
 pub struct Netns {
     file: Arc<File>,
-    identity: Identity,
+    identity: NetnsId,
     label: String,
 }
 
@@ -91,7 +91,7 @@ impl Netns {
     }
 
     /// Returns what tells this namespace from others.
-    pub fn identity(&self) -> Identity {
+    pub fn identity(&self) -> NetnsId {
         self.identity
     }
 
@@ -129,7 +129,7 @@ impl Netns {
         let (done, result) = oneshot::channel();
         let netns = self.clone();
 
-        let given = ENTRANCE.run(Box::new(move || {
+        let given = NETNS_THREADS.run(Box::new(move || {
             // The receiver is gone only when nobody waits any more.
             drop(done.send(netns.entered(work)));
         }));
@@ -308,8 +308,8 @@ fn is_network(file: &File) -> bool {
     kind == libc::CLONE_NEWNET
 }
 
-fn identity_of(meta: &fs::Metadata) -> Identity {
-    Identity { dev: meta.dev(), ino: meta.ino() }
+fn identity_of(meta: &fs::Metadata) -> NetnsId {
+    NetnsId { dev: meta.dev(), ino: meta.ino() }
 }
 
 fn joined<T>(result: thread::Result<io::Result<T>>) -> io::Result<T> {

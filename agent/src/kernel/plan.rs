@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::desired::endpoint_of;
-use super::tables::{Actual, Address, Desired, Hop, Link, LinkChange, LinkDesired, Route, RouteKey, Scope, Step};
+use super::namespace_desired::endpoint_of;
+use super::tables::{Actual, Address, Desired, Hop, LinkChange, LinkDesired, LinkState, Route, RouteKey, Scope, Step};
 
 /// Lists the steps that take `actual` to `desired`, in the order in which the kernel accepts them.
 pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Step> {
@@ -49,7 +49,7 @@ fn links<'a>(desired: &'a Desired, actual: &'a Actual) -> impl Iterator<Item = S
         .flat_map(|(name, wanted, link)| changes(wanted, link).map(|change| Step::SetLink(name.clone(), change)))
 }
 
-fn changes(wanted: &LinkDesired, link: &Link) -> impl Iterator<Item = LinkChange> {
+fn changes(wanted: &LinkDesired, link: &LinkState) -> impl Iterator<Item = LinkChange> {
     let mtu = wanted.mtu.filter(|&mtu| mtu != link.mtu).map(LinkChange::Mtu);
     let queue_len = wanted.queue_len.filter(|&len| len > link.queue_len).map(LinkChange::QueueLen);
     let up = (!link.up).then_some(LinkChange::Up);

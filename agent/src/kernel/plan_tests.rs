@@ -7,11 +7,11 @@ use ipnet::IpNet;
 use overlay_core::{EndpointId, NetworkId};
 use proptest::prelude::*;
 
-use super::desired::{GATEWAY_V6, NamespaceDesired, TUN_NAME, TunDesired, VethDesired, host_ifname};
+use super::converge::converge;
 use super::fake::Fake;
+use super::namespace_desired::{GATEWAY_V6, NamespaceDesired, TUN_NAME, TunDesired, VethDesired, host_ifname};
 use super::plan::{missing_links, plan};
-use super::reconcile::reconcile;
-use super::sandbox::{Keeper, SandboxDesired};
+use super::sandbox::{InterfaceOwner, SandboxDesired};
 use super::tables::{Actual, Address, Desired, Hop, Route, RouteKey, Rule, RuleAction, Step};
 
 /// Few of everything, so that wanted and present things meet.
@@ -208,7 +208,7 @@ fn sandbox(n: u8) -> SandboxDesired {
         gateway: Some(Ipv4Addr::new(10, 42, 0, 100)),
         prefixes: ["10.42.0.0/16", "fd42::/64"].iter().map(|p| p.parse().expect("a prefix")).collect(),
         mtu: 1408,
-        keeper: Keeper::Agent,
+        owner: InterfaceOwner::Agent,
         mac: None,
     }
 }
@@ -278,7 +278,7 @@ async fn what_the_kernel_refuses_is_reported_and_the_rest_is_done() {
     let mut tables = desired.tables();
     tables.sysctls.remove(&disabled);
 
-    let round = reconcile(&mut kernel, &tables).await.expect("a kernel that can be read");
+    let round = converge(&mut kernel, &tables).await.expect("a kernel that can be read");
 
     assert_eq!(round.errors.iter().map(|e| e.errno()).collect::<Vec<_>>(), [Some(libc::EACCES)]);
     assert!(kernel.tables.addresses.contains(&Address { link: TUN_NAME.to_owned(), address: IpNet::from(v4(101)) }));
@@ -291,7 +291,7 @@ async fn an_endpoint_without_its_veth_is_missing_and_harms_nobody() {
     kernel.plug("lo", "");
     kernel.plug(TUN_NAME, "tun");
 
-    let round = reconcile(&mut kernel, &desired.tables()).await.expect("a kernel that can be read");
+    let round = converge(&mut kernel, &desired.tables()).await.expect("a kernel that can be read");
 
     assert_eq!(round.missing, [host_ifname(endpoint(1))].into());
     assert!(round.errors.is_empty(), "{:?}", round.errors);

@@ -9,14 +9,14 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::desired::GATEWAY_V6;
+use super::container_interface::{ContainerInterface, make_again};
+use super::converge::{Kernel, Namespace, converge};
 use super::error::KernelError;
-use super::inside::{Inside, make_again};
-use super::namespace::Report;
-use super::netlink::{Netlink, Peer};
-use super::netns::{Identity, Netns};
+use super::namespace::ReconcileReport;
+use super::namespace_desired::GATEWAY_V6;
+use super::netlink::{Netlink, VethPeer};
+use super::netns::{Netns, NetnsId};
 use super::plan::plan;
-use super::reconcile::{Kernel, Namespace, reconcile};
 use super::sysctl;
 use super::tables::{Address, Desired, Hop, LinkChange, LinkDesired, RouteKey, Scope, Step};
 
@@ -30,7 +30,7 @@ pub struct SandboxDesired {
     /// held, so that a container's end is the end of its namespace.
     pub netns: PathBuf,
     /// The namespace that the path meant at first; nothing takes whatever is there.
-    pub identity: Option<Identity>,
+    pub identity: Option<NetnsId>,
     /// The interface's name, such as `eth0`.
     pub ifname: String,
     /// The endpoint's addresses, at most one a family.
@@ -42,14 +42,14 @@ pub struct SandboxDesired {
     /// In bytes.
     pub mtu: u32,
     /// Who looks after the interface.
-    pub keeper: Keeper,
+    pub owner: InterfaceOwner,
     /// Its hardware address; one made from the addresses when missing.
     pub mac: Option<[u8; 6]>,
 }
 
 /// Who gives a container's interface its name, addresses and routes, and heals them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Keeper {
+pub enum InterfaceOwner {
     /// We do.
     Agent,
     /// A container engine: we make the pair with its far end in the host's namespace, the engine moves that end away.
@@ -58,7 +58,7 @@ pub enum Keeper {
         joined: bool,
         /// Where it took it, once it was seen there: a pair that is destroyed after that is made
         /// again in the container. Before, the far end may be anywhere.
-        inside: Option<Inside>,
+        inside: Option<ContainerInterface>,
     },
 }
 
@@ -163,27 +163,31 @@ pub fn mac_of(addresses: &[IpAddr]) -> [u8; 6] {
 }
 
 /// Makes or heals the sandbox's interface; `name` is the network's end, `network` the connection to its namespace.
-pub(crate) async fn attach(network: &mut Netlink, name: &str, desired: &SandboxDesired) -> Result<Report, KernelError> {
+pub(crate) async fn attach(
+    network: &mut Netlink,
+    name: &str,
+    desired: &SandboxDesired,
+) -> Result<ReconcileReport, KernelError> {
     desired.try_ifname()?;
     let netns = desired.open()?;
-    if let Keeper::Engine { joined, inside } = &desired.keeper {
+    if let InterfaceOwner::Engine { joined, inside } = &desired.owner {
         return hand_over(network, name, desired, &netns, *joined, inside.as_ref()).await;
     }
     let mut inside = Netlink::open(&netns).await?;
-    let mut report = Report::default();
+    let mut report = ReconcileReport::default();
 
     let pairing = pairing(network, name, &mut inside, desired, &netns).await?;
     let is_new = !matches!(pairing, Pairing::Paired);
     if is_new {
         network.remove_link(name).await?;
-        let peer = Peer { netns: netns.as_fd(), name: &desired.ifname, mac: desired.mac() };
+        let peer = VethPeer { netns: netns.as_fd(), name: &desired.ifname, mac: desired.mac() };
         network.add_veth(name, desired.mtu, peer).await?;
         report.steps.push(Step::MakeVeth(name.to_owned()));
         network.set_link(name, LinkChange::Up).await?;
     }
 
     let mut kernel = Namespace { netns: &netns, netlink: &mut inside };
-    let round = reconcile(&mut kernel, &desired.tables()).await?;
+    let round = converge(&mut kernel, &desired.tables()).await?;
     report.steps.extend(round.steps);
     report.errors.extend(round.errors);
     if is_new {
@@ -203,9 +207,9 @@ async fn hand_over(
     desired: &SandboxDesired,
     host: &Netns,
     joined: bool,
-    inside: Option<&Inside>,
-) -> Result<Report, KernelError> {
-    let mut report = Report::default();
+    inside: Option<&ContainerInterface>,
+) -> Result<ReconcileReport, KernelError> {
+    let mut report = ReconcileReport::default();
     if network.link(name).await?.is_some() {
         return Ok(report);
     }
@@ -217,7 +221,7 @@ async fn hand_over(
     }
     // Left by a process that was killed in between.
     Netlink::open(host).await?.remove_link(&desired.ifname).await?;
-    let peer = Peer { netns: host.as_fd(), name: &desired.ifname, mac: desired.mac() };
+    let peer = VethPeer { netns: host.as_fd(), name: &desired.ifname, mac: desired.mac() };
     network.add_veth(name, desired.mtu, peer).await?;
     report.steps.push(Step::MakeVeth(name.to_owned()));
     network.set_link(name, LinkChange::Up).await?;
@@ -233,7 +237,7 @@ pub(crate) async fn check(
 ) -> Result<Vec<Drift>, KernelError> {
     desired.try_ifname()?;
     let netns = desired.open()?;
-    if let Keeper::Engine { .. } = desired.keeper {
+    if let InterfaceOwner::Engine { .. } = desired.owner {
         let is_there = network.link(name).await?.is_some();
         return Ok(if is_there { Vec::new() } else { vec![Drift::Missing] });
     }

@@ -55,7 +55,7 @@ pub struct LinkDesired {
 
 /// A link as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
+pub struct LinkState {
     /// The kernel's number of it.
     pub index: u32,
     /// Whether it is up (administratively).
@@ -205,7 +205,7 @@ pub struct Actual {
     /// IPv6 rules.
     pub rules: BTreeSet<Rule>,
     /// All links.
-    pub links: BTreeMap<String, Link>,
+    pub links: BTreeMap<String, LinkState>,
     /// Addresses.
     pub addresses: BTreeSet<Address>,
     /// Routes of the main table.

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use super::desired::{TUN_NAME, TunDesired};
+use super::namespace_desired::{TUN_NAME, TunDesired};
 
 /// The most queues the kernel gives one TUN (`MAX_TAP_QUEUES`).
 pub const MAX_QUEUES: usize = 256;

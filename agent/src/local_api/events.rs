@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::status;
-use crate::node::Desk;
+use crate::node::NodeHandle;
 use crate::problem::unix_now_ms;
 
 /// Events that wait for a slow reader; what changes meanwhile is told together, afterwards.
@@ -26,15 +26,15 @@ const PROBLEMS: Duration = Duration::from_secs(1);
 pub(super) type Events = ReceiverStream<Result<v1::Event, Status>>;
 
 /// Tells what changes from now on, until this node leaves or nobody listens.
-pub(super) fn follow(desk: Arc<Desk>) -> Result<Events, Refusal> {
-    let session = desk.session()?;
-    let mut membership = session.membership.subscribe();
+pub(super) fn follow(handle: Arc<NodeHandle>) -> Result<Events, Refusal> {
+    let joined = handle.joined()?;
+    let mut membership = joined.membership.subscribe();
     let (sender, events) = mpsc::channel(QUEUE);
 
-    // Ends with its reader, and with the session.
+    // Ends with its reader, and when the node leaves.
     tokio::spawn(async move {
         let mut view = Arc::clone(&membership.borrow_and_update().view);
-        let mut problems = listed(&desk).await;
+        let mut problems = listed(&handle).await;
         let mut ticks = interval(PROBLEMS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -49,7 +49,7 @@ pub(super) fn follow(desk: Arc<Desk>) -> Result<Events, Refusal> {
                     Err(_) => return,
                 },
                 _ = ticks.tick() => {
-                    let next = listed(&desk).await;
+                    let next = listed(&handle).await;
                     let changed = changed_problems(&problems, &next);
                     problems = next;
                     changed
@@ -71,8 +71,8 @@ pub(super) fn follow(desk: Arc<Desk>) -> Result<Events, Refusal> {
 /// Problems by code and text.
 type Problems = BTreeMap<(String, String), ()>;
 
-async fn listed(desk: &Desk) -> Problems {
-    let problems = status::status(desk).await.problems;
+async fn listed(handle: &NodeHandle) -> Problems {
+    let problems = status::status(handle).await.problems;
 
     problems.into_iter().map(|problem| ((problem.code, problem.text), ())).collect()
 }

@@ -14,10 +14,10 @@ use tonic::Status;
 use crate::dns::Names;
 use crate::endpoint::request::require_network;
 use crate::endpoint::sandbox::kernel;
+use crate::joined_node::JoinedNode;
 use crate::kernel::Pins;
 use crate::ping::{PingError, Pinger};
 use crate::problem::explain;
-use crate::session::Session;
 
 /// Answers that wait for a slow reader.
 const QUEUE: usize = 16;
@@ -36,11 +36,11 @@ struct Target {
 
 /// Pings; the answers come as they do.
 pub(super) async fn ping(
-    session: Arc<Session>,
+    joined: Arc<JoinedNode>,
     request: &v1::PingRequest,
 ) -> Result<ReceiverStream<Result<v1::PingResponse, Status>>, Refusal> {
-    let target = find(&session.local_view(), session.node, &request.target, &request.network)?;
-    let netns = Pins::new(&session.run_dir).open(target.network).map_err(kernel)?;
+    let target = find(&joined.local_view(), joined.node, &request.target, &request.network)?;
+    let netns = Pins::new(&joined.run_dir).open(target.network).map_err(kernel)?;
     let netns = netns.ok_or_else(|| Refusal::new(Code::WrongState, "the network is not up on this node yet"))?;
     let id = rand::random();
     let pinger = Pinger::open(&netns, target.address, id).await.map_err(|error| unsendable(target.address, &error))?;

@@ -13,26 +13,26 @@ use tonic::{Request, Response, Status};
 
 use super::{control, events, listing, ping, status};
 use crate::endpoint::lifecycle;
-use crate::endpoint::request::Wanted;
-use crate::membership::join::Wishes;
-use crate::membership::link;
-use crate::node::{self, Desk};
+use crate::endpoint::request::AttachSpec;
+use crate::membership::connection;
+use crate::membership::join::JoinOptions;
+use crate::node::{self, NodeHandle};
 
 /// The agent's service.
 #[derive(Debug)]
-pub(super) struct Service {
-    desk: Arc<Desk>,
+pub(super) struct LocalApi {
+    handle: Arc<NodeHandle>,
 }
 
-impl Service {
+impl LocalApi {
     /// Serves what the node offers.
-    pub(super) fn new(desk: Arc<Desk>) -> Self {
-        Self { desk }
+    pub(super) fn new(handle: Arc<NodeHandle>) -> Self {
+        Self { handle }
     }
 
     /// Returns the connection to control, or why there is none.
     async fn control(&self) -> Result<ControlClient<Channel>, Refusal> {
-        self.desk.session()?.link.reach(link::PATIENCE).await
+        self.handle.joined()?.connection.reach(connection::PATIENCE).await
     }
 
     async fn forward<T, F>(&self, ask: impl FnOnce(ControlClient<Channel>) -> F) -> Result<Response<T>, Status>
@@ -41,49 +41,49 @@ impl Service {
     {
         let client = self.control().await?;
 
-        Ok(Response::new(link::call(ask(client)).await?))
+        Ok(Response::new(connection::call(ask(client)).await?))
     }
 
     /// Asks control, and answers from the own view when it is away.
     async fn list<T, F>(
         &self,
         ask: impl FnOnce(ControlClient<Channel>) -> F,
-        own: impl FnOnce(&crate::session::Session) -> Result<T, Refusal>,
+        own: impl FnOnce(&crate::joined_node::JoinedNode) -> Result<T, Refusal>,
     ) -> Result<Response<T>, Status>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let session = self.desk.session()?;
-        session.published().await;
-        let asked = match session.link.reach(link::LISTING_PATIENCE).await {
-            Ok(client) => link::call(ask(client)).await,
+        let joined = self.handle.joined()?;
+        joined.published().await;
+        let asked = match joined.connection.reach(connection::LISTING_PATIENCE).await {
+            Ok(client) => connection::call(ask(client)).await,
             Err(away) => Err(away),
         };
         match asked {
-            Err(refusal) if refusal.code == Code::ControlAway => Ok(Response::new(own(&session)?)),
+            Err(refusal) if refusal.code == Code::ControlAway => Ok(Response::new(own(&joined)?)),
             answer => Ok(Response::new(answer?)),
         }
     }
 }
 
 #[tonic::async_trait]
-impl Agent for Service {
+impl Agent for LocalApi {
     type PingStream = ReceiverStream<Result<v1::PingResponse, Status>>;
     type EventsStream = ReceiverStream<Result<v1::Event, Status>>;
 
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
-        Ok(Response::new(status::status(&self.desk).await))
+        Ok(Response::new(status::status(&self.handle).await))
     }
 
     async fn peers(&self, _: Request<v1::PeersRequest>) -> Result<Response<v1::PeersResponse>, Status> {
-        Ok(Response::new(status::peers(&*self.desk.session()?).await))
+        Ok(Response::new(status::peers(&*self.handle.joined()?).await))
     }
 
     async fn join(&self, request: Request<v1::AgentJoinRequest>) -> Result<Response<v1::AgentJoinResponse>, Status> {
         let request = request.into_inner();
         let line: JoinLine = request.join_line.parse().map_err(|error| Refusal::new(Code::InvalidInput, error))?;
-        let wishes = Wishes { name: node_name(&request.name)?, advertise: advertised(&request.advertise)? };
-        let answer = self.desk.ask(|reply| node::Request::Join(Box::new(line), wishes, reply)).await?;
+        let options = JoinOptions { name: node_name(&request.name)?, advertise: advertised(&request.advertise)? };
+        let answer = self.handle.ask(|reply| node::Request::Join(Box::new(line), options, reply)).await?;
 
         Ok(Response::new(answer))
     }
@@ -91,30 +91,30 @@ impl Agent for Service {
     async fn leave(&self, request: Request<v1::AgentLeaveRequest>) -> Result<Response<v1::AgentLeaveResponse>, Status> {
         let force = request.into_inner().force;
 
-        Ok(Response::new(self.desk.ask(|reply| node::Request::Leave(force, reply)).await?))
+        Ok(Response::new(self.handle.ask(|reply| node::Request::Leave(force, reply)).await?))
     }
 
     async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
-        let wanted = Wanted::try_from(request.into_inner())?;
+        let wanted = AttachSpec::try_from(request.into_inner())?;
 
-        Ok(Response::new(lifecycle::attach(self.desk.session()?, wanted).await?))
+        Ok(Response::new(lifecycle::attach(self.handle.joined()?, wanted).await?))
     }
 
     async fn detach(&self, request: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
-        let detached = lifecycle::detach(&*self.desk.session()?, &request.into_inner()).await?;
+        let detached = lifecycle::detach(&*self.handle.joined()?, &request.into_inner()).await?;
 
         Ok(Response::new(v1::DetachResponse { detached: u32::try_from(detached).unwrap_or(u32::MAX) }))
     }
 
     async fn ping(&self, request: Request<v1::PingRequest>) -> Result<Response<Self::PingStream>, Status> {
-        Ok(Response::new(ping::ping(self.desk.session()?, &request.into_inner()).await?))
+        Ok(Response::new(ping::ping(self.handle.joined()?, &request.into_inner()).await?))
     }
 
     async fn version(&self, _: Request<v1::VersionRequest>) -> Result<Response<v1::AgentVersionResponse>, Status> {
         let ask = |mut client: ControlClient<Channel>| async move { client.version(v1::VersionRequest {}).await };
-        let asked = match self.desk.session() {
-            Ok(session) => match session.link.reach(link::LISTING_PATIENCE).await {
-                Ok(client) => link::call(ask(client)).await,
+        let asked = match self.handle.joined() {
+            Ok(joined) => match joined.connection.reach(connection::LISTING_PATIENCE).await {
+                Ok(client) => connection::call(ask(client)).await,
                 Err(away) => Err(away),
             },
             Err(unjoined) => Err(unjoined),
@@ -129,7 +129,7 @@ impl Agent for Service {
     }
 
     async fn events(&self, _: Request<v1::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
-        Ok(Response::new(events::follow(Arc::clone(&self.desk))?))
+        Ok(Response::new(events::follow(Arc::clone(&self.handle))?))
     }
 
     async fn create_network(
@@ -143,7 +143,7 @@ impl Agent for Service {
         &self,
         request: Request<v1::RemoveNetworkRequest>,
     ) -> Result<Response<v1::Revised>, Status> {
-        self.desk.session()?.published().await;
+        self.handle.joined()?.published().await;
         self.forward(|mut client| async move { client.remove_network(request.into_inner()).await }).await
     }
 
@@ -153,7 +153,7 @@ impl Agent for Service {
     ) -> Result<Response<v1::ListNetworksResponse>, Status> {
         let ask = |mut client: ControlClient<Channel>| async move { client.list_networks(request.into_inner()).await };
 
-        self.list(ask, |session| Ok(listing::networks(&session.local_view(), session.node))).await
+        self.list(ask, |joined| Ok(listing::networks(&joined.local_view(), joined.node))).await
     }
 
     async fn list_endpoints(
@@ -164,7 +164,7 @@ impl Agent for Service {
         let asked = request.clone();
         let ask = |mut client: ControlClient<Channel>| async move { client.list_endpoints(asked).await };
 
-        self.list(ask, |session| listing::endpoints(&session.local_view(), &request.network)).await
+        self.list(ask, |joined| listing::endpoints(&joined.local_view(), &request.network)).await
     }
 
     async fn list_nodes(
@@ -173,7 +173,7 @@ impl Agent for Service {
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
         let ask = |mut client: ControlClient<Channel>| async move { client.list_nodes(request.into_inner()).await };
 
-        self.list(ask, |session| Ok(listing::nodes(&session.local_view(), session.node))).await
+        self.list(ask, |joined| Ok(listing::nodes(&joined.local_view(), joined.node))).await
     }
 
     async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::Revised>, Status> {
@@ -184,14 +184,14 @@ impl Agent for Service {
         &self,
         _: Request<v1::ListControlRequest>,
     ) -> Result<Response<v1::ListControlResponse>, Status> {
-        Ok(Response::new(control::list(&*self.desk.session()?)))
+        Ok(Response::new(control::list(&*self.handle.joined()?)))
     }
 
     async fn set_control(
         &self,
         request: Request<v1::SetControlRequest>,
     ) -> Result<Response<v1::SetControlResponse>, Status> {
-        Ok(Response::new(control::set(&*self.desk.session()?, &request.into_inner()).await?))
+        Ok(Response::new(control::set(&*self.handle.joined()?, &request.into_inner()).await?))
     }
 
     async fn create_token(

@@ -22,8 +22,8 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 
-use super::service::Service;
-use crate::node::Desk;
+use super::service::LocalApi;
+use crate::node::NodeHandle;
 
 /// Connections at once; each may cost a few hundred KiB. One more is closed at once.
 const MAX_CONNECTIONS: usize = 256;
@@ -83,9 +83,9 @@ pub(crate) async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
 
 impl LocalServer {
     /// Serves until the task is dropped.
-    pub(crate) async fn serve(self, desk: Arc<Desk>, descriptors: Arc<Descriptors>) {
+    pub(crate) async fn serve(self, handle: Arc<NodeHandle>, descriptors: Arc<Descriptors>) {
         let own = nix::unistd::geteuid().as_raw();
-        let service = AgentServer::with_interceptor(Service::new(desk), move |request| admit(request, own));
+        let service = AgentServer::with_interceptor(LocalApi::new(handle), move |request| admit(request, own));
         let served = Server::builder()
             .concurrency_limit_per_connection(MAX_CALLS)
             .layer(CatchPanicLayer)
@@ -224,11 +224,11 @@ mod tests {
 
         setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard).expect("lowered");
         let accepted = tokio::time::timeout(Duration::from_secs(5), accept(&server.listener, &descriptors)).await;
-        let trouble = descriptors.condition();
+        let condition = descriptors.condition();
         setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("raised");
 
         assert!(accepted.is_ok(), "nobody was let in");
-        assert!(trouble.is_some_and(|trouble| trouble.text.contains("Too many open files")));
+        assert!(condition.is_some_and(|condition| condition.text.contains("Too many open files")));
         assert_eq!(descriptors.condition(), None);
     }
 

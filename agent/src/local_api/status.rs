@@ -10,33 +10,33 @@ use overlay_proto::{identity, v1};
 use tokio::time::Instant;
 
 use crate::health::{self, Facts};
-use crate::membership::occupancy;
-use crate::node::{Desk, Phase};
+use crate::joined_node::{Admission, JoinedNode};
+use crate::membership::network_membership;
+use crate::node::{NodeHandle, Phase};
 use crate::path::{CounterKind, LaneReport, Offload};
 use crate::problem::unix_now;
-use crate::session::{Session, Standing};
 
 /// Says how this node is doing.
-pub(super) async fn status(desk: &Desk) -> v1::StatusResponse {
-    let phase = desk.phase();
+pub(super) async fn status(handle: &NodeHandle) -> v1::StatusResponse {
+    let phase = handle.phase();
     let mut status = v1::StatusResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         phase: wire_phase(&phase).into(),
         pid: std::process::id(),
-        started_unix: desk.started,
-        state_dir: desk.config.state.display().to_string(),
-        problems: desk.problems.list().into_iter().map(problem).collect(),
+        started_unix: handle.started,
+        state_dir: handle.config.state.display().to_string(),
+        problems: handle.problems.list().into_iter().map(problem).collect(),
         ..v1::StatusResponse::default()
     };
     match &phase {
         Phase::Unjoined | Phase::Joining => {}
-        Phase::Joined(session) => joined(session, &mut status).await,
-        Phase::Expelled(session, reason) => {
-            who(session, &mut status);
+        Phase::Joined(joined) => joined_status(joined, &mut status).await,
+        Phase::Expelled(joined, reason) => {
+            who(joined, &mut status);
             status.problems.push(v1::Problem {
                 code: "expelled".to_owned(),
                 text: format!("{reason}; all tunnels of this node are shut; `overlayctl leave` cleans up"),
-                since_unix: desk.started,
+                since_unix: handle.started,
             });
             status.problems.dedup_by(|later, earlier| later.code == earlier.code);
         }
@@ -58,35 +58,35 @@ fn problem(problem: crate::problem::Problem) -> v1::Problem {
     v1::Problem { code: problem.code.to_owned(), text: problem.text, since_unix: problem.since }
 }
 
-fn who(session: &Session, status: &mut v1::StatusResponse) {
-    let who = session.identity();
+fn who(joined: &JoinedNode, status: &mut v1::StatusResponse) {
+    let who = joined.identity();
     status.cluster = who.cluster.to_string();
     status.node = who.node.to_string();
     status.node_name = who.name.to_string();
     status.role = v1::Role::from(who.role).into();
     status.certificate_expires_unix = identity::validity(&who.certificate).map(|(_, until)| until).unwrap_or_default();
-    status.revision = session.membership.borrow().view.revision.0;
+    status.revision = joined.membership.borrow().view.revision.0;
 }
 
-async fn joined(session: &Session, status: &mut v1::StatusResponse) {
-    who(session, status);
-    status.control = Some(session.link.status(session.unpublished().len()));
+async fn joined_status(joined: &JoinedNode, status: &mut v1::StatusResponse) {
+    who(joined, status);
+    status.control = Some(joined.connection.status(joined.unpublished().len()));
     // A node that was turned away says why.
-    let is_turned_away = *session.standing.borrow() == Standing::TurnedAway;
-    let trouble = session.link.trouble(Instant::now(), unix_now());
-    if let Some((text, since_unix)) = trouble.filter(|_| !is_turned_away) {
+    let is_turned_away = *joined.admission.borrow() == Admission::TurnedAway;
+    let problem = joined.connection.trouble(Instant::now(), unix_now());
+    if let Some((text, since_unix)) = problem.filter(|_| !is_turned_away) {
         status.problems.push(v1::Problem { code: "control-away".to_owned(), text, since_unix });
     }
-    let reports = session.lanes.report().await;
-    status.problems.extend(peer_problems(session, &reports));
-    status.lanes = reports.iter().map(|report| lane(report, offload(session))).collect();
+    let reports = joined.lanes.report().await;
+    status.problems.extend(peer_problems(joined, &reports));
+    status.lanes = reports.iter().map(|report| lane(report, offload(joined))).collect();
     status.counters = counters(&reports);
-    status.networks = networks(session);
+    status.networks = networks(joined);
 }
 
 /// Names what the TUNs take, all of which have the same kernel, and what UDP sockets do where they can.
-fn offload(session: &Session) -> &'static str {
-    let granted = session.networks.borrow().values().next().map(|report| report.offload);
+fn offload(joined: &JoinedNode) -> &'static str {
+    let granted = joined.networks.borrow().values().next().map(|report| report.offload);
     match granted {
         Some(Offload { tcp: true, udp: true }) => "tso+uso+gso+gro",
         Some(Offload { tcp: true, udp: false }) => "tso+gso+gro",
@@ -101,14 +101,14 @@ fn lane(report: &LaneReport, offload: &str) -> v1::LaneStatus {
     v1::LaneStatus { lane: report.lane.0.into(), port: report.port.into(), offload: offload.join("+") }
 }
 
-fn peer_problems(session: &Session, reports: &[LaneReport]) -> Vec<v1::Problem> {
+fn peer_problems(joined: &JoinedNode, reports: &[LaneReport]) -> Vec<v1::Problem> {
     let peers: Vec<_> = reports.iter().flat_map(|report| &report.peers).collect();
 
     health::problems(&Facts {
-        view: &session.membership.borrow().view,
+        view: &joined.membership.borrow().view,
         peers: &peers,
-        ports: session.lanes.ports(),
-        own: &session.own().borrow(),
+        ports: joined.lanes.ports(),
+        own: &joined.own().borrow(),
         refused: reports.iter().filter_map(|report| report.refused).min(),
         now: unix_now(),
     })
@@ -161,17 +161,18 @@ fn wire_counter_kind(kind: CounterKind) -> v1::CounterKind {
     }
 }
 
-fn networks(session: &Session) -> Vec<v1::NetworkStatus> {
-    let view = session.local_view();
-    let of = |member: &Member| Some(network(session, &view, member, view.networks.get(&member.network)?));
+fn networks(joined: &JoinedNode) -> Vec<v1::NetworkStatus> {
+    let view = joined.local_view();
+    let of = |member: &Member| Some(network(joined, &view, member, view.networks.get(&member.network)?));
 
-    view.memberships_of(session.node).filter_map(of).collect()
+    view.memberships_of(joined.node).filter_map(of).collect()
 }
 
-fn network(session: &Session, view: &overlay_core::View, member: &Member, network: &Network) -> v1::NetworkStatus {
+fn network(joined: &JoinedNode, view: &overlay_core::View, member: &Member, network: &Network) -> v1::NetworkStatus {
     let pool = Pool::new(network, member);
-    let used = occupancy::in_use(session, network, view).into_iter().filter(|address| pool.contains(*address)).count();
-    let endpoints = session.journal.entries().values().filter(|e| e.endpoint.network == network.id).count();
+    let used =
+        network_membership::in_use(joined, network, view).into_iter().filter(|address| pool.contains(*address)).count();
+    let endpoints = joined.journal.entries().values().filter(|e| e.endpoint.network == network.id).count();
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
 
     v1::NetworkStatus {
@@ -183,16 +184,16 @@ fn network(session: &Session, view: &overlay_core::View, member: &Member, networ
         blocks: member.blocks.iter().map(|block| block.prefix.to_string()).collect(),
         endpoints: count(endpoints),
         addresses_free: count(pool.capacity().saturating_sub(used)),
-        mtu: session.mtu(),
-        drift_healed: session.networks.borrow().get(&network.id).map_or(0, |report| report.drift_healed),
+        mtu: joined.mtu(),
+        drift_healed: joined.networks.borrow().get(&network.id).map_or(0, |report| report.drift_healed),
     }
 }
 
 /// Says how every peer is doing, on every lane that talks to it.
-pub(super) async fn peers(session: &Session) -> v1::PeersResponse {
-    let view = Arc::clone(&session.membership.borrow().view);
+pub(super) async fn peers(joined: &JoinedNode) -> v1::PeersResponse {
+    let view = Arc::clone(&joined.membership.borrow().view);
     let now = unix_now();
-    let own = session.own().borrow().clone();
+    let own = joined.own().borrow().clone();
     let of = |peer: PeerStatus| v1::PeerStatus {
         node: peer.node.to_string(),
         node_name: view.nodes.get(&peer.node).map(|node| node.name.to_string()).unwrap_or_default(),
@@ -217,7 +218,7 @@ pub(super) async fn peers(session: &Session) -> v1::PeersResponse {
         seen_at: peer.seen_at.map(|address| address.to_string()).unwrap_or_default(),
         ..v1::PeerStatus::default()
     };
-    let reports = session.lanes.report().await;
+    let reports = joined.lanes.report().await;
 
     let peers = reports.into_iter().flat_map(|report| {
         let local_lane = report.lane.0.into();
@@ -250,7 +251,7 @@ mod tests {
     use overlay_dataplane::LaneId;
 
     use super::*;
-    use crate::path::Counters;
+    use crate::path::LaneCounters;
 
     #[test]
     fn a_lane_whose_device_refuses_batches_does_not_claim_to_send_them() {
@@ -258,7 +259,7 @@ mod tests {
             lane: LaneId(0),
             port: 51820,
             engine: overlay_dataplane::Counters::default(),
-            io: Counters::default(),
+            io: LaneCounters::default(),
             segments,
             refused: None,
             peers: Vec::new(),

@@ -9,12 +9,12 @@ use overlay_proto::convert::{MAX_HOLDER, MAX_UNDERLAY};
 use overlay_proto::{Code, Refusal, v1};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::link;
+use super::connection;
 use super::prefix_clash::HostPrefixes;
 use crate::endpoint::sandbox::kernel;
+use crate::joined_node::JoinedNode;
 use crate::kernel::host::{HostAddress, HostNetwork};
-use crate::kernel::{Changes, Netns, Place, Subscription};
-use crate::session::Session;
+use crate::kernel::{ChangeScope, Changes, Netns, Subscription};
 use crate::state::SandboxRecord;
 
 /// How often the host's network is looked at though the kernel told of no change.
@@ -28,13 +28,13 @@ const PACE: Duration = Duration::from_millis(100);
 /// Routes told at the most.
 const MAX_ROUTES: usize = 1_000;
 
-/// Announces for as long as the session lasts.
-pub(crate) async fn run(session: &Session) {
-    let mut connection = session.link.subscribe();
-    let mut differences = session.differences.subscribe();
+/// Announces while the node is joined.
+pub(crate) async fn run(joined: &JoinedNode) {
+    let mut connection = joined.connection.subscribe();
+    let mut differences = joined.differences.subscribe();
     let mut told: Option<v1::AnnounceRequest> = None;
     let changes = Arc::<Changes>::default();
-    let heard = listen(session, &changes).await;
+    let heard = listen(joined, &changes).await;
     let sweep = if heard.is_some() { SWEEP } else { BLIND };
     let mut addresses = None;
     loop {
@@ -42,12 +42,12 @@ pub(crate) async fn run(session: &Session) {
         changes.take();
         let looked = Instant::now();
         let settled = || sleep_until((looked + PACE).max(Instant::now() + SETTLE));
-        let gathered = gather(session, &mut addresses).await;
+        let gathered = gather(joined, &mut addresses).await;
         match gathered.clone() {
-            Ok(wanted) if told.as_ref() != Some(&wanted) && session.link.is_connected() => {
+            Ok(wanted) if told.as_ref() != Some(&wanted) && joined.connection.is_connected() => {
                 // Control may not answer for seconds just because an address has changed; peers need not wait for that.
                 let announced = tokio::select! {
-                    announced = announce(session, wanted.clone()) => announced,
+                    announced = announce(joined, wanted.clone()) => announced,
                     () = changes.changed() => {
                         settled().await;
                         continue;
@@ -55,21 +55,21 @@ pub(crate) async fn run(session: &Session) {
                 };
                 match announced {
                     Ok(()) => {
-                        session.problems.clear("announce");
+                        joined.problems.clear("announce");
                         told = Some(wanted);
                     }
                     Err(refusal) if refusal.code == Code::ControlAway => {}
-                    Err(refusal) => session.problems.raise("announce", refusal.code.as_str(), &refusal),
+                    Err(refusal) => joined.problems.raise("announce", refusal.code.as_str(), &refusal),
                 }
             }
             Ok(_) => {}
-            Err(refusal) => session.problems.raise("announce", refusal.code.as_str(), &refusal),
+            Err(refusal) => joined.problems.raise("announce", refusal.code.as_str(), &refusal),
         }
         let is_told = gathered.is_ok_and(|wanted| told == Some(wanted));
         tokio::select! {
             () = sleep(if is_told { sweep } else { BLIND }) => {}
             () = changes.changed() => settled().await,
-            // The sender is the session's.
+            // The sender belongs to the joined node.
             _ = differences.changed() => {}
             () = connection.changed() => told = None,
         }
@@ -77,15 +77,15 @@ pub(crate) async fn run(session: &Session) {
 }
 
 /// Hears of changes of the host's network.
-async fn listen(session: &Session, changes: &Arc<Changes>) -> Option<Subscription> {
-    let events = session.events().await?;
+async fn listen(joined: &JoinedNode, changes: &Arc<Changes>) -> Option<Subscription> {
+    let events = joined.events().await?;
 
-    events.subscribe(&Netns::host().ok()?, Place::Network, changes).ok()
+    events.subscribe(&Netns::host().ok()?, ChangeScope::Network, changes).ok()
 }
 
-async fn announce(session: &Session, request: v1::AnnounceRequest) -> Result<(), Refusal> {
-    let mut client = session.link.client()?;
-    link::call(client.announce(request)).await.map(drop)
+async fn announce(joined: &JoinedNode, request: v1::AnnounceRequest) -> Result<(), Refusal> {
+    let mut client = joined.connection.client()?;
+    connection::call(client.announce(request)).await.map(drop)
 }
 
 /// Writes a prefix with what holds it, as control reads it.
@@ -97,21 +97,21 @@ fn held(prefix: IpNet, holder: &str) -> String {
 
 /// Looks at the host's network. Peers in use are told inside the tunnel when this node's address may be another one than what
 /// `before` says: who only receives would otherwise be lost until they miss it.
-async fn gather(session: &Session, before: &mut Option<Vec<HostAddress>>) -> Result<v1::AnnounceRequest, Refusal> {
+async fn gather(joined: &JoinedNode, before: &mut Option<Vec<HostAddress>>) -> Result<v1::AnnounceRequest, Refusal> {
     let host = HostNetwork::list(&Netns::host().map_err(kernel)?).await.map_err(kernel)?;
-    session.note_underlay_mtu(host.underlay_mtu());
-    session.note_own(host.own.clone());
+    joined.note_underlay_mtu(host.underlay_mtu());
+    joined.note_own(host.own.clone());
     if before.replace(host.addresses.clone()).is_some_and(|before| before != host.addresses) {
         tracing::info!("The host's addresses have changed");
         // A lane that takes no commands has ended the process already.
-        let _ = session.lanes.announce();
+        let _ = joined.lanes.announce();
     }
 
-    Ok(request(session, &host))
+    Ok(request(joined, &host))
 }
 
-fn request(session: &Session, host: &HostNetwork) -> v1::AnnounceRequest {
-    let ours: BTreeSet<String> = session
+fn request(joined: &JoinedNode, host: &HostNetwork) -> v1::AnnounceRequest {
+    let ours: BTreeSet<String> = joined
         .journal
         .entries()
         .values()
@@ -125,12 +125,12 @@ fn request(session: &Session, host: &HostNetwork) -> v1::AnnounceRequest {
             .collect()
     };
     let prefixes = HostPrefixes { links: foreign(&host.links), routes: foreign(&host.prefixes) };
-    session.host_prefixes.send_if_modified(|known| {
+    joined.host_prefixes.send_if_modified(|known| {
         let changed = *known != prefixes;
         *known = prefixes;
         changed
     });
-    let advertise = &session.identity().advertise;
+    let advertise = &joined.identity().advertise;
     let underlay = if advertise.is_empty() {
         host.addresses.iter().filter(|a| !ours.contains(&a.link)).map(|a| a.address.to_string()).collect()
     } else {
@@ -140,9 +140,9 @@ fn request(session: &Session, host: &HostNetwork) -> v1::AnnounceRequest {
 
     v1::AnnounceRequest {
         underlay: underlay.into_iter().take(MAX_UNDERLAY).collect(),
-        lane_ports: session.lanes.ports().iter().copied().map(u32::from).collect(),
+        lane_ports: joined.lanes.ports().iter().copied().map(u32::from).collect(),
         routes: routes.map(|(prefix, holder)| held(*prefix, holder)).take(MAX_ROUTES).collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        differences: session.differences.borrow().clone(),
+        differences: joined.differences.borrow().clone(),
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use overlay_core::NodeId;
 
-use crate::state::ControlAddresses;
+use crate::state::KnownControl;
 
 /// Where an address of control is known from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub(crate) struct Candidate {
 /// `tunnels` says where the other nodes are reached at the moment; that is the only news of a host whose address changed
 /// while control could not announce it.
 pub(crate) fn candidates(
-    known: &ControlAddresses,
+    known: &KnownControl,
     me: NodeId,
     join_line: &[String],
     tunnels: &BTreeMap<NodeId, IpAddr>,
@@ -100,7 +100,7 @@ mod tests {
         addresses.iter().map(ToString::to_string).collect()
     }
 
-    fn order(known: &ControlAddresses, tunnels: &[(NodeId, &str)]) -> Vec<(String, &'static str)> {
+    fn order(known: &KnownControl, tunnels: &[(NodeId, &str)]) -> Vec<(String, &'static str)> {
         let tunnels = tunnels.iter().map(|(node, ip)| (*node, ip.parse().expect("an address"))).collect();
         let join_line = texts(&["192.0.2.1:7443", "10.0.2.15:7443"]);
 
@@ -111,16 +111,16 @@ mod tests {
     fn a_fresh_node_knows_its_join_line() {
         let expected = [("192.0.2.1:7443".to_owned(), "join-line"), ("10.0.2.15:7443".to_owned(), "join-line")];
 
-        assert_eq!(order(&ControlAddresses::default(), &[(HOST, "192.0.2.99")]), expected);
+        assert_eq!(order(&KnownControl::default(), &[(HOST, "192.0.2.99")]), expected);
     }
 
     #[test]
     fn where_it_answered_last_comes_first_and_nothing_twice() {
-        let known = ControlAddresses {
+        let known = KnownControl {
             announced: texts(&["192.0.2.1:7443", "192.0.2.7:7443"]),
             set: texts(&["control.example:7443"]),
             last: Some("192.0.2.7:7443".to_owned()),
-            ..ControlAddresses::default()
+            ..KnownControl::default()
         };
 
         let addresses: Vec<_> = order(&known, &[]).into_iter().collect();
@@ -136,11 +136,8 @@ mod tests {
 
     #[test]
     fn a_tunnel_to_controls_host_tells_where_it_has_gone() {
-        let known = ControlAddresses {
-            nodes: vec![HOST],
-            last: Some("192.0.2.1:7443".to_owned()),
-            ..ControlAddresses::default()
-        };
+        let known =
+            KnownControl { nodes: vec![HOST], last: Some("192.0.2.1:7443".to_owned()), ..KnownControl::default() };
 
         let moved = order(&known, &[(HOST, "198.51.100.9"), (NodeId::from_random(7), "198.51.100.7")]);
 
@@ -152,11 +149,8 @@ mod tests {
 
     #[test]
     fn the_node_beside_control_needs_no_address_of_the_host() {
-        let known = ControlAddresses {
-            nodes: vec![ME],
-            last: Some("203.0.113.1:7443".to_owned()),
-            ..ControlAddresses::default()
-        };
+        let known =
+            KnownControl { nodes: vec![ME], last: Some("203.0.113.1:7443".to_owned()), ..KnownControl::default() };
 
         let here = order(&known, &[]);
 

@@ -1,4 +1,4 @@
-//! Makes this host a node: a key made here, a certificate from control, and the pin checked before the secret leaves.
+//! Makes this host a node: generates a key, checks the pin before the secret is sent, and gets a certificate from control.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,39 +10,39 @@ use overlay_proto::{Code, JoinLine, Refusal, channel, convert, tls, v1};
 use rcgen::{CertificateParams, KeyPair};
 use zeroize::Zeroizing;
 
-use super::link;
+use super::connection;
 use crate::problem::explain;
-use crate::state::{Identity, Joining, StateError, Store};
+use crate::state::{Identity, Joining, StateError, StateStore};
 
-/// What a join is told besides its line.
+/// The options of a join, besides its line.
 #[derive(Debug)]
-pub(crate) struct Wishes {
+pub(crate) struct JoinOptions {
     /// The node's name.
     pub(crate) name: Name,
-    /// Underlay addresses to announce; empty: the host's own.
+    /// Underlay addresses to announce; the host's own when empty.
     pub(crate) advertise: Vec<IpAddr>,
 }
 
-/// Joins. The key is kept before it is shown, so that after a crash the same token and key give the same identity.
+/// Joins. The key is stored before it is sent, so that after a crash the same token and key yield the same identity.
 pub(crate) async fn join(
     line: &JoinLine,
-    wishes: Wishes,
+    options: JoinOptions,
     begun: Option<Joining>,
-    store: &Store,
+    store: &StateStore,
 ) -> Result<Identity, Refusal> {
     let joining = match begun.filter(|begun| begun.token_id == line.token_id) {
         Some(begun) => begun,
         None => begin(line, store).await?,
     };
-    let response = enroll(line, &wishes.name, &joining).await?;
-    let who = accept(response, line, wishes, joining)?;
+    let response = enroll(line, &options.name, &joining).await?;
+    let who = accept(response, line, options, joining)?;
     let kept = who.clone();
     in_store(store, move |store| store.put_identity(&kept)).await?;
 
     Ok(who)
 }
 
-async fn begin(line: &JoinLine, store: &Store) -> Result<Joining, Refusal> {
+async fn begin(line: &JoinLine, store: &StateStore) -> Result<Joining, Refusal> {
     let key = KeyPair::generate().map_err(fault)?;
     let joining = Joining { token_id: line.token_id.clone(), key: Zeroizing::new(key.serialize_der()) };
     let kept = joining.clone();
@@ -54,7 +54,7 @@ async fn begin(line: &JoinLine, store: &Store) -> Result<Joining, Refusal> {
 async fn enroll(line: &JoinLine, name: &Name, joining: &Joining) -> Result<v1::JoinResponse, Refusal> {
     let config = tls::pinned_client(line.pin).map_err(fault)?;
     let dialled = channel::control(&line.addresses, Arc::new(config)).await;
-    let channel = dialled.map_err(|error| link::refusal(&error))?.channel;
+    let channel = dialled.map_err(|error| connection::refusal(&error))?.channel;
     let request = v1::JoinRequest {
         token_id: line.token_id.clone(),
         token_secret: line.secret.expose().to_owned(),
@@ -62,10 +62,10 @@ async fn enroll(line: &JoinLine, name: &Name, joining: &Joining) -> Result<v1::J
         csr: signing_request(&joining.key)?,
     };
 
-    link::call(EnrollmentClient::new(channel).join(request)).await
+    connection::call(EnrollmentClient::new(channel).join(request)).await
 }
 
-/// Asks for a certificate of a key; control decides everything else in it.
+/// Makes a certificate request for a key; control decides everything else in the certificate.
 pub(crate) fn signing_request(key: &Zeroizing<Vec<u8>>) -> Result<Vec<u8>, Refusal> {
     let key = KeyPair::try_from(key.as_slice()).map_err(fault)?;
     let request = CertificateParams::default().serialize_request(&key).map_err(fault)?;
@@ -73,8 +73,13 @@ pub(crate) fn signing_request(key: &Zeroizing<Vec<u8>>) -> Result<Vec<u8>, Refus
     Ok(request.der().to_vec())
 }
 
-/// Believes control's answer only as far as it fits what was asked.
-fn accept(response: v1::JoinResponse, line: &JoinLine, wishes: Wishes, joining: Joining) -> Result<Identity, Refusal> {
+/// Accepts control's answer only if it matches the request.
+fn accept(
+    response: v1::JoinResponse,
+    line: &JoinLine,
+    options: JoinOptions,
+    joining: Joining,
+) -> Result<Identity, Refusal> {
     let cluster: ClusterId = convert::field("cluster", &response.cluster)?;
     let node: NodeId = convert::field("node", &response.node)?;
     let role = convert::wire_enum::<v1::Role>(response.role).try_into()?;
@@ -88,10 +93,10 @@ fn accept(response: v1::JoinResponse, line: &JoinLine, wishes: Wishes, joining: 
     Ok(Identity {
         cluster,
         node,
-        name: wishes.name,
+        name: options.name,
         role,
         control: line.addresses.clone(),
-        advertise: wishes.advertise,
+        advertise: options.advertise,
         pool: convert::field("pool", &response.pool)?,
         certificate: response.certificate,
         ca: response.ca_certificate,
@@ -99,10 +104,10 @@ fn accept(response: v1::JoinResponse, line: &JoinLine, wishes: Wishes, joining: 
     })
 }
 
-/// Runs what waits for the disk where waiting is allowed.
+/// Runs work on the store where blocking is allowed.
 pub(crate) async fn in_store<T: Send + 'static>(
-    store: &Store,
-    work: impl FnOnce(&Store) -> Result<T, StateError> + Send + 'static,
+    store: &StateStore,
+    work: impl FnOnce(&StateStore) -> Result<T, StateError> + Send + 'static,
 ) -> Result<T, Refusal> {
     let store = store.clone();
     let done = tokio::task::spawn_blocking(move || work(&store)).await.map_err(fault)?;

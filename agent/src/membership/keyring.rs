@@ -7,7 +7,7 @@ use overlay_core::{NetworkId, PrivateKey, PublicKey, View};
 use overlay_proto::{Code, Refusal};
 
 use super::join::in_store;
-use crate::state::Store;
+use crate::state::StateStore;
 
 /// All keys of this node.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Keyring {
     }
 
     /// Returns the keys of a network; those that are missing are made, and kept before anybody hears of them.
-    pub(crate) async fn obtain(&self, network: NetworkId, store: &Store) -> Result<Vec<PrivateKey>, Refusal> {
+    pub(crate) async fn obtain(&self, network: NetworkId, store: &StateStore) -> Result<Vec<PrivateKey>, Refusal> {
         if let Some(keys) = self.find(network) {
             return Ok(keys);
         }
@@ -58,7 +58,7 @@ impl Keyring {
     }
 
     /// Forgets the keys of a network that is no more.
-    pub(crate) async fn forget(&self, network: NetworkId, store: &Store) -> Result<(), Refusal> {
+    pub(crate) async fn forget(&self, network: NetworkId, store: &StateStore) -> Result<(), Refusal> {
         let known = self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&network).is_some();
         if known {
             in_store(store, move |store| store.remove_keys(network)).await?;
@@ -88,9 +88,9 @@ fn generate() -> Result<PrivateKey, Refusal> {
 mod tests {
     use super::*;
 
-    fn store() -> (tempfile::TempDir, Store) {
+    fn store() -> (tempfile::TempDir, StateStore) {
         let dir = tempfile::tempdir().expect("a directory");
-        let (store, _) = Store::open(&dir.path().join("agent.redb")).expect("a new file");
+        let (store, _) = StateStore::open(&dir.path().join("agent.redb")).expect("a new file");
 
         (dir, store)
     }
@@ -106,7 +106,7 @@ mod tests {
         let first = Keyring::new(2, BTreeMap::new()).obtain(network, &store).await.expect("made");
         drop(store);
 
-        let (store, loaded) = Store::open(&dir.path().join("agent.redb")).expect("the same file");
+        let (store, loaded) = StateStore::open(&dir.path().join("agent.redb")).expect("the same file");
         let ring = Keyring::new(3, loaded.keys);
         assert!(ring.find(network).is_none(), "one lane has no key yet");
         let later = ring.obtain(network, &store).await.expect("made");

@@ -1,20 +1,20 @@
-//! Everything the agent says to control and hears from it.
+//! All communication between the agent and control.
 //!
 //! `join` makes this host a node. From then on `watch` keeps one connection and follows the membership on it; `announce`,
-//! `publish`, `occupancy` and `renewal` use that connection while it lasts. Nothing here is on a packet's way: all of it may
+//! `publish`, `network_membership` and `renewal` use that connection while it lasts. Nothing here is on a packet's way: all of it may
 //! fail for hours.
 
+pub(crate) mod address_book;
 pub(crate) mod announce;
 pub(crate) mod candidates;
-pub(crate) mod control_book;
+pub(crate) mod connection;
 pub(crate) mod join;
-pub(crate) mod keeping;
 pub(crate) mod keyring;
-pub(crate) mod link;
-pub(crate) mod occupancy;
+pub(crate) mod network_membership;
 pub(crate) mod prefix_clash;
 pub(crate) mod publish;
 pub(crate) mod renewal;
+pub(crate) mod view_cache;
 pub(crate) mod watch;
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use overlay_core::View;
 
-/// The membership as far as we know it.
+/// The membership as this node knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Membership {
     /// The rows.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use overlay_core::{NetworkId, View};
 
-use crate::session::Session;
+use crate::joined_node::JoinedNode;
 
 /// The code of the problem.
 const CODE: &str = "prefix-clash";
@@ -21,12 +21,12 @@ pub(crate) struct HostPrefixes {
     pub(crate) routes: BTreeMap<IpNet, String>,
 }
 
-/// Looks again whenever networks or the host's prefixes change, for as long as the session lasts.
-pub(crate) async fn run(session: &Session) {
-    let mut membership = session.membership.subscribe();
-    let mut prefixes = session.host_prefixes.subscribe();
+/// Looks again whenever networks or the host's prefixes change, while the node is joined.
+pub(crate) async fn run(joined: &JoinedNode) {
+    let mut membership = joined.membership.subscribe();
+    let mut prefixes = joined.host_prefixes.subscribe();
     loop {
-        check(session);
+        check(joined);
         tokio::select! {
             _ = membership.changed() => {}
             _ = prefixes.changed() => {}
@@ -35,12 +35,12 @@ pub(crate) async fn run(session: &Session) {
 }
 
 /// States the clashes there are now as problems, and no others.
-pub(crate) fn check(session: &Session) {
-    let clashes = clashes(&session.membership.borrow().view, &session.host_prefixes.borrow());
+pub(crate) fn check(joined: &JoinedNode) {
+    let clashes = clashes(&joined.membership.borrow().view, &joined.host_prefixes.borrow());
     let about = |network: &NetworkId| format!("{ABOUT}{network}");
-    session.problems.keep_only(ABOUT, |known| clashes.keys().any(|network| about(network) == known));
+    joined.problems.keep_only(ABOUT, |known| clashes.keys().any(|network| about(network) == known));
     for (network, text) in &clashes {
-        session.problems.raise(&about(network), CODE, text);
+        joined.problems.raise(&about(network), CODE, text);
     }
 }
 

@@ -10,8 +10,8 @@ use overlay_core::{Endpoint, EndpointId, NodeId, View};
 use overlay_proto::{Refusal, v1};
 use tokio::time::{sleep, timeout};
 
-use super::{back_off, link};
-use crate::session::Session;
+use super::{back_off, connection};
+use crate::joined_node::JoinedNode;
 use crate::state::EndpointRecord;
 
 /// Endpoints in one call at the most, as the contract says.
@@ -49,18 +49,18 @@ impl Unpublished {
     }
 }
 
-/// Publishes for as long as the session lasts.
-pub(crate) async fn run(session: &Session) {
-    let mut journal = session.journal.subscribe();
-    let mut membership = session.membership.subscribe();
+/// Publishes while the node is joined.
+pub(crate) async fn run(joined: &JoinedNode) {
+    let mut journal = joined.journal.subscribe();
+    let mut membership = joined.membership.subscribe();
     let mut pauses = back_off();
     loop {
         journal.mark_unchanged();
         membership.mark_unchanged();
-        let todo = session.unpublished();
-        let ready = membership.borrow().live && session.link.is_connected();
+        let todo = joined.unpublished();
+        let ready = membership.borrow().live && joined.connection.is_connected();
         if ready && todo.len() > 0 {
-            match publish(session, todo).await {
+            match publish(joined, todo).await {
                 Ok(()) => pauses = back_off(),
                 Err(refusal) => {
                     tracing::debug!(%refusal, "Control did not take our changes");
@@ -78,43 +78,43 @@ pub(crate) async fn run(session: &Session) {
 }
 
 /// Removes first: what is taken back may be what is put again.
-async fn publish(session: &Session, todo: Unpublished) -> Result<(), Refusal> {
-    let mut client = session.link.client()?;
+async fn publish(joined: &JoinedNode, todo: Unpublished) -> Result<(), Refusal> {
+    let mut client = joined.connection.client()?;
     let mut revision = 0;
     for batch in todo.remove.chunks(BATCH) {
         let request = v1::RemoveEndpointsRequest { endpoints: batch.to_vec() };
-        revision = link::call(client.remove_endpoints(request)).await?.revision;
+        revision = connection::call(client.remove_endpoints(request)).await?.revision;
     }
     for batch in todo.put.chunks(BATCH) {
-        match put(session, batch).await {
+        match put(joined, batch).await {
             Ok(done) => {
                 revision = done;
                 for endpoint in batch {
-                    session.problems.clear(&about(endpoint));
+                    joined.problems.clear(&about(endpoint));
                 }
             }
-            Err(refusal) if batch.len() == 1 => return Err(refuse(session, batch, refusal)),
+            Err(refusal) if batch.len() == 1 => return Err(refuse(joined, batch, refusal)),
             // All or none: one by one, so that only the refused ones stay behind.
-            Err(_) => revision = put_singly(session, batch).await?,
+            Err(_) => revision = put_singly(joined, batch).await?,
         }
     }
-    let mut membership = session.membership.subscribe();
+    let mut membership = joined.membership.subscribe();
     // Where the echo does not come, the next round sends again.
     let _ = timeout(ECHO, membership.wait_for(|m| m.view.revision.0 >= revision)).await;
 
     Ok(())
 }
 
-async fn put_singly(session: &Session, batch: &[Endpoint]) -> Result<u64, Refusal> {
+async fn put_singly(joined: &JoinedNode, batch: &[Endpoint]) -> Result<u64, Refusal> {
     let mut outcome = Ok(0);
     for endpoint in batch {
         let one = std::slice::from_ref(endpoint);
-        match put(session, one).await {
+        match put(joined, one).await {
             Ok(revision) => {
-                session.problems.clear(&about(endpoint));
+                joined.problems.clear(&about(endpoint));
                 outcome = outcome.map(|_| revision);
             }
-            Err(refusal) => outcome = Err(refuse(session, one, refusal)),
+            Err(refusal) => outcome = Err(refuse(joined, one, refusal)),
         }
     }
 
@@ -122,18 +122,18 @@ async fn put_singly(session: &Session, batch: &[Endpoint]) -> Result<u64, Refusa
 }
 
 /// Publishes endpoints at once; returns the revision that holds them.
-pub(crate) async fn put(session: &Session, endpoints: &[Endpoint]) -> Result<u64, Refusal> {
-    let mut client = session.link.client()?;
+pub(crate) async fn put(joined: &JoinedNode, endpoints: &[Endpoint]) -> Result<u64, Refusal> {
+    let mut client = joined.connection.client()?;
     let request = v1::PutEndpointsRequest { endpoints: endpoints.iter().cloned().map(Into::into).collect() };
 
-    Ok(link::call(client.put_endpoints(request)).await?.revision)
+    Ok(connection::call(client.put_endpoints(request)).await?.revision)
 }
 
-fn refuse(session: &Session, endpoints: &[Endpoint], refusal: Refusal) -> Refusal {
+fn refuse(joined: &JoinedNode, endpoints: &[Endpoint], refusal: Refusal) -> Refusal {
     if refusal.code != overlay_proto::Code::ControlAway {
         for endpoint in endpoints {
             let text = format!("endpoint {} is not known to other nodes: {refusal}", endpoint.name);
-            session.problems.raise(&about(endpoint), refusal.code.as_str(), text);
+            joined.problems.raise(&about(endpoint), refusal.code.as_str(), text);
         }
     }
 

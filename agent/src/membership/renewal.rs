@@ -10,28 +10,28 @@ use tokio::time::sleep;
 use tonic::transport::Channel;
 
 use super::join::{in_store, signing_request};
-use super::{back_off, link};
+use super::{back_off, connection};
+use crate::joined_node::JoinedNode;
 use crate::problem::unix_now;
-use crate::session::Session;
 use crate::state::Identity;
 
 /// How often the clock is looked at: it may be set, and the host may sleep.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// Renews whenever it is time, for as long as the session lasts.
-pub(crate) async fn run(session: &Session) {
+/// Renews whenever it is time, while the node is joined.
+pub(crate) async fn run(joined: &JoinedNode) {
     let mut pauses = back_off();
     loop {
-        if !is_due(&session.identity(), unix_now()) {
+        if !is_due(&joined.identity(), unix_now()) {
             pauses = back_off();
             sleep(LOOK).await;
             continue;
         }
-        let outcome = match session.link.client() {
-            Ok(client) => renew(session, client).await,
+        let outcome = match joined.connection.client() {
+            Ok(client) => renew(joined, client).await,
             Err(away) => Err(away),
         };
-        conclude(session, &outcome);
+        conclude(joined, &outcome);
         if outcome.is_err() {
             sleep(pauses.next().unwrap_or(LOOK).max(Duration::from_secs(1))).await;
         }
@@ -39,16 +39,16 @@ pub(crate) async fn run(session: &Session) {
 }
 
 /// Renews on a fresh connection, so that one whose certificate ended meanwhile can be used.
-pub(crate) async fn renew_if_due(session: &Session, client: ControlClient<Channel>) {
-    if is_due(&session.identity(), unix_now()) {
-        conclude(session, &renew(session, client).await);
+pub(crate) async fn renew_if_due(joined: &JoinedNode, client: ControlClient<Channel>) {
+    if is_due(&joined.identity(), unix_now()) {
+        conclude(joined, &renew(joined, client).await);
     }
 }
 
-fn conclude(session: &Session, outcome: &Result<(), Refusal>) {
+fn conclude(joined: &JoinedNode, outcome: &Result<(), Refusal>) {
     match outcome {
-        Ok(()) => session.problems.clear("certificate"),
-        Err(refusal) => tell(session, refusal),
+        Ok(()) => joined.problems.clear("certificate"),
+        Err(refusal) => tell(joined, refusal),
     }
 }
 
@@ -57,22 +57,22 @@ fn is_due(who: &Identity, now: u64) -> bool {
     identity::validity(&who.certificate).map_or(true, |(from, until)| now >= from + (until - from) / 2)
 }
 
-fn tell(session: &Session, refusal: &Refusal) {
-    let Ok((from, until)) = identity::validity(&session.identity().certificate) else { return };
+fn tell(joined: &JoinedNode, refusal: &Refusal) {
+    let Ok((from, until)) = identity::validity(&joined.identity().certificate) else { return };
     let now = unix_now();
     if now > until {
         let times =
             format!("the certificate was valid from {} to {}, it is {}", rfc3339(from), rfc3339(until), rfc3339(now));
-        session.problems.raise("certificate", "certificate-expired", format!("{times}: {refusal}"));
+        joined.problems.raise("certificate", "certificate-expired", format!("{times}: {refusal}"));
     } else if now > from + (until - from) / 4 * 3 {
         let text = format!("the certificate ends at {} and was not renewed: {refusal}", rfc3339(until));
-        session.problems.raise("certificate", "certificate-ending", text);
+        joined.problems.raise("certificate", "certificate-ending", text);
     }
 }
 
-async fn renew(session: &Session, mut client: ControlClient<Channel>) -> Result<(), Refusal> {
-    let who = session.identity();
-    let response = link::call(client.renew(v1::RenewRequest { csr: signing_request(&who.key)? })).await?;
+async fn renew(joined: &JoinedNode, mut client: ControlClient<Channel>) -> Result<(), Refusal> {
+    let who = joined.identity();
+    let response = connection::call(client.renew(v1::RenewRequest { csr: signing_request(&who.key)? })).await?;
     let expected = NodeIdentity { cluster: who.cluster, node: who.node };
     if NodeIdentity::from_certificate(&response.certificate) != Ok(expected) {
         return Err(Refusal::new(Code::Fault, "control answered with a certificate of another node"));
@@ -80,8 +80,8 @@ async fn renew(session: &Session, mut client: ControlClient<Channel>) -> Result<
     let ca = if response.ca_certificate.is_empty() { who.ca.clone() } else { response.ca_certificate };
     let renewed = Identity { certificate: response.certificate, ca, ..Identity::clone(&who) };
     let kept = renewed.clone();
-    in_store(&session.store, move |store| store.put_identity(&kept)).await?;
-    session.set_identity(renewed);
+    in_store(&joined.store, move |store| store.put_identity(&kept)).await?;
+    joined.set_identity(renewed);
     tracing::info!("Renewed the certificate");
 
     Ok(())

@@ -12,9 +12,9 @@ use overlay_proto::{Code, Refusal, v1};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Membership, back_off, link, renewal};
+use super::{Membership, back_off, connection, renewal};
+use crate::joined_node::{Admission, JoinedNode};
 use crate::problem::Problems;
-use crate::session::{Session, Standing};
 
 /// Control sends a sign of life every few seconds; a stream that is silent for longer is dead.
 const IDLE: Duration = Duration::from_secs(20);
@@ -36,67 +36,67 @@ enum Ended {
 }
 
 /// Follows control until it throws us out; returns why.
-pub(crate) async fn run(session: &Session) -> String {
+pub(crate) async fn run(joined: &JoinedNode) -> String {
     let mut pauses = back_off();
     loop {
-        let connected = session.link.is_connected();
-        let ended = connect_and_follow(session).await;
+        let connected = joined.connection.is_connected();
+        let ended = connect_and_follow(joined).await;
         // What is wrong with control that does not speak with us is not known.
-        hear(&session.problems, &[]);
+        hear(&joined.problems, &[]);
         match ended {
             Ended::Expelled(reason) => {
-                session.link.away(&reason);
+                joined.connection.away(&reason);
                 return reason;
             }
             Ended::Astray(reason) => {
                 tracing::info!(%reason, "Asking control for the whole membership");
-                session.link.away(&reason);
-                session.follow_from_nothing();
+                joined.connection.away(&reason);
+                joined.follow_from_nothing();
             }
             Ended::Broken(refusal) => {
                 if refusal.code == Code::IdentityClash {
-                    turned_away(session, &refusal);
+                    turned_away(joined, &refusal);
                 } else {
-                    session.presume_standing();
+                    joined.assume_admission();
                 }
-                if session.link.is_connected() && !connected {
+                if joined.connection.is_connected() && !connected {
                     pauses = back_off();
                 }
-                session.link.away(&refusal);
+                joined.connection.away(&refusal);
             }
         }
-        let turned_away = *session.standing.borrow() == Standing::TurnedAway;
+        let turned_away = *joined.admission.borrow() == Admission::TurnedAway;
         let pause = if turned_away { CLASH } else { pauses.next().unwrap_or(IDLE) };
         tokio::select! {
             () = sleep(pause) => {}
-            () = session.link.wanted() => {}
+            () = joined.connection.wanted() => {}
         }
     }
 }
 
-async fn connect_and_follow(session: &Session) -> Ended {
-    let who = session.identity();
-    let addresses: Vec<_> = session.control_candidates().into_iter().map(|candidate| candidate.address).collect();
-    let Dialled { channel, address, local } = match link::dial(&who, &addresses).await {
+async fn connect_and_follow(joined: &JoinedNode) -> Ended {
+    let who = joined.identity();
+    let addresses: Vec<_> = joined.control_candidates().into_iter().map(|candidate| candidate.address).collect();
+    let Dialled { channel, address, local } = match connection::dial(&who, &addresses).await {
         Ok(dialled) => dialled,
         Err(refusal) => return Ended::Broken(refusal),
     };
-    renewal::renew_if_due(session, link::client(channel.clone())).await;
+    renewal::renew_if_due(joined, connection::client(channel.clone())).await;
     let request = v1::WatchRequest {
-        revision: session.followed().0,
+        revision: joined.followed().0,
         cluster: who.cluster.to_string(),
-        instance: session.process.instance.to_string(),
+        instance: joined.process.instance.to_string(),
     };
-    let opened = link::call(link::client(channel.clone()).watch(request)).await;
+    let opened = connection::call(connection::client(channel.clone()).watch(request)).await;
     let mut stream = match opened {
         Ok(stream) => stream,
         Err(refusal) => return judge(refusal),
     };
-    session.link.connected(address.clone(), channel);
-    admitted(session);
-    keep(session, session.control.answered(&address).await);
+    joined.connection.connected(address.clone(), channel);
+    admitted(joined);
+    keep(joined, joined.control.answered(&address).await);
 
-    let doubt = doubt(session, &address, local);
+    let doubt = doubt(joined, &address, local);
     tokio::pin!(doubt);
     loop {
         let message = tokio::select! {
@@ -106,35 +106,35 @@ async fn connect_and_follow(session: &Session) -> Ended {
         let event = match message {
             Ok(Ok(Some(response))) => response.event,
             Ok(Ok(None)) => return Ended::Broken(Refusal::new(Code::ControlAway, "control ended the watch")),
-            Ok(Err(status)) => return judge(link::judge(status)),
+            Ok(Err(status)) => return judge(connection::judge(status)),
             Err(_) => return Ended::Broken(Refusal::new(Code::ControlAway, "control fell silent")),
         };
-        session.link.heard(Instant::now());
+        joined.connection.heard(Instant::now());
         if let Some(Event::Alive(alive)) = &event {
-            note_alive(session, alive).await;
+            note_alive(joined, alive).await;
         }
-        if let Err(ended) = handle(session, event) {
+        if let Err(ended) = handle(joined, event) {
             return ended;
         }
     }
 }
 
 /// Takes note of what control says beside the membership.
-async fn note_alive(session: &Session, alive: &v1::Alive) {
+async fn note_alive(joined: &JoinedNode, alive: &v1::Alive) {
     if alive.answer
-        && let Ok(mut client) = session.link.client()
+        && let Ok(mut client) = joined.connection.client()
     {
-        let instance = session.process.instance.to_string();
+        let instance = joined.process.instance.to_string();
         // Control that does not hear it takes this process for dead, and the next attempt to connect tells.
-        let _ = link::call(client.confirm(v1::ConfirmRequest { instance })).await;
+        let _ = connection::call(client.confirm(v1::ConfirmRequest { instance })).await;
     }
     if let Some(place) = &alive.control {
-        let before = session.control.known();
-        keep(session, session.control.heard(place).await);
-        let now = session.control.known();
-        if now.nodes.contains(&session.node) && before.announced != now.announced {
+        let before = joined.control.known();
+        keep(joined, joined.control.heard(place).await);
+        let now = joined.control.known();
+        if now.nodes.contains(&joined.node) && before.announced != now.announced {
             // Control is on this host, and only the tunnels from here can still tell the others where it is.
-            let _ = session.lanes.wake_peers();
+            let _ = joined.lanes.wake_peers();
         }
     }
     match &alive.clash {
@@ -144,44 +144,44 @@ async fn note_alive(session: &Session, alive: &v1::Alive) {
                  turned away: on that host run `overlayctl leave` and join with a new token",
                 clash.address
             );
-            let is_new = !session.problems.stands("identity");
-            session.problems.raise("identity", Code::IdentityClash.as_str(), text);
+            let is_new = !joined.problems.stands("identity");
+            joined.problems.raise("identity", Code::IdentityClash.as_str(), text);
             if is_new {
                 // The other one may have drawn the peers' packets to itself.
-                let _ = session.lanes.wake_peers();
+                let _ = joined.lanes.wake_peers();
             }
         }
-        None => session.problems.clear("identity"),
+        None => joined.problems.clear("identity"),
     }
 }
 
-fn keep(session: &Session, outcome: Result<(), Refusal>) {
+fn keep(joined: &JoinedNode, outcome: Result<(), Refusal>) {
     match outcome {
-        Ok(()) => session.problems.clear("control-addresses"),
-        Err(refusal) => session.problems.raise("control-addresses", refusal.code.as_str(), refusal),
+        Ok(()) => joined.problems.clear("control-addresses"),
+        Err(refusal) => joined.problems.raise("control-addresses", refusal.code.as_str(), refusal),
     }
 }
 
 /// Carries no packet while another host is this node.
-fn turned_away(session: &Session, refusal: &Refusal) {
-    session.problems.raise("identity", refusal.code.as_str(), format!("{refusal}; all tunnels of this host are shut"));
-    session.note_standing(Standing::TurnedAway);
+fn turned_away(joined: &JoinedNode, refusal: &Refusal) {
+    joined.problems.raise("identity", refusal.code.as_str(), format!("{refusal}; all tunnels of this host are shut"));
+    joined.set_admission(Admission::TurnedAway);
 }
 
 /// Carries packets, now that control has let this host in.
-fn admitted(session: &Session) {
-    if session.note_standing(Standing::Admitted) {
-        session.problems.clear("identity");
+fn admitted(joined: &JoinedNode) {
+    if joined.set_admission(Admission::Admitted) {
+        joined.problems.clear("identity");
     }
 }
 
 /// Waits until the connection is dead for a reason that is known before the kernel gives it up: this host does not have its
 /// end of it any more, or control's host has moved and does not answer where it was.
-async fn doubt(session: &Session, address: &str, local: IpAddr) -> Refusal {
-    let mut own = session.own();
-    let mut tunnels = session.process.tunnels.clone();
+async fn doubt(joined: &JoinedNode, address: &str, local: IpAddr) -> Refusal {
+    let mut own = joined.own();
+    let mut tunnels = joined.process.tunnels.clone();
     let of_control = |tunnels: &BTreeMap<NodeId, IpAddr>| -> Vec<IpAddr> {
-        let nodes = session.control.known().nodes;
+        let nodes = joined.control.known().nodes;
         nodes.iter().filter_map(|node| tunnels.get(node)).copied().collect()
     };
     let mut seen = of_control(&tunnels.borrow_and_update());
@@ -208,25 +208,25 @@ fn judge(refusal: Refusal) -> Ended {
     if refusal.code == Code::NotAllowed { Ended::Expelled(refusal.message) } else { Ended::Broken(refusal) }
 }
 
-fn handle(session: &Session, event: Option<Event>) -> Result<(), Ended> {
+fn handle(joined: &JoinedNode, event: Option<Event>) -> Result<(), Ended> {
     match event {
         Some(Event::Snapshot(snapshot)) => {
             let view = View::try_from(snapshot).map_err(Ended::Broken)?;
-            follow(&session.membership, |known| {
+            follow(&joined.membership, |known| {
                 *known = Arc::new(view);
                 Ok(())
             })?;
         }
         Some(Event::Delta(delta)) => {
             let delta = Delta::try_from(delta).map_err(Ended::Broken)?;
-            follow(&session.membership, |view| go_on(view, delta))?;
+            follow(&joined.membership, |view| go_on(view, delta))?;
         }
         // A sign of life without a change before it: the view we came with is the latest.
         alive @ (Some(Event::Alive(_)) | None) => {
             if let Some(Event::Alive(alive)) = alive {
-                hear(&session.problems, &alive.problems);
+                hear(&joined.problems, &alive.problems);
             }
-            session.membership.send_if_modified(|membership| {
+            joined.membership.send_if_modified(|membership| {
                 let becomes_live = !membership.live && membership.view.revision > Revision(0);
                 membership.live |= becomes_live;
                 becomes_live
@@ -234,7 +234,7 @@ fn handle(session: &Session, event: Option<Event>) -> Result<(), Ended> {
         }
     }
 
-    still_a_node(&session.membership.borrow(), session.node)
+    still_a_node(&joined.membership.borrow(), joined.node)
 }
 
 /// Under this are the problems that control has itself.

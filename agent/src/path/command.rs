@@ -1,6 +1,6 @@
-//! What the rest of the agent tells a lane, and how: a bounded box with a bell.
+//! Commands to a lane: a bounded mailbox that wakes the lane.
 //!
-//! Tables are a latest-value slot, so a lane that is busy never makes the publisher wait; everything else queues.
+//! Tables use a latest-value slot, so a busy lane never blocks the publisher; everything else is queued.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -15,33 +15,33 @@ use tokio::sync::oneshot;
 use super::queue::Queue;
 use super::report::LaneReport;
 
-/// How many commands may wait: far more than a lane, which looks every few microseconds, ever lets stand. 256 KiB.
+/// The most queued commands, 256 KiB: far more than ever accumulate, since a lane checks every few microseconds.
 const MAX_COMMANDS: usize = 4096;
 
-/// Something to do for a lane.
+/// A command for a lane.
 #[derive(Debug)]
-pub(crate) enum Command {
-    /// Serves a network's TUN queue; takes the place of the one served before.
+pub(crate) enum LaneCommand {
+    /// Serves a network's TUN queue, replacing the one served before.
     AddQueue(NetworkId, Queue),
-    /// Serves it no longer.
+    /// Stops serving a network's TUN queue.
     RemoveQueue(NetworkId),
     /// Sends handshakes to peers at once.
     WakePeers,
     /// Finds out how peers see this node, if none has said.
     Greet,
-    /// Takes the host's own addresses.
+    /// Sets the host's own addresses.
     Own(Arc<BTreeSet<IpAddr>>),
-    /// Tells peers that this node's address may be another one.
+    /// Tells peers that this node's address may have changed.
     Announce,
-    /// Looks for a node's silent lanes at once.
+    /// Tries to reach a node's silent lanes at once.
     Hurry(NodeId),
-    /// Tells how the lane is doing.
+    /// Reports the lane's state.
     Report(oneshot::Sender<LaneReport>),
     /// Ends the lane.
     Shutdown,
 }
 
-/// The box is full: the lane does not run.
+/// The mailbox is full: the lane is not running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the lane takes no commands")]
 pub struct Busy;
@@ -49,69 +49,69 @@ pub struct Busy;
 /// Commands on their way to one lane.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
-    inbox: Mutex<Inbox>,
-    bell: EventFd,
+    pending: Mutex<PendingUpdates>,
+    waker: EventFd,
 }
 
-/// What a lane finds in its box.
+/// What is pending for a lane.
 #[derive(Debug, Default)]
-pub(crate) struct Inbox {
-    /// The tables to use from now on, if they changed.
+pub(crate) struct PendingUpdates {
+    /// The new tables, if they changed.
     pub(crate) tables: Option<Arc<Tables>>,
     /// The commands, in order.
-    pub(crate) commands: VecDeque<Command>,
+    pub(crate) commands: VecDeque<LaneCommand>,
 }
 
 impl Mailbox {
-    /// Makes an empty box.
+    /// Creates an empty mailbox.
     pub(crate) fn new() -> std::io::Result<Self> {
-        let bell = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        let waker = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
 
-        Ok(Self { inbox: Mutex::default(), bell })
+        Ok(Self { pending: Mutex::default(), waker })
     }
 
-    /// Puts in tables; the ones not yet taken are forgotten.
+    /// Publishes tables, replacing any that are still pending.
     pub(crate) fn publish(&self, tables: Arc<Tables>) {
-        self.with_inbox(|inbox| inbox.tables = Some(tables));
-        self.ring();
+        self.with_pending(|pending| pending.tables = Some(tables));
+        self.wake();
     }
 
-    /// Puts in a command.
-    pub(crate) fn put(&self, command: Command) -> Result<(), Busy> {
-        self.with_inbox(|inbox| match inbox.commands.len() {
+    /// Queues a command.
+    pub(crate) fn put(&self, command: LaneCommand) -> Result<(), Busy> {
+        self.with_pending(|pending| match pending.commands.len() {
             MAX_COMMANDS.. => Err(Busy),
             _ => {
-                inbox.commands.push_back(command);
+                pending.commands.push_back(command);
                 Ok(())
             }
         })?;
-        self.ring();
+        self.wake();
 
         Ok(())
     }
 
-    /// Takes everything out.
-    pub(crate) fn take(&self) -> Inbox {
-        // The bell first: what is put in after this rings again.
-        let _ = self.bell.read();
+    /// Takes everything that is pending.
+    pub(crate) fn take(&self) -> PendingUpdates {
+        // Reset the waker first: anything queued after this wakes the lane again.
+        let _ = self.waker.read();
 
-        self.with_inbox(std::mem::take)
+        self.with_pending(std::mem::take)
     }
 
-    fn with_inbox<T>(&self, change: impl FnOnce(&mut Inbox) -> T) -> T {
+    fn with_pending<T>(&self, change: impl FnOnce(&mut PendingUpdates) -> T) -> T {
         // Nothing that could panic runs under the lock.
-        change(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn ring(&self) {
-        // Fails only when the bell has been rung 2^64 times and not heard: it is then ringing.
-        let _ = self.bell.write(1);
+    fn wake(&self) {
+        // Fails only when the counter would overflow, and then the lane is being woken anyway.
+        let _ = self.waker.write(1);
     }
 }
 
 impl AsFd for Mailbox {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+        self.waker.as_fd()
     }
 }
 
@@ -135,7 +135,7 @@ mod tests {
     fn a_box_that_nobody_empties_refuses() {
         let mailbox = Mailbox::new().expect("an eventfd");
 
-        let accepted = (0..=MAX_COMMANDS).take_while(|_| mailbox.put(Command::WakePeers).is_ok()).count();
+        let accepted = (0..=MAX_COMMANDS).take_while(|_| mailbox.put(LaneCommand::WakePeers).is_ok()).count();
 
         assert_eq!(accepted, MAX_COMMANDS);
         assert_eq!(mailbox.take().commands.len(), MAX_COMMANDS);

@@ -17,18 +17,18 @@ macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident: $kind:ident),* $(,)?) => {
         /// Counts of one lane, or of all lanes together.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-        pub struct Counters {
+        pub struct LaneCounters {
             $($(#[$doc])* pub $name: u64,)*
         }
 
-        impl Counters {
+        impl LaneCounters {
             /// Lists the counts by name, with what they mean.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, CounterKind, u64)> {
                 [$((stringify!($name), CounterKind::$kind, self.$name)),*].into_iter()
             }
         }
 
-        impl AddAssign for Counters {
+        impl AddAssign for LaneCounters {
             fn add_assign(&mut self, other: Self) {
                 $(self.$name += other.$name;)*
             }

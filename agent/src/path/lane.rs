@@ -3,7 +3,7 @@
 //! The loop decides nothing. It waits in `epoll` until something is there or the engine's time has come, gives every ready
 //! descriptor one bounded turn, and empties the engine after each. A descriptor that has more is ready again at the next
 //! wait, so no direction and no network can starve another. It never sleeps, and an idle lane does not run; only where
-//! answers have been coming at once does it look out for one before it waits (`lookout`).
+//! answers have been coming at once does it look out for one before it waits (`busy_poll`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,21 +16,21 @@ use overlay_core::NetworkId;
 use overlay_dataplane::{Engine, EngineConfig, LaneId};
 use tokio::sync::mpsc;
 
+use super::busy_poll::{BusyPoll, Side};
 use super::coalesce::{Coalescer, Packets};
-use super::command::{Command, Mailbox};
-use super::counters::Counters;
-use super::lookout::{Lookout, Side};
+use super::command::{LaneCommand, Mailbox};
+use super::counters::LaneCounters;
 use super::loopback::is_own_outer;
 use super::queue::Queue;
 use super::report::{LaneEvent, LaneReport};
 use super::split::Batch;
-use super::steering::{Board, Steering};
+use super::steering::{LaneLoad, Steering};
 use super::tun::Filled;
-use super::udp::{Trains, UdpSockets};
+use super::udp::{ReceiveBuffers, UdpSockets};
 
 /// How many descriptors one wait reports; more wait for the next turn.
 const MAX_READY: usize = 64;
-/// Bytes of datagrams opened before they are written out. A super-packet may arrive in two trains, so both must be here to
+/// Bytes of datagrams opened before they are written out. A super-packet may arrive in two batches, so both must be here to
 /// become one again; much more would leave the processor's cache in between. Costs 5 % less time a byte than 32 KiB.
 const OPEN_AT_ONCE: usize = 128 * 1024;
 /// The shortest wait for an engine whose time has come and stays: a slow lane is better than one that spins.
@@ -47,12 +47,12 @@ pub(crate) struct Lane {
     mailbox: Arc<Mailbox>,
     events: mpsc::Sender<LaneEvent>,
     epoll: Epoll,
-    counters: Counters,
+    counters: LaneCounters,
     batch: Batch,
-    trains: Trains,
+    batches: ReceiveBuffers,
     coalescer: Coalescer,
     steering: Steering,
-    lookout: Lookout,
+    busy_poll: BusyPoll,
 }
 
 /// What a lane is made of.
@@ -64,7 +64,7 @@ pub(crate) struct LaneParts {
     /// The UDP ports of all lanes.
     pub(crate) ports: Arc<[u16]>,
     /// Where lanes say that they are busy.
-    pub(crate) board: Arc<Board>,
+    pub(crate) load: Arc<LaneLoad>,
     /// Where its commands come from.
     pub(crate) mailbox: Arc<Mailbox>,
     /// Where its events go.
@@ -108,12 +108,12 @@ impl Lane {
             mailbox: parts.mailbox,
             events: parts.events,
             epoll,
-            counters: Counters::default(),
+            counters: LaneCounters::default(),
             batch: Batch::new(),
-            trains: Trains::new(),
+            batches: ReceiveBuffers::new(),
             coalescer: Coalescer::default(),
-            steering: Steering::new(usize::from(id.0), parts.board),
-            lookout: Lookout::default(),
+            steering: Steering::new(usize::from(id.0), parts.load),
+            busy_poll: BusyPoll::default(),
         })
     }
 
@@ -134,11 +134,11 @@ impl Lane {
 
     fn wait(&mut self, ready: &mut [EpollEvent]) -> io::Result<usize> {
         let start = Instant::now();
-        let watch = self.lookout.watch();
-        while !watch.is_zero() && start.elapsed() < watch {
+        let poll = self.busy_poll.duration();
+        while !poll.is_zero() && start.elapsed() < poll {
             let count = self.poll(ready, EpollTimeout::ZERO)?;
             if count > 0 {
-                self.lookout.came(start.elapsed());
+                self.busy_poll.waited(start.elapsed());
                 return Ok(count);
             }
             // On the same core may be whoever is to answer.
@@ -150,7 +150,7 @@ impl Lane {
             Some(due) => timeout_of(due.saturating_duration_since(Instant::now())),
         };
         let count = self.poll(ready, timeout)?;
-        self.lookout.came(start.elapsed());
+        self.busy_poll.waited(start.elapsed());
         Ok(count)
     }
 
@@ -186,16 +186,16 @@ impl Lane {
             Source::UdpV4 | Source::Mailbox | Source::Tun(_) => Some(self.sockets.v4()),
         };
         let Some(socket) = socket else { return };
-        self.lookout.served(Side::Udp);
-        let count = socket.receive(&mut self.trains, &mut self.counters);
+        self.busy_poll.served(Side::Udp);
+        let count = socket.receive(&mut self.batches, &mut self.counters);
         let now = Instant::now();
         self.steering.turn(now);
         let mut opened = 0;
         for index in 0..count {
-            let Some(train) = self.trains.train(index) else { continue };
-            self.counters.udp_datagrams_in += train.len();
-            self.engine.handle_udp(train.from, train.bytes, train.segment, now);
-            opened += train.bytes.len();
+            let Some(batch) = self.batches.batch(index) else { continue };
+            self.counters.udp_datagrams_in += batch.len();
+            self.engine.handle_udp(batch.from, batch.bytes, batch.segment, now);
+            opened += batch.bytes.len();
             if opened >= OPEN_AT_ONCE {
                 self.deliver();
                 opened = 0;
@@ -206,7 +206,7 @@ impl Lane {
 
     fn serve_tun(&mut self, network: NetworkId) {
         let Some(queue) = self.queues.get(&network) else { return };
-        self.lookout.served(Side::Tun);
+        self.busy_poll.served(Side::Tun);
         let now = Instant::now();
         self.steering.turn(now);
         let filled = queue.tun.read(&mut self.batch, &mut self.steering, &mut self.counters);
@@ -227,22 +227,22 @@ impl Lane {
     }
 
     fn serve_mailbox(&mut self) -> Flow {
-        let inbox = self.mailbox.take();
-        if let Some(tables) = inbox.tables {
+        let pending = self.mailbox.take();
+        if let Some(tables) = pending.tables {
             self.engine.publish(&tables, Instant::now());
         }
-        for command in inbox.commands {
+        for command in pending.commands {
             match command {
-                Command::AddQueue(network, queue) => self.add_queue(network, queue),
-                Command::RemoveQueue(network) => self.remove_queue(network),
-                Command::WakePeers => self.engine.wake_peers(Instant::now()),
-                Command::Greet => self.engine.greet(Instant::now()),
-                Command::Own(own) => self.engine.know_own(own),
-                Command::Announce => self.engine.announce(Instant::now()),
-                Command::Hurry(node) => self.engine.hurry(node, Instant::now()),
+                LaneCommand::AddQueue(network, queue) => self.add_queue(network, queue),
+                LaneCommand::RemoveQueue(network) => self.remove_queue(network),
+                LaneCommand::WakePeers => self.engine.wake_peers(Instant::now()),
+                LaneCommand::Greet => self.engine.greet(Instant::now()),
+                LaneCommand::Own(own) => self.engine.know_own(own),
+                LaneCommand::Announce => self.engine.announce(Instant::now()),
+                LaneCommand::Hurry(node) => self.engine.hurry(node, Instant::now()),
                 // Whoever asked may have gone.
-                Command::Report(reply) => drop(reply.send(self.report())),
-                Command::Shutdown => return Flow::End,
+                LaneCommand::Report(reply) => drop(reply.send(self.report())),
+                LaneCommand::Shutdown => return Flow::End,
             }
         }
         self.empty_engine();

@@ -15,11 +15,11 @@ use overlay_host::port_owner::{self, PortOwner, Protocol};
 use tokio::sync::{mpsc, oneshot};
 
 use super::coalesce::Offload;
-use super::command::{Busy, Command, Mailbox};
+use super::command::{Busy, LaneCommand, Mailbox};
 use super::lane::{Lane, LaneParts};
 use super::queue::Queue;
 use super::report::{LaneEvent, LaneReport};
-use super::steering::Board;
+use super::steering::LaneLoad;
 use super::tun::TunQueue;
 use super::udp::UdpSockets;
 use crate::kernel::Tun;
@@ -56,7 +56,7 @@ impl From<Tun> for TunQueues {
 
 /// The lanes could not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum LanesError {
     /// No port was given.
     #[error("a node needs at least one lane")]
     NoLane,
@@ -131,29 +131,29 @@ impl Lanes {
     ///
     /// # Errors
     ///
-    /// [`StartError`]; nothing is then left running.
-    pub fn start(config: &LanesConfig) -> Result<(Self, mpsc::Receiver<LaneEvent>), StartError> {
+    /// [`LanesError`]; nothing is then left running.
+    pub fn start(config: &LanesConfig) -> Result<(Self, mpsc::Receiver<LaneEvent>), LanesError> {
         if config.ports.is_empty() {
-            return Err(StartError::NoLane);
+            return Err(LanesError::NoLane);
         }
-        let lanes = u16::try_from(config.ports.len()).map_err(|_| StartError::TooManyLanes(config.ports.len()))?;
+        let lanes = u16::try_from(config.ports.len()).map_err(|_| LanesError::TooManyLanes(config.ports.len()))?;
         let sockets = config.ports.iter().map(|&port| bind(port)).collect::<Result<Vec<_>, _>>()?;
         let ports: Arc<[u16]> = sockets.iter().map(UdpSockets::port).collect();
         let (sender, events) = mpsc::channel(MAX_EVENTS);
-        let board = Arc::new(Board::new(sockets.len(), Instant::now()));
+        let load = Arc::new(LaneLoad::new(sockets.len(), Instant::now()));
 
         let mut started = Self { lanes: Vec::with_capacity(sockets.len()), ports: Arc::clone(&ports) };
         for (lane, sockets) in (0..lanes).map(LaneId).zip(sockets) {
-            let mailbox = Arc::new(Mailbox::new().map_err(StartError::System)?);
+            let mailbox = Arc::new(Mailbox::new().map_err(LanesError::System)?);
             let parts = LaneParts {
-                engine: engine_config(lane, lanes, config.unix_time).map_err(StartError::System)?,
+                engine: engine_config(lane, lanes, config.unix_time).map_err(LanesError::System)?,
                 sockets,
                 ports: Arc::clone(&ports),
-                board: Arc::clone(&board),
+                load: Arc::clone(&load),
                 mailbox: Arc::clone(&mailbox),
                 events: sender.clone(),
             };
-            let thread = spawn(lane, parts).map_err(StartError::System)?;
+            let thread = spawn(lane, parts).map_err(LanesError::System)?;
             started.lanes.push(Handle { mailbox, thread: Some(thread) });
         }
 
@@ -193,7 +193,7 @@ impl Lanes {
         for (own, lane) in self.lanes.iter().enumerate() {
             let tun = TunQueue::new(Arc::clone(&shared), own, tun.offload);
             let tun = tun.ok_or(AddError::TooFewQueues { queues, lanes })?;
-            lane.mailbox.put(Command::AddQueue(network, Queue { tun, host: Arc::clone(&host) }))?;
+            lane.mailbox.put(LaneCommand::AddQueue(network, Queue { tun, host: Arc::clone(&host) }))?;
         }
 
         Ok(())
@@ -205,7 +205,7 @@ impl Lanes {
     ///
     /// [`Busy`] when a lane does not run.
     pub fn remove_network(&self, network: NetworkId) -> Result<(), Busy> {
-        self.tell_all(|| Command::RemoveQueue(network))
+        self.tell_all(|| LaneCommand::RemoveQueue(network))
     }
 
     /// Sends handshakes at once; for an agent that just started and whose peers still use old sessions.
@@ -214,7 +214,7 @@ impl Lanes {
     ///
     /// [`Busy`] when a lane does not run.
     pub fn wake_peers(&self) -> Result<(), Busy> {
-        self.tell_all(|| Command::WakePeers)
+        self.tell_all(|| LaneCommand::WakePeers)
     }
 
     /// Finds out how peers see this node, if none has said: who is behind a translation must call first.
@@ -223,7 +223,7 @@ impl Lanes {
     ///
     /// [`Busy`] when a lane does not run.
     pub fn greet(&self) -> Result<(), Busy> {
-        self.tell_all(|| Command::Greet)
+        self.tell_all(|| LaneCommand::Greet)
     }
 
     /// Tells the lanes the host's own addresses.
@@ -232,7 +232,7 @@ impl Lanes {
     ///
     /// [`Busy`] when a lane does not run.
     pub fn know_own(&self, own: &Arc<BTreeSet<IpAddr>>) -> Result<(), Busy> {
-        self.tell_all(|| Command::Own(Arc::clone(own)))
+        self.tell_all(|| LaneCommand::Own(Arc::clone(own)))
     }
 
     /// Tells every peer in use, inside the tunnel, that this node's address may be another one.
@@ -241,7 +241,7 @@ impl Lanes {
     ///
     /// [`Busy`] when a lane does not run.
     pub fn announce(&self) -> Result<(), Busy> {
-        self.tell_all(|| Command::Announce)
+        self.tell_all(|| LaneCommand::Announce)
     }
 
     /// Looks for a node's silent lanes at once, because one of its lanes was heard again.
@@ -250,7 +250,7 @@ impl Lanes {
     ///
     /// [`Busy`] when a lane does not run.
     pub fn hurry(&self, node: NodeId) -> Result<(), Busy> {
-        self.tell_all(|| Command::Hurry(node))
+        self.tell_all(|| LaneCommand::Hurry(node))
     }
 
     /// Asks every lane how it is doing. A lane that does not answer is left out.
@@ -269,7 +269,7 @@ impl Lanes {
         drop(self);
     }
 
-    fn tell_all(&self, command: impl Fn() -> Command) -> Result<(), Busy> {
+    fn tell_all(&self, command: impl Fn() -> LaneCommand) -> Result<(), Busy> {
         // Every lane is told before the first refusal is returned.
         let told: Vec<_> = self.lanes.iter().map(|lane| lane.mailbox.put(command())).collect();
 
@@ -283,7 +283,7 @@ const REPORT_PATIENCE: Duration = Duration::from_secs(1);
 impl Drop for Lanes {
     fn drop(&mut self) {
         for lane in &self.lanes {
-            let _ = lane.mailbox.put(Command::Shutdown);
+            let _ = lane.mailbox.put(LaneCommand::Shutdown);
         }
         for thread in self.lanes.iter_mut().filter_map(|lane| lane.thread.take()) {
             let _ = thread.join();
@@ -295,16 +295,16 @@ impl Handle {
     fn ask(&self) -> Option<oneshot::Receiver<LaneReport>> {
         let (sender, answer) = oneshot::channel();
 
-        self.mailbox.put(Command::Report(sender)).ok().map(|()| answer)
+        self.mailbox.put(LaneCommand::Report(sender)).ok().map(|()| answer)
     }
 }
 
-fn bind(port: u16) -> Result<UdpSockets, StartError> {
+fn bind(port: u16) -> Result<UdpSockets, LanesError> {
     UdpSockets::bind(port).map_err(|source| {
         if source.kind() == io::ErrorKind::AddrInUse {
-            StartError::PortTaken { port, owner: port_owner::find(Protocol::Udp, port) }
+            LanesError::PortTaken { port, owner: port_owner::find(Protocol::Udp, port) }
         } else {
-            StartError::Socket { port, source }
+            LanesError::Socket { port, source }
         }
     })
 }

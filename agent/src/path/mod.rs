@@ -2,8 +2,8 @@
 //!
 //! A packet's way out: a container sends it, the network's namespace routes it to its TUN device, which hands it to one of
 //! its queues, by flow; a queue belongs to one lane. `tun` reads it, with luck as part of a super-packet of 64 KiB that
-//! `split` takes apart; the lane's engine (`overlay_dataplane`) finds the peer, seals it and makes trains of equal datagrams;
-//! `udp` sends a train in one call. The way in: `udp` receives a train, the engine opens it and checks who may have sent it,
+//! `split` takes apart; the lane's engine (`overlay_dataplane`) finds the peer, seals it and makes batches of equal datagrams;
+//! `udp` sends a batch in one call. The way in: `udp` receives a batch, the engine opens it and checks who may have sent it,
 //! `coalesce` merges packets of one flow, and `tun` writes them in one call.
 //!
 //! A lane (`lane`) is one thread with everything it needs: a UDP port, an engine, and for every network a queue and a key of
@@ -14,6 +14,7 @@
 
 #[cfg(feature = "bench")]
 pub mod bench;
+mod busy_poll;
 mod coalesce;
 mod command;
 mod counters;
@@ -21,7 +22,6 @@ mod counters;
 pub mod fuzzing;
 mod lane;
 mod lanes;
-mod lookout;
 mod loopback;
 mod packet;
 mod queue;
@@ -35,6 +35,6 @@ mod udp;
 
 pub use coalesce::Offload;
 pub use command::Busy;
-pub use counters::{CounterKind, Counters};
-pub use lanes::{AddError, Lanes, LanesConfig, StartError, TunQueues, consecutive_ports, default_lanes};
+pub use counters::{CounterKind, LaneCounters};
+pub use lanes::{AddError, Lanes, LanesConfig, LanesError, TunQueues, consecutive_ports, default_lanes};
 pub use report::{LaneEvent, LaneReport};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use overlay_core::NetworkId;
 use overlay_dataplane::{Event, LaneId, PeerStatus};
 
-use super::counters::Counters;
+use super::counters::LaneCounters;
 
 /// How one lane is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct LaneReport {
     /// What became of the packets in the engine.
     pub engine: overlay_dataplane::Counters,
     /// What was counted between the engine and the kernel.
-    pub io: Counters,
+    pub io: LaneCounters,
     /// Whether its sockets take batches.
     pub segments: bool,
     /// How long ago the host's firewall last refused what it sent.

@@ -13,9 +13,9 @@ const GSO_ECN: u8 = 0x80;
 
 /// The most packets one super-packet may become: 64 KiB of the smallest segments that Linux lets TCP make (48 bytes).
 const MAX_SEGMENTS: usize = 1_366;
-/// A batch is complete at this many packets: two full trains.
+/// A batch is complete at this many packets: two full batches.
 const ENOUGH_PACKETS: usize = 128;
-/// A batch is complete at this many bytes. Two super-packets make three trains, where one makes two; much more would leave
+/// A batch is complete at this many bytes. Two super-packets make three batches, where one makes two; much more would leave
 /// the processor's cache between reading, sealing and sending.
 const ENOUGH_BYTES: usize = 128 * 1024;
 
@@ -34,13 +34,13 @@ pub(crate) struct Batch {
     split: Vec<u8>,
     split_len: usize,
     sizes: Vec<usize>,
-    places: Vec<Place>,
+    spans: Vec<Span>,
     /// What the packets hold together.
     bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct Span {
     source: Source,
     at: usize,
     len: usize,
@@ -66,7 +66,7 @@ impl Batch {
             split: Vec::new(),
             split_len: 0,
             sizes: Vec::new(),
-            places: Vec::new(),
+            spans: Vec::new(),
             bytes: 0,
         }
     }
@@ -75,15 +75,13 @@ impl Batch {
     pub(crate) fn clear(&mut self) {
         self.read_len = 0;
         self.split_len = 0;
-        self.places.clear();
+        self.spans.clear();
         self.bytes = 0;
     }
 
     /// Tells whether the batch is full: enough packets, or no room for another read.
     pub(crate) fn is_full(&self) -> bool {
-        self.places.len() >= ENOUGH_PACKETS
-            || self.bytes >= ENOUGH_BYTES
-            || self.read.len() - self.read_len < Self::READ
+        self.spans.len() >= ENOUGH_PACKETS || self.bytes >= ENOUGH_BYTES || self.read.len() - self.read_len < Self::READ
     }
 
     /// Returns where the next read goes.
@@ -109,24 +107,24 @@ impl Batch {
         if header.flags & NEEDS_CSUM != 0 {
             complete_checksum(packet, header)?;
         }
-        let place = Place { source: Source::Read, at: self.read_len + VIRTIO_NET_HDR_LEN, len: packet.len() };
+        let span = Span { source: Source::Read, at: self.read_len + VIRTIO_NET_HDR_LEN, len: packet.len() };
         self.read_len += len;
         self.bytes += len;
-        self.places.push(place);
+        self.spans.push(span);
 
         Ok(())
     }
 
     /// Returns how many packets there are.
     pub(crate) fn len(&self) -> usize {
-        self.places.len()
+        self.spans.len()
     }
 
     /// Lists the packets in the order they were sent.
     pub(crate) fn packets(&self) -> impl Iterator<Item = &[u8]> {
-        self.places.iter().map(|place| match place.source {
-            Source::Read => &self.read[place.at..][..place.len],
-            Source::Split => &self.split[place.at..][..place.len],
+        self.spans.iter().map(|span| match span.source {
+            Source::Read => &self.read[span.at..][..span.len],
+            Source::Split => &self.split[span.at..][..span.len],
         })
     }
 
@@ -151,7 +149,7 @@ impl Batch {
         let made = tun_rs::gso_split(packet, header, &mut slots, &mut self.sizes[..count], 0, is_v6);
         let made = made.map_err(|_| Malformed)?;
         for (slot, &size) in self.sizes[..made].iter().enumerate() {
-            self.places.push(Place { source: Source::Split, at: self.split_len + slot * stride, len: size });
+            self.spans.push(Span { source: Source::Split, at: self.split_len + slot * stride, len: size });
         }
         self.split_len = end;
         self.bytes += len;

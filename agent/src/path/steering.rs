@@ -21,23 +21,23 @@ const SPARSE: u32 = 16 << 10;
 /// A lane that was busy within this many windows may be so again at once.
 const RECENT: u32 = 3;
 /// How many flows are told apart; flows that share a place share their bytes. 3 KiB a lane.
-const PLACES: usize = 256;
+const FLOW_SLOTS: usize = 256;
 
 /// Where lanes say that they are busy.
 #[derive(Debug)]
-pub(crate) struct Board {
+pub(crate) struct LaneLoad {
     start: Instant,
     /// For each lane the number of the window in which it was last busy.
     busy: Box<[AtomicU32]>,
 }
 
-impl Board {
-    /// Makes the board of `lanes` lanes that have not been busy.
+impl LaneLoad {
+    /// Begins with `lanes` lanes, none of them busy.
     pub(crate) fn new(lanes: usize, now: Instant) -> Self {
         Self { start: now, busy: (0..lanes).map(|_| AtomicU32::new(0)).collect() }
     }
 
-    /// Numbers windows from [`RECENT`] on, so that none is close to the start of the board. Comes round after a year.
+    /// Numbers windows from [`RECENT`] on, so that none is close to the start. Comes round after a year.
     fn window(&self, now: Instant) -> u32 {
         let windows = now.saturating_duration_since(self.start).as_millis() / WINDOW.as_millis();
 
@@ -81,7 +81,7 @@ impl Carried {
 #[derive(Debug)]
 pub(crate) struct Steering {
     lane: usize,
-    board: Arc<Board>,
+    load: Arc<LaneLoad>,
     window: u32,
     carried: Carried,
     flows: Box<[Carried]>,
@@ -89,13 +89,13 @@ pub(crate) struct Steering {
 
 impl Steering {
     /// Makes the steering of the lane with this number.
-    pub(crate) fn new(lane: usize, board: Arc<Board>) -> Self {
-        Self { lane, board, window: 0, carried: Carried::default(), flows: vec![Carried::default(); PLACES].into() }
+    pub(crate) fn new(lane: usize, load: Arc<LaneLoad>) -> Self {
+        Self { lane, load, window: 0, carried: Carried::default(), flows: vec![Carried::default(); FLOW_SLOTS].into() }
     }
 
     /// Notes what time it is; everything else takes place then.
     pub(crate) fn turn(&mut self, now: Instant) {
-        self.window = self.board.window(now);
+        self.window = self.load.window(now);
     }
 
     /// Notes that a super-packet of `bytes` was read or written whose headers are those of `packet`.
@@ -104,7 +104,7 @@ impl Steering {
         self.carried.add(window, bytes);
         self.flow(packet).add(window, bytes);
         if self.is_busy()
-            && let Some(busy) = self.board.busy.get(self.lane)
+            && let Some(busy) = self.load.busy.get(self.lane)
         {
             busy.store(self.window, Ordering::Relaxed);
         }
@@ -131,18 +131,18 @@ impl Steering {
 
     /// Finds a lane that is not busy, the next one first, so that not all choose the same.
     fn quiet_lane(&self) -> Option<usize> {
-        let lanes = self.board.busy.len();
+        let lanes = self.load.busy.len();
         let others = (1..lanes).map(|step| (self.lane + step) % lanes);
 
         others.into_iter().find(|&lane| {
-            let busy = self.board.busy.get(lane).map_or(self.window, |busy| busy.load(Ordering::Relaxed));
+            let busy = self.load.busy.get(lane).map_or(self.window, |busy| busy.load(Ordering::Relaxed));
             // Another lane's clock may be a window ahead.
             self.window.wrapping_add(1).wrapping_sub(busy) > RECENT + 1
         })
     }
 
     fn flow(&mut self, packet: &[u8]) -> &mut Carried {
-        let place = usize::try_from(flow_hash(packet) >> 24).unwrap_or(0) % PLACES;
+        let place = usize::try_from(flow_hash(packet) >> 24).unwrap_or(0) % FLOW_SLOTS;
 
         &mut self.flows[place]
     }
@@ -183,7 +183,7 @@ mod tests {
     use crate::path::testing::{Tcp, tcp4, udp4};
 
     struct World {
-        board: Arc<Board>,
+        load: Arc<LaneLoad>,
         now: Instant,
     }
 
@@ -191,11 +191,11 @@ mod tests {
         fn new(lanes: usize) -> Self {
             let now = Instant::now();
 
-            Self { board: Arc::new(Board::new(lanes, now)), now: now + WINDOW }
+            Self { load: Arc::new(LaneLoad::new(lanes, now)), now: now + WINDOW }
         }
 
         fn lane(&self, lane: usize) -> Steering {
-            let mut steering = Steering::new(lane, Arc::clone(&self.board));
+            let mut steering = Steering::new(lane, Arc::clone(&self.load));
             steering.turn(self.now);
 
             steering

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use tun_rs::VIRTIO_NET_HDR_LEN;
 
 use super::coalesce::{Coalescer, Group, MAX_GROUP, MAX_HEADERS, Offload, Packets};
-use super::counters::Counters;
+use super::counters::LaneCounters;
 use super::split::Batch;
 use super::steering::Steering;
 
@@ -48,7 +48,7 @@ impl TunQueue {
     }
 
     /// Reads until the batch is full or the queue is empty.
-    pub(crate) fn read(&self, batch: &mut Batch, steering: &mut Steering, counters: &mut Counters) -> Filled {
+    pub(crate) fn read(&self, batch: &mut Batch, steering: &mut Steering, counters: &mut LaneCounters) -> Filled {
         batch.clear();
         while !batch.is_full() {
             let len = match nix::unistd::read(self.as_fd(), batch.room()) {
@@ -77,7 +77,7 @@ impl TunQueue {
         packets: Packets<'_>,
         coalescer: &mut Coalescer,
         steering: &mut Steering,
-        counters: &mut Counters,
+        counters: &mut LaneCounters,
     ) {
         coalescer.plan(packets, self.offload);
         let mut refused = false;
@@ -104,7 +104,7 @@ impl TunQueue {
         group: &Group,
         packets: Packets<'_>,
         coalescer: &Coalescer,
-        counters: &mut Counters,
+        counters: &mut LaneCounters,
     ) -> Result<(), Errno> {
         let mut headers = [0; MAX_HEADERS];
         let Some(written) = group.write_headers(packets, &mut headers) else {
@@ -137,7 +137,7 @@ impl TunQueue {
         group: &Group,
         packets: Packets<'_>,
         coalescer: &Coalescer,
-        counters: &mut Counters,
+        counters: &mut LaneCounters,
     ) -> Result<(), Errno> {
         for index in coalescer.members(group) {
             // Counted there; the next packet has its own chance.
@@ -148,7 +148,7 @@ impl TunQueue {
     }
 
     /// Writes one packet as it is. A refusal of one plain packet says nothing about super-packets, so `EINVAL` is not passed on.
-    fn write_plain(&self, queue: usize, packet: &[u8], counters: &mut Counters) -> Result<(), Errno> {
+    fn write_plain(&self, queue: usize, packet: &[u8], counters: &mut LaneCounters) -> Result<(), Errno> {
         let written = self.write_parts(queue, &[IoSlice::new(&PLAIN), IoSlice::new(packet)], counters);
         match written {
             Ok(()) => counters.tun_packets_out += 1,
@@ -158,7 +158,7 @@ impl TunQueue {
         written.map_err(|error| if error == Errno::EINVAL { Errno::EIO } else { error })
     }
 
-    fn write_parts(&self, queue: usize, parts: &[IoSlice<'_>], counters: &mut Counters) -> Result<(), Errno> {
+    fn write_parts(&self, queue: usize, parts: &[IoSlice<'_>], counters: &mut LaneCounters) -> Result<(), Errno> {
         let queue = self.queues.get(queue).map_or_else(|| self.as_fd(), OwnedFd::as_fd);
         counters.tun_writes += 1;
         loop {

@@ -14,7 +14,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::counters::Counters;
+use super::counters::LaneCounters;
 
 /// What the kernel may hold of what one socket received: 30 ms at 2 Gbit/s, for when the lane does not get to run.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -23,9 +23,9 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 const SEND_BUFFER: usize = 1 << 20;
 /// How long one send waits for the device to take what is queued before the datagrams are lost.
 const SEND_PATIENCE_MS: u8 = 10;
-/// The largest datagram, or train of merged datagrams.
+/// The largest datagram, or batch of merged datagrams.
 const MAX_DATAGRAM: usize = 65_535;
-/// How many trains one receive takes; 512 KiB a lane.
+/// How many batches one receive takes; 512 KiB a lane.
 const TRAINS: usize = 8;
 /// How often a free port is looked for that both families have free.
 const PORT_ATTEMPTS: usize = 16;
@@ -57,14 +57,14 @@ pub(crate) struct UdpSocket {
 
 /// Room for one receive. Reused for both sockets.
 #[derive(Debug)]
-pub(crate) struct Trains {
+pub(crate) struct ReceiveBuffers {
     bytes: Vec<u8>,
     meta: [RecvMeta; TRAINS],
 }
 
 /// Datagrams from one sender, each `segment` bytes long, the last perhaps shorter.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Train<'a> {
+pub(crate) struct GsoBatch<'a> {
     /// The sender.
     pub(crate) from: SocketAddr,
     /// The datagrams, one behind the other.
@@ -125,7 +125,7 @@ impl UdpSockets {
     }
 
     /// Sends datagrams of `segment` bytes each, the last perhaps shorter, to one destination.
-    pub(crate) fn send(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, counters: &mut Counters) {
+    pub(crate) fn send(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, counters: &mut LaneCounters) {
         let socket = match to {
             SocketAddr::V4(_) => Some(&mut self.v4),
             SocketAddr::V6(_) => self.v6.as_mut(),
@@ -164,9 +164,9 @@ impl UdpSocket {
         address.as_socket().map(|address| address.port()).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
-    /// Receives what is there, up to the room of `trains`, and returns how many trains came.
-    pub(crate) fn receive(&self, trains: &mut Trains, counters: &mut Counters) -> usize {
-        let Trains { bytes, meta } = trains;
+    /// Receives what is there, up to the room of `batches`, and returns how many batches came.
+    pub(crate) fn receive(&self, batches: &mut ReceiveBuffers, counters: &mut LaneCounters) -> usize {
+        let ReceiveBuffers { bytes, meta } = batches;
         let mut chunks = bytes.chunks_exact_mut(MAX_DATAGRAM);
         let mut buffers: [IoSliceMut<'_>; TRAINS] =
             std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
@@ -184,7 +184,7 @@ impl UdpSocket {
         }
     }
 
-    fn send(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, counters: &mut Counters) {
+    fn send(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, counters: &mut LaneCounters) {
         if segment >= bytes.len() {
             // Counted there, and what is lost is repeated by whoever sent it.
             let _ = self.send_one(to, bytes, counters);
@@ -208,7 +208,7 @@ impl UdpSocket {
         }
     }
 
-    fn send_singly(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, counters: &mut Counters) {
+    fn send_singly(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, counters: &mut LaneCounters) {
         counters.udp_singly += 1;
         let mut refused = usize::MAX;
         for datagram in bytes.chunks(segment.max(1)) {
@@ -221,7 +221,7 @@ impl UdpSocket {
         }
     }
 
-    fn send_one(&mut self, to: SocketAddr, datagram: &[u8], counters: &mut Counters) -> Result<(), Errno> {
+    fn send_one(&mut self, to: SocketAddr, datagram: &[u8], counters: &mut LaneCounters) -> Result<(), Errno> {
         let sent = self.try_send(to, datagram, None, counters);
         match sent {
             Ok(()) => counters.udp_datagrams_out += 1,
@@ -236,7 +236,7 @@ impl UdpSocket {
         destination: SocketAddr,
         contents: &[u8],
         segment_size: Option<usize>,
-        counters: &mut Counters,
+        counters: &mut LaneCounters,
     ) -> Result<(), Errno> {
         let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
         counters.udp_sends += 1;
@@ -273,22 +273,22 @@ impl AsFd for UdpSocket {
     }
 }
 
-impl Trains {
+impl ReceiveBuffers {
     /// Makes room.
     pub(crate) fn new() -> Self {
         Self { bytes: vec![0; TRAINS * MAX_DATAGRAM], meta: [RecvMeta::default(); TRAINS] }
     }
 
-    /// Returns one of the trains received last.
-    pub(crate) fn train(&self, index: usize) -> Option<Train<'_>> {
+    /// Returns one of the batches received last.
+    pub(crate) fn batch(&self, index: usize) -> Option<GsoBatch<'_>> {
         let meta = self.meta.get(index)?;
         let bytes = self.bytes.get(index * MAX_DATAGRAM..)?.get(..meta.len)?;
 
-        Some(Train { from: meta.addr, bytes, segment: meta.stride })
+        Some(GsoBatch { from: meta.addr, bytes, segment: meta.stride })
     }
 }
 
-impl Train<'_> {
+impl GsoBatch<'_> {
     /// Returns how many datagrams there are; one without bytes is one.
     pub(crate) fn len(&self) -> u64 {
         datagrams(self.bytes, self.segment).max(1)
@@ -303,7 +303,7 @@ fn datagrams(bytes: &[u8], segment: usize) -> u64 {
     clippy::wildcard_enum_match_arm,
     reason = "errno has 130 values; these are the ones that sending is known to give"
 )]
-fn count_loss(error: Errno, datagrams: u64, counters: &mut Counters) {
+fn count_loss(error: Errno, datagrams: u64, counters: &mut LaneCounters) {
     let counter = match error {
         Errno::EMSGSIZE => &mut counters.udp_too_big,
         Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM => &mut counters.udp_no_buffer,
@@ -350,7 +350,7 @@ mod tests {
         let receiver = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
         receiver.set_nonblocking(true).expect("set");
         let to = receiver.local_addr().expect("an address");
-        let mut counters = Counters::default();
+        let mut counters = LaneCounters::default();
         sockets.send(to, &[1; 30], 10, &mut counters);
         let before = sockets.segments();
         sockets.v4.hand = without_batches;

@@ -1,13 +1,13 @@
-//! Brings kernel, lanes and names to what is desired, and keeps them there.
+//! Brings kernel, lanes and names to the desired state, and keeps them there.
 //!
 //! `supervisor` recomputes when the membership or the journal changes and has one `worker` a network; a worker owns that
-//! network's namespace. `site` is what a worker needs of the kernel, `pass` one round over it, `pace` says when the next
+//! network's namespace. `namespace_ops` is what a worker needs of the kernel, `pass` one pass over it, `pace` says when the next
 //! one is. A network that nobody touches costs nothing but a sweep a minute.
 
 pub(crate) mod clean;
+mod namespace_ops;
 mod pace;
 mod pass;
-mod site;
 mod supervisor;
 mod watched;
 mod worker;
@@ -20,29 +20,29 @@ use crate::path::Offload;
 
 pub(crate) use supervisor::run;
 
-/// How all networks are doing.
+/// The state of all networks.
 pub(crate) type NetworkReports = BTreeMap<NetworkId, NetworkReport>;
 
-/// How one network is doing in the kernel.
+/// The state of one network in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct NetworkReport {
-    /// The endpoints that were tried, and how that went.
+    /// The endpoints that were attached, and the results.
     pub(crate) endpoints: BTreeMap<EndpointId, EndpointState>,
-    /// Differences put right that neither we nor the end of a sandbox had made.
+    /// Differences that were repaired and that neither the agent nor the end of a sandbox had caused.
     pub(crate) drift_healed: u32,
-    /// What the kernel refuses.
-    pub(crate) trouble: Option<String>,
+    /// The error of the kernel, if any.
+    pub(crate) problem: Option<String>,
     /// What the TUN takes and gives super-packets of.
     pub(crate) offload: Offload,
 }
 
-/// How one endpoint is doing.
+/// The state of one endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum EndpointState {
-    /// It can be used.
+    /// It is ready.
     Ready,
-    /// It cannot, and why.
+    /// It is not ready, with the reason.
     Failed(String),
-    /// What it lived in is gone; it will be taken out of the journal.
+    /// Its sandbox is gone; it will be removed from the journal.
     Gone(String),
 }

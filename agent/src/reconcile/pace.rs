@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::pass::{Cause, Outcome};
+use super::pass::{Cause, PassOutcome};
 
 /// How long a difference that raises no event may stand.
 pub(crate) const SWEEP: Duration = Duration::from_secs(60);
@@ -18,13 +18,13 @@ const JITTER: f64 = 0.5;
 /// The first and the longest pause before something refused is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(15);
-/// How long events are gathered before one round answers them all: at first, and at the most while rounds find nothing to do.
+/// How long events are gathered before one pass answers them all: at first, and at the most while passes find nothing to do.
 const GATHER: Duration = Duration::from_millis(20);
 const MAX_GATHER: Duration = Duration::from_millis(500);
 /// After so long without an event, the next one is answered fast again.
 const CALM: Duration = Duration::from_secs(2);
 
-/// The pace of one network's rounds.
+/// The pace of one network's passes.
 #[derive(Debug)]
 pub(crate) struct Pace {
     sweep: Duration,
@@ -35,12 +35,12 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// Begins with a round that is due at once; later ones are without cause every `sweep`.
+    /// Begins with a pass that is due at once; later ones are without cause every `sweep`.
     pub(crate) fn new(sweep: Duration, now: Instant) -> Self {
         Self { sweep, due: now, retry: RETRY, gather: GATHER, last_event: None }
     }
 
-    /// Returns when the next round is due though nothing was heard.
+    /// Returns when the next pass is due though nothing was heard.
     pub(crate) fn poll_timeout(&self) -> Instant {
         self.due
     }
@@ -55,8 +55,8 @@ impl Pace {
         self.gather
     }
 
-    /// Takes note of a round. `chance` is from 0 to 1.
-    pub(crate) fn handle_round(&mut self, cause: Cause, outcome: Outcome, chance: f64, now: Instant) {
+    /// Takes note of a pass. `chance` is from 0 to 1.
+    pub(crate) fn handle_pass(&mut self, cause: Cause, outcome: PassOutcome, chance: f64, now: Instant) {
         if cause == Cause::Event {
             self.gather = if outcome.did_something { GATHER } else { (self.gather * 2).min(MAX_GATHER) };
         }
@@ -78,20 +78,20 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const DONE: Outcome = Outcome { is_complete: true, did_something: false, turns: 1 };
+    const DONE: PassOutcome = PassOutcome { is_complete: true, did_something: false, turns: 1 };
 
     #[test]
     fn what_the_kernel_refuses_is_tried_again_ever_more_seldom() {
         let mut now = Instant::now();
         let (start, mut pace, mut tries) = (now, Pace::new(SWEEP, now), 0);
         while now < start + Duration::from_secs(60) {
-            pace.handle_round(Cause::Resync, Outcome { is_complete: false, ..DONE }, 0.5, now);
+            pace.handle_pass(Cause::Resync, PassOutcome { is_complete: false, ..DONE }, 0.5, now);
             tries += 1;
             now = pace.poll_timeout();
         }
 
         assert!((5..12).contains(&tries), "{tries} tries");
-        pace.handle_round(Cause::Desired, Outcome { is_complete: false, ..DONE }, 0.5, now);
+        pace.handle_pass(Cause::Desired, PassOutcome { is_complete: false, ..DONE }, 0.5, now);
         assert_eq!(pace.poll_timeout() - now, RETRY, "something else may be possible at once");
     }
 
@@ -101,7 +101,7 @@ mod tests {
         let mut pace = Pace::new(SWEEP, now);
         assert_eq!(pace.handle_event(now), GATHER);
         for _ in 0..10 {
-            pace.handle_round(Cause::Event, DONE, 0.5, now);
+            pace.handle_pass(Cause::Event, DONE, 0.5, now);
             now += Duration::from_millis(50);
             pace.handle_event(now);
         }
@@ -115,10 +115,10 @@ mod tests {
     fn events_do_not_put_off_a_sweep() {
         let start = Instant::now();
         let mut pace = Pace::new(SWEEP, start);
-        pace.handle_round(Cause::Desired, DONE, 0.5, start);
+        pace.handle_pass(Cause::Desired, DONE, 0.5, start);
         let due = pace.poll_timeout();
         pace.handle_event(start + Duration::from_secs(10));
-        pace.handle_round(Cause::Event, DONE, 0.5, start + Duration::from_secs(10));
+        pace.handle_pass(Cause::Event, DONE, 0.5, start + Duration::from_secs(10));
 
         assert_eq!(pace.poll_timeout(), due);
     }

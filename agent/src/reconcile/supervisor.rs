@@ -13,12 +13,12 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::clean;
-use super::worker::{self, Ties};
-use crate::desired::{self, Carriage, NetworkDesired, Underlays};
+use super::worker::{self, WorkerContext};
+use crate::desired::{self, DataPathParams, NetworkDesired, Underlays};
 use crate::dns::{DnsServers, Names};
 use crate::endpoint::journal::Entries;
-use crate::kernel::{Events, MountEvents};
-use crate::session::{Session, Standing};
+use crate::joined_node::{Admission, JoinedNode};
+use crate::kernel::{MountEvents, NamespaceEvents};
 use crate::state::SandboxRecord;
 
 /// How long control may take to say whether another host uses this node's identity, until packets are carried all the same.
@@ -33,7 +33,7 @@ struct Kept {
 }
 
 struct Supervisor {
-    session: Arc<Session>,
+    joined: Arc<JoinedNode>,
     dns: Arc<Mutex<DnsServers>>,
     tasks: JoinSet<NetworkId>,
     kept: BTreeMap<NetworkId, Kept>,
@@ -41,32 +41,32 @@ struct Supervisor {
     leaving: BTreeMap<NetworkId, ()>,
     tables: Vec<BTreeMap<NetworkId, Arc<NetworkTable>>>,
     cleaned: bool,
-    events: Option<Arc<Events>>,
+    events: Option<Arc<NamespaceEvents>>,
     mounts: watch::Sender<u64>,
     sweeps: Arc<Semaphore>,
     /// Whether the lanes have the tables.
     carries: bool,
 }
 
-/// Keeps everything as desired until the session stops; what stands in the kernel then stays.
-pub(crate) async fn run(session: Arc<Session>) {
-    let mut membership = session.membership.subscribe();
-    let mut journal = session.journal.subscribe();
-    let mut mtu = session.underlay_mtu();
-    let mut own = session.own();
-    let mut standing = session.standing.subscribe();
+/// Keeps everything as desired until the node leaves or the agent stops; what stands in the kernel then stays.
+pub(crate) async fn run(joined: Arc<JoinedNode>) {
+    let mut membership = joined.membership.subscribe();
+    let mut journal = joined.journal.subscribe();
+    let mut mtu = joined.underlay_mtu();
+    let mut own = joined.own();
+    let mut admission = joined.admission.subscribe();
     let mut supervisor = Supervisor {
         dns: Arc::new(Mutex::new(DnsServers::start(PathBuf::from(RESOLV_CONF)))),
         tasks: JoinSet::new(),
         kept: BTreeMap::new(),
         leaving: BTreeMap::new(),
-        tables: vec![BTreeMap::new(); session.lanes.count()],
+        tables: vec![BTreeMap::new(); joined.lanes.count()],
         cleaned: false,
-        events: session.events().await,
+        events: joined.events().await,
         mounts: watch::Sender::default(),
         sweeps: Arc::new(Semaphore::new(1)),
         carries: false,
-        session: Arc::clone(&session),
+        joined: Arc::clone(&joined),
     };
     let mut mounts = MountEvents::open().ok();
     supervisor.update().await;
@@ -76,17 +76,17 @@ pub(crate) async fn run(session: Arc<Session>) {
     loop {
         if supervisor.carries && !std::mem::replace(&mut has_woken, true) {
             // Peers may hold sessions with a process that is no more.
-            let _ = session.lanes.wake_peers();
+            let _ = joined.lanes.wake_peers();
         }
         tokio::select! {
-            () = session.stop.cancelled() => break,
+            () = joined.stop.cancelled() => break,
             _ = membership.changed() => {}
             _ = journal.changed() => {}
             _ = mtu.changed() => {}
             _ = own.changed() => {}
-            _ = standing.changed() => {}
-            () = sleep_until(presumed), if *session.standing.borrow() == Standing::Unproven => {
-                session.presume_standing();
+            _ = admission.changed() => {}
+            () = sleep_until(presumed), if *joined.admission.borrow() == Admission::Unproven => {
+                joined.assume_admission();
             }
             Some(ended) = supervisor.tasks.join_next() => supervisor.ended(ended),
             () = remounted(&mut mounts) => {
@@ -115,21 +115,21 @@ async fn remounted(mounts: &mut Option<MountEvents>) {
 
 impl Supervisor {
     async fn update(&mut self) {
-        let session = Arc::clone(&self.session);
-        let membership = session.membership.borrow().clone();
-        let entries = session.journal.entries();
-        let view = desired::local_view(&membership.view, &entries, session.node);
-        let lanes = u16::try_from(session.lanes.count()).unwrap_or(u16::MAX);
-        let carriage = Carriage { lanes, mtu: session.mtu() };
-        self.publish_tables(&view, carriage);
+        let joined = Arc::clone(&self.joined);
+        let membership = joined.membership.borrow().clone();
+        let entries = joined.journal.entries();
+        let view = desired::local_view(&membership.view, &entries, joined.node);
+        let lanes = u16::try_from(joined.lanes.count()).unwrap_or(u16::MAX);
+        let params = DataPathParams { lanes, mtu: joined.mtu() };
+        self.publish_tables(&view, params);
         self.publish_names(&view, &entries);
-        let wanted = desired::networks(&view, &entries, session.node, carriage);
+        let wanted = desired::networks(&view, &entries, joined.node, params);
         if membership.live {
             self.drop_unwanted(&wanted);
             if !self.cleaned {
                 self.cleaned = true;
                 let names: Vec<_> = wanted.keys().chain(self.leaving.keys()).copied().collect();
-                clean::all_but(&session.run_dir, &names, &session.problems).await;
+                clean::all_but(&joined.run_dir, &names, &joined.problems).await;
             }
         }
         for (network, desired) in wanted {
@@ -154,8 +154,8 @@ impl Supervisor {
         }
         let unwanted = CancellationToken::new();
         let (sender, receiver) = watch::channel(Arc::new(desired));
-        let ties = Ties {
-            session: Arc::clone(&self.session),
+        let context = WorkerContext {
+            joined: Arc::clone(&self.joined),
             dns: Arc::clone(&self.dns),
             events: self.events.clone(),
             mounts: self.mounts.subscribe(),
@@ -164,7 +164,7 @@ impl Supervisor {
         };
         self.kept.insert(network, Kept { desired: sender, unwanted });
         self.tasks.spawn(async move {
-            worker::run(ties, network, receiver).await;
+            worker::run(context, network, receiver).await;
             network
         });
     }
@@ -174,7 +174,7 @@ impl Supervisor {
         for network in gone {
             if let Some(kept) = self.kept.remove(&network) {
                 kept.unwanted.cancel();
-                self.session.problems.clear(&format!("membership {network}"));
+                self.joined.problems.clear(&format!("membership {network}"));
                 self.leaving.insert(network, ());
             }
         }
@@ -188,15 +188,15 @@ impl Supervisor {
     }
 
     /// A table that says the same as before stays the same one, so that the lanes need not look at it.
-    fn publish_tables(&mut self, view: &View, carriage: Carriage) {
-        let session = &self.session;
-        let underlays = Underlays::new(view, session.node, &session.own().borrow());
+    fn publish_tables(&mut self, view: &View, params: DataPathParams) {
+        let joined = &self.joined;
+        let underlays = Underlays::new(view, joined.node, &joined.own().borrow());
         let mut has_new = false;
         let mut lanes = vec![BTreeMap::new(); self.tables.len()];
-        for member in view.memberships_of(session.node) {
+        for member in view.memberships_of(joined.node) {
             let network = member.network;
-            let Some(keys) = session.keyring.find(network) else { continue };
-            let tables = desired::tables(view, &underlays, session.node, network, keys, carriage.mtu);
+            let Some(keys) = joined.keyring.find(network) else { continue };
+            let tables = desired::tables(view, &underlays, joined.node, network, keys, params.mtu);
             for ((next, known), table) in lanes.iter_mut().zip(&self.tables).zip(tables) {
                 let table = match known.get(&network) {
                     Some(same) if desired::same_table(same, &table) => Arc::clone(same),
@@ -209,15 +209,15 @@ impl Supervisor {
             }
         }
         self.tables = lanes;
-        let carried = std::mem::replace(&mut self.carries, session.standing.borrow().carries());
+        let carried = std::mem::replace(&mut self.carries, joined.admission.borrow().carries());
         if !self.carries {
-            session.lanes.publish(self.tables.iter().map(|_| Arc::default()));
+            joined.lanes.publish(self.tables.iter().map(|_| Arc::default()));
             return;
         }
-        session.lanes.publish(self.tables.iter().map(|networks| Arc::new(Tables { networks: networks.clone() })));
+        joined.lanes.publish(self.tables.iter().map(|networks| Arc::new(Tables { networks: networks.clone() })));
         if has_new || !carried {
             // A lane that takes no commands has ended the process already.
-            let _ = session.lanes.greet();
+            let _ = joined.lanes.greet();
         }
     }
 
@@ -233,6 +233,6 @@ impl Supervisor {
         }
         let names = Arc::new(Names::new(view, sandboxes.into_iter().map(|(_, endpoints)| endpoints)));
         self.dns.lock().unwrap_or_else(PoisonError::into_inner).publish(Arc::clone(&names));
-        self.session.names.send_replace(names);
+        self.joined.names.send_replace(names);
     }
 }

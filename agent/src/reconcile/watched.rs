@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use overlay_core::EndpointId;
 
-use super::site::Site;
-use crate::kernel::namespace::Report;
+use super::namespace_ops::NamespaceOps;
+use crate::kernel::namespace::ReconcileReport;
 use crate::kernel::{
-    Changes, Events, Keeper, KernelError, NamespaceDesired, Netns, NetworkNamespace, Place, SandboxDesired,
-    Subscription,
+    ChangeScope, Changes, InterfaceOwner, KernelError, NamespaceDesired, NamespaceEvents, Netns, NetworkNamespace,
+    SandboxDesired, Subscription,
 };
 
 /// A namespace whose changes are heard of, and the changes in the sandboxes that we look after.
 #[derive(Debug)]
 pub(crate) struct Watched {
     namespace: NetworkNamespace,
-    events: Option<Arc<Events>>,
+    events: Option<Arc<NamespaceEvents>>,
     changes: Arc<Changes>,
     _own: Option<Subscription>,
     sandboxes: BTreeMap<EndpointId, Subscription>,
@@ -28,9 +28,10 @@ impl Watched {
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub(crate) fn new(namespace: NetworkNamespace, events: Option<Arc<Events>>) -> Result<Self, KernelError> {
+    pub(crate) fn new(namespace: NetworkNamespace, events: Option<Arc<NamespaceEvents>>) -> Result<Self, KernelError> {
         let changes = Arc::default();
-        let subscribe = |events: &Arc<Events>| events.subscribe(namespace.netns(), Place::Network, &changes);
+        let subscribe =
+            |events: &Arc<NamespaceEvents>| events.subscribe(namespace.netns(), ChangeScope::Network, &changes);
         let own = events.as_ref().map(subscribe).transpose()?;
 
         Ok(Self { namespace, events, changes, _own: own, sandboxes: BTreeMap::new() })
@@ -49,12 +50,12 @@ impl Watched {
     /// Hears of changes in a sandbox. What becomes of an engine's container is the engine's affair.
     fn watch(&mut self, endpoint: EndpointId, desired: &SandboxDesired) -> Result<(), KernelError> {
         let Some(events) = &self.events else { return Ok(()) };
-        if desired.keeper != Keeper::Agent || self.sandboxes.contains_key(&endpoint) {
+        if desired.owner != InterfaceOwner::Agent || self.sandboxes.contains_key(&endpoint) {
             return Ok(());
         }
         // One that is gone is told by who attaches.
         if let Ok(netns) = Netns::open(&desired.netns) {
-            let subscription = events.subscribe(&netns, Place::Sandbox(endpoint), &self.changes)?;
+            let subscription = events.subscribe(&netns, ChangeScope::Sandbox(endpoint), &self.changes)?;
             self.sandboxes.insert(endpoint, subscription);
         }
 
@@ -62,13 +63,13 @@ impl Watched {
     }
 }
 
-impl Site for Watched {
-    async fn reconcile(&mut self, desired: &NamespaceDesired) -> Result<Report, KernelError> {
+impl NamespaceOps for Watched {
+    async fn reconcile(&mut self, desired: &NamespaceDesired) -> Result<ReconcileReport, KernelError> {
         self.sandboxes.retain(|id, _| desired.endpoints.contains_key(id));
         self.namespace.reconcile(desired).await
     }
 
-    async fn attach(&mut self, endpoint: EndpointId, desired: &SandboxDesired) -> Result<Report, KernelError> {
+    async fn attach(&mut self, endpoint: EndpointId, desired: &SandboxDesired) -> Result<ReconcileReport, KernelError> {
         // Before it is looked at: what changes meanwhile is heard.
         self.watch(endpoint, desired)?;
         let attached = self.namespace.attach(endpoint, desired).await;

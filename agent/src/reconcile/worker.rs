@@ -1,4 +1,4 @@
-//! Keeps one network: opens its namespace, serves its TUN and names, and runs rounds on change, on events and on time.
+//! Keeps one network: opens its namespace, serves its TUN and names, and runs passes on change, on events and on time.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,27 +13,27 @@ use tokio_util::sync::CancellationToken;
 
 use super::NetworkReport;
 use super::pace::{self, Pace};
-use super::pass::{Cause, Rounds};
+use super::pass::{Cause, Reconciler};
 use super::watched::Watched;
 use crate::desired::NetworkDesired;
 use crate::dns::{DnsServers, DnsSockets};
-use crate::kernel::{Changes, Events, NetworkNamespace, Offload, Place, Tun};
+use crate::joined_node::JoinedNode;
+use crate::kernel::{ChangeScope, Changes, NamespaceEvents, NetworkNamespace, Offload, Tun};
 use crate::path::{self, TunQueues};
 use crate::problem::explain;
-use crate::session::Session;
 
 /// The pause after a failure to open a namespace.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// What a worker shares with its supervisor.
 #[derive(Debug, Clone)]
-pub(crate) struct Ties {
+pub(crate) struct WorkerContext {
     /// The node's life.
-    pub(crate) session: Arc<Session>,
+    pub(crate) joined: Arc<JoinedNode>,
     /// All DNS servers.
     pub(crate) dns: Arc<Mutex<DnsServers>>,
     /// What happens in namespaces; without it, all are looked at all the time.
-    pub(crate) events: Option<Arc<Events>>,
+    pub(crate) events: Option<Arc<NamespaceEvents>>,
     /// Counts changes of the host's mounts, of which the namespace's pin is one.
     pub(crate) mounts: watch::Receiver<u64>,
     /// Lets one network at a time be looked at without cause: those that have one go first.
@@ -42,14 +42,15 @@ pub(crate) struct Ties {
     pub(crate) unwanted: CancellationToken,
 }
 
-/// Keeps a network until the session ends, which leaves it standing, or it is unwanted, which removes it.
-pub(crate) async fn run(ties: Ties, network: NetworkId, desired: watch::Receiver<Arc<NetworkDesired>>) {
-    let session = Arc::clone(&ties.session);
-    let unwanted = ties.unwanted.clone();
-    let mut worker = Worker { ties, network, desired, rounds: Rounds::default(), tun: None, served_host: None };
+/// Keeps a network until the node leaves or the agent stops, which leaves it standing, or it is unwanted, which removes it.
+pub(crate) async fn run(context: WorkerContext, network: NetworkId, desired: watch::Receiver<Arc<NetworkDesired>>) {
+    let joined = Arc::clone(&context.joined);
+    let unwanted = context.unwanted.clone();
+    let mut worker =
+        Worker { context, network, desired, reconciler: Reconciler::default(), tun: None, served_host: None };
     tokio::select! {
         biased;
-        () = session.stop.cancelled() => return,
+        () = joined.stop.cancelled() => return,
         () = unwanted.cancelled() => {}
         () = worker.keep() => {}
     }
@@ -57,10 +58,10 @@ pub(crate) async fn run(ties: Ties, network: NetworkId, desired: watch::Receiver
 }
 
 struct Worker {
-    ties: Ties,
+    context: WorkerContext,
     network: NetworkId,
     desired: watch::Receiver<Arc<NetworkDesired>>,
-    rounds: Rounds,
+    reconciler: Reconciler,
     /// The TUN's queues; the lanes have copies.
     tun: Option<Tun>,
     /// What the lanes were told of the host's own addresses.
@@ -72,7 +73,7 @@ impl Worker {
         loop {
             match self.open().await {
                 Ok(namespace) => self.follow(namespace).await,
-                Err(text) => self.state(NetworkReport { trouble: Some(text), ..NetworkReport::default() }),
+                Err(text) => self.state(NetworkReport { problem: Some(text), ..NetworkReport::default() }),
             }
             sleep(RETRY).await;
         }
@@ -81,31 +82,31 @@ impl Worker {
     /// Opens the namespace with TUN, events and DNS sockets. What an earlier process left is taken over as it stands.
     async fn open(&mut self) -> Result<Watched, String> {
         let wanted = self.desired.borrow().namespace.clone();
-        let opened = NetworkNamespace::open(&self.ties.session.run_dir, self.network, wanted.tun).await;
+        let opened = NetworkNamespace::open(&self.context.joined.run_dir, self.network, wanted.tun).await;
         let (namespace, tun) = opened.map_err(|error| explain(&error))?;
         self.serve(Some(tun))?;
         let gateways = wanted.gateways.clone();
         let bound = namespace.netns().enter(move || DnsSockets::bind(gateways)).await;
         let sockets = bound.map_err(|error| explain(&error))?;
         let sockets = sockets.map_err(|error| format!("failed to open the sockets of the DNS server: {error}"))?;
-        let added = self.ties.dns.lock().unwrap_or_else(PoisonError::into_inner).add(self.network, sockets);
+        let added = self.context.dns.lock().unwrap_or_else(PoisonError::into_inner).add(self.network, sockets);
         added.map_err(|error| format!("failed to start the DNS server: {error}"))?;
 
-        Watched::new(namespace, self.ties.events.clone()).map_err(|error| explain(&error))
+        Watched::new(namespace, self.context.events.clone()).map_err(|error| explain(&error))
     }
 
     async fn follow(&mut self, mut namespace: Watched) {
-        let sweep = if self.ties.events.is_some() { pace::SWEEP } else { pace::UNHEARD };
-        let (sweeps, changes) = (Arc::clone(&self.ties.sweeps), namespace.changes());
+        let sweep = if self.context.events.is_some() { pace::SWEEP } else { pace::UNHEARD };
+        let (sweeps, changes) = (Arc::clone(&self.context.sweeps), namespace.changes());
         let mut pace = Pace::new(sweep, Instant::now());
         let mut cause = Cause::Desired;
         let mut turn = None;
         loop {
             let desired = Arc::clone(&self.desired.borrow_and_update());
             let changed = sandboxes(&changes);
-            let (outcome, tun) = self.rounds.run(&mut namespace, &desired, cause, &changed).await;
+            let (outcome, tun) = self.reconciler.run(&mut namespace, &desired, cause, &changed).await;
             drop::<Option<SemaphorePermit<'_>>>(turn);
-            pace.handle_round(cause, outcome, rand::random(), Instant::now());
+            pace.handle_pass(cause, outcome, rand::random(), Instant::now());
             self.conclude(tun);
             match self.next(&namespace, &changes, &sweeps, &mut pace).await {
                 Some(next) => (cause, turn) = next,
@@ -114,7 +115,7 @@ impl Worker {
         }
     }
 
-    /// Waits for the cause of the next round; nothing when there will be none.
+    /// Waits for the cause of the next pass; nothing when there will be none.
     async fn next<'a>(
         &mut self,
         namespace: &Watched,
@@ -130,21 +131,21 @@ impl Worker {
             biased;
             changed = self.desired.changed() => return changed.ok().map(|()| (Cause::Desired, None)),
             () = changes.changed() => {}
-            () = unpinned(&mut self.ties.mounts, namespace) => {}
+            () = unpinned(&mut self.context.mounts, namespace) => {}
             turn = turn => return Some((Cause::Resync, turn)),
         }
-        // Events are gathered; what is desired does not wait for them.
+        // NamespaceEvents are gathered; what is desired does not wait for them.
         tokio::select! {
             changed = self.desired.changed() => changed.ok().map(|()| (Cause::Desired, None)),
             () = sleep(pace.handle_event(Instant::now())) => Some((Cause::Event, None)),
         }
     }
 
-    /// Serves what a round made, and tells how the network is doing.
+    /// Serves what a pass made, and tells how the network is doing.
     fn conclude(&mut self, tun: Option<Tun>) {
         let served = self.serve(tun);
-        let mut report = self.rounds.report().clone();
-        report.trouble = report.trouble.or(served.err());
+        let mut report = self.reconciler.report().clone();
+        report.problem = report.problem.or(served.err());
         report.offload = self.tun.as_ref().map(|tun| offload(tun.offload)).unwrap_or_default();
         self.state(report);
     }
@@ -162,7 +163,7 @@ impl Worker {
             queues: copies.map_err(|error| format!("failed to hand the TUN to the lanes: {error}"))?,
             offload: offload(tun.offload),
         };
-        let added = self.ties.session.lanes.add_network(self.network, queues, host.clone());
+        let added = self.context.joined.lanes.add_network(self.network, queues, host.clone());
         added.map_err(|error| error.to_string())?;
         self.served_host = Some(host);
 
@@ -171,17 +172,17 @@ impl Worker {
 
     /// Publishes how the network is doing.
     fn state(&self, report: NetworkReport) {
-        let session = &self.ties.session;
+        let joined = &self.context.joined;
         let about = format!("network {}", self.network);
         let failed = report.endpoints.values().find_map(|state| match state {
             super::EndpointState::Failed(text) => Some(text.clone()),
             super::EndpointState::Ready | super::EndpointState::Gone(_) => None,
         });
-        match report.trouble.clone().or(failed) {
-            Some(text) => session.problems.raise(&about, "kernel", text),
-            None => session.problems.clear(&about),
+        match report.problem.clone().or(failed) {
+            Some(text) => joined.problems.raise(&about, "kernel", text),
+            None => joined.problems.clear(&about),
         }
-        session.networks.send_if_modified(|reports| {
+        joined.networks.send_if_modified(|reports| {
             let changed = reports.get(&self.network) != Some(&report);
             reports.insert(self.network, report);
             changed
@@ -189,22 +190,22 @@ impl Worker {
     }
 
     async fn remove(mut self) {
-        let session = Arc::clone(&self.ties.session);
+        let joined = Arc::clone(&self.context.joined);
         self.tun = None;
-        self.ties.dns.lock().unwrap_or_else(PoisonError::into_inner).remove(self.network);
+        self.context.dns.lock().unwrap_or_else(PoisonError::into_inner).remove(self.network);
         // A lane that takes no commands has ended the process already.
-        let _ = session.lanes.remove_network(self.network);
-        super::clean::network(&session.run_dir, self.network, &session.problems).await;
-        session.problems.clear(&format!("network {}", self.network));
-        session.networks.send_modify(|reports| drop(reports.remove(&self.network)));
+        let _ = joined.lanes.remove_network(self.network);
+        super::clean::network(&joined.run_dir, self.network, &joined.problems).await;
+        joined.problems.clear(&format!("network {}", self.network));
+        joined.networks.send_modify(|reports| drop(reports.remove(&self.network)));
     }
 }
 
 /// Takes what was heard; the network's own namespace is looked at in any case.
 fn sandboxes(changes: &Changes) -> BTreeSet<EndpointId> {
-    let in_sandbox = |place| match place {
-        Place::Network => None,
-        Place::Sandbox(endpoint) => Some(endpoint),
+    let in_sandbox = |scope| match scope {
+        ChangeScope::Network => None,
+        ChangeScope::Sandbox(endpoint) => Some(endpoint),
     };
 
     changes.take().into_iter().filter_map(in_sandbox).collect()

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Who numbers the containers of a Docker network on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Numbering {
+pub enum IpamMode {
     /// We do, out of these pools: `--ipam-driver overlay-wg`, and every replica.
     Ours {
         /// The IPv4 pool.
@@ -45,7 +45,8 @@ pub struct DockerNetwork {
     /// What was given with `-o`.
     pub options: BTreeMap<String, String>,
     /// Who numbers its containers.
-    pub numbering: Numbering,
+    #[serde(rename = "numbering")]
+    pub ipam_mode: IpamMode,
 }
 
 /// A pool that Docker asked for.

@@ -7,6 +7,6 @@ mod docker;
 mod record;
 mod store;
 
-pub use docker::{DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, Numbering};
-pub use record::{ControlAddresses, DockerSandbox, EndpointRecord, Identity, Joining, Owner, SandboxRecord};
-pub use store::{Loaded, StateError, Store, panic_is_contained};
+pub use docker::{DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, IpamMode};
+pub use record::{DockerSandbox, EndpointRecord, Identity, Joining, KnownControl, Owner, SandboxRecord};
+pub use store::{StateError, StateStore, StoredState, panic_is_contained};

@@ -54,7 +54,7 @@ impl std::fmt::Debug for Identity {
 /// Where control was heard to be, beside the join line.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ControlAddresses {
+pub struct KnownControl {
     /// What control said itself: `host:port`, the likeliest first.
     pub announced: Vec<String>,
     /// The nodes on control's own host.

@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 use super::docker::{DockerKey, DockerRow};
-use super::record::{ControlAddresses, EndpointRecord, Identity, Joining};
+use super::record::{EndpointRecord, Identity, Joining, KnownControl};
 use crate::problem::{explain, unix_now};
 
 /// The layout of the tables below; another one is refused.
@@ -87,7 +87,7 @@ pub enum StateError {
 
 /// All that was kept.
 #[derive(Debug, Default)]
-pub struct Loaded {
+pub struct StoredState {
     /// Who we are, once joined.
     pub identity: Option<Identity>,
     /// Why control has thrown us out, if it has.
@@ -95,7 +95,7 @@ pub struct Loaded {
     /// A join begun and not known to be finished.
     pub joining: Option<Joining>,
     /// Where control was heard to be.
-    pub control: ControlAddresses,
+    pub control: KnownControl,
     /// Our private key of each network and lane.
     pub keys: BTreeMap<NetworkId, BTreeMap<u16, PrivateKey>>,
     /// The last view.
@@ -112,7 +112,7 @@ pub struct Loaded {
 
 /// The open file. Clones share it. Calls block until the disk has what they wrote.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub struct StateStore {
     path: PathBuf,
     slot: Arc<Mutex<Slot>>,
     /// Told when a write fails that comes after one that did not.
@@ -127,13 +127,13 @@ struct Slot {
     condition: Option<Condition>,
 }
 
-impl Store {
+impl StateStore {
     /// Opens the file, or makes it if there is none, and reads all of it.
     ///
     /// # Errors
     ///
     /// [`StateError`] names the file and what to do. Nothing is changed then.
-    pub fn open(path: &Path) -> Result<(Self, Loaded), StateError> {
+    pub fn open(path: &Path) -> Result<(Self, StoredState), StateError> {
         let database = if path.try_exists().map_err(|source| failed(path, "read", source))? {
             contained(path, || open_checked(path))?
         } else {
@@ -176,7 +176,7 @@ impl Store {
     }
 
     /// Keeps where control was heard to be.
-    pub fn put_control(&self, control: &ControlAddresses) -> Result<(), StateError> {
+    pub fn put_control(&self, control: &KnownControl) -> Result<(), StateError> {
         self.write(|write| put_json(write, "control", control))
     }
 
@@ -486,7 +486,7 @@ fn put_rows(
     put_meta(write, "revision", &revision.0.to_le_bytes())
 }
 
-fn load(path: &Path, database: &Database) -> Result<Loaded, StateError> {
+fn load(path: &Path, database: &Database) -> Result<StoredState, StateError> {
     let meta = read_meta(database).map_err(|error| damaged(path, error))?;
     let number = |key: &str| -> Result<Option<u64>, StateError> {
         let bytes = meta.get(key).map(|bytes| <[u8; 8]>::try_from(bytes.as_slice()));
@@ -509,13 +509,13 @@ fn load(path: &Path, database: &Database) -> Result<Loaded, StateError> {
     if let Some(joining) = &mut joining {
         joining.key = secret("joining-key");
     }
-    let mut loaded = Loaded {
+    let mut loaded = StoredState {
         identity,
         control: parse_entry(path, "control", meta.get("control"))?.unwrap_or_default(),
         expelled: text("expelled"),
         joining,
         unix_time: number("unix-time")?.unwrap_or_default(),
-        ..Loaded::default()
+        ..StoredState::default()
     };
     let revision = Revision(number("revision")?.unwrap_or_default());
     load_tables(path, database, revision, &mut loaded)?;
@@ -548,7 +548,7 @@ fn parse<T: DeserializeOwned>(path: &Path, what: &str, bytes: &[u8]) -> Result<T
     serde_json::from_slice(bytes).map_err(|error| damaged(path, format!("{what}: {error}")))
 }
 
-fn load_tables(path: &Path, database: &Database, revision: Revision, into: &mut Loaded) -> Result<(), StateError> {
+fn load_tables(path: &Path, database: &Database, revision: Revision, into: &mut StoredState) -> Result<(), StateError> {
     let bad = |error: redb::Error| damaged(path, error);
     let read = database.begin_read().map_err(|error| bad(error.into()))?;
     let mut rows = Vec::new();
@@ -647,7 +647,7 @@ mod tests {
     }
 
     fn filled(path: &Path) {
-        let (store, _) = Store::open(path).expect("a new file");
+        let (store, _) = StateStore::open(path).expect("a new file");
         store.put_identity(&identity()).expect("kept");
         store.put_view(&View::from_rows(Revision(3), (1..40).map(node))).expect("kept");
         store.put_endpoint(&record(), Some(Ipv4Addr::new(10, 0, 0, 9))).expect("kept");
@@ -661,7 +661,7 @@ mod tests {
         let path = dir.path().join("agent.redb");
         filled(&path);
 
-        let (_, loaded) = Store::open(&path).expect("the same file");
+        let (_, loaded) = StateStore::open(&path).expect("the same file");
 
         let found = loaded.identity.expect("an identity");
         assert_eq!((found.node, found.certificate, found.key), {
@@ -680,14 +680,14 @@ mod tests {
     fn a_delta_moves_the_kept_view() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("agent.redb");
-        let (store, _) = Store::open(&path).expect("a new file");
+        let (store, _) = StateStore::open(&path).expect("a new file");
         store.put_view(&View::from_rows(Revision(3), [node(1), node(2)])).expect("kept");
 
         let changes = vec![Change::Removed(RowKey::Node(NodeId::from_random(1))), node(3)];
         store.put_delta(&Delta { from: Revision(3), to: Revision(5), changes }).expect("kept");
 
         drop(store);
-        let (_, loaded) = Store::open(&path).expect("the same file");
+        let (_, loaded) = StateStore::open(&path).expect("the same file");
         assert_eq!(loaded.view, View::from_rows(Revision(5), [node(2), node(3)]));
     }
 
@@ -695,7 +695,7 @@ mod tests {
     fn a_wiped_file_holds_no_secret() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("agent.redb");
-        let (store, _) = Store::open(&path).expect("a new file");
+        let (store, _) = StateStore::open(&path).expect("a new file");
         store.put_keys(NetworkId::from_random(1), &[[0xA7; 32].into()]).expect("kept");
 
         store.wipe().expect("wiped");
@@ -713,7 +713,7 @@ mod tests {
         };
         let path = small.path().join("agent.redb");
         filled(&path);
-        let (store, _) = Store::open(&path).expect("the same file");
+        let (store, _) = StateStore::open(&path).expect("the same file");
         small.fill().expect("filled");
 
         let mut kept = 3;
@@ -735,7 +735,7 @@ mod tests {
         store.put_unix_time(7).expect("there is room");
         assert_eq!(store.condition(), None);
         drop(store);
-        let (_, loaded) = Store::open(&path).expect("the same file");
+        let (_, loaded) = StateStore::open(&path).expect("the same file");
         assert_eq!((loaded.unix_time, loaded.view.revision), (7, Revision(kept)));
         assert_eq!(loaded.endpoints.into_values().collect::<Vec<_>>(), [record()]);
     }
@@ -755,7 +755,7 @@ mod tests {
         for len in [0, 1, 64, 320, 4096, whole.len() / 2, whole.len() - 1] {
             std::fs::write(&path, &whole[..len]).expect("written");
 
-            let error = Store::open(&path).expect_err("damaged").to_string();
+            let error = StateStore::open(&path).expect_err("damaged").to_string();
 
             assert!(error.contains("agent.redb is damaged"), "{len}: {error}");
         }
@@ -774,7 +774,7 @@ mod tests {
             bytes[at] ^= 0x10;
             std::fs::write(&path, &bytes).expect("written");
 
-            match Store::open(&path) {
+            match StateStore::open(&path) {
                 Ok((_, loaded)) => {
                     assert!(loaded.identity.is_some(), "{at}");
                     assert_eq!(loaded.endpoints.len(), 1, "{at}");

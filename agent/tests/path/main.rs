@@ -3,9 +3,9 @@
 //! Needs root. Leaves nothing behind.
 #![expect(clippy::print_stdout, reason = "tests say what they measured and what they skipped")]
 
+mod faults;
 mod flows;
 mod restart;
 #[path = "../support/mod.rs"]
 mod support;
-mod trouble;
 mod world;

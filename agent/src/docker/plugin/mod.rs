@@ -19,7 +19,7 @@ pub use server::{answer, serve};
 pub use socket::{PluginSocket, PluginSocketError};
 pub(crate) use wire::endpoint_id;
 pub use wire::{
-    AddressRequest, AddressUse, ContainerIfname, EndpointRequest, Interface, JoinRequest, Joined, NetworkRequest,
+    AddressRequest, AddressUse, ContainerIfname, DockerInterface, EndpointRequest, JoinRequest, Joined, NetworkRequest,
     NewInterface, Pool4, Pool6, PoolGranted, PoolRequest, Route,
 };
 

@@ -344,7 +344,7 @@ struct InterfaceWire {
 
 /// What Docker says of an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interface {
+pub struct DockerInterface {
     /// Its IPv4 address.
     pub v4: Option<Ipv4Addr>,
     /// Its IPv6 address.
@@ -361,7 +361,7 @@ pub struct EndpointRequest {
     /// Docker's id of the endpoint.
     pub endpoint: String,
     /// Its interface.
-    pub interface: Interface,
+    pub interface: DockerInterface,
     /// How the container shall call the interface.
     pub ifname: Option<String>,
 }
@@ -377,7 +377,7 @@ impl EndpointRequest {
         Ok(Self {
             network: id("NetworkID", wire.network_id)?,
             endpoint: id("EndpointID", wire.endpoint_id)?,
-            interface: Interface {
+            interface: DockerInterface {
                 v4: address_of("Interface.Address", &interface.address)?,
                 v6: address_of("Interface.AddressIPv6", &interface.address6)?,
                 mac: mac(&interface.mac_address)?,

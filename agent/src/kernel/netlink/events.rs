@@ -34,7 +34,7 @@ const SOL_NETLINK: libc::c_int = 270;
 
 /// Where in a network something changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum ChangeScope {
     /// In the network's own namespace.
     Network,
     /// In the sandbox of an endpoint.
@@ -44,26 +44,26 @@ pub enum Place {
 /// Changes in one network that nobody has looked into yet.
 #[derive(Debug, Default)]
 pub struct Changes {
-    places: Mutex<BTreeSet<Place>>,
+    scopes: Mutex<BTreeSet<ChangeScope>>,
     noted: Notify,
 }
 
 impl Changes {
     /// Notes that something changed.
-    pub fn note(&self, place: Place) {
-        if lock(&self.places).insert(place) {
+    pub fn note(&self, scope: ChangeScope) {
+        if lock(&self.scopes).insert(scope) {
             self.noted.notify_one();
         }
     }
 
     /// Takes what was noted so far.
-    pub fn take(&self) -> BTreeSet<Place> {
-        std::mem::take(&mut *lock(&self.places))
+    pub fn take(&self) -> BTreeSet<ChangeScope> {
+        std::mem::take(&mut *lock(&self.scopes))
     }
 
     /// Waits until there is something to take. Safe to cancel: nothing is lost.
     pub async fn changed(&self) {
-        while lock(&self.places).is_empty() {
+        while lock(&self.scopes).is_empty() {
             self.noted.notified().await;
         }
     }
@@ -71,7 +71,7 @@ impl Changes {
 
 /// Hears of changes in namespaces, this process's own included.
 #[derive(Debug)]
-pub struct Events {
+pub struct NamespaceEvents {
     shared: Arc<Shared>,
     task: AbortHandle,
 }
@@ -91,7 +91,7 @@ struct Listeners {
 #[derive(Debug)]
 struct Listener {
     token: u64,
-    place: Place,
+    scope: ChangeScope,
     changes: Arc<Changes>,
 }
 
@@ -103,7 +103,7 @@ pub struct Subscription {
     token: u64,
 }
 
-impl Events {
+impl NamespaceEvents {
     /// Begins to listen. The runtime that calls drives it.
     ///
     /// # Errors
@@ -125,12 +125,17 @@ impl Events {
     /// # Errors
     ///
     /// When the kernel gives it no number.
-    pub fn subscribe(&self, netns: &Netns, place: Place, changes: &Arc<Changes>) -> Result<Subscription, KernelError> {
+    pub fn subscribe(
+        &self,
+        netns: &Netns,
+        scope: ChangeScope,
+        changes: &Arc<Changes>,
+    ) -> Result<Subscription, KernelError> {
         let number = nsid::number(&lock(&self.shared.numbers), netns.as_fd());
         let number = number.map_err(|source| refused(netns, source))?;
         let mut listeners = lock(&self.shared.listeners);
         listeners.next += 1;
-        let listener = Listener { token: listeners.next, place, changes: Arc::clone(changes) };
+        let listener = Listener { token: listeners.next, scope, changes: Arc::clone(changes) };
         let token = listener.token;
         listeners.by_number.entry(number).or_default().push(listener);
 
@@ -138,7 +143,7 @@ impl Events {
     }
 }
 
-impl Drop for Events {
+impl Drop for NamespaceEvents {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -162,7 +167,7 @@ impl Listeners {
         let everywhere = self.by_number.values().filter(|_| burst.is_incomplete);
         let somewhere = burst.numbers.iter().filter_map(|number| self.by_number.get(number));
         for listener in everywhere.chain(somewhere).flatten() {
-            listener.changes.note(listener.place);
+            listener.changes.note(listener.scope);
         }
     }
 }

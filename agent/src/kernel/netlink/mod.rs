@@ -22,9 +22,9 @@ use tokio::task::AbortHandle;
 use super::error::KernelError;
 use super::gso::GsoSize;
 use super::netns::Netns;
-use super::tables::{Address, Hop, Link, LinkChange, Route, RouteKey, Rule};
+use super::tables::{Address, Hop, LinkChange, LinkState, Route, RouteKey, Rule};
 
-pub use events::{Changes, Events, Place, Subscription};
+pub use events::{ChangeScope, Changes, NamespaceEvents, Subscription};
 
 /// A connection to the kernel of one namespace.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(crate) struct Netlink {
 }
 
 /// The far end of a veth pair, at birth.
-pub(crate) struct Peer<'a> {
+pub(crate) struct VethPeer<'a> {
     /// The namespace it is born in.
     pub(crate) netns: BorrowedFd<'a>,
     /// Its name there.
@@ -73,7 +73,7 @@ impl Netlink {
     }
 
     /// Lists all links by name.
-    pub(crate) async fn links(&mut self) -> Result<BTreeMap<String, Link>, KernelError> {
+    pub(crate) async fn links(&mut self) -> Result<BTreeMap<String, LinkState>, KernelError> {
         let request = self.handle.link().get().set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats]);
         let messages = self.dump("links", request.execute()).await?;
         let links: BTreeMap<_, _> = messages.iter().filter_map(wire::link).collect();
@@ -87,7 +87,7 @@ impl Netlink {
     }
 
     /// Reads one link back; nothing if there is none of that name.
-    pub(crate) async fn link(&mut self, name: &str) -> Result<Option<Link>, KernelError> {
+    pub(crate) async fn link(&mut self, name: &str) -> Result<Option<LinkState>, KernelError> {
         let request = self.handle.link().get().match_name(name);
         let found: Result<Vec<_>, _> = request.execute().try_collect().await;
 
@@ -99,7 +99,7 @@ impl Netlink {
     }
 
     /// Makes a veth pair: one end here, down; the other born in another namespace, with super-packets of one send each.
-    pub(crate) async fn add_veth(&mut self, name: &str, mtu: u32, peer: Peer<'_>) -> Result<(), KernelError> {
+    pub(crate) async fn add_veth(&mut self, name: &str, mtu: u32, peer: VethPeer<'_>) -> Result<(), KernelError> {
         let gso = GsoSize::of_mtu(mtu);
         let far = LinkUnspec::new_with_name(peer.name)
             .mtu(mtu)

@@ -13,8 +13,8 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::rule::{self, RuleAttribute, RuleMessage};
 
-use super::super::desired::GATEWAY_V6;
-use super::super::tables::{Address, Hop, Link, RESERVED_TOS, ROUTE_PROTOCOL, Route, RouteKey, Rule, RuleAction};
+use super::super::namespace_desired::GATEWAY_V6;
+use super::super::tables::{Address, Hop, LinkState, RESERVED_TOS, ROUTE_PROTOCOL, Route, RouteKey, Rule, RuleAction};
 
 /// Says whether the kernel answered with one of these error numbers.
 pub(super) fn is(error: &rtnetlink::Error, errnos: &[i32]) -> bool {
@@ -35,9 +35,9 @@ pub(super) fn cause(error: rtnetlink::Error) -> io::Error {
     }
 }
 
-pub(super) fn link(message: &LinkMessage) -> Option<(String, Link)> {
+pub(super) fn link(message: &LinkMessage) -> Option<(String, LinkState)> {
     let mut name = None;
-    let mut link = Link {
+    let mut link = LinkState {
         index: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
         mtu: 0,

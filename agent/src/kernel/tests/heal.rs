@@ -10,12 +10,14 @@ use super::rig::{
     Container, GATEWAY, NODE, Rig, change, clean, desired, endpoint, listen, network, receive, reconcile, running,
     send, skipped, v4, v6,
 };
-use crate::kernel::desired::{TUN_NAME, host_ifname};
-use crate::kernel::inside::name_inside;
+use crate::kernel::container_interface::name_inside;
+use crate::kernel::namespace_desired::{TUN_NAME, host_ifname};
 use crate::kernel::netlink::Netlink;
 use crate::kernel::sysctl;
 use crate::kernel::tables::{Address, Hop, LinkChange, RouteKey, Rule, RuleAction, Step, Sysctl};
-use crate::kernel::{Changes, Drift, Inside, Keeper, KernelError, NetworkNamespace, Place, SandboxDesired};
+use crate::kernel::{
+    ChangeScope, Changes, ContainerInterface, Drift, InterfaceOwner, KernelError, NetworkNamespace, SandboxDesired,
+};
 
 async fn hands(namespace: &NetworkNamespace) -> Netlink {
     Netlink::open(namespace.netns()).await.expect("a connection")
@@ -257,22 +259,22 @@ async fn changes_are_heard_of_from_every_namespace_and_told_apart() {
     let a = Container::new(11);
     let (namespace, _tun) = running(&rig, 1, &[&a]).await;
     let (events, changes, _network) = listen(&namespace).await;
-    let _sandbox = events.subscribe(&a.netns, Place::Sandbox(endpoint(11)), &changes).expect("a subscription");
+    let _sandbox = events.subscribe(&a.netns, ChangeScope::Sandbox(endpoint(11)), &changes).expect("a subscription");
     let (other, _other_tun) = running(&rig, 2, &[]).await;
     let elsewhere = Arc::<Changes>::default();
-    let dropped = events.subscribe(other.netns(), Place::Network, &elsewhere).expect("a subscription");
+    let dropped = events.subscribe(other.netns(), ChangeScope::Network, &elsewhere).expect("a subscription");
     let soon = Duration::from_millis(500);
     while tokio::time::timeout(soon, change(&changes)).await.is_ok() {}
 
     let mut inside = Netlink::open(&a.netns).await.expect("a connection");
     inside.remove_route(RouteKey::ours("10.42.0.0/16".parse().expect("a prefix"))).await.expect("a route");
     let heard = tokio::time::timeout(soon, change(&changes)).await.expect("an event in time");
-    assert_eq!(heard, [Place::Sandbox(endpoint(11))].into());
+    assert_eq!(heard, [ChangeScope::Sandbox(endpoint(11))].into());
 
     let address = Address { link: "lo".to_owned(), address: IpNet::from(v4(GATEWAY)) };
     hands(&namespace).await.remove_address(&address).await.expect("an address");
     let heard = tokio::time::timeout(soon, change(&changes)).await.expect("an event in time");
-    assert_eq!(heard, [Place::Network].into());
+    assert_eq!(heard, [ChangeScope::Network].into());
 
     let mut hands = hands(&other).await;
     hands.remove_address(&address).await.expect("an address");
@@ -290,27 +292,27 @@ async fn a_pair_that_an_engine_took_is_made_again_where_it_was() {
     let rig = Rig::new();
     let (mut namespace, _tun) = running(&rig, 1, &[]).await;
     let container = Container::new(11);
-    let inside = Inside {
+    let inside = ContainerInterface {
         netns: container.path(),
         ifname: "eth3".to_owned(),
         addresses: vec!["10.42.0.11/16".parse().expect("an address"), IpNet::from(v6(11))],
         routes: vec![(IpNet::from(v4(GATEWAY)), None), ("10.42.0.0/17".parse().expect("a prefix"), Some(v4(GATEWAY)))],
     };
-    let keeper = |joined, inside| SandboxDesired {
+    let owner = |joined, inside| SandboxDesired {
         netns: "/proc/self/ns/net".into(),
         identity: None,
         ifname: "ovcheal".to_owned(),
         mac: Some([2, 0, 0, 0, 0, 11]),
-        keeper: Keeper::Engine { joined, inside },
+        owner: InterfaceOwner::Engine { joined, inside },
         ..container.desired()
     };
 
     // As engines do where the first network has no IPv6.
     let off = Sysctl::link("ipv6", "default", "disable_ipv6");
     container.netns.within(|| sysctl::set(&off, "1")).expect("a namespace").expect("a parameter");
-    let astray = namespace.attach(endpoint(11), &keeper(true, None)).await;
-    let made = namespace.attach(endpoint(11), &keeper(true, Some(inside.clone()))).await.expect("made again");
-    let rested = namespace.attach(endpoint(11), &keeper(true, Some(inside.clone()))).await.expect("as it is");
+    let astray = namespace.attach(endpoint(11), &owner(true, None)).await;
+    let made = namespace.attach(endpoint(11), &owner(true, Some(inside.clone()))).await.expect("made again");
+    let rested = namespace.attach(endpoint(11), &owner(true, Some(inside.clone()))).await.expect("as it is");
 
     assert!(matches!(astray, Err(KernelError::SandboxGone { .. })), "it may be anywhere before it was seen");
     assert!(clean(made).steps.contains(&Step::MakeVeth(host_ifname(endpoint(11)))));
@@ -327,7 +329,7 @@ async fn a_pair_that_an_engine_took_is_made_again_where_it_was() {
     let far = name_inside(rig.dir(), network(1), endpoint(11), &container.path()).await.expect("both are there");
     within.remove_link("eth3").await.expect("an interface");
     let free = name_inside(rig.dir(), network(1), endpoint(11), &container.path()).await.expect("both are there");
-    namespace.attach(endpoint(11), &keeper(true, Some(inside))).await.expect("made again");
+    namespace.attach(endpoint(11), &owner(true, Some(inside))).await.expect("made again");
 
     assert_eq!((far.as_deref(), free.as_deref()), (Some("eth3"), Some("eth0")));
     assert!(within.link("eth3").await.expect("links").is_some());

@@ -5,7 +5,7 @@ use std::fs;
 use super::rig::{
     Container, MTU, Rig, TUN, desired, endpoint, network, receive, reconcile, running, send, skipped, v4,
 };
-use crate::kernel::desired::TUN_NAME;
+use crate::kernel::namespace_desired::TUN_NAME;
 use crate::kernel::netlink::Netlink;
 use crate::kernel::{KernelError, Netns, NetworkNamespace, Offload};
 

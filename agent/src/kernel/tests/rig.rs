@@ -13,8 +13,8 @@ use overlay_core::{EndpointId, NetworkId};
 use tempfile::TempDir;
 
 use crate::kernel::{
-    Changes, Events, Keeper, NamespaceDesired, Netns, NetworkNamespace, Pins, Place, Report, SandboxDesired,
-    Subscription, Tun, TunDesired, VethDesired,
+    ChangeScope, Changes, InterfaceOwner, NamespaceDesired, NamespaceEvents, Netns, NetworkNamespace, Pins,
+    ReconcileReport, SandboxDesired, Subscription, Tun, TunDesired, VethDesired,
 };
 
 /// How long a packet may take that must arrive.
@@ -131,12 +131,12 @@ impl Container {
             gateway: Some(Ipv4Addr::new(10, 42, 0, GATEWAY)),
             prefixes: prefixes(),
             mtu: MTU,
-            keeper: Keeper::Agent,
+            owner: InterfaceOwner::Agent,
             mac: None,
         }
     }
 
-    pub(crate) async fn attach(&self, namespace: &mut NetworkNamespace) -> Report {
+    pub(crate) async fn attach(&self, namespace: &mut NetworkNamespace) -> ReconcileReport {
         clean(namespace.attach(endpoint(self.n), &self.desired()).await.expect("an attached endpoint"))
     }
 
@@ -146,12 +146,12 @@ impl Container {
 }
 
 /// Returns a report that has no error in it.
-pub(crate) fn clean(report: Report) -> Report {
+pub(crate) fn clean(report: ReconcileReport) -> ReconcileReport {
     assert!(report.errors.is_empty(), "{:?}", report.errors);
     report
 }
 
-pub(crate) async fn reconcile(namespace: &mut NetworkNamespace, desired: &NamespaceDesired) -> Report {
+pub(crate) async fn reconcile(namespace: &mut NetworkNamespace, desired: &NamespaceDesired) -> ReconcileReport {
     clean(namespace.reconcile(desired).await.expect("a namespace that can be read"))
 }
 
@@ -198,15 +198,15 @@ pub(crate) fn nothing_waits(socket: &UdpSocket) -> bool {
 }
 
 /// Hears of changes in the namespace of a network.
-pub(crate) async fn listen(namespace: &NetworkNamespace) -> (Events, Arc<Changes>, Subscription) {
-    let (events, changes) = (Events::open().await.expect("events"), Arc::default());
-    let subscription = events.subscribe(namespace.netns(), Place::Network, &changes).expect("a subscription");
+pub(crate) async fn listen(namespace: &NetworkNamespace) -> (NamespaceEvents, Arc<Changes>, Subscription) {
+    let (events, changes) = (NamespaceEvents::open().await.expect("events"), Arc::default());
+    let subscription = events.subscribe(namespace.netns(), ChangeScope::Network, &changes).expect("a subscription");
 
     (events, changes, subscription)
 }
 
 /// Waits for a change, and takes it.
-pub(crate) async fn change(changes: &Changes) -> BTreeSet<Place> {
+pub(crate) async fn change(changes: &Changes) -> BTreeSet<ChangeScope> {
     changes.changed().await;
 
     changes.take()

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::rig::{Container, Rig, change, endpoint, listen, running, skipped};
-use crate::kernel::netlink::{Netlink, Peer};
+use crate::kernel::netlink::{Netlink, VethPeer};
 use crate::kernel::tables::{Hop, RouteKey};
-use crate::kernel::{KernelError, Netns, Place, SandboxDesired};
+use crate::kernel::{ChangeScope, KernelError, Netns, SandboxDesired};
 use std::os::fd::AsFd;
 
 #[tokio::test]
@@ -17,7 +17,7 @@ async fn an_interface_of_that_name_that_is_not_ours_is_refused_and_left_alone() 
     let (a, elsewhere) = (Container::new(11), Container::new(12));
     let (mut namespace, _tun) = running(&rig, 1, &[]).await;
     let mut inside = Netlink::open(&a.netns).await.expect("a connection");
-    let peer = Peer { netns: elsewhere.netns.as_fd(), name: "eth0", mac: [2, 0, 0, 0, 0, 1] };
+    let peer = VethPeer { netns: elsewhere.netns.as_fd(), name: "eth0", mac: [2, 0, 0, 0, 0, 1] };
     inside.add_veth("eth0", 1500, peer).await.expect("a container's own interface");
     let before = inside.link("eth0").await.expect("a link");
 
@@ -108,7 +108,7 @@ async fn a_sandbox_is_not_kept_alive_by_its_attachment() {
     let (mut namespace, _tun) = running(&rig, 1, &[&a]).await;
     let (events, changes, _subscription) = listen(&namespace).await;
     // What is heard of is not kept alive either.
-    let _inside = events.subscribe(&a.netns, Place::Sandbox(endpoint(11)), &changes).expect("a subscription");
+    let _inside = events.subscribe(&a.netns, ChangeScope::Sandbox(endpoint(11)), &changes).expect("a subscription");
     let mut desired = a.desired();
     desired.netns = PathBuf::from("/nonexistent/netns");
 

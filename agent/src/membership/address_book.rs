@@ -6,26 +6,26 @@ use overlay_proto::{Refusal, v1};
 use tokio::sync::watch;
 
 use super::join::in_store;
-use crate::state::{ControlAddresses, Store};
+use crate::state::{KnownControl, StateStore};
 
 /// Nodes on control's host that are remembered at the most.
 const MAX_NODES: usize = 8;
 
 /// What is known, and where it is kept.
 #[derive(Debug)]
-pub(crate) struct ControlBook {
-    known: watch::Sender<ControlAddresses>,
-    store: Store,
+pub(crate) struct AddressBook {
+    known: watch::Sender<KnownControl>,
+    store: StateStore,
 }
 
-impl ControlBook {
+impl AddressBook {
     /// Begins with what was kept.
-    pub(crate) fn new(store: Store, known: ControlAddresses) -> Self {
+    pub(crate) fn new(store: StateStore, known: KnownControl) -> Self {
         Self { known: watch::Sender::new(known), store }
     }
 
     /// Returns what is known.
-    pub(crate) fn known(&self) -> ControlAddresses {
+    pub(crate) fn known(&self) -> KnownControl {
         self.known.borrow().clone()
     }
 
@@ -62,7 +62,7 @@ impl ControlBook {
         .await
     }
 
-    async fn change(&self, change: impl FnOnce(&mut ControlAddresses)) -> Result<(), Refusal> {
+    async fn change(&self, change: impl FnOnce(&mut KnownControl)) -> Result<(), Refusal> {
         let changed = self.known.send_if_modified(|known| {
             let before = known.clone();
             change(known);
@@ -85,8 +85,8 @@ mod tests {
     async fn what_was_heard_and_said_is_there_after_a_restart() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("agent.redb");
-        let (store, loaded) = Store::open(&path).expect("a new file");
-        let book = ControlBook::new(store, loaded.control);
+        let (store, loaded) = StateStore::open(&path).expect("a new file");
+        let book = AddressBook::new(store, loaded.control);
         let place = |addresses: &[&str], nodes: &[String]| v1::ControlPlace {
             addresses: addresses.iter().map(ToString::to_string).collect(),
             nodes: nodes.to_vec(),
@@ -99,7 +99,7 @@ mod tests {
         let known = book.known();
         drop(book);
 
-        let (_, loaded) = Store::open(&path).expect("the same file");
+        let (_, loaded) = StateStore::open(&path).expect("the same file");
         assert_eq!(loaded.control, known);
         assert_eq!(known.announced, ["192.0.2.1:7443"]);
         assert_eq!(known.nodes, [NodeId::FIRST]);

@@ -1,9 +1,9 @@
-//! The doorkeeper: holds the plugin socket in the agent's place, so that Docker's boot never waits for the agent.
+//! The plugin proxy holds the plugin socket in place of the agent, so that Docker never waits for the agent when it starts.
 //!
 //! Docker calls the plugin while it boots and serves nobody until it is answered. A socket that is missing costs it half a minute,
 //! one that nobody answers on costs it for ever. The doorkeeper answers by itself what is always answered alike, hands everything
 //! else to the agent, and refuses soon while the agent does not answer. Containers that could not start for that are started
-//! by the agent (`super::roster::start_stranded`).
+//! by the agent (`super::container_watcher::start_stranded`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,26 +21,26 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::plugin::{self, ACTIVATE, Answer, Answers, MAX_BODY, PluginSocket};
 
-/// How long calls wait for an agent that does not answer, counted from when it was found so: an agent that is killed and
-/// started again is back in less, and Docker's boot takes no longer by more.
+/// How long calls wait for an agent that does not answer, counted from when it was found absent: an agent that is killed and
+/// restarted is back in less, and Docker's start takes no longer than that.
 const GRACE: Duration = Duration::from_millis(400);
-/// How long the agent may take to say that it is there.
+/// How long the agent may take to answer a probe.
 const PROBE: Duration = Duration::from_millis(300);
-/// How often an agent that is away is looked for.
+/// How often an absent agent is probed.
 const LOOK: Duration = Duration::from_millis(25);
-/// How often an agent that takes long over a call is asked whether it is there.
+/// How often an agent that takes long over a call is probed.
 const DOUBT: Duration = Duration::from_millis(250);
-/// How often one call is handed over: an agent that is killed once may be killed again.
+/// How often one call is forwarded: an agent that was killed once may be killed again.
 const ATTEMPTS: u32 = 3;
 
-/// By these words of a refusal the agent knows later why a container did not start.
+/// The words of a refusal by which the agent later recognises why a container did not start.
 pub(super) const ABSENT: &str = "the agent of Overlay does not answer on this host";
 /// What to do about it.
 const ADVICE: &str = "see systemctl status overlayd; what Docker restarts by itself starts once it does";
 
 /// Arguments of `overlayd door`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Options {
+pub struct ProxyOptions {
     /// Where Docker looks for the plugin; taken from systemd where it holds it
     #[arg(long, value_name = "PATH", default_value = plugin::PATH)]
     listen: PathBuf,
@@ -49,39 +49,39 @@ pub struct Options {
     agent: PathBuf,
 }
 
-/// Keeps the door until the task is dropped.
+/// Runs the proxy until the task is dropped.
 ///
 /// # Errors
 ///
 /// When the socket cannot be opened.
-pub async fn run(options: Options) -> Result<(), plugin::PluginSocketError> {
+pub async fn run(options: ProxyOptions) -> Result<(), plugin::PluginSocketError> {
     let socket = PluginSocket::open(&options.listen).await?;
     tracing::info!(socket = %options.listen.display(), agent = %options.agent.display(), "Keeping the door for Docker");
-    let door = Arc::new(Doorkeeper::new(options.agent));
-    tokio::join!(door.watch(), plugin::serve(socket, Arc::clone(&door)));
+    let proxy = Arc::new(PluginProxy::new(options.agent));
+    tokio::join!(proxy.watch(), plugin::serve(socket, Arc::clone(&proxy)));
 
     Ok(())
 }
 
-/// Knows whether the agent answers.
+/// The proxy, and whether the agent answers.
 #[derive(Debug)]
-struct Doorkeeper {
+struct PluginProxy {
     agent: PathBuf,
-    /// Since when the agent does not answer; nothing while it does.
+    /// Since when the agent has not answered; `None` while it answers.
     away: watch::Sender<Option<Instant>>,
 }
 
-impl Doorkeeper {
-    /// Stands before an agent that was not seen yet.
+impl PluginProxy {
+    /// Creates a proxy for an agent that was not seen yet.
     fn new(agent: PathBuf) -> Self {
         Self { agent, away: watch::Sender::new(Some(Instant::now())) }
     }
 
-    /// Looks for the agent whenever it is away.
+    /// Probes the agent while it is absent.
     async fn watch(&self) {
         let mut away = self.away.subscribe();
         loop {
-            // The sender is this very value's.
+            // The sender is a field of this value, so it outlives the wait.
             let _ = away.wait_for(Option::is_some).await;
             if self.answers().await {
                 self.away.send_replace(None);
@@ -95,7 +95,7 @@ impl Doorkeeper {
         matches!(timeout(PROBE, hand_over(&self.agent, ACTIVATE, Bytes::new())).await, Ok(Ok(_)))
     }
 
-    /// Waits for an agent that is away; says whether it is there.
+    /// Waits for an absent agent; tells whether it is there.
     async fn is_there(&self) -> bool {
         let mut away = self.away.subscribe();
         let Some(since) = *away.borrow_and_update() else { return true };
@@ -103,7 +103,7 @@ impl Doorkeeper {
         timeout_at(since + GRACE, away.wait_for(Option::is_none)).await.is_ok_and(|back| back.is_ok())
     }
 
-    /// Returns once the agent does not say any more that it is there.
+    /// Returns once the agent no longer answers probes.
     async fn doubt(&self) {
         loop {
             sleep(DOUBT).await;
@@ -113,7 +113,7 @@ impl Doorkeeper {
         }
     }
 
-    /// Hands a call over while the agent is there. Calls may be repeated: the agent answers as the first time.
+    /// Forwards a call while the agent is there. Calls may be repeated: the agent gives the same answer.
     async fn relay(&self, path: &str, body: &Bytes) -> Option<Answer> {
         for _ in 0..ATTEMPTS {
             if !self.is_there().await {
@@ -137,7 +137,7 @@ impl Doorkeeper {
     }
 }
 
-impl Answers for Doorkeeper {
+impl Answers for PluginProxy {
     async fn answer(&self, path: &str, body: Bytes) -> Answer {
         if let Some(reply) = plugin::constant(path) {
             return Answer::json(StatusCode::OK, &reply);
@@ -157,10 +157,10 @@ enum Unanswered {
     /// Nobody listens, or the connection broke.
     #[error("the agent's socket")]
     Socket(#[from] std::io::Error),
-    /// It ended in the middle, or spoke something else.
+    /// The connection ended early, or the answer was not HTTP.
     #[error("the agent's answer")]
     Answer(#[from] hyper::Error),
-    /// The request has no form.
+    /// The request is malformed.
     #[error("the request")]
     Request(#[from] hyper::http::Error),
     /// The answer is too long, or ends early.
@@ -168,7 +168,7 @@ enum Unanswered {
     Body(Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Makes one call of the agent, on a connection of its own.
+/// Forwards one call to the agent, on a connection of its own.
 async fn hand_over(agent: &Path, path: &str, body: Bytes) -> Result<Answer, Unanswered> {
     let stream = UnixStream::connect(agent).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -189,5 +189,5 @@ async fn hand_over(agent: &Path, path: &str, body: Bytes) -> Result<Answer, Unan
 }
 
 #[cfg(test)]
-#[path = "door_tests.rs"]
+#[path = "plugin_proxy_tests.rs"]
 mod tests;

@@ -72,13 +72,13 @@ async fn names_of_the_overlay_are_ours_and_all_others_those_of_the_resolver_behi
         tokio::task::spawn_blocking(move || ask(&netns, name))
     };
 
-    let front = Front::open(&netns, scope, names).await.expect("the kernel takes sockets and rule");
+    let interceptor = DnsInterceptor::open(&netns, scope, names).await.expect("the kernel takes sockets and rule");
 
     assert_eq!(asked("web").await.expect("ran").expect("an answer"), "10.1.0.2");
     assert_eq!(asked("web.blue").await.expect("ran").expect("an answer"), "10.1.0.2");
     assert_eq!(asked("elsewhere").await.expect("ran").expect("an answer"), "192.0.2.99");
-    front.set_scope(BTreeSet::new());
+    interceptor.set_scope(BTreeSet::new());
     assert_eq!(asked("web").await.expect("ran").expect("an answer"), "192.0.2.99", "it is on no network any more");
-    drop(front);
+    drop(interceptor);
     assert_eq!(asked("web").await.expect("ran").expect("an answer"), "192.0.2.99", "as if we had never been there");
 }

@@ -1,4 +1,5 @@
-//! The engine's API, as far as we need it, in our own words. Every call has a deadline; the engine may be away at any time.
+//! A client for the part of Docker's API that is needed, in our own types. Every call has a deadline; Docker may be away at
+//! any time.
 #![expect(clippy::disallowed_types, reason = "the client library's own maps; they are sorted at once")]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,25 +23,25 @@ use tokio::time::timeout;
 use super::DRIVER;
 use super::prefixes::DefaultPools;
 
-/// Seconds one call may take; an engine that starts a hundred containers answers slowly.
+/// How long a call may take, in seconds: an engine that starts a hundred containers answers slowly.
 const DEADLINE_SECS: u64 = 20;
-/// The first version that calls interfaces exactly as a plugin says.
+/// The first version that names interfaces exactly as a plugin says.
 const HEEDS_NAMES: u32 = 29;
-/// How long the engine may take to say which version it speaks.
+/// How long the engine may take to negotiate the API version.
 const GREETING: Duration = Duration::from_secs(2);
 
-/// The engine did not do it.
+/// Why a call to Docker failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EngineError {
-    /// Nobody answers at its socket.
+    /// Nothing answers on its socket.
     #[error("Docker's engine does not answer")]
     Away(#[source] bollard::errors::Error),
-    /// It refused.
+    /// It refused the call.
     #[error("Docker's engine refused ({status}): {text}")]
     Refused {
         /// The HTTP status.
         status: u16,
-        /// Its own words.
+        /// Its message.
         text: String,
     },
     /// It took too long.
@@ -49,7 +50,7 @@ pub(crate) enum EngineError {
 }
 
 impl EngineError {
-    /// Tells whether what was named is not there.
+    /// Tells whether the object does not exist.
     pub(crate) fn is_missing(&self) -> bool {
         matches!(self, Self::Refused { status: 404, .. })
     }
@@ -69,20 +70,20 @@ impl From<bollard::errors::Error> for EngineError {
     }
 }
 
-/// A network as the engine has it.
+/// A network as Docker describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EngineNetwork {
-    /// The engine's id of it.
+    /// Docker's id of it.
     pub(crate) id: String,
     /// Its name.
     pub(crate) name: String,
     /// Its driver.
     pub(crate) driver: String,
-    /// Its address management.
+    /// Its IPAM driver.
     pub(crate) ipam: String,
     /// Its IPv4 prefix, where it has one.
     pub(crate) prefix: Option<Ipv4Net>,
-    /// The part of it that is given out.
+    /// The part of it that addresses are assigned from.
     pub(crate) range: Option<Ipv4Net>,
     /// Its IPv6 prefix.
     pub(crate) prefix6: Option<Ipv6Net>,
@@ -95,22 +96,22 @@ pub(crate) struct EngineNetwork {
 }
 
 impl EngineNetwork {
-    /// Tells whether it is one of ours.
+    /// Tells whether it uses our driver.
     pub(crate) fn is_ours(&self) -> bool {
         self.driver == DRIVER
     }
 }
 
-/// A network that the engine shall make.
+/// A network for Docker to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NewNetwork {
     /// Its name.
     pub(crate) name: String,
     /// Its driver.
     pub(crate) driver: String,
-    /// Its address management; the engine's own when missing.
+    /// Its IPAM driver; Docker's own when missing.
     pub(crate) ipam: Option<String>,
-    /// What its address management is told.
+    /// The options of its IPAM driver.
     pub(crate) ipam_options: BTreeMap<String, String>,
     /// Its prefixes.
     pub(crate) prefixes: Vec<NewPrefix>,
@@ -122,33 +123,33 @@ pub(crate) struct NewNetwork {
     pub(crate) labels: BTreeMap<String, String>,
 }
 
-/// A prefix of a network that the engine shall make.
+/// A prefix of a network for Docker to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NewPrefix {
     /// The addresses.
     pub(crate) subnet: IpNet,
-    /// The part that is given out.
+    /// The part that addresses are assigned from.
     pub(crate) range: Option<IpNet>,
     /// The gateway.
     pub(crate) gateway: Option<IpAddr>,
-    /// Addresses that are never given out.
+    /// Addresses that are never assigned.
     pub(crate) reserved: BTreeMap<String, IpAddr>,
 }
 
-/// A container as the engine lists it.
+/// A container as Docker lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ListedContainer {
     /// Its id.
     pub(crate) id: String,
     /// Its name.
     pub(crate) name: String,
-    /// Whether it runs; one that is paused does.
+    /// Whether it is running, paused containers included.
     pub(crate) is_running: bool,
-    /// The endpoints it has, each with its network, by the engine's ids.
+    /// Its endpoints with their networks, by Docker's ids.
     pub(crate) endpoints: BTreeMap<String, String>,
 }
 
-/// A container as the engine describes it.
+/// A container as Docker describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Container {
     /// Its id.
@@ -157,26 +158,26 @@ pub(crate) struct Container {
     pub(crate) name: String,
     /// Its labels.
     pub(crate) labels: BTreeMap<String, String>,
-    /// Where its network namespace is found while it runs.
+    /// The path of its network namespace while it is running.
     pub(crate) netns: Option<PathBuf>,
-    /// Whether it runs.
+    /// Whether it is running.
     pub(crate) running: bool,
     /// Whether it ran before.
     pub(crate) has_run: bool,
-    /// Why it could not be started, in the engine's words; empty when that is not so.
+    /// Why it could not be started, in Docker's words; empty if it could.
     pub(crate) error: String,
-    /// Whether the engine shall start it again whatever happens.
+    /// Whether Docker is to restart it in any case.
     pub(crate) restarts: bool,
-    /// Its attachments, by the engine's id of the endpoint.
+    /// Its attachments, by Docker's id of the endpoint.
     pub(crate) attachments: BTreeMap<String, Attachment>,
-    /// The drivers' networks it is configured on, by the engine's id.
+    /// The networks that it is configured on, by Docker's id.
     pub(crate) networks: Vec<String>,
 }
 
 /// A container's attachment to one network.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Attachment {
-    /// More names on that network.
+    /// Further names on that network.
     pub(crate) aliases: Vec<String>,
     /// Its addresses there, IPv4 first.
     pub(crate) addresses: Vec<IpAddr>,
@@ -184,39 +185,39 @@ pub(crate) struct Attachment {
     pub(crate) mac: Option<[u8; 6]>,
 }
 
-/// What kind of engine it is, as far as it matters.
+/// The properties of the Docker engine that matter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EngineKind {
-    /// Where it chooses the prefixes of networks that are made without one.
+    /// The pools from which it chooses prefixes of networks that are created without one.
     pub(crate) default_pools: DefaultPools,
-    /// Whether it calls interfaces exactly as a plugin says.
+    /// Whether it names interfaces exactly as a plugin says.
     pub(crate) heeds_names: bool,
 }
 
 impl Default for EngineKind {
-    /// An engine that did not say yet.
+    /// Returns the defaults for an engine that has not answered yet.
     fn default() -> Self {
         Self { default_pools: DefaultPools::default(), heeds_names: true }
     }
 }
 
-/// What happened in the engine.
+/// An event of Docker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum EngineEvent {
     /// Networks changed.
     Networks,
-    /// A container began, was named otherwise, or got or lost a network.
+    /// A container was started or renamed, or got or lost a network.
     Container(String),
 }
 
-/// A connection to the engine.
+/// A connection to Docker's API.
 #[derive(Debug, Clone)]
-pub(crate) struct Engine {
+pub(crate) struct DockerClient {
     docker: Docker,
 }
 
-impl Engine {
-    /// Connects, and settles which version of the API both speak.
+impl DockerClient {
+    /// Connects, and negotiates the version of the API.
     pub(crate) async fn connect(socket: &Path) -> Result<Self, EngineError> {
         let docker = Docker::connect_with_unix(&socket.to_string_lossy(), DEADLINE_SECS, API_DEFAULT_VERSION)?;
         let settled = timeout(GREETING, docker.negotiate_version()).await.map_err(|_| EngineError::Slow)?;
@@ -231,7 +232,7 @@ impl Engine {
         Ok(networks.into_iter().filter_map(network).collect())
     }
 
-    /// Says what kind of engine it is.
+    /// Returns the properties of the engine.
     pub(crate) async fn kind(&self) -> Result<EngineKind, EngineError> {
         let info = self.docker.info().await?;
         let major = info.server_version.as_deref().and_then(major);
@@ -248,7 +249,7 @@ impl Engine {
         })
     }
 
-    /// Makes a network.
+    /// Creates a network.
     pub(crate) async fn create_network(&self, new: NewNetwork) -> Result<String, EngineError> {
         let config = |prefix: &NewPrefix| IpamConfig {
             subnet: Some(prefix.subnet.to_string()),
@@ -276,7 +277,7 @@ impl Engine {
         Ok(self.docker.create_network(request).await?.id)
     }
 
-    /// Removes a network; one that is not there is removed already.
+    /// Removes a network; one that does not exist counts as removed.
     pub(crate) async fn remove_network(&self, id: &str) -> Result<(), EngineError> {
         match self.docker.remove_network(id).await.map_err(EngineError::from) {
             Err(error) if error.is_missing() => Ok(()),
@@ -284,7 +285,7 @@ impl Engine {
         }
     }
 
-    /// Lists all containers, those that do not run too.
+    /// Lists all containers, including stopped ones.
     pub(crate) async fn containers(&self) -> Result<Vec<ListedContainer>, EngineError> {
         let options = ListContainersOptions { all: true, ..ListContainersOptions::default() };
         let listed = self.docker.list_containers(Some(options)).await?;
@@ -299,8 +300,7 @@ impl Engine {
         Ok(description(found))
     }
 
-    /// Lists the endpoints that a network has, by the engine's ids: those that no container has
-    /// yet, too.
+    /// Lists the endpoints of a network by Docker's ids, including those that no container has yet.
     pub(crate) async fn endpoints_of(&self, network: &str) -> Result<BTreeSet<String>, EngineError> {
         let found = self.docker.inspect_network(network, None::<InspectNetworkOptions>).await?;
 
@@ -312,7 +312,7 @@ impl Engine {
         Ok(self.docker.start_container(id, None::<StartContainerOptions>).await?)
     }
 
-    /// Hears what happens from now on. Ends with an error when the engine ends.
+    /// Streams events from now on. Ends with an error when the engine ends.
     pub(crate) fn events(&self) -> impl Stream<Item = Result<EngineEvent, EngineError>> + Send + use<> {
         let kinds = ["network", "container"].map(str::to_owned).to_vec();
         let options =
@@ -327,7 +327,7 @@ impl Engine {
     }
 }
 
-/// Reads "28.5.2+dfsg4".
+/// Parses the major version of a text such as "28.5.2+dfsg4".
 fn major(version: &str) -> Option<u32> {
     version.split('.').next()?.parse().ok()
 }
@@ -379,7 +379,7 @@ fn summary(container: ContainerSummary) -> Option<ListedContainer> {
 
     Some(ListedContainer {
         id: container.id?,
-        // Links to others come as names with more slashes.
+        // Names of links to other containers contain more slashes.
         name: bare(names.into_iter().find(|name| name.matches('/').count() == 1).as_deref()),
         is_running: matches!(container.state, Some(State::RUNNING | State::PAUSED)),
         endpoints: sorted(networks).into_values().filter_map(endpoint).collect(),
@@ -451,7 +451,7 @@ fn read(event: EventMessage) -> Option<EngineEvent> {
     }
 }
 
-/// Used by who makes prefixes of networks.
+/// Constructors for prefixes.
 impl NewPrefix {
     /// Makes an IPv4 prefix.
     pub(crate) fn v4(subnet: Ipv4Net, range: Option<Ipv4Net>, gateway: Ipv4Addr) -> Self {

@@ -14,13 +14,13 @@ const AT_ONCE: usize = 64;
 
 /// Processes that are watched, each under a key; it costs a descriptor a process.
 #[derive(Debug)]
-pub struct Exits {
+pub struct ProcessExits {
     set: AsyncFd<OwnedFd>,
     epoll: Epoll,
     watched: BTreeMap<u64, Vec<OwnedFd>>,
 }
 
-impl Exits {
+impl ProcessExits {
     /// Begins without any. The runtime that calls drives it.
     ///
     /// # Errors
@@ -111,7 +111,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_end_is_heard_of_once_under_its_key_and_life_is_silent() {
-        let mut exits = Exits::open().expect("a descriptor");
+        let mut exits = ProcessExits::open().expect("a descriptor");
         let mut child = Command::new("sleep").arg("60").spawn().expect("a child");
         exits.watch(1, std::process::id()).expect("this process");
         exits.watch(2, child.id()).expect("a child");

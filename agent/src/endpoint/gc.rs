@@ -1,6 +1,6 @@
-//! Watches over what endpoints live in: one whose process or namespace is gone goes too.
+//! Garbage collection: removes endpoints whose process or namespace is gone.
 //!
-//! The kernel says when a process ends or a namespace is unmounted; what it does not say is found by a slow sweep.
+//! The kernel reports when a process ends or a namespace is unmounted; a slow sweep finds the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -13,23 +13,23 @@ use tokio::time::{Instant, sleep_until};
 
 use super::journal::Entries;
 use super::{lifecycle, sandbox};
-use crate::kernel::{Exits, MountEvents};
+use crate::joined_node::JoinedNode;
+use crate::kernel::{MountEvents, ProcessExits};
 use crate::reconcile::{EndpointState, NetworkReports};
-use crate::session::Session;
 use crate::state::{EndpointRecord, SandboxRecord};
 
-/// How often some are looked at though nothing was heard. A look is one small file of `/proc` and one `stat` an endpoint.
+/// How often some endpoints are checked without an event. A check reads one small file of `/proc` and does one `stat`.
 const SWEEP: Duration = Duration::from_secs(15);
-/// How many are looked at then, turn by turn.
+/// How many are checked at a time, in turn.
 const A_SWEEP: usize = 500;
-/// How often those are looked at whose end cannot be heard of.
+/// How often endpoints are checked whose end causes no event.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Watches for as long as the session lasts.
-pub(crate) async fn run(session: &Session) {
-    let mut journal = session.journal.subscribe();
-    let mut membership = session.membership.subscribe();
-    let mut networks = session.networks.subscribe();
+/// Watches while the node is joined.
+pub(crate) async fn run(joined: &JoinedNode) {
+    let mut journal = joined.journal.subscribe();
+    let mut membership = joined.membership.subscribe();
+    let mut networks = joined.networks.subscribe();
     let mut watch = Watch::new();
     let mut sweep = Instant::now();
     loop {
@@ -42,10 +42,10 @@ pub(crate) async fn run(session: &Session) {
             sweep = Instant::now() + SWEEP;
             suspects.extend(watch.turn(&entries));
         }
-        let is_done = remove_lost(session, &entries, &suspects).await;
+        let is_done = remove_lost(joined, &entries, &suspects).await;
         let again = if is_done && watch.deaf().next().is_none() { sweep } else { sweep.min(Instant::now() + LOOK) };
         tokio::select! {
-            // The senders are the session's.
+            // The senders belong to the joined node.
             _ = journal.changed() => {}
             _ = membership.changed() => {}
             _ = networks.changed() => {}
@@ -58,7 +58,7 @@ pub(crate) async fn run(session: &Session) {
     }
 }
 
-/// Lists the endpoints whose sandbox was not found any more.
+/// Lists the endpoints whose sandbox was not found.
 fn gone(reports: &NetworkReports) -> impl Iterator<Item = EndpointId> {
     let states = reports.values().flat_map(|report| &report.endpoints);
 
@@ -67,18 +67,18 @@ fn gone(reports: &NetworkReports) -> impl Iterator<Item = EndpointId> {
 
 /// Removes those of the suspects that have lost what they lived in, and all whose network was removed; tells whether that
 /// could be written.
-async fn remove_lost(session: &Session, entries: &Entries, suspects: &BTreeSet<EndpointId>) -> bool {
+async fn remove_lost(joined: &JoinedNode, entries: &Entries, suspects: &BTreeSet<EndpointId>) -> bool {
     let mut is_done = true;
     let mut lost: BTreeMap<&'static str, Vec<EndpointId>> = BTreeMap::new();
     for (id, record) in entries.iter() {
         let why =
-            removed_network(session, record).or_else(|| suspects.contains(id).then(|| sandbox::lost(record)).flatten());
+            removed_network(joined, record).or_else(|| suspects.contains(id).then(|| sandbox::lost(record)).flatten());
         if let Some(why) = why {
             lost.entry(why).or_default().push(*id);
         }
     }
     for (why, ids) in lost {
-        if let Err(refusal) = lifecycle::remove(session, ids, why).await {
+        if let Err(refusal) = lifecycle::remove(joined, ids, why).await {
             // The store says itself that it keeps nothing; the next look tries again.
             tracing::debug!(%refusal, "Failed to write the journal");
             is_done = false;
@@ -88,32 +88,32 @@ async fn remove_lost(session: &Session, entries: &Entries, suspects: &BTreeSet<E
     is_done
 }
 
-fn removed_network(session: &Session, record: &EndpointRecord) -> Option<&'static str> {
+fn removed_network(joined: &JoinedNode, record: &EndpointRecord) -> Option<&'static str> {
     if record.sandbox.is_docker() {
         // A network that Docker's containers are on comes back rather than that they lose it (`docker::sync`).
         return None;
     }
-    let membership = session.membership.borrow();
+    let membership = joined.membership.borrow();
     let is_gone = membership.live && !membership.view.networks.contains_key(&record.endpoint.network);
 
     is_gone.then_some("its network was removed")
 }
 
-/// What is heard of, and what was.
+/// The watched endpoints and the events received.
 struct Watch {
-    exits: Option<Exits>,
+    exits: Option<ProcessExits>,
     mounts: Option<MountEvents>,
-    /// The endpoints that are watched, and whether their end can be heard of.
+    /// The watched endpoints, and whether their end causes an event.
     known: BTreeMap<EndpointId, bool>,
-    /// Those that may have ended.
+    /// Endpoints that may have ended.
     heard: BTreeSet<EndpointId>,
-    /// Where the last turn stopped.
+    /// Where the last sweep stopped.
     looked_at: Option<EndpointId>,
 }
 
 impl Watch {
     fn new() -> Self {
-        let (exits, mounts) = (Exits::open().ok(), MountEvents::open().ok());
+        let (exits, mounts) = (ProcessExits::open().ok(), MountEvents::open().ok());
 
         Self { exits, mounts, known: BTreeMap::new(), heard: BTreeSet::new(), looked_at: None }
     }
@@ -153,12 +153,12 @@ impl Watch {
         Ok(())
     }
 
-    /// Lists the endpoints whose end cannot be heard of, for want of descriptors.
+    /// Lists the endpoints whose end causes no event, because file descriptors are exhausted.
     fn deaf(&self) -> impl Iterator<Item = EndpointId> {
         self.known.iter().filter(|(_, is_heard)| !**is_heard).map(|(id, _)| *id)
     }
 
-    /// Lists the endpoints whose turn it is.
+    /// Lists the endpoints to check next.
     fn turn(&mut self, entries: &Entries) -> BTreeSet<EndpointId> {
         let after = entries.keys().filter(|id| self.looked_at.is_none_or(|last| **id > last));
         let turn: Vec<_> = after.take(A_SWEEP).copied().collect();
@@ -167,7 +167,7 @@ impl Watch {
         turn.into_iter().collect()
     }
 
-    /// Waits until something is heard, and notes whom it concerns. Safe to cancel.
+    /// Waits for an event and records the endpoints it concerns. Safe to cancel.
     async fn hears(&mut self, entries: &Entries) {
         let Self { exits, mounts, heard, known, .. } = self;
         let ended = async {

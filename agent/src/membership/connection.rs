@@ -29,7 +29,7 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Whether control can be asked.
 #[derive(Debug, Clone)]
-enum LinkState {
+enum ConnectionState {
     /// The first attempt is under way.
     Dialling {
         since: u64,
@@ -54,17 +54,17 @@ const MISSED: u64 = 4;
 
 /// The one connection to control; who watches keeps it, others use it while it lasts.
 #[derive(Debug)]
-pub(crate) struct Link {
-    state: watch::Sender<LinkState>,
+pub(crate) struct ControlConnection {
+    state: watch::Sender<ConnectionState>,
     wanted: Notify,
     heard: Mutex<Instant>,
 }
 
-impl Link {
+impl ControlConnection {
     /// Begins without a connection.
     pub(crate) fn new() -> Self {
         Self {
-            state: watch::Sender::new(LinkState::Dialling { since: unix_now() }),
+            state: watch::Sender::new(ConnectionState::Dialling { since: unix_now() }),
             wanted: Notify::new(),
             heard: Mutex::new(Instant::now()),
         }
@@ -112,7 +112,7 @@ impl Link {
 
     /// Says where control is connected, and for how long it has said nothing there, if that is too long.
     fn silence(&self, now: Instant) -> Option<(String, Duration)> {
-        let LinkState::Connected { address, .. } = &*self.state.borrow() else { return None };
+        let ConnectionState::Connected { address, .. } = &*self.state.borrow() else { return None };
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let silent = now.saturating_duration_since(heard);
 
@@ -122,8 +122,8 @@ impl Link {
     /// Returns the address of the connection, if there is one.
     pub(crate) fn address(&self) -> Option<String> {
         match &*self.state.borrow() {
-            LinkState::Connected { address, .. } => Some(address.clone()),
-            LinkState::Dialling { .. } | LinkState::Away { .. } => None,
+            ConnectionState::Connected { address, .. } => Some(address.clone()),
+            ConnectionState::Dialling { .. } | ConnectionState::Away { .. } => None,
         }
     }
 
@@ -135,11 +135,11 @@ impl Link {
     /// Returns a client, or why there is none.
     pub(crate) fn client(&self) -> Result<ControlClient<Channel>, Refusal> {
         match &*self.state.borrow() {
-            LinkState::Connected { channel, .. } => Ok(client(channel.clone())),
-            LinkState::Dialling { .. } => {
+            ConnectionState::Connected { channel, .. } => Ok(client(channel.clone())),
+            ConnectionState::Dialling { .. } => {
                 Err(Refusal::new(Code::ControlAway, "control is not connected yet; try again"))
             }
-            LinkState::Away { since, reason } => Err(Refusal::new(
+            ConnectionState::Away { since, reason } => Err(Refusal::new(
                 Code::ControlAway,
                 format!("control is away since {}: {reason}; try again when it is back", rfc3339(*since)),
             )),
@@ -148,19 +148,19 @@ impl Link {
 
     /// Says whether control can be asked.
     pub(crate) fn is_connected(&self) -> bool {
-        matches!(&*self.state.borrow(), LinkState::Connected { .. })
+        matches!(&*self.state.borrow(), ConnectionState::Connected { .. })
     }
 
     /// Waits until the connection comes or goes.
-    pub(crate) fn subscribe(&self) -> Watcher {
-        Watcher(self.state.subscribe())
+    pub(crate) fn subscribe(&self) -> ConnectionWatcher {
+        ConnectionWatcher(self.state.subscribe())
     }
 
     /// States that control is connected.
     pub(crate) fn connected(&self, address: String, channel: Channel) {
         tracing::info!(%address, "Connected to control");
         self.heard(Instant::now());
-        self.state.send_replace(LinkState::Connected { since: unix_now(), address, channel });
+        self.state.send_replace(ConnectionState::Connected { since: unix_now(), address, channel });
     }
 
     /// States that control is away; if it was already, its time stays. Control that had been silent for
@@ -169,31 +169,31 @@ impl Link {
         let reason = reason.to_string();
         let silent = self.silence(Instant::now()).map_or(0, |(_, silent)| silent.as_secs());
         let since = match &*self.state.borrow() {
-            LinkState::Away { since, .. } | LinkState::Dialling { since } => *since,
-            LinkState::Connected { .. } => unix_now().saturating_sub(silent),
+            ConnectionState::Away { since, .. } | ConnectionState::Dialling { since } => *since,
+            ConnectionState::Connected { .. } => unix_now().saturating_sub(silent),
         };
         tracing::debug!(%reason, "Control is away");
-        self.state.send_replace(LinkState::Away { since, reason });
+        self.state.send_replace(ConnectionState::Away { since, reason });
     }
 
     /// Writes it for people.
     pub(crate) fn status(&self, unpublished: usize) -> v1::ControlStatus {
         let unpublished = u32::try_from(unpublished).unwrap_or(u32::MAX);
         match &*self.state.borrow() {
-            LinkState::Dialling { since } => v1::ControlStatus {
+            ConnectionState::Dialling { since } => v1::ControlStatus {
                 since_unix: *since,
                 reason: "not connected yet".to_owned(),
                 unpublished,
                 ..v1::ControlStatus::default()
             },
-            LinkState::Away { since, reason } => v1::ControlStatus {
+            ConnectionState::Away { since, reason } => v1::ControlStatus {
                 connected: false,
                 since_unix: *since,
                 reason: reason.clone(),
                 unpublished,
                 ..v1::ControlStatus::default()
             },
-            LinkState::Connected { since, address, .. } => v1::ControlStatus {
+            ConnectionState::Connected { since, address, .. } => v1::ControlStatus {
                 connected: true,
                 address: address.clone(),
                 since_unix: *since,
@@ -206,9 +206,9 @@ impl Link {
 
 /// Hears of the connection coming and going.
 #[derive(Debug)]
-pub(crate) struct Watcher(watch::Receiver<LinkState>);
+pub(crate) struct ConnectionWatcher(watch::Receiver<ConnectionState>);
 
-impl Watcher {
+impl ConnectionWatcher {
     /// Waits until it changes.
     pub(crate) async fn changed(&mut self) {
         // The link lives as long as its watchers' tasks.
@@ -292,7 +292,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_needs_control_has_it_tried_at_once_and_does_not_wait_for_ever() {
-        let link = Link::new();
+        let link = ControlConnection::new();
         link.away("connection refused");
 
         let (refused, ()) = tokio::join!(link.reach(Duration::from_millis(200)), link.wanted());
@@ -304,7 +304,7 @@ mod tests {
 
     #[tokio::test]
     async fn control_that_says_nothing_is_told_before_it_is_given_up() {
-        let link = Link::new();
+        let link = ControlConnection::new();
         let channel = tonic::transport::Endpoint::from_static("http://control").connect_lazy();
         link.connected("192.0.2.1:7443".to_owned(), channel);
         let begun = Instant::now();
@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_comes_back_at_once_is_no_problem_and_one_that_stays_away_is() {
-        let link = Link::new();
+        let link = ControlConnection::new();
         link.away("connection refused");
         let since = link.status(0).since_unix;
 
@@ -333,7 +333,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_silence_and_the_end_of_its_connection_are_one_problem() {
-        let link = Link::new();
+        let link = ControlConnection::new();
         let channel = tonic::transport::Endpoint::from_static("http://control").connect_lazy();
         link.connected("192.0.2.1:7443".to_owned(), channel);
         link.heard(Instant::now().checked_sub(SILENCE).expect("the host runs for longer"));
@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn control_that_stays_away_is_away_since_the_beginning() {
-        let link = Link::new();
+        let link = ControlConnection::new();
         link.away("first");
         let since = link.status(0).since_unix;
 

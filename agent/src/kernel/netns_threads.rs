@@ -19,14 +19,14 @@ const MAX_THREADS: usize = 4;
 const IDLE: Duration = Duration::from_secs(5);
 
 /// The threads of this process.
-pub(crate) static ENTRANCE: Entrance = Entrance::new();
+pub(crate) static NETNS_THREADS: NetnsThreads = NetnsThreads::new();
 
 /// Work that enters a namespace by itself.
 type Work = Box<dyn FnOnce() + Send>;
 
 /// Threads, and the work that waits for one.
 #[derive(Debug)]
-pub(crate) struct Entrance {
+pub(crate) struct NetnsThreads {
     state: Mutex<State>,
     arrived: Condvar,
 }
@@ -44,7 +44,7 @@ impl std::fmt::Debug for State {
     }
 }
 
-impl Entrance {
+impl NetnsThreads {
     const fn new() -> Self {
         let state = State { waiting: VecDeque::new(), threads: 0, idle: 0 };
 
@@ -118,7 +118,7 @@ mod tests {
 
     use super::*;
 
-    static SOME: Entrance = Entrance::new();
+    static SOME: NetnsThreads = NetnsThreads::new();
 
     #[test]
     fn work_is_done_by_few_threads_even_after_some_of_it_panicked() {

@@ -1,4 +1,4 @@
-//! Keeps the view on disk, so that an agent that starts while control is away knows its networks.
+//! Caches the view on disk, so that an agent that starts while control is away knows its networks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,28 +7,28 @@ use overlay_core::{Change, Delta, Revision, View};
 use tokio::time::sleep;
 
 use super::join::in_store;
-use crate::session::Session;
+use crate::joined_node::JoinedNode;
 
-/// Changes are gathered this long: a burst costs one write.
+/// How long changes are collected: a burst costs one write.
 const GATHER: Duration = Duration::from_millis(100);
 /// The pause after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Keeps it for as long as the session lasts.
-pub(crate) async fn run(session: &Session) {
-    let mut membership = session.membership.subscribe();
+/// Keeps it while the node is joined.
+pub(crate) async fn run(joined: &JoinedNode) {
+    let mut membership = joined.membership.subscribe();
     let mut kept = Arc::clone(&membership.borrow_and_update().view);
     loop {
         let view = Arc::clone(&membership.borrow_and_update().view);
-        // A view that waits for its snapshot is not worth more than the one on disk.
+        // A view that is waiting for its snapshot is no better than the one on disk.
         if view.revision != kept.revision && view.revision > Revision(0) {
             let delta = Delta { from: kept.revision, to: view.revision, changes: steps(&kept, &view) };
-            match in_store(&session.store, move |store| store.put_delta(&delta)).await {
+            match in_store(&joined.store, move |store| store.put_delta(&delta)).await {
                 Ok(()) => {
                     kept = view;
                     sleep(GATHER).await;
                 }
-                // The store says itself that it keeps nothing.
+                // The store reports its own failure.
                 Err(_) => sleep(RETRY).await,
             }
             continue;
@@ -39,7 +39,7 @@ pub(crate) async fn run(session: &Session) {
     }
 }
 
-/// Lists the changes that lead from one view to another.
+/// Lists the changes from one view to another.
 fn steps(from: &View, to: &View) -> Vec<Change> {
     let set = to.rows().filter(|row| from.row(row.key()).as_ref() != Some(row));
     let removed = from.rows().map(|row| row.key()).filter(|key| to.row(*key).is_none()).map(Change::Removed);

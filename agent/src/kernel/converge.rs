@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::desired::TUN_NAME;
 use super::error::KernelError;
+use super::namespace_desired::TUN_NAME;
 use super::netlink::Netlink;
 use super::netns::Netns;
 use super::plan::{missing_links, plan};
@@ -23,9 +23,9 @@ pub(crate) trait Kernel {
     async fn settle(&mut self, done: &[Step]) -> Result<(), KernelError>;
 }
 
-/// What one round did.
+/// What one convergence did.
 #[derive(Debug, Default)]
-pub(crate) struct Round {
+pub(crate) struct Convergence {
     /// The steps that the kernel took.
     pub(crate) steps: Vec<Step>,
     /// The steps that it refused.
@@ -34,7 +34,7 @@ pub(crate) struct Round {
     pub(crate) missing: BTreeSet<String>,
 }
 
-impl Round {
+impl Convergence {
     fn note(&mut self, step: Step, done: Result<(), KernelError>) {
         match done {
             Ok(()) => self.steps.push(step),
@@ -43,10 +43,10 @@ impl Round {
     }
 }
 
-/// Brings a kernel to a wanted value. Every step is tried; what is left over is the next round's.
-pub(crate) async fn reconcile(kernel: &mut impl Kernel, desired: &Desired) -> Result<Round, KernelError> {
+/// Brings a kernel to a wanted value. Every step is tried; what is left over is the next convergence's.
+pub(crate) async fn converge(kernel: &mut impl Kernel, desired: &Desired) -> Result<Convergence, KernelError> {
     let actual = kernel.list(desired).await?;
-    let mut round = Round { missing: missing_links(desired, &actual), ..Round::default() };
+    let mut convergence = Convergence { missing: missing_links(desired, &actual), ..Convergence::default() };
 
     let mut parameters = Vec::new();
     let mut others = Vec::new();
@@ -61,17 +61,17 @@ pub(crate) async fn reconcile(kernel: &mut impl Kernel, desired: &Desired) -> Re
     if !parameters.is_empty() {
         let written = kernel.write(&parameters).await?;
         for ((sysctl, value), done) in parameters.into_iter().zip(written) {
-            round.note(Step::SetSysctl(sysctl, value), done);
+            convergence.note(Step::SetSysctl(sysctl, value), done);
         }
     }
     for step in others {
         let done = kernel.perform(&step).await;
-        round.note(step, done);
+        convergence.note(step, done);
     }
 
-    kernel.settle(&round.steps).await?;
+    kernel.settle(&convergence.steps).await?;
 
-    Ok(round)
+    Ok(convergence)
 }
 
 /// A real namespace.

@@ -8,19 +8,19 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use overlay_core::{EndpointId, NetworkId};
 
-use super::desired::host_ifname;
+use super::converge::{Namespace, converge};
 use super::error::KernelError;
-use super::namespace::Report;
-use super::netlink::{Netlink, Peer};
+use super::namespace::ReconcileReport;
+use super::namespace_desired::host_ifname;
+use super::netlink::{Netlink, VethPeer};
 use super::netns::{Netns, Pins};
-use super::reconcile::{Namespace, reconcile};
 use super::sandbox::SandboxDesired;
 use super::sysctl;
 use super::tables::{Address, Desired, Hop, LinkChange, LinkDesired, RouteKey, Scope, Step};
 
 /// An endpoint's interface as the engine set it up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Inside {
+pub struct ContainerInterface {
     /// The container's namespace.
     pub netns: PathBuf,
     /// The interface's name there.
@@ -31,7 +31,7 @@ pub struct Inside {
     pub routes: Vec<(IpNet, Option<IpAddr>)>,
 }
 
-impl Inside {
+impl ContainerInterface {
     fn tables(&self, mtu: u32) -> Desired {
         let link = || self.ifname.clone();
         let hop = |via: Option<IpAddr>| via.map_or_else(|| Hop::Link(link()), |via| Hop::Via(link(), via));
@@ -55,19 +55,19 @@ pub(super) async fn make_again(
     network: &mut Netlink,
     name: &str,
     desired: &SandboxDesired,
-    inside: &Inside,
-) -> Result<Report, KernelError> {
+    inside: &ContainerInterface,
+) -> Result<ReconcileReport, KernelError> {
     let netns = open(&inside.netns)?;
     let mut within = Netlink::open(&netns).await?;
     if within.link(&inside.ifname).await?.is_some() {
         let namespace = netns.label().to_owned();
         return Err(KernelError::IfnameTaken { ifname: inside.ifname.clone(), namespace });
     }
-    let peer = Peer { netns: netns.as_fd(), name: &inside.ifname, mac: desired.mac() };
+    let peer = VethPeer { netns: netns.as_fd(), name: &inside.ifname, mac: desired.mac() };
     network.add_veth(name, desired.mtu, peer).await?;
     network.set_link(name, LinkChange::Up).await?;
     let mut kernel = Namespace { netns: &netns, netlink: &mut within };
-    let round = reconcile(&mut kernel, &inside.tables(desired.mtu)).await;
+    let round = converge(&mut kernel, &inside.tables(desired.mtu)).await;
     if !round.as_ref().is_ok_and(|round| round.errors.is_empty()) {
         // Half of it would pass for the engine's work.
         network.remove_link(name).await?;
@@ -76,10 +76,10 @@ pub(super) async fn make_again(
     // Being asked for a link by name makes the kernel run its link watch at once.
     network.link(name).await?;
 
-    Ok(Report {
+    Ok(ReconcileReport {
         steps: std::iter::once(Step::MakeVeth(name.to_owned())).chain(round.steps).collect(),
         errors: round.errors,
-        ..Report::default()
+        ..ReconcileReport::default()
     })
 }
 
@@ -117,7 +117,7 @@ pub async fn name_inside(
     let Some(near) = near else {
         return Ok((0..=links.len()).map(|n| format!("eth{n}")).find(|name| !links.contains_key(name)));
     };
-    let is_far = |link: &super::tables::Link| near.peer == Some(link.index) && link.peer == Some(near.index);
+    let is_far = |link: &super::tables::LinkState| near.peer == Some(link.index) && link.peer == Some(near.index);
 
     Ok(links.into_iter().find(|(_, link)| is_far(link)).map(|(name, _)| name))
 }

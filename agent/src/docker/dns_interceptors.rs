@@ -1,4 +1,4 @@
-//! Puts a front resolver into every container that is on a network of ours, and takes it away again.
+//! Runs a DNS interceptor in every container on a network of ours.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,45 +7,45 @@ use std::time::Duration;
 use overlay_core::NetworkId;
 use tokio::time::sleep;
 
-use crate::dns::Front;
+use crate::dns::DnsInterceptor;
 use crate::endpoint::journal::Entries;
+use crate::joined_node::JoinedNode;
 use crate::kernel::Netns;
 use crate::problem::explain;
-use crate::session::Session;
 
-/// How soon a namespace that is not there yet is looked for again: an engine makes it milliseconds after it was told of.
+/// How soon a namespace that does not exist yet is tried again: Docker creates it milliseconds after it announced it.
 const SOON: Duration = Duration::from_millis(20);
-/// How soon, once it has been looked for often.
+/// How soon it is tried again after many attempts.
 const LATER: Duration = Duration::from_secs(1);
-/// How often is often.
+/// After how many attempts the longer pause is used.
 const OFTEN: u32 = 250;
 
-/// Serves the containers for as long as the session lasts.
-pub(super) async fn run(session: &Session) {
-    let mut journal = session.journal.subscribe();
-    let mut fronts: BTreeMap<PathBuf, Front> = BTreeMap::new();
+/// Serves the containers while the node is joined.
+pub(super) async fn run(joined: &JoinedNode) {
+    let mut journal = joined.journal.subscribe();
+    let mut interceptors: BTreeMap<PathBuf, DnsInterceptor> = BTreeMap::new();
     let mut tries: BTreeMap<PathBuf, u32> = BTreeMap::new();
     loop {
         let wanted = wanted(&journal.borrow_and_update());
-        fronts.retain(|path, _| wanted.contains_key(path));
+        interceptors.retain(|path, _| wanted.contains_key(path));
         tries.retain(|path, _| wanted.contains_key(path));
         let mut waiting = None;
         for (path, scope) in wanted {
-            if let Some(front) = fronts.get(&path) {
-                front.set_scope(scope);
+            if let Some(interceptor) = interceptors.get(&path) {
+                interceptor.set_scope(scope);
                 continue;
             }
-            match open(session, &path, scope).await {
-                Ok(front) => {
+            match open(joined, &path, scope).await {
+                Ok(interceptor) => {
                     tries.remove(&path);
-                    fronts.insert(path, front);
-                    session.problems.clear("docker names");
+                    interceptors.insert(path, interceptor);
+                    joined.problems.clear("docker names");
                 }
                 Err(why) => {
                     let tried = tries.entry(path).or_default();
                     *tried += 1;
                     if let (Some(text), true) = (why, *tried >= OFTEN) {
-                        session.problems.raise("docker names", "kernel", text);
+                        joined.problems.raise("docker names", "kernel", text);
                     }
                     let pause = if *tried < OFTEN { SOON } else { LATER };
                     waiting = Some(waiting.map_or(pause, |known: Duration| known.min(pause)));
@@ -65,7 +65,7 @@ pub(super) async fn run(session: &Session) {
     }
 }
 
-/// Lists the sandboxes with the networks that each is on.
+/// Lists the sandboxes with their networks.
 fn wanted(entries: &Entries) -> BTreeMap<PathBuf, BTreeSet<NetworkId>> {
     let mut wanted: BTreeMap<PathBuf, BTreeSet<NetworkId>> = BTreeMap::new();
     for record in entries.values() {
@@ -78,9 +78,9 @@ fn wanted(entries: &Entries) -> BTreeMap<PathBuf, BTreeSet<NetworkId>> {
 }
 
 /// Opens a front; nothing to tell where the namespace is simply not there yet.
-async fn open(session: &Session, path: &Path, scope: BTreeSet<NetworkId>) -> Result<Front, Option<String>> {
+async fn open(joined: &JoinedNode, path: &Path, scope: BTreeSet<NetworkId>) -> Result<DnsInterceptor, Option<String>> {
     let netns = Netns::open(path).map_err(|_| None)?;
-    let opened = Front::open(&netns, scope, session.names.subscribe()).await;
+    let opened = DnsInterceptor::open(&netns, scope, joined.names.subscribe()).await;
 
     opened
         .map_err(|error| Some(format!("names of other hosts are not known in {}: {}", path.display(), explain(&error))))

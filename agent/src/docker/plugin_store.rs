@@ -1,4 +1,4 @@
-//! The book: what Docker was promised, on disk first, then for everybody who watches.
+//! The plugin store: what Docker was promised, written to disk before it is published to subscribers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,28 +8,28 @@ use overlay_core::NetworkId;
 use overlay_proto::Refusal;
 use tokio::sync::{Notify, watch};
 
-use super::engine::EngineKind;
+use super::client::EngineKind;
 use crate::membership::join::in_store;
-use crate::state::{DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, Store};
+use crate::state::{DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, StateStore};
 
-/// All that stands in the book.
+/// The contents of the plugin store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Ledger {
-    /// Networks, by Docker's id.
+pub(crate) struct PluginState {
+    /// The networks, by Docker's id.
     pub(crate) networks: BTreeMap<String, DockerNetwork>,
-    /// Pools, by name.
+    /// The address pools, by name.
     pub(crate) pools: BTreeMap<String, DockerPool>,
-    /// Addresses, by pool.
+    /// The addresses, by pool.
     pub(crate) leases: BTreeMap<(String, IpAddr), DockerLease>,
-    /// Networks that a person removed with Docker and control must still be told of.
+    /// Networks that were removed with Docker, of which control must still be told.
     pub(crate) removals: BTreeSet<NetworkId>,
-    /// Why a network of Docker's cannot be used, by Docker's id. Not kept: found out anew each time.
+    /// Why a network in Docker cannot be used, by Docker's id. Not stored: determined anew each time.
     pub(crate) conflicts: BTreeMap<String, String>,
-    /// What kind of engine this host has. Not kept: asked for anew each time.
+    /// The kind of Docker engine on this host. Not stored: asked for anew each time.
     pub(crate) engine: EngineKind,
 }
 
-impl Ledger {
+impl PluginState {
     fn put(&mut self, row: DockerRow) {
         match row {
             DockerRow::Network(row) => drop(self.networks.insert(row.id.clone(), row)),
@@ -55,7 +55,7 @@ impl Ledger {
         pool.network.or_else(stands_for)
     }
 
-    /// Lists the containers' addresses that Docker holds of a network.
+    /// Lists the container addresses of a network that Docker holds.
     pub(crate) fn leased(&self, network: NetworkId) -> BTreeSet<IpAddr> {
         let pools = self.pools.values().filter(|pool| self.network_of(pool) == Some(network));
         let leases = pools.flat_map(|pool| self.leases_of(&pool.id));
@@ -76,81 +76,81 @@ impl Ledger {
         self.leases.values().filter(move |lease| lease.pool == pool)
     }
 
-    /// Finds the network of Docker's that stands for an overlay network.
-    pub(crate) fn standing_for(&self, network: NetworkId) -> Option<&DockerNetwork> {
+    /// Finds the Docker network that is bound to an overlay network.
+    pub(crate) fn bound_to(&self, network: NetworkId) -> Option<&DockerNetwork> {
         self.networks.values().find(|known| known.network == Some(network))
     }
 }
 
-/// The book of one node.
+/// The plugin store of one node.
 #[derive(Debug)]
-pub(crate) struct Book {
-    store: Store,
-    ledger: watch::Sender<Arc<Ledger>>,
-    /// Called when something that Docker has may belong to nobody any more.
-    doubts: Notify,
-    /// How often that was found out.
-    examined: watch::Sender<u64>,
-    /// One change after the other: what is on disk and what is shown stay the same.
+pub(crate) struct PluginStore {
+    store: StateStore,
+    plugin_state: watch::Sender<Arc<PluginState>>,
+    /// Signals that something Docker has may no longer belong to anyone.
+    gc_wanted: Notify,
+    /// Counts the passes of garbage collection.
+    gc_passes: watch::Sender<u64>,
+    /// Serialises changes, so that what is on disk and what is published stay the same.
     writing: tokio::sync::Mutex<()>,
 }
 
-impl Book {
-    /// Takes over what was kept.
-    pub(crate) fn new(store: Store, rows: Vec<DockerRow>) -> Self {
-        let mut ledger = Ledger::default();
-        rows.into_iter().for_each(|row| ledger.put(row));
+impl PluginStore {
+    /// Takes over the stored rows.
+    pub(crate) fn new(store: StateStore, rows: Vec<DockerRow>) -> Self {
+        let mut plugin_state = PluginState::default();
+        rows.into_iter().for_each(|row| plugin_state.put(row));
 
         Self {
             store,
-            ledger: watch::Sender::new(Arc::new(ledger)),
-            doubts: Notify::new(),
-            examined: watch::Sender::new(0),
+            plugin_state: watch::Sender::new(Arc::new(plugin_state)),
+            gc_wanted: Notify::new(),
+            gc_passes: watch::Sender::new(0),
             writing: tokio::sync::Mutex::new(()),
         }
     }
 
-    /// Has it found out whether what Docker has still belongs to somebody.
-    pub(crate) fn doubt(&self) {
-        self.doubts.notify_one();
+    /// Requests a pass of garbage collection.
+    pub(crate) fn request_gc(&self) {
+        self.gc_wanted.notify_one();
     }
 
-    /// Counts how often it was found out.
-    pub(crate) fn examined(&self) -> watch::Receiver<u64> {
-        self.examined.subscribe()
+    /// Subscribes to the number of passes of garbage collection.
+    pub(crate) fn gc_passes(&self) -> watch::Receiver<u64> {
+        self.gc_passes.subscribe()
     }
 
-    /// Notes that it was found out once more.
-    pub(crate) fn note_examined(&self) {
-        self.examined.send_modify(|times| *times += 1);
+    /// Counts one more pass of garbage collection.
+    pub(crate) fn count_gc_pass(&self) {
+        self.gc_passes.send_modify(|times| *times += 1);
     }
 
-    /// Returns once somebody doubts.
-    pub(crate) async fn doubted(&self) {
-        self.doubts.notified().await;
+    /// Returns once somebody gc_wanted.
+    pub(crate) async fn gc_requested(&self) {
+        self.gc_wanted.notified().await;
     }
 
-    /// Returns what stands in it.
-    pub(crate) fn ledger(&self) -> Arc<Ledger> {
-        Arc::clone(&self.ledger.borrow())
+    /// Returns the contents.
+    pub(crate) fn state(&self) -> Arc<PluginState> {
+        Arc::clone(&self.plugin_state.borrow())
     }
 
-    /// Hears of every change.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Ledger>> {
-        self.ledger.subscribe()
+    /// Subscribes to changes.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<PluginState>> {
+        self.plugin_state.subscribe()
     }
 
-    /// Writes rows and strikes others out, all or none. When this returns it is on disk.
+    /// Writes and removes rows: all of them or none. Once this returns, they are on disk.
     pub(crate) async fn write(&self, put: Vec<DockerRow>, remove: Vec<DockerKey>) -> Result<(), Refusal> {
         self.revise(|_| (put, remove)).await
     }
 
-    /// Writes that a network of Docker's stands for an overlay network, or for none any more. One that is gone stays so; tells
-    /// whether it is there.
+    /// Binds a Docker network to an overlay network, or unbinds it. A network that was removed stays so; tells whether it
+    /// exists.
     pub(crate) async fn bind(&self, docker: &str, network: Option<NetworkId>) -> Result<bool, Refusal> {
         let mut is_there = false;
-        self.revise(|ledger| {
-            let known = ledger.networks.get(docker);
+        self.revise(|plugin_state| {
+            let known = plugin_state.networks.get(docker);
             is_there = known.is_some();
             let known = known.filter(|known| known.network != network).cloned();
             (
@@ -163,10 +163,10 @@ impl Book {
         Ok(is_there)
     }
 
-    /// Strikes a network of Docker's out. One that stands for an overlay network was removed by a person: control is told when
-    /// it can be.
-    pub(crate) async fn strike_network(&self, docker: &str) -> Result<(), Refusal> {
-        self.revise(|ledger| match ledger.networks.get(docker) {
+    /// Removes a Docker network. If it was bound to an overlay network, a person removed it, and control is told as soon as
+    /// possible.
+    pub(crate) async fn delete_network(&self, docker: &str) -> Result<(), Refusal> {
+        self.revise(|plugin_state| match plugin_state.networks.get(docker) {
             Some(known) => (
                 known.network.map(DockerRow::Removal).into_iter().collect(),
                 vec![DockerKey::Network(docker.to_owned())],
@@ -176,41 +176,44 @@ impl Book {
         .await
     }
 
-    /// Writes and strikes out what `decide` makes of what stands in the book; nothing changes in between.
-    async fn revise(&self, decide: impl FnOnce(&Ledger) -> (Vec<DockerRow>, Vec<DockerKey>)) -> Result<(), Refusal> {
+    /// Writes and removes what `decide` chooses from the current contents; nothing changes in between.
+    async fn revise(
+        &self,
+        decide: impl FnOnce(&PluginState) -> (Vec<DockerRow>, Vec<DockerKey>),
+    ) -> Result<(), Refusal> {
         let _one = self.writing.lock().await;
-        let (put, remove) = decide(&self.ledger());
+        let (put, remove) = decide(&self.state());
         if put.is_empty() && remove.is_empty() {
             return Ok(());
         }
         let (rows, keys) = (put.clone(), remove.clone());
         in_store(&self.store, move |store| store.put_docker(&rows, &keys)).await?;
-        self.ledger.send_modify(|ledger| {
-            let ledger = Arc::make_mut(ledger);
-            remove.iter().for_each(|key| ledger.remove(key));
-            put.into_iter().for_each(|row| ledger.put(row));
+        self.plugin_state.send_modify(|plugin_state| {
+            let plugin_state = Arc::make_mut(plugin_state);
+            remove.iter().for_each(|key| plugin_state.remove(key));
+            put.into_iter().for_each(|row| plugin_state.put(row));
         });
 
         Ok(())
     }
 
-    /// States what kind of engine this host has.
-    pub(crate) fn state_engine(&self, engine: EngineKind) {
-        self.ledger.send_if_modified(|ledger| {
-            let changed = ledger.engine != engine;
+    /// Records the kind of Docker engine on this host.
+    pub(crate) fn set_engine(&self, engine: EngineKind) {
+        self.plugin_state.send_if_modified(|plugin_state| {
+            let changed = plugin_state.engine != engine;
             if changed {
-                Arc::make_mut(ledger).engine = engine;
+                Arc::make_mut(plugin_state).engine = engine;
             }
             changed
         });
     }
 
-    /// States why networks of Docker's cannot be used.
-    pub(crate) fn state_conflicts(&self, conflicts: BTreeMap<String, String>) {
-        self.ledger.send_if_modified(|ledger| {
-            let changed = ledger.conflicts != conflicts;
+    /// Records why Docker networks cannot be used.
+    pub(crate) fn set_conflicts(&self, conflicts: BTreeMap<String, String>) {
+        self.plugin_state.send_if_modified(|plugin_state| {
+            let changed = plugin_state.conflicts != conflicts;
             if changed {
-                Arc::make_mut(ledger).conflicts = conflicts;
+                Arc::make_mut(plugin_state).conflicts = conflicts;
             }
             changed
         });
@@ -225,29 +228,30 @@ mod tests {
     #[tokio::test]
     async fn a_network_that_is_removed_while_it_is_bound_is_gone_and_remembered() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (store, _) = Store::open(&folder.path().join("state")).expect("a store");
-        let book = Book::new(store, Vec::new());
+        let (store, _) = StateStore::open(&folder.path().join("state")).expect("a store");
+        let store = PluginStore::new(store, Vec::new());
         let id = NetworkId::from_random(7);
         for bound_first in [true, false] {
-            book.write(
-                vec![DockerRow::Network(testing::network("aa", "10.1.0.0/16", None))],
-                vec![DockerKey::Removal(id)],
-            )
-            .await
-            .expect("written");
+            store
+                .write(
+                    vec![DockerRow::Network(testing::network("aa", "10.1.0.0/16", None))],
+                    vec![DockerKey::Removal(id)],
+                )
+                .await
+                .expect("written");
 
             let (bound, struck) = if bound_first {
-                tokio::join!(book.bind("aa", Some(id)), book.strike_network("aa"))
+                tokio::join!(store.bind("aa", Some(id)), store.delete_network("aa"))
             } else {
-                let (struck, bound) = tokio::join!(book.strike_network("aa"), book.bind("aa", Some(id)));
+                let (struck, bound) = tokio::join!(store.delete_network("aa"), store.bind("aa", Some(id)));
                 (bound, struck)
             };
 
             struck.expect("written");
             assert_eq!(bound.expect("written"), bound_first);
-            let ledger = book.ledger();
-            assert_eq!(ledger.networks.len(), 0, "it does not come back");
-            assert_eq!(ledger.removals.contains(&id), bound_first, "who binds it too late must see to it");
+            let plugin_state = store.state();
+            assert_eq!(plugin_state.networks.len(), 0, "it does not come back");
+            assert_eq!(plugin_state.removals.contains(&id), bound_first, "who binds it too late must see to it");
         }
     }
     #[test]
@@ -265,17 +269,18 @@ mod tests {
             let address = IpAddr::from([10, 1, 0, last]);
             (("p".to_owned(), address), DockerLease { pool: "p".to_owned(), address, is_endpoint, since: 0 })
         };
-        let mut ledger = Ledger {
+        let mut plugin_state = PluginState {
             networks: [("aa".to_owned(), testing::network("aa", "10.1.0.0/16", Some(id)))].into(),
             pools: [("p".to_owned(), pool("p"))].into(),
             leases: [lease(1, false)].into(),
-            ..Ledger::default()
+            ..PluginState::default()
         };
-        let using =
-            |ledger: &Ledger| ledger.given().map(|(network, lease)| (network, lease.address)).collect::<Vec<_>>();
+        let using = |plugin_state: &PluginState| {
+            plugin_state.given().map(|(network, lease)| (network, lease.address)).collect::<Vec<_>>()
+        };
 
-        assert_eq!(using(&ledger), []);
-        ledger.leases.extend([lease(2, true)]);
-        assert_eq!(using(&ledger), [(id, IpAddr::from([10, 1, 0, 2]))]);
+        assert_eq!(using(&plugin_state), []);
+        plugin_state.leases.extend([lease(2, true)]);
+        assert_eq!(using(&plugin_state), [(id, IpAddr::from([10, 1, 0, 2]))]);
     }
 }

@@ -1,4 +1,4 @@
-//! What the tasks of a joined node share: who it is, what it knows, what it must do, and how that goes.
+//! What the tasks of a joined node share: its identity, its view, its stores, and its state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,95 +14,95 @@ use tokio_util::sync::CancellationToken;
 
 use crate::desired;
 use crate::dns::Names;
-use crate::docker::book::Book;
+use crate::docker::plugin_store::PluginStore;
 use crate::endpoint::journal::Journal;
-use crate::kernel::Events;
+use crate::kernel::NamespaceEvents;
 use crate::kernel::host::{Underlay, tunnel_mtu};
 use crate::membership::Membership;
+use crate::membership::address_book::AddressBook;
 use crate::membership::candidates::{self, Candidate};
-use crate::membership::control_book::ControlBook;
+use crate::membership::connection::ControlConnection;
 use crate::membership::keyring::Keyring;
-use crate::membership::link::Link;
 use crate::membership::prefix_clash::HostPrefixes;
 use crate::membership::publish::Unpublished;
 use crate::path::Lanes;
 use crate::problem::{Problems, explain};
 use crate::reconcile::NetworkReport;
-use crate::state::{Identity, Loaded, Store};
+use crate::state::{Identity, StateStore, StoredState};
 
-/// How long a question to control waits for what control must be told before.
+/// How long a request to control waits until pending changes are published.
 const TELLING: Duration = Duration::from_millis(500);
 
 /// The MTU of most underlays, until the host's own is known.
 const ETHERNET_MTU: u32 = 1500;
 
-/// Whether this host is the one that may carry packets as its node: of two hosts with one identity only one can, for each
-/// would draw the other's packets to itself.
+/// Whether this host may carry packets as its node. Of two hosts with one identity only one may: each would attract the
+/// other's packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// Control has not said anything since this process started; nothing is carried for the moment that it takes.
+pub(crate) enum Admission {
+    /// Control has not answered since this process started; until it does, nothing is carried.
     Unproven,
-    /// Control knows of no other, or cannot be asked.
+    /// Control knows of no other host, or cannot be reached.
     Admitted,
-    /// Another host was there first; nothing is carried until it is gone.
+    /// Another host was first; nothing is carried until it is gone.
     TurnedAway,
 }
 
-impl Standing {
+impl Admission {
     /// Tells whether packets are carried.
     pub(crate) fn carries(self) -> bool {
         self == Self::Admitted
     }
 }
 
-/// What a session has of its process.
+/// What a joined node needs from its process.
 #[derive(Debug, Clone)]
-pub(crate) struct Process {
-    /// Random: tells this process from every other that shows the same certificate.
+pub(crate) struct ProcessContext {
+    /// A random id that distinguishes this process from others with the same certificate.
     pub(crate) instance: Arc<str>,
-    /// Where each peer was heard last, with proof.
+    /// The address from which each peer was last heard, authenticated.
     pub(crate) tunnels: watch::Receiver<BTreeMap<NodeId, IpAddr>>,
 }
 
-/// A node's life between join and leave.
+/// Everything a node has between join and leave.
 #[derive(Debug)]
-pub(crate) struct Session {
-    /// Its id.
+pub(crate) struct JoinedNode {
+    /// The node's id.
     pub(crate) node: NodeId,
     /// Where namespaces are pinned.
     pub(crate) run_dir: PathBuf,
-    /// What is kept.
-    pub(crate) store: Store,
-    /// What does not work.
+    /// The state on disk.
+    pub(crate) store: StateStore,
+    /// The current problems.
     pub(crate) problems: Arc<Problems>,
-    /// What it knows.
+    /// The membership as this node sees it.
     pub(crate) membership: watch::Sender<Membership>,
     /// The connection to control.
-    pub(crate) link: Link,
-    /// Where control is looked for.
-    pub(crate) control: ControlBook,
-    /// The process that lives it.
-    pub(crate) process: Process,
-    /// What the host has in use beside the networks.
+    pub(crate) connection: ControlConnection,
+    /// The addresses at which control may be reached.
+    pub(crate) control: AddressBook,
+    /// What it needs from its process.
+    pub(crate) process: ProcessContext,
+    /// The prefixes that the host itself uses.
     pub(crate) host_prefixes: watch::Sender<HostPrefixes>,
     /// Whether this host may carry packets as this node.
-    pub(crate) standing: watch::Sender<Standing>,
-    /// Its endpoints.
+    pub(crate) admission: watch::Sender<Admission>,
+    /// The journal of its endpoints.
     pub(crate) journal: Journal,
     /// What Docker was promised.
-    pub(crate) docker: Book,
-    /// Networks that this host's engine does not have as the cluster does.
+    pub(crate) docker: PluginStore,
+    /// The networks that differ in this host's Docker.
     pub(crate) differences: watch::Sender<Vec<v1::Difference>>,
-    /// The names of all its networks.
+    /// The DNS names of all its networks.
     pub(crate) names: watch::Sender<Arc<Names>>,
-    /// Its keys.
+    /// Its WireGuard keys.
     pub(crate) keyring: Keyring,
-    /// Its packet engine.
+    /// Its data path.
     pub(crate) lanes: Arc<Lanes>,
-    /// How each network is doing in the kernel.
+    /// The state of each network in the kernel.
     pub(crate) networks: watch::Sender<BTreeMap<NetworkId, NetworkReport>>,
     /// Held while an address is chosen and journalled, and while a network is left
-    /// ([`crate::membership::occupancy::stay`]).
+    /// ([`crate::membership::network_membership::stay`]).
     pub(crate) lifecycle: Mutex<()>,
     /// Held while a network is entered.
     pub(crate) entering: PerNetwork,
@@ -110,11 +110,11 @@ pub(crate) struct Session {
     pub(crate) stop: CancellationToken,
     identity: watch::Sender<Arc<Identity>>,
     underlay_mtu: watch::Sender<u32>,
-    events: OnceCell<Option<Arc<Events>>>,
+    events: OnceCell<Option<Arc<NamespaceEvents>>>,
     own: watch::Sender<Arc<BTreeSet<IpAddr>>>,
 }
 
-/// A lock for each network.
+/// One lock per network.
 #[derive(Debug, Default)]
 pub(crate) struct PerNetwork(std::sync::Mutex<BTreeMap<NetworkId, Arc<Mutex<()>>>>);
 
@@ -138,16 +138,16 @@ impl PerNetwork {
     }
 }
 
-impl Session {
-    /// Begins with what was kept.
+impl JoinedNode {
+    /// Starts with the stored state.
     pub(crate) fn new(
         identity: Identity,
-        loaded: Loaded,
-        store: Store,
+        loaded: StoredState,
+        store: StateStore,
         problems: Arc<Problems>,
         lanes: Arc<Lanes>,
         run_dir: PathBuf,
-        process: Process,
+        process: ProcessContext,
     ) -> Self {
         let count = u16::try_from(lanes.count()).unwrap_or(u16::MAX);
         let membership = Membership { view: Arc::new(loaded.view), live: false };
@@ -157,13 +157,13 @@ impl Session {
             run_dir,
             problems,
             membership: watch::Sender::new(membership),
-            link: Link::new(),
-            control: ControlBook::new(store.clone(), loaded.control),
+            connection: ControlConnection::new(),
+            control: AddressBook::new(store.clone(), loaded.control),
             process,
             host_prefixes: watch::Sender::default(),
-            standing: watch::Sender::new(Standing::Unproven),
+            admission: watch::Sender::new(Admission::Unproven),
             journal: Journal::new(store.clone(), loaded.endpoints, loaded.cursors),
-            docker: Book::new(store.clone(), loaded.docker),
+            docker: PluginStore::new(store.clone(), loaded.docker),
             differences: watch::Sender::default(),
             names: watch::Sender::new(Arc::default()),
             keyring: Keyring::new(count, loaded.keys),
@@ -180,15 +180,15 @@ impl Session {
         }
     }
 
-    /// Returns who this node is.
+    /// Returns the node's identity.
     pub(crate) fn identity(&self) -> Arc<Identity> {
         Arc::clone(&self.identity.borrow())
     }
 
-    /// Returns what hears of changes in namespaces. Where the kernel refuses that, all must be looked at all the time.
-    pub(crate) async fn events(&self) -> Option<Arc<Events>> {
+    /// Returns the source of events in namespaces. If the kernel refuses one, all namespaces must be polled.
+    pub(crate) async fn events(&self) -> Option<Arc<NamespaceEvents>> {
         let open = async {
-            match Events::open().await {
+            match NamespaceEvents::open().await {
                 Ok(events) => {
                     self.problems.clear("events");
                     Some(Arc::new(events))
@@ -203,28 +203,28 @@ impl Session {
         self.events.get_or_init(|| open).await.clone()
     }
 
-    /// Takes a new certificate.
+    /// Replaces the certificate.
     pub(crate) fn set_identity(&self, identity: Identity) {
         self.identity.send_replace(Arc::new(identity));
     }
 
-    /// Takes note of what control says of this host's standing; tells whether that is news.
-    pub(crate) fn note_standing(&self, standing: Standing) -> bool {
-        self.standing.send_if_modified(|known| std::mem::replace(known, standing) != standing)
+    /// Records control's decision about this host; tells whether it changed.
+    pub(crate) fn set_admission(&self, admission: Admission) -> bool {
+        self.admission.send_if_modified(|known| std::mem::replace(known, admission) != admission)
     }
 
-    /// Goes on as this node unless control has turned this host away.
-    pub(crate) fn presume_standing(&self) {
-        self.standing.send_if_modified(|known| {
-            let presumed = *known == Standing::Unproven;
+    /// Admits this host unless control has turned it away.
+    pub(crate) fn assume_admission(&self) {
+        self.admission.send_if_modified(|known| {
+            let presumed = *known == Admission::Unproven;
             if presumed {
-                *known = Standing::Admitted;
+                *known = Admission::Admitted;
             }
             presumed
         });
     }
 
-    /// Lists where control may be, the likeliest first.
+    /// Lists the addresses at which control may be reached, the likeliest first.
     pub(crate) fn control_candidates(&self) -> Vec<Candidate> {
         let known = self.control.known();
 
@@ -236,33 +236,33 @@ impl Session {
         desired::local_view(&self.membership.borrow().view, &self.journal.entries(), self.node)
     }
 
-    /// Returns what control must still be told.
+    /// Returns the changes that are not yet published.
     pub(crate) fn unpublished(&self) -> Unpublished {
         Unpublished::new(&self.membership.borrow().view, &self.journal.entries(), self.node)
     }
 
-    /// Waits until control knows of everything, but not for long: for who is about to ask it.
+    /// Waits briefly until everything is published; called before requests to control.
     pub(crate) async fn published(&self) {
         let mut journal = self.journal.subscribe();
         let mut membership = self.membership.subscribe();
         let all_told = async {
-            while self.link.is_connected() && self.unpublished().len() > 0 {
+            while self.connection.is_connected() && self.unpublished().len() > 0 {
                 tokio::select! {
                     _ = journal.changed() => {}
                     _ = membership.changed() => {}
                 }
             }
         };
-        // What control refuses stays untold.
+        // Changes that control refuses stay unpublished.
         let _ = timeout(TELLING, all_told).await;
     }
 
-    /// Returns the revision to ask the next changes from.
+    /// Returns the revision from which to watch.
     pub(crate) fn followed(&self) -> Revision {
         self.membership.borrow().view.revision
     }
 
-    /// Makes the next watch begin with a snapshot; the rows stay in use until it comes.
+    /// Makes the next watch begin with a snapshot; the rows stay in use until it arrives.
     pub(crate) fn follow_from_nothing(&self) {
         self.membership.send_modify(|membership| {
             Arc::make_mut(&mut membership.view).revision = Revision(0);
@@ -270,22 +270,22 @@ impl Session {
         });
     }
 
-    /// Returns the MTU of the tunnels, and hears of its changes.
+    /// Subscribes to the underlay's MTU.
     pub(crate) fn underlay_mtu(&self) -> watch::Receiver<u32> {
         self.underlay_mtu.subscribe()
     }
 
-    /// Takes note of the underlay's MTU, in bytes.
+    /// Records the underlay's MTU, in bytes.
     pub(crate) fn note_underlay_mtu(&self, mtu: u32) {
         self.underlay_mtu.send_if_modified(|known| std::mem::replace(known, mtu) != mtu);
     }
 
-    /// Returns the host's own addresses, and hears of their changes. None until they were looked at.
+    /// Subscribes to the host's own addresses; empty until they were read.
     pub(crate) fn own(&self) -> watch::Receiver<Arc<BTreeSet<IpAddr>>> {
         self.own.subscribe()
     }
 
-    /// Takes note of the host's own addresses; peers then see this node as behind a translation if they see it elsewhere.
+    /// Records the host's own addresses; a peer that sees this node at another address means that it is behind NAT.
     pub(crate) fn note_own(&self, own: BTreeSet<IpAddr>) {
         let has_changed = self.own.send_if_modified(|known| {
             **known != own && {
@@ -294,7 +294,7 @@ impl Session {
             }
         });
         if has_changed {
-            // A lane that takes no commands has ended the process already.
+            // A lane that accepts no commands has ended the process already.
             let _ = self.lanes.know_own(&self.own.borrow());
         }
     }

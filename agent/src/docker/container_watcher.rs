@@ -1,11 +1,11 @@
-//! Which containers have which endpoints, and how they are called.
+//! Finds which containers have which endpoints, and their names.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::DRIVER;
-use super::engine::{Container, Engine, EngineError, ListedContainer};
-use super::{door, lifetime, naming, ready, recovery};
-use crate::session::Session;
+use super::client::{Container, DockerClient, EngineError, ListedContainer};
+use super::{lifetime, naming, plugin_proxy, ready, recovery};
+use crate::joined_node::JoinedNode;
 use crate::state::{DockerKey, DockerPool, DockerSandbox, EndpointRecord, SandboxRecord};
 
 /// Looks in which an address pool may serve no network before it is struck out, so a minute of an
@@ -15,37 +15,37 @@ const IDLE_LOOKS: u32 = 20;
 /// What problems of a container's names are about, before the endpoint's id.
 const NAMES_OF: &str = "docker names ";
 
-/// What is remembered between looks.
+/// What is remembered between passes over the containers.
 #[derive(Debug, Default)]
-pub(super) struct Roster {
-    /// Pools that serve no network, and how many looks found them so.
+pub(super) struct ContainerWatcher {
+    /// Pools without a network, and in how many passes they were found so.
     idle: BTreeMap<String, u32>,
 }
 
-impl Roster {
+impl ContainerWatcher {
     /// Looks at all containers: one list, and a closer look at those with something new. Tells
     /// whether there are endpoints or addresses that may belong to nobody any more.
-    pub(super) async fn look(&mut self, session: &Session, engine: &Engine) -> Result<bool, EngineError> {
+    pub(super) async fn look(&mut self, joined: &JoinedNode, engine: &DockerClient) -> Result<bool, EngineError> {
         let listed = engine.containers().await?;
-        for container in unnamed(session, &listed) {
-            look_at(session, engine, &container).await?;
+        for container in unnamed(joined, &listed) {
+            look_at(joined, engine, &container).await?;
         }
-        let entries = session.journal.entries();
-        session.problems.keep_only(NAMES_OF, |about| {
+        let entries = joined.journal.entries();
+        joined.problems.keep_only(NAMES_OF, |about| {
             about.strip_prefix(NAMES_OF).is_some_and(|id| entries.keys().any(|known| known.to_string() == id))
         });
-        self.strike_idle_pools(session).await;
-        recovery::tell(session, &listed);
+        self.strike_idle_pools(joined).await;
+        recovery::tell(joined, &listed);
 
-        Ok(lifetime::is_doubtful(session, &listed) || recovery::is_needed(session, &listed))
+        Ok(lifetime::is_doubtful(joined, &listed) || recovery::is_needed(joined, &listed))
     }
 
     /// Strikes out pools that Docker gave back while this process was away, with their addresses.
-    async fn strike_idle_pools(&mut self, session: &Session) {
-        let ledger = session.docker.ledger();
+    async fn strike_idle_pools(&mut self, joined: &JoinedNode) {
+        let plugin_state = joined.docker.state();
         let is_idle =
-            |pool: &&DockerPool| !pool.docker_network.as_ref().is_some_and(|id| ledger.networks.contains_key(id));
-        let idle: BTreeSet<&String> = ledger.pools.values().filter(is_idle).map(|pool| &pool.id).collect();
+            |pool: &&DockerPool| !pool.docker_network.as_ref().is_some_and(|id| plugin_state.networks.contains_key(id));
+        let idle: BTreeSet<&String> = plugin_state.pools.values().filter(is_idle).map(|pool| &pool.id).collect();
         self.idle.retain(|pool, _| idle.contains(pool));
         let is_over = |pool: &&&String| {
             let looks = self.idle.entry((**pool).clone()).or_default();
@@ -53,20 +53,20 @@ impl Roster {
             *looks > IDLE_LOOKS
         };
         let over: BTreeSet<&String> = idle.iter().filter(is_over).copied().collect();
-        let leases = ledger.leases.values();
-        let leases = leases.filter(|lease| over.contains(&lease.pool) || !ledger.pools.contains_key(&lease.pool));
+        let leases = plugin_state.leases.values();
+        let leases = leases.filter(|lease| over.contains(&lease.pool) || !plugin_state.pools.contains_key(&lease.pool));
         let leases = leases.map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address));
         let struck = leases.chain(over.iter().map(|id| DockerKey::Pool((*id).clone()))).collect();
-        if let Err(refusal) = session.docker.write(Vec::new(), struck).await {
-            // The store says itself that it keeps nothing; the next look tries again.
+        if let Err(refusal) = joined.docker.write(Vec::new(), struck).await {
+            // The store reports its own failure; the next pass tries again.
             tracing::debug!(%refusal, "Failed to write the docker book");
         }
     }
 }
 
 /// Lists the containers that have an endpoint whose container or name is not known yet.
-fn unnamed(session: &Session, listed: &[ListedContainer]) -> Vec<String> {
-    let entries = session.journal.entries();
+fn unnamed(joined: &JoinedNode, listed: &[ListedContainer]) -> Vec<String> {
+    let entries = joined.journal.entries();
     let records = entries.values().filter_map(|record| Some((record.sandbox.docker()?, record)));
     let known: BTreeMap<&String, &EndpointRecord> =
         records.map(|(docker, record)| (&docker.endpoint, record)).collect();
@@ -84,27 +84,27 @@ fn unnamed(session: &Session, listed: &[ListedContainer]) -> Vec<String> {
     listed.iter().filter(is_new).map(|container| container.id.clone()).collect()
 }
 
-/// Finds out how a container is called, and where it is.
-pub(super) async fn look_at(session: &Session, engine: &Engine, container: &str) -> Result<(), EngineError> {
+/// Finds out a container's name and namespace.
+pub(super) async fn look_at(joined: &JoinedNode, engine: &DockerClient, container: &str) -> Result<(), EngineError> {
     let found = match engine.container(container).await {
         Err(error) if error.is_missing() => return Ok(()),
         found => found?,
     };
-    let entries = session.journal.entries();
+    let entries = joined.journal.entries();
     for record in entries.values() {
         let Some(docker) = record.sandbox.docker() else { continue };
         let Some(attachment) = found.attachments.get(&docker.endpoint) else { continue };
         let named = naming::named(&record.endpoint, &found, attachment);
         let about = format!("{NAMES_OF}{}", record.endpoint.id);
         match naming::unspoken(&named, &found, attachment) {
-            Some(text) => session.problems.raise(&about, "docker-name", text),
-            None => session.problems.clear(&about),
+            Some(text) => joined.problems.raise(&about, "docker-name", text),
+            None => joined.problems.clear(&about),
         }
         let inside = match (&docker.inside, &found.netns) {
-            (None, Some(netns)) if found.running => recovery::inside(session, record, netns).await,
+            (None, Some(netns)) if found.running => recovery::inside(joined, record, netns).await,
             (known, _) => known.clone(),
         };
-        let updated = session.journal.update(record.endpoint.id, |record| {
+        let updated = joined.journal.update(record.endpoint.id, |record| {
             record.endpoint = named;
             if let SandboxRecord::Docker(docker) = &mut record.sandbox {
                 docker.container = Some(found.id.clone());
@@ -115,7 +115,7 @@ pub(super) async fn look_at(session: &Session, engine: &Engine, container: &str)
             }
         });
         if let Err(refusal) = updated.await {
-            // The store says itself that it keeps nothing; the next look tries again.
+            // The store reports its own failure; the next pass tries again.
             tracing::debug!(%refusal, "Failed to write the journal");
         }
     }
@@ -123,10 +123,10 @@ pub(super) async fn look_at(session: &Session, engine: &Engine, container: &str)
     Ok(())
 }
 
-/// Starts the containers that Docker could not start again for want of us, which it tries only once.
-/// Tells whether there still are any.
-pub(super) async fn start_stranded(session: &Session, engine: &Engine) -> Result<bool, EngineError> {
-    let ledger = session.docker.ledger();
+/// Starts the containers that Docker could not restart because the agent was absent; Docker itself tries only once. Tells
+/// whether any are left.
+pub(super) async fn start_stranded(joined: &JoinedNode, engine: &DockerClient) -> Result<bool, EngineError> {
+    let plugin_state = joined.docker.state();
     let mut any = false;
     for listed in engine.containers().await? {
         if !listed.endpoints.is_empty() {
@@ -136,7 +136,7 @@ pub(super) async fn start_stranded(session: &Session, engine: &Engine) -> Result
             Err(error) if error.is_missing() => continue,
             found => found?,
         };
-        if is_stranded(&found, &ledger.networks) {
+        if is_stranded(&found, &plugin_state.networks) {
             tracing::info!(container = %found.name, "Starting a container that Docker could not start without us");
             if let Err(error) = engine.start_container(&found.id).await {
                 tracing::warn!(container = %found.name, %error, "Container was not started");
@@ -155,13 +155,12 @@ fn is_stranded(container: &Container, ours: &BTreeMap<String, crate::state::Dock
     restarts && on_ours && is_for_want_of_us(&container.error)
 }
 
-/// Says whether Docker's words tell of a plugin that did not answer, or not yet. What else keeps a container from starting is for a
-/// person to mend.
+/// Tells whether Docker's message blames a plugin that did not answer, or not yet. Any other cause is for an operator to fix.
 fn is_for_want_of_us(error: &str) -> bool {
     let of_the_plugin =
         ["plugin", ".sock", "dial unix"].iter().any(|word| error.contains(word)) && error.contains(DRIVER);
 
-    of_the_plugin || error.contains(door::ABSENT) || error.contains(ready::NOT_YET)
+    of_the_plugin || error.contains(plugin_proxy::ABSENT) || error.contains(ready::NOT_YET)
 }
 
 #[cfg(test)]
@@ -175,7 +174,7 @@ mod tests {
         assert!(!is_stranded(&stranded, &ours), "on no network of ours");
 
         for (error, expected) in [
-            (format!("error: {}; {NOTHING}", door::ABSENT), true),
+            (format!("error: {}; {NOTHING}", plugin_proxy::ABSENT), true),
             (format!("{}; try again", ready::NOT_YET), true),
             ("dial unix /run/docker/plugins/overlay-wg.sock: connect: connection refused".to_owned(), true),
             ("legacy plugin: plugin \"overlay-wg\" not found".to_owned(), true),

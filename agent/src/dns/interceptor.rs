@@ -1,8 +1,8 @@
-//! A server in front of a sandbox's own resolver: names of the overlay are answered by us, everything else by it.
+//! A DNS server in front of a sandbox's own resolver: it answers names of the overlay, and forwards everything else.
 //!
-//! Docker leads `127.0.0.11:53` to a resolver of its own in each container. A rule of ours, which comes before Docker's, leads
-//! it to us; what we pass on carries a mark that the rule lets through. Everything ends with this process: the rule is owned
-//! by a socket of ours ([`crate::kernel::nft`]), so that Docker's resolver answers again when we are gone.
+//! Docker redirects `127.0.0.11:53` to a resolver of its own in each container. A rule of ours, ahead of Docker's, redirects
+//! it to this server; forwarded questions carry a mark that the rule lets through. The rule belongs to a socket of this
+//! process ([`crate::kernel::nft`]), so Docker's resolver answers again as soon as the process ends.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,27 +13,27 @@ use overlay_core::NetworkId;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::forward::{Forwarder, Inside};
+use super::forward::{Forwarder, SandboxResolver};
 use super::names::Names;
-use super::server::{DnsSockets, Service};
+use super::server::{DnsService, DnsSockets};
 use crate::kernel::Netns;
 use crate::kernel::nft::{PASS_MARK, Redirect};
 
-/// Where containers ask: Docker's embedded resolver (libnetwork `resolver.go`).
+/// The address that containers ask: Docker's embedded resolver (libnetwork `resolver.go`).
 const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
 const DNS_PORT: u16 = 53;
 
-/// A server in one sandbox; it and its rule go when this is dropped.
+/// The server in one sandbox; dropping this removes it and its rule.
 ///
-/// It costs three sockets of its own and one a question under way, and keeps the namespace alive: drop it with the container.
+/// It uses three sockets and one more per pending question, and keeps the namespace alive: drop it with the container.
 #[derive(Debug)]
-pub(crate) struct Front {
+pub(crate) struct DnsInterceptor {
     scope: watch::Sender<BTreeSet<NetworkId>>,
     _redirect: Redirect,
     _tasks: JoinSet<()>,
 }
 
-impl Front {
+impl DnsInterceptor {
     /// Serves the sandbox in `netns`, which is on the networks of `scope`.
     ///
     /// # Errors
@@ -51,14 +51,14 @@ impl Front {
         });
         let (sockets, redirect) = opened.await.map_err(io::Error::other)??;
         let resolver = SocketAddr::from((RESOLVER, DNS_PORT));
-        let forwarder = Forwarder::inside(Inside { netns: netns.clone(), resolver, mark: PASS_MARK });
+        let forwarder = Forwarder::inside(SandboxResolver { netns: netns.clone(), resolver, mark: PASS_MARK });
         let (scope, scope_of) = watch::channel(scope);
-        let tasks = Service::of_sandbox(scope_of, names, forwarder).serve(sockets)?;
+        let tasks = DnsService::of_sandbox(scope_of, names, forwarder).serve(sockets)?;
 
         Ok(Self { scope, _redirect: redirect, _tasks: tasks })
     }
 
-    /// The sandbox is on these networks from now on.
+    /// Changes the networks that the sandbox is on.
     pub(crate) fn set_scope(&self, scope: BTreeSet<NetworkId>) {
         self.scope.send_if_modified(|known| {
             let changed = *known != scope;
@@ -69,5 +69,5 @@ impl Front {
 }
 
 #[cfg(test)]
-#[path = "front_tests.rs"]
+#[path = "interceptor_tests.rs"]
 mod tests;

@@ -7,22 +7,22 @@ use tokio::task::JoinHandle;
 use super::*;
 
 /// A folder with the place of an agent's socket, and a doorkeeper before it.
-struct Scene {
+struct Fixture {
     folder: tempfile::TempDir,
-    door: Arc<Doorkeeper>,
+    proxy: Arc<PluginProxy>,
     watching: JoinHandle<()>,
 }
 
-impl Scene {
+impl Fixture {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let door = Arc::new(Doorkeeper::new(folder.path().join("agent.sock")));
+        let proxy = Arc::new(PluginProxy::new(folder.path().join("agent.sock")));
         let watching = tokio::spawn({
-            let door = Arc::clone(&door);
-            async move { door.watch().await }
+            let proxy = Arc::clone(&proxy);
+            async move { proxy.watch().await }
         });
 
-        Self { folder, door, watching }
+        Self { folder, proxy, watching }
     }
 
     fn path(&self) -> PathBuf {
@@ -37,13 +37,13 @@ impl Scene {
     }
 
     async fn call(&self, path: &str) -> Value {
-        let answer = self.door.answer(path, Bytes::from_static(b"{}")).await;
+        let answer = self.proxy.answer(path, Bytes::from_static(b"{}")).await;
 
         serde_json::from_slice(&answer.body).expect("JSON")
     }
 }
 
-impl Drop for Scene {
+impl Drop for Fixture {
     fn drop(&mut self) {
         self.watching.abort();
     }
@@ -69,29 +69,29 @@ impl Answers for Agent {
 
 #[tokio::test]
 async fn what_is_always_alike_needs_no_agent() {
-    let scene = Scene::new();
+    let fixture = Fixture::new();
 
-    assert_eq!(scene.call(ACTIVATE).await["Implements"][0], "NetworkDriver");
-    assert_eq!(scene.call("/NetworkDriver.GetCapabilities").await["Scope"], "local");
+    assert_eq!(fixture.call(ACTIVATE).await["Implements"][0], "NetworkDriver");
+    assert_eq!(fixture.call("/NetworkDriver.GetCapabilities").await["Scope"], "local");
 }
 
 #[tokio::test]
 async fn everything_else_is_the_agents_however_long_it_takes() {
-    let scene = Scene::new();
-    let _agent = scene.agent(Agent { pause: DOUBT * 5, ..Agent::default() }).await;
+    let fixture = Fixture::new();
+    let _agent = fixture.agent(Agent { pause: DOUBT * 5, ..Agent::default() }).await;
 
-    assert_eq!(scene.call("/NetworkDriver.Join").await["heard"], "/NetworkDriver.Join");
+    assert_eq!(fixture.call("/NetworkDriver.Join").await["heard"], "/NetworkDriver.Join");
 }
 
 #[tokio::test]
 async fn an_agent_that_is_away_costs_its_grace_once() {
-    let scene = Scene::new();
+    let fixture = Fixture::new();
     let start = Instant::now();
 
-    let first = scene.call("/NetworkDriver.Join").await;
+    let first = fixture.call("/NetworkDriver.Join").await;
     let after_first = start.elapsed();
     for _ in 0..50 {
-        scene.call("/NetworkDriver.Join").await;
+        fixture.call("/NetworkDriver.Join").await;
     }
 
     assert!(first["Err"].as_str().is_some_and(|text| text.contains("does not answer")), "{first}");
@@ -100,47 +100,47 @@ async fn an_agent_that_is_away_costs_its_grace_once() {
 
 #[tokio::test]
 async fn an_agent_that_comes_back_in_time_is_waited_for() {
-    let scene = Scene::new();
+    let fixture = Fixture::new();
     let call = {
-        let door = Arc::clone(&scene.door);
-        tokio::spawn(async move { door.answer("/NetworkDriver.Join", Bytes::new()).await })
+        let proxy = Arc::clone(&fixture.proxy);
+        tokio::spawn(async move { proxy.answer("/NetworkDriver.Join", Bytes::new()).await })
     };
     tokio::task::yield_now().await;
 
-    let _agent = scene.agent(Agent::default()).await;
+    let _agent = fixture.agent(Agent::default()).await;
 
     assert!(String::from_utf8_lossy(&call.await.expect("a call").body).contains("heard"));
 }
 
 #[tokio::test]
 async fn an_agent_that_hangs_is_away_and_found_again() {
-    let scene = Scene::new();
-    let hung = UnixListener::bind(scene.path()).expect("a socket");
+    let fixture = Fixture::new();
+    let hung = UnixListener::bind(fixture.path()).expect("a socket");
     let start = Instant::now();
 
-    let refused = scene.call("/NetworkDriver.Join").await;
+    let refused = fixture.call("/NetworkDriver.Join").await;
 
     assert!(refused["Err"].is_string() && start.elapsed() < GRACE + PROBE, "{refused} after {:?}", start.elapsed());
     drop(hung);
-    let _agent = scene.agent(Agent::default()).await;
-    let mut away = scene.door.away.subscribe();
+    let _agent = fixture.agent(Agent::default()).await;
+    let mut away = fixture.proxy.away.subscribe();
     timeout(Duration::from_secs(5), away.wait_for(Option::is_none)).await.expect("found again").expect("watched");
-    assert!(scene.call("/NetworkDriver.Join").await["heard"].is_string());
+    assert!(fixture.call("/NetworkDriver.Join").await["heard"].is_string());
 }
 
 #[tokio::test]
 async fn a_call_that_a_killed_agent_had_is_handed_to_the_next() {
-    let scene = Scene::new();
-    let killed = scene.agent(Agent { pause: Duration::from_secs(60), ..Agent::default() }).await;
+    let fixture = Fixture::new();
+    let killed = fixture.agent(Agent { pause: Duration::from_secs(60), ..Agent::default() }).await;
     let call = {
-        let door = Arc::clone(&scene.door);
-        tokio::spawn(async move { door.answer("/NetworkDriver.Join", Bytes::new()).await })
+        let proxy = Arc::clone(&fixture.proxy);
+        tokio::spawn(async move { proxy.answer("/NetworkDriver.Join", Bytes::new()).await })
     };
-    let mut away = scene.door.away.subscribe();
+    let mut away = fixture.proxy.away.subscribe();
     away.wait_for(Option::is_none).await.expect("watched");
     killed.abort();
     let _ = killed.await;
-    let _agent = scene.agent(Agent::default()).await;
+    let _agent = fixture.agent(Agent::default()).await;
 
     let answer = timeout(Duration::from_secs(10), call).await.expect("in time").expect("a call");
 
