@@ -26,4 +26,5 @@ pub mod ping;
 mod problem;
 mod readiness;
 mod reconcile;
+mod signals;
 pub mod state;

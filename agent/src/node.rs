@@ -37,6 +37,7 @@ use crate::path::{LaneEvent, Lanes, LanesConfig, LanesError, consecutive_ports};
 use crate::problem::{Problems, ProcessHealth, explain, unix_now};
 use crate::readiness;
 use crate::reconcile;
+use crate::signals::Signals;
 use crate::state::{Identity, Joining, StateError, StateStore, StoredState};
 
 /// How often the time of handshakes is stored. A clock that is set back while the agent is down may cost this much.
@@ -542,27 +543,6 @@ async fn tell_events(
                 }
             }
             LaneEvent::TunLost { lane, network, error } => tracing::info!(%lane, %network, %error, "Lost the TUN"),
-        }
-    }
-}
-
-/// The signals that end the agent.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
         }
     }
 }

@@ -67,6 +67,13 @@ impl Process {
         self.id.pid
     }
 
+    /// Tells whether it was started with `word` among its arguments.
+    pub(crate) fn has_word(&self, word: &str) -> bool {
+        let line = fs::read(format!("/proc/{}/cmdline", self.id.pid)).unwrap_or_default();
+
+        line.split(|byte| *byte == 0).any(|found| found == word.as_bytes())
+    }
+
     /// Sends a signal to exactly this process; one that is gone is no error.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         // SAFETY: the descriptor is a live pidfd; a null siginfo asks for the default one.

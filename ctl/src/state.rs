@@ -129,6 +129,11 @@ impl StateDir {
         self.root.join(format!("{}.notify", service.program()))
     }
 
+    /// Returns a file of the door before the agent, by what it ends on.
+    pub(crate) fn door_file(&self, extension: &str) -> PathBuf {
+        self.root.join(format!("overlay-door.{extension}"))
+    }
+
     /// Returns where it is said that somebody sets up here.
     pub(crate) fn setup_file(&self) -> PathBuf {
         self.root.join("setup.json")
@@ -142,8 +147,13 @@ impl StateDir {
     /// Removes everything of a service; lists what went.
     pub(crate) fn remove_service(&self, service: Service) -> Outcome<Vec<PathBuf>> {
         let mut removed = Vec::new();
-        for path in [self.of(service), self.log(service), self.pid_file(service), self.notify_socket(service)] {
-            remove_path(&path, &mut removed)?;
+        let doors = match service {
+            Service::Agent => ["log", "pid"].map(|extension| self.door_file(extension)).to_vec(),
+            Service::Control => Vec::new(),
+        };
+        let own = [self.of(service), self.log(service), self.pid_file(service), self.notify_socket(service)];
+        for path in own.iter().chain(&doors) {
+            remove_path(path, &mut removed)?;
         }
 
         Ok(removed)

@@ -8,7 +8,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -485,6 +485,17 @@ fn a_service_that_is_ready() {
     let socket = std::env::var_os("NOTIFY_SOCKET").expect("somebody listens");
 
     UnixDatagram::unbound().and_then(|ours| ours.send_to(b"READY=1", socket)).expect("said");
+}
+
+/// What a door that only pretends is: it answers nobody, but somebody is there.
+#[test]
+#[ignore = "part of the services of support::host"]
+fn a_door_that_is_open() {
+    let socket = std::env::var_os("LISTEN").expect("a path");
+    let _ = fs::remove_file(&socket);
+    let door = UnixListener::bind(socket).expect("it is free");
+
+    while door.accept().is_ok() {}
 }
 
 #[test]

@@ -316,10 +316,21 @@ impl Cluster {
             self.ctl(index, leave)?;
         }
         self.restarted.clear();
+        self.unchanged()?;
+
+        self.lab.finish()
+    }
+
+    /// Insists that the hosts, which must have left, are as they were before.
+    ///
+    /// # Errors
+    ///
+    /// When something is left.
+    pub fn unchanged(&self) -> Result<()> {
         for (host, before) in self.lab.hosts().iter().zip(&self.before) {
             before.assert_unchanged(|| host.snapshot(&FOLDERS)).with_context(|| format!("on {}", host.name()))?;
         }
 
-        self.lab.finish()
+        Ok(())
     }
 }

@@ -16,6 +16,7 @@
 mod client;
 mod container_watcher;
 mod dns_interceptors;
+mod door_watch;
 mod driver;
 mod fitting;
 #[cfg(any(test, fuzzing))]

@@ -20,14 +20,17 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::plugin::{self, ACTIVATE, Answer, Answers, MAX_BODY, PluginSocket};
+use crate::signals::Signals;
 
 /// How long calls wait for an agent that does not answer, counted from when it was found absent: an agent that is killed and
 /// restarted is back in less, and Docker's start takes no longer than that.
 const GRACE: Duration = Duration::from_millis(400);
 /// How long the agent may take to answer a probe.
 const PROBE: Duration = Duration::from_millis(300);
-/// How often an absent agent is probed.
+/// How often an agent that is away is looked for, while Docker calls.
 const LOOK: Duration = Duration::from_millis(25);
+/// How long after Docker's last call it is looked for: a host on which nothing asks for an agent that is away rests.
+const ATTENTION: Duration = Duration::from_secs(10);
 /// How often an agent that takes long over a call is probed.
 const DOUBT: Duration = Duration::from_millis(250);
 /// How often one call is forwarded: an agent that was killed once may be killed again.
@@ -35,8 +38,9 @@ const ATTEMPTS: u32 = 3;
 
 /// The words of a refusal by which the agent later recognises why a container did not start.
 pub(super) const ABSENT: &str = "the agent of Overlay does not answer on this host";
-/// What to do about it.
-const ADVICE: &str = "see systemctl status overlayd; what Docker restarts by itself starts once it does";
+/// What to do about it, whoever starts the agent.
+const ADVICE: &str = "`overlayctl start` starts it, `overlayctl logs` says why it ended; \
+    what Docker restarts by itself starts once it does";
 
 /// Arguments of `overlayd door`.
 #[derive(Debug, Clone, clap::Args)]
@@ -49,16 +53,32 @@ pub struct ProxyOptions {
     agent: PathBuf,
 }
 
-/// Runs the proxy until the task is dropped.
+/// The door cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum DoorError {
+    /// Docker's socket cannot be opened.
+    #[error(transparent)]
+    Socket(#[from] plugin::PluginSocketError),
+    /// Signals cannot be heard.
+    #[error("cannot listen for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+/// Keeps the door until a signal ends it; a socket that it made goes with it.
 ///
 /// # Errors
 ///
 /// When the socket cannot be opened.
-pub async fn run(options: ProxyOptions) -> Result<(), plugin::PluginSocketError> {
+pub async fn run(options: ProxyOptions) -> Result<(), DoorError> {
+    let mut signals = Signals::new().map_err(DoorError::Signals)?;
     let socket = PluginSocket::open(&options.listen).await?;
     tracing::info!(socket = %options.listen.display(), agent = %options.agent.display(), "Keeping the door for Docker");
     let proxy = Arc::new(PluginProxy::new(options.agent));
-    tokio::join!(proxy.watch(), plugin::serve(socket, Arc::clone(&proxy)));
+    tokio::select! {
+        () = signals.stop() => {}
+        () = proxy.watch() => {}
+        () = plugin::serve(socket, Arc::clone(&proxy)) => {}
+    }
 
     Ok(())
 }
@@ -69,25 +89,41 @@ struct PluginProxy {
     agent: PathBuf,
     /// Since when the agent has not answered; `None` while it answers.
     away: watch::Sender<Option<Instant>>,
+    /// When Docker called last.
+    called: watch::Sender<Instant>,
 }
 
 impl PluginProxy {
     /// Creates a proxy for an agent that was not seen yet.
     fn new(agent: PathBuf) -> Self {
-        Self { agent, away: watch::Sender::new(Some(Instant::now())) }
+        let now = Instant::now();
+
+        Self { agent, away: watch::Sender::new(Some(now)), called: watch::Sender::new(now) }
     }
 
-    /// Probes the agent while it is absent.
+    /// Looks for the agent whenever it is away and Docker calls.
     async fn watch(&self) {
-        let mut away = self.away.subscribe();
+        let (mut away, mut called) = (self.away.subscribe(), self.called.subscribe());
         loop {
-            // The sender is a field of this value, so it outlives the wait.
+            // The senders are this very value's.
             let _ = away.wait_for(Option::is_some).await;
+            let attention = *called.borrow_and_update() + ATTENTION;
             if self.answers().await {
                 self.away.send_replace(None);
-            } else {
+            } else if Instant::now() < attention {
                 sleep(LOOK).await;
+            } else {
+                let _ = called.changed().await;
             }
+        }
+    }
+
+    /// Takes note of a call. An agent that nobody has asked for in a while is found away anew.
+    fn note_call(&self) {
+        let now = Instant::now();
+        let last = self.called.send_replace(now);
+        if now >= last + ATTENTION {
+            self.away.send_modify(|away| *away = away.map(|_| now));
         }
     }
 
@@ -142,6 +178,7 @@ impl Answers for PluginProxy {
         if let Some(reply) = plugin::constant(path) {
             return Answer::json(StatusCode::OK, &reply);
         }
+        self.note_call();
         let answer = self.relay(path, &body).await;
 
         answer.unwrap_or_else(|| {

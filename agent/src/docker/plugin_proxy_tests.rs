@@ -146,3 +146,19 @@ async fn a_call_that_a_killed_agent_had_is_handed_to_the_next() {
 
     assert!(String::from_utf8_lossy(&answer.body).contains("heard"), "{answer:?}");
 }
+
+#[tokio::test]
+async fn a_door_that_nobody_calls_at_rests_until_somebody_does() {
+    let fixture = Fixture::new();
+    fixture.proxy.called.send_replace(Instant::now() - ATTENTION * 2);
+    // One look may be under way.
+    sleep(LOOK * 4).await;
+    let silent = UnixListener::bind(fixture.path()).expect("a socket");
+
+    let looked = timeout(LOOK * 8, silent.accept()).await;
+
+    assert!(looked.is_err(), "an agent that nobody asks for is not looked for");
+    drop(silent);
+    let _agent = fixture.agent(Agent::default()).await;
+    assert!(fixture.call("/NetworkDriver.Join").await["heard"].is_string());
+}

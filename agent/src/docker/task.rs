@@ -14,7 +14,7 @@ use super::container_watcher::{self, ContainerWatcher};
 use super::driver::OverlayDriver;
 use super::plugin::{self, PluginSocket};
 use super::sync::Sync;
-use super::{dns_interceptors, lifetime, recovery};
+use super::{dns_interceptors, door_watch, lifetime, recovery};
 
 use crate::joined_node::JoinedNode;
 use crate::node::NodeHandle;
@@ -31,15 +31,19 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// Containers that were heard of and not looked at yet; past that, all are looked at.
 const HEARD: usize = 1_024;
 
-/// Serves the plugin socket. Without Docker on this host it waits for it.
+/// Serves the plugin socket, and says when nobody keeps the door before it. Without Docker on this host it waits for it.
 pub(crate) async fn serve_plugin(handle: Arc<NodeHandle>, plugin: PathBuf) {
+    tokio::join!(serve_at(&handle, &plugin), door_watch::watch(&handle, &plugin));
+}
+
+async fn serve_at(handle: &Arc<NodeHandle>, plugin: &Path) {
     let about = "docker plugin";
     loop {
-        match PluginSocket::open(&plugin).await {
+        match PluginSocket::open(plugin).await {
             Ok(socket) => {
                 handle.problems.clear(about);
                 tracing::info!(socket = %plugin.display(), inherited = socket.is_inherited(), "Serving Docker");
-                plugin::serve(socket, Arc::new(OverlayDriver::new(Arc::clone(&handle)))).await;
+                plugin::serve(socket, Arc::new(OverlayDriver::new(Arc::clone(handle)))).await;
             }
             Err(error) => handle.problems.raise(about, "docker", explain(&error)),
         }

@@ -174,6 +174,9 @@ pub(super) async fn start_agent(
     context.output.step("Starting the agent");
     let mut agent = launch.start(state, manner).await?;
     agent.ready(state, async || context.status().await.map(drop)).await?;
+    if let Some(warning) = agent.doorless() {
+        context.output.warn(warning);
+    }
 
     Ok(agent)
 }

@@ -79,6 +79,9 @@ impl Program {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 struct Programs {
     programs: Vec<Program>,
+    /// Why there is no door before the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_door: Option<String>,
     /// Why control cannot be reached; traffic goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
     control_away: Option<String>,
@@ -87,6 +90,7 @@ struct Programs {
 impl Report for Programs {
     fn text(&self, _: Page) -> String {
         let mut lines: Vec<_> = self.programs.iter().map(Program::text).collect();
+        lines.extend(self.no_door.clone());
         if let Some(reason) = &self.control_away {
             lines.push(format!("control is away ({reason}); traffic goes on, changes wait until it is back"));
         }
@@ -122,6 +126,7 @@ impl StartArgs {
             match start(service, &state, &options, manner, context).await {
                 Ok(started) => {
                     report.programs.push(came_up(&started));
+                    report.no_door = started.doorless().or(report.no_door);
                     services.push(started);
                 }
                 Err(failure) => report.programs.push(did_not(service, failure)?),

@@ -1,6 +1,7 @@
 //! Starts, awaits and ends control and the agent: under systemd where it runs the host, else as background processes.
 
 mod background;
+mod door;
 mod foreground;
 mod notify;
 mod options;
@@ -95,20 +96,30 @@ impl Launch {
         if let Some(path) = &options.config {
             argv.extend(["--config".into(), path.into()]);
         }
+        argv.extend(["--docker-plugin".into(), door::BEHIND.into()]);
 
         Ok(Self { service: Service::Agent, argv, state: folder })
     }
 
-    /// Starts the service unless it runs already.
+    /// Starts the service unless it runs already. Before the agent there is the door.
     pub(crate) async fn start(&self, state: &StateDir, manner: Manner) -> Outcome<Started> {
         let pid_file = state.pid_file(self.service);
-        if let Some(process) = running(self.service, state) {
-            process.note(&pid_file).map_err(|error| storage(pid_file.display(), &error))?;
-            return Ok(self.started(Manner::Background, Origin::Found).of(Some(process)));
-        }
-        if manner == Manner::Systemd {
+        let found = running(self.service, state);
+        if found.is_none() && manner == Manner::Systemd {
             systemd::start(self).await?;
             return Ok(self.started(manner, Origin::Ours));
+        }
+        let doorless = match self.service {
+            // Where units of ours are, theirs is the door, even when this start is not by them.
+            Service::Agent if manner != Manner::Systemd && !systemd::is_installed(self.service, state) => {
+                door::open(self.program(), state, manner, found.as_ref()).await.err()
+            }
+            Service::Agent | Service::Control => None,
+        };
+        if let Some(process) = found {
+            process.note(&pid_file).map_err(|error| storage(pid_file.display(), &error))?;
+            let started = self.started(Manner::Background, Origin::Found);
+            return Ok(Started { process: Some(process), doorless, ..started });
         }
         let named = |error: &std::io::Error| storage(self.program().to_string_lossy(), error);
         let notifications = Notifications::open(state.notify_socket(self.service)).map_err(|error| named(&error))?;
@@ -131,6 +142,7 @@ impl Launch {
             process,
             notifications: Some(notifications),
             log_begins,
+            doorless,
             ..self.started(manner, Origin::Ours)
         })
     }
@@ -155,6 +167,7 @@ impl Launch {
             process: None,
             notifications: None,
             log_begins: 0,
+            doorless: None,
         }
     }
 }
@@ -180,6 +193,8 @@ pub(crate) struct Started {
     notifications: Option<Notifications>,
     /// How long its log was before it was started.
     log_begins: u64,
+    /// Why there is no door before it.
+    doorless: Option<Refusal>,
 }
 
 impl Started {
@@ -193,8 +208,11 @@ impl Started {
         self.service
     }
 
-    fn of(self, process: Option<Process>) -> Self {
-        Self { process, ..self }
+    /// Returns why no door is before the agent, for people; none where there is one.
+    pub(crate) fn doorless(&self) -> Option<String> {
+        let reason = self.doorless.as_ref()?;
+
+        Some(format!("no door before the agent: {reason};\n  Docker waits for an agent that is down"))
     }
 
     /// Waits until the service says that it is ready and answers; if it ends or stays silent, its last words are told.
@@ -270,10 +288,10 @@ fn startup(service: Service, refusal: Refusal, mut log: Vec<String>) -> Failure 
     Failure::Startup(Refusal::new(refusal.code, text), details)
 }
 
-/// Ends a service that `init` or `join` started, however it was started; tells whether there was one.
+/// Ends a service that `init` or `join` started, however it was started, and with the agent the door; tells whether there
+/// was one.
 pub(crate) async fn stop(service: Service, state: &StateDir) -> Outcome<bool> {
     let mut found = systemd::remove(service, state).await?;
-    let pid_file = state.pid_file(service);
     // More than one only where a start was cut short; a supervisor of somebody else's is not fought.
     for process in std::iter::from_fn(|| running(service, state)).take(3) {
         process.stop(GRACE).await.map_err(|error| {
@@ -282,9 +300,20 @@ pub(crate) async fn stop(service: Service, state: &StateDir) -> Outcome<bool> {
         })?;
         found = true;
     }
+    has_ended(service, state).await?;
+
+    Ok(found)
+}
+
+/// Removes what a service has beside it while it runs.
+async fn has_ended(service: Service, state: &StateDir) -> Outcome {
+    if service == Service::Agent {
+        door::close(state).await?;
+    }
+    let pid_file = state.pid_file(service);
     match fs::remove_file(&pid_file) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(storage(pid_file.display(), &error).into()),
-        Ok(()) | Err(_) => Ok(found),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

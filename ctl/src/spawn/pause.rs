@@ -1,12 +1,11 @@
 //! Ends a service that stays set up: `start`, or the next boot, brings it back.
 
-use std::fs;
 use std::process::Stdio;
 
 use overlay_proto::{Code, Refusal};
 use tokio::process::Command;
 
-use super::{GRACE, running, systemd};
+use super::{GRACE, has_ended, running, systemd};
 use crate::failure::{Outcome, storage};
 use crate::state::{Service, StateDir};
 
@@ -15,7 +14,7 @@ pub(crate) fn is_unit(service: Service, state: &StateDir) -> bool {
     systemd::runs_this_host() && systemd::is_installed(service, state)
 }
 
-/// Ends the service's process, however it was started; tells whether there was one.
+/// Ends the service's process, however it was started, and with the agent the door; tells whether there was one.
 pub(crate) async fn pause(service: Service, state: &StateDir) -> Outcome<bool> {
     let mut found = running(service, state).is_some();
     if is_unit(service, state) {
@@ -26,11 +25,9 @@ pub(crate) async fn pause(service: Service, state: &StateDir) -> Outcome<bool> {
         process.stop(GRACE).await.map_err(resists)?;
         found = true;
     }
-    let pid_file = state.pid_file(service);
-    match fs::remove_file(&pid_file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(storage(pid_file.display(), &error).into()),
-        Ok(()) | Err(_) => Ok(found),
-    }
+    has_ended(service, state).await?;
+
+    Ok(found)
 }
 
 async fn stop_unit(service: Service) -> Outcome {

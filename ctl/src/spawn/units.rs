@@ -9,14 +9,11 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use super::Launch;
+use super::door::{BEHIND, LISTEN, WORD};
 use crate::state::Service;
 
 const DOOR_SOCKET: &str = "overlay-docker.socket";
 const DOOR_SERVICE: &str = "overlay-docker.service";
-/// Where Docker looks for the plugin.
-const DOOR: &str = "/run/docker/plugins/overlay-wg.sock";
-/// Where the agent serves it.
-const BEHIND_THE_DOOR: &str = "/run/overlay/docker.sock";
 
 /// Directives that every unit of ours has and that need no mount namespace.
 const NARROW: &str = "\
@@ -118,12 +115,10 @@ fn control(launch: &Launch) -> Unit {
 }
 
 fn agent(launch: &Launch) -> Unit {
-    let argv: Vec<OsString> =
-        launch.argv.iter().cloned().chain(["--docker-plugin".into(), BEHIND_THE_DOOR.into()]).collect();
     // Where control is on the same host, it is there first; where it fails, the agent does without.
     let order = "After=overlay-control.service\n";
 
-    main(launch, "Overlay agent", order, &words(&argv), &format!("{NARROW}{AGENT}"))
+    main(launch, "Overlay agent", order, &words(&launch.argv), &format!("{NARROW}{AGENT}"))
 }
 
 fn main(launch: &Launch, description: &str, order: &str, words: &str, sandbox: &str) -> Unit {
@@ -143,13 +138,13 @@ fn main(launch: &Launch, description: &str, order: &str, words: &str, sandbox: &
 fn door(program: &str) -> [Unit; 2] {
     let socket = format!(
         "[Unit]\nDescription=Overlay's plugin socket for Docker\nBefore=docker.service\n\n\
-         [Socket]\nListenStream={DOOR}\nSocketMode=0600\nRemoveOnStop=yes\n\n\
+         [Socket]\nListenStream={LISTEN}\nSocketMode=0600\nRemoveOnStop=yes\n\n\
          [Install]\nWantedBy=sockets.target\n"
     );
     let service = format!(
         "[Unit]\nDescription=Overlay's door for Docker\nRequires={DOOR_SOCKET}\nAfter={DOOR_SOCKET}\n\
          StartLimitIntervalSec=0\n\n\
-         [Service]\nType=exec\nExecStart={program} \"door\" \"--agent\" \"{BEHIND_THE_DOOR}\"\n\
+         [Service]\nType=exec\nExecStart={program} \"{WORD}\" \"--agent\" \"{BEHIND}\"\n\
          Restart=always\nRestartSec=1\n{NARROW}{SHUT_IN}{DOORKEEPER}"
     );
 
@@ -210,7 +205,7 @@ mod tests {
     fn a_unit_quotes_its_words() {
         let units = all("/opt/over lay/overlayd");
 
-        let expected = r#"ExecStart="/opt/over lay/overlayd" "--state" "/x/100%%/agent" "--docker-plugin""#;
+        let expected = r#"ExecStart="/opt/over lay/overlayd" "--state" "/x/100%%/agent""#;
         assert!(units[0].text.contains(expected), "{}", units[0].text);
         assert!(units[2].text.contains(r#"ExecStart="/opt/over lay/overlayd" "door" "--agent""#), "{}", units[2].text);
         assert!(units[3].text.contains("ReadWritePaths=\"/x/100%%/agent\"\n"), "{}", units[3].text);

@@ -32,6 +32,11 @@ sleep infinity &
 wait
 ";
 
+/// Of the agent's program, which is the door, too: listens where it is told to, until it is ended.
+const DOOR: &str = "\
+if test $1 = door; then mkdir -p ${3%/*}; LISTEN=$3 exec $TEST --exact a_door_that_is_open --ignored >/dev/null; fi
+";
+
 /// The host, and the agent that answers on it.
 pub(crate) struct Host {
     dir: TempDir,
@@ -73,7 +78,7 @@ impl Host {
             SERVICE.trim_start_matches("#!/bin/sh\n")
         );
         self.install("overlay-control", &control);
-        let agent = SERVICE.replacen('\n', "\nmkdir -p $2 ${4%/*}; socket=$4\n", 1);
+        let agent = SERVICE.replacen('\n', &format!("\n{DOOR}mkdir -p $2 ${{4%/*}}; socket=$4\n"), 1);
         self.install("overlayd", &agent);
     }
 

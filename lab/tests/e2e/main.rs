@@ -3,6 +3,7 @@
 mod bench;
 mod checks;
 mod documents;
+mod door;
 mod main_job;
 mod misuse;
 mod setup;

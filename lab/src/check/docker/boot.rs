@@ -1,12 +1,11 @@
 //! Docker boots soon whatever the agent does, behind the door; what could not start then runs once the agent is there.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::pair::{BEHIND, PLUGIN, Pair, Relay};
-use crate::check::{Notes, PATIENCE, ms, percentile};
-use crate::command::Running;
+use super::pair::{BEHIND, Pair, Relay};
+use crate::check::{Notes, ms, percentile};
 use crate::docker::IMAGE;
 use crate::wait::wait_until;
 
@@ -20,6 +19,17 @@ const RUNNING: Duration = Duration::from_secs(30);
 const LATE_MS: u32 = 2_000;
 /// Where the agent serves behind the relay that makes it slow.
 const INNERMOST: &str = "/run/overlay/innermost.sock";
+
+/// Commands while the agent is dead, and whether they are refused.
+const COMMANDS: [(&[&str], bool); 3] = [
+    (&["run", "--rm", "--network", "net", IMAGE, "true"], true),
+    (&["network", "create", "-d", "overlay-wg", "more"], true),
+    (&["rm", "-f", "always0"], false),
+];
+/// What a refusal must say: reason and remedy.
+const REMEDY: [&str; 2] = ["does not answer on this host", "`overlayctl start`"];
+/// How long a command may take that waits for nobody, on a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// What the agent does while Docker boots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,15 +56,7 @@ impl Agent {
 pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let mut pair = Pair::new(notes, false)?;
     pair.move_plugin(0, INNERMOST)?;
-    let door = ["door", "--listen", PLUGIN, "--agent", BEHIND];
-    let door = pair.cluster.host(0).try_command("overlayd")?.args(door).spawn()?;
     let mut relay = Some(Relay::start(&pair, 0, BEHIND, INNERMOST, 0)?);
-    wait_until(PATIENCE, "the door is open", || {
-        pair.cluster
-            .host(0)
-            .try_command("test")
-            .is_ok_and(|test| test.args(["-S", PLUGIN]).output().is_ok_and(|output| output.status.success()))
-    })?;
     pair.create_on_both(&["net"])?;
     for number in 0..CONTAINERS {
         let name = format!("always{number}");
@@ -74,7 +76,8 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     }
     report(&times, notes)?;
     notes.say(&format!("{CONTAINERS} containers with restart=always ran again and reached the other host each time"));
-    close(&mut pair, door, relay)?;
+    close(&mut pair, relay)?;
+    dead(&mut pair, notes)?;
 
     pair.finish()
 }
@@ -138,12 +141,32 @@ fn report(times: &[Vec<Duration>], notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// Gives the agent its usual place back.
-fn close(pair: &mut Pair, door: Running, relay: Option<Relay>) -> Result<()> {
-    drop((door, relay));
-    for socket in [PLUGIN, BEHIND] {
-        pair.cluster.host(0).try_command("rm")?.args(["-f", socket]).run()?;
+/// What Docker's commands cost while the agent is dead, and what they say.
+fn dead(pair: &mut Pair, notes: &mut Notes) -> Result<()> {
+    let daemon = pair.cluster.agent(0)?;
+    daemon.kill()?;
+    for (args, is_refused) in COMMANDS {
+        let command = args.join(" ");
+        let begun = Instant::now();
+        let output = pair.engines[0].docker(args)?.output()?;
+        let took = begun.elapsed();
+        notes.say(&format!("agent dead: docker {command} takes {}", ms(took)));
+        ensure!(took <= AT_ONCE, "docker {command} took {took:?}");
+        ensure!(output.status.success() != is_refused, "docker {command}: {}{}", output.stdout, output.stderr);
+        let says = |word: &&str| output.stderr.contains(*word);
+        ensure!(!is_refused || REMEDY.iter().all(says), "docker {command} says {}", output.stderr);
     }
+    pair.cluster.restart(&daemon)?;
+    pair.cluster.wait_for_agent(0)?;
 
-    pair.move_plugin(0, PLUGIN)
+    // What was removed meanwhile is gone for the others, too.
+    let is_gone = || pair.cluster.endpoint_names(1).is_ok_and(|names| !names.iter().any(|name| name == "always0"));
+    wait_until(RUNNING, "the removed container is gone everywhere", is_gone).map(drop)
+}
+
+/// Gives the agent its usual place back.
+fn close(pair: &mut Pair, relay: Option<Relay>) -> Result<()> {
+    drop(relay);
+
+    pair.move_plugin(0, BEHIND)
 }

@@ -24,10 +24,10 @@ const CALLS: Duration = Duration::from_millis(200);
 
 /// Starts and removes containers on both engines, a tenth of them killed.
 pub(in crate::check) fn churn(rounds: u32, notes: &mut Notes) -> Result<()> {
-    let mut pair = Pair::new(notes, false)?;
+    let pair = Pair::new(notes, false)?;
     let mut relays = Vec::new();
     for host in [0, 1] {
-        pair.move_plugin(host, BEHIND)?;
+        pair.take_door(host)?;
         relays.push(Relay::start(&pair, host, PLUGIN, BEHIND, 0)?);
     }
     pair.create_on_both(&["net"])?;
@@ -53,8 +53,7 @@ pub(in crate::check) fn churn(rounds: u32, notes: &mut Notes) -> Result<()> {
     for (host, relay) in relays.into_iter().enumerate() {
         calls.extend(relay.calls()?);
         drop(relay);
-        pair.cluster.host(host).try_command("rm")?.args(["-f", PLUGIN]).run()?;
-        pair.move_plugin(host, PLUGIN)?;
+        pair.give_door_back(host)?;
     }
     interfaces(&calls, notes)?;
 

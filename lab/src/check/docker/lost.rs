@@ -117,7 +117,7 @@ fn given_again(pair: &mut Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
     let address_of = |pair: &Pair, name: &str| {
         pair.docker(0, &["inspect", "-f", "{{.NetworkSettings.Networks.plain.IPAddress}}", name])
     };
-    pair.move_plugin(0, BEHIND)?;
+    pair.take_door(0)?;
     let lose: Vec<&str> = FAREWELL.iter().flat_map(|call| ["--lose", call]).collect();
     let mut worst = Duration::ZERO;
     for _ in 0..rounds {
@@ -141,7 +141,6 @@ fn given_again(pair: &mut Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
         drop(relay);
     }
     notes.say(&format!("an address given again {rounds} times: seen elsewhere after {} at the latest", ms(worst)));
-    pair.cluster.host(0).try_command("rm")?.args(["-f", PLUGIN]).run()?;
 
-    pair.move_plugin(0, PLUGIN)
+    pair.give_door_back(0)
 }

@@ -127,6 +127,23 @@ impl Pair {
         Ok(Flow { running, what: format!("{container} to {to}") })
     }
 
+    /// Ends the door of a host, so that somebody else can stand before the agent, which serves at [`BEHIND`].
+    pub(super) fn take_door(&self, host: usize) -> Result<()> {
+        let ctl = self.cluster.host(host);
+        let noted = ctl.try_command("cat")?.arg("/var/lib/overlay/overlay-door.pid").run()?.stdout;
+        let noted: serde_json::Value = serde_json::from_str(&noted).context("the door's note")?;
+        let pid = noted["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).context("no pid in the door's note")?;
+        ctl.kill(pid, "TERM")?;
+
+        wait_until(PATIENCE, "the door is gone", || ctl.pids_of("overlayd").is_ok_and(|pids| !pids.contains(&pid)))
+            .map(drop)
+    }
+
+    /// Opens the door again where somebody else stood.
+    pub(super) fn give_door_back(&self, host: usize) -> Result<()> {
+        self.cluster.ctl(host, &["start"]).map(drop)
+    }
+
     /// Lets the agent of a host serve Docker elsewhere, so that somebody can stand before it.
     pub(super) fn move_plugin(&mut self, host: usize, to: &str) -> Result<()> {
         let agent = self.cluster.agent(host)?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use super::pair::{BEHIND, PLUGIN, Pair, Relay};
+use super::pair::{Pair, Relay};
 use crate::check::{Notes, PATIENCE};
 use crate::command::Running;
 use crate::docker::{IMAGE, Image};
@@ -58,8 +58,8 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
 /// Two hosts with all networks, a container on each of them on host2, and host1's agent where a
 /// relay can stand before it.
 fn prepare(image: &Image, notes: &mut Notes) -> Result<Pair> {
-    let mut pair = Pair::with_image(image, notes, false)?;
-    pair.move_plugin(0, BEHIND)?;
+    let pair = Pair::with_image(image, notes, false)?;
+    pair.take_door(0)?;
     let relay = Relay::with_late(&pair, 0, &[])?;
     // An engine makes one endpoint of a network at a time: what starts at once needs one each.
     for network in NETWORKS {
@@ -74,9 +74,8 @@ fn prepare(image: &Image, notes: &mut Notes) -> Result<Pair> {
     Ok(pair)
 }
 
-fn finish(mut pair: Pair) -> Result<()> {
-    pair.cluster.host(0).try_command("rm")?.args(["-f", PLUGIN]).run()?;
-    pair.move_plugin(0, PLUGIN)?;
+fn finish(pair: Pair) -> Result<()> {
+    pair.give_door_back(0)?;
 
     pair.finish()
 }
