@@ -38,7 +38,7 @@ pub(crate) mod routes;
 pub(crate) mod sync;
 pub(crate) mod task;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 /// The driver's name, as in `docker network create -d`.
 pub const DRIVER: &str = "overlay-wg";

@@ -24,7 +24,7 @@ pub(super) fn network(docker: &str, prefix: &str, network: Option<NetworkId>) ->
 }
 
 /// Where an endpoint of Docker's lives, once Docker took its interface.
-pub(super) fn sandbox(endpoint: &str, container: Option<&str>) -> DockerSandbox {
+pub(crate) fn sandbox(endpoint: &str, container: Option<&str>) -> DockerSandbox {
     DockerSandbox {
         network: "d1".into(),
         endpoint: endpoint.into(),

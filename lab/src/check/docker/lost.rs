@@ -5,12 +5,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::pair::{BEHIND, PLUGIN, Pair, Relay};
+use super::pair::{Pair, Relay};
 use crate::check::{Notes, PATIENCE, ms};
 use crate::wait::wait_until;
 
 /// The calls by which Docker tells that an endpoint is gone.
 const FAREWELL: [&str; 3] = ["/NetworkDriver.Leave", "/NetworkDriver.DeleteEndpoint", "/IpamDriver.ReleaseAddress"];
+
+/// The agent's state, and a copy of it.
+const STATE: &str = "/var/lib/overlay/agent/agent.redb";
+const KEPT: &str = "/run/agent.redb.kept";
 
 /// Who takes what away, in words.
 type Hand = (&'static str, fn(&Pair) -> Result<()>);
@@ -19,18 +23,21 @@ type Hand = (&'static str, fn(&Pair) -> Result<()>);
 const HANDS: [Hand; 4] = [
     ("an interface removed in the container", inside),
     ("the networks' ends of both removed", near_ends),
-    ("an endpoint detached by hand", detached),
+    ("an older copy of the agent's state", older),
     ("all of it at once", everything),
 ];
 
 pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
-    let mut pair = Pair::new(notes, false)?;
+    let pair = Pair::new(notes, false)?;
     // One numbered by the engine, one by us.
     pair.create_on_both(&["plain"])?;
     let six = ["--ipv6", "--subnet", "10.80.0.0/16", "--subnet", "fd80::/64"];
     pair.create_on_both(&[&["--ipam-driver", "overlay-wg"], six.as_slice(), &["ours"]].concat())?;
     for (host, name) in [(0, "c1"), (1, "other")] {
         pair.serve(host, "plain", name)?;
+    }
+    keep(&pair)?;
+    for (host, name) in [(0, "c1"), (1, "other")] {
         pair.docker(host, &["network", "connect", "ours", name])?;
     }
     whole(&pair)?;
@@ -39,7 +46,8 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     pair.docker(0, &["network", "disconnect", "plain", "c1"])?;
     pair.docker(0, &["network", "connect", "plain", "c1"])?;
     whole(&pair)?;
-    given_again(&mut pair, rounds, notes)?;
+    refused(&pair)?;
+    given_again(&pair, rounds, notes)?;
 
     pair.finish()
 }
@@ -102,18 +110,42 @@ fn near_ends(pair: &Pair) -> Result<()> {
     pair.cluster.host(0).try_command("sh")?.args(["-c", script]).run().map(drop)
 }
 
-fn detached(pair: &Pair) -> Result<()> {
-    pair.cluster.ctl(0, &["detach", "--network", "ours", "--name", "c1"]).map(drop)
+/// Keeps a copy of the agent's state in which `c1` is on one network.
+fn keep(pair: &Pair) -> Result<()> {
+    pair.cluster.ctl(0, &["stop"])?;
+    pair.cluster.host(0).try_command("cp")?.args([STATE, KEPT]).run()?;
+
+    pair.cluster.ctl(0, &["start"]).map(drop)
+}
+
+fn older(pair: &Pair) -> Result<()> {
+    pair.cluster.agent(0)?.kill()?;
+    pair.cluster.host(0).try_command("cp")?.args([KEPT, STATE]).run()?;
+
+    pair.cluster.ctl(0, &["start"]).map(drop)
+}
+
+/// Docker is who takes an endpoint of a running container away.
+fn refused(pair: &Pair) -> Result<()> {
+    let detach = ["detach", "--network", "ours", "--name", "c1"];
+    let output = pair.cluster.host(0).try_command("overlayctl")?.args(detach).output()?;
+    let command = output.stderr.split('`').nth(1).with_context(|| format!("no remedy: {}", output.stderr))?.to_owned();
+    ensure!(output.status.code() == Some(1) && command.starts_with("docker network disconnect ours "), "{command}");
+    let words: Vec<_> = command.split(' ').skip(1).collect();
+    pair.docker(0, &words)?;
+    pair.docker(0, &["network", "connect", "ours", "c1"])?;
+
+    whole(pair)
 }
 
 fn everything(pair: &Pair) -> Result<()> {
-    pair.cluster.ctl(0, &["detach", "--network", "plain", "--name", "c1"])?;
+    near_ends(pair)?;
 
-    inside(pair)
+    older(pair)
 }
 
 /// A container is removed and Docker's word of it is lost; the next one gets its address.
-fn given_again(pair: &mut Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
+fn given_again(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
     let address_of = |pair: &Pair, name: &str| {
         pair.docker(0, &["inspect", "-f", "{{.NetworkSettings.Networks.plain.IPAddress}}", name])
     };
