@@ -10,6 +10,8 @@ use overlay_core::{NodeId, View};
 use overlay_dataplane::{Loss, PeerError, PeerState, PeerStatus};
 use overlay_proto::v1;
 
+use crate::state::KnownControl;
+
 /// The most peers that a line names.
 const NAMED: usize = 5;
 /// A peer heard within this time hears us or not, but nobody can say that nothing arrives here.
@@ -83,6 +85,23 @@ pub(crate) fn reason(status: &PeerStatus, own: &BTreeSet<IpAddr>) -> String {
 /// Returns where a peer sees this host, if that is none of its addresses.
 fn translation(status: &PeerStatus, own: &BTreeSet<IpAddr>) -> Option<SocketAddr> {
     status.seen_at.filter(|at| !own.is_empty() && !own.contains(&at.ip()))
+}
+
+/// Says so where control is on this host, and none of its addresses is: it listens, and waits for one.
+pub(crate) fn displaced(control: &KnownControl, me: NodeId, own: &BTreeSet<IpAddr>) -> Option<String> {
+    let announced = control.announced.iter().map(|address| address.parse::<SocketAddr>().ok());
+    // A name may stand for anything.
+    let announced: Vec<SocketAddr> = announced.collect::<Option<_>>()?;
+    let is_here = announced.iter().any(|address| address.ip().is_loopback() || own.contains(&address.ip()));
+    if !control.nodes.contains(&me) || own.is_empty() || announced.is_empty() || is_here {
+        return None;
+    }
+    let addresses: Vec<_> = announced.iter().map(|address| address.ip().to_string()).collect();
+
+    Some(format!(
+        "control runs on this host and was found at {}, which this host does not have at the moment",
+        addresses.join(" and ")
+    ))
 }
 
 fn choose(peers: &BTreeMap<NodeId, Peer>, which: impl Fn(&Peer) -> bool) -> Vec<(NodeId, &Peer)> {

@@ -175,3 +175,25 @@ fn the_hosts_own_firewall_is_named() {
     assert_eq!(refused(1)[0].0, "udp-refused");
     assert_eq!(refused(60), []);
 }
+
+#[test]
+fn control_of_this_host_whose_address_is_away_is_told_with_it() {
+    let control = |announced: &[&str], nodes: &[NodeId]| KnownControl {
+        announced: announced.iter().map(ToString::to_string).collect(),
+        nodes: nodes.to_vec(),
+        ..KnownControl::default()
+    };
+    let own = BTreeSet::from([IpAddr::from([192, 0, 2, 9])]);
+    let (here, away) = (control(&["192.0.2.9:7443"], &[id(1)]), control(&["192.0.2.1:7443"], &[id(1)]));
+
+    let told = displaced(&away, id(1), &own).expect("it is away");
+
+    assert_eq!(
+        told,
+        "control runs on this host and was found at 192.0.2.1, which this host does not have at the moment"
+    );
+    assert_eq!(displaced(&here, id(1), &own), None);
+    assert_eq!(displaced(&away, id(2), &own), None, "control is elsewhere");
+    assert_eq!(displaced(&away, id(1), &BTreeSet::new()), None, "nothing is known of the host yet");
+    assert_eq!(displaced(&control(&["control.example:7443"], &[id(1)]), id(1), &own), None);
+}

@@ -13,6 +13,7 @@ use overlay_proto::{JoinLine, Refusal};
 use crate::addresses;
 use crate::clock;
 use crate::config::{InitConfig, InvalidConfig};
+use crate::listener::is_here;
 use crate::pki::{Authority, PkiError};
 use crate::registry::{self, Actor, ClusterState, CreateToken, Operation, Settings};
 use crate::store::embedded::Embedded;
@@ -110,6 +111,7 @@ pub struct Initialised {
 /// [`StartError`]; a directory in which this failed halfway can be used again.
 pub fn init(config: InitConfig) -> Result<Initialised, StartError> {
     let config = config.checked()?;
+    check_listen(config.listen)?;
     make_directory(&config.state)?;
     if Embedded::is_there(&config.state) {
         return Err(StartError::Initialised(config.state.display().to_string()));
@@ -125,6 +127,15 @@ pub fn init(config: InitConfig) -> Result<Initialised, StartError> {
     let addresses = addresses::for_join_lines(&config.advertise, config.listen, &addresses::of_host());
 
     Ok(Initialised { join: token.line(authority.pin(), addresses), cluster })
+}
+
+/// Whoever sets up means an address that the host has; later it may be away for a while ([`crate::listener::listen`]).
+fn check_listen(address: SocketAddr) -> Result<(), StartError> {
+    if is_here(address.ip()) {
+        return Ok(());
+    }
+
+    Err(StartError::Listen { address, source: io::ErrorKind::AddrNotAvailable.into() })
 }
 
 fn first_commit(settings: &Settings, token: CreateToken, now: u64) -> Result<Commit, Refusal> {
@@ -184,12 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_another_host_is_told_as_such() {
-        let address: SocketAddr = "203.0.113.77:7443".parse().expect("an address");
-        let source = std::net::TcpListener::bind(address).expect_err("it is nobody's");
+    fn a_cluster_does_not_begin_on_an_address_of_another_host() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = dir.path().join("control");
+        let listen = "203.0.113.77:7443".parse().expect("an address");
 
-        let text = StartError::Listen { address, source }.to_string();
+        let text = init(InitConfig { listen, ..InitConfig::new(&state) }).expect_err("it is nobody's").to_string();
 
+        assert!(!state.exists());
         assert!(text.contains("this host does not have the address 203.0.113.77; choose"), "{text}");
     }
 }

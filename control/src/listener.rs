@@ -1,26 +1,29 @@
-//! The listener: accepts connections, completes their TLS handshakes within a deadline, and hands
-//! them to gRPC.
+//! The listener: opens the port, even before its address is there, accepts connections, completes
+//! their TLS handshakes within a deadline, and hands them to gRPC.
 //!
 //! Neither an error of one connection nor a lack of file descriptors ends the loop.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
 use overlay_proto::channel::{HANDSHAKE_TIMEOUT, set_keepalive};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use crate::init::StartError;
 use crate::service::ClientInfo;
 
 /// Handshakes in progress: 64 MiB at some 16 KiB each. Further connections wait in the kernel's
@@ -36,6 +39,41 @@ const ANONYMOUS_LIFETIME: Duration = Duration::from_secs(60);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that gRPC has not accepted yet.
 const HANDOVER: usize = 64;
+
+/// Connections that the kernel holds until they are accepted; it cuts this to what it allows.
+const BACKLOG: u32 = 4_096;
+
+/// Opens the port. A host that boots may not have the address yet: control serves it from when it comes.
+pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let no_ipv6 = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL));
+    match bind(address) {
+        // A host without IPv6 still has every IPv4 address.
+        Err(error) if no_ipv6(&error) && address.ip().is_unspecified() && address.is_ipv6() => {
+            let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            bind(address).map_err(|source| StartError::Listen { address, source })
+        }
+        bound => bound.map_err(|source| StartError::Listen { address, source }),
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    // Holds for both families.
+    setsockopt(&socket, sockopt::IpFreebind, &true)?;
+    socket.bind(address)?;
+    if !is_here(address.ip()) {
+        tracing::warn!(%address, "This host does not have the address to listen on yet");
+    }
+
+    socket.listen(BACKLOG)
+}
+
+/// Tells whether this host has an address; one that cannot be judged counts as here.
+pub(crate) fn is_here(address: IpAddr) -> bool {
+    // Nothing is sent, and any free port will do.
+    !std::net::UdpSocket::bind((address, 0)).is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+}
 
 /// The queue that gRPC accepts connections from.
 pub(crate) type Incoming = mpsc::Receiver<io::Result<Connection>>;
@@ -217,5 +255,32 @@ impl AsyncWrite for Connection {
 
     fn is_write_vectored(&self) -> bool {
         self.tls.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_comes_later_is_listened_on() {
+        for address in ["203.0.113.77:0", "[2001:db8::77]:0"] {
+            let address: SocketAddr = address.parse().expect("an address");
+
+            let listener = listen(address).expect("it is listened on");
+
+            assert_eq!(listener.local_addr().expect("an address").ip(), address.ip());
+            assert!(!is_here(address.ip()));
+        }
+        assert!(is_here(Ipv4Addr::LOCALHOST.into()));
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_not_listened_on_twice() {
+        let first = listen("127.0.0.1:0".parse().expect("an address")).expect("a port");
+
+        let second = listen(first.local_addr().expect("an address"));
+
+        assert!(matches!(second, Err(StartError::Listen { source, .. }) if source.kind() == io::ErrorKind::AddrInUse));
     }
 }

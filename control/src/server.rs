@@ -1,7 +1,7 @@
 //! The whole service: opens the state directory, binds the port, starts the tasks and ends them.
 
 use std::future::Future;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -73,11 +73,12 @@ impl Server {
     /// # Errors
     ///
     /// [`StartError`].
+    #[expect(clippy::unused_async, reason = "the port belongs to the runtime that awaits this")]
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         config.check()?;
         let authority = Arc::new(Authority::load(&config.state)?);
         let (store, settings, hub, state) = open(&config)?;
-        let listener = listen(config.listen.unwrap_or(settings.listen)).await?;
+        let listener = listener::listen(config.listen.unwrap_or(settings.listen))?;
         let system = |what| move |source| StartError::System { what, source };
         let address = listener.local_addr().map_err(system("the port has no address"))?;
         let certificate = Arc::new(ServerCert::new(Arc::clone(&authority), clock::now_unix())?);
@@ -162,19 +163,6 @@ fn open(config: &Config) -> Result<(Box<dyn Store>, Settings, Hub, ClusterState)
     let hub = Hub::new(state.clone(), history);
 
     Ok((Box::new(store), settings, hub, state))
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    let bound = TcpListener::bind(address).await;
-    let no_ipv6 = |error: &std::io::Error| matches!(error.raw_os_error(), Some(code) if code == nix::libc::EAFNOSUPPORT || code == nix::libc::EADDRNOTAVAIL);
-    match bound {
-        // Without IPv6 on the host, listen on every IPv4 address.
-        Err(error) if no_ipv6(&error) && address.ip().is_unspecified() && address.is_ipv6() => {
-            let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
-            TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
-        }
-        bound => bound.map_err(|source| StartError::Listen { address, source }),
-    }
 }
 
 fn tls_config(ca: &CertificateDer<'static>, certificate: Arc<ServerCert>) -> Result<ServerConfig, StartError> {

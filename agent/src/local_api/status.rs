@@ -70,11 +70,18 @@ fn who(joined: &JoinedNode, status: &mut v1::StatusResponse) {
 
 async fn joined_status(joined: &JoinedNode, status: &mut v1::StatusResponse) {
     who(joined, status);
-    status.control = Some(joined.connection.status(joined.unpublished().len()));
+    let mut control = joined.connection.status(joined.unpublished().len());
+    let displaced = || health::displaced(&joined.control.known(), joined.node, &joined.own().borrow());
+    let displaced = (!control.connected).then(displaced).flatten();
+    if let Some(displaced) = &displaced {
+        control.reason = format!("{}; {displaced}", control.reason);
+    }
+    status.control = Some(control);
     // A node that was turned away says why.
     let is_turned_away = *joined.admission.borrow() == Admission::TurnedAway;
     let problem = joined.connection.trouble(Instant::now(), unix_now());
     if let Some((text, since_unix)) = problem.filter(|_| !is_turned_away) {
+        let text = displaced.into_iter().fold(text, |text, displaced| format!("{text}; {displaced}"));
         status.problems.push(v1::Problem { code: "control-away".to_owned(), text, since_unix });
     }
     let reports = joined.lanes.report().await;

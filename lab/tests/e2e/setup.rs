@@ -262,3 +262,33 @@ fn a_configuration_that_cannot_be_used_is_refused_whole() {
     );
     done(host, &["leave"]);
 }
+
+#[test]
+fn control_starts_before_its_address_is_there_and_status_says_so() {
+    let Some(lab) = lab(1) else { return };
+    let host = lab.host(0);
+    let address = host.address();
+    done(host, &["init", "--listen", &format!("{address}:7443")]);
+    let control = || {
+        let status: serde_json::Value = serde_json::from_str(&done(host, &["status", "--json"]).stdout).unwrap();
+        status["control"].clone()
+    };
+    // Both are known from the first sign of life on.
+    let known = || done(host, &["control", "ls"]).stdout.contains("local");
+    wait_until(PATIENCE, "the agent knows that control is on its host", known).unwrap();
+    let ip = |script: String| host.command("sh").args(["-ec", &script]).run().expect("the ip program").stdout;
+    let link = ip(format!("ip -o -4 addr | grep ' {address}/' | cut -d' ' -f2")).trim().to_owned();
+    let length = ip(format!("ip -o -4 addr | grep -o ' {address}/[0-9]*' | cut -d/ -f2")).trim().to_owned();
+
+    done(host, &["stop"]);
+    ip(format!("ip addr del {address}/{length} dev {link}; ip addr add 203.0.113.5/24 dev {link}"));
+    let started = done(host, &["start"]);
+    assert!(started.stdout.contains("overlay-control: started\noverlayd: started"), "{}", started.stdout);
+    let missing = format!("was found at {address}, which this host does not have");
+    let says = || control()["reason"].as_str().is_some_and(|reason| reason.contains(&missing));
+    wait_until(Duration::from_secs(10), "status says it", says).unwrap_or_else(|_| panic!("{}", control()));
+    ip(format!("ip addr add {address}/{length} dev {link}; ip addr del 203.0.113.5/24 dev {link}"));
+    wait_until(PATIENCE, "control is found", || control()["connected"] == true).unwrap();
+
+    done(host, &["leave"]);
+}
