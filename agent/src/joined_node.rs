@@ -112,6 +112,7 @@ pub(crate) struct JoinedNode {
     underlay_mtu: watch::Sender<u32>,
     events: OnceCell<Option<Arc<NamespaceEvents>>>,
     own: watch::Sender<Arc<BTreeSet<IpAddr>>>,
+    ways: watch::Sender<u64>,
 }
 
 /// One lock per network.
@@ -177,6 +178,7 @@ impl JoinedNode {
             underlay_mtu: watch::Sender::new(ETHERNET_MTU),
             events: OnceCell::new(),
             own: watch::Sender::default(),
+            ways: watch::Sender::default(),
         }
     }
 
@@ -268,6 +270,16 @@ impl JoinedNode {
             Arc::make_mut(&mut membership.view).revision = Revision(0);
             membership.live = false;
         });
+    }
+
+    /// Hears whenever the host's addresses or routes have changed: connections may be dead by that.
+    pub(crate) fn ways(&self) -> watch::Receiver<u64> {
+        self.ways.subscribe()
+    }
+
+    /// Takes note that the host's addresses or routes have changed.
+    pub(crate) fn note_ways(&self) {
+        self.ways.send_modify(|count| *count += 1);
     }
 
     /// Subscribes to the underlay's MTU.

@@ -47,6 +47,8 @@ pub struct HostNetwork {
     pub links: BTreeMap<IpNet, String>,
     /// Every prefix that the host has a route to (default routes aside) or an address in, with the interface.
     pub prefixes: BTreeMap<IpNet, String>,
+    /// The ways that packets take which leave the host: where each route leads, default routes included.
+    pub ways: BTreeSet<(IpNet, Hop)>,
 }
 
 /// Which families the underlay uses.
@@ -89,6 +91,7 @@ impl HostNetwork {
             own: addresses.iter().map(|a| a.address.addr()).filter(|ip| may_advertise(*ip)).collect(),
             links: connected.clone().collect(),
             prefixes: routed.chain(connected).collect(),
+            ways: routes.iter().map(|(key, route)| (key.prefix, route.hop.clone())).collect(),
         })
     }
 

@@ -13,7 +13,7 @@ use super::connection;
 use super::prefix_clash::HostPrefixes;
 use crate::endpoint::sandbox::kernel;
 use crate::joined_node::JoinedNode;
-use crate::kernel::host::{HostAddress, HostNetwork};
+use crate::kernel::host::HostNetwork;
 use crate::kernel::{ChangeScope, Changes, Netns, Subscription};
 use crate::state::SandboxRecord;
 
@@ -36,13 +36,13 @@ pub(crate) async fn run(joined: &JoinedNode) {
     let changes = Arc::<Changes>::default();
     let heard = listen(joined, &changes).await;
     let sweep = if heard.is_some() { SWEEP } else { BLIND };
-    let mut addresses = None;
+    let mut before = None;
     loop {
         // What changes from here on is heard.
         changes.take();
         let looked = Instant::now();
         let settled = || sleep_until((looked + PACE).max(Instant::now() + SETTLE));
-        let gathered = gather(joined, &mut addresses).await;
+        let gathered = gather(joined, &mut before).await;
         match gathered.clone() {
             Ok(wanted) if told.as_ref() != Some(&wanted) && joined.connection.is_connected() => {
                 // Control may not answer for seconds just because an address has changed; peers need not wait for that.
@@ -97,17 +97,22 @@ fn held(prefix: IpNet, holder: &str) -> String {
 
 /// Looks at the host's network. Peers in use are told inside the tunnel when this node's address may be another one than what
 /// `before` says: who only receives would otherwise be lost until they miss it.
-async fn gather(joined: &JoinedNode, before: &mut Option<Vec<HostAddress>>) -> Result<v1::AnnounceRequest, Refusal> {
+async fn gather(joined: &JoinedNode, before: &mut Option<HostNetwork>) -> Result<v1::AnnounceRequest, Refusal> {
     let host = HostNetwork::list(&Netns::host().map_err(kernel)?).await.map_err(kernel)?;
     joined.note_underlay_mtu(host.underlay_mtu());
     joined.note_own(host.own.clone());
-    if before.replace(host.addresses.clone()).is_some_and(|before| before != host.addresses) {
+    if before.as_ref().is_some_and(|before| before.addresses != host.addresses) {
         tracing::info!("The host's addresses have changed");
         // A lane that takes no commands has ended the process already.
         let _ = joined.lanes.announce();
     }
+    if before.as_ref().is_some_and(|before| (&before.own, &before.ways) != (&host.own, &host.ways)) {
+        joined.note_ways();
+    }
+    let request = request(joined, &host);
+    *before = Some(host);
 
-    Ok(request(joined, &host))
+    Ok(request)
 }
 
 fn request(joined: &JoinedNode, host: &HostNetwork) -> v1::AnnounceRequest {

@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use overlay_core::{Delta, NodeId, Revision, View};
 use overlay_proto::channel::{self, Dialled};
+use overlay_proto::v1::control_client::ControlClient;
 use overlay_proto::v1::watch_response::Event;
 use overlay_proto::{Code, Refusal, v1};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
+use tonic::Streaming;
+use tonic::transport::Channel;
 
 use super::{Membership, back_off, connection, renewal};
 use crate::joined_node::{Admission, JoinedNode};
@@ -21,6 +24,8 @@ const IDLE: Duration = Duration::from_secs(20);
 
 /// How long the address in use may take to show that it is still there, when there is reason to doubt.
 const DOUBT: Duration = Duration::from_secs(1);
+/// The least time between two probes of a connection: a host may change all the time.
+const PROBE_PACE: Duration = Duration::from_secs(1);
 /// The pause of a node whose identity another host uses: it waits for that one to go.
 const CLASH: Duration = Duration::from_secs(2);
 
@@ -92,18 +97,21 @@ async fn connect_and_follow(joined: &JoinedNode) -> Ended {
         Ok(stream) => stream,
         Err(refusal) => return judge(refusal),
     };
+    let probe = connection::client(channel.clone());
     joined.connection.connected(address.clone(), channel);
     admitted(joined);
     keep(joined, joined.control.answered(&address).await);
 
-    let doubt = doubt(joined, &address, local);
-    tokio::pin!(doubt);
+    // Also while an answer of control's is waited for.
+    tokio::select! {
+        ended = follow_stream(joined, &mut stream) => ended,
+        refusal = doubt(joined, &address, local, probe) => Ended::Broken(refusal),
+    }
+}
+
+async fn follow_stream(joined: &JoinedNode, stream: &mut Streaming<v1::WatchResponse>) -> Ended {
     loop {
-        let message = tokio::select! {
-            message = timeout(IDLE, stream.message()) => message,
-            refusal = &mut doubt => return Ended::Broken(refusal),
-        };
-        let event = match message {
+        let event = match timeout(IDLE, stream.message()).await {
             Ok(Ok(Some(response))) => response.event,
             Ok(Ok(None)) => return Ended::Broken(Refusal::new(Code::ControlAway, "control ended the watch")),
             Ok(Err(status)) => return judge(connection::judge(status)),
@@ -176,9 +184,12 @@ fn admitted(joined: &JoinedNode) {
 }
 
 /// Waits until the connection is dead for a reason that is known before the kernel gives it up: this host does not have its
-/// end of it any more, or control's host has moved and does not answer where it was.
-async fn doubt(joined: &JoinedNode, address: &str, local: IpAddr) -> Refusal {
-    let mut own = joined.own();
+/// end of it any more, its network has changed and control does not answer by the connection, or control's host has moved
+/// and does not answer where it was.
+async fn doubt(joined: &JoinedNode, address: &str, local: IpAddr, probe: ControlClient<Channel>) -> Refusal {
+    let (mut own, mut ways) = (joined.own(), joined.ways());
+    // What changed while the connection was made was heard of by nobody.
+    own.mark_changed();
     let mut tunnels = joined.process.tunnels.clone();
     let of_control = |tunnels: &BTreeMap<NodeId, IpAddr>| -> Vec<IpAddr> {
         let nodes = joined.control.known().nodes;
@@ -188,10 +199,17 @@ async fn doubt(joined: &JoinedNode, address: &str, local: IpAddr) -> Refusal {
     loop {
         tokio::select! {
             _ = own.changed() => {
-                let gone = !own.borrow_and_update().contains(&local);
-                if gone && !local.is_loopback() {
+                let own = own.borrow_and_update();
+                if !own.is_empty() && !own.contains(&local) && !local.is_loopback() {
                     return Refusal::new(Code::ControlAway, format!("this host does not have {local} any more"));
                 }
+            }
+            _ = ways.changed() => {
+                if !is_answered(probe.clone()).await {
+                    let text = format!("control at {address} does not answer since this host's network changed");
+                    return Refusal::new(Code::ControlAway, text);
+                }
+                sleep(PROBE_PACE).await;
             }
             _ = tunnels.changed() => {
                 let now = of_control(&tunnels.borrow_and_update());
@@ -200,6 +218,15 @@ async fn doubt(joined: &JoinedNode, address: &str, local: IpAddr) -> Refusal {
                 }
             }
         }
+    }
+}
+
+/// Tells whether control answers by a connection soon; whatever it answers.
+async fn is_answered(mut client: ControlClient<Channel>) -> bool {
+    match timeout(DOUBT, client.version(v1::VersionRequest {})).await {
+        Ok(Ok(_)) => true,
+        Ok(Err(status)) => connection::judge(status).code != Code::ControlAway,
+        Err(_) => false,
     }
 }
 

@@ -15,6 +15,9 @@ use crate::wait::wait_until;
 
 /// How long nodes may take to find control where it has gone.
 const BACK: Duration = Duration::from_secs(5);
+/// How long a dead connection may be shown as one after the host's network has changed; the kernel
+/// takes twice as long.
+const DOUBTED: Duration = Duration::from_secs(3);
 /// A thousand packets a second beside a stream that leaves the processors time for the rest.
 const PACE: Pace = Pace { interval_ms: 1, mbit: Some(200) };
 /// The interface of a host that leads to the others.
@@ -58,6 +61,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     notes.say(&format!("nodes back with control: median {}, worst {}", ms(middle), ms(worst)));
     ensure!(worst <= BACK, "a node took {} to find control", ms(worst));
     by_hand(&mut cluster, home, notes)?;
+    rerouted(&cluster, notes)?;
 
     drop((services, sink));
     cluster.finish()
@@ -141,4 +145,28 @@ fn by_hand(cluster: &mut Cluster, home: Ipv4Addr, notes: &mut Notes) -> Result<(
     cluster.wait_for_control(0)?;
 
     [1, 2].into_iter().try_for_each(|host| wait_for_control_at(cluster, host, home))
+}
+
+/// The way to control leads nowhere any more: the connection has both its addresses still, and is dead.
+fn rerouted(cluster: &Cluster, notes: &mut Notes) -> Result<()> {
+    let control = || Ok::<_, anyhow::Error>(cluster.ctl_json(1, &["status"])?["control"].clone());
+    let address = control()?["address"].as_str().and_then(|at| at.rsplit_once(':')).context("no control")?.0.to_owned();
+    let route = |verb: &str| {
+        let words = ["route", verb, "blackhole", &format!("{address}/32")];
+        cluster.host(1).try_command("ip")?.args(words).run().map(drop)
+    };
+    let is = |connected: bool| control().is_ok_and(|control| control["connected"] == connected);
+
+    let (begun, ()) = (Instant::now(), route("add")?);
+    wait_until(PATIENCE, "status says that control is away", || is(false))?;
+    let told = begun.elapsed();
+    let (ended, ()) = (Instant::now(), route("del")?);
+    wait_until(PATIENCE, "the node is back with control", || is(true))?;
+    let back = ended.elapsed();
+
+    notes.say(&format!("a way to control that leads nowhere: told after {}, back after {}", ms(told), ms(back)));
+    ensure!(told <= DOUBTED, "status said for {told:?} that control is connected");
+    ensure!(back <= BACK, "control was found after {back:?}");
+
+    Ok(())
 }
