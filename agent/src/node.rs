@@ -22,6 +22,7 @@ use overlay_proto::{Code, JoinLine, Refusal, identity, v1};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::docker;
@@ -156,6 +157,20 @@ struct DataPath {
     unix_time: Duration,
     /// Where each peer was heard last, with proof.
     tunnels: watch::Receiver<BTreeMap<NodeId, IpAddr>>,
+}
+
+/// Does what does not end by itself until `stop`; what did is begun again after `pause`, and heard of.
+async fn keep_going<F: Future<Output = ()>>(
+    name: &'static str,
+    stop: &CancellationToken,
+    pause: Duration,
+    work: impl Fn() -> F,
+) {
+    while stop.run_until_cancelled(work()).await.is_some() {
+        tracing::error!(task = name, "A task ended by itself, beginning it again");
+        sleep(pause).await;
+    }
+    tracing::debug!(task = name, "Task ended");
 }
 
 struct Node {
@@ -390,13 +405,7 @@ impl Node {
             ($name:literal, $joined:ident => $work:expr) => {{
                 let $joined = Arc::clone(&joined);
                 self.tasks.spawn(async move {
-                    let stop = $joined.stop.clone();
-                    // None of them ends by itself. One that did is begun again, and heard of.
-                    while stop.run_until_cancelled($work).await.is_some() {
-                        tracing::error!(task = $name, "A task ended by itself, beginning it again");
-                        sleep(BEGIN_AGAIN).await;
-                    }
-                    tracing::debug!(task = $name, "Task ended");
+                    keep_going($name, &$joined.stop, BEGIN_AGAIN, || $work).await;
                     None
                 });
             }};
@@ -549,7 +558,28 @@ async fn tell_events(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_ends_by_itself_is_begun_again_until_it_is_stopped() {
+        let (stop, begun) = (CancellationToken::new(), Cell::new(0));
+        let work = || {
+            begun.set(begun.get() + 1);
+            let (stop, is_last) = (stop.clone(), begun.get() == 3);
+            async move {
+                if is_last {
+                    stop.cancel();
+                    std::future::pending().await
+                }
+            }
+        };
+
+        keep_going("test", &stop, Duration::ZERO, work).await;
+
+        assert_eq!(begun.get(), 3);
+    }
 
     #[test]
     fn a_clock_that_was_set_back_does_not_take_handshakes_along() {

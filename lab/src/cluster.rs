@@ -252,6 +252,17 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts a killed daemon again that may not do everything; it then ends with the cluster.
+    ///
+    /// # Errors
+    ///
+    /// When its host is gone.
+    pub(crate) fn restart_without(&mut self, daemon: &Daemon, capability: &str) -> Result<()> {
+        self.restarted.retain_mut(Running::is_running);
+        self.restarted.push(daemon.without(capability)?.spawn()?);
+        Ok(())
+    }
+
     /// Waits until the agent of a host answers.
     ///
     /// # Errors

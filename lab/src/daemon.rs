@@ -128,6 +128,17 @@ impl Daemon {
         Ok(self.host.try_command("sh")?.args(["-c", &script, "sh", &self.program]).args(&self.args))
     }
 
+    /// The command that starts it again without a capability, as `setpriv` calls it.
+    ///
+    /// # Errors
+    ///
+    /// When the host is gone.
+    pub fn without(&self, capability: &str) -> Result<HostCommand> {
+        let less = format!("--bounding-set=-{capability}");
+
+        Ok(self.host.try_command("setpriv")?.args([&less, &self.program]).args(&self.args))
+    }
+
     /// Starts it again; it ends with the returned value.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use super::prefix_clash::HostPrefixes;
 use crate::endpoint::sandbox::kernel;
 use crate::joined_node::JoinedNode;
 use crate::kernel::host::HostNetwork;
-use crate::kernel::{ChangeScope, Changes, Netns, Subscription};
+use crate::kernel::{ChangeScope, Changes, NamespaceEvents, Netns, Subscription};
 use crate::state::SandboxRecord;
 
 /// How often the host's network is looked at though the kernel told of no change.
@@ -34,12 +34,19 @@ pub(crate) async fn run(joined: &JoinedNode) {
     let mut differences = joined.differences.subscribe();
     let mut told: Option<v1::AnnounceRequest> = None;
     let changes = Arc::<Changes>::default();
-    let heard = listen(joined, &changes).await;
-    let sweep = if heard.is_some() { SWEEP } else { BLIND };
+    let events = joined.events().await;
+    let heard = events.as_ref().and_then(|events| listen(events, &changes));
     let mut before = None;
     loop {
         // What changes from here on is heard.
         changes.take();
+        let is_heard = heard.is_some() && events.as_ref().is_some_and(|events| events.is_heard());
+        if events.as_ref().is_some_and(|events| !events.is_heard()) {
+            let text =
+                "the kernel's events are heard no more, so everything is looked at every second; start overlayd anew";
+            joined.problems.raise("events", "kernel", text);
+        }
+        let sweep = if is_heard { SWEEP } else { BLIND };
         let looked = Instant::now();
         let settled = || sleep_until((looked + PACE).max(Instant::now() + SETTLE));
         let gathered = gather(joined, &mut before).await;
@@ -77,9 +84,7 @@ pub(crate) async fn run(joined: &JoinedNode) {
 }
 
 /// Hears of changes of the host's network.
-async fn listen(joined: &JoinedNode, changes: &Arc<Changes>) -> Option<Subscription> {
-    let events = joined.events().await?;
-
+fn listen(events: &NamespaceEvents, changes: &Arc<Changes>) -> Option<Subscription> {
     events.subscribe(&Netns::host().ok()?, ChangeScope::Network, changes).ok()
 }
 

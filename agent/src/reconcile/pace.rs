@@ -40,6 +40,14 @@ impl Pace {
         Self { sweep, due: now, retry: RETRY, gather: GATHER, last_event: None }
     }
 
+    /// Looks without cause every `sweep` from now on.
+    pub(crate) fn set_sweep(&mut self, sweep: Duration, now: Instant) {
+        if sweep < self.sweep {
+            self.due = self.due.min(now + sweep);
+        }
+        self.sweep = sweep;
+    }
+
     /// Returns when the next pass is due though nothing was heard.
     pub(crate) fn poll_timeout(&self) -> Instant {
         self.due
@@ -109,6 +117,20 @@ mod tests {
         assert_eq!(pace.handle_event(now), MAX_GATHER);
         now += CALM * 2;
         assert_eq!(pace.handle_event(now), GATHER);
+    }
+
+    #[test]
+    fn where_events_are_heard_no_more_the_next_look_is_soon() {
+        let start = Instant::now();
+        let mut pace = Pace::new(SWEEP, start);
+        pace.handle_pass(Cause::Desired, DONE, 0.5, start);
+
+        pace.set_sweep(UNHEARD, start);
+        pace.handle_pass(Cause::Event, DONE, 0.5, start);
+
+        assert_eq!(pace.poll_timeout(), start + UNHEARD);
+        pace.handle_pass(Cause::Resync, DONE, 0.5, start + UNHEARD);
+        assert!(pace.poll_timeout() <= start + UNHEARD * 3);
     }
 
     #[test]

@@ -96,9 +96,11 @@ impl Worker {
     }
 
     async fn follow(&mut self, mut namespace: Watched) {
-        let sweep = if self.context.events.is_some() { pace::SWEEP } else { pace::UNHEARD };
+        let events = self.context.events.clone();
+        let sweep =
+            || if events.as_ref().is_some_and(|events| events.is_heard()) { pace::SWEEP } else { pace::UNHEARD };
         let (sweeps, changes) = (Arc::clone(&self.context.sweeps), namespace.changes());
-        let mut pace = Pace::new(sweep, Instant::now());
+        let mut pace = Pace::new(sweep(), Instant::now());
         let mut cause = Cause::Desired;
         let mut turn = None;
         loop {
@@ -106,6 +108,7 @@ impl Worker {
             let changed = sandboxes(&changes);
             let (outcome, tun) = self.reconciler.run(&mut namespace, &desired, cause, &changed).await;
             drop::<Option<SemaphorePermit<'_>>>(turn);
+            pace.set_sweep(sweep(), Instant::now());
             pace.handle_pass(cause, outcome, rand::random(), Instant::now());
             self.conclude(tun);
             match self.next(&namespace, &changes, &sweeps, &mut pace).await {

@@ -1,6 +1,6 @@
 //! Foreign hands delete what is ours: it is back within a second.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -10,6 +10,9 @@ use crate::wait::wait_until;
 
 /// Longest silence while something is healed, in milliseconds.
 const BAR_MS: f64 = 1000.0;
+
+/// How long a deleted route may be missing where the agent hears of nothing.
+const UNHEARD: Duration = Duration::from_secs(3);
 
 /// Containers that come and go, and how many do so at a time.
 const CONTAINERS: usize = 40;
@@ -57,9 +60,32 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     cluster.restart(&agent)?;
     cluster.wait_for_agent(0)?;
     cluster.fetch(0, "net", "service1", "service2")?;
+    unheard(&mut cluster, notes)?;
 
     drop(server);
     cluster.finish()
+}
+
+/// An agent that may not hear of changes looks for them, and says so.
+fn unheard(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
+    let agent = cluster.agent(0)?;
+    agent.kill()?;
+    cluster.restart_without(&agent, "net_broadcast")?;
+    cluster.wait_for_agent(0)?;
+    let says = || Ok::<_, anyhow::Error>(cluster.ctl_json(0, &["status"])?["problems"].to_string());
+    wait_until(PATIENCE, "status says it", || says().is_ok_and(|all| all.contains("subscribe to changes")))?;
+    cluster.fetch(0, "net", "service1", "service2")?;
+
+    inside(cluster, "ip route flush dev ovt")?;
+    let begun = Instant::now();
+    let has_route = || inside(cluster, "ip -4 route show dev ovt | grep -q .").is_ok();
+    wait_until(PATIENCE, "the routes are back", has_route)?;
+    let after = begun.elapsed();
+    ensure!(after <= UNHEARD, "the routes were back after {after:?}");
+    cluster.fetch(0, "net", "service1", "service2")?;
+    notes.say(&format!("without CAP_NET_BROADCAST: said by status, deleted routes back after {after:?}"));
+
+    Ok(())
 }
 
 /// What containers do that come and go is no foreign hand's work; a single deleted route is.

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::socket::{
@@ -80,6 +81,18 @@ pub struct NamespaceEvents {
 struct Shared {
     numbers: Mutex<OwnedFd>,
     listeners: Mutex<Listeners>,
+    /// Whether nothing is heard any more.
+    ended: AtomicBool,
+}
+
+/// Tells whoever listens that nothing is heard any more, whatever the reason.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Release);
+        lock(&self.0.listeners).note(&Burst { is_incomplete: true, ..Burst::default() });
+    }
 }
 
 #[derive(Debug, Default)]
@@ -114,10 +127,20 @@ impl NamespaceEvents {
         let opened = home.enter(|| Ok::<_, io::Error>((listen()?, nsid::open()?))).await?;
         let opened = opened.and_then(|(socket, numbers)| Ok((register(socket)?, numbers)));
         let (socket, numbers) = opened.map_err(|source| refused(&home, source))?;
-        let shared = Arc::new(Shared { numbers: Mutex::new(numbers), listeners: Mutex::default() });
-        let task = tokio::spawn(hear(socket, Arc::clone(&shared))).abort_handle();
+        let shared = Arc::new(Shared {
+            numbers: Mutex::new(numbers),
+            listeners: Mutex::default(),
+            ended: AtomicBool::new(false),
+        });
+        let ending = Ending(Arc::clone(&shared));
+        let task = tokio::spawn(async move { hear(socket, &ending.0).await }).abort_handle();
 
         Ok(Self { shared, task })
+    }
+
+    /// Tells whether changes are heard of. When they are no more, all places are noted as changed once.
+    pub fn is_heard(&self) -> bool {
+        !self.shared.ended.load(Ordering::Acquire)
     }
 
     /// Notes changes in a namespace as changes of `place`. It is not kept alive.
@@ -179,7 +202,8 @@ struct Burst {
     is_incomplete: bool,
 }
 
-async fn hear(socket: AsyncFd<OwnedFd>, shared: Arc<Shared>) {
+/// Hears until the socket is of no more use.
+async fn hear(socket: AsyncFd<OwnedFd>, shared: &Shared) {
     loop {
         let Ok(mut guard) = socket.readable().await else { return };
         let mut burst = Burst::default();
@@ -189,7 +213,11 @@ async fn hear(socket: AsyncFd<OwnedFd>, shared: Arc<Shared>) {
                 Ok(number) => burst.numbers.extend(number),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // More than there was room for.
-                Err(_) => burst.is_incomplete = true,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => burst.is_incomplete = true,
+                Err(error) => {
+                    tracing::error!(%error, "The kernel's events cannot be read any more");
+                    return;
+                }
             }
         }
         lock(&shared.listeners).note(&burst);
@@ -242,4 +270,32 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open, owned by nobody else, and stays the same descriptor until it is dropped.
     Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::kernel::tests::rig::skipped;
+
+    #[tokio::test]
+    async fn who_listens_hears_that_nothing_is_heard_any_more() {
+        if skipped() {
+            return;
+        }
+        let events = NamespaceEvents::open().await.expect("events");
+        let changes = Arc::<Changes>::default();
+        let home = Netns::unnamed("quiet").expect("a namespace");
+        let _subscription = events.subscribe(&home, ChangeScope::Network, &changes).expect("subscribed");
+        changes.take();
+        assert!(events.is_heard());
+
+        events.task.abort();
+
+        timeout(Duration::from_secs(5), changes.changed()).await.expect("it is told");
+        assert!(!events.is_heard());
+    }
 }

@@ -4,6 +4,6 @@
 mod heal;
 mod life;
 mod reservations;
-mod rig;
+pub(super) mod rig;
 mod sandboxes;
 mod traffic;
