@@ -2,23 +2,33 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use overlay_core::ipam::Pool;
 use overlay_core::{Member, Network};
 use overlay_dataplane::{DropKind, MtuSource, PeerState, PeerStatus};
 use overlay_proto::{identity, v1};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::health::{self, Facts};
 use crate::joined_node::{Admission, JoinedNode};
-use crate::membership::network_membership;
+use crate::membership::{network_membership, prefix_clash};
 use crate::node::{NodeHandle, Phase};
 use crate::path::{CounterKind, LaneReport, Offload};
 use crate::problem::unix_now;
 
+/// How long somebody who asks right after a join waits until the host has been looked at.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
+
 /// Says how this node is doing.
 pub(super) async fn status(handle: &NodeHandle) -> v1::StatusResponse {
     let phase = handle.phase();
+    if let Phase::Joined(joined) = &phase {
+        let mut prefixes = joined.host_prefixes.subscribe();
+        // Every host has its loopback's.
+        let _ = timeout(FIRST_LOOK, prefixes.wait_for(|prefixes| !prefixes.links.is_empty())).await;
+        prefix_clash::check(joined);
+    }
     let mut status = v1::StatusResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         phase: wire_phase(&phase).into(),

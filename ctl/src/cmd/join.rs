@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use overlay_core::Name;
@@ -17,6 +18,7 @@ use crate::output::{Page, Report};
 use crate::setup::{self, Setup, SetupKind};
 use crate::spawn::{self, AgentOptions, ControlOptions, Ending, Launch, Manner, ServiceOptions, Started};
 use crate::state::{DEFAULT_STATE, StateDir};
+use crate::wait::{self, Attempt};
 
 const EXAMPLE: &str = "\
 The line's pin is checked before its secret leaves this machine. An argument can be seen by other users of this machine \
@@ -102,6 +104,7 @@ impl JoinArgs {
         if let Err(refusal) = setup::interruptible(connected(context)).await? {
             context.output.warn(format_args!("overlayctl: {refusal}"));
         }
+        warn_of_clashes(context).await;
         let ending = Ending::listen()?;
         context.output.show(&joined)?;
 
@@ -161,6 +164,25 @@ impl JoinArgs {
         let joined = agent.join(request).await?;
 
         Ok(Joined { cluster: joined.cluster, node: joined.node_name, node_id: joined.node, already })
+    }
+}
+
+/// How long the cluster's networks may take to be known here once control is connected.
+const NEWS: Duration = Duration::from_secs(2);
+/// The code of a prefix that this host and a network both have.
+const CLASH: &str = "prefix-clash";
+
+/// Says at once what would be found out by the first container that is on both.
+async fn warn_of_clashes(context: &Context) {
+    let known = wait::until(NEWS, async || match context.status().await {
+        // A node knows at least itself.
+        Ok(status) if status.revision > 0 => Attempt::Done(status.problems),
+        Ok(_) => Attempt::NotYet(Refusal::new(Code::ControlAway, "nothing is known of the cluster yet")),
+        Err(refusal) => Attempt::NotYet(refusal),
+    });
+    // Who knows nothing yet has `status` say it later.
+    for problem in known.await.unwrap_or_default().iter().filter(|problem| problem.code == CLASH) {
+        context.output.warn(format_args!("overlayctl: warning: {}", problem.text));
     }
 }
 

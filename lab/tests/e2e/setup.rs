@@ -292,3 +292,21 @@ fn control_starts_before_its_address_is_there_and_status_says_so() {
 
     done(host, &["leave"]);
 }
+
+#[test]
+fn join_warns_of_a_bridge_on_a_networks_prefix() {
+    let Some(lab) = lab(2) else { return };
+    let (first, second) = (lab.host(0), lab.host(1));
+    let made: serde_json::Value = serde_json::from_str(&done(first, &["init", "--json"]).stdout).unwrap();
+    done(first, &["network", "create", "shop", "--subnet", "10.71.0.0/16"]);
+    let script = "ip link add br-app type bridge; ip link set br-app up; ip addr add 10.71.3.1/24 dev br-app";
+    second.command("sh").args(["-ec", script]).run().expect("the ip program");
+
+    let joined = done(second, &["join", made["join"].as_str().unwrap()]);
+
+    let expected = "warning: network shop has 10.71.0.0/16, which overlaps 10.71.3.0/24 of br-app on this host";
+    assert!(joined.stderr.contains(expected), "{}", joined.stderr);
+    second.command("ip").args(["link", "del", "br-app"]).run().expect("the ip program");
+    done(second, &["leave"]);
+    done(first, &["leave"]);
+}
