@@ -88,6 +88,11 @@ impl Problems {
         self.stated().contains_key(about)
     }
 
+    /// Returns what was said of `about`.
+    pub(crate) fn text(&self, about: &str) -> Option<String> {
+        self.stated().get(about).map(|problem| problem.text.clone())
+    }
+
     /// States that `about` works.
     pub(crate) fn clear(&self, about: &str) {
         let gone = self.stated().remove(about);

@@ -32,7 +32,7 @@ pub(crate) mod plugin_store;
 pub(crate) mod prefixes;
 mod publish;
 mod ready;
-mod recovery;
+pub(crate) mod recovery;
 mod returning;
 pub(crate) mod routes;
 pub(crate) mod sync;

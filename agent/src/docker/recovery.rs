@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use overlay_core::{Network, NetworkId};
+use overlay_core::{EndpointId, Network, NetworkId};
 use overlay_proto::{Code, Refusal};
 use tokio::time::timeout;
 
@@ -28,6 +28,11 @@ const REST: Duration = Duration::from_secs(1);
 /// Under what problems of containers are told.
 const BROKEN: &str = "container interface ";
 const LOST: &str = "container endpoint ";
+
+/// Names the problem of a container's endpoint whose interface the kernel does not have.
+pub(crate) fn about_interface(endpoint: EndpointId) -> String {
+    format!("{BROKEN}{endpoint}")
+}
 
 /// An endpoint that a running container has and the journal does not.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -191,7 +196,7 @@ pub(super) fn tell(joined: &JoinedNode, listed: &[ListedContainer]) {
         for record in container.endpoints.keys().filter_map(|endpoint| find(joined, endpoint)) {
             if let (Some(why), Some(title)) = (why(&record), title(record.endpoint.network)) {
                 let text = remedied(&container.name, &title, &why);
-                broken.insert(format!("{BROKEN}{}", record.endpoint.id), text);
+                broken.insert(about_interface(record.endpoint.id), text);
             }
         }
     }

@@ -1,9 +1,12 @@
 //! Listings out of the own view, for while control is away: what this node may see, as it last heard of it.
 
-use overlay_core::{NodeId, View};
+use overlay_core::{EndpointId, NetworkId, NodeId, View};
 use overlay_proto::{Refusal, convert, v1};
 
+use crate::docker::recovery;
 use crate::endpoint::request::require_network;
+use crate::joined_node::JoinedNode;
+use crate::reconcile::EndpointState;
 
 /// Lists all networks; members and endpoints only of those this node is in.
 pub(super) fn networks(view: &View, own: NodeId) -> v1::ListNetworksResponse {
@@ -29,9 +32,39 @@ pub(super) fn endpoints(view: &View, network: &str) -> Result<v1::ListEndpointsR
         network_name: network_name(endpoint.network),
         node_name: node_name(endpoint.node),
         endpoint: Some(endpoint.clone().into()),
+        problem: String::new(),
     };
 
     Ok(v1::ListEndpointsResponse { endpoints: endpoints.map(state).collect() })
+}
+
+/// Adds what is wrong with the endpoints of this node, which alone knows it.
+pub(super) fn with_problems(
+    mut listed: v1::ListEndpointsResponse,
+    problem: impl Fn(NetworkId, EndpointId) -> Option<String>,
+    own: NodeId,
+) -> v1::ListEndpointsResponse {
+    let own = own.to_string();
+    for state in &mut listed.endpoints {
+        let Some(endpoint) = state.endpoint.as_ref().filter(|endpoint| endpoint.node == own) else { continue };
+        let (Ok(network), Ok(id)) = (endpoint.network.parse(), endpoint.id.parse()) else { continue };
+        state.problem = problem(network, id).unwrap_or_default();
+    }
+
+    listed
+}
+
+/// Says why an endpoint of this node does not work; nothing while it does.
+pub(super) fn problem(joined: &JoinedNode, network: NetworkId, endpoint: EndpointId) -> Option<String> {
+    // What a person can do about a container's is said there.
+    let remedied = joined.problems.text(&recovery::about_interface(endpoint));
+    let reports = joined.networks.borrow();
+    let state = || match reports.get(&network)?.endpoints.get(&endpoint)? {
+        EndpointState::Ready => None,
+        EndpointState::Failed(why) | EndpointState::Gone(why) => Some(why.clone()),
+    };
+
+    remedied.or_else(state)
 }
 
 /// Lists the nodes this node knows. Who is online is control's knowledge; of itself a node is sure.
@@ -48,4 +81,32 @@ pub(super) fn nodes(view: &View, own: NodeId) -> v1::ListNodesResponse {
     });
 
     v1::ListNodesResponse { nodes: nodes.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_endpoints_of_this_node_are_marked() {
+        let own = NodeId::FIRST;
+        let endpoint = |n: u8, node: NodeId| v1::EndpointState {
+            endpoint: Some(v1::Endpoint {
+                id: EndpointId::from_random(n.into()).to_string(),
+                network: NetworkId::FIRST.to_string(),
+                node: node.to_string(),
+                ..v1::Endpoint::default()
+            }),
+            ..v1::EndpointState::default()
+        };
+        let listed = v1::ListEndpointsResponse {
+            endpoints: vec![endpoint(1, own), endpoint(2, own), endpoint(1, NodeId::LAST)],
+        };
+        let broken = EndpointId::from_random(1);
+
+        let marked = with_problems(listed, |_, id| (id == broken).then(|| "no interface".to_owned()), own);
+
+        let problems: Vec<_> = marked.endpoints.iter().map(|state| state.problem.as_str()).collect();
+        assert_eq!(problems, ["no interface", "", ""]);
+    }
 }

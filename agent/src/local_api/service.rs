@@ -164,7 +164,11 @@ impl Agent for LocalApi {
         let asked = request.clone();
         let ask = |mut client: ControlClient<Channel>| async move { client.list_endpoints(asked).await };
 
-        self.list(ask, |joined| listing::endpoints(&joined.local_view(), &request.network)).await
+        let listed = self.list(ask, |joined| listing::endpoints(&joined.local_view(), &request.network)).await?;
+        let joined = self.handle.joined()?;
+        let problem = |network, endpoint| listing::problem(&joined, network, endpoint);
+
+        Ok(listed.map(|listed| listing::with_problems(listed, problem, joined.node)))
     }
 
     async fn list_nodes(

@@ -82,6 +82,8 @@ pub(super) fn endpoints(
             endpoint: Some(row.clone().into()),
             network_name: network.name.to_string(),
             node_name: node_name(row.node),
+            // Its node adds it.
+            problem: String::new(),
         })
         .collect())
 }

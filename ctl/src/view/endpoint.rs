@@ -21,6 +21,8 @@ pub(crate) struct EndpointView {
     pub(crate) aliases: Vec<String>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) runtime: &'static str,
+    /// Why it does not work; known on its own node alone.
+    pub(crate) problem: Option<String>,
 }
 
 impl EndpointView {
@@ -37,13 +39,16 @@ impl EndpointView {
             aliases: endpoint.aliases,
             labels: endpoint.labels,
             runtime: runtime(endpoint.runtime),
+            problem: None,
         }
     }
 }
 
 impl From<v1::EndpointState> for EndpointView {
     fn from(state: v1::EndpointState) -> Self {
-        Self::new(state.endpoint.unwrap_or_default(), state.network_name, state.node_name)
+        let problem = Some(state.problem).filter(|problem| !problem.is_empty());
+
+        Self { problem, ..Self::new(state.endpoint.unwrap_or_default(), state.network_name, state.node_name) }
     }
 }
 
@@ -88,7 +93,7 @@ impl EndpointView {
 
 impl Report for EndpointView {
     fn text(&self, page: Page) -> String {
-        let rows = [
+        let mut rows = vec![
             ("name", self.name.clone().into()),
             ("id", self.id.clone().into()),
             ("network", format!("{} ({})", self.network, self.network_id).into()),
@@ -98,6 +103,7 @@ impl Report for EndpointView {
             ("aliases", Cell::list(&self.aliases)),
             ("labels", Cell::labels(&self.labels)),
         ];
+        rows.extend(self.problem.clone().map(|problem| ("problem", problem.into())));
 
         pairs(page, &rows)
     }
@@ -126,11 +132,17 @@ const COLUMNS: [Column; 8] = [
     Column::left("ALIASES").leaves(2),
     Column::left("LABELS").leaves(1),
 ];
+/// Shown where an endpoint does not work.
+const PROBLEM: Column = Column::prose("PROBLEM");
 
 impl Report for Endpoints {
     fn text(&self, page: Page) -> String {
+        // What is well needs no column to say so.
+        let has_problems = self.0.iter().any(|endpoint| endpoint.problem.is_some());
+        let columns: Vec<_> = COLUMNS.into_iter().chain(has_problems.then_some(PROBLEM)).collect();
         let row = |e: &EndpointView| {
-            vec![
+            let problem = has_problems.then(|| e.problem.clone().unwrap_or_else(|| "-".to_owned()).into());
+            let cells = [
                 e.name.clone().into(),
                 e.id.clone().into(),
                 e.network.clone().into(),
@@ -139,10 +151,11 @@ impl Report for Endpoints {
                 e.runtime.into(),
                 Cell::list(&e.aliases),
                 Cell::labels(&e.labels),
-            ]
+            ];
+            cells.into_iter().chain(problem).collect::<Vec<_>>()
         };
 
-        table(page, &COLUMNS, &self.0.iter().map(row).collect::<Vec<_>>())
+        table(page, &columns, &self.0.iter().map(row).collect::<Vec<_>>())
     }
 
     fn names(&self) -> Option<Vec<String>> {
@@ -177,6 +190,7 @@ mod tests {
             }),
             network_name: "my-network".into(),
             node_name: "b".into(),
+            problem: String::new(),
         };
 
         let view = Endpoints::from(v1::ListEndpointsResponse { endpoints: vec![state] });
@@ -191,7 +205,30 @@ mod tests {
             serde_json::json!([{
                 "id": "e1", "name": "service2", "network": "my-network", "network_id": "1", "node": "b", "node_id": "0a",
                 "addresses": ["10.9.0.2", "fd00::2"], "aliases": ["web"], "labels": {"tier": "front"}, "runtime": "run",
+                "problem": null,
             }])
+        );
+    }
+
+    #[test]
+    fn an_endpoint_that_does_not_work_is_marked_with_the_reason() {
+        let state = |name: &str, problem: &str| v1::EndpointState {
+            endpoint: Some(v1::Endpoint { name: name.into(), ..v1::Endpoint::default() }),
+            problem: problem.into(),
+            ..v1::EndpointState::default()
+        };
+        let endpoints = vec![state("db", ""), state("web", "its interface is gone; run: docker restart web")];
+
+        let view = Endpoints::from(v1::ListEndpointsResponse { endpoints });
+
+        let text = view.text(Page { now: 0, width: None, wide: false });
+        let problems: Vec<_> =
+            text.lines().filter_map(|line| line.split_once(" unknown")).map(|(_, rest)| rest.trim()).collect();
+        assert!(text.lines().next().is_some_and(|heads| heads.ends_with("PROBLEM")), "{text}");
+        assert!(problems[0].ends_with('-') && problems[1].ends_with("docker restart web"), "{text}");
+        assert_eq!(
+            serde_json::to_value(&view).expect("JSON")[1]["problem"],
+            "its interface is gone; run: docker restart web"
         );
     }
 }

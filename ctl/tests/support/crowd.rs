@@ -66,6 +66,7 @@ fn endpoints() -> v1::ListEndpointsResponse {
         }),
         network_name: network.into(),
         node_name: "host-01".into(),
+        problem: String::new(),
     };
 
     v1::ListEndpointsResponse {

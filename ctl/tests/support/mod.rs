@@ -412,6 +412,7 @@ impl Agent for Fake {
             endpoint: Some(endpoint("service2")),
             network_name: "my-network".into(),
             node_name: "a".into(),
+            problem: String::new(),
         };
 
         Ok(Response::new(v1::ListEndpointsResponse { endpoints: vec![state] }))
