@@ -3,9 +3,10 @@
 //! The lanes report on pairs of lanes; here this becomes a few lines, one per kind of problem, however many peers have it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::{IpNet, Ipv4Net};
 use overlay_core::{NodeId, View};
 use overlay_dataplane::{Loss, PeerError, PeerState, PeerStatus};
 use overlay_proto::v1;
@@ -16,6 +17,8 @@ use crate::state::KnownControl;
 const NAMED: usize = 5;
 /// A peer heard within this time hears us or not, but nobody can say that nothing arrives here.
 const LATELY: Duration = Duration::from_secs(5);
+/// What QEMU's and VirtualBox's user networking gives to every guest alike.
+const GUEST_NAT: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0), 24));
 /// How long a refusal by the host's own firewall counts.
 const REFUSED: Duration = Duration::from_secs(3);
 
@@ -70,6 +73,7 @@ pub(crate) fn problems(facts: &Facts<'_>) -> Vec<v1::Problem> {
     ]
     .into_iter()
     .flatten()
+    .chain(facts.shared(&peers))
     .collect()
 }
 
@@ -156,6 +160,33 @@ impl Facts<'_> {
         }
 
         text
+    }
+
+    /// Peers that claim an address of this very host, on its ports: nothing is sent there.
+    fn shared(&self, peers: &BTreeMap<NodeId, Peer>) -> Vec<v1::Problem> {
+        let mut claims: BTreeMap<IpAddr, BTreeSet<String>> = BTreeMap::new();
+        for node in peers.keys().filter_map(|node| self.view.nodes.get(node)) {
+            let has_others = node.underlay.iter().any(|address| !self.own.contains(address));
+            let is_usual = |address: IpAddr| has_others && GUEST_NAT.contains(&address);
+            let lanes = (0..node.lane_ports.len()).flat_map(|lane| node.underlay_addrs(lane));
+            let own = lanes.filter(|at| self.own.contains(&at.ip()) && self.ports.contains(&at.port()));
+            let own = own.filter(|at| !is_usual(at.ip()));
+            for address in own {
+                claims.entry(address.ip()).or_default().insert(node.name.to_string());
+            }
+        }
+        let problem = |(address, names): (IpAddr, BTreeSet<String>)| {
+            let more = names.len().saturating_sub(NAMED);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let names = names.into_iter().take(NAMED).collect::<Vec<_>>().join(", ");
+            let text = format!(
+                "{address} of this host is also announced by {names}{more}, and not tried for them: give each host an \
+                 address of its own, or let them join again with --advertise"
+            );
+            self.problem("address-shared", text, None)
+        };
+
+        claims.into_iter().map(problem).collect()
     }
 
     fn ports(&self) -> String {

@@ -197,3 +197,37 @@ fn control_of_this_host_whose_address_is_away_is_told_with_it() {
     assert_eq!(displaced(&away, id(1), &BTreeSet::new()), None, "nothing is known of the host yet");
     assert_eq!(displaced(&control(&["control.example:7443"], &[id(1)]), id(1), &own), None);
 }
+
+#[test]
+fn an_address_of_this_host_that_a_peer_announces_is_named() {
+    let told = |own: &[&str], announced: &[&str]| -> Vec<(String, String)> {
+        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("an address")).collect::<Vec<_>>();
+        let node = Node {
+            id: id(2),
+            name: "h2".parse().expect("a name"),
+            role: Role::Node,
+            labels: BTreeMap::new(),
+            underlay: addresses(announced),
+            lane_ports: PORTS.into(),
+        };
+        let view = View::from_rows(Revision(1), [Change::Node(node)]);
+        let (peer, own) = (peer(2), addresses(own).into_iter().collect());
+        let facts = Facts { view: &view, peers: &[&peer], ports: &PORTS, own: &own, refused: None, now: 1_000 };
+
+        problems(&facts).into_iter().map(|problem| (problem.code, problem.text)).collect()
+    };
+    let own = ["192.0.2.1", "10.0.2.15"];
+
+    let shared = told(&own, &["192.0.2.1", "198.51.100.2"]);
+
+    assert_eq!(shared.len(), 1);
+    assert_eq!(shared[0].0, "address-shared");
+    assert!(
+        shared[0].1.starts_with("192.0.2.1 of this host is also announced by h2, and not tried"),
+        "{}",
+        shared[0].1
+    );
+    assert_eq!(told(&own, &["198.51.100.2"]), []);
+    assert_eq!(told(&own, &["198.51.100.2", "10.0.2.15"]), [], "every guest of a hypervisor has it");
+    assert_eq!(told(&own, &["10.0.2.15"]).len(), 1, "it is all that the peer has");
+}
