@@ -28,6 +28,7 @@ pub(super) async fn run(joined: &JoinedNode) {
     loop {
         let wanted = wanted(&journal.borrow_and_update());
         interceptors.retain(|path, _| wanted.contains_key(path));
+        let had_trouble = is_in_trouble(&tries);
         tries.retain(|path, _| wanted.contains_key(path));
         let mut waiting = None;
         for (path, scope) in wanted {
@@ -39,7 +40,6 @@ pub(super) async fn run(joined: &JoinedNode) {
                 Ok(interceptor) => {
                     tries.remove(&path);
                     interceptors.insert(path, interceptor);
-                    joined.problems.clear("docker names");
                 }
                 Err(why) => {
                     let tried = tries.entry(path).or_default();
@@ -52,6 +52,10 @@ pub(super) async fn run(joined: &JoinedNode) {
                 }
             }
         }
+        // A container that ended takes its trouble along.
+        if had_trouble && !is_in_trouble(&tries) {
+            joined.problems.clear("docker names");
+        }
         let pause = async {
             match waiting {
                 Some(pause) => sleep(pause).await,
@@ -63,6 +67,11 @@ pub(super) async fn run(joined: &JoinedNode) {
             () = pause => {}
         }
     }
+}
+
+/// Tells whether a namespace was looked for so often that it may be a problem.
+fn is_in_trouble(tries: &BTreeMap<PathBuf, u32>) -> bool {
+    tries.values().any(|tried| *tried >= OFTEN)
 }
 
 /// Lists the sandboxes with their networks.

@@ -15,9 +15,10 @@ pub(crate) const SWEEP: Duration = Duration::from_secs(60);
 pub(crate) const UNHEARD: Duration = Duration::from_millis(900);
 /// The part of it that is left to chance, so that networks which began together do not stay so.
 const JITTER: f64 = 0.5;
-/// The first and the longest pause before something refused is tried again.
+/// The first and the longest pause before retrying after a refusal. Some causes end without an event,
+/// such as exhausted descriptors: the longest pause keeps recovery within 5 s.
 const RETRY: Duration = Duration::from_millis(500);
-const MAX_RETRY: Duration = Duration::from_secs(15);
+const MAX_RETRY: Duration = Duration::from_secs(3);
 /// How long events are gathered before one pass answers them all: at first, and at the most while passes find nothing to do.
 const GATHER: Duration = Duration::from_millis(20);
 const MAX_GATHER: Duration = Duration::from_millis(500);

@@ -352,8 +352,9 @@ impl Scenario {
     /// Waits until it has no problem at all.
     fn gone(&self, cluster: &Cluster) -> Result<String> {
         let none = || problems(cluster).is_ok_and(|found| found.is_empty());
-        let took = wait_until(GONE, "status has no problem", none)
-            .with_context(|| format!("status has {:?}", problems(cluster)))?;
+        let took = wait_until(GONE, "status has no problem", none).with_context(|| {
+            format!("status has {:?}", cluster.ctl_json(HOST, &["status"]).map(|s| s["problems"].to_string()))
+        })?;
 
         Ok(format!("gone after {}", ms(took)))
     }
