@@ -1,7 +1,7 @@
 //! One network on this lane: its interface, its peers, and who may send what.
 //!
 //! Handshakes, timers and tunnels that come and go are in [`handshake`]; taking over a new table is in [`publish`]; what
-//! narrow paths ask for is in [`fit`] and [`probing`]; who hears whom is in [`hearing`].
+//! narrow paths ask for is in [`pmtu`] and [`probing`]; who hears whom is in [`hearing`].
 
 mod handshake;
 mod hearing;
