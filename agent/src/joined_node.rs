@@ -196,7 +196,9 @@ impl JoinedNode {
                     Some(Arc::new(events))
                 }
                 Err(error) => {
-                    self.problems.raise("events", "kernel", explain(&error));
+                    let text =
+                        format!("changes in namespaces are not heard of, so they are polled: {}", explain(&error));
+                    self.problems.raise("events", "kernel", text);
                     None
                 }
             }

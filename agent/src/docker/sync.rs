@@ -241,7 +241,8 @@ impl Sync {
                 self.reserved = Some(wanted);
             }
             Err(error) => {
-                joined.problems.raise(about, "kernel", explain(&error));
+                let text = format!("Docker is not kept from choosing prefixes in use elsewhere: {}", explain(&error));
+                joined.problems.raise(about, "kernel", text);
                 self.reserved = None;
             }
         }

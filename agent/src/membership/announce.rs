@@ -69,6 +69,8 @@ pub(crate) async fn run(joined: &JoinedNode) {
                     Err(refusal) => joined.problems.raise("announce", refusal.code.as_str(), &refusal),
                 }
             }
+            // A look that failed meanwhile is made up for.
+            Ok(wanted) if told.as_ref() == Some(&wanted) => joined.problems.clear("announce"),
             Ok(_) => {}
             Err(refusal) => joined.problems.raise("announce", refusal.code.as_str(), &refusal),
         }

@@ -20,7 +20,10 @@ pub(crate) async fn network(run_dir: &Path, network: NetworkId, problems: &Probl
         match NetworkNamespace::delete_leftover(run_dir, network).await {
             Ok(()) => return problems.clear(&about),
             Err(KernelError::InUse { .. }) => sleep(PAUSE).await,
-            Err(error) => return problems.raise(&about, "kernel", explain(&error)),
+            Err(error) => {
+                let text = format!("the namespace of network {network} is not removed: {}", explain(&error));
+                return problems.raise(&about, "kernel", text);
+            }
         }
     }
     problems.raise(&about, "kernel", format!("the namespace of network {network} is held by another process"));
@@ -34,7 +37,10 @@ pub(crate) async fn all_but(run_dir: &Path, wanted: &[NetworkId], problems: &Pro
                 network(run_dir, pin, problems).await;
             }
         }
-        Err(error) => problems.raise("leftovers", "kernel", explain(&error)),
+        Err(error) => {
+            let text = format!("namespaces that were left behind are not removed: {}", explain(&error));
+            problems.raise("leftovers", "kernel", text);
+        }
     }
 }
 

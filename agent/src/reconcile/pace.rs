@@ -92,14 +92,17 @@ mod tests {
     #[test]
     fn what_the_kernel_refuses_is_tried_again_ever_more_seldom() {
         let mut now = Instant::now();
-        let (start, mut pace, mut tries) = (now, Pace::new(SWEEP, now), 0);
+        let (start, mut pace, mut pauses) = (now, Pace::new(SWEEP, now), Vec::new());
         while now < start + Duration::from_secs(60) {
             pace.handle_pass(Cause::Resync, PassOutcome { is_complete: false, ..DONE }, 0.5, now);
-            tries += 1;
+            pauses.push(pace.poll_timeout() - now);
             now = pace.poll_timeout();
         }
 
-        assert!((5..12).contains(&tries), "{tries} tries");
+        assert!(pauses.is_sorted() && pauses[0] == RETRY, "{pauses:?}");
+        assert!(pauses.len() < 25, "{} tries", pauses.len());
+        // A problem must not be shown for longer than this after its cause has gone.
+        assert!(pauses.iter().all(|pause| *pause < Duration::from_secs(5)), "{pauses:?}");
         pace.handle_pass(Cause::Desired, PassOutcome { is_complete: false, ..DONE }, 0.5, now);
         assert_eq!(pace.poll_timeout() - now, RETRY, "something else may be possible at once");
     }
