@@ -264,7 +264,7 @@ fn handed_over(cluster: &Cluster, life: &[Call], network: &str, notes: &mut Note
     ensure!(!found.contains("eth0"), "an interface is left of {}:\n{found}", taken.trim());
 
     make(cluster, &[undoing.iter().filter_map(again).collect(), undoing].concat())?;
-    shell(&format!("ip netns del {CONTAINER}; umount /run/netns; rmdir /run/netns"))?;
+    shell(&format!("ip netns del {CONTAINER}; umount /run/netns; rmdir /run/netns; rm -rf /run/mount"))?;
     nothing_left(cluster)?;
     notes.say("an interface that the engine is setting up is left alone, one of an earlier connection goes");
 
