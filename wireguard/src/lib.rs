@@ -2,7 +2,7 @@
 //! out.
 //!
 //! An [`Interface`] is one static key: it verifies handshake messages and holds off floods. A
-//! [`Tunnel`] is what it shares with one peer: the handshake under way and up to three sessions.
+//! [`Tunnel`] is what it shares with one peer: the handshake under way and up to four sessions.
 //! The Noise handshake is [`snow`]'s, the cipher of data messages is [`overlay_aead`]'s; the rest
 //! is here, after "WireGuard: Next Generation Kernel Network Tunnel" by Jason A. Donenfeld
 //! (revision of 1 June 2020), called *the paper* throughout. A number such as §5.4.2 is a section
