@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::libc;
 use overlay_proto::{Code, Refusal};
 
-use super::{GRACE, Manner, background, foreground, last_lines};
+use super::{GRACE, Manner, background, foreground, last_lines, remove_note};
 use crate::failure::storage;
 use crate::pidfd::{self, Process};
 use crate::state::{Service, StateDir};
@@ -108,11 +108,7 @@ pub(super) async fn close(state: &StateDir) -> Result<(), Refusal> {
         let resists = |error| storage(format!("overlayd door (pid {})", door.pid()), &error);
         door.stop(GRACE).await.map_err(resists)?;
     }
-    let pid_file = state.door_file("pid");
-    match fs::remove_file(&pid_file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(storage(pid_file.display(), &error)),
-        Ok(()) | Err(_) => {}
-    }
+    remove_note(&state.door_file("pid"))?;
     // Two folders above Docker's socket are for plugins alone, one above the agent's is the agent's.
     remove_stale(Path::new(LISTEN), 2);
     remove_stale(Path::new(BEHIND), 1);

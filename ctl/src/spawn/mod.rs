@@ -310,9 +310,14 @@ async fn has_ended(service: Service, state: &StateDir) -> Outcome {
     if service == Service::Agent {
         door::close(state).await?;
     }
-    let pid_file = state.pid_file(service);
-    match fs::remove_file(&pid_file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(storage(pid_file.display(), &error).into()),
+
+    Ok(remove_note(&state.pid_file(service))?)
+}
+
+/// Removes the note of a process that is gone, if there is one.
+fn remove_note(pid_file: &Path) -> Result<(), Refusal> {
+    match fs::remove_file(pid_file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(storage(pid_file.display(), &error)),
         Ok(()) | Err(_) => Ok(()),
     }
 }
