@@ -3,6 +3,7 @@
 mod churn;
 mod control;
 mod control_moves;
+mod descriptors;
 mod docker;
 mod exhaustion;
 mod firewall;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::command::HostCommand;
+use crate::command::{CommandOutput, HostCommand};
 use crate::process::ProcessIdentity;
 use crate::snapshot::Snapshot;
 use crate::topology::HostPlan;
@@ -81,6 +81,15 @@ impl Host {
         }
 
         HostCommand::new(self.init.pid, &self.plan.name, &self.lab, program.as_ref())
+    }
+
+    /// Runs a script on this host; the first command of it that fails ends it.
+    ///
+    /// # Errors
+    ///
+    /// When the host is gone, or the script fails.
+    pub(crate) fn shell(&self, script: &str) -> Result<CommandOutput> {
+        self.try_command("sh")?.args(["-ec", script]).run()
     }
 
     /// Gives the host the firewall that container hosts often have: nothing is forwarded. Needs the `nft` program.

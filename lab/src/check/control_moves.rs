@@ -79,7 +79,7 @@ fn change(cluster: &Cluster, from: Ipv4Addr, to: Ipv4Addr) -> Result<()> {
         "ip -o -4 addr show dev {UNDERLAY} | grep -q ' {from}/' && ip addr del {from}/24 dev {UNDERLAY}; \
          ip addr add {to}/24 dev {UNDERLAY}; ip route replace default via {gateway} dev {UNDERLAY}"
     );
-    cluster.host(0).try_command("sh")?.args(["-ec", &script]).run().context("this needs the ip program")?;
+    cluster.host(0).shell(&script).context("this needs the ip program")?;
 
     Ok(())
 }

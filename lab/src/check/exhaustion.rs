@@ -7,12 +7,13 @@ mod starts;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use self::starts::{Starting, Starts};
 use super::traffic::{Pace, Sink, Traffic};
-use super::{Notes, PATIENCE, ms};
+use super::{Notes, PATIENCE, descriptors, ms, truth};
 use crate::cluster::Cluster;
-use crate::command::{CommandOutput, Running};
+use crate::command::Running;
 use crate::docker::{DockerDaemon, Image};
 use crate::process::rest;
 use crate::wait::wait_until;
@@ -149,7 +150,7 @@ fn dev_full(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
 fn full_log_disk(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
     for host in [0, HOST] {
         let script = format!("mkdir {LOG_DISK} && mount -n -t tmpfs -o size=64k log {LOG_DISK}");
-        shell(&setup.cluster, host, &script)?;
+        setup.cluster.host(host).shell(&script)?;
         fill(&setup.cluster, host, LOG_DISK)?;
     }
     let scenario = Scenario::begin(setup, &format!("{LOG_DISK}/log"), &[])?;
@@ -162,13 +163,13 @@ fn full_log_disk(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
     let gone = scenario.gone(cluster)?;
     notes.say(&format!("log on a full disk: {named}; with room: {gone}, {}", scenario.end(cluster)?));
     for host in [0, HOST] {
-        let log = shell(cluster, host, &format!("cat {LOG_DISK}/log"))?.stdout;
+        let log = cluster.host(host).shell(&format!("cat {LOG_DISK}/log"))?.stdout;
         ensure!(log.lines().count() > 1, "nothing was logged when there was room: {log}");
     }
 
     stop(cluster)?;
     for host in [0, HOST] {
-        shell(cluster, host, &format!("umount -n {LOG_DISK} && rmdir {LOG_DISK}"))?;
+        cluster.host(host).shell(&format!("umount -n {LOG_DISK} && rmdir {LOG_DISK}"))?;
     }
     Ok(())
 }
@@ -260,7 +261,7 @@ fn with_daemons_away(cluster: &mut Cluster, change: &str) -> Result<()> {
     let kept = "/run/kept-state";
     for host in [0, HOST] {
         let back = format!("cp -a --sparse=always {kept}/. {STATE_DISK}/");
-        shell(cluster, host, &format!("cp -a {STATE_DISK} {kept} && {change} && {back} && rm -r {kept}"))?;
+        cluster.host(host).shell(&format!("cp -a {STATE_DISK} {kept} && {change} && {back} && rm -r {kept}"))?;
     }
     for daemon in &daemons {
         cluster.restart(daemon)?;
@@ -277,16 +278,9 @@ fn no_descriptors(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
     let scenario = Scenario::begin(setup, "/dev/null", NO_DESCRIPTORS)?;
     let cluster = &mut setup.cluster;
     let daemons = [cluster.agent(HOST)?, cluster.control()?].map(|daemon| daemon.pid()).into_iter().zip([HOST, 0]);
-    let limited: Vec<(usize, i32, String)> = daemons
-        .map(|(pid, host)| {
-            // Every new descriptor gets the lowest number that is free.
-            let script = format!(
-                "grep 'Max open files' /proc/{pid}/limits | awk '{{print $4\":\"$5}}'; \
-                 n=0; while [ -e /proc/{pid}/fd/$n ]; do n=$((n+1)); done; prlimit --pid {pid} --nofile=$n:"
-            );
-            Ok((host, pid, shell(cluster, host, &script)?.stdout.trim().to_owned()))
-        })
-        .collect::<Result<_>>()?;
+    for (pid, host) in daemons.clone() {
+        descriptors::use_up(cluster.host(host), pid)?;
+    }
     let named = scenario.named(cluster, &["descriptors", "control-descriptors"])?;
     let refused = cluster.container(HOST, "net", "late")?.args(["pids", "none"]).output()?;
     ensure!(!refused.status.success(), "a container started without descriptors");
@@ -294,8 +288,8 @@ fn no_descriptors(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
     rest(HELD);
     cluster.ctl(HOST, &["network", "create", "few"])?;
     cluster.ctl(HOST, &["network", "rm", "few"])?;
-    for (host, pid, limits) in &limited {
-        shell(cluster, *host, &format!("prlimit --pid {pid} --nofile={limits}"))?;
+    for (pid, host) in daemons {
+        descriptors::give_back(cluster.host(host), pid)?;
     }
     let gone = scenario.gone(cluster)?;
     scenario.works(cluster)?;
@@ -352,9 +346,8 @@ impl Scenario {
     /// Waits until it has no problem at all.
     fn gone(&self, cluster: &Cluster) -> Result<String> {
         let none = || problems(cluster).is_ok_and(|found| found.is_empty());
-        let took = wait_until(GONE, "status has no problem", none).with_context(|| {
-            format!("status has {:?}", cluster.ctl_json(HOST, &["status"]).map(|s| s["problems"].to_string()))
-        })?;
+        let took = wait_until(GONE, "status has no problem", none)
+            .with_context(|| format!("status has {:?}", truth::problems(cluster, HOST)))?;
 
         Ok(format!("gone after {}", ms(took)))
     }
@@ -381,10 +374,9 @@ impl Scenario {
 }
 
 fn problems(cluster: &Cluster) -> Result<Vec<String>> {
-    let status = cluster.ctl_json(HOST, &["status"])?;
-    let list = status["problems"].as_array().context("status has no problems")?;
+    let code = |problem: Value| problem["code"].as_str().map(str::to_owned);
 
-    Ok(list.iter().filter_map(|problem| Some(problem["code"].as_str()?.to_owned())).collect())
+    Ok(truth::problems(cluster, HOST)?.into_iter().filter_map(code).collect())
 }
 
 /// Starts the daemons that are tried as they were before.
@@ -397,14 +389,10 @@ fn stop(cluster: &mut Cluster) -> Result<()> {
     cluster.wait_for_control(HOST).map(drop)
 }
 
-fn shell(cluster: &Cluster, host: usize, script: &str) -> Result<CommandOutput> {
-    cluster.host(host).try_command("sh")?.args(["-c", script]).run()
-}
-
 fn fill(cluster: &Cluster, host: usize, disk: &str) -> Result<()> {
-    shell(cluster, host, &format!("! dd if=/dev/zero of={disk}/filling bs=4096 2>/dev/null")).map(drop)
+    cluster.host(host).shell(&format!("! dd if=/dev/zero of={disk}/filling bs=4096 2>/dev/null")).map(drop)
 }
 
 fn make_room(cluster: &Cluster, host: usize, disk: &str) -> Result<()> {
-    shell(cluster, host, &format!("rm {disk}/filling")).map(drop)
+    cluster.host(host).shell(&format!("rm {disk}/filling")).map(drop)
 }

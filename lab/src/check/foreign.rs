@@ -118,7 +118,7 @@ fn coming_and_going_is_not_healed(cluster: &Cluster, notes: &mut Notes) -> Resul
 
 /// An endpoint whose namespace is unmounted goes at once, not with the next sweep.
 fn a_namespace_takes_its_endpoint_along(cluster: &Cluster, notes: &mut Notes) -> Result<()> {
-    let shell = |script: &str| cluster.host(0).try_command("sh")?.args(["-ec", script]).run();
+    let shell = |script: &str| cluster.host(0).shell(script);
     shell(&format!("touch {PINNED}; unshare --net={PINNED} true"))?;
     cluster.ctl(0, &["attach", "--network", "net", "--netns", PINNED, "--name", "pinned"])?;
     let is_listed = || cluster.endpoint_names(0).is_ok_and(|names| names.iter().any(|name| name == "pinned"));

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use overlay_core::instant::rfc3339;
 use serde_json::Value;
 
-use super::{Notes, PATIENCE, PingSummary, ms};
+use super::{Notes, PATIENCE, PingSummary, descriptors, ms};
 use crate::cluster::Cluster;
 use crate::command::Running;
 use crate::process::rest;
@@ -136,30 +136,17 @@ const FAULTS: &[Fault] = &[
             let prefix = networks[0]["prefix"].as_str().context("a network has a prefix")?;
             let address = prefix.split('/').next().unwrap_or_default();
             let add = format!("ip addr add {address}/24 dev br-lab");
-            shell(cluster, 1, &format!("ip link add br-lab type bridge; ip link set br-lab up; {add}"))
+            let bridge = format!("ip link add br-lab type bridge; ip link set br-lab up; {add}");
+            cluster.host(1).shell(&bridge).map(drop)
         },
-        undo: |cluster| shell(cluster, 1, "ip link del br-lab"),
+        undo: |cluster| cluster.host(1).shell("ip link del br-lab").map(drop),
         said: &[(1, "prefix-clash", "br-lab")],
         brief: true,
     },
     Fault {
         name: "the agent of host 2 has no descriptors left",
-        inject: |cluster| {
-            let pid = cluster.agent(1)?.pid();
-            // Every new descriptor gets the lowest number that is free.
-            let lowest = format!("n=0; while [ -e /proc/{pid}/fd/$n ]; do n=$((n+1)); done");
-            shell(cluster, 1, &format!("{lowest}; prlimit --pid {pid} --nofile=$n:"))
-        },
-        undo: |cluster| {
-            let pid = cluster.agent(1)?.pid();
-            shell(
-                cluster,
-                1,
-                &format!(
-                    "prlimit --pid {pid} --nofile=$(prlimit --pid {pid} --nofile -o HARD --noheadings | tr -d ' '):"
-                ),
-            )
-        },
+        inject: |cluster| descriptors::use_up(cluster.host(1), cluster.agent(1)?.pid()),
+        undo: |cluster| descriptors::give_back(cluster.host(1), cluster.agent(1)?.pid()),
         said: &[(1, "descriptors", "")],
         brief: false,
     },
@@ -301,7 +288,8 @@ fn stay_well(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn problems(cluster: &Cluster, host: usize) -> Result<Vec<Value>> {
+/// Lists the problems that a host's `status` has.
+pub(super) fn problems(cluster: &Cluster, host: usize) -> Result<Vec<Value>> {
     let status = cluster.ctl_json(host, &["status"])?;
 
     status["problems"].as_array().cloned().context("no list of problems")
@@ -360,10 +348,6 @@ fn nft(cluster: &Cluster, host: usize, rules: &str) -> Result<()> {
     cluster.host(host).try_command("nft")?.arg(rules).run().context("this needs the nft program").map(drop)
 }
 
-fn shell(cluster: &Cluster, host: usize, script: &str) -> Result<()> {
-    cluster.host(host).try_command("sh")?.args(["-ec", script]).run().map(drop)
-}
-
 /// The copy of a host carries nothing and is told so; what is on the real one stays reached.
 fn copied(cluster: &mut Cluster, table: &mut Table) -> Result<()> {
     let ping = ["ping", "--json", "--count", "0", "--interval-ms", "50", "server2"];
@@ -383,7 +367,7 @@ fn copy_identity(cluster: &mut Cluster) -> Result<()> {
     const FILE: &str = "/var/lib/overlay/agent/agent.redb";
     cluster.ctl(SPARE, &["leave"])?;
     let script = format!("gzip -c {FILE} | base64 -w0");
-    let state = cluster.host(2).try_command("sh")?.args(["-ec", &script]).run()?.stdout;
+    let state = cluster.host(2).shell(&script)?.stdout;
     let script = format!("umask 077; mkdir -p $(dirname {FILE}); base64 -d | gunzip > {FILE}");
     cluster.host(SPARE).try_command("sh")?.args(["-ec", &script]).input(&state)?.run()?;
     // Whether a copy that is turned away has started is a matter of opinion.

@@ -237,7 +237,7 @@ impl Fixture<'_> {
 /// that an earlier connection left there is gone once the engine is told to take the next one.
 fn handed_over(cluster: &Cluster, life: &[Call], network: &str, notes: &mut Notes) -> Result<()> {
     let host = cluster.host(0);
-    let shell = |script: &str| Ok::<_, anyhow::Error>(host.try_command("sh")?.args(["-ec", script]).run()?.stdout);
+    let shell = |script: &str| Ok::<_, anyhow::Error>(host.shell(script)?.stdout);
     shell(&format!("ip netns add {CONTAINER}"))?;
     let (making, undoing) = (first_calls(life), undoing(life));
     refuse_none(&make(cluster, &making)?)?;
