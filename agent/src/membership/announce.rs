@@ -50,29 +50,30 @@ pub(crate) async fn run(joined: &JoinedNode) {
         let looked = Instant::now();
         let settled = || sleep_until((looked + PACE).max(Instant::now() + SETTLE));
         let gathered = gather(joined, &mut before).await;
-        match gathered.clone() {
-            Ok(wanted) if told.as_ref() != Some(&wanted) && joined.connection.is_connected() => {
-                // Control may not answer for seconds just because an address has changed; peers need not wait for that.
-                let announced = tokio::select! {
-                    announced = announce(joined, wanted.clone()) => announced,
-                    () = changes.changed() => {
-                        settled().await;
-                        continue;
-                    }
-                };
-                match announced {
-                    Ok(()) => {
-                        joined.problems.clear("announce");
-                        told = Some(wanted);
-                    }
-                    Err(refusal) if refusal.code == Code::ControlAway => {}
-                    Err(refusal) => joined.problems.raise("announce", refusal.code.as_str(), &refusal),
+        match &gathered {
+            Ok(_) => joined.problems.clear("host network"),
+            Err(refusal) => joined.problems.raise("host network", refusal.code.as_str(), refusal),
+        }
+        if let Ok(wanted) = &gathered
+            && told.as_ref() != Some(wanted)
+            && joined.connection.is_connected()
+        {
+            // Control may not answer for seconds just because an address has changed; peers need not wait for that.
+            let announced = tokio::select! {
+                announced = announce(joined, wanted.clone()) => announced,
+                () = changes.changed() => {
+                    settled().await;
+                    continue;
                 }
+            };
+            match announced {
+                Ok(()) => {
+                    joined.problems.clear("announce");
+                    told = Some(wanted.clone());
+                }
+                Err(refusal) if refusal.code == Code::ControlAway => {}
+                Err(refusal) => joined.problems.raise("announce", refusal.code.as_str(), &refusal),
             }
-            // A look that failed meanwhile is made up for.
-            Ok(wanted) if told.as_ref() == Some(&wanted) => joined.problems.clear("announce"),
-            Ok(_) => {}
-            Err(refusal) => joined.problems.raise("announce", refusal.code.as_str(), &refusal),
         }
         let is_told = gathered.is_ok_and(|wanted| told == Some(wanted));
         tokio::select! {
