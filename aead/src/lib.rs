@@ -45,6 +45,11 @@ impl Key {
         Self(Zeroizing::new(*key))
     }
 
+    /// Shows the key, to whoever must give it away.
+    pub fn expose(&self) -> &[u8; KEY_LEN] {
+        &self.0
+    }
+
     /// Seals `plaintext`, followed by as many zeros as `sealed` has room for, into `sealed`: ciphertext, then tag.
     ///
     /// # Errors

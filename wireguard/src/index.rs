@@ -21,6 +21,16 @@ impl TunnelId {
         Self(u32::from_le_bytes([a, b, c, 0]))
     }
 
+    /// Returns the name as a number of 24 bits.
+    pub(crate) fn number(self) -> u32 {
+        self.0
+    }
+
+    /// Takes a number of 24 bits for a name.
+    pub(crate) fn of_number(number: u32) -> Option<Self> {
+        (number >> 24 == 0).then_some(Self(number))
+    }
+
     /// Returns the index of the tunnel's handshake with this number.
     pub(crate) fn index(self, handshake: u8) -> Index {
         Index((self.0 << 8) | u32::from(handshake))
@@ -35,6 +45,15 @@ impl Index {
 
     pub(crate) fn from_bytes(bytes: [u8; 4]) -> Self {
         Self(u32::from_le_bytes(bytes))
+    }
+
+    /// Returns the index as a number.
+    pub(crate) fn number(self) -> u32 {
+        self.0
+    }
+
+    pub(crate) fn of_number(number: u32) -> Self {
+        Self(number)
     }
 
     pub(crate) fn to_bytes(self) -> [u8; 4] {

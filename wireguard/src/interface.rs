@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use overlay_core::{PrivateKey, PublicKey};
+use zeroize::Zeroizing;
 
 use crate::cookie::{self, CookieMaker};
 use crate::entropy::Entropy;
@@ -18,6 +19,7 @@ use crate::limiter::Limiter;
 use crate::mac::{ReceiverKeys, Signed};
 use crate::message::{self, CookieReply, Datagram, RESPONSE_LEN, Response};
 use crate::refusal::HandshakeRefusal;
+use crate::state::{InvalidState, TunnelState};
 use crate::static_key::{PresharedKey, StaticKey};
 use crate::timestamp::{Timestamp, WallClock};
 use crate::tunnel::Tunnel;
@@ -112,6 +114,29 @@ impl Interface {
             let parties = Parties { own: Arc::clone(&self.own), peer: *peer, shared, preshared };
 
             Some(Tunnel::new(Box::new(parties), self.clock, entropy, now))
+        })
+    }
+
+    /// Goes on at `now` as the tunnel of a state, which came from an interface of the same key.
+    ///
+    /// # Errors
+    ///
+    /// When no tunnel has such a state.
+    pub fn resume_tunnel(
+        &mut self,
+        state: &TunnelState,
+        preshared: PresharedKey,
+        now: Instant,
+    ) -> Result<Tunnel, InvalidState> {
+        let entropy = self.entropy.fork();
+
+        leaving_nothing(|| {
+            let shared = <[u8; 32]>::try_from(state.shared.as_slice()).map(Zeroizing::new);
+            let shared = shared.map_err(|_| InvalidState("a secret has another length"))?;
+            let own = Arc::clone(&self.own);
+            let parties = Box::new(Parties { own, peer: state.peer, shared, preshared });
+
+            Tunnel::resume(state, parties, self.clock, entropy, now)
         })
     }
 

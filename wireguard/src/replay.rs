@@ -21,6 +21,18 @@ impl ReplayWindow {
         Self { next: 0, seen: [0; WORDS] }
     }
 
+    /// Returns one more than the highest counter seen, and which below it were.
+    pub(crate) fn parts(&self) -> (u64, &[u64]) {
+        (self.next, &self.seen)
+    }
+
+    /// Puts together what [`ReplayWindow::parts`] took apart.
+    pub(crate) fn from_parts(next: u64, seen: &[u64]) -> Option<Self> {
+        let seen = seen.try_into().ok()?;
+
+        (next <= REJECT_AFTER_MESSAGES).then_some(Self { next, seen })
+    }
+
     /// Says whether a counter may still be accepted.
     #[inline]
     pub(crate) fn admits(&self, counter: u64) -> bool {

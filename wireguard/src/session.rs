@@ -12,6 +12,7 @@ use crate::index::Index;
 use crate::message::{DATA_HEADER_LEN, sealed_len, write_data_header};
 use crate::refusal::DataRefusal;
 use crate::replay::ReplayWindow;
+use crate::state::{InvalidState, SecretBytes, SessionState};
 use crate::timers::{
     KEEPALIVE_TIMEOUT, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES,
     REKEY_AFTER_TIME,
@@ -68,6 +69,56 @@ impl Session {
             has_sent: false,
             has_received: false,
         })
+    }
+
+    /// Returns the session as plain values.
+    pub(crate) fn state(&self) -> SessionState {
+        let (window_next, window_seen) = self.window.parts();
+
+        SessionState {
+            is_initiator: self.role == HandshakeRole::Initiator,
+            index: self.index.number(),
+            receiver: self.receiver,
+            since: self.since,
+            sealing: SecretBytes::new(self.sealing.expose().to_vec()),
+            opening: SecretBytes::new(self.opening.expose().to_vec()),
+            next: self.next,
+            window_next,
+            window_seen: window_seen.to_vec(),
+            is_confirmed: self.is_confirmed,
+            has_sent: self.has_sent,
+            has_received: self.has_received,
+        }
+    }
+
+    /// Goes on as the session of a state.
+    pub(crate) fn resume(state: &SessionState) -> Result<Box<Self>, InvalidState> {
+        let key = |bytes: &SecretBytes| match bytes.as_slice().try_into() {
+            Ok(key) => Ok(Arc::new(Key::new(key))),
+            Err(_) => Err(InvalidState("a key has another length")),
+        };
+        if state.next > REJECT_AFTER_MESSAGES {
+            return Err(InvalidState("a counter is past its limit"));
+        }
+        let window = ReplayWindow::from_parts(state.window_next, &state.window_seen);
+
+        Ok(Box::new(Self {
+            role: if state.is_initiator {
+                HandshakeRole::Initiator
+            } else {
+                HandshakeRole::Responder
+            },
+            index: Index::of_number(state.index),
+            receiver: state.receiver,
+            since: state.since,
+            sealing: key(&state.sealing)?,
+            opening: key(&state.opening)?,
+            next: state.next,
+            window: window.ok_or(InvalidState("a replay window is none"))?,
+            is_confirmed: state.is_confirmed,
+            has_sent: state.has_sent,
+            has_received: state.has_received,
+        }))
     }
 
     /// Returns when nothing is sent or accepted any more (§6.2).

@@ -9,6 +9,7 @@ use std::time::Instant;
 use crate::index::Index;
 use crate::refusal::DataRefusal;
 use crate::session::{Opened, Session};
+use crate::state::{InvalidState, SessionState};
 
 const OTHERS: usize = 3;
 
@@ -20,6 +21,35 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
+    /// Returns the session that sends, and the others, as plain values.
+    pub(crate) fn state(&self) -> (Option<SessionState>, Vec<SessionState>) {
+        let others = self.others.iter().flatten().map(|session| session.state());
+
+        (self.current().map(Session::state), others.collect())
+    }
+
+    /// Goes on as the sessions of a state.
+    pub(crate) fn resume(
+        current: Option<&SessionState>,
+        others: &[SessionState],
+    ) -> Result<Self, InvalidState> {
+        let mut sessions =
+            Self { current: current.map(Session::resume).transpose()?, ..Self::default() };
+        if others.len() > sessions.others.len() {
+            return Err(InvalidState("too many sessions"));
+        }
+        for (slot, state) in sessions.others.iter_mut().zip(others) {
+            *slot = Some(Session::resume(state)?);
+        }
+
+        Ok(sessions)
+    }
+
+    /// Returns the indices of all.
+    pub(crate) fn indices(&self) -> impl Iterator<Item = Index> {
+        self.iter().map(|session| session.index)
+    }
+
     /// Returns the session that sends.
     #[inline]
     pub(crate) fn current(&self) -> Option<&Session> {

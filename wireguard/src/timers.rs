@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::state::TimersState;
+
 /// Messages of a session after which it is renewed (§6.1).
 pub(crate) const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
 /// Messages of a session after which none is sent or accepted (§6.1).
@@ -55,6 +57,34 @@ impl Timers {
             unacknowledged: None,
             retry: REKEY_TIMEOUT,
         }
+    }
+
+    /// Returns what is remembered.
+    pub(crate) fn state(&self) -> TimersState {
+        TimersState {
+            handshake: self.handshake,
+            trying: self.attempt.map(|attempt| attempt.since),
+            scheduled: self.scheduled,
+            unanswered: self.unanswered,
+            unacknowledged: self.unacknowledged,
+            retry: self.retry,
+        }
+    }
+
+    /// Goes on at `now`. A handshake that was tried is tried again at once: nobody can answer the
+    /// last one any more.
+    pub(crate) fn resume(state: &TimersState, now: Instant) -> Self {
+        let mut timers = Self {
+            handshake: state.handshake,
+            attempt: state.trying.map(|since| Attempt { since, sent: now }),
+            scheduled: state.trying.map(|_| now).or(state.scheduled),
+            unanswered: state.unanswered,
+            unacknowledged: state.unacknowledged,
+            retry: REKEY_TIMEOUT,
+        };
+        timers.set_retry(state.retry);
+
+        timers
     }
 
     /// Returns how long an initiation waits for its answer.

@@ -16,7 +16,7 @@ pub struct Timestamp([u8; Self::LEN]);
 
 impl Timestamp {
     /// Its length in bytes.
-    pub(crate) const LEN: usize = 12;
+    pub const LEN: usize = 12;
     /// Before every time.
     pub const ZERO: Self = Self([0; Self::LEN]);
 
@@ -43,11 +43,13 @@ impl Timestamp {
         Self(bytes)
     }
 
-    pub(crate) fn to_bytes(self) -> [u8; Self::LEN] {
+    /// Returns the time as the wire has it.
+    pub fn to_bytes(self) -> [u8; Self::LEN] {
         self.0
     }
 
-    pub(crate) fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+    /// Takes a time as the wire has it.
+    pub fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
         Self(bytes)
     }
 }

@@ -28,6 +28,7 @@ use crate::message::{CookieReply, DataHeader, Datagram, Response};
 use crate::refusal::{DataRefusal, HandshakeRefusal};
 use crate::session::{HandshakeRole, Open, Opened, Seal, Session};
 use crate::sessions::Sessions;
+use crate::state::{InvalidState, SecretBytes, TunnelState};
 use crate::timers::{MAX_JITTER_MS, REKEY_TIMEOUT, Timers};
 use crate::timestamp::{Timestamp, WallClock};
 use crate::wipe::leaving_nothing;
@@ -97,6 +98,54 @@ impl Tunnel {
             action: None,
             is_over: false,
         }
+    }
+
+    /// Returns the tunnel as plain values; nothing where it is over. If another process goes on by
+    /// them, this tunnel must never seal or accept anything again: its counters are the other's.
+    pub fn state(&self) -> Option<TunnelState> {
+        if self.is_over {
+            return None;
+        }
+
+        Some(leaving_nothing(|| {
+            let (current, others) = self.sessions.state();
+            TunnelState {
+                id: self.id.number(),
+                handshakes: self.handshakes,
+                peer: self.parties.peer,
+                shared: SecretBytes::new(self.parties.shared.to_vec()),
+                current,
+                others,
+                timers: self.timers.state(),
+                told: self.told.to_bytes(),
+                heard: self.heard.to_bytes(),
+            }
+        }))
+    }
+
+    /// Goes on as the tunnel of a state, which `parties` belong to.
+    pub(crate) fn resume(
+        state: &TunnelState,
+        parties: Box<Parties>,
+        clock: WallClock,
+        entropy: Entropy,
+        now: Instant,
+    ) -> Result<Self, InvalidState> {
+        let id = TunnelId::of_number(state.id).ok_or(InvalidState("a name is too long"))?;
+        let sessions = Sessions::resume(state.current.as_ref(), &state.others)?;
+        if sessions.indices().any(|index| index.tunnel() != id) {
+            return Err(InvalidState("a session is another tunnel's"));
+        }
+
+        Ok(Self {
+            id,
+            handshakes: state.handshakes,
+            sessions,
+            timers: Timers::resume(&state.timers, now),
+            told: Timestamp::from_bytes(state.told),
+            heard: Timestamp::from_bytes(state.heard),
+            ..Self::new(parties, clock, entropy, now)
+        })
     }
 
     /// Returns the name of the tunnel in its indices.

@@ -147,6 +147,12 @@ mod tests {
         for needle in ephemerals.iter().chain([hash]) {
             assert_eq!(found(needle), 0);
         }
+        let given = leaving_nothing(|| sessions.each_ref().map(|session| session.state()));
+        assert_eq!(keys.map(found), [4, 4], "one more for either side that is given away");
+        let taken = leaving_nothing(|| given.each_ref().map(Session::resume));
+        assert_eq!(keys.map(found), [6, 6]);
+        drop((given, taken));
+        assert_eq!(keys.map(found), [2, 2]);
         drop(sessions);
         assert_eq!(keys.map(found), [0, 0]);
     }

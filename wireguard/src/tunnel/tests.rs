@@ -1,6 +1,7 @@
 //! Two interfaces in virtual time.
 
 mod cookies;
+mod hand_over;
 mod timers;
 
 use std::net::SocketAddr;
