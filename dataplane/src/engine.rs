@@ -25,6 +25,7 @@ use crate::noise::{DataHeader, Kind, TunnelId, open_room};
 use crate::path::canonical;
 use crate::rehandshake::RehandshakeLimiter;
 use crate::stage::{self, OpenJob, OpenedJob, SealJob};
+use crate::state::{EngineState, FrozenEngine};
 use crate::status::PeerStatus;
 use crate::tables::{LaneId, Tables};
 
@@ -138,6 +139,36 @@ impl Engine {
         }
         self.wake_if_translated(now);
         self.tend_touched(now);
+    }
+
+    /// Stops, so that another process may go on in its place. What it has made must have been taken before.
+    pub fn freeze(self) -> FrozenEngine {
+        FrozenEngine::new(self)
+    }
+
+    /// Goes on where another process stopped, in the networks that it had with the same keys as this engine. Returns how
+    /// many sessions could not be taken over; with those peers handshakes are made.
+    ///
+    /// For an engine that has its tables and has done nothing yet.
+    pub fn resume(&mut self, state: EngineState, now: Instant) -> usize {
+        let now = self.clock.advance(now);
+        self.cx.translated = state.translated.or(self.cx.translated);
+        let mut refused = 0;
+        for known in state.networks {
+            let network = self.networks.get_mut(&known.id);
+            if let Some(network) = network.filter(|network| network.public_key() == known.public_key) {
+                refused += network.resume(known, &mut self.cx, now);
+            }
+        }
+        self.tend_touched(now);
+
+        refused
+    }
+
+    pub(crate) fn state(&self) -> EngineState {
+        let networks = self.networks.values().map(LaneNetwork::state).collect();
+
+        EngineState { networks, translated: self.cx.translated }
     }
 
     /// Sends a handshake at once to peer lanes that this lane talks to and has no session with, 32 at most.

@@ -34,6 +34,7 @@ mod rx_buffer;
 #[cfg_attr(not(test), allow(dead_code, reason = "tests use the rest"))]
 mod sim;
 mod stage;
+mod state;
 mod status;
 mod tables;
 mod token_bucket;
@@ -43,6 +44,7 @@ pub use drop::{Counters, Direction, DropKind, DropReason};
 pub use echo::Loss;
 pub use engine::{Engine, EngineConfig, ReceivedPackets, TUN_HEADROOM, Transmit};
 pub use event::Event;
-pub use noise::public_key;
+pub use noise::{SecretBytes, SessionState, TimersState, TunnelState, public_key};
+pub use state::{EngineState, FrozenEngine, LivenessState, NetworkState, PathState, PeerLinkState};
 pub use status::{MtuSource, PeerError, PeerState, PeerStatus};
 pub use tables::{LaneId, NetworkTable, PeerLane, PeerTable, Tables};

@@ -12,6 +12,7 @@ use crate::liveness::Liveness;
 use crate::noise::{RETRY_TIME, SESSION_TIME, Timestamp, Tunnel};
 use crate::path::Path;
 use crate::path_mtu::PathMtu;
+use crate::state::{PathState, PeerLinkState};
 use crate::status::{PeerError, PeerState};
 use crate::tables::LaneId;
 use crate::transmit_queue::GsoBatchId;
@@ -89,6 +90,49 @@ impl Link {
             since: now,
             error: None,
         }
+    }
+
+    /// Returns what is known of the peer's lane, as plain values.
+    pub(crate) fn to_state(&self) -> PeerLinkState {
+        PeerLinkState {
+            node: self.node,
+            public_key: self.public_key,
+            tunnel: self.tunnel.as_ref().and_then(|tunnel| tunnel.state()),
+            last_initiation: self.last_initiation.to_bytes(),
+            path: PathState {
+                confirmed: self.path.current(),
+                attempts: self.path.attempts(),
+                trying_since: self.path.trying_since(),
+                mtu: self.mtu.is_narrow().then(|| self.mtu.mtu()),
+                mtu_source: self.mtu.source(),
+                answers_probes: self.mtu.is_answered(),
+                is_probing: self.mtu.is_asking(),
+            },
+            life: self.life.as_deref().map(Liveness::state),
+            tx_bytes: self.tx_bytes,
+            rx_bytes: self.rx_bytes,
+            last_use: self.last_use,
+            waiting: self.waiting.iter().cloned().collect(),
+            last_handshake: self.last_handshake,
+            state: self.state,
+            since: self.since,
+        }
+    }
+
+    /// Goes on by what another process knew; the tunnel aside. Returns how many packets wait.
+    pub(crate) fn resume(&mut self, state: PeerLinkState, now: Instant) -> u64 {
+        self.last_initiation = Timestamp::from_bytes(state.last_initiation);
+        let is_under_way = state.tunnel.as_ref().is_some_and(|tunnel| tunnel.timers.trying.is_some());
+        self.path.resume(&state.path, is_under_way);
+        self.mtu.resume(&state.path, now);
+        self.life = state.life.as_ref().map(|life| Box::new(Liveness::resume(life)));
+        (self.tx_bytes, self.rx_bytes) = (state.tx_bytes, state.rx_bytes);
+        self.last_use = state.last_use;
+        self.waiting = state.waiting.into_iter().take(MAX_WAITING).collect();
+        self.last_handshake = state.last_handshake;
+        (self.state, self.since) = (state.state, state.since);
+
+        self.waiting.len() as u64
     }
 
     /// Keeps a packet for the session to come. Returns whether another had to go for it.

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use crate::echo::{Echo, EchoKind, Loss};
 use crate::loss::LossMeter;
 use crate::noise::SESSION_TIME;
+use crate::state::LivenessState;
 
 /// How long a packet may be unanswered before we ask; a peer that knows no echoes has its own time (`KEEPALIVE_TIMEOUT`).
 const QUIET: Duration = Duration::from_secs(2);
@@ -146,6 +147,53 @@ impl Liveness {
             seen_at: None,
             incoming: LossMeter::default(),
             outgoing: None,
+        }
+    }
+
+    /// Returns what is known, as plain values.
+    pub(crate) fn state(&self) -> LivenessState {
+        LivenessState {
+            born: self.born,
+            speaks: match self.speaks {
+                Speaks::Unknown => None,
+                Speaks::Yes => Some(true),
+                Speaks::No => Some(false),
+            },
+            sent: self.sent,
+            received: self.received,
+            heard: self.heard,
+            unanswered: self.unanswered,
+            wanted: self.wanted,
+            check: self.check,
+            silent: self.silent,
+            keep_open: self.keep_open,
+            told: (self.told, self.told_sent),
+            trip: self.trip,
+            seen_at: self.seen_at,
+        }
+    }
+
+    /// Goes on by what another process knew. How much is lost must be measured again.
+    pub(crate) fn resume(state: &LivenessState) -> Self {
+        Self {
+            speaks: match state.speaks {
+                None => Speaks::Unknown,
+                Some(true) => Speaks::Yes,
+                Some(false) => Speaks::No,
+            },
+            sent: state.sent,
+            received: state.received,
+            heard: state.heard,
+            unanswered: state.unanswered,
+            wanted: state.wanted,
+            check: state.check,
+            silent: state.silent,
+            keep_open: state.keep_open,
+            told: state.told.0,
+            told_sent: state.told.1,
+            trip: state.trip,
+            seen_at: state.seen_at,
+            ..Self::new(state.born)
         }
     }
 

@@ -1,8 +1,10 @@
 //! One network on this lane: its interface, its peers, and who may send what.
 //!
 //! Handshakes, timers and tunnels that come and go are in [`handshake`]; taking over a new table is in [`publish`]; what
-//! narrow paths ask for is in [`pmtu`] and [`probing`]; who hears whom is in [`hearing`].
+//! narrow paths ask for is in [`pmtu`] and [`probing`]; who hears whom is in [`hearing`]; going on in another process is in
+//! [`hand_over`].
 
+mod hand_over;
 mod handshake;
 mod hearing;
 mod pmtu;

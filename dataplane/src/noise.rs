@@ -9,12 +9,12 @@ use overlay_core::{PrivateKey, PublicKey};
 use overlay_wireguard::{DataRefusal, HandshakeRefusal, PresharedKey};
 use zeroize::Zeroizing;
 
-pub use overlay_wireguard::public_key;
 pub(crate) use overlay_wireguard::{
     Action as TunnelEvent, CookieReply, DataHeader, Datagram, Initiation, Kind, Message, Open, Opened, PADDING,
     REJECT_AFTER_TIME as SESSION_TIME, REKEY_ATTEMPT_TIME as ATTEMPT_TIME, REKEY_TIMEOUT as RETRY_TIME, Response, Seal,
     Timestamp, TunnelId, open_room, sealed_len,
 };
+pub use overlay_wireguard::{SecretBytes, SessionState, TimersState, TunnelState, public_key};
 
 use crate::drop::DropReason;
 
@@ -39,6 +39,11 @@ impl Interface {
     /// Makes a tunnel to the holder of `peer`, unless no session can be made with that key.
     pub(crate) fn new_tunnel(&mut self, peer: &PublicKey, now: Instant) -> Option<Tunnel> {
         self.0.new_tunnel(peer, PresharedKey::default(), now).map(Box::new)
+    }
+
+    /// Goes on as the tunnel of a state, unless no tunnel has such a one.
+    pub(crate) fn resume_tunnel(&mut self, state: &TunnelState, now: Instant) -> Option<Tunnel> {
+        self.0.resume_tunnel(state, PresharedKey::default(), now).ok().map(Box::new)
     }
 
     /// Verifies a handshake message and the limits of its sender.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::noise::{ATTEMPT_TIME, RETRY_TIME};
+use crate::state::PathState;
 
 /// How long the first handshake of a series waits for an answer; the wait doubles up to [`RETRY_TIME`].
 ///
@@ -41,6 +42,18 @@ impl Path {
         }
 
         has_moved
+    }
+
+    /// Goes on where another process was heard and tried. A handshake that was under way is repeated, to the same address.
+    pub(crate) fn resume(&mut self, state: &PathState, is_under_way: bool) {
+        self.confirmed = state.confirmed.map(canonical);
+        self.attempts = state.attempts.saturating_sub(is_under_way.into());
+        self.trying_since = state.trying_since;
+    }
+
+    /// Returns when the first of the unanswered handshakes was sent.
+    pub(crate) fn trying_since(&self) -> Option<Instant> {
+        self.trying_since
     }
 
     /// Returns the address for packets of a session.

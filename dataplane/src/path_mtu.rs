@@ -16,6 +16,8 @@
 //! when the control, sent after it, was answered: a path that is slow, full or down is not taken for a narrow one. A size
 //! is believed too large when it was lost four times while the next smaller one arrived.
 
+mod hand_over;
+
 use std::time::{Duration, Instant};
 
 use crate::noise::PADDING;

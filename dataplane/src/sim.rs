@@ -12,6 +12,8 @@ mod faults;
 #[cfg(test)]
 mod foreign;
 #[cfg(test)]
+mod hand_over;
+#[cfg(test)]
 mod hearing;
 pub(crate) mod history;
 #[cfg(test)]

@@ -35,6 +35,11 @@ impl LaneNetwork {
         self.interface.public_key() == public_key(key)
     }
 
+    /// Returns the public half of this network's key.
+    pub(crate) fn public_key(&self) -> PublicKey {
+        self.interface.public_key()
+    }
+
     /// Takes over a table with the same key.
     pub(crate) fn publish(
         &mut self,

@@ -1,0 +1,29 @@
+//! What is known of a path, as another process found it.
+
+use std::time::Instant;
+
+use super::{Inquiry, MIN_GROW_PAUSE, PathMtu};
+use crate::state::PathState;
+use crate::status::MtuSource;
+
+impl PathMtu {
+    /// Goes on by what another process found. What it was asking must be asked again.
+    pub(crate) fn resume(&mut self, state: &PathState, now: Instant) {
+        self.mtu = state.mtu.map_or(self.limit, |mtu| u32::from(mtu).min(self.limit));
+        self.source = state.mtu_source;
+        if state.mtu_source != MtuSource::Unprobed {
+            let grow_at = now + MIN_GROW_PAUSE;
+            self.inquiry = Some(Box::new(Inquiry { answers: state.answers_probes, grow_at, ..Inquiry::new(now) }));
+        }
+    }
+
+    /// Returns whether the peer has answered a probe.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.inquiry.as_ref().is_some_and(|inquiry| inquiry.answers)
+    }
+
+    /// Returns whether something is being asked.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.inquiry.as_ref().is_some_and(|inquiry| inquiry.search.is_some())
+    }
+}
