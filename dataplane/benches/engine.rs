@@ -12,10 +12,10 @@ use overlay_dataplane::{Engine, EngineConfig, LaneId, NetworkTable, PeerLane, Pe
 
 /// Small packets, and those that fill a tunnel over an underlay of 1,500 bytes.
 const SIZES: [u16; 2] = [64, 1408];
-/// As many as one super-packet of 64 KiB becomes.
+/// The number of packets that one super-packet of 64 KiB is cut into.
 const BATCH: usize = 45;
 
-/// Datagrams of one batch, as `UDP_GRO` would deliver them.
+/// The datagrams of one batch, as `UDP_GRO` would deliver them.
 struct GsoBatch {
     bytes: Vec<u8>,
     segment: usize,
@@ -32,14 +32,14 @@ impl Pair {
         #[expect(clippy::disallowed_methods, reason = "an engine has a clock; only differences matter")]
         let now = Instant::now();
         let mut pair = Self { engines: [0, 1].map(|index| engine(index, now)), now };
-        // The first packet starts the handshake; it is there when nothing moves any more.
+        // The first packet starts the handshake, which is complete when no datagrams are left.
         pair.engines[0].handle_tun(NetworkId::FIRST, [&packet(100)[..]], now);
         while (0..2).any(|index| pair.carry(index)) {}
 
         pair
     }
 
-    /// Carries what one engine has to send to the other; tells whether there was anything.
+    /// Carries what one engine has to send to the other. Returns whether there was anything.
     fn carry(&mut self, from: usize) -> bool {
         let batches = self.batches(from);
         for batch in &batches {
@@ -130,7 +130,8 @@ fn from_udp(criterion: &mut Criterion) {
         let batch = vec![&packet[..]; BATCH];
         group.throughput(Throughput::Elements(BATCH as u64));
         group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
-            // A datagram is taken once, so every batch is sealed anew, outside the time that counts.
+            // A datagram is accepted only once, so every batch is sealed anew, outside the measured
+            // time.
             bencher.iter_batched_ref(
                 || {
                     let mut pair = pair.borrow_mut();

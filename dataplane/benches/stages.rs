@@ -1,4 +1,6 @@
-//! Each stage of the engine by itself: `cargo bench -p overlay-dataplane --features bench --bench stages`.
+//! Each stage of the engine by itself.
+//!
+//! `cargo bench -p overlay-dataplane --features bench --bench stages`
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -8,7 +10,7 @@ use overlay_dataplane::bench::{Called, Routes, Session};
 
 /// Small packets, and those that fill a tunnel over an underlay of 1,500 bytes.
 const SIZES: [usize; 2] = [64, 1408];
-/// As many as one super-packet of 64 KiB becomes.
+/// The number of packets that one super-packet of 64 KiB is cut into.
 const BATCH: usize = 45;
 
 #[expect(clippy::disallowed_methods, reason = "a session has a clock; only differences matter")]
@@ -39,7 +41,7 @@ fn open(criterion: &mut Criterion) {
         let mut room = vec![0; Session::sealed_len(size)];
         group.throughput(Throughput::Bytes((size * BATCH) as u64));
         group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
-            // A datagram opens once, so every batch is sealed anew, outside the time that counts.
+            // A datagram opens only once, so every batch is sealed anew, outside the measured time.
             bencher.iter_batched_ref(
                 || {
                     let mut datagrams = vec![0; Session::sealed_len(size) * BATCH];
@@ -73,7 +75,7 @@ fn lookup(criterion: &mut Criterion) {
     }
 }
 
-/// What a lane does for each initiation that is let in.
+/// What a lane does for each initiation that is admitted.
 fn answer(criterion: &mut Criterion) {
     let called = std::cell::RefCell::new(Called::new(start()));
     criterion.bench_function("answer", |bencher| {

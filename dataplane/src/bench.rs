@@ -1,4 +1,4 @@
-//! The stages of the engine, each by itself, for the benchmarks of this crate.
+//! The stages of the engine, one by one, for the benchmarks of this crate.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::noise::{Interface, Kind, Message, Tunnel, open_room, public_key, sealed_len};
 use crate::routes::PrefixTable;
 
-/// Two ends with a session between them.
+/// Two tunnels with a session between them.
 pub struct Session {
     sender: Tunnel,
     receiver: Tunnel,
@@ -18,11 +18,11 @@ pub struct Session {
 }
 
 impl Session {
-    /// Makes both ends and lets them shake hands.
+    /// Makes both tunnels and completes a handshake between them.
     ///
     /// # Panics
     ///
-    /// When the handshake does not succeed.
+    /// If the handshake fails.
     pub fn new(now: Instant) -> Self {
         let (ours, theirs) = (PrivateKey::from([7; 32]), PrivateKey::from([9; 32]));
         let interface = |key, seed| Interface::new(key, Zeroizing::new([seed; 32]), now, Duration::from_secs(1));
@@ -40,7 +40,7 @@ impl Session {
         Self { sender, receiver, now }
     }
 
-    /// Returns the size of the datagram that carries a packet of `len` bytes.
+    /// Returns the size in bytes of the datagram that carries a packet of `len` bytes.
     pub fn sealed_len(len: usize) -> usize {
         sealed_len(len)
     }
@@ -49,17 +49,18 @@ impl Session {
     ///
     /// # Panics
     ///
-    /// When `datagram` is too short.
+    /// If `datagram` is too short.
     pub fn seal(&mut self, packet: &[u8], datagram: &mut [u8]) {
         let seal = self.sender.begin_seal(self.now).expect("a session");
         assert!(seal.run(packet, datagram), "the datagram is too short");
     }
 
-    /// Opens one datagram into `room`, checks that it is new, and returns the length of what it held.
+    /// Opens one datagram into `buffer`, checks that it is not a replay, and returns the length of
+    /// the inner packet in bytes.
     ///
     /// # Panics
     ///
-    /// When it is not sound, or was opened before.
+    /// If the datagram does not authenticate or was opened before.
     pub fn open(&mut self, datagram: &[u8], buffer: &mut [u8]) -> usize {
         let Some(Kind::Data(header)) = Kind::of(datagram) else { panic!("a data message") };
         let open = self.receiver.begin_open(header, self.now).expect("a session");
@@ -69,7 +70,7 @@ impl Session {
     }
 }
 
-/// The side of a handshake that is called, and somebody who calls.
+/// The responder of a handshake, and an initiator to call it.
 pub struct Called {
     interface: Interface,
     tunnel: Tunnel,
@@ -78,14 +79,14 @@ pub struct Called {
 }
 
 impl Called {
-    /// Calls are so far apart that none needs a cookie.
+    /// The interval between initiations, long enough that none needs a cookie.
     const STEP: Duration = Duration::from_millis(20);
 
-    /// Makes both.
+    /// Makes the responder and the initiator.
     ///
     /// # Panics
     ///
-    /// When a key is not sound.
+    /// If a key is invalid.
     pub fn new(now: Instant) -> Self {
         let (ours, theirs) = (PrivateKey::from([7; 32]), PrivateKey::from([9; 32]));
         let interface = |key, seed| Interface::new(key, Zeroizing::new([seed; 32]), now, Duration::from_secs(1));
@@ -100,7 +101,7 @@ impl Called {
     ///
     /// # Panics
     ///
-    /// When the caller gave up.
+    /// If the initiator gave up.
     pub fn call(&mut self) -> Vec<u8> {
         self.now += Self::STEP;
 
@@ -111,7 +112,7 @@ impl Called {
     ///
     /// # Panics
     ///
-    /// When it is not sound, or not the latest.
+    /// If the initiation is not valid, or not the latest.
     pub fn answer(&mut self, initiation: &[u8]) {
         let from = (Ipv4Addr::LOCALHOST, 1).into();
         let Ok(Message::Initiation(initiation)) = self.interface.receive(from, initiation, self.now) else {
@@ -125,7 +126,7 @@ impl Called {
 pub struct Routes(PrefixTable<u32>);
 
 impl Routes {
-    /// Makes one with this many prefixes, from `10.0.0.0/24` on.
+    /// Makes a table with this many prefixes, from `10.0.0.0/24` on.
     pub fn new(prefixes: u32) -> Self {
         let mut table = PrefixTable::default();
         for number in 0..prefixes {
@@ -136,7 +137,7 @@ impl Routes {
         Self(table)
     }
 
-    /// Returns an address within the prefix of this number.
+    /// Returns an address within the prefix with this number.
     pub fn address(number: u32) -> Ipv4Addr {
         Ipv4Addr::from(0x0A00_0001 + (number << 8))
     }

@@ -1,4 +1,4 @@
-//! What all networks of a lane share: the socket's demultiplexing, the deadlines, and what goes out.
+//! What the networks of a lane share: the receiver indices, the deadlines, and what is to be sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -14,14 +14,14 @@ use crate::noise::TunnelId;
 use crate::rx_buffer::RxBuffer;
 use crate::transmit_queue::TransmitQueue;
 
-/// Finds a link on its lane.
+/// Identifies a link within its lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LinkHandle {
     pub(crate) network: NetworkId,
     pub(crate) link: LinkIndex,
 }
 
-/// The shared parts of a lane.
+/// The parts of a lane that its networks share.
 #[derive(Debug, Default)]
 pub(crate) struct LaneContext {
     pub(crate) transmit_queue: TransmitQueue,
@@ -30,29 +30,32 @@ pub(crate) struct LaneContext {
     pub(crate) counters: Counters,
     pub(crate) demux: Demux,
     pub(crate) deadlines: Deadlines,
-    /// The links whose tunnels were used in this batch; their events and deadlines are looked at once, after it.
+    /// The links whose tunnels were used in this batch. Their events and deadlines are checked
+    /// once, after the batch.
     pub(crate) dirty: Vec<LinkHandle>,
-    /// The host's own addresses; none where they are not known.
+    /// The host's own addresses; empty if they are not known.
     pub(crate) own: Arc<BTreeSet<IpAddr>>,
-    /// Where a peer sees this lane, if that is no address of the host.
+    /// Where a peer sees this lane, if that is not an address of the host.
     pub(crate) translated: Option<SocketAddr>,
-    /// Whether that was not known before the batch.
+    /// Whether `translated` was set during this batch.
     pub(crate) is_news: bool,
-    /// Where packets are changed before they are sealed; the size of the largest.
+    /// A buffer for packets that are changed before they are sealed, as long as the largest of
+    /// them.
     pub(crate) scratch: Vec<u8>,
 }
 
 impl LaneContext {
     /// Sends a message that carries no inner packet.
     pub(crate) fn send_control(&mut self, to: SocketAddr, datagram: &[u8]) {
-        // The protocol repeats what got lost, so a full outbox is no more than a lossy network.
+        // The protocol repeats what gets lost, so a full queue is no worse than a lossy network.
         if self.transmit_queue.push(to, datagram) {
             self.counters.control_sent += 1;
         }
     }
 }
 
-/// Which link a receiver index belongs to. Every interface draws its indices alone, so a new one may be taken already.
+/// Maps receiver indices to links. Each interface draws its indices independently, so a new one may
+/// already be taken.
 #[derive(Debug, Default)]
 pub(crate) struct Demux {
     handles: BTreeMap<TunnelId, LinkHandle>,
@@ -60,7 +63,7 @@ pub(crate) struct Demux {
 }
 
 impl Demux {
-    /// Returns whether an index is taken.
+    /// Returns whether an index is in use.
     pub(crate) fn contains(&self, id: TunnelId) -> bool {
         self.handles.contains_key(&id)
     }
@@ -80,7 +83,8 @@ impl Demux {
         self.handles.retain(|_, handle| handle.network != network);
     }
 
-    /// Returns the link of an index. Datagrams of one sender come in rows, so the last answer is kept.
+    /// Returns the link that an index belongs to. Consecutive datagrams often have the same sender,
+    /// so the last answer is cached.
     pub(crate) fn find(&mut self, id: TunnelId) -> Option<LinkHandle> {
         if let Some((last, handle)) = self.last
             && last == id
@@ -94,17 +98,17 @@ impl Demux {
     }
 }
 
-/// When each link must be looked at.
+/// When each link must be checked next.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines(BTreeSet<(Instant, LinkHandle)>);
 
 impl Deadlines {
-    /// Returns the first deadline.
+    /// Returns the earliest deadline.
     pub(crate) fn first(&self) -> Option<Instant> {
         self.0.first().map(|(at, _)| *at)
     }
 
-    /// Takes the first link that is due.
+    /// Removes and returns the first link that is due.
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<LinkHandle> {
         self.0.first().filter(|(at, _)| *at <= now)?;
 

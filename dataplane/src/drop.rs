@@ -1,8 +1,8 @@
-//! Why packets are refused, and how many were: every packet ends in exactly one counter.
+//! Why packets are dropped, and how many were: every packet ends in exactly one counter.
 
 use std::fmt;
 
-/// Which way a packet was going.
+/// The direction in which a packet was going.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
     /// From the TUN device to a peer.
@@ -11,19 +11,20 @@ pub enum Direction {
     Inbound,
 }
 
-/// What a dropped packet means.
+/// How serious a dropped packet is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DropKind {
-    /// Somebody's packet did not arrive, or somebody tried what is not allowed.
+    /// A packet that should have arrived was lost, or somebody tried something that is not allowed.
     Refusal,
-    /// A sound network has it, too: what kernels say to their links, strangers on a port, messages of a session that is over,
-    /// copies, and packets whose senders were told to make them smaller.
+    /// Occurs in a healthy network, too: what kernels say on their links, strangers on the port,
+    /// messages of a session that has ended, duplicates, and packets whose senders were told to
+    /// make them smaller.
     Noise,
 }
 
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident => $direction:ident, $kind:ident, $label:literal;)*) => {
-        /// Why a packet went no further.
+        /// Why a packet was not carried.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum DropReason {
             $($(#[$doc])* $name,)*
@@ -33,21 +34,21 @@ macro_rules! drop_reasons {
             /// Every reason, in the order of the counters.
             pub const ALL: [Self; [$(Self::$name),*].len()] = [$(Self::$name),*];
 
-            /// Returns the reason's name in metrics.
+            /// Returns the name of the reason in metrics.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$name => $label,)*
                 }
             }
 
-            /// Returns whether somebody lost a packet that should have arrived.
+            /// Returns whether a packet that should have arrived was lost.
             pub const fn kind(self) -> DropKind {
                 match self {
                     $(Self::$name => DropKind::$kind,)*
                 }
             }
 
-            /// Returns which way the refused packets were going.
+            /// Returns the direction in which the dropped packets were going.
             pub const fn direction(self) -> Direction {
                 match self {
                     $(Self::$name => Direction::$direction,)*
@@ -58,65 +59,68 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    /// The TUN device belongs to a network that is not (or no longer) published.
+    /// The TUN device belongs to a network that is not published, or no longer is.
     UnknownNetwork => Outbound, Refusal, "unknown_network";
-    /// No sound IP packet came from the TUN device.
+    /// What came from the TUN device is not a valid IP packet.
     Malformed => Outbound, Refusal, "malformed";
     /// The inner source is multicast, broadcast, loopback, link-local or unspecified.
     SourceNotUnicast => Outbound, Refusal, "source_not_unicast";
-    /// What the kernel says on the link by itself, from no address of the network, such as reports of multicast listeners: it is
-    /// for nobody beyond, and no refusal.
+    /// A packet that the kernel sends on the link by itself, without an address of the network as
+    /// its source, such as a multicast listener report. It is not meant for other nodes, so this is
+    /// no refusal.
     LinkScope => Outbound, Noise, "link_scope";
-    /// The inner source does not live on this node.
+    /// The inner source is not an address of this node.
     SourceNotLocal => Outbound, Refusal, "source_not_local";
-    /// No peer holds the inner destination.
+    /// No peer holds the inner destination address.
     NoRoute => Outbound, Refusal, "no_route";
-    /// The packet is larger than the network's MTU, or than the path to the peer carries; an ICMP error was due.
+    /// The packet is larger than the network's MTU or than the path to the peer carries; its sender
+    /// is told by an ICMP error.
     TooBig => Outbound, Noise, "too_big";
-    /// The peer that holds the destination published no lane.
+    /// The peer that holds the destination has published no lane.
     NoLane => Outbound, Refusal, "no_lane";
-    /// The peer's public key is one that no session can be made with.
+    /// No session can be made with the peer's public key.
     InvalidKey => Outbound, Refusal, "invalid_key";
-    /// Nobody knows where the peer could be reached.
+    /// No underlay address of the peer is known.
     NoUnderlayAddr => Outbound, Refusal, "no_underlay_address";
-    /// Too many packets waited for the session; the oldest went.
+    /// Too many packets were waiting for the session; the oldest was dropped.
     QueueOverflow => Outbound, Refusal, "queue_overflow";
-    /// The peer answered no handshake while the packet waited.
+    /// The peer answered no handshake while the packet was waiting.
     HandshakeTimeout => Outbound, Refusal, "handshake_timeout";
-    /// The peer was removed while the packet waited.
+    /// The peer was removed while the packet was waiting.
     PeerRemoved => Outbound, Refusal, "peer_removed";
-    /// The driver does not send as fast as packets come.
+    /// Packets come faster than the driver sends them.
     TransmitOverflow => Outbound, Refusal, "transmit_overflow";
 
-    /// No WireGuard message.
+    /// Not a WireGuard message.
     NotWireguard => Inbound, Noise, "not_wireguard";
     /// The receiver index belongs to no tunnel of this lane.
     UnknownIndex => Inbound, Noise, "unknown_index";
-    /// The message proves knowledge of none of this lane's public keys.
+    /// The MAC of the message was made with none of this lane's public keys.
     WrongMac => Inbound, Noise, "wrong_mac";
-    /// An initiation by a key that is no member of the network.
+    /// An initiation with a key that belongs to no member of the network.
     UnknownPeer => Inbound, Refusal, "unknown_peer";
-    /// An initiation not newer than the last of the same peer.
+    /// An initiation that is not newer than the last one of the same peer.
     HandshakeReplayed => Inbound, Noise, "handshake_replayed";
-    /// Too many handshakes from this source while under load.
+    /// Too many handshakes from this source while the lane is under load.
     RateLimited => Inbound, Refusal, "rate_limited";
-    /// A handshake message or cookie that does not decrypt, or that nobody asked for.
+    /// A handshake message or cookie that does not decrypt, or that was not asked for.
     HandshakeRefused => Inbound, Noise, "handshake_refused";
-    /// The session of a data message is over.
+    /// The session that a data message belongs to has ended.
     NoSession => Inbound, Noise, "no_session";
-    /// The counter of a data message was seen before, is too old, or past the limit of a session.
+    /// The counter of a data message was seen before, is too old, or is beyond the limit of a
+    /// session.
     CounterRefused => Inbound, Noise, "counter_refused";
     /// A data message that does not authenticate.
     WrongTag => Inbound, Refusal, "wrong_tag";
-    /// A peer sent something that is no sound IP packet.
+    /// A peer sent something that is not a valid IP packet.
     InnerMalformed => Inbound, Refusal, "inner_malformed";
     /// A peer sent from a multicast, broadcast, loopback, link-local or unspecified address.
     InnerSourceNotUnicast => Inbound, Refusal, "inner_source_not_unicast";
-    /// A peer sent from an address that is not its own.
+    /// A peer sent from an address that it does not hold.
     InnerSourceForged => Inbound, Refusal, "inner_source_forged";
-    /// A peer sent to an address that does not live on this node.
+    /// A peer sent to an address that is not on this node.
     InnerNotLocal => Inbound, Refusal, "inner_not_local";
-    /// The driver does not empty the engine as fast as packets come.
+    /// Packets come faster than the driver takes them out of the engine.
     DeliveryOverflow => Inbound, Refusal, "delivery_overflow";
 }
 
@@ -126,35 +130,37 @@ impl fmt::Display for DropReason {
     }
 }
 
-/// What became of the packets of one lane since it started.
+/// What happened to the packets of one lane since it started.
 ///
-/// `tun_packets` and `fragments` are the sum of `forwarded`, the outbound drops and the packets that wait for a session;
-/// `udp_datagrams` is the sum of `delivered`, `control` and the inbound drops.
+/// `tun_packets` plus `fragments` equals `forwarded` plus the outbound drops plus `waiting`;
+/// `udp_datagrams` equals `delivered` plus `control` plus the inbound drops.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counters {
-    /// Inner packets taken from TUN devices.
+    /// Inner packets read from TUN devices.
     pub tun_packets: u64,
-    /// Datagrams taken from the UDP socket.
+    /// Datagrams read from the UDP socket.
     pub udp_datagrams: u64,
-    /// How many more packets there are because some were cut into fragments: one less than fragments, for each.
+    /// Packets gained by fragmentation: for each packet that was cut, one less than its fragments.
     pub fragments: u64,
     /// Inner packets sealed for a peer.
     pub forwarded: u64,
-    /// Their inner bytes.
+    /// Bytes of the inner packets in `forwarded`.
     pub forwarded_bytes: u64,
-    /// Inner packets opened and handed to a TUN device.
+    /// Inner packets opened and delivered to a TUN device.
     pub delivered: u64,
-    /// Their inner bytes.
+    /// Bytes of the inner packets in `delivered`.
     pub delivered_bytes: u64,
-    /// Accepted messages that carry no inner packet: handshakes, cookies, keepalives, probes and their answers.
+    /// Accepted messages without an inner packet: handshakes, cookies, keepalives, probes, echoes
+    /// and their answers.
     pub control: u64,
-    /// Inner packets that wait for a session at this moment.
+    /// Inner packets that are waiting for a session now.
     pub waiting: u64,
-    /// Handshake initiations, responses, cookies, keepalives, probes and their answers made by this lane.
+    /// Messages without an inner packet that this lane sent: handshakes, cookies, keepalives,
+    /// probes, echoes and their answers.
     pub control_sent: u64,
-    /// ICMP errors made by this lane.
+    /// ICMP errors that this lane sent.
     pub icmp_sent: u64,
-    /// TCP handshakes whose segment size was brought down to what the path carries.
+    /// TCP handshakes whose segment size was lowered to what the path carries.
     pub mss_clamped: u64,
     drops: [u64; DropReason::ALL.len()],
 }
@@ -180,22 +186,22 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Returns how many packets went no further for `reason`.
+    /// Returns how many packets were dropped for `reason`.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops.get(reason as usize).copied().unwrap_or_default()
     }
 
-    /// Lists every reason with its count, also those that never occurred.
+    /// Lists every reason with its count, including those that never occurred.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         DropReason::ALL.into_iter().zip(self.drops)
     }
 
-    /// Returns how many packets were refused in one direction.
+    /// Returns how many packets were dropped in one direction.
     pub fn dropped_in(&self, direction: Direction) -> u64 {
         self.drops().filter(|(reason, _)| reason.direction() == direction).map(|(_, count)| count).sum()
     }
 
-    /// Counts a packet that went no further; those that did are counted where they went.
+    /// Counts a dropped packet; one that was carried has been counted already.
     pub(crate) fn count(&mut self, result: Result<(), DropReason>) {
         if let Err(reason) = result {
             self.drop(reason);

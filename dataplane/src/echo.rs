@@ -1,7 +1,8 @@
-//! The messages by which two ends tell each other that they hear, and how much of it.
+//! The messages by which two lanes tell each other what they hear of each other.
 //!
-//! They travel as probes do ([`crate::probe`]): as the payload of data messages, marked so that no other WireGuard takes
-//! them for a packet. An answer is as long as what it answers, so nobody gains by asking.
+//! Like probes ([`crate::probe`]) they travel as the payload of data messages, with a mark by which
+//! no other WireGuard implementation takes them for a packet. An answer is as long as its request,
+//! so requests cannot be used for amplification.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -10,54 +11,56 @@ use crate::path::canonical;
 
 /// The length of a message, in bytes.
 pub(crate) const LEN: usize = 48;
-/// No IP version, and the version of these messages; the same as that of probes.
+/// The version of these messages, where a packet has its IP version; probes have the same.
 const MARK: u8 = 0x01;
 const REQUEST: u8 = 3;
 const ANSWER: u8 = 4;
-/// The loss is high and lasts.
+/// The flag for a loss that is high and lasts.
 const HIGH_LOSS: u8 = 1;
-/// Stands for what is not known.
+/// The value of a field that is not known.
 const UNKNOWN: u16 = u16::MAX;
-/// Times since the sender heard us are told in these.
+/// The unit in which a message gives the time since the receiver was last heard.
 const AGE_UNIT: Duration = Duration::from_millis(10);
 const TIME_BITS: u64 = (1 << 48) - 1;
 
-/// Whether an answer is wanted.
+/// Whether a message is a request or an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EchoKind {
-    /// Asks to be answered.
+    /// Is to be answered.
     Request,
-    /// Answers.
+    /// Answers a request.
     Answer,
 }
 
-/// How much of what was sent did not arrive.
+/// The part of the messages sent that did not arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Loss {
-    /// Of a thousand messages.
+    /// Lost messages per thousand, 0 to 1000.
     pub permille: u16,
-    /// Whether it is more than 5 % and has been for several seconds.
+    /// Whether more than 5 % were lost in each of the last three windows of about a second.
     pub is_high: bool,
 }
 
-/// What one end tells the other.
+/// The contents of an echo message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Echo {
     pub(crate) kind: EchoKind,
-    /// When the request was sent, in microseconds since its sender's own beginning; the low 48 bits. Answers bring it back.
+    /// When the request was sent, in microseconds since its sender was created; the low 48 bits.
+    /// Its answer returns the value.
     pub(crate) sent_micros: u64,
-    /// How long ago the sender heard the receiver last; nothing if never, or not in the last ten minutes.
+    /// How long ago the sender last heard the receiver; `None` if never, or not in the last ten
+    /// minutes.
     pub(crate) heard_ago: Option<Duration>,
-    /// What the sender misses of the receiver's messages.
+    /// How many of the receiver's messages the sender misses.
     pub(crate) loss: Option<Loss>,
-    /// Where the sender sees the receiver.
+    /// The address at which the sender sees the receiver.
     pub(crate) seen_at: Option<SocketAddr>,
-    /// How many messages the sender has sent on this link, this one included; wraps.
+    /// How many messages the sender has sent on this link, including this one; wraps around.
     pub(crate) sent: u32,
 }
 
 impl Echo {
-    /// Reads a payload that is no IP packet.
+    /// Parses a payload that is not an IP packet.
     pub(crate) fn parse(payload: &[u8]) -> Option<Self> {
         let message = payload.first_chunk::<LEN>()?;
         let [MARK, kind, flags, 0, t0, t1, t2, t3, t4, t5, a0, a1, l0, l1, p0, p1, rest @ ..] = message else {
@@ -82,7 +85,7 @@ impl Echo {
         })
     }
 
-    /// Writes the message.
+    /// Encodes the message.
     pub(crate) fn write(self) -> [u8; LEN] {
         let kind = match self.kind {
             EchoKind::Request => REQUEST,

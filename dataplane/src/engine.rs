@@ -1,8 +1,9 @@
-//! The packet engine of one lane: what goes in, what comes out, and in which order the stages run.
+//! The packet engine of one lane: its inputs, its outputs, and the order of the stages.
 //!
-//! Outbound: `parse → source check → route → size check → seal`. Inbound: `open → commit → parse again → owner check →
-//! destination check → deliver`. Per packet nothing is allocated, locked or logged; packets that must wait for a session
-//! are the exception. The AEAD runs over a whole batch, see [`crate::stage`].
+//! Outbound: `parse → source check → route → size check → seal`. Inbound: `open → commit → parse
+//! again → owner check → destination check → deliver`. Nothing is allocated, locked or logged per
+//! packet, except for packets that must wait for a session. The AEAD runs over a whole batch, see
+//! [`crate::stage`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -29,21 +30,22 @@ use crate::state::{EngineState, FrozenEngine};
 use crate::status::PeerStatus;
 use crate::tables::{LaneId, Tables};
 
-/// Free bytes in front of every inner packet of a [`ReceivedPackets`], for the header a TUN device wants.
+/// Free bytes in front of every inner packet of a [`ReceivedPackets`], for the header that a TUN
+/// device expects.
 pub const TUN_HEADROOM: usize = 16;
 
-/// How an engine starts. Its seed does not print.
+/// The configuration of an engine. `Debug` does not print its seed.
 pub struct EngineConfig {
-    /// Which lane of this node it is.
+    /// Which lane of this node the engine serves.
     pub lane: LaneId,
     /// How many lanes this node has, at least 1.
     pub lanes: u16,
-    /// Fresh entropy of the operating system; never used twice.
+    /// Fresh entropy from the operating system; never used twice.
     pub seed: [u8; 32],
-    /// The time.
+    /// The current time.
     pub now: Instant,
-    /// The time since the Unix epoch at `now`. It must not go back across restarts with the same keys, or peers refuse
-    /// handshakes as replayed.
+    /// The time since the Unix epoch at `now`. It must not go back across restarts with the same
+    /// keys, or peers reject handshakes as replays.
     pub unix_time: Duration,
 }
 
@@ -56,11 +58,12 @@ impl fmt::Debug for EngineConfig {
 /// Datagrams for one destination, to be sent in one call with `UDP_SEGMENT`.
 #[derive(Debug)]
 pub struct Transmit<'a> {
-    /// Where to. An IPv4 address is never written as an IPv6 one; a driver with an IPv6 socket maps it.
+    /// The destination. An IPv4 address is never given as an IPv4-mapped IPv6 address; a driver
+    /// with an IPv6 socket maps it.
     pub to: SocketAddr,
-    /// The datagrams, one behind the other; at most 65,507 bytes.
+    /// The datagrams, back to back; at most 65,507 bytes.
     pub bytes: &'a [u8],
-    /// The size of each datagram; only the last may be shorter. There are at most 64.
+    /// The size of each datagram in bytes; only the last may be shorter. There are at most 64.
     pub segment: usize,
 }
 
@@ -69,17 +72,19 @@ pub struct Transmit<'a> {
 pub struct ReceivedPackets<'a> {
     /// The network.
     pub network: NetworkId,
-    /// Holds the packets, each with at least [`TUN_HEADROOM`] bytes of its own in front.
+    /// Holds the packets, each with at least [`TUN_HEADROOM`] unused bytes in front of it.
     pub bytes: &'a mut [u8],
-    /// Where in `bytes` each packet is. At least one.
+    /// Where in `bytes` each packet is. There is at least one.
     pub packets: &'a [Range<usize>],
 }
 
-/// How many peer lanes a lane that just started calls by itself: 100 KiB of tunnels, should none of them answer.
+/// How many peer lanes a lane that has just started calls by itself: their tunnels take 100 KiB,
+/// should none of them answer.
 const MAX_WOKEN: usize = 32;
-/// How many peer lanes are greeted: one of them should be up.
+/// How many peer lanes are greeted: at least one of them should be up.
 const MAX_GREETED: usize = 4;
-/// How many peer lanes a lane keeps a translation open to: 0.8 MiB of tunnels, and ten requests a second.
+/// For how many peer lanes a lane keeps a translation open: 0.8 MiB of tunnels, and ten requests a
+/// second.
 const MAX_KEPT_OPEN: usize = 256;
 
 /// The packet engine of one lane.
@@ -116,9 +121,9 @@ impl Engine {
         }
     }
 
-    /// Takes over new tables: sessions of peers and keys that stay go on, all others are wiped at once.
+    /// Applies new tables. Sessions with peers whose keys stay go on; all others are wiped at once.
     ///
-    /// A network whose `Arc` is the one published last is not looked at.
+    /// A network whose `Arc` is the one published last is skipped.
     pub fn publish(&mut self, tables: &Tables, now: Instant) {
         let now = self.clock.advance(now);
         let (kept, gone) = std::mem::take(&mut self.networks).into_iter().partition(|(id, network)| {
@@ -171,10 +176,12 @@ impl Engine {
         EngineState { networks, translated: self.cx.translated }
     }
 
-    /// Sends a handshake at once to peer lanes that this lane talks to and has no session with, 32 at most.
+    /// Sends a handshake at once to peer lanes that this lane talks to and has no session with, 32
+    /// at most.
     ///
-    /// For a lane that just started: its peers may hold sessions that it no longer knows. Small clusters lose nothing then; in large
-    /// ones most peers are not in use, and those that are get called back when they send something.
+    /// This is for a lane that has just started: its peers may hold sessions that it no longer
+    /// knows. In small clusters this covers all peers. In large ones most peers are not in use, and
+    /// those that are get called back when they send something.
     pub fn wake_peers(&mut self, now: Instant) {
         let now = self.clock.advance(now);
         let mut left = MAX_WOKEN;
@@ -184,8 +191,8 @@ impl Engine {
         self.tend_touched(now);
     }
 
-    /// Calls a few peer lanes, unless one has said already where it sees this node: who is behind a translation must know it,
-    /// for nobody can call it.
+    /// Calls a few peer lanes unless one has already said where it sees this node. A node behind a
+    /// translation must learn that, since no peer can call it.
     pub fn greet(&mut self, now: Instant) {
         let now = self.clock.advance(now);
         if self.networks.values().any(LaneNetwork::is_seen) {
@@ -198,8 +205,8 @@ impl Engine {
         self.tend_touched(now);
     }
 
-    /// Takes over the host's own addresses. A peer that sees this node elsewhere sees it through a translation; without any
-    /// nothing is concluded.
+    /// Sets the host's own addresses. A peer that sees this node at another address sees it through
+    /// a translation. While the set is empty, nothing is concluded.
     pub fn know_own(&mut self, own: Arc<BTreeSet<IpAddr>>) {
         if self.cx.own != own {
             self.cx.own = own;
@@ -207,7 +214,7 @@ impl Engine {
         }
     }
 
-    /// Tells every peer with a session that this node's address may be another one now.
+    /// Tells every peer with a session that this node's address may have changed.
     pub fn announce(&mut self, now: Instant) {
         let now = self.clock.advance(now);
         for network in self.networks.values_mut() {
@@ -216,7 +223,7 @@ impl Engine {
         self.tend_touched(now);
     }
 
-    /// Looks for the silent lanes of a node at once, for another of its lanes was heard.
+    /// Tries to reach the silent lanes of a node at once, because another of its lanes was heard.
     pub fn hurry(&mut self, node: NodeId, now: Instant) {
         let now = self.clock.advance(now);
         for network in self.networks.values_mut() {
@@ -243,8 +250,9 @@ impl Engine {
         self.tend_touched(now);
     }
 
-    /// Accepts datagrams from one sender: `datagrams` holds them one behind the other, each `segment` bytes long and the
-    /// last one perhaps shorter, as `UDP_GRO` delivers them. A single datagram has `segment` = its length.
+    /// Accepts datagrams from one sender: `datagrams` holds them back to back, each `segment` bytes
+    /// long except for the last, which may be shorter, as `UDP_GRO` delivers them. For a single
+    /// datagram, `segment` is its length.
     pub fn handle_udp(&mut self, from: SocketAddr, datagrams: &[u8], segment: usize, now: Instant) {
         if datagrams.is_empty() {
             self.cx.counters.udp_datagrams += 1;
@@ -290,7 +298,7 @@ impl Engine {
         self.cx.deadlines.first()
     }
 
-    /// Takes the next datagrams to send. Those of one peer come in order.
+    /// Takes the next datagrams to send. Datagrams for one peer come in order.
     pub fn poll_transmit(&mut self) -> Option<Transmit<'_>> {
         self.cx.transmit_queue.poll()
     }
@@ -305,12 +313,12 @@ impl Engine {
         self.cx.events.pop()
     }
 
-    /// Returns what became of all packets.
+    /// Returns the packet counters.
     pub fn counters(&self) -> &Counters {
         &self.cx.counters
     }
 
-    /// Lists how each peer is doing.
+    /// Lists the status of each peer lane.
     pub fn status(&self, now: Instant) -> Vec<PeerStatus> {
         let now = self.clock.now.max(now);
 
@@ -337,7 +345,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Calls whoever may still use a session that this engine does not know.
+    /// Calls the peer that may still use a session that this engine does not know.
     fn call_back(&mut self, address: SocketAddr, now: Instant) {
         if !self.rehandshakes.admits(now) {
             return;
@@ -374,7 +382,8 @@ impl Engine {
         network.handle_message(Some(handle.link), message, from, &mut self.cx, now)
     }
 
-    /// An initiation does not say which network it is for; only the network's key verifies its MAC, at one hash a network.
+    /// An initiation does not say which network it is for. Only the network's key verifies its MAC,
+    /// at the cost of one hash per network.
     fn handle_initiation(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Result<(), DropReason> {
         let known = || self.networks.values().flat_map(LaneNetwork::addresses).collect();
         if !self.handshake_limiter.admits(from.ip(), now, known) {
@@ -390,7 +399,7 @@ impl Engine {
         Err(DropReason::WrongMac)
     }
 
-    /// Nobody can call a node behind a translation, so it calls.
+    /// No peer can call a node behind a translation, so the node calls its peers.
     fn wake_if_translated(&mut self, now: Instant) {
         if self.cx.translated.is_none() {
             return;
@@ -416,7 +425,7 @@ impl fmt::Debug for Engine {
     }
 }
 
-/// The driver's time. Threads may see it in slightly different order; here it never goes back.
+/// The driver's time. Threads may read it in slightly different order; here it never goes back.
 #[derive(Debug)]
 struct Clock {
     started: Instant,

@@ -1,4 +1,4 @@
-//! What an operator or the agent may want to know of, as it happens.
+//! Events that the agent or an operator may want to know about.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -10,7 +10,8 @@ use crate::tables::LaneId;
 /// Something changed between this lane and a lane of a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A handshake was completed and the peer proved its keys; emitted for the first session after none.
+    /// A handshake was completed and the peer proved that it holds its key. Emitted only for the
+    /// first session after a time without one.
     Established {
         /// The network.
         network: NetworkId,
@@ -18,10 +19,10 @@ pub enum Event {
         node: NodeId,
         /// The peer's lane.
         lane: LaneId,
-        /// Where it is reached.
+        /// The underlay address at which the peer is reached.
         underlay: SocketAddr,
     },
-    /// The peer was heard, with proof, from another underlay address than before.
+    /// An authentic message of the peer came from another underlay address than before.
     Roamed {
         /// The network.
         network: NetworkId,
@@ -29,12 +30,12 @@ pub enum Event {
         node: NodeId,
         /// The peer's lane.
         lane: LaneId,
-        /// Where it was.
+        /// Its underlay address before.
         from: SocketAddr,
-        /// Where it is.
+        /// Its underlay address now.
         to: SocketAddr,
     },
-    /// The path to the peer was found to carry packets of another size than before.
+    /// The largest packet that the path to the peer carries was found to have changed.
     PathMtu {
         /// The network.
         network: NetworkId,
@@ -56,10 +57,11 @@ pub enum Event {
     },
 }
 
-/// How many events wait for a driver that does not look; the oldest are forgotten. About 100 KiB.
+/// How many events are kept for a driver that does not take them; the oldest are discarded. About
+/// 100 KiB.
 const MAX_EVENTS: usize = 1024;
 
-/// The events not taken yet.
+/// The events that were not taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct EventQueue(VecDeque<Event>);
 

@@ -1,15 +1,20 @@
-//! Fragments of inner packets that are larger than the path and whose senders cannot or need not be told.
+//! Fragments inner packets that are larger than the path and whose senders cannot, or need not, be
+//! told.
 //!
-//! IPv4 without "don't fragment" is cut as any router would. IPv6 promises every sender that 1,280 bytes pass, which a path
-//! of 1,280 bytes cannot carry inside a tunnel, and Linux takes no path of IPv4 for smaller than 552; so packets up to 1,280
-//! and 576 bytes are cut here as their sender should have done. The receiving host puts all of them back together.
+//! IPv4 packets without "don't fragment" are cut as any router would do. IPv6 guarantees every
+//! sender an MTU of 1,280 bytes, which a path of 1,280 bytes cannot provide inside a tunnel, and
+//! Linux assumes at least 552 bytes for any IPv4 path. So IPv6 packets of up to 1,280 bytes and
+//! IPv4 packets of up to 576 bytes are cut here, as their sender should have done. The receiving
+//! host reassembles them.
 
 use crate::icmp::{checksum, sum};
 use crate::ip::{V4_HEADER, V6_HEADER};
 
-/// What every IPv6 path carries (RFC 8200, 5): senders do not go below, whatever they are told.
+/// The MTU that every IPv6 path has (RFC 8200, 5), in bytes: senders do not go below it, whatever
+/// they are told.
 pub(crate) const V6_MIN_MTU: u16 = 1280;
-/// What every IPv4 host takes (RFC 791, 3.1): senders that must not be cut do not go much below, whatever they are told.
+/// The size that every IPv4 host accepts (RFC 791, 3.1), in bytes: senders of packets that must not
+/// be cut do not go much below it, whatever they are told.
 const V4_MIN_MTU: usize = 576;
 const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_V4: u16 = 0x2000;
@@ -19,11 +24,12 @@ const FRAGMENT_HEADER: usize = 8;
 const FRAGMENT: u8 = 44;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-/// Fragments begin at multiples of this many bytes.
+/// Fragments start at multiples of this many bytes.
 const UNIT: usize = 8;
 
-/// Cuts a sound packet into fragments of at most `mtu` bytes and hands each to `take`. Returns whether it may be cut; if not,
-/// its sender must be told. `id` names the fragments of a packet that has no name of its own, and must not repeat soon.
+/// Cuts a valid packet into fragments of at most `mtu` bytes and passes each to `take`. Returns
+/// whether the packet may be cut; if not, its sender must be told. `id` identifies the fragments of
+/// a packet that has no identification of its own, and must not repeat soon.
 pub(crate) fn cut(packet: &[u8], mtu: u16, id: u32, take: impl FnMut(&[u8])) -> bool {
     let cut = match packet.first().map(|byte| byte >> 4) {
         Some(4) => cut_v4(packet, mtu.into(), id, take),
@@ -47,7 +53,8 @@ fn cut_v4(packet: &[u8], mtu: usize, id: u32, mut take: impl FnMut(&[u8])) -> Op
 
     let mut header = header.to_vec();
     if is_whole {
-        // Such packets need no number and often have none (RFC 6864, 4.1).
+        // Packets that must not be fragmented need no identification and often have none (RFC 6864,
+        // 4.1).
         let [_, _, high, low] = id.to_be_bytes();
         header[4..6].copy_from_slice(&[high, low]);
     }
@@ -71,7 +78,8 @@ fn cut_v4(packet: &[u8], mtu: usize, id: u32, mut take: impl FnMut(&[u8])) -> Op
     Some(())
 }
 
-/// Options that belong into the first fragment only become padding (RFC 791, 3.1: the "copied" bit).
+/// Turns options that belong only in the first fragment into padding (RFC 791, 3.1: the "copied"
+/// bit).
 fn blank_first_only_options(mut options: &mut [u8]) {
     while let [kind, ..] = *options {
         let len = match kind {
@@ -149,7 +157,7 @@ mod tests {
         cut(packet, mtu, 7, |fragment| all.push(fragment.to_vec())).then_some(all)
     }
 
-    /// Puts fragments together as a receiver does, by another parser, and returns their payload.
+    /// Reassembles fragments as a receiver does, with another parser, and returns their payload.
     fn joined(fragments: &[Vec<u8>]) -> Vec<u8> {
         let mut pieces = BTreeMap::new();
         for bytes in fragments {

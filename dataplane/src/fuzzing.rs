@@ -1,6 +1,7 @@
-//! Where fuzzers come in: one function for each kind of input that an outsider can make. None of them may ever panic.
+//! The entry points for fuzzers: one function for each kind of input that an outsider can make.
+//! None of them may ever panic.
 //!
-//! Their corpora are in `fuzz/corpus`; the tests of this module give every input there again.
+//! The corpora are in `fuzz/corpus`; the tests of this module replay all of them.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -12,12 +13,13 @@ use crate::sim::raw_peer::RawPeer;
 use crate::sim::sound::assert_sound;
 use crate::sim::{Datagram, NET, World, network, underlay};
 
-/// Deeds of one input; more say nothing that fewer do not.
+/// The most deeds taken from one input; more find nothing that fewer do not.
 const MOST_DEEDS: usize = 200;
-/// Bytes of one call of the driver's, at most.
+/// The most bytes that a driver passes in one call.
 const MOST_BYTES: usize = 65_507;
 
-/// Lets anything happen to three hosts and the underlay between them, see [`crate::sim::history`].
+/// Performs an arbitrary history on three hosts and the underlay between them, see
+/// [`crate::sim::history`].
 pub fn engine_ops(bytes: &[u8]) {
     let mut input = Unstructured::new(bytes);
     let deeds = std::iter::from_fn(|| (!input.is_empty()).then(|| Deed::arbitrary(&mut input).ok()).flatten());
@@ -27,16 +29,16 @@ pub fn engine_ops(bytes: &[u8]) {
 /// A part of what a stranger sends.
 #[derive(Debug, Arbitrary)]
 enum Part {
-    /// Something of its own.
+    /// Something made up.
     Own(Vec<u8>),
-    /// Something it heard, with some bytes changed and perhaps cut short.
+    /// Something overheard, with some bytes changed and possibly cut short.
     Heard { which: u8, changes: Vec<(u16, u8)>, len: Option<u16> },
 }
 
-/// What a stranger sends in one batch.
+/// The datagrams that a stranger sends in one batch.
 #[derive(Debug, Arbitrary)]
 struct GsoBatch {
-    /// Where it seems to come from: a member's address, or another.
+    /// The source address: a member's, or another.
     from: Option<(u32, u16)>,
     segment: u16,
     parts: Vec<Part>,
@@ -62,11 +64,11 @@ impl Part {
     }
 }
 
-/// Gives a host whatever strangers may send it, made of what they heard and what they make up.
+/// Gives a host whatever strangers may send it, made of what they overheard and what they make up.
 ///
 /// # Panics
 ///
-/// When any of it gets through, moves a session, or stops the host.
+/// If any of it is accepted, moves a session, or stops the host.
 pub fn datagrams(bytes: &[u8]) {
     let mut world = World::connected(2);
     world.tap = Some(Vec::new());
@@ -97,12 +99,12 @@ pub fn datagrams(bytes: &[u8]) {
     world.assert_accounted();
 }
 
-/// Gives a host inner packets: the first byte says whether its own containers send them or a member does that has no engine;
-/// then each has its length in front, in two bytes.
+/// Gives a host inner packets. The first byte of the input says whether the host's own containers
+/// send them or a member that has no engine does; then each packet follows its length in two bytes.
 ///
 /// # Panics
 ///
-/// When one gets through that is not whole or not its sender's own.
+/// If a packet gets through that is not whole or whose source is not its sender's.
 pub fn inner_packets(bytes: &[u8]) {
     let Some((&direction, rest)) = bytes.split_first() else { return };
     let packets = lengths(rest);
@@ -115,14 +117,14 @@ pub fn inner_packets(bytes: &[u8]) {
         world.collect();
         world.run(Duration::from_secs(1));
         world.hosts[1].received.iter().for_each(|(_, packet)| assert_sound(packet, 0, 1));
-        // Errors come from where the packet would have gone.
+        // ICMP errors claim to come from the packet's destination.
         world.hosts[0].received.iter().for_each(|(_, packet)| {
             let from = usize::from(packet[if packet[0] >> 4 == 4 { 14 } else { 21 }]);
             assert_sound(packet, from, 0);
         });
     } else {
         let mut raw_peer = RawPeer::new(&mut world);
-        // What is answered goes nowhere.
+        // Answers are discarded.
         world.faults.loss_percent = 100;
         for packet in packets.iter().filter(|packet| !packet.is_empty()) {
             raw_peer.tell(&mut world, packet);
@@ -132,7 +134,7 @@ pub fn inner_packets(bytes: &[u8]) {
     world.assert_accounted();
 }
 
-/// Takes packets apart that have their length in front; the last may be shorter than it says.
+/// Splits the input into packets that follow their length; the last may be shorter than it says.
 fn lengths(mut bytes: &[u8]) -> Vec<&[u8]> {
     let mut packets = Vec::new();
     while let Some((len, rest)) = bytes.split_first_chunk() {

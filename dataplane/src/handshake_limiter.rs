@@ -1,18 +1,22 @@
-//! The guard before handshakes: in a flood of initiations, those from addresses that no member has are turned away unread.
+//! Limits handshakes before they are read: in a flood of initiations, those from addresses that no
+//! member has are dropped unread.
 //!
-//! An initiation costs hashes before anything is known of it, for each network of the lane, and a cookie with a reply behind them.
-//! A flood from random addresses would take a whole core for that. Cookies keep each source to its share; the guard keeps
-//! the number of sources small. Members call from addresses that the membership tells, or were heard at before, and are never
-//! turned away by it. Others (behind a translation that nobody knows yet) are let in as long as there are few.
+//! An initiation costs hashes before anything is known about it, one for each network of the lane,
+//! and possibly a cookie reply after that. A flood from random addresses would take a whole core.
+//! Cookies limit each source to its share; this limiter keeps the number of sources small. Members
+//! call from addresses that the membership lists or that they were heard at before, so it never
+//! turns them away. Others, such as a node behind a translation that is not known yet, are admitted
+//! as long as there are few.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// How long unknown senders are counted.
+/// The time over which initiations are counted.
 const WINDOW: Duration = Duration::from_secs(1);
-/// initiations from unknown addresses that are read in a window: one thousandth of a core each hundred, and more than any honest cluster
-/// makes; 16,384 nodes renew 137 sessions a second with a peer that they all talk to.
+/// How many initiations are read in a window before addresses are checked. Each hundred take one
+/// thousandth of a core. No honest cluster makes as many: 16,384 nodes renew 137 sessions a second
+/// with a peer that they all talk to.
 const MAX_UNKNOWN: u32 = 2_000;
 
 /// Counts initiations and knows the members' addresses.
@@ -20,17 +24,18 @@ const MAX_UNKNOWN: u32 = 2_000;
 pub(crate) struct HandshakeRateLimiter {
     since: Instant,
     count: u32,
-    /// The members' addresses, read when they are first needed in a window.
+    /// The members' addresses, looked up when a window first needs them.
     known: Option<BTreeSet<IpAddr>>,
 }
 
 impl HandshakeRateLimiter {
-    /// Begins without a count.
+    /// Makes a limiter that has counted nothing.
     pub(crate) fn new(now: Instant) -> Self {
         Self { since: now, count: 0, known: None }
     }
 
-    /// Says whether an initiation from this address may be read. `known` lists the members' addresses.
+    /// Returns whether an initiation from this address may be read. `known` lists the members'
+    /// addresses.
     pub(crate) fn admits(&mut self, from: IpAddr, now: Instant, known: impl FnOnce() -> BTreeSet<IpAddr>) -> bool {
         if now.saturating_duration_since(self.since) >= WINDOW {
             *self = Self::new(now);

@@ -1,7 +1,7 @@
-//! The ICMP errors that tell a sender its packet is too large for the overlay.
+//! The ICMP errors that tell a sender that its packet is too large for the overlay.
 //!
-//! The error claims to come from the packet's destination: that address is certain to be routed back through the same
-//! TUN device, so the sender's reverse-path filter takes it.
+//! Their source address is the packet's destination: that address is certain to be routed back
+//! through the same TUN device, so the sender's reverse-path filter accepts the error.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -11,25 +11,26 @@ use crate::token_bucket::TokenBucket;
 
 /// The ICMP header of both errors, in bytes.
 const ICMP_HEADER: usize = 8;
-/// The longest error over IPv4 (RFC 1812, 4.3.2.3).
+/// The longest error over IPv4, in bytes (RFC 1812, 4.3.2.3).
 const MAX_V4: usize = 576;
-/// The longest error over IPv6 (RFC 4443, 3.2).
+/// The longest error over IPv6, in bytes (RFC 4443, 3.2).
 pub(crate) const MAX_LEN: usize = 1280;
 const ICMP_V4: u8 = 1;
 const ICMP_V6: u8 = 58;
 const HOP_LIMIT: u8 = 64;
 
-/// How many errors a network sends without a pause.
+/// How many errors a network may send at once.
 const BURST: u32 = 50;
-/// One more after each of these: 100 a second.
+/// The time after which one more is allowed: 100 a second.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Limits how many errors a network sends.
+/// Makes the bucket that limits how many errors a network sends.
 pub(crate) fn bucket(now: Instant) -> TokenBucket {
     TokenBucket::new(BURST, INTERVAL, now)
 }
 
-/// Writes the error for `packet` into `out` and returns its length; some packets must not be answered (RFC 1122, 3.2.2).
+/// Writes the error for `packet` into `out` and returns its length in bytes, or `None` if the
+/// packet must not be answered (RFC 1122, 3.2.2).
 ///
 /// `out` must have room for [`MAX_LEN`] bytes.
 pub(crate) fn too_big(packet: &[u8], inner: &Inner, mtu: u16, out: &mut [u8]) -> Option<usize> {
@@ -43,7 +44,8 @@ pub(crate) fn too_big(packet: &[u8], inner: &Inner, mtu: u16, out: &mut [u8]) ->
     }
 }
 
-/// Errors, and fragments other than the first, get no error.
+/// Returns whether no error may be sent for a packet: it is an ICMP error itself, or a fragment
+/// other than the first.
 fn is_unanswerable(packet: &[u8]) -> bool {
     let byte = |at: usize| packet.get(at).copied().unwrap_or_default();
     if byte(0) >> 4 == 6 {
@@ -105,7 +107,7 @@ fn put(target: &mut [u8], at: usize, bytes: &[u8]) {
     }
 }
 
-/// Adds bytes to an Internet checksum. At most 1,280 bytes come here, so the sum cannot overflow.
+/// Adds bytes to an Internet checksum. There are at most 1,280, so the sum cannot overflow.
 pub(crate) fn sum(start: u32, bytes: &[u8]) -> u32 {
     bytes.chunks(2).fold(start, |sum, pair| {
         sum + u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or_default()]))

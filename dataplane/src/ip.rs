@@ -1,6 +1,7 @@
-//! The view of an inner packet that routing needs: version, length, source and destination.
+//! Reads what routing needs to know of an inner packet: its version, length, source and
+//! destination.
 //!
-//! Options, extension headers and payloads are nobody's business here.
+//! Options, extension headers and payloads are ignored.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,16 +10,16 @@ pub(crate) const V4_HEADER: usize = 20;
 /// The fixed part of an IPv6 header, in bytes.
 pub(crate) const V6_HEADER: usize = 40;
 
-/// What an IP header says.
+/// The fields of an IP header that matter here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Inner {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
-    /// Header and payload, in bytes; never more than the bytes it was parsed from.
+    /// The length of header and payload in bytes; never more than the bytes that were parsed.
     pub(crate) len: usize,
 }
 
-/// Reads the header of the packet that `bytes` start with. What follows the packet is padding.
+/// Parses the header of the packet at the start of `bytes`. Bytes behind the packet are padding.
 pub(crate) fn parse(bytes: &[u8]) -> Option<Inner> {
     match bytes.first()? >> 4 {
         4 => parse_v4(bytes),
@@ -54,7 +55,7 @@ fn parse_v6(bytes: &[u8]) -> Option<Inner> {
     })
 }
 
-/// Returns whether an address can be that of a sender on a routed network.
+/// Returns whether an address can be the source of a packet on a routed network.
 pub(crate) fn is_routed_unicast(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
@@ -64,7 +65,7 @@ pub(crate) fn is_routed_unicast(address: IpAddr) -> bool {
     }
 }
 
-/// Tells whether an address is multicast that no router passes on (224.0.0.0/24, ff02::/16).
+/// Returns whether an address is multicast that no router forwards (224.0.0.0/24, ff02::/16).
 pub(crate) fn is_link_multicast(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],

@@ -1,8 +1,9 @@
-//! The packet engine of one lane: WireGuard, routing, replay protection, MTU, and batches in both directions.
+//! The packet engine of one lane: WireGuard, routing, replay protection, MTU, and batches in both
+//! directions.
 //!
-//! Nothing here does I/O, reads a clock, draws random numbers of its own or takes a lock. A driver feeds
-//! [`Engine::handle_tun`], [`Engine::handle_udp`] and [`Engine::handle_timeout`], and empties [`Engine::poll_transmit`],
-//! [`Engine::poll_tun`] and [`Engine::poll_event`] afterwards.
+//! Nothing here does I/O, reads a clock, draws random numbers of its own or takes a lock. A driver
+//! calls [`Engine::handle_tun`], [`Engine::handle_udp`] and [`Engine::handle_timeout`], and drains
+//! [`Engine::poll_transmit`], [`Engine::poll_tun`] and [`Engine::poll_event`] afterwards.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "bench")]

@@ -1,6 +1,7 @@
-//! What one lane of ours and one lane of a peer share in one network: a tunnel, a path, and packets that wait.
+//! What a lane of this node and a lane of a peer share in one network: a tunnel, a path, and the
+//! packets that wait for a session.
 //!
-//! A link decides nothing about routing; [`crate::network`] does.
+//! Routing is decided in [`crate::network`].
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -17,45 +18,47 @@ use crate::status::{PeerError, PeerState};
 use crate::tables::LaneId;
 use crate::transmit_queue::GsoBatchId;
 
-/// How many packets wait for a session; the oldest go first. At most 128 times the MTU: 180 KB a link.
+/// How many packets may wait for a session; the oldest are dropped first. At most 128 times the
+/// MTU: 180 KB a link.
 pub(crate) const MAX_WAITING: usize = 128;
 
-/// Finds a link in its network.
+/// Identifies a link within its network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct LinkIndex(pub(crate) usize);
 
-/// Finds a peer in its network.
+/// Identifies a peer within its network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PeerIndex(pub(crate) usize);
 
-/// One lane of a peer.
+/// The tunnel to one lane of a peer, and what is known about it.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) node: NodeId,
     pub(crate) lane: LaneId,
     pub(crate) public_key: PublicKey,
-    /// The peer whose lane it is.
+    /// The peer that the remote lane belongs to.
     pub(crate) peer: PeerIndex,
-    /// Whether one of the two lanes sends to the other; the rest only listen.
+    /// Whether one of the two lanes sends to the other; other pairs only listen.
     pub(crate) is_used: bool,
     pub(crate) path: Path,
-    /// How large a packet may be.
+    /// How large a packet may be on this path.
     pub(crate) mtu: PathMtu,
-    /// Whether the two ends hear each other. Made with the first message; gone when the link rests.
+    /// Whether the two lanes hear each other. Made with the first message, removed when the link
+    /// rests.
     pub(crate) life: Option<Box<Liveness>>,
-    /// Made on demand; gone again when the protocol gives it up.
+    /// Made on demand, removed when the protocol gives it up.
     pub(crate) tunnel: Option<Tunnel>,
-    /// When the tunnel must be looked at, as noted among the deadlines.
+    /// When the tunnel must be checked next, as entered in the deadlines.
     pub(crate) deadline: Option<Instant>,
-    /// Whether it is among those to look at after the batch.
+    /// Whether the link is among those to check after the batch.
     pub(crate) is_touched: bool,
-    /// The batch that takes this link's next packet.
+    /// The batch that the link's next packet goes into.
     pub(crate) batch: Option<GsoBatchId>,
-    /// The time in the last initiation accepted from the peer.
+    /// The timestamp of the last initiation accepted from the peer.
     pub(crate) last_initiation: Timestamp,
     pub(crate) tx_bytes: u64,
     pub(crate) rx_bytes: u64,
-    /// When it last carried, or was wanted to carry, a packet.
+    /// When it last carried, or was asked to carry, a packet.
     last_use: Instant,
     waiting: VecDeque<Vec<u8>>,
     last_handshake: Option<Instant>,
@@ -65,7 +68,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Makes a link without a session, in a network whose tunnel takes packets of `mtu` bytes.
+    /// Makes a link without a session, in a network whose tunnel MTU is `mtu` bytes.
     pub(crate) fn new(node: NodeId, public_key: PublicKey, mtu: u16, now: Instant) -> Self {
         Self {
             node,
@@ -135,7 +138,7 @@ impl Link {
         self.waiting.len() as u64
     }
 
-    /// Keeps a packet for the session to come. Returns whether another had to go for it.
+    /// Keeps a packet until there is a session. Returns whether an older one was dropped for it.
     pub(crate) fn wait(&mut self, packet: &[u8]) -> bool {
         let is_full = self.waiting.len() >= MAX_WAITING;
         if is_full {
@@ -146,17 +149,17 @@ impl Link {
         is_full
     }
 
-    /// Returns how many packets wait.
+    /// Returns how many packets are waiting.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Takes the packet that waits longest.
+    /// Takes the packet that has waited longest.
     pub(crate) fn next_waiting(&mut self) -> Option<Vec<u8>> {
         self.waiting.pop_front()
     }
 
-    /// Gives up all packets that wait and returns how many there were.
+    /// Drops all waiting packets and returns how many there were.
     pub(crate) fn forget_waiting(&mut self) -> u64 {
         let count = self.waiting.len() as u64;
         self.waiting.clear();
@@ -164,13 +167,13 @@ impl Link {
         count
     }
 
-    /// Returns what is known of who hears whom.
+    /// Returns what is known about whether the two lanes hear each other.
     #[inline]
     pub(crate) fn life(&mut self, now: Instant) -> &mut Liveness {
         self.life.get_or_insert_with(|| Box::new(Liveness::new(now)))
     }
 
-    /// Counts a message of the session that leaves with `len` bytes.
+    /// Counts a message of the session that is sent with `len` bytes.
     #[inline]
     pub(crate) fn note_sent(&mut self, len: usize) {
         self.tx_bytes += len as u64;
@@ -179,26 +182,27 @@ impl Link {
         }
     }
 
-    /// Returns whether packets wait for a sign of the peer.
+    /// Returns whether packets wait for a sign of life from the peer.
     pub(crate) fn is_wanted(&self) -> bool {
         self.life.as_ref().is_some_and(|life| life.is_wanted())
     }
 
-    /// Notes that a packet came or went.
+    /// Notes that a packet was sent or received.
     pub(crate) fn used(&mut self, now: Instant) {
         self.last_use = now;
     }
 
-    /// Returns whether nobody needed this link for as long as a session lives, and none is left.
+    /// Returns whether the link was unused for as long as a session lives, and no session is left.
     ///
-    /// A tunnel renews its sessions as long as they are used; WireGuard is silent when there is nothing to say.
+    /// A tunnel renews its sessions as long as they are used; WireGuard is silent when there is
+    /// nothing to say.
     pub(crate) fn is_idle(&self, now: Instant) -> bool {
         self.waiting.is_empty()
             && now.saturating_duration_since(self.last_use) >= SESSION_TIME
             && !self.has_session(now)
     }
 
-    /// Returns whether a session could send now.
+    /// Returns whether there is a session that can send now.
     pub(crate) fn has_session(&self, now: Instant) -> bool {
         let age = self.tunnel.as_ref().and_then(|tunnel| tunnel.session_age(now));
 
@@ -216,8 +220,9 @@ impl Link {
         }
     }
 
-    /// Returns whether [`Link::heard`] and all that follows from it would change nothing: the peer was heard at this very time
-    /// and place, nothing was wanted of it since, and nothing waits.
+    /// Returns whether [`Link::heard`] and all that follows from it would change nothing: the peer
+    /// was heard at this time from this address, no packet waits for an answer since, and none for
+    /// a session.
     #[inline]
     pub(crate) fn is_heard(&self, from: SocketAddr, now: Instant) -> bool {
         let is_heard = |life: &Liveness| life.heard() == Some(now) && !life.is_wanted();
@@ -225,7 +230,8 @@ impl Link {
         self.life.as_deref().is_some_and(is_heard) && self.path.current() == Some(from) && self.waiting.is_empty()
     }
 
-    /// Notes that the peer proved itself. Returns whether it was not connected before.
+    /// Notes that an authentic message came from the peer. Returns whether it was not connected
+    /// before.
     pub(crate) fn heard(&mut self, now: Instant) -> bool {
         self.error = None;
         if let Some(tunnel) = &mut self.tunnel {
@@ -241,13 +247,13 @@ impl Link {
         is_news
     }
 
-    /// Keeps what the tunnel will have forgotten when somebody asks.
+    /// Copies the time of the last handshake, which the tunnel forgets.
     pub(crate) fn note_handshake(&mut self, now: Instant) {
         let age = self.tunnel.as_ref().and_then(|tunnel| tunnel.session_age(now));
         self.last_handshake = age.and_then(|age| now.checked_sub(age)).or(self.last_handshake);
     }
 
-    /// Changes the state; `since` starts anew only when it is another one.
+    /// Changes the state; `since` is reset only if the state is another one.
     pub(crate) fn enter(&mut self, state: PeerState, now: Instant) {
         if self.state != state {
             self.state = state;
@@ -255,7 +261,7 @@ impl Link {
         }
     }
 
-    /// Notes what stands in the way.
+    /// Records why the peer cannot be reached.
     pub(crate) fn set_error(&mut self, error: PeerError) {
         self.error = Some(error);
     }
@@ -272,7 +278,8 @@ impl Link {
         }
     }
 
-    /// Returns the state as people are told, and since when it holds: a peer that hears nothing is not reached.
+    /// Returns the state to show to users, and since when it holds: a peer that hears nothing is
+    /// unreachable.
     pub(crate) fn shown_state(&self, now: Instant) -> (PeerState, Duration) {
         match self.life.as_ref().and_then(|life| life.deaf_since(now)) {
             Some(since) => (PeerState::Unreachable, now.saturating_duration_since(since)),
@@ -284,7 +291,7 @@ impl Link {
     pub(crate) fn state(&self, now: Instant) -> (PeerState, Duration) {
         let over = self.last_handshake.and_then(|at| at.checked_add(SESSION_TIME)).filter(|end| *end <= now);
         let (state, since) = match (self.state, over) {
-            // Nobody is told when a session that is not needed ends.
+            // Nothing reports the end of a session that is not needed.
             (PeerState::Established, Some(end)) => (PeerState::Idle, end),
             (state, _) => (state, self.since),
         };
@@ -292,7 +299,7 @@ impl Link {
         (state, now.saturating_duration_since(since))
     }
 
-    /// Returns what stands in the way.
+    /// Returns why the peer cannot be reached.
     pub(crate) fn error(&self, now: Instant) -> Option<PeerError> {
         if self.life.as_ref().is_some_and(|life| life.deaf_since(now).is_some()) {
             return Some(PeerError::NotHeard);
@@ -301,7 +308,7 @@ impl Link {
             return Some(PeerError::Silent { attempts: self.path.attempts() });
         }
         match self.path.attempts() {
-            // One unanswered handshake is every handshake while it is under way.
+            // A single unanswered handshake may just be under way.
             0 | 1 => self.error,
             attempts => self.error.or(Some(PeerError::NoAnswer { attempts })),
         }

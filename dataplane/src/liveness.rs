@@ -6,11 +6,13 @@
 //!      ▲                                            │                            │
 //!      └──────────── anything authentic ────────────┴────────────────────────────┘
 //! ```
-//! While it checks it asks through the session, then by handshakes to every address. Nothing is asked when nothing is sent,
-//! and a silent peer is given up when nothing was sent to it for three minutes. Peers that never answered an [`Echo`] are
-//! WireGuard's own kind: they say something within 10 seconds of what they receive, so they are given that long.
+//! While checking, it asks through the session, then by handshakes to every address. Nothing is
+//! asked while nothing is sent, and a silent peer is given up when nothing was sent to it for three
+//! minutes. Peers that never answered an [`Echo`] run another WireGuard implementation. Those send
+//! something within 10 seconds of receiving a packet, so they are given that long.
 //!
-//! The peer may be the one that hears nothing: it then asks again and again although every request is answered.
+//! The peer may be the one that hears nothing. It then asks again and again although every request
+//! is answered.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -20,42 +22,52 @@ use crate::loss::LossMeter;
 use crate::noise::SESSION_TIME;
 use crate::state::LivenessState;
 
-/// How long a packet may be unanswered before we ask; a peer that knows no echoes has its own time (`KEEPALIVE_TIMEOUT`).
+/// How long a packet may go unanswered before we ask.
 const QUIET: Duration = Duration::from_secs(2);
+/// The same for a peer that knows no echoes (WireGuard's `KEEPALIVE_TIMEOUT` plus a second).
 const STOCK_QUIET: Duration = Duration::from_secs(11);
-/// How long we ask before the peer counts as silent, how often, and how many times at least.
+/// How long we ask before the peer counts as silent.
 const CHECK: Duration = Duration::from_secs(3);
+/// The interval between these requests.
 const CHECK_PACE: Duration = Duration::from_millis(500);
+/// How many requests there are at least.
 const FEWEST_CHECKS: u32 = 4;
-/// When handshakes begin: with this request.
+/// From this request on, handshakes are sent as well.
 const CALL_FROM: u32 = 2;
-/// How often a silent peer is asked in the first minute, and later.
+/// The interval between requests to a silent peer in the first minute.
 const SILENT_PACE: Duration = Duration::from_secs(1);
+/// The interval after the first minute.
 const LATE_PACE: Duration = Duration::from_secs(2);
 const FIRST_MINUTE: Duration = Duration::from_secs(60);
-/// How long a silent peer is asked after the last packet that was sent to it.
+/// How long after the last packet for a silent peer it is still asked.
 const WANTED: Duration = SESSION_TIME;
-/// How often a greeting is repeated until it is answered.
+/// How many times a greeting is repeated until it is answered.
 const GREETINGS: u8 = 6;
-/// How often a new address of ours is told: soon, for packets are lost until it is known.
+/// The interval at which peers are told of a new address of ours: short, because packets are lost
+/// until they know it.
 const MOVED_PACE: Duration = Duration::from_millis(200);
-/// How often counts are told while packets flow, how many packets make it worth while, and how often it is tried.
+/// The interval between reports of message counts while packets flow.
 const REPORT_PACE: Duration = Duration::from_millis(1_500);
+/// How many messages make a report worthwhile.
 const REPORT_FROM: u32 = 20;
+/// How many times a report is tried.
 const REPORT_TRIES: u8 = 2;
-/// How long the peer must have heard nothing of our answers before we believe it, and how long that counts.
+/// How long the peer must have heard none of our answers before we believe that it hears nothing.
 const DEAF: Duration = Duration::from_millis(2_500);
+/// How long after the peer's last request or initiation that is believed.
 const DEAF_FRESH: Duration = Duration::from_secs(10);
+/// How many requests or initiations it takes to believe it.
 const FEWEST_CALLS: u32 = 3;
-/// How long what the peer told of its losses counts.
+/// How long the peer's report of its losses counts.
 const TOLD_FRESH: Duration = Duration::from_secs(5);
-/// How often a translation on our side is kept open (WireGuard's advice for `PersistentKeepalive`).
+/// The interval at which a translation on our side is kept open (WireGuard's advice for
+/// `PersistentKeepalive`).
 const KEEP_OPEN: Duration = Duration::from_secs(25);
-/// No round trip takes longer; an answer that claims so is not believed.
+/// The longest round trip that is believed.
 const MAX_ROUND_TRIP: Duration = Duration::from_secs(10);
 const TIME_BITS: u64 = (1 << 48) - 1;
 
-/// Whether the peer knows [`Echo`]es.
+/// Whether the peer is known to answer [`Echo`]es.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Speaks {
     Unknown,
@@ -63,24 +75,24 @@ enum Speaks {
     No,
 }
 
-/// Requests that want an answer, whatever else is heard.
+/// Requests that are sent until they are answered, whatever else is heard.
 #[derive(Debug)]
 struct Asking {
     next: Instant,
     pace: Duration,
     left: u8,
-    /// Whether our address may be another one than the peer knows.
+    /// Whether our address may not be the one that the peer knows.
     has_moved: bool,
     begun: Instant,
 }
 
-/// A peer that hears nothing of us.
+/// A peer that does not hear us.
 #[derive(Debug, Clone, Copy)]
 struct Deaf {
     since: Instant,
     last: Instant,
     count: u32,
-    /// Whether it made a handshake that it has not confirmed.
+    /// Whether it sent an initiation and did not confirm the session since.
     has_called: bool,
 }
 
@@ -89,17 +101,17 @@ struct Deaf {
 pub(crate) struct Due {
     /// Send a request.
     pub(crate) ask: bool,
-    /// Make a handshake, unless one is under way.
+    /// Send an initiation, unless a handshake is under way.
     pub(crate) call: bool,
-    /// Make a handshake with the next address, also if one is under way.
+    /// Send an initiation to the next address, even if a handshake is under way.
     pub(crate) call_elsewhere: bool,
-    /// From now on the peer is silent.
+    /// The peer has just become silent.
     pub(crate) is_silent: bool,
-    /// From now on nobody cares.
+    /// The peer has just been given up.
     pub(crate) is_over: bool,
 }
 
-/// What two lanes know of each other's hearing.
+/// What two lanes know about whether they hear each other.
 #[derive(Debug)]
 pub(crate) struct Liveness {
     born: Instant,
@@ -107,11 +119,11 @@ pub(crate) struct Liveness {
     sent: u32,
     received: u32,
     heard: Option<Instant>,
-    /// When the first packet was sent, or wanted to be, since anything was heard.
+    /// When the first packet was sent, or wanted to be, since the peer was last heard.
     unanswered: Option<Instant>,
-    /// When the last one was.
+    /// When the last packet was sent, or wanted to be.
     wanted: Option<Instant>,
-    /// When the next check is due, and how many there were. Only while packets are unanswered.
+    /// When the next check is due, and how many there were; only while packets are unanswered.
     check: Option<(Instant, u32)>,
     silent: Option<Instant>,
     asking: Option<Asking>,
@@ -126,7 +138,7 @@ pub(crate) struct Liveness {
 }
 
 impl Liveness {
-    /// Knows nothing yet.
+    /// Makes a value that knows nothing yet.
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             born: now,
@@ -197,13 +209,13 @@ impl Liveness {
         }
     }
 
-    /// Counts a message that leaves.
+    /// Counts a message that is sent.
     #[inline]
     pub(crate) fn note_sent(&mut self) {
         self.sent = self.sent.wrapping_add(1);
     }
 
-    /// Notes that a container wants a packet to arrive.
+    /// Notes that a container sent a packet to the peer.
     #[inline]
     pub(crate) fn note_wanted(&mut self, now: Instant) {
         self.wanted = Some(now);
@@ -218,12 +230,13 @@ impl Liveness {
         self.received = self.received.wrapping_add(1);
     }
 
-    /// Notes that the peer was heard, with proof. `is_first` says that it was not connected before.
+    /// Notes that an authentic message came from the peer. `is_first` says that it was not
+    /// connected before.
     pub(crate) fn note_heard(&mut self, is_first: bool, now: Instant) {
         self.heard = Some(now);
         self.unanswered = None;
         self.check = None;
-        // It does not know that it is heard again.
+        // The peer does not know that we hear it again.
         if self.silent.take().is_some() || (is_first && self.speaks != Speaks::No) {
             self.ask(GREETINGS, CHECK_PACE, now);
         }
@@ -234,13 +247,14 @@ impl Liveness {
         self.deaf = None;
     }
 
-    /// Notes that we answered the peer's initiation, which says nothing of what the peer hears.
+    /// Notes that we answered the peer's initiation, which does not tell whether the peer hears us.
     pub(crate) fn note_called(&mut self, now: Instant) {
         let deaf = self.deaf.get_or_insert(Deaf { since: now, last: now, count: 0, has_called: true });
         (deaf.last, deaf.count, deaf.has_called) = (now, deaf.count.saturating_add(1), true);
     }
 
-    /// Notes that the peer uses the session of this age, which it can only have from an answer of ours.
+    /// Notes that the peer uses a session of this age, which it can only have from an answer of
+    /// ours.
     pub(crate) fn note_session(&mut self, age: Duration, now: Instant) {
         if self.deaf.is_some_and(|deaf| age <= now.saturating_duration_since(deaf.since)) {
             self.deaf = None;
@@ -258,7 +272,7 @@ impl Liveness {
         self.silent.is_some()
     }
 
-    /// Returns since when the peer hears nothing of us although it is heard.
+    /// Returns since when the peer has heard nothing from us although we hear it.
     pub(crate) fn deaf_since(&self, now: Instant) -> Option<Instant> {
         let deaf = self.deaf.filter(|deaf| now.saturating_duration_since(deaf.last) < DEAF_FRESH)?;
         let is_believed = deaf.count >= FEWEST_CALLS && deaf.last.saturating_duration_since(deaf.since) >= DEAF;
@@ -271,32 +285,32 @@ impl Liveness {
         self.heard
     }
 
-    /// Returns when a packet was last wanted to arrive.
+    /// Returns when a packet was last sent to the peer, or wanted to be.
     pub(crate) fn wanted(&self) -> Option<Instant> {
         self.wanted
     }
 
-    /// Returns where the peer sees us.
+    /// Returns the address at which the peer sees us.
     pub(crate) fn seen_at(&self) -> Option<SocketAddr> {
         self.seen_at
     }
 
-    /// Returns how long a message and its answer take.
+    /// Returns the last measured round-trip time.
     pub(crate) fn round_trip(&self) -> Option<Duration> {
         self.trip
     }
 
-    /// Returns what is lost of what the peer sends.
+    /// Returns the loss among the messages that the peer sends.
     pub(crate) fn incoming_loss(&self, now: Instant) -> Option<Loss> {
         self.incoming.loss(now)
     }
 
-    /// Returns what is lost of what we send, as the peer says.
+    /// Returns the loss among the messages that we send, as the peer reports it.
     pub(crate) fn outgoing_loss(&self, now: Instant) -> Option<Loss> {
         self.outgoing.filter(|(_, at)| now.saturating_duration_since(*at) <= TOLD_FRESH).map(|(loss, _)| loss)
     }
 
-    /// Asks at once: the address that the peer knows of us may be another one now.
+    /// Asks at once, because the address at which the peer knows us may have changed.
     pub(crate) fn move_away(&mut self, now: Instant) {
         self.ask(GREETINGS, MOVED_PACE, now);
         if let Some(asking) = &mut self.asking {
@@ -304,7 +318,7 @@ impl Liveness {
         }
     }
 
-    /// Looks for a silent peer at once: there is reason to believe that it is back.
+    /// Asks a silent peer at once, because there is reason to believe that it is back.
     pub(crate) fn hurry(&mut self, now: Instant) {
         if let Some((next, _)) = &mut self.check
             && self.silent.is_some()
@@ -313,7 +327,7 @@ impl Liveness {
         }
     }
 
-    /// Keeps a translation on our side open from now on, or no longer.
+    /// Starts or stops keeping a translation on our side open.
     pub(crate) fn keep_open(&mut self, is_translated: bool, now: Instant) {
         self.keep_open = is_translated.then(|| self.keep_open.unwrap_or(now + KEEP_OPEN));
     }
@@ -323,12 +337,13 @@ impl Liveness {
         self.keep_open.is_some()
     }
 
-    /// Returns whether packets wait for a sign of the peer.
+    /// Returns whether packets wait for a sign of life from the peer.
     pub(crate) fn is_wanted(&self) -> bool {
         self.unanswered.is_some()
     }
 
-    /// Makes the message of which [`Due::ask`] speaks, or the answer to one; `seen_at` is where the peer is seen.
+    /// Makes a request, as [`Due::ask`] demands, or the answer to one; `seen_at` is the address at
+    /// which the peer is seen.
     pub(crate) fn write(&mut self, kind: EchoKind, micros: u64, seen_at: Option<SocketAddr>, now: Instant) -> Echo {
         (self.told, self.told_sent) = (now, self.sent.wrapping_add(1));
 
@@ -342,12 +357,12 @@ impl Liveness {
         }
     }
 
-    /// Returns what the clock of requests shows.
+    /// Returns the time that a request is stamped with, in microseconds.
     pub(crate) fn micros(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.born).as_micros()).unwrap_or_default() & TIME_BITS
     }
 
-    /// Takes a message of the peer. Requests are to be answered.
+    /// Accepts a message of the peer. The caller answers requests.
     pub(crate) fn handle_echo(&mut self, echo: &Echo, now: Instant) {
         self.speaks = Speaks::Yes;
         self.seen_at = echo.seen_at.or(self.seen_at);
@@ -366,7 +381,8 @@ impl Liveness {
         }
     }
 
-    /// Returns when [`Liveness::handle_timeout`] must be called. `has_session` says whether requests can be sent.
+    /// Returns when [`Liveness::handle_timeout`] must next be called. `has_session` says whether
+    /// requests can be sent.
     #[inline]
     pub(crate) fn poll_timeout(&self, has_session: impl FnOnce() -> bool) -> Option<Instant> {
         let check = match (self.check, self.unanswered) {
@@ -379,7 +395,7 @@ impl Liveness {
         [check, asking, self.report_at(), self.keep_open].into_iter().flatten().min()
     }
 
-    /// Says what is due.
+    /// Returns what is due at `now`.
     pub(crate) fn handle_timeout(&mut self, has_session: bool, now: Instant) -> Due {
         let mut due = Due::default();
         self.handle_asking(&mut due, now);
@@ -402,17 +418,17 @@ impl Liveness {
         let Some(asking) = self.asking.as_mut().filter(|asking| asking.next <= now) else { return };
         if asking.left > 0 {
             due.ask = true;
-            // Where nothing comes of it at once, the peer itself may be elsewhere.
+            // If the first request brings no answer, the peer itself may have moved.
             due.call_elsewhere |= asking.has_moved && asking.left == GREETINGS - 1;
             asking.left -= 1;
             asking.next = now + asking.pace;
             return;
         }
-        // Who says other things, but never this, does not know it.
+        // A peer that sends other messages but never an answer does not know echoes.
         if self.speaks == Speaks::Unknown && self.heard.is_some_and(|at| at > asking.begun) {
             self.speaks = Speaks::No;
         }
-        // Nobody else would notice, for nobody can call us.
+        // Nobody else would notice, because nobody can call us.
         due.call |= self.keep_open.is_some();
         self.asking = None;
     }
@@ -457,7 +473,8 @@ impl Liveness {
         self.asking = Some(Asking { next: now, pace, left: tries, has_moved: false, begun: now });
     }
 
-    /// The peer asks. If it has not heard the first of our answers by now, it hears none.
+    /// Notes a request of the peer. If it has not heard the first of our answers by now, it hears
+    /// none.
     fn note_asked(&mut self, heard_ago: Option<Duration>, now: Instant) {
         let has_heard = |deaf: &Deaf| heard_ago.is_some_and(|ago| ago < now.saturating_duration_since(deaf.since));
         let fresh = Deaf { since: now, last: now, count: 0, has_called: false };

@@ -5,7 +5,7 @@ fn at(millis: u64) -> Instant {
     start() + Duration::from_millis(millis)
 }
 
-/// Performs everything that falls due until then.
+/// Performs everything that falls due before `until`.
 fn run(life: &mut Liveness, until: Instant) -> Vec<(Duration, Due)> {
     let mut all = Vec::new();
     while let Some(next) = life.poll_timeout(|| true).filter(|next| *next <= until) {

@@ -1,42 +1,45 @@
-//! How much of what a peer sends arrives: what it says it has sent, against what was received.
+//! Measures how much of what a peer sends arrives, from what it says it has sent and what was
+//! received.
 //!
-//! Loss counts as high only when several windows in a row lost too much, so that a short outage is none.
+//! Loss counts as high only if it was high in several consecutive windows, so that a short outage
+//! does not count.
 
 use std::time::{Duration, Instant};
 
 use crate::echo::Loss;
 
-/// The shortest window, and the fewest messages in one.
+/// The shortest window.
 const WINDOW: Duration = Duration::from_millis(900);
+/// The fewest messages in a window.
 const FEWEST: u32 = 50;
-/// What was begun so long ago says nothing of the present.
+/// A window that is older than this is discarded.
 const STALE: Duration = Duration::from_secs(20);
-/// How long the last window counts.
+/// For how long the last window counts.
 const FRESH: Duration = Duration::from_secs(5);
-/// How many windows in a row make a high loss.
+/// How many consecutive windows with a high loss make the loss high.
 const WINDOWS: usize = 3;
-/// More than one in so many lost is too much: 5 %.
+/// A loss is high if more than one message in so many is lost: 5 %.
 const HIGH: u32 = 20;
 
-/// Counts of one direction of one link.
+/// The loss in one direction of one link.
 #[derive(Debug, Default)]
 pub(crate) struct LossMeter {
-    /// What had been sent and received when the window began, and when.
+    /// How many messages had been sent and received when the current window began, and when it did.
     begin: Option<(u32, u32, Instant)>,
-    /// Lost and sent in the last windows, the latest first.
+    /// Lost and sent messages in the last windows, the latest first.
     windows: [(u32, u32); WINDOWS],
     closed: Option<Instant>,
 }
 
 impl LossMeter {
-    /// Takes what the peer says it has sent, and what was received by then.
+    /// Records how many messages the peer says it has sent, and how many were received by then.
     pub(crate) fn note(&mut self, sent: u32, received: u32, now: Instant) {
         let Some((first_sent, first_received, since)) = self.begin else {
             self.begin = Some((sent, received, now));
             return;
         };
         let (sent_since, age) = (sent.wrapping_sub(first_sent), now.saturating_duration_since(since));
-        // A peer that began anew counts from zero; one told of late was overtaken.
+        // A restarted peer counts from zero, and a report may arrive after a later one.
         if sent_since > u32::MAX / 2 || age > STALE {
             *self = Self { begin: Some((sent, received, now)), ..Self::default() };
             return;
@@ -51,7 +54,7 @@ impl LossMeter {
         self.closed = Some(now);
     }
 
-    /// Returns the loss of the last windows, if there are any.
+    /// Returns the loss over the last windows, if it is known.
     pub(crate) fn loss(&self, now: Instant) -> Option<Loss> {
         self.closed.filter(|at| now.saturating_duration_since(*at) <= FRESH)?;
         let sum = |of: fn(&(u32, u32)) -> u32| self.windows.iter().map(|window| u64::from(of(window))).sum::<u64>();

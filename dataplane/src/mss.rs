@@ -1,4 +1,4 @@
-//! The segment size that a TCP connection begins with, brought down to what a path carries.
+//! Lowers the segment size with which a TCP connection begins to what a path carries.
 
 use crate::ip::{V4_HEADER, V6_HEADER};
 
@@ -10,14 +10,14 @@ const END: u8 = 0;
 const PADDING: u8 = 1;
 const MSS: u8 = 2;
 
-/// Returns whether a sound IP packet opens a TCP connection, in either direction.
+/// Returns whether a valid IP packet is a TCP SYN or SYN-ACK.
 #[inline]
 pub(crate) fn is_syn(packet: &[u8]) -> bool {
     tcp_header(packet).and_then(|start| packet.get(start + 13)).is_some_and(|flags| flags & SYN != 0)
 }
 
-/// Lowers the segment size that a SYN offers to what fits in packets of `mtu` bytes, and keeps its checksum right. Returns
-/// whether there was something to lower.
+/// Lowers the segment size that a SYN offers to what fits in packets of `mtu` bytes and updates the
+/// checksum. Returns whether the size was lowered.
 pub(crate) fn clamp(packet: &mut [u8], mtu: u16) -> bool {
     let Some(start) = tcp_header(packet) else { return false };
     let header = if packet[0] >> 4 == 4 { V4_HEADER } else { V6_HEADER };
@@ -30,14 +30,15 @@ pub(crate) fn clamp(packet: &mut [u8], mtu: u16) -> bool {
     }
 
     tcp[at..at + 2].copy_from_slice(&most.to_be_bytes());
-    // A value that lies across two words of the sum counts with its bytes swapped.
+    // If the value straddles two words of the sum, its bytes count swapped.
     let (old, new) = if at % 2 == 0 { (offered, most) } else { (offered.swap_bytes(), most.swap_bytes()) };
     let check = update(u16::from_be_bytes([tcp[16], tcp[17]]), old, new);
     tcp[16..18].copy_from_slice(&check.to_be_bytes());
     true
 }
 
-/// Returns where the TCP header of a packet starts. Extension headers do not occur before a SYN.
+/// Returns where the TCP header of a packet starts. IPv6 packets with extension headers are
+/// skipped; a SYN has none.
 fn tcp_header(packet: &[u8]) -> Option<usize> {
     match packet.first()? >> 4 {
         4 => {
@@ -50,7 +51,7 @@ fn tcp_header(packet: &[u8]) -> Option<usize> {
     }
 }
 
-/// Returns where the value of the segment size option is.
+/// Returns where the value of the maximum segment size option is.
 fn option_at(tcp: &[u8]) -> Option<usize> {
     let end = usize::from(*tcp.get(12)? >> 4) * 4;
     let mut at = TCP_HEADER;
@@ -70,7 +71,7 @@ fn option_at(tcp: &[u8]) -> Option<usize> {
     None
 }
 
-/// Changes a checksum for one changed word (RFC 1624, equation 3).
+/// Updates a checksum for one changed word (RFC 1624, equation 3).
 fn update(check: u16, old: u16, new: u16) -> u16 {
     let sum = u32::from(!check) + u32::from(!old) + u32::from(new);
     let sum = (sum & 0xFFFF) + (sum >> 16);
@@ -86,7 +87,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Makes a SYN whose segment size option stands behind `before` bytes of padding.
+    /// Makes a SYN whose segment size option is preceded by `before` bytes of padding.
     pub(crate) fn syn(is_v6: bool, mss: u16, before: usize) -> Vec<u8> {
         let mut options = vec![TcpOptionElement::Noop; before];
         options.extend([TcpOptionElement::MaximumSegmentSize(mss), TcpOptionElement::WindowScale(7)]);

@@ -1,8 +1,8 @@
-//! One network on this lane: its interface, its peers, and who may send what.
+//! One network on this lane: its interface, its peers, and who may send from which address.
 //!
-//! Handshakes, timers and tunnels that come and go are in [`handshake`]; taking over a new table is in [`publish`]; what
-//! narrow paths ask for is in [`pmtu`] and [`probing`]; who hears whom is in [`hearing`]; going on in another process is in
-//! [`hand_over`].
+//! [`handshake`] has handshakes, timers and the life of tunnels; [`publish`] applies new tables;
+//! [`pmtu`] and [`probing`] deal with narrow paths; [`hearing`] watches whether peers hear each
+//! other; [`hand_over`] continues in another process.
 
 mod hand_over;
 mod handshake;
@@ -34,7 +34,7 @@ use crate::status::{PeerError, PeerStatus};
 use crate::tables::NetworkTable;
 use crate::token_bucket::TokenBucket;
 
-/// Another member.
+/// Another member of the network.
 #[derive(Debug)]
 struct Peer {
     /// The lane of the peer that this lane sends to.
@@ -46,9 +46,10 @@ struct Peer {
 pub(crate) struct LaneNetwork {
     table: Arc<NetworkTable>,
     interface: Interface,
-    /// Who holds an inner address: where packets to it go, and who may send from it.
+    /// Which peer holds an inner address: packets to it go there, and only that peer may send from
+    /// it.
     routes: PrefixTable<PeerIndex>,
-    /// The inner addresses that live on this node.
+    /// The inner addresses of this node.
     local: PrefixTable<()>,
     peers: Vec<Peer>,
     #[expect(
@@ -58,9 +59,9 @@ pub(crate) struct LaneNetwork {
     links: Vec<Box<Link>>,
     keys: BTreeMap<PublicKey, LinkIndex>,
     errors: TokenBucket,
-    /// Whether any path carries less than the tunnel would.
+    /// Whether any path carries less than the tunnel's MTU.
     has_narrow: bool,
-    /// Names the next packet that is cut into fragments.
+    /// The identification for the next packet that is cut into fragments.
     next_fragment: u32,
 }
 
@@ -68,7 +69,8 @@ impl LaneNetwork {
     /// Makes a network without peers.
     pub(crate) fn new(table: &NetworkTable, seed: Zeroizing<[u8; 32]>, now: Instant, unix_time: Duration) -> Self {
         let interface = Interface::new(&table.private_key, seed, now, unix_time);
-        // Lanes must not use the same numbers at the same time; each has a key of its own.
+        // Lanes must not use the same identifications at the same time; each lane has a key of its
+        // own.
         let [a, b, c, d, ..] = *interface.public_key().as_bytes();
         let next_fragment = u32::from_be_bytes([a, b, c, d]).wrapping_add(unix_time.subsec_nanos());
 
@@ -86,7 +88,8 @@ impl LaneNetwork {
         }
     }
 
-    /// Takes one inner packet towards its peer: sealed later in the batch, or kept until there is a session.
+    /// Takes an inner packet for its peer: it is sealed later in the batch, or kept until there is
+    /// a session.
     pub(crate) fn forward<'p>(
         &mut self,
         raw: &'p [u8],
@@ -112,7 +115,7 @@ impl LaneNetwork {
         Ok(tunnel.begin_open(header, now)?)
     }
 
-    /// Accepts an opened message, once, and delivers what it carries, if the sender may say it.
+    /// Accepts an opened message, once, and delivers its packet if the sender may send it.
     pub(crate) fn accept(
         &mut self,
         job: OpenedJob,
@@ -141,12 +144,12 @@ impl LaneNetwork {
         Ok(())
     }
 
-    /// Lists the addresses at which members are reached or were heard.
+    /// Lists the IP addresses at which members may be reached or were heard.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.links.iter().flat_map(|link| link.path.addresses())
     }
 
-    /// Lists how each peer is doing.
+    /// Lists the status of each peer lane.
     pub(crate) fn status(&self, now: Instant) -> impl Iterator<Item = PeerStatus> + '_ {
         self.links.iter().map(move |link| {
             let (state, since) = link.shown_state(now);
@@ -241,7 +244,8 @@ impl LaneNetwork {
         Ok(())
     }
 
-    /// Marks a message as received. From here on its sender is known to be the peer, whatever the packet says.
+    /// Marks a message as received. From here on its sender is known to be the peer, whatever the
+    /// packet says.
     fn commit(
         &mut self,
         handle: &LinkHandle,
@@ -256,7 +260,7 @@ impl LaneNetwork {
         let payload_len = tunnel.commit(&opened, now)?;
         link.rx_bytes += message_len as u64;
         link.note_received(now);
-        // A batch has one time, so its first message says what all of them do.
+        // All messages of a batch have the same time, so only the first changes anything.
         if !link.is_heard(from, now) {
             self.heard(handle.link, from, cx, now);
             self.flush(handle.link, cx, now);
@@ -282,7 +286,7 @@ impl LaneNetwork {
         self.local.lookup(inner.destination).ok_or(DropReason::InnerNotLocal)
     }
 
-    /// Has a link looked at after the batch.
+    /// Marks a link to be checked after the batch.
     fn mark_dirty(&mut self, index: LinkIndex, cx: &mut LaneContext) {
         let link = &mut self.links[index.0];
         if !link.is_touched {

@@ -1,6 +1,7 @@
-//! The WireGuard protocol: the only file that names the crate behind it.
+//! The WireGuard protocol: the only file that names the crate that implements it.
 //!
-//! What that leaves to its caller (routing, inner checks, queues, tunnels that come and go) is elsewhere.
+//! What a WireGuard implementation leaves to its caller (routing, inner checks, queues, the life of
+//! tunnels) is elsewhere.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -18,15 +19,15 @@ pub use overlay_wireguard::{SecretBytes, SessionState, TimersState, TunnelState,
 
 use crate::drop::DropReason;
 
-/// The protocol state between one of our keys and one of theirs.
+/// The protocol state between one of our keys and one of a peer's.
 pub(crate) type Tunnel = Box<overlay_wireguard::Tunnel>;
 
-/// One WireGuard interface: a static key and what is known of those who talk to it.
+/// One WireGuard interface: a static key and the limits for those who send to it.
 #[derive(Debug)]
 pub(crate) struct Interface(overlay_wireguard::Interface);
 
 impl Interface {
-    /// Makes the interface of a static key. `unix_time` belongs to `now`.
+    /// Makes the interface of a static key. `unix_time` is the time since the Unix epoch at `now`.
     pub(crate) fn new(key: &PrivateKey, seed: Zeroizing<[u8; 32]>, now: Instant, unix_time: Duration) -> Self {
         Self(overlay_wireguard::Interface::new(key, &seed, now, unix_time))
     }
@@ -36,7 +37,8 @@ impl Interface {
         self.0.public_key()
     }
 
-    /// Makes a tunnel to the holder of `peer`, unless no session can be made with that key.
+    /// Makes a tunnel to the holder of `peer`, or returns `None` if no session can be made with
+    /// that key.
     pub(crate) fn new_tunnel(&mut self, peer: &PublicKey, now: Instant) -> Option<Tunnel> {
         self.0.new_tunnel(peer, PresharedKey::default(), now).map(Box::new)
     }
@@ -46,7 +48,7 @@ impl Interface {
         self.0.resume_tunnel(state, PresharedKey::default(), now).ok().map(Box::new)
     }
 
-    /// Verifies a handshake message and the limits of its sender.
+    /// Verifies a handshake message and applies the rate limits of its sender.
     pub(crate) fn receive(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Result<Message, DropReason> {
         Ok(self.0.receive(from, datagram, now)?)
     }

@@ -1,6 +1,7 @@
-//! Where a peer's lane may be reached: the underlay addresses it was published with and the one it was last heard from.
+//! Where a peer's lane may be reached: the underlay addresses it was published with, and the one it
+//! was last heard from.
 //!
-//! An address counts as confirmed only when a message that came from it proved to be the peer's.
+//! An address counts as confirmed only when an authentic message of the peer came from it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -8,17 +9,21 @@ use std::time::{Duration, Instant};
 use crate::noise::{ATTEMPT_TIME, RETRY_TIME};
 use crate::state::PathState;
 
-/// How long the first handshake of a series waits for an answer; the wait doubles up to [`RETRY_TIME`].
+/// How long the first handshake of a series waits for an answer; the wait doubles up to
+/// [`RETRY_TIME`].
 ///
-/// WireGuard waits 5 seconds at once, but a peer that just came back, a lost packet or a wrong first candidate should
-/// not cost that much. Every implementation takes initiations this far apart (the kernel's floor is 20 ms).
+/// WireGuard waits 5 seconds from the start, but a peer that just came back, a lost packet or a
+/// wrong first candidate should not cost that much. Every implementation accepts initiations at
+/// this interval (the kernel's minimum is 20 ms).
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// How long each waits while containers send: about a second with the library's jitter, for about a minute, and later.
+/// How long each handshake waits while containers send: about a second, with the library's jitter.
 const WANTED_RETRY: Duration = Duration::from_millis(700);
+/// The same after [`WANTED_ATTEMPTS`].
 const LATE_RETRY: Duration = Duration::from_secs(2);
+/// How many handshakes wait for [`WANTED_RETRY`]: about a minute's.
 const WANTED_ATTEMPTS: u32 = 60;
 
-/// The underlay addresses of one link and the handshakes sent there in vain.
+/// The underlay addresses of one link, and the handshakes sent to them without an answer.
 #[derive(Debug, Default)]
 pub(crate) struct Path {
     candidates: Vec<SocketAddr>,
@@ -29,8 +34,9 @@ pub(crate) struct Path {
 }
 
 impl Path {
-    /// Replaces the candidates. Returns whether the confirmed address was one of the old and is none of the new ones; then
-    /// the next handshake goes to a new one, while packets still go to the confirmed one until there is an answer.
+    /// Replaces the candidates. Returns whether the confirmed address was an old candidate and is
+    /// not a new one. In that case the next handshake goes to a new one, while packets still go to
+    /// the confirmed one until there is an answer.
     pub(crate) fn publish(&mut self, candidates: &[SocketAddr]) -> bool {
         let candidates: Vec<_> = candidates.iter().copied().map(canonical).collect();
         let was_candidate = self.confirmed.is_some_and(|addr| self.candidates.contains(&addr));
@@ -56,7 +62,7 @@ impl Path {
         self.trying_since
     }
 
-    /// Returns the address for packets of a session.
+    /// Returns the address to which packets of a session go.
     pub(crate) fn current(&self) -> Option<SocketAddr> {
         self.confirmed
     }
@@ -68,22 +74,22 @@ impl Path {
         self.confirmed.or(tried).or(self.candidates.first().copied())
     }
 
-    /// Lists the IP addresses at which the peer is reached or was heard.
+    /// Lists the IP addresses at which the peer may be reached or was heard.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.candidates.iter().chain(&self.confirmed).map(SocketAddr::ip)
     }
 
-    /// Returns whether this is an address at which the peer is reached or was heard.
+    /// Returns whether the peer may be reached or was heard at this address.
     pub(crate) fn has(&self, address: SocketAddr) -> bool {
         self.confirmed == Some(address) || self.candidates.contains(&address)
     }
 
-    /// Returns whether there is any address at all.
+    /// Returns whether any address is known.
     pub(crate) fn is_known(&self) -> bool {
         self.confirmed.is_some() || !self.candidates.is_empty()
     }
 
-    /// Returns where the next handshake goes and counts it as unanswered.
+    /// Returns where the next handshake goes, and counts it as unanswered.
     pub(crate) fn next_attempt(&mut self, now: Instant) -> Option<SocketAddr> {
         let target = self.target(self.attempts)?;
         self.attempts = self.attempts.saturating_add(1);
@@ -92,7 +98,8 @@ impl Path {
         Some(target)
     }
 
-    /// Returns how long the handshake just sent waits for its answer. `is_wanted` says whether packets wait for it.
+    /// Returns how long the handshake just sent waits for its answer. `is_wanted` says whether
+    /// packets wait for it.
     pub(crate) fn retry_time(&self, is_wanted: bool) -> Duration {
         if is_wanted {
             return if self.attempts <= WANTED_ATTEMPTS { WANTED_RETRY } else { LATE_RETRY };
@@ -112,35 +119,38 @@ impl Path {
         self.trying_since.is_some_and(|since| now.saturating_duration_since(since) >= ATTEMPT_TIME)
     }
 
-    /// Begins a new series of handshakes.
+    /// Begins a new series of handshakes with the first address.
     pub(crate) fn give_up(&mut self) {
         self.attempts = 0;
         self.trying_since = None;
     }
 
-    /// Begins a new series of handshakes where the last one ended, because nothing was heard in between.
+    /// Begins a new series of handshakes with the address after the last, because none was
+    /// answered.
     pub(crate) fn pause(&mut self) {
         self.trying_since = None;
     }
 
-    /// Has the next handshake go to another address than the confirmed one, if there is any.
+    /// Makes the next handshake go to an address other than the confirmed one, if there is one.
     pub(crate) fn look_elsewhere(&mut self) {
         self.attempts = self.attempts.max(1);
     }
 
-    /// Returns whether the peer was heard from an IP address that is none of those it was published with.
+    /// Returns whether the confirmed IP address is not one that the peer was published with.
     pub(crate) fn is_translated(&self) -> bool {
         self.confirmed.is_some_and(|from| !self.candidates.iter().any(|addr| addr.ip() == from.ip()))
     }
 
-    /// Notes that the peer was heard, with proof. Returns the address it had before, if that was another one.
+    /// Notes that an authentic message of the peer came from an address. Returns the previous
+    /// confirmed address if it was another one.
     pub(crate) fn confirm(&mut self, from: SocketAddr) -> Option<SocketAddr> {
         self.give_up();
 
         self.confirmed.replace(from).filter(|before| *before != from)
     }
 
-    /// Every handshake goes elsewhere: first to the confirmed address, then to the candidates in turn.
+    /// Returns the address for a handshake: first the confirmed address, then the candidates in
+    /// turn.
     fn target(&self, attempt: u32) -> Option<SocketAddr> {
         let others = self.candidates.iter().copied().filter(|addr| Some(*addr) != self.confirmed);
         let all = self.confirmed.into_iter().chain(others);
@@ -150,7 +160,7 @@ impl Path {
     }
 }
 
-/// Undoes the mapping of IPv4 addresses on IPv6 sockets, so that one address has one form.
+/// Turns an IPv4-mapped IPv6 address into the IPv4 address, so that each address has one form.
 pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
     match addr {
         SocketAddr::V4(_) => addr,

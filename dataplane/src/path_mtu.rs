@@ -1,20 +1,21 @@
-//! How large the packets are that a path carries, found out by asking the other end.
+//! Finds out how large a packet a path carries by probing the other end.
 //!
-//! A value without I/O: it says which probes to send and when, and learns from their answers. ICMP has no say: anybody can
-//! forge it, and many networks drop it.
+//! A value without I/O: it says which probes to send and when, and learns from their answers. ICMP
+//! errors are ignored: anybody can forge them, and many networks drop them.
 //!
 //! ```text
 //!                                     answered
-//!   session begins, peer roams, ──► Check ────────────► the size holds
+//!   session begins, peer roams, ──► Confirm ──────────────► the size holds
 //!   or large packets leave            │ only the control was answered
 //!                                     ▼
-//!             Grow ── answered ──► Narrow ──► Border ──► a smaller size holds
+//!             Raise ── answered ──► Bisect ──► Boundary ──► a smaller size holds
 //!              ▲ every 10 to 60 s, if large packets leave             │
 //!              └──────────────────────────────────────────────────────┘
 //! ```
-//! A round is a few probes of different sizes and then a control, the smallest probe there is. A probe counts as lost only
-//! when the control, sent after it, was answered: a path that is slow, full or down is not taken for a narrow one. A size
-//! is believed too large when it was lost four times while the next smaller one arrived.
+//! A round consists of a few probes of different sizes and then a control, the smallest possible
+//! probe. A probe counts as lost only when the control, sent after it, was answered: a slow,
+//! congested or broken path is not mistaken for a narrow one. A size is considered too large when
+//! it was lost four times while the next smaller one arrived.
 
 mod hand_over;
 
@@ -24,43 +25,51 @@ use crate::noise::PADDING;
 use crate::probe::{LEN, Tag};
 use crate::status::MtuSource;
 
-/// The smallest MTU that is ever believed, in bytes: a path of 576 bytes, which every IPv4 network carries, has room for it.
+/// The smallest MTU that is ever accepted, in bytes: it fits a path of 576 bytes, which every IPv4
+/// network has.
 pub(crate) const FLOOR: u32 = 512;
-/// MTUs that differ by less cost the same on the wire.
+/// The granularity of the search, in bytes: MTUs that differ by less take the same space on the
+/// wire.
 const STEP: u32 = 16;
 const _: () = assert!(STEP as usize == PADDING, "what a probe measures is a padded payload");
-/// Packets of more bytes make us ask whether the path still carries them.
+/// Packets of more bytes than this make us check whether the path still carries them.
 const LARGE: usize = 400;
-/// The most sizes tried in one round, the control aside: 11 KB of probes on a path of 1,500 bytes.
+/// The most sizes tried in one round, apart from the control: 11 KB of probes on a path of 1,500
+/// bytes.
 const MAX_SIZES: usize = 8;
-/// How often the next larger size must be lost, while the one believed arrives, before it is believed to be too large.
+/// How many times the next larger size must be lost, while the accepted one arrives, before it is
+/// considered too large.
 const ENOUGH_LOST: u8 = 4;
-/// How often a larger size is tried in vain when growing.
+/// How many times a larger size is tried in vain when growing.
 const RAISE_TRIES: u8 = 2;
-/// Rounds in a row without any answer after which asking makes no sense.
+/// After how many consecutive rounds without any answer the search is given up.
 const MAX_SILENT: u8 = 4;
-/// More rounds than this are never spent on one question.
+/// The most rounds of one search.
 const MAX_ROUNDS: u8 = 24;
-/// How long a round waits for its control when nothing is known of the path, and at least.
+/// How long a round waits for its control while the round-trip time is not known.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// How long a round waits for its control at least.
 const MIN_WAIT: Duration = Duration::from_millis(100);
-/// How long a round waits, after its control was answered, for answers that were overtaken.
+/// How long a round waits for late answers after its control was answered, at least.
 const MIN_GRACE: Duration = Duration::from_millis(5);
+/// The same, at most.
 const MAX_GRACE: Duration = Duration::from_millis(50);
-/// How long large packets leave unasked: when there are many, and when there are few. A host that lost what it sent tries
-/// again after 200 ms, and is told the size then.
+/// How long large packets are sent before they cause a check when there are many of them. A host
+/// that lost a packet repeats it after 200 ms, and is then told the size.
 const MANY_PAUSE: Duration = Duration::from_millis(50);
+/// The same when there are few.
 const FEW_PAUSE: Duration = Duration::from_millis(250);
+/// How many large packets are many.
 const MANY: u16 = 8;
-/// How long to leave a peer alone that never answered; doubles each time.
+/// How long a peer that never answered is left alone; doubles each time.
 const MIN_STRANGER_PAUSE: Duration = Duration::from_secs(5);
 const MAX_STRANGER_PAUSE: Duration = Duration::from_secs(600);
-/// How long to leave a peer alone that answered and does not any more.
+/// How long a peer that answered once, but no longer does, is left alone.
 const SILENT_PAUSE: Duration = Duration::from_secs(2);
-/// How long a path that was found small is not asked for more; doubles each time in vain.
+/// How long after a path was found narrow a larger size is tried; doubles each time it fails.
 const MIN_GROW_PAUSE: Duration = Duration::from_secs(10);
 const MAX_GROW_PAUSE: Duration = Duration::from_secs(60);
-/// No round trip takes longer; an answer that claims so is not believed.
+/// The longest round trip that is believed.
 const MAX_ROUND_TRIP: Duration = Duration::from_secs(10);
 const TIME_BITS: u64 = (1 << 48) - 1;
 
@@ -69,27 +78,28 @@ const TIME_BITS: u64 = (1 << 48) - 1;
 pub(crate) struct Probe {
     /// The length of its payload, in bytes.
     pub(crate) len: usize,
-    /// What its answer brings back.
+    /// What its answer returns.
     pub(crate) tag: Tag,
 }
 
-/// What is known of one path, in one direction: 24 bytes until it is asked, as most never are.
+/// What is known about one path in one direction: 24 bytes until it is probed, which most paths
+/// never are.
 #[derive(Debug)]
 pub(crate) struct PathMtu {
     /// The tunnel's MTU.
     limit: u32,
-    /// The largest inner packet.
+    /// The largest inner packet, in bytes.
     mtu: u32,
     source: MtuSource,
-    /// Large packets sent since the path was last asked whether it carries them.
+    /// How many large packets were sent since the path was last checked for them.
     large: u16,
     inquiry: Option<Box<Inquiry>>,
 }
 
-/// What was asked, and when to ask again.
+/// What was probed, and when to probe again.
 #[derive(Debug)]
 struct Inquiry {
-    /// Whether the peer ever answered.
+    /// Whether the peer has ever answered.
     answers: bool,
     born: Instant,
     round: u32,
@@ -102,33 +112,33 @@ struct Inquiry {
     search: Option<Box<Search>>,
 }
 
-/// What a search is after.
+/// What a search is looking for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Does the path carry `top`?
+    /// Whether the path carries `top`.
     Confirm,
-    /// What is the largest size it carries, about?
+    /// Roughly, the largest size that the path carries.
     Bisect,
-    /// Is it that of which this is thought?
+    /// Whether the size found is the largest.
     Boundary,
-    /// Does it carry what it did, and more?
+    /// Whether the path carries the size found before, and more.
     Raise,
 }
 
-/// A question under way. Sizes are payloads of data messages.
+/// A search under way. Sizes are those of data message payloads, in bytes.
 #[derive(Debug)]
 struct Search {
     phase: Phase,
     first_round: u32,
     /// The largest size that arrived; 0 if none did.
     good: u32,
-    /// The smallest size above it that was lost, for all we know.
+    /// The smallest size above `good` that seems to be lost.
     bad: u32,
     top: u32,
-    /// The sizes of this round, falling.
+    /// The sizes of this round, in descending order.
     sizes: [u32; MAX_SIZES],
     count: usize,
-    /// How many of them, and the control, are handed out.
+    /// How many of them have been taken to be sent; the control comes last.
     sent: usize,
     arrived: [bool; MAX_SIZES],
     control_arrived: bool,
@@ -139,12 +149,12 @@ struct Search {
 }
 
 impl PathMtu {
-    /// Knows nothing yet; `limit` is the tunnel's MTU.
+    /// Makes a value that knows nothing yet; `limit` is the tunnel's MTU in bytes.
     pub(crate) fn new(limit: u16) -> Self {
         Self { limit: limit.into(), mtu: limit.into(), source: MtuSource::Unprobed, large: 0, inquiry: None }
     }
 
-    /// Returns the largest inner packet.
+    /// Returns the largest inner packet, in bytes.
     #[inline]
     pub(crate) fn mtu(&self) -> u16 {
         u16::try_from(self.mtu).unwrap_or(u16::MAX)
@@ -156,12 +166,12 @@ impl PathMtu {
         self.mtu < self.limit
     }
 
-    /// Returns how the MTU is known.
+    /// Returns how the MTU was determined.
     pub(crate) fn source(&self) -> MtuSource {
         self.source
     }
 
-    /// Takes over the tunnel's MTU. Returns whether there is something to ask.
+    /// Sets the tunnel's MTU. Returns whether there is something to probe.
     pub(crate) fn set_limit(&mut self, limit: u16) -> bool {
         let old = std::mem::replace(&mut self.limit, limit.into());
         self.mtu = if self.mtu == old { self.limit } else { self.mtu.min(self.limit) };
@@ -169,7 +179,8 @@ impl PathMtu {
         old != self.limit || self.inquiry.is_none()
     }
 
-    /// Asks anew, because the path is another one. What was known of the old one holds until then.
+    /// Starts a new search because the path has changed. Until it ends, the MTU of the old path
+    /// holds.
     pub(crate) fn start(&mut self, now: Instant) {
         if let Some(inquiry) = &mut self.inquiry {
             (inquiry.rest_until, inquiry.grow_at, inquiry.grow_pause) = (now, now, MIN_GROW_PAUSE);
@@ -181,7 +192,7 @@ impl PathMtu {
         }
     }
 
-    /// Notes that a packet of `len` bytes leaves.
+    /// Notes that a packet of `len` bytes is sent.
     #[inline]
     pub(crate) fn note_sent(&mut self, len: usize) {
         if len > LARGE {
@@ -189,14 +200,15 @@ impl PathMtu {
         }
     }
 
-    /// Takes the answer to a probe, which arrived with a payload of `len` bytes.
+    /// Accepts the answer to a probe that arrived with a payload of `len` bytes.
     pub(crate) fn handle_answer(&mut self, tag: Tag, len: u16, now: Instant) {
         let Some(inquiry) = &mut self.inquiry else { return };
         inquiry.answers = true;
         let trip = inquiry.measure(tag, now);
-        // Of this answer, not of all: a path that has just lost its load is quick again.
+        // From this round trip, not from the average: a path that has just lost its load is quick
+        // again.
         let grace = trip.map_or(MAX_GRACE, |trip| (trip / 2).clamp(MIN_GRACE, MAX_GRACE));
-        // Ours are all of full steps.
+        // The sizes of our probes are multiples of the step.
         let (round, len) = (inquiry.round, u32::from(len) / STEP * STEP);
         let Some(search) = &mut inquiry.search else { return };
         if tag.round.wrapping_sub(search.first_round) > round.wrapping_sub(search.first_round) || len > search.top {
@@ -215,7 +227,7 @@ impl PathMtu {
         }
     }
 
-    /// Returns when [`PathMtu::handle_timeout`] must be called.
+    /// Returns when [`PathMtu::handle_timeout`] must next be called.
     #[inline]
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let inquiry = self.inquiry.as_ref()?;
@@ -227,7 +239,7 @@ impl PathMtu {
         (self.large > 0).then(|| inquiry.rest_until.max(inquiry.asked + pause))
     }
 
-    /// Performs what is due.
+    /// Performs whatever is due at `now`.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if self.poll_timeout().is_none_or(|at| at > now) {
             return;
@@ -263,7 +275,7 @@ impl PathMtu {
         Some(Probe { len, tag })
     }
 
-    /// Looks at what became of a round, and goes on.
+    /// Evaluates a round and continues the search.
     fn judge(&mut self, now: Instant) {
         let Some(inquiry) = &mut self.inquiry else { return };
         let Some(search) = &mut inquiry.search else { return };
@@ -279,12 +291,13 @@ impl PathMtu {
         }
     }
 
-    /// Believes what a search found.
+    /// Accepts the result of a search.
     fn settle(&mut self, now: Instant) {
         let Some(inquiry) = &mut self.inquiry else { return };
         let Some(search) = inquiry.search.take() else { return };
         if search.good < FLOOR {
-            // Nothing but the smallest arrives. That is no path that any network has, so it is something else.
+            // Only the smallest probe arrives. No network has such a path, so there is another
+            // cause.
             self.rest(now);
             return;
         }
@@ -299,7 +312,7 @@ impl PathMtu {
         }
     }
 
-    /// Asks no more for a while, and believes what it believed.
+    /// Ends the search without a change, and starts none for a while.
     fn rest(&mut self, now: Instant) {
         let Some(inquiry) = &mut self.inquiry else { return };
         if inquiry.answers {
@@ -328,7 +341,7 @@ impl Inquiry {
         }
     }
 
-    /// Begins to search up to `top`; `good` is known to arrive.
+    /// Begins a search up to `top`; `good` is known to arrive.
     fn begin(&mut self, phase: Phase, good: u32, top: u32, now: Instant) {
         let top = top.next_multiple_of(STEP);
         let first_round = self.round.wrapping_add(1);
@@ -395,7 +408,8 @@ impl Search {
                 self.add(self.good);
             }
             Phase::Boundary => {
-                // The size that everybody hopes for, larger and larger steps beyond the border, and what is inside.
+                // The size hoped for, larger and larger steps beyond the boundary, and the size
+                // that is known to arrive.
                 self.add(self.top);
                 for step in (0..MAX_SIZES - 2).rev() {
                     self.add((self.low() + (STEP << step)).min(self.top));
@@ -434,7 +448,7 @@ impl Search {
         self.control_arrived && self.arrived[..self.count].iter().all(|arrived| *arrived)
     }
 
-    /// Notes an arrival of this round; those that were overtaken have until `grace`.
+    /// Records an answer in this round; the others have until `grace`.
     fn note_arrival(&mut self, len: u32, grace: Instant) {
         if len as usize == LEN {
             self.control_arrived = true;
@@ -448,7 +462,7 @@ impl Search {
     fn note_good(&mut self, len: u32) {
         if len > self.good {
             self.good = len;
-            // More arrives than before: the path grew, or it was no narrow path at all.
+            // More arrives than before: the path has grown, or was never narrow.
             if self.phase == Phase::Raise {
                 self.phase = Phase::Bisect;
             }
@@ -462,7 +476,7 @@ impl Search {
     fn judge(&mut self) {
         let has_arrived = self.arrived[..self.count].contains(&true);
         if !self.control_arrived {
-            // What did not arrive may have been as unlucky as the control.
+            // Without the control, nothing follows from a probe that did not arrive.
             self.silent = if has_arrived { 0 } else { self.silent + 1 };
             return;
         }
@@ -478,7 +492,7 @@ impl Search {
             Phase::Bisect => {}
             Phase::Boundary => self.lost += u8::from(good_arrived || self.good < FLOOR),
             Phase::Raise if good_arrived => self.lost += 1,
-            // It became narrower instead.
+            // The path became narrower instead.
             Phase::Raise => (self.phase, self.bad, self.good) = (Phase::Bisect, self.good, 0),
         }
     }

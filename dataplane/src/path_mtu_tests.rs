@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use super::*;
 use crate::sim::start;
 
-/// A path that carries payloads of up to `carries` bytes, and its other end, which answers.
+/// A path that carries payloads of up to `carries` bytes, with an end that answers.
 struct Rig {
     path: PathMtu,
     now: Instant,
@@ -39,7 +39,7 @@ impl Rig {
         rig
     }
 
-    /// Lets time pass; a large packet leaves every `every`, if it is more than nothing.
+    /// Lets time pass; a large packet is sent every `every`, unless that is zero.
     fn run(&mut self, time: Duration, every: Duration) {
         let end = self.now + time;
         let mut next_packet = (!every.is_zero()).then_some(self.now);

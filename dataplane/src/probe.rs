@@ -1,36 +1,37 @@
-//! The messages that measure a path: a padded one that asks, and a short one that answers.
+//! The messages that measure a path: a padded probe and its short answer.
 //!
-//! They travel as the payload of data messages, so a session authenticates them and its window accepts each once. The
-//! first four bits, where an inner packet has its IP version, are zero: every other WireGuard refuses such a payload after
-//! opening it, and never answers (ADR 9).
+//! They travel as the payload of data messages, so a session authenticates them and its replay
+//! window accepts each once. The first four bits, where an inner packet has its IP version, are
+//! zero: every other WireGuard implementation drops such a payload after opening it, and never
+//! answers (ADR 9).
 
 /// The length of an answer, and of the shortest probe, in bytes.
 pub(crate) const LEN: usize = 16;
-/// No IP version, and the version of these messages.
+/// The version of these messages, where a packet has its IP version.
 const MARK: u8 = 0x01;
 const PROBE: u8 = 1;
 const ANSWER: u8 = 2;
 
-/// What identifies a probe; its answer brings it back.
+/// Identifies a probe; the answer returns it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tag {
-    /// Counts the rounds of one link.
+    /// The number of the round on this link.
     pub(crate) round: u32,
-    /// When it was sent, in microseconds since the sender's own beginning; the low 48 bits.
+    /// When the probe was sent, in microseconds since its sender was created; the low 48 bits.
     pub(crate) sent_micros: u64,
 }
 
-/// One message.
+/// A probe message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProbeMessage {
-    /// Asks to be answered.
+    /// Is to be answered.
     Probe(Tag),
-    /// Says how long the probe was that arrived, in bytes of payload.
+    /// Gives the length of the probe that arrived, in bytes of payload.
     Answer(Tag, u16),
 }
 
 impl ProbeMessage {
-    /// Reads a payload that is no IP packet.
+    /// Parses a payload that is not an IP packet.
     pub(crate) fn parse(payload: &[u8]) -> Option<Self> {
         let [MARK, kind, l0, l1, r0, r1, r2, r3, 0, 0, time @ ..] = payload.first_chunk::<LEN>()? else { return None };
         let [t0, t1, t2, t3, t4, t5] = *time;
@@ -45,7 +46,7 @@ impl ProbeMessage {
         }
     }
 
-    /// Writes the message; a probe is padded with zeros by whoever sends it.
+    /// Encodes the message; whoever sends a probe pads it with zeros.
     pub(crate) fn write(self) -> [u8; LEN] {
         let (kind, tag, len) = match self {
             Self::Probe(tag) => (PROBE, tag, 0),

@@ -1,20 +1,23 @@
-//! Peers that still use a session of the engine before this one.
+//! Calls back peers that still use a session of a previous engine.
 //!
-//! Their data messages name an index that nobody knows any more, and WireGuard has them wait 15 seconds before they try anew. For as
-//! long as such a session can live, whoever sends one from an address of a member is called back. Nothing proves who it was: what
-//! an attacker gains by forging addresses is handshakes to members, as many as [`CALLS`] allow and none twice at a time.
+//! Their data messages have a receiver index that no longer exists, and WireGuard waits 15 seconds
+//! before it tries a new handshake. For as long as such a session can live, whoever sends such a
+//! message from an address of a member is called back. Nothing proves who sent it: by forging
+//! addresses an attacker can cause handshakes with members, at most as many as [`CALLS`] allows and
+//! never two at a time with the same one.
 
 use std::time::{Duration, Instant};
 
 use crate::noise::SESSION_TIME;
 use crate::token_bucket::TokenBucket;
 
-/// How many senders are looked up without a pause, at some 10 µs each with a thousand peers. More wait for their next message.
+/// How many senders are looked up at once, at some 10 µs each with a thousand peers. Others must
+/// wait for their next message.
 const CALLS: u32 = 50;
-/// One more after each of these: 500 a second.
+/// The time after which one more is allowed: 500 a second.
 const INTERVAL: Duration = Duration::from_millis(2);
 
-/// Limits who is called back.
+/// Limits how many senders are called back.
 #[derive(Debug)]
 pub(crate) struct RehandshakeLimiter {
     until: Instant,
@@ -22,12 +25,12 @@ pub(crate) struct RehandshakeLimiter {
 }
 
 impl RehandshakeLimiter {
-    /// Begins with the engine.
+    /// Makes a limiter for an engine that starts now.
     pub(crate) fn new(now: Instant) -> Self {
         Self { until: now + SESSION_TIME, bucket: TokenBucket::new(CALLS, INTERVAL, now) }
     }
 
-    /// Says whether the sender of a message for an unknown session may be looked up.
+    /// Returns whether the sender of a message for an unknown session may be looked up.
     pub(crate) fn admits(&mut self, now: Instant) -> bool {
         now < self.until && self.bucket.take(now)
     }

@@ -1,6 +1,7 @@
-//! Longest-prefix tables: who holds an inner address.
+//! Longest-prefix tables: which peer holds an inner address.
 //!
-//! One table decides both where a packet goes and whether its source may come from the peer that sent it.
+//! The same table decides where a packet goes and whether its source may come from the peer that
+//! sent it.
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -8,12 +9,12 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
-/// Maps prefixes of both families to values; the longest prefix that holds an address wins.
+/// Maps prefixes of both families to values; the longest prefix that contains an address wins.
 #[derive(Debug, Clone)]
 pub(crate) struct PrefixTable<T: Copy> {
     v4: PrefixMap<Ipv4Net, T>,
     v6: PrefixMap<Ipv6Net, T>,
-    /// The last answer. Packets of one flow come in rows, and this is asked twice for each.
+    /// The last answer. Consecutive packets often belong to one flow, and each needs two lookups.
     last: Cell<Option<(IpAddr, Option<T>)>>,
 }
 
@@ -24,7 +25,7 @@ impl<T: Copy> Default for PrefixTable<T> {
 }
 
 impl<T: Copy> PrefixTable<T> {
-    /// Adds a prefix. Of two equal ones the first stays.
+    /// Adds a prefix unless the same one is there already.
     pub(crate) fn insert(&mut self, prefix: IpNet, value: T) {
         self.last.set(None);
         match prefix {
@@ -33,7 +34,7 @@ impl<T: Copy> PrefixTable<T> {
         };
     }
 
-    /// Returns the value of the longest prefix that holds `address`.
+    /// Returns the value of the longest prefix that contains `address`.
     #[inline]
     pub(crate) fn lookup(&self, address: IpAddr) -> Option<T> {
         match self.last.get() {
@@ -119,7 +120,7 @@ mod tests {
     }
 
     fn nets() -> impl Strategy<Value = Vec<(IpNet, u16)>> {
-        // Few distinct bits, so that prefixes nest.
+        // Few of the bits vary, so that prefixes nest.
         let v4 = (any::<u32>(), 0..=32u8)
             .prop_map(|(bits, len)| IpNet::V4(Ipv4Net::new((bits & 0x0303_0003).into(), len).expect("a prefix")));
         let v6 = (any::<u128>(), 0..=128u8).prop_map(|(bits, len)| {

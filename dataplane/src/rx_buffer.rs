@@ -1,6 +1,8 @@
-//! Inner packets on their way to TUN devices: datagrams are opened straight into the buffer the driver writes from.
+//! Inner packets on their way to TUN devices: datagrams are opened straight into the buffer that
+//! the driver writes from.
 //!
-//! A refused packet only leaves a hole. The buffer starts anew once the driver took everything.
+//! A refused packet only leaves a hole. The buffer starts over once the driver has taken
+//! everything.
 
 use std::ops::Range;
 
@@ -8,24 +10,24 @@ use overlay_core::NetworkId;
 
 use crate::engine::{ReceivedPackets, TUN_HEADROOM};
 
-/// How many bytes wait for a driver that does not look: 4 MiB, about 2,800 full packets.
+/// How many bytes are kept for a driver that does not take them: 4 MiB, about 2,800 full packets.
 const MAX_BYTES: usize = 4 << 20;
 /// Packets start at multiples of this many bytes.
 const ALIGNMENT: usize = 16;
 
-/// The packets not taken yet.
+/// The packets that were not taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct RxBuffer {
     buffer: Vec<u8>,
     used: usize,
     packets: Vec<Range<usize>>,
-    /// Successive packets of one network: its id and the end of the run in `packets`.
+    /// Consecutive packets of one network: its id, and where the run ends in `packets`.
     runs: Vec<(NetworkId, usize)>,
     taken: usize,
 }
 
 impl RxBuffer {
-    /// Makes room for `len` bytes that may become a packet.
+    /// Reserves `len` bytes that may become a packet.
     pub(crate) fn reserve(&mut self, len: usize) -> Option<Range<usize>> {
         self.forget_taken();
         let start = (self.used + TUN_HEADROOM).next_multiple_of(ALIGNMENT);
@@ -41,17 +43,17 @@ impl RxBuffer {
         Some(start..end)
     }
 
-    /// Lends reserved room.
+    /// Returns reserved bytes.
     pub(crate) fn buffer(&mut self, buffer: Range<usize>) -> &mut [u8] {
         self.buffer.get_mut(buffer).unwrap_or_default()
     }
 
-    /// Lends room that was reserved twice.
+    /// Returns two reserved ranges of bytes.
     pub(crate) fn buffers(&mut self, buffers: [Range<usize>; 2]) -> Option<[&mut [u8]; 2]> {
         self.buffer.get_disjoint_mut(buffers).ok()
     }
 
-    /// Declares that reserved room holds a packet for a network.
+    /// Declares that reserved bytes hold a packet for a network.
     pub(crate) fn push(&mut self, network: NetworkId, packet: Range<usize>) {
         self.packets.push(packet);
         let end = self.packets.len();
@@ -70,7 +72,7 @@ impl RxBuffer {
         Some(ReceivedPackets { network, bytes: &mut self.buffer, packets: self.packets.get(start..end)? })
     }
 
-    /// Gives up room that no packet came of.
+    /// Releases space that holds no packet.
     pub(crate) fn forget_taken(&mut self) {
         if self.taken == self.runs.len() && !self.runs.is_empty() {
             self.used = 0;
@@ -80,7 +82,7 @@ impl RxBuffer {
         }
     }
 
-    /// Gives up the room of a batch that brought nothing.
+    /// Releases the space of a batch from which no packet came.
     pub(crate) fn forget_holes(&mut self) {
         if self.runs.is_empty() {
             self.used = 0;

@@ -1,7 +1,8 @@
-//! Whole engines in virtual time: a world of hosts, an underlay that loses, doubles, delays and reorders.
+//! Whole engines in virtual time: a world of hosts, and an underlay that loses, duplicates, delays
+//! and reorders datagrams.
 //!
-//! Each host has one engine (one lane). The world checks what must always hold: a handled timeout is no longer due, and
-//! every packet is in exactly one counter.
+//! Each host has one engine (one lane). The world checks what must always hold: a handled timeout
+//! is no longer due, and every packet is in exactly one counter.
 
 #[cfg(test)]
 mod attacks;
@@ -57,7 +58,7 @@ pub(crate) fn start() -> Instant {
 pub(crate) const NET: u64 = 1;
 /// The MTU of all networks.
 pub(crate) const MTU: u16 = 1408;
-/// IPv4 and UDP around each datagram, in bytes.
+/// The IPv4 and UDP headers of each datagram, in bytes.
 const OUTER_HEADERS: usize = 28;
 const MAX_STEPS: usize = 3_000_000;
 const EPOCH: Duration = Duration::from_secs(1_800_000_000);
@@ -76,7 +77,7 @@ impl Faults {
         Self { loss_percent: 0, twice_percent: 0, delay: Duration::from_millis(1), jitter: Duration::ZERO };
 }
 
-/// A datagram somewhere.
+/// A datagram on its way.
 #[derive(Debug, Clone)]
 pub(crate) struct Datagram {
     pub(crate) from: SocketAddr,
@@ -88,21 +89,21 @@ pub(crate) struct Datagram {
 pub(crate) struct Host {
     pub(crate) engine: Engine,
     pub(crate) addr: SocketAddr,
-    /// What reached its containers.
+    /// The packets that reached its containers.
     pub(crate) received: Vec<(NetworkId, Vec<u8>)>,
     pub(crate) events: Vec<Event>,
     tables: Tables,
 }
 
-/// A router that lets a host call, and lets in only what answers.
+/// A router that lets a host call others, and admits only answers.
 pub(crate) struct Translation {
-    /// Where others see the host.
+    /// The address at which others see the host.
     pub(crate) public: SocketAddr,
-    /// Whom the host has called, and when last.
+    /// The addresses that the host has called, and when it last did.
     pub(crate) called: BTreeMap<SocketAddr, Instant>,
 }
 
-/// How long a translation remembers a call; what Linux does for a flow that was answered once.
+/// How long a translation remembers a call; Linux keeps a flow that was answered once as long.
 const TRANSLATION_TIME: Duration = Duration::from_secs(30);
 
 /// Hosts and the underlay between them.
@@ -110,14 +111,14 @@ pub(crate) struct World {
     pub(crate) now: Instant,
     pub(crate) faults: Faults,
     pub(crate) hosts: Vec<Host>,
-    /// The largest IP packets that pass from one host to another, in bytes, where that is less than all. Larger ones are
-    /// lost, and nobody is told.
+    /// The largest IP packets that pass from one host to another, in bytes, where there is a limit.
+    /// Larger ones are lost without an error.
     pub(crate) narrow: BTreeMap<(usize, usize), usize>,
     /// Paths from one host to another on which everything is lost.
     pub(crate) blocked: BTreeSet<(usize, usize)>,
-    /// The translations that hosts are behind.
+    /// The translations in front of hosts.
     pub(crate) translations: BTreeMap<usize, Translation>,
-    /// Every datagram ever sent, if somebody listens.
+    /// Every datagram ever sent, if a test wants them.
     pub(crate) tap: Option<Vec<Datagram>>,
     wire: BTreeMap<(Instant, u64), Datagram>,
     sent: u64,
@@ -135,7 +136,7 @@ pub(crate) fn node(host: usize) -> NodeId {
 /// The key of a host in a network.
 pub(crate) fn key(network: u64, host: usize) -> PrivateKey {
     let mut bytes = [7; 32];
-    // Not the first byte: X25519 ignores its lowest bits.
+    // Not in the first byte, because X25519 ignores its lowest bits.
     bytes[1] = u8::try_from(network).expect("small");
     bytes[2] = u8::try_from(host).expect("small");
     PrivateKey::from(bytes)
@@ -170,7 +171,7 @@ pub(crate) fn peer(network: u64, host: usize) -> PeerTable {
     }
 }
 
-/// What a host is told about a network with these members.
+/// The table of a network with these members, for one host.
 pub(crate) fn table(network_id: u64, host: usize, members: &[usize]) -> NetworkTable {
     let others = members.iter().filter(|member| **member != host);
 
@@ -272,14 +273,15 @@ impl World {
         host.engine.know_own(Arc::new([host.addr.ip()].into()));
     }
 
-    /// Takes a network from a host.
+    /// Removes a network from a host.
     pub(crate) fn withdraw(&mut self, host: usize, id: u64) {
         let host = &mut self.hosts[host];
         host.tables.networks.remove(&network(id));
         host.engine.publish(&host.tables, self.now);
     }
 
-    /// Replaces a host's engine by a new one with the same keys, whose clock is off by some seconds.
+    /// Replaces a host's engine by a new one with the same keys, whose clock is off by
+    /// `clock_error_secs`.
     pub(crate) fn restart(&mut self, host: usize, clock_error_secs: i64) {
         let elapsed = EPOCH + (self.now - start());
         let seconds = elapsed.as_secs().checked_add_signed(clock_error_secs).expect("after 1970");
@@ -294,13 +296,13 @@ impl World {
         self.collect();
     }
 
-    /// Has a container send a packet.
+    /// Sends a packet from a container of a host.
     pub(crate) fn send(&mut self, host: usize, network_id: u64, packet: &[u8]) {
         self.hosts[host].engine.handle_tun(network(network_id), [packet], self.now);
         self.collect();
     }
 
-    /// Has a container of one host send a numbered packet to one of another.
+    /// Sends a numbered packet from a container of one host to one of another.
     pub(crate) fn say(&mut self, from: usize, to: usize, number: u32) {
         self.send(from, NET, &numbered(inner(from), inner(to), number));
     }
@@ -344,7 +346,7 @@ impl World {
         self.counters(host).dropped(reason)
     }
 
-    /// Returns how a host's only peer is doing.
+    /// Returns the status of a host's only peer.
     pub(crate) fn status(&self, host: usize) -> PeerStatus {
         self.hosts[host].engine.status(self.now).into_iter().next().expect("a peer")
     }
@@ -406,7 +408,7 @@ impl World {
         translated.map(|(host, _)| *host).or_else(|| (0..self.hosts.len()).find(|host| open(*host)))
     }
 
-    /// Whether the underlay loses all of this.
+    /// Returns whether the underlay drops the datagram.
     fn is_blocked(&self, datagram: &Datagram) -> bool {
         let host = |addr| self.hosts.iter().position(|host| host.addr == addr);
 
@@ -445,7 +447,7 @@ impl World {
     }
 }
 
-/// Checks that every packet an engine got is in exactly one counter.
+/// Checks that every packet an engine was given is in exactly one counter.
 pub(crate) fn assert_accounted(engine: &Engine) {
     let counters = engine.counters();
     assert_eq!(

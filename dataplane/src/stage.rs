@@ -1,7 +1,8 @@
 //! The AEAD as a stage of its own, over a whole batch.
 //!
-//! The stages before it take counters and make room, the stages after it commit. What lies between touches no state but
-//! the buffers, so it can move to other threads or to a cipher that works on many packets at a time.
+//! The stages before it assign counters and reserve space, the stages after it commit. This one
+//! touches no state but the buffers, so it could move to other threads, or to a cipher that works
+//! on many packets at a time.
 
 use std::ops::Range;
 
@@ -27,7 +28,7 @@ pub(crate) struct OpenJob<'d> {
     pub(crate) buffer: Range<usize>,
 }
 
-/// A data message that is opened, but not accepted.
+/// A data message that is opened, but not accepted yet.
 #[derive(Debug)]
 pub(crate) struct OpenedJob {
     pub(crate) handle: LinkHandle,
@@ -36,7 +37,7 @@ pub(crate) struct OpenedJob {
     pub(crate) buffer: Range<usize>,
 }
 
-/// Seals a batch into the outbox.
+/// Seals a batch into the transmit queue.
 pub(crate) fn seal_all(jobs: &mut Vec<SealJob<'_>>, cx: &mut LaneContext) {
     let mut jobs = jobs.drain(..);
     while let Some(job) = jobs.next() {
@@ -47,7 +48,7 @@ pub(crate) fn seal_all(jobs: &mut Vec<SealJob<'_>>, cx: &mut LaneContext) {
     }
 }
 
-/// Seals one packet into the outbox.
+/// Seals one packet into the transmit queue.
 pub(crate) fn seal_one(job: SealJob<'_>, cx: &mut LaneContext) {
     let is_sealed = cx.transmit_queue.slot(job.slot).is_some_and(|slot| job.seal.run(job.packet, slot));
     count_sealed(is_sealed, job.packet, cx);
@@ -73,7 +74,7 @@ fn count_sealed(is_sealed: bool, packet: &[u8], cx: &mut LaneContext) {
     }
 }
 
-/// Opens a batch into the inbox.
+/// Opens a batch into the receive buffer.
 pub(crate) fn open_all(jobs: &mut Vec<OpenJob<'_>>, opened: &mut Vec<OpenedJob>, cx: &mut LaneContext) {
     let mut jobs = jobs.drain(..);
     while let Some(job) = jobs.next() {
@@ -117,7 +118,7 @@ fn open_two(jobs: [OpenJob<'_>; 2], cx: &mut LaneContext) -> [OpenedJob; 2] {
     ]
 }
 
-/// Empties a list of jobs and keeps its memory for jobs of the next batch, which borrow from somewhere else.
+/// Empties a list of jobs and keeps its memory for jobs that borrow from another batch.
 ///
 /// Collecting from a vector into one of the same layout happens in place.
 pub(crate) fn reuse<A, B>(mut jobs: Vec<A>) -> Vec<B> {

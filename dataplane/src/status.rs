@@ -1,4 +1,4 @@
-//! How each peer is doing, for people who ask.
+//! The status of each peer, for people who ask.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use overlay_core::{NetworkId, NodeId, PublicKey};
 use crate::echo::Loss;
 use crate::tables::LaneId;
 
-/// A lane of a peer, at one moment.
+/// The status of one lane of a peer, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerStatus {
     /// The network.
@@ -18,61 +18,62 @@ pub struct PeerStatus {
     pub node: NodeId,
     /// The peer's lane.
     pub lane: LaneId,
-    /// The peer lane's key in this network.
+    /// The key of the peer's lane in this network.
     pub public_key: PublicKey,
-    /// Where it was last heard, with proof; or where it is being tried.
+    /// The underlay address of its last authentic message, or the one being tried.
     pub underlay: Option<SocketAddr>,
     /// How long ago the last handshake was completed.
     pub last_handshake: Option<Duration>,
     /// Bytes of UDP payload sent to it.
     pub tx_bytes: u64,
-    /// Bytes of authentic UDP payload heard from it.
+    /// Bytes of UDP payload of its authentic messages.
     pub rx_bytes: u64,
-    /// What holds between the two lanes.
+    /// The state between the two lanes.
     pub state: PeerState,
-    /// Since when it holds.
+    /// How long the state has held.
     pub since: Duration,
-    /// What stands in the way, if something does.
+    /// Why the peer cannot be reached, if it cannot.
     pub error: Option<PeerError>,
-    /// How long ago anything authentic was heard of it.
+    /// How long ago its last authentic message came.
     pub heard: Option<Duration>,
     /// How long ago a container's packet was last sent to it, or wanted to be.
     pub wanted: Option<Duration>,
-    /// Where it sees this node, as it says.
+    /// The address at which it says that it sees this node.
     pub seen_at: Option<SocketAddr>,
-    /// Whether it is heard from an address that it does not claim: a router translates.
+    /// Whether it is heard from an address that it was not published with: a router translates.
     pub is_translated: bool,
-    /// What is lost of what it sends.
+    /// The loss among the messages that it sends.
     pub incoming_loss: Option<Loss>,
-    /// What is lost of what is sent to it, as it says.
+    /// The loss among the messages sent to it, as it reports.
     pub outgoing_loss: Option<Loss>,
-    /// How long a message to it and the answer take.
+    /// The last measured round-trip time.
     pub round_trip: Option<Duration>,
     /// The largest inner packet that is sent to it, in bytes.
     pub mtu: u16,
-    /// How that is known.
+    /// How the MTU was determined.
     pub mtu_source: MtuSource,
 }
 
-/// How the largest packet that a path carries is known.
+/// How the largest packet that a path carries was determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MtuSource {
-    /// It is the tunnel's, and nobody has tried it: no session yet, or nothing is sent on this lane.
+    /// The tunnel's MTU, which nothing has probed: there is no session yet, or this lane does not
+    /// send on the path.
     Unprobed,
-    /// It is the tunnel's, and the path carries it.
+    /// The tunnel's MTU, which the path carries.
     Link,
-    /// It is the path's, which carries less than the tunnel would.
+    /// The path's MTU, which is smaller than the tunnel's.
     Probed,
-    /// It is the tunnel's, and the peer does not answer probes.
+    /// The tunnel's MTU; the peer does not answer probes.
     Assumed,
 }
 
-/// What holds between this lane and a lane of a peer.
+/// The state between this lane and a lane of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerState {
-    /// No session, and nothing to send.
+    /// There is no session and nothing to send.
     Idle,
-    /// A handshake is under way and no session can be used.
+    /// A handshake is under way and there is no session that can be used.
     Connecting,
     /// Packets flow.
     Established,
@@ -94,23 +95,24 @@ impl fmt::Display for PeerState {
 /// Why a peer cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerError {
-    /// Nobody knows where the peer could be reached.
+    /// No underlay address of the peer is known.
     NoUnderlayAddr,
-    /// The handshakes sent since the last answer.
+    /// No handshake was answered since the last answer.
     NoAnswer {
-        /// How many there were.
+        /// How many handshakes were sent.
         attempts: u32,
     },
     /// Packets are sent, and neither they nor requests nor handshakes are answered.
     Silent {
-        /// How many handshakes there were.
+        /// How many handshakes were sent.
         attempts: u32,
     },
-    /// The peer is heard, and hears nothing that is sent to it.
+    /// The peer is heard, but hears nothing that is sent to it.
     NotHeard,
-    /// The peer's public key is one that no session can be made with.
+    /// No session can be made with the peer's public key.
     InvalidKey,
-    /// The peer's initiations carry an older time than one seen before: its clock went back, or somebody replays them.
+    /// The peer's initiations have an older timestamp than one seen before: its clock was set back,
+    /// or they are replayed.
     ClockWentBack,
 }
 

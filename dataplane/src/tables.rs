@@ -1,6 +1,7 @@
-//! What a lane is told to do: its networks, their members and who may use which inner address.
+//! The configuration of a lane: its networks, their members, and who may use which inner address.
 //!
-//! Tables are built elsewhere, never changed, and swapped whole with [`crate::Engine::publish`].
+//! Tables are built elsewhere, never changed, and replaced as a whole with
+//! [`crate::Engine::publish`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use overlay_core::{NetworkId, NodeId, PrivateKey, PublicKey};
 
-/// Numbers the lanes of a node from 0.
+/// A lane of a node, numbered from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneId(pub u16);
 
@@ -20,7 +21,7 @@ impl fmt::Display for LaneId {
     }
 }
 
-/// Everything one lane must know. A network whose `Arc` is the one published before is not looked at again.
+/// Everything one lane must know. A network whose `Arc` is the one published before is skipped.
 #[derive(Debug, Clone, Default)]
 pub struct Tables {
     /// The networks this node is a member of.
@@ -32,13 +33,16 @@ pub struct Tables {
 pub struct NetworkTable {
     /// The network.
     pub id: NetworkId,
-    /// This lane's key in this network. A network published with another key starts anew, without sessions.
+    /// This lane's key in this network. A network published with another key starts over, without
+    /// sessions.
     pub private_key: PrivateKey,
-    /// The other members; never this node. The lanes of a node have them in common.
+    /// The other members, never this node. All lanes of a node share the list.
     pub peers: Arc<Vec<PeerTable>>,
-    /// The inner addresses that live on this node: what leaves must come from one, what arrives must go to one.
+    /// The inner addresses of this node: packets to peers must come from one of them, packets from
+    /// peers must go to one.
     pub local: Vec<IpNet>,
-    /// The largest inner packet, in bytes. Data messages are padded to 16 bytes, so it should be a multiple of 16.
+    /// The largest inner packet, in bytes. Data messages are padded to multiples of 16 bytes, so it
+    /// should be one.
     pub mtu: u16,
 }
 
@@ -47,9 +51,11 @@ pub struct NetworkTable {
 pub struct PeerTable {
     /// The node.
     pub node: NodeId,
-    /// Its lanes, in order. Ours number i sends to number i modulo their count, and hears all of them.
+    /// Its lanes, in order. Our lane `i` sends to lane `i` modulo their count, and hears all of
+    /// them.
     pub lanes: Vec<PeerLane>,
-    /// The inner prefixes this node may send from and receives for. The longest prefix wins among all peers.
+    /// The inner prefixes that this node may send from and receives packets for. The longest prefix
+    /// among all peers wins.
     pub allowed_ips: Vec<IpNet>,
 }
 
@@ -58,6 +64,7 @@ pub struct PeerTable {
 pub struct PeerLane {
     /// Its key in this network.
     pub public_key: PublicKey,
-    /// Where it may be reached, likeliest first. Tried in turn until one answers.
+    /// The underlay addresses at which it may be reached, the likeliest first. They are tried in
+    /// turn until one answers.
     pub candidates: Vec<SocketAddr>,
 }

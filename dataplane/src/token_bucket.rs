@@ -1,4 +1,4 @@
-//! A token bucket: so many at once, then one more after each interval.
+//! A token bucket: a burst at once, then one more after each interval.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ pub(crate) struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// Makes a full bucket. `interval` is whole milliseconds, at least one.
+    /// Makes a full bucket. `interval` must be whole milliseconds, at least one.
     pub(crate) fn new(burst: u32, interval: Duration, now: Instant) -> Self {
         Self { burst, interval, tokens: burst, refilled: now }
     }
 
-    /// Takes one token, if there is one.
+    /// Takes one token. Returns whether there was one.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.refilled);
         let earned = elapsed.as_millis().checked_div(self.interval.as_millis()).unwrap_or(0);

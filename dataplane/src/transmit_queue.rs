@@ -1,30 +1,31 @@
-//! Datagrams on their way out, laid out so that one system call sends many of them.
+//! Datagrams to be sent, laid out so that one system call sends many of them.
 //!
-//! A batch is what `UDP_SEGMENT` takes: one destination, contiguous datagrams of one size, the last perhaps shorter.
-//! Batches leave in the order they were opened, and a link has at most one open, so the packets of a link stay in order.
-//! Buffers are used again.
+//! A batch is what `UDP_SEGMENT` takes: one destination, contiguous datagrams of one size, the last
+//! possibly shorter. Batches are sent in the order they were opened, and a link has at most one
+//! open, so the packets of a link stay in order. Buffers are reused.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use crate::engine::Transmit;
 
-/// The most bytes one `UDP_SEGMENT` call takes: the payload of the largest UDP datagram over IPv4.
+/// The most bytes that one `UDP_SEGMENT` call takes: the payload of the largest UDP datagram over
+/// IPv4.
 const MAX_GSO_BYTES: usize = 65_507;
-/// The most datagrams one `UDP_SEGMENT` call takes (`UDP_MAX_SEGMENTS` of old kernels).
+/// The most datagrams that one `UDP_SEGMENT` call takes (`UDP_MAX_SEGMENTS` of old kernels).
 const MAX_GSO_SEGMENTS: usize = 64;
-/// How many bytes wait for a driver that does not send: 16 MiB, about 10,000 full packets.
+/// How many bytes are kept for a driver that does not send: 16 MiB, about 10,000 full packets.
 const MAX_BYTES: usize = 16 << 20;
-/// How many batches wait, so that tiny ones cannot cost much more than their bytes.
+/// How many batches are kept, so that tiny ones cannot cost much more than their bytes.
 const MAX_BATCHES: usize = 1 << 16;
-/// How many buffers are kept for later: 4 MiB at most.
+/// How many buffers are kept for reuse: 4 MiB at most.
 const MAX_SPARES: usize = 64;
 
-/// Names a batch; later ones have larger numbers.
+/// Identifies a batch; later ones have larger numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct GsoBatchId(u64);
 
-/// Room for one datagram in a batch.
+/// The space of one datagram in a batch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Slot {
     batch: GsoBatchId,
@@ -64,7 +65,7 @@ impl GsoBatch {
     }
 }
 
-/// The batches not sent yet.
+/// The batches that were not sent yet.
 #[derive(Debug, Default)]
 pub(crate) struct TransmitQueue {
     batches: VecDeque<GsoBatch>,
@@ -72,12 +73,13 @@ pub(crate) struct TransmitQueue {
     first: u64,
     bytes: usize,
     spares: Vec<Vec<u8>>,
-    /// The batch the driver holds.
+    /// The batch that the driver holds.
     leaving: Vec<u8>,
 }
 
 impl TransmitQueue {
-    /// Makes room for a datagram of `len` bytes behind those of the same link, whose open batch is `open`.
+    /// Reserves space for a datagram of `len` bytes behind those of the same link, whose open batch
+    /// is `open`.
     pub(crate) fn reserve(&mut self, open: &mut Option<GsoBatchId>, to: SocketAddr, len: usize) -> Option<Slot> {
         if self.bytes + len > MAX_BYTES {
             return None;
@@ -93,12 +95,12 @@ impl TransmitQueue {
         Some(Slot { batch, start, len })
     }
 
-    /// Lends the room of a datagram.
+    /// Returns the space of a datagram.
     pub(crate) fn slot(&mut self, slot: Slot) -> Option<&mut [u8]> {
         self.batch(slot.batch)?.buffer.get_mut(slot.start..slot.start + slot.len)
     }
 
-    /// Lends the room of two datagrams of one batch.
+    /// Returns the space of two datagrams of one batch.
     pub(crate) fn slots(&mut self, slots: [Slot; 2]) -> Option<[&mut [u8]; 2]> {
         let [first, second] = slots;
         if first.batch != second.batch {
@@ -109,7 +111,7 @@ impl TransmitQueue {
         self.batch(first.batch)?.buffer.get_disjoint_mut(buffers).ok()
     }
 
-    /// Appends a datagram as a batch of its own.
+    /// Appends a datagram as a batch of its own. Returns whether there was space.
     pub(crate) fn push(&mut self, to: SocketAddr, datagram: &[u8]) -> bool {
         let Some(slot) = self.reserve(&mut None, to, datagram.len()) else { return false };
         if let Some(buffer) = self.slot(slot) {

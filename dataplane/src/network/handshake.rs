@@ -1,11 +1,13 @@
-//! Sessions of one network: handshakes in both directions, tunnels made on demand, and what waits for them.
+//! The sessions of one network: handshakes in both directions, tunnels made on demand, and the
+//! packets that wait for them.
 //!
 //! ```text
 //!   nothing ──packet, wake──► trying ──answer──► session ──needed again after 180 s──► trying
 //!      ▲                        │ 90 s without an answer                │ not needed for 180 s
 //!      └────────────────────────┴───────────────────────────────────────┘
 //! ```
-//! A peer's own initiation makes a session from anywhere; it carries packets once the peer proved that it has it, too.
+//! A peer's own initiation makes a session from any state; the session carries packets once the
+//! peer proved that it has it, too.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -20,12 +22,12 @@ use crate::status::{PeerError, PeerState};
 
 use super::LaneNetwork;
 
-/// How often a tunnel is made again because its random index is taken on this socket. With 10,000 tunnels a lane the
-/// first is taken once in 1,600 times.
+/// How many times a tunnel is made anew because its random index is already taken on this socket.
+/// With 10,000 tunnels a lane, one in 1,600 tunnels is.
 const MAX_TUNNEL_DRAWS: usize = 8;
-/// How often a tunnel that is still due is asked again at once.
+/// How many times a tunnel that is still due is handled again at once.
 const MAX_TIMEOUTS: usize = 8;
-/// When a tunnel that is still due after that is asked again, so that no driver can spin.
+/// The delay after which a tunnel that is still due is handled again, so that no driver can spin.
 const TIMEOUT_PAUSE: Duration = Duration::from_millis(1);
 
 impl LaneNetwork {
@@ -34,7 +36,8 @@ impl LaneNetwork {
         self.interface.receive(from, datagram, now)
     }
 
-    /// Accepts a message other than data. `link` is the one its receiver index names, if it has one.
+    /// Accepts a message other than data. `link` is the link that its receiver index belongs to, if
+    /// it has one.
     pub(crate) fn handle_message(
         &mut self,
         link: Option<LinkIndex>,
@@ -57,14 +60,16 @@ impl LaneNetwork {
         Ok(())
     }
 
-    /// Sends a handshake to used links that have no session, `most` at most, and returns to how many.
+    /// Sends a handshake on used links that have no session, at most `most`, and returns on how
+    /// many.
     pub(crate) fn wake(&mut self, most: usize, cx: &mut LaneContext, now: Instant) -> usize {
         let is_used = |link: &Link| link.is_used && link.path.is_known();
 
         self.call(is_used, most, cx, now)
     }
 
-    /// Sends a handshake to whoever is reached at `address` and has no session.
+    /// Sends a handshake to the peer lane that is reached at `address`, if there is no session with
+    /// it.
     pub(crate) fn call_back(&mut self, address: SocketAddr, cx: &mut LaneContext, now: Instant) {
         self.call(|link| link.path.has(address), usize::MAX, cx, now);
     }
@@ -100,19 +105,21 @@ impl LaneNetwork {
         self.schedule(index, next, cx);
     }
 
-    /// Looks after a link whose tunnel was used.
+    /// Updates the deadline of a link whose tunnel was used.
     pub(crate) fn update_timers(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         let Some(link) = self.links.get_mut(index.0) else { return };
         link.is_touched = false;
         self.grant_wishes(index, cx, now);
         let (old, next) = (self.links[index.0].deadline, self.next_timeout(index, now));
-        // A deadline that only moved away is looked at when the old one comes: that is cheaper than to move it each time.
+        // If the deadline only moved to a later time, it is updated when the earlier time comes,
+        // which is cheaper than to move it each time.
         if old.is_none() || next.is_none() || next < old {
             self.schedule(index, next, cx);
         }
     }
 
-    /// Makes the tunnel of a link if there is none. Fails for keys that no session can be made with.
+    /// Makes the tunnel of a link if there is none. Returns whether there is one now: no session
+    /// can be made with an invalid key.
     pub(super) fn ensure_tunnel(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) -> bool {
         if self.links[index.0].tunnel.is_some() {
             return true;
@@ -138,7 +145,7 @@ impl LaneNetwork {
         }
     }
 
-    /// Sends an initiation unless one is under way, without a packet that wants it.
+    /// Sends an initiation unless one is under way, although no packet waits for it.
     pub(super) fn call_again(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         let initiation = self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.initiate(now));
         if let Some(initiation) = initiation {
@@ -156,7 +163,7 @@ impl LaneNetwork {
         }
     }
 
-    /// Notes that a message from an address proved to be the peer's.
+    /// Notes that an authentic message of the peer came from an address.
     pub(super) fn heard(&mut self, index: LinkIndex, from: SocketAddr, cx: &mut LaneContext, now: Instant) {
         let network = self.table.id;
         let link = &mut self.links[index.0];
@@ -195,7 +202,8 @@ impl LaneNetwork {
         }
     }
 
-    /// Answers an initiation of a member. Where it came from proves nothing yet: the first message of the new session does.
+    /// Answers an initiation of a member. The address that it came from is not confirmed until the
+    /// first message of the new session.
     fn answer(
         &mut self,
         initiation: Initiation,
@@ -210,7 +218,7 @@ impl LaneNetwork {
         self.mark_dirty(index, cx);
         let link = &mut self.links[index.0];
         let timestamp = initiation.timestamp();
-        // A tunnel remembers the time of the last one; tunnels come and go here.
+        // A tunnel remembers the timestamp of the last one, but tunnels do not last.
         let answer = match &mut link.tunnel {
             Some(tunnel) if timestamp > link.last_initiation => {
                 tunnel.answer(initiation, now).map_err(DropReason::from)
@@ -315,7 +323,8 @@ impl LaneNetwork {
         link.enter(PeerState::Idle, now);
     }
 
-    /// Drops a tunnel that expired, and makes another if packets wait and there is hope.
+    /// Drops a tunnel that expired, and makes another if packets wait and the peer may still
+    /// answer.
     fn forget_tunnel(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         let link = &mut self.links[index.0];
         if let Some(tunnel) = link.tunnel.take() {

@@ -1,4 +1,5 @@
-//! Whether the peers hear this lane and are heard: asks, answers, and believes what [`crate::liveness`] concludes.
+//! Whether the peers hear this lane and this lane hears them: sends requests, answers those of
+//! peers, and acts on the conclusions of [`crate::liveness`].
 
 use std::time::Instant;
 
@@ -18,7 +19,7 @@ impl LaneNetwork {
         self.links.iter().any(|link| link.life.as_ref().is_some_and(|life| life.seen_at().is_some()))
     }
 
-    /// Tells every peer with a session that this lane's address may be another one.
+    /// Tells every peer with a session that this lane's address may have changed.
     pub(crate) fn announce(&mut self, cx: &mut LaneContext, now: Instant) {
         for index in (0..self.links.len()).map(LinkIndex) {
             if self.links[index.0].has_session(now) {
@@ -29,7 +30,7 @@ impl LaneNetwork {
         }
     }
 
-    /// Looks for the silent lanes of a node at once.
+    /// Tries to reach the silent lanes of a node at once.
     pub(crate) fn hurry(&mut self, node: NodeId, cx: &mut LaneContext, now: Instant) {
         for index in (0..self.links.len()).map(LinkIndex) {
             let link = &mut self.links[index.0];
@@ -44,7 +45,7 @@ impl LaneNetwork {
         }
     }
 
-    /// Accepts what a peer says of its hearing.
+    /// Accepts a peer's echo message.
     pub(super) fn handle_echo(&mut self, index: LinkIndex, echo: &Echo, cx: &mut LaneContext, now: Instant) {
         let life = self.links[index.0].life(now);
         life.handle_echo(echo, now);
@@ -61,7 +62,7 @@ impl LaneNetwork {
         }
     }
 
-    /// Performs what is due about who hears whom.
+    /// Performs what is due for a link's liveness.
     pub(super) fn handle_hearing_timeout(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         let link = &mut self.links[index.0];
         let has_session = link.has_session(now);

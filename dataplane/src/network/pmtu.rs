@@ -1,5 +1,5 @@
-//! Packets that are larger than the path to their peer: cut, or refused with an ICMP error that names the size; and TCP
-//! handshakes, which are told the size before anything is lost.
+//! Packets that are larger than the path to their peer: fragmented, or refused with an ICMP error
+//! that gives the size; and TCP handshakes, whose segment size is lowered before anything is lost.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -17,7 +17,7 @@ use crate::stage::{SealJob, seal_one};
 use super::LaneNetwork;
 
 impl LaneNetwork {
-    /// Returns whether a packet can go as it is.
+    /// Returns whether a packet can be sent unchanged.
     #[inline]
     pub(super) fn fits(&self, index: LinkIndex, packet: &[u8]) -> bool {
         let mtu = &self.links[index.0].mtu;
@@ -25,7 +25,7 @@ impl LaneNetwork {
         packet.len() <= usize::from(mtu.mtu()) && !(mtu.is_narrow() && mss::is_syn(packet))
     }
 
-    /// Takes a packet towards its peer that cannot go as it is.
+    /// Takes a packet for its peer that cannot be sent unchanged.
     pub(super) fn fit_to_pmtu(
         &mut self,
         index: LinkIndex,
@@ -38,7 +38,8 @@ impl LaneNetwork {
         if packet.len() <= usize::from(mtu) {
             return self.send_clamped(index, packet, mtu, cx, now);
         }
-        // What is larger than the tunnel never came out of a TUN device that has the tunnel's MTU.
+        // Packets that are larger than the tunnel's MTU do not come from a TUN device with that
+        // MTU.
         if packet.len() > usize::from(self.table.mtu) {
             return self.refuse(packet, inner, self.table.mtu.min(mtu), cx, now);
         }
@@ -50,7 +51,7 @@ impl LaneNetwork {
         }
 
         cx.counters.fragments += fragments.len() as u64 - 1;
-        // Each ends in a counter of its own; the last one's is the caller's.
+        // Each fragment is counted by itself; the caller counts the last.
         let mut sent = Ok(());
         for fragment in fragments {
             cx.counters.count(sent);
@@ -59,7 +60,7 @@ impl LaneNetwork {
         sent
     }
 
-    /// Brings down the segment size that a peer's container offers to one of ours.
+    /// Lowers the segment size that a peer's container offers to one of ours.
     pub(super) fn clamp_incoming(&self, link: LinkIndex, packet: Range<usize>, cx: &mut LaneContext) {
         let peer = self.links[link.0].peer;
         let Some(ours) = self.peers.get(peer.0).and_then(|peer| peer.send_to) else { return };
@@ -88,7 +89,8 @@ impl LaneNetwork {
         sent
     }
 
-    /// Seals one packet at once, behind those of its link that wait for the batch to end, or keeps it for the session.
+    /// Seals one packet at once, behind those of its link that wait for the end of the batch, or
+    /// keeps it until there is a session.
     fn send_now(
         &mut self,
         index: LinkIndex,
@@ -103,7 +105,7 @@ impl LaneNetwork {
         Ok(())
     }
 
-    /// Tells the sender of a packet how large it may be.
+    /// Tells the sender of a packet how large it may be, by an ICMP error.
     fn refuse(
         &mut self,
         packet: &[u8],
@@ -123,7 +125,8 @@ impl LaneNetwork {
         Err(DropReason::TooBig)
     }
 
-    /// Seals a payload that is no packet, as a datagram of its own. Without a session nothing is sent.
+    /// Seals a payload that is not a packet, as a datagram of its own. Sends nothing if there is no
+    /// session.
     pub(super) fn send_payload(&mut self, index: LinkIndex, payload: &[u8], cx: &mut LaneContext, now: Instant) {
         let link = &mut self.links[index.0];
         let Some(to) = link.path.current() else { return };

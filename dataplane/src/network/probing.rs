@@ -1,7 +1,7 @@
-//! Asks how large a packet each path carries, and answers those who ask.
+//! Probes how large a packet each path carries, and answers the probes of peers.
 //!
-//! Only the links that this lane sends on are asked about. A peer's answer can change what is sent to that peer, and
-//! nothing else.
+//! Only the links on which this lane sends are probed. A peer's answer can only change what is sent
+//! to that peer.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use crate::probe::ProbeMessage;
 use super::LaneNetwork;
 
 impl LaneNetwork {
-    /// Asks about a path that is new.
+    /// Starts to probe a new path.
     pub(super) fn begin_probing(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         let peer = self.links[index.0].peer;
         if self.peers.get(peer.0).and_then(|peer| peer.send_to) != Some(index) {
@@ -27,7 +27,7 @@ impl LaneNetwork {
         self.mark_dirty(index, cx);
     }
 
-    /// Takes over the MTU of a new table.
+    /// Applies the MTU of a new table.
     pub(super) fn limit_mtu(&mut self, cx: &mut LaneContext, now: Instant) {
         let limit = self.table.mtu;
         for index in (0..self.links.len()).map(LinkIndex) {
@@ -39,7 +39,7 @@ impl LaneNetwork {
         self.has_narrow = self.links.iter().any(|link| link.mtu.is_narrow());
     }
 
-    /// Accepts a payload that is no packet.
+    /// Accepts a payload that is not an IP packet.
     pub(super) fn handle_payload(
         &mut self,
         index: LinkIndex,
@@ -57,7 +57,7 @@ impl LaneNetwork {
         let message = ProbeMessage::parse(payload).ok_or(DropReason::InnerMalformed)?;
         cx.counters.control += 1;
         match message {
-            // Shorter than what it answers, so nobody gains by asking.
+            // The answer is shorter than the probe, so probes cannot be used for amplification.
             ProbeMessage::Probe(tag) => {
                 self.send_payload(index, &ProbeMessage::Answer(tag, len).write(), cx, now);
             }
@@ -70,7 +70,7 @@ impl LaneNetwork {
         Ok(())
     }
 
-    /// Performs what is due about the path of one link.
+    /// Performs what is due for the path of one link.
     pub(super) fn handle_probe_timeout(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         self.learn(index, cx, |mtu| mtu.handle_timeout(now));
         self.send_probes(index, cx, now);

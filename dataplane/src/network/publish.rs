@@ -1,4 +1,4 @@
-//! Taking over a new table: links whose key stays with its node go on, all others end at once.
+//! Applies a new table: links whose key stays with its node go on, all others end at once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,21 +16,21 @@ use crate::tables::{LaneId, NetworkTable, PeerTable};
 
 use super::{LaneNetwork, Peer};
 
-/// Which of the lanes of this node a table is for.
+/// Identifies a lane among those of this node.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LaneIndex {
     pub(crate) lane: LaneId,
-    /// How many there are, at least 1.
+    /// How many lanes this node has, at least 1.
     pub(crate) lanes: u16,
 }
 
 impl LaneNetwork {
-    /// Returns whether this very table is in force.
+    /// Returns whether this very table is the one in use.
     pub(crate) fn has(&self, table: &Arc<NetworkTable>) -> bool {
         Arc::ptr_eq(&self.table, table)
     }
 
-    /// Returns whether a key is the one of this network's interface.
+    /// Returns whether the network's interface has this key.
     pub(crate) fn is_keyed(&self, key: &PrivateKey) -> bool {
         self.interface.public_key() == public_key(key)
     }
@@ -40,7 +40,7 @@ impl LaneNetwork {
         self.interface.public_key()
     }
 
-    /// Takes over a table with the same key.
+    /// Applies a table with the same key.
     pub(crate) fn publish(
         &mut self,
         table: &Arc<NetworkTable>,
@@ -70,7 +70,7 @@ impl LaneNetwork {
         }
     }
 
-    /// Ends every link.
+    /// Ends all links.
     pub(crate) fn remove(mut self, cx: &mut LaneContext) {
         cx.demux.remove_network(self.table.id);
         cx.deadlines.remove_network(self.table.id);
@@ -91,7 +91,7 @@ impl LaneNetwork {
         let ours = self.interface.public_key();
         let mut links = Vec::with_capacity(table.lanes.len());
         for (lane, row) in (0_u16..).zip(&table.lanes) {
-            // A key belongs to one lane of one node; the first to name it has it.
+            // A key belongs to one lane of one node; the first that is listed with it keeps it.
             if row.public_key == ours || self.keys.contains_key(&row.public_key) {
                 continue;
             }
@@ -117,7 +117,7 @@ impl LaneNetwork {
         self.peers.push(Peer { send_to });
     }
 
-    /// Makes the socket and the clock find the links where they are now.
+    /// Updates the receiver indices and the deadlines, because links may have moved.
     fn index(&mut self, cx: &mut LaneContext) {
         let network = self.table.id;
         cx.demux.remove_network(network);
@@ -133,7 +133,7 @@ impl LaneNetwork {
     }
 }
 
-/// Whether our lane sends to the peer's, or the peer's to ours.
+/// Returns whether our lane sends to the peer's, or the peer's to ours.
 fn is_used(lane_index: LaneIndex, lane: u16, lanes: usize) -> bool {
     let we_send = usize::from(lane_index.lane.0).checked_rem(lanes) == Some(usize::from(lane));
     let they_send = lane.checked_rem(lane_index.lanes) == Some(lane_index.lane.0);
@@ -160,7 +160,7 @@ mod tests {
         assert!(is_used(lane_index(1, 2), 0, 1));
         // Ours: 1 lane, theirs: 3. Ours sends to their lane 0, all of theirs send to ours.
         assert!((0..3).all(|lane| is_used(lane_index(0, 1), lane, 3)));
-        // Equal counts: each lane has its twin.
+        // Equal counts: each lane is paired with the lane of the same number.
         assert!(is_used(lane_index(1, 2), 1, 2));
         assert!(!is_used(lane_index(1, 2), 0, 2));
     }

@@ -1,4 +1,4 @@
-//! Peers, strangers and listeners that mean no good.
+//! Malicious peers, strangers and eavesdroppers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::*;
 use crate::PeerState;
 use crate::noise;
 
-/// A world in which host 2 may send from anywhere, as far as its own engine is concerned.
+/// A world in which host 2 may send from any address, as far as its own engine is concerned.
 fn with_liar() -> World {
     let mut world = World::connected(3);
     let everything = ["0.0.0.0/0", "::/0"].map(|prefix| prefix.parse().expect("valid")).to_vec();
@@ -46,7 +46,7 @@ fn a_member_cannot_speak_for_another() {
 #[test]
 fn sources_that_cannot_be_routed_and_foreign_destinations_are_refused() {
     let mut world = with_liar();
-    // Host 0 is told that host 2 holds everything, which it is not asked to believe of such addresses.
+    // Host 0 is told that host 2 holds everything, which must not cover such addresses.
     let mut trusting = table(NET, 0, &[0, 2]);
     Arc::make_mut(&mut trusting.peers)[0].allowed_ips =
         vec!["0.0.0.0/0".parse().expect("valid"), "::/0".parse().expect("valid")];
@@ -104,7 +104,7 @@ fn malformed_packets_from_a_member_go_nowhere() {
 #[test]
 fn a_node_that_is_no_member_can_neither_send_nor_shake_hands() {
     let mut world = World::connected(3);
-    // Host 2 has keys of its own and knows everybody, but nobody was told of it.
+    // Host 2 has keys of its own and knows all members, but no member was told about it.
     world.publish(0, table(NET, 0, &[0, 1]));
     world.publish(1, table(NET, 1, &[0, 1]));
 
@@ -136,7 +136,7 @@ fn a_node_that_was_taken_out_cannot_send_with_the_session_it_has() {
 
     assert_eq!(world.numbers(0), Vec::<u32>::new());
     assert_eq!(world.counters(0).delivered, delivered);
-    // For as long as it may be; handshakes that nobody answers end it after 90 seconds.
+    // The session lasts as long as it may; unanswered handshakes end it after 90 seconds.
     assert!(world.dropped(0, DropReason::UnknownIndex) >= 90_000, "the session was in use");
     world.assert_accounted();
 }
@@ -147,7 +147,7 @@ fn a_member_of_another_network_cannot_send_into_this_one() {
     world.publish(0, table(1, 0, &[0]));
     world.publish(0, table(2, 0, &[0, 1]));
     world.publish(1, table(2, 1, &[0, 1]));
-    // It also tries network 1, with its key of network 2 and the public key that it should not even know.
+    // It also tries network 1, with its key of network 2 and a public key that it should not know.
     let mut stolen = table(2, 1, &[]);
     stolen.id = network(1);
     stolen.peers = Arc::new(vec![peer(1, 0)]);
@@ -343,7 +343,7 @@ fn what_a_container_must_not_send_does_not_leave() {
     send(&mut world, "10.42.1.9", inner(1));
     send(&mut world, "192.0.2.1", inner(1));
     send(&mut world, "169.254.1.1", inner(1));
-    // Duplicate address detection, and a router that is looked for.
+    // Duplicate address detection, and a router solicitation.
     send(&mut world, "::", "ff02::1:ff00:2".parse().expect("valid"));
     send(&mut world, "fe80::1", "ff02::2".parse().expect("valid"));
     send(&mut world, "10.42.0.2", "8.8.8.8".parse().expect("valid"));

@@ -1,4 +1,5 @@
-//! Anything may happen in any order; when it stops, packets flow again, and none was ever changed, doubled or misled.
+//! Anything may happen in any order. When it stops, packets flow again, and none was ever altered,
+//! duplicated or misdelivered.
 
 use proptest::prelude::*;
 

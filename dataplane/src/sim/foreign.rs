@@ -1,7 +1,8 @@
 //! Another implementation as the peer: `boringtun`, in both directions.
 //!
-//! Its clock is moved with ours, but its timers are not run: it is told when to renew a session. That it does so by itself,
-//! cookies and preshared keys are shown where the protocol is, in `overlay-wireguard`.
+//! Its clock is moved with ours, but its timers are not run: it is told when to renew a session.
+//! That it does so by itself, and that cookies and preshared keys work, is tested in
+//! `overlay-wireguard`.
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::{Tunn, TunnResult};
@@ -11,7 +12,7 @@ use mock_instant::MockClock;
 use super::*;
 use crate::PeerState;
 
-/// `boringtun` as host 1, for an engine as host 0.
+/// `boringtun` as host 1, with an engine as host 0.
 struct Foreign {
     tunn: Tunn,
     received: Vec<Vec<u8>>,
@@ -44,7 +45,7 @@ impl Foreign {
         self.settle(world);
     }
 
-    /// Carries datagrams to and fro until nobody has any.
+    /// Carries datagrams in both directions until there are none left.
     fn settle(&mut self, world: &mut World) {
         for _ in 0..1000 {
             let Some(batch) = world.hosts[0].engine.poll_transmit() else { break };
@@ -70,7 +71,7 @@ impl Foreign {
                 TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
                     return self.received.push(packet.to_vec());
                 }
-                // What probes are to it.
+                // This is what probes are to it.
                 TunnResult::Done | TunnResult::Err(WireGuardError::InvalidPacket) => return,
                 TunnResult::Err(error) => panic!("{error:?}"),
             }

@@ -1,4 +1,5 @@
-//! Peers that stop to answer, hear nothing, lose much, move, or cannot be called: what is said of them, and how soon.
+//! Peers that stop answering, hear nothing, lose much, move, or cannot be called: what is reported
+//! about them, and how soon.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +9,11 @@ use crate::{PeerError, PeerState};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(100);
-/// How soon what does not work must be said, and how soon no longer when it works again.
+/// How soon a failure must be reported, and how soon its report must end once it is over.
 const SAID: Duration = Duration::from_secs(6);
 const GONE: Duration = Duration::from_secs(2);
 
-/// Two hosts whose containers ask and answer.
+/// Two hosts whose containers exchange requests and answers.
 fn talking() -> World {
     let mut world = World::connected(2);
     talk(&mut world, SECOND * 3);
@@ -20,7 +21,7 @@ fn talking() -> World {
     world
 }
 
-/// Has host 0 ask ten times a second, and host 1 answer what it hears.
+/// Lets host 0 send ten requests a second, and host 1 answer those that arrive.
 fn talk(world: &mut World, time: Duration) {
     talk_every(world, TICK, time);
 }
@@ -37,7 +38,7 @@ fn talk_every(world: &mut World, tick: Duration, time: Duration) {
     }
 }
 
-/// Talks until both hosts say what they must, and returns how long that took.
+/// Exchanges packets until `said` holds, and returns how long that took.
 fn until(world: &mut World, said: impl Fn(&World) -> bool) -> Duration {
     let begin = world.now;
     while !said(world) {
@@ -104,12 +105,12 @@ fn each_side_says_which_direction_is_blocked() {
     for deaf in [0, 1] {
         let heard = 1 - deaf;
         let mut world = talking();
-        // What the one that is heard sends arrives; what it should hear does not.
+        // Packets from the peer that is heard arrive; packets to it do not.
         world.blocked.insert((heard, deaf));
 
         let said = until(&mut world, |world| is_silent(world, deaf) && is_deaf(world, heard));
         assert!(said <= SAID + SECOND, "after {said:?}");
-        // Also when no session is left.
+        // The same when no session is left.
         talk(&mut world, SECOND * 200);
         assert!(is_silent(&world, 0) || is_deaf(&world, 0), "{:?}", errors(&world));
 
@@ -259,7 +260,7 @@ fn both_ends_may_move_at_once() {
     world.collect();
     talk(&mut world, TICK);
 
-    // Then control tells both.
+    // Then control tells both hosts.
     let moved = world.now;
     for host in [0, 1] {
         let mut table = table(NET, host, &[0, 1]);

@@ -1,4 +1,5 @@
-//! Anything that may happen to hosts and the underlay between them, in any order, and a model of what containers may see of it.
+//! Anything that may happen to hosts and the underlay between them, in any order, with a model of
+//! what containers may see of it.
 
 use std::time::Duration;
 
@@ -11,46 +12,48 @@ use crate::ip;
 /// How many hosts there are.
 pub(crate) const HOSTS: usize = 3;
 
-/// How many seconds a peer may take to notice that its session is worthless: nothing heard for 15 seconds, then a handshake
-/// that waits at most 5 seconds for its turn.
+/// How many seconds a peer may take to notice that its session is useless: 15 seconds in which
+/// nothing is heard, then a handshake that waits at most 5 seconds for its turn.
 const PATIENCE: usize = 25;
-/// Datagrams that a listener remembers.
+/// How many datagrams an eavesdropper remembers.
 const REMEMBERED: usize = 512;
-/// The smallest packet that carries a number, and the largest that is sent.
+/// The size of packets in bytes: the smallest has room for a number.
 const SIZES: std::ops::RangeInclusive<usize> = 64..=1600;
-/// Paths as narrow as that are met in the wild; in bytes of the whole IP packet.
+/// How narrow a narrow path is: the largest IP packet in bytes. Such paths occur in practice.
 const NARROW: std::ops::RangeInclusive<usize> = 576..=1500;
 const ICMP: [u8; 2] = [1, 58];
 const FRAGMENT_V6: u8 = 44;
 const DONT_FRAGMENT: u8 = 0x40;
 
-/// Something that happens. Numbers are taken modulo what there is.
+/// An event of the history. Numbers are taken modulo the range that is valid.
 #[derive(Debug, Clone, Arbitrary)]
 pub(crate) enum Deed {
     /// Containers send packets.
     Say { from: u8, to: u8, count: u8, size: u16, v6: bool },
     /// Time passes.
     Run { millis: u32 },
-    /// An agent starts anew.
+    /// An agent restarts.
     Restart { host: u8, wakes: bool },
-    /// A host is told who is a member: one bit for each host.
+    /// A host is told who the members are, one bit for each host.
     Publish { host: u8, members: u8 },
     /// A host is told that it is no member.
     Withdraw { host: u8 },
-    /// A host's datagrams come from another port.
+    /// A host's datagrams come from another port from now on.
     Move { host: u8, port: u8 },
-    /// The underlay changes.
+    /// The faults of the underlay change.
     Weather { loss: u8, twice: u8, jitter: u8 },
-    /// A path becomes narrow or wide, and tells nobody.
+    /// The size of packets that a path carries changes, without a notice.
     Narrow { from: u8, to: u8, most: Option<u16> },
-    /// A stranger sends what it heard, perhaps from elsewhere and with a changed bit.
+    /// A stranger sends an overheard datagram again, possibly from another address and with a
+    /// changed bit.
     Replay { which: u16, elsewhere: bool, bit: Option<u16> },
 }
 
-/// A world, and what was said in it.
+/// A world, and the packets that were sent in it.
 pub(crate) struct History {
     world: World,
-    /// Every packet sent, by its number: to which host, its bytes, and whether it arrived.
+    /// Every packet sent, indexed by its number: the destination host, its bytes, and whether it
+    /// arrived.
     sent: Vec<(usize, Vec<u8>, bool)>,
 }
 
@@ -71,7 +74,7 @@ impl History {
         Self { world, sent: Vec::new() }
     }
 
-    /// Has something happen and looks at what came of it.
+    /// Performs one event and checks its consequences.
     pub(crate) fn perform(&mut self, deed: &Deed) {
         match *deed {
             Deed::Say { from, to, count, size, v6 } => {
@@ -113,9 +116,10 @@ impl History {
         self.check();
     }
 
-    /// Lets the underlay heal and everybody be a member again, and waits until packets flow from everywhere.
+    /// Clears all faults, makes every host a member again, and waits until packets flow from every
+    /// host.
     ///
-    /// Nobody answers, so that nobody is helped by the other side.
+    /// The receiver does not answer, so that its answers cannot help.
     pub(crate) fn settle(&mut self) {
         self.world.faults = Faults::NONE;
         self.world.narrow.clear();
@@ -171,7 +175,8 @@ impl History {
         self.world.inject(datagram);
     }
 
-    /// What arrived was sent to there, is as it was sent, and came once; every packet is in one counter.
+    /// Checks that each packet that arrived was sent there, is unchanged and arrived once, and that
+    /// every packet is in one counter.
     fn check(&mut self) {
         self.world.assert_accounted();
         for host in 0..HOSTS {
@@ -202,7 +207,7 @@ fn is_v4(packet: &[u8]) -> bool {
     packet[0] >> 4 == 4
 }
 
-/// Tells whether it is an answer to the sender of a packet that was too large.
+/// Returns whether a packet is an ICMP error for a packet that was too large.
 fn is_error(packet: &[u8]) -> bool {
     ICMP.contains(if is_v4(packet) { &packet[9] } else { &packet[6] })
 }
@@ -211,7 +216,7 @@ fn is_fragment(packet: &[u8]) -> bool {
     if is_v4(packet) { packet[6] & !DONT_FRAGMENT != 0 || packet[7] != 0 } else { packet[6] == FRAGMENT_V6 }
 }
 
-/// Lets all of it happen, then waits until packets flow.
+/// Performs all events, then waits until packets flow.
 pub(crate) fn live(deeds: impl IntoIterator<Item = Deed>) {
     let mut history = History::new();
     for deed in deeds {

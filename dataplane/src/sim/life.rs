@@ -367,7 +367,7 @@ fn the_clock_of_the_driver_may_stumble() {
     world.say(0, 1, 1);
     world.run(Duration::from_secs(130));
 
-    // A new start with the same peer, whose handshake must not be older than the last.
+    // A new link to the same peer, whose initiation must not be older than its last.
     world.publish(0, table(NET, 0, &[0]));
     world.publish(0, table(NET, 0, &[0, 1]));
 

@@ -1,4 +1,4 @@
-//! Paths that carry less than the tunnel would, that nobody speaks of, and that change.
+//! Paths that carry less than the tunnel's MTU, without telling anybody, and that change.
 
 use std::time::Duration;
 
@@ -11,14 +11,15 @@ use crate::mss::tests::{offered, syn};
 use crate::{MtuSource, ip};
 
 const MS: Duration = Duration::from_millis(1);
-/// Around an inner packet: IPv4, UDP, WireGuard.
+/// The headers around an inner packet, in bytes: IPv4, UDP, WireGuard.
 const OVERHEAD: usize = 60;
 
 fn carried(outer: usize) -> u16 {
     u16::try_from((outer - OVERHEAD) / 16 * 16).expect("small").min(MTU)
 }
 
-/// A world of two hosts whose paths carry so much, and who have talked for a second.
+/// A world of two hosts whose paths carry packets of up to `there` and `back` bytes, after a second
+/// of traffic.
 fn world(there: usize, back: usize) -> World {
     let mut world = World::connected(2);
     world.narrow.extend([((0, 1), there), ((1, 0), back)]);
@@ -29,14 +30,14 @@ fn world(there: usize, back: usize) -> World {
     world
 }
 
-/// A packet that must not be cut.
+/// A packet that must not be fragmented.
 fn whole(from: IpAddr, to: IpAddr, len: usize) -> Vec<u8> {
     let mut bytes = packet(from, to, len);
     bytes[6] = 0x40;
     bytes
 }
 
-/// Returns the MTU that an ICMP error names.
+/// Returns the MTU that an ICMP error gives.
 fn named(error: &[u8]) -> u16 {
     let Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu }) =
         Icmpv4Slice::from_slice(&error[20..]).expect("ICMP").icmp_type()
@@ -46,7 +47,7 @@ fn named(error: &[u8]) -> u16 {
     next_hop_mtu
 }
 
-/// A sender that fills every packet, keeps to what it is told, and counts how long nothing arrived.
+/// A sender that fills every packet, follows ICMP errors, and measures how long nothing arrived.
 struct Sender {
     mtu: u16,
     silence: Duration,
@@ -58,7 +59,8 @@ impl Sender {
         Self { mtu: MTU, silence: Duration::ZERO, longest: Duration::ZERO }
     }
 
-    /// Sends ten packets a millisecond; when nothing arrives it repeats one after 200 ms, 600 ms, 1.4 s, as TCP does.
+    /// Sends ten packets a millisecond. When nothing arrives, it repeats one after 200 ms, 600 ms
+    /// and 1.4 s, as TCP does.
     fn run(&mut self, world: &mut World, time: Duration) {
         let mut repeat_at = 200 * MS;
         for _ in 0..time.as_millis() {
@@ -113,7 +115,7 @@ fn senders_are_told_the_size_in_the_name_of_the_destination() {
     assert_eq!(errors.len(), 2);
     assert_eq!(ip::parse(&errors[0].1).expect("sound").source, inner(1));
     assert_eq!(named(&errors[0].1), 1216);
-    // Nobody goes below what IPv6 promises, so nobody is asked to.
+    // No sender goes below the IPv6 minimum MTU, so none is asked to.
     assert_eq!(errors[1].1[44..48], u32::from(V6_MIN_MTU).to_be_bytes());
     assert_eq!(world.dropped(0, DropReason::TooBig), 2);
     world.assert_accounted();
@@ -237,7 +239,8 @@ fn nobody_without_the_session_can_change_a_size() {
     let recorded = world.tap.take().expect("recorded");
 
     for mut datagram in recorded {
-        // As it was, from elsewhere, and changed in every place that is not covered by the header.
+        // Unchanged, from another address, and changed in every byte that the header does not
+        // cover.
         world.inject(datagram.clone());
         datagram.from = SocketAddr::from(([203, 0, 113, 1], 53));
         world.inject(datagram.clone());

@@ -142,7 +142,8 @@ fn a_key_that_moves_to_another_node_takes_no_session_along() {
     assert_eq!(world.dropped(0, DropReason::UnknownIndex), 1);
 }
 
-/// Two engines stand for two lanes of one node (hosts 0 and 1), a third for a node with one lane (host 2).
+/// Two engines stand for two lanes of one node (hosts 0 and 1), a third one for a node with one
+/// lane (host 2).
 fn lanes() -> World {
     let mut world = World::new(3);
     let lane = |host| PeerLane { public_key: pub_key(NET, host), candidates: vec![underlay(host)] };

@@ -1,4 +1,4 @@
-//! A member that sends what it likes through its tunnel: its own engine would not.
+//! A member that sends through its tunnel what its own engine would not send.
 
 use super::*;
 use crate::noise;

@@ -5,11 +5,12 @@ use etherparse::IpSlice;
 use super::prefixes;
 use crate::ip;
 
-/// Checks that a packet is whole, has nothing behind it, comes from one host's prefixes and goes to another's.
+/// Checks that a packet is complete with nothing behind it, comes from one host's prefixes and goes
+/// to another's.
 pub(crate) fn assert_sound(packet: &[u8], from: usize, to: usize) {
     let ours = ip::parse(packet).expect("a header");
     assert_eq!(ours.len, packet.len(), "nothing behind it: {packet:02x?}");
-    // That parser minds extension headers and options, which are nobody's business here.
+    // That parser checks extension headers and options, which the engine ignores.
     if let Ok(theirs) = IpSlice::from_slice(packet) {
         assert_eq!((theirs.source_addr(), theirs.destination_addr()), (ours.source, ours.destination));
         assert!(theirs.payload().payload.len() <= packet.len());

@@ -1,5 +1,6 @@
-//! Packets in numbers that mean no good: of strangers, and of a member with a session. At full size these tests take minutes, so how
-//! many there are comes from `OVERLAY_PACKETS` and is small otherwise; `OVERLAY_SEED` begins elsewhere.
+//! Malicious packets in large numbers, from strangers and from a member with a session. At full
+//! size these tests take minutes, so the number is small unless `OVERLAY_PACKETS` is set;
+//! `OVERLAY_SEED` sets the seed.
 
 use std::time::Duration;
 
@@ -9,11 +10,11 @@ use super::raw_peer::RawPeer;
 use super::sound::assert_sound;
 use super::*;
 
-/// Packets of a test unless told otherwise.
+/// How many packets a test sends by default.
 const FEW: u64 = 100_000;
-/// A live packet goes between so many others.
+/// One live packet is sent after this many others.
 const LIVE: u64 = 50_000;
-/// Bytes of the longest batch.
+/// The longest batch, in bytes.
 const LONGEST: usize = 4_096;
 
 fn number(name: &str, otherwise: u64) -> u64 {
@@ -24,7 +25,7 @@ fn dice() -> SmallRng {
     SmallRng::seed_from_u64(number("OVERLAY_SEED", 1))
 }
 
-/// Changes some bytes: a bit, a byte, a run, the length.
+/// Changes a bit, a byte, a run of bytes, or the length.
 fn mutate(bytes: &mut Vec<u8>, dice: &mut SmallRng) {
     for _ in 0..dice.random_range(0..4) {
         if bytes.is_empty() {
@@ -45,7 +46,8 @@ fn mutate(bytes: &mut Vec<u8>, dice: &mut SmallRng) {
     }
 }
 
-/// Every kind of message that a listener may have seen: handshakes, cookies, data of sessions that are and that were.
+/// Every kind of message that an eavesdropper may have seen: handshakes, cookies, and data of
+/// current and past sessions.
 fn seen(world: &mut World) -> Vec<Vec<u8>> {
     world.tap = Some(Vec::new());
     for number in 0..20 {
@@ -83,7 +85,7 @@ fn nothing_that_strangers_send_gets_through_or_stops_the_engine() {
             given += 1;
         }
         let from = SocketAddr::from((Ipv4Addr::from_bits(dice.random()), dice.random()));
-        // Messages count, not what odd segments make of them.
+        // Whole messages count, not the pieces that odd segment sizes make of them.
         world.hosts[1].engine.handle_udp(from, &batch, segment, world.now);
         if given >= next {
             next += LIVE;
@@ -100,7 +102,7 @@ fn nothing_that_strangers_send_gets_through_or_stops_the_engine() {
     world.assert_accounted();
 }
 
-/// What a member may send when it wants to be let through.
+/// Packets that a member may send in the hope that they are accepted.
 fn templates() -> Vec<Vec<u8>> {
     let (near, far) = (inner(2), inner(0));
     let mut tcp = packet(near, far, 60);
@@ -120,7 +122,7 @@ fn templates() -> Vec<Vec<u8>> {
 fn nothing_that_a_member_sends_gets_through_unless_it_is_its_own_and_whole() {
     let mut world = World::connected(3);
     let mut raw_peer = RawPeer::new(&mut world);
-    // What is answered goes nowhere.
+    // Answers are discarded.
     world.faults.loss_percent = 100;
     let (mut dice, packets, templates) = (dice(), number("OVERLAY_PACKETS", FEW) / 10, templates());
     let mut arrived = 0;
@@ -128,7 +130,7 @@ fn nothing_that_a_member_sends_gets_through_unless_it_is_its_own_and_whole() {
     for _ in 0..packets {
         let mut bytes = templates[dice.random_range(0..templates.len())].clone();
         mutate(&mut bytes, &mut dice);
-        // An empty one would be a keepalive.
+        // An empty payload would be a keepalive.
         bytes.resize(bytes.len().max(1), 0);
         world.now += Duration::from_micros(1);
         raw_peer.tell(&mut world, &bytes);

@@ -1,5 +1,6 @@
-//! What a wire can do to datagrams: lose, double, reorder and alter them, and give recorded ones back. At full size these tests
-//! take minutes, so the number of datagrams comes from `OVERLAY_DATAGRAMS` and is small otherwise.
+//! What a wire can do to datagrams: lose, duplicate, reorder and alter them, and replay recorded
+//! ones. At full size these tests take minutes, so the number of datagrams is small unless
+//! `OVERLAY_DATAGRAMS` is set.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,20 +9,21 @@ use rand::seq::SliceRandom as _;
 
 use super::*;
 
-/// Datagrams of a test unless told otherwise.
+/// How many datagrams a test sends by default.
 const FEW: usize = 8_000;
-/// How far datagrams are reordered: what the replay window is for ([`crate::noise`]; rule D4 of the threat model).
+/// How far datagrams are reordered: within the replay window ([`crate::noise`]; rule D4 of the
+/// threat model).
 const DISORDER: usize = 8_000;
-/// A live packet goes between so many others.
+/// One live packet is sent after this many others.
 const LIVE: usize = 1_000;
-/// Live packets carry numbers from here.
+/// The first number of live packets.
 const LIVE_FROM: u32 = 1 << 31;
 
 fn datagrams() -> usize {
     std::env::var("OVERLAY_DATAGRAMS").ok().and_then(|text| text.parse().ok()).unwrap_or(FEW)
 }
 
-/// A packet whose every byte follows from its number.
+/// A packet in which every byte follows from its number.
 fn telling(number: u32) -> Vec<u8> {
     let mut bytes = packet(inner(0), inner(1), 400);
     let mut dice = StdRng::seed_from_u64(u64::from(number));
@@ -30,7 +32,8 @@ fn telling(number: u32) -> Vec<u8> {
     bytes
 }
 
-/// Two hosts with a session, and the datagrams by which one sends `count` packets to the other, which it has not received.
+/// Two hosts with a session, and the datagrams by which one sends `count` packets to the other,
+/// which has not received them.
 fn sent(count: usize) -> (World, Vec<Datagram>) {
     let mut world = World::connected(2);
     world.say(0, 1, 0);
@@ -99,7 +102,7 @@ fn of_altered_datagrams_none_arrives() {
     assert_eq!(world.counters(1).delivered, delivered, "of {altered} altered datagrams");
     assert_eq!(world.numbers(1), Vec::<u32>::new());
 
-    // The session is none the worse for them: all that are still in the window arrive unaltered.
+    // The session still works: all datagrams that are within the window arrive unaltered.
     let last = recorded.len() - recorded.len().min(DISORDER);
     recorded[last..].iter().for_each(|datagram| give(&mut world, 1, datagram));
     world.collect();
@@ -121,7 +124,7 @@ fn whatever_is_lost_and_doubled_the_rest_arrives_once_and_unaltered() {
         let count = u32::try_from(datagrams() / 5).expect("a number");
         for number in 0..count {
             world.send(0, NET, &telling(number));
-            // 100,000 packets a second: 7,000 are under way at a time.
+            // 100,000 packets a second: 7,000 are on their way at a time.
             world.run(Duration::from_micros(10));
         }
         world.run(Duration::from_secs(1));
@@ -131,7 +134,8 @@ fn whatever_is_lost_and_doubled_the_rest_arrives_once_and_unaltered() {
         assert_eq!(packets.len(), numbers.len(), "{loss_percent} % loss: none twice");
         assert!(packets.iter().all(|packet| *packet == telling(number_of(packet))), "{loss_percent} % loss: unaltered");
         let lost = f64::from(count) - packets.len() as f64;
-        // Both copies of a doubled one share the fate of the first, so what is missing is what was lost.
+        // Both copies of a duplicate are lost or arrive together, so what is missing is what was
+        // lost.
         let expected = f64::from(count * loss_percent) / 100.0;
         assert!(
             (lost - expected).abs() < 5.0 * expected.sqrt() + 5.0,
@@ -149,7 +153,7 @@ fn nothing_recorded_is_accepted_from_anywhere_at_any_time() {
     world.numbers(1);
     world.tap = Some(Vec::new());
     let count = datagrams();
-    // Over three lives of a session, in both directions.
+    // Over three session lifetimes, in both directions.
     let pause = Duration::from_secs(400) / u32::try_from(count).expect("a number");
     for number in (0..u32::try_from(count).expect("a number")).step_by(2) {
         world.say(0, 1, number);
@@ -163,7 +167,7 @@ fn nothing_recorded_is_accepted_from_anywhere_at_any_time() {
     recorded.shuffle(&mut world.dice);
 
     replay(&mut world, &recorded, "at once");
-    // 130 s of talk make new sessions on both sides.
+    // After 130 s of traffic both sides have new sessions.
     for number in 0..13 {
         world.say(0, 1, LIVE_FROM + number);
         world.run(Duration::from_secs(10));
@@ -176,7 +180,8 @@ fn nothing_recorded_is_accepted_from_anywhere_at_any_time() {
     replay(&mut world, &recorded, "after a restart");
 }
 
-/// Gives every datagram to both hosts, from its own address and from others, while live packets go on.
+/// Gives every datagram to both hosts, from its own address and from others, while live packets are
+/// sent.
 fn replay(world: &mut World, recorded: &[Datagram], when: &str) {
     world.say(0, 1, LIVE_FROM);
     world.run(Duration::from_secs(1));
@@ -205,7 +210,7 @@ fn replay(world: &mut World, recorded: &[Datagram], when: &str) {
     assert_eq!(heard.len(), live as usize, "{when}: live packets arrive, each once, and no other");
     assert_eq!(world.numbers(0), Vec::<u32>::new(), "{when}");
     assert!(heard.iter().all(|number| *number >= LIVE_FROM), "{when}: a recorded one");
-    // Keepalives aside nothing else was accepted.
+    // Apart from keepalives nothing else was accepted.
     let after: Vec<_> = [0, 1].iter().map(|host| world.counters(*host).delivered).collect();
     let keepalives = after[0] - before[0] + (after[1] - before[1]) - u64::from(live);
     assert!(keepalives <= 20, "{when}: {keepalives} more");
