@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
-use crate::network::{Member, Network};
+use crate::network::{Member, Network, block_len};
 
 /// No address or block is left.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,17 +20,6 @@ pub enum Exhausted {
     /// Every address of the node's blocks is in use or was until recently.
     #[error("no free address is left in this node's blocks")]
     Addresses,
-}
-
-/// Returns the prefix length of a network's blocks: /24 for a /16, /28 for a /24, never longer than
-/// /30 and never fewer than 2 blocks.
-pub fn block_len(prefix: Ipv4Net) -> u8 {
-    match prefix.prefix_len() {
-        0..=16 => 24,
-        17..=20 => 26,
-        21..=24 => 28,
-        len => (len + 2).min(30),
-    }
 }
 
 /// Picks a free block of `prefix`, from the top down, so that the low addresses, which people

@@ -137,7 +137,7 @@ impl Network {
 
     /// Returns the prefix length of this network's blocks.
     pub fn block_len(&self) -> u8 {
-        crate::ipam::block_len(self.range())
+        block_len(self.range())
     }
 
     /// Lists the addresses, one per family, of an endpoint with this IPv4 address, unless its
@@ -194,6 +194,17 @@ impl Member {
         let mut hosts = (first_host(block).to_bits()..block.broadcast().to_bits()).map(Ipv4Addr::from_bits);
 
         hosts.find(|address| !network.is_reserved(*address))
+    }
+}
+
+/// Returns the prefix length of a network's blocks: /24 for a /16, /28 for a /24, never longer than
+/// /30 and never fewer than 2 blocks.
+pub fn block_len(prefix: Ipv4Net) -> u8 {
+    match prefix.prefix_len() {
+        0..=16 => 24,
+        17..=20 => 26,
+        21..=24 => 28,
+        len => (len + 2).min(30),
     }
 }
 
