@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 
 use self::chacha20::State;
 use self::lanes::{VectorLanes, xor};
-use crate::{Message, Refused, TAG_LEN};
+use crate::message::{Message, Refused, TAG_LEN};
 
 /// The shortest message worth it, in bytes: `ring` does shorter ones as fast (benchmark `messages`).
 const SHORTEST: usize = 320;

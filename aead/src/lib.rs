@@ -8,6 +8,7 @@
 mod avx512;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod message;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -16,28 +17,12 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// The length of a key, in bytes (RFC 8439, section 2.8).
-pub const KEY_LEN: usize = 32;
-/// The length of a nonce, in bytes (RFC 8439, section 2.8).
-pub const NONCE_LEN: usize = 12;
-/// The length of a tag, in bytes (RFC 8439, section 2.8).
-pub const TAG_LEN: usize = 16;
+use message::Message;
+pub use message::{KEY_LEN, NONCE_LEN, Refused, TAG_LEN};
 
 /// The key of one direction of a session. Wiped when dropped.
 #[derive(Clone)]
 pub struct Key(Zeroizing<[u8; KEY_LEN]>);
-
-/// Why a message was not opened or sealed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused;
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the message is not what its tag says, or does not fit")
-    }
-}
-
-impl std::error::Error for Refused {}
 
 impl Key {
     /// Takes a copy of a key.
@@ -130,32 +115,6 @@ pub fn open_two(mut work: [Work<'_>; 2]) -> [Result<usize, Refused>; 2] {
     }
 
     work.map(|work| work.key.open(&work.nonce, work.from, work.to))
-}
-
-/// What a cipher takes: without the tag once [`Message::for_sealing`] or [`Message::for_opening`] took it off.
-struct Message<'a> {
-    key: &'a [u8; KEY_LEN],
-    nonce: &'a [u8; NONCE_LEN],
-    from: &'a [u8],
-    to: &'a mut [u8],
-}
-
-impl<'a> Message<'a> {
-    fn for_sealing(self) -> Result<(Self, &'a mut [u8; TAG_LEN]), Refused> {
-        let (to, tag) = self.to.split_last_chunk_mut().ok_or(Refused)?;
-        if self.from.len() > to.len() {
-            return Err(Refused);
-        }
-
-        Ok((Self { to, ..self }, tag))
-    }
-
-    fn for_opening(self) -> Result<(Self, &'a [u8; TAG_LEN]), Refused> {
-        let (from, tag) = self.from.split_last_chunk().ok_or(Refused)?;
-        let to = self.to.get_mut(..from.len()).ok_or(Refused)?;
-
-        Ok((Self { from, to, ..self }, tag))
-    }
 }
 
 impl fmt::Debug for Key {

@@ -2,7 +2,7 @@
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
 
-use crate::{KEY_LEN, Message, Refused, TAG_LEN};
+use crate::message::{KEY_LEN, Message, Refused, TAG_LEN};
 
 /// Seals a message, whose `to` is ciphertext alone, and returns the tag.
 pub(crate) fn seal(message: Message<'_>) -> Result<[u8; TAG_LEN], Refused> {

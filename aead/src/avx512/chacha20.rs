@@ -9,7 +9,7 @@ use std::arch::x86_64::{
 };
 
 use super::lanes::VectorLanes;
-use crate::{KEY_LEN, NONCE_LEN};
+use crate::message::{KEY_LEN, NONCE_LEN};
 
 /// "expand 32-byte k", the first four words of every block.
 const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];

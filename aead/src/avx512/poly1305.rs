@@ -12,7 +12,7 @@ use std::arch::x86_64::{
 };
 
 use super::lanes::{self, VectorLanes};
-use crate::TAG_LEN;
+use crate::message::TAG_LEN;
 
 /// Bytes of a block.
 const BLOCK: usize = 16;
