@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use overlay_core::network::{MAX_PREFIX_LEN, MAX_PREFIX6_LEN};
 use overlay_core::{Difference, HostPrefix, HostReport, Network, NetworkMode, NetworkSettings, View};
 
-use super::{bounded, field, labels, optional, wire_enum};
+use super::field::{bounded, field, labels, optional, wire_enum};
 use crate::refusal::{Code, Refusal};
 use crate::v1;
 

@@ -1,0 +1,107 @@
+//! Changes of the membership: one row, a delta of them, and a whole snapshot.
+
+use overlay_core::{Change, Delta, Revision, RowKey, View};
+
+use super::field::{field, missing};
+use crate::refusal::Refusal;
+use crate::v1;
+
+impl From<RowKey> for v1::RowKey {
+    fn from(key: RowKey) -> Self {
+        use v1::row_key::Key;
+        let key = match key {
+            RowKey::Network(id) => Key::Network(id.to_string()),
+            RowKey::Node(id) => Key::Node(id.to_string()),
+            RowKey::Member(network, node) => {
+                Key::Member(v1::MemberKey { network: network.to_string(), node: node.to_string() })
+            }
+            RowKey::Endpoint(network, endpoint) => {
+                Key::Endpoint(v1::EndpointKey { network: network.to_string(), endpoint: endpoint.to_string() })
+            }
+            RowKey::HostReport(node) => Key::HostReport(node.to_string()),
+        };
+
+        Self { key: Some(key) }
+    }
+}
+
+impl TryFrom<v1::RowKey> for RowKey {
+    type Error = Refusal;
+
+    fn try_from(key: v1::RowKey) -> Result<Self, Refusal> {
+        use v1::row_key::Key;
+        Ok(match key.key.ok_or_else(|| missing("row key"))? {
+            Key::Network(id) => Self::Network(field("network", &id)?),
+            Key::Node(id) => Self::Node(field("node", &id)?),
+            Key::Member(key) => Self::Member(field("network", &key.network)?, field("node", &key.node)?),
+            Key::Endpoint(key) => Self::Endpoint(field("network", &key.network)?, field("endpoint", &key.endpoint)?),
+            Key::HostReport(node) => Self::HostReport(field("node", &node)?),
+        })
+    }
+}
+
+impl From<Change> for v1::Change {
+    fn from(change: Change) -> Self {
+        use v1::change::Change as Wire;
+        let change = match change {
+            Change::Network(row) => Wire::Network(row.into()),
+            Change::Node(row) => Wire::Node(row.into()),
+            Change::Member(row) => Wire::Member(row.into()),
+            Change::Endpoint(row) => Wire::Endpoint(row.into()),
+            Change::HostReport(row) => Wire::HostReport(row.into()),
+            Change::Removed(key) => Wire::Removed(key.into()),
+        };
+
+        Self { change: Some(change) }
+    }
+}
+
+impl TryFrom<v1::Change> for Change {
+    type Error = Refusal;
+
+    fn try_from(change: v1::Change) -> Result<Self, Refusal> {
+        use v1::change::Change as Wire;
+        Ok(match change.change.ok_or_else(|| missing("change"))? {
+            Wire::Network(row) => Self::Network(row.try_into()?),
+            Wire::Node(row) => Self::Node(row.try_into()?),
+            Wire::Member(row) => Self::Member(row.try_into()?),
+            Wire::Endpoint(row) => Self::Endpoint(row.try_into()?),
+            Wire::HostReport(row) => Self::HostReport(row.try_into()?),
+            Wire::Removed(key) => Self::Removed(key.try_into()?),
+        })
+    }
+}
+
+impl From<&View> for v1::Snapshot {
+    fn from(view: &View) -> Self {
+        Self { revision: view.revision.0, rows: view.rows().map(Into::into).collect() }
+    }
+}
+
+impl TryFrom<v1::Snapshot> for View {
+    type Error = Refusal;
+
+    fn try_from(snapshot: v1::Snapshot) -> Result<Self, Refusal> {
+        let rows: Vec<Change> = snapshot.rows.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+
+        Ok(Self::from_rows(Revision(snapshot.revision), rows))
+    }
+}
+
+impl From<Delta> for v1::Delta {
+    fn from(delta: Delta) -> Self {
+        Self { from: delta.from.0, to: delta.to.0, changes: delta.changes.into_iter().map(Into::into).collect() }
+    }
+}
+
+impl TryFrom<v1::Delta> for Delta {
+    type Error = Refusal;
+
+    fn try_from(delta: v1::Delta) -> Result<Self, Refusal> {
+        Ok(Self {
+            from: Revision(delta.from),
+            to: Revision(delta.to),
+            changes: delta.changes.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+        })
+    }
+}
