@@ -19,11 +19,13 @@ mod random;
 mod registry;
 mod server;
 mod service;
+mod start_error;
 mod store;
 mod token;
 mod watch;
 mod writer;
 
 pub use config::{Config, DEFAULT_CERT_TTL, DEFAULT_POOL, DEFAULT_PORT, InitConfig, InvalidConfig, parse_duration};
-pub use init::{Initialised, StartError, create_token, init};
+pub use init::{Initialised, create_token, init};
 pub use server::{MAX_REQUEST, Server};
+pub use start_error::StartError;

@@ -23,8 +23,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use crate::init::StartError;
 use crate::service::ClientInfo;
+use crate::start_error::StartError;
 
 /// Handshakes in progress: 64 MiB at some 16 KiB each. Further connections wait in the kernel's
 /// queue.

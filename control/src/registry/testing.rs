@@ -1,6 +1,9 @@
 //! A cluster to try commands on, and the invariants that must hold after any of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use overlay_core::Role;
 
 use super::*;
 

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use overlay_core::{NetworkId, NodeId, Runtime};
+use overlay_core::{
+    Endpoint, EndpointId, HostPrefix, Member, NetworkId, NetworkMode, NetworkSettings, NodeId, Role, Runtime,
+};
 use proptest::prelude::*;
 
 use super::testing::*;

@@ -1,0 +1,147 @@
+//! What may be asked of the registry, by whom, and what is answered.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use overlay_core::{
+    Difference, Endpoint, EndpointId, HostPrefix, Member, Name, Network, NetworkId, NetworkMode, NetworkSettings, Node,
+    NodeId, PublicKey, Role,
+};
+use overlay_proto::Refusal;
+
+use super::record::{Digest, Record, Token};
+
+/// The party a command comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Actor {
+    /// Someone with access to control's state directory.
+    Operator,
+    /// A node, authenticated by its certificate.
+    Node(NodeId),
+}
+
+/// A request to change the state.
+#[derive(Debug, Clone)]
+pub(crate) enum Operation {
+    /// A host asks to become a node; the actor does not matter.
+    Join(Join),
+    /// A node announces how it is reached and what its host has in use.
+    Announce(Announce),
+    /// The caller leaves the cluster.
+    Leave,
+    /// An admin removes a node, by name or id.
+    RemoveNode(String),
+    /// Creates a network.
+    CreateNetwork(CreateNetwork),
+    /// Removes a network.
+    RemoveNetwork {
+        /// The network's name or id.
+        network: String,
+        /// Whether to remove it even if it has endpoints.
+        force: bool,
+    },
+    /// The caller becomes a member of a network, or changes its keys there.
+    EnterNetwork {
+        /// The network.
+        network: NetworkId,
+        /// One public key per lane.
+        lane_keys: Vec<PublicKey>,
+        /// The least number of blocks that the caller needs.
+        blocks: usize,
+    },
+    /// Ends the caller's membership in a network.
+    ExitNetwork(NetworkId),
+    /// Creates or replaces endpoints of the caller.
+    PutEndpoints(Vec<Endpoint>),
+    /// Removes endpoints of the caller.
+    RemoveEndpoints(Vec<(NetworkId, EndpointId)>),
+    /// Creates a join token.
+    CreateToken(CreateToken),
+    /// Revokes a join token.
+    RevokeToken(String),
+}
+
+/// See [`Operation::Join`].
+#[derive(Debug, Clone)]
+pub(crate) struct Join {
+    /// The token's id.
+    pub(crate) token: String,
+    /// The digest of the token's secret.
+    pub(crate) secret: Digest,
+    /// The digest of the public key that the node will use.
+    pub(crate) key: Digest,
+    /// The node's name.
+    pub(crate) name: Name,
+    /// A random id, which the node gets unless it is taken.
+    pub(crate) candidate: NodeId,
+}
+
+/// See [`Operation::Announce`].
+#[derive(Debug, Clone)]
+pub(crate) struct Announce {
+    /// The node's underlay addresses, the likeliest first.
+    pub(crate) underlay: Vec<IpAddr>,
+    /// One UDP port per lane.
+    pub(crate) lane_ports: Vec<u16>,
+    /// The prefixes in use on the host.
+    pub(crate) prefixes: Vec<HostPrefix>,
+    /// The networks that differ on this host.
+    pub(crate) differences: Vec<Difference>,
+    /// The agent's version.
+    pub(crate) version: String,
+}
+
+/// See [`Operation::CreateNetwork`].
+#[derive(Debug, Clone)]
+pub(crate) struct CreateNetwork {
+    /// Its name.
+    pub(crate) name: Name,
+    /// Its IPv4 prefix; one is chosen from the pool when missing.
+    pub(crate) prefix: Option<Ipv4Net>,
+    /// Its IPv6 prefix; no IPv6 when missing.
+    pub(crate) prefix6: Option<Ipv6Net>,
+    /// How packets are carried.
+    pub(crate) mode: NetworkMode,
+    /// The operator's labels.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Further settings.
+    pub(crate) settings: NetworkSettings,
+    /// An id, random or chosen by the caller, which the network gets unless it is taken.
+    pub(crate) candidate: NetworkId,
+}
+
+/// See [`Operation::CreateToken`].
+#[derive(Debug, Clone)]
+pub(crate) struct CreateToken {
+    /// A random id.
+    pub(crate) id: String,
+    /// The digest of its secret.
+    pub(crate) digest: Digest,
+    /// How long it is valid, in seconds; 0 stands for an hour.
+    pub(crate) ttl: u64,
+    /// How many nodes it admits; 0 stands for one.
+    pub(crate) uses: u32,
+    /// The role of the nodes it admits.
+    pub(crate) role: Role,
+    /// The labels of the nodes it admits.
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// The result of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reply {
+    /// The change was made, or was not needed.
+    Done,
+    /// The host is this node.
+    Joined(Node),
+    /// The network exists.
+    Network(Network),
+    /// The membership exists.
+    Member(Member),
+    /// The token exists.
+    Token(Token),
+}
+
+/// The outcome of a command and the records that carry it out; without records, nothing changes.
+pub(crate) type Decision = Result<(Reply, Vec<Record>), Refusal>;

@@ -1,0 +1,102 @@
+//! Why control cannot be initialised or started.
+
+use std::io;
+use std::net::SocketAddr;
+
+use overlay_host::port_owner::{self, Protocol};
+use overlay_proto::Refusal;
+
+use crate::config::InvalidConfig;
+use crate::pki::PkiError;
+use crate::store::StoreError;
+
+/// Why control cannot be initialised or started, in one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is wrong.
+    #[error(transparent)]
+    Config(#[from] InvalidConfig),
+    /// The state directory holds a cluster already.
+    #[error("{0} holds a cluster already; start it: overlay-control serve --state {0}")]
+    Initialised(String),
+    /// The state directory cannot be used.
+    #[error("state directory {path}: {what}")]
+    Directory {
+        /// The directory.
+        path: String,
+        /// Why.
+        what: String,
+    },
+    /// The port cannot be listened on.
+    #[error("cannot listen on {address}: {}", why_not(*address, source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Something in the state directory is missing, damaged or in use.
+    #[error("{0}")]
+    State(String),
+    /// The system refused an operation.
+    #[error("{what}: {source}")]
+    System {
+        /// The operation.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Says why an address cannot be listened on, and what to do.
+fn why_not(address: SocketAddr, error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        let holder = port_owner::find(Protocol::Tcp, address.port());
+        let holder = holder.map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
+        format!("the port is in use by {holder}; choose another with --listen, or stop it")
+    } else if error.kind() == io::ErrorKind::AddrNotAvailable {
+        format!("this host does not have the address {}; choose one that it has with --listen", address.ip())
+    } else {
+        error.to_string()
+    }
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        Self::State(error.to_string())
+    }
+}
+
+impl From<PkiError> for StartError {
+    fn from(error: PkiError) -> Self {
+        Self::State(error.to_string())
+    }
+}
+
+impl From<Refusal> for StartError {
+    fn from(refusal: Refusal) -> Self {
+        Self::State(refusal.to_string())
+    }
+}
+
+impl From<getrandom::Error> for StartError {
+    fn from(error: getrandom::Error) -> Self {
+        Self::State(format!("no random bytes: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_is_told_with_its_holder() {
+        let holder = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = holder.local_addr().expect("an address");
+        let source = std::net::TcpListener::bind(address).expect_err("it is taken");
+
+        let text = StartError::Listen { address, source }.to_string();
+
+        assert!(text.contains(&format!("(pid {}); choose another with --listen", std::process::id())), "{text}");
+    }
+}
