@@ -3,7 +3,7 @@
 //! No decision about the overlay is made here; the agent and control make them.
 
 mod addresses;
-mod args;
+mod cli;
 mod client;
 mod cmd;
 mod confirm;
@@ -18,6 +18,7 @@ mod spawn;
 mod state;
 mod time;
 mod usage;
+mod values;
 mod view;
 mod wait;
 
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::Cli;
+use crate::cli::Cli;
 use crate::cmd::Context;
 use crate::output::{Form, Output};
 
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
         Err(error) => return context.output.fail(&failure::storage("the runtime cannot start", &error).into()),
     };
 
-    match runtime.block_on(cmd::dispatch(cli.command, &context)) {
+    match runtime.block_on(cli::dispatch(cli.command, &context)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => context.output.fail(&failure),
     }

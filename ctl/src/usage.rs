@@ -79,7 +79,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::args::Cli;
+    use crate::cli::Cli;
 
     fn error(line: &str) -> clap::Error {
         Cli::try_parse_from(line.split(' ')).expect_err("wrong")

@@ -2,32 +2,20 @@
 //!
 //! The snapshots are read by people before they are accepted: `INSTA_UPDATE=always cargo nextest run -p overlayctl`, then
 //! `git diff`. A line that begins with `!` went to standard error; the number in brackets is the exit code, and `^C` at the
-//! end of a line is Ctrl-C, pressed once something was seen. That nothing is missing is checked by `args::coverage`.
+//! end of a line is Ctrl-C, pressed once something was seen. That nothing is missing is checked by `cli::coverage`.
 
 mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use overlay_proto::Code;
 use support::crowd::crowd;
-use support::host::Host;
-use support::terminal::{COLUMNS, seen, typed};
-use support::{CONTROL, Crowd, FakeAgent, Ran, join_line, overlayctl};
-
-/// Tells, loudly, that a test needs root.
-#[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
-fn skipped() -> bool {
-    let skipped = !nix::unistd::geteuid().is_root();
-    if skipped {
-        eprintln!("SKIPPED: needs root");
-    }
-
-    skipped
-}
+use support::terminal::typed;
+use support::transcript::{skipped, transcribed};
+use support::{Crowd, FakeAgent, Ran, overlayctl};
 
 /// Types lines where an agent runs that lists much.
 fn transcript(agent: &FakeAgent, lines: &str) -> String {
@@ -38,27 +26,6 @@ fn transcript(agent: &FakeAgent, lines: &str) -> String {
     };
 
     transcribed(lines, ask).replace(&socket, "/run/overlay/agent.sock")
-}
-
-/// Writes down what is seen of lines.
-fn transcribed(lines: &str, ask: impl Fn(&str) -> Ran) -> String {
-    let mut text = String::new();
-    for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let mut ran = ask(line);
-        let shown = ran.stdout.replace("\x1b[H\x1b[2J", "");
-        let as_long_as_it_is = ["json", "-o", "--format", "-q", "token create", "events", "init", "completions"];
-        if ran.code == 0 && !as_long_as_it_is.iter().any(|form| line.contains(form)) {
-            for shown in shown.lines() {
-                assert!(shown.chars().count() <= COLUMNS.into(), "{line} is wider than {COLUMNS}: {shown}");
-            }
-        }
-        if line.starts_with("completions") && ran.code == 0 {
-            ran.stdout = ran.stdout.lines().take(1).chain(["…"]).collect::<Vec<_>>().join("\n");
-        }
-        text.push_str(&seen(line, &ran));
-    }
-
-    text
 }
 
 /// A table of command lines, one snapshot for each subject.
@@ -471,191 +438,6 @@ fn flags_of_listings() {
     let text = transcript(&agent, &listings.map(lines).join("\n"));
 
     insta::assert_snapshot!("flags_of_listings", text);
-}
-
-/// Makes a transcript of a host.
-fn on(host: &Host, lines: &str) -> String {
-    transcribed(lines, |line| typed(line, |words| host.command(words)))
-}
-
-/// What a service that only pretends runs to say that it is ready, as `sd_notify(3)` does.
-#[test]
-#[ignore = "part of the services of support::host"]
-fn a_service_that_is_ready() {
-    let socket = std::env::var_os("NOTIFY_SOCKET").expect("somebody listens");
-
-    UnixDatagram::unbound().and_then(|ours| ours.send_to(b"READY=1", socket)).expect("said");
-}
-
-/// What a door that only pretends is: it answers nobody, but somebody is there.
-#[test]
-#[ignore = "part of the services of support::host"]
-fn a_door_that_is_open() {
-    let socket = std::env::var_os("LISTEN").expect("a path");
-    let _ = fs::remove_file(&socket);
-    let door = UnixListener::bind(socket).expect("it is free");
-
-    while door.accept().is_ok() {}
-}
-
-#[test]
-fn a_cluster_from_its_beginning_to_its_end() {
-    if skipped() {
-        return;
-    }
-    let host = Host::new();
-
-    let text = on(
-        &host,
-        "start
-         stop
-         leave
-         logs
-         init --advertise 203.0.113.77
-         init
-         init
-         init --json
-         init --no-join
-         init --ttl 24h --uses 1 -q
-         logs
-         logs agent -n 1
-         logs control --since 1h
-         logs --since 1s -n 0
-         logs --follow ^C
-         logs --state /var/lib/overlay --json
-         start
-         start --json
-         stop
-         stop --json
-         status
-         start
-         status --socket /run/overlay/agent.sock --check -o table
-         man /var/lib/man1
-         man /var/lib/man1 --json
-         man /etc/overlay/overlayd.toml
-         man
-         stop -q
-         start -q
-         stop
-         start --foreground ^C
-         leave
-         leave
-         leave --json
-         leave -q",
-    );
-
-    insta::assert_snapshot!("cluster", text);
-}
-
-#[test]
-fn options_of_init() {
-    if skipped() {
-        return;
-    }
-    let host = Host::new();
-
-    let mut text = on(
-        &host,
-        "init --listen 127.0.0.1:7443 --pool 10.64.0.0/10 --name a --advertise 127.0.0.1 --port 51900
-         leave
-         init --no-join
-         leave
-         leave --force --state /var/lib/overlay
-         init --advertise 203.0.113.77 --force --agent-config /etc/overlay/overlayd.toml --json
-         leave --json
-         init --port 0
-         init --port many
-         init --ttl soon
-         init --uses 0
-         init --agent-config /etc/overlay/none.toml
-         init --control-config /etc/overlay
-         init --state /etc/overlay/overlayd.toml
-         init --no-join=yes
-         start --state /var/lib/none
-         start --state /var/lib/none --json
-         stop --state /var/lib/none
-         stop now
-         start agent
-         leave cluster
-         logs all",
-    );
-    "/var/lib/other/agent".clone_into(&mut host.agent.script().state_dir);
-    text.push_str(&on(
-        &host,
-        "init --control-config /etc/overlay/control.toml --state /var/lib/other --foreground ^C
-         stop --state /var/lib/other
-         start --state /var/lib/other
-         logs --state /var/lib/other
-         leave --state /var/lib/other",
-    ));
-
-    insta::assert_snapshot!("init", text);
-}
-
-#[test]
-fn options_of_join() {
-    if skipped() {
-        return;
-    }
-    let host = Host::new();
-    let (line, other) = (join_line(CONTROL), join_line("198.51.100.1:7443"));
-
-    let text = on(
-        &host,
-        &format!(
-            "join {line}
-             join {line} --json
-             join {other}
-             leave --state /var/lib/other
-             leave
-             join {line} --name a --advertise 127.0.0.1 --port 51900 --state /var/lib/overlay --json
-             leave
-             join {line} --advertise 203.0.113.77
-             join {line} --advertise 203.0.113.77 --force --agent-config /etc/overlay/overlayd.toml
-             leave
-             join {line} --foreground ^C
-             leave
-             join {line} --name a.b
-             join {line} --port 0
-             join {line} --agent-config /etc/overlay
-             join {line} --state /etc/overlay/overlayd.toml
-             join /etc/overlay/overlayd.toml
-             join -"
-        ),
-    );
-
-    insta::assert_snapshot!("join", text);
-}
-
-#[test]
-fn services_that_do_not_start() {
-    if skipped() {
-        return;
-    }
-    let host = Host::new();
-    host.break_agent();
-    let mut text = on(&host, "init\ninit --json\nleave");
-    host.repair();
-    text.push_str(&on(&host, "init -q\nstop"));
-    host.break_agent();
-    text.push_str(&on(&host, "start\nstart --json"));
-
-    insta::assert_snapshot!("services_that_do_not_start", text);
-}
-
-#[test]
-fn without_rights_to_read() {
-    if skipped() {
-        return;
-    }
-    let host = Host::new();
-    let ran = on(&host, "init -q");
-    let ask = |line: &str| typed(line, |words| host.command_of_nobody(words));
-
-    let text = transcribed("logs\nlogs control --json\nlogs --state /var/lib/overlay", ask);
-
-    assert!(ran.ends_with("[0]\n\n"), "{ran}");
-    insta::assert_snapshot!("without_rights_to_read", text);
 }
 
 #[test]

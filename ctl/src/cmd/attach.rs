@@ -8,7 +8,7 @@ use overlay_proto::{Code, Refusal, v1};
 use serde::Serialize;
 
 use super::Context;
-use crate::args::NamingArgs;
+use super::naming::NamingArgs;
 use crate::failure::{Outcome, storage};
 use crate::output::{Page, Report, list};
 use crate::view::EndpointView;

@@ -1,11 +1,10 @@
 //! `overlayctl completions`.
 
-use clap::{Args, CommandFactory, ValueEnum};
+use clap::{Args, Command, ValueEnum};
 use clap_complete::{Shell, generate};
 use overlay_proto::{Code, Refusal};
 
 use super::Context;
-use crate::args::Cli;
 use crate::failure::Outcome;
 
 const EXAMPLE: &str = "\
@@ -32,14 +31,15 @@ enum ShellArg {
 }
 
 impl CompletionsArgs {
-    pub(crate) fn run(&self, context: &Context) -> Outcome {
+    /// Writes the completion of `cli`, the whole command line.
+    pub(crate) fn run(&self, context: &Context, mut cli: Command) -> Outcome {
         let shell = match self.shell {
             ShellArg::Bash => Shell::Bash,
             ShellArg::Zsh => Shell::Zsh,
             ShellArg::Fish => Shell::Fish,
         };
         let mut script = Vec::new();
-        generate(shell, &mut Cli::command(), "overlayctl", &mut script);
+        generate(shell, &mut cli, "overlayctl", &mut script);
         let script = String::from_utf8(script).map_err(|error| Refusal::new(Code::Fault, error))?;
 
         context.output.line(script.trim_end())

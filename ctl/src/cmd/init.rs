@@ -13,9 +13,9 @@ use overlay_proto::join_line::MAX_ADDRESSES;
 use overlay_proto::{Code, JoinLine, Refusal, v1};
 use serde::Serialize;
 
+use self::first_line::ControlSetup;
 use super::{Context, connected, join, require_root};
 use crate::addresses;
-use crate::args::values::{advertise, listen, number, subnet4};
 use crate::client::Agent;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Page, Report};
@@ -23,6 +23,7 @@ use crate::setup::{self, Setup, SetupKind};
 use crate::spawn::{self, AgentOptions, ControlOptions, Ending, Launch, Manner, ServiceOptions, Started};
 use crate::state::{DEFAULT_STATE, Service, StateDir};
 use crate::time;
+use crate::values::{advertise, listen, number, subnet4};
 
 /// Where control listens unless told otherwise.
 const DEFAULT_PORT: u16 = 7443;
@@ -152,7 +153,7 @@ impl InitArgs {
         let options = ServiceOptions::load(state)?.with(&self.agent, &self.control);
         let launches =
             (Launch::control(state, &options.control)?, Launch::agent(state, &context.socket, &options.agent)?);
-        let line = first_line::take(self, state, context).await?;
+        let line = first_line::take(&self.control_setup(), state, context).await?;
         let control = start_control(&launches.0, state, manner, context).await?;
         if self.no_join {
             options.save(state)?;
@@ -165,6 +166,12 @@ impl InitArgs {
         options.save(state)?;
 
         Ok((made, vec![control, agent]))
+    }
+
+    fn control_setup(&self) -> ControlSetup<'_> {
+        let Self { listen, pool, advertise, control, .. } = self;
+
+        ControlSetup { listen: *listen, pool: *pool, advertise, config: control.config.as_deref() }
     }
 
     /// Prints another line where all is set up; what does not run is started.

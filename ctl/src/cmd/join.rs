@@ -11,13 +11,13 @@ use serde::Serialize;
 
 use super::{Context, connected, require_root};
 use crate::addresses;
-use crate::args::values::advertise;
 use crate::failure::Outcome;
 use crate::join_text;
 use crate::output::{Page, Report};
 use crate::setup::{self, Setup, SetupKind};
 use crate::spawn::{self, AgentOptions, ControlOptions, Ending, Launch, Manner, ServiceOptions, Started};
 use crate::state::{DEFAULT_STATE, StateDir};
+use crate::values::advertise;
 use crate::wait::{self, Attempt};
 
 const EXAMPLE: &str = "\

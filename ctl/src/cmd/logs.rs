@@ -13,12 +13,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use super::Context;
-use crate::args::values::number;
 use crate::failure::{Failure, Outcome, storage};
 use crate::output::{Output, now};
 use crate::spawn;
 use crate::state::{DEFAULT_STATE, Service, StateDir};
 use crate::time;
+use crate::values::number;
 
 /// How often a followed file is looked at.
 const LOOK: Duration = Duration::from_millis(200);

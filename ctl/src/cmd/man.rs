@@ -3,10 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use overlay_proto::{Code, Refusal};
 
-use crate::args::Cli;
 use crate::failure::{Outcome, storage};
 
 const EXAMPLE: &str = "Example:\n  overlayctl man /usr/local/share/man/man1 && man overlayctl-network-create";
@@ -21,7 +20,8 @@ pub(crate) struct ManArgs {
 }
 
 impl ManArgs {
-    pub(crate) fn run(&self) -> Outcome {
+    /// Writes the pages of `cli`, the whole command line.
+    pub(crate) fn run(&self, cli: Command) -> Outcome {
         let failed = |error: std::io::Error| storage(self.dir.display(), &error);
         if self.dir.exists() && !self.dir.is_dir() {
             let text = format!("{} is not a directory", self.dir.display());
@@ -29,6 +29,6 @@ impl ManArgs {
         }
         fs::create_dir_all(&self.dir).map_err(failed)?;
 
-        Ok(clap_mangen::generate_to(Cli::command(), &self.dir).map_err(failed)?)
+        Ok(clap_mangen::generate_to(cli, &self.dir).map_err(failed)?)
     }
 }

@@ -12,6 +12,7 @@ pub(crate) mod join;
 pub(crate) mod leave;
 pub(crate) mod logs;
 pub(crate) mod man;
+mod naming;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod peers;
@@ -29,7 +30,6 @@ use std::time::Duration;
 
 use overlay_proto::{Code, Refusal, v1};
 
-use crate::args::Command;
 use crate::client::Agent;
 use crate::failure::Outcome;
 use crate::output::{ListArgs, Output, Report};
@@ -67,34 +67,6 @@ impl Context {
             None => output.show(&ask().await?),
             Some(period) => watch::run(&output, period, ask).await,
         }
-    }
-}
-
-/// Does what was asked.
-pub(crate) async fn dispatch(command: Command, context: &Context) -> Outcome {
-    match command {
-        Command::Init(init) => init.run(context).await,
-        Command::Join(join) => join.run(context).await,
-        Command::Start(start) => start.run(context).await,
-        Command::Stop(stop) => stop.run(context).await,
-        Command::Leave(leave) => leave.run(context).await,
-        Command::Token(token) => token.run(context).await,
-        Command::Node(node) => node.run(context).await,
-        Command::Control(control) => control.run(context).await,
-        Command::Network(network) => network.run(context).await,
-        Command::Endpoint(endpoint) => endpoint.run(context).await,
-        Command::Ps(ps) => ps.run(context).await,
-        Command::Run(run) => run.run(context).await,
-        Command::Attach(attach) => attach.run(context).await,
-        Command::Detach(detach) => detach.run(context).await,
-        Command::Status(status) => status.run(context).await,
-        Command::Peers(peers) => peers.run(context).await,
-        Command::Ping(ping) => ping.run(context).await,
-        Command::Events(events) => events.run(context).await,
-        Command::Logs(logs) => logs.run(context).await,
-        Command::Version(version) => version.run(context).await,
-        Command::Completions(completions) => completions.run(context),
-        Command::Man(man) => man.run(),
     }
 }
 

@@ -8,9 +8,9 @@ use overlay_core::Name;
 use overlay_proto::{Code, Refusal, v1};
 
 use super::Context;
-use crate::args::values::{ipv4, label, subnet, subnet4};
 use crate::failure::{Failure, Outcome};
 use crate::output::{ListArgs, ShowArgs};
+use crate::values::{ipv4, label, subnet, subnet4};
 use crate::view::{Endpoints, Inspection, NetworkView, Networks};
 
 const NETWORK_EXAMPLE: &str = "\

@@ -7,10 +7,10 @@ use overlay_proto::v1;
 use serde::Serialize;
 
 use super::Context;
-use crate::args::values::number;
 use crate::client::refusal;
 use crate::failure::{Failure, Outcome, storage};
 use crate::output::{Page, Report};
+use crate::values::number;
 
 const EXAMPLE: &str = "\
 Exit code 1 when nothing answers.

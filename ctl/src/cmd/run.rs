@@ -9,7 +9,7 @@ use overlay_proto::{Code, Refusal, v1};
 use serde_json::json;
 
 use super::Context;
-use crate::args::NamingArgs;
+use super::naming::NamingArgs;
 use crate::client::Agent;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Output, list};

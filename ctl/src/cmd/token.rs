@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use overlay_proto::{Code, Refusal, v1};
 use serde::Serialize;
 
 use super::Context;
-use crate::args::RoleArg;
-use crate::args::values::{label, number};
 use crate::failure::Outcome;
 use crate::output::{ListArgs, Page, Report, labels};
 use crate::time;
+use crate::values::{label, number};
 use crate::view::{TokenView, Tokens};
 
 const CREATE_EXAMPLE: &str = "\
@@ -34,6 +33,24 @@ const RM_EXAMPLE: &str = "\
 Examples:
   overlayctl token rm 0123456789abcdef
   overlayctl token rm $(overlayctl token ls -q)       all of them";
+
+/// What a node may ask of control.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RoleArg {
+    /// its own endpoints, and networks
+    Node,
+    /// everything: tokens and other nodes too
+    Admin,
+}
+
+impl From<RoleArg> for v1::Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Node => Self::Node,
+            RoleArg::Admin => Self::Admin,
+        }
+    }
+}
 
 /// Make, list and revoke the tokens by which hosts join
 #[derive(Debug, Args)]

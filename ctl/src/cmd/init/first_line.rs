@@ -2,17 +2,31 @@
 //! when setting up was interrupted afterwards.
 
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use ipnet::Ipv4Net;
 use overlay_proto::{Code, JoinLine, Refusal};
 use serde::Deserialize;
 
-use super::InitArgs;
 use crate::cmd::Context;
 use crate::failure::{Outcome, storage};
 use crate::spawn::{self, find_program};
 use crate::state::{Service, StateDir};
+
+/// How control is to be set up, where it is not.
+#[derive(Debug)]
+pub(super) struct ControlSetup<'a> {
+    /// Where it listens.
+    pub(super) listen: Option<SocketAddr>,
+    /// Where the prefixes of networks come from.
+    pub(super) pool: Option<Ipv4Net>,
+    /// The addresses that join lines carry.
+    pub(super) advertise: &'a [IpAddr],
+    /// Its options.
+    pub(super) config: Option<&'a Path>,
+}
 
 #[derive(Deserialize)]
 struct Printed {
@@ -20,7 +34,7 @@ struct Printed {
 }
 
 /// Sets control up unless that is done, and returns a line that admits an admin.
-pub(super) async fn take(init: &InitArgs, state: &StateDir, context: &Context) -> Outcome<JoinLine> {
+pub(super) async fn take(setup: &ControlSetup<'_>, state: &StateDir, context: &Context) -> Outcome<JoinLine> {
     let control = state.of(Service::Control);
     if !is_empty(&control) {
         // Control holds its store while it runs.
@@ -28,31 +42,31 @@ pub(super) async fn take(init: &InitArgs, state: &StateDir, context: &Context) -
         // What was interrupted early is set up anew; what is damaged is told as control tells it.
         return match ask(&mut token(&control)?) {
             Ok(line) => Ok(line),
-            Err(damage) => ask(&mut set_up(init, &control)?).map_err(|_| damage.into()),
+            Err(damage) => ask(&mut set_up(setup, &control)?).map_err(|_| damage.into()),
         };
     }
     context.output.step("Setting up control");
 
-    Ok(ask(&mut set_up(init, &control)?)?)
+    Ok(ask(&mut set_up(setup, &control)?)?)
 }
 
 fn is_empty(dir: &Path) -> bool {
     fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
 }
 
-fn set_up(init: &InitArgs, control: &Path) -> Result<Command, Refusal> {
+fn set_up(setup: &ControlSetup<'_>, control: &Path) -> Result<Command, Refusal> {
     let mut command = Command::new(find_program(Service::Control)?);
     command.arg("init").arg("--state").arg(control).arg("--json");
-    if let Some(listen) = init.listen {
+    if let Some(listen) = setup.listen {
         command.arg("--listen").arg(listen.to_string());
     }
-    if let Some(pool) = init.pool {
+    if let Some(pool) = setup.pool {
         command.arg("--pool").arg(pool.to_string());
     }
-    for address in &init.advertise {
+    for address in setup.advertise {
         command.arg("--advertise").arg(address.to_string());
     }
-    if let Some(path) = &init.control.config {
+    if let Some(path) = setup.config {
         command.arg("--config").arg(path);
     }
 

@@ -174,7 +174,11 @@ fn every_command_and_every_flag_is_in_the_snapshots_right_and_wrong() {
 
     assert!(lines.len() > 300, "the snapshots are read: {}", lines.len());
     let listed: Vec<_> = missing.iter().map(|(path, what)| format!("{path}: {what}")).collect();
-    assert!(missing.is_empty(), "add lines to tests/snapshots.rs for:\n{}", listed.join("\n"));
+    assert!(
+        missing.is_empty(),
+        "add lines to tests/snapshots.rs or tests/setup_snapshots.rs for:\n{}",
+        listed.join("\n")
+    );
 }
 
 #[test]

@@ -1,18 +1,14 @@
-//! The words of the command line: what every command shares, and the list of commands.
+//! The command line as a whole: what every command shares, and the list of commands, each of which has its words in its file.
 
 #[cfg(test)]
 mod coverage;
-pub(crate) mod values;
 
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use overlay_core::Alias;
-use overlay_proto::v1;
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use self::values::{ipv4, label};
-use crate::cmd;
+use crate::cmd::{self, Context};
+use crate::failure::Outcome;
 use crate::output::FormArgs;
 
 /// Where the agent listens unless told otherwise.
@@ -90,41 +86,36 @@ pub(crate) enum Command {
     Man(cmd::man::ManArgs),
 }
 
-/// How an endpoint is known to the others.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct NamingArgs {
-    /// A fixed IPv4 address of the network; without it, the next free one
-    #[arg(long, value_name = "ADDRESS", value_parser = ipv4)]
-    pub(crate) ip: Option<Ipv4Addr>,
-    /// One more name; may be repeated
-    #[arg(long = "alias", value_name = "NAME")]
-    pub(crate) aliases: Vec<Alias>,
-    /// A label; may be repeated
-    #[arg(long = "label", value_name = "K=V", value_parser = label)]
-    pub(crate) labels: Vec<(String, String)>,
-}
-
-/// What a node may ask of control.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RoleArg {
-    /// its own endpoints, and networks
-    Node,
-    /// everything: tokens and other nodes too
-    Admin,
-}
-
-impl From<RoleArg> for v1::Role {
-    fn from(role: RoleArg) -> Self {
-        match role {
-            RoleArg::Node => Self::Node,
-            RoleArg::Admin => Self::Admin,
-        }
+/// Does what was asked.
+pub(crate) async fn dispatch(command: Command, context: &Context) -> Outcome {
+    match command {
+        Command::Init(init) => init.run(context).await,
+        Command::Join(join) => join.run(context).await,
+        Command::Start(start) => start.run(context).await,
+        Command::Stop(stop) => stop.run(context).await,
+        Command::Leave(leave) => leave.run(context).await,
+        Command::Token(token) => token.run(context).await,
+        Command::Node(node) => node.run(context).await,
+        Command::Control(control) => control.run(context).await,
+        Command::Network(network) => network.run(context).await,
+        Command::Endpoint(endpoint) => endpoint.run(context).await,
+        Command::Ps(ps) => ps.run(context).await,
+        Command::Run(run) => run.run(context).await,
+        Command::Attach(attach) => attach.run(context).await,
+        Command::Detach(detach) => detach.run(context).await,
+        Command::Status(status) => status.run(context).await,
+        Command::Peers(peers) => peers.run(context).await,
+        Command::Ping(ping) => ping.run(context).await,
+        Command::Events(events) => events.run(context).await,
+        Command::Logs(logs) => logs.run(context).await,
+        Command::Version(version) => version.run(context).await,
+        Command::Completions(completions) => completions.run(context, Cli::command()),
+        Command::Man(man) => man.run(Cli::command()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
     use clap::error::ErrorKind;
 
     use super::*;
