@@ -93,7 +93,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn measure_all(options: &Options) -> Result<BenchReport> {
     let cluster = Cluster::new(2)?;
-    cluster.ctl(0, &["network", "create", measure::NETWORK])?;
+    cluster.ctl(0, &["network", "create", competitor::NETWORK])?;
     let servers = measure::Servers::start(&cluster)?;
     let (competitors, missing) = Competitor::start_all(&cluster, |name| options.wants(name))?;
     for competitor in &competitors {

@@ -14,9 +14,11 @@ mod healthy;
 mod idle;
 mod isolation;
 mod loss;
+mod measure;
 mod memory;
 mod mtu;
 mod nat;
+mod notes;
 mod offline;
 mod restart;
 mod roam;
@@ -24,25 +26,17 @@ mod speed;
 mod traffic;
 mod truth;
 
-pub use docker::FIRST_HOUR;
-use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::capture::Capture;
-use crate::cluster::Cluster;
-use crate::command::HostCommand;
-use crate::docker::Release;
-use crate::lab::Lab;
-use crate::snapshot::Snapshot;
-use crate::tool::ping::Silence;
-use crate::wait::wait_until;
+pub use docker::FIRST_HOUR;
+pub(crate) use measure::{
+    MARKER, PATIENCE, PingSummary, kernel, kernel_at_rest, median, ms, percentile, sealed, throughput, unreadable,
+};
+pub(crate) use notes::Notes;
 
-/// Sent as payload wherever nothing may be readable between hosts.
-pub(crate) const MARKER: &str = "this-must-not-be-readable";
-/// How long anything may take that has no bar of its own.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+use crate::docker::Release;
 
 /// One property and how it is tried.
 #[derive(Clone, Copy)]
@@ -103,40 +97,6 @@ pub const CHECKS: &[Check] = &[
 /// The checks that are made of stages, each of which can be run by itself.
 const STAGED: [(&str, &[&str]); 1] = [("docker-slow", &docker::SLOW_STAGES)];
 
-/// What a check is given beside its rounds, and what it says while it runs.
-#[derive(Debug, Default)]
-pub(crate) struct Notes {
-    aloud: bool,
-    engines: Vec<Release>,
-    stages: Vec<String>,
-}
-
-impl Notes {
-    /// Returns which Docker engine a host gets: those given, in turn; without any, the installed one.
-    pub(crate) fn engine(&self, host: usize) -> Release {
-        self.engines.iter().cycle().nth(host).cloned().unwrap_or_default()
-    }
-
-    /// Returns whether a stage of the check is run: those that are asked for; without any, as many as
-    /// there are rounds.
-    pub(crate) fn has_stage(&self, all: &[&str], stage: &str, rounds: u32) -> bool {
-        if !self.stages.is_empty() {
-            return self.stages.iter().any(|asked| asked == stage);
-        }
-
-        all.iter().zip(0..rounds).any(|(one, _)| *one == stage)
-    }
-
-    /// Notes a figure or a step.
-    pub(crate) fn say(&mut self, line: &str) {
-        if self.aloud {
-            let mut out = std::io::stdout();
-            // Nobody may be reading any more, which is no reason to stop.
-            let _ = writeln!(out, "  {line}").and_then(|()| out.flush());
-        }
-    }
-}
-
 impl Check {
     /// Finds a check by name.
     #[must_use]
@@ -172,108 +132,16 @@ impl Check {
             ensure!(!known.is_empty(), "{} is not made of stages; leave --stage out", self.name);
             anyhow::bail!("{} has no stage {unknown}; it has {}", self.name, known.join(", "));
         }
-        let mut notes = Notes { aloud: true, engines: engines.to_vec(), stages: stages.to_vec() };
+        let mut notes = Notes::aloud(engines, stages);
         (self.run)(rounds.unwrap_or(self.rounds), &mut notes).with_context(|| self.name)?;
 
         Ok(start.elapsed())
     }
 }
 
-/// The time that so many percent of all are not longer than.
-pub(crate) fn percentile(times: &[Duration], percent: usize) -> Duration {
-    let mut sorted = times.to_vec();
-    sorted.sort();
-    let index = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
-
-    sorted.get(index).copied().unwrap_or_default()
-}
-
-/// Returns the middle one of some figures.
-pub(crate) fn median(figures: &mut [f64]) -> f64 {
-    figures.sort_by(f64::total_cmp);
-
-    figures.get(figures.len() / 2).copied().unwrap_or_default()
-}
-
-/// Sends one TCP stream from where `command` runs to a `throughput serve` at `to`, and returns Gbit/s.
-pub(crate) fn throughput(command: HostCommand, to: &str, seconds: &str) -> Result<f64> {
-    let output = command.args(["throughput", "client", "--json", "--seconds", seconds, to]).run()?;
-    let summary: serde_json::Value = serde_json::from_str(&output.stdout).context("no figures")?;
-
-    summary["gbit_per_second"].as_f64().context("no figure")
-}
-
-/// Returns what the kernel of a host has.
-pub(crate) fn kernel(cluster: &Cluster, host: usize) -> Result<Snapshot> {
-    Ok(cluster.host(host).snapshot(&[])?.of_kernel())
-}
-
-/// Returns the same once the kernel has done with what was begun.
-pub(crate) fn kernel_at_rest(cluster: &Cluster, host: usize) -> Result<Snapshot> {
-    let mut seen = kernel(cluster, host)?;
-    let settled = wait_until(PATIENCE, "every address has its route", || {
-        // A host that cannot be looked at is noticed by whoever looks next.
-        seen = kernel(cluster, host).unwrap_or_else(|_| seen.clone());
-        seen.unfinished_address().is_none()
-    });
-    settled.with_context(|| format!("{:?}", seen.unfinished_address()))?;
-
-    Ok(seen)
-}
-
-/// A time as figures show it.
-pub(crate) fn ms(duration: Duration) -> String {
-    format!("{:.0} ms", duration.as_secs_f64() * 1000.0)
-}
-
-/// The summary of a `ping --json`.
-#[derive(Debug, serde::Deserialize)]
-pub(crate) struct PingSummary {
-    /// Echoes sent.
-    pub(crate) sent: usize,
-    /// Answers received.
-    pub(crate) received: usize,
-    /// The longest time without an answer, in milliseconds.
-    pub(crate) longest_silence_ms: f64,
-    /// Times without an answer that were longer than two intervals.
-    pub(crate) silences: Vec<Silence>,
-}
-
-/// Records the switch while `work` runs, and insists that the marker was never readable.
-pub(crate) fn sealed<T>(lab: &Lab, notes: &mut Notes, work: impl FnOnce(&mut Notes) -> Result<T>) -> Result<T> {
-    let capture = lab.capture(Some(MARKER))?;
-    let value = work(notes)?;
-    unreadable(capture, notes)?;
-
-    Ok(value)
-}
-
-/// Ends a recording, and insists that something was seen and the marker was never readable.
-pub(crate) fn unreadable(capture: Capture, notes: &mut Notes) -> Result<()> {
-    let report = capture.stop()?;
-    notes.say(&format!("on the wire: {report}"));
-
-    anyhow::ensure!(report.frames > 0, "nothing was seen on the wire");
-    anyhow::ensure!(report.marked == 0, "READABLE ON THE WIRE: {report}");
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn stages_are_those_asked_for_or_as_many_as_rounds() {
-        let all = ["a", "b", "c"];
-        let has = |asked: &[&str], rounds| {
-            let notes = Notes { stages: asked.iter().map(|&one| one.to_owned()).collect(), ..Notes::default() };
-            all.map(|stage| notes.has_stage(&all, stage, rounds))
-        };
-
-        assert_eq!(has(&[], 2), [true, true, false]);
-        assert_eq!(has(&[], 9), [true, true, true]);
-        assert_eq!(has(&["c"], 1), [false, false, true]);
-    }
 
     #[test]
     fn a_stage_that_a_check_does_not_have_is_refused_with_those_that_it_has() {

@@ -2,13 +2,14 @@
 
 use anyhow::Result;
 
-use super::measure::NETWORK;
 use super::nebula::Nebula;
 use crate::cluster::Cluster;
 use crate::command::HostCommand;
 use crate::competitor_tunnel::CompetitorTunnel;
 use crate::stock::Stock;
 
+/// The network of our containers.
+pub(super) const NETWORK: &str = "net";
 /// The name of Overlay in all tables.
 pub(super) const OVERLAY: &str = "overlay";
 /// The name of the underlay alone.

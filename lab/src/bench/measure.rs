@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 
-use super::competitor::Competitor;
+use super::competitor::{Competitor, NETWORK};
 use super::machine::Moment;
 use super::metric::Metric;
 use super::sample::Sample;
@@ -15,8 +15,6 @@ use crate::command::{HostCommand, Running};
 use crate::tool::{flood, usage::Usage};
 use crate::wait::wait_until;
 
-/// The network of our containers.
-pub(super) const NETWORK: &str = "net";
 /// How long a competitor may take to carry its first packet, and a server to listen.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long any one measurement may take.

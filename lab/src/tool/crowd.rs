@@ -18,11 +18,10 @@ use overlay_proto::JoinLine;
 use serde::{Deserialize, Serialize};
 
 use self::carrier::Carrier;
+pub(crate) use self::node::PREFIX;
 use self::node::{NodePlan, SimulatedNode};
 use super::stop_on_signal;
 
-/// What the names of its nodes begin with.
-pub(crate) const PREFIX: &str = "crowd-";
 /// Nodes that join, or open their watch, at a time.
 const AT_ONCE: usize = 16;
 

@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use overlay_core::{Member, NetworkId, PublicKey, View};
 use overlay_dataplane::{Engine, EngineConfig, LaneId, NetworkTable, PeerLane, PeerTable, Tables};
 
-use super::node::SimulatedNode;
+use super::node::{PREFIX, SimulatedNode};
 use crate::process::poll_timeout;
 use crate::tool::{icmp, is_stopped};
 
@@ -41,7 +41,7 @@ impl Carrier {
         for node in nodes {
             let is_foreign = |member: &&Member| {
                 let row = view.nodes.get(&member.node);
-                row.is_some_and(|row| !row.name.to_string().starts_with(super::PREFIX))
+                row.is_some_and(|row| !row.name.to_string().starts_with(PREFIX))
             };
             let peers = view.members_of(node.network.id).filter(is_foreign).map(|member| peer(view, member));
             lanes.extend(Lane::of(node, &Arc::new(peers.collect()))?);

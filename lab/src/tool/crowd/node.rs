@@ -17,6 +17,9 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tonic::transport::Channel;
 
+/// What the names of its nodes begin with.
+pub(crate) const PREFIX: &str = "crowd-";
+
 /// What a node is to be.
 #[derive(Debug)]
 pub(super) struct NodePlan {
