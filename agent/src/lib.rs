@@ -24,6 +24,7 @@ pub mod node;
 pub mod path;
 pub mod ping;
 mod problem;
+mod process_health;
 mod readiness;
 mod reconcile;
 mod signals;

@@ -35,7 +35,8 @@ use crate::membership::{
     announce, connection, network_membership, prefix_clash, publish, renewal, view_cache, watch as following,
 };
 use crate::path::{LaneEvent, Lanes, LanesConfig, LanesError, consecutive_ports};
-use crate::problem::{Problems, ProcessHealth, explain, unix_now};
+use crate::problem::{Problems, explain, unix_now};
+use crate::process_health::ProcessHealth;
 use crate::readiness;
 use crate::reconcile;
 use crate::signals::Signals;

@@ -2,14 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use overlay_daemon::Condition;
-use overlay_daemon::descriptors::Descriptors;
-use overlay_daemon::log::Log;
-
-use crate::state::StateStore;
 
 /// The most problems that are kept; each is one line, so this is some 100 KiB.
 const MAX_PROBLEMS: usize = 256;
@@ -30,38 +26,19 @@ pub(crate) struct Problem {
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     stated: Mutex<BTreeMap<String, Problem>>,
-    process: Option<ProcessHealth>,
+    process: Option<Box<dyn Conditions>>,
 }
 
-/// What this process needs from the host.
-#[derive(Debug)]
-pub(crate) struct ProcessHealth {
-    /// The log.
-    pub(crate) log: Log,
-    /// The file descriptors.
-    pub(crate) descriptors: Arc<Descriptors>,
-    /// The state on disk.
-    pub(crate) store: StateStore,
-}
-
-impl ProcessHealth {
-    /// Lists what is lacking.
-    fn list(&self) -> Vec<Problem> {
-        let conditions = [
-            ("storage", self.store.condition()),
-            ("log", self.log.condition()),
-            ("descriptors", self.descriptors.condition()),
-        ];
-        let problem = |code, Condition { text, since }| Problem { code, text: text.replace(['\n', '\r'], " "), since };
-
-        conditions.into_iter().filter_map(|(code, condition)| Some(problem(code, condition?))).collect()
-    }
+/// What a process lacks at the moment that somebody looks.
+pub(crate) trait Conditions: std::fmt::Debug + Send + Sync {
+    /// Lists what is lacking, each under its stable code.
+    fn conditions(&self) -> Vec<(&'static str, Condition)>;
 }
 
 impl Problems {
-    /// Begins with what this process needs.
-    pub(crate) fn new(process: ProcessHealth) -> Self {
-        Self { stated: Mutex::default(), process: Some(process) }
+    /// Begins with what the process may lack.
+    pub(crate) fn new(process: impl Conditions + 'static) -> Self {
+        Self { stated: Mutex::default(), process: Some(Box::new(process)) }
     }
 
     fn stated(&self) -> MutexGuard<'_, BTreeMap<String, Problem>> {
@@ -114,9 +91,11 @@ impl Problems {
 
     /// Lists them.
     pub(crate) fn list(&self) -> Vec<Problem> {
-        let own = self.process.iter().flat_map(ProcessHealth::list);
+        let own = self.process.iter().flat_map(|process| process.conditions());
+        let problem =
+            |(code, Condition { text, since })| Problem { code, text: text.replace(['\n', '\r'], " "), since };
 
-        own.chain(self.stated().values().cloned()).collect()
+        own.map(problem).chain(self.stated().values().cloned()).collect()
     }
 }
 

@@ -4,9 +4,16 @@
 //! its endpoints would give their addresses away again.
 
 mod docker;
+mod error;
+mod file;
+mod load;
 mod record;
 mod store;
+mod tables;
 
 pub use docker::{DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, IpamMode};
+pub use error::StateError;
+pub use file::panic_is_contained;
+pub use load::StoredState;
 pub use record::{DockerSandbox, EndpointRecord, Identity, Joining, KnownControl, Owner, SandboxRecord};
-pub use store::{StateError, StateStore, StoredState, panic_is_contained};
+pub use store::StateStore;
