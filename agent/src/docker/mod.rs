@@ -14,6 +14,7 @@
 //! the `door` stands before the plugin, in a process of its own: Docker's start must not wait for the agent's.
 
 mod client;
+mod container_ifname;
 mod container_watcher;
 mod dns_interceptors;
 mod door_watch;
@@ -25,6 +26,7 @@ mod gwbridge;
 mod ipam;
 mod lifetime;
 mod naming;
+mod network_plan;
 pub(crate) mod options;
 pub mod plugin;
 pub mod plugin_proxy;

@@ -5,12 +5,10 @@ use std::collections::BTreeMap;
 
 use overlay_proto::{Code, Refusal};
 
-use super::plugin::ContainerIfname;
+use super::container_ifname::{IFACE_PREFIX, ends_without_number};
 
 /// The MTU of containers' interfaces, in bytes: at the most what the tunnel carries.
 const MTU: &str = "com.docker.network.driver.mtu";
-/// How the names of containers' interfaces begin.
-const IFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
 /// As Docker's own overlay has it; here it is always so.
 const ENCRYPTED: &str = "encrypted";
 /// The options of a network that are known, for messages.
@@ -33,8 +31,6 @@ const MIN_MTU6: u32 = 1_280;
 const MAX_IFNAME: usize = 15;
 /// Of which a number takes so many.
 const MAX_NUMBER: usize = 3;
-/// How interfaces' names begin unless somebody says otherwise.
-const DEFAULT_PREFIX: &str = "eth";
 
 fn refuse<T>(text: impl std::fmt::Display) -> Result<T, Refusal> {
     Err(Refusal::new(Code::InvalidInput, text))
@@ -89,26 +85,6 @@ pub(crate) fn mtu(options: &BTreeMap<String, String>, tunnel: u32) -> u32 {
     wanted.map_or(tunnel, |wanted: u32| wanted.min(tunnel))
 }
 
-impl ContainerIfname {
-    /// Returns how the interfaces of a network are called where nobody asks for a name.
-    pub(super) fn of_network(options: &BTreeMap<String, String>) -> Self {
-        let prefix = options.get(IFACE_PREFIX).map_or(DEFAULT_PREFIX, String::as_str);
-
-        Self { prefix: prefix.to_owned(), whole: None }
-    }
-
-    /// Returns how to ask an engine for this very name. Engines before 29 put a number after what they are told, and begin with 0.
-    pub(super) fn exactly(name: &str) -> Self {
-        let prefix = name.strip_suffix('0').filter(|prefix| ends_without_number(prefix)).unwrap_or(name);
-
-        Self { prefix: prefix.to_owned(), whole: Some(name.to_owned()) }
-    }
-}
-
-fn ends_without_number(prefix: &str) -> bool {
-    prefix.bytes().next_back().is_some_and(|last| !last.is_ascii_digit())
-}
-
 /// Checks the name that an interface shall have, by an engine that heeds whole names or not.
 pub(super) fn check_ifname(name: &str, heeds_names: bool) -> Result<(), Refusal> {
     if !is_ifname(name) {
@@ -135,6 +111,7 @@ fn is_ifname(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::docker::container_ifname::ContainerIfname;
 
     fn options(words: &[(&str, &str)]) -> BTreeMap<String, String> {
         words.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()

@@ -14,13 +14,14 @@ use overlay_proto::Refusal;
 use hyper::StatusCode;
 use hyper::body::Bytes;
 
+pub use super::container_ifname::ContainerIfname;
 pub(crate) use server::{ACTIVATE, MAX_BODY, constant, failure};
 pub use server::{answer, serve};
 pub use socket::{PluginSocket, PluginSocketError};
 pub(crate) use wire::endpoint_id;
 pub use wire::{
-    AddressRequest, AddressUse, ContainerIfname, DockerInterface, EndpointRequest, JoinRequest, Joined, NetworkRequest,
-    NewInterface, Pool4, Pool6, PoolGranted, PoolRequest, Route,
+    AddressRequest, AddressUse, DockerInterface, EndpointRequest, JoinRequest, Joined, NetworkRequest, NewInterface,
+    Pool4, Pool6, PoolGranted, PoolRequest, Route,
 };
 
 /// Where engines look for the plugin of our name.
