@@ -1,10 +1,11 @@
-//! What it takes to seal and to open messages of several sizes, ours and `ring` alone.
+//! The time to seal and to open messages of several sizes, with this crate and with `ring` alone.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use overlay_aead::{Key, NONCE_LEN, TAG_LEN, Work, seal_two};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
-/// Bytes: where the shortest message of the vector code is set, a full packet of a tunnel, and one of an underlay of 9,000.
+/// Sizes in bytes, among them the shortest for the vector code, a full packet of a tunnel, and one
+/// of an underlay with an MTU of 9,000.
 const SIZES: [usize; 7] = [64, 128, 256, 320, 512, 1_424, 8_928];
 const NONCE: [u8; NONCE_LEN] = [3; NONCE_LEN];
 

@@ -1,7 +1,8 @@
-//! The cipher in vectors of 512 bits: a whole message is enciphered, then its ciphertext is authenticated.
+//! The cipher with 512-bit vectors: a whole message is encrypted, then its ciphertext is
+//! authenticated.
 //!
-//! Nothing here looks at a secret to decide where to go or what to load, so time tells nothing of keys and contents, only
-//! lengths. `lanes` alone touches memory by address.
+//! Neither branches nor addresses depend on secrets, so timing reveals nothing about keys and
+//! contents, only lengths. Only `lanes` accesses memory through pointers.
 
 #![expect(unsafe_code, reason = "functions for one kind of processor may only be called on it")]
 
@@ -15,28 +16,32 @@ use self::chacha20::State;
 use self::lanes::{VectorLanes, xor};
 use crate::message::{Message, Refused, TAG_LEN};
 
-/// The shortest message worth it, in bytes: `ring` does shorter ones as fast (benchmark `messages`).
+/// The shortest message for which this pays, in bytes: `ring` is as fast for shorter ones
+/// (benchmark `messages`).
 const SHORTEST: usize = 320;
-/// The longest message, in bytes: any that a datagram carries, and far from where the block counter ends.
+/// The longest message, in bytes: more than any datagram carries, and far from the end of the block
+/// counter.
 const LONGEST: usize = 1 << 20;
-/// Lengths of two messages that are worth doing together: 16 blocks of the key stream are too few for each, 24 enough.
+/// The lengths of two messages that are faster together, in bytes: 16 blocks of key stream are too
+/// few for each, 24 are enough.
 const PAIRED: std::ops::RangeInclusive<usize> = 15 * BLOCK + 1..=23 * BLOCK;
-/// Bytes of a block of ChaCha20 (RFC 8439, section 2.3).
+/// The size of a ChaCha20 block, in bytes (RFC 8439, section 2.3).
 const BLOCK: usize = 64;
 
-/// The proof that this processor has what this module needs.
+/// Proof that the processor supports what this module needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Avx512(());
 
 impl Avx512 {
-    /// Returns the cipher if the processor has it and it is the better one for `len` bytes.
+    /// Returns the cipher if the processor supports it and it is faster for `len` bytes.
     pub(crate) fn for_message(len: usize) -> Option<Self> {
         let suits = (SHORTEST..=LONGEST).contains(&len);
 
         (suits && Self::is_here()).then_some(Self(()))
     }
 
-    /// Returns the cipher if it does two messages of these lengths together in less time than one after the other.
+    /// Returns the cipher if it processes two messages of these lengths faster together than one
+    /// after the other.
     pub(crate) fn for_pair(lens: [usize; 2]) -> Option<Self> {
         let suit = lens.iter().all(|len| PAIRED.contains(len));
 
@@ -50,7 +55,7 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512ifma")
     }
 
-    /// Seals a message, whose `to` is ciphertext alone, and returns the tag.
+    /// Seals a message, whose `to` has room for the ciphertext only, and returns the tag.
     pub(crate) fn seal(self, message: Message<'_>) -> [u8; TAG_LEN] {
         let Message { key, nonce, from, to } = message;
         // SAFETY: a value of this type is made only where the processor has these features.
@@ -71,7 +76,7 @@ impl Avx512 {
         }
     }
 
-    /// Opens a message, whose `from` is ciphertext alone; `to` is as long.
+    /// Opens a message, whose `from` is the ciphertext only; `to` has the same length.
     pub(crate) fn open(self, message: Message<'_>, tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
         let Message { key, nonce, from, to } = message;
         // SAFETY: a value of this type is made only where the processor has these features.
@@ -102,7 +107,7 @@ impl Avx512 {
     }
 }
 
-/// Wipes what was opened if the tag is wrong.
+/// Wipes the plaintext if the tag is wrong.
 fn show_if(expected: &[u8; TAG_LEN], tag: &[u8; TAG_LEN], opened: &mut [u8]) -> Result<(), Refused> {
     if bool::from(expected.ct_eq(tag)) {
         return Ok(());
@@ -112,8 +117,8 @@ fn show_if(expected: &[u8; TAG_LEN], tag: &[u8; TAG_LEN], opened: &mut [u8]) -> 
     Err(Refused)
 }
 
-/// Writes `from`, followed by zeros, into `to` under the key stream, and returns the one-time key of Poly1305, which is the start
-/// of the key stream (RFC 8439, section 2.6).
+/// Encrypts `from`, followed by zeros, into `to`, and returns the one-time key of Poly1305, which
+/// is the start of the key stream (RFC 8439, section 2.6).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn encipher(state: &State, from: &[u8], to: &mut [u8]) -> [u64; 4] {
     let first = state.sixteen(0);
@@ -139,7 +144,8 @@ fn encipher(state: &State, from: &[u8], to: &mut [u8]) -> [u64; 4] {
     lanes::first_words(first[0])
 }
 
-/// The same for two messages of at most 24 blocks with the one-time key: what eight blocks are left of each, are done at once.
+/// Does the same for two messages of at most 24 blocks, including the one-time key: after 16 blocks
+/// of each, the last eight blocks of both are computed together.
 #[target_feature(enable = "avx512f,avx512bw")]
 fn encipher_two(messages: &mut [Message<'_>; 2]) -> [[u64; 4]; 2] {
     let [first, second] = messages;
@@ -165,7 +171,7 @@ fn split(bytes: &mut [u8], blocks: usize) -> (&mut [u8], &mut [u8]) {
     bytes.split_at_mut(len)
 }
 
-/// Writes `from`, followed by zeros, into `to` under as much of the key stream as that takes.
+/// Encrypts `from`, followed by zeros, into `to` with as much of the key stream as that takes.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 fn xor_all(stream: &[VectorLanes], from: &[u8], to: &mut [u8]) {
@@ -181,7 +187,7 @@ fn xor_all(stream: &[VectorLanes], from: &[u8], to: &mut [u8]) {
         return;
     }
 
-    // The zeros begin before the last block.
+    // Padding can begin before the last block.
     for (index, (to, stream)) in to.chunks_mut(BLOCK).zip(stream).enumerate() {
         let from = from.get(index * BLOCK..).unwrap_or_default();
         lanes::store_front(to, xor(lanes::load_front(&from[..from.len().min(BLOCK)]), *stream));

@@ -1,13 +1,15 @@
-//! Where fuzzers come in. The corpus is in `fuzz/corpus`; the test of this module gives every input there again.
+//! The entry point for fuzzers. The corpus is in `fuzz/corpus`; the test of this module replays all
+//! of it.
 
 use crate::{Key, Message, NONCE_LEN, Refused, TAG_LEN, Work, open_two, portable, seal_two};
 
-/// Seals two messages, alone and together, breaks one, and opens them. The first bytes say where one ends, how many zeros are added and
-/// which bit breaks; each buffer is exactly as long as it must be.
+/// Seals two messages, alone and together, corrupts one, and opens them. The first bytes of the
+/// input give the length of the first message, how many zeros are added and which bit is flipped;
+/// each buffer has exactly the size that is needed.
 ///
 /// # Panics
 ///
-/// When they are not what `ring` makes of them, or a broken one is accepted.
+/// If the result differs from that of `ring`, or a corrupted message is accepted.
 pub fn sealed_messages(bytes: &[u8]) {
     let Some(([low, high, zeros, broken], rest)) = bytes.split_first_chunk::<4>() else { return };
     let at = usize::from(u16::from_le_bytes([*low, *high])) % (rest.len() + 1);

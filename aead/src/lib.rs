@@ -1,8 +1,10 @@
-//! ChaCha20-Poly1305 (RFC 8439) of data messages: no additional data, out of one buffer into another, from packet to datagram.
+//! ChaCha20-Poly1305 (RFC 8439) for data messages: without additional data, and from one buffer
+//! into another, as from packet to datagram.
 //!
-//! `ring` does it on every processor. Where there is AVX-512 with IFMA (Intel since Ice Lake, AMD since Zen 4), messages that are
-//! long enough are done sixteen blocks at once (`avx512`), which takes two thirds of the time. Both make the same bytes; which
-//! one is at work shows nowhere. Nonces are the caller's: a nonce used twice under one key gives both messages away.
+//! `ring` works on every processor. Where there is AVX-512 with IFMA (Intel since Ice Lake, AMD
+//! since Zen 4), messages that are long enough are processed sixteen blocks at a time (`avx512`),
+//! which takes two thirds of the time. Both give the same bytes, so it does not matter which one is
+//! used. The caller chooses the nonces: using a nonce twice with one key reveals both messages.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -25,21 +27,23 @@ pub use message::{KEY_LEN, NONCE_LEN, Refused, TAG_LEN};
 pub struct Key(Zeroizing<[u8; KEY_LEN]>);
 
 impl Key {
-    /// Takes a copy of a key.
+    /// Copies a key.
     pub fn new(key: &[u8; KEY_LEN]) -> Self {
         Self(Zeroizing::new(*key))
     }
 
-    /// Shows the key, to whoever must give it away.
+    /// Returns the key itself, to be passed to another process.
     pub fn expose(&self) -> &[u8; KEY_LEN] {
         &self.0
     }
 
-    /// Seals `plaintext`, followed by as many zeros as `sealed` has room for, into `sealed`: ciphertext, then tag.
+    /// Seals `plaintext`, followed by as many zeros as fit, into `sealed`: the ciphertext, then the
+    /// tag.
     ///
     /// # Errors
     ///
-    /// When `sealed` has no room for plaintext and tag, or is longer than the cipher allows (256 GiB).
+    /// If `sealed` has no room for plaintext and tag, or is longer than the cipher allows (256
+    /// GiB).
     pub fn seal(&self, nonce: &[u8; NONCE_LEN], plaintext: &[u8], sealed: &mut [u8]) -> Result<(), Refused> {
         let (message, tag) = Message { key: &self.0, nonce, from: plaintext, to: sealed }.for_sealing()?;
 
@@ -53,11 +57,13 @@ impl Key {
         Ok(())
     }
 
-    /// Opens `sealed`, which is ciphertext and tag, into the start of `plaintext`, and returns the plaintext's length.
+    /// Opens `sealed`, which is ciphertext and tag, into the start of `plaintext`, and returns the
+    /// length of the plaintext in bytes.
     ///
     /// # Errors
     ///
-    /// When the tag is wrong, which leaves zeros in `plaintext`, or when that is shorter than the ciphertext.
+    /// If the tag is wrong, which leaves zeros in `plaintext`, or if `plaintext` is shorter than
+    /// the ciphertext.
     pub fn open(&self, nonce: &[u8; NONCE_LEN], sealed: &[u8], plaintext: &mut [u8]) -> Result<usize, Refused> {
         let (message, tag) = Message { key: &self.0, nonce, from: sealed, to: plaintext }.for_opening()?;
         let len = message.from.len();
@@ -71,16 +77,16 @@ impl Key {
     }
 }
 
-/// A message on its way from one buffer into another.
+/// A message to be sealed or opened from one buffer into another.
 #[derive(Debug)]
 pub struct Work<'a> {
-    /// Whose session it is.
+    /// The key of its session.
     pub key: &'a Key,
-    /// Never used with this key before, when sealing.
+    /// The nonce; when sealing, it must never have been used with this key.
     pub nonce: [u8; NONCE_LEN],
-    /// As [`Key::seal`] and [`Key::open`] take it.
+    /// The input, as for [`Key::seal`] and [`Key::open`].
     pub from: &'a [u8],
-    /// As [`Key::seal`] and [`Key::open`] fill it.
+    /// The output buffer, as for [`Key::seal`] and [`Key::open`].
     pub to: &'a mut [u8],
 }
 

@@ -21,7 +21,8 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// What a cipher takes: without the tag once [`Message::for_sealing`] or [`Message::for_opening`] took it off.
+/// The input of a cipher: without the tag, which [`Message::for_sealing`] or
+/// [`Message::for_opening`] split off.
 pub(crate) struct Message<'a> {
     /// The key.
     pub(crate) key: &'a [u8; KEY_LEN],

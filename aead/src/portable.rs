@@ -1,10 +1,10 @@
-//! The cipher by `ring`: every processor, every length.
+//! The cipher with `ring`, for every processor and length.
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
 
 use crate::message::{KEY_LEN, Message, Refused, TAG_LEN};
 
-/// Seals a message, whose `to` is ciphertext alone, and returns the tag.
+/// Seals a message, whose `to` has room for the ciphertext only, and returns the tag.
 pub(crate) fn seal(message: Message<'_>) -> Result<[u8; TAG_LEN], Refused> {
     let Message { key, nonce, from, to } = message;
     let (front, zeros) = to.split_at_mut_checked(from.len()).ok_or(Refused)?;
@@ -17,7 +17,7 @@ pub(crate) fn seal(message: Message<'_>) -> Result<[u8; TAG_LEN], Refused> {
     tag.as_ref().try_into().map_err(|_| Refused)
 }
 
-/// Opens a message, whose `from` is ciphertext alone; `to` is as long.
+/// Opens a message, whose `from` is the ciphertext only; `to` has the same length.
 pub(crate) fn open(message: Message<'_>, tag: &[u8; TAG_LEN]) -> Result<(), Refused> {
     let Message { key, nonce, from, to } = message;
     to.copy_from_slice(from);
@@ -30,7 +30,7 @@ pub(crate) fn open(message: Message<'_>, tag: &[u8; TAG_LEN]) -> Result<(), Refu
     opened.then_some(()).ok_or(Refused)
 }
 
-/// The key schedule of this cipher is a copy, so it is made for each message.
+/// The key schedule of this cipher is a mere copy, so it is made for each message.
 fn cipher(key: &[u8; KEY_LEN]) -> Result<LessSafeKey, Refused> {
     UnboundKey::new(&CHACHA20_POLY1305, key).map(LessSafeKey::new).map_err(|_| Refused)
 }

@@ -1,10 +1,11 @@
-//! Both ciphers against each other, against the RFC, and against messages that are not what they say.
+//! Both ciphers against each other, against the RFC, and with corrupted messages.
 
 use proptest::prelude::*;
 
 use crate::{KEY_LEN, Key, Message, NONCE_LEN, Refused, TAG_LEN, Work, open_two, portable, seal_two};
 
-/// The last byte of the longest message is inside the second sixteen blocks of the second round.
+/// The longest message needs a third step of the key stream: after sixteen blocks, and sixteen
+/// more.
 const LENGTHS: std::ops::Range<usize> = 0..2_200;
 
 fn key() -> [u8; KEY_LEN] {
@@ -18,7 +19,7 @@ fn sealed(plaintext: &[u8], len: usize) -> Vec<u8> {
     sealed
 }
 
-/// What `ring` makes of it.
+/// Seals with `ring`.
 fn by_ring(key: &[u8; KEY_LEN], nonce: &[u8; NONCE_LEN], plaintext: &[u8], len: usize) -> Vec<u8> {
     let mut sealed = vec![0; len];
     let tag = portable::seal(Message { key, nonce, from: plaintext, to: &mut sealed }).unwrap();
@@ -56,7 +57,8 @@ fn zeros_follow_a_plaintext_that_is_shorter() {
     }
 }
 
-/// RFC 8439, A.5 has additional data; this is the cipher half of A.2, test vector 3, and the message of 2.8.2 without any.
+/// RFC 8439, A.5 has additional data; this is the cipher half of A.2, test vector 3, and the
+/// message of 2.8.2 without any.
 #[test]
 fn it_is_the_cipher_of_the_rfc() {
     let key: [u8; KEY_LEN] = std::array::from_fn(|index| 0x80 + u8::try_from(index).unwrap());
@@ -65,7 +67,7 @@ fn it_is_the_cipher_of_the_rfc() {
                       sunscreen would be it.";
     let start = [0xd3, 0x1a, 0x8d, 0x34, 0x64, 0x8e, 0x60, 0xdb, 0x7b, 0x86, 0xaf, 0xbc, 0x53, 0xef, 0x7e, 0xc2];
 
-    // As it is, and as the start of a message that is long enough for any implementation.
+    // Alone, and as the start of a message that is long enough for either implementation.
     for len in [plaintext.len(), 1_424] {
         let mut sealed = vec![0; len + TAG_LEN];
         Key::new(&key).seal(&nonce, plaintext, &mut sealed).unwrap();
@@ -117,7 +119,7 @@ fn a_key_does_not_show_itself() {
     assert_eq!(format!("{:?}", Key::new(&key())), "Key");
 }
 
-/// Mostly what is done together.
+/// Mostly lengths that are processed together.
 fn lengths_of_pairs() -> impl Strategy<Value = usize> {
     prop_oneof![6 => 961_usize..=1_472, 1 => 0_usize..2_000]
 }

@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{Condition, unix_now};
 
-/// File descriptors in reserve: enough for two operators at the same time, twice.
+/// The number of file descriptors in reserve: enough for two operators at the same time, twice.
 const RESERVED: usize = 4;
 
 /// Raises the soft limit of file descriptors to the hard limit: the usual soft limit is for
@@ -26,7 +26,7 @@ pub fn raise_limit() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
-/// Tells whether an error means that no file descriptor is left, in this process or in the whole
+/// Returns whether an error means that no file descriptor is left, in this process or in the whole
 /// system.
 pub fn are_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))
@@ -36,7 +36,7 @@ pub fn are_exhausted(error: &io::Error) -> bool {
 #[derive(Debug)]
 pub struct Descriptors {
     reserve: Mutex<Vec<OwnedFd>>,
-    /// How many are in reserve.
+    /// How many are in reserve now.
     reserved: usize,
     used_up_since: Mutex<Option<u64>>,
 }
@@ -56,7 +56,7 @@ impl Descriptors {
         Self { reserve: Mutex::default(), reserved: 0, used_up_since: Mutex::default() }
     }
 
-    /// Releases one descriptor of the reserve, so that another can be opened; tells whether there
+    /// Releases one descriptor of the reserve, so that another can be opened; returns whether there
     /// was one.
     pub fn release(&self) -> bool {
         self.reserve.lock().unwrap_or_else(PoisonError::into_inner).pop().is_some()

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::statvfs::statvfs;
 
-/// Tells whether a write failed because the disk or quota is full.
+/// Returns whether a write failed because the disk or quota is full.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOSPC | Errno::EDQUOT))
 }
@@ -30,7 +30,7 @@ pub fn mount_point(path: &Path) -> PathBuf {
 /// free pages of a file.
 const ROOM: u64 = 256 << 10;
 
-/// Tells whether the disk that holds `path` has free space again, as far as the system knows.
+/// Returns whether the disk that holds `path` has free space again, as far as the system knows.
 pub fn has_room(path: &Path) -> bool {
     statvfs(path).map_or(true, |stat| stat.blocks_available().saturating_mul(stat.fragment_size()) >= ROOM)
 }
@@ -95,7 +95,7 @@ pub mod testing {
         ///
         /// # Errors
         ///
-        /// When it had not been filled.
+        /// If it had not been filled.
         pub fn make_room(&self) -> io::Result<()> {
             std::fs::remove_file(self.filling())
         }

@@ -47,7 +47,7 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// When no thread can be started.
+    /// If no thread can be started.
     pub fn start(filter: Targets, ansi: bool) -> io::Result<Self> {
         let log = Self::to(StandardError::new())?;
         let lines = tracing_subscriber::fmt::layer()
@@ -142,7 +142,7 @@ impl Shared {
     }
 }
 
-/// A line on its way into the queue.
+/// A line being written into the queue.
 #[derive(Debug)]
 pub struct Line<'a>(&'a Shared);
 
@@ -167,11 +167,11 @@ impl io::Write for Line<'_> {
     }
 }
 
-/// The one environment variable that sets the log filter.
+/// The environment variable that sets the log filter.
 pub const VARIABLE: &str = "OVERLAY_LOG";
 
-/// Reads the log filter from [`VARIABLE`]; the default is `info`, also for a value that is not a valid filter, whose error is
-/// the second value.
+/// Reads the log filter from [`VARIABLE`]; the default is `info`, also for a value that is not a
+/// valid filter, whose error is the second value.
 ///
 /// Filters on spans are not supported: they would add a regular expression engine to every program.
 pub fn filter() -> (Targets, Option<ParseError>) {

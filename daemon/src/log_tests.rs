@@ -3,7 +3,7 @@ use std::sync::mpsc;
 
 use super::*;
 
-/// Writes what it takes into a vector, unless it is told to fail or to wait.
+/// Writes into a vector, unless it is told to fail or to wait.
 struct Scripted {
     steps: mpsc::Receiver<Step>,
     written: Arc<Mutex<Vec<u8>>>,
@@ -23,7 +23,7 @@ impl Sink for Scripted {
                 self.written.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&bytes[..count]);
                 Ok(count)
             }
-            // The test is over.
+            // The test has ended.
             Err(_) => Ok(bytes.len()),
         }
     }
@@ -80,7 +80,7 @@ fn who_logs_does_not_wait_for_a_reader_that_stopped_and_losses_are_told() {
     tell(&log, &line);
     until(|| log.0.lock().is_empty());
 
-    // Nothing takes a step, so every write waits.
+    // Nothing allows a write, so every write waits.
     for _ in 0..queue::CAPACITY / line.len() + 5 {
         tell(&log, &line);
     }

@@ -95,7 +95,7 @@ impl Link {
         }
     }
 
-    /// Returns what is known of the peer's lane, as plain values.
+    /// Returns the state for another process.
     pub(crate) fn to_state(&self) -> PeerLinkState {
         PeerLinkState {
             node: self.node,
@@ -122,7 +122,8 @@ impl Link {
         }
     }
 
-    /// Goes on by what another process knew; the tunnel aside. Returns how many packets wait.
+    /// Continues with the state of another process, except for the tunnel. Returns how many packets
+    /// wait.
     pub(crate) fn resume(&mut self, state: PeerLinkState, now: Instant) -> u64 {
         self.last_initiation = Timestamp::from_bytes(state.last_initiation);
         let is_under_way = state.tunnel.as_ref().is_some_and(|tunnel| tunnel.timers.trying.is_some());

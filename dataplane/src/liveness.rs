@@ -162,7 +162,7 @@ impl Liveness {
         }
     }
 
-    /// Returns what is known, as plain values.
+    /// Returns the state for another process.
     pub(crate) fn state(&self) -> LivenessState {
         LivenessState {
             born: self.born,
@@ -185,7 +185,7 @@ impl Liveness {
         }
     }
 
-    /// Goes on by what another process knew. How much is lost must be measured again.
+    /// Continues with the state of another process. Losses must be measured again.
     pub(crate) fn resume(state: &LivenessState) -> Self {
         Self {
             speaks: match state.speaks {

@@ -43,7 +43,8 @@ impl Interface {
         self.0.new_tunnel(peer, PresharedKey::default(), now).map(Box::new)
     }
 
-    /// Goes on as the tunnel of a state, unless no tunnel has such a one.
+    /// Makes a tunnel from the state of another process, or returns `None` if the state is not
+    /// valid.
     pub(crate) fn resume_tunnel(&mut self, state: &TunnelState, now: Instant) -> Option<Tunnel> {
         self.0.resume_tunnel(state, PresharedKey::default(), now).ok().map(Box::new)
     }

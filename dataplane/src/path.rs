@@ -50,7 +50,8 @@ impl Path {
         has_moved
     }
 
-    /// Goes on where another process was heard and tried. A handshake that was under way is repeated, to the same address.
+    /// Continues with the state of another process. A handshake that was under way is repeated to
+    /// the same address.
     pub(crate) fn resume(&mut self, state: &PathState, is_under_way: bool) {
         self.confirmed = state.confirmed.map(canonical);
         self.attempts = state.attempts.saturating_sub(is_under_way.into());

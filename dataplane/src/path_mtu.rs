@@ -25,20 +25,16 @@ use crate::noise::PADDING;
 use crate::probe::{LEN, Tag};
 use crate::status::MtuSource;
 
-/// The smallest MTU that is ever accepted, in bytes: it fits a path of 576 bytes, which every IPv4
-/// network has.
+/// The smallest MTU accepted, in bytes: it fits a path of 576 bytes, which every IPv4 network has.
 pub(crate) const FLOOR: u32 = 512;
-/// The granularity of the search, in bytes: MTUs that differ by less take the same space on the
-/// wire.
+/// The granularity of the search, in bytes: smaller differences do not change the size on the wire.
 const STEP: u32 = 16;
 const _: () = assert!(STEP as usize == PADDING, "what a probe measures is a padded payload");
 /// Packets of more bytes than this make us check whether the path still carries them.
 const LARGE: usize = 400;
-/// The most sizes tried in one round, apart from the control: 11 KB of probes on a path of 1,500
-/// bytes.
+/// The most sizes tried in one round, besides the control: 11 KB of probes for 1,500 bytes of MTU.
 const MAX_SIZES: usize = 8;
-/// How many times the next larger size must be lost, while the accepted one arrives, before it is
-/// considered too large.
+/// How often the next larger size must be lost while the accepted one arrives.
 const ENOUGH_LOST: u8 = 4;
 /// How many times a larger size is tried in vain when growing.
 const RAISE_TRIES: u8 = 2;
@@ -46,20 +42,16 @@ const RAISE_TRIES: u8 = 2;
 const MAX_SILENT: u8 = 4;
 /// The most rounds of one search.
 const MAX_ROUNDS: u8 = 24;
-/// How long a round waits for its control while the round-trip time is not known.
+/// How long a round waits for its control while the round-trip time is unknown, and at the least.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
-/// How long a round waits for its control at least.
 const MIN_WAIT: Duration = Duration::from_millis(100);
-/// How long a round waits for late answers after its control was answered, at least.
+/// How long a round waits for late answers after its control was answered: the least and the most.
 const MIN_GRACE: Duration = Duration::from_millis(5);
-/// The same, at most.
 const MAX_GRACE: Duration = Duration::from_millis(50);
-/// How long large packets are sent before they cause a check when there are many of them. A host
-/// that lost a packet repeats it after 200 ms, and is then told the size.
+/// How long large packets are sent before they cause a check, if there are many of them, and if
+/// not. A host that lost a packet repeats it after 200 ms, and is then told the size.
 const MANY_PAUSE: Duration = Duration::from_millis(50);
-/// The same when there are few.
 const FEW_PAUSE: Duration = Duration::from_millis(250);
-/// How many large packets are many.
 const MANY: u16 = 8;
 /// How long a peer that never answered is left alone; doubles each time.
 const MIN_STRANGER_PAUSE: Duration = Duration::from_secs(5);
@@ -73,20 +65,16 @@ const MAX_GROW_PAUSE: Duration = Duration::from_secs(60);
 const MAX_ROUND_TRIP: Duration = Duration::from_secs(10);
 const TIME_BITS: u64 = (1 << 48) - 1;
 
-/// A probe to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Probe {
     /// The length of its payload, in bytes.
     pub(crate) len: usize,
-    /// What its answer returns.
     pub(crate) tag: Tag,
 }
 
-/// What is known about one path in one direction: 24 bytes until it is probed, which most paths
-/// never are.
+/// What is known about one path in one direction: 24 bytes until it is probed, as most never are.
 #[derive(Debug)]
 pub(crate) struct PathMtu {
-    /// The tunnel's MTU.
     limit: u32,
     /// The largest inner packet, in bytes.
     mtu: u32,

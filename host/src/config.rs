@@ -17,7 +17,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, Parser};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// The exit code of programs whose configuration cannot be used (`EX_USAGE` of sysexits.h).
+/// The exit code of programs whose configuration is invalid (`EX_USAGE` of sysexits.h).
 pub const EXIT_CODE: u8 = 64;
 
 /// The option that names the file; commands with this option read one.
@@ -25,10 +25,10 @@ const CONFIG: &str = "config";
 /// Options that make no sense in a file.
 const ELSEWHERE: [&str; 5] = [CONFIG, "check-config", "json", "help", "version"];
 
-/// One mistake.
+/// One mistake in a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    /// The line, from 1.
+    /// The line number, from 1.
     pub line: usize,
     /// The key, if the mistake concerns one.
     pub key: Option<String>,
@@ -48,18 +48,18 @@ impl fmt::Display for Mistake {
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidFile {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("{}: {source}", path.display())]
     Unreadable {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// It has mistakes.
+    /// The file has mistakes.
     #[error("{}: {}", path.display(), listed(mistakes))]
     Mistaken {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// The mistakes, by line.
         mistakes: Vec<Mistake>,
@@ -77,12 +77,12 @@ fn listed(mistakes: &[Mistake]) -> String {
 }
 
 /// Parses a command line, and takes missing options from the file that it names, or from `default`
-/// if that exists. As with [`Parser::parse`], the process exits for `--help` and for a wrong
+/// if that exists. As with [`Parser::parse`], the process exits for `--help` and for an invalid
 /// command line.
 ///
 /// # Errors
 ///
-/// [`InvalidFile`].
+/// [`InvalidFile`] if the file cannot be read or has mistakes.
 pub fn parse<T: Parser>(default: &Path, arguments: impl IntoIterator<Item = OsString>) -> Result<T, InvalidFile> {
     let mut arguments: Vec<_> = arguments.into_iter().collect();
     let mut command = T::command();
@@ -199,14 +199,14 @@ fn word(name: &str, value: &DeValue<'_>) -> Result<OsString, String> {
         DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
         DeValue::Integer(_) => return Err("write it as a decimal number".to_owned()),
         DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
-            return Err(format!("write a text in quotes, or a number, not a {}", value.type_str()));
+            return Err(format!("write a quoted string or a number, not a value of type {}", value.type_str()));
         }
     };
 
     Ok(format!("--{name}={text}").into())
 }
 
-/// Tells whether the running command takes the option and was not given it otherwise.
+/// Returns whether the running command takes the option and was not given it otherwise.
 fn is_wanted(active: &Command, given: &ArgMatches, name: &str) -> bool {
     let argument = active.get_arguments().find(|argument| argument.get_long() == Some(name));
 
@@ -216,7 +216,7 @@ fn is_wanted(active: &Command, given: &ArgMatches, name: &str) -> bool {
     })
 }
 
-/// Lists the keys that a file for these commands may contain, for tests of complete examples.
+/// Lists the keys that a file for these commands may contain, to test that examples are complete.
 pub fn keys<T: Parser>() -> Vec<String> {
     let mut command = T::command();
     command.build();

@@ -1,4 +1,5 @@
-//! The key stream of ChaCha20 (RFC 8439, section 2.3), 16 or 8 blocks at once: each register holds one word of every block.
+//! The key stream of ChaCha20 (RFC 8439, section 2.3), 16 or 8 blocks at once: each register holds
+//! one word of every block.
 
 use std::arch::x86_64::{
     _mm256_add_epi32, _mm256_permute2x128_si256, _mm256_rol_epi32, _mm256_set1_epi32, _mm256_setr_epi32,
@@ -13,13 +14,14 @@ use crate::message::{KEY_LEN, NONCE_LEN};
 
 /// "expand 32-byte k", the first four words of every block.
 const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
-/// Where the block counter stands.
+/// The index of the block counter.
 const COUNTER: usize = 12;
 
-/// What a block begins as; the counter is 0.
+/// The initial state of a block; the counter is 0.
 pub(crate) struct State([u32; 16]);
 
-/// Ten times the same two rounds over the 16 words `$v` of all blocks, then the sum with what they began as.
+/// Performs the two rounds ten times on the 16 words `$v` of all blocks, then adds the initial
+/// state.
 macro_rules! blocks {
     ($start:expr, $add:ident, $xor:ident, $rol:ident) => {{
         let start = $start;
@@ -54,8 +56,8 @@ macro_rules! blocks {
     }};
 }
 
-/// Turns four words of every block, one word in each row, into quarters of blocks: what was column `4 l + c` of the four rows
-/// is 128-bit lane `l` of result `c`.
+/// Transposes four words of every block, one word per row, into quarters of blocks: what was column
+/// `4 l + c` of the four rows becomes the 128-bit lane `l` of result `c`.
 macro_rules! quarters {
     ($rows:expr, $lo32:ident, $hi32:ident, $lo64:ident, $hi64:ident) => {{
         let rows = $rows;
@@ -67,7 +69,7 @@ macro_rules! quarters {
 }
 
 impl State {
-    /// Lays out a key and a nonce.
+    /// Makes the state from a key and a nonce.
     pub(crate) fn new(key: &[u8; KEY_LEN], nonce: &[u8; NONCE_LEN]) -> Self {
         let (key, nonce) = (key.as_chunks::<4>().0, nonce.as_chunks::<4>().0);
         let mut words = [0; 16];
@@ -146,7 +148,7 @@ impl State {
     }
 }
 
-/// Returns 16 blocks of which each begins as its lane of `start` says.
+/// Returns 16 blocks that start with the states in the lanes of `start`.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn stream_of(start: [VectorLanes; 16]) -> [VectorLanes; 16] {

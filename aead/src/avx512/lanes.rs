@@ -1,14 +1,14 @@
-//! 64 bytes in one register, and their way from and to memory. Every address in this crate is taken here.
+//! A register of 64 bytes, and how it is loaded and stored. All pointers in this crate are here.
 
 use std::arch::x86_64::{
     __m512i, _mm256_storeu_si256, _mm512_castsi512_si256, _mm512_loadu_si512, _mm512_mask_storeu_epi8,
     _mm512_maskz_expandloadu_epi64, _mm512_maskz_loadu_epi8, _mm512_storeu_si512, _mm512_xor_si512,
 };
 
-/// 64 bytes.
+/// A register of 64 bytes.
 pub(crate) type VectorLanes = __m512i;
 
-/// Returns the bitwise difference.
+/// Returns the bitwise exclusive or.
 #[target_feature(enable = "avx512f")]
 #[inline]
 pub(crate) fn xor(a: VectorLanes, b: VectorLanes) -> VectorLanes {
@@ -23,7 +23,7 @@ pub(crate) fn load(bytes: &[u8; 64]) -> VectorLanes {
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
-/// Reads at most 64 bytes; zeros follow.
+/// Loads at most 64 bytes, followed by zeros.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 pub(crate) fn load_front(bytes: &[u8]) -> VectorLanes {
@@ -31,7 +31,7 @@ pub(crate) fn load_front(bytes: &[u8]) -> VectorLanes {
     unsafe { _mm512_maskz_loadu_epi8(front(bytes.len()), bytes.as_ptr().cast()) }
 }
 
-/// Reads at most eight words of 8 bytes; zeros come first.
+/// Loads at most eight words of 8 bytes, preceded by zeros.
 #[target_feature(enable = "avx512f")]
 #[inline]
 pub(crate) fn load_back(words: &[[u8; 8]]) -> VectorLanes {
@@ -49,7 +49,7 @@ pub(crate) fn store(bytes: &mut [u8; 64], lanes: VectorLanes) {
     unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), lanes) }
 }
 
-/// Writes as much of the front as fits, at most 64 bytes.
+/// Stores as many bytes as fit, at most 64.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 pub(crate) fn store_front(bytes: &mut [u8], lanes: VectorLanes) {
@@ -68,7 +68,7 @@ pub(crate) fn first_words(lanes: VectorLanes) -> [u64; 4] {
     words
 }
 
-/// A bit for each of the first `len` bytes of 64.
+/// Returns a mask with one bit for each of the first `len` of 64 bytes.
 fn front(len: usize) -> u64 {
     u32::try_from(len).ok().and_then(|len| 1_u64.checked_shl(len)).map_or(u64::MAX, |bit| bit - 1)
 }

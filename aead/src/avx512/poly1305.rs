@@ -1,9 +1,11 @@
-//! The tag by Poly1305 (RFC 8439, section 2.5), eight blocks at once.
+//! The Poly1305 tag (RFC 8439, section 2.5), eight blocks at once.
 //!
-//! Numbers modulo 2^130 - 5 are three limbs of 44, 44 and 42 bits, which leaves room for the 52 bits that IFMA multiplies. Of
-//! eight blocks in a row each has its lane, which goes on by r^8 from one eight to the next; in the end block `b` of the last
-//! eight lacks r^(8 - b), and the sum over the lanes is what one block after the other would have given. Blocks that are missing to
-//! a multiple of eight are zeros in front, which change nothing.
+//! Numbers modulo 2^130 - 5 have three limbs of 44, 44 and 42 bits, which leaves room for the 52
+//! bits that IFMA multiplies. Each of eight consecutive blocks has its own lane, which is
+//! multiplied by r^8 for each group of eight. At the end, block `b` of the last group still lacks
+//! r^(8 - b), and the sum over the lanes is what one block after another would have given. If the
+//! number of blocks is not a multiple of eight, zero blocks in front fill it up, which changes
+//! nothing.
 
 use std::arch::x86_64::{
     _mm512_add_epi64, _mm512_and_si512, _mm512_madd52hi_epu64, _mm512_madd52lo_epu64, _mm512_mask_mov_epi64,
@@ -14,40 +16,42 @@ use std::arch::x86_64::{
 use super::lanes::{self, VectorLanes};
 use crate::message::TAG_LEN;
 
-/// Bytes of a block.
+/// The size of a block, in bytes.
 const BLOCK: usize = 16;
-/// Blocks done at once.
+/// The number of blocks processed at once.
 const EIGHT: usize = 8;
-/// Bytes of eight blocks.
+/// The size of a group of eight blocks, in bytes.
 const GROUP: usize = EIGHT * BLOCK;
 const LOW_44: u64 = (1 << 44) - 1;
 const LOW_42: u64 = (1 << 42) - 1;
-/// The bit after a whole block, 2^128, in the highest limb.
+/// The bit after a full block, 2^128, in the highest limb.
 const AFTER_BLOCK: u64 = 1 << 40;
-/// What "clamping" leaves of the two halves of r (section 2.5).
+/// The bits that "clamping" keeps of the two halves of r (section 2.5).
 const CLAMP: [u64; 2] = [0x0fff_fffc_0fff_ffff, 0x0fff_fffc_0fff_fffc];
-/// Lane by lane, the blocks of a group: so two unpackings leave them.
+/// The block of a group that is in each lane: the order that two unpack instructions leave.
 const LANE_BLOCKS: [usize; EIGHT] = [0, 4, 1, 5, 2, 6, 3, 7];
 
-/// Eight numbers, a limb in each vector.
+/// Eight numbers, one limb per vector.
 #[derive(Clone, Copy)]
 struct Numbers([VectorLanes; 3]);
 
-/// Eight numbers to multiply with, and what the upper two limbs are worth below: 20 times, because 2^132 is 4 times 5.
+/// Eight factors, and their upper two limbs times 20, as they count at the bottom: 2^132 is 4 times
+/// 5.
 #[derive(Clone, Copy)]
 struct Factors {
     limbs: [VectorLanes; 3],
     twenty: [VectorLanes; 2],
 }
 
-/// What multiplies all lanes between groups, and each at the end.
+/// The factor for all lanes between groups, and the factor for each lane at the end.
 struct Powers {
     eighth: Factors,
     last: Factors,
 }
 
-/// Returns the tag of a message without additional data (section 2.8): the ciphertext, filled up to whole blocks, then both
-/// lengths. There must be more than 112 bytes, so that there are two groups.
+/// Returns the tag of a message without additional data (section 2.8): over the ciphertext, padded
+/// to full blocks, and both lengths. There must be more than 112 bytes, so that there are two
+/// groups.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
 pub(super) fn mac(one_time_key: &[u64; 4], ciphertext: &[u8]) -> [u8; TAG_LEN] {
     let mut running = Running::new(one_time_key, ciphertext);
@@ -58,7 +62,8 @@ pub(super) fn mac(one_time_key: &[u64; 4], ciphertext: &[u8]) -> [u8; TAG_LEN] {
     running.finish()
 }
 
-/// The same for two messages, in turns: each multiplication waits for the one before it, but not for the other message's.
+/// Does the same for two messages in turn: each multiplication depends on the one before it, but
+/// not on those of the other message.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
 pub(super) fn mac_two(one_time_keys: &[[u64; 4]; 2], ciphertexts: [&[u8]; 2]) -> [[u8; TAG_LEN]; 2] {
     let mut first = Running::new(&one_time_keys[0], ciphertexts[0]);
@@ -77,11 +82,11 @@ pub(super) fn mac_two(one_time_keys: &[[u64; 4]; 2], ciphertexts: [&[u8]; 2]) ->
     [first.finish(), second.finish()]
 }
 
-/// A message whose first group is added.
+/// A message whose first group has been added.
 struct Running<'a> {
     powers: Powers,
     sum: Numbers,
-    /// What is still to be added, but for the last.
+    /// The groups still to be added, except for the last.
     groups: &'a [[u8; GROUP]],
     last: &'a [u8],
     len: usize,
@@ -126,7 +131,7 @@ impl<'a> Running<'a> {
     }
 }
 
-/// The blocks that begin a message, with `missing` ones before them.
+/// Returns the first blocks of a message, preceded by `missing` zero blocks.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 fn first_group(bytes: &[u8], missing: usize) -> Numbers {
@@ -140,7 +145,7 @@ fn first_group(bytes: &[u8], missing: usize) -> Numbers {
     blocks(lanes::load_back(front), lanes::load_back(back), _mm512_maskz_mov_epi64(here, every(AFTER_BLOCK)))
 }
 
-/// The rest of a message, filled up with zeros, and the block of the lengths.
+/// Returns the rest of a message, padded with zeros, and the block with the lengths.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 fn last_group(bytes: &[u8], len: usize) -> Numbers {
@@ -151,7 +156,7 @@ fn last_group(bytes: &[u8], len: usize) -> Numbers {
     blocks(lanes::load_front(front), back, every(AFTER_BLOCK))
 }
 
-/// Takes eight blocks apart into limbs, and sets the bit after each.
+/// Splits eight blocks into limbs, and sets the bit after each.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn blocks(front: VectorLanes, back: VectorLanes, after: VectorLanes) -> Numbers {
@@ -181,13 +186,15 @@ impl Numbers {
         Self([_mm512_add_epi64(a0, b0), _mm512_add_epi64(a1, b1), _mm512_add_epi64(a2, b2)])
     }
 
-    /// Multiplies lane by lane. Limbs may have 52 bits at most; those of the result have 44, 45 and 42.
+    /// Multiplies lane by lane. Limbs may have at most 52 bits; those of the result have 44, 45 and
+    /// 42.
     #[target_feature(enable = "avx512f,avx512ifma")]
     #[inline]
     fn times(self, factors: &Factors) -> Self {
         let zero = _mm512_setzero_si512();
         let ([a0, a1, a2], [b0, b1, b2], [w1, w2]) = (self.0, factors.limbs, factors.twenty);
-        // The factor of each limb, for each limb of the product. a0 is known last, so it comes last.
+        // The factor of each limb for each limb of the product. `a0` is known last, so it comes
+        // last.
         let terms = [(a1, [w2, b0, b1]), (a2, [w1, w2, b0]), (a0, [b0, b1, b2])];
         let (mut low, mut high) = ([zero; 3], [zero; 3]);
         for (a, row) in terms {
@@ -200,8 +207,9 @@ impl Numbers {
         Self::carried(low, high)
     }
 
-    /// Brings a product back into limbs. What IFMA calls the high part begins at bit 52: 8 bits up in the next limb, and 10 up
-    /// after the highest, which is worth five times as much at the bottom.
+    /// Reduces a product to limbs. The high part of an IFMA product begins at bit 52: 8 bits up in
+    /// the next limb, and 10 bits above the highest limb, where it counts five times as much at the
+    /// bottom.
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn carried(low: [VectorLanes; 3], high: [VectorLanes; 3]) -> Self {
@@ -218,7 +226,7 @@ impl Numbers {
         ])
     }
 
-    /// Takes `other` in the lanes whose bit is set.
+    /// Takes the lanes whose bit is set from `other`.
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn or_in(self, mask: u8, other: Self) -> Self {
@@ -239,7 +247,7 @@ impl Numbers {
         Factors { limbs: self.0, twenty: [twenty(self.0[1]), twenty(self.0[2])] }
     }
 
-    /// Adds the lanes up.
+    /// Adds up the lanes.
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn across(self) -> [u64; 3] {
@@ -259,8 +267,9 @@ impl Powers {
         let two = one.times(&one.factors());
         let four = two.times(&two.factors());
         let eight = four.times(&four.factors());
-        // The exponent of a lane is 8 less its block: 8, 4, 7, 3, 6, 2, 5, 1. Even ones begin with two; then those over two are
-        // multiplied on by two, those over four by four.
+        // The exponent of a lane is 8 minus its block: 8, 4, 7, 3, 6, 2, 5, 1. Even ones start from
+        // two, odd ones from one; 3, 4, 7 and 8 are then multiplied by two, those above four by
+        // four.
         let low = one.or_in(0b0011_0011, two);
         let middle = low.or_in(0b0000_1111, low.times(&two.factors()));
         let last = middle.or_in(0b0101_0101, middle.times(&four.factors()));
@@ -269,7 +278,7 @@ impl Powers {
     }
 }
 
-/// Brings the sum below 2^130 - 5 and adds the second half of the key.
+/// Reduces the sum below 2^130 - 5 and adds the second half of the key.
 fn finish([mut h0, mut h1, mut h2]: [u64; 3], [s0, s1]: [u64; 2]) -> [u8; TAG_LEN] {
     for _ in 0..2 {
         h1 += h0 >> 44;
@@ -281,7 +290,7 @@ fn finish([mut h0, mut h1, mut h2]: [u64; 3], [s0, s1]: [u64; 2]) -> [u8; TAG_LE
     h2 += h1 >> 44;
     (h0, h1) = (h0 & LOW_44, h1 & LOW_44);
 
-    // The same less 2^130 - 5, if that is not negative.
+    // The sum minus 2^130 - 5, used if it is not negative.
     let g0 = h0 + 5;
     let g1 = h1 + (g0 >> 44);
     let g2 = (h2 + (g1 >> 44)).wrapping_sub(1 << 42);
@@ -304,7 +313,7 @@ mod tests {
     use super::*;
     use crate::avx512::Avx512;
 
-    /// Bytes that make carries run far, mixed with any.
+    /// Arbitrary bytes, mixed with those that cause long carries.
     fn bytes(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
         let byte = prop_oneof![4 => Just(0xff), 2 => Just(0), 1 => Just(0xfb), 1 => Just(0xfc), 1 => Just(1), 2 => any::<u8>()];
 
@@ -340,7 +349,8 @@ mod tests {
 
     #[test]
     fn numbers_around_the_modulus_are_reduced() {
-        // Whatever the hash is, the tag less the second half is below 2^130 - 5 truncated: compare over sums of extremes.
+        // Whatever the hash is, the tag minus the second half is a number below 2^130 - 5,
+        // truncated: compared for extreme sums.
         for r in [[0xff; 16], [0; 16], [1; 16]] {
             for fill in [0xff_u8, 0xfe, 0xfb, 0, 1] {
                 for len in 113..450 {

@@ -14,11 +14,11 @@ pub(super) const STUCK: Duration = Duration::from_secs(3);
 /// Lines that were lost.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Losses {
-    /// How many.
+    /// How many there were.
     pub(super) lines: u64,
     /// When the first one was lost, in seconds since 1970.
     pub(super) since: u64,
-    /// Why.
+    /// Why they were lost.
     pub(super) why: String,
 }
 
@@ -49,12 +49,12 @@ impl Queue {
         losses.lines += 1;
     }
 
-    /// Tells whether no line is waiting.
+    /// Returns whether no line is waiting.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Tells whether everything is written.
+    /// Returns whether everything is written.
     pub(super) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.writing.is_none() && self.losses.is_none()
     }
@@ -80,13 +80,13 @@ impl Queue {
         self.error = None;
     }
 
-    /// Records that they could not be written and will be retried.
+    /// Records that the lines taken could not be written and will be retried.
     pub(super) fn failed(&mut self, error: &io::Error, now_unix: u64) {
         let since = self.error.as_ref().map_or(now_unix, |(_, since)| *since);
         self.error = Some((error.to_string(), since));
     }
 
-    /// Returns the error of the last attempt to write.
+    /// Returns the error of the last attempt to write, if it failed.
     pub(super) fn error(&self) -> Option<&str> {
         self.error.as_ref().map(|(why, _)| why.as_str())
     }

@@ -1,4 +1,4 @@
-//! What is known of a path, as another process found it.
+//! The state of a path's MTU, as another process found it.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use crate::state::PathState;
 use crate::status::MtuSource;
 
 impl PathMtu {
-    /// Goes on by what another process found. What it was asking must be asked again.
+    /// Continues with what another process found. A search that was under way must start again.
     pub(crate) fn resume(&mut self, state: &PathState, now: Instant) {
         self.mtu = state.mtu.map_or(self.limit, |mtu| u32::from(mtu).min(self.limit));
         self.source = state.mtu_source;
@@ -22,7 +22,7 @@ impl PathMtu {
         self.inquiry.as_ref().is_some_and(|inquiry| inquiry.answers)
     }
 
-    /// Returns whether something is being asked.
+    /// Returns whether a search is under way.
     pub(crate) fn is_asking(&self) -> bool {
         self.inquiry.as_ref().is_some_and(|inquiry| inquiry.search.is_some())
     }

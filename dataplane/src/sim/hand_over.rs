@@ -1,4 +1,4 @@
-//! An engine that goes on in another process, in the middle of everything.
+//! An engine that continues in another process, at any moment.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::PeerState;
 
 impl World {
-    /// Replaces a host's engine by a new one that goes on where it stopped.
+    /// Replaces a host's engine by a new one that continues where it stopped.
     fn hand_over(&mut self, host: usize) {
         let unix_time = EPOCH + (self.now - start());
         let fresh = self.engine(unix_time);
@@ -17,7 +17,7 @@ impl World {
         self.collect();
     }
 
-    /// Stops a host's engine and lets it go on, as when nobody takes over.
+    /// Stops a host's engine and lets it continue, as if no other process took over.
     fn freeze_and_thaw(&mut self, host: usize) {
         let fresh = self.engine(EPOCH);
         let host = &mut self.hosts[host];
