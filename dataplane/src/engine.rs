@@ -147,7 +147,7 @@ impl Engine {
     }
 
     /// Stops, so that another process may go on in its place. What it has made must have been taken before.
-    pub fn freeze(self) -> FrozenEngine {
+    pub fn freeze(&mut self) -> FrozenEngine<'_> {
         FrozenEngine::new(self)
     }
 

@@ -16,18 +16,18 @@ use crate::status::{MtuSource, PeerState};
 /// An engine that does nothing: what it knows may be given away.
 ///
 /// Whoever goes on by what [`FrozenEngine::state`] gave uses the counters of its sessions, so this engine must then never be
-/// thawed.
+/// thawed: while this value is there, nobody else reaches it.
 #[derive(Debug)]
-pub struct FrozenEngine(Engine);
+pub struct FrozenEngine<'e>(&'e mut Engine);
 
-impl FrozenEngine {
-    pub(crate) fn new(engine: Engine) -> Self {
+impl<'e> FrozenEngine<'e> {
+    pub(crate) fn new(engine: &'e mut Engine) -> Self {
         Self(engine)
     }
 
     /// Returns the engine, to be looked at.
     pub fn engine(&self) -> &Engine {
-        &self.0
+        self.0
     }
 
     /// Returns what the engine knows of its peers.
@@ -36,7 +36,7 @@ impl FrozenEngine {
     }
 
     /// Goes on, where nobody went on in its place.
-    pub fn thaw(self) -> Engine {
+    pub fn thaw(self) -> &'e mut Engine {
         self.0
     }
 }

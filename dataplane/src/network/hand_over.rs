@@ -21,7 +21,7 @@ impl LaneNetwork {
         }
     }
 
-    /// Goes on by what another process knew of the peers that this one knows as well. Returns how many sessions could not
+    /// Goes on by what another process knew of the peers that this one knows as well. Nothing is sealed. Returns how many sessions could not
     /// be taken over.
     pub(crate) fn resume(&mut self, state: NetworkState, cx: &mut LaneContext, now: Instant) -> usize {
         self.next_fragment = state.next_fragment;
@@ -56,14 +56,15 @@ impl LaneNetwork {
             None => true,
         };
         let waiting = link.resume(state, now);
+        if is_probing {
+            // Sent when the first round, which never left, is over: nothing is sealed here.
+            link.mtu.start(now);
+        }
         cx.counters.tun_packets += waiting;
         cx.counters.waiting += waiting;
         let link = &self.links[index.0];
         if let (PeerState::Established, Some(underlay)) = (link.state(now).0, link.path.current()) {
             cx.events.push(Event::Established { network, node: link.node, lane: link.lane, underlay });
-        }
-        if is_probing {
-            self.begin_probing(index, cx, now);
         }
         if !taken && self.links[index.0].path.is_known() && self.ensure_tunnel(index, cx, now) {
             self.start_handshake(index, cx, now);

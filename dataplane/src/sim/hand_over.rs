@@ -11,19 +11,17 @@ impl World {
         let unix_time = EPOCH + (self.now - start());
         let fresh = self.engine(unix_time);
         let host = &mut self.hosts[host];
-        let old = std::mem::replace(&mut host.engine, fresh).freeze();
+        let mut old = std::mem::replace(&mut host.engine, fresh);
         host.engine.publish(&host.tables, self.now);
-        assert_eq!(host.engine.resume(old.state(), self.now), 0, "every session is taken over");
+        assert_eq!(host.engine.resume(old.freeze().state(), self.now), 0, "every session is taken over");
         self.collect();
     }
 
     /// Stops a host's engine and lets it continue, as if no other process took over.
     fn freeze_and_thaw(&mut self, host: usize) {
-        let fresh = self.engine(EPOCH);
-        let host = &mut self.hosts[host];
-        let frozen = std::mem::replace(&mut host.engine, fresh).freeze();
+        let frozen = self.hosts[host].engine.freeze();
         drop(frozen.state());
-        host.engine = frozen.thaw();
+        assert!(frozen.thaw().poll_timeout().is_some());
     }
 }
 
@@ -146,12 +144,12 @@ fn networks_with_other_keys_and_members_that_are_gone_are_not_taken_over() {
     let mut world = World::connected(3);
     (1..3).for_each(|peer| world.say(0, peer, 1));
     world.run(Duration::from_millis(100));
-    let old = std::mem::replace(&mut world.hosts[0].engine, Engine::new(config(world.now))).freeze();
+    let mut old = std::mem::replace(&mut world.hosts[0].engine, Engine::new(config(world.now)));
     let mut tables = Tables::default();
     tables.networks.insert(network(NET), Arc::new(table(NET, 0, &[0, 1])));
     world.hosts[0].engine.publish(&tables, world.now);
 
-    world.hosts[0].engine.resume(old.state(), world.now);
+    world.hosts[0].engine.resume(old.freeze().state(), world.now);
 
     let peers = world.hosts[0].engine.status(world.now);
     assert_eq!(peers.iter().map(|peer| peer.node).collect::<Vec<_>>(), [node(1)]);
@@ -161,7 +159,7 @@ fn networks_with_other_keys_and_members_that_are_gone_are_not_taken_over() {
     other.private_key = key(9, 9);
     tables.networks.insert(network(NET), Arc::new(other));
     foreign.publish(&tables, world.now);
-    foreign.resume(old.state(), world.now);
+    foreign.resume(old.freeze().state(), world.now);
     assert!(foreign.status(world.now).iter().all(|peer| peer.state == PeerState::Idle));
 }
 
