@@ -7,9 +7,11 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use overlay_core::{NetworkId, NodeId};
-use overlay_dataplane::Tables;
+use overlay_dataplane::{EngineState, Tables};
 use tokio::sync::oneshot;
 
 use super::queue::Queue;
@@ -35,6 +37,14 @@ pub(crate) enum LaneCommand {
     Announce,
     /// Tries to reach a node's silent lanes at once.
     Hurry(NodeId),
+    /// Stops until [`LaneCommand::Thaw`], and says what the engine knows.
+    Freeze(oneshot::Sender<EngineState>),
+    /// Goes on.
+    Thaw,
+    /// Takes over what another process's engine knew, and says how many sessions it could not; for a lane that waits.
+    Resume(EngineState, oneshot::Sender<usize>),
+    /// Begins to carry packets; for a lane that waits.
+    Begin,
     /// Reports the lane's state.
     Report(oneshot::Sender<LaneReport>),
     /// Ends the lane.
@@ -60,6 +70,14 @@ pub(crate) struct PendingUpdates {
     pub(crate) tables: Option<Arc<Tables>>,
     /// The commands, in order.
     pub(crate) commands: VecDeque<LaneCommand>,
+}
+
+impl PendingUpdates {
+    /// Adds what came later.
+    pub(crate) fn add(&mut self, later: Self) {
+        self.tables = later.tables.or(self.tables.take());
+        self.commands.extend(later.commands);
+    }
 }
 
 impl Mailbox {
@@ -96,6 +114,17 @@ impl Mailbox {
         let _ = self.waker.read();
 
         self.with_pending(std::mem::take)
+    }
+
+    /// Waits until something is pending.
+    pub(crate) fn wait(&self) -> std::io::Result<()> {
+        loop {
+            match poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     fn with_pending<T>(&self, change: impl FnOnce(&mut PendingUpdates) -> T) -> T {

@@ -40,11 +40,11 @@ const MIN_WAIT: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct Lane {
     id: LaneId,
-    engine: Engine,
+    pub(super) engine: Engine,
     sockets: UdpSockets,
     ports: Arc<[u16]>,
     queues: BTreeMap<NetworkId, Queue>,
-    mailbox: Arc<Mailbox>,
+    pub(super) mailbox: Arc<Mailbox>,
     events: mpsc::Sender<LaneEvent>,
     epoll: Epoll,
     counters: LaneCounters,
@@ -71,9 +71,18 @@ pub(crate) struct LaneParts {
     pub(crate) events: mpsc::Sender<LaneEvent>,
 }
 
+/// Whether a lane carries packets at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LaneStart {
+    /// It does.
+    Running,
+    /// It waits until another process's lane has stopped.
+    Waiting,
+}
+
 /// Whether a lane goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flow {
+pub(super) enum Flow {
     Continue,
     End,
 }
@@ -117,15 +126,18 @@ impl Lane {
         })
     }
 
-    /// Carries packets until told to end.
-    pub(crate) fn run(mut self) -> io::Result<()> {
+    /// Carries packets until told to end. A lane that takes another process's place waits for its turn first.
+    pub(crate) fn run(mut self, start: LaneStart) -> io::Result<()> {
+        if start == LaneStart::Waiting && self.await_turn()? == Flow::End {
+            return Ok(());
+        }
         let mut ready = [EpollEvent::empty(); MAX_READY];
         loop {
             let count = self.wait(&mut ready)?;
             self.serve_timeout();
             for event in &ready[..count] {
                 let Some(source) = Source::from_token(event.data()) else { continue };
-                if self.serve(source) == Flow::End {
+                if self.serve(source)? == Flow::End {
                     return Ok(());
                 }
             }
@@ -170,14 +182,14 @@ impl Lane {
         }
     }
 
-    fn serve(&mut self, source: Source) -> Flow {
+    fn serve(&mut self, source: Source) -> io::Result<Flow> {
         match source {
             Source::Mailbox => return self.serve_mailbox(),
             Source::UdpV4 | Source::UdpV6 => self.serve_udp(source),
             Source::Tun(network) => self.serve_tun(network),
         }
 
-        Flow::Continue
+        Ok(Flow::Continue)
     }
 
     fn serve_udp(&mut self, source: Source) {
@@ -226,28 +238,46 @@ impl Lane {
         self.empty_engine();
     }
 
-    fn serve_mailbox(&mut self) -> Flow {
-        let pending = self.mailbox.take();
-        if let Some(tables) = pending.tables {
-            self.engine.publish(&tables, Instant::now());
-        }
-        for command in pending.commands {
-            match command {
-                LaneCommand::AddQueue(network, queue) => self.add_queue(network, queue),
-                LaneCommand::RemoveQueue(network) => self.remove_queue(network),
-                LaneCommand::WakePeers => self.engine.wake_peers(Instant::now()),
-                LaneCommand::Greet => self.engine.greet(Instant::now()),
-                LaneCommand::Own(own) => self.engine.know_own(own),
-                LaneCommand::Announce => self.engine.announce(Instant::now()),
-                LaneCommand::Hurry(node) => self.engine.hurry(node, Instant::now()),
-                // Whoever asked may have gone.
-                LaneCommand::Report(reply) => drop(reply.send(self.report())),
-                LaneCommand::Shutdown => return Flow::End,
+    fn serve_mailbox(&mut self) -> io::Result<Flow> {
+        let mut pending = self.mailbox.take();
+        loop {
+            if let Some(tables) = pending.tables.take() {
+                self.engine.publish(&tables, Instant::now());
+            }
+            match pending.commands.pop_front() {
+                None => break,
+                Some(LaneCommand::Freeze(reply)) => {
+                    // Nothing that was made may stay behind.
+                    self.empty_engine();
+                    match self.stand_still(reply)? {
+                        Some(since) => pending.add(since),
+                        None => return Ok(Flow::End),
+                    }
+                }
+                Some(LaneCommand::Shutdown) => return Ok(Flow::End),
+                Some(command) => self.carry_out(command),
             }
         }
         self.empty_engine();
 
-        Flow::Continue
+        Ok(Flow::Continue)
+    }
+
+    pub(super) fn carry_out(&mut self, command: LaneCommand) {
+        match command {
+            LaneCommand::AddQueue(network, queue) => self.add_queue(network, queue),
+            LaneCommand::RemoveQueue(network) => self.remove_queue(network),
+            LaneCommand::WakePeers => self.engine.wake_peers(Instant::now()),
+            LaneCommand::Greet => self.engine.greet(Instant::now()),
+            LaneCommand::Own(own) => self.engine.know_own(own),
+            LaneCommand::Announce => self.engine.announce(Instant::now()),
+            LaneCommand::Hurry(node) => self.engine.hurry(node, Instant::now()),
+            // Whoever asked may have gone.
+            LaneCommand::Report(reply) => drop(reply.send(self.report())),
+            // For a lane that stands still or waits, or its loop's to see to.
+            LaneCommand::Freeze(_) | LaneCommand::Thaw | LaneCommand::Shutdown => {}
+            LaneCommand::Resume(..) | LaneCommand::Begin => {}
+        }
     }
 
     fn add_queue(&mut self, network: NetworkId, queue: Queue) {
@@ -271,7 +301,7 @@ impl Lane {
     }
 
     /// Carries out everything the engine has made.
-    fn empty_engine(&mut self) {
+    pub(super) fn empty_engine(&mut self) {
         while let Some(transmit) = self.engine.poll_transmit() {
             self.sockets.send(transmit.to, transmit.bytes, transmit.segment, &mut self.counters);
         }

@@ -16,12 +16,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::coalesce::Offload;
 use super::command::{Busy, LaneCommand, Mailbox};
-use super::lane::{Lane, LaneParts};
+use super::lane::{Lane, LaneParts, LaneStart};
 use super::queue::Queue;
 use super::report::{LaneEvent, LaneReport};
 use super::steering::LaneLoad;
 use super::tun::TunQueue;
-use super::udp::UdpSockets;
+use super::udp::{LaneSockets, UdpSockets};
 use crate::kernel::Tun;
 
 /// More lanes than this add memory and handshakes, and no speed that was ever measured.
@@ -104,13 +104,15 @@ pub enum AddError {
 /// All lanes of this node. They end when this is dropped.
 #[derive(Debug)]
 pub struct Lanes {
-    lanes: Vec<Handle>,
+    pub(super) lanes: Vec<Handle>,
     ports: Arc<[u16]>,
 }
 
 #[derive(Debug)]
-struct Handle {
-    mailbox: Arc<Mailbox>,
+pub(super) struct Handle {
+    pub(super) mailbox: Arc<Mailbox>,
+    /// To be given to another process.
+    pub(super) sockets: LaneSockets,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -136,8 +138,17 @@ impl Lanes {
         if config.ports.is_empty() {
             return Err(LanesError::NoLane);
         }
-        let lanes = u16::try_from(config.ports.len()).map_err(|_| LanesError::TooManyLanes(config.ports.len()))?;
         let sockets = config.ports.iter().map(|&port| bind(port)).collect::<Result<Vec<_>, _>>()?;
+
+        Self::launch(sockets, config.unix_time, LaneStart::Running)
+    }
+
+    pub(super) fn launch(
+        sockets: Vec<UdpSockets>,
+        unix_time: Duration,
+        start: LaneStart,
+    ) -> Result<(Self, mpsc::Receiver<LaneEvent>), LanesError> {
+        let lanes = u16::try_from(sockets.len()).map_err(|_| LanesError::TooManyLanes(sockets.len()))?;
         let ports: Arc<[u16]> = sockets.iter().map(UdpSockets::port).collect();
         let (sender, events) = mpsc::channel(MAX_EVENTS);
         let load = Arc::new(LaneLoad::new(sockets.len(), Instant::now()));
@@ -145,16 +156,17 @@ impl Lanes {
         let mut started = Self { lanes: Vec::with_capacity(sockets.len()), ports: Arc::clone(&ports) };
         for (lane, sockets) in (0..lanes).map(LaneId).zip(sockets) {
             let mailbox = Arc::new(Mailbox::new().map_err(LanesError::System)?);
+            let shared = sockets.share().map_err(LanesError::System)?;
             let parts = LaneParts {
-                engine: engine_config(lane, lanes, config.unix_time).map_err(LanesError::System)?,
+                engine: engine_config(lane, lanes, unix_time).map_err(LanesError::System)?,
                 sockets,
                 ports: Arc::clone(&ports),
                 load: Arc::clone(&load),
                 mailbox: Arc::clone(&mailbox),
                 events: sender.clone(),
             };
-            let thread = spawn(lane, parts).map_err(LanesError::System)?;
-            started.lanes.push(Handle { mailbox, thread: Some(thread) });
+            let thread = spawn(lane, parts, start).map_err(LanesError::System)?;
+            started.lanes.push(Handle { mailbox, sockets: shared, thread: Some(thread) });
         }
 
         Ok((started, events))
@@ -269,7 +281,7 @@ impl Lanes {
         drop(self);
     }
 
-    fn tell_all(&self, command: impl Fn() -> LaneCommand) -> Result<(), Busy> {
+    pub(super) fn tell_all(&self, command: impl Fn() -> LaneCommand) -> Result<(), Busy> {
         // Every lane is told before the first refusal is returned.
         let told: Vec<_> = self.lanes.iter().map(|lane| lane.mailbox.put(command())).collect();
 
@@ -320,12 +332,12 @@ fn engine_config(lane: LaneId, lanes: u16, unix_time: Duration) -> io::Result<En
     Ok(EngineConfig { lane, lanes, seed, now: Instant::now(), unix_time })
 }
 
-fn spawn(lane: LaneId, parts: LaneParts) -> io::Result<JoinHandle<()>> {
+fn spawn(lane: LaneId, parts: LaneParts, start: LaneStart) -> io::Result<JoinHandle<()>> {
     let lane_loop = Lane::new(parts)?;
 
     std::thread::Builder::new().name(format!("lane-{lane}")).spawn(move || {
         let guard = EndProcess(lane);
-        let ended = lane_loop.run();
+        let ended = lane_loop.run(start);
         match ended {
             Ok(()) => std::mem::forget(guard),
             Err(error) => tracing::error!(%lane, %error, "Lane cannot go on"),

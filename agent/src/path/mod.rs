@@ -21,7 +21,9 @@ mod counters;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod lane;
+mod lane_hand_over;
 mod lanes;
+mod lanes_hand_over;
 mod loopback;
 mod packet;
 mod queue;
@@ -38,3 +40,4 @@ pub use command::Busy;
 pub use counters::{CounterKind, LaneCounters};
 pub use lanes::{AddError, Lanes, LanesConfig, LanesError, TunQueues, consecutive_ports, default_lanes};
 pub use report::{LaneEvent, LaneReport};
+pub use udp::LaneSockets;

@@ -5,7 +5,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -29,6 +29,15 @@ const MAX_DATAGRAM: usize = 65_535;
 const TRAINS: usize = 8;
 /// How often a free port is looked for that both families have free.
 const PORT_ATTEMPTS: usize = 16;
+
+/// Descriptors of the sockets of one lane, as one process gives them to another.
+#[derive(Debug)]
+pub struct LaneSockets {
+    /// The IPv4 socket.
+    pub v4: OwnedFd,
+    /// The IPv6 socket, where the host has IPv6.
+    pub v6: Option<OwnedFd>,
+}
 
 /// The sockets of one lane.
 #[derive(Debug)]
@@ -85,6 +94,22 @@ impl UdpSockets {
         }
 
         Err(last)
+    }
+
+    /// Takes over sockets that another process has bound.
+    pub(crate) fn adopt(sockets: LaneSockets) -> io::Result<Self> {
+        let v4 = UdpSocket::adopt(sockets.v4.into())?;
+        let port = v4.port()?;
+        let v6 = sockets.v6.map(|socket| UdpSocket::adopt(socket.into())).transpose()?;
+
+        Ok(Self { v4, v6, port })
+    }
+
+    /// Returns further descriptors of the sockets, to be given to another process.
+    pub(crate) fn share(&self) -> io::Result<LaneSockets> {
+        let share = |socket: &UdpSocket| socket.socket.as_fd().try_clone_to_owned();
+
+        Ok(LaneSockets { v4: share(&self.v4)?, v6: self.v6.as_ref().map(share).transpose()? })
     }
 
     fn try_bind(port: u16) -> io::Result<Self> {
@@ -146,6 +171,12 @@ impl UdpSocket {
         }
         enlarge_buffers(&socket);
         socket.bind(&address.into())?;
+
+        Self::adopt(socket)
+    }
+
+    /// Sets up a bound socket; once more where another process has done so.
+    fn adopt(socket: Socket) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         // Asked for by quinn-udp; costs a clock read for every packet of the host, and nobody looks.
         setsockopt(&socket, sockopt::ReceiveTimestampns, &false)?;
