@@ -15,19 +15,19 @@ use tokio_util::sync::CancellationToken;
 use crate::desired;
 use crate::dns::Names;
 use crate::docker::plugin_store::PluginStore;
-use crate::endpoint::journal::Journal;
 use crate::kernel::NamespaceEvents;
 use crate::kernel::host::{Underlay, tunnel_mtu};
 use crate::membership::Membership;
 use crate::membership::address_book::AddressBook;
 use crate::membership::candidates::{self, Candidate};
 use crate::membership::connection::ControlConnection;
-use crate::membership::keyring::Keyring;
 use crate::membership::prefix_clash::HostPrefixes;
 use crate::membership::publish::Unpublished;
 use crate::path::Lanes;
 use crate::problem::{Problems, explain};
 use crate::reconcile::NetworkReport;
+use crate::state::journal::Journal;
+use crate::state::keyring::Keyring;
 use crate::state::{Identity, StateStore, StoredState};
 
 /// How long a request to control waits until pending changes are published.

@@ -19,7 +19,7 @@ use overlay_daemon::log::Log;
 use overlay_dataplane::Event;
 use overlay_proto::join_line::hex;
 use overlay_proto::{Code, JoinLine, Refusal, identity, v1};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -30,17 +30,20 @@ use crate::endpoint::{gc, sandbox};
 use crate::joined_node::{Admission, JoinedNode, ProcessContext};
 use crate::local_api;
 use crate::lock::{LockError, StateLock};
-use crate::membership::join::{self, JoinOptions, in_store};
+use crate::membership::join::{self, JoinOptions};
 use crate::membership::{
     announce, connection, network_membership, prefix_clash, publish, renewal, view_cache, watch as following,
 };
+use crate::node_handle::{NodeHandle, Phase, Request};
 use crate::path::{LaneEvent, Lanes, LanesConfig, LanesError, consecutive_ports};
-use crate::problem::{Problems, explain, unix_now};
+use crate::problem::{Problems, explain};
 use crate::process_health::ProcessHealth;
 use crate::readiness;
 use crate::reconcile;
 use crate::signals::Signals;
+use crate::state::in_store;
 use crate::state::{Identity, Joining, StateError, StateStore, StoredState};
+use crate::unix_socket::SocketError;
 
 /// How often the time of handshakes is stored. A clock that is set back while the agent is down may cost this much.
 const CLOCK_KEPT: Duration = Duration::from_secs(10);
@@ -63,7 +66,7 @@ pub enum NodeError {
     Lanes(#[from] LanesError),
     /// The local socket cannot be opened.
     #[error(transparent)]
-    Socket(#[from] local_api::SocketError),
+    Socket(#[from] SocketError),
     /// The kernel gives no random bytes.
     #[error("no random bytes: {0}")]
     Random(getrandom::Error),
@@ -77,78 +80,6 @@ pub enum NodeError {
     #[error("the local socket is served no longer")]
     NotServed,
 }
-
-/// The phase of this process.
-#[derive(Debug, Clone)]
-pub(crate) enum Phase {
-    /// It has joined nothing.
-    Unjoined,
-    /// It is joining.
-    Joining,
-    /// It is a node.
-    Joined(Arc<JoinedNode>),
-    /// It was a node and was expelled, with the reason.
-    Expelled(Arc<JoinedNode>, String),
-}
-
-/// A request of the local API to the node.
-#[derive(Debug)]
-pub(crate) enum Request {
-    /// Join a cluster.
-    Join(Box<JoinLine>, JoinOptions, oneshot::Sender<Result<v1::AgentJoinResponse, Refusal>>),
-    /// Leave the cluster.
-    Leave(bool, oneshot::Sender<Result<v1::AgentLeaveResponse, Refusal>>),
-}
-
-/// A handle to the node, for the local API and Docker.
-#[derive(Debug)]
-pub(crate) struct NodeHandle {
-    /// The configuration.
-    pub(crate) config: Config,
-    /// The current problems.
-    pub(crate) problems: Arc<Problems>,
-    /// When this process started, in seconds since 1970.
-    pub(crate) started: u64,
-    phase: watch::Sender<Phase>,
-    requests: mpsc::Sender<Request>,
-}
-
-impl NodeHandle {
-    /// Returns the current phase.
-    pub(crate) fn phase(&self) -> Phase {
-        self.phase.borrow().clone()
-    }
-
-    /// Returns the joined node, or a refusal that says why there is none.
-    pub(crate) fn joined(&self) -> Result<Arc<JoinedNode>, Refusal> {
-        match self.phase() {
-            Phase::Joined(joined) => Ok(joined),
-            Phase::Unjoined | Phase::Joining => Err(Refusal::new(
-                Code::WrongState,
-                "this host has joined nothing; use `overlayctl init` or `overlayctl join JOIN-LINE`",
-            )),
-            Phase::Expelled(_, reason) => Err(Refusal::new(
-                Code::WrongState,
-                format!("this node was removed ({reason}); use `overlayctl leave`, then join again"),
-            )),
-        }
-    }
-
-    /// Sends a request to the node, which handles one at a time.
-    pub(crate) async fn ask<T>(
-        &self,
-        request: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Request,
-    ) -> Result<T, Refusal> {
-        let (sender, answer) = oneshot::channel();
-        let stopping = || Refusal::new(Code::WrongState, "the agent is stopping");
-        self.requests.send(request(sender)).await.map_err(|_| stopping())?;
-
-        answer.await.map_err(|_| stopping())?
-    }
-}
-
-/// Requests that wait; each is a person's command.
-const MAX_REQUESTS: usize = 16;
 
 /// The packet engine with its clock.
 #[derive(Debug, Clone)]
@@ -200,16 +131,10 @@ pub async fn run(config: Config, log: Log, descriptors: Descriptors) -> Result<(
     let mut signals = Signals::new().map_err(NodeError::Signals)?;
     let _lock = take_lock(&config.state).await?;
     let (store, mut loaded) = StateStore::open(&config.state.join("agent.redb"))?;
-    let (requests, mut inbox) = mpsc::channel(MAX_REQUESTS);
     let descriptors = Arc::new(descriptors);
     let own = ProcessHealth { log, descriptors: Arc::clone(&descriptors), store: store.clone() };
-    let handle = Arc::new(NodeHandle {
-        problems: Arc::new(Problems::new(own)),
-        started: unix_now(),
-        phase: watch::Sender::new(Phase::Unjoined),
-        requests,
-        config,
-    });
+    let (handle, mut inbox) = NodeHandle::new(config, Arc::new(Problems::new(own)));
+    let handle = Arc::new(handle);
     let mut node = Node {
         handle: Arc::clone(&handle),
         store,
@@ -307,7 +232,7 @@ impl Node {
         let joined = self.joined(identity, loaded, &data_path);
         match expelled {
             Some(reason) => {
-                self.handle.phase.send_replace(Phase::Expelled(joined, reason));
+                self.handle.set_phase(Phase::Expelled(joined, reason));
             }
             None => self.start(joined),
         }
@@ -330,7 +255,7 @@ impl Node {
         }
         // What cannot run should not join.
         let data_path = self.data_path().map_err(|error| Refusal::new(Code::WrongState, error))?;
-        self.handle.phase.send_replace(Phase::Joining);
+        self.handle.set_phase(Phase::Joining);
         match join::join(line, options, self.joining.clone(), &self.store).await {
             Ok(identity) => {
                 self.joining = None;
@@ -341,7 +266,7 @@ impl Node {
                 Ok(joined_as(&who))
             }
             Err(refusal) => {
-                self.handle.phase.send_replace(Phase::Unjoined);
+                self.handle.set_phase(Phase::Unjoined);
                 Err(refusal)
             }
         }
@@ -372,7 +297,7 @@ impl Node {
         reconcile::clean::folders(&joined.run_dir);
         in_store(&self.store, StateStore::wipe).await?;
         self.unkept_expulsion = None;
-        self.handle.phase.send_replace(Phase::Unjoined);
+        self.handle.set_phase(Phase::Unjoined);
         tracing::info!("Left; nothing of this node stays on the host");
 
         Ok(v1::AgentLeaveResponse { told_control })
@@ -390,7 +315,7 @@ impl Node {
         self.stop_session().await;
         joined.lanes.publish(empty_tables(&joined.lanes));
         self.handle.problems.raise("node", "expelled", format!("{reason}; all tunnels of this node are shut"));
-        self.handle.phase.send_replace(Phase::Expelled(joined, reason));
+        self.handle.set_phase(Phase::Expelled(joined, reason));
     }
 
     fn joined(&self, identity: Identity, loaded: StoredState, data_path: &DataPath) -> Arc<JoinedNode> {
@@ -433,7 +358,7 @@ impl Node {
         if let Some(socket) = self.handle.config.docker() {
             task!("docker", s => docker::task::follow(&s, &socket));
         }
-        self.handle.phase.send_replace(Phase::Joined(joined));
+        self.handle.set_phase(Phase::Joined(joined));
     }
 
     async fn stop_session(&mut self) {

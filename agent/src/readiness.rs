@@ -10,7 +10,7 @@ use sd_notify::NotifyState;
 use tokio::time::timeout;
 
 use crate::joined_node::JoinedNode;
-use crate::node::{NodeHandle, Phase};
+use crate::node_handle::{NodeHandle, Phase};
 
 /// How long the networks may take: what does not come up must not keep the host from booting.
 const PATIENCE: Duration = Duration::from_secs(20);

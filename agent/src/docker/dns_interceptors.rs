@@ -8,10 +8,10 @@ use overlay_core::NetworkId;
 use tokio::time::sleep;
 
 use crate::dns::DnsInterceptor;
-use crate::endpoint::journal::Entries;
 use crate::joined_node::JoinedNode;
 use crate::kernel::Netns;
 use crate::problem::explain;
+use crate::state::journal::Entries;
 
 /// How soon a namespace that does not exist yet is tried again: Docker creates it milliseconds after it announced it.
 const SOON: Duration = Duration::from_millis(20);

@@ -7,7 +7,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::plugin;
-use crate::node::NodeHandle;
+use crate::node_handle::NodeHandle;
 
 /// How often is looked. A supervisor has begun the door again before the second look.
 const LOOK: Duration = Duration::from_secs(4);

@@ -16,7 +16,6 @@ use super::plugin::{
     NewInterface, PoolGranted, PoolRequest, Route, endpoint_id,
 };
 use super::{DRIVER, ipam, options, ready, routes};
-use crate::endpoint::journal::Entries;
 use crate::endpoint::{lifecycle, sandbox};
 use crate::joined_node::JoinedNode;
 use crate::kernel::Netns;
@@ -24,7 +23,8 @@ use crate::kernel::host::HostNetwork;
 use crate::kernel::namespace_desired::engine_ifname;
 use crate::kernel::sandbox::mac_of;
 use crate::membership::{network_membership, publish};
-use crate::node::NodeHandle;
+use crate::node_handle::NodeHandle;
+use crate::state::journal::Entries;
 use crate::state::{DockerNetwork, DockerPool, DockerRow, DockerSandbox, EndpointRecord, IpamMode, SandboxRecord};
 
 /// The driver of networks and addresses.

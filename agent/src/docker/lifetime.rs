@@ -17,9 +17,9 @@ use tokio::time::timeout;
 
 use super::client::{DockerClient, EngineError, ListedContainer};
 use super::plugin_store::PluginState;
-use crate::endpoint::journal::Entries;
 use crate::endpoint::{lifecycle, sandbox};
 use crate::joined_node::JoinedNode;
+use crate::state::journal::Entries;
 use crate::state::{DockerKey, DockerLease, DockerSandbox, EndpointRecord};
 
 /// How long Docker may take to describe a container before the container counts as busy; the next pass tries again.

@@ -9,7 +9,7 @@ use overlay_proto::Refusal;
 use tokio::sync::{Notify, watch};
 
 use super::client::EngineKind;
-use crate::membership::join::in_store;
+use crate::state::in_store;
 use crate::state::{DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, StateStore};
 
 /// The contents of the plugin store.

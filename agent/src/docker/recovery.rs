@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use overlay_core::{EndpointId, Network, NetworkId};
+use overlay_core::{Network, NetworkId};
 use overlay_proto::{Code, Refusal};
 use tokio::time::timeout;
 
@@ -16,6 +16,7 @@ use super::client::{Container, DockerClient, EngineError, ListedContainer};
 use super::driver::{find, needs_claim, record, sandbox_of};
 use super::plugin_store::PluginState;
 use super::{ipam, naming};
+use crate::endpoint::trouble::{BROKEN, about_interface};
 use crate::joined_node::JoinedNode;
 use crate::kernel::container_interface::name_inside;
 use crate::membership::{network_membership, publish};
@@ -25,14 +26,8 @@ use crate::state::{DockerNetwork, DockerSandbox, EndpointRecord, IpamMode, Sandb
 
 /// How long a container may take to answer before it counts as busy; the next look asks again.
 const REST: Duration = Duration::from_secs(1);
-/// Under what problems of containers are told.
-const BROKEN: &str = "container interface ";
+/// Under what containers without an endpoint are told.
 const LOST: &str = "container endpoint ";
-
-/// Names the problem of a container's endpoint whose interface the kernel does not have.
-pub(crate) fn about_interface(endpoint: EndpointId) -> String {
-    format!("{BROKEN}{endpoint}")
-}
 
 /// An endpoint that a running container has and the journal does not.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

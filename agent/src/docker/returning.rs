@@ -10,10 +10,10 @@ use std::net::IpAddr;
 use overlay_core::{Endpoint, NetworkId, NodeId, Runtime, View};
 use overlay_proto::Refusal;
 
-use crate::endpoint::journal::Entries;
 use crate::endpoint::sandbox;
 use crate::joined_node::JoinedNode;
 use crate::state::EndpointRecord;
+use crate::state::journal::Entries;
 
 /// Returns the addresses that the one container had which other hosts still know and which is not
 /// there any more; nothing while control would tell them.

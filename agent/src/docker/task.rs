@@ -17,7 +17,7 @@ use super::sync::Sync;
 use super::{dns_interceptors, door_watch, lifetime, recovery};
 
 use crate::joined_node::JoinedNode;
-use crate::node::NodeHandle;
+use crate::node_handle::NodeHandle;
 use crate::problem::explain;
 
 /// How often an engine that is not there is looked for.

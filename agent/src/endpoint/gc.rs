@@ -11,11 +11,11 @@ use std::time::Duration;
 use overlay_core::EndpointId;
 use tokio::time::{Instant, sleep_until};
 
-use super::journal::Entries;
 use super::{lifecycle, sandbox};
 use crate::joined_node::JoinedNode;
 use crate::kernel::{MountEvents, ProcessExits};
 use crate::reconcile::{EndpointState, NetworkReports};
+use crate::state::journal::Entries;
 use crate::state::{EndpointRecord, SandboxRecord};
 
 /// How often some endpoints are checked without an event. A check reads one small file of `/proc` and does one `stat`.

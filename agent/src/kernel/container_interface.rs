@@ -10,11 +10,10 @@ use overlay_core::{EndpointId, NetworkId};
 
 use super::converge::{Namespace, converge};
 use super::error::KernelError;
-use super::namespace::ReconcileReport;
 use super::namespace_desired::host_ifname;
 use super::netlink::{Netlink, VethPeer};
 use super::netns::{Netns, Pins};
-use super::sandbox::SandboxDesired;
+use super::reconcile_report::ReconcileReport;
 use super::sysctl;
 use super::tables::{Address, Desired, Hop, LinkChange, LinkDesired, RouteKey, Scope, Step};
 
@@ -50,11 +49,12 @@ impl ContainerInterface {
     }
 }
 
-/// Makes the pair again, whose far end was in a container. `name` is the network's end.
+/// Makes the pair again, whose far end was in a container, with the hardware address and MTU (bytes) that it
+/// had. `name` is the network's end.
 pub(super) async fn make_again(
     network: &mut Netlink,
     name: &str,
-    desired: &SandboxDesired,
+    (mac, mtu): ([u8; 6], u32),
     inside: &ContainerInterface,
 ) -> Result<ReconcileReport, KernelError> {
     let netns = open(&inside.netns)?;
@@ -63,11 +63,11 @@ pub(super) async fn make_again(
         let namespace = netns.label().to_owned();
         return Err(KernelError::IfnameTaken { ifname: inside.ifname.clone(), namespace });
     }
-    let peer = VethPeer { netns: netns.as_fd(), name: &inside.ifname, mac: desired.mac() };
-    network.add_veth(name, desired.mtu, peer).await?;
+    let peer = VethPeer { netns: netns.as_fd(), name: &inside.ifname, mac };
+    network.add_veth(name, mtu, peer).await?;
     network.set_link(name, LinkChange::Up).await?;
     let mut kernel = Namespace { netns: &netns, netlink: &mut within };
-    let round = converge(&mut kernel, &inside.tables(desired.mtu)).await;
+    let round = converge(&mut kernel, &inside.tables(mtu)).await;
     if !round.as_ref().is_ok_and(|round| round.errors.is_empty()) {
         // Half of it would pass for the engine's work.
         network.remove_link(name).await?;

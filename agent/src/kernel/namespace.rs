@@ -1,6 +1,5 @@
 //! A network's namespace on this node: pin, TUN and tables, owned by one value.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use overlay_core::{EndpointId, NetworkId};
@@ -11,6 +10,7 @@ use super::lock::Lock;
 use super::namespace_desired::{NamespaceDesired, TUN_NAME, TunDesired, endpoint_of, host_ifname};
 use super::netlink::Netlink;
 use super::netns::{Netns, Pins};
+use super::reconcile_report::ReconcileReport;
 use super::sandbox::{self, Drift, SandboxDesired};
 use super::sysctl;
 use super::tables::Step;
@@ -28,19 +28,6 @@ pub struct NetworkNamespace {
     lock: Lock,
     /// The index of the TUN whose queues were handed out: one of the same name may be somebody else's.
     tun: u32,
-}
-
-/// What a reconcile found and did.
-#[derive(Debug, Default)]
-pub struct ReconcileReport {
-    /// The changes made; none when nothing differed.
-    pub steps: Vec<Step>,
-    /// The changes that the kernel refused; tried again next time.
-    pub errors: Vec<KernelError>,
-    /// Endpoints whose veth pair is not there: [`NetworkNamespace::attach`] makes it, then reconcile again.
-    pub missing: BTreeSet<EndpointId>,
-    /// New queues, when the TUN had to be made again: the old ones are dead.
-    pub tun: Option<Tun>,
 }
 
 impl NetworkNamespace {

@@ -12,11 +12,11 @@ use ipnet::IpNet;
 use super::container_interface::{ContainerInterface, make_again};
 use super::converge::{Kernel, Namespace, converge};
 use super::error::KernelError;
-use super::namespace::ReconcileReport;
 use super::namespace_desired::GATEWAY_V6;
 use super::netlink::{Netlink, VethPeer};
 use super::netns::{Netns, NetnsId};
 use super::plan::plan;
+use super::reconcile_report::ReconcileReport;
 use super::sysctl;
 use super::tables::{Address, Desired, Hop, LinkChange, LinkDesired, RouteKey, Scope, Step};
 
@@ -214,7 +214,7 @@ async fn hand_over(
         return Ok(report);
     }
     if let Some(inside) = inside {
-        return make_again(network, name, desired, inside).await;
+        return make_again(network, name, (desired.mac(), desired.mtu), inside).await;
     }
     if joined {
         return Err(KernelError::SandboxGone { path: desired.netns.clone() });

@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::status;
-use crate::node::NodeHandle;
+use crate::node_handle::NodeHandle;
 use crate::problem::unix_now_ms;
 
 /// Events that wait for a slow reader; what changes meanwhile is told together, afterwards.

@@ -3,8 +3,8 @@
 use overlay_core::{EndpointId, NetworkId, NodeId, View};
 use overlay_proto::{Refusal, convert, v1};
 
-use crate::docker::recovery;
 use crate::endpoint::request::require_network;
+use crate::endpoint::trouble::about_interface;
 use crate::joined_node::JoinedNode;
 use crate::reconcile::EndpointState;
 
@@ -57,7 +57,7 @@ pub(super) fn with_problems(
 /// Says why an endpoint of this node does not work; nothing while it does.
 pub(super) fn problem(joined: &JoinedNode, network: NetworkId, endpoint: EndpointId) -> Option<String> {
     // What a person can do about a container's is said there.
-    let remedied = joined.problems.text(&recovery::about_interface(endpoint));
+    let remedied = joined.problems.text(&about_interface(endpoint));
     let reports = joined.networks.borrow();
     let state = || match reports.get(&network)?.endpoints.get(&endpoint)? {
         EndpointState::Ready => None,

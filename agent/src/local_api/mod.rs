@@ -8,5 +8,4 @@ mod service;
 mod socket;
 mod status;
 
-pub use socket::SocketError;
-pub(crate) use socket::{listen, open};
+pub(crate) use socket::open;

@@ -16,7 +16,7 @@ use crate::endpoint::lifecycle;
 use crate::endpoint::request::AttachSpec;
 use crate::membership::connection;
 use crate::membership::join::JoinOptions;
-use crate::node::{self, NodeHandle};
+use crate::node_handle::{self, NodeHandle};
 
 /// The agent's service.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Agent for LocalApi {
         let request = request.into_inner();
         let line: JoinLine = request.join_line.parse().map_err(|error| Refusal::new(Code::InvalidInput, error))?;
         let options = JoinOptions { name: node_name(&request.name)?, advertise: advertised(&request.advertise)? };
-        let answer = self.handle.ask(|reply| node::Request::Join(Box::new(line), options, reply)).await?;
+        let answer = self.handle.ask(|reply| node_handle::Request::Join(Box::new(line), options, reply)).await?;
 
         Ok(Response::new(answer))
     }
@@ -91,7 +91,7 @@ impl Agent for LocalApi {
     async fn leave(&self, request: Request<v1::AgentLeaveRequest>) -> Result<Response<v1::AgentLeaveResponse>, Status> {
         let force = request.into_inner().force;
 
-        Ok(Response::new(self.handle.ask(|reply| node::Request::Leave(force, reply)).await?))
+        Ok(Response::new(self.handle.ask(|reply| node_handle::Request::Leave(force, reply)).await?))
     }
 
     async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {

@@ -1,9 +1,7 @@
-//! The socket: made so that nobody else gets in, and replaced only when nobody listens on it.
+//! The local socket, and who is let in.
 
-use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,7 +21,8 @@ use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 
 use super::service::LocalApi;
-use crate::node::NodeHandle;
+use crate::node_handle::NodeHandle;
+use crate::unix_socket::{SocketError, listen};
 
 /// Connections at once; each may cost a few hundred KiB. One more is closed at once.
 const MAX_CONNECTIONS: usize = 256;
@@ -31,25 +30,6 @@ const MAX_CONNECTIONS: usize = 256;
 const MAX_CALLS: usize = 32;
 /// The pause after an accept that failed: a lack of descriptors or memory lasts a while.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// The local socket cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum SocketError {
-    /// Another process listens on it.
-    #[error("{} is in use by another agent; stop it, or use another --socket", .0.display())]
-    InUse(PathBuf),
-    /// Something else is at its place.
-    #[error("{} exists and is no socket; move it away, or use another --socket", .0.display())]
-    NotASocket(PathBuf),
-    /// The kernel refuses.
-    #[error("{} cannot be opened", path.display())]
-    Unusable {
-        /// The path.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
 
 /// The open socket, not served yet.
 #[derive(Debug)]
@@ -60,25 +40,6 @@ pub(crate) struct LocalServer {
 /// Opens the socket.
 pub(crate) async fn open(path: &Path) -> Result<LocalServer, SocketError> {
     Ok(LocalServer { listener: listen(path).await? })
-}
-
-/// Makes a socket of mode 0600 and listens on it. A stale one, on which nobody listens, is replaced.
-pub(crate) async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
-    let unusable = |source| SocketError::Unusable { path: path.to_owned(), source };
-    if let Some(directory) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(unusable)?;
-    }
-    match fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
-        Ok(_) if UnixStream::connect(path).await.is_ok() => return Err(SocketError::InUse(path.to_owned())),
-        Ok(_) => fs::remove_file(path).map_err(unusable)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(unusable(error)),
-    }
-    let listener = UnixListener::bind(path).map_err(unusable)?;
-    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(unusable)?;
-
-    Ok(listener)
 }
 
 impl LocalServer {
@@ -184,33 +145,6 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("run/agent.sock");
-        drop(open(&path).await.expect("a new socket"));
-
-        let live = open(&path).await.expect("nobody listened");
-
-        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
-        assert!(matches!(open(&path).await, Err(SocketError::InUse(_))));
-        drop(live);
-    }
-
-    #[tokio::test]
-    async fn what_is_no_socket_is_left_alone() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("agent.sock");
-        fs::write(&path, "precious").expect("written");
-
-        assert!(matches!(open(&path).await, Err(SocketError::NotASocket(_))));
-        assert_eq!(fs::read(&path).expect("there"), b"precious");
-
-        let link = dir.path().join("link.sock");
-        std::os::unix::fs::symlink(&path, &link).expect("linked");
-        assert!(matches!(open(&link).await, Err(SocketError::NotASocket(_))));
-    }
-
-    #[tokio::test]
     async fn without_descriptors_who_asks_what_is_wrong_is_let_in() {
         use nix::sys::resource::{Resource, getrlimit, setrlimit};
         use std::os::fd::AsRawFd as _;
@@ -219,7 +153,7 @@ mod tests {
         let descriptors = Descriptors::new();
         let server = open(&path).await.expect("a new socket");
         let _client = UnixStream::connect(&path).await.expect("it listens");
-        let lowest = fs::File::open("/dev/null").expect("one is left").as_raw_fd();
+        let lowest = std::fs::File::open("/dev/null").expect("one is left").as_raw_fd();
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
 
         setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard).expect("lowered");

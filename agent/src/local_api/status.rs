@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use crate::health::{self, Facts};
 use crate::joined_node::{Admission, JoinedNode};
 use crate::membership::{network_membership, prefix_clash};
-use crate::node::{NodeHandle, Phase};
+use crate::node_handle::{NodeHandle, Phase};
 use crate::path::{CounterKind, LaneReport, Offload};
 use crate::problem::unix_now;
 

@@ -5,7 +5,7 @@ use overlay_proto::join_line::{MAX_ADDRESSES, is_address};
 use overlay_proto::{Refusal, v1};
 use tokio::sync::watch;
 
-use super::join::in_store;
+use crate::state::in_store;
 use crate::state::{KnownControl, StateStore};
 
 /// Nodes on control's host that are remembered at the most.

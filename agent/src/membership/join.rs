@@ -11,8 +11,7 @@ use rcgen::{CertificateParams, KeyPair};
 use zeroize::Zeroizing;
 
 use super::connection;
-use crate::problem::explain;
-use crate::state::{Identity, Joining, StateError, StateStore};
+use crate::state::{Identity, Joining, StateStore, in_store};
 
 /// The options of a join, besides its line.
 #[derive(Debug)]
@@ -102,17 +101,6 @@ fn accept(
         ca: response.ca_certificate,
         key: joining.key,
     })
-}
-
-/// Runs work on the store where blocking is allowed.
-pub(crate) async fn in_store<T: Send + 'static>(
-    store: &StateStore,
-    work: impl FnOnce(&StateStore) -> Result<T, StateError> + Send + 'static,
-) -> Result<T, Refusal> {
-    let store = store.clone();
-    let done = tokio::task::spawn_blocking(move || work(&store)).await.map_err(fault)?;
-
-    done.map_err(|error| Refusal::new(Code::Storage, explain(&error)))
 }
 
 fn fault(error: impl std::fmt::Display) -> Refusal {

@@ -9,7 +9,6 @@ pub(crate) mod announce;
 pub(crate) mod candidates;
 pub(crate) mod connection;
 pub(crate) mod join;
-pub(crate) mod keyring;
 pub(crate) mod network_membership;
 pub(crate) mod prefix_clash;
 pub(crate) mod publish;

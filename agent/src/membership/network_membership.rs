@@ -11,9 +11,9 @@ use overlay_proto::{Code, Refusal, v1};
 use tokio::sync::MutexGuard;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::keyring::public_keys;
 use super::{Membership, connection};
 use crate::joined_node::JoinedNode;
+use crate::state::keyring::public_keys;
 
 /// How long a membership outlives its last endpoint: a container that restarts finds its network as it was.
 const LINGER: Duration = Duration::from_secs(60);

@@ -9,11 +9,12 @@ use overlay_proto::{Code, Refusal, v1};
 use tokio::time::sleep;
 use tonic::transport::Channel;
 
-use super::join::{in_store, signing_request};
+use super::join::signing_request;
 use super::{back_off, connection};
 use crate::joined_node::JoinedNode;
 use crate::problem::unix_now;
 use crate::state::Identity;
+use crate::state::in_store;
 
 /// How often the clock is looked at: it may be set, and the host may sleep.
 const LOOK: Duration = Duration::from_secs(30);

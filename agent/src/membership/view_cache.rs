@@ -6,8 +6,8 @@ use std::time::Duration;
 use overlay_core::{Change, Delta, Revision, View};
 use tokio::time::sleep;
 
-use super::join::in_store;
 use crate::joined_node::JoinedNode;
+use crate::state::in_store;
 
 /// How long changes are collected: a burst costs one write.
 const GATHER: Duration = Duration::from_millis(100);

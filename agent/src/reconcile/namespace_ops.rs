@@ -4,7 +4,7 @@ use std::future::Future;
 
 use overlay_core::EndpointId;
 
-use crate::kernel::namespace::ReconcileReport;
+use crate::kernel::ReconcileReport;
 use crate::kernel::{KernelError, NamespaceDesired, SandboxDesired};
 
 /// A network's namespace.

@@ -198,7 +198,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::kernel::namespace::ReconcileReport;
+    use crate::kernel::ReconcileReport;
     use crate::kernel::{InterfaceOwner, NamespaceDesired, Step, TunDesired, VethDesired};
     use crate::reconcile::pace::{Pace, SWEEP};
 

@@ -16,10 +16,10 @@ use super::clean;
 use super::worker::{self, WorkerContext};
 use crate::desired::{self, DataPathParams, NetworkDesired, Underlays};
 use crate::dns::{DnsServers, Names};
-use crate::endpoint::journal::Entries;
 use crate::joined_node::{Admission, JoinedNode};
 use crate::kernel::{MountEvents, NamespaceEvents};
 use crate::state::SandboxRecord;
+use crate::state::journal::Entries;
 
 /// How long control may take to say whether another host uses this node's identity, until packets are carried all the same.
 const VERDICT: Duration = Duration::from_secs(1);

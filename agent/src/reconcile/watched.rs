@@ -6,7 +6,7 @@ use std::sync::Arc;
 use overlay_core::EndpointId;
 
 use super::namespace_ops::NamespaceOps;
-use crate::kernel::namespace::ReconcileReport;
+use crate::kernel::ReconcileReport;
 use crate::kernel::{
     ChangeScope, Changes, InterfaceOwner, KernelError, NamespaceDesired, NamespaceEvents, Netns, NetworkNamespace,
     SandboxDesired, Subscription,

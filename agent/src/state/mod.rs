@@ -6,6 +6,9 @@
 mod docker;
 mod error;
 mod file;
+mod in_store;
+pub(crate) mod journal;
+pub(crate) mod keyring;
 mod load;
 mod record;
 mod store;
@@ -14,6 +17,7 @@ mod tables;
 pub use docker::{DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, IpamMode};
 pub use error::StateError;
 pub use file::panic_is_contained;
+pub(crate) use in_store::in_store;
 pub use load::StoredState;
 pub use record::{DockerSandbox, EndpointRecord, Identity, Joining, KnownControl, Owner, SandboxRecord};
 pub use store::StateStore;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use listenfd::ListenFd;
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::local_api::{self, SocketError};
+use crate::unix_socket::{self, SocketError};
 
 /// Folders above the socket that are Docker's alone: `plugins` and `docker`.
 const FOLDERS: usize = 2;
@@ -46,7 +46,7 @@ impl PluginSocket {
             let listener = UnixListener::from_std(listener).map_err(PluginSocketError::Inherited)?;
             return Ok(Self { listener, made: None });
         }
-        let listener = local_api::listen(path).await?;
+        let listener = unix_socket::listen(path).await?;
 
         Ok(Self { listener, made: Some(path.to_owned()) })
     }

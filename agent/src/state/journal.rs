@@ -8,8 +8,9 @@ use overlay_core::{EndpointId, NetworkId};
 use overlay_proto::Refusal;
 use tokio::sync::watch;
 
-use crate::membership::join::in_store;
-use crate::state::{EndpointRecord, StateStore};
+use super::in_store::in_store;
+use super::record::EndpointRecord;
+use super::store::StateStore;
 
 /// The entries, by endpoint.
 pub(crate) type Entries = Arc<BTreeMap<EndpointId, EndpointRecord>>;

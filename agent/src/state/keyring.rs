@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use overlay_core::{NetworkId, PrivateKey, PublicKey, View};
 use overlay_proto::{Code, Refusal};
 
-use super::join::in_store;
-use crate::state::StateStore;
+use super::in_store::in_store;
+use super::store::StateStore;
 
 /// All keys of this node.
 #[derive(Debug)]

@@ -1,0 +1,96 @@
+//! A handle to the node, for the local API and Docker.
+
+use std::sync::Arc;
+
+use overlay_proto::{Code, JoinLine, Refusal, v1};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::config::Config;
+use crate::joined_node::JoinedNode;
+use crate::membership::join::JoinOptions;
+use crate::problem::{Problems, unix_now};
+
+/// Requests that wait; each is a person's command.
+const MAX_REQUESTS: usize = 16;
+
+/// The phase of this process.
+#[derive(Debug, Clone)]
+pub(crate) enum Phase {
+    /// It has joined nothing.
+    Unjoined,
+    /// It is joining.
+    Joining,
+    /// It is a node.
+    Joined(Arc<JoinedNode>),
+    /// It was a node and was expelled, with the reason.
+    Expelled(Arc<JoinedNode>, String),
+}
+
+/// A request of the local API to the node.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Join a cluster.
+    Join(Box<JoinLine>, JoinOptions, oneshot::Sender<Result<v1::AgentJoinResponse, Refusal>>),
+    /// Leave the cluster.
+    Leave(bool, oneshot::Sender<Result<v1::AgentLeaveResponse, Refusal>>),
+}
+
+/// A handle to the node, for the local API and Docker.
+#[derive(Debug)]
+pub(crate) struct NodeHandle {
+    /// The configuration.
+    pub(crate) config: Config,
+    /// The current problems.
+    pub(crate) problems: Arc<Problems>,
+    /// When this process started, in seconds since 1970.
+    pub(crate) started: u64,
+    phase: watch::Sender<Phase>,
+    requests: mpsc::Sender<Request>,
+}
+
+impl NodeHandle {
+    /// Makes the handle of a node that has joined nothing yet, and the queue of what is asked of it.
+    pub(crate) fn new(config: Config, problems: Arc<Problems>) -> (Self, mpsc::Receiver<Request>) {
+        let (requests, inbox) = mpsc::channel(MAX_REQUESTS);
+        let phase = watch::Sender::new(Phase::Unjoined);
+
+        (Self { config, problems, started: unix_now(), phase, requests }, inbox)
+    }
+
+    /// States the phase.
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
+    /// Returns the current phase.
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.borrow().clone()
+    }
+
+    /// Returns the joined node, or a refusal that says why there is none.
+    pub(crate) fn joined(&self) -> Result<Arc<JoinedNode>, Refusal> {
+        match self.phase() {
+            Phase::Joined(joined) => Ok(joined),
+            Phase::Unjoined | Phase::Joining => Err(Refusal::new(
+                Code::WrongState,
+                "this host has joined nothing; use `overlayctl init` or `overlayctl join JOIN-LINE`",
+            )),
+            Phase::Expelled(_, reason) => Err(Refusal::new(
+                Code::WrongState,
+                format!("this node was removed ({reason}); use `overlayctl leave`, then join again"),
+            )),
+        }
+    }
+
+    /// Sends a request to the node, which handles one at a time.
+    pub(crate) async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Request,
+    ) -> Result<T, Refusal> {
+        let (sender, answer) = oneshot::channel();
+        let stopping = || Refusal::new(Code::WrongState, "the agent is stopping");
+        self.requests.send(request(sender)).await.map_err(|_| stopping())?;
+
+        answer.await.map_err(|_| stopping())?
+    }
+}

@@ -1,0 +1,78 @@
+//! A Unix socket: made so that nobody else gets in, and replaced only when nobody listens on it.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use tokio::net::{UnixListener, UnixStream};
+
+/// A socket cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Another process listens on it.
+    #[error("{} is in use by another agent; stop it, or use another --socket", .0.display())]
+    InUse(PathBuf),
+    /// Something else is at its place.
+    #[error("{} exists and is no socket; move it away, or use another --socket", .0.display())]
+    NotASocket(PathBuf),
+    /// The kernel refuses.
+    #[error("{} cannot be opened", path.display())]
+    Unusable {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Makes a socket of mode 0600 and listens on it. A stale one, on which nobody listens, is replaced.
+pub(crate) async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
+    let unusable = |source| SocketError::Unusable { path: path.to_owned(), source };
+    if let Some(directory) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(unusable)?;
+    }
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
+        Ok(_) if UnixStream::connect(path).await.is_ok() => return Err(SocketError::InUse(path.to_owned())),
+        Ok(_) => fs::remove_file(path).map_err(unusable)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(unusable(error)),
+    }
+    let listener = UnixListener::bind(path).map_err(unusable)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(unusable)?;
+
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("run/agent.sock");
+        drop(listen(&path).await.expect("a new socket"));
+
+        let live = listen(&path).await.expect("nobody listened");
+
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert!(matches!(listen(&path).await, Err(SocketError::InUse(_))));
+        drop(live);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("agent.sock");
+        fs::write(&path, "precious").expect("written");
+
+        assert!(matches!(listen(&path).await, Err(SocketError::NotASocket(_))));
+        assert_eq!(fs::read(&path).expect("there"), b"precious");
+
+        let link = dir.path().join("link.sock");
+        std::os::unix::fs::symlink(&path, &link).expect("linked");
+        assert!(matches!(listen(&link).await, Err(SocketError::NotASocket(_))));
+    }
+}
