@@ -1,8 +1,9 @@
-//! `overlay-lab bench`: Overlay beside other userspace tunnels, measured in one run, taking turns.
+//! `overlay-lab bench`: compares Overlay with other userspace tunnels, measured in turn in one run.
 //!
-//! Ours is container to container, through namespaces, routes and source checks; the others are host to host, over the same two
-//! hosts, with queues as long as ours. A sample during which the hypervisor took the machine away is marked and not used, and
-//! rounds are added until there are enough others.
+//! Overlay is measured from container to container, through namespaces, routes and source checks;
+//! the others are measured from host to host, over the same two hosts and with queues of the same
+//! length. Samples during which the hypervisor took processor time away are marked and not used,
+//! and rounds are added until there are enough others.
 
 mod bars;
 mod cipher;
@@ -30,31 +31,31 @@ use sample::Samples;
 use crate::cluster::Cluster;
 use crate::competitor_tunnel::CompetitorTunnel;
 
-/// The most rounds, as a multiple of those asked for, that are made to replace samples that were thrown away.
+/// How many rounds there may be to replace unusable samples, as a multiple of the rounds asked for.
 const PATIENCE: u32 = 2;
 
 /// Options of `bench`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
-    /// How many clean samples of everything
+    /// Number of clean samples of each figure
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Seconds of each TCP measurement
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Only these, besides Overlay: bare, wireguard-go, boringtun-cli, gotatun, nebula
+    /// Measure only these, besides Overlay: bare, wireguard-go, boringtun-cli, gotatun, nebula
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
-    /// Only these measurements
+    /// Make only these measurements
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     measure: Vec<Measure>,
-    /// All figures as JSON
+    /// Print all figures as JSON
     #[arg(long)]
     json: bool,
     /// Draw throughput and cost into this file (SVG)
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// Fail when a bar is missed
+    /// Fail if a bar is missed
     #[arg(long)]
     gate: bool,
 }
@@ -69,11 +70,12 @@ impl Options {
     }
 }
 
-/// Measures, and prints what was found.
+/// Measures, and prints the results.
 ///
 /// # Errors
 ///
-/// When the hosts cannot be made, a competitor carries nothing, or a bar is missed and that matters.
+/// If the hosts cannot be made, a competitor carries nothing, or `--gate` is given and a bar is
+/// missed.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 pub(crate) fn run(options: &Options) -> Result<()> {
     let report = measure_all(options)?;
@@ -134,7 +136,7 @@ fn has_enough(row: &Row, measure: Measure, rounds: u32) -> bool {
     measure.metrics().iter().filter(|metric| row.has(**metric)).all(|metric| clean(metric) >= rounds as usize)
 }
 
-/// Says on standard error what a measurement found; it is a long run.
+/// Prints the result of a measurement on standard error, because the run takes long.
 #[expect(clippy::print_stderr, reason = "this is a command line")]
 fn tell(round: u32, name: &str, found: &BTreeMap<Metric, sample::Sample>) {
     let figures: Vec<_> = found

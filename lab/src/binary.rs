@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// Names the folder in which the programs are looked for first.
+/// The environment variable with the folder in which the programs are looked for first.
 pub(crate) const BIN_DIR: &str = "OVERLAY_BIN_DIR";
 
 /// The programs of this workspace.
 pub(crate) const PROGRAMS: [&str; 4] = ["overlayd", "overlay-control", "overlayctl", "overlay-lab"];
 
-/// The path of one of the workspace's programs: in `OVERLAY_BIN_DIR`, or beside the running one (for a test: in the same
-/// target folder).
+/// Returns the path of one of the workspace's programs: in `OVERLAY_BIN_DIR`, or beside the running
+/// program (for a test: in the same target folder).
 ///
 /// # Errors
 ///
-/// When it has not been built.
+/// If it has not been built.
 pub fn bin(name: &str) -> Result<PathBuf> {
     let folder = bin_dir()?;
     let path = folder.join(name);
@@ -27,7 +27,7 @@ pub fn bin(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The folder in which [`bin`] looks.
+/// Returns the folder in which [`bin`] looks.
 pub(crate) fn bin_dir() -> Result<PathBuf> {
     if let Some(folder) = env::var_os(BIN_DIR) {
         return Ok(folder.into());
@@ -37,7 +37,8 @@ pub(crate) fn bin_dir() -> Result<PathBuf> {
     Ok(target_folder(&own).to_owned())
 }
 
-/// Whether the programs are those of packages: Cargo's profile `dist`, whose folder has its name.
+/// Returns whether the programs are those that packages contain: they are in a folder with the name
+/// of Cargo's profile `dist`.
 pub(crate) fn are_packaged() -> bool {
     bin_dir().is_ok_and(|folder| folder.file_name().is_some_and(|name| name == "dist"))
 }

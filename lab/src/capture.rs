@@ -1,4 +1,4 @@
-//! A recording of what crosses a lab's switch.
+//! A capture of the frames on a lab's switch.
 
 use std::fmt;
 use std::path::Path;
@@ -11,33 +11,33 @@ use serde::{Deserialize, Serialize};
 use crate::command::{HostCommand, Running};
 use crate::wait::wait_until;
 
-/// What the tool says once it misses nothing any more.
+/// What the tool prints once it misses no frame any more.
 pub(crate) const READY: &str = "capturing";
-/// How long a recording may take to start, or to look through what is still queued.
+/// How long a capture may take to start, or to examine the frames that are still queued.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A recording that runs until it is stopped or dropped.
+/// A capture that runs until it is stopped or dropped.
 #[derive(Debug)]
 pub struct Capture {
     running: Running,
 }
 
-/// What a recording found.
+/// The result of a capture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaptureReport {
-    /// Frames seen; one that segmentation offload has not cut yet counts once.
+    /// Frames seen; a frame that segmentation offload has not cut yet counts once.
     pub frames: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Frames that held the marker.
+    /// Frames that contained the marker.
     pub marked: u64,
-    /// Frames that held the marker and the text that excuses it.
+    /// Frames that contained the marker and the text that makes an exception.
     pub excepted: u64,
-    /// Frames that held a fragment of an IP packet.
+    /// Frames that contained a fragment of an IP packet.
     pub fragments: u64,
-    /// Frames that came too fast to be looked at. A proof needs 0 of them.
+    /// Frames that came too fast to be examined. A proof needs 0 of them.
     pub missed: u64,
-    /// Frames too long to be looked at whole. A proof needs 0 of them.
+    /// Frames that were too long to be examined completely. A proof needs 0 of them.
     pub truncated: u64,
 }
 
@@ -59,11 +59,11 @@ impl Capture {
         Ok(Self { running })
     }
 
-    /// Ends the recording and says what it found.
+    /// Ends the capture and returns its result.
     ///
     /// # Errors
     ///
-    /// When the recording has died.
+    /// If the capture has died.
     pub fn stop(self) -> Result<CaptureReport> {
         self.running.signal(Signal::SIGTERM)?;
         let output = self.running.wait(PATIENCE)?;
@@ -73,7 +73,7 @@ impl Capture {
 }
 
 impl CaptureReport {
-    /// Whether every single frame was looked at whole.
+    /// Returns whether every single frame was examined completely.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.missed == 0 && self.truncated == 0

@@ -1,4 +1,5 @@
-//! `overlay-lab check`: properties of Overlay, each tried on hosts of its own. The end-to-end tests run the same, in fewer rounds.
+//! `overlay-lab check`: properties of Overlay, each tested on hosts of its own. The end-to-end
+//! tests run the same checks, in fewer rounds.
 
 mod churn;
 mod control;
@@ -38,14 +39,14 @@ pub(crate) use notes::Notes;
 
 use crate::docker::Release;
 
-/// One property and how it is tried.
+/// A property and how it is tested.
 #[derive(Clone, Copy)]
 pub struct Check {
     /// Its name.
     pub name: &'static str,
-    /// What holds when it passes.
+    /// What is true if it passes.
     pub what: &'static str,
-    /// How many rounds show it for good.
+    /// How many rounds it takes to be sure.
     pub rounds: u32,
     run: fn(u32, &mut Notes) -> Result<()>,
 }
@@ -94,7 +95,7 @@ pub const CHECKS: &[Check] = &[
     Check { name: "churn", what: "coming and going leaves nothing", rounds: 1000, run: churn::run },
 ];
 
-/// The checks that are made of stages, each of which can be run by itself.
+/// The checks that consist of stages, each of which can be run by itself.
 const STAGED: [(&str, &[&str]); 1] = [("docker-slow", &docker::SLOW_STAGES)];
 
 impl Check {
@@ -104,27 +105,27 @@ impl Check {
         CHECKS.iter().find(|check| check.name == name).copied()
     }
 
-    /// Returns the stages that the check is made of; none when it is run as a whole.
+    /// Returns the stages of the check; none if it is only run as a whole.
     #[must_use]
     pub fn stages(&self) -> &'static [&'static str] {
         STAGED.iter().find(|(name, _)| *name == self.name).map(|(_, stages)| *stages).unwrap_or_default()
     }
 
-    /// Runs the check, saying its figures on standard output.
+    /// Runs the check and prints its figures on standard output.
     ///
     /// # Errors
     ///
-    /// When the property does not hold, or the hosts cannot be made.
+    /// If the property does not hold, or the hosts cannot be made.
     pub fn run(&self, rounds: Option<u32>) -> Result<Duration> {
         self.run_with(rounds, &[], &[])
     }
 
     /// Runs the check as [`Check::run`] does, with these Docker engines on its hosts in turn; of a
-    /// check that is made of stages, only those that are named, if any are.
+    /// check with stages, only those that are named, if any are.
     ///
     /// # Errors
     ///
-    /// As [`Check::run`], and when the check has no such stage.
+    /// As [`Check::run`], and if the check has no such stage.
     pub fn run_with(&self, rounds: Option<u32>, engines: &[Release], stages: &[String]) -> Result<Duration> {
         let start = Instant::now();
         if let Some(unknown) = stages.iter().find(|stage| !self.stages().contains(&stage.as_str())) {

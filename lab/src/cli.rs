@@ -63,7 +63,7 @@ enum Command {
     /// List the hosts that are up
     #[command(after_help = "Example:\n  overlay-lab ls --json")]
     Ls {
-        /// As JSON
+        /// Print the list as JSON
         #[arg(long)]
         json: bool,
     },
@@ -73,24 +73,25 @@ enum Command {
         #[command(flatten)]
         lab: LabName,
     },
-    /// Try one property of Overlay on hosts of its own, in many rounds
+    /// Test one property of Overlay on hosts of its own, in many rounds
     #[command(
         after_help = "Examples:\n  overlay-lab check             lists them\n  overlay-lab check restart --rounds 10\n  overlay-lab check docker --rounds 2 --engine installed,$(lab/engines.sh | tail -n 1)\n  overlay-lab check docker-slow --stage 60s,load"
     )]
     Check {
-        /// Which one
+        /// Name of the check; all are listed if it is left out
         name: Option<String>,
-        /// How many rounds, if not as many as show it for good
+        /// Number of rounds [default: as many as it takes to be sure]
         #[arg(long, visible_alias = "minutes", value_parser = clap::value_parser!(u32).range(1..))]
         rounds: Option<u32>,
-        /// Docker engines for the hosts in turn: folders as lab/engines.sh prints them, or "installed"
+        /// Docker engines for the hosts in turn: folders as lab/engines.sh prints them, or
+        /// "installed"
         #[arg(long, value_name = "DIR", value_delimiter = ',')]
         engine: Vec<Release>,
-        /// Only these stages, of a check that is made of stages
+        /// Run only these stages, of a check that consists of stages
         #[arg(long, value_name = "STAGE", value_delimiter = ',')]
         stage: Vec<String>,
     },
-    /// Measure Overlay beside other userspace tunnels, in one run
+    /// Compare Overlay with other userspace tunnels, in one run
     #[command(
         after_help = "Examples:\n  overlay-lab bench                                    the table\n  overlay-lab bench --rounds 1 --only wireguard-go --json"
     )]
@@ -141,13 +142,13 @@ enum Tool {
     /// Send ICMP echoes
     #[command(hide = true, after_help = "Example:\n  overlay-lab ping --count 10 --interval-ms 100 service2")]
     Ping(ping::Options),
-    /// Measure TCP
+    /// Measure TCP throughput
     #[command(hide = true, after_help = "Example:\n  overlay-lab throughput client service2 --seconds 5 --verify")]
     Throughput {
         #[command(subcommand)]
         end: throughput::End,
     },
-    /// Carry UDP that must not be cut
+    /// Carry data over UDP datagrams that must not be fragmented
     #[command(hide = true, after_help = "Example:\n  overlay-lab datagrams client service2 --seconds 5")]
     Datagrams {
         #[command(subcommand)]
@@ -168,7 +169,7 @@ enum Tool {
     /// Count frames and look for a marker in them
     #[command(hide = true, after_help = "Example:\n  overlay-lab capture --interface eth0 --marker secret --seconds 5")]
     Capture(capture::Options),
-    /// Stand between Docker and a plugin, or call one
+    /// Relay between Docker and a plugin, or call one
     #[command(
         hide = true,
         after_help = "Example:\n  overlay-lab plugin relay --listen /run/docker/plugins/x.sock --to /run/x.sock"
@@ -189,7 +190,7 @@ enum Tool {
         /// Number of hosts
         hosts: usize,
     },
-    /// Print the numbers of the processes that run a program
+    /// Print the process ids of a program
     #[command(hide = true)]
     Pids {
         /// The program's file name
@@ -198,12 +199,12 @@ enum Tool {
     /// Send a signal
     #[command(hide = true)]
     Kill {
-        /// Its name or number
+        /// Name or number of the signal
         signal: String,
-        /// The process
+        /// Process id
         pid: i32,
     },
-    /// Lose what is sent to an underlay neighbour, or find it again
+    /// Make packets to an underlay neighbour get lost, or restore it
     #[command(hide = true)]
     Neighbour {
         /// What to do
@@ -235,7 +236,7 @@ enum Tool {
         /// Packets
         packets: u32,
     },
-    /// Set the largest packet that this router passes on to a host
+    /// Set the largest packet that this router forwards to a host
     #[command(hide = true)]
     PathMtu {
         /// The link to the host
@@ -297,7 +298,8 @@ pub fn main(args: &[OsString]) -> ExitCode {
     })
 }
 
-/// The commands by which the program calls itself; they run before anything could have started a thread.
+/// Runs the hidden commands by which the program calls itself, before anything could start a
+/// thread.
 fn inner(args: &[OsString]) -> Option<Result<ExitCode>> {
     let own = args.get(1)?.to_str()?;
     let text = || args.get(2).and_then(|arg| arg.to_str()).unwrap_or_default();

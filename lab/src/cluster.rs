@@ -1,4 +1,4 @@
-//! Overlay itself on the hosts of a lab, driven as an operator would: by `overlayctl`.
+//! Overlay on the hosts of a lab, controlled as an operator would do: with `overlayctl`.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,14 +13,14 @@ use crate::lab::Lab;
 use crate::snapshot::Snapshot;
 use crate::wait::wait_until;
 
-/// How long anything may take to come up.
+/// How long anything may take to start.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Where the workspace's programs keep things on a host.
+/// The folders in which the workspace's programs keep files on a host.
 pub(crate) const FOLDERS: [&str; 3] = ["/run", "/etc", "/var/lib"];
 
-/// Hosts with Overlay on them: host 0 is control and the first node, the others have joined.
+/// Hosts with Overlay on them: host 0 has control and is the first node, the others have joined.
 ///
-/// Field order is teardown order: daemons before hosts.
+/// The order of the fields is that of teardown: daemons before hosts.
 #[derive(Debug)]
 pub struct Cluster {
     restarted: Vec<Running>,
@@ -29,33 +29,34 @@ pub struct Cluster {
     lab: Lab,
 }
 
-/// How a cluster begins. Some have more hosts than a line admits unless told otherwise.
+/// The command that makes a cluster. Some have more hosts than a join line admits by default.
 const INIT: [&str; 6] = ["init", "--json", "--ttl", "24h", "--uses", "1000"];
 
 impl Cluster {
-    /// Makes `nodes` hosts and Overlay on them.
+    /// Makes `nodes` hosts and sets up Overlay on them.
     ///
     /// # Errors
     ///
-    /// When the hosts cannot be made, or `overlayctl` fails.
+    /// If the hosts cannot be made, or `overlayctl` fails.
     pub fn new(nodes: usize) -> Result<Self> {
         Self::on(Lab::new(nodes)?)
     }
 
-    /// Puts Overlay on the hosts of `lab`.
+    /// Sets up Overlay on the hosts of `lab`.
     ///
     /// # Errors
     ///
-    /// When `overlayctl` fails.
+    /// If `overlayctl` fails.
     pub fn on(lab: Lab) -> Result<Self> {
         Self::advertising(lab, &[])
     }
 
-    /// Puts Overlay on the hosts of `lab`, each of which tells the others one address; without any, they tell all they have.
+    /// Sets up Overlay on the hosts of `lab`, each of which advertises one of these addresses; if
+    /// there are none, each advertises all of its own.
     ///
     /// # Errors
     ///
-    /// When `overlayctl` fails.
+    /// If `overlayctl` fails.
     pub fn advertising(lab: Lab, addresses: &[IpAddr]) -> Result<Self> {
         let told = |host: usize| {
             let address = addresses.get(host).map(ToString::to_string);
@@ -73,56 +74,56 @@ impl Cluster {
         Ok(Self { restarted: Vec::new(), before, join, lab })
     }
 
-    /// The hosts.
+    /// Returns the hosts.
     #[must_use]
     pub fn lab(&self) -> &Lab {
         &self.lab
     }
 
-    /// One host.
+    /// Returns one host.
     #[must_use]
     pub fn host(&self, index: usize) -> &Host {
         self.lab.host(index)
     }
 
-    /// The line that `init` printed.
+    /// Returns the line that `init` printed.
     #[must_use]
     pub fn join_line(&self) -> &str {
         &self.join
     }
 
-    /// Runs `overlayctl` on a host; it must succeed.
+    /// Runs `overlayctl` on a host.
     ///
     /// # Errors
     ///
-    /// When it does not.
+    /// If it fails.
     pub fn ctl(&self, host: usize, args: &[&str]) -> Result<CommandOutput> {
         self.host(host).try_command("overlayctl")?.args(args).run()
     }
 
-    /// Runs `overlayctl … --json` on a host and reads what it prints.
+    /// Runs `overlayctl … --json` on a host and parses its output.
     ///
     /// # Errors
     ///
-    /// When it fails or prints something else.
+    /// If it fails or the output is not JSON.
     pub fn ctl_json(&self, host: usize, args: &[&str]) -> Result<serde_json::Value> {
         let output = self.host(host).try_command("overlayctl")?.args(args).arg("--json").run()?;
 
         serde_json::from_str(&output.stdout).with_context(|| format!("no JSON: {}", output.stdout))
     }
 
-    /// The rows of `endpoint ls`, as a host lists them.
+    /// Returns the rows of `endpoint ls` on a host.
     ///
     /// # Errors
     ///
-    /// When it fails or prints something else.
+    /// If it fails or the output is not JSON.
     pub fn endpoints(&self, host: usize) -> Result<Vec<serde_json::Value>> {
         let list = self.ctl_json(host, &["endpoint", "ls"])?;
 
         list.as_array().cloned().context("endpoint ls --json is no list")
     }
 
-    /// The names of all endpoints.
+    /// Returns the names of all endpoints.
     ///
     /// # Errors
     ///
@@ -131,11 +132,11 @@ impl Cluster {
         Ok(self.endpoints(host)?.iter().filter_map(|row| Some(row["name"].as_str()?.to_owned())).collect())
     }
 
-    /// The first address of an endpoint.
+    /// Returns the first address of an endpoint.
     ///
     /// # Errors
     ///
-    /// When no such endpoint is listed.
+    /// If no such endpoint is listed.
     pub fn address_of(&self, host: usize, name: &str) -> Result<String> {
         let rows = self.endpoints(host)?;
         let row = rows.iter().find(|row| row["name"] == name);
@@ -144,11 +145,11 @@ impl Cluster {
         address.map(str::to_owned).with_context(|| format!("{name} is not listed"))
     }
 
-    /// Insists that no address is live twice, and counts them.
+    /// Checks that no address is assigned twice, and returns how many there are.
     ///
     /// # Errors
     ///
-    /// When one is.
+    /// If one is.
     pub fn distinct_addresses(&self, host: usize) -> Result<usize> {
         let rows = self.endpoints(host)?;
         let of = |row: &serde_json::Value| {
@@ -163,11 +164,12 @@ impl Cluster {
         Ok(addresses.len())
     }
 
-    /// A container (a process in a namespace of its own) called `name`, running one of this program's tools.
+    /// Returns a command that runs one of this program's tools in a container called `name`, which
+    /// is a process in a network namespace of its own.
     ///
     /// # Errors
     ///
-    /// When the host is gone.
+    /// If the host is gone.
     pub fn container(&self, host: usize, network: &str, name: &str) -> Result<HostCommand> {
         let run = ["run", "--network", network, "--name", name, "--", "overlay-lab"];
 
@@ -178,7 +180,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// When it ends before, or takes too long.
+    /// If it ends before that, or takes too long.
     pub fn serve(&self, host: usize, network: &str, name: &str, args: &[&str], said: &str) -> Result<Running> {
         let mut running = self.container(host, network, name)?.args(args).spawn()?;
         wait_until(PATIENCE, said, || running.stdout().contains(said) || !running.is_running())?;
@@ -196,11 +198,12 @@ impl Cluster {
         self.serve(host, network, name, &["serve-http", "--name", name], "listens on")
     }
 
-    /// Fetches `http://<from>:8080/hello` in a container of its own; the server must answer with its name.
+    /// Fetches `http://<from>:8080/hello` in a container of its own; the server must answer with
+    /// its name.
     ///
     /// # Errors
     ///
-    /// When it does not.
+    /// If it does not.
     pub fn fetch(&self, host: usize, network: &str, name: &str, from: &str) -> Result<()> {
         let url = format!("http://{from}:8080/hello");
         let output = self.container(host, network, name)?.args(["fetch", &url]).run()?;
@@ -211,52 +214,53 @@ impl Cluster {
         Ok(())
     }
 
-    /// The agent of a host.
+    /// Returns the agent of a host.
     ///
     /// # Errors
     ///
-    /// When none runs.
+    /// If it does not run.
     pub fn agent(&self, host: usize) -> Result<Daemon> {
         Daemon::find(self.host(host), "overlayd")
     }
 
-    /// The control service.
+    /// Returns the control service.
     ///
     /// # Errors
     ///
-    /// When it does not run.
+    /// If it does not run.
     pub fn control(&self) -> Result<Daemon> {
         Daemon::find(self.host(0), "overlay-control")
     }
 
-    /// Starts a killed daemon again; it then ends with the cluster.
+    /// Restarts a killed daemon; it then ends with the cluster.
     ///
     /// # Errors
     ///
-    /// When its host is gone.
+    /// If its host is gone.
     pub fn restart(&mut self, daemon: &Daemon) -> Result<()> {
-        // What was started before and is dead by now is reaped.
+        // Daemons that were started here and have died are reaped.
         self.restarted.retain_mut(Running::is_running);
         self.restarted.push(daemon.start()?);
         Ok(())
     }
 
-    /// Starts a killed daemon again with its log elsewhere; it then ends with the cluster.
+    /// Restarts a killed daemon with another destination for its log; it then ends with the
+    /// cluster.
     ///
     /// # Errors
     ///
-    /// When its host is gone.
+    /// If its host is gone.
     pub(crate) fn restart_logging_to(&mut self, daemon: &Daemon, log: &str) -> Result<()> {
         self.restarted.retain_mut(Running::is_running);
         self.restarted.push(daemon.logging_to(log)?.spawn()?);
         Ok(())
     }
 
-    /// Starts a killed daemon again that may not do everything; it then ends with the cluster.
+    /// Restarts a killed daemon without a capability; it then ends with the cluster.
     ///
     /// # Errors
     ///
-    /// When its host is gone.
+    /// If its host is gone.
     pub(crate) fn restart_without(&mut self, daemon: &Daemon, capability: &str) -> Result<()> {
         self.restarted.retain_mut(Running::is_running);
         self.restarted.push(daemon.without(capability)?.spawn()?);
@@ -267,7 +271,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// When it does not in time.
+    /// If it does not in time.
     pub fn wait_for_agent(&self, host: usize) -> Result<Duration> {
         let answers = || {
             let status = self.host(host).try_command("overlayctl")?.arg("status").output()?;
@@ -277,7 +281,7 @@ impl Cluster {
         wait_until(PATIENCE, "the agent answers", || answers().unwrap_or(false)).with_context(|| self.last_words())
     }
 
-    /// What the daemons that were started again said last, for an error.
+    /// Returns the last output of the restarted daemons, for an error.
     fn last_words(&self) -> String {
         let words = self.restarted.iter().map(|daemon| format!("{}{}", daemon.stdout(), daemon.stderr()));
         let lines: Vec<_> =
@@ -290,29 +294,30 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// When it does not in time.
+    /// If it does not in time.
     pub fn wait_for_control(&self, host: usize) -> Result<Duration> {
         let connected = || Ok::<_, anyhow::Error>(self.ctl_json(host, &["status"])?["control"]["connected"] == true);
 
         wait_until(PATIENCE, "the agent finds control", || connected().unwrap_or(false))
     }
 
-    /// The hosts alone, for who has let them leave already.
+    /// Returns the hosts alone, for callers that have already made them leave.
     #[must_use]
     pub(crate) fn into_lab(self) -> Lab {
         self.lab
     }
 
-    /// Lets all hosts leave and insists that nothing is left on any of them.
+    /// Makes all hosts leave and checks that nothing is left on any of them.
     ///
     /// # Errors
     ///
-    /// When a host cannot leave, or something is left.
+    /// If a host cannot leave, or something is left.
     pub fn finish(self) -> Result<()> {
         self.finish_by(&["leave"])
     }
 
-    /// The same for a cluster with nodes that are none of its hosts, which lose their control.
+    /// As [`Self::finish`], for a cluster with nodes that are not among its hosts and lose their
+    /// control.
     ///
     /// # Errors
     ///
@@ -332,11 +337,11 @@ impl Cluster {
         self.lab.finish()
     }
 
-    /// Insists that the hosts, which must have left, are as they were before.
+    /// Checks that the hosts, which must have left, are as they were before.
     ///
     /// # Errors
     ///
-    /// When something is left.
+    /// If something is left.
     pub fn unchanged(&self) -> Result<()> {
         for (host, before) in self.lab.hosts().iter().zip(&self.before) {
             before.assert_unchanged(|| host.snapshot(&FOLDERS)).with_context(|| format!("on {}", host.name()))?;

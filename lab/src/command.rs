@@ -16,13 +16,13 @@ use crate::binary::{PROGRAMS, bin, bin_dir};
 use crate::enter;
 use crate::process::ProcessHandle;
 
-/// How long a command may take unless it is told otherwise.
+/// How long a command may take by default.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A command to be run inside a host, with its output captured.
 ///
-/// The output goes to files, not pipes: a daemon that the command leaves behind and that keeps its standard output open does not
-/// hold anybody up.
+/// The output goes to files, not pipes, so that nobody waits for a daemon that the command leaves
+/// behind with its standard output open.
 #[derive(Debug)]
 pub struct HostCommand {
     command: Command,
@@ -30,14 +30,14 @@ pub struct HostCommand {
     deadline: Duration,
 }
 
-/// What a command did.
+/// The result of a command.
 #[derive(Clone, Debug)]
 pub struct CommandOutput {
-    /// How it ended; a signal N shows as exit code 128 + N.
+    /// How it ended; a signal N is shown as exit code 128 + N.
     pub status: ExitStatus,
-    /// What it wrote.
+    /// Its standard output.
     pub stdout: String,
-    /// What it complained.
+    /// Its standard error.
     pub stderr: String,
     /// How long it took.
     pub elapsed: Duration,
@@ -50,14 +50,14 @@ impl HostCommand {
         let program = own.map_or_else(|| Ok(program.into()), bin)?;
         command.args([enter::COMMAND, &init.to_string(), "--"]).arg(&program);
         command.env("PATH", search_path(&[])?).env("OVERLAY_LAB", lab).env("OVERLAY_LAB_HOST", host);
-        // It names a folder of the machine's /run, which a host does not see.
+        // It names a folder in the machine's `/run`, which a host does not see.
         command.env_remove("XDG_RUNTIME_DIR").stdin(Stdio::null());
 
         let line = format!("{host}$ {}", own.map_or_else(|| program.display().to_string(), str::to_owned));
         Ok(Self { command, line, deadline: DEADLINE })
     }
 
-    /// The command as a person would type it, with the host in front.
+    /// Returns the command as a person would type it, with the host in front.
     #[must_use]
     pub fn line(&self) -> &str {
         &self.line
@@ -85,22 +85,22 @@ impl HostCommand {
         self
     }
 
-    /// Lets programs be found in these folders before any other but the workspace's own.
+    /// Makes programs be found in these folders first, before the workspace's own.
     ///
     /// # Errors
     ///
-    /// When a folder has a colon in its name.
+    /// If the name of a folder contains a colon.
     pub(crate) fn with_programs_of(mut self, folders: &[PathBuf]) -> Result<Self> {
         self.command.env("PATH", search_path(folders)?);
 
         Ok(self)
     }
 
-    /// Gives the command `text` on its standard input, which is empty otherwise.
+    /// Passes `text` to the command's standard input, which is empty otherwise.
     ///
     /// # Errors
     ///
-    /// When no temporary file can be made.
+    /// If no temporary file can be made.
     pub fn input(mut self, text: &str) -> io::Result<Self> {
         let file = tempfile::tempfile()?;
         file.write_all_at(text.as_bytes(), 0)?;
@@ -108,14 +108,14 @@ impl HostCommand {
         Ok(self)
     }
 
-    /// Gives the command a file on its standard input.
+    /// Passes a file to the command's standard input.
     #[must_use]
     pub(crate) fn input_file(mut self, file: File) -> Self {
         self.command.stdin(file);
         self
     }
 
-    /// Sets how long the command may take (30 s unless set); then it is killed.
+    /// Sets the time after which the command is killed; 30 s by default.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -126,18 +126,19 @@ impl HostCommand {
     ///
     /// # Errors
     ///
-    /// When it cannot be started, or does not end before the deadline.
+    /// If it cannot be started, or does not end before the deadline.
     pub fn output(self) -> Result<CommandOutput> {
         let deadline = self.deadline;
 
         self.spawn()?.wait(deadline)
     }
 
-    /// Runs the command and insists that it succeeds.
+    /// Runs the command, which must succeed.
     ///
     /// # Errors
     ///
-    /// When it cannot be started, does not end before the deadline, or fails; the text holds the command and its output.
+    /// If it cannot be started, does not end before the deadline, or fails; the error contains the
+    /// command and its output.
     pub fn run(self) -> Result<CommandOutput> {
         let line = self.line.clone();
 
@@ -148,22 +149,23 @@ impl HostCommand {
         Ok(output)
     }
 
-    /// Runs the command with this program's own standard streams, as `overlay-lab exec` does, without a deadline.
+    /// Runs the command with this program's own standard streams, as `overlay-lab exec` does,
+    /// without a deadline.
     ///
     /// # Errors
     ///
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn status(mut self) -> Result<ExitStatus> {
         self.command.stdin(Stdio::inherit());
 
         self.command.status().with_context(|| format!("cannot start {}", self.line))
     }
 
-    /// Starts the command and leaves it running.
+    /// Starts the command in the background.
     ///
     /// # Errors
     ///
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn spawn(mut self) -> Result<Running> {
         let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
         self.command.stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
@@ -184,28 +186,29 @@ pub struct Running {
 }
 
 impl Running {
-    /// What it has written so far.
+    /// Returns what it has written to standard output so far.
     #[must_use]
     pub fn stdout(&self) -> String {
         contents(&self.stdout)
     }
 
-    /// What it has complained so far.
+    /// Returns what it has written to standard error so far.
     #[must_use]
     pub fn stderr(&self) -> String {
         contents(&self.stderr)
     }
 
-    /// Whether it has not ended yet.
+    /// Returns whether it is still running.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Sends it a signal. SIGKILL ends it for sure; the others are passed on to the command, which may think otherwise.
+    /// Sends it a signal. SIGKILL always ends it; other signals are passed on to the command, which
+    /// may handle them.
     ///
     /// # Errors
     ///
-    /// When it is gone.
+    /// If it has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill(self.pid()?, signal).with_context(|| format!("cannot signal {}", self.line))
     }
@@ -214,7 +217,7 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// When it does not end in time; the text holds what it wrote.
+    /// If it does not end in time; the error contains its output.
     pub fn wait(mut self, deadline: Duration) -> Result<CommandOutput> {
         if self.is_running() && !ProcessHandle::open(self.pid()?.as_raw())?.wait_gone(deadline) {
             let _ = self.child.kill();
@@ -247,7 +250,7 @@ fn contents(file: &File) -> String {
     String::from_utf8_lossy(&bytes[..read]).into_owned()
 }
 
-/// Commands started inside a host by name find the workspace's programs first.
+/// Returns a `PATH` by which commands on a host find the workspace's programs first.
 fn search_path(first: &[PathBuf]) -> Result<std::ffi::OsString> {
     let old = std::env::var_os("PATH")
         .unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());

@@ -1,4 +1,5 @@
-//! Another userspace WireGuard between two hosts of a lab, to compare with.
+//! A tunnel of another userspace WireGuard implementation between two hosts of a lab, for
+//! comparison.
 
 use anyhow::{Context, Result};
 
@@ -6,11 +7,11 @@ use crate::command::Running;
 use crate::host::Host;
 use crate::stock::{Stock, StockTunnel};
 
-/// The queue of every TUN that is compared, in packets: that of ours. With the default of 500, bursts of UDP are lost before
-/// any program can read them.
+/// The queue length of every TUN that is compared, in packets: that of ours. With the default of
+/// 500, bursts of UDP are lost before any program can read them.
 const QUEUE_LEN: &str = "4000";
 
-/// A tunnel of another implementation, both ends of it; it ends with this value.
+/// Both ends of a tunnel of another implementation; they end with this value.
 #[derive(Debug)]
 pub(crate) struct CompetitorTunnel {
     stock: Stock,
@@ -22,26 +23,26 @@ impl CompetitorTunnel {
     ///
     /// # Errors
     ///
-    /// When one does not start.
+    /// If one of them does not start.
     pub(crate) fn start(stock: Stock, near: &Host, far: &Host) -> Result<Self> {
         Ok(Self { stock, _ends: [end(stock, near, 0, far)?, end(stock, far, 1, near)?] })
     }
 
-    /// Which implementation it is.
+    /// Returns which implementation it is.
     pub(crate) fn stock(&self) -> Stock {
         self.stock
     }
 
-    /// Where the far end is reached through the tunnel.
+    /// Returns the address of the far end in the tunnel.
     pub(crate) fn address(&self) -> String {
         address(self.stock, 1)
     }
 
-    /// Removes what ended implementations left on a host: killed, they leave their sockets behind.
+    /// Removes what killed implementations left on a host: their sockets.
     ///
     /// # Errors
     ///
-    /// When the host is gone.
+    /// If the host is gone.
     pub(crate) fn forget(host: &Host) -> Result<()> {
         host.try_command("rm")?.args(["-rf", "/run/wireguard"]).run().map(drop)
     }
@@ -67,7 +68,7 @@ fn port(stock: Stock) -> u16 {
     }
 }
 
-/// Addresses that are for documentation or benchmarks only (RFC 5737, RFC 2544).
+/// Addresses that are reserved for documentation or benchmarks (RFC 5737, RFC 2544).
 fn address(stock: Stock, index: usize) -> String {
     let prefix = match stock {
         Stock::WireguardGo => "198.51.100",

@@ -1,4 +1,4 @@
-//! A daemon of a host: found by its program, killed, and started again as a supervisor would.
+//! A daemon on a host: found by its program, killed, and restarted as a supervisor would do.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::wait::wait_until;
 /// How long a killed process may take to disappear.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The option that all daemons are started with.
+/// The option that all daemons have.
 const STATE: &str = "--state";
 
-/// A daemon that runs, or ran, on a host.
+/// A daemon that runs, or has run, on a host.
 #[derive(Clone, Debug)]
 pub struct Daemon {
     host: Host,
@@ -25,17 +25,17 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Finds the one process on `host` that runs `program`.
+    /// Finds the only process on `host` that runs `program` as a daemon.
     ///
     /// # Errors
     ///
-    /// When there is none, or several.
+    /// If there is none, or more than one.
     pub fn find(host: &Host, program: &str) -> Result<Self> {
         let mut found = Vec::new();
         for pid in host.pids_of(program)? {
             let line = host.try_command("cat")?.arg(format!("/proc/{pid}/cmdline")).run()?.stdout;
             let args: Vec<_> = line.split_terminator('\0').skip(1).map(str::to_owned).collect();
-            // What keeps no state is something else that the program can be.
+            // Without a state directory, it is another command of the program.
             if args.iter().any(|arg| arg == STATE) {
                 found.push((pid, args));
             }
@@ -48,7 +48,7 @@ impl Daemon {
         Ok(Self { host: host.clone(), program: program.to_owned(), pid, args })
     }
 
-    /// The same daemon with another value of an option.
+    /// Returns the same daemon with another value for an option.
     #[must_use]
     pub fn with(&self, option: &str, value: &str) -> Self {
         let mut other = self.clone();
@@ -59,23 +59,23 @@ impl Daemon {
         other
     }
 
-    /// The same daemon on another host, where it may not run at all.
+    /// Returns the same daemon on another host, whether or not it runs there.
     #[must_use]
     pub fn on(&self, host: &Host) -> Self {
         Self { host: host.clone(), ..self.clone() }
     }
 
-    /// Its number inside the host.
+    /// Returns its process id inside the host.
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// What the kernel says of its memory in a field of `/proc/PID/status`, in KiB.
+    /// Returns a memory figure: a field of `/proc/PID/status`, in KiB.
     ///
     /// # Errors
     ///
-    /// When it is gone, or there is no such field.
+    /// If the process is gone, or there is no such field.
     pub fn memory(&self, field: &str) -> Result<u64> {
         let status = self.host.try_command("cat")?.arg(format!("/proc/{}/status", self.pid)).run()?.stdout;
         let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -83,11 +83,11 @@ impl Daemon {
         line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).with_context(|| format!("no {field}"))
     }
 
-    /// How long processors have worked for it so far, in hundredths of a second.
+    /// Returns the processor time that it has used so far, with a resolution of 10 ms.
     ///
     /// # Errors
     ///
-    /// When it is gone.
+    /// If the process is gone.
     pub fn processor_time(&self) -> Result<Duration> {
         let stat = self.host.try_command("cat")?.arg(format!("/proc/{}/stat", self.pid)).run()?.stdout;
         let ticks = cpu_ticks(&stat).context("an unknown form of /proc/PID/stat")?;
@@ -100,7 +100,7 @@ impl Daemon {
     ///
     /// # Errors
     ///
-    /// When it is gone already.
+    /// If it is gone already.
     pub fn kill(&self) -> Result<()> {
         self.host.kill(self.pid, "KILL")?;
         let gone = || self.host.pids_of(&self.program).is_ok_and(|pids| !pids.contains(&self.pid));
@@ -108,42 +108,43 @@ impl Daemon {
         wait_until(PATIENCE, "the daemon is gone", gone).with_context(|| self.program.clone()).map(drop)
     }
 
-    /// The command that starts it again, with the arguments it had.
+    /// Returns the command that restarts it with the same arguments.
     ///
     /// # Errors
     ///
-    /// When the host is gone.
+    /// If the host is gone.
     pub fn command(&self) -> Result<HostCommand> {
         Ok(self.host.try_command(&self.program)?.args(&self.args))
     }
 
-    /// The command that starts it again with its log in a file, or what else can be opened by a path.
+    /// Returns the command that restarts it with its log in a file, or in anything else that can be
+    /// opened by a path.
     ///
     /// # Errors
     ///
-    /// When the host is gone.
+    /// If the host is gone.
     pub fn logging_to(&self, log: &str) -> Result<HostCommand> {
         let script = format!("exec \"$@\" 2>>{log}");
 
         Ok(self.host.try_command("sh")?.args(["-c", &script, "sh", &self.program]).args(&self.args))
     }
 
-    /// The command that starts it again without a capability, as `setpriv` calls it.
+    /// Returns the command that restarts it without a capability, named as in `setpriv`.
     ///
     /// # Errors
     ///
-    /// When the host is gone.
+    /// If the host is gone.
     pub fn without(&self, capability: &str) -> Result<HostCommand> {
         let less = format!("--bounding-set=-{capability}");
 
         Ok(self.host.try_command("setpriv")?.args([&less, &self.program]).args(&self.args))
     }
 
-    /// Starts it again; it ends with the returned value.
+    /// Restarts it; it ends with the returned value.
     ///
     /// # Errors
     ///
-    /// When the host is gone.
+    /// If the host is gone.
     pub fn start(&self) -> Result<Running> {
         self.command()?.spawn()
     }

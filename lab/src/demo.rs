@@ -1,4 +1,4 @@
-//! `overlay-lab demo`: all of Overlay on two hosts, with the real programs, in half a minute.
+//! `overlay-lab demo`: shows all of Overlay on two hosts, with the real programs, in half a minute.
 
 mod build;
 mod reporter;
@@ -23,11 +23,11 @@ pub(crate) struct Options {
     seconds: f64,
 }
 
-/// Runs the demo; `true` when every step has passed.
+/// Runs the demo; returns whether every step has passed.
 ///
 /// # Errors
 ///
-/// When the demo cannot even start.
+/// If the demo cannot even start.
 pub(crate) fn run(options: &Options) -> Result<bool> {
     if !options.no_build {
         build::build_programs()?;
@@ -66,12 +66,14 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     Ok(reporter.finish())
 }
 
-/// What this machine has; of its processes only those of the demo, since others may come and go.
+/// Returns what this machine has; of its processes only those of the demo, because others may come
+/// and go.
 fn machine(lab: Option<&str>) -> Snapshot {
     Snapshot::of(&[Path::new("/run/overlay"), Path::new("/var/lib/overlay")], Some(lab.unwrap_or("-")))
 }
 
-/// Whether a difference can come from the demo: its hosts' own things carry these names, and nothing else of it is on the machine.
+/// Returns whether a difference can be caused by the demo: whatever its hosts make on the machine
+/// has one of these names.
 fn is_ours(difference: &str) -> bool {
     let (kind, item) = difference[2..].split_once(": ").unwrap_or((difference, ""));
 

@@ -1,5 +1,6 @@
-//! A real Docker engine on a host: containerd and dockerd of its own, all their data in the host's private `/run`, and an image
-//! made on the spot out of busybox, curl and this program. No registry is asked.
+//! A real Docker engine on a host: containerd and dockerd of its own, with all their data in the
+//! host's private `/run`, and an image that is made from busybox, curl and this program. No
+//! registry is used.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,17 +16,17 @@ use crate::command::HostCommand;
 use crate::host::Host;
 use crate::wait::wait_until;
 
-/// How the image is called on every engine.
+/// The name of the image on every engine.
 pub const IMAGE: &str = "my-image";
-/// How long an engine may take to serve its API.
+/// How long an engine may take to start.
 const START: Duration = Duration::from_secs(60);
-/// How long one command of Docker's may take.
+/// How long one Docker command may take.
 const COMMAND: Duration = Duration::from_secs(90);
-/// Where an engine keeps everything, on its host.
+/// The folder of an engine on its host.
 const HOME: &str = "/run/engine";
-/// What an engine takes.
+/// The programs that an engine consists of.
 const PROGRAMS: [&str; 4] = ["dockerd", "containerd", "runc", "docker"];
-/// Names of busybox that the image has.
+/// The busybox applets in the image.
 const APPLETS: [&str; 16] = [
     "sh",
     "ls",
@@ -46,25 +47,25 @@ const APPLETS: [&str; 16] = [
 ];
 /// The folders that `lab/engines.sh` makes, the oldest engine first.
 const FETCHED: [&str; 2] = ["trixie", "sid"];
-/// Where cgroup hierarchies are found.
+/// Where the cgroup hierarchies are.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Which engine a host gets: the installed one, or one that was unpacked into a folder.
+/// The engine for a host: the installed one, or one that was unpacked into a folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Release {
     folder: Option<PathBuf>,
 }
 
 impl Release {
-    /// What stands for the installed one among folders.
+    /// The word for the installed engine, in place of a folder.
     pub const INSTALLED: &str = "installed";
 
-    /// Returns the engine of a folder: `dockerd` is there, or in `usr/sbin` below it where a package was unpacked, and
-    /// the client beside it where there is one.
+    /// Returns the engine in a folder, which contains `dockerd`, or has it in `usr/sbin` if a
+    /// package was unpacked there, and may have the client next to it.
     ///
     /// # Errors
     ///
-    /// When there is no `dockerd`.
+    /// If there is no `dockerd`.
     pub fn of(folder: &Path) -> Result<Self> {
         if folder == Path::new(Self::INSTALLED) {
             return Ok(Self::default());
@@ -85,7 +86,7 @@ impl Release {
     ///
     /// # Errors
     ///
-    /// When the folder of the programs cannot be found out.
+    /// If the folder of the programs cannot be determined.
     pub fn fetched() -> Result<Vec<Self>> {
         let target = bin_dir()?.parent().map(|target| target.join("engines")).unwrap_or_default();
         let all = FETCHED.iter().map(|name| target.join(name));
@@ -117,7 +118,7 @@ impl std::str::FromStr for Release {
     }
 }
 
-/// A Docker engine on a host. It ends with the host.
+/// A Docker engine on a host, which ends with the host.
 #[derive(Clone, Debug)]
 pub struct DockerDaemon {
     host: Host,
@@ -126,7 +127,7 @@ pub struct DockerDaemon {
 }
 
 impl DockerDaemon {
-    /// Says which of the programs that an engine takes is missing, if one is.
+    /// Returns which of the programs of an engine is missing, if one is.
     #[must_use]
     pub fn missing_program() -> Option<&'static str> {
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -139,7 +140,7 @@ impl DockerDaemon {
     ///
     /// # Errors
     ///
-    /// When a program is missing, or the engine does not come up.
+    /// If a program is missing, or the engine does not start.
     pub fn start(host: &Host, release: &Release, live_restore: bool) -> Result<Self> {
         if let Some(program) = Self::missing_program() {
             bail!("{program} is not installed: Docker engines take Debian's docker.io, busybox-static and curl");
@@ -157,7 +158,7 @@ impl DockerDaemon {
         Ok(engine)
     }
 
-    /// The host it is on.
+    /// Returns the host it is on.
     #[must_use]
     pub fn host(&self) -> &Host {
         &self.host
@@ -167,7 +168,7 @@ impl DockerDaemon {
     ///
     /// # Errors
     ///
-    /// When it does not in time.
+    /// If it does not answer in time.
     pub fn start_daemon(&self) -> Result<Duration> {
         let live_restore = if self.live_restore { "--live-restore" } else { "" };
         let group = cgroup(self.host.lab(), self.host.name());
@@ -193,15 +194,15 @@ impl DockerDaemon {
         Ok(self.host.try_command("test")?.args(["-e", path]).output()?.status.success())
     }
 
-    /// The number of dockerd inside the host.
+    /// Returns the process id of dockerd inside the host.
     ///
     /// # Errors
     ///
-    /// When it does not run.
+    /// If it does not run.
     pub fn pid(&self) -> Result<i32> {
         let file = format!("{HOME}/dockerd.pid");
 
-        // Helpers of the engine's are the same program.
+        // Helper processes of the engine run the same program.
         self.host.try_command("cat")?.arg(&file).run()?.stdout.trim().parse().context("dockerd.pid")
     }
 
@@ -209,7 +210,7 @@ impl DockerDaemon {
     ///
     /// # Errors
     ///
-    /// When it does not run.
+    /// If it does not run.
     pub fn stop_daemon(&self, signal: &str) -> Result<()> {
         let pid = self.pid()?;
         self.host.kill(pid, signal)?;
@@ -218,20 +219,20 @@ impl DockerDaemon {
         wait_until(START, "dockerd is gone", gone).map(drop)
     }
 
-    /// A command of Docker's.
+    /// Returns a Docker command on its host.
     ///
     /// # Errors
     ///
-    /// When the host is gone.
+    /// If the host is gone.
     pub fn docker(&self, args: &[&str]) -> Result<HostCommand> {
         Ok(self.command("docker")?.args(args).deadline(COMMAND))
     }
 
-    /// A script on its host, in which `docker` speaks to this engine.
+    /// Returns a command that runs a script on its host, in which `docker` uses this engine.
     ///
     /// # Errors
     ///
-    /// When the host is gone.
+    /// If the host is gone.
     pub(crate) fn shell(&self, script: &str) -> Result<HostCommand> {
         Ok(self.command("sh")?.args(["-c", script]))
     }
@@ -242,29 +243,29 @@ impl DockerDaemon {
         Ok(command.env("DOCKER_HOST", "unix:///run/docker.sock"))
     }
 
-    /// Returns which version it is, as it says itself.
+    /// Returns the engine's version.
     ///
     /// # Errors
     ///
-    /// When it does not answer.
+    /// If it does not answer.
     pub fn version(&self) -> Result<String> {
         self.run(&["version", "-f", "{{.Server.Version}}"])
     }
 
-    /// Runs a command of Docker's and returns what it printed.
+    /// Runs a Docker command and returns its output.
     ///
     /// # Errors
     ///
-    /// When it fails.
+    /// If it fails.
     pub fn run(&self, args: &[&str]) -> Result<String> {
         Ok(self.docker(args)?.run()?.stdout.trim_end().to_owned())
     }
 
-    /// Gives the engine the image.
+    /// Loads the image into the engine.
     ///
     /// # Errors
     ///
-    /// When the engine refuses it.
+    /// If the engine refuses it.
     pub fn load(&self, image: &Image) -> Result<()> {
         let path = format!("{HOME}/image.tar");
         let script = format!("cat > {path}");
@@ -277,18 +278,18 @@ impl DockerDaemon {
     }
 }
 
-/// The image: a file that is gone with this value.
+/// The image: a file that is removed with this value.
 #[derive(Debug)]
 pub struct Image {
     folder: tempfile::TempDir,
 }
 
 impl Image {
-    /// Makes it.
+    /// Makes the image.
     ///
     /// # Errors
     ///
-    /// When a program is missing or cannot be copied.
+    /// If a program is missing or cannot be copied.
     pub fn make() -> Result<Self> {
         let folder = tempfile::tempdir().context("no temporary folder can be made")?;
         let root = folder.path().join("root");
@@ -343,7 +344,7 @@ fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
     let output = Command::new("ldd").arg(program).output().context("ldd cannot be started")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let paths = text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
-    // Names are looked up by what the C library loads by itself.
+    // The C library loads these by itself, to look up names.
     let loaded = ["libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2"];
     let beside = |path: &PathBuf| loaded.iter().map(|name| path.with_file_name(name)).collect::<Vec<_>>();
     let paths: BTreeSet<_> = paths.collect();
@@ -356,7 +357,7 @@ fn cgroup(lab: &str, host: &str) -> String {
     format!("overlay-lab-{lab}-{host}")
 }
 
-/// Removes the cgroups that engines of a lab made; they outlive the lab's processes.
+/// Removes the cgroups that the engines of a lab made, which outlive the lab's processes.
 pub(crate) fn forget(lab: &str) {
     let prefix = cgroup(lab, "");
     let top = PathBuf::from(CGROUPS);
@@ -370,8 +371,9 @@ pub(crate) fn forget(lab: &str) {
     }
 }
 
-/// Lists where engines may have made cgroups: in each hierarchy at its top, and in this process's own group, below which
-/// they are made where this process runs in a container. `own` is what the kernel says of that group.
+/// Lists the folders in which engines may have made cgroups: the top of each hierarchy, and this
+/// process's own group, below which they are if this process runs in a container. `own` is the
+/// content of `/proc/self/cgroup`.
 fn cgroup_folders(hierarchies: &[PathBuf], own: &str) -> BTreeSet<PathBuf> {
     let paths = own.lines().filter_map(|line| line.splitn(3, ':').nth(2));
     let paths: BTreeSet<&str> = paths.map(|path| path.trim_start_matches('/')).chain([""]).collect();
@@ -379,13 +381,14 @@ fn cgroup_folders(hierarchies: &[PathBuf], own: &str) -> BTreeSet<PathBuf> {
     hierarchies.iter().flat_map(|hierarchy| paths.iter().map(|path| hierarchy.join(path))).collect()
 }
 
-/// A cgroup is removed from its leaves up, by removing folders; their files are the kernel's.
+/// Removes a cgroup from its leaves up, by removing folders; the files in them belong to the
+/// kernel.
 fn remove_tree(folder: &Path) {
     let children = fs::read_dir(folder).into_iter().flatten().flatten();
     for child in children.filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())) {
         remove_tree(&child.path());
     }
-    // One that still has a process goes with the next lab's end.
+    // A cgroup that still has a process is removed when the next lab ends.
     let _ = fs::remove_dir(folder);
 }
 

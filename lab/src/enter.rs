@@ -1,4 +1,5 @@
-//! `overlay-lab enter PID -- CMD…`: runs a command in the namespaces of another process, passing signals in and the exit code out.
+//! `overlay-lab enter PID -- CMD…`: runs a command in the namespaces of another process; forwards
+//! signals to it and returns its exit code.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
@@ -15,12 +16,12 @@ use crate::namespace::{Namespaces, fork};
 
 /// The hidden subcommand that runs [`run`].
 pub(crate) const COMMAND: &str = "enter";
-/// Exit code when the namespaces could not be entered, as other tools of this kind have it.
+/// The exit code if the namespaces cannot be entered, as with other tools of this kind.
 pub(crate) const CANNOT_ENTER: i32 = 125;
 const CANNOT_EXECUTE: i32 = 126;
 const NOT_FOUND: i32 = 127;
 
-/// Signals that are passed on to the command.
+/// The signals that are forwarded to the command.
 const FORWARDED: [Signal; 7] = [
     Signal::SIGHUP,
     Signal::SIGINT,
@@ -35,7 +36,7 @@ const FORWARDED: [Signal; 7] = [
 ///
 /// # Errors
 ///
-/// When the namespaces cannot be entered.
+/// If the namespaces cannot be entered.
 pub(crate) fn run(args: &[OsString]) -> Result<i32> {
     let [pid, dashes, command @ ..] = args else { anyhow::bail!("usage: overlay-lab enter PID -- CMD…") };
     let pid = pid.to_str().and_then(|pid| pid.parse().ok()).context("PID is a number")?;
@@ -76,7 +77,7 @@ fn block_signals() -> Result<(SignalFd, SigSet)> {
     Ok((SignalFd::new(&set)?, before))
 }
 
-/// Passes signals to `child` until it ends; returns the exit code that tells how.
+/// Forwards signals to `child` until it ends; returns its exit code.
 fn attend(child: Pid, signals: &SignalFd) -> Result<i32> {
     loop {
         let info = match signals.read_signal() {
@@ -90,7 +91,8 @@ fn attend(child: Pid, signals: &SignalFd) -> Result<i32> {
                 return Ok(code);
             }
         } else if info.ssi_code != libc::SI_KERNEL {
-            // What the terminal sends goes to the whole foreground group, so the child has had it already.
+            // Signals from the terminal go to the whole foreground group, so the child has received
+            // them already.
             let _ = kill(child, signal);
         }
     }

@@ -24,57 +24,58 @@ impl Host {
         Self { plan, lab, init }
     }
 
-    /// The host's name.
+    /// Returns the host's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.plan.name
     }
 
-    /// The lab it is in.
+    /// Returns the lab it is in.
     #[must_use]
     pub(crate) fn lab(&self) -> &str {
         &self.lab
     }
 
-    /// The host's name and addresses.
+    /// Returns the host's name and addresses.
     #[must_use]
     pub fn plan(&self) -> &HostPlan {
         &self.plan
     }
 
-    /// The host's IPv4 address on the underlay.
+    /// Returns the host's IPv4 address on the underlay.
     #[must_use]
     pub fn address(&self) -> IpAddr {
         self.plan.ipv4.into()
     }
 
-    /// The number of the process that holds the host.
+    /// Returns the process id of the host's first process.
     #[must_use]
     pub fn init_pid(&self) -> i32 {
         self.init.pid
     }
 
-    /// Whether the host is there.
+    /// Returns whether the host is still there.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.init.is_alive()
     }
 
-    /// A command to be run on this host. The workspace's own programs are found by name.
+    /// Returns a command to be run on this host. The workspace's own programs are found by name.
     ///
     /// # Panics
     ///
-    /// When the workspace's programs have not been built; [`Host::try_command`] returns that as an error.
+    /// If the workspace's programs have not been built; [`Host::try_command`] returns that as an
+    /// error.
     #[must_use]
     pub fn command(&self, program: impl AsRef<OsStr>) -> HostCommand {
         self.try_command(program).expect("the workspace's programs are built")
     }
 
-    /// A command to be run on this host.
+    /// Returns a command to be run on this host.
     ///
     /// # Errors
     ///
-    /// When the host is gone, or the program is one of the workspace's and has not been built.
+    /// If the host is gone, or the program is one of the workspace's and has not been built.
     pub fn try_command(&self, program: impl AsRef<OsStr>) -> Result<HostCommand> {
         if !self.is_up() {
             bail!("{} is down", self.plan.name);
@@ -83,20 +84,21 @@ impl Host {
         HostCommand::new(self.init.pid, &self.plan.name, &self.lab, program.as_ref())
     }
 
-    /// Runs a script on this host; the first command of it that fails ends it.
+    /// Runs a script on this host; the first command that fails ends it.
     ///
     /// # Errors
     ///
-    /// When the host is gone, or the script fails.
+    /// If the host is gone, or the script fails.
     pub(crate) fn shell(&self, script: &str) -> Result<CommandOutput> {
         self.try_command("sh")?.args(["-ec", script]).run()
     }
 
-    /// Gives the host the firewall that container hosts often have: nothing is forwarded. Needs the `nft` program.
+    /// Sets a firewall policy that container hosts often have: nothing is forwarded. Needs the
+    /// `nft` program.
     ///
     /// # Errors
     ///
-    /// When nft is missing or refuses.
+    /// If `nft` is missing or fails.
     pub fn set_firewall_drop_forward(&self) -> Result<()> {
         const RULES: &str =
             "table inet lab_firewall { chain forward { type filter hook forward priority 0; policy drop; }; }";
@@ -109,7 +111,7 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// When its file cannot be written.
+    /// If the file cannot be written.
     pub fn set_resolvers(&self, resolvers: &[IpAddr]) -> Result<()> {
         let text: String = resolvers.iter().map(|address| format!("nameserver {address}\n")).collect();
 
@@ -120,38 +122,38 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub fn write(&self, path: impl AsRef<Path>, text: &str) -> Result<()> {
         let tee = self.try_command("tee")?.arg(path.as_ref()).input(text)?;
 
         tee.run().map(drop)
     }
 
-    /// The numbers, inside the host, of the processes whose program has this name.
+    /// Returns the ids, inside the host, of the processes whose program has this name.
     ///
     /// # Errors
     ///
-    /// When the host is gone.
+    /// If the host is gone.
     pub fn pids_of(&self, program: &str) -> Result<Vec<i32>> {
         let output = self.try_command("overlay-lab")?.args(["pids", program]).run()?;
 
         output.stdout.lines().map(|line| Ok(line.parse()?)).collect()
     }
 
-    /// Sends a signal to a process of the host, by its number inside the host.
+    /// Sends a signal to a process of the host, given by its id inside the host.
     ///
     /// # Errors
     ///
-    /// When there is no such process.
+    /// If there is no such process.
     pub fn kill(&self, pid: i32, signal: &str) -> Result<()> {
         self.try_command("overlay-lab")?.args(["kill", signal, &pid.to_string()]).run().map(drop)
     }
 
-    /// What the host has at the moment; `folders` are listed with all they hold.
+    /// Returns what the host has at the moment; `folders` are listed with their contents.
     ///
     /// # Errors
     ///
-    /// When the host is gone.
+    /// If the host is gone.
     pub fn snapshot(&self, folders: &[&str]) -> Result<Snapshot> {
         let output = self.try_command("overlay-lab")?.arg("snapshot").args(folders).run()?;
 

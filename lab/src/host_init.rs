@@ -1,4 +1,5 @@
-//! The first process of a host: makes the host's file tree, then holds its namespaces and reaps its orphans.
+//! The first process of a host: makes the host's file tree, then holds its namespaces and reaps its
+//! orphans.
 
 use std::io::Write as _;
 
@@ -14,10 +15,10 @@ use crate::rootfs;
 
 /// The hidden subcommand that runs [`run`].
 pub(crate) const COMMAND: &str = "__hold";
-/// What the init process says on its standard output when the host is made.
+/// What the process prints on standard output when the host is ready.
 pub(crate) const READY: &[u8] = b"ready\n";
 
-/// What the init process needs to know of its host.
+/// What the first process needs to know about its host.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct HostSetup {
     /// The host's name.
@@ -26,11 +27,11 @@ pub(crate) struct HostSetup {
     pub(crate) hosts_file: String,
 }
 
-/// Makes the host described by `setup`, says so, and holds it until killed.
+/// Makes the host described by `setup`, reports that it is ready, and holds it until killed.
 ///
 /// # Errors
 ///
-/// When the host cannot be made. Once it is made this does not return.
+/// If the host cannot be made. Once it is made this does not return.
 pub(crate) fn run(setup: &str) -> Result<()> {
     let setup: HostSetup = serde_json::from_str(setup).context("a host is started by its lab")?;
     SigSet::from(Signal::SIGCHLD).thread_block()?;
@@ -45,8 +46,8 @@ pub(crate) fn run(setup: &str) -> Result<()> {
     reap()
 }
 
-/// Lets the host's own addresses be usable at once: IPv6 would hold each back for a second or two, to look for others that have
-/// it. A system without IPv6 has no such setting.
+/// Makes the host's own addresses usable at once: otherwise duplicate address detection would delay
+/// each IPv6 address for a second or two. A system without IPv6 has no such setting.
 fn skip_duplicate_detection() {
     for scope in ["all", "default"] {
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/accept_dad"), "0");

@@ -1,4 +1,4 @@
-//! A lab that lives as long as the value that stands for it.
+//! A lab that lives as long as its value.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::FileExt as _;
@@ -16,10 +16,12 @@ use crate::process::ProcessIdentity;
 use crate::supervisor::{self, LabStarted, Order};
 use crate::topology::{Topology, UnderlayKind};
 
-/// How long the hosts may take to disappear once their lab is gone. The kernel does it in milliseconds; a loaded machine may not.
+/// How long the hosts may take to disappear once their lab is gone. The kernel takes milliseconds;
+/// a loaded machine may take longer.
 const TEARDOWN: Duration = Duration::from_secs(10);
 
-/// Hosts on a switch. They disappear with this value, and with the process that has it, however that ends.
+/// Hosts on a switch. They disappear with this value, and with the process that has it, however it
+/// ends.
 #[derive(Debug)]
 pub struct Lab {
     topology: Topology,
@@ -28,7 +30,7 @@ pub struct Lab {
     process: Option<Supervisor>,
 }
 
-/// The supervisor's process; closing its input ends it.
+/// The supervisor process, which ends when its input is closed.
 #[derive(Debug)]
 struct Supervisor {
     child: Child,
@@ -46,28 +48,28 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Sets the underlay's MTU; 1500 bytes unless set.
+    /// Sets the underlay's MTU in bytes; 1500 by default.
     #[must_use]
     pub fn mtu(mut self, mtu: u32) -> Self {
         self.mtu = mtu;
         self
     }
 
-    /// Sets the underlay's IPv4 prefix; 192.0.2.0/24 unless set.
+    /// Sets the underlay's IPv4 prefix; 192.0.2.0/24 by default.
     #[must_use]
     pub fn ipv4(mut self, prefix: Ipv4Net) -> Self {
         self.ipv4 = prefix;
         self
     }
 
-    /// Sets the underlay's IPv6 prefix, or none; `2001:db8::/64` unless set.
+    /// Sets the underlay's IPv6 prefix, or none; `2001:db8::/64` by default.
     #[must_use]
     pub fn ipv6(mut self, prefix: Option<Ipv6Net>) -> Self {
         self.ipv6 = prefix;
         self
     }
 
-    /// Puts a router between the hosts, in place of a switch.
+    /// Puts a router between the hosts instead of a switch.
     #[must_use]
     pub fn routed(mut self) -> Self {
         self.underlay = UnderlayKind::Router;
@@ -78,12 +80,12 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// When the options are impossible, or the system allows no namespaces.
+    /// If the options are invalid, or the system allows no namespaces.
     pub fn start(&self) -> Result<Lab> {
         self.start_as(false)
     }
 
-    /// Makes a lab that stays when this program ends, until its supervisor is stopped.
+    /// Makes a lab that remains when this program ends, until its supervisor is stopped.
     pub(crate) fn start_to_stay(&self) -> Result<Lab> {
         self.start_as(true)
     }
@@ -106,7 +108,7 @@ impl Lab {
         Self::builder(hosts).start()
     }
 
-    /// Starts to describe a lab of `hosts` hosts.
+    /// Starts to configure a lab of `hosts` hosts.
     #[must_use]
     pub fn builder(hosts: usize) -> Builder {
         Builder { hosts, mtu: 1500, ipv4: Topology::IPV4, ipv6: Some(Topology::IPV6), underlay: UnderlayKind::Switch }
@@ -149,23 +151,23 @@ impl Lab {
             .collect()
     }
 
-    /// The lab's names and addresses.
+    /// Returns the lab's names and addresses.
     #[must_use]
     pub fn topology(&self) -> &Topology {
         &self.topology
     }
 
-    /// The host with this index, from 0.
+    /// Returns the host with this index, from 0.
     ///
     /// # Panics
     ///
-    /// When the lab has fewer hosts.
+    /// If the lab has fewer hosts.
     #[must_use]
     pub fn host(&self, index: usize) -> &Host {
         &self.hosts[index]
     }
 
-    /// All hosts, in order.
+    /// Returns all hosts, in order.
     #[must_use]
     pub fn hosts(&self) -> &[Host] {
         &self.hosts
@@ -175,11 +177,11 @@ impl Lab {
         self.supervisor
     }
 
-    /// Records what crosses the switch from now on; with a marker, counts the frames that hold it.
+    /// Captures on the switch from now on; with a marker, counts the frames that contain it.
     ///
     /// # Errors
     ///
-    /// When the recording cannot be started.
+    /// If the capture cannot be started.
     pub fn capture(&self, marker: Option<&str>) -> Result<Capture> {
         Capture::start(self.on_switch()?.arg("capture"), marker, None)
     }
@@ -188,25 +190,26 @@ impl Lab {
     ///
     /// # Errors
     ///
-    /// When the recording cannot be started.
+    /// If the capture cannot be started.
     pub fn capture_to(&self, marker: Option<&str>, file: &std::path::Path) -> Result<Capture> {
         Capture::start(self.on_switch()?.arg("capture"), marker, Some(file))
     }
 
-    /// Records what passes the router's link to one host, in both directions, from now on.
+    /// Captures on the router's link to one host, in both directions, from now on.
     ///
     /// # Errors
     ///
-    /// When the recording cannot be started.
+    /// If the capture cannot be started.
     pub fn capture_link(&self, host: usize) -> Result<Capture> {
         Capture::start(self.on_switch()?.args(["capture", "--interface", &supervisor::port(host)]), None, None)
     }
 
-    /// Sets the largest packet, in bytes, that the router passes on to a host. IPv6 has no smaller one than 1280.
+    /// Sets the largest packet, in bytes, that the router forwards to a host; at least 1280 for
+    /// IPv6.
     ///
     /// # Errors
     ///
-    /// When the hosts have no router between them.
+    /// If the hosts have no router between them.
     pub fn set_path_mtu(&self, host: usize, mtu: u32) -> Result<()> {
         ensure!(self.topology.underlay == UnderlayKind::Router, "only a router tells paths apart");
         let addresses = self.topology.hosts[host].addresses();
@@ -218,11 +221,12 @@ impl Lab {
         Ok(())
     }
 
-    /// Lets the router say, or not say, that a packet is too large. Needs the `nft` program.
+    /// Stops the router from sending ICMP errors for packets that are too large, or lets it send
+    /// them again. Needs the `nft` program.
     ///
     /// # Errors
     ///
-    /// When nft is missing or refuses.
+    /// If `nft` is missing or fails.
     pub fn mute_router(&self, is_mute: bool) -> Result<()> {
         const RULES: &str = "table inet lab_router { chain output { type filter hook output priority 0; \
             icmp type destination-unreachable drop; icmpv6 type packet-too-big drop; }; }";
@@ -232,12 +236,12 @@ impl Lab {
         nft.run().context("this needs the nft program").map(drop)
     }
 
-    /// Puts these hosts behind translations, and no others: others see them as the router, and can only answer them.
-    /// Needs the `nft` program.
+    /// Puts exactly these hosts behind address translation: others see them with the router's
+    /// address, and can only answer them. Needs the `nft` program.
     ///
     /// # Errors
     ///
-    /// When the hosts have no router between them, or nft is missing or refuses.
+    /// If the hosts have no router between them, or `nft` is missing or fails.
     pub fn translate(&self, hosts: &[usize]) -> Result<()> {
         ensure!(self.topology.underlay == UnderlayKind::Router, "only a router translates");
         let links: Vec<_> = hosts.iter().map(|host| format!("{:?}", supervisor::port(*host))).collect();
@@ -258,11 +262,11 @@ impl Lab {
         Ok(())
     }
 
-    /// Cuts two hosts off from each other, silently: what they send to the other's underlay addresses is lost.
+    /// Drops everything between the underlay addresses of two hosts, silently.
     ///
     /// # Errors
     ///
-    /// When a host is gone.
+    /// If a host is gone.
     pub fn partition(&self, one: usize, other: usize) -> Result<()> {
         self.each_way(one, other, |host, address| host.args(["neighbour", "lose", &address]))
     }
@@ -271,7 +275,7 @@ impl Lab {
     ///
     /// # Errors
     ///
-    /// When a host is gone.
+    /// If a host is gone.
     pub fn heal(&self, one: usize, other: usize) -> Result<()> {
         self.each_way(one, other, |host, address| host.args(["neighbour", "find", &address]))
     }
@@ -287,20 +291,20 @@ impl Lab {
         Ok(())
     }
 
-    /// Pulls the host's cable: its `eth0` has no carrier.
+    /// Takes the carrier from a host's `eth0`, as if its cable were unplugged.
     ///
     /// # Errors
     ///
-    /// When the lab is gone.
+    /// If the lab is gone.
     pub fn unplug(&self, host: usize) -> Result<()> {
         self.on_switch()?.args(["link", &supervisor::port(host), "down"]).run().map(drop)
     }
 
-    /// Puts the host's cable back.
+    /// Plugs the host's cable in again.
     ///
     /// # Errors
     ///
-    /// When the lab is gone.
+    /// If the lab is gone.
     pub fn plug(&self, host: usize) -> Result<()> {
         self.on_switch()?.args(["link", &supervisor::port(host), "up"]).run().map(drop)
     }
@@ -309,11 +313,11 @@ impl Lab {
         HostCommand::new(self.supervisor.pid, "switch", &self.topology.id, "overlay-lab".as_ref())
     }
 
-    /// Takes the lab down and insists that all of its hosts are gone.
+    /// Takes the lab down and checks that all of its hosts are gone.
     ///
     /// # Errors
     ///
-    /// When a host remains.
+    /// If a host remains.
     pub fn finish(mut self) -> Result<()> {
         self.stop();
 
@@ -322,7 +326,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Lets the lab stay when this value is dropped.
+    /// Keeps the lab when this value is dropped.
     pub(crate) fn leave_running(mut self) -> Self {
         if let Some(mut supervisor) = self.process.take() {
             drop(supervisor.input.take());

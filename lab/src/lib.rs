@@ -1,8 +1,9 @@
 //! Hosts made of Linux namespaces, for users and for every end-to-end test.
 //!
-//! A [`Lab`] is an underlay switch (a bridge in a network namespace without a name) and a number of hosts. Each host is one
-//! process that holds network, mount, UTS, IPC and PID namespaces of its own, so nothing of a lab appears in the machine's
-//! `ip netns`, links, nftables or mounts, and killing that process kills everything in the host.
+//! A [`Lab`] consists of an underlay switch (a bridge in an unnamed network namespace) and a number
+//! of hosts. Each host is one process that holds network, mount, UTS, IPC and PID namespaces of its
+//! own. So nothing of a lab appears in the machine's `ip netns`, links, nftables or mounts, and
+//! killing that process kills everything in the host.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {

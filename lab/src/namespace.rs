@@ -1,4 +1,4 @@
-//! The system calls that make and enter namespaces. Everything here wants a process with one thread.
+//! The system calls that make and enter namespaces. All of them need a single-threaded process.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -12,21 +12,22 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout};
 
-/// The program itself, also when its file has been replaced meanwhile.
+/// The program itself, even if its file has been replaced in the meantime.
 const OWN_IMAGE: &std::ffi::CStr = c"/proc/self/exe";
 
-/// What a host has of its own.
+/// The namespaces that each host has of its own.
 const HOST: CloneFlags = CloneFlags::CLONE_NEWNET
     .union(CloneFlags::CLONE_NEWNS)
     .union(CloneFlags::CLONE_NEWUTS)
     .union(CloneFlags::CLONE_NEWIPC)
     .union(CloneFlags::CLONE_NEWPID);
 
-/// Puts this process into a network namespace of its own; without root, into a user namespace too, as its root.
+/// Moves this process into a new network namespace; without root, also into a new user namespace,
+/// as its root.
 ///
 /// # Errors
 ///
-/// When the system allows neither; the text says what would.
+/// If the system allows neither; the error says what would help.
 pub(crate) fn enter_new_network() -> Result<()> {
     if unshare(CloneFlags::CLONE_NEWNET).is_ok() {
         return Ok(());
@@ -50,12 +51,12 @@ fn map_identity(file: &str, text: &str) -> Result<()> {
     std::fs::write(Path::new("/proc/self").join(file), text).with_context(|| format!("cannot write /proc/self/{file}"))
 }
 
-/// Starts this program again with `args` as first process of a host: in namespaces of its own, reporting on `stdout`,
-/// and killed as soon as the calling process is gone.
+/// Starts this program again with `args` as the first process of a host: in namespaces of its own,
+/// with its reports on `stdout`. It is killed as soon as the calling process is gone.
 ///
 /// # Errors
 ///
-/// When the kernel refuses the namespaces.
+/// If the kernel refuses the namespaces.
 #[expect(unsafe_code, reason = "only clone(2) makes a process that is the first of its PID namespace")]
 pub(crate) fn spawn_host(args: &[&str], stdin: &File, stdout: &OwnedFd) -> Result<Pid> {
     const STACK: usize = 128 * 1024;
@@ -67,8 +68,9 @@ pub(crate) fn spawn_host(args: &[&str], stdin: &File, stdout: &OwnedFd) -> Resul
     };
     let mut stack = vec![0; STACK];
 
-    // SAFETY: without CLONE_VM the child works on a copy of this memory, as after fork, and `stack` is its alone. This process
-    // has one thread, so no lock can be held by another. The child makes four system calls and executes.
+    // SAFETY: without CLONE_VM the child works on a copy of this memory, as after fork, and only
+    // the child uses `stack`. This process has one thread, so no other can hold a lock. The child
+    // makes four system calls and executes the program.
     let pid = unsafe { nix::sched::clone(Box::new(child), &mut stack, HOST, Some(libc::SIGCHLD)) };
 
     pid.map_err(|errno| anyhow::anyhow!("cannot make a host: {}", errno.desc()))
@@ -82,11 +84,12 @@ fn replace_by_init(args: &[CString], stdin: &File, stdout: &OwnedFd) -> Result<s
     nix::unistd::execv(OWN_IMAGE, args)
 }
 
-/// Points the standard streams at `/dev/null`, so that no terminal or pipe is held by a process that stays.
+/// Redirects the standard streams to `/dev/null`, so that a process that stays does not hold a
+/// terminal or pipe open.
 ///
 /// # Errors
 ///
-/// When `/dev/null` cannot be opened.
+/// If `/dev/null` cannot be opened.
 pub(crate) fn drop_standard_streams() -> Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
 
@@ -96,17 +99,18 @@ pub(crate) fn drop_standard_streams() -> Result<()> {
     Ok(())
 }
 
-/// The namespaces of another process, opened in the order in which they are entered.
+/// The namespaces of another process, in the order in which they are entered.
 pub(crate) struct Namespaces {
     files: Vec<(File, CloneFlags)>,
 }
 
 impl Namespaces {
-    /// Opens those namespaces of `pid` that are not ours already, which the kernel may refuse to enter.
+    /// Opens those namespaces of `pid` that differ from ours; the kernel may refuse to enter the
+    /// others.
     ///
     /// # Errors
     ///
-    /// When there is no such process, or it is not ours.
+    /// If there is no such process, or it is not ours.
     pub(crate) fn of(pid: i32) -> Result<Self> {
         let mut files = Vec::new();
         for (name, flag) in [
@@ -127,11 +131,11 @@ impl Namespaces {
         Ok(Self { files })
     }
 
-    /// Moves this thread in; the PID namespace takes effect for its children.
+    /// Moves this thread into them; the PID namespace takes effect for its children.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses, as it does for a process with several threads.
+    /// If the kernel refuses, as it does for a process with several threads.
     pub(crate) fn enter(&self) -> Result<()> {
         for (file, flag) in &self.files {
             setns(file, *flag).map_err(|errno| anyhow::anyhow!("cannot enter {flag:?}: {}", errno.desc()))?;
@@ -148,11 +152,11 @@ fn same_namespace(pid: i32, name: &str) -> Result<bool> {
     Ok(link == std::fs::read_link(format!("/proc/self/ns/{name}"))?)
 }
 
-/// Runs `work` inside the network namespace `inside` and comes back to `home`.
+/// Runs `work` inside the network namespace `inside` and returns to `home`.
 ///
 /// # Errors
 ///
-/// When a namespace cannot be entered, or `work` fails.
+/// If a namespace cannot be entered, or `work` fails.
 pub(crate) fn within_network<T>(inside: &File, home: &File, work: impl FnOnce() -> Result<T>) -> Result<T> {
     setns(inside, CloneFlags::CLONE_NEWNET).context("cannot enter the host's network")?;
     let result = work();
@@ -161,21 +165,21 @@ pub(crate) fn within_network<T>(inside: &File, home: &File, work: impl FnOnce() 
     result
 }
 
-/// Makes this process the parent of a copy of itself; `None` in the copy.
+/// Forks this process; returns `None` in the child.
 ///
 /// # Errors
 ///
-/// When the kernel makes no process.
+/// If the kernel cannot make a process.
 #[expect(unsafe_code, reason = "a PID namespace is entered by forking")]
 pub(crate) fn fork() -> io::Result<Option<Pid>> {
-    // SAFETY: the callers are programs with one thread, so the child may do whatever the parent may.
+    // SAFETY: the callers have one thread, so the child may do whatever the parent may.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Parent { child } => Ok(Some(child)),
         nix::unistd::ForkResult::Child => Ok(None),
     }
 }
 
-/// The number of a descriptor, for the one kernel interface that takes numbers.
+/// Returns the number of a descriptor, for the kernel interface that takes numbers.
 pub(crate) fn raw(fd: BorrowedFd<'_>) -> i32 {
     fd.as_raw_fd()
 }

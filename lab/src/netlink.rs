@@ -13,7 +13,8 @@ use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, Ro
 
 use crate::namespace::raw;
 
-/// Locks a route's MTU against what ICMP says (`RTAX_MTU` of `linux/rtnetlink.h`, as a bit).
+/// Locks a route's MTU so that ICMP errors do not change it (the bit of `RTAX_MTU` in
+/// `linux/rtnetlink.h`).
 const LOCK_MTU: u32 = 1 << 2;
 
 /// One netlink connection; it belongs to the network namespace in which it was opened.
@@ -21,21 +22,21 @@ pub(crate) struct NetlinkHandle {
     handle: Handle,
 }
 
-/// Runs `work`, which uses netlink, to its end on this thread.
+/// Runs `work`, which uses netlink, to completion on this thread.
 ///
 /// # Errors
 ///
-/// What `work` returns.
+/// Those of `work`.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_io().build()?.block_on(work)
 }
 
 impl NetlinkHandle {
-    /// Opens a connection to the namespace this thread is in. Must be called inside [`block_on`].
+    /// Opens a connection to the namespace of this thread. Must be called inside [`block_on`].
     ///
     /// # Errors
     ///
-    /// When the kernel gives no socket.
+    /// If the kernel provides no socket.
     pub(crate) fn open() -> Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
         tokio::spawn(connection);
@@ -43,14 +44,14 @@ impl NetlinkHandle {
         Ok(Self { handle })
     }
 
-    /// Makes a bridge that learns, floods and delays nothing.
+    /// Makes a bridge that floods multicast and has no spanning tree, so its ports forward at once.
     pub(crate) async fn add_bridge(&self, name: &str, mtu: u32) -> Result<()> {
         let bridge = LinkBridge::new(name).mcast_snooping(false).mtu(mtu).up().build();
 
         self.handle.link().add(bridge).execute().await.with_context(|| format!("cannot make bridge {name}"))
     }
 
-    /// Makes a pair of links: `port` here, on `bridge` if there is one, `peer` in another namespace.
+    /// Makes a pair of links: `port` here, on `bridge` if given, and `peer` in another namespace.
     pub(crate) async fn add_port(
         &self,
         bridge: Option<&str>,
@@ -94,7 +95,7 @@ impl NetlinkHandle {
         let index = self.index(name).await?;
         let mut request = self.handle.address().add(index, address, prefix_len);
         if address.is_ipv6() {
-            // Duplicate detection would hold the address back for a second.
+            // Duplicate address detection would delay the address by a second.
             let message = request.message_mut();
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
@@ -102,7 +103,7 @@ impl NetlinkHandle {
         request.execute().await.with_context(|| format!("cannot give {name} the address {address}"))
     }
 
-    /// Sends everything without a better route to `gateway`.
+    /// Adds a default route through `gateway`.
     pub(crate) async fn add_default_route(&self, gateway: IpAddr) -> Result<()> {
         let route = match gateway {
             IpAddr::V4(gateway) => RouteMessageBuilder::<std::net::Ipv4Addr>::new().gateway(gateway).build(),
@@ -112,7 +113,7 @@ impl NetlinkHandle {
         self.handle.route().add(route).execute().await.with_context(|| format!("cannot route via {gateway}"))
     }
 
-    /// Sends what goes to one host over a link, in packets of at most `mtu` bytes.
+    /// Adds a route to one host over a link, with an MTU of `mtu` bytes if given.
     pub(crate) async fn set_host_route(&self, link: &str, host: IpAddr, mtu: Option<u32>) -> Result<()> {
         let index = self.index(link).await?;
         let mut route = match host {
@@ -134,7 +135,7 @@ impl NetlinkHandle {
         self.handle.route().add(route).replace().execute().await.with_context(|| format!("cannot route to {host}"))
     }
 
-    /// Pins a neighbour to a link-layer address.
+    /// Adds a permanent neighbour entry with a link-layer address.
     pub(crate) async fn pin_neighbour(&self, name: &str, address: IpAddr, mac: [u8; 6]) -> Result<()> {
         let index = self.index(name).await?;
         let request = self.handle.neighbours().add(index, address).link_layer_address(&mac).replace();
@@ -142,7 +143,7 @@ impl NetlinkHandle {
         request.execute().await.with_context(|| format!("cannot pin the neighbour {address}"))
     }
 
-    /// Forgets a pinned neighbour; one that is not there is no error.
+    /// Removes a permanent neighbour entry, if there is one.
     pub(crate) async fn forget_neighbour(&self, name: &str, address: IpAddr) -> Result<()> {
         let index = self.index(name).await?;
         let mut request = self.handle.neighbours().add(index, address).replace();

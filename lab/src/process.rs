@@ -1,4 +1,5 @@
-//! Processes as seen from outside: whether one lives, since when, and waiting for its end with a deadline.
+//! Processes as seen from outside: whether one is alive, since when, and waiting for its end with a
+//! deadline.
 
 use std::fs;
 use std::io;
@@ -8,38 +9,40 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
-/// A process that cannot be mistaken for a later one with the same number.
+/// Identifies a process; a later one with the same id is not mistaken for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProcessIdentity {
-    /// Its number.
+    /// Its process id.
     pub(crate) pid: i32,
     /// When it started, in clock ticks since boot.
     pub(crate) started: u64,
 }
 
 impl ProcessIdentity {
-    /// Identifies the process that has this number now.
+    /// Identifies the process that has this id now.
     pub(crate) fn of(pid: i32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name may hold spaces and parentheses; fields are counted from its end. The start time is field 22.
+        // The name may contain spaces and parentheses, so fields are counted from its end. The
+        // start time is field 22.
         let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let dead = matches!(*fields.first()?, "Z" | "X");
 
         (!dead).then_some(Self { pid, started: fields.get(19)?.parse().ok()? })
     }
 
-    /// Whether it still runs.
+    /// Returns whether it still runs.
     pub(crate) fn is_alive(self) -> bool {
         Self::of(self.pid) == Some(self)
     }
 
-    /// Kills it and waits until it is gone; `false` if it is still there at the deadline.
+    /// Kills it and waits until it is gone; returns `false` if it is still there at the deadline.
     pub(crate) fn kill(self, within: Duration) -> bool {
         let Ok(handle) = ProcessHandle::open(self.pid) else { return !self.is_alive() };
         if !self.is_alive() {
             return true;
         }
-        // The handle keeps the number from being given to another process between the check and the signal.
+        // The handle keeps the id from being given to another process between the check and the
+        // signal.
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), nix::sys::signal::Signal::SIGKILL);
 
         handle.wait_gone(within)
@@ -50,14 +53,15 @@ impl ProcessIdentity {
 pub(crate) struct ProcessHandle(OwnedFd);
 
 impl ProcessHandle {
-    /// Opens the process with this number.
+    /// Opens the process with this id.
     ///
     /// # Errors
     ///
-    /// When there is none.
+    /// If there is none.
     #[expect(unsafe_code, reason = "no library here wraps pidfd_open(2)")]
     pub(crate) fn open(pid: i32) -> io::Result<Self> {
-        // SAFETY: pidfd_open takes a process number and a word of flags, reads no memory and returns a new descriptor or -1.
+        // SAFETY: pidfd_open takes a process id and flags, reads no memory and returns a new
+        // descriptor or -1.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         let fd = i32::try_from(fd).map_err(io::Error::other)?;
         if fd < 0 {
@@ -68,7 +72,7 @@ impl ProcessHandle {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Waits for the end of the process; `false` if it still runs at the deadline.
+    /// Waits for the end of the process; returns `false` if it still runs at the deadline.
     pub(crate) fn wait_gone(&self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
         loop {
@@ -82,12 +86,13 @@ impl ProcessHandle {
     }
 }
 
-/// A timeout as poll(2) takes it: whole milliseconds, rounded up so that a short wait does not become a busy loop.
+/// Returns a timeout for poll(2): whole milliseconds, rounded up so that a short wait does not
+/// become a busy loop.
 pub(crate) fn poll_timeout(duration: Duration) -> PollTimeout {
     PollTimeout::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
 }
 
-/// Rests for `duration`, between two looks at a condition.
+/// Sleeps for `duration`, between two checks of a condition.
 pub(crate) fn rest(duration: Duration) {
     let _ = poll(&mut [], poll_timeout(duration));
 }

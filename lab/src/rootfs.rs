@@ -1,7 +1,8 @@
 //! The private parts of a host's file tree: `/run`, `/etc`, `/var/lib`, `/proc` and `/sys`.
 //!
-//! `/etc` and `/var/lib` become writable folders in memory that link to what the machine has there, except for what a host must
-//! have of its own. So a host may write where a real one would, and nothing of it reaches the machine's disk.
+//! `/etc` and `/var/lib` become writable folders in memory with links to what the machine has
+//! there, except for what each host must have of its own. So a host can write where a real one
+//! would, and nothing of it reaches the machine's disk.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,18 +13,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-/// Where the folders of the machine remain reachable inside a host, in a folder for each lab that the host is nested in.
+/// Where the machine's folders can be reached inside a host, in one folder for each lab that the
+/// host is nested in.
 pub(crate) const BASES: &str = "/run/overlay-lab/base";
-/// What a host never sees of the machine's `/etc`.
+/// What a host does not see of the machine's `/etc`.
 const OWN_ETC: [&str; 5] = ["hostname", "hosts", "resolv.conf", "overlay", "mtab"];
-/// What a host never sees of the machine's `/var/lib`.
+/// What a host does not see of the machine's `/var/lib`.
 const OWN_VAR_LIB: [&str; 1] = ["overlay"];
 
-/// Gives this process, which has a mount namespace of its own, the file tree of a host.
+/// Makes the file tree of a host for this process, which has a mount namespace of its own.
 ///
 /// # Errors
 ///
-/// When a mount is refused.
+/// If a mount is refused.
 pub(crate) fn make(host: &str, hosts_file: &str) -> Result<()> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .context("cannot make the mounts private")?;
@@ -38,13 +40,14 @@ pub(crate) fn make(host: &str, hosts_file: &str) -> Result<()> {
     mount_proc()?;
     mount_sys(&base);
 
-    // As on a host that systemd has booted: what is unmounted later goes from the mount namespaces of containers too. Not
-    // earlier, or what covers /etc would cover its copy.
+    // As on a host that systemd has booted: what is unmounted later also disappears from the mount
+    // namespaces of containers. Not earlier, or the mount over /etc would also cover its copy.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED, None::<&str>)
         .context("cannot share the mounts inside the host")
 }
 
-/// Unmounts the machine's pinned namespaces, which the host would otherwise keep alive. A normal user may not, and keeps them.
+/// Unmounts the machine's pinned namespaces, which the host would otherwise keep alive. An
+/// unprivileged user may not do that, and keeps them.
 fn forget_namespaces() {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     for line in mounts.lines() {
@@ -66,8 +69,9 @@ fn mount_memory(target: &str) -> Result<()> {
         .with_context(|| format!("cannot mount a private {target}"))
 }
 
-/// Gives the host a `/run` and returns the folder in it from where the machine's folders remain reachable. In a lab within a
-/// host, that machine is a host too, whose links lead to its own such folder: it is kept.
+/// Gives the host a `/run` and returns the folder in it in which the machine's folders can be
+/// reached. In a lab within a host, the machine is itself a host whose links lead to a folder like
+/// that, so it is kept.
 fn mount_run() -> Result<PathBuf> {
     let outer: Vec<_> = (0..).map_while(|depth: u32| File::open(format!("{BASES}/{depth}")).ok()).collect();
     mount_memory("/run")?;
@@ -80,7 +84,8 @@ fn mount_run() -> Result<PathBuf> {
     Ok(PathBuf::from(format!("{BASES}/{}", outer.len())))
 }
 
-/// Covers `folder` with one in memory whose entries lead to the machine's, except for those named in `own`.
+/// Covers `folder` with one in memory whose entries are links to the machine's, except for those
+/// named in `own`.
 fn mount_private(folder: &str, own: &[&str], base: &Path) -> Result<()> {
     let base = base.join(folder.trim_start_matches('/'));
     fs::create_dir_all(&base).with_context(|| format!("cannot make {}", base.display()))?;
@@ -101,7 +106,8 @@ fn mount_private(folder: &str, own: &[&str], base: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A link keeps its own target, which may be relative to its place; anything else is reached through the base.
+/// A link keeps its own target, which may be relative to its place; anything else is reached
+/// through the base.
 fn link_target(entry: &fs::DirEntry) -> io::Result<PathBuf> {
     if entry.file_type()?.is_symlink() { fs::read_link(entry.path()) } else { Ok(entry.path()) }
 }
@@ -120,7 +126,8 @@ fn mount_proc() -> Result<()> {
     )
 }
 
-/// Shows the host's links under `/sys/class/net`. A host is whole without it, so a refusal is not an error.
+/// Shows the host's links under `/sys/class/net`. A host works without that, so a refusal is not an
+/// error.
 fn mount_sys(base: &Path) {
     let cgroup = base.join("cgroup");
     let kept = fs::create_dir_all(&cgroup).is_ok() && bind(Path::new("/sys/fs/cgroup"), &cgroup).is_ok();

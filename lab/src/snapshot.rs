@@ -1,4 +1,4 @@
-//! What a machine or host has, to be compared with what it has later.
+//! What a machine or host has, for comparison with what it has later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -15,20 +15,22 @@ use crate::rootfs::BASES;
 use crate::tool::processes::{pids, program};
 use crate::wait::wait_until;
 
-/// How long what is being torn down may take to disappear: the kernel does some of it later.
+/// How long what is being removed may take to disappear: the kernel does some of it later.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// The length of a prefix that is one IPv6 address, as the kernel writes it.
+/// The prefix length of a single IPv6 address, as the kernel writes it: hexadecimal.
 const WHOLE: &str = "80";
 
-/// Network namespaces, links, addresses, routes, nftables rules, mounts, processes of the workspace's programs, and files.
+/// Network namespaces, links, addresses, routes, nftables rules, mounts, processes of the
+/// workspace's programs, and files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     parts: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Snapshot {
-    /// Looks at the machine or host this process runs on; `folders` are listed with all they hold.
+    /// Examines the machine or host that this process runs on; `folders` are listed with their
+    /// contents.
     #[must_use]
     pub fn take(folders: &[&Path]) -> Self {
         Self::of(folders, None)
@@ -51,11 +53,11 @@ impl Snapshot {
         Self { parts }
     }
 
-    /// Adds what is in the network namespaces that are pinned in `folder`.
+    /// Adds the contents of the network namespaces that are pinned in `folder`.
     ///
     /// # Errors
     ///
-    /// When a namespace there cannot be entered.
+    /// If a namespace there cannot be entered.
     pub(crate) fn with_pinned_networks(mut self, folder: &Path) -> Result<Self> {
         let home = File::open("/proc/thread-self/ns/net")?;
         for name in names_in(folder) {
@@ -69,15 +71,15 @@ impl Snapshot {
         Ok(self)
     }
 
-    /// Only the parts that restarts do not change: everything but processes and files.
+    /// Keeps only the parts that restarts do not change: everything but processes and files.
     #[must_use]
     pub fn of_kernel(mut self) -> Self {
         self.parts.retain(|name, _| name != "processes" && name != "files");
         self
     }
 
-    /// Returns an IPv6 address to which packets are not taken yet, if there is one: the kernel adds
-    /// that route once it knows that no neighbour has the address.
+    /// Returns an IPv6 address that does not accept packets yet, if there is one: the kernel adds
+    /// its route once it knows that no neighbour has the address.
     pub(crate) fn unfinished_address(&self) -> Option<String> {
         let empty = BTreeSet::new();
         let pending = |(name, addresses): (&String, &BTreeSet<String>)| {
@@ -95,7 +97,7 @@ impl Snapshot {
         self.parts.iter().find_map(pending)
     }
 
-    /// What `later` has more (`+`) and less (`-`) than this, one line each.
+    /// Lists what `later` has in addition (`+`) and no longer has (`-`), one line each.
     #[must_use]
     pub fn differences(&self, later: &Self) -> Vec<String> {
         let empty = BTreeSet::new();
@@ -109,16 +111,16 @@ impl Snapshot {
         lines
     }
 
-    /// How many things of each kind there are.
+    /// Returns how many things of each kind there are.
     pub fn counts(&self) -> impl Iterator<Item = (&str, usize)> {
         self.parts.iter().map(|(name, part)| (name.as_str(), part.len()))
     }
 
-    /// Insists that `now` comes to show the same as this, waiting up to 5 s for the kernel to finish.
+    /// Checks that `now` becomes equal to this, waiting up to 5 s for the kernel to finish.
     ///
     /// # Errors
     ///
-    /// When there are differences that stay; the text lists them.
+    /// If differences remain; the error lists them.
     pub fn assert_unchanged(&self, mut now: impl FnMut() -> Result<Self>) -> Result<()> {
         let mut differences = Vec::new();
         let mut failure = None;
@@ -141,7 +143,7 @@ impl Snapshot {
     }
 }
 
-/// What the calling thread's network namespace holds.
+/// Adds the contents of the calling thread's network namespace.
 fn add_network(place: &str, parts: &mut BTreeMap<String, BTreeSet<String>>) {
     let links = columns("/proc/thread-self/net/dev", |line| Some(line.split_once(':')?.0.trim().to_owned()));
     for (name, part) in [("links", links), ("addresses", addresses()), ("routes", routes()), ("nft", nft())] {
@@ -166,7 +168,8 @@ fn mount_point(line: &str) -> Option<String> {
     Some(format!("{target} ({kind} {source})"))
 }
 
-/// The leaves of the kernel's table of local IPv4 addresses, and its list of IPv6 addresses.
+/// Returns the leaves of the kernel's table of local IPv4 addresses, and its list of IPv6
+/// addresses.
 fn addresses() -> BTreeSet<String> {
     let table = fs::read_to_string("/proc/thread-self/net/fib_trie").unwrap_or_default();
     let lines: Vec<_> = table.lines().map(str::trim).collect();
@@ -180,7 +183,7 @@ fn addresses() -> BTreeSet<String> {
     v4.chain(v6).collect()
 }
 
-/// Routes of both families, without their counters.
+/// Returns the routes of both families, without their counters.
 fn routes() -> BTreeSet<String> {
     let v4 = columns("/proc/thread-self/net/route", |line| pick_words(line, &[0, 1, 2, 7]));
     let v6 = columns("/proc/thread-self/net/ipv6_route", |line| pick_words(line, &[9, 0, 1, 4]));
@@ -195,13 +198,13 @@ fn pick_words(line: &str, which: &[usize]) -> Option<String> {
     Some(picked?.join(" "))
 }
 
-/// The ruleset without counters; nothing where there is no nft, or no right to ask it.
+/// Returns the ruleset without counters; nothing if there is no `nft`, or no permission to use it.
 fn nft() -> BTreeSet<String> {
     let output =
         Command::new("nft").args(["-s", "list", "ruleset"]).stdin(Stdio::null()).stderr(Stdio::null()).output();
     let Ok(output) = output else { return BTreeSet::new() };
 
-    // A rule may stand in two chains: each line goes with its number.
+    // A rule may be in two chains, so each line has its number.
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.lines().enumerate().map(|(number, line)| format!("{number:04} {line}")).collect()
 }
@@ -231,7 +234,7 @@ fn describe(pid: i32) -> String {
 }
 
 fn list_files(path: &Path, files: &mut BTreeSet<String>) {
-    // What the machine has there, others may change at any moment.
+    // Others may change the machine's folders at any moment.
     if path == Path::new(BASES) {
         return;
     }

@@ -1,4 +1,4 @@
-//! What stays of a lab that is up: a file that says which processes hold it.
+//! The record of a lab that is up: a file that says which processes hold it.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -18,7 +18,7 @@ const FILE: &str = "lab.json";
 /// How long the processes of a lab may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A lab that is up, as recorded.
+/// The record of a lab that is up.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct LabRecord {
     /// The lab's name.
@@ -55,7 +55,7 @@ impl LabRecord {
         })
     }
 
-    /// Writes the record in one step.
+    /// Writes the record atomically.
     pub(crate) fn save(&self) -> Result<()> {
         let folder = folder_of(&self.name);
         fs::DirBuilder::new()
@@ -78,7 +78,7 @@ impl LabRecord {
             other => other.with_context(|| format!("cannot read {}", path.display()))?,
         };
 
-        // A record of another version of this program still has to be cleaned away, by hand if need be.
+        // A record of another version of this program must be cleaned up, by hand if need be.
         serde_json::from_str(&text).map(Some).with_context(|| format!("{} is damaged: remove it", path.display()))
     }
 
@@ -91,12 +91,12 @@ impl LabRecord {
         names.iter().filter_map(|name| Self::load(name).transpose()).collect()
     }
 
-    /// Whether the lab's switch is there.
+    /// Returns whether the lab's switch is there.
     pub(crate) fn is_up(&self) -> bool {
         self.supervisor.is_alive()
     }
 
-    /// The host with this name, letter or number.
+    /// Returns the host with this name, letter or number.
     pub(crate) fn host(&self, name: &str) -> Result<Host> {
         let Some(index) = self.topology.position(name) else {
             let names: Vec<_> = self.topology.hosts.iter().map(|host| host.name.as_str()).collect();
@@ -106,7 +106,7 @@ impl LabRecord {
         Ok(Host::new(self.topology.hosts[index].clone(), self.topology.id.clone(), self.inits[index]))
     }
 
-    /// The hosts, to be shown.
+    /// Lists the hosts for display.
     pub(crate) fn list(&self) -> Vec<Listed> {
         let pairs = self.topology.hosts.iter().zip(&self.inits);
 
@@ -122,7 +122,7 @@ impl LabRecord {
             .collect()
     }
 
-    /// Takes the lab down, or what a crash has left of it, and forgets it.
+    /// Takes the lab down, or what a crash has left of it, and removes the record.
     pub(crate) fn remove(&self) -> Result<()> {
         for process in std::iter::once(&self.supervisor).chain(&self.inits) {
             if !process.kill(PATIENCE) {
@@ -149,12 +149,12 @@ impl std::fmt::Display for Listed {
     }
 }
 
-/// Removes what crashed runs have left behind: records whose switch is gone.
+/// Removes the records that crashed runs have left behind, whose switch is gone.
 pub(crate) fn clean() -> Result<()> {
     LabRecord::load_all()?.iter().filter(|record| !record.is_up()).try_for_each(LabRecord::remove)
 }
 
-/// Refuses names that are no plain folder name.
+/// Rejects names that are not simple folder names.
 pub(crate) fn check_name(name: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if name.is_empty() || name.len() > 32 || name.starts_with('-') || !name.chars().all(plain) {

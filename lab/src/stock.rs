@@ -1,4 +1,5 @@
-//! Other implementations of WireGuard on the hosts of a lab: as peers of our engine, and to compare with.
+//! Other implementations of WireGuard on the hosts of a lab, as peers of our engine and for
+//! comparison.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use crate::command::Running;
 use crate::host::Host;
 use crate::wait::wait_until;
 
-/// The public keys that go with the private keys 0x11… and 0x22….
+/// The public keys of the private keys 0x11… and 0x22….
 const KEY1: [u8; 32] = [
     0x7b, 0x4e, 0x90, 0x9b, 0xbe, 0x7f, 0xfe, 0x44, 0xc4, 0x65, 0xa2, 0x20, 0x03, 0x7d, 0x60, 0x8e, 0xe3, 0x58, 0x97,
     0xd3, 0x1e, 0xf9, 0x72, 0xf0, 0x7f, 0x74, 0x89, 0x2c, 0xb0, 0xf7, 0x3f, 0x13,
@@ -20,17 +21,17 @@ const KEY2: [u8; 32] = [
     0x0f, 0xaa, 0x68, 0x4e, 0xd2, 0x88, 0x67, 0xb9, 0x7f, 0x4a, 0x6a, 0x2d, 0xee, 0x5d, 0xf8, 0xce, 0x97, 0x4e, 0x76,
     0xb7, 0x01, 0x8e, 0x3f, 0x22, 0xa1, 0xc4, 0xcf, 0x26, 0x78, 0x57, 0x0f, 0x20,
 ];
-/// How long one may take to start.
+/// How long an implementation may take to start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A userspace implementation of WireGuard that is not ours.
+/// A userspace implementation of WireGuard other than ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stock {
-    /// The reference in Go.
+    /// The reference implementation in Go.
     WireguardGo,
-    /// Cloudflare's in Rust.
+    /// Cloudflare's implementation in Rust.
     Boringtun,
-    /// Mullvad's in Rust.
+    /// Mullvad's implementation in Rust.
     Gotatun,
 }
 
@@ -43,24 +44,24 @@ pub struct StockTunnel {
     pub peer: [u8; 32],
     /// The UDP port it listens on.
     pub port: u16,
-    /// Where the other end is, if it is this end that calls.
+    /// The underlay address of the other end, if this end initiates.
     pub endpoint: Option<SocketAddr>,
     /// Its address inside the tunnel, with the prefix that is reached through it.
     pub address: IpNet,
-    /// The largest packet inside the tunnel.
+    /// The largest packet inside the tunnel, in bytes.
     pub mtu: u32,
 }
 
 impl StockTunnel {
-    /// Two pairs of private and public keys for tests and measurements, which have no secrets.
+    /// Two pairs of private and public keys for tests and measurements, which protect no secrets.
     pub const KEYS: [([u8; 32], [u8; 32]); 2] = [([0x11; 32], KEY1), ([0x22; 32], KEY2)];
 }
 
 impl Stock {
-    /// All of them.
+    /// All implementations.
     pub const ALL: [Self; 3] = [Self::WireguardGo, Self::Boringtun, Self::Gotatun];
 
-    /// The name of its program.
+    /// Returns the name of its program.
     #[must_use]
     pub fn program(self) -> &'static str {
         match self {
@@ -70,7 +71,7 @@ impl Stock {
         }
     }
 
-    /// How its program is installed.
+    /// Returns how to install its program.
     #[must_use]
     pub fn source(self) -> &'static str {
         match self {
@@ -80,7 +81,7 @@ impl Stock {
         }
     }
 
-    /// The interface it makes on a host; all may run at once.
+    /// Returns the name of its interface on a host; all may run at the same time.
     #[must_use]
     pub fn interface(self) -> &'static str {
         match self {
@@ -90,7 +91,7 @@ impl Stock {
         }
     }
 
-    /// Whether its program is installed here.
+    /// Returns whether its program is installed here.
     #[must_use]
     pub fn is_installed(self) -> bool {
         is_installed(self.program())
@@ -100,7 +101,7 @@ impl Stock {
     ///
     /// # Errors
     ///
-    /// When it does not start, or refuses its configuration.
+    /// If it does not start, or rejects its configuration.
     pub fn start(self, host: &Host, tunnel: &StockTunnel) -> Result<Running> {
         let interface = self.interface();
         let command = host.try_command(self.program())?;
@@ -122,7 +123,7 @@ impl Stock {
     }
 }
 
-/// Whether a program is in the `PATH`.
+/// Returns whether a program is in `PATH`.
 pub(crate) fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
 
@@ -135,7 +136,7 @@ fn configure(host: &Host, interface: &str, tunnel: &StockTunnel) -> Result<()> {
     uapi.input(&request(tunnel))?.run().map(drop)
 }
 
-/// The configuration in the words of the cross-platform userspace protocol.
+/// Returns the configuration in the format of the cross-platform userspace protocol.
 fn request(tunnel: &StockTunnel) -> String {
     let mut text = format!("set=1\nprivate_key={}\nlisten_port={}\n", hex(&tunnel.private_key), tunnel.port);
     let _ = write!(text, "replace_peers=true\npublic_key={}\n", hex(&tunnel.peer));

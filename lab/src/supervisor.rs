@@ -1,7 +1,9 @@
-//! The process behind a lab: sits in the switch's namespace, makes the hosts, and takes them along when it ends.
+//! The process behind a lab: it lives in the switch's namespace, makes the hosts, and ends them
+//! when it ends.
 //!
-//! It ends when its standard input does (a lab of a test or a demo dies with the program that made it, however that dies), or
-//! on SIGTERM (a lab that stays up). The hosts are killed by the kernel should the supervisor itself be killed.
+//! It ends when its standard input does (the lab of a test or a demo dies with the program that
+//! made it, however that dies), or on SIGTERM (a lab that stays up). If the supervisor itself is
+//! killed, the kernel kills the hosts.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -24,40 +26,40 @@ use crate::topology::{HostPlan, Topology, UnderlayKind};
 
 /// The hidden subcommand that runs [`supervise`].
 pub(crate) const COMMAND: &str = "__keep";
-/// The switch.
+/// The name of the switch.
 pub(crate) const BRIDGE: &str = "sw0";
-/// A host's link to the switch.
+/// The name of a host's link to the switch.
 pub(crate) const UPLINK: &str = "eth0";
 
-/// What the supervisor is told.
+/// The supervisor's instructions.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Order {
     /// The lab to make.
     pub(crate) topology: Topology,
-    /// Whether it stays when the standard input ends.
+    /// Whether the lab remains when the standard input ends.
     pub(crate) stays: bool,
 }
 
-/// What the supervisor reports when the lab is made.
+/// The supervisor's report that the lab is made.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct LabStarted {
-    /// The init processes of the hosts, in order.
+    /// The process ids of the hosts' first processes, in order.
     pub(crate) hosts: Vec<i32>,
 }
 
-/// The switch's end of the link to host number `index`.
+/// Returns the switch's end of the link to host number `index`.
 pub(crate) fn port(index: usize) -> String {
     format!("port{}", index + 1)
 }
 
-/// Makes the lab, reports it, and keeps it.
+/// Makes the lab, reports it, and holds it.
 ///
 /// # Errors
 ///
-/// When the lab cannot be made.
+/// If the lab cannot be made.
 pub(crate) fn supervise(order: &str) -> Result<()> {
     let order: Order = serde_json::from_str(order).context("a lab is started by `overlay-lab up` or a test")?;
-    // Away from the terminal: its Ctrl-C is for the program that made the lab.
+    // Detached from the terminal: its Ctrl-C is for the program that made the lab.
     let _ = setsid();
     let stop = block_stop_signals()?;
     enter_new_network()?;
@@ -74,7 +76,8 @@ pub(crate) fn supervise(order: &str) -> Result<()> {
     wait_for_stop(&stop, (!order.stays).then_some(&input))
 }
 
-/// The init processes; dropping them kills them, so that whatever ends the supervisor early leaves nothing.
+/// The first processes of the hosts; dropping them kills them, so that nothing is left if the
+/// supervisor ends early.
 #[derive(Default)]
 struct Hosts {
     pids: Vec<Pid>,
@@ -160,7 +163,7 @@ async fn address_gateway(switch: &NetlinkHandle, link: &str, topology: &Topology
     Ok(())
 }
 
-/// Makes the namespace of this thread a router.
+/// Enables forwarding in the namespace of this thread.
 fn forward() -> Result<()> {
     for file in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         std::fs::write(format!("/proc/sys/net/{file}"), "1").with_context(|| format!("cannot set {file}"))?;

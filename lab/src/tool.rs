@@ -1,4 +1,4 @@
-//! Small network programs for hosts and containers that have nothing else installed.
+//! Small network programs for hosts and containers on which nothing else is installed.
 
 pub(crate) mod capture;
 pub(crate) mod change;
@@ -33,32 +33,35 @@ extern "C" fn stop(_: i32) {
     STOPPED.store(true, Ordering::Relaxed);
 }
 
-/// Lets SIGINT and SIGTERM set a flag instead of ending the program, so that it can report what it has.
+/// Makes SIGINT and SIGTERM set a flag instead of ending the program, so that it can report its
+/// results.
 ///
 /// # Errors
 ///
-/// When the kernel refuses.
+/// If the kernel refuses.
 #[expect(unsafe_code, reason = "a signal handler is installed")]
 pub(crate) fn stop_on_signal() -> Result<()> {
     let action = SigAction::new(SigHandler::Handler(stop), SaFlags::empty(), SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        // SAFETY: the handler only stores to an atomic, which is allowed at any point of the program.
+        // SAFETY: the handler only stores to an atomic, which is allowed at any point of the
+        // program.
         unsafe { sigaction(signal, &action) }.context("cannot handle signals")?;
     }
 
     Ok(())
 }
 
-/// Whether SIGINT or SIGTERM has come.
+/// Returns whether SIGINT or SIGTERM was received.
 pub(crate) fn is_stopped() -> bool {
     STOPPED.load(Ordering::Relaxed)
 }
 
-/// Resolves `host` with the system's resolver, which has no deadline of its own.
+/// Resolves `host` with the system's resolver, within a deadline that the resolver itself does not
+/// have.
 ///
 /// # Errors
 ///
-/// When the name is unknown, or nothing answers in time.
+/// If the name is unknown, or nothing answers in time.
 pub(crate) fn resolve(host: &str, within: Duration) -> Result<Vec<IpAddr>> {
     use std::net::ToSocketAddrs as _;
 
@@ -83,7 +86,7 @@ pub(crate) fn resolve(host: &str, within: Duration) -> Result<Vec<IpAddr>> {
 ///
 /// # Errors
 ///
-/// When none does; the last refusal is told.
+/// If none does; the last error is returned.
 pub(crate) fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream> {
     let mut problem = None;
     for address in addresses {

@@ -1,17 +1,20 @@
-//! What a lab looks like: names, addresses, sizes. A value, checked when made; nothing here touches the kernel.
+//! The layout of a lab: names, addresses, sizes. A value that is checked when it is made; nothing
+//! here touches the kernel.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-/// Most hosts one lab may have: their last address octet is 10 + index and must stay below the broadcast address.
+/// The most hosts that a lab may have: their last address octet is 10 + index and must stay below
+/// the broadcast address.
 const MAX_HOSTS: usize = 200;
 
-/// Names, addresses and sizes of one lab.
+/// The names, addresses and sizes of one lab.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Topology {
-    /// Identifies the lab among all that run on this machine; every process in it carries it as `OVERLAY_LAB`.
+    /// Identifies the lab among all that run on this machine; every process in it has it as
+    /// `OVERLAY_LAB`.
     pub id: String,
     /// MTU of the underlay in bytes.
     pub mtu: u32,
@@ -21,18 +24,18 @@ pub struct Topology {
     pub ipv6: Option<Ipv6Net>,
     /// The hosts, in order.
     pub hosts: Vec<HostPlan>,
-    /// What joins them.
+    /// What connects the hosts.
     #[serde(default, alias = "joint")]
     pub underlay: UnderlayKind,
 }
 
-/// What joins the hosts of a [`Topology`].
+/// What connects the hosts of a [`Topology`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UnderlayKind {
-    /// All are on one link.
+    /// A switch: all are on one link.
     #[default]
     Switch,
-    /// Each has a link of its own to a router, which can be told how large the packets are that it passes on.
+    /// A router with a link to each host, whose MTU can be set for the packets that it forwards.
     Router,
 }
 
@@ -62,16 +65,16 @@ pub enum InvalidTopology {
 }
 
 impl Topology {
-    /// The underlay used unless another is asked for (RFC 5737).
+    /// The default underlay (RFC 5737).
     pub const IPV4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(192, 0, 2, 0), 24);
-    /// The IPv6 underlay used unless another is asked for (RFC 3849).
+    /// The default IPv6 underlay (RFC 3849).
     pub const IPV6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 64);
 
     /// Numbers `count` hosts on the underlay.
     ///
     /// # Errors
     ///
-    /// When the hosts do not fit, or the MTU is impossible.
+    /// If the hosts do not fit, or the MTU is invalid.
     pub fn new(
         id: String,
         count: usize,
@@ -96,13 +99,13 @@ impl Topology {
         Ok(Self { id, mtu, ipv4, ipv6, hosts, underlay: UnderlayKind::default() })
     }
 
-    /// The switch's own address, which is the hosts' default gateway.
+    /// Returns the switch's own address, which is the hosts' default gateway.
     #[must_use]
     pub fn gateway_v4(&self) -> Ipv4Addr {
         numbered_v4(self.ipv4, 1)
     }
 
-    /// The switch's own IPv6 address, if the underlay has IPv6.
+    /// Returns the switch's own IPv6 address, if the underlay has IPv6.
     #[must_use]
     pub fn gateway_v6(&self) -> Option<Ipv6Addr> {
         self.ipv6.map(|prefix| numbered_v6(prefix, 1))
@@ -120,7 +123,7 @@ impl Topology {
         self.hosts.iter().position(|host| host.name == name).or(letter).or(number).filter(|&i| i < self.hosts.len())
     }
 
-    /// The `/etc/hosts` every host has.
+    /// Returns the `/etc/hosts` that every host has.
     pub(crate) fn hosts_file(&self) -> String {
         let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost\n");
         for host in &self.hosts {
@@ -142,7 +145,7 @@ impl HostPlan {
         }
     }
 
-    /// All underlay addresses of the host, IPv4 first.
+    /// Returns all underlay addresses of the host, IPv4 first.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         std::iter::once(IpAddr::V4(self.ipv4)).chain(self.ipv6.map(IpAddr::V6))
     }
@@ -152,7 +155,7 @@ fn numbered_v4(prefix: Ipv4Net, offset: u8) -> Ipv4Addr {
     Ipv4Addr::from_bits(prefix.network().to_bits() | u32::from(offset))
 }
 
-/// Addresses look alike in both families: 192.0.2.11 goes with 2001:db8::11.
+/// Returns an IPv6 address that looks like the IPv4 address: 192.0.2.11 goes with 2001:db8::11.
 fn numbered_v6(prefix: Ipv6Net, offset: u8) -> Ipv6Addr {
     let digits = u128::from(offset / 100) << 8 | u128::from(offset / 10 % 10) << 4 | u128::from(offset % 10);
 

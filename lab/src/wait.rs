@@ -6,14 +6,14 @@ use anyhow::{Result, bail};
 
 use crate::process::rest;
 
-/// How long between two looks: short against what tests measure, long against what a look costs.
+/// The time between two checks: short compared to what tests measure, long compared to a check.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Waits until `condition` holds, looking every 20 ms, and returns how long that took.
+/// Waits until `condition` holds, checking every 20 ms, and returns how long that took.
 ///
 /// # Errors
 ///
-/// When it does not hold within `deadline`; the text names `what` was waited for.
+/// If it does not hold within `deadline`; the error names `what` was waited for.
 pub fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) -> Result<Duration> {
     let start = Instant::now();
     loop {

@@ -1,11 +1,11 @@
-//! The glossary holds what the code has: each of its words exists and has one meaning, and no two
+//! The glossary is true to the code: each of its words exists and has one meaning, and no two
 //! crates use one name for different things.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Files of tests, whose names need not differ from those of other crates.
+/// Files with tests, whose names may differ from those in other crates.
 const TESTS: [&str; 9] =
     ["tests", "benches", "sim", "tests.rs", "sim.rs", "testing.rs", "fuzzing.rs", "fake.rs", "target"];
 
@@ -13,7 +13,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("lab is a folder of the repository")
 }
 
-/// The Rust files below a folder, without those of tests.
+/// Returns the Rust files below a folder, without those of tests.
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
@@ -31,7 +31,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The lines of code of every crate, without comments and unit tests.
+/// Returns the lines of code of every crate, without comments and unit tests.
 fn code() -> BTreeMap<String, Vec<String>> {
     let mut crates = BTreeMap::new();
     for entry in fs::read_dir(root()).expect("the repository").map(|entry| entry.expect("an entry").path()) {
@@ -51,12 +51,12 @@ fn code() -> BTreeMap<String, Vec<String>> {
     crates
 }
 
-/// The identifiers in a line.
+/// Returns the identifiers in a line.
 fn identifiers(line: &str) -> impl Iterator<Item = &str> {
     line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
 }
 
-/// The name of the type that a line makes known beyond its module.
+/// Returns the name of the type that a line makes public beyond its module.
 fn public_type(line: &str) -> Option<&str> {
     let line = line.trim_start();
     let line = line.strip_prefix("pub(crate) ").or_else(|| line.strip_prefix("pub "))?;
@@ -65,7 +65,7 @@ fn public_type(line: &str) -> Option<&str> {
     ["struct", "enum", "trait", "type", "union"].contains(&kind).then(|| identifiers(rest).next()).flatten()
 }
 
-/// The crates that have a public type of each name.
+/// Returns the crates that have a public type of each name.
 fn public_types(code: &BTreeMap<String, Vec<String>>) -> BTreeMap<&str, BTreeSet<&str>> {
     let mut types: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (name, lines) in code {
@@ -77,7 +77,7 @@ fn public_types(code: &BTreeMap<String, Vec<String>>) -> BTreeMap<&str, BTreeSet
     types
 }
 
-/// The words in the column `code` of the table below a heading.
+/// Returns the words in the column `code` of the table below a heading.
 fn words(glossary: &str, heading: &str) -> Vec<String> {
     let section = glossary.split("\n## ").find(|section| section.starts_with(heading)).expect("the section is there");
     let cells =

@@ -1,23 +1,23 @@
-//! The bars: how Overlay must stand beside the others, as ratios inside one run. Pure.
+//! The bars: how Overlay must compare with the others, as ratios within one run. Pure.
 
 use serde::Serialize;
 
 use super::competitor::{BARE, OVERLAY};
 use super::metric::Metric;
 
-/// Bytes, packets and round trips are compared with the best of the others.
+/// The name for the best of the others, which throughput and round trips are compared with.
 const BEST: &str = "best peer";
 
-/// One bar, and whether it is reached.
+/// One bar, and whether it is met.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Bar {
-    /// What is compared with what.
+    /// What is compared with what, for people.
     pub(super) what: String,
     /// The ratio found.
     pub(super) ratio: f64,
-    /// What it must be.
+    /// What the ratio must be.
     pub(super) bound: Bound,
-    /// Whether it is.
+    /// Whether the ratio meets the bound.
     pub(super) holds: bool,
 }
 
@@ -25,9 +25,9 @@ pub(super) struct Bar {
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Bound {
-    /// No less.
+    /// At least this.
     AtLeast(f64),
-    /// No more.
+    /// At most this.
     AtMost(f64),
 }
 
@@ -49,7 +49,8 @@ impl std::fmt::Display for Bound {
     }
 }
 
-/// Our figure against that of one other, or of the best of them.
+/// The figures of Overlay that are compared with those of another competitor, or of the best of
+/// them.
 const AGAINST: [(Metric, &str, Bound); 13] = [
     (Metric::Tcp1, "gotatun", Bound::AtLeast(3.0)),
     (Metric::Tcp1, "boringtun-cli", Bound::AtLeast(3.0)),
@@ -66,12 +67,13 @@ const AGAINST: [(Metric, &str, Bound); 13] = [
     (Metric::LoadTail, BEST, Bound::AtMost(0.7)),
 ];
 
-/// How much of the limit of the cipher must be reached.
+/// The share of the cipher's limit that must be reached.
 const OF_LIMIT: Bound = Bound::AtLeast(0.6);
-/// How much of our TCP throughput UDP must reach.
+/// The share of Overlay's TCP throughput that UDP must reach.
 const UDP: Bound = Bound::AtLeast(0.6);
 
-/// Compares: `figure` gives the median of a competitor, `names` are the competitors, `limit` is in Gbit/s.
+/// Compares the figures: `figure` returns the median of a competitor, `names` are the competitors,
+/// `limit` is in Gbit/s.
 pub(super) fn compare(names: &[&str], limit: Option<f64>, figure: impl Fn(&str, Metric) -> Option<f64>) -> Vec<Bar> {
     let ours = |metric| figure(OVERLAY, metric);
     let mut bars = Vec::new();

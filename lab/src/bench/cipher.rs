@@ -1,30 +1,33 @@
-//! How fast one core seals and opens packets with the cipher of WireGuard and nothing else: what no tunnel can beat.
+//! How fast one core seals and opens packets with WireGuard's cipher and nothing else: no tunnel
+//! can be faster.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use overlay_aead::{Key, NONCE_LEN, Refused, TAG_LEN, Work, open_two, seal_two};
 
-/// Bytes of a full inner packet.
+/// The size of a full inner packet, in bytes.
 const PACKET: usize = 1408;
-/// As many packets as one super-packet becomes, in pairs, so that the cache is as warm as in the agent.
+/// The number of packets that one super-packet is cut into, in pairs, so that the cache is as warm
+/// as in the agent.
 const BATCH: usize = 44;
 /// How long each direction is measured.
 const TIME: Duration = Duration::from_millis(100);
-/// Always the same: nobody will read what this seals.
+/// Always the same, because nobody reads what is sealed here.
 const NONCE: [u8; NONCE_LEN] = [0; NONCE_LEN];
 
-/// Speeds of one core, in GB/s.
+/// The speed of one core, in GB/s.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cipher {
-    /// Sealing.
+    /// When sealing.
     pub(super) seal: f64,
-    /// Opening.
+    /// When opening.
     pub(super) open: f64,
 }
 
 impl Cipher {
-    /// Measures the cipher that the agent uses, from one buffer into another and two packets at a time, as the agent does.
+    /// Measures the cipher as the agent uses it: from one buffer into another, two packets at a
+    /// time.
     pub(super) fn measure() -> Result<Self> {
         let key = Key::new(&[7; 32]);
         let packets = vec![0; BATCH * PACKET];
@@ -38,7 +41,7 @@ impl Cipher {
     }
 }
 
-/// Takes the batch `from` and the room `to` apart, two messages at a time.
+/// Splits the batch `from` and the buffer `to` into pairs of messages.
 fn pairs<'a>(key: &'a Key, from: &'a [u8], to: &'a mut [u8]) -> impl Iterator<Item = [Work<'a>; 2]> {
     let (from_len, to_len) = (from.len() / BATCH, to.len() / BATCH);
 
@@ -54,7 +57,7 @@ fn all<T>(results: [Result<T, Refused>; 2]) -> Result<(), Refused> {
     first.and(second).map(drop)
 }
 
-/// Does batches for a while and returns the GB/s of packets.
+/// Runs batches for [`TIME`] and returns the GB/s of packets.
 fn speed(mut batch: impl FnMut() -> Result<(), Refused>) -> Result<f64> {
     let (start, mut bytes) = (Instant::now(), 0.0);
     while start.elapsed() < TIME {

@@ -1,4 +1,4 @@
-//! Who is measured: a way from one host to the other.
+//! The competitors: paths from one host to the other.
 
 use anyhow::Result;
 
@@ -8,28 +8,29 @@ use crate::command::HostCommand;
 use crate::competitor_tunnel::CompetitorTunnel;
 use crate::stock::Stock;
 
-/// The network of our containers.
+/// The network of Overlay's containers.
 pub(super) const NETWORK: &str = "net";
 /// The name of Overlay in all tables.
 pub(super) const OVERLAY: &str = "overlay";
-/// The name of the underlay alone.
+/// The name of the bare underlay.
 pub(super) const BARE: &str = "bare";
 
-/// One way, with whatever carries it.
+/// One competitor, with what is needed to carry packets.
 #[derive(Debug)]
 pub(super) enum Competitor {
-    /// The underlay, without a tunnel: what hosts, sender and receiver alone cost.
+    /// The underlay without a tunnel, which shows what hosts, sender and receiver cost.
     Bare,
-    /// Ours, container to container.
+    /// Overlay, from container to container.
     Overlay,
-    /// Another userspace WireGuard, host to host.
+    /// Another userspace WireGuard implementation, from host to host.
     Tunnel(CompetitorTunnel),
-    /// Nebula, host to host.
+    /// Nebula, from host to host.
     Nebula(Nebula),
 }
 
 impl Competitor {
-    /// Starts all that are wanted and installed, and says who is missing and how it would be installed.
+    /// Starts all that are wanted and installed; also returns which are missing and how to install
+    /// them.
     pub(super) fn start_all(cluster: &Cluster, wanted: impl Fn(&str) -> bool) -> Result<(Vec<Self>, Vec<String>)> {
         let (near, far) = (cluster.host(0), cluster.host(1));
         let (mut started, mut missing) = (vec![Self::Bare, Self::Overlay], Vec::new());
@@ -52,7 +53,7 @@ impl Competitor {
         Ok((started, missing))
     }
 
-    /// Its name.
+    /// Returns its name.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Bare => BARE,
@@ -62,7 +63,7 @@ impl Competitor {
         }
     }
 
-    /// The program that carries it, if there is one.
+    /// Returns the program that carries it, if there is one.
     pub(super) fn program(&self) -> Option<&'static str> {
         match self {
             Self::Bare => None,
@@ -71,7 +72,7 @@ impl Competitor {
         }
     }
 
-    /// What its program says of its version, in one line.
+    /// Returns the version that its program prints, in one line.
     pub(super) fn version(&self, cluster: &Cluster) -> Option<String> {
         let option = if matches!(self, Self::Nebula(_)) { "-version" } else { "--version" };
         let output = cluster.host(0).try_command(self.program()?).ok()?.arg(option).output().ok()?;
@@ -79,7 +80,8 @@ impl Competitor {
         output.stdout.lines().chain(output.stderr.lines()).next().map(str::to_owned)
     }
 
-    /// One of this program's tools at the sending end; `role` names the container it may become.
+    /// Returns the command that runs one of this program's tools at the sending end; `role` names
+    /// the container that it may become.
     pub(super) fn tool(&self, cluster: &Cluster, role: &str) -> Result<HostCommand> {
         match self {
             Self::Overlay => cluster.container(0, NETWORK, role),
@@ -87,7 +89,7 @@ impl Competitor {
         }
     }
 
-    /// Where the server of `role` is reached.
+    /// Returns the address of the server of `role`.
     pub(super) fn address(&self, cluster: &Cluster, role: &str) -> String {
         match self {
             Self::Bare => cluster.host(1).address().to_string(),

@@ -1,4 +1,4 @@
-//! The machine: what it is, and what became of its processors' time.
+//! The machine that is measured on, and what its processors' time was spent on.
 
 use std::fs;
 
@@ -7,19 +7,19 @@ use serde::Serialize;
 
 use super::sample::Sample;
 
-/// What the figures were measured on.
+/// The machine that the figures were measured on.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Machine {
-    /// The processor, as it calls itself.
+    /// The name of the processor, as it reports it.
     pub(super) processor: String,
-    /// How many there are.
+    /// The number of processors.
     pub(super) cores: usize,
     /// The kernel's release.
     pub(super) kernel: String,
 }
 
 impl Machine {
-    /// Describes this one.
+    /// Describes this machine.
     pub(super) fn this() -> Self {
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -33,12 +33,12 @@ impl Machine {
     }
 }
 
-/// How many processors this machine has.
+/// Returns how many processors this machine has.
 pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
 
-/// The processors' time up to a moment, in ticks of all of them together.
+/// The time that all processors together have spent so far, in ticks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Moment {
     busy: f64,
@@ -47,14 +47,14 @@ pub(super) struct Moment {
 }
 
 impl Moment {
-    /// Reads it now.
+    /// Reads the processors' time now.
     pub(super) fn now() -> Result<Self> {
         let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
 
         Self::parse(&stat).context("an unknown form of /proc/stat")
     }
 
-    /// The first line: user, nice, system, idle, iowait, irq, softirq, steal (proc(5)).
+    /// Parses the first line: user, nice, system, idle, iowait, irq, softirq, steal (proc(5)).
     fn parse(stat: &str) -> Option<Self> {
         let fields: Vec<f64> = stat.lines().next()?.split_whitespace().skip(1).flat_map(str::parse).collect();
         let [user, nice, system, idle, iowait, irq, softirq, stolen, ..] = fields[..] else { return None };
@@ -62,7 +62,7 @@ impl Moment {
         Some(Self { busy: user + nice + system + irq + softirq, idle: idle + iowait, stolen })
     }
 
-    /// Makes a sample of what was measured since.
+    /// Makes a sample of what was measured since this moment.
     pub(super) fn sample(&self, value: f64) -> Result<Sample> {
         Ok(Sample { value, stolen: self.stolen_until(&Self::now()?) })
     }

@@ -19,44 +19,44 @@ use crate::wait::wait_until;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long any one measurement may take.
 const DEADLINE: Duration = Duration::from_secs(90);
-/// Bytes of UDP payload that fill a packet of every competitor.
+/// The UDP payload in bytes that fills a packet of every competitor.
 const FULL: &str = "1372";
-/// Echoes on an idle path, 1 ms apart.
+/// Options for echoes on an idle path, 1 ms apart.
 const IDLE: [&str; 3] = ["--count=1500", "--interval-ms=1", "--timeout-ms=500"];
-/// Echoes under load, 2 ms apart.
+/// Options for echoes under load, 2 ms apart.
 const LOADED: [&str; 3] = ["--count=1000", "--interval-ms=2", "--timeout-ms=500"];
-/// Echoes before those that count: by then the stream beside them has found its speed.
+/// Options for echoes before those that count, until the stream next to them has reached its speed.
 const WARM_UP: [&str; 3] = ["--count=400", "--interval-ms=2", "--timeout-ms=100"];
-/// Seconds of the stream beside the echoes, which are over before.
+/// How many seconds the stream next to the echoes lasts; they end before it.
 const LOAD_SECONDS: &str = "5";
 
 /// One kind of measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Measure {
-    /// TCP, one stream, and what it costs.
+    /// One TCP stream, and its cost.
     Tcp1,
-    /// TCP, four streams.
+    /// Four TCP streams.
     Tcp4,
     /// Small datagrams.
     Small,
     /// Full datagrams.
     Full,
-    /// Full datagrams in trains.
+    /// Full datagrams, sent in trains.
     Trains,
     /// Round trips on an idle path.
     Idle,
-    /// Round trips beside a TCP stream.
+    /// Round trips next to a TCP stream.
     Loaded,
 }
 
-/// What listens on the far side; it ends with this value.
+/// The servers on the far side; they end with this value.
 #[derive(Debug)]
 pub(super) struct Servers {
     _running: Vec<Running>,
 }
 
 impl Servers {
-    /// Starts them, on the far host and in containers there.
+    /// Starts the servers, on the far host and in containers there.
     pub(super) fn start(cluster: &Cluster) -> Result<Self> {
         let mut running = Vec::new();
         for (role, tool) in [("sink", ["throughput", "serve"]), ("counter", ["flood", "serve"])] {
@@ -78,11 +78,11 @@ pub(super) fn reach(competitor: &Competitor, cluster: &Cluster) -> Result<()> {
 }
 
 impl Measure {
-    /// All of them, in the order in which they are made.
+    /// All measurements, in the order in which they are made.
     pub(super) const ALL: [Self; 7] =
         [Self::Tcp1, Self::Tcp4, Self::Small, Self::Full, Self::Trains, Self::Idle, Self::Loaded];
 
-    /// What it finds.
+    /// Returns the metrics that it measures.
     pub(super) fn metrics(self) -> &'static [Metric] {
         match self {
             Self::Tcp1 => &[Metric::Tcp1, Metric::Cost, Metric::EndsCost],
@@ -116,7 +116,7 @@ impl Measure {
     }
 }
 
-/// What `throughput client --json` prints, as far as it is needed.
+/// The output of `throughput client --json`, as far as it is needed.
 #[derive(serde::Deserialize)]
 struct Carried {
     bytes: f64,
@@ -168,7 +168,7 @@ fn datagrams(
     Ok(BTreeMap::from([(metric, start.sample(value)?)]))
 }
 
-/// What `ping --json` prints, as far as it is needed.
+/// The output of `ping --json`, as far as it is needed.
 #[derive(serde::Deserialize)]
 struct RoundTrips {
     rtt_p50_ms: f64,
@@ -207,7 +207,7 @@ fn ping(competitor: &Competitor, cluster: &Cluster, role: &str, args: &[&str]) -
     json(competitor.tool(cluster, role)?.args(["ping", "--json", &to]).args(args))
 }
 
-/// What the programs of a competitor have cost so far, on both hosts together.
+/// Returns what the programs of a competitor have cost so far, on both hosts together.
 fn usage(competitor: &Competitor, cluster: &Cluster) -> Result<Option<Usage>> {
     let Some(program) = competitor.program() else { return Ok(None) };
     let mut sum = Usage::default();

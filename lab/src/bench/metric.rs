@@ -1,4 +1,4 @@
-//! What is measured, and how its figures look.
+//! The metrics that are measured, and how they are shown.
 
 use serde::Serialize;
 
@@ -14,26 +14,26 @@ pub(super) enum Metric {
     Cost,
     /// Processor seconds of sender and receiver for each GB that one TCP stream carried.
     EndsCost,
-    /// UDP datagrams of 64 bytes a second, less than 1 % lost, in thousands.
+    /// UDP datagrams of 64 bytes per second with less than 1 % loss, in thousands.
     Small,
-    /// UDP datagrams of 1,372 bytes a second, less than 1 % lost, in thousands.
+    /// UDP datagrams of 1,372 bytes per second with less than 1 % loss, in thousands.
     Full,
-    /// UDP handed over in trains, less than 1 % lost, Gbit/s of payload.
+    /// UDP sent in trains with less than 1 % loss, Gbit/s of payload.
     Trains,
-    /// Half of the round trips on an idle path, µs.
+    /// The median round trip on an idle path, µs.
     IdleMedian,
-    /// 99 of 100 round trips on an idle path, µs.
+    /// The 99th percentile of the round trips on an idle path, µs.
     IdleTail,
-    /// Half of the round trips beside a TCP stream, µs.
+    /// The median round trip next to a TCP stream, µs.
     LoadMedian,
-    /// 99 of 100 round trips beside a TCP stream, µs.
+    /// The 99th percentile of the round trips next to a TCP stream, µs.
     LoadTail,
     /// Resident memory of both agents, MiB.
     Memory,
 }
 
 impl Metric {
-    /// All of them, in the order of the table.
+    /// All metrics, in the order of the table.
     pub(super) const ALL: [Self; 12] = [
         Self::Tcp1,
         Self::Tcp4,
@@ -49,7 +49,7 @@ impl Metric {
         Self::Memory,
     ];
 
-    /// What people read above the column.
+    /// Returns the heading of the column.
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Tcp1 => "TCP 1 Gbit/s",
@@ -67,12 +67,12 @@ impl Metric {
         }
     }
 
-    /// Whether it is about the agents, of which a bare link has none.
+    /// Returns whether it describes the agents, which a bare link does not have.
     pub(super) fn is_of_agents(self) -> bool {
         matches!(self, Self::Cost | Self::Memory)
     }
 
-    /// A figure with as many digits as it deserves.
+    /// Formats a value with a sensible number of digits.
     pub(super) fn show(self, value: f64) -> String {
         match self {
             Self::Tcp1 | Self::Tcp4 | Self::Cost | Self::EndsCost | Self::Trains => format!("{value:.2}"),

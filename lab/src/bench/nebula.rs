@@ -1,4 +1,4 @@
-//! Nebula between two hosts: no WireGuard, but the best-known mesh of its kind.
+//! Nebula between two hosts: not WireGuard, but the best-known mesh of its kind.
 
 use std::time::Duration;
 
@@ -9,24 +9,24 @@ use crate::host::Host;
 use crate::stock::is_installed;
 use crate::wait::wait_until;
 
-/// Where its files are on a host; `/run` is the host's own.
+/// The folder of its files on a host; each host has a `/run` of its own.
 const FOLDER: &str = "/run/bench-nebula";
 /// Its UDP port.
 const PORT: u16 = 4242;
 /// How long it may take to make its interface.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Both ends; they end with this value.
+/// Both ends of a tunnel; they end with this value.
 #[derive(Debug)]
 pub(super) struct Nebula {
     _ends: [Running; 2],
 }
 
 impl Nebula {
-    /// Its program.
+    /// The name of its program.
     pub(super) const PROGRAM: &str = "nebula";
 
-    /// Whether its programs are installed here.
+    /// Returns whether its programs are installed here.
     pub(super) fn is_installed() -> bool {
         is_installed(Self::PROGRAM) && is_installed("nebula-cert")
     }
@@ -41,7 +41,7 @@ impl Nebula {
         Ok(Self { _ends: [end(near, 0, far)?, end(far, 1, near)?] })
     }
 
-    /// Where the far end is reached through the tunnel.
+    /// Returns where the far end is reached through the tunnel.
     #[expect(clippy::unused_self, reason = "there is such an address only while it runs")]
     pub(super) fn address(&self) -> String {
         address(1)
@@ -53,12 +53,13 @@ pub(super) fn forget(host: &Host) -> Result<()> {
     host.try_command("rm")?.args(["-rf", FOLDER]).run().map(drop)
 }
 
-/// Addresses that are for benchmarks only (RFC 2544).
+/// Addresses that are reserved for benchmarks (RFC 2544).
 fn address(index: usize) -> String {
     format!("198.18.2.{}", index + 1)
 }
 
-/// Makes an authority and a certificate for each end on the near host, and takes the far one's files over.
+/// Makes an authority and a certificate for each end on the near host, and copies the far end's
+/// files.
 fn certify(near: &Host, far: &Host) -> Result<()> {
     let sign = |args: &str| near.try_command("sh")?.args(["-c", &format!("cd {FOLDER} && nebula-cert {args}")]).run();
     sign("ca -name bench")?;
@@ -87,7 +88,7 @@ fn end(host: &Host, index: usize, other: &Host) -> Result<Running> {
     Ok(running)
 }
 
-/// The queue is as long as that of every other competitor.
+/// Makes the configuration of one end. The queue is as long as that of every other competitor.
 fn config(index: usize, underlay: &str) -> String {
     let other = address(1 - index);
 

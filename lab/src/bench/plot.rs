@@ -1,4 +1,4 @@
-//! The picture: bars of throughput and of what it costs. Pure.
+//! The plot: bars for throughput and cost. Pure.
 
 use std::fmt::Write as _;
 
@@ -7,9 +7,9 @@ use super::metric::Metric;
 use super::report::BenchReport;
 
 const WIDTH: f64 = 640.0;
-/// Where bars begin; names stand before it.
+/// Where bars begin; the names are left of it.
 const LEFT: f64 = 130.0;
-/// The longest bar; figures stand behind it.
+/// The length of the longest bar; the figures are right of the bars.
 const LONGEST: f64 = 420.0;
 const ROW: f64 = 22.0;
 

@@ -1,4 +1,4 @@
-//! What was found: for people, and as JSON.
+//! The results of a run, for people and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,16 +13,16 @@ use super::metric::Metric;
 use super::sample::{Median, Samples};
 use crate::cluster::Cluster;
 
-/// Everything about one run.
+/// The results of one run.
 #[derive(Debug, Serialize)]
 pub(super) struct BenchReport {
     machine: Machine,
     /// The competitors.
     pub(super) rows: Vec<Row>,
-    /// Who could not be measured because it is not installed, and how that is done.
+    /// The competitors that are not installed, and how to install them.
     missing: Vec<String>,
     limit: Option<Limit>,
-    /// How Overlay stands.
+    /// How Overlay compares.
     pub(super) bars: Vec<Bar>,
 }
 
@@ -33,14 +33,14 @@ pub(super) struct Row {
     pub(super) name: &'static str,
     version: Option<String>,
     has_agents: bool,
-    /// All that was measured.
+    /// All samples.
     pub(super) samples: BTreeMap<Metric, Samples>,
-    /// What counts of it.
+    /// The medians of the clean samples.
     medians: BTreeMap<Metric, Median>,
 }
 
 impl Row {
-    /// Makes a row without figures.
+    /// Makes a row without samples.
     pub(super) fn new(competitor: &Competitor, cluster: &Cluster) -> Self {
         Self {
             name: competitor.name(),
@@ -51,12 +51,12 @@ impl Row {
         }
     }
 
-    /// Whether this competitor can have such a figure.
+    /// Returns whether this competitor can have such a figure.
     pub(super) fn has(&self, metric: Metric) -> bool {
         self.has_agents || !metric.is_of_agents()
     }
 
-    /// The median of a figure.
+    /// Returns the median of a metric.
     pub(super) fn median(&self, metric: Metric) -> Option<Median> {
         self.medians.get(&metric).copied()
     }
@@ -74,9 +74,9 @@ impl Row {
 struct Limit {
     seal_gb_per_second: f64,
     open_gb_per_second: f64,
-    /// Processor seconds for each GB that sender, receiver and the bare link cost.
+    /// Processor seconds that sender, receiver and the bare link cost for each GB.
     pair_seconds_per_gb: f64,
-    /// All cores / (pair + 1 / seal + 1 / open).
+    /// All cores / (pair + 1 / seal + 1 / open), in Gbit/s.
     gbit_per_second: f64,
 }
 
@@ -103,7 +103,7 @@ fn median(figures: impl Iterator<Item = f64>) -> Option<f64> {
 }
 
 impl BenchReport {
-    /// Draws the conclusions.
+    /// Makes the report of these rows and evaluates it.
     pub(super) fn new(mut rows: Vec<Row>, missing: Vec<String>, ciphers: &[Cipher]) -> Self {
         for row in &mut rows {
             row.medians = row.samples.iter().filter_map(|(metric, all)| Some((*metric, all.median()?))).collect();

@@ -1,34 +1,35 @@
-//! Samples, and medians of those during which the machine was ours. Pure.
+//! Samples, and medians of those during which the machine was not slowed down. Pure.
 
 use serde::Serialize;
 
-/// A sample is not used when the hypervisor gave more than this share of the processors to others while it was taken.
+/// A sample is not used if the hypervisor gave more than this share of processor time to others
+/// while it was taken.
 const STOLEN: f64 = 0.03;
 
-/// One figure.
+/// One sample of a metric.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Sample {
-    /// The figure.
+    /// The value.
     pub(super) value: f64,
-    /// The share of the machine's processor time that was stolen meanwhile.
+    /// The share of the machine's processor time that was stolen during the sample.
     pub(super) stolen: f64,
 }
 
 impl Sample {
-    /// Whether it may be used.
+    /// Returns whether it may be used.
     pub(super) fn is_clean(&self) -> bool {
         self.stolen <= STOLEN
     }
 }
 
-/// All samples of one figure.
+/// All samples of one metric.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Samples(Vec<Sample>);
 
-/// The middle of the clean samples, and how far they lie apart.
+/// The median of the clean samples, and their range.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Median {
-    /// The middle one; of an even number, the mean of both.
+    /// The middle one, or the mean of the middle two.
     pub(super) value: f64,
     /// The smallest.
     pub(super) least: f64,
@@ -37,22 +38,22 @@ pub(super) struct Median {
 }
 
 impl Samples {
-    /// Adds one.
+    /// Adds a sample.
     pub(super) fn push(&mut self, sample: Sample) {
         self.0.push(sample);
     }
 
-    /// How many may be used.
+    /// Returns how many are clean.
     pub(super) fn clean(&self) -> usize {
         self.0.iter().filter(|sample| sample.is_clean()).count()
     }
 
-    /// How many were thrown away.
+    /// Returns how many are not clean.
     pub(super) fn thrown_away(&self) -> usize {
         self.0.len() - self.clean()
     }
 
-    /// The median of the clean ones; `None` when there is none.
+    /// Returns the median of the clean ones; `None` when there is none.
     pub(super) fn median(&self) -> Option<Median> {
         let mut values: Vec<f64> = self.0.iter().filter(|sample| sample.is_clean()).map(|s| s.value).collect();
         values.sort_by(f64::total_cmp);

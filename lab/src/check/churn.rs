@@ -1,4 +1,5 @@
-//! Containers come and go, some killed midway: no address twice, and nothing left.
+//! Containers come and go, some are killed while they start: no address is assigned twice, and
+//! nothing is left.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,9 @@ use crate::command::Running;
 use crate::process::rest;
 use crate::wait::wait_until;
 
-/// Containers that come and go at a time.
+/// How many containers come and go at a time.
 const AT_A_TIME: u32 = 8;
-/// One in so many is killed midway.
+/// One in so many is killed while it starts.
 const KILLED: u32 = 10;
 
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
@@ -48,7 +49,8 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     cluster.finish()
 }
 
-/// Starts containers on both hosts, compares the addresses that live at the same time, and ends them.
+/// Starts containers on both hosts, compares the addresses that live at the same time, and ends
+/// them.
 fn batch(cluster: &Cluster, first: u32, end: u32) -> Result<usize> {
     let mut running: Vec<(u32, Running)> = Vec::new();
     for number in first..end {
@@ -58,7 +60,7 @@ fn batch(cluster: &Cluster, first: u32, end: u32) -> Result<usize> {
     }
     rest(Duration::from_millis(rand::random_range(0..60)));
     for (_, container) in running.iter().filter(|(number, _)| number % KILLED == 0) {
-        // It may be done already.
+        // It may have ended already.
         let _ = container.signal(Signal::SIGKILL);
     }
     let seen = cluster.distinct_addresses(0)?;

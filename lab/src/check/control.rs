@@ -1,4 +1,4 @@
-//! Control is killed while changes are made: every acknowledged one is there afterwards.
+//! Control is killed while changes are made: every acknowledged change is there afterwards.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -10,12 +10,12 @@ use crate::cluster::Cluster;
 use crate::process::rest;
 use crate::wait::wait_until;
 
-/// Changes that are acknowledged for each kill.
+/// How many changes are acknowledged for each kill.
 const CHANGES: u32 = 50;
 /// How long all changes of one round may take.
 const ROUND: Duration = Duration::from_secs(120);
-/// Makes networks until enough of them are acknowledged; what is refused while control is away is tried again under another
-/// name, since nobody knows whether it was made.
+/// Makes networks until enough of them are acknowledged. What fails while control is away is
+/// retried under another name, because nobody knows whether it was made.
 const SCRIPT: &str = "i=0; n=0; while [ $i -lt $2 ]; do n=$((n+1)); \
      if overlayctl network create $1-$n --subnet 10.200.0.0/24 >/dev/null 2>>/run/refused; then \
      echo $1-$n >> /run/acknowledged; i=$((i+1)); fi; done";

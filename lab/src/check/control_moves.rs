@@ -1,4 +1,5 @@
-//! Control moves: its host's address changes under the nodes' connections and under traffic, and it is found by hand.
+//! Control moves: the address of its host changes under the nodes' connections and under traffic,
+//! and it is found by a command.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -13,24 +14,24 @@ use crate::cluster::Cluster;
 use crate::lab::Lab;
 use crate::wait::wait_until;
 
-/// How long nodes may take to find control where it has gone.
+/// How long nodes may take to find control at its new address.
 const BACK: Duration = Duration::from_secs(5);
-/// How long a dead connection may be shown as one after the host's network has changed; the kernel
-/// takes twice as long.
+/// How long a dead connection may be reported as up after the host's network has changed; the
+/// kernel takes twice as long.
 const DOUBTED: Duration = Duration::from_secs(3);
-/// A thousand packets a second beside a stream that leaves the processors time for the rest.
+/// A thousand packets a second next to a stream that leaves processor time for the rest.
 const PACE: Pace = Pace { interval_ms: 1, mbit: Some(200) };
 /// The interface of a host that leads to the others.
 const UNDERLAY: &str = "eth0";
 /// The port that control listens on.
 const PORT: u16 = 7443;
-/// By how much the addresses that control's host moves to are higher than its own, and one of which
-/// nobody has heard.
+/// By how much the addresses that control's host moves to are higher than its own.
 const OTHER: u32 = 100;
+/// The same for an address that no node is told.
 const UNHEARD: u32 = 150;
 
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
-    // One family, or the nodes would stay with control by the other one.
+    // One family only, or the nodes would reach control by the other one.
     let mut cluster = Cluster::on(Lab::builder(3).ipv6(None).start()?)?;
     cluster.ctl(0, &["network", "create", "net"])?;
     let services = [0, 2].map(|host| cluster.serve_http(host, "net", &format!("service{host}")));
@@ -40,7 +41,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
         cluster.fetch(host, "net", "caller", "service0")?;
     }
 
-    // From control's host, so that every tunnel in use says where it has gone.
+    // From control's host, so that every tunnel in use tells its new address.
     let ping = ["ping", "--quiet", "--count", "0", "--interval-ms", "50", "service2"];
     let ping = cluster.container(0, "net", "to-service2")?.args(ping).spawn()?;
     let traffic = Traffic::start(&cluster, 0, &Sink { network: "net", name: "sink" }, PACE)?;
@@ -67,12 +68,12 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     cluster.finish()
 }
 
-/// An address of the underlay that no host has.
+/// Returns an address of the underlay that no host has.
 fn above(home: Ipv4Addr, by: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(home.to_bits() + by)
 }
 
-/// Changes the address of control's host: at once, as a lease that ends does it.
+/// Changes the address of control's host at once, as when a DHCP lease ends.
 fn change(cluster: &Cluster, from: Ipv4Addr, to: Ipv4Addr) -> Result<()> {
     let gateway = cluster.lab().topology().gateway_v4();
     let script = format!(
@@ -84,7 +85,7 @@ fn change(cluster: &Cluster, from: Ipv4Addr, to: Ipv4Addr) -> Result<()> {
     Ok(())
 }
 
-/// Moves control's host; returns how long each node took to be back with control.
+/// Moves control's host; returns how long each node took to reconnect to control.
 fn follow(cluster: &Cluster, from: Ipv4Addr, to: Ipv4Addr) -> Result<Vec<Duration>> {
     let moved = Instant::now();
     change(cluster, from, to)?;
@@ -93,7 +94,7 @@ fn follow(cluster: &Cluster, from: Ipv4Addr, to: Ipv4Addr) -> Result<Vec<Duratio
         wait_for_control_at(cluster, host, to)?;
         took.push(moved.elapsed());
     }
-    // Control is asked, not the node's own view.
+    // Asked of control, not of the node.
     for host in [0, 1, 2] {
         cluster.ctl(host, &["network", "create", "proof"]).with_context(|| format!("host {}", host + 1))?;
         cluster.ctl(host, &["network", "rm", "proof"])?;
@@ -102,8 +103,8 @@ fn follow(cluster: &Cluster, from: Ipv4Addr, to: Ipv4Addr) -> Result<Vec<Duratio
     Ok(took)
 }
 
-/// Waits until a node is connected to control at an address. A connection to another one may be dead
-/// though nobody has noticed yet.
+/// Waits until a node is connected to control at an address. A connection to another one may be
+/// dead without anybody having noticed.
 fn wait_for_control_at(cluster: &Cluster, host: usize, address: Ipv4Addr) -> Result<()> {
     let expected = format!("{address}:{PORT}");
     let is_there = || {
@@ -122,10 +123,12 @@ fn addresses(cluster: &Cluster, host: usize) -> String {
     listed.unwrap_or_else(|error| error.to_string())
 }
 
-/// A node to which nothing leads any more is told by hand, and only what is control is believed.
+/// A node that can no longer find control is told the address by a command, which accepts only
+/// control.
 fn by_hand(cluster: &mut Cluster, home: Ipv4Addr, notes: &mut Notes) -> Result<()> {
     let away = above(home, UNHEARD);
-    // Nobody is left who could tell: no agent beside control, and an address that nobody has heard of.
+    // No other node can tell: there is no agent on control's host, and the address is unknown to
+    // all.
     let beside = cluster.agent(0)?;
     beside.kill()?;
     change(cluster, home, away)?;
@@ -147,7 +150,8 @@ fn by_hand(cluster: &mut Cluster, home: Ipv4Addr, notes: &mut Notes) -> Result<(
     [1, 2].into_iter().try_for_each(|host| wait_for_control_at(cluster, host, home))
 }
 
-/// The way to control leads nowhere any more: the connection has both its addresses still, and is dead.
+/// The route to control leads nowhere any more: the connection still has both addresses, and is
+/// dead.
 fn rerouted(cluster: &Cluster, notes: &mut Notes) -> Result<()> {
     let control = || Ok::<_, anyhow::Error>(cluster.ctl_json(1, &["status"])?["control"].clone());
     let address = control()?["address"].as_str().and_then(|at| at.rsplit_once(':')).context("no control")?.0.to_owned();

@@ -1,4 +1,4 @@
-//! Docker networks across hosts: on two real engines, by the commands that people type.
+//! Docker networks across hosts: on two real engines, with the commands that people type.
 
 mod boot;
 mod firewall;

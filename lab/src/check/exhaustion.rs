@@ -1,6 +1,6 @@
-//! What a host runs out of kills nobody: room for the log or a reader of it, room for the state,
-//! descriptors. The agent of host 2 and control on host 1 go through all of it under echoes, a TCP
-//! stream, container starts and changes.
+//! No process ends when a host runs out of a resource: disk space for the log or a reader of it,
+//! disk space for the state, file descriptors. The agent of host 2 and control on host 1 go through
+//! all of it under echoes, a TCP stream, container starts and changes.
 
 mod starts;
 
@@ -18,28 +18,28 @@ use crate::docker::{DockerDaemon, Image};
 use crate::process::rest;
 use crate::wait::wait_until;
 
-/// The host whose agent is tried.
+/// The host whose agent is tested.
 const HOST: usize = 1;
-/// How long `status` may take to name what is wrong.
+/// How long `status` may take to report a problem.
 const NAMED: Duration = Duration::from_secs(10);
-/// How long it may take to take that back.
+/// How long it may take to withdraw the report.
 const GONE: Duration = Duration::from_secs(5);
-/// How long descriptors stay used up.
+/// How long all descriptors are in use.
 const HELD: Duration = Duration::from_secs(3);
-/// Where the log and the state of the daemons that are tried are, on small disks of their own.
+/// Where the log and the state of the tested daemons are, each on a small disk of its own.
 const LOG_DISK: &str = "/run/log-disk";
 const STATE_DISK: &str = "/var/lib/overlay";
 /// A pipe for the log.
 const PIPE: &str = "/run/log-pipe";
 
-/// Fifty echoes a second, and a stream that leaves the processors time for the rest.
+/// Fifty echoes a second, and a stream that leaves processor time for the rest.
 const PACE: Pace = Pace { interval_ms: 20, mbit: Some(200) };
-/// What a start may be refused with while the state disk is full, and while there are no
+/// The errors that a start may fail with while the state disk is full, and while there are no
 /// descriptors.
 const FULL: &[&str] = &["is full; make room there"];
 const NO_DESCRIPTORS: &[&str] = &["Too many open files", "descriptors"];
 
-/// Every other round has a Docker engine beside the agent, where one is installed.
+/// In every other round there is a Docker engine next to the agent, if one is installed.
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     for round in 0..rounds {
         let has_docker = round % 2 == 1 && DockerDaemon::missing_program().is_none();
@@ -57,7 +57,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// The hosts, and the engine of the one that is tried.
+/// The hosts, and the engine of the one that is tested.
 struct Setup {
     cluster: Cluster,
     engine: Option<DockerDaemon>,
@@ -80,7 +80,7 @@ impl Setup {
         Ok(Self { cluster, engine: Some(engine) })
     }
 
-    /// Starts what is fetched from and sent to.
+    /// Starts the servers that pages are fetched from and streams are sent to.
     fn serve(&self) -> Result<Vec<Running>> {
         let mut services = vec![
             self.cluster.serve_http(0, "net", "service")?,
@@ -93,7 +93,7 @@ impl Setup {
         Ok(services)
     }
 
-    /// Lets the hosts leave. What an engine leaves on its host is its own.
+    /// Makes the hosts leave. What an engine leaves on its host is its own.
     fn finish(self) -> Result<()> {
         let Some(engine) = self.engine else { return self.cluster.finish() };
         for host in [HOST, 0] {
@@ -106,7 +106,7 @@ impl Setup {
     }
 }
 
-/// A reader that stopped with the pipe full, none at all, and one again.
+/// A reader that stopped with the pipe full, no reader at all, and a reader again.
 fn pipe(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
     let script = format!("exec 3<>{PIPE}; dd if=/dev/zero bs=65536 count=1 >&3 2>/dev/null; echo full; exec sleep 600");
     let mut stopped = Vec::new();
@@ -233,12 +233,12 @@ fn full_state_disk(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
     with_daemons_away(cluster, &format!("umount -n {STATE_DISK}"))
 }
 
-/// What makes a row large.
+/// Labels that make a record large.
 fn labels() -> impl Iterator<Item = String> {
     (0..16).flat_map(|k| ["--label".to_owned(), format!("k{k}={}", "x".repeat(200))])
 }
 
-/// Tries until it is refused for want of room; returns how often it was not.
+/// Repeats `attempt` until it fails because the disk is full; returns how often it succeeded.
 fn until_refused(mut attempt: impl FnMut(usize) -> Result<Result<(), String>>) -> Result<usize> {
     const MOST: usize = 200;
     for n in 0..MOST {
@@ -252,7 +252,8 @@ fn until_refused(mut attempt: impl FnMut(usize) -> Result<Result<(), String>>) -
     anyhow::bail!("{MOST} found room on a full disk")
 }
 
-/// Puts another disk below the state of both hosts, with the same files. What those have not used yet takes no room.
+/// Moves the state of both hosts to another disk. Space that the files have reserved but not used
+/// is not taken there.
 fn with_daemons_away(cluster: &mut Cluster, change: &str) -> Result<()> {
     let daemons = [cluster.control()?, cluster.agent(0)?, cluster.agent(HOST)?];
     for daemon in &daemons {
@@ -284,7 +285,7 @@ fn no_descriptors(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
     let named = scenario.named(cluster, &["descriptors", "control-descriptors"])?;
     let refused = cluster.container(HOST, "net", "late")?.args(["pids", "none"]).output()?;
     ensure!(!refused.status.success(), "a container started without descriptors");
-    // As long as everything that is looked at now and then takes to be looked at.
+    // Long enough for every periodic check to run.
     rest(HELD);
     cluster.ctl(HOST, &["network", "create", "few"])?;
     cluster.ctl(HOST, &["network", "rm", "few"])?;
@@ -299,7 +300,7 @@ fn no_descriptors(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
     stop(cluster)
 }
 
-/// One thing that is wrong, with the processes that must survive it and the traffic that must not notice.
+/// A failure, with the processes that must survive it and the traffic that must not be disturbed.
 struct Scenario {
     agent: i32,
     control: i32,
@@ -308,7 +309,7 @@ struct Scenario {
 }
 
 impl Scenario {
-    /// Starts control and the agent anew with another log, and what goes on meanwhile.
+    /// Restarts control and the agent with another log, and starts the traffic.
     fn begin(setup: &mut Setup, log: &str, refusals: &'static [&'static str]) -> Result<Self> {
         let cluster = &mut setup.cluster;
         for daemon in [cluster.control()?, cluster.agent(HOST)?] {
@@ -324,7 +325,8 @@ impl Scenario {
         Self::go_on(setup, refusals)
     }
 
-    /// Begins with the processes as they are. A start may be refused with one of `refusals`.
+    /// Starts the traffic and leaves the processes as they are. A start may fail with one of
+    /// `refusals`.
     fn go_on(setup: &Setup, refusals: &'static [&'static str]) -> Result<Self> {
         let cluster = &setup.cluster;
         let traffic = Traffic::start(cluster, HOST, &Sink { network: "net", name: "sink" }, PACE)?;
@@ -334,7 +336,7 @@ impl Scenario {
         Ok(Self { agent, control, traffic, starts: Starts::begin(&starting) })
     }
 
-    /// Waits until the agent's `status` has all of these problems.
+    /// Waits until the agent's `status` reports all of these problems.
     fn named(&self, cluster: &Cluster, codes: &[&str]) -> Result<String> {
         let all = || problems(cluster).is_ok_and(|found| codes.iter().all(|code| found.iter().any(|c| c == code)));
         let took = wait_until(NAMED, &format!("status names {codes:?}"), all)
@@ -343,7 +345,7 @@ impl Scenario {
         Ok(format!("named after {}", ms(took)))
     }
 
-    /// Waits until it has no problem at all.
+    /// Waits until it reports no problem at all.
     fn gone(&self, cluster: &Cluster) -> Result<String> {
         let none = || problems(cluster).is_ok_and(|found| found.is_empty());
         let took = wait_until(GONE, "status has no problem", none)
@@ -352,14 +354,14 @@ impl Scenario {
         Ok(format!("gone after {}", ms(took)))
     }
 
-    /// Insists that containers start and changes are made.
+    /// Checks that containers can start and changes can be made.
     fn works(&self, cluster: &Cluster) -> Result<()> {
         cluster.fetch(HOST, "net", "fetcher", "service")?;
         cluster.ctl(HOST, &["network", "create", "other"])?;
         cluster.ctl(HOST, &["network", "rm", "other"]).map(drop)
     }
 
-    /// Ends what went on; insists that nothing was lost and nobody died.
+    /// Ends the traffic; checks that nothing was lost and no process died.
     fn end(self, cluster: &Cluster) -> Result<String> {
         let starts = self.starts.end()?;
         let noticed = self.traffic.end()?;
@@ -379,7 +381,7 @@ fn problems(cluster: &Cluster) -> Result<Vec<String>> {
     Ok(truth::problems(cluster, HOST)?.into_iter().filter_map(code).collect())
 }
 
-/// Starts the daemons that are tried as they were before.
+/// Restarts the tested daemons as they were before.
 fn stop(cluster: &mut Cluster) -> Result<()> {
     for daemon in [cluster.control()?, cluster.agent(HOST)?] {
         daemon.kill()?;

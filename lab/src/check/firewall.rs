@@ -1,4 +1,5 @@
-//! The host's firewall drops everything it may forward, is flushed, and is loaded again: containers do not notice.
+//! The host's firewall drops everything it could forward, is flushed, and is loaded again:
+//! containers do not notice.
 
 use anyhow::{Context, Result};
 

@@ -1,4 +1,5 @@
-//! A flood of handshake initiations from random addresses: honest handshakes are made, memory stays, traffic goes on.
+//! A flood of handshake initiations from random addresses: honest handshakes succeed, memory stays
+//! constant, traffic goes on.
 
 use std::time::{Duration, Instant};
 
@@ -13,17 +14,17 @@ use crate::wait::wait_until;
 
 /// Initiations a second.
 const PPS: &str = "100000";
-/// How long an honest handshake may take, and how many of a hundred must keep to it.
+/// How long an honest handshake may take, and how many percent of them must be as fast.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 const HONEST_PERCENT: usize = 99;
-/// By how many KiB the agent may grow.
+/// How much the agent's memory may grow, in KiB.
 const GROWTH: u64 = 16 << 10;
-/// What must be left of the throughput that is possible with one core less.
+/// The share that must remain of the throughput with one core less.
 const LEFT: f64 = 0.8;
-/// Seconds of a measurement of throughput.
+/// How many seconds a throughput measurement takes.
 const SECONDS: &str = "2";
 
-/// Where the flood goes: one lane of the victim.
+/// The destination of the flood: one lane of the victim.
 struct Target {
     key: String,
     address: String,
@@ -44,7 +45,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     cluster.finish()
 }
 
-/// A lane of host2, as host3 knows it from being a member.
+/// Returns a lane of host2, as host3 knows it because it is a member.
 fn target(cluster: &Cluster) -> Result<Target> {
     let peers = cluster.ctl_json(2, &["peers", "--lanes"])?;
     let rows = peers.as_array().context("peers --json is no list")?;
@@ -58,20 +59,21 @@ fn flood(cluster: &Cluster, target: &Target) -> Result<Running> {
     let words = ["initiations", "--key", &target.key, "--to", &target.address, "--pps", PPS, "--seconds", "600"];
     let before = heard(cluster)?;
     let flood = cluster.host(2).try_command("overlay-lab")?.args(words).spawn()?;
-    // Making the packets takes a moment.
+    // It takes a moment to make the packets.
     wait_until(PATIENCE, "the flood arrives", || heard(cluster).is_ok_and(|now| now > before + 10_000))?;
 
     Ok(flood)
 }
 
-/// Datagrams that host2 received.
+/// Returns how many datagrams host2 has received.
 fn heard(cluster: &Cluster) -> Result<u64> {
     let status = cluster.ctl_json(1, &["status"])?;
 
     status["counters"]["udp_datagrams"].as_u64().context("status does not count datagrams")
 }
 
-/// Throughput without a flood, with one core taken away, and with the flood; and memory before and after.
+/// Measures the throughput without a flood, with one core taken away, and with the flood; and the
+/// memory before and after.
 fn throughput(cluster: &Cluster, target: &Target, notes: &mut Notes) -> Result<()> {
     let victim = cluster.agent(1)?;
     let before = victim.memory("VmRSS")?;
@@ -103,10 +105,11 @@ fn measure(cluster: &Cluster) -> Result<f64> {
     super::throughput(cluster.container(0, "net", "load")?, "sink", SECONDS)
 }
 
-/// Handshakes of an agent that starts again and again while the flood goes on: the time from its start to its first echo.
+/// Measures handshakes of an agent that is restarted again and again during the flood: the time
+/// from its start to its first echo.
 fn honest(cluster: &mut Cluster, target: &Target, rounds: u32, notes: &mut Notes) -> Result<()> {
     let to = cluster.address_of(0, "server")?;
-    // It stays while its agent is killed.
+    // The container survives its agent.
     let ping = ["ping", "--json", "--count", "0", "--interval-ms", "20", &to];
     let mut flow = cluster.container(0, "net", "honest")?.args(ping).spawn()?;
     let flood = flood(cluster, target)?;
@@ -135,7 +138,7 @@ fn honest(cluster: &mut Cluster, target: &Target, rounds: u32, notes: &mut Notes
     Ok(())
 }
 
-/// Lanes of host1 that have a session with host2.
+/// Returns how many lanes of host1 have a session with host2.
 fn handshakes(cluster: &Cluster) -> Result<usize> {
     let peers = cluster.ctl_json(0, &["peers", "--lanes"])?;
     let rows = peers.as_array().context("peers --json is no list")?;

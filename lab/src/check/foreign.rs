@@ -1,4 +1,4 @@
-//! Foreign hands delete what is ours: it is back within a second.
+//! Somebody deletes what belongs to Overlay: it is restored within a second.
 
 use std::time::{Duration, Instant};
 
@@ -8,21 +8,22 @@ use super::{MARKER, Notes, PATIENCE, PingSummary, sealed};
 use crate::cluster::Cluster;
 use crate::wait::wait_until;
 
-/// Longest silence while something is healed, in milliseconds.
+/// The longest silence while something is restored, in milliseconds.
 const BAR_MS: f64 = 1000.0;
 
-/// How long a deleted route may be missing where the agent hears of nothing.
+/// How long a deleted route may be missing if the agent gets no notifications.
 const UNHEARD: Duration = Duration::from_secs(3);
 
-/// Containers that come and go, and how many do so at a time.
+/// How many containers come and go, and how many of them at a time.
 const CONTAINERS: usize = 40;
 const AT_A_TIME: usize = 8;
 
-/// Where a namespace is pinned by hand, and how long its endpoint may outlive it: less than a sweep takes.
+/// Where a namespace is pinned by hand, and how long its endpoint may outlive it: less than the
+/// interval of garbage collection.
 const PINNED: &str = "/run/pinned-by-hand";
 const GONE: Duration = Duration::from_secs(5);
 
-/// What is done to a host, by a shell that runs inside the network's namespace. Needs the `ip` program there.
+/// What is done to a host, by a shell inside the network's namespace. Needs the `ip` program there.
 const INJURIES: [(&str, &str); 9] = [
     ("every route to another host is deleted", "ip route flush dev ovt"),
     (
@@ -54,7 +55,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
         }
         Ok(())
     })?;
-    // A new process finds what the healed host has.
+    // A new process finds what the repaired host has.
     let agent = cluster.agent(0)?;
     agent.kill()?;
     cluster.restart(&agent)?;
@@ -66,7 +67,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     cluster.finish()
 }
 
-/// An agent that may not hear of changes looks for them, and says so.
+/// An agent that gets no notifications of changes looks for them itself, and reports that.
 fn unheard(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
     let agent = cluster.agent(0)?;
     agent.kill()?;
@@ -88,7 +89,7 @@ fn unheard(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// What containers do that come and go is no foreign hand's work; a single deleted route is.
+/// Containers that come and go are not counted as drift; a single deleted route is.
 fn coming_and_going_is_not_healed(cluster: &Cluster, notes: &mut Notes) -> Result<()> {
     let mut running = Vec::new();
     for number in 0..CONTAINERS {
@@ -116,7 +117,8 @@ fn coming_and_going_is_not_healed(cluster: &Cluster, notes: &mut Notes) -> Resul
     Ok(())
 }
 
-/// An endpoint whose namespace is unmounted goes at once, not with the next sweep.
+/// An endpoint whose namespace is unmounted goes at once, not only with the next garbage
+/// collection.
 fn a_namespace_takes_its_endpoint_along(cluster: &Cluster, notes: &mut Notes) -> Result<()> {
     let shell = |script: &str| cluster.host(0).shell(script);
     shell(&format!("touch {PINNED}; unshare --net={PINNED} true"))?;
@@ -130,7 +132,7 @@ fn a_namespace_takes_its_endpoint_along(cluster: &Cluster, notes: &mut Notes) ->
     Ok(())
 }
 
-/// How many differences the agent of the first host has put right in its network.
+/// Returns how many differences the agent of the first host has repaired in its network.
 fn healed(cluster: &Cluster) -> Result<u64> {
     let status = cluster.ctl_json(0, &["status"])?;
 

@@ -1,4 +1,5 @@
-//! Packets with another's source address, from a container and from a member node itself: none arrives, all are counted.
+//! Packets with somebody else's source address, from a container and from a member node itself:
+//! none arrives, all are counted.
 
 use std::time::Duration;
 
@@ -11,13 +12,14 @@ use crate::cluster::Cluster;
 use crate::command::Running;
 use crate::wait::wait_until;
 
-/// In every forged packet.
+/// The payload of every forged packet.
 const FORGED: &str = "i-am-somebody-else";
-/// Forged packets in a round.
+/// The number of forged packets in a round.
 const PACKETS: u32 = 10_000;
-/// Forged packets at a time from the node itself: what the TUN's queue holds at least, so that the agent sees every one.
+/// How many packets the node itself forges at a time: no more than the TUN's queue holds, so that
+/// the agent sees every one.
 const AT_ONCE: u32 = 2_000;
-/// Enters the network's namespace on the host, where only the host's own root gets.
+/// Enters the network's namespace on the host, as only the host's root can.
 const INSIDE: &str = "for pin in /run/overlay/netns/*; do exec nsenter --net=$pin \"$@\"; done";
 
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
@@ -61,7 +63,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     cluster.fetch(0, "net", "last", "neighbour")?;
     let counted = dropped(&cluster)? - before;
 
-    // The same packets with a true address do arrive, or the test would show nothing.
+    // The same packets with their real address arrive; otherwise the test would prove nothing.
     let honest =
         ["-c", "for own in $(overlay-lab addresses eth0); do overlay-lab forge --from $own --to $0 --marker $1; done"];
     let run = ["run", "--network", "net", "--name", "honest", "--", "sh"];
@@ -81,7 +83,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     cluster.finish()
 }
 
-/// A container that counts what reaches it.
+/// Starts a container that counts what reaches it.
 fn victim(cluster: &Cluster) -> Result<Running> {
     let capture = ["capture", "--interface", "eth0", "--incoming", "--json", "--marker", FORGED];
     let mut running = cluster.container(1, "net", "victim")?.args(capture).spawn()?;
@@ -109,7 +111,7 @@ fn address(cluster: &Cluster, name: &str) -> Result<String> {
     found.with_context(|| format!("{name} has no address"))
 }
 
-/// The packets that the node has dropped for their source, by its own count.
+/// Returns how many packets the node has dropped because of their source.
 fn dropped(cluster: &Cluster) -> Result<u64> {
     let status = cluster.ctl_json(0, &["status"])?;
     let counter =

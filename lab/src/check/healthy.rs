@@ -1,5 +1,5 @@
-//! A good day: containers come, fetch by name and go, agents and control are started again now and
-//! then, and no host ever says that something is wrong.
+//! A normal day: containers start, fetch a page by name and end, agents and control are restarted
+//! now and then, and no host ever reports a problem.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,26 +14,28 @@ use crate::command::Running;
 use crate::host::Host;
 use crate::process::rest;
 
-/// So many hosts for so many minutes; when it is only one minute, fewer of both.
+/// The number of hosts.
 const HOSTS: usize = 8;
+/// The number of hosts if there is only one round.
 const FEW: usize = 3;
+/// How long a round takes if there is only one; otherwise it takes a minute.
 const SHORT: Duration = Duration::from_secs(30);
-/// The networks that containers come to, in turn.
+/// The networks that containers are started on, in turn.
 const NETWORKS: [&str; 2] = ["red", "blue"];
-/// How often each host is asked whether it has problems, and how often a container comes to it.
+/// How often each host is asked whether it has problems, and how often it starts a container.
 const LOOK: Duration = Duration::from_secs(5);
 const VISIT: Duration = Duration::from_secs(3);
-/// How many daemons are killed and started again: one each so many seconds, of which one is control.
+/// The interval at which daemons are killed and restarted, one at a time; one of them is control.
 const RESTART: Duration = Duration::from_secs(40);
 const SHORT_RESTART: Duration = Duration::from_secs(10);
 /// Milliseconds between two echoes from each host to the next one.
 const PACE: &str = "200";
-/// The exit codes of `overlayctl` that mean that there are problems, and that no agent answers.
+/// The exit codes of `overlayctl` for problems, and for an agent that does not answer.
 const PROBLEMS: i32 = 1;
 const NO_AGENT: i32 = 3;
-/// An agent that takes this long to start again is silent, and others are right to say so.
+/// An agent that takes longer than this to restart is silent, and others are right to report it.
 const SILENT: Duration = Duration::from_secs(5);
-/// How soon its path must be said to be up again.
+/// How soon its path must be reported as up again.
 const BACK: Duration = Duration::from_secs(2);
 
 pub(super) fn run(minutes: u32, notes: &mut Notes) -> Result<()> {
@@ -62,7 +64,7 @@ pub(super) fn run(minutes: u32, notes: &mut Notes) -> Result<()> {
     cluster.finish()
 }
 
-/// Starts a server on each host and network, and echoes from each host to the next one.
+/// Starts a server on each host and network, and echoes from each host to the next.
 fn move_in(cluster: &Cluster) -> Result<Vec<Running>> {
     let hosts = cluster.lab().hosts().len();
     let mut residents = Vec::new();
@@ -85,7 +87,7 @@ fn server(host: usize) -> String {
     format!("server{host}")
 }
 
-/// Kills and starts daemons again, one at a time: agents in turn, and control as the second.
+/// Kills and restarts daemons, one at a time: agents in turn, and control as the second.
 fn restart_for(cluster: &mut Cluster, days: &[Day], long: Duration, every: Duration) -> Result<usize> {
     let begin = Instant::now();
     let mut restarts = 0;
@@ -119,19 +121,20 @@ struct Restart {
     ended: Option<Instant>,
 }
 
-/// What happens to one host.
+/// The events on one host.
 struct Day {
     host: Host,
     hosts: usize,
-    /// Held by who comes, and by who starts the agent again: a container cannot come meanwhile.
+    /// Held while a container starts and while the agent is restarted, so that they exclude each
+    /// other.
     door: Mutex<()>,
     /// The last restart of its agent.
     restart: Mutex<Option<Restart>>,
     visits: AtomicUsize,
     looks: AtomicUsize,
-    /// Looks during a restart of the agent, which say that it does not answer.
+    /// How many requests during a restart of the agent got no answer.
     unanswered: AtomicUsize,
-    /// Looks that rightly said that another agent, which took long to start, was silent.
+    /// How many requests rightly reported another agent, which took long to restart, as silent.
     told: AtomicUsize,
     failed: Mutex<Vec<String>>,
 }
@@ -169,12 +172,12 @@ impl Day {
         self.restart.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns whether the agent is being started again.
+    /// Returns whether the agent is being restarted.
     fn is_away(&self) -> bool {
         self.restart().is_some_and(|restart| restart.ended.is_none())
     }
 
-    /// Returns whether others may say that nothing arrives from here.
+    /// Returns whether others may report that nothing arrives from this host.
     fn is_missed(&self) -> bool {
         self.restart().is_some_and(|restart| {
             let ended = restart.ended.unwrap_or_else(Instant::now);
@@ -197,7 +200,7 @@ impl Day {
         }
     }
 
-    /// A container comes, fetches a page from a server of any host by name, and goes.
+    /// Starts a container that fetches a page by name from a server of any host, and ends.
     fn visit(&self, number: usize) -> Result<()> {
         let _alone = self.alone();
         let network = NETWORKS[number % NETWORKS.len()];
@@ -221,8 +224,8 @@ impl Day {
         }
     }
 
-    /// Asks whether there are problems. Only an agent that is being started again may not answer, and
-    /// only one that takes long to start may be missed by others.
+    /// Asks whether there are problems. Only an agent that is being restarted may fail to answer,
+    /// and only one that takes long to restart may be reported by others.
     fn look(&self, days: &[Self]) -> Result<()> {
         let was_away = self.is_away();
         let output = self.host.try_command("overlayctl")?.args(["status", "--check", "--json"]).output()?;

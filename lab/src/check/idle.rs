@@ -1,4 +1,5 @@
-//! Networks that nobody speaks on: what they cost an agent in processor time and memory, and how soon many of them start.
+//! Networks without traffic: how much processor time and memory they cost an agent, and how soon
+//! many of them start.
 
 use std::time::{Duration, Instant};
 
@@ -12,46 +13,47 @@ use crate::daemon::Daemon;
 use crate::process::rest;
 use crate::wait::wait_until;
 
-/// Numbers of networks that are tried before the one that was asked for.
+/// The numbers of networks that are tried before the number asked for.
 const STEPS: [u32; 3] = [20, 60, 100];
-/// Two hosts, each with one container on every network.
+/// The number of hosts, each with one container on every network.
 const HOSTS: usize = 2;
 /// How long all containers of 200 networks may take to start.
 const START: Duration = Duration::from_secs(60);
-/// What is still to be done after the last start is over by then, and how long the agents are
-/// watched; longer where figures are what is asked for, and so long while networks are in use that
-/// each is swept at least once: sweeps are 45 to 75 s apart.
+/// How long the agents may settle after the last start, and how long they are then watched.
 const SHORT: Watch = Watch { settle: Duration::from_secs(2), watch: Duration::from_secs(4) };
+/// The same if exact figures are wanted.
 const LONG: Watch = Watch { settle: Duration::from_secs(8), watch: Duration::from_secs(10) };
+/// The same with networks in use: long enough to sweep each once, which happens every 45 to 75 s.
 const SWEPT: Watch = Watch { settle: Duration::from_secs(8), watch: Duration::from_secs(80) };
 /// Percent of a core for an agent without networks, and for each network in use.
 const BASE: f64 = 0.1;
 const PER_NETWORK: f64 = 0.02;
-/// The same for builds that are not optimized.
+/// The factor for builds that are not optimized.
 const DEBUG: f64 = 5.0;
-/// KiB a network. Only release builds are held to it.
+/// KiB per network. Only release builds must meet it.
 const MEMORY: u64 = 256;
-/// Networks to tell memory by: with fewer, what the agent takes anyway hides it.
+/// How many networks it takes to judge memory: with fewer, the memory that the agent needs anyway
+/// hides it.
 const MANY: u32 = 60;
 
-/// How agents are watched.
+/// How long agents are watched.
 #[derive(Clone, Copy)]
 struct Watch {
     settle: Duration,
     watch: Duration,
 }
 
-/// Containers that idle.
+/// Idle containers.
 struct Crowd {
     containers: Vec<Running>,
 }
 
-/// What one agent costs.
+/// The cost of one agent.
 #[derive(Clone, Copy)]
 struct Cost {
     /// Percent of a core.
     cpu: f64,
-    /// KiB.
+    /// Resident memory in KiB.
     memory: u64,
 }
 
@@ -66,7 +68,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// Tries so many networks on new hosts, and says what they cost more than they may.
+/// Tries this many networks on new hosts, and lists what costs more than it may.
 fn cold(networks: u32, [alone, in_use]: [Watch; 2], notes: &mut Notes) -> Result<Vec<String>> {
     let cluster = Cluster::new(HOSTS)?;
     let agents = [cluster.agent(0)?, cluster.agent(1)?];
@@ -94,7 +96,8 @@ fn cold(networks: u32, [alone, in_use]: [Watch; 2], notes: &mut Notes) -> Result
 }
 
 impl Crowd {
-    /// Starts a container on every network and host, all at once, and waits until they run.
+    /// Starts a container on every network and host, all at the same time, and waits until they
+    /// run.
     fn start(cluster: &Cluster, networks: u32) -> Result<(Self, Duration)> {
         let start = Instant::now();
         let mut containers = Vec::new();
@@ -115,7 +118,7 @@ impl Crowd {
         Ok((Self { containers }, took))
     }
 
-    /// Ends all containers, and waits until they are listed no longer.
+    /// Ends all containers, and waits until they are no longer listed.
     fn end(self, cluster: &Cluster) -> Result<()> {
         for container in &self.containers {
             container.signal(Signal::SIGTERM)?;
@@ -127,7 +130,7 @@ impl Crowd {
 }
 
 impl Watch {
-    /// Watches what the agents do on their own.
+    /// Measures the agents while nothing else happens.
     fn measure(self, agents: &[Daemon; HOSTS]) -> Result<[Cost; HOSTS]> {
         rest(self.settle);
         let before = [agents[0].processor_time()?, agents[1].processor_time()?];
@@ -143,7 +146,7 @@ impl Watch {
     }
 }
 
-/// Says what costs more than it may.
+/// Lists what costs more than it may.
 fn judge(networks: u32, empty: &[Cost; HOSTS], costs: &[Cost; HOSTS]) -> Vec<String> {
     let mut misses = Vec::new();
     for (empty, cost) in empty.iter().zip(costs) {
@@ -160,12 +163,12 @@ fn judge(networks: u32, empty: &[Cost; HOSTS], costs: &[Cost; HOSTS]) -> Vec<Str
     misses
 }
 
-/// Raises a bar where the programs are not those that people run.
+/// Raises a limit for builds that are not those that users run.
 fn allowance(percent: f64) -> f64 {
     if cfg!(debug_assertions) { percent * DEBUG } else { percent }
 }
 
-/// KiB a network.
+/// Returns the KiB per network.
 fn each(networks: u32, empty: Cost, cost: Cost) -> u64 {
     cost.memory.saturating_sub(empty.memory) / u64::from(networks.max(1))
 }

@@ -1,4 +1,5 @@
-//! Two networks with one prefix on the same hosts: both work, and nothing crosses.
+//! Two networks with the same prefix on the same hosts: both work, and nothing crosses between
+//! them.
 
 use anyhow::{Result, ensure};
 

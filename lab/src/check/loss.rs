@@ -1,5 +1,6 @@
-//! An underlay that loses datagrams in both directions: what arrives is whole, and sessions are made and kept all the same. What a wire
-//! can do beyond that is tried with whole engines in virtual time (`dataplane/src/sim/wire.rs`).
+//! An underlay that loses datagrams in both directions: what arrives is whole, and sessions are
+//! made and kept nevertheless. Other faults of a wire are tested with whole engines in virtual time
+//! (`dataplane/src/sim/wire.rs`).
 
 use std::time::{Duration, Instant};
 
@@ -10,17 +11,20 @@ use super::{MARKER, Notes, PATIENCE, PingSummary, ms, sealed};
 use crate::cluster::Cluster;
 use crate::wait::wait_until;
 
-/// Datagrams lost of a hundred, in each direction.
+/// The loss in percent, in each direction.
 const LOSSES: [u32; 5] = [1, 5, 10, 20, 30];
-/// From here on TCP takes longer to end than anybody waits: only transfers that bring their own patience are tried.
+/// With more loss, TCP takes longer to end than is sensible: only transfers with their own
+/// repetition are tested.
 const TCP_UP_TO: u32 = 10;
-/// Seconds of each transfer.
+/// How many seconds each transfer takes.
 const SECONDS: &str = "2";
-/// Echoes by which the loss is seen.
+/// The number of echoes that measure the loss.
 const ECHOES: &str = "600";
-/// By how much of a hundred the answers may be more than what two crossings leave: four standard deviations.
+/// By how many percentage points more answers may arrive than after the loss in both directions:
+/// four standard deviations.
 const MORE: f64 = 12.0;
-/// And less: a lane whose first handshake is lost tries again after a second, which is a third of all echoes.
+/// By how many fewer: a lane whose first handshake is lost tries again after a second, which is a
+/// third of all echoes.
 const LESS: f64 = 45.0;
 
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
@@ -42,7 +46,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     cluster.finish()
 }
 
-/// Has both hosts lose a share of the tunnel's datagrams as they come in.
+/// Makes both hosts drop a share of the incoming tunnel datagrams.
 fn lose(cluster: &Cluster, percent: u32) -> Result<()> {
     let rules = format!(
         "table inet lab_loss {{ chain incoming {{ type filter hook prerouting priority -300; \
@@ -59,7 +63,7 @@ fn lose(cluster: &Cluster, percent: u32) -> Result<()> {
     Ok(())
 }
 
-/// A transfer with a checksum, and echoes that show how much is lost.
+/// Makes a transfer with a checksum, and sends echoes that show how much is lost.
 fn carry(cluster: &Cluster, percent: u32) -> Result<String> {
     let client = |words: &[&str]| {
         let load = cluster.container(0, "net", "load")?.args(words).deadline(PATIENCE * 6).run()?;
@@ -86,7 +90,7 @@ fn carry(cluster: &Cluster, percent: u32) -> Result<String> {
     Ok(format!("{whole} whole, {answered:.0} % of echoes answered (two crossings leave {expected:.0} %)"))
 }
 
-/// How soon an agent that starts has a session again.
+/// Returns how soon a restarted agent has a session again.
 fn restart(cluster: &mut Cluster) -> Result<Duration> {
     let agent = cluster.agent(0)?;
     agent.kill()?;

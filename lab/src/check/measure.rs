@@ -1,4 +1,4 @@
-//! What several checks measure in the same way.
+//! Measurements that several checks share.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use crate::snapshot::Snapshot;
 use crate::tool::ping::Silence;
 use crate::wait::wait_until;
 
-/// Sent as payload wherever nothing may be readable between hosts.
+/// A payload that must not be readable between hosts.
 pub(crate) const MARKER: &str = "this-must-not-be-readable";
-/// How long anything may take that has no bar of its own.
+/// How long anything without a bar of its own may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The time that so many percent of all are not longer than.
+/// Returns the given percentile of the times.
 pub(crate) fn percentile(times: &[Duration], percent: usize) -> Duration {
     let mut sorted = times.to_vec();
     sorted.sort();
@@ -27,14 +27,14 @@ pub(crate) fn percentile(times: &[Duration], percent: usize) -> Duration {
     sorted.get(index).copied().unwrap_or_default()
 }
 
-/// Returns the middle one of some figures.
+/// Returns the median of the figures.
 pub(crate) fn median(figures: &mut [f64]) -> f64 {
     figures.sort_by(f64::total_cmp);
 
     figures.get(figures.len() / 2).copied().unwrap_or_default()
 }
 
-/// Sends one TCP stream from where `command` runs to a `throughput serve` at `to`, and returns Gbit/s.
+/// Sends one TCP stream with `command` to a `throughput serve` at `to`, and returns Gbit/s.
 pub(crate) fn throughput(command: HostCommand, to: &str, seconds: &str) -> Result<f64> {
     let output = command.args(["throughput", "client", "--json", "--seconds", seconds, to]).run()?;
     let summary: serde_json::Value = serde_json::from_str(&output.stdout).context("no figures")?;
@@ -42,16 +42,16 @@ pub(crate) fn throughput(command: HostCommand, to: &str, seconds: &str) -> Resul
     summary["gbit_per_second"].as_f64().context("no figure")
 }
 
-/// Returns what the kernel of a host has.
+/// Returns the kernel state of a host.
 pub(crate) fn kernel(cluster: &Cluster, host: usize) -> Result<Snapshot> {
     Ok(cluster.host(host).snapshot(&[])?.of_kernel())
 }
 
-/// Returns the same once the kernel has done with what was begun.
+/// Returns the kernel state of a host once nothing in it is under way.
 pub(crate) fn kernel_at_rest(cluster: &Cluster, host: usize) -> Result<Snapshot> {
     let mut seen = kernel(cluster, host)?;
     let settled = wait_until(PATIENCE, "every address has its route", || {
-        // A host that cannot be looked at is noticed by whoever looks next.
+        // If a host cannot be examined, that is noticed by the next step.
         seen = kernel(cluster, host).unwrap_or_else(|_| seen.clone());
         seen.unfinished_address().is_none()
     });
@@ -60,7 +60,7 @@ pub(crate) fn kernel_at_rest(cluster: &Cluster, host: usize) -> Result<Snapshot>
     Ok(seen)
 }
 
-/// A time as figures show it.
+/// Formats a time in milliseconds.
 pub(crate) fn ms(duration: Duration) -> String {
     format!("{:.0} ms", duration.as_secs_f64() * 1000.0)
 }
@@ -78,7 +78,7 @@ pub(crate) struct PingSummary {
     pub(crate) silences: Vec<Silence>,
 }
 
-/// Records the switch while `work` runs, and insists that the marker was never readable.
+/// Captures on the switch while `work` runs, and checks that the marker was never readable.
 pub(crate) fn sealed<T>(lab: &Lab, notes: &mut Notes, work: impl FnOnce(&mut Notes) -> Result<T>) -> Result<T> {
     let capture = lab.capture(Some(MARKER))?;
     let value = work(notes)?;
@@ -87,7 +87,7 @@ pub(crate) fn sealed<T>(lab: &Lab, notes: &mut Notes, work: impl FnOnce(&mut Not
     Ok(value)
 }
 
-/// Ends a recording, and insists that something was seen and the marker was never readable.
+/// Ends a capture, and checks that something was seen and the marker was never readable.
 pub(crate) fn unreadable(capture: Capture, notes: &mut Notes) -> Result<()> {
     let report = capture.stop()?;
     notes.say(&format!("on the wire: {report}"));

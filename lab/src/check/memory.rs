@@ -1,4 +1,5 @@
-//! The agent's resident memory with a crowd of peers: known, in use, and after all buffers were filled.
+//! The agent's resident memory with a crowd of peers: known, in use, and after all buffers were
+//! filled.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,21 +15,22 @@ use crate::daemon::Daemon;
 use crate::tool::crowd::{CrowdReport, PREFIX};
 use crate::wait::wait_until;
 
-/// A round is one peer in use and so many that are known.
+/// How many known peers there are in a round for each one in use.
 const KNOWN_PER_ROUND: usize = 20;
-/// The most the agent may take, in KiB. Only the profile `dist` is held to it: a program's code is most of its memory.
+/// The most memory that the agent may take, in KiB. Only the profile `dist` must meet it, because
+/// most of the memory is the program's code.
 const BAR: u64 = 24 << 10;
-/// Room for 4,096 blocks, one a member.
+/// A prefix for 4,096 blocks, one per member.
 const SUBNET: &str = "10.16.0.0/12";
-/// How long the crowd may take to join, for each of its nodes.
+/// How long the crowd may take to join, per node.
 const JOIN: Duration = Duration::from_millis(500);
-/// Seconds of a measurement of throughput.
+/// How many seconds a throughput measurement takes.
 const SECONDS: &str = "2";
-/// Echoes to all addresses at once.
+/// Sends echoes to all addresses at the same time.
 const ECHOES: &str = "for to; do overlay-lab ping --quiet --count 20 --interval-ms 50 $to & all=\"$all $!\"; done; \
     for one in $all; do wait $one || exit 1; done";
 
-/// The host whose agent is measured; the first one has control, the third the crowd.
+/// The host whose agent is measured; the first has control, the third the crowd.
 const MEASURED: usize = 1;
 const FAR: usize = 0;
 const CROWD: usize = 2;
@@ -71,7 +73,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     cluster.finish_with_strangers()
 }
 
-/// Says what the agent takes, in KiB.
+/// Reports and returns the agent's memory in KiB.
 fn measure(agent: &Daemon, when: &str, notes: &mut Notes) -> Result<u64> {
     let resident = agent.memory("VmRSS")?;
     let own = agent.memory("RssAnon")?;
@@ -80,7 +82,7 @@ fn measure(agent: &Daemon, when: &str, notes: &mut Notes) -> Result<u64> {
     Ok(resident)
 }
 
-/// Lets the crowd join; it lasts as long as the returned value.
+/// Makes the crowd join; it stays as long as the returned value.
 fn join(cluster: &Cluster, nodes: usize, carrying: usize) -> Result<(Running, CrowdReport)> {
     let token = cluster.ctl_json(0, &["token", "create", "--uses", &nodes.to_string()])?;
     let line = token["join"].as_str().context("no join line")?;
@@ -99,7 +101,7 @@ fn join(cluster: &Cluster, nodes: usize, carrying: usize) -> Result<(Running, Cr
     Ok((crowd, report))
 }
 
-/// Whether the agent has as many of the crowd as peers, and has taken all that control told.
+/// Returns whether the agent has as many nodes of the crowd as peers, and is in sync with control.
 fn knows(cluster: &Cluster, nodes: usize) -> Result<bool> {
     let peers = rows(cluster)?;
     let revision = |host| Ok::<_, anyhow::Error>(cluster.ctl_json(host, &["status"])?["revision"].clone());
@@ -107,7 +109,8 @@ fn knows(cluster: &Cluster, nodes: usize) -> Result<bool> {
     Ok(distinct(peers.iter()) == nodes && revision(MEASURED)? == revision(FAR)?)
 }
 
-/// Sends echoes to all that carry packets, all of whom must answer, and counts the sessions with them.
+/// Sends echoes to all nodes that carry packets, all of which must answer, and returns the number
+/// of sessions with them.
 fn echo(cluster: &Cluster, report: &CrowdReport) -> Result<usize> {
     let run = ["run", "--network", "net", "--name", "echoes", "--", "sh", "-c", ECHOES, "sh"];
     let to = report.addresses.iter().map(ToString::to_string);
@@ -122,12 +125,12 @@ fn echo(cluster: &Cluster, report: &CrowdReport) -> Result<usize> {
     Ok(lanes.iter().filter(is_up).count())
 }
 
-/// Counts the nodes in rows of lanes.
+/// Counts the nodes that these lanes belong to.
 fn distinct<'a>(lanes: impl Iterator<Item = &'a Value>) -> usize {
     lanes.map(|row| row["node"].as_str()).collect::<BTreeSet<_>>().len()
 }
 
-/// The lanes of the crowd that the agent has as peers.
+/// Returns the lanes of the crowd that are peers of the agent.
 fn rows(cluster: &Cluster) -> Result<Vec<Value>> {
     let peers = cluster.ctl_json(MEASURED, &["peers", "--lanes"])?;
     let is_of_crowd = |row: &&Value| row["node"].as_str().is_some_and(|name| name.starts_with(PREFIX));
@@ -135,7 +138,7 @@ fn rows(cluster: &Cluster) -> Result<Vec<Value>> {
     Ok(peers.as_array().context("peers --json is no list")?.iter().filter(is_of_crowd).cloned().collect())
 }
 
-/// KiB as people read them.
+/// Formats KiB as MiB.
 fn mib(kib: u64) -> String {
     let tenths = kib * 10 / 1024;
 

@@ -1,6 +1,8 @@
-//! Two hosts with a router between them that passes on less and less, tells or does not tell, and changes under load.
+//! Two hosts with a router between them whose MTU shrinks, that sends ICMP errors or does not, and
+//! that changes under load.
 //!
-//! Each round is one underlay: IPv4 or IPv6, with a router that is silent or one that sends ICMP errors.
+//! Each round is one underlay: IPv4 or IPv6, with a router that is silent or one that sends ICMP
+//! errors.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -14,32 +16,32 @@ use crate::command::{CommandOutput, HostCommand, Running};
 use crate::lab::Lab;
 use crate::process::rest;
 
-/// What the hosts' own links carry.
+/// The MTU of the hosts' own links.
 const LINK: u32 = 9000;
-/// What the router passes on, one after the other. Each step takes paths away that are in use.
+/// The MTUs of the router, one after another. Each step affects paths that are in use.
 const PATHS: [u32; 6] = [9000, 1500, 1420, 1300, 1280, 576];
-/// The smallest path of IPv6.
+/// The minimum MTU of IPv6.
 const MIN_V6: u32 = 1280;
-/// What a transfer under way meets, with the growth that nobody may notice.
+/// The MTUs during a transfer, including a growth that must not be noticed.
 const CHANGES: [u32; 5] = [9000, 1500, 1280, 9000, 1300];
-/// Seconds of each transfer.
+/// How many seconds each transfer takes.
 const SECONDS: &str = "1.5";
 /// The longest time without a byte.
 const BAR: Duration = Duration::from_secs(1);
-/// How long a path may take to be found large again while it is used.
+/// How long it may take until a path in use is found to have grown.
 const GROWTH: Duration = Duration::from_secs(75);
 
-/// Who sends to whom.
+/// The sending host and the receiving container.
 const DIRECTIONS: [(usize, &str); 2] = [(0, "sink1"), (1, "sink0")];
 
-/// What the inner packets are.
+/// The address family of the inner packets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Family {
     V4,
     V6,
 }
 
-/// One underlay.
+/// One kind of underlay.
 struct Ground {
     is_v6: bool,
     is_mute: bool,
@@ -69,7 +71,8 @@ impl Ground {
         let mut cluster = self.cluster()?;
         cluster.ctl(0, &["network", "create", "net", "--subnet", "10.64.0.0/16", "--subnet", "fd64::/64"])?;
         let servers = Servers::start(&cluster)?;
-        // Those of the agents' start have found the path that control was reached by.
+        // The sessions from the agents' start have found the path through which control was
+        // reached.
         set_path(&cluster, LINK)?;
         forget_sessions(&mut cluster)?;
         let captures: Vec<Capture> = (0..2).map(|host| cluster.lab().capture_link(host)).collect::<Result<_>>()?;
@@ -111,7 +114,8 @@ impl Ground {
         plan.addresses().find(|address| address.is_ipv6() == self.is_v6).context("an address of the family")
     }
 
-    /// TCP and UDP, IPv4 and IPv6 inside, both ways, over a path that has just become narrower.
+    /// Makes TCP and UDP transfers over inner IPv4 and IPv6 in both directions, over a path that
+    /// has just become narrower.
     fn transfers(&self, cluster: &Cluster, path: u32, notes: &mut Notes) -> Result<()> {
         let mut worst = Duration::ZERO;
         for (from, to) in DIRECTIONS {
@@ -135,7 +139,7 @@ impl Ground {
         Ok(())
     }
 
-    /// The path carries everything again: after a while in use, so does the tunnel.
+    /// Checks that the tunnel's packets grow again once the path does.
     fn growth(&self, cluster: &Cluster, notes: &mut Notes) -> Result<()> {
         set_path(cluster, LINK)?;
         let start = Instant::now();
@@ -155,7 +159,7 @@ impl Ground {
         Ok(())
     }
 
-    /// One transfer each way while the path changes under them.
+    /// Makes one transfer in each direction while the path changes.
     fn changes(&self, cluster: &Cluster, notes: &mut Notes) -> Result<()> {
         let kinds = [("throughput", 0, "sink1"), ("throughput", 1, "sink0"), ("datagrams", 0, "sink1")];
         let running: Vec<Running> = kinds
@@ -178,7 +182,7 @@ impl Ground {
         Ok(())
     }
 
-    /// The largest inner packet: what the outer headers leave, in steps of the padding.
+    /// Returns the largest inner packet: what the outer headers leave, in multiples of the padding.
     fn expected(&self, path: u32) -> u64 {
         const WIREGUARD: u32 = 8 + 32;
         let header = |is_v6| if is_v6 { 40 } else { 20 };
@@ -188,7 +192,7 @@ impl Ground {
     }
 }
 
-/// What receives on each host.
+/// The servers on each host.
 struct Servers {
     _running: Vec<Running>,
 }
@@ -252,7 +256,7 @@ fn finished(running: Running) -> Result<Duration> {
     judged(&running.wait(Duration::from_secs(60))?)
 }
 
-/// Reads how long a transfer stood still, and insists that it was not long.
+/// Returns how long a transfer paused, and checks that it was not too long.
 fn judged(output: &CommandOutput) -> Result<Duration> {
     let summary: serde_json::Value =
         serde_json::from_str(&output.stdout).with_context(|| format!("the transfer failed: {}", output.stderr))?;

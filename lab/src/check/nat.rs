@@ -1,4 +1,5 @@
-//! Hosts behind a router that translates: one is reached whenever it is called, and two say why they do not reach each other.
+//! Hosts behind a router that translates addresses: one is reached whenever it calls, and two
+//! report why they cannot reach each other.
 
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     cluster.ctl(0, &["network", "create", "net"])?;
     let server = cluster.serve_http(1, "net", "server1")?;
     for _ in 0..rounds {
-        // Only host 1 calls: host 2 has nothing to say of its own.
+        // Only host 1 calls: host 2 sends nothing by itself.
         cluster.fetch(0, "net", "caller", "server1").context("a call to a host behind NAT")?;
 
         let begin = Instant::now();

@@ -1,10 +1,10 @@
-//! What a check is given beside its rounds, and what it says while it runs.
+//! The options of a check besides its rounds, and its output while it runs.
 
 use std::io::Write as _;
 
 use crate::docker::Release;
 
-/// What a check is given beside its rounds, and what it says while it runs.
+/// The options of a check besides its rounds, and its output while it runs.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     aloud: bool,
@@ -13,18 +13,19 @@ pub(crate) struct Notes {
 }
 
 impl Notes {
-    /// Begins the notes of a check that says its figures on standard output.
+    /// Makes the notes of a check that prints its figures on standard output.
     pub(crate) fn aloud(engines: &[Release], stages: &[String]) -> Self {
         Self { aloud: true, engines: engines.to_vec(), stages: stages.to_vec() }
     }
 
-    /// Returns which Docker engine a host gets: those given, in turn; without any, the installed one.
+    /// Returns the Docker engine for a host: one of those given, in turn, or else the installed
+    /// one.
     pub(crate) fn engine(&self, host: usize) -> Release {
         self.engines.iter().cycle().nth(host).cloned().unwrap_or_default()
     }
 
-    /// Returns whether a stage of the check is run: those that are asked for; without any, as many as
-    /// there are rounds.
+    /// Returns whether a stage of the check is run: one that was asked for, or else the first
+    /// stages, as many as there are rounds.
     pub(crate) fn has_stage(&self, all: &[&str], stage: &str, rounds: u32) -> bool {
         if !self.stages.is_empty() {
             return self.stages.iter().any(|asked| asked == stage);
@@ -33,11 +34,11 @@ impl Notes {
         all.iter().zip(0..rounds).any(|(one, _)| *one == stage)
     }
 
-    /// Notes a figure or a step.
+    /// Prints a figure or a step.
     pub(crate) fn say(&mut self, line: &str) {
         if self.aloud {
             let mut out = std::io::stdout();
-            // Nobody may be reading any more, which is no reason to stop.
+            // If nobody reads the output any more, that is no reason to stop.
             let _ = writeln!(out, "  {line}").and_then(|()| out.flush());
         }
     }

@@ -1,4 +1,5 @@
-//! The data path needs no control: traffic, restarted agents and new containers on known networks, while control is dead.
+//! The data path does not need control: traffic, restarted agents and new containers on known
+//! networks, while control is dead.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let server = cluster.serve_http(1, "net", "service2")?;
     cluster.fetch(0, "net", "service1", "service2")?;
 
-    // All the while something is sent that must not be readable.
+    // Throughout, something is sent that must not be readable.
     let capture = cluster.lab().capture(Some(MARKER))?;
     let ping = ["ping", "--quiet", "--count=0", "--interval-ms=50", "--marker", MARKER, "service2"];
     let ping = cluster.container(0, "net", "pinger")?.args(ping).spawn()?;

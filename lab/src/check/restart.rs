@@ -1,4 +1,4 @@
-//! Agents are killed at random moments and started at once, under a ping and a TCP transfer.
+//! Agents are killed at random moments and restarted at once, during a ping and a TCP transfer.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use super::{MARKER, Notes, PATIENCE, PingSummary, kernel, kernel_at_rest, unread
 use crate::cluster::Cluster;
 use crate::process::rest;
 
-/// Longest silence of the ping, in milliseconds: of 95 of 100 kills, and of all.
+/// The longest silence of the ping, in milliseconds: for 95 of 100 kills, and for all.
 const P95_MS: f64 = 1000.0;
 const WORST_MS: f64 = 3000.0;
-/// Two intervals of the ping: the shortest silence that it tells.
+/// Two intervals of the ping: the shortest silence that it reports, in milliseconds.
 const FLOOR_MS: f64 = 200.0;
-/// How long two ends may take to agree on a transfer that is over.
+/// How long both ends may take to agree that a transfer has ended.
 const SETTLE: Duration = Duration::from_secs(60);
 
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
@@ -63,7 +63,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
 fn judge(summary: &PingSummary, rounds: u32, notes: &mut Notes) -> Result<()> {
     let mut silences: Vec<_> = summary.silences.iter().map(|silence| silence.ms).collect();
     silences.sort_by(f64::total_cmp);
-    // What is below two intervals does not count as a silence.
+    // Less than two intervals does not count as a silence.
     let count = usize::try_from(rounds)?;
     let over = count.div_ceil(20);
     let p95 = silences.len().checked_sub(over + 1).map_or(FLOOR_MS, |index| silences[index]);

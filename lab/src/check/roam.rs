@@ -1,4 +1,5 @@
-//! A host's address changes under load, on either end and on both: packets flow again within a second.
+//! A host's address changes under load, at either end and at both: packets flow again within a
+//! second.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -12,19 +13,20 @@ use crate::lab::Lab;
 use crate::process::rest;
 use crate::wait::wait_until;
 
-/// Longest silence, in milliseconds.
+/// The longest silence, in milliseconds.
 pub(super) const BAR_MS: f64 = 1000.0;
-/// Between two changes: others must learn of one before the next.
+/// The time between two changes, in which others learn of the first.
 const PAUSE: Duration = Duration::from_millis(2_500);
 /// Host 1 is control. A container on host 2 sends, one on host 3 answers.
 const SENDER: usize = 1;
 const ANSWERER: usize = 2;
-/// The exit code that says so.
+/// The exit code of `overlayctl` if control cannot be reached.
 const CONTROL_AWAY: i32 = 3;
-/// By how much the other address of a host is higher.
+/// By how much a host's other address is higher.
 const OTHER: u32 = 100;
 
-/// A round is one change of the answerer's address, one of the sender's, and one of both at once.
+/// A round consists of one change of the receiver's address, one of the sender's, and one of both
+/// at the same time.
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let cluster = Cluster::on(Lab::builder(3).ipv6(None).start()?)?;
     cluster.ctl(0, &["network", "create", "net"])?;
@@ -62,7 +64,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     cluster.finish()
 }
 
-/// Waits until control answers a host: the connection that it had may have gone with an address.
+/// Waits until control answers a host, whose connection may have been lost with its address.
 fn wait_for_answer(cluster: &Cluster, host: usize) -> Result<()> {
     let name = format!("asked-by-{host}");
     let create = || cluster.host(host).try_command("overlayctl")?.args(["network", "create", &name]).output();
@@ -73,7 +75,7 @@ fn wait_for_answer(cluster: &Cluster, host: usize) -> Result<()> {
     cluster.ctl(host, &["network", "rm", &name]).map(drop)
 }
 
-/// Takes a host's address away and gives it the other one, with the route that went along.
+/// Replaces a host's address by the other one, and restores the route that is lost with it.
 fn renumber(cluster: &Cluster, host: usize, other: bool) -> Result<()> {
     let first = cluster.host(host).plan().ipv4;
     let second = Ipv4Addr::from_bits(first.to_bits() + OTHER);

@@ -1,6 +1,8 @@
-//! Throughput of one TCP stream between two containers, against other userspace WireGuards between the same two hosts.
+//! The throughput of one TCP stream between two containers, compared with other userspace WireGuard
+//! implementations between the same hosts.
 //!
-//! Streams must flow; how fast, is told and not judged: that is the machine's, too. `overlay-lab bench --gate` judges.
+//! Streams must flow. How fast they are is reported but not judged, because it depends on the
+//! machine, too; `overlay-lab bench --gate` judges.
 
 use anyhow::Result;
 
@@ -9,7 +11,7 @@ use crate::cluster::Cluster;
 use crate::competitor_tunnel::CompetitorTunnel;
 use crate::stock::Stock;
 
-/// Seconds of each measurement.
+/// How many seconds each measurement takes.
 const SECONDS: &str = "2";
 
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {

@@ -1,5 +1,5 @@
-//! Traffic that goes on while something happens to the hosts it passes: echoes and a TCP stream from
-//! one container to another, and what they noticed.
+//! Traffic that continues while something happens to the hosts that it passes: echoes and a TCP
+//! stream from one container to another, and the disturbances that they saw.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,47 +11,47 @@ use crate::cluster::Cluster;
 use crate::command::Running;
 use crate::wait::wait_until;
 
-/// Where a throughput server's container runs and what it is called.
+/// The network and the name of a throughput server's container.
 pub(super) struct Sink<'a> {
     pub(super) network: &'a str,
     pub(super) name: &'a str,
 }
 
-/// How much is sent.
+/// The rate of the traffic.
 #[derive(Clone, Copy)]
 pub(super) struct Pace {
     /// Milliseconds between two echoes.
     pub(super) interval_ms: u32,
-    /// Mbit/s of the stream, or as much as it carries.
+    /// The rate of the stream in Mbit/s; as fast as possible if `None`.
     pub(super) mbit: Option<u32>,
 }
 
-/// A thousand packets a second, and a stream as fast as it gets.
+/// A thousand packets a second, and a stream that is as fast as possible.
 pub(super) const HEAVY: Pace = Pace { interval_ms: 1, mbit: None };
 
-/// Traffic that goes on.
+/// Traffic that continues until it is ended.
 pub(super) struct Traffic {
     ping: Running,
     transfer: Running,
 }
 
-/// What traffic noticed.
+/// What the traffic saw.
 pub(super) struct Noticed {
     pub(super) echoes: PingSummary,
     pub(super) transfer: Transfer,
 }
 
-/// What became of the TCP stream.
+/// The result of the TCP stream.
 #[derive(Debug, serde::Deserialize)]
 pub(super) struct Transfer {
-    /// Bytes that arrived, whole.
+    /// Bytes that arrived unaltered.
     pub(super) bytes: u64,
-    /// The longest time that the receiver got nothing.
+    /// The longest time in which the receiver got nothing, in milliseconds.
     pub(super) longest_pause_ms: f64,
 }
 
 impl Traffic {
-    /// Starts traffic from a container of host `from`, and waits until it is under way.
+    /// Starts traffic from a container of host `from`, and waits until it flows.
     pub(super) fn start(cluster: &Cluster, from: usize, to: &Sink<'_>, pace: Pace) -> Result<Self> {
         let interval = pace.interval_ms.to_string();
         let ping = ["ping", "--json", "--count=0", "--interval-ms", &interval, to.name];
@@ -72,7 +72,7 @@ impl Traffic {
         Ok(traffic)
     }
 
-    /// Ends the traffic. The stream must have stayed whole, whatever happened.
+    /// Ends the traffic. The stream must be whole, whatever happened.
     pub(super) fn end(self) -> Result<Noticed> {
         self.ping.signal(Signal::SIGTERM)?;
         self.transfer.signal(Signal::SIGTERM)?;
@@ -93,7 +93,7 @@ impl Traffic {
 pub(super) struct Marks(Vec<f64>);
 
 impl Marks {
-    /// Notes that it is done now.
+    /// Adds the current time.
     pub(super) fn mark(&mut self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.0.push(now.as_secs_f64() * 1000.0);
@@ -113,7 +113,7 @@ impl Marks {
     }
 }
 
-/// Says what was noticed each time, and insists that no gap was longer than `bar_ms`.
+/// Reports what was seen each time, and checks that no gap was longer than `bar_ms`.
 pub(super) fn judge(what: &str, marks: &Marks, noticed: &Noticed, bar_ms: f64, notes: &mut Notes) -> Result<()> {
     let mut gaps = marks.gaps(&noticed.echoes);
     let worst = gaps.iter().copied().fold(0.0, f64::max);

@@ -1,4 +1,5 @@
-//! Faults, one at a time: `status` names each on the side where a person would look, soon, and is silent soon after it is gone.
+//! Faults, one at a time: `status` soon names each on the host where a person would look, and
+//! withdraws it soon after it is gone.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -14,32 +15,33 @@ use crate::command::Running;
 use crate::process::rest;
 use crate::wait::wait_until;
 
-/// How soon a fault must be named, and how soon it must be gone when it is.
+/// How soon a fault must be reported, and how soon the report must be withdrawn.
 pub(super) const SAID: Duration = Duration::from_secs(10);
 pub(super) const GONE: Duration = Duration::from_secs(5);
-/// How long nothing at all may be said of hosts that are well, each round.
+/// How long healthy hosts must report nothing at all, in each round.
 const WELL: Duration = Duration::from_secs(3);
 /// The ports of all lanes, as `nft` writes them.
 const PORTS: &str = "udp dport 51820-51899";
-/// The table that holds a fault.
+/// The nftables table that implements a fault.
 const TABLE: &str = "lab_fault";
-/// The hosts that are looked at. There is one more, which joins and leaves.
+/// The number of hosts that are examined. There is one more, which joins and leaves.
 const HOSTS: usize = 3;
 const SPARE: usize = 3;
-/// How long before a fault it may be said to have begun: peers and control are heard now and then.
+/// How many seconds before a fault it may be reported to have begun, because peers and control are
+/// heard only now and then.
 const EARLY: u64 = 10;
-/// How long a host whose state was copied may be silent, in milliseconds: the copy is turned away
-/// before it says a word.
+/// How long a host whose state was copied may be silent, in milliseconds: the copy is refused
+/// before it sends anything.
 const SILENCE_MS: f64 = 1_000.0;
 
-/// Something that breaks, and what must be said of it.
+/// A fault, and what must be reported about it.
 struct Fault {
     name: &'static str,
     inject: fn(&mut Cluster) -> Result<()>,
     undo: fn(&mut Cluster) -> Result<()>,
-    /// Host, code of the problem, and words in its text.
+    /// The reporting host, the code of the problem, and words in its text.
     said: &'static [(usize, &'static str, &'static str)],
-    /// Whether it is tried when there is only one round.
+    /// Whether it is tested when there is only one round.
     brief: bool,
 }
 
@@ -152,7 +154,7 @@ const FAULTS: &[Fault] = &[
     },
 ];
 
-/// Tried by [`copied`], which sees to what is around it.
+/// Tested by [`copied`], which also prepares the hosts.
 const COPIED: Fault = Fault {
     name: "the state of host 3 is copied to another host",
     inject: copy_identity,
@@ -180,7 +182,7 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     cluster.finish()
 }
 
-/// What was said of each fault, and when.
+/// What was reported for each fault, and when.
 #[derive(Default)]
 struct Table(Vec<Said>);
 
@@ -193,7 +195,7 @@ struct Said {
 }
 
 impl Table {
-    /// Says the worst of all rounds for each fault and side.
+    /// Prints the worst of all rounds for each fault and host.
     fn say(&self, notes: &mut Notes) {
         notes.say(&format!("{:<68} {:<7} {:<16} {:>8} {:>8}", "fault", "side", "problem", "named", "gone"));
         let mut told = BTreeSet::new();
@@ -210,7 +212,7 @@ impl Table {
     }
 }
 
-/// Has containers of all hosts ask each other, two hundred times a second.
+/// Makes the containers of all hosts send requests to each other, two hundred times a second.
 fn talk(cluster: &Cluster, network: &str) -> Result<Vec<Running>> {
     cluster.ctl(0, &["network", "create", network])?;
     let mut running = Vec::new();
@@ -241,7 +243,7 @@ fn try_fault(cluster: &mut Cluster, fault: &Fault, table: &mut Table) -> Result<
             .with_context(|| told(cluster, *host))?;
         named.push(begin.elapsed());
         let since = since(cluster, *host, code)?;
-        // Of two times that are written like this, the earlier one is also the first by its letters.
+        // In this format, times have the same order as their texts.
         let (earliest, latest) = (rfc3339(begin_unix.saturating_sub(EARLY)), rfc3339(unix_now()));
         let honest = (earliest..=latest).contains(&since);
         ensure!(honest, "{code} on host {}: since {since}, which began at {}", host + 1, rfc3339(begin_unix));
@@ -256,7 +258,7 @@ fn try_fault(cluster: &mut Cluster, fault: &Fault, table: &mut Table) -> Result<
         table.0.push(Said { fault: fault.name, host: *host, code, named, gone: healed.elapsed() });
     }
 
-    // What else a fault led to passes as well.
+    // What else the fault caused ends as well.
     settle(cluster)
 }
 
@@ -264,7 +266,7 @@ fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Waits until no host says anything.
+/// Waits until no host reports anything.
 fn settle(cluster: &Cluster) -> Result<()> {
     for host in 0..HOSTS {
         wait_until(PATIENCE, "no problems", || problems(cluster, host).is_ok_and(|problems| problems.is_empty()))
@@ -288,7 +290,7 @@ fn stay_well(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Lists the problems that a host's `status` has.
+/// Lists the problems in a host's `status`.
 pub(super) fn problems(cluster: &Cluster, host: usize) -> Result<Vec<Value>> {
     let status = cluster.ctl_json(host, &["status"])?;
 
@@ -298,16 +300,16 @@ pub(super) fn problems(cluster: &Cluster, host: usize) -> Result<Vec<Value>> {
 pub(super) fn has(cluster: &Cluster, host: usize, code: &str, words: &str) -> bool {
     let is_it = |problem: &Value| problem["code"] == code && problem["text"].as_str().unwrap_or("").contains(words);
 
-    // An agent that is stopped says nothing.
+    // An agent that is stopped reports nothing.
     problems(cluster, host).is_ok_and(|problems| problems.iter().any(is_it))
 }
 
-/// Whether an agent answers and does not say this.
+/// Returns whether an agent answers and does not report this.
 fn lacks(cluster: &Cluster, host: usize, code: &str) -> bool {
     problems(cluster, host).is_ok_and(|problems| problems.iter().all(|problem| problem["code"] != code))
 }
 
-/// Since when a host says that it has a problem.
+/// Returns since when a host reports that it has a problem.
 fn since(cluster: &Cluster, host: usize, code: &str) -> Result<String> {
     let problems = problems(cluster, host)?;
     let problem = problems.iter().find(|problem| problem["code"] == code);
@@ -322,7 +324,7 @@ pub(super) fn told(cluster: &Cluster, host: usize) -> String {
     format!("host {} says {:?}\n{}", host + 1, problems(cluster, host), peers.unwrap_or_default())
 }
 
-/// Loses, of what one host sends to another's lanes, what also matches `and`.
+/// Drops what one host sends to another's lanes, if it also matches `and`.
 fn lose_between(cluster: &Cluster, from: usize, to: usize, and: &str) -> Result<()> {
     let plan = cluster.host(from).plan();
     let v6 = plan.ipv6.map(|v6| format!("ip6 saddr {v6} {PORTS} {and} drop;")).unwrap_or_default();
@@ -348,7 +350,7 @@ fn nft(cluster: &Cluster, host: usize, rules: &str) -> Result<()> {
     cluster.host(host).try_command("nft")?.arg(rules).run().context("this needs the nft program").map(drop)
 }
 
-/// The copy of a host carries nothing and is told so; what is on the real one stays reached.
+/// The copy of a host carries nothing and is told so; containers on the real host stay reachable.
 fn copied(cluster: &mut Cluster, table: &mut Table) -> Result<()> {
     let ping = ["ping", "--json", "--count", "0", "--interval-ms", "50", "server2"];
     let ping = cluster.container(1, "net", "pinger")?.args(ping).spawn()?;
@@ -370,7 +372,7 @@ fn copy_identity(cluster: &mut Cluster) -> Result<()> {
     let state = cluster.host(2).shell(&script)?.stdout;
     let script = format!("umask 077; mkdir -p $(dirname {FILE}); base64 -d | gunzip > {FILE}");
     cluster.host(SPARE).try_command("sh")?.args(["-ec", &script]).input(&state)?.run()?;
-    // Whether a copy that is turned away has started is a matter of opinion.
+    // It does not matter whether a copy that is refused counts as started.
     let _ = cluster.host(SPARE).try_command("overlayctl")?.arg("start").output()?;
 
     Ok(())

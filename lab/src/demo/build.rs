@@ -1,4 +1,4 @@
-//! Builds the programs the demo shows: `cargo run -p overlay-lab` builds only its own.
+//! Builds the programs that the demo runs, because `cargo run -p overlay-lab` builds only its own.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -8,15 +8,16 @@ use anyhow::{Context, Result, bail};
 
 use crate::binary::BIN_DIR;
 
-/// With this crate, though it is built already: without it, some dependencies would have fewer features and be built again.
+/// Includes this crate, although it is built already: without it, some dependencies would have
+/// fewer features and be built again.
 const PACKAGES: [&str; 4] = ["overlay-agent", "overlay-control", "overlayctl", "overlay-lab"];
 
-/// Builds the programs into the folder this one runs from, if that is Cargo's and the sources are there. What is fresh is
-/// left as it is.
+/// Builds the programs into the folder that this one runs from, if that is a Cargo target folder
+/// and the sources are there. Nothing is done for programs that are up to date.
 ///
 /// # Errors
 ///
-/// When Cargo fails.
+/// If Cargo fails.
 pub(crate) fn build_programs() -> Result<()> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
     let own = std::env::current_exe().context("cannot find out where this program lies")?;
@@ -35,13 +36,14 @@ pub(crate) fn build_programs() -> Result<()> {
     match build.status() {
         Ok(status) if status.success() => Ok(()),
         Ok(_) => bail!("the programs the demo shows could not be built"),
-        // Installed without Cargo: what is there is used.
+        // Installed without Cargo: the programs that are there are used.
         Err(_) => Ok(()),
     }
 }
 
-/// Tells whether `cargo run` set this variable to describe the package that it runs. Build scripts that look at such a variable
-/// would find it changed, and all that depends on them would be built twice: once by the outer Cargo, once by ours.
+/// Returns whether `cargo run` set this variable to describe the package that it runs. Build
+/// scripts that depend on such a variable would see it change, and all that depends on them would
+/// be built twice: once by the outer Cargo, once by ours.
 fn is_of_one_package(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     let described = ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
@@ -49,7 +51,7 @@ fn is_of_one_package(name: &OsStr) -> bool {
     described.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// The target folder and the profile, when `program` lies where Cargo puts programs.
+/// Returns the target folder and the profile, if `program` is where Cargo puts programs.
 fn cargo_folder(program: &Path) -> Option<(PathBuf, String)> {
     let folder = program.parent()?;
     let target = folder.parent()?;

@@ -1,4 +1,4 @@
-//! Shows steps as they go, and a table of them in the end.
+//! Shows the steps while they run, and a table of them at the end.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
@@ -7,11 +7,11 @@ use anyhow::Result;
 
 use crate::command::{CommandOutput, HostCommand, Running};
 
-/// Longest output of a command that is shown in full; what is longer is cut.
+/// The most lines of a command's output that are shown; the rest is cut.
 const MAX_LINES: usize = 6;
 const MAX_WIDTH: usize = 140;
 
-/// The steps so far.
+/// Prints the steps and keeps their results.
 pub(crate) struct Reporter {
     steps: Vec<StepResult>,
     colour: bool,
@@ -25,14 +25,14 @@ struct StepResult {
     figure: Option<String>,
 }
 
-/// The step that is under way.
+/// A step that is running.
 pub(crate) struct DemoStep {
     colour: bool,
     figure: Option<String>,
 }
 
 impl Reporter {
-    /// Begins without steps.
+    /// Makes a reporter without steps.
     pub(crate) fn new() -> Self {
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
 
@@ -44,7 +44,7 @@ impl Reporter {
         print(line);
     }
 
-    /// Runs a step and shows how it went; `None` when it failed.
+    /// Runs a step and shows its result; returns `None` if it failed.
     pub(crate) fn step<T>(&mut self, title: &str, work: impl FnOnce(&mut DemoStep) -> Result<T>) -> Option<T> {
         print("");
         print(&format!("{:>2}  {}", self.steps.len() + 1, paint(self.colour, "1", title)));
@@ -68,7 +68,7 @@ impl Reporter {
         value
     }
 
-    /// Shows the table; `true` when all steps have passed.
+    /// Shows the table; returns whether all steps have passed.
     pub(crate) fn finish(self) -> bool {
         print("");
         for (number, step) in self.steps.iter().enumerate() {
@@ -91,12 +91,12 @@ impl Reporter {
 }
 
 impl DemoStep {
-    /// Prints a line that belongs to the step.
+    /// Prints a line of this step.
     pub(crate) fn say(&self, line: &str) {
         print(&format!("      {line}"));
     }
 
-    /// Puts a figure into the table.
+    /// Sets the figure that the table shows.
     pub(crate) fn figure(&mut self, text: String) {
         self.say(&text);
         self.figure = Some(text);
@@ -115,7 +115,7 @@ impl DemoStep {
         Ok(output)
     }
 
-    /// Shows and starts a command that goes on.
+    /// Shows and starts a command that continues in the background.
     pub(crate) fn start(&self, command: HostCommand) -> Result<Running> {
         self.announce(&command);
 
@@ -142,7 +142,8 @@ fn paint(colour: bool, code: &str, text: &str) -> String {
     if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
 }
 
-/// Prints a line at once. Nobody may be reading any more, which is no reason to stop in the middle of a step.
+/// Prints a line at once. If nobody reads the output any more, that is no reason to stop within a
+/// step.
 fn print(line: &str) {
     let mut out = std::io::stdout();
     let _ = writeln!(out, "{line}");

@@ -1,4 +1,4 @@
-//! What the demo shows, step by step.
+//! The steps of the demo.
 
 use std::time::Duration;
 
@@ -14,24 +14,24 @@ use crate::lab::Lab;
 use crate::wait::wait_until;
 
 const NETWORK: &str = "demo-net";
-/// Sent as payload; must never be seen on the wire between the hosts.
+/// A payload that must never be seen on the wire between the hosts.
 const MARKER: &str = "this-must-not-be-readable";
-/// How long anything may take to come up.
+/// How long anything may take to start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What stays over several steps.
+/// What lasts for several steps.
 struct Play<'a> {
     lab: &'a Lab,
     before: Vec<crate::Snapshot>,
-    /// Containers of the demo; they end with it.
+    /// The containers of the demo, which end with it.
     running: Vec<Running>,
     watcher: Option<Running>,
-    /// What was started again after a kill.
+    /// The daemons that were restarted after they were killed.
     daemons: Vec<Running>,
     control: Option<Daemon>,
 }
 
-/// Runs all steps; the first that fails is the last, and the hosts' logs are shown.
+/// Runs the steps until one fails; then the hosts' logs are shown.
 pub(crate) fn play(reporter: &mut Reporter, lab: &Lab, seconds: f64) {
     let mut play =
         Play { lab, before: Vec::new(), running: Vec::new(), watcher: None, daemons: Vec::new(), control: None };
@@ -164,7 +164,7 @@ impl Play<'_> {
     }
 
     fn leave(&mut self, step: &mut DemoStep) -> Result<()> {
-        // What runs on the overlay ends first, as an operator would have it.
+        // The containers end first, as an operator would do it.
         self.running.clear();
         if let Some(control) = &self.control {
             self.daemons.push(step.start(control.command()?)?);
@@ -191,7 +191,7 @@ impl Play<'_> {
     }
 }
 
-/// Whether the agent of a host has a connection to control.
+/// Returns whether the agent of a host has a connection to control.
 fn is_connected(host: &Host) -> Result<bool> {
     let output = host.try_command("overlayctl")?.args(["status", "--json"]).run()?;
     let status: serde_json::Value = serde_json::from_str(&output.stdout)?;
@@ -199,7 +199,7 @@ fn is_connected(host: &Host) -> Result<bool> {
     Ok(status["control"]["connected"] == true)
 }
 
-/// A container on the demo's network that runs one of this program's tools.
+/// Returns a command that runs one of this program's tools in a container on the demo's network.
 fn container(host: &Host, name: &str) -> Result<HostCommand> {
     let run = ["run", "--network", NETWORK, "--name", name, "--", "overlay-lab"];
 
@@ -221,7 +221,7 @@ fn kill(step: &DemoStep, host: &Host, program: &str) -> Result<Daemon> {
     Ok(daemon)
 }
 
-/// Shows the end of each log on a host, after a failure.
+/// Shows the last lines of each log on a host, after a failure.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 fn show_logs(host: &Host) {
     const SCRIPT: &str = "for log in $(find /var/lib/overlay /var/log/overlay /run/overlay -name '*.log' 2>/dev/null); do \

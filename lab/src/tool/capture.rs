@@ -19,24 +19,26 @@ use crate::process::poll_timeout;
 use crate::supervisor::BRIDGE;
 use crate::tool::{is_stopped, stop_on_signal};
 
-/// Longest frame taken whole, in bytes. Frames that segmentation offload has not cut yet are 64 KiB long.
+/// The longest frame that is examined completely, in bytes. Frames that segmentation offload has
+/// not cut yet are 64 KiB long.
 const MAX_FRAME: usize = 256 * 1024;
-/// Bytes of frames that may wait while one is looked at.
+/// How many bytes of frames may wait while one is examined.
 const QUEUE: usize = 64 << 20;
 
 /// Options of `capture`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Only this link, in both directions; otherwise all links, each frame once, where it comes in
+    /// Capture only on this link, in both directions; otherwise on all links, each frame once, on
+    /// entry
     #[arg(long, short)]
     interface: Option<String>,
-    /// With --interface: only what comes in
+    /// With --interface: count only incoming frames
     #[arg(long, requires = "interface")]
     incoming: bool,
-    /// Count the frames that hold this text
+    /// Count the frames that contain this text
     #[arg(long, value_name = "TEXT")]
     marker: Option<String>,
-    /// With --marker: count those that hold this text too by themselves
+    /// With --marker: count those that also contain this text separately
     #[arg(long, value_name = "TEXT", requires = "marker")]
     except: Option<String>,
     /// Write the frames to this file, for Wireshark or tcpdump
@@ -45,16 +47,16 @@ pub(crate) struct Options {
     /// Stop after this many seconds; otherwise on Ctrl-C
     #[arg(long)]
     seconds: Option<f64>,
-    /// The result as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Captures until stopped, then prints what was seen.
+/// Captures until stopped, then prints the result.
 ///
 /// # Errors
 ///
-/// When there is no such link, or no permission.
+/// If there is no such link, or no permission.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 pub(crate) fn run(options: &Options) -> Result<()> {
     stop_on_signal()?;
@@ -87,11 +89,11 @@ struct Sniffer {
     report: CaptureReport,
 }
 
-/// Which frames count.
+/// The frames that are counted.
 enum Wanted {
-    /// What passes one link, or comes in on it.
+    /// Those on one link, in both directions or only incoming.
     Link { index: usize, incoming: bool },
-    /// What comes in on any link. The bridge itself repeats what its ports have received.
+    /// Those that enter on any link. The bridge itself would repeat what its ports have received.
     Incoming { bridge: Option<usize> },
 }
 
@@ -127,7 +129,7 @@ impl Sniffer {
         }
     }
 
-    /// Takes the frames that are there.
+    /// Reads the frames that are waiting.
     fn take_all(&mut self) -> Result<()> {
         loop {
             let mut slices = [IoSliceMut::new(&mut self.buffer)];
@@ -135,7 +137,7 @@ impl Sniffer {
                 Ok(message) => message,
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => continue,
-                // A link that goes down says so once, through the socket.
+                // A link that goes down is reported once, through the socket.
                 Err(Errno::ENETDOWN) => continue,
                 Err(errno) => return Err(errno).context("cannot receive frames"),
             };
@@ -185,13 +187,14 @@ impl Wanted {
     }
 }
 
-/// How many frames the kernel could not queue for us.
+/// Returns how many frames the kernel could not queue.
 #[expect(unsafe_code, reason = "no library here wraps PACKET_STATISTICS")]
 fn missed(socket: &OwnedFd) -> Result<u64> {
     let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
     let mut length = libc::socklen_t::try_from(size_of_val(&statistics))?;
 
-    // SAFETY: the kernel writes at most `length` bytes, the size of `statistics`, which lives until after the call.
+    // SAFETY: the kernel writes at most `length` bytes, the size of `statistics`, which lives until
+    // after the call.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
@@ -205,7 +208,8 @@ fn missed(socket: &OwnedFd) -> Result<u64> {
     Ok(statistics.tp_drops.into())
 }
 
-/// Whether `needle` is in `haystack`. A capture must keep up with gigabits, also in a debug build.
+/// Returns whether `needle` is in `haystack`. A capture must keep up with gigabits, even in a debug
+/// build.
 #[expect(unsafe_code, reason = "memmem(3) is the fastest search there is without a dependency")]
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     // SAFETY: both pointers are valid for reads of the lengths given with them.
@@ -214,14 +218,14 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     !found.is_null()
 }
 
-/// Whether an Ethernet frame holds a fragment of an IP packet.
+/// Returns whether an Ethernet frame contains a fragment of an IP packet.
 fn is_fragment(frame: &[u8]) -> bool {
     const HEADER: usize = 14;
     const FRAGMENT_HEADER: u8 = 44;
 
     let byte = |at: usize| frame.get(HEADER + at).copied().unwrap_or_default();
     match frame.get(12..HEADER) {
-        // More fragments to come, or not the first.
+        // More fragments follow, or this is not the first.
         Some([0x08, 0x00]) => u16::from_be_bytes([byte(6), byte(7)]) & 0x3FFF != 0,
         Some([0x86, 0xDD]) => byte(6) == FRAGMENT_HEADER,
         _ => false,

@@ -7,32 +7,32 @@ use anyhow::Result;
 use crate::netlink::{NetlinkHandle, block_on};
 use crate::supervisor::UPLINK;
 
-/// Belongs to nobody: what is sent there is lost, and the sender does not notice.
+/// An address that nobody has: packets to it are lost without the sender noticing.
 const NOWHERE: [u8; 6] = [0x02, 0, 0, 0, 0, 0xFF];
 
-/// What to do with a neighbour.
+/// A change of a neighbour.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(crate) enum Neighbour {
-    /// Lose what is sent to it.
+    /// Make packets to it get lost
     Lose,
-    /// Send to it again.
+    /// Restore it
     Find,
 }
 
-/// What to do with a link.
+/// The administrative state of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum AdminState {
-    /// Set it up.
+    /// Set it up
     Up,
-    /// Set it down.
+    /// Set it down
     Down,
 }
 
-/// Loses or finds the underlay neighbour with this address.
+/// Makes packets to the underlay neighbour with this address get lost, or restores it.
 ///
 /// # Errors
 ///
-/// When the kernel refuses.
+/// If the kernel refuses.
 pub(crate) fn neighbour(change: Neighbour, address: IpAddr) -> Result<()> {
     block_on(async {
         let network = NetlinkHandle::open()?;
@@ -47,7 +47,7 @@ pub(crate) fn neighbour(change: Neighbour, address: IpAddr) -> Result<()> {
 ///
 /// # Errors
 ///
-/// When the kernel refuses.
+/// If the kernel refuses.
 pub(crate) fn link(name: &str, change: AdminState) -> Result<()> {
     block_on(async { NetlinkHandle::open()?.set_up(name, change == AdminState::Up).await })
 }
@@ -56,7 +56,7 @@ pub(crate) fn link(name: &str, change: AdminState) -> Result<()> {
 ///
 /// # Errors
 ///
-/// When the kernel refuses.
+/// If the kernel refuses.
 pub(crate) fn address(name: &str, address: ipnet::IpNet) -> Result<()> {
     block_on(async { NetlinkHandle::open()?.add_address(name, address.addr(), address.prefix_len()).await })
 }
@@ -65,7 +65,7 @@ pub(crate) fn address(name: &str, address: ipnet::IpNet) -> Result<()> {
 ///
 /// # Errors
 ///
-/// When the kernel refuses.
+/// If the kernel refuses.
 pub(crate) fn mtu(name: &str, mtu: u32) -> Result<()> {
     block_on(async { NetlinkHandle::open()?.set_mtu(name, mtu).await })
 }
@@ -74,25 +74,25 @@ pub(crate) fn mtu(name: &str, mtu: u32) -> Result<()> {
 ///
 /// # Errors
 ///
-/// When the kernel refuses.
+/// If the kernel refuses.
 pub(crate) fn queue_len(name: &str, packets: u32) -> Result<()> {
     block_on(async { NetlinkHandle::open()?.set_queue_len(name, packets).await })
 }
 
-/// Sets the largest packet that goes to a host over a link of this router.
+/// Sets the largest packet that goes to a host over a link of this router, in bytes.
 ///
 /// # Errors
 ///
-/// When the kernel refuses.
+/// If the kernel refuses.
 pub(crate) fn path_mtu(link: &str, address: IpAddr, mtu: u32) -> Result<()> {
     block_on(async { NetlinkHandle::open()?.set_host_route(link, address, Some(mtu)).await })
 }
 
-/// Prints the IPv4 addresses of a link, one a line.
+/// Prints the IPv4 addresses of a link, one per line.
 ///
 /// # Errors
 ///
-/// When they cannot be listed.
+/// If they cannot be listed.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 pub(crate) fn print_addresses(name: &str) -> Result<()> {
     for interface in nix::ifaddrs::getifaddrs()? {

@@ -1,9 +1,10 @@
-//! A checksum over a stream that notices lost, repeated and swapped bytes and keeps up with the network.
+//! A checksum over a stream that detects lost, repeated and swapped bytes and keeps up with the
+//! network.
 
-/// Odd, so that multiplying by it loses nothing.
+/// Odd, so that multiplying by it is reversible.
 const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// The checksum so far. Equal streams have equal sums, however they are cut into pieces.
+/// The checksum so far. Equal streams have equal checksums, however they are divided.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Checksum {
     sum: u64,
@@ -33,7 +34,7 @@ impl Checksum {
         self.length += bytes.len() as u64;
     }
 
-    /// The checksum of all bytes added.
+    /// Returns the checksum of all bytes added.
     pub(crate) fn finish(mut self) -> u64 {
         let filled = self.filled();
         self.pending[filled..].fill(0);

@@ -1,7 +1,8 @@
 //! `overlay-lab crowd`: many nodes in one process, as control and the other nodes see them.
 //!
-//! Each joins with a token and keys of its own, announces itself, enters the network with one endpoint, and keeps its watch
-//! open. The first of them carry packets too. What a host of its own would have besides, an agent and a kernel, is not here.
+//! Each joins with a token and keys of its own, announces itself, enters the network with one
+//! endpoint, and keeps its watch open. The first of them also carry packets. They have no agent and
+//! no kernel state of their own.
 
 mod carrier;
 mod node;
@@ -22,48 +23,48 @@ pub(crate) use self::node::PREFIX;
 use self::node::{NodePlan, SimulatedNode};
 use super::stop_on_signal;
 
-/// Nodes that join, or open their watch, at a time.
+/// How many nodes join, or open their watch, at a time.
 const AT_ONCE: usize = 16;
 
 /// Options of `crowd`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The join line, of a token that admits so many
+    /// Join line with a token that admits this many nodes
     #[arg(long)]
     join: JoinLine,
-    /// The network they enter
+    /// Network that they enter
     #[arg(long)]
     network: Name,
-    /// This host's underlay address, which all of them announce
+    /// Underlay address of this host, which all of them announce
     #[arg(long)]
     address: Ipv4Addr,
-    /// How many nodes
+    /// Number of nodes
     #[arg(long, default_value_t = 1000)]
     nodes: usize,
-    /// How many of them carry packets and answer echoes
+    /// Number of nodes that carry packets and answer echoes
     #[arg(long, default_value_t = 50)]
     carrying: usize,
-    /// Lanes of each
+    /// Number of lanes of each node
     #[arg(long, default_value_t = 2)]
     lanes: u16,
 }
 
-/// What is printed once all of them are there, as JSON.
+/// The output once all of them have joined, as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct CrowdReport {
     /// How long joining took, from the first to the last.
     pub(crate) join_seconds: f64,
-    /// How long it took until all of them had seen everything.
+    /// How long it took until all of them had seen the whole membership.
     pub(crate) watch_seconds: f64,
     /// The endpoints' addresses of those that carry packets.
     pub(crate) addresses: Vec<IpAddr>,
 }
 
-/// Lets all of them join, says so, and carries packets until stopped.
+/// Makes all of them join, reports that, and carries packets until stopped.
 ///
 /// # Errors
 ///
-/// When control refuses one of them, or the system gives no sockets.
+/// If control refuses one of them, or the system provides no sockets.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 pub(crate) fn run(options: &Options) -> Result<()> {
     stop_on_signal()?;
@@ -88,7 +89,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     carrier.run()
 }
 
-/// A connection and a socket a lane for each node are more than a process may have unless it asks.
+/// Raises the limit: each node needs a connection and a socket per lane, more than a process may
+/// have by default.
 fn raise_descriptor_limit() -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
 
@@ -112,7 +114,7 @@ fn plan(options: &Options, number: usize) -> Result<NodePlan> {
     })
 }
 
-/// Opens all watches, and returns what the first node sees once the last has joined.
+/// Opens all watches, and returns the first node's view once the last has joined.
 async fn watch(nodes: &[SimulatedNode]) -> Result<View> {
     let snapshots: Vec<_> = stream::iter(nodes).map(SimulatedNode::watch).buffered(AT_ONCE).try_collect().await?;
     let first = snapshots.into_iter().next().context("a crowd has a node")?;

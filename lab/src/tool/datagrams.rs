@@ -1,6 +1,8 @@
-//! `overlay-lab datagrams`: carries bytes over UDP that no router may cut, as QUIC does, and says how large they came.
+//! `overlay-lab datagrams`: carries bytes in UDP datagrams that must not be fragmented, as QUIC
+//! does, and reports how large they were.
 //!
-//! One datagram at a time is under way; it is sent again, perhaps shorter, until the other end has answered.
+//! One datagram at a time is under way; it is sent again, possibly shorter, until the other end has
+//! answered.
 
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, UdpSocket};
@@ -14,13 +16,13 @@ use socket2::SockRef;
 use super::checksum::Checksum;
 use super::{is_stopped, resolve, stop_on_signal};
 
-/// Number of the datagram, and what the checksum over all before it and itself is.
+/// The header: the number of the datagram, and the checksum over all data up to its end.
 const HEADER: usize = 8;
 /// How long an answer may take before the datagram is sent again.
 const REPEAT: Duration = Duration::from_millis(50);
-/// How long a transfer may stand still before it counts as broken.
+/// How long a transfer may pause before it counts as broken.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The longest datagram.
+/// The longest datagram, in bytes.
 const LONGEST: usize = 65_507;
 
 /// The two ends.
@@ -32,7 +34,7 @@ pub(crate) enum End {
         #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:5202")]
         listen: SocketAddr,
     },
-    /// Send datagrams as large as the system knows to pass
+    /// Send datagrams as large as the system believes to fit
     Client(Options),
 }
 
@@ -47,21 +49,21 @@ pub(crate) struct Options {
     /// Seconds to send for
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
-    /// The result as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What a client found.
+/// The result of a client.
 #[derive(Debug, Serialize)]
 struct Summary {
     datagrams: u32,
     bytes: u64,
-    /// How often a datagram was sent more than once.
+    /// How many times a datagram was repeated.
     repeats: u64,
-    /// The longest time without an answer.
+    /// The longest time without an answer, in milliseconds.
     longest_pause_ms: f64,
-    /// The IP packets of the last datagram, in bytes.
+    /// The IP packet length of the last datagram, in bytes.
     last_packet: usize,
 }
 
@@ -69,7 +71,7 @@ struct Summary {
 ///
 /// # Errors
 ///
-/// When nothing answers any more, or what arrives is not what was sent.
+/// If nothing answers any more, or what arrives differs from what was sent.
 pub(crate) fn run(end: &End) -> Result<()> {
     match end {
         End::Serve { listen } => serve(*listen),
@@ -105,7 +107,7 @@ fn serve(listen: SocketAddr) -> Result<()> {
         let mut answer = [0; 12];
         answer[..4].copy_from_slice(&number.to_be_bytes());
         answer[4..].copy_from_slice(&checksum.clone().finish().to_be_bytes());
-        // Whoever asked asks again.
+        // The client asks again if this is lost.
         let _ = socket.send_to(&answer, from);
     }
 }
@@ -170,10 +172,11 @@ impl Sender {
         })
     }
 
-    /// Carries one datagram over, of whatever size passes.
+    /// Transfers one datagram, of whatever size fits.
     fn carry_one(&mut self) -> Result<()> {
         let number = self.summary.datagrams;
-        // What the receiver has may be longer than what is repeated, so every size ever tried of this one may be the answer.
+        // The receiver may have a longer datagram than the one repeated, so it may answer any of
+        // the sizes tried so far.
         let mut tried: Vec<(usize, u64)> = Vec::new();
         loop {
             ensure!(self.heard.elapsed() < PATIENCE, "no answer any more, datagrams of {:?} bytes", tried.last());
@@ -187,7 +190,8 @@ impl Sender {
             datagram.extend_from_slice(payload);
             match self.socket.send(&datagram) {
                 Ok(_) => {}
-                // The system has learnt of a smaller size, or has nobody to send to at the moment.
+                // The system has learnt of a smaller size, or the destination is unreachable at the
+                // moment.
                 Err(error) if is_told(&error) => continue,
                 Err(error) => return Err(error).context("cannot send"),
             }
@@ -213,7 +217,7 @@ impl Sender {
         self.summary.last_packet = length + self.headers;
     }
 
-    /// How long a datagram may be, as far as the system knows.
+    /// Returns how long a datagram may be, as far as the system knows, in bytes.
     fn room(&self) -> Result<usize> {
         let mtu = path_mtu(&self.socket, self.headers == 48).context("cannot ask for the path MTU")?;
 
@@ -228,7 +232,7 @@ impl Sender {
                     let (_, checksum) = answer.split_last_chunk::<8>().context("an answer of 12 bytes")?;
                     return Ok(Some(u64::from_be_bytes(*checksum)));
                 }
-                // The answer to a repetition of one before.
+                // An answer to a repetition of an earlier datagram.
                 Ok(_) => {}
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
                     return Ok(None);
@@ -240,7 +244,7 @@ impl Sender {
     }
 }
 
-/// Whether an error is what the network says of an earlier datagram.
+/// Returns whether an error was caused by an earlier datagram.
 fn is_told(error: &io::Error) -> bool {
     let raw = error.raw_os_error().map(Errno::from_raw);
 
@@ -272,7 +276,8 @@ fn path_mtu(socket: &UdpSocket, is_v6: bool) -> io::Result<usize> {
     let (level, option) = if is_v6 { (libc::IPPROTO_IPV6, libc::IPV6_MTU) } else { (libc::IPPROTO_IP, libc::IP_MTU) };
     let mut value: libc::c_int = 0;
     let mut length = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
-    // SAFETY: the kernel writes at most `length` bytes, the size of `value`, which lives until after the call.
+    // SAFETY: the kernel writes at most `length` bytes, the size of `value`, which lives until
+    // after the call.
     let result = unsafe {
         libc::getsockopt(SockRef::from(socket).as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut length)
     };

@@ -11,15 +11,15 @@ use super::{connect, resolve};
 /// Options of `fetch`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
-    /// What to get: http://HOST/PATH, or http://HOST:PORT/PATH
+    /// Page to get: http://HOST/PATH, or http://HOST:PORT/PATH
     url: Url,
-    /// Seconds for all of it
+    /// Seconds that it may take in all
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
     timeout: f64,
     /// Send this as the body of a POST
     #[arg(long, value_name = "TEXT")]
     data: Option<String>,
-    /// Say on standard error how long it took
+    /// Print on standard error how long it took
     #[arg(long)]
     time: bool,
 }
@@ -28,7 +28,7 @@ pub(crate) struct Options {
 ///
 /// # Errors
 ///
-/// When the name is unknown, nobody answers in time, or the status is not 2xx.
+/// If the name is unknown, nothing answers in time, or the status is not 2xx.
 #[expect(clippy::print_stderr, reason = "this is a command line")]
 pub(crate) fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
@@ -113,7 +113,7 @@ fn read_answer(stream: TcpStream, deadline: Instant) -> Result<Vec<u8>> {
     Ok(body)
 }
 
-/// A stream whose reads all end at one deadline.
+/// A stream whose reads share one deadline.
 struct Timed {
     stream: TcpStream,
     deadline: Instant,

@@ -1,7 +1,8 @@
-//! `overlay-lab flood`: how many datagrams of one size pass in a second while less than 1 % is lost.
+//! `overlay-lab flood`: how many datagrams of one size arrive per second with less than 1 % loss.
 //!
-//! The sender offers a rate for a moment, asks how many arrived, and searches for the highest rate that loses nearly nothing.
-//! With `--trains` it hands the system up to 64 datagrams a call, as QUIC implementations do (`UDP_SEGMENT`).
+//! The sender sends at some rate for a moment, asks how many arrived, and searches for the highest
+//! rate with almost no loss. With `--trains` it passes up to 64 datagrams to the system per call,
+//! as QUIC implementations do (`UDP_SEGMENT`).
 
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, UdpSocket};
@@ -15,23 +16,23 @@ use serde::{Deserialize, Serialize};
 use super::search::{RateResult, Search};
 use super::{is_stopped, resolve, stop_on_signal};
 
-/// Number of the step, what the datagram is for, and the size of each datagram.
+/// The header: the number of the step, the kind of the datagram, and the size of each datagram.
 const HEADER: usize = 8;
-/// Counts.
+/// The kind of a datagram that is counted.
 const COUNT: u8 = 0;
-/// Asks how many came.
+/// The kind of a datagram that asks how many arrived.
 const ASK: u8 = 1;
-/// Datagrams handed over or taken at a time.
+/// How many datagrams are sent or received at a time.
 const AT_ONCE: usize = 64;
-/// The longest datagram.
+/// The longest datagram, in bytes.
 const LONGEST: usize = 65_507;
-/// What the system may hold for a socket: bursts must be lost in the tunnel or not at all.
+/// The size of the socket buffers in bytes: bursts must be lost in the tunnel or not at all.
 const BUFFER: usize = 4 << 20;
-/// How long an answer may take before it is asked for again.
+/// How long an answer may take before it is requested again.
 const REPEAT: Duration = Duration::from_millis(100);
-/// How long a step may wait for its answer; what a queue of 4,000 datagrams holds has long passed by then.
+/// How long a step may wait for its answer, which is longer than a queue of 4,000 datagrams takes.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// A gentle first step, which makes sessions and fills caches.
+/// A slow first step, which makes sessions and fills caches.
 const WARM_UP: (f64, Duration) = (2000.0, Duration::from_millis(300));
 
 /// The two ends.
@@ -39,7 +40,7 @@ const WARM_UP: (f64, Duration) = (2000.0, Duration::from_millis(300));
 pub(crate) enum End {
     /// Receive and count, until killed
     Serve {
-        /// Address and port to listen on; trains are taken on the port after it
+        /// Address and port to listen on; trains are received on the port after it
         #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:5203")]
         listen: SocketAddr,
     },
@@ -55,30 +56,30 @@ pub(crate) struct Options {
     /// Its port
     #[arg(long, default_value_t = 5203)]
     port: u16,
-    /// Bytes of payload of each datagram
+    /// Payload of each datagram, in bytes
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(16..=9000))]
     size: u16,
     /// Seconds of each step of the search
     #[arg(long, default_value_t = 0.4)]
     step_seconds: f64,
-    /// Hand the system many datagrams a call
+    /// Pass many datagrams to the system per call
     #[arg(long)]
     trains: bool,
-    /// The result as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What a client found.
+/// The result of a client.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Summary {
-    /// Bytes of payload of each datagram.
+    /// The payload of each datagram, in bytes.
     pub(crate) size: u16,
-    /// The highest rate that arrived with less than 1 % lost.
+    /// The highest rate that arrived with less than 1 % loss.
     pub(crate) datagrams_per_second: f64,
-    /// What that is in payload.
+    /// The same rate, as payload.
     pub(crate) gbit_per_second: f64,
-    /// Steps it took.
+    /// How many steps the search took.
     pub(crate) steps: u32,
 }
 
@@ -86,7 +87,7 @@ pub(crate) struct Summary {
 ///
 /// # Errors
 ///
-/// When there is no socket, or nothing answers.
+/// If there is no socket, or nothing answers.
 pub(crate) fn run(end: &End) -> Result<()> {
     match end {
         End::Serve { listen } => serve(*listen),
@@ -107,7 +108,7 @@ fn serve(listen: SocketAddr) -> Result<()> {
     count(&singles, AT_ONCE, 9216)
 }
 
-/// Counts the datagrams of each step and answers who asks.
+/// Counts the datagrams of each step and answers requests.
 fn count(socket: &UdpSocket, at_once: usize, longest: usize) -> Result<()> {
     let mut received = Received::new(at_once, longest);
     let mut current = (0, 0_u64);
@@ -124,7 +125,7 @@ fn count(socket: &UdpSocket, at_once: usize, longest: usize) -> Result<()> {
                 let mut answer = [0; 12];
                 answer[..4].copy_from_slice(&step.to_be_bytes());
                 answer[4..].copy_from_slice(&current.1.to_be_bytes());
-                // Whoever asked asks again.
+                // The client asks again if this is lost.
                 let _ = socket.send_to(&answer, from);
             }
         }
@@ -145,7 +146,7 @@ fn header(step: u32, kind: u8, size: u16) -> [u8; HEADER] {
 
 fn open(address: SocketAddr) -> Result<UdpSocket> {
     let socket = UdpSocket::bind(address)?;
-    // Without the privilege the system's limit holds.
+    // Without the privilege the system's limit applies.
     let _ = setsockopt(&socket, sockopt::RcvBufForce, &BUFFER);
     let _ = setsockopt(&socket, sockopt::SndBufForce, &BUFFER);
 
@@ -189,7 +190,7 @@ fn client(options: &Options) -> Result<()> {
 struct Sender {
     socket: UdpSocket,
     size: u16,
-    /// How many datagrams one message holds.
+    /// How many datagrams one message contains.
     train: usize,
     number: u32,
     burst: Vec<u8>,
@@ -210,7 +211,7 @@ impl Sender {
         Ok(Self { socket, size: options.size, train, number: 0, burst: vec![0x5A; size * train] })
     }
 
-    /// Offers `rate` datagrams a second and asks how many arrived.
+    /// Sends `rate` datagrams a second and asks how many arrived.
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     fn step(&mut self, rate: f64, duration: Duration) -> Result<RateResult> {
         self.number += 1;
@@ -244,7 +245,8 @@ impl Sender {
             header.msg_hdr.msg_iovlen = 1;
         }
         let count = libc::c_uint::try_from(messages.min(AT_ONCE))?;
-        // SAFETY: the kernel reads `count` headers, all of which point to `part` and through it to the burst; both live on.
+        // SAFETY: the kernel reads `count` headers, all of which point to `part` and through it to
+        // the burst; both outlive the call.
         let sent = unsafe { libc::sendmmsg(self.socket.as_raw_fd(), headers.as_mut_ptr(), count, 0) };
         if sent < 0 {
             let error = io::Error::last_os_error();
@@ -263,7 +265,7 @@ impl Sender {
         question[..HEADER].copy_from_slice(&header(self.number, ASK, self.size));
         let mut answer = [0; 64];
         while start.elapsed() < PATIENCE {
-            // A question that is lost is asked again.
+            // A request that is lost is repeated.
             let _ = self.socket.send(&question);
             while let Ok(length) = self.socket.recv(&mut answer) {
                 if length == 12 && answer[..4] == self.number.to_be_bytes() {
@@ -282,7 +284,7 @@ fn rounded(count: f64) -> u64 {
     count as u64
 }
 
-/// Lets the next few datagrams become due.
+/// Waits until the next few datagrams are due.
 fn pause(rate: f64) {
     std::thread::park_timeout(Duration::from_secs_f64((8.0 / rate).clamp(0.000_02, 0.000_5)));
 }
@@ -300,7 +302,7 @@ const EMPTY: libc::mmsghdr = libc::mmsghdr {
     msg_len: 0,
 };
 
-/// Room for what one call receives.
+/// The buffers for what one call receives.
 struct Received {
     bytes: Vec<u8>,
     longest: usize,
@@ -338,7 +340,8 @@ impl Received {
             })
             .collect();
         let count = libc::c_uint::try_from(headers.len())?;
-        // SAFETY: every header points to a part of `bytes` and a sender of its own, all of which live on.
+        // SAFETY: every header points to its own part of `bytes` and its own sender, all of which
+        // outlive the call.
         let received = unsafe {
             let fd = socket.as_raw_fd();
             libc::recvmmsg(fd, headers.as_mut_ptr(), count, libc::MSG_WAITFORONE, std::ptr::null_mut())

@@ -13,10 +13,10 @@ const UDP: usize = 8;
 /// Options of `forge`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The source address to pretend
+    /// Source address to forge
     #[arg(long)]
     from: Ipv4Addr,
-    /// The destination
+    /// Destination address
     #[arg(long)]
     to: Ipv4Addr,
     /// Number of packets
@@ -31,7 +31,7 @@ pub(crate) struct Options {
 ///
 /// # Errors
 ///
-/// When there is no right to send raw packets.
+/// If there is no permission to send raw packets.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 pub(crate) fn run(options: &Options) -> Result<()> {
     let raw = Protocol::from(libc::IPPROTO_RAW);
@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let to = SocketAddr::V4(SocketAddrV4::new(options.to, 0)).into();
     let mut sent = 0_u32;
     for _ in 0..options.count {
-        // What the kernel refuses to send is forgery that failed early.
+        // A packet that the kernel refuses to send is a forgery that failed early.
         sent += u32::from(socket.send_to(&packet, &to).is_ok());
     }
 
@@ -48,7 +48,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// An IPv4 packet with a UDP datagram; the kernel fills in the IP checksum, and UDP's may be absent.
+/// Returns an IPv4 packet with a UDP datagram. The kernel fills in the IP checksum; UDP's is
+/// optional.
 fn packet(options: &Options) -> Result<Vec<u8>> {
     let payload = options.marker.as_bytes();
     let length = u16::try_from(IP + UDP + payload.len()).context("the marker is too long")?;

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// Longest request head that is read, in bytes.
+/// The longest request head that is read, in bytes.
 const MAX_HEAD: u64 = 16 * 1024;
-/// Largest body that `/echo` gives back, in bytes: it is held in memory.
+/// The largest body that `/echo` returns, in bytes: it is held in memory.
 const MAX_ECHO: u64 = 16 << 20;
-/// Most connections at a time: each costs a thread.
+/// The most connections at a time: each takes a thread.
 const MAX_CONNECTIONS: usize = 512;
-/// How long a client may take over a read or a write.
+/// How long a read from a client, or a write to it, may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Options of `serve-http`.
@@ -23,7 +23,7 @@ pub(crate) struct Options {
     /// Address and port to listen on
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
-    /// Name that /hello answers with; the host's name unless given
+    /// Name that /hello answers with [default: the host name]
     #[arg(long)]
     name: Option<String>,
 }
@@ -32,7 +32,7 @@ pub(crate) struct Options {
 ///
 /// # Errors
 ///
-/// When the address cannot be listened on.
+/// If the address cannot be listened on.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 pub(crate) fn run(options: &Options) -> Result<()> {
     let listener = TcpListener::bind(options.listen).with_context(|| format!("cannot listen on {}", options.listen))?;
@@ -59,7 +59,7 @@ fn serve(listener: &TcpListener, name: &str) {
         }
         let (name, open) = (Arc::clone(&name), Arc::clone(&open));
         std::thread::spawn(move || {
-            // A client that goes away is its own business.
+            // A client that disconnects early is no error here.
             let _ = converse(&stream, &name);
             open.fetch_sub(1, Ordering::AcqRel);
         });
@@ -93,7 +93,8 @@ struct Request {
 }
 
 impl Request {
-    /// Reads a request head; `None` when the client is done, an error status when it talks something else.
+    /// Reads a request head; returns `None` when the client has finished, or an error status if it
+    /// is not HTTP.
     fn read(reader: &mut impl BufRead) -> io::Result<Option<Result<Self, &'static str>>> {
         let mut head = reader.take(MAX_HEAD);
         let mut line = String::new();
@@ -261,7 +262,7 @@ mod tests {
             let answer = talk(server(), request);
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {answer}");
         }
-        // The server closes while the client still sends, so the answer itself may be lost to a reset.
+        // The server closes while the client is still sending, so a reset may discard the answer.
         let mut stream = TcpStream::connect(server()).unwrap();
         let _ = stream.write_all(long.as_bytes());
         let mut answer = Vec::new();

@@ -7,13 +7,15 @@ const ECHO_REPLY_V4: u8 = 0;
 const ECHO_REQUEST_V6: u8 = 128;
 const ECHO_REPLY_V6: u8 = 129;
 const HEADER: usize = 8;
-/// The IPv4 header without options, and where in it the protocol and the two addresses are.
+/// The length of an IPv4 header without options, and the offsets of the protocol and the two
+/// addresses.
 const IPV4_HEADER: usize = 20;
 const PROTOCOL: usize = 9;
 const SOURCE: usize = 12;
 const ICMP: u8 = 1;
 
-/// Writes an echo request. The kernel fills in the checksum of IPv6, which covers addresses that are not known here.
+/// Writes an echo request. For IPv6 the kernel fills in the checksum, which covers addresses that
+/// are not known here.
 pub(crate) fn request(to: IpAddr, id: u16, sequence: u16, payload: &[u8]) -> Vec<u8> {
     let kind = if to.is_ipv4() { ECHO_REQUEST_V4 } else { ECHO_REQUEST_V6 };
     let mut message = vec![kind, 0, 0, 0];
@@ -28,8 +30,8 @@ pub(crate) fn request(to: IpAddr, id: u16, sequence: u16, payload: &[u8]) -> Vec
     message
 }
 
-/// The sequence number of an echo reply that answers `id` and carries `payload`; `None` for anything else.
-/// Raw IPv4 sockets deliver the IP header too.
+/// Returns the sequence number of an echo reply that answers `id` and contains `payload`; `None`
+/// for anything else. Raw IPv4 sockets deliver the IP header, too.
 pub(crate) fn reply(from: IpAddr, id: u16, payload: &[u8], received: &[u8]) -> Option<u16> {
     let message = if from.is_ipv4() { skip_ipv4_header(received)? } else { received };
     let (header, rest) = message.split_at_checked(HEADER)?;
@@ -39,7 +41,7 @@ pub(crate) fn reply(from: IpAddr, id: u16, payload: &[u8], received: &[u8]) -> O
     answers.then(|| u16::from_be_bytes([header[6], header[7]]))
 }
 
-/// The answer to an IPv4 packet that is an echo request; `None` for anything else.
+/// Returns the answer to an IPv4 packet that is an echo request; `None` for anything else.
 pub(crate) fn answer(packet: &[u8]) -> Option<Vec<u8>> {
     let header = usize::from(packet.first()? & 0x0F) * 4;
     let is_request = packet[0] >> 4 == 4

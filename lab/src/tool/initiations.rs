@@ -1,5 +1,6 @@
-//! `overlay-lab initiations`: a flood of WireGuard handshake initiations from random addresses, as good as an outsider can make
-//! them: everything that needs no secret is right (whitepaper sections 5.4.2 and 5.4.4), everything that does is noise.
+//! `overlay-lab initiations`: a flood of WireGuard handshake initiations from random addresses, as
+//! valid as an outsider can make them: everything that needs no secret is correct (WireGuard paper,
+//! sections 5.4.2 and 5.4.4), everything else is random.
 
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -17,43 +18,43 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::process::rest;
 
-/// Bytes of an initiation, and of what its first MAC covers.
+/// The length of an initiation, and of the part that its first MAC covers, in bytes.
 const INITIATION: usize = 148;
 const COVERED: usize = 116;
-/// Headers in front of it.
+/// The length of the IPv4 and UDP headers, in bytes.
 const HEADERS: usize = 28;
-/// Different packets; each has an address, a port and noise of its own.
+/// The number of different packets; each has an address, a port and random bytes of its own.
 const PACKETS: usize = 65_536;
-/// Packets handed to the kernel at a time.
+/// How many packets are passed to the kernel at a time.
 const AT_ONCE: usize = 64;
-/// How often the pace is looked at.
+/// How often the rate is adjusted.
 const TICK: Duration = Duration::from_millis(1);
-/// The sources: addresses for measurements (RFC 2544, section C.2.2), 198.18.0.0/15.
+/// The source addresses: those for benchmarks (RFC 2544, section C.2.2), 198.18.0.0/15.
 const SOURCES: u32 = 0xC612_0000;
 const SOURCES_MASK: u32 = 0x0001_FFFF;
 
 /// Options of `initiations`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The public key that they are for, base64
+    /// Public key that they are made for, in base64
     #[arg(long)]
     key: PublicKey,
-    /// Where to
+    /// Destination address and port
     #[arg(long, value_name = "ADDR:PORT")]
     to: SocketAddrV4,
-    /// Packets a second
+    /// Packets per second
     #[arg(long, default_value_t = 100_000)]
     pps: u32,
-    /// How long
+    /// Duration in seconds
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
 }
 
-/// Sends them at that pace, and says how many went out.
+/// Sends them at that rate, and prints how many were sent.
 ///
 /// # Errors
 ///
-/// When there is no right to send raw packets.
+/// If there is no permission to send raw packets.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 pub(crate) fn run(options: &Options) -> Result<()> {
     let raw = Protocol::from(libc::IPPROTO_RAW);
@@ -70,7 +71,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let slices: Vec<_> = (sent..sent + count).map(|at| [IoSlice::new(&packets[at % PACKETS])]).collect();
             let results =
                 sendmmsg(socket.as_raw_fd(), &mut headers, &slices, vec![Some(to); count], [], MsgFlags::empty());
-            // What the kernel does not take is lost like anything else on the wire.
+            // Packets that the kernel rejects are lost like any others.
             sent += results.map_or(count, |results| results.count().max(1));
         }
         rest(TICK);
@@ -92,9 +93,9 @@ fn packets(key: &PublicKey, to: SocketAddrV4) -> Vec<Vec<u8>> {
             let message = &mut packet[HEADERS..];
             random.fill_bytes(message);
             message[..4].copy_from_slice(&[1, 0, 0, 0]);
-            // A second MAC would be a cookie, which its addresses never heard of.
+            // A second MAC would need a cookie, which the forged addresses cannot receive.
             message[COVERED + 16..].fill(0);
-            // A key of 32 bytes is never refused.
+            // A key of 32 bytes is always accepted.
             if let Ok(mut mac) = <Blake2sMac<U16> as blake2::digest::KeyInit>::new_from_slice(&mac_key) {
                 mac.update(&message[..COVERED]);
                 message[COVERED..COVERED + 16].copy_from_slice(&mac.finalize().into_bytes());
@@ -104,7 +105,7 @@ fn packets(key: &PublicKey, to: SocketAddrV4) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// IPv4 and UDP; the kernel fills in the IP checksum, and UDP's may be absent.
+/// Writes the IPv4 and UDP headers. The kernel fills in the IP checksum; UDP's is optional.
 fn write_headers(packet: &mut [u8], from: SocketAddrV4, to: SocketAddrV4) {
     let length = u16::try_from(packet.len()).unwrap_or(u16::MAX);
     packet[0] = 0x45;

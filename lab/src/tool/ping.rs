@@ -1,4 +1,4 @@
-//! `overlay-lab ping`: ICMP echo with loss, times and the longest silence.
+//! `overlay-lab ping`: ICMP echoes, with loss, round-trip times and the longest silence.
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{icmp, is_stopped, resolve, stop_on_signal};
 
-/// How long a name server may take.
+/// How long resolving the name may take.
 const RESOLVE: Duration = Duration::from_secs(10);
 
 /// Options of `ping`.
@@ -20,7 +20,7 @@ const RESOLVE: Duration = Duration::from_secs(10);
 pub(crate) struct Options {
     /// Address or name to ping
     target: String,
-    /// Number of echoes; 0 goes on until interrupted
+    /// Number of echoes; 0 continues until interrupted
     #[arg(long, short, default_value_t = 4)]
     count: u32,
     /// Milliseconds between two echoes
@@ -38,19 +38,19 @@ pub(crate) struct Options {
     /// Use IPv6 only
     #[arg(long, short = '6')]
     ipv6: bool,
-    /// Only the summary
+    /// Print only the summary
     #[arg(long, short)]
     quiet: bool,
-    /// The summary as JSON
+    /// Print the summary as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Pings.
+/// Sends echoes and prints the results.
 ///
 /// # Errors
 ///
-/// When the target cannot be resolved or sent to, or nothing answers at all.
+/// If the target cannot be resolved or sent to, or nothing answers at all.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let addresses = resolve(&options.target, RESOLVE)?;
     let to = addresses.into_iter().find(|address| address.is_ipv6() || !options.ipv6);
@@ -77,7 +77,7 @@ struct Pinger<'a> {
     start: Instant,
     sent: Vec<Instant>,
     waiting: BTreeMap<u16, usize>,
-    /// When each answer came, and its round trip.
+    /// When each answer came, and its round-trip time.
     answers: Vec<(Instant, Duration)>,
     refused: Option<std::io::Error>,
 }
@@ -123,25 +123,27 @@ impl<'a> Pinger<'a> {
     }
 
     fn send(&mut self) {
-        // Sequence numbers are 16 bits on the wire; the oldest unanswered echo gives up its number.
+        // Sequence numbers have 16 bits on the wire; the oldest unanswered echo gives up its
+        // number.
         let number = self.sent.len();
         let sequence = u16::try_from(number & 0xFFFF).unwrap_or(0);
         self.sent.push(Instant::now());
         self.waiting.insert(sequence, number);
         let message = icmp::request(self.to, self.id, sequence, &self.payload);
         let to = SockAddr::from(SocketAddr::new(self.to, 0));
-        // "Unreachable" is a loss like any other: what is measured may come back.
+        // "Unreachable" is a loss like any other: the target may come back.
         self.refused = self.socket.send_to(&message, &to).err().or(self.refused.take());
     }
 
-    /// Takes answers until `deadline`, or, when it is the `last` wait, until none is missing.
+    /// Receives answers until `deadline`, or, if this is the `last` wait, until none is missing.
     fn receive_until(&mut self, deadline: Instant, last: bool) -> Result<()> {
         let mut buffer = vec![MaybeUninit::uninit(); usize::from(u16::MAX)];
         while !(is_stopped() && !last || last && self.waiting.is_empty()) {
             let left = deadline.saturating_duration_since(Instant::now());
-            // Who is late takes what is there: the kernel's timeouts are coarser than short intervals.
+            // When late, take what is there: the kernel's timeouts are coarser than short
+            // intervals.
             let flags = if left.is_zero() { MSG_DONTWAIT } else { 0 };
-            // Less than a microsecond would be none, which means for ever.
+            // Less than a microsecond would be zero, which means no timeout.
             self.socket.set_read_timeout(Some(left.max(Duration::from_micros(1))))?;
             match self.socket.recv_from_with_flags(&mut buffer, flags) {
                 Ok((length, from)) => self.note(&buffer[..length], from.as_socket().map(|from| from.ip())),
@@ -208,7 +210,7 @@ impl<'a> Pinger<'a> {
     }
 }
 
-/// What a ping found.
+/// The result of a ping.
 #[derive(Debug, Serialize)]
 struct Summary {
     target: IpAddr,
@@ -277,7 +279,7 @@ fn announce(from: IpAddr, number: usize, rtt: Duration) {
     println!("answer {} from {from} in {:.3} ms", number + 1, ms(rtt));
 }
 
-/// The time that `percent` of the sorted `times` are not longer than.
+/// Returns the given percentile of the sorted `times`.
 fn quantile(times: &[Duration], percent: usize) -> Duration {
     times.get(times.len().saturating_sub(1) * percent / 100).copied().unwrap_or_default()
 }
@@ -294,7 +296,7 @@ fn is_transient(error: &std::io::Error) -> bool {
 
 #[expect(unsafe_code, reason = "socket2 receives into uninitialised memory")]
 fn initialised(bytes: &[MaybeUninit<u8>]) -> &[u8] {
-    // SAFETY: the callers pass what recv_from says it has written.
+    // SAFETY: the callers pass what recv_from reports to have written.
     unsafe { bytes.assume_init_ref() }
 }
 

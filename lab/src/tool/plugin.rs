@@ -1,4 +1,4 @@
-//! `overlay-lab plugin`: stands between Docker and a plugin, or in the place of either.
+//! `overlay-lab plugin`: acts as a relay between Docker and a plugin, or in place of Docker.
 
 use std::io::{self, BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -20,13 +20,13 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 
-/// What the relay says once it listens.
+/// What the relay prints once it is listening.
 pub(crate) const READY: &str = "relaying";
 
-/// Whose place is taken.
+/// The role of the tool.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub(crate) enum PluginTool {
-    /// Hand calls on to a plugin, and print each with its answer and time as a line of JSON
+    /// Forward calls to a plugin, and print each with its answer and time as a line of JSON
     Relay {
         /// Where Docker looks for the plugin
         #[arg(long, value_name = "PATH")]
@@ -34,20 +34,20 @@ pub(crate) enum PluginTool {
         /// Where the plugin is
         #[arg(long, value_name = "PATH")]
         to: PathBuf,
-        /// Milliseconds by which every answer is late
+        /// Delay of every answer, in milliseconds
         #[arg(long, default_value_t = 0)]
         delay_ms: u64,
         /// Hold the next answer to a call for so many milliseconds; each holds one answer
         #[arg(long, value_name = "CALL=MS")]
         hold: Vec<Hold>,
-        /// Answer this call in the plugin's place, which does not hear of it
+        /// Answer this call instead of the plugin, which does not receive it
         #[arg(long, value_name = "CALL")]
         lose: Vec<String>,
-        /// Stop this process (SIGSTOP) for that time rather than hold the answer
+        /// Stop this process (SIGSTOP) for that time instead of holding the answer
         #[arg(long, value_name = "PID", requires = "hold")]
         stop: Option<i32>,
     },
-    /// Make the calls that standard input has as lines of JSON, one after the other, and print the answers
+    /// Make the calls on standard input, one per line of JSON, and print the answers
     Call {
         /// Where the plugin is
         #[arg(long, value_name = "PATH")]
@@ -73,7 +73,7 @@ impl FromStr for Hold {
     }
 }
 
-/// What becomes late or lost, and by whom.
+/// What is delayed or lost, and how.
 #[derive(Debug)]
 struct Lateness {
     delay: Duration,
@@ -83,7 +83,7 @@ struct Lateness {
 }
 
 impl Lateness {
-    /// Holds up the answer to a call, or the process that waits for it.
+    /// Holds the answer to a call, or stops the process that waits for it.
     async fn wait(&self, path: &str) {
         tokio::time::sleep(self.delay).await;
         let held = {
@@ -95,7 +95,7 @@ impl Lateness {
             (None, _) => {}
             (Some(hold), None) => tokio::time::sleep(hold.time).await,
             (Some(hold), Some(pid)) => {
-                // One that has ended meanwhile needs neither.
+                // If the process has ended in the meantime, neither is needed.
                 let _ = kill(pid, Signal::SIGSTOP);
                 tokio::spawn(async move {
                     tokio::time::sleep(hold.time).await;
@@ -109,23 +109,23 @@ impl Lateness {
 /// A call as `plugin call` reads it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Call {
-    /// `/NetworkDriver.Join`, say.
+    /// For example `/NetworkDriver.Join`.
     pub(crate) path: String,
-    /// What is sent, which need not be JSON.
+    /// The body, which need not be JSON.
     pub(crate) body: String,
 }
 
-/// What `plugin call` prints of it, and `plugin relay` too.
+/// The result of a call, as `plugin call` and `plugin relay` print it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Answered {
     /// The call.
     #[serde(flatten)]
     pub(crate) call: Call,
-    /// The HTTP status; 0 when the plugin did not answer.
+    /// The HTTP status; 0 if the plugin did not answer.
     pub(crate) status: u16,
-    /// What was answered.
+    /// The body of the answer.
     pub(crate) answer: String,
-    /// How long that took.
+    /// How long it took, in milliseconds.
     pub(crate) ms: f64,
 }
 
@@ -133,7 +133,7 @@ pub(crate) struct Answered {
 ///
 /// # Errors
 ///
-/// When a socket cannot be used.
+/// If a socket cannot be used.
 pub(crate) fn run(tool: &PluginTool) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match tool {
@@ -152,7 +152,7 @@ async fn relay(listen: &Path, to: PathBuf, late: Arc<Lateness>) -> Result<()> {
     if let Some(folder) = listen.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    // One that was killed left its socket.
+    // A killed relay has left its socket.
     let _ = std::fs::remove_file(listen);
     let listener = UnixListener::bind(listen).with_context(|| format!("cannot listen on {}", listen.display()))?;
     eprintln!("{READY}");
@@ -172,7 +172,7 @@ async fn relay(listen: &Path, to: PathBuf, late: Arc<Lateness>) -> Result<()> {
                 };
                 late.wait(&answered.call.path).await;
                 print(&answered);
-                // What the plugin did not answer Docker must not take for an answer.
+                // Docker must not mistake a missing answer of the plugin for one.
                 let status = StatusCode::from_u16(answered.status).map_err(io::Error::other)?;
                 let mut response = Response::new(Full::new(Bytes::from(answered.answer)));
                 *response.status_mut() = status;
@@ -196,7 +196,7 @@ async fn call_all(socket: &Path) -> Result<()> {
 fn print(answered: &Answered) {
     if let Ok(line) = serde_json::to_string(answered) {
         println!("{line}");
-        // Nobody may be reading any more, which is no reason to stop.
+        // If nobody reads the output any more, that is no reason to stop.
         let _ = io::stdout().flush();
     }
 }

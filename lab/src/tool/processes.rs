@@ -6,11 +6,11 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Prints the numbers of the processes that run the program `name`.
+/// Prints the ids of the processes that run the program `name`.
 ///
 /// # Errors
 ///
-/// When `/proc` cannot be read.
+/// If `/proc` cannot be read.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 pub(crate) fn print_pids(name: &str) -> Result<()> {
     for pid in pids()?.into_iter().filter(|pid| program(*pid).as_deref() == Some(name)) {
@@ -24,7 +24,7 @@ pub(crate) fn print_pids(name: &str) -> Result<()> {
 ///
 /// # Errors
 ///
-/// When there is no such signal or process.
+/// If there is no such signal or process.
 pub(crate) fn send(signal: &str, pid: i32) -> Result<()> {
     let number = signal.parse::<i32>().ok().and_then(|number| Signal::try_from(number).ok());
     let named = || format!("SIG{}", signal.trim_start_matches("SIG")).parse().ok();
@@ -33,7 +33,7 @@ pub(crate) fn send(signal: &str, pid: i32) -> Result<()> {
     kill(Pid::from_raw(pid), signal).with_context(|| format!("cannot signal process {pid}"))
 }
 
-/// All processes of this PID namespace but the calling one, in order.
+/// Returns all processes of this PID namespace except the calling one, in order.
 pub(crate) fn pids() -> Result<Vec<i32>> {
     let own = i32::try_from(std::process::id())?;
     let entries = fs::read_dir("/proc").context("cannot read /proc")?;
@@ -44,7 +44,8 @@ pub(crate) fn pids() -> Result<Vec<i32>> {
     Ok(pids)
 }
 
-/// The file name of the program a process runs, also when the file has been replaced since.
+/// Returns the file name of the program that a process runs, even if the file has been replaced
+/// since.
 pub(crate) fn program(pid: i32) -> Option<String> {
     let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
     let name = path.file_name()?.to_str()?;

@@ -1,26 +1,26 @@
-//! The search for the highest rate at which less than 1 % is lost. Pure: rates out, outcomes in.
+//! Searches for the highest rate with less than 1 % loss. Pure: rates out, results in.
 
-/// What may be lost.
+/// The share that may be lost.
 const LOSS: f64 = 0.01;
 /// The first rate, in datagrams a second.
 const FIRST: f64 = 15_000.0;
-/// How the rate climbs until something is lost.
+/// The factor by which the rate grows until something is lost.
 const CLIMB: f64 = 1.7;
-/// The search ends when what passes and what does not are this close.
+/// The search ends when the rates that pass and fail differ by less than this factor.
 const CLOSE: f64 = 1.08;
-/// A sender that reaches less than this share of the rate cannot do more.
+/// A sender that reaches less than this share of the rate is at its limit.
 const SHORT: f64 = 0.93;
-/// No search needs more steps.
+/// The most steps of a search.
 const MAX_STEPS: u32 = 14;
 /// How many lossy steps end the search.
 const MAX_FAILURES: u32 = 5;
 
-/// What became of one rate, in datagrams a second.
+/// The result of one rate, in datagrams a second.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RateResult {
-    /// Sent.
+    /// The rate that was sent.
     pub(crate) sent: f64,
-    /// Arrived.
+    /// The rate that arrived.
     pub(crate) received: f64,
 }
 
@@ -30,7 +30,7 @@ impl RateResult {
     }
 }
 
-/// A search under way: it climbs until something is lost, then halves the distance.
+/// A search in progress: the rate grows until something is lost, then the interval is halved.
 #[derive(Clone, Debug)]
 pub(crate) struct Search {
     rate: Option<f64>,
@@ -47,22 +47,22 @@ impl Search {
         Self { rate: Some(FIRST), passed: 0.0, lost: None, failures: 0, steps: 0, best: 0.0 }
     }
 
-    /// The rate to try next; `None` when the search is over.
+    /// Returns the rate to try next; `None` when the search is over.
     pub(crate) fn rate(&self) -> Option<f64> {
         self.rate
     }
 
-    /// The highest rate that arrived whole.
+    /// Returns the highest rate that arrived without too much loss.
     pub(crate) fn best(&self) -> f64 {
         self.best
     }
 
-    /// How many rates were tried.
+    /// Returns how many rates were tried.
     pub(crate) fn steps(&self) -> u32 {
         self.steps
     }
 
-    /// Takes the outcome of the rate that was tried.
+    /// Takes the result of the rate that was tried.
     pub(crate) fn note(&mut self, step: RateResult) {
         let Some(rate) = self.rate else { return };
         self.steps += 1;
@@ -95,7 +95,7 @@ impl Search {
 mod tests {
     use super::*;
 
-    /// Searches a path that carries `limit` and a sender that manages `fastest`.
+    /// Searches on a path that carries `limit` with a sender that reaches `fastest`.
     fn found(limit: f64, fastest: f64) -> f64 {
         let mut search = Search::new();
         while let Some(rate) = search.rate() {

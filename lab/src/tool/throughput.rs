@@ -1,4 +1,4 @@
-//! `overlay-lab throughput`: how much TCP carries, and whether it arrives whole.
+//! `overlay-lab throughput`: how much TCP carries, and whether it arrives unaltered.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,13 +13,13 @@ use super::checksum::Checksum;
 use super::{connect, is_stopped, resolve, stop_on_signal};
 use crate::process::rest;
 
-/// The first bytes of every stream; the last one says whether checksums are wanted.
+/// The first bytes of every stream; another byte says whether checksums are wanted.
 const MAGIC: [u8; 7] = *b"OVLTP3\n";
-/// Bytes written and read at a time: one system call moves a full TSO frame and more.
+/// How many bytes are written and read at a time: one system call moves a full TSO frame and more.
 const PIECE: usize = 256 * 1024;
-/// How long a connection may take to be made.
+/// How long it may take to connect.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long a stream may stand still before it counts as broken.
+/// How long a stream may pause before it counts as broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The two ends.
@@ -31,7 +31,7 @@ pub(crate) enum End {
         #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:5201")]
         listen: SocketAddr,
     },
-    /// Send, and say how fast it went
+    /// Send, and print how fast it went
     Client(Options),
 }
 
@@ -58,7 +58,7 @@ pub(crate) struct Options {
     /// Send this text, repeated, instead of random bytes
     #[arg(long, value_name = "TEXT")]
     marker: Option<String>,
-    /// The result as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
@@ -67,7 +67,7 @@ pub(crate) struct Options {
 ///
 /// # Errors
 ///
-/// When a stream cannot be made, breaks, or does not arrive whole.
+/// If a stream cannot be made, breaks, or arrives altered.
 pub(crate) fn run(end: &End) -> Result<()> {
     match end {
         End::Serve { listen } => serve(*listen),
@@ -82,7 +82,7 @@ fn serve(listen: SocketAddr) -> Result<()> {
     std::io::stdout().flush()?;
     for stream in listener.incoming() {
         let Ok(stream) = stream else { continue };
-        // A broken stream is reported by the end that sends.
+        // A broken stream is reported by the sending end.
         std::thread::spawn(move || receive(stream));
     }
 
@@ -115,7 +115,7 @@ fn receive(mut stream: TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// What went over a stream.
+/// What a stream carried.
 #[derive(Default)]
 struct Total {
     bytes: u64,
@@ -138,7 +138,7 @@ impl Total {
     }
 }
 
-/// What a client found.
+/// The result of a client.
 #[derive(Debug, Serialize)]
 struct Summary {
     bytes: u64,
@@ -146,7 +146,7 @@ struct Summary {
     gbit_per_second: f64,
     streams: u8,
     verified: bool,
-    /// The longest time that a receiver got nothing.
+    /// The longest time in which a receiver got nothing, in milliseconds.
     longest_pause_ms: f64,
     /// Processor seconds of both ends.
     cpu_seconds: f64,
@@ -198,15 +198,15 @@ fn gbit_per_second(bytes: u64, seconds: f64) -> f64 {
     bytes as f64 * 8.0 / seconds / 1e9
 }
 
-/// What one stream carried.
+/// The result of one stream.
 struct Sent {
     bytes: u64,
     longest_pause: Duration,
-    /// Processor time of the receiver.
+    /// The processor time of the receiver.
     receiver_time: Duration,
 }
 
-/// Sends one stream and compares what the other end says it received.
+/// Sends one stream and compares it with what the other end reports to have received.
 fn send(addresses: &[SocketAddr], options: &Options) -> Result<Sent> {
     let mut stream = connect(addresses, Instant::now() + CONNECT)?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -238,7 +238,7 @@ fn send(addresses: &[SocketAddr], options: &Options) -> Result<Sent> {
     Ok(Sent { bytes: total.bytes, longest_pause: micros()?, receiver_time: micros()? })
 }
 
-/// Processor time so far, of this thread or of the whole process.
+/// Returns the processor time so far, of this thread or of the whole process.
 fn processor_time(who: UsageWho) -> Result<Duration> {
     let usage = getrusage(who)?;
     let time = usage.user_time() + usage.system_time();

@@ -1,4 +1,5 @@
-//! `overlay-lab uapi`: configures a userspace WireGuard implementation, for comparisons and interoperation.
+//! `overlay-lab uapi`: configures a userspace WireGuard implementation, for comparisons and
+//! interoperation.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -13,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 ///
-/// When nobody listens, or the answer is a refusal.
+/// If nothing is listening, or the answer is an error.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 pub(crate) fn run(name: &str) -> Result<()> {
     let mut request = String::new();

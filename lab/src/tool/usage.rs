@@ -10,7 +10,7 @@ use super::processes::{pids, program};
 /// Processor time and memory.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Usage {
-    /// Processor seconds so far, in hundredths.
+    /// Processor seconds so far, with a resolution of 10 ms.
     pub(crate) cpu_seconds: f64,
     /// Resident memory, in MiB.
     pub(crate) memory_mib: f64,
@@ -20,13 +20,13 @@ pub(crate) struct Usage {
 ///
 /// # Errors
 ///
-/// When `/proc` cannot be read.
+/// If `/proc` cannot be read.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 pub(crate) fn print(name: &str) -> Result<()> {
     let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock")?;
     let mut sum = Usage::default();
     for pid in pids()?.into_iter().filter(|pid| program(*pid).as_deref() == Some(name)) {
-        // One that has just ended costs nothing more.
+        // A process that has just ended costs nothing more.
         let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
         let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
         sum.cpu_seconds += cpu_ticks(&stat).context("an unknown form of /proc/PID/stat")? / as_f64(ticks);
@@ -37,7 +37,8 @@ pub(crate) fn print(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Ticks in user and kernel mode: fields 14 and 15, counted from the end of the name, which may hold spaces.
+/// Returns the ticks in user and kernel mode: fields 14 and 15, counted from the end of the name,
+/// which may contain spaces.
 pub(crate) fn cpu_ticks(stat: &str) -> Option<f64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let (user, kernel): (f64, f64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);

@@ -118,7 +118,7 @@ fn no_path_is_too_narrow() {
     check("mtu", 1);
 }
 
-/// Runs a check on Docker engines, or says why not.
+/// Runs a check on Docker engines, or says why it cannot.
 fn check_docker(run: impl FnOnce()) {
     match overlay_lab::DockerDaemon::missing_program() {
         Some(program) => skip(&format!("Docker engines need {program}")),
@@ -126,8 +126,8 @@ fn check_docker(run: impl FnOnce()) {
     }
 }
 
-/// Runs a check on engines of which `pick` chooses out of those that lab/engines.sh has fetched, the oldest first, or says
-/// why not.
+/// Runs a check on engines that `pick` chooses from those that lab/engines.sh has fetched, the
+/// oldest first, or says why it cannot.
 fn check_engines(name: &str, rounds: u32, pick: impl FnOnce(&[Release]) -> Vec<Release>) {
     check_docker(|| {
         let fetched = Release::fetched().unwrap_or_else(|error| panic!("{error:#}"));

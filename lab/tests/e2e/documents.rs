@@ -1,4 +1,4 @@
-//! What the documents tell people to type, typed.
+//! Types what the documents tell people to type.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,17 +8,17 @@ use overlay_lab::{FIRST_HOUR, Lab, Running, wait_until};
 use super::{lab, skip};
 
 const JOIN: &str = "overlayctl join ";
-/// How long a server may take to be reachable.
+/// How long a server may take until it is reachable.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A document of this repository.
+/// Reads a document of this repository.
 fn document(path: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("lab is a folder of the repository");
 
     std::fs::read_to_string(root.join(path)).expect("the document is there")
 }
 
-/// The lines that begin with a prompt `hostN# `: which host, and what is typed there.
+/// Returns the lines that begin with a prompt `hostN# `: the host, and what is typed there.
 fn typed(text: &str) -> Vec<(usize, String)> {
     let line = |line: &str| {
         let (host, command) = line.strip_prefix("host")?.split_once("# ")?;
@@ -28,7 +28,7 @@ fn typed(text: &str) -> Vec<(usize, String)> {
     text.lines().filter_map(line).collect()
 }
 
-/// The commands of all `sh` blocks.
+/// Returns the commands of all `sh` blocks.
 fn shell(text: &str) -> Vec<String> {
     let mut inside = false;
     let mut commands = Vec::new();

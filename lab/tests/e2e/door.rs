@@ -1,4 +1,5 @@
-//! The door before the agent's plugin socket where systemd does not keep it: Docker is answered whatever becomes of the agent.
+//! The plugin proxy in front of the agent's plugin socket where systemd does not hold it: Docker is
+//! answered whatever happens to the agent.
 
 use std::time::Duration;
 
@@ -11,14 +12,14 @@ use super::lab;
 const PLUGIN: &str = "/run/docker/plugins/overlay-wg.sock";
 const DOOR: &str = "/var/lib/overlay/overlay-door.pid";
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long Docker may be kept waiting by an agent that is dead: the door's grace, on a busy machine.
+/// How long a dead agent may keep Docker waiting: the proxy's grace, on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
 fn out(host: &Host, program: &str, args: &[&str]) -> String {
     host.command(program).args(args).run().expect("it works").stdout
 }
 
-/// What Docker is answered when it asks for an endpoint of a network that nobody knows.
+/// Returns what Docker is answered when it asks for an endpoint of an unknown network.
 fn answer(host: &Host) -> Value {
     let call = json!({ "path": "/NetworkDriver.CreateEndpoint", "body": "{\"NetworkID\":\"n\",\"EndpointID\":\"e\"}" });
     let tool = host.command("overlay-lab").args(["plugin", "call", "--socket", PLUGIN]);
@@ -49,7 +50,7 @@ fn problems(host: &Host) -> String {
     status["problems"].to_string()
 }
 
-/// Ends a process of the host as a crash would.
+/// Kills a process of the host, as in a crash.
 fn kill(host: &Host, pid: i32) {
     host.kill(pid, "KILL").expect("it runs");
     let gone = || host.pids_of("overlayd").is_ok_and(|pids| !pids.contains(&pid));
@@ -88,14 +89,14 @@ fn a_dead_agent_costs_docker_nothing_and_start_brings_agent_and_door_back() {
     cluster.ctl(0, &["start"]).expect("started");
     assert_eq!(refusal(host), agent_knows_nothing);
 
-    // Whatever a crash of both left goes, too.
+    // Whatever a crash of both left behind is removed as well.
     kill(host, door(host));
     kill(host, cluster.agent(0).expect("an agent").pid());
     cluster.ctl(0, &["leave"]).expect("left");
     cluster.unchanged().expect("nothing is left");
 }
 
-/// As after an upgrade from a version that had no door without systemd.
+/// As after an upgrade from a version that had no plugin proxy without systemd.
 #[test]
 fn an_agent_that_was_started_without_a_door_keeps_its_socket_until_it_is_started_anew() {
     let Some(lab) = lab(1) else { return };

@@ -14,7 +14,8 @@ use overlay_lab::Cluster;
 
 use support::{lab, skip};
 
-/// Hosts with Overlay on them, or `None`, loudly, where the system allows no namespaces.
+/// Makes hosts with Overlay on them, or returns `None` with a message if the system allows no
+/// namespaces.
 fn cluster(nodes: usize) -> Option<Cluster> {
     Some(Cluster::on(lab(nodes)?).unwrap_or_else(|error| panic!("{error:#}")))
 }

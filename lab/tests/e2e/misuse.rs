@@ -1,4 +1,4 @@
-//! Wrong input of every kind: one clear line, and nothing changes.
+//! Invalid input of every kind: one clear line, and nothing changes.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use overlay_lab::{Cluster, CommandOutput, Host};
 
 use super::{cluster, lab};
 
-/// Insists on one line that complains about `what`, and on exit code `code`.
+/// Checks that there is one line that complains about `what`, and that the exit code is `code`.
 fn assert_refused(output: &CommandOutput, code: i32, what: &str) {
     assert_eq!(output.status.code(), Some(code), "{what}: {}{}", output.stdout, output.stderr);
     let lines: Vec<_> = output.stderr.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -18,7 +18,7 @@ fn join(host: &Host, line: &str) -> CommandOutput {
     host.command("overlayctl").args(["join", line]).deadline(Duration::from_secs(60)).output().expect("overlayctl runs")
 }
 
-/// A line whose part number `part` (counted between `-` and `@`) is another's.
+/// Returns a join line with its part number `part` (counted between `-` and `@`) replaced.
 fn with_other(line: &str, part: usize) -> String {
     let (token, addresses) = line.split_once('@').expect("a join line has addresses");
     let mut parts: Vec<String> = token.split('-').map(str::to_owned).collect();
@@ -111,7 +111,7 @@ fn what_cannot_be_is_refused_and_leaves_no_trace() {
     ] {
         let output = run(args);
         let given = output.status.code().unwrap_or(-1);
-        // Whether a name is judged by the parser or by control is a matter of taste.
+        // It does not matter whether a name is rejected by the parser or by control.
         assert!(
             given == code || (given, code) == (1, 2) || (given, code) == (2, 1),
             "{args:?} gave {given}: {}",

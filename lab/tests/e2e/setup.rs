@@ -1,5 +1,5 @@
-//! Setting up and starting as transactions: what fails, or is interrupted, or is killed, leaves nothing, and the same or the
-//! corrected command works.
+//! Setting up and starting as transactions: what fails, is interrupted or is killed leaves nothing
+//! behind, and the same or the corrected command works.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::lab;
 
 const FOLDERS: [&str; 3] = ["/run", "/etc", "/var/lib"];
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Somebody else listens on control's port.
+/// A script that listens on control's port.
 const LISTEN_7443: &str = "s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n\
                            s.bind(('0.0.0.0', 7443)); s.listen()";
 /// An address that no host has (RFC 5737).
@@ -40,7 +40,7 @@ fn assert_unchanged(host: &Host, before: &Snapshot, what: &str) {
     before.assert_unchanged(|| host.snapshot(&FOLDERS)).unwrap_or_else(|error| panic!("{what}: {error:#}"));
 }
 
-/// Somebody else's program on the host; it says that it is there.
+/// Starts a foreign program on the host, which prints that it is there.
 fn foreign(host: &Host, script: &str) -> Running {
     let script = format!("import socket, time\n{script}\nprint('there', flush=True)\ntime.sleep(600)");
     let running = host.command("python3").args(["-c", &script]).spawn().expect("python3 runs");
@@ -72,7 +72,7 @@ fn an_init_that_fails_leaves_nothing_and_the_corrected_one_works() {
     refused(host, &["init"], &["in use by python3 (pid ", "choose another with --port"]);
     assert_unchanged(host, &before, "the agent's port is taken");
 
-    // The remedy that was named, and what it leads to.
+    // The remedy that was named, and its result.
     let made = done(host, &["init", "--port", "51900", "--ttl", "30m", "--uses", "3"]);
     assert!(made.stdout.contains("for 3 hosts"), "{}", made.stdout);
     let port = || {
@@ -105,7 +105,8 @@ fn the_line_of_init_is_for_an_hour_and_ten_hosts() {
     done(host, &["leave"]);
 }
 
-/// How far a set-up has come: the file that tells it, and the signal that cuts it short there.
+/// The progress of a set-up: a file that exists from then on, and the signal that interrupts it
+/// there.
 const CUTS: [(&str, &str); 6] = [
     ("setup.json", "INT"),
     ("control/ca.key", "TERM"),
@@ -115,7 +116,8 @@ const CUTS: [(&str, &str); 6] = [
     ("overlay-control.log", "HUP"),
 ];
 
-/// Starts `overlayctl` on the host and signals it once `file` is in the state directory; tells whether it was cut short.
+/// Starts `overlayctl` on the host and sends it a signal once `file` is in the state directory;
+/// returns whether it was interrupted.
 fn cut(host: &Host, args: &[&str], file: &str, signal: &str) -> bool {
     let script = format!(
         "overlayctl \"$@\" >/dev/null 2>&1 & ctl=$!\n\
@@ -142,7 +144,7 @@ fn an_init_that_is_cut_short_anywhere_leaves_nothing_behind() {
         if was_cut && signal == "KILL" {
             refused(host, &["start"], &["cut short"]);
         }
-        // A killed command has nobody to clean up after it but the next one, which may be asked for something else.
+        // After a killed command, only the next one can clean up, which may be given other options.
         let made = ctl(host, &["init", "--listen", &format!("{}:7444", host.address())]);
         assert!(made.status.success(), "{what}: {}", made.stderr);
         assert!(!was_cut || made.stdout.contains(":7444"), "{what}: {}", made.stdout);
@@ -168,7 +170,7 @@ fn a_join_that_fails_or_is_cut_short_leaves_nothing_and_works_the_next_time() {
     assert_eq!(nobody.status.code(), Some(3), "{}", nobody.stderr);
     assert_unchanged(second, &before, "control is not there");
 
-    // Something that takes connections and never answers: the join hangs in the middle.
+    // A program that accepts connections and never answers: the join hangs in the middle.
     let silent = foreign(first, "s = socket.socket(); s.bind(('0.0.0.0', 7999)); s.listen()");
     let hanging = format!("{token}@{}:7999", first.address());
     for signal in ["INT", "TERM", "KILL"] {
@@ -179,7 +181,7 @@ fn a_join_that_fails_or_is_cut_short_leaves_nothing_and_works_the_next_time() {
     }
     drop(silent);
 
-    // The token admits one host once, and all of the above has not used it up.
+    // The token admits one host once, and none of the above has used it.
     done(second, &["join", &line, "--port", "51900"]);
     assert!(done(second, &["join", &line]).stdout.contains("already"));
     done(second, &["leave"]);
@@ -273,7 +275,7 @@ fn control_starts_before_its_address_is_there_and_status_says_so() {
         let status: serde_json::Value = serde_json::from_str(&done(host, &["status", "--json"]).stdout).unwrap();
         status["control"].clone()
     };
-    // Both are known from the first sign of life on.
+    // Both are known as soon as they start.
     let known = || done(host, &["control", "ls"]).stdout.contains("local");
     wait_until(PATIENCE, "the agent knows that control is on its host", known).unwrap();
     let ip = |script: String| host.command("sh").args(["-ec", &script]).run().expect("the ip program").stdout;

@@ -1,4 +1,5 @@
-//! The engine behind a UDP socket on a host, answering and sending echoes; its clock can be moved on.
+//! The engine behind a UDP socket on a host, which sends and answers echoes; its clock can be moved
+//! forward.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,7 +17,7 @@ use super::{OUR_KEY, OURS, PORT, THEIRS};
 const NETWORK: NetworkId = NetworkId::FIRST;
 pub(crate) const ECHO_REQUEST: u8 = 8;
 pub(crate) const ECHO_REPLY: u8 = 0;
-/// Bytes of an IPv4 and of an ICMP header.
+/// The length of an IPv4 and of an ICMP header, in bytes.
 pub(crate) const IP: usize = 20;
 const ICMP: usize = 8;
 
@@ -30,7 +31,7 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// An engine on `host` with one peer, which is called at `underlay` or waited for.
+    /// Makes an engine on `host` with one peer, which is called at `underlay` or waited for.
     pub(crate) fn new(host: &Host, peer: PublicKey, underlay: Option<SocketAddr>) -> Self {
         let now = Instant::now();
         let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
@@ -54,7 +55,7 @@ impl Driver {
         Self { engine, socket: socket_on(host), skipped: Duration::ZERO, answers: BTreeSet::new() }
     }
 
-    /// Moves the engine's clock on.
+    /// Moves the engine's clock forward.
     pub(crate) fn skip(&mut self, time: Duration) {
         self.skipped += time;
         let now = self.now();
@@ -70,7 +71,7 @@ impl Driver {
         self.flush();
     }
 
-    /// Drives the engine until `done`; `false` if that does not come to pass `within` the time.
+    /// Drives the engine until `done`; returns `false` if that does not happen `within` the time.
     pub(crate) fn run_until(&mut self, within: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
         let deadline = Instant::now() + within;
         let mut buffer = vec![0; 65_536];
@@ -92,22 +93,22 @@ impl Driver {
         true
     }
 
-    /// Goes on from another port.
+    /// Continues from another port.
     pub(crate) fn roam(&mut self, host: &Host) {
         self.socket = bound_on(host, PORT + 1);
     }
 
-    /// Where the engine reaches its peer.
+    /// Returns the address at which the engine reaches its peer.
     pub(crate) fn underlay(&self) -> Option<SocketAddr> {
         self.engine.status(self.now())[0].underlay
     }
 
-    /// Packets the engine has dropped, for any reason.
+    /// Returns how many packets the engine has dropped, for any reason.
     pub(crate) fn dropped(&self) -> u64 {
         self.engine.counters().drops().map(|(_, count)| count).sum()
     }
 
-    /// How long ago, by the engine's clock, the last handshake was.
+    /// Returns how long ago, by the engine's clock, the last handshake was.
     pub(crate) fn last_handshake(&self) -> Duration {
         self.engine.status(self.now())[0].last_handshake.expect("a handshake")
     }
@@ -116,7 +117,7 @@ impl Driver {
         Instant::now() + self.skipped
     }
 
-    /// Takes what the engine has: datagrams are sent, echo requests answered, answers noted.
+    /// Takes the engine's output: sends datagrams, answers echo requests, notes answers.
     fn flush(&mut self) {
         loop {
             let mut replies = Vec::new();
@@ -146,7 +147,8 @@ impl Driver {
     }
 }
 
-/// A socket in the network of `host`. It stays there; the thread that made it does not come back.
+/// Makes a socket in the network of `host`. The thread that made it does not return to its own
+/// network.
 pub(crate) fn socket_on(host: &Host) -> UdpSocket {
     bound_on(host, PORT)
 }
@@ -182,7 +184,7 @@ pub(crate) fn echo(kind: u8, (from, to): (&str, &str), number: u16, payload: &[u
     packet
 }
 
-/// The answer to an echo request: addresses swapped, the type changed.
+/// Returns the answer to an echo request: addresses swapped, the type changed.
 pub(crate) fn reply_to(request: &[u8]) -> Vec<u8> {
     let mut reply = request.to_vec();
     reply[12..16].copy_from_slice(&request[16..20]);

@@ -15,7 +15,8 @@ const PORT: u16 = 51820;
 const OURS: &str = "10.9.0.1";
 const THEIRS: &str = "10.9.0.2";
 
-/// A lab with `stock` on host 1 and our engine on host 0; `None`, loudly, where that cannot be.
+/// Makes a lab with `stock` on host 1 and our engine on host 0; returns `None` with a message if
+/// that is not possible.
 fn pair(stock: Stock, it_calls: bool) -> Option<(Lab, Running, Driver)> {
     let (lab, running) = pair_of(stock, it_calls)?;
     let theirs = (!it_calls).then(|| (lab.host(1).address(), PORT).into());
@@ -24,7 +25,7 @@ fn pair(stock: Stock, it_calls: bool) -> Option<(Lab, Running, Driver)> {
     Some((lab, running, driver))
 }
 
-/// A lab with `stock` on host 1; `None`, loudly, where that cannot be.
+/// Makes a lab with `stock` on host 1; returns `None` with a message if that is not possible.
 fn pair_of(stock: Stock, it_calls: bool) -> Option<(Lab, Running)> {
     if !stock.is_installed() {
         return skip(&format!("{} is not installed", stock.program()));
@@ -85,7 +86,7 @@ fn it_calls(stock: Stock) {
     assert_eq!(driver.dropped(), 0);
 }
 
-/// Ten minutes of our time, during which only the session's renewal keeps packets flowing.
+/// Ten minutes of our time, in which packets only keep flowing if the session is renewed.
 fn we_renew(stock: Stock) {
     let Some((_lab, _running, mut driver)) = pair(stock, false) else { return };
 
@@ -99,7 +100,7 @@ fn we_renew(stock: Stock) {
     assert!(handshakes >= 4, "600 s hold at least four renewals, not {handshakes}");
 }
 
-/// Each side goes on from another port; the other follows with the first packet from there.
+/// Each side continues from another port; the other follows with the first packet from there.
 fn both_roam(stock: Stock) {
     let Some((lab, _running, mut driver)) = pair(stock, false) else { return };
     let mut number = 0;
@@ -123,7 +124,7 @@ fn both_roam(stock: Stock) {
     expect_echo(&mut driver);
 }
 
-/// A session of theirs gets as old as it gets: they renew it, and no packet is lost.
+/// Their session gets as old as possible: they renew it, and no packet is lost.
 fn it_renews(stock: Stock) {
     let Some((lab, _running, mut driver)) = pair(stock, true) else { return };
 

@@ -1,5 +1,6 @@
-//! The protocol alone with other implementations: what our engine never asks for, and what needs a
-//! hand in its messages. What time and counters bring about is shown in virtual time, by the crate.
+//! The protocol alone with other implementations: what our engine never asks for, and what needs
+//! changes to its messages. What depends on time and counters is tested in virtual time, in the
+//! crate.
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket};
@@ -14,7 +15,7 @@ use super::{OUR_KEY, OURS, PORT, THEIR_KEY, THEIRS, pair_of, public};
 const PRESHARED: [u8; 32] = [0x33; 32];
 /// Long enough for a handshake to be tried three times.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Handshake messages of a flood: none of the others takes so many at once.
+/// The number of handshake messages in a flood: no other implementation accepts as many at once.
 const FLOOD: usize = 4_000;
 
 /// A tunnel behind a socket.
@@ -23,12 +24,12 @@ struct Ours {
     tunnel: Tunnel,
     socket: UdpSocket,
     to: SocketAddr,
-    /// Challenges that we made, and that we met.
+    /// Cookies that we sent, and that we received.
     made: usize,
     met: usize,
-    /// Initiations that reached us and passed.
+    /// Initiations that we received and accepted.
     called: usize,
-    /// Answers of theirs that made a session.
+    /// Their responses that made a session.
     completed: usize,
     answers: VecDeque<u16>,
 }
@@ -71,7 +72,7 @@ impl Ours {
         true
     }
 
-    /// Answers what comes until `done`; `false` if that does not come to pass in time.
+    /// Answers what is received until `done`; returns `false` if that does not happen in time.
     fn run_until(&mut self, mut done: impl FnMut(&mut Self) -> bool) -> bool {
         let deadline = Instant::now() + PATIENCE;
         let mut buffer = vec![0; 65_536];
@@ -79,7 +80,7 @@ impl Ours {
             if Instant::now() > deadline {
                 return false;
             }
-            // All that is there: a flood comes back as thousands of cookies.
+            // Everything that is there: a flood is answered with thousands of cookies.
             while let Ok((len, from)) = self.socket.recv_from(&mut buffer) {
                 self.take(from, &buffer[..len]);
                 if Instant::now() > deadline {
@@ -116,7 +117,7 @@ impl Ours {
                     self.completed += 1;
                     keepalive
                 }
-                // To one that was overtaken.
+                // An answer to an initiation that was replaced by a later one.
                 Err(_) => return,
             },
             Message::Cookie(reply) => {
@@ -140,7 +141,7 @@ impl Ours {
         let packet = echo(ECHO_REQUEST, (OURS, THEIRS), number, &[b'x'; 500]);
         let mut next = Instant::now();
         let is_answered = self.run_until(|ours| {
-            // What is left of a flood may take its place in a queue.
+            // The rest of a flood may fill a queue.
             if Instant::now() >= next {
                 assert!(ours.say(&packet), "there is a session");
                 next = Instant::now() + Duration::from_millis(500);
@@ -150,7 +151,7 @@ impl Ours {
         assert!(is_answered, "echo {number}");
     }
 
-    /// Puts ourselves under load for this second.
+    /// Puts our side under load for this second.
     fn load(&mut self) {
         let (initiation, from) = (stranger(OUR_KEY), SocketAddr::from(([192, 0, 2, 9], 9)));
         for _ in 0..101 {
@@ -158,7 +159,7 @@ impl Ours {
         }
     }
 
-    /// Calls, once a second at most, with a flood around it, until `done`.
+    /// Calls, at most once a second and in a flood, until `done`.
     fn call_in_a_flood(&mut self, mut done: impl FnMut(&mut Self) -> bool) -> bool {
         let (flood, mut next) = (stranger(THEIR_KEY), Instant::now());
 
@@ -172,7 +173,7 @@ impl Ours {
         })
     }
 
-    /// Puts the other side under load: one initiation, as often as it takes.
+    /// Puts the other side under load: one initiation, sent many times.
     fn load_theirs(&mut self, initiation: &[u8]) {
         for _ in 0..FLOOD {
             // A full queue on the way is load as well.
@@ -181,7 +182,7 @@ impl Ours {
     }
 }
 
-/// The initiation of somebody whom the holder of a key does not know.
+/// Returns an initiation by somebody whom the holder of the key does not know.
 fn stranger(to: [u8; 32]) -> Datagram {
     let now = Instant::now();
     let mut stranger = Interface::new(&[0x44; 32].into(), &rand::random(), now, Duration::from_secs(1));
@@ -190,14 +191,15 @@ fn stranger(to: [u8; 32]) -> Datagram {
     tunnel.expect("a good key").initiate(now).expect("an initiation")
 }
 
-/// A lab with `stock` on host 1 and our protocol on host 0; `None`, loudly, where that cannot be.
+/// Makes a lab with `stock` on host 1 and our protocol on host 0; returns `None` with a message if
+/// that is not possible.
 fn against(stock: Stock, it_calls: bool, preshared: Option<[u8; 32]>) -> Option<(Lab, Running, Ours)> {
     let (lab, running) = pair_of(stock, it_calls)?;
     if let Some(key) = preshared {
         let hex = |key: &[u8; 32]| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let ours = hex(public(OUR_KEY).as_bytes());
         let endpoint = it_calls.then(|| format!("endpoint={}:{PORT}\n", lab.host(0).address()));
-        // boringtun takes no preshared key for a peer that it has.
+        // boringtun cannot set a preshared key for an existing peer.
         let request = format!(
             "set=1\nreplace_peers=true\npublic_key={ours}\npreshared_key={}\n{}allowed_ip=10.9.0.0/24\n\n",
             hex(&key),
@@ -222,7 +224,7 @@ fn a_preshared_key_is_agreed_on(stock: Stock) {
     (1..=10).for_each(|number| ours.expect_echo(number));
 }
 
-/// Has the other host send through the tunnel.
+/// Makes the other host send through the tunnel.
 fn ping(lab: &Lab) -> Running {
     let ping = ["ping", "--count=20", "--interval-ms=200", "--size=500", OURS];
     lab.host(1).command("overlay-lab").args(ping).spawn().expect("the ping runs")
@@ -257,7 +259,7 @@ fn we_show_its_cookie(stock: Stock) {
     let before = ours.completed;
     assert!(ours.call_in_a_flood(|ours| ours.completed > before), "it takes its cookie");
 
-    // Of what was lost in the flood, nobody tells.
+    // Nothing tells what was lost in the flood.
     let mut next = Instant::now();
     let packet = echo(ECHO_REQUEST, (OURS, THEIRS), 1, &[b'x'; 500]);
     let is_answered = ours.run_until(|ours| {

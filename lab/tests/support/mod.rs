@@ -1,8 +1,8 @@
-//! What all tests on labs begin with.
+//! The start of every test that needs a lab.
 
 use overlay_lab::Lab;
 
-/// Hosts, or `None`, loudly, where the system allows no namespaces.
+/// Makes hosts, or returns `None` with a message if the system allows no namespaces.
 pub(crate) fn lab(hosts: usize) -> Option<Lab> {
     match Lab::new(hosts) {
         Ok(lab) => Some(lab),

@@ -1,4 +1,5 @@
-//! Nothing is left, however a lab ends. These run labs inside a host of a lab, where nobody else changes anything.
+//! Nothing is left, however a lab ends. These tests run labs inside a host of a lab, where nobody
+//! else changes anything.
 
 use std::time::Duration;
 
@@ -7,13 +8,13 @@ use overlay_lab::{Lab, wait_until};
 
 use super::{lab, skip};
 
-/// Things a lab must not leave, as seen on the machine it runs on.
+/// The folders in which a lab must leave nothing, on the machine that it runs on.
 const FOLDERS: [&str; 3] = ["/run", "/etc", "/var/lib"];
 
-/// A machine that is ours alone.
+/// Makes a machine of our own.
 fn machine() -> Option<Lab> {
     let lab = lab(1)?;
-    // Not every system lets namespaces be nested.
+    // Not every system allows nested namespaces.
     let nested = lab.host(0).command("overlay-lab").args(["up", "1"]).output().expect("a host");
     if !nested.status.success() {
         skip(&nested.stderr);

@@ -1,4 +1,5 @@
-//! Labs themselves: hosts that reach each other, commands in them, and nothing left of them, however they end.
+//! Labs themselves: hosts that reach each other, commands on them, and nothing left of them,
+//! however they end.
 
 mod cleanup;
 mod commands;

@@ -1,11 +1,11 @@
-//! The command line as people use it, as root and not.
+//! The command line as people use it, as root and as an ordinary user.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
 use super::{lab, skip};
 
-/// Nobody, on every system.
+/// The user id of `nobody`, which is the same on every system.
 const NOBODY: &str = "65534";
 
 #[test]

@@ -1,4 +1,5 @@
-//! Docker boots soon whatever the agent does, behind the door; what could not start then runs once the agent is there.
+//! Docker boots without delay whatever the agent does, thanks to the plugin proxy; containers that
+//! could not start then run once the agent is there.
 
 use std::time::{Duration, Instant};
 
@@ -9,29 +10,29 @@ use crate::check::{Notes, ms, percentile};
 use crate::docker::IMAGE;
 use crate::wait::wait_until;
 
-/// How much longer than with a well agent the boot may take.
+/// How much longer the boot may take than with a working agent.
 const BAR: Duration = Duration::from_secs(1);
-/// Containers that Docker shall start at its boot.
+/// The number of containers that Docker starts at boot.
 const CONTAINERS: usize = 4;
 /// How long it may take until they run again.
 const RUNNING: Duration = Duration::from_secs(30);
-/// By how much every answer of the slow agent is late.
+/// The delay of every answer of the slow agent, in milliseconds.
 const LATE_MS: u32 = 2_000;
-/// Where the agent serves behind the relay that makes it slow.
+/// The agent's socket behind the relay that makes it slow.
 const INNERMOST: &str = "/run/overlay/innermost.sock";
 
-/// Commands while the agent is dead, and whether they are refused.
+/// Commands while the agent is dead, and whether they fail.
 const COMMANDS: [(&[&str], bool); 3] = [
     (&["run", "--rm", "--network", "net", IMAGE, "true"], true),
     (&["network", "create", "-d", "overlay-wg", "more"], true),
     (&["rm", "-f", "always0"], false),
 ];
-/// What a refusal must say: reason and remedy.
+/// What the error of a failed command must contain: reason and remedy.
 const REMEDY: [&str; 2] = ["does not answer on this host", "`overlayctl start`"];
-/// How long a command may take that waits for nobody, on a busy machine.
+/// How long a command that waits for nothing may take on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-/// What the agent does while Docker boots.
+/// The behaviour of the agent while Docker boots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Agent {
     Well,
@@ -82,7 +83,7 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     pair.finish()
 }
 
-/// Boots the engine while the agent does what is asked, and heals everything afterwards.
+/// Boots the engine while the agent behaves as asked, and restores everything afterwards.
 fn boot(pair: &mut Pair, agent: Agent, relay: &mut Option<Relay>) -> Result<Duration> {
     pair.engines[0].stop_daemon("TERM")?;
     let daemon = pair.cluster.agent(0)?;
@@ -141,7 +142,7 @@ fn report(times: &[Vec<Duration>], notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// What Docker's commands cost while the agent is dead, and what they say.
+/// How long Docker's commands take while the agent is dead, and what they print.
 fn dead(pair: &mut Pair, notes: &mut Notes) -> Result<()> {
     let daemon = pair.cluster.agent(0)?;
     daemon.kill()?;
@@ -159,12 +160,12 @@ fn dead(pair: &mut Pair, notes: &mut Notes) -> Result<()> {
     pair.cluster.restart(&daemon)?;
     pair.cluster.wait_for_agent(0)?;
 
-    // What was removed meanwhile is gone for the others, too.
+    // What was removed in the meantime is gone on the other host, too.
     let is_gone = || pair.cluster.endpoint_names(1).is_ok_and(|names| !names.iter().any(|name| name == "always0"));
     wait_until(RUNNING, "the removed container is gone everywhere", is_gone).map(drop)
 }
 
-/// Gives the agent its usual place back.
+/// Returns the agent to its usual socket.
 fn close(pair: &mut Pair, relay: Option<Relay>) -> Result<()> {
     drop(relay);
 

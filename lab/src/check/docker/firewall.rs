@@ -1,4 +1,5 @@
-//! What hosts' firewalls do makes no difference to containers on networks of ours, and we do nothing to firewalls.
+//! The firewalls of hosts make no difference to containers on our networks, and we do not change
+//! firewalls.
 
 use anyhow::{Context, Result, ensure};
 
@@ -6,12 +7,13 @@ use super::pair::Pair;
 use crate::check::{Notes, PATIENCE};
 use crate::wait::wait_until;
 
-/// How soon names must be back after somebody flushed the rules inside a container.
+/// How soon names must work again after the rules inside a container were flushed, in milliseconds.
 const HEALED_MS: u128 = 1_000;
-/// A reload of firewalld, as far as it matters: everything flushed, everything of its own set again, forwarding dropped.
+/// A reload of firewalld, as far as it matters: all rules are flushed, its own are added again, and
+/// forwarding is dropped.
 const RELOAD: &str = "nft flush ruleset; nft 'table inet firewalld { chain filter_FORWARD { type filter hook forward priority 10; policy drop; }; \
      chain filter_INPUT { type filter hook input priority 10; policy accept; }; }'";
-/// What is done to the host's firewall: a word for it, and the commands.
+/// Changes to the host's firewall: a name and the commands.
 const BLOWS: [(&str, &str); 6] = [
     ("FORWARD policy DROP", "iptables -P FORWARD DROP; ip6tables -P FORWARD DROP"),
     ("iptables -F", "iptables -F; iptables -t nat -F; ip6tables -F"),
@@ -63,8 +65,8 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     pair.finish()
 }
 
-/// Counts rules and chains, but for those by which Docker guards the addresses that it gives to containers itself: since
-/// version 28 each has a rule in the table `raw`, and `docker_gwbridge` is named in those.
+/// Counts rules and chains, except for those by which Docker protects the addresses that it assigns
+/// itself: since version 28 each has a rule in the table `raw`, which names `docker_gwbridge`.
 fn rules(pair: &Pair) -> Result<usize> {
     const LIST: &str = "nft -a list ruleset | awk '/^table/ { raw = $3 == \"raw\" } \
                         !raw && /handle/ && !/docker_gwbridge/ { count++ } END { print count + 0 }'";
@@ -73,7 +75,7 @@ fn rules(pair: &Pair) -> Result<usize> {
     output.stdout.trim().parse().context("a count")
 }
 
-/// Our presence adds nothing to the host's rules: what `docker_gwbridge` brings is Docker's own.
+/// Overlay adds nothing to the host's rules; those for `docker_gwbridge` are Docker's own.
 fn nothing_added(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let bridge = || pair.docker(0, &["network", "inspect", "docker_gwbridge"]).is_ok();
     wait_until(PATIENCE, "docker_gwbridge is there", bridge)?;
@@ -95,7 +97,7 @@ fn nothing_added(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// How long it takes until both containers find each other by name, in milliseconds.
+/// Returns how long it takes until both containers find each other by name, in milliseconds.
 fn names(pair: &Pair) -> Result<u128> {
     let mut slowest = 0;
     for (host, from, to) in [(0, "one", "two"), (1, "two", "one")] {
@@ -105,7 +107,7 @@ fn names(pair: &Pair) -> Result<u128> {
     Ok(slowest)
 }
 
-/// Somebody flushes the rules inside a container's namespace, where the names' detour is.
+/// Flushes the rules inside a container's namespace, which redirect its DNS queries.
 fn flushed_inside(pair: &Pair) -> Result<u128> {
     let enter = format!("--net={}", pair.namespace(0, "one")?);
     pair.cluster.host(0).try_command("nsenter")?.args([&enter, "nft", "flush", "ruleset"]).run()?;

@@ -1,4 +1,5 @@
-//! Docker's containers come and go, engines and agents are killed: no address twice, nothing left, who runs goes on.
+//! Docker's containers come and go, engines and agents are killed: no address is assigned twice,
+//! nothing is left, and running containers go on.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,12 +15,12 @@ use crate::wait::wait_until;
 
 /// One container in so many is killed.
 const KILLED: u32 = 10;
-/// Containers that are started at a time.
+/// How many containers are started at a time.
 const AT_A_TIME: u32 = 4;
-/// How long it may take until what ended unheard is free again.
+/// How long it may take until the addresses of containers that ended unnoticed are free again.
 const HEALED: Duration = Duration::from_secs(40);
 
-/// How long the calls by which a container gets its interface may take, 99 of 100.
+/// How long the calls that give a container its interface may take, for 99 of 100 containers.
 const CALLS: Duration = Duration::from_millis(200);
 
 /// Starts and removes containers on both engines, a tenth of them killed.
@@ -83,7 +84,7 @@ fn batch(pair: &Pair, first: u32, end: u32) -> Result<usize> {
     Ok(seen)
 }
 
-/// How long Docker waited for interfaces: both calls of each endpoint together.
+/// Checks how long Docker waited for interfaces: both calls of each endpoint together.
 fn interfaces(calls: &[Answered], notes: &mut Notes) -> Result<()> {
     let refused = |call: &&Answered| call.status != 200 || call.answer.contains("\"Err\"");
     if let Some(call) = calls.iter().find(refused) {
@@ -110,7 +111,8 @@ fn interfaces(calls: &[Answered], notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// What the host has of ours: links that wait for Docker, and what is in our networks' namespaces. The rest is Docker's own.
+/// Returns what Overlay has on the host: links that wait for Docker, and the contents of our
+/// networks' namespaces.
 fn ours(pair: &Pair, host: usize) -> Result<String> {
     const SCRIPT: &str = "ip -o link | grep -o 'ovc[0-9a-f]*' | sort -u; for n in /run/overlay/netns/*; do echo $n; \
                           nsenter --net=$n ip -o link | wc -l; nsenter --net=$n ip route | sort; done";
@@ -128,13 +130,14 @@ fn unchanged(pair: &Pair, before: &[String; 2]) -> Result<()> {
     Ok(())
 }
 
-/// Both anchors reach each other by name.
+/// Checks that both anchors reach each other by name.
 fn reached(pair: &Pair) -> Result<()> {
     pair.reaches(0, "anchor1", "anchor2")?;
     pair.reaches(1, "anchor2", "anchor1").map(drop)
 }
 
-/// Kills and restarts engines and agents at random moments, while containers kept by live-restore run.
+/// Kills and restarts engines and agents at random moments, while containers kept by live-restore
+/// run.
 pub(in crate::check) fn kills(rounds: u32, notes: &mut Notes) -> Result<()> {
     let mut pair = Pair::new(notes, true)?;
     pair.create_on_both(&["net"])?;
@@ -165,7 +168,8 @@ pub(in crate::check) fn kills(rounds: u32, notes: &mut Notes) -> Result<()> {
             pair.engines[host].start_daemon()?;
         }
         done[what] += 1;
-        // Whether that container came up is the engine's affair; that nothing of it stays is ours.
+        // Whether that container started is up to the engine; what matters here is that nothing of
+        // it remains.
         let _ = run.wait(PATIENCE);
         let removed = || pair.docker(host, &["rm", "-f", &name]).is_ok() || !listed(&pair, host, &name);
         wait_until(PATIENCE, "the container is removed", removed)?;
@@ -190,7 +194,7 @@ fn listed(pair: &Pair, host: usize, name: &str) -> bool {
     pair.docker(host, &["ps", "-aq", "--filter", &format!("name={name}")]).is_ok_and(|ids| !ids.is_empty())
 }
 
-/// Counts the anchors that answer the other by address, which needs no name.
+/// Counts the anchors that reach the other by address, without DNS.
 fn addresses(pair: &Pair) -> Result<usize> {
     let mut answering = 0;
     for (host, from, to) in [(0, "anchor1", "anchor2"), (1, "anchor2", "anchor1")] {

@@ -1,5 +1,5 @@
-//! Containers whose interface or endpoint foreign hands took away get it back as it was; and an
-//! address that Docker gives again is at once that of the new container.
+//! Containers whose interface or endpoint somebody removed get it back unchanged; and an address
+//! that Docker assigns again belongs to the new container at once.
 
 use std::time::{Duration, Instant};
 
@@ -9,17 +9,17 @@ use super::pair::{Pair, Relay};
 use crate::check::{Notes, PATIENCE, ms};
 use crate::wait::wait_until;
 
-/// The calls by which Docker tells that an endpoint is gone.
+/// The calls by which Docker says that an endpoint is gone.
 const FAREWELL: [&str; 3] = ["/NetworkDriver.Leave", "/NetworkDriver.DeleteEndpoint", "/IpamDriver.ReleaseAddress"];
 
 /// The agent's state, and a copy of it.
 const STATE: &str = "/var/lib/overlay/agent/agent.redb";
 const KEPT: &str = "/run/agent.redb.kept";
 
-/// Who takes what away, in words.
+/// What is removed by whom, in words, and how.
 type Hand = (&'static str, fn(&Pair) -> Result<()>);
 
-/// What foreign hands do to `c1`, which is on both networks.
+/// What is done to `c1`, which is on both networks.
 const HANDS: [Hand; 4] = [
     ("an interface removed in the container", inside),
     ("the networks' ends of both removed", near_ends),
@@ -29,7 +29,7 @@ const HANDS: [Hand; 4] = [
 
 pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let pair = Pair::new(notes, false)?;
-    // One numbered by the engine, one by us.
+    // The engine assigns the addresses of one, we those of the other.
     pair.create_on_both(&["plain"])?;
     let six = ["--ipv6", "--subnet", "10.80.0.0/16", "--subnet", "fd80::/64"];
     pair.create_on_both(&[&["--ipam-driver", "overlay-wg"], six.as_slice(), &["ours"]].concat())?;
@@ -42,7 +42,7 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     }
     whole(&pair)?;
     taken(&pair, rounds, notes)?;
-    // Docker lets go of what was made again as of its own.
+    // Docker removes what was made again as if it were the original.
     pair.docker(0, &["network", "disconnect", "plain", "c1"])?;
     pair.docker(0, &["network", "connect", "plain", "c1"])?;
     whole(&pair)?;
@@ -52,7 +52,7 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     pair.finish()
 }
 
-/// Both containers reach each other by the addresses of both networks.
+/// Both containers reach each other by their addresses on both networks.
 fn whole(pair: &Pair) -> Result<()> {
     for network in ["plain", "ours"] {
         for (host, from, to) in [(0, "c1", "other"), (1, "other", "c1")] {
@@ -65,7 +65,8 @@ fn whole(pair: &Pair) -> Result<()> {
     Ok(())
 }
 
-/// All that is set on the interfaces of `c1`, without the kernel's numbers and whoever made a route.
+/// Returns all settings of the interfaces of `c1`, except for interface indices and who made a
+/// route.
 fn interfaces(pair: &Pair) -> Result<String> {
     const SCRIPT: &str = "(ip -br link; ip -br -4 addr; ip -br -6 addr show scope global) | sed 's/@[^ ]*//;s/ \\+/ /g' | sort; \
                           (ip route; ip -6 route | grep -v -e fe80 -e multicast) | sed 's/proto 79 //;s/ *$//' | sort; \
@@ -110,7 +111,7 @@ fn near_ends(pair: &Pair) -> Result<()> {
     pair.cluster.host(0).try_command("sh")?.args(["-c", script]).run().map(drop)
 }
 
-/// Keeps a copy of the agent's state in which `c1` is on one network.
+/// Keeps a copy of the agent's state from when `c1` was on one network only.
 fn keep(pair: &Pair) -> Result<()> {
     pair.cluster.ctl(0, &["stop"])?;
     pair.cluster.host(0).try_command("cp")?.args([STATE, KEPT]).run()?;
@@ -125,7 +126,7 @@ fn older(pair: &Pair) -> Result<()> {
     pair.cluster.ctl(0, &["start"]).map(drop)
 }
 
-/// Docker is who takes an endpoint of a running container away.
+/// Only Docker may remove an endpoint of a running container.
 fn refused(pair: &Pair) -> Result<()> {
     let detach = ["detach", "--network", "ours", "--name", "c1"];
     let output = pair.cluster.host(0).try_command("overlayctl")?.args(detach).output()?;
@@ -144,7 +145,7 @@ fn everything(pair: &Pair) -> Result<()> {
     older(pair)
 }
 
-/// A container is removed and Docker's word of it is lost; the next one gets its address.
+/// A container is removed and Docker's call that says so is lost; the next one gets its address.
 fn given_again(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
     let address_of = |pair: &Pair, name: &str| {
         pair.docker(0, &["inspect", "-f", "{{.NetworkSettings.Networks.plain.IPAddress}}", name])

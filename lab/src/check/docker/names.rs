@@ -1,4 +1,4 @@
-//! Containers are found by all their names, from all hosts, and by no other.
+//! Containers are found by all their names from all hosts, and by no other name.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::check::{Notes, PATIENCE};
 use crate::docker::IMAGE;
 use crate::wait::wait_until;
 
-/// A name that only Docker's own resolver can pass on, to the host's name server.
+/// A name that only Docker's own resolver can forward, to the host's name server.
 const ELSEWHERE: &str = "elsewhere.example";
 
 pub(in crate::check) fn run(_: u32, notes: &mut Notes) -> Result<()> {
@@ -30,7 +30,7 @@ pub(in crate::check) fn run(_: u32, notes: &mut Notes) -> Result<()> {
     pair.finish()
 }
 
-/// What a container finds for a name: addresses of one kind, over UDP or TCP.
+/// Returns what a container finds for a name: addresses of one family, over UDP or TCP.
 fn dig(pair: &Pair, host: usize, from: &str, words: &[&str]) -> Result<BTreeSet<String>> {
     let enter = format!("--net={}", pair.namespace(host, from)?);
     let dig = ["dig", "+short", "+time=1", "+tries=1", "@127.0.0.11"];
@@ -77,7 +77,7 @@ fn every_name(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// Names with dots are found from both hosts; what can be no name is said.
+/// Names with dots are found from both hosts; what cannot be a name is reported.
 fn several_labels(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let aliases = ["--network-alias", "db.internal", "--network-alias", "no-name-"];
     pair.docker(1, &[&["run", "-d", "--name", "my.app", "--network", "net"], aliases.as_slice(), &[IMAGE]].concat())?;
@@ -99,7 +99,7 @@ fn several_labels(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// A name without IPv6 has no AAAA, which is an answer, and at once; one with both has both.
+/// A name without an IPv6 address gets an empty answer for AAAA at once; one with both has both.
 fn families(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.serve(1, "six", "both")?;
     let format = "{{.NetworkSettings.Networks.six.IPAddress}} {{.NetworkSettings.Networks.six.GlobalIPv6Address}}";
@@ -117,7 +117,7 @@ fn families(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// One alias of containers on both hosts names them all, from both hosts.
+/// An alias that containers on both hosts share finds all of them, from both hosts.
 fn replicas(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let mut addresses = BTreeSet::new();
     for (host, name) in [(0, "web1"), (0, "web2"), (1, "web3"), (1, "web4")] {
@@ -134,7 +134,7 @@ fn replicas(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// Names are those of the networks that one is on.
+/// A container finds only the names of the networks that it is on.
 fn scopes(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.create_on_both(&["apart"])?;
     pair.serve(1, "apart", "hidden")?;
@@ -171,7 +171,7 @@ fn changes(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// What we do not know is Docker's own resolver's to answer, which asks the host's name servers.
+/// Docker's own resolver answers for unknown names, by asking the host's name servers.
 fn unknown(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let found = dig(pair, 0, "asker", &["A", "nobody-is-called-this"])?;
     ensure!(found.is_empty(), "{found:?}");
@@ -190,7 +190,8 @@ fn unknown(pair: &Pair, notes: &mut Notes) -> Result<()> {
         ],
     )?;
     ensure!(host.contains(ELSEWHERE), "{host}");
-    // A container on a network of Docker's own as well: its names there are Docker's alone.
+    // A container that is on one of Docker's own networks as well; Docker alone knows its names
+    // there.
     pair.docker(0, &["network", "create", "dockers-own"])?;
     pair.serve(0, "dockers-own", "neighbour")?;
     pair.docker(0, &["network", "connect", "dockers-own", "asker"])?;
@@ -207,7 +208,7 @@ fn unknown(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// Without the agent Docker's own resolver answers; with the next one everything is back.
+/// Without the agent Docker's own resolver answers; with the next agent everything is back.
 fn agent_dies(pair: &mut Pair, notes: &mut Notes) -> Result<()> {
     let address = pair.cluster.address_of(0, "web3")?;
     let agent = pair.cluster.agent(0)?;

@@ -1,4 +1,5 @@
-//! Many networks at once, two of them with the same prefix: all talk inside, nothing crosses.
+//! Many networks at once, two of them with the same prefix: all work, and nothing crosses between
+//! them.
 
 use anyhow::{Context, Result, ensure};
 
@@ -8,11 +9,11 @@ use crate::check::{Notes, PATIENCE};
 use crate::docker::IMAGE;
 use crate::wait::wait_until;
 
-/// Networks at once.
+/// The number of networks.
 const NETWORKS: usize = 8;
-/// The first two have this prefix.
+/// The prefix of the first two.
 const SHARED: &str = "10.77.0.0/16";
-/// What every marker begins with.
+/// The start of every marker.
 const MARKER: &str = "belongs-to-network-";
 
 /// A network of the check.
@@ -33,7 +34,8 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     pair.finish()
 }
 
-/// Makes the networks, a server for each on both hosts, and on each host one container that is on several.
+/// Makes the networks, a server for each on both hosts, and one container per host that is on
+/// several.
 fn make(pair: &Pair) -> Result<Vec<Net>> {
     let mut nets = Vec::new();
     for number in 0..NETWORKS {
@@ -41,7 +43,7 @@ fn make(pair: &Pair) -> Result<Vec<Net>> {
         let shared = ["--ipam-driver", "overlay-wg", "--subnet", SHARED];
         let how: &[&str] = match number {
             0 | 1 => &shared,
-            // The plain command on either host, and address management of ours.
+            // The plain command on either host, with our own address management.
             2 | 3 | 6 => &[],
             _ => &shared[..2],
         };
@@ -56,7 +58,7 @@ fn make(pair: &Pair) -> Result<Vec<Net>> {
     for host in [0, 1] {
         let several = several(host);
         pair.serve(host, "net0", &several)?;
-        // Not net1: no container can be on two networks of one prefix.
+        // Not net1, because a container cannot be on two networks with the same prefix.
         for net in &nets[2..5] {
             pair.docker(host, &["network", "connect", &net.name, &several])?;
         }
@@ -73,7 +75,7 @@ fn several(host: usize) -> String {
     format!("several{}", host + 1)
 }
 
-/// Watches all links of a network's namespace on host1.
+/// Captures on all links of a network's namespace on host1.
 fn capture(pair: &Pair, net: &Net) -> Result<Capture> {
     let id = pair.cluster.ctl_json(0, &["network", "inspect", &net.name])?;
     let id = id["id"].as_str().context("a network has an id")?;
@@ -98,7 +100,7 @@ fn inside(pair: &Pair, nets: &[Net], rounds: u32, notes: &mut Notes) -> Result<(
         for (number, net) in nets.iter().enumerate() {
             for host in [0, 1] {
                 let (from, to) = (server(number, host), server(number, 1 - host));
-                // The first waits for the other host to hear of the containers.
+                // The first one waits until the other host knows the containers.
                 let works = || echo(pair, host, &from, &to, &net.marker).unwrap_or(false);
                 let works = if round == 0 { wait_until(PATIENCE, "an answer", works).is_ok() } else { works() };
                 ensure!(works, "{from} does not reach {to}");
@@ -123,7 +125,7 @@ fn inside(pair: &Pair, nets: &[Net], rounds: u32, notes: &mut Notes) -> Result<(
     Ok(())
 }
 
-/// Every server tries every other network's, by name and by address.
+/// Every server tries to reach those of every other network, by name and by address.
 fn across(pair: &Pair, nets: &[Net], notes: &mut Notes) -> Result<()> {
     let mut calls = 0;
     for (number, net) in nets.iter().enumerate() {
@@ -169,8 +171,9 @@ fn sealed(nets: &[Net], captures: Vec<Capture>, notes: &mut Notes) -> Result<()>
     Ok(())
 }
 
-/// A running container on three networks gets another one, with a fixed address and an alias, and loses it; and loses and gets
-/// back one of its three. What goes over the others never notices.
+/// A running container on three networks is connected to another one, with a fixed address and an
+/// alias, and disconnected from it; then it is disconnected from one of its three and connected
+/// again. Traffic on the others is not disturbed.
 fn live(pair: &Pair, nets: &[Net], rounds: u32, notes: &mut Notes) -> Result<()> {
     pair.create_on_both(&["--ipam-driver", "overlay-wg", "--subnet", "10.78.0.0/16", "late-net"])?;
     let target = |number: usize| {

@@ -1,4 +1,4 @@
-//! Two hosts with Overlay and an engine each, and what checks do with them.
+//! Two hosts with Overlay and a Docker engine each, and what the checks do with them.
 
 use std::time::Duration;
 
@@ -13,18 +13,18 @@ use crate::lab::Lab;
 use crate::tool::plugin::{Answered, READY};
 use crate::wait::wait_until;
 
-/// Where an engine looks for the plugin.
+/// Where an engine looks for the plugin's socket.
 pub(super) const PLUGIN: &str = "/run/docker/plugins/overlay-wg.sock";
-/// Where an agent serves it when somebody stands before it.
+/// Where an agent serves the plugin's socket while something else is in front of it.
 pub(super) const BEHIND: &str = "/run/overlay/docker.sock";
-/// The network of an ordinary project.
+/// The network of an ordinary compose project.
 const PROJECT: &str = "project_default";
 /// Milliseconds between two echoes of a flow.
 const PACE: &str = "20";
-/// Echoes of a flow that may be missing: those under way when it was ended.
+/// How many echoes of a flow may be missing: those on their way when it ended.
 const UNDER_WAY: usize = 1;
 
-/// Two hosts with Overlay and an engine each; on host2 an ordinary project runs beside.
+/// Two hosts with Overlay and an engine each. On host2 there is also an ordinary compose project.
 pub(super) struct Pair {
     pub(super) cluster: Cluster,
     pub(super) engines: [DockerDaemon; 2],
@@ -35,7 +35,7 @@ impl Pair {
         Self::with_image(&Image::make()?, notes, live_restore)
     }
 
-    /// As [`Pair::new`]; one image serves any number of pairs.
+    /// As [`Pair::new`], with an image that can serve any number of pairs.
     pub(super) fn with_image(image: &Image, notes: &mut Notes, live_restore: bool) -> Result<Self> {
         let lab = Lab::new(2)?;
         let cluster = Cluster::on(lab)?;
@@ -52,19 +52,19 @@ impl Pair {
         Ok(pair)
     }
 
-    /// Starts a project as compose does without a `driver:` line: a bridge of the engine's choice,
-    /// which no network of ours may be hindered by, and a container on it.
+    /// Starts a project as compose does without a `driver:` line: a bridge with a prefix that the
+    /// engine chooses, which must not get in the way of our networks, and a container on it.
     pub(super) fn start_ordinary_project(&self, host: usize) -> Result<()> {
         self.docker(host, &["network", "create", PROJECT])?;
         self.serve(host, PROJECT, "project")
     }
 
-    /// Runs a command of Docker's on a host.
+    /// Runs a Docker command on a host.
     pub(super) fn docker(&self, host: usize, args: &[&str]) -> Result<String> {
         self.engines[host].run(args)
     }
 
-    /// Runs a command of Docker's that must fail, and returns what it complained.
+    /// Runs a Docker command that must fail, and returns its error output.
     pub(super) fn refused(&self, host: usize, args: &[&str]) -> Result<String> {
         let output = self.engines[host].docker(args)?.output()?;
         ensure!(!output.status.success(), "docker {} was not refused", args.join(" "));
@@ -72,18 +72,18 @@ impl Pair {
         Ok(output.stderr)
     }
 
-    /// Makes a network of ours.
+    /// Makes one of our networks.
     pub(super) fn create(&self, host: usize, args: &[&str]) -> Result<()> {
         self.docker(host, &[&["network", "create", "-d", "overlay-wg"], args].concat()).map(drop)
     }
 
-    /// Makes a network of ours on host1 and waits until host2 has it.
+    /// Makes one of our networks on host1 and waits until host2 has it.
     pub(super) fn create_on_both(&self, args: &[&str]) -> Result<()> {
         self.create(0, args)?;
         self.wait_for_network(1, args.last().context("a name")?).map(drop)
     }
 
-    /// Starts a container that serves.
+    /// Starts a container with a server.
     pub(super) fn serve(&self, host: usize, network: &str, name: &str) -> Result<()> {
         self.docker(host, &["run", "-d", "--stop-timeout", "1", "--name", name, "--network", network, IMAGE]).map(drop)
     }
@@ -94,7 +94,7 @@ impl Pair {
             .with_context(|| format!("{name} on host{}", host + 1))
     }
 
-    /// Waits until it has it no more.
+    /// Waits until a host's engine no longer has a network.
     pub(super) fn wait_for_removal(&self, host: usize, name: &str) -> Result<Duration> {
         wait_until(PATIENCE, "the network is gone", || self.docker(host, &["network", "inspect", name]).is_err())
             .with_context(|| format!("{name} on host{}", host + 1))
@@ -113,12 +113,12 @@ impl Pair {
             .with_context(|| format!("{from} does not reach {to}"))
     }
 
-    /// The file of a container's network namespace.
+    /// Returns the file of a container's network namespace.
     pub(super) fn namespace(&self, host: usize, container: &str) -> Result<String> {
         self.docker(host, &["inspect", "-f", "{{.NetworkSettings.SandboxKey}}", container])
     }
 
-    /// Starts echoes from a container that go on until the flow is ended.
+    /// Starts echoes from a container that continue until the flow is ended.
     pub(super) fn flow(&self, host: usize, container: &str, to: &str) -> Result<Flow> {
         let enter = format!("--net={}", self.namespace(host, container)?);
         let ping = ["overlay-lab", "ping", "--json", "--count", "0", "--interval-ms", PACE, to];
@@ -127,7 +127,8 @@ impl Pair {
         Ok(Flow { running, what: format!("{container} to {to}") })
     }
 
-    /// Ends the door of a host, so that somebody else can stand before the agent, which serves at [`BEHIND`].
+    /// Ends the plugin proxy of a host, so that something else can be in front of the agent, which
+    /// serves at [`BEHIND`].
     pub(super) fn take_door(&self, host: usize) -> Result<()> {
         let ctl = self.cluster.host(host);
         let noted = ctl.try_command("cat")?.arg("/var/lib/overlay/overlay-door.pid").run()?.stdout;
@@ -139,12 +140,13 @@ impl Pair {
             .map(drop)
     }
 
-    /// Opens the door again where somebody else stood.
+    /// Starts the plugin proxy again where something else was in front of the agent.
     pub(super) fn give_door_back(&self, host: usize) -> Result<()> {
         self.cluster.ctl(host, &["start"]).map(drop)
     }
 
-    /// Lets the agent of a host serve Docker elsewhere, so that somebody can stand before it.
+    /// Makes the agent of a host serve the plugin's socket elsewhere, so that something can be in
+    /// front of it.
     pub(super) fn move_plugin(&mut self, host: usize, to: &str) -> Result<()> {
         let agent = self.cluster.agent(host)?;
         agent.kill()?;
@@ -153,7 +155,7 @@ impl Pair {
         self.cluster.wait_for_agent(host).map(drop)
     }
 
-    /// Removes all containers, so that the hosts can leave with nothing left.
+    /// Removes all containers, so that the hosts can leave without leaving anything behind.
     pub(super) fn finish(self) -> Result<()> {
         for engine in &self.engines {
             let all = engine.run(&["ps", "-aq"])?;
@@ -175,14 +177,14 @@ impl Pair {
     }
 }
 
-/// Echoes that go on.
+/// Echoes that continue.
 pub(super) struct Flow {
     running: Running,
     what: String,
 }
 
 impl Flow {
-    /// Ends the echoes and insists that none was lost; returns how many were answered.
+    /// Ends the echoes and checks that none was lost; returns how many were answered.
     pub(super) fn unbroken(self) -> Result<usize> {
         self.running.signal(Signal::SIGINT)?;
         let output = self.running.wait(PATIENCE)?;
@@ -195,18 +197,18 @@ impl Flow {
     }
 }
 
-/// Stands between an engine and the agent of its host and writes down what they say.
+/// A relay between an engine and the agent of its host that records their calls.
 pub(super) struct Relay {
     running: Running,
 }
 
 impl Relay {
-    /// Begins; the agent must serve at [`BEHIND`], or at `to`.
+    /// Starts it; the agent must serve at [`BEHIND`], or at `to`.
     pub(super) fn start(pair: &Pair, host: usize, listen: &str, to: &str, delay_ms: u32) -> Result<Self> {
         Self::with(pair, host, &["--listen", listen, "--to", to, "--delay-ms", &delay_ms.to_string()])
     }
 
-    /// Begins between [`PLUGIN`] and [`BEHIND`]; `late` says what is late.
+    /// Starts it between [`PLUGIN`] and [`BEHIND`]; `late` gives the options that delay answers.
     pub(super) fn with_late(pair: &Pair, host: usize, late: &[&str]) -> Result<Self> {
         Self::with(pair, host, &[&["--listen", PLUGIN, "--to", BEHIND], late].concat())
     }
@@ -220,7 +222,7 @@ impl Relay {
         Ok(Self { running })
     }
 
-    /// All calls so far.
+    /// Returns all calls so far.
     pub(super) fn calls(&self) -> Result<Vec<Answered>> {
         self.running.stdout().lines().map(|line| serde_json::from_str(line).context("no call")).collect()
     }

@@ -1,4 +1,5 @@
-//! The plain command works on every host whatever bridges the others have, and its prefix is none of theirs.
+//! The plain command works on every host whatever bridges the others have, and its prefix is none
+//! of theirs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,11 +12,11 @@ use crate::check::{Notes, PATIENCE, ms, percentile};
 use crate::docker::IMAGE;
 use crate::wait::wait_until;
 
-/// How soon other hosts must have heard of a bridge, and of its end.
+/// How soon other hosts must know about a bridge, and about its removal.
 const SOON: Duration = Duration::from_secs(1);
-/// Rounds from which on one host also uses up every prefix, which takes half a minute.
+/// From this number of rounds on, one host also uses up every prefix, which takes half a minute.
 const THOROUGH: u32 = 20;
-/// Bridges that a host may go on making though another one has taken every prefix there is.
+/// How many bridges a host can still make although another one has taken every prefix there is.
 const SPARE: usize = 3;
 
 pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
@@ -36,14 +37,14 @@ fn prefix(pair: &Pair, host: usize, network: &str) -> Result<Ipv4Net> {
     pair.docker(host, &["network", "inspect", "-f", format, network])?.parse().context("a prefix")
 }
 
-/// The IPv4 prefixes of an engine's bridges.
+/// Returns the IPv4 prefixes of an engine's bridges.
 fn bridges(pair: &Pair, host: usize) -> Result<BTreeSet<Ipv4Net>> {
     let names = pair.docker(host, &["network", "ls", "--filter", "driver=bridge", "--format", "{{.Name}}"])?;
 
     names.lines().map(|name| prefix(pair, host, name)).collect()
 }
 
-/// Whether a host keeps Docker from choosing a prefix.
+/// Returns whether a host prevents Docker from choosing a prefix.
 fn keeps(pair: &Pair, host: usize, prefix: Ipv4Net) -> bool {
     let list = ["-4", "route", "show", "tos", "0xfc", &prefix.to_string()];
     let shown = pair.cluster.host(host).try_command("ip").and_then(|ip| ip.args(list).run());
@@ -51,7 +52,8 @@ fn keeps(pair: &Pair, host: usize, prefix: Ipv4Net) -> bool {
     shown.is_ok_and(|shown| !shown.stdout.trim().is_empty())
 }
 
-/// A bridge that the other host has heard of has a prefix of its own, and a container there is on both.
+/// A bridge that the other host knows about gets a prefix of its own, and a container there can be
+/// on both networks.
 fn heard(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
     let (mut kept, mut free) = (Vec::new(), Vec::new());
     for round in 0..rounds {
@@ -79,7 +81,8 @@ fn heard(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// The plain command right after a bridge came or went elsewhere: it works each time, whether or not that was heard.
+/// The plain command works right after a bridge was made or removed on another host, whether or not
+/// this host knows yet.
 fn unheard(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
     let mut clashes = 0;
     for round in 0..rounds {
@@ -108,7 +111,7 @@ fn unheard(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// One host takes every prefix there is: the other still makes bridges and networks of ours.
+/// One host takes every prefix there is; the other can still make bridges and networks of ours.
 fn used_up(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let all =
         "n=0; while docker network create all$n >/dev/null 2>/run/said; do n=$((n+1)); done; echo $n; cat /run/said";

@@ -1,5 +1,5 @@
-//! The plugin socket, fed with what no engine should say: recorded calls repeated, broken calls, calls in any order, and an agent
-//! that is killed between any two of them. No engine takes part.
+//! The plugin socket, given what no engine should send: recorded calls repeated, broken calls,
+//! calls in any order, and an agent that is killed between any two of them. No engine is involved.
 
 use std::collections::BTreeMap;
 
@@ -14,17 +14,18 @@ use crate::lab::Lab;
 use crate::tool::plugin::{Answered, Call};
 use crate::wait::wait_until;
 
-/// What engine 20.10.24 says in the life of a replica with one container, with the network's id left open.
+/// The calls of engine 20.10.24 in the life of a replica with one container, with a placeholder for
+/// the network's id.
 const RECORDED: &str = include_str!("calls-20.10.24.jsonl");
-/// What stands for the network's id there.
+/// The placeholder for the network's id.
 const NETWORK: &str = "@NETWORK@";
 /// The prefixes that the recorded network has.
 const PREFIXES: [&str; 2] = ["10.70.0.0/16", "fd70::/64"];
-/// The endpoint that it has, with these addresses, in a namespace that is not there.
+/// The endpoint in the recording, with these addresses, and a namespace that does not exist.
 const ENDPOINT: &str = "8670daa5d7af151dab6c81b69565c8ca9fe0cc050d023c8059489e46987ee5de";
 const ADDRESSES: [&str; 2] = ["10.70.7.7", "fd70::77"];
 const NOWHERE: &str = "/run/nowhere/netns/13e2ca2aadad";
-/// The namespace of a container where one has to be there.
+/// The container whose namespace is used where one must exist.
 const CONTAINER: &str = "container";
 const JOIN: &str = "/NetworkDriver.Join";
 /// The calls that make something, in the engine's order.
@@ -35,7 +36,7 @@ const MAKING: [&str; 5] = [
     "/NetworkDriver.CreateEndpoint",
     JOIN,
 ];
-/// What an id must never be.
+/// Values that are not valid ids.
 const NO_IDS: [&str; 9] = [
     "",
     "../../x",
@@ -50,7 +51,7 @@ const NO_IDS: [&str; 9] = [
 
 pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let mut cluster = Cluster::on(Lab::new(1)?)?;
-    // The agent shall serve the socket whether or not this machine has an engine.
+    // The agent must serve the socket whether or not this machine has an engine.
     let agent = cluster.agent(0)?;
     agent.kill()?;
     cluster.restart(&agent.with("--docker", "/run/no-engine.sock"))?;
@@ -90,14 +91,15 @@ fn recorded(network: &str) -> Result<Vec<Call>> {
         .collect()
 }
 
-/// Says whether an answer refuses, as both kinds of calls do.
+/// Returns whether an answer is an error, as either kind of call gives it.
 fn is_refusal(answered: &Answered) -> bool {
     let answer: Value = serde_json::from_str(&answered.answer).unwrap_or(Value::Null);
 
     answer["Err"].as_str().or(answer["Error"].as_str()).is_some_and(|text| !text.is_empty())
 }
 
-/// Every answer is JSON with a status of its own: no call may hang, end the connection or end the agent.
+/// Returns whether an answer is JSON with a status: no call may hang, or end the connection or the
+/// agent.
 fn is_sound(answered: &Answered) -> bool {
     let is_json = serde_json::from_str::<Value>(&answered.answer).is_ok_and(|answer| answer.is_object());
 
@@ -118,7 +120,7 @@ fn make(cluster: &Cluster, calls: &[Call]) -> Result<Vec<Answered>> {
     Ok(answers)
 }
 
-/// What a host has of ours.
+/// Returns what Overlay has on a host.
 fn kernel(cluster: &Cluster) -> Result<String> {
     const SCRIPT: &str = "ip -o link | grep -o 'ovc[0-9a-f]*' | sort -u; for n in /run/overlay/netns/*; do echo $n; \
                           nsenter --net=$n ip -o link | wc -l; nsenter --net=$n ip route | sort; done";
@@ -126,7 +128,8 @@ fn kernel(cluster: &Cluster) -> Result<String> {
     Ok(cluster.host(0).try_command("sh")?.args(["-c", SCRIPT]).run()?.stdout)
 }
 
-/// The part of a life that takes away, which the engine makes whatever it was answered before.
+/// Returns the calls that remove something, which the engine makes whatever the earlier answers
+/// were.
 fn undoing(life: &[Call]) -> Vec<Call> {
     life.iter().filter(|call| !MAKING.contains(&call.path.as_str())).cloned().collect()
 }
@@ -150,14 +153,15 @@ impl Fixture<'_> {
         kernel(self.cluster)
     }
 
-    /// The recorded life, every call twice: the second is answered as the first, and the engine's own answers come out.
+    /// The recorded life with every call made twice: none is refused, and the second answer equals
+    /// the first.
     fn repeated(&self, notes: &mut Notes) -> Result<()> {
         let twice: Vec<_> = self.life.iter().flat_map(|call| [call.clone(), call.clone()]).collect();
         let answers = make(self.cluster, &twice)?;
         for pair in answers.chunks(2) {
             let [first, second] = pair else { continue };
             ensure!(!is_refusal(first), "{} was refused: {}", first.call.path, first.answer);
-            // A fixed address is given once.
+            // Each request assigns another address.
             let is_another = first.call.path.ends_with(".RequestAddress");
             ensure!(
                 is_another || first.answer == second.answer,
@@ -176,7 +180,7 @@ impl Fixture<'_> {
         Ok(())
     }
 
-    /// Every call with every part of it broken in every way.
+    /// Every call, with every part of it broken in every way.
     fn broken(&self, notes: &mut Notes) -> Result<()> {
         let mut calls = vec![
             Call { path: "/".into(), body: "{}".into() },
@@ -195,7 +199,7 @@ impl Fixture<'_> {
         for answered in &answers {
             let is_deletion = ["Delete", "Release", "Leave"].iter().any(|word| answered.call.path.contains(word));
             let has_id = serde_json::from_str::<Value>(&answered.call.body).is_ok_and(|body| body.is_object());
-            // Only what names nothing that could be wrong may be done.
+            // Only a call without an id that could be wrong may succeed.
             ensure!(has_id || is_refusal(answered), "{} {:?} was not refused", answered.call.path, answered.call.body);
             let bad_id = NO_IDS.iter().any(|id| answered.call.body.contains(&format!("ID\":{}", json!(id))));
             ensure!(
@@ -216,7 +220,8 @@ impl Fixture<'_> {
         Ok(())
     }
 
-    /// The calls of a life in any order, some of them more than once; then the engine's own clean-up.
+    /// The calls of a life in any order, some of them more than once; then the engine's own
+    /// clean-up.
     fn shuffled(&self, rounds: u32, notes: &mut Notes) -> Result<()> {
         let mut made = 0;
         for _ in 0..rounds {
@@ -232,9 +237,10 @@ impl Fixture<'_> {
     }
 }
 
-/// Plays the engine that takes an interface into a container: while it has no address yet, rounds of
-/// the agent leave it alone, for an engine gives no address that a route covers; and an interface
-/// that an earlier connection left there is gone once the engine is told to take the next one.
+/// Acts as the engine that moves an interface into a container. While the interface has no address
+/// yet, the agent's reconciliation leaves it alone, because an engine assigns no address that a
+/// route covers. An interface that an earlier connection left there is gone once the engine is told
+/// to move the next one.
 fn handed_over(cluster: &Cluster, life: &[Call], network: &str, notes: &mut Notes) -> Result<()> {
     let host = cluster.host(0);
     let shell = |script: &str| Ok::<_, anyhow::Error>(host.shell(script)?.stdout);
@@ -257,7 +263,7 @@ fn handed_over(cluster: &Cluster, life: &[Call], network: &str, notes: &mut Note
         ADDRESSES[0], PREFIXES[0]
     ))?;
 
-    // The engine's word that the container is off the network is lost.
+    // The engine's call that disconnects the container is lost.
     let anew: Vec<_> = making.iter().filter_map(again).collect();
     refuse_none(&make(cluster, &anew)?).context("joined anew")?;
     let found = shell(&format!("ip -n {CONTAINER} -o link; ip -n {CONTAINER} -4 route"))?;
@@ -271,7 +277,8 @@ fn handed_over(cluster: &Cluster, life: &[Call], network: &str, notes: &mut Note
     Ok(())
 }
 
-/// The calls of a life up to that by which an endpoint joins, from the namespace of [`CONTAINER`].
+/// Returns the calls of a life up to the one by which an endpoint joins, with the namespace of
+/// [`CONTAINER`].
 fn first_calls(life: &[Call]) -> Vec<Call> {
     let key =
         |call: &Call| Call { body: call.body.replace(NOWHERE, &format!("/run/netns/{CONTAINER}")), ..call.clone() };
@@ -280,7 +287,8 @@ fn first_calls(life: &[Call]) -> Vec<Call> {
     life.iter().take(last).map(key).collect()
 }
 
-/// The same call for another endpoint with other addresses; none where it is for a network.
+/// Returns the same call for another endpoint with other addresses, or `None` for a call about the
+/// network.
 fn again(call: &Call) -> Option<Call> {
     let of_endpoint = [ENDPOINT, ADDRESSES[0], ADDRESSES[1]].iter().any(|word| call.body.contains(word));
     let body = call.body.replace(ENDPOINT, &ENDPOINT.replace('8', "9"));
@@ -289,7 +297,7 @@ fn again(call: &Call) -> Option<Call> {
     of_endpoint.then(|| Call { body, ..call.clone() })
 }
 
-/// Lets the agent run a round over a network: it puts back a route that was deleted.
+/// Makes the agent reconcile a network: it restores a route that was deleted.
 fn round(cluster: &Cluster, network: &str) -> Result<()> {
     let routes = |what: &[&str]| {
         let enter = format!("--net=/run/overlay/netns/ovn-{network}");
@@ -311,7 +319,8 @@ fn refuse_none(answers: &[Answered]) -> Result<()> {
     }
 }
 
-/// Kills the agent after some calls of a life, and goes on with the next agent; tells whether there was a next call.
+/// Kills the agent after some calls of a life and continues with the next agent; returns whether
+/// there was a next call.
 fn interrupted(cluster: &mut Cluster, life: &[Call], after: usize) -> Result<bool> {
     let (before, rest) = life.split_at(after + 1);
     if rest.is_empty() {
@@ -340,7 +349,7 @@ fn interrupted(cluster: &mut Cluster, life: &[Call], after: usize) -> Result<boo
     Ok(true)
 }
 
-/// Bodies that are no JSON, or not the JSON of a call.
+/// Bodies that are not JSON, or not the JSON of a call.
 fn texts(sound: &str) -> Vec<String> {
     let cut = |at: usize| sound.get(..at).unwrap_or_default().to_owned();
     let mut bodies = vec![
@@ -361,7 +370,7 @@ fn texts(sound: &str) -> Vec<String> {
     bodies
 }
 
-/// The call's JSON with one value after the other broken.
+/// Returns the call's JSON with one value after another broken.
 fn broken_values(sound: &Value) -> Vec<Value> {
     let mut all = Vec::new();
     let junk = |value: &Value| {

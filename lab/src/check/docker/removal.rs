@@ -1,4 +1,5 @@
-//! Networks removed while somebody uses them elsewhere, and made twice at once with different prefixes.
+//! Networks that are removed while another host uses them, and that are made on two hosts at the
+//! same time with different prefixes.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::check::{Notes, PATIENCE, ms};
 use crate::process::rest;
 use crate::wait::wait_until;
 
-/// One round in so many tries a removal too.
+/// One round in so many also tries a removal.
 const REMOVALS: u32 = 5;
 
 pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
@@ -23,7 +24,8 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     pair.finish()
 }
 
-/// `docker network rm` where nobody uses it, while containers on the other host talk.
+/// `docker network rm` on a host that does not use the network, while containers on the other host
+/// do.
 fn in_use(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
     pair.create_on_both(&["busy"])?;
     for name in ["busy1", "busy2"] {
@@ -55,7 +57,7 @@ fn in_use(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// Only `network rm --force` takes a network from its containers, everywhere.
+/// Only `network rm --force` removes a network that containers are on, on all hosts.
 fn forced(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.cluster.ctl(0, &["network", "rm", "--force", "busy"])?;
     for host in [0, 1] {
@@ -78,7 +80,8 @@ fn forced(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// The same name at once on both hosts, with different prefixes: one of them wins on both hosts, whichever began first.
+/// Both hosts make the same name at the same time, with different prefixes: one of them wins on
+/// both hosts, whichever began first.
 fn same_name(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
     let mut won = [0u32; 2];
     let mut worst = Duration::ZERO;
@@ -89,7 +92,7 @@ fn same_name(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
             let args = ["network", "create", "-d", "overlay-wg", "--subnet", subnets[host], &name];
             pair.engines[host].docker(&args)?.spawn()
         };
-        // Whoever comes second by chance shall be either.
+        // Either host may be second.
         let first = usize::try_from(round % 2)?;
         let one = create(first)?;
         rest(Duration::from_millis(rand::random_range(0..30)));
@@ -125,7 +128,7 @@ fn same_name(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// A host that cannot have it as the others do says why, to everybody.
+/// A host that cannot have a network as the others do says why, to everybody.
 fn explained(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.docker(1, &["network", "create", "stands-in-the-way"])?;
     pair.create(0, &["stands-in-the-way"])?;

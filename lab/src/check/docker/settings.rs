@@ -1,4 +1,4 @@
-//! A network made on one host has all its settings on the other, whoever makes it.
+//! A network made on one host has all its settings on the other.
 
 use std::collections::BTreeMap;
 
@@ -34,10 +34,10 @@ fn inspect(pair: &Pair, host: usize, name: &str) -> Result<Value> {
     Ok(all[0].clone())
 }
 
-/// What must be equal on both hosts.
+/// Returns the settings that must be equal on both hosts.
 fn settings(network: &Value, gateways: bool) -> BTreeMap<&'static str, Value> {
     let mut config = network["IPAM"]["Config"].as_array().cloned().unwrap_or_default();
-    // Docker writes a field that was not given as empty or not at all.
+    // Docker writes a field without a value as empty or not at all.
     for part in config.iter_mut().filter_map(Value::as_object_mut) {
         part.retain(|_, value| value.as_str() != Some("") && value.as_object().is_none_or(|map| !map.is_empty()));
         if !gateways {
@@ -51,7 +51,7 @@ fn settings(network: &Value, gateways: bool) -> BTreeMap<&'static str, Value> {
 
 fn equal(pair: &Pair, name: &str) -> Result<()> {
     let (one, other) = (inspect(pair, 0, name)?, inspect(pair, 1, name)?);
-    // A gateway that nobody chose is not shown where the network was made.
+    // A gateway that was not given is not shown where the network was made.
     let gateways = [&one, &other].iter().all(|network| !network["IPAM"]["Config"][0]["Gateway"].is_null());
     ensure!(settings(&one, gateways) == settings(&other, gateways), "{name} differs:\n{one:#}\n{other:#}");
 
@@ -96,7 +96,7 @@ fn options(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// Options that are known have their effect on all hosts; others are refused by name.
+/// Known options take effect on all hosts; others are refused by name.
 fn honoured(pair: &Pair, notes: &mut Notes) -> Result<()> {
     const IFNAME: &str = "com.docker.network.endpoint.ifname";
     pair.create_on_both(&["-o", "com.docker.network.driver.mtu=1300", "narrow"])?;
@@ -126,7 +126,7 @@ fn honoured(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// Whatever Docker takes for a name of a network is a network on all hosts.
+/// Whatever Docker accepts as a network name works on all hosts.
 fn any_title(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.create_on_both(&["my net"])?;
     for host in [0, 1] {
@@ -139,7 +139,8 @@ fn any_title(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// A fixed address on a host whose engine does not number the network: out of this host's block, which the refusal names.
+/// A fixed address on a host whose engine does not assign the network's addresses must come from
+/// this host's block, which the error names.
 fn numbered_elsewhere(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.create_on_both(&["--subnet", "10.89.0.0/16", "numbered"])?;
     let run =
@@ -161,7 +162,8 @@ fn numbered_elsewhere(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// A host has a bridge on an overlay network's prefix: a container cannot be on both, and is told so.
+/// A host has a bridge on an overlay network's prefix: a container cannot be on both, and the error
+/// says so.
 fn on_both(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.create_on_both(&["--ipam-driver", "overlay-wg", "--subnet", "10.90.0.0/16", "shared"])?;
     pair.docker(1, &["network", "create", "--subnet", "10.90.0.0/16", "same"])?;
@@ -177,7 +179,7 @@ fn on_both(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// A network of `overlayctl` is Docker's too, and the other way round.
+/// A network made with `overlayctl` is available in Docker, and the other way round.
 fn both_ways(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.cluster.ctl(1, &["network", "create", "from-ctl", "--subnet", "10.83.0.0/16", "--label", "made=here"])?;
     for host in [0, 1] {
@@ -202,13 +204,13 @@ fn both_ways(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// The same network made by hand on both hosts at once is one network.
+/// The same network, made by hand on both hosts at the same time, is one network.
 fn adoption(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let ipam =
         ["network", "create", "-d", "overlay-wg", "--ipam-driver", "overlay-wg", "--subnet", "10.84.0.0/16", "by-hand"];
     let both = [pair.engines[0].docker(&ipam)?.spawn()?, pair.engines[1].docker(&ipam)?.spawn()?];
     for made in both {
-        // Whoever was slower may find it there already, which is as good.
+        // The slower host may find the network there already, which is as good.
         made.wait(PATIENCE)?;
     }
     pair.serve(0, "by-hand", "hand1")?;
@@ -228,7 +230,8 @@ fn adoption(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// A prefix that a host uses itself is refused with the host, the holder, and a command that works.
+/// A prefix that a host uses itself is refused; the error gives the host, what uses it, and a
+/// command that works.
 fn taken(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.docker(1, &["network", "create", "--subnet", "10.85.0.0/16", "a-bridge"])?;
     let create = ["network", "create", "-d", "overlay-wg", "--subnet", "10.85.0.0/16", "taken"];
@@ -238,7 +241,7 @@ fn taken(pair: &Pair, notes: &mut Notes) -> Result<()> {
             said = text;
             true
         }
-        // Host1 has not heard of it yet.
+        // Host1 does not know it yet.
         Err(_) => {
             removed = pair.docker(0, &["network", "rm", "taken"]);
             removed.is_err()
@@ -261,7 +264,7 @@ fn taken(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// `--ip` and `--ip6`: given, and refused when taken on the other host.
+/// `--ip` and `--ip6`: assigned, and refused if the other host has assigned them.
 fn fixed_addresses(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.create_on_both(&[
         "--ipam-driver",
@@ -299,14 +302,15 @@ fn fixed_addresses(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// Networks made by the plain command on alternate hosts never get the same prefix, so that a container can be on all of them.
+/// Networks made by the plain command on alternating hosts never get the same prefix, so that a
+/// container can be on all of them.
 fn plain_prefixes(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let names: Vec<_> = (0..6).map(|number| format!("plain{number}")).collect();
     for (number, name) in names.iter().enumerate() {
         let host = number % 2;
         pair.create(host, &[name])?;
         pair.wait_for_network(1 - host, name)?;
-        // Docker's own next choice must stay clear of it too.
+        // The next prefix that Docker chooses itself must not overlap either.
         let bridge = format!("bridge{number}");
         pair.docker(1 - host, &["network", "create", &bridge])?;
     }
@@ -336,7 +340,7 @@ fn plain_prefixes(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// `network prune` takes what nobody uses anywhere, and nothing else for long.
+/// `network prune` removes networks that no host uses, and no others for long.
 fn prune(pair: &Pair, notes: &mut Notes) -> Result<()> {
     for name in ["used", "unused"] {
         pair.create_on_both(&[name])?;

@@ -1,5 +1,5 @@
-//! Engines that take their time: no container loses its endpoint for it, and none comes up without
-//! its interface.
+//! Slow engines: no container loses its endpoint because of them, and none starts without its
+//! interface.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use crate::command::Running;
 use crate::docker::{IMAGE, Image};
 use crate::wait::wait_until;
 
-/// How long answers are held in the first stage: longer than anything of ours may count on.
+/// How long answers are held in the first stage: longer than anything of ours may assume.
 const HELD: Duration = Duration::from_secs(14);
-/// The stages, in the order in which rounds add them. Those between the first and the last are how
-/// long the engine is stopped.
+/// The stages, in the order in which rounds add them. Those between the first and the last are
+/// named by how long the engine is stopped.
 pub(in crate::check) const STAGES: [&str; 5] = ["held", "5s", "60s", "300s", "load"];
 const STOPPED: [(&str, Duration); 3] =
     [(STAGES[1], Duration::from_secs(5)), (STAGES[2], Duration::from_secs(60)), (STAGES[3], Duration::from_secs(300))];
@@ -23,16 +23,16 @@ const STOPPED: [(&str, Duration); 3] =
 const NETWORKS: [&str; 3] = ["net1", "net2", "net3"];
 /// The calls of a container's start, in the engine's order.
 const STARTING: [&str; 3] = ["/IpamDriver.RequestAddress", "/NetworkDriver.CreateEndpoint", "/NetworkDriver.Join"];
-/// The calls of its end.
+/// The calls of a container's end, in the engine's order.
 const ENDING: [&str; 3] = ["/NetworkDriver.Leave", "/NetworkDriver.DeleteEndpoint", "/IpamDriver.ReleaseAddress"];
-/// Processes that keep the processors busy, and containers that start meanwhile.
+/// The number of processes that keep the processors busy, and of containers that start meanwhile.
 const LOAD: usize = 30;
 const STARTS: usize = 50;
-/// How long all of these may take.
+/// How long all of these containers may take.
 const LOADED: Duration = Duration::from_secs(400);
 
-/// The first stage holds three answers at once; those that follow stop the engine for longer and
-/// longer at each call, and the last starts containers under load.
+/// The first stage holds three answers at the same time; those that follow stop the engine for
+/// longer and longer at each call, and the last starts containers under load.
 pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let has = |notes: &Notes, stage: &str| notes.has_stage(&STAGES, stage, rounds);
     let image = Image::make()?;
@@ -55,13 +55,14 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// Two hosts with all networks, a container on each of them on host2, and host1's agent where a
-/// relay can stand before it.
+/// Makes two hosts with all networks, a container on each of them on host2, and a socket of host1's
+/// agent that a relay can be in front of.
 fn prepare(image: &Image, notes: &mut Notes) -> Result<Pair> {
     let pair = Pair::with_image(image, notes, false)?;
     pair.take_door(0)?;
     let relay = Relay::with_late(&pair, 0, &[])?;
-    // An engine makes one endpoint of a network at a time: what starts at once needs one each.
+    // An engine makes one endpoint of a network at a time, so containers that start at the same
+    // time need one network each.
     for network in NETWORKS {
         pair.create_on_both(&["--ipam-driver", "overlay-wg", network])?;
     }
@@ -80,8 +81,8 @@ fn finish(pair: Pair) -> Result<()> {
     pair.finish()
 }
 
-/// What stands still at one call does so for its whole host, so each call has hosts of its own:
-/// together they take as long as one.
+/// What is stopped at one call stops its whole host, so each call has hosts of its own: together
+/// they take as long as one.
 fn stopped_at_each_call(image: &Image, pauses: &[Duration], notes: &mut Notes) -> Result<()> {
     let calls: Vec<_> = STARTING.into_iter().chain(ENDING).collect();
     let pairs = calls.iter().map(|_| prepare(image, notes)).collect::<Result<Vec<_>>>()?;
@@ -94,7 +95,7 @@ fn stopped_at_each_call(image: &Image, pauses: &[Duration], notes: &mut Notes) -
         let threads: Vec<_> =
             calls.iter().zip(&pairs).map(|(call, pair)| scope.spawn(move || at_one(pair, call))).collect();
         let ended = threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
-        // All are waited for before any of them is told to have failed.
+        // All of them end before any failure is reported.
         ended.collect::<Vec<Result<_>>>().into_iter().collect::<Result<Vec<_>>>()
     })?;
     for (which, pause) in pauses.iter().enumerate() {
@@ -106,8 +107,8 @@ fn stopped_at_each_call(image: &Image, pauses: &[Duration], notes: &mut Notes) -
     pairs.into_iter().try_for_each(finish)
 }
 
-/// Three containers start at once, each held up at another call, while the engine answers all
-/// else and lists none of their endpoints.
+/// Three containers start at the same time, each held at another call, while the engine answers
+/// everything else and lists none of their endpoints.
 fn held(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let calls = &STARTING;
     let holds: Vec<String> = calls.iter().map(|call| format!("{call}={}", HELD.as_millis())).collect();
@@ -138,7 +139,7 @@ fn begin(pair: &Pair, name: &str, network: &str, deadline: Duration) -> Result<R
     pair.engines[0].docker(&run)?.deadline(HELD + deadline).spawn()
 }
 
-/// A container starts and goes while the engine is stopped at one of the calls; returns how long
+/// A container starts and ends while the engine is stopped at one of the calls; returns how long
 /// that took.
 fn stopped(pair: &Pair, call: &str, time: Duration) -> Result<Duration> {
     let hold = format!("{call}={}", time.as_millis());
@@ -158,7 +159,8 @@ fn stopped(pair: &Pair, call: &str, time: Duration) -> Result<Duration> {
     Ok(took)
 }
 
-/// A container has the interface that Docker speaks of, and is reached and named on both hosts.
+/// Checks that a container has the interface that Docker reports, and is reached and named on both
+/// hosts.
 fn whole(pair: &Pair, name: &str) -> Result<()> {
     let address =
         pair.docker(0, &["inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name])?;
@@ -169,7 +171,7 @@ fn whole(pair: &Pair, name: &str) -> Result<()> {
     pair.reaches(0, name, "other").map(drop)
 }
 
-/// Nothing is left of the containers of this host.
+/// Checks that nothing is left of the containers of this host.
 fn gone(pair: &Pair) -> Result<()> {
     let names = || pair.cluster.endpoint_names(0);
     wait_until(PATIENCE, "only the other container is listed", || {
@@ -179,7 +181,7 @@ fn gone(pair: &Pair) -> Result<()> {
     .with_context(|| format!("{:?}", names()))
 }
 
-/// Starts containers, four at a time, while every processor has far more to do than it can.
+/// Starts containers, four at a time, while every processor is overloaded.
 fn loaded(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let relay = Relay::with_late(pair, 0, &[])?;
     let busy = format!("timeout {} sh -c 'while :; do :; done'", LOADED.as_secs());

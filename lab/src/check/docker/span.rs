@@ -1,4 +1,4 @@
-//! Docker networks across hosts: on two real engines, by the commands that people type.
+//! Docker networks across hosts: on two real engines, with the commands that people type.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use crate::check::{Notes, PATIENCE, ms, percentile};
 use crate::docker::IMAGE;
 use crate::wait::wait_until;
 
-/// How soon another host must know.
+/// How soon another host must know of a change.
 const SOON: Duration = Duration::from_secs(1);
 
-/// The commands of the first hour, as the README has them: on which host, and what is typed there.
+/// The commands of the first hour, as in the README: the host, and what is typed there.
 pub const FIRST_HOUR: [(usize, &str); 4] = [
     (0, "docker network create -d overlay-wg my-network"),
     (1, "docker run -d --name service2 --network my-network my-image"),
@@ -33,7 +33,7 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     pair.finish()
 }
 
-/// The three commands, exactly, and both directions.
+/// The commands, exactly, in both directions.
 fn first_hour(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let type_in = |(host, line): (usize, &str)| {
         let words: Vec<_> = line.split(' ').skip(1).collect();
@@ -53,7 +53,7 @@ fn first_hour(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// `network create && run`, in one line.
+/// `network create && run` in one line.
 fn one_line(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
     for round in 0..rounds {
         let host = usize::try_from(round % 2)?;
@@ -68,7 +68,7 @@ fn one_line(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// How soon the other host knows of networks, names, other names, and their end.
+/// How soon the other host knows of networks, names, aliases, and their removal.
 fn latencies(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
     let (mut usable, mut named, mut renamed, mut gone) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let knows = |name: &str| {
@@ -107,7 +107,7 @@ fn latencies(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// Two networks of one prefix on the same hosts: each fetch gets its own.
+/// Two networks with the same prefix on the same hosts: each request reaches its own.
 fn equal_prefixes(pair: &Pair, notes: &mut Notes) -> Result<()> {
     for network in ["red", "blue"] {
         let ipam = ["--ipam-driver", "overlay-wg", "--subnet", "10.77.0.0/16"];
@@ -132,7 +132,8 @@ fn equal_prefixes(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// A running container gets a network, and loses one, while another goes on.
+/// A running container is connected to a network and disconnected from it, while another network
+/// goes on.
 fn live(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let start = Instant::now();
     pair.docker(
@@ -160,7 +161,7 @@ fn live(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// The compose file of the examples: a service on each host, one `driver:` line.
+/// The compose file of the examples: a service on each host, and one `driver:` line.
 fn compose(pair: &Pair, notes: &mut Notes) -> Result<()> {
     const FILE: &str = include_str!("../../../../examples/docker/compose.yaml");
     const PROGRAM: &str = "docker-compose";

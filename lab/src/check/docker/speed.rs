@@ -1,6 +1,8 @@
-//! Throughput between containers of two engines: ours with Docker, ours without, and Swarm's own overlay (VXLAN, in clear).
+//! Throughput between containers of two engines: ours with Docker, ours without, and Swarm's own
+//! overlay (VXLAN, unencrypted).
 //!
-//! Streams must flow; how fast, is told and not judged: that is the machine's, too.
+//! Streams must flow. How fast they are is reported but not judged, because it depends on the
+//! machine, too.
 
 use anyhow::Result;
 
@@ -9,7 +11,7 @@ use crate::check::{Notes, PATIENCE, median, throughput};
 use crate::docker::IMAGE;
 use crate::wait::wait_until;
 
-/// Seconds of each measurement.
+/// How many seconds each measurement takes.
 const SECONDS: &str = "2";
 
 pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Published ports, no way out where none shall be, and transfers both ways.
+//! Published ports, no route out where there must be none, and transfers in both directions.
 
 use anyhow::{Context, Result, ensure};
 
@@ -7,9 +7,10 @@ use crate::check::{Notes, PATIENCE};
 use crate::docker::IMAGE;
 use crate::wait::wait_until;
 
-/// Bytes of the transfers: one packet, one that segmentation cuts, and enough for the window to open.
+/// The sizes of the transfers in bytes: one packet, one that segmentation cuts, and one that is
+/// long enough for the window to open.
 const SIZES: [u32; 3] = [1_400, 65_536, 10_000_000];
-/// A server on the underlay, which stands for everything outside.
+/// The name of a server on the underlay, which stands for everything outside.
 const OUTSIDE: &str = "outside";
 
 pub(in crate::check) fn run(_: u32, notes: &mut Notes) -> Result<()> {
@@ -38,7 +39,7 @@ fn ports(pair: &Pair, notes: &mut Notes) -> Result<()> {
         let seen = ask()?;
         ensure!(seen.trim() == client.address().to_string(), "{target} saw {seen} instead of the client's address");
     }
-    // A container's way out is Docker's too.
+    // Docker provides the container's route out, too.
     let url = format!("http://{address}:9091/peer");
     let seen = pair.fetch(0, "published1", &url)?;
     ensure!(seen.trim() == pair.cluster.host(0).address().to_string(), "the way out shows {seen}");
@@ -49,7 +50,7 @@ fn ports(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// `--internal`: no route out, while the network itself works over both hosts.
+/// `--internal`: no route out, while the network itself works across both hosts.
 fn internal(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let server = ["serve-http", "--listen", "0.0.0.0:8080", "--name", OUTSIDE];
     let outside = pair.cluster.host(1).try_command("overlay-lab")?.args(server).spawn()?;
@@ -78,7 +79,7 @@ fn internal(pair: &Pair, notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
-/// Random bytes there and back, compared by checksum, in both directions and both families.
+/// Sends random bytes there and back and compares checksums, in both directions and both families.
 fn transfers(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.create_on_both(&["--ipv6", "--subnet", "10.79.0.0/16", "--subnet", "fd79::/64", "bulk"])?;
     for (host, name) in [(0, "bulk1"), (1, "bulk2")] {

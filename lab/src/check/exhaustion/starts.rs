@@ -1,5 +1,5 @@
-//! Containers that start one after the other while something is wrong, as `overlayctl run` and as
-//! Docker's, each of which fetches a page by name.
+//! Containers that start one after another while something is wrong, with `overlayctl run` and with
+//! Docker; each of them fetches a page by name.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,27 +15,27 @@ use crate::process::rest;
 
 /// The network that Docker's containers are on.
 pub(super) const DOCKER_NETWORK: &str = "dnet";
-/// What containers fetch.
+/// The page that containers fetch.
 const PAGE: &str = "http://service:8080/hello";
-/// Between two starts.
+/// The time between two starts.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Where containers start.
+/// Where containers are started.
 #[derive(Clone)]
 pub(super) struct Starting {
     pub(super) host: Host,
     pub(super) engine: Option<DockerDaemon>,
-    /// Words one of which a refusal has; without any, none is allowed.
+    /// Texts of which a failed start must contain one; if there are none, no start may fail.
     pub(super) refusals: &'static [&'static str],
 }
 
-/// Containers that start until they are told to end.
+/// Containers that are started one after another until [`Starts::end`].
 pub(super) struct Starts {
     is_over: Arc<AtomicBool>,
     runtimes: Vec<(&'static str, JoinHandle<Result<Count>>)>,
 }
 
-/// How many started, and how many were refused as they may be.
+/// How many started, and how many failed as they may.
 #[derive(Default)]
 struct Count {
     started: usize,
@@ -43,7 +43,7 @@ struct Count {
 }
 
 impl Starts {
-    /// Begins.
+    /// Begins to start containers.
     pub(super) fn begin(starting: &Starting) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
         let plain = ("run", Starting { engine: None, ..starting.clone() });
@@ -56,7 +56,7 @@ impl Starts {
         Self { runtimes: runtimes.collect(), is_over }
     }
 
-    /// Lets the containers under way end, and says how many there were.
+    /// Waits for the last containers to end, and describes how many there were.
     pub(super) fn end(self) -> Result<String> {
         self.is_over.store(true, Ordering::Relaxed);
         let mut told = Vec::new();

@@ -1,4 +1,5 @@
-//! The data path of the nodes that carry packets: an engine and a socket a lane, all on one thread. Echoes are answered.
+//! The data path of the nodes that carry packets: an engine and a socket per lane, all on one
+//! thread. Echoes are answered.
 
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
@@ -17,9 +18,9 @@ use super::node::{PREFIX, SimulatedNode};
 use crate::process::poll_timeout;
 use crate::tool::{icmp, is_stopped};
 
-/// The largest inner packet, as agents have it on an underlay of 1,500 bytes.
+/// The largest inner packet in bytes, as agents have it on an underlay with an MTU of 1,500 bytes.
 const MTU: u16 = 1408;
-/// The largest datagram.
+/// The largest datagram, in bytes.
 const MAX_DATAGRAM: usize = 65_535;
 
 /// All lanes of all nodes that carry packets.
@@ -35,7 +36,7 @@ struct Lane {
 }
 
 impl Carrier {
-    /// Starts the engines. Their peers are those members in `view` that are not of the crowd.
+    /// Starts the engines. Their peers are the members in `view` that are not part of the crowd.
     pub(super) fn new(nodes: Vec<SimulatedNode>, view: &View) -> Result<Self> {
         let mut lanes = Vec::new();
         for node in nodes {
@@ -53,7 +54,7 @@ impl Carrier {
     /// Carries packets until stopped.
     pub(super) fn run(mut self) -> Result<()> {
         for lane in &mut self.lanes {
-            // As an agent that starts does: its peers may wait for it.
+            // As an agent does when it starts: its peers may be waiting for it.
             lane.engine.wake_peers(Instant::now());
             lane.carry();
         }
@@ -69,7 +70,8 @@ impl Carrier {
         Ok(())
     }
 
-    /// Waits for a datagram or an engine's time, and lists the lanes that have something to read.
+    /// Waits for a datagram or an engine's timeout, and lists the lanes that have something to
+    /// read.
     fn wait(&self) -> Result<Vec<usize>> {
         let due = self.lanes.iter().filter_map(|lane| lane.engine.poll_timeout()).min();
         let timeout = due.map_or(PollTimeout::NONE, |due| poll_timeout(due.saturating_duration_since(Instant::now())));
@@ -120,7 +122,7 @@ impl Lane {
         }
     }
 
-    /// Answers what was asked, and sends whatever the engine has made.
+    /// Answers echo requests, and sends whatever the engine has produced.
     fn carry(&mut self) {
         let mut answers = Vec::new();
         while let Some(delivery) = self.engine.poll_tun() {
@@ -129,7 +131,7 @@ impl Lane {
         self.engine.handle_tun(self.network, answers.iter().map(Vec::as_slice), Instant::now());
         while let Some(transmit) = self.engine.poll_transmit() {
             for datagram in transmit.bytes.chunks(transmit.segment) {
-                // What the kernel does not take is lost like anything else on the wire.
+                // Datagrams that the kernel rejects are lost like any others.
                 let _ = self.socket.send_to(datagram, transmit.to);
             }
         }
@@ -145,7 +147,7 @@ fn engine(lane: LaneId, lanes: u16, table: NetworkTable, unix_time: Duration) ->
     engine
 }
 
-/// A member as a peer, at those of its addresses that the sockets here can reach.
+/// Returns a member as a peer, with those of its addresses that the sockets here can reach.
 fn peer(view: &View, member: &Member) -> PeerTable {
     let node = view.nodes.get(&member.node);
     let lane = |(lane, public_key): (usize, &PublicKey)| {

@@ -1,4 +1,5 @@
-//! One node of the crowd, as control knows it: joined, announced, and on the network with one endpoint.
+//! One node of the crowd, as control knows it: joined, announced, and in the network with one
+//! endpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
@@ -17,32 +18,32 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tonic::transport::Channel;
 
-/// What the names of its nodes begin with.
+/// The prefix of the nodes' names.
 pub(crate) const PREFIX: &str = "crowd-";
 
-/// What a node is to be.
+/// The parameters of a node.
 #[derive(Debug)]
 pub(super) struct NodePlan {
     /// Its name.
     pub(super) name: Name,
-    /// Where it is reached.
+    /// Its underlay address.
     pub(super) address: Ipv4Addr,
     /// The network it enters.
     pub(super) network: Name,
-    /// A socket a lane, on that address.
+    /// One socket per lane, on that address.
     pub(super) sockets: Vec<UdpSocket>,
 }
 
 /// A node that has joined.
 #[derive(Debug)]
 pub(super) struct SimulatedNode {
-    /// The network it is on.
+    /// The network that it is in.
     pub(super) network: Network,
-    /// Its membership there.
+    /// Its member entry there.
     pub(super) member: Member,
-    /// The private halves of that membership's keys.
+    /// The private keys of its lanes there.
     pub(super) keys: Vec<PrivateKey>,
-    /// A socket a lane.
+    /// One socket per lane.
     pub(super) sockets: Vec<UdpSocket>,
     /// The address of its endpoint.
     pub(super) address: IpAddr,
@@ -50,7 +51,7 @@ pub(super) struct SimulatedNode {
 }
 
 impl SimulatedNode {
-    /// Does all that a host does to join and to put a container onto a network.
+    /// Does everything that a host does to join and to connect a container to a network.
     pub(super) async fn join(line: &JoinLine, plan: NodePlan) -> Result<Self> {
         let (id, mut control) = enroll(line, &plan.name).await?;
         control.announce(announcement(&plan)?).await?;
@@ -73,7 +74,8 @@ impl SimulatedNode {
         Ok(Self { network, member, keys, sockets: plan.sockets, address: address.into(), control })
     }
 
-    /// Opens the watch and returns the first it is told; what comes later is taken, so that the watch stays open.
+    /// Opens the watch and returns the first snapshot; what follows is read, so that the watch
+    /// stays open.
     pub(super) async fn watch(&self) -> Result<v1::Snapshot> {
         let mut control = self.control.clone();
         let mut stream = control.watch(v1::WatchRequest::default()).await?.into_inner();
