@@ -33,7 +33,7 @@ pub(crate) fn bin_dir() -> Result<PathBuf> {
         return Ok(folder.into());
     }
 
-    let own = env::current_exe().context("cannot find out where this program lies")?;
+    let own = env::current_exe().context("cannot determine where this program is")?;
     Ok(target_folder(&own).to_owned())
 }
 

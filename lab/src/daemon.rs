@@ -90,7 +90,7 @@ impl Daemon {
     /// If the process is gone.
     pub fn processor_time(&self) -> Result<Duration> {
         let stat = self.host.try_command("cat")?.arg(format!("/proc/{}/stat", self.pid)).run()?.stdout;
-        let ticks = cpu_ticks(&stat).context("an unknown form of /proc/PID/stat")?;
+        let ticks = cpu_ticks(&stat).context("/proc/PID/stat has an unknown format")?;
         let a_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock")?;
 
         Ok(Duration::from_secs_f64(ticks / as_f64(a_second)))

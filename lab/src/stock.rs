@@ -111,7 +111,7 @@ impl Stock {
         };
         let mut running = command.spawn()?;
 
-        wait_until(PATIENCE, "it takes its configuration", || {
+        wait_until(PATIENCE, "it accepts its configuration", || {
             !running.is_running() || configure(host, interface, tunnel).is_ok()
         })?;
         ensure!(running.is_running(), "{} ended: {}{}", self.program(), running.stdout(), running.stderr());

@@ -21,7 +21,7 @@ pub fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() ->
             return Ok(start.elapsed());
         }
         if start.elapsed() >= deadline {
-            bail!("waited {:.1} s in vain: {what}", deadline.as_secs_f64());
+            bail!("waited {:.1} s without success: {what}", deadline.as_secs_f64());
         }
         rest(INTERVAL);
     }

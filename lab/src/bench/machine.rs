@@ -51,7 +51,7 @@ impl Moment {
     pub(super) fn now() -> Result<Self> {
         let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
 
-        Self::parse(&stat).context("an unknown form of /proc/stat")
+        Self::parse(&stat).context("/proc/stat has an unknown format")
     }
 
     /// Parses the first line: user, nice, system, idle, iowait, irq, softirq, steal (proc(5)).

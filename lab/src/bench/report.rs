@@ -144,7 +144,7 @@ impl fmt::Display for BenchReport {
             writeln!(f, "NOT MEASURED, not installed: {missing}")?;
         }
         let thrown: usize = self.rows.iter().flat_map(|row| row.samples.values()).map(Samples::thrown_away).sum();
-        writeln!(f, "figures thrown away because the machine was stolen from: {thrown}")?;
+        writeln!(f, "figures not used because the hypervisor took processor time: {thrown}")?;
         if let Some(limit) = self.limit {
             writeln!(
                 f,

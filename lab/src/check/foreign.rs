@@ -136,7 +136,7 @@ fn a_namespace_takes_its_endpoint_along(cluster: &Cluster, notes: &mut Notes) ->
 fn healed(cluster: &Cluster) -> Result<u64> {
     let status = cluster.ctl_json(0, &["status"])?;
 
-    status["networks"][0]["drift_healed"].as_u64().context("status tells of no healing")
+    status["networks"][0]["drift_healed"].as_u64().context("status does not count repairs")
 }
 
 /// Runs a shell inside the network's namespace on the first host.

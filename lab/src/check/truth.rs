@@ -313,7 +313,7 @@ fn lacks(cluster: &Cluster, host: usize, code: &str) -> bool {
 fn since(cluster: &Cluster, host: usize, code: &str) -> Result<String> {
     let problems = problems(cluster, host)?;
     let problem = problems.iter().find(|problem| problem["code"] == code);
-    let since = problem.with_context(|| format!("{code} is said no more"))?["since"].clone();
+    let since = problem.with_context(|| format!("{code} is no longer reported"))?["since"].clone();
 
     since.as_str().map(str::to_owned).with_context(|| format!("{code} is since {since}"))
 }

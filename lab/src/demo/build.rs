@@ -20,7 +20,7 @@ const PACKAGES: [&str; 4] = ["overlay-agent", "overlay-control", "overlayctl", "
 /// If Cargo fails.
 pub(crate) fn build_programs() -> Result<()> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
-    let own = std::env::current_exe().context("cannot find out where this program lies")?;
+    let own = std::env::current_exe().context("cannot determine where this program is")?;
     let Some((target, profile)) = cargo_folder(&own) else { return Ok(()) };
     if std::env::var_os(BIN_DIR).is_some() || !manifest.is_file() {
         return Ok(());

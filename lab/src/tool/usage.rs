@@ -29,7 +29,7 @@ pub(crate) fn print(name: &str) -> Result<()> {
         // A process that has just ended costs nothing more.
         let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
         let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
-        sum.cpu_seconds += cpu_ticks(&stat).context("an unknown form of /proc/PID/stat")? / as_f64(ticks);
+        sum.cpu_seconds += cpu_ticks(&stat).context("/proc/PID/stat has an unknown format")? / as_f64(ticks);
         sum.memory_mib += resident_kib(&status).unwrap_or(0.0) / 1024.0;
     }
 

@@ -57,7 +57,7 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
         echoes += flow.unbroken()?;
     }
     notes.say(&format!(
-        "{} blows to the firewall and a restart of dockerd, {rounds} times on both hosts: {echoes} echoes, 0 lost; names after {slowest} ms at the latest",
+        "{} changes of the firewall and a restart of dockerd, {rounds} times on both hosts: {echoes} echoes, 0 lost; names after {slowest} ms at the latest",
         BLOWS.len()
     ));
     ensure!(slowest <= HEALED_MS, "names were away for {slowest} ms");

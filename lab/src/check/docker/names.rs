@@ -91,10 +91,11 @@ fn several_labels(pair: &Pair, notes: &mut Notes) -> Result<()> {
         let status = pair.cluster.ctl_json(1, &["status"]).unwrap_or_default();
         status.to_string().contains("no-name-")
     };
-    wait_until(PATIENCE, "the alias that is no name is a problem", problem)?;
+    wait_until(PATIENCE, "the alias that is no valid name is a problem", problem)?;
     pair.docker(1, &["rm", "-f", "my.app"])?;
     wait_until(PATIENCE, "the problem goes with the container", || !problem())?;
-    notes.say("names and aliases with dots are found from both hosts; one that cannot be is a problem of status");
+    notes
+        .say("names and aliases with dots are found from both hosts; one that is no valid name is a problem in status");
 
     Ok(())
 }

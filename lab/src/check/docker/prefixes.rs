@@ -76,7 +76,7 @@ fn heard(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
     }
     let (kept, free) = (percentile(&kept, 95), percentile(&free, 95));
     notes.say(&format!("a bridge is heard of by the other host after {}, its end after {} (p95)", ms(kept), ms(free)));
-    ensure!(kept <= SOON && free <= SOON, "bridges are heard of late");
+    ensure!(kept <= SOON && free <= SOON, "bridges become known too late");
 
     Ok(())
 }

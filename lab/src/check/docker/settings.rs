@@ -148,7 +148,7 @@ fn numbered_elsewhere(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let run =
         |host: usize, address: &str| pair.engines[host].docker(&run(address).each_ref().map(String::as_str))?.output();
     let said = run(1, "10.89.7.7")?.stderr;
-    ensure!(said.contains("host1") && said.contains("--ipam-driver overlay-wg"), "the refusal tells no way: {said}");
+    ensure!(said.contains("host1") && said.contains("--ipam-driver overlay-wg"), "the error names no remedy: {said}");
     let block = said.split("choose an --ip of ").nth(1).and_then(|rest| rest.split(['/', ',', ';']).next());
     let first: std::net::Ipv4Addr = block.context("the refusal names no block")?.parse().context("a block")?;
     let within = std::net::Ipv4Addr::from_bits(first.to_bits() + 77).to_string();
@@ -253,7 +253,7 @@ fn taken(pair: &Pair, notes: &mut Notes) -> Result<()> {
         said.contains("10.85.0.0/16") && said.contains("host2"),
         "the refusal names neither prefix nor host: {said}"
     );
-    let advice = said.split("use: docker ").nth(1).context("the refusal tells no command that works")?;
+    let advice = said.split("use: docker ").nth(1).context("the error names no command that works")?;
     let advice = advice.trim().trim_end_matches('"').replace("NAME", "free");
     pair.docker(0, &advice.split_whitespace().collect::<Vec<_>>()).context("the advice")?;
     pair.wait_for_network(1, "free")?;
