@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     };
     log.log_panics(state::panic_is_contained);
     if let Some(error) = unknown {
-        tracing::warn!(%error, "OVERLAY_LOG is not understood, logging info and above");
+        tracing::warn!(%error, "OVERLAY_LOG is not a valid filter, logging info and above");
     }
     if !is_heap_shared {
         tracing::warn!("C library does not share one heap among threads, which costs memory");
@@ -68,7 +68,7 @@ fn configured() -> Result<Arguments, ExitCode> {
         config::parse(Path::new(DEFAULT_FILE), std::env::args_os()).map_err(|error| wrong(&error))?;
     arguments.config.check().map_err(|error| wrong(&error))?;
     if arguments.config.check_config {
-        let _ = writeln!(std::io::stdout(), "the configuration can be used");
+        let _ = writeln!(std::io::stdout(), "the configuration is valid");
         return Err(ExitCode::SUCCESS);
     }
 

@@ -14,7 +14,7 @@ const INWARD: [&str; 7] = ["docker", "br-", "virbr", "cni", "podman", "veth", "o
 /// The network that QEMU's and VirtualBox's user networking give to every guest alike: guests
 /// cannot reach each other by it.
 const GUEST_NAT: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0), 24);
-/// The gateway of that network.
+/// The gateway of that network in every guest.
 const GUEST_NAT_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
 /// An address of this host.

@@ -32,12 +32,12 @@ fn cluster() -> ClusterState {
     state
 }
 
-/// Makes nodes send any request that the wire can carry. A call is the number of the node, the
-/// number of the call, the length of its message in two bytes, and the message.
+/// Makes nodes send any request that the wire can carry. A call consists of the number of the node,
+/// the number of the call, the length of its message in two bytes, and the message.
 ///
 /// # Panics
 ///
-/// When an invariant of the cluster is broken, or a refused call changed something.
+/// If an invariant of the cluster is broken, or a refused call changed something.
 pub fn requests(mut bytes: &[u8]) {
     let mut state = cluster();
     for _ in 0..MOST_CALLS {
@@ -56,7 +56,8 @@ pub fn requests(mut bytes: &[u8]) {
     assert_eq!(loaded, state, "what is written is what is read");
 }
 
-/// Returns nothing for bytes that are no such message, or one that is refused when it is read.
+/// Returns `None` for bytes that are not such a message, or if the message is refused when it is
+/// read.
 fn command(kind: u8, message: &[u8]) -> Option<Operation> {
     fn decoded<M: Message + Default>(message: &[u8]) -> Option<M> {
         M::decode(message).ok()
@@ -83,7 +84,7 @@ fn command(kind: u8, message: &[u8]) -> Option<Operation> {
 ///
 /// # Panics
 ///
-/// When reading a request twice gives different results.
+/// If reading a request twice gives different results.
 pub fn certificate_requests(bytes: &[u8]) {
     let digest = |bytes: &[u8]| NodeRequest::parse(bytes).map(|request| request.digest());
     assert_eq!(digest(bytes), digest(bytes));
@@ -93,7 +94,7 @@ pub fn certificate_requests(bytes: &[u8]) {
 ///
 /// # Panics
 ///
-/// When writing and reading the state again changes it.
+/// If writing and reading the state again changes it.
 pub fn control_state(bytes: &[u8]) {
     let Ok(records) = serde_json::from_slice::<Vec<Record>>(bytes) else { return };
     let state = ClusterState::from_records(settings(), Revision::default(), records);

@@ -54,7 +54,8 @@ pub fn init(config: InitConfig) -> Result<Initialised, StartError> {
     Ok(Initialised { join: token.line(authority.pin(), addresses), cluster })
 }
 
-/// Whoever sets up means an address that the host has; later it may be away for a while ([`crate::listener::listen`]).
+/// Checks that the host has the address now, because whoever sets up a cluster means an address
+/// that the host has. Later it may be missing for a while ([`crate::listener::listen`]).
 fn check_listen(address: SocketAddr) -> Result<(), StartError> {
     if is_here(address.ip()) {
         return Ok(());

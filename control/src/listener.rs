@@ -43,7 +43,8 @@ const HANDOVER: usize = 64;
 /// Connections that the kernel holds until they are accepted; it cuts this to what it allows.
 const BACKLOG: u32 = 4_096;
 
-/// Opens the port. A host that boots may not have the address yet: control serves it from when it comes.
+/// Opens the port. While a host boots it may not have the address yet; control then serves it from
+/// the moment it appears.
 pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     let no_ipv6 = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL));
     match bind(address) {
@@ -59,7 +60,7 @@ pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
-    // Holds for both families.
+    // The option applies to both families.
     setsockopt(&socket, sockopt::IpFreebind, &true)?;
     socket.bind(address)?;
     if !is_here(address.ip()) {
@@ -69,7 +70,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Tells whether this host has an address; one that cannot be judged counts as here.
+/// Returns whether this host has an address; if that cannot be determined, it counts as present.
 pub(crate) fn is_here(address: IpAddr) -> bool {
     // Nothing is sent, and any free port will do.
     !std::net::UdpSocket::bind((address, 0)).is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
@@ -133,7 +134,7 @@ impl Acceptor {
         open: OwnedSemaphorePermit,
     ) {
         let Some(source) = Source::enter(self, address.ip().to_canonical()) else {
-            tracing::debug!(%address, "Dropped a connection: too many handshakes from there");
+            tracing::debug!(%address, "Dropped a connection: too many handshakes from its address");
             return;
         };
         let acceptor = Arc::clone(self);
@@ -165,7 +166,7 @@ impl Acceptor {
     }
 }
 
-/// Tells whether an error concerns only the connection that was being accepted.
+/// Returns whether an error concerns only the connection that was being accepted.
 fn is_passing(error: &io::Error) -> bool {
     matches!(
         error.kind(),

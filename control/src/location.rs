@@ -96,7 +96,7 @@ impl LocationTracker {
         let events = match open_events() {
             Ok(events) => Some(events),
             Err(error) => {
-                tracing::warn!(%error, "The kernel does not tell of changed addresses, looking once a minute");
+                tracing::warn!(%error, "The kernel reports no address changes, checking once a minute");
                 None
             }
         };

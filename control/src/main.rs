@@ -1,7 +1,7 @@
-//! `overlay-control`: makes a cluster (`init`), serves it (`serve`) and makes tokens at its state
-//! directory (`token`).
+//! `overlay-control`: creates a cluster (`init`), serves it (`serve`) and creates tokens in its
+//! state directory (`token`).
 //!
-//! Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 64 a configuration that cannot be used.
+//! Exit codes: 0 success, 1 refused or failed, 2 wrong usage, 64 invalid configuration.
 
 use std::future::Future;
 use std::io::Write as _;
@@ -38,32 +38,33 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Makes a cluster and prints the line that its first node, an admin, joins with.
+    /// Creates a cluster and prints the join line of its first node, an admin.
     #[command(after_help = format!("Example: overlay-control init --state /var/lib/overlay/control --advertise 192.0.2.1:7443{FILE_HELP}"))]
     Init(InitArgs),
     /// Serves a cluster in the foreground until SIGTERM or SIGINT.
     #[command(after_help = format!("Example: overlay-control serve --state /var/lib/overlay/control{FILE_HELP}"))]
     Serve(ServeArgs),
-    /// Makes a join token while control does not serve; otherwise use overlayctl token create.
+    /// Creates a join token while control is not running; otherwise use overlayctl token create.
     #[command(after_help = "Example: overlay-control token --state /var/lib/overlay/control --role admin --ttl 15m")]
     Token(TokenArgs),
 }
 
 #[derive(Debug, Args)]
 struct InitArgs {
-    /// A file with options [default: /etc/overlay/control.toml where that is]
+    /// A file with options [default: /etc/overlay/control.toml if it exists]
     #[arg(long, value_name = "FILE", env = "OVERLAY_CONTROL_CONFIG")]
     config: Option<PathBuf>,
-    /// The directory to make; it holds the cluster's keys.
+    /// The directory to create; it holds the cluster's keys.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE, env = "OVERLAY_CONTROL_STATE")]
     state: PathBuf,
-    /// Where serve listens [default: every address, port 7443]
+    /// Where serve listens [default: all addresses, port 7443]
     #[arg(long, value_name = "ADDR:PORT", env = "OVERLAY_CONTROL_LISTEN")]
     listen: Option<SocketAddr>,
     /// Where the prefixes of networks come from
     #[arg(long, value_name = "CIDR", default_value = overlay_control::DEFAULT_POOL, env = "OVERLAY_CONTROL_POOL")]
     pool: Ipv4Net,
-    /// What join lines carry, the likeliest first; may be repeated [default: this host's addresses]
+    /// The addresses in join lines, the likeliest first; may be repeated [default: this host's
+    /// addresses]
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', env = "OVERLAY_CONTROL_ADVERTISE")]
     advertise: Vec<String>,
     /// Print {"join": "…", "cluster": "…", "addresses": […]}
@@ -73,19 +74,19 @@ struct InitArgs {
 
 #[derive(Debug, Args)]
 struct ServeArgs {
-    /// A file with options [default: /etc/overlay/control.toml where that is]
+    /// A file with options [default: /etc/overlay/control.toml if it exists]
     #[arg(long, value_name = "FILE", env = "OVERLAY_CONTROL_CONFIG")]
     config: Option<PathBuf>,
-    /// Check the options and the file, and end
+    /// Check the options and the file, and exit
     #[arg(long)]
     check_config: bool,
-    /// The directory that init made
+    /// The directory that init created
     #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE, env = "OVERLAY_CONTROL_STATE")]
     state: PathBuf,
-    /// Where to listen [default: what init was told]
+    /// Where to listen [default: where init was told to]
     #[arg(long, value_name = "ADDR:PORT", env = "OVERLAY_CONTROL_LISTEN")]
     listen: Option<SocketAddr>,
-    /// Where the cluster's memory is kept
+    /// Where the cluster's state is kept
     #[arg(long, value_name = "embedded|etcd=URL", default_value = "embedded", env = "OVERLAY_CONTROL_STORE")]
     store: String,
     /// How long a node's certificate is valid
@@ -103,16 +104,16 @@ fn cert_ttl(text: &str) -> Result<Duration, InvalidConfig> {
 
 #[derive(Debug, Args)]
 struct TokenArgs {
-    /// The directory that init made
+    /// The directory that init created
     #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
     state: PathBuf,
-    /// How long it admits
+    /// How long it is valid
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
     ttl: Duration,
     /// How many nodes it admits
     #[arg(long, value_name = "N", default_value_t = 1)]
     uses: u32,
-    /// What the nodes it admits may ask
+    /// The role of the nodes it admits
     #[arg(long, value_enum, default_value_t = TokenRole::Node)]
     role: TokenRole,
     /// Print {"join": "…"}
@@ -143,11 +144,11 @@ fn main() -> ExitCode {
     let (filter, unknown) = log::filter();
     let log = match Log::start(filter, false) {
         Ok(log) => log,
-        Err(error) => return fail(&format!("no thread for the log: {error}"), 1),
+        Err(error) => return fail(&format!("cannot start the thread for the log: {error}"), 1),
     };
     log.log_panics(|| false);
     if let Some(error) = unknown {
-        tracing::warn!(%error, "OVERLAY_LOG is not understood, logging info and above");
+        tracing::warn!(%error, "OVERLAY_LOG is not a valid filter, logging info and above");
     }
 
     let done = match cli.command {
@@ -222,14 +223,15 @@ fn run_serve(args: ServeArgs, log: Log) -> Result<(), Failure> {
     }
     let config = Config { listen: args.listen, cert_ttl: args.cert_ttl, log, ..Config::new(args.state) };
     if args.check_config {
-        return print("the configuration can be used");
+        return print("the configuration is valid");
     }
     // Each connection takes a file descriptor; the usual soft limit of 1,024 would limit the number
     // of nodes.
     if let Err(error) = descriptors::raise_limit() {
         tracing::warn!(%error, "Failed to raise the limit of open files");
     }
-    let runtime = tokio::runtime::Runtime::new().map_err(|error| Failure::Refused(format!("no runtime: {error}")))?;
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| Failure::Refused(format!("cannot start the runtime: {error}")))?;
 
     runtime.block_on(serve(config))
 }
@@ -251,7 +253,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
 /// Notifies whoever started control (`sd_notify(3)`): systemd or `overlayctl`.
 fn say(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "Failed to tell who started control");
+        tracing::debug!(%error, "Failed to notify the process that started control");
     }
 }
 

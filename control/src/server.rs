@@ -85,7 +85,7 @@ impl Server {
         let hub = Arc::new(hub);
         let conditions = Arc::new(Conditions::new(config.log.clone()));
         let (writer, thread) = Writer::start(store, state, Arc::clone(&hub), Arc::clone(&conditions))
-            .map_err(system("no thread for the writer"))?;
+            .map_err(system("cannot start the thread for the writer"))?;
         let service = ControlService {
             hub,
             writer,
@@ -133,8 +133,8 @@ impl Server {
                 None
             }
             () = queue.stopped() => None,
-            _ = &mut serving => Some("gRPC is served no longer; restart overlay-control"),
-            Some(_) = tasks.join_next() => Some("a task of control broke; restart overlay-control"),
+            _ = &mut serving => Some("the gRPC server has stopped; restart overlay-control"),
+            Some(_) = tasks.join_next() => Some("a task of control failed; restart overlay-control"),
         };
         hub.shut();
         drop(drain);

@@ -22,9 +22,9 @@ pub enum StartError {
     /// The state directory cannot be used.
     #[error("state directory {path}: {what}")]
     Directory {
-        /// The directory.
+        /// The path of the directory.
         path: String,
-        /// Why.
+        /// The reason.
         what: String,
     },
     /// The port cannot be listened on.
@@ -32,7 +32,7 @@ pub enum StartError {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
     /// Something in the state directory is missing, damaged or in use.
@@ -43,12 +43,12 @@ pub enum StartError {
     System {
         /// The operation.
         what: &'static str,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
 }
 
-/// Says why an address cannot be listened on, and what to do.
+/// Returns why an address cannot be listened on, and what to do.
 fn why_not(address: SocketAddr, error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::AddrInUse {
         let holder = port_owner::find(Protocol::Tcp, address.port());
@@ -81,7 +81,7 @@ impl From<Refusal> for StartError {
 
 impl From<getrandom::Error> for StartError {
     fn from(error: getrandom::Error) -> Self {
-        Self::State(format!("no random bytes: {error}"))
+        Self::State(format!("cannot get random bytes: {error}"))
     }
 }
 

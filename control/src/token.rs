@@ -18,7 +18,7 @@ impl FreshToken {
     ///
     /// # Errors
     ///
-    /// When the system provides no random bytes.
+    /// If the system provides no random bytes.
     pub(crate) fn draw() -> Result<Self, getrandom::Error> {
         let mut id = [0; TOKEN_ID_LEN];
         let mut secret = Zeroizing::new([0; TOKEN_SECRET_LEN]);

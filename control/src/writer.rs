@@ -49,7 +49,7 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// When no thread can be started.
+    /// If no thread can be started.
     pub(crate) fn start(
         store: Box<dyn Store>,
         state: ClusterState,
@@ -169,7 +169,7 @@ impl WriterThread {
     fn decide(&mut self, actor: Actor, command: Operation, now: u64, commits: &mut Vec<Commit>) -> Answer {
         // A panic while deciding changes nothing, and must not affect other commands.
         let decided = catch_unwind(AssertUnwindSafe(|| registry::apply(&self.state, actor, command, now)));
-        let fault = |_| Refusal::new(Code::Fault, "control met a fault of its own over this; its log says where");
+        let fault = |_| Refusal::new(Code::Fault, "control failed internally on this request; see its log");
         let (outcome, records) = decided.map_err(fault)??;
         if !records.is_empty() {
             let changed = self.state.commit(records.clone());

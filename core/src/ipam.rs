@@ -11,7 +11,7 @@ use ipnet::Ipv4Net;
 
 use crate::network::{Member, Network, block_len};
 
-/// No address or block is left.
+/// Why no address or block can be assigned.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Exhausted {
     /// Every block of the prefix is held by a node or contains a fixed address.
@@ -48,7 +48,7 @@ pub fn free_block(prefix: Ipv4Net, held: &[Ipv4Net], fixed: &BTreeSet<Ipv4Addr>)
         .ok_or(Exhausted::Blocks(prefix))
 }
 
-/// Tells whether an address ends in .0 or .255, which people and some programs mistake for a
+/// Returns whether an address ends in .0 or .255, which people and some programs mistake for a
 /// network or broadcast address.
 fn looks_special(address: Ipv4Addr) -> bool {
     matches!(address.octets()[3], 0 | 255)
@@ -78,7 +78,7 @@ impl Pool {
         }
     }
 
-    /// Tells whether an address belongs to the pool, in use or not.
+    /// Returns whether an address belongs to the pool, in use or not.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         self.blocks.iter().any(|block| block.contains(&address)) && self.may_give(address)
     }

@@ -97,14 +97,14 @@ impl Network {
         self.settings.title.as_deref().unwrap_or(self.name.as_str())
     }
 
-    /// Tells whether an address is reserved: the network or broadcast address, the gateway, or one
-    /// reserved by name.
+    /// Returns whether an address is reserved: the network or broadcast address, the gateway, or
+    /// one reserved by name.
     pub fn is_reserved(&self, address: Ipv4Addr) -> bool {
         [self.prefix.network(), self.gateway(), self.prefix.broadcast()].contains(&address)
             || self.settings.reserved.values().any(|reserved| *reserved == address)
     }
 
-    /// Tells whether an IPv6 address is reserved.
+    /// Returns whether an IPv6 address is reserved.
     pub fn is_reserved6(&self, address: Ipv6Addr) -> bool {
         Some(address) == self.gateway6()
             || self.prefix6.is_some_and(|prefix| prefix.network() == address)

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use crate::id::NodeId;
 use crate::view::{Change, RowKey, View};
 
-/// Tells whether a node may see a row of `view`, present or not.
+/// Returns whether a node may see a row of `view`, present or not.
 pub fn may_see(view: &View, node: NodeId, key: RowKey) -> bool {
     match key {
         RowKey::Network(_) | RowKey::HostReport(_) => true,
@@ -141,7 +141,7 @@ mod tests {
             step in prop::collection::vec(change(), 0..10),
             watcher in 0..4u64,
         ) {
-            // The registry keeps no membership in a network that is not there.
+            // The registry keeps no membership in a network that does not exist.
             let before = View::from_rows(Revision(7), (0..3).map(network_row).chain(history));
             let mut after = before.clone();
             for change in step.clone() {

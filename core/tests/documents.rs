@@ -1,23 +1,24 @@
-//! The documents say only what is there: files that they name, and the invariants that tests hold.
+//! The documents are true to the repository: the files that they name exist, and tests cite the
+//! invariants.
 //!
-//! Here, because this crate is built in seconds; of it, nothing is needed.
+//! The tests are here because this crate builds in seconds; nothing in it is needed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// What is no source of ours.
+/// Folders that do not contain our sources.
 const ELSEWHERE: [&str; 4] = [".git", "target", "fuzz/corpus", "fuzz/target"];
-/// Ends of names of files that documents speak of.
+/// Endings of file names that documents mention.
 const KINDS: [&str; 8] = [".rs", ".md", ".toml", ".proto", ".sh", ".svg", ".yml", ".snap"];
-/// Words in a path that stand for others.
+/// Placeholders in paths.
 const PLACEHOLDERS: [&str; 3] = ["NNNN", "ID", "NAME"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("core is a folder of the repository")
 }
 
-/// Every file and folder of the repository, by its path in it.
+/// Returns every file and folder of the repository, by its path in it.
 fn tree() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut folders = vec![root().to_owned()];
@@ -44,22 +45,22 @@ fn with_end(tree: &BTreeSet<String>, end: &str) -> Vec<(String, String)> {
     tree.iter().filter(|name| name.ends_with(end) && root().join(name).is_file()).map(read).collect()
 }
 
-/// The parts of a text between two marks.
+/// Returns the parts of a text between two marks.
 fn between<'a>(text: &'a str, open: &'a str, close: char) -> impl Iterator<Item = &'a str> {
     text.split(open).skip(1).filter_map(move |rest| rest.split_once(close).map(|(part, _)| part))
 }
 
-/// The text without its blocks of code.
+/// Returns the text without its code blocks.
 fn prose(text: &str) -> String {
     text.split("```").step_by(2).collect()
 }
 
-/// The spans of code of a text.
+/// Returns the code spans of a text.
 fn spans(text: &str) -> Vec<String> {
     prose(text).split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// A path out of a folder of the repository, without `.` and `..`.
+/// Resolves a path relative to a folder of the repository, without `.` and `..`.
 fn resolve(folder: &str, path: &str) -> String {
     let mut resolved = PathBuf::new();
     for part in Path::new(folder).join(path).components() {
@@ -73,7 +74,7 @@ fn resolve(folder: &str, path: &str) -> String {
     resolved.to_string_lossy().into_owned()
 }
 
-/// What a heading is called in a link.
+/// Returns the anchor of a heading.
 fn anchor(heading: &str) -> String {
     let kept = |c: char| c.is_alphanumeric() || c == ' ' || c == '-';
     let name = heading.trim_start_matches('#').trim().to_lowercase();
@@ -87,7 +88,7 @@ fn has_anchor(file: &str, wanted: &str) -> bool {
     prose(&text).lines().filter(|line| line.starts_with('#')).any(|heading| anchor(heading) == wanted)
 }
 
-/// Tells whether a span of code names a file or folder of the repository.
+/// Returns whether a code span names a file or folder of the repository.
 fn is_path(span: &str, tree: &BTreeSet<String>) -> bool {
     let plain = span.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
     let parts: Vec<_> = span.split('/').collect();
@@ -98,7 +99,7 @@ fn is_path(span: &str, tree: &BTreeSet<String>) -> bool {
     plain && !is_general && !span.starts_with(['/', '.']) && (of_a_kind || in_a_folder)
 }
 
-/// Tells whether a path is there: from the root, from the document's folder, or as the end of one.
+/// Returns whether a path exists: from the root, from the document's folder, or as the end of one.
 fn is_there(span: &str, folder: &str, tree: &BTreeSet<String>) -> bool {
     let span = span.trim_end_matches('/');
     let end = format!("/{span}");
@@ -126,7 +127,7 @@ fn what_a_document_refers_to_is_there() {
                 missing.push(format!("{file}: ]({link})"));
             }
         }
-        // Those tell of the past, too.
+        // These also describe the past.
         if folder == "docs/adr" || file == "CHANGELOG.md" {
             continue;
         }
@@ -162,7 +163,7 @@ fn what_the_code_refers_to_in_the_documents_is_there() {
     assert!(missing.is_empty(), "these are not there:\n{}", missing.join("\n"));
 }
 
-/// The numbers of the list below a heading.
+/// Returns the numbers of the list below a heading.
 fn numbered(text: &str, heading: &str) -> BTreeSet<u32> {
     let list = text.split(heading).nth(1).unwrap_or_default();
     let list = list.split("\n## ").next().unwrap_or_default();
@@ -170,7 +171,7 @@ fn numbered(text: &str, heading: &str) -> BTreeSet<u32> {
     list.lines().filter_map(|line| line.split_once(". ")?.0.parse().ok()).collect()
 }
 
-/// The invariants that the comment of a test says it holds: `Invariant 4.` or `Invariants 4 and 7.`
+/// Returns the invariants that a test's comment cites: `Invariant 4.` or `Invariants 4 and 7.`
 fn cited(line: &str) -> Vec<u32> {
     let Some(rest) = line.trim().strip_prefix("/// Invariant") else { return Vec::new() };
     let list = rest.split('.').next().unwrap_or_default();
@@ -178,7 +179,7 @@ fn cited(line: &str) -> Vec<u32> {
     list.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
 }
 
-/// Tells whether a comment is that of a test.
+/// Returns whether a comment belongs to a test.
 fn is_of_a_test<'a>(mut below: impl Iterator<Item = &'a str>) -> bool {
     let next = below.find(|line| !line.trim_start().starts_with("///"));
 

@@ -16,7 +16,7 @@ pub enum HandshakeRefusal {
     #[error("the initiation is not newer than the last")]
     Replayed,
     /// It answers nothing that was asked.
-    #[error("no handshake message of ours is answered by it")]
+    #[error("it answers no handshake message of ours")]
     Unexpected,
     /// It is of another peer than the tunnel's.
     #[error("the initiator is another peer")]

@@ -18,7 +18,7 @@ pub type SecretBytes = Zeroizing<Vec<u8>>;
 
 /// A state that no tunnel can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no tunnel has such a state: {0}")]
+#[error("not a valid tunnel state: {0}")]
 pub struct InvalidState(pub(crate) &'static str);
 
 /// A tunnel as plain values.

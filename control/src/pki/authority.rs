@@ -62,7 +62,7 @@ impl Authority {
         let own =
             ring::digest::digest(&ring::digest::SHA256, &rcgen::PublicKeyData::subject_public_key_info(issuer.key()));
         if own.as_ref() != pin {
-            return Err("it is not of the key in ca.key".to_owned());
+            return Err("it does not match the key in ca.key".to_owned());
         }
 
         Ok(Self { certificate, issuer, pin })

@@ -1,4 +1,4 @@
-//! Why the authority cannot be used, told with the file and what to do.
+//! Why the authority cannot be used; the message names the file and what to do.
 
 /// Why the authority's key or certificate cannot be used; the message names the file and what to
 /// do.
@@ -7,15 +7,15 @@ pub(crate) enum PkiError {
     /// A file cannot be read or written.
     #[error("{path} cannot be used: {source}")]
     Io {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// Why.
+        /// The reason.
         source: std::io::Error,
     },
-    /// A file does not hold what it should.
+    /// A file does not contain what it should.
     #[error("{path} is damaged: {what}; restore the state directory from a backup")]
     Damaged {
-        /// The file.
+        /// The path of the file.
         path: String,
         /// What is wrong with it.
         what: String,

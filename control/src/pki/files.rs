@@ -14,7 +14,7 @@ use super::PkiError;
 
 const KEY: &str = "ca.key";
 const CERTIFICATE: &str = "ca.crt";
-/// Both files have less than 1 KiB.
+/// The largest file in bytes; both are smaller than 1 KiB.
 const MAX_FILE: u64 = 64 << 10;
 
 /// Stores a new authority, key first; each file appears whole or not at all.
@@ -83,7 +83,7 @@ fn damaged(path: &Path, what: &str) -> PkiError {
     PkiError::Damaged { path: path.display().to_string(), what: what.to_owned() }
 }
 
-/// Says what is wrong with the certificate's file.
+/// Returns the error for a damaged certificate file.
 pub(super) fn damaged_certificate(directory: &Path, what: String) -> PkiError {
     PkiError::Damaged { path: directory.join(CERTIFICATE).display().to_string(), what }
 }

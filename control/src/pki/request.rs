@@ -63,7 +63,7 @@ fn explain(error: &rcgen::Error) -> InvalidRequest {
     } else if matches!(error, rcgen::Error::UnsupportedSignatureAlgorithm) {
         InvalidRequest("the key must be ECDSA P-256 or Ed25519")
     } else {
-        InvalidRequest("not a certificate request in PKCS #10 DER that we understand")
+        InvalidRequest("not a certificate request in PKCS #10 DER format")
     }
 }
 

@@ -71,7 +71,7 @@ impl ResolvesServerCert for ServerCert {
     }
 }
 
-/// The chain includes the authority's certificate, so that joining hosts can check its pin.
+/// Returns the chain includes the authority's certificate, so that joining hosts can check its pin.
 fn make(authority: &Authority, now: u64) -> Result<CertifiedKey, PkiError> {
     let key = KeyPair::generate()?;
     let leaf = authority.sign_control(&key, TTL, now)?;

@@ -19,14 +19,17 @@ pub(crate) fn require_admin(state: &ClusterState, actor: Actor) -> Result<(), Re
                 Role::Admin => Ok(()),
                 Role::Node => Err(refuse(
                     Code::NotAllowed,
-                    format!("node {} has role node, and this takes role admin; ask it of an admin node", node.name),
+                    format!(
+                        "node {} has the role node, and this needs the role admin; do it on an admin node",
+                        node.name
+                    ),
                 )),
             }
         }
     }
 }
 
-/// Refuses a command.
+/// Makes a refusal of a command.
 pub(super) fn refuse(code: Code, message: impl std::fmt::Display) -> Refusal {
     Refusal::new(code, message)
 }

@@ -16,12 +16,12 @@ pub(super) fn put(state: &ClusterState, node: NodeId, rows: Vec<Endpoint>) -> De
     let mut placed = BTreeSet::new();
     for row in &rows {
         if !seen.insert((row.network, row.id)) {
-            return Err(refuse(Code::InvalidInput, format!("endpoint {} is there twice", row.id)));
+            return Err(refuse(Code::InvalidInput, format!("endpoint {} is listed twice", row.id)));
         }
         check_row(state, node, row)?;
         for place in places(row) {
             if !placed.insert(place) {
-                return Err(refuse(Code::AddressTaken, format!("{} is asked for twice", place.1)));
+                return Err(refuse(Code::AddressTaken, format!("{} is requested twice", place.1)));
             }
             if !released.contains(&place) {
                 check_free(state, place)?;
@@ -55,10 +55,7 @@ fn places(row: &Endpoint) -> impl Iterator<Item = (NetworkId, IpAddr)> + '_ {
 /// Checks everything about one endpoint that does not depend on the others in the call.
 fn check_row(state: &ClusterState, node: NodeId, row: &Endpoint) -> Result<(), Refusal> {
     if row.node != node {
-        return Err(refuse(
-            Code::NotAllowed,
-            format!("endpoint {} names another node than the one that calls", row.name),
-        ));
+        return Err(refuse(Code::NotAllowed, format!("endpoint {} names a node other than the caller", row.name)));
     }
     if let Some(old) = old_of(state, row)
         && old.node != node
@@ -70,7 +67,7 @@ fn check_row(state: &ClusterState, node: NodeId, row: &Endpoint) -> Result<(), R
         return Err(refuse(Code::NotFound, format!("there is no network {}", row.network)));
     };
     let Some(member) = state.view().member(row.network, node) else {
-        return Err(refuse(Code::WrongState, format!("this node is no member of network {}", network.name)));
+        return Err(refuse(Code::WrongState, format!("this node is not a member of network {}", network.name)));
     };
 
     check_addresses(state, network, member, row)
@@ -160,7 +157,7 @@ fn check_claim(
         let prefix = network.prefix;
         return Err(refuse(
             Code::AddressTaken,
-            format!("{shown} is in a block of addresses that {holder} gives out; take one lower in {prefix}"),
+            format!("{shown} is in a block of addresses that {holder} assigns; choose a lower one in {prefix}"),
         ));
     }
 
@@ -173,7 +170,7 @@ fn check_numbering(state: &ClusterState, network: &Network, node: NodeId, addres
     match network.settings.numbered_by {
         Some(origin) if origin != node => {
             let origin = state.view().nodes.get(&origin).map_or("another node", |node| node.name.as_str());
-            let text = format!("{address} is one that the container engine of {origin} may give out");
+            let text = format!("{address} is one that the container engine of {origin} may assign");
             Err(refuse(Code::AddressTaken, format!("{text}; take one of this node's own blocks")))
         }
         Some(_) | None => Ok(()),
@@ -194,10 +191,13 @@ fn check_room(state: &ClusterState, node: NodeId, rows: &[Endpoint]) -> Result<(
     let own = state.endpoints_of(node, None).count();
     if own + new > limits::MAX_NODE_ENDPOINTS {
         let most = limits::MAX_NODE_ENDPOINTS;
-        return Err(refuse(Code::Exhausted, format!("this node has {own} endpoints, {new} more are past {most}")));
+        return Err(refuse(
+            Code::Exhausted,
+            format!("this node has {own} endpoints; {new} more would exceed the limit of {most}"),
+        ));
     }
     if state.view().endpoints.len() + new > limits::MAX_ENDPOINTS {
-        return Err(refuse(Code::Exhausted, format!("the cluster may have {} endpoints", limits::MAX_ENDPOINTS)));
+        return Err(refuse(Code::Exhausted, format!("the cluster is limited to {} endpoints", limits::MAX_ENDPOINTS)));
     }
 
     Ok(())

@@ -47,7 +47,7 @@ fn check_keys(state: &ClusterState, node: NodeId, network: &Network, lane_keys: 
     let twice = lane_keys.iter().any(|key| !seen.insert(*key)) || others.any(|key| seen.contains(key));
 
     if twice {
-        Err(refuse(Code::InvalidInput, "lane_keys: a key is used twice; every node makes its own, one a lane"))
+        Err(refuse(Code::InvalidInput, "lane_keys: a key is used twice; every node makes its own, one per lane"))
     } else {
         Ok(())
     }

@@ -32,7 +32,7 @@ pub(crate) use state::ClusterState;
 ///
 /// # Errors
 ///
-/// Returns a refusal when the command is not allowed or makes no sense; nothing changes then.
+/// Returns a refusal if the command is not allowed or not valid; nothing changes then.
 pub(crate) fn apply(state: &ClusterState, actor: Actor, command: Operation, now: u64) -> Decision {
     // A host that joins is not a node yet.
     if let (Actor::Node(node), false) = (actor, matches!(command, Operation::Join(_))) {
@@ -60,6 +60,6 @@ pub(crate) fn apply(state: &ClusterState, actor: Actor, command: Operation, now:
 fn node(actor: Actor) -> Result<NodeId, Refusal> {
     match actor {
         Actor::Node(node) => Ok(node),
-        Actor::Operator => Err(refuse(Code::NotAllowed, "only a node may ask this")),
+        Actor::Operator => Err(refuse(Code::NotAllowed, "only a node may do this")),
     }
 }

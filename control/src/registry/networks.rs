@@ -50,7 +50,7 @@ fn prefix(state: &ClusterState, asked: Option<Ipv4Net>, chosen_by_engine: bool) 
         None => {
             let pool = state.settings().pool;
             let none = || {
-                let why = "networks or routes of nodes take it all";
+                let why = "networks or routes of nodes use all of it";
                 refuse(Code::Exhausted, format!("no prefix is left in the pool {pool}: {why}; name one: --subnet CIDR"))
             };
             pool::pick(state.view(), pool, &[], 0).ok_or_else(none)
@@ -93,10 +93,10 @@ fn check_settings(network: &Network, actor: Actor) -> Result<(), Refusal> {
     if let Some(range) = settings.range
         && (!network.prefix.contains(&range) || range.trunc() != range || range.prefix_len() > MAX_RANGE_LEN)
     {
-        return wrong(format!("range {range} is no part of {} with at least 4 addresses", network.prefix));
+        return wrong(format!("range {range} is not a part of {} with at least 4 addresses", network.prefix));
     }
     if settings.numbered_by.is_some_and(|node| actor != Actor::Node(node)) {
-        return Err(refuse(Code::NotAllowed, "numbered_by names another node than the one that calls"));
+        return Err(refuse(Code::NotAllowed, "numbered_by names a node other than the caller"));
     }
 
     Ok(())

@@ -1,4 +1,4 @@
-//! What may be asked of the registry, by whom, and what is answered.
+//! The operations of the registry, their actors, and the replies.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -148,7 +148,9 @@ impl ClusterState {
             (None, Some(gone)) => {
                 Err(Refusal::new(Code::NotAllowed, format!("node {} ({id}) was removed from this cluster", gone.name)))
             }
-            (None, None) => Err(Refusal::new(Code::NotAuthenticated, format!("node {id} is not of this cluster"))),
+            (None, None) => {
+                Err(Refusal::new(Code::NotAuthenticated, format!("node {id} does not belong to this cluster")))
+            }
         }
     }
 
@@ -196,14 +198,14 @@ impl ClusterState {
         self.index.memberships.get(&node).into_iter().flatten().copied()
     }
 
-    /// Tells whether two nodes are members of a common network, or are the same node.
+    /// Returns whether two nodes are members of a common network, or are the same node.
     pub(crate) fn share_network(&self, one: NodeId, other: NodeId) -> bool {
         let (one_of, other_of) = (self.index.memberships.get(&one), self.index.memberships.get(&other));
 
         one == other || one_of.zip(other_of).is_some_and(|(a, b)| !a.is_disjoint(b))
     }
 
-    /// Tells whether a node may see a row, present or not. The answer is that of
+    /// Returns whether a node may see a row, present or not. The answer is that of
     /// [`overlay_core::visibility::may_see`], found faster.
     pub(crate) fn may_see(&self, node: NodeId, key: RowKey) -> bool {
         match key {
@@ -213,7 +215,7 @@ impl ClusterState {
         }
     }
 
-    /// Tells whether some node holds exactly this block.
+    /// Returns whether some node holds exactly this block.
     pub(crate) fn is_held(&self, network: NetworkId, block: Ipv4Net) -> bool {
         self.index.blocks.contains(&(network, block))
     }

@@ -10,7 +10,7 @@ use super::*;
 /// The current time in tests, in seconds since 1970.
 pub(crate) const NOW: u64 = 1_800_000_000;
 
-/// The settings of an empty cluster.
+/// Returns the settings of an empty cluster.
 pub(crate) fn settings() -> Settings {
     Settings {
         cluster: overlay_core::ClusterId::from_random(1),

@@ -205,7 +205,7 @@ fn dual(mut row: Endpoint, v6: &str) -> Endpoint {
     row
 }
 
-/// A network with IPv6 and these settings.
+/// Returns the operation that creates a network with IPv6 and these settings.
 fn create_with(name: &str, settings: NetworkSettings) -> Operation {
     Operation::CreateNetwork(CreateNetwork {
         name: name.parse().expect("a name"),
@@ -227,7 +227,7 @@ fn an_ipv6_address_comes_out_of_the_block_it_belongs_to_or_is_claimed() {
     fixture.enter(1, 1);
     fixture.enter(2, 2);
 
-    // Of the node's own block, though the IPv4 address has another ending.
+    // In the node's own block, though it differs from the IPv4 address.
     fixture.put(1, vec![dual(fixture.endpoint(1, 1, "10.8.255.2"), "fd08::a08:ff07")]).expect("its own block");
     fixture.put(1, vec![dual(fixture.endpoint(1, 2, "10.8.255.3"), "fd08::77:1")]).expect("a claim");
     let refused = |v6: &str, fixture: &mut Fixture| fixture.try_put(2, dual(fixture.endpoint(2, 9, "10.8.254.9"), v6));

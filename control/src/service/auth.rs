@@ -53,12 +53,12 @@ impl ClientInfo {
         self.0.address
     }
 
-    /// Tells whether the connection comes from control's own host.
+    /// Returns whether the connection comes from control's own host.
     pub(crate) fn is_on_own_host(&self) -> bool {
         self.0.own_host
     }
 
-    /// Tells whether the client presented a certificate.
+    /// Returns whether the client presented a certificate.
     pub(crate) fn has_certificate(&self) -> bool {
         self.0.certificate.is_some()
     }
@@ -108,13 +108,13 @@ impl ClientInfo {
     }
 
     fn certificate(&self) -> Result<&Certificate, Refusal> {
-        self.0.certificate.as_ref().ok_or_else(|| refuse("no certificate was shown; join first".to_owned()))
+        self.0.certificate.as_ref().ok_or_else(|| refuse("no certificate was presented; join first".to_owned()))
     }
 
     fn identity(&self, cluster: ClusterId) -> Result<NodeId, Refusal> {
         match self.certificate()?.identity {
             Some(identity) if identity.cluster == cluster => Ok(identity.node),
-            Some(_) => Err(refuse("the certificate is of another cluster".to_owned())),
+            Some(_) => Err(refuse("the certificate belongs to another cluster".to_owned())),
             None => Err(refuse("the certificate names no node".to_owned())),
         }
     }

@@ -6,7 +6,8 @@ use overlay_proto::{Refusal, convert, v1};
 use crate::registry::{Actor, ClusterState, Token, require_admin};
 use crate::watch::Hub;
 
-/// Admins see everything, other nodes the networks that they are members of.
+/// Returns whether the caller may see a row: admins see everything, other nodes the networks that
+/// they are members of.
 fn sees(state: &ClusterState, caller: &Node, key: RowKey) -> bool {
     caller.role == Role::Admin || state.may_see(caller.id, key)
 }
@@ -82,7 +83,7 @@ pub(super) fn endpoints(
             endpoint: Some(row.clone().into()),
             network_name: network.name.to_string(),
             node_name: node_name(row.node),
-            // Its node adds it.
+            // The endpoint's node adds it.
             problem: String::new(),
         })
         .collect())

@@ -85,7 +85,7 @@ impl ControlService {
 
 /// Reports an outcome that does not fit the command.
 fn mismatch(outcome: &Reply) -> Refusal {
-    tracing::error!(?outcome, "An outcome does not belong to its command");
+    tracing::error!(?outcome, "A result does not fit its command");
 
-    Refusal::new(Code::Fault, "control mixed two answers up")
+    Refusal::new(Code::Fault, "control confused two answers")
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 /// every two seconds.
 const STALE: Duration = Duration::from_secs(4);
 
-/// Tells whether a new watch comes from another process than the open one. Agents that name no
+/// Returns whether a new watch comes from another process than the open one. Agents that name no
 /// instance count as the same.
 pub(super) fn is_another(open: &str, coming: &str) -> bool {
     !open.is_empty() && !coming.is_empty() && open != coming
@@ -42,8 +42,8 @@ struct TurnedAway {
 }
 
 impl Duplicate {
-    /// Records that a process was turned away, at `unix` seconds since 1970; tells whether it is a
-    /// new one.
+    /// Records that a process was turned away, at `unix` seconds since 1970; returns whether it is
+    /// a new one.
     pub(super) fn turned_away(&self, address: IpAddr, unix: u64, now: Instant) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = known.filter(|known| known.address == address && now < known.last + STALE);

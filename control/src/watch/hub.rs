@@ -261,7 +261,7 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// When the node was removed in the meantime.
+    /// If the node was removed in the meantime.
     pub(crate) fn open(
         &self,
         node: NodeId,

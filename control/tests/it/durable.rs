@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 
 use crate::harness::Node;
 
-/// The binary under test; OVERLAY_CONTROL names another, such as a release build to measure.
+/// Returns the binary under test; OVERLAY_CONTROL names another, such as a release build to
+/// measure.
 fn binary() -> String {
     std::env::var("OVERLAY_CONTROL").unwrap_or_else(|_| env!("CARGO_BIN_EXE_overlay-control").to_owned())
 }
@@ -47,13 +48,13 @@ fn watch_over(mut command: Command, state: &Path) -> (Served, String) {
         .map_while(Result::ok)
         .find_map(|line| line.split_once("address=").map(|(_, address)| address.trim().to_owned()))
         .expect("it says where it serves");
-    // Read on, or a full pipe would stop it.
+    // Keep reading, or a full pipe would stop it.
     std::thread::spawn(move || lines.for_each(drop));
 
     (Served(child), address)
 }
 
-/// Starts the binary with at most this many open files.
+/// Starts the binary with a limit of `files` open files.
 fn serve_with_few_files(state: &Path, files: u32) -> (Served, String) {
     let mut command = Command::new("sh");
     command.arg("-c").arg(format!("ulimit -n {files}; exec \"$0\" \"$@\"")).arg(binary());
@@ -210,8 +211,8 @@ fn a_broken_state_directory_is_named_and_left_alone() {
     let (_served, _) = serve(&state);
 }
 
-/// Puts endpoints one by one from several clients at once; returns how many a second were
-/// acknowledged.
+/// Creates endpoints one at a time from several clients; returns how many were acknowledged per
+/// second.
 async fn rate(admin: &Node, network: &v1::Network, clients: u64, each: u64) -> f64 {
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
@@ -261,16 +262,15 @@ async fn without_free_descriptors_it_waits_and_goes_on() {
         held.push(tokio::net::TcpStream::connect(&address).await.unwrap());
     }
 
-    // The connection that is there works; new ones wait until the held ones are given up, 5 s
-    // later.
+    // The existing connection works; new ones wait until the held ones are given up 5 s later.
     assert!(admin.create_network("net", "").await.is_ok());
     drop(held);
     let line = admin.token(v1::CreateTokenRequest::default()).await;
     assert!(Node::join(&line, "host2").await.is_ok());
 }
 
-/// OVERLAY_SMALL_DISK names a folder on a small file system of its own, some MiB; without it there
-/// is nothing to fill.
+/// OVERLAY_SMALL_DISK names a folder on a small file system of its own, of some MiB; without it the
+/// test is skipped.
 #[tokio::test]
 async fn a_full_disk_refuses_changes_and_forgets_none() {
     let Ok(disk) = std::env::var("OVERLAY_SMALL_DISK") else { return };

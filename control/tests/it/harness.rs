@@ -19,10 +19,10 @@ use tokio::time::timeout;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-/// How long anything may take that should be quick.
+/// How long anything that should be quick may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A served cluster.
+/// A cluster that is being served.
 pub(crate) struct Control {
     pub(crate) address: SocketAddr,
     pub(crate) line: JoinLine,
@@ -49,7 +49,7 @@ impl Control {
         control
     }
 
-    /// Serves, on a new port.
+    /// Starts the service on a new port.
     pub(crate) async fn serve(&mut self) {
         let server = Server::bind(self.config.clone()).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -61,7 +61,7 @@ impl Control {
         }));
     }
 
-    /// Ends the service; its state stays.
+    /// Stops the service; its state stays.
     pub(crate) async fn stop(&mut self) {
         self.stop.take();
         timeout(PATIENCE, self.served.take().unwrap()).await.unwrap().unwrap();
@@ -131,7 +131,7 @@ impl Node {
         Ok(Self { id: joined.node, cluster: joined.cluster, key, certificate, ca, client })
     }
 
-    /// Connects anew, for instance to a control that was restarted.
+    /// Connects again, for instance after control was restarted.
     pub(crate) async fn reconnect(&mut self, address: SocketAddr) {
         self.client = connect(address, &self.ca, &self.certificate, &self.key).await.unwrap();
     }
@@ -176,7 +176,7 @@ impl Node {
         Ok(self.client.clone().put_endpoints(v1::PutEndpointsRequest { endpoints }).await?.into_inner().revision)
     }
 
-    /// Watches from where a view stands.
+    /// Watches from the revision of a view.
     pub(crate) async fn watch(&self, view: View) -> Result<Watcher, Refusal> {
         self.watch_as("", view).await
     }
@@ -194,18 +194,18 @@ impl Node {
     }
 }
 
-/// A node's view, kept by its watch.
+/// A view that a watch keeps up to date.
 pub(crate) struct Watcher {
     pub(crate) view: View,
     pub(crate) stream: Streaming<v1::WatchResponse>,
     pub(crate) snapshots: usize,
     pub(crate) deltas: usize,
-    /// What came last beside the membership.
+    /// The last message besides the membership.
     pub(crate) alive: v1::Alive,
 }
 
 impl Watcher {
-    /// Takes the next event in; says whether there was one.
+    /// Accepts the next event; returns whether there was one.
     pub(crate) async fn step(&mut self) -> Result<bool, Refusal> {
         let Some(message) = timeout(PATIENCE, self.stream.message()).await.expect("an event in time")? else {
             return Ok(false);

@@ -1,4 +1,4 @@
-//! What a port that anybody can reach must put up with.
+//! What a port that anybody can reach must withstand.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Join tokens and what people do with them that they should not.
+//! Join tokens, and how they can be misused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -94,7 +94,7 @@ async fn another_nodes_name_and_bad_requests_cost_the_token_nothing() {
     assert!(ask_to_join(&line, "host2", &key).await.is_ok());
 }
 
-/// A server with another authority that writes down whatever it is told.
+/// Starts a server with another authority that records what it receives.
 async fn impostor() -> (String, tokio::task::JoinHandle<Vec<u8>>) {
     let directory = tempfile::tempdir().unwrap();
     let listen = "127.0.0.1:0".parse().unwrap();
@@ -121,7 +121,7 @@ async fn impostor() -> (String, tokio::task::JoinHandle<Vec<u8>>) {
         let (tcp, _) = listener.accept().await.unwrap();
         let mut heard = Vec::new();
         if let Ok(mut stream) = TlsAcceptor::from(Arc::new(config)).accept(tcp).await {
-            // Whatever ends the stream, what was heard counts.
+            // However the stream ends, what was received counts.
             let _ = stream.read_to_end(&mut heard).await;
         }
         heard
@@ -142,7 +142,7 @@ async fn a_server_with_another_authority_hears_nothing() {
     assert_eq!(heard.await.unwrap(), b"", "nothing was sent");
 }
 
-/// An address that accepts connections and then says nothing.
+/// Returns an address that accepts connections and never sends anything.
 async fn silence() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -182,7 +182,7 @@ async fn a_certificate_of_another_cluster_is_no_certificate() {
     let admin = control.admin().await;
     let foreign = other.admin().await;
 
-    // TLS 1.3 lets the client finish before it hears of the refusal.
+    // With TLS 1.3, the client finishes before it learns of the refusal.
     let listed = match connect(control.address, &admin.ca, &foreign.certificate, &foreign.key).await {
         Ok(mut client) => client.list_nodes(v1::ListNodesRequest {}).await.is_ok(),
         Err(_) => false,
@@ -212,7 +212,7 @@ async fn without_a_certificate_only_joining_is_answered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_honest_join_is_quick_while_others_guess() {
     const GUESSERS: usize = 16;
-    // Guesses that each of them has under way at a time, so that a long queue waits for an answer.
+    // How many guesses each of them has in progress, so that a long queue waits for answers.
     const EACH: usize = 64;
     let control = Control::start().await;
     let admin = control.admin().await;

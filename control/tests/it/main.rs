@@ -1,4 +1,4 @@
-//! Control as its clients meet it: a real server, real TLS.
+//! Control as its clients see it: a real server with real TLS.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::print_stderr, reason = "figures are for who asks with --no-capture")]
 

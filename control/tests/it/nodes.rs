@@ -129,8 +129,8 @@ async fn a_node_renews_and_its_request_gives_it_nothing_but_a_key() {
 
 #[tokio::test]
 async fn a_certificate_that_ended_still_renews_and_nothing_else() {
-    // One that begins 1 h ago and lives 10 s ends soon enough to wait for, and a renewal gives the
-    // next.
+    // A certificate that starts 1 h ago and lives 10 s expires soon enough to wait for, and a
+    // renewal gives the next.
     let control = Control::start_with(|config| config.cert_ttl = Duration::from_secs(10)).await;
     let admin = control.admin().await;
     let mut watcher = admin.watch(View::default()).await.unwrap();
@@ -233,7 +233,7 @@ async fn a_node_that_looks_dead_loses_nothing() {
     watcher.reach(revision).await;
     let before = watcher.view.clone();
 
-    // Its connection breaks, as far as control can see.
+    // Its connection breaks, as seen by control.
     drop(watcher);
     let offline = async {
         loop {

@@ -1,4 +1,4 @@
-//! Watches that break off, fall behind or are many.
+//! Watches that break, fall behind or are many.
 
 use std::time::{Duration, Instant};
 
@@ -92,8 +92,8 @@ async fn the_second_watch_of_a_node_ends_the_first_and_says_so() {
     assert!(end.message.contains("state directory"), "{end}");
 }
 
-/// Follows a watch and says, whenever control asks, that its process is still there; tells what
-/// control said last.
+/// Follows a watch and confirms, whenever control asks, that its process is still there; returns
+/// what control sent last.
 fn answering(node: &Node, instance: &'static str, mut watcher: Watcher) -> watch::Receiver<v1::Alive> {
     let (said, heard) = watch::channel(v1::Alive::default());
     let mut client = node.client.clone();
@@ -125,7 +125,7 @@ async fn of_two_processes_with_one_identity_the_first_is_kept_and_both_are_told(
     assert!(refused.iter().all(|refusal| refusal.code == Code::IdentityClash), "{refused:?}");
     assert!(refused[0].message.contains("another host (127.0.0.1)"), "{}", refused[0]);
     assert_eq!(told.address, "127.0.0.1");
-    // The copy does not come back, and the first one hears that it is gone.
+    // The copy does not return, and the first process learns that it is gone.
     timeout(PATIENCE, heard.wait_for(|alive| alive.clash.is_none())).await.expect("in time").unwrap();
     assert!(heard.has_changed().is_ok(), "its watch goes on");
 }
@@ -134,7 +134,7 @@ async fn of_two_processes_with_one_identity_the_first_is_kept_and_both_are_told(
 async fn a_process_that_is_gone_gives_way_to_the_next_one_of_its_node() {
     let control = Control::start().await;
     let admin = control.admin().await;
-    // It is not there to answer, as after a crash of its host.
+    // It does not answer, as after a crash of its host.
     let mut before = admin.watch_as("before", View::default()).await.unwrap();
     before.step().await.unwrap();
 
@@ -192,8 +192,8 @@ async fn a_watcher_that_does_not_read_stops_nobody() {
     assert!(slow.deltas < keen.deltas, "{} deltas against {}", slow.deltas, keen.deltas);
 }
 
-/// How long it takes until every one of many watchers knows of a change. OVERLAY_WATCHERS asks for
-/// more of them.
+/// Measures how long it takes until every one of many watchers knows of a change. OVERLAY_WATCHERS
+/// sets how many there are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_reaches_every_member() {
     let count: usize = std::env::var("OVERLAY_WATCHERS").ok().and_then(|n| n.parse().ok()).unwrap_or(50);
