@@ -146,15 +146,17 @@ impl Engine {
         self.tend_touched(now);
     }
 
-    /// Stops, so that another process may go on in its place. What it has made must have been taken before.
+    /// Stops the engine so that another process may take over. Its output must have been drained
+    /// before.
     pub fn freeze(&mut self) -> FrozenEngine<'_> {
         FrozenEngine::new(self)
     }
 
-    /// Goes on where another process stopped, in the networks that it had with the same keys as this engine. Returns how
-    /// many sessions could not be taken over; with those peers handshakes are made.
+    /// Continues with the state of another process, in those networks in which this engine has the
+    /// same key. Returns how many sessions could not be taken over; handshakes are made with those
+    /// peers.
     ///
-    /// For an engine that has its tables and has done nothing yet.
+    /// The engine must have its tables and must not have done anything yet.
     pub fn resume(&mut self, state: EngineState, now: Instant) -> usize {
         let now = self.clock.advance(now);
         self.cx.translated = state.translated.or(self.cx.translated);

@@ -1,7 +1,7 @@
-//! What an engine knows of its peers, as plain values: to be given to another process, which goes on where this one stopped.
+//! The state of an engine about its peers, as plain values, for another process that takes over.
 //!
-//! Not among it: tables, which the other process has of its own; limits of floods, fragments' numbers aside, and counts of
-//! packets, which begin anew; and whatever asks a peer something, which is asked again.
+//! It does not contain tables, which the other process has itself; rate limits and packet counts,
+//! which start over; or requests to peers, which are repeated.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,10 +13,10 @@ use crate::engine::Engine;
 use crate::noise::TunnelState;
 use crate::status::{MtuSource, PeerState};
 
-/// An engine that does nothing: what it knows may be given away.
+/// An engine that does nothing, so that another process may take over its state.
 ///
-/// Whoever goes on by what [`FrozenEngine::state`] gave uses the counters of its sessions, so this engine must then never be
-/// thawed: while this value is there, nobody else reaches it.
+/// Whoever continues with the result of [`FrozenEngine::state`] uses the counters of its sessions.
+/// This engine must never be thawed then; while this value exists, nobody else has access to it.
 #[derive(Debug)]
 pub struct FrozenEngine<'e>(&'e mut Engine);
 
@@ -25,121 +25,121 @@ impl<'e> FrozenEngine<'e> {
         Self(engine)
     }
 
-    /// Returns the engine, to be looked at.
+    /// Returns the engine for inspection.
     pub fn engine(&self) -> &Engine {
         self.0
     }
 
-    /// Returns what the engine knows of its peers.
+    /// Returns the state of the engine about its peers.
     pub fn state(&self) -> EngineState {
         self.0.state()
     }
 
-    /// Goes on, where nobody went on in its place.
+    /// Continues, if no other process took over.
     pub fn thaw(self) -> &'e mut Engine {
         self.0
     }
 }
 
-/// An engine as plain values.
+/// The state of an engine.
 #[derive(Debug)]
 pub struct EngineState {
-    /// Its networks.
+    /// The state of its networks.
     pub networks: Vec<NetworkState>,
-    /// Where a peer sees this lane, if that is no address of the host.
+    /// Where a peer sees this lane, if that is not an address of the host.
     pub translated: Option<SocketAddr>,
 }
 
-/// A network of one lane as plain values.
+/// The state of a network on one lane.
 #[derive(Debug)]
 pub struct NetworkState {
     /// The network.
     pub id: NetworkId,
-    /// The public half of the lane's key in it: the sessions are this key's.
+    /// The public key of the lane in this network, which its sessions belong to.
     pub public_key: PublicKey,
-    /// Names the next packet that is cut into fragments.
+    /// The identification for the next packet that is cut into fragments.
     pub next_fragment: u32,
-    /// Its links.
+    /// The state of its links.
     pub links: Vec<PeerLinkState>,
 }
 
-/// What one lane shares with a lane of a peer, as plain values.
+/// The state of a link to one lane of a peer.
 pub struct PeerLinkState {
     /// The peer.
     pub node: NodeId,
-    /// The key of its lane.
+    /// The key of the peer's lane.
     pub public_key: PublicKey,
     /// The tunnel, if there is one.
     pub tunnel: Option<TunnelState>,
-    /// The time in the last initiation accepted from the peer, as the wire has it.
+    /// The timestamp of the last initiation accepted from the peer, in wire format.
     pub last_initiation: [u8; 12],
-    /// Where it is reached.
+    /// The state of the path to it.
     pub path: PathState,
-    /// What is known of who hears whom.
+    /// Whether the two lanes hear each other; `None` if nothing is known.
     pub life: Option<LivenessState>,
-    /// Bytes sent to it.
+    /// Bytes of UDP payload sent to it.
     pub tx_bytes: u64,
-    /// Authentic bytes heard from it.
+    /// Bytes of UDP payload of its authentic messages.
     pub rx_bytes: u64,
-    /// When it last carried, or was wanted to carry, a packet.
+    /// When the link last carried, or was asked to carry, a packet.
     pub last_use: Instant,
     /// The packets that wait for a session, the oldest first.
     pub waiting: Vec<Vec<u8>>,
     /// When the last handshake was completed.
     pub last_handshake: Option<Instant>,
-    /// What holds between the two lanes.
+    /// The state between the two lanes.
     pub state: PeerState,
-    /// Since when.
+    /// Since when they are in this state.
     pub since: Instant,
 }
 
-/// A path as plain values.
+/// The state of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathState {
-    /// Where the peer was last heard, with proof.
+    /// The underlay address that the peer was last heard from.
     pub confirmed: Option<SocketAddr>,
-    /// Handshakes sent in vain.
+    /// How many handshakes were not answered.
     pub attempts: u32,
-    /// When the first of them was sent.
+    /// When the first of these handshakes was sent.
     pub trying_since: Option<Instant>,
-    /// The largest inner packet, in bytes; nothing where that is the tunnel's MTU.
+    /// The largest inner packet, in bytes; `None` if it is the tunnel's MTU.
     pub mtu: Option<u16>,
-    /// How that is known.
+    /// How the MTU was determined.
     pub mtu_source: MtuSource,
     /// Whether the peer has answered a probe.
     pub answers_probes: bool,
-    /// Whether an answer to probes is out.
+    /// Whether a search for the MTU is under way.
     pub is_probing: bool,
 }
 
-/// Who hears whom, as plain values.
+/// What two lanes know about whether they hear each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LivenessState {
-    /// When it was first asked; the clock of requests counts from there.
+    /// When the value was created; requests are stamped with the time since then.
     pub born: Instant,
     /// Whether the peer answers requests, if that is known.
     pub speaks: Option<bool>,
-    /// Messages sent.
+    /// How many messages were sent; wraps around.
     pub sent: u32,
-    /// Authentic messages received.
+    /// How many authentic messages were received; wraps around.
     pub received: u32,
     /// When the peer was last heard.
     pub heard: Option<Instant>,
-    /// Since when packets have nothing in return.
+    /// When the first packet was sent, or wanted to be, since the peer was last heard.
     pub unanswered: Option<Instant>,
-    /// When a packet was last wanted to arrive.
+    /// When a packet was last sent to the peer, or wanted to be.
     pub wanted: Option<Instant>,
-    /// When the next check is due, and how many there were.
+    /// When the next check is due, and how many there were; only while packets are unanswered.
     pub check: Option<(Instant, u32)>,
-    /// Since when the peer is silent.
+    /// Since when the peer has been silent.
     pub silent: Option<Instant>,
     /// When a translation on our side must be used again to stay open.
     pub keep_open: Option<Instant>,
-    /// When the peer was last told how much was sent, and how much that was.
+    /// When the peer was last told how many messages were sent, and that number.
     pub told: (Instant, u32),
-    /// How long a message and its answer take.
+    /// The last measured round-trip time.
     pub trip: Option<Duration>,
-    /// Where the peer sees us.
+    /// The address at which the peer sees us.
     pub seen_at: Option<SocketAddr>,
 }
 

@@ -17,10 +17,10 @@ use crate::tunnel::tests::{address, interface, start};
 use crate::tunnel::{Action, Tunnel};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Handshake messages in a second that put `boringtun` under load.
+/// The number of handshake messages per second that puts `boringtun` under load.
 const CALM: u64 = 10;
 
-/// A packet as `boringtun` wants it: IPv4, whole.
+/// A packet that `boringtun` accepts: complete IPv4.
 fn packet(number: u8) -> Vec<u8> {
     let mut packet = vec![0; 48];
     packet[0] = 0x45;
@@ -36,11 +36,11 @@ struct Match {
     ours: Tunnel,
     theirs: Tunn,
     limiter: Arc<RateLimiter>,
-    /// What came out of either.
+    /// The packets that came out of either side.
     received: [Vec<Vec<u8>>; 2],
-    /// Handshakes that each began.
+    /// How many handshakes each side began.
     begun: [usize; 2],
-    /// Challenges that each made.
+    /// How many cookie replies each side sent.
     challenges: [usize; 2],
 }
 
@@ -91,7 +91,7 @@ impl Match {
         self.give_ours(&initiation);
     }
 
-    /// Sends a packet each way, and says whether both arrive.
+    /// Sends a packet in each direction, and checks that both arrive.
     fn exchange(&mut self, number: u8) {
         let packet = packet(number);
         let mut message = vec![0; crate::sealed_len(packet.len())];
@@ -241,7 +241,7 @@ fn whoever_called_renews_the_session() {
             assert!(age <= REKEY_AFTER_TIME + SECOND * 10, "{age:?}");
         }
 
-        // After each 120 s, whatever its rounding.
+        // After each 120 s, with some tolerance for its rounding.
         assert!((5..=6).contains(&game.begun[caller]), "{:?}", game.begun);
         assert_eq!(game.begun[1 - caller], 0);
     }
@@ -296,7 +296,7 @@ fn we_show_its_cookie() {
 
     let mut waited = Duration::ZERO;
     while game.ours.session_age(game.now).is_none() {
-        // Its own clock counts load by the second.
+        // It counts load by its own clock, in whole seconds.
         load(&mut game);
         game.wait(SECOND / 4);
         waited += SECOND / 4;
@@ -307,7 +307,7 @@ fn we_show_its_cookie() {
     game.exchange(1);
 }
 
-/// The initiation of somebody who only makes load.
+/// Returns an initiation by a stranger, only to cause load.
 fn stranger(to: &overlay_core::PublicKey, now: Instant) -> Vec<u8> {
     let mut third = interface(3, now);
     let mut tunnel = third.new_tunnel(to, PresharedKey::default(), now).expect("a tunnel");

@@ -1,5 +1,5 @@
-//! Cookies: under load a caller must first show that it hears us where it says it is (§5.3,
-//! §5.4.7).
+//! Cookies: under load, a peer must first prove that it receives packets at its source address
+//! (§5.3, §5.4.7).
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -14,8 +14,8 @@ use crate::mac::{MAC_LEN, Mac, ReceiverKeys, Signed, mac};
 use crate::message::{CookieReply, SEALED_COOKIE_LEN};
 use crate::refusal::HandshakeRefusal;
 
-/// How long the secret that cookies are made with is used, and how long a cookie is (§5.4.4,
-/// §5.4.7: "changes every two minutes").
+/// How long the secret for cookies is used, and how long a cookie is valid (§5.4.4, §5.4.7:
+/// "changes every two minutes").
 pub(crate) const COOKIE_TIME: Duration = Duration::from_secs(120);
 
 /// The side that demands cookies.
@@ -29,7 +29,7 @@ impl CookieMaker {
         Self { secret: entropy.draw(), since: now }
     }
 
-    /// Returns the cookie of whoever is at this address and port, for now.
+    /// Returns the current cookie for an address and port.
     pub(crate) fn cookie(&mut self, at: SocketAddr, entropy: &mut Entropy, now: Instant) -> Cookie {
         if now.saturating_duration_since(self.since) >= COOKIE_TIME {
             *self = Self::new(entropy, now);
@@ -43,10 +43,10 @@ impl CookieMaker {
     }
 }
 
-/// What a caller shows. Wiped when dropped.
+/// A cookie. Wiped when dropped.
 pub(crate) type Cookie = Zeroizing<Mac>;
 
-/// Encrypts a cookie for whoever sent this message, who alone knows its mac1.
+/// Encrypts a cookie for the sender of this message, bound to the message's mac1.
 pub(crate) fn reply(
     keys: &ReceiverKeys,
     cookie: &Cookie,
@@ -66,7 +66,8 @@ pub(crate) fn reply(
     Some(CookieReply { receiver, nonce, sealed })
 }
 
-/// The side that is asked for cookies: what it sent last, and what it got for that.
+/// The side that is asked for cookies: the message that it sent last, and the cookie that it
+/// received.
 #[derive(Default)]
 pub(crate) struct CookieJar {
     /// The last handshake message that was not answered by a cookie.
@@ -75,19 +76,19 @@ pub(crate) struct CookieJar {
 }
 
 impl CookieJar {
-    /// Returns the cookie, as long as it is good for anything.
+    /// Returns the cookie, as long as it is valid.
     pub(crate) fn cookie(&self, now: Instant) -> Option<&Mac> {
         let (cookie, _) = self.cookie.as_ref().filter(|_| self.expiry() > Some(now))?;
 
         Some(cookie)
     }
 
-    /// Notes the mac1 of the handshake message that goes out under this index.
+    /// Records the mac1 of the handshake message that is sent with this index.
     pub(crate) fn sent(&mut self, index: Index, mac1: Mac) {
         self.sent = Some((index, mac1));
     }
 
-    /// Keeps a cookie for the next message: nothing is sent because of it (§6.6).
+    /// Stores a cookie for the next message; nothing is sent because of it (§6.6).
     pub(crate) fn keep(
         &mut self,
         reply: &CookieReply,
@@ -105,7 +106,7 @@ impl CookieJar {
         Ok(())
     }
 
-    /// Returns when the cookie is to be forgotten.
+    /// Returns when the cookie expires.
     pub(crate) fn expiry(&self) -> Option<Instant> {
         self.cookie.as_ref().map(|(_, since)| *since + COOKIE_TIME)
     }

@@ -1,20 +1,20 @@
-//! Random bytes out of a seed, by a generator that forgets what it gave.
+//! Random bytes from a seed, by a generator that cannot reproduce what it returned.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use zeroize::Zeroizing;
 
-/// A generator whose state tells nothing of the bytes that it gave before: after each draw it
-/// starts from a seed of its own.
+/// A generator whose state reveals nothing about earlier output: after each draw it starts from a
+/// new seed.
 pub(crate) struct Entropy(StdRng);
 
 impl Entropy {
-    /// Starts from a seed that nobody else uses.
+    /// Starts from a seed that is used for nothing else.
     pub(crate) fn new(seed: &[u8; 32]) -> Self {
         Self(StdRng::from_seed(*seed))
     }
 
-    /// Makes another generator that shares nothing with this one.
+    /// Makes another generator whose output is independent of this one's.
     pub(crate) fn fork(&mut self) -> Self {
         Self::new(&self.draw())
     }
@@ -30,8 +30,8 @@ impl Entropy {
         bytes
     }
 
-    /// Draws a number below `end`, which is not 0. Not for secrets: the lowest are a little
-    /// likelier.
+    /// Draws a number below `end`, which must not be 0. Not for secrets: the lowest numbers are
+    /// slightly more likely.
     pub(crate) fn below(&mut self, end: u32) -> u32 {
         u32::from_le_bytes(*self.draw()) % end
     }

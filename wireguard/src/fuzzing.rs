@@ -1,19 +1,19 @@
-//! Where fuzzers come in: the same datagrams to us and to `boringtun`, which must agree on all of
-//! them.
+//! The entry point for fuzzers: the same datagrams go to us and to `boringtun`, and both must agree
+//! on all of them.
 //!
-//! Both have the same key and know the same peer. The peer stands there twice, with the same seed,
-//! so that it sends the same bytes to both where it can: initiations, and whatever a stranger makes
-//! of them. The answers differ, as ephemeral keys do, so data messages are sealed for each alone,
-//! with equal counters.
+//! Both have the same key and know the same peer. The peer exists twice, with the same seed, so
+//! that it sends the same bytes to both where it can: initiations, and whatever a stranger makes of
+//! them. The answers differ because ephemeral keys do, so data messages are sealed for each
+//! separately, with equal counters.
 //!
-//! Where the two differ and are meant to:
+//! The two differ intentionally in two cases:
 //!
-//! - Counters from 2^64 - 2^13 - 1 on end `boringtun` where overflows are checked (rule D3), and
-//!   those that are 1,024 to 8,192 behind are too old for it (rule D4): neither is tried here.
-//! - Of a data message's packet it believes the length in its header; we return the padding, too,
-//!   and let our caller look (rule D2). It does not pad what it sends (§5.4.6).
+//! - Counters from 2^64 - 2^13 - 1 on end `boringtun` if overflows are checked (rule D3), and those
+//!   that are 1,024 to 8,192 behind are too old for it (rule D4). Neither is tested here.
+//! - `boringtun` trusts the length in the header of a data message's packet; we return the padding
+//!   as well, and the caller checks it (rule D2). It does not pad what it sends (§5.4.6).
 //!
-//! The corpus is in `fuzz/corpus`; the test of this module gives every input there again.
+//! The corpus is in `fuzz/corpus`; the test of this module replays all of it.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -32,26 +32,27 @@ use crate::message::Kind;
 use crate::static_key::PresharedKey;
 use crate::tunnel::Tunnel;
 
-/// Deeds of one input; more say nothing that fewer do not.
+/// The most deeds taken from one input; more find nothing that fewer do not.
 const MOST_DEEDS: usize = 200;
 /// How far behind a counter may be for `boringtun`.
 const THEIR_WINDOW: u64 = 1_024;
-/// Handshake messages are this far apart, so that nobody is under load.
+/// The interval between handshake messages, long enough that nobody is under load.
 const STEP: Duration = Duration::from_millis(20);
 const EPOCH: Duration = Duration::from_secs(1_800_000_000);
 
-/// What happens to both.
+/// An event for both.
 #[derive(Debug, Arbitrary)]
 enum Deed {
-    /// A stranger sends something of its own.
+    /// A stranger sends something made up.
     Own(Vec<u8>),
-    /// The peer calls.
+    /// The peer sends an initiation.
     Call,
-    /// Somebody sends a message of the peer's again, with some bytes changed and perhaps cut short.
+    /// A message of the peer is replayed, with some bytes changed and possibly cut short.
     Again { which: u8, changes: Vec<(u8, u8)>, len: Option<u8> },
-    /// Both are told to call the peer, who answers.
+    /// Both are told to send an initiation to the peer, which answers.
     Answer { is_forged: bool },
-    /// The peer sends a packet whose counter is so far from the last, and perhaps a bit is wrong.
+    /// The peer sends a packet whose counter differs from the last by `step`, possibly with a wrong
+    /// bit.
     Packet { step: i16, len: u8, flip: Option<u8> },
     /// The peer sends an empty message.
     KeepAlive,
@@ -59,21 +60,21 @@ enum Deed {
     Back { len: u8 },
 }
 
-/// What became of a datagram.
+/// The result of a datagram.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Outcome {
     Refused,
-    /// A message of this type in return.
+    /// A message of this type was sent in return.
     Answered(u8),
     Accepted,
     Packet(Vec<u8>),
 }
 
-/// One of the two under test, with the peer it has.
+/// One of the two implementations under test, with its peer.
 struct Side {
     peer_interface: Interface,
     peer: Tunnel,
-    /// What it sent and the peer has not got yet.
+    /// Datagrams that it sent and the peer has not received yet.
     sent: VecDeque<Vec<u8>>,
 }
 
@@ -81,11 +82,11 @@ struct Match {
     now: Instant,
     ours: (Interface, Tunnel),
     theirs: Tunn,
-    /// The peer, as each of the two has it.
+    /// The two implementations under test.
     sides: [Side; 2],
-    /// What the peer sent to both alike.
+    /// The datagrams that the peer sent to both.
     heard: Vec<Vec<u8>>,
-    /// The highest counter that the peer used, with both alike.
+    /// The highest counter that the peer used with both.
     counter: Option<u64>,
 }
 
@@ -153,13 +154,13 @@ impl Match {
         }
     }
 
-    /// Gives both the same datagram.
+    /// Gives the same datagram to both.
     fn give_same(&mut self, datagram: &[u8]) {
         let outcomes = [self.give_ours(datagram), self.give_theirs(datagram)];
         assert_eq!(outcomes[0], outcomes[1], "{datagram:02x?}");
     }
 
-    /// Brings what both sent to the peer, and its answers back, until nobody has any.
+    /// Carries datagrams between both and the peer until there are none left.
     fn settle(&mut self) {
         for _ in 0..4 {
             let answers = [0, 1].map(|side| {
@@ -176,7 +177,7 @@ impl Match {
         assert!(self.sides.iter().all(|side| side.sent.is_empty()));
     }
 
-    /// Gives the peer what one of the two sent, and returns its answer.
+    /// Gives the peer a datagram of one side, and returns its answer.
     fn give_peer(&mut self, side: usize, datagram: &[u8]) -> Option<Vec<u8>> {
         let now = self.now;
         let Side { peer_interface, peer, .. } = &mut self.sides[side];
@@ -242,7 +243,7 @@ impl Match {
             assert!(is_sealed);
             if let Some(flip) = flip {
                 let at = usize::from(flip) % message.len();
-                // Not the session that it is for: those have names of their own.
+                // Not the receiver index, because the sessions of the two have different ones.
                 message[if (4..8).contains(&at) { 0 } else { at }] ^= 1;
             }
             Some(message)
@@ -258,7 +259,7 @@ impl Match {
         }
     }
 
-    /// Has both send a packet. What they may send, the peer gets.
+    /// Makes both send a packet, and gives the peer what they send.
     fn back(&mut self, packet: &[u8]) {
         let now = self.now;
         let mut message = vec![0; crate::sealed_len(packet.len())];
@@ -269,7 +270,8 @@ impl Match {
         let mut buffer = [0; 600];
         let theirs = match self.theirs.encapsulate(packet, &mut buffer) {
             TunnResult::WriteToNetwork(message) if message[0] == 4 => Some(message.to_vec()),
-            // It calls by itself, once; nobody answers, and we are not asked to.
+            // It sends an initiation by itself, once; nobody answers it, and we are not compared
+            // with that.
             TunnResult::WriteToNetwork(_) | TunnResult::Done => None,
             TunnResult::WriteToTunnelV4(..)
             | TunnResult::WriteToTunnelV6(..)
@@ -324,7 +326,7 @@ impl Match {
 
     fn give_theirs(&mut self, datagram: &[u8]) -> Outcome {
         let mut buffer = [0; 2000];
-        // An empty datagram asks it for what it has queued, and is none.
+        // An empty datagram makes it return what it has queued, and is not a message.
         if datagram.is_empty() {
             return Outcome::Refused;
         }
@@ -342,7 +344,7 @@ impl Match {
     }
 }
 
-/// A packet as `boringtun` wants it: IPv4, whole.
+/// Returns a packet that `boringtun` accepts: complete IPv4.
 fn packet(len: u8) -> Vec<u8> {
     let len = len.max(20);
     let mut packet = vec![0xAB; len.into()];
@@ -351,11 +353,11 @@ fn packet(len: u8) -> Vec<u8> {
     packet
 }
 
-/// Lets the same happen to us and to `boringtun`.
+/// Performs the same events on us and on `boringtun`.
 ///
 /// # Panics
 ///
-/// When they do not agree.
+/// If they do not agree.
 pub fn same_datagrams(bytes: &[u8]) {
     #[expect(
         clippy::disallowed_methods,

@@ -1,13 +1,13 @@
-//! The Noise handshake of two messages that makes a session's keys (§5.4.1 to §5.4.3, §5.4.5).
+//! The Noise handshake of two messages that makes the keys of a session (§5.4.1 to §5.4.3, §5.4.5).
 //!
 //! ```text
 //!   Initiator::start ──first──► Responder::read
 //!                                    │ who is it? is it new? which preshared key?
 //!   Initiator::finish ◄──second── Responder::answer
 //! ```
-//! `snow` runs the handshake and does not wipe what it works with. So its state stays in one place
-//! on the heap and is overwritten there with one that holds no secret; what is left on the stack is
-//! its callers' to overwrite, see [`crate::wipe`].
+//! `snow` runs the handshake and does not wipe its working data. So its state stays in one place on
+//! the heap and is overwritten there with one that holds no secret. What is left on the stack is
+//! for the callers to overwrite, see [`crate::wipe`].
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::timestamp::Timestamp;
 const PROTOCOL: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
 /// What both sides hash first (§5.4: `Identifier`).
 const IDENTIFIER: &[u8] = b"WireGuard v1 zx2c4 Jason@zx2c4.com";
-/// Where the preshared key is mixed in: behind the second message.
+/// Where the preshared key is mixed in: in the second message.
 const PSK_PLACE: usize = 2;
 /// A pattern that needs no key at all.
 const KEYLESS: &str = "Noise_NN_25519_ChaChaPoly_BLAKE2s";
@@ -34,10 +34,11 @@ const KEYLESS: &str = "Noise_NN_25519_ChaChaPoly_BLAKE2s";
 const KEY_LEN: usize = overlay_aead::KEY_LEN;
 const TAG_LEN: usize = overlay_aead::TAG_LEN;
 
-/// What Noise writes into the first message: ephemeral key, encrypted static key, encrypted time
-/// (§5.4.2).
+/// The length of Noise's part of the first message: ephemeral key, encrypted static key, encrypted
+/// timestamp (§5.4.2).
 pub(crate) const FIRST_LEN: usize = KEY_LEN + KEY_LEN + TAG_LEN + Timestamp::LEN + TAG_LEN;
-/// What Noise writes into the second message: ephemeral key, encrypted nothing (§5.4.3).
+/// The length of Noise's part of the second message: ephemeral key, encrypted empty payload
+/// (§5.4.3).
 pub(crate) const SECOND_LEN: usize = KEY_LEN + TAG_LEN;
 
 /// The keys of a session (§5.4.5). Wiped when dropped.
@@ -46,16 +47,16 @@ pub(crate) struct SessionKeys {
     pub(crate) receive: Zeroizing<[u8; KEY_LEN]>,
 }
 
-/// Whom a handshake is with, and what is known of both.
+/// The two sides of a handshake, and what they share.
 pub(crate) struct Parties {
     pub(crate) own: Arc<StaticKey>,
     pub(crate) peer: PublicKey,
-    /// The secret of both static keys.
+    /// The shared secret of both static keys.
     pub(crate) shared: SharedSecret,
     pub(crate) preshared: PresharedKey,
 }
 
-/// The side that calls, waiting for its answer.
+/// The initiator, waiting for the answer.
 pub(crate) struct Initiator(Noise);
 
 impl Initiator {
@@ -78,7 +79,7 @@ impl Initiator {
         Ok((Self(noise), message))
     }
 
-    /// Reads the second message. A forged one changes nothing.
+    /// Reads the second message. A forged message changes nothing.
     pub(crate) fn finish(
         &mut self,
         message: &[u8; SECOND_LEN],
@@ -95,7 +96,7 @@ impl Initiator {
     }
 }
 
-/// The side that is called, between the two messages.
+/// The responder, between the two messages.
 pub(crate) struct Responder {
     noise: Noise,
     peer: PublicKey,
@@ -123,12 +124,12 @@ impl Responder {
         })
     }
 
-    /// Returns who called.
+    /// Returns the initiator's key.
     pub(crate) fn peer(&self) -> &PublicKey {
         &self.peer
     }
 
-    /// Returns when they called, by their own clock.
+    /// Returns the timestamp of the initiation.
     pub(crate) fn timestamp(&self) -> Timestamp {
         self.timestamp
     }
@@ -147,14 +148,15 @@ impl Responder {
     }
 }
 
-/// A state of `snow`'s.
+/// The state of a handshake in `snow`.
 struct Noise {
     state: Box<HandshakeState>,
     own: Arc<StaticKey>,
 }
 
 impl Noise {
-    /// Makes the state of an initiator, who knows the peer, or of a responder, who does not yet.
+    /// Makes the state of an initiator, which knows the peer, or of a responder, which does not
+    /// yet.
     fn new(
         resolver: Resolver,
         peer: Option<&PublicKey>,
@@ -162,7 +164,7 @@ impl Noise {
     ) -> Result<Self, snow::Error> {
         let own = Arc::clone(&resolver.own);
         let builder = Builder::with_resolver(PROTOCOL.parse()?, Box::new(resolver))
-            // The resolver has it.
+            // The resolver has the key.
             .local_private_key(&[])?
             .prologue(prologue)?;
         let state = match peer {
@@ -193,13 +195,13 @@ impl Drop for Noise {
     fn drop(&mut self) {
         if let Ok(blank) = self.blank() {
             *self.state = blank;
-            // So that the compiler cannot leave out what nobody will read.
+            // So that the compiler does not remove writes that nobody reads.
             black_box(&mut self.state);
         }
     }
 }
 
-/// `snow` says more, but what it says is that the message or its keys are wrong.
+/// `snow` gives more detail, but in every case the message or its keys are wrong.
 impl From<snow::Error> for HandshakeRefusal {
     fn from(_: snow::Error) -> Self {
         Self::NotAuthentic
@@ -213,8 +215,9 @@ mod tests {
 
     use super::*;
 
-    /// `Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s` of the vectors that Cacophony made, a Noise in
-    /// Haskell (<https://github.com/haskell-cryptography/cacophony>, `vectors/cacophony.txt`).
+    /// `Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s` from the test vectors of Cacophony, an
+    /// implementation of Noise in Haskell (<https://github.com/haskell-cryptography/cacophony>,
+    /// `vectors/cacophony.txt`).
     mod cacophony {
         pub(super) const PROLOGUE: &str = "4a6f686e2047616c74";
         pub(super) const PSK: &str =

@@ -1,32 +1,33 @@
-//! The numbers by which a receiver finds a session: sender and receiver index of §5.4.
+//! The numbers by which a receiver finds a session: the sender and receiver index of §5.4.
 //!
-//! Ours are 24 random bits that name the tunnel and 8 that count its handshakes. So one lookup by
-//! tunnel finds everything, and nobody learns from an index how many tunnels there are.
+//! Our indices consist of 24 random bits that identify the tunnel and 8 bits that count its
+//! handshakes. So one lookup by tunnel finds everything, and an index does not reveal how many
+//! tunnels there are.
 
 use crate::entropy::Entropy;
 
-/// Names a tunnel in the indices of its sessions: 24 bits.
+/// Identifies a tunnel in the indices of its sessions: 24 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TunnelId(u32);
 
-/// Names a session of ours, or a handshake that may become one.
+/// Identifies a session of ours, or a handshake that may become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Index(u32);
 
 impl TunnelId {
-    /// Draws a name. Names may repeat: whoever routes by them draws again.
+    /// Draws a random id. Ids may repeat, in which case whoever routes by them draws again.
     pub(crate) fn draw(entropy: &mut Entropy) -> Self {
         let [a, b, c] = *entropy.draw();
 
         Self(u32::from_le_bytes([a, b, c, 0]))
     }
 
-    /// Returns the name as a number of 24 bits.
+    /// Returns the id as a number of 24 bits.
     pub(crate) fn number(self) -> u32 {
         self.0
     }
 
-    /// Takes a number of 24 bits for a name.
+    /// Makes an id of a number, if it has at most 24 bits.
     pub(crate) fn of_number(number: u32) -> Option<Self> {
         (number >> 24 == 0).then_some(Self(number))
     }

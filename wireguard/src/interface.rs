@@ -1,7 +1,7 @@
-//! One WireGuard interface: a static key, and the door that every handshake message comes through.
+//! One WireGuard interface: a static key, and the verification of all handshake messages.
 //!
-//! What it keeps does not grow with the number of peers: times of handshakes are kept by tunnels,
-//! and by whoever knows which peers there are when tunnels come and go.
+//! Its size does not grow with the number of peers. The timestamps of handshakes are kept by
+//! tunnels, and by the caller when tunnels come and go.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -25,28 +25,29 @@ use crate::timestamp::{Timestamp, WallClock};
 use crate::tunnel::Tunnel;
 use crate::wipe::leaving_nothing;
 
-/// A message that passed the checks of the interface it came to.
+/// A message that passed the checks of its interface.
 #[derive(Debug)]
 pub enum Message {
-    /// The sender must first prove that it hears us: send it this (§5.4.7).
+    /// The sender must first prove its address: send it this cookie reply (§5.4.7).
     Challenge(Datagram),
-    /// A handshake by whoever holds the key it names: for [`Tunnel::answer`].
+    /// A handshake by the holder of the key in it, for [`Tunnel::answer`].
     Initiation(Initiation),
-    /// For [`Tunnel::complete`] of the tunnel that its receiver index names.
+    /// For [`Tunnel::complete`] of the tunnel that its receiver index belongs to.
     Response(Response),
-    /// For [`Tunnel::keep_cookie`] of the tunnel that its receiver index names.
+    /// For [`Tunnel::keep_cookie`] of the tunnel that its receiver index belongs to.
     Cookie(CookieReply),
 }
 
-/// The first message of a handshake, read and authentic. It may be a replay: the tunnel tells.
+/// The first message of a handshake, decrypted and authentic. Whether it is a replay is checked by
+/// the tunnel.
 pub struct Initiation {
     pub(crate) responder: Responder,
-    /// The index that the peer expects an answer by.
+    /// The index for the answer.
     pub(crate) sender: [u8; 4],
 }
 
 impl Initiation {
-    /// Returns whose handshake it is.
+    /// Returns the initiator's key.
     pub fn peer(&self) -> &PublicKey {
         self.responder.peer()
     }
@@ -76,9 +77,9 @@ pub struct Interface {
 impl Interface {
     /// Makes the interface of a static key.
     ///
-    /// `seed` is fresh entropy of the operating system that is used for nothing else. `unix_time`
+    /// `seed` is fresh entropy from the operating system that is used for nothing else. `unix_time`
     /// is the time since the Unix epoch at `now`; it must not go back across restarts with the same
-    /// key, or peers refuse handshakes as replayed (rule D7).
+    /// key, or peers reject handshakes as replays (rule D7).
     pub fn new(key: &PrivateKey, seed: &[u8; 32], now: Instant, unix_time: Duration) -> Self {
         let own = leaving_nothing(|| Arc::new(StaticKey::new(key)));
         let mut entropy = Entropy::new(seed);
@@ -93,14 +94,16 @@ impl Interface {
         }
     }
 
-    /// Returns the public half of the static key.
+    /// Returns the public key.
     pub fn public_key(&self) -> PublicKey {
         *self.own.public()
     }
 
-    /// Makes a tunnel to the holder of `peer`, unless no session can be made with that key.
+    /// Makes a tunnel to the holder of `peer`, or returns `None` if no session can be made with
+    /// that key.
     ///
-    /// The name of the tunnel is random: whoever finds tunnels by it makes another if it is taken.
+    /// The id of the tunnel is random; a caller in which it is taken already must make another
+    /// tunnel.
     pub fn new_tunnel(
         &mut self,
         peer: &PublicKey,
@@ -117,11 +120,11 @@ impl Interface {
         })
     }
 
-    /// Goes on at `now` as the tunnel of a state, which came from an interface of the same key.
+    /// Makes a tunnel at `now` from a state, which came from an interface with the same key.
     ///
     /// # Errors
     ///
-    /// When no tunnel has such a state.
+    /// If the state is not valid.
     pub fn resume_tunnel(
         &mut self,
         state: &TunnelState,
@@ -140,12 +143,12 @@ impl Interface {
         })
     }
 
-    /// Verifies a handshake message or cookie reply as far as that can be done without its tunnel.
+    /// Verifies a handshake message or cookie reply as far as possible without its tunnel.
     ///
     /// # Errors
     ///
-    /// When it is none, not for this interface, not authentic, or its source sends too many (rule
-    /// D5).
+    /// If it is not such a message, not for this interface, not authentic, or its source sends too
+    /// many (rule D5).
     pub fn receive(
         &mut self,
         from: SocketAddr,
@@ -180,8 +183,8 @@ impl Interface {
         Ok(Initiation { responder, sender: message.sender })
     }
 
-    /// Verifies mac1, and under load mac2 and the share of the source. Without a mac2 that is right
-    /// the sender gets a cookie; whoever does not know our key gets nothing (§5.3).
+    /// Verifies mac1, and under load mac2 and the source's share. A sender with a wrong mac2 gets a
+    /// cookie; one that does not know our key gets nothing (§5.3).
     fn challenge(
         &mut self,
         from: SocketAddr,

@@ -1,16 +1,16 @@
 //! The WireGuard protocol as values: datagrams and the time go in, datagrams and deadlines come
 //! out.
 //!
-//! An [`Interface`] is one static key: it verifies handshake messages and holds off floods. A
-//! [`Tunnel`] is what it shares with one peer: the handshake under way and up to four sessions.
-//! The Noise handshake is [`snow`]'s, the cipher of data messages is [`overlay_aead`]'s; the rest
-//! is here, after "WireGuard: Next Generation Kernel Network Tunnel" by Jason A. Donenfeld
-//! (revision of 1 June 2020), called *the paper* throughout. A number such as §5.4.2 is a section
-//! of it.
+//! An [`Interface`] is one static key: it verifies handshake messages and limits floods. A
+//! [`Tunnel`] is what it shares with one peer: the handshake under way and up to four sessions. The
+//! Noise handshake is done by [`snow`], the cipher of data messages by [`overlay_aead`]. The rest
+//! is here, following "WireGuard: Next Generation Kernel Network Tunnel" by Jason A. Donenfeld
+//! (revision of 1 June 2020), which is called *the paper* throughout. A number such as §5.4.2 is a
+//! section of it.
 //!
-//! What is left to the caller: which tunnel a receiver index belongs to, who may have a tunnel,
-//! where a peer is reached, queues of packets, and every check of what a data message carries.
-//! Nothing here does I/O, reads a clock, asks the operating system for randomness or takes a lock.
+//! The caller decides which tunnel a receiver index belongs to, who may have a tunnel, and where a
+//! peer is reached; it queues packets, and checks everything that a data message carries. Nothing
+//! here does I/O, reads a clock, asks the operating system for randomness or takes a lock.
 #![forbid(unsafe_code)]
 
 #[cfg(test)]

@@ -1,28 +1,30 @@
-//! How many handshake messages are worked on (§5.3): all of them while they are few, then those of
-//! senders that proved their address, each source to a fair share.
+//! Limits how many handshake messages are processed (§5.3): all of them while they are few,
+//! otherwise those of senders that proved their address, each source up to its share.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-/// Handshake messages in a second beyond which an interface is under load.
+/// The number of handshake messages in a window beyond which an interface is under load.
 const CALM: u32 = 100;
-/// How long they are counted.
+/// The time over which they are counted.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// One message of a source after each of these: 20 a second, as in the kernel.
+/// The time after which a source may send one more: 20 a second, as in the kernel.
 const COST: Duration = Duration::from_millis(50);
 /// How far ahead of that a source may be: five messages at once.
 const BURST: Duration = Duration::from_millis(250);
-/// Sources that are kept in mind at most: 3 MiB. More are refused until others have been quiet for
-/// [`BURST`]; a source is only kept once it showed a cookie, so nobody fills the table by forgery.
+/// The most sources that are remembered: 3 MiB. Others are refused until some have been quiet for
+/// [`BURST`]. A source is remembered only once it has shown a cookie, so the table cannot be filled
+/// with forged addresses.
 const MAX_SOURCES: usize = 65_536;
 
-/// Whoever shares an address, or the half of one that a host chooses from freely.
+/// The source that a limit applies to: an IPv4 address, or the half of an IPv6 address that a host
+/// does not choose itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     V4(Ipv4Addr),
-    /// The upper 64 bits.
+    /// The upper 64 bits of the address.
     V6(u64),
 }
 
@@ -43,7 +45,7 @@ impl From<IpAddr> for Source {
 pub(crate) struct Limiter {
     since: Instant,
     count: u32,
-    /// When the share of each source will be whole again.
+    /// When each source has its full share again.
     whole_at: BTreeMap<Source, Instant>,
     swept: Instant,
 }
@@ -53,7 +55,7 @@ impl Limiter {
         Self { since: now, count: 0, whole_at: BTreeMap::new(), swept: now }
     }
 
-    /// Counts a message and says whether its sender must show a cookie.
+    /// Counts a message and returns whether its sender must show a cookie.
     pub(crate) fn is_under_load(&mut self, now: Instant) -> bool {
         if now.saturating_duration_since(self.since) >= WINDOW {
             self.since = now;
@@ -64,7 +66,7 @@ impl Limiter {
         self.count > CALM
     }
 
-    /// Takes a message out of its source's share, if there is any left.
+    /// Takes a message out of its source's share. Returns whether there was any left.
     pub(crate) fn admits(&mut self, address: IpAddr, now: Instant) -> bool {
         self.sweep(now);
         let source = Source::from(address);
@@ -81,7 +83,7 @@ impl Limiter {
         is_admitted
     }
 
-    /// Forgets sources whose share is whole: they would be given the same as new ones.
+    /// Forgets sources with a full share: new ones get the same.
     fn sweep(&mut self, now: Instant) {
         if now.saturating_duration_since(self.swept) >= BURST {
             self.swept = now;

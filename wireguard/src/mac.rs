@@ -1,7 +1,7 @@
 //! mac1 and mac2, the last 32 bytes of a handshake message (§5.4.4).
 //!
-//! mac1 proves that the sender knows whom it calls; without it nobody is answered (§5.3). mac2
-//! proves, when that is asked for, that it hears us at the address it names.
+//! mac1 proves that the sender knows the receiver's key; without it nothing is answered (§5.3).
+//! mac2 proves, if that is required, that the sender receives packets at its source address.
 
 use blake2::digest::Mac as _;
 use blake2::digest::common::KeyInit as _;
@@ -10,22 +10,22 @@ use blake2::{Blake2s256, Blake2sMac, Digest as _};
 use overlay_core::PublicKey;
 use subtle::ConstantTimeEq as _;
 
-/// The length of either, in bytes.
+/// The length of each MAC, in bytes.
 pub(crate) const MAC_LEN: usize = 16;
 
-/// One of the two.
+/// mac1 or mac2.
 pub(crate) type Mac = [u8; MAC_LEN];
 
-/// What goes before the public key in the hash that is the key of mac1 (§5.4.4).
+/// The prefix of the public key in the hash that gives the key of mac1 (§5.4.4).
 const LABEL_MAC1: &[u8; 8] = b"mac1----";
-/// What goes before the public key in the hash that is the key of cookie replies (§5.4.7).
+/// The prefix of the public key in the hash that gives the key of cookie replies (§5.4.7).
 const LABEL_COOKIE: &[u8; 8] = b"cookie--";
 
-/// What anybody can compute who knows the public key of a receiver.
+/// The keys that anybody can derive from a receiver's public key.
 #[derive(Debug, Clone)]
 pub(crate) struct ReceiverKeys {
     mac1: [u8; 32],
-    /// The key that cookie replies of this receiver are encrypted with.
+    /// The key by which cookie replies of this receiver are encrypted.
     pub(crate) cookie: [u8; 32],
 }
 
@@ -40,8 +40,8 @@ impl ReceiverKeys {
         }
     }
 
-    /// Writes mac1, and mac2 if there is a cookie, behind a message that has room for them. Returns
-    /// mac1.
+    /// Writes mac1, and mac2 if there is a cookie, to the end of a message, which has room for
+    /// them. Returns mac1.
     pub(crate) fn sign(&self, message: &mut [u8], cookie: Option<&Mac>) -> Mac {
         let Some(SignedMut { body, macs: [mac1, mac2] }) = SignedMut::of(message) else {
             return Mac::default();
@@ -53,13 +53,13 @@ impl ReceiverKeys {
         *mac1
     }
 
-    /// Says whether a message is for this receiver.
+    /// Returns whether a message is for this receiver.
     pub(crate) fn verifies_mac1(&self, signed: &Signed<'_>) -> bool {
         mac(&self.mac1, [signed.body, &[]]).ct_eq(signed.mac1).into()
     }
 }
 
-/// A handshake message, taken apart.
+/// A handshake message, split into its parts.
 #[derive(Debug)]
 pub(crate) struct Signed<'a> {
     body: &'a [u8],
@@ -75,7 +75,7 @@ impl<'a> Signed<'a> {
         Some(Self { body, mac1, mac2 })
     }
 
-    /// Says whether the sender holds this cookie.
+    /// Returns whether the sender has this cookie.
     pub(crate) fn verifies_mac2(&self, cookie: &Mac) -> bool {
         mac(cookie, [self.body, self.mac1]).ct_eq(self.mac2).into()
     }
@@ -150,7 +150,7 @@ mod tests {
             message[at] ^= 1;
             let signed = Signed::of(&message).expect("long enough");
             let verified = (keys(1).verifies_mac1(&signed), signed.verifies_mac2(&cookie));
-            // mac1 does not cover mac2, which covers everything.
+            // mac1 does not cover mac2; mac2 covers everything before it.
             assert_eq!(verified, (at >= 76, false), "byte {at}");
             message[at] ^= 1;
         }

@@ -7,7 +7,7 @@ use crate::handshake::{FIRST_LEN, SECOND_LEN};
 use crate::index::Index;
 use crate::mac::MAC_LEN;
 
-/// The type of the first message, with the three reserved bytes behind it that are zero (§5.4.2).
+/// The type of the first message, with the three reserved zero bytes after it (§5.4.2).
 const INITIATION: [u8; 4] = [1, 0, 0, 0];
 /// The type of the second message (§5.4.3).
 const RESPONSE: [u8; 4] = [2, 0, 0, 0];
@@ -30,7 +30,7 @@ pub(crate) const SEALED_COOKIE_LEN: usize = MAC_LEN + overlay_aead::TAG_LEN;
 
 /// The header of a data message: type, receiver index, counter (§5.4.6).
 pub(crate) const DATA_HEADER_LEN: usize = 16;
-/// How much longer than its padded packet a data message is: header and tag (§5.4.6).
+/// How much longer than its padded packet a data message is: the header and the tag (§5.4.6).
 const DATA_OVERHEAD: usize = DATA_HEADER_LEN + overlay_aead::TAG_LEN;
 /// Packets are padded with zeros to a multiple of this many bytes (§5.4.6).
 pub const PADDING: usize = 16;
@@ -40,15 +40,15 @@ pub const fn sealed_len(len: usize) -> usize {
     len.next_multiple_of(PADDING) + DATA_OVERHEAD
 }
 
-/// Returns the room that opening a data message of `len` bytes takes.
+/// Returns the size of the buffer that opening a data message of `len` bytes needs.
 pub const fn open_room(len: usize) -> usize {
     len.saturating_sub(DATA_OVERHEAD)
 }
 
-/// What a datagram claims to be, by its type, length and receiver index. Nothing is verified.
+/// What a datagram seems to be, by its type, length and receiver index. Nothing is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The first message of a handshake. Whose interface it is for, only its mac1 tells.
+    /// The first message of a handshake. Only its mac1 tells which interface it is for.
     Initiation,
     /// The second message, or a cookie reply, for a handshake of ours.
     Answer(Index),
@@ -56,17 +56,17 @@ pub enum Kind {
     Data(DataHeader),
 }
 
-/// What stands in front of a data message.
+/// The header of a data message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DataHeader {
-    /// Which session of ours it is for.
+    /// The index of our session that it is for.
     pub index: Index,
-    /// Its number in that session.
+    /// Its counter in that session.
     pub(crate) counter: u64,
 }
 
 impl Kind {
-    /// Returns what a datagram claims to be, if it can be any message.
+    /// Returns what a datagram seems to be, or `None` if it cannot be any message.
     #[inline]
     pub fn of(datagram: &[u8]) -> Option<Self> {
         let (kind, rest) = datagram.split_first_chunk()?;
@@ -107,22 +107,22 @@ pub struct Datagram {
 }
 
 impl Datagram {
-    /// An empty data message (§6.5), before its header and tag.
+    /// Makes an empty data message (§6.5), without its header and tag.
     pub(crate) fn keepalive() -> Self {
         Self { bytes: [0; INITIATION_LEN], len: DATA_OVERHEAD }
     }
 
-    /// The first message, before its MACs.
+    /// Makes the first message, without its MACs.
     pub(crate) fn initiation(sender: Index, noise: &[u8; FIRST_LEN]) -> Self {
         Self::of(INITIATION_LEN, &[&INITIATION, &sender.to_bytes(), noise])
     }
 
-    /// The second message, before its MACs.
+    /// Makes the second message, without its MACs.
     pub(crate) fn response(sender: Index, receiver: [u8; 4], noise: &[u8; SECOND_LEN]) -> Self {
         Self::of(RESPONSE_LEN, &[&RESPONSE, &sender.to_bytes(), &receiver, noise])
     }
 
-    /// A cookie reply (§5.4.7).
+    /// Makes a cookie reply (§5.4.7).
     pub(crate) fn cookie_reply(reply: &CookieReply) -> Self {
         let receiver = reply.receiver.to_bytes();
 
@@ -160,7 +160,7 @@ impl fmt::Debug for Datagram {
     }
 }
 
-/// The first message, read no further than its MACs.
+/// The first message, parsed only up to its MACs.
 #[derive(Debug)]
 pub(crate) struct Initiation<'a> {
     pub(crate) sender: [u8; 4],
@@ -175,10 +175,10 @@ impl<'a> Initiation<'a> {
     }
 }
 
-/// The second message, whose mac1 is right.
+/// The second message, with a valid mac1.
 #[derive(Debug, Clone)]
 pub struct Response {
-    /// Which handshake of ours it answers.
+    /// The index of our handshake that it answers.
     pub(crate) receiver: Index,
     /// The sender's own index.
     pub(crate) sender: [u8; 4],
@@ -193,10 +193,10 @@ impl Response {
     }
 }
 
-/// The demand to prove that we hear the peer, not verified yet.
+/// A cookie reply, not verified yet.
 #[derive(Debug, Clone)]
 pub struct CookieReply {
-    /// Which handshake message it is about.
+    /// The index of our handshake message that it is about.
     pub(crate) receiver: Index,
     pub(crate) nonce: [u8; COOKIE_NONCE_LEN],
     pub(crate) sealed: [u8; SEALED_COOKIE_LEN],
@@ -215,7 +215,7 @@ impl CookieReply {
     }
 }
 
-/// Takes `N` numbers of four bytes from the front.
+/// Splits `N` numbers of four bytes from the front.
 fn split_numbers<const N: usize>(message: &[u8]) -> Option<([[u8; 4]; N], &[u8])> {
     let mut numbers = [[0; 4]; N];
     let mut rest = message;

@@ -1,27 +1,27 @@
-//! Why a message is not accepted. Never told to whoever sent it (§5.1: silence is a virtue).
+//! Why a message is not accepted. The sender is never told (§5.1: silence is a virtue).
 
 /// Why a handshake message or cookie reply is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HandshakeRefusal {
-    /// Type and length fit no message.
+    /// Its type or length is that of no message.
     #[error("not a handshake message")]
     Malformed,
-    /// It was made for another static key (§5.4.4).
+    /// Its mac1 was made for another static key (§5.4.4).
     #[error("mac1 is wrong")]
     WrongMac,
-    /// Its source sent too many while we are under load (§5.3).
+    /// Its source sent too many messages while we are under load (§5.3).
     #[error("too many handshake messages from this source")]
     RateLimited,
-    /// Its time is not later than the last one of this peer (§5.1).
+    /// Its timestamp is not later than the last one of this peer (§5.1).
     #[error("the initiation is not newer than the last")]
     Replayed,
-    /// It answers nothing that was asked.
+    /// It does not answer any message of ours.
     #[error("it answers no handshake message of ours")]
     Unexpected,
-    /// It is of another peer than the tunnel's.
+    /// It comes from a peer other than the tunnel's.
     #[error("the initiator is another peer")]
     WrongPeer,
-    /// Decryption failed, or a public key in it allows no shared secret.
+    /// Decryption failed, or a public key in it gives no shared secret.
     #[error("the message is not authentic")]
     NotAuthentic,
 }
@@ -29,10 +29,10 @@ pub enum HandshakeRefusal {
 /// Why a data message is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DataRefusal {
-    /// Its session is not known, or its time is over (§6.2).
+    /// Its session is not known, or has ended (§6.2).
     #[error("no session")]
     NoSession,
-    /// Its counter was seen before, fell out of the window, or is too large (§5.4.6, §6.2).
+    /// Its counter was seen before, is below the window, or is too large (§5.4.6, §6.2).
     #[error("the counter is not acceptable")]
     Counter,
     /// Its tag is wrong.

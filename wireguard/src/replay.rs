@@ -1,18 +1,19 @@
-//! The window that lets messages arrive out of order, but each only once (§5.4.6, after RFC 6479).
+//! The replay window: messages may arrive out of order, but each only once (§5.4.6, after RFC
+//! 6479).
 
 use crate::timers::REJECT_AFTER_MESSAGES;
 
-/// How far behind the latest a counter may be (rule D4: 8,192, as in the kernel).
+/// How far behind the latest counter a counter may be (rule D4: 8,192, as in the kernel).
 pub(crate) const WINDOW: u64 = 8_192;
 const WORD: u64 = u64::BITS as u64;
 const WORDS: usize = (WINDOW / WORD) as usize;
 
-/// Which counters of one session were seen.
+/// The counters of one session that were seen.
 #[derive(Debug, Clone)]
 pub(crate) struct ReplayWindow {
     /// One more than the highest counter seen: at most [`REJECT_AFTER_MESSAGES`].
     next: u64,
-    /// A bit for each of the [`WINDOW`] counters below `next`, at its remainder.
+    /// One bit for each of the [`WINDOW`] counters below `next`, at the counter modulo [`WINDOW`].
     seen: [u64; WORDS],
 }
 
@@ -21,19 +22,19 @@ impl ReplayWindow {
         Self { next: 0, seen: [0; WORDS] }
     }
 
-    /// Returns one more than the highest counter seen, and which below it were.
+    /// Returns one more than the highest counter seen, and which counters below it were seen.
     pub(crate) fn parts(&self) -> (u64, &[u64]) {
         (self.next, &self.seen)
     }
 
-    /// Puts together what [`ReplayWindow::parts`] took apart.
+    /// Makes a window from what [`ReplayWindow::parts`] returned, if it is valid.
     pub(crate) fn from_parts(next: u64, seen: &[u64]) -> Option<Self> {
         let seen = seen.try_into().ok()?;
 
         (next <= REJECT_AFTER_MESSAGES).then_some(Self { next, seen })
     }
 
-    /// Says whether a counter may still be accepted.
+    /// Returns whether a counter may still be accepted.
     #[inline]
     pub(crate) fn admits(&self, counter: u64) -> bool {
         if counter >= self.next {
@@ -44,7 +45,7 @@ impl ReplayWindow {
         self.next - counter <= WINDOW && self.seen[word] & bit == 0
     }
 
-    /// Accepts a counter, once.
+    /// Accepts a counter, once. Returns whether it was accepted.
     #[inline]
     pub(crate) fn accept(&mut self, counter: u64) -> bool {
         if !self.admits(counter) {
@@ -59,7 +60,8 @@ impl ReplayWindow {
         true
     }
 
-    /// Makes `counter` the highest and forgets what its like had taken the place of.
+    /// Makes `counter` the highest one and clears the bits that it and the skipped counters take
+    /// over.
     #[inline]
     fn advance(&mut self, counter: u64) {
         let skipped = counter - self.next;
@@ -102,7 +104,7 @@ mod tests {
 
     use super::*;
 
-    /// The rule as one would write it down.
+    /// The same rule in its simplest form.
     #[derive(Default)]
     struct Model {
         seen: BTreeSet<u64>,
@@ -144,7 +146,7 @@ mod tests {
         assert!(!window.accept(0));
     }
 
-    /// Counters as a path in disorder brings them: steps around the last, some far.
+    /// Counters as a reordering path brings them: steps around the last one, some of them far.
     fn counters() -> impl Strategy<Value = Vec<u64>> {
         let steps = prop_oneof![
             8 => -70..70_i64,

@@ -1,9 +1,8 @@
-//! The primitives of the handshake, as `snow` asks for them (§5.4): X25519, ChaCha20-Poly1305,
+//! The primitives of the handshake, as `snow` requests them (§5.4): X25519, ChaCha20-Poly1305,
 //! BLAKE2s.
 //!
-//! Each keeps its secrets to itself and wipes them. The static key never goes through `snow`'s
-//! hands, and the one random number of a handshake, its ephemeral key, is drawn before the
-//! handshake begins.
+//! Each keeps its secrets to itself and wipes them. The static key is never passed to `snow`, and
+//! the only random number of a handshake, its ephemeral key, is drawn before the handshake begins.
 
 use std::sync::Arc;
 
@@ -19,17 +18,18 @@ use zeroize::Zeroizing;
 
 use crate::static_key::{self, SharedSecret, StaticKey};
 
-/// The length of every key, and of a hash.
+/// The length of every key and hash, in bytes.
 const LEN: usize = 32;
-/// The block of BLAKE2s, in bytes (RFC 7693, section 2.1).
+/// The block size of BLAKE2s, in bytes (RFC 7693, section 2.1).
 const BLOCK_LEN: usize = 64;
-/// The length of the tag of ChaCha20-Poly1305.
+/// The length of the tag of ChaCha20-Poly1305, in bytes.
 const TAG_LEN: usize = overlay_aead::TAG_LEN;
 
-/// What one handshake works with.
+/// The primitives for one handshake.
 pub(crate) struct Resolver {
     pub(crate) own: Arc<StaticKey>,
-    /// The secret of both static keys, if it is known already: it is the same each time.
+    /// The shared secret of both static keys with the peer's key, if it is known already: it never
+    /// changes.
     pub(crate) shared: Option<(PublicKey, SharedSecret)>,
     /// The ephemeral key of this handshake.
     pub(crate) ephemeral: Zeroizing<[u8; LEN]>,
@@ -58,7 +58,7 @@ impl CryptoResolver for Resolver {
     }
 }
 
-/// Gives the ephemeral key, once.
+/// Returns the ephemeral key, once.
 struct Once {
     key: Zeroizing<[u8; LEN]>,
     is_given: bool,
@@ -76,7 +76,7 @@ impl Random for Once {
     }
 }
 
-/// Our static key, until an ephemeral one is generated in its place.
+/// Our static key, until an ephemeral key is generated in its place.
 struct KeyPair {
     own: Arc<StaticKey>,
     shared: Option<(PublicKey, SharedSecret)>,
@@ -116,7 +116,7 @@ impl Dh for KeyPair {
         }
     }
 
-    /// Returns nothing: no handshake asks for it.
+    /// Returns nothing, because no handshake needs it.
     fn privkey(&self) -> &[u8] {
         &[]
     }
@@ -134,7 +134,7 @@ impl Dh for KeyPair {
     }
 }
 
-/// ChaCha20-Poly1305 with the nonce of Noise: four zeros, then the counter (RFC 8439).
+/// ChaCha20-Poly1305 with Noise's nonce: four zeros, then the counter (RFC 8439).
 #[derive(Default)]
 struct ChaChaPoly(Zeroizing<[u8; LEN]>);
 
@@ -191,7 +191,7 @@ impl Cipher for ChaChaPoly {
     }
 }
 
-/// BLAKE2s with 32 bytes of output. What it took in is wiped when it is finished, reset or dropped.
+/// BLAKE2s with 32 bytes of output. Its input is wiped when it is finished, reset or dropped.
 #[derive(Default)]
 struct Blake2s(Blake2s256);
 

@@ -1,4 +1,4 @@
-//! One session: two keys, the counter of what is sent and the window of what is received (§5.4.5,
+//! One session: two keys, the counter of sent messages and the window of received ones (§5.4.5,
 //! §5.4.6).
 
 use std::fmt;
@@ -18,12 +18,13 @@ use crate::timers::{
     REKEY_AFTER_TIME,
 };
 
-/// Who made the handshake of a session.
+/// The role in the handshake that made a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HandshakeRole {
-    /// We called, and so it is us who renew the session (§6.2): both at once would be one too many.
+    /// We initiated it, so we renew the session (§6.2): if both did, one handshake would be
+    /// superfluous.
     Initiator,
-    /// The peer called.
+    /// The peer initiated it.
     Responder,
 }
 
@@ -31,24 +32,24 @@ pub(crate) enum HandshakeRole {
 pub(crate) struct Session {
     pub(crate) role: HandshakeRole,
     pub(crate) index: Index,
-    /// The index by which the peer finds it.
+    /// The peer's index for the session.
     receiver: [u8; 4],
     pub(crate) since: Instant,
-    /// Keys have one place in memory, and whoever works with one points there.
+    /// Keys stay in one place in memory; those who work with them share a pointer.
     sealing: Arc<Key>,
     opening: Arc<Key>,
-    /// The counter of the next message that is sent.
+    /// The counter of the next message sent.
     next: u64,
     window: ReplayWindow,
-    /// Whether a message came: only then the peer is known to have the session (§5.4.5).
+    /// Whether a message was received: only then is the peer known to have the session (§6.3).
     pub(crate) is_confirmed: bool,
-    /// Whether it carried more than keepalives, out and in.
+    /// Whether it carried anything but keepalives, sent and received.
     pub(crate) has_sent: bool,
     has_received: bool,
 }
 
 impl Session {
-    /// Makes the session that a handshake agreed on. It stays in one place, because it is large.
+    /// Makes the session of a completed handshake. It stays in one place, because it is large.
     pub(crate) fn new(
         role: HandshakeRole,
         index: Index,
@@ -71,7 +72,7 @@ impl Session {
         })
     }
 
-    /// Returns the session as plain values.
+    /// Returns the state for another process.
     pub(crate) fn state(&self) -> SessionState {
         let (window_next, window_seen) = self.window.parts();
 
@@ -91,7 +92,7 @@ impl Session {
         }
     }
 
-    /// Goes on as the session of a state.
+    /// Makes a session from the state of another process.
     pub(crate) fn resume(state: &SessionState) -> Result<Box<Self>, InvalidState> {
         let key = |bytes: &SecretBytes| match bytes.as_slice().try_into() {
             Ok(key) => Ok(Arc::new(Key::new(key))),
@@ -121,13 +122,13 @@ impl Session {
         }))
     }
 
-    /// Returns when nothing is sent or accepted any more (§6.2).
+    /// Returns when the session ends: nothing is sent or accepted any more (§6.2).
     #[inline]
     pub(crate) fn end(&self) -> Instant {
         self.since + REJECT_AFTER_TIME
     }
 
-    /// Returns when it must be renewed, if that is up to us (§6.2). `retry` is how long an
+    /// Returns when the session must be renewed, if we are to do it (§6.2). `retry` is how long an
     /// initiation waits for its answer.
     pub(crate) fn renewal(&self, retry: Duration) -> Option<Instant> {
         if self.next >= REKEY_AFTER_MESSAGES {
@@ -137,14 +138,14 @@ impl Session {
         else {
             return None;
         };
-        // A session that only receives is renewed later: the peer, who sends, cannot do it.
+        // A session that only receives is renewed later; the peer that sends cannot renew it.
         let last = REJECT_AFTER_TIME.saturating_sub(KEEPALIVE_TIMEOUT + retry);
 
         Some(self.since + if self.has_sent { REKEY_AFTER_TIME.min(last) } else { last })
     }
 
-    /// Takes the counter of the next message, as long as there are any and the time is not over
-    /// (§6.2).
+    /// Takes the counter of the next message, unless the session has ended or its counters are used
+    /// up (§6.2).
     #[inline]
     pub(crate) fn begin_seal(&mut self, now: Instant) -> Option<Seal> {
         // The responder's session began, and ends, a little earlier: what is sent at the very end
@@ -162,7 +163,7 @@ impl Session {
         Some(Seal { key: Arc::clone(&self.sealing), receiver: self.receiver, counter })
     }
 
-    /// Checks the counter of a message before anything is spent on it.
+    /// Checks the counter of a message before it is decrypted.
     #[inline]
     pub(crate) fn begin_open(&self, counter: u64, now: Instant) -> Result<Open, DataRefusal> {
         if now >= self.end() {
@@ -175,13 +176,13 @@ impl Session {
         Ok(Open { key: Arc::clone(&self.opening), counter })
     }
 
-    /// Says whether a message was opened with this session's key.
+    /// Returns whether a message was opened with this session's key.
     #[inline]
     pub(crate) fn has_opened(&self, opened: &Opened) -> bool {
         Arc::ptr_eq(&self.opening, &opened.key)
     }
 
-    /// Accepts an authentic message, once. Returns the length of what it carries.
+    /// Accepts an authentic message, once. Returns the length of its content; keepalives have none.
     #[inline]
     pub(crate) fn accept(&mut self, opened: &Opened) -> Result<Option<usize>, DataRefusal> {
         let len = opened.len.ok_or(DataRefusal::NotAuthentic)?;
@@ -200,7 +201,7 @@ impl Session {
     }
 }
 
-/// A data message that has its counter, but is not sealed yet. Any thread may do it, in any order.
+/// A data message that has a counter, but is not sealed yet. Any thread may seal it, in any order.
 pub struct Seal {
     key: Arc<Key>,
     receiver: [u8; 4],
@@ -208,7 +209,8 @@ pub struct Seal {
 }
 
 impl Seal {
-    /// Seals `packet` into `slot`, which must have room for [`sealed_len`] bytes.
+    /// Seals `packet` into `slot`, which must have room for [`sealed_len`] bytes. Returns whether
+    /// it fitted.
     #[inline]
     pub fn run(self, packet: &[u8], slot: &mut [u8]) -> bool {
         self.work(packet, slot)
@@ -228,7 +230,7 @@ impl Seal {
         }
     }
 
-    /// Writes the header and returns what is left to do.
+    /// Writes the header and returns the work that is left.
     #[inline]
     fn work<'w>(&'w self, packet: &'w [u8], slot: &'w mut [u8]) -> Option<Work<'w>> {
         let message = slot.get_mut(..sealed_len(packet.len()))?;
@@ -239,7 +241,7 @@ impl Seal {
     }
 }
 
-/// A data message whose session is known, but that is not opened yet. Any thread may do it.
+/// A data message whose session is known, but that is not opened yet. Any thread may open it.
 pub struct Open {
     key: Arc<Key>,
     counter: u64,
@@ -285,15 +287,15 @@ impl Open {
     }
 }
 
-/// An opened data message; it counts only once its tunnel accepted it.
+/// An opened data message, which must still be accepted by its tunnel.
 pub struct Opened {
     key: Arc<Key>,
     counter: u64,
-    /// The length of what it carries, if it is authentic.
+    /// The length of its content in bytes, if it is authentic.
     len: Option<usize>,
 }
 
-/// Four zeros, then the counter (§5.4.6).
+/// The nonce of a counter: four zeros, then the counter (§5.4.6).
 #[inline]
 fn nonce(counter: u64) -> [u8; overlay_aead::NONCE_LEN] {
     let mut nonce = [0; overlay_aead::NONCE_LEN];

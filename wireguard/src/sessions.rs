@@ -1,8 +1,9 @@
-//! The sessions of a tunnel (§6.3): the current one sends; previous ones still receive what is on
-//! its way; a next one that the peer asked for waits for the peer's first message.
+//! The sessions of a tunnel (§6.3): the current one sends; previous ones still receive messages
+//! that are on their way; a next one that the peer initiated waits for the peer's first message.
 //!
-//! There is room for three beside the current one. Two would do if handshakes never crossed: then
-//! each side has one that it asked for, one that the other did, and the one before.
+//! There is room for three besides the current one. Two would be enough if handshakes never
+//! crossed; if they do, each side has one that it initiated, one that the other did, and the one
+//! before.
 
 use std::time::Instant;
 
@@ -21,14 +22,14 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// Returns the session that sends, and the others, as plain values.
+    /// Returns the state of the session that sends, and of the others.
     pub(crate) fn state(&self) -> (Option<SessionState>, Vec<SessionState>) {
         let others = self.others.iter().flatten().map(|session| session.state());
 
         (self.current().map(Session::state), others.collect())
     }
 
-    /// Goes on as the sessions of a state.
+    /// Makes the sessions from the state of another process.
     pub(crate) fn resume(
         current: Option<&SessionState>,
         others: &[SessionState],
@@ -45,7 +46,7 @@ impl Sessions {
         Ok(sessions)
     }
 
-    /// Returns the indices of all.
+    /// Returns the indices of all sessions.
     pub(crate) fn indices(&self) -> impl Iterator<Item = Index> {
         self.iter().map(|session| session.index)
     }
@@ -68,7 +69,7 @@ impl Sessions {
         self.iter().find(|session| session.index == index)
     }
 
-    /// Says whether no session is left.
+    /// Returns whether no session is left.
     pub(crate) fn is_empty(&self) -> bool {
         self.iter().next().is_none()
     }
@@ -78,14 +79,14 @@ impl Sessions {
         self.iter().map(Session::end).min()
     }
 
-    /// Adds a session that the peer is known to have: from now on it sends.
+    /// Adds a session that the peer is known to have: it sends from now on.
     pub(crate) fn add_current(&mut self, session: Box<Session>) {
         if let Some(previous) = self.current.replace(session) {
             self.add_other(previous);
         }
     }
 
-    /// Adds a session that the peer may not have.
+    /// Adds a session that the peer may not have yet.
     pub(crate) fn add_next(&mut self, session: Box<Session>) {
         self.add_other(session);
     }
@@ -130,7 +131,7 @@ impl Sessions {
         Ok(len)
     }
 
-    /// Drops all sessions whose time is over, and returns the current one if it is among them.
+    /// Drops all sessions that have ended, and returns the current one if it is among them.
     pub(crate) fn take_ended(&mut self, now: Instant) -> Option<Box<Session>> {
         for slot in &mut self.others {
             slot.take_if(|session| session.end() <= now);
@@ -143,7 +144,7 @@ impl Sessions {
         self.current.iter().chain(self.others.iter().flatten()).map(Box::as_ref)
     }
 
-    /// Keeps a session in the place of none, or of the oldest.
+    /// Adds a session in an empty place, or instead of the oldest.
     fn add_other(&mut self, session: Box<Session>) {
         let slot = self.others.iter_mut().min_by_key(|slot| slot.as_ref().map(|one| one.since));
         if let Some(slot) = slot {

@@ -1,4 +1,4 @@
-//! Keys that outlive a handshake: our own, and one that two peers agreed on beforehand.
+//! Keys that outlive a handshake: our own, and one that two peers have agreed on beforehand.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::wipe::leaving_nothing;
 /// A shared secret of X25519. Wiped when dropped.
 pub(crate) type SharedSecret = Zeroizing<[u8; 32]>;
 
-/// Returns the public half of a key.
+/// Returns the public key of a private key.
 pub fn public_key(key: &PrivateKey) -> PublicKey {
     leaving_nothing(|| public_half(&StaticSecret::from(*key.expose())))
 }
@@ -34,19 +34,19 @@ impl StaticKey {
         &self.public
     }
 
-    /// Returns what the holder of `peer` has in common with us; nothing for a key of low order.
+    /// Returns the secret shared with the holder of `peer`; `None` for a key of low order.
     pub(crate) fn shared(&self, peer: &[u8; 32]) -> Option<SharedSecret> {
         shared(&self.secret, peer)
     }
 }
 
-/// Returns the public half of a secret.
+/// Returns the public key of a secret.
 pub(crate) fn public_half(secret: &StaticSecret) -> PublicKey {
     PublicKey::from(x25519_dalek::PublicKey::from(secret).to_bytes())
 }
 
-/// X25519 (RFC 7748, section 6.1): a secret that is all zeros is none, and betrays a key of low
-/// order.
+/// Computes X25519 (RFC 7748, section 6.1). An all-zero result is rejected, because it means that
+/// the key has low order.
 pub(crate) fn shared(secret: &StaticSecret, peer: &[u8; 32]) -> Option<SharedSecret> {
     let shared = secret.diffie_hellman(&x25519_dalek::PublicKey::from(*peer));
 
@@ -69,7 +69,7 @@ impl From<[u8; 32]> for PresharedKey {
     }
 }
 
-/// No key was agreed on: "32 bytes of zeros" (§5.4.2).
+/// The value if no key was agreed on: 32 zero bytes (§5.4: `Q`).
 impl Default for PresharedKey {
     fn default() -> Self {
         Self::from([0; 32])

@@ -1,48 +1,48 @@
-//! When something must happen though nothing arrives (§6).
+//! When something must happen although nothing arrives (§6).
 
 use std::time::{Duration, Instant};
 
 use crate::state::TimersState;
 
-/// Messages of a session after which it is renewed (§6.1).
+/// The number of messages after which a session is renewed (§6.1).
 pub(crate) const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
-/// Messages of a session after which none is sent or accepted (§6.1).
+/// The number of messages after which a session neither sends nor accepts any (§6.1).
 pub(crate) const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
-/// Age at which a session that sends is renewed (§6.1).
+/// The age at which a session that sends is renewed (§6.1).
 pub(crate) const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
-/// Age at which a session ends (§6.1).
+/// The age at which a session ends (§6.1).
 pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
-/// How long an unanswered handshake is tried (§6.1, §6.4).
+/// How long an unanswered handshake is retried (§6.1, §6.4).
 pub const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
 /// How long an initiation waits for its answer (§6.1, §6.4).
 pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a packet may remain without one in return before a keepalive stands in for it (§6.1,
+/// How long after a packet was received, without one sent in return, a keepalive is sent (§6.1,
 /// §6.5).
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// After how many lives of a session everything secret is forgotten if there was none (§6.3).
+/// After how many session lifetimes without a handshake all secrets are wiped (§6.3).
 const LIVES: u32 = 3;
-/// Handshakes that are due are put off by up to so many milliseconds, so that two sides whose
-/// timers began together do not call each other at once. The kernel does the same.
+/// The most by which a due handshake is delayed, in milliseconds, so that two sides whose timers
+/// started together do not call each other at the same time (§6.1). The kernel uses the same value.
 pub(crate) const MAX_JITTER_MS: u32 = 333;
 
-/// A handshake that we make.
+/// A handshake that we initiate.
 #[derive(Debug, Clone, Copy)]
 struct Attempt {
     since: Instant,
-    /// When its last initiation was sent.
+    /// When the last initiation was sent.
     sent: Instant,
 }
 
-/// What a tunnel remembers of when things happened.
+/// When the events that drive a tunnel's timers happened.
 #[derive(Debug)]
 pub(crate) struct Timers {
     handshake: Instant,
     attempt: Option<Attempt>,
     /// When the initiation that is due will be sent.
     scheduled: Option<Instant>,
-    /// Since when packets of ours have nothing in return.
+    /// When the first packet was sent since anything was last received.
     unanswered: Option<Instant>,
-    /// When the last packet came that got nothing in return.
+    /// When the last packet was received since anything was last sent.
     unacknowledged: Option<Instant>,
     retry: Duration,
 }
@@ -59,7 +59,7 @@ impl Timers {
         }
     }
 
-    /// Returns what is remembered.
+    /// Returns the state for another process.
     pub(crate) fn state(&self) -> TimersState {
         TimersState {
             handshake: self.handshake,
@@ -71,8 +71,8 @@ impl Timers {
         }
     }
 
-    /// Goes on at `now`. A handshake that was tried is tried again at once: nobody can answer the
-    /// last one any more.
+    /// Continues at `now` with the state of another process. A handshake under way is started again
+    /// at once, because its last initiation can no longer be completed.
     pub(crate) fn resume(state: &TimersState, now: Instant) -> Self {
         let mut timers = Self {
             handshake: state.handshake,
@@ -92,12 +92,13 @@ impl Timers {
         self.retry
     }
 
-    /// Sets how long an initiation waits for its answer, up to what leaves a session time to end.
+    /// Sets how long an initiation waits for its answer; limited so that a session can be renewed
+    /// in time.
     pub(crate) fn set_retry(&mut self, retry: Duration) {
         self.retry = retry.min(REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT);
     }
 
-    /// Says whether an initiation of ours may still be answered.
+    /// Returns whether an initiation of ours may still be answered.
     pub(crate) fn is_attempting(&self) -> bool {
         self.attempt.is_some()
     }
@@ -123,7 +124,7 @@ impl Timers {
         self.unanswered = None;
     }
 
-    /// Notes that something authentic is sent.
+    /// Notes that an authentic message is sent.
     #[inline]
     pub(crate) fn note_sent(&mut self) {
         self.unacknowledged = None;
@@ -136,7 +137,7 @@ impl Timers {
         self.unanswered.get_or_insert(now);
     }
 
-    /// Notes that something authentic came, a packet or a keepalive.
+    /// Notes that an authentic message was received: a packet or a keepalive.
     #[inline]
     pub(crate) fn note_received(&mut self, is_packet: bool, now: Instant) {
         self.unanswered = None;
@@ -145,18 +146,18 @@ impl Timers {
         }
     }
 
-    /// Puts an initiation that is due off a little.
+    /// Delays an initiation that is due by a random time.
     pub(crate) fn schedule(&mut self, at: Instant) {
         self.scheduled = Some(at);
     }
 
-    /// Returns when the initiation that was due will be sent. Nothing else is due before.
+    /// Returns when the initiation that was due will be sent. Nothing else is due before that.
     pub(crate) fn scheduled(&self) -> Option<Instant> {
         self.scheduled
     }
 
-    /// Returns when there is no hope left: an attempt took too long (§6.4), or no session was made
-    /// in three lives of one (§6.3).
+    /// Returns when the tunnel is given up: an attempt took too long (§6.4), or no session was made
+    /// in three session lifetimes (§6.3).
     pub(crate) fn hopeless(&self) -> Instant {
         let forgotten = self.handshake + REJECT_AFTER_TIME * LIVES;
         let given_up = self.attempt.map(|attempt| attempt.since + REKEY_ATTEMPT_TIME);
@@ -164,8 +165,8 @@ impl Timers {
         given_up.map_or(forgotten, |at| at.min(forgotten))
     }
 
-    /// Returns when an initiation is due: the last one was not answered (§6.4), `renewal` of the
-    /// session is due, or packets had nothing in return (§6.5).
+    /// Returns when an initiation is due: the last one was not answered (§6.4), the `renewal` of
+    /// the session is due, or packets were not answered (§6.5).
     pub(crate) fn initiation(&self, renewal: Option<Instant>) -> Option<Instant> {
         if let Some(attempt) = self.attempt {
             return Some(attempt.sent + self.retry);
@@ -175,14 +176,14 @@ impl Timers {
         lost.into_iter().chain(renewal).min()
     }
 
-    /// Returns when a keepalive is due (§6.5). None is while a handshake is tried.
+    /// Returns when a keepalive is due (§6.5); there is none during a handshake.
     pub(crate) fn keepalive(&self) -> Option<Instant> {
         let since = self.unacknowledged.filter(|_| self.attempt.is_none())?;
 
         Some(since + KEEPALIVE_TIMEOUT)
     }
 
-    /// Returns a moment that is over.
+    /// Returns a time in the past.
     pub(crate) fn past(&self) -> Instant {
         self.handshake
     }

@@ -1,26 +1,26 @@
-//! TAI64N, the time in an initiation (§5.1): a replayed initiation is no later than the one it
-//! copies.
+//! TAI64N, the timestamp of an initiation (§5.1): a replayed initiation is not later than the
+//! original.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// The label of the first second of 1970 in international atomic time.
+/// The TAI64 label of the first second of 1970 UTC.
 ///
-/// TAI has been 37 s ahead of UTC since 2017. Times must never go back, so the number stays
-/// whatever leap seconds are to come: a peer remembers the last it saw.
+/// TAI has been 37 s ahead of UTC since 2017. Timestamps must never go back, because a peer
+/// remembers the last one, so this value stays the same whatever leap seconds follow.
 const EPOCH: u64 = (1 << 62) + 37;
 
-/// A time as the wire has it. Later times are greater.
+/// A timestamp in wire format. Later times are greater.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp([u8; Self::LEN]);
 
 impl Timestamp {
     /// Its length in bytes.
     pub const LEN: usize = 12;
-    /// Before every time.
+    /// A timestamp before every time.
     pub const ZERO: Self = Self([0; Self::LEN]);
 
-    /// Returns the label of a time since the Unix epoch.
+    /// Returns the timestamp of a time since the Unix epoch.
     fn at(unix: Duration) -> Self {
         let mut bytes = [0; Self::LEN];
         let (seconds, nanoseconds) = bytes.split_at_mut(8);
@@ -30,7 +30,7 @@ impl Timestamp {
         Self(bytes)
     }
 
-    /// Returns the next time that can be told from this one.
+    /// Returns the smallest later timestamp.
     pub(crate) fn successor(self) -> Self {
         let mut bytes = self.0;
         for byte in bytes.iter_mut().rev() {
@@ -43,12 +43,12 @@ impl Timestamp {
         Self(bytes)
     }
 
-    /// Returns the time as the wire has it.
+    /// Returns the bytes in wire format.
     pub fn to_bytes(self) -> [u8; Self::LEN] {
         self.0
     }
 
-    /// Takes a time as the wire has it.
+    /// Makes a timestamp from bytes in wire format.
     pub fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
         Self(bytes)
     }
@@ -61,7 +61,7 @@ impl fmt::Debug for Timestamp {
     }
 }
 
-/// Tells the time of day from the monotonic clock, so that it never goes back.
+/// Derives the time of day from the monotonic clock, so that it never goes back.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WallClock {
     started: Instant,
@@ -69,7 +69,7 @@ pub(crate) struct WallClock {
 }
 
 impl WallClock {
-    /// `unix_time` is the time since the Unix epoch at `now`.
+    /// Makes a clock; `unix_time` is the time since the Unix epoch at `now`.
     pub(crate) fn new(now: Instant, unix_time: Duration) -> Self {
         Self { started: now, started_unix: unix_time }
     }

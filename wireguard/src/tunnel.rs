@@ -8,10 +8,10 @@
 //!      │                forgotten                   │
 //!      └───────────────── answer ───────────────────┘
 //! ```
-//! A handshake is tried again until it is answered, for 90 s in all. A tunnel whose session was used
-//! and ends without another is forgotten; so is one that has had none for nine minutes.
+//! A handshake is retried until it is answered, for 90 s in all. A tunnel is forgotten if its
+//! session was used and ended without a successor, or if it has had no session for nine minutes.
 //!
-//! After each call the driver takes what [`Tunnel::poll_action`] has, until that is nothing.
+//! After each call the driver must call [`Tunnel::poll_action`] until it returns `None`.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ use crate::timers::{MAX_JITTER_MS, REKEY_TIMEOUT, Timers};
 use crate::timestamp::{Timestamp, WallClock};
 use crate::wipe::leaving_nothing;
 
-/// What a tunnel wants done.
+/// What the driver must do for a tunnel.
 #[derive(Debug)]
 pub enum Action {
     /// Send this initiation.
@@ -51,24 +51,23 @@ struct Pending {
     initiator: Initiator,
 }
 
-/// The protocol state between one of our keys and one of theirs.
+/// The protocol state between one of our keys and one of a peer's.
 pub struct Tunnel {
     id: TunnelId,
     /// The number of the last handshake.
     handshakes: u8,
-    /// In one place: it is secret.
+    /// Boxed so that the secrets stay in one place.
     parties: Box<Parties>,
     peer: ReceiverKeys,
-    /// The last initiation, and the one before: a path may be slower than the retries of its
-    /// caller.
+    /// The last initiation and the one before: the round trip may take longer than a retry.
     pending: [Option<Pending>; 2],
     cookies: CookieJar,
     sessions: Sessions,
     timers: Timers,
     clock: WallClock,
-    /// The time in our last initiation.
+    /// The timestamp of our last initiation.
     told: Timestamp,
-    /// The time in the last initiation of the peer's that was answered.
+    /// The timestamp of the peer's last initiation that was answered.
     heard: Timestamp,
     entropy: Entropy,
     action: Option<Action>,
@@ -100,8 +99,9 @@ impl Tunnel {
         }
     }
 
-    /// Returns the tunnel as plain values; nothing where it is over. If another process goes on by
-    /// them, this tunnel must never seal or accept anything again: its counters are the other's.
+    /// Returns the state for another process; `None` if the tunnel has been forgotten. If another
+    /// process takes over, this tunnel must never seal or accept anything again, because the other
+    /// uses its counters.
     pub fn state(&self) -> Option<TunnelState> {
         if self.is_over {
             return None;
@@ -123,7 +123,7 @@ impl Tunnel {
         }))
     }
 
-    /// Goes on as the tunnel of a state, which `parties` belong to.
+    /// Makes a tunnel from a state that belongs to `parties`.
     pub(crate) fn resume(
         state: &TunnelState,
         parties: Box<Parties>,
@@ -148,7 +148,7 @@ impl Tunnel {
         })
     }
 
-    /// Returns the name of the tunnel in its indices.
+    /// Returns the id of the tunnel in its indices.
     pub fn id(&self) -> TunnelId {
         self.id
     }
@@ -163,7 +163,7 @@ impl Tunnel {
         if self.timers.is_attempting() { None } else { self.initiate_again(now) }
     }
 
-    /// Starts a handshake, also if one is under way.
+    /// Starts a handshake, even if one is under way.
     pub fn initiate_again(&mut self, now: Instant) -> Option<Datagram> {
         if self.is_over {
             return None;
@@ -186,12 +186,12 @@ impl Tunnel {
         self.timers.set_retry(retry);
     }
 
-    /// Answers an initiation of the peer's. Until its first message came, where it was from proves
-    /// nothing.
+    /// Answers an initiation of the peer. Its source address is not confirmed until the first
+    /// message of the session.
     ///
     /// # Errors
     ///
-    /// When it is another peer's, no newer than the last, or the tunnel is over.
+    /// If it comes from another peer, is not newer than the last, or the tunnel has been forgotten.
     pub fn answer(
         &mut self,
         initiation: Initiation,
@@ -221,11 +221,11 @@ impl Tunnel {
         Ok(self.sign(Datagram::response(index, receiver, &noise), index, now))
     }
 
-    /// Completes our handshake. The result is the keepalive that proves it to the peer (§5.4.5).
+    /// Completes our handshake. Returns the keepalive that confirms the session to the peer (§6.3).
     ///
     /// # Errors
     ///
-    /// When it answers no initiation that is waiting, or is not the peer's.
+    /// If it answers no initiation that is waiting, or does not come from the peer.
     pub fn complete(
         &mut self,
         response: Response,
@@ -240,7 +240,7 @@ impl Tunnel {
             let keys = pending.initiator.finish(&response.noise)?;
             Ok(Session::new(HandshakeRole::Initiator, index, receiver, &keys, now))
         })?;
-        // Of a later initiation the answer is still good: it makes a later session.
+        // The answer to a later initiation is still valid: it makes a later session.
         self.pending.iter_mut().skip(at.unwrap_or(0)).for_each(|pending| *pending = None);
         self.sessions.add_current(session);
         self.timers.note_answered(now);
@@ -248,11 +248,11 @@ impl Tunnel {
         self.keepalive(now).ok_or(HandshakeRefusal::Unexpected)
     }
 
-    /// Keeps a cookie for the next handshake message.
+    /// Stores a cookie for the next handshake message.
     ///
     /// # Errors
     ///
-    /// When it is not about our last handshake message, or not the peer's.
+    /// If it is not about our last handshake message, or does not come from the peer.
     pub fn keep_cookie(
         &mut self,
         reply: &CookieReply,
@@ -261,7 +261,7 @@ impl Tunnel {
         self.cookies.keep(reply, &self.peer, now)
     }
 
-    /// Reserves the counter of the next data message; `None` without a session.
+    /// Reserves the counter of the next data message; `None` if there is no session.
     #[inline]
     pub fn begin_seal(&mut self, now: Instant) -> Option<Seal> {
         let session = self.sessions.current_mut()?;
@@ -272,12 +272,12 @@ impl Tunnel {
         Some(seal)
     }
 
-    /// Finds the session of a data message and checks its counter. Nothing changes before it is
-    /// authentic.
+    /// Finds the session of a data message and checks its counter. Nothing changes until the
+    /// message is known to be authentic.
     ///
     /// # Errors
     ///
-    /// When there is no such session, or its counter cannot be accepted.
+    /// If there is no such session, or its counter cannot be accepted.
     #[inline]
     pub fn begin_open(&self, header: DataHeader, now: Instant) -> Result<Open, DataRefusal> {
         let session = self.sessions.find(header.index).ok_or(DataRefusal::NoSession)?;
@@ -285,12 +285,12 @@ impl Tunnel {
         session.begin_open(header.counter, now)
     }
 
-    /// Accepts an opened message exactly once and returns the length of its padded packet;
+    /// Accepts an opened message exactly once and returns the length of its padded packet in bytes;
     /// keepalives have none.
     ///
     /// # Errors
     ///
-    /// When it is not authentic, was accepted before, or its session is gone.
+    /// If it is not authentic, was accepted before, or its session is gone.
     #[inline]
     pub fn commit(&mut self, opened: &Opened, now: Instant) -> Result<Option<usize>, DataRefusal> {
         let len = self.sessions.accept(opened, now)?;
@@ -304,7 +304,7 @@ impl Tunnel {
         self.sessions.current().map(|session| now.saturating_duration_since(session.since))
     }
 
-    /// Performs whatever is due.
+    /// Performs whatever is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.is_over || self.action.is_some() {
             return;
@@ -326,7 +326,7 @@ impl Tunnel {
             self.pending = [None, None];
         }
         let ended = self.sessions.take_ended(now);
-        // It would have been renewed, if the peer were there.
+        // It would have been renewed if the peer were there.
         let is_lost = ended.as_ref().is_some_and(|one| one.has_sent) && self.sessions.is_empty();
         if is_lost || self.timers.hopeless() <= now {
             return self.forget();
@@ -365,7 +365,7 @@ impl Tunnel {
         others.into_iter().flatten().chain([self.timers.hopeless()]).min()
     }
 
-    /// Takes what the tunnel wants done.
+    /// Takes the next action for the driver.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.action.take()
     }
@@ -374,15 +374,15 @@ impl Tunnel {
         self.sessions.current()?.renewal(self.timers.retry())
     }
 
-    /// Returns when the initiation that another overtook is given up: WireGuard waits so long for
-    /// one.
+    /// Returns when the initiation that a later one replaced is given up, which is as late as
+    /// WireGuard waits for one.
     fn late_answers_end(&self) -> Option<Instant> {
         let last = self.pending.iter().flatten().map(|pending| pending.sent).max()?;
 
         (!self.timers.is_attempting()).then(|| last + REKEY_TIMEOUT)
     }
 
-    /// Wipes everything (§6.3).
+    /// Wipes all secrets (§6.3).
     fn forget(&mut self) {
         self.pending = [None, None];
         self.sessions = Sessions::default();
@@ -400,7 +400,7 @@ impl Tunnel {
         seal.run(&[], datagram.bytes_mut()).then_some(datagram)
     }
 
-    /// Puts the MACs behind a handshake message.
+    /// Writes the MACs to the end of a handshake message.
     fn sign(&mut self, mut datagram: Datagram, index: Index, now: Instant) -> Datagram {
         let mac1 = self.peer.sign(datagram.bytes_mut(), self.cookies.cookie(now));
         self.cookies.sent(index, mac1);

@@ -1,16 +1,17 @@
-//! Work with secrets that leaves none of them on the stack.
+//! Works with secrets without leaving any of them on the stack.
 //!
-//! What is kept is wiped where it is kept. But values are moved on their way there, and neither the
-//! language nor `snow` wipes the places that they leave.
+//! Secrets that are kept are wiped where they are kept. But values are moved on their way there,
+//! and neither the language nor `snow` wipes the places that they leave.
 
 use std::hint::black_box;
 
 use zeroize::Zeroize as _;
 
-/// How much of the stack is overwritten, in words: several times what a step of a handshake uses.
+/// How much of the stack is overwritten, in words of 8 bytes: several times what a step of a
+/// handshake uses.
 const DEPTH: usize = 4096;
 
-/// Does some work and overwrites the stack that it used. The result must not be secret itself.
+/// Does some work and overwrites the stack that it used. The result itself must not be secret.
 pub(crate) fn leaving_nothing<T>(work: impl FnOnce() -> T) -> T {
     let result = apart(work);
     overwrite();
@@ -50,17 +51,18 @@ mod tests {
 
     type Needle = [u8; 32];
 
-    /// Whoever remembers a secret to look for it does so upside down.
+    /// A test that remembers a secret to search for it must store it inverted.
     fn inverted(secret: &[u8]) -> Needle {
         std::array::from_fn(|at| !secret[at])
     }
 
-    /// Returns how often a secret is in what this process can write.
+    /// Returns how many times a secret occurs in this process's writable memory.
     fn found(needle: &Needle) -> usize {
         const PAGE: usize = 4096;
         let maps = std::fs::read_to_string("/proc/self/maps").expect("the maps of this process");
         let memory = File::open("/proc/self/mem").expect("the memory of this process");
-        // So large that it has pages of its own. They are not looked at: what is read passes there.
+        // Large enough to have pages of its own, which are skipped because what is read passes
+        // through them.
         let mut buffer = vec![0; 1 << 20];
         let own = buffer.as_ptr_range();
         let own = own.start.addr() / PAGE..=own.end.addr() / PAGE;
@@ -71,7 +73,7 @@ mod tests {
             let [start, end] =
                 [range.0, range.1].map(|hex| usize::from_str_radix(hex, 16).expect("an address"));
             for at in (start..end).step_by(PAGE).filter(|at| !own.contains(&(at / PAGE))) {
-                // What crosses into the next page is found, too.
+                // A secret that crosses into the next page is found, too.
                 let most = (PAGE + 31).min(end - at);
                 let Ok(len @ 1..) = memory.read_at(&mut buffer[..most], at as u64) else {
                     continue;
@@ -91,7 +93,8 @@ mod tests {
         Parties { own, peer: *peer.public(), shared, preshared }
     }
 
-    /// Shakes hands as a tunnel does. What of the handshake is secret is noted upside down.
+    /// Completes a handshake as a tunnel does, and notes the secrets of the handshake in inverted
+    /// form.
     fn sessions(mut note: impl FnMut(&[u8])) -> [Box<Session>; 2] {
         let (one, other) = leaving_nothing(|| {
             let keys = [0x31, 0x32].map(|byte| StaticKey::new(&PrivateKey::from([byte; 32])));
@@ -126,7 +129,7 @@ mod tests {
         });
         let mine = leaving_nothing(|| {
             let keys = initiator.finish(&second).expect("a good message");
-            // Beside it lies the chaining key, which all others come from.
+            // Next to it is the chaining key, from which all others are derived.
             note(initiator.handshake_hash());
             Session::new(HandshakeRole::Initiator, index(2), [2; 4], &keys, start())
         });

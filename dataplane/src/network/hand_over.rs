@@ -1,4 +1,4 @@
-//! A network that goes on in another process: what its links know, given away and taken over.
+//! Hands a network over to another process: the state of its links is read and applied.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::status::PeerState;
 use super::LaneNetwork;
 
 impl LaneNetwork {
-    /// Returns what is known of the peers.
+    /// Returns the state of the links.
     pub(crate) fn state(&self) -> NetworkState {
         NetworkState {
             id: self.table.id,
@@ -21,8 +21,8 @@ impl LaneNetwork {
         }
     }
 
-    /// Goes on by what another process knew of the peers that this one knows as well. Nothing is sealed. Returns how many sessions could not
-    /// be taken over.
+    /// Continues with the state of another process, for the peers that this one has as well,
+    /// without sealing anything. Returns how many sessions could not be taken over.
     pub(crate) fn resume(&mut self, state: NetworkState, cx: &mut LaneContext, now: Instant) -> usize {
         self.next_fragment = state.next_fragment;
         let mut refused = 0;
@@ -45,7 +45,7 @@ impl LaneNetwork {
             cx.demux.remove(before.id());
         }
         let is_probing = state.path.is_probing;
-        // The sessions of a tunnel that could not be taken over are gone, and so is what was known by them.
+        // If a tunnel cannot be taken over, its sessions are lost.
         let taken = match tunnel {
             Some(Some(tunnel)) if !cx.demux.contains(tunnel.id()) => {
                 cx.demux.insert(tunnel.id(), LinkHandle { network, link: index });
@@ -57,7 +57,8 @@ impl LaneNetwork {
         };
         let waiting = link.resume(state, now);
         if is_probing {
-            // Sent when the first round, which never left, is over: nothing is sealed here.
+            // Probes are sent only once the first round, which never left, has timed out: nothing
+            // is sealed here.
             link.mtu.start(now);
         }
         cx.counters.tun_packets += waiting;

@@ -35,7 +35,7 @@ impl LaneNetwork {
         self.interface.public_key() == public_key(key)
     }
 
-    /// Returns the public half of this network's key.
+    /// Returns the public key of this network's interface.
     pub(crate) fn public_key(&self) -> PublicKey {
         self.interface.public_key()
     }

@@ -16,7 +16,7 @@ use crate::static_key::PresharedKey;
 
 const EPOCH: Duration = Duration::from_secs(1_800_000_000);
 const SECOND: Duration = Duration::from_secs(1);
-/// The most that a handshake which is due is put off by.
+/// The longest delay of a due handshake.
 const JITTER: Duration = Duration::from_millis(333);
 
 /// Returns the moment at which virtual time starts, the same throughout a test.
@@ -43,7 +43,7 @@ struct Side {
     interface: Interface,
     tunnel: Tunnel,
     address: SocketAddr,
-    /// What came out of the tunnel.
+    /// The packets that came out of the tunnel.
     received: Vec<Vec<u8>>,
     refused: Vec<String>,
 }
@@ -52,7 +52,7 @@ struct Side {
 struct Pair {
     now: Instant,
     sides: [Side; 2],
-    /// What is on its way: to whom.
+    /// The datagrams on their way, with their receiver.
     wire: Vec<(usize, Vec<u8>)>,
     initiations: [usize; 2],
     keepalives: [usize; 2],
@@ -92,7 +92,7 @@ impl Pair {
         }
     }
 
-    /// Two sides with a session that both know, made by the first.
+    /// Makes two sides with a session that both have, initiated by the first.
     fn connected() -> Self {
         let mut pair = Self::new();
         pair.initiate(0);
@@ -123,7 +123,7 @@ impl Pair {
         self.carry();
     }
 
-    /// Gives a side a datagram and returns what became of it.
+    /// Gives a side a datagram and returns the result.
     fn give(&mut self, to: usize, datagram: &[u8]) -> Result<(), String> {
         let (now, from) = (self.now, self.sides[1 - to].address);
         let Side { interface, tunnel, received, .. } = &mut self.sides[to];
@@ -156,7 +156,7 @@ impl Pair {
         Ok(())
     }
 
-    /// Carries datagrams to and fro until nobody has any.
+    /// Carries datagrams in both directions until there are none left.
     fn carry(&mut self) {
         while !self.wire.is_empty() {
             let (to, datagram) = self.wire.remove(0);
@@ -169,7 +169,7 @@ impl Pair {
         }
     }
 
-    /// Lets time pass, with whatever becomes due in it.
+    /// Lets time pass, and performs whatever falls due.
     fn wait(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
@@ -227,7 +227,7 @@ impl Pair {
     }
 }
 
-/// What a packet is after its way: padded (§5.4.6).
+/// Returns a packet as it is received: padded (§5.4.6).
 fn padded(packet: &[u8]) -> Vec<u8> {
     let mut packet = packet.to_vec();
     packet.resize(packet.len().next_multiple_of(16), 0);
@@ -314,7 +314,7 @@ fn a_broken_bit_changes_nothing() {
     pair.initiate(0);
     while !pair.wire.is_empty() {
         let (to, mut datagram) = pair.wire.remove(0);
-        // mac2 is not looked at in calm.
+        // mac2 is not checked without load.
         let checked = if datagram.len() > 64 { datagram.len() - 16 } else { datagram.len() };
         for at in 0..checked {
             datagram[at] ^= 1 << (at % 8);
@@ -417,7 +417,7 @@ fn indices_are_not_used_twice_at_a_time() {
         pair.carry();
         pair.say(0, b"packet");
         pair.say(1, b"packet");
-        // Calm again.
+        // There is no load any more.
         pair.now += SECOND;
     }
 
@@ -427,7 +427,7 @@ fn indices_are_not_used_twice_at_a_time() {
 
 #[test]
 fn a_tunnel_is_small() {
-    // With one session, and without the handshake under way: docs/PERFORMANCE.md counts on it.
+    // With one session and no handshake under way; docs/PERFORMANCE.md relies on this.
     let sizes = [size_of::<Tunnel>(), size_of::<Parties>(), size_of::<Session>()];
 
     assert!(sizes.iter().sum::<usize>() <= 3 * 1024, "{sizes:?}");

@@ -23,7 +23,7 @@ fn a_cookie_is_kept_for_the_next_try() {
     assert_eq!(pair.ages(), [None; 2]);
     assert_eq!(pair.initiations, [0, 0]);
 
-    // No sooner than it would have been tried without the cookie (§6.6).
+    // Not sooner than it would have been retried without the cookie (§6.6).
     pair.now += REKEY_TIMEOUT - SECOND;
     load(&mut pair, 1);
     pair.wait(SECOND - Duration::from_nanos(1));

@@ -1,4 +1,4 @@
-//! A tunnel that goes on in another process, of which the paper knows nothing.
+//! A tunnel that continues in another process, which the paper does not cover.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::message::DataHeader;
 use crate::timers::{KEEPALIVE_TIMEOUT, REKEY_AFTER_TIME};
 
 impl Pair {
-    /// Has another process go on for a side.
+    /// Makes another process take over a side.
     fn hand_over(&mut self, side: usize) {
         let state = self.sides[side].tunnel.state().expect("it is not over");
         let number = if side == 0 { 1 } else { 2 };
@@ -134,9 +134,9 @@ fn session(state: &mut TunnelState) -> &mut crate::state::SessionState {
 enum Step {
     /// A side seals a message, which is held back.
     Seal(usize),
-    /// One of those held back arrives.
+    /// One of the messages held back arrives.
     Arrive(prop::sample::Index),
-    /// One that arrived arrives again.
+    /// A message that arrived arrives again.
     Replay(prop::sample::Index),
     HandOver(usize),
     Wait(u64),
@@ -161,7 +161,7 @@ struct Held {
     to: usize,
     bytes: Vec<u8>,
     sealed: Instant,
-    /// The age of its session then.
+    /// The age of its session when it was sealed.
     age: Duration,
 }
 
@@ -189,8 +189,8 @@ proptest! {
                 Step::Arrive(at) if !held.is_empty() => {
                     let message = held.remove(at.index(held.len()));
                     let given = pair.give(message.to, &message.bytes);
-                    // What is still good when it arrives is accepted: a session lives for 180 s,
-                    // and the last four are kept.
+                    // A message is accepted if it is still valid when it arrives: a session lives
+                    // for 180 s, and the last four are kept.
                     let is_fresh = message.age + (pair.now - message.sealed)
                         < Duration::from_secs(110);
                     prop_assert!(given.is_ok() || !is_fresh, "{given:?}");
@@ -209,7 +209,7 @@ proptest! {
                     }
                     pair.carry();
                     pair.wait(SECOND);
-                    // Sessions that no longer have a place take what is on its way along.
+                    // Messages of sessions that are no longer kept are lost.
                     held.clear();
                 }
             }

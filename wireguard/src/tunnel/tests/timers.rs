@@ -76,7 +76,7 @@ fn a_session_ends_after_three_minutes() {
     let messages = [0, 1].map(|from| pair.seal(from, b"packet").expect("a session"));
     pair.is_cut = true;
 
-    // The side that called stops earlier than the other.
+    // The side that initiated stops earlier than the other.
     pair.now += REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT;
     assert!(pair.seal(0, b"packet").is_none());
     assert!(pair.seal(1, b"packet").is_some());
@@ -101,7 +101,7 @@ fn packets_that_get_nothing_in_return_get_a_keepalive() {
         let mut expected = [0, 0];
         expected[1 - sender] = 1;
         assert_eq!(pair.keepalives, expected);
-        // A keepalive is not answered, and says that nothing is lost.
+        // A keepalive is not answered, and shows that nothing is lost.
         pair.wait(Duration::from_secs(30));
         assert_eq!((pair.keepalives, pair.initiations), (expected, [0, 0]));
     }
@@ -128,7 +128,7 @@ fn silence_after_packets_starts_a_handshake() {
         pair.is_cut = true;
         pair.say(sender, b"packet");
         pair.wait(SECOND);
-        // Later packets do not put it off.
+        // Later packets do not delay it.
         pair.say(sender, b"packet");
 
         pair.wait(KEEPALIVE_TIMEOUT + REKEY_TIMEOUT - SECOND - Duration::from_nanos(1));
@@ -149,7 +149,7 @@ fn an_unanswered_handshake_is_tried_for_ninety_seconds() {
     pair.carry();
 
     pair.wait(REKEY_ATTEMPT_TIME - Duration::from_nanos(1));
-    // Every 5 to 5.333 seconds, and no more often.
+    // Every 5 to 5.333 seconds, not more often.
     assert!((16..=17).contains(&pair.initiations[0]), "{:?}", pair.initiations);
     assert!(!pair.is_over(0));
     pair.wait(JITTER);
