@@ -12,9 +12,11 @@ mod desired;
 pub mod dns;
 pub mod docker;
 mod endpoint;
+mod event_source;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod health;
+mod host_state;
 mod joined_node;
 pub mod kernel;
 pub mod local_api;

@@ -27,13 +27,13 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::docker;
 use crate::endpoint::{gc, sandbox};
-use crate::joined_node::{Admission, JoinedNode, ProcessContext};
+use crate::joined_node::JoinedNode;
 use crate::local_api;
 use crate::lock::{LockError, StateLock};
+use crate::membership::admission::Admission;
+use crate::membership::control_link::ProcessContext;
 use crate::membership::join::{self, JoinOptions};
-use crate::membership::{
-    announce, connection, network_membership, prefix_clash, publish, renewal, view_cache, watch as following,
-};
+use crate::membership::{announce, connection, prefix_clash, renewal, view_cache, watch as following};
 use crate::node_handle::{NodeHandle, Phase, Request};
 use crate::path::{LaneEvent, Lanes, LanesConfig, LanesError, consecutive_ports};
 use crate::problem::{Problems, explain};
@@ -153,7 +153,7 @@ pub async fn run(config: Config, log: Log, descriptors: Descriptors) -> Result<(
     node.services.spawn(server.serve(Arc::clone(&handle), descriptors));
     if handle.config.docker().is_some() {
         let plugin = handle.config.docker_plugin.clone();
-        node.services.spawn(docker::task::serve_plugin(Arc::clone(&handle), plugin));
+        node.services.spawn(docker::plugin_service::serve(Arc::clone(&handle), plugin));
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), state = %handle.config.state.display(), "Agent started");
 
@@ -283,18 +283,18 @@ impl Node {
         let told_control = expelled || tell_control(&joined, force).await?;
         self.stop_session().await;
         if let Some(socket) = self.handle.config.docker()
-            && let Err(error) = docker::sync::withdraw(&joined, &socket).await
+            && let Err(error) = docker::sync::withdraw(&joined.docker, &socket).await
         {
             tracing::warn!(error = %explain(&error), "Docker keeps what it had of our networks");
         }
         joined.lanes.publish(empty_tables(&joined.lanes));
-        for network in joined.networks.borrow().keys() {
+        for network in joined.endpoints.reports.borrow().keys() {
             // A lane that takes no commands has ended the process already.
             let _ = joined.lanes.remove_network(*network);
         }
         self.handle.problems.clear_prefix("");
-        reconcile::clean::all_but(&joined.run_dir, &[], &self.handle.problems).await;
-        reconcile::clean::folders(&joined.run_dir);
+        reconcile::clean::all_but(&joined.endpoints.run_dir, &[], &self.handle.problems).await;
+        reconcile::clean::folders(&joined.endpoints.run_dir);
         in_store(&self.store, StateStore::wipe).await?;
         self.unkept_expulsion = None;
         self.handle.set_phase(Phase::Unjoined);
@@ -327,38 +327,50 @@ impl Node {
     }
 
     fn start(&mut self, joined: Arc<JoinedNode>) {
-        macro_rules! task {
-            ($name:literal, $joined:ident => $work:expr) => {{
-                let $joined = Arc::clone(&joined);
-                self.tasks.spawn(async move {
-                    keep_going($name, &$joined.stop, BEGIN_AGAIN, || $work).await;
-                    None
-                });
-            }};
-        }
-        let reconciled = Arc::clone(&joined);
+        let context = Arc::new(joined.reconcile_context());
         self.tasks.spawn(async move {
-            reconcile::run(reconciled).await;
+            reconcile::run(context).await;
             None
         });
-        let follower = Arc::clone(&joined);
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = follower.stop.cancelled() => None,
-                reason = following::run(&follower) => Some(reason),
-            }
+        let (follower, stop) = (joined.follower(), joined.stop.clone());
+        self.tasks.spawn(async move { stop.run_until_cancelled(following::run(&follower)).await });
+        self.keep_task(&joined, "view-cache", |joined| async move {
+            view_cache::run(joined.membership.subscribe(), joined.store()).await;
         });
-        task!("view-cache", s => view_cache::run(&s));
-        task!("prefix clash", s => prefix_clash::run(&s));
-        task!("announce", s => announce::run(&s));
-        task!("publish", s => publish::run(&s));
-        task!("network-membership", s => network_membership::run(&s));
-        task!("renewal", s => renewal::run(&s));
-        task!("gc", s => gc::run(&s));
+        self.keep_task(&joined, "prefix clash", |joined| async move {
+            prefix_clash::run(joined.membership.subscribe(), &joined.host, &joined.endpoints.problems).await;
+        });
+        let announcer = Arc::new(joined.announcer());
+        self.keep_task(&joined, "announce", move |_| {
+            let announcer = Arc::clone(&announcer);
+            async move { announce::run(&announcer).await }
+        });
+        self.keep_task(&joined, "publish", |joined| async move { joined.endpoints.publisher.run().await });
+        self.keep_task(&joined, "network-membership", |joined| async move { joined.endpoints.memberships.run().await });
+        self.keep_task(&joined, "renewal", |joined| async move { renewal::run(joined.renewal()).await });
+        self.keep_task(&joined, "gc", |joined| async move { gc::run(&joined.endpoints).await });
         if let Some(socket) = self.handle.config.docker() {
-            task!("docker", s => docker::task::follow(&s, &socket));
+            let work = Arc::new((joined.docker_work(), socket));
+            self.keep_task(&joined, "docker", move |_| {
+                let work = Arc::clone(&work);
+                async move { docker::task::follow(&work.0, &work.1).await }
+            });
         }
         self.handle.set_phase(Phase::Joined(joined));
+    }
+
+    /// Does something for as long as the node is joined.
+    fn keep_task<F: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        joined: &Arc<JoinedNode>,
+        name: &'static str,
+        work: impl Fn(Arc<JoinedNode>) -> F + Send + Sync + 'static,
+    ) {
+        let joined = Arc::clone(joined);
+        self.tasks.spawn(async move {
+            keep_going(name, &joined.stop, BEGIN_AGAIN, || work(Arc::clone(&joined))).await;
+            None
+        });
     }
 
     async fn stop_session(&mut self) {
@@ -422,10 +434,10 @@ fn handshake_time(clock: SystemTime, kept: u64) -> Duration {
 
 async fn tell_control(joined: &JoinedNode, force: bool) -> Result<bool, Refusal> {
     // The node that control knows is the other host, which was there first: it must not be taken out.
-    if *joined.admission.borrow() == Admission::TurnedAway {
+    if joined.admission.current() == Admission::TurnedAway {
         return Ok(false);
     }
-    let told = match joined.connection.reach(connection::PATIENCE).await {
+    let told = match joined.control.connection.reach(connection::PATIENCE).await {
         Ok(mut client) => connection::call(client.leave(v1::LeaveRequest {})).await.map(drop),
         Err(away) => Err(away),
     };

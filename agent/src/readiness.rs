@@ -9,7 +9,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::time::timeout;
 
-use crate::joined_node::JoinedNode;
+use crate::endpoint::lifecycle::Endpoints;
 use crate::node_handle::{NodeHandle, Phase};
 
 /// How long the networks may take: what does not come up must not keep the host from booting.
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) async fn tell(handle: Arc<NodeHandle>) {
     if let Phase::Joined(joined) = handle.phase() {
         say(&[NotifyState::Status("bringing the networks up")]);
-        if timeout(PATIENCE, brought_up(&joined)).await.is_err() {
+        if timeout(PATIENCE, brought_up(&joined.endpoints)).await.is_err() {
             tracing::warn!("Not all endpoints could be brought up yet, going on");
         }
     }
@@ -39,10 +39,10 @@ fn say(states: &[NotifyState<'_>]) {
 }
 
 /// Waits until each endpoint of this node was tried, whatever came of it.
-async fn brought_up(joined: &JoinedNode) {
-    let mut journal = joined.journal.subscribe();
-    let mut networks = joined.networks.subscribe();
-    while untried(joined) > 0 {
+async fn brought_up(endpoints: &Endpoints) {
+    let mut journal = endpoints.journal.subscribe();
+    let mut networks = endpoints.reports.subscribe();
+    while untried(endpoints) > 0 {
         tokio::select! {
             changed = journal.changed() => if changed.is_err() { return },
             changed = networks.changed() => if changed.is_err() { return },
@@ -50,15 +50,15 @@ async fn brought_up(joined: &JoinedNode) {
     }
 }
 
-fn untried(joined: &JoinedNode) -> usize {
-    let networks = joined.networks.borrow();
+fn untried(endpoints: &Endpoints) -> usize {
+    let networks = endpoints.reports.borrow();
     let was_tried = |record: &crate::state::EndpointRecord| {
         networks
             .get(&record.endpoint.network)
             .is_some_and(|report| report.problem.is_some() || report.endpoints.contains_key(&record.endpoint.id))
     };
 
-    joined.journal.entries().values().filter(|record| !was_tried(record)).count()
+    endpoints.journal.entries().values().filter(|record| !was_tried(record)).count()
 }
 
 fn status(phase: &Phase) -> String {
@@ -67,7 +67,7 @@ fn status(phase: &Phase) -> String {
         Phase::Joining => "joining".to_owned(),
         Phase::Joined(joined) => {
             let who = joined.identity();
-            let endpoints = joined.journal.entries().len();
+            let endpoints = joined.endpoints.journal.entries().len();
             format!("node {} of cluster {}, {endpoints} endpoints", who.name, who.cluster)
         }
         Phase::Expelled(_, reason) => format!("removed from its cluster: {reason}"),

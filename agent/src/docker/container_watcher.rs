@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::DRIVER;
 use super::client::{Container, DockerClient, EngineError, ListedContainer};
+use super::plugin_store::PluginStore;
 use super::{lifetime, naming, plugin_proxy, ready, recovery};
-use crate::joined_node::JoinedNode;
+use crate::endpoint::lifecycle::Endpoints;
 use crate::state::{DockerKey, DockerPool, DockerSandbox, EndpointRecord, SandboxRecord};
 
 /// Looks in which an address pool may serve no network before it is struck out, so a minute of an
@@ -25,24 +26,29 @@ pub(super) struct ContainerWatcher {
 impl ContainerWatcher {
     /// Looks at all containers: one list, and a closer look at those with something new. Tells
     /// whether there are endpoints or addresses that may belong to nobody any more.
-    pub(super) async fn look(&mut self, joined: &JoinedNode, engine: &DockerClient) -> Result<bool, EngineError> {
+    pub(super) async fn look(
+        &mut self,
+        store: &PluginStore,
+        endpoints: &Endpoints,
+        engine: &DockerClient,
+    ) -> Result<bool, EngineError> {
         let listed = engine.containers().await?;
-        for container in unnamed(joined, &listed) {
-            look_at(joined, engine, &container).await?;
+        for container in unnamed(endpoints, &listed) {
+            look_at(endpoints, engine, &container).await?;
         }
-        let entries = joined.journal.entries();
-        joined.problems.keep_only(NAMES_OF, |about| {
+        let entries = endpoints.journal.entries();
+        endpoints.problems.keep_only(NAMES_OF, |about| {
             about.strip_prefix(NAMES_OF).is_some_and(|id| entries.keys().any(|known| known.to_string() == id))
         });
-        self.strike_idle_pools(joined).await;
-        recovery::tell(joined, &listed);
+        self.strike_idle_pools(store).await;
+        recovery::tell(endpoints, &listed);
 
-        Ok(lifetime::is_doubtful(joined, &listed) || recovery::is_needed(joined, &listed))
+        Ok(lifetime::is_doubtful(store, endpoints, &listed) || recovery::is_needed(store, endpoints, &listed))
     }
 
     /// Strikes out pools that Docker gave back while this process was away, with their addresses.
-    async fn strike_idle_pools(&mut self, joined: &JoinedNode) {
-        let plugin_state = joined.docker.state();
+    async fn strike_idle_pools(&mut self, store: &PluginStore) {
+        let plugin_state = store.state();
         let is_idle =
             |pool: &&DockerPool| !pool.docker_network.as_ref().is_some_and(|id| plugin_state.networks.contains_key(id));
         let idle: BTreeSet<&String> = plugin_state.pools.values().filter(is_idle).map(|pool| &pool.id).collect();
@@ -57,7 +63,7 @@ impl ContainerWatcher {
         let leases = leases.filter(|lease| over.contains(&lease.pool) || !plugin_state.pools.contains_key(&lease.pool));
         let leases = leases.map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address));
         let struck = leases.chain(over.iter().map(|id| DockerKey::Pool((*id).clone()))).collect();
-        if let Err(refusal) = joined.docker.write(Vec::new(), struck).await {
+        if let Err(refusal) = store.write(Vec::new(), struck).await {
             // The store reports its own failure; the next pass tries again.
             tracing::debug!(%refusal, "Failed to write the docker book");
         }
@@ -65,8 +71,8 @@ impl ContainerWatcher {
 }
 
 /// Lists the containers that have an endpoint whose container or name is not known yet.
-fn unnamed(joined: &JoinedNode, listed: &[ListedContainer]) -> Vec<String> {
-    let entries = joined.journal.entries();
+fn unnamed(endpoints: &Endpoints, listed: &[ListedContainer]) -> Vec<String> {
+    let entries = endpoints.journal.entries();
     let records = entries.values().filter_map(|record| Some((record.sandbox.docker()?, record)));
     let known: BTreeMap<&String, &EndpointRecord> =
         records.map(|(docker, record)| (&docker.endpoint, record)).collect();
@@ -85,26 +91,28 @@ fn unnamed(joined: &JoinedNode, listed: &[ListedContainer]) -> Vec<String> {
 }
 
 /// Finds out a container's name and namespace.
-pub(super) async fn look_at(joined: &JoinedNode, engine: &DockerClient, container: &str) -> Result<(), EngineError> {
+pub(super) async fn look_at(endpoints: &Endpoints, engine: &DockerClient, container: &str) -> Result<(), EngineError> {
     let found = match engine.container(container).await {
         Err(error) if error.is_missing() => return Ok(()),
         found => found?,
     };
-    let entries = joined.journal.entries();
+    let entries = endpoints.journal.entries();
     for record in entries.values() {
         let Some(docker) = record.sandbox.docker() else { continue };
         let Some(attachment) = found.attachments.get(&docker.endpoint) else { continue };
         let named = naming::named(&record.endpoint, &found, attachment);
         let about = format!("{NAMES_OF}{}", record.endpoint.id);
         match naming::unspoken(&named, &found, attachment) {
-            Some(text) => joined.problems.raise(&about, "docker-name", text),
-            None => joined.problems.clear(&about),
+            Some(text) => endpoints.problems.raise(&about, "docker-name", text),
+            None => endpoints.problems.clear(&about),
         }
         let inside = match (&docker.inside, &found.netns) {
-            (None, Some(netns)) if found.running => recovery::inside(joined, record, netns).await,
+            (None, Some(netns)) if found.running => {
+                recovery::inside(endpoints, record.endpoint.network, record.endpoint.id, netns).await
+            }
             (known, _) => known.clone(),
         };
-        let updated = joined.journal.update(record.endpoint.id, |record| {
+        let updated = endpoints.journal.update(record.endpoint.id, |record| {
             record.endpoint = named;
             if let SandboxRecord::Docker(docker) = &mut record.sandbox {
                 docker.container = Some(found.id.clone());
@@ -125,8 +133,8 @@ pub(super) async fn look_at(joined: &JoinedNode, engine: &DockerClient, containe
 
 /// Starts the containers that Docker could not restart because the agent was absent; Docker itself tries only once. Tells
 /// whether any are left.
-pub(super) async fn start_stranded(joined: &JoinedNode, engine: &DockerClient) -> Result<bool, EngineError> {
-    let plugin_state = joined.docker.state();
+pub(super) async fn start_stranded(store: &PluginStore, engine: &DockerClient) -> Result<bool, EngineError> {
+    let plugin_state = store.state();
     let mut any = false;
     for listed in engine.containers().await? {
         if !listed.endpoints.is_empty() {

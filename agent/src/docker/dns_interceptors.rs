@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::NetworkId;
+use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::dns::DnsInterceptor;
-use crate::joined_node::JoinedNode;
+use crate::dns::{DnsInterceptor, Names};
 use crate::kernel::Netns;
-use crate::problem::explain;
-use crate::state::journal::Entries;
+use crate::problem::{Problems, explain};
+use crate::state::journal::{Entries, Journal};
 
 /// How soon a namespace that does not exist yet is tried again: Docker creates it milliseconds after it announced it.
 const SOON: Duration = Duration::from_millis(20);
@@ -21,8 +22,8 @@ const LATER: Duration = Duration::from_secs(1);
 const OFTEN: u32 = 250;
 
 /// Serves the containers while the node is joined.
-pub(super) async fn run(joined: &JoinedNode) {
-    let mut journal = joined.journal.subscribe();
+pub(super) async fn run(journal: &Journal, names: &watch::Sender<Arc<Names>>, problems: &Problems) {
+    let mut journal = journal.subscribe();
     let mut interceptors: BTreeMap<PathBuf, DnsInterceptor> = BTreeMap::new();
     let mut tries: BTreeMap<PathBuf, u32> = BTreeMap::new();
     loop {
@@ -36,7 +37,7 @@ pub(super) async fn run(joined: &JoinedNode) {
                 interceptor.set_scope(scope);
                 continue;
             }
-            match open(joined, &path, scope).await {
+            match open(names, &path, scope).await {
                 Ok(interceptor) => {
                     tries.remove(&path);
                     interceptors.insert(path, interceptor);
@@ -45,7 +46,7 @@ pub(super) async fn run(joined: &JoinedNode) {
                     let tried = tries.entry(path).or_default();
                     *tried += 1;
                     if let (Some(text), true) = (why, *tried >= OFTEN) {
-                        joined.problems.raise("docker names", "kernel", text);
+                        problems.raise("docker names", "kernel", text);
                     }
                     let pause = if *tried < OFTEN { SOON } else { LATER };
                     waiting = Some(waiting.map_or(pause, |known: Duration| known.min(pause)));
@@ -54,7 +55,7 @@ pub(super) async fn run(joined: &JoinedNode) {
         }
         // A container that ended takes its trouble along.
         if had_trouble && !is_in_trouble(&tries) {
-            joined.problems.clear("docker names");
+            problems.clear("docker names");
         }
         let pause = async {
             match waiting {
@@ -87,9 +88,13 @@ fn wanted(entries: &Entries) -> BTreeMap<PathBuf, BTreeSet<NetworkId>> {
 }
 
 /// Opens a front; nothing to tell where the namespace is simply not there yet.
-async fn open(joined: &JoinedNode, path: &Path, scope: BTreeSet<NetworkId>) -> Result<DnsInterceptor, Option<String>> {
+async fn open(
+    names: &watch::Sender<Arc<Names>>,
+    path: &Path,
+    scope: BTreeSet<NetworkId>,
+) -> Result<DnsInterceptor, Option<String>> {
     let netns = Netns::open(path).map_err(|_| None)?;
-    let opened = DnsInterceptor::open(&netns, scope, joined.names.subscribe()).await;
+    let opened = DnsInterceptor::open(&netns, scope, names.subscribe()).await;
 
     opened
         .map_err(|error| Some(format!("names of other hosts are not known in {}: {}", path.display(), explain(&error))))

@@ -9,10 +9,9 @@ use overlay_core::{Network, NetworkId, pool};
 use overlay_proto::{Code, Refusal, convert};
 
 use super::plugin::{AddressRequest, AddressUse, PoolGranted, PoolRequest};
+use super::plugin_store::PluginStore;
 use super::{NETWORK_OPTION, lifetime, ready, returning};
-use crate::endpoint::lifecycle;
-use crate::joined_node::JoinedNode;
-use crate::membership::network_membership;
+use crate::endpoint::lifecycle::Endpoints;
 use crate::problem::{unix_now, unix_now_ms};
 use crate::state::{DockerKey, DockerLease, DockerPool, DockerRow};
 
@@ -22,18 +21,22 @@ const MAX_POOLS: usize = 8_192;
 const ULA: u128 = 0xfd00_0000_0000_0000_0000_0000_0000_0000;
 
 /// Gives a pool: the one a replica names, the one a person names, or one that nobody uses.
-pub(super) async fn request_pool(joined: &JoinedNode, request: PoolRequest) -> Result<PoolGranted, Refusal> {
-    let plugin_state = joined.docker.state();
+pub(super) async fn request_pool(
+    store: &PluginStore,
+    endpoints: &Endpoints,
+    request: PoolRequest,
+) -> Result<PoolGranted, Refusal> {
+    let plugin_state = store.state();
     if plugin_state.pools.len() >= MAX_POOLS {
         return Err(Refusal::new(Code::Exhausted, format!("Docker holds {MAX_POOLS} pools, which is the limit")));
     }
     let stands_for = request.options.get(NETWORK_OPTION).map(|id| convert::field(NETWORK_OPTION, id)).transpose()?;
     let (id, prefix) = match stands_for {
-        Some(network) => (replica_pool(network, request.v6), replica_prefix(joined, network, request.v6)?),
+        Some(network) => (replica_pool(network, request.v6), replica_prefix(endpoints, network, request.v6)?),
         None => {
             let prefix = match request.prefix {
-                Some(prefix) => checked(joined, prefix)?,
-                None => chosen(joined, request.v6)?,
+                Some(prefix) => checked(store, endpoints, prefix)?,
+                None => chosen(store, endpoints, request.v6)?,
             };
             (format!("{:012x}-{}", rand::random::<u64>() >> 16, family(request.v6)), prefix)
         }
@@ -51,7 +54,7 @@ pub(super) async fn request_pool(joined: &JoinedNode, request: PoolRequest) -> R
         docker_network: known,
         since_ms: unix_now_ms(),
     };
-    joined.docker.write(vec![DockerRow::Pool(row)], Vec::new()).await?;
+    store.write(vec![DockerRow::Pool(row)], Vec::new()).await?;
 
     Ok(PoolGranted { id, prefix })
 }
@@ -65,8 +68,8 @@ pub(super) fn replica_pool(network: NetworkId, v6: bool) -> String {
     format!("{network}-{}", family(v6))
 }
 
-fn replica_prefix(joined: &JoinedNode, id: NetworkId, v6: bool) -> Result<IpNet, Refusal> {
-    let membership = joined.membership.borrow();
+fn replica_prefix(endpoints: &Endpoints, id: NetworkId, v6: bool) -> Result<IpNet, Refusal> {
+    let membership = endpoints.memberships.membership.borrow();
     let unknown = || Refusal::new(Code::NotFound, format!("there is no network {id}"));
     let network = membership.view.networks.get(&id).ok_or_else(unknown)?;
     let prefix = if v6 { network.prefix6.map(IpNet::V6) } else { Some(IpNet::V4(network.prefix)) };
@@ -75,30 +78,30 @@ fn replica_prefix(joined: &JoinedNode, id: NetworkId, v6: bool) -> Result<IpNet,
 }
 
 /// Checks a prefix that a person chose.
-pub(super) fn checked(joined: &JoinedNode, prefix: IpNet) -> Result<IpNet, Refusal> {
+pub(super) fn checked(store: &PluginStore, endpoints: &Endpoints, prefix: IpNet) -> Result<IpNet, Refusal> {
     check_form(prefix)?;
-    let conflict = pool::conflict(&joined.membership.borrow().view, prefix);
+    let conflict = pool::conflict(&endpoints.memberships.membership.borrow().view, prefix);
 
-    conflict.map_or(Ok(prefix), |holder| Err(taken(joined, prefix, &holder)))
+    conflict.map_or(Ok(prefix), |holder| Err(taken(store, endpoints, prefix, &holder)))
 }
 
 /// Checks a prefix of Docker's own address management. Where Docker may have chosen it by itself, it did not know of a bridge that
 /// another host just made, or had nothing else to choose.
-pub(super) fn checked_of_engine(joined: &JoinedNode, prefix: IpNet) -> Result<IpNet, Refusal> {
+pub(super) fn checked_of_engine(store: &PluginStore, endpoints: &Endpoints, prefix: IpNet) -> Result<IpNet, Refusal> {
     let by_itself = match prefix {
-        IpNet::V4(prefix) => joined.docker.state().engine.default_pools.may_choose(prefix),
+        IpNet::V4(prefix) => store.state().engine.default_pools.may_choose(prefix),
         IpNet::V6(_) => false,
     };
     if !by_itself {
-        return checked(joined, prefix);
+        return checked(store, endpoints, prefix);
     }
     check_form(prefix)?;
     let (conflict, bridge) = {
-        let view = &joined.membership.borrow().view;
+        let view = &endpoints.memberships.membership.borrow().view;
         (pool::conflict_of_chosen(view, prefix), pool::conflict(view, prefix))
     };
     match (conflict, bridge) {
-        (Some(holder), _) => Err(taken(joined, prefix, &holder)),
+        (Some(holder), _) => Err(taken(store, endpoints, prefix, &holder)),
         (None, bridge) => {
             if let Some(bridge) = bridge {
                 tracing::warn!(%prefix, %bridge, "Docker chose a prefix that a bridge of another host has");
@@ -115,8 +118,8 @@ fn check_form(prefix: IpNet) -> Result<(), Refusal> {
     }
 }
 
-fn taken(joined: &JoinedNode, prefix: IpNet, holder: &str) -> Refusal {
-    let advice = match (prefix, chosen(joined, false)) {
+fn taken(store: &PluginStore, endpoints: &Endpoints, prefix: IpNet, holder: &str) -> Refusal {
+    let advice = match (prefix, chosen(store, endpoints, false)) {
         (IpNet::V4(_), Ok(free)) => format!("use: docker network create -d overlay-wg --subnet {free} NAME"),
         (IpNet::V4(_) | IpNet::V6(_), _) => "choose another --subnet".to_owned(),
     };
@@ -124,20 +127,20 @@ fn taken(joined: &JoinedNode, prefix: IpNet, holder: &str) -> Refusal {
     Refusal::new(Code::AddressTaken, format!("{prefix} overlaps {holder}; {advice}"))
 }
 
-fn chosen(joined: &JoinedNode, v6: bool) -> Result<IpNet, Refusal> {
+fn chosen(store: &PluginStore, endpoints: &Endpoints, v6: bool) -> Result<IpNet, Refusal> {
     if v6 {
         let bits = ULA | (u128::from(rand::random::<u64>() >> 8) << 64);
         let prefix = Ipv6Net::new(Ipv6Addr::from_bits(bits), 64).map(IpNet::V6);
         return prefix.map_err(|error| Refusal::new(Code::Fault, error));
     }
-    let pool = joined.identity().pool;
-    let plugin_state = joined.docker.state();
+    let pool = endpoints.control().identity().pool;
+    let plugin_state = store.state();
     let held = plugin_state.pools.values().filter_map(|held| match held.prefix {
         IpNet::V4(prefix) => Some(prefix),
         IpNet::V6(_) => None,
     });
     let held: Vec<_> = held.collect();
-    let picked = pool::pick(&joined.membership.borrow().view, pool, &held, rand::random());
+    let picked = pool::pick(&endpoints.memberships.membership.borrow().view, pool, &held, rand::random());
 
     picked.map(IpNet::V4).ok_or_else(|| {
         Refusal::new(Code::Exhausted, format!("no prefix is left in the pool {pool}; name one: --subnet CIDR"))
@@ -145,17 +148,21 @@ fn chosen(joined: &JoinedNode, v6: bool) -> Result<IpNet, Refusal> {
 }
 
 /// Takes a pool back with all its addresses.
-pub(super) async fn release_pool(joined: &JoinedNode, pool: &str) -> Result<(), Refusal> {
-    let plugin_state = joined.docker.state();
+pub(super) async fn release_pool(store: &PluginStore, pool: &str) -> Result<(), Refusal> {
+    let plugin_state = store.state();
     let leases = plugin_state.leases_of(pool).map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address));
     let pool = plugin_state.pools.contains_key(pool).then(|| DockerKey::Pool(pool.to_owned()));
 
-    joined.docker.write(Vec::new(), leases.chain(pool).collect()).await
+    store.write(Vec::new(), leases.chain(pool).collect()).await
 }
 
 /// Gives an address.
-pub(super) async fn request_address(joined: &JoinedNode, request: AddressRequest) -> Result<IpNet, Refusal> {
-    let pool = joined.docker.state().pools.get(&request.pool).cloned();
+pub(super) async fn request_address(
+    store: &PluginStore,
+    endpoints: &Endpoints,
+    request: AddressRequest,
+) -> Result<IpNet, Refusal> {
+    let pool = store.state().pools.get(&request.pool).cloned();
     let Some(pool) = pool else {
         let text = "this host does not know the network's addresses; remove the network and create it again";
         return Err(Refusal::new(Code::NotFound, text));
@@ -166,12 +173,12 @@ pub(super) async fn request_address(joined: &JoinedNode, request: AddressRequest
     match (&pool.docker_network, request.purpose) {
         (Some(network), AddressUse::Other) => {
             let network = network.clone();
-            give(joined, &pool, &network, request.address).await
+            give(store, endpoints, &pool, &network, request.address).await
         }
-        (_, AddressUse::Gateway) => keep(joined, &pool, request.address.unwrap_or_else(|| gateway(pool.prefix))).await,
+        (_, AddressUse::Gateway) => keep(store, &pool, request.address.unwrap_or_else(|| gateway(pool.prefix))).await,
         (None, AddressUse::Other) => {
             let missing = || Refusal::new(Code::InvalidInput, "an address without a network must be named");
-            keep(joined, &pool, request.address.ok_or_else(missing)?).await
+            keep(store, &pool, request.address.ok_or_else(missing)?).await
         }
     }
 }
@@ -184,59 +191,63 @@ fn gateway(prefix: IpNet) -> IpAddr {
 }
 
 /// Notes an address that no container gets.
-async fn keep(joined: &JoinedNode, pool: &DockerPool, address: IpAddr) -> Result<IpNet, Refusal> {
-    note(joined, pool, address, false).await?;
+async fn keep(store: &PluginStore, pool: &DockerPool, address: IpAddr) -> Result<IpNet, Refusal> {
+    note(store, pool, address, false).await?;
     // What stands on the gateway is the whole prefix.
     IpNet::new(address, pool.prefix.prefix_len()).map_err(|error| Refusal::new(Code::Fault, error))
 }
 
 /// Notes an address that Docker holds.
 pub(super) async fn note(
-    joined: &JoinedNode,
+    store: &PluginStore,
     pool: &DockerPool,
     address: IpAddr,
     is_endpoint: bool,
 ) -> Result<(), Refusal> {
     let lease = DockerLease { pool: pool.id.clone(), address, is_endpoint, since: unix_now() };
 
-    joined.docker.write(vec![DockerRow::Lease(lease)], Vec::new()).await
+    store.write(vec![DockerRow::Lease(lease)], Vec::new()).await
 }
 
 /// Gives a container an address: alone on its interface, for all others are reached by routes.
-async fn give(joined: &JoinedNode, pool: &DockerPool, docker: &str, wanted: Option<IpAddr>) -> Result<IpNet, Refusal> {
-    let (_, network) = ready::network(joined, docker).await?;
+async fn give(
+    store: &PluginStore,
+    endpoints: &Endpoints,
+    pool: &DockerPool,
+    docker: &str,
+    wanted: Option<IpAddr>,
+) -> Result<IpNet, Refusal> {
+    let (_, network) = ready::network(store, endpoints, docker).await?;
     if let Some(wanted) = wanted {
-        check_numbered(joined, &network, wanted)?;
-        lifetime::freed(joined, network.id, wanted).await;
+        check_numbered(endpoints, &network, wanted)?;
+        lifetime::freed(store, endpoints, network.id, wanted).await;
     }
-    let _one = network_membership::stay(joined, network.id).await?;
+    let _one = endpoints.memberships.stay(network.id).await?;
     let wanted = match wanted {
-        None => returned(joined, pool, &network).await?,
+        None => returned(endpoints, pool, &network).await?,
         named => named,
     };
     let address = match (pool.prefix, wanted) {
         (IpNet::V4(_), Some(IpAddr::V6(_))) | (IpNet::V6(_), Some(IpAddr::V4(_))) => {
             return Err(Refusal::new(Code::InvalidInput, "the address is of another family than its pool"));
         }
-        (IpNet::V4(_), Some(IpAddr::V4(wanted))) => {
-            lifecycle::address(joined, &network, Some(wanted)).await.map(IpAddr::V4)?
-        }
-        (IpNet::V4(_), None) => lifecycle::address(joined, &network, None).await.map(IpAddr::V4)?,
-        (IpNet::V6(_), Some(IpAddr::V6(wanted))) => fixed6(joined, &network, wanted).map(IpAddr::V6)?,
-        (IpNet::V6(_), None) => next6(joined, &network).map(IpAddr::V6)?,
+        (IpNet::V4(_), Some(IpAddr::V4(wanted))) => endpoints.address(&network, Some(wanted)).await.map(IpAddr::V4)?,
+        (IpNet::V4(_), None) => endpoints.address(&network, None).await.map(IpAddr::V4)?,
+        (IpNet::V6(_), Some(IpAddr::V6(wanted))) => fixed6(endpoints, &network, wanted).map(IpAddr::V6)?,
+        (IpNet::V6(_), None) => next6(endpoints, &network).map(IpAddr::V6)?,
     };
-    note(joined, pool, address, true).await?;
+    note(store, pool, address, true).await?;
 
     Ok(IpNet::from(address))
 }
 
 /// Where another host's engine numbers its containers by itself, it may give out anything outside of blocks at any time: here only
 /// this node's own blocks are to choose from.
-fn check_numbered(joined: &JoinedNode, network: &Network, wanted: IpAddr) -> Result<(), Refusal> {
-    let Some(origin) = network.settings.numbered_by.filter(|origin| *origin != joined.node) else { return Ok(()) };
-    let view = std::sync::Arc::clone(&joined.membership.borrow().view);
+fn check_numbered(endpoints: &Endpoints, network: &Network, wanted: IpAddr) -> Result<(), Refusal> {
+    let Some(origin) = network.settings.numbered_by.filter(|origin| *origin != endpoints.node()) else { return Ok(()) };
+    let view = endpoints.view();
     let blocks: Vec<IpNet> = view
-        .member(network.id, joined.node)
+        .member(network.id, endpoints.node())
         .into_iter()
         .flat_map(|member| &member.blocks)
         .flat_map(|block| network.prefixes(block.prefix))
@@ -261,24 +272,23 @@ fn check_numbered(joined: &JoinedNode, network: &Network, wanted: IpAddr) -> Res
 }
 
 /// Returns the address to give a container that comes back, where it is free.
-async fn returned(joined: &JoinedNode, pool: &DockerPool, network: &Network) -> Result<Option<IpAddr>, Refusal> {
-    let view = std::sync::Arc::clone(&joined.membership.borrow().view);
+async fn returned(endpoints: &Endpoints, pool: &DockerPool, network: &Network) -> Result<Option<IpAddr>, Refusal> {
+    let view = endpoints.view();
     let is_free = |address: &IpAddr| match address {
         IpAddr::V4(v4) => {
-            lifecycle::in_blocks(joined, network.id, *v4)
-                && !network_membership::in_use(joined, network, &view).contains(v4)
+            endpoints.in_blocks(network.id, *v4) && !endpoints.memberships.in_use(network, &view).contains(v4)
         }
-        IpAddr::V6(v6) => !network_membership::in_use6(joined, network, &view).contains(v6),
+        IpAddr::V6(v6) => !endpoints.memberships.in_use6(network, &view).contains(v6),
     };
-    let known = returning::addresses(joined, network.id).await?;
+    let known = returning::addresses(endpoints, network.id).await?;
 
     Ok(known.into_iter().find(|address| pool.prefix.contains(address) && is_free(address)))
 }
 
-fn fixed6(joined: &JoinedNode, network: &Network, wanted: Ipv6Addr) -> Result<Ipv6Addr, Refusal> {
-    let view = std::sync::Arc::clone(&joined.membership.borrow().view);
+fn fixed6(endpoints: &Endpoints, network: &Network, wanted: Ipv6Addr) -> Result<Ipv6Addr, Refusal> {
+    let view = endpoints.view();
     let nodes = view.members_of(network.id).filter_map(|member| network.address6(member.node_address(network)?));
-    let taken = network_membership::in_use6(joined, network, &view).contains(&wanted)
+    let taken = endpoints.memberships.in_use6(network, &view).contains(&wanted)
         || network.is_reserved6(wanted)
         || nodes.into_iter().any(|node| node == wanted);
 
@@ -291,21 +301,21 @@ fn fixed6(joined: &JoinedNode, network: &Network, wanted: Ipv6Addr) -> Result<Ip
 }
 
 /// IPv6 addresses are those that belong to the IPv4 addresses of this node's blocks.
-fn next6(joined: &JoinedNode, network: &Network) -> Result<Ipv6Addr, Refusal> {
-    let view = std::sync::Arc::clone(&joined.membership.borrow().view);
-    let used = network_membership::in_use6(joined, network, &view);
+fn next6(endpoints: &Endpoints, network: &Network) -> Result<Ipv6Addr, Refusal> {
+    let view = endpoints.view();
+    let used = endpoints.memberships.in_use6(network, &view);
     let carried: BTreeSet<Ipv4Addr> = used.into_iter().filter_map(|address| network.address4(address)).collect();
-    let v4 = lifecycle::next_free(joined, network, &view, &carried)?;
+    let v4 = endpoints.next_free(network, &view, &carried)?;
 
     network.address6(v4).ok_or_else(|| Refusal::new(Code::InvalidInput, format!("{} has no IPv6", network.name)))
 }
 
 /// Takes an address back.
-pub(super) async fn release_address(joined: &JoinedNode, pool: String, address: IpAddr) -> Result<(), Refusal> {
+pub(super) async fn release_address(store: &PluginStore, pool: String, address: IpAddr) -> Result<(), Refusal> {
     let key = (pool, address);
-    if !joined.docker.state().leases.contains_key(&key) {
+    if !store.state().leases.contains_key(&key) {
         return Ok(());
     }
 
-    joined.docker.write(Vec::new(), vec![DockerKey::Lease(key.0, key.1)]).await
+    store.write(Vec::new(), vec![DockerKey::Lease(key.0, key.1)]).await
 }

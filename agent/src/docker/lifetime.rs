@@ -16,9 +16,9 @@ use overlay_core::{EndpointId, NetworkId};
 use tokio::time::timeout;
 
 use super::client::{DockerClient, EngineError, ListedContainer};
-use super::plugin_store::PluginState;
-use crate::endpoint::{lifecycle, sandbox};
-use crate::joined_node::JoinedNode;
+use super::plugin_store::{PluginState, PluginStore};
+use crate::endpoint::lifecycle::Endpoints;
+use crate::endpoint::sandbox;
 use crate::state::journal::Entries;
 use crate::state::{DockerKey, DockerLease, DockerSandbox, EndpointRecord};
 
@@ -98,20 +98,20 @@ fn unused<'a>(plugin_state: &'a PluginState, entries: &Entries) -> Vec<&'a Docke
 }
 
 /// Tells whether anything needs [`pass`], as the engine lists its containers.
-pub(super) fn is_doubtful(joined: &JoinedNode, listed: &[ListedContainer]) -> bool {
-    let entries = joined.journal.entries();
+pub(super) fn is_doubtful(store: &PluginStore, endpoints: &Endpoints, listed: &[ListedContainer]) -> bool {
+    let entries = endpoints.journal.entries();
     let docker = entries.values().filter_map(|record| record.sandbox.docker());
 
     docker.map(|docker| facts(docker, listed)).any(|facts| !facts.is_listed)
-        || !unused(&joined.docker.state(), &entries).is_empty()
+        || !unused(&store.state(), &entries).is_empty()
 }
 
 /// Goes over the endpoints that no running container has and the addresses that no endpoint has,
 /// and removes those that nobody can have any more.
-pub(super) async fn pass(joined: &JoinedNode, engine: &DockerClient) -> Result<(), EngineError> {
+pub(super) async fn pass(store: &PluginStore, endpoints: &Endpoints, engine: &DockerClient) -> Result<(), EngineError> {
     // What is made later than this is not judged by what follows.
-    let entries = joined.journal.entries();
-    let plugin_state = joined.docker.state();
+    let entries = endpoints.journal.entries();
+    let plugin_state = store.state();
     let listed = engine.containers().await?;
     let mut cases = Cases::new(&entries, &listed);
     cases.ask_networks(engine).await?;
@@ -128,33 +128,33 @@ pub(super) async fn pass(joined: &JoinedNode, engine: &DockerClient) -> Result<(
     let unused = unused(&plugin_state, &entries).into_iter().filter(|_| all_rested);
     let leases: Vec<_> = with_them.chain(unused).collect();
     for (id, why) in &gone {
-        if let Err(refusal) = lifecycle::remove(joined, vec![*id], why).await {
+        if let Err(refusal) = endpoints.remove(vec![*id], why).await {
             // The store reports its own failure; the next pass tries again.
             tracing::debug!(%refusal, "Failed to write the journal");
         }
     }
-    strike(joined, &leases).await;
-    joined.docker.count_gc_pass();
+    strike(store, endpoints, &leases).await;
+    store.count_gc_pass();
 
     Ok(())
 }
 
 /// Waits until an address that somebody names is free, where Docker may have taken it from its
 /// holder unheard.
-pub(super) async fn freed(joined: &JoinedNode, network: NetworkId, address: IpAddr) {
+pub(super) async fn freed(store: &PluginStore, endpoints: &Endpoints, network: NetworkId, address: IpAddr) {
     let is_held = || {
         let has_it = |record: &EndpointRecord| {
             record.endpoint.network == network && record.endpoint.addresses.contains(&address)
         };
-        joined.docker.state().leased(network).contains(&address)
-            || joined.journal.entries().values().any(|record| record.sandbox.is_docker() && has_it(record))
+        store.state().leased(network).contains(&address)
+            || endpoints.journal.entries().values().any(|record| record.sandbox.is_docker() && has_it(record))
     };
-    let mut examined = joined.docker.gc_passes();
+    let mut examined = store.gc_passes();
     // One may be under way that began before the holder was removed.
     let enough = *examined.borrow_and_update() + 2;
     let looks = async {
         while is_held() && *examined.borrow_and_update() < enough {
-            joined.docker.request_gc();
+            store.request_gc();
             if examined.changed().await.is_err() {
                 return;
             }
@@ -232,14 +232,14 @@ async fn all_rest(engine: &DockerClient, listed: &[ListedContainer]) -> bool {
 }
 
 /// Strikes addresses out of the book that Docker gave back while this process was away.
-async fn strike(joined: &JoinedNode, leases: &[&DockerLease]) {
+async fn strike(store: &PluginStore, endpoints: &Endpoints, leases: &[&DockerLease]) {
     // Nobody is given one meanwhile.
-    let _one = joined.lifecycle.lock().await;
-    let now = joined.docker.state();
+    let _one = endpoints.memberships.reserving().await;
+    let now = store.state();
     let is_same = |lease: &&&DockerLease| now.leases.get(&(lease.pool.clone(), lease.address)) == Some(**lease);
     let keys = leases.iter().filter(is_same);
     let keys = keys.map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address)).collect();
-    if let Err(refusal) = joined.docker.write(Vec::new(), keys).await {
+    if let Err(refusal) = store.write(Vec::new(), keys).await {
         // The store reports its own failure; the next pass tries again.
         tracing::debug!(%refusal, "Failed to write the docker book");
     }

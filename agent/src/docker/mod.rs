@@ -30,6 +30,7 @@ mod network_plan;
 pub(crate) mod options;
 pub mod plugin;
 pub mod plugin_proxy;
+pub(crate) mod plugin_service;
 pub(crate) mod plugin_store;
 pub(crate) mod prefixes;
 mod publish;

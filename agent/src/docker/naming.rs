@@ -1,7 +1,7 @@
 //! How a container is called on the overlay: its name and aliases as far as they are names of DNS, and its labels as far as they
 //! fit. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_core::{Alias, Endpoint, Name};
 use overlay_proto::convert::MAX_ALIASES;
@@ -14,20 +14,40 @@ const SHORT_ID: usize = 12;
 /// Names that a message lists at the most.
 const MAX_SHOWN: usize = 3;
 
+/// How a container is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ContainerNames {
+    /// Its name, if it has one that is a name here.
+    pub(super) name: Option<Name>,
+    /// Further names.
+    pub(super) aliases: BTreeSet<Alias>,
+    /// Its labels.
+    pub(super) labels: BTreeMap<String, String>,
+}
+
+impl ContainerNames {
+    /// Takes what the engine says of a container on a network.
+    pub(super) fn new(container: &Container, attachment: &Attachment) -> Self {
+        let short = container.id.get(..SHORT_ID).and_then(|id| id.parse::<Name>().ok());
+        let name = container.name.parse().ok().or(short.clone());
+        let all = std::iter::once(&container.name).chain(&attachment.aliases);
+        let aliases = all.filter_map(|alias| alias.parse().ok()).chain(short.map(Alias::from));
+        let is_name = |alias: &Alias| name.as_ref().is_some_and(|name| alias.as_str() == name.as_str());
+        let aliases = aliases.filter(|alias| !is_name(alias)).collect::<BTreeSet<Alias>>();
+
+        Self {
+            name,
+            aliases: aliases.into_iter().take(MAX_ALIASES).collect(),
+            labels: fitting(&container.labels, MAX_ROW_LABELS),
+        }
+    }
+}
+
 /// Returns the endpoint as everybody shall know it.
 pub(super) fn named(endpoint: &Endpoint, container: &Container, attachment: &Attachment) -> Endpoint {
-    let short = container.id.get(..SHORT_ID).and_then(|id| id.parse::<Name>().ok());
-    let name = container.name.parse().ok().or(short.clone()).unwrap_or_else(|| endpoint.name.clone());
-    let all = std::iter::once(&container.name).chain(&attachment.aliases);
-    let aliases = all.filter_map(|alias| alias.parse().ok()).chain(short.map(Alias::from));
-    let aliases = aliases.filter(|alias| alias.as_str() != name.as_str()).collect::<BTreeSet<Alias>>();
+    let ContainerNames { name, aliases, labels } = ContainerNames::new(container, attachment);
 
-    Endpoint {
-        name,
-        aliases: aliases.into_iter().take(MAX_ALIASES).collect(),
-        labels: fitting(&container.labels, MAX_ROW_LABELS),
-        ..endpoint.clone()
-    }
+    Endpoint { name: name.unwrap_or_else(|| endpoint.name.clone()), aliases, labels, ..endpoint.clone() }
 }
 
 /// Says by which of its names other hosts do not find a container, and why.

@@ -9,6 +9,7 @@ use overlay_proto::Refusal;
 use tokio::sync::{Notify, watch};
 
 use super::client::EngineKind;
+use crate::membership::network_membership::HeldAddresses;
 use crate::state::in_store;
 use crate::state::{DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, StateStore};
 
@@ -217,6 +218,16 @@ impl PluginStore {
             }
             changed
         });
+    }
+}
+
+impl HeldAddresses for PluginStore {
+    fn networks(&self) -> BTreeSet<NetworkId> {
+        self.state().given().map(|(network, _)| network).collect()
+    }
+
+    fn addresses(&self, network: NetworkId) -> BTreeSet<IpAddr> {
+        self.state().leased(network)
     }
 }
 

@@ -9,8 +9,8 @@ use overlay_core::Network;
 use overlay_proto::{Code, Refusal};
 use tokio::time::{Instant, timeout_at};
 
-use crate::joined_node::JoinedNode;
-use crate::membership::network_membership;
+use super::plugin_store::PluginStore;
+use crate::endpoint::lifecycle::Endpoints;
 use crate::state::DockerNetwork;
 
 /// How long Docker's call waits at the most; control that is there answers within milliseconds.
@@ -19,12 +19,16 @@ const PATIENCE: Duration = Duration::from_secs(8);
 pub(super) const NOT_YET: &str = "this network is not known to the other hosts yet";
 
 /// Returns what stands in the book of a network, and the overlay network that it stands for.
-pub(super) async fn network(joined: &JoinedNode, docker: &str) -> Result<(DockerNetwork, Network), Refusal> {
+pub(super) async fn network(
+    store: &PluginStore,
+    endpoints: &Endpoints,
+    docker: &str,
+) -> Result<(DockerNetwork, Network), Refusal> {
     let deadline = Instant::now() + PATIENCE;
-    let mut store = joined.docker.subscribe();
-    let mut membership = joined.membership.subscribe();
+    let mut changes = store.subscribe();
+    let mut membership = endpoints.memberships.membership.subscribe();
     loop {
-        let plugin_state = joined.docker.state();
+        let plugin_state = store.state();
         let Some(known) = plugin_state.networks.get(docker) else {
             let text = "this network was made before this host joined; remove it and create it again";
             return Err(Refusal::new(Code::NotFound, text));
@@ -32,19 +36,25 @@ pub(super) async fn network(joined: &JoinedNode, docker: &str) -> Result<(Docker
         if let Some(conflict) = plugin_state.conflicts.get(docker) {
             return Err(Refusal::new(Code::NameTaken, conflict));
         }
-        let found = known.network.and_then(|id| joined.membership.borrow().view.networks.get(&id).cloned());
+        let found =
+            known.network.and_then(|id| endpoints.memberships.membership.borrow().view.networks.get(&id).cloned());
         if let Some(network) = found {
-            network_membership::enter(joined, network.id, 1).await?;
+            endpoints.memberships.enter(network.id, 1).await?;
             return Ok((known.clone(), network));
         }
         let news = async {
             tokio::select! {
-                _ = store.changed() => {}
+                _ = changes.changed() => {}
                 _ = membership.changed() => {}
             }
         };
         if timeout_at(deadline, news).await.is_err() {
-            let away = joined.connection.client().err().map_or_else(String::new, |away| format!(": {}", away.message));
+            let away = endpoints
+                .control()
+                .connection
+                .client()
+                .err()
+                .map_or_else(String::new, |away| format!(": {}", away.message));
             let text = format!("{NOT_YET}{away}; try again");
             return Err(Refusal::new(Code::ControlAway, text));
         }

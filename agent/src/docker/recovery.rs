@@ -4,22 +4,23 @@
 //! given back is told, with the command that helps.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use overlay_core::{Network, NetworkId};
+use overlay_core::{EndpointId, Network, NetworkId};
 use overlay_proto::{Code, Refusal};
 use tokio::time::timeout;
 
 use super::client::{Container, DockerClient, EngineError, ListedContainer};
-use super::driver::{find, needs_claim, record, sandbox_of};
-use super::plugin_store::PluginState;
-use super::{ipam, naming};
+use super::driver::{find, reservation, sandbox_of};
+use super::ipam;
+use super::naming::ContainerNames;
+use super::plugin_store::{PluginState, PluginStore};
+use crate::endpoint::lifecycle::Endpoints;
+use crate::endpoint::reservation::Reservation;
 use crate::endpoint::trouble::{BROKEN, about_interface};
-use crate::joined_node::JoinedNode;
 use crate::kernel::container_interface::name_inside;
-use crate::membership::{network_membership, publish};
 use crate::problem::explain;
 use crate::reconcile::EndpointState;
 use crate::state::{DockerNetwork, DockerSandbox, EndpointRecord, IpamMode, SandboxRecord};
@@ -37,9 +38,9 @@ struct Lost {
     network: String,
 }
 
-fn lost(joined: &JoinedNode, listed: &[ListedContainer]) -> Vec<Lost> {
-    let plugin_state = joined.docker.state();
-    let entries = joined.journal.entries();
+fn lost(store: &PluginStore, endpoints: &Endpoints, listed: &[ListedContainer]) -> Vec<Lost> {
+    let plugin_state = store.state();
+    let entries = endpoints.journal.entries();
     let known = |endpoint: &str| {
         entries.values().filter_map(|record| record.sandbox.docker()).any(|docker| docker.endpoint == endpoint)
     };
@@ -65,38 +66,38 @@ fn of_ours(plugin_state: &PluginState, listed: &[ListedContainer]) -> Vec<Lost> 
 }
 
 /// Tells whether anything needs [`pass`], as the engine lists its containers.
-pub(super) fn is_needed(joined: &JoinedNode, listed: &[ListedContainer]) -> bool {
-    !lost(joined, listed).is_empty()
+pub(super) fn is_needed(store: &PluginStore, endpoints: &Endpoints, listed: &[ListedContainer]) -> bool {
+    !lost(store, endpoints, listed).is_empty()
 }
 
 /// Writes down again what running containers have.
-pub(super) async fn pass(joined: &JoinedNode, engine: &DockerClient) -> Result<(), EngineError> {
+pub(super) async fn pass(store: &PluginStore, endpoints: &Endpoints, engine: &DockerClient) -> Result<(), EngineError> {
     let listed = engine.containers().await?;
     let mut failed = BTreeMap::new();
-    for lost in lost(joined, &listed) {
+    for lost in lost(store, endpoints, &listed) {
         // Whoever answers is not being changed: what it has then, it has for good.
         let found = match timeout(REST, engine.container(&lost.container)).await {
             Err(_busy) => continue,
             Ok(Err(error)) if error.is_missing() => continue,
             Ok(found) => found?,
         };
-        let Some((docker, network)) = network_of(joined, &lost.network) else { continue };
-        if let Err(refusal) = give_back(joined, &found, &lost.endpoint, &docker, &network).await {
+        let Some((docker, network)) = network_of(store, endpoints, &lost.network) else { continue };
+        if let Err(refusal) = give_back(store, endpoints, &found, &lost.endpoint, &docker, &network).await {
             let text = remedied(&found.name, network.title(), &refusal.message);
             failed.insert(format!("{LOST}{}", lost.endpoint), (refusal.code, text));
         }
     }
-    joined.problems.keep_only(LOST, |about| failed.contains_key(about));
+    endpoints.problems.keep_only(LOST, |about| failed.contains_key(about));
     for (about, (code, text)) in failed {
-        joined.problems.raise(&about, code.as_str(), text);
+        endpoints.problems.raise(&about, code.as_str(), text);
     }
 
     Ok(())
 }
 
-fn network_of(joined: &JoinedNode, docker: &str) -> Option<(DockerNetwork, Network)> {
-    let known = joined.docker.state().networks.get(docker).cloned()?;
-    let network = joined.membership.borrow().view.networks.get(&known.network?).cloned()?;
+fn network_of(store: &PluginStore, endpoints: &Endpoints, docker: &str) -> Option<(DockerNetwork, Network)> {
+    let known = store.state().networks.get(docker).cloned()?;
+    let network = endpoints.memberships.membership.borrow().view.networks.get(&known.network?).cloned()?;
 
     Some((known, network))
 }
@@ -109,7 +110,8 @@ fn remedied(container: &str, network: &str, why: &str) -> String {
 }
 
 async fn give_back(
-    joined: &JoinedNode,
+    store: &PluginStore,
+    endpoints: &Endpoints,
     found: &Container,
     endpoint: &str,
     docker: &DockerNetwork,
@@ -117,8 +119,8 @@ async fn give_back(
 ) -> Result<(), Refusal> {
     let attachment = found.attachments.get(endpoint).filter(|_| found.running);
     let (Some(attachment), Some(netns)) = (attachment, &found.netns) else { return Ok(()) };
-    let _one = network_membership::stay(joined, network.id).await?;
-    if find(joined, endpoint).is_some() {
+    let _one = endpoints.memberships.stay(network.id).await?;
+    if find(endpoints, endpoint).is_some() {
         return Ok(());
     }
     let sandbox = DockerSandbox {
@@ -128,36 +130,33 @@ async fn give_back(
         mac: attachment.mac,
         ..sandbox_of(docker, endpoint.to_owned())
     };
-    let mut record = record(joined, network, sandbox, attachment.addresses.clone())?;
-    record.endpoint = naming::named(&record.endpoint, found, attachment);
-    try_free(joined, &record)?;
-    let inside = inside(joined, &record, netns).await;
-    if let SandboxRecord::Docker(docker) = &mut record.sandbox {
-        docker.inside = inside;
+    let mut reservation = reservation(endpoints, sandbox, attachment.addresses.clone());
+    try_free(endpoints, network.id, reservation.id, &attachment.addresses)?;
+    if let SandboxRecord::Docker(docker) = &mut reservation.sandbox {
+        docker.inside = inside(endpoints, network.id, reservation.id, netns).await;
     }
-    if needs_claim(joined, network, &record) {
-        publish::put(joined, std::slice::from_ref(&record.endpoint)).await?;
-    }
+    let ContainerNames { name, aliases, labels } = ContainerNames::new(found, attachment);
+    let record = endpoints.reserve(network, Reservation { name, aliases, labels, ..reservation }).await?;
     if let IpamMode::Ours { pool, pool6 } = &docker.ipam_mode {
         for address in &record.endpoint.addresses {
             let pool = if address.is_ipv4() { Some(pool) } else { pool6.as_ref() };
-            let pool = pool.and_then(|pool| joined.docker.state().pools.get(pool).cloned());
+            let pool = pool.and_then(|pool| store.state().pools.get(pool).cloned());
             if let Some(pool) = pool {
-                ipam::note(joined, &pool, *address, true).await?;
+                ipam::note(store, &pool, *address, true).await?;
             }
         }
     }
     tracing::warn!(container = %found.name, network = %network.name, "A container had lost its endpoint and gets it back");
 
-    joined.journal.insert(record).await
+    Ok(())
 }
 
 /// Checks that nobody was given the addresses meanwhile.
-fn try_free(joined: &JoinedNode, record: &EndpointRecord) -> Result<(), Refusal> {
-    let view = joined.local_view();
-    let others = view.endpoints_of(record.endpoint.network).filter(|other| {
-        let has_one = other.addresses.iter().any(|address| record.endpoint.addresses.contains(address));
-        has_one && (other.node, other.id) != (record.endpoint.node, record.endpoint.id)
+fn try_free(endpoints: &Endpoints, network: NetworkId, id: EndpointId, addresses: &[IpAddr]) -> Result<(), Refusal> {
+    let view = endpoints.memberships.local_view();
+    let others = view.endpoints_of(network).filter(|other| {
+        let has_one = other.addresses.iter().any(|address| addresses.contains(address));
+        has_one && (other.node, other.id) != (endpoints.node(), id)
     });
     match others.into_iter().next() {
         None => Ok(()),
@@ -166,20 +165,24 @@ fn try_free(joined: &JoinedNode, record: &EndpointRecord) -> Result<(), Refusal>
 }
 
 /// Finds out how an endpoint's interface is called in its container.
-pub(super) async fn inside(joined: &JoinedNode, record: &EndpointRecord, netns: &Path) -> Option<String> {
-    let endpoint = &record.endpoint;
-    let found = name_inside(&joined.run_dir, endpoint.network, endpoint.id, netns).await;
+pub(super) async fn inside(
+    endpoints: &Endpoints,
+    network: NetworkId,
+    endpoint: EndpointId,
+    netns: &Path,
+) -> Option<String> {
+    let found = name_inside(&endpoints.run_dir, network, endpoint, netns).await;
 
     found.unwrap_or_else(|error| {
-        tracing::debug!(endpoint = %endpoint.id, error = %explain(&error), "A container was not looked into");
+        tracing::debug!(%endpoint, error = %explain(&error), "A container was not looked into");
         None
     })
 }
 
 /// Tells of running containers whose interface the kernel does not have.
-pub(super) fn tell(joined: &JoinedNode, listed: &[ListedContainer]) {
-    let reports = joined.networks.borrow().clone();
-    let view = Arc::clone(&joined.membership.borrow().view);
+pub(super) fn tell(endpoints: &Endpoints, listed: &[ListedContainer]) {
+    let reports = endpoints.reports.borrow().clone();
+    let view = endpoints.view();
     let title = |network: NetworkId| view.networks.get(&network).map(|network| network.title().to_owned());
     let why =
         |record: &EndpointRecord| match reports.get(&record.endpoint.network)?.endpoints.get(&record.endpoint.id)? {
@@ -188,16 +191,16 @@ pub(super) fn tell(joined: &JoinedNode, listed: &[ListedContainer]) {
         };
     let mut broken = BTreeMap::new();
     for container in listed.iter().filter(|container| container.is_running) {
-        for record in container.endpoints.keys().filter_map(|endpoint| find(joined, endpoint)) {
+        for record in container.endpoints.keys().filter_map(|endpoint| find(endpoints, endpoint)) {
             if let (Some(why), Some(title)) = (why(&record), title(record.endpoint.network)) {
                 let text = remedied(&container.name, &title, &why);
                 broken.insert(about_interface(record.endpoint.id), text);
             }
         }
     }
-    joined.problems.keep_only(BROKEN, |about| broken.contains_key(about));
+    endpoints.problems.keep_only(BROKEN, |about| broken.contains_key(about));
     for (about, text) in broken {
-        joined.problems.raise(&about, "interface-lost", text);
+        endpoints.problems.raise(&about, "interface-lost", text);
     }
 }
 

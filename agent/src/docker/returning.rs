@@ -10,24 +10,24 @@ use std::net::IpAddr;
 use overlay_core::{Endpoint, NetworkId, NodeId, Runtime, View};
 use overlay_proto::Refusal;
 
+use crate::endpoint::lifecycle::Endpoints;
 use crate::endpoint::sandbox;
-use crate::joined_node::JoinedNode;
 use crate::state::EndpointRecord;
 use crate::state::journal::Entries;
 
 /// Returns the addresses that the one container had which other hosts still know and which is not
 /// there any more; nothing while control would tell them.
-pub(super) async fn addresses(joined: &JoinedNode, network: NetworkId) -> Result<Vec<IpAddr>, Refusal> {
-    if joined.connection.is_connected() {
+pub(super) async fn addresses(endpoints: &Endpoints, network: NetworkId) -> Result<Vec<IpAddr>, Refusal> {
+    if endpoints.control().connection.is_connected() {
         return Ok(Vec::new());
     }
     // The first who starts after a boot may be earlier than the garbage collection.
     let is_bygone = |record: &&EndpointRecord| record.sandbox.docker().is_some_and(sandbox::is_of_earlier_boot);
-    let bygone = joined.journal.entries().values().filter(is_bygone).map(|record| record.endpoint.id).collect();
-    joined.journal.remove(bygone).await?;
-    let view = std::sync::Arc::clone(&joined.membership.borrow().view);
+    let bygone = endpoints.journal.entries().values().filter(is_bygone).map(|record| record.endpoint.id).collect();
+    endpoints.journal.remove(bygone).await?;
+    let view = endpoints.view();
 
-    let missing = only_missing(&view, &joined.journal.entries(), joined.node, network);
+    let missing = only_missing(&view, &endpoints.journal.entries(), endpoints.node(), network);
 
     Ok(missing.map(|endpoint| endpoint.addresses.clone()).unwrap_or_default())
 }

@@ -8,42 +8,50 @@ use ipnet::Ipv4Net;
 use overlay_core::{NetworkId, View};
 use overlay_proto::convert::{MAX_DIFFERENCES, difference};
 use overlay_proto::{Code, Refusal, v1};
+use tokio::sync::watch;
 
 use super::client::{DockerClient, EngineError, EngineNetwork};
 use super::network_plan::{Action, Facts, Plan};
-use super::plugin_store::PluginState;
+use super::plugin_store::{PluginState, PluginStore};
 use super::{gwbridge, prefixes, publish};
-use crate::endpoint::lifecycle;
-use crate::joined_node::JoinedNode;
+use crate::endpoint::lifecycle::Endpoints;
 use crate::kernel::{KernelError, Netns, reservation};
-use crate::membership::{connection, network_membership};
-use crate::problem::explain;
+use crate::membership::connection;
+use crate::problem::{Problems, explain};
 use crate::state::{DockerKey, DockerRow, EndpointRecord};
 
 /// What is remembered between passes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sync {
     served: BTreeSet<NetworkId>,
     /// Networks of the book that the engine did not list, and how often in a row: one that is just being made is not listed yet.
     unlisted: BTreeMap<String, u32>,
     /// The prefixes that Docker was kept from choosing last.
     reserved: Option<BTreeSet<Ipv4Net>>,
+    /// The networks that differ in this host's Docker.
+    differences: watch::Sender<Vec<v1::Difference>>,
 }
 
 /// Passes in which a network may be missing from the engine's list before it counts as removed.
 const UNLISTED: u32 = 3;
 
 impl Sync {
+    /// Begins without memory; what differs is told by `differences`.
+    pub(super) fn new(differences: watch::Sender<Vec<v1::Difference>>) -> Self {
+        Self { served: BTreeSet::new(), unlisted: BTreeMap::new(), reserved: None, differences }
+    }
+
     /// Goes over everything once; tells whether another pass should follow soon.
     pub(super) async fn pass(
         &mut self,
-        joined: &JoinedNode,
+        store: &PluginStore,
+        endpoints: &Endpoints,
         engine: &DockerClient,
         regular: bool,
     ) -> Result<bool, EngineError> {
-        let mut again = tell_removals(joined).await;
+        let mut again = tell_removals(store, endpoints).await;
         let listed = engine.networks().await?;
-        let membership = joined.membership.borrow().clone();
+        let membership = endpoints.memberships.membership.borrow().clone();
         if let Err(error) = gwbridge::ensure(engine, &listed).await {
             tracing::warn!(error = %explain(&error), "docker_gwbridge was not made beforehand");
         }
@@ -51,19 +59,19 @@ impl Sync {
             return Ok(again);
         }
         if regular {
-            self.strike_unlisted(joined, &listed).await;
+            self.strike_unlisted(store, &listed).await;
         }
         let view = &membership.view;
-        self.reserve(joined, view, regular).await;
-        let entries = joined.journal.entries();
+        self.reserve(store, endpoints, view, regular).await;
+        let entries = endpoints.journal.entries();
         let docker = |record: &EndpointRecord| record.sandbox.docker().map(|docker| docker.network.clone());
         let busy = entries.values().filter_map(docker).collect();
-        let shown = view.endpoints.values().filter(|endpoint| endpoint.node == joined.node);
+        let shown = view.endpoints.values().filter(|endpoint| endpoint.node == endpoints.node());
         self.served.extend(shown.map(|endpoint| endpoint.network));
-        let plugin_state = joined.docker.state();
+        let plugin_state = store.state();
         let facts = Facts {
             view,
-            node: joined.node,
+            node: endpoints.node(),
             plugin_state: &plugin_state,
             engine: &listed,
             busy: &busy,
@@ -71,9 +79,9 @@ impl Sync {
         };
         let mut plan = facts.plan();
         // Before anything is removed: a container that starts meanwhile is told.
-        joined.docker.set_conflicts(plan.conflicts.clone());
+        store.set_conflicts(plan.conflicts.clone());
         for step in std::mem::take(&mut plan.actions) {
-            let done = perform(joined, engine, &listed, view, &plugin_state, &step).await;
+            let done = perform(store, endpoints, engine, &listed, view, &plugin_state, &step).await;
             again |= matches!(step, Action::Publish(..) | Action::Remove(_)) && done.is_ok();
             if let Err((about, text)) = done {
                 match about {
@@ -82,36 +90,72 @@ impl Sync {
                 }
             }
         }
-        joined.docker.set_conflicts(plan.conflicts.clone());
-        report(joined, &listed, view, &plan);
+        store.set_conflicts(plan.conflicts.clone());
+        self.report(&endpoints.problems, &listed, view, &plan);
         self.served.retain(|network| plugin_state.bound_to(*network).is_some());
 
         Ok(again)
     }
 
+    /// States as problems what cannot be, here and to all nodes.
+    fn report(&self, problems: &Problems, listed: &[EngineNetwork], view: &View, plan: &Plan) {
+        let mut differences = Vec::new();
+        problems.keep_only("docker network ", |about| {
+            let of = |id: &str| {
+                plan.conflicts.contains_key(id) || plan.missing.keys().any(|network| network.to_string() == id)
+            };
+            about.strip_prefix("docker network ").is_some_and(of)
+        });
+        for (id, text) in &plan.conflicts {
+            let name =
+                listed.iter().find(|network| network.id == *id).map_or(id.as_str(), |network| network.name.as_str());
+            differences.push(difference(name, text));
+            problems.raise(
+                &format!("docker network {id}"),
+                "docker-conflict",
+                format!("Docker's network {name}: {text}"),
+            );
+        }
+        for (id, text) in &plan.missing {
+            let name = view.networks.get(id).map_or_else(|| id.to_string(), |network| network.title().to_owned());
+            differences.push(difference(&name, text));
+            problems.raise(
+                &format!("docker network {id}"),
+                "docker-missing",
+                format!("network {name} is not in Docker: {text}"),
+            );
+        }
+        differences.truncate(MAX_DIFFERENCES);
+        self.differences.send_if_modified(|told| {
+            let is_news = *told != differences;
+            *told = differences;
+            is_news
+        });
+    }
+
     /// Keeps Docker from choosing what other hosts have in use; what foreign hands removed is back with the next regular pass.
-    async fn reserve(&mut self, joined: &JoinedNode, view: &View, regular: bool) {
-        let wanted = prefixes::reserved(view, joined.node, &joined.docker.state().engine.default_pools);
+    async fn reserve(&mut self, store: &PluginStore, endpoints: &Endpoints, view: &View, regular: bool) {
+        let wanted = prefixes::reserved(view, endpoints.node(), &store.state().engine.default_pools);
         if !regular && self.reserved.as_ref() == Some(&wanted) {
             return;
         }
         let about = "docker prefixes";
         match set_reserved(&wanted).await {
             Ok(()) => {
-                joined.problems.clear(about);
+                endpoints.problems.clear(about);
                 self.reserved = Some(wanted);
             }
             Err(error) => {
                 let text = format!("Docker is not kept from choosing prefixes in use elsewhere: {}", explain(&error));
-                joined.problems.raise(about, "kernel", text);
+                endpoints.problems.raise(about, "kernel", text);
                 self.reserved = None;
             }
         }
     }
 
     /// Forgets networks that were removed while this process was away. What stands for one of the cluster comes back.
-    async fn strike_unlisted(&mut self, joined: &JoinedNode, listed: &[EngineNetwork]) {
-        let plugin_state = joined.docker.state();
+    async fn strike_unlisted(&mut self, store: &PluginStore, listed: &[EngineNetwork]) {
+        let plugin_state = store.state();
         let missing = plugin_state.networks.keys().filter(|id| listed.iter().all(|network| network.id != **id));
         let missing: BTreeSet<&String> = missing.collect();
         self.unlisted.retain(|id, _| missing.contains(id));
@@ -123,7 +167,7 @@ impl Sync {
                 struck.push(DockerKey::Network(id.clone()));
             }
         }
-        if let Err(refusal) = joined.docker.write(Vec::new(), struck).await {
+        if let Err(refusal) = store.write(Vec::new(), struck).await {
             // The store says itself that it keeps nothing; the next look tries again.
             tracing::debug!(%refusal, "Failed to write the docker book");
         }
@@ -141,11 +185,11 @@ enum About {
 }
 
 /// Tells control of the networks that were removed here; tells whether one waits for control.
-async fn tell_removals(joined: &JoinedNode) -> bool {
+async fn tell_removals(store: &PluginStore, endpoints: &Endpoints) -> bool {
     let mut waits = false;
-    for network in joined.docker.state().removals.iter().copied() {
-        joined.published().await;
-        let asked = match joined.connection.client() {
+    for network in store.state().removals.iter().copied() {
+        endpoints.publisher.published().await;
+        let asked = match endpoints.control().connection.client() {
             Ok(mut client) => {
                 let request = v1::RemoveNetworkRequest { network: network.to_string(), force: false };
                 connection::call(client.remove_network(request)).await.map(|revised| revised.revision)
@@ -154,7 +198,7 @@ async fn tell_removals(joined: &JoinedNode) -> bool {
         };
         let comes_back = match asked {
             Ok(revision) => {
-                let mut membership = joined.membership.subscribe();
+                let mut membership = endpoints.memberships.membership.subscribe();
                 let arrived = membership.wait_for(|membership| membership.view.revision.0 >= revision);
                 let _ = tokio::time::timeout(std::time::Duration::from_secs(2), arrived).await;
                 false
@@ -169,12 +213,12 @@ async fn tell_removals(joined: &JoinedNode) -> bool {
                 continue;
             }
         };
-        if !comes_back && joined.membership.borrow().view.networks.contains_key(&network) {
+        if !comes_back && endpoints.memberships.membership.borrow().view.networks.contains_key(&network) {
             // As long as the news has not come, it would be made again.
             waits = true;
             continue;
         }
-        if let Err(refusal) = joined.docker.write(Vec::new(), vec![DockerKey::Removal(network)]).await {
+        if let Err(refusal) = store.write(Vec::new(), vec![DockerKey::Removal(network)]).await {
             // The store says itself that it keeps nothing; the next look tries again.
             tracing::debug!(%refusal, "Failed to write the docker book");
         }
@@ -184,7 +228,8 @@ async fn tell_removals(joined: &JoinedNode) -> bool {
 }
 
 async fn perform(
-    joined: &JoinedNode,
+    store: &PluginStore,
+    endpoints: &Endpoints,
     engine: &DockerClient,
     listed: &[EngineNetwork],
     view: &Arc<View>,
@@ -194,31 +239,30 @@ async fn perform(
     match step {
         Action::Adopt(docker, network) => {
             tracing::info!(%network, docker, "Docker's network stands for one of the cluster");
-            joined
-                .docker
+            store
                 .bind(docker, Some(*network))
                 .await
                 .map(drop)
                 .map_err(|r| (About::Docker(docker.clone()), r.to_string()))
         }
         Action::Publish(docker, id) => {
-            let told = publish(joined, listed, plugin_state, docker, *id).await;
+            let told = publish(store, endpoints, listed, plugin_state, docker, *id).await;
             told.map_err(|refusal| (About::Docker(docker.clone()), refusal.to_string()))
         }
         Action::Remove(docker) => {
             let of = |record: &EndpointRecord| record.sandbox.docker().is_some_and(|d| d.network == *docker);
-            let entries = joined.journal.entries();
+            let entries = endpoints.journal.entries();
             let lost = entries.values().filter(|record| of(record)).map(|record| record.endpoint.id).collect();
             // What is left on it was cut off by force.
-            let removed = lifecycle::remove(joined, lost, "its network was removed by force").await;
+            let removed = endpoints.remove(lost, "its network was removed by force").await;
             removed.map_err(|refusal| (About::Docker(docker.clone()), refusal.to_string()))?;
             let bound = plugin_state.networks.get(docker).and_then(|known| known.network);
             // Docker's call for it must not count as a person's.
-            let unbound = joined.docker.bind(docker, None).await;
+            let unbound = store.bind(docker, None).await;
             unbound.map_err(|refusal| (About::Docker(docker.clone()), refusal.to_string()))?;
             let Err(error) = engine.remove_network(docker).await else { return Ok(()) };
             // It stays what it was, and must not pass for one that a person made.
-            let bound = joined.docker.bind(docker, bound).await;
+            let bound = store.bind(docker, bound).await;
             bound.map_err(|refusal| (About::Docker(docker.clone()), refusal.to_string()))?;
             Err((About::Docker(docker.clone()), explain(&error)))
         }
@@ -232,7 +276,8 @@ async fn perform(
 
 /// Asks control to make a network that Docker has.
 async fn publish(
-    joined: &JoinedNode,
+    store: &PluginStore,
+    endpoints: &Endpoints,
     listed: &[EngineNetwork],
     plugin_state: &PluginState,
     docker: &str,
@@ -240,8 +285,8 @@ async fn publish(
 ) -> Result<(), Refusal> {
     let engine = listed.iter().find(|network| network.id == docker);
     let Some((engine, known)) = engine.zip(plugin_state.networks.get(docker)) else { return Ok(()) };
-    let Some(request) = publish::request(engine, known, joined.node, id) else { return Ok(()) };
-    let mut client = joined.connection.client()?;
+    let Some(request) = publish::request(engine, known, endpoints.node(), id) else { return Ok(()) };
+    let mut client = endpoints.control().connection.client()?;
     let answer = match connection::call(client.create_network(request)).await {
         // Somebody was faster; the next pass sees it.
         Err(refusal) if refusal.code == Code::NameTaken => return Ok(()),
@@ -249,59 +294,25 @@ async fn publish(
     };
     let network = answer.network.map(|network| network.id).unwrap_or_default();
     let network: NetworkId = overlay_proto::convert::field("network.id", &network)?;
-    if !joined.docker.bind(docker, Some(network)).await? {
+    if !store.bind(docker, Some(network)).await? {
         // A person removed it meanwhile.
-        return joined.docker.write(vec![DockerRow::Removal(network)], Vec::new()).await;
+        return store.write(vec![DockerRow::Removal(network)], Vec::new()).await;
     }
     tracing::info!(%network, name = %engine.name, "Made a network that Docker has");
     let arrived = async {
-        let mut membership = joined.membership.subscribe();
+        let mut membership = endpoints.memberships.membership.subscribe();
         membership.wait_for(|membership| membership.view.networks.contains_key(&network)).await.map(drop)
     };
     // Who made it will use it; where the news does not come at once, the first container enters.
     if matches!(tokio::time::timeout(std::time::Duration::from_secs(2), arrived).await, Ok(Ok(()))) {
-        let _ = network_membership::enter(joined, network, 1).await;
+        let _ = endpoints.memberships.enter(network, 1).await;
     }
 
     Ok(())
 }
 
-/// States as problems what cannot be, here and to all nodes.
-fn report(joined: &JoinedNode, listed: &[EngineNetwork], view: &View, plan: &Plan) {
-    let mut differences = Vec::new();
-    joined.problems.keep_only("docker network ", |about| {
-        let of =
-            |id: &str| plan.conflicts.contains_key(id) || plan.missing.keys().any(|network| network.to_string() == id);
-        about.strip_prefix("docker network ").is_some_and(of)
-    });
-    for (id, text) in &plan.conflicts {
-        let name = listed.iter().find(|network| network.id == *id).map_or(id.as_str(), |network| network.name.as_str());
-        differences.push(difference(name, text));
-        joined.problems.raise(
-            &format!("docker network {id}"),
-            "docker-conflict",
-            format!("Docker's network {name}: {text}"),
-        );
-    }
-    for (id, text) in &plan.missing {
-        let name = view.networks.get(id).map_or_else(|| id.to_string(), |network| network.title().to_owned());
-        differences.push(difference(&name, text));
-        joined.problems.raise(
-            &format!("docker network {id}"),
-            "docker-missing",
-            format!("network {name} is not in Docker: {text}"),
-        );
-    }
-    differences.truncate(MAX_DIFFERENCES);
-    joined.differences.send_if_modified(|told| {
-        let is_news = *told != differences;
-        *told = differences;
-        is_news
-    });
-}
-
 /// Removes from Docker what this node's networks were, for it leaves the cluster.
-pub(crate) async fn withdraw(joined: &JoinedNode, socket: &std::path::Path) -> Result<(), EngineError> {
+pub(crate) async fn withdraw(store: &PluginStore, socket: &std::path::Path) -> Result<(), EngineError> {
     if let Err(error) = set_reserved(&BTreeSet::new()).await {
         tracing::warn!(error = %explain(&error), "Prefixes stay reserved");
     }
@@ -312,7 +323,7 @@ pub(crate) async fn withdraw(joined: &JoinedNode, socket: &std::path::Path) -> R
     let networks = engine.networks().await?;
     let mut outcome = Ok(());
     for network in networks.iter().filter(|network| network.is_ours()) {
-        if joined.docker.bind(&network.id, None).await.is_ok() {
+        if store.bind(&network.id, None).await.is_ok() {
             outcome = outcome.and(engine.remove_network(&network.id).await);
         }
     }

@@ -1,23 +1,23 @@
-//! The tasks: the plugin socket for as long as the process lives, and for a joined node networks, containers and names.
+//! The task of a joined node: the networks, containers and names of this host's engine.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use tokio::sync::{Notify, mpsc};
+use overlay_proto::v1;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::client::{DockerClient, EngineError, EngineEvent};
 use super::container_watcher::{self, ContainerWatcher};
-use super::driver::OverlayDriver;
-use super::plugin::{self, PluginSocket};
+use super::plugin_store::PluginStore;
 use super::sync::Sync;
-use super::{dns_interceptors, door_watch, lifetime, recovery};
+use super::{dns_interceptors, lifetime, recovery};
 
-use crate::joined_node::JoinedNode;
-use crate::node_handle::NodeHandle;
+use crate::dns::Names;
+use crate::endpoint::lifecycle::Endpoints;
 use crate::problem::explain;
 
 /// How often an engine that is not there is looked for.
@@ -31,33 +31,27 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// Containers that were heard of and not looked at yet; past that, all are looked at.
 const HEARD: usize = 1_024;
 
-/// Serves the plugin socket, and says when nobody keeps the door before it. Without Docker on this host it waits for it.
-pub(crate) async fn serve_plugin(handle: Arc<NodeHandle>, plugin: PathBuf) {
-    tokio::join!(serve_at(&handle, &plugin), door_watch::watch(&handle, &plugin));
-}
-
-async fn serve_at(handle: &Arc<NodeHandle>, plugin: &Path) {
-    let about = "docker plugin";
-    loop {
-        match PluginSocket::open(plugin).await {
-            Ok(socket) => {
-                handle.problems.clear(about);
-                tracing::info!(socket = %plugin.display(), inherited = socket.is_inherited(), "Serving Docker");
-                plugin::serve(socket, Arc::new(OverlayDriver::new(Arc::clone(handle)))).await;
-            }
-            Err(error) => handle.problems.raise(about, "docker", explain(&error)),
-        }
-        sleep(LOOK).await;
-    }
+/// What a joined node has for Docker.
+#[derive(Debug)]
+pub(crate) struct DockerWork {
+    /// What Docker was promised.
+    pub(crate) store: Arc<PluginStore>,
+    /// The endpoints of this node.
+    pub(crate) endpoints: Arc<Endpoints>,
+    /// The DNS names of all its networks.
+    pub(crate) names: watch::Sender<Arc<Names>>,
+    /// The networks that differ in this host's Docker.
+    pub(crate) differences: watch::Sender<Vec<v1::Difference>>,
 }
 
 /// Follows the engine while the node is joined.
-pub(crate) async fn follow(joined: &JoinedNode, socket: &Path) {
-    tokio::join!(dns_interceptors::run(joined), async {
+pub(crate) async fn follow(work: &DockerWork, socket: &Path) {
+    let DockerWork { store, endpoints, names, differences } = work;
+    tokio::join!(dns_interceptors::run(&endpoints.journal, names, &endpoints.problems), async {
         loop {
             match DockerClient::connect(socket).await {
                 Ok(engine) => {
-                    let ended = accompany(joined, &engine).await;
+                    let ended = accompany(store, endpoints, differences, &engine).await;
                     tracing::debug!(error = %explain(&ended), "Lost Docker's engine");
                 }
                 // A host need not have one.
@@ -69,7 +63,13 @@ pub(crate) async fn follow(joined: &JoinedNode, socket: &Path) {
 }
 
 /// Goes along with one life of the engine.
-async fn accompany(joined: &JoinedNode, engine: &DockerClient) -> EngineError {
+async fn accompany(
+    store: &PluginStore,
+    endpoints: &Endpoints,
+    differences: &watch::Sender<Vec<v1::Difference>>,
+    engine: &DockerClient,
+) -> EngineError {
+    let sync = Sync::new(differences.clone());
     // First events, then the lists: what happens in between is heard.
     let (heard, mut containers) = mpsc::channel(HEARD);
     let (networks, all) = (Notify::new(), Notify::new());
@@ -90,18 +90,18 @@ async fn accompany(joined: &JoinedNode, engine: &DockerClient) -> EngineError {
     };
     tokio::select! {
         error = listen => error,
-        error = start_stranded(joined, engine) => error,
-        error = keep_networks(joined, engine, &networks) => error,
-        error = keep_containers(joined, engine, &mut containers, &all) => error,
-        error = keep_lifetimes(joined, engine) => error,
+        error = start_stranded(store, engine) => error,
+        error = keep_networks(store, endpoints, engine, sync, &networks) => error,
+        error = keep_containers(store, endpoints, engine, &mut containers, &all) => error,
+        error = keep_lifetimes(store, endpoints, engine) => error,
     }
 }
 
 /// Starts what the engine could not start for want of us: it may still be trying when it begins to serve.
-async fn start_stranded(joined: &JoinedNode, engine: &DockerClient) -> EngineError {
+async fn start_stranded(store: &PluginStore, engine: &DockerClient) -> EngineError {
     let boot = Instant::now() + BOOT;
     loop {
-        match container_watcher::start_stranded(joined, engine).await {
+        match container_watcher::start_stranded(store, engine).await {
             Ok(false) if Instant::now() > boot => return std::future::pending().await,
             Ok(_) => {}
             Err(error) => return error,
@@ -110,23 +110,28 @@ async fn start_stranded(joined: &JoinedNode, engine: &DockerClient) -> EngineErr
     }
 }
 
-async fn keep_networks(joined: &JoinedNode, engine: &DockerClient, heard: &Notify) -> EngineError {
+async fn keep_networks(
+    store: &PluginStore,
+    endpoints: &Endpoints,
+    engine: &DockerClient,
+    mut sync: Sync,
+    heard: &Notify,
+) -> EngineError {
     match engine.kind().await {
-        Ok(kind) => joined.docker.set_engine(kind),
+        Ok(kind) => store.set_engine(kind),
         Err(error) => return error,
     }
-    let mut sync = Sync::default();
-    let mut membership = joined.membership.subscribe();
-    let mut store = joined.docker.subscribe();
+    let mut membership = endpoints.memberships.membership.subscribe();
+    let mut plugin_state = store.subscribe();
     let mut regular = Instant::now();
     loop {
         membership.mark_unchanged();
-        store.mark_unchanged();
+        plugin_state.mark_unchanged();
         let is_regular = Instant::now() >= regular;
         if is_regular {
             regular = Instant::now() + LOOK;
         }
-        let again = match sync.pass(joined, engine, is_regular).await {
+        let again = match sync.pass(store, endpoints, engine, is_regular).await {
             Ok(again) => again,
             Err(error) => return error,
         };
@@ -134,22 +139,23 @@ async fn keep_networks(joined: &JoinedNode, engine: &DockerClient, heard: &Notif
         tokio::select! {
             () = heard.notified() => {}
             _ = membership.changed() => {}
-            _ = store.changed() => {}
+            _ = plugin_state.changed() => {}
             () = sleep_until(due) => {}
         }
     }
 }
 
 async fn keep_containers(
-    joined: &JoinedNode,
+    store: &PluginStore,
+    endpoints: &Endpoints,
     engine: &DockerClient,
     heard: &mut mpsc::Receiver<String>,
     all: &Notify,
 ) -> EngineError {
     let mut watcher = ContainerWatcher::default();
     loop {
-        match watcher.look(joined, engine).await {
-            Ok(true) => joined.docker.request_gc(),
+        match watcher.look(store, endpoints, engine).await {
+            Ok(true) => store.request_gc(),
             Ok(false) => {}
             Err(error) => return error,
         }
@@ -157,7 +163,7 @@ async fn keep_containers(
         loop {
             tokio::select! {
                 Some(container) = heard.recv() => {
-                    if let Err(error) = container_watcher::look_at(joined, engine, &container).await {
+                    if let Err(error) = container_watcher::look_at(endpoints, engine, &container).await {
                         return error;
                     }
                 }
@@ -170,12 +176,12 @@ async fn keep_containers(
 
 /// Finds out what becomes of endpoints and addresses that nobody seems to have. Beside the names of
 /// containers, which must not wait for a container that does not answer.
-async fn keep_lifetimes(joined: &JoinedNode, engine: &DockerClient) -> EngineError {
+async fn keep_lifetimes(store: &PluginStore, endpoints: &Endpoints, engine: &DockerClient) -> EngineError {
     loop {
-        joined.docker.gc_requested().await;
+        store.gc_requested().await;
         let passed = async {
-            lifetime::pass(joined, engine).await?;
-            recovery::pass(joined, engine).await
+            lifetime::pass(store, endpoints, engine).await?;
+            recovery::pass(store, endpoints, engine).await
         };
         if let Err(error) = passed.await {
             return error;

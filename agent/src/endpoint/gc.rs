@@ -11,8 +11,8 @@ use std::time::Duration;
 use overlay_core::EndpointId;
 use tokio::time::{Instant, sleep_until};
 
-use super::{lifecycle, sandbox};
-use crate::joined_node::JoinedNode;
+use super::lifecycle::Endpoints;
+use super::sandbox;
 use crate::kernel::{MountEvents, ProcessExits};
 use crate::reconcile::{EndpointState, NetworkReports};
 use crate::state::journal::Entries;
@@ -26,10 +26,10 @@ const A_SWEEP: usize = 500;
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Watches while the node is joined.
-pub(crate) async fn run(joined: &JoinedNode) {
-    let mut journal = joined.journal.subscribe();
-    let mut membership = joined.membership.subscribe();
-    let mut networks = joined.networks.subscribe();
+pub(crate) async fn run(endpoints: &Endpoints) {
+    let mut journal = endpoints.journal.subscribe();
+    let mut membership = endpoints.memberships.membership.subscribe();
+    let mut networks = endpoints.reports.subscribe();
     let mut watch = Watch::new();
     let mut sweep = Instant::now();
     loop {
@@ -42,7 +42,7 @@ pub(crate) async fn run(joined: &JoinedNode) {
             sweep = Instant::now() + SWEEP;
             suspects.extend(watch.turn(&entries));
         }
-        let is_done = remove_lost(joined, &entries, &suspects).await;
+        let is_done = remove_lost(endpoints, &entries, &suspects).await;
         let again = if is_done && watch.deaf().next().is_none() { sweep } else { sweep.min(Instant::now() + LOOK) };
         tokio::select! {
             // The senders belong to the joined node.
@@ -67,18 +67,18 @@ fn gone(reports: &NetworkReports) -> impl Iterator<Item = EndpointId> {
 
 /// Removes those of the suspects that have lost what they lived in, and all whose network was removed; tells whether that
 /// could be written.
-async fn remove_lost(joined: &JoinedNode, entries: &Entries, suspects: &BTreeSet<EndpointId>) -> bool {
+async fn remove_lost(endpoints: &Endpoints, entries: &Entries, suspects: &BTreeSet<EndpointId>) -> bool {
     let mut is_done = true;
     let mut lost: BTreeMap<&'static str, Vec<EndpointId>> = BTreeMap::new();
     for (id, record) in entries.iter() {
-        let why =
-            removed_network(joined, record).or_else(|| suspects.contains(id).then(|| sandbox::lost(record)).flatten());
+        let why = removed_network(endpoints, record)
+            .or_else(|| suspects.contains(id).then(|| sandbox::lost(record)).flatten());
         if let Some(why) = why {
             lost.entry(why).or_default().push(*id);
         }
     }
     for (why, ids) in lost {
-        if let Err(refusal) = lifecycle::remove(joined, ids, why).await {
+        if let Err(refusal) = endpoints.remove(ids, why).await {
             // The store says itself that it keeps nothing; the next look tries again.
             tracing::debug!(%refusal, "Failed to write the journal");
             is_done = false;
@@ -88,12 +88,12 @@ async fn remove_lost(joined: &JoinedNode, entries: &Entries, suspects: &BTreeSet
     is_done
 }
 
-fn removed_network(joined: &JoinedNode, record: &EndpointRecord) -> Option<&'static str> {
+fn removed_network(endpoints: &Endpoints, record: &EndpointRecord) -> Option<&'static str> {
     if record.sandbox.is_docker() {
         // A network that Docker's containers are on comes back rather than that they lose it (`docker::sync`).
         return None;
     }
-    let membership = joined.membership.borrow();
+    let membership = endpoints.memberships.membership.borrow();
     let is_gone = membership.live && !membership.view.networks.contains_key(&record.endpoint.network);
 
     is_gone.then_some("its network was removed")

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use overlay_core::{Alias, EndpointId, Name, Network, Runtime, View};
+use overlay_core::{Alias, Name, Network, Runtime, View};
 use overlay_proto::convert::{self, MAX_ALIASES};
 use overlay_proto::{Code, Refusal, v1};
 
@@ -76,14 +76,6 @@ impl AttachSpec {
             && self.address.is_none_or(|address| addresses.contains(&IpAddr::V4(address)))
             && self.ifname.as_ref().is_none_or(|ifname| *ifname == there.ifname)
     }
-
-    /// Returns the endpoint's name: the wanted one, or one made from its id.
-    pub(crate) fn name_or(&self, id: EndpointId) -> Result<Name, Refusal> {
-        match &self.name {
-            Some(name) => Ok(name.clone()),
-            None => convert::field("name", &id.to_string()),
-        }
-    }
 }
 
 /// Finds a network by name or id.
@@ -120,7 +112,7 @@ pub(crate) fn try_fixed(network: &Network, address: Ipv4Addr) -> Result<Ipv4Addr
 
 #[cfg(test)]
 mod tests {
-    use overlay_core::{Endpoint, NetworkId, NetworkMode, NodeId};
+    use overlay_core::{Endpoint, EndpointId, NetworkId, NetworkMode, NodeId};
 
     use super::*;
     use crate::state::SandboxRecord;

@@ -6,43 +6,43 @@ use overlay_proto::join_line::{MAX_ADDRESSES, with_port};
 use overlay_proto::{Code, Refusal, v1};
 use tokio::task::JoinSet;
 
-use crate::joined_node::JoinedNode;
 use crate::membership::connection;
+use crate::membership::control_link::ControlLink;
 
 /// Where control listens when no known address says otherwise.
 const DEFAULT_PORT: u16 = 7443;
 
 /// Lists the addresses, in the order in which they are tried.
-pub(super) fn list(joined: &JoinedNode) -> v1::ListControlResponse {
-    let used = joined.connection.address();
+pub(super) fn list(control: &ControlLink) -> v1::ListControlResponse {
+    let used = control.connection.address();
     let row = |candidate: crate::membership::candidates::Candidate| v1::ControlAddress {
         in_use: used.as_ref() == Some(&candidate.address),
         source: candidate.source.as_str().to_owned(),
         address: candidate.address,
     };
 
-    v1::ListControlResponse { addresses: joined.control_candidates().into_iter().map(row).collect() }
+    v1::ListControlResponse { addresses: control.candidates().into_iter().map(row).collect() }
 }
 
 /// Takes addresses that a person gives, once control has proven to be at one of them.
 pub(super) async fn set(
-    joined: &JoinedNode,
+    control: &ControlLink,
     request: &v1::SetControlRequest,
 ) -> Result<v1::SetControlResponse, Refusal> {
-    let port = known_port(joined);
+    let port = known_port(control);
     let asked: Vec<String> = request.addresses.iter().map(|text| complete(text, port)).collect::<Result<_, _>>()?;
     if asked.is_empty() || asked.len() > MAX_ADDRESSES {
         return Err(Refusal::new(Code::InvalidInput, format!("give 1 to {MAX_ADDRESSES} addresses of control")));
     }
-    let (answered, refusal) = try_all(joined, &asked).await;
+    let (answered, refusal) = try_all(control, &asked).await;
     if let (true, false, Some(refusal)) = (answered.is_empty(), request.force, refusal) {
         let text = format!("{refusal}; nothing is changed, --force sets it all the same");
         return Err(Refusal::new(refusal.code, text));
     }
     // What answers is tried before what does not.
     let silent = asked.iter().filter(|address| !answered.contains(address));
-    joined.control.set(answered.iter().chain(silent).cloned().collect()).await?;
-    joined.connection.want();
+    control.addresses.set(answered.iter().chain(silent).cloned().collect()).await?;
+    control.connection.want();
 
     Ok(v1::SetControlResponse { answered })
 }
@@ -59,16 +59,16 @@ fn complete(text: &str, port: u16) -> Result<String, Refusal> {
 }
 
 /// Returns the port of the address that is tried first.
-fn known_port(joined: &JoinedNode) -> u16 {
-    let candidates = joined.control_candidates();
+fn known_port(control: &ControlLink) -> u16 {
+    let candidates = control.candidates();
     let port = candidates.first().and_then(|candidate| candidate.address.rsplit_once(':')?.1.parse().ok());
 
     port.unwrap_or(DEFAULT_PORT)
 }
 
 /// Connects to every address with this node's certificate; returns those that are control, and why the first other is not.
-async fn try_all(joined: &JoinedNode, addresses: &[String]) -> (Vec<String>, Option<Refusal>) {
-    let who = joined.identity();
+async fn try_all(control: &ControlLink, addresses: &[String]) -> (Vec<String>, Option<Refusal>) {
+    let who = control.identity();
     let mut attempts = JoinSet::new();
     for (index, address) in addresses.iter().enumerate() {
         let (who, address) = (Arc::clone(&who), address.clone());

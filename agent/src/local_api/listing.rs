@@ -3,9 +3,9 @@
 use overlay_core::{EndpointId, NetworkId, NodeId, View};
 use overlay_proto::{Refusal, convert, v1};
 
+use crate::endpoint::lifecycle::Endpoints;
 use crate::endpoint::request::require_network;
 use crate::endpoint::trouble::about_interface;
-use crate::joined_node::JoinedNode;
 use crate::reconcile::EndpointState;
 
 /// Lists all networks; members and endpoints only of those this node is in.
@@ -55,10 +55,10 @@ pub(super) fn with_problems(
 }
 
 /// Says why an endpoint of this node does not work; nothing while it does.
-pub(super) fn problem(joined: &JoinedNode, network: NetworkId, endpoint: EndpointId) -> Option<String> {
+pub(super) fn problem(endpoints: &Endpoints, network: NetworkId, endpoint: EndpointId) -> Option<String> {
     // What a person can do about a container's is said there.
-    let remedied = joined.problems.text(&about_interface(endpoint));
-    let reports = joined.networks.borrow();
+    let remedied = endpoints.problems.text(&about_interface(endpoint));
+    let reports = endpoints.reports.borrow();
     let state = || match reports.get(&network)?.endpoints.get(&endpoint)? {
         EndpointState::Ready => None,
         EndpointState::Failed(why) | EndpointState::Gone(why) => Some(why.clone()),

@@ -1,7 +1,6 @@
 //! `overlayctl ping`: finds what a name means, and asks it for echoes from inside the network.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::{Name, NetworkId, View};
@@ -12,9 +11,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::dns::Names;
+use crate::endpoint::lifecycle::Endpoints;
 use crate::endpoint::request::require_network;
 use crate::endpoint::sandbox::kernel;
-use crate::joined_node::JoinedNode;
 use crate::kernel::Pins;
 use crate::ping::{PingError, Pinger};
 use crate::problem::explain;
@@ -36,11 +35,11 @@ struct Target {
 
 /// Pings; the answers come as they do.
 pub(super) async fn ping(
-    joined: Arc<JoinedNode>,
+    endpoints: &Endpoints,
     request: &v1::PingRequest,
 ) -> Result<ReceiverStream<Result<v1::PingResponse, Status>>, Refusal> {
-    let target = find(&joined.local_view(), joined.node, &request.target, &request.network)?;
-    let netns = Pins::new(&joined.run_dir).open(target.network).map_err(kernel)?;
+    let target = find(&endpoints.memberships.local_view(), endpoints.node(), &request.target, &request.network)?;
+    let netns = Pins::new(&endpoints.run_dir).open(target.network).map_err(kernel)?;
     let netns = netns.ok_or_else(|| Refusal::new(Code::WrongState, "the network is not up on this node yet"))?;
     let id = rand::random();
     let pinger = Pinger::open(&netns, target.address, id).await.map_err(|error| unsendable(target.address, &error))?;

@@ -12,8 +12,9 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::{control, events, listing, ping, status};
-use crate::endpoint::lifecycle;
+use crate::endpoint::lifecycle::Endpoints;
 use crate::endpoint::request::AttachSpec;
+use crate::endpoint::{attach, detach};
 use crate::membership::connection;
 use crate::membership::join::JoinOptions;
 use crate::node_handle::{self, NodeHandle};
@@ -32,7 +33,7 @@ impl LocalApi {
 
     /// Returns the connection to control, or why there is none.
     async fn control(&self) -> Result<ControlClient<Channel>, Refusal> {
-        self.handle.joined()?.connection.reach(connection::PATIENCE).await
+        self.handle.joined()?.control.connection.reach(connection::PATIENCE).await
     }
 
     async fn forward<T, F>(&self, ask: impl FnOnce(ControlClient<Channel>) -> F) -> Result<Response<T>, Status>
@@ -48,19 +49,19 @@ impl LocalApi {
     async fn list<T, F>(
         &self,
         ask: impl FnOnce(ControlClient<Channel>) -> F,
-        own: impl FnOnce(&crate::joined_node::JoinedNode) -> Result<T, Refusal>,
+        own: impl FnOnce(&Endpoints) -> Result<T, Refusal>,
     ) -> Result<Response<T>, Status>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let joined = self.handle.joined()?;
-        joined.published().await;
-        let asked = match joined.connection.reach(connection::LISTING_PATIENCE).await {
+        joined.endpoints.publisher.published().await;
+        let asked = match joined.control.connection.reach(connection::LISTING_PATIENCE).await {
             Ok(client) => connection::call(ask(client)).await,
             Err(away) => Err(away),
         };
         match asked {
-            Err(refusal) if refusal.code == Code::ControlAway => Ok(Response::new(own(&joined)?)),
+            Err(refusal) if refusal.code == Code::ControlAway => Ok(Response::new(own(&joined.endpoints)?)),
             answer => Ok(Response::new(answer?)),
         }
     }
@@ -97,23 +98,23 @@ impl Agent for LocalApi {
     async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
         let wanted = AttachSpec::try_from(request.into_inner())?;
 
-        Ok(Response::new(lifecycle::attach(self.handle.joined()?, wanted).await?))
+        Ok(Response::new(attach::attach(Arc::clone(&self.handle.joined()?.endpoints), wanted).await?))
     }
 
     async fn detach(&self, request: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
-        let detached = lifecycle::detach(&*self.handle.joined()?, &request.into_inner()).await?;
+        let detached = detach::detach(&self.handle.joined()?.endpoints, &request.into_inner()).await?;
 
         Ok(Response::new(v1::DetachResponse { detached: u32::try_from(detached).unwrap_or(u32::MAX) }))
     }
 
     async fn ping(&self, request: Request<v1::PingRequest>) -> Result<Response<Self::PingStream>, Status> {
-        Ok(Response::new(ping::ping(self.handle.joined()?, &request.into_inner()).await?))
+        Ok(Response::new(ping::ping(&self.handle.joined()?.endpoints, &request.into_inner()).await?))
     }
 
     async fn version(&self, _: Request<v1::VersionRequest>) -> Result<Response<v1::AgentVersionResponse>, Status> {
         let ask = |mut client: ControlClient<Channel>| async move { client.version(v1::VersionRequest {}).await };
         let asked = match self.handle.joined() {
-            Ok(joined) => match joined.connection.reach(connection::LISTING_PATIENCE).await {
+            Ok(joined) => match joined.control.connection.reach(connection::LISTING_PATIENCE).await {
                 Ok(client) => connection::call(ask(client)).await,
                 Err(away) => Err(away),
             },
@@ -143,7 +144,7 @@ impl Agent for LocalApi {
         &self,
         request: Request<v1::RemoveNetworkRequest>,
     ) -> Result<Response<v1::Revised>, Status> {
-        self.handle.joined()?.published().await;
+        self.handle.joined()?.endpoints.publisher.published().await;
         self.forward(|mut client| async move { client.remove_network(request.into_inner()).await }).await
     }
 
@@ -153,7 +154,7 @@ impl Agent for LocalApi {
     ) -> Result<Response<v1::ListNetworksResponse>, Status> {
         let ask = |mut client: ControlClient<Channel>| async move { client.list_networks(request.into_inner()).await };
 
-        self.list(ask, |joined| Ok(listing::networks(&joined.local_view(), joined.node))).await
+        self.list(ask, |own| Ok(listing::networks(&own.memberships.local_view(), own.node()))).await
     }
 
     async fn list_endpoints(
@@ -164,9 +165,9 @@ impl Agent for LocalApi {
         let asked = request.clone();
         let ask = |mut client: ControlClient<Channel>| async move { client.list_endpoints(asked).await };
 
-        let listed = self.list(ask, |joined| listing::endpoints(&joined.local_view(), &request.network)).await?;
+        let listed = self.list(ask, |own| listing::endpoints(&own.memberships.local_view(), &request.network)).await?;
         let joined = self.handle.joined()?;
-        let problem = |network, endpoint| listing::problem(&joined, network, endpoint);
+        let problem = |network, endpoint| listing::problem(&joined.endpoints, network, endpoint);
 
         Ok(listed.map(|listed| listing::with_problems(listed, problem, joined.node)))
     }
@@ -177,7 +178,7 @@ impl Agent for LocalApi {
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
         let ask = |mut client: ControlClient<Channel>| async move { client.list_nodes(request.into_inner()).await };
 
-        self.list(ask, |joined| Ok(listing::nodes(&joined.local_view(), joined.node))).await
+        self.list(ask, |own| Ok(listing::nodes(&own.memberships.local_view(), own.node()))).await
     }
 
     async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::Revised>, Status> {
@@ -188,14 +189,14 @@ impl Agent for LocalApi {
         &self,
         _: Request<v1::ListControlRequest>,
     ) -> Result<Response<v1::ListControlResponse>, Status> {
-        Ok(Response::new(control::list(&*self.handle.joined()?)))
+        Ok(Response::new(control::list(&self.handle.joined()?.control)))
     }
 
     async fn set_control(
         &self,
         request: Request<v1::SetControlRequest>,
     ) -> Result<Response<v1::SetControlResponse>, Status> {
-        Ok(Response::new(control::set(&*self.handle.joined()?, &request.into_inner()).await?))
+        Ok(Response::new(control::set(&self.handle.joined()?.control, &request.into_inner()).await?))
     }
 
     async fn create_token(

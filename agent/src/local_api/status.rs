@@ -1,7 +1,6 @@
 //! What works and what does not, for people: the node, its networks, its peers.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::ipam::Pool;
@@ -11,8 +10,9 @@ use overlay_proto::{identity, v1};
 use tokio::time::{Instant, timeout};
 
 use crate::health::{self, Facts};
-use crate::joined_node::{Admission, JoinedNode};
-use crate::membership::{network_membership, prefix_clash};
+use crate::joined_node::JoinedNode;
+use crate::membership::admission::Admission;
+use crate::membership::prefix_clash;
 use crate::node_handle::{NodeHandle, Phase};
 use crate::path::{CounterKind, LaneReport, Offload};
 use crate::problem::unix_now;
@@ -24,10 +24,10 @@ const FIRST_LOOK: Duration = Duration::from_millis(500);
 pub(super) async fn status(handle: &NodeHandle) -> v1::StatusResponse {
     let phase = handle.phase();
     if let Phase::Joined(joined) = &phase {
-        let mut prefixes = joined.host_prefixes.subscribe();
+        let mut prefixes = joined.host.prefixes();
         // Every host has its loopback's.
         let _ = timeout(FIRST_LOOK, prefixes.wait_for(|prefixes| !prefixes.links.is_empty())).await;
-        prefix_clash::check(joined);
+        prefix_clash::check(&joined.view(), &prefixes.borrow(), &handle.problems);
     }
     let mut status = v1::StatusResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -80,16 +80,16 @@ fn who(joined: &JoinedNode, status: &mut v1::StatusResponse) {
 
 async fn joined_status(joined: &JoinedNode, status: &mut v1::StatusResponse) {
     who(joined, status);
-    let mut control = joined.connection.status(joined.unpublished().len());
-    let displaced = || health::displaced(&joined.control.known(), joined.node, &joined.own().borrow());
+    let mut control = joined.control.connection.status(joined.endpoints.publisher.unpublished().len());
+    let displaced = || health::displaced(&joined.control.addresses.known(), joined.node, &joined.host.own().borrow());
     let displaced = (!control.connected).then(displaced).flatten();
     if let Some(displaced) = &displaced {
         control.reason = format!("{}; {displaced}", control.reason);
     }
     status.control = Some(control);
     // A node that was turned away says why.
-    let is_turned_away = *joined.admission.borrow() == Admission::TurnedAway;
-    let problem = joined.connection.trouble(Instant::now(), unix_now());
+    let is_turned_away = joined.admission.current() == Admission::TurnedAway;
+    let problem = joined.control.connection.trouble(Instant::now(), unix_now());
     if let Some((text, since_unix)) = problem.filter(|_| !is_turned_away) {
         let text = displaced.into_iter().fold(text, |text, displaced| format!("{text}; {displaced}"));
         status.problems.push(v1::Problem { code: "control-away".to_owned(), text, since_unix });
@@ -103,7 +103,7 @@ async fn joined_status(joined: &JoinedNode, status: &mut v1::StatusResponse) {
 
 /// Names what the TUNs take, all of which have the same kernel, and what UDP sockets do where they can.
 fn offload(joined: &JoinedNode) -> &'static str {
-    let granted = joined.networks.borrow().values().next().map(|report| report.offload);
+    let granted = joined.endpoints.reports.borrow().values().next().map(|report| report.offload);
     match granted {
         Some(Offload { tcp: true, udp: true }) => "tso+uso+gso+gro",
         Some(Offload { tcp: true, udp: false }) => "tso+gso+gro",
@@ -125,7 +125,7 @@ fn peer_problems(joined: &JoinedNode, reports: &[LaneReport]) -> Vec<v1::Problem
         view: &joined.membership.borrow().view,
         peers: &peers,
         ports: joined.lanes.ports(),
-        own: &joined.own().borrow(),
+        own: &joined.host.own().borrow(),
         refused: reports.iter().filter_map(|report| report.refused).min(),
         now: unix_now(),
     })
@@ -179,7 +179,7 @@ fn wire_counter_kind(kind: CounterKind) -> v1::CounterKind {
 }
 
 fn networks(joined: &JoinedNode) -> Vec<v1::NetworkStatus> {
-    let view = joined.local_view();
+    let view = joined.endpoints.memberships.local_view();
     let of = |member: &Member| Some(network(joined, &view, member, view.networks.get(&member.network)?));
 
     view.memberships_of(joined.node).filter_map(of).collect()
@@ -187,9 +187,14 @@ fn networks(joined: &JoinedNode) -> Vec<v1::NetworkStatus> {
 
 fn network(joined: &JoinedNode, view: &overlay_core::View, member: &Member, network: &Network) -> v1::NetworkStatus {
     let pool = Pool::new(network, member);
-    let used =
-        network_membership::in_use(joined, network, view).into_iter().filter(|address| pool.contains(*address)).count();
-    let endpoints = joined.journal.entries().values().filter(|e| e.endpoint.network == network.id).count();
+    let used = joined
+        .endpoints
+        .memberships
+        .in_use(network, view)
+        .into_iter()
+        .filter(|address| pool.contains(*address))
+        .count();
+    let endpoints = joined.endpoints.journal.entries().values().filter(|e| e.endpoint.network == network.id).count();
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
 
     v1::NetworkStatus {
@@ -201,16 +206,16 @@ fn network(joined: &JoinedNode, view: &overlay_core::View, member: &Member, netw
         blocks: member.blocks.iter().map(|block| block.prefix.to_string()).collect(),
         endpoints: count(endpoints),
         addresses_free: count(pool.capacity().saturating_sub(used)),
-        mtu: joined.mtu(),
-        drift_healed: joined.networks.borrow().get(&network.id).map_or(0, |report| report.drift_healed),
+        mtu: joined.host.mtu(),
+        drift_healed: joined.endpoints.reports.borrow().get(&network.id).map_or(0, |report| report.drift_healed),
     }
 }
 
 /// Says how every peer is doing, on every lane that talks to it.
 pub(super) async fn peers(joined: &JoinedNode) -> v1::PeersResponse {
-    let view = Arc::clone(&joined.membership.borrow().view);
+    let view = joined.view();
     let now = unix_now();
-    let own = joined.own().borrow().clone();
+    let own = joined.host.own().borrow().clone();
     let of = |peer: PeerStatus| v1::PeerStatus {
         node: peer.node.to_string(),
         node_name: view.nodes.get(&peer.node).map(|node| node.name.to_string()).unwrap_or_default(),

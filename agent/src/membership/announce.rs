@@ -7,15 +7,20 @@ use std::time::Duration;
 use ipnet::IpNet;
 use overlay_proto::convert::{MAX_HOLDER, MAX_UNDERLAY};
 use overlay_proto::{Code, Refusal, v1};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connection;
-use super::prefix_clash::HostPrefixes;
+use super::control_link::ControlLink;
 use crate::endpoint::sandbox::kernel;
-use crate::joined_node::JoinedNode;
+use crate::event_source::EventSource;
+use crate::host_state::{HostPrefixes, HostState};
 use crate::kernel::host::HostNetwork;
 use crate::kernel::{ChangeScope, Changes, NamespaceEvents, Netns, Subscription};
+use crate::path::Lanes;
+use crate::problem::Problems;
 use crate::state::SandboxRecord;
+use crate::state::journal::Journal;
 
 /// How often the host's network is looked at though the kernel told of no change.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -28,13 +33,32 @@ const PACE: Duration = Duration::from_millis(100);
 /// Routes told at the most.
 const MAX_ROUTES: usize = 1_000;
 
+/// What control is told of this host, and by what.
+#[derive(Debug)]
+pub(crate) struct Announcer {
+    /// Whom to tell.
+    pub(crate) control: Arc<ControlLink>,
+    /// Where what was seen is noted.
+    pub(crate) host: Arc<HostState>,
+    /// The endpoints of this node: interfaces of ours are none of the host's.
+    pub(crate) journal: Arc<Journal>,
+    /// The networks that differ on this host.
+    pub(crate) differences: watch::Sender<Vec<v1::Difference>>,
+    /// The tunnels: their ports are announced, and peers in use are told by them.
+    pub(crate) lanes: Arc<Lanes>,
+    /// What says that the host's network has changed.
+    pub(crate) events: Arc<EventSource>,
+    /// Where it is told what is wrong.
+    pub(crate) problems: Arc<Problems>,
+}
+
 /// Announces while the node is joined.
-pub(crate) async fn run(joined: &JoinedNode) {
-    let mut connection = joined.connection.subscribe();
-    let mut differences = joined.differences.subscribe();
+pub(crate) async fn run(announcer: &Announcer) {
+    let mut connection = announcer.control.connection.subscribe();
+    let mut differences = announcer.differences.subscribe();
     let mut told: Option<v1::AnnounceRequest> = None;
     let changes = Arc::<Changes>::default();
-    let events = joined.events().await;
+    let events = announcer.events.open().await;
     let heard = events.as_ref().and_then(|events| listen(events, &changes));
     let mut before = None;
     loop {
@@ -44,23 +68,23 @@ pub(crate) async fn run(joined: &JoinedNode) {
         if events.as_ref().is_some_and(|events| !events.is_heard()) {
             let text =
                 "the kernel's events are heard no more, so everything is looked at every second; start overlayd anew";
-            joined.problems.raise("events", "kernel", text);
+            announcer.problems.raise("events", "kernel", text);
         }
         let sweep = if is_heard { SWEEP } else { BLIND };
         let looked = Instant::now();
         let settled = || sleep_until((looked + PACE).max(Instant::now() + SETTLE));
-        let gathered = gather(joined, &mut before).await;
+        let gathered = gather(announcer, &mut before).await;
         match &gathered {
-            Ok(_) => joined.problems.clear("host network"),
-            Err(refusal) => joined.problems.raise("host network", refusal.code.as_str(), refusal),
+            Ok(_) => announcer.problems.clear("host network"),
+            Err(refusal) => announcer.problems.raise("host network", refusal.code.as_str(), refusal),
         }
         if let Ok(wanted) = &gathered
             && told.as_ref() != Some(wanted)
-            && joined.connection.is_connected()
+            && announcer.control.connection.is_connected()
         {
             // Control may not answer for seconds just because an address has changed; peers need not wait for that.
             let announced = tokio::select! {
-                announced = announce(joined, wanted.clone()) => announced,
+                announced = announce(announcer, wanted.clone()) => announced,
                 () = changes.changed() => {
                     settled().await;
                     continue;
@@ -68,11 +92,11 @@ pub(crate) async fn run(joined: &JoinedNode) {
             };
             match announced {
                 Ok(()) => {
-                    joined.problems.clear("announce");
+                    announcer.problems.clear("announce");
                     told = Some(wanted.clone());
                 }
                 Err(refusal) if refusal.code == Code::ControlAway => {}
-                Err(refusal) => joined.problems.raise("announce", refusal.code.as_str(), &refusal),
+                Err(refusal) => announcer.problems.raise("announce", refusal.code.as_str(), &refusal),
             }
         }
         let is_told = gathered.is_ok_and(|wanted| told == Some(wanted));
@@ -91,8 +115,8 @@ fn listen(events: &NamespaceEvents, changes: &Arc<Changes>) -> Option<Subscripti
     events.subscribe(&Netns::host().ok()?, ChangeScope::Network, changes).ok()
 }
 
-async fn announce(joined: &JoinedNode, request: v1::AnnounceRequest) -> Result<(), Refusal> {
-    let mut client = joined.connection.client()?;
+async fn announce(announcer: &Announcer, request: v1::AnnounceRequest) -> Result<(), Refusal> {
+    let mut client = announcer.control.connection.client()?;
     connection::call(client.announce(request)).await.map(drop)
 }
 
@@ -105,26 +129,29 @@ fn held(prefix: IpNet, holder: &str) -> String {
 
 /// Looks at the host's network. Peers in use are told inside the tunnel when this node's address may be another one than what
 /// `before` says: who only receives would otherwise be lost until they miss it.
-async fn gather(joined: &JoinedNode, before: &mut Option<HostNetwork>) -> Result<v1::AnnounceRequest, Refusal> {
+async fn gather(announcer: &Announcer, before: &mut Option<HostNetwork>) -> Result<v1::AnnounceRequest, Refusal> {
     let host = HostNetwork::list(&Netns::host().map_err(kernel)?).await.map_err(kernel)?;
-    joined.note_underlay_mtu(host.underlay_mtu());
-    joined.note_own(host.own.clone());
+    announcer.host.note_underlay_mtu(host.underlay_mtu());
+    if announcer.host.note_own(host.own.clone()) {
+        // A lane that takes no commands has ended the process already.
+        let _ = announcer.lanes.know_own(&announcer.host.own().borrow());
+    }
     if before.as_ref().is_some_and(|before| before.addresses != host.addresses) {
         tracing::info!("The host's addresses have changed");
         // A lane that takes no commands has ended the process already.
-        let _ = joined.lanes.announce();
+        let _ = announcer.lanes.announce();
     }
     if before.as_ref().is_some_and(|before| (&before.own, &before.ways) != (&host.own, &host.ways)) {
-        joined.note_ways();
+        announcer.host.note_ways();
     }
-    let request = request(joined, &host);
+    let request = request(announcer, &host);
     *before = Some(host);
 
     Ok(request)
 }
 
-fn request(joined: &JoinedNode, host: &HostNetwork) -> v1::AnnounceRequest {
-    let ours: BTreeSet<String> = joined
+fn request(announcer: &Announcer, host: &HostNetwork) -> v1::AnnounceRequest {
+    let ours: BTreeSet<String> = announcer
         .journal
         .entries()
         .values()
@@ -138,12 +165,8 @@ fn request(joined: &JoinedNode, host: &HostNetwork) -> v1::AnnounceRequest {
             .collect()
     };
     let prefixes = HostPrefixes { links: foreign(&host.links), routes: foreign(&host.prefixes) };
-    joined.host_prefixes.send_if_modified(|known| {
-        let changed = *known != prefixes;
-        *known = prefixes;
-        changed
-    });
-    let advertise = &joined.identity().advertise;
+    announcer.host.note_prefixes(prefixes);
+    let advertise = &announcer.control.identity().advertise;
     let underlay = if advertise.is_empty() {
         host.addresses.iter().filter(|a| !ours.contains(&a.link)).map(|a| a.address.to_string()).collect()
     } else {
@@ -153,9 +176,9 @@ fn request(joined: &JoinedNode, host: &HostNetwork) -> v1::AnnounceRequest {
 
     v1::AnnounceRequest {
         underlay: underlay.into_iter().take(MAX_UNDERLAY).collect(),
-        lane_ports: joined.lanes.ports().iter().copied().map(u32::from).collect(),
+        lane_ports: announcer.lanes.ports().iter().copied().map(u32::from).collect(),
         routes: routes.map(|(prefix, holder)| held(*prefix, holder)).take(MAX_ROUTES).collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        differences: joined.differences.borrow().clone(),
+        differences: announcer.differences.borrow().clone(),
     }
 }

@@ -5,11 +5,14 @@
 //! fail for hours.
 
 pub(crate) mod address_book;
+pub(crate) mod admission;
 pub(crate) mod announce;
 pub(crate) mod candidates;
 pub(crate) mod connection;
+pub(crate) mod control_link;
 pub(crate) mod join;
 pub(crate) mod network_membership;
+pub(crate) mod per_network;
 pub(crate) mod prefix_clash;
 pub(crate) mod publish;
 pub(crate) mod renewal;

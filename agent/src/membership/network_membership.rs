@@ -3,17 +3,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::ipam::Pool;
-use overlay_core::{Member, Network, NetworkId, PublicKey, View};
+use overlay_core::{Member, Network, NetworkId, NodeId, PublicKey, View};
 use overlay_proto::{Code, Refusal, v1};
-use tokio::sync::MutexGuard;
+use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::control_link::ControlLink;
+use super::per_network::PerNetwork;
 use super::{Membership, connection};
-use crate::joined_node::JoinedNode;
-use crate::state::keyring::public_keys;
+use crate::desired;
+use crate::problem::Problems;
+use crate::state::StateStore;
+use crate::state::journal::Journal;
+use crate::state::keyring::{Keyring, public_keys};
 
 /// How long a membership outlives its last endpoint: a container that restarts finds its network as it was.
 const LINGER: Duration = Duration::from_secs(60);
@@ -26,198 +32,248 @@ const GROWTH: Duration = Duration::from_secs(30);
 /// How long the membership may take to arrive once control granted it.
 const ARRIVAL: Duration = Duration::from_secs(10);
 
-/// Makes sure that this node is a member of a network, with the keys of its lanes and at least `blocks` blocks.
-pub(crate) async fn enter(joined: &JoinedNode, network: NetworkId, blocks: usize) -> Result<(), Refusal> {
-    // One at a time for each network: two askers would ask twice.
-    let _one = joined.entering.lock(network).await;
-    let keys = joined.keyring.obtain(network, &joined.store).await?;
-    let public = public_keys(&keys);
-    let served = |view: &View| {
-        let member = view.member(network, joined.node);
-        member.is_some_and(|member| member.lane_keys == public && member.blocks.len() >= blocks)
-    };
-    if served(&joined.membership.borrow().view) {
-        return Ok(());
-    }
-    let mut client = joined.connection.reach(connection::PATIENCE).await?;
-    let request = v1::EnterNetworkRequest {
-        network: network.to_string(),
-        lane_keys: public.iter().map(|key| key.as_bytes().to_vec()).collect(),
-        blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
-    };
-    connection::call(client.enter_network(request)).await?;
-    let mut membership = joined.membership.subscribe();
-    let arrived = timeout(ARRIVAL, membership.wait_for(|membership| served(&membership.view))).await;
-
-    arrived
-        .map(drop)
-        .map_err(|_| Refusal::new(Code::ControlAway, "control granted the membership and then fell silent"))
+/// Addresses that are held for something that is no endpoint yet: a container engine asks for them before it makes the endpoint.
+pub(crate) trait HeldAddresses: std::fmt::Debug + Send + Sync {
+    /// Lists the networks with such an address.
+    fn networks(&self) -> BTreeSet<NetworkId>;
+    /// Lists the addresses of a network.
+    fn addresses(&self, network: NetworkId) -> BTreeSet<IpAddr>;
 }
 
-/// Enters a network, and keeps this node in it until the answer is dropped: it is held while an
-/// address is chosen and journalled.
-pub(crate) async fn stay(joined: &JoinedNode, network: NetworkId) -> Result<MutexGuard<'_, ()>, Refusal> {
-    loop {
-        enter(joined, network, 1).await?;
-        let staying = joined.lifecycle.lock().await;
-        // The network may have been left between the two.
-        if joined.membership.borrow().view.member(network, joined.node).is_some() {
-            return Ok(staying);
+/// The networks that this node is in, and how it comes to be in them.
+#[derive(Debug)]
+pub(crate) struct NetworkMemberships {
+    /// This node.
+    pub(crate) node: NodeId,
+    /// The membership as it was heard last.
+    pub(crate) membership: watch::Sender<Membership>,
+    /// Who grants memberships.
+    pub(crate) control: Arc<ControlLink>,
+    /// The endpoints of this node.
+    pub(crate) journal: Arc<Journal>,
+    /// Addresses that are held for something else.
+    pub(crate) held: Arc<dyn HeldAddresses>,
+    /// This node's private keys.
+    pub(crate) keyring: Arc<Keyring>,
+    /// Where keys are kept.
+    pub(crate) store: StateStore,
+    /// Where it is told what is wrong.
+    pub(crate) problems: Arc<Problems>,
+    /// Held while an address is chosen and journalled, and while a network is left ([`NetworkMemberships::stay`]).
+    pub(crate) reserving: Mutex<()>,
+    /// Held while a network is entered.
+    pub(crate) entering: PerNetwork,
+}
+
+impl NetworkMemberships {
+    /// Returns the membership as control has it.
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.membership.borrow().view)
+    }
+
+    /// Returns the view with this node's own endpoints as the journal has them.
+    pub(crate) fn local_view(&self) -> Arc<View> {
+        desired::local_view(&self.membership.borrow().view, &self.journal.entries(), self.node)
+    }
+
+    /// Keeps every network from being left, and every address from being given, until the answer is dropped.
+    pub(crate) async fn reserving(&self) -> MutexGuard<'_, ()> {
+        self.reserving.lock().await
+    }
+
+    /// Makes sure that this node is a member of a network, with the keys of its lanes and at least `blocks` blocks.
+    pub(crate) async fn enter(&self, network: NetworkId, blocks: usize) -> Result<(), Refusal> {
+        // One at a time for each network: two askers would ask twice.
+        let _one = self.entering.lock(network).await;
+        let keys = self.keyring.obtain(network, &self.store).await?;
+        let public = public_keys(&keys);
+        let served = |view: &View| {
+            let member = view.member(network, self.node);
+            member.is_some_and(|member| member.lane_keys == public && member.blocks.len() >= blocks)
+        };
+        if served(&self.membership.borrow().view) {
+            return Ok(());
+        }
+        let mut client = self.control.connection.reach(connection::PATIENCE).await?;
+        let request = v1::EnterNetworkRequest {
+            network: network.to_string(),
+            lane_keys: public.iter().map(|key| key.as_bytes().to_vec()).collect(),
+            blocks: u32::try_from(blocks).unwrap_or(u32::MAX),
+        };
+        connection::call(client.enter_network(request)).await?;
+        let mut membership = self.membership.subscribe();
+        let arrived = timeout(ARRIVAL, membership.wait_for(|membership| served(&membership.view))).await;
+
+        arrived
+            .map(drop)
+            .map_err(|_| Refusal::new(Code::ControlAway, "control granted the membership and then fell silent"))
+    }
+
+    /// Enters a network, and keeps this node in it until the answer is dropped: it is held while an
+    /// address is chosen and journalled.
+    pub(crate) async fn stay(&self, network: NetworkId) -> Result<MutexGuard<'_, ()>, Refusal> {
+        loop {
+            self.enter(network, 1).await?;
+            let staying = self.reserving.lock().await;
+            // The network may have been left between the two.
+            if self.membership.borrow().view.member(network, self.node).is_some() {
+                return Ok(staying);
+            }
         }
     }
-}
 
-/// Looks after the memberships while the node is joined.
-pub(crate) async fn run(joined: &JoinedNode) {
-    let mut empty_since: BTreeMap<NetworkId, Instant> = BTreeMap::new();
-    let mut grown: BTreeMap<NetworkId, Instant> = BTreeMap::new();
-    let mut keyed: BTreeMap<NetworkId, Vec<PublicKey>> = BTreeMap::new();
-    let mut journal = joined.journal.subscribe();
-    let mut memberships = joined.membership.subscribe();
-    loop {
-        sleep(LOOK).await;
-        journal.mark_unchanged();
-        let membership = memberships.borrow_and_update().clone();
-        if membership.live && joined.connection.is_connected() {
-            renew_keys(joined, &membership.view, &mut keyed).await;
-            forget_keys(joined, &membership.view).await;
-            grow(joined, &membership.view, &mut grown).await;
-            leave_unused(joined, &membership.view, &mut empty_since).await;
-        }
-        let unused = empty_since.values().min().map(|since| *since + LINGER);
-        let sweep = Instant::now() + SWEEP;
-        tokio::select! {
-            _ = journal.changed() => {}
-            _ = memberships.changed() => {}
-            () = sleep_until(unused.map_or(sweep, |unused| unused.min(sweep))) => {}
-        }
-    }
-}
-
-/// Leaves the networks that have had no endpoint here for long.
-async fn leave_unused(joined: &JoinedNode, view: &View, empty_since: &mut BTreeMap<NetworkId, Instant>) {
-    let used = used(joined);
-    let member_of: BTreeSet<_> = view.memberships_of(joined.node).map(|m| m.network).collect();
-    empty_since.retain(|network, _| member_of.contains(network) && !used.contains(network));
-    for network in member_of.difference(&used) {
-        let since = empty_since.entry(*network).or_insert_with(Instant::now);
-        if since.elapsed() >= LINGER {
-            exit(joined, *network).await;
+    /// Looks after the memberships while the node is joined.
+    pub(crate) async fn run(&self) {
+        let mut empty_since: BTreeMap<NetworkId, Instant> = BTreeMap::new();
+        let mut grown: BTreeMap<NetworkId, Instant> = BTreeMap::new();
+        let mut keyed: BTreeMap<NetworkId, Vec<PublicKey>> = BTreeMap::new();
+        let mut journal = self.journal.subscribe();
+        let mut memberships = self.membership.subscribe();
+        loop {
+            sleep(LOOK).await;
+            journal.mark_unchanged();
+            let membership = memberships.borrow_and_update().clone();
+            if membership.live && self.control.connection.is_connected() {
+                self.renew_keys(&membership.view, &mut keyed).await;
+                self.forget_keys(&membership.view).await;
+                self.grow(&membership.view, &mut grown).await;
+                self.leave_unused(&membership.view, &mut empty_since).await;
+            }
+            let unused = empty_since.values().min().map(|since| *since + LINGER);
+            let sweep = Instant::now() + SWEEP;
+            tokio::select! {
+                _ = journal.changed() => {}
+                _ = memberships.changed() => {}
+                () = sleep_until(unused.map_or(sweep, |unused| unused.min(sweep))) => {}
+            }
         }
     }
-}
 
-/// Lists the networks that have an endpoint here, or of which Docker holds an address for a container
-/// whose endpoint it has still to make: it may stand still in between for any time.
-fn used(joined: &JoinedNode) -> BTreeSet<NetworkId> {
-    let mut used = joined.journal.networks();
-    used.extend(joined.docker.state().given().map(|(network, _)| network));
-
-    used
-}
-
-/// The number of lanes may have changed since the membership was made. To tell costs more than anything else here, so each
-/// membership is looked at once.
-async fn renew_keys(joined: &JoinedNode, view: &View, keyed: &mut BTreeMap<NetworkId, Vec<PublicKey>>) {
-    keyed.retain(|network, _| view.member(*network, joined.node).is_some());
-    for member in view.memberships_of(joined.node) {
-        if keyed.get(&member.network) == Some(&member.lane_keys) {
-            continue;
-        }
-        let ours = joined.keyring.find(member.network).map(|keys| public_keys(&keys));
-        if ours.as_ref() == Some(&member.lane_keys) {
-            keyed.insert(member.network, member.lane_keys.clone());
-        } else {
-            note(joined, member.network, enter(joined, member.network, 1).await);
+    /// Leaves the networks that have had no endpoint here for long.
+    async fn leave_unused(&self, view: &View, empty_since: &mut BTreeMap<NetworkId, Instant>) {
+        let used = self.used();
+        let member_of: BTreeSet<_> = view.memberships_of(self.node).map(|m| m.network).collect();
+        empty_since.retain(|network, _| member_of.contains(network) && !used.contains(network));
+        for network in member_of.difference(&used) {
+            let since = empty_since.entry(*network).or_insert_with(Instant::now);
+            if since.elapsed() >= LINGER {
+                self.exit(*network).await;
+            }
         }
     }
-}
 
-/// The keys of a network end with the network.
-async fn forget_keys(joined: &JoinedNode, view: &View) {
-    for network in joined.keyring.orphaned(view) {
-        note(joined, network, joined.keyring.forget(network, &joined.store).await);
+    /// Lists the networks that have an endpoint here, or of which an address is held for something
+    /// that has still to become an endpoint: whoever holds it may stand still in between for any time.
+    fn used(&self) -> BTreeSet<NetworkId> {
+        let mut used = self.journal.networks();
+        used.extend(self.held.networks());
+
+        used
     }
-}
 
-/// Asks for another block where fewer than an eighth of the addresses are free.
-async fn grow(joined: &JoinedNode, view: &View, grown: &mut BTreeMap<NetworkId, Instant>) {
-    for member in view.memberships_of(joined.node) {
-        if grown.get(&member.network).is_some_and(|last| last.elapsed() < GROWTH) {
-            continue;
+    /// The number of lanes may have changed since the membership was made. To tell costs more than anything else here, so each
+    /// membership is looked at once.
+    async fn renew_keys(&self, view: &View, keyed: &mut BTreeMap<NetworkId, Vec<PublicKey>>) {
+        keyed.retain(|network, _| view.member(*network, self.node).is_some());
+        for member in view.memberships_of(self.node) {
+            if keyed.get(&member.network) == Some(&member.lane_keys) {
+                continue;
+            }
+            let ours = self.keyring.find(member.network).map(|keys| public_keys(&keys));
+            if ours.as_ref() == Some(&member.lane_keys) {
+                keyed.insert(member.network, member.lane_keys.clone());
+            } else {
+                self.note(member.network, self.enter(member.network, 1).await);
+            }
         }
-        let Some(network) = view.networks.get(&member.network) else { continue };
-        let pool = Pool::new(network, member);
-        let used = in_use(joined, network, view).into_iter().filter(|a| pool.contains(*a)).count();
-        if pool.capacity().saturating_sub(used) * 8 < pool.capacity() {
-            grown.insert(network.id, Instant::now());
-            // A network without a free block serves from what there is; who needs more is told then.
-            let _ = enter(joined, network.id, member.blocks.len() + 1).await;
+    }
+
+    /// The keys of a network end with the network.
+    async fn forget_keys(&self, view: &View) {
+        for network in self.keyring.orphaned(view) {
+            self.note(network, self.keyring.forget(network, &self.store).await);
         }
     }
-}
 
-async fn exit(joined: &JoinedNode, network: NetworkId) {
-    // Nobody attaches to it meanwhile, or takes the membership that ends for one that stands.
-    let _reserving = joined.lifecycle.lock().await;
-    let Some(_entering) = joined.entering.try_lock(network) else { return };
-    if used(joined).contains(&network) {
-        return;
-    }
-    let Ok(mut client) = joined.connection.client() else { return };
-    let left = connection::call(client.exit_network(v1::ExitNetworkRequest { network: network.to_string() })).await;
-    match left {
-        Ok(_) => {
-            let mut membership = joined.membership.subscribe();
-            let is_left = |membership: &Membership| membership.view.member(network, joined.node).is_none();
-            let _ = timeout(ARRIVAL, membership.wait_for(is_left)).await;
-            // The keys stay: a node that comes back is the one that its peers knew.
-            tracing::info!(%network, "Left the network");
+    /// Asks for another block where fewer than an eighth of the addresses are free.
+    async fn grow(&self, view: &View, grown: &mut BTreeMap<NetworkId, Instant>) {
+        for member in view.memberships_of(self.node) {
+            if grown.get(&member.network).is_some_and(|last| last.elapsed() < GROWTH) {
+                continue;
+            }
+            let Some(network) = view.networks.get(&member.network) else { continue };
+            let pool = Pool::new(network, member);
+            let used = self.in_use(network, view).into_iter().filter(|a| pool.contains(*a)).count();
+            if pool.capacity().saturating_sub(used) * 8 < pool.capacity() {
+                grown.insert(network.id, Instant::now());
+                // A network without a free block serves from what there is; who needs more is told then.
+                let _ = self.enter(network.id, member.blocks.len() + 1).await;
+            }
         }
-        Err(refusal) => tracing::debug!(%network, %refusal, "Network was not left"),
     }
-}
 
-fn note(joined: &JoinedNode, network: NetworkId, outcome: Result<(), Refusal>) {
-    let about = format!("membership {network}");
-    match outcome {
-        Ok(()) => joined.problems.clear(&about),
-        Err(refusal) => joined.problems.raise(&about, refusal.code.as_str(), refusal),
+    async fn exit(&self, network: NetworkId) {
+        // Nobody attaches to it meanwhile, or takes the membership that ends for one that stands.
+        let _reserving = self.reserving.lock().await;
+        let Some(_entering) = self.entering.try_lock(network) else { return };
+        if self.used().contains(&network) {
+            return;
+        }
+        let Ok(mut client) = self.control.connection.client() else { return };
+        let left = connection::call(client.exit_network(v1::ExitNetworkRequest { network: network.to_string() })).await;
+        match left {
+            Ok(_) => {
+                let mut membership = self.membership.subscribe();
+                let is_left = |membership: &Membership| membership.view.member(network, self.node).is_none();
+                let _ = timeout(ARRIVAL, membership.wait_for(is_left)).await;
+                // The keys stay: a node that comes back is the one that its peers knew.
+                tracing::info!(%network, "Left the network");
+            }
+            Err(refusal) => tracing::debug!(%network, %refusal, "Network was not left"),
+        }
     }
-}
 
-/// Lists the IPv4 addresses of a network that may not be given out: those of our journal, those that Docker holds, and those
-/// that others show.
-pub(crate) fn in_use(joined: &JoinedNode, network: &Network, view: &View) -> BTreeSet<Ipv4Addr> {
-    let all = all_in_use(joined, network, view).into_iter();
+    fn note(&self, network: NetworkId, outcome: Result<(), Refusal>) {
+        let about = format!("membership {network}");
+        match outcome {
+            Ok(()) => self.problems.clear(&about),
+            Err(refusal) => self.problems.raise(&about, refusal.code.as_str(), refusal),
+        }
+    }
 
-    all.filter_map(|address| match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    })
-    .collect()
-}
+    /// Lists the IPv4 addresses of a network that may not be given out: those of our journal, those that are held, and those
+    /// that others show.
+    pub(crate) fn in_use(&self, network: &Network, view: &View) -> BTreeSet<Ipv4Addr> {
+        let all = self.all_in_use(network, view).into_iter();
 
-/// Lists the IPv6 addresses of a network that may not be given out.
-pub(crate) fn in_use6(joined: &JoinedNode, network: &Network, view: &View) -> BTreeSet<Ipv6Addr> {
-    let all = all_in_use(joined, network, view).into_iter();
+        all.filter_map(|address| match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        })
+        .collect()
+    }
 
-    all.filter_map(|address| match address {
-        IpAddr::V4(_) => None,
-        IpAddr::V6(address) => Some(address),
-    })
-    .collect()
-}
+    /// Lists the IPv6 addresses of a network that may not be given out.
+    pub(crate) fn in_use6(&self, network: &Network, view: &View) -> BTreeSet<Ipv6Addr> {
+        let all = self.all_in_use(network, view).into_iter();
 
-fn all_in_use(joined: &JoinedNode, network: &Network, view: &View) -> BTreeSet<IpAddr> {
-    let shown = view.endpoints_of(network.id).filter(|endpoint| endpoint.node != joined.node);
-    let mut taken: BTreeSet<IpAddr> = shown.flat_map(|endpoint| &endpoint.addresses).copied().collect();
-    let entries = joined.journal.entries();
-    let ours = entries.values().map(|record| &record.endpoint).filter(|endpoint| endpoint.network == network.id);
-    taken.extend(ours.flat_map(|endpoint| &endpoint.addresses).copied());
-    taken.extend(joined.docker.state().leased(network.id));
+        all.filter_map(|address| match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(address),
+        })
+        .collect()
+    }
 
-    taken
+    fn all_in_use(&self, network: &Network, view: &View) -> BTreeSet<IpAddr> {
+        let shown = view.endpoints_of(network.id).filter(|endpoint| endpoint.node != self.node);
+        let mut taken: BTreeSet<IpAddr> = shown.flat_map(|endpoint| &endpoint.addresses).copied().collect();
+        let entries = self.journal.entries();
+        let ours = entries.values().map(|record| &record.endpoint).filter(|endpoint| endpoint.network == network.id);
+        taken.extend(ours.flat_map(|endpoint| &endpoint.addresses).copied());
+        taken.extend(self.held.addresses(network.id));
+
+        taken
+    }
 }
 
 /// Returns the pool that a member gives addresses out of, if the network is known.

@@ -4,29 +4,22 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use overlay_core::{NetworkId, View};
+use tokio::sync::watch;
 
-use crate::joined_node::JoinedNode;
+use super::Membership;
+use crate::host_state::{HostPrefixes, HostState};
+use crate::problem::Problems;
 
 /// The code of the problem.
 const CODE: &str = "prefix-clash";
 /// What problems of this kind are about, before the network's id.
 const ABOUT: &str = "prefix ";
 
-/// What the host has in use.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct HostPrefixes {
-    /// Of its links, with the link.
-    pub(crate) links: BTreeMap<IpNet, String>,
-    /// Of its routes, with the link that they lead to.
-    pub(crate) routes: BTreeMap<IpNet, String>,
-}
-
 /// Looks again whenever networks or the host's prefixes change, while the node is joined.
-pub(crate) async fn run(joined: &JoinedNode) {
-    let mut membership = joined.membership.subscribe();
-    let mut prefixes = joined.host_prefixes.subscribe();
+pub(crate) async fn run(mut membership: watch::Receiver<Membership>, host: &HostState, problems: &Problems) {
+    let mut prefixes = host.prefixes();
     loop {
-        check(joined);
+        check(&membership.borrow_and_update().view, &prefixes.borrow_and_update(), problems);
         tokio::select! {
             _ = membership.changed() => {}
             _ = prefixes.changed() => {}
@@ -35,12 +28,12 @@ pub(crate) async fn run(joined: &JoinedNode) {
 }
 
 /// States the clashes there are now as problems, and no others.
-pub(crate) fn check(joined: &JoinedNode) {
-    let clashes = clashes(&joined.membership.borrow().view, &joined.host_prefixes.borrow());
+pub(crate) fn check(view: &View, prefixes: &HostPrefixes, problems: &Problems) {
+    let clashes = clashes(view, prefixes);
     let about = |network: &NetworkId| format!("{ABOUT}{network}");
-    joined.problems.keep_only(ABOUT, |known| clashes.keys().any(|network| about(network) == known));
+    problems.keep_only(ABOUT, |known| clashes.keys().any(|network| about(network) == known));
     for (network, text) in &clashes {
-        joined.problems.raise(&about(network), CODE, text);
+        problems.raise(&about(network), CODE, text);
     }
 }
 

@@ -4,15 +4,19 @@
 //! needs no queue.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::{Endpoint, EndpointId, NodeId, View};
 use overlay_proto::{Refusal, v1};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::{back_off, connection};
-use crate::joined_node::JoinedNode;
+use super::control_link::ControlLink;
+use super::{Membership, back_off, connection};
+use crate::problem::Problems;
 use crate::state::EndpointRecord;
+use crate::state::journal::Journal;
 
 /// Endpoints in one call at the most, as the contract says.
 const BATCH: usize = 1_000;
@@ -49,99 +53,145 @@ impl Unpublished {
     }
 }
 
-/// Publishes while the node is joined.
-pub(crate) async fn run(joined: &JoinedNode) {
-    let mut journal = joined.journal.subscribe();
-    let mut membership = joined.membership.subscribe();
-    let mut pauses = back_off();
-    loop {
-        journal.mark_unchanged();
-        membership.mark_unchanged();
-        let todo = joined.unpublished();
-        let ready = membership.borrow().live && joined.connection.is_connected();
-        if ready && todo.len() > 0 {
-            match publish(joined, todo).await {
-                Ok(()) => pauses = back_off(),
-                Err(refusal) => {
-                    tracing::debug!(%refusal, "Control did not take our changes");
-                    sleep(pauses.next().unwrap_or(LOOK)).await;
+/// How long a request to control waits until pending changes are published.
+const TELLING: Duration = Duration::from_millis(500);
+
+/// Tells control of this node's endpoints.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    /// This node.
+    pub(crate) node: NodeId,
+    /// The endpoints of this node.
+    pub(crate) journal: Arc<Journal>,
+    /// The membership, with control's rows of this node.
+    pub(crate) membership: watch::Sender<Membership>,
+    /// Whom to tell.
+    pub(crate) control: Arc<ControlLink>,
+    /// Where what control refuses is told.
+    pub(crate) problems: Arc<Problems>,
+}
+
+impl Publisher {
+    /// Returns the changes that are not yet published.
+    pub(crate) fn unpublished(&self) -> Unpublished {
+        Unpublished::new(&self.membership.borrow().view, &self.journal.entries(), self.node)
+    }
+
+    /// Waits briefly until everything is published; called before requests to control.
+    pub(crate) async fn published(&self) {
+        let mut journal = self.journal.subscribe();
+        let mut membership = self.membership.subscribe();
+        let all_told = async {
+            while self.control.connection.is_connected() && self.unpublished().len() > 0 {
+                tokio::select! {
+                    _ = journal.changed() => {}
+                    _ = membership.changed() => {}
                 }
             }
-            continue;
-        }
-        tokio::select! {
-            () = sleep(LOOK) => {}
-            _ = journal.changed() => {}
-            _ = membership.changed() => {}
-        }
+        };
+        // Changes that control refuses stay unpublished.
+        let _ = timeout(TELLING, all_told).await;
     }
-}
 
-/// Removes first: what is taken back may be what is put again.
-async fn publish(joined: &JoinedNode, todo: Unpublished) -> Result<(), Refusal> {
-    let mut client = joined.connection.client()?;
-    let mut revision = 0;
-    for batch in todo.remove.chunks(BATCH) {
-        let request = v1::RemoveEndpointsRequest { endpoints: batch.to_vec() };
-        revision = connection::call(client.remove_endpoints(request)).await?.revision;
-    }
-    for batch in todo.put.chunks(BATCH) {
-        match put(joined, batch).await {
-            Ok(done) => {
-                revision = done;
-                for endpoint in batch {
-                    joined.problems.clear(&about(endpoint));
+    /// Publishes while the node is joined.
+    pub(crate) async fn run(&self) {
+        let mut journal = self.journal.subscribe();
+        let mut membership = self.membership.subscribe();
+        let mut pauses = back_off();
+        loop {
+            journal.mark_unchanged();
+            membership.mark_unchanged();
+            let todo = self.unpublished();
+            let ready = membership.borrow().live && self.control.connection.is_connected();
+            if ready && todo.len() > 0 {
+                match self.publish(todo).await {
+                    Ok(()) => pauses = back_off(),
+                    Err(refusal) => {
+                        tracing::debug!(%refusal, "Control did not take our changes");
+                        sleep(pauses.next().unwrap_or(LOOK)).await;
+                    }
                 }
+                continue;
             }
-            Err(refusal) if batch.len() == 1 => return Err(refuse(joined, batch, refusal)),
-            // All or none: one by one, so that only the refused ones stay behind.
-            Err(_) => revision = put_singly(joined, batch).await?,
-        }
-    }
-    let mut membership = joined.membership.subscribe();
-    // Where the echo does not come, the next round sends again.
-    let _ = timeout(ECHO, membership.wait_for(|m| m.view.revision.0 >= revision)).await;
-
-    Ok(())
-}
-
-async fn put_singly(joined: &JoinedNode, batch: &[Endpoint]) -> Result<u64, Refusal> {
-    let mut outcome = Ok(0);
-    for endpoint in batch {
-        let one = std::slice::from_ref(endpoint);
-        match put(joined, one).await {
-            Ok(revision) => {
-                joined.problems.clear(&about(endpoint));
-                outcome = outcome.map(|_| revision);
+            tokio::select! {
+                () = sleep(LOOK) => {}
+                _ = journal.changed() => {}
+                _ = membership.changed() => {}
             }
-            Err(refusal) => outcome = Err(refuse(joined, one, refusal)),
         }
     }
 
-    outcome
-}
-
-/// Publishes endpoints at once; returns the revision that holds them.
-pub(crate) async fn put(joined: &JoinedNode, endpoints: &[Endpoint]) -> Result<u64, Refusal> {
-    let mut client = joined.connection.client()?;
-    let request = v1::PutEndpointsRequest { endpoints: endpoints.iter().cloned().map(Into::into).collect() };
-
-    Ok(connection::call(client.put_endpoints(request)).await?.revision)
-}
-
-fn refuse(joined: &JoinedNode, endpoints: &[Endpoint], refusal: Refusal) -> Refusal {
-    if refusal.code != overlay_proto::Code::ControlAway {
-        for endpoint in endpoints {
-            let text = format!("endpoint {} is not known to other nodes: {refusal}", endpoint.name);
-            joined.problems.raise(&about(endpoint), refusal.code.as_str(), text);
+    /// Removes first: what is taken back may be what is put again.
+    async fn publish(&self, todo: Unpublished) -> Result<(), Refusal> {
+        let mut client = self.control.connection.client()?;
+        let mut revision = 0;
+        for batch in todo.remove.chunks(BATCH) {
+            let request = v1::RemoveEndpointsRequest { endpoints: batch.to_vec() };
+            revision = connection::call(client.remove_endpoints(request)).await?.revision;
         }
+        for batch in todo.put.chunks(BATCH) {
+            match self.put(batch).await {
+                Ok(done) => {
+                    revision = done;
+                    for endpoint in batch {
+                        self.problems.clear(&about(endpoint.id));
+                    }
+                }
+                Err(refusal) if batch.len() == 1 => return Err(self.refuse(batch, refusal)),
+                // All or none: one by one, so that only the refused ones stay behind.
+                Err(_) => revision = self.put_singly(batch).await?,
+            }
+        }
+        let mut membership = self.membership.subscribe();
+        // Where the echo does not come, the next round sends again.
+        let _ = timeout(ECHO, membership.wait_for(|m| m.view.revision.0 >= revision)).await;
+
+        Ok(())
     }
 
-    refusal
+    async fn put_singly(&self, batch: &[Endpoint]) -> Result<u64, Refusal> {
+        let mut outcome = Ok(0);
+        for endpoint in batch {
+            let one = std::slice::from_ref(endpoint);
+            match self.put(one).await {
+                Ok(revision) => {
+                    self.problems.clear(&about(endpoint.id));
+                    outcome = outcome.map(|_| revision);
+                }
+                Err(refusal) => outcome = Err(self.refuse(one, refusal)),
+            }
+        }
+
+        outcome
+    }
+
+    /// Publishes endpoints at once; returns the revision that holds them.
+    pub(crate) async fn put(&self, endpoints: &[Endpoint]) -> Result<u64, Refusal> {
+        let mut client = self.control.connection.client()?;
+        let request = v1::PutEndpointsRequest { endpoints: endpoints.iter().cloned().map(Into::into).collect() };
+
+        Ok(connection::call(client.put_endpoints(request)).await?.revision)
+    }
+
+    fn refuse(&self, endpoints: &[Endpoint], refusal: Refusal) -> Refusal {
+        if refusal.code != overlay_proto::Code::ControlAway {
+            for endpoint in endpoints {
+                let text = format!("endpoint {} is not known to other nodes: {refusal}", endpoint.name);
+                self.problems.raise(&about(endpoint.id), refusal.code.as_str(), text);
+            }
+        }
+
+        refusal
+    }
+
+    /// Takes back what was said of an endpoint that is no more.
+    pub(crate) fn forget(&self, endpoint: EndpointId) {
+        self.problems.clear_prefix(&about(endpoint));
+    }
 }
 
-fn about(endpoint: &Endpoint) -> String {
-    format!("publish {}", endpoint.id)
+fn about(endpoint: EndpointId) -> String {
+    format!("publish {endpoint}")
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Keeps the certificate fresh: a new one at half the life of the old, for the same key.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::instant::rfc3339;
@@ -9,30 +10,40 @@ use overlay_proto::{Code, Refusal, v1};
 use tokio::time::sleep;
 use tonic::transport::Channel;
 
+use super::control_link::ControlLink;
 use super::join::signing_request;
 use super::{back_off, connection};
-use crate::joined_node::JoinedNode;
-use crate::problem::unix_now;
-use crate::state::Identity;
-use crate::state::in_store;
+use crate::problem::{Problems, unix_now};
+use crate::state::{Identity, StateStore, in_store};
 
 /// How often the clock is looked at: it may be set, and the host may sleep.
 const LOOK: Duration = Duration::from_secs(30);
 
+/// The certificate of this node, and what it takes to replace it.
+#[derive(Debug)]
+pub(crate) struct Renewal {
+    /// Whom it is shown to, and who signs a new one.
+    pub(crate) control: Arc<ControlLink>,
+    /// Where it is kept.
+    pub(crate) store: StateStore,
+    /// Where it is told that it cannot be replaced.
+    pub(crate) problems: Arc<Problems>,
+}
+
 /// Renews whenever it is time, while the node is joined.
-pub(crate) async fn run(joined: &JoinedNode) {
+pub(crate) async fn run(renewal: &Renewal) {
     let mut pauses = back_off();
     loop {
-        if !is_due(&joined.identity(), unix_now()) {
+        if !is_due(&renewal.control.identity(), unix_now()) {
             pauses = back_off();
             sleep(LOOK).await;
             continue;
         }
-        let outcome = match joined.connection.client() {
-            Ok(client) => renew(joined, client).await,
+        let outcome = match renewal.control.connection.client() {
+            Ok(client) => renew(renewal, client).await,
             Err(away) => Err(away),
         };
-        conclude(joined, &outcome);
+        conclude(renewal, &outcome);
         if outcome.is_err() {
             sleep(pauses.next().unwrap_or(LOOK).max(Duration::from_secs(1))).await;
         }
@@ -40,16 +51,16 @@ pub(crate) async fn run(joined: &JoinedNode) {
 }
 
 /// Renews on a fresh connection, so that one whose certificate ended meanwhile can be used.
-pub(crate) async fn renew_if_due(joined: &JoinedNode, client: ControlClient<Channel>) {
-    if is_due(&joined.identity(), unix_now()) {
-        conclude(joined, &renew(joined, client).await);
+pub(crate) async fn renew_if_due(renewal: &Renewal, client: ControlClient<Channel>) {
+    if is_due(&renewal.control.identity(), unix_now()) {
+        conclude(renewal, &renew(renewal, client).await);
     }
 }
 
-fn conclude(joined: &JoinedNode, outcome: &Result<(), Refusal>) {
+fn conclude(renewal: &Renewal, outcome: &Result<(), Refusal>) {
     match outcome {
-        Ok(()) => joined.problems.clear("certificate"),
-        Err(refusal) => tell(joined, refusal),
+        Ok(()) => renewal.problems.clear("certificate"),
+        Err(refusal) => tell(renewal, refusal),
     }
 }
 
@@ -58,21 +69,21 @@ fn is_due(who: &Identity, now: u64) -> bool {
     identity::validity(&who.certificate).map_or(true, |(from, until)| now >= from + (until - from) / 2)
 }
 
-fn tell(joined: &JoinedNode, refusal: &Refusal) {
-    let Ok((from, until)) = identity::validity(&joined.identity().certificate) else { return };
+fn tell(renewal: &Renewal, refusal: &Refusal) {
+    let Ok((from, until)) = identity::validity(&renewal.control.identity().certificate) else { return };
     let now = unix_now();
     if now > until {
         let times =
             format!("the certificate was valid from {} to {}, it is {}", rfc3339(from), rfc3339(until), rfc3339(now));
-        joined.problems.raise("certificate", "certificate-expired", format!("{times}: {refusal}"));
+        renewal.problems.raise("certificate", "certificate-expired", format!("{times}: {refusal}"));
     } else if now > from + (until - from) / 4 * 3 {
         let text = format!("the certificate ends at {} and was not renewed: {refusal}", rfc3339(until));
-        joined.problems.raise("certificate", "certificate-ending", text);
+        renewal.problems.raise("certificate", "certificate-ending", text);
     }
 }
 
-async fn renew(joined: &JoinedNode, mut client: ControlClient<Channel>) -> Result<(), Refusal> {
-    let who = joined.identity();
+async fn renew(renewal: &Renewal, mut client: ControlClient<Channel>) -> Result<(), Refusal> {
+    let who = renewal.control.identity();
     let response = connection::call(client.renew(v1::RenewRequest { csr: signing_request(&who.key)? })).await?;
     let expected = NodeIdentity { cluster: who.cluster, node: who.node };
     if NodeIdentity::from_certificate(&response.certificate) != Ok(expected) {
@@ -81,8 +92,8 @@ async fn renew(joined: &JoinedNode, mut client: ControlClient<Channel>) -> Resul
     let ca = if response.ca_certificate.is_empty() { who.ca.clone() } else { response.ca_certificate };
     let renewed = Identity { certificate: response.certificate, ca, ..Identity::clone(&who) };
     let kept = renewed.clone();
-    in_store(&joined.store, move |store| store.put_identity(&kept)).await?;
-    joined.set_identity(renewed);
+    in_store(&renewal.store, move |store| store.put_identity(&kept)).await?;
+    renewal.control.set_identity(renewed);
     tracing::info!("Renewed the certificate");
 
     Ok(())

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::{Change, Delta, Revision, View};
+use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::joined_node::JoinedNode;
-use crate::state::in_store;
+use super::Membership;
+use crate::state::{StateStore, in_store};
 
 /// How long changes are collected: a burst costs one write.
 const GATHER: Duration = Duration::from_millis(100);
@@ -15,15 +16,14 @@ const GATHER: Duration = Duration::from_millis(100);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Keeps it while the node is joined.
-pub(crate) async fn run(joined: &JoinedNode) {
-    let mut membership = joined.membership.subscribe();
+pub(crate) async fn run(mut membership: watch::Receiver<Membership>, store: &StateStore) {
     let mut kept = Arc::clone(&membership.borrow_and_update().view);
     loop {
         let view = Arc::clone(&membership.borrow_and_update().view);
         // A view that is waiting for its snapshot is no better than the one on disk.
         if view.revision != kept.revision && view.revision > Revision(0) {
             let delta = Delta { from: kept.revision, to: view.revision, changes: steps(&kept, &view) };
-            match in_store(&joined.store, move |store| store.put_delta(&delta)).await {
+            match in_store(store, move |store| store.put_delta(&delta)).await {
                 Ok(()) => {
                     kept = view;
                     sleep(GATHER).await;

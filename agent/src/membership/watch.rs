@@ -15,8 +15,12 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use super::admission::{Admission, AdmissionState};
+use super::control_link::ControlLink;
+use super::renewal::Renewal;
 use super::{Membership, back_off, connection, renewal};
-use crate::joined_node::{Admission, JoinedNode};
+use crate::host_state::HostState;
+use crate::path::Lanes;
 use crate::problem::Problems;
 
 /// Control sends a sign of life every few seconds; a stream that is silent for longer is dead.
@@ -28,6 +32,44 @@ const DOUBT: Duration = Duration::from_secs(1);
 const PROBE_PACE: Duration = Duration::from_secs(1);
 /// The pause of a node whose identity another host uses: it waits for that one to go.
 const CLASH: Duration = Duration::from_secs(2);
+
+/// What it takes to follow control.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    /// Whom to follow, and by which connection.
+    pub(crate) control: Arc<ControlLink>,
+    /// The membership as it was heard last.
+    pub(crate) membership: watch::Sender<Membership>,
+    /// Whether control lets this host be its node.
+    pub(crate) admission: Arc<AdmissionState>,
+    /// The host's network, whose changes may end the connection.
+    pub(crate) host: Arc<HostState>,
+    /// The tunnels, by which others find control when it moves.
+    pub(crate) lanes: Arc<Lanes>,
+    /// The certificate, replaced on a fresh connection where it is time.
+    pub(crate) renewal: Arc<Renewal>,
+    /// Where it is told what is wrong.
+    pub(crate) problems: Arc<Problems>,
+}
+
+impl Follower {
+    fn node(&self) -> NodeId {
+        self.control.identity().node
+    }
+
+    /// Returns the revision from which to watch.
+    fn followed(&self) -> Revision {
+        self.membership.borrow().view.revision
+    }
+
+    /// Makes the next watch begin with a snapshot; the rows stay in use until it arrives.
+    fn follow_from_nothing(&self) {
+        self.membership.send_modify(|membership| {
+            Arc::make_mut(&mut membership.view).revision = Revision(0);
+            membership.live = false;
+        });
+    }
+}
 
 /// How a stream ended.
 #[derive(Debug)]
@@ -41,56 +83,56 @@ enum Ended {
 }
 
 /// Follows control until it throws us out; returns why.
-pub(crate) async fn run(joined: &JoinedNode) -> String {
+pub(crate) async fn run(follower: &Follower) -> String {
     let mut pauses = back_off();
     loop {
-        let connected = joined.connection.is_connected();
-        let ended = connect_and_follow(joined).await;
+        let connected = follower.control.connection.is_connected();
+        let ended = connect_and_follow(follower).await;
         // What is wrong with control that does not speak with us is not known.
-        hear(&joined.problems, &[]);
+        hear(&follower.problems, &[]);
         match ended {
             Ended::Expelled(reason) => {
-                joined.connection.away(&reason);
+                follower.control.connection.away(&reason);
                 return reason;
             }
             Ended::Astray(reason) => {
                 tracing::info!(%reason, "Asking control for the whole membership");
-                joined.connection.away(&reason);
-                joined.follow_from_nothing();
+                follower.control.connection.away(&reason);
+                follower.follow_from_nothing();
             }
             Ended::Broken(refusal) => {
                 if refusal.code == Code::IdentityClash {
-                    turned_away(joined, &refusal);
+                    turned_away(follower, &refusal);
                 } else {
-                    joined.assume_admission();
+                    follower.admission.assume();
                 }
-                if joined.connection.is_connected() && !connected {
+                if follower.control.connection.is_connected() && !connected {
                     pauses = back_off();
                 }
-                joined.connection.away(&refusal);
+                follower.control.connection.away(&refusal);
             }
         }
-        let turned_away = *joined.admission.borrow() == Admission::TurnedAway;
+        let turned_away = follower.admission.current() == Admission::TurnedAway;
         let pause = if turned_away { CLASH } else { pauses.next().unwrap_or(IDLE) };
         tokio::select! {
             () = sleep(pause) => {}
-            () = joined.connection.wanted() => {}
+            () = follower.control.connection.wanted() => {}
         }
     }
 }
 
-async fn connect_and_follow(joined: &JoinedNode) -> Ended {
-    let who = joined.identity();
-    let addresses: Vec<_> = joined.control_candidates().into_iter().map(|candidate| candidate.address).collect();
+async fn connect_and_follow(follower: &Follower) -> Ended {
+    let who = follower.control.identity();
+    let addresses: Vec<_> = follower.control.candidates().into_iter().map(|candidate| candidate.address).collect();
     let Dialled { channel, address, local } = match connection::dial(&who, &addresses).await {
         Ok(dialled) => dialled,
         Err(refusal) => return Ended::Broken(refusal),
     };
-    renewal::renew_if_due(joined, connection::client(channel.clone())).await;
+    renewal::renew_if_due(&follower.renewal, connection::client(channel.clone())).await;
     let request = v1::WatchRequest {
-        revision: joined.followed().0,
+        revision: follower.followed().0,
         cluster: who.cluster.to_string(),
-        instance: joined.process.instance.to_string(),
+        instance: follower.control.process.instance.to_string(),
     };
     let opened = connection::call(connection::client(channel.clone()).watch(request)).await;
     let mut stream = match opened {
@@ -98,18 +140,18 @@ async fn connect_and_follow(joined: &JoinedNode) -> Ended {
         Err(refusal) => return judge(refusal),
     };
     let probe = connection::client(channel.clone());
-    joined.connection.connected(address.clone(), channel);
-    admitted(joined);
-    keep(joined, joined.control.answered(&address).await);
+    follower.control.connection.connected(address.clone(), channel);
+    admitted(follower);
+    keep(follower, follower.control.addresses.answered(&address).await);
 
     // Also while an answer of control's is waited for.
     tokio::select! {
-        ended = follow_stream(joined, &mut stream) => ended,
-        refusal = doubt(joined, &address, local, probe) => Ended::Broken(refusal),
+        ended = follow_stream(follower, &mut stream) => ended,
+        refusal = doubt(follower, &address, local, probe) => Ended::Broken(refusal),
     }
 }
 
-async fn follow_stream(joined: &JoinedNode, stream: &mut Streaming<v1::WatchResponse>) -> Ended {
+async fn follow_stream(follower: &Follower, stream: &mut Streaming<v1::WatchResponse>) -> Ended {
     loop {
         let event = match timeout(IDLE, stream.message()).await {
             Ok(Ok(Some(response))) => response.event,
@@ -117,32 +159,32 @@ async fn follow_stream(joined: &JoinedNode, stream: &mut Streaming<v1::WatchResp
             Ok(Err(status)) => return judge(connection::judge(status)),
             Err(_) => return Ended::Broken(Refusal::new(Code::ControlAway, "control fell silent")),
         };
-        joined.connection.heard(Instant::now());
+        follower.control.connection.heard(Instant::now());
         if let Some(Event::Alive(alive)) = &event {
-            note_alive(joined, alive).await;
+            note_alive(follower, alive).await;
         }
-        if let Err(ended) = handle(joined, event) {
+        if let Err(ended) = handle(follower, event) {
             return ended;
         }
     }
 }
 
 /// Takes note of what control says beside the membership.
-async fn note_alive(joined: &JoinedNode, alive: &v1::Alive) {
+async fn note_alive(follower: &Follower, alive: &v1::Alive) {
     if alive.answer
-        && let Ok(mut client) = joined.connection.client()
+        && let Ok(mut client) = follower.control.connection.client()
     {
-        let instance = joined.process.instance.to_string();
+        let instance = follower.control.process.instance.to_string();
         // Control that does not hear it takes this process for dead, and the next attempt to connect tells.
         let _ = connection::call(client.confirm(v1::ConfirmRequest { instance })).await;
     }
     if let Some(place) = &alive.control {
-        let before = joined.control.known();
-        keep(joined, joined.control.heard(place).await);
-        let now = joined.control.known();
-        if now.nodes.contains(&joined.node) && before.announced != now.announced {
+        let before = follower.control.addresses.known();
+        keep(follower, follower.control.addresses.heard(place).await);
+        let now = follower.control.addresses.known();
+        if now.nodes.contains(&follower.node()) && before.announced != now.announced {
             // Control is on this host, and only the tunnels from here can still tell the others where it is.
-            let _ = joined.lanes.wake_peers();
+            let _ = follower.lanes.wake_peers();
         }
     }
     match &alive.clash {
@@ -152,47 +194,47 @@ async fn note_alive(joined: &JoinedNode, alive: &v1::Alive) {
                  turned away: on that host run `overlayctl leave` and join with a new token",
                 clash.address
             );
-            let is_new = !joined.problems.stands("identity");
-            joined.problems.raise("identity", Code::IdentityClash.as_str(), text);
+            let is_new = !follower.problems.stands("identity");
+            follower.problems.raise("identity", Code::IdentityClash.as_str(), text);
             if is_new {
                 // The other one may have drawn the peers' packets to itself.
-                let _ = joined.lanes.wake_peers();
+                let _ = follower.lanes.wake_peers();
             }
         }
-        None => joined.problems.clear("identity"),
+        None => follower.problems.clear("identity"),
     }
 }
 
-fn keep(joined: &JoinedNode, outcome: Result<(), Refusal>) {
+fn keep(follower: &Follower, outcome: Result<(), Refusal>) {
     match outcome {
-        Ok(()) => joined.problems.clear("control-addresses"),
-        Err(refusal) => joined.problems.raise("control-addresses", refusal.code.as_str(), refusal),
+        Ok(()) => follower.problems.clear("control-addresses"),
+        Err(refusal) => follower.problems.raise("control-addresses", refusal.code.as_str(), refusal),
     }
 }
 
 /// Carries no packet while another host is this node.
-fn turned_away(joined: &JoinedNode, refusal: &Refusal) {
-    joined.problems.raise("identity", refusal.code.as_str(), format!("{refusal}; all tunnels of this host are shut"));
-    joined.set_admission(Admission::TurnedAway);
+fn turned_away(follower: &Follower, refusal: &Refusal) {
+    follower.problems.raise("identity", refusal.code.as_str(), format!("{refusal}; all tunnels of this host are shut"));
+    follower.admission.set(Admission::TurnedAway);
 }
 
 /// Carries packets, now that control has let this host in.
-fn admitted(joined: &JoinedNode) {
-    if joined.set_admission(Admission::Admitted) {
-        joined.problems.clear("identity");
+fn admitted(follower: &Follower) {
+    if follower.admission.set(Admission::Admitted) {
+        follower.problems.clear("identity");
     }
 }
 
 /// Waits until the connection is dead for a reason that is known before the kernel gives it up: this host does not have its
 /// end of it any more, its network has changed and control does not answer by the connection, or control's host has moved
 /// and does not answer where it was.
-async fn doubt(joined: &JoinedNode, address: &str, local: IpAddr, probe: ControlClient<Channel>) -> Refusal {
-    let (mut own, mut ways) = (joined.own(), joined.ways());
+async fn doubt(follower: &Follower, address: &str, local: IpAddr, probe: ControlClient<Channel>) -> Refusal {
+    let (mut own, mut ways) = (follower.host.own(), follower.host.ways());
     // What changed while the connection was made was heard of by nobody.
     own.mark_changed();
-    let mut tunnels = joined.process.tunnels.clone();
+    let mut tunnels = follower.control.process.tunnels.clone();
     let of_control = |tunnels: &BTreeMap<NodeId, IpAddr>| -> Vec<IpAddr> {
-        let nodes = joined.control.known().nodes;
+        let nodes = follower.control.addresses.known().nodes;
         nodes.iter().filter_map(|node| tunnels.get(node)).copied().collect()
     };
     let mut seen = of_control(&tunnels.borrow_and_update());
@@ -235,25 +277,25 @@ fn judge(refusal: Refusal) -> Ended {
     if refusal.code == Code::NotAllowed { Ended::Expelled(refusal.message) } else { Ended::Broken(refusal) }
 }
 
-fn handle(joined: &JoinedNode, event: Option<Event>) -> Result<(), Ended> {
+fn handle(follower: &Follower, event: Option<Event>) -> Result<(), Ended> {
     match event {
         Some(Event::Snapshot(snapshot)) => {
             let view = View::try_from(snapshot).map_err(Ended::Broken)?;
-            follow(&joined.membership, |known| {
+            follow(&follower.membership, |known| {
                 *known = Arc::new(view);
                 Ok(())
             })?;
         }
         Some(Event::Delta(delta)) => {
             let delta = Delta::try_from(delta).map_err(Ended::Broken)?;
-            follow(&joined.membership, |view| go_on(view, delta))?;
+            follow(&follower.membership, |view| go_on(view, delta))?;
         }
         // A sign of life without a change before it: the view we came with is the latest.
         alive @ (Some(Event::Alive(_)) | None) => {
             if let Some(Event::Alive(alive)) = alive {
-                hear(&joined.problems, &alive.problems);
+                hear(&follower.problems, &alive.problems);
             }
-            joined.membership.send_if_modified(|membership| {
+            follower.membership.send_if_modified(|membership| {
                 let becomes_live = !membership.live && membership.view.revision > Revision(0);
                 membership.live |= becomes_live;
                 becomes_live
@@ -261,7 +303,7 @@ fn handle(joined: &JoinedNode, event: Option<Event>) -> Result<(), Ended> {
         }
     }
 
-    still_a_node(&joined.membership.borrow(), joined.node)
+    still_a_node(&follower.membership.borrow(), follower.node())
 }
 
 /// Under this are the problems that control has itself.

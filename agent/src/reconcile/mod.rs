@@ -5,6 +5,7 @@
 //! one is. A network that nobody touches costs nothing but a sweep a minute.
 
 pub(crate) mod clean;
+mod context;
 mod namespace_ops;
 mod pace;
 mod pass;
@@ -18,6 +19,7 @@ use overlay_core::{EndpointId, NetworkId};
 
 use crate::path::Offload;
 
+pub(crate) use context::ReconcileContext;
 pub(crate) use supervisor::run;
 
 /// The state of all networks.

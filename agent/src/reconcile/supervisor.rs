@@ -13,11 +13,12 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::clean;
+use super::context::ReconcileContext;
 use super::worker::{self, WorkerContext};
 use crate::desired::{self, DataPathParams, NetworkDesired, Underlays};
 use crate::dns::{DnsServers, Names};
-use crate::joined_node::{Admission, JoinedNode};
 use crate::kernel::{MountEvents, NamespaceEvents};
+use crate::membership::admission::Admission;
 use crate::state::SandboxRecord;
 use crate::state::journal::Entries;
 
@@ -33,7 +34,7 @@ struct Kept {
 }
 
 struct Supervisor {
-    joined: Arc<JoinedNode>,
+    context: Arc<ReconcileContext>,
     dns: Arc<Mutex<DnsServers>>,
     tasks: JoinSet<NetworkId>,
     kept: BTreeMap<NetworkId, Kept>,
@@ -49,24 +50,24 @@ struct Supervisor {
 }
 
 /// Keeps everything as desired until the node leaves or the agent stops; what stands in the kernel then stays.
-pub(crate) async fn run(joined: Arc<JoinedNode>) {
-    let mut membership = joined.membership.subscribe();
-    let mut journal = joined.journal.subscribe();
-    let mut mtu = joined.underlay_mtu();
-    let mut own = joined.own();
-    let mut admission = joined.admission.subscribe();
+pub(crate) async fn run(context: Arc<ReconcileContext>) {
+    let mut membership = context.membership.subscribe();
+    let mut journal = context.journal.subscribe();
+    let mut mtu = context.host.underlay_mtu();
+    let mut own = context.host.own();
+    let mut admission = context.admission.subscribe();
     let mut supervisor = Supervisor {
         dns: Arc::new(Mutex::new(DnsServers::start(PathBuf::from(RESOLV_CONF)))),
         tasks: JoinSet::new(),
         kept: BTreeMap::new(),
         leaving: BTreeMap::new(),
-        tables: vec![BTreeMap::new(); joined.lanes.count()],
+        tables: vec![BTreeMap::new(); context.lanes.count()],
         cleaned: false,
-        events: joined.events().await,
+        events: context.events.open().await,
         mounts: watch::Sender::default(),
         sweeps: Arc::new(Semaphore::new(1)),
         carries: false,
-        joined: Arc::clone(&joined),
+        context: Arc::clone(&context),
     };
     let mut mounts = MountEvents::open().ok();
     supervisor.update().await;
@@ -76,17 +77,17 @@ pub(crate) async fn run(joined: Arc<JoinedNode>) {
     loop {
         if supervisor.carries && !std::mem::replace(&mut has_woken, true) {
             // Peers may hold sessions with a process that is no more.
-            let _ = joined.lanes.wake_peers();
+            let _ = context.lanes.wake_peers();
         }
         tokio::select! {
-            () = joined.stop.cancelled() => break,
+            () = context.stop.cancelled() => break,
             _ = membership.changed() => {}
             _ = journal.changed() => {}
             _ = mtu.changed() => {}
             _ = own.changed() => {}
             _ = admission.changed() => {}
-            () = sleep_until(presumed), if *joined.admission.borrow() == Admission::Unproven => {
-                joined.assume_admission();
+            () = sleep_until(presumed), if context.admission.current() == Admission::Unproven => {
+                context.admission.assume();
             }
             Some(ended) = supervisor.tasks.join_next() => supervisor.ended(ended),
             () = remounted(&mut mounts) => {
@@ -115,21 +116,21 @@ async fn remounted(mounts: &mut Option<MountEvents>) {
 
 impl Supervisor {
     async fn update(&mut self) {
-        let joined = Arc::clone(&self.joined);
-        let membership = joined.membership.borrow().clone();
-        let entries = joined.journal.entries();
-        let view = desired::local_view(&membership.view, &entries, joined.node);
-        let lanes = u16::try_from(joined.lanes.count()).unwrap_or(u16::MAX);
-        let params = DataPathParams { lanes, mtu: joined.mtu() };
+        let context = Arc::clone(&self.context);
+        let membership = context.membership.borrow().clone();
+        let entries = context.journal.entries();
+        let view = desired::local_view(&membership.view, &entries, context.node);
+        let lanes = u16::try_from(context.lanes.count()).unwrap_or(u16::MAX);
+        let params = DataPathParams { lanes, mtu: context.host.mtu() };
         self.publish_tables(&view, params);
         self.publish_names(&view, &entries);
-        let wanted = desired::networks(&view, &entries, joined.node, params);
+        let wanted = desired::networks(&view, &entries, context.node, params);
         if membership.live {
             self.drop_unwanted(&wanted);
             if !self.cleaned {
                 self.cleaned = true;
                 let names: Vec<_> = wanted.keys().chain(self.leaving.keys()).copied().collect();
-                clean::all_but(&joined.run_dir, &names, &joined.problems).await;
+                clean::all_but(&context.run_dir, &names, &context.problems).await;
             }
         }
         for (network, desired) in wanted {
@@ -154,8 +155,8 @@ impl Supervisor {
         }
         let unwanted = CancellationToken::new();
         let (sender, receiver) = watch::channel(Arc::new(desired));
-        let context = WorkerContext {
-            joined: Arc::clone(&self.joined),
+        let worker = WorkerContext {
+            reconcile: Arc::clone(&self.context),
             dns: Arc::clone(&self.dns),
             events: self.events.clone(),
             mounts: self.mounts.subscribe(),
@@ -164,7 +165,7 @@ impl Supervisor {
         };
         self.kept.insert(network, Kept { desired: sender, unwanted });
         self.tasks.spawn(async move {
-            worker::run(context, network, receiver).await;
+            worker::run(worker, network, receiver).await;
             network
         });
     }
@@ -174,7 +175,7 @@ impl Supervisor {
         for network in gone {
             if let Some(kept) = self.kept.remove(&network) {
                 kept.unwanted.cancel();
-                self.joined.problems.clear(&format!("membership {network}"));
+                self.context.problems.clear(&format!("membership {network}"));
                 self.leaving.insert(network, ());
             }
         }
@@ -189,14 +190,14 @@ impl Supervisor {
 
     /// A table that says the same as before stays the same one, so that the lanes need not look at it.
     fn publish_tables(&mut self, view: &View, params: DataPathParams) {
-        let joined = &self.joined;
-        let underlays = Underlays::new(view, joined.node, &joined.own().borrow());
+        let context = &self.context;
+        let underlays = Underlays::new(view, context.node, &context.host.own().borrow());
         let mut has_new = false;
         let mut lanes = vec![BTreeMap::new(); self.tables.len()];
-        for member in view.memberships_of(joined.node) {
+        for member in view.memberships_of(context.node) {
             let network = member.network;
-            let Some(keys) = joined.keyring.find(network) else { continue };
-            let tables = desired::tables(view, &underlays, joined.node, network, keys, params.mtu);
+            let Some(keys) = context.keyring.find(network) else { continue };
+            let tables = desired::tables(view, &underlays, context.node, network, keys, params.mtu);
             for ((next, known), table) in lanes.iter_mut().zip(&self.tables).zip(tables) {
                 let table = match known.get(&network) {
                     Some(same) if desired::same_table(same, &table) => Arc::clone(same),
@@ -209,15 +210,15 @@ impl Supervisor {
             }
         }
         self.tables = lanes;
-        let carried = std::mem::replace(&mut self.carries, joined.admission.borrow().carries());
+        let carried = std::mem::replace(&mut self.carries, context.admission.current().carries());
         if !self.carries {
-            joined.lanes.publish(self.tables.iter().map(|_| Arc::default()));
+            context.lanes.publish(self.tables.iter().map(|_| Arc::default()));
             return;
         }
-        joined.lanes.publish(self.tables.iter().map(|networks| Arc::new(Tables { networks: networks.clone() })));
+        context.lanes.publish(self.tables.iter().map(|networks| Arc::new(Tables { networks: networks.clone() })));
         if has_new || !carried {
             // A lane that takes no commands has ended the process already.
-            let _ = joined.lanes.greet();
+            let _ = context.lanes.greet();
         }
     }
 
@@ -233,6 +234,6 @@ impl Supervisor {
         }
         let names = Arc::new(Names::new(view, sandboxes.into_iter().map(|(_, endpoints)| endpoints)));
         self.dns.lock().unwrap_or_else(PoisonError::into_inner).publish(Arc::clone(&names));
-        self.joined.names.send_replace(names);
+        self.context.names.send_replace(names);
     }
 }

@@ -12,12 +12,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::NetworkReport;
+use super::context::ReconcileContext;
 use super::pace::{self, Pace};
 use super::pass::{Cause, Reconciler};
 use super::watched::Watched;
 use crate::desired::NetworkDesired;
 use crate::dns::{DnsServers, DnsSockets};
-use crate::joined_node::JoinedNode;
 use crate::kernel::{ChangeScope, Changes, NamespaceEvents, NetworkNamespace, Offload, Tun};
 use crate::path::{self, TunQueues};
 use crate::problem::explain;
@@ -28,8 +28,8 @@ const RETRY: Duration = Duration::from_millis(500);
 /// What a worker shares with its supervisor.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerContext {
-    /// The node's life.
-    pub(crate) joined: Arc<JoinedNode>,
+    /// What it takes to keep networks.
+    pub(crate) reconcile: Arc<ReconcileContext>,
     /// All DNS servers.
     pub(crate) dns: Arc<Mutex<DnsServers>>,
     /// What happens in namespaces; without it, all are looked at all the time.
@@ -44,13 +44,13 @@ pub(crate) struct WorkerContext {
 
 /// Keeps a network until the node leaves or the agent stops, which leaves it standing, or it is unwanted, which removes it.
 pub(crate) async fn run(context: WorkerContext, network: NetworkId, desired: watch::Receiver<Arc<NetworkDesired>>) {
-    let joined = Arc::clone(&context.joined);
+    let reconcile = Arc::clone(&context.reconcile);
     let unwanted = context.unwanted.clone();
     let mut worker =
         Worker { context, network, desired, reconciler: Reconciler::default(), tun: None, served_host: None };
     tokio::select! {
         biased;
-        () = joined.stop.cancelled() => return,
+        () = reconcile.stop.cancelled() => return,
         () = unwanted.cancelled() => {}
         () = worker.keep() => {}
     }
@@ -82,7 +82,7 @@ impl Worker {
     /// Opens the namespace with TUN, events and DNS sockets. What an earlier process left is taken over as it stands.
     async fn open(&mut self) -> Result<Watched, String> {
         let wanted = self.desired.borrow().namespace.clone();
-        let opened = NetworkNamespace::open(&self.context.joined.run_dir, self.network, wanted.tun).await;
+        let opened = NetworkNamespace::open(&self.context.reconcile.run_dir, self.network, wanted.tun).await;
         let (namespace, tun) = opened.map_err(|error| explain(&error))?;
         self.serve(Some(tun))?;
         let gateways = wanted.gateways.clone();
@@ -166,7 +166,7 @@ impl Worker {
             queues: copies.map_err(|error| format!("failed to hand the TUN to the lanes: {error}"))?,
             offload: offload(tun.offload),
         };
-        let added = self.context.joined.lanes.add_network(self.network, queues, host.clone());
+        let added = self.context.reconcile.lanes.add_network(self.network, queues, host.clone());
         added.map_err(|error| error.to_string())?;
         self.served_host = Some(host);
 
@@ -175,17 +175,17 @@ impl Worker {
 
     /// Publishes how the network is doing.
     fn state(&self, report: NetworkReport) {
-        let joined = &self.context.joined;
+        let reconcile = &self.context.reconcile;
         let about = format!("network {}", self.network);
         let failed = report.endpoints.values().find_map(|state| match state {
             super::EndpointState::Failed(text) => Some(text.clone()),
             super::EndpointState::Ready | super::EndpointState::Gone(_) => None,
         });
         match report.problem.clone().or(failed) {
-            Some(text) => joined.problems.raise(&about, "kernel", text),
-            None => joined.problems.clear(&about),
+            Some(text) => reconcile.problems.raise(&about, "kernel", text),
+            None => reconcile.problems.clear(&about),
         }
-        joined.networks.send_if_modified(|reports| {
+        reconcile.reports.send_if_modified(|reports| {
             let changed = reports.get(&self.network) != Some(&report);
             reports.insert(self.network, report);
             changed
@@ -193,14 +193,14 @@ impl Worker {
     }
 
     async fn remove(mut self) {
-        let joined = Arc::clone(&self.context.joined);
+        let reconcile = Arc::clone(&self.context.reconcile);
         self.tun = None;
         self.context.dns.lock().unwrap_or_else(PoisonError::into_inner).remove(self.network);
         // A lane that takes no commands has ended the process already.
-        let _ = joined.lanes.remove_network(self.network);
-        super::clean::network(&joined.run_dir, self.network, &joined.problems).await;
-        joined.problems.clear(&format!("network {}", self.network));
-        joined.networks.send_modify(|reports| drop(reports.remove(&self.network)));
+        let _ = reconcile.lanes.remove_network(self.network);
+        super::clean::network(&reconcile.run_dir, self.network, &reconcile.problems).await;
+        reconcile.problems.clear(&format!("network {}", self.network));
+        reconcile.reports.send_modify(|reports| drop(reports.remove(&self.network)));
     }
 }
 

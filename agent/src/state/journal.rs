@@ -61,11 +61,6 @@ impl Journal {
         self.cursors.lock().unwrap_or_else(PoisonError::into_inner).get(&network).copied()
     }
 
-    /// Adds an endpoint. Once this returns, it is on disk.
-    pub(crate) async fn insert(&self, record: EndpointRecord) -> Result<(), Refusal> {
-        self.replace(Vec::new(), record).await
-    }
-
     /// Adds an endpoint in the place of others. When this returns it is on disk; nobody sees
     /// the new one beside the old ones.
     pub(crate) async fn replace(&self, replaced: Vec<EndpointId>, record: EndpointRecord) -> Result<(), Refusal> {

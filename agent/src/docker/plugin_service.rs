@@ -1,0 +1,36 @@
+//! Serves the plugin socket for as long as the process lives.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::door_watch;
+use super::driver::OverlayDriver;
+use super::plugin::{self, PluginSocket};
+use crate::node_handle::NodeHandle;
+use crate::problem::explain;
+
+/// How soon a socket that could not be served is tried again.
+const RETRY: Duration = Duration::from_secs(3);
+
+/// Serves the plugin socket, and says when nobody keeps the door before it. Without Docker on this host it waits for it.
+pub(crate) async fn serve(handle: Arc<NodeHandle>, plugin: PathBuf) {
+    tokio::join!(serve_at(&handle, &plugin), door_watch::watch(&handle, &plugin));
+}
+
+async fn serve_at(handle: &Arc<NodeHandle>, plugin: &Path) {
+    let about = "docker plugin";
+    loop {
+        match PluginSocket::open(plugin).await {
+            Ok(socket) => {
+                handle.problems.clear(about);
+                tracing::info!(socket = %plugin.display(), inherited = socket.is_inherited(), "Serving Docker");
+                plugin::serve(socket, Arc::new(OverlayDriver::new(Arc::clone(handle)))).await;
+            }
+            Err(error) => handle.problems.raise(about, "docker", explain(&error)),
+        }
+        sleep(RETRY).await;
+    }
+}

@@ -1,0 +1,50 @@
+//! What the workers and their supervisor share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use overlay_core::NodeId;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::NetworkReports;
+use crate::dns::Names;
+use crate::event_source::EventSource;
+use crate::host_state::HostState;
+use crate::membership::Membership;
+use crate::membership::admission::AdmissionState;
+use crate::path::Lanes;
+use crate::problem::Problems;
+use crate::state::journal::Journal;
+use crate::state::keyring::Keyring;
+
+/// What it takes to keep this node's networks.
+#[derive(Debug)]
+pub(crate) struct ReconcileContext {
+    /// This node.
+    pub(crate) node: NodeId,
+    /// Where namespaces are pinned.
+    pub(crate) run_dir: PathBuf,
+    /// The membership as it was heard last.
+    pub(crate) membership: watch::Sender<Membership>,
+    /// The endpoints of this node.
+    pub(crate) journal: Arc<Journal>,
+    /// Whether this host may carry packets.
+    pub(crate) admission: Arc<AdmissionState>,
+    /// The host's network.
+    pub(crate) host: Arc<HostState>,
+    /// This node's private keys.
+    pub(crate) keyring: Arc<Keyring>,
+    /// The data path.
+    pub(crate) lanes: Arc<Lanes>,
+    /// Where the DNS names of all networks are told.
+    pub(crate) names: watch::Sender<Arc<Names>>,
+    /// Where the state of each network in the kernel is told.
+    pub(crate) reports: watch::Sender<NetworkReports>,
+    /// What says that something in a namespace has changed.
+    pub(crate) events: Arc<EventSource>,
+    /// Where it is told what is wrong.
+    pub(crate) problems: Arc<Problems>,
+    /// Ends all of it.
+    pub(crate) stop: CancellationToken,
+}
