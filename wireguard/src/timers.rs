@@ -146,7 +146,7 @@ impl Timers {
         }
     }
 
-    /// Delays an initiation that is due by a random time.
+    /// Delays an initiation that is due until `at`.
     pub(crate) fn schedule(&mut self, at: Instant) {
         self.scheduled = Some(at);
     }
