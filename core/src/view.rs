@@ -37,7 +37,7 @@ impl std::fmt::Display for Revision {
 pub enum Change {
     /// A network was created or changed.
     Network(Network),
-    /// A node joined or announced itself anew.
+    /// A node joined or announced itself again.
     Node(Node),
     /// A membership began or changed.
     Member(Member),

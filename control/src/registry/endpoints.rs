@@ -74,7 +74,7 @@ fn check_row(state: &ClusterState, node: NodeId, row: &Endpoint) -> Result<(), R
 }
 
 /// An endpoint has one IPv4 address and, on a network with IPv6, at most one IPv6 address. Each
-/// comes from the node's blocks, or is one that nobody else will ever give out.
+/// comes from the node's blocks, or is one that nobody else will ever assign.
 fn check_addresses(state: &ClusterState, network: &Network, member: &Member, row: &Endpoint) -> Result<(), Refusal> {
     let (v4, v6) = match row.addresses.as_slice() {
         [IpAddr::V4(v4)] => (*v4, None),
@@ -105,7 +105,7 @@ fn check_v4(state: &ClusterState, network: &Network, member: &Member, address: I
 }
 
 /// An IPv6 address belongs to the block of the IPv4 address embedded in it. One that embeds none of
-/// the network's addresses was given out by a container engine, or claimed.
+/// the network's addresses was assigned by a container engine, or claimed.
 fn check_v6(
     state: &ClusterState,
     network: &Network,
@@ -142,7 +142,7 @@ fn check_in_block(network: &Network, member: &Member, address: Ipv4Addr) -> Resu
     Ok(())
 }
 
-/// Checks an address outside the node's blocks: it must be one that nobody else will ever give out.
+/// Checks an address outside the node's blocks: it must be one that nobody else will ever assign.
 fn check_claim(
     state: &ClusterState,
     network: &Network,
@@ -164,7 +164,7 @@ fn check_claim(
     check_numbering(state, network, node, shown)
 }
 
-/// Outside all blocks, the container engine that assigns addresses itself may give out any address
+/// Outside all blocks, the container engine that assigns addresses itself may assign any address
 /// at any time.
 fn check_numbering(state: &ClusterState, network: &Network, node: NodeId, address: IpAddr) -> Result<(), Refusal> {
     match network.settings.numbered_by {

@@ -59,7 +59,8 @@ fn network_of(state: &ClusterState, id: NetworkId) -> Result<&Network, Refusal> 
     networks.get(&id).ok_or_else(|| refuse(Code::NotFound, format!("there is no network {id}")))
 }
 
-/// Picks the blocks that [`overlay_core::ipam::free_block`] would, from the top down, in a single pass.
+/// Picks the blocks that [`overlay_core::ipam::free_block`] would pick, from the top down, in a
+/// single pass.
 fn free_blocks(state: &ClusterState, network: &Network, count: usize) -> Result<Vec<Ipv4Net>, Refusal> {
     if count == 0 {
         return Ok(Vec::new());
