@@ -73,8 +73,8 @@ drop_reasons! {
     SourceNotLocal => Outbound, Refusal, "source_not_local";
     /// No peer holds the inner destination address.
     NoRoute => Outbound, Refusal, "no_route";
-    /// The packet is larger than the network's MTU or than the path to the peer carries; its sender
-    /// is told by an ICMP error.
+    /// The packet is larger than the network's MTU or than the path to the peer carries. An ICMP
+    /// error was due.
     TooBig => Outbound, Noise, "too_big";
     /// The peer that holds the destination has published no lane.
     NoLane => Outbound, Refusal, "no_lane";

@@ -68,7 +68,7 @@ impl Part {
 ///
 /// # Panics
 ///
-/// If any of it is accepted, moves a session, or stops the host.
+/// If any of it gets through, or moves or disturbs a session.
 pub fn datagrams(bytes: &[u8]) {
     let mut world = World::connected(2);
     world.tap = Some(Vec::new());

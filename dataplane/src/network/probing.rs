@@ -57,7 +57,7 @@ impl LaneNetwork {
         let message = ProbeMessage::parse(payload).ok_or(DropReason::InnerMalformed)?;
         cx.counters.control += 1;
         match message {
-            // The answer is shorter than the probe, so probes cannot be used for amplification.
+            // The answer is never longer than the probe, so probes cannot be used for amplification.
             ProbeMessage::Probe(tag) => {
                 self.send_payload(index, &ProbeMessage::Answer(tag, len).write(), cx, now);
             }
