@@ -14,8 +14,12 @@ use tonic::{Request, Status, Streaming};
 
 /// How long a call that only reads or changes a row may take; control has its own, shorter deadlines.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// How long joining, leaving and attaching may take: they wait for control and for the kernel.
+/// How long joining, leaving and detaching may take: they wait for control and for the kernel.
 const LONG_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Attaching waits for its turn, however many are before it; the agent gives up what does not move on, and the connection
+/// notices an agent that hangs.
+const UNTIL_ANSWERED: Duration = Duration::MAX;
 
 /// A connection to the local agent.
 #[derive(Debug)]
@@ -44,7 +48,7 @@ calls! {
     peers: PeersRequest => PeersResponse within DEADLINE;
     join: AgentJoinRequest => AgentJoinResponse within LONG_DEADLINE;
     leave: AgentLeaveRequest => AgentLeaveResponse within LONG_DEADLINE;
-    attach: AttachRequest => AttachResponse within LONG_DEADLINE;
+    attach: AttachRequest => AttachResponse within UNTIL_ANSWERED;
     detach: DetachRequest => DetachResponse within LONG_DEADLINE;
     create_network: CreateNetworkRequest => CreateNetworkResponse within DEADLINE;
     remove_network: RemoveNetworkRequest => Revised within DEADLINE;

@@ -45,6 +45,8 @@ const TCP_PROBES: u32 = 4;
 pub const TCP_DEAD: Duration = Duration::from_secs(6);
 /// An idle connection is probed after this long, and given up after the same time again.
 pub const KEEPALIVE: Duration = Duration::from_secs(10);
+/// How long an agent may take to answer a probe, during a call: its host may be busy with many starts.
+const AGENT_SILENCE: Duration = Duration::from_secs(30);
 /// The largest message a client takes: a snapshot of some 100,000 rows.
 pub const MAX_MESSAGE: usize = 64 << 20;
 
@@ -240,9 +242,15 @@ pub async fn agent(socket: &Path) -> Result<Channel, DialError> {
         .flatten()
         .map_err(|source| DialError::Unreachable { address: address.clone(), source })?;
 
-    over(Endpoint::from_static("http://agent.overlay.internal"), stream)
-        .await
-        .map_err(|source| DialError::Http { address, source })
+    over(probing_agent(KEEPALIVE, AGENT_SILENCE), stream).await.map_err(|source| DialError::Http { address, source })
+}
+
+/// Describes the agent, such that a call to one that hangs ends: it is probed every `interval` and may take `silence` to
+/// answer. A call to one that answers probes may take any time.
+fn probing_agent(interval: Duration, silence: Duration) -> Endpoint {
+    Endpoint::from_static("http://agent.overlay.internal")
+        .http2_keep_alive_interval(interval)
+        .keep_alive_timeout(silence)
 }
 
 /// Starts HTTP/2 over an existing stream; the channel ends with the stream.
@@ -261,7 +269,11 @@ where
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+    use crate::v1;
+    use crate::v1::agent_client::AgentClient;
 
     #[tokio::test]
     async fn nobody_listening_is_named_with_the_address() {
@@ -296,6 +308,57 @@ mod tests {
         let probed = TCP_IDLE + TCP_PROBE * socket.tcp_keepalive_retries().expect("a number");
         assert!(socket.keepalive().expect("a setting"));
         assert_eq!((socket.tcp_user_timeout().expect("a time"), probed), (Some(TCP_DEAD), TCP_DEAD));
+    }
+
+    const PING: u8 = 6;
+    const SETTINGS: u8 = 4;
+    const ACKNOWLEDGED: u8 = 1;
+
+    /// Begins HTTP/2 (RFC 9113).
+    async fn greet(stream: &mut UnixStream) -> io::Result<()> {
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).await?;
+
+        stream.write_all(&[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]).await
+    }
+
+    /// Answers so many probes, and no call.
+    async fn answer_probes(stream: &mut UnixStream, probes: usize) -> io::Result<()> {
+        let mut answered = 0;
+        while answered < probes {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await?;
+            let [a, b, c, kind, flags, ..] = head;
+            let mut payload = vec![0; usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap_or(usize::MAX)];
+            stream.read_exact(&mut payload).await?;
+            if kind == SETTINGS && flags == 0 {
+                stream.write_all(&[0, 0, 0, SETTINGS, ACKNOWLEDGED, 0, 0, 0, 0]).await?;
+            } else if kind == PING && flags == 0 {
+                head[4] = ACKNOWLEDGED;
+                stream.write_all(&[&head, &*payload].concat()).await?;
+                answered += 1;
+            }
+        }
+
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_call_waits_for_an_agent_that_is_busy_and_not_for_one_that_hangs() {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        let agent = probing_agent(Duration::from_millis(20), Duration::from_millis(200));
+        let (channel, greeted) = tokio::join!(over(agent, ours), greet(&mut theirs));
+        greeted.expect("it began");
+        let mut client = AgentClient::new(channel.expect("connected"));
+        let mut call = Box::pin(client.status(v1::StatusRequest {}));
+
+        tokio::select! {
+            answered = answer_probes(&mut theirs, 20) => answered.expect("it answers probes"),
+            outcome = &mut call => panic!("nobody answered, and the call ended: {outcome:?}"),
+        }
+
+        // From now on the probes are not answered.
+        call.await.expect_err("the agent hangs");
     }
 
     #[tokio::test]
