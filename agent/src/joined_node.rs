@@ -26,7 +26,7 @@ use crate::membership::renewal::Renewal;
 use crate::membership::watch::Follower;
 use crate::path::Lanes;
 use crate::problem::Problems;
-use crate::reconcile::{NetworkReports, ReconcileContext};
+use crate::reconcile::{NetworkReports, ReconcileContext, ReconcileQueue};
 use crate::state::journal::Journal;
 use crate::state::keyring::Keyring;
 use crate::state::{Identity, StateStore, StoredState};
@@ -105,6 +105,7 @@ impl JoinedNode {
             memberships,
             publisher,
             reports: watch::Sender::new(NetworkReports::new()),
+            queue: Arc::new(ReconcileQueue::new()),
             run_dir,
             host: Arc::clone(&host),
             problems: Arc::clone(&problems),
@@ -190,6 +191,7 @@ impl JoinedNode {
             lanes: Arc::clone(&self.lanes),
             names: self.names.clone(),
             reports: self.endpoints.reports.clone(),
+            queue: Arc::clone(&self.endpoints.queue),
             events: Arc::clone(&self.events),
             problems: Arc::clone(&self.problems),
             stop: self.stop.clone(),

@@ -186,7 +186,7 @@ pub(super) fn tell(endpoints: &Endpoints, listed: &[ListedContainer]) {
     let title = |network: NetworkId| view.networks.get(&network).map(|network| network.title().to_owned());
     let why =
         |record: &EndpointRecord| match reports.get(&record.endpoint.network)?.endpoints.get(&record.endpoint.id)? {
-            EndpointState::Ready => None,
+            EndpointState::Ready | EndpointState::HeldUp => None,
             EndpointState::Failed(why) | EndpointState::Gone(why) => Some(why.clone()),
         };
     let mut broken = BTreeMap::new();

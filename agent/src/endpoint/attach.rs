@@ -7,11 +7,13 @@ use std::time::Duration;
 use overlay_core::{EndpointId, Network, Runtime, View};
 use overlay_proto::{Code, Refusal, v1};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::lifecycle::Endpoints;
 use super::request::{AttachSpec, find_network};
 use super::reservation::{Addresses, Reservation};
 use super::sandbox;
+use super::start_wait::StartFailure;
 use crate::kernel::Netns;
 use crate::kernel::host::HostNetwork;
 use crate::membership::connection;
@@ -20,29 +22,62 @@ use crate::state::{EndpointRecord, SandboxRecord};
 /// How long a network made a moment ago elsewhere may take to become known here.
 const NEWS: Duration = Duration::from_secs(2);
 
-/// Attaches, or finds what the same request attached before. Runs to its end whoever waits.
+/// Attaches, or finds what the same request attached before. If the caller stops waiting, what was begun is taken back.
 pub(crate) async fn attach(endpoints: Arc<Endpoints>, wanted: AttachSpec) -> Result<v1::AttachResponse, Refusal> {
-    let task = tokio::spawn(async move { attach_whole(&endpoints, wanted).await });
+    let given_up = CancellationToken::new();
+    // Dropped with the caller's interest; the task goes on until nothing is left half done.
+    let _caller = given_up.clone().drop_guard();
+    let task = tokio::spawn(async move { attach_whole(&endpoints, wanted, &given_up).await });
 
     task.await.map_err(|error| Refusal::new(Code::Fault, error))?
 }
 
-async fn attach_whole(endpoints: &Endpoints, wanted: AttachSpec) -> Result<v1::AttachResponse, Refusal> {
+async fn attach_whole(
+    endpoints: &Endpoints,
+    wanted: AttachSpec,
+    given_up: &CancellationToken,
+) -> Result<v1::AttachResponse, Refusal> {
     let network = resolve(endpoints, &wanted.network).await?;
     let (place, netns) = sandbox::identify(wanted.runtime, &wanted.netns)?;
     if wanted.runtime == Runtime::Host {
         try_host(endpoints, &network, &netns).await?;
     }
-    let record = reserve(endpoints, &network, wanted, place, &netns).await?;
-
-    match endpoints.brought_up(&record).await {
-        Ok(()) => Ok(answer(endpoints, &network, record)),
-        Err(refusal) => {
-            // The reason to tell is why it did not come up.
-            let _ = endpoints.journal.remove(vec![record.endpoint.id]).await;
-            Err(refusal)
+    loop {
+        let Reserved { record, is_new } = reserve(endpoints, &network, wanted.clone(), place.clone(), &netns).await?;
+        let id = record.endpoint.id;
+        match given_up.run_until_cancelled(endpoints.brought_up(&record)).await {
+            Some(Ok(())) => return Ok(answer(endpoints, &network, record)),
+            // Who had attached it gave up.
+            Some(Err(StartFailure::TakenBack)) if !is_new => {}
+            Some(Err(failure)) => {
+                // The reason to tell is why it did not come up.
+                let _ = take_back(endpoints, id).await;
+                return Err(failure.into());
+            }
+            None => {
+                if is_new {
+                    take_back(endpoints, id).await?;
+                    tracing::info!(endpoint = %id, "Took an endpoint back: nobody waits for it any more");
+                }
+                return Err(Refusal::new(Code::Fault, "the caller stopped waiting"));
+            }
         }
     }
+}
+
+/// Takes an endpoint out of the journal without waiting for the kernel to follow.
+async fn take_back(endpoints: &Endpoints, id: EndpointId) -> Result<(), Refusal> {
+    endpoints.journal.remove(vec![id]).await?;
+    endpoints.publisher.forget(id);
+
+    Ok(())
+}
+
+/// An endpoint in the journal.
+struct Reserved {
+    record: EndpointRecord,
+    /// Whether this request put it there, not an equal one before.
+    is_new: bool,
 }
 
 /// Reserves what is wanted; or returns what an equal request reserved before.
@@ -52,12 +87,16 @@ async fn reserve(
     wanted: AttachSpec,
     place: SandboxRecord,
     netns: &Netns,
-) -> Result<EndpointRecord, Refusal> {
+) -> Result<Reserved, Refusal> {
     let _staying = endpoints.memberships.stay(network.id).await?;
     let entries = endpoints.journal.entries();
     let there = entries.values().find(|e| e.sandbox == place && e.endpoint.network == network.id);
     if let Some(there) = there {
-        return if wanted.fits(there) { Ok(there.clone()) } else { Err(occupied(there, network)) };
+        return if wanted.fits(there) {
+            Ok(Reserved { record: there.clone(), is_new: false })
+        } else {
+            Err(occupied(there, network))
+        };
     }
     let used = entries.values().filter(|e| e.sandbox == place).map(|e| e.ifname.clone()).collect();
     let reservation = Reservation {
@@ -73,7 +112,7 @@ async fn reserve(
         replaced: Vec::new(),
     };
 
-    endpoints.reserve(network, reservation).await
+    Ok(Reserved { record: endpoints.reserve(network, reservation).await?, is_new: true })
 }
 
 /// The host must not lose its way to what it reaches already.
@@ -147,3 +186,7 @@ fn answer(endpoints: &Endpoints, network: &Network, record: EndpointRecord) -> v
         endpoint: Some(record.endpoint.into()),
     }
 }
+
+#[cfg(test)]
+#[path = "attach_tests.rs"]
+mod tests;

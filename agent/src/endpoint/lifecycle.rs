@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::{EndpointId, NodeId, View};
-use overlay_proto::{Code, Refusal};
+use overlay_proto::Refusal;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -15,11 +15,11 @@ use crate::membership::control_link::ControlLink;
 use crate::membership::network_membership::NetworkMemberships;
 use crate::membership::publish::Publisher;
 use crate::problem::Problems;
-use crate::reconcile::{EndpointState, NetworkReports};
+use crate::reconcile::{NetworkReports, ReconcileQueue};
 use crate::state::EndpointRecord;
 use crate::state::journal::Journal;
 
-/// How long the kernel may take for one endpoint.
+/// How long the kernel may take to take endpoints away.
 const KERNEL: Duration = Duration::from_secs(15);
 
 /// The endpoints of this node, for every runtime that has some.
@@ -33,6 +33,8 @@ pub(crate) struct Endpoints {
     pub(crate) publisher: Arc<Publisher>,
     /// The state of each network in the kernel.
     pub(crate) reports: watch::Sender<NetworkReports>,
+    /// The order in which the kernel gets them.
+    pub(crate) queue: Arc<ReconcileQueue>,
     /// Where the namespaces of networks are pinned.
     pub(crate) run_dir: PathBuf,
     /// The host's network.
@@ -55,29 +57,6 @@ impl Endpoints {
     /// Returns what this node has of control.
     pub(crate) fn control(&self) -> &ControlLink {
         &self.memberships.control
-    }
-
-    /// Waits until the kernel has an endpoint.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses, or takes too long.
-    pub(crate) async fn brought_up(&self, record: &EndpointRecord) -> Result<(), Refusal> {
-        let (network, id) = (record.endpoint.network, record.endpoint.id);
-        let mut reports = self.reports.subscribe();
-        let state = |reports: &NetworkReports| reports.get(&network)?.endpoints.get(&id).cloned();
-        let waited = timeout(KERNEL, reports.wait_for(|reports| state(reports).is_some())).await;
-
-        match waited.ok().and_then(Result::ok).and_then(|reports| state(&reports)) {
-            Some(EndpointState::Ready) => Ok(()),
-            Some(EndpointState::Failed(text)) => Err(Refusal::new(Code::Kernel, text)),
-            Some(EndpointState::Gone(text)) => Err(Refusal::new(Code::NotFound, text)),
-            None => {
-                let problem = self.reports.borrow().get(&network).and_then(|report| report.problem.clone());
-                let problem = problem.unwrap_or_else(|| "the kernel was not done within 15 seconds".to_owned());
-                Err(Refusal::new(Code::Kernel, problem))
-            }
-        }
     }
 
     /// Takes endpoints out of the journal and waits for the kernel to follow; returns those that were in it.

@@ -7,4 +7,5 @@ pub(crate) mod lifecycle;
 pub(crate) mod request;
 pub(crate) mod reservation;
 pub(crate) mod sandbox;
+pub(crate) mod start_wait;
 pub(crate) mod trouble;

@@ -60,7 +60,8 @@ pub(super) fn problem(endpoints: &Endpoints, network: NetworkId, endpoint: Endpo
     let remedied = endpoints.problems.text(&about_interface(endpoint));
     let reports = endpoints.reports.borrow();
     let state = || match reports.get(&network)?.endpoints.get(&endpoint)? {
-        EndpointState::Ready => None,
+        // What holds it up is its network's problem.
+        EndpointState::Ready | EndpointState::HeldUp => None,
         EndpointState::Failed(why) | EndpointState::Gone(why) => Some(why.clone()),
     };
 

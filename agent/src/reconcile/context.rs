@@ -7,7 +7,7 @@ use overlay_core::NodeId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::NetworkReports;
+use super::{NetworkReports, ReconcileQueue};
 use crate::dns::Names;
 use crate::event_source::EventSource;
 use crate::host_state::HostState;
@@ -41,6 +41,8 @@ pub(crate) struct ReconcileContext {
     pub(crate) names: watch::Sender<Arc<Names>>,
     /// Where the state of each network in the kernel is told.
     pub(crate) reports: watch::Sender<NetworkReports>,
+    /// The order in which networks are worked on.
+    pub(crate) queue: Arc<ReconcileQueue>,
     /// What says that something in a namespace has changed.
     pub(crate) events: Arc<EventSource>,
     /// Where it is told what is wrong.

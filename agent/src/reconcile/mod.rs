@@ -2,13 +2,14 @@
 //!
 //! `supervisor` recomputes when the membership or the journal changes and has one `worker` a network; a worker owns that
 //! network's namespace. `namespace_ops` is what a worker needs of the kernel, `pass` one pass over it, `pace` says when the next
-//! one is. A network that nobody touches costs nothing but a sweep a minute.
+//! one is due and `queue` when it has its turn. A network that nobody touches costs nothing but a sweep a minute.
 
 pub(crate) mod clean;
 mod context;
 mod namespace_ops;
 mod pace;
 mod pass;
+mod queue;
 mod supervisor;
 mod watched;
 mod worker;
@@ -20,6 +21,9 @@ use overlay_core::{EndpointId, NetworkId};
 use crate::path::Offload;
 
 pub(crate) use context::ReconcileContext;
+#[cfg(test)]
+pub(crate) use queue::QueueLog;
+pub(crate) use queue::ReconcileQueue;
 pub(crate) use supervisor::run;
 
 /// The state of all networks.
@@ -43,6 +47,8 @@ pub(crate) struct NetworkReport {
 pub(crate) enum EndpointState {
     /// It is ready.
     Ready,
+    /// It was tried, and its network's problem holds it up.
+    HeldUp,
     /// It is not ready, with the reason.
     Failed(String),
     /// Its sandbox is gone; it will be removed from the journal.

@@ -130,8 +130,8 @@ impl Reconciler {
         let usable = pass.problem.is_none();
         let state = |id: &EndpointId| match pass.failed.get(id) {
             Some(state) => Some(state.clone()),
-            None if usable && self.attached.contains_key(id) => Some(EndpointState::Ready),
-            None => None,
+            None if !usable => Some(EndpointState::HeldUp),
+            None => self.attached.contains_key(id).then_some(EndpointState::Ready),
         };
         self.report = NetworkReport {
             endpoints: desired.sandboxes.keys().filter_map(|id| Some((*id, state(id)?))).collect(),
@@ -208,6 +208,7 @@ mod tests {
         veths: BTreeSet<EndpointId>,
         routed: BTreeSet<EndpointId>,
         gone: BTreeSet<EndpointId>,
+        refuses: bool,
         attaches: usize,
         reads: usize,
         writes: usize,
@@ -216,6 +217,9 @@ mod tests {
 
     impl NamespaceOps for Fake {
         async fn reconcile(&mut self, desired: &NamespaceDesired) -> Result<ReconcileReport, KernelError> {
+            if self.refuses {
+                return Err(KernelError::NotANamespace { path: "ovn-1".into() });
+            }
             self.prepared = true;
             self.reads += 1;
             let wanted: BTreeSet<_> = desired.endpoints.keys().copied().collect();
@@ -239,7 +243,7 @@ mod tests {
             endpoint: EndpointId,
             desired: &SandboxDesired,
         ) -> Result<ReconcileReport, KernelError> {
-            assert!(self.prepared, "no endpoint comes into a namespace that pins no source");
+            assert!(self.prepared || self.refuses, "no endpoint comes into a namespace that pins no source");
             self.attaches += 1;
             if self.gone.contains(&endpoint) {
                 return Err(KernelError::SandboxGone { path: desired.netns.clone() });
@@ -381,6 +385,18 @@ mod tests {
 
         assert!(matches!(reconciler.report().endpoints.get(&id(1)), Some(EndpointState::Gone(_))));
         assert_eq!(reconciler.report().endpoints.get(&id(2)), Some(&EndpointState::Ready));
+    }
+
+    #[tokio::test]
+    async fn what_a_refusing_namespace_holds_up_is_told_from_what_was_not_tried_yet() {
+        let (mut kernel, mut reconciler) = (Fake { refuses: true, ..Fake::default() }, Reconciler::default());
+        run(&mut reconciler, &mut kernel, &desired(&[1]), Cause::Desired).await;
+        assert_eq!(reconciler.report().endpoints, [(id(1), EndpointState::HeldUp)].into());
+
+        kernel.refuses = false;
+        run(&mut reconciler, &mut kernel, &desired(&[1]), Cause::Resync).await;
+
+        assert_eq!(reconciler.report().endpoints, [(id(1), EndpointState::Ready)].into());
     }
 
     #[tokio::test]

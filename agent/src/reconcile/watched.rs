@@ -6,6 +6,7 @@ use std::sync::Arc;
 use overlay_core::EndpointId;
 
 use super::namespace_ops::NamespaceOps;
+use super::queue::ReconcileQueue;
 use crate::kernel::ReconcileReport;
 use crate::kernel::{
     ChangeScope, Changes, InterfaceOwner, KernelError, NamespaceDesired, NamespaceEvents, Netns, NetworkNamespace,
@@ -16,6 +17,7 @@ use crate::kernel::{
 #[derive(Debug)]
 pub(crate) struct Watched {
     namespace: NetworkNamespace,
+    queue: Arc<ReconcileQueue>,
     events: Option<Arc<NamespaceEvents>>,
     changes: Arc<Changes>,
     _own: Option<Subscription>,
@@ -28,13 +30,17 @@ impl Watched {
     /// # Errors
     ///
     /// When the kernel refuses.
-    pub(crate) fn new(namespace: NetworkNamespace, events: Option<Arc<NamespaceEvents>>) -> Result<Self, KernelError> {
+    pub(crate) fn new(
+        namespace: NetworkNamespace,
+        queue: Arc<ReconcileQueue>,
+        events: Option<Arc<NamespaceEvents>>,
+    ) -> Result<Self, KernelError> {
         let changes = Arc::default();
         let subscribe =
             |events: &Arc<NamespaceEvents>| events.subscribe(namespace.netns(), ChangeScope::Network, &changes);
         let own = events.as_ref().map(subscribe).transpose()?;
 
-        Ok(Self { namespace, events, changes, _own: own, sandboxes: BTreeMap::new() })
+        Ok(Self { namespace, queue, events, changes, _own: own, sandboxes: BTreeMap::new() })
     }
 
     /// Returns the namespace.
@@ -66,13 +72,17 @@ impl Watched {
 impl NamespaceOps for Watched {
     async fn reconcile(&mut self, desired: &NamespaceDesired) -> Result<ReconcileReport, KernelError> {
         self.sandboxes.retain(|id, _| desired.endpoints.contains_key(id));
-        self.namespace.reconcile(desired).await
+        let reconciled = self.namespace.reconcile(desired).await;
+        self.queue.note_step(self.namespace.network());
+
+        reconciled
     }
 
     async fn attach(&mut self, endpoint: EndpointId, desired: &SandboxDesired) -> Result<ReconcileReport, KernelError> {
         // Before it is looked at: what changes meanwhile is heard.
         self.watch(endpoint, desired)?;
         let attached = self.namespace.attach(endpoint, desired).await;
+        self.queue.note_step(self.namespace.network());
         if matches!(attached, Err(KernelError::SandboxGone { .. })) {
             self.sandboxes.remove(&endpoint);
         }

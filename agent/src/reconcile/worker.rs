@@ -11,11 +11,12 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::NetworkReport;
 use super::context::ReconcileContext;
 use super::pace::{self, Pace};
 use super::pass::{Cause, Reconciler};
+use super::queue::{ReconcileQueue, Turn};
 use super::watched::Watched;
+use super::{EndpointState, NetworkReport};
 use crate::desired::NetworkDesired;
 use crate::dns::{DnsServers, DnsSockets};
 use crate::kernel::{ChangeScope, Changes, NamespaceEvents, NetworkNamespace, Offload, Tun};
@@ -70,10 +71,15 @@ struct Worker {
 
 impl Worker {
     async fn keep(&mut self) {
+        let queue = Arc::clone(&self.context.reconcile.queue);
         loop {
+            let turn = queue.turn(self.network).await;
             match self.open().await {
-                Ok(namespace) => self.follow(namespace).await,
-                Err(text) => self.state(NetworkReport { problem: Some(text), ..NetworkReport::default() }),
+                Ok(namespace) => self.follow(namespace, &queue, turn).await,
+                Err(text) => {
+                    drop(turn);
+                    self.state(unopened(&self.desired.borrow(), text));
+                }
             }
             sleep(RETRY).await;
         }
@@ -92,29 +98,33 @@ impl Worker {
         let added = self.context.dns.lock().unwrap_or_else(PoisonError::into_inner).add(self.network, sockets);
         added.map_err(|error| format!("failed to start the DNS server: {error}"))?;
 
-        Watched::new(namespace, self.context.events.clone()).map_err(|error| explain(&error))
+        let queue = Arc::clone(&self.context.reconcile.queue);
+
+        Watched::new(namespace, queue, self.context.events.clone()).map_err(|error| explain(&error))
     }
 
-    async fn follow(&mut self, mut namespace: Watched) {
+    async fn follow<'a>(&mut self, mut namespace: Watched, queue: &'a ReconcileQueue, mut turn: Turn<'a>) {
         let events = self.context.events.clone();
         let sweep =
             || if events.as_ref().is_some_and(|events| events.is_heard()) { pace::SWEEP } else { pace::UNHEARD };
         let (sweeps, changes) = (Arc::clone(&self.context.sweeps), namespace.changes());
         let mut pace = Pace::new(sweep(), Instant::now());
         let mut cause = Cause::Desired;
-        let mut turn = None;
+        let mut sweeping = None;
         loop {
             let desired = Arc::clone(&self.desired.borrow_and_update());
             let changed = sandboxes(&changes);
             let (outcome, tun) = self.reconciler.run(&mut namespace, &desired, cause, &changed).await;
-            drop::<Option<SemaphorePermit<'_>>>(turn);
+            drop(turn);
+            drop::<Option<SemaphorePermit<'_>>>(sweeping);
             pace.set_sweep(sweep(), Instant::now());
             pace.handle_pass(cause, outcome, rand::random(), Instant::now());
             self.conclude(tun);
             match self.next(&namespace, &changes, &sweeps, &mut pace).await {
-                Some(next) => (cause, turn) = next,
+                Some(next) => (cause, sweeping) = next,
                 None => return,
             }
+            turn = queue.turn(self.network).await;
         }
     }
 
@@ -178,8 +188,8 @@ impl Worker {
         let reconcile = &self.context.reconcile;
         let about = format!("network {}", self.network);
         let failed = report.endpoints.values().find_map(|state| match state {
-            super::EndpointState::Failed(text) => Some(text.clone()),
-            super::EndpointState::Ready | super::EndpointState::Gone(_) => None,
+            EndpointState::Failed(text) => Some(text.clone()),
+            EndpointState::Ready | EndpointState::HeldUp | EndpointState::Gone(_) => None,
         });
         match report.problem.clone().or(failed) {
             Some(text) => reconcile.problems.raise(&about, "kernel", text),
@@ -202,6 +212,13 @@ impl Worker {
         reconcile.problems.clear(&format!("network {}", self.network));
         reconcile.reports.send_modify(|reports| drop(reports.remove(&self.network)));
     }
+}
+
+/// Reports a network whose namespace could not be opened.
+fn unopened(desired: &NetworkDesired, text: String) -> NetworkReport {
+    let endpoints = desired.sandboxes.keys().map(|id| (*id, EndpointState::HeldUp)).collect();
+
+    NetworkReport { endpoints, problem: Some(text), ..NetworkReport::default() }
 }
 
 /// Takes what was heard; the network's own namespace is looked at in any case.
