@@ -9,17 +9,10 @@ use overlay_core::NetworkId;
 
 use crate::drop::Counters;
 use crate::event::EventQueue;
-use crate::link::LinkIndex;
+use crate::index::LinkHandle;
 use crate::noise::TunnelId;
 use crate::rx_buffer::RxBuffer;
 use crate::transmit_queue::TransmitQueue;
-
-/// Identifies a link within its lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct LinkHandle {
-    pub(crate) network: NetworkId,
-    pub(crate) link: LinkIndex,
-}
 
 /// The parts of a lane that its networks share.
 #[derive(Debug, Default)]
@@ -135,6 +128,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::index::LinkIndex;
     use crate::sim::start;
 
     fn handle(network: u64, link: usize) -> LinkHandle {

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::path::canonical;
+use crate::underlay::canonical;
 
 /// The length of a message, in bytes.
 pub(crate) const LEN: usize = 48;

@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,18 +20,15 @@ use crate::context::LaneContext;
 use crate::drop::{Counters, DropReason};
 use crate::event::Event;
 use crate::handshake_limiter::HandshakeRateLimiter;
+use crate::io::{ReceivedPackets, Transmit};
 use crate::network::{LaneIndex, LaneNetwork};
 use crate::noise::{DataHeader, Kind, TunnelId, open_room};
-use crate::path::canonical;
 use crate::rehandshake::RehandshakeLimiter;
 use crate::stage::{self, OpenJob, OpenedJob, SealJob};
-use crate::state::{EngineState, FrozenEngine};
+use crate::state::EngineState;
 use crate::status::PeerStatus;
 use crate::tables::{LaneId, Tables};
-
-/// Free bytes in front of every inner packet of a [`ReceivedPackets`], for the header that a TUN
-/// device expects.
-pub const TUN_HEADROOM: usize = 16;
+use crate::underlay::canonical;
 
 /// The configuration of an engine. `Debug` does not print its seed.
 pub struct EngineConfig {
@@ -53,29 +49,6 @@ impl fmt::Debug for EngineConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EngineConfig").field("lane", &self.lane).field("lanes", &self.lanes).finish_non_exhaustive()
     }
-}
-
-/// Datagrams for one destination, to be sent in one call with `UDP_SEGMENT`.
-#[derive(Debug)]
-pub struct Transmit<'a> {
-    /// The destination. An IPv4 address is never given as an IPv4-mapped IPv6 address; a driver
-    /// with an IPv6 socket maps it.
-    pub to: SocketAddr,
-    /// The datagrams, back to back; at most 65,507 bytes.
-    pub bytes: &'a [u8],
-    /// The size of each datagram in bytes; only the last may be shorter. There are at most 64.
-    pub segment: usize,
-}
-
-/// Inner packets for the TUN device of one network, in order.
-#[derive(Debug)]
-pub struct ReceivedPackets<'a> {
-    /// The network.
-    pub network: NetworkId,
-    /// Holds the packets, each with at least [`TUN_HEADROOM`] unused bytes in front of it.
-    pub bytes: &'a mut [u8],
-    /// Where in `bytes` each packet is. There is at least one.
-    pub packets: &'a [Range<usize>],
 }
 
 /// How many peer lanes a lane that has just started calls by itself: their tunnels take 100 KiB,
@@ -144,12 +117,6 @@ impl Engine {
         }
         self.wake_if_translated(now);
         self.tend_touched(now);
-    }
-
-    /// Stops the engine so that another process may take over. Its output must have been drained
-    /// before.
-    pub fn freeze(&mut self) -> FrozenEngine<'_> {
-        FrozenEngine::new(self)
     }
 
     /// Continues with the state of another process, in those networks in which this engine has the

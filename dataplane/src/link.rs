@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use overlay_core::{NodeId, PublicKey};
 
+use crate::index::PeerIndex;
 use crate::liveness::Liveness;
 use crate::noise::{RETRY_TIME, SESSION_TIME, Timestamp, Tunnel};
 use crate::path::Path;
@@ -21,14 +22,6 @@ use crate::transmit_queue::GsoBatchId;
 /// How many packets may wait for a session; the oldest are dropped first. At most 128 times the
 /// MTU: 180 KB a link.
 pub(crate) const MAX_WAITING: usize = 128;
-
-/// Identifies a link within its network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct LinkIndex(pub(crate) usize);
-
-/// Identifies a peer within its network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct PeerIndex(pub(crate) usize);
 
 /// The tunnel to one lane of a peer, and what is known about it.
 #[derive(Debug)]

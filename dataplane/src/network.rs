@@ -21,11 +21,12 @@ use std::time::{Duration, Instant};
 use overlay_core::PublicKey;
 use zeroize::Zeroizing;
 
-use crate::context::{LaneContext, LinkHandle};
+use crate::context::LaneContext;
 use crate::drop::DropReason;
 use crate::icmp;
+use crate::index::{LinkHandle, LinkIndex, PeerIndex};
 use crate::ip::{self, Inner};
-use crate::link::{Link, LinkIndex, PeerIndex};
+use crate::link::Link;
 use crate::liveness::Liveness;
 use crate::noise::{DataHeader, Interface, Open, sealed_len};
 use crate::routes::PrefixTable;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::noise::{ATTEMPT_TIME, RETRY_TIME};
 use crate::state::PathState;
+use crate::underlay::canonical;
 
 /// How long the first handshake of a series waits for an answer; the wait doubles up to
 /// [`RETRY_TIME`].
@@ -158,17 +159,6 @@ impl Path {
         let count = all.clone().count();
 
         all.clone().nth(usize::try_from(attempt).ok()?.checked_rem(count)?)
-    }
-}
-
-/// Turns an IPv4-mapped IPv6 address into the IPv4 address, so that each address has one form.
-pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
-    match addr {
-        SocketAddr::V4(_) => addr,
-        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
-            Some(v4) => SocketAddr::from((v4, v6.port())),
-            None => addr,
-        },
     }
 }
 

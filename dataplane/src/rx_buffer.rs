@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use overlay_core::NetworkId;
 
-use crate::engine::{ReceivedPackets, TUN_HEADROOM};
+use crate::io::{ReceivedPackets, TUN_HEADROOM};
 
 /// How many bytes are kept for a driver that does not take them: 4 MiB, about 2,800 full packets.
 const MAX_BYTES: usize = 4 << 20;

@@ -6,8 +6,9 @@
 
 use std::ops::Range;
 
-use crate::context::{LaneContext, LinkHandle};
+use crate::context::LaneContext;
 use crate::drop::DropReason;
+use crate::index::LinkHandle;
 use crate::noise::{Open, Opened, Seal};
 use crate::transmit_queue::Slot;
 

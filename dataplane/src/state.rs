@@ -9,37 +9,8 @@ use std::time::{Duration, Instant};
 
 use overlay_core::{NetworkId, NodeId, PublicKey};
 
-use crate::engine::Engine;
 use crate::noise::TunnelState;
 use crate::status::{MtuSource, PeerState};
-
-/// An engine that does nothing, so that another process may take over its state.
-///
-/// Whoever continues with the result of [`FrozenEngine::state`] uses the counters of its sessions.
-/// This engine must never be thawed then; while this value exists, nobody else has access to it.
-#[derive(Debug)]
-pub struct FrozenEngine<'e>(&'e mut Engine);
-
-impl<'e> FrozenEngine<'e> {
-    pub(crate) fn new(engine: &'e mut Engine) -> Self {
-        Self(engine)
-    }
-
-    /// Returns the engine for inspection.
-    pub fn engine(&self) -> &Engine {
-        self.0
-    }
-
-    /// Returns the state of the engine about its peers.
-    pub fn state(&self) -> EngineState {
-        self.0.state()
-    }
-
-    /// Continues, if no other process took over.
-    pub fn thaw(self) -> &'e mut Engine {
-        self.0
-    }
-}
 
 /// The state of an engine.
 #[derive(Debug)]

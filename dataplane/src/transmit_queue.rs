@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use crate::engine::Transmit;
+use crate::io::Transmit;
 
 /// The most bytes that one `UDP_SEGMENT` call takes: the payload of the largest UDP datagram over
 /// IPv4.

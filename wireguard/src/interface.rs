@@ -15,13 +15,14 @@ use crate::cookie::{self, CookieMaker};
 use crate::entropy::Entropy;
 use crate::handshake::{Parties, Responder};
 use crate::index::Index;
+use crate::initiation::Initiation;
 use crate::limiter::Limiter;
 use crate::mac::{ReceiverKeys, Signed};
 use crate::message::{self, CookieReply, Datagram, RESPONSE_LEN, Response};
 use crate::refusal::HandshakeRefusal;
 use crate::state::{InvalidState, TunnelState};
 use crate::static_key::{PresharedKey, StaticKey};
-use crate::timestamp::{Timestamp, WallClock};
+use crate::timestamp::WallClock;
 use crate::tunnel::Tunnel;
 use crate::wipe::leaving_nothing;
 
@@ -36,32 +37,6 @@ pub enum Message {
     Response(Response),
     /// For [`Tunnel::keep_cookie`] of the tunnel that its receiver index belongs to.
     Cookie(CookieReply),
-}
-
-/// The first message of a handshake, decrypted and authentic. Whether it is a replay is checked by
-/// the tunnel.
-pub struct Initiation {
-    pub(crate) responder: Responder,
-    /// The index for the answer.
-    pub(crate) sender: [u8; 4],
-}
-
-impl Initiation {
-    /// Returns the initiator's key.
-    pub fn peer(&self) -> &PublicKey {
-        self.responder.peer()
-    }
-
-    /// Returns when it was made, by the peer's clock.
-    pub fn timestamp(&self) -> Timestamp {
-        self.responder.timestamp()
-    }
-}
-
-impl fmt::Debug for Initiation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Initiation({}, {:?})", self.peer(), self.timestamp())
-    }
 }
 
 /// One WireGuard interface.

@@ -21,6 +21,7 @@ mod entropy;
 pub mod fuzzing;
 mod handshake;
 mod index;
+mod initiation;
 mod interface;
 mod limiter;
 mod mac;
@@ -38,7 +39,8 @@ mod tunnel;
 mod wipe;
 
 pub use index::{Index, TunnelId};
-pub use interface::{Initiation, Interface, Message};
+pub use initiation::Initiation;
+pub use interface::{Interface, Message};
 pub use message::{CookieReply, DataHeader, Datagram, Kind, PADDING, Response};
 pub use message::{open_room, sealed_len};
 pub use refusal::{DataRefusal, HandshakeRefusal};

@@ -22,7 +22,7 @@ use crate::cookie::CookieJar;
 use crate::entropy::Entropy;
 use crate::handshake::{Initiator, Parties};
 use crate::index::{Index, TunnelId};
-use crate::interface::Initiation;
+use crate::initiation::Initiation;
 use crate::mac::ReceiverKeys;
 use crate::message::{CookieReply, DataHeader, Datagram, Response};
 use crate::refusal::{DataRefusal, HandshakeRefusal};

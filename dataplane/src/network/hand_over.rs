@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use crate::context::{LaneContext, LinkHandle};
+use crate::context::LaneContext;
 use crate::event::Event;
-use crate::link::LinkIndex;
+use crate::index::{LinkHandle, LinkIndex};
 use crate::state::{NetworkState, PeerLinkState};
 use crate::status::PeerState;
 

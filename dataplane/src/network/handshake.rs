@@ -12,10 +12,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::context::{LaneContext, LinkHandle};
+use crate::context::LaneContext;
 use crate::drop::DropReason;
 use crate::event::Event;
-use crate::link::{Link, LinkIndex};
+use crate::index::{LinkHandle, LinkIndex};
+use crate::link::Link;
 use crate::noise::{CookieReply, Datagram, Initiation, Message, Response, Tunnel, TunnelEvent, sealed_len};
 use crate::stage::{SealJob, seal_one};
 use crate::status::{PeerError, PeerState};

@@ -8,7 +8,7 @@ use overlay_core::NodeId;
 use crate::context::LaneContext;
 use crate::echo::{Echo, EchoKind};
 use crate::event::Event;
-use crate::link::LinkIndex;
+use crate::index::LinkIndex;
 use crate::status::PeerState;
 
 use super::LaneNetwork;

@@ -10,7 +10,7 @@ use crate::context::LaneContext;
 use crate::drop::DropReason;
 use crate::echo::Echo;
 use crate::event::Event;
-use crate::link::LinkIndex;
+use crate::index::LinkIndex;
 use crate::probe::ProbeMessage;
 
 use super::LaneNetwork;

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use overlay_core::{PrivateKey, PublicKey};
 
-use crate::context::{LaneContext, LinkHandle};
+use crate::context::LaneContext;
 use crate::drop::DropReason;
-use crate::link::{Link, LinkIndex, PeerIndex};
+use crate::index::{LinkHandle, LinkIndex, PeerIndex};
+use crate::link::Link;
 use crate::noise::public_key;
 use crate::routes;
 use crate::routes::PrefixTable;
