@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 use std::io::Write;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use overlay_proto::{Code, v1};
 use support::{CONTROL, FakeAgent, Ran, join_line, overlayctl};
@@ -256,4 +256,40 @@ fn the_last_admin_is_not_removed_without_a_question_that_somebody_can_answer() {
     assert!(refused.stderr.contains("a is the last admin") && refused.stderr.contains("add --force"), "{refused:?}");
     assert!(!before.contains(&"remove node a".to_owned()), "{before:?}");
     assert!(agent.script().asked.contains(&"remove node a".to_owned()));
+}
+
+#[test]
+fn completions_are_scripts_that_the_shells_take() {
+    for (shell, begin) in [("bash", "_overlayctl() {"), ("zsh", "#compdef overlayctl"), ("fish", "# Print an optspec")]
+    {
+        let ran = Ran::from(overlayctl(&["completions", shell]).output().expect("it ran"));
+        assert_eq!(ran.code, 0, "{shell}: {}", ran.stderr);
+        assert!(ran.stdout.starts_with(begin), "{shell}: {}", ran.stdout.lines().next().unwrap_or_default());
+        assert!(ran.stdout.contains("inspect"), "{shell}");
+    }
+    let script = Ran::from(overlayctl(&["completions", "bash"]).output().expect("it ran")).stdout;
+    let checked = Command::new("bash").args(["-n", "-c", &script]).output().expect("bash ran");
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
+fn every_command_has_a_manual_page_without_a_fault() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let pages = dir.path().join("man1");
+
+    let ran = Ran::from(overlayctl(&["man", pages.to_str().expect("a path")]).output().expect("it ran"));
+
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for name in ["overlayctl", "overlayctl-run", "overlayctl-network-create", "overlayctl-endpoint-show"] {
+        assert!(pages.join(format!("{name}.1")).exists(), "{name}");
+    }
+    assert!(!pages.join("overlayctl-man.1").exists(), "for packagers");
+    let files = fs::read_dir(&pages).expect("pages").map(|entry| entry.expect("an entry").path());
+    match Command::new("mandoc").args(["-T", "lint", "-W", "error"]).args(files).output() {
+        Ok(checked) => {
+            assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+        }
+        Err(_) => eprintln!("SKIPPED: there is no mandoc"),
+    }
 }

@@ -15,7 +15,7 @@ use overlay_proto::Code;
 use support::crowd::crowd;
 use support::terminal::typed;
 use support::transcript::{skipped, transcribed};
-use support::{Crowd, FakeAgent, Ran, overlayctl};
+use support::{Crowd, FakeAgent};
 
 /// Types lines where an agent runs that lists much.
 fn transcript(agent: &FakeAgent, lines: &str) -> String {
@@ -486,40 +486,4 @@ fn watching_a_terminal_draws_it_anew_and_ends_with_ctrl_c() {
 
     assert_eq!((first.as_array().map(Vec::len), second.as_array().map(Vec::len)), (Some(1), Some(3)));
     assert_eq!(child.wait().expect("it ran").code(), Some(0));
-}
-
-#[test]
-fn completions_are_scripts_that_the_shells_take() {
-    for (shell, begin) in [("bash", "_overlayctl() {"), ("zsh", "#compdef overlayctl"), ("fish", "# Print an optspec")]
-    {
-        let ran = Ran::from(overlayctl(&["completions", shell]).output().expect("it ran"));
-        assert_eq!(ran.code, 0, "{shell}: {}", ran.stderr);
-        assert!(ran.stdout.starts_with(begin), "{shell}: {}", ran.stdout.lines().next().unwrap_or_default());
-        assert!(ran.stdout.contains("inspect"), "{shell}");
-    }
-    let script = Ran::from(overlayctl(&["completions", "bash"]).output().expect("it ran")).stdout;
-    let checked = Command::new("bash").args(["-n", "-c", &script]).output().expect("bash ran");
-    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
-}
-
-#[test]
-#[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
-fn every_command_has_a_manual_page_without_a_fault() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let pages = dir.path().join("man1");
-
-    let ran = Ran::from(overlayctl(&["man", pages.to_str().expect("a path")]).output().expect("it ran"));
-
-    assert_eq!(ran.code, 0, "{ran:?}");
-    for name in ["overlayctl", "overlayctl-run", "overlayctl-network-create", "overlayctl-endpoint-show"] {
-        assert!(pages.join(format!("{name}.1")).exists(), "{name}");
-    }
-    assert!(!pages.join("overlayctl-man.1").exists(), "for packagers");
-    let files = fs::read_dir(&pages).expect("pages").map(|entry| entry.expect("an entry").path());
-    match Command::new("mandoc").args(["-T", "lint", "-W", "error"]).args(files).output() {
-        Ok(checked) => {
-            assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
-        }
-        Err(_) => eprintln!("SKIPPED: there is no mandoc"),
-    }
 }

@@ -15,7 +15,10 @@ use nix::errno::Errno;
 use nix::libc;
 use overlay_proto::{Code, Refusal};
 
-use super::{GRACE, Manner, background, foreground, last_lines, remove_note};
+use super::last_words::last_lines;
+use super::manner::Manner;
+use super::running::{GRACE, remove_note};
+use super::{background, foreground};
 use crate::failure::storage;
 use crate::pidfd::{self, Process};
 use crate::state::{Service, StateDir};

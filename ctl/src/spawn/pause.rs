@@ -5,13 +5,15 @@ use std::process::Stdio;
 use overlay_proto::{Code, Refusal};
 use tokio::process::Command;
 
-use super::{GRACE, has_ended, running, systemd};
+use super::running::{GRACE, running};
+use super::stop::has_ended;
+use super::{init_system, systemd};
 use crate::failure::{Outcome, storage};
 use crate::state::{Service, StateDir};
 
 /// Tells whether the service is a unit of this host's systemd.
 pub(crate) fn is_unit(service: Service, state: &StateDir) -> bool {
-    systemd::runs_this_host() && systemd::is_installed(service, state)
+    init_system::is_systemd() && systemd::is_installed(service, state)
 }
 
 /// Ends the service's process, however it was started, and with the agent the door; tells whether there was one.

@@ -6,23 +6,13 @@ use std::process::{Command, Stdio};
 
 use overlay_proto::{Code, Refusal};
 
+use super::last_words::{LAST_LINES, startup};
+use super::launch::Launch;
 use super::units::{names, quoted, units};
-use super::{LAST_LINES, Launch};
 use crate::failure::{Outcome, storage};
 use crate::state::{Service, StateDir};
 
 const UNITS: &str = "/etc/systemd/system";
-
-/// Tells whether systemd is PID 1 of this host; inside a container or namespace, the host's systemd is not ours.
-pub(super) fn runs_this_host() -> bool {
-    let same = |kind: &str| {
-        let ours = fs::read_link(format!("/proc/self/ns/{kind}"));
-        let first = fs::read_link(format!("/proc/1/ns/{kind}"));
-        ours.is_ok_and(|ours| first.is_ok_and(|first| ours == first))
-    };
-
-    Path::new("/run/systemd/system").is_dir() && same("net") && same("mnt") && same("pid")
-}
 
 /// Installs the units and starts them; returns once they are ready.
 pub(super) async fn start(launch: &Launch) -> Outcome {
@@ -46,7 +36,7 @@ pub(super) async fn start(launch: &Launch) -> Outcome {
     }
     let text = format!("{} did not become ready", launch.service.program());
 
-    Err(super::startup(launch.service, Refusal::new(Code::Fault, text), last_lines(launch.service)))
+    Err(startup(launch.service, Refusal::new(Code::Fault, text), last_lines(launch.service)))
 }
 
 /// Tells whether the service runs no more: systemd has given up on it, or waits to start it again.

@@ -8,8 +8,8 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use super::Launch;
 use super::door::{BEHIND, LISTEN, WORD};
+use super::launch::Launch;
 use crate::state::Service;
 
 const DOOR_SOCKET: &str = "overlay-docker.socket";

@@ -1,0 +1,58 @@
+//! Stays with services in the foreground until one of them, or we, are to end.
+
+use futures_util::future::select_all;
+use overlay_proto::{Code, Refusal};
+use tokio::signal::unix::{Signal as Listener, SignalKind, signal};
+
+use super::manner::Manner;
+use super::started::Started;
+use super::stop::stop;
+use crate::failure::{Failure, Outcome, storage};
+use crate::output::Output;
+use crate::state::StateDir;
+
+/// The signals that end us. Listened to before anybody is told that the services run: they may come at once.
+pub(crate) struct Ending {
+    interrupt: Listener,
+    terminate: Listener,
+}
+
+impl Ending {
+    /// Listens from now on.
+    pub(crate) fn listen() -> Outcome<Self> {
+        let listen = |kind| signal(kind).map_err(|error| storage("signals cannot be awaited", &error));
+
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+}
+
+/// Stays until a signal asks us to end or a service ends by itself, and ends the services, the last started first.
+pub(crate) async fn supervise(services: &[&Started], mut ending: Ending, state: &StateDir, output: &Output) -> Outcome {
+    let ours: Vec<_> = services
+        .iter()
+        .filter(|service| service.manner == Manner::Foreground)
+        .filter_map(|service| Some((service.service, service.process.as_ref()?)))
+        .collect();
+    if ours.is_empty() {
+        return Ok(());
+    }
+    output.step("Running; Ctrl-C ends it");
+
+    let ended = tokio::select! {
+        _ = ending.interrupt.recv() => None,
+        _ = ending.terminate.recv() => None,
+        (_, which, _) = select_all(ours.iter().map(|(_, process)| Box::pin(process.ended()))) => {
+            ours.get(which).map(|(service, _)| *service)
+        }
+    };
+    for (service, _) in ours.iter().rev() {
+        stop(*service, state).await?;
+    }
+
+    match ended {
+        None => Ok(()),
+        Some(service) => {
+            Err(Failure::Refused(Refusal::new(Code::Fault, format!("{} ended by itself", service.program()))))
+        }
+    }
+}
