@@ -8,6 +8,7 @@ pub mod config;
 #[cfg(test)]
 #[path = "../../fuzz/corpus.rs"]
 mod corpus;
+mod data_path;
 mod desired;
 pub mod dns;
 pub mod docker;

@@ -7,24 +7,21 @@
 //!                        └► back  Expelled ──leave or join──► Unjoined / Joining
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::Duration;
 
-use overlay_core::NodeId;
 use overlay_daemon::descriptors::Descriptors;
 use overlay_daemon::log::Log;
-use overlay_dataplane::Event;
 use overlay_proto::join_line::hex;
 use overlay_proto::{Code, JoinLine, Refusal, identity, v1};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::data_path::DataPath;
 use crate::docker;
 use crate::endpoint::{gc, sandbox};
 use crate::joined_node::JoinedNode;
@@ -35,14 +32,13 @@ use crate::membership::control_link::ProcessContext;
 use crate::membership::join::{self, JoinOptions};
 use crate::membership::{announce, connection, prefix_clash, renewal, view_cache, watch as following};
 use crate::node_handle::{NodeHandle, Phase, Request};
-use crate::path::{LaneEvent, Lanes, LanesConfig, LanesError, consecutive_ports};
+use crate::path::{Lanes, LanesError, consecutive_ports};
 use crate::problem::{Problems, explain};
 use crate::process_health::ProcessHealth;
 use crate::readiness;
 use crate::reconcile;
 use crate::signals::Signals;
-use crate::state::in_store;
-use crate::state::{Identity, Joining, StateError, StateStore, StoredState};
+use crate::state::{Identity, Joining, StateError, StateStore, StoredState, in_store};
 use crate::unix_socket::SocketError;
 
 /// How often the time of handshakes is stored. A clock that is set back while the agent is down may cost this much.
@@ -79,16 +75,6 @@ pub enum NodeError {
     /// The local socket is no longer served.
     #[error("the local socket is served no longer")]
     NotServed,
-}
-
-/// The packet engine with its clock.
-#[derive(Debug, Clone)]
-struct DataPath {
-    lanes: Arc<Lanes>,
-    started: Instant,
-    unix_time: Duration,
-    /// Where each peer was heard last, with proof.
-    tunnels: watch::Receiver<BTreeMap<NodeId, IpAddr>>,
 }
 
 /// Does what does not end by itself until `stop`; what did is begun again after `pause`, and heard of.
@@ -386,12 +372,9 @@ impl Node {
             return Ok(data_path.clone());
         }
         let config = &self.handle.config;
-        let unix_time = handshake_time(SystemTime::now(), self.kept_time);
         let ports = consecutive_ports(config.port.get(), config.lanes().into());
-        let (lanes, events) = Lanes::start(&LanesConfig { ports, unix_time })?;
-        let (known, tunnels) = watch::channel(BTreeMap::new());
-        let data_path = DataPath { lanes: Arc::new(lanes), started: Instant::now(), unix_time, tunnels };
-        self.services.spawn(tell_events(events, Arc::downgrade(&data_path.lanes), known));
+        let (data_path, events) = DataPath::start(ports, self.kept_time)?;
+        self.services.spawn(events.tell());
         self.data_path = Some(data_path.clone());
 
         Ok(data_path)
@@ -407,7 +390,7 @@ impl Node {
         }
         match &self.data_path {
             Some(data_path) => {
-                let seconds = (data_path.unix_time + data_path.started.elapsed()).as_secs();
+                let seconds = data_path.unix_time();
                 if in_store(&self.store, move |store| store.put_unix_time(seconds)).await.is_ok() {
                     self.kept_time = seconds;
                 }
@@ -425,11 +408,6 @@ fn joined_as(who: &Identity) -> v1::AgentJoinResponse {
         node_name: who.name.to_string(),
         role: v1::Role::from(who.role).into(),
     }
-}
-
-/// The time to begin handshakes at. It never goes back across restarts, or peers would take them for replays (rule D7).
-fn handshake_time(clock: SystemTime, kept: u64) -> Duration {
-    clock.duration_since(UNIX_EPOCH).unwrap_or_default().max(Duration::from_secs(kept))
 }
 
 async fn tell_control(joined: &JoinedNode, force: bool) -> Result<bool, Refusal> {
@@ -464,36 +442,6 @@ fn instance() -> Result<Arc<str>, getrandom::Error> {
     Ok(hex(&bytes).into())
 }
 
-async fn tell_events(
-    mut events: mpsc::Receiver<LaneEvent>,
-    lanes: Weak<Lanes>,
-    tunnels: watch::Sender<BTreeMap<NodeId, IpAddr>>,
-) {
-    let mut silent = BTreeSet::new();
-    while let Some(event) = events.recv().await {
-        if let LaneEvent::Peer(_, Event::Established { node, underlay: at, .. } | Event::Roamed { node, to: at, .. }) =
-            &event
-        {
-            let address = at.ip().to_canonical();
-            tunnels.send_if_modified(|known| known.insert(*node, address) != Some(address));
-        }
-        match event {
-            LaneEvent::Peer(lane, event) => {
-                tracing::debug!(%lane, ?event, "Peer");
-                match event {
-                    Event::Unreachable { node, .. } => drop(silent.insert(node)),
-                    // Its other lanes and networks need not wait until it is their turn to be tried.
-                    Event::Established { node, .. } if silent.remove(&node) => {
-                        let _ = lanes.upgrade().map(|lanes| lanes.hurry(node));
-                    }
-                    Event::Established { .. } | Event::Roamed { .. } | Event::PathMtu { .. } => {}
-                }
-            }
-            LaneEvent::TunLost { lane, network, error } => tracing::info!(%lane, %network, %error, "Lost the TUN"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -517,13 +465,5 @@ mod tests {
         keep_going("test", &stop, Duration::ZERO, work).await;
 
         assert_eq!(begun.get(), 3);
-    }
-
-    #[test]
-    fn a_clock_that_was_set_back_does_not_take_handshakes_along() {
-        let clock = UNIX_EPOCH + Duration::from_secs(1_000);
-
-        assert_eq!(handshake_time(clock, 500), Duration::from_secs(1_000));
-        assert_eq!(handshake_time(clock, 4_600), Duration::from_secs(4_600));
     }
 }
