@@ -12,10 +12,11 @@ use ipnet::IpNet;
 use overlay_core::{Endpoint, EndpointId, Member, Network, NetworkId, Node, NodeId, PrivateKey, View};
 use overlay_dataplane::{NetworkTable, PeerLane, PeerTable};
 
-use crate::docker::{options, routes};
+use crate::docker::options;
+use crate::endpoint::routes;
 use crate::kernel::netns::NetnsId;
 use crate::kernel::{ContainerInterface, InterfaceOwner, NamespaceDesired, SandboxDesired, TunDesired, VethDesired};
-use crate::state::{DockerSandbox, EndpointRecord, SandboxRecord};
+use crate::state::{EndpointRecord, ManagedSandbox, SandboxRecord};
 
 /// The path of the host's own network namespace.
 const HOST_NETNS: &str = "/proc/self/ns/net";
@@ -82,7 +83,7 @@ fn desired(
     let veth = |record: &EndpointRecord| VethDesired {
         addresses: record.endpoint.addresses.clone(),
         mtu: options::mtu(&network.settings.options, params.mtu),
-        gateway6: record.sandbox.is_docker().then(|| network.gateway6()).flatten(),
+        gateway6: record.sandbox.is_managed().then(|| network.gateway6()).flatten(),
     };
     let peers = || view.members_of(network.id).filter(|peer| peer.node != member.node);
     let namespace = NamespaceDesired {
@@ -110,13 +111,13 @@ fn sandbox(record: &EndpointRecord, network: &Network, params: DataPathParams) -
         SandboxRecord::Netns { path, device, inode, boot: _ } => {
             (path.clone(), Some(NetnsId { dev: *device, ino: *inode }))
         }
-        SandboxRecord::Docker(_) => (PathBuf::from(HOST_NETNS), None),
+        SandboxRecord::Managed(_) => (PathBuf::from(HOST_NETNS), None),
     };
     let (owner, mac) = match &record.sandbox {
         SandboxRecord::Host | SandboxRecord::Netns { .. } => (InterfaceOwner::Agent, None),
-        SandboxRecord::Docker(docker) => {
-            let inside = inside(docker, &record.endpoint.addresses, network);
-            (InterfaceOwner::Engine { joined: docker.joined, inside }, docker.mac)
+        SandboxRecord::Managed(managed) => {
+            let inside = inside(managed, &record.endpoint.addresses, network);
+            (InterfaceOwner::Engine { joined: managed.joined, inside }, managed.mac)
         }
     };
 
@@ -169,13 +170,13 @@ impl Underlays {
     }
 }
 
-/// Returns how Docker set up an interface, once it was seen in its container.
-fn inside(docker: &DockerSandbox, addresses: &[IpAddr], network: &Network) -> Option<ContainerInterface> {
+/// Returns how its engine set up an interface, once it was seen in its container.
+fn inside(managed: &ManagedSandbox, addresses: &[IpAddr], network: &Network) -> Option<ContainerInterface> {
     Some(ContainerInterface {
-        netns: docker.netns.clone()?,
-        ifname: docker.inside.clone()?,
-        addresses: routes::interface(network, addresses, docker.on_link),
-        routes: routes::routes(network, addresses, docker.on_link),
+        netns: managed.netns.clone()?,
+        ifname: managed.inside.clone()?,
+        addresses: routes::interface(network, addresses, managed.on_link),
+        routes: routes::routes(network, addresses, managed.on_link),
     })
 }
 

@@ -7,7 +7,7 @@ use super::client::{Container, DockerClient, EngineError, ListedContainer};
 use super::plugin_store::PluginStore;
 use super::{lifetime, naming, plugin_proxy, ready, recovery};
 use crate::endpoint::lifecycle::Endpoints;
-use crate::state::{DockerKey, DockerPool, DockerSandbox, EndpointRecord, SandboxRecord};
+use crate::state::{DockerKey, DockerPool, EndpointRecord, ManagedSandbox, SandboxRecord};
 
 /// Looks in which an address pool may serve no network before it is struck out, so a minute of an
 /// engine that answers: one that stands still between two calls is not asked meanwhile.
@@ -73,15 +73,15 @@ impl ContainerWatcher {
 /// Lists the containers that have an endpoint whose container or name is not known yet.
 fn unnamed(endpoints: &Endpoints, listed: &[ListedContainer]) -> Vec<String> {
     let entries = endpoints.journal.entries();
-    let records = entries.values().filter_map(|record| Some((record.sandbox.docker()?, record)));
+    let records = entries.values().filter_map(|record| Some((record.sandbox.managed()?, record)));
     let known: BTreeMap<&String, &EndpointRecord> =
         records.map(|(docker, record)| (&docker.endpoint, record)).collect();
     let is_new = |container: &&ListedContainer| {
         container.endpoints.keys().filter_map(|id| known.get(id)).any(|record| {
-            let docker = record.sandbox.docker();
+            let docker = record.sandbox.managed();
             let named = container.name.parse().is_ok_and(|name: overlay_core::Name| name == record.endpoint.name);
             let nameless = container.name.parse::<overlay_core::Name>().is_err();
-            let is_seen = |docker: &DockerSandbox| docker.container.is_some() && docker.inside.is_some();
+            let is_seen = |docker: &ManagedSandbox| docker.container.is_some() && docker.inside.is_some();
             let is_seen = docker.is_some_and(|docker| !container.is_running || is_seen(docker));
             !is_seen || !(named || nameless)
         })
@@ -98,7 +98,7 @@ pub(super) async fn look_at(endpoints: &Endpoints, engine: &DockerClient, contai
     };
     let entries = endpoints.journal.entries();
     for record in entries.values() {
-        let Some(docker) = record.sandbox.docker() else { continue };
+        let Some(docker) = record.sandbox.managed() else { continue };
         let Some(attachment) = found.attachments.get(&docker.endpoint) else { continue };
         let named = naming::named(&record.endpoint, &found, attachment);
         let about = format!("{NAMES_OF}{}", record.endpoint.id);
@@ -114,7 +114,7 @@ pub(super) async fn look_at(endpoints: &Endpoints, engine: &DockerClient, contai
         };
         let updated = endpoints.journal.update(record.endpoint.id, |record| {
             record.endpoint = named;
-            if let SandboxRecord::Docker(docker) = &mut record.sandbox {
+            if let SandboxRecord::Managed(docker) = &mut record.sandbox {
                 docker.container = Some(found.id.clone());
                 docker.inside = inside;
                 if found.running {

@@ -79,7 +79,7 @@ fn is_in_trouble(tries: &BTreeMap<PathBuf, u32>) -> bool {
 fn wanted(entries: &Entries) -> BTreeMap<PathBuf, BTreeSet<NetworkId>> {
     let mut wanted: BTreeMap<PathBuf, BTreeSet<NetworkId>> = BTreeMap::new();
     for record in entries.values() {
-        if let Some(netns) = record.sandbox.docker().and_then(|docker| docker.netns.clone()) {
+        if let Some(netns) = record.sandbox.managed().and_then(|docker| docker.netns.clone()) {
             wanted.entry(netns).or_default().insert(record.endpoint.network);
         }
     }

@@ -20,7 +20,7 @@ use super::plugin_store::{PluginState, PluginStore};
 use crate::endpoint::lifecycle::Endpoints;
 use crate::endpoint::sandbox;
 use crate::state::journal::Entries;
-use crate::state::{DockerKey, DockerLease, DockerSandbox, EndpointRecord};
+use crate::state::{DockerKey, DockerLease, EndpointRecord, ManagedSandbox};
 
 /// How long Docker may take to describe a container before the container counts as busy; the next pass tries again.
 const REST: Duration = Duration::from_secs(1);
@@ -66,7 +66,7 @@ fn judge(facts: Facts) -> Liveness {
 }
 
 /// Returns what Docker's list alone says about an endpoint.
-fn facts(docker: &DockerSandbox, listed: &[ListedContainer]) -> Facts {
+fn facts(docker: &ManagedSandbox, listed: &[ListedContainer]) -> Facts {
     let has_it =
         |container: &ListedContainer| container.is_running && container.endpoints.contains_key(&docker.endpoint);
     let is_removed = |id: &String| listed.iter().all(|container| container.id != *id);
@@ -100,7 +100,7 @@ fn unused<'a>(plugin_state: &'a PluginState, entries: &Entries) -> Vec<&'a Docke
 /// Tells whether anything needs [`pass`], as the engine lists its containers.
 pub(super) fn is_doubtful(store: &PluginStore, endpoints: &Endpoints, listed: &[ListedContainer]) -> bool {
     let entries = endpoints.journal.entries();
-    let docker = entries.values().filter_map(|record| record.sandbox.docker());
+    let docker = entries.values().filter_map(|record| record.sandbox.managed());
 
     docker.map(|docker| facts(docker, listed)).any(|facts| !facts.is_listed)
         || !unused(&store.state(), &entries).is_empty()
@@ -147,7 +147,7 @@ pub(super) async fn freed(store: &PluginStore, endpoints: &Endpoints, network: N
             record.endpoint.network == network && record.endpoint.addresses.contains(&address)
         };
         store.state().leased(network).contains(&address)
-            || endpoints.journal.entries().values().any(|record| record.sandbox.is_docker() && has_it(record))
+            || endpoints.journal.entries().values().any(|record| record.sandbox.is_managed() && has_it(record))
     };
     let mut examined = store.gc_passes();
     // One may be under way that began before the holder was removed.
@@ -166,19 +166,19 @@ pub(super) async fn freed(store: &PluginStore, endpoints: &Endpoints, network: N
 
 /// The endpoints that no running container has, by the engine's list.
 struct Cases<'a> {
-    facts: BTreeMap<EndpointId, (Facts, &'a DockerSandbox)>,
+    facts: BTreeMap<EndpointId, (Facts, &'a ManagedSandbox)>,
 }
 
 impl<'a> Cases<'a> {
     fn new(entries: &'a Entries, listed: &[ListedContainer]) -> Self {
-        let docker = |record: &'a EndpointRecord| Some((record.endpoint.id, record.sandbox.docker()?));
+        let docker = |record: &'a EndpointRecord| Some((record.endpoint.id, record.sandbox.managed()?));
         let all = entries.values().filter_map(docker);
         let judged = all.map(|(id, docker)| (id, (facts(docker, listed), docker)));
 
         Self { facts: judged.filter(|(_, (facts, _))| !facts.is_listed).collect() }
     }
 
-    fn undecided(&self) -> impl Iterator<Item = &'a DockerSandbox> + '_ {
+    fn undecided(&self) -> impl Iterator<Item = &'a ManagedSandbox> + '_ {
         let undecided = self.facts.values().filter(|(facts, _)| judge(*facts) == Liveness::Undecided);
 
         undecided.map(|(_, docker)| *docker)

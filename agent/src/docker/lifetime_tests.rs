@@ -78,7 +78,7 @@ fn an_endpoint_without_a_container_yet_is_not_taken_for_one_that_lost_it() {
 
 #[test]
 fn an_endpoint_of_an_earlier_boot_is_told_and_an_older_agent_s_is_not() {
-    let of = |boot: &str| facts(&DockerSandbox { boot: boot.into(), ..docker("e1", None) }, &[]).is_of_earlier_boot;
+    let of = |boot: &str| facts(&ManagedSandbox { boot: boot.into(), ..docker("e1", None) }, &[]).is_of_earlier_boot;
 
     assert!(of("another"));
     assert!(!of(""), "older agents did not write it");
@@ -98,7 +98,7 @@ fn an_address_is_unused_when_no_endpoint_has_it() {
             labels: BTreeMap::new(),
             runtime: Runtime::Docker,
         },
-        sandbox: SandboxRecord::Docker(docker("e1", None)),
+        sandbox: SandboxRecord::Managed(docker("e1", None)),
         ifname: "ovc000000000001".into(),
         owner: None,
     };

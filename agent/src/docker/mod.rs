@@ -16,6 +16,7 @@
 mod client;
 mod container_ifname;
 mod container_watcher;
+pub(crate) mod detachable;
 mod dns_interceptors;
 mod door_watch;
 mod driver;
@@ -37,7 +38,6 @@ mod publish;
 mod ready;
 pub(crate) mod recovery;
 mod returning;
-pub(crate) mod routes;
 pub(crate) mod sync;
 pub(crate) mod task;
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::endpoint::trouble::{BROKEN, about_interface};
 use crate::kernel::container_interface::name_inside;
 use crate::problem::explain;
 use crate::reconcile::EndpointState;
-use crate::state::{DockerNetwork, DockerSandbox, EndpointRecord, IpamMode, SandboxRecord};
+use crate::state::{DockerNetwork, EndpointRecord, IpamMode, ManagedSandbox, SandboxRecord};
 
 /// How long a container may take to answer before it counts as busy; the next look asks again.
 const REST: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ fn lost(store: &PluginStore, endpoints: &Endpoints, listed: &[ListedContainer]) 
     let plugin_state = store.state();
     let entries = endpoints.journal.entries();
     let known = |endpoint: &str| {
-        entries.values().filter_map(|record| record.sandbox.docker()).any(|docker| docker.endpoint == endpoint)
+        entries.values().filter_map(|record| record.sandbox.managed()).any(|docker| docker.endpoint == endpoint)
     };
 
     of_ours(&plugin_state, listed).into_iter().filter(|lost| !known(&lost.endpoint)).collect()
@@ -123,7 +123,7 @@ async fn give_back(
     if find(endpoints, endpoint).is_some() {
         return Ok(());
     }
-    let sandbox = DockerSandbox {
+    let sandbox = ManagedSandbox {
         container: Some(found.id.clone()),
         netns: Some(netns.clone()),
         joined: true,
@@ -132,7 +132,7 @@ async fn give_back(
     };
     let mut reservation = reservation(endpoints, sandbox, attachment.addresses.clone());
     try_free(endpoints, network.id, reservation.id, &attachment.addresses)?;
-    if let SandboxRecord::Docker(docker) = &mut reservation.sandbox {
+    if let SandboxRecord::Managed(docker) = &mut reservation.sandbox {
         docker.inside = inside(endpoints, network.id, reservation.id, netns).await;
     }
     let ContainerNames { name, aliases, labels } = ContainerNames::new(found, attachment);

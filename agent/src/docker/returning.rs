@@ -22,7 +22,7 @@ pub(super) async fn addresses(endpoints: &Endpoints, network: NetworkId) -> Resu
         return Ok(Vec::new());
     }
     // The first who starts after a boot may be earlier than the garbage collection.
-    let is_bygone = |record: &&EndpointRecord| record.sandbox.docker().is_some_and(sandbox::is_of_earlier_boot);
+    let is_bygone = |record: &&EndpointRecord| record.sandbox.managed().is_some_and(sandbox::is_of_earlier_boot);
     let bygone = endpoints.journal.entries().values().filter(is_bygone).map(|record| record.endpoint.id).collect();
     endpoints.journal.remove(bygone).await?;
     let view = endpoints.view();
@@ -70,7 +70,7 @@ mod tests {
         let view = View::from_rows(Revision(1), shown.iter().cloned().map(Change::Endpoint));
         let record = |endpoint: &Endpoint| EndpointRecord {
             endpoint: endpoint.clone(),
-            sandbox: SandboxRecord::Docker(testing::sandbox("e", None)),
+            sandbox: SandboxRecord::Managed(testing::sandbox("e", None)),
             ifname: "ovc0".into(),
             owner: None,
         };

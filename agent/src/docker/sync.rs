@@ -64,7 +64,7 @@ impl Sync {
         let view = &membership.view;
         self.reserve(store, endpoints, view, regular).await;
         let entries = endpoints.journal.entries();
-        let docker = |record: &EndpointRecord| record.sandbox.docker().map(|docker| docker.network.clone());
+        let docker = |record: &EndpointRecord| record.sandbox.managed().map(|docker| docker.network.clone());
         let busy = entries.values().filter_map(docker).collect();
         let shown = view.endpoints.values().filter(|endpoint| endpoint.node == endpoints.node());
         self.served.extend(shown.map(|endpoint| endpoint.network));
@@ -250,7 +250,7 @@ async fn perform(
             told.map_err(|refusal| (About::Docker(docker.clone()), refusal.to_string()))
         }
         Action::Remove(docker) => {
-            let of = |record: &EndpointRecord| record.sandbox.docker().is_some_and(|d| d.network == *docker);
+            let of = |record: &EndpointRecord| record.sandbox.managed().is_some_and(|d| d.network == *docker);
             let entries = endpoints.journal.entries();
             let lost = entries.values().filter(|record| of(record)).map(|record| record.endpoint.id).collect();
             // What is left on it was cut off by force.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use overlay_core::NetworkId;
 
 use crate::endpoint::sandbox::boot;
-use crate::state::{DockerNetwork, DockerSandbox, IpamMode};
+use crate::state::{DockerNetwork, IpamMode, ManagedSandbox};
 
 /// A network of Docker's with addresses of ours, and what it stands for.
 pub(super) fn network(docker: &str, prefix: &str, network: Option<NetworkId>) -> DockerNetwork {
@@ -24,8 +24,8 @@ pub(super) fn network(docker: &str, prefix: &str, network: Option<NetworkId>) ->
 }
 
 /// Where an endpoint of Docker's lives, once Docker took its interface.
-pub(crate) fn sandbox(endpoint: &str, container: Option<&str>) -> DockerSandbox {
-    DockerSandbox {
+pub(crate) fn sandbox(endpoint: &str, container: Option<&str>) -> ManagedSandbox {
+    ManagedSandbox {
         network: "d1".into(),
         endpoint: endpoint.into(),
         container: container.map(str::to_owned),

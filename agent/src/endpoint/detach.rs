@@ -5,14 +5,15 @@ use overlay_proto::{Code, Refusal, v1};
 
 use super::lifecycle::Endpoints;
 use super::request::require_network;
-use super::sandbox;
 use crate::state::EndpointRecord;
 
-/// Characters of a container's id that Docker takes for the whole.
-const SHORT_ID: usize = 12;
-
-/// Detaches what a request names; returns how many there were.
-pub(crate) async fn detach(endpoints: &Endpoints, request: &v1::DetachRequest) -> Result<usize, Refusal> {
+/// Detaches what a request names; returns how many there were. `try_detachable` refuses an endpoint that its engine would bring
+/// back.
+pub(crate) async fn detach(
+    endpoints: &Endpoints,
+    request: &v1::DetachRequest,
+    try_detachable: impl Fn(&View, &EndpointRecord) -> Result<(), Refusal>,
+) -> Result<usize, Refusal> {
     let ids = chosen(endpoints, request)?;
     let view = endpoints.view();
     let entries = endpoints.journal.entries();
@@ -25,26 +26,6 @@ pub(crate) async fn detach(endpoints: &Endpoints, request: &v1::DetachRequest) -
     }
 
     Ok(removed.len())
-}
-
-/// A running container of Docker's would get its endpoint back: Docker goes on saying that it has it.
-fn try_detachable(view: &View, record: &EndpointRecord) -> Result<(), Refusal> {
-    let Some(docker) = record.sandbox.docker().filter(|docker| !sandbox::is_of_earlier_boot(docker)) else {
-        return Ok(());
-    };
-    // Docker removes the namespace's file with the container's end.
-    let runs = docker.joined && docker.netns.as_ref().is_some_and(|netns| netns.exists());
-    let Some(container) = docker.container.as_ref().filter(|_| runs) else { return Ok(()) };
-    let name = &record.endpoint.name;
-    let network = record.endpoint.network;
-    let network = view.networks.get(&network).map_or_else(|| network.to_string(), |network| network.title().to_owned());
-    let container: String = container.chars().take(SHORT_ID).collect();
-    let text = format!(
-        "{name} on {network} is of a running container of Docker's, which would have it back at once; \
-         use `docker network disconnect {network} {container}`"
-    );
-
-    Err(Refusal::new(Code::InUse, text))
 }
 
 fn chosen(endpoints: &Endpoints, request: &v1::DetachRequest) -> Result<Vec<EndpointId>, Refusal> {
@@ -63,60 +44,4 @@ fn chosen(endpoints: &Endpoints, request: &v1::DetachRequest) -> Result<Vec<Endp
     let fits = |e: &&Endpoint| e.name == name && network.is_none_or(|network| network == e.network);
 
     Ok(endpoints.filter(fits).map(|endpoint| endpoint.id).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
-    use overlay_core::{Change, Network, NetworkId, NetworkMode, NetworkSettings, NodeId, Revision, Runtime};
-
-    use super::*;
-    use crate::state::{DockerSandbox, SandboxRecord};
-
-    fn record(docker: DockerSandbox) -> EndpointRecord {
-        let endpoint = Endpoint {
-            id: EndpointId::FIRST,
-            network: NetworkId::FIRST,
-            node: NodeId::FIRST,
-            name: "web".parse().expect("a name"),
-            aliases: BTreeSet::new(),
-            addresses: Vec::new(),
-            labels: BTreeMap::new(),
-            runtime: Runtime::Docker,
-        };
-
-        EndpointRecord { endpoint, sandbox: SandboxRecord::Docker(docker), ifname: "ovc0".into(), owner: None }
-    }
-
-    #[test]
-    fn what_a_running_container_of_dockers_has_is_dockers_to_take_away() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let netns = dir.path().join("5df66f04e09f");
-        std::fs::write(&netns, "").expect("a namespace's file");
-        let network = Network {
-            id: NetworkId::FIRST,
-            name: "shop".parse().expect("a name"),
-            prefix: "10.64.0.0/16".parse().expect("a prefix"),
-            prefix6: None,
-            mode: NetworkMode::L3,
-            labels: BTreeMap::new(),
-            settings: NetworkSettings::default(),
-        };
-        let view = View::from_rows(Revision(1), [Change::Network(network)]);
-        let running = DockerSandbox {
-            netns: Some(netns.clone()),
-            ..crate::docker::testing::sandbox("e", Some("5df66f04e09f1234567890"))
-        };
-        let of_earlier_boot = DockerSandbox { boot: "another".into(), ..running.clone() };
-        let not_taken = DockerSandbox { joined: false, ..running.clone() };
-
-        let refused = try_detachable(&view, &record(running.clone())).expect_err("it runs").message;
-
-        assert!(refused.ends_with("use `docker network disconnect shop 5df66f04e09f`"), "{refused}");
-        assert!(try_detachable(&view, &record(of_earlier_boot)).is_ok());
-        assert!(try_detachable(&view, &record(not_taken)).is_ok());
-        std::fs::remove_file(netns).expect("removed");
-        assert!(try_detachable(&view, &record(running)).is_ok(), "it has ended");
-    }
 }

@@ -89,8 +89,8 @@ async fn remove_lost(endpoints: &Endpoints, entries: &Entries, suspects: &BTreeS
 }
 
 fn removed_network(endpoints: &Endpoints, record: &EndpointRecord) -> Option<&'static str> {
-    if record.sandbox.is_docker() {
-        // A network that Docker's containers are on comes back rather than that they lose it (`docker::sync`).
+    if record.sandbox.is_managed() {
+        // A network that containers of an engine are on comes back rather than that they lose it.
         return None;
     }
     let membership = endpoints.memberships.membership.borrow();
@@ -143,7 +143,7 @@ impl Watch {
     fn watch(&mut self, id: EndpointId, record: &EndpointRecord) -> io::Result<()> {
         let host = match &record.sandbox {
             SandboxRecord::Netns { path, .. } => process_of(path),
-            SandboxRecord::Host | SandboxRecord::Docker(_) => None,
+            SandboxRecord::Host | SandboxRecord::Managed(_) => None,
         };
         for pid in record.owner.map(|owner| owner.pid).into_iter().chain(host) {
             let exits = self.exits.as_mut().ok_or(io::ErrorKind::Unsupported)?;
@@ -202,7 +202,7 @@ impl Watch {
 fn is_mounted(record: &EndpointRecord) -> bool {
     match &record.sandbox {
         SandboxRecord::Netns { path, .. } => process_of(path).is_none(),
-        SandboxRecord::Host | SandboxRecord::Docker(_) => false,
+        SandboxRecord::Host | SandboxRecord::Managed(_) => false,
     }
 }
 

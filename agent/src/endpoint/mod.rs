@@ -6,6 +6,7 @@ pub(crate) mod gc;
 pub(crate) mod lifecycle;
 pub(crate) mod request;
 pub(crate) mod reservation;
+pub(crate) mod routes;
 pub(crate) mod sandbox;
 pub(crate) mod start_wait;
 pub(crate) mod trouble;

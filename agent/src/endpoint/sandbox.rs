@@ -12,7 +12,7 @@ use overlay_proto::{Code, Refusal};
 
 use crate::kernel::{KernelError, Netns};
 use crate::problem::explain;
-use crate::state::{DockerSandbox, EndpointRecord, Owner, SandboxRecord};
+use crate::state::{EndpointRecord, ManagedSandbox, Owner, SandboxRecord};
 
 /// Opens the sandbox that a request names, and says which it is.
 pub(crate) fn identify(runtime: Runtime, netns: &str) -> Result<(SandboxRecord, Netns), Refusal> {
@@ -78,8 +78,8 @@ pub(crate) fn lost(record: &EndpointRecord) -> Option<&'static str> {
 
     match &record.sandbox {
         SandboxRecord::Host => None,
-        // Docker says when its containers end, and `docker::lifetime` finds those it did not tell of.
-        SandboxRecord::Docker(docker) => is_of_earlier_boot(docker).then_some("the host was started anew"),
+        // Its engine says when its containers end, and whoever speaks with the engine finds those it did not tell of.
+        SandboxRecord::Managed(managed) => is_of_earlier_boot(managed).then_some("the host was started anew"),
         SandboxRecord::Netns { boot, .. } if !BOOT.is_empty() && *boot != *BOOT => Some("the host was started anew"),
         SandboxRecord::Netns { path, device, inode, boot: _ } => match fs::metadata(path) {
             Ok(found) if found.dev() == *device && found.ino() == *inode => None,
@@ -92,10 +92,10 @@ pub(crate) fn lost(record: &EndpointRecord) -> Option<&'static str> {
     }
 }
 
-/// Tells whether an endpoint of Docker's was made before the host was started anew.
-pub(crate) fn is_of_earlier_boot(docker: &DockerSandbox) -> bool {
+/// Tells whether a managed endpoint was made before the host was started anew.
+pub(crate) fn is_of_earlier_boot(managed: &ManagedSandbox) -> bool {
     // Records of older agents do not say.
-    !docker.boot.is_empty() && !BOOT.is_empty() && docker.boot != *BOOT
+    !managed.boot.is_empty() && !BOOT.is_empty() && managed.boot != *BOOT
 }
 
 /// Returns which run of the kernel this is.

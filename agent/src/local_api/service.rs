@@ -12,6 +12,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::{control, events, listing, ping, status};
+use crate::docker::detachable::try_detachable;
 use crate::endpoint::lifecycle::Endpoints;
 use crate::endpoint::request::AttachSpec;
 use crate::endpoint::{attach, detach};
@@ -102,7 +103,7 @@ impl Agent for LocalApi {
     }
 
     async fn detach(&self, request: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
-        let detached = detach::detach(&self.handle.joined()?.endpoints, &request.into_inner()).await?;
+        let detached = detach::detach(&self.handle.joined()?.endpoints, &request.into_inner(), try_detachable).await?;
 
         Ok(Response::new(v1::DetachResponse { detached: u32::try_from(detached).unwrap_or(u32::MAX) }))
     }

@@ -19,5 +19,5 @@ pub use error::StateError;
 pub use file::panic_is_contained;
 pub(crate) use in_store::in_store;
 pub use load::StoredState;
-pub use record::{DockerSandbox, EndpointRecord, Identity, Joining, KnownControl, Owner, SandboxRecord};
+pub use record::{EndpointRecord, Identity, Joining, KnownControl, ManagedSandbox, Owner, SandboxRecord};
 pub use store::StateStore;

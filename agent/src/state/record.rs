@@ -98,24 +98,26 @@ pub enum SandboxRecord {
         /// Which run of the kernel the numbers are of; a later one gives them again.
         boot: String,
     },
-    /// A container of Docker's.
-    Docker(DockerSandbox),
+    /// A container whose engine looks after its interface.
+    #[serde(rename = "docker")]
+    Managed(ManagedSandbox),
 }
 
-/// Where an endpoint of a Docker container lives: the engine moves the interface there.
+/// Where an endpoint of a container lives whose engine moves the interface there, names and addresses it: the managed attachment
+/// of Docker, and of other engines alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DockerSandbox {
-    /// Docker's id of the network.
+pub struct ManagedSandbox {
+    /// The engine's id of the network.
     pub network: String,
-    /// Docker's id of the endpoint.
+    /// The engine's id of the endpoint.
     pub endpoint: String,
-    /// The container's id, once Docker told it.
+    /// The container's id, once the engine told it.
     pub container: Option<String>,
-    /// Where the container's network namespace is found, once Docker told it.
+    /// Where the container's network namespace is found, once the engine told it.
     pub netns: Option<PathBuf>,
-    /// Whether Docker was told to take the interface.
+    /// Whether the engine was told to take the interface.
     pub joined: bool,
-    /// The hardware address that Docker asked for.
+    /// The hardware address that the engine asked for.
     pub mac: Option<[u8; 6]>,
     /// Which run of the kernel it was made in; empty in what older agents wrote.
     #[serde(default)]
@@ -132,22 +134,22 @@ pub struct DockerSandbox {
 }
 
 impl SandboxRecord {
-    /// Returns what Docker's are, if it is one of Docker's.
-    pub fn docker(&self) -> Option<&DockerSandbox> {
+    /// Returns what an engine manages, if one does.
+    pub fn managed(&self) -> Option<&ManagedSandbox> {
         match self {
-            Self::Docker(docker) => Some(docker),
+            Self::Managed(managed) => Some(managed),
             Self::Host | Self::Netns { .. } => None,
         }
     }
 
-    /// Tells whether the sandbox is one of Docker's.
-    pub fn is_docker(&self) -> bool {
-        self.docker().is_some()
+    /// Tells whether an engine looks after the sandbox's interface.
+    pub fn is_managed(&self) -> bool {
+        self.managed().is_some()
     }
 
     /// Tells whether two endpoints live in one sandbox.
     pub fn is_same_place(&self, other: &Self) -> bool {
-        match (self.docker(), other.docker()) {
+        match (self.managed(), other.managed()) {
             (Some(one), Some(two)) => one.container.is_some() && one.container == two.container,
             (None, None) => self == other,
             (Some(_), None) | (None, Some(_)) => false,
@@ -175,4 +177,20 @@ pub struct EndpointRecord {
     pub ifname: String,
     /// The process it goes with, if it goes with one.
     pub owner: Option<Owner>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_of_what_older_agents_wrote_is_read() {
+        let kept =
+            r#"{"docker":{"network":"aa","endpoint":"bb","container":"cc","netns":null,"joined":true,"mac":null}}"#;
+
+        let read: SandboxRecord = serde_json::from_str(kept).expect("as it was written");
+
+        assert_eq!(read.managed().map(|managed| (managed.network.as_str(), managed.joined)), Some(("aa", true)));
+        assert!(serde_json::to_string(&read).expect("written").starts_with(r#"{"docker":{"network":"aa""#));
+    }
 }

@@ -11,20 +11,20 @@ use overlay_proto::{Code, Refusal};
 use crate::docker::container_ifname::ContainerIfname;
 use crate::docker::plugin::{DockerInterface, EndpointRequest, JoinRequest, Joined, NewInterface, Route, endpoint_id};
 use crate::docker::plugin_store::PluginStore;
-use crate::docker::{options, ready, routes};
+use crate::docker::{options, ready};
 use crate::endpoint::lifecycle::Endpoints;
 use crate::endpoint::reservation::{Addresses, Reservation};
-use crate::endpoint::sandbox;
+use crate::endpoint::{routes, sandbox};
 use crate::kernel::Netns;
 use crate::kernel::host::HostNetwork;
 use crate::kernel::namespace_desired::engine_ifname;
 use crate::kernel::sandbox::mac_of;
 use crate::state::journal::Entries;
-use crate::state::{DockerNetwork, DockerSandbox, EndpointRecord, IpamMode, SandboxRecord};
+use crate::state::{DockerNetwork, EndpointRecord, IpamMode, ManagedSandbox, SandboxRecord};
 
 /// Finds the record of a Docker endpoint.
 pub(in crate::docker) fn find(endpoints: &Endpoints, endpoint: &str) -> Option<EndpointRecord> {
-    let is_it = |record: &&EndpointRecord| record.sandbox.docker().is_some_and(|docker| docker.endpoint == endpoint);
+    let is_it = |record: &&EndpointRecord| record.sandbox.managed().is_some_and(|docker| docker.endpoint == endpoint);
 
     endpoints.journal.entries().values().find(is_it).cloned()
 }
@@ -45,7 +45,7 @@ pub(super) async fn create_endpoint(
     let _staying = endpoints.memberships.stay(network.id).await?;
     let addresses = addresses(store, endpoints, &docker, &network, &request.interface)?;
     let replaced = superseded(&endpoints.journal.entries(), &network, &addresses)?;
-    let sandbox = DockerSandbox {
+    let sandbox = ManagedSandbox {
         mac: request.interface.mac,
         container_ifname: request.ifname,
         ..sandbox_of(&docker, request.endpoint)
@@ -57,8 +57,8 @@ pub(super) async fn create_endpoint(
 }
 
 /// Returns the sandbox of an endpoint that no container has taken yet.
-pub(in crate::docker) fn sandbox_of(docker: &DockerNetwork, endpoint: String) -> DockerSandbox {
-    DockerSandbox {
+pub(in crate::docker) fn sandbox_of(docker: &DockerNetwork, endpoint: String) -> ManagedSandbox {
+    ManagedSandbox {
         network: docker.id.clone(),
         endpoint,
         container: None,
@@ -75,7 +75,7 @@ pub(in crate::docker) fn sandbox_of(docker: &DockerNetwork, endpoint: String) ->
 /// Returns what is reserved for an endpoint of Docker's. It is called by its id until the engine tells its container's name.
 pub(in crate::docker) fn reservation(
     endpoints: &Endpoints,
-    sandbox: DockerSandbox,
+    sandbox: ManagedSandbox,
     addresses: Vec<IpAddr>,
 ) -> Reservation {
     let id = endpoints.free_id(endpoint_id(&sandbox.endpoint));
@@ -87,7 +87,7 @@ pub(in crate::docker) fn reservation(
         labels: BTreeMap::new(),
         addresses: Addresses::Given(addresses),
         runtime: Runtime::Docker,
-        sandbox: SandboxRecord::Docker(sandbox),
+        sandbox: SandboxRecord::Managed(sandbox),
         ifname: engine_ifname(id),
         owner: None,
         replaced: Vec::new(),
@@ -105,7 +105,7 @@ fn superseded(entries: &Entries, network: &Network, addresses: &[IpAddr]) -> Res
     let holders = entries.values().filter(|record| record.endpoint.network == network.id && has_one(&record.endpoint));
     let mut replaced = Vec::new();
     for holder in holders {
-        if !holder.sandbox.is_docker() {
+        if !holder.sandbox.is_managed() {
             let taken = holder.endpoint.addresses.iter().find(|address| addresses.contains(address));
             let address = taken.map(ToString::to_string).unwrap_or_default();
             let text =
@@ -187,7 +187,7 @@ pub(super) async fn join(store: &PluginStore, endpoints: &Endpoints, request: Jo
     endpoints
         .journal
         .update(id, |record| {
-            if let SandboxRecord::Docker(docker) = &mut record.sandbox {
+            if let SandboxRecord::Managed(docker) = &mut record.sandbox {
                 docker.joined = true;
                 docker.netns = request.netns.clone().or(docker.netns.take());
             }
@@ -198,7 +198,7 @@ pub(super) async fn join(store: &PluginStore, endpoints: &Endpoints, request: Jo
     let routes = routes::routes(&network, &record.endpoint.addresses, on_link).into_iter();
     let routes = routes.map(|(destination, via)| Route { destination, via }).collect();
 
-    let wanted = record.sandbox.docker().and_then(|docker| docker.container_ifname.as_deref());
+    let wanted = record.sandbox.managed().and_then(|docker| docker.container_ifname.as_deref());
     let container_ifname =
         wanted.map_or_else(|| ContainerIfname::of_network(&network.settings.options), ContainerIfname::exactly);
 
@@ -211,7 +211,7 @@ pub(super) async fn join(store: &PluginStore, endpoints: &Endpoints, request: Jo
 /// would keep Docker from giving the new one its address.
 fn left_behind(entries: &Entries, joining: &EndpointRecord, netns: &Path) -> Vec<EndpointId> {
     let is_left = |record: &&EndpointRecord| {
-        let is_there = record.sandbox.docker().is_some_and(|docker| docker.netns.as_deref() == Some(netns));
+        let is_there = record.sandbox.managed().is_some_and(|docker| docker.netns.as_deref() == Some(netns));
         is_there && record.endpoint.network == joining.endpoint.network && record.endpoint.id != joining.endpoint.id
     };
 
@@ -283,7 +283,7 @@ mod tests {
             labels: BTreeMap::new(),
             settings: overlay_core::NetworkSettings::default(),
         };
-        let docker = || SandboxRecord::Docker(testing::sandbox("e", None));
+        let docker = || SandboxRecord::Managed(testing::sandbox("e", None));
         let entries = [
             holder(1, network.id, 2, docker()),
             holder(2, network.id, 3, docker()),
@@ -302,13 +302,13 @@ mod tests {
     #[test]
     fn who_joins_from_a_namespace_proves_that_no_earlier_endpoint_of_the_network_lives_there() {
         let within = |path: &str| {
-            SandboxRecord::Docker(DockerSandbox { netns: Some(path.into()), ..testing::sandbox("e", None) })
+            SandboxRecord::Managed(ManagedSandbox { netns: Some(path.into()), ..testing::sandbox("e", None) })
         };
         let entries = [
             holder(1, NetworkId::FIRST, 2, within("/run/netns/here")),
             holder(2, NetworkId::FIRST, 3, within("/run/netns/there")),
             holder(3, NetworkId::LAST, 4, within("/run/netns/here")),
-            holder(4, NetworkId::FIRST, 5, SandboxRecord::Docker(testing::sandbox("e", None))),
+            holder(4, NetworkId::FIRST, 5, SandboxRecord::Managed(testing::sandbox("e", None))),
             holder(5, NetworkId::FIRST, 6, within("/run/netns/here")),
         ];
         let (_, joining) = holder(5, NetworkId::FIRST, 6, within("/run/netns/here"));
