@@ -74,7 +74,7 @@ impl JoinedNode {
     ) -> Self {
         let node = identity.node;
         let lane_count = u16::try_from(lanes.count()).unwrap_or(u16::MAX);
-        let membership = watch::Sender::new(Membership { view: Arc::new(loaded.view), live: false });
+        let membership = watch::Sender::new(Membership::kept(loaded.view));
         let addresses = AddressBook::new(store.clone(), loaded.control);
         let control = Arc::new(ControlLink::new(identity, addresses, process));
         let journal = Arc::new(Journal::new(store.clone(), loaded.endpoints, loaded.cursors));

@@ -24,4 +24,5 @@ mod testing;
 
 pub(crate) use interceptor::DnsInterceptor;
 pub use names::{Asker, Names};
+pub(crate) use names::{NetworkNames, Scopes, scopes};
 pub use server::{DnsServers, DnsSockets};

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use overlay_core::{Endpoint, EndpointId, NetworkId, View};
+use overlay_core::{Endpoint, EndpointId, Network, NetworkId, View};
 
 /// The most addresses in one answer: what fits into one TCP answer of 64 KiB, with room to spare.
 const MAX_ADDRESSES: usize = 1_000;
@@ -54,13 +55,17 @@ pub(crate) enum Meaning {
 /// All names of this node's networks, and who may see which.
 #[derive(Debug, Clone, Default)]
 pub struct Names {
-    networks: BTreeMap<NetworkId, NetworkNames>,
+    networks: BTreeMap<NetworkId, Arc<NetworkNames>>,
     /// The networks of the sandbox behind each local address.
-    scopes: BTreeMap<(NetworkId, IpAddr), BTreeSet<NetworkId>>,
+    scopes: Arc<Scopes>,
 }
 
+/// The networks of the sandbox behind each address of this node's endpoints.
+pub(crate) type Scopes = BTreeMap<(NetworkId, IpAddr), BTreeSet<NetworkId>>;
+
+/// The names of one network.
 #[derive(Debug, Clone, Default)]
-struct NetworkNames {
+pub(crate) struct NetworkNames {
     name: String,
     prefixes: Vec<IpNet>,
     by_name: BTreeMap<String, Vec<IpAddr>>,
@@ -74,21 +79,17 @@ impl Names {
     where
         S: IntoIterator<Item = (NetworkId, EndpointId)>,
     {
-        let networks = view.networks.keys().map(|&id| (id, NetworkNames::new(view, id))).collect();
-        let mut names = Self { networks, scopes: BTreeMap::new() };
-        for sandbox in sandboxes {
-            names.add_sandbox(view, sandbox.into_iter().collect());
-        }
+        let of = |network: &Network| Arc::new(NetworkNames::new(network, view.endpoints_of(network.id)));
+        let networks = view.networks.values().map(|network| (network.id, of(network))).collect();
+        let of_sandbox = |sandbox: S| sandbox.into_iter().filter_map(|key| view.endpoints.get(&key)).collect();
+        let sandboxes: Vec<Vec<&Endpoint>> = sandboxes.into_iter().map(of_sandbox).collect();
 
-        names
+        Self::from_parts(networks, Arc::new(scopes(sandboxes)))
     }
 
-    fn add_sandbox(&mut self, view: &View, endpoints: Vec<(NetworkId, EndpointId)>) {
-        let scope: BTreeSet<NetworkId> = endpoints.iter().map(|&(network, _)| network).collect();
-        let rows = endpoints.iter().filter_map(|key| view.endpoints.get(key));
-        for (network, address) in rows.flat_map(|row| row.addresses.iter().map(|&address| (row.network, address))) {
-            self.scopes.entry((network, address)).or_default().extend(&scope);
-        }
+    /// Puts together the names of networks and who may see which; each part may be that of earlier names.
+    pub(crate) fn from_parts(networks: BTreeMap<NetworkId, Arc<NetworkNames>>, scopes: Arc<Scopes>) -> Self {
+        Self { networks, scopes }
     }
 
     /// Resolves a name (`name`, `alias`, short id, or one of these with `.network`) in all networks of this node, for the
@@ -96,7 +97,7 @@ impl Names {
     pub fn find(&self, name: &str) -> Vec<(NetworkId, IpAddr)> {
         let name = name.to_ascii_lowercase();
         let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
-        let in_network = |(&id, network): (&NetworkId, &NetworkNames)| {
+        let in_network = |(&id, network): (&NetworkId, &Arc<NetworkNames>)| {
             let addresses = network.addresses(&labels).unwrap_or_default();
             addresses.into_iter().map(move |address| (id, address))
         };
@@ -141,17 +142,36 @@ impl Names {
             }
         };
 
-        scope.iter().filter_map(|id| self.networks.get(id)).collect()
+        scope.iter().filter_map(|id| self.networks.get(id).map(Arc::as_ref)).collect()
     }
 }
 
+/// Finds out which networks the sandbox behind each address is on. Each of `sandboxes` lists the endpoints of one sandbox.
+pub(crate) fn scopes<'a, S>(sandboxes: impl IntoIterator<Item = S>) -> Scopes
+where
+    S: IntoIterator<Item = &'a Endpoint>,
+{
+    let mut scopes = Scopes::new();
+    for sandbox in sandboxes {
+        let endpoints: Vec<&Endpoint> = sandbox.into_iter().collect();
+        let scope: BTreeSet<NetworkId> = endpoints.iter().map(|endpoint| endpoint.network).collect();
+        for endpoint in endpoints {
+            for &address in &endpoint.addresses {
+                scopes.entry((endpoint.network, address)).or_default().extend(&scope);
+            }
+        }
+    }
+
+    scopes
+}
+
 impl NetworkNames {
-    fn new(view: &View, id: NetworkId) -> Self {
-        let Some(network) = view.networks.get(&id) else { return Self::default() };
+    /// Collects the names of a network's endpoints.
+    pub(crate) fn new<'a>(network: &Network, endpoints: impl Iterator<Item = &'a Endpoint>) -> Self {
         let prefix6 = network.prefix6.map(IpNet::V6);
         let prefixes = std::iter::once(IpNet::V4(network.prefix)).chain(prefix6).collect();
         let mut names = Self { name: network.name.to_string(), prefixes, ..Self::default() };
-        for endpoint in view.endpoints_of(id) {
+        for endpoint in endpoints {
             names.add(endpoint);
         }
 

@@ -8,6 +8,7 @@ pub(crate) mod address_book;
 pub(crate) mod admission;
 pub(crate) mod announce;
 pub(crate) mod candidates;
+pub(crate) mod changed_rows;
 pub(crate) mod connection;
 pub(crate) mod control_link;
 pub(crate) mod join;
@@ -25,6 +26,8 @@ use std::time::Duration;
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use overlay_core::View;
 
+use changed_rows::ChangedRows;
+
 /// The membership as this node knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Membership {
@@ -33,6 +36,15 @@ pub(crate) struct Membership {
     /// Whether control said so since this process started. Until then the view is the one kept on disk: good enough to carry
     /// packets by, not to remove anything by.
     pub(crate) live: bool,
+    /// Which rows changed lately.
+    pub(crate) changed: ChangedRows,
+}
+
+impl Membership {
+    /// Begins with the rows that were kept on disk.
+    pub(crate) fn kept(view: View) -> Self {
+        Self { view: Arc::new(view), ..Self::default() }
+    }
 }
 
 /// Pauses between attempts: from 0.2 s to 2 s, jittered, so that changes reach a control that returns within seconds and a

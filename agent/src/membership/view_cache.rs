@@ -1,50 +1,95 @@
 //! Caches the view on disk, so that an agent that starts while control is away knows its networks.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use overlay_core::{Change, Delta, Revision, View};
+use overlay_core::{Change, Delta, Revision, RowKey, View};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::Membership;
-use crate::state::{StateStore, in_store};
+use super::changed_rows::ViewCursor;
+use crate::state::{StateError, StateStore, in_store};
 
 /// How long changes are collected: a burst costs one write.
 const GATHER: Duration = Duration::from_millis(100);
 /// The pause after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Keeps it while the node is joined.
+/// Keeps it while the node is joined. No view is held on to: one that somebody holds is copied whole by the next change.
 pub(crate) async fn run(mut membership: watch::Receiver<Membership>, store: &StateStore) {
-    let mut kept = Arc::clone(&membership.borrow_and_update().view);
+    let (mut revision, mut seen) = {
+        let kept = membership.borrow_and_update();
+        (kept.view.revision, kept.changed.cursor())
+    };
     loop {
-        let view = Arc::clone(&membership.borrow_and_update().view);
-        // A view that is waiting for its snapshot is no better than the one on disk.
-        if view.revision != kept.revision && view.revision > Revision(0) {
-            let delta = Delta { from: kept.revision, to: view.revision, changes: steps(&kept, &view) };
-            match in_store(store, move |store| store.put_delta(&delta)).await {
-                Ok(()) => {
-                    kept = view;
-                    sleep(GATHER).await;
-                }
-                // The store reports its own failure.
-                Err(_) => sleep(RETRY).await,
+        let Some(update) = Update::new(&membership.borrow_and_update(), revision, seen) else {
+            if membership.changed().await.is_err() {
+                return;
             }
             continue;
-        }
-        if membership.changed().await.is_err() {
-            return;
+        };
+        let now = (update.revision(), update.seen);
+        match in_store(store, move |store| update.write(store)).await {
+            Ok(()) => {
+                (revision, seen) = now;
+                sleep(GATHER).await;
+            }
+            // The store reports its own failure.
+            Err(_) => sleep(RETRY).await,
         }
     }
 }
 
-/// Lists the changes from one view to another.
-fn steps(from: &View, to: &View) -> Vec<Change> {
-    let set = to.rows().filter(|row| from.row(row.key()).as_ref() != Some(row));
-    let removed = from.rows().map(|row| row.key()).filter(|key| to.row(*key).is_none()).map(Change::Removed);
+/// What is to be written.
+struct Update {
+    rows: Rows,
+    /// Where whoever has written it stands.
+    seen: ViewCursor,
+}
 
-    set.chain(removed).collect()
+enum Rows {
+    All(Arc<View>),
+    Changed(Delta),
+}
+
+impl Update {
+    /// Compares the membership with what is on disk; nothing where that is as good.
+    fn new(membership: &Membership, revision: Revision, seen: ViewCursor) -> Option<Self> {
+        let view = &membership.view;
+        // A view that is waiting for its snapshot is no better than the one on disk.
+        if view.revision == revision || view.revision == Revision(0) {
+            return None;
+        }
+        let rows = match membership.changed.since(seen) {
+            Some(keys) => Rows::Changed(Delta { from: revision, to: view.revision, changes: steps(view, keys) }),
+            None => Rows::All(Arc::clone(view)),
+        };
+
+        Some(Self { rows, seen: membership.changed.cursor() })
+    }
+
+    fn revision(&self) -> Revision {
+        match &self.rows {
+            Rows::All(view) => view.revision,
+            Rows::Changed(delta) => delta.to,
+        }
+    }
+
+    fn write(&self, store: &StateStore) -> Result<(), StateError> {
+        match &self.rows {
+            Rows::All(view) => store.put_view(view),
+            Rows::Changed(delta) => store.put_delta(delta),
+        }
+    }
+}
+
+/// Lists the changes that lead to a view, where rows with these keys differ.
+fn steps(to: &View, keys: impl Iterator<Item = RowKey>) -> Vec<Change> {
+    let keys: BTreeSet<RowKey> = keys.collect();
+
+    keys.into_iter().map(|key| to.row(key).unwrap_or(Change::Removed(key))).collect()
 }
 
 #[cfg(test)]
@@ -71,7 +116,8 @@ mod tests {
         let from = View::from_rows(Revision(1), [node(1, 1), node(2, 2), node(3, 3)]);
         let to = View::from_rows(Revision(4), [node(2, 9), node(3, 3), node(4, 4)]);
 
-        let changes = steps(&from, &to);
+        let changed = [1, 2, 4].map(|n| RowKey::Node(NodeId::from_random(n)));
+        let changes = steps(&to, changed.into_iter().chain(changed));
 
         assert_eq!(changes.len(), 3);
         let mut reached = from;

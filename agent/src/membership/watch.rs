@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use overlay_core::{Delta, NodeId, Revision, View};
+use overlay_core::{Change, Delta, NodeId, Revision, View};
 use overlay_proto::channel::{self, Dialled};
 use overlay_proto::v1::control_client::ControlClient;
 use overlay_proto::v1::watch_response::Event;
@@ -281,14 +281,15 @@ fn handle(follower: &Follower, event: Option<Event>) -> Result<(), Ended> {
     match event {
         Some(Event::Snapshot(snapshot)) => {
             let view = View::try_from(snapshot).map_err(Ended::Broken)?;
-            follow(&follower.membership, |known| {
-                *known = Arc::new(view);
+            follow(&follower.membership, |membership| {
+                membership.view = Arc::new(view);
+                membership.changed.note_snapshot();
                 Ok(())
             })?;
         }
         Some(Event::Delta(delta)) => {
             let delta = Delta::try_from(delta).map_err(Ended::Broken)?;
-            follow(&follower.membership, |view| go_on(view, delta))?;
+            follow(&follower.membership, |membership| go_on(membership, delta))?;
         }
         // A sign of life without a change before it: the view we came with is the latest.
         alive @ (Some(Event::Alive(_)) | None) => {
@@ -325,11 +326,11 @@ fn hear(problems: &Problems, told: &[v1::ControlProblem]) {
 
 fn follow(
     membership: &watch::Sender<Membership>,
-    step: impl FnOnce(&mut Arc<View>) -> Result<(), Ended>,
+    step: impl FnOnce(&mut Membership) -> Result<(), Ended>,
 ) -> Result<(), Ended> {
     let mut outcome = Ok(());
     membership.send_if_modified(|membership| {
-        outcome = step(&mut membership.view);
+        outcome = step(membership);
         membership.live |= outcome.is_ok();
         outcome.is_ok()
     });
@@ -339,8 +340,12 @@ fn follow(
 
 /// Goes one delta further: in place, unless somebody still reads the view as it was. Whole views are most of what an agent holds
 /// while many nodes join.
-fn go_on(view: &mut Arc<View>, delta: Delta) -> Result<(), Ended> {
-    Arc::make_mut(view).apply_delta(delta).map_err(|gap| Ended::Astray(gap.to_string()))
+fn go_on(membership: &mut Membership, delta: Delta) -> Result<(), Ended> {
+    let keys: Vec<_> = delta.changes.iter().map(Change::key).collect();
+    Arc::make_mut(&mut membership.view).apply_delta(delta).map_err(|gap| Ended::Astray(gap.to_string()))?;
+    membership.changed.note(keys);
+
+    Ok(())
 }
 
 /// Our own row is always visible to us; where it is gone, we are.
@@ -362,7 +367,7 @@ mod tests {
         let membership = watch::Sender::new(Membership::default());
         let delta = Delta { from: Revision(4), to: Revision(5), changes: Vec::new() };
 
-        let refused = follow(&membership, |view| go_on(view, delta));
+        let refused = follow(&membership, |membership| go_on(membership, delta));
 
         assert!(matches!(refused, Err(Ended::Astray(_))));
         assert_eq!(*membership.borrow(), Membership::default());
@@ -374,7 +379,7 @@ mod tests {
         let read = Arc::clone(&membership.borrow().view);
         let delta = Delta { from: Revision(0), to: Revision(1), changes: Vec::new() };
 
-        follow(&membership, |view| go_on(view, delta)).expect("it starts there");
+        follow(&membership, |membership| go_on(membership, delta)).expect("it starts there");
 
         assert_eq!(read.revision, Revision(0));
         assert_eq!(membership.borrow().view.revision, Revision(1));
@@ -383,7 +388,7 @@ mod tests {
 
     #[test]
     fn a_live_view_without_our_row_means_expulsion_and_a_kept_one_does_not() {
-        let membership = |live| Membership { view: Arc::default(), live };
+        let membership = |live| Membership { live, ..Membership::default() };
 
         assert!(matches!(still_a_node(&membership(true), NodeId::FIRST), Err(Ended::Expelled(_))));
         assert!(still_a_node(&membership(false), NodeId::FIRST).is_ok());

@@ -1,6 +1,6 @@
 //! Brings kernel, lanes and names to the desired state, and keeps them there.
 //!
-//! `supervisor` recomputes when the membership or the journal changes and has one `worker` a network; a worker owns that
+//! `supervisor` recomputes when the membership or the journal changes (`wanted`: only what something touched) and has one `worker` a network; a worker owns that
 //! network's namespace. `namespace_ops` is what a worker needs of the kernel, `pass` one pass over it, `pace` says when the next
 //! one is due and `queue` when it has its turn. A network that nobody touches costs nothing but a sweep a minute.
 
@@ -11,6 +11,7 @@ mod pace;
 mod pass;
 mod queue;
 mod supervisor;
+mod wanted;
 mod watched;
 mod worker;
 

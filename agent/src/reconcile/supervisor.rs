@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use overlay_core::{EndpointId, NetworkId, View};
-use overlay_dataplane::{NetworkTable, Tables};
+use overlay_core::NetworkId;
+use overlay_dataplane::Tables;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -14,13 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::clean;
 use super::context::ReconcileContext;
+use super::wanted::{Sources, Wanted};
 use super::worker::{self, WorkerContext};
-use crate::desired::{self, DataPathParams, NetworkDesired, Underlays};
-use crate::dns::{DnsServers, Names};
+use crate::desired::{DataPathParams, NetworkDesired};
+use crate::dns::DnsServers;
 use crate::kernel::{MountEvents, NamespaceEvents};
 use crate::membership::admission::Admission;
-use crate::state::SandboxRecord;
-use crate::state::journal::Entries;
 
 /// How long control may take to say whether another host uses this node's identity, until packets are carried all the same.
 const VERDICT: Duration = Duration::from_secs(1);
@@ -40,7 +39,7 @@ struct Supervisor {
     kept: BTreeMap<NetworkId, Kept>,
     /// Workers that are removing their network.
     leaving: BTreeMap<NetworkId, ()>,
-    tables: Vec<BTreeMap<NetworkId, Arc<NetworkTable>>>,
+    wanted: Wanted,
     cleaned: bool,
     events: Option<Arc<NamespaceEvents>>,
     mounts: watch::Sender<u64>,
@@ -61,7 +60,7 @@ pub(crate) async fn run(context: Arc<ReconcileContext>) {
         tasks: JoinSet::new(),
         kept: BTreeMap::new(),
         leaving: BTreeMap::new(),
-        tables: vec![BTreeMap::new(); context.lanes.count()],
+        wanted: Wanted::new(context.lanes.count()),
         cleaned: false,
         events: context.events.open().await,
         mounts: watch::Sender::default(),
@@ -116,45 +115,59 @@ async fn remounted(mounts: &mut Option<MountEvents>) {
 
 impl Supervisor {
     async fn update(&mut self) {
-        let context = Arc::clone(&self.context);
-        let membership = context.membership.borrow().clone();
-        let entries = context.journal.entries();
-        let view = desired::local_view(&membership.view, &entries, context.node);
-        let lanes = u16::try_from(context.lanes.count()).unwrap_or(u16::MAX);
-        let params = DataPathParams { lanes, mtu: context.host.mtu() };
-        self.publish_tables(&view, params);
-        self.publish_names(&view, &entries);
-        let wanted = desired::networks(&view, &entries, context.node, params);
-        if membership.live {
-            self.drop_unwanted(&wanted);
+        let is_live = self.compute();
+        if is_live {
+            self.drop_unwanted();
             if !self.cleaned {
                 self.cleaned = true;
-                let names: Vec<_> = wanted.keys().chain(self.leaving.keys()).copied().collect();
-                clean::all_but(&context.run_dir, &names, &context.problems).await;
+                let names: Vec<_> = self.wanted.networks().keys().chain(self.leaving.keys()).copied().collect();
+                clean::all_but(&self.context.run_dir, &names, &self.context.problems).await;
             }
         }
-        for (network, desired) in wanted {
+        for (network, desired) in self.wanted.networks().clone() {
             self.keep(network, desired);
         }
     }
 
-    fn keep(&mut self, network: NetworkId, desired: NetworkDesired) {
+    /// Computes what is wanted and hands it to lanes and DNS servers; tells whether the membership is what control said.
+    fn compute(&mut self) -> bool {
+        let context = Arc::clone(&self.context);
+        // Borrowed rather than copied: whoever holds a view makes the next change copy all of it.
+        let membership = context.membership.borrow();
+        let lanes = u16::try_from(context.lanes.count()).unwrap_or(u16::MAX);
+        let computed = self.wanted.update(Sources {
+            node: context.node,
+            membership: &membership,
+            journal: &context.journal.entries(),
+            own: &context.host.own().borrow(),
+            params: DataPathParams { lanes, mtu: context.host.mtu() },
+            keys: &|network| context.keyring.find(network),
+        });
+        let is_live = membership.live;
+        drop(membership);
+        self.publish_tables(computed.has_new_tables);
+        if !computed.networks.is_empty() {
+            self.publish_names();
+        }
+
+        is_live
+    }
+
+    fn keep(&mut self, network: NetworkId, desired: Arc<NetworkDesired>) {
         // One that is being removed begins anew when that is done.
         if self.leaving.contains_key(&network) {
             return;
         }
         if let Some(kept) = self.kept.get(&network) {
             kept.desired.send_if_modified(|known| {
-                let changed = **known != desired;
-                if changed {
-                    *known = Arc::new(desired);
-                }
+                let changed = !Arc::ptr_eq(known, &desired);
+                *known = desired;
                 changed
             });
             return;
         }
         let unwanted = CancellationToken::new();
-        let (sender, receiver) = watch::channel(Arc::new(desired));
+        let (sender, receiver) = watch::channel(desired);
         let worker = WorkerContext {
             reconcile: Arc::clone(&self.context),
             dns: Arc::clone(&self.dns),
@@ -170,7 +183,8 @@ impl Supervisor {
         });
     }
 
-    fn drop_unwanted(&mut self, wanted: &BTreeMap<NetworkId, NetworkDesired>) {
+    fn drop_unwanted(&mut self) {
+        let wanted = self.wanted.networks();
         let gone: Vec<_> = self.kept.keys().filter(|network| !wanted.contains_key(network)).copied().collect();
         for network in gone {
             if let Some(kept) = self.kept.remove(&network) {
@@ -188,34 +202,15 @@ impl Supervisor {
         }
     }
 
-    /// A table that says the same as before stays the same one, so that the lanes need not look at it.
-    fn publish_tables(&mut self, view: &View, params: DataPathParams) {
+    fn publish_tables(&mut self, has_new: bool) {
         let context = &self.context;
-        let underlays = Underlays::new(view, context.node, &context.host.own().borrow());
-        let mut has_new = false;
-        let mut lanes = vec![BTreeMap::new(); self.tables.len()];
-        for member in view.memberships_of(context.node) {
-            let network = member.network;
-            let Some(keys) = context.keyring.find(network) else { continue };
-            let tables = desired::tables(view, &underlays, context.node, network, keys, params.mtu);
-            for ((next, known), table) in lanes.iter_mut().zip(&self.tables).zip(tables) {
-                let table = match known.get(&network) {
-                    Some(same) if desired::same_table(same, &table) => Arc::clone(same),
-                    _ => {
-                        has_new = true;
-                        Arc::new(table)
-                    }
-                };
-                next.insert(network, table);
-            }
-        }
-        self.tables = lanes;
         let carried = std::mem::replace(&mut self.carries, context.admission.current().carries());
+        let tables = self.wanted.tables();
         if !self.carries {
-            context.lanes.publish(self.tables.iter().map(|_| Arc::default()));
+            context.lanes.publish(tables.iter().map(|_| Arc::default()));
             return;
         }
-        context.lanes.publish(self.tables.iter().map(|networks| Arc::new(Tables { networks: networks.clone() })));
+        context.lanes.publish(tables.iter().map(|networks| Arc::new(Tables { networks: networks.clone() })));
         if has_new || !carried {
             // A lane that takes no commands has ended the process already.
             let _ = context.lanes.greet();
@@ -223,16 +218,8 @@ impl Supervisor {
     }
 
     /// Only the networks this node is a member of have names here.
-    fn publish_names(&self, view: &View, entries: &Entries) {
-        let mut sandboxes: Vec<(&SandboxRecord, Vec<(NetworkId, EndpointId)>)> = Vec::new();
-        for record in entries.values() {
-            let key = (record.endpoint.network, record.endpoint.id);
-            match sandboxes.iter_mut().find(|(sandbox, _)| sandbox.is_same_place(&record.sandbox)) {
-                Some((_, endpoints)) => endpoints.push(key),
-                None => sandboxes.push((&record.sandbox, vec![key])),
-            }
-        }
-        let names = Arc::new(Names::new(view, sandboxes.into_iter().map(|(_, endpoints)| endpoints)));
+    fn publish_names(&self) {
+        let names = Arc::new(self.wanted.names());
         self.dns.lock().unwrap_or_else(PoisonError::into_inner).publish(Arc::clone(&names));
         self.context.names.send_replace(names);
     }

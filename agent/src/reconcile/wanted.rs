@@ -1,0 +1,209 @@
+//! What is wanted of each network: for the kernel, for the lanes, and of names. Only networks that something touched are computed
+//! anew. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use overlay_core::{Endpoint, NetworkId, NodeId, PrivateKey, RowKey};
+use overlay_dataplane::NetworkTable;
+
+use crate::desired::{self, DataPathParams, EndpointRows, Holdings, NetworkDesired, Underlays};
+use crate::dns::{Names, NetworkNames, scopes};
+use crate::membership::Membership;
+use crate::membership::changed_rows::ViewCursor;
+use crate::state::SandboxRecord;
+use crate::state::journal::Entries;
+
+/// What everything is computed from.
+#[derive(Clone, Copy)]
+pub(crate) struct Sources<'a> {
+    /// This node.
+    pub(crate) node: NodeId,
+    /// The membership.
+    pub(crate) membership: &'a Membership,
+    /// The endpoints of this node.
+    pub(crate) journal: &'a Entries,
+    /// The addresses of this host.
+    pub(crate) own: &'a Arc<BTreeSet<IpAddr>>,
+    /// The data path.
+    pub(crate) params: DataPathParams,
+    /// Finds this node's keys of a network.
+    pub(crate) keys: &'a dyn Fn(NetworkId) -> Option<Vec<PrivateKey>>,
+}
+
+/// What was computed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Computed {
+    /// The networks that were looked at.
+    pub(crate) networks: BTreeSet<NetworkId>,
+    /// Whether a lane has a table that says something else than before.
+    pub(crate) has_new_tables: bool,
+}
+
+/// What everything was computed from last.
+#[derive(Debug)]
+struct Seen {
+    view: ViewCursor,
+    journal: Entries,
+    own: Arc<BTreeSet<IpAddr>>,
+    params: DataPathParams,
+}
+
+/// What is wanted of each network.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    seen: Option<Seen>,
+    /// Networks whose keys were not there yet.
+    keyless: BTreeSet<NetworkId>,
+    networks: BTreeMap<NetworkId, Arc<NetworkDesired>>,
+    /// By lane.
+    tables: Vec<BTreeMap<NetworkId, Arc<NetworkTable>>>,
+    names: BTreeMap<NetworkId, Arc<NetworkNames>>,
+    scopes: Arc<crate::dns::Scopes>,
+}
+
+impl Wanted {
+    /// Wants nothing of any network yet.
+    pub(crate) fn new(lanes: usize) -> Self {
+        Self {
+            seen: None,
+            keyless: BTreeSet::new(),
+            networks: BTreeMap::new(),
+            tables: vec![BTreeMap::new(); lanes],
+            names: BTreeMap::new(),
+            scopes: Arc::default(),
+        }
+    }
+
+    /// Returns what each network of this node needs in the kernel.
+    pub(crate) fn networks(&self) -> &BTreeMap<NetworkId, Arc<NetworkDesired>> {
+        &self.networks
+    }
+
+    /// Returns the tables of each lane. One that says the same as before is the same one, so that the lanes need not look at it.
+    pub(crate) fn tables(&self) -> &[BTreeMap<NetworkId, Arc<NetworkTable>>] {
+        &self.tables
+    }
+
+    /// Returns the names of all networks.
+    pub(crate) fn names(&self) -> Names {
+        Names::from_parts(self.names.clone(), Arc::clone(&self.scopes))
+    }
+
+    /// Computes what may have changed.
+    pub(crate) fn update(&mut self, sources: Sources<'_>) -> Computed {
+        let touched = self.touched(sources);
+        let rows = EndpointRows { view: &sources.membership.view, journal: sources.journal, node: sources.node };
+        let underlays = Underlays::new(rows.view, sources.node, sources.own);
+        let has_new_scopes = self.seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(&seen.journal, sources.journal));
+        if has_new_scopes {
+            self.scopes = Arc::new(scopes(sandboxes(sources.journal)));
+        }
+        self.keyless.clear();
+        let mut has_new_tables = false;
+        for network in &touched {
+            has_new_tables |= self.compute(*network, rows, &underlays, sources);
+        }
+        self.seen = Some(Seen {
+            view: sources.membership.changed.cursor(),
+            journal: Arc::clone(sources.journal),
+            own: Arc::clone(sources.own),
+            params: sources.params,
+        });
+
+        Computed { networks: touched, has_new_tables }
+    }
+
+    /// Computes one network; tells whether a lane has a new table by that.
+    fn compute(&mut self, id: NetworkId, rows: EndpointRows<'_>, underlays: &Underlays, sources: Sources<'_>) -> bool {
+        let Some(network) = rows.view.networks.get(&id) else {
+            self.forget(id);
+            self.names.remove(&id);
+            return false;
+        };
+        self.names.insert(id, Arc::new(NetworkNames::new(network, rows.of(id))));
+        let holdings = Holdings::new(rows, network);
+        let Some(desired) = desired::network(rows, &holdings, sources.params) else {
+            self.forget(id);
+            return false;
+        };
+        if self.networks.get(&id).is_none_or(|known| **known != desired) {
+            self.networks.insert(id, Arc::new(desired));
+        }
+        let Some(keys) = (sources.keys)(id) else {
+            self.keyless.insert(id);
+            self.tables.iter_mut().for_each(|tables| drop(tables.remove(&id)));
+            return false;
+        };
+        let tables = desired::tables(rows.view, &holdings, underlays, sources.node, keys, sources.params.mtu);
+        let mut is_new = false;
+        for (known, table) in self.tables.iter_mut().zip(tables) {
+            if known.get(&id).is_none_or(|same| !desired::same_table(same, &table)) {
+                known.insert(id, Arc::new(table));
+                is_new = true;
+            }
+        }
+
+        is_new
+    }
+
+    fn forget(&mut self, network: NetworkId) {
+        self.networks.remove(&network);
+        self.tables.iter_mut().for_each(|tables| drop(tables.remove(&network)));
+    }
+
+    /// Lists the networks that something may have changed in.
+    fn touched(&self, sources: Sources<'_>) -> BTreeSet<NetworkId> {
+        let view = &sources.membership.view;
+        let all = || view.networks.keys().chain(self.names.keys()).copied().collect();
+        let Some(seen) = &self.seen else { return all() };
+        let Some(keys) = sources.membership.changed.since(seen.view) else { return all() };
+        if seen.params != sources.params || seen.own != *sources.own {
+            return all();
+        }
+        let mut touched = self.keyless.clone();
+        for key in keys {
+            match key {
+                RowKey::Network(network) | RowKey::Member(network, _) | RowKey::Endpoint(network, _) => {
+                    touched.insert(network);
+                }
+                // Who is reached where concerns every network.
+                RowKey::Node(_) => return all(),
+                RowKey::HostReport(_) => {}
+            }
+        }
+        if !Arc::ptr_eq(&seen.journal, sources.journal) {
+            touched.extend(differing(&seen.journal, sources.journal));
+        }
+
+        touched
+    }
+}
+
+/// Lists the networks in which two journals differ.
+fn differing(before: &Entries, after: &Entries) -> BTreeSet<NetworkId> {
+    let changed = after.iter().filter(|(id, record)| before.get(id) != Some(record));
+    let gone = before
+        .iter()
+        .filter(|(id, record)| after.get(id).is_none_or(|there| there.endpoint.network != record.endpoint.network));
+
+    changed.chain(gone).map(|(_, record)| record.endpoint.network).collect()
+}
+
+/// Lists the endpoints of each sandbox.
+fn sandboxes(journal: &Entries) -> Vec<Vec<&Endpoint>> {
+    let mut sandboxes: Vec<(&SandboxRecord, Vec<&Endpoint>)> = Vec::new();
+    for record in journal.values() {
+        match sandboxes.iter_mut().find(|(sandbox, _)| sandbox.is_same_place(&record.sandbox)) {
+            Some((_, endpoints)) => endpoints.push(&record.endpoint),
+            None => sandboxes.push((&record.sandbox, vec![&record.endpoint])),
+        }
+    }
+
+    sandboxes.into_iter().map(|(_, endpoints)| endpoints).collect()
+}
+
+#[cfg(test)]
+#[path = "wanted_tests.rs"]
+mod tests;

@@ -1,0 +1,167 @@
+use std::collections::BTreeMap;
+
+use overlay_core::{
+    Block, Change, EndpointId, Member, Network, NetworkMode, NetworkSettings, Node, Revision, Role, Runtime, View,
+};
+
+use super::*;
+use crate::state::EndpointRecord;
+
+const ME: NodeId = NodeId::FIRST;
+const PARAMS: DataPathParams = DataPathParams { lanes: 2, mtu: 1408 };
+
+fn network(n: u8) -> NetworkId {
+    NetworkId::from_random(n.into())
+}
+
+fn row(n: u8) -> Change {
+    Change::Network(Network {
+        id: network(n),
+        name: format!("net{n}").parse().expect("a name"),
+        prefix: format!("10.{n}.0.0/16").parse().expect("a prefix"),
+        prefix6: None,
+        mode: NetworkMode::L3,
+        labels: BTreeMap::new(),
+        settings: NetworkSettings::default(),
+    })
+}
+
+fn node(id: NodeId, underlay: u8) -> Change {
+    Change::Node(Node {
+        id,
+        name: format!("node-{id}").parse().expect("a name"),
+        role: Role::Node,
+        labels: BTreeMap::new(),
+        underlay: vec![[192, 0, 2, underlay].into()],
+        lane_ports: vec![51820, 51821],
+    })
+}
+
+fn member(n: u8, node: NodeId, block: u8) -> Change {
+    Change::Member(Member {
+        network: network(n),
+        node,
+        lane_keys: vec![[1; 32].into(), [2; 32].into()],
+        blocks: vec![Block { prefix: format!("10.{n}.{block}.0/24").parse().expect("a prefix"), epoch: 1 }],
+    })
+}
+
+fn endpoint(n: u8, node: NodeId, address: [u8; 2]) -> Endpoint {
+    Endpoint {
+        id: EndpointId::from_random(u16::from_be_bytes(address).into()),
+        network: network(n),
+        node,
+        name: format!("e{}-{}", address[0], address[1]).parse().expect("a name"),
+        aliases: BTreeSet::new(),
+        addresses: vec![[10, n, address[0], address[1]].into()],
+        labels: BTreeMap::new(),
+        runtime: Runtime::Run,
+    }
+}
+
+/// Three networks with this node and another in each.
+struct Fixture {
+    membership: Membership,
+    journal: Entries,
+    own: Arc<BTreeSet<IpAddr>>,
+    wanted: Wanted,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let of = |n| [row(n), member(n, ME, 255), member(n, NodeId::LAST, 254)];
+        let rows = (1..=3).flat_map(of).chain([node(ME, 1), node(NodeId::LAST, 2)]);
+        let membership = Membership::kept(View::from_rows(Revision(1), rows));
+
+        Self { membership, journal: Entries::default(), own: Arc::default(), wanted: Wanted::new(2) }
+    }
+
+    fn update(&mut self) -> BTreeSet<NetworkId> {
+        let keys = |_| Some(vec![[8; 32].into(), [9; 32].into()]);
+        let sources = Sources {
+            node: ME,
+            membership: &self.membership,
+            journal: &self.journal,
+            own: &self.own,
+            params: PARAMS,
+            keys: &keys,
+        };
+
+        self.wanted.update(sources).networks
+    }
+
+    fn change(&mut self, change: Change) {
+        self.membership.changed.note([change.key()]);
+        Arc::make_mut(&mut self.membership.view).apply(change);
+    }
+
+    fn attach(&mut self, endpoint: Endpoint) {
+        let record = EndpointRecord { endpoint, sandbox: SandboxRecord::Host, ifname: "ovh0".into(), owner: None };
+        Arc::make_mut(&mut self.journal).insert(record.endpoint.id, record);
+    }
+
+    fn tables(&self) -> Vec<Vec<*const NetworkTable>> {
+        self.wanted.tables.iter().map(|tables| tables.values().map(Arc::as_ptr).collect()).collect()
+    }
+}
+
+#[test]
+fn a_change_costs_the_network_that_it_touches_and_no_other() {
+    let mut fixture = Fixture::new();
+    let all: BTreeSet<_> = [1, 2, 3].map(network).into();
+    assert_eq!(fixture.update(), all, "everything is new");
+    let before = fixture.tables();
+
+    assert_eq!(fixture.update(), [].into(), "nothing changed");
+    fixture.change(Change::Endpoint(endpoint(2, NodeId::LAST, [9, 9])));
+    assert_eq!(fixture.update(), [network(2)].into());
+
+    let after = fixture.tables();
+    for (before, after) in before.iter().zip(&after) {
+        let same = before.iter().zip(after).map(|(before, after)| before == after);
+        assert_eq!(same.collect::<Vec<_>>(), [true, false, true], "lanes look at what is new alone");
+    }
+    assert_eq!(fixture.wanted.names().find("e9-9").len(), 1);
+    fixture.change(Change::Removed(RowKey::Endpoint(network(2), endpoint(2, NodeId::LAST, [9, 9]).id)));
+    assert_eq!(fixture.update(), [network(2)].into());
+    assert_eq!(fixture.wanted.names().find("e9-9"), []);
+}
+
+#[test]
+fn an_endpoint_of_this_node_touches_its_network_and_a_node_s_addresses_all_of_them() {
+    let mut fixture = Fixture::new();
+    fixture.update();
+
+    fixture.attach(endpoint(3, ME, [255, 2]));
+    assert_eq!(fixture.update(), [network(3)].into());
+    assert_eq!(fixture.wanted.networks()[&network(3)].namespace.endpoints.len(), 1);
+    fixture.journal = Entries::default();
+    assert_eq!(fixture.update(), [network(3)].into());
+    fixture.change(node(NodeId::LAST, 7));
+    assert_eq!(fixture.update().len(), 3);
+}
+
+#[test]
+fn what_is_computed_bit_by_bit_is_what_is_computed_at_once() {
+    let mut fixture = Fixture::new();
+    fixture.update();
+    for address in 2..40 {
+        fixture.change(Change::Endpoint(endpoint(address % 3 + 1, NodeId::LAST, [address, 1])));
+        fixture.attach(endpoint(1, ME, [255, address]));
+        fixture.update();
+    }
+    fixture.change(Change::Removed(RowKey::Member(network(2), ME)));
+    fixture.change(Change::Removed(RowKey::Network(network(3))));
+    fixture.update();
+    let said = |wanted: &Wanted| {
+        let tables: Vec<_> =
+            wanted.tables.iter().flat_map(BTreeMap::values).map(|t| (t.id, &t.peers, &t.local)).collect();
+        format!("{:?} {tables:?} {:?}", wanted.networks, wanted.names())
+    };
+    let bit_by_bit = said(&fixture.wanted);
+
+    fixture.wanted = Wanted::new(2);
+    fixture.update();
+
+    assert_eq!(bit_by_bit, said(&fixture.wanted));
+}
