@@ -45,7 +45,7 @@ async fn member(dir: &Path) -> Arc<Endpoints> {
     let member =
         Member { network: NetworkId::FIRST, node: NodeId::FIRST, lane_keys: public_keys(&keys), blocks: vec![block] };
     let view = View::from_rows(Revision(1), [Change::Network(shop()), Change::Member(member)]);
-    memberships.membership.send_replace(Membership { view: Arc::new(view), live: true });
+    memberships.membership.send_replace(Membership { live: true, ..Membership::kept(view) });
 
     endpoints
 }
