@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
@@ -36,7 +37,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Takes hold of the process that has this pid now; none when there is none.
+    /// Takes hold of the process that has this pid now; none when there is none, or it has ended and
+    /// nobody has taken note of it yet.
     pub(crate) fn of_pid(pid: i32) -> Option<Self> {
         // SAFETY: pidfd_open takes a pid and flags and returns a new descriptor or -1.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
@@ -45,7 +47,7 @@ impl Process {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let id = ProcessId { pid, started: start_time(pid)?, boot: boot_id() };
 
-        Some(Self { id, fd })
+        Some(Self { id, fd }).filter(|process| !process.has_ended())
     }
 
     /// Takes hold of a process that was noted in a file; none when it is gone, even if its pid lives on.
@@ -91,6 +93,14 @@ impl Process {
             Ok(_) | Err(Errno::ESRCH) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// Tells whether it has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        // A pidfd is readable once all threads of its process have ended (pidfd_open(2)).
+        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     /// Waits until it has ended.

@@ -295,8 +295,7 @@ fn already_a_node(why: &str) -> Failure {
 /// Starts control and waits until it says that it listens.
 async fn start_control(launch: &Launch, state: &StateDir, manner: Manner, context: &Context) -> Outcome<Started> {
     context.output.step("Starting control");
-    let mut control = launch.start(state, manner).await?;
-    control.ready(state, async || Ok(())).await?;
+    let control = launch.bring_up(state, manner, async || Ok(())).await?;
 
     Ok(control)
 }

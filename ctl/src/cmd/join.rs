@@ -194,8 +194,7 @@ pub(super) async fn start_agent(
     context: &Context,
 ) -> Outcome<Started> {
     context.output.step("Starting the agent");
-    let mut agent = launch.start(state, manner).await?;
-    agent.ready(state, async || context.status().await.map(drop)).await?;
+    let agent = launch.bring_up(state, manner, async || context.status().await.map(drop)).await?;
     if let Some(warning) = agent.doorless() {
         context.output.warn(warning);
     }

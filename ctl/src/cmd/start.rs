@@ -157,13 +157,11 @@ async fn start(
         Service::Control => Launch::control(state, &options.control)?,
         Service::Agent => Launch::agent(state, &context.socket, &options.agent)?,
     };
-    let mut started = launch.start(state, manner).await?;
-    match service {
-        Service::Control => started.ready(state, async || Ok(())).await?,
-        Service::Agent => started.ready(state, async || context.status().await.map(drop)).await?,
-    }
 
-    Ok(started)
+    match service {
+        Service::Control => launch.bring_up(state, manner, async || Ok(())).await,
+        Service::Agent => launch.bring_up(state, manner, async || context.status().await.map(drop)).await,
+    }
 }
 
 fn came_up(started: &Started) -> Program {

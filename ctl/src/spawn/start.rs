@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use overlay_proto::Refusal;
+
 use super::launch::Launch;
 use super::manner::Manner;
 use super::notify::{self, Notifications};
@@ -13,8 +15,27 @@ use crate::pidfd::Process;
 use crate::state::{Service, StateDir};
 
 impl Launch {
+    /// Starts the service unless it runs already, and waits until it is ready and `probe` succeeds.
+    ///
+    /// One that was found running may be about to end, because it was just killed; then it is
+    /// started after all.
+    pub(crate) async fn bring_up(
+        &self,
+        state: &StateDir,
+        manner: Manner,
+        mut probe: impl AsyncFnMut() -> Result<(), Refusal>,
+    ) -> Outcome<Started> {
+        loop {
+            let mut started = self.start(state, manner).await?;
+            match started.ready(state, &mut probe).await {
+                Err(_) if started.origin() == Origin::Found && started.has_ended() => {}
+                ready => return ready.map(|()| started),
+            }
+        }
+    }
+
     /// Starts the service unless it runs already. Before the agent there is the door.
-    pub(crate) async fn start(&self, state: &StateDir, manner: Manner) -> Outcome<Started> {
+    async fn start(&self, state: &StateDir, manner: Manner) -> Outcome<Started> {
         let pid_file = state.pid_file(self.service);
         let found = running(self.service, state);
         if found.is_none() && manner == Manner::Systemd {
@@ -77,7 +98,8 @@ impl Launch {
 mod tests {
     use std::time::Duration;
 
-    use overlay_proto::{Code, Refusal};
+    use nix::sys::signal::Signal;
+    use overlay_proto::Code;
 
     use super::super::stop::stop;
     use super::*;
@@ -117,6 +139,46 @@ mod tests {
         assert!(stop(Service::Agent, &state).await.expect("stopped"));
         assert!(!stop(Service::Agent, &state).await.expect("nothing to stop"));
         assert!(!state.pid_file(Service::Agent).exists());
+    }
+
+    #[tokio::test]
+    async fn one_that_was_killed_does_not_count_as_running_though_nobody_took_note_of_its_end() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = state(&dir);
+        let service = launch(&dir, "while :; do sleep 0.02; done");
+        let killed = service.start(&state, Manner::Background).await.expect("started");
+        let process = killed.process.as_ref().expect("a process");
+        process.signal(Signal::SIGKILL).expect("killed");
+        process.ended().await.expect("it ends");
+
+        let next = service.start(&state, Manner::Background).await.expect("started");
+
+        assert_eq!(next.origin(), Origin::Ours);
+        stop(Service::Agent, &state).await.expect("stopped");
+    }
+
+    #[tokio::test]
+    async fn one_that_ends_while_it_is_waited_for_is_started_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = state(&dir);
+        // Says that it is ready as sd_notify(3) does.
+        let ready = "python3 -c 'import os,socket; s=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM); \
+                     a=os.environ[\"NOTIFY_SOCKET\"]; s.sendto(b\"READY=1\",a.replace(\"@\",chr(0),1))'";
+        let service = launch(&dir, &format!("{ready}; while :; do sleep 0.02; done"));
+        let dying = service.bring_up(&state, Manner::Background, async || Ok(())).await.expect("started");
+
+        let next = service.bring_up(&state, Manner::Background, async || {
+            let process = dying.process.as_ref().expect("a process");
+            if process.has_ended() {
+                return Ok(());
+            }
+            process.signal(Signal::SIGKILL).expect("killed");
+            Err(Refusal::new(Code::AgentAway, "nobody listens"))
+        });
+        let next = next.await.expect("started anew");
+
+        assert_eq!(next.origin(), Origin::Ours);
+        stop(Service::Agent, &state).await.expect("stopped");
     }
 
     async fn failure_of(script: &str) -> (Refusal, Vec<String>) {

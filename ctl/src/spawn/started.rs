@@ -14,8 +14,8 @@ use crate::pidfd::Process;
 use crate::state::{Service, StateDir};
 use crate::wait::{self, Attempt};
 
-/// How long a service may take until it answers.
-const READY: Duration = Duration::from_secs(20);
+/// How long a service may take until it answers: longer than the agent waits for its networks.
+const READY: Duration = Duration::from_secs(30);
 
 /// Whether this command started the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Started {
 
     /// Waits until the service says that it is ready and answers; if it ends or stays silent, its last words are told.
     /// What was started stays: whoever started it knows what to do about it.
-    pub(crate) async fn ready<T>(
+    pub(super) async fn ready<T>(
         &mut self,
         state: &StateDir,
         mut probe: impl AsyncFnMut() -> Result<T, Refusal>,
@@ -76,7 +76,7 @@ impl Started {
         let waited = wait::until(READY, async || {
             let ready = self.notifications.as_mut().is_none_or(Notifications::is_ready);
             match probe().await {
-                Ok(answer) if ready => Attempt::Done(answer),
+                Ok(answer) if ready && !self.has_ended() => Attempt::Done(answer),
                 Ok(_) | Err(_) if self.has_ended() => {
                     Attempt::Never(Refusal::new(Code::Fault, format!("{program} ended right after its start")))
                 }
@@ -106,10 +106,12 @@ impl Started {
         Refusal::new(Code::Fault, text)
     }
 
-    fn has_ended(&mut self) -> bool {
-        match &mut self.child {
-            Some(child) => child.try_wait().is_ok_and(|status| status.is_some()),
-            None => self.manner == Manner::Systemd && systemd::has_failed(self.service),
+    /// Tells whether it ended by itself.
+    pub(super) fn has_ended(&mut self) -> bool {
+        match (&mut self.child, &self.process) {
+            (Some(child), _) => child.try_wait().is_ok_and(|status| status.is_some()),
+            (None, Some(process)) => process.has_ended(),
+            (None, None) => self.manner == Manner::Systemd && systemd::has_failed(self.service),
         }
     }
 
