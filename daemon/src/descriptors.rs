@@ -1,14 +1,14 @@
 //! File descriptors: raises the limit, keeps a few in reserve so that diagnosis still works, and
 //! reports when none is left.
 
-use std::fs::File;
+use std::error::Error;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::reserve::{Reserve, spare};
 use crate::{Condition, unix_now};
 
 /// The number of file descriptors in reserve: enough for two operators at the same time, twice.
@@ -27,17 +27,49 @@ pub fn raise_limit() -> io::Result<()> {
 }
 
 /// Returns whether an error means that no file descriptor is left, in this process or in the whole
-/// system.
-pub fn are_exhausted(error: &io::Error) -> bool {
-    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))
+/// system: by itself or by one of its causes.
+pub fn are_exhausted(error: &(dyn Error + 'static)) -> bool {
+    lacking(error).is_some()
+}
+
+/// Says what to do about an error by which no file descriptor is left; nothing about any other.
+pub fn remedy(error: &(dyn Error + 'static)) -> Option<String> {
+    Some(match lacking(error)? {
+        Lacking::Process => {
+            let limit = getrlimit(Resource::RLIMIT_NOFILE).map(|(soft, _)| format!(", {soft} now"));
+            let (process, limit) = (std::process::id(), limit.unwrap_or_default());
+
+            format!(
+                "`ls -l /proc/{process}/fd` shows what holds its file descriptors; close what is not needed, \
+                 or raise LimitNOFILE= of the unit{limit}"
+            )
+        }
+        Lacking::Host => "close what is not needed on this host, or raise its sysctl fs.file-max".to_owned(),
+    })
+}
+
+/// Who may open no more files.
+enum Lacking {
+    Process,
+    Host,
+}
+
+fn lacking(error: &(dyn Error + 'static)) -> Option<Lacking> {
+    let causes = std::iter::successors(Some(error), |cause: &&(dyn Error + 'static)| (*cause).source());
+    let errno = |cause: &(dyn Error + 'static)| {
+        let of_io = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).map(Errno::from_raw);
+        of_io.or_else(|| cause.downcast_ref::<Errno>().copied())
+    };
+
+    let lack = causes.filter_map(errno).find(|errno| matches!(errno, Errno::EMFILE | Errno::ENFILE))?;
+
+    Some(if lack == Errno::EMFILE { Lacking::Process } else { Lacking::Host })
 }
 
 /// The file descriptors of this process: whether any are left, and a few in reserve.
 #[derive(Debug)]
 pub struct Descriptors {
-    reserve: Mutex<Vec<OwnedFd>>,
-    /// How many are in reserve now.
-    reserved: usize,
+    reserve: Reserve,
     used_up_since: Mutex<Option<u64>>,
 }
 
@@ -45,39 +77,25 @@ impl Descriptors {
     /// Creates a reserve. Do this early: if the limit is lowered later, the higher numbers go
     /// first.
     pub fn new() -> Self {
-        let descriptors = Self { reserved: RESERVED, ..Self::watched() };
-        descriptors.replenish();
-
-        descriptors
+        Self { reserve: Reserve::new(RESERVED), used_up_since: Mutex::default() }
     }
 
     /// Creates no reserve and only reports exhaustion.
     pub fn watched() -> Self {
-        Self { reserve: Mutex::default(), reserved: 0, used_up_since: Mutex::default() }
+        Self { reserve: Reserve::default(), used_up_since: Mutex::default() }
     }
 
-    /// Releases one descriptor of the reserve, so that another can be opened; returns whether there
-    /// was one.
-    pub fn release(&self) -> bool {
-        self.reserve.lock().unwrap_or_else(PoisonError::into_inner).pop().is_some()
-    }
-
-    /// Refills the reserve as far as possible.
-    pub fn replenish(&self) {
-        let mut reserve = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
-        while reserve.len() < self.reserved
-            && let Ok(descriptor) = spare()
-        {
-            reserve.push(descriptor);
-        }
+    /// Returns the descriptors in reserve, for whoever asks what is wrong.
+    pub fn reserve(&self) -> &Reserve {
+        &self.reserve
     }
 
     /// Returns a condition while no file descriptor is left.
     pub fn condition(&self) -> Option<Condition> {
-        self.replenish();
+        self.reserve.replenish();
         let error = match spare() {
             Ok(_) => None,
-            Err(error) => Some(error).filter(are_exhausted),
+            Err(error) => Some(error).filter(|error| are_exhausted(error)),
         };
         let mut used_up_since = self.used_up_since.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(error) = error else {
@@ -86,9 +104,12 @@ impl Descriptors {
             }
             return None;
         };
-        let whose = if error.raw_os_error() == Some(Errno::ENFILE as i32) { "this host" } else { "this process" };
-        let advice = "close what is not needed, or raise LimitNOFILE= of the unit";
-        let text = format!("{whose} may open no more files ({error}): what needs one is refused; {advice}");
+        let whose = match lacking(&error) {
+            Some(Lacking::Host) => "this host",
+            Some(Lacking::Process) | None => "this process",
+        };
+        let remedy = remedy(&error).unwrap_or_default();
+        let text = format!("{whose} may open no more files ({error}): what needs one is refused; {remedy}");
         let since = *used_up_since.get_or_insert_with(|| {
             tracing::warn!(%error, "File descriptors are used up");
             unix_now()
@@ -104,29 +125,24 @@ impl Default for Descriptors {
     }
 }
 
-fn spare() -> io::Result<OwnedFd> {
-    File::open("/dev/null").map(OwnedFd::from)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_was_given_up_is_kept_back_again() {
-        let descriptors = Descriptors::new();
-
-        let given: Vec<_> = (0..=RESERVED).map(|_| descriptors.release()).collect();
-
-        assert_eq!(given, [true, true, true, true, false]);
-        descriptors.replenish();
-        assert!(descriptors.release());
-        assert_eq!(descriptors.condition(), None);
-    }
-
-    #[test]
     fn only_a_lack_of_descriptors_counts_as_one() {
         assert!(are_exhausted(&io::Error::from_raw_os_error(24)) && are_exhausted(&io::Error::from_raw_os_error(23)));
         assert!(!are_exhausted(&io::Error::from_raw_os_error(12)));
+    }
+
+    #[test]
+    fn only_a_lack_of_descriptors_has_a_remedy_and_it_names_the_limit() {
+        let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+
+        let (own, host) = (io::Error::from_raw_os_error(24), io::Error::from_raw_os_error(23));
+
+        assert!(remedy(&own).is_some_and(|text| text.contains(&format!("LimitNOFILE= of the unit, {soft} now"))));
+        assert!(remedy(&host).is_some_and(|text| text.contains("fs.file-max")));
+        assert_eq!(remedy(&io::Error::from_raw_os_error(12)), None);
     }
 }

@@ -6,6 +6,7 @@
 pub mod descriptors;
 pub mod disk;
 pub mod log;
+pub mod reserve;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use overlay_daemon::descriptors::{Descriptors, are_exhausted};
+use overlay_daemon::reserve::Reserve;
 use overlay_proto::catch_panic::CatchPanicLayer;
 use overlay_proto::v1::agent_server::AgentServer;
 use overlay_proto::{Code, Refusal};
@@ -73,7 +74,7 @@ fn admitted(listener: UnixListener, descriptors: Arc<Descriptors>) -> impl Strea
 
     futures_util::stream::unfold((listener, descriptors, places), |(listener, descriptors, places)| async move {
         loop {
-            let stream = accept(&listener, &descriptors).await;
+            let stream = accept(&listener, descriptors.reserve()).await;
             if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
                 return Some((Ok(Admitted { stream, _place: place }), (listener, descriptors, places)));
             }
@@ -81,19 +82,19 @@ fn admitted(listener: UnixListener, descriptors: Arc<Descriptors>) -> impl Strea
     })
 }
 
-/// Waits for a connection. Where descriptors are used up, one that was kept back serves: who calls may want to know why
-/// nothing works.
-async fn accept(listener: &UnixListener, descriptors: &Descriptors) -> UnixStream {
+/// Waits for a connection. Where descriptors are used up, one of the reserve serves: who calls is to be told why nothing
+/// works.
+pub(crate) async fn accept(listener: &UnixListener, reserve: &Reserve) -> UnixStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                descriptors.replenish();
+                reserve.replenish();
                 return stream;
             }
-            Err(error) if are_exhausted(&error) && descriptors.release() => {}
+            Err(error) if are_exhausted(&error) && reserve.release() => {}
             // It concerns one connection, or passes; it must not end the server.
             Err(error) => {
-                tracing::debug!(%error, "Failed to accept a connection on the local socket");
+                tracing::debug!(%error, "Failed to accept a connection");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -157,7 +158,8 @@ mod tests {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
 
         setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard).expect("lowered");
-        let accepted = tokio::time::timeout(Duration::from_secs(5), accept(&server.listener, &descriptors)).await;
+        let accepted =
+            tokio::time::timeout(Duration::from_secs(5), accept(&server.listener, descriptors.reserve())).await;
         let condition = descriptors.condition();
         setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("raised");
 
