@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use overlay_daemon::Condition;
+use overlay_daemon::descriptors;
 
 /// The most problems that are kept; each is one line, so this is some 100 KiB.
 const MAX_PROBLEMS: usize = 256;
@@ -99,13 +100,17 @@ impl Problems {
     }
 }
 
-/// Writes an error with its causes, in one line.
-pub(crate) fn explain(error: &dyn Error) -> String {
+/// Writes an error with its causes, in one line, and what to do where descriptors are used up: that may be the cause of
+/// anything.
+pub(crate) fn explain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         text = format!("{text}: {error}");
         cause = error.source();
+    }
+    if let Some(remedy) = descriptors::remedy(error) {
+        text = format!("{text}; {remedy}");
     }
 
     text
@@ -143,5 +148,15 @@ mod tests {
         assert_eq!(problems.list(), [Problem { code: "control-away", text: "second".into(), since }]);
         problems.clear("control");
         assert!(problems.list().is_empty());
+    }
+
+    #[test]
+    fn whatever_fails_for_want_of_descriptors_says_what_to_do() {
+        let refused = std::io::Error::from_raw_os_error;
+
+        let (lack, other) = (explain(&refused(libc::EMFILE)), explain(&refused(libc::EPERM)));
+
+        assert!(lack.contains("(os error 24); `ls -l /proc/") && lack.contains("raise LimitNOFILE="), "{lack}");
+        assert!(other.ends_with("(os error 1)"), "{other}");
     }
 }

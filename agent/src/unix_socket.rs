@@ -4,8 +4,15 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use overlay_daemon::descriptors::are_exhausted;
+use overlay_daemon::reserve::Reserve;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::sleep;
+
+/// The pause after an accept that failed: a lack of descriptors or memory lasts a while.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A socket cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +50,25 @@ pub(crate) async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(unusable)?;
 
     Ok(listener)
+}
+
+/// Waits for a connection. Where descriptors are used up, one of the reserve serves: who calls is to be told why nothing
+/// works.
+pub(crate) async fn accept(listener: &UnixListener, reserve: &Reserve) -> UnixStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                reserve.replenish();
+                return stream;
+            }
+            Err(error) if are_exhausted(&error) && reserve.release() => {}
+            // It concerns one connection, or passes; it must not end the server.
+            Err(error) => {
+                tracing::debug!(%error, "Failed to accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
 }
 
 #[cfg(test)]

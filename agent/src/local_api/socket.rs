@@ -5,32 +5,27 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::Stream;
-use overlay_daemon::descriptors::{Descriptors, are_exhausted};
-use overlay_daemon::reserve::Reserve;
+use overlay_daemon::descriptors::Descriptors;
 use overlay_proto::catch_panic::CatchPanicLayer;
 use overlay_proto::v1::agent_server::AgentServer;
 use overlay_proto::{Code, Refusal};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::sleep;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 
 use super::service::LocalApi;
 use crate::node_handle::NodeHandle;
-use crate::unix_socket::{SocketError, listen};
+use crate::unix_socket::{SocketError, accept, listen};
 
 /// Connections at once; each may cost a few hundred KiB. One more is closed at once.
 const MAX_CONNECTIONS: usize = 256;
 /// Calls at once on one connection.
 const MAX_CALLS: usize = 32;
-/// The pause after an accept that failed: a lack of descriptors or memory lasts a while.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The open socket, not served yet.
 #[derive(Debug)]
@@ -82,25 +77,6 @@ fn admitted(listener: UnixListener, descriptors: Arc<Descriptors>) -> impl Strea
     })
 }
 
-/// Waits for a connection. Where descriptors are used up, one of the reserve serves: who calls is to be told why nothing
-/// works.
-pub(crate) async fn accept(listener: &UnixListener, reserve: &Reserve) -> UnixStream {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                reserve.replenish();
-                return stream;
-            }
-            Err(error) if are_exhausted(&error) && reserve.release() => {}
-            // It concerns one connection, or passes; it must not end the server.
-            Err(error) => {
-                tracing::debug!(%error, "Failed to accept a connection");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
 /// Who calls, as the kernel says.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caller {
@@ -143,6 +119,8 @@ impl AsyncWrite for Admitted {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]

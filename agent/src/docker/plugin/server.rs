@@ -12,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use overlay_daemon::reserve::Reserve;
 use overlay_proto::{Code, Refusal};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
@@ -33,8 +34,8 @@ const MAX_CONNECTIONS: usize = 512;
 const ARRIVAL: Duration = Duration::from_secs(10);
 /// How long a request's head may take to arrive once it began.
 const HEAD: Duration = Duration::from_secs(30);
-/// The pause after a failed accept: a lack of descriptors passes.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that are accepted although file descriptors are used up: those of a start or two, whose refusal says so.
+const RESERVED: usize = 4;
 /// The protocol's media type.
 const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 
@@ -42,23 +43,18 @@ const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 pub async fn serve<A: Answers>(socket: PluginSocket, answers: Arc<A>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let own = nix::unistd::geteuid().as_raw();
+    let reserve = Arc::new(Reserve::new(RESERVED));
     loop {
-        let stream = match socket.accept().await {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::debug!(%error, "Plugin socket accepted nothing");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
+        let stream = socket.accept(&reserve).await;
         let caller = stream.peer_cred().ok().map(|credentials| credentials.uid());
         if caller.is_none_or(|uid| uid != 0 && uid != own) {
             continue;
         }
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let answers = Arc::clone(&answers);
+        let (answers, reserve) = (Arc::clone(&answers), Arc::clone(&reserve));
         tokio::spawn(async move {
             converse(stream, answers).await;
+            reserve.replenish();
             drop(place);
         });
     }

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
+use overlay_daemon::reserve::Reserve;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::unix_socket::{self, SocketError};
@@ -56,8 +57,9 @@ impl PluginSocket {
         self.made.is_none()
     }
 
-    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
-        self.listener.accept().await.map(|(stream, _)| stream)
+    /// Waits for a connection; out of the reserve where descriptors are used up: the engine is to be told so.
+    pub(super) async fn accept(&self, reserve: &Reserve) -> UnixStream {
+        unix_socket::accept(&self.listener, reserve).await
     }
 }
 
