@@ -9,6 +9,7 @@ pub mod config;
 #[path = "../../fuzz/corpus.rs"]
 mod corpus;
 mod data_path;
+pub mod descriptor_reserves;
 mod desired;
 pub mod dns;
 pub mod docker;

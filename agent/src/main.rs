@@ -5,11 +5,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use overlay_agent::config::{Arguments, Config, DEFAULT_FILE, Other};
+use overlay_agent::descriptor_reserves::DescriptorReserves;
 use overlay_agent::docker::plugin_proxy;
 use overlay_agent::kernel::heap;
 use overlay_agent::{node, state};
+use overlay_daemon::descriptors;
 use overlay_daemon::log::{self, Log};
-use overlay_daemon::{descriptors, descriptors::Descriptors};
 use overlay_host::config::{self, EXIT_CODE};
 
 fn main() -> ExitCode {
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
     // Before there is another thread: the log has one.
     let is_heap_shared = heap::share();
     // Before anything else is opened.
-    let descriptors = Descriptors::new();
+    let reserves = DescriptorReserves::new();
     let (filter, unknown) = log::filter();
     let log = match Log::start(filter, std::io::stderr().is_terminal()) {
         Ok(log) => log,
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
 
     let done = match arguments.other {
         Some(Other::PluginProxy(options)) => keep_door(options),
-        None => run(arguments.config, log.clone(), descriptors),
+        None => run(arguments.config, log.clone(), reserves),
     };
     let code = match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -75,10 +76,10 @@ fn configured() -> Result<Arguments, ExitCode> {
     Ok(arguments)
 }
 
-fn run(config: Config, log: Log, descriptors: Descriptors) -> anyhow::Result<()> {
+fn run(config: Config, log: Log, reserves: DescriptorReserves) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("agent").build()?;
 
-    runtime.block_on(node::run(config, log, descriptors)).map_err(anyhow::Error::from)
+    runtime.block_on(node::run(config, log, reserves)).map_err(anyhow::Error::from)
 }
 
 fn keep_door(options: plugin_proxy::ProxyOptions) -> anyhow::Result<()> {

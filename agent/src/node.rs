@@ -11,7 +11,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use overlay_daemon::descriptors::Descriptors;
 use overlay_daemon::log::Log;
 use overlay_proto::join_line::hex;
 use overlay_proto::{Code, JoinLine, Refusal, identity, v1};
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::data_path::DataPath;
+use crate::descriptor_reserves::DescriptorReserves;
 use crate::docker;
 use crate::endpoint::{gc, sandbox};
 use crate::joined_node::JoinedNode;
@@ -93,6 +93,7 @@ async fn keep_going<F: Future<Output = ()>>(
 
 struct Node {
     handle: Arc<NodeHandle>,
+    reserves: Arc<DescriptorReserves>,
     store: StateStore,
     /// Random: tells this process from every other that shows the same certificate.
     instance: Arc<str>,
@@ -112,17 +113,18 @@ struct Node {
 /// # Errors
 ///
 /// [`NodeError`] when it cannot start, or a task of it broke.
-pub async fn run(config: Config, log: Log, descriptors: Descriptors) -> Result<(), NodeError> {
+pub async fn run(config: Config, log: Log, reserves: DescriptorReserves) -> Result<(), NodeError> {
     sandbox::look_at_boot();
     let mut signals = Signals::new().map_err(NodeError::Signals)?;
     let _lock = take_lock(&config.state).await?;
     let (store, mut loaded) = StateStore::open(&config.state.join("agent.redb"))?;
-    let descriptors = Arc::new(descriptors);
-    let own = ProcessHealth { log, descriptors: Arc::clone(&descriptors), store: store.clone() };
+    let reserves = Arc::new(reserves);
+    let own = ProcessHealth { log, descriptors: Arc::clone(&reserves.descriptors), store: store.clone() };
     let (handle, mut inbox) = NodeHandle::new(config, Arc::new(Problems::new(own)));
     let handle = Arc::new(handle);
     let mut node = Node {
         handle: Arc::clone(&handle),
+        reserves: Arc::clone(&reserves),
         store,
         instance: instance().map_err(NodeError::Random)?,
         data_path: None,
@@ -136,10 +138,10 @@ pub async fn run(config: Config, log: Log, descriptors: Descriptors) -> Result<(
     if let Some(identity) = loaded.identity.take() {
         node.resume(identity, loaded)?;
     }
-    node.services.spawn(server.serve(Arc::clone(&handle), descriptors));
+    node.services.spawn(server.serve(Arc::clone(&handle), Arc::clone(&reserves.descriptors)));
     if handle.config.docker().is_some() {
         let plugin = handle.config.docker_plugin.clone();
-        node.services.spawn(docker::plugin_service::serve(Arc::clone(&handle), plugin));
+        node.services.spawn(docker::plugin_service::serve(Arc::clone(&handle), plugin, reserves));
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), state = %handle.config.state.display(), "Agent started");
 
@@ -336,10 +338,10 @@ impl Node {
         self.keep_task(&joined, "renewal", |joined| async move { renewal::run(joined.renewal()).await });
         self.keep_task(&joined, "gc", |joined| async move { gc::run(&joined.endpoints).await });
         if let Some(socket) = self.handle.config.docker() {
-            let work = Arc::new((joined.docker_work(), socket));
+            let work = Arc::new((joined.docker_work(), Arc::clone(&self.reserves), socket));
             self.keep_task(&joined, "docker", move |_| {
                 let work = Arc::clone(&work);
-                async move { docker::task::follow(&work.0, &work.1).await }
+                async move { docker::task::follow(&work.0, &work.1.interceptors, &work.2).await }
             });
         }
         self.handle.set_phase(Phase::Joined(joined));

@@ -28,15 +28,35 @@ impl Reserve {
         reserve
     }
 
-    /// Keeps back `size` descriptors, all of them or none.
+    /// Hands over `size` descriptors to a reserve of their own. What this one lacks of them is opened.
     ///
     /// # Errors
     ///
-    /// When there are not that many.
-    pub fn try_new(size: usize) -> io::Result<Self> {
-        let held = (0..size).map(|_| spare()).collect::<io::Result<_>>()?;
+    /// When there are not that many; nothing is handed over then.
+    pub fn split_off(&self, size: usize) -> io::Result<Self> {
+        let mut held = self.held();
+        let rest = held.len().saturating_sub(size);
+        let mut taken = held.split_off(rest);
+        while taken.len() < size {
+            match spare() {
+                Ok(descriptor) => taken.push(descriptor),
+                Err(error) => {
+                    held.append(&mut taken);
+                    held.truncate(self.size);
+                    return Err(error);
+                }
+            }
+        }
 
-        Ok(Self { held: Mutex::new(held), size })
+        Ok(Self { held: Mutex::new(taken), size })
+    }
+
+    /// Takes back what a reserve that was split off has left, as far as there is room.
+    pub fn take_back(&self, other: &Self) {
+        let mut left = std::mem::take(&mut *other.held());
+        let mut held = self.held();
+        held.append(&mut left);
+        held.truncate(self.size);
     }
 
     /// Releases one descriptor, so that another can be opened; returns whether there was one.
@@ -115,14 +135,28 @@ mod tests {
 
     #[test]
     fn what_needs_several_descriptors_gets_them_out_of_the_reserve_when_no_other_is_left() {
-        let (enough, too_few) = (Reserve::try_new(2).expect("there are two"), Reserve::try_new(1).expect("and one"));
+        let (enough, too_few) = (Reserve::new(2), Reserve::new(1));
 
-        let (none, opened, refused) =
-            without_descriptors(|| (Reserve::try_new(1), enough.spend(two), too_few.spend(two)));
+        let (opened, refused) = without_descriptors(|| (enough.spend(two), too_few.spend(two)));
 
         assert!(opened.is_ok(), "{opened:?}");
         assert!(refused.is_err_and(|error| are_exhausted(&error)));
-        assert!(none.is_err_and(|error| are_exhausted(&error)));
+    }
+
+    #[test]
+    fn a_part_is_whole_or_refused_and_goes_back() {
+        let reserve = Reserve::new(3);
+
+        let (first, second, whole) = without_descriptors(|| {
+            let (first, second) = (reserve.split_off(2), reserve.split_off(2));
+            first.iter().for_each(|part| reserve.take_back(part));
+            (first.map(drop), second.map(drop), reserve.split_off(3))
+        });
+
+        first.expect("there are two");
+        assert!(second.is_err_and(|error| are_exhausted(&error)));
+        whole.expect("all are back");
+        assert!(reserve.split_off(1).is_ok(), "with others left, an empty one is no hindrance");
     }
 
     #[test]

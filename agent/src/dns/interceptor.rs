@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use overlay_core::NetworkId;
+use overlay_daemon::reserve::Reserve;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -25,7 +26,8 @@ const DNS_PORT: u16 = 53;
 
 /// The server in one sandbox; dropping this removes it and its rule.
 ///
-/// It uses three sockets and one more per pending question, and keeps the namespace alive: drop it with the container.
+/// It uses [`Self::DESCRIPTORS`] and one socket more per pending question, and keeps the namespace alive: drop it with the
+/// container.
 #[derive(Debug)]
 pub(crate) struct DnsInterceptor {
     scope: watch::Sender<BTreeSet<NetworkId>>,
@@ -34,7 +36,11 @@ pub(crate) struct DnsInterceptor {
 }
 
 impl DnsInterceptor {
-    /// Serves the sandbox in `netns`, which is on the networks of `scope`.
+    /// The file descriptors that one uses as long as it is there: the namespace, two sockets and the owner of the rule.
+    pub(crate) const DESCRIPTORS: usize = 4;
+
+    /// Serves the sandbox in `netns`, which is on the networks of `scope`. Where file descriptors are used up, it takes those
+    /// of `reserve`.
     ///
     /// # Errors
     ///
@@ -43,10 +49,11 @@ impl DnsInterceptor {
         netns: &Netns,
         scope: BTreeSet<NetworkId>,
         names: watch::Receiver<Arc<Names>>,
+        reserve: Arc<Reserve>,
     ) -> io::Result<Self> {
-        let opened = netns.enter(|| {
-            let sockets = DnsSockets::bind_port([IpAddr::V4(RESOLVER)], 0)?;
-            let redirect = Redirect::install(RESOLVER, sockets.port()?)?;
+        let opened = netns.enter(move || {
+            let sockets = DnsSockets::bind_port([IpAddr::V4(RESOLVER)], 0, &reserve)?;
+            let redirect = Redirect::install(RESOLVER, sockets.port()?, &reserve)?;
             Ok::<_, io::Error>((sockets, redirect))
         });
         let (sockets, redirect) = opened.await.map_err(io::Error::other)??;

@@ -1,9 +1,12 @@
 use std::net::UdpSocket as StdUdpSocket;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use overlay_daemon::descriptors::are_exhausted;
 
 use super::*;
 use crate::dns::testing::World;
@@ -72,7 +75,8 @@ async fn names_of_the_overlay_are_ours_and_all_others_those_of_the_resolver_behi
         tokio::task::spawn_blocking(move || ask(&netns, name))
     };
 
-    let interceptor = DnsInterceptor::open(&netns, scope, names).await.expect("the kernel takes sockets and rule");
+    let interceptor =
+        DnsInterceptor::open(&netns, scope, names, Arc::default()).await.expect("the kernel takes sockets and rule");
 
     assert_eq!(asked("web").await.expect("ran").expect("an answer"), "10.1.0.2");
     assert_eq!(asked("web.blue").await.expect("ran").expect("an answer"), "10.1.0.2");
@@ -81,4 +85,23 @@ async fn names_of_the_overlay_are_ours_and_all_others_those_of_the_resolver_behi
     assert_eq!(asked("web").await.expect("ran").expect("an answer"), "192.0.2.99", "it is on no network any more");
     drop(interceptor);
     assert_eq!(asked("web").await.expect("ran").expect("an answer"), "192.0.2.99", "as if we had never been there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_descriptors_it_opens_with_those_that_were_kept_back_for_it() {
+    let Some(netns) = sandbox() else { return };
+    // The namespace is open.
+    let reserve = Arc::new(Reserve::new(DnsInterceptor::DESCRIPTORS - 1));
+    let (_names, names) = watch::channel(Arc::default());
+    let open = |reserve| DnsInterceptor::open(&netns, BTreeSet::new(), names.clone(), reserve);
+    let lowest = netns.as_fd().try_clone_to_owned().expect("one is left").as_raw_fd();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+
+    setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard).expect("lowered");
+    let (refused, opened) = (open(Arc::default()).await, open(Arc::clone(&reserve)).await);
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("raised");
+
+    assert!(refused.is_err_and(|error| are_exhausted(&error)));
+    assert!(opened.is_ok(), "{opened:?}");
+    assert!(!reserve.release(), "all were needed");
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::NetworkId;
+use overlay_daemon::reserve::Reserve;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -55,10 +56,15 @@ impl DnsSockets {
     ///
     /// The kernel's error, for example that another server has the port.
     pub fn bind(addresses: impl IntoIterator<Item = IpAddr>) -> io::Result<Self> {
-        Self::bind_port(addresses, DNS_PORT)
+        Self::bind_port(addresses, DNS_PORT, &Reserve::default())
     }
 
-    pub(crate) fn bind_port(addresses: impl IntoIterator<Item = IpAddr>, port: u16) -> io::Result<Self> {
+    pub(crate) fn bind_port(
+        addresses: impl IntoIterator<Item = IpAddr>,
+        port: u16,
+        reserve: &Reserve,
+    ) -> io::Result<Self> {
+        let open = |ip, port, kind, protocol| reserve.spend(|| open(ip, port, kind, protocol));
         let open = |ip| {
             let udp: StdUdpSocket = open(ip, port, Type::DGRAM, Protocol::UDP)?.into();
             // If the kernel chose the port, both sockets get the same one.

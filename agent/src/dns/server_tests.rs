@@ -21,7 +21,7 @@ fn serve(resolvers: &str) -> Served {
     let path = folder.path().join("resolv.conf");
     std::fs::write(&path, resolvers).expect("written");
     let mut servers = DnsServers::start(path);
-    let sockets = DnsSockets::bind_port([Ipv4Addr::LOCALHOST.into()], 0).expect("sockets");
+    let sockets = DnsSockets::bind_port([Ipv4Addr::LOCALHOST.into()], 0, &Reserve::default()).expect("sockets");
     let at = sockets.local_addr();
     servers.add(World::network(1), sockets).expect("a runtime");
     servers.publish(Arc::new(world("10.1.0.2").names()));
@@ -210,5 +210,8 @@ async fn a_removed_server_answers_no_more() {
 
     assert_eq!(served.servers.networks().count(), 0);
     tokio::task::yield_now().await;
-    assert!(DnsSockets::bind_port([Ipv4Addr::LOCALHOST.into()], served.at.port()).is_ok(), "the port is still held");
+    assert!(
+        DnsSockets::bind_port([Ipv4Addr::LOCALHOST.into()], served.at.port(), &Reserve::default()).is_ok(),
+        "the port is still held"
+    );
 }

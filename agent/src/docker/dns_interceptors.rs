@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use overlay_core::NetworkId;
+use overlay_core::{EndpointId, NetworkId};
+use overlay_daemon::reserve::Reserve;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::interceptor_reserves::InterceptorReserves;
 use crate::dns::{DnsInterceptor, Names};
-use crate::kernel::Netns;
+use crate::kernel::{KernelError, Netns};
 use crate::problem::{Problems, explain};
 use crate::state::journal::{Entries, Journal};
 
@@ -21,23 +23,35 @@ const LATER: Duration = Duration::from_secs(1);
 /// After how many attempts the longer pause is used.
 const OFTEN: u32 = 250;
 
+/// A container on networks of ours.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Sandbox {
+    scope: BTreeSet<NetworkId>,
+    endpoints: BTreeSet<EndpointId>,
+}
+
 /// Serves the containers while the node is joined.
-pub(super) async fn run(journal: &Journal, names: &watch::Sender<Arc<Names>>, problems: &Problems) {
-    let mut journal = journal.subscribe();
+pub(super) async fn run(
+    journal: &Journal,
+    names: &watch::Sender<Arc<Names>>,
+    reserves: &InterceptorReserves,
+    problems: &Problems,
+) {
+    let mut entries = journal.subscribe();
     let mut interceptors: BTreeMap<PathBuf, DnsInterceptor> = BTreeMap::new();
     let mut tries: BTreeMap<PathBuf, u32> = BTreeMap::new();
     loop {
-        let wanted = wanted(&journal.borrow_and_update());
+        let wanted = wanted(&entries.borrow_and_update());
         interceptors.retain(|path, _| wanted.contains_key(path));
         let had_trouble = is_in_trouble(&tries);
         tries.retain(|path, _| wanted.contains_key(path));
         let mut waiting = None;
-        for (path, scope) in wanted {
+        for (path, sandbox) in wanted {
             if let Some(interceptor) = interceptors.get(&path) {
-                interceptor.set_scope(scope);
+                interceptor.set_scope(sandbox.scope);
                 continue;
             }
-            match open(names, &path, scope).await {
+            match open(names, reserves, &path, sandbox).await {
                 Ok(interceptor) => {
                     tries.remove(&path);
                     interceptors.insert(path, interceptor);
@@ -53,6 +67,7 @@ pub(super) async fn run(journal: &Journal, names: &watch::Sender<Arc<Names>>, pr
                 }
             }
         }
+        reserves.retain(|endpoint| is_awaited(&journal.entries(), endpoint, &interceptors));
         // A container that ended takes its trouble along.
         if had_trouble && !is_in_trouble(&tries) {
             problems.clear("docker names");
@@ -64,7 +79,7 @@ pub(super) async fn run(journal: &Journal, names: &watch::Sender<Arc<Names>>, pr
             }
         };
         tokio::select! {
-            changed = journal.changed() => if changed.is_err() { return },
+            changed = entries.changed() => if changed.is_err() { return },
             () = pause => {}
         }
     }
@@ -75,12 +90,21 @@ fn is_in_trouble(tries: &BTreeMap<PathBuf, u32>) -> bool {
     tries.values().any(|tried| *tried >= OFTEN)
 }
 
-/// Lists the sandboxes with their networks.
-fn wanted(entries: &Entries) -> BTreeMap<PathBuf, BTreeSet<NetworkId>> {
-    let mut wanted: BTreeMap<PathBuf, BTreeSet<NetworkId>> = BTreeMap::new();
+/// Tells whether an endpoint's container has still to get its interceptor.
+fn is_awaited(entries: &Entries, endpoint: EndpointId, interceptors: &BTreeMap<PathBuf, DnsInterceptor>) -> bool {
+    let docker = entries.get(&endpoint).and_then(|record| record.sandbox.managed());
+
+    docker.is_some_and(|docker| docker.netns.as_ref().is_none_or(|netns| !interceptors.contains_key(netns)))
+}
+
+/// Lists the sandboxes.
+fn wanted(entries: &Entries) -> BTreeMap<PathBuf, Sandbox> {
+    let mut wanted: BTreeMap<PathBuf, Sandbox> = BTreeMap::new();
     for record in entries.values() {
         if let Some(netns) = record.sandbox.managed().and_then(|docker| docker.netns.clone()) {
-            wanted.entry(netns).or_default().insert(record.endpoint.network);
+            let sandbox = wanted.entry(netns).or_default();
+            sandbox.scope.insert(record.endpoint.network);
+            sandbox.endpoints.insert(record.endpoint.id);
         }
     }
 
@@ -90,12 +114,32 @@ fn wanted(entries: &Entries) -> BTreeMap<PathBuf, BTreeSet<NetworkId>> {
 /// Opens a front; nothing to tell where the namespace is simply not there yet.
 async fn open(
     names: &watch::Sender<Arc<Names>>,
+    reserves: &InterceptorReserves,
     path: &Path,
-    scope: BTreeSet<NetworkId>,
+    sandbox: Sandbox,
 ) -> Result<DnsInterceptor, Option<String>> {
-    let netns = Netns::open(path).map_err(|_| None)?;
-    let opened = DnsInterceptor::open(&netns, scope, names.subscribe()).await;
+    let reserve = reserves.of(&sandbox.endpoints);
+    let opened = open_with(names, path, sandbox.scope, &reserve).await;
+    if opened.is_err() {
+        reserve.replenish();
+    }
 
     opened
-        .map_err(|error| Some(format!("names of other hosts are not known in {}: {}", path.display(), explain(&error))))
+}
+
+async fn open_with(
+    names: &watch::Sender<Arc<Names>>,
+    path: &Path,
+    scope: BTreeSet<NetworkId>,
+    reserve: &Arc<Reserve>,
+) -> Result<DnsInterceptor, Option<String>> {
+    let unserved = |why: &str| format!("names of other hosts are not known in {}: {why}", path.display());
+    let netns = reserve.spend(|| Netns::open(path)).map_err(|error| {
+        // Docker makes the file first.
+        let is_not_there = matches!(error, KernelError::NotANamespace { .. }) || error.errno() == Some(libc::ENOENT);
+        (!is_not_there).then(|| unserved(&explain(&error)))
+    })?;
+    let opened = DnsInterceptor::open(&netns, scope, names.subscribe(), Arc::clone(reserve)).await;
+
+    opened.map_err(|error| Some(unserved(&explain(&error))))
 }

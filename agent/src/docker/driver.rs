@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use overlay_proto::{Code, Refusal};
 
+use super::interceptor_reserves::InterceptorReserves;
 use super::ipam;
 use super::plugin::{
     AddressRequest, Driver, EndpointRequest, JoinRequest, Joined, NetworkRequest, NewInterface, PoolGranted,
@@ -22,12 +23,13 @@ pub(super) use endpoint::{find, reservation, sandbox_of};
 #[derive(Debug)]
 pub(super) struct OverlayDriver {
     handle: Arc<NodeHandle>,
+    reserves: Arc<InterceptorReserves>,
 }
 
 impl OverlayDriver {
     /// Answers for the node behind this handle.
-    pub(super) fn new(handle: Arc<NodeHandle>) -> Self {
-        Self { handle }
+    pub(super) fn new(handle: Arc<NodeHandle>, reserves: Arc<InterceptorReserves>) -> Self {
+        Self { handle, reserves }
     }
 }
 
@@ -83,7 +85,8 @@ impl Driver for OverlayDriver {
 
     async fn join(&self, request: JoinRequest) -> Result<Joined, Refusal> {
         let joined = self.handle.joined()?;
-        spawned(async move { endpoint::join(&joined.docker, &joined.endpoints, request).await }).await
+        let reserves = Arc::clone(&self.reserves);
+        spawned(async move { endpoint::join(&joined.docker, &joined.endpoints, &reserves, request).await }).await
     }
 }
 

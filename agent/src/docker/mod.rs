@@ -24,6 +24,7 @@ mod fitting;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod gwbridge;
+pub(crate) mod interceptor_reserves;
 mod ipam;
 mod lifetime;
 mod naming;

@@ -15,6 +15,7 @@ use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use overlay_daemon::reserve::Reserve;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -74,10 +75,11 @@ pub async fn run(options: ProxyOptions) -> Result<(), DoorError> {
     let socket = PluginSocket::open(&options.listen).await?;
     tracing::info!(socket = %options.listen.display(), agent = %options.agent.display(), "Keeping the door for Docker");
     let proxy = Arc::new(PluginProxy::new(options.agent));
+    let reserve = Arc::new(Reserve::new(plugin::RESERVED));
     tokio::select! {
         () = signals.stop() => {}
         () = proxy.watch() => {}
-        () = plugin::serve(socket, Arc::clone(&proxy)) => {}
+        () = plugin::serve(socket, Arc::clone(&proxy), reserve) => {}
     }
 
     Ok(())

@@ -33,7 +33,7 @@ impl Fixture {
         let _ = std::fs::remove_file(self.path());
         let socket = PluginSocket::open(&self.path()).await.expect("the agent's socket");
 
-        tokio::spawn(plugin::serve(socket, Arc::new(agent)))
+        tokio::spawn(plugin::serve(socket, Arc::new(agent), Arc::default()))
     }
 
     async fn call(&self, path: &str) -> Value {

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use super::door_watch;
 use super::driver::OverlayDriver;
 use super::plugin::{self, PluginSocket};
+use crate::descriptor_reserves::DescriptorReserves;
 use crate::node_handle::NodeHandle;
 use crate::problem::explain;
 
@@ -16,18 +17,19 @@ use crate::problem::explain;
 const RETRY: Duration = Duration::from_secs(3);
 
 /// Serves the plugin socket, and says when nobody keeps the door before it. Without Docker on this host it waits for it.
-pub(crate) async fn serve(handle: Arc<NodeHandle>, plugin: PathBuf) {
-    tokio::join!(serve_at(&handle, &plugin), door_watch::watch(&handle, &plugin));
+pub(crate) async fn serve(handle: Arc<NodeHandle>, plugin: PathBuf, reserves: Arc<DescriptorReserves>) {
+    tokio::join!(serve_at(&handle, &plugin, &reserves), door_watch::watch(&handle, &plugin));
 }
 
-async fn serve_at(handle: &Arc<NodeHandle>, plugin: &Path) {
+async fn serve_at(handle: &Arc<NodeHandle>, plugin: &Path, reserves: &DescriptorReserves) {
     let about = "docker plugin";
     loop {
         match PluginSocket::open(plugin).await {
             Ok(socket) => {
                 handle.problems.clear(about);
                 tracing::info!(socket = %plugin.display(), inherited = socket.is_inherited(), "Serving Docker");
-                plugin::serve(socket, Arc::new(OverlayDriver::new(Arc::clone(handle)))).await;
+                let driver = OverlayDriver::new(Arc::clone(handle), Arc::clone(&reserves.interceptors));
+                plugin::serve(socket, Arc::new(driver), Arc::clone(&reserves.plugin)).await;
             }
             Err(error) => handle.problems.raise(about, "docker", explain(&error)),
         }

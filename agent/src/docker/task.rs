@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::client::{DockerClient, EngineError, EngineEvent};
 use super::container_watcher::{self, ContainerWatcher};
+use super::interceptor_reserves::InterceptorReserves;
 use super::plugin_store::PluginStore;
 use super::sync::Sync;
 use super::{dns_interceptors, lifetime, recovery};
@@ -45,9 +46,9 @@ pub(crate) struct DockerWork {
 }
 
 /// Follows the engine while the node is joined.
-pub(crate) async fn follow(work: &DockerWork, socket: &Path) {
+pub(crate) async fn follow(work: &DockerWork, reserves: &InterceptorReserves, socket: &Path) {
     let DockerWork { store, endpoints, names, differences } = work;
-    tokio::join!(dns_interceptors::run(&endpoints.journal, names, &endpoints.problems), async {
+    tokio::join!(dns_interceptors::run(&endpoints.journal, names, reserves, &endpoints.problems), async {
         loop {
             match DockerClient::connect(socket).await {
                 Ok(engine) => {

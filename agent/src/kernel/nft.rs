@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType};
+use overlay_daemon::reserve::Reserve;
 
 /// The table's name.
 const TABLE: &str = "overlay";
@@ -55,14 +56,15 @@ pub struct Redirect {
 
 impl Redirect {
     /// Leads questions that this thread's namespace asks `resolver` to `port` of the same address, over UDP and TCP, unless they
-    /// carry [`PASS_MARK`].
+    /// carry [`PASS_MARK`]. Where file descriptors are used up, it takes one of `reserve`.
     ///
     /// # Errors
     ///
     /// When the kernel refuses: it is older than 5.12, has no nftables, or a table of this name is there.
-    pub fn install(resolver: Ipv4Addr, port: u16) -> io::Result<Self> {
+    pub fn install(resolver: Ipv4Addr, port: u16, reserve: &Reserve) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC;
-        let owner = socket::socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkNetFilter)?;
+        let protocol = SockProtocol::NetlinkNetFilter;
+        let owner = reserve.spend(|| socket::socket(AddressFamily::Netlink, SockType::Raw, flags, protocol))?;
         socket::bind(owner.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         let batch = batch(resolver, port);
         socket::send(owner.as_raw_fd(), &batch.bytes, MsgFlags::empty())?;

@@ -9,6 +9,7 @@ use overlay_core::{Endpoint, EndpointId, Network, Runtime};
 use overlay_proto::{Code, Refusal};
 
 use crate::docker::container_ifname::ContainerIfname;
+use crate::docker::interceptor_reserves::InterceptorReserves;
 use crate::docker::plugin::{DockerInterface, EndpointRequest, JoinRequest, Joined, NewInterface, Route, endpoint_id};
 use crate::docker::plugin_store::PluginStore;
 use crate::docker::{options, ready};
@@ -169,7 +170,12 @@ fn addresses(
 }
 
 /// Hands the interface over, once the kernel has created it and lets its packets through.
-pub(super) async fn join(store: &PluginStore, endpoints: &Endpoints, request: JoinRequest) -> Result<Joined, Refusal> {
+pub(super) async fn join(
+    store: &PluginStore,
+    endpoints: &Endpoints,
+    reserves: &InterceptorReserves,
+    request: JoinRequest,
+) -> Result<Joined, Refusal> {
     let unknown = || Refusal::new(Code::NotFound, "there is no such endpoint; start the container again");
     let record = find(endpoints, &request.endpoint).ok_or_else(unknown)?;
     let (docker, network) = ready::network(store, endpoints, &request.network).await?;
@@ -184,6 +190,7 @@ pub(super) async fn join(store: &PluginStore, endpoints: &Endpoints, request: Jo
         check_apart(&docker, &network, &record.endpoint.addresses, netns).await?;
     }
     let id = record.endpoint.id;
+    reserves.keep_back(id)?;
     endpoints
         .journal
         .update(id, |record| {

@@ -16,7 +16,7 @@ use hyper::body::Bytes;
 
 pub use super::container_ifname::ContainerIfname;
 pub(crate) use server::{ACTIVATE, MAX_BODY, constant, failure};
-pub use server::{answer, serve};
+pub use server::{RESERVED, answer, serve};
 pub use socket::{PluginSocket, PluginSocketError};
 pub(crate) use wire::endpoint_id;
 pub use wire::{

@@ -35,15 +35,14 @@ const ARRIVAL: Duration = Duration::from_secs(10);
 /// How long a request's head may take to arrive once it began.
 const HEAD: Duration = Duration::from_secs(30);
 /// Connections that are accepted although file descriptors are used up: those of a start or two, whose refusal says so.
-const RESERVED: usize = 4;
+pub const RESERVED: usize = 4;
 /// The protocol's media type.
 const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 
-/// Serves the socket until the task is dropped.
-pub async fn serve<A: Answers>(socket: PluginSocket, answers: Arc<A>) {
+/// Serves the socket until the task is dropped; out of the reserve where file descriptors are used up.
+pub async fn serve<A: Answers>(socket: PluginSocket, answers: Arc<A>, reserve: Arc<Reserve>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let own = nix::unistd::geteuid().as_raw();
-    let reserve = Arc::new(Reserve::new(RESERVED));
     loop {
         let stream = socket.accept(&reserve).await;
         let caller = stream.peer_cred().ok().map(|credentials| credentials.uid());

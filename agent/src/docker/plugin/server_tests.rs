@@ -159,7 +159,7 @@ async fn an_engine_of_any_age_is_understood_over_the_socket() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("plugin.sock");
     let socket = PluginSocket::open(&path).await.expect("opened");
-    let server = tokio::spawn(serve(socket, Arc::new(Fake::default())));
+    let server = tokio::spawn(serve(socket, Arc::new(Fake::default()), Arc::default()));
     let mut stream = UnixStream::connect(&path).await.expect("connected");
 
     // Engine 20.10 sends an empty Host and no Content-Type, and keeps the connection.
