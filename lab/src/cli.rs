@@ -15,7 +15,7 @@ use crate::lab::Lab;
 use crate::snapshot::Snapshot;
 use crate::state::{self, LabRecord};
 use crate::tool::{
-    capture, change, crowd, datagrams, fetch, flood, forge, http_server, initiations, ping, plugin, processes,
+    capture, change, crowd, datagrams, fetch, fill, flood, forge, http_server, initiations, ping, plugin, processes,
     throughput, uapi, usage,
 };
 use crate::{bench, demo, enter, host_init, supervisor};
@@ -258,6 +258,9 @@ enum Tool {
     /// Flood a lane with handshake initiations from random addresses
     #[command(hide = true)]
     Initiations(initiations::Options),
+    /// Take the free file descriptors of a process with idle connections
+    #[command(hide = true)]
+    Fill(fill::Options),
     /// Be many nodes at once
     #[command(hide = true)]
     Crowd(crowd::Options),
@@ -361,6 +364,7 @@ fn run_tool(tool: Tool) -> Result<()> {
         Tool::Addresses { name } => change::print_addresses(&name),
         Tool::Forge(options) => forge::run(&options),
         Tool::Initiations(options) => initiations::run(&options),
+        Tool::Fill(options) => fill::run(&options),
         Tool::Crowd(options) => crowd::run(&options),
         Tool::Uapi { name } => uapi::run(&name),
         Tool::Link { name, change } => change::link(&name, change),

@@ -6,6 +6,7 @@ pub(crate) mod checksum;
 pub(crate) mod crowd;
 pub(crate) mod datagrams;
 pub(crate) mod fetch;
+pub(crate) mod fill;
 pub(crate) mod flood;
 pub(crate) mod forge;
 pub(crate) mod http_server;
