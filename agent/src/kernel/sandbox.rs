@@ -169,10 +169,10 @@ pub(crate) async fn attach(
     desired: &SandboxDesired,
 ) -> Result<ReconcileReport, KernelError> {
     desired.try_ifname()?;
-    let netns = desired.open()?;
     if let InterfaceOwner::Engine { joined, inside } = &desired.owner {
-        return hand_over(network, name, desired, &netns, *joined, inside.as_ref()).await;
+        return hand_over(network, name, desired, *joined, inside.as_ref()).await;
     }
+    let netns = desired.open()?;
     let mut inside = Netlink::open(&netns).await?;
     let mut report = ReconcileReport::default();
 
@@ -205,7 +205,6 @@ async fn hand_over(
     network: &mut Netlink,
     name: &str,
     desired: &SandboxDesired,
-    host: &Netns,
     joined: bool,
     inside: Option<&ContainerInterface>,
 ) -> Result<ReconcileReport, KernelError> {
@@ -219,8 +218,9 @@ async fn hand_over(
     if joined {
         return Err(KernelError::SandboxGone { path: desired.netns.clone() });
     }
+    let host = desired.open()?;
     // Left by a process that was killed in between.
-    Netlink::open(host).await?.remove_link(&desired.ifname).await?;
+    Netlink::open(&host).await?.remove_link(&desired.ifname).await?;
     let peer = VethPeer { netns: host.as_fd(), name: &desired.ifname, mac: desired.mac() };
     network.add_veth(name, desired.mtu, peer).await?;
     report.steps.push(Step::MakeVeth(name.to_owned()));
@@ -236,11 +236,11 @@ pub(crate) async fn check(
     desired: &SandboxDesired,
 ) -> Result<Vec<Drift>, KernelError> {
     desired.try_ifname()?;
-    let netns = desired.open()?;
     if let InterfaceOwner::Engine { .. } = desired.owner {
         let is_there = network.link(name).await?.is_some();
         return Ok(if is_there { Vec::new() } else { vec![Drift::Missing] });
     }
+    let netns = desired.open()?;
     let mut inside = Netlink::open(&netns).await?;
 
     match pairing(network, name, &mut inside, desired, &netns).await? {
