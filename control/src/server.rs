@@ -31,7 +31,7 @@ use crate::registry::{ClusterState, Settings};
 use crate::service::ControlService;
 use crate::start_error::StartError;
 use crate::store::embedded::Embedded;
-use crate::store::{ChangeLogEntry, HISTORY, Store, StoreError};
+use crate::store::{ChangeLogEntry, Damage, HISTORY, Store, StoreError};
 use crate::watch::Hub;
 use crate::writer::Writer;
 
@@ -156,7 +156,7 @@ fn open(config: &Config) -> Result<(Box<dyn Store>, Settings, Hub, ClusterState)
     let settings = loaded.settings.clone();
     let state = ClusterState::from_records(loaded.settings, loaded.revision, loaded.records);
     if let Some(what) = state.contradiction() {
-        return Err(store.damaged(what).into());
+        return Err(store.damaged(Damage::Contents(what)).into());
     }
     let since = Revision(loaded.revision.0.saturating_sub(HISTORY));
     let history: Vec<ChangeLogEntry> = store.history(since)?.unwrap_or_default();

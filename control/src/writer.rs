@@ -205,7 +205,8 @@ impl WriterThread {
             | StoreError::Damaged { .. }
             | StoreError::Version { .. }
             | StoreError::Full { .. }
-            | StoreError::Io { .. } => Ok(()),
+            | StoreError::Io { .. }
+            | StoreError::Unfinished { .. } => Ok(()),
         }
     }
 
@@ -262,7 +263,7 @@ mod tests {
                 return Ok(());
             }
 
-            Err(StoreError::Io { path: self.path().to_owned(), what: "the last sync failed".to_owned() })
+            Err(StoreError::Io { path: self.path().to_owned(), source: std::io::Error::other("the last sync failed") })
         }
 
         fn history(&self, since: Revision) -> Result<Option<Vec<ChangeLogEntry>>, StoreError> {

@@ -7,29 +7,29 @@ use std::sync::Once;
 
 use overlay_daemon::disk;
 
-use super::error::StoreError;
+use super::error::{Damage, StoreError};
 
 /// Sorts an error of redb by its cause.
 pub(super) fn refuse(path: &Path, error: redb::Error) -> StoreError {
     let path = path.to_owned();
     // Files that are too short or hold garbage end up here.
     let nonsense = |kind| matches!(kind, std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof);
-    if let redb::Error::Io(error) = &error {
-        if disk::is_full(error) {
-            return StoreError::Full { disk: disk::mount_point(&path), path };
-        }
-        if !nonsense(error.kind()) {
-            return StoreError::Io { path, what: error.to_string() };
-        }
+    if matches!(&error, redb::Error::Io(error) if disk::is_full(error)) {
+        return StoreError::Full { disk: disk::mount_point(&path), path };
     }
     if matches!(error, redb::Error::PreviousIo) {
-        return StoreError::Io { path, what: "an earlier write failed".to_owned() };
+        return StoreError::Unfinished { path };
     }
     if matches!(error, redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch) {
         return StoreError::Busy { path };
     }
+    if matches!(&error, redb::Error::Io(error) if !nonsense(error.kind()))
+        && let redb::Error::Io(source) = error
+    {
+        return StoreError::Io { path, source };
+    }
 
-    StoreError::Damaged { path, what: error.to_string() }
+    StoreError::Damaged { path, damage: Damage::Database(error) }
 }
 
 /// Turns a panic of redb over a file's contents into an error, and keeps its message off standard
@@ -38,7 +38,7 @@ pub(super) fn contain<T>(path: &Path, work: impl FnOnce() -> T) -> Result<T, Sto
     let _quiet = Quiet::begin();
 
     catch_unwind(AssertUnwindSafe(work))
-        .map_err(|_| StoreError::Damaged { path: path.to_owned(), what: "its pages contradict each other".to_owned() })
+        .map_err(|_| StoreError::Damaged { path: path.to_owned(), damage: Damage::Pages })
 }
 
 thread_local! {

@@ -11,6 +11,7 @@ use overlay_core::Revision;
 use redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
 use super::contain::{contain, refuse};
+use super::error::Damage;
 use super::{ChangeLogEntry, Commit, HISTORY, Loaded, Store, StoreError};
 use crate::registry::{Record, Settings};
 
@@ -76,11 +77,11 @@ impl Embedded {
         let length = match std::fs::metadata(&path) {
             Ok(metadata) => metadata.len(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(StoreError::Missing { path }),
-            Err(error) => return Err(StoreError::Io { path, what: error.to_string() }),
+            Err(source) => return Err(StoreError::Io { path, source }),
         };
         // redb takes an empty file for a new store.
         if length == 0 {
-            return Err(StoreError::Damaged { path, what: "it is empty".to_owned() });
+            return Err(StoreError::Damaged { path, damage: Damage::Empty });
         }
         let database = Self::open_file(&path)?;
 
@@ -112,12 +113,12 @@ impl Embedded {
     }
 
     /// Makes the error for contents that are not right.
-    pub(crate) fn damaged(&self, what: impl Into<String>) -> StoreError {
-        StoreError::Damaged { path: self.path.clone(), what: what.into() }
+    pub(crate) fn damaged(&self, damage: Damage) -> StoreError {
+        StoreError::Damaged { path: self.path.clone(), damage }
     }
 
     fn database(&self) -> Result<&Database, StoreError> {
-        self.database.as_ref().ok_or_else(|| self.damaged("it is closed"))
+        self.database.as_ref().ok_or_else(|| self.damaged(Damage::Closed))
     }
 
     fn write_first(&self, settings: &Settings) -> Result<(), StoreError> {
@@ -141,20 +142,20 @@ impl Embedded {
     }
 
     fn json(&self, value: &impl serde::Serialize) -> Result<Vec<u8>, StoreError> {
-        serde_json::to_vec(value).map_err(|error| self.damaged(error.to_string()))
+        serde_json::to_vec(value).map_err(|error| self.damaged(Damage::Unwritable(error)))
     }
 
     fn parse<T: serde::de::DeserializeOwned>(&self, what: &str, bytes: &[u8]) -> Result<T, StoreError> {
-        serde_json::from_slice(bytes).map_err(|error| self.damaged(format!("{what}: {error}")))
+        serde_json::from_slice(bytes).map_err(|source| self.damaged(Damage::Entry { entry: what.to_owned(), source }))
     }
 
     fn read(&self) -> Result<Loaded, StoreError> {
         let fail = |error: redb::Error| self.fail(error);
         let transaction = self.database()?.begin_read().map_err(|e| fail(e.into()))?;
         let meta = transaction.open_table(META).map_err(|e| fail(e.into()))?;
-        let entry = |key: &str| {
+        let entry = |key: &'static str| {
             let value = meta.get(key).map_err(|e| fail(e.into()))?;
-            value.map(|value| value.value().to_vec()).ok_or_else(|| self.damaged(format!("no {key}")))
+            value.map(|value| value.value().to_vec()).ok_or_else(|| self.damaged(Damage::MissingEntry(key)))
         };
         let found: u64 = self.parse(META_FORMAT, &entry(META_FORMAT)?)?;
         if found != FORMAT {
@@ -165,7 +166,7 @@ impl Embedded {
             let (key, value) = row.map_err(|e| fail(e.into()))?;
             let record: Record = self.parse(key.value(), value.value())?;
             if record.key() != (key.value().to_owned(), true) {
-                return Err(self.damaged(format!("{} holds another row", key.value())));
+                return Err(self.damaged(Damage::OtherRow(key.value().to_owned())));
             }
             records.push(record);
         }

@@ -26,12 +26,12 @@ pub(crate) enum StoreError {
         path: PathBuf,
     },
     /// Its contents are not what was written.
-    #[error("{} is damaged or no store of ours ({what}); restore it from a backup, or move it away and init anew", path.display())]
+    #[error("{} is damaged or no store of ours ({damage}); restore it from a backup, or move it away and init anew", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What was found.
-        what: String,
+        damage: Damage,
     },
     /// Another version wrote it.
     #[error("{} has format {found}, this version knows {known}; run the version that wrote it", path.display())]
@@ -52,12 +52,18 @@ pub(crate) enum StoreError {
         disk: PathBuf,
     },
     /// The file system returned an error.
-    #[error("{} cannot be used: {what}", path.display())]
+    #[error("{} cannot be used: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// Why.
-        what: String,
+        source: std::io::Error,
+    },
+    /// An earlier write failed, after which the file was not opened again.
+    #[error("{} cannot be used: an earlier write failed", path.display())]
+    Unfinished {
+        /// The file.
+        path: PathBuf,
     },
     /// Another process has written to it in the meantime.
     #[error("{} stands at revision {found}, {expected} was expected", path.display())]
@@ -69,6 +75,43 @@ pub(crate) enum StoreError {
         /// The revision that was expected.
         expected: Revision,
     },
+}
+
+/// What is wrong with a file whose contents are not what was written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Damage {
+    /// There is nothing in it.
+    #[error("it is empty")]
+    Empty,
+    /// It was closed after a failed write.
+    #[error("it is closed")]
+    Closed,
+    /// Its pages do not fit together.
+    #[error("its pages contradict each other")]
+    Pages,
+    /// The database makes no sense of it.
+    #[error("{0}")]
+    Database(redb::Error),
+    /// An entry is missing.
+    #[error("no {0}")]
+    MissingEntry(&'static str),
+    /// An entry cannot be read.
+    #[error("{entry}: {source}")]
+    Entry {
+        /// Its key.
+        entry: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// A row is under the key of another one.
+    #[error("{0} holds another row")]
+    OtherRow(String),
+    /// A value cannot be written.
+    #[error("{0}")]
+    Unwritable(serde_json::Error),
+    /// Its contents break a rule of the registry.
+    #[error("{0}")]
+    Contents(String),
 }
 
 fn parent(path: &Path) -> String {

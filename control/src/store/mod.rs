@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::registry::{ChangedKey, Record, Settings};
 
-pub(crate) use error::StoreError;
+pub(crate) use error::{Damage, StoreError};
 
 /// How many commits the change log keeps, so that a watcher that was away catches up without a
 /// snapshot.
