@@ -27,18 +27,18 @@ pub(crate) struct Problem {
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     stated: Mutex<BTreeMap<String, Problem>>,
-    process: Option<Box<dyn Conditions>>,
+    process: Option<Box<dyn ProcessConditions>>,
 }
 
 /// What a process lacks at the moment that somebody looks.
-pub(crate) trait Conditions: std::fmt::Debug + Send + Sync {
+pub(crate) trait ProcessConditions: std::fmt::Debug + Send + Sync {
     /// Lists what is lacking, each under its stable code.
     fn conditions(&self) -> Vec<(&'static str, Condition)>;
 }
 
 impl Problems {
     /// Begins with what the process may lack.
-    pub(crate) fn new(process: impl Conditions + 'static) -> Self {
+    pub(crate) fn new(process: impl ProcessConditions + 'static) -> Self {
         Self { stated: Mutex::default(), process: Some(Box::new(process)) }
     }
 

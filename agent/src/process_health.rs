@@ -6,7 +6,7 @@ use overlay_daemon::Condition;
 use overlay_daemon::descriptors::Descriptors;
 use overlay_daemon::log::Log;
 
-use crate::problem::Conditions;
+use crate::problem::ProcessConditions;
 use crate::state::StateStore;
 
 /// What this process needs from the host.
@@ -20,7 +20,7 @@ pub(crate) struct ProcessHealth {
     pub(crate) store: StateStore,
 }
 
-impl Conditions for ProcessHealth {
+impl ProcessConditions for ProcessHealth {
     fn conditions(&self) -> Vec<(&'static str, Condition)> {
         let conditions = [
             ("storage", self.store.condition()),

@@ -9,7 +9,7 @@ mod status;
 mod token;
 
 pub(crate) use control::{ControlAddressList, ControlSet};
-pub(crate) use endpoint::{EndpointView, Endpoints};
+pub(crate) use endpoint::{EndpointList, EndpointView};
 pub(crate) use network::{Inspection, NetworkView, Networks};
 pub(crate) use node::Nodes;
 pub(crate) use peer::{Detail, Peers};

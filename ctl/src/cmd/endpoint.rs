@@ -6,7 +6,7 @@ use overlay_proto::{Code, Refusal, v1};
 use super::Context;
 use crate::failure::Outcome;
 use crate::output::{ListArgs, ShowArgs};
-use crate::view::Endpoints;
+use crate::view::EndpointList;
 
 const EXAMPLE: &str = "\
 Examples:
@@ -122,10 +122,10 @@ impl Show {
     }
 }
 
-async fn endpoints(context: &Context, network: &str) -> Result<Endpoints, Refusal> {
+async fn endpoints(context: &Context, network: &str) -> Result<EndpointList, Refusal> {
     let request = v1::ListEndpointsRequest { network: network.to_owned() };
 
-    Ok(Endpoints::from(context.agent().await?.list_endpoints(request).await?))
+    Ok(EndpointList::from(context.agent().await?.list_endpoints(request).await?))
 }
 
 fn missing(name: &str) -> Refusal {

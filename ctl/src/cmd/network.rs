@@ -11,7 +11,7 @@ use super::Context;
 use crate::failure::{Failure, Outcome};
 use crate::output::{ListArgs, ShowArgs};
 use crate::values::{ipv4, label, subnet, subnet4};
-use crate::view::{Endpoints, Inspection, NetworkView, Networks};
+use crate::view::{EndpointList, Inspection, NetworkView, Networks};
 
 const NETWORK_EXAMPLE: &str = "\
 Examples:
@@ -183,7 +183,7 @@ impl Inspect {
         let find = async |name: &str| {
             let network = networks.find(name).ok_or_else(|| missing(name))?;
             let request = v1::ListEndpointsRequest { network: network.id.clone() };
-            let endpoints = Endpoints::from(agent.list_endpoints(request).await?);
+            let endpoints = EndpointList::from(agent.list_endpoints(request).await?);
 
             Ok(vec![Inspection::new(network, endpoints)])
         };

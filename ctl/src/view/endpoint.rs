@@ -55,9 +55,9 @@ impl From<v1::EndpointState> for EndpointView {
 /// A listing of endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub(crate) struct Endpoints(Vec<EndpointView>);
+pub(crate) struct EndpointList(Vec<EndpointView>);
 
-impl From<v1::ListEndpointsResponse> for Endpoints {
+impl From<v1::ListEndpointsResponse> for EndpointList {
     fn from(response: v1::ListEndpointsResponse) -> Self {
         let mut rows: Vec<EndpointView> = response.endpoints.into_iter().map(Into::into).collect();
         rows.sort_by(|a, b| (&a.network, &a.name, &a.id).cmp(&(&b.network, &b.name, &b.id)));
@@ -66,7 +66,7 @@ impl From<v1::ListEndpointsResponse> for Endpoints {
     }
 }
 
-impl Endpoints {
+impl EndpointList {
     /// Finds endpoints by name, name and network, alias, address or id.
     pub(crate) fn find(&self, text: &str) -> Vec<EndpointView> {
         self.0.iter().filter(|endpoint| endpoint.is_called(text)).cloned().collect()
@@ -135,7 +135,7 @@ const COLUMNS: [Column; 8] = [
 /// Shown where an endpoint does not work.
 const PROBLEM: Column = Column::prose("PROBLEM");
 
-impl Report for Endpoints {
+impl Report for EndpointList {
     fn text(&self, page: Page) -> String {
         // What is well needs no column to say so.
         let has_problems = self.0.iter().any(|endpoint| endpoint.problem.is_some());
@@ -193,7 +193,7 @@ mod tests {
             problem: String::new(),
         };
 
-        let view = Endpoints::from(v1::ListEndpointsResponse { endpoints: vec![state] });
+        let view = EndpointList::from(v1::ListEndpointsResponse { endpoints: vec![state] });
 
         assert_eq!(
             view.text(Page { now: 0, width: None, wide: false }),
@@ -219,7 +219,7 @@ mod tests {
         };
         let endpoints = vec![state("db", ""), state("web", "its interface is gone; run: docker restart web")];
 
-        let view = Endpoints::from(v1::ListEndpointsResponse { endpoints });
+        let view = EndpointList::from(v1::ListEndpointsResponse { endpoints });
 
         let text = view.text(Page { now: 0, width: None, wide: false });
         let problems: Vec<_> =

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use overlay_proto::v1;
 use serde::Serialize;
 
-use super::{Endpoints, pairs, sample, sorted};
+use super::{EndpointList, pairs, sample, sorted};
 use crate::output::{Cell, Column, HIDDEN, Page, Report, list, table, wrapped};
 
 /// One network.
@@ -177,12 +177,12 @@ pub(crate) struct Inspection {
     network: NetworkView,
     /// None: this node may not see them.
     #[serde(rename = "endpoint_list")]
-    endpoints: Option<Endpoints>,
+    endpoints: Option<EndpointList>,
 }
 
 impl Inspection {
     /// Puts a network and its endpoints together.
-    pub(crate) fn new(network: NetworkView, endpoints: Endpoints) -> Self {
+    pub(crate) fn new(network: NetworkView, endpoints: EndpointList) -> Self {
         let endpoints = network.endpoints.map(|_| endpoints);
 
         Self { network, endpoints }
@@ -228,7 +228,7 @@ impl Report for Inspection {
     }
 
     fn sample() -> Option<serde_json::Value> {
-        let endpoints = Endpoints::from(v1::ListEndpointsResponse::default());
+        let endpoints = EndpointList::from(v1::ListEndpointsResponse::default());
 
         sample(Self::new(NetworkView::from(v1::NetworkState::default()), endpoints))
     }
@@ -292,7 +292,7 @@ mod tests {
         let networks = Networks::from(response);
         let inspection = Inspection::new(
             networks.find("db").expect("it is there"),
-            Endpoints::from(v1::ListEndpointsResponse::default()),
+            EndpointList::from(v1::ListEndpointsResponse::default()),
         );
 
         let page = Page { now: 0, width: None, wide: false };
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn an_inspection_is_one_object() {
         let network = Networks::from(response()).find("db").expect("it is there");
-        let endpoints = Endpoints::from(v1::ListEndpointsResponse::default());
+        let endpoints = EndpointList::from(v1::ListEndpointsResponse::default());
 
         let json = serde_json::to_value(Inspection::new(network, endpoints)).expect("JSON");
 
