@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use overlay_core::{Endpoint, EndpointId, Member, Network, Node, NodeId, PrivateKey, View};
+use overlay_core::{Candidate, CandidateKind, Endpoint, EndpointId, Member, Network, Node, NodeId, PrivateKey, View};
 use overlay_dataplane::{NetworkTable, PeerLane, PeerTable};
 
 pub(crate) use holdings::{EndpointRows, Holdings};
@@ -152,11 +152,16 @@ impl Underlays {
     }
 
     /// Lists the addresses at which a lane of a peer may be reached, the likeliest first.
-    fn candidates(&self, peer: &Node, lane: usize) -> Vec<SocketAddr> {
-        let mut candidates = peer.underlay_addrs(lane);
-        candidates.retain(|address| !self.own.contains(address));
+    fn candidates(&self, peer: &Node, lane: usize) -> Vec<Candidate> {
+        let mut candidates = peer.candidates(lane);
+        candidates.retain(|candidate| !self.own.contains(&candidate.address));
+        for candidate in &mut candidates {
+            if self.shared.contains(&candidate.address.ip()) {
+                candidate.kind = CandidateKind::Shared;
+            }
+        }
         // The sort is stable.
-        candidates.sort_by_key(|address| self.shared.contains(&address.ip()));
+        candidates.sort_by_key(|candidate| candidate.kind);
 
         candidates
     }

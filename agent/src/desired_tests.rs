@@ -169,7 +169,7 @@ fn the_lanes_learn_who_may_use_which_address() {
     assert_eq!(peer.node, other());
     assert!(peer.allowed_ips.contains(&net("10.1.254.0/24")));
     assert!(peer.allowed_ips.contains(&net("10.1.255.77/32")));
-    assert_eq!(peer.lanes[1].candidates, ["192.0.2.2:51821".parse().expect("an address")]);
+    assert_eq!(peer.lanes[1].candidates, [Candidate::host("192.0.2.2:51821".parse().expect("an address"), 1)]);
     assert!(table.local.contains(&net("10.1.3.3/32")), "{:?}", table.local);
     assert!(table.local.contains(&net("10.1.255.0/24")));
 }
@@ -244,7 +244,10 @@ fn own_addresses_are_never_a_peers_and_shared_ones_are_tried_last() {
 
     let candidates = underlays.candidates(&view.nodes[&other()], 1);
     let expected = ["198.51.100.4", "192.0.2.2", "172.17.9.9"];
-    assert_eq!(candidates, expected.map(|ip| SocketAddr::new(ip.parse().expect("an address"), 51821)));
+    let addresses: Vec<_> = candidates.iter().map(|candidate| candidate.address).collect();
+    assert_eq!(addresses, expected.map(|ip| SocketAddr::new(ip.parse().expect("an address"), 51821)));
+    assert_eq!(candidates.iter().map(|candidate| candidate.lane).collect::<Vec<_>>(), [1, 1, 1]);
+    assert_eq!(candidates[2].kind, CandidateKind::Shared);
 }
 
 #[test]

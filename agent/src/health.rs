@@ -168,7 +168,8 @@ impl Facts<'_> {
         for node in peers.keys().filter_map(|node| self.view.nodes.get(node)) {
             let has_others = node.underlay.iter().any(|address| !self.own.contains(address));
             let is_usual = |address: IpAddr| has_others && GUEST_NAT.contains(&address);
-            let lanes = (0..node.lane_ports.len()).flat_map(|lane| node.underlay_addrs(lane));
+            let lanes =
+                (0..node.lane_ports.len()).flat_map(|lane| node.candidates(lane)).map(|candidate| candidate.address);
             let own = lanes.filter(|at| self.own.contains(&at.ip()) && self.ports.contains(&at.port()));
             let own = own.filter(|at| !is_usual(at.ip()));
             for address in own {

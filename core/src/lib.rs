@@ -4,6 +4,7 @@
 //! Nothing here does I/O, reads a clock, draws random numbers or takes a lock.
 #![forbid(unsafe_code)]
 
+mod candidate;
 pub mod endpoint;
 pub mod id;
 pub mod instant;
@@ -16,6 +17,7 @@ pub mod pool;
 pub mod view;
 pub mod visibility;
 
+pub use candidate::{Candidate, CandidateKind};
 pub use endpoint::{Endpoint, Runtime};
 pub use id::{ClusterId, EndpointId, NetworkId, NodeId};
 pub use key::{PrivateKey, PublicKey};

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::candidate::Candidate;
 use crate::id::NodeId;
 use crate::name::Name;
 
@@ -38,15 +39,16 @@ pub struct Node {
 }
 
 impl Node {
-    /// Lists the addresses at which lane `lane` of this node may be reached, the likeliest first.
+    /// Lists the addresses at which a lane of this node may be reached, as it announces them, the
+    /// likeliest first.
     ///
     /// A peer with more lanes than this node uses this node's lanes in turn, hence the remainder.
-    pub fn underlay_addrs(&self, lane: usize) -> Vec<SocketAddr> {
-        let Some(&port) = lane.checked_rem(self.lane_ports.len()).and_then(|i| self.lane_ports.get(i)) else {
-            return Vec::new();
-        };
+    pub fn candidates(&self, lane: usize) -> Vec<Candidate> {
+        let lane = lane.checked_rem(self.lane_ports.len()).and_then(|lane| u16::try_from(lane).ok());
+        let port = lane.and_then(|lane| Some((lane, *self.lane_ports.get(usize::from(lane))?)));
+        let Some((lane, port)) = port else { return Vec::new() };
 
-        self.underlay.iter().map(|&ip| SocketAddr::new(ip, port)).collect()
+        self.underlay.iter().map(|&ip| Candidate::host(SocketAddr::new(ip, port), lane)).collect()
     }
 }
 

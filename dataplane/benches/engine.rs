@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ipnet::IpNet;
-use overlay_core::{NetworkId, NodeId, PrivateKey};
+use overlay_core::{Candidate, NetworkId, NodeId, PrivateKey};
 use overlay_dataplane::{Engine, EngineConfig, LaneId, NetworkTable, PeerLane, PeerTable, Tables, public_key};
 
 /// Small packets, and those that fill a tunnel over an underlay of 1,500 bytes.
@@ -80,7 +80,10 @@ fn engine(index: usize, now: Instant) -> Engine {
     let other = 1 - index;
     let peer = PeerTable {
         node: NodeId::FIRST,
-        lanes: vec![PeerLane { public_key: public_key(&key(other)), candidates: vec![underlay(other)] }],
+        lanes: vec![PeerLane {
+            public_key: public_key(&key(other)),
+            candidates: vec![Candidate::host(underlay(other), 0)],
+        }],
         allowed_ips: vec![prefix(other)],
     };
     let id = NetworkId::FIRST;

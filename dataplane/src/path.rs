@@ -38,8 +38,8 @@ impl Path {
     /// Replaces the candidates. Returns whether the confirmed address was an old candidate and is
     /// not a new one. In that case the next handshake goes to a new one, while packets still go to
     /// the confirmed one until there is an answer.
-    pub(crate) fn publish(&mut self, candidates: &[SocketAddr]) -> bool {
-        let candidates: Vec<_> = candidates.iter().copied().map(canonical).collect();
+    pub(crate) fn publish(&mut self, candidates: impl IntoIterator<Item = SocketAddr>) -> bool {
+        let candidates: Vec<_> = candidates.into_iter().map(canonical).collect();
         let was_candidate = self.confirmed.is_some_and(|addr| self.candidates.contains(&addr));
         let is_candidate = self.confirmed.is_some_and(|addr| candidates.contains(&addr));
         self.candidates = candidates;
@@ -173,7 +173,7 @@ mod tests {
 
     fn path(ports: &[u16]) -> Path {
         let mut path = Path::default();
-        path.publish(&ports.iter().copied().map(addr).collect::<Vec<_>>());
+        path.publish(ports.iter().copied().map(addr));
         path
     }
 
@@ -256,14 +256,14 @@ mod tests {
     fn a_peer_that_moved_by_decree_is_noticed_and_one_behind_nat_left_alone() {
         let mut moved = path(&[1]);
         moved.confirm(addr(1));
-        assert!(moved.publish(&[addr(2)]));
+        assert!(moved.publish([addr(2)]));
         assert_eq!(moved.next_attempt(start()), Some(addr(2)));
         assert_eq!(moved.current(), Some(addr(1)));
-        assert!(!moved.publish(&[addr(3)]), "the confirmed address is no candidate any more");
+        assert!(!moved.publish([addr(3)]), "the confirmed address is no candidate any more");
 
         let mut natted = path(&[1]);
         natted.confirm(addr(77));
-        assert!(!natted.publish(&[addr(2)]));
+        assert!(!natted.publish([addr(2)]));
     }
 
     #[test]

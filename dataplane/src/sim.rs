@@ -35,7 +35,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use overlay_core::{NetworkId, NodeId, PrivateKey, PublicKey};
+use overlay_core::{Candidate, NetworkId, NodeId, PrivateKey, PublicKey};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -166,7 +166,10 @@ pub(crate) fn prefixes(host: usize) -> Vec<ipnet::IpNet> {
 pub(crate) fn peer(network: u64, host: usize) -> PeerTable {
     PeerTable {
         node: node(host),
-        lanes: vec![PeerLane { public_key: pub_key(network, host), candidates: vec![underlay(host)] }],
+        lanes: vec![PeerLane {
+            public_key: pub_key(network, host),
+            candidates: vec![Candidate::host(underlay(host), 0)],
+        }],
         allowed_ips: prefixes(host),
     }
 }

@@ -5,11 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use overlay_core::{NetworkId, NodeId, PrivateKey, PublicKey};
+use overlay_core::{Candidate, NetworkId, NodeId, PrivateKey, PublicKey};
 
 /// A lane of a node, numbered from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,5 +65,5 @@ pub struct PeerLane {
     pub public_key: PublicKey,
     /// The underlay addresses at which it may be reached, the likeliest first. They are tried in
     /// turn until one answers.
-    pub candidates: Vec<SocketAddr>,
+    pub candidates: Vec<Candidate>,
 }

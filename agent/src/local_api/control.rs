@@ -15,7 +15,7 @@ const DEFAULT_PORT: u16 = 7443;
 /// Lists the addresses, in the order in which they are tried.
 pub(super) fn list(control: &ControlLink) -> v1::ListControlResponse {
     let used = control.connection.address();
-    let row = |candidate: crate::membership::candidates::Candidate| v1::ControlAddress {
+    let row = |candidate: crate::membership::candidates::ControlCandidate| v1::ControlAddress {
         in_use: used.as_ref() == Some(&candidate.address),
         source: candidate.source.as_str().to_owned(),
         address: candidate.address,

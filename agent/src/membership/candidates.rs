@@ -40,7 +40,7 @@ impl Source {
 
 /// One address to try.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Candidate {
+pub(crate) struct ControlCandidate {
     /// `HOST:PORT`.
     pub(crate) address: String,
     /// Where it is known from.
@@ -56,7 +56,7 @@ pub(crate) fn candidates(
     me: NodeId,
     join_line: &[String],
     tunnels: &BTreeMap<NodeId, IpAddr>,
-) -> Vec<Candidate> {
+) -> Vec<ControlCandidate> {
     let ports = ports(known.announced.iter().chain(&known.set).chain(join_line));
     let at = |ip: IpAddr| ports.iter().map(move |port| SocketAddr::new(ip, *port).to_string());
     let is_here = known.nodes.contains(&me);
@@ -78,7 +78,7 @@ pub(crate) fn candidates(
     local
         .chain(all)
         .filter(|(_, address)| seen.insert(address.clone()))
-        .map(|(source, address)| Candidate { address, source })
+        .map(|(source, address)| ControlCandidate { address, source })
         .collect()
 }
 

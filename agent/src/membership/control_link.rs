@@ -8,7 +8,7 @@ use overlay_core::NodeId;
 use tokio::sync::watch;
 
 use super::address_book::AddressBook;
-use super::candidates::{self, Candidate};
+use super::candidates::{self, ControlCandidate};
 use super::connection::ControlConnection;
 use crate::state::Identity;
 
@@ -52,7 +52,7 @@ impl ControlLink {
     }
 
     /// Lists the addresses at which control may be reached, the likeliest first.
-    pub(crate) fn candidates(&self) -> Vec<Candidate> {
+    pub(crate) fn candidates(&self) -> Vec<ControlCandidate> {
         let (known, who) = (self.addresses.known(), self.identity());
 
         candidates::candidates(&known, who.node, &who.control, &self.process.tunnels.borrow())

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use netlink_packet_route::link::{InfoData, InfoVeth};
 use overlay_agent::kernel::{NamespaceDesired, Netns, NetworkNamespace, Tun, TunDesired};
 use overlay_agent::path::{LaneEvent, LaneReport, Lanes, LanesConfig};
-use overlay_core::{NetworkId, NodeId, PrivateKey};
+use overlay_core::{Candidate, NetworkId, NodeId, PrivateKey};
 use overlay_dataplane::{NetworkTable, PeerLane, PeerState, PeerTable, Tables, public_key};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 use tempfile::TempDir;
@@ -162,9 +162,10 @@ impl Host {
             .keys
             .iter()
             .zip(&other.ports)
-            .map(|(key, &port)| PeerLane {
+            .zip(0..)
+            .map(|((key, &port), lane)| PeerLane {
                 public_key: public_key(key),
-                candidates: vec![SocketAddr::new(other.underlay.into(), port)],
+                candidates: vec![Candidate::host(SocketAddr::new(other.underlay.into(), port), lane)],
             })
             .collect();
         let tables = self.keys.iter().map(|key| {

@@ -104,7 +104,7 @@ impl LaneNetwork {
             };
             (link.lane, link.peer) = (LaneId(lane), peer);
             link.is_used = is_used(lane_index, lane, table.lanes.len());
-            if link.path.publish(&row.candidates) {
+            if link.path.publish(row.candidates.iter().map(|candidate| candidate.address)) {
                 moved.push(index);
             }
             self.keys.insert(row.public_key, index);

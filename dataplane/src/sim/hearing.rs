@@ -264,7 +264,7 @@ fn both_ends_may_move_at_once() {
     let moved = world.now;
     for host in [0, 1] {
         let mut table = table(NET, host, &[0, 1]);
-        Arc::make_mut(&mut table.peers)[0].lanes[0].candidates = vec![underlay(21 - host)];
+        Arc::make_mut(&mut table.peers)[0].lanes[0].candidates = vec![Candidate::host(underlay(21 - host), 0)];
         world.publish(host, table);
     }
     world.numbers(1);

@@ -261,7 +261,8 @@ fn a_peer_that_moves_is_followed_once_it_proves_itself() {
 fn candidates_are_tried_until_one_answers() {
     let mut world = World::connected(2);
     let mut wrong_first = table(NET, 0, &[0, 1]);
-    Arc::make_mut(&mut wrong_first.peers)[0].lanes[0].candidates = vec![underlay(7), underlay(8), underlay(1)];
+    Arc::make_mut(&mut wrong_first.peers)[0].lanes[0].candidates =
+        vec![Candidate::host(underlay(7), 0), Candidate::host(underlay(8), 0), Candidate::host(underlay(1), 0)];
     world.publish(0, wrong_first);
 
     world.say(0, 1, 1);
@@ -278,7 +279,7 @@ fn a_new_published_address_is_tried_at_once() {
     world.run(Duration::from_secs(1));
     world.hosts[1].addr = underlay(9);
     let mut moved = table(NET, 0, &[0, 1]);
-    Arc::make_mut(&mut moved.peers)[0].lanes[0].candidates = vec![underlay(9)];
+    Arc::make_mut(&mut moved.peers)[0].lanes[0].candidates = vec![Candidate::host(underlay(9), 0)];
 
     world.publish(0, moved);
     world.run(Duration::from_millis(10));
@@ -346,7 +347,7 @@ fn a_peer_without_any_address_is_said_so_but_may_call_us() {
 fn what_waits_uses_the_session_that_the_other_side_makes() {
     let mut world = World::connected(2);
     let mut astray = table(NET, 1, &[0, 1]);
-    Arc::make_mut(&mut astray.peers)[0].lanes[0].candidates = vec![underlay(9)];
+    Arc::make_mut(&mut astray.peers)[0].lanes[0].candidates = vec![Candidate::host(underlay(9), 0)];
     world.publish(1, astray);
 
     world.say(1, 0, 1);

@@ -146,7 +146,7 @@ fn a_key_that_moves_to_another_node_takes_no_session_along() {
 /// lane (host 2).
 fn lanes() -> World {
     let mut world = World::new(3);
-    let lane = |host| PeerLane { public_key: pub_key(NET, host), candidates: vec![underlay(host)] };
+    let lane = |host| PeerLane { public_key: pub_key(NET, host), candidates: vec![Candidate::host(underlay(host), 0)] };
     let two_lanes = PeerTable { node: node(0), lanes: vec![lane(0), lane(1)], allowed_ips: prefixes(0) };
     for (host, id) in [(0, 0), (1, 1)] {
         let now = world.now;

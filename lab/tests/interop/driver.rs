@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sched::{CloneFlags, setns};
-use overlay_core::{NetworkId, NodeId, PublicKey};
+use overlay_core::{Candidate, NetworkId, NodeId, PublicKey};
 use overlay_dataplane::{Engine, EngineConfig, LaneId, NetworkTable, PeerLane, PeerTable, Tables};
 use overlay_lab::Host;
 
@@ -37,7 +37,10 @@ impl Driver {
         let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
         let config = EngineConfig { lane: LaneId(0), lanes: 1, seed: rand::random(), now, unix_time };
         let mut engine = Engine::new(config);
-        let lane = PeerLane { public_key: peer, candidates: underlay.into_iter().collect() };
+        let lane = PeerLane {
+            public_key: peer,
+            candidates: underlay.map(|address| Candidate::host(address, 0)).into_iter().collect(),
+        };
         let peer = PeerTable {
             node: NodeId::from_random(2),
             lanes: vec![lane],

@@ -151,8 +151,8 @@ fn engine(lane: LaneId, lanes: u16, table: NetworkTable, unix_time: Duration) ->
 fn peer(view: &View, member: &Member) -> PeerTable {
     let node = view.nodes.get(&member.node);
     let lane = |(lane, public_key): (usize, &PublicKey)| {
-        let mut candidates = node.map(|node| node.underlay_addrs(lane)).unwrap_or_default();
-        candidates.retain(std::net::SocketAddr::is_ipv4);
+        let mut candidates = node.map(|node| node.candidates(lane)).unwrap_or_default();
+        candidates.retain(|candidate| candidate.address.is_ipv4());
 
         PeerLane { public_key: *public_key, candidates }
     };
