@@ -5,6 +5,7 @@
 
 pub mod descriptors;
 pub mod disk;
+mod lack;
 pub mod log;
 pub mod reserve;
 

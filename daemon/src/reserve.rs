@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::descriptors::are_exhausted;
+use crate::lack::are_exhausted;
 
 /// File descriptors that are kept back for a purpose.
 ///
