@@ -55,12 +55,13 @@ pub(crate) async fn interfaces(netns: &Netns) -> Result<BTreeSet<String>, Refusa
         Ok::<_, nix::Error>(interfaces.iter().map(|i| i.name().to_string_lossy().into_owned()).collect())
     });
 
-    listed.await.map_err(kernel)?.map_err(|errno| Refusal::new(Code::Kernel, errno))
+    listed.await.map_err(kernel)?.map_err(|errno| Refusal::new(Code::Kernel, explain(&errno)))
 }
 
 /// Finds a process that an endpoint shall go with.
 pub(crate) fn owner(pid: u32) -> Result<Owner, Refusal> {
-    let looked = start_time(pid).map_err(|error| Refusal::new(Code::Kernel, format!("owner_pid {pid}: {error}")))?;
+    let refused = |error| Refusal::new(Code::Kernel, format!("owner_pid {pid}: {}", explain(&error)));
+    let looked = start_time(pid).map_err(refused)?;
     let gone = || Refusal::new(Code::NotFound, format!("owner_pid {pid}: there is no such process"));
     let started = looked.ok_or_else(gone)?;
 
@@ -171,9 +172,12 @@ mod tests {
 
         setrlimit(Resource::RLIMIT_NOFILE, 0, hard).expect("lowered");
         let (own, gone) = (start_time(std::process::id()), start_time(u32::MAX));
+        let refused = owner(std::process::id());
         setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("raised");
 
         assert!(own.is_err() && gone.is_err(), "{own:?} {gone:?}");
+        let text = refused.expect_err("it cannot be looked at").message;
+        assert!(text.contains("raise LimitNOFILE="), "{text}");
         assert!(matches!(start_time(u32::MAX), Ok(None)));
     }
 

@@ -94,9 +94,10 @@ impl Worker {
         let gateways = wanted.gateways.clone();
         let bound = namespace.netns().enter(move || DnsSockets::bind(gateways)).await;
         let sockets = bound.map_err(|error| explain(&error))?;
-        let sockets = sockets.map_err(|error| format!("failed to open the sockets of the DNS server: {error}"))?;
+        let sockets =
+            sockets.map_err(|error| format!("failed to open the sockets of the DNS server: {}", explain(&error)))?;
         let added = self.context.dns.lock().unwrap_or_else(PoisonError::into_inner).add(self.network, sockets);
-        added.map_err(|error| format!("failed to start the DNS server: {error}"))?;
+        added.map_err(|error| format!("failed to start the DNS server: {}", explain(&error)))?;
 
         let queue = Arc::clone(&self.context.reconcile.queue);
 
@@ -173,7 +174,7 @@ impl Worker {
         let Some(tun) = &self.tun else { return Ok(()) };
         let copies: Result<Vec<OwnedFd>, _> = tun.queues.iter().map(OwnedFd::try_clone).collect();
         let queues = TunQueues {
-            queues: copies.map_err(|error| format!("failed to hand the TUN to the lanes: {error}"))?,
+            queues: copies.map_err(|error| format!("failed to hand the TUN to the lanes: {}", explain(&error)))?,
             offload: offload(tun.offload),
         };
         let added = self.context.reconcile.lanes.add_network(self.network, queues, host.clone());
