@@ -7,12 +7,12 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use super::{is_stopped, stop_on_signal};
+use crate::process::rest;
 
 /// The output once no descriptor is free.
 pub(crate) const FULL: &str = "full";
@@ -56,14 +56,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             connections.push(UnixStream::connect(&options.socket).context("nobody listens")?);
             let deadline = Instant::now() + ACCEPTANCE;
             while self::free(options.pid, limit)? >= free && Instant::now() < deadline {
-                sleep(LOOK);
+                rest(LOOK);
             }
         }
-        sleep(LOOK);
+        rest(LOOK);
     }
     println!("{FULL}");
     while !is_stopped() {
-        sleep(LOOK);
+        rest(LOOK);
     }
 
     Ok(())
