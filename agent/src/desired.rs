@@ -19,7 +19,9 @@ pub(crate) use holdings::{EndpointRows, Holdings};
 use crate::docker::options;
 use crate::endpoint::routes;
 use crate::kernel::netns::NetnsId;
-use crate::kernel::{ContainerInterface, InterfaceOwner, NamespaceDesired, SandboxDesired, TunDesired, VethDesired};
+use crate::kernel::{
+    ContainerInterface, InterfaceOwner, NamespaceDesired, SandboxDesired, Strays, TunDesired, VethDesired,
+};
 use crate::state::{EndpointRecord, ManagedSandbox, SandboxRecord};
 
 /// The path of the host's own network namespace.
@@ -84,6 +86,7 @@ pub(crate) fn network(
         gateways: network.gateways().into_iter().collect(),
         node: member.node_address(network).map(|address| network.addresses(address)).into_iter().flatten().collect(),
         endpoints: records().map(|record| (record.endpoint.id, veth(record))).collect(),
+        strays: Strays::default(),
         remote: peers().flat_map(|peer| holdings.of(peer)).collect(),
         unreachable: network.prefixes(network.prefix).into_iter().collect(),
     };

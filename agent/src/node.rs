@@ -343,6 +343,8 @@ impl Node {
                 let work = Arc::clone(&work);
                 async move { docker::task::follow(&work.0, &work.1.interceptors, &work.2).await }
             });
+        } else {
+            joined.endpoints.journal.set_whole();
         }
         self.handle.set_phase(Phase::Joined(joined));
     }

@@ -15,7 +15,7 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use overlay_agent::dns::{DnsServers, DnsSockets, Names};
 use overlay_agent::kernel::{
-    InterfaceOwner, NamespaceDesired, Netns, NetworkNamespace, SandboxDesired, TunDesired, VethDesired,
+    InterfaceOwner, NamespaceDesired, Netns, NetworkNamespace, SandboxDesired, Strays, TunDesired, VethDesired,
 };
 use overlay_core::network::NetworkMode;
 use overlay_core::{Change, Endpoint, EndpointId, Network, NetworkId, NodeId, Revision, Runtime, View};
@@ -88,6 +88,7 @@ impl Net {
             gateways: BTreeSet::from([GATEWAY.into()]),
             node: BTreeSet::new(),
             endpoints: BTreeMap::from([(endpoint, veth)]),
+            strays: Strays::default(),
             remote: BTreeSet::new(),
             unreachable: BTreeSet::from(["10.7.0.0/24".parse().expect("a prefix")]),
         };

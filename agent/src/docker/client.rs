@@ -172,6 +172,8 @@ pub(crate) struct Container {
     pub(crate) attachments: BTreeMap<String, Attachment>,
     /// The networks that it is configured on, by Docker's id.
     pub(crate) networks: Vec<String>,
+    /// The one of them that it is on first whenever it is started (`--network`), by Docker's id.
+    pub(crate) first_network: Option<String>,
 }
 
 /// A container's attachment to one network.
@@ -389,7 +391,8 @@ fn summary(container: ContainerSummary) -> Option<ListedContainer> {
 fn description(found: ContainerInspectResponse) -> Container {
     let settings = found.network_settings.unwrap_or_default();
     let state = found.state.unwrap_or_default();
-    let policy = found.host_config.and_then(|config| config.restart_policy).and_then(|policy| policy.name);
+    let host = found.host_config.unwrap_or_default();
+    let policy = host.restart_policy.and_then(|policy| policy.name);
     let networks = sorted(settings.networks);
 
     Container {
@@ -404,9 +407,19 @@ fn description(found: ContainerInspectResponse) -> Container {
             use bollard::models::RestartPolicyNameEnum as Name;
             matches!(name, Name::ALWAYS | Name::UNLESS_STOPPED)
         }),
+        first_network: first_network(&networks, &host.network_mode.unwrap_or_default()),
         networks: networks.values().filter_map(|settings| settings.network_id.clone()).collect(),
         attachments: networks.into_values().filter_map(attachment).collect(),
     }
+}
+
+/// Finds the network that a container was started on; `mode` is its name or id, as a person gave it.
+fn first_network(networks: &BTreeMap<String, EndpointSettings>, mode: &str) -> Option<String> {
+    let is_it = |(name, settings): &(&String, &EndpointSettings)| {
+        name.as_str() == mode || settings.network_id.as_deref() == Some(mode)
+    };
+
+    networks.iter().find(is_it).and_then(|(_, settings)| settings.network_id.clone())
 }
 
 fn network(network: Network) -> Option<EngineNetwork> {

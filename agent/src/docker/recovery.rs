@@ -1,9 +1,10 @@
 //! Gives running containers back what this node lost of theirs: an endpoint that the journal does
-//! not have, because an older agent removed it or the state is an older copy. The interface is then
-//! made again as for one that foreign hands destroyed ([`crate::kernel::container_interface`]). What cannot be
-//! given back is told, with the command that helps.
+//! not have, because an older agent removed it or the state is an older copy. An interface that is
+//! still there is taken up as it is: none is removed before Docker was asked
+//! ([`crate::state::journal::Journal::strays`]). One that is not is made again as for one that foreign hands destroyed
+//! ([`crate::kernel::container_interface`]). What cannot be given back is told, with the command that helps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::endpoint::trouble::{BROKEN, about_interface};
 use crate::kernel::container_interface::name_inside;
 use crate::problem::explain;
 use crate::reconcile::EndpointState;
+use crate::state::journal::Entries;
 use crate::state::{DockerNetwork, EndpointRecord, IpamMode, ManagedSandbox, SandboxRecord};
 
 /// How long a container may take to answer before it counts as busy; the next look asks again.
@@ -73,26 +75,49 @@ pub(super) fn is_needed(store: &PluginStore, endpoints: &Endpoints, listed: &[Li
 /// Writes down again what running containers have.
 pub(super) async fn pass(store: &PluginStore, endpoints: &Endpoints, engine: &DockerClient) -> Result<(), EngineError> {
     let listed = engine.containers().await?;
-    let mut failed = BTreeMap::new();
+    let mut of_container: BTreeMap<String, Vec<Lost>> = BTreeMap::new();
     for lost in lost(store, endpoints, &listed) {
+        of_container.entry(lost.container.clone()).or_default().push(lost);
+    }
+    let (mut failed, mut is_whole) = (BTreeMap::new(), true);
+    for (container, mut lost) in of_container {
         // Whoever answers is not being changed: what it has then, it has for good.
-        let found = match timeout(REST, engine.container(&lost.container)).await {
-            Err(_busy) => continue,
+        let found = match timeout(REST, engine.container(&container)).await {
+            Err(_busy) => {
+                is_whole = false;
+                continue;
+            }
             Ok(Err(error)) if error.is_missing() => continue,
             Ok(found) => found?,
         };
-        let Some((docker, network)) = network_of(store, endpoints, &lost.network) else { continue };
-        if let Err(refusal) = give_back(store, endpoints, &found, &lost.endpoint, &docker, &network).await {
-            let text = remedied(&found.name, network.title(), &refusal.message);
-            failed.insert(format!("{LOST}{}", lost.endpoint), (refusal.code, text));
+        // Where no interface is left to tell, names are given in the order in which Docker gave them.
+        lost.sort_by_key(|lost| found.first_network.as_ref() != Some(&lost.network));
+        for lost in lost {
+            let Some((docker, network)) = network_of(store, endpoints, &lost.network) else { continue };
+            if let Err(refusal) = give_back(store, endpoints, &found, &lost.endpoint, &docker, &network).await {
+                is_whole &= refusal.code != Code::ControlAway;
+                let text = remedied(&found.name, network.title(), &refusal.message);
+                failed.insert(format!("{LOST}{}", lost.endpoint), (refusal.code, text));
+            }
         }
     }
     endpoints.problems.keep_only(LOST, |about| failed.contains_key(about));
     for (about, (code, text)) in failed {
         endpoints.problems.raise(&about, code.as_str(), text);
     }
+    if is_whole {
+        conclude(endpoints);
+    }
 
     Ok(())
+}
+
+/// Takes note that no running container lacks what could be given back. The networks are those of the cluster only once control
+/// was heard.
+pub(super) fn conclude(endpoints: &Endpoints) {
+    if endpoints.memberships.membership.borrow().live {
+        endpoints.journal.set_whole();
+    }
 }
 
 fn network_of(store: &PluginStore, endpoints: &Endpoints, docker: &str) -> Option<(DockerNetwork, Network)> {
@@ -171,12 +196,22 @@ pub(super) async fn inside(
     endpoint: EndpointId,
     netns: &Path,
 ) -> Option<String> {
-    let found = name_inside(&endpoints.run_dir, network, endpoint, netns).await;
+    let taken = names_inside(&endpoints.journal.entries(), endpoint, netns);
+    let found = name_inside(&endpoints.run_dir, network, endpoint, netns, &taken).await;
 
     found.unwrap_or_else(|error| {
         tracing::debug!(%endpoint, error = %explain(&error), "A container was not looked into");
         None
     })
+}
+
+/// Lists how the interfaces of a container's other endpoints are called, also of those that are still to be made.
+fn names_inside(entries: &Entries, but: EndpointId, netns: &Path) -> BTreeSet<String> {
+    let others = entries.values().filter(|record| record.endpoint.id != but);
+    let here =
+        others.filter_map(|record| record.sandbox.managed()).filter(|other| other.netns.as_deref() == Some(netns));
+
+    here.filter_map(|other| other.inside.clone()).collect()
 }
 
 /// Tells of running containers whose interface the kernel does not have.

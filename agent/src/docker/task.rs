@@ -1,5 +1,6 @@
 //! The task of a joined node: the networks, containers and names of this host's engine.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use overlay_proto::v1;
+use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -19,6 +21,7 @@ use super::{dns_interceptors, lifetime, recovery};
 
 use crate::dns::Names;
 use crate::endpoint::lifecycle::Endpoints;
+use crate::membership::Membership;
 use crate::problem::explain;
 
 /// How often an engine that is not there is looked for.
@@ -56,11 +59,23 @@ pub(crate) async fn follow(work: &DockerWork, reserves: &InterceptorReserves, so
                     tracing::debug!(error = %explain(&ended), "Lost Docker's engine");
                 }
                 // A host need not have one.
-                Err(error) => tracing::trace!(error = %explain(&error), "No engine of Docker's"),
+                Err(error) => {
+                    tracing::trace!(error = %explain(&error), "No engine of Docker's");
+                    if is_absent(socket).await {
+                        recovery::conclude(endpoints);
+                    }
+                }
             }
             sleep(SEARCH).await;
         }
     });
+}
+
+/// Tells whether no engine runs here: nobody listens.
+async fn is_absent(socket: &Path) -> bool {
+    let refused = UnixStream::connect(socket).await.err();
+
+    refused.is_some_and(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused))
 }
 
 /// Goes along with one life of the engine.
@@ -154,10 +169,12 @@ async fn keep_containers(
     all: &Notify,
 ) -> EngineError {
     let mut watcher = ContainerWatcher::default();
+    let mut membership = endpoints.memberships.membership.subscribe();
     loop {
+        let is_early = !membership.borrow_and_update().live;
         match watcher.look(store, endpoints, engine).await {
             Ok(true) => store.request_gc(),
-            Ok(false) => {}
+            Ok(false) => recovery::conclude(endpoints),
             Err(error) => return error,
         }
         let due = Instant::now() + LOOK;
@@ -169,10 +186,17 @@ async fn keep_containers(
                     }
                 }
                 () = all.notified() => break,
+                // What may be taken away now waits for a look since control was heard.
+                () = control_heard(&mut membership), if is_early => break,
                 () = sleep_until(due) => break,
             }
         }
     }
+}
+
+async fn control_heard(membership: &mut watch::Receiver<Membership>) {
+    // The sender is the joined node's.
+    drop(membership.wait_for(|membership| membership.live).await);
 }
 
 /// Finds out what becomes of endpoints and addresses that nobody seems to have. Beside the names of

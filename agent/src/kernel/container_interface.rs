@@ -1,6 +1,7 @@
 //! The interface that a container engine took into a container: how it is called there, and how it
 //! is made again when foreign hands destroyed it. As long as it exists it is the engine's alone.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -95,8 +96,8 @@ fn open(path: &Path) -> Result<Netns, KernelError> {
 }
 
 /// Finds out how an endpoint's interface is called in a container. Where the pair is gone, it is
-/// the first name that an engine gives and that is free there; nothing where the pair is there and
-/// its far end is not in the container.
+/// the first name that an engine gives and that is free there and not `taken`; nothing where the
+/// pair is there and its far end is not in the container.
 ///
 /// # Errors
 ///
@@ -106,6 +107,7 @@ pub async fn name_inside(
     network: NetworkId,
     endpoint: EndpointId,
     container: &Path,
+    taken: &BTreeSet<String>,
 ) -> Result<Option<String>, KernelError> {
     let container = open(container)?;
     let pins = Pins::new(run_dir);
@@ -115,7 +117,8 @@ pub async fn name_inside(
     };
     let links = Netlink::open(&container).await?.links().await?;
     let Some(near) = near else {
-        return Ok((0..=links.len()).map(|n| format!("eth{n}")).find(|name| !links.contains_key(name)));
+        let mut names = (0..=links.len() + taken.len()).map(|n| format!("eth{n}"));
+        return Ok(names.find(|name| !links.contains_key(name) && !taken.contains(name)));
     };
     let is_far = |link: &super::tables::LinkState| near.peer == Some(link.index) && link.peer == Some(near.index);
 

@@ -50,5 +50,5 @@ pub use netns::{Netns, Pins};
 pub use process_exits::ProcessExits;
 pub use reconcile_report::ReconcileReport;
 pub use sandbox::{Drift, InterfaceOwner, SandboxDesired};
-pub use tables::Step;
+pub use tables::{Step, Strays};
 pub use tun::{Offload, Tun};

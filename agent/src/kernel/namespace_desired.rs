@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv6Net};
 use overlay_core::{EndpointId, NetworkId};
 
 use super::sysctl;
-use super::tables::{Address, Desired, Hop, LinkDesired, RouteKey, Rule, RuleAction, Scope};
+use super::tables::{Address, Desired, Hop, LinkDesired, RouteKey, Rule, RuleAction, Scope, Strays};
 
 /// The network's TUN, in its own namespace.
 pub const TUN_NAME: &str = "ovt";
@@ -63,6 +63,8 @@ pub struct NamespaceDesired {
     pub node: BTreeSet<IpAddr>,
     /// The endpoints on this node.
     pub endpoints: BTreeMap<EndpointId, VethDesired>,
+    /// Other endpoints whose veths stay as they are.
+    pub strays: Strays,
     /// What is reached through the TUN: other nodes' blocks and single moved addresses. A local endpoint's address wins.
     pub remote: BTreeSet<IpNet>,
     /// The network's prefixes: what is neither local nor remote is answered with "unreachable".
@@ -95,7 +97,7 @@ impl NamespaceDesired {
         let veths = || self.endpoints.keys().map(|&id| host_ifname(id));
 
         Desired {
-            scope: Scope::Network,
+            scope: Scope::Network { strays: self.strays.clone() },
             sysctls: sysctl::of_network(self.ipv6(), veths().chain([TUN_NAME.to_owned()])),
             rules: if self.ipv6() { self.rules() } else { BTreeSet::new() },
             links: self.links(),

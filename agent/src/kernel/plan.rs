@@ -89,14 +89,24 @@ fn routes<'a>(desired: &'a Desired, actual: &'a Actual) -> impl Iterator<Item = 
 
 fn unwanted_links(desired: &Desired, actual: &Actual) -> BTreeSet<String> {
     match desired.scope {
-        Scope::Network => actual
+        Scope::Network { .. } => actual
             .links
             .keys()
-            .filter(|&link| endpoint_of(link).is_some() && !desired.links.contains_key(link))
+            .filter(|&link| {
+                endpoint_of(link).is_some() && !desired.links.contains_key(link) && !is_stray(desired, link)
+            })
             .cloned()
             .collect(),
         Scope::Sandbox { .. } => BTreeSet::new(),
     }
+}
+
+/// Tells whether a link and all that is on it stays though it is not wanted.
+fn is_stray(desired: &Desired, link: &str) -> bool {
+    let Scope::Network { strays } = &desired.scope else { return false };
+    let is_one = endpoint_of(link).is_some_and(|endpoint| strays.contains(endpoint));
+
+    is_one && !desired.links.contains_key(link)
 }
 
 fn unwanted_routes<'a>(
@@ -107,16 +117,16 @@ fn unwanted_routes<'a>(
     let (via, direct): (Vec<_>, Vec<_>) = actual
         .routes
         .iter()
-        .filter(|&(key, route)| !desired.routes.contains_key(key) && may_remove(&desired.scope, route))
+        .filter(|&(key, route)| !desired.routes.contains_key(key) && may_remove(desired, route))
         .filter(|(_, route)| route.hop.link().is_none_or(|link| !gone.contains(link)))
         .partition(|(_, route)| matches!(route.hop, Hop::Via(..)));
 
     via.into_iter().chain(direct).map(|(&key, _): (&RouteKey, _)| Step::RemoveRoute(key))
 }
 
-fn may_remove(scope: &Scope, route: &Route) -> bool {
-    match scope {
-        Scope::Network => true,
+fn may_remove(desired: &Desired, route: &Route) -> bool {
+    match &desired.scope {
+        Scope::Network { .. } => route.hop.link().is_none_or(|link| !is_stray(desired, link)),
         Scope::Sandbox { link } => route.ours && route.hop.link() == Some(link),
     }
 }
@@ -129,7 +139,7 @@ fn unwanted_addresses<'a>(
     actual
         .addresses
         .difference(&desired.addresses)
-        .filter(|_| desired.scope == Scope::Network)
+        .filter(|address| desired.scope.is_network() && !is_stray(desired, &address.link))
         .filter(|address| !gone.contains(&address.link))
         // Already removed before its successor was added.
         .filter(|address| !desired.addresses.iter().any(|wanted| blocks(address, wanted)))
@@ -141,7 +151,8 @@ fn unwanted_rules<'a>(desired: &'a Desired, actual: &'a Actual) -> impl Iterator
     actual
         .rules
         .difference(&desired.rules)
-        .filter(|_| desired.scope == Scope::Network && !desired.rules.is_empty())
+        .filter(|_| desired.scope.is_network() && !desired.rules.is_empty())
+        .filter(|rule| rule.iif.as_ref().is_none_or(|link| !is_stray(desired, link)))
         .cloned()
         .map(Step::RemoveRule)
 }

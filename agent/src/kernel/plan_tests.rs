@@ -12,7 +12,7 @@ use super::fake::Fake;
 use super::namespace_desired::{GATEWAY_V6, NamespaceDesired, TUN_NAME, TunDesired, VethDesired, host_ifname};
 use super::plan::{missing_links, plan};
 use super::sandbox::{InterfaceOwner, SandboxDesired};
-use super::tables::{Actual, Address, Desired, Hop, Route, RouteKey, Rule, RuleAction, Step};
+use super::tables::{Actual, Address, Desired, Hop, Route, RouteKey, Rule, RuleAction, Step, Strays};
 
 /// Few of everything, so that wanted and present things meet.
 fn endpoint(n: u8) -> EndpointId {
@@ -43,6 +43,7 @@ fn desired() -> impl Strategy<Value = NamespaceDesired> {
                     .into_iter()
                     .map(|n| (endpoint(n), VethDesired { addresses: both(n).collect(), mtu, gateway6: None }))
                     .collect(),
+                strays: Strays::default(),
                 remote: remote.into_iter().flat_map(both).map(IpNet::from).collect(),
                 unreachable: ["10.42.0.0/16", "fd42::/64"]
                     .iter()
@@ -220,6 +221,7 @@ fn one_endpoint() -> NamespaceDesired {
         gateways: [v4(100), v6(100)].into(),
         node: [v4(101), v6(101)].into(),
         endpoints: [(endpoint(1), VethDesired { addresses: vec![v4(1), v6(1)], mtu: 1408, gateway6: None })].into(),
+        strays: Strays::default(),
         remote: [IpNet::from(v4(1))].into(),
         unreachable: ["10.42.0.0/16".parse().expect("a prefix")].into(),
     }
@@ -246,6 +248,25 @@ fn a_changed_route_is_one_replacement() {
     let steps = plan(&desired.tables(), &kernel.tables);
 
     assert_eq!(steps, [Step::SetRoute(key, Hop::Link(host_ifname(endpoint(1))))]);
+}
+
+#[test]
+fn a_stray_stays_with_all_that_is_on_it_as_long_as_it_is_one() {
+    let known = NamespaceDesired { remote: BTreeSet::new(), ..one_endpoint() };
+    let mut kernel = with_links(&known);
+    for step in plan(&known.tables(), &kernel.tables) {
+        kernel.take(&step).expect("a plan that the kernel takes");
+    }
+    let unknown = |strays| NamespaceDesired { endpoints: BTreeMap::new(), strays, ..known.clone() }.tables();
+    let one = || BTreeSet::from([endpoint(1)]);
+
+    for strays in [Strays::Only(one()), Strays::AllBut([endpoint(2)].into())] {
+        assert_eq!(plan(&unknown(strays), &kernel.tables), []);
+    }
+    for strays in [Strays::default(), Strays::AllBut(one())] {
+        let steps = plan(&unknown(strays), &kernel.tables);
+        assert!(steps.contains(&Step::RemoveLink(host_ifname(endpoint(1)))), "{steps:?}");
+    }
 }
 
 #[test]

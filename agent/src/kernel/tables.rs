@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv6Net};
+use overlay_core::EndpointId;
 
 /// The protocol number that our routes and rules carry (`RTPROT_*`, free for use above 4 except what `rt_protos` lists). It
 /// is how a process with no memory tells its routes in a sandbox from the container's own.
@@ -170,13 +171,48 @@ pub struct Rule {
 /// Whose the namespace is, which decides what may be removed from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
-    /// Wholly ours: every address, route, rule and `ov…` veth that is not wanted goes.
-    Network,
+    /// Wholly ours: every address, route, rule and `ov…` veth that is not wanted goes, but for those of `strays`.
+    Network {
+        /// Whose veths stay, with all that is on them.
+        strays: Strays,
+    },
     /// A container's: only routes of ours on this link may go.
     Sandbox {
         /// The endpoint's interface.
         link: String,
     },
+}
+
+impl Scope {
+    /// Tells whether the namespace is wholly ours.
+    pub(super) fn is_network(&self) -> bool {
+        matches!(self, Self::Network { .. })
+    }
+}
+
+/// Endpoints whose veth pairs stay though nothing wants them: it is not known yet whether their containers live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Strays {
+    /// These.
+    Only(BTreeSet<EndpointId>),
+    /// All others.
+    AllBut(BTreeSet<EndpointId>),
+}
+
+impl Strays {
+    /// Tells whether an endpoint is among them.
+    pub fn contains(&self, endpoint: EndpointId) -> bool {
+        match self {
+            Self::Only(these) => these.contains(&endpoint),
+            Self::AllBut(these) => !these.contains(&endpoint),
+        }
+    }
+}
+
+impl Default for Strays {
+    fn default() -> Self {
+        Self::Only(BTreeSet::new())
+    }
 }
 
 /// What a namespace must contain.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::ipam::Pool;
-use overlay_core::{Member, Network, NetworkId, NodeId, PublicKey, View};
+use overlay_core::{Endpoint, Member, Network, NetworkId, NodeId, PublicKey, View};
 use overlay_proto::{Code, Refusal, v1};
 use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -265,7 +265,9 @@ impl NetworkMemberships {
     }
 
     fn all_in_use(&self, network: &Network, view: &View) -> BTreeSet<IpAddr> {
-        let shown = view.endpoints_of(network.id).filter(|endpoint| endpoint.node != self.node);
+        let lost = self.journal.lost(view, self.node);
+        let is_shown = |endpoint: &&Endpoint| endpoint.node != self.node || lost.contains(&endpoint.id);
+        let shown = view.endpoints_of(network.id).filter(is_shown);
         let mut taken: BTreeSet<IpAddr> = shown.flat_map(|endpoint| &endpoint.addresses).copied().collect();
         let entries = self.journal.entries();
         let ours = entries.values().map(|record| &record.endpoint).filter(|endpoint| endpoint.network == network.id);

@@ -3,7 +3,7 @@
 //! Level-triggered: what differs is computed afresh each time, so a change made while control was away, or a lost answer,
 //! needs no queue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,13 +35,20 @@ pub(crate) struct Unpublished {
 }
 
 impl Unpublished {
-    /// Compares the journal with control's rows of this node. Rows of networks that are gone have gone with them.
-    pub(crate) fn new(view: &View, journal: &BTreeMap<EndpointId, EndpointRecord>, node: NodeId) -> Self {
+    /// Compares the journal with control's rows of this node. Rows of networks that are gone have gone with them; those of
+    /// `lost` endpoints stay.
+    pub(crate) fn new(
+        view: &View,
+        journal: &BTreeMap<EndpointId, EndpointRecord>,
+        node: NodeId,
+        lost: &BTreeSet<EndpointId>,
+    ) -> Self {
         let published = |e: &Endpoint| view.endpoints.get(&(e.network, e.id)) == Some(e);
         let possible = |e: &Endpoint| view.member(e.network, node).is_some();
         let ours = journal.values().map(|record| &record.endpoint);
         let put = ours.filter(|e| possible(e) && !published(e)).cloned().collect();
-        let stale = view.endpoints.values().filter(|e| e.node == node && !journal.contains_key(&e.id));
+        let is_gone = |id: &EndpointId| !journal.contains_key(id) && !lost.contains(id);
+        let stale = view.endpoints.values().filter(|e| e.node == node && is_gone(&e.id));
         let remove = stale.map(|e| v1::EndpointKey { network: e.network.to_string(), endpoint: e.id.to_string() });
 
         Self { put, remove: remove.collect() }
@@ -74,7 +81,10 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// Returns the changes that are not yet published.
     pub(crate) fn unpublished(&self) -> Unpublished {
-        Unpublished::new(&self.membership.borrow().view, &self.journal.entries(), self.node)
+        let membership = self.membership.borrow();
+        let lost = self.journal.lost(&membership.view, self.node);
+
+        Unpublished::new(&membership.view, &self.journal.entries(), self.node, &lost)
     }
 
     /// Waits briefly until everything is published; called before requests to control.
@@ -97,6 +107,7 @@ impl Publisher {
     pub(crate) async fn run(&self) {
         let mut journal = self.journal.subscribe();
         let mut membership = self.membership.subscribe();
+        let mut wholeness = self.journal.wholeness();
         let mut pauses = back_off();
         loop {
             journal.mark_unchanged();
@@ -117,6 +128,7 @@ impl Publisher {
                 () = sleep(LOOK) => {}
                 _ = journal.changed() => {}
                 _ = membership.changed() => {}
+                _ = wholeness.changed() => {}
             }
         }
     }
@@ -249,11 +261,11 @@ mod tests {
 
     #[test]
     fn what_differs_is_told_and_nothing_else() {
-        let todo = Unpublished::new(&view(&[1, 2]), &journal(&[2, 3]), ME);
+        let todo = Unpublished::new(&view(&[1, 2]), &journal(&[2, 3]), ME, &BTreeSet::new());
 
         assert_eq!(todo.put, [endpoint(3, ME)]);
         assert_eq!(todo.remove.iter().map(|key| key.endpoint.as_str()).collect::<Vec<_>>(), ["000000000001"]);
-        assert_eq!(Unpublished::new(&view(&[2, 3]), &journal(&[2, 3]), ME), Unpublished::default());
+        assert_eq!(Unpublished::new(&view(&[2, 3]), &journal(&[2, 3]), ME, &BTreeSet::new()), Unpublished::default());
     }
 
     #[test]
@@ -263,7 +275,7 @@ mod tests {
             record.endpoint.labels.insert("tier".into(), "web".into());
         }
 
-        assert_eq!(Unpublished::new(&view(&[1]), &journal, ME).len(), 1);
+        assert_eq!(Unpublished::new(&view(&[1]), &journal, ME, &BTreeSet::new()).len(), 1);
     }
 
     #[test]
@@ -271,6 +283,6 @@ mod tests {
         let mut view = view(&[]);
         view.apply(Change::Removed(RowKey::Member(BLUE, ME)));
 
-        assert_eq!(Unpublished::new(&view, &journal(&[1]), ME).len(), 0);
+        assert_eq!(Unpublished::new(&view, &journal(&[1]), ME, &BTreeSet::new()).len(), 0);
     }
 }

@@ -199,7 +199,7 @@ mod tests {
 
     use super::*;
     use crate::kernel::ReconcileReport;
-    use crate::kernel::{InterfaceOwner, NamespaceDesired, Step, TunDesired, VethDesired};
+    use crate::kernel::{InterfaceOwner, NamespaceDesired, Step, Strays, TunDesired, VethDesired};
     use crate::reconcile::pace::{Pace, SWEEP};
 
     /// A kernel that is two sets: the veth pairs that exist, and those that are routed.
@@ -280,6 +280,7 @@ mod tests {
                 gateways: BTreeSet::new(),
                 node: BTreeSet::new(),
                 endpoints: ids.iter().map(|&n| (id(n), veth.clone())).collect(),
+                strays: Strays::default(),
                 remote: BTreeSet::new(),
                 unreachable: BTreeSet::new(),
             },

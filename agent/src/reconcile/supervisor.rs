@@ -68,6 +68,7 @@ pub(crate) async fn run(context: Arc<ReconcileContext>) {
         carries: false,
         context: Arc::clone(&context),
     };
+    let mut wholeness = context.journal.wholeness();
     let mut mounts = MountEvents::open().ok();
     supervisor.update().await;
     let presumed = Instant::now() + VERDICT;
@@ -85,6 +86,7 @@ pub(crate) async fn run(context: Arc<ReconcileContext>) {
             _ = mtu.changed() => {}
             _ = own.changed() => {}
             _ = admission.changed() => {}
+            _ = wholeness.changed() => {}
             () = sleep_until(presumed), if context.admission.current() == Admission::Unproven => {
                 context.admission.assume();
             }
@@ -124,7 +126,11 @@ impl Supervisor {
                 clean::all_but(&self.context.run_dir, &names, &self.context.problems).await;
             }
         }
-        for (network, desired) in self.wanted.networks().clone() {
+        let strays = self.context.journal.strays();
+        for (network, mut desired) in self.wanted.networks().clone() {
+            if strays != desired.namespace.strays {
+                Arc::make_mut(&mut desired).namespace.strays = strays.clone();
+            }
             self.keep(network, desired);
         }
     }
@@ -160,7 +166,7 @@ impl Supervisor {
         }
         if let Some(kept) = self.kept.get(&network) {
             kept.desired.send_if_modified(|known| {
-                let changed = !Arc::ptr_eq(known, &desired);
+                let changed = !Arc::ptr_eq(known, &desired) && *known != desired;
                 *known = desired;
                 changed
             });

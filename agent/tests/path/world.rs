@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::link::{InfoData, InfoVeth};
-use overlay_agent::kernel::{NamespaceDesired, Netns, NetworkNamespace, Tun, TunDesired};
+use overlay_agent::kernel::{NamespaceDesired, Netns, NetworkNamespace, Strays, Tun, TunDesired};
 use overlay_agent::path::{LaneEvent, LaneReport, Lanes, LanesConfig};
 use overlay_core::{Candidate, NetworkId, NodeId, PrivateKey};
 use overlay_dataplane::{NetworkTable, PeerLane, PeerState, PeerTable, Tables, public_key};
@@ -126,6 +126,7 @@ impl Host {
             gateways: BTreeSet::new(),
             node: BTreeSet::from([IpAddr::V4(self.address), self.address6]),
             endpoints: BTreeMap::new(),
+            strays: Strays::default(),
             remote: BTreeSet::from([IpNet::from(IpAddr::V4(other)), IpNet::from(other6)]),
             unreachable: ["10.99.0.0/16", "fd99::/64"].iter().map(|prefix| prefix.parse().expect("a prefix")).collect(),
         }

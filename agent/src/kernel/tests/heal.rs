@@ -1,5 +1,6 @@
 //! Foreign hands, and how it is all back after one reconcile.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -328,11 +329,14 @@ async fn a_pair_that_an_engine_took_is_made_again_where_it_was() {
     let hop = Hop::Via("eth3".to_owned(), v4(GATEWAY));
     assert_eq!(within.routes().await.expect("routes").get(&key).map(|route| route.hop.clone()), Some(hop));
 
-    let far = name_inside(rig.dir(), network(1), endpoint(11), &container.path()).await.expect("both are there");
+    let (container, none) = (container.path(), BTreeSet::new());
+    let name = |taken| name_inside(rig.dir(), network(1), endpoint(11), &container, taken);
+    let far = name(&none).await.expect("both are there");
     within.remove_link("eth3").await.expect("an interface");
-    let free = name_inside(rig.dir(), network(1), endpoint(11), &container.path()).await.expect("both are there");
+    let free = name(&none).await.expect("both are there");
+    let next = name(&["eth0".to_owned()].into()).await.expect("both are there");
     namespace.attach(endpoint(11), &owner(true, Some(inside))).await.expect("made again");
 
-    assert_eq!((far.as_deref(), free.as_deref()), (Some("eth3"), Some("eth0")));
+    assert_eq!([far, free, next].map(Option::unwrap_or_default), ["eth3", "eth0", "eth1"]);
     assert!(within.link("eth3").await.expect("links").is_some());
 }

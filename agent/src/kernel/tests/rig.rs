@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::kernel::{
     ChangeScope, Changes, InterfaceOwner, NamespaceDesired, NamespaceEvents, Netns, NetworkNamespace, Pins,
-    ReconcileReport, SandboxDesired, Subscription, Tun, TunDesired, VethDesired,
+    ReconcileReport, SandboxDesired, Strays, Subscription, Tun, TunDesired, VethDesired,
 };
 
 /// How long a packet may take that must arrive.
@@ -102,6 +102,7 @@ pub(crate) fn desired(n: u8, endpoints: &[u8]) -> NamespaceDesired {
         gateways: [v4(GATEWAY), v6(GATEWAY)].into(),
         node: [v4(NODE), v6(NODE)].into(),
         endpoints: endpoints.iter().map(veth).collect::<BTreeMap<_, _>>(),
+        strays: Strays::default(),
         remote: ["10.42.9.0/24", "fd42::900/120"].iter().map(|p| p.parse().expect("a prefix")).collect(),
         unreachable: prefixes().into_iter().collect(),
     }

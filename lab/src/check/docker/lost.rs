@@ -12,19 +12,22 @@ use crate::wait::wait_until;
 /// The calls by which Docker says that an endpoint is gone.
 const FAREWELL: [&str; 3] = ["/NetworkDriver.Leave", "/NetworkDriver.DeleteEndpoint", "/IpamDriver.ReleaseAddress"];
 
-/// The agent's state, and a copy of it.
+/// The agent's state, and copies of it: of before `c1` was there, and of when it was on one network.
 const STATE: &str = "/var/lib/overlay/agent/agent.redb";
+const KEPT_BEFORE: &str = "/run/agent.redb.before";
 const KEPT: &str = "/run/agent.redb.kept";
 
 /// What is removed by whom, in words, and how.
 type Hand = (&'static str, fn(&Pair) -> Result<()>);
 
 /// What is done to `c1`, which is on both networks.
-const HANDS: [Hand; 4] = [
+const HANDS: [Hand; 6] = [
     ("an interface removed in the container", inside),
     ("the networks' ends of both removed", near_ends),
     ("an older copy of the agent's state", older),
-    ("all of it at once", everything),
+    ("both of it at once", |pair| near_ends(pair).and_then(|()| older(pair))),
+    ("a copy of the state from before the container", before),
+    ("that and the networks' ends removed", |pair| near_ends(pair).and_then(|()| before(pair))),
 ];
 
 pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
@@ -33,10 +36,11 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     pair.create_on_both(&["plain"])?;
     let six = ["--ipv6", "--subnet", "10.80.0.0/16", "--subnet", "fd80::/64"];
     pair.create_on_both(&[&["--ipam-driver", "overlay-wg"], six.as_slice(), &["ours"]].concat())?;
+    keep(&pair, KEPT_BEFORE)?;
     for (host, name) in [(0, "c1"), (1, "other")] {
         pair.serve(host, "plain", name)?;
     }
-    keep(&pair)?;
+    keep(&pair, KEPT)?;
     for (host, name) in [(0, "c1"), (1, "other")] {
         pair.docker(host, &["network", "connect", "ours", name])?;
     }
@@ -111,17 +115,25 @@ fn near_ends(pair: &Pair) -> Result<()> {
     pair.cluster.host(0).try_command("sh")?.args(["-c", script]).run().map(drop)
 }
 
-/// Keeps a copy of the agent's state from when `c1` was on one network only.
-fn keep(pair: &Pair) -> Result<()> {
+/// Keeps a copy of the agent's state as it is.
+fn keep(pair: &Pair, copy: &str) -> Result<()> {
     pair.cluster.ctl(0, &["stop"])?;
-    pair.cluster.host(0).try_command("cp")?.args([STATE, KEPT]).run()?;
+    pair.cluster.host(0).try_command("cp")?.args([STATE, copy]).run()?;
 
     pair.cluster.ctl(0, &["start"]).map(drop)
 }
 
 fn older(pair: &Pair) -> Result<()> {
+    restore(pair, KEPT)
+}
+
+fn before(pair: &Pair) -> Result<()> {
+    restore(pair, KEPT_BEFORE)
+}
+
+fn restore(pair: &Pair, copy: &str) -> Result<()> {
     pair.cluster.agent(0)?.kill()?;
-    pair.cluster.host(0).try_command("cp")?.args([KEPT, STATE]).run()?;
+    pair.cluster.host(0).try_command("cp")?.args([copy, STATE]).run()?;
 
     pair.cluster.ctl(0, &["start"]).map(drop)
 }
@@ -137,12 +149,6 @@ fn refused(pair: &Pair) -> Result<()> {
     pair.docker(0, &["network", "connect", "ours", "c1"])?;
 
     whole(pair)
-}
-
-fn everything(pair: &Pair) -> Result<()> {
-    near_ends(pair)?;
-
-    older(pair)
 }
 
 /// A container is removed and Docker's call that says so is lost; the next one gets its address.
