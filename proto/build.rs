@@ -2,11 +2,21 @@
 
 use std::path::Path;
 
-const FILES: [&str; 3] = ["overlay/v1/membership.proto", "overlay/v1/control.proto", "overlay/v1/agent.proto"];
+const FILES: [&str; 4] =
+    ["overlay/v1/membership.proto", "overlay/v1/control.proto", "overlay/v1/agent.proto", "overlay/v1/hand_over.proto"];
 
-/// Messages that carry a join secret are never printed.
-const SECRETS: [&str; 3] =
-    [".overlay.v1.JoinRequest", ".overlay.v1.AgentJoinRequest", ".overlay.v1.CreateTokenResponse"];
+/// Messages that carry a join secret or keys are never printed.
+const SECRETS: [&str; 9] = [
+    ".overlay.v1.JoinRequest",
+    ".overlay.v1.AgentJoinRequest",
+    ".overlay.v1.CreateTokenResponse",
+    ".overlay.v1.EngineTunnel",
+    ".overlay.v1.EngineSession",
+    ".overlay.v1.EngineLink",
+    ".overlay.v1.EngineNetwork",
+    ".overlay.v1.EngineState",
+    ".overlay.v1.HandOverEngines",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new("proto");
