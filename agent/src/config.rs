@@ -62,6 +62,9 @@ pub struct Config {
     /// Check the options and the file, and end
     #[arg(long)]
     pub check_config: bool,
+    /// Take the place of the running agent at standard input, which `overlayctl upgrade` has ask for it
+    #[arg(long, hide = true)]
+    pub take_over: bool,
     /// Where everything durable is kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/overlay", env = "OVERLAYD_STATE")]
     pub state: PathBuf,

@@ -10,7 +10,7 @@ use overlay_dataplane::Event;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::path::{LaneEvent, Lanes, LanesConfig, LanesError};
+use crate::path::{LaneEvent, LaneSockets, Lanes, LanesConfig, LanesError};
 
 /// The packet engine with its clock.
 #[derive(Debug, Clone)]
@@ -32,11 +32,33 @@ impl DataPath {
     pub(crate) fn start(ports: Vec<u16>, kept: u64) -> Result<(Self, LaneEvents), LanesError> {
         let unix_time = handshake_time(SystemTime::now(), kept);
         let (lanes, events) = Lanes::start(&LanesConfig { ports, unix_time })?;
+
+        Ok(Self::of(lanes, events, unix_time))
+    }
+
+    /// Starts lanes that wait, on the sockets of another process's. Handshakes begin at the present time, at `kept`, in seconds
+    /// since 1970, or at the time of the other process, whichever is latest.
+    ///
+    /// # Errors
+    ///
+    /// When the lanes cannot start.
+    pub(crate) fn take_over(
+        sockets: Vec<LaneSockets>,
+        kept: u64,
+        other: Duration,
+    ) -> Result<(Self, LaneEvents), LanesError> {
+        let unix_time = handshake_time(SystemTime::now(), kept).max(other);
+        let (lanes, events) = Lanes::take_over(sockets, unix_time)?;
+
+        Ok(Self::of(lanes, events, unix_time))
+    }
+
+    fn of(lanes: Lanes, events: mpsc::Receiver<LaneEvent>, unix_time: Duration) -> (Self, LaneEvents) {
         let lanes = Arc::new(lanes);
         let (known, tunnels) = watch::channel(BTreeMap::new());
         let events = LaneEvents { events, lanes: Arc::downgrade(&lanes), tunnels: known };
 
-        Ok((Self { lanes, started: Instant::now(), unix_time, tunnels }, events))
+        (Self { lanes, started: Instant::now(), unix_time, tunnels }, events)
     }
 
     /// Returns the latest time that handshakes may have been made at, in seconds since 1970.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use overlay_core::{NodeId, View};
+use overlay_core::{NetworkId, NodeId, View};
 use overlay_proto::v1;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
@@ -13,6 +13,7 @@ use crate::docker::plugin_store::PluginStore;
 use crate::docker::task::DockerWork;
 use crate::endpoint::lifecycle::Endpoints;
 use crate::event_source::EventSource;
+use crate::hand_over::DescriptorStore;
 use crate::host_state::HostState;
 use crate::membership::Membership;
 use crate::membership::address_book::AddressBook;
@@ -59,6 +60,8 @@ pub(crate) struct JoinedNode {
     names: watch::Sender<Arc<Names>>,
     differences: watch::Sender<Vec<v1::Difference>>,
     renewal: Arc<Renewal>,
+    /// What outlives a session while the agent is handed over.
+    descriptors: DescriptorStore,
 }
 
 impl JoinedNode {
@@ -76,6 +79,7 @@ impl JoinedNode {
         let lane_count = u16::try_from(lanes.count()).unwrap_or(u16::MAX);
         let membership = watch::Sender::new(Membership::kept(loaded.view));
         let addresses = AddressBook::new(store.clone(), loaded.control);
+        let descriptors = process.descriptors.clone();
         let control = Arc::new(ControlLink::new(identity, addresses, process));
         let journal = Arc::new(Journal::new(store.clone(), loaded.endpoints, loaded.cursors));
         let keyring = Arc::new(Keyring::new(lane_count, loaded.keys));
@@ -129,6 +133,7 @@ impl JoinedNode {
             store,
             problems,
             keyring,
+            descriptors,
         }
     }
 
@@ -150,6 +155,11 @@ impl JoinedNode {
     /// Returns what replaces the certificate.
     pub(crate) fn renewal(&self) -> &Renewal {
         &self.renewal
+    }
+
+    /// Says whether there are keys of a network.
+    pub(crate) fn has_keys(&self, network: NetworkId) -> bool {
+        self.keyring.find(network).is_some()
     }
 
     /// Puts together what it takes to follow control.
@@ -195,6 +205,7 @@ impl JoinedNode {
             events: Arc::clone(&self.events),
             problems: Arc::clone(&self.problems),
             stop: self.stop.clone(),
+            descriptors: self.descriptors.clone(),
         }
     }
 
@@ -205,6 +216,7 @@ impl JoinedNode {
             endpoints: Arc::clone(&self.endpoints),
             names: self.names.clone(),
             differences: self.differences.clone(),
+            descriptors: self.descriptors.clone(),
         }
     }
 }

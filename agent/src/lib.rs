@@ -4,6 +4,7 @@
 //! be, `reconcile` makes it so, `local_api` answers `overlayctl`, `state` remembers; `kernel` and `path` hold what is
 //! privileged.
 
+mod call_gate;
 pub mod config;
 #[cfg(test)]
 #[path = "../../fuzz/corpus.rs"]
@@ -17,6 +18,7 @@ mod endpoint;
 mod event_source;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod hand_over;
 mod health;
 mod host_state;
 mod joined_node;
@@ -34,4 +36,6 @@ mod readiness;
 mod reconcile;
 mod signals;
 pub mod state;
+
+pub use hand_over::{NoPredecessor, Program};
 pub mod unix_socket;

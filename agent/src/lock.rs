@@ -2,7 +2,8 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -32,10 +33,43 @@ pub enum LockError {
 /// The taken lock; given back when dropped, by the kernel also when the process dies.
 #[derive(Debug)]
 pub struct StateLock {
-    _file: Flock<File>,
+    file: Flock<File>,
 }
 
 impl StateLock {
+    /// Takes over the lock that another process has, by a descriptor of its.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Held`] when the descriptor is no lock's; [`LockError::Unusable`] when the directory cannot be written.
+    pub(crate) fn take_over(state: &Path, descriptor: OwnedFd) -> Result<Self, LockError> {
+        let path = state.join("agent.lock");
+        let unusable = |source| LockError::Unusable { path: path.clone(), source };
+        let named = std::fs::metadata(&path).map_err(unusable)?;
+        let file = File::from(descriptor);
+        let held = file.metadata().map_err(unusable)?;
+        if (named.dev(), named.ino()) != (held.dev(), held.ino()) {
+            return Err(LockError::Held { path, pid: "unknown".to_owned() });
+        }
+
+        Self::lock(path, file)
+    }
+
+    /// Returns a further descriptor of the lock: whoever has one has the lock.
+    pub(crate) fn share(&self) -> io::Result<OwnedFd> {
+        self.file.as_fd().try_clone_to_owned()
+    }
+
+    /// Takes the lock again that another process may have given back, and says that this one has it.
+    pub(crate) fn retake(&self) -> io::Result<()> {
+        let mut file = File::from(self.share()?);
+        // The one file is open in both, so nobody can have come in between but whoever takes a lock that is free.
+        #[expect(deprecated, reason = "the lock must not be given back when this descriptor is closed")]
+        nix::fcntl::flock(file.as_raw_fd(), FlockArg::LockExclusiveNonblock)?;
+
+        write_pid(&mut file)
+    }
+
     /// Makes the state directory (mode 0700) if need be and takes its lock.
     ///
     /// # Errors
@@ -59,11 +93,15 @@ impl StateLock {
             .open(&path)
             .map_err(unusable(&path))?;
 
+        Self::lock(path, file)
+    }
+
+    fn lock(path: PathBuf, file: File) -> Result<Self, LockError> {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut file) => {
-                write_pid(&mut file).map_err(unusable(&path))?;
-                Ok(Self { _file: file })
-            }
+            Ok(mut file) => match write_pid(&mut file) {
+                Ok(()) => Ok(Self { file }),
+                Err(source) => Err(LockError::Unusable { path, source }),
+            },
             Err((mut file, Errno::EWOULDBLOCK)) => Err(LockError::Held { path, pid: read_pid(&mut file) }),
             Err((_, errno)) => Err(LockError::Unusable { path, source: errno.into() }),
         }
@@ -100,6 +138,31 @@ mod tests {
 
         assert!(error.starts_with(&format!("already running, pid {}", std::process::id())), "{error}");
         assert_eq!(std::fs::metadata(&state).expect("made").permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_lock_that_is_taken_over_is_held_by_both_and_by_nobody_else() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let first = StateLock::take(dir.path()).expect("free");
+
+        let second = StateLock::take_over(dir.path(), first.share().expect("a descriptor")).expect("it is held");
+        assert!(StateLock::take(dir.path()).is_err());
+        // One that does not come up gives it back for both.
+        drop(second);
+        first.retake().expect("it is free");
+
+        assert!(StateLock::take(dir.path()).is_err());
+        drop(first);
+        assert!(StateLock::take(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_lock_of_this_directory_is_not_taken_over() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let _first = StateLock::take(dir.path()).expect("free");
+        let other = tempfile::tempfile().expect("a file");
+
+        assert!(matches!(StateLock::take_over(dir.path(), other.into()), Err(LockError::Held { .. })));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use overlay_agent::config::{Arguments, Config, DEFAULT_FILE, Other};
 use overlay_agent::descriptor_reserves::DescriptorReserves;
 use overlay_agent::docker::plugin_proxy;
 use overlay_agent::kernel::heap;
-use overlay_agent::{node, state};
+use overlay_agent::node::Ending;
+use overlay_agent::{Program, node, state};
 use overlay_daemon::descriptors;
 use overlay_daemon::log::{self, Log};
 use overlay_host::config::{self, EXIT_CODE};
@@ -79,7 +80,24 @@ fn configured() -> Result<Arguments, ExitCode> {
 fn run(config: Config, log: Log, reserves: DescriptorReserves) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("agent").build()?;
 
-    runtime.block_on(node::run(config, log, reserves)).map_err(anyhow::Error::from)
+    let binary = std::env::current_exe()?;
+    let program = Program { binary, arguments: std::env::args_os().collect() };
+    let is_taking_over = config.take_over;
+    match runtime.block_on(node::run(program, config, log.clone(), reserves)) {
+        Ok(Ending::Stopped) => Ok(()),
+        Err(error) if is_taking_over => {
+            tracing::error!("{:#}", anyhow::Error::from(error));
+            log.flush();
+            // What this process has is still the other's.
+            std::process::exit(1);
+        }
+        Err(error) => Err(error.into()),
+        Ok(Ending::HandedOver) => {
+            log.flush();
+            // What this process would give back or remove is another's.
+            std::process::exit(0);
+        }
+    }
 }
 
 fn keep_door(options: plugin_proxy::ProxyOptions) -> anyhow::Result<()> {

@@ -7,12 +7,13 @@
 //!                        └► back  Expelled ──leave or join──► Unjoined / Joining
 //! ```
 
-use std::path::Path;
+mod begin;
+mod hand_over;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_daemon::log::Log;
-use overlay_proto::join_line::hex;
 use overlay_proto::{Code, JoinLine, Refusal, identity, v1};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
@@ -20,12 +21,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::data_path::DataPath;
+use crate::data_path::{DataPath, LaneEvents};
 use crate::descriptor_reserves::DescriptorReserves;
 use crate::docker;
 use crate::endpoint::{gc, sandbox};
+use crate::hand_over::{HandedNode, NoPredecessor, Predecessor, Program};
 use crate::joined_node::JoinedNode;
-use crate::local_api;
 use crate::lock::{LockError, StateLock};
 use crate::membership::admission::Admission;
 use crate::membership::control_link::ProcessContext;
@@ -33,8 +34,7 @@ use crate::membership::join::{self, JoinOptions};
 use crate::membership::{announce, connection, prefix_clash, renewal, view_cache, watch as following};
 use crate::node_handle::{NodeHandle, Phase, Request};
 use crate::path::{Lanes, LanesError, consecutive_ports};
-use crate::problem::{Problems, explain};
-use crate::process_health::ProcessHealth;
+use crate::problem::explain;
 use crate::readiness;
 use crate::reconcile;
 use crate::signals::Signals;
@@ -47,6 +47,9 @@ const CLOCK_KEPT: Duration = Duration::from_secs(10);
 const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 /// How soon a failed write is tried again.
 const KEEP_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long this process waits, once another has its place, for those who are connected to read their answers.
+const HANG_UP: Duration = Duration::from_secs(1);
 
 /// Why the agent cannot start or continue.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +75,9 @@ pub enum NodeError {
     /// A task panicked.
     #[error("a task of the agent broke")]
     Task(#[source] JoinError),
+    /// The running agent's place cannot be taken.
+    #[error(transparent)]
+    NoPredecessor(#[from] NoPredecessor),
     /// The local socket is no longer served.
     #[error("the local socket is served no longer")]
     NotServed,
@@ -91,9 +97,20 @@ async fn keep_going<F: Future<Output = ()>>(
     tracing::debug!(task = name, "Task ended");
 }
 
+/// How the agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It was told to.
+    Stopped,
+    /// Another process has taken its place, and has what this one had: nothing may be given back or removed.
+    HandedOver,
+}
+
 struct Node {
     handle: Arc<NodeHandle>,
     reserves: Arc<DescriptorReserves>,
+    program: Program,
+    lock: StateLock,
     store: StateStore,
     /// Random: tells this process from every other that shows the same certificate.
     instance: Arc<str>,
@@ -106,6 +123,10 @@ struct Node {
     tasks: JoinSet<Option<String>>,
     /// The tasks of the process.
     services: JoinSet<()>,
+    /// What the session before knew, for the next one.
+    handed: Option<HandedNode>,
+    /// Whether another process has taken this one's place.
+    is_handed_over: bool,
 }
 
 /// Runs the agent until it is told to stop. What stands in the kernel then stays.
@@ -113,66 +134,55 @@ struct Node {
 /// # Errors
 ///
 /// [`NodeError`] when it cannot start, or a task of it broke.
-pub async fn run(config: Config, log: Log, reserves: DescriptorReserves) -> Result<(), NodeError> {
+pub async fn run(
+    program: Program,
+    config: Config,
+    log: Log,
+    reserves: DescriptorReserves,
+) -> Result<Ending, NodeError> {
     sandbox::look_at_boot();
     let mut signals = Signals::new().map_err(NodeError::Signals)?;
-    let _lock = take_lock(&config.state).await?;
-    let (store, mut loaded) = StateStore::open(&config.state.join("agent.redb"))?;
-    let reserves = Arc::new(reserves);
-    let own = ProcessHealth { log, descriptors: Arc::clone(&reserves.descriptors), store: store.clone() };
-    let (handle, mut inbox) = NodeHandle::new(config, Arc::new(Problems::new(own)));
-    let handle = Arc::new(handle);
-    let mut node = Node {
-        handle: Arc::clone(&handle),
-        reserves: Arc::clone(&reserves),
-        store,
-        instance: instance().map_err(NodeError::Random)?,
-        data_path: None,
-        kept_time: loaded.unix_time,
-        unkept_expulsion: None,
-        joining: loaded.joining.take(),
-        tasks: JoinSet::new(),
-        services: JoinSet::new(),
+    let predecessor = if config.take_over { Some(Predecessor::greet(&config).await?) } else { None };
+    let begun = begin::begin(program, config, log, reserves, predecessor.as_ref()).await;
+    let (mut node, mut inbox, ready) = match (begun, predecessor) {
+        (Ok((node, inbox)), None) => {
+            let ready = tokio::spawn(readiness::tell(Arc::clone(&node.handle)));
+            (node, inbox, ready)
+        }
+        (Ok((node, inbox)), Some(predecessor)) => {
+            let handle = Arc::clone(&node.handle);
+            let ready = tokio::spawn(async move {
+                // Whoever watches over the agent hears of this process from the one before it.
+                predecessor.gone().await;
+                readiness::tell(handle).await;
+            });
+            (node, inbox, ready)
+        }
+        (Err(error), predecessor) => {
+            if let Some(predecessor) = predecessor {
+                predecessor.refuse(&explain(&error)).await;
+            }
+            return Err(error);
+        }
     };
-    let server = local_api::open(&handle.config.socket()).await?;
-    if let Some(identity) = loaded.identity.take() {
-        node.resume(identity, loaded)?;
-    }
-    node.services.spawn(server.serve(Arc::clone(&handle), Arc::clone(&reserves.descriptors)));
-    if handle.config.docker().is_some() {
-        let plugin = handle.config.docker_plugin.clone();
-        node.services.spawn(docker::plugin_service::serve(Arc::clone(&handle), plugin, reserves));
-    }
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), state = %handle.config.state.display(), "Agent started");
-
-    let ready = tokio::spawn(readiness::tell(Arc::clone(&handle)));
     let outcome = node.serve(&mut inbox, &mut signals).await;
     ready.abort();
+    if node.is_handed_over {
+        tracing::info!("Agent ends, another one has taken its place");
+        return Ok(Ending::HandedOver);
+    }
     readiness::ending();
     node.stop_session().await;
     if let Some(DataPath { lanes, .. }) = node.data_path.take() {
         tokio::task::spawn_blocking(move || drop(lanes)).await.map_err(NodeError::Task)?;
     }
     // Nobody listens there any more; the next start would replace it anyway.
-    let _ = std::fs::remove_file(handle.config.socket());
+    let _ = std::fs::remove_file(node.handle.config.socket());
     // Stays while a network is pinned in it.
-    let _ = std::fs::remove_dir(&handle.config.run_dir);
+    let _ = std::fs::remove_dir(&node.handle.config.run_dir);
     tracing::info!("Agent stopped, what it made in the kernel stays");
 
-    outcome
-}
-
-/// How long an agent that was killed may take to let go of what it had: a supervisor may start the next one before.
-const DYING: Duration = Duration::from_secs(2);
-
-async fn take_lock(state: &Path) -> Result<StateLock, LockError> {
-    let deadline = Instant::now() + DYING;
-    loop {
-        match StateLock::take(state) {
-            Err(LockError::Held { .. }) if Instant::now() < deadline => sleep(DYING / 100).await,
-            taken => return taken,
-        }
-    }
+    outcome.map(|()| Ending::Stopped)
 }
 
 impl Node {
@@ -184,7 +194,11 @@ impl Node {
             tokio::select! {
                 () = signals.stop() => return Ok(()),
                 Some(request) = inbox.recv() => tokio::select! {
-                    () = self.handle(request) => {}
+                    () = self.handle(request) => {
+                        if self.is_handed_over {
+                            return Ok(());
+                        }
+                    }
                     // Whoever asked has an answer by our end; what is half done is done or undone by the next start.
                     () = signals.stop() => return Ok(()),
                 },
@@ -210,6 +224,13 @@ impl Node {
         match request {
             Request::Join(line, options, answer) => drop(answer.send(self.join(&line, options).await)),
             Request::Leave(force, answer) => drop(answer.send(self.leave(force).await)),
+            Request::Upgrade(binary, answer) => {
+                let upgraded = self.upgrade(binary).await;
+                drop(answer.send(upgraded));
+                if self.is_handed_over {
+                    self.handle.gate.hung_up(HANG_UP).await;
+                }
+            }
         }
     }
 
@@ -306,12 +327,21 @@ impl Node {
         self.handle.set_phase(Phase::Expelled(joined, reason));
     }
 
-    fn joined(&self, identity: Identity, loaded: StoredState, data_path: &DataPath) -> Arc<JoinedNode> {
+    fn joined(&mut self, identity: Identity, loaded: StoredState, data_path: &DataPath) -> Arc<JoinedNode> {
         let run_dir = self.handle.config.run_dir.clone();
         let (store, problems) = (self.store.clone(), Arc::clone(&self.handle.problems));
-        let process = ProcessContext { instance: Arc::clone(&self.instance), tunnels: data_path.tunnels.clone() };
+        let process = ProcessContext {
+            instance: Arc::clone(&self.instance),
+            descriptors: self.handle.descriptors.clone(),
+            tunnels: data_path.tunnels.clone(),
+        };
+        let lanes = Arc::clone(&data_path.lanes);
+        let joined = Arc::new(JoinedNode::new(identity, loaded, store, problems, lanes, run_dir, process));
+        if let Some(handed) = self.handed.take() {
+            hand_over::go_on(&joined, handed);
+        }
 
-        Arc::new(JoinedNode::new(identity, loaded, store, problems, Arc::clone(&data_path.lanes), run_dir, process))
+        joined
     }
 
     fn start(&mut self, joined: Arc<JoinedNode>) {
@@ -378,10 +408,15 @@ impl Node {
         let config = &self.handle.config;
         let ports = consecutive_ports(config.port.get(), config.lanes().into());
         let (data_path, events) = DataPath::start(ports, self.kept_time)?;
+
+        Ok(self.set_data_path(data_path, events))
+    }
+
+    fn set_data_path(&mut self, data_path: DataPath, events: LaneEvents) -> DataPath {
         self.services.spawn(events.tell());
         self.data_path = Some(data_path.clone());
 
-        Ok(data_path)
+        data_path
     }
 
     /// Keeps what the disk does not have yet. What cannot be kept is a problem until it is.
@@ -436,14 +471,6 @@ async fn tell_control(joined: &JoinedNode, force: bool) -> Result<bool, Refusal>
 
 fn empty_tables(lanes: &Lanes) -> Vec<Arc<overlay_dataplane::Tables>> {
     (0..lanes.count()).map(|_| Arc::default()).collect()
-}
-
-/// Draws the name of this process.
-fn instance() -> Result<Arc<str>, getrandom::Error> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes)?;
-
-    Ok(hex(&bytes).into())
 }
 
 #[cfg(test)]

@@ -1,11 +1,14 @@
 //! A handle to the node, for the local API and Docker.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use overlay_proto::{Code, JoinLine, Refusal, v1};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::call_gate::CallGate;
 use crate::config::Config;
+use crate::hand_over::DescriptorStore;
 use crate::joined_node::JoinedNode;
 use crate::membership::join::JoinOptions;
 use crate::problem::{Problems, unix_now};
@@ -33,6 +36,8 @@ pub(crate) enum Request {
     Join(Box<JoinLine>, JoinOptions, oneshot::Sender<Result<v1::AgentJoinResponse, Refusal>>),
     /// Leave the cluster.
     Leave(bool, oneshot::Sender<Result<v1::AgentLeaveResponse, Refusal>>),
+    /// Have another program take this one's place: that of the path, or the one that this was started from.
+    Upgrade(Option<PathBuf>, oneshot::Sender<Result<v1::UpgradeResponse, Refusal>>),
 }
 
 /// A handle to the node, for the local API and Docker.
@@ -44,17 +49,26 @@ pub(crate) struct NodeHandle {
     pub(crate) problems: Arc<Problems>,
     /// When this process started, in seconds since 1970.
     pub(crate) started: u64,
+    /// What calls go through.
+    pub(crate) gate: CallGate,
+    /// What is handed over to the next session.
+    pub(crate) descriptors: DescriptorStore,
     phase: watch::Sender<Phase>,
     requests: mpsc::Sender<Request>,
 }
 
 impl NodeHandle {
     /// Makes the handle of a node that has joined nothing yet, and the queue of what is asked of it.
-    pub(crate) fn new(config: Config, problems: Arc<Problems>) -> (Self, mpsc::Receiver<Request>) {
+    pub(crate) fn new(
+        config: Config,
+        problems: Arc<Problems>,
+        gate: CallGate,
+        descriptors: DescriptorStore,
+    ) -> (Self, mpsc::Receiver<Request>) {
         let (requests, inbox) = mpsc::channel(MAX_REQUESTS);
         let phase = watch::Sender::new(Phase::Unjoined);
 
-        (Self { config, problems, started: unix_now(), phase, requests }, inbox)
+        (Self { config, problems, started: unix_now(), gate, descriptors, phase, requests }, inbox)
     }
 
     /// States the phase.

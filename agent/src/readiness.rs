@@ -32,6 +32,11 @@ pub(crate) fn ending() {
     say(&[NotifyState::Stopping]);
 }
 
+/// Says that another process is the agent from now on.
+pub(crate) fn replaced_by(pid: u32) {
+    say(&[NotifyState::MainPid(pid)]);
+}
+
 fn say(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "Failed to tell who started the agent");

@@ -23,7 +23,7 @@ pub const EXIT_CODE: u8 = 64;
 /// The option that names the file; commands with this option read one.
 const CONFIG: &str = "config";
 /// Options that make no sense in a file.
-const ELSEWHERE: [&str; 5] = [CONFIG, "check-config", "json", "help", "version"];
+const ELSEWHERE: [&str; 6] = [CONFIG, "check-config", "json", "help", "take-over", "version"];
 
 /// One mistake in a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,7 +16,9 @@ use tokio::task::JoinSet;
 
 use super::forward::{Forwarder, SandboxResolver};
 use super::names::Names;
+use super::served_sockets::ServedSockets;
 use super::server::{DnsService, DnsSockets};
+use crate::hand_over::{Descriptors, Share};
 use crate::kernel::Netns;
 use crate::kernel::nft::{PASS_MARK, Redirect};
 
@@ -31,38 +33,60 @@ const DNS_PORT: u16 = 53;
 #[derive(Debug)]
 pub(crate) struct DnsInterceptor {
     scope: watch::Sender<BTreeSet<NetworkId>>,
-    _redirect: Redirect,
+    sockets: Arc<InterceptorSockets>,
     _tasks: JoinSet<()>,
+}
+
+/// What an interceptor serves on, and the rule that leads there.
+#[derive(Debug)]
+pub(crate) struct InterceptorSockets {
+    served: Arc<ServedSockets>,
+    redirect: Redirect,
+}
+
+impl Share for InterceptorSockets {
+    fn share(&self) -> io::Result<Descriptors> {
+        let mut shared = self.served.share()?;
+        shared.list.push(self.redirect.share()?);
+
+        Ok(shared)
+    }
 }
 
 impl DnsInterceptor {
     /// The file descriptors that one uses as long as it is there: the namespace, two sockets and the owner of the rule.
     pub(crate) const DESCRIPTORS: usize = 4;
 
-    /// Serves the sandbox in `netns`, which is on the networks of `scope`. Where file descriptors are used up, it takes those
-    /// of `reserve`.
+    /// Serves the sandbox in `netns`, which is on the networks of `scope`; on the sockets and with the rule that an earlier
+    /// session had, if there are any ([`DnsInterceptor::sockets`]). Where file descriptors are used up, it takes those of
+    /// `reserve`.
     ///
     /// # Errors
     ///
     /// When the namespace cannot be entered, or the kernel refuses sockets or rule.
     pub(crate) async fn open(
         netns: &Netns,
+        earlier: Option<Descriptors>,
         scope: BTreeSet<NetworkId>,
         names: watch::Receiver<Arc<Names>>,
         reserve: Arc<Reserve>,
     ) -> io::Result<Self> {
-        let opened = netns.enter(move || {
-            let sockets = DnsSockets::bind_port([IpAddr::V4(RESOLVER)], 0, &reserve)?;
-            let redirect = Redirect::install(RESOLVER, sockets.port()?, &reserve)?;
-            Ok::<_, io::Error>((sockets, redirect))
-        });
-        let (sockets, redirect) = opened.await.map_err(io::Error::other)??;
+        let (sockets, redirect) = match earlier.and_then(adopt) {
+            Some(adopted) => adopted,
+            None => netns.enter(move || install(&reserve)).await.map_err(io::Error::other)??,
+        };
         let resolver = SocketAddr::from((RESOLVER, DNS_PORT));
         let forwarder = Forwarder::inside(SandboxResolver { netns: netns.clone(), resolver, mark: PASS_MARK });
         let (scope, scope_of) = watch::channel(scope);
-        let tasks = DnsService::of_sandbox(scope_of, names, forwarder).serve(sockets)?;
+        let (tasks, served) = DnsService::of_sandbox(scope_of, names, forwarder).serve(sockets)?;
+        let sockets = Arc::new(InterceptorSockets { served, redirect });
 
-        Ok(Self { scope, _redirect: redirect, _tasks: tasks })
+        Ok(Self { scope, sockets, _tasks: tasks })
+    }
+
+    /// Returns the sockets and the rule, for whoever serves the sandbox next.
+    pub(crate) fn sockets(&self) -> Arc<InterceptorSockets> {
+        Arc::clone(&self.sockets)
     }
 
     /// Changes the networks that the sandbox is on.
@@ -73,6 +97,21 @@ impl DnsInterceptor {
             changed
         });
     }
+}
+
+/// Opens sockets in this thread's namespace, and leads questions there.
+fn install(reserve: &Reserve) -> io::Result<(DnsSockets, Redirect)> {
+    let sockets = DnsSockets::bind_port([IpAddr::V4(RESOLVER)], 0, reserve)?;
+    let redirect = Redirect::install(RESOLVER, sockets.port()?, reserve)?;
+
+    Ok((sockets, redirect))
+}
+
+/// Goes on with sockets and rule of an earlier session.
+fn adopt(mut earlier: Descriptors) -> Option<(DnsSockets, Redirect)> {
+    let owner = earlier.list.pop()?;
+
+    Some((DnsSockets::adopt(earlier, &[IpAddr::V4(RESOLVER)].into())?, Redirect::adopt(owner)))
 }
 
 #[cfg(test)]

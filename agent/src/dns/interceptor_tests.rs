@@ -75,8 +75,9 @@ async fn names_of_the_overlay_are_ours_and_all_others_those_of_the_resolver_behi
         tokio::task::spawn_blocking(move || ask(&netns, name))
     };
 
-    let interceptor =
-        DnsInterceptor::open(&netns, scope, names, Arc::default()).await.expect("the kernel takes sockets and rule");
+    let interceptor = DnsInterceptor::open(&netns, None, scope, names, Arc::default())
+        .await
+        .expect("the kernel takes sockets and rule");
 
     assert_eq!(asked("web").await.expect("ran").expect("an answer"), "10.1.0.2");
     assert_eq!(asked("web.blue").await.expect("ran").expect("an answer"), "10.1.0.2");
@@ -93,7 +94,7 @@ async fn without_descriptors_it_opens_with_those_that_were_kept_back_for_it() {
     // The namespace is open.
     let reserve = Arc::new(Reserve::new(DnsInterceptor::DESCRIPTORS - 1));
     let (_names, names) = watch::channel(Arc::default());
-    let open = |reserve| DnsInterceptor::open(&netns, BTreeSet::new(), names.clone(), reserve);
+    let open = |reserve| DnsInterceptor::open(&netns, None, BTreeSet::new(), names.clone(), reserve);
     let lowest = netns.as_fd().try_clone_to_owned().expect("one is left").as_raw_fd();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
 

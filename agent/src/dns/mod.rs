@@ -17,6 +17,7 @@ mod interceptor;
 mod limits;
 mod names;
 mod resolvers;
+mod served_sockets;
 mod server;
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(not(test), allow(dead_code, reason = "tests use the rest"))]

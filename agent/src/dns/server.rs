@@ -21,6 +21,8 @@ use super::forward::{Forwarder, write_message};
 use super::limits::{InFlight, Permit};
 use super::names::{Asker, Names};
 use super::resolvers::Resolvers;
+use super::served_sockets::{ServedSockets, note};
+use crate::hand_over::Descriptors;
 
 const DNS_PORT: u16 = 53;
 /// Connections waiting to be accepted.
@@ -77,6 +79,17 @@ impl DnsSockets {
         let sockets = addresses.into_iter().map(open).collect::<io::Result<_>>()?;
 
         Ok(Self { sockets })
+    }
+
+    /// Goes on with the sockets that [`ServedSockets`] share, if they are on these addresses.
+    pub(crate) fn adopt(earlier: Descriptors, addresses: &BTreeSet<IpAddr>) -> Option<Self> {
+        if earlier.note != note(addresses.iter().copied()) || earlier.list.len() != 2 * addresses.len() {
+            return None;
+        }
+        let mut descriptors = earlier.list.into_iter();
+        let mut socket = |ip: &IpAddr| Some((*ip, descriptors.next()?.into(), descriptors.next()?.into()));
+
+        Some(Self { sockets: addresses.iter().map(&mut socket).collect::<Option<_>>()? })
     }
 
     fn addresses(&self) -> BTreeSet<IpAddr> {
@@ -147,6 +160,11 @@ impl DnsServers {
     ///
     /// When the runtime cannot register the sockets: too many open files.
     pub fn add(&mut self, network: NetworkId, sockets: DnsSockets) -> io::Result<()> {
+        self.serve(network, sockets).map(drop)
+    }
+
+    /// As [`DnsServers::add`]; returns the sockets, for whoever serves the network next.
+    pub(crate) fn serve(&mut self, network: NetworkId, sockets: DnsSockets) -> io::Result<Arc<ServedSockets>> {
         let addresses = sockets.addresses();
         let service = DnsService {
             scope: ServerScope::Network(network),
@@ -155,11 +173,11 @@ impl DnsServers {
             forwards: InFlight::new(FORWARDS_PER_SOURCE, FORWARDS),
             streams: InFlight::new(STREAMS_PER_SOURCE, STREAMS),
         };
-        let tasks = service.serve(sockets)?;
+        let (tasks, served) = service.serve(sockets)?;
         self.servers.insert(network, Server { addresses, _tasks: tasks });
         self.exclude_own();
 
-        Ok(())
+        Ok(served)
     }
 
     /// Stops serving a network.
@@ -214,17 +232,19 @@ impl DnsService {
     }
 
     /// Serves these sockets; the tasks end when the set is dropped.
-    pub(super) fn serve(self, sockets: DnsSockets) -> io::Result<JoinSet<()>> {
+    pub(super) fn serve(self, sockets: DnsSockets) -> io::Result<(JoinSet<()>, Arc<ServedSockets>)> {
         let mut tasks = JoinSet::new();
-        for (_, udp, tcp) in sockets.sockets {
+        let mut served = ServedSockets::default();
+        for (ip, udp, tcp) in sockets.sockets {
             let (udp, tcp) = (Arc::new(UdpSocket::from_std(udp)?), Arc::new(TcpListener::from_std(tcp)?));
+            served.push(ip, Arc::clone(&udp), Arc::clone(&tcp));
             let service = self.clone();
             tasks.spawn(begun_again(move || service.clone().serve_udp(Arc::clone(&udp))));
             let service = self.clone();
             tasks.spawn(begun_again(move || service.clone().serve_tcp(Arc::clone(&tcp))));
         }
 
-        Ok(tasks)
+        Ok((tasks, Arc::new(served)))
     }
 
     async fn serve_udp(self, socket: Arc<UdpSocket>) {

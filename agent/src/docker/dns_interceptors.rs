@@ -1,6 +1,7 @@
 //! Runs a DNS interceptor in every container on a network of ours.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +13,13 @@ use tokio::time::sleep;
 
 use super::interceptor_reserves::InterceptorReserves;
 use crate::dns::{DnsInterceptor, Names};
+use crate::hand_over::{DescriptorStore, Descriptors, Kept, Lingering, Share};
 use crate::kernel::{KernelError, Netns};
 use crate::problem::{Problems, explain};
 use crate::state::journal::{Entries, Journal};
 
+/// What the names begin with under which interceptors are kept; the rest is the path of the namespace.
+const KEPT: &str = "interceptor/";
 /// How soon a namespace that does not exist yet is tried again: Docker creates it milliseconds after it announced it.
 const SOON: Duration = Duration::from_millis(20);
 /// How soon it is tried again after many attempts.
@@ -30,15 +34,22 @@ struct Sandbox {
     endpoints: BTreeSet<EndpointId>,
 }
 
+/// An interceptor that serves a container, and what the next session of the agent needs to go on with it.
+struct Served {
+    interceptor: Lingering<DnsInterceptor>,
+    _kept: Kept,
+}
+
 /// Serves the containers while the node is joined.
 pub(super) async fn run(
     journal: &Journal,
     names: &watch::Sender<Arc<Names>>,
     reserves: &InterceptorReserves,
     problems: &Problems,
+    store: &DescriptorStore,
 ) {
     let mut entries = journal.subscribe();
-    let mut interceptors: BTreeMap<PathBuf, DnsInterceptor> = BTreeMap::new();
+    let mut interceptors: BTreeMap<PathBuf, Served> = BTreeMap::new();
     let mut tries: BTreeMap<PathBuf, u32> = BTreeMap::new();
     loop {
         let wanted = wanted(&entries.borrow_and_update());
@@ -47,14 +58,14 @@ pub(super) async fn run(
         tries.retain(|path, _| wanted.contains_key(path));
         let mut waiting = None;
         for (path, sandbox) in wanted {
-            if let Some(interceptor) = interceptors.get(&path) {
-                interceptor.set_scope(sandbox.scope);
+            if let Some(served) = interceptors.get(&path) {
+                served.interceptor.set_scope(sandbox.scope);
                 continue;
             }
-            match open(names, reserves, &path, sandbox).await {
-                Ok(interceptor) => {
+            match open(names, reserves, store, &path, sandbox).await {
+                Ok(served) => {
                     tries.remove(&path);
-                    interceptors.insert(path, interceptor);
+                    interceptors.insert(path, served);
                 }
                 Err(why) => {
                     let tried = tries.entry(path).or_default();
@@ -68,6 +79,8 @@ pub(super) async fn run(
             }
         }
         reserves.retain(|endpoint| is_awaited(&journal.entries(), endpoint, &interceptors));
+        // What an earlier session served and nobody is any more must not hold its namespace.
+        store.forget(KEPT, |_| waiting.is_some());
         // A container that ended takes its trouble along.
         if had_trouble && !is_in_trouble(&tries) {
             problems.clear("docker names");
@@ -91,7 +104,7 @@ fn is_in_trouble(tries: &BTreeMap<PathBuf, u32>) -> bool {
 }
 
 /// Tells whether an endpoint's container has still to get its interceptor.
-fn is_awaited(entries: &Entries, endpoint: EndpointId, interceptors: &BTreeMap<PathBuf, DnsInterceptor>) -> bool {
+fn is_awaited(entries: &Entries, endpoint: EndpointId, interceptors: &BTreeMap<PathBuf, Served>) -> bool {
     let docker = entries.get(&endpoint).and_then(|record| record.sandbox.managed());
 
     docker.is_some_and(|docker| docker.netns.as_ref().is_none_or(|netns| !interceptors.contains_key(netns)))
@@ -111,15 +124,17 @@ fn wanted(entries: &Entries) -> BTreeMap<PathBuf, Sandbox> {
     wanted
 }
 
-/// Opens a front; nothing to tell where the namespace is simply not there yet.
+/// Opens an interceptor, or goes on with that of an earlier session; nothing to tell where the namespace is simply not there
+/// yet.
 async fn open(
     names: &watch::Sender<Arc<Names>>,
     reserves: &InterceptorReserves,
+    store: &DescriptorStore,
     path: &Path,
     sandbox: Sandbox,
-) -> Result<DnsInterceptor, Option<String>> {
+) -> Result<Served, Option<String>> {
     let reserve = reserves.of(&sandbox.endpoints);
-    let opened = open_with(names, path, sandbox.scope, &reserve).await;
+    let opened = open_with(names, store, path, sandbox.scope, &reserve).await;
     if opened.is_err() {
         reserve.replenish();
     }
@@ -129,17 +144,38 @@ async fn open(
 
 async fn open_with(
     names: &watch::Sender<Arc<Names>>,
+    store: &DescriptorStore,
     path: &Path,
     scope: BTreeSet<NetworkId>,
     reserve: &Arc<Reserve>,
-) -> Result<DnsInterceptor, Option<String>> {
+) -> Result<Served, Option<String>> {
     let unserved = |why: &str| format!("names of other hosts are not known in {}: {why}", path.display());
     let netns = reserve.spend(|| Netns::open(path)).map_err(|error| {
         // Docker makes the file first.
         let is_not_there = matches!(error, KernelError::NotANamespace { .. }) || error.errno() == Some(libc::ENOENT);
         (!is_not_there).then(|| unserved(&explain(&error)))
     })?;
-    let opened = DnsInterceptor::open(&netns, scope, names.subscribe(), Arc::clone(reserve)).await;
+    let (name, place) = (format!("{KEPT}{}", path.display()), format!("{:?} ", netns.identity()));
+    // The path may lead to another container by now.
+    let earlier = store.take(&name).filter(|earlier| earlier.note.starts_with(&place));
+    let earlier = earlier.map(|earlier| Descriptors { note: earlier.note[place.len()..].to_owned(), ..earlier });
+    let opened = DnsInterceptor::open(&netns, earlier, scope, names.subscribe(), Arc::clone(reserve)).await;
+    let interceptor = opened.map_err(|error| Some(unserved(&explain(&error))))?;
+    let kept = store.keep(&name, Arc::new(Placed { place, sockets: interceptor.sockets() }));
 
-    opened.map_err(|error| Some(unserved(&explain(&error))))
+    Ok(Served { interceptor: store.lingering(interceptor), _kept: kept })
+}
+
+/// The sockets of an interceptor, and which namespace they are in.
+struct Placed {
+    place: String,
+    sockets: Arc<dyn Share>,
+}
+
+impl Share for Placed {
+    fn share(&self) -> io::Result<Descriptors> {
+        let shared = self.sockets.share()?;
+
+        Ok(Descriptors { note: self.place.clone() + &shared.note, ..shared })
+    }
 }

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::door_watch;
 use super::driver::OverlayDriver;
-use super::plugin::{self, PluginSocket};
+use super::plugin::{self, Gated, PluginSocket};
 use crate::descriptor_reserves::DescriptorReserves;
 use crate::node_handle::NodeHandle;
 use crate::problem::explain;
@@ -24,11 +24,12 @@ pub(crate) async fn serve(handle: Arc<NodeHandle>, plugin: PathBuf, reserves: Ar
 async fn serve_at(handle: &Arc<NodeHandle>, plugin: &Path, reserves: &DescriptorReserves) {
     let about = "docker plugin";
     loop {
-        match PluginSocket::open(plugin).await {
+        match PluginSocket::open_kept(plugin, &handle.descriptors, handle.gate.clone()).await {
             Ok(socket) => {
                 handle.problems.clear(about);
                 tracing::info!(socket = %plugin.display(), inherited = socket.is_inherited(), "Serving Docker");
                 let driver = OverlayDriver::new(Arc::clone(handle), Arc::clone(&reserves.interceptors));
+                let driver = Gated::new(driver, handle.gate.clone());
                 plugin::serve(socket, Arc::new(driver), Arc::clone(&reserves.plugin)).await;
             }
             Err(error) => handle.problems.raise(about, "docker", explain(&error)),

@@ -21,6 +21,7 @@ use super::{dns_interceptors, lifetime, recovery};
 
 use crate::dns::Names;
 use crate::endpoint::lifecycle::Endpoints;
+use crate::hand_over::DescriptorStore;
 use crate::membership::Membership;
 use crate::problem::explain;
 
@@ -46,12 +47,15 @@ pub(crate) struct DockerWork {
     pub(crate) names: watch::Sender<Arc<Names>>,
     /// The networks that differ in this host's Docker.
     pub(crate) differences: watch::Sender<Vec<v1::Difference>>,
+    /// What outlives a session while the agent is handed over.
+    pub(crate) descriptors: DescriptorStore,
 }
 
 /// Follows the engine while the node is joined.
 pub(crate) async fn follow(work: &DockerWork, reserves: &InterceptorReserves, socket: &Path) {
-    let DockerWork { store, endpoints, names, differences } = work;
-    tokio::join!(dns_interceptors::run(&endpoints.journal, names, reserves, &endpoints.problems), async {
+    let DockerWork { store, endpoints, names, differences, descriptors } = work;
+    let intercepted = dns_interceptors::run(&endpoints.journal, names, reserves, &endpoints.problems, descriptors);
+    tokio::join!(intercepted, async {
         loop {
             match DockerClient::connect(socket).await {
                 Ok(engine) => {

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::hand_over::DescriptorStore;
 use crate::joined_node::JoinedNode;
 use crate::membership::Membership;
 use crate::membership::control_link::ProcessContext;
@@ -36,7 +37,11 @@ async fn member(dir: &Path) -> Arc<Endpoints> {
         ca: Vec::new(),
         key: Zeroizing::default(),
     };
-    let process = ProcessContext { instance: "i".into(), tunnels: watch::Sender::default().subscribe() };
+    let process = ProcessContext {
+        instance: "i".into(),
+        descriptors: DescriptorStore::default(),
+        tunnels: watch::Sender::default().subscribe(),
+    };
     let joined = JoinedNode::new(identity, loaded, store, Arc::default(), Arc::new(lanes), dir.to_owned(), process);
     let endpoints = Arc::clone(&joined.endpoints);
     let memberships = &endpoints.memberships;

@@ -26,6 +26,7 @@ mod netlink;
 pub mod netns;
 mod netns_threads;
 pub mod nft;
+pub(crate) mod passing;
 pub mod plan;
 #[cfg(test)]
 mod plan_tests;

@@ -38,11 +38,28 @@ impl NetworkNamespace {
     ///
     /// When another process holds it, or the kernel refuses.
     pub async fn open(run_dir: &Path, network: NetworkId, tun: TunDesired) -> Result<(Self, Tun), KernelError> {
+        Self::open_with(run_dir, network, tun, None).await
+    }
+
+    /// As [`NetworkNamespace::open`], with the queues that an earlier session had, if there are any.
+    pub(crate) async fn open_with(
+        run_dir: &Path,
+        network: NetworkId,
+        tun: TunDesired,
+        earlier: Option<Tun>,
+    ) -> Result<(Self, Tun), KernelError> {
         let lock = Lock::take(run_dir, network)?;
         let pins = Pins::new(run_dir);
         let netns = pins.open_or_create(network)?;
         let mut netlink = Netlink::open(&netns).await?;
-        let (queues, index) = open_tun(&netns, &mut netlink, tun).await?;
+        let there = match &earlier {
+            Some(_) => netlink.link(TUN_NAME).await?,
+            None => None,
+        };
+        let (queues, index) = match earlier.zip(there) {
+            Some((queues, link)) => (queues, link.index),
+            None => open_tun(&netns, &mut netlink, tun).await?,
+        };
 
         Ok((Self { network, pins, netns, netlink, lock, tun: index }, queues))
     }

@@ -51,7 +51,7 @@ const ANSWER: usize = 4096;
 /// The rules; they stand as long as this is held.
 #[derive(Debug)]
 pub struct Redirect {
-    _owner: OwnedFd,
+    owner: OwnedFd,
 }
 
 impl Redirect {
@@ -75,7 +75,17 @@ impl Redirect {
             answers += read_answers(&buffer[..len])?;
         }
 
-        Ok(Self { _owner: owner })
+        Ok(Self { owner })
+    }
+
+    /// Holds the rules of an earlier session by the socket that owns them.
+    pub(crate) fn adopt(owner: OwnedFd) -> Self {
+        Self { owner }
+    }
+
+    /// Returns a further descriptor of the socket that owns the rules: they stand as long as anybody has one.
+    pub(crate) fn share(&self) -> io::Result<OwnedFd> {
+        self.owner.try_clone()
     }
 }
 

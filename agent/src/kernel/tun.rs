@@ -81,6 +81,32 @@ impl Tun {
     }
 }
 
+impl Tun {
+    /// Goes on with queues that an earlier session opened; nothing when there are too few, or their device is gone.
+    pub(crate) fn adopt(queues: Vec<OwnedFd>, offload: Offload, desired: TunDesired) -> Option<Self> {
+        let is_enough = queues.len() >= desired.queues.clamp(1, MAX_QUEUES);
+
+        (is_enough && queues.iter().all(is_attached)).then(|| Self {
+            name: TUN_NAME.to_owned(),
+            queues,
+            offload,
+            mtu: desired.mtu,
+        })
+    }
+}
+
+/// Says whether a queue still belongs to our device.
+#[expect(unsafe_code, reason = "no crate wraps this ioctl")]
+fn is_attached(queue: &OwnedFd) -> bool {
+    let mut answer = IfReq { name: [0; libc::IFNAMSIZ], flags: 0, padding: [0; 22] };
+
+    // SAFETY: the descriptor is open, and the answer points to a whole `ifreq`, which the kernel writes.
+    let result = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNGETIFF, &raw mut answer) };
+    let name = answer.name.split(|byte| *byte == 0).next();
+
+    result >= 0 && name == Some(TUN_NAME.as_bytes())
+}
+
 fn obtain_offload(queue: &File) -> io::Result<Offload> {
     let mut refusal = io::Error::from_raw_os_error(libc::EINVAL);
 

@@ -2,6 +2,7 @@
 
 mod control;
 mod events;
+mod gate_layer;
 mod listing;
 mod ping;
 mod service;

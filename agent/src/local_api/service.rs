@@ -1,6 +1,7 @@
 //! The calls of `agent.proto`: each is checked, handed on, and answered in one line when refused.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use overlay_core::Name;
@@ -128,6 +129,16 @@ impl Agent for LocalApi {
         let version = env!("CARGO_PKG_VERSION").to_owned();
 
         Ok(Response::new(v1::AgentVersionResponse { version, control, control_reason }))
+    }
+
+    async fn upgrade(&self, request: Request<v1::UpgradeRequest>) -> Result<Response<v1::UpgradeResponse>, Status> {
+        let binary = PathBuf::from(request.into_inner().binary);
+        if binary.is_relative() && !binary.as_os_str().is_empty() {
+            return Err(Refusal::new(Code::InvalidInput, "the path of the program must be absolute").into());
+        }
+        let binary = (!binary.as_os_str().is_empty()).then_some(binary);
+
+        Ok(Response::new(self.handle.ask(|reply| node_handle::Request::Upgrade(binary, reply)).await?))
     }
 
     async fn events(&self, _: Request<v1::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {

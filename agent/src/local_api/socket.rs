@@ -1,6 +1,7 @@
 //! The local socket, and who is let in.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,7 +19,10 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 
+use super::gate_layer::GateLayer;
 use super::service::LocalApi;
+use crate::call_gate::CallGate;
+use crate::hand_over::{DescriptorStore, Descriptors as KeptDescriptors, Kept};
 use crate::node_handle::NodeHandle;
 use crate::unix_socket::{SocketError, accept, listen};
 
@@ -31,23 +35,37 @@ const MAX_CALLS: usize = 32;
 #[derive(Debug)]
 pub(crate) struct LocalServer {
     listener: UnixListener,
+    _kept: Kept,
 }
 
-/// Opens the socket.
-pub(crate) async fn open(path: &Path) -> Result<LocalServer, SocketError> {
-    Ok(LocalServer { listener: listen(path).await? })
+/// The name under which a socket is kept while the agent is handed over.
+pub(crate) const KEPT: &str = "local-api";
+
+/// Opens the socket, or goes on with the one that an earlier session had.
+pub(crate) async fn open(path: &Path, store: &DescriptorStore) -> Result<LocalServer, SocketError> {
+    let unusable = |source| SocketError::Unusable { path: path.to_owned(), source };
+    let listener = match store.take(KEPT).and_then(|earlier| earlier.list.into_iter().next()) {
+        Some(earlier) => UnixListener::from_std(earlier.into()).map_err(unusable)?,
+        None => listen(path).await?,
+    };
+    let shared = listener.as_fd().try_clone_to_owned().map_err(unusable)?;
+    let kept = store.keep(KEPT, Arc::new(KeptDescriptors { list: vec![shared], note: String::new() }));
+
+    Ok(LocalServer { listener, _kept: kept })
 }
 
 impl LocalServer {
     /// Serves until the task is dropped.
     pub(crate) async fn serve(self, handle: Arc<NodeHandle>, descriptors: Arc<Descriptors>) {
         let own = nix::unistd::geteuid().as_raw();
+        let gate = handle.gate.clone();
         let service = AgentServer::with_interceptor(LocalApi::new(handle), move |request| admit(request, own));
         let served = Server::builder()
             .concurrency_limit_per_connection(MAX_CALLS)
             .layer(CatchPanicLayer)
+            .layer(GateLayer(gate.clone()))
             .add_service(service)
-            .serve_with_incoming(admitted(self.listener, descriptors))
+            .serve_with_incoming(admitted(self.listener, descriptors, gate))
             .await;
         if let Err(error) = served {
             tracing::error!(%error, "Local socket is no longer served");
@@ -64,17 +82,25 @@ fn admit(request: Request<()>, own: u32) -> Result<Request<()>, Status> {
     }
 }
 
-fn admitted(listener: UnixListener, descriptors: Arc<Descriptors>) -> impl Stream<Item = io::Result<Admitted>> {
+fn admitted(
+    listener: UnixListener,
+    descriptors: Arc<Descriptors>,
+    gate: CallGate,
+) -> impl Stream<Item = io::Result<Admitted>> {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
 
-    futures_util::stream::unfold((listener, descriptors, places), |(listener, descriptors, places)| async move {
-        loop {
-            let stream = accept(&listener, descriptors.reserve()).await;
-            if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
-                return Some((Ok(Admitted { stream, _place: place }), (listener, descriptors, places)));
+    futures_util::stream::unfold(
+        (listener, descriptors, places, gate),
+        |(listener, descriptors, places, gate)| async move {
+            loop {
+                let stream = gate.accept(|| accept(&listener, descriptors.reserve())).await;
+                if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+                    let admitted = Admitted { stream, _place: place, _connected: gate.connected() };
+                    return Some((Ok(admitted), (listener, descriptors, places, gate)));
+                }
             }
-        }
-    })
+        },
+    )
 }
 
 /// Who calls, as the kernel says.
@@ -87,6 +113,7 @@ pub(super) struct Caller {
 struct Admitted {
     stream: UnixStream,
     _place: OwnedSemaphorePermit,
+    _connected: Option<OwnedSemaphorePermit>,
 }
 
 impl Connected for Admitted {
@@ -130,7 +157,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("agent.sock");
         let descriptors = Descriptors::new();
-        let server = open(&path).await.expect("a new socket");
+        let server = open(&path, &DescriptorStore::default()).await.expect("a new socket");
         let _client = UnixStream::connect(&path).await.expect("it listens");
         let lowest = std::fs::File::open("/dev/null").expect("one is left").as_raw_fd();
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::address_book::AddressBook;
 use super::candidates::{self, ControlCandidate};
 use super::connection::ControlConnection;
+use crate::hand_over::DescriptorStore;
 use crate::state::Identity;
 
 /// What a joined node needs from its process.
@@ -17,6 +18,8 @@ use crate::state::Identity;
 pub(crate) struct ProcessContext {
     /// A random id that distinguishes this process from others with the same certificate.
     pub(crate) instance: Arc<str>,
+    /// What outlives a session while the agent is handed over.
+    pub(crate) descriptors: DescriptorStore,
     /// The address from which each peer was last heard, authenticated.
     pub(crate) tunnels: watch::Receiver<BTreeMap<NodeId, IpAddr>>,
 }

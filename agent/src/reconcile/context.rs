@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{NetworkReports, ReconcileQueue};
 use crate::dns::Names;
 use crate::event_source::EventSource;
+use crate::hand_over::DescriptorStore;
 use crate::host_state::HostState;
 use crate::membership::Membership;
 use crate::membership::admission::AdmissionState;
@@ -49,4 +50,6 @@ pub(crate) struct ReconcileContext {
     pub(crate) problems: Arc<Problems>,
     /// Ends all of it.
     pub(crate) stop: CancellationToken,
+    /// What outlives a session while the agent is handed over.
+    pub(crate) descriptors: DescriptorStore,
 }

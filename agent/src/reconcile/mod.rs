@@ -10,6 +10,7 @@ mod namespace_ops;
 mod pace;
 mod pass;
 mod queue;
+mod served_tun;
 mod supervisor;
 mod wanted;
 mod watched;
@@ -25,7 +26,11 @@ pub(crate) use context::ReconcileContext;
 #[cfg(test)]
 pub(crate) use queue::QueueLog;
 pub(crate) use queue::ReconcileQueue;
+pub(crate) use served_tun::KEPT as KEPT_TUN;
 pub(crate) use supervisor::run;
+
+/// What the names begin with under which the DNS servers' sockets are kept; the rest is the network.
+const KEPT_DNS: &str = "dns/";
 
 /// The state of all networks.
 pub(crate) type NetworkReports = BTreeMap<NetworkId, NetworkReport>;

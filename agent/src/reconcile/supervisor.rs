@@ -71,6 +71,9 @@ pub(crate) async fn run(context: Arc<ReconcileContext>) {
     let mut wholeness = context.journal.wholeness();
     let mut mounts = MountEvents::open().ok();
     supervisor.update().await;
+    supervisor.forget_earlier();
+    // Names are answered until the next process does.
+    let _lingering = context.descriptors.lingering(Arc::clone(&supervisor.dns));
     let presumed = Instant::now() + VERDICT;
     let mut has_woken = false;
 
@@ -116,6 +119,15 @@ async fn remounted(mounts: &mut Option<MountEvents>) {
 }
 
 impl Supervisor {
+    /// Closes what an earlier session had of networks that are there no more.
+    fn forget_earlier(&self) {
+        let kept: Vec<_> = self.kept.keys().map(ToString::to_string).collect();
+        for prefix in [super::KEPT_TUN, super::KEPT_DNS] {
+            let is_kept = |name: &str| kept.iter().any(|network| name.strip_prefix(prefix) == Some(network));
+            self.context.descriptors.forget(prefix, is_kept);
+        }
+    }
+
     async fn update(&mut self) {
         let is_live = self.compute();
         if is_live {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,12 +14,13 @@ use super::context::ReconcileContext;
 use super::pace::{self, Pace};
 use super::pass::{Cause, Reconciler};
 use super::queue::{ReconcileQueue, Turn};
+use super::served_tun::ServedTun;
 use super::watched::Watched;
 use super::{EndpointState, NetworkReport};
 use crate::desired::NetworkDesired;
 use crate::dns::{DnsServers, DnsSockets};
-use crate::kernel::{ChangeScope, Changes, NamespaceEvents, NetworkNamespace, Offload, Tun};
-use crate::path::{self, TunQueues};
+use crate::hand_over::Kept;
+use crate::kernel::{ChangeScope, Changes, NamespaceEvents, Netns, NetworkNamespace, Tun};
 use crate::problem::explain;
 
 /// The pause after a failure to open a namespace.
@@ -47,8 +47,15 @@ pub(crate) struct WorkerContext {
 pub(crate) async fn run(context: WorkerContext, network: NetworkId, desired: watch::Receiver<Arc<NetworkDesired>>) {
     let reconcile = Arc::clone(&context.reconcile);
     let unwanted = context.unwanted.clone();
-    let mut worker =
-        Worker { context, network, desired, reconciler: Reconciler::default(), tun: None, served_host: None };
+    let mut worker = Worker {
+        context,
+        network,
+        desired,
+        reconciler: Reconciler::default(),
+        tun: None,
+        names: None,
+        served_host: None,
+    };
     tokio::select! {
         biased;
         () = reconcile.stop.cancelled() => return,
@@ -64,7 +71,9 @@ struct Worker {
     desired: watch::Receiver<Arc<NetworkDesired>>,
     reconciler: Reconciler,
     /// The TUN's queues; the lanes have copies.
-    tun: Option<Tun>,
+    tun: Option<ServedTun>,
+    /// The DNS server's sockets, for the next session.
+    names: Option<Kept>,
     /// What the lanes were told of the host's own addresses.
     served_host: Option<BTreeSet<IpAddr>>,
 }
@@ -88,20 +97,39 @@ impl Worker {
     /// Opens the namespace with TUN, events and DNS sockets. What an earlier process left is taken over as it stands.
     async fn open(&mut self) -> Result<Watched, String> {
         let wanted = self.desired.borrow().namespace.clone();
-        let opened = NetworkNamespace::open(&self.context.reconcile.run_dir, self.network, wanted.tun).await;
+        let reconcile = Arc::clone(&self.context.reconcile);
+        let earlier = ServedTun::earlier(&reconcile.descriptors, self.network, wanted.tun);
+        let opened = NetworkNamespace::open_with(&reconcile.run_dir, self.network, wanted.tun, earlier).await;
         let (namespace, tun) = opened.map_err(|error| explain(&error))?;
         self.serve(Some(tun))?;
-        let gateways = wanted.gateways.clone();
-        let bound = namespace.netns().enter(move || DnsSockets::bind(gateways)).await;
-        let sockets = bound.map_err(|error| explain(&error))?;
-        let sockets =
-            sockets.map_err(|error| format!("failed to open the sockets of the DNS server: {}", explain(&error)))?;
-        let added = self.context.dns.lock().unwrap_or_else(PoisonError::into_inner).add(self.network, sockets);
-        added.map_err(|error| format!("failed to start the DNS server: {}", explain(&error)))?;
+        let sockets = self.dns_sockets(namespace.netns(), &wanted.gateways).await?;
+        let added = self.context.dns.lock().unwrap_or_else(PoisonError::into_inner).serve(self.network, sockets);
+        let served = added.map_err(|error| format!("failed to start the DNS server: {}", explain(&error)))?;
+        self.names = Some(reconcile.descriptors.keep(&self.dns_name(), served));
 
         let queue = Arc::clone(&self.context.reconcile.queue);
 
         Watched::new(namespace, queue, self.context.events.clone()).map_err(|error| explain(&error))
+    }
+
+    /// The name under which the DNS server's sockets are kept.
+    fn dns_name(&self) -> String {
+        format!("{}{}", super::KEPT_DNS, self.network)
+    }
+
+    /// Opens the sockets of the DNS server, or goes on with those that an earlier session had.
+    async fn dns_sockets(&self, netns: &Netns, gateways: &BTreeSet<IpAddr>) -> Result<DnsSockets, String> {
+        let store = &self.context.reconcile.descriptors;
+        let name = self.dns_name();
+        if let Some(adopted) = store.take(&name).and_then(|earlier| DnsSockets::adopt(earlier, gateways)) {
+            return Ok(adopted);
+        }
+        let gateways = gateways.clone();
+        let bound = netns.enter(move || DnsSockets::bind(gateways)).await;
+
+        bound
+            .map_err(|error| explain(&error))?
+            .map_err(|error| format!("failed to open the sockets of the DNS server: {}", explain(&error)))
     }
 
     async fn follow<'a>(&mut self, mut namespace: Watched, queue: &'a ReconcileQueue, mut turn: Turn<'a>) {
@@ -160,7 +188,7 @@ impl Worker {
         let served = self.serve(tun);
         let mut report = self.reconciler.report().clone();
         report.problem = report.problem.or(served.err());
-        report.offload = self.tun.as_ref().map(|tun| offload(tun.offload)).unwrap_or_default();
+        report.offload = self.tun.as_ref().map(ServedTun::offload).unwrap_or_default();
         self.state(report);
     }
 
@@ -170,14 +198,11 @@ impl Worker {
         if tun.is_none() && self.served_host.as_ref() == Some(&host) {
             return Ok(());
         }
-        self.tun = tun.or(self.tun.take());
+        if let Some(tun) = tun {
+            self.tun = Some(ServedTun::keep(&self.context.reconcile.descriptors, self.network, tun));
+        }
         let Some(tun) = &self.tun else { return Ok(()) };
-        let copies: Result<Vec<OwnedFd>, _> = tun.queues.iter().map(OwnedFd::try_clone).collect();
-        let queues = TunQueues {
-            queues: copies.map_err(|error| format!("failed to hand the TUN to the lanes: {}", explain(&error)))?,
-            offload: offload(tun.offload),
-        };
-        let added = self.context.reconcile.lanes.add_network(self.network, queues, host.clone());
+        let added = self.context.reconcile.lanes.add_network(self.network, tun.queues()?, host.clone());
         added.map_err(|error| error.to_string())?;
         self.served_host = Some(host);
 
@@ -205,7 +230,7 @@ impl Worker {
 
     async fn remove(mut self) {
         let reconcile = Arc::clone(&self.context.reconcile);
-        self.tun = None;
+        (self.tun, self.names) = (None, None);
         self.context.dns.lock().unwrap_or_else(PoisonError::into_inner).remove(self.network);
         // A lane that takes no commands has ended the process already.
         let _ = reconcile.lanes.remove_network(self.network);
@@ -241,13 +266,5 @@ async fn unpinned(mounts: &mut watch::Receiver<u64>, namespace: &Watched) {
         if !namespace.namespace().is_pinned() {
             return;
         }
-    }
-}
-
-fn offload(granted: Offload) -> path::Offload {
-    match granted {
-        Offload::None | Offload::Checksum => path::Offload { tcp: false, udp: false },
-        Offload::Tcp => path::Offload { tcp: true, udp: false },
-        Offload::TcpUdp => path::Offload { tcp: true, udp: true },
     }
 }

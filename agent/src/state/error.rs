@@ -42,6 +42,12 @@ pub enum StateError {
         /// Where the disk is mounted.
         disk: PathBuf,
     },
+    /// Another process has it, which takes this one's place.
+    #[error("{} is being handed over to another program; try again", path.display())]
+    Closed {
+        /// The file.
+        path: PathBuf,
+    },
     /// It cannot be read or written.
     #[error("{} cannot be {action}", path.display())]
     Io {

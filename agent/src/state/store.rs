@@ -32,6 +32,8 @@ struct Slot {
     database: Option<Database>,
     /// That the last write failed, and since when they do.
     condition: Option<Condition>,
+    /// Whether another process may have the file.
+    is_closed: bool,
 }
 
 impl StateStore {
@@ -47,7 +49,7 @@ impl StateStore {
             create(path)?
         };
         let loaded = contained(path, || load(path, &database))?;
-        let slot = Slot { database: Some(database), condition: None };
+        let slot = Slot { database: Some(database), condition: None, is_closed: false };
         let store = Self { path: path.to_owned(), slot: Arc::new(Mutex::new(slot)), failing: Arc::default() };
 
         Ok((store, loaded))
@@ -207,8 +209,32 @@ impl StateStore {
         Ok(())
     }
 
+    /// Lets go of the file, for another process to have it. Nothing is kept until it is opened again.
+    pub fn close(&self) {
+        let mut slot = self.slot();
+        slot.is_closed = true;
+        slot.database = None;
+    }
+
+    /// Opens the file again after [`StateStore::close`], and reads all of it: another process may have changed it.
+    ///
+    /// # Errors
+    ///
+    /// As [`StateStore::open`]; the store then stays closed.
+    pub fn reopen(&self) -> Result<StoredState, StateError> {
+        let mut slot = self.slot();
+        let database = contained(&self.path, || open_checked(&self.path))?;
+        let loaded = contained(&self.path, || load(&self.path, &database))?;
+        (slot.database, slot.is_closed) = (Some(database), false);
+
+        Ok(loaded)
+    }
+
     fn write(&self, change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> Result<(), StateError> {
         let mut slot = self.slot();
+        if slot.is_closed {
+            return Err(StateError::Closed { path: self.path.clone() });
+        }
         // Out of the slot while it is worked on: after a failure the file must be opened again before it takes a write.
         let database = slot.database.take();
         let written = contained(&self.path, || {

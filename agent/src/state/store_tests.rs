@@ -199,3 +199,21 @@ fn a_flipped_bit_is_refused_or_harmless() {
 
     assert!(refused > 0);
 }
+
+#[test]
+fn a_closed_store_keeps_nothing_until_it_is_opened_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("agent.redb");
+    let (store, _) = StateStore::open(&path).expect("a new file");
+
+    store.close();
+    assert!(matches!(store.put_unix_time(1), Err(StateError::Closed { .. })));
+    let (other, _) = StateStore::open(&path).expect("nobody has it");
+    other.put_unix_time(2).expect("kept");
+    drop(other);
+    let loaded = store.reopen().expect("nobody has it");
+
+    assert_eq!(loaded.unix_time, 2);
+    store.put_unix_time(3).expect("kept");
+    assert!(store.condition().is_none());
+}

@@ -349,6 +349,24 @@ impl Agent for Fake {
         self.revised("token", &request.get_ref().id)
     }
 
+    async fn upgrade(&self, request: Request<v1::UpgradeRequest>) -> Result<Response<v1::UpgradeResponse>, Status> {
+        let binary = request.into_inner().binary;
+        let _script = self.asked(format!("upgrade {binary}"))?;
+        if binary.ends_with("/false") {
+            let text = "the program did not say that it is there: it ended with exit status: 1; this agent goes on";
+            return Err(Refusal::new(Code::WrongState, text).into());
+        }
+
+        Ok(Response::new(v1::UpgradeResponse {
+            from_version: "0.1.0".into(),
+            to_version: "0.2.0".into(),
+            paused_micros: 2_345,
+            // No process has it: whoever is noted here is ended by `leave`.
+            pid: u32::MAX >> 1,
+            sessions_lost: u32::from(binary.ends_with("/true")),
+        }))
+    }
+
     async fn version(&self, _: Request<v1::VersionRequest>) -> Result<Response<v1::AgentVersionResponse>, Status> {
         let mut answer = v1::AgentVersionResponse { version: "0.1.0".into(), ..v1::AgentVersionResponse::default() };
         match self.asked("version".into()) {

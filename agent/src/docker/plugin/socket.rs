@@ -4,15 +4,21 @@
 //! systemd, it is there before either of them.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use listenfd::ListenFd;
 use overlay_daemon::reserve::Reserve;
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::call_gate::CallGate;
+use crate::hand_over::{DescriptorStore, Descriptors, Kept};
 use crate::unix_socket::{self, SocketError};
 
+/// The name under which the agent's socket is kept while it is handed over.
+const KEPT: &str = "docker-plugin";
 /// Folders above the socket that are Docker's alone: `plugins` and `docker`.
 const FOLDERS: usize = 2;
 
@@ -33,6 +39,8 @@ pub struct PluginSocket {
     listener: UnixListener,
     /// What is to be removed at the end; nothing where somebody else holds the socket.
     made: Option<PathBuf>,
+    /// The agent's is handed over with it.
+    kept: Option<(CallGate, Kept)>,
 }
 
 impl PluginSocket {
@@ -45,11 +53,34 @@ impl PluginSocket {
         if let Some(listener) = inherited(path) {
             listener.set_nonblocking(true).map_err(PluginSocketError::Inherited)?;
             let listener = UnixListener::from_std(listener).map_err(PluginSocketError::Inherited)?;
-            return Ok(Self { listener, made: None });
+            return Ok(Self { listener, made: None, kept: None });
         }
         let listener = unix_socket::listen(path).await?;
 
-        Ok(Self { listener, made: Some(path.to_owned()) })
+        Ok(Self { listener, made: Some(path.to_owned()), kept: None })
+    }
+
+    /// As [`PluginSocket::open`], or goes on with the socket that an earlier session of the agent had. It accepts while the
+    /// gate is open.
+    pub(crate) async fn open_kept(
+        path: &Path,
+        store: &DescriptorStore,
+        gate: CallGate,
+    ) -> Result<Self, PluginSocketError> {
+        let earlier = store.take(KEPT).and_then(|earlier| Some((earlier.list.into_iter().next()?, earlier.note)));
+        let mut socket = match earlier {
+            Some((descriptor, made)) => Self {
+                listener: UnixListener::from_std(descriptor.into()).map_err(PluginSocketError::Inherited)?,
+                made: (!made.is_empty()).then(|| made.into()),
+                kept: None,
+            },
+            None => Self::open(path).await?,
+        };
+        let shared = socket.listener.as_fd().try_clone_to_owned().map_err(PluginSocketError::Inherited)?;
+        let note = socket.made.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        socket.kept = Some((gate, store.keep(KEPT, Arc::new(Descriptors { list: vec![shared], note }))));
+
+        Ok(socket)
     }
 
     /// Says whether the process that started this one holds the socket.
@@ -59,7 +90,11 @@ impl PluginSocket {
 
     /// Waits for a connection; out of the reserve where descriptors are used up: the engine is to be told so.
     pub(super) async fn accept(&self, reserve: &Reserve) -> UnixStream {
-        unix_socket::accept(&self.listener, reserve).await
+        let accept = || unix_socket::accept(&self.listener, reserve);
+        match &self.kept {
+            Some((gate, _)) => gate.accept(accept).await,
+            None => accept().await,
+        }
     }
 }
 

@@ -1,0 +1,73 @@
+//! A network's TUN as its worker holds it. Its queues are kept for the next session of the agent, which goes on with them.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use overlay_core::NetworkId;
+
+use crate::hand_over::{DescriptorStore, Descriptors, Kept};
+use crate::kernel::{Offload, Tun, TunDesired};
+use crate::path::{self, TunQueues};
+use crate::problem::explain;
+
+/// What the names begin with under which queues are kept; the rest is the network.
+pub(crate) const KEPT: &str = "tun/";
+
+/// The TUN of one network.
+#[derive(Debug)]
+pub(super) struct ServedTun {
+    queues: Arc<Descriptors>,
+    offload: Offload,
+    _kept: Kept,
+}
+
+impl ServedTun {
+    /// Keeps a TUN that was opened.
+    pub(super) fn keep(store: &DescriptorStore, network: NetworkId, tun: Tun) -> Self {
+        let queues = Arc::new(Descriptors { list: tun.queues, note: word(tun.offload).to_owned() });
+        let kept = store.keep(&name(network), Arc::clone(&queues));
+
+        Self { queues, offload: tun.offload, _kept: kept }
+    }
+
+    /// Takes the TUN that an earlier session had, if it still serves.
+    pub(super) fn earlier(store: &DescriptorStore, network: NetworkId, desired: TunDesired) -> Option<Tun> {
+        let earlier = store.take(&name(network))?;
+        let offload = [Offload::None, Offload::Checksum, Offload::Tcp, Offload::TcpUdp];
+        let offload = offload.into_iter().find(|offload| word(*offload) == earlier.note)?;
+
+        Tun::adopt(earlier.list, offload, desired)
+    }
+
+    /// Returns queues for the lanes.
+    ///
+    /// # Errors
+    ///
+    /// When the process may have no more descriptors.
+    pub(super) fn queues(&self) -> Result<TunQueues, String> {
+        let copies: Result<Vec<OwnedFd>, _> = self.queues.list.iter().map(OwnedFd::try_clone).collect();
+
+        Ok(TunQueues {
+            queues: copies.map_err(|error| format!("failed to hand the TUN to the lanes: {}", explain(&error)))?,
+            offload: self.offload(),
+        })
+    }
+
+    /// Returns what it takes and gives super-packets of.
+    pub(super) fn offload(&self) -> path::Offload {
+        self.offload.into()
+    }
+}
+
+fn name(network: NetworkId) -> String {
+    format!("{KEPT}{network}")
+}
+
+fn word(offload: Offload) -> &'static str {
+    match offload {
+        Offload::None => "none",
+        Offload::Checksum => "checksum",
+        Offload::Tcp => "tcp",
+        Offload::TcpUdp => "tcp-udp",
+    }
+}
