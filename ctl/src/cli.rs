@@ -80,6 +80,7 @@ pub(crate) enum Command {
     Ping(cmd::ping::PingArgs),
     Events(cmd::events::EventsArgs),
     Logs(cmd::logs::LogsArgs),
+    Upgrade(cmd::upgrade::UpgradeArgs),
     Version(cmd::version::VersionArgs),
     Completions(cmd::completions::CompletionsArgs),
     #[command(hide = true)]
@@ -108,6 +109,7 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> Outcome {
         Command::Ping(ping) => ping.run(context).await,
         Command::Events(events) => events.run(context).await,
         Command::Logs(logs) => logs.run(context).await,
+        Command::Upgrade(upgrade) => upgrade.run(context).await,
         Command::Version(version) => version.run(context).await,
         Command::Completions(completions) => completions.run(context, Cli::command()),
         Command::Man(man) => man.run(Cli::command()),
@@ -165,6 +167,7 @@ mod tests {
             "events --follow",
             "logs",
             "logs control -f -n 5 --since 10m",
+            "upgrade --binary /opt/overlayd --json",
             "version --format {{.Client.Version}}",
             "completions zsh",
             "man /tmp/x",

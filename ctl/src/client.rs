@@ -1,7 +1,7 @@
 //! Calls to the agent on its local socket, each with a deadline; every failure is a refusal with a code.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use overlay_proto::channel::{self, DialError, MAX_MESSAGE};
@@ -20,11 +20,14 @@ const LONG_DEADLINE: Duration = Duration::from_secs(60);
 /// Attaching waits for its turn, however many are before it; the agent gives up what does not move on, and the connection
 /// notices an agent that hangs.
 const UNTIL_ANSWERED: Duration = Duration::MAX;
+/// How long an upgrade may take: the new agent brings up all networks first.
+const UPGRADE_DEADLINE: Duration = Duration::from_secs(120);
 
 /// A connection to the local agent.
 #[derive(Debug)]
 pub(crate) struct Agent {
     client: AgentClient<Channel>,
+    socket: PathBuf,
 }
 
 macro_rules! calls {
@@ -32,7 +35,16 @@ macro_rules! calls {
         impl Agent {
             $(
                 pub(crate) async fn $name(&mut self, request: v1::$request) -> Result<v1::$response, Refusal> {
-                    match timeout($deadline, self.client.$name(Request::new(request))).await {
+                    let first = timeout($deadline, self.client.$name(Request::new(request.clone()))).await;
+                    let answer = match first {
+                        // It was not begun: the agent was replaced before.
+                        Ok(Err(status)) if is_replaced(&status) => {
+                            *self = Self::connect(&self.socket).await?;
+                            timeout($deadline, self.client.$name(Request::new(request))).await
+                        }
+                        first => first,
+                    };
+                    match answer {
                         Ok(Ok(response)) => Ok(response.into_inner()),
                         Ok(Err(status)) => Err(refusal(status)),
                         Err(_) => Err(silent($deadline)),
@@ -62,6 +74,7 @@ calls! {
     list_tokens: ListTokensRequest => ListTokensResponse within DEADLINE;
     revoke_token: RevokeTokenRequest => Revised within DEADLINE;
     version: VersionRequest => AgentVersionResponse within DEADLINE;
+    upgrade: UpgradeRequest => UpgradeResponse within UPGRADE_DEADLINE;
 }
 
 impl Agent {
@@ -69,7 +82,9 @@ impl Agent {
     pub(crate) async fn connect(socket: &Path) -> Result<Self, Refusal> {
         let channel = channel::agent(socket).await.map_err(|error| unreachable(socket, &error))?;
 
-        Ok(Self { client: AgentClient::new(channel).max_decoding_message_size(MAX_MESSAGE) })
+        let client = AgentClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+
+        Ok(Self { client, socket: socket.to_owned() })
     }
 
     /// Begins a ping; answers come one by one.
@@ -117,6 +132,13 @@ fn unreachable(socket: &Path, error: &DialError) -> Refusal {
     } else {
         Refusal::new(Code::AgentAway, format!("the agent cannot be reached: {error}"))
     }
+}
+
+/// Says whether an agent answers that another has taken its place. Of one that cannot be reached nobody says so.
+fn is_replaced(status: &Status) -> bool {
+    let code = status.metadata().get(CODE_KEY).and_then(|code| code.to_str().ok());
+
+    code == Some(Code::AgentAway.as_str())
 }
 
 /// Tells an answer of the agent from a connection that broke under the call.

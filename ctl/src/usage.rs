@@ -10,7 +10,7 @@ use crate::output::{Form, Output, wants_json};
 const WRONG_USAGE: u8 = 2;
 
 /// Words of the contract that no version has yet, and what each will do.
-const RESERVED: [(&str, &str); 22] = [
+const RESERVED: [(&str, &str); 21] = [
     ("audit", "show what was changed, when and by whom"),
     ("bench", "measure what a path carries"),
     ("bundle", "collect what a report of a fault needs"),
@@ -30,7 +30,6 @@ const RESERVED: [(&str, &str); 22] = [
     ("stats", "show figures over time"),
     ("top", "show the busiest endpoints"),
     ("unlink", "separate two networks"),
-    ("upgrade", "exchange the programs of a node"),
     ("why", "tell why one endpoint reaches another, or not"),
     ("netcheck", "tell how this host is reached"),
 ];

@@ -86,6 +86,31 @@ fn a_cluster_from_its_beginning_to_its_end() {
 }
 
 #[test]
+fn upgrades() {
+    if skipped() {
+        return;
+    }
+    let host = Host::new();
+
+    let text = on(
+        &host,
+        "init -q
+         upgrade
+         upgrade --json
+         upgrade -q
+         upgrade --binary /bin/true
+         upgrade --binary /bin/false
+         upgrade --binary /bin/false --json
+         upgrade --binary /nonexistent/overlayd
+         upgrade --binary
+         upgrade now
+         leave -q",
+    );
+
+    insta::assert_snapshot!("upgrades", text);
+}
+
+#[test]
 fn options_of_init() {
     if skipped() {
         return;

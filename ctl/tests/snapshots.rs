@@ -274,7 +274,6 @@ subjects! {
         capture all -w file
         bench a b
         bundle
-        upgrade
         ca rotate
         client ls
         network link a b
@@ -391,6 +390,7 @@ fn without_rights() {
          run --network web -- true
          run --network web --json -- true
          version
+         upgrade
          init
          join ovl1-nonsense@192.0.2.1:7443
          start

@@ -22,6 +22,7 @@ pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod token;
+pub(crate) mod upgrade;
 pub(crate) mod version;
 mod watch;
 

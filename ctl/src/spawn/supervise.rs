@@ -9,6 +9,7 @@ use super::started::Started;
 use super::stop::stop;
 use crate::failure::{Failure, Outcome, storage};
 use crate::output::Output;
+use crate::pidfd::Process;
 use crate::state::StateDir;
 
 /// The signals that end us. Listened to before anybody is told that the services run: they may come at once.
@@ -28,21 +29,27 @@ impl Ending {
 
 /// Stays until a signal asks us to end or a service ends by itself, and ends the services, the last started first.
 pub(crate) async fn supervise(services: &[&Started], mut ending: Ending, state: &StateDir, output: &Output) -> Outcome {
-    let ours: Vec<_> = services
+    let mut ours: Vec<_> = services
         .iter()
         .filter(|service| service.manner == Manner::Foreground)
-        .filter_map(|service| Some((service.service, service.process.as_ref()?)))
+        .filter_map(|service| Some((service.service, Process::of_pid(service.process.as_ref()?.pid())?)))
         .collect();
     if ours.is_empty() {
         return Ok(());
     }
     output.step("Running; Ctrl-C ends it");
 
-    let ended = tokio::select! {
-        _ = ending.interrupt.recv() => None,
-        _ = ending.terminate.recv() => None,
-        (_, which, _) = select_all(ours.iter().map(|(_, process)| Box::pin(process.ended()))) => {
-            ours.get(which).map(|(service, _)| *service)
+    let ended = loop {
+        let which = tokio::select! {
+            _ = ending.interrupt.recv() => break None,
+            _ = ending.terminate.recv() => break None,
+            (_, which, _) = select_all(ours.iter().map(|(_, process)| Box::pin(process.ended()))) => which,
+        };
+        let Some((service, process)) = ours.get_mut(which) else { break None };
+        // An agent that was upgraded is another process from then on.
+        match Process::of_file(&state.pid_file(*service)) {
+            Some(next) => *process = next,
+            None => break Some(*service),
         }
     };
     for (service, _) in ours.iter().rev() {

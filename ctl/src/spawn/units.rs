@@ -118,7 +118,16 @@ fn agent(launch: &Launch) -> Unit {
     // Where control is on the same host, it is there first; where it fails, the agent does without.
     let order = "After=overlay-control.service\n";
 
-    main(launch, "Overlay agent", order, &words(&launch.argv), &format!("{NARROW}{AGENT}"))
+    main(launch, "Overlay agent", order, &words(&launch.argv), &format!("{}{NARROW}{AGENT}", reload(launch)))
+}
+
+/// How systemd has the agent upgraded: another process is the service then, which the agent tells it.
+fn reload(launch: &Launch) -> String {
+    let socket = launch.argv.iter().skip_while(|word| *word != "--socket").nth(1);
+    let own = std::env::current_exe().ok().zip(socket);
+
+    own.map(|(own, socket)| format!("ExecReload={} upgrade --socket {}\n", quoted(own.as_os_str()), quoted(socket)))
+        .unwrap_or_default()
 }
 
 fn main(launch: &Launch, description: &str, order: &str, words: &str, sandbox: &str) -> Unit {
