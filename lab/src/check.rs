@@ -26,6 +26,7 @@ mod roam;
 mod speed;
 mod traffic;
 mod truth;
+mod upgrade;
 
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,7 @@ pub struct Check {
 pub const CHECKS: &[Check] = &[
     Check { name: "offline", what: "the data path needs no control", rounds: 1, run: offline::run },
     Check { name: "restart", what: "agents may be killed at any moment", rounds: 100, run: restart::run },
+    Check { name: "upgrade", what: "agents are replaced without a lost packet", rounds: 20, run: upgrade::run },
     Check { name: "control", what: "what control acknowledged survives kill -9", rounds: 20, run: control::run },
     Check {
         name: "exhaustion",

@@ -15,8 +15,8 @@ use crate::lab::Lab;
 use crate::snapshot::Snapshot;
 use crate::state::{self, LabRecord};
 use crate::tool::{
-    capture, change, crowd, datagrams, fetch, fill, flood, forge, http_server, initiations, ping, plugin, processes,
-    throughput, uapi, usage,
+    capture, change, crowd, datagrams, fetch, fill, flood, flows, forge, http_server, initiations, ping, plugin,
+    processes, successor, throughput, uapi, usage,
 };
 use crate::{bench, demo, enter, host_init, supervisor};
 
@@ -153,6 +153,18 @@ enum Tool {
     Datagrams {
         #[command(subcommand)]
         end: datagrams::End,
+    },
+    /// Keep numbered datagrams and TCP connections going, and report what became of them
+    #[command(hide = true, after_help = "Example:\n  overlay-lab flows client service2 --connections 10")]
+    Flows {
+        #[command(subcommand)]
+        end: flows::End,
+    },
+    /// Be a program that does not take a running agent's place
+    #[command(hide = true, after_help = "Example:\n  overlay-lab successor refuses")]
+    Successor {
+        /// Where it fails
+        stage: successor::Stage,
     },
     /// Search for the highest rate of datagrams that arrives
     #[command(hide = true, after_help = "Example:\n  overlay-lab flood client service2 --size 1372")]
@@ -349,6 +361,8 @@ fn run_tool(tool: Tool) -> Result<()> {
         Tool::Ping(options) => ping::run(&options),
         Tool::Throughput { end } => throughput::run(&end),
         Tool::Datagrams { end } => datagrams::run(&end),
+        Tool::Flows { end } => flows::run(&end),
+        Tool::Successor { stage } => successor::run(stage),
         Tool::Flood { end } => flood::run(&end),
         Tool::Usage { program } => usage::print(&program),
         Tool::QueueLen { name, packets } => change::queue_len(&name, packets),

@@ -25,6 +25,12 @@ fn agents_may_be_killed_at_any_moment() {
     check("restart", 8);
 }
 
+/// Invariants 1 and 3.
+#[test]
+fn agents_are_replaced_without_a_lost_packet() {
+    check("upgrade", 4);
+}
+
 #[test]
 fn what_control_acknowledged_survives_its_death() {
     check("control", 3);
