@@ -180,7 +180,8 @@ fn inside(managed: &ManagedSandbox, addresses: &[IpAddr], network: &Network) -> 
     })
 }
 
-/// Computes the tables of a network for the lanes that have these keys. None when this node is no member.
+/// Computes the tables of a network for the lanes that have these keys, with the peers that are `known` where they are the same.
+/// None when this node is no member.
 pub(crate) fn tables(
     view: &View,
     holdings: &Holdings<'_>,
@@ -188,13 +189,15 @@ pub(crate) fn tables(
     node: NodeId,
     keys: Vec<PrivateKey>,
     mtu: u32,
+    known: Option<&Arc<Vec<PeerTable>>>,
 ) -> Vec<NetworkTable> {
     let network = holdings.network();
     let Some(member) = view.member(network.id, node) else { return Vec::new() };
     let own = member.node_address(network).into_iter().flat_map(|address| network.addresses(address)).map(IpNet::from);
     let local: BTreeSet<IpNet> = holdings.of(member).into_iter().chain(own).collect();
     let others = view.members_of(network.id).filter(|peer| peer.node != node);
-    let peers = Arc::new(others.map(|peer| peer_table(view, holdings, underlays, peer)).collect());
+    let peers: Vec<_> = others.map(|peer| peer_table(view, holdings, underlays, peer)).collect();
+    let peers = known.filter(|known| ***known == peers).map_or_else(|| Arc::new(peers), Arc::clone);
     let table = |private_key| NetworkTable {
         id: network.id,
         private_key,
@@ -208,7 +211,10 @@ pub(crate) fn tables(
 
 /// Tells whether two tables of the same network and key are equal.
 pub(crate) fn same_table(a: &NetworkTable, b: &NetworkTable) -> bool {
-    a.private_key.expose() == b.private_key.expose() && a.peers == b.peers && a.local == b.local && a.mtu == b.mtu
+    a.private_key.expose() == b.private_key.expose()
+        && (Arc::ptr_eq(&a.peers, &b.peers) || a.peers == b.peers)
+        && a.local == b.local
+        && a.mtu == b.mtu
 }
 
 fn peer_table(view: &View, holdings: &Holdings<'_>, underlays: &Underlays, peer: &Member) -> PeerTable {

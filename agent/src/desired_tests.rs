@@ -125,7 +125,7 @@ fn tables(
     let Some(network) = view.networks.get(&network) else { return Vec::new() };
     let holdings = Holdings::new(rows, network);
 
-    super::tables(view, &holdings, underlays, node, keys, mtu)
+    super::tables(view, &holdings, underlays, node, keys, mtu, None)
 }
 
 /// Everything that is computed, in one value.

@@ -22,6 +22,14 @@ pub(crate) struct EndpointRows<'a> {
 }
 
 impl<'a> EndpointRows<'a> {
+    /// Finds an endpoint.
+    pub(crate) fn find(self, network: NetworkId, id: EndpointId) -> Option<&'a Endpoint> {
+        let own = self.journal.get(&id).map(|record| &record.endpoint).filter(|own| own.network == network);
+        let others = || self.view.endpoints.get(&(network, id)).filter(|endpoint| endpoint.node != self.node);
+
+        own.or_else(others)
+    }
+
     /// Lists the endpoints of a network.
     pub(crate) fn of(self, network: NetworkId) -> impl Iterator<Item = &'a Endpoint> {
         let others = self.view.endpoints_of(network).filter(move |endpoint| endpoint.node != self.node);

@@ -19,6 +19,7 @@ mod names;
 mod resolvers;
 mod served_sockets;
 mod server;
+mod shards;
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(not(test), allow(dead_code, reason = "tests use the rest"))]
 mod testing;

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use overlay_core::{Endpoint, EndpointId, Network, NetworkId, View};
 
+use super::shards::Shards;
+
 /// The most addresses in one answer: what fits into one TCP answer of 64 KiB, with room to spare.
 const MAX_ADDRESSES: usize = 1_000;
 
@@ -63,14 +65,15 @@ pub struct Names {
 /// The networks of the sandbox behind each address of this node's endpoints.
 pub(crate) type Scopes = BTreeMap<(NetworkId, IpAddr), BTreeSet<NetworkId>>;
 
-/// The names of one network.
+/// The names of one network. A copy is cheap, and so is a change of one endpoint.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct NetworkNames {
     name: String,
     prefixes: Vec<IpNet>,
-    by_name: BTreeMap<String, Vec<IpAddr>>,
+    endpoints: Shards<EndpointId, Option<Arc<Endpoint>>>,
+    by_name: Shards<String, Vec<IpAddr>>,
     /// Each name once an address.
-    by_address: BTreeMap<IpAddr, Vec<String>>,
+    by_address: Shards<IpAddr, Vec<String>>,
 }
 
 impl Names {
@@ -168,9 +171,7 @@ where
 impl NetworkNames {
     /// Collects the names of a network's endpoints.
     pub(crate) fn new<'a>(network: &Network, endpoints: impl Iterator<Item = &'a Endpoint>) -> Self {
-        let prefix6 = network.prefix6.map(IpNet::V6);
-        let prefixes = std::iter::once(IpNet::V4(network.prefix)).chain(prefix6).collect();
-        let mut names = Self { name: network.name.to_string(), prefixes, ..Self::default() };
+        let mut names = Self { name: network.name.to_string(), prefixes: prefixes(network), ..Self::default() };
         for endpoint in endpoints {
             names.add(endpoint);
         }
@@ -178,22 +179,63 @@ impl NetworkNames {
         names
     }
 
-    fn add(&mut self, endpoint: &Endpoint) {
-        let aliases = endpoint.aliases.iter().map(|alias| alias.as_str().to_owned());
-        let own = [endpoint.name.as_str().to_owned(), endpoint.id.to_string()];
-        // An alias may repeat the name; its addresses count once.
-        for name in own.into_iter().chain(aliases).collect::<BTreeSet<_>>() {
-            // Nearly every name is of one endpoint; a list that grows would begin with room for more.
-            let first = || Vec::with_capacity(endpoint.addresses.len());
-            self.by_name.entry(name).or_insert_with(first).extend(&endpoint.addresses);
+    /// Tells whether these are the names of a network as it is described now.
+    pub(crate) fn is_of(&self, network: &Network) -> bool {
+        self.name == network.name.as_str() && self.prefixes == prefixes(network)
+    }
+
+    /// Puts an endpoint in the place of the one with its id; nothing takes that away.
+    pub(crate) fn replace(&mut self, id: EndpointId, endpoint: Option<&Endpoint>) {
+        let known = self.endpoints.get(&id).cloned().flatten();
+        if known.as_deref() == endpoint {
+            return;
         }
-        let full = format!("{}.{}", endpoint.name, self.name);
+        if let Some(known) = known {
+            self.remove(&known);
+        }
+        if let Some(endpoint) = endpoint {
+            self.add(endpoint);
+        }
+    }
+
+    fn add(&mut self, endpoint: &Endpoint) {
+        for name in names(endpoint) {
+            self.by_name.change(name, |addresses| addresses.extend(&endpoint.addresses));
+        }
+        let full = self.full_name(endpoint);
         for &address in &endpoint.addresses {
-            let known = self.by_address.entry(address).or_insert_with(|| Vec::with_capacity(1));
-            if !known.contains(&full) {
-                known.push(full.clone());
+            self.by_address.change(address, |known| {
+                if !known.contains(&full) {
+                    known.push(full.clone());
+                }
+            });
+        }
+        self.endpoints.change(endpoint.id, |known| *known = Some(Arc::new(endpoint.clone())));
+    }
+
+    fn remove(&mut self, endpoint: &Endpoint) {
+        for name in names(endpoint) {
+            self.by_name.change(name, |addresses| {
+                // Of two endpoints of one name and address, one stays.
+                for address in &endpoint.addresses {
+                    if let Some(at) = addresses.iter().position(|known| known == address) {
+                        addresses.remove(at);
+                    }
+                }
+            });
+        }
+        let full = self.full_name(endpoint);
+        for &address in &endpoint.addresses {
+            let is_still_named = self.by_name.get(endpoint.name.as_str()).is_some_and(|all| all.contains(&address));
+            if !is_still_named {
+                self.by_address.change(address, |known| known.retain(|name| *name != full));
             }
         }
+        self.endpoints.change(endpoint.id, |known| *known = None);
+    }
+
+    fn full_name(&self, endpoint: &Endpoint) -> String {
+        format!("{}.{}", endpoint.name, self.name)
     }
 
     /// Finds a name, which may have several labels, by itself and without the network's name at its end.
@@ -202,8 +244,10 @@ impl NetworkNames {
             [name @ .., network] if *network == self.name => Some(name),
             _ => None,
         };
-        let known =
-            [Some(labels), within].into_iter().flatten().filter_map(|labels| self.by_name.get(&labels.join(".")));
+        let known = [Some(labels), within]
+            .into_iter()
+            .flatten()
+            .filter_map(|labels| self.by_name.get(labels.join(".").as_str()));
         let mut known = known.peekable();
         known.peek()?;
         let mut addresses: Vec<IpAddr> = Vec::new();
@@ -215,6 +259,17 @@ impl NetworkNames {
 
         Some(addresses)
     }
+}
+
+/// Lists the names of an endpoint, each once: an alias may repeat the name.
+fn names(endpoint: &Endpoint) -> BTreeSet<String> {
+    let aliases = endpoint.aliases.iter().map(|alias| alias.as_str().to_owned());
+
+    [endpoint.name.as_str().to_owned(), endpoint.id.to_string()].into_iter().chain(aliases).collect()
+}
+
+fn prefixes(network: &Network) -> Vec<IpNet> {
+    std::iter::once(IpNet::V4(network.prefix)).chain(network.prefix6.map(IpNet::V6)).collect()
 }
 
 fn reverse(scope: &[&NetworkNames], address: IpAddr, kind: RecordKind) -> Meaning {

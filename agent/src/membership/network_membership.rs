@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::ipam::Pool;
-use overlay_core::{Endpoint, Member, Network, NetworkId, NodeId, PublicKey, View};
+use overlay_core::{Endpoint, Member, Network, NetworkId, NodeId, PublicKey, RowKey, View};
 use overlay_proto::{Code, Refusal, v1};
 use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -129,16 +129,30 @@ impl NetworkMemberships {
         let mut keyed: BTreeMap<NetworkId, Vec<PublicKey>> = BTreeMap::new();
         let mut journal = self.journal.subscribe();
         let mut memberships = self.membership.subscribe();
+        // Nothing is known to be as it was.
+        let mut seen = None;
         loop {
             sleep(LOOK).await;
+            let has_new_endpoints = journal.has_changed().unwrap_or(false);
             journal.mark_unchanged();
-            let membership = memberships.borrow_and_update().clone();
-            if membership.live && self.control.connection.is_connected() {
-                self.renew_keys(&membership.view, &mut keyed).await;
-                self.forget_keys(&membership.view).await;
-                self.grow(&membership.view, &mut grown).await;
-                self.leave_unused(&membership.view, &mut empty_since).await;
+            let (view, live, touched) = {
+                let membership = memberships.borrow_and_update();
+                let changed = seen.filter(|_| !has_new_endpoints).and_then(|seen| membership.changed.since(seen));
+                // A sweep, which nothing in particular caused, looks at all networks.
+                let touched = changed.map(networks_of).filter(|touched| !touched.is_empty());
+                seen = Some(membership.changed.cursor());
+                (Arc::clone(&membership.view), membership.live, touched)
+            };
+            if live && self.control.connection.is_connected() {
+                self.renew_keys(&view, &mut keyed).await;
+                self.forget_keys(&view).await;
+                self.grow(&view, touched.as_ref(), &mut grown).await;
+                self.leave_unused(&view, &mut empty_since).await;
+            } else {
+                seen = None;
             }
+            // Whoever holds a view makes the next change copy all of it.
+            drop(view);
             let unused = empty_since.values().min().map(|since| *since + LINGER);
             let sweep = Instant::now() + SWEEP;
             tokio::select! {
@@ -195,9 +209,14 @@ impl NetworkMemberships {
         }
     }
 
-    /// Asks for another block where fewer than an eighth of the addresses are free.
-    async fn grow(&self, view: &View, grown: &mut BTreeMap<NetworkId, Instant>) {
+    /// Asks for another block where fewer than an eighth of the addresses are free: in the networks that were touched, or in
+    /// all, and where it was asked for before.
+    async fn grow(&self, view: &View, touched: Option<&BTreeSet<NetworkId>>, grown: &mut BTreeMap<NetworkId, Instant>) {
         for member in view.memberships_of(self.node) {
+            let is_touched = touched.is_none_or(|touched| touched.contains(&member.network));
+            if !is_touched && !grown.contains_key(&member.network) {
+                continue;
+            }
             if grown.get(&member.network).is_some_and(|last| last.elapsed() < GROWTH) {
                 continue;
             }
@@ -276,6 +295,15 @@ impl NetworkMemberships {
 
         taken
     }
+}
+
+/// Lists the networks that rows belong to.
+fn networks_of(keys: impl Iterator<Item = RowKey>) -> BTreeSet<NetworkId> {
+    keys.filter_map(|key| match key {
+        RowKey::Network(network) | RowKey::Member(network, _) | RowKey::Endpoint(network, _) => Some(network),
+        RowKey::Node(_) | RowKey::HostReport(_) => None,
+    })
+    .collect()
 }
 
 /// Returns the pool that a member gives addresses out of, if the network is known.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use overlay_core::{Endpoint, NetworkId, NodeId, PrivateKey, RowKey};
+use overlay_core::{Endpoint, EndpointId, Network, NetworkId, NodeId, PrivateKey, RowKey};
 use overlay_dataplane::NetworkTable;
 
 use crate::desired::{self, DataPathParams, EndpointRows, Holdings, NetworkDesired, Underlays};
@@ -102,8 +102,8 @@ impl Wanted {
         }
         self.keyless.clear();
         let mut has_new_tables = false;
-        for network in &touched {
-            has_new_tables |= self.compute(*network, rows, &underlays, sources);
+        for (network, touch) in &touched {
+            has_new_tables |= self.compute(*network, touch, rows, &underlays, sources);
         }
         self.seen = Some(Seen {
             view: sources.membership.changed.cursor(),
@@ -112,17 +112,40 @@ impl Wanted {
             params: sources.params,
         });
 
-        Computed { networks: touched, has_new_tables }
+        Computed { networks: touched.into_keys().collect(), has_new_tables }
+    }
+
+    /// Names the endpoints of a network.
+    fn name(&mut self, network: &Network, rows: EndpointRows<'_>, touch: &Touch) {
+        let known = self.names.get(&network.id).filter(|known| known.is_of(network));
+        let names = match (known, touch) {
+            (Some(known), Touch::Endpoints(ids)) => {
+                let mut names = NetworkNames::clone(known);
+                for &id in ids {
+                    names.replace(id, rows.find(network.id, id));
+                }
+                names
+            }
+            (None, _) | (_, Touch::Whole) => NetworkNames::new(network, rows.of(network.id)),
+        };
+        self.names.insert(network.id, Arc::new(names));
     }
 
     /// Computes one network; tells whether a lane has a new table by that.
-    fn compute(&mut self, id: NetworkId, rows: EndpointRows<'_>, underlays: &Underlays, sources: Sources<'_>) -> bool {
+    fn compute(
+        &mut self,
+        id: NetworkId,
+        touch: &Touch,
+        rows: EndpointRows<'_>,
+        underlays: &Underlays,
+        sources: Sources<'_>,
+    ) -> bool {
         let Some(network) = rows.view.networks.get(&id) else {
             self.forget(id);
             self.names.remove(&id);
             return false;
         };
-        self.names.insert(id, Arc::new(NetworkNames::new(network, rows.of(id))));
+        self.name(network, rows, touch);
         let holdings = Holdings::new(rows, network);
         let Some(desired) = desired::network(rows, &holdings, sources.params) else {
             self.forget(id);
@@ -136,7 +159,9 @@ impl Wanted {
             self.tables.iter_mut().for_each(|tables| drop(tables.remove(&id)));
             return false;
         };
-        let tables = desired::tables(rows.view, &holdings, underlays, sources.node, keys, sources.params.mtu);
+        let known = self.tables.first().and_then(|tables| tables.get(&id)).map(|table| Arc::clone(&table.peers));
+        let (node, mtu) = (sources.node, sources.params.mtu);
+        let tables = desired::tables(rows.view, &holdings, underlays, node, keys, mtu, known.as_ref());
         let mut is_new = false;
         for (known, table) in self.tables.iter_mut().zip(tables) {
             if known.get(&id).is_none_or(|same| !desired::same_table(same, &table)) {
@@ -154,41 +179,67 @@ impl Wanted {
     }
 
     /// Lists the networks that something may have changed in.
-    fn touched(&self, sources: Sources<'_>) -> BTreeSet<NetworkId> {
+    fn touched(&self, sources: Sources<'_>) -> BTreeMap<NetworkId, Touch> {
         let view = &sources.membership.view;
-        let all = || view.networks.keys().chain(self.names.keys()).copied().collect();
+        let all = || view.networks.keys().chain(self.names.keys()).map(|id| (*id, Touch::Whole)).collect();
         let Some(seen) = &self.seen else { return all() };
         let Some(keys) = sources.membership.changed.since(seen.view) else { return all() };
         if seen.params != sources.params || seen.own != *sources.own {
             return all();
         }
-        let mut touched = self.keyless.clone();
+        let mut touched: BTreeMap<NetworkId, Touch> = self.keyless.iter().map(|id| (*id, Touch::default())).collect();
         for key in keys {
             match key {
-                RowKey::Network(network) | RowKey::Member(network, _) | RowKey::Endpoint(network, _) => {
-                    touched.insert(network);
-                }
+                RowKey::Network(network) => drop(touched.insert(network, Touch::Whole)),
+                RowKey::Member(network, _) => drop(touched.entry(network).or_default()),
+                RowKey::Endpoint(network, id) => touched.entry(network).or_default().add(id),
                 // Who is reached where concerns every network.
                 RowKey::Node(_) => return all(),
                 RowKey::HostReport(_) => {}
             }
         }
         if !Arc::ptr_eq(&seen.journal, sources.journal) {
-            touched.extend(differing(&seen.journal, sources.journal));
+            for (network, id) in differing(&seen.journal, sources.journal) {
+                touched.entry(network).or_default().add(id);
+            }
         }
 
         touched
     }
 }
 
-/// Lists the networks in which two journals differ.
-fn differing(before: &Entries, after: &Entries) -> BTreeSet<NetworkId> {
+/// What was touched of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Touch {
+    /// Anything.
+    Whole,
+    /// Its members, and these of its endpoints.
+    Endpoints(BTreeSet<EndpointId>),
+}
+
+impl Default for Touch {
+    fn default() -> Self {
+        Self::Endpoints(BTreeSet::new())
+    }
+}
+
+impl Touch {
+    fn add(&mut self, endpoint: EndpointId) {
+        match self {
+            Self::Whole => {}
+            Self::Endpoints(endpoints) => drop(endpoints.insert(endpoint)),
+        }
+    }
+}
+
+/// Lists the endpoints in which two journals differ.
+fn differing(before: &Entries, after: &Entries) -> BTreeSet<(NetworkId, EndpointId)> {
     let changed = after.iter().filter(|(id, record)| before.get(id) != Some(record));
     let gone = before
         .iter()
         .filter(|(id, record)| after.get(id).is_none_or(|there| there.endpoint.network != record.endpoint.network));
 
-    changed.chain(gone).map(|(_, record)| record.endpoint.network).collect()
+    changed.chain(gone).map(|(id, record)| (record.endpoint.network, *id)).collect()
 }
 
 /// Lists the endpoints of each sandbox.
