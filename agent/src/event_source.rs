@@ -6,6 +6,7 @@ use tokio::sync::OnceCell;
 
 use crate::kernel::NamespaceEvents;
 use crate::problem::{Problems, explain};
+use crate::problem_key::ProblemKey;
 
 /// The source of events in namespaces.
 #[derive(Debug)]
@@ -25,13 +26,13 @@ impl EventSource {
         let open = async {
             match NamespaceEvents::open().await {
                 Ok(events) => {
-                    self.problems.clear("events");
+                    self.problems.clear(&ProblemKey::Events);
                     Some(Arc::new(events))
                 }
                 Err(error) => {
                     let text =
                         format!("changes in namespaces are not heard of, so they are polled: {}", explain(&error));
-                    self.problems.raise("events", "kernel", text);
+                    self.problems.raise(ProblemKey::Events, "kernel", text);
                     None
                 }
             }

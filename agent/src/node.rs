@@ -35,6 +35,7 @@ use crate::membership::{announce, connection, prefix_clash, renewal, view_cache,
 use crate::node_handle::{NodeHandle, Phase, Request};
 use crate::path::{Lanes, LanesError, consecutive_ports};
 use crate::problem::explain;
+use crate::problem_key::ProblemKey;
 use crate::readiness;
 use crate::reconcile;
 use crate::signals::Signals;
@@ -301,7 +302,7 @@ impl Node {
             // A lane that takes no commands has ended the process already.
             let _ = joined.lanes.remove_network(*network);
         }
-        self.handle.problems.clear_prefix("");
+        self.handle.problems.clear_all();
         reconcile::clean::all_but(&joined.endpoints.run_dir, &[], &self.handle.problems).await;
         reconcile::clean::folders(&joined.endpoints.run_dir);
         in_store(&self.store, StateStore::wipe).await?;
@@ -323,7 +324,11 @@ impl Node {
         }
         self.stop_session().await;
         joined.lanes.publish(empty_tables(&joined.lanes));
-        self.handle.problems.raise("node", "expelled", format!("{reason}; all tunnels of this node are shut"));
+        self.handle.problems.raise(
+            ProblemKey::Node,
+            "expelled",
+            format!("{reason}; all tunnels of this node are shut"),
+        );
         self.handle.set_phase(Phase::Expelled(joined, reason));
     }
 

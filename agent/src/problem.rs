@@ -8,6 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use overlay_daemon::Condition;
 use overlay_daemon::descriptors;
 
+use crate::problem_key::ProblemKey;
+
 /// The most problems that are kept; each is one line, so this is some 100 KiB.
 const MAX_PROBLEMS: usize = 256;
 
@@ -22,12 +24,19 @@ pub(crate) struct Problem {
     pub(crate) since: u64,
 }
 
-/// All present problems: what the tasks state, each under the name of the thing it is about, and what the process itself
+/// All present problems: what the tasks state, each under the key of the thing it is about, and what the process itself
 /// lacks at the moment that somebody looks.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
-    stated: Mutex<BTreeMap<String, Problem>>,
+    stated: Mutex<BTreeMap<String, Stated>>,
     process: Option<Box<dyn ProcessConditions>>,
+}
+
+/// A problem, and what it is about.
+#[derive(Debug)]
+struct Stated {
+    key: ProblemKey,
+    problem: Problem,
 }
 
 /// What a process lacks at the moment that somebody looks.
@@ -42,52 +51,52 @@ impl Problems {
         Self { stated: Mutex::default(), process: Some(Box::new(process)) }
     }
 
-    fn stated(&self) -> MutexGuard<'_, BTreeMap<String, Problem>> {
+    fn stated(&self) -> MutexGuard<'_, BTreeMap<String, Stated>> {
         self.stated.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// States a problem of `about`; one that stood already keeps its beginning.
-    pub(crate) fn raise(&self, about: &str, code: &'static str, text: impl std::fmt::Display) {
+    /// States a problem of `key`; one that stood already keeps its beginning.
+    pub(crate) fn raise(&self, key: ProblemKey, code: &'static str, text: impl std::fmt::Display) {
         let text = text.to_string().replace(['\n', '\r'], " ");
         let mut problems = self.stated();
-        let since = match problems.get(about) {
-            Some(known) if known.code == code => known.since,
+        let about = key.to_string();
+        let since = match problems.get(&about) {
+            Some(Stated { problem: known, .. }) if known.code == code => known.since,
             _ if problems.len() >= MAX_PROBLEMS => return,
             _ => {
                 tracing::warn!(about, code, problem = %text, "Problem");
                 unix_now()
             }
         };
-        problems.insert(about.to_owned(), Problem { code, text, since });
+        problems.insert(about, Stated { key, problem: Problem { code, text, since } });
     }
 
-    /// Tells whether a problem of `about` stands.
-    pub(crate) fn stands(&self, about: &str) -> bool {
-        self.stated().contains_key(about)
+    /// Tells whether a problem of `key` stands.
+    pub(crate) fn stands(&self, key: &ProblemKey) -> bool {
+        self.stated().contains_key(&key.to_string())
     }
 
-    /// Returns what was said of `about`.
-    pub(crate) fn text(&self, about: &str) -> Option<String> {
-        self.stated().get(about).map(|problem| problem.text.clone())
+    /// Returns what was said of `key`.
+    pub(crate) fn text(&self, key: &ProblemKey) -> Option<String> {
+        self.stated().get(&key.to_string()).map(|stated| stated.problem.text.clone())
     }
 
-    /// States that `about` works.
-    pub(crate) fn clear(&self, about: &str) {
-        let gone = self.stated().remove(about);
-        if let Some(problem) = gone {
-            tracing::info!(about, code = problem.code, "Problem solved");
+    /// States that `key` works.
+    pub(crate) fn clear(&self, key: &ProblemKey) {
+        let gone = self.stated().remove(&key.to_string());
+        if let Some(Stated { problem, .. }) = gone {
+            tracing::info!(about = %key, code = problem.code, "Problem solved");
         }
     }
 
-    /// States that everything under a name that begins like this works, or is not there any more.
-    pub(crate) fn clear_prefix(&self, prefix: &str) {
-        self.stated().retain(|about, _| !about.starts_with(prefix));
+    /// States that everything works that the node had.
+    pub(crate) fn clear_all(&self) {
+        self.stated().clear();
     }
 
-    /// States that everything under a name that begins like this works, but for what `still` names.
-    pub(crate) fn keep_only(&self, prefix: &str, still: impl Fn(&str) -> bool) {
-        let mut problems = self.stated();
-        problems.retain(|about, _| !about.starts_with(prefix) || still(about));
+    /// States that everything works, or is not there any more, but for what `still` says of.
+    pub(crate) fn retain(&self, still: impl Fn(&ProblemKey) -> bool) {
+        self.stated().retain(|_, stated| still(&stated.key));
     }
 
     /// Lists them.
@@ -96,7 +105,7 @@ impl Problems {
         let problem =
             |(code, Condition { text, since })| Problem { code, text: text.replace(['\n', '\r'], " "), since };
 
-        own.map(problem).chain(self.stated().values().cloned()).collect()
+        own.map(problem).chain(self.stated().values().map(|stated| stated.problem.clone())).collect()
     }
 }
 
@@ -140,13 +149,13 @@ mod tests {
     #[test]
     fn a_problem_that_stays_keeps_its_beginning() {
         let problems = Problems::default();
-        problems.raise("control", "control-away", "first");
+        problems.raise(ProblemKey::Node, "control-away", "first");
         let since = problems.list()[0].since;
 
-        problems.raise("control", "control-away", "second");
+        problems.raise(ProblemKey::Node, "control-away", "second");
 
         assert_eq!(problems.list(), [Problem { code: "control-away", text: "second".into(), since }]);
-        problems.clear("control");
+        problems.clear(&ProblemKey::Node);
         assert!(problems.list().is_empty());
     }
 

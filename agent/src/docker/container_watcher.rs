@@ -7,14 +7,12 @@ use super::client::{Container, DockerClient, EngineError, ListedContainer};
 use super::plugin_store::PluginStore;
 use super::{lifetime, naming, plugin_proxy, ready, recovery};
 use crate::endpoint::lifecycle::Endpoints;
+use crate::problem_key::ProblemKey;
 use crate::state::{DockerKey, DockerPool, EndpointRecord, ManagedSandbox, SandboxRecord};
 
 /// Looks in which an address pool may serve no network before it is struck out, so a minute of an
 /// engine that answers: one that stands still between two calls is not asked meanwhile.
 const IDLE_LOOKS: u32 = 20;
-
-/// What problems of a container's names are about, before the endpoint's id.
-const NAMES_OF: &str = "docker names ";
 
 /// What is remembered between passes over the containers.
 #[derive(Debug, Default)]
@@ -37,9 +35,8 @@ impl ContainerWatcher {
             look_at(endpoints, engine, &container).await?;
         }
         let entries = endpoints.journal.entries();
-        endpoints.problems.keep_only(NAMES_OF, |about| {
-            about.strip_prefix(NAMES_OF).is_some_and(|id| entries.keys().any(|known| known.to_string() == id))
-        });
+        let is_gone = |key: &ProblemKey| matches!(key, ProblemKey::ContainerNames(id) if !entries.contains_key(id));
+        endpoints.problems.retain(|key| !is_gone(key));
         self.strike_idle_pools(store).await;
         recovery::tell(endpoints, &listed);
 
@@ -101,10 +98,10 @@ pub(super) async fn look_at(endpoints: &Endpoints, engine: &DockerClient, contai
         let Some(docker) = record.sandbox.managed() else { continue };
         let Some(attachment) = found.attachments.get(&docker.endpoint) else { continue };
         let named = naming::named(&record.endpoint, &found, attachment);
-        let about = format!("{NAMES_OF}{}", record.endpoint.id);
+        let key = ProblemKey::ContainerNames(record.endpoint.id);
         match naming::unspoken(&named, &found, attachment) {
-            Some(text) => endpoints.problems.raise(&about, "docker-name", text),
-            None => endpoints.problems.clear(&about),
+            Some(text) => endpoints.problems.raise(key, "docker-name", text),
+            None => endpoints.problems.clear(&key),
         }
         let inside = match (&docker.inside, &found.netns) {
             (None, Some(netns)) if found.running => {

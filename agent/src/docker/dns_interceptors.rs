@@ -16,6 +16,7 @@ use crate::dns::{DnsInterceptor, Names};
 use crate::hand_over::{DescriptorStore, Descriptors, Kept, Lingering, Share};
 use crate::kernel::{KernelError, Netns};
 use crate::problem::{Problems, explain};
+use crate::problem_key::ProblemKey;
 use crate::state::journal::{Entries, Journal};
 
 /// What the names begin with under which interceptors are kept; the rest is the path of the namespace.
@@ -71,7 +72,7 @@ pub(super) async fn run(
                     let tried = tries.entry(path).or_default();
                     *tried += 1;
                     if let (Some(text), true) = (why, *tried >= OFTEN) {
-                        problems.raise("docker names", "kernel", text);
+                        problems.raise(ProblemKey::Interceptors, "kernel", text);
                     }
                     let pause = if *tried < OFTEN { SOON } else { LATER };
                     waiting = Some(waiting.map_or(pause, |known: Duration| known.min(pause)));
@@ -83,7 +84,7 @@ pub(super) async fn run(
         store.forget(KEPT, |_| waiting.is_some());
         // A container that ended takes its trouble along.
         if had_trouble && !is_in_trouble(&tries) {
-            problems.clear("docker names");
+            problems.clear(&ProblemKey::Interceptors);
         }
         let pause = async {
             match waiting {

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use super::plugin;
 use crate::node_handle::NodeHandle;
+use crate::problem_key::ProblemKey;
 
 /// How often is looked. A supervisor has begun the door again before the second look.
 const LOOK: Duration = Duration::from_secs(4);
@@ -20,7 +21,7 @@ const LISTENS: u32 = 1 << 16;
 
 /// States while nobody listens where Docker looks for the plugin, if the agent itself serves at `served`.
 pub(super) async fn watch(handle: &NodeHandle, served: &Path) {
-    let (about, door) = ("docker door", Path::new(plugin::PATH));
+    let door = Path::new(plugin::PATH);
     if served == door {
         return;
     }
@@ -31,13 +32,13 @@ pub(super) async fn watch(handle: &NodeHandle, served: &Path) {
         let is_there = !matches!(sockets, Ok(Ok(sockets)) if !is_listened_on(&sockets, door));
         missed = if is_there { 0 } else { missed + 1 };
         if is_there {
-            handle.problems.clear(about);
+            handle.problems.clear(&ProblemKey::PluginProxy);
         } else if missed >= LOOKS {
             let text = format!(
                 "nobody listens at {}, where Docker looks for Overlay: `overlayctl start` opens the door there",
                 door.display()
             );
-            handle.problems.raise(about, "docker-door", text);
+            handle.problems.raise(ProblemKey::PluginProxy, "docker-door", text);
         }
         sleep(LOOK).await;
     }

@@ -12,6 +12,7 @@ use super::plugin::{self, Gated, PluginSocket};
 use crate::descriptor_reserves::DescriptorReserves;
 use crate::node_handle::NodeHandle;
 use crate::problem::explain;
+use crate::problem_key::ProblemKey;
 
 /// How soon a socket that could not be served is tried again.
 const RETRY: Duration = Duration::from_secs(3);
@@ -22,17 +23,16 @@ pub(crate) async fn serve(handle: Arc<NodeHandle>, plugin: PathBuf, reserves: Ar
 }
 
 async fn serve_at(handle: &Arc<NodeHandle>, plugin: &Path, reserves: &DescriptorReserves) {
-    let about = "docker plugin";
     loop {
         match PluginSocket::open_kept(plugin, &handle.descriptors, handle.gate.clone()).await {
             Ok(socket) => {
-                handle.problems.clear(about);
+                handle.problems.clear(&ProblemKey::Plugin);
                 tracing::info!(socket = %plugin.display(), inherited = socket.is_inherited(), "Serving Docker");
                 let driver = OverlayDriver::new(Arc::clone(handle), Arc::clone(&reserves.interceptors));
                 let driver = Gated::new(driver, handle.gate.clone());
                 plugin::serve(socket, Arc::new(driver), Arc::clone(&reserves.plugin)).await;
             }
-            Err(error) => handle.problems.raise(about, "docker", explain(&error)),
+            Err(error) => handle.problems.raise(ProblemKey::Plugin, "docker", explain(&error)),
         }
         sleep(RETRY).await;
     }

@@ -20,17 +20,15 @@ use super::naming::ContainerNames;
 use super::plugin_store::{PluginState, PluginStore};
 use crate::endpoint::lifecycle::Endpoints;
 use crate::endpoint::reservation::Reservation;
-use crate::endpoint::trouble::{BROKEN, about_interface};
 use crate::kernel::container_interface::name_inside;
 use crate::problem::explain;
+use crate::problem_key::ProblemKey;
 use crate::reconcile::EndpointState;
 use crate::state::journal::Entries;
 use crate::state::{DockerNetwork, EndpointRecord, IpamMode, ManagedSandbox, SandboxRecord};
 
 /// How long a container may take to answer before it counts as busy; the next look asks again.
 const REST: Duration = Duration::from_secs(1);
-/// Under what containers without an endpoint are told.
-const LOST: &str = "container endpoint ";
 
 /// An endpoint that a running container has and the journal does not.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,13 +95,14 @@ pub(super) async fn pass(store: &PluginStore, endpoints: &Endpoints, engine: &Do
             if let Err(refusal) = give_back(store, endpoints, &found, &lost.endpoint, &docker, &network).await {
                 is_whole &= refusal.code != Code::ControlAway;
                 let text = remedied(&found.name, network.title(), &refusal.message);
-                failed.insert(format!("{LOST}{}", lost.endpoint), (refusal.code, text));
+                failed.insert(lost.endpoint, (refusal.code, text));
             }
         }
     }
-    endpoints.problems.keep_only(LOST, |about| failed.contains_key(about));
-    for (about, (code, text)) in failed {
-        endpoints.problems.raise(&about, code.as_str(), text);
+    let is_over = |key: &ProblemKey| matches!(key, ProblemKey::LostEndpoint(id) if !failed.contains_key(id));
+    endpoints.problems.retain(|key| !is_over(key));
+    for (endpoint, (code, text)) in failed {
+        endpoints.problems.raise(ProblemKey::LostEndpoint(endpoint), code.as_str(), text);
     }
     if is_whole {
         conclude(endpoints);
@@ -229,13 +228,14 @@ pub(super) fn tell(endpoints: &Endpoints, listed: &[ListedContainer]) {
         for record in container.endpoints.keys().filter_map(|endpoint| find(endpoints, endpoint)) {
             if let (Some(why), Some(title)) = (why(&record), title(record.endpoint.network)) {
                 let text = remedied(&container.name, &title, &why);
-                broken.insert(about_interface(record.endpoint.id), text);
+                broken.insert(record.endpoint.id, text);
             }
         }
     }
-    endpoints.problems.keep_only(BROKEN, |about| broken.contains_key(about));
-    for (about, text) in broken {
-        endpoints.problems.raise(&about, "interface-lost", text);
+    let is_well = |key: &ProblemKey| matches!(key, ProblemKey::Interface(id) if !broken.contains_key(id));
+    endpoints.problems.retain(|key| !is_well(key));
+    for (endpoint, text) in broken {
+        endpoints.problems.raise(ProblemKey::Interface(endpoint), "interface-lost", text);
     }
 }
 

@@ -18,6 +18,7 @@ use crate::endpoint::lifecycle::Endpoints;
 use crate::kernel::{KernelError, Netns, reservation};
 use crate::membership::connection;
 use crate::problem::{Problems, explain};
+use crate::problem_key::ProblemKey;
 use crate::state::{DockerKey, DockerRow, EndpointRecord};
 
 /// What is remembered between passes.
@@ -100,18 +101,16 @@ impl Sync {
     /// States as problems what cannot be, here and to all nodes.
     fn report(&self, problems: &Problems, listed: &[EngineNetwork], view: &View, plan: &Plan) {
         let mut differences = Vec::new();
-        problems.keep_only("docker network ", |about| {
-            let of = |id: &str| {
-                plan.conflicts.contains_key(id) || plan.missing.keys().any(|network| network.to_string() == id)
-            };
-            about.strip_prefix("docker network ").is_some_and(of)
-        });
+        let is_told = |id: &String| {
+            plan.conflicts.contains_key(id) || plan.missing.keys().any(|network| network.to_string() == *id)
+        };
+        problems.retain(|key| !matches!(key, ProblemKey::EngineNetwork(id) if !is_told(id)));
         for (id, text) in &plan.conflicts {
             let name =
                 listed.iter().find(|network| network.id == *id).map_or(id.as_str(), |network| network.name.as_str());
             differences.push(difference(name, text));
             problems.raise(
-                &format!("docker network {id}"),
+                ProblemKey::EngineNetwork(id.clone()),
                 "docker-conflict",
                 format!("Docker's network {name}: {text}"),
             );
@@ -120,7 +119,7 @@ impl Sync {
             let name = view.networks.get(id).map_or_else(|| id.to_string(), |network| network.title().to_owned());
             differences.push(difference(&name, text));
             problems.raise(
-                &format!("docker network {id}"),
+                ProblemKey::EngineNetwork(id.to_string()),
                 "docker-missing",
                 format!("network {name} is not in Docker: {text}"),
             );
@@ -139,15 +138,14 @@ impl Sync {
         if !regular && self.reserved.as_ref() == Some(&wanted) {
             return;
         }
-        let about = "docker prefixes";
         match set_reserved(&wanted).await {
             Ok(()) => {
-                endpoints.problems.clear(about);
+                endpoints.problems.clear(&ProblemKey::ReservedPrefixes);
                 self.reserved = Some(wanted);
             }
             Err(error) => {
                 let text = format!("Docker is not kept from choosing prefixes in use elsewhere: {}", explain(&error));
-                endpoints.problems.raise(about, "kernel", text);
+                endpoints.problems.raise(ProblemKey::ReservedPrefixes, "kernel", text);
                 self.reserved = None;
             }
         }

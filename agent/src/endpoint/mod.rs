@@ -9,4 +9,3 @@ pub(crate) mod reservation;
 pub(crate) mod routes;
 pub(crate) mod sandbox;
 pub(crate) mod start_wait;
-pub(crate) mod trouble;

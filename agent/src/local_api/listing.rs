@@ -5,7 +5,7 @@ use overlay_proto::{Refusal, convert, v1};
 
 use crate::endpoint::lifecycle::Endpoints;
 use crate::endpoint::request::require_network;
-use crate::endpoint::trouble::about_interface;
+use crate::problem_key::ProblemKey;
 use crate::reconcile::EndpointState;
 
 /// Lists all networks; members and endpoints only of those this node is in.
@@ -57,7 +57,7 @@ pub(super) fn with_problems(
 /// Says why an endpoint of this node does not work; nothing while it does.
 pub(super) fn problem(endpoints: &Endpoints, network: NetworkId, endpoint: EndpointId) -> Option<String> {
     // What a person can do about a container's is said there.
-    let remedied = endpoints.problems.text(&about_interface(endpoint));
+    let remedied = endpoints.problems.text(&ProblemKey::Interface(endpoint));
     let reports = endpoints.reports.borrow();
     let state = || match reports.get(&network)?.endpoints.get(&endpoint)? {
         // What holds it up is its network's problem.

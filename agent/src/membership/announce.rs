@@ -19,6 +19,7 @@ use crate::kernel::host::HostNetwork;
 use crate::kernel::{ChangeScope, Changes, NamespaceEvents, Netns, Subscription};
 use crate::path::Lanes;
 use crate::problem::Problems;
+use crate::problem_key::ProblemKey;
 use crate::state::SandboxRecord;
 use crate::state::journal::Journal;
 
@@ -68,15 +69,15 @@ pub(crate) async fn run(announcer: &Announcer) {
         if events.as_ref().is_some_and(|events| !events.is_heard()) {
             let text =
                 "the kernel's events are heard no more, so everything is looked at every second; start overlayd anew";
-            announcer.problems.raise("events", "kernel", text);
+            announcer.problems.raise(ProblemKey::Events, "kernel", text);
         }
         let sweep = if is_heard { SWEEP } else { BLIND };
         let looked = Instant::now();
         let settled = || sleep_until((looked + PACE).max(Instant::now() + SETTLE));
         let gathered = gather(announcer, &mut before).await;
         match &gathered {
-            Ok(_) => announcer.problems.clear("host network"),
-            Err(refusal) => announcer.problems.raise("host network", refusal.code.as_str(), refusal),
+            Ok(_) => announcer.problems.clear(&ProblemKey::HostNetwork),
+            Err(refusal) => announcer.problems.raise(ProblemKey::HostNetwork, refusal.code.as_str(), refusal),
         }
         if let Ok(wanted) = &gathered
             && told.as_ref() != Some(wanted)
@@ -92,11 +93,11 @@ pub(crate) async fn run(announcer: &Announcer) {
             };
             match announced {
                 Ok(()) => {
-                    announcer.problems.clear("announce");
+                    announcer.problems.clear(&ProblemKey::Announcement);
                     told = Some(wanted.clone());
                 }
                 Err(refusal) if refusal.code == Code::ControlAway => {}
-                Err(refusal) => announcer.problems.raise("announce", refusal.code.as_str(), &refusal),
+                Err(refusal) => announcer.problems.raise(ProblemKey::Announcement, refusal.code.as_str(), &refusal),
             }
         }
         let is_told = gathered.is_ok_and(|wanted| told == Some(wanted));

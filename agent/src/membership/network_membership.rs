@@ -17,6 +17,7 @@ use super::per_network::PerNetwork;
 use super::{Membership, connection};
 use crate::desired;
 use crate::problem::Problems;
+use crate::problem_key::ProblemKey;
 use crate::state::StateStore;
 use crate::state::journal::Journal;
 use crate::state::keyring::{Keyring, public_keys};
@@ -253,10 +254,10 @@ impl NetworkMemberships {
     }
 
     fn note(&self, network: NetworkId, outcome: Result<(), Refusal>) {
-        let about = format!("membership {network}");
+        let key = ProblemKey::Membership(network);
         match outcome {
-            Ok(()) => self.problems.clear(&about),
-            Err(refusal) => self.problems.raise(&about, refusal.code.as_str(), refusal),
+            Ok(()) => self.problems.clear(&key),
+            Err(refusal) => self.problems.raise(key, refusal.code.as_str(), refusal),
         }
     }
 

@@ -9,11 +9,10 @@ use tokio::sync::watch;
 use super::Membership;
 use crate::host_state::{HostPrefixes, HostState};
 use crate::problem::Problems;
+use crate::problem_key::ProblemKey;
 
 /// The code of the problem.
 const CODE: &str = "prefix-clash";
-/// What problems of this kind are about, before the network's id.
-const ABOUT: &str = "prefix ";
 
 /// Looks again whenever networks or the host's prefixes change, while the node is joined.
 pub(crate) async fn run(mut membership: watch::Receiver<Membership>, host: &HostState, problems: &Problems) {
@@ -30,10 +29,9 @@ pub(crate) async fn run(mut membership: watch::Receiver<Membership>, host: &Host
 /// States the clashes there are now as problems, and no others.
 pub(crate) fn check(view: &View, prefixes: &HostPrefixes, problems: &Problems) {
     let clashes = clashes(view, prefixes);
-    let about = |network: &NetworkId| format!("{ABOUT}{network}");
-    problems.keep_only(ABOUT, |known| clashes.keys().any(|network| about(network) == known));
+    problems.retain(|key| !matches!(key, ProblemKey::Prefix(network) if !clashes.contains_key(network)));
     for (network, text) in &clashes {
-        problems.raise(&about(network), CODE, text);
+        problems.raise(ProblemKey::Prefix(*network), CODE, text);
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::control_link::ControlLink;
 use super::{Membership, back_off, connection};
 use crate::problem::Problems;
+use crate::problem_key::ProblemKey;
 use crate::state::EndpointRecord;
 use crate::state::journal::Journal;
 
@@ -146,7 +147,7 @@ impl Publisher {
                 Ok(done) => {
                     revision = done;
                     for endpoint in batch {
-                        self.problems.clear(&about(endpoint.id));
+                        self.problems.clear(&ProblemKey::Publication(endpoint.id));
                     }
                 }
                 Err(refusal) if batch.len() == 1 => return Err(self.refuse(batch, refusal)),
@@ -167,7 +168,7 @@ impl Publisher {
             let one = std::slice::from_ref(endpoint);
             match self.put(one).await {
                 Ok(revision) => {
-                    self.problems.clear(&about(endpoint.id));
+                    self.problems.clear(&ProblemKey::Publication(endpoint.id));
                     outcome = outcome.map(|_| revision);
                 }
                 Err(refusal) => outcome = Err(self.refuse(one, refusal)),
@@ -189,7 +190,7 @@ impl Publisher {
         if refusal.code != overlay_proto::Code::ControlAway {
             for endpoint in endpoints {
                 let text = format!("endpoint {} is not known to other nodes: {refusal}", endpoint.name);
-                self.problems.raise(&about(endpoint.id), refusal.code.as_str(), text);
+                self.problems.raise(ProblemKey::Publication(endpoint.id), refusal.code.as_str(), text);
             }
         }
 
@@ -198,12 +199,8 @@ impl Publisher {
 
     /// Takes back what was said of an endpoint that is no more.
     pub(crate) fn forget(&self, endpoint: EndpointId) {
-        self.problems.clear_prefix(&about(endpoint));
+        self.problems.clear(&ProblemKey::Publication(endpoint));
     }
-}
-
-fn about(endpoint: EndpointId) -> String {
-    format!("publish {endpoint}")
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::control_link::ControlLink;
 use super::join::signing_request;
 use super::{back_off, connection};
 use crate::problem::{Problems, unix_now};
+use crate::problem_key::ProblemKey;
 use crate::state::{Identity, StateStore, in_store};
 
 /// How often the clock is looked at: it may be set, and the host may sleep.
@@ -59,7 +60,7 @@ pub(crate) async fn renew_if_due(renewal: &Renewal, client: ControlClient<Channe
 
 fn conclude(renewal: &Renewal, outcome: &Result<(), Refusal>) {
     match outcome {
-        Ok(()) => renewal.problems.clear("certificate"),
+        Ok(()) => renewal.problems.clear(&ProblemKey::Certificate),
         Err(refusal) => tell(renewal, refusal),
     }
 }
@@ -75,10 +76,10 @@ fn tell(renewal: &Renewal, refusal: &Refusal) {
     if now > until {
         let times =
             format!("the certificate was valid from {} to {}, it is {}", rfc3339(from), rfc3339(until), rfc3339(now));
-        renewal.problems.raise("certificate", "certificate-expired", format!("{times}: {refusal}"));
+        renewal.problems.raise(ProblemKey::Certificate, "certificate-expired", format!("{times}: {refusal}"));
     } else if now > from + (until - from) / 4 * 3 {
         let text = format!("the certificate ends at {} and was not renewed: {refusal}", rfc3339(until));
-        renewal.problems.raise("certificate", "certificate-ending", text);
+        renewal.problems.raise(ProblemKey::Certificate, "certificate-ending", text);
     }
 }
 

@@ -22,6 +22,7 @@ use super::{Membership, back_off, connection, renewal};
 use crate::host_state::HostState;
 use crate::path::Lanes;
 use crate::problem::Problems;
+use crate::problem_key::ProblemKey;
 
 /// Control sends a sign of life every few seconds; a stream that is silent for longer is dead.
 const IDLE: Duration = Duration::from_secs(20);
@@ -194,34 +195,38 @@ async fn note_alive(follower: &Follower, alive: &v1::Alive) {
                  turned away: on that host run `overlayctl leave` and join with a new token",
                 clash.address
             );
-            let is_new = !follower.problems.stands("identity");
-            follower.problems.raise("identity", Code::IdentityClash.as_str(), text);
+            let is_new = !follower.problems.stands(&ProblemKey::Identity);
+            follower.problems.raise(ProblemKey::Identity, Code::IdentityClash.as_str(), text);
             if is_new {
                 // The other one may have drawn the peers' packets to itself.
                 let _ = follower.lanes.wake_peers();
             }
         }
-        None => follower.problems.clear("identity"),
+        None => follower.problems.clear(&ProblemKey::Identity),
     }
 }
 
 fn keep(follower: &Follower, outcome: Result<(), Refusal>) {
     match outcome {
-        Ok(()) => follower.problems.clear("control-addresses"),
-        Err(refusal) => follower.problems.raise("control-addresses", refusal.code.as_str(), refusal),
+        Ok(()) => follower.problems.clear(&ProblemKey::ControlAddresses),
+        Err(refusal) => follower.problems.raise(ProblemKey::ControlAddresses, refusal.code.as_str(), refusal),
     }
 }
 
 /// Carries no packet while another host is this node.
 fn turned_away(follower: &Follower, refusal: &Refusal) {
-    follower.problems.raise("identity", refusal.code.as_str(), format!("{refusal}; all tunnels of this host are shut"));
+    follower.problems.raise(
+        ProblemKey::Identity,
+        refusal.code.as_str(),
+        format!("{refusal}; all tunnels of this host are shut"),
+    );
     follower.admission.set(Admission::TurnedAway);
 }
 
 /// Carries packets, now that control has let this host in.
 fn admitted(follower: &Follower) {
     if follower.admission.set(Admission::Admitted) {
-        follower.problems.clear("identity");
+        follower.problems.clear(&ProblemKey::Identity);
     }
 }
 
@@ -307,12 +312,10 @@ fn handle(follower: &Follower, event: Option<Event>) -> Result<(), Ended> {
     still_a_node(&follower.membership.borrow(), follower.node())
 }
 
-/// Under this are the problems that control has itself.
-const OF_CONTROL: &str = "control's ";
-
 /// Takes over what control says that it cannot do.
 fn hear(problems: &Problems, told: &[v1::ControlProblem]) {
-    problems.keep_only(OF_CONTROL, |about| told.iter().any(|problem| about[OF_CONTROL.len()..] == problem.code));
+    let is_told = |code: &String| told.iter().any(|problem| problem.code == *code);
+    problems.retain(|key| !matches!(key, ProblemKey::Control(code) if !is_told(code)));
     for problem in told {
         let code = match problem.code.as_str() {
             "storage" => "control-storage",
@@ -320,7 +323,7 @@ fn hear(problems: &Problems, told: &[v1::ControlProblem]) {
             "descriptors" => "control-descriptors",
             _ => "control-trouble",
         };
-        problems.raise(&format!("{OF_CONTROL}{}", problem.code), code, format!("on control's host: {}", problem.text));
+        problems.raise(ProblemKey::Control(problem.code.clone()), code, format!("on control's host: {}", problem.text));
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use crate::kernel::{KernelError, NetworkNamespace, Pins};
 use crate::problem::{Problems, explain};
+use crate::problem_key::ProblemKey;
 
 /// A namespace is let go of within milliseconds by whoever of us had it.
 const PATIENCE: u32 = 50;
@@ -15,18 +16,18 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Removes one network's namespace; says so where it cannot be.
 pub(crate) async fn network(run_dir: &Path, network: NetworkId, problems: &Problems) {
-    let about = format!("leftover {network}");
+    let key = ProblemKey::Leftover(network);
     for _ in 0..PATIENCE {
         match NetworkNamespace::delete_leftover(run_dir, network).await {
-            Ok(()) => return problems.clear(&about),
+            Ok(()) => return problems.clear(&key),
             Err(KernelError::InUse { .. }) => sleep(PAUSE).await,
             Err(error) => {
                 let text = format!("the namespace of network {network} is not removed: {}", explain(&error));
-                return problems.raise(&about, "kernel", text);
+                return problems.raise(key, "kernel", text);
             }
         }
     }
-    problems.raise(&about, "kernel", format!("the namespace of network {network} is held by another process"));
+    problems.raise(key, "kernel", format!("the namespace of network {network} is held by another process"));
 }
 
 /// Removes every namespace of ours that `wanted` does not name.
@@ -39,7 +40,7 @@ pub(crate) async fn all_but(run_dir: &Path, wanted: &[NetworkId], problems: &Pro
         }
         Err(error) => {
             let text = format!("namespaces that were left behind are not removed: {}", explain(&error));
-            problems.raise("leftovers", "kernel", text);
+            problems.raise(ProblemKey::Leftovers, "kernel", text);
         }
     }
 }

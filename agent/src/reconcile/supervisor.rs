@@ -20,6 +20,7 @@ use crate::desired::{DataPathParams, NetworkDesired};
 use crate::dns::DnsServers;
 use crate::kernel::{MountEvents, NamespaceEvents};
 use crate::membership::admission::Admission;
+use crate::problem_key::ProblemKey;
 
 /// How long control may take to say whether another host uses this node's identity, until packets are carried all the same.
 const VERDICT: Duration = Duration::from_secs(1);
@@ -207,7 +208,7 @@ impl Supervisor {
         for network in gone {
             if let Some(kept) = self.kept.remove(&network) {
                 kept.unwanted.cancel();
-                self.context.problems.clear(&format!("membership {network}"));
+                self.context.problems.clear(&ProblemKey::Membership(network));
                 self.leaving.insert(network, ());
             }
         }

@@ -22,6 +22,7 @@ use crate::dns::{DnsServers, DnsSockets};
 use crate::hand_over::Kept;
 use crate::kernel::{ChangeScope, Changes, NamespaceEvents, Netns, NetworkNamespace, Tun};
 use crate::problem::explain;
+use crate::problem_key::ProblemKey;
 
 /// The pause after a failure to open a namespace.
 const RETRY: Duration = Duration::from_millis(500);
@@ -212,14 +213,14 @@ impl Worker {
     /// Publishes how the network is doing.
     fn state(&self, report: NetworkReport) {
         let reconcile = &self.context.reconcile;
-        let about = format!("network {}", self.network);
+        let key = ProblemKey::Network(self.network);
         let failed = report.endpoints.values().find_map(|state| match state {
             EndpointState::Failed(text) => Some(text.clone()),
             EndpointState::Ready | EndpointState::HeldUp | EndpointState::Gone(_) => None,
         });
         match report.problem.clone().or(failed) {
-            Some(text) => reconcile.problems.raise(&about, "kernel", text),
-            None => reconcile.problems.clear(&about),
+            Some(text) => reconcile.problems.raise(key, "kernel", text),
+            None => reconcile.problems.clear(&key),
         }
         reconcile.reports.send_if_modified(|reports| {
             let changed = reports.get(&self.network) != Some(&report);
@@ -235,7 +236,7 @@ impl Worker {
         // A lane that takes no commands has ended the process already.
         let _ = reconcile.lanes.remove_network(self.network);
         super::clean::network(&reconcile.run_dir, self.network, &reconcile.problems).await;
-        reconcile.problems.clear(&format!("network {}", self.network));
+        reconcile.problems.clear(&ProblemKey::Network(self.network));
         reconcile.reports.send_modify(|reports| drop(reports.remove(&self.network)));
     }
 }

@@ -1,0 +1,84 @@
+//! What problems are about.
+
+use std::fmt;
+
+use overlay_core::{EndpointId, NetworkId};
+
+/// What a problem is about: there is one problem of each at the most.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ProblemKey {
+    /// This node's announcement, as control refuses it.
+    Announcement,
+    /// The node's certificate.
+    Certificate,
+    /// Something that control says it cannot do, by its code.
+    Control(String),
+    /// Where control was heard to be, which cannot be kept.
+    ControlAddresses,
+    /// The events of the kernel.
+    Events,
+    /// The host's network, which cannot be looked at.
+    HostNetwork,
+    /// The node's identity, which another host uses.
+    Identity,
+    /// A container's interface, which the kernel does not have.
+    Interface(EndpointId),
+    /// The namespace of a network that is no more.
+    Leftover(NetworkId),
+    /// Namespaces that were left behind.
+    Leftovers,
+    /// A container that has an endpoint which this node lost, by the engine's id of it.
+    LostEndpoint(String),
+    /// The membership of a network.
+    Membership(NetworkId),
+    /// The kernel's part of a network.
+    Network(NetworkId),
+    /// The node itself.
+    Node,
+    /// The plugin socket.
+    Plugin,
+    /// The plugin proxy.
+    PluginProxy,
+    /// A prefix that both the host and a network have.
+    Prefix(NetworkId),
+    /// An endpoint that other nodes do not know.
+    Publication(EndpointId),
+    /// A network of the engine on this host, by the engine's id or ours.
+    EngineNetwork(String),
+    /// The DNS interceptors of containers.
+    Interceptors,
+    /// Names of a container that no other host finds.
+    ContainerNames(EndpointId),
+    /// Prefixes that are kept from the engine.
+    ReservedPrefixes,
+}
+
+/// The order of listings is that of these texts.
+impl fmt::Display for ProblemKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Announcement => f.write_str("announce"),
+            Self::Certificate => f.write_str("certificate"),
+            Self::Control(code) => write!(f, "control's {code}"),
+            Self::ControlAddresses => f.write_str("control-addresses"),
+            Self::Events => f.write_str("events"),
+            Self::HostNetwork => f.write_str("host network"),
+            Self::Identity => f.write_str("identity"),
+            Self::Interface(endpoint) => write!(f, "container interface {endpoint}"),
+            Self::Leftover(network) => write!(f, "leftover {network}"),
+            Self::Leftovers => f.write_str("leftovers"),
+            Self::LostEndpoint(endpoint) => write!(f, "container endpoint {endpoint}"),
+            Self::Membership(network) => write!(f, "membership {network}"),
+            Self::Network(network) => write!(f, "network {network}"),
+            Self::Node => f.write_str("node"),
+            Self::Plugin => f.write_str("docker plugin"),
+            Self::PluginProxy => f.write_str("docker door"),
+            Self::Prefix(network) => write!(f, "prefix {network}"),
+            Self::Publication(endpoint) => write!(f, "publish {endpoint}"),
+            Self::EngineNetwork(id) => write!(f, "docker network {id}"),
+            Self::Interceptors => f.write_str("docker names"),
+            Self::ContainerNames(endpoint) => write!(f, "docker names {endpoint}"),
+            Self::ReservedPrefixes => f.write_str("docker prefixes"),
+        }
+    }
+}
