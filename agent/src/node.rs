@@ -14,11 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_daemon::log::Log;
+use overlay_proto::v1::control_client::ControlClient;
 use overlay_proto::{Code, JoinLine, Refusal, identity, v1};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 
 use crate::config::Config;
 use crate::data_path::{DataPath, LaneEvents};
@@ -31,7 +33,7 @@ use crate::lock::{LockError, StateLock};
 use crate::membership::admission::Admission;
 use crate::membership::control_link::ProcessContext;
 use crate::membership::join::{self, JoinOptions};
-use crate::membership::{announce, connection, prefix_clash, renewal, view_cache, watch as following};
+use crate::membership::{announce, prefix_clash, renewal, view_cache, watch as following};
 use crate::node_handle::{NodeHandle, Phase, Request};
 use crate::path::{Lanes, LanesError, consecutive_ports};
 use crate::problem::explain;
@@ -290,7 +292,7 @@ impl Node {
                 return Err(Refusal::new(Code::WrongState, "this host has joined nothing"));
             }
         };
-        let told_control = expelled || tell_control(&joined, force).await?;
+        let told_control = expelled || self.or_thrown_out(tell_control(&joined, force)).await?;
         self.stop_session().await;
         if let Some(socket) = self.handle.config.docker()
             && let Err(error) = docker::sync::withdraw(&joined.docker, &socket).await
@@ -311,6 +313,23 @@ impl Node {
         tracing::info!("Left; nothing of this node stays on the host");
 
         Ok(v1::AgentLeaveResponse { told_control })
+    }
+
+    /// Waits for control to be told that this node leaves. Where the answer is lost, that control throws us out says as much.
+    async fn or_thrown_out(&mut self, told: impl Future<Output = Result<bool, Refusal>>) -> Result<bool, Refusal> {
+        let thrown_out = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                if matches!(ended, Ok(Some(_))) {
+                    return;
+                }
+            }
+            std::future::pending().await
+        };
+
+        tokio::select! {
+            told = told => told,
+            () = thrown_out => Ok(true),
+        }
     }
 
     /// Fails closed: whatever control's reason, no packet of this node passes any longer.
@@ -459,12 +478,9 @@ async fn tell_control(joined: &JoinedNode, force: bool) -> Result<bool, Refusal>
     if joined.admission.current() == Admission::TurnedAway {
         return Ok(false);
     }
-    let told = match joined.control.connection.reach(connection::PATIENCE).await {
-        Ok(mut client) => connection::call(client.leave(v1::LeaveRequest {})).await.map(drop),
-        Err(away) => Err(away),
-    };
-    match told {
-        Ok(()) => Ok(true),
+    let leave = |mut client: ControlClient<Channel>| async move { client.leave(v1::LeaveRequest {}).await };
+    match joined.control.connection.ask_again(leave).await {
+        Ok(_) => Ok(true),
         // It has forgotten us already.
         Err(refusal) if refusal.code == Code::NotAllowed => Ok(true),
         Err(_) if force => Ok(false),
@@ -479,27 +495,5 @@ fn empty_tables(lanes: &Lanes) -> Vec<Arc<overlay_dataplane::Tables>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_task_that_ends_by_itself_is_begun_again_until_it_is_stopped() {
-        let (stop, begun) = (CancellationToken::new(), Cell::new(0));
-        let work = || {
-            begun.set(begun.get() + 1);
-            let (stop, is_last) = (stop.clone(), begun.get() == 3);
-            async move {
-                if is_last {
-                    stop.cancel();
-                    std::future::pending().await
-                }
-            }
-        };
-
-        keep_going("test", &stop, Duration::ZERO, work).await;
-
-        assert_eq!(begun.get(), 3);
-    }
-}
+#[path = "node_tests.rs"]
+mod tests;

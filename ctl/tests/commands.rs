@@ -198,6 +198,32 @@ fn joining_twice_is_no_error_and_joining_another_cluster_is() {
 }
 
 #[test]
+fn leaving_is_gone_on_with_when_the_agent_goes_away_in_the_middle() {
+    for has_left in [false, true] {
+        let agent = FakeAgent::start();
+        agent.script().breaking_leaves = 1;
+        agent.script().leaves_unheard = has_left;
+
+        let ran = agent.run(&["leave", "--json"]);
+
+        assert_eq!((ran.code, &ran.json()["told_control"]), (0, &true.into()), "{ran:?}");
+        let calls = agent.script().asked.iter().filter(|what| what.starts_with("leave")).count();
+        assert_eq!(calls, if has_left { 1 } else { 2 });
+    }
+}
+
+#[test]
+fn an_agent_that_goes_away_again_and_again_is_told() {
+    let agent = FakeAgent::start();
+    agent.script().breaking_leaves = 2;
+
+    let ran = agent.run(&["leave"]);
+
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(ran.stderr.contains("the agent went away during the call"), "{ran:?}");
+}
+
+#[test]
 fn leaving_is_idempotent_and_leaves_an_agent_that_others_started() {
     let agent = FakeAgent::start();
 

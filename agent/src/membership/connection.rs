@@ -87,6 +87,27 @@ impl ControlConnection {
         }
     }
 
+    /// Asks control for what may be asked twice: once more, over the next connection, if the present one breaks under the call.
+    ///
+    /// # Errors
+    ///
+    /// What control refuses, and that it is away.
+    pub(crate) async fn ask_again<T, F>(&self, ask: impl Fn(ControlClient<Channel>) -> F) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        let client = self.reach(PATIENCE).await?;
+        let mut states = self.state.subscribe();
+        match call(ask(client)).await {
+            Err(refusal) if refusal.code == Code::ControlAway => {
+                // Who keeps the connection may not have seen yet that it broke.
+                let _ = timeout(PATIENCE, states.changed()).await;
+                call(ask(self.reach(PATIENCE).await?)).await
+            }
+            answer => answer,
+        }
+    }
+
     /// Asks for the next attempt to be made at once.
     pub(crate) fn want(&self) {
         self.wanted.notify_one();
@@ -279,6 +300,8 @@ fn explain(error: &DialError, who: &Identity) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -300,6 +323,31 @@ mod tests {
         let refusal = refused.expect_err("nobody connects");
         assert_eq!(refusal.code, Code::ControlAway);
         assert!(refusal.message.contains("connection refused"), "{refusal}");
+    }
+
+    #[tokio::test]
+    async fn what_may_be_asked_twice_is_asked_again_over_the_next_connection() {
+        let channel = |uri| tonic::transport::Endpoint::from_static(uri).connect_lazy();
+        let (link, asked) = (ControlConnection::new(), Cell::new(0));
+        link.connected("192.0.2.1:7443".to_owned(), channel("http://control"));
+        let breaks = async || {
+            asked.set(asked.get() + 1);
+            match link.address().as_deref() {
+                Some("192.0.2.1:7443") => {
+                    link.away("it broke");
+                    Err(tonic::Status::unavailable("broken pipe"))
+                }
+                _ => Ok(tonic::Response::new("left")),
+            }
+        };
+        let back = async {
+            link.wanted().await;
+            link.connected("192.0.2.2:7443".to_owned(), channel("http://control"));
+        };
+
+        let (answer, ()) = tokio::join!(link.ask_again(|_| breaks()), back);
+
+        assert_eq!((answer, asked.get()), (Ok("left"), 2));
     }
 
     #[tokio::test]

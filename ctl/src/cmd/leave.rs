@@ -1,6 +1,7 @@
 //! `overlayctl leave`: the way back from `join` and `init`, to a host on which nothing of ours stays.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use overlay_proto::{Code, Refusal, v1};
@@ -15,6 +16,7 @@ use crate::setup;
 use crate::spawn::{self, Launch, Manner, ServiceOptions};
 use crate::state::{DEFAULT_STATE, Service, StateDir};
 use crate::view::Nodes;
+use crate::wait;
 
 const EXAMPLE: &str = "\
 Endpoints of this host are detached, control is told, what `init` or `join` started is stopped, and its state removed. \
@@ -36,6 +38,9 @@ pub(crate) struct LeaveArgs {
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
 }
+
+/// How long an agent that ended may take to be started again by whoever looks after it.
+const RETURN: Duration = Duration::from_secs(2);
 
 /// What went.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -124,7 +129,7 @@ impl LeaveArgs {
         }
         // Control that ends with this host need not be told.
         let ends = state.is_some_and(|state| state.has(Service::Control));
-        let left = self.tell_agent(&status.node, ends, context).await;
+        let left = self.tell_agent(&status.node, ends, state, context).await;
         if let (Err(_), Some(state)) = (&left, started) {
             spawn::pause(Service::Agent, state).await?;
         }
@@ -132,14 +137,48 @@ impl LeaveArgs {
         left
     }
 
-    async fn tell_agent(&self, node: &str, ends: bool, context: &Context) -> Outcome<bool> {
+    async fn tell_agent(&self, node: &str, ends: bool, state: Option<&StateDir>, context: &Context) -> Outcome<bool> {
         if ends {
             self.confirm(node, context).await?;
         }
         context.output.step("Leaving the cluster");
-        let left = context.agent().await?.leave(v1::AgentLeaveRequest { force: self.force || ends }).await;
+        let request = v1::AgentLeaveRequest { force: self.force || ends };
+        match context.agent().await?.leave(request).await {
+            Ok(left) => Ok(left.told_control),
+            Err(refusal) if refusal.code == Code::AgentAway => self.leave_again(request, refusal, state, context).await,
+            Err(refusal) => Err(with_hint(refusal).into()),
+        }
+    }
 
-        Ok(left.map_err(with_hint)?.told_control)
+    /// The agent ended in the middle: the one that runs next goes on from what is left, for to leave twice is to leave once.
+    async fn leave_again(
+        &self,
+        request: v1::AgentLeaveRequest,
+        broken: Refusal,
+        state: Option<&StateDir>,
+        context: &Context,
+    ) -> Outcome<bool> {
+        context.output.step("Leaving once more: the agent went away");
+        let back = wait::until(RETURN, async || context.status().await.into()).await;
+        let status = match (back, state.filter(|state| state.has(Service::Agent))) {
+            (Ok(status), _) => status,
+            (Err(_), Some(state)) => {
+                self.start_agent(state, context).await?;
+                context.status().await?
+            }
+            (Err(_), None) => return Err(broken.into()),
+        };
+        // Unless it was to leave in any case, it told control before it forgot what it was.
+        let told_control = !request.force;
+        if status.phase() == v1::NodePhase::Unjoined {
+            return Ok(told_control);
+        }
+        match context.agent().await?.leave(request).await {
+            Ok(left) => Ok(left.told_control),
+            // The first call was still at work, and is done by now.
+            Err(refusal) if refusal.code == Code::WrongState => Ok(told_control),
+            Err(refusal) => Err(with_hint(refusal).into()),
+        }
     }
 
     /// Starts the agent once more: what it made in the kernel, only it can take back.

@@ -154,6 +154,11 @@ impl Agent for Fake {
 
     async fn leave(&self, request: Request<v1::AgentLeaveRequest>) -> Result<Response<v1::AgentLeaveResponse>, Status> {
         let mut script = self.asked(format!("leave {}", request.get_ref().force))?;
+        if script.breaking_leaves > 0 {
+            script.breaking_leaves -= 1;
+            script.joined &= !script.leaves_unheard;
+            return Err(Status::unavailable("broken pipe"));
+        }
         script.joined = false;
 
         Ok(Response::new(v1::AgentLeaveResponse { told_control: true }))

@@ -31,6 +31,9 @@ pub(crate) struct Script {
     pub(crate) attached: Vec<v1::AttachRequest>,
     pub(crate) joined: bool,
     pub(crate) lost_probes: bool,
+    /// How many calls to leave break off before they are answered; whether the node has left all the same.
+    pub(crate) breaking_leaves: u32,
+    pub(crate) leaves_unheard: bool,
     /// What it lists, instead of a little of everything.
     pub(crate) crowd: Option<Crowd>,
     /// Where it says that it keeps its state.
@@ -118,7 +121,9 @@ impl FakeAgent {
 
 /// Prepares overlayctl without any agent.
 pub(crate) fn overlayctl(words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_overlayctl"));
+    // What a test that is killed has begun ends with it.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_overlayctl")]);
     command.args(words).env_remove("OVERLAY_SOCKET").stdin(Stdio::null());
 
     command

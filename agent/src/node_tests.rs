@@ -1,0 +1,63 @@
+//! The node without its tasks.
+
+use std::cell::Cell;
+use std::path::Path;
+
+use clap::Parser as _;
+
+use super::*;
+use crate::config::Arguments;
+
+/// A node that has joined nothing, and the queue of what is asked of it.
+async fn unjoined(dir: &Path) -> (Node, mpsc::Receiver<Request>) {
+    let dir = dir.to_str().expect("UTF-8");
+    let words = ["overlayd", "--state", dir, "--run-dir", dir, "--docker", "off"];
+    let arguments = Arguments::try_parse_from(words).expect("arguments");
+    let program = Program { binary: "overlayd".into(), arguments: Vec::new() };
+
+    begin::begin(program, arguments.config, Log::default(), DescriptorReserves::default(), None).await.expect("it begins")
+}
+
+#[tokio::test]
+async fn the_process_does_not_outlive_what_it_serves() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut signals = Signals::new().expect("signals");
+    let (mut node, mut inbox) = unjoined(dir.path()).await;
+    // Beside the local socket, which is served.
+    node.services.spawn(async {});
+
+    let ended = node.serve(&mut inbox, &mut signals).await;
+
+    assert!(matches!(ended, Err(NodeError::NotServed)), "{ended:?}");
+}
+
+#[tokio::test]
+async fn who_was_thrown_out_has_left_though_control_does_not_answer() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (mut node, _inbox) = unjoined(dir.path()).await;
+    node.tasks.spawn(async { None });
+    node.tasks.spawn(async { Some("the node left".to_owned()) });
+
+    let told = node.or_thrown_out(std::future::pending()).await;
+
+    assert_eq!(told, Ok(true));
+}
+
+#[tokio::test]
+async fn a_task_that_ends_by_itself_is_begun_again_until_it_is_stopped() {
+    let (stop, begun) = (CancellationToken::new(), Cell::new(0));
+    let work = || {
+        begun.set(begun.get() + 1);
+        let (stop, is_last) = (stop.clone(), begun.get() == 3);
+        async move {
+            if is_last {
+                stop.cancel();
+                std::future::pending().await
+            }
+        }
+    };
+
+    keep_going("test", &stop, Duration::ZERO, work).await;
+
+    assert_eq!(begun.get(), 3);
+}
