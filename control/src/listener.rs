@@ -79,8 +79,11 @@ pub(crate) fn is_here(address: IpAddr) -> bool {
 /// The queue that gRPC accepts connections from.
 pub(crate) type Incoming = mpsc::Receiver<io::Result<Connection>>;
 
-/// Accepts connections until the other side of the returned queue is dropped.
-pub(crate) fn accept(listener: TcpListener, tls: ServerConfig) -> Incoming {
+/// Returns the queue of connections, and what accepts them until that queue is dropped.
+pub(crate) fn accept(
+    listener: TcpListener,
+    tls: ServerConfig,
+) -> (impl Future<Output = ()> + Send + 'static, Incoming) {
     let (out, incoming) = mpsc::channel(HANDOVER);
     let acceptor = Arc::new(Acceptor {
         tls: TlsAcceptor::from(Arc::new(tls)),
@@ -89,9 +92,8 @@ pub(crate) fn accept(listener: TcpListener, tls: ServerConfig) -> Incoming {
         sources: Mutex::default(),
         out,
     });
-    tokio::spawn(acceptor.run(listener));
 
-    incoming
+    (acceptor.run(listener), incoming)
 }
 
 struct Acceptor {

@@ -125,7 +125,10 @@ impl Server {
         let locations = Arc::clone(&service.locations);
         tasks.spawn(async move { locations.follow().await });
         let (drain, draining) = oneshot::channel();
-        let mut serving = tokio::spawn(serve(listener::accept(listener, tls), service, draining));
+        let (accepting, incoming) = listener::accept(listener, tls);
+        // Without it, gRPC would go on for those who are connected, and nobody else would get in.
+        tasks.spawn(accepting);
+        let mut serving = tokio::spawn(serve(incoming, service, draining));
 
         let broken = tokio::select! {
             () = shutdown => {
@@ -133,8 +136,7 @@ impl Server {
                 None
             }
             () = queue.stopped() => None,
-            _ = &mut serving => Some("the gRPC server has stopped; restart overlay-control"),
-            Some(_) = tasks.join_next() => Some("a task of control failed; restart overlay-control"),
+            what = broken(&mut serving, &mut tasks) => Some(what),
         };
         hub.shut();
         drop(drain);
@@ -146,6 +148,14 @@ impl Server {
         queue.stop().await;
 
         end(writer).await.and(broken.map_or(Ok(()), |what| Err(StartError::State(what.to_owned()))))
+    }
+}
+
+/// Waits until something ends that control cannot be without; says what.
+async fn broken(serving: &mut tokio::task::JoinHandle<()>, tasks: &mut JoinSet<()>) -> &'static str {
+    tokio::select! {
+        _ = serving => "the gRPC server has stopped; restart overlay-control",
+        Some(_) = tasks.join_next() => "a task of control failed; restart overlay-control",
     }
 }
 
@@ -219,5 +229,45 @@ async fn end(writer: JoinHandle<Result<(), StoreError>>) -> Result<(), StartErro
     match joined {
         Ok(Ok(result)) => Ok(result?),
         Ok(Err(_)) | Err(_) => Err(StartError::State("the writer panicked; restart overlay-control".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use overlay_core::ClusterId;
+
+    use super::*;
+
+    fn endless() -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(std::future::pending());
+
+        tasks
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ends_by_itself_is_noticed() {
+        let mut serving = tokio::spawn(async {});
+
+        assert!(broken(&mut serving, &mut endless()).await.starts_with("the gRPC server has stopped"));
+    }
+
+    #[tokio::test]
+    async fn what_accepts_connections_is_missed_when_it_ends() {
+        let (directory, now) = (tempfile::tempdir().expect("a directory"), clock::now_unix());
+        let authority = Authority::create(directory.path(), ClusterId::FIRST, now).expect("an authority");
+        let authority = Arc::new(authority);
+        let certificate = Arc::new(ServerCert::new(Arc::clone(&authority), now).expect("a certificate"));
+        let tls = tls_config(authority.certificate(), certificate).expect("a configuration");
+        let listener = listener::listen((Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
+        let (accepting, incoming) = listener::accept(listener, tls);
+        let (mut serving, mut tasks) = (tokio::spawn(std::future::pending()), endless());
+        tasks.spawn(accepting);
+
+        drop(incoming);
+
+        assert!(broken(&mut serving, &mut tasks).await.starts_with("a task of control failed"));
     }
 }

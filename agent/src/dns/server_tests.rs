@@ -215,3 +215,19 @@ async fn a_removed_server_answers_no_more() {
         "the port is still held"
     );
 }
+
+#[tokio::test]
+async fn a_server_that_breaks_is_begun_again() {
+    let (begun, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let work = move || {
+        begun.send(()).expect("the test listens");
+        async { panic!("a query that nobody thought of") }
+    };
+    let serving = tokio::spawn(begun_again(work));
+
+    for _ in 0..3 {
+        timeout(Duration::from_secs(10), heard.recv()).await.expect("in time").expect("it goes on");
+    }
+
+    serving.abort();
+}
