@@ -15,7 +15,9 @@ async fn unjoined(dir: &Path) -> (Node, mpsc::Receiver<Request>) {
     let arguments = Arguments::try_parse_from(words).expect("arguments");
     let program = Program { binary: "overlayd".into(), arguments: Vec::new() };
 
-    begin::begin(program, arguments.config, Log::default(), DescriptorReserves::default(), None).await.expect("it begins")
+    begin::begin(program, arguments.config, Log::default(), DescriptorReserves::default(), None)
+        .await
+        .expect("it begins")
 }
 
 #[tokio::test]

@@ -51,12 +51,12 @@ pub(super) async fn run(
 ) {
     let mut entries = journal.subscribe();
     let mut interceptors: BTreeMap<PathBuf, Served> = BTreeMap::new();
-    let mut tries: BTreeMap<PathBuf, u32> = BTreeMap::new();
+    let mut attempts = Attempts::default();
     loop {
         let wanted = wanted(&entries.borrow_and_update());
         interceptors.retain(|path, _| wanted.contains_key(path));
-        let had_trouble = is_in_trouble(&tries);
-        tries.retain(|path, _| wanted.contains_key(path));
+        // A container that ended takes its trouble along.
+        attempts.failed.retain(|path, _| wanted.contains_key(path));
         let mut waiting = None;
         for (path, sandbox) in wanted {
             if let Some(served) = interceptors.get(&path) {
@@ -65,16 +65,11 @@ pub(super) async fn run(
             }
             match open(names, reserves, store, &path, sandbox).await {
                 Ok(served) => {
-                    tries.remove(&path);
+                    attempts.failed.remove(&path);
                     interceptors.insert(path, served);
                 }
                 Err(why) => {
-                    let tried = tries.entry(path).or_default();
-                    *tried += 1;
-                    if let (Some(text), true) = (why, *tried >= OFTEN) {
-                        problems.raise(ProblemKey::Interceptors, "kernel", text);
-                    }
-                    let pause = if *tried < OFTEN { SOON } else { LATER };
+                    let pause = attempts.handle_failure(path, why);
                     waiting = Some(waiting.map_or(pause, |known: Duration| known.min(pause)));
                 }
             }
@@ -82,10 +77,7 @@ pub(super) async fn run(
         reserves.retain(|endpoint| is_awaited(&journal.entries(), endpoint, &interceptors));
         // What an earlier session served and nobody is any more must not hold its namespace.
         store.forget(KEPT, |_| waiting.is_some());
-        // A container that ended takes its trouble along.
-        if had_trouble && !is_in_trouble(&tries) {
-            problems.clear(&ProblemKey::Interceptors);
-        }
+        attempts.tell(problems);
         let pause = async {
             match waiting {
                 Some(pause) => sleep(pause).await,
@@ -99,9 +91,37 @@ pub(super) async fn run(
     }
 }
 
-/// Tells whether a namespace was looked for so often that it may be a problem.
-fn is_in_trouble(tries: &BTreeMap<PathBuf, u32>) -> bool {
-    tries.values().any(|tried| *tried >= OFTEN)
+/// The namespaces whose interceptor could not be opened yet.
+#[derive(Debug, Default)]
+struct Attempts {
+    failed: BTreeMap<PathBuf, Attempt>,
+}
+
+/// How often it was tried, and why it failed last; nothing where the namespace is simply not there yet.
+#[derive(Debug, Default)]
+struct Attempt {
+    count: u32,
+    why: Option<String>,
+}
+
+impl Attempts {
+    /// Takes note of a failure; returns how long to wait until it is tried again.
+    fn handle_failure(&mut self, path: PathBuf, why: Option<String>) -> Duration {
+        let attempt = self.failed.entry(path).or_default();
+        attempt.count += 1;
+        attempt.why = why;
+
+        if attempt.count < OFTEN { SOON } else { LATER }
+    }
+
+    /// Says what has failed so often that it is a problem, or that nothing has.
+    fn tell(&self, problems: &Problems) {
+        let lasting = self.failed.values().filter(|attempt| attempt.count >= OFTEN);
+        match lasting.filter_map(|attempt| attempt.why.as_ref()).next() {
+            Some(why) => problems.raise(ProblemKey::Interceptors, "kernel", why),
+            None => problems.clear(&ProblemKey::Interceptors),
+        }
+    }
 }
 
 /// Tells whether an endpoint's container has still to get its interceptor.
@@ -178,5 +198,62 @@ impl Share for Placed {
         let shared = self.sockets.share()?;
 
         Ok(Descriptors { note: self.place.clone() + &shared.note, ..shared })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFUSED: &str = "names of other hosts are not known in web: too many open files";
+
+    fn fail(attempts: &mut Attempts, path: &str, why: Option<&str>, times: u32) {
+        for _ in 0..times {
+            attempts.handle_failure(path.into(), why.map(str::to_owned));
+        }
+    }
+
+    fn told(attempts: &Attempts, problems: &Problems) -> Option<String> {
+        attempts.tell(problems);
+
+        problems.text(&ProblemKey::Interceptors)
+    }
+
+    #[test]
+    fn names_that_stay_unknown_are_a_problem_until_they_are_known() {
+        let (mut attempts, problems) = (Attempts::default(), Problems::default());
+        fail(&mut attempts, "web", Some(REFUSED), OFTEN - 1);
+        assert_eq!(told(&attempts, &problems), None, "it may be starting");
+
+        assert_eq!(attempts.handle_failure("web".into(), Some(REFUSED.to_owned())), LATER);
+        assert_eq!(told(&attempts, &problems).as_deref(), Some(REFUSED));
+
+        attempts.failed.remove(Path::new("web"));
+        assert_eq!(told(&attempts, &problems), None);
+    }
+
+    #[test]
+    fn a_namespace_that_is_not_there_yet_is_no_problem_and_keeps_none() {
+        let (mut attempts, problems) = (Attempts::default(), Problems::default());
+        fail(&mut attempts, "away", None, OFTEN * 2);
+        fail(&mut attempts, "web", Some(REFUSED), OFTEN);
+        assert_eq!(told(&attempts, &problems).as_deref(), Some(REFUSED));
+
+        // Its container ends.
+        attempts.failed.remove(Path::new("web"));
+
+        assert_eq!(told(&attempts, &problems), None);
+    }
+
+    #[test]
+    fn of_two_the_one_that_stays_is_told() {
+        let (mut attempts, problems) = (Attempts::default(), Problems::default());
+        fail(&mut attempts, "db", Some("db"), OFTEN);
+        fail(&mut attempts, "web", Some("web"), OFTEN);
+        assert_eq!(told(&attempts, &problems).as_deref(), Some("db"));
+
+        attempts.failed.remove(Path::new("db"));
+
+        assert_eq!(told(&attempts, &problems).as_deref(), Some("web"));
     }
 }
