@@ -158,7 +158,8 @@ fn the_command_does_not_outlive_a_killed_overlayctl() {
 #[test]
 fn a_namespace_is_named_so_that_the_agent_finds_it() {
     let agent = FakeAgent::start();
-    let mut holder = Command::new("sleep").arg("600").spawn().expect("a process");
+    let mut holder =
+        Command::new("setpriv").args(["--pdeathsig", "KILL", "--", "sleep", "600"]).spawn().expect("a process");
     let path = format!("/proc/{}/ns/net", holder.id());
 
     let ran = agent.run(&["attach", "--netns", &path, "--network", "n", "--name", "web", "--alias", "www", "--json"]);

@@ -4,7 +4,11 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use support::host::Host;
 use support::terminal::typed;
@@ -25,15 +29,70 @@ fn a_service_that_is_ready() {
     UnixDatagram::unbound().and_then(|ours| ours.send_to(b"READY=1", socket)).expect("said");
 }
 
-/// What a door that only pretends is: it answers nobody, but somebody is there.
+/// What a door that only pretends is: it answers nobody, but somebody is there while the test lives.
 #[test]
 #[ignore = "part of the services of support::host"]
 fn a_door_that_is_open() {
     let socket = std::env::var_os("LISTEN").expect("a path");
     let _ = fs::remove_file(&socket);
     let door = UnixListener::bind(socket).expect("it is free");
+    let alive = PathBuf::from(std::env::var_os("HOST").expect("a host")).join("alive");
+    std::thread::spawn(move || {
+        let _ = fs::read(alive);
+        std::process::exit(0);
+    });
 
     while door.accept().is_ok() {}
+}
+
+/// A test with services, for another one to kill.
+#[test]
+#[ignore = "part of what_only_pretends_ends_with_its_test"]
+fn a_test_that_is_killed() {
+    let host = Host::new();
+    let begun = host.command(&["init"]).output().expect("it ran");
+    assert!(begun.status.success(), "{begun:?}");
+
+    writeln!(std::io::stdout(), "HOST={}", host.dir().display()).expect("somebody reads");
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Lists the processes that run on a host.
+fn on_host(host: &str) -> Vec<String> {
+    let on_it = |entry: &fs::DirEntry| {
+        let environ = fs::read(entry.path().join("environ")).unwrap_or_default();
+        environ.split(|byte| *byte == 0).any(|variable| variable == host.as_bytes())
+    };
+    let processes = fs::read_dir("/proc").expect("processes").filter_map(Result::ok).filter(on_it);
+
+    processes.map(|entry| fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default()).collect()
+}
+
+#[test]
+fn what_only_pretends_ends_with_its_test() {
+    if skipped() {
+        return;
+    }
+    let mut test = Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "a_test_that_is_killed", "--ignored", "--nocapture"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut lines = BufReader::new(test.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    let host = lines.find_map(|line| line.find("HOST=").map(|at| line[at..].to_owned())).expect("it has begun");
+    let began = on_host(&host);
+
+    test.kill().and_then(|()| test.wait()).expect("killed");
+
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !on_host(&host).is_empty() {
+        assert!(Instant::now() < deadline, "these stay: {:?}", on_host(&host));
+        std::thread::yield_now();
+    }
+    assert!(began.len() >= 2, "the agent and control ran: {began:?}");
+    fs::remove_dir_all(host.trim_start_matches("HOST=")).expect("removed");
 }
 
 #[test]

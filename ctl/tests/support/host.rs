@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::sys::stat::Mode;
 use tempfile::TempDir;
 
 use super::{CONTROL, FakeAgent, join_line};
@@ -21,15 +22,17 @@ for dir in etc/overlay run var/lib; do mkdir -p /$dir && mount --bind $HOST/$dir
 ip link set lo up && ip address add 192.0.2.1/24 dev lo
 exec ${NOBODY:+setpriv --reuid=65534 --regid=65534 --clear-groups} \"$@\"";
 
-/// Logs, says that it is ready, makes the agent's socket its own until it is asked to end.
+/// Logs, says that it is ready, makes the agent's socket its own until it is asked to end. It ends with the test, too, which
+/// holds the other end of the pipe.
 const SERVICE: &str = "\
 #!/bin/sh
 trap 'rm -f $socket; kill $!; exit 0' TERM
 echo \"$(date -u +%Y-%m-%dT%H:%M:%S.000000Z)  INFO Started\"
 test -z \"$socket\" || ln -sf $HOST/agent.sock $socket
 $TEST --exact a_service_that_is_ready --ignored >/dev/null
-sleep infinity &
+cat $HOST/alive &
 wait
+rm -f $socket
 ";
 
 /// Of the agent's program, which is the door, too: listens where it is told to, until it is ended.
@@ -41,6 +44,8 @@ if test $1 = door; then mkdir -p ${3%/*}; LISTEN=$3 exec $TEST --exact a_door_th
 pub(crate) struct Host {
     dir: TempDir,
     pub(crate) agent: FakeAgent,
+    /// What the services read to know that the test lives; a test that is killed closes it like any other.
+    _alive: fs::File,
 }
 
 impl Host {
@@ -51,10 +56,14 @@ impl Host {
         for part in ["bin", "etc/overlay", "run", "var/lib"] {
             fs::create_dir_all(dir.path().join(part)).expect("a directory");
         }
+        let alive = dir.path().join("alive");
+        nix::unistd::mkfifo(&alive, Mode::from_bits_truncate(0o644)).expect("a pipe");
+        // A pipe that is opened for writing alone waits for a reader.
+        let alive = fs::File::options().read(true).write(true).open(alive).expect("opened");
         let agent = FakeAgent::at(&dir.path().join("agent.sock"));
         agent.script().joined = false;
         AGENT_STATE.clone_into(&mut agent.script().state_dir);
-        let host = Self { dir, agent };
+        let host = Self { dir, agent, _alive: alive };
         fs::copy(env!("CARGO_BIN_EXE_overlayctl"), host.program("overlayctl")).expect("copied");
         host.repair();
         for (name, text) in [("overlayd.toml", "port = 51900\n"), ("control.toml", "")] {
@@ -84,9 +93,9 @@ impl Host {
 
     /// Prepares overlayctl on this host.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("unshare");
+        let mut command = Command::new("setpriv");
         command
-            .args(["--mount", "--net", "sh", "-c", ENTER, "sh"])
+            .args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--net", "sh", "-c", ENTER, "sh"])
             .arg(self.program("overlayctl"))
             .args(words)
             .env_remove("OVERLAY_SOCKET")
@@ -103,6 +112,11 @@ impl Host {
         command.env("NOBODY", "1");
 
         command
+    }
+
+    /// Returns the directory that the host is in: `$HOST` of everything that runs on it.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     fn program(&self, name: &str) -> PathBuf {
