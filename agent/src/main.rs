@@ -10,6 +10,7 @@ use overlay_agent::docker::plugin_proxy;
 use overlay_agent::kernel::heap;
 use overlay_agent::node::Ending;
 use overlay_agent::{Program, node, state};
+use overlay_core::message;
 use overlay_daemon::descriptors;
 use overlay_daemon::log::{self, Log};
 use overlay_host::config::{self, EXIT_CODE};
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
     let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{}", message::plain(format_args!("{error:#}")));
             ExitCode::FAILURE
         }
     };
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
 fn configured() -> Result<Arguments, ExitCode> {
     let wrong = |error: &dyn std::fmt::Display| {
         // Nobody is left to be told when standard error is closed.
-        let _ = writeln!(std::io::stderr(), "overlayd: {error}");
+        let _ = writeln!(std::io::stderr(), "overlayd: {}", message::plain(error));
         ExitCode::from(EXIT_CODE)
     };
     let arguments: Arguments =

@@ -5,6 +5,7 @@ use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use overlay_core::message;
 use overlay_daemon::Condition;
 use overlay_daemon::descriptors;
 
@@ -57,7 +58,7 @@ impl Problems {
 
     /// States a problem of `key`; one that stood already keeps its beginning.
     pub(crate) fn raise(&self, key: ProblemKey, code: &'static str, text: impl std::fmt::Display) {
-        let text = text.to_string().replace(['\n', '\r'], " ");
+        let text = message::line(text);
         let mut problems = self.stated();
         let about = key.to_string();
         let since = match problems.get(&about) {
@@ -102,14 +103,13 @@ impl Problems {
     /// Lists them.
     pub(crate) fn list(&self) -> Vec<Problem> {
         let own = self.process.iter().flat_map(|process| process.conditions());
-        let problem =
-            |(code, Condition { text, since })| Problem { code, text: text.replace(['\n', '\r'], " "), since };
+        let problem = |(code, Condition { text, since })| Problem { code, text: message::line(text), since };
 
         own.map(problem).chain(self.stated().values().map(|stated| stated.problem.clone())).collect()
     }
 }
 
-/// Writes an error with its causes, in one line, and what to do where descriptors are used up: that may be the cause of
+/// Writes an error with its causes, plainly, and what to do where descriptors are used up: that may be the cause of
 /// anything.
 pub(crate) fn explain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -122,7 +122,7 @@ pub(crate) fn explain(error: &(dyn Error + 'static)) -> String {
         text = format!("{text}; {remedy}");
     }
 
-    text
+    message::plain(text)
 }
 
 /// Returns the time in seconds since 1970; 0 before.
@@ -152,7 +152,7 @@ mod tests {
         problems.raise(ProblemKey::Node, "control-away", "first");
         let since = problems.list()[0].since;
 
-        problems.raise(ProblemKey::Node, "control-away", "second");
+        problems.raise(ProblemKey::Node, "control-away", "second (os error 2)");
 
         assert_eq!(problems.list(), [Problem { code: "control-away", text: "second".into(), since }]);
         problems.clear(&ProblemKey::Node);
@@ -165,7 +165,10 @@ mod tests {
 
         let (lack, other) = (explain(&refused(libc::EMFILE)), explain(&refused(libc::EPERM)));
 
-        assert!(lack.contains("(os error 24); `ls -l /proc/") && lack.contains("raise LimitNOFILE="), "{lack}");
-        assert!(other.ends_with("(os error 1)"), "{other}");
+        assert!(
+            lack.starts_with("Too many open files; `ls -l /proc/") && lack.contains("raise LimitNOFILE="),
+            "{lack}"
+        );
+        assert_eq!(other, "Operation not permitted");
     }
 }

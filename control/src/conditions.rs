@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use overlay_core::message;
 use overlay_daemon::descriptors::Descriptors;
 use overlay_daemon::log::Log;
 use overlay_daemon::{Condition, disk};
@@ -86,7 +87,7 @@ impl Conditions {
         ];
         let problem = |code: &str, Condition { text, since }| v1::ControlProblem {
             code: code.to_owned(),
-            text: text.replace(['\n', '\r'], " "),
+            text: message::line(text),
             since_unix: since,
         };
 
@@ -102,7 +103,7 @@ mod tests {
     fn a_failure_that_stays_keeps_its_beginning_and_ends_with_a_success() {
         let conditions = Conditions::new(Log::default());
         conditions.storage_failed("full".to_owned(), 10);
-        conditions.storage_failed("still full".to_owned(), 20);
+        conditions.storage_failed("still full (os error 28)".to_owned(), 20);
 
         let problems = conditions.look();
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use overlay_control::{Config, InitConfig, InvalidConfig, Server, StartError, create_token, init, parse_duration};
-use overlay_core::Role;
+use overlay_core::{Role, message};
 use overlay_daemon::descriptors;
 use overlay_daemon::log::{self, Log};
 use overlay_host::config::{self, EXIT_CODE};
@@ -181,7 +181,7 @@ impl From<StartError> for Failure {
 
 fn fail(text: &str, code: u8) -> ExitCode {
     // With standard error closed, there is nobody left to tell.
-    let _ = writeln!(std::io::stderr(), "overlay-control: {text}");
+    let _ = writeln!(std::io::stderr(), "overlay-control: {}", message::plain(text));
 
     ExitCode::from(code)
 }

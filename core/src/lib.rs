@@ -10,6 +10,7 @@ pub mod id;
 pub mod instant;
 pub mod ipam;
 pub mod key;
+pub mod message;
 pub mod name;
 pub mod network;
 pub mod node;

@@ -1,7 +1,9 @@
 //! Why a command did not do what was asked, and the exit code that says so.
 
 use std::fmt::Display;
+use std::io;
 
+use nix::libc;
 use overlay_proto::{Code, Refusal};
 
 /// How a command ends when it is not simply done.
@@ -55,14 +57,28 @@ impl From<Refusal> for Failure {
     }
 }
 
-/// Refuses because a file cannot be read or written.
-pub(crate) fn storage(what: impl Display, error: &std::io::Error) -> Refusal {
-    Refusal::new(Code::Storage, format!("{what}: {error}"))
+/// Refuses because a file cannot be read or written, with what helps where that is known.
+pub(crate) fn storage(what: impl Display, error: &io::Error) -> Refusal {
+    let remedy = match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) if !nix::unistd::geteuid().is_root() => ": try with sudo",
+        Some(libc::ENOSPC | libc::EDQUOT) => ": make room there",
+        Some(libc::EROFS) => ": choose another place, or mount it writable",
+        Some(_) | None => "",
+    };
+
+    Refusal::new(Code::Storage, format!("{what}: {error}{remedy}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_with_what_helps() {
+        let full = io::Error::from_raw_os_error(libc::ENOSPC);
+
+        assert_eq!(storage("/state", &full).message, "/state: No space left on device: make room there");
+    }
 
     #[test]
     fn exit_codes_are_the_contract() {

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::libc;
+use overlay_core::message;
 use overlay_proto::{Code, Refusal};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -182,7 +183,7 @@ impl Output {
     #[expect(clippy::unused_self, reason = "writing is allowed to those who hold an output")]
     pub(crate) fn note(&self, text: impl Display) {
         // Nobody is left to be told when standard error is closed.
-        let _ = writeln!(io::stderr().lock(), "{text}");
+        let _ = writeln!(io::stderr().lock(), "{}", message::plain(text));
     }
 
     /// Says why a command failed and returns its exit code.

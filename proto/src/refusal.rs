@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use overlay_core::message;
+
 /// The metadata key that carries a refusal's code.
 pub const CODE_KEY: &str = "overlay-code";
 
@@ -96,9 +98,9 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// Creates a refusal; line breaks in the message become spaces.
+    /// Creates a refusal; its message becomes one plain line.
     pub fn new(code: Code, message: impl fmt::Display) -> Self {
-        Self { code, message: message.to_string().replace(['\n', '\r'], " ") }
+        Self { code, message: message::line(message) }
     }
 }
 
@@ -139,6 +141,13 @@ fn guess(code: tonic::Code) -> Code {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_told_in_words() {
+        let denied = std::io::Error::from_raw_os_error(13);
+
+        assert_eq!(Refusal::new(Code::Storage, format!("/x:\n{denied}")).message, "/x: Permission denied");
+    }
 
     #[test]
     fn a_refusal_survives_the_wire() {
