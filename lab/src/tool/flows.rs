@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::sys::socket::{setsockopt, sockopt};
 use serde::{Deserialize, Serialize};
 
 use super::{connect, is_stopped, resolve, stop_on_signal};
@@ -20,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SETTLE: Duration = Duration::from_secs(2);
 /// How often each connection carries something.
 const EXCHANGE: Duration = Duration::from_millis(100);
+/// Bytes that the kernel keeps for a socket: thousands of datagrams.
+const BUFFER: usize = 8 << 20;
 /// How often the name is looked up.
 const LOOKUP: Duration = Duration::from_millis(20);
 /// Bytes of a message, in a datagram or over a connection.
@@ -91,6 +94,7 @@ fn serve(port: u16) -> Result<()> {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let listener = TcpListener::bind(address)?;
     let socket = UdpSocket::bind(address)?;
+    take_everything(&socket)?;
     println!("listening on {address}");
     io::stdout().flush()?;
     thread::spawn(move || {
@@ -105,6 +109,11 @@ fn serve(port: u16) -> Result<()> {
             let _ = socket.send_to(&buffer[..length], from);
         }
     }
+}
+
+/// Has the kernel keep what comes while this process does not get to run: what is lost is lost on the way.
+fn take_everything(socket: &UdpSocket) -> Result<()> {
+    setsockopt(socket, sockopt::RcvBufForce, &BUFFER).context("cannot enlarge the buffer")
 }
 
 fn echo(mut stream: TcpStream) {
@@ -183,6 +192,7 @@ fn exchange(mut stream: TcpStream, exchanges: &AtomicU64) -> io::Result<()> {
 /// Sends numbered datagrams until interrupted, and waits for the last echoes.
 fn datagrams(to: SocketAddr, rate: u32) -> Result<Summary> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    take_everything(&socket)?;
     socket.connect(to)?;
     let receiving = socket.try_clone()?;
     receiving.set_read_timeout(Some(SETTLE))?;
