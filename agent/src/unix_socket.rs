@@ -2,12 +2,17 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
+use std::net::Shutdown;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use overlay_daemon::descriptors::are_exhausted;
 use overlay_daemon::reserve::Reserve;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::sleep;
 
@@ -54,12 +59,12 @@ pub(crate) async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
 
 /// Waits for a connection. Where descriptors are used up, one of the reserve serves: who calls is to be told why nothing
 /// works.
-pub(crate) async fn accept(listener: &UnixListener, reserve: &Reserve) -> UnixStream {
+pub(crate) async fn accept(listener: &UnixListener, reserve: &Arc<Reserve>) -> Accepted {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 reserve.replenish();
-                return stream;
+                return Accepted { stream: Some(stream), reserve: Arc::clone(reserve) };
             }
             Err(error) if are_exhausted(&error) && reserve.release() => {}
             // It concerns one connection, or passes; it must not end the server.
@@ -68,6 +73,56 @@ pub(crate) async fn accept(listener: &UnixListener, reserve: &Reserve) -> UnixSt
                 sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// A connection that was accepted. Its descriptor goes into the reserve when it ends, where that lacks one: whoever waits for a
+/// descriptor would be faster than a reserve that opens another.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    /// There until it is dropped.
+    stream: Option<UnixStream>,
+    reserve: Arc<Reserve>,
+}
+
+impl Accepted {
+    /// Returns the user who connected, as the kernel says.
+    pub(crate) fn peer_uid(&self) -> Option<u32> {
+        self.stream.as_ref()?.peer_cred().ok().map(|credentials| credentials.uid())
+    }
+
+    fn stream(&mut self) -> Pin<&mut UnixStream> {
+        Pin::new(self.stream.as_mut().expect("it is there until it is dropped"))
+    }
+}
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        if let Some(Ok(stream)) = self.stream.take().map(UnixStream::into_std) {
+            // It may have ended already.
+            let _ = stream.shutdown(Shutdown::Both);
+            self.reserve.keep(stream.into());
+        }
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.stream().poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_shutdown(cx)
     }
 }
 
@@ -100,5 +155,35 @@ mod tests {
         let link = dir.path().join("link.sock");
         std::os::unix::fs::symlink(&path, &link).expect("linked");
         assert!(matches!(listen(&link).await, Err(SocketError::NotASocket(_))));
+    }
+
+    #[tokio::test]
+    async fn the_descriptor_of_a_connection_that_ends_is_kept_for_the_next() {
+        use std::os::fd::AsRawFd as _;
+
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("agent.sock");
+        let listener = listen(&path).await.expect("a new socket");
+        let reserve = Arc::new(Reserve::new(1));
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(UnixStream::connect(&path).await.expect("it listens"));
+        }
+        let lowest = fs::File::open("/dev/null").expect("one is left").as_raw_fd();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+
+        setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard).expect("lowered");
+        let mut accepted = 0;
+        for _ in 0..3 {
+            let connection = tokio::time::timeout(Duration::from_secs(5), accept(&listener, &reserve)).await;
+            accepted += usize::from(connection.is_ok());
+            drop(connection);
+            assert!(fs::File::open("/dev/null").is_err(), "somebody else may take it");
+        }
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("raised");
+
+        assert_eq!(accepted, 3);
     }
 }

@@ -2,7 +2,7 @@
 //! reports when none is left.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -30,7 +30,7 @@ pub fn raise_limit() -> io::Result<()> {
 /// The file descriptors of this process: whether any are left, and a few in reserve.
 #[derive(Debug)]
 pub struct Descriptors {
-    reserve: Reserve,
+    reserve: Arc<Reserve>,
     used_up_since: Mutex<Option<u64>>,
 }
 
@@ -38,16 +38,16 @@ impl Descriptors {
     /// Creates a reserve. Do this early: if the limit is lowered later, the higher numbers go
     /// first.
     pub fn new() -> Self {
-        Self { reserve: Reserve::new(RESERVED), used_up_since: Mutex::default() }
+        Self { reserve: Arc::new(Reserve::new(RESERVED)), used_up_since: Mutex::default() }
     }
 
     /// Creates no reserve and only reports exhaustion.
     pub fn watched() -> Self {
-        Self { reserve: Reserve::default(), used_up_since: Mutex::default() }
+        Self { reserve: Arc::default(), used_up_since: Mutex::default() }
     }
 
     /// Returns the descriptors in reserve, for whoever asks what is wrong.
-    pub fn reserve(&self) -> &Reserve {
+    pub fn reserve(&self) -> &Arc<Reserve> {
         &self.reserve
     }
 

@@ -64,6 +64,15 @@ impl Reserve {
         self.held().pop().is_some()
     }
 
+    /// Takes a descriptor into the reserve that would be closed otherwise, if there is room: no thread can take its number in
+    /// between.
+    pub fn keep(&self, descriptor: OwnedFd) {
+        let mut held = self.held();
+        if held.len() < self.size {
+            held.push(descriptor);
+        }
+    }
+
     /// Refills the reserve as far as possible.
     pub fn replenish(&self) {
         let mut held = self.held();
@@ -157,6 +166,21 @@ mod tests {
         assert!(second.is_err_and(|error| are_exhausted(&error)));
         whole.expect("all are back");
         assert!(reserve.split_off(1).is_ok(), "with others left, an empty one is no hindrance");
+    }
+
+    #[test]
+    fn what_would_be_closed_is_kept_as_far_as_there_is_room() {
+        let reserve = Reserve::new(1);
+        let (first, second) = (spare().expect("one"), spare().expect("another"));
+        assert!(reserve.release());
+
+        let released = without_descriptors(|| {
+            reserve.keep(first);
+            reserve.keep(second);
+            [reserve.release(), reserve.release()]
+        });
+
+        assert_eq!(released, [true, false]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use overlay_proto::catch_panic::CatchPanicLayer;
 use overlay_proto::v1::agent_server::AgentServer;
 use overlay_proto::{Code, Refusal};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
@@ -24,7 +24,7 @@ use super::service::LocalApi;
 use crate::call_gate::CallGate;
 use crate::hand_over::{DescriptorStore, Descriptors as KeptDescriptors, Kept};
 use crate::node_handle::NodeHandle;
-use crate::unix_socket::{SocketError, accept, listen};
+use crate::unix_socket::{Accepted, SocketError, accept, listen};
 
 /// Connections at once; each may cost a few hundred KiB. One more is closed at once.
 const MAX_CONNECTIONS: usize = 256;
@@ -111,7 +111,7 @@ pub(super) struct Caller {
 
 /// A connection with its place among all.
 struct Admitted {
-    stream: UnixStream,
+    stream: Accepted,
     _place: OwnedSemaphorePermit,
     _connected: Option<OwnedSemaphorePermit>,
 }
@@ -120,7 +120,7 @@ impl Connected for Admitted {
     type ConnectInfo = Caller;
 
     fn connect_info(&self) -> Caller {
-        Caller { uid: self.stream.peer_cred().ok().map(|credentials| credentials.uid()) }
+        Caller { uid: self.stream.peer_uid() }
     }
 }
 
@@ -147,6 +147,8 @@ impl AsyncWrite for Admitted {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use tokio::net::UnixStream;
 
     use super::*;
 

@@ -15,13 +15,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use overlay_daemon::reserve::Reserve;
 use overlay_proto::{Code, Refusal};
 use serde_json::{Value, json};
-use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::socket::PluginSocket;
 use super::{AddressRequest, Answer, Answers, Driver, EndpointRequest, JoinRequest, NetworkRequest, PoolRequest, wire};
 use crate::docker::DRIVER;
+use crate::unix_socket::Accepted;
 
 /// Bytes of a request or an answer at the most: the largest names some hundred published ports.
 pub(crate) const MAX_BODY: usize = 1 << 20;
@@ -45,21 +45,19 @@ pub async fn serve<A: Answers>(socket: PluginSocket, answers: Arc<A>, reserve: A
     let own = nix::unistd::geteuid().as_raw();
     loop {
         let stream = socket.accept(&reserve).await;
-        let caller = stream.peer_cred().ok().map(|credentials| credentials.uid());
-        if caller.is_none_or(|uid| uid != 0 && uid != own) {
+        if stream.peer_uid().is_none_or(|uid| uid != 0 && uid != own) {
             continue;
         }
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let (answers, reserve) = (Arc::clone(&answers), Arc::clone(&reserve));
+        let answers = Arc::clone(&answers);
         tokio::spawn(async move {
             converse(stream, answers).await;
-            reserve.replenish();
             drop(place);
         });
     }
 }
 
-async fn converse<A: Answers>(stream: UnixStream, answers: Arc<A>) {
+async fn converse<A: Answers>(stream: Accepted, answers: Arc<A>) {
     let service = service_fn(move |request| {
         let answers = Arc::clone(&answers);
         async move { Ok::<_, Infallible>(written(handle(request, &*answers).await)) }

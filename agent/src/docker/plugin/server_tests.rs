@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ipnet::IpNet;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 
 use super::*;
 use crate::docker::plugin::{ContainerIfname, Joined, NewInterface, PoolGranted};

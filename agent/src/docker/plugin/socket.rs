@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use listenfd::ListenFd;
 use overlay_daemon::reserve::Reserve;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 
 use crate::call_gate::CallGate;
 use crate::hand_over::{DescriptorStore, Descriptors, Kept};
-use crate::unix_socket::{self, SocketError};
+use crate::unix_socket::{self, Accepted, SocketError};
 
 /// The name under which the agent's socket is kept while it is handed over.
 const KEPT: &str = "docker-plugin";
@@ -89,7 +89,7 @@ impl PluginSocket {
     }
 
     /// Waits for a connection; out of the reserve where descriptors are used up: the engine is to be told so.
-    pub(super) async fn accept(&self, reserve: &Reserve) -> UnixStream {
+    pub(super) async fn accept(&self, reserve: &Arc<Reserve>) -> Accepted {
         let accept = || unix_socket::accept(&self.listener, reserve);
         match &self.kept {
             Some((gate, _)) => gate.accept(accept).await,
