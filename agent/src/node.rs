@@ -1,104 +1,37 @@
-//! The node: the phases of this process, from a host that has joined nothing to one that was expelled, and the tasks of each.
-//!
-//! ```text
-//!  Unjoined ──join──► Joining ──► Joined ──leave──► Unjoined
-//!                        │          │ control removed us
-//!                     refused       ▼
-//!                        └► back  Expelled ──leave or join──► Unjoined / Joining
-//! ```
+//! The node: the agent from its beginning to its end, or to where another process takes its place.
 
 mod begin;
 mod hand_over;
+mod phases;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_daemon::log::Log;
-use overlay_proto::v1::control_client::ControlClient;
-use overlay_proto::{Code, JoinLine, Refusal, identity, v1};
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
+use tokio::time::{Instant, sleep_until};
 
 use crate::config::Config;
-use crate::data_path::{DataPath, LaneEvents};
+use crate::data_path::DataPath;
 use crate::descriptor_reserves::DescriptorReserves;
-use crate::docker;
-use crate::endpoint::{gc, sandbox};
-use crate::hand_over::{HandedNode, NoPredecessor, Predecessor, Program};
-use crate::joined_node::JoinedNode;
-use crate::lock::{LockError, StateLock};
-use crate::membership::admission::Admission;
-use crate::membership::control_link::ProcessContext;
-use crate::membership::join::{self, JoinOptions};
-use crate::membership::{announce, prefix_clash, renewal, view_cache, watch as following};
-use crate::node_handle::{NodeHandle, Phase, Request};
-use crate::path::{Lanes, LanesError, consecutive_ports};
+use crate::endpoint::sandbox;
+use crate::hand_over::{Predecessor, Program};
+use crate::node_handle::Request;
 use crate::problem::explain;
-use crate::problem_key::ProblemKey;
 use crate::readiness;
-use crate::reconcile;
 use crate::signals::Signals;
-use crate::state::{Identity, Joining, StateError, StateStore, StoredState, in_store};
-use crate::unix_socket::SocketError;
+
+use self::phases::Node;
+pub use self::phases::NodeError;
 
 /// How often the time of handshakes is stored. A clock that is set back while the agent is down may cost this much.
 const CLOCK_KEPT: Duration = Duration::from_secs(10);
-/// The pause before a task that ended unexpectedly is restarted.
-const BEGIN_AGAIN: Duration = Duration::from_secs(1);
+
 /// How soon a failed write is tried again.
 const KEEP_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long this process waits, once another has its place, for those who are connected to read their answers.
 const HANG_UP: Duration = Duration::from_secs(1);
-
-/// Why the agent cannot start or continue.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    /// Another agent uses the state directory.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// The state cannot be used.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The lanes cannot start.
-    #[error(transparent)]
-    Lanes(#[from] LanesError),
-    /// The local socket cannot be opened.
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    /// The kernel gives no random bytes.
-    #[error("no random bytes: {0}")]
-    Random(getrandom::Error),
-    /// Signals cannot be received.
-    #[error("cannot listen for signals")]
-    Signals(#[source] std::io::Error),
-    /// A task panicked.
-    #[error("a task of the agent broke")]
-    Task(#[source] JoinError),
-    /// The running agent's place cannot be taken.
-    #[error(transparent)]
-    NoPredecessor(#[from] NoPredecessor),
-    /// The local socket is no longer served.
-    #[error("the local socket is served no longer")]
-    NotServed,
-}
-
-/// Does what does not end by itself until `stop`; what did is begun again after `pause`, and heard of.
-async fn keep_going<F: Future<Output = ()>>(
-    name: &'static str,
-    stop: &CancellationToken,
-    pause: Duration,
-    work: impl Fn() -> F,
-) {
-    while stop.run_until_cancelled(work()).await.is_some() {
-        tracing::error!(task = name, "A task ended by itself, beginning it again");
-        sleep(pause).await;
-    }
-    tracing::debug!(task = name, "Task ended");
-}
 
 /// How the agent ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,29 +40,6 @@ pub enum Ending {
     Stopped,
     /// Another process has taken its place, and has what this one had: nothing may be given back or removed.
     HandedOver,
-}
-
-struct Node {
-    handle: Arc<NodeHandle>,
-    reserves: Arc<DescriptorReserves>,
-    program: Program,
-    lock: StateLock,
-    store: StateStore,
-    /// Random: tells this process from every other that shows the same certificate.
-    instance: Arc<str>,
-    data_path: Option<DataPath>,
-    kept_time: u64,
-    /// Why control has thrown us out, while the disk does not have it.
-    unkept_expulsion: Option<String>,
-    joining: Option<Joining>,
-    /// The tasks of the joined node; each says why it ended if that means expulsion.
-    tasks: JoinSet<Option<String>>,
-    /// The tasks of the process.
-    services: JoinSet<()>,
-    /// What the session before knew, for the next one.
-    handed: Option<HandedNode>,
-    /// Whether another process has taken this one's place.
-    is_handed_over: bool,
 }
 
 /// Runs the agent until it is told to stop. What stands in the kernel then stays.
@@ -236,262 +146,6 @@ impl Node {
             }
         }
     }
-
-    /// Goes on as the node that was joined before: packets first, control later.
-    fn resume(&mut self, identity: Identity, loaded: StoredState) -> Result<(), NodeError> {
-        let data_path = self.data_path()?;
-        let expelled = loaded.expelled.clone();
-        let joined = self.joined(identity, loaded, &data_path);
-        match expelled {
-            Some(reason) => {
-                self.handle.set_phase(Phase::Expelled(joined, reason));
-            }
-            None => self.start(joined),
-        }
-
-        Ok(())
-    }
-
-    async fn join(&mut self, line: &JoinLine, options: JoinOptions) -> Result<v1::AgentJoinResponse, Refusal> {
-        match self.handle.phase() {
-            Phase::Joined(joined) => {
-                let who = joined.identity();
-                if identity::key_pin(&who.ca).is_ok_and(|pin| pin == line.pin) {
-                    return Ok(joined_as(&who));
-                }
-                let text = format!("this host is already node {} of cluster {}", who.name, who.cluster);
-                return Err(Refusal::new(Code::WrongState, format!("{text}; use `overlayctl leave` first")));
-            }
-            Phase::Expelled(..) => drop(self.leave(true).await?),
-            Phase::Unjoined | Phase::Joining => {}
-        }
-        // What cannot run should not join.
-        let data_path = self.data_path().map_err(|error| Refusal::new(Code::WrongState, error))?;
-        self.handle.set_phase(Phase::Joining);
-        match join::join(line, options, self.joining.clone(), &self.store).await {
-            Ok(identity) => {
-                self.joining = None;
-                tracing::info!(cluster = %identity.cluster, node = %identity.node, name = %identity.name, "Joined");
-                let joined = self.joined(identity, StoredState::default(), &data_path);
-                let who = joined.identity();
-                self.start(joined);
-                Ok(joined_as(&who))
-            }
-            Err(refusal) => {
-                self.handle.set_phase(Phase::Unjoined);
-                Err(refusal)
-            }
-        }
-    }
-
-    async fn leave(&mut self, force: bool) -> Result<v1::AgentLeaveResponse, Refusal> {
-        let (joined, expelled) = match self.handle.phase() {
-            Phase::Joined(joined) => (joined, false),
-            Phase::Expelled(joined, _) => (joined, true),
-            Phase::Unjoined | Phase::Joining => {
-                return Err(Refusal::new(Code::WrongState, "this host has joined nothing"));
-            }
-        };
-        let told_control = expelled || self.or_thrown_out(tell_control(&joined, force)).await?;
-        self.stop_session().await;
-        if let Some(socket) = self.handle.config.docker()
-            && let Err(error) = docker::sync::withdraw(&joined.docker, &socket).await
-        {
-            tracing::warn!(error = %explain(&error), "Docker keeps what it had of our networks");
-        }
-        joined.lanes.publish(empty_tables(&joined.lanes));
-        for network in joined.endpoints.reports.borrow().keys() {
-            // A lane that takes no commands has ended the process already.
-            let _ = joined.lanes.remove_network(*network);
-        }
-        self.handle.problems.clear_all();
-        reconcile::clean::all_but(&joined.endpoints.run_dir, &[], &self.handle.problems).await;
-        reconcile::clean::folders(&joined.endpoints.run_dir);
-        in_store(&self.store, StateStore::wipe).await?;
-        self.unkept_expulsion = None;
-        self.handle.set_phase(Phase::Unjoined);
-        tracing::info!("Left; nothing of this node stays on the host");
-
-        Ok(v1::AgentLeaveResponse { told_control })
-    }
-
-    /// Waits for control to be told that this node leaves. Where the answer is lost, that control throws us out says as much.
-    async fn or_thrown_out(&mut self, told: impl Future<Output = Result<bool, Refusal>>) -> Result<bool, Refusal> {
-        let thrown_out = async {
-            while let Some(ended) = self.tasks.join_next().await {
-                if matches!(ended, Ok(Some(_))) {
-                    return;
-                }
-            }
-            std::future::pending().await
-        };
-
-        tokio::select! {
-            told = told => told,
-            () = thrown_out => Ok(true),
-        }
-    }
-
-    /// Fails closed: whatever control's reason, no packet of this node passes any longer.
-    async fn expel(&mut self, reason: String) {
-        let Phase::Joined(joined) = self.handle.phase() else { return };
-        tracing::error!(%reason, "Control removed this node, tunnels are shut");
-        joined.lanes.publish(empty_tables(&joined.lanes));
-        let kept = reason.clone();
-        if in_store(&self.store, move |store| store.put_expelled(&kept)).await.is_err() {
-            self.unkept_expulsion = Some(reason.clone());
-        }
-        self.stop_session().await;
-        joined.lanes.publish(empty_tables(&joined.lanes));
-        self.handle.problems.raise(
-            ProblemKey::Node,
-            "expelled",
-            format!("{reason}; all tunnels of this node are shut"),
-        );
-        self.handle.set_phase(Phase::Expelled(joined, reason));
-    }
-
-    fn joined(&mut self, identity: Identity, loaded: StoredState, data_path: &DataPath) -> Arc<JoinedNode> {
-        let run_dir = self.handle.config.run_dir.clone();
-        let (store, problems) = (self.store.clone(), Arc::clone(&self.handle.problems));
-        let process = ProcessContext {
-            instance: Arc::clone(&self.instance),
-            descriptors: self.handle.descriptors.clone(),
-            tunnels: data_path.tunnels.clone(),
-        };
-        let lanes = Arc::clone(&data_path.lanes);
-        let joined = Arc::new(JoinedNode::new(identity, loaded, store, problems, lanes, run_dir, process));
-        if let Some(handed) = self.handed.take() {
-            hand_over::go_on(&joined, handed);
-        }
-
-        joined
-    }
-
-    fn start(&mut self, joined: Arc<JoinedNode>) {
-        let context = Arc::new(joined.reconcile_context());
-        self.tasks.spawn(async move {
-            reconcile::run(context).await;
-            None
-        });
-        let (follower, stop) = (joined.follower(), joined.stop.clone());
-        self.tasks.spawn(async move { stop.run_until_cancelled(following::run(&follower)).await });
-        self.keep_task(&joined, "view-cache", |joined| async move {
-            view_cache::run(joined.membership.subscribe(), joined.store()).await;
-        });
-        self.keep_task(&joined, "prefix clash", |joined| async move {
-            prefix_clash::run(joined.membership.subscribe(), &joined.host, &joined.endpoints.problems).await;
-        });
-        let announcer = Arc::new(joined.announcer());
-        self.keep_task(&joined, "announce", move |_| {
-            let announcer = Arc::clone(&announcer);
-            async move { announce::run(&announcer).await }
-        });
-        self.keep_task(&joined, "publish", |joined| async move { joined.endpoints.publisher.run().await });
-        self.keep_task(&joined, "network-membership", |joined| async move { joined.endpoints.memberships.run().await });
-        self.keep_task(&joined, "renewal", |joined| async move { renewal::run(joined.renewal()).await });
-        self.keep_task(&joined, "gc", |joined| async move { gc::run(&joined.endpoints).await });
-        if let Some(socket) = self.handle.config.docker() {
-            let work = Arc::new((joined.docker_work(), Arc::clone(&self.reserves), socket));
-            self.keep_task(&joined, "docker", move |_| {
-                let work = Arc::clone(&work);
-                async move { docker::task::follow(&work.0, &work.1.interceptors, &work.2).await }
-            });
-        } else {
-            joined.endpoints.journal.set_whole();
-        }
-        self.handle.set_phase(Phase::Joined(joined));
-    }
-
-    /// Does something for as long as the node is joined.
-    fn keep_task<F: Future<Output = ()> + Send + 'static>(
-        &mut self,
-        joined: &Arc<JoinedNode>,
-        name: &'static str,
-        work: impl Fn(Arc<JoinedNode>) -> F + Send + Sync + 'static,
-    ) {
-        let joined = Arc::clone(joined);
-        self.tasks.spawn(async move {
-            keep_going(name, &joined.stop, BEGIN_AGAIN, || work(Arc::clone(&joined))).await;
-            None
-        });
-    }
-
-    async fn stop_session(&mut self) {
-        if let Phase::Joined(joined) = self.handle.phase() {
-            joined.stop.cancel();
-        }
-        while self.tasks.join_next().await.is_some() {}
-    }
-
-    /// Returns the packet engine; the first who asks starts it.
-    fn data_path(&mut self) -> Result<DataPath, LanesError> {
-        if let Some(data_path) = &self.data_path {
-            return Ok(data_path.clone());
-        }
-        let config = &self.handle.config;
-        let ports = consecutive_ports(config.port.get(), config.lanes().into());
-        let (data_path, events) = DataPath::start(ports, self.kept_time)?;
-
-        Ok(self.set_data_path(data_path, events))
-    }
-
-    fn set_data_path(&mut self, data_path: DataPath, events: LaneEvents) -> DataPath {
-        self.services.spawn(events.tell());
-        self.data_path = Some(data_path.clone());
-
-        data_path
-    }
-
-    /// Keeps what the disk does not have yet. What cannot be kept is a problem until it is.
-    async fn keep(&mut self) {
-        if let Some(reason) = self.unkept_expulsion.clone() {
-            let kept = in_store(&self.store, move |store| store.put_expelled(&reason)).await;
-            if kept.is_ok() {
-                self.unkept_expulsion = None;
-            }
-        }
-        match &self.data_path {
-            Some(data_path) => {
-                let seconds = data_path.unix_time();
-                if in_store(&self.store, move |store| store.put_unix_time(seconds)).await.is_ok() {
-                    self.kept_time = seconds;
-                }
-            }
-            None if self.store.condition().is_some() => drop(in_store(&self.store, StateStore::probe).await),
-            None => {}
-        }
-    }
-}
-
-fn joined_as(who: &Identity) -> v1::AgentJoinResponse {
-    v1::AgentJoinResponse {
-        cluster: who.cluster.to_string(),
-        node: who.node.to_string(),
-        node_name: who.name.to_string(),
-        role: v1::Role::from(who.role).into(),
-    }
-}
-
-async fn tell_control(joined: &JoinedNode, force: bool) -> Result<bool, Refusal> {
-    // The node that control knows is the other host, which was there first: it must not be taken out.
-    if joined.admission.current() == Admission::TurnedAway {
-        return Ok(false);
-    }
-    let leave = |mut client: ControlClient<Channel>| async move { client.leave(v1::LeaveRequest {}).await };
-    match joined.control.connection.ask_again(leave).await {
-        Ok(_) => Ok(true),
-        // It has forgotten us already.
-        Err(refusal) if refusal.code == Code::NotAllowed => Ok(true),
-        Err(_) if force => Ok(false),
-        Err(refusal) => {
-            Err(Refusal::new(refusal.code, format!("{refusal}; or use --force, and remove the node at control later")))
-        }
-    }
-}
-
-fn empty_tables(lanes: &Lanes) -> Vec<Arc<overlay_dataplane::Tables>> {
-    (0..lanes.count()).map(|_| Arc::default()).collect()
 }
 
 #[cfg(test)]

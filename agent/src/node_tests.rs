@@ -1,6 +1,5 @@
 //! The node without its tasks.
 
-use std::cell::Cell;
 use std::path::Path;
 
 use clap::Parser as _;
@@ -43,23 +42,4 @@ async fn who_was_thrown_out_has_left_though_control_does_not_answer() {
     let told = node.or_thrown_out(std::future::pending()).await;
 
     assert_eq!(told, Ok(true));
-}
-
-#[tokio::test]
-async fn a_task_that_ends_by_itself_is_begun_again_until_it_is_stopped() {
-    let (stop, begun) = (CancellationToken::new(), Cell::new(0));
-    let work = || {
-        begun.set(begun.get() + 1);
-        let (stop, is_last) = (stop.clone(), begun.get() == 3);
-        async move {
-            if is_last {
-                stop.cancel();
-                std::future::pending().await
-            }
-        }
-    };
-
-    keep_going("test", &stop, Duration::ZERO, work).await;
-
-    assert_eq!(begun.get(), 3);
 }

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::DRIVER;
-use super::client::{Container, DockerClient, EngineError, ListedContainer};
+use super::client::{DockerClient, EngineError};
+use super::engine::{Container, ListedContainer};
 use super::plugin_store::PluginStore;
 use super::{lifetime, naming, plugin_proxy, ready, recovery};
 use crate::endpoint::lifecycle::Endpoints;

@@ -14,7 +14,7 @@ use super::plugin::{
     AddressRequest, ContainerIfname, Driver, EndpointRequest, JoinRequest, Joined, NetworkRequest, NewInterface,
     PoolGranted, PoolRequest, Route, answer, endpoint_id,
 };
-use super::{client, naming};
+use super::{engine, naming};
 
 /// The calls that say something.
 const CALLS: [&str; 14] = [
@@ -117,7 +117,7 @@ pub fn plugin_calls(bytes: &[u8]) {
 /// When it would be published so that control refuses it.
 pub fn engine_answers(bytes: &[u8]) {
     let Some((&kind, answer)) = bytes.split_first() else { return };
-    for container in client::fuzzing::answers(kind, answer) {
+    for container in engine::fuzzing::answers(kind, answer) {
         for attachment in container.attachments.values() {
             let named = naming::named(&endpoint(), &container, attachment);
             assert_eq!(Endpoint::try_from(v1::Endpoint::from(named.clone())), Ok(named));

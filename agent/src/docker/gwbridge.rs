@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use overlay_core::network::first_host;
 use overlay_core::pool::GWBRIDGE;
 
-use super::client::{DockerClient, EngineError, EngineNetwork, NewNetwork, NewPrefix};
+use super::client::{DockerClient, EngineError};
+use super::engine::{EngineNetwork, NewNetwork, NewPrefix};
 
 const NAME: &str = "docker_gwbridge";
 /// Says that we made it.

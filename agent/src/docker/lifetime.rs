@@ -15,7 +15,8 @@ use std::time::Duration;
 use overlay_core::{EndpointId, NetworkId};
 use tokio::time::timeout;
 
-use super::client::{DockerClient, EngineError, ListedContainer};
+use super::client::{DockerClient, EngineError};
+use super::engine::ListedContainer;
 use super::plugin_store::{PluginState, PluginStore};
 use crate::endpoint::lifecycle::Endpoints;
 use crate::endpoint::sandbox;

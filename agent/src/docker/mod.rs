@@ -20,6 +20,7 @@ pub(crate) mod detachable;
 mod dns_interceptors;
 mod door_watch;
 mod driver;
+mod engine;
 mod fitting;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use overlay_core::{Alias, Endpoint, Name};
 use overlay_proto::convert::MAX_ALIASES;
 
-use super::client::{Attachment, Container};
+use super::engine::{Attachment, Container};
 use super::fitting::{MAX_ROW_LABELS, fitting};
 
 /// Hexadecimal digits of the short form of an id, which is also a container's host name.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_core::{NetworkId, NodeId, View};
 
-use super::client::EngineNetwork;
+use super::engine::EngineNetwork;
 use super::plugin_store::PluginState;
 use super::publish;
 use crate::state::{DockerNetwork, IpamMode};

@@ -8,7 +8,7 @@ use overlay_core::NetworkId;
 use overlay_proto::Refusal;
 use tokio::sync::{Notify, watch};
 
-use super::client::EngineKind;
+use super::engine::EngineKind;
 use crate::membership::network_membership::HeldAddresses;
 use crate::state::in_store;
 use crate::state::{DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, StateStore};

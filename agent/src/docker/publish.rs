@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use overlay_core::{MAX_NAME, Name, Network, NetworkId, NodeId, View};
 use overlay_proto::v1;
 
-use super::client::{EngineNetwork, NewNetwork, NewPrefix};
+use super::engine::{EngineNetwork, NewNetwork, NewPrefix};
 use super::fitting::{MAX_ROW_LABELS, fitting};
 use super::{DRIVER, NETWORK_OPTION};
 use crate::state::{DockerNetwork, IpamMode};

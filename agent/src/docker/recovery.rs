@@ -13,8 +13,9 @@ use overlay_core::{EndpointId, Network, NetworkId};
 use overlay_proto::{Code, Refusal};
 use tokio::time::timeout;
 
-use super::client::{Container, DockerClient, EngineError, ListedContainer};
+use super::client::{DockerClient, EngineError};
 use super::driver::{find, reservation, sandbox_of};
+use super::engine::{Container, ListedContainer};
 use super::ipam;
 use super::naming::ContainerNames;
 use super::plugin_store::{PluginState, PluginStore};

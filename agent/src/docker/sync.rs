@@ -10,7 +10,8 @@ use overlay_proto::convert::{MAX_DIFFERENCES, difference};
 use overlay_proto::{Code, Refusal, v1};
 use tokio::sync::watch;
 
-use super::client::{DockerClient, EngineError, EngineNetwork};
+use super::client::{DockerClient, EngineError};
+use super::engine::EngineNetwork;
 use super::network_plan::{Action, Facts, Plan};
 use super::plugin_store::{PluginState, PluginStore};
 use super::{gwbridge, prefixes, publish};

@@ -12,8 +12,9 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::client::{DockerClient, EngineError, EngineEvent};
+use super::client::{DockerClient, EngineError};
 use super::container_watcher::{self, ContainerWatcher};
+use super::engine::EngineEvent;
 use super::interceptor_reserves::InterceptorReserves;
 use super::plugin_store::PluginStore;
 use super::sync::Sync;

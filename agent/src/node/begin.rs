@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::hand_over::LOCK;
-use super::{Node, NodeError};
+use super::phases::{Node, NodeError};
 use crate::call_gate::CallGate;
 use crate::config::Config;
 use crate::descriptor_reserves::DescriptorReserves;

@@ -9,7 +9,8 @@ use overlay_core::NetworkId;
 use overlay_proto::{Code, Refusal, v1};
 use tokio::time::timeout;
 
-use super::{DataPath, Node, NodeError, empty_tables};
+use super::phases::{Node, NodeError, empty_tables};
+use crate::data_path::DataPath;
 use crate::hand_over::{Descriptors, HandedNode, Kept, NoPredecessor, NoSuccessor, Predecessor, Successor};
 use crate::joined_node::JoinedNode;
 use crate::membership::admission::Admission;
@@ -26,18 +27,6 @@ const LANE: &str = "lane/";
 const CALLS: Duration = Duration::from_secs(10);
 /// How long the networks may take to come up in the new process.
 const NETWORKS: Duration = Duration::from_secs(45);
-
-/// Has a session go on where the one before was.
-pub(super) fn go_on(joined: &JoinedNode, handed: HandedNode) {
-    joined.admission.set(handed.admission);
-    if handed.underlay_mtu > 0 {
-        joined.host.note_underlay_mtu(handed.underlay_mtu);
-    }
-    if joined.host.note_own(handed.own) {
-        // A lane that takes no commands has ended the process already.
-        let _ = joined.lanes.know_own(&joined.host.own().borrow());
-    }
-}
 
 /// The running agent.
 impl Node {
