@@ -8,7 +8,7 @@ use overlay_agent::config::{Arguments, Config, DEFAULT_FILE, Other};
 use overlay_agent::descriptor_reserves::DescriptorReserves;
 use overlay_agent::docker::plugin_proxy;
 use overlay_agent::kernel::heap;
-use overlay_agent::node::Ending;
+use overlay_agent::node::NodeEnd;
 use overlay_agent::{Program, node, state};
 use overlay_core::message;
 use overlay_daemon::descriptors;
@@ -85,7 +85,7 @@ fn run(config: Config, log: Log, reserves: DescriptorReserves) -> anyhow::Result
     let program = Program { binary, arguments: std::env::args_os().collect() };
     let is_taking_over = config.take_over;
     match runtime.block_on(node::run(program, config, log.clone(), reserves)) {
-        Ok(Ending::Stopped) => Ok(()),
+        Ok(NodeEnd::Stopped) => Ok(()),
         Err(error) if is_taking_over => {
             tracing::error!("{:#}", anyhow::Error::from(error));
             log.flush();
@@ -93,7 +93,7 @@ fn run(config: Config, log: Log, reserves: DescriptorReserves) -> anyhow::Result
             std::process::exit(1);
         }
         Err(error) => Err(error.into()),
-        Ok(Ending::HandedOver) => {
+        Ok(NodeEnd::HandedOver) => {
             log.flush();
             // What this process would give back or remove is another's.
             std::process::exit(0);

@@ -35,7 +35,7 @@ const HANG_UP: Duration = Duration::from_secs(1);
 
 /// How the agent ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum NodeEnd {
     /// It was told to.
     Stopped,
     /// Another process has taken its place, and has what this one had: nothing may be given back or removed.
@@ -52,7 +52,7 @@ pub async fn run(
     config: Config,
     log: Log,
     reserves: DescriptorReserves,
-) -> Result<Ending, NodeError> {
+) -> Result<NodeEnd, NodeError> {
     sandbox::look_at_boot();
     let mut signals = Signals::new().map_err(NodeError::Signals)?;
     let predecessor = if config.take_over { Some(Predecessor::greet(&config).await?) } else { None };
@@ -82,7 +82,7 @@ pub async fn run(
     ready.abort();
     if node.is_handed_over {
         tracing::info!("Agent ends, another one has taken its place");
-        return Ok(Ending::HandedOver);
+        return Ok(NodeEnd::HandedOver);
     }
     readiness::ending();
     node.stop_session().await;
@@ -95,7 +95,7 @@ pub async fn run(
     let _ = std::fs::remove_dir(&node.handle.config.run_dir);
     tracing::info!("Agent stopped, what it made in the kernel stays");
 
-    outcome.map(|()| Ending::Stopped)
+    outcome.map(|()| NodeEnd::Stopped)
 }
 
 impl Node {

@@ -18,7 +18,7 @@ use super::forward::{Forwarder, SandboxResolver};
 use super::names::Names;
 use super::served_sockets::ServedSockets;
 use super::server::{DnsService, DnsSockets};
-use crate::hand_over::{Descriptors, Share};
+use crate::hand_over::{Share, SharedDescriptors};
 use crate::kernel::Netns;
 use crate::kernel::nft::{PASS_MARK, Redirect};
 
@@ -45,7 +45,7 @@ pub(crate) struct InterceptorSockets {
 }
 
 impl Share for InterceptorSockets {
-    fn share(&self) -> io::Result<Descriptors> {
+    fn share(&self) -> io::Result<SharedDescriptors> {
         let mut shared = self.served.share()?;
         shared.list.push(self.redirect.share()?);
 
@@ -66,7 +66,7 @@ impl DnsInterceptor {
     /// When the namespace cannot be entered, or the kernel refuses sockets or rule.
     pub(crate) async fn open(
         netns: &Netns,
-        earlier: Option<Descriptors>,
+        earlier: Option<SharedDescriptors>,
         scope: BTreeSet<NetworkId>,
         names: watch::Receiver<Arc<Names>>,
         reserve: Arc<Reserve>,
@@ -108,7 +108,7 @@ fn install(reserve: &Reserve) -> io::Result<(DnsSockets, Redirect)> {
 }
 
 /// Goes on with sockets and rule of an earlier session.
-fn adopt(mut earlier: Descriptors) -> Option<(DnsSockets, Redirect)> {
+fn adopt(mut earlier: SharedDescriptors) -> Option<(DnsSockets, Redirect)> {
     let owner = earlier.list.pop()?;
 
     Some((DnsSockets::adopt(earlier, &[IpAddr::V4(RESOLVER)].into())?, Redirect::adopt(owner)))

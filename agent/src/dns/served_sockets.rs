@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::net::{TcpListener, UdpSocket};
 
-use crate::hand_over::{Descriptors, Share};
+use crate::hand_over::{Share, SharedDescriptors};
 
 /// The sockets of one server, which its tasks have as well.
 #[derive(Debug, Default)]
@@ -21,14 +21,14 @@ impl ServedSockets {
 }
 
 impl Share for ServedSockets {
-    fn share(&self) -> io::Result<Descriptors> {
+    fn share(&self) -> io::Result<SharedDescriptors> {
         let mut list = Vec::with_capacity(2 * self.0.len());
         for (_, udp, tcp) in &self.0 {
             list.push(udp.as_fd().try_clone_to_owned()?);
             list.push(tcp.as_fd().try_clone_to_owned()?);
         }
 
-        Ok(Descriptors { list, note: note(self.0.iter().map(|(ip, ..)| *ip)) })
+        Ok(SharedDescriptors { list, note: note(self.0.iter().map(|(ip, ..)| *ip)) })
     }
 }
 

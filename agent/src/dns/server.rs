@@ -22,7 +22,7 @@ use super::limits::{InFlight, Permit};
 use super::names::{Asker, Names};
 use super::resolvers::Resolvers;
 use super::served_sockets::{ServedSockets, note};
-use crate::hand_over::Descriptors;
+use crate::hand_over::SharedDescriptors;
 
 const DNS_PORT: u16 = 53;
 /// Connections waiting to be accepted.
@@ -82,7 +82,7 @@ impl DnsSockets {
     }
 
     /// Goes on with the sockets that [`ServedSockets`] share, if they are on these addresses.
-    pub(crate) fn adopt(earlier: Descriptors, addresses: &BTreeSet<IpAddr>) -> Option<Self> {
+    pub(crate) fn adopt(earlier: SharedDescriptors, addresses: &BTreeSet<IpAddr>) -> Option<Self> {
         if earlier.note != note(addresses.iter().copied()) || earlier.list.len() != 2 * addresses.len() {
             return None;
         }

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::interceptor_reserves::InterceptorReserves;
 use crate::dns::{DnsInterceptor, Names};
-use crate::hand_over::{DescriptorStore, Descriptors, Kept, Lingering, Share};
+use crate::hand_over::{DescriptorStore, Kept, Lingering, Share, SharedDescriptors};
 use crate::kernel::{KernelError, Netns};
 use crate::problem::{Problems, explain};
 use crate::problem_key::ProblemKey;
@@ -179,7 +179,7 @@ async fn open_with(
     let (name, place) = (format!("{KEPT}{}", path.display()), format!("{:?} ", netns.identity()));
     // The path may lead to another container by now.
     let earlier = store.take(&name).filter(|earlier| earlier.note.starts_with(&place));
-    let earlier = earlier.map(|earlier| Descriptors { note: earlier.note[place.len()..].to_owned(), ..earlier });
+    let earlier = earlier.map(|earlier| SharedDescriptors { note: earlier.note[place.len()..].to_owned(), ..earlier });
     let opened = DnsInterceptor::open(&netns, earlier, scope, names.subscribe(), Arc::clone(reserve)).await;
     let interceptor = opened.map_err(|error| Some(unserved(&explain(&error))))?;
     let kept = store.keep(&name, Arc::new(Placed { place, sockets: interceptor.sockets() }));
@@ -194,10 +194,10 @@ struct Placed {
 }
 
 impl Share for Placed {
-    fn share(&self) -> io::Result<Descriptors> {
+    fn share(&self) -> io::Result<SharedDescriptors> {
         let shared = self.sockets.share()?;
 
-        Ok(Descriptors { note: self.place.clone() + &shared.note, ..shared })
+        Ok(SharedDescriptors { note: self.place.clone() + &shared.note, ..shared })
     }
 }
 

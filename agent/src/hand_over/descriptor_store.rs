@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Descriptors, and what must be known of them.
 #[derive(Debug)]
-pub(crate) struct Descriptors {
+pub(crate) struct SharedDescriptors {
     /// The descriptors.
     pub(crate) list: Vec<OwnedFd>,
     /// What must be known of them; whoever keeps them says what that means.
@@ -27,10 +27,10 @@ pub(crate) trait Share: Send + Sync + 'static {
     /// # Errors
     ///
     /// When the process may have no more.
-    fn share(&self) -> io::Result<Descriptors>;
+    fn share(&self) -> io::Result<SharedDescriptors>;
 }
 
-impl Share for Descriptors {
+impl Share for SharedDescriptors {
     fn share(&self) -> io::Result<Self> {
         let list = self.list.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
 
@@ -69,14 +69,14 @@ impl DescriptorStore {
     }
 
     /// Takes what an earlier session had under this name.
-    pub(crate) fn take(&self, name: &str) -> Option<Descriptors> {
+    pub(crate) fn take(&self, name: &str) -> Option<SharedDescriptors> {
         let earlier = self.contents().earlier.remove(name)?;
 
         earlier.share().ok()
     }
 
     /// Receives what another process had under this name.
-    pub(crate) fn receive(&self, name: String, descriptors: Descriptors) {
+    pub(crate) fn receive(&self, name: String, descriptors: SharedDescriptors) {
         self.contents().earlier.insert(name, Arc::new(descriptors));
     }
 
@@ -105,7 +105,7 @@ impl DescriptorStore {
     /// # Errors
     ///
     /// When the process may have no more descriptors.
-    pub(crate) fn list(&self) -> io::Result<Vec<(String, Descriptors)>> {
+    pub(crate) fn list(&self) -> io::Result<Vec<(String, SharedDescriptors)>> {
         let contents = self.contents();
         let all = contents.earlier.iter().chain(&contents.kept);
 
@@ -190,8 +190,11 @@ mod tests {
 
     use super::*;
 
-    fn null(note: &str) -> Arc<Descriptors> {
-        Arc::new(Descriptors { list: vec![File::open("/dev/null").expect("there").into()], note: note.to_owned() })
+    fn null(note: &str) -> Arc<SharedDescriptors> {
+        Arc::new(SharedDescriptors {
+            list: vec![File::open("/dev/null").expect("there").into()],
+            note: note.to_owned(),
+        })
     }
 
     fn names(store: &DescriptorStore) -> Vec<String> {
@@ -241,7 +244,7 @@ mod tests {
     fn what_nobody_wants_is_forgotten() {
         let store = DescriptorStore::default();
         for name in ["tun/1", "tun/2", "dns/1"] {
-            store.receive(name.to_owned(), Descriptors { list: Vec::new(), note: String::new() });
+            store.receive(name.to_owned(), SharedDescriptors { list: Vec::new(), note: String::new() });
         }
 
         store.forget("tun/", |name| name == "tun/2");

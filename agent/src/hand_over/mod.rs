@@ -12,7 +12,7 @@ mod moments;
 mod predecessor;
 mod successor;
 
-pub(crate) use descriptor_store::{DescriptorStore, Descriptors, Kept, Lingering, Share};
+pub(crate) use descriptor_store::{DescriptorStore, Kept, Lingering, Share, SharedDescriptors};
 pub(crate) use handed_node::HandedNode;
 pub use predecessor::NoPredecessor;
 pub(crate) use predecessor::Predecessor;

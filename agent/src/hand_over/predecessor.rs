@@ -12,7 +12,7 @@ use overlay_proto::v1;
 use overlay_proto::v1::hand_over::Message;
 
 use super::channel::{Channel, ChannelError, name};
-use super::descriptor_store::{DescriptorStore, Descriptors};
+use super::descriptor_store::{DescriptorStore, SharedDescriptors};
 use super::encoding::decode;
 use super::moments::Moments;
 use super::{FORMAT, HandedNode};
@@ -123,7 +123,7 @@ impl Predecessor {
             for entry in more.kept {
                 let count = usize::try_from(entry.count).unwrap_or(usize::MAX).min(descriptors.len());
                 let list = descriptors.drain(..count).collect();
-                store.receive(entry.name, Descriptors { list, note: entry.note });
+                store.receive(entry.name, SharedDescriptors { list, note: entry.note });
             }
             if more.is_last {
                 return Ok(node);

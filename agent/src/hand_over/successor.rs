@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::channel::{Channel, ChannelError, name};
-use super::descriptor_store::Descriptors;
+use super::descriptor_store::SharedDescriptors;
 use super::encoding::encode;
 use super::moments::Moments;
 use super::{FORMAT, HandedNode, TAKE_OVER};
@@ -134,13 +134,13 @@ impl Successor {
     pub(crate) async fn prepare(
         &mut self,
         node: &HandedNode,
-        kept: &[(String, Descriptors)],
+        kept: &[(String, SharedDescriptors)],
     ) -> Result<(), NoSuccessor> {
         let stage = "bring up what this host has";
         self.say(stage, Message::Proceed(node.to_message()), &[]).await?;
         let mut batches = batches(kept).into_iter().peekable();
         while let Some(batch) = batches.next() {
-            let entry = |(name, descriptors): &(String, Descriptors)| v1::HandOverKept {
+            let entry = |(name, descriptors): &(String, SharedDescriptors)| v1::HandOverKept {
                 name: name.clone(),
                 count: u32::try_from(descriptors.list.len()).unwrap_or(u32::MAX),
                 note: descriptors.note.clone(),
@@ -237,7 +237,7 @@ impl Drop for Successor {
 }
 
 /// Splits what is kept so that each part goes into one message.
-fn batches(kept: &[(String, Descriptors)]) -> Vec<&[(String, Descriptors)]> {
+fn batches(kept: &[(String, SharedDescriptors)]) -> Vec<&[(String, SharedDescriptors)]> {
     let mut batches = Vec::new();
     let (mut begin, mut count) = (0, 0);
     for (index, (_, descriptors)) in kept.iter().enumerate() {

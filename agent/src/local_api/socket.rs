@@ -22,7 +22,7 @@ use tonic::{Request, Status};
 use super::gate_layer::GateLayer;
 use super::service::LocalApi;
 use crate::call_gate::CallGate;
-use crate::hand_over::{DescriptorStore, Descriptors as KeptDescriptors, Kept};
+use crate::hand_over::{DescriptorStore, Kept, SharedDescriptors};
 use crate::node_handle::NodeHandle;
 use crate::unix_socket::{Accepted, SocketError, accept, listen};
 
@@ -49,7 +49,7 @@ pub(crate) async fn open(path: &Path, store: &DescriptorStore) -> Result<LocalSe
         None => listen(path).await?,
     };
     let shared = listener.as_fd().try_clone_to_owned().map_err(unusable)?;
-    let kept = store.keep(KEPT, Arc::new(KeptDescriptors { list: vec![shared], note: String::new() }));
+    let kept = store.keep(KEPT, Arc::new(SharedDescriptors { list: vec![shared], note: String::new() }));
 
     Ok(LocalServer { listener, _kept: kept })
 }

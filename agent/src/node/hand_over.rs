@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::phases::{Node, NodeError, empty_tables};
 use crate::data_path::DataPath;
-use crate::hand_over::{Descriptors, HandedNode, Kept, NoPredecessor, NoSuccessor, Predecessor, Successor};
+use crate::hand_over::{HandedNode, Kept, NoPredecessor, NoSuccessor, Predecessor, SharedDescriptors, Successor};
 use crate::joined_node::JoinedNode;
 use crate::membership::admission::Admission;
 use crate::node_handle::Phase;
@@ -151,12 +151,12 @@ impl Node {
     fn keep_process(&self) -> std::io::Result<Vec<Kept>> {
         let store = &self.handle.descriptors;
         let note = String::new;
-        let lock = Descriptors { list: vec![self.lock.share()?], note: note() };
+        let lock = SharedDescriptors { list: vec![self.lock.share()?], note: note() };
         let mut kept = vec![store.keep(LOCK, Arc::new(lock))];
         let lanes = self.data_path.iter().flat_map(|data_path| data_path.lanes.sockets());
         for (number, sockets) in lanes.enumerate() {
             let list = std::iter::once(&sockets.v4).chain(&sockets.v6).map(OwnedFd::try_clone);
-            let sockets = Descriptors { list: list.collect::<Result<_, _>>()?, note: note() };
+            let sockets = SharedDescriptors { list: list.collect::<Result<_, _>>()?, note: note() };
             kept.push(store.keep(&format!("{LANE}{number}"), Arc::new(sockets)));
         }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use overlay_core::NetworkId;
 
-use crate::hand_over::{DescriptorStore, Descriptors, Kept};
+use crate::hand_over::{DescriptorStore, Kept, SharedDescriptors};
 use crate::kernel::{Offload, Tun, TunDesired};
 use crate::path::{self, TunQueues};
 use crate::problem::explain;
@@ -16,7 +16,7 @@ pub(crate) const KEPT: &str = "tun/";
 /// The TUN of one network.
 #[derive(Debug)]
 pub(super) struct ServedTun {
-    queues: Arc<Descriptors>,
+    queues: Arc<SharedDescriptors>,
     offload: Offload,
     _kept: Kept,
 }
@@ -24,7 +24,7 @@ pub(super) struct ServedTun {
 impl ServedTun {
     /// Keeps a TUN that was opened.
     pub(super) fn keep(store: &DescriptorStore, network: NetworkId, tun: Tun) -> Self {
-        let queues = Arc::new(Descriptors { list: tun.queues, note: word(tun.offload).to_owned() });
+        let queues = Arc::new(SharedDescriptors { list: tun.queues, note: word(tun.offload).to_owned() });
         let kept = store.keep(&name(network), Arc::clone(&queues));
 
         Self { queues, offload: tun.offload, _kept: kept }

@@ -14,7 +14,7 @@ use overlay_daemon::reserve::Reserve;
 use tokio::net::UnixListener;
 
 use crate::call_gate::CallGate;
-use crate::hand_over::{DescriptorStore, Descriptors, Kept};
+use crate::hand_over::{DescriptorStore, Kept, SharedDescriptors};
 use crate::unix_socket::{self, Accepted, SocketError};
 
 /// The name under which the agent's socket is kept while it is handed over.
@@ -78,7 +78,7 @@ impl PluginSocket {
         };
         let shared = socket.listener.as_fd().try_clone_to_owned().map_err(PluginSocketError::Inherited)?;
         let note = socket.made.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-        socket.kept = Some((gate, store.keep(KEPT, Arc::new(Descriptors { list: vec![shared], note }))));
+        socket.kept = Some((gate, store.keep(KEPT, Arc::new(SharedDescriptors { list: vec![shared], note }))));
 
         Ok(socket)
     }
