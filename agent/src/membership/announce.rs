@@ -53,11 +53,39 @@ pub(crate) struct Announcer {
     pub(crate) problems: Arc<Problems>,
 }
 
+/// What control is known to have. Whether an announcement that failed, or was given up, has reached
+/// it, nobody knows: until the next one succeeds it is known to have nothing.
+#[derive(Debug, Default)]
+struct Told(Option<v1::AnnounceRequest>);
+
+impl Told {
+    fn is(&self, wanted: &v1::AnnounceRequest) -> bool {
+        self.0.as_ref() == Some(wanted)
+    }
+
+    /// Announces by `attempt`. Given up before its end, it counts as failed.
+    async fn announce(
+        &mut self,
+        wanted: &v1::AnnounceRequest,
+        attempt: impl Future<Output = Result<(), Refusal>>,
+    ) -> Result<(), Refusal> {
+        self.forget();
+        attempt.await?;
+        self.0 = Some(wanted.clone());
+
+        Ok(())
+    }
+
+    fn forget(&mut self) {
+        self.0 = None;
+    }
+}
+
 /// Announces while the node is joined.
 pub(crate) async fn run(announcer: &Announcer) {
     let mut connection = announcer.control.connection.subscribe();
     let mut differences = announcer.differences.subscribe();
-    let mut told: Option<v1::AnnounceRequest> = None;
+    let mut told = Told::default();
     let changes = Arc::<Changes>::default();
     let events = announcer.events.open().await;
     let heard = events.as_ref().and_then(|events| listen(events, &changes));
@@ -80,33 +108,30 @@ pub(crate) async fn run(announcer: &Announcer) {
             Err(refusal) => announcer.problems.raise(ProblemKey::HostNetwork, refusal.code.as_str(), refusal),
         }
         if let Ok(wanted) = &gathered
-            && told.as_ref() != Some(wanted)
+            && !told.is(wanted)
             && announcer.control.connection.is_connected()
         {
             // Control may not answer for seconds just because an address has changed; peers need not wait for that.
             let announced = tokio::select! {
-                announced = announce(announcer, wanted.clone()) => announced,
+                announced = told.announce(wanted, announce(announcer, wanted.clone())) => announced,
                 () = changes.changed() => {
                     settled().await;
                     continue;
                 }
             };
             match announced {
-                Ok(()) => {
-                    announcer.problems.clear(&ProblemKey::Announcement);
-                    told = Some(wanted.clone());
-                }
+                Ok(()) => announcer.problems.clear(&ProblemKey::Announcement),
                 Err(refusal) if refusal.code == Code::ControlAway => {}
                 Err(refusal) => announcer.problems.raise(ProblemKey::Announcement, refusal.code.as_str(), &refusal),
             }
         }
-        let is_told = gathered.is_ok_and(|wanted| told == Some(wanted));
+        let is_told = gathered.is_ok_and(|wanted| told.is(&wanted));
         tokio::select! {
             () = sleep(if is_told { sweep } else { BLIND }) => {}
             () = changes.changed() => settled().await,
             // The sender belongs to the joined node.
             _ = differences.changed() => {}
-            () = connection.changed() => told = None,
+            () = connection.changed() => told.forget(),
         }
     }
 }
@@ -181,5 +206,26 @@ fn request(announcer: &Announcer, host: &HostNetwork) -> v1::AnnounceRequest {
         routes: routes.map(|(prefix, holder)| held(*prefix, holder)).take(MAX_ROUTES).collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         differences: announcer.differences.borrow().clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn after_a_failure_even_what_was_announced_before_is_announced_again() {
+        let request = |name: &str| v1::AnnounceRequest { routes: vec![name.to_owned()], ..Default::default() };
+        let (before, after) = (request("10.1.0.0/16"), request("10.2.0.0/16"));
+        let mut told = Told::default();
+        told.announce(&before, async { Ok(()) }).await.expect("announced");
+        assert!(told.is(&before));
+
+        let refused = told.announce(&after, async { Err(Refusal::new(Code::Storage, "the disk is full")) }).await;
+        assert!(refused.is_err() && !told.is(&before) && !told.is(&after));
+
+        told.announce(&before, async { Ok(()) }).await.expect("announced");
+        let given_up = tokio::time::timeout(PACE, told.announce(&after, std::future::pending())).await;
+        assert!(given_up.is_err() && !told.is(&before) && !told.is(&after));
     }
 }
