@@ -114,7 +114,6 @@ impl Timers {
     /// Notes that our initiation was answered.
     pub(crate) fn note_answered(&mut self, now: Instant) {
         self.attempt = None;
-        self.scheduled = None;
         self.note_handshake(now);
     }
 
@@ -122,6 +121,12 @@ impl Timers {
     pub(crate) fn note_handshake(&mut self, now: Instant) {
         self.handshake = now;
         self.unanswered = None;
+        // The peer initiated first: a second handshake would be superfluous. If the peer does not
+        // confirm its session, the renewal of ours is still due. A retry goes on until our own
+        // handshake is answered.
+        if self.attempt.is_none() {
+            self.scheduled = None;
+        }
     }
 
     /// Notes that an authentic message is sent.

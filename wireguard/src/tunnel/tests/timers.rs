@@ -142,6 +142,20 @@ fn silence_after_packets_starts_a_handshake() {
 }
 
 #[test]
+fn only_one_side_initiates_when_silence_follows_packets_of_both() {
+    let mut pair = Pair::connected();
+    pair.is_cut = true;
+    pair.say(0, b"packet");
+    pair.say(1, b"packet");
+    pair.is_cut = false;
+
+    pair.wait(KEEPALIVE_TIMEOUT + REKEY_TIMEOUT + JITTER);
+
+    assert_eq!(pair.initiations.iter().sum::<usize>(), 1, "{:?}", pair.initiations);
+    assert!(pair.ages().iter().all(|age| age.is_some_and(|age| age <= JITTER)));
+}
+
+#[test]
 fn an_unanswered_handshake_is_tried_for_ninety_seconds() {
     let mut pair = Pair::new();
     pair.is_cut = true;
