@@ -54,6 +54,8 @@ struct Pair {
     sides: [Side; 2],
     /// The datagrams on their way, with their receiver.
     wire: Vec<(usize, Vec<u8>)>,
+    /// When each side made its sessions, the oldest first.
+    sessions: [Vec<Instant>; 2],
     initiations: [usize; 2],
     keepalives: [usize; 2],
     is_cut: bool,
@@ -86,6 +88,7 @@ impl Pair {
             now,
             sides,
             wire: Vec::new(),
+            sessions: [Vec::new(), Vec::new()],
             initiations: [0; 2],
             keepalives: [0; 2],
             is_cut: false,
@@ -140,13 +143,19 @@ impl Pair {
             Some(Kind::Initiation | Kind::Answer(_)) | None => {
                 let message =
                     interface.receive(from, datagram, now).map_err(|error| error.to_string())?;
+                let makes_session =
+                    matches!(message, Message::Initiation(_) | Message::Response(_));
                 let answer = match message {
                     Message::Challenge(reply) => Ok(Some(reply)),
                     Message::Initiation(initiation) => tunnel.answer(initiation, now).map(Some),
                     Message::Response(response) => tunnel.complete(response, now).map(Some),
                     Message::Cookie(reply) => tunnel.keep_cookie(&reply, now).map(|()| None),
                 };
-                answer.map_err(|error| error.to_string())?
+                let answer = answer.map_err(|error| error.to_string())?;
+                if makes_session {
+                    self.sessions[to].push(now);
+                }
+                answer
             }
         };
         if let Some(answer) = answer {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::message::DataHeader;
-use crate::timers::{KEEPALIVE_TIMEOUT, REKEY_AFTER_TIME};
+use crate::timers::{KEEPALIVE_TIMEOUT, REJECT_AFTER_TIME, REKEY_AFTER_TIME};
 
 impl Pair {
     /// Makes another process take over a side.
@@ -156,13 +156,38 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..120)
 }
 
+/// How many sessions a side keeps.
+const KEPT: usize = 4;
+
 /// A message on its way.
 struct Held {
     to: usize,
     bytes: Vec<u8>,
-    sealed: Instant,
-    /// The age of its session when it was sealed.
-    age: Duration,
+    /// When its session was made, which is the same moment on both sides: the wire takes no time.
+    session: Instant,
+}
+
+impl Pair {
+    /// Returns when the session that a side must have now was made.
+    fn session_expected(&self, side: usize) -> Option<Instant> {
+        let last = self.sessions[side].last().copied();
+
+        last.filter(|since| self.now < *since + REJECT_AFTER_TIME)
+    }
+
+    /// Returns whether a message that has not arrived before must be accepted: its session has not
+    /// ended and is among the last that were made. `None` if it shares the moment of others and
+    /// only some of them are kept.
+    fn is_acceptable(&self, message: &Held) -> Option<bool> {
+        let made = &self.sessions[message.to];
+        let later = made.iter().filter(|since| **since > message.session).count();
+        let not_earlier = made.iter().filter(|since| **since >= message.session).count();
+        if self.now >= message.session + REJECT_AFTER_TIME || later >= KEPT {
+            return Some(false);
+        }
+
+        (not_earlier <= KEPT).then_some(true)
+    }
 }
 
 proptest! {
@@ -178,22 +203,21 @@ proptest! {
         for step in steps {
             match step {
                 Step::Seal(from) => {
-                    let age = pair.ages()[from];
-                    if let (Some(age), Some(bytes)) = (age, pair.seal(from, b"packet")) {
+                    let session = pair.session_expected(from);
+                    let age = session.map(|since| pair.now - since);
+                    prop_assert_eq!(pair.ages()[from], age);
+                    if let (Some(session), Some(bytes)) = (session, pair.seal(from, b"packet")) {
                         let header = header(&bytes);
                         let index = header.index.to_bytes();
                         prop_assert!(used.insert((from, index, header.counter)));
-                        held.push(Held { to: 1 - from, bytes, sealed: pair.now, age });
+                        held.push(Held { to: 1 - from, bytes, session });
                     }
                 }
                 Step::Arrive(at) if !held.is_empty() => {
                     let message = held.remove(at.index(held.len()));
+                    let expected = pair.is_acceptable(&message);
                     let given = pair.give(message.to, &message.bytes);
-                    // A message is accepted if it is still valid when it arrives: a session lives
-                    // for 180 s, and the last four are kept.
-                    let is_fresh = message.age + (pair.now - message.sealed)
-                        < Duration::from_secs(110);
-                    prop_assert!(given.is_ok() || !is_fresh, "{given:?}");
+                    prop_assert!(expected.is_none_or(|it| it == given.is_ok()), "{given:?}");
                     arrived.push(message);
                 }
                 Step::Replay(at) if !arrived.is_empty() => {
@@ -209,8 +233,6 @@ proptest! {
                     }
                     pair.carry();
                     pair.wait(SECOND);
-                    // Messages of sessions that are no longer kept are lost.
-                    held.clear();
                 }
             }
         }
