@@ -82,6 +82,8 @@ pub async fn run(
     ready.abort();
     if node.is_handed_over {
         tracing::info!("Agent ends, another one has taken its place");
+        // Its tasks would end before the process does, and remove what is the other's: sockets.
+        std::mem::forget(node);
         return Ok(NodeEnd::HandedOver);
     }
     readiness::ending();
