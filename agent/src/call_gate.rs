@@ -14,6 +14,8 @@ const ALL: u32 = 4096;
 #[derive(Debug, Clone)]
 pub(crate) struct CallGate {
     accepts: Arc<watch::Sender<bool>>,
+    /// Whether it has ever been open.
+    begun: Arc<watch::Sender<bool>>,
     calls: Arc<RwLock<()>>,
     connections: Arc<Semaphore>,
     replaced: Arc<watch::Sender<bool>>,
@@ -33,6 +35,7 @@ impl CallGate {
 
         Self {
             accepts: Arc::new(watch::Sender::new(is_open)),
+            begun: Arc::new(watch::Sender::new(is_open)),
             calls: Arc::default(),
             connections,
             replaced: Arc::default(),
@@ -41,6 +44,7 @@ impl CallGate {
 
     /// Has connections be accepted.
     pub(crate) fn open(&self) {
+        self.begun.send_replace(true);
         self.accepts.send_replace(true);
     }
 
@@ -55,6 +59,20 @@ impl CallGate {
                 _ = accepts.wait_for(|accepts| !*accepts) => {}
                 accepted = accept() => return accepted,
             }
+        }
+    }
+
+    /// Accepts connections whose calls wait for themselves while the gate is closed: from when it
+    /// opens first until another process has this one's place.
+    pub(crate) async fn accept_before_it<T>(&self, accept: impl AsyncFnOnce() -> T) -> T {
+        let (mut begun, mut replaced) = (self.begun.subscribe(), self.replaced.subscribe());
+        // The senders are this very value's.
+        let _ = begun.wait_for(|begun| *begun).await;
+        let is_replaced = async { drop(replaced.wait_for(|replaced| *replaced).await) };
+        tokio::select! {
+            biased;
+            () = is_replaced => std::future::pending().await,
+            accepted = accept() => accepted,
         }
     }
 
@@ -156,6 +174,21 @@ mod tests {
 
         assert!(waiting.await.expect("no panic"));
         assert!(gate.enter().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_himself_is_accepted_from_the_first_opening_until_the_end() {
+        let gate = CallGate::new(false);
+        let is_accepted = async || timeout(SHORT, gate.accept_before_it(async || ())).await.is_ok();
+        assert!(!is_accepted().await, "another process has this place");
+        gate.open();
+        assert!(is_accepted().await);
+
+        let closed = gate.close(LONG).await.expect("no call is under way");
+        assert!(is_accepted().await);
+
+        gate.turn_away(closed);
+        assert!(!is_accepted().await);
     }
 
     #[tokio::test]

@@ -5,22 +5,17 @@
 //! else to the agent, and refuses soon while the agent does not answer. Containers that could not start for that are started
 //! by the agent (`super::container_watcher::start_stranded`).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::StatusCode;
 use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::header::HOST;
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use overlay_daemon::reserve::Reserve;
-use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::plugin::{self, ACTIVATE, Answer, Answers, MAX_BODY, PluginSocket};
+use super::plugin::{self, ACTIVATE, Answer, Answers, PluginSocket, forward};
 use crate::signals::Signals;
 
 /// How long calls wait for an agent that does not answer, counted from when it was found absent: an agent that is killed and
@@ -130,7 +125,7 @@ impl PluginProxy {
     }
 
     async fn answers(&self) -> bool {
-        matches!(timeout(PROBE, hand_over(&self.agent, ACTIVATE, Bytes::new())).await, Ok(Ok(_)))
+        matches!(timeout(PROBE, forward(&self.agent, ACTIVATE, Bytes::new())).await, Ok(Ok(_)))
     }
 
     /// Waits for an absent agent; tells whether it is there.
@@ -158,7 +153,7 @@ impl PluginProxy {
                 return None;
             }
             let answer = tokio::select! {
-                answer = hand_over(&self.agent, path, body.clone()) => answer.ok(),
+                answer = forward(&self.agent, path, body.clone()) => answer.ok(),
                 () = self.doubt() => None,
             };
             if answer.is_some() {
@@ -187,43 +182,6 @@ impl Answers for PluginProxy {
             tracing::info!(call = path, "Refused a call of Docker's: the agent does not answer");
             Answer::json(StatusCode::OK, &plugin::failure(&format!("{ABSENT}; {ADVICE}")))
         })
-    }
-}
-
-/// The agent did not answer a call.
-#[derive(Debug, thiserror::Error)]
-enum Unanswered {
-    /// Nobody listens, or the connection broke.
-    #[error("the agent's socket")]
-    Socket(#[from] std::io::Error),
-    /// The connection ended early, or the answer was not HTTP.
-    #[error("the agent's answer")]
-    Answer(#[from] hyper::Error),
-    /// The request is malformed.
-    #[error("the request")]
-    Request(#[from] hyper::http::Error),
-    /// The answer is too long, or ends early.
-    #[error("the agent's answer: {0}")]
-    Body(Box<dyn std::error::Error + Send + Sync>),
-}
-
-/// Forwards one call to the agent, on a connection of its own.
-async fn hand_over(agent: &Path, path: &str, body: Bytes) -> Result<Answer, Unanswered> {
-    let stream = UnixStream::connect(agent).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::post(path).header(HOST, "overlayd").body(Full::new(body))?;
-    let exchange = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_BODY).collect().await.map_err(Unanswered::Body)?;
-        Ok(Answer { status, body: body.to_bytes() })
-    };
-    tokio::pin!(exchange);
-
-    tokio::select! {
-        answer = &mut exchange => answer,
-        // The connection may end as soon as it has handed over the answer.
-        _ = connection => exchange.await,
     }
 }
 

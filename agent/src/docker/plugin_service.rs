@@ -29,7 +29,7 @@ async fn serve_at(handle: &Arc<NodeHandle>, plugin: &Path, reserves: &Descriptor
                 handle.problems.clear(&ProblemKey::Plugin);
                 tracing::info!(socket = %plugin.display(), inherited = socket.is_inherited(), "Serving Docker");
                 let driver = OverlayDriver::new(Arc::clone(handle), Arc::clone(&reserves.interceptors));
-                let driver = Gated::new(driver, handle.gate.clone());
+                let driver = Gated::new(driver, handle.gate.clone(), plugin.to_owned());
                 plugin::serve(socket, Arc::new(driver), Arc::clone(&reserves.plugin)).await;
             }
             Err(error) => handle.problems.raise(ProblemKey::Plugin, "docker", explain(&error)),

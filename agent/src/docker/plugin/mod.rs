@@ -3,6 +3,7 @@
 //! `socket` opens it or takes it from systemd, `server` reads requests and writes answers, `wire` checks what they say.
 //! What is decided stands behind [`Driver`].
 
+mod forward;
 mod gated;
 mod server;
 mod socket;
@@ -16,6 +17,7 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 
 pub use super::container_ifname::ContainerIfname;
+pub(crate) use forward::forward;
 pub(crate) use gated::Gated;
 pub(crate) use server::{ACTIVATE, MAX_BODY, constant, failure};
 pub use server::{RESERVED, answer, serve};

@@ -60,8 +60,8 @@ impl PluginSocket {
         Ok(Self { listener, made: Some(path.to_owned()), kept: None })
     }
 
-    /// As [`PluginSocket::open`], or goes on with the socket that an earlier session of the agent had. It accepts while the
-    /// gate is open.
+    /// As [`PluginSocket::open`], or goes on with the socket that an earlier session of the agent had. It
+    /// accepts though the gate is closed: the calls wait there.
     pub(crate) async fn open_kept(
         path: &Path,
         store: &DescriptorStore,
@@ -92,7 +92,7 @@ impl PluginSocket {
     pub(super) async fn accept(&self, reserve: &Arc<Reserve>) -> Accepted {
         let accept = || unix_socket::accept(&self.listener, reserve);
         match &self.kept {
-            Some((gate, _)) => gate.accept(accept).await,
+            Some((gate, _)) => gate.accept_before_it(accept).await,
             None => accept().await,
         }
     }
