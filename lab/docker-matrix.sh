@@ -13,7 +13,7 @@
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-checks=${CHECKS:-docker:4 docker-networks:4 docker-settings:1 docker-prefixes:50 docker-names:1 docker-boot:1 docker-kills:12 \
+checks=${CHECKS:-docker:4 docker-networks:4 docker-settings:1 docker-prefixes:50 docker-names:1 docker-boot:1 docker-kills:12 docker-upgrade:4 \
 docker-churn:100 docker-removal:8 docker-lost:4 docker-slow:1 docker-firewall:1 docker-way-out:1 docker-protocol:10}
 engines=${ENGINES:-installed trixie sid mixed}
 

@@ -106,6 +106,12 @@ pub const CHECKS: &[Check] = &[
     Check { name: "docker-names", what: "containers are found by all their names", rounds: 1, run: docker::names },
     Check { name: "docker-boot", what: "Docker boots whatever the agent does", rounds: 5, run: docker::boot },
     Check { name: "docker-kills", what: "engines and agents may be killed", rounds: 100, run: docker::kills },
+    Check {
+        name: "docker-upgrade",
+        what: "Docker works on while agents are replaced",
+        rounds: 10,
+        run: docker::upgrade,
+    },
     Check { name: "docker-churn", what: "Docker's containers leave nothing", rounds: 1000, run: docker::churn },
     Check { name: "docker-removal", what: "no running container loses its network", rounds: 50, run: docker::removal },
     Check { name: "docker-lost", what: "containers get back what they lost", rounds: 20, run: docker::lost },

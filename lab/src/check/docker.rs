@@ -14,6 +14,7 @@ mod settings;
 mod slow;
 mod span;
 mod speed;
+mod upgrade;
 mod way_out;
 
 pub(super) use boot::run as boot;
@@ -30,4 +31,5 @@ pub(super) use slow::{STAGES as SLOW_STAGES, run as slow};
 pub use span::FIRST_HOUR;
 pub(super) use span::run as span;
 pub(super) use speed::run as speed;
+pub(super) use upgrade::run as upgrade;
 pub(super) use way_out::run as way_out;

@@ -233,6 +233,11 @@ fn docker_engines_and_agents_may_be_killed() {
 }
 
 #[test]
+fn docker_works_on_while_agents_are_replaced() {
+    check_docker(|| check("docker-upgrade", 2));
+}
+
+#[test]
 fn every_check_is_a_test_here() {
     let own = include_str!("checks.rs");
 
