@@ -1,4 +1,5 @@
-//! Gives every input of a corpus to the function it was made for. The tests of the crates take this file in.
+//! Gives every input of a corpus to the function it was made for. The tests of the crates take this
+//! file in.
 
 use std::fs;
 use std::path::Path;

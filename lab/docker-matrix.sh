@@ -1,15 +1,16 @@
 #!/bin/sh
-# Runs the Docker checks on every engine that Debian has, alone and mixed, and prints a table: a line a check, a column an
-# engine, with the seconds that it took or FAILED. host2 of each check has an ordinary project beside.
+# Runs the Docker checks on every engine that Debian has, alone and mixed, and prints a table: a
+# line a check, a column an engine, with the seconds that it took or FAILED. host2 of each check has
+# an ordinary project beside.
 #
 #   lab/docker-matrix.sh [FOLDER]
 #
-# FOLDER is where lab/engines.sh keeps the engines. What the checks say goes to FOLDER/matrix/ENGINE.CHECK.log. Exits with 1
-# when a check failed. These variables choose:
+# FOLDER is where lab/engines.sh keeps the engines. What the checks say goes to
+# FOLDER/matrix/ENGINE.CHECK.log. Exits with 1 when a check failed. These variables choose:
 #
-#   CHECKS        names and rounds, as "docker:4 docker-prefixes:50"
-#   ENGINES       of "installed trixie sid mixed"; mixed is the installed one on host1 and the newest on host2
-#   LAB_COMMAND   the command that runs a check, unless it is that of a release build, which is built
+#   CHECKS names and rounds, as "docker:4 docker-prefixes:50" ENGINES of "installed trixie sid
+#   mixed"; mixed is the installed one on host1 and the newest on host2 LAB_COMMAND the command that
+#   runs a check, unless it is that of a release build, which is built
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)

@@ -1,12 +1,15 @@
 #!/bin/sh
-# Fetches Docker engines of newer Debian releases, for `overlay-lab check NAME --engine FOLDER[,FOLDER]`: those of
-# trixie (26) and of sid (28 or newer) beside the installed one. Nothing is installed and the system's own apt state is
-# not touched: a private one is made out of the mirror that the system's sources name, and the packages are unpacked.
+# Fetches Docker engines of newer Debian releases, for
+# `overlay-lab check NAME --engine FOLDER[,FOLDER]`: those of trixie (26) and of sid (28 or newer)
+# beside the installed one. Nothing is installed and the system's own apt state is not touched: a
+# private one is made out of the mirror that the system's sources name, and the packages are
+# unpacked.
 #
 #   lab/engines.sh [FOLDER]
 #
-# FOLDER is `engines` in Cargo's target folder unless given, which is where the tests look. What is there already stays;
-# remove the folder to fetch again. On success the folders of the engines are printed, one a line.
+# FOLDER is `engines` in Cargo's target folder unless given, which is where the tests look. What is
+# there already stays; remove the folder to fetch again. On success the folders of the engines are
+# printed, one a line.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -58,7 +61,8 @@ if [ -n "$missing" ]; then
     for release in $missing; do
         rm -rf "$state/packages" && mkdir "$state/packages"
         (cd "$state/packages" && private download "docker.io/$release" >&2) || fail "docker.io of $release cannot be fetched"
-        # The client has had a package of its own since trixie; without one, the installed client is used.
+        # The client has had a package of its own since trixie; without one, the installed client is
+        # used.
         (cd "$state/packages" && private download "docker-cli/$release" >&2) ||
             echo "engines: $release has no docker-cli" >&2
         mkdir "$state/$release"

@@ -2,8 +2,12 @@
 
 use std::path::Path;
 
-const FILES: [&str; 4] =
-    ["overlay/v1/membership.proto", "overlay/v1/control.proto", "overlay/v1/agent.proto", "overlay/v1/hand_over.proto"];
+const FILES: [&str; 4] = [
+    "overlay/v1/membership.proto",
+    "overlay/v1/control.proto",
+    "overlay/v1/agent.proto",
+    "overlay/v1/hand_over.proto",
+];
 
 /// Messages that carry a join secret or keys are never printed.
 const SECRETS: [&str; 9] = [

@@ -27,7 +27,12 @@ fn messages(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(2 * size as u64));
         group.bench_function(BenchmarkId::new("seal two", size), |bencher| {
             bencher.iter(|| {
-                seal_two([&mut sealed, &mut other].map(|to| Work { key: &key, nonce: NONCE, from: &plaintext, to }))
+                seal_two([&mut sealed, &mut other].map(|to| Work {
+                    key: &key,
+                    nonce: NONCE,
+                    from: &plaintext,
+                    to,
+                }))
             });
         });
         group.throughput(Throughput::Bytes(size as u64));
@@ -35,7 +40,11 @@ fn messages(criterion: &mut Criterion) {
             bencher.iter(|| {
                 opened.copy_from_slice(&plaintext);
                 let key = UnboundKey::new(&CHACHA20_POLY1305, &[7; 32]).map(LessSafeKey::new)?;
-                key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(NONCE), Aad::empty(), &mut opened)
+                key.seal_in_place_separate_tag(
+                    Nonce::assume_unique_for_key(NONCE),
+                    Aad::empty(),
+                    &mut opened,
+                )
             });
         });
     }

@@ -108,7 +108,11 @@ impl Avx512 {
 }
 
 /// Wipes the plaintext if the tag is wrong.
-fn show_if(expected: &[u8; TAG_LEN], tag: &[u8; TAG_LEN], opened: &mut [u8]) -> Result<(), Refused> {
+fn show_if(
+    expected: &[u8; TAG_LEN],
+    tag: &[u8; TAG_LEN],
+    opened: &mut [u8],
+) -> Result<(), Refused> {
     if bool::from(expected.ct_eq(tag)) {
         return Ok(());
     }
@@ -151,7 +155,9 @@ fn encipher_two(messages: &mut [Message<'_>; 2]) -> [[u64; 4]; 2] {
     let [first, second] = messages;
     let states = [State::new(first.key, first.nonce), State::new(second.key, second.nonce)];
     let mut one_time_keys = [[0; 4]; 2];
-    for ((state, message), one_time_key) in states.iter().zip([&mut *first, &mut *second]).zip(&mut one_time_keys) {
+    for ((state, message), one_time_key) in
+        states.iter().zip([&mut *first, &mut *second]).zip(&mut one_time_keys)
+    {
         let stream = state.sixteen(0);
         let (now, _) = split(message.to, 15);
         xor_all(&stream[1..], &message.from[..message.from.len().min(now.len())], now);
@@ -160,7 +166,11 @@ fn encipher_two(messages: &mut [Message<'_>; 2]) -> [[u64; 4]; 2] {
 
     let rest = states[0].eight_and_eight(&states[1], 16);
     for (stream, message) in rest.chunks_exact(8).zip([first, second]) {
-        xor_all(stream, message.from.get(15 * BLOCK..).unwrap_or_default(), &mut message.to[15 * BLOCK..]);
+        xor_all(
+            stream,
+            message.from.get(15 * BLOCK..).unwrap_or_default(),
+            &mut message.to[15 * BLOCK..],
+        );
     }
     one_time_keys
 }

@@ -18,7 +18,8 @@ pub fn sealed_messages(bytes: &[u8]) {
     let work_key = Key::new(&key);
     let plaintexts = [first, second];
 
-    let mut sealed = plaintexts.map(|plaintext| vec![0xee; plaintext.len() + usize::from(*zeros) + TAG_LEN]);
+    let mut sealed =
+        plaintexts.map(|plaintext| vec![0xee; plaintext.len() + usize::from(*zeros) + TAG_LEN]);
     let [one, other] = &mut sealed;
     let results = seal_two([
         Work { key: &work_key, nonce, from: first, to: one },
@@ -29,7 +30,8 @@ pub fn sealed_messages(bytes: &[u8]) {
         let mut alone = vec![0xee; sealed.len()];
         assert_eq!(work_key.seal(&nonce, plaintext, &mut alone), Ok(()));
         let mut by_ring = vec![0; sealed.len() - TAG_LEN];
-        let tag = portable::seal(Message { key: &key, nonce: &nonce, from: plaintext, to: &mut by_ring });
+        let tag =
+            portable::seal(Message { key: &key, nonce: &nonce, from: plaintext, to: &mut by_ring });
         by_ring.extend(tag.expect("it fits"));
         assert!(*sealed == by_ring && alone == by_ring, "{} bytes", sealed.len());
     }

@@ -44,8 +44,14 @@ impl Key {
     ///
     /// If `sealed` has no room for plaintext and tag, or is longer than the cipher allows (256
     /// GiB).
-    pub fn seal(&self, nonce: &[u8; NONCE_LEN], plaintext: &[u8], sealed: &mut [u8]) -> Result<(), Refused> {
-        let (message, tag) = Message { key: &self.0, nonce, from: plaintext, to: sealed }.for_sealing()?;
+    pub fn seal(
+        &self,
+        nonce: &[u8; NONCE_LEN],
+        plaintext: &[u8],
+        sealed: &mut [u8],
+    ) -> Result<(), Refused> {
+        let (message, tag) =
+            Message { key: &self.0, nonce, from: plaintext, to: sealed }.for_sealing()?;
 
         #[cfg(target_arch = "x86_64")]
         if let Some(avx512) = avx512::Avx512::for_message(message.to.len()) {
@@ -64,8 +70,14 @@ impl Key {
     ///
     /// If the tag is wrong, which leaves zeros in `plaintext`, or if `plaintext` is shorter than
     /// the ciphertext.
-    pub fn open(&self, nonce: &[u8; NONCE_LEN], sealed: &[u8], plaintext: &mut [u8]) -> Result<usize, Refused> {
-        let (message, tag) = Message { key: &self.0, nonce, from: sealed, to: plaintext }.for_opening()?;
+    pub fn open(
+        &self,
+        nonce: &[u8; NONCE_LEN],
+        sealed: &[u8],
+        plaintext: &mut [u8],
+    ) -> Result<usize, Refused> {
+        let (message, tag) =
+            Message { key: &self.0, nonce, from: sealed, to: plaintext }.for_opening()?;
         let len = message.from.len();
 
         #[cfg(target_arch = "x86_64")]
@@ -99,7 +111,8 @@ impl Work<'_> {
 /// Seals two messages as [`Key::seal`] would, together where that is faster.
 pub fn seal_two(mut work: [Work<'_>; 2]) -> [Result<(), Refused>; 2] {
     #[cfg(target_arch = "x86_64")]
-    if let [Ok((first, first_tag)), Ok((second, second_tag))] = work.each_mut().map(|work| work.message().for_sealing())
+    if let [Ok((first, first_tag)), Ok((second, second_tag))] =
+        work.each_mut().map(|work| work.message().for_sealing())
         && let Some(avx512) = avx512::Avx512::for_pair([first.to.len(), second.to.len()])
     {
         [*first_tag, *second_tag] = avx512.seal_two([first, second]);
@@ -112,7 +125,8 @@ pub fn seal_two(mut work: [Work<'_>; 2]) -> [Result<(), Refused>; 2] {
 /// Opens two messages as [`Key::open`] would, together where that is faster.
 pub fn open_two(mut work: [Work<'_>; 2]) -> [Result<usize, Refused>; 2] {
     #[cfg(target_arch = "x86_64")]
-    if let [Ok((first, first_tag)), Ok((second, second_tag))] = work.each_mut().map(|work| work.message().for_opening())
+    if let [Ok((first, first_tag)), Ok((second, second_tag))] =
+        work.each_mut().map(|work| work.message().for_opening())
         && let lens = [first.from.len(), second.from.len()]
         && let Some(avx512) = avx512::Avx512::for_pair(lens)
     {

@@ -22,7 +22,9 @@ pub(crate) fn open(message: Message<'_>, tag: &[u8; TAG_LEN]) -> Result<(), Refu
     let Message { key, nonce, from, to } = message;
     to.copy_from_slice(from);
     let nonce = Nonce::assume_unique_for_key(*nonce);
-    let opened = cipher(key)?.open_in_place_separate_tag(nonce, Aad::empty(), Tag::from(*tag), to, 0..).is_ok();
+    let opened = cipher(key)?
+        .open_in_place_separate_tag(nonce, Aad::empty(), Tag::from(*tag), to, 0..)
+        .is_ok();
     if !opened {
         to.fill(0);
     }

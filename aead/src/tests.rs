@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 
-use crate::{KEY_LEN, Key, Message, NONCE_LEN, Refused, TAG_LEN, Work, open_two, portable, seal_two};
+use crate::{
+    KEY_LEN, Key, Message, NONCE_LEN, Refused, TAG_LEN, Work, open_two, portable, seal_two,
+};
 
 /// The longest message needs a third step of the key stream: after sixteen blocks, and sixteen
 /// more.
@@ -52,7 +54,10 @@ fn zeros_follow_a_plaintext_that_is_shorter() {
             let mut padded = plaintext(short);
             padded.resize(len, 0);
 
-            assert!(sealed(&plaintext(short), len) == sealed(&padded, len), "{short} of {len} bytes");
+            assert!(
+                sealed(&plaintext(short), len) == sealed(&padded, len),
+                "{short} of {len} bytes"
+            );
         }
     }
 }
@@ -65,7 +70,10 @@ fn it_is_the_cipher_of_the_rfc() {
     let nonce = [7, 0, 0, 0, 0x40, 0x41, 0x42, 0x43, 0x44, 0x45, 0x46, 0x47];
     let plaintext = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, \
                       sunscreen would be it.";
-    let start = [0xd3, 0x1a, 0x8d, 0x34, 0x64, 0x8e, 0x60, 0xdb, 0x7b, 0x86, 0xaf, 0xbc, 0x53, 0xef, 0x7e, 0xc2];
+    let start = [
+        0xd3, 0x1a, 0x8d, 0x34, 0x64, 0x8e, 0x60, 0xdb, 0x7b, 0x86, 0xaf, 0xbc, 0x53, 0xef, 0x7e,
+        0xc2,
+    ];
 
     // Alone, and as the start of a message that is long enough for either implementation.
     for len in [plaintext.len(), 1_424] {
@@ -85,7 +93,11 @@ fn no_bit_may_differ() {
             bad[bit / 8] ^= 1 << (bit % 8);
             let mut opened = vec![0xee; len];
 
-            assert_eq!(Key::new(&key()).open(&[9; NONCE_LEN], &bad, &mut opened), Err(Refused), "bit {bit}");
+            assert_eq!(
+                Key::new(&key()).open(&[9; NONCE_LEN], &bad, &mut opened),
+                Err(Refused),
+                "bit {bit}"
+            );
             assert_eq!(opened, vec![0; len], "nothing of it is shown");
         }
     }
@@ -108,7 +120,8 @@ fn of_two_messages_each_is_refused_by_itself() {
     let mut sealed = [vec![0; 1_440], vec![0; 1_439]];
     let [to0, to1] = &mut sealed;
 
-    let results = seal_two([to0, to1].map(|to| Work { key: &key, nonce: [9; NONCE_LEN], from: &from, to }));
+    let results =
+        seal_two([to0, to1].map(|to| Work { key: &key, nonce: [9; NONCE_LEN], from: &from, to }));
 
     assert_eq!(results, [Ok(()), Err(Refused)]);
     assert!(sealed[0] == by_ring(&super::tests::key(), &[9; NONCE_LEN], &from, 1_424));

@@ -1,4 +1,5 @@
-//! What the agent does at its border with the kernel: `cargo bench -p overlay-agent --features bench --bench path`.
+//! What the agent does at its border with the kernel:
+//! `cargo bench -p overlay-agent --features bench --bench path`.
 
 use std::hint::black_box;
 
@@ -9,7 +10,8 @@ use overlay_agent::path::bench::{Merger, Splitter};
 const SEGMENT: u16 = 1356;
 const HEADERS: usize = 52;
 
-/// A TCP super-packet as a TUN device hands it out: virtio header, IPv4, TCP with timestamps, 64,000 bytes of payload.
+/// A TCP super-packet as a TUN device hands it out: virtio header, IPv4, TCP with timestamps,
+/// 64,000 bytes of payload.
 fn super_packet() -> Vec<u8> {
     const PAYLOAD: u16 = 64_000;
 
@@ -17,7 +19,9 @@ fn super_packet() -> Vec<u8> {
     read[4..6].copy_from_slice(&SEGMENT.to_le_bytes());
     let mut packet = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
     packet[2..4].copy_from_slice(&(PAYLOAD + 52).to_be_bytes());
-    packet.extend([0x1F, 0x90, 0x1F, 0x91, 0, 0, 0, 1, 0, 0, 0, 1, 0x80, 0x10, 0xFF, 0xFF, 0, 0, 0, 0]);
+    packet.extend([
+        0x1F, 0x90, 0x1F, 0x91, 0, 0, 0, 1, 0, 0, 0, 1, 0x80, 0x10, 0xFF, 0xFF, 0, 0, 0, 0,
+    ]);
     packet.extend([1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 1]);
     assert_eq!(packet.len(), HEADERS);
     packet.extend((0..PAYLOAD).map(|at| u8::try_from(at % 251).unwrap_or(0)));
@@ -42,7 +46,8 @@ fn coalesce(criterion: &mut Criterion) {
 
     let mut group = criterion.benchmark_group("coalesce");
     group.throughput(Throughput::Bytes(bytes.len() as u64));
-    group.bench_function("tcp", |bencher| bencher.iter(|| merger.merge(black_box(&bytes), &ranges)));
+    group
+        .bench_function("tcp", |bencher| bencher.iter(|| merger.merge(black_box(&bytes), &ranges)));
 }
 
 criterion_group!(path, split, coalesce);

@@ -1,4 +1,5 @@
-//! The gate that calls go through: while the agent is handed over it is closed, and calls wait before it.
+//! The gate that calls go through: while the agent is handed over it is closed, and calls wait
+//! before it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +49,8 @@ impl CallGate {
         self.accepts.send_replace(true);
     }
 
-    /// Accepts connections while the gate is open. `accept` is given up when it closes, and begun again.
+    /// Accepts connections while the gate is open. `accept` is given up when it closes, and begun
+    /// again.
     pub(crate) async fn accept<T, F: Future<Output = T>>(&self, accept: impl Fn() -> F) -> T {
         let mut accepts = self.accepts.subscribe();
         loop {
@@ -76,13 +78,14 @@ impl CallGate {
         }
     }
 
-    /// Notes a connection until what is returned is dropped; nothing when there are too many to note.
+    /// Notes a connection until what is returned is dropped; nothing when there are too many to
+    /// note.
     pub(crate) fn connected(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
         Arc::clone(&self.connections).try_acquire_owned().ok()
     }
 
-    /// Lets one call through, which holds what is returned until it has its answer; nothing when it waited in vain, for
-    /// another process has this one's place.
+    /// Lets one call through, which holds what is returned until it has its answer; nothing when it
+    /// waited in vain, for another process has this one's place.
     pub(crate) async fn enter(&self) -> Option<OwnedRwLockReadGuard<()>> {
         let mut replaced = self.replaced.subscribe();
         tokio::select! {
@@ -92,7 +95,8 @@ impl CallGate {
         }
     }
 
-    /// Closes the gate and waits for the calls that are under way; nothing, and it is open, if they take too long.
+    /// Closes the gate and waits for the calls that are under way; nothing, and it is open, if they
+    /// take too long.
     pub(crate) async fn close(&self, patience: Duration) -> Option<ClosedGate> {
         self.accepts.send_replace(false);
         match timeout(patience, Arc::clone(&self.calls).write_owned()).await {

@@ -10,7 +10,8 @@ use crate::docker::{plugin, plugin_proxy};
 /// The default configuration file.
 pub const DEFAULT_FILE: &str = "/etc/overlay/overlayd.toml";
 
-/// The most lanes by default: more cores than this rarely help, and each lane costs one key per network.
+/// The most lanes by default: more cores than this rarely help, and each lane costs one key per
+/// network.
 const MAX_DEFAULT_LANES: u16 = 8;
 
 /// The implementation of WireGuard that carries the packets.
@@ -62,7 +63,8 @@ pub struct Config {
     /// Check the options and the file, and end
     #[arg(long)]
     pub check_config: bool,
-    /// Take the place of the running agent at standard input, which `overlayctl upgrade` has ask for it
+    /// Take the place of the running agent at standard input, which `overlayctl upgrade` has ask
+    /// for it
     #[arg(long, hide = true)]
     pub take_over: bool,
     /// Where everything durable is kept
@@ -95,7 +97,9 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidConfig {
     /// Kernel WireGuard was requested.
-    #[error("--backend kernel is not supported by this version; use --backend auto or --backend userspace")]
+    #[error(
+        "--backend kernel is not supported by this version; use --backend auto or --backend userspace"
+    )]
     KernelBackend,
     /// The lanes' ports do not fit below 65,536.
     #[error("--port {port} leaves no room for {lanes} lanes; use {} or lower", 65_536 - u32::from(*lanes))]
@@ -150,12 +154,16 @@ impl Config {
 
     /// Returns the number of lanes.
     pub fn lanes(&self) -> u16 {
-        let cores = std::thread::available_parallelism().ok().and_then(|n| u16::try_from(n.get()).ok()).unwrap_or(1);
+        let cores = std::thread::available_parallelism()
+            .ok()
+            .and_then(|n| u16::try_from(n.get()).ok())
+            .unwrap_or(1);
 
         self.lanes.unwrap_or(cores.min(MAX_DEFAULT_LANES))
     }
 
-    /// Returns Docker's API socket if Docker is used: if it was named, or is installed on this host.
+    /// Returns Docker's API socket if Docker is used: if it was named, or is installed on this
+    /// host.
     pub fn docker(&self) -> Option<PathBuf> {
         match self.docker.to_str() {
             Some("off") => None,
@@ -189,7 +197,8 @@ mod tests {
 
     #[test]
     fn the_door_takes_arguments_of_its_own_and_none_of_the_agents() {
-        let door = Arguments::try_parse_from(["overlayd", "door", "--agent", "/x"]).expect("arguments");
+        let door =
+            Arguments::try_parse_from(["overlayd", "door", "--agent", "/x"]).expect("arguments");
 
         assert!(matches!(door.other, Some(Other::PluginProxy(_))));
         assert!(Arguments::try_parse_from(["overlayd", "--port", "7", "door"]).is_err());
@@ -209,8 +218,12 @@ mod tests {
     #[test]
     fn what_cannot_run_is_refused_by_name() {
         let kernel = parse(&["--backend", "kernel"]).check().expect_err("unsupported").to_string();
-        let ports = parse(&["--port", "65535", "--lanes", "2"]).check().expect_err("no room").to_string();
-        let socket = parse(&["--socket", &format!("/{}", "x".repeat(108))]).check().expect_err("too long").to_string();
+        let ports =
+            parse(&["--port", "65535", "--lanes", "2"]).check().expect_err("no room").to_string();
+        let socket = parse(&["--socket", &format!("/{}", "x".repeat(108))])
+            .check()
+            .expect_err("too long")
+            .to_string();
 
         assert!(kernel.starts_with("--backend kernel"), "{kernel}");
         assert!(ports.ends_with("use 65534 or lower"), "{ports}");
@@ -219,8 +232,9 @@ mod tests {
 
     #[test]
     fn all_that_cannot_run_is_said_at_once() {
-        let said =
-            parse(&["--backend", "kernel", "--port", "65535", "--lanes", "2"]).check().expect_err("two mistakes");
+        let said = parse(&["--backend", "kernel", "--port", "65535", "--lanes", "2"])
+            .check()
+            .expect_err("two mistakes");
 
         assert!(matches!(&said, InvalidConfig::Several(wrong) if wrong.len() == 2), "{said}");
     }
@@ -234,7 +248,8 @@ mod tests {
             .filter_map(|line| Some(line.split_once(" = ")?.0.to_owned()))
             .collect();
 
-        let read = config::parse::<Arguments>(&file, ["overlayd".into()]).expect("a configuration").config;
+        let read =
+            config::parse::<Arguments>(&file, ["overlayd".into()]).expect("a configuration").config;
 
         read.check().expect("it can run");
         assert_eq!(read.lanes(), 4);
@@ -244,6 +259,9 @@ mod tests {
     #[test]
     fn docker_off_is_not_wanted() {
         assert_eq!(parse(&["--docker", "off"]).docker(), None);
-        assert_eq!(parse(&["--docker", "/run/other.sock"]).docker(), Some("/run/other.sock".into()));
+        assert_eq!(
+            parse(&["--docker", "/run/other.sock"]).docker(),
+            Some("/run/other.sock".into())
+        );
     }
 }

@@ -24,7 +24,8 @@ pub(crate) struct DataPath {
 }
 
 impl DataPath {
-    /// Starts the lanes. Handshakes begin at the present time or at `kept`, in seconds since 1970, whichever is later.
+    /// Starts the lanes. Handshakes begin at the present time or at `kept`, in seconds since 1970,
+    /// whichever is later.
     ///
     /// # Errors
     ///
@@ -36,8 +37,9 @@ impl DataPath {
         Ok(Self::of(lanes, events, unix_time))
     }
 
-    /// Starts lanes that wait, on the sockets of another process's. Handshakes begin at the present time, at `kept`, in seconds
-    /// since 1970, or at the time of the other process, whichever is latest.
+    /// Starts lanes that wait, on the sockets of another process's. Handshakes begin at the present
+    /// time, at `kept`, in seconds since 1970, or at the time of the other process, whichever is
+    /// latest.
     ///
     /// # Errors
     ///
@@ -53,7 +55,11 @@ impl DataPath {
         Ok(Self::of(lanes, events, unix_time))
     }
 
-    fn of(lanes: Lanes, events: mpsc::Receiver<LaneEvent>, unix_time: Duration) -> (Self, LaneEvents) {
+    fn of(
+        lanes: Lanes,
+        events: mpsc::Receiver<LaneEvent>,
+        unix_time: Duration,
+    ) -> (Self, LaneEvents) {
         let lanes = Arc::new(lanes);
         let (known, tunnels) = watch::channel(BTreeMap::new());
         let events = LaneEvents { events, lanes: Arc::downgrade(&lanes), tunnels: known };
@@ -67,7 +73,8 @@ impl DataPath {
     }
 }
 
-/// The time to begin handshakes at. It never goes back across restarts, or peers would take them for replays (rule D7).
+/// The time to begin handshakes at. It never goes back across restarts, or peers would take them
+/// for replays (rule D7).
 fn handshake_time(clock: SystemTime, kept: u64) -> Duration {
     clock.duration_since(UNIX_EPOCH).unwrap_or_default().max(Duration::from_secs(kept))
 }
@@ -99,14 +106,19 @@ impl LaneEvents {
                     tracing::debug!(%lane, ?event, "Peer");
                     match event {
                         Event::Unreachable { node, .. } => drop(silent.insert(node)),
-                        // Its other lanes and networks need not wait until it is their turn to be tried.
+                        // Its other lanes and networks need not wait until it is their turn to be
+                        // tried.
                         Event::Established { node, .. } if silent.remove(&node) => {
                             let _ = lanes.upgrade().map(|lanes| lanes.hurry(node));
                         }
-                        Event::Established { .. } | Event::Roamed { .. } | Event::PathMtu { .. } => {}
+                        Event::Established { .. }
+                        | Event::Roamed { .. }
+                        | Event::PathMtu { .. } => {}
                     }
                 }
-                LaneEvent::TunLost { lane, network, error } => tracing::info!(%lane, %network, %error, "Lost the TUN"),
+                LaneEvent::TunLost { lane, network, error } => {
+                    tracing::info!(%lane, %network, %error, "Lost the TUN")
+                }
             }
         }
     }

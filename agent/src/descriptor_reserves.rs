@@ -20,8 +20,8 @@ pub struct DescriptorReserves {
 }
 
 impl DescriptorReserves {
-    /// Keeps descriptors back. Do this before anything else is opened: if the limit is lowered later, the higher numbers go
-    /// first.
+    /// Keeps descriptors back. Do this before anything else is opened: if the limit is lowered
+    /// later, the higher numbers go first.
     pub fn new() -> Self {
         Self {
             descriptors: Arc::new(Descriptors::new()),

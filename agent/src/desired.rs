@@ -1,7 +1,8 @@
-//! Computes the desired state from the membership and the journal: namespaces, sandboxes and the lanes' tables. Pure.
+//! Computes the desired state from the membership and the journal: namespaces, sandboxes and the
+//! lanes' tables. Pure.
 //!
-//! The longest prefix wins everywhere: an endpoint outside its node's blocks is reached by its own /32, which takes
-//! precedence over the block that contains it.
+//! The longest prefix wins everywhere: an endpoint outside its node's blocks is reached by its own
+//! /32, which takes precedence over the block that contains it.
 
 mod holdings;
 
@@ -11,7 +12,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use overlay_core::{Candidate, CandidateKind, Endpoint, EndpointId, Member, Network, Node, NodeId, PrivateKey, View};
+use overlay_core::{
+    Candidate, CandidateKind, Endpoint, EndpointId, Member, Network, Node, NodeId, PrivateKey, View,
+};
 use overlay_dataplane::{NetworkTable, PeerLane, PeerTable};
 
 pub(crate) use holdings::{EndpointRows, Holdings};
@@ -20,7 +23,8 @@ use crate::docker::options;
 use crate::endpoint::routes;
 use crate::kernel::netns::NetnsId;
 use crate::kernel::{
-    ContainerInterface, InterfaceOwner, NamespaceDesired, SandboxDesired, Strays, TunDesired, VethDesired,
+    ContainerInterface, InterfaceOwner, NamespaceDesired, SandboxDesired, Strays, TunDesired,
+    VethDesired,
 };
 use crate::state::{EndpointRecord, ManagedSandbox, SandboxRecord};
 
@@ -47,11 +51,16 @@ pub(crate) struct DataPathParams {
     pub(crate) mtu: u32,
 }
 
-/// Replaces what control knows about this node's endpoints by the journal, which is authoritative for them.
+/// Replaces what control knows about this node's endpoints by the journal, which is authoritative
+/// for them.
 ///
-/// Where control knows them all, which is nearly always, the result is the view itself: a copy of a large one would be most of
-/// what an agent takes for a moment.
-pub(crate) fn local_view(view: &Arc<View>, journal: &BTreeMap<EndpointId, EndpointRecord>, node: NodeId) -> Arc<View> {
+/// Where control knows them all, which is nearly always, the result is the view itself: a copy of a
+/// large one would be most of what an agent takes for a moment.
+pub(crate) fn local_view(
+    view: &Arc<View>,
+    journal: &BTreeMap<EndpointId, EndpointRecord>,
+    node: NodeId,
+) -> Arc<View> {
     let known = view.endpoints.values().filter(|endpoint| endpoint.node == node).count();
     let is_known = |own: &Endpoint| view.endpoints.get(&(own.network, own.id)) == Some(own);
     if known == journal.len() && journal.values().all(|record| is_known(&record.endpoint)) {
@@ -84,7 +93,12 @@ pub(crate) fn network(
         network: network.id,
         tun: TunDesired { mtu: params.mtu, queues: params.lanes.into() },
         gateways: network.gateways().into_iter().collect(),
-        node: member.node_address(network).map(|address| network.addresses(address)).into_iter().flatten().collect(),
+        node: member
+            .node_address(network)
+            .map(|address| network.addresses(address))
+            .into_iter()
+            .flatten()
+            .collect(),
         endpoints: records().map(|record| (record.endpoint.id, veth(record))).collect(),
         strays: Strays::default(),
         remote: peers().flat_map(|peer| holdings.of(peer)).collect(),
@@ -134,7 +148,8 @@ fn sandbox(record: &EndpointRecord, network: &Network, params: DataPathParams) -
 pub(crate) struct Underlays {
     /// Addresses of this node itself: never a peer's, whatever it claims.
     own: BTreeSet<SocketAddr>,
-    /// Addresses that several nodes claim, such as that of the first card of every virtual machine on one host.
+    /// Addresses that several nodes claim, such as that of the first card of every virtual machine
+    /// on one host.
     shared: BTreeSet<IpAddr>,
 }
 
@@ -142,7 +157,11 @@ impl Underlays {
     /// Collects the claims of all nodes; `own` are the current addresses of this host.
     pub(crate) fn new(view: &View, node: NodeId, own: &BTreeSet<IpAddr>) -> Self {
         let (mut claimed, mut shared) = (BTreeSet::new(), BTreeSet::new());
-        for ip in view.nodes.values().flat_map(|node| node.underlay.iter().copied().collect::<BTreeSet<_>>()) {
+        for ip in view
+            .nodes
+            .values()
+            .flat_map(|node| node.underlay.iter().copied().collect::<BTreeSet<_>>())
+        {
             if !claimed.insert(ip) {
                 shared.insert(ip);
             }
@@ -151,7 +170,10 @@ impl Underlays {
         let ports = row.map(|row| row.lane_ports.as_slice()).unwrap_or_default();
         let ips = own.iter().chain(row.into_iter().flat_map(|row| &row.underlay));
 
-        Self { own: ips.flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port))).collect(), shared }
+        Self {
+            own: ips.flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port))).collect(),
+            shared,
+        }
     }
 
     /// Lists the addresses at which a lane of a peer may be reached, the likeliest first.
@@ -171,7 +193,11 @@ impl Underlays {
 }
 
 /// Returns how its engine set up an interface, once it was seen in its container.
-fn inside(managed: &ManagedSandbox, addresses: &[IpAddr], network: &Network) -> Option<ContainerInterface> {
+fn inside(
+    managed: &ManagedSandbox,
+    addresses: &[IpAddr],
+    network: &Network,
+) -> Option<ContainerInterface> {
     Some(ContainerInterface {
         netns: managed.netns.clone()?,
         ifname: managed.inside.clone()?,
@@ -180,8 +206,8 @@ fn inside(managed: &ManagedSandbox, addresses: &[IpAddr], network: &Network) -> 
     })
 }
 
-/// Computes the tables of a network for the lanes that have these keys, with the peers that are `known` where they are the same.
-/// None when this node is no member.
+/// Computes the tables of a network for the lanes that have these keys, with the peers that are
+/// `known` where they are the same. None when this node is no member.
 pub(crate) fn tables(
     view: &View,
     holdings: &Holdings<'_>,
@@ -193,7 +219,11 @@ pub(crate) fn tables(
 ) -> Vec<NetworkTable> {
     let network = holdings.network();
     let Some(member) = view.member(network.id, node) else { return Vec::new() };
-    let own = member.node_address(network).into_iter().flat_map(|address| network.addresses(address)).map(IpNet::from);
+    let own = member
+        .node_address(network)
+        .into_iter()
+        .flat_map(|address| network.addresses(address))
+        .map(IpNet::from);
     let local: BTreeSet<IpNet> = holdings.of(member).into_iter().chain(own).collect();
     let others = view.members_of(network.id).filter(|peer| peer.node != node);
     let peers: Vec<_> = others.map(|peer| peer_table(view, holdings, underlays, peer)).collect();
@@ -217,7 +247,12 @@ pub(crate) fn same_table(a: &NetworkTable, b: &NetworkTable) -> bool {
         && a.mtu == b.mtu
 }
 
-fn peer_table(view: &View, holdings: &Holdings<'_>, underlays: &Underlays, peer: &Member) -> PeerTable {
+fn peer_table(
+    view: &View,
+    holdings: &Holdings<'_>,
+    underlays: &Underlays,
+    peer: &Member,
+) -> PeerTable {
     let node = view.nodes.get(&peer.node);
     let candidates = |lane| node.map(|node| underlays.candidates(node, lane)).unwrap_or_default();
     let lane = |(lane, &public_key)| PeerLane { public_key, candidates: candidates(lane) };

@@ -1,4 +1,6 @@
-use overlay_core::{Block, Change, Endpoint, NetworkId, NetworkMode, Node, Revision, Role, RowKey, Runtime};
+use overlay_core::{
+    Block, Change, Endpoint, NetworkId, NetworkMode, Node, Revision, Role, RowKey, Runtime,
+};
 
 use std::net::Ipv4Addr;
 
@@ -62,7 +64,10 @@ fn endpoint(id: u64, node: NodeId, address: &str) -> Endpoint {
         node,
         name: format!("e{id}").parse().expect("a name"),
         aliases: BTreeSet::new(),
-        addresses: vec![IpAddr::V4(v4), IpAddr::V6(format!("fd01::{v4}").parse().expect("an address"))],
+        addresses: vec![
+            IpAddr::V4(v4),
+            IpAddr::V6(format!("fd01::{v4}").parse().expect("an address")),
+        ],
         labels: BTreeMap::new(),
         runtime: Runtime::Run,
     }
@@ -70,7 +75,8 @@ fn endpoint(id: u64, node: NodeId, address: &str) -> Endpoint {
 
 fn record(id: u64, address: &str) -> (EndpointId, EndpointRecord) {
     let endpoint = endpoint(id, me(), address);
-    let sandbox = SandboxRecord::Netns { path: "/run/netns/x".into(), device: 4, inode: 9, boot: "b".into() };
+    let sandbox =
+        SandboxRecord::Netns { path: "/run/netns/x".into(), device: 4, inode: 9, boot: "b".into() };
 
     (endpoint.id, EndpointRecord { endpoint, sandbox, ifname: "eth0".into(), owner: None })
 }
@@ -99,7 +105,9 @@ fn networks(
     params: DataPathParams,
 ) -> BTreeMap<NetworkId, NetworkDesired> {
     let rows = EndpointRows { view, journal, node };
-    let of = |network: &Network| Some((network.id, super::network(rows, &Holdings::new(rows, network), params)?));
+    let of = |network: &Network| {
+        Some((network.id, super::network(rows, &Holdings::new(rows, network), params)?))
+    };
 
     view.networks.values().filter_map(of).collect()
 }
@@ -145,12 +153,22 @@ fn blocks_and_moved_addresses_of_others_lead_to_the_tunnel() {
 
     let desired = &networks(&local_view(&view, &journal, me()), &journal, me(), PARAMS)[&blue()];
 
-    let remote = ["10.1.254.0/24", "10.1.255.77/32", "fd01::a01:fe00/120", "fd01::a01:ff4d/128"].map(net);
+    let remote =
+        ["10.1.254.0/24", "10.1.255.77/32", "fd01::a01:fe00/120", "fd01::a01:ff4d/128"].map(net);
     assert_eq!(desired.namespace.remote, remote.into());
-    assert_eq!(desired.namespace.node, ["10.1.255.1", "fd01::a01:ff01"].map(|a| a.parse().expect("an address")).into());
-    assert_eq!(desired.namespace.gateways, ["10.1.0.1", "fd01::a01:1"].map(|a| a.parse().expect("an address")).into());
+    assert_eq!(
+        desired.namespace.node,
+        ["10.1.255.1", "fd01::a01:ff01"].map(|a| a.parse().expect("an address")).into()
+    );
+    assert_eq!(
+        desired.namespace.gateways,
+        ["10.1.0.1", "fd01::a01:1"].map(|a| a.parse().expect("an address")).into()
+    );
     assert_eq!(desired.namespace.endpoints.len(), 1);
-    assert_eq!(desired.sandboxes[&EndpointId::from_random(10)].gateway, Some(Ipv4Addr::new(10, 1, 0, 1)));
+    assert_eq!(
+        desired.sandboxes[&EndpointId::from_random(10)].gateway,
+        Some(Ipv4Addr::new(10, 1, 0, 1))
+    );
 }
 
 #[test]
@@ -169,7 +187,10 @@ fn the_lanes_learn_who_may_use_which_address() {
     assert_eq!(peer.node, other());
     assert!(peer.allowed_ips.contains(&net("10.1.254.0/24")));
     assert!(peer.allowed_ips.contains(&net("10.1.255.77/32")));
-    assert_eq!(peer.lanes[1].candidates, [Candidate::host("192.0.2.2:51821".parse().expect("an address"), 1)]);
+    assert_eq!(
+        peer.lanes[1].candidates,
+        [Candidate::host("192.0.2.2:51821".parse().expect("an address"), 1)]
+    );
     assert!(table.local.contains(&net("10.1.3.3/32")), "{:?}", table.local);
     assert!(table.local.contains(&net("10.1.255.0/24")));
 }
@@ -201,7 +222,10 @@ fn a_view_that_is_right_about_our_endpoints_is_not_copied() {
 fn a_network_with_an_mtu_has_it_on_both_ends_of_its_interfaces() {
     let narrow = |row| {
         let Change::Network(mut network) = row else { return row };
-        network.settings.options.insert("com.docker.network.driver.mtu".to_owned(), "1300".to_owned());
+        network
+            .settings
+            .options
+            .insert("com.docker.network.driver.mtu".to_owned(), "1300".to_owned());
         Change::Network(network)
     };
     let view = view(rows().into_iter().map(narrow));
@@ -245,7 +269,10 @@ fn own_addresses_are_never_a_peers_and_shared_ones_are_tried_last() {
     let candidates = underlays.candidates(&view.nodes[&other()], 1);
     let expected = ["198.51.100.4", "192.0.2.2", "172.17.9.9"];
     let addresses: Vec<_> = candidates.iter().map(|candidate| candidate.address).collect();
-    assert_eq!(addresses, expected.map(|ip| SocketAddr::new(ip.parse().expect("an address"), 51821)));
+    assert_eq!(
+        addresses,
+        expected.map(|ip| SocketAddr::new(ip.parse().expect("an address"), 51821))
+    );
     assert_eq!(candidates.iter().map(|candidate| candidate.lane).collect::<Vec<_>>(), [1, 1, 1]);
     assert_eq!(candidates[2].kind, CandidateKind::Shared);
 }

@@ -21,7 +21,8 @@ impl EventSource {
         Self { events: OnceCell::new(), problems }
     }
 
-    /// Returns the source of events in namespaces. If the kernel refuses one, all namespaces must be polled.
+    /// Returns the source of events in namespaces. If the kernel refuses one, all namespaces must
+    /// be polled.
     pub(crate) async fn open(&self) -> Option<Arc<NamespaceEvents>> {
         let open = async {
             match NamespaceEvents::open().await {
@@ -30,8 +31,10 @@ impl EventSource {
                     Some(Arc::new(events))
                 }
                 Err(error) => {
-                    let text =
-                        format!("changes in namespaces are not heard of, so they are polled: {}", explain(&error));
+                    let text = format!(
+                        "changes in namespaces are not heard of, so they are polled: {}",
+                        explain(&error)
+                    );
                     self.problems.raise(ProblemKey::Events, "kernel", text);
                     None
                 }

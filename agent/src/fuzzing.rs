@@ -1,4 +1,5 @@
-//! Where fuzzers come in: one function for each kind of input that this crate reads. None of them may ever panic.
+//! Where fuzzers come in: one function for each kind of input that this crate reads. None of them
+//! may ever panic.
 //!
 //! Their corpora are in `fuzz/corpus`; tests give every input there again.
 
@@ -62,7 +63,11 @@ pub fn attach_requests(bytes: &[u8]) {
     if let (Some(network), Some(address)) = (find_network(&view, &wanted.network), wanted.address)
         && try_fixed(network, address).is_ok()
     {
-        assert!(network.prefix.contains(&address) && address != network.gateway() && !network.is_reserved(address));
+        assert!(
+            network.prefix.contains(&address)
+                && address != network.gateway()
+                && !network.is_reserved(address)
+        );
     }
 }
 

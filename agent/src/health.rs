@@ -1,6 +1,8 @@
-//! Turns problems between this node and its peers into messages for operators, with cause and remedy. Pure.
+//! Turns problems between this node and its peers into messages for operators, with cause and
+//! remedy. Pure.
 //!
-//! The lanes report on pairs of lanes; here this becomes a few lines, one per kind of problem, however many peers have it.
+//! The lanes report on pairs of lanes; here this becomes a few lines, one per kind of problem,
+//! however many peers have it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -61,7 +63,8 @@ pub(crate) fn problems(facts: &Facts<'_>) -> Vec<v1::Problem> {
         peers.entry(status.node).or_default().add(status);
     }
     let silent = choose(&peers, |peer| !peer.silent.is_empty());
-    let hears_nobody = silent.len() > 1 && peers.values().all(|peer| peer.heard.is_none_or(|age| age > LATELY));
+    let hears_nobody =
+        silent.len() > 1 && peers.values().all(|peer| peer.heard.is_none_or(|age| age > LATELY));
     let silent = if hears_nobody { facts.closed(&silent) } else { facts.silent(&silent) };
 
     [
@@ -77,7 +80,8 @@ pub(crate) fn problems(facts: &Facts<'_>) -> Vec<v1::Problem> {
     .collect()
 }
 
-/// Returns why a lane of a peer is not up, for `overlayctl peers`; empty if there is nothing to say.
+/// Returns why a lane of a peer is not up, for `overlayctl peers`; empty if there is nothing to
+/// say.
 pub(crate) fn reason(status: &PeerStatus, own: &BTreeSet<IpAddr>) -> String {
     let error = status.error.map(|error| error.to_string());
     let peer = status.is_translated.then(|| "the peer is behind NAT".to_owned());
@@ -91,12 +95,18 @@ fn translation(status: &PeerStatus, own: &BTreeSet<IpAddr>) -> Option<SocketAddr
     status.seen_at.filter(|at| !own.is_empty() && !own.contains(&at.ip()))
 }
 
-/// Says so where control is on this host, and none of its addresses is: it listens, and waits for one.
-pub(crate) fn displaced(control: &KnownControl, me: NodeId, own: &BTreeSet<IpAddr>) -> Option<String> {
+/// Says so where control is on this host, and none of its addresses is: it listens, and waits for
+/// one.
+pub(crate) fn displaced(
+    control: &KnownControl,
+    me: NodeId,
+    own: &BTreeSet<IpAddr>,
+) -> Option<String> {
     let announced = control.announced.iter().map(|address| address.parse::<SocketAddr>().ok());
     // A name may stand for anything.
     let announced: Vec<SocketAddr> = announced.collect::<Option<_>>()?;
-    let is_here = announced.iter().any(|address| address.ip().is_loopback() || own.contains(&address.ip()));
+    let is_here =
+        announced.iter().any(|address| address.ip().is_loopback() || own.contains(&address.ip()));
     if !control.nodes.contains(&me) || own.is_empty() || announced.is_empty() || is_here {
         return None;
     }
@@ -116,13 +126,18 @@ impl Peer {
     fn add(&mut self, status: &PeerStatus) {
         self.heard = [self.heard, status.heard].into_iter().flatten().min();
         self.is_translated |= status.is_translated;
-        let high = |loss: Option<Loss>| loss.filter(|loss| loss.is_high).map_or(0, |loss| loss.permille);
+        let high =
+            |loss: Option<Loss>| loss.filter(|loss| loss.is_high).map_or(0, |loss| loss.permille);
         self.lost_in = self.lost_in.max(high(status.incoming_loss));
         self.lost_out = self.lost_out.max(high(status.outgoing_loss));
         match status.error {
             Some(PeerError::NotHeard) => self.deaf.extend(status.underlay),
             Some(PeerError::Silent { .. }) => self.silent.extend(status.underlay),
-            Some(error @ (PeerError::NoUnderlayAddr | PeerError::InvalidKey | PeerError::ClockWentBack)) => {
+            Some(
+                error @ (PeerError::NoUnderlayAddr
+                | PeerError::InvalidKey
+                | PeerError::ClockWentBack),
+            ) => {
                 self.other.insert(error.to_string());
             }
             // Until it counts as silent this is how every handshake begins.
@@ -168,9 +183,11 @@ impl Facts<'_> {
         for node in peers.keys().filter_map(|node| self.view.nodes.get(node)) {
             let has_others = node.underlay.iter().any(|address| !self.own.contains(address));
             let is_usual = |address: IpAddr| has_others && GUEST_NAT.contains(&address);
-            let lanes =
-                (0..node.lane_ports.len()).flat_map(|lane| node.candidates(lane)).map(|candidate| candidate.address);
-            let own = lanes.filter(|at| self.own.contains(&at.ip()) && self.ports.contains(&at.port()));
+            let lanes = (0..node.lane_ports.len())
+                .flat_map(|lane| node.candidates(lane))
+                .map(|candidate| candidate.address);
+            let own =
+                lanes.filter(|at| self.own.contains(&at.ip()) && self.ports.contains(&at.port()));
             let own = own.filter(|at| !is_usual(at.ip()));
             for address in own {
                 claims.entry(address.ip()).or_default().insert(node.name.to_string());
@@ -243,7 +260,11 @@ impl Facts<'_> {
             ),
         };
 
-        Some(self.problem("peer-silent", format!("nothing arrives from {names}: {remedy}"), since(peers)))
+        Some(self.problem(
+            "peer-silent",
+            format!("nothing arrives from {names}: {remedy}"),
+            since(peers),
+        ))
     }
 
     fn deaf(&self, peers: &[(NodeId, &Peer)]) -> Option<v1::Problem> {
@@ -270,7 +291,8 @@ impl Facts<'_> {
         let ways = |(node, peer): &(NodeId, &Peer)| {
             let ways = [("from", peer.lost_in), ("to", peer.lost_out)];
             let ways = ways.into_iter().filter(|(_, lost)| *lost > 0);
-            ways.map(|(way, lost)| format!("{} % {way} {}", percent(lost), self.name(*node))).collect::<Vec<_>>()
+            ways.map(|(way, lost)| format!("{} % {way} {}", percent(lost), self.name(*node)))
+                .collect::<Vec<_>>()
         };
         let named: Vec<_> = lossy.iter().take(NAMED).flat_map(ways).collect();
         let more = lossy.len().saturating_sub(NAMED);
@@ -285,7 +307,11 @@ impl Facts<'_> {
 
     fn other(&self, peers: &[(NodeId, &Peer)]) -> Option<v1::Problem> {
         let told = |(node, peer): &(NodeId, &Peer)| {
-            format!("{}: {}", self.name(*node), Vec::from_iter(peer.other.iter().cloned()).join(", "))
+            format!(
+                "{}: {}",
+                self.name(*node),
+                Vec::from_iter(peer.other.iter().cloned()).join(", ")
+            )
         };
         let mut text = peers.iter().take(NAMED).map(told).collect::<Vec<_>>().join("; ");
         if let Some(more) = peers.len().checked_sub(NAMED).filter(|more| *more > 0) {

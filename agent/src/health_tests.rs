@@ -86,7 +86,8 @@ fn one(peers: &[PeerStatus]) -> (String, String) {
 fn peers_that_are_well_or_not_wanted_are_no_problem() {
     let idle = PeerStatus { state: PeerState::Idle, heard: None, seen_at: None, ..peer(4) };
     let first = PeerStatus { error: Some(PeerError::NoAnswer { attempts: 3 }), ..idle.clone() };
-    let lossy = PeerStatus { incoming_loss: Some(Loss { permille: 90, is_high: false }), ..peer(5) };
+    let lossy =
+        PeerStatus { incoming_loss: Some(Loss { permille: 90, is_high: false }), ..peer(5) };
 
     assert_eq!(told(&[peer(2), peer(3), idle, first, lossy]), []);
 }
@@ -118,7 +119,10 @@ fn a_peer_that_hears_nothing_is_told_with_the_direction() {
     let (code, text) = one(&[failing(2, PeerError::NotHeard, Some(0)), peer(3)]);
 
     assert_eq!(code, "peer-not-reached");
-    assert!(text.starts_with("h2 (192.0.2.2:51820) is heard but does not hear this host"), "{text}");
+    assert!(
+        text.starts_with("h2 (192.0.2.2:51820) is heard but does not hear this host"),
+        "{text}"
+    );
     assert!(text.contains("open UDP 51820 there, or check this host's outgoing rules"), "{text}");
 }
 
@@ -128,7 +132,8 @@ fn a_host_that_hears_nobody_looks_at_itself() {
 
     assert_eq!(code, "port-unreachable");
     assert!(text.contains("nobody reaches UDP 51820-51821 of this host"), "{text}");
-    let idle = PeerStatus { state: PeerState::Idle, heard: Some(Duration::from_secs(600)), ..peer(4) };
+    let idle =
+        PeerStatus { state: PeerState::Idle, heard: Some(Duration::from_secs(600)), ..peer(4) };
     assert_eq!(one(&[silent(2), silent(3), idle]).0, "port-unreachable");
     assert_eq!(one(&[silent(2), silent(3), peer(4)]).0, "peer-silent", "somebody reaches it");
 }
@@ -139,14 +144,18 @@ fn a_hundred_dead_peers_are_one_line_that_says_since_when() {
 
     let (_, text) = one(&peers);
 
-    assert!(text.contains("h2 (192.0.2.2:51820), h3 ") && text.contains(" and 95 more: "), "{text}");
+    assert!(
+        text.contains("h2 (192.0.2.2:51820), h3 ") && text.contains(" and 95 more: "),
+        "{text}"
+    );
     assert!(text.len() < 400, "{text}");
 }
 
 #[test]
 fn translations_are_named_where_they_are_in_the_way() {
     let never = failing(2, PeerError::Silent { attempts: 9 }, None);
-    let seen_elsewhere = PeerStatus { seen_at: Some("198.51.100.7:4000".parse().expect("an address")), ..peer(3) };
+    let seen_elsewhere =
+        PeerStatus { seen_at: Some("198.51.100.7:4000".parse().expect("an address")), ..peer(3) };
 
     let (_, neither) = one(&[never.clone(), peer(3)]);
     assert!(neither.contains("or it is behind NAT and must call first"), "{neither}");
@@ -184,7 +193,8 @@ fn control_of_this_host_whose_address_is_away_is_told_with_it() {
         ..KnownControl::default()
     };
     let own = BTreeSet::from([IpAddr::from([192, 0, 2, 9])]);
-    let (here, away) = (control(&["192.0.2.9:7443"], &[id(1)]), control(&["192.0.2.1:7443"], &[id(1)]));
+    let (here, away) =
+        (control(&["192.0.2.9:7443"], &[id(1)]), control(&["192.0.2.1:7443"], &[id(1)]));
 
     let told = displaced(&away, id(1), &own).expect("it is away");
 
@@ -201,7 +211,9 @@ fn control_of_this_host_whose_address_is_away_is_told_with_it() {
 #[test]
 fn an_address_of_this_host_that_a_peer_announces_is_named() {
     let told = |own: &[&str], announced: &[&str]| -> Vec<(String, String)> {
-        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("an address")).collect::<Vec<_>>();
+        let addresses = |texts: &[&str]| {
+            texts.iter().map(|text| text.parse().expect("an address")).collect::<Vec<_>>()
+        };
         let node = Node {
             id: id(2),
             name: "h2".parse().expect("a name"),
@@ -212,7 +224,14 @@ fn an_address_of_this_host_that_a_peer_announces_is_named() {
         };
         let view = View::from_rows(Revision(1), [Change::Node(node)]);
         let (peer, own) = (peer(2), addresses(own).into_iter().collect());
-        let facts = Facts { view: &view, peers: &[&peer], ports: &PORTS, own: &own, refused: None, now: 1_000 };
+        let facts = Facts {
+            view: &view,
+            peers: &[&peer],
+            ports: &PORTS,
+            own: &own,
+            refused: None,
+            now: 1_000,
+        };
 
         problems(&facts).into_iter().map(|problem| (problem.code, problem.text)).collect()
     };
@@ -228,6 +247,10 @@ fn an_address_of_this_host_that_a_peer_announces_is_named() {
         shared[0].1
     );
     assert_eq!(told(&own, &["198.51.100.2"]), []);
-    assert_eq!(told(&own, &["198.51.100.2", "10.0.2.15"]), [], "every guest of a hypervisor has it");
+    assert_eq!(
+        told(&own, &["198.51.100.2", "10.0.2.15"]),
+        [],
+        "every guest of a hypervisor has it"
+    );
     assert_eq!(told(&own, &["10.0.2.15"]).len(), 1, "it is all that the peer has");
 }

@@ -1,5 +1,5 @@
-//! What is known of this host's network. Whoever looks at it (`membership::announce`) notes it here, and everybody else hears
-//! of it.
+//! What is known of this host's network. Whoever looks at it (`membership::announce`) notes it
+//! here, and everybody else hears of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -61,8 +61,8 @@ impl HostState {
         self.own.subscribe()
     }
 
-    /// Records the host's own addresses, and tells whether they changed; a peer that sees this node at another address means
-    /// that it is behind NAT.
+    /// Records the host's own addresses, and tells whether they changed; a peer that sees this node
+    /// at another address means that it is behind NAT.
     pub(crate) fn note_own(&self, own: BTreeSet<IpAddr>) -> bool {
         self.own.send_if_modified(|known| {
             **known != own && {

@@ -1,4 +1,5 @@
-//! A joined node: the stores and services that it is made of, each handed to those who need it and to no other.
+//! A joined node: the stores and services that it is made of, each handed to those who need it and
+//! to no other.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -114,7 +115,11 @@ impl JoinedNode {
             host: Arc::clone(&host),
             problems: Arc::clone(&problems),
         });
-        let renewal = Renewal { control: Arc::clone(&control), store: store.clone(), problems: Arc::clone(&problems) };
+        let renewal = Renewal {
+            control: Arc::clone(&control),
+            store: store.clone(),
+            problems: Arc::clone(&problems),
+        };
 
         Self {
             node,

@@ -1,8 +1,9 @@
-//! The agent of Overlay: one per host; keeps the kernel, the packet engine and the names as the membership says.
+//! The agent of Overlay: one per host; keeps the kernel, the packet engine and the names as the
+//! membership says.
 //!
-//! `node` owns the tasks, `membership` speaks with control, `endpoint` attaches and detaches, `desired` computes what must
-//! be, `reconcile` makes it so, `local_api` answers `overlayctl`, `state` remembers; `kernel` and `path` hold what is
-//! privileged.
+//! `node` owns the tasks, `membership` speaks with control, `endpoint` attaches and detaches,
+//! `desired` computes what must be, `reconcile` makes it so, `local_api` answers `overlayctl`,
+//! `state` remembers; `kernel` and `path` hold what is privileged.
 
 mod call_gate;
 pub mod config;

@@ -3,7 +3,9 @@
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -41,7 +43,8 @@ impl StateLock {
     ///
     /// # Errors
     ///
-    /// [`LockError::Held`] when the descriptor is no lock's; [`LockError::Unusable`] when the directory cannot be written.
+    /// [`LockError::Held`] when the descriptor is no lock's; [`LockError::Unusable`] when the
+    /// directory cannot be written.
     pub(crate) fn take_over(state: &Path, descriptor: OwnedFd) -> Result<Self, LockError> {
         let path = state.join("agent.lock");
         let unusable = |source| LockError::Unusable { path: path.clone(), source };
@@ -60,11 +63,16 @@ impl StateLock {
         self.file.as_fd().try_clone_to_owned()
     }
 
-    /// Takes the lock again that another process may have given back, and says that this one has it.
+    /// Takes the lock again that another process may have given back, and says that this one has
+    /// it.
     pub(crate) fn retake(&self) -> io::Result<()> {
         let mut file = File::from(self.share()?);
-        // The one file is open in both, so nobody can have come in between but whoever takes a lock that is free.
-        #[expect(deprecated, reason = "the lock must not be given back when this descriptor is closed")]
+        // The one file is open in both, so nobody can have come in between but whoever takes a lock
+        // that is free.
+        #[expect(
+            deprecated,
+            reason = "the lock must not be given back when this descriptor is closed"
+        )]
         nix::fcntl::flock(file.as_raw_fd(), FlockArg::LockExclusiveNonblock)?;
 
         write_pid(&mut file)
@@ -74,7 +82,8 @@ impl StateLock {
     ///
     /// # Errors
     ///
-    /// [`LockError::Held`] with the holder's pid; [`LockError::Unusable`] when the directory cannot be written.
+    /// [`LockError::Held`] with the holder's pid; [`LockError::Unusable`] when the directory cannot
+    /// be written.
     pub fn take(state: &Path) -> Result<Self, LockError> {
         let unusable = |path: &Path| {
             let path = path.to_owned();
@@ -102,7 +111,9 @@ impl StateLock {
                 Ok(()) => Ok(Self { file }),
                 Err(source) => Err(LockError::Unusable { path, source }),
             },
-            Err((mut file, Errno::EWOULDBLOCK)) => Err(LockError::Held { path, pid: read_pid(&mut file) }),
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                Err(LockError::Held { path, pid: read_pid(&mut file) })
+            }
             Err((_, errno)) => Err(LockError::Unusable { path, source: errno.into() }),
         }
     }
@@ -136,7 +147,10 @@ mod tests {
 
         let error = StateLock::take(&state).expect_err("held").to_string();
 
-        assert!(error.starts_with(&format!("already running, pid {}", std::process::id())), "{error}");
+        assert!(
+            error.starts_with(&format!("already running, pid {}", std::process::id())),
+            "{error}"
+        );
         assert_eq!(std::fs::metadata(&state).expect("made").permissions().mode() & 0o777, 0o700);
     }
 
@@ -145,7 +159,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let first = StateLock::take(dir.path()).expect("free");
 
-        let second = StateLock::take_over(dir.path(), first.share().expect("a descriptor")).expect("it is held");
+        let second = StateLock::take_over(dir.path(), first.share().expect("a descriptor"))
+            .expect("it is held");
         assert!(StateLock::take(dir.path()).is_err());
         // One that does not come up gives it back for both.
         drop(second);
@@ -162,7 +177,10 @@ mod tests {
         let _first = StateLock::take(dir.path()).expect("free");
         let other = tempfile::tempfile().expect("a file");
 
-        assert!(matches!(StateLock::take_over(dir.path(), other.into()), Err(LockError::Held { .. })));
+        assert!(matches!(
+            StateLock::take_over(dir.path(), other.into()),
+            Err(LockError::Held { .. })
+        ));
     }
 
     #[test]

@@ -60,15 +60,16 @@ fn main() -> ExitCode {
     code
 }
 
-/// Reads and checks everything that the agent is told; what is wrong, or that nothing is, is said here.
+/// Reads and checks everything that the agent is told; what is wrong, or that nothing is, is said
+/// here.
 fn configured() -> Result<Arguments, ExitCode> {
     let wrong = |error: &dyn std::fmt::Display| {
         // Nobody is left to be told when standard error is closed.
         let _ = writeln!(std::io::stderr(), "overlayd: {}", message::plain(error));
         ExitCode::from(EXIT_CODE)
     };
-    let arguments: Arguments =
-        config::parse(Path::new(DEFAULT_FILE), std::env::args_os()).map_err(|error| wrong(&error))?;
+    let arguments: Arguments = config::parse(Path::new(DEFAULT_FILE), std::env::args_os())
+        .map_err(|error| wrong(&error))?;
     arguments.config.check().map_err(|error| wrong(&error))?;
     if arguments.config.check_config {
         let _ = writeln!(std::io::stdout(), "the configuration is valid");
@@ -79,7 +80,8 @@ fn configured() -> Result<Arguments, ExitCode> {
 }
 
 fn run(config: Config, log: Log, reserves: DescriptorReserves) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("agent").build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("agent").build()?;
 
     let binary = std::env::current_exe()?;
     let program = Program { binary, arguments: std::env::args_os().collect() };

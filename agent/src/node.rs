@@ -24,13 +24,15 @@ use crate::signals::Signals;
 use self::phases::Node;
 pub use self::phases::NodeError;
 
-/// How often the time of handshakes is stored. A clock that is set back while the agent is down may cost this much.
+/// How often the time of handshakes is stored. A clock that is set back while the agent is down may
+/// cost this much.
 const CLOCK_KEPT: Duration = Duration::from_secs(10);
 
 /// How soon a failed write is tried again.
 const KEEP_AGAIN: Duration = Duration::from_secs(1);
 
-/// How long this process waits, once another has its place, for those who are connected to read their answers.
+/// How long this process waits, once another has its place, for those who are connected to read
+/// their answers.
 const HANG_UP: Duration = Duration::from_secs(1);
 
 /// How the agent ended.
@@ -38,7 +40,8 @@ const HANG_UP: Duration = Duration::from_secs(1);
 pub enum NodeEnd {
     /// It was told to.
     Stopped,
-    /// Another process has taken its place, and has what this one had: nothing may be given back or removed.
+    /// Another process has taken its place, and has what this one had: nothing may be given back or
+    /// removed.
     HandedOver,
 }
 
@@ -55,7 +58,8 @@ pub async fn run(
 ) -> Result<NodeEnd, NodeError> {
     sandbox::look_at_boot();
     let mut signals = Signals::new().map_err(NodeError::Signals)?;
-    let predecessor = if config.take_over { Some(Predecessor::greet(&config).await?) } else { None };
+    let predecessor =
+        if config.take_over { Some(Predecessor::greet(&config).await?) } else { None };
     let begun = begin::begin(program, config, log, reserves, predecessor.as_ref()).await;
     let (mut node, mut inbox, ready) = match (begun, predecessor) {
         (Ok((node, inbox)), None) => {
@@ -101,7 +105,11 @@ pub async fn run(
 }
 
 impl Node {
-    async fn serve(&mut self, inbox: &mut mpsc::Receiver<Request>, signals: &mut Signals) -> Result<(), NodeError> {
+    async fn serve(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Request>,
+        signals: &mut Signals,
+    ) -> Result<(), NodeError> {
         let mut kept = Instant::now();
         loop {
             // What does not work is tried again sooner, and found to work again by that.
@@ -114,7 +122,8 @@ impl Node {
                             return Ok(());
                         }
                     }
-                    // Whoever asked has an answer by our end; what is half done is done or undone by the next start.
+                    // Whoever asked has an answer by our end; what is half done is done or undone
+                    // by the next start.
                     () = signals.stop() => return Ok(()),
                 },
                 Some(ended) = self.tasks.join_next() => {
@@ -137,7 +146,9 @@ impl Node {
     async fn handle(&mut self, request: Request) {
         // Who asked may have gone meanwhile; what was done stays done.
         match request {
-            Request::Join(line, options, answer) => drop(answer.send(self.join(&line, options).await)),
+            Request::Join(line, options, answer) => {
+                drop(answer.send(self.join(&line, options).await))
+            }
             Request::Leave(force, answer) => drop(answer.send(self.leave(force).await)),
             Request::Upgrade(binary, answer) => {
                 let upgraded = self.upgrade(binary).await;

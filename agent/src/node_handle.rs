@@ -36,7 +36,8 @@ pub(crate) enum Request {
     Join(Box<JoinLine>, JoinOptions, oneshot::Sender<Result<v1::AgentJoinResponse, Refusal>>),
     /// Leave the cluster.
     Leave(bool, oneshot::Sender<Result<v1::AgentLeaveResponse, Refusal>>),
-    /// Have another program take this one's place: that of the path, or the one that this was started from.
+    /// Have another program take this one's place: that of the path, or the one that this was
+    /// started from.
     Upgrade(Option<PathBuf>, oneshot::Sender<Result<v1::UpgradeResponse, Refusal>>),
 }
 
@@ -58,7 +59,8 @@ pub(crate) struct NodeHandle {
 }
 
 impl NodeHandle {
-    /// Makes the handle of a node that has joined nothing yet, and the queue of what is asked of it.
+    /// Makes the handle of a node that has joined nothing yet, and the queue of what is asked of
+    /// it.
     pub(crate) fn new(
         config: Config,
         problems: Arc<Problems>,
@@ -91,7 +93,9 @@ impl NodeHandle {
             )),
             Phase::Expelled(_, reason) => Err(Refusal::new(
                 Code::WrongState,
-                format!("this node was removed ({reason}); use `overlayctl leave`, then join again"),
+                format!(
+                    "this node was removed ({reason}); use `overlayctl leave`, then join again"
+                ),
             )),
         }
     }

@@ -39,7 +39,8 @@ pub enum PingError {
 /// Asks one address for echoes.
 #[derive(Debug)]
 pub struct Pinger {
-    /// A raw ICMP socket; tokio knows it as a datagram socket, for what else could send and receive.
+    /// A raw ICMP socket; tokio knows it as a datagram socket, for what else could send and
+    /// receive.
     socket: UdpSocket,
     target: IpAddr,
     id: u16,
@@ -61,7 +62,8 @@ impl Pinger {
     ///
     /// # Errors
     ///
-    /// [`PingError::Timeout`] without an answer, [`PingError::Socket`] when there is no way to the target.
+    /// [`PingError::Timeout`] without an answer, [`PingError::Socket`] when there is no way to the
+    /// target.
     pub async fn probe(&self, sequence: u16, wait: Duration) -> Result<Duration, PingError> {
         let sent = Instant::now();
         self.socket.send(&request(self.target, self.id, sequence)).await?;
@@ -112,7 +114,8 @@ fn request(target: IpAddr, id: u16, sequence: u16) -> Vec<u8> {
 
 /// The internet checksum (RFC 1071) of a message of even length.
 fn checksum(message: &[u8]) -> u16 {
-    let words = message.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let words =
+        message.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
     let mut sum: u32 = words.sum();
     while sum > 0xFFFF {
         sum = (sum & 0xFFFF) + (sum >> 16);
@@ -121,7 +124,8 @@ fn checksum(message: &[u8]) -> u16 {
     !u16::try_from(sum).unwrap_or(u16::MAX)
 }
 
-/// Tells whether a received message answers the probe. Raw IPv4 sockets hand over the IP header too.
+/// Tells whether a received message answers the probe. Raw IPv4 sockets hand over the IP header
+/// too.
 fn is_answer(target: IpAddr, message: &[u8], id: u16, sequence: u16) -> bool {
     let (icmp, reply) = match target {
         IpAddr::V4(_) => {
@@ -132,7 +136,9 @@ fn is_answer(target: IpAddr, message: &[u8], id: u16, sequence: u16) -> bool {
     };
     let Some([kind, _, _, _, id0, id1, seq0, seq1, ..]) = icmp else { return false };
 
-    *kind == reply && u16::from_be_bytes([*id0, *id1]) == id && u16::from_be_bytes([*seq0, *seq1]) == sequence
+    *kind == reply
+        && u16::from_be_bytes([*id0, *id1]) == id
+        && u16::from_be_bytes([*seq0, *seq1]) == sequence
 }
 
 #[cfg(test)]

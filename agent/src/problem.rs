@@ -25,8 +25,8 @@ pub(crate) struct Problem {
     pub(crate) since: u64,
 }
 
-/// All present problems: what the tasks state, each under the key of the thing it is about, and what the process itself
-/// lacks at the moment that somebody looks.
+/// All present problems: what the tasks state, each under the key of the thing it is about, and
+/// what the process itself lacks at the moment that somebody looks.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     stated: Mutex<BTreeMap<String, Stated>>,
@@ -103,14 +103,17 @@ impl Problems {
     /// Lists them.
     pub(crate) fn list(&self) -> Vec<Problem> {
         let own = self.process.iter().flat_map(|process| process.conditions());
-        let problem = |(code, Condition { text, since })| Problem { code, text: message::line(text), since };
+        let problem =
+            |(code, Condition { text, since })| Problem { code, text: message::line(text), since };
 
-        own.map(problem).chain(self.stated().values().map(|stated| stated.problem.clone())).collect()
+        own.map(problem)
+            .chain(self.stated().values().map(|stated| stated.problem.clone()))
+            .collect()
     }
 }
 
-/// Writes an error with its causes, plainly, and what to do where descriptors are used up: that may be the cause of
-/// anything.
+/// Writes an error with its causes, plainly, and what to do where descriptors are used up: that may
+/// be the cause of anything.
 pub(crate) fn explain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -154,7 +157,10 @@ mod tests {
 
         problems.raise(ProblemKey::Node, "control-away", "second (os error 2)");
 
-        assert_eq!(problems.list(), [Problem { code: "control-away", text: "second".into(), since }]);
+        assert_eq!(
+            problems.list(),
+            [Problem { code: "control-away", text: "second".into(), since }]
+        );
         problems.clear(&ProblemKey::Node);
         assert!(problems.list().is_empty());
     }
@@ -166,7 +172,8 @@ mod tests {
         let (lack, other) = (explain(&refused(libc::EMFILE)), explain(&refused(libc::EPERM)));
 
         assert!(
-            lack.starts_with("Too many open files; `ls -l /proc/") && lack.contains("raise LimitNOFILE="),
+            lack.starts_with("Too many open files; `ls -l /proc/")
+                && lack.contains("raise LimitNOFILE="),
             "{lack}"
         );
         assert_eq!(other, "Operation not permitted");

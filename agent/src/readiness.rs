@@ -1,7 +1,9 @@
-//! Says that the agent is ready, to whoever started it and listens (`sd_notify(3)`): systemd, or `overlayctl`.
+//! Says that the agent is ready, to whoever started it and listens (`sd_notify(3)`): systemd, or
+//! `overlayctl`.
 //!
-//! Ready means that the local socket is served and that the kernel's part of what this node had was brought up once, so
-//! that what is started after the agent finds the containers' networks as they were.
+//! Ready means that the local socket is served and that the kernel's part of what this node had was
+//! brought up once, so that what is started after the agent finds the containers' networks as they
+//! were.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,9 +60,9 @@ async fn brought_up(endpoints: &Endpoints) {
 fn untried(endpoints: &Endpoints) -> usize {
     let networks = endpoints.reports.borrow();
     let was_tried = |record: &crate::state::EndpointRecord| {
-        networks
-            .get(&record.endpoint.network)
-            .is_some_and(|report| report.problem.is_some() || report.endpoints.contains_key(&record.endpoint.id))
+        networks.get(&record.endpoint.network).is_some_and(|report| {
+            report.problem.is_some() || report.endpoints.contains_key(&record.endpoint.id)
+        })
     };
 
     endpoints.journal.entries().values().filter(|record| !was_tried(record)).count()

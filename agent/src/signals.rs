@@ -11,7 +11,10 @@ pub(crate) struct Signals {
 impl Signals {
     /// Listens from now on: the signals do not end the process by themselves any more.
     pub(crate) fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     /// Waits for one.

@@ -38,15 +38,20 @@ pub enum SocketError {
     },
 }
 
-/// Makes a socket of mode 0600 and listens on it. A stale one, on which nobody listens, is replaced.
+/// Makes a socket of mode 0600 and listens on it. A stale one, on which nobody listens, is
+/// replaced.
 pub(crate) async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     let unusable = |source| SocketError::Unusable { path: path.to_owned(), source };
     if let Some(directory) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(unusable)?;
     }
     match fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
-        Ok(_) if UnixStream::connect(path).await.is_ok() => return Err(SocketError::InUse(path.to_owned())),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(SocketError::NotASocket(path.to_owned()));
+        }
+        Ok(_) if UnixStream::connect(path).await.is_ok() => {
+            return Err(SocketError::InUse(path.to_owned()));
+        }
         Ok(_) => fs::remove_file(path).map_err(unusable)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(unusable(error)),
@@ -57,8 +62,8 @@ pub(crate) async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     Ok(listener)
 }
 
-/// Waits for a connection. Where descriptors are used up, one of the reserve serves: who calls is to be told why nothing
-/// works.
+/// Waits for a connection. Where descriptors are used up, one of the reserve serves: who calls is
+/// to be told why nothing works.
 pub(crate) async fn accept(listener: &UnixListener, reserve: &Arc<Reserve>) -> Accepted {
     loop {
         match listener.accept().await {
@@ -76,8 +81,8 @@ pub(crate) async fn accept(listener: &UnixListener, reserve: &Arc<Reserve>) -> A
     }
 }
 
-/// A connection that was accepted. Its descriptor goes into the reserve when it ends, where that lacks one: whoever waits for a
-/// descriptor would be faster than a reserve that opens another.
+/// A connection that was accepted. Its descriptor goes into the reserve when it ends, where that
+/// lacks one: whoever waits for a descriptor would be faster than a reserve that opens another.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     /// There until it is dropped.
@@ -107,13 +112,21 @@ impl Drop for Accepted {
 }
 
 impl AsyncRead for Accepted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.stream().poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Accepted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.stream().poll_write(cx, buf)
     }
 
@@ -174,10 +187,12 @@ mod tests {
         let lowest = fs::File::open("/dev/null").expect("one is left").as_raw_fd();
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
 
-        setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard).expect("lowered");
+        setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard)
+            .expect("lowered");
         let mut accepted = 0;
         for _ in 0..3 {
-            let connection = tokio::time::timeout(Duration::from_secs(5), accept(&listener, &reserve)).await;
+            let connection =
+                tokio::time::timeout(Duration::from_secs(5), accept(&listener, &reserve)).await;
             accepted += usize::from(connection.is_ok());
             drop(connection);
             assert!(fs::File::open("/dev/null").is_err(), "somebody else may take it");

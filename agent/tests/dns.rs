@@ -1,4 +1,5 @@
-//! The DNS server where it belongs: at a network's gateway, in the network's namespace, asked by a sandbox.
+//! The DNS server where it belongs: at a network's gateway, in the network's namespace, asked by a
+//! sandbox.
 //!
 //! Needs root. Leaves nothing behind.
 #![expect(clippy::print_stdout, reason = "tests say what they skipped")]
@@ -15,10 +16,13 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use overlay_agent::dns::{DnsServers, DnsSockets, Names};
 use overlay_agent::kernel::{
-    InterfaceOwner, NamespaceDesired, Netns, NetworkNamespace, SandboxDesired, Strays, TunDesired, VethDesired,
+    InterfaceOwner, NamespaceDesired, Netns, NetworkNamespace, SandboxDesired, Strays, TunDesired,
+    VethDesired,
 };
 use overlay_core::network::NetworkMode;
-use overlay_core::{Change, Endpoint, EndpointId, Network, NetworkId, NodeId, Revision, Runtime, View};
+use overlay_core::{
+    Change, Endpoint, EndpointId, Network, NetworkId, NodeId, Revision, Runtime, View,
+};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 1);
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 2);
@@ -57,12 +61,14 @@ fn endpoint(network: NetworkId, number: u64, name: &str, address: Ipv4Addr) -> C
 }
 
 impl Net {
-    /// Makes the network's namespace, starts its server before the gateway's address is there, then attaches the sandbox.
+    /// Makes the network's namespace, starts its server before the gateway's address is there, then
+    /// attaches the sandbox.
     async fn new(run_dir: &Path, number: u64, servers: &mut DnsServers) -> Self {
         let (id, endpoint) = (NetworkId::from_random(number), EndpointId::from_random(number));
         let tun = TunDesired { mtu: 1408, queues: 1 };
         let (mut namespace, _) = NetworkNamespace::open(run_dir, id, tun).await.expect("a network");
-        let sockets = namespace.netns().within(|| DnsSockets::bind([IpAddr::V4(GATEWAY)])).expect("entered");
+        let sockets =
+            namespace.netns().within(|| DnsSockets::bind([IpAddr::V4(GATEWAY)])).expect("entered");
         servers.add(id, sockets.expect("sockets")).expect("served");
 
         let sandbox = Netns::unnamed("sandbox").expect("a namespace");
@@ -113,9 +119,13 @@ impl Net {
             buffer.truncate(len);
             Ok::<_, std::io::Error>(buffer)
         });
-        let answer = Message::from_vec(&asked.await.expect("entered").expect("an answer")).expect("a sound answer");
+        let answer = Message::from_vec(&asked.await.expect("entered").expect("an answer"))
+            .expect("a sound answer");
 
-        (answer.metadata.response_code, answer.answers.iter().map(|record| record.data.to_string()).collect())
+        (
+            answer.metadata.response_code,
+            answer.answers.iter().map(|record| record.data.to_string()).collect(),
+        )
     }
 }
 
@@ -136,7 +146,10 @@ async fn two_networks() {
     servers.publish(Arc::new(Names::new(&View::from_rows(Revision(1), rows), sandboxes)));
 
     assert_eq!(blue.ask("service2.").await, (ResponseCode::NoError, vec!["10.7.0.77".to_owned()]));
-    assert_eq!(blue.ask("service2.blue.").await, (ResponseCode::NoError, vec!["10.7.0.77".to_owned()]));
+    assert_eq!(
+        blue.ask("service2.blue.").await,
+        (ResponseCode::NoError, vec!["10.7.0.77".to_owned()])
+    );
     assert_eq!(red.ask("other.").await, (ResponseCode::NoError, vec!["10.7.0.99".to_owned()]));
     assert_eq!(red.ask("service2.").await, (ResponseCode::NXDomain, Vec::new()));
     assert_eq!(red.ask("service2.blue.").await, (ResponseCode::ServFail, Vec::new()));

@@ -59,7 +59,11 @@ enum Rank {
 
 /// Lists the addresses for join lines: the advertised ones, else the one control listens on, else
 /// those of this host.
-pub(crate) fn for_join_lines(advertised: &[String], listen: SocketAddr, own: &[Own]) -> Vec<String> {
+pub(crate) fn for_join_lines(
+    advertised: &[String],
+    listen: SocketAddr,
+    own: &[Own],
+) -> Vec<String> {
     if advertised.is_empty() { listening(listen, own) } else { advertised.to_vec() }
 }
 
@@ -77,7 +81,8 @@ fn listening(listen: SocketAddr, own: &[Own]) -> Vec<String> {
         return vec![listen.to_string()];
     }
     let reachable = ranked(own).into_iter().filter(|ip| ip.is_ipv4() || listen.is_ipv6());
-    let mut found: Vec<_> = reachable.take(MAX_ADDRESSES).map(|ip| SocketAddr::new(ip, listen.port())).collect();
+    let mut found: Vec<_> =
+        reachable.take(MAX_ADDRESSES).map(|ip| SocketAddr::new(ip, listen.port())).collect();
     if found.is_empty() {
         // A host with only a loopback interface can still talk to itself.
         found.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listen.port()));
@@ -89,7 +94,11 @@ fn listening(listen: SocketAddr, own: &[Own]) -> Vec<String> {
 /// Sorts addresses by how likely other hosts can reach them, IPv4 before IPv6. Those that no other
 /// host can reach are left out unless there is nothing better.
 fn ranked(own: &[Own]) -> Vec<IpAddr> {
-    let mut all: Vec<_> = own.iter().filter(|own| is_usable(own.address)).map(|own| (rank(own), own.address)).collect();
+    let mut all: Vec<_> = own
+        .iter()
+        .filter(|own| is_usable(own.address))
+        .map(|own| (rank(own), own.address))
+        .collect();
     all.sort_by_key(|(rank, address)| (*rank, address.is_ipv6()));
     let best = all.first().map(|(rank, _)| *rank);
     if best.is_some_and(|best| best < Rank::GuestNat) {
@@ -136,9 +145,15 @@ pub(crate) fn of_host() -> Vec<Own> {
         let address = v4.or_else(|| storage.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))?;
         let same_family = |(_, gateway): &&(String, IpAddr)| gateway.is_ipv4() == address.is_ipv4();
         let mut routes = routes.iter().filter(same_family);
-        let default_route = routes.find(|(name, _)| *name == interface.interface_name).map(|(_, gateway)| *gateway);
+        let default_route =
+            routes.find(|(name, _)| *name == interface.interface_name).map(|(_, gateway)| *gateway);
 
-        Some(Own { kind: kind(&interface.interface_name), address, default_route, interface: interface.interface_name })
+        Some(Own {
+            kind: kind(&interface.interface_name),
+            address,
+            default_route,
+            interface: interface.interface_name,
+        })
     };
 
     all.filter_map(own).collect()
@@ -159,7 +174,9 @@ fn kind(interface: &str) -> InterfaceKind {
 fn default_routes(route: &str, ipv6_route: &str) -> Vec<(String, IpAddr)> {
     let v4 = route.lines().filter_map(|line| {
         let words: Vec<_> = line.split_whitespace().collect();
-        let (["00000000", gateway], "00000000") = (words.get(1..3)?, *words.get(7)?) else { return None };
+        let (["00000000", gateway], "00000000") = (words.get(1..3)?, *words.get(7)?) else {
+            return None;
+        };
         let gateway = u32::from_str_radix(gateway, 16).ok()?;
         // The kernel prints the bytes in network order as a native-endian number.
         Some((words.first()?.to_string(), IpAddr::from(gateway.to_ne_bytes())))
@@ -222,7 +239,11 @@ mod tests {
         assert_eq!(order(&[docker, nat]), ["10.0.2.15", "172.17.0.1"], "there is nothing better");
         let honest = own("eth0", "10.0.2.15", InterfaceKind::Hardware, Some("10.0.2.1"));
         let other = own("eth1", "192.0.2.1", InterfaceKind::Hardware, None);
-        assert_eq!(order(&[other, honest]), ["10.0.2.15", "192.0.2.1"], "a site may number itself so");
+        assert_eq!(
+            order(&[other, honest]),
+            ["10.0.2.15", "192.0.2.1"],
+            "a site may number itself so"
+        );
     }
 
     #[test]
@@ -243,10 +264,16 @@ mod tests {
         ];
 
         assert_eq!(for_join_lines(&["host:1".to_owned()], all, &card), ["host:1"]);
-        assert_eq!(for_nodes(&["host:1".to_owned()], all, &card), ["host:1", "192.0.2.1:7443", "[2001:db8::1]:7443"]);
+        assert_eq!(
+            for_nodes(&["host:1".to_owned()], all, &card),
+            ["host:1", "192.0.2.1:7443", "[2001:db8::1]:7443"]
+        );
         assert_eq!(for_join_lines(&[], listen, &card), ["192.0.2.7:7443"]);
         assert_eq!(for_nodes(&["192.0.2.7:7443".to_owned()], listen, &card), ["192.0.2.7:7443"]);
-        assert_eq!(for_join_lines(&[], "0.0.0.0:7443".parse().expect("an address"), &card), ["192.0.2.1:7443"]);
+        assert_eq!(
+            for_join_lines(&[], "0.0.0.0:7443".parse().expect("an address"), &card),
+            ["192.0.2.1:7443"]
+        );
         assert_eq!(for_join_lines(&[], all, &[]), ["127.0.0.1:7443"]);
     }
 
@@ -273,7 +300,8 @@ mod tests {
         let routes = default_routes(&route, &v6);
 
         let expected = [("eth0", "10.0.2.2"), ("eth1", "fe80::2")];
-        let expected = expected.map(|(name, ip)| (name.to_owned(), ip.parse::<IpAddr>().expect("an address")));
+        let expected =
+            expected.map(|(name, ip)| (name.to_owned(), ip.parse::<IpAddr>().expect("an address")));
         assert_eq!(routes, expected);
         assert_eq!(default_routes("junk\n\n", "junk"), []);
     }

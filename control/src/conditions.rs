@@ -91,7 +91,10 @@ impl Conditions {
             since_unix: since,
         };
 
-        troubles.into_iter().filter_map(|(code, condition)| Some(problem(code, condition?))).collect()
+        troubles
+            .into_iter()
+            .filter_map(|(code, condition)| Some(problem(code, condition?)))
+            .collect()
     }
 }
 

@@ -90,7 +90,8 @@ impl InitConfig {
             return Err(InvalidConfig(format!("--advertise: at most {MAX_ADDRESSES} addresses")));
         }
         let port = self.listen.port();
-        self.advertise = self.advertise.iter().map(|text| advertised(text, port)).collect::<Result<_, _>>()?;
+        self.advertise =
+            self.advertise.iter().map(|text| advertised(text, port)).collect::<Result<_, _>>()?;
 
         Ok(self)
     }
@@ -130,11 +131,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidConfig> {
         "d" => Some(86_400),
         _ => None,
     };
-    let seconds = unit.zip(digits.parse::<u64>().ok()).and_then(|(unit, count)| count.checked_mul(unit));
+    let seconds =
+        unit.zip(digits.parse::<u64>().ok()).and_then(|(unit, count)| count.checked_mul(unit));
 
-    seconds
-        .map(Duration::from_secs)
-        .ok_or_else(|| InvalidConfig(format!("{text:?} is not a duration such as 90s, 15m, 24h or 7d")))
+    seconds.map(Duration::from_secs).ok_or_else(|| {
+        InvalidConfig(format!("{text:?} is not a duration such as 90s, 15m, 24h or 7d"))
+    })
 }
 
 #[cfg(test)]
@@ -167,7 +169,10 @@ mod tests {
 
     #[test]
     fn settings_that_cannot_work_are_refused() {
-        let config = |pool: &str| InitConfig { pool: pool.parse().expect("a prefix"), ..InitConfig::new("/x") };
+        let config = |pool: &str| InitConfig {
+            pool: pool.parse().expect("a prefix"),
+            ..InitConfig::new("/x")
+        };
 
         assert!(config("10.64.0.0/10").checked().is_ok());
         for pool in ["10.64.0.1/10", "127.0.0.0/8", "10.0.0.0/25", "0.0.0.0/0"] {

@@ -25,7 +25,11 @@ fn node(number: u8) -> NodeId {
 fn cluster() -> ClusterState {
     let mut state = with_tokens();
     for number in 0..NODES {
-        let join = join_with(if number == 0 { 1 } else { 2 + number % 2 }, number, &format!("node{number}"));
+        let join = join_with(
+            if number == 0 { 1 } else { 2 + number % 2 },
+            number,
+            &format!("node{number}"),
+        );
         ask(&mut state, Actor::Operator, join).expect("there is room");
     }
 
@@ -42,7 +46,8 @@ pub fn requests(mut bytes: &[u8]) {
     let mut state = cluster();
     for _ in 0..MOST_CALLS {
         let Some(([actor, kind, high, low], rest)) = bytes.split_first_chunk() else { break };
-        let (message, rest) = rest.split_at(usize::from(u16::from_be_bytes([*high, *low])).min(rest.len()));
+        let (message, rest) =
+            rest.split_at(usize::from(u16::from_be_bytes([*high, *low])).min(rest.len()));
         bytes = rest;
         let Some(command) = command(*kind, message) else { continue };
         let before = state.clone();
@@ -76,7 +81,11 @@ fn command(kind: u8, message: &[u8]) -> Option<Operation> {
             let request: v1::RemoveNetworkRequest = decoded(message)?;
             Some(Operation::RemoveNetwork { network: request.network, force: request.force })
         }
-        _ => decoded::<v1::ExitNetworkRequest>(message)?.network.parse().ok().map(Operation::ExitNetwork),
+        _ => decoded::<v1::ExitNetworkRequest>(message)?
+            .network
+            .parse()
+            .ok()
+            .map(Operation::ExitNetwork),
     }
 }
 

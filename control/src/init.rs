@@ -43,13 +43,19 @@ pub fn init(config: InitConfig) -> Result<Initialised, StartError> {
     }
     let now = clock::now_unix();
     let cluster = ClusterId::from_random(crate::random::bits()?);
-    let settings = Settings { cluster, pool: config.pool, listen: config.listen, advertise: config.advertise.clone() };
+    let settings = Settings {
+        cluster,
+        pool: config.pool,
+        listen: config.listen,
+        advertise: config.advertise.clone(),
+    };
     let authority = Authority::create(&config.state, cluster, now)?;
     let token = FreshToken::draw()?;
     let first = first_commit(&settings, token.command(0, 1, Role::Admin), now)?;
     // Last, because a directory with this file counts as a cluster.
     Embedded::create(&config.state, &settings, &first)?;
-    let addresses = addresses::for_join_lines(&config.advertise, config.listen, &addresses::of_host());
+    let addresses =
+        addresses::for_join_lines(&config.advertise, config.listen, &addresses::of_host());
 
     Ok(Initialised { join: token.line(authority.pin(), addresses), cluster })
 }
@@ -66,7 +72,8 @@ fn check_listen(address: SocketAddr) -> Result<(), StartError> {
 
 fn first_commit(settings: &Settings, token: CreateToken, now: u64) -> Result<Commit, Refusal> {
     let mut state = ClusterState::new(settings.clone());
-    let (_, records) = registry::apply(&state, Actor::Operator, Operation::CreateToken(token), now)?;
+    let (_, records) =
+        registry::apply(&state, Actor::Operator, Operation::CreateToken(token), now)?;
     let changed = state.commit(records.clone());
 
     Ok(Commit { to: state.view().revision, records, changed })
@@ -88,7 +95,8 @@ pub fn create_token(state: &Path, ttl: u64, uses: u32, role: Role) -> Result<Joi
     let (_, records) = registry::apply(&present, Actor::Operator, command, clock::now_unix())?;
     let changed = present.commit(records.clone());
     store.commit(before, &[Commit { to: present.view().revision, records, changed }])?;
-    let addresses = addresses::for_join_lines(&settings.advertise, settings.listen, &addresses::of_host());
+    let addresses =
+        addresses::for_join_lines(&settings.advertise, settings.listen, &addresses::of_host());
 
     Ok(token.line(authority.pin(), addresses))
 }
@@ -96,12 +104,19 @@ pub fn create_token(state: &Path, ttl: u64, uses: u32, role: Role) -> Result<Joi
 /// Creates the directory, accessible to its owner only, or checks that it is.
 fn make_directory(path: &Path) -> Result<(), StartError> {
     let refuse = |what: String| StartError::Directory { path: path.display().to_string(), what };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| refuse(error.to_string()))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| refuse(error.to_string()))?;
     let mode = fs::metadata(path).map_err(|error| refuse(error.to_string()))?.mode() & 0o777;
     if mode & 0o022 == 0 {
         Ok(())
     } else {
-        Err(refuse(format!("others may write to it (mode {mode:03o}); chmod 700 {}", path.display())))
+        Err(refuse(format!(
+            "others may write to it (mode {mode:03o}); chmod 700 {}",
+            path.display()
+        )))
     }
 }
 
@@ -115,9 +130,14 @@ mod tests {
         let state = dir.path().join("control");
         let listen = "203.0.113.77:7443".parse().expect("an address");
 
-        let text = init(InitConfig { listen, ..InitConfig::new(&state) }).expect_err("it is nobody's").to_string();
+        let text = init(InitConfig { listen, ..InitConfig::new(&state) })
+            .expect_err("it is nobody's")
+            .to_string();
 
         assert!(!state.exists());
-        assert!(text.contains("this host does not have the address 203.0.113.77; choose"), "{text}");
+        assert!(
+            text.contains("this host does not have the address 203.0.113.77; choose"),
+            "{text}"
+        );
     }
 }

@@ -25,7 +25,9 @@ mod token;
 mod watch;
 mod writer;
 
-pub use config::{Config, DEFAULT_CERT_TTL, DEFAULT_POOL, DEFAULT_PORT, InitConfig, InvalidConfig, parse_duration};
+pub use config::{
+    Config, DEFAULT_CERT_TTL, DEFAULT_POOL, DEFAULT_PORT, InitConfig, InvalidConfig, parse_duration,
+};
 pub use init::{Initialised, create_token, init};
 pub use server::{MAX_REQUEST, Server};
 pub use start_error::StartError;

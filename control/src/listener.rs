@@ -46,7 +46,9 @@ const BACKLOG: u32 = 4_096;
 /// Opens the port. While a host boots it may not have the address yet; control then serves it from
 /// the moment it appears.
 pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    let no_ipv6 = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL));
+    let no_ipv6 = |error: &io::Error| {
+        matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+    };
     match bind(address) {
         // A host without IPv6 still has every IPv4 address.
         Err(error) if no_ipv6(&error) && address.ip().is_unspecified() && address.is_ipv6() => {
@@ -73,7 +75,8 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Returns whether this host has an address; if that cannot be determined, it counts as present.
 pub(crate) fn is_here(address: IpAddr) -> bool {
     // Nothing is sent, and any free port will do.
-    !std::net::UdpSocket::bind((address, 0)).is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+    !std::net::UdpSocket::bind((address, 0))
+        .is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 /// The queue that gRPC accepts connections from.
@@ -114,12 +117,15 @@ impl Acceptor {
 
     async fn accept_all(self: &Arc<Self>, listener: &TcpListener) {
         // Neither semaphore is ever closed.
-        while let (Ok(half_open), Ok(open)) =
-            (Arc::clone(&self.half_open).acquire_owned().await, Arc::clone(&self.open).acquire_owned().await)
-        {
+        while let (Ok(half_open), Ok(open)) = (
+            Arc::clone(&self.half_open).acquire_owned().await,
+            Arc::clone(&self.open).acquire_owned().await,
+        ) {
             match listener.accept().await {
                 Ok((tcp, address)) => self.admit(tcp, address, half_open, open),
-                Err(error) if is_passing(&error) => tracing::debug!(%error, "Failed to accept a connection"),
+                Err(error) if is_passing(&error) => {
+                    tracing::debug!(%error, "Failed to accept a connection")
+                }
                 Err(error) => {
                     tracing::warn!(%error, "Failed to accept a connection, trying again");
                     sleep(ACCEPT_PAUSE).await;
@@ -141,7 +147,8 @@ impl Acceptor {
         };
         let acceptor = Arc::clone(self);
         tokio::spawn(async move {
-            let connected = timeout(HANDSHAKE_TIMEOUT, acceptor.handshake(tcp, address, open)).await;
+            let connected =
+                timeout(HANDSHAKE_TIMEOUT, acceptor.handshake(tcp, address, open)).await;
             drop((source, half_open));
             match connected {
                 Ok(Ok(connection)) => drop(acceptor.out.send(Ok(connection)).await),
@@ -161,7 +168,11 @@ impl Acceptor {
         set_keepalive(&tcp)?;
         let local = tcp.local_addr()?;
         let tls = self.tls.accept(tcp).await?;
-        let client = ClientInfo::new(address, local, tls.get_ref().1.peer_certificates().and_then(<[_]>::first));
+        let client = ClientInfo::new(
+            address,
+            local,
+            tls.get_ref().1.peer_certificates().and_then(<[_]>::first),
+        );
         let end = (!client.has_certificate()).then(|| Box::pin(sleep(ANONYMOUS_LIFETIME)));
 
         Ok(Connection { tls, client, end, _open: open })
@@ -172,7 +183,9 @@ impl Acceptor {
 fn is_passing(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
     )
 }
 
@@ -224,7 +237,11 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if let Some(end) = &mut self.end
             && end.as_mut().poll(cx).is_ready()
         {
@@ -236,7 +253,11 @@ impl AsyncRead for Connection {
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.tls).poll_write(cx, buf)
     }
 
@@ -284,6 +305,8 @@ mod tests {
 
         let second = listen(first.local_addr().expect("an address"));
 
-        assert!(matches!(second, Err(StartError::Listen { source, .. }) if source.kind() == io::ErrorKind::AddrInUse));
+        assert!(
+            matches!(second, Err(StartError::Listen { source, .. }) if source.kind() == io::ErrorKind::AddrInUse)
+        );
     }
 }

@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket};
+use nix::sys::socket::{
+    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket,
+};
 use overlay_core::NodeId;
 use overlay_proto::v1;
 use tokio::net::UnixDatagram;
@@ -37,7 +39,10 @@ pub(crate) struct Location {
 
 impl From<&Location> for v1::ControlPlace {
     fn from(location: &Location) -> Self {
-        Self { addresses: location.addresses.clone(), nodes: location.nodes.iter().map(ToString::to_string).collect() }
+        Self {
+            addresses: location.addresses.clone(),
+            nodes: location.nodes.iter().map(ToString::to_string).collect(),
+        }
     }
 }
 
@@ -130,7 +135,10 @@ fn open_events() -> io::Result<UnixDatagram> {
 fn drain(events: &UnixDatagram) {
     let mut buffer = [0; 8192];
     for _ in 0..MAX_DRAINED {
-        if events.try_recv(&mut buffer).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+        if events
+            .try_recv(&mut buffer)
+            .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        {
             return;
         }
     }
@@ -142,7 +150,8 @@ mod tests {
 
     #[test]
     fn the_nodes_of_this_host_are_known_until_they_watch_from_elsewhere() {
-        let locations = LocationTracker::new(Vec::new(), "192.0.2.1:7443".parse().expect("an address"));
+        let locations =
+            LocationTracker::new(Vec::new(), "192.0.2.1:7443".parse().expect("an address"));
         let mut location = locations.subscribe();
 
         locations.note(NodeId::FIRST, true);
@@ -151,7 +160,10 @@ mod tests {
         let again = location.has_changed().expect("the sender is there");
         locations.note(NodeId::FIRST, false);
 
-        assert_eq!((told.addresses, told.nodes), (vec!["192.0.2.1:7443".into()], vec![NodeId::FIRST.to_string()]));
+        assert_eq!(
+            (told.addresses, told.nodes),
+            (vec!["192.0.2.1:7443".into()], vec![NodeId::FIRST.to_string()])
+        );
         assert!(!again, "nothing changed");
         assert!(location.borrow().nodes.is_empty());
     }

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
-use overlay_control::{Config, InitConfig, InvalidConfig, Server, StartError, create_token, init, parse_duration};
+use overlay_control::{
+    Config, InitConfig, InvalidConfig, Server, StartError, create_token, init, parse_duration,
+};
 use overlay_core::{Role, message};
 use overlay_daemon::descriptors;
 use overlay_daemon::log::{self, Log};
@@ -45,7 +47,9 @@ enum Command {
     #[command(after_help = format!("Example: overlay-control serve --state /var/lib/overlay/control{FILE_HELP}"))]
     Serve(ServeArgs),
     /// Creates a join token while control is not running; otherwise use overlayctl token create.
-    #[command(after_help = "Example: overlay-control token --state /var/lib/overlay/control --role admin --ttl 15m")]
+    #[command(
+        after_help = "Example: overlay-control token --state /var/lib/overlay/control --role admin --ttl 15m"
+    )]
     Token(TokenArgs),
 }
 
@@ -65,7 +69,12 @@ struct InitArgs {
     pool: Ipv4Net,
     /// The addresses in join lines, the likeliest first; may be repeated [default: this host's
     /// addresses]
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', env = "OVERLAY_CONTROL_ADVERTISE")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        env = "OVERLAY_CONTROL_ADVERTISE"
+    )]
     advertise: Vec<String>,
     /// Print {"join": "…", "cluster": "…", "addresses": […]}
     #[arg(long)]
@@ -87,7 +96,12 @@ struct ServeArgs {
     #[arg(long, value_name = "ADDR:PORT", env = "OVERLAY_CONTROL_LISTEN")]
     listen: Option<SocketAddr>,
     /// Where the cluster's state is kept
-    #[arg(long, value_name = "embedded|etcd=URL", default_value = "embedded", env = "OVERLAY_CONTROL_STORE")]
+    #[arg(
+        long,
+        value_name = "embedded|etcd=URL",
+        default_value = "embedded",
+        env = "OVERLAY_CONTROL_STORE"
+    )]
     store: String,
     /// How long a node's certificate is valid
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = cert_ttl, env = "OVERLAY_CONTROL_CERT_TTL")]
@@ -187,26 +201,33 @@ fn fail(text: &str, code: u8) -> ExitCode {
 }
 
 fn print(text: &str) -> Result<(), Failure> {
-    writeln!(std::io::stdout(), "{text}").map_err(|error| Failure::Refused(format!("standard output: {error}")))
+    writeln!(std::io::stdout(), "{text}")
+        .map_err(|error| Failure::Refused(format!("standard output: {error}")))
 }
 
 fn run_init(args: InitArgs) -> Result<(), Failure> {
     let defaults = InitConfig::new(args.state);
     let listen = args.listen.unwrap_or(defaults.listen);
     if listen.port() == 0 {
-        return Err(Failure::Usage(format!("--listen {listen}: name a port, for join lines carry it")));
+        return Err(Failure::Usage(format!(
+            "--listen {listen}: name a port, for join lines carry it"
+        )));
     }
     let made = init(InitConfig { listen, pool: args.pool, advertise: args.advertise, ..defaults })?;
-    let (join, cluster, addresses) = (made.join.expose(), made.cluster.to_string(), made.join.addresses.clone());
+    let (join, cluster, addresses) =
+        (made.join.expose(), made.cluster.to_string(), made.join.addresses.clone());
 
     if args.json {
-        return print(&json!({ "join": join, "cluster": cluster, "addresses": addresses }).to_string());
+        return print(
+            &json!({ "join": join, "cluster": cluster, "addresses": addresses }).to_string(),
+        );
     }
     print(&join)
 }
 
 fn run_token(args: &TokenArgs) -> Result<(), Failure> {
-    let line: JoinLine = create_token(&args.state, args.ttl.as_secs(), args.uses, args.role.into())?;
+    let line: JoinLine =
+        create_token(&args.state, args.ttl.as_secs(), args.uses, args.role.into())?;
 
     print(&if args.json { json!({ "join": line.expose() }).to_string() } else { line.expose() })
 }
@@ -221,7 +242,8 @@ fn run_serve(args: ServeArgs, log: Log) -> Result<(), Failure> {
         }
         other => return Err(Failure::Usage(format!("--store {other:?}: use embedded"))),
     }
-    let config = Config { listen: args.listen, cert_ttl: args.cert_ttl, log, ..Config::new(args.state) };
+    let config =
+        Config { listen: args.listen, cert_ttl: args.cert_ttl, log, ..Config::new(args.state) };
     if args.check_config {
         return print("the configuration is valid");
     }
@@ -241,7 +263,10 @@ async fn serve(config: Config) -> Result<(), Failure> {
     let server = Server::bind(config).await?;
     tracing::info!(address = %server.local_addr(), "Serving");
     // From here on, connections are accepted by the kernel.
-    say(&[NotifyState::Ready, NotifyState::Status(&format!("listening on {}", server.local_addr()))]);
+    say(&[
+        NotifyState::Ready,
+        NotifyState::Status(&format!("listening on {}", server.local_addr())),
+    ]);
     let shutdown = async {
         shutdown.await;
         say(&[NotifyState::Stopping]);
@@ -279,13 +304,19 @@ mod tests {
     fn the_example_has_every_option_and_all_of_them_work() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/control.toml");
         let text = std::fs::read_to_string(&file).expect("the example");
-        let written: BTreeSet<_> = text.lines().filter_map(|line| Some(line.split_once(" = ")?.0.to_owned())).collect();
+        let written: BTreeSet<_> =
+            text.lines().filter_map(|line| Some(line.split_once(" = ")?.0.to_owned())).collect();
 
-        let read = |command: &str| config::parse::<Cli>(&file, ["overlay-control".into(), command.into()]);
+        let read =
+            |command: &str| config::parse::<Cli>(&file, ["overlay-control".into(), command.into()]);
 
-        let Command::Init(init) = read("init").expect("a configuration").command else { panic!("not init") };
+        let Command::Init(init) = read("init").expect("a configuration").command else {
+            panic!("not init")
+        };
         assert_eq!(init.advertise, ["192.0.2.10:7443", "control.example.net:7443"]);
-        let Command::Serve(serve) = read("serve").expect("a configuration").command else { panic!("not serve") };
+        let Command::Serve(serve) = read("serve").expect("a configuration").command else {
+            panic!("not serve")
+        };
         assert_eq!(serve.cert_ttl, Duration::from_secs(86_400));
         assert_eq!(written, config::keys::<Cli>().into_iter().collect());
     }
@@ -294,8 +325,9 @@ mod tests {
     fn the_example_of_the_agent_is_none_for_control() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/overlayd.toml");
 
-        let error = config::parse::<Cli>(&file, ["overlay-control".into(), "serve".into()]).expect_err("not its own");
+        let error = config::parse::<Cli>(&file, ["overlay-control".into(), "serve".into()])
+            .expect_err("not its own");
 
-        assert!(error.to_string().contains("line 10, run-dir: there is no such option"), "{error}");
+        assert!(error.to_string().contains("line 11, run-dir: there is no such option"), "{error}");
     }
 }

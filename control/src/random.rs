@@ -8,5 +8,6 @@ use overlay_proto::{Code, Refusal};
 ///
 /// `fault` when the system provides none.
 pub(crate) fn bits() -> Result<u64, Refusal> {
-    getrandom::u64().map_err(|error| Refusal::new(Code::Fault, format!("cannot get random bytes: {error}")))
+    getrandom::u64()
+        .map_err(|error| Refusal::new(Code::Fault, format!("cannot get random bytes: {error}")))
 }

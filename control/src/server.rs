@@ -84,8 +84,9 @@ impl Server {
         let certificate = Arc::new(ServerCert::new(Arc::clone(&authority), clock::now_unix())?);
         let hub = Arc::new(hub);
         let conditions = Arc::new(Conditions::new(config.log.clone()));
-        let (writer, thread) = Writer::start(store, state, Arc::clone(&hub), Arc::clone(&conditions))
-            .map_err(system("cannot start the thread for the writer"))?;
+        let (writer, thread) =
+            Writer::start(store, state, Arc::clone(&hub), Arc::clone(&conditions))
+                .map_err(system("cannot start the thread for the writer"))?;
         let service = ControlService {
             hub,
             writer,
@@ -152,7 +153,10 @@ impl Server {
 }
 
 /// Waits until something ends that control cannot be without; says what.
-async fn broken(serving: &mut tokio::task::JoinHandle<()>, tasks: &mut JoinSet<()>) -> &'static str {
+async fn broken(
+    serving: &mut tokio::task::JoinHandle<()>,
+    tasks: &mut JoinSet<()>,
+) -> &'static str {
     tokio::select! {
         _ = serving => "the gRPC server has stopped; restart overlay-control",
         Some(_) = tasks.join_next() => "a task of control failed; restart overlay-control",
@@ -175,17 +179,25 @@ fn open(config: &Config) -> Result<(Box<dyn Store>, Settings, Hub, ClusterState)
     Ok((Box::new(store), settings, hub, state))
 }
 
-fn tls_config(ca: &CertificateDer<'static>, certificate: Arc<ServerCert>) -> Result<ServerConfig, StartError> {
+fn tls_config(
+    ca: &CertificateDer<'static>,
+    certificate: Arc<ServerCert>,
+) -> Result<ServerConfig, StartError> {
     tls::client_verifier(ca.clone())
         .and_then(|verifier| tls::server_with(Arc::new(AnyTime::new(verifier)), certificate))
         .map_err(|error| StartError::State(error.to_string()))
 }
 
-async fn serve(incoming: listener::Incoming, service: ControlService, draining: oneshot::Receiver<()>) {
+async fn serve(
+    incoming: listener::Incoming,
+    service: ControlService,
+    draining: oneshot::Receiver<()>,
+) {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ControlServer<ControlService>>().await;
     health.set_serving::<EnrollmentServer<ControlService>>().await;
-    let enrollment = EnrollmentServer::new(service.clone()).max_decoding_message_size(MAX_JOIN_REQUEST);
+    let enrollment =
+        EnrollmentServer::new(service.clone()).max_decoding_message_size(MAX_JOIN_REQUEST);
     let control = ControlServer::new(service)
         .max_decoding_message_size(MAX_REQUEST)
         .max_encoding_message_size(overlay_proto::channel::MAX_MESSAGE);
@@ -228,7 +240,9 @@ async fn end(writer: JoinHandle<Result<(), StoreError>>) -> Result<(), StartErro
     let joined = tokio::task::spawn_blocking(move || writer.join()).await;
     match joined {
         Ok(Ok(result)) => Ok(result?),
-        Ok(Err(_)) | Err(_) => Err(StartError::State("the writer panicked; restart overlay-control".to_owned())),
+        Ok(Err(_)) | Err(_) => {
+            Err(StartError::State("the writer panicked; restart overlay-control".to_owned()))
+        }
     }
 }
 
@@ -251,15 +265,19 @@ mod tests {
     async fn a_server_that_ends_by_itself_is_noticed() {
         let mut serving = tokio::spawn(async {});
 
-        assert!(broken(&mut serving, &mut endless()).await.starts_with("the gRPC server has stopped"));
+        assert!(
+            broken(&mut serving, &mut endless()).await.starts_with("the gRPC server has stopped")
+        );
     }
 
     #[tokio::test]
     async fn what_accepts_connections_is_missed_when_it_ends() {
         let (directory, now) = (tempfile::tempdir().expect("a directory"), clock::now_unix());
-        let authority = Authority::create(directory.path(), ClusterId::FIRST, now).expect("an authority");
+        let authority =
+            Authority::create(directory.path(), ClusterId::FIRST, now).expect("an authority");
         let authority = Arc::new(authority);
-        let certificate = Arc::new(ServerCert::new(Arc::clone(&authority), now).expect("a certificate"));
+        let certificate =
+            Arc::new(ServerCert::new(Arc::clone(&authority), now).expect("a certificate"));
         let tls = tls_config(authority.certificate(), certificate).expect("a configuration");
         let listener = listener::listen((Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
         let (accepting, incoming) = listener::accept(listener, tls);

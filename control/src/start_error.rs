@@ -52,10 +52,14 @@ pub enum StartError {
 fn why_not(address: SocketAddr, error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::AddrInUse {
         let holder = port_owner::find(Protocol::Tcp, address.port());
-        let holder = holder.map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
+        let holder =
+            holder.map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
         format!("the port is in use by {holder}; choose another with --listen, or stop it")
     } else if error.kind() == io::ErrorKind::AddrNotAvailable {
-        format!("this host does not have the address {}; choose one that it has with --listen", address.ip())
+        format!(
+            "this host does not have the address {}; choose one that it has with --listen",
+            address.ip()
+        )
     } else {
         error.to_string()
     }
@@ -97,6 +101,9 @@ mod tests {
 
         let text = StartError::Listen { address, source }.to_string();
 
-        assert!(text.contains(&format!("(pid {}); choose another with --listen", std::process::id())), "{text}");
+        assert!(
+            text.contains(&format!("(pid {}); choose another with --listen", std::process::id())),
+            "{text}"
+        );
     }
 }

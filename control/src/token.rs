@@ -32,7 +32,14 @@ impl FreshToken {
     pub(crate) fn command(&self, ttl: u64, uses: u32, role: Role) -> CreateToken {
         let digest = Digest::of(self.secret.expose().as_bytes());
 
-        CreateToken { id: self.id.clone(), digest, ttl, uses, role, labels: std::collections::BTreeMap::new() }
+        CreateToken {
+            id: self.id.clone(),
+            digest,
+            ttl,
+            uses,
+            role,
+            labels: std::collections::BTreeMap::new(),
+        }
     }
 
     /// Returns the line that a host joins with.

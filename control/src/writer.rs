@@ -58,7 +58,8 @@ impl Writer {
     ) -> std::io::Result<(Self, thread::JoinHandle<Result<(), StoreError>>)> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let work = WriterThread { store, state, hub, conditions };
-        let thread = thread::Builder::new().name("writer".to_owned()).spawn(move || work.run(queue))?;
+        let thread =
+            thread::Builder::new().name("writer".to_owned()).spawn(move || work.run(queue))?;
 
         Ok((Self { jobs }, thread))
     }
@@ -95,8 +96,13 @@ impl Writer {
     /// The refusal of the registry or of the store.
     pub(crate) async fn ask(&self, actor: Actor, command: Operation) -> Answer {
         let (reply, answer) = oneshot::channel();
-        let gone = || Refusal::new(Code::Storage, "control has stopped writing; see its log and restart it");
-        self.jobs.send(Message::Job(Box::new(Job { actor, command, reply }))).await.map_err(|_| gone())?;
+        let gone = || {
+            Refusal::new(Code::Storage, "control has stopped writing; see its log and restart it")
+        };
+        self.jobs
+            .send(Message::Job(Box::new(Job { actor, command, reply })))
+            .await
+            .map_err(|_| gone())?;
 
         answer.await.map_err(|_| gone())?
     }
@@ -166,10 +172,18 @@ impl WriterThread {
         }
     }
 
-    fn decide(&mut self, actor: Actor, command: Operation, now: u64, commits: &mut Vec<Commit>) -> Answer {
+    fn decide(
+        &mut self,
+        actor: Actor,
+        command: Operation,
+        now: u64,
+        commits: &mut Vec<Commit>,
+    ) -> Answer {
         // A panic while deciding changes nothing, and must not affect other commands.
-        let decided = catch_unwind(AssertUnwindSafe(|| registry::apply(&self.state, actor, command, now)));
-        let fault = |_| Refusal::new(Code::Fault, "control failed internally on this request; see its log");
+        let decided =
+            catch_unwind(AssertUnwindSafe(|| registry::apply(&self.state, actor, command, now)));
+        let fault =
+            |_| Refusal::new(Code::Fault, "control failed internally on this request; see its log");
         let (outcome, records) = decided.map_err(fault)??;
         if !records.is_empty() {
             let changed = self.state.commit(records.clone());
@@ -197,7 +211,9 @@ impl WriterThread {
         self.state = self.hub.look(ClusterState::clone);
         match error {
             // A write that was reported as failed did happen after all.
-            StoreError::Moved { found, expected, .. } if found > expected => self.catch_up(expected),
+            StoreError::Moved { found, expected, .. } if found > expected => {
+                self.catch_up(expected)
+            }
             error @ StoreError::Moved { .. } => Err(error),
             StoreError::Missing { .. }
             | StoreError::Exists { .. }
@@ -263,7 +279,10 @@ mod tests {
                 return Ok(());
             }
 
-            Err(StoreError::Io { path: self.path().to_owned(), source: std::io::Error::other("the last sync failed") })
+            Err(StoreError::Io {
+                path: self.path().to_owned(),
+                source: std::io::Error::other("the last sync failed"),
+            })
         }
 
         fn history(&self, since: Revision) -> Result<Option<Vec<ChangeLogEntry>>, StoreError> {
@@ -290,15 +309,24 @@ mod tests {
         let records: Vec<_> = with_tokens().records().collect();
         let first = Commit { to: Revision(1), changed: state.commit(records.clone()), records };
         Embedded::create(directory.path(), &settings(), &first).expect("a store");
-        let store = FlakyStore { store: Embedded::open(directory.path()).expect("a store"), is_true: false };
-        let (hub, conditions) = (Arc::new(Hub::new(state.clone(), [])), Arc::new(Conditions::new(Log::default())));
-        let started = Writer::start(Box::new(store), state, Arc::clone(&hub), Arc::clone(&conditions));
+        let store = FlakyStore {
+            store: Embedded::open(directory.path()).expect("a store"),
+            is_true: false,
+        };
+        let (hub, conditions) =
+            (Arc::new(Hub::new(state.clone(), [])), Arc::new(Conditions::new(Log::default())));
+        let started =
+            Writer::start(Box::new(store), state, Arc::clone(&hub), Arc::clone(&conditions));
         let (writer, thread) = started.expect("a thread");
 
-        let refused = writer.ask(Actor::Operator, network("first", 1)).await.expect_err("it was reported as failed");
+        let refused = writer
+            .ask(Actor::Operator, network("first", 1))
+            .await
+            .expect_err("it was reported as failed");
         conditions.storage_fails().await;
         writer.jobs.send(Message::Probe).await.expect("the writer goes on");
-        let (_, revision) = writer.ask(Actor::Operator, network("second", 2)).await.expect("stored");
+        let (_, revision) =
+            writer.ask(Actor::Operator, network("second", 2)).await.expect("stored");
 
         assert_eq!((refused.code, revision), (Code::Storage, Revision(3)));
         assert_eq!(hub.look(|state| state.view().networks.len()), 2);

@@ -129,7 +129,15 @@ mod tests {
 
     #[test]
     fn zero_long_and_foreign_texts_are_refused() {
-        for text in ["000000000000", "", "1", "0000deadbee", "0000deadbeef0", "+000deadbeef", "zzzzzzzzzzzz"] {
+        for text in [
+            "000000000000",
+            "",
+            "1",
+            "0000deadbee",
+            "0000deadbeef0",
+            "+000deadbeef",
+            "zzzzzzzzzzzz",
+        ] {
             assert_eq!(text.parse::<NodeId>(), Err(InvalidId), "{text}");
         }
         assert_eq!(NodeId::try_from(MAX_ID + 1), Err(InvalidId));

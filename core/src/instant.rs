@@ -6,7 +6,8 @@ use time::format_description::well_known::Rfc3339;
 /// Formats seconds since 1970 as RFC 3339 in UTC, `2026-01-31T12:00:00Z`; instants after the year
 /// 9999 as a number.
 pub fn rfc3339(unix: u64) -> String {
-    let instant = i64::try_from(unix).ok().and_then(|unix| OffsetDateTime::from_unix_timestamp(unix).ok());
+    let instant =
+        i64::try_from(unix).ok().and_then(|unix| OffsetDateTime::from_unix_timestamp(unix).ok());
     let text = instant.and_then(|instant| instant.format(&Rfc3339).ok());
 
     text.unwrap_or_else(|| format!("{unix} s after 1970"))

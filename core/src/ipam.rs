@@ -29,7 +29,11 @@ pub enum Exhausted {
 ///
 /// [`Exhausted::Blocks`] when every block overlaps one in `held` or contains one of the `fixed`
 /// addresses.
-pub fn free_block(prefix: Ipv4Net, held: &[Ipv4Net], fixed: &BTreeSet<Ipv4Addr>) -> Result<Ipv4Net, Exhausted> {
+pub fn free_block(
+    prefix: Ipv4Net,
+    held: &[Ipv4Net],
+    fixed: &BTreeSet<Ipv4Addr>,
+) -> Result<Ipv4Net, Exhausted> {
     let len = block_len(prefix);
     let step = 1u32 << (32 - len);
     let count = 1u32 << (len - prefix.prefix_len());
@@ -85,7 +89,8 @@ impl Pool {
 
     /// Counts the addresses of the pool, in use or not.
     pub fn capacity(&self) -> usize {
-        let addresses = self.blocks.iter().flat_map(|b| b.network().to_bits()..=b.broadcast().to_bits());
+        let addresses =
+            self.blocks.iter().flat_map(|b| b.network().to_bits()..=b.broadcast().to_bits());
 
         addresses.filter(|&bits| self.may_give(Ipv4Addr::from_bits(bits))).count()
     }
@@ -100,12 +105,21 @@ impl Pool {
     /// # Errors
     ///
     /// [`Exhausted::Addresses`] when all are in `in_use`.
-    pub fn allocate(&self, in_use: &BTreeSet<Ipv4Addr>, last: Option<Ipv4Addr>) -> Result<Ipv4Addr, Exhausted> {
+    pub fn allocate(
+        &self,
+        in_use: &BTreeSet<Ipv4Addr>,
+        last: Option<Ipv4Addr>,
+    ) -> Result<Ipv4Addr, Exhausted> {
         let free = |address: &Ipv4Addr| !in_use.contains(address) && self.may_give(*address);
-        let start = last.and_then(|last| self.blocks.iter().position(|block| block.contains(&last))).unwrap_or(0);
+        let start = last
+            .and_then(|last| self.blocks.iter().position(|block| block.contains(&last)))
+            .unwrap_or(0);
         let addresses = |index: usize| {
             let block = self.blocks.get(index % self.blocks.len().max(1)).copied();
-            block.into_iter().flat_map(|b| b.network().to_bits()..=b.broadcast().to_bits()).map(Ipv4Addr::from_bits)
+            block
+                .into_iter()
+                .flat_map(|b| b.network().to_bits()..=b.broadcast().to_bits())
+                .map(Ipv4Addr::from_bits)
         };
         let after = addresses(start).filter(|a| last.is_none_or(|last| *a > last));
         let others = (start + 1..start + self.blocks.len()).flat_map(addresses);
@@ -140,7 +154,12 @@ mod tests {
             settings: NetworkSettings::default(),
         };
         let blocks = blocks.iter().map(|b| Block { prefix: net(b), epoch: 1 }).collect();
-        let member = Member { network: network.id, node: NodeId::from_random(1), lane_keys: Vec::new(), blocks };
+        let member = Member {
+            network: network.id,
+            node: NodeId::from_random(1),
+            lane_keys: Vec::new(),
+            blocks,
+        };
 
         Pool::new(&network, &member)
     }
@@ -150,14 +169,20 @@ mod tests {
         let fixed = BTreeSet::from([Ipv4Addr::new(10, 0, 254, 9)]);
 
         assert_eq!(free_block(net("10.0.0.0/16"), &[], &fixed), Ok(net("10.0.255.0/24")));
-        assert_eq!(free_block(net("10.0.0.0/16"), &[net("10.0.255.0/24")], &fixed), Ok(net("10.0.253.0/24")));
+        assert_eq!(
+            free_block(net("10.0.0.0/16"), &[net("10.0.255.0/24")], &fixed),
+            Ok(net("10.0.253.0/24"))
+        );
     }
 
     #[test]
     fn a_prefix_without_a_free_block_says_so() {
         let held = [net("10.0.0.0/28")];
 
-        assert_eq!(free_block(net("10.0.0.0/29"), &held, &BTreeSet::new()), Err(Exhausted::Blocks(net("10.0.0.0/29"))));
+        assert_eq!(
+            free_block(net("10.0.0.0/29"), &held, &BTreeSet::new()),
+            Err(Exhausted::Blocks(net("10.0.0.0/29")))
+        );
     }
 
     #[test]
@@ -179,7 +204,10 @@ mod tests {
         let pool = pool("10.0.0.0/16", &["10.0.1.0/24"]);
 
         assert_eq!(pool.allocate(&BTreeSet::new(), None), Ok(Ipv4Addr::new(10, 0, 1, 2)));
-        assert!(!pool.contains(Ipv4Addr::new(10, 0, 1, 0)) && !pool.contains(Ipv4Addr::new(10, 0, 1, 255)));
+        assert!(
+            !pool.contains(Ipv4Addr::new(10, 0, 1, 0))
+                && !pool.contains(Ipv4Addr::new(10, 0, 1, 255))
+        );
         assert_eq!(pool.capacity(), 253);
     }
 

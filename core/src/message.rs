@@ -44,7 +44,14 @@ mod tests {
 
     #[test]
     fn what_only_looks_like_one_stays() {
-        for text in ["", "x (os error )", "x (os error 2", "x (os error two)", "(os error 2)", "a (os error -1) b"] {
+        for text in [
+            "",
+            "x (os error )",
+            "x (os error 2",
+            "x (os error two)",
+            "(os error 2)",
+            "a (os error -1) b",
+        ] {
             assert_eq!(plain(text), text);
         }
     }

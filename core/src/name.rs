@@ -39,7 +39,10 @@ fn is_label(text: &str) -> bool {
     let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
     let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
 
-    text.len() <= MAX_NAME && edge(text.bytes().next()) && edge(text.bytes().next_back()) && text.bytes().all(inner)
+    text.len() <= MAX_NAME
+        && edge(text.bytes().next())
+        && edge(text.bytes().next_back())
+        && text.bytes().all(inner)
 }
 
 impl FromStr for Name {
@@ -91,7 +94,9 @@ pub struct Alias(String);
 
 /// A text that is not an alias.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a name to be found by: use labels of letters, digits, '-' or '_', with dots between them")]
+#[error(
+    "{text:?} is not a name to be found by: use labels of letters, digits, '-' or '_', with dots between them"
+)]
 pub struct InvalidAlias {
     text: String,
 }
@@ -172,7 +177,9 @@ mod tests {
     #[test]
     fn whatever_could_escape_a_label_is_refused() {
         let long = "x".repeat(MAX_NAME + 1);
-        for text in ["", "-a", "a-", "a.b", "a b", "a/b", "../x", "a\n", "a\0b", "ü", "😀", "_a", &long] {
+        for text in
+            ["", "-a", "a-", "a.b", "a b", "a/b", "../x", "a\n", "a\0b", "ü", "😀", "_a", &long]
+        {
             assert!(text.parse::<Name>().is_err(), "{text:?}");
         }
     }

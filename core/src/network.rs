@@ -191,7 +191,8 @@ impl Member {
     /// The node uses it as its own (`ping`, ICMP errors); no endpoint ever gets it.
     pub fn node_address(&self, network: &Network) -> Option<Ipv4Addr> {
         let block = self.blocks.first()?.prefix;
-        let mut hosts = (first_host(block).to_bits()..block.broadcast().to_bits()).map(Ipv4Addr::from_bits);
+        let mut hosts =
+            (first_host(block).to_bits()..block.broadcast().to_bits()).map(Ipv4Addr::from_bits);
 
         hosts.find(|address| !network.is_reserved(*address))
     }
@@ -247,8 +248,14 @@ mod tests {
             blocks: vec![Block { prefix: block.parse().expect("a prefix"), epoch: 1 }],
         };
 
-        assert_eq!(member("10.42.0.0/28").node_address(&network), Some(Ipv4Addr::new(10, 42, 0, 2)));
-        assert_eq!(member("10.42.0.16/28").node_address(&network), Some(Ipv4Addr::new(10, 42, 0, 17)));
+        assert_eq!(
+            member("10.42.0.0/28").node_address(&network),
+            Some(Ipv4Addr::new(10, 42, 0, 2))
+        );
+        assert_eq!(
+            member("10.42.0.16/28").node_address(&network),
+            Some(Ipv4Addr::new(10, 42, 0, 17))
+        );
     }
 
     #[test]
@@ -256,9 +263,15 @@ mod tests {
         let mut network = network("10.42.0.0/24", Some("fd42::/64"));
         network.settings.gateway = Some(Ipv4Addr::new(10, 42, 0, 9));
 
-        assert_eq!(network.gateways(), ["10.42.0.9", "fd42::a2a:9"].map(|a| a.parse::<IpAddr>().expect("an address")));
+        assert_eq!(
+            network.gateways(),
+            ["10.42.0.9", "fd42::a2a:9"].map(|a| a.parse::<IpAddr>().expect("an address"))
+        );
         network.settings.gateway6 = Some("fd42::1".parse().expect("an address"));
         assert_eq!(network.gateway6(), "fd42::1".parse().ok());
-        assert!(network.is_reserved(Ipv4Addr::new(10, 42, 0, 9)) && !network.is_reserved(Ipv4Addr::new(10, 42, 0, 1)));
+        assert!(
+            network.is_reserved(Ipv4Addr::new(10, 42, 0, 9))
+                && !network.is_reserved(Ipv4Addr::new(10, 42, 0, 1))
+        );
     }
 }

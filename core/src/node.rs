@@ -44,7 +44,8 @@ impl Node {
     ///
     /// A peer with more lanes than this node uses this node's lanes in turn, hence the remainder.
     pub fn candidates(&self, lane: usize) -> Vec<Candidate> {
-        let lane = lane.checked_rem(self.lane_ports.len()).and_then(|lane| u16::try_from(lane).ok());
+        let lane =
+            lane.checked_rem(self.lane_ports.len()).and_then(|lane| u16::try_from(lane).ok());
         let port = lane.and_then(|lane| Some((lane, *self.lane_ports.get(usize::from(lane))?)));
         let Some((lane, port)) = port else { return Vec::new() };
 

@@ -20,7 +20,8 @@ pub const GWBRIDGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 255, 240, 0)
 pub const DEFAULT_BRIDGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(172, 17, 0, 0), 16);
 
 /// Prefixes that no network may have.
-const RESERVED: [(Ipv4Net, &str); 2] = [(DEFAULT_BRIDGE, "Docker's default bridge"), (GWBRIDGE, "docker_gwbridge")];
+const RESERVED: [(Ipv4Net, &str); 2] =
+    [(DEFAULT_BRIDGE, "Docker's default bridge"), (GWBRIDGE, "docker_gwbridge")];
 
 /// Interfaces that lead to containers or virtual machines of one host, by prefix of their names.
 const BRIDGES: [&str; 6] = ["docker", "br-", "virbr", "cni", "podman", "lxcbr"];
@@ -67,7 +68,8 @@ fn in_use(view: &View, prefix: IpNet, counts: impl Fn(&str) -> bool) -> Option<S
             held.prefix.prefix_len() > 0 && overlaps(prefix, held.prefix) && counts(&held.holder)
         };
         let held = host.prefixes.iter().find(stands)?;
-        let holder = if held.holder.is_empty() { String::new() } else { format!(" by {}", held.holder) };
+        let holder =
+            if held.holder.is_empty() { String::new() } else { format!(" by {}", held.holder) };
 
         Some(format!("{}, in use on node {}{holder}", held.prefix, host.name))
     })
@@ -100,14 +102,18 @@ impl Taken {
     fn new(view: &View, also: &[Ipv4Net]) -> Self {
         let range = |net: Ipv4Net| (net.network().to_bits(), net.broadcast().to_bits());
         let networks = view.networks.values().map(|network| network.prefix);
-        let held = view.hosts.values().flat_map(|host| &host.prefixes).filter_map(|held| match held.prefix {
-            IpNet::V4(prefix) if prefix.prefix_len() > 0 => Some(prefix),
-            IpNet::V4(_) | IpNet::V6(_) => None,
-        });
-        let underlay = view.nodes.values().flat_map(|node| &node.underlay).filter_map(|ip| match ip {
-            IpAddr::V4(v4) => Some(Ipv4Net::from(*v4)),
-            IpAddr::V6(_) => None,
-        });
+        let held =
+            view.hosts.values().flat_map(|host| &host.prefixes).filter_map(|held| {
+                match held.prefix {
+                    IpNet::V4(prefix) if prefix.prefix_len() > 0 => Some(prefix),
+                    IpNet::V4(_) | IpNet::V6(_) => None,
+                }
+            });
+        let underlay =
+            view.nodes.values().flat_map(|node| &node.underlay).filter_map(|ip| match ip {
+                IpAddr::V4(v4) => Some(Ipv4Net::from(*v4)),
+                IpAddr::V6(_) => None,
+            });
         let reserved = RESERVED.into_iter().map(|(prefix, _)| prefix);
         let all = networks.chain(held).chain(underlay).chain(reserved).chain(also.iter().copied());
         let mut ranges: Vec<_> = all.map(range).collect();
@@ -145,9 +151,11 @@ mod tests {
     }
 
     fn view(prefix: &str, holder: &str) -> View {
-        let held = HostPrefix { prefix: prefix.parse().expect("a prefix"), holder: holder.to_owned() };
+        let held =
+            HostPrefix { prefix: prefix.parse().expect("a prefix"), holder: holder.to_owned() };
         let name = "web1".parse().expect("a name");
-        let host = HostReport { node: NodeId::FIRST, prefixes: vec![held], differences: Vec::new(), name };
+        let host =
+            HostReport { node: NodeId::FIRST, prefixes: vec![held], differences: Vec::new(), name };
 
         View::from_rows(Revision(1), [Change::HostReport(host)])
     }
@@ -167,13 +175,19 @@ mod tests {
             let parts = parts(pool);
 
             assert!(!parts.is_empty(), "{pool}");
-            assert!(parts.iter().all(|(part, size)| pool.contains(part) && *size <= 29), "{pool}: {parts:?}");
+            assert!(
+                parts.iter().all(|(part, size)| pool.contains(part) && *size <= 29),
+                "{pool}: {parts:?}"
+            );
         }
     }
 
     #[test]
     fn free_prefixes_lie_between_the_taken_ones() {
-        let taken = Taken(vec![(net("10.64.0.0/16").network().to_bits(), net("10.65.0.3/32").network().to_bits())]);
+        let taken = Taken(vec![(
+            net("10.64.0.0/16").network().to_bits(),
+            net("10.65.0.3/32").network().to_bits(),
+        )]);
 
         assert_eq!(taken.first_free(net("10.64.0.0/11"), 16, 0), Some(net("10.66.0.0/16")));
         assert_eq!(taken.first_free(net("10.64.0.0/15"), 16, 0), None);
@@ -185,15 +199,22 @@ mod tests {
 
         assert_eq!(pick(&view, DEFAULT_POOL, &[], 1), Some(net("10.66.0.0/16")));
         assert_eq!(pick(&view, DEFAULT_POOL, &[], 31), Some(net("10.95.0.0/16")));
-        assert_eq!(pick(&view, DEFAULT_POOL, &[net("10.95.0.0/16")], 31), Some(net("10.64.0.0/16")));
+        assert_eq!(
+            pick(&view, DEFAULT_POOL, &[net("10.95.0.0/16")], 31),
+            Some(net("10.64.0.0/16"))
+        );
     }
 
     #[test]
     fn what_a_host_uses_is_named_with_node_and_holder() {
-        let text = conflict(&view("172.18.0.0/16", "br-7"), "172.18.4.0/24".parse().expect("a prefix"));
+        let text =
+            conflict(&view("172.18.0.0/16", "br-7"), "172.18.4.0/24".parse().expect("a prefix"));
 
         assert_eq!(text.as_deref(), Some("172.18.0.0/16, in use on node web1 by br-7"));
-        assert_eq!(conflict(&view("0.0.0.0/0", "eth0"), "172.18.4.0/24".parse().expect("a prefix")), None);
+        assert_eq!(
+            conflict(&view("0.0.0.0/0", "eth0"), "172.18.4.0/24".parse().expect("a prefix")),
+            None
+        );
         assert!(conflict(&View::default(), "10.255.250.0/24".parse().expect("a prefix")).is_some());
     }
 
@@ -203,8 +224,14 @@ mod tests {
 
         assert_eq!(conflict_of_chosen(&view("172.18.0.0/16", "br-7"), prefix), None);
         for holder in ["eth1", "a route", ""] {
-            assert!(conflict_of_chosen(&view("172.18.0.0/16", holder), prefix).is_some(), "{holder}");
+            assert!(
+                conflict_of_chosen(&view("172.18.0.0/16", holder), prefix).is_some(),
+                "{holder}"
+            );
         }
-        assert!(conflict_of_chosen(&View::default(), "172.17.0.0/16".parse().expect("a prefix")).is_some());
+        assert!(
+            conflict_of_chosen(&View::default(), "172.17.0.0/16".parse().expect("a prefix"))
+                .is_some()
+        );
     }
 }

@@ -15,7 +15,9 @@ use crate::network::{Member, Network};
 use crate::node::{HostReport, Node};
 
 /// A position in control's history; each commit increments it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Revision(pub u64);
 
 impl Revision {
@@ -145,8 +147,12 @@ impl View {
         match key {
             RowKey::Network(id) => self.networks.get(&id).cloned().map(Change::Network),
             RowKey::Node(id) => self.nodes.get(&id).cloned().map(Change::Node),
-            RowKey::Member(network, node) => self.members.get(&(network, node)).cloned().map(Change::Member),
-            RowKey::Endpoint(network, id) => self.endpoints.get(&(network, id)).cloned().map(Change::Endpoint),
+            RowKey::Member(network, node) => {
+                self.members.get(&(network, node)).cloned().map(Change::Member)
+            }
+            RowKey::Endpoint(network, id) => {
+                self.endpoints.get(&(network, id)).cloned().map(Change::Endpoint)
+            }
             RowKey::HostReport(node) => self.hosts.get(&node).cloned().map(Change::HostReport),
         }
     }
@@ -161,8 +167,12 @@ impl View {
             Change::HostReport(row) => drop(self.hosts.insert(row.node, row)),
             Change::Removed(RowKey::Network(id)) => drop(self.networks.remove(&id)),
             Change::Removed(RowKey::Node(id)) => drop(self.nodes.remove(&id)),
-            Change::Removed(RowKey::Member(network, node)) => drop(self.members.remove(&(network, node))),
-            Change::Removed(RowKey::Endpoint(network, id)) => drop(self.endpoints.remove(&(network, id))),
+            Change::Removed(RowKey::Member(network, node)) => {
+                drop(self.members.remove(&(network, node)))
+            }
+            Change::Removed(RowKey::Endpoint(network, id)) => {
+                drop(self.endpoints.remove(&(network, id)))
+            }
             Change::Removed(RowKey::HostReport(node)) => drop(self.hosts.remove(&node)),
         }
     }
@@ -201,18 +211,28 @@ impl View {
 
     /// Lists the members of a network.
     pub fn members_of(&self, network: NetworkId) -> impl Iterator<Item = &Member> {
-        self.members.range((network, NodeId::FIRST)..=(network, NodeId::LAST)).map(|(_, member)| member)
+        self.members
+            .range((network, NodeId::FIRST)..=(network, NodeId::LAST))
+            .map(|(_, member)| member)
     }
 
     /// Lists the endpoints on a network.
     pub fn endpoints_of(&self, network: NetworkId) -> impl Iterator<Item = &Endpoint> {
-        self.endpoints.range((network, EndpointId::FIRST)..=(network, EndpointId::LAST)).map(|(_, endpoint)| endpoint)
+        self.endpoints
+            .range((network, EndpointId::FIRST)..=(network, EndpointId::LAST))
+            .map(|(_, endpoint)| endpoint)
     }
 
     /// Lists the hosts on which a network differs: the node's name, and why.
-    pub fn differences_of<'a>(&'a self, network: &'a Network) -> impl Iterator<Item = (&'a Name, &'a str)> {
+    pub fn differences_of<'a>(
+        &'a self,
+        network: &'a Network,
+    ) -> impl Iterator<Item = (&'a Name, &'a str)> {
         self.hosts.values().flat_map(move |host| {
-            let of_it = host.differences.iter().filter(move |difference| difference.network == network.title());
+            let of_it = host
+                .differences
+                .iter()
+                .filter(move |difference| difference.network == network.title());
             of_it.map(move |difference| (&host.name, difference.reason.as_str()))
         })
     }

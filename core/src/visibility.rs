@@ -14,9 +14,12 @@ pub fn may_see(view: &View, node: NodeId, key: RowKey) -> bool {
     match key {
         RowKey::Network(_) | RowKey::HostReport(_) => true,
         RowKey::Node(other) => {
-            other == node || view.memberships_of(node).any(|mine| view.member(mine.network, other).is_some())
+            other == node
+                || view.memberships_of(node).any(|mine| view.member(mine.network, other).is_some())
         }
-        RowKey::Member(network, _) | RowKey::Endpoint(network, _) => view.member(network, node).is_some(),
+        RowKey::Member(network, _) | RowKey::Endpoint(network, _) => {
+            view.member(network, node).is_some()
+        }
     }
 }
 
@@ -31,19 +34,29 @@ pub fn visible(view: &View, node: NodeId) -> View {
 ///
 /// The cost is proportional to the changes; only for a node that enters or leaves a network is it
 /// that of the whole network.
-pub fn visible_changes(before: &View, after: &View, node: NodeId, changes: &[Change]) -> Vec<Change> {
+pub fn visible_changes(
+    before: &View,
+    after: &View,
+    node: NodeId,
+    changes: &[Change],
+) -> Vec<Change> {
     let mut keys = BTreeSet::new();
     for change in changes {
         let key = change.key();
         keys.insert(key);
         if let RowKey::Member(network, member) = key {
             keys.insert(RowKey::Node(member));
-            if member == node && before.member(network, node).is_some() != after.member(network, node).is_some() {
+            if member == node
+                && before.member(network, node).is_some() != after.member(network, node).is_some()
+            {
                 for view in [before, after] {
                     keys.extend(
-                        view.members_of(network).flat_map(|m| [RowKey::Member(network, m.node), RowKey::Node(m.node)]),
+                        view.members_of(network)
+                            .flat_map(|m| [RowKey::Member(network, m.node), RowKey::Node(m.node)]),
                     );
-                    keys.extend(view.endpoints_of(network).map(|e| RowKey::Endpoint(network, e.id)));
+                    keys.extend(
+                        view.endpoints_of(network).map(|e| RowKey::Endpoint(network, e.id)),
+                    );
                 }
             }
         }

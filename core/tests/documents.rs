@@ -42,7 +42,10 @@ fn tree() -> BTreeSet<String> {
 fn with_end(tree: &BTreeSet<String>, end: &str) -> Vec<(String, String)> {
     let read = |name: &String| (name.clone(), fs::read_to_string(root().join(name)).expect("text"));
 
-    tree.iter().filter(|name| name.ends_with(end) && root().join(name).is_file()).map(read).collect()
+    tree.iter()
+        .filter(|name| name.ends_with(end) && root().join(name).is_file())
+        .map(read)
+        .collect()
 }
 
 /// Returns the parts of a text between two marks.
@@ -85,14 +88,18 @@ fn anchor(heading: &str) -> String {
 fn has_anchor(file: &str, wanted: &str) -> bool {
     let text = fs::read_to_string(root().join(file)).unwrap_or_default();
 
-    prose(&text).lines().filter(|line| line.starts_with('#')).any(|heading| anchor(heading) == wanted)
+    prose(&text)
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .any(|heading| anchor(heading) == wanted)
 }
 
 /// Returns whether a code span names a file or folder of the repository.
 fn is_path(span: &str, tree: &BTreeSet<String>) -> bool {
     let plain = span.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
     let parts: Vec<_> = span.split('/').collect();
-    let is_general = parts.iter().any(|part| part.split(['-', '.']).any(|word| PLACEHOLDERS.contains(&word)));
+    let is_general =
+        parts.iter().any(|part| part.split(['-', '.']).any(|word| PLACEHOLDERS.contains(&word)));
     let of_a_kind = KINDS.iter().any(|kind| span.len() > kind.len() && span.ends_with(kind));
     let in_a_folder = parts.len() > 1 && parts[0] != "target" && tree.contains(parts[0]);
 
@@ -104,7 +111,9 @@ fn is_there(span: &str, folder: &str, tree: &BTreeSet<String>) -> bool {
     let span = span.trim_end_matches('/');
     let end = format!("/{span}");
 
-    tree.contains(span) || tree.contains(&resolve(folder, span)) || tree.iter().any(|path| path.ends_with(&end))
+    tree.contains(span)
+        || tree.contains(&resolve(folder, span))
+        || tree.iter().any(|path| path.ends_with(&end))
 }
 
 fn folder_of(file: &str) -> &str {
@@ -139,7 +148,11 @@ fn what_a_document_refers_to_is_there() {
         }
     }
 
-    assert!(documents.len() > 20 && looked_at > 20, "{} documents, {looked_at} references", documents.len());
+    assert!(
+        documents.len() > 20 && looked_at > 20,
+        "{} documents, {looked_at} references",
+        documents.len()
+    );
     assert!(missing.is_empty(), "these are not there:\n{}", missing.join("\n"));
 }
 
@@ -148,9 +161,14 @@ fn what_the_code_refers_to_in_the_documents_is_there() {
     let tree = tree();
     let mut missing = Vec::new();
     let mut looked_at = 0;
-    for (file, text) in with_end(&tree, ".rs").into_iter().filter(|(file, _)| file != "core/tests/documents.rs") {
+    for (file, text) in
+        with_end(&tree, ".rs").into_iter().filter(|(file, _)| file != "core/tests/documents.rs")
+    {
         for rest in text.split("docs/").skip(1) {
-            let path: String = rest.chars().take_while(|c| c.is_ascii_alphanumeric() || "_-./".contains(*c)).collect();
+            let path: String = rest
+                .chars()
+                .take_while(|c| c.is_ascii_alphanumeric() || "_-./".contains(*c))
+                .collect();
             let Some((path, _)) = path.split_once(".md") else { continue };
             looked_at += 1;
             if !tree.contains(&format!("docs/{path}.md")) {
@@ -188,7 +206,8 @@ fn is_of_a_test<'a>(mut below: impl Iterator<Item = &'a str>) -> bool {
 
 #[test]
 fn every_invariant_is_cited_by_a_test_that_holds_it() {
-    let architecture = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).expect("the document");
+    let architecture =
+        fs::read_to_string(root().join("docs/ARCHITECTURE.md")).expect("the document");
     let invariants = numbered(&architecture, "## Invariants");
     let mut holders: BTreeMap<u32, usize> = BTreeMap::new();
     let mut strays = Vec::new();
@@ -209,22 +228,38 @@ fn every_invariant_is_cited_by_a_test_that_holds_it() {
     let unheld: Vec<_> = invariants.iter().filter(|number| !holders.contains_key(number)).collect();
     assert!(invariants.len() > 10, "{invariants:?}");
     assert!(unheld.is_empty(), "no test says `/// Invariant N.` of {unheld:?}");
-    assert!(strays.is_empty(), "these are above no test, or of no invariant:\n{}", strays.join("\n"));
+    assert!(
+        strays.is_empty(),
+        "these are above no test, or of no invariant:\n{}",
+        strays.join("\n")
+    );
 }
 
 #[test]
 fn references_are_read_as_people_read_them() {
-    let tree = BTreeSet::from(["agent", "agent/src", "agent/src/x.rs", "docs/A.md"].map(str::to_owned));
+    let tree =
+        BTreeSet::from(["agent", "agent/src", "agent/src/x.rs", "docs/A.md"].map(str::to_owned));
 
     assert_eq!(spans("a `b` c\n```sh\n`d`\n```\n`e`"), ["b", "e"]);
     assert!(is_path("x.rs", &tree) && is_path("agent/src", &tree) && !is_path("read/write", &tree));
-    assert!(!is_path("docs/adr/NNNN-title.md", &tree) && !is_path("/etc/x.toml", &tree) && !is_path("a b.rs", &tree));
-    assert!(is_there("src/x.rs", "", &tree) && is_there("agent/src/", "", &tree) && !is_there("y.rs", "", &tree));
+    assert!(
+        !is_path("docs/adr/NNNN-title.md", &tree)
+            && !is_path("/etc/x.toml", &tree)
+            && !is_path("a b.rs", &tree)
+    );
+    assert!(
+        is_there("src/x.rs", "", &tree)
+            && is_there("agent/src/", "", &tree)
+            && !is_there("y.rs", "", &tree)
+    );
     assert!(is_there("A.md", "docs", &tree) && !is_there("rs", "", &tree));
     assert_eq!(resolve("docs/adr", "../A.md"), "docs/A.md");
     assert_eq!(anchor("## Under systemd, twice"), "under-systemd-twice");
     assert_eq!(cited("    /// Invariants 4 and 12. And more of 3."), [4, 12]);
     assert!(is_of_a_test(["/// x", "#[tokio::test]", "fn a() {}"].into_iter()));
     assert!(!is_of_a_test(["/// x", "fn a() {}"].into_iter()));
-    assert_eq!(numbered("x\n## I\n\n1. a\n2. b\n   3 c\n## J\n4. d", "## I"), BTreeSet::from([1, 2]));
+    assert_eq!(
+        numbered("x\n## I\n\n1. a\n2. b\n   3 c\n## J\n4. d", "## I"),
+        BTreeSet::from([1, 2])
+    );
 }

@@ -19,8 +19,10 @@ pub(crate) fn check_advertised(advertised: &[IpAddr]) -> Result<(), Refusal> {
 
 fn not_here(stranger: IpAddr, own: &BTreeMap<IpAddr, String>) -> String {
     let reachable = own.iter().filter(|(address, _)| !address.is_loopback());
-    let listed: Vec<_> = reachable.map(|(address, interface)| format!("{address} ({interface})")).collect();
-    let listed = if listed.is_empty() { "none but its loopback's".to_owned() } else { listed.join(", ") };
+    let listed: Vec<_> =
+        reachable.map(|(address, interface)| format!("{address} ({interface})")).collect();
+    let listed =
+        if listed.is_empty() { "none but its loopback's".to_owned() } else { listed.join(", ") };
 
     format!(
         "--advertise {stranger}: this host does not have that address; it has {listed}. \
@@ -28,7 +30,8 @@ fn not_here(stranger: IpAddr, own: &BTreeMap<IpAddr, String>) -> String {
     )
 }
 
-/// Lists the addresses of this host with their interfaces; without link-local ones, which nobody can dial.
+/// Lists the addresses of this host with their interfaces; without link-local ones, which nobody
+/// can dial.
 fn own() -> Option<BTreeMap<IpAddr, String>> {
     let address = |interface: nix::ifaddrs::InterfaceAddress| {
         let storage = interface.address?;
@@ -53,18 +56,30 @@ mod tests {
 
         assert_eq!(check_advertised(&[]), Ok(()));
         assert_eq!(check_advertised(&[loopback]), Ok(()));
-        let refusal = check_advertised(&[loopback, documentation]).expect_err("nobody has that one");
-        assert!(refusal.message.starts_with("--advertise 203.0.113.77: this host does not have"), "{refusal}");
+        let refusal =
+            check_advertised(&[loopback, documentation]).expect_err("nobody has that one");
+        assert!(
+            refusal.message.starts_with("--advertise 203.0.113.77: this host does not have"),
+            "{refusal}"
+        );
     }
 
     #[test]
     fn the_refusal_lists_what_could_be_meant() {
-        let on = |ip: &str, name: &str| (ip.parse::<IpAddr>().expect("an address"), name.to_owned());
-        let own = BTreeMap::from([on("127.0.0.1", "lo"), on("192.0.2.1", "eth0"), on("2001:db8::1", "eth0")]);
+        let on =
+            |ip: &str, name: &str| (ip.parse::<IpAddr>().expect("an address"), name.to_owned());
+        let own = BTreeMap::from([
+            on("127.0.0.1", "lo"),
+            on("192.0.2.1", "eth0"),
+            on("2001:db8::1", "eth0"),
+        ]);
 
         let text = not_here(IpAddr::from([203, 0, 113, 77]), &own);
 
         assert!(text.contains("it has 192.0.2.1 (eth0), 2001:db8::1 (eth0). For"), "{text}");
-        assert!(not_here(IpAddr::from([203, 0, 113, 77]), &BTreeMap::new()).contains("none but its loopback's"));
+        assert!(
+            not_here(IpAddr::from([203, 0, 113, 77]), &BTreeMap::new())
+                .contains("none but its loopback's")
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The command line as a whole: what every command shares, and the list of commands, each of which has its words in its file.
+//! The command line as a whole: what every command shares, and the list of commands, each of which
+//! has its words in its file.
 
 #[cfg(test)]
 mod coverage;
@@ -45,7 +46,8 @@ pub(crate) struct Cli {
 /// What every command takes.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// The agent's socket; without it, the one that OVERLAY_SOCKET names, else /run/overlay/agent.sock
+    /// The agent's socket; without it, the one that OVERLAY_SOCKET names, else
+    /// /run/overlay/agent.sock
     #[arg(long, global = true, help_heading = "Global options", value_name = "PATH",
           default_value_os_t = socket(), hide_default_value = true)]
     pub(crate) socket: PathBuf,
@@ -53,9 +55,12 @@ pub(crate) struct Global {
     pub(crate) form: FormArgs,
 }
 
-/// Returns where the agent listens; a default and no `env` of clap's, which would show in the usage of every mistake.
+/// Returns where the agent listens; a default and no `env` of clap's, which would show in the usage
+/// of every mistake.
 fn socket() -> PathBuf {
-    std::env::var_os("OVERLAY_SOCKET").filter(|path| !path.is_empty()).map_or(DEFAULT_SOCKET.into(), PathBuf::from)
+    std::env::var_os("OVERLAY_SOCKET")
+        .filter(|path| !path.is_empty())
+        .map_or(DEFAULT_SOCKET.into(), PathBuf::from)
 }
 
 /// Every command.
@@ -123,7 +128,8 @@ mod tests {
     use super::*;
 
     fn parse(words: &[&str]) -> Result<Cli, ErrorKind> {
-        Cli::try_parse_from(std::iter::once(&"overlayctl").chain(words)).map_err(|error| error.kind())
+        Cli::try_parse_from(std::iter::once(&"overlayctl").chain(words))
+            .map_err(|error| error.kind())
     }
 
     #[test]
@@ -226,16 +232,27 @@ mod tests {
             if command.get_name() != "overlayctl" && command.get_name() != "help" {
                 let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
                 assert!(help.contains("overlayctl "), "{} has no example", command.get_name());
-                assert!(command.get_about().is_some(), "{} says nothing of itself", command.get_name());
+                assert!(
+                    command.get_about().is_some(),
+                    "{} says nothing of itself",
+                    command.get_name()
+                );
             }
-            // What is aligned cannot be wrapped; prose is wrapped by clap, and only where no line is broken by hand.
+            // What is aligned cannot be wrapped; prose is wrapped by clap, and only where no line
+            // is broken by hand.
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(!help.contains('\t'), "{}: a template has \\t, and no tab", command.get_name());
             let is_aligned = |line: &&str| line.starts_with("  ");
             for line in help.lines().filter(is_aligned) {
-                assert!(line.chars().count() <= COLUMNS, "{}: too wide for a terminal: {line}", command.get_name());
+                assert!(
+                    line.chars().count() <= COLUMNS,
+                    "{}: too wide for a terminal: {line}",
+                    command.get_name()
+                );
             }
-            for (line, next) in help.lines().zip(help.lines().skip(1)).filter(|(line, _)| !is_aligned(line)) {
+            for (line, next) in
+                help.lines().zip(help.lines().skip(1)).filter(|(line, _)| !is_aligned(line))
+            {
                 let ends = line.is_empty() || line.ends_with(['.', ':']) || next.is_empty();
                 assert!(ends, "{}: broken by hand: {line}", command.get_name());
             }

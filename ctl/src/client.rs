@@ -1,4 +1,5 @@
-//! Calls to the agent on its local socket, each with a deadline; every failure is a refusal with a code.
+//! Calls to the agent on its local socket, each with a deadline; every failure is a refusal with a
+//! code.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,13 +13,14 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
-/// How long a call that only reads or changes a row may take; control has its own, shorter deadlines.
+/// How long a call that only reads or changes a row may take; control has its own, shorter
+/// deadlines.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long joining, leaving and detaching may take: they wait for control and for the kernel.
 const LONG_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Attaching waits for its turn, however many are before it; the agent gives up what does not move on, and the connection
-/// notices an agent that hangs.
+/// Attaching waits for its turn, however many are before it; the agent gives up what does not move
+/// on, and the connection notices an agent that hangs.
 const UNTIL_ANSWERED: Duration = Duration::MAX;
 /// How long an upgrade may take: the new agent brings up all networks first.
 const UPGRADE_DEADLINE: Duration = Duration::from_secs(120);
@@ -88,7 +90,10 @@ impl Agent {
     }
 
     /// Begins a ping; answers come one by one.
-    pub(crate) async fn ping(&mut self, request: v1::PingRequest) -> Result<Streaming<v1::PingResponse>, Refusal> {
+    pub(crate) async fn ping(
+        &mut self,
+        request: v1::PingRequest,
+    ) -> Result<Streaming<v1::PingResponse>, Refusal> {
         match timeout(DEADLINE, self.client.ping(Request::new(request))).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(refusal(status)),
@@ -109,16 +114,20 @@ impl Agent {
 }
 
 fn silent(deadline: Duration) -> Refusal {
-    Refusal::new(Code::AgentAway, format!("the agent did not answer within {} s", deadline.as_secs()))
+    Refusal::new(
+        Code::AgentAway,
+        format!("the agent did not answer within {} s", deadline.as_secs()),
+    )
 }
 
 fn unreachable(socket: &Path, error: &DialError) -> Refusal {
     let socket = socket.display();
     let kind = match error {
         DialError::Unreachable { source, .. } => source.kind(),
-        DialError::WrongPin { .. } | DialError::Tls { .. } | DialError::NoAddress | DialError::Http { .. } => {
-            io::ErrorKind::Other
-        }
+        DialError::WrongPin { .. }
+        | DialError::Tls { .. }
+        | DialError::NoAddress
+        | DialError::Http { .. } => io::ErrorKind::Other,
     };
 
     if kind == io::ErrorKind::PermissionDenied {
@@ -134,7 +143,8 @@ fn unreachable(socket: &Path, error: &DialError) -> Refusal {
     }
 }
 
-/// Says whether an agent answers that another has taken its place. Of one that cannot be reached nobody says so.
+/// Says whether an agent answers that another has taken its place. Of one that cannot be reached
+/// nobody says so.
 fn is_replaced(status: &Status) -> bool {
     let code = status.metadata().get(CODE_KEY).and_then(|code| code.to_str().ok());
 
@@ -145,11 +155,17 @@ fn is_replaced(status: &Status) -> bool {
 pub(crate) fn refusal(status: Status) -> Refusal {
     let transport = matches!(
         status.code(),
-        tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled | tonic::Code::Internal
+        tonic::Code::Unavailable
+            | tonic::Code::Unknown
+            | tonic::Code::Cancelled
+            | tonic::Code::Internal
     );
 
     if transport && status.metadata().get(CODE_KEY).is_none() {
-        Refusal::new(Code::AgentAway, format!("the agent went away during the call: {}", status.message()))
+        Refusal::new(
+            Code::AgentAway,
+            format!("the agent went away during the call: {}", status.message()),
+        )
     } else {
         Refusal::from(status)
     }
@@ -170,9 +186,13 @@ mod tests {
 
     #[tokio::test]
     async fn an_agent_that_is_not_there_is_named_with_what_to_do() {
-        let error = Agent::connect(Path::new("/nonexistent/agent.sock")).await.expect_err("no agent");
+        let error =
+            Agent::connect(Path::new("/nonexistent/agent.sock")).await.expect_err("no agent");
 
         assert_eq!(error.code, Code::AgentAway);
-        assert!(error.message.contains("/nonexistent/agent.sock") && error.message.contains("overlayctl start"));
+        assert!(
+            error.message.contains("/nonexistent/agent.sock")
+                && error.message.contains("overlayctl start")
+        );
     }
 }

@@ -22,5 +22,9 @@ pub(crate) fn confirm(output: &Output, force: bool, consequence: &str, question:
     // An end of input is a no.
     let _ = io::stdin().lock().read_line(&mut answer);
 
-    if ["y", "yes"].iter().any(|yes| answer.trim().eq_ignore_ascii_case(yes)) { Ok(()) } else { Err(Failure::Exit(1)) }
+    if ["y", "yes"].iter().any(|yes| answer.trim().eq_ignore_ascii_case(yes)) {
+        Ok(())
+    } else {
+        Err(Failure::Exit(1))
+    }
 }

@@ -77,7 +77,10 @@ mod tests {
     fn a_full_disk_is_told_with_what_helps() {
         let full = io::Error::from_raw_os_error(libc::ENOSPC);
 
-        assert_eq!(storage("/state", &full).message, "/state: No space left on device: make room there");
+        assert_eq!(
+            storage("/state", &full).message,
+            "/state: No space left on device: make room there"
+        );
     }
 
     #[test]

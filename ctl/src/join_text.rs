@@ -1,4 +1,5 @@
-//! Where a join line comes from: an argument, a file, or standard input; only its text is checked here.
+//! Where a join line comes from: an argument, a file, or standard input; only its text is checked
+//! here.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -35,12 +36,14 @@ fn first_words(name: &str, source: impl Read) -> Result<String, Refusal> {
     source.take(LONGEST).read_to_end(&mut bytes).map_err(|error| storage(name, &error))?;
 
     if bytes.iter().all(u8::is_ascii_whitespace) {
-        let text =
-            format!("{name} is empty: a join line is what `overlayctl init` and `overlayctl token create` print");
+        let text = format!(
+            "{name} is empty: a join line is what `overlayctl init` and `overlayctl token create` print"
+        );
         return Err(Refusal::new(Code::InvalidInput, text));
     }
 
-    String::from_utf8(bytes).map_err(|_| Refusal::new(Code::InvalidInput, format!("{name} does not hold a join line")))
+    String::from_utf8(bytes)
+        .map_err(|_| Refusal::new(Code::InvalidInput, format!("{name} does not hold a join line")))
 }
 
 #[cfg(test)]

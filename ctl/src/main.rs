@@ -1,4 +1,5 @@
-//! The command line of Overlay: reads what was asked, calls the agent on its local socket, and says what came of it.
+//! The command line of Overlay: reads what was asked, calls the agent on its local socket, and says
+//! what came of it.
 //!
 //! No decision about the overlay is made here; the agent and control make them.
 
@@ -40,10 +41,15 @@ fn main() -> ExitCode {
         Err(failure) => return Output::plain(Form::Json).fail(&failure),
     };
     let context = Context { socket: cli.global.socket, output };
-    // One thread: `run` moves the process into new namespaces, which the kernel does a thread at a time.
+    // One thread: `run` moves the process into new namespaces, which the kernel does a thread at a
+    // time.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return context.output.fail(&failure::storage("the runtime cannot start", &error).into()),
+        Err(error) => {
+            return context
+                .output
+                .fail(&failure::storage("the runtime cannot start", &error).into());
+        }
     };
 
     match runtime.block_on(cli::dispatch(cli.command, &context)) {

@@ -43,7 +43,8 @@ pub(crate) struct Terminal {
 pub(crate) struct Page {
     /// Seconds since 1970.
     pub(crate) now: u64,
-    /// Columns of the terminal; none when the output is no terminal and lines may be as long as they are.
+    /// Columns of the terminal; none when the output is no terminal and lines may be as long as
+    /// they are.
     pub(crate) width: Option<u16>,
     /// Every column is wanted, as long as lines may become.
     pub(crate) wide: bool,
@@ -81,7 +82,13 @@ impl Output {
 
     /// Writes in a form before it is known what else was asked for.
     pub(crate) fn plain(form: Form) -> Self {
-        Self { form, template: None, quiet: false, terminal: terminal(), progress: io::stderr().is_terminal() }
+        Self {
+            form,
+            template: None,
+            quiet: false,
+            terminal: terminal(),
+            progress: io::stderr().is_terminal(),
+        }
     }
 
     /// Writes results by a template instead.
@@ -132,7 +139,8 @@ impl Output {
         if self.is_json() {
             return serde_json::to_string(report).map_err(|error| unwritable(error).into());
         }
-        let width = self.terminal.map(|terminal| terminal.columns).filter(|_| self.form != Form::Wide);
+        let width =
+            self.terminal.map(|terminal| terminal.columns).filter(|_| self.form != Form::Wide);
         let text = || report.text(Page { now: now(), width, wide: self.form == Form::Wide });
 
         Ok(self.names(report).map_or_else(text, |names| names.join("\n")))
@@ -209,7 +217,11 @@ impl Output {
 
     /// Says why something was refused.
     pub(crate) fn refuse(&self, refusal: &Refusal) {
-        self.error(refusal.code.as_str(), &refusal.message, &format!("overlayctl: {refusal} [{}]", refusal.code));
+        self.error(
+            refusal.code.as_str(),
+            &refusal.message,
+            &format!("overlayctl: {refusal} [{}]", refusal.code),
+        );
     }
 
     /// Says what is wrong: as JSON with a stable code, or in the words for people.
@@ -256,7 +268,10 @@ pub(crate) fn bytes(count: u64) -> String {
         unit = Some(name);
     }
 
-    unit.map_or_else(|| format!("{count} B"), |unit| format!("{}.{} {unit}", tenths / 10, tenths % 10))
+    unit.map_or_else(
+        || format!("{count} B"),
+        |unit| format!("{}.{} {unit}", tenths / 10, tenths % 10),
+    )
 }
 
 #[expect(unsafe_code, reason = "the terminal's size is asked by ioctl")]

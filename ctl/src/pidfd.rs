@@ -1,4 +1,5 @@
-//! A process that cannot be mistaken for another one: its pidfd, its pid and start time on disk, and its end awaited.
+//! A process that cannot be mistaken for another one: its pidfd, its pid and start time on disk,
+//! and its end awaited.
 #![expect(unsafe_code, reason = "pidfds have no safe interface in the libraries used here")]
 
 use std::ffi::OsStr;
@@ -37,8 +38,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Takes hold of the process that has this pid now; none when there is none, or it has ended and
-    /// nobody has taken note of it yet.
+    /// Takes hold of the process that has this pid now; none when there is none, or it has ended
+    /// and nobody has taken note of it yet.
     pub(crate) fn of_pid(pid: i32) -> Option<Self> {
         // SAFETY: pidfd_open takes a pid and flags and returns a new descriptor or -1.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
@@ -50,7 +51,8 @@ impl Process {
         Some(Self { id, fd }).filter(|process| !process.has_ended())
     }
 
-    /// Takes hold of a process that was noted in a file; none when it is gone, even if its pid lives on.
+    /// Takes hold of a process that was noted in a file; none when it is gone, even if its pid
+    /// lives on.
     pub(crate) fn of_file(path: &Path) -> Option<Self> {
         let noted: ProcessId = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
 
@@ -105,9 +107,10 @@ impl Process {
 
     /// Waits until it has ended.
     pub(crate) async fn ended(&self) -> io::Result<()> {
-        // SAFETY: `self` owns the descriptor, is borrowed for the whole wait, and never closes or replaces it.
-        let fd =
-            unsafe { AsyncFd::register_with_interest(self.fd.as_fd(), Interest::READABLE) }.map_err(io::Error::from)?;
+        // SAFETY: `self` owns the descriptor, is borrowed for the whole wait, and never closes or
+        // replaces it.
+        let fd = unsafe { AsyncFd::register_with_interest(self.fd.as_fd(), Interest::READABLE) }
+            .map_err(io::Error::from)?;
         let _ready = fd.readable().await?;
 
         Ok(())
@@ -125,7 +128,8 @@ impl Process {
     }
 }
 
-/// Finds a process of our user and mount namespace that runs `program` with `argument` among its words.
+/// Finds a process of our user and mount namespace that runs `program` with `argument` among its
+/// words.
 pub(crate) fn find(program: &str, argument: &Path) -> Option<Process> {
     let entries = fs::read_dir("/proc").ok()?;
 
@@ -149,7 +153,8 @@ fn is_of_this_host(process: &Path) -> bool {
     let namespace = |process: &Path| fs::read_link(process.join("ns/mnt")).ok();
     let owner = fs::metadata(process).map(|metadata| metadata.uid()).ok();
 
-    owner == Some(nix::unistd::geteuid().as_raw()) && namespace(process) == namespace(Path::new("/proc/self"))
+    owner == Some(nix::unistd::geteuid().as_raw())
+        && namespace(process) == namespace(Path::new("/proc/self"))
 }
 
 /// Reads when a process started, in clock ticks since boot; none when it is gone or a zombie.
@@ -163,7 +168,9 @@ fn start_time(pid: i32) -> Option<u64> {
 }
 
 fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -176,11 +183,16 @@ mod tests {
     async fn a_noted_process_is_found_stopped_and_not_found_again() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("pid");
-        let mut child = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().expect("a process");
+        let mut child =
+            Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().expect("a process");
         let pid = i32::try_from(child.id()).expect("a pid");
         Process::of_pid(pid).expect("it lives").note(&file).expect("noted");
 
-        Process::of_file(&file).expect("it lives").stop(Duration::from_secs(5)).await.expect("stopped");
+        Process::of_file(&file)
+            .expect("it lives")
+            .stop(Duration::from_secs(5))
+            .await
+            .expect("stopped");
 
         assert!(Process::of_file(&file).is_none());
         child.wait().expect("reaped");

@@ -4,14 +4,17 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-/// Removes the socket that nobody listens on any more, and the directories it was in if they are empty and ours.
+/// Removes the socket that nobody listens on any more, and the directories it was in if they are
+/// empty and ours.
 pub(crate) fn remove(socket: &Path) -> Vec<PathBuf> {
     let mut removed = Vec::new();
     let dead = UnixStream::connect(socket).is_err();
     if dead && fs::remove_file(socket).is_ok() {
         removed.push(socket.to_owned());
     }
-    let Some(dir) = socket.parent().filter(|dir| dir.file_name().is_some_and(|name| name == "overlay")) else {
+    let Some(dir) =
+        socket.parent().filter(|dir| dir.file_name().is_some_and(|name| name == "overlay"))
+    else {
         return removed;
     };
     for path in [dir.join("netns"), dir.join("lock"), dir.to_owned()] {

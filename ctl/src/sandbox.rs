@@ -1,6 +1,7 @@
 //! Namespaces of its own for this process and the command it runs: network, mounts and host name.
 //!
-//! Everything made here dies with the last process inside: no file, mount or interface stays behind.
+//! Everything made here dies with the last process inside: no file, mount or interface stays
+//! behind.
 
 mod child;
 mod files;
@@ -32,13 +33,17 @@ impl Sandbox {
     /// Moves this process into new namespaces; it must have one thread.
     pub(crate) fn enter() -> Result<Self, Refusal> {
         if !nix::unistd::geteuid().is_root() {
-            return Err(Refusal::new(Code::NotAllowed, "making network namespaces needs root: try with sudo"));
+            return Err(Refusal::new(
+                Code::NotAllowed,
+                "making network namespaces needs root: try with sudo",
+            ));
         }
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)
             .map_err(kernel("new namespaces"))?;
         // Unmounts of the host still reach us, ours do not reach the host.
         let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
-        mount(None::<&str>, "/", None::<&str>, slave, None::<&str>).map_err(kernel("a mount namespace of its own"))?;
+        mount(None::<&str>, "/", None::<&str>, slave, None::<&str>)
+            .map_err(kernel("a mount namespace of its own"))?;
         loopback_up().map_err(kernel("the loopback interface"))?;
 
         Ok(Self { netns: PathBuf::from(format!("/proc/{}/ns/net", std::process::id())) })
@@ -49,8 +54,12 @@ impl Sandbox {
         &self.netns
     }
 
-    /// Names the host, and puts the files that resolve names in place; returns what could not be put there.
-    #[expect(clippy::unused_self, reason = "the process must be inside, or the host's own files would be covered")]
+    /// Names the host, and puts the files that resolve names in place; returns what could not be
+    /// put there.
+    #[expect(
+        clippy::unused_self,
+        reason = "the process must be inside, or the host's own files would be covered"
+    )]
     pub(crate) fn furnish(&self, files: &Files) -> Result<Vec<String>, Refusal> {
         sethostname(&files.hostname).map_err(kernel("the host name"))?;
         mount(Some("tmpfs"), BORROWED, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))
@@ -90,8 +99,12 @@ fn loopback_up() -> nix::Result<()> {
     for (to, from) in name.iter_mut().zip(b"lo") {
         *to = from.cast_signed();
     }
-    let flags = libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).map_err(|_| Errno::EINVAL)?;
-    let request = libc::ifreq { ifr_name: name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags } };
+    let flags =
+        libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).map_err(|_| Errno::EINVAL)?;
+    let request = libc::ifreq {
+        ifr_name: name,
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags },
+    };
     // SAFETY: SIOCSIFFLAGS reads one ifreq from a pointer that is valid for the call.
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
 

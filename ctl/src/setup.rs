@@ -1,5 +1,5 @@
-//! Setting up as a transaction: what `init` or `join` begins is finished or taken back, by the command itself when it
-//! fails or is interrupted, and by the next one when it was killed.
+//! Setting up as a transaction: what `init` or `join` begins is finished or taken back, by the
+//! command itself when it fails or is interrupted, and by the next one when it was killed.
 
 use std::fs::{self, File};
 use std::future::Future;
@@ -56,8 +56,13 @@ pub(crate) fn is_unfinished(state: &StateDir) -> bool {
 }
 
 impl<'a> Setup<'a> {
-    /// Begins; what an earlier command was killed over is taken back first, or gone on with where that is the same.
-    pub(crate) async fn begin(kind: SetupKind, state: &'a StateDir, context: &'a Context) -> Outcome<Self> {
+    /// Begins; what an earlier command was killed over is taken back first, or gone on with where
+    /// that is the same.
+    pub(crate) async fn begin(
+        kind: SetupKind,
+        state: &'a StateDir,
+        context: &'a Context,
+    ) -> Outcome<Self> {
         let root = state.root().exists();
         state.make()?;
         let lock = lock(state)?;
@@ -67,7 +72,13 @@ impl<'a> Setup<'a> {
             setup.note = earlier;
             setup.take_over(kind).await?;
         }
-        setup.ran = setup.note.before.iter().copied().filter(|service| spawn::runs(*service, state)).collect();
+        setup.ran = setup
+            .note
+            .before
+            .iter()
+            .copied()
+            .filter(|service| spawn::runs(*service, state))
+            .collect();
         setup.note.kind = kind;
         setup.write()?;
 
@@ -94,8 +105,11 @@ impl<'a> Setup<'a> {
     /// Goes on from where a killed command stood.
     async fn take_over(&self, kind: SetupKind) -> Outcome {
         match (self.note.kind, kind) {
-            // A token may be good for one join only: its key is in the agent's state, by which it works again.
-            (SetupKind::Join, SetupKind::Join) => spawn::pause(Service::Agent, self.state).await.map(drop),
+            // A token may be good for one join only: its key is in the agent's state, by which it
+            // works again.
+            (SetupKind::Join, SetupKind::Join) => {
+                spawn::pause(Service::Agent, self.state).await.map(drop)
+            }
             (SetupKind::Init | SetupKind::Join, SetupKind::Init | SetupKind::Join) => {
                 self.context.output.step("Taking back what was cut short");
                 self.take_back().await?;
@@ -106,7 +120,8 @@ impl<'a> Setup<'a> {
 
     fn write(&self) -> Outcome {
         let path = self.state.setup_file();
-        let text = serde_json::to_vec(&self.note).map_err(|error| Refusal::new(Code::Fault, error))?;
+        let text =
+            serde_json::to_vec(&self.note).map_err(|error| Refusal::new(Code::Fault, error))?;
 
         state::write(&path, &text).map_err(|error| storage(path.display(), &error).into())
     }
@@ -123,15 +138,17 @@ impl<'a> Setup<'a> {
             if let Err(failure) = self.finish() {
                 return failure;
             }
-            self.context.output.warn("this machine has become a node all the same; `overlayctl leave` undoes it");
+            self.context
+                .output
+                .warn("this machine has become a node all the same; `overlayctl leave` undoes it");
             return failure;
         }
         self.context.output.step("Taking back what was begun");
         if let Err(resisting) = self.take_back().await {
             self.context.output.fail(&resisting);
-            self.context
-                .output
-                .warn("overlayctl: not everything could be taken back: `overlayctl leave` does the rest");
+            self.context.output.warn(
+                "overlayctl: not everything could be taken back: `overlayctl leave` does the rest",
+            );
         }
 
         failure
@@ -188,7 +205,8 @@ impl<'a> Setup<'a> {
 fn read(state: &StateDir) -> Outcome<Option<Note>> {
     let path = state.setup_file();
     match fs::read(&path) {
-        // A note of another version: nothing is known of what stood before, so everything there is kept.
+        // A note of another version: nothing is known of what stood before, so everything there is
+        // kept.
         Ok(text) => Ok(serde_json::from_slice(&text).ok()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(storage(path.display(), &error).into()),
@@ -202,7 +220,8 @@ pub(crate) fn lock(state: &StateDir) -> Outcome<Flock<File>> {
 
     Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
         if errno == nix::errno::Errno::EWOULDBLOCK {
-            let text = format!("another init, join or leave is at work on {}", state.root().display());
+            let text =
+                format!("another init, join or leave is at work on {}", state.root().display());
             Refusal::new(Code::InUse, text).into()
         } else {
             unusable(&errno.into()).into()
@@ -233,7 +252,8 @@ struct Signals {
 
 impl Signals {
     fn new() -> Outcome<Self> {
-        let listen = |kind| signal(kind).map_err(|error| storage("signals cannot be awaited", &error));
+        let listen =
+            |kind| signal(kind).map_err(|error| storage("signals cannot be awaited", &error));
 
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,

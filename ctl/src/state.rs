@@ -1,4 +1,5 @@
-//! The directory that holds what `init` and `join` started: one folder for each service, its log and its pid.
+//! The directory that holds what `init` and `join` started: one folder for each service, its log
+//! and its pid.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -62,7 +63,8 @@ impl StateDir {
         Ok(Self { root })
     }
 
-    /// Finds the state directory that an agent's own directory belongs to; none when it was started in another way.
+    /// Finds the state directory that an agent's own directory belongs to; none when it was started
+    /// in another way.
     pub(crate) fn of_agent(agent: &Path) -> Option<Self> {
         let root = agent.parent()?.to_owned();
 
@@ -72,8 +74,10 @@ impl StateDir {
     /// Makes the directory, for root's eyes only.
     pub(crate) fn make(&self) -> Outcome {
         if self.root.exists() && !self.root.is_dir() {
-            let text =
-                format!("{} is not a directory: give a --state that is one, or can be made", self.root.display());
+            let text = format!(
+                "{} is not a directory: give a --state that is one, or can be made",
+                self.root.display()
+            );
             return Err(Refusal::new(Code::InvalidInput, text).into());
         }
         DirBuilder::new()
@@ -83,7 +87,8 @@ impl StateDir {
             .map_err(|error| storage(self.root.display(), &error).into())
     }
 
-    /// Refuses a directory that only root may look into: nothing can be said of what is set up there.
+    /// Refuses a directory that only root may look into: nothing can be said of what is set up
+    /// there.
     pub(crate) fn check_readable(&self) -> Outcome {
         match fs::read_dir(&self.root) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -151,7 +156,12 @@ impl StateDir {
             Service::Agent => ["log", "pid"].map(|extension| self.door_file(extension)).to_vec(),
             Service::Control => Vec::new(),
         };
-        let own = [self.of(service), self.log(service), self.pid_file(service), self.notify_socket(service)];
+        let own = [
+            self.of(service),
+            self.log(service),
+            self.pid_file(service),
+            self.notify_socket(service),
+        ];
         for path in own.iter().chain(&doors) {
             remove_path(path, &mut removed)?;
         }
@@ -159,7 +169,8 @@ impl StateDir {
         Ok(removed)
     }
 
-    /// Removes what is ours in the directory, and the directory when nothing else is in it; lists what went.
+    /// Removes what is ours in the directory, and the directory when nothing else is in it; lists
+    /// what went.
     pub(crate) fn remove(&self) -> Outcome<Vec<PathBuf>> {
         let mut removed = self.remove_service(Service::Agent)?;
         removed.extend(self.remove_service(Service::Control)?);

@@ -1,4 +1,5 @@
-//! Times for people and scripts: durations in words, instants in UTC, and durations read from words.
+//! Times for people and scripts: durations in words, instants in UTC, and durations read from
+//! words.
 
 use std::time::Duration;
 
@@ -14,7 +15,11 @@ const LONGEST: u64 = 50 * 366 * DAY;
 pub(crate) fn words(seconds: u64) -> String {
     let two = |large: u64, name: &str, small: u64, small_name: &str| {
         let (whole, rest) = (seconds / large, seconds % large / small);
-        if rest == 0 { format!("{whole} {name}") } else { format!("{whole} {name} {rest} {small_name}") }
+        if rest == 0 {
+            format!("{whole} {name}")
+        } else {
+            format!("{whole} {name} {rest} {small_name}")
+        }
     };
 
     match seconds {
@@ -61,7 +66,8 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
             b'd' => DAY,
             _ => return Err(wrong()),
         };
-        seconds = number.checked_mul(unit).and_then(|n| seconds.checked_add(n)).ok_or_else(wrong)?;
+        seconds =
+            number.checked_mul(unit).and_then(|n| seconds.checked_add(n)).ok_or_else(wrong)?;
         rest = &rest[digits + 1..];
     }
 
@@ -78,8 +84,14 @@ mod tests {
 
     #[test]
     fn durations_read_well() {
-        let expected =
-            [(0, "0 s"), (59, "59 s"), (60, "1 min"), (61, "1 min 1 s"), (3 * 3600, "3 h"), (90_000, "1 d 1 h")];
+        let expected = [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (61, "1 min 1 s"),
+            (3 * 3600, "3 h"),
+            (90_000, "1 d 1 h"),
+        ];
         for (seconds, text) in expected {
             assert_eq!(words(seconds), text);
         }
@@ -104,9 +116,19 @@ mod tests {
         assert_eq!(parse("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse("1h30m"), Ok(Duration::from_secs(5_400)));
         assert_eq!(parse("7d"), Ok(Duration::from_secs(604_800)));
-        for junk in
-            ["", "1", "h", "1y", "-1h", "0s", "1.5h", "99999999999999999999s", "100000d", "1hé", "9999999999999999d"]
-        {
+        for junk in [
+            "",
+            "1",
+            "h",
+            "1y",
+            "-1h",
+            "0s",
+            "1.5h",
+            "99999999999999999999s",
+            "100000d",
+            "1hé",
+            "9999999999999999d",
+        ] {
             assert!(parse(junk).is_err(), "{junk}");
         }
     }

@@ -36,14 +36,17 @@ const RESERVED: [(&str, &str); 21] = [
 
 /// Answers a command line that clap could not read, or that asked for help.
 pub(crate) fn answer(error: &clap::Error) -> ExitCode {
-    let output = Output::plain(if wants_json(std::env::args_os()) { Form::Json } else { Form::Table });
+    let output =
+        Output::plain(if wants_json(std::env::args_os()) { Form::Json } else { Form::Table });
     if !error.use_stderr() {
         // Nobody is left to be helped when standard output is closed.
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
     match reserved(error) {
-        Some(text) => output.error("unsupported", &text, &format!("overlayctl: {text} [unsupported]")),
+        Some(text) => {
+            output.error("unsupported", &text, &format!("overlayctl: {text} [unsupported]"))
+        }
         None if output.is_json() => output.error("usage", &first_paragraph(error), ""),
         None => {
             let _ = error.print();
@@ -58,7 +61,9 @@ fn reserved(error: &clap::Error) -> Option<String> {
     if error.kind() != ErrorKind::InvalidSubcommand {
         return None;
     }
-    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return None };
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else {
+        return None;
+    };
     let (_, will) = RESERVED.iter().find(|(reserved, _)| reserved == word)?;
 
     Some(format!("this version does not have `{word}` yet: the word is reserved, it will {will}"))
@@ -104,7 +109,8 @@ mod tests {
         use clap::CommandFactory;
 
         let cli = Cli::command();
-        let taken: Vec<_> = RESERVED.iter().filter(|(word, _)| cli.find_subcommand(word).is_some()).collect();
+        let taken: Vec<_> =
+            RESERVED.iter().filter(|(word, _)| cli.find_subcommand(word).is_some()).collect();
 
         assert!(taken.is_empty(), "{taken:?}");
     }

@@ -1,4 +1,5 @@
-//! Values on the command line: each is checked here, and a wrong one is answered with what is expected and an example.
+//! Values on the command line: each is checked here, and a wrong one is answered with what is
+//! expected and an example.
 //!
 //! clap quotes the value and names the argument; the texts here follow that.
 
@@ -9,16 +10,20 @@ use ipnet::{IpNet, Ipv4Net};
 
 /// Where control listens.
 pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "write it as ADDRESS:PORT, such as 192.0.2.1:7443 or [2001:db8::1]:7443".to_owned())
+    text.parse().map_err(|_| {
+        "write it as ADDRESS:PORT, such as 192.0.2.1:7443 or [2001:db8::1]:7443".to_owned()
+    })
 }
 
 /// An address that other hosts can dial.
 pub(crate) fn advertise(text: &str) -> Result<IpAddr, String> {
-    let wrong = || "this is not an IP address; write one of this host's, such as 192.0.2.1".to_owned();
+    let wrong =
+        || "this is not an IP address; write one of this host's, such as 192.0.2.1".to_owned();
     let address = IpAddr::from_str(text).map_err(|_| wrong())?;
 
     if address.is_unspecified() || address.is_multicast() {
-        Err("no other host can send to this address; write one of this host's, such as 192.0.2.1".to_owned())
+        Err("no other host can send to this address; write one of this host's, such as 192.0.2.1"
+            .to_owned())
     } else {
         Ok(address)
     }
@@ -30,7 +35,10 @@ pub(crate) fn ipv4(text: &str) -> Result<Ipv4Addr, String> {
 
     text.parse().map_err(|_| match (bare, text.parse::<IpAddr>()) {
         (Some(address), _) => format!("write the address without a prefix length: {address}"),
-        (None, Ok(_)) => "an IPv4 address is needed, such as 10.64.0.20; the IPv6 address follows from it".to_owned(),
+        (None, Ok(_)) => {
+            "an IPv4 address is needed, such as 10.64.0.20; the IPv6 address follows from it"
+                .to_owned()
+        }
         (None, Err(_)) => "this is not an IPv4 address; write one such as 10.64.0.20".to_owned(),
     })
 }
@@ -39,10 +47,16 @@ pub(crate) fn ipv4(text: &str) -> Result<Ipv4Addr, String> {
 pub(crate) fn subnet(text: &str) -> Result<IpNet, String> {
     let subnet: IpNet = text.parse().map_err(|_| match text.parse::<IpAddr>() {
         Ok(IpAddr::V4(address)) => {
-            format!("the prefix length is missing; write it as {}", Ipv4Net::new_assert(address, 16).trunc())
+            format!(
+                "the prefix length is missing; write it as {}",
+                Ipv4Net::new_assert(address, 16).trunc()
+            )
         }
         Ok(IpAddr::V6(address)) => {
-            format!("the prefix length is missing; write it as {}", IpNet::new_assert(address.into(), 64).trunc())
+            format!(
+                "the prefix length is missing; write it as {}",
+                IpNet::new_assert(address.into(), 64).trunc()
+            )
         }
         Err(_) => "this is not a prefix; write one such as 10.9.0.0/16 or fd00:9::/64".to_owned(),
     })?;
@@ -65,7 +79,8 @@ fn host_bits(truncated: IpNet) -> String {
 
 /// A whole number within bounds.
 pub(crate) fn number(text: &str, least: u32, most: u32) -> Result<u32, String> {
-    let wrong = || format!("write a whole number from {least} to {most}, such as {}", 4.clamp(least, most));
+    let wrong =
+        || format!("write a whole number from {least} to {most}, such as {}", 4.clamp(least, most));
 
     text.parse().ok().filter(|number| (least..=most).contains(number)).ok_or_else(wrong)
 }
@@ -100,7 +115,10 @@ mod tests {
 
     #[test]
     fn addresses_are_told_from_prefixes_and_families() {
-        assert_eq!(wrong(ipv4("10.9.0.7/16")), "write the address without a prefix length: 10.9.0.7");
+        assert_eq!(
+            wrong(ipv4("10.9.0.7/16")),
+            "write the address without a prefix length: 10.9.0.7"
+        );
         assert!(wrong(ipv4("fd00::7")).starts_with("an IPv4 address is needed"));
         assert!(wrong(ipv4("seven")).contains("10.64.0.20"));
         assert!(wrong(advertise("0.0.0.0")).contains("no other host"));

@@ -39,7 +39,8 @@ impl Report for Removed {
 
 /// Writes two columns of words, without a heading.
 fn pairs<T: Clone + Into<Cell>>(page: Page, rows: &[(&str, T)]) -> String {
-    let cells: Vec<_> = rows.iter().map(|(key, value)| vec![(*key).into(), value.clone().into()]).collect();
+    let cells: Vec<_> =
+        rows.iter().map(|(key, value)| vec![(*key).into(), value.clone().into()]).collect();
     let text = table(page, &[Column::left(""), Column::prose("")], &cells);
 
     text.split_once('\n').map(|(_, rows)| rows.to_owned()).unwrap_or_default()

@@ -28,7 +28,10 @@ impl<T> From<Result<T, Refusal>> for Attempt<T> {
 }
 
 /// Asks until the condition holds; at the deadline, or when it never will, returns why it does not.
-pub(crate) async fn until<T>(limit: Duration, mut probe: impl AsyncFnMut() -> Attempt<T>) -> Result<T, Refusal> {
+pub(crate) async fn until<T>(
+    limit: Duration,
+    mut probe: impl AsyncFnMut() -> Attempt<T>,
+) -> Result<T, Refusal> {
     let mut ticks = interval(PROBE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let deadline = Instant::now() + limit;
@@ -62,7 +65,13 @@ mod tests {
         });
 
         assert_eq!(counted.await, Ok("done"));
-        assert_eq!(until::<()>(Duration::ZERO, async || Attempt::NotYet(refusal())).await, Err(refusal()));
-        assert_eq!(until::<()>(Duration::from_secs(60), async || Attempt::Never(refusal())).await, Err(refusal()));
+        assert_eq!(
+            until::<()>(Duration::ZERO, async || Attempt::NotYet(refusal())).await,
+            Err(refusal())
+        );
+        assert_eq!(
+            until::<()>(Duration::from_secs(60), async || Attempt::Never(refusal())).await,
+            Err(refusal())
+        );
     }
 }

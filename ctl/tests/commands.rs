@@ -22,7 +22,9 @@ fn listings_are_tables_or_json() {
         "NAME        PREFIX        MODE  MEMBERS  ENDPOINTS  LABELS\nmy-network  10.64.0.0/24  l3    a                1  -"
     );
     assert_eq!(json.json()[0]["name"], "my-network");
-    for (words, field) in [(["endpoint", "ls"], "addresses"), (["node", "ls"], "online"), (["token", "ls"], "uses")] {
+    for (words, field) in
+        [(["endpoint", "ls"], "addresses"), (["node", "ls"], "online"), (["token", "ls"], "uses")]
+    {
         let ran = agent.run(&[&words[..], &["--json"]].concat());
         assert!(!ran.json()[0][field].is_null(), "{words:?}: {ran:?}");
     }
@@ -57,7 +59,15 @@ fn changes_are_asked_for_as_they_were_said() {
     let agent = FakeAgent::start();
 
     let runs = [
-        agent.run(&["network", "create", "my-network", "--subnet", "fd00::/64", "--subnet", "10.64.0.0/24"]),
+        agent.run(&[
+            "network",
+            "create",
+            "my-network",
+            "--subnet",
+            "fd00::/64",
+            "--subnet",
+            "10.64.0.0/24",
+        ]),
         agent.run(&["network", "rm", "my-network"]),
         agent.run(&["node", "rm", "b"]),
         agent.run(&["control", "set", "192.0.2.9", "c.example:1", "--force"]),
@@ -105,11 +115,15 @@ fn what_cannot_be_reached_is_exit_code_3() {
     agent.refuse(Code::ControlAway, "control is away since 3 s");
 
     let control = agent.run(&["network", "create", "my-network"]);
-    let socket: Ran = overlayctl(&["status", "--socket", "/nonexistent/a.sock"]).output().expect("it ran").into();
+    let socket: Ran =
+        overlayctl(&["status", "--socket", "/nonexistent/a.sock"]).output().expect("it ran").into();
 
     assert_eq!((control.code, socket.code), (3, 3));
     assert_eq!(control.stderr, "overlayctl: control is away since 3 s [control-away]");
-    assert!(socket.stderr.starts_with("overlayctl: no agent runs at /nonexistent/a.sock: "), "{socket:?}");
+    assert!(
+        socket.stderr.starts_with("overlayctl: no agent runs at /nonexistent/a.sock: "),
+        "{socket:?}"
+    );
     assert!(socket.stderr.ends_with("[agent-away]"), "{socket:?}");
     assert_eq!(socket.stderr.lines().count(), 1);
 }
@@ -142,7 +156,10 @@ fn a_ping_that_nothing_answers_fails() {
     let json = agent.run(&["ping", "service2", "--count", "2", "--json"]);
 
     assert_eq!((answered.code, lost.code, json.code), (0, 1, 1));
-    assert!(answered.stdout.starts_with("service2 (10.64.0.2 on b): seq=1 time=0.420 ms\n"), "{answered:?}");
+    assert!(
+        answered.stdout.starts_with("service2 (10.64.0.2 on b): seq=1 time=0.420 ms\n"),
+        "{answered:?}"
+    );
     assert!(lost.stdout.ends_with("2 sent, 0 answered, 100 % lost"), "{lost:?}");
     assert_eq!(json.json()["answered"], 0);
 }
@@ -156,7 +173,8 @@ fn a_join_line_is_checked_before_anybody_is_asked() {
 
     assert_eq!(ran.code, 1);
     assert!(
-        ran.stderr.starts_with("overlayctl: not a join line: ") && ran.stderr.ends_with("[invalid-input]"),
+        ran.stderr.starts_with("overlayctl: not a join line: ")
+            && ran.stderr.ends_with("[invalid-input]"),
         "{ran:?}"
     );
     assert_eq!(agent.script().asked, Vec::<String>::new());
@@ -167,11 +185,14 @@ fn a_join_line_comes_from_an_argument_a_file_or_standard_input() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     fs::write(file.path(), join_line(CONTROL) + "\n").expect("written");
 
-    for (argument, input) in [(join_line(CONTROL), ""), (file.path().display().to_string(), ""), ("-".into(), "x")] {
+    for (argument, input) in
+        [(join_line(CONTROL), ""), (file.path().display().to_string(), ""), ("-".into(), "x")]
+    {
         let agent = FakeAgent::start();
         agent.script().joined = false;
         let mut command = agent.command(&["join", &argument, "--name", "host-b", "--json"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it runs");
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it runs");
         if !input.is_empty() {
             let mut stdin = child.stdin.take().expect("a pipe");
             stdin.write_all(join_line(CONTROL).as_bytes()).expect("written");
@@ -244,14 +265,19 @@ fn leaving_with_the_state_of_another_agent_is_refused() {
     let ran = agent.run(&["leave", "--state", "/nonexistent/overlay"]);
 
     assert_eq!(ran.code, 1);
-    assert!(ran.stderr.contains("keeps its state in /somewhere/else") || ran.stderr.contains("needs root"), "{ran:?}");
+    assert!(
+        ran.stderr.contains("keeps its state in /somewhere/else")
+            || ran.stderr.contains("needs root"),
+        "{ran:?}"
+    );
     assert!(!agent.script().asked.iter().any(|what| what.starts_with("leave")));
 }
 
 #[test]
 fn a_closed_pipe_is_no_failure() {
     let agent = FakeAgent::start();
-    let mut child = agent.command(&["network", "ls"]).stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut child =
+        agent.command(&["network", "ls"]).stdout(Stdio::piped()).spawn().expect("it runs");
     drop(child.stdout.take());
 
     let status = child.wait().expect("it ran");
@@ -267,7 +293,10 @@ fn starting_what_was_never_set_up_is_refused() {
     let ran = agent.run(&["start", "--state", dir.path().to_str().expect("a path")]);
 
     assert_eq!(ran.code, 1);
-    assert!(ran.stderr.contains("nothing is set up in") || ran.stderr.contains("needs root"), "{ran:?}");
+    assert!(
+        ran.stderr.contains("nothing is set up in") || ran.stderr.contains("needs root"),
+        "{ran:?}"
+    );
 }
 
 #[test]
@@ -279,18 +308,28 @@ fn the_last_admin_is_not_removed_without_a_question_that_somebody_can_answer() {
     let forced = agent.run(&["node", "rm", "a", "--force"]);
 
     assert_eq!((refused.code, forced.code), (1, 0), "{refused:?} {forced:?}");
-    assert!(refused.stderr.contains("a is the last admin") && refused.stderr.contains("add --force"), "{refused:?}");
+    assert!(
+        refused.stderr.contains("a is the last admin") && refused.stderr.contains("add --force"),
+        "{refused:?}"
+    );
     assert!(!before.contains(&"remove node a".to_owned()), "{before:?}");
     assert!(agent.script().asked.contains(&"remove node a".to_owned()));
 }
 
 #[test]
 fn completions_are_scripts_that_the_shells_take() {
-    for (shell, begin) in [("bash", "_overlayctl() {"), ("zsh", "#compdef overlayctl"), ("fish", "# Print an optspec")]
-    {
+    for (shell, begin) in [
+        ("bash", "_overlayctl() {"),
+        ("zsh", "#compdef overlayctl"),
+        ("fish", "# Print an optspec"),
+    ] {
         let ran = Ran::from(overlayctl(&["completions", shell]).output().expect("it ran"));
         assert_eq!(ran.code, 0, "{shell}: {}", ran.stderr);
-        assert!(ran.stdout.starts_with(begin), "{shell}: {}", ran.stdout.lines().next().unwrap_or_default());
+        assert!(
+            ran.stdout.starts_with(begin),
+            "{shell}: {}",
+            ran.stdout.lines().next().unwrap_or_default()
+        );
         assert!(ran.stdout.contains("inspect"), "{shell}");
     }
     let script = Ran::from(overlayctl(&["completions", "bash"]).output().expect("it ran")).stdout;
@@ -304,10 +343,13 @@ fn every_command_has_a_manual_page_without_a_fault() {
     let dir = tempfile::tempdir().expect("a directory");
     let pages = dir.path().join("man1");
 
-    let ran = Ran::from(overlayctl(&["man", pages.to_str().expect("a path")]).output().expect("it ran"));
+    let ran =
+        Ran::from(overlayctl(&["man", pages.to_str().expect("a path")]).output().expect("it ran"));
 
     assert_eq!(ran.code, 0, "{ran:?}");
-    for name in ["overlayctl", "overlayctl-run", "overlayctl-network-create", "overlayctl-endpoint-show"] {
+    for name in
+        ["overlayctl", "overlayctl-run", "overlayctl-network-create", "overlayctl-endpoint-show"]
+    {
         assert!(pages.join(format!("{name}.1")).exists(), "{name}");
     }
     assert!(!pages.join("overlayctl-man.1").exists(), "for packagers");

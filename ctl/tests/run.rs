@@ -30,7 +30,8 @@ fn a_command_sees_the_overlay_and_not_the_host() {
     let host = fs::read_to_string("/etc/resolv.conf").ok();
 
     let script = "cat /etc/resolv.conf /etc/hosts; uname -n; readlink /proc/self/ns/net; cat /sys/class/net/lo/flags";
-    let ran = agent.run(&["run", "--network", "my-network", "--name", "web", "--", "sh", "-c", script]);
+    let ran =
+        agent.run(&["run", "--network", "my-network", "--name", "web", "--", "sh", "-c", script]);
 
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stdout.starts_with("nameserver 10.64.0.1\nsearch my-network\n"), "{ran:?}");
@@ -57,7 +58,12 @@ fn a_made_up_name_serves_all_networks() {
     assert_eq!(ran.stdout, "made-up", "{ran:?}");
     assert_eq!(
         agent.script().asked,
-        ["attach  to front", "attach made-up to back", "detach id-of-made-up", "detach id-of-made-up"]
+        [
+            "attach  to front",
+            "attach made-up to back",
+            "detach id-of-made-up",
+            "detach id-of-made-up"
+        ]
     );
 }
 
@@ -84,14 +90,22 @@ fn its_name_and_address_are_told_beside_its_output() {
         return;
     }
     let agent = FakeAgent::start();
-    let run = |flags: &[&str]| agent.run(&[flags, &["run", "--network", "front,back", "--", "echo", "ran"]].concat());
+    let run = |flags: &[&str]| {
+        agent.run(&[flags, &["run", "--network", "front,back", "--", "echo", "ran"]].concat())
+    };
 
     let (text, quiet, json) = (run(&[]), run(&["-q"]), run(&["--json"]));
 
-    assert_eq!(text.stderr, "overlayctl: made-up is on front: 10.64.0.2\noverlayctl: made-up is on back: 10.64.0.2");
+    assert_eq!(
+        text.stderr,
+        "overlayctl: made-up is on front: 10.64.0.2\noverlayctl: made-up is on back: 10.64.0.2"
+    );
     assert_eq!((quiet.stderr.as_str(), quiet.stdout.as_str()), ("", "ran"));
     let told: serde_json::Value = serde_json::from_str(&json.stderr).expect("a line of JSON");
-    assert_eq!((&told["name"], &told["endpoints"][1]["network"]), (&"made-up".into(), &"back".into()));
+    assert_eq!(
+        (&told["name"], &told["endpoints"][1]["network"]),
+        (&"made-up".into(), &"back".into())
+    );
     assert_eq!(told["endpoints"][0]["addresses"], serde_json::json!(["10.64.0.2"]));
     assert_eq!([text.stdout, json.stdout], ["ran", "ran"]);
 }
@@ -138,7 +152,8 @@ fn the_command_does_not_outlive_a_killed_overlayctl() {
         return;
     }
     let agent = FakeAgent::start();
-    let mut command = agent.command(&["run", "--network", "n", "--", "sh", "-c", "echo $$; exec sleep 600"]);
+    let mut command =
+        agent.command(&["run", "--network", "n", "--", "sh", "-c", "echo $$; exec sleep 600"]);
     let mut child = command.stdout(Stdio::piped()).spawn().expect("it runs");
     let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
     let mut inner = String::new();
@@ -152,17 +167,33 @@ fn the_command_does_not_outlive_a_killed_overlayctl() {
     let mut rest = String::new();
     output.read_to_string(&mut rest).expect("an end");
     assert!(begun.elapsed() < Duration::from_secs(5));
-    assert!(!fs::read(format!("/proc/{}/cmdline", inner.trim())).is_ok_and(|line| line.starts_with(b"sleep")));
+    assert!(
+        !fs::read(format!("/proc/{}/cmdline", inner.trim()))
+            .is_ok_and(|line| line.starts_with(b"sleep"))
+    );
 }
 
 #[test]
 fn a_namespace_is_named_so_that_the_agent_finds_it() {
     let agent = FakeAgent::start();
-    let mut holder =
-        Command::new("setpriv").args(["--pdeathsig", "KILL", "--", "sleep", "600"]).spawn().expect("a process");
+    let mut holder = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--", "sleep", "600"])
+        .spawn()
+        .expect("a process");
     let path = format!("/proc/{}/ns/net", holder.id());
 
-    let ran = agent.run(&["attach", "--netns", &path, "--network", "n", "--name", "web", "--alias", "www", "--json"]);
+    let ran = agent.run(&[
+        "attach",
+        "--netns",
+        &path,
+        "--network",
+        "n",
+        "--name",
+        "web",
+        "--alias",
+        "www",
+        "--json",
+    ]);
     let host = agent.run(&["attach", "--host", "--network", "n", "--name", "web"]);
     let missing = agent.run(&["attach", "--netns", "no-such", "--network", "n", "--name", "web"]);
 
@@ -172,7 +203,13 @@ fn a_namespace_is_named_so_that_the_agent_finds_it() {
     assert_eq!(host.stdout, "web is on n: 10.64.0.2 (eth0, MTU 1408, nameserver 10.64.0.1)");
     assert_eq!(missing.code, 1, "{missing:?}");
     let script = agent.script();
-    assert_eq!((script.attached[0].netns.as_str(), script.attached[0].runtime()), (path.as_str(), v1::Runtime::Attach));
-    assert_eq!((script.attached[1].netns.as_str(), script.attached[1].runtime()), ("", v1::Runtime::Host));
+    assert_eq!(
+        (script.attached[0].netns.as_str(), script.attached[0].runtime()),
+        (path.as_str(), v1::Runtime::Attach)
+    );
+    assert_eq!(
+        (script.attached[1].netns.as_str(), script.attached[1].runtime()),
+        ("", v1::Runtime::Host)
+    );
     assert_eq!(script.attached[0].aliases, ["www"]);
 }

@@ -1,5 +1,6 @@
-//! What the commands say that set a host up and take it down: `init`, `join`, `start`, `stop`, `leave` and `logs`, on a host that
-//! only pretends. See `snapshots.rs` for how the snapshots are read and accepted.
+//! What the commands say that set a host up and take it down: `init`, `join`, `start`, `stop`,
+//! `leave` and `logs`, on a host that only pretends. See `snapshots.rs` for how the snapshots are
+//! read and accepted.
 
 mod support;
 
@@ -29,7 +30,8 @@ fn a_service_that_is_ready() {
     UnixDatagram::unbound().and_then(|ours| ours.send_to(b"READY=1", socket)).expect("said");
 }
 
-/// What a door that only pretends is: it answers nobody, but somebody is there while the test lives.
+/// What a door that only pretends is: it answers nobody, but somebody is there while the test
+/// lives.
 #[test]
 #[ignore = "part of the services of support::host"]
 fn a_door_that_is_open() {
@@ -67,7 +69,9 @@ fn on_host(host: &str) -> Vec<String> {
     };
     let processes = fs::read_dir("/proc").expect("processes").filter_map(Result::ok).filter(on_it);
 
-    processes.map(|entry| fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default()).collect()
+    processes
+        .map(|entry| fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default())
+        .collect()
 }
 
 #[test]
@@ -80,8 +84,11 @@ fn what_only_pretends_ends_with_its_test() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("it runs");
-    let mut lines = BufReader::new(test.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
-    let host = lines.find_map(|line| line.find("HOST=").map(|at| line[at..].to_owned())).expect("it has begun");
+    let mut lines =
+        BufReader::new(test.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    let host = lines
+        .find_map(|line| line.find("HOST=").map(|at| line[at..].to_owned()))
+        .expect("it has begun");
     let began = on_host(&host);
 
     test.kill().and_then(|()| test.wait()).expect("killed");

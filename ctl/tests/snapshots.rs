@@ -1,8 +1,11 @@
-//! What every command says: each with each flag, right and wrong, on a terminal of 80 columns, as JSON, and without rights.
+//! What every command says: each with each flag, right and wrong, on a terminal of 80 columns, as
+//! JSON, and without rights.
 //!
-//! The snapshots are read by people before they are accepted: `INSTA_UPDATE=always cargo nextest run -p overlayctl`, then
-//! `git diff`. A line that begins with `!` went to standard error; the number in brackets is the exit code, and `^C` at the
-//! end of a line is Ctrl-C, pressed once something was seen. That nothing is missing is checked by `cli::coverage`.
+//! The snapshots are read by people before they are accepted:
+//! `INSTA_UPDATE=always cargo nextest run -p overlayctl`, then `git diff`. A line that begins with
+//! `!` went to standard error; the number in brackets is the exit code, and `^C` at the end of a
+//! line is Ctrl-C, pressed once something was seen. That nothing is missing is checked by
+//! `cli::coverage`.
 
 mod support;
 
@@ -355,7 +358,12 @@ fn without_rights() {
     fs::copy(env!("CARGO_BIN_EXE_overlayctl"), &program).expect("copied");
     let prepare = |words: &[&str]| {
         let mut command = Command::new(&program);
-        command.args(words).env("OVERLAY_SOCKET", agent.socket()).stdin(Stdio::null()).uid(65_534).gid(65_534);
+        command
+            .args(words)
+            .env("OVERLAY_SOCKET", agent.socket())
+            .stdin(Stdio::null())
+            .uid(65_534)
+            .gid(65_534);
         command
     };
 
@@ -484,6 +492,9 @@ fn watching_a_terminal_draws_it_anew_and_ends_with_ctrl_c() {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("sent");
 
-    assert_eq!((first.as_array().map(Vec::len), second.as_array().map(Vec::len)), (Some(1), Some(3)));
+    assert_eq!(
+        (first.as_array().map(Vec::len), second.as_array().map(Vec::len)),
+        (Some(1), Some(3))
+    );
     assert_eq!(child.wait().expect("it ran").code(), Some(0));
 }

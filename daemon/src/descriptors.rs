@@ -70,7 +70,9 @@ impl Descriptors {
             Some(Lacking::Process) | None => "this process",
         };
         let remedy = remedy(&error).unwrap_or_default();
-        let text = format!("{whose} may open no more files ({error}): what needs one is refused; {remedy}");
+        let text = format!(
+            "{whose} may open no more files ({error}): what needs one is refused; {remedy}"
+        );
         let since = *used_up_since.get_or_insert_with(|| {
             tracing::warn!(%error, "File descriptors are used up");
             unix_now()
@@ -92,7 +94,10 @@ mod tests {
 
     #[test]
     fn only_a_lack_of_descriptors_counts_as_one() {
-        assert!(are_exhausted(&io::Error::from_raw_os_error(24)) && are_exhausted(&io::Error::from_raw_os_error(23)));
+        assert!(
+            are_exhausted(&io::Error::from_raw_os_error(24))
+                && are_exhausted(&io::Error::from_raw_os_error(23))
+        );
         assert!(!are_exhausted(&io::Error::from_raw_os_error(12)));
     }
 

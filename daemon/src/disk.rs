@@ -32,7 +32,8 @@ const ROOM: u64 = 256 << 10;
 
 /// Returns whether the disk that holds `path` has free space again, as far as the system knows.
 pub fn has_room(path: &Path) -> bool {
-    statvfs(path).map_or(true, |stat| stat.blocks_available().saturating_mul(stat.fragment_size()) >= ROOM)
+    statvfs(path)
+        .map_or(true, |stat| stat.blocks_available().saturating_mul(stat.fragment_size()) >= ROOM)
 }
 
 /// A small disk for tests.
@@ -61,7 +62,14 @@ pub mod testing {
             let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
             mount::<str, str, str, str>(None, "/", None, private, None).ok()?;
             let size = format!("size={bytes}");
-            mount(Some("small"), folder.path(), Some("tmpfs"), MsFlags::empty(), Some(size.as_str())).ok()?;
+            mount(
+                Some("small"),
+                folder.path(),
+                Some("tmpfs"),
+                MsFlags::empty(),
+                Some(size.as_str()),
+            )
+            .ok()?;
 
             Some(Self { folder })
         }
@@ -115,7 +123,10 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_no_broken_one() {
-        assert!(is_full(&io::Error::from_raw_os_error(28)) && is_full(&io::Error::from_raw_os_error(122)));
+        assert!(
+            is_full(&io::Error::from_raw_os_error(28))
+                && is_full(&io::Error::from_raw_os_error(122))
+        );
         assert!(!is_full(&io::Error::from_raw_os_error(5)) && !is_full(&io::Error::other("28")));
     }
 

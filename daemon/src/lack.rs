@@ -24,7 +24,9 @@ pub fn remedy(error: &(dyn Error + 'static)) -> Option<String> {
                  or raise LimitNOFILE= of the unit{limit}"
             )
         }
-        Lacking::Host => "close what is not needed on this host, or raise its sysctl fs.file-max".to_owned(),
+        Lacking::Host => {
+            "close what is not needed on this host, or raise its sysctl fs.file-max".to_owned()
+        }
     })
 }
 
@@ -38,13 +40,18 @@ pub(crate) enum Lacking {
 
 /// Finds out who may open no more files, by an error or one of its causes.
 pub(crate) fn lacking(error: &(dyn Error + 'static)) -> Option<Lacking> {
-    let causes = std::iter::successors(Some(error), |cause: &&(dyn Error + 'static)| (*cause).source());
+    let causes =
+        std::iter::successors(Some(error), |cause: &&(dyn Error + 'static)| (*cause).source());
     let errno = |cause: &(dyn Error + 'static)| {
-        let of_io = cause.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error).map(Errno::from_raw);
+        let of_io = cause
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error)
+            .map(Errno::from_raw);
         of_io.or_else(|| cause.downcast_ref::<Errno>().copied())
     };
 
-    let lack = causes.filter_map(errno).find(|errno| matches!(errno, Errno::EMFILE | Errno::ENFILE))?;
+    let lack =
+        causes.filter_map(errno).find(|errno| matches!(errno, Errno::EMFILE | Errno::ENFILE))?;
 
     Some(if lack == Errno::EMFILE { Lacking::Process } else { Lacking::Host })
 }

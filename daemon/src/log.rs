@@ -128,13 +128,19 @@ impl Shared {
             .into_bytes();
         }
         self.emptied.notify_all();
-        let mut queue = self.filled.wait_while(queue, |queue| queue.is_empty()).unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self
+            .filled
+            .wait_while(queue, |queue| queue.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
         queue.begin(Instant::now());
 
         queue.take()
     }
 
-    #[expect(clippy::disallowed_methods, reason = "nothing tells when a disk has room again, or a pipe a reader")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "nothing tells when a disk has room again, or a pipe a reader"
+    )]
     fn pause(&self, error: &io::Error) {
         self.lock().failed(error, unix_now());
         self.emptied.notify_all();

@@ -20,7 +20,10 @@ impl Sink for Scripted {
             Ok(Step::Fail) => Err(io::Error::from_raw_os_error(28)),
             Ok(Step::Take(count)) => {
                 let count = count.min(bytes.len());
-                self.written.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&bytes[..count]);
+                self.written
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .extend_from_slice(&bytes[..count]);
                 Ok(count)
             }
             // The test has ended.
@@ -116,6 +119,9 @@ fn what_is_to_be_logged_is_understood_or_said_not_to_be() {
 
     assert_eq!(read(""), ("info".to_owned(), false));
     assert_eq!(read("debug"), ("debug".to_owned(), false));
-    assert_eq!(read("info,overlay_agent::docker=debug"), ("overlay_agent::docker=debug,info".to_owned(), false));
+    assert_eq!(
+        read("info,overlay_agent::docker=debug"),
+        ("overlay_agent::docker=debug,info".to_owned(), false)
+    );
     assert_eq!(read("=much="), ("info".to_owned(), true));
 }

@@ -28,7 +28,8 @@ impl Reserve {
         reserve
     }
 
-    /// Hands over `size` descriptors to a reserve of their own. What this one lacks of them is opened.
+    /// Hands over `size` descriptors to a reserve of their own. What this one lacks of them is
+    /// opened.
     ///
     /// # Errors
     ///
@@ -64,8 +65,8 @@ impl Reserve {
         self.held().pop().is_some()
     }
 
-    /// Takes a descriptor into the reserve that would be closed otherwise, if there is room: no thread can take its number in
-    /// between.
+    /// Takes a descriptor into the reserve that would be closed otherwise, if there is room: no
+    /// thread can take its number in between.
     pub fn keep(&self, descriptor: OwnedFd) {
         let mut held = self.held();
         if held.len() < self.size {
@@ -89,7 +90,10 @@ impl Reserve {
     /// # Errors
     ///
     /// Those of `open`; that descriptors are used up only when the reserve is, too.
-    pub fn spend<T, E: Error + 'static>(&self, mut open: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    pub fn spend<T, E: Error + 'static>(
+        &self,
+        mut open: impl FnMut() -> Result<T, E>,
+    ) -> Result<T, E> {
         loop {
             match open() {
                 Err(error) if are_exhausted(&error) && self.release() => {}
@@ -120,7 +124,8 @@ mod tests {
     fn without_descriptors<T>(work: impl FnOnce() -> T) -> T {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
         let lowest = spare().expect("one is left").as_raw_fd();
-        setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard).expect("lowered");
+        setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard)
+            .expect("lowered");
         let outcome = work();
         setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("raised");
 

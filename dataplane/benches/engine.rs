@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ipnet::IpNet;
 use overlay_core::{Candidate, NetworkId, NodeId, PrivateKey};
-use overlay_dataplane::{Engine, EngineConfig, LaneId, NetworkTable, PeerLane, PeerTable, Tables, public_key};
+use overlay_dataplane::{
+    Engine, EngineConfig, LaneId, NetworkTable, PeerLane, PeerTable, Tables, public_key,
+};
 
 /// Small packets, and those that fill a tunnel over an underlay of 1,500 bytes.
 const SIZES: [u16; 2] = [64, 1408];
@@ -29,7 +31,10 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        #[expect(clippy::disallowed_methods, reason = "an engine has a clock; only differences matter")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "an engine has a clock; only differences matter"
+        )]
         let now = Instant::now();
         let mut pair = Self { engines: [0, 1].map(|index| engine(index, now)), now };
         // The first packet starts the handshake, which is complete when no datagrams are left.
@@ -43,7 +48,12 @@ impl Pair {
     fn carry(&mut self, from: usize) -> bool {
         let batches = self.batches(from);
         for batch in &batches {
-            self.engines[1 - from].handle_udp(underlay(from), &batch.bytes, batch.segment, self.now);
+            self.engines[1 - from].handle_udp(
+                underlay(from),
+                &batch.bytes,
+                batch.segment,
+                self.now,
+            );
             while self.engines[1 - from].poll_tun().is_some() {}
         }
 
@@ -54,7 +64,9 @@ impl Pair {
         let engine = &mut self.engines[from];
 
         std::iter::from_fn(|| {
-            engine.poll_transmit().map(|batch| GsoBatch { bytes: batch.bytes.to_vec(), segment: batch.segment })
+            engine
+                .poll_transmit()
+                .map(|batch| GsoBatch { bytes: batch.bytes.to_vec(), segment: batch.segment })
         })
         .collect()
     }
@@ -76,7 +88,8 @@ fn key(index: usize) -> PrivateKey {
 
 fn engine(index: usize, now: Instant) -> Engine {
     let unix_time = Duration::from_secs(1_800_000_000);
-    let mut engine = Engine::new(EngineConfig { lane: LaneId(0), lanes: 1, seed: [3; 32], now, unix_time });
+    let mut engine =
+        Engine::new(EngineConfig { lane: LaneId(0), lanes: 1, seed: [3; 32], now, unix_time });
     let other = 1 - index;
     let peer = PeerTable {
         node: NodeId::FIRST,

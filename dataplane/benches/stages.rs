@@ -79,7 +79,8 @@ fn lookup(criterion: &mut Criterion) {
 fn answer(criterion: &mut Criterion) {
     let called = std::cell::RefCell::new(Called::new(start()));
     criterion.bench_function("answer", |bencher| {
-        let (call, answer) = (|| called.borrow_mut().call(), |call: Vec<u8>| called.borrow_mut().answer(&call));
+        let (call, answer) =
+            (|| called.borrow_mut().call(), |call: Vec<u8>| called.borrow_mut().answer(&call));
         bencher.iter_batched(call, answer, BatchSize::PerIteration);
     });
 }

@@ -25,16 +25,22 @@ impl Session {
     /// If the handshake fails.
     pub fn new(now: Instant) -> Self {
         let (ours, theirs) = (PrivateKey::from([7; 32]), PrivateKey::from([9; 32]));
-        let interface = |key, seed| Interface::new(key, Zeroizing::new([seed; 32]), now, Duration::from_secs(1));
+        let interface = |key, seed| {
+            Interface::new(key, Zeroizing::new([seed; 32]), now, Duration::from_secs(1))
+        };
         let (mut near, mut far) = (interface(&ours, 1), interface(&theirs, 2));
         let mut sender = near.new_tunnel(&public_key(&theirs), now).expect("a sound key");
         let mut receiver = far.new_tunnel(&public_key(&ours), now).expect("a sound key");
         let from = (Ipv4Addr::LOCALHOST, 1).into();
 
         let initiation = sender.initiate(now).expect("no handshake is under way");
-        let Ok(Message::Initiation(initiation)) = far.receive(from, &initiation, now) else { panic!("an initiation") };
+        let Ok(Message::Initiation(initiation)) = far.receive(from, &initiation, now) else {
+            panic!("an initiation")
+        };
         let answer = receiver.answer(initiation, now).expect("a sound initiation");
-        let Ok(Message::Response(response)) = near.receive(from, &answer, now) else { panic!("an answer") };
+        let Ok(Message::Response(response)) = near.receive(from, &answer, now) else {
+            panic!("an answer")
+        };
         sender.complete(response, now).expect("a sound answer");
 
         Self { sender, receiver, now }
@@ -89,7 +95,9 @@ impl Called {
     /// If a key is invalid.
     pub fn new(now: Instant) -> Self {
         let (ours, theirs) = (PrivateKey::from([7; 32]), PrivateKey::from([9; 32]));
-        let interface = |key, seed| Interface::new(key, Zeroizing::new([seed; 32]), now, Duration::from_secs(1));
+        let interface = |key, seed| {
+            Interface::new(key, Zeroizing::new([seed; 32]), now, Duration::from_secs(1))
+        };
         let (mut near, mut far) = (interface(&ours, 1), interface(&theirs, 2));
         let caller = near.new_tunnel(&public_key(&theirs), now).expect("a sound key");
         let tunnel = far.new_tunnel(&public_key(&ours), now).expect("a sound key");
@@ -115,7 +123,9 @@ impl Called {
     /// If the initiation is not valid, or not the latest.
     pub fn answer(&mut self, initiation: &[u8]) {
         let from = (Ipv4Addr::LOCALHOST, 1).into();
-        let Ok(Message::Initiation(initiation)) = self.interface.receive(from, initiation, self.now) else {
+        let Ok(Message::Initiation(initiation)) =
+            self.interface.receive(from, initiation, self.now)
+        else {
             panic!("an initiation")
         };
         assert!(self.tunnel.answer(initiation, self.now).is_ok(), "a sound initiation");

@@ -109,7 +109,12 @@ impl Deadlines {
     }
 
     /// Changes the deadline of a link.
-    pub(crate) fn replace(&mut self, handle: LinkHandle, old: Option<Instant>, new: Option<Instant>) {
+    pub(crate) fn replace(
+        &mut self,
+        handle: LinkHandle,
+        old: Option<Instant>,
+        new: Option<Instant>,
+    ) {
         if let Some(old) = old {
             self.0.remove(&(old, handle));
         }

@@ -198,7 +198,10 @@ impl Counters {
 
     /// Returns how many packets were dropped in one direction.
     pub fn dropped_in(&self, direction: Direction) -> u64 {
-        self.drops().filter(|(reason, _)| reason.direction() == direction).map(|(_, count)| count).sum()
+        self.drops()
+            .filter(|(reason, _)| reason.direction() == direction)
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// Counts a dropped packet; one that was carried has been counted already.

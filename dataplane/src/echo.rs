@@ -63,7 +63,9 @@ impl Echo {
     /// Parses a payload that is not an IP packet.
     pub(crate) fn parse(payload: &[u8]) -> Option<Self> {
         let message = payload.first_chunk::<LEN>()?;
-        let [MARK, kind, flags, 0, t0, t1, t2, t3, t4, t5, a0, a1, l0, l1, p0, p1, rest @ ..] = message else {
+        let [MARK, kind, flags, 0, t0, t1, t2, t3, t4, t5, a0, a1, l0, l1, p0, p1, rest @ ..] =
+            message
+        else {
             return None;
         };
         let kind = match *kind {
@@ -71,7 +73,9 @@ impl Echo {
             ANSWER => EchoKind::Answer,
             _ => return None,
         };
-        let known = |high: &u8, low: &u8| Some(u16::from_be_bytes([*high, *low])).filter(|value| *value != UNKNOWN);
+        let known = |high: &u8, low: &u8| {
+            Some(u16::from_be_bytes([*high, *low])).filter(|value| *value != UNKNOWN)
+        };
         let ip = Ipv6Addr::from(*rest.first_chunk::<16>()?);
         let seen_at = canonical(SocketAddr::new(IpAddr::V6(ip), u16::from_be_bytes([*p0, *p1])));
 
@@ -92,7 +96,9 @@ impl Echo {
             EchoKind::Answer => ANSWER,
         };
         let is_high = self.loss.is_some_and(|loss| loss.is_high);
-        let age = self.heard_ago.and_then(|age| u16::try_from(age.as_millis() / AGE_UNIT.as_millis()).ok());
+        let age = self
+            .heard_ago
+            .and_then(|age| u16::try_from(age.as_millis() / AGE_UNIT.as_millis()).ok());
         let seen_at = self.seen_at.unwrap_or_else(|| (Ipv6Addr::UNSPECIFIED, 0).into());
         let ip = match seen_at.ip() {
             IpAddr::V4(v4) => v4.to_ipv6_mapped(),
@@ -102,7 +108,8 @@ impl Echo {
         bytes[..3].copy_from_slice(&[MARK, kind, if is_high { HIGH_LOSS } else { 0 }]);
         bytes[4..10].copy_from_slice(&(self.sent_micros & TIME_BITS).to_be_bytes()[2..]);
         bytes[10..12].copy_from_slice(&age.unwrap_or(UNKNOWN).to_be_bytes());
-        bytes[12..14].copy_from_slice(&self.loss.map_or(UNKNOWN, |loss| loss.permille).to_be_bytes());
+        bytes[12..14]
+            .copy_from_slice(&self.loss.map_or(UNKNOWN, |loss| loss.permille).to_be_bytes());
         bytes[14..16].copy_from_slice(&seen_at.port().to_be_bytes());
         bytes[16..32].copy_from_slice(&ip.octets());
         bytes[32..36].copy_from_slice(&self.sent.to_be_bytes());

@@ -47,7 +47,10 @@ pub struct EngineConfig {
 
 impl fmt::Debug for EngineConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EngineConfig").field("lane", &self.lane).field("lanes", &self.lanes).finish_non_exhaustive()
+        f.debug_struct("EngineConfig")
+            .field("lane", &self.lane)
+            .field("lanes", &self.lanes)
+            .finish_non_exhaustive()
     }
 }
 
@@ -99,9 +102,13 @@ impl Engine {
     /// A network whose `Arc` is the one published last is skipped.
     pub fn publish(&mut self, tables: &Tables, now: Instant) {
         let now = self.clock.advance(now);
-        let (kept, gone) = std::mem::take(&mut self.networks).into_iter().partition(|(id, network)| {
-            tables.networks.get(id).is_some_and(|table| network.has(table) || network.is_keyed(&table.private_key))
-        });
+        let (kept, gone) =
+            std::mem::take(&mut self.networks).into_iter().partition(|(id, network)| {
+                tables
+                    .networks
+                    .get(id)
+                    .is_some_and(|table| network.has(table) || network.is_keyed(&table.private_key))
+            });
         self.networks = kept;
         gone.into_values().for_each(|network: LaneNetwork| network.remove(&mut self.cx));
 
@@ -130,7 +137,9 @@ impl Engine {
         let mut refused = 0;
         for known in state.networks {
             let network = self.networks.get_mut(&known.id);
-            if let Some(network) = network.filter(|network| network.public_key() == known.public_key) {
+            if let Some(network) =
+                network.filter(|network| network.public_key() == known.public_key)
+            {
                 refused += network.resume(known, &mut self.cx, now);
             }
         }
@@ -202,7 +211,12 @@ impl Engine {
     }
 
     /// Accepts inner packets read from the TUN device of a network.
-    pub fn handle_tun<'p>(&mut self, network: NetworkId, packets: impl IntoIterator<Item = &'p [u8]>, now: Instant) {
+    pub fn handle_tun<'p>(
+        &mut self,
+        network: NetworkId,
+        packets: impl IntoIterator<Item = &'p [u8]>,
+        now: Instant,
+    ) {
         let now = self.clock.advance(now);
         let mut seals = stage::reuse(std::mem::take(&mut self.seals));
         let mut network = self.networks.get_mut(&network);
@@ -234,9 +248,13 @@ impl Engine {
         for datagram in datagrams.chunks(segment.max(1)) {
             self.cx.counters.udp_datagrams += 1;
             let handled = match Kind::of(datagram) {
-                Some(Kind::Data(header)) => self.begin_open(header, from, datagram, &mut opens, now),
+                Some(Kind::Data(header)) => {
+                    self.begin_open(header, from, datagram, &mut opens, now)
+                }
                 Some(Kind::Initiation) => self.handle_initiation(from, datagram, now),
-                Some(Kind::Answer(index)) => self.handle_answer(index.tunnel(), from, datagram, now),
+                Some(Kind::Answer(index)) => {
+                    self.handle_answer(index.tunnel(), from, datagram, now)
+                }
                 None => Err(DropReason::NotWireguard),
             };
             self.cx.counters.count(handled);
@@ -308,7 +326,11 @@ impl Engine {
         };
         let network = self.networks.get_mut(&handle.network).ok_or(DropReason::UnknownIndex)?;
         let open = network.begin_open(handle.link, header, now)?;
-        let buffer = self.cx.rx_buffer.reserve(open_room(message.len())).ok_or(DropReason::DeliveryOverflow)?;
+        let buffer = self
+            .cx
+            .rx_buffer
+            .reserve(open_room(message.len()))
+            .ok_or(DropReason::DeliveryOverflow)?;
         opens.push(OpenJob { handle, open, message, buffer });
 
         Ok(())
@@ -353,7 +375,12 @@ impl Engine {
 
     /// An initiation does not say which network it is for. Only the network's key verifies its MAC,
     /// at the cost of one hash per network.
-    fn handle_initiation(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Result<(), DropReason> {
+    fn handle_initiation(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
         let known = || self.networks.values().flat_map(LaneNetwork::addresses).collect();
         if !self.handshake_limiter.admits(from.ip(), now, known) {
             return Err(DropReason::RateLimited);
@@ -361,7 +388,9 @@ impl Engine {
         for network in self.networks.values_mut() {
             match network.receive(from, datagram, now) {
                 Err(DropReason::WrongMac) => {}
-                received => return network.handle_message(None, received?, from, &mut self.cx, now),
+                received => {
+                    return network.handle_message(None, received?, from, &mut self.cx, now);
+                }
             }
         }
 
@@ -390,7 +419,10 @@ impl Engine {
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("lane", &self.lane_index.lane).field("networks", &self.networks.keys()).finish()
+        f.debug_struct("Engine")
+            .field("lane", &self.lane_index.lane)
+            .field("networks", &self.networks.keys())
+            .finish()
     }
 }
 

@@ -85,8 +85,11 @@ mod tests {
     #[test]
     fn the_oldest_events_are_forgotten() {
         let mut events = EventQueue::default();
-        let unreachable =
-            |node| Event::Unreachable { network: NetworkId::FIRST, node: NodeId::from_random(node), lane: LaneId(0) };
+        let unreachable = |node| Event::Unreachable {
+            network: NetworkId::FIRST,
+            node: NodeId::from_random(node),
+            lane: LaneId(0),
+        };
 
         for node in 1..=u64::try_from(MAX_EVENTS).expect("small") + 1 {
             events.push(unreachable(node));

@@ -166,13 +166,26 @@ mod tests {
                 let header = slice.to_header();
                 assert_eq!(header.header_checksum, header.calc_header_checksum());
                 assert_eq!(usize::from(header.total_len), bytes.len());
-                (header.fragment_offset.byte_offset(), header.more_fragments, &bytes[slice.slice().len()..])
+                (
+                    header.fragment_offset.byte_offset(),
+                    header.more_fragments,
+                    &bytes[slice.slice().len()..],
+                )
             } else {
-                assert_eq!(usize::from(u16::from_be_bytes([bytes[4], bytes[5]])), bytes.len() - V6_HEADER);
+                assert_eq!(
+                    usize::from(u16::from_be_bytes([bytes[4], bytes[5]])),
+                    bytes.len() - V6_HEADER
+                );
                 assert_eq!(bytes[6], FRAGMENT);
-                let header = Ipv6FragmentHeaderSlice::from_slice(&bytes[V6_HEADER..]).expect("a header").to_header();
+                let header = Ipv6FragmentHeaderSlice::from_slice(&bytes[V6_HEADER..])
+                    .expect("a header")
+                    .to_header();
                 assert_eq!(header.identification, 7);
-                (header.fragment_offset.byte_offset(), header.more_fragments, &bytes[V6_HEADER + 8..])
+                (
+                    header.fragment_offset.byte_offset(),
+                    header.more_fragments,
+                    &bytes[V6_HEADER + 8..],
+                )
             };
             pieces.insert(usize::from(offset), (more, payload.to_vec()));
         }

@@ -22,7 +22,9 @@ const MOST_BYTES: usize = 65_507;
 /// [`crate::sim::history`].
 pub fn engine_ops(bytes: &[u8]) {
     let mut input = Unstructured::new(bytes);
-    let deeds = std::iter::from_fn(|| (!input.is_empty()).then(|| Deed::arbitrary(&mut input).ok()).flatten());
+    let deeds = std::iter::from_fn(|| {
+        (!input.is_empty()).then(|| Deed::arbitrary(&mut input).ok()).flatten()
+    });
     live(deeds.take(MOST_DEEDS).collect::<Vec<_>>());
 }
 
@@ -84,8 +86,11 @@ pub fn datagrams(bytes: &[u8]) {
     let mut input = Unstructured::new(bytes);
     while !input.is_empty() {
         let Ok(batch) = GsoBatch::arbitrary(&mut input) else { break };
-        let from = batch.from.map_or(underlay(0), |(ip, port)| SocketAddr::from((Ipv4Addr::from_bits(ip), port)));
-        let mut bytes: Vec<u8> = batch.parts.into_iter().flat_map(|part| part.bytes(&heard)).collect();
+        let from = batch
+            .from
+            .map_or(underlay(0), |(ip, port)| SocketAddr::from((Ipv4Addr::from_bits(ip), port)));
+        let mut bytes: Vec<u8> =
+            batch.parts.into_iter().flat_map(|part| part.bytes(&heard)).collect();
         bytes.truncate(MOST_BYTES);
         world.hosts[1].engine.handle_udp(from, &bytes, batch.segment.into(), world.now);
         world.run(Duration::from_millis(1));

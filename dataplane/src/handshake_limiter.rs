@@ -36,7 +36,12 @@ impl HandshakeRateLimiter {
 
     /// Returns whether an initiation from this address may be read. `known` lists the members'
     /// addresses.
-    pub(crate) fn admits(&mut self, from: IpAddr, now: Instant, known: impl FnOnce() -> BTreeSet<IpAddr>) -> bool {
+    pub(crate) fn admits(
+        &mut self,
+        from: IpAddr,
+        now: Instant,
+        known: impl FnOnce() -> BTreeSet<IpAddr>,
+    ) -> bool {
         if now.saturating_duration_since(self.since) >= WINDOW {
             *self = Self::new(now);
         }
@@ -67,7 +72,8 @@ mod tests {
             })
         };
 
-        let admitted = (0..MAX_UNKNOWN * 3).filter(|_| admits(&mut limiter, stranger, start())).count();
+        let admitted =
+            (0..MAX_UNKNOWN * 3).filter(|_| admits(&mut limiter, stranger, start())).count();
         assert_eq!(admitted, MAX_UNKNOWN as usize);
         assert!((0..MAX_UNKNOWN).all(|_| admits(&mut limiter, member, start())));
         assert!(admits(&mut limiter, stranger, start() + WINDOW), "a new second");

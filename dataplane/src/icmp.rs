@@ -38,8 +38,12 @@ pub(crate) fn too_big(packet: &[u8], inner: &Inner, mtu: u16, out: &mut [u8]) ->
         return None;
     }
     match (inner.source, inner.destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => too_big_v4(packet, source, destination, mtu, out),
-        (IpAddr::V6(source), IpAddr::V6(destination)) => too_big_v6(packet, source, destination, mtu, out),
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            too_big_v4(packet, source, destination, mtu, out)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            too_big_v6(packet, source, destination, mtu, out)
+        }
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => None,
     }
 }
@@ -57,12 +61,20 @@ fn is_unanswerable(packet: &[u8]) -> bool {
     is_later_fragment || (byte(9) == ICMP_V4 && !matches!(icmp_type, 0 | 8 | 13 | 14))
 }
 
-fn too_big_v4(packet: &[u8], source: Ipv4Addr, destination: Ipv4Addr, mtu: u16, out: &mut [u8]) -> Option<usize> {
+fn too_big_v4(
+    packet: &[u8],
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    mtu: u16,
+    out: &mut [u8],
+) -> Option<usize> {
     let quoted = packet.get(..packet.len().min(MAX_V4 - V4_HEADER - ICMP_HEADER))?;
     let len = V4_HEADER + ICMP_HEADER + quoted.len();
     let (header, message) = out.get_mut(..len)?.split_at_mut(V4_HEADER);
 
-    header.copy_from_slice(&[0x45, 0xC0, 0, 0, 0, 0, 0, 0, HOP_LIMIT, ICMP_V4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    header.copy_from_slice(&[
+        0x45, 0xC0, 0, 0, 0, 0, 0, 0, HOP_LIMIT, ICMP_V4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ]);
     put(header, 2, &u16::try_from(len).ok()?.to_be_bytes());
     put(header, 12, &destination.octets());
     put(header, 16, &source.octets());
@@ -78,10 +90,17 @@ fn too_big_v4(packet: &[u8], source: Ipv4Addr, destination: Ipv4Addr, mtu: u16, 
     Some(len)
 }
 
-fn too_big_v6(packet: &[u8], source: Ipv6Addr, destination: Ipv6Addr, mtu: u16, out: &mut [u8]) -> Option<usize> {
+fn too_big_v6(
+    packet: &[u8],
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+    mtu: u16,
+    out: &mut [u8],
+) -> Option<usize> {
     let quoted = packet.get(..packet.len().min(MAX_LEN - V6_HEADER - ICMP_HEADER))?;
     let payload_len = u16::try_from(ICMP_HEADER + quoted.len()).ok()?;
-    let (header, message) = out.get_mut(..V6_HEADER + usize::from(payload_len))?.split_at_mut(V6_HEADER);
+    let (header, message) =
+        out.get_mut(..V6_HEADER + usize::from(payload_len))?.split_at_mut(V6_HEADER);
 
     header.fill(0);
     put(header, 0, &[0x60]);
@@ -125,7 +144,8 @@ pub(crate) fn checksum(mut sum: u32) -> u16 {
 #[cfg(test)]
 mod tests {
     use etherparse::{
-        Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, Ipv4HeaderSlice, Ipv6HeaderSlice, icmpv4, icmpv6,
+        Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, Ipv4HeaderSlice, Ipv6HeaderSlice, icmpv4,
+        icmpv6,
     };
 
     use super::*;
@@ -142,7 +162,8 @@ mod tests {
 
     #[test]
     fn the_v4_error_is_what_another_parser_takes_for_one() {
-        let packet = packet("10.0.0.1".parse().expect("valid"), "10.0.0.2".parse().expect("valid"), 1500);
+        let packet =
+            packet("10.0.0.1".parse().expect("valid"), "10.0.0.2".parse().expect("valid"), 1500);
 
         let error = error_for(&packet, 1408).expect("an answer");
 
@@ -151,8 +172,9 @@ mod tests {
         assert_eq!((header.source, header.destination), ([10, 0, 0, 2], [10, 0, 0, 1]));
         assert_eq!(header.header_checksum, header.calc_header_checksum());
         let icmp = Icmpv4Slice::from_slice(&error[V4_HEADER..]).expect("a message");
-        let Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu }) =
-            icmp.icmp_type()
+        let Icmpv4Type::DestinationUnreachable(
+            icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu },
+        ) = icmp.icmp_type()
         else {
             panic!("fragmentation needed")
         };
@@ -163,7 +185,8 @@ mod tests {
 
     #[test]
     fn the_v6_error_is_what_another_parser_takes_for_one() {
-        let packet = packet("fd00::1".parse().expect("valid"), "fd00::2".parse().expect("valid"), 1501);
+        let packet =
+            packet("fd00::1".parse().expect("valid"), "fd00::2".parse().expect("valid"), 1501);
 
         let error = error_for(&packet, 1408).expect("an answer");
 
@@ -179,7 +202,8 @@ mod tests {
 
     #[test]
     fn errors_fragments_and_multicast_get_no_error() {
-        let good = packet("10.0.0.1".parse().expect("valid"), "10.0.0.2".parse().expect("valid"), 1500);
+        let good =
+            packet("10.0.0.1".parse().expect("valid"), "10.0.0.2".parse().expect("valid"), 1500);
 
         let mut fragment = good.clone();
         fragment[7] = 1;
@@ -191,10 +215,12 @@ mod tests {
         unreachable[20] = 8;
         assert!(error_for(&unreachable, 1408).is_some(), "an echo request is answered");
 
-        let multicast = packet("10.0.0.1".parse().expect("valid"), "224.0.0.5".parse().expect("valid"), 1500);
+        let multicast =
+            packet("10.0.0.1".parse().expect("valid"), "224.0.0.5".parse().expect("valid"), 1500);
         assert_eq!(error_for(&multicast, 1408), None);
 
-        let mut error6 = packet("fd00::1".parse().expect("valid"), "fd00::2".parse().expect("valid"), 1500);
+        let mut error6 =
+            packet("fd00::1".parse().expect("valid"), "fd00::2".parse().expect("valid"), 1500);
         (error6[6], error6[40]) = (ICMP_V6, 2);
         assert_eq!(error_for(&error6, 1408), None);
     }

@@ -37,7 +37,11 @@ fn parse_v4(bytes: &[u8]) -> Option<Inner> {
     }
     let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *header;
 
-    Some(Inner { source: Ipv4Addr::new(s0, s1, s2, s3).into(), destination: Ipv4Addr::new(d0, d1, d2, d3).into(), len })
+    Some(Inner {
+        source: Ipv4Addr::new(s0, s1, s2, s3).into(),
+        destination: Ipv4Addr::new(d0, d1, d2, d3).into(),
+        len,
+    })
 }
 
 fn parse_v6(bytes: &[u8]) -> Option<Inner> {
@@ -59,9 +63,18 @@ fn parse_v6(bytes: &[u8]) -> Option<Inner> {
 pub(crate) fn is_routed_unicast(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
-            !(v4.is_multicast() || v4.is_broadcast() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified())
+            !(v4.is_multicast()
+                || v4.is_broadcast()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_unspecified())
         }
-        IpAddr::V6(v6) => !(v6.is_multicast() || v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified()),
+        IpAddr::V6(v6) => {
+            !(v6.is_multicast()
+                || v6.is_loopback()
+                || v6.is_unicast_link_local()
+                || v6.is_unspecified())
+        }
     }
 }
 
@@ -87,12 +100,18 @@ mod tests {
     #[test]
     fn both_families_are_read() {
         let inner = parse(&v4()).expect("sound");
-        assert_eq!((inner.source.to_string(), inner.destination.to_string()), ("10.0.0.1".into(), "10.0.0.2".into()));
+        assert_eq!(
+            (inner.source.to_string(), inner.destination.to_string()),
+            ("10.0.0.1".into(), "10.0.0.2".into())
+        );
         assert_eq!(inner.len, 100);
 
         let v6 = packet("fd00::1".parse().expect("valid"), "fd00::2".parse().expect("valid"), 90);
         let inner = parse(&v6).expect("sound");
-        assert_eq!((inner.source.to_string(), inner.destination.to_string()), ("fd00::1".into(), "fd00::2".into()));
+        assert_eq!(
+            (inner.source.to_string(), inner.destination.to_string()),
+            ("fd00::1".into(), "fd00::2".into())
+        );
         assert_eq!(inner.len, 90);
     }
 
@@ -117,12 +136,17 @@ mod tests {
         assert_eq!(broken(|b| b[0] = 0x55), None, "version 5");
         assert_eq!(broken(|b| b[2..4].copy_from_slice(&[0, 0])), None, "total length 0");
         assert_eq!(broken(|b| b[2..4].copy_from_slice(&[0, 3])), None, "total length 3");
-        assert_eq!(broken(|b| b[2..4].copy_from_slice(&[0, 101])), None, "total length beyond the end");
+        assert_eq!(
+            broken(|b| b[2..4].copy_from_slice(&[0, 101])),
+            None,
+            "total length beyond the end"
+        );
         assert_eq!(broken(|b| (b[0], b[3]) = (0x4F, 59)), None, "header longer than the packet");
         assert_eq!(broken(|b| b.truncate(19)), None, "cut in the header");
         assert_eq!(broken(Vec::clear), None, "empty");
 
-        let mut v6 = packet("fd00::1".parse().expect("valid"), "fd00::2".parse().expect("valid"), 90);
+        let mut v6 =
+            packet("fd00::1".parse().expect("valid"), "fd00::2".parse().expect("valid"), 90);
         v6[5] += 1;
         assert_eq!(parse(&v6), None, "payload beyond the end");
         assert_eq!(parse(&v6[..39]), None, "cut in the header");
@@ -130,9 +154,17 @@ mod tests {
 
     #[test]
     fn addresses_that_cannot_be_routed_are_known() {
-        for text in
-            ["224.0.0.1", "255.255.255.255", "127.0.0.1", "169.254.1.1", "0.0.0.0", "ff02::1", "::1", "fe80::1", "::"]
-        {
+        for text in [
+            "224.0.0.1",
+            "255.255.255.255",
+            "127.0.0.1",
+            "169.254.1.1",
+            "0.0.0.0",
+            "ff02::1",
+            "::1",
+            "fe80::1",
+            "::",
+        ] {
             assert!(!is_routed_unicast(text.parse().expect("valid")), "{text}");
         }
         for text in ["10.0.0.1", "172.18.0.2", "8.8.8.8", "fd00::1", "2001:db8::1"] {

@@ -119,7 +119,8 @@ impl Link {
     /// wait.
     pub(crate) fn resume(&mut self, state: PeerLinkState, now: Instant) -> u64 {
         self.last_initiation = Timestamp::from_bytes(state.last_initiation);
-        let is_under_way = state.tunnel.as_ref().is_some_and(|tunnel| tunnel.timers.trying.is_some());
+        let is_under_way =
+            state.tunnel.as_ref().is_some_and(|tunnel| tunnel.timers.trying.is_some());
         self.path.resume(&state.path, is_under_way);
         self.mtu.resume(&state.path, now);
         self.life = state.life.as_ref().map(|life| Box::new(Liveness::resume(life)));
@@ -221,7 +222,9 @@ impl Link {
     pub(crate) fn is_heard(&self, from: SocketAddr, now: Instant) -> bool {
         let is_heard = |life: &Liveness| life.heard() == Some(now) && !life.is_wanted();
 
-        self.life.as_deref().is_some_and(is_heard) && self.path.current() == Some(from) && self.waiting.is_empty()
+        self.life.as_deref().is_some_and(is_heard)
+            && self.path.current() == Some(from)
+            && self.waiting.is_empty()
     }
 
     /// Notes that an authentic message came from the peer. Returns whether it was not connected
@@ -283,7 +286,10 @@ impl Link {
 
     /// Returns the state and since when it holds.
     pub(crate) fn state(&self, now: Instant) -> (PeerState, Duration) {
-        let over = self.last_handshake.and_then(|at| at.checked_add(SESSION_TIME)).filter(|end| *end <= now);
+        let over = self
+            .last_handshake
+            .and_then(|at| at.checked_add(SESSION_TIME))
+            .filter(|end| *end <= now);
         let (state, since) = match (self.state, over) {
             // Nothing reports the end of a session that is not needed.
             (PeerState::Established, Some(end)) => (PeerState::Idle, end),
@@ -327,7 +333,8 @@ mod tests {
     fn the_oldest_packet_goes_when_too_many_wait() {
         let mut link = link();
 
-        let dropped = (0..=MAX_WAITING).filter(|i| link.wait(&[u8::try_from(*i).expect("small")])).count();
+        let dropped =
+            (0..=MAX_WAITING).filter(|i| link.wait(&[u8::try_from(*i).expect("small")])).count();
 
         assert_eq!(dropped, 1);
         assert_eq!(link.waiting(), MAX_WAITING);

@@ -14,9 +14,12 @@
 //! The peer may be the one that hears nothing. It then asks again and again although every request
 //! is answered.
 
+mod due;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+pub(crate) use self::due::Due;
 use crate::echo::{Echo, EchoKind, Loss};
 use crate::loss::LossMeter;
 use crate::noise::SESSION_TIME;
@@ -94,21 +97,6 @@ struct Deaf {
     count: u32,
     /// Whether it sent an initiation and did not confirm the session since.
     has_called: bool,
-}
-
-/// What must be done now.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Due {
-    /// Send a request.
-    pub(crate) ask: bool,
-    /// Send an initiation, unless a handshake is under way.
-    pub(crate) call: bool,
-    /// Send an initiation to the next address, even if a handshake is under way.
-    pub(crate) call_elsewhere: bool,
-    /// The peer has just become silent.
-    pub(crate) is_silent: bool,
-    /// The peer has just been given up.
-    pub(crate) is_over: bool,
 }
 
 /// What two lanes know about whether they hear each other.
@@ -249,7 +237,8 @@ impl Liveness {
 
     /// Notes that we answered the peer's initiation, which does not tell whether the peer hears us.
     pub(crate) fn note_called(&mut self, now: Instant) {
-        let deaf = self.deaf.get_or_insert(Deaf { since: now, last: now, count: 0, has_called: true });
+        let deaf =
+            self.deaf.get_or_insert(Deaf { since: now, last: now, count: 0, has_called: true });
         (deaf.last, deaf.count, deaf.has_called) = (now, deaf.count.saturating_add(1), true);
     }
 
@@ -274,8 +263,10 @@ impl Liveness {
 
     /// Returns since when the peer has heard nothing from us although we hear it.
     pub(crate) fn deaf_since(&self, now: Instant) -> Option<Instant> {
-        let deaf = self.deaf.filter(|deaf| now.saturating_duration_since(deaf.last) < DEAF_FRESH)?;
-        let is_believed = deaf.count >= FEWEST_CALLS && deaf.last.saturating_duration_since(deaf.since) >= DEAF;
+        let deaf =
+            self.deaf.filter(|deaf| now.saturating_duration_since(deaf.last) < DEAF_FRESH)?;
+        let is_believed =
+            deaf.count >= FEWEST_CALLS && deaf.last.saturating_duration_since(deaf.since) >= DEAF;
 
         is_believed.then_some(deaf.since)
     }
@@ -307,7 +298,9 @@ impl Liveness {
 
     /// Returns the loss among the messages that we send, as the peer reports it.
     pub(crate) fn outgoing_loss(&self, now: Instant) -> Option<Loss> {
-        self.outgoing.filter(|(_, at)| now.saturating_duration_since(*at) <= TOLD_FRESH).map(|(loss, _)| loss)
+        self.outgoing
+            .filter(|(_, at)| now.saturating_duration_since(*at) <= TOLD_FRESH)
+            .map(|(loss, _)| loss)
     }
 
     /// Asks at once, because the address at which the peer knows us may have changed.
@@ -344,7 +337,13 @@ impl Liveness {
 
     /// Makes a request, as [`Due::ask`] demands, or the answer to one; `seen_at` is the address at
     /// which the peer is seen.
-    pub(crate) fn write(&mut self, kind: EchoKind, micros: u64, seen_at: Option<SocketAddr>, now: Instant) -> Echo {
+    pub(crate) fn write(
+        &mut self,
+        kind: EchoKind,
+        micros: u64,
+        seen_at: Option<SocketAddr>,
+        now: Instant,
+    ) -> Echo {
         (self.told, self.told_sent) = (now, self.sent.wrapping_add(1));
 
         Echo {
@@ -359,7 +358,8 @@ impl Liveness {
 
     /// Returns the time that a request is stamped with, in microseconds.
     pub(crate) fn micros(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.born).as_micros()).unwrap_or_default() & TIME_BITS
+        u64::try_from(now.saturating_duration_since(self.born).as_micros()).unwrap_or_default()
+            & TIME_BITS
     }
 
     /// Accepts a message of the peer. The caller answers requests.
@@ -373,7 +373,9 @@ impl Liveness {
             EchoKind::Answer => {
                 self.deaf = None;
                 self.asking = None;
-                let trip = Duration::from_micros(self.micros(now).wrapping_sub(echo.sent_micros) & TIME_BITS);
+                let trip = Duration::from_micros(
+                    self.micros(now).wrapping_sub(echo.sent_micros) & TIME_BITS,
+                );
                 if trip <= MAX_ROUND_TRIP {
                     self.trip = Some(self.trip.map_or(trip, |known| (known * 3 + trip) / 4));
                 }
@@ -440,7 +442,9 @@ impl Liveness {
         if next > now {
             return;
         }
-        if self.silent.is_some() && self.wanted.is_none_or(|at| now.saturating_duration_since(at) >= WANTED) {
+        if self.silent.is_some()
+            && self.wanted.is_none_or(|at| now.saturating_duration_since(at) >= WANTED)
+        {
             (self.silent, self.unanswered, self.check) = (None, None, None);
             due.is_over = true;
             return;
@@ -466,7 +470,8 @@ impl Liveness {
     fn report_at(&self) -> Option<Instant> {
         let is_worth_while = self.sent.wrapping_sub(self.told_sent) >= REPORT_FROM;
 
-        (is_worth_while && self.speaks == Speaks::Yes && self.asking.is_none()).then(|| self.told + REPORT_PACE)
+        (is_worth_while && self.speaks == Speaks::Yes && self.asking.is_none())
+            .then(|| self.told + REPORT_PACE)
     }
 
     fn ask(&mut self, tries: u8, pace: Duration, now: Instant) {
@@ -476,7 +481,9 @@ impl Liveness {
     /// Notes a request of the peer. If it has not heard the first of our answers by now, it hears
     /// none.
     fn note_asked(&mut self, heard_ago: Option<Duration>, now: Instant) {
-        let has_heard = |deaf: &Deaf| heard_ago.is_some_and(|ago| ago < now.saturating_duration_since(deaf.since));
+        let has_heard = |deaf: &Deaf| {
+            heard_ago.is_some_and(|ago| ago < now.saturating_duration_since(deaf.since))
+        };
         let fresh = Deaf { since: now, last: now, count: 0, has_called: false };
         let deaf = self.deaf.filter(|deaf| !has_heard(deaf)).unwrap_or(fresh);
         self.deaf = Some(Deaf { last: now, count: deaf.count.saturating_add(1), ..deaf });

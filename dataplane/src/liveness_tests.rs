@@ -10,7 +10,10 @@ fn run(life: &mut Liveness, until: Instant) -> Vec<(Duration, Due)> {
     let mut all = Vec::new();
     while let Some(next) = life.poll_timeout(|| true).filter(|next| *next <= until) {
         all.push((next - start(), life.handle_timeout(true, next)));
-        assert!(life.poll_timeout(|| true).is_none_or(|at| at > next), "a handled timeout is still due");
+        assert!(
+            life.poll_timeout(|| true).is_none_or(|at| at > next),
+            "a handled timeout is still due"
+        );
     }
     all
 }
@@ -38,7 +41,9 @@ fn a_peer_is_asked_then_called_then_silent_then_given_up() {
 
     let all = run(&mut life, at(400_000));
 
-    let first = |which: fn(&Due) -> bool| all.iter().find(|(_, due)| which(due)).expect("at some time").0.as_millis();
+    let first = |which: fn(&Due) -> bool| {
+        all.iter().find(|(_, due)| which(due)).expect("at some time").0.as_millis()
+    };
     assert_eq!(first(|due| due.ask), 2_000);
     assert_eq!(first(|due| due.call), 3_000);
     assert_eq!(first(|due| due.is_silent), 5_000);
@@ -94,7 +99,10 @@ fn requests_that_are_answered_now_and_then_prove_nothing() {
     let mut life = Liveness::new(start());
     for tick in 0..100 {
         // It heard the answer before the last one.
-        life.handle_echo(&echo(EchoKind::Request, Some(Duration::from_millis(700))), at(tick * 500));
+        life.handle_echo(
+            &echo(EchoKind::Request, Some(Duration::from_millis(700))),
+            at(tick * 500),
+        );
         assert_eq!(life.deaf_since(at(tick * 500)), None);
     }
 }

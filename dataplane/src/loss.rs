@@ -38,7 +38,8 @@ impl LossMeter {
             self.begin = Some((sent, received, now));
             return;
         };
-        let (sent_since, age) = (sent.wrapping_sub(first_sent), now.saturating_duration_since(since));
+        let (sent_since, age) =
+            (sent.wrapping_sub(first_sent), now.saturating_duration_since(since));
         // A restarted peer counts from zero, and a report may arrive after a later one.
         if sent_since > u32::MAX / 2 || age > STALE {
             *self = Self { begin: Some((sent, received, now)), ..Self::default() };
@@ -57,10 +58,13 @@ impl LossMeter {
     /// Returns the loss over the last windows, if it is known.
     pub(crate) fn loss(&self, now: Instant) -> Option<Loss> {
         self.closed.filter(|at| now.saturating_duration_since(*at) <= FRESH)?;
-        let sum = |of: fn(&(u32, u32)) -> u32| self.windows.iter().map(|window| u64::from(of(window))).sum::<u64>();
+        let sum = |of: fn(&(u32, u32)) -> u32| {
+            self.windows.iter().map(|window| u64::from(of(window))).sum::<u64>()
+        };
         let (lost, sent) = (sum(|window| window.0), sum(|window| window.1));
         let permille = u16::try_from((lost * 1000).checked_div(sent)?).unwrap_or(1000);
-        let is_high = self.windows.iter().all(|(lost, sent)| *sent > 0 && lost.saturating_mul(HIGH) > *sent);
+        let is_high =
+            self.windows.iter().all(|(lost, sent)| *sent > 0 && lost.saturating_mul(HIGH) > *sent);
 
         Some(Loss { permille, is_high })
     }

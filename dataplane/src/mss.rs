@@ -13,7 +13,9 @@ const MSS: u8 = 2;
 /// Returns whether a valid IP packet is a TCP SYN or SYN-ACK.
 #[inline]
 pub(crate) fn is_syn(packet: &[u8]) -> bool {
-    tcp_header(packet).and_then(|start| packet.get(start + 13)).is_some_and(|flags| flags & SYN != 0)
+    tcp_header(packet)
+        .and_then(|start| packet.get(start + 13))
+        .is_some_and(|flags| flags & SYN != 0)
 }
 
 /// Lowers the segment size that a SYN offers to what fits in packets of `mtu` bytes and updates the
@@ -31,7 +33,8 @@ pub(crate) fn clamp(packet: &mut [u8], mtu: u16) -> bool {
 
     tcp[at..at + 2].copy_from_slice(&most.to_be_bytes());
     // If the value straddles two words of the sum, its bytes count swapped.
-    let (old, new) = if at % 2 == 0 { (offered, most) } else { (offered.swap_bytes(), most.swap_bytes()) };
+    let (old, new) =
+        if at % 2 == 0 { (offered, most) } else { (offered.swap_bytes(), most.swap_bytes()) };
     let check = update(u16::from_be_bytes([tcp[16], tcp[17]]), old, new);
     tcp[16..18].copy_from_slice(&check.to_be_bytes());
     true
@@ -42,9 +45,11 @@ pub(crate) fn clamp(packet: &mut [u8], mtu: u16) -> bool {
 fn tcp_header(packet: &[u8]) -> Option<usize> {
     match packet.first()? >> 4 {
         4 => {
-            let is_later_fragment = u16::from_be_bytes([*packet.get(6)?, *packet.get(7)?]) & 0x1FFF != 0;
+            let is_later_fragment =
+                u16::from_be_bytes([*packet.get(6)?, *packet.get(7)?]) & 0x1FFF != 0;
 
-            (*packet.get(9)? == TCP && !is_later_fragment).then(|| usize::from(packet[0] & 0x0F) * 4)
+            (*packet.get(9)? == TCP && !is_later_fragment)
+                .then(|| usize::from(packet[0] & 0x0F) * 4)
         }
         6 => (*packet.get(6)? == TCP).then_some(V6_HEADER),
         _ => None,
@@ -59,7 +64,9 @@ fn option_at(tcp: &[u8]) -> Option<usize> {
         let len = match *tcp.get(at)? {
             END => return None,
             PADDING => 1,
-            MSS if *tcp.get(at + 1)? == 4 && at + 4 <= end && at + 4 <= tcp.len() => return Some(at + 2),
+            MSS if *tcp.get(at + 1)? == 4 && at + 4 <= end && at + 4 <= tcp.len() => {
+                return Some(at + 2);
+            }
             _ => usize::from(*tcp.get(at + 1)?),
         };
         if len == 0 {
@@ -90,7 +97,8 @@ pub(crate) mod tests {
     /// Makes a SYN whose segment size option is preceded by `before` bytes of padding.
     pub(crate) fn syn(is_v6: bool, mss: u16, before: usize) -> Vec<u8> {
         let mut options = vec![TcpOptionElement::Noop; before];
-        options.extend([TcpOptionElement::MaximumSegmentSize(mss), TcpOptionElement::WindowScale(7)]);
+        options
+            .extend([TcpOptionElement::MaximumSegmentSize(mss), TcpOptionElement::WindowScale(7)]);
         let builder = if is_v6 {
             PacketBuilder::ipv6([0xFD; 16], [0xFC; 16], 64).tcp(1000, 80, 7, 64_000)
         } else {

@@ -68,7 +68,12 @@ pub(crate) struct LaneNetwork {
 
 impl LaneNetwork {
     /// Makes a network without peers.
-    pub(crate) fn new(table: &NetworkTable, seed: Zeroizing<[u8; 32]>, now: Instant, unix_time: Duration) -> Self {
+    pub(crate) fn new(
+        table: &NetworkTable,
+        seed: Zeroizing<[u8; 32]>,
+        now: Instant,
+        unix_time: Duration,
+    ) -> Self {
         let interface = Interface::new(&table.private_key, seed, now, unix_time);
         // Lanes must not use the same identifications at the same time; each lane has a key of its
         // own.
@@ -76,7 +81,11 @@ impl LaneNetwork {
         let next_fragment = u32::from_be_bytes([a, b, c, d]).wrapping_add(unix_time.subsec_nanos());
 
         Self {
-            table: Arc::new(NetworkTable { peers: Arc::default(), local: Vec::new(), ..table.clone() }),
+            table: Arc::new(NetworkTable {
+                peers: Arc::default(),
+                local: Vec::new(),
+                ..table.clone()
+            }),
             interface,
             routes: PrefixTable::default(),
             local: PrefixTable::default(),
@@ -110,8 +119,17 @@ impl LaneNetwork {
     }
 
     /// Finds the session of a data message.
-    pub(crate) fn begin_open(&mut self, link: LinkIndex, header: DataHeader, now: Instant) -> Result<Open, DropReason> {
-        let tunnel = self.links.get(link.0).and_then(|link| link.tunnel.as_ref()).ok_or(DropReason::NoSession)?;
+    pub(crate) fn begin_open(
+        &mut self,
+        link: LinkIndex,
+        header: DataHeader,
+        now: Instant,
+    ) -> Result<Open, DropReason> {
+        let tunnel = self
+            .links
+            .get(link.0)
+            .and_then(|link| link.tunnel.as_ref())
+            .ok_or(DropReason::NoSession)?;
 
         Ok(tunnel.begin_open(header, now)?)
     }
@@ -124,7 +142,9 @@ impl LaneNetwork {
         cx: &mut LaneContext,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let Some(payload_len) = self.commit(&job.handle, job.opened, job.message_len, from, cx, now)? else {
+        let Some(payload_len) =
+            self.commit(&job.handle, job.opened, job.message_len, from, cx, now)?
+        else {
             cx.counters.control += 1;
             return Ok(());
         };
@@ -211,7 +231,10 @@ impl LaneNetwork {
         };
         let to = link.path.current().ok_or(DropReason::NoUnderlayAddr)?;
         let len = sealed_len(packet.len());
-        let slot = cx.transmit_queue.reserve(&mut link.batch, to, len).ok_or(DropReason::TransmitOverflow)?;
+        let slot = cx
+            .transmit_queue
+            .reserve(&mut link.batch, to, len)
+            .ok_or(DropReason::TransmitOverflow)?;
         link.life(now).note_wanted(now);
         link.note_sent(len);
         link.used(now);
@@ -222,7 +245,13 @@ impl LaneNetwork {
         Ok(())
     }
 
-    fn wait(&mut self, index: LinkIndex, packet: &[u8], cx: &mut LaneContext, now: Instant) -> Result<(), DropReason> {
+    fn wait(
+        &mut self,
+        index: LinkIndex,
+        packet: &[u8],
+        cx: &mut LaneContext,
+        now: Instant,
+    ) -> Result<(), DropReason> {
         let link = &mut self.links[index.0];
         if link.error(now) == Some(PeerError::InvalidKey) {
             return Err(DropReason::InvalidKey);

@@ -11,9 +11,9 @@ use overlay_wireguard::{DataRefusal, HandshakeRefusal, PresharedKey};
 use zeroize::Zeroizing;
 
 pub(crate) use overlay_wireguard::{
-    Action as TunnelEvent, CookieReply, DataHeader, Datagram, Initiation, Kind, Message, Open, Opened, PADDING,
-    REJECT_AFTER_TIME as SESSION_TIME, REKEY_ATTEMPT_TIME as ATTEMPT_TIME, REKEY_TIMEOUT as RETRY_TIME, Response, Seal,
-    Timestamp, TunnelId, open_room, sealed_len,
+    Action as TunnelEvent, CookieReply, DataHeader, Datagram, Initiation, Kind, Message, Open,
+    Opened, PADDING, REJECT_AFTER_TIME as SESSION_TIME, REKEY_ATTEMPT_TIME as ATTEMPT_TIME,
+    REKEY_TIMEOUT as RETRY_TIME, Response, Seal, Timestamp, TunnelId, open_room, sealed_len,
 };
 pub use overlay_wireguard::{SecretBytes, SessionState, TimersState, TunnelState, public_key};
 
@@ -28,7 +28,12 @@ pub(crate) struct Interface(overlay_wireguard::Interface);
 
 impl Interface {
     /// Makes the interface of a static key. `unix_time` is the time since the Unix epoch at `now`.
-    pub(crate) fn new(key: &PrivateKey, seed: Zeroizing<[u8; 32]>, now: Instant, unix_time: Duration) -> Self {
+    pub(crate) fn new(
+        key: &PrivateKey,
+        seed: Zeroizing<[u8; 32]>,
+        now: Instant,
+        unix_time: Duration,
+    ) -> Self {
         Self(overlay_wireguard::Interface::new(key, &seed, now, unix_time))
     }
 
@@ -50,7 +55,12 @@ impl Interface {
     }
 
     /// Verifies a handshake message and applies the rate limits of its sender.
-    pub(crate) fn receive(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Result<Message, DropReason> {
+    pub(crate) fn receive(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Result<Message, DropReason> {
         Ok(self.0.receive(from, datagram, now)?)
     }
 }
@@ -62,9 +72,9 @@ impl From<HandshakeRefusal> for DropReason {
             HandshakeRefusal::WrongMac => Self::WrongMac,
             HandshakeRefusal::RateLimited => Self::RateLimited,
             HandshakeRefusal::Replayed => Self::HandshakeReplayed,
-            HandshakeRefusal::Unexpected | HandshakeRefusal::WrongPeer | HandshakeRefusal::NotAuthentic => {
-                Self::HandshakeRefused
-            }
+            HandshakeRefusal::Unexpected
+            | HandshakeRefusal::WrongPeer
+            | HandshakeRefusal::NotAuthentic => Self::HandshakeRefused,
         }
     }
 }

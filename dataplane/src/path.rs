@@ -140,7 +140,8 @@ impl Path {
 
     /// Returns whether the confirmed IP address is not one that the peer was published with.
     pub(crate) fn is_translated(&self) -> bool {
-        self.confirmed.is_some_and(|from| !self.candidates.iter().any(|addr| addr.ip() == from.ip()))
+        self.confirmed
+            .is_some_and(|from| !self.candidates.iter().any(|addr| addr.ip() == from.ip()))
     }
 
     /// Notes that an authentic message of the peer came from an address. Returns the previous
@@ -181,7 +182,8 @@ mod tests {
     fn handshakes_go_round_the_candidates() {
         let mut path = path(&[1, 2, 3]);
 
-        let ports: Vec<_> = (0..5).map(|_| path.next_attempt(start()).expect("a candidate").port()).collect();
+        let ports: Vec<_> =
+            (0..5).map(|_| path.next_attempt(start()).expect("a candidate").port()).collect();
 
         assert_eq!(ports, [1, 2, 3, 1, 2]);
     }
@@ -191,7 +193,8 @@ mod tests {
         let mut path = path(&[1, 2]);
         path.confirm(addr(2));
 
-        let ports: Vec<_> = (0..3).map(|_| path.next_attempt(start()).expect("an address").port()).collect();
+        let ports: Vec<_> =
+            (0..3).map(|_| path.next_attempt(start()).expect("an address").port()).collect();
 
         assert_eq!(ports, [2, 1, 2]);
     }

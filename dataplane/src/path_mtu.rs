@@ -18,33 +18,21 @@
 //! it was lost four times while the next smaller one arrived.
 
 mod hand_over;
+mod inquiry;
+mod search;
 
 use std::time::{Duration, Instant};
 
-use crate::noise::PADDING;
+use self::inquiry::{Inquiry, MAX_GROW_PAUSE, MAX_SILENT, MAX_STRANGER_PAUSE, MIN_GROW_PAUSE};
+pub(crate) use self::search::FLOOR;
+use self::search::{Phase, STEP};
 use crate::probe::{LEN, Tag};
 use crate::status::MtuSource;
 
-/// The smallest MTU accepted, in bytes: it fits a path of 576 bytes, which every IPv4 network has.
-pub(crate) const FLOOR: u32 = 512;
-/// The granularity of the search, in bytes: smaller differences do not change the size on the wire.
-const STEP: u32 = 16;
-const _: () = assert!(STEP as usize == PADDING, "what a probe measures is a padded payload");
 /// Packets of more bytes than this make us check whether the path still carries them.
 const LARGE: usize = 400;
-/// The most sizes tried in one round, besides the control: 11 KB of probes for 1,500 bytes of MTU.
-const MAX_SIZES: usize = 8;
-/// How often the next larger size must be lost while the accepted one arrives.
-const ENOUGH_LOST: u8 = 4;
-/// How many times a larger size is tried in vain when growing.
-const RAISE_TRIES: u8 = 2;
-/// After how many consecutive rounds without any answer the search is given up.
-const MAX_SILENT: u8 = 4;
 /// The most rounds of one search.
 const MAX_ROUNDS: u8 = 24;
-/// How long a round waits for its control while the round-trip time is unknown, and at the least.
-const FIRST_WAIT: Duration = Duration::from_millis(250);
-const MIN_WAIT: Duration = Duration::from_millis(100);
 /// How long a round waits for late answers after its control was answered: the least and the most.
 const MIN_GRACE: Duration = Duration::from_millis(5);
 const MAX_GRACE: Duration = Duration::from_millis(50);
@@ -53,17 +41,8 @@ const MAX_GRACE: Duration = Duration::from_millis(50);
 const MANY_PAUSE: Duration = Duration::from_millis(50);
 const FEW_PAUSE: Duration = Duration::from_millis(250);
 const MANY: u16 = 8;
-/// How long a peer that never answered is left alone; doubles each time.
-const MIN_STRANGER_PAUSE: Duration = Duration::from_secs(5);
-const MAX_STRANGER_PAUSE: Duration = Duration::from_secs(600);
 /// How long a peer that answered once, but no longer does, is left alone.
 const SILENT_PAUSE: Duration = Duration::from_secs(2);
-/// How long after a path was found narrow a larger size is tried; doubles each time it fails.
-const MIN_GROW_PAUSE: Duration = Duration::from_secs(10);
-const MAX_GROW_PAUSE: Duration = Duration::from_secs(60);
-/// The longest round trip that is believed.
-const MAX_ROUND_TRIP: Duration = Duration::from_secs(10);
-const TIME_BITS: u64 = (1 << 48) - 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Probe {
@@ -84,62 +63,16 @@ pub(crate) struct PathMtu {
     inquiry: Option<Box<Inquiry>>,
 }
 
-/// What was probed, and when to probe again.
-#[derive(Debug)]
-struct Inquiry {
-    /// Whether the peer has ever answered.
-    answers: bool,
-    born: Instant,
-    round: u32,
-    round_trip: Option<Duration>,
-    asked: Instant,
-    rest_until: Instant,
-    grow_at: Instant,
-    grow_pause: Duration,
-    stranger_pause: Duration,
-    search: Option<Box<Search>>,
-}
-
-/// What a search is looking for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Whether the path carries `top`.
-    Confirm,
-    /// Roughly, the largest size that the path carries.
-    Bisect,
-    /// Whether the size found is the largest.
-    Boundary,
-    /// Whether the path carries the size found before, and more.
-    Raise,
-}
-
-/// A search under way. Sizes are those of data message payloads, in bytes.
-#[derive(Debug)]
-struct Search {
-    phase: Phase,
-    first_round: u32,
-    /// The largest size that arrived; 0 if none did.
-    good: u32,
-    /// The smallest size above `good` that seems to be lost.
-    bad: u32,
-    top: u32,
-    /// The sizes of this round, in descending order.
-    sizes: [u32; MAX_SIZES],
-    count: usize,
-    /// How many of them have been taken to be sent; the control comes last.
-    sent: usize,
-    arrived: [bool; MAX_SIZES],
-    control_arrived: bool,
-    lost: u8,
-    silent: u8,
-    rounds: u8,
-    deadline: Instant,
-}
-
 impl PathMtu {
     /// Makes a value that knows nothing yet; `limit` is the tunnel's MTU in bytes.
     pub(crate) fn new(limit: u16) -> Self {
-        Self { limit: limit.into(), mtu: limit.into(), source: MtuSource::Unprobed, large: 0, inquiry: None }
+        Self {
+            limit: limit.into(),
+            mtu: limit.into(),
+            source: MtuSource::Unprobed,
+            large: 0,
+            inquiry: None,
+        }
     }
 
     /// Returns the largest inner packet, in bytes.
@@ -199,7 +132,9 @@ impl PathMtu {
         // The sizes of our probes are multiples of the step.
         let (round, len) = (inquiry.round, u32::from(len) / STEP * STEP);
         let Some(search) = &mut inquiry.search else { return };
-        if tag.round.wrapping_sub(search.first_round) > round.wrapping_sub(search.first_round) || len > search.top {
+        if tag.round.wrapping_sub(search.first_round) > round.wrapping_sub(search.first_round)
+            || len > search.top
+        {
             return;
         }
         if tag.round == round {
@@ -295,7 +230,8 @@ impl PathMtu {
         self.source = if self.mtu < self.limit { MtuSource::Probed } else { MtuSource::Link };
         if self.mtu != was || search.phase != Phase::Confirm {
             let in_vain = self.mtu == was;
-            inquiry.grow_pause = if in_vain { (inquiry.grow_pause * 2).min(MAX_GROW_PAUSE) } else { MIN_GROW_PAUSE };
+            inquiry.grow_pause =
+                if in_vain { (inquiry.grow_pause * 2).min(MAX_GROW_PAUSE) } else { MIN_GROW_PAUSE };
             inquiry.grow_at = now + inquiry.grow_pause;
         }
     }
@@ -309,187 +245,6 @@ impl PathMtu {
             self.source = MtuSource::Assumed;
             inquiry.rest_until = now + inquiry.stranger_pause;
             inquiry.stranger_pause = (inquiry.stranger_pause * 2).min(MAX_STRANGER_PAUSE);
-        }
-    }
-}
-
-impl Inquiry {
-    fn new(now: Instant) -> Self {
-        Self {
-            answers: false,
-            born: now,
-            round: 0,
-            round_trip: None,
-            asked: now,
-            rest_until: now,
-            grow_at: now,
-            grow_pause: MIN_GROW_PAUSE,
-            stranger_pause: MIN_STRANGER_PAUSE,
-            search: None,
-        }
-    }
-
-    /// Begins a search up to `top`; `good` is known to arrive.
-    fn begin(&mut self, phase: Phase, good: u32, top: u32, now: Instant) {
-        let top = top.next_multiple_of(STEP);
-        let first_round = self.round.wrapping_add(1);
-        self.search = Some(Box::new(Search::new(phase, good, top, first_round, now)));
-        self.next_round(now);
-    }
-
-    fn next_round(&mut self, now: Instant) {
-        self.round = self.round.wrapping_add(1);
-        self.asked = now;
-        let wait = self.round_trip.map_or(FIRST_WAIT, |trip| (trip * 3).max(MIN_WAIT));
-        if let Some(search) = &mut self.search {
-            search.choose();
-            search.deadline = now + wait * (1 << search.silent.min(MAX_SILENT));
-        }
-    }
-
-    fn micros(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.born).as_micros()).unwrap_or_default() & TIME_BITS
-    }
-
-    fn measure(&mut self, tag: Tag, now: Instant) -> Option<Duration> {
-        let trip = Duration::from_micros(self.micros(now).wrapping_sub(tag.sent_micros) & TIME_BITS);
-        if trip > MAX_ROUND_TRIP {
-            return None;
-        }
-        self.round_trip = Some(self.round_trip.map_or(trip, |known| (known * 3 + trip) / 4));
-
-        Some(trip)
-    }
-}
-
-impl Search {
-    fn new(phase: Phase, good: u32, top: u32, first_round: u32, now: Instant) -> Self {
-        Self {
-            phase,
-            first_round,
-            good,
-            bad: top + STEP,
-            top,
-            sizes: [0; MAX_SIZES],
-            count: 0,
-            sent: 0,
-            arrived: [false; MAX_SIZES],
-            control_arrived: false,
-            lost: 0,
-            silent: 0,
-            rounds: 0,
-            deadline: now,
-        }
-    }
-
-    /// Chooses the sizes of the next round.
-    fn choose(&mut self) {
-        self.rounds += 1;
-        self.count = 0;
-        self.sent = 0;
-        self.arrived = [false; MAX_SIZES];
-        self.control_arrived = false;
-        match self.phase {
-            Phase::Confirm => self.add(self.top),
-            Phase::Raise => {
-                self.add(self.good + STEP);
-                self.add(self.good);
-            }
-            Phase::Boundary => {
-                // The size hoped for, larger and larger steps beyond the boundary, and the size
-                // that is known to arrive.
-                self.add(self.top);
-                for step in (0..MAX_SIZES - 2).rev() {
-                    self.add((self.low() + (STEP << step)).min(self.top));
-                }
-                self.add(self.good);
-            }
-            Phase::Bisect => {
-                self.add(self.top);
-                let (low, points) = (self.low(), u32::try_from(MAX_SIZES - 1).unwrap_or(1));
-                let gap = (self.bad - low) / STEP;
-                for point in (1..points).rev() {
-                    self.add(low + gap * point / points * STEP);
-                }
-                self.add(low + STEP);
-            }
-        }
-    }
-
-    fn add(&mut self, size: u32) {
-        let is_smaller = self.sizes[..self.count].last().is_none_or(|last| size < *last);
-        if size >= FLOOR && is_smaller && self.count < MAX_SIZES {
-            self.sizes[self.count] = size;
-            self.count += 1;
-        }
-    }
-
-    fn low(&self) -> u32 {
-        self.good.max(FLOOR - STEP)
-    }
-
-    fn is_closed(&self) -> bool {
-        self.bad <= self.low() + STEP
-    }
-
-    fn is_answered(&self) -> bool {
-        self.control_arrived && self.arrived[..self.count].iter().all(|arrived| *arrived)
-    }
-
-    /// Records an answer in this round; the others have until `grace`.
-    fn note_arrival(&mut self, len: u32, grace: Instant) {
-        if len as usize == LEN {
-            self.control_arrived = true;
-            self.deadline = self.deadline.min(grace);
-        }
-        for (size, arrived) in self.sizes[..self.count].iter().zip(&mut self.arrived) {
-            *arrived |= *size == len;
-        }
-    }
-
-    fn note_good(&mut self, len: u32) {
-        if len > self.good {
-            self.good = len;
-            // More arrives than before: the path has grown, or was never narrow.
-            if self.phase == Phase::Raise {
-                self.phase = Phase::Bisect;
-            }
-            self.lost = 0;
-        }
-        if len >= self.bad {
-            self.bad = self.top + STEP;
-        }
-    }
-
-    fn judge(&mut self) {
-        let has_arrived = self.arrived[..self.count].contains(&true);
-        if !self.control_arrived {
-            // Without the control, nothing follows from a probe that did not arrive.
-            self.silent = if has_arrived { 0 } else { self.silent + 1 };
-            return;
-        }
-        self.silent = 0;
-        let round = || self.sizes[..self.count].iter().zip(self.arrived);
-        let border = round().filter(|(size, arrived)| !arrived && **size > self.good).map(|(size, _)| *size).min();
-        let good_arrived = round().any(|(size, arrived)| arrived && *size == self.good);
-        let Some(border) = border else { return };
-        self.bad = border;
-        match self.phase {
-            Phase::Confirm => self.phase = Phase::Bisect,
-            Phase::Bisect if self.is_closed() => self.phase = Phase::Boundary,
-            Phase::Bisect => {}
-            Phase::Boundary => self.lost += u8::from(good_arrived || self.good < FLOOR),
-            Phase::Raise if good_arrived => self.lost += 1,
-            // The path became narrower instead.
-            Phase::Raise => (self.phase, self.bad, self.good) = (Phase::Bisect, self.good, 0),
-        }
-    }
-
-    fn is_decided(&self) -> bool {
-        match self.phase {
-            Phase::Confirm | Phase::Bisect => false,
-            Phase::Raise => self.lost >= RAISE_TRIES,
-            Phase::Boundary => self.lost >= ENOUGH_LOST,
         }
     }
 }

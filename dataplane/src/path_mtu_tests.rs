@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::inquiry::TIME_BITS;
 use super::*;
+use crate::noise::PADDING;
 use crate::sim::start;
 
 /// A path that carries payloads of up to `carries` bytes, with an end that answers.
@@ -56,7 +58,9 @@ impl Rig {
                 self.path.note_sent(1000);
                 next_packet = Some(at + every);
             }
-            while let Some((key, (tag, len))) = self.wire.first_key_value().map(|(key, value)| (*key, *value)) {
+            while let Some((key, (tag, len))) =
+                self.wire.first_key_value().map(|(key, value)| (*key, *value))
+            {
                 if key.0 > self.now {
                     break;
                 }
@@ -64,7 +68,10 @@ impl Rig {
                 self.path.handle_answer(tag, len, self.now);
             }
             self.path.handle_timeout(self.now);
-            assert!(self.path.poll_timeout().is_none_or(|at| at > self.now), "a handled timeout is still due");
+            assert!(
+                self.path.poll_timeout().is_none_or(|at| at > self.now),
+                "a handled timeout is still due"
+            );
             self.send();
         }
         panic!("it does not come to rest");

@@ -33,7 +33,10 @@ pub(crate) enum ProbeMessage {
 impl ProbeMessage {
     /// Parses a payload that is not an IP packet.
     pub(crate) fn parse(payload: &[u8]) -> Option<Self> {
-        let [MARK, kind, l0, l1, r0, r1, r2, r3, 0, 0, time @ ..] = payload.first_chunk::<LEN>()? else { return None };
+        let [MARK, kind, l0, l1, r0, r1, r2, r3, 0, 0, time @ ..] = payload.first_chunk::<LEN>()?
+        else {
+            return None;
+        };
         let [t0, t1, t2, t3, t4, t5] = *time;
         let tag = Tag {
             round: u32::from_be_bytes([*r0, *r1, *r2, *r3]),

@@ -84,8 +84,13 @@ mod tests {
 
     #[test]
     fn the_longest_prefix_wins() {
-        let table =
-            table(&[("10.0.0.0/8", 1), ("10.1.0.0/16", 2), ("10.1.2.3/32", 3), ("fd00::/8", 4), ("fd00::1/128", 5)]);
+        let table = table(&[
+            ("10.0.0.0/8", 1),
+            ("10.1.0.0/16", 2),
+            ("10.1.2.3/32", 3),
+            ("fd00::/8", 4),
+            ("fd00::1/128", 5),
+        ]);
 
         assert_eq!(lookup(&table, "10.9.9.9"), Some(1));
         assert_eq!(lookup(&table, "10.1.9.9"), Some(2));
@@ -121,8 +126,9 @@ mod tests {
 
     fn nets() -> impl Strategy<Value = Vec<(IpNet, u16)>> {
         // Few of the bits vary, so that prefixes nest.
-        let v4 = (any::<u32>(), 0..=32u8)
-            .prop_map(|(bits, len)| IpNet::V4(Ipv4Net::new((bits & 0x0303_0003).into(), len).expect("a prefix")));
+        let v4 = (any::<u32>(), 0..=32u8).prop_map(|(bits, len)| {
+            IpNet::V4(Ipv4Net::new((bits & 0x0303_0003).into(), len).expect("a prefix"))
+        });
         let v6 = (any::<u128>(), 0..=128u8).prop_map(|(bits, len)| {
             IpNet::V6(Ipv6Net::new((bits & (0x3 << 120 | 0x3)).into(), len).expect("a prefix"))
         });

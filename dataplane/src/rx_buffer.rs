@@ -66,10 +66,18 @@ impl RxBuffer {
     /// Takes the next run of packets of one network.
     pub(crate) fn poll(&mut self) -> Option<ReceivedPackets<'_>> {
         let (network, end) = *self.runs.get(self.taken)?;
-        let start = self.taken.checked_sub(1).and_then(|before| self.runs.get(before)).map_or(0, |(_, end)| *end);
+        let start = self
+            .taken
+            .checked_sub(1)
+            .and_then(|before| self.runs.get(before))
+            .map_or(0, |(_, end)| *end);
         self.taken += 1;
 
-        Some(ReceivedPackets { network, bytes: &mut self.buffer, packets: self.packets.get(start..end)? })
+        Some(ReceivedPackets {
+            network,
+            bytes: &mut self.buffer,
+            packets: self.packets.get(start..end)?,
+        })
     }
 
     /// Releases space that holds no packet.
@@ -106,7 +114,9 @@ mod tests {
 
     fn drain(rx_buffer: &mut RxBuffer) -> Vec<(NetworkId, Vec<u8>)> {
         std::iter::from_fn(|| {
-            rx_buffer.poll().map(|run| (run.network, run.packets.iter().map(|range| run.bytes[range.start]).collect()))
+            rx_buffer.poll().map(|run| {
+                (run.network, run.packets.iter().map(|range| run.bytes[range.start]).collect())
+            })
         })
         .collect()
     }
@@ -119,7 +129,10 @@ mod tests {
             push(&mut rx_buffer, id, byte);
         }
 
-        assert_eq!(drain(&mut rx_buffer), [(network(1), vec![1, 2]), (network(2), vec![3]), (network(1), vec![4])]);
+        assert_eq!(
+            drain(&mut rx_buffer),
+            [(network(1), vec![1, 2]), (network(2), vec![3]), (network(1), vec![4])]
+        );
     }
 
     #[test]

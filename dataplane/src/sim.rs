@@ -41,8 +41,8 @@ use rand::{RngExt, SeedableRng};
 
 use crate::ip::{V4_HEADER, V6_HEADER};
 use crate::{
-    Counters, Direction, DropReason, Engine, EngineConfig, Event, LaneId, NetworkTable, PeerLane, PeerStatus,
-    PeerTable, Tables, public_key,
+    Counters, Direction, DropReason, Engine, EngineConfig, Event, LaneId, NetworkTable, PeerLane,
+    PeerStatus, PeerTable, Tables, public_key,
 };
 
 /// Returns the moment at which virtual time starts, the same throughout a test.
@@ -50,7 +50,10 @@ pub(crate) fn start() -> Instant {
     use std::sync::OnceLock;
     static START: OnceLock<Instant> = OnceLock::new();
 
-    #[expect(clippy::disallowed_methods, reason = "an instant cannot be made of nothing; only differences matter")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an instant cannot be made of nothing; only differences matter"
+    )]
     *START.get_or_init(Instant::now)
 }
 
@@ -73,8 +76,12 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    pub(crate) const NONE: Self =
-        Self { loss_percent: 0, twice_percent: 0, delay: Duration::from_millis(1), jitter: Duration::ZERO };
+    pub(crate) const NONE: Self = Self {
+        loss_percent: 0,
+        twice_percent: 0,
+        delay: Duration::from_millis(1),
+        jitter: Duration::ZERO,
+    };
 }
 
 /// A datagram on its way.
@@ -160,7 +167,10 @@ pub(crate) fn inner6(host: usize) -> IpAddr {
 }
 
 pub(crate) fn prefixes(host: usize) -> Vec<ipnet::IpNet> {
-    vec![format!("10.42.{host}.0/24").parse().expect("valid"), format!("fd42::{host:x}:0/112").parse().expect("valid")]
+    vec![
+        format!("10.42.{host}.0/24").parse().expect("valid"),
+        format!("fd42::{host:x}:0/112").parse().expect("valid"),
+    ]
 }
 
 pub(crate) fn peer(network: u64, host: usize) -> PeerTable {
@@ -202,7 +212,8 @@ pub(crate) fn packet(source: IpAddr, destination: IpAddr, len: usize) -> Vec<u8>
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
             bytes[..V6_HEADER].fill(0);
             bytes[0] = 0x60;
-            bytes[4..6].copy_from_slice(&u16::try_from(len - V6_HEADER).expect("fits").to_be_bytes());
+            bytes[4..6]
+                .copy_from_slice(&u16::try_from(len - V6_HEADER).expect("fits").to_be_bytes());
             bytes[6..8].copy_from_slice(&[17, 64]);
             bytes[8..24].copy_from_slice(&source.octets());
             bytes[24..40].copy_from_slice(&destination.octets());
@@ -322,7 +333,8 @@ impl World {
         for _ in 0..MAX_STEPS {
             let arrival = self.wire.keys().next().map(|(at, _)| *at);
             let timeout = self.hosts.iter().filter_map(|host| host.engine.poll_timeout()).min();
-            let Some(next) = arrival.into_iter().chain(timeout).min().filter(|next| *next <= end) else {
+            let Some(next) = arrival.into_iter().chain(timeout).min().filter(|next| *next <= end)
+            else {
                 self.now = end;
                 return;
             };
@@ -360,7 +372,13 @@ impl World {
     }
 
     fn engine(&mut self, unix_time: Duration) -> Engine {
-        Engine::new(EngineConfig { lane: LaneId(0), lanes: 1, seed: self.dice.random(), now: self.now, unix_time })
+        Engine::new(EngineConfig {
+            lane: LaneId(0),
+            lanes: 1,
+            seed: self.dice.random(),
+            now: self.now,
+            unix_time,
+        })
     }
 
     fn arrive(&mut self) {
@@ -377,7 +395,10 @@ impl World {
         for host in &mut self.hosts {
             if host.engine.poll_timeout().is_some_and(|at| at <= self.now) {
                 host.engine.handle_timeout(self.now);
-                assert!(host.engine.poll_timeout().is_none_or(|at| at > self.now), "a handled timeout is still due");
+                assert!(
+                    host.engine.poll_timeout().is_none_or(|at| at > self.now),
+                    "a handled timeout is still due"
+                );
             }
         }
         self.collect();
@@ -387,12 +408,21 @@ impl World {
         let mut sent = Vec::new();
         for host in &mut self.hosts {
             while let Some(batch) = host.engine.poll_transmit() {
-                assert!(batch.bytes.len() <= 65_507 && batch.bytes.len().div_ceil(batch.segment) <= 64);
+                assert!(
+                    batch.bytes.len() <= 65_507 && batch.bytes.len().div_ceil(batch.segment) <= 64
+                );
                 let datagrams = batch.bytes.chunks(batch.segment);
-                sent.extend(datagrams.map(|bytes| Datagram { from: host.addr, to: batch.to, bytes: bytes.to_vec() }));
+                sent.extend(datagrams.map(|bytes| Datagram {
+                    from: host.addr,
+                    to: batch.to,
+                    bytes: bytes.to_vec(),
+                }));
             }
             while let Some(run) = host.engine.poll_tun() {
-                let packets = run.packets.iter().map(|range| (run.network, run.bytes[range.clone()].to_vec()));
+                let packets = run
+                    .packets
+                    .iter()
+                    .map(|range| (run.network, run.bytes[range.clone()].to_vec()));
                 host.received.extend(packets);
             }
             host.events.extend(std::iter::from_fn(|| host.engine.poll_event()));
@@ -403,10 +433,13 @@ impl World {
     fn recipient(&self, datagram: &Datagram) -> Option<usize> {
         let lets_in = |translation: &&Translation| {
             let called = translation.called.get(&datagram.from);
-            translation.public == datagram.to && called.is_some_and(|at| self.now - *at < TRANSLATION_TIME)
+            translation.public == datagram.to
+                && called.is_some_and(|at| self.now - *at < TRANSLATION_TIME)
         };
         let translated = self.translations.iter().find(|(_, translation)| lets_in(translation));
-        let open = |host: usize| self.hosts[host].addr == datagram.to && !self.translations.contains_key(&host);
+        let open = |host: usize| {
+            self.hosts[host].addr == datagram.to && !self.translations.contains_key(&host)
+        };
 
         translated.map(|(host, _)| *host).or_else(|| (0..self.hosts.len()).find(|host| open(*host)))
     }

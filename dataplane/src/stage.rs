@@ -51,7 +51,8 @@ pub(crate) fn seal_all(jobs: &mut Vec<SealJob<'_>>, cx: &mut LaneContext) {
 
 /// Seals one packet into the transmit queue.
 pub(crate) fn seal_one(job: SealJob<'_>, cx: &mut LaneContext) {
-    let is_sealed = cx.transmit_queue.slot(job.slot).is_some_and(|slot| job.seal.run(job.packet, slot));
+    let is_sealed =
+        cx.transmit_queue.slot(job.slot).is_some_and(|slot| job.seal.run(job.packet, slot));
     count_sealed(is_sealed, job.packet, cx);
 }
 
@@ -76,7 +77,11 @@ fn count_sealed(is_sealed: bool, packet: &[u8], cx: &mut LaneContext) {
 }
 
 /// Opens a batch into the receive buffer.
-pub(crate) fn open_all(jobs: &mut Vec<OpenJob<'_>>, opened: &mut Vec<OpenedJob>, cx: &mut LaneContext) {
+pub(crate) fn open_all(
+    jobs: &mut Vec<OpenJob<'_>>,
+    opened: &mut Vec<OpenedJob>,
+    cx: &mut LaneContext,
+) {
     let mut jobs = jobs.drain(..);
     while let Some(job) = jobs.next() {
         match jobs.next() {

@@ -116,6 +116,9 @@ pub struct LivenessState {
 
 impl fmt::Debug for PeerLinkState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeerLinkState").field("node", &self.node).field("tunnel", &self.tunnel).finish_non_exhaustive()
+        f.debug_struct("PeerLinkState")
+            .field("node", &self.node)
+            .field("tunnel", &self.tunnel)
+            .finish_non_exhaustive()
     }
 }

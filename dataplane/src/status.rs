@@ -123,10 +123,14 @@ impl fmt::Display for PeerError {
             Self::NoAnswer { attempts: 1 } => f.write_str("1 handshake not answered"),
             Self::NoAnswer { attempts } => write!(f, "{attempts} handshakes not answered"),
             Self::Silent { attempts: 0 | 1 } => f.write_str("nothing arrives from it"),
-            Self::Silent { attempts } => write!(f, "nothing arrives from it; {attempts} handshakes not answered"),
+            Self::Silent { attempts } => {
+                write!(f, "nothing arrives from it; {attempts} handshakes not answered")
+            }
             Self::NotHeard => f.write_str("it is heard, but hears nothing from this node"),
             Self::InvalidKey => f.write_str("the public key is invalid"),
-            Self::ClockWentBack => f.write_str("handshakes older than the last one (clock set back, or replayed)"),
+            Self::ClockWentBack => {
+                f.write_str("handshakes older than the last one (clock set back, or replayed)")
+            }
         }
     }
 }

@@ -80,11 +80,18 @@ pub(crate) struct TransmitQueue {
 impl TransmitQueue {
     /// Reserves space for a datagram of `len` bytes behind those of the same link, whose open batch
     /// is `open`.
-    pub(crate) fn reserve(&mut self, open: &mut Option<GsoBatchId>, to: SocketAddr, len: usize) -> Option<Slot> {
+    pub(crate) fn reserve(
+        &mut self,
+        open: &mut Option<GsoBatchId>,
+        to: SocketAddr,
+        len: usize,
+    ) -> Option<Slot> {
         if self.bytes + len > MAX_BYTES {
             return None;
         }
-        let batch = match open.filter(|batch| self.batch(*batch).is_some_and(|batch| batch.takes(to, len))) {
+        let batch = match open
+            .filter(|batch| self.batch(*batch).is_some_and(|batch| batch.takes(to, len)))
+        {
             Some(batch) => batch,
             None => self.open_batch(to, len)?,
         };
@@ -132,7 +139,11 @@ impl TransmitQueue {
         self.bytes -= batch.used;
         self.leaving = batch.buffer;
 
-        Some(Transmit { to: batch.to, bytes: self.leaving.get(..batch.used)?, segment: batch.segment })
+        Some(Transmit {
+            to: batch.to,
+            bytes: self.leaving.get(..batch.used)?,
+            segment: batch.segment,
+        })
     }
 
     fn batch(&mut self, batch: GsoBatchId) -> Option<&mut GsoBatch> {
@@ -161,14 +172,21 @@ mod tests {
         SocketAddr::from(([192, 0, 2, 1], port))
     }
 
-    fn append(transmit_queue: &mut TransmitQueue, open: &mut Option<GsoBatchId>, port: u16, datagram: &[u8]) {
+    fn append(
+        transmit_queue: &mut TransmitQueue,
+        open: &mut Option<GsoBatchId>,
+        port: u16,
+        datagram: &[u8],
+    ) {
         let slot = transmit_queue.reserve(open, to(port), datagram.len()).expect("buffer");
         transmit_queue.slot(slot).expect("just reserved").copy_from_slice(datagram);
     }
 
     fn drain(transmit_queue: &mut TransmitQueue) -> Vec<(u16, usize, usize)> {
-        std::iter::from_fn(|| transmit_queue.poll().map(|batch| (batch.to.port(), batch.segment, batch.bytes.len())))
-            .collect()
+        std::iter::from_fn(|| {
+            transmit_queue.poll().map(|batch| (batch.to.port(), batch.segment, batch.bytes.len()))
+        })
+        .collect()
     }
 
     #[test]
@@ -230,7 +248,10 @@ mod tests {
             append(&mut transmit_queue, &mut open, 1, &[round + 100; 20]);
             transmit_queue.push(to(2), &[round; 5]);
 
-            assert_eq!(transmit_queue.poll().expect("a batch").bytes, [[round; 20], [round + 100; 20]].concat());
+            assert_eq!(
+                transmit_queue.poll().expect("a batch").bytes,
+                [[round; 20], [round + 100; 20]].concat()
+            );
             assert_eq!(transmit_queue.poll().expect("a batch").bytes, [round; 5]);
             assert!(transmit_queue.poll().is_none());
         }
@@ -240,7 +261,9 @@ mod tests {
     fn a_driver_that_does_not_send_bounds_the_memory() {
         let (mut transmit_queue, mut open) = (TransmitQueue::default(), None);
 
-        let taken = (0..20_000).filter(|_| transmit_queue.reserve(&mut open, to(1), 1440).is_some()).count();
+        let taken = (0..20_000)
+            .filter(|_| transmit_queue.reserve(&mut open, to(1), 1440).is_some())
+            .count();
 
         assert_eq!(taken, MAX_BYTES / 1440);
         while transmit_queue.poll().is_some() {}

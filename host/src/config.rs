@@ -83,14 +83,21 @@ fn listed(mistakes: &[Mistake]) -> String {
 /// # Errors
 ///
 /// [`InvalidFile`] if the file cannot be read or has mistakes.
-pub fn parse<T: Parser>(default: &Path, arguments: impl IntoIterator<Item = OsString>) -> Result<T, InvalidFile> {
+pub fn parse<T: Parser>(
+    default: &Path,
+    arguments: impl IntoIterator<Item = OsString>,
+) -> Result<T, InvalidFile> {
     let mut arguments: Vec<_> = arguments.into_iter().collect();
     let mut command = T::command();
     command.build();
-    let matches = command.clone().try_get_matches_from(&arguments).unwrap_or_else(|error| error.exit());
+    let matches =
+        command.clone().try_get_matches_from(&arguments).unwrap_or_else(|error| error.exit());
     let (active, given, place) = match matches.subcommand() {
         Some((name, given)) => {
-            let place = arguments.iter().position(|word| word == name).map_or(arguments.len(), |place| place + 1);
+            let place = arguments
+                .iter()
+                .position(|word| word == name)
+                .map_or(arguments.len(), |place| place + 1);
             (command.find_subcommand(name).unwrap_or(&command), given, place)
         }
         None => (&command, &matches, 1),
@@ -98,8 +105,8 @@ pub fn parse<T: Parser>(default: &Path, arguments: impl IntoIterator<Item = OsSt
     if takes_file(active)
         && let Some((path, text)) = read(given, default)?
     {
-        let from_file =
-            options(&command, active, given, &text).map_err(|mistakes| InvalidFile::Mistaken { path, mistakes })?;
+        let from_file = options(&command, active, given, &text)
+            .map_err(|mistakes| InvalidFile::Mistaken { path, mistakes })?;
         arguments.splice(place..place, from_file);
     }
 
@@ -122,9 +129,16 @@ fn read(given: &ArgMatches, default: &Path) -> Result<Option<(PathBuf, String)>,
 
 /// Converts a file to command line arguments: those that `active` takes and that were not given
 /// otherwise.
-fn options(root: &Command, active: &Command, given: &ArgMatches, text: &str) -> Result<Vec<OsString>, Vec<Mistake>> {
+fn options(
+    root: &Command,
+    active: &Command,
+    given: &ArgMatches,
+    text: &str,
+) -> Result<Vec<OsString>, Vec<Mistake>> {
     let (table, errors) = DeTable::parse_recoverable(text);
-    let line = |offset: usize| 1 + text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count();
+    let line = |offset: usize| {
+        1 + text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count()
+    };
     let mut mistakes: Vec<_> = errors
         .iter()
         .map(|error| Mistake {
@@ -144,7 +158,11 @@ fn options(root: &Command, active: &Command, given: &ArgMatches, text: &str) -> 
                 }
             }
             Err(what) => {
-                mistakes.push(Mistake { line: line(key.span().start), key: Some(name.to_owned()), what });
+                mistakes.push(Mistake {
+                    line: line(key.span().start),
+                    key: Some(name.to_owned()),
+                    what,
+                });
             }
         }
     }
@@ -155,8 +173,10 @@ fn options(root: &Command, active: &Command, given: &ArgMatches, text: &str) -> 
 
 /// Lists the options that a file may contain, each with a command that takes it.
 fn known(root: &Command) -> BTreeMap<&str, (&Command, &Arg)> {
-    let commands = std::iter::once(root).chain(root.get_subcommands()).filter(|command| takes_file(command));
-    let options = commands.flat_map(|command| command.get_arguments().map(move |argument| (command, argument)));
+    let commands =
+        std::iter::once(root).chain(root.get_subcommands()).filter(|command| takes_file(command));
+    let options = commands
+        .flat_map(|command| command.get_arguments().map(move |argument| (command, argument)));
 
     options
         .filter_map(|(command, argument)| Some((argument.get_long()?, (command, argument))))
@@ -186,8 +206,12 @@ fn check(
 fn words(argument: &Arg, name: &str, value: &DeValue<'_>) -> Result<Vec<OsString>, String> {
     let is_switch = matches!(argument.get_action(), ArgAction::SetTrue);
     match (value, argument.get_action()) {
-        (DeValue::Boolean(on), ArgAction::SetTrue) => Ok(on.then(|| format!("--{name}").into()).into_iter().collect()),
-        (DeValue::Array(values), ArgAction::Append) => values.iter().map(|value| word(name, value.get_ref())).collect(),
+        (DeValue::Boolean(on), ArgAction::SetTrue) => {
+            Ok(on.then(|| format!("--{name}").into()).into_iter().collect())
+        }
+        (DeValue::Array(values), ArgAction::Append) => {
+            values.iter().map(|value| word(name, value.get_ref())).collect()
+        }
         _ if is_switch => Err("write true or false".to_owned()),
         (value, _) => Ok(vec![word(name, value)?]),
     }
@@ -198,8 +222,15 @@ fn word(name: &str, value: &DeValue<'_>) -> Result<OsString, String> {
         DeValue::String(text) => text.to_string(),
         DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
         DeValue::Integer(_) => return Err("write it as a decimal number".to_owned()),
-        DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
-            return Err(format!("write a quoted string or a number, not a value of type {}", value.type_str()));
+        DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_)
+        | DeValue::Array(_)
+        | DeValue::Table(_) => {
+            return Err(format!(
+                "write a quoted string or a number, not a value of type {}",
+                value.type_str()
+            ));
         }
     };
 
@@ -272,7 +303,8 @@ mod tests {
     fn parse_with(text: &str, arguments: &[&str]) -> Result<Verb, InvalidFile> {
         let words = std::iter::once("program").chain(arguments.iter().copied());
 
-        parse::<Program>(file(text).path(), words.map(OsString::from)).map(|program| program.command)
+        parse::<Program>(file(text).path(), words.map(OsString::from))
+            .map(|program| program.command)
     }
 
     fn serve(text: &str, arguments: &[&str]) -> Serve {
@@ -289,7 +321,10 @@ mod tests {
         let of_file = serve(text, &["serve"]);
         let of_line = serve(text, &["serve", "--port", "8", "--address", "c"]);
 
-        assert_eq!((of_file.port.get(), of_file.name.as_deref(), of_file.quick), (7, Some("x"), true));
+        assert_eq!(
+            (of_file.port.get(), of_file.name.as_deref(), of_file.quick),
+            (7, Some("x"), true)
+        );
         assert_eq!(of_file.address, ["a", "b"]);
         assert_eq!((of_line.port.get(), of_line.address), (8, vec!["c".to_owned()]));
         assert_eq!(parse_with(text, &["init"]).expect("init").clone_pool(), Some("p".to_owned()));
@@ -313,7 +348,8 @@ mod tests {
         let error = parse_with(text, &["serve"]).expect_err("mistakes");
 
         let InvalidFile::Mistaken { mistakes, .. } = &error else { panic!("{error}") };
-        let found: Vec<_> = mistakes.iter().map(|mistake| (mistake.line, mistake.key.as_deref())).collect();
+        let found: Vec<_> =
+            mistakes.iter().map(|mistake| (mistake.line, mistake.key.as_deref())).collect();
         let expected = [
             (1, Some("port")),
             (4, Some("prot")),
@@ -331,9 +367,11 @@ mod tests {
 
     #[test]
     fn a_file_that_is_named_must_be_there() {
-        let missing = ["program", "serve", "--config", "/nonexistent/program.toml"].map(OsString::from);
+        let missing =
+            ["program", "serve", "--config", "/nonexistent/program.toml"].map(OsString::from);
 
-        let error = parse::<Program>(Path::new("/nonexistent/other.toml"), missing).expect_err("no such file");
+        let error = parse::<Program>(Path::new("/nonexistent/other.toml"), missing)
+            .expect_err("no such file");
 
         assert!(error.to_string().starts_with("/nonexistent/program.toml: "), "{error}");
         let unnamed = ["program", "serve"].map(OsString::from);
@@ -342,10 +380,19 @@ mod tests {
 
     #[test]
     fn no_text_makes_the_reader_fail_otherwise() {
-        for text in
-            ["=", "[", "port", "port = ", "[port]\nx = 1", "port.x = 1", "\u{feff}port = 7", "name = \"a\n", "\0"]
-        {
-            let _ = parse_with(text, &["serve"]).map_err(|error| assert!(!error.to_string().is_empty()));
+        for text in [
+            "=",
+            "[",
+            "port",
+            "port = ",
+            "[port]\nx = 1",
+            "port.x = 1",
+            "\u{feff}port = 7",
+            "name = \"a\n",
+            "\0",
+        ] {
+            let _ = parse_with(text, &["serve"])
+                .map_err(|error| assert!(!error.to_string().is_empty()));
         }
     }
 }

@@ -63,10 +63,11 @@ fn inodes_of(protocol: Protocol, table: &str, port: u16) -> Vec<u64> {
 fn holds(process: &Path, inodes: &[u64]) -> bool {
     let Ok(descriptors) = std::fs::read_dir(process.join("fd")) else { return false };
 
-    descriptors
-        .flatten()
-        .filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok())
-        .any(|target| inodes.iter().any(|inode| target.as_os_str() == format!("socket:[{inode}]").as_str()))
+    descriptors.flatten().filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok()).any(
+        |target| {
+            inodes.iter().any(|inode| target.as_os_str() == format!("socket:[{inode}]").as_str())
+        },
+    )
 }
 
 fn name_of(process: &Path) -> String {
@@ -97,7 +98,10 @@ mod tests {
         let client = std::net::TcpStream::connect(address).expect("connected");
         let near = client.local_addr().expect("an address").port();
 
-        assert_eq!(find(Protocol::Tcp, address.port()).map(|holder| holder.pid), Some(std::process::id()));
+        assert_eq!(
+            find(Protocol::Tcp, address.port()).map(|holder| holder.pid),
+            Some(std::process::id())
+        );
         assert_eq!(find(Protocol::Tcp, near), None);
     }
 

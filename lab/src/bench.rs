@@ -80,7 +80,8 @@ impl Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let report = measure_all(options)?;
     if let Some(path) = &options.plot {
-        std::fs::write(path, plot::draw(&report)).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(path, plot::draw(&report))
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -103,9 +104,12 @@ fn measure_all(options: &Options) -> Result<BenchReport> {
     }
 
     let mut ciphers = Vec::new();
-    let mut rows: Vec<Row> = competitors.iter().map(|competitor| Row::new(competitor, &cluster)).collect();
+    let mut rows: Vec<Row> =
+        competitors.iter().map(|competitor| Row::new(competitor, &cluster)).collect();
     for round in 1..=options.rounds * PATIENCE {
-        if rows.iter().all(|row| options.measures().iter().all(|measure| has_enough(row, *measure, options.rounds))) {
+        if rows.iter().all(|row| {
+            options.measures().iter().all(|measure| has_enough(row, *measure, options.rounds))
+        }) {
             break;
         }
         ciphers.push(Cipher::measure()?);
@@ -116,7 +120,9 @@ fn measure_all(options: &Options) -> Result<BenchReport> {
                 }
                 let found = measure.run(competitor, &cluster, options.seconds)?;
                 tell(round, row.name, &found);
-                found.into_iter().for_each(|(metric, sample)| row.samples.entry(metric).or_default().push(sample));
+                found.into_iter().for_each(|(metric, sample)| {
+                    row.samples.entry(metric).or_default().push(sample)
+                });
             }
         }
     }
@@ -133,7 +139,11 @@ fn measure_all(options: &Options) -> Result<BenchReport> {
 fn has_enough(row: &Row, measure: Measure, rounds: u32) -> bool {
     let clean = |metric: &Metric| row.samples.get(metric).map_or(0, Samples::clean);
 
-    measure.metrics().iter().filter(|metric| row.has(**metric)).all(|metric| clean(metric) >= rounds as usize)
+    measure
+        .metrics()
+        .iter()
+        .filter(|metric| row.has(**metric))
+        .all(|metric| clean(metric) >= rounds as usize)
 }
 
 /// Prints the result of a measurement on standard error, because the run takes long.

@@ -21,7 +21,10 @@ pub fn bin(name: &str) -> Result<PathBuf> {
     let folder = bin_dir()?;
     let path = folder.join(name);
     if !path.is_file() {
-        bail!("there is no {name} in {}: build it first with `cargo build --workspace`", folder.display());
+        bail!(
+            "there is no {name} in {}: build it first with `cargo build --workspace`",
+            folder.display()
+        );
     }
 
     Ok(path)

@@ -42,7 +42,11 @@ pub struct CaptureReport {
 }
 
 impl Capture {
-    pub(crate) fn start(tool: HostCommand, marker: Option<&str>, file: Option<&Path>) -> Result<Self> {
+    pub(crate) fn start(
+        tool: HostCommand,
+        marker: Option<&str>,
+        file: Option<&Path>,
+    ) -> Result<Self> {
         let mut tool = tool.arg("--json");
         if let Some(marker) = marker {
             tool = tool.args(["--marker", marker]);
@@ -52,7 +56,9 @@ impl Capture {
         }
         let mut running = tool.spawn()?;
 
-        wait_until(PATIENCE, "the capture has started", || running.stderr().contains(READY) || !running.is_running())?;
+        wait_until(PATIENCE, "the capture has started", || {
+            running.stderr().contains(READY) || !running.is_running()
+        })?;
         if !running.is_running() {
             anyhow::bail!("the capture did not start: {}", running.stderr());
         }
@@ -68,7 +74,8 @@ impl Capture {
         self.running.signal(Signal::SIGTERM)?;
         let output = self.running.wait(PATIENCE)?;
 
-        serde_json::from_str(&output.stdout).with_context(|| format!("the capture failed: {}", output.stderr))
+        serde_json::from_str(&output.stdout)
+            .with_context(|| format!("the capture failed: {}", output.stderr))
     }
 }
 

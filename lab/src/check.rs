@@ -34,7 +34,8 @@ use anyhow::{Context, Result, ensure};
 
 pub use docker::FIRST_HOUR;
 pub(crate) use measure::{
-    MARKER, PATIENCE, PingSummary, kernel, kernel_at_rest, median, ms, percentile, sealed, throughput, unreadable,
+    MARKER, PATIENCE, PingSummary, kernel, kernel_at_rest, median, ms, percentile, sealed,
+    throughput, unreadable,
 };
 pub(crate) use notes::Notes;
 
@@ -55,40 +56,115 @@ pub struct Check {
 /// All checks.
 pub const CHECKS: &[Check] = &[
     Check { name: "offline", what: "the data path needs no control", rounds: 1, run: offline::run },
-    Check { name: "restart", what: "agents may be killed at any moment", rounds: 100, run: restart::run },
-    Check { name: "upgrade", what: "agents are replaced without a lost packet", rounds: 20, run: upgrade::run },
-    Check { name: "control", what: "what control acknowledged survives kill -9", rounds: 20, run: control::run },
+    Check {
+        name: "restart",
+        what: "agents may be killed at any moment",
+        rounds: 100,
+        run: restart::run,
+    },
+    Check {
+        name: "upgrade",
+        what: "agents are replaced without a lost packet",
+        rounds: 20,
+        run: upgrade::run,
+    },
+    Check {
+        name: "control",
+        what: "what control acknowledged survives kill -9",
+        rounds: 20,
+        run: control::run,
+    },
     Check {
         name: "exhaustion",
         what: "no process dies when a host runs out of a resource",
         rounds: 5,
         run: exhaustion::run,
     },
-    Check { name: "control-moves", what: "control is found wherever it goes", rounds: 20, run: control_moves::run },
-    Check { name: "foreign", what: "what somebody deletes is restored", rounds: 3, run: foreign::run },
-    Check { name: "firewall", what: "the host's firewall makes no difference", rounds: 1, run: firewall::run },
+    Check {
+        name: "control-moves",
+        what: "control is found wherever it goes",
+        rounds: 20,
+        run: control_moves::run,
+    },
+    Check {
+        name: "foreign",
+        what: "what somebody deletes is restored",
+        rounds: 3,
+        run: foreign::run,
+    },
+    Check {
+        name: "firewall",
+        what: "the host's firewall makes no difference",
+        rounds: 1,
+        run: firewall::run,
+    },
     Check {
         name: "isolation",
         what: "networks are isolated, even with the same prefix",
         rounds: 1,
         run: isolation::run,
     },
-    Check { name: "forgery", what: "nobody can send from another's address", rounds: 4, run: forgery::run },
-    Check { name: "flood", what: "a flood of handshakes does not stop honest ones", rounds: 100, run: flood::run },
-    Check { name: "memory", what: "a thousand peers cost next to nothing", rounds: 50, run: memory::run },
+    Check {
+        name: "forgery",
+        what: "nobody can send from another's address",
+        rounds: 4,
+        run: forgery::run,
+    },
+    Check {
+        name: "flood",
+        what: "a flood of handshakes does not stop honest ones",
+        rounds: 100,
+        run: flood::run,
+    },
+    Check {
+        name: "memory",
+        what: "a thousand peers cost next to nothing",
+        rounds: 50,
+        run: memory::run,
+    },
     Check { name: "idle", what: "idle networks cost next to nothing", rounds: 200, run: idle::run },
-    Check { name: "loss", what: "loss on the underlay harms nothing else", rounds: 3, run: loss::run },
-    Check { name: "mtu", what: "no path is too narrow, whatever routers say", rounds: 4, run: mtu::run },
-    Check { name: "truth", what: "status names what is broken, and only that", rounds: 5, run: truth::run },
+    Check {
+        name: "loss",
+        what: "loss on the underlay harms nothing else",
+        rounds: 3,
+        run: loss::run,
+    },
+    Check {
+        name: "mtu",
+        what: "no path is too narrow, whatever routers say",
+        rounds: 4,
+        run: mtu::run,
+    },
+    Check {
+        name: "truth",
+        what: "status names what is broken, and only that",
+        rounds: 5,
+        run: truth::run,
+    },
     Check {
         name: "healthy",
         what: "a normal day causes no problem reports; rounds are minutes",
         rounds: 13,
         run: healthy::run,
     },
-    Check { name: "nat", what: "hosts behind NAT are reached, or say why not", rounds: 1, run: nat::run },
-    Check { name: "roam", what: "a host's address may change under load", rounds: 20, run: roam::run },
-    Check { name: "speed", what: "throughput compared with other userspace WireGuards", rounds: 5, run: speed::run },
+    Check {
+        name: "nat",
+        what: "hosts behind NAT are reached, or say why not",
+        rounds: 1,
+        run: nat::run,
+    },
+    Check {
+        name: "roam",
+        what: "a host's address may change under load",
+        rounds: 20,
+        run: roam::run,
+    },
+    Check {
+        name: "speed",
+        what: "throughput compared with other userspace WireGuards",
+        rounds: 5,
+        run: speed::run,
+    },
     Check { name: "docker", what: "Docker networks span hosts", rounds: 100, run: docker::span },
     Check {
         name: "docker-networks",
@@ -96,30 +172,90 @@ pub const CHECKS: &[Check] = &[
         rounds: 4,
         run: docker::networks,
     },
-    Check { name: "docker-settings", what: "networks are alike on all hosts", rounds: 1, run: docker::settings },
+    Check {
+        name: "docker-settings",
+        what: "networks are alike on all hosts",
+        rounds: 1,
+        run: docker::settings,
+    },
     Check {
         name: "docker-prefixes",
         what: "bridges of other hosts are no obstacle",
         rounds: 50,
         run: docker::prefixes,
     },
-    Check { name: "docker-names", what: "containers are found by all their names", rounds: 1, run: docker::names },
-    Check { name: "docker-boot", what: "Docker boots whatever the agent does", rounds: 5, run: docker::boot },
-    Check { name: "docker-kills", what: "engines and agents may be killed", rounds: 100, run: docker::kills },
+    Check {
+        name: "docker-names",
+        what: "containers are found by all their names",
+        rounds: 1,
+        run: docker::names,
+    },
+    Check {
+        name: "docker-boot",
+        what: "Docker boots whatever the agent does",
+        rounds: 5,
+        run: docker::boot,
+    },
+    Check {
+        name: "docker-kills",
+        what: "engines and agents may be killed",
+        rounds: 100,
+        run: docker::kills,
+    },
     Check {
         name: "docker-upgrade",
         what: "Docker works on while agents are replaced",
         rounds: 10,
         run: docker::upgrade,
     },
-    Check { name: "docker-churn", what: "Docker's containers leave nothing", rounds: 1000, run: docker::churn },
-    Check { name: "docker-removal", what: "no running container loses its network", rounds: 50, run: docker::removal },
-    Check { name: "docker-lost", what: "containers get back what they lost", rounds: 20, run: docker::lost },
-    Check { name: "docker-slow", what: "however long Docker takes, nothing is lost", rounds: 5, run: docker::slow },
-    Check { name: "docker-firewall", what: "firewalls make no difference to Docker", rounds: 3, run: docker::firewall },
-    Check { name: "docker-way-out", what: "ports, ways out and large transfers", rounds: 1, run: docker::way_out },
-    Check { name: "docker-speed", what: "throughput with Docker and without", rounds: 7, run: docker::speed },
-    Check { name: "docker-protocol", what: "the plugin survives whatever comes", rounds: 200, run: docker::protocol },
+    Check {
+        name: "docker-churn",
+        what: "Docker's containers leave nothing",
+        rounds: 1000,
+        run: docker::churn,
+    },
+    Check {
+        name: "docker-removal",
+        what: "no running container loses its network",
+        rounds: 50,
+        run: docker::removal,
+    },
+    Check {
+        name: "docker-lost",
+        what: "containers get back what they lost",
+        rounds: 20,
+        run: docker::lost,
+    },
+    Check {
+        name: "docker-slow",
+        what: "however long Docker takes, nothing is lost",
+        rounds: 5,
+        run: docker::slow,
+    },
+    Check {
+        name: "docker-firewall",
+        what: "firewalls make no difference to Docker",
+        rounds: 3,
+        run: docker::firewall,
+    },
+    Check {
+        name: "docker-way-out",
+        what: "ports, ways out and large transfers",
+        rounds: 1,
+        run: docker::way_out,
+    },
+    Check {
+        name: "docker-speed",
+        what: "throughput with Docker and without",
+        rounds: 7,
+        run: docker::speed,
+    },
+    Check {
+        name: "docker-protocol",
+        what: "the plugin survives whatever comes",
+        rounds: 200,
+        run: docker::protocol,
+    },
     Check { name: "churn", what: "coming and going leaves nothing", rounds: 1000, run: churn::run },
 ];
 
@@ -136,7 +272,11 @@ impl Check {
     /// Returns the stages of the check; none if it is only run as a whole.
     #[must_use]
     pub fn stages(&self) -> &'static [&'static str] {
-        STAGED.iter().find(|(name, _)| *name == self.name).map(|(_, stages)| *stages).unwrap_or_default()
+        STAGED
+            .iter()
+            .find(|(name, _)| *name == self.name)
+            .map(|(_, stages)| *stages)
+            .unwrap_or_default()
     }
 
     /// Runs the check and prints its figures on standard output.
@@ -154,9 +294,15 @@ impl Check {
     /// # Errors
     ///
     /// As [`Check::run`], and if the check has no such stage.
-    pub fn run_with(&self, rounds: Option<u32>, engines: &[Release], stages: &[String]) -> Result<Duration> {
+    pub fn run_with(
+        &self,
+        rounds: Option<u32>,
+        engines: &[Release],
+        stages: &[String],
+    ) -> Result<Duration> {
         let start = Instant::now();
-        if let Some(unknown) = stages.iter().find(|stage| !self.stages().contains(&stage.as_str())) {
+        if let Some(unknown) = stages.iter().find(|stage| !self.stages().contains(&stage.as_str()))
+        {
             let known = self.stages();
             ensure!(!known.is_empty(), "{} is not made of stages; leave --stage out", self.name);
             anyhow::bail!("{} has no stage {unknown}; it has {}", self.name, known.join(", "));
@@ -179,7 +325,10 @@ mod tests {
             check.run_with(None, &[], &["7s".to_owned()]).expect_err("no such stage").to_string()
         };
 
-        assert_eq!(refused("docker-slow"), "docker-slow has no stage 7s; it has held, 5s, 60s, 300s, load");
+        assert_eq!(
+            refused("docker-slow"),
+            "docker-slow has no stage 7s; it has held, 5s, 60s, 300s, load"
+        );
         assert!(refused("offline").contains("not made of stages"));
     }
 }

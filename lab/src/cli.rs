@@ -1,23 +1,19 @@
 //! The command line of `overlay-lab`.
 
+mod tool;
+
 use std::ffi::OsString;
-use std::net::IpAddr;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
+use self::tool::Tool;
 use crate::check::{CHECKS, Check};
 use crate::docker::{DockerDaemon, Image, Release};
 use crate::lab::Lab;
-use crate::snapshot::Snapshot;
 use crate::state::{self, LabRecord};
-use crate::tool::{
-    capture, change, crowd, datagrams, fetch, fill, flood, flows, forge, http_server, initiations, ping, plugin,
-    processes, successor, throughput, uapi, usage,
-};
 use crate::{bench, demo, enter, host_init, supervisor};
 
 const EXAMPLES: &str = "Examples:
@@ -29,9 +25,6 @@ const EXAMPLES: &str = "Examples:
 
 Inside hosts and containers, where nothing else may be installed, these help:
   serve-http, fetch, ping, throughput, capture   (each has --help)";
-
-/// Where the agent pins the namespaces of its networks.
-const PINNED: &str = "/run/overlay/netns";
 
 /// Hosts made of Linux namespaces, on this machine.
 #[derive(Debug, Parser)]
@@ -47,7 +40,9 @@ enum Command {
     #[command(after_help = "Example:\n  cargo run --release -p overlay-lab -- demo")]
     Demo(demo::Options),
     /// Make hosts that stay until `overlay-lab down`
-    #[command(after_help = "Example:\n  overlay-lab up 2 && overlay-lab exec host1 -- overlay-lab ping host2")]
+    #[command(
+        after_help = "Example:\n  overlay-lab up 2 && overlay-lab exec host1 -- overlay-lab ping host2"
+    )]
     Up(Up),
     /// Run a command on a host
     #[command(after_help = "Example:\n  overlay-lab exec host1 -- overlayctl status")]
@@ -131,167 +126,6 @@ struct Up {
     engine: Vec<Release>,
 }
 
-#[derive(Debug, Subcommand)]
-enum Tool {
-    /// Serve /hello, /peer, /bytes?n=NUMBER and /echo over HTTP
-    #[command(hide = true, after_help = "Example:\n  overlay-lab serve-http --listen 0.0.0.0:8080")]
-    ServeHttp(http_server::Options),
-    /// Get a page over HTTP
-    #[command(hide = true, after_help = "Example:\n  overlay-lab fetch http://service2:8080/hello")]
-    Fetch(fetch::Options),
-    /// Send ICMP echoes
-    #[command(hide = true, after_help = "Example:\n  overlay-lab ping --count 10 --interval-ms 100 service2")]
-    Ping(ping::Options),
-    /// Measure TCP throughput
-    #[command(hide = true, after_help = "Example:\n  overlay-lab throughput client service2 --seconds 5 --verify")]
-    Throughput {
-        #[command(subcommand)]
-        end: throughput::End,
-    },
-    /// Carry data over UDP datagrams that must not be fragmented
-    #[command(hide = true, after_help = "Example:\n  overlay-lab datagrams client service2 --seconds 5")]
-    Datagrams {
-        #[command(subcommand)]
-        end: datagrams::End,
-    },
-    /// Keep numbered datagrams and TCP connections going, and report what became of them
-    #[command(hide = true, after_help = "Example:\n  overlay-lab flows client service2 --connections 10")]
-    Flows {
-        #[command(subcommand)]
-        end: flows::End,
-    },
-    /// Be a program that does not take a running agent's place
-    #[command(hide = true, after_help = "Example:\n  overlay-lab successor refuses")]
-    Successor {
-        /// Where it fails
-        stage: successor::Stage,
-    },
-    /// Search for the highest rate of datagrams that arrives
-    #[command(hide = true, after_help = "Example:\n  overlay-lab flood client service2 --size 1372")]
-    Flood {
-        #[command(subcommand)]
-        end: flood::End,
-    },
-    /// Print what the processes of a program have cost, as JSON
-    #[command(hide = true)]
-    Usage {
-        /// The program's file name
-        program: String,
-    },
-    /// Count frames and look for a marker in them
-    #[command(hide = true, after_help = "Example:\n  overlay-lab capture --interface eth0 --marker secret --seconds 5")]
-    Capture(capture::Options),
-    /// Relay between Docker and a plugin, or call one
-    #[command(
-        hide = true,
-        after_help = "Example:\n  overlay-lab plugin relay --listen /run/docker/plugins/x.sock --to /run/x.sock"
-    )]
-    Plugin {
-        #[command(subcommand)]
-        tool: plugin::PluginTool,
-    },
-    /// Print what this host has, as JSON
-    #[command(hide = true)]
-    Snapshot {
-        /// Folders to list
-        folders: Vec<PathBuf>,
-    },
-    /// Hold a lab until killed
-    #[command(hide = true)]
-    Hold {
-        /// Number of hosts
-        hosts: usize,
-    },
-    /// Print the process ids of a program
-    #[command(hide = true)]
-    Pids {
-        /// The program's file name
-        program: String,
-    },
-    /// Send a signal
-    #[command(hide = true)]
-    Kill {
-        /// Name or number of the signal
-        signal: String,
-        /// Process id
-        pid: i32,
-    },
-    /// Make packets to an underlay neighbour get lost, or restore it
-    #[command(hide = true)]
-    Neighbour {
-        /// What to do
-        change: change::Neighbour,
-        /// The neighbour
-        address: IpAddr,
-    },
-    /// Give a link an address
-    #[command(hide = true)]
-    Address {
-        /// The link
-        name: String,
-        /// Address and prefix length
-        address: ipnet::IpNet,
-    },
-    /// Set a link's MTU
-    #[command(hide = true)]
-    Mtu {
-        /// The link
-        name: String,
-        /// Bytes
-        mtu: u32,
-    },
-    /// Set how many packets a link's queue holds
-    #[command(hide = true)]
-    QueueLen {
-        /// The link
-        name: String,
-        /// Packets
-        packets: u32,
-    },
-    /// Set the largest packet that this router forwards to a host
-    #[command(hide = true)]
-    PathMtu {
-        /// The link to the host
-        link: String,
-        /// The host
-        address: IpAddr,
-        /// Bytes
-        mtu: u32,
-    },
-    /// Print the IPv4 addresses of a link
-    #[command(hide = true)]
-    Addresses {
-        /// The link
-        name: String,
-    },
-    /// Send packets with any source address
-    #[command(hide = true)]
-    Forge(forge::Options),
-    /// Flood a lane with handshake initiations from random addresses
-    #[command(hide = true)]
-    Initiations(initiations::Options),
-    /// Take the free file descriptors of a process with idle connections
-    #[command(hide = true)]
-    Fill(fill::Options),
-    /// Be many nodes at once
-    #[command(hide = true)]
-    Crowd(crowd::Options),
-    /// Configure a userspace WireGuard interface by what standard input says
-    #[command(hide = true)]
-    Uapi {
-        /// The interface
-        name: String,
-    },
-    /// Set a link up or down
-    #[command(hide = true)]
-    Link {
-        /// The link
-        name: String,
-        /// What to do
-        change: change::AdminState,
-    },
-}
-
 /// Runs the program with these arguments, the first of which is its name.
 #[expect(clippy::print_stderr, reason = "this is a command line")]
 #[must_use]
@@ -322,7 +156,9 @@ fn inner(args: &[OsString]) -> Option<Result<ExitCode>> {
     match own {
         supervisor::COMMAND => Some(supervisor::supervise(text()).map(done)),
         host_init::COMMAND => Some(host_init::run(text()).map(done)),
-        enter::COMMAND => Some(enter::run(&args[2..]).map_or_else(|error| Ok(complain(&error)), |code| Ok(exit(code)))),
+        enter::COMMAND => Some(
+            enter::run(&args[2..]).map_or_else(|error| Ok(complain(&error)), |code| Ok(exit(code))),
+        ),
         _ => None,
     }
 }
@@ -340,65 +176,36 @@ fn exit(code: i32) -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Demo(options) => return Ok(if demo::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        Command::Demo(options) => {
+            return Ok(if demo::run(&options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Up(options) => up(&options)?,
         Command::Exec { lab, host, command } => return exec(&lab.name, &host, &command),
         Command::Ls { json } => ls(json)?,
         Command::Down { lab } => down(&lab.name)?,
-        Command::Check { name, rounds, engine, stage } => check(name.as_deref(), rounds, &engine, &stage)?,
+        Command::Check { name, rounds, engine, stage } => {
+            check(name.as_deref(), rounds, &engine, &stage)?
+        }
         Command::Bench(options) => bench::run(&options)?,
-        Command::Tool(tool) => run_tool(tool)?,
+        Command::Tool(tool) => tool.run()?,
     }
 
     Ok(ExitCode::SUCCESS)
 }
 
 #[expect(clippy::print_stdout, reason = "this is a command line")]
-fn run_tool(tool: Tool) -> Result<()> {
-    match tool {
-        Tool::ServeHttp(options) => http_server::run(&options),
-        Tool::Fetch(options) => fetch::run(&options),
-        Tool::Ping(options) => ping::run(&options),
-        Tool::Throughput { end } => throughput::run(&end),
-        Tool::Datagrams { end } => datagrams::run(&end),
-        Tool::Flows { end } => flows::run(&end),
-        Tool::Successor { stage } => successor::run(stage),
-        Tool::Flood { end } => flood::run(&end),
-        Tool::Usage { program } => usage::print(&program),
-        Tool::QueueLen { name, packets } => change::queue_len(&name, packets),
-        Tool::PathMtu { link, address, mtu } => change::path_mtu(&link, address, mtu),
-        Tool::Capture(options) => capture::run(&options),
-        Tool::Plugin { tool } => plugin::run(&tool),
-        Tool::Hold { hosts } => hold(hosts),
-        Tool::Pids { program } => processes::print_pids(&program),
-        Tool::Kill { signal, pid } => processes::send(&signal, pid),
-        Tool::Neighbour { change, address } => change::neighbour(change, address),
-        Tool::Address { name, address } => change::address(&name, address),
-        Tool::Mtu { name, mtu } => change::mtu(&name, mtu),
-        Tool::Addresses { name } => change::print_addresses(&name),
-        Tool::Forge(options) => forge::run(&options),
-        Tool::Initiations(options) => initiations::run(&options),
-        Tool::Fill(options) => fill::run(&options),
-        Tool::Crowd(options) => crowd::run(&options),
-        Tool::Uapi { name } => uapi::run(&name),
-        Tool::Link { name, change } => change::link(&name, change),
-        Tool::Snapshot { folders } => {
-            let folders: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
-            let snapshot = Snapshot::take(&folders).with_pinned_networks(Path::new(PINNED))?;
-            println!("{}", serde_json::to_string(&snapshot)?);
-            Ok(())
-        }
-    }
-}
-
-#[expect(clippy::print_stdout, reason = "this is a command line")]
 fn up(options: &Up) -> Result<()> {
     if let (true, Some(program)) = (options.docker, DockerDaemon::missing_program()) {
-        bail!("--docker takes Debian's docker.io, busybox-static and curl: {program} is not installed");
+        bail!(
+            "--docker takes Debian's docker.io, busybox-static and curl: {program} is not installed"
+        );
     }
     state::clean()?;
     if LabRecord::load(&options.lab.name)?.is_some() {
-        bail!("lab {0} is up already: `overlay-lab down --lab {0}` takes it down", options.lab.name);
+        bail!(
+            "lab {0} is up already: `overlay-lab down --lab {0}` takes it down",
+            options.lab.name
+        );
     }
 
     let lab = Lab::builder(options.hosts).mtu(options.mtu).ipv4(options.ipv4);
@@ -422,16 +229,12 @@ fn up(options: &Up) -> Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "this is a command line")]
-fn hold(hosts: usize) -> Result<()> {
-    let _lab = Lab::new(hosts)?;
-    println!("up");
-    loop {
-        nix::unistd::pause();
-    }
-}
-
-#[expect(clippy::print_stdout, reason = "this is a command line")]
-fn check(name: Option<&str>, rounds: Option<u32>, engines: &[Release], stages: &[String]) -> Result<()> {
+fn check(
+    name: Option<&str>,
+    rounds: Option<u32>,
+    engines: &[Release],
+    stages: &[String],
+) -> Result<()> {
     let Some(name) = name else {
         for check in CHECKS {
             println!("{:<16} {} ({} rounds)", check.name, check.what, check.rounds);
@@ -441,8 +244,8 @@ fn check(name: Option<&str>, rounds: Option<u32>, engines: &[Release], stages: &
         }
         return Ok(());
     };
-    let check =
-        Check::find(name).with_context(|| format!("there is no check {name}: `overlay-lab check` lists them"))?;
+    let check = Check::find(name)
+        .with_context(|| format!("there is no check {name}: `overlay-lab check` lists them"))?;
     println!("{}: {}", check.name, check.what);
     let time = check.run_with(rounds, engines, stages)?;
     println!("passed in {:.1} s", time.as_secs_f64());
@@ -481,5 +284,6 @@ fn down(lab: &str) -> Result<()> {
 }
 
 fn existing(lab: &str) -> Result<LabRecord> {
-    LabRecord::load(lab)?.with_context(|| format!("lab {lab} is not up: `overlay-lab up 2` makes one"))
+    LabRecord::load(lab)?
+        .with_context(|| format!("lab {lab} is not up: `overlay-lab up 2` makes one"))
 }

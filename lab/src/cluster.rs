@@ -63,9 +63,11 @@ impl Cluster {
 
             address.map(|address| ["--advertise".to_owned(), address]).into_iter().flatten()
         };
-        let before = lab.hosts().iter().map(|host| host.snapshot(&FOLDERS)).collect::<Result<_>>()?;
+        let before =
+            lab.hosts().iter().map(|host| host.snapshot(&FOLDERS)).collect::<Result<_>>()?;
         let output = lab.host(0).try_command("overlayctl")?.args(INIT).args(told(0)).run()?;
-        let answer: serde_json::Value = serde_json::from_str(&output.stdout).context("init printed no JSON")?;
+        let answer: serde_json::Value =
+            serde_json::from_str(&output.stdout).context("init printed no JSON")?;
         let join = answer["join"].as_str().context("init printed no join line")?.to_owned();
         for (index, host) in lab.hosts().iter().enumerate().skip(1) {
             host.try_command("overlayctl")?.args(["join", &join]).args(told(index)).run()?;
@@ -129,7 +131,11 @@ impl Cluster {
     ///
     /// As [`Cluster::endpoints`].
     pub fn endpoint_names(&self, host: usize) -> Result<Vec<String>> {
-        Ok(self.endpoints(host)?.iter().filter_map(|row| Some(row["name"].as_str()?.to_owned())).collect())
+        Ok(self
+            .endpoints(host)?
+            .iter()
+            .filter_map(|row| Some(row["name"].as_str()?.to_owned()))
+            .collect())
     }
 
     /// Returns the first address of an endpoint.
@@ -140,7 +146,8 @@ impl Cluster {
     pub fn address_of(&self, host: usize, name: &str) -> Result<String> {
         let rows = self.endpoints(host)?;
         let row = rows.iter().find(|row| row["name"] == name);
-        let address = row.and_then(|row| row["addresses"].get(0)).and_then(|address| address.as_str());
+        let address =
+            row.and_then(|row| row["addresses"].get(0)).and_then(|address| address.as_str());
 
         address.map(str::to_owned).with_context(|| format!("{name} is not listed"))
     }
@@ -155,7 +162,10 @@ impl Cluster {
         let of = |row: &serde_json::Value| {
             let addresses = row["addresses"].as_array().cloned().unwrap_or_default();
             let network = row["network"].clone();
-            addresses.into_iter().map(move |address| format!("{network} {address}")).collect::<Vec<_>>()
+            addresses
+                .into_iter()
+                .map(move |address| format!("{network} {address}"))
+                .collect::<Vec<_>>()
         };
         let addresses: Vec<_> = rows.iter().flat_map(of).collect();
         let distinct: BTreeSet<_> = addresses.iter().collect();
@@ -181,10 +191,22 @@ impl Cluster {
     /// # Errors
     ///
     /// If it ends before that, or takes too long.
-    pub fn serve(&self, host: usize, network: &str, name: &str, args: &[&str], said: &str) -> Result<Running> {
+    pub fn serve(
+        &self,
+        host: usize,
+        network: &str,
+        name: &str,
+        args: &[&str],
+        said: &str,
+    ) -> Result<Running> {
         let mut running = self.container(host, network, name)?.args(args).spawn()?;
         wait_until(PATIENCE, said, || running.stdout().contains(said) || !running.is_running())?;
-        ensure!(running.is_running(), "{name} ended early: {}{}", running.stdout(), running.stderr());
+        ensure!(
+            running.is_running(),
+            "{name} ended early: {}{}",
+            running.stdout(),
+            running.stderr()
+        );
 
         Ok(running)
     }
@@ -210,7 +232,11 @@ impl Cluster {
 
         let server = from.split('.').next().unwrap_or(from);
         let expected = format!("hello from {server}\n");
-        ensure!(output.stdout == expected || from.parse::<IpAddr>().is_ok(), "{from} said: {}", output.stdout);
+        ensure!(
+            output.stdout == expected || from.parse::<IpAddr>().is_ok(),
+            "{from} said: {}",
+            output.stdout
+        );
         Ok(())
     }
 
@@ -278,14 +304,17 @@ impl Cluster {
             Ok::<_, anyhow::Error>(status.status.success())
         };
 
-        wait_until(PATIENCE, "the agent answers", || answers().unwrap_or(false)).with_context(|| self.last_words())
+        wait_until(PATIENCE, "the agent answers", || answers().unwrap_or(false))
+            .with_context(|| self.last_words())
     }
 
     /// Returns the last output of the restarted daemons, for an error.
     fn last_words(&self) -> String {
-        let words = self.restarted.iter().map(|daemon| format!("{}{}", daemon.stdout(), daemon.stderr()));
-        let lines: Vec<_> =
-            words.flat_map(|text| text.lines().rev().take(5).map(str::to_owned).collect::<Vec<_>>()).collect();
+        let words =
+            self.restarted.iter().map(|daemon| format!("{}{}", daemon.stdout(), daemon.stderr()));
+        let lines: Vec<_> = words
+            .flat_map(|text| text.lines().rev().take(5).map(str::to_owned).collect::<Vec<_>>())
+            .collect();
 
         lines.join("\n")
     }
@@ -296,7 +325,11 @@ impl Cluster {
     ///
     /// If it does not in time.
     pub fn wait_for_control(&self, host: usize) -> Result<Duration> {
-        let connected = || Ok::<_, anyhow::Error>(self.ctl_json(host, &["status"])?["control"]["connected"] == true);
+        let connected = || {
+            Ok::<_, anyhow::Error>(
+                self.ctl_json(host, &["status"])?["control"]["connected"] == true,
+            )
+        };
 
         wait_until(PATIENCE, "the agent finds control", || connected().unwrap_or(false))
     }
@@ -344,7 +377,9 @@ impl Cluster {
     /// If something is left.
     pub fn unchanged(&self) -> Result<()> {
         for (host, before) in self.lab.hosts().iter().zip(&self.before) {
-            before.assert_unchanged(|| host.snapshot(&FOLDERS)).with_context(|| format!("on {}", host.name()))?;
+            before
+                .assert_unchanged(|| host.snapshot(&FOLDERS))
+                .with_context(|| format!("on {}", host.name()))?;
         }
 
         Ok(())

@@ -49,11 +49,15 @@ impl HostCommand {
         let own = program.to_str().filter(|name| PROGRAMS.contains(name));
         let program = own.map_or_else(|| Ok(program.into()), bin)?;
         command.args([enter::COMMAND, &init.to_string(), "--"]).arg(&program);
-        command.env("PATH", search_path(&[])?).env("OVERLAY_LAB", lab).env("OVERLAY_LAB_HOST", host);
+        command
+            .env("PATH", search_path(&[])?)
+            .env("OVERLAY_LAB", lab)
+            .env("OVERLAY_LAB_HOST", host);
         // It names a folder in the machine's `/run`, which a host does not see.
         command.env_remove("XDG_RUNTIME_DIR").stdin(Stdio::null());
 
-        let line = format!("{host}$ {}", own.map_or_else(|| program.display().to_string(), str::to_owned));
+        let line =
+            format!("{host}$ {}", own.map_or_else(|| program.display().to_string(), str::to_owned));
         Ok(Self { command, line, deadline: DEADLINE })
     }
 
@@ -226,7 +230,12 @@ impl Running {
         }
 
         let status = self.child.wait().context("cannot wait")?;
-        Ok(CommandOutput { status, stdout: self.stdout(), stderr: self.stderr(), elapsed: self.started.elapsed() })
+        Ok(CommandOutput {
+            status,
+            stdout: self.stdout(),
+            stderr: self.stderr(),
+            elapsed: self.started.elapsed(),
+        })
     }
 
     fn pid(&self) -> Result<Pid> {
@@ -254,7 +263,8 @@ fn contents(file: &File) -> String {
 fn search_path(first: &[PathBuf]) -> Result<std::ffi::OsString> {
     let old = std::env::var_os("PATH")
         .unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
-    let folders = std::iter::once(bin_dir()?).chain(first.iter().cloned()).chain(std::env::split_paths(&old));
+    let folders =
+        std::iter::once(bin_dir()?).chain(first.iter().cloned()).chain(std::env::split_paths(&old));
 
     std::env::join_paths(folders).context("a folder of programs has a colon in its name")
 }

@@ -55,7 +55,8 @@ fn end(stock: Stock, host: &Host, index: usize, other: &Host) -> Result<Running>
     let address = format!("{}/24", address(stock, index)).parse().context("an address")?;
     let endpoint = Some((other.address(), port).into());
 
-    let running = stock.start(host, &StockTunnel { private_key, peer, port, endpoint, address, mtu: 1420 })?;
+    let running = stock
+        .start(host, &StockTunnel { private_key, peer, port, endpoint, address, mtu: 1420 })?;
     host.try_command("overlay-lab")?.args(["queue-len", stock.interface(), QUEUE_LEN]).run()?;
     Ok(running)
 }

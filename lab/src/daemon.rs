@@ -77,10 +77,12 @@ impl Daemon {
     ///
     /// If the process is gone, or there is no such field.
     pub fn memory(&self, field: &str) -> Result<u64> {
-        let status = self.host.try_command("cat")?.arg(format!("/proc/{}/status", self.pid)).run()?.stdout;
+        let status =
+            self.host.try_command("cat")?.arg(format!("/proc/{}/status", self.pid)).run()?.stdout;
         let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
 
-        line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).with_context(|| format!("no {field}"))
+        line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+            .with_context(|| format!("no {field}"))
     }
 
     /// Returns the processor time that it has used so far, with a resolution of 10 ms.
@@ -89,9 +91,11 @@ impl Daemon {
     ///
     /// If the process is gone.
     pub fn processor_time(&self) -> Result<Duration> {
-        let stat = self.host.try_command("cat")?.arg(format!("/proc/{}/stat", self.pid)).run()?.stdout;
+        let stat =
+            self.host.try_command("cat")?.arg(format!("/proc/{}/stat", self.pid)).run()?.stdout;
         let ticks = cpu_ticks(&stat).context("/proc/PID/stat has an unknown format")?;
-        let a_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock")?;
+        let a_second =
+            nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock")?;
 
         Ok(Duration::from_secs_f64(ticks / as_f64(a_second)))
     }
@@ -105,7 +109,9 @@ impl Daemon {
         self.host.kill(self.pid, "KILL")?;
         let gone = || self.host.pids_of(&self.program).is_ok_and(|pids| !pids.contains(&self.pid));
 
-        wait_until(PATIENCE, "the daemon is gone", gone).with_context(|| self.program.clone()).map(drop)
+        wait_until(PATIENCE, "the daemon is gone", gone)
+            .with_context(|| self.program.clone())
+            .map(drop)
     }
 
     /// Returns the command that restarts it with the same arguments.

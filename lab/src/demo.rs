@@ -40,7 +40,8 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let lab = reporter.step("two hosts on a switch", |step| {
         let lab = Lab::new(2)?;
         for host in lab.hosts() {
-            let addresses: Vec<_> = host.plan().addresses().map(|address| address.to_string()).collect();
+            let addresses: Vec<_> =
+                host.plan().addresses().map(|address| address.to_string()).collect();
             step.say(&format!("{}  {}", host.name(), addresses.join("  ")));
         }
         Ok(lab)
@@ -50,13 +51,16 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         reporter.step("the machine is as it was", |step| {
             let id = lab.topology().id.clone();
             lab.finish()?;
-            let counts: Vec<_> = before.counts().map(|(name, count)| format!("{count} {name}")).collect();
+            let counts: Vec<_> =
+                before.counts().map(|(name, count)| format!("{count} {name}")).collect();
             let after = || machine(Some(&id));
             if before.assert_unchanged(|| Ok(after())).is_err() {
                 let (ours, others): (Vec<_>, Vec<_>) =
                     before.differences(&after()).into_iter().partition(|line| is_ours(line));
                 ensure!(ours.is_empty(), "left behind:\n{}", ours.join("\n"));
-                others.iter().for_each(|line| step.say(&format!("changed by another program meanwhile: {line}")));
+                others.iter().for_each(|line| {
+                    step.say(&format!("changed by another program meanwhile: {line}"))
+                });
             }
             step.say(&format!("as before: {}", counts.join(", ")));
             Ok(())
@@ -69,7 +73,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 /// Returns what this machine has; of its processes only those of the demo, because others may come
 /// and go.
 fn machine(lab: Option<&str>) -> Snapshot {
-    Snapshot::of(&[Path::new("/run/overlay"), Path::new("/var/lib/overlay")], Some(lab.unwrap_or("-")))
+    Snapshot::of(
+        &[Path::new("/run/overlay"), Path::new("/var/lib/overlay")],
+        Some(lab.unwrap_or("-")),
+    )
 }
 
 /// Returns whether a difference can be caused by the demo: whatever its hosts make on the machine
@@ -79,7 +86,9 @@ fn is_ours(difference: &str) -> bool {
 
     match kind {
         "processes" | "files" => true,
-        "links" | "network namespaces" | "routes" => item.starts_with("ov") || item.starts_with("lab"),
+        "links" | "network namespaces" | "routes" => {
+            item.starts_with("ov") || item.starts_with("lab")
+        }
         _ => item.contains("overlay-lab") || item.contains("/overlay"),
     }
 }

@@ -70,7 +70,9 @@ impl Release {
         if folder == Path::new(Self::INSTALLED) {
             return Ok(Self::default());
         }
-        let folder = folder.canonicalize().with_context(|| format!("there is no folder {}", folder.display()))?;
+        let folder = folder
+            .canonicalize()
+            .with_context(|| format!("there is no folder {}", folder.display()))?;
         let release = Self { folder: Some(folder) };
         let is_there = release.folders().iter().any(|folder| folder.join("dockerd").exists());
         ensure!(
@@ -95,7 +97,8 @@ impl Release {
     }
 
     fn folders(&self) -> Vec<PathBuf> {
-        let within = |folder: &PathBuf| [folder.clone(), folder.join("usr/sbin"), folder.join("usr/bin")];
+        let within =
+            |folder: &PathBuf| [folder.clone(), folder.join("usr/sbin"), folder.join("usr/bin")];
 
         self.folder.iter().flat_map(within).collect()
     }
@@ -131,9 +134,14 @@ impl DockerDaemon {
     #[must_use]
     pub fn missing_program() -> Option<&'static str> {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let is_there = |name: &&&str| std::env::split_paths(&path).any(|folder| folder.join(name).exists());
+        let is_there =
+            |name: &&&str| std::env::split_paths(&path).any(|folder| folder.join(name).exists());
 
-        PROGRAMS.iter().chain(["busybox", "curl", "tar"].iter()).find(|name| !is_there(name)).copied()
+        PROGRAMS
+            .iter()
+            .chain(["busybox", "curl", "tar"].iter())
+            .find(|name| !is_there(name))
+            .copied()
     }
 
     /// Starts containerd and dockerd on a host and waits until the engine answers.
@@ -143,7 +151,9 @@ impl DockerDaemon {
     /// If a program is missing, or the engine does not start.
     pub fn start(host: &Host, release: &Release, live_restore: bool) -> Result<Self> {
         if let Some(program) = Self::missing_program() {
-            bail!("{program} is not installed: Docker engines take Debian's docker.io, busybox-static and curl");
+            bail!(
+                "{program} is not installed: Docker engines take Debian's docker.io, busybox-static and curl"
+            );
         }
         let engine = Self { host: host.clone(), release: release.clone(), live_restore };
         let script = format!(
@@ -178,14 +188,18 @@ impl DockerDaemon {
              {live_restore} >>{HOME}/dockerd.log 2>&1 </dev/null &)"
         );
         self.shell(&script)?.run()?;
-        let answers = || Ok::<_, anyhow::Error>(self.docker(&["version"])?.output()?.status.success());
+        let answers =
+            || Ok::<_, anyhow::Error>(self.docker(&["version"])?.output()?.status.success());
 
-        wait_until(START, "the Docker engine answers", || answers().unwrap_or(false)).with_context(|| self.last_words())
+        wait_until(START, "the Docker engine answers", || answers().unwrap_or(false))
+            .with_context(|| self.last_words())
     }
 
     fn last_words(&self) -> String {
-        let tail =
-            self.host.try_command("tail").and_then(|tail| tail.args(["-n", "5", "/run/engine/dockerd.log"]).run());
+        let tail = self
+            .host
+            .try_command("tail")
+            .and_then(|tail| tail.args(["-n", "5", "/run/engine/dockerd.log"]).run());
 
         tail.map(|output| output.stdout).unwrap_or_default()
     }
@@ -300,7 +314,9 @@ impl Image {
         for applet in APPLETS {
             symlink("busybox", root.join("bin").join(applet))?;
         }
-        for (program, place) in [(which("curl")?, "usr/bin/curl"), (bin("overlay-lab")?, "bin/overlay-lab")] {
+        for (program, place) in
+            [(which("curl")?, "usr/bin/curl"), (bin("overlay-lab")?, "bin/overlay-lab")]
+        {
             copy(&program, &root.join(place))?;
             for library in libraries(&program)? {
                 copy(&library, &root.join(library.strip_prefix("/")?))?;
@@ -309,7 +325,8 @@ impl Image {
         fs::write(root.join("etc/nsswitch.conf"), "hosts: files dns\n")?;
         fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n")?;
         let file = folder.path().join("image.tar");
-        let status = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(file).arg(".").status();
+        let status =
+            Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(file).arg(".").status();
         let status = status.context("tar cannot be started")?;
         ensure!(status.success(), "tar failed: {status}");
         fs::remove_dir_all(&root)?;
@@ -324,7 +341,8 @@ impl Image {
 
 fn which(program: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.exists());
+    let found =
+        std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.exists());
 
     found.with_context(|| format!("{program} is not installed"))
 }
@@ -346,9 +364,11 @@ fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
     let paths = text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
     // The C library loads these by itself, to look up names.
     let loaded = ["libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2"];
-    let beside = |path: &PathBuf| loaded.iter().map(|name| path.with_file_name(name)).collect::<Vec<_>>();
+    let beside =
+        |path: &PathBuf| loaded.iter().map(|name| path.with_file_name(name)).collect::<Vec<_>>();
     let paths: BTreeSet<_> = paths.collect();
-    let libc = paths.iter().find(|path| path.ends_with("libc.so.6")).map(beside).unwrap_or_default();
+    let libc =
+        paths.iter().find(|path| path.ends_with("libc.so.6")).map(beside).unwrap_or_default();
 
     Ok(paths.iter().cloned().chain(libc).filter(|path| path.exists()).collect())
 }
@@ -365,7 +385,8 @@ pub(crate) fn forget(lab: &str) {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     for folder in cgroup_folders(&below.chain([top.clone()]).collect::<Vec<_>>(), &own) {
         let groups = fs::read_dir(&folder).into_iter().flatten().flatten();
-        for group in groups.filter(|group| group.file_name().to_string_lossy().starts_with(&prefix)) {
+        for group in groups.filter(|group| group.file_name().to_string_lossy().starts_with(&prefix))
+        {
             remove_tree(&group.path());
         }
     }
@@ -376,7 +397,8 @@ pub(crate) fn forget(lab: &str) {
 /// content of `/proc/self/cgroup`.
 fn cgroup_folders(hierarchies: &[PathBuf], own: &str) -> BTreeSet<PathBuf> {
     let paths = own.lines().filter_map(|line| line.splitn(3, ':').nth(2));
-    let paths: BTreeSet<&str> = paths.map(|path| path.trim_start_matches('/')).chain([""]).collect();
+    let paths: BTreeSet<&str> =
+        paths.map(|path| path.trim_start_matches('/')).chain([""]).collect();
 
     hierarchies.iter().flat_map(|hierarchy| paths.iter().map(|path| hierarchy.join(path))).collect()
 }

@@ -38,7 +38,9 @@ const FORWARDED: [Signal; 7] = [
 ///
 /// If the namespaces cannot be entered.
 pub(crate) fn run(args: &[OsString]) -> Result<i32> {
-    let [pid, dashes, command @ ..] = args else { anyhow::bail!("usage: overlay-lab enter PID -- CMD…") };
+    let [pid, dashes, command @ ..] = args else {
+        anyhow::bail!("usage: overlay-lab enter PID -- CMD…")
+    };
     let pid = pid.to_str().and_then(|pid| pid.parse().ok()).context("PID is a number")?;
     anyhow::ensure!(dashes == "--" && !command.is_empty(), "usage: overlay-lab enter PID -- CMD…");
 

@@ -100,8 +100,7 @@ impl Host {
     ///
     /// If `nft` is missing or fails.
     pub fn set_firewall_drop_forward(&self) -> Result<()> {
-        const RULES: &str =
-            "table inet lab_firewall { chain forward { type filter hook forward priority 0; policy drop; }; }";
+        const RULES: &str = "table inet lab_firewall { chain forward { type filter hook forward priority 0; policy drop; }; }";
 
         self.try_command("nft")?.arg(RULES).run().context("this needs the nft program")?;
         Ok(())
@@ -113,7 +112,8 @@ impl Host {
     ///
     /// If the file cannot be written.
     pub fn set_resolvers(&self, resolvers: &[IpAddr]) -> Result<()> {
-        let text: String = resolvers.iter().map(|address| format!("nameserver {address}\n")).collect();
+        let text: String =
+            resolvers.iter().map(|address| format!("nameserver {address}\n")).collect();
 
         self.write("/etc/resolv.conf", &text)
     }

@@ -111,7 +111,13 @@ impl Lab {
     /// Starts to configure a lab of `hosts` hosts.
     #[must_use]
     pub fn builder(hosts: usize) -> Builder {
-        Builder { hosts, mtu: 1500, ipv4: Topology::IPV4, ipv6: Some(Topology::IPV6), underlay: UnderlayKind::Switch }
+        Builder {
+            hosts,
+            mtu: 1500,
+            ipv4: Topology::IPV4,
+            ipv6: Some(Topology::IPV6),
+            underlay: UnderlayKind::Switch,
+        }
     }
 
     fn start(topology: Topology, stays: bool) -> Result<Self> {
@@ -134,7 +140,8 @@ impl Lab {
             bail!("cannot make a lab: {}", reason(&errors));
         };
 
-        let supervisor = ProcessIdentity::of(i32::try_from(child.id())?).context("the lab is gone already")?;
+        let supervisor =
+            ProcessIdentity::of(i32::try_from(child.id())?).context("the lab is gone already")?;
         let hosts = Self::hosts_of(&topology, &report.hosts)?;
         let input = child.stdin.take();
         Ok(Self { topology, hosts, supervisor, process: Some(Supervisor { child, input }) })
@@ -145,7 +152,8 @@ impl Lab {
 
         pairs
             .map(|(plan, pid)| {
-                let init = ProcessIdentity::of(*pid).with_context(|| format!("{} is gone already", plan.name))?;
+                let init = ProcessIdentity::of(*pid)
+                    .with_context(|| format!("{} is gone already", plan.name))?;
                 Ok(Host::new(plan.clone(), topology.id.clone(), init))
             })
             .collect()
@@ -201,7 +209,11 @@ impl Lab {
     ///
     /// If the capture cannot be started.
     pub fn capture_link(&self, host: usize) -> Result<Capture> {
-        Capture::start(self.on_switch()?.args(["capture", "--interface", &supervisor::port(host)]), None, None)
+        Capture::start(
+            self.on_switch()?.args(["capture", "--interface", &supervisor::port(host)]),
+            None,
+            None,
+        )
     }
 
     /// Sets the largest packet, in bytes, that the router forwards to a host; at least 1280 for
@@ -214,7 +226,8 @@ impl Lab {
         ensure!(self.topology.underlay == UnderlayKind::Router, "only a router tells paths apart");
         let addresses = self.topology.hosts[host].addresses();
         for address in addresses.filter(|address| address.is_ipv4() || mtu >= 1280) {
-            let args = ["path-mtu", &supervisor::port(host), &address.to_string(), &mtu.to_string()];
+            let args =
+                ["path-mtu", &supervisor::port(host), &address.to_string(), &mtu.to_string()];
             self.on_switch()?.args(args).run()?;
         }
 
@@ -231,7 +244,8 @@ impl Lab {
         const RULES: &str = "table inet lab_router { chain output { type filter hook output priority 0; \
             icmp type destination-unreachable drop; icmpv6 type packet-too-big drop; }; }";
 
-        let nft = HostCommand::new(self.supervisor.pid, "router", &self.topology.id, "nft".as_ref())?;
+        let nft =
+            HostCommand::new(self.supervisor.pid, "router", &self.topology.id, "nft".as_ref())?;
         let nft = if is_mute { nft.arg(RULES) } else { nft.args(["flush", "ruleset"]) };
         nft.run().context("this needs the nft program").map(drop)
     }
@@ -244,8 +258,10 @@ impl Lab {
     /// If the hosts have no router between them, or `nft` is missing or fails.
     pub fn translate(&self, hosts: &[usize]) -> Result<()> {
         ensure!(self.topology.underlay == UnderlayKind::Router, "only a router translates");
-        let links: Vec<_> = hosts.iter().map(|host| format!("{:?}", supervisor::port(*host))).collect();
-        let addresses: Vec<_> = hosts.iter().map(|host| self.topology.hosts[*host].ipv4.to_string()).collect();
+        let links: Vec<_> =
+            hosts.iter().map(|host| format!("{:?}", supervisor::port(*host))).collect();
+        let addresses: Vec<_> =
+            hosts.iter().map(|host| self.topology.hosts[*host].ipv4.to_string()).collect();
         let (links, addresses) = (links.join(", "), addresses.join(", "));
         let rules = format!(
             "table ip lab_nat {{ chain out {{ type nat hook postrouting priority 100; ip saddr {{ {addresses} }} \
@@ -253,8 +269,12 @@ impl Lab {
              ip daddr {{ {addresses} }} ct state new drop; iifname {{ {links} }} ip daddr {{ {addresses} }} \
              ct state new drop; }}; }}"
         );
-        let nft = || HostCommand::new(self.supervisor.pid, "router", &self.topology.id, "nft".as_ref());
-        nft()?.arg("table ip lab_nat; delete table ip lab_nat").run().context("this needs the nft program")?;
+        let nft =
+            || HostCommand::new(self.supervisor.pid, "router", &self.topology.id, "nft".as_ref());
+        nft()?
+            .arg("table ip lab_nat; delete table ip lab_nat")
+            .run()
+            .context("this needs the nft program")?;
         if !hosts.is_empty() {
             nft()?.arg(rules).run()?;
         }
@@ -280,7 +300,12 @@ impl Lab {
         self.each_way(one, other, |host, address| host.args(["neighbour", "find", &address]))
     }
 
-    fn each_way(&self, one: usize, other: usize, change: impl Fn(HostCommand, String) -> HostCommand) -> Result<()> {
+    fn each_way(
+        &self,
+        one: usize,
+        other: usize,
+        change: impl Fn(HostCommand, String) -> HostCommand,
+    ) -> Result<()> {
         for (near, far) in [(one, other), (other, one)] {
             let (near, far) = (self.host(near), self.host(far));
             for address in far.plan().addresses() {
@@ -337,8 +362,8 @@ impl Lab {
     fn stop(&mut self) {
         let Some(mut supervisor) = self.process.take() else { return };
         drop(supervisor.input.take());
-        let stopped =
-            crate::process::ProcessHandle::open(self.supervisor.pid).is_ok_and(|handle| handle.wait_gone(TEARDOWN));
+        let stopped = crate::process::ProcessHandle::open(self.supervisor.pid)
+            .is_ok_and(|handle| handle.wait_gone(TEARDOWN));
         if !stopped {
             let _ = supervisor.child.kill();
         }

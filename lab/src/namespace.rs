@@ -48,7 +48,8 @@ pub(crate) fn enter_new_network() -> Result<()> {
 }
 
 fn map_identity(file: &str, text: &str) -> Result<()> {
-    std::fs::write(Path::new("/proc/self").join(file), text).with_context(|| format!("cannot write /proc/self/{file}"))
+    std::fs::write(Path::new("/proc/self").join(file), text)
+        .with_context(|| format!("cannot write /proc/self/{file}"))
 }
 
 /// Starts this program again with `args` as the first process of a host: in namespaces of its own,
@@ -57,7 +58,10 @@ fn map_identity(file: &str, text: &str) -> Result<()> {
 /// # Errors
 ///
 /// If the kernel refuses the namespaces.
-#[expect(unsafe_code, reason = "only clone(2) makes a process that is the first of its PID namespace")]
+#[expect(
+    unsafe_code,
+    reason = "only clone(2) makes a process that is the first of its PID namespace"
+)]
 pub(crate) fn spawn_host(args: &[&str], stdin: &File, stdout: &OwnedFd) -> Result<Pid> {
     const STACK: usize = 128 * 1024;
 
@@ -76,7 +80,11 @@ pub(crate) fn spawn_host(args: &[&str], stdin: &File, stdout: &OwnedFd) -> Resul
     pid.map_err(|errno| anyhow::anyhow!("cannot make a host: {}", errno.desc()))
 }
 
-fn replace_by_init(args: &[CString], stdin: &File, stdout: &OwnedFd) -> Result<std::convert::Infallible, Errno> {
+fn replace_by_init(
+    args: &[CString],
+    stdin: &File,
+    stdout: &OwnedFd,
+) -> Result<std::convert::Infallible, Errno> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     dup2_stdin(stdin)?;
     dup2_stdout(stdout)?;
@@ -91,7 +99,11 @@ fn replace_by_init(args: &[CString], stdin: &File, stdout: &OwnedFd) -> Result<s
 ///
 /// If `/dev/null` cannot be opened.
 pub(crate) fn drop_standard_streams() -> Result<()> {
-    let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
+    let null = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .context("cannot open /dev/null")?;
 
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;
@@ -138,7 +150,8 @@ impl Namespaces {
     /// If the kernel refuses, as it does for a process with several threads.
     pub(crate) fn enter(&self) -> Result<()> {
         for (file, flag) in &self.files {
-            setns(file, *flag).map_err(|errno| anyhow::anyhow!("cannot enter {flag:?}: {}", errno.desc()))?;
+            setns(file, *flag)
+                .map_err(|errno| anyhow::anyhow!("cannot enter {flag:?}: {}", errno.desc()))?;
         }
 
         Ok(())
@@ -147,7 +160,8 @@ impl Namespaces {
 
 fn same_namespace(pid: i32, name: &str) -> Result<bool> {
     let theirs = format!("/proc/{pid}/ns/{name}");
-    let link = std::fs::read_link(&theirs).with_context(|| format!("no host is held by process {pid}"))?;
+    let link =
+        std::fs::read_link(&theirs).with_context(|| format!("no host is held by process {pid}"))?;
 
     Ok(link == std::fs::read_link(format!("/proc/self/ns/{name}"))?)
 }
@@ -157,7 +171,11 @@ fn same_namespace(pid: i32, name: &str) -> Result<bool> {
 /// # Errors
 ///
 /// If a namespace cannot be entered, or `work` fails.
-pub(crate) fn within_network<T>(inside: &File, home: &File, work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn within_network<T>(
+    inside: &File,
+    home: &File,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     setns(inside, CloneFlags::CLONE_NEWNET).context("cannot enter the host's network")?;
     let result = work();
     setns(home, CloneFlags::CLONE_NEWNET).context("cannot return from the host's network")?;

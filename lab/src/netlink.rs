@@ -9,7 +9,9 @@ use futures_util::TryStreamExt as _;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMetric};
-use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+};
 
 use crate::namespace::raw;
 
@@ -38,7 +40,8 @@ impl NetlinkHandle {
     ///
     /// If the kernel provides no socket.
     pub(crate) fn open() -> Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("cannot open a netlink socket")?;
         tokio::spawn(connection);
 
         Ok(Self { handle })
@@ -48,7 +51,12 @@ impl NetlinkHandle {
     pub(crate) async fn add_bridge(&self, name: &str, mtu: u32) -> Result<()> {
         let bridge = LinkBridge::new(name).mcast_snooping(false).mtu(mtu).up().build();
 
-        self.handle.link().add(bridge).execute().await.with_context(|| format!("cannot make bridge {name}"))
+        self.handle
+            .link()
+            .add(bridge)
+            .execute()
+            .await
+            .with_context(|| format!("cannot make bridge {name}"))
     }
 
     /// Makes a pair of links: `port` here, on `bridge` if given, and `peer` in another namespace.
@@ -59,13 +67,25 @@ impl NetlinkHandle {
         (peer, namespace): (&str, BorrowedFd<'_>),
         mtu: u32,
     ) -> Result<()> {
-        let far = LinkMessageBuilder::<LinkUnspec>::new().name(peer).mtu(mtu).setns_by_fd(raw(namespace)).build();
-        let mut pair = LinkVeth::new(port, peer).set_info_data(InfoData::Veth(InfoVeth::Peer(far))).mtu(mtu).up();
+        let far = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(peer)
+            .mtu(mtu)
+            .setns_by_fd(raw(namespace))
+            .build();
+        let mut pair = LinkVeth::new(port, peer)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
+            .mtu(mtu)
+            .up();
         if let Some(bridge) = bridge {
             pair = pair.controller(self.index(bridge).await?);
         }
 
-        self.handle.link().add(pair.build()).execute().await.with_context(|| format!("cannot make the link {port}"))
+        self.handle
+            .link()
+            .add(pair.build())
+            .execute()
+            .await
+            .with_context(|| format!("cannot make the link {port}"))
     }
 
     /// Sets a link up or down.
@@ -73,25 +93,45 @@ impl NetlinkHandle {
         let link = LinkUnspec::new_with_index(self.index(name).await?);
         let link = if up { link.up() } else { link.down() };
 
-        self.handle.link().set(link.build()).execute().await.with_context(|| format!("cannot set {name} up or down"))
+        self.handle
+            .link()
+            .set(link.build())
+            .execute()
+            .await
+            .with_context(|| format!("cannot set {name} up or down"))
     }
 
     /// Sets a link's MTU.
     pub(crate) async fn set_mtu(&self, name: &str, mtu: u32) -> Result<()> {
         let link = LinkUnspec::new_with_index(self.index(name).await?).mtu(mtu).build();
 
-        self.handle.link().set(link).execute().await.with_context(|| format!("cannot set the MTU of {name}"))
+        self.handle
+            .link()
+            .set(link)
+            .execute()
+            .await
+            .with_context(|| format!("cannot set the MTU of {name}"))
     }
 
     /// Sets how many packets a link's queue holds.
     pub(crate) async fn set_queue_len(&self, name: &str, packets: u32) -> Result<()> {
         let link = LinkUnspec::new_with_index(self.index(name).await?).txqueuelen(packets).build();
 
-        self.handle.link().set(link).execute().await.with_context(|| format!("cannot set the queue of {name}"))
+        self.handle
+            .link()
+            .set(link)
+            .execute()
+            .await
+            .with_context(|| format!("cannot set the queue of {name}"))
     }
 
     /// Gives a link an address that is usable at once.
-    pub(crate) async fn add_address(&self, name: &str, address: IpAddr, prefix_len: u8) -> Result<()> {
+    pub(crate) async fn add_address(
+        &self,
+        name: &str,
+        address: IpAddr,
+        prefix_len: u8,
+    ) -> Result<()> {
         let index = self.index(name).await?;
         let mut request = self.handle.address().add(index, address, prefix_len);
         if address.is_ipv6() {
@@ -106,15 +146,29 @@ impl NetlinkHandle {
     /// Adds a default route through `gateway`.
     pub(crate) async fn add_default_route(&self, gateway: IpAddr) -> Result<()> {
         let route = match gateway {
-            IpAddr::V4(gateway) => RouteMessageBuilder::<std::net::Ipv4Addr>::new().gateway(gateway).build(),
-            IpAddr::V6(gateway) => RouteMessageBuilder::<std::net::Ipv6Addr>::new().gateway(gateway).build(),
+            IpAddr::V4(gateway) => {
+                RouteMessageBuilder::<std::net::Ipv4Addr>::new().gateway(gateway).build()
+            }
+            IpAddr::V6(gateway) => {
+                RouteMessageBuilder::<std::net::Ipv6Addr>::new().gateway(gateway).build()
+            }
         };
 
-        self.handle.route().add(route).execute().await.with_context(|| format!("cannot route via {gateway}"))
+        self.handle
+            .route()
+            .add(route)
+            .execute()
+            .await
+            .with_context(|| format!("cannot route via {gateway}"))
     }
 
     /// Adds a route to one host over a link, with an MTU of `mtu` bytes if given.
-    pub(crate) async fn set_host_route(&self, link: &str, host: IpAddr, mtu: Option<u32>) -> Result<()> {
+    pub(crate) async fn set_host_route(
+        &self,
+        link: &str,
+        host: IpAddr,
+        mtu: Option<u32>,
+    ) -> Result<()> {
         let index = self.index(link).await?;
         let mut route = match host {
             IpAddr::V4(host) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
@@ -132,13 +186,25 @@ impl NetlinkHandle {
             route.attributes.push(RouteAttribute::Metrics(metrics));
         }
 
-        self.handle.route().add(route).replace().execute().await.with_context(|| format!("cannot route to {host}"))
+        self.handle
+            .route()
+            .add(route)
+            .replace()
+            .execute()
+            .await
+            .with_context(|| format!("cannot route to {host}"))
     }
 
     /// Adds a permanent neighbour entry with a link-layer address.
-    pub(crate) async fn pin_neighbour(&self, name: &str, address: IpAddr, mac: [u8; 6]) -> Result<()> {
+    pub(crate) async fn pin_neighbour(
+        &self,
+        name: &str,
+        address: IpAddr,
+        mac: [u8; 6],
+    ) -> Result<()> {
         let index = self.index(name).await?;
-        let request = self.handle.neighbours().add(index, address).link_layer_address(&mac).replace();
+        let request =
+            self.handle.neighbours().add(index, address).link_layer_address(&mac).replace();
 
         request.execute().await.with_context(|| format!("cannot pin the neighbour {address}"))
     }
@@ -150,7 +216,9 @@ impl NetlinkHandle {
         let message = request.message_mut().clone();
 
         match self.handle.neighbours().del(message).execute().await {
-            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENOENT => Ok(()),
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENOENT => {
+                Ok(())
+            }
             other => other.with_context(|| format!("cannot forget the neighbour {address}")),
         }
     }

@@ -43,7 +43,10 @@ impl ProcessIdentity {
         }
         // The handle keeps the id from being given to another process between the check and the
         // signal.
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), nix::sys::signal::Signal::SIGKILL);
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(self.pid),
+            nix::sys::signal::Signal::SIGKILL,
+        );
 
         handle.wait_gone(within)
     }

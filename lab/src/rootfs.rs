@@ -73,7 +73,8 @@ fn mount_memory(target: &str) -> Result<()> {
 /// reached. In a lab within a host, the machine is itself a host whose links lead to a folder like
 /// that, so it is kept.
 fn mount_run() -> Result<PathBuf> {
-    let outer: Vec<_> = (0..).map_while(|depth: u32| File::open(format!("{BASES}/{depth}")).ok()).collect();
+    let outer: Vec<_> =
+        (0..).map_while(|depth: u32| File::open(format!("{BASES}/{depth}")).ok()).collect();
     mount_memory("/run")?;
     for (depth, folder) in outer.iter().enumerate() {
         let target = PathBuf::from(format!("{BASES}/{depth}"));
@@ -130,7 +131,8 @@ fn mount_proc() -> Result<()> {
 /// error.
 fn mount_sys(base: &Path) {
     let cgroup = base.join("cgroup");
-    let kept = fs::create_dir_all(&cgroup).is_ok() && bind(Path::new("/sys/fs/cgroup"), &cgroup).is_ok();
+    let kept =
+        fs::create_dir_all(&cgroup).is_ok() && bind(Path::new("/sys/fs/cgroup"), &cgroup).is_ok();
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
 
     let mounted = mount(Some("sysfs"), "/sys", Some("sysfs"), flags, None::<&str>).is_ok();

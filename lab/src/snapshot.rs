@@ -83,7 +83,10 @@ impl Snapshot {
     pub(crate) fn unfinished_address(&self) -> Option<String> {
         let empty = BTreeSet::new();
         let pending = |(name, addresses): (&String, &BTreeSet<String>)| {
-            let routes = self.parts.get(&format!("routes{}", name.strip_prefix("addresses")?)).unwrap_or(&empty);
+            let routes = self
+                .parts
+                .get(&format!("routes{}", name.strip_prefix("addresses")?))
+                .unwrap_or(&empty);
             let is_pending = |line: &&String| {
                 line.split_once(' ').is_some_and(|(address, link)| {
                     let route = format!("{link} {address} {WHOLE} ");
@@ -145,8 +148,12 @@ impl Snapshot {
 
 /// Adds the contents of the calling thread's network namespace.
 fn add_network(place: &str, parts: &mut BTreeMap<String, BTreeSet<String>>) {
-    let links = columns("/proc/thread-self/net/dev", |line| Some(line.split_once(':')?.0.trim().to_owned()));
-    for (name, part) in [("links", links), ("addresses", addresses()), ("routes", routes()), ("nft", nft())] {
+    let links = columns("/proc/thread-self/net/dev", |line| {
+        Some(line.split_once(':')?.0.trim().to_owned())
+    });
+    for (name, part) in
+        [("links", links), ("addresses", addresses()), ("routes", routes()), ("nft", nft())]
+    {
         parts.insert(format!("{name}{place}"), part);
     }
 }
@@ -154,7 +161,9 @@ fn add_network(place: &str, parts: &mut BTreeMap<String, BTreeSet<String>>) {
 fn names_in(folder: &Path) -> BTreeSet<String> {
     let Ok(entries) = fs::read_dir(folder) else { return BTreeSet::new() };
 
-    entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect()
+    entries
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .collect()
 }
 
 fn columns(file: &str, pick: impl Fn(&str) -> Option<String>) -> BTreeSet<String> {
@@ -200,8 +209,11 @@ fn pick_words(line: &str, which: &[usize]) -> Option<String> {
 
 /// Returns the ruleset without counters; nothing if there is no `nft`, or no permission to use it.
 fn nft() -> BTreeSet<String> {
-    let output =
-        Command::new("nft").args(["-s", "list", "ruleset"]).stdin(Stdio::null()).stderr(Stdio::null()).output();
+    let output = Command::new("nft")
+        .args(["-s", "list", "ruleset"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
     let Ok(output) = output else { return BTreeSet::new() };
 
     // A rule may be in two chains, so each line has its number.
@@ -267,12 +279,19 @@ mod tests {
     fn an_address_without_its_route_is_unfinished() {
         let part = |name: &str, line: &str| (name.to_owned(), BTreeSet::from([line.to_owned()]));
         let addresses = part("addresses in 7", "fd000000000000000000000000000001 ovt");
-        let route = |line| Snapshot { parts: BTreeMap::from([addresses.clone(), part("routes in 7", line)]) };
+        let route = |line| Snapshot {
+            parts: BTreeMap::from([addresses.clone(), part("routes in 7", line)]),
+        };
 
-        let prefix_alone = route("ovt fd000000000000000000000000000000 40 00000000000000000000000000000000");
-        let both = route("ovt fd000000000000000000000000000001 80 00000000000000000000000000000000");
+        let prefix_alone =
+            route("ovt fd000000000000000000000000000000 40 00000000000000000000000000000000");
+        let both =
+            route("ovt fd000000000000000000000000000001 80 00000000000000000000000000000000");
 
-        assert_eq!(prefix_alone.unfinished_address().as_deref(), Some("fd000000000000000000000000000001 ovt"));
+        assert_eq!(
+            prefix_alone.unfinished_address().as_deref(),
+            Some("fd000000000000000000000000000001 ovt")
+        );
         assert_eq!(both.unfinished_address(), None);
     }
 

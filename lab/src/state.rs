@@ -44,8 +44,10 @@ pub(crate) struct Listed {
 impl LabRecord {
     /// Describes a lab that was just made.
     pub(crate) fn of(name: &str, lab: &Lab) -> Result<Self> {
-        let inits =
-            lab.hosts().iter().map(|host| ProcessIdentity::of(host.init_pid()).context("a host is gone already"));
+        let inits = lab
+            .hosts()
+            .iter()
+            .map(|host| ProcessIdentity::of(host.init_pid()).context("a host is gone already"));
 
         Ok(Self {
             name: name.to_owned(),
@@ -79,13 +81,16 @@ impl LabRecord {
         };
 
         // A record of another version of this program must be cleaned up, by hand if need be.
-        serde_json::from_str(&text).map(Some).with_context(|| format!("{} is damaged: remove it", path.display()))
+        serde_json::from_str(&text)
+            .map(Some)
+            .with_context(|| format!("{} is damaged: remove it", path.display()))
     }
 
     /// Reads the records of all labs.
     pub(crate) fn load_all() -> Result<Vec<Self>> {
         let Ok(entries) = fs::read_dir(root()) else { return Ok(Vec::new()) };
-        let mut names: Vec<_> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        let mut names: Vec<_> =
+            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
         names.sort();
 
         names.iter().filter_map(|name| Self::load(name).transpose()).collect()
@@ -103,7 +108,11 @@ impl LabRecord {
             bail!("lab {} has no host {name}: there are {}", self.name, names.join(", "));
         };
 
-        Ok(Host::new(self.topology.hosts[index].clone(), self.topology.id.clone(), self.inits[index]))
+        Ok(Host::new(
+            self.topology.hosts[index].clone(),
+            self.topology.id.clone(),
+            self.inits[index],
+        ))
     }
 
     /// Lists the hosts for display.
@@ -131,7 +140,8 @@ impl LabRecord {
         }
         crate::docker::forget(&self.topology.id);
         let folder = folder_of(&self.name);
-        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+        fs::remove_dir_all(&folder)
+            .with_context(|| format!("cannot remove {}", folder.display()))?;
         // Fails while other labs are recorded there, as it should.
         let _ = fs::remove_dir(root());
 

@@ -14,12 +14,12 @@ use crate::wait::wait_until;
 
 /// The public keys of the private keys 0x11… and 0x22….
 const KEY1: [u8; 32] = [
-    0x7b, 0x4e, 0x90, 0x9b, 0xbe, 0x7f, 0xfe, 0x44, 0xc4, 0x65, 0xa2, 0x20, 0x03, 0x7d, 0x60, 0x8e, 0xe3, 0x58, 0x97,
-    0xd3, 0x1e, 0xf9, 0x72, 0xf0, 0x7f, 0x74, 0x89, 0x2c, 0xb0, 0xf7, 0x3f, 0x13,
+    0x7b, 0x4e, 0x90, 0x9b, 0xbe, 0x7f, 0xfe, 0x44, 0xc4, 0x65, 0xa2, 0x20, 0x03, 0x7d, 0x60, 0x8e,
+    0xe3, 0x58, 0x97, 0xd3, 0x1e, 0xf9, 0x72, 0xf0, 0x7f, 0x74, 0x89, 0x2c, 0xb0, 0xf7, 0x3f, 0x13,
 ];
 const KEY2: [u8; 32] = [
-    0x0f, 0xaa, 0x68, 0x4e, 0xd2, 0x88, 0x67, 0xb9, 0x7f, 0x4a, 0x6a, 0x2d, 0xee, 0x5d, 0xf8, 0xce, 0x97, 0x4e, 0x76,
-    0xb7, 0x01, 0x8e, 0x3f, 0x22, 0xa1, 0xc4, 0xcf, 0x26, 0x78, 0x57, 0x0f, 0x20,
+    0x0f, 0xaa, 0x68, 0x4e, 0xd2, 0x88, 0x67, 0xb9, 0x7f, 0x4a, 0x6a, 0x2d, 0xee, 0x5d, 0xf8, 0xce,
+    0x97, 0x4e, 0x76, 0xb7, 0x01, 0x8e, 0x3f, 0x22, 0xa1, 0xc4, 0xcf, 0x26, 0x78, 0x57, 0x0f, 0x20,
 ];
 /// How long an implementation may take to start.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -107,16 +107,25 @@ impl Stock {
         let command = host.try_command(self.program())?;
         let command = match self {
             Self::WireguardGo => command.args(["-f", interface]).env("LOG_LEVEL", "error"),
-            Self::Boringtun | Self::Gotatun => command.args(["-f", interface, "--disable-drop-privileges"]),
+            Self::Boringtun | Self::Gotatun => {
+                command.args(["-f", interface, "--disable-drop-privileges"])
+            }
         };
         let mut running = command.spawn()?;
 
         wait_until(PATIENCE, "it accepts its configuration", || {
             !running.is_running() || configure(host, interface, tunnel).is_ok()
         })?;
-        ensure!(running.is_running(), "{} ended: {}{}", self.program(), running.stdout(), running.stderr());
+        ensure!(
+            running.is_running(),
+            "{} ended: {}{}",
+            self.program(),
+            running.stdout(),
+            running.stderr()
+        );
         let tool = |args: &[&str]| host.try_command("overlay-lab")?.args(args).run();
-        tool(&["address", interface, &tunnel.address.to_string()]).context("cannot give it its address")?;
+        tool(&["address", interface, &tunnel.address.to_string()])
+            .context("cannot give it its address")?;
         tool(&["mtu", interface, &tunnel.mtu.to_string()])?;
         tool(&["link", interface, "up"])?;
         Ok(running)
@@ -138,7 +147,8 @@ fn configure(host: &Host, interface: &str, tunnel: &StockTunnel) -> Result<()> {
 
 /// Returns the configuration in the format of the cross-platform userspace protocol.
 fn request(tunnel: &StockTunnel) -> String {
-    let mut text = format!("set=1\nprivate_key={}\nlisten_port={}\n", hex(&tunnel.private_key), tunnel.port);
+    let mut text =
+        format!("set=1\nprivate_key={}\nlisten_port={}\n", hex(&tunnel.private_key), tunnel.port);
     let _ = write!(text, "replace_peers=true\npublic_key={}\n", hex(&tunnel.peer));
     if let Some(endpoint) = tunnel.endpoint {
         let _ = writeln!(text, "endpoint={endpoint}");
@@ -171,8 +181,17 @@ mod tests {
         };
 
         let text = request(&tunnel);
-        assert!(text.starts_with(&format!("set=1\nprivate_key={}\nlisten_port=51820\n", "01".repeat(32))), "{text}");
-        assert!(text.contains(&format!("public_key={}\nendpoint=192.0.2.11:7\n", "ab".repeat(32))), "{text}");
+        assert!(
+            text.starts_with(&format!(
+                "set=1\nprivate_key={}\nlisten_port=51820\n",
+                "01".repeat(32)
+            )),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("public_key={}\nendpoint=192.0.2.11:7\n", "ab".repeat(32))),
+            "{text}"
+        );
         assert!(text.ends_with("allowed_ip=10.9.0.0/24\n\n"), "{text}");
     }
 }

@@ -58,7 +58,8 @@ pub(crate) fn port(index: usize) -> String {
 ///
 /// If the lab cannot be made.
 pub(crate) fn supervise(order: &str) -> Result<()> {
-    let order: Order = serde_json::from_str(order).context("a lab is started by `overlay-lab up` or a test")?;
+    let order: Order =
+        serde_json::from_str(order).context("a lab is started by `overlay-lab up` or a test")?;
     // Detached from the terminal: its Ctrl-C is for the program that made the lab.
     let _ = setsid();
     let stop = block_stop_signals()?;
@@ -137,7 +138,8 @@ async fn connect(topology: &Topology, hosts: &[Pid]) -> Result<()> {
     }
 
     for (index, (host, pid)) in topology.hosts.iter().zip(hosts).enumerate() {
-        let namespace = File::open(format!("/proc/{pid}/ns/net")).context("cannot open a host's namespace")?;
+        let namespace =
+            File::open(format!("/proc/{pid}/ns/net")).context("cannot open a host's namespace")?;
         let bridge = (topology.underlay == UnderlayKind::Switch).then_some(BRIDGE);
         switch.add_port(bridge, &port(index), (UPLINK, namespace.as_fd()), topology.mtu).await?;
         if topology.underlay == UnderlayKind::Router {
@@ -147,15 +149,21 @@ async fn connect(topology: &Topology, hosts: &[Pid]) -> Result<()> {
             }
         }
         let network = within_network(&namespace, &home, NetlinkHandle::open)?;
-        configure(&network, host, topology).await.with_context(|| format!("cannot connect {}", host.name))?;
+        configure(&network, host, topology)
+            .await
+            .with_context(|| format!("cannot connect {}", host.name))?;
     }
 
     Ok(())
 }
 
 async fn address_gateway(switch: &NetlinkHandle, link: &str, topology: &Topology) -> Result<()> {
-    let len = |prefix_len, whole| if topology.underlay == UnderlayKind::Switch { prefix_len } else { whole };
-    switch.add_address(link, topology.gateway_v4().into(), len(topology.ipv4.prefix_len(), 32)).await?;
+    let len = |prefix_len, whole| {
+        if topology.underlay == UnderlayKind::Switch { prefix_len } else { whole }
+    };
+    switch
+        .add_address(link, topology.gateway_v4().into(), len(topology.ipv4.prefix_len(), 32))
+        .await?;
     if let (Some(address), Some(prefix)) = (topology.gateway_v6(), topology.ipv6) {
         switch.add_address(link, address.into(), len(prefix.prefix_len(), 128)).await?;
     }
@@ -166,7 +174,8 @@ async fn address_gateway(switch: &NetlinkHandle, link: &str, topology: &Topology
 /// Enables forwarding in the namespace of this thread.
 fn forward() -> Result<()> {
     for file in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
-        std::fs::write(format!("/proc/sys/net/{file}"), "1").with_context(|| format!("cannot set {file}"))?;
+        std::fs::write(format!("/proc/sys/net/{file}"), "1")
+            .with_context(|| format!("cannot set {file}"))?;
     }
 
     Ok(())
@@ -182,7 +191,9 @@ async fn configure(network: &NetlinkHandle, host: &HostPlan, topology: &Topology
         network.set_host_route(UPLINK, topology.gateway_v4().into(), None).await?;
     }
     network.add_default_route(topology.gateway_v4().into()).await?;
-    if let (Some(address), Some(prefix), Some(gateway)) = (host.ipv6, topology.ipv6, topology.gateway_v6()) {
+    if let (Some(address), Some(prefix), Some(gateway)) =
+        (host.ipv6, topology.ipv6, topology.gateway_v6())
+    {
         let len = if is_alone { 128 } else { prefix.prefix_len() };
         network.add_address(UPLINK, IpAddr::V6(address), len).await?;
         if is_alone {

@@ -74,10 +74,17 @@ pub(crate) fn resolve(host: &str, within: Duration) -> Result<Vec<IpAddr>> {
     }
 
     let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || sender.send((bare.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<_>>)));
-    let found = receiver.recv_timeout(within).with_context(|| format!("no name server answered for {host}"))?;
-    let addresses: Vec<_> =
-        found.with_context(|| format!("cannot resolve {host}"))?.into_iter().map(|address| address.ip()).collect();
+    std::thread::spawn(move || {
+        sender.send((bare.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<_>>))
+    });
+    let found = receiver
+        .recv_timeout(within)
+        .with_context(|| format!("no name server answered for {host}"))?;
+    let addresses: Vec<_> = found
+        .with_context(|| format!("cannot resolve {host}"))?
+        .into_iter()
+        .map(|address| address.ip())
+        .collect();
     if addresses.is_empty() {
         bail!("{host} has no address");
     }
@@ -99,7 +106,10 @@ pub(crate) fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<Tcp
         }
         match TcpStream::connect_timeout(address, left) {
             Ok(stream) => return Ok(stream),
-            Err(error) => problem = Some(anyhow::Error::new(error).context(format!("cannot connect to {address}"))),
+            Err(error) => {
+                problem =
+                    Some(anyhow::Error::new(error).context(format!("cannot connect to {address}")))
+            }
         }
     }
 

@@ -68,7 +68,8 @@ impl Topology {
     /// The default underlay (RFC 5737).
     pub const IPV4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(192, 0, 2, 0), 24);
     /// The default IPv6 underlay (RFC 3849).
-    pub const IPV6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 64);
+    pub const IPV6: Ipv6Net =
+        Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 64);
 
     /// Numbers `count` hosts on the underlay.
     ///
@@ -120,7 +121,12 @@ impl Topology {
         };
         let number = name.parse::<usize>().ok().and_then(|n| n.checked_sub(1));
 
-        self.hosts.iter().position(|host| host.name == name).or(letter).or(number).filter(|&i| i < self.hosts.len())
+        self.hosts
+            .iter()
+            .position(|host| host.name == name)
+            .or(letter)
+            .or(number)
+            .filter(|&i| i < self.hosts.len())
     }
 
     /// Returns the `/etc/hosts` that every host has.
@@ -157,7 +163,8 @@ fn numbered_v4(prefix: Ipv4Net, offset: u8) -> Ipv4Addr {
 
 /// Returns an IPv6 address that looks like the IPv4 address: 192.0.2.11 goes with 2001:db8::11.
 fn numbered_v6(prefix: Ipv6Net, offset: u8) -> Ipv6Addr {
-    let digits = u128::from(offset / 100) << 8 | u128::from(offset / 10 % 10) << 4 | u128::from(offset % 10);
+    let digits =
+        u128::from(offset / 100) << 8 | u128::from(offset / 10 % 10) << 4 | u128::from(offset % 10);
 
     Ipv6Addr::from_bits(prefix.network().to_bits() | digits)
 }
@@ -183,7 +190,9 @@ mod tests {
     fn a_host_is_found_by_name_letter_and_number() {
         let topology = topology(3).unwrap();
 
-        for (name, expected) in [("host2", Some(1)), ("b", Some(1)), ("2", Some(1)), ("d", None), ("0", None)] {
+        for (name, expected) in
+            [("host2", Some(1)), ("b", Some(1)), ("2", Some(1)), ("d", None), ("0", None)]
+        {
             assert_eq!(topology.position(name), expected, "{name}");
         }
     }
@@ -195,7 +204,10 @@ mod tests {
         assert!(topology(200).is_ok());
         let small = Topology::new("t".into(), 1, 1500, "10.0.0.0/25".parse().unwrap(), None);
         assert!(matches!(small, Err(InvalidTopology::PrefixTooSmall(..))));
-        assert_eq!(Topology::new("t".into(), 1, 1000, Topology::IPV4, None), Err(InvalidTopology::Mtu(1000)));
+        assert_eq!(
+            Topology::new("t".into(), 1, 1000, Topology::IPV4, None),
+            Err(InvalidTopology::Mtu(1000))
+        );
     }
 
     #[test]

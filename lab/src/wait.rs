@@ -14,7 +14,11 @@ const INTERVAL: Duration = Duration::from_millis(20);
 /// # Errors
 ///
 /// If it does not hold within `deadline`; the error names `what` was waited for.
-pub fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) -> Result<Duration> {
+pub fn wait_until(
+    deadline: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> bool,
+) -> Result<Duration> {
     let start = Instant::now();
     loop {
         if condition() {

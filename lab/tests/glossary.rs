@@ -6,8 +6,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files with tests, whose names may differ from those in other crates.
-const TESTS: [&str; 9] =
-    ["tests", "benches", "sim", "tests.rs", "sim.rs", "testing.rs", "fuzzing.rs", "fake.rs", "target"];
+const TESTS: [&str; 9] = [
+    "tests",
+    "benches",
+    "sim",
+    "tests.rs",
+    "sim.rs",
+    "testing.rs",
+    "fuzzing.rs",
+    "fake.rs",
+    "target",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("lab is a folder of the repository")
@@ -16,7 +25,9 @@ fn root() -> &'static Path {
 /// Returns the Rust files below a folder, without those of tests.
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+    for entry in
+        fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path())
+    {
         let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if TESTS.contains(&name.as_str()) || name.ends_with("_tests.rs") {
             continue;
@@ -34,14 +45,17 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 /// Returns the lines of code of every crate, without comments and unit tests.
 fn code() -> BTreeMap<String, Vec<String>> {
     let mut crates = BTreeMap::new();
-    for entry in fs::read_dir(root()).expect("the repository").map(|entry| entry.expect("an entry").path()) {
+    for entry in
+        fs::read_dir(root()).expect("the repository").map(|entry| entry.expect("an entry").path())
+    {
         let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if ["fuzz", "vendor"].contains(&name.as_str()) || !entry.join("src").is_dir() {
             continue;
         }
         let lines = sources(&entry.join("src")).into_iter().flat_map(|file| {
             let text = fs::read_to_string(file).expect("a source file");
-            let lines: Vec<_> = text.lines().take_while(|line| *line != "mod tests {").map(str::to_owned).collect();
+            let lines: Vec<_> =
+                text.lines().take_while(|line| *line != "mod tests {").map(str::to_owned).collect();
 
             lines.into_iter().filter(|line| !line.trim_start().starts_with("//"))
         });
@@ -62,7 +76,10 @@ fn public_type(line: &str) -> Option<&str> {
     let line = line.strip_prefix("pub(crate) ").or_else(|| line.strip_prefix("pub "))?;
     let (kind, rest) = line.split_once(' ')?;
 
-    ["struct", "enum", "trait", "type", "union"].contains(&kind).then(|| identifiers(rest).next()).flatten()
+    ["struct", "enum", "trait", "type", "union"]
+        .contains(&kind)
+        .then(|| identifiers(rest).next())
+        .flatten()
 }
 
 /// Returns the crates that have a public type of each name.
@@ -79,9 +96,15 @@ fn public_types(code: &BTreeMap<String, Vec<String>>) -> BTreeMap<&str, BTreeSet
 
 /// Returns the words in the column `code` of the table below a heading.
 fn words(glossary: &str, heading: &str) -> Vec<String> {
-    let section = glossary.split("\n## ").find(|section| section.starts_with(heading)).expect("the section is there");
-    let cells =
-        section.lines().filter(|line| line.starts_with("| ")).skip(1).filter_map(|line| line.split(" | ").nth(2));
+    let section = glossary
+        .split("\n## ")
+        .find(|section| section.starts_with(heading))
+        .expect("the section is there");
+    let cells = section
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .skip(1)
+        .filter_map(|line| line.split(" | ").nth(2));
     let quoted = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
 
     quoted.map(|word| word.trim_end_matches("()").to_owned()).collect()
@@ -115,7 +138,10 @@ fn no_two_crates_use_one_name_for_different_things() {
         .filter(|(name, crates)| crates.len() > 1 && !shared.iter().any(|word| word == name))
         .collect();
 
-    assert!(doubles.is_empty(), "rename all but one, or list the name in docs/GLOSSARY.md: {doubles:?}");
+    assert!(
+        doubles.is_empty(),
+        "rename all but one, or list the name in docs/GLOSSARY.md: {doubles:?}"
+    );
 }
 
 #[test]

@@ -45,7 +45,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        CatchPanicFuture(catch_unwind(AssertUnwindSafe(|| Box::pin(self.0.call(request)))).map_err(|_| ()))
+        CatchPanicFuture(
+            catch_unwind(AssertUnwindSafe(|| Box::pin(self.0.call(request)))).map_err(|_| ()),
+        )
     }
 }
 
@@ -61,7 +63,8 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Ok(call) = &mut self.0 else { return Poll::Ready(Ok(fault())) };
-        let polled: Result<_, Box<dyn Any + Send>> = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx)));
+        let polled: Result<_, Box<dyn Any + Send>> =
+            catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx)));
         match polled {
             Ok(poll) => Poll::Ready(ready!(poll)),
             Err(_) => Poll::Ready(Ok(fault())),
@@ -70,8 +73,7 @@ where
 }
 
 fn fault() -> Response<Body> {
-    let text =
-        "this call met a fault of ours and was not answered; the log says where; what was asked may have been done";
+    let text = "this call met a fault of ours and was not answered; the log says where; what was asked may have been done";
 
     Status::from(Refusal::new(Code::Fault, text)).into_http()
 }

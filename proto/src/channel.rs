@@ -45,7 +45,8 @@ const TCP_PROBES: u32 = 4;
 pub const TCP_DEAD: Duration = Duration::from_secs(6);
 /// An idle connection is probed after this long, and given up after the same time again.
 pub const KEEPALIVE: Duration = Duration::from_secs(10);
-/// How long an agent may take to answer a probe, during a call: its host may be busy with many starts.
+/// How long an agent may take to answer a probe, during a call: its host may be busy with many
+/// starts.
 const AGENT_SILENCE: Duration = Duration::from_secs(30);
 /// The largest message a client takes: a snapshot of some 100,000 rows.
 pub const MAX_MESSAGE: usize = 64 << 20;
@@ -151,7 +152,10 @@ pub async fn control(addresses: &[String], tls: Arc<ClientConfig>) -> Result<Dia
 
 /// Picks the most informative of several failures.
 fn worst(mut failures: BTreeMap<usize, DialError>) -> DialError {
-    let pinned = failures.iter().find(|(_, error)| matches!(error, DialError::WrongPin { .. })).map(|(at, _)| *at);
+    let pinned = failures
+        .iter()
+        .find(|(_, error)| matches!(error, DialError::WrongPin { .. }))
+        .map(|(at, _)| *at);
     let told = pinned.or_else(|| failures.keys().next().copied());
 
     told.and_then(|at| failures.remove(&at)).unwrap_or(DialError::NoAddress)
@@ -159,12 +163,18 @@ fn worst(mut failures: BTreeMap<usize, DialError>) -> DialError {
 
 async fn dial(address: &str, tls: Arc<ClientConfig>) -> Result<Dialled, DialError> {
     let unreachable = |source| DialError::Unreachable { address: address.to_owned(), source };
-    let tcp = timeout(CONNECT_TIMEOUT, connect(address)).await.map_err(timed_out).flatten().map_err(unreachable)?;
+    let tcp = timeout(CONNECT_TIMEOUT, connect(address))
+        .await
+        .map_err(timed_out)
+        .flatten()
+        .map_err(unreachable)?;
     tcp.set_nodelay(true).map_err(unreachable)?;
     set_keepalive(&tcp).map_err(unreachable)?;
     let local = tcp.local_addr().map_err(unreachable)?.ip().to_canonical();
-    let name = ServerName::try_from(CONTROL_NAME)
-        .map_err(|error| DialError::Tls { address: address.to_owned(), source: io::Error::other(error) })?;
+    let name = ServerName::try_from(CONTROL_NAME).map_err(|error| DialError::Tls {
+        address: address.to_owned(),
+        source: io::Error::other(error),
+    })?;
     let stream = timeout(HANDSHAKE_TIMEOUT, TlsConnector::from(tls).connect(name, tcp))
         .await
         .map_err(timed_out)
@@ -174,8 +184,9 @@ async fn dial(address: &str, tls: Arc<ClientConfig>) -> Result<Dialled, DialErro
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         .keep_alive_while_idle(true);
-    let channel =
-        over(endpoint, stream).await.map_err(|source| DialError::Http { address: address.to_owned(), source })?;
+    let channel = over(endpoint, stream)
+        .await
+        .map_err(|source| DialError::Http { address: address.to_owned(), source })?;
 
     Ok(Dialled { channel, address: address.to_owned(), local })
 }
@@ -188,7 +199,8 @@ async fn dial(address: &str, tls: Arc<ClientConfig>) -> Result<Dialled, DialErro
 /// When the kernel refuses, as for a socket that is not TCP.
 pub fn set_keepalive(tcp: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(tcp);
-    let keepalive = TcpKeepalive::new().with_time(TCP_IDLE).with_interval(TCP_PROBE).with_retries(TCP_PROBES);
+    let keepalive =
+        TcpKeepalive::new().with_time(TCP_IDLE).with_interval(TCP_PROBE).with_retries(TCP_PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
 
     // Unacknowledged data gives up a connection as early as idleness does.
@@ -222,10 +234,16 @@ fn timed_out(_: tokio::time::error::Elapsed) -> io::Error {
 
 fn tls_error(address: &str, source: io::Error) -> DialError {
     let address = address.to_owned();
-    let wrong_pin =
-        source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some_and(tls::is_wrong_pin);
+    let wrong_pin = source
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        .is_some_and(tls::is_wrong_pin);
 
-    if wrong_pin { DialError::WrongPin { address, source: tls::WrongPin } } else { DialError::Tls { address, source } }
+    if wrong_pin {
+        DialError::WrongPin { address, source: tls::WrongPin }
+    } else {
+        DialError::Tls { address, source }
+    }
 }
 
 /// Connects to the agent's local socket.
@@ -242,11 +260,13 @@ pub async fn agent(socket: &Path) -> Result<Channel, DialError> {
         .flatten()
         .map_err(|source| DialError::Unreachable { address: address.clone(), source })?;
 
-    over(probing_agent(KEEPALIVE, AGENT_SILENCE), stream).await.map_err(|source| DialError::Http { address, source })
+    over(probing_agent(KEEPALIVE, AGENT_SILENCE), stream)
+        .await
+        .map_err(|source| DialError::Http { address, source })
 }
 
-/// Describes the agent, such that a call to one that hangs ends: it is probed every `interval` and may take `silence` to
-/// answer. A call to one that answers probes may take any time.
+/// Describes the agent, such that a call to one that hangs ends: it is probed every `interval` and
+/// may take `silence` to answer. A call to one that answers probes may take any time.
 fn probing_agent(interval: Duration, silence: Duration) -> Endpoint {
     Endpoint::from_static("http://agent.overlay.internal")
         .http2_keep_alive_interval(interval)
@@ -279,7 +299,8 @@ mod tests {
     async fn nobody_listening_is_named_with_the_address() {
         let tls = Arc::new(tls::pinned_client([0; 32]).expect("a config"));
 
-        let error = control(&["127.0.0.1:1".to_owned()], tls).await.expect_err("nobody listens on port 1");
+        let error =
+            control(&["127.0.0.1:1".to_owned()], tls).await.expect_err("nobody listens on port 1");
 
         assert!(error.to_string().starts_with("127.0.0.1:1 cannot be reached"), "{error}");
     }
@@ -300,14 +321,19 @@ mod tests {
     #[tokio::test]
     async fn the_kernel_gives_up_a_silent_host_within_seconds() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let stream = connect(&listener.local_addr().expect("an address").to_string()).await.expect("connected");
+        let stream = connect(&listener.local_addr().expect("an address").to_string())
+            .await
+            .expect("connected");
 
         set_keepalive(&stream).expect("TCP");
 
         let socket = SockRef::from(&stream);
         let probed = TCP_IDLE + TCP_PROBE * socket.tcp_keepalive_retries().expect("a number");
         assert!(socket.keepalive().expect("a setting"));
-        assert_eq!((socket.tcp_user_timeout().expect("a time"), probed), (Some(TCP_DEAD), TCP_DEAD));
+        assert_eq!(
+            (socket.tcp_user_timeout().expect("a time"), probed),
+            (Some(TCP_DEAD), TCP_DEAD)
+        );
     }
 
     const PING: u8 = 6;
@@ -329,7 +355,8 @@ mod tests {
             let mut head = [0; 9];
             stream.read_exact(&mut head).await?;
             let [a, b, c, kind, flags, ..] = head;
-            let mut payload = vec![0; usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap_or(usize::MAX)];
+            let mut payload =
+                vec![0; usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap_or(usize::MAX)];
             stream.read_exact(&mut payload).await?;
             if kind == SETTINGS && flags == 0 {
                 stream.write_all(&[0, 0, 0, SETTINGS, ACKNOWLEDGED, 0, 0, 0, 0]).await?;
@@ -363,7 +390,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_socket_that_is_not_there_is_named() {
-        let error = agent(Path::new("/nonexistent/agent.sock")).await.expect_err("there is no socket");
+        let error =
+            agent(Path::new("/nonexistent/agent.sock")).await.expect_err("there is no socket");
 
         assert!(error.to_string().contains("/nonexistent/agent.sock"), "{error}");
     }

@@ -6,20 +6,26 @@ mod network;
 mod row;
 
 pub use field::{
-    MAX_ALIASES, MAX_BLOCKS, MAX_LABEL, MAX_LABELS, MAX_LANES, MAX_UNDERLAY, field, labels, lane_keys, lane_ports,
-    optional, underlay, wire_enum,
+    MAX_ALIASES, MAX_BLOCKS, MAX_LABEL, MAX_LABELS, MAX_LANES, MAX_UNDERLAY, field, labels,
+    lane_keys, lane_ports, optional, underlay, wire_enum,
 };
 pub use network::{
-    MAX_DIFFERENCES, MAX_HOLDER, MAX_HOST_PREFIXES, MAX_REASON, MAX_RESERVED, MAX_TITLE, difference, differences,
-    differences_of, host_prefixes, network_mode, network_prefix, network_prefix6,
+    MAX_DIFFERENCES, MAX_HOLDER, MAX_HOST_PREFIXES, MAX_REASON, MAX_RESERVED, MAX_TITLE,
+    difference, differences, differences_of, host_prefixes, network_mode, network_prefix,
+    network_prefix6,
 };
 
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use overlay_core::{Block, Change, Delta, Endpoint, Member, Node, Revision, Role, Runtime, View};
-    use overlay_core::{Difference, EndpointId, HostReport, Network, NetworkId, NetworkMode, NetworkSettings, NodeId};
+    use overlay_core::{
+        Block, Change, Delta, Endpoint, Member, Node, Revision, Role, Runtime, View,
+    };
+    use overlay_core::{
+        Difference, EndpointId, HostReport, Network, NetworkId, NetworkMode, NetworkSettings,
+        NodeId,
+    };
 
     use super::*;
     use crate::v1;
@@ -37,7 +43,10 @@ mod tests {
                 settings: NetworkSettings {
                     gateway: Some([10, 1, 0, 9].into()),
                     range: Some("10.1.128.0/17".parse().expect("a prefix")),
-                    reserved: BTreeMap::from([("router".into(), "10.1.0.5".parse().expect("an address"))]),
+                    reserved: BTreeMap::from([(
+                        "router".into(),
+                        "10.1.0.5".parse().expect("an address"),
+                    )]),
                     internal: true,
                     options: BTreeMap::from([("mtu".into(), "1400".into())]),
                     numbered_by: Some(node),
@@ -57,7 +66,10 @@ mod tests {
                 network,
                 node,
                 lane_keys: vec![[1; 32].into(), [2; 32].into()],
-                blocks: vec![Block { prefix: "10.1.255.0/24".parse().expect("a prefix"), epoch: 9 }],
+                blocks: vec![Block {
+                    prefix: "10.1.255.0/24".parse().expect("a prefix"),
+                    epoch: 9,
+                }],
             }),
             Change::Endpoint(Endpoint {
                 id: EndpointId::from_random(3),
@@ -71,8 +83,12 @@ mod tests {
             }),
             Change::HostReport(HostReport {
                 node,
-                prefixes: host_prefixes(&["172.18.0.0/16 br-1".into(), "10.0.0.0/8".into()]).expect("prefixes"),
-                differences: vec![Difference { network: "my.net".into(), reason: "it is another there".into() }],
+                prefixes: host_prefixes(&["172.18.0.0/16 br-1".into(), "10.0.0.0/8".into()])
+                    .expect("prefixes"),
+                differences: vec![Difference {
+                    network: "my.net".into(),
+                    reason: "it is another there".into(),
+                }],
                 name: "host1".parse().expect("a name"),
             }),
         ]
@@ -109,7 +125,9 @@ mod tests {
         ] {
             assert!(network_prefix(text).is_err(), "{text}");
         }
-        for text in ["x", "fd00::1/64", "::/0", "fe80::/64", "ff00::/16", "fd00::/112", "10.0.0.0/8"] {
+        for text in
+            ["x", "fd00::1/64", "::/0", "fe80::/64", "ff00::/16", "fd00::/112", "10.0.0.0/8"]
+        {
             assert!(network_prefix6(text).is_err(), "{text}");
         }
         assert_eq!(network_prefix6(""), Ok(None));

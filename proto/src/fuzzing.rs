@@ -7,8 +7,8 @@ use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
 use overlay_core::{
-    Change, Delta, Endpoint, HostReport, Member, Name, Network, NetworkId, NetworkSettings, Node, NodeId, PublicKey,
-    RowKey, View,
+    Change, Delta, Endpoint, HostReport, Member, Name, Network, NetworkId, NetworkSettings, Node,
+    NodeId, PublicKey, RowKey, View,
 };
 use prost::Message;
 
@@ -64,9 +64,17 @@ fn snapshot(bytes: &[u8]) {
 /// Converts the lists of texts and numbers that nodes announce.
 fn announced(bytes: &[u8]) {
     let Ok(request) = v1::AnnounceRequest::decode(bytes) else { return };
-    let within = |len: Result<usize, Refusal>, most: usize| assert!(len.is_err() || len.is_ok_and(|len| len <= most));
-    within(convert::host_prefixes(&request.routes).map(|all| all.len()), convert::MAX_HOST_PREFIXES);
-    within(convert::differences(request.differences).map(|all| all.len()), convert::MAX_DIFFERENCES);
+    let within = |len: Result<usize, Refusal>, most: usize| {
+        assert!(len.is_err() || len.is_ok_and(|len| len <= most))
+    };
+    within(
+        convert::host_prefixes(&request.routes).map(|all| all.len()),
+        convert::MAX_HOST_PREFIXES,
+    );
+    within(
+        convert::differences(request.differences).map(|all| all.len()),
+        convert::MAX_DIFFERENCES,
+    );
     within(convert::underlay(&request.underlay).map(|all| all.len()), convert::MAX_UNDERLAY);
     within(convert::lane_ports(&request.lane_ports).map(|all| all.len()), convert::MAX_LANES);
 }

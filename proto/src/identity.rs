@@ -35,12 +35,12 @@ impl NodeIdentity {
     /// [`NotANode`] unless there is exactly one URI of the right form.
     pub fn from_certificate(der: &[u8]) -> Result<Self, NotANode> {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|_| NotANode)?;
-        let names = certificate.subject_alternative_name().map_err(|_| NotANode)?.ok_or(NotANode)?;
-        let mut uris = names
-            .value
-            .general_names
-            .iter()
-            .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None });
+        let names =
+            certificate.subject_alternative_name().map_err(|_| NotANode)?.ok_or(NotANode)?;
+        let mut uris =
+            names.value.general_names.iter().filter_map(|name| {
+                if let GeneralName::URI(uri) = name { Some(*uri) } else { None }
+            });
         let (Some(uri), None) = (uris.next(), uris.next()) else { return Err(NotANode) };
 
         Self::from_uri(uri)
@@ -50,7 +50,10 @@ impl NodeIdentity {
         let rest = uri.strip_prefix("overlay:").ok_or(NotANode)?;
         let (cluster, node) = rest.split_once(":node:").ok_or(NotANode)?;
 
-        Ok(Self { cluster: cluster.parse().map_err(|_| NotANode)?, node: node.parse().map_err(|_| NotANode)? })
+        Ok(Self {
+            cluster: cluster.parse().map_err(|_| NotANode)?,
+            node: node.parse().map_err(|_| NotANode)?,
+        })
     }
 }
 
@@ -61,7 +64,8 @@ impl NodeIdentity {
 /// [`NotANode`] when it is not a certificate.
 pub fn validity(der: &[u8]) -> Result<(u64, u64), NotANode> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| NotANode)?;
-    let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).map_err(|_| NotANode);
+    let seconds =
+        |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).map_err(|_| NotANode);
 
     Ok((seconds(certificate.validity().not_before)?, seconds(certificate.validity().not_after)?))
 }
@@ -108,7 +112,11 @@ mod tests {
         let uri = identity().uri();
         let sets: [&[&str]; 4] = [&[], &[&uri, &uri], &["spiffe://x/y"], &["overlay:1:node:2"]];
         for uris in sets {
-            assert_eq!(NodeIdentity::from_certificate(&certificate(uris)), Err(NotANode), "{uris:?}");
+            assert_eq!(
+                NodeIdentity::from_certificate(&certificate(uris)),
+                Err(NotANode),
+                "{uris:?}"
+            );
         }
         assert_eq!(NodeIdentity::from_certificate(b"junk"), Err(NotANode));
     }

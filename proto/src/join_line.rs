@@ -57,13 +57,21 @@ pub struct JoinLine {
 /// A text that is not a join line; the message says which part is wrong without repeating the
 /// secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a join line: {0}; copy the whole line that `overlayctl init` or `overlayctl token create` printed")]
+#[error(
+    "not a join line: {0}; copy the whole line that `overlayctl init` or `overlayctl token create` printed"
+)]
 pub struct InvalidJoinLine(&'static str);
 
 impl JoinLine {
     /// Returns the line including its secret; [`fmt::Display`] is deliberately not implemented.
     pub fn expose(&self) -> String {
-        format!("{VERSION}-{}-{}-{}@{}", self.token_id, self.secret.expose(), hex(&self.pin), self.addresses.join(","))
+        format!(
+            "{VERSION}-{}-{}-{}@{}",
+            self.token_id,
+            self.secret.expose(),
+            hex(&self.pin),
+            self.addresses.join(",")
+        )
     }
 }
 
@@ -71,7 +79,8 @@ impl FromStr for JoinLine {
     type Err = InvalidJoinLine;
 
     fn from_str(text: &str) -> Result<Self, InvalidJoinLine> {
-        let (token, addresses) = text.trim().split_once('@').ok_or(InvalidJoinLine("no '@' with control's address"))?;
+        let (token, addresses) =
+            text.trim().split_once('@').ok_or(InvalidJoinLine("no '@' with control's address"))?;
         let mut parts = token.split('-');
         let mut part = || parts.next().unwrap_or_default();
         let (version, id, secret, pin) = (part(), part(), part(), part());
@@ -82,13 +91,18 @@ impl FromStr for JoinLine {
             return Err(InvalidJoinLine("the token has more than four parts"));
         }
         check_hex(id, TOKEN_ID_LEN, "the token's id is not 16 lower-case hexadecimal digits")?;
-        check_hex(secret, TOKEN_SECRET_LEN, "the token's secret is not 32 lower-case hexadecimal digits")?;
+        check_hex(
+            secret,
+            TOKEN_SECRET_LEN,
+            "the token's secret is not 32 lower-case hexadecimal digits",
+        )?;
         check_hex(pin, 32, "the pin is not 64 lower-case hexadecimal digits")?;
 
         Ok(Self {
             token_id: id.to_owned(),
             secret: TokenSecret(secret.to_owned()),
-            pin: unhex(pin).ok_or(InvalidJoinLine("the pin is not 64 lower-case hexadecimal digits"))?,
+            pin: unhex(pin)
+                .ok_or(InvalidJoinLine("the pin is not 64 lower-case hexadecimal digits"))?,
             addresses: parse_addresses(addresses)?,
         })
     }
@@ -109,9 +123,9 @@ fn parse_addresses(text: &str) -> Result<Vec<String>, InvalidJoinLine> {
 /// Tells whether a text is an address that can be dialled: `HOST:PORT` or `[v6]:port`.
 pub fn is_address(text: &str) -> bool {
     text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0)
-        || text
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok_and(|port| port != 0))
+        || text.rsplit_once(':').is_some_and(|(host, port)| {
+            is_host(host) && port.parse::<u16>().is_ok_and(|port| port != 0)
+        })
 }
 
 /// Adds a port to an address that was written without one; `None` when it is not an address at all.
@@ -126,7 +140,9 @@ pub fn with_port(text: &str, port: u16) -> Option<String> {
 }
 
 fn is_host(text: &str) -> bool {
-    let label = |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let label = |l: &str| {
+        !l.is_empty() && l.len() <= 63 && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
 
     text.len() <= 253 && text.split('.').all(label)
 }
@@ -134,7 +150,11 @@ fn is_host(text: &str) -> bool {
 fn check_hex(text: &str, bytes: usize, error: &'static str) -> Result<(), InvalidJoinLine> {
     let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
 
-    if text.len() == bytes * 2 && text.bytes().all(digit) { Ok(()) } else { Err(InvalidJoinLine(error)) }
+    if text.len() == bytes * 2 && text.bytes().all(digit) {
+        Ok(())
+    } else {
+        Err(InvalidJoinLine(error))
+    }
 }
 
 /// Encodes bytes as lower-case hexadecimal.
@@ -160,7 +180,11 @@ mod tests {
             token_id: "0123456789abcdef".into(),
             secret: TokenSecret::from_bytes(&[7; 16]),
             pin: [9; 32],
-            addresses: vec!["192.0.2.1:7443".into(), "[2001:db8::1]:7443".into(), "control.example:7443".into()],
+            addresses: vec![
+                "192.0.2.1:7443".into(),
+                "[2001:db8::1]:7443".into(),
+                "control.example:7443".into(),
+            ],
         }
     }
 

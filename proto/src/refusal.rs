@@ -107,7 +107,9 @@ impl Refusal {
 impl From<Refusal> for tonic::Status {
     fn from(refusal: Refusal) -> Self {
         let mut status = Self::new(refusal.code.grpc(), refusal.message);
-        status.metadata_mut().insert(CODE_KEY, tonic::metadata::MetadataValue::from_static(refusal.code.as_str()));
+        status
+            .metadata_mut()
+            .insert(CODE_KEY, tonic::metadata::MetadataValue::from_static(refusal.code.as_str()));
 
         status
     }
@@ -115,7 +117,8 @@ impl From<Refusal> for tonic::Status {
 
 impl From<tonic::Status> for Refusal {
     fn from(status: tonic::Status) -> Self {
-        let named = status.metadata().get(CODE_KEY).and_then(|v| v.to_str().ok()).and_then(Code::from_word);
+        let named =
+            status.metadata().get(CODE_KEY).and_then(|v| v.to_str().ok()).and_then(Code::from_word);
         let code = named.unwrap_or_else(|| guess(status.code()));
 
         Self::new(code, status.message())
@@ -133,8 +136,12 @@ fn guess(code: tonic::Code) -> Code {
         tonic::Code::ResourceExhausted => Code::Exhausted,
         tonic::Code::FailedPrecondition | tonic::Code::Aborted => Code::WrongState,
         tonic::Code::Unimplemented => Code::Unsupported,
-        tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => Code::ControlAway,
-        tonic::Code::Ok | tonic::Code::Unknown | tonic::Code::Internal | tonic::Code::DataLoss => Code::Fault,
+        tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => {
+            Code::ControlAway
+        }
+        tonic::Code::Ok | tonic::Code::Unknown | tonic::Code::Internal | tonic::Code::DataLoss => {
+            Code::Fault
+        }
     }
 }
 
@@ -146,7 +153,10 @@ mod tests {
     fn a_cause_is_told_in_words() {
         let denied = std::io::Error::from_raw_os_error(13);
 
-        assert_eq!(Refusal::new(Code::Storage, format!("/x:\n{denied}")).message, "/x: Permission denied");
+        assert_eq!(
+            Refusal::new(Code::Storage, format!("/x:\n{denied}")).message,
+            "/x: Permission denied"
+        );
     }
 
     #[test]

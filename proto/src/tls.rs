@@ -9,8 +9,8 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig, SignatureScheme,
-    version,
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig,
+    SignatureScheme, version,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
@@ -43,7 +43,10 @@ pub fn provider() -> Arc<CryptoProvider> {
 /// # Errors
 ///
 /// [`TlsError`] when the CA certificate is unusable.
-pub fn server(ca: CertificateDer<'static>, certificate: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, TlsError> {
+pub fn server(
+    ca: CertificateDer<'static>,
+    certificate: Arc<dyn ResolvesServerCert>,
+) -> Result<ServerConfig, TlsError> {
     server_with(client_verifier(ca)?, certificate)
 }
 
@@ -52,10 +55,14 @@ pub fn server(ca: CertificateDer<'static>, certificate: Arc<dyn ResolvesServerCe
 /// # Errors
 ///
 /// [`TlsError`] when the CA certificate is unusable.
-pub fn client_verifier(ca: CertificateDer<'static>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+pub fn client_verifier(
+    ca: CertificateDer<'static>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let roots = Arc::new(roots(ca)?);
 
-    Ok(WebPkiClientVerifier::builder_with_provider(roots, provider()).allow_unauthenticated().build()?)
+    Ok(WebPkiClientVerifier::builder_with_provider(roots, provider())
+        .allow_unauthenticated()
+        .build()?)
 }
 
 /// Makes control's configuration with the caller's verifier.
@@ -152,14 +159,17 @@ impl ServerCertVerifier for PinnedCa {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let pinned = |der: &&CertificateDer<'_>| identity::key_pin(der).is_ok_and(|pin| pin == self.pin);
+        let pinned =
+            |der: &&CertificateDer<'_>| identity::key_pin(der).is_ok_and(|pin| pin == self.pin);
         let Some(ca) = intermediates.iter().find(pinned) else {
             return Err(CertificateError::Other(OtherError(Arc::new(WrongPin))).into());
         };
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots(ca.clone().into_owned())?), provider())
-                .build()
-                .map_err(|error| rustls::Error::General(error.to_string()))?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(
+            Arc::new(roots(ca.clone().into_owned())?),
+            provider(),
+        )
+        .build()
+        .map_err(|error| rustls::Error::General(error.to_string()))?;
 
         verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
@@ -179,7 +189,12 @@ impl ServerCertVerifier for PinnedCa {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &provider().signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &provider().signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -221,7 +236,10 @@ mod tests {
             .load_private_key(PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS #8"))
             .expect("a key");
 
-        Arc::new(SingleCertAndKey::from(CertifiedKey::new(vec![leaf, shown.certificate.clone()], key)))
+        Arc::new(SingleCertAndKey::from(CertifiedKey::new(
+            vec![leaf, shown.certificate.clone()],
+            key,
+        )))
     }
 
     async fn handshake(client: ClientConfig, server: ServerConfig) -> Result<(), rustls::Error> {
@@ -247,9 +265,13 @@ mod tests {
         let client = || pinned_client(pin).expect("a config");
 
         assert_eq!(handshake(client(), server_of(&ours, &ours)).await, Ok(()));
-        let other = handshake(client(), server_of(&foreign, &foreign)).await.expect_err("another authority");
+        let other = handshake(client(), server_of(&foreign, &foreign))
+            .await
+            .expect_err("another authority");
         assert!(is_wrong_pin(&other), "{other}");
-        let forged = handshake(client(), server_of(&foreign, &ours)).await.expect_err("a leaf of another authority");
+        let forged = handshake(client(), server_of(&foreign, &ours))
+            .await
+            .expect_err("a leaf of another authority");
         assert!(!is_wrong_pin(&forged), "{forged}");
     }
 }

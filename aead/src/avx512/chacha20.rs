@@ -2,11 +2,13 @@
 //! one word of every block.
 
 use std::arch::x86_64::{
-    _mm256_add_epi32, _mm256_permute2x128_si256, _mm256_rol_epi32, _mm256_set1_epi32, _mm256_setr_epi32,
-    _mm256_setzero_si256, _mm256_unpackhi_epi32, _mm256_unpackhi_epi64, _mm256_unpacklo_epi32, _mm256_unpacklo_epi64,
-    _mm256_xor_si256, _mm512_add_epi32, _mm512_castsi256_si512, _mm512_inserti64x4, _mm512_mask_mov_epi32,
-    _mm512_rol_epi32, _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4,
-    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64, _mm512_xor_si512,
+    _mm256_add_epi32, _mm256_permute2x128_si256, _mm256_rol_epi32, _mm256_set1_epi32,
+    _mm256_setr_epi32, _mm256_setzero_si256, _mm256_unpackhi_epi32, _mm256_unpackhi_epi64,
+    _mm256_unpacklo_epi32, _mm256_unpacklo_epi64, _mm256_xor_si256, _mm512_add_epi32,
+    _mm512_castsi256_si512, _mm512_inserti64x4, _mm512_mask_mov_epi32, _mm512_rol_epi32,
+    _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4,
+    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    _mm512_xor_si512,
 };
 
 use super::lanes::VectorLanes;
@@ -139,8 +141,10 @@ impl State {
         let mut stream = [_mm512_setzero_si512(); 8];
         for c in 0..4 {
             let [a, b, c_, d] = [quarters[0][c], quarters[1][c], quarters[2][c], quarters[3][c]];
-            let low = (_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x20>(c_, d));
-            let high = (_mm256_permute2x128_si256::<0x31>(a, b), _mm256_permute2x128_si256::<0x31>(c_, d));
+            let low =
+                (_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x20>(c_, d));
+            let high =
+                (_mm256_permute2x128_si256::<0x31>(a, b), _mm256_permute2x128_si256::<0x31>(c_, d));
             stream[c] = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low.0), low.1);
             stream[4 + c] = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(high.0), high.1);
         }
@@ -156,15 +160,27 @@ fn stream_of(start: [VectorLanes; 16]) -> [VectorLanes; 16] {
 
     let mut quarters = [[_mm512_setzero_si512(); 4]; 4];
     for (quarters, rows) in quarters.iter_mut().zip(words.as_chunks::<4>().0) {
-        *quarters =
-            quarters!(rows, _mm512_unpacklo_epi32, _mm512_unpackhi_epi32, _mm512_unpacklo_epi64, _mm512_unpackhi_epi64);
+        *quarters = quarters!(
+            rows,
+            _mm512_unpacklo_epi32,
+            _mm512_unpackhi_epi32,
+            _mm512_unpacklo_epi64,
+            _mm512_unpackhi_epi64
+        );
     }
 
     let mut stream = [_mm512_setzero_si512(); 16];
     for c in 0..4 {
-        let [first, second, third, fourth] = [quarters[0][c], quarters[1][c], quarters[2][c], quarters[3][c]];
-        let low = (_mm512_shuffle_i32x4::<0x44>(first, second), _mm512_shuffle_i32x4::<0x44>(third, fourth));
-        let high = (_mm512_shuffle_i32x4::<0xEE>(first, second), _mm512_shuffle_i32x4::<0xEE>(third, fourth));
+        let [first, second, third, fourth] =
+            [quarters[0][c], quarters[1][c], quarters[2][c], quarters[3][c]];
+        let low = (
+            _mm512_shuffle_i32x4::<0x44>(first, second),
+            _mm512_shuffle_i32x4::<0x44>(third, fourth),
+        );
+        let high = (
+            _mm512_shuffle_i32x4::<0xEE>(first, second),
+            _mm512_shuffle_i32x4::<0xEE>(third, fourth),
+        );
         stream[c] = _mm512_shuffle_i32x4::<0x88>(low.0, low.1);
         stream[4 + c] = _mm512_shuffle_i32x4::<0xDD>(low.0, low.1);
         stream[8 + c] = _mm512_shuffle_i32x4::<0x88>(high.0, high.1);

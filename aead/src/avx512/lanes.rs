@@ -1,8 +1,9 @@
 //! A register of 64 bytes, and how it is loaded and stored. All pointers in this crate are here.
 
 use std::arch::x86_64::{
-    __m512i, _mm256_storeu_si256, _mm512_castsi512_si256, _mm512_loadu_si512, _mm512_mask_storeu_epi8,
-    _mm512_maskz_expandloadu_epi64, _mm512_maskz_loadu_epi8, _mm512_storeu_si512, _mm512_xor_si512,
+    __m512i, _mm256_storeu_si256, _mm512_castsi512_si256, _mm512_loadu_si512,
+    _mm512_mask_storeu_epi8, _mm512_maskz_expandloadu_epi64, _mm512_maskz_loadu_epi8,
+    _mm512_storeu_si512, _mm512_xor_si512,
 };
 
 /// A register of 64 bytes.
@@ -35,7 +36,8 @@ pub(crate) fn load_front(bytes: &[u8]) -> VectorLanes {
 #[target_feature(enable = "avx512f")]
 #[inline]
 pub(crate) fn load_back(words: &[[u8; 8]]) -> VectorLanes {
-    let mask = u8::MAX.checked_shl(8_u32.saturating_sub(words.len().try_into().unwrap_or(8))).unwrap_or(0);
+    let mask =
+        u8::MAX.checked_shl(8_u32.saturating_sub(words.len().try_into().unwrap_or(8))).unwrap_or(0);
 
     // SAFETY: reads one word for each bit that is set, at most as many as the slice has.
     unsafe { _mm512_maskz_expandloadu_epi64(mask, words.as_ptr().cast()) }

@@ -8,9 +8,10 @@
 //! nothing.
 
 use std::arch::x86_64::{
-    _mm512_add_epi64, _mm512_and_si512, _mm512_madd52hi_epu64, _mm512_madd52lo_epu64, _mm512_mask_mov_epi64,
-    _mm512_maskz_mov_epi64, _mm512_or_si512, _mm512_reduce_add_epi64, _mm512_set1_epi64, _mm512_setr_epi64,
-    _mm512_setzero_si512, _mm512_slli_epi64, _mm512_srli_epi64, _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
+    _mm512_add_epi64, _mm512_and_si512, _mm512_madd52hi_epu64, _mm512_madd52lo_epu64,
+    _mm512_mask_mov_epi64, _mm512_maskz_mov_epi64, _mm512_or_si512, _mm512_reduce_add_epi64,
+    _mm512_set1_epi64, _mm512_setr_epi64, _mm512_setzero_si512, _mm512_slli_epi64,
+    _mm512_srli_epi64, _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
 };
 
 use super::lanes::{self, VectorLanes};
@@ -65,7 +66,10 @@ pub(super) fn mac(one_time_key: &[u64; 4], ciphertext: &[u8]) -> [u8; TAG_LEN] {
 /// Does the same for two messages in turn: each multiplication depends on the one before it, but
 /// not on those of the other message.
 #[target_feature(enable = "avx512f,avx512bw,avx512ifma")]
-pub(super) fn mac_two(one_time_keys: &[[u64; 4]; 2], ciphertexts: [&[u8]; 2]) -> [[u8; TAG_LEN]; 2] {
+pub(super) fn mac_two(
+    one_time_keys: &[[u64; 4]; 2],
+    ciphertexts: [&[u8]; 2],
+) -> [[u8; TAG_LEN]; 2] {
     let mut first = Running::new(&one_time_keys[0], ciphertexts[0]);
     let mut second = Running::new(&one_time_keys[1], ciphertexts[1]);
     let both = first.groups.len().min(second.groups.len());
@@ -142,7 +146,11 @@ fn first_group(bytes: &[u8], missing: usize) -> Numbers {
         here |= u8::from(block >= missing) << lane;
     }
 
-    blocks(lanes::load_back(front), lanes::load_back(back), _mm512_maskz_mov_epi64(here, every(AFTER_BLOCK)))
+    blocks(
+        lanes::load_back(front),
+        lanes::load_back(back),
+        _mm512_maskz_mov_epi64(here, every(AFTER_BLOCK)),
+    )
 }
 
 /// Returns the rest of a message, padded with zeros, and the block with the lengths.
@@ -214,10 +222,13 @@ impl Numbers {
     #[inline]
     fn carried(low: [VectorLanes; 3], high: [VectorLanes; 3]) -> Self {
         let add = |a, b| _mm512_add_epi64(a, b);
-        let second = add(low[1], add(_mm512_srli_epi64::<44>(low[0]), _mm512_slli_epi64::<8>(high[0])));
-        let third = add(low[2], add(_mm512_srli_epi64::<44>(second), _mm512_slli_epi64::<8>(high[1])));
+        let second =
+            add(low[1], add(_mm512_srli_epi64::<44>(low[0]), _mm512_slli_epi64::<8>(high[0])));
+        let third =
+            add(low[2], add(_mm512_srli_epi64::<44>(second), _mm512_slli_epi64::<8>(high[1])));
         let over = add(_mm512_srli_epi64::<42>(third), _mm512_slli_epi64::<10>(high[2]));
-        let first = add(_mm512_and_si512(low[0], every(LOW_44)), add(over, _mm512_slli_epi64::<2>(over)));
+        let first =
+            add(_mm512_and_si512(low[0], every(LOW_44)), add(over, _mm512_slli_epi64::<2>(over)));
 
         Self([
             _mm512_and_si512(first, every(LOW_44)),
@@ -242,7 +253,8 @@ impl Numbers {
     #[target_feature(enable = "avx512f")]
     #[inline]
     fn factors(self) -> Factors {
-        let twenty = |limb| _mm512_add_epi64(_mm512_slli_epi64::<4>(limb), _mm512_slli_epi64::<2>(limb));
+        let twenty =
+            |limb| _mm512_add_epi64(_mm512_slli_epi64::<4>(limb), _mm512_slli_epi64::<2>(limb));
 
         Factors { limbs: self.0, twenty: [twenty(self.0[1]), twenty(self.0[2])] }
     }
@@ -263,7 +275,11 @@ impl Powers {
     #[target_feature(enable = "avx512f,avx512ifma")]
     #[inline]
     fn new([low, high]: [u64; 2]) -> Self {
-        let one = Numbers([every(low & LOW_44), every((low >> 44 | high << 20) & LOW_44), every(high >> 24)]);
+        let one = Numbers([
+            every(low & LOW_44),
+            every((low >> 44 | high << 20) & LOW_44),
+            every(high >> 24),
+        ]);
         let two = one.times(&one.factors());
         let four = two.times(&two.factors());
         let eight = four.times(&four.factors());
@@ -371,7 +387,11 @@ mod tests {
 
         assert_eq!(finish(p, [0, 0]), [0; TAG_LEN], "2^130 - 5 itself");
         let one_less = (!0_u128 - 5).to_le_bytes();
-        assert_eq!(finish([LOW_44 - 5, LOW_44, LOW_42], [0, 0]), one_less, "one less, of which 128 bits count");
+        assert_eq!(
+            finish([LOW_44 - 5, LOW_44, LOW_42], [0, 0]),
+            one_less,
+            "one less, of which 128 bits count"
+        );
         assert_eq!(finish([LOW_44, LOW_44, LOW_42], [0, 0]), 4_u128.to_le_bytes(), "2^130 - 1");
         assert_eq!(finish([0; 3], [u64::MAX, u64::MAX]), [0xff; TAG_LEN], "the second half alone");
     }

@@ -2,7 +2,9 @@
 //!
 //! Follows RFC 8906 (what a server must answer to odd queries) and RFC 6891 (EDNS).
 
-use hickory_proto::op::{Edns, Header, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
+use hickory_proto::op::{
+    Edns, Header, Message, MessageType, Metadata, OpCode, Query, ResponseCode,
+};
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, EncodedSize};
@@ -44,7 +46,13 @@ pub(crate) struct Question {
 }
 
 /// Decides how to handle a query.
-pub(crate) fn judge(bytes: &[u8], transport: Transport, asker: Asker<'_>, names: &Names, seed: u64) -> Disposition {
+pub(crate) fn judge(
+    bytes: &[u8],
+    transport: Transport,
+    asker: Asker<'_>,
+    names: &Names,
+    seed: u64,
+) -> Disposition {
     let Ok(header) = Header::read(&mut BinDecoder::new(bytes)) else { return Disposition::Silence };
     if header.message_type == MessageType::Response {
         return Disposition::Silence;
@@ -55,7 +63,9 @@ pub(crate) fn judge(bytes: &[u8], transport: Transport, asker: Asker<'_>, names:
     if header.counts.queries != 1 {
         return refusal(&header.metadata, ResponseCode::FormErr);
     }
-    let Ok(request) = Message::from_vec(bytes) else { return refusal(&header.metadata, ResponseCode::FormErr) };
+    let Ok(request) = Message::from_vec(bytes) else {
+        return refusal(&header.metadata, ResponseCode::FormErr);
+    };
     let question = Question { request, transport };
     if question.request.version() > 0 {
         return Disposition::Reply(question.reply(ResponseCode::BADVERS, Vec::new()));
@@ -71,7 +81,8 @@ impl Question {
             return Disposition::Reply(self.reply(ResponseCode::Refused, Vec::new()));
         };
         let name = query.name().to_lowercase();
-        let labels: Option<Vec<&str>> = name.iter().map(|label| std::str::from_utf8(label).ok()).collect();
+        let labels: Option<Vec<&str>> =
+            name.iter().map(|label| std::str::from_utf8(label).ok()).collect();
         let meaning = match labels {
             Some(labels) => names.meaning(asker, &labels, kind, seed),
             None => Meaning::Unknown,
@@ -80,7 +91,9 @@ impl Question {
             Meaning::Addresses(addresses) => addresses.into_iter().map(address_data).collect(),
             Meaning::Names(names) => names.iter().filter_map(|name| pointer_data(name)).collect(),
             Meaning::Nothing => Vec::new(),
-            Meaning::Nowhere => return Disposition::Reply(self.reply(ResponseCode::NXDomain, Vec::new())),
+            Meaning::Nowhere => {
+                return Disposition::Reply(self.reply(ResponseCode::NXDomain, Vec::new()));
+            }
             Meaning::Unknown => return Disposition::Forward(Box::new(self)),
         };
 
@@ -92,12 +105,14 @@ impl Question {
         self.transport
     }
 
-    /// Tells whether the name has a single label; such names are not forwarded when there is no resolver.
+    /// Tells whether the name has a single label; such names are not forwarded when there is no
+    /// resolver.
     pub(crate) fn is_single_label(&self) -> bool {
         self.request.queries.first().is_some_and(|query| query.name().num_labels() == 1)
     }
 
-    /// Encodes the question for a resolver: with an id of our own, and nothing from the client but the question.
+    /// Encodes the question for a resolver: with an id of our own, and nothing from the client but
+    /// the question.
     pub(crate) fn ask(&self, id: u16) -> Vec<u8> {
         let mut message = Message::new(id, MessageType::Query, OpCode::Query);
         message.metadata.recursion_desired = self.request.metadata.recursion_desired;
@@ -110,7 +125,8 @@ impl Question {
         message.to_vec().unwrap_or_default()
     }
 
-    /// Converts a resolver's answer to [`Question::ask`] for the client; `None` when it answers another question.
+    /// Converts a resolver's answer to [`Question::ask`] for the client; `None` when it answers
+    /// another question.
     pub(crate) fn relay(&self, id: u16, mut answer: Vec<u8>) -> Option<Relayed> {
         let header = Header::read(&mut BinDecoder::new(&answer)).ok()?;
         let asked = self.ask(id);
@@ -139,9 +155,12 @@ impl Question {
 
     fn reply(&self, code: ResponseCode, data: Vec<RData>) -> Vec<u8> {
         let mut message = self.response(code);
-        let owner = self.request.queries.first().map(|query| query.name().clone()).unwrap_or_default();
-        message.metadata.authoritative = matches!(code, ResponseCode::NoError | ResponseCode::NXDomain);
-        message.add_answers(data.into_iter().map(|data| Record::from_rdata(owner.clone(), TTL, data)));
+        let owner =
+            self.request.queries.first().map(|query| query.name().clone()).unwrap_or_default();
+        message.metadata.authoritative =
+            matches!(code, ResponseCode::NoError | ResponseCode::NXDomain);
+        message
+            .add_answers(data.into_iter().map(|data| Record::from_rdata(owner.clone(), TTL, data)));
         let mut bytes = message.to_vec().unwrap_or_default();
         while bytes.len() > self.limit() && !message.answers.is_empty() {
             // What fits is still useful for clients that never retry over TCP.
@@ -189,7 +208,9 @@ impl Question {
     fn limit(&self) -> usize {
         match self.transport {
             Transport::Tcp => usize::from(u16::MAX),
-            Transport::Udp => usize::from(self.request.max_payload().min(MAX_UDP_ANSWER)).max(MIN_UDP_ANSWER),
+            Transport::Udp => {
+                usize::from(self.request.max_payload().min(MAX_UDP_ANSWER)).max(MIN_UDP_ANSWER)
+            }
         }
     }
 
@@ -216,7 +237,8 @@ pub(crate) struct Relayed {
     pub(crate) failed: bool,
 }
 
-/// Encodes a bare refusal: only the header, because the rest could not be parsed or is not understood.
+/// Encodes a bare refusal: only the header, because the rest could not be parsed or is not
+/// understood.
 fn refusal(request: &Metadata, code: ResponseCode) -> Disposition {
     let mut message = Message::response(request.id, request.op_code);
     message.metadata = Metadata::response_from_request(request);
@@ -225,8 +247,12 @@ fn refusal(request: &Metadata, code: ResponseCode) -> Disposition {
     message.to_vec().map_or(Disposition::Silence, Disposition::Reply)
 }
 
-/// Classifies a question; `None` for those that are refused: zone transfers, "any", other classes and other opcodes.
-#[expect(clippy::wildcard_enum_match_arm, reason = "every type but these has nothing to say about a container")]
+/// Classifies a question; `None` for those that are refused: zone transfers, "any", other classes
+/// and other opcodes.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "every type but these has nothing to say about a container"
+)]
 fn kind_of(query: &Query) -> Option<RecordKind> {
     if query.query_class() != DNSClass::IN {
         return None;
@@ -236,13 +262,23 @@ fn kind_of(query: &Query) -> Option<RecordKind> {
         RecordType::A => Some(RecordKind::A),
         RecordType::AAAA => Some(RecordKind::Aaaa),
         RecordType::PTR => Some(RecordKind::Ptr),
-        RecordType::ANY | RecordType::AXFR | RecordType::IXFR | RecordType::OPT | RecordType::TSIG => None,
+        RecordType::ANY
+        | RecordType::AXFR
+        | RecordType::IXFR
+        | RecordType::OPT
+        | RecordType::TSIG => None,
         _ => Some(RecordKind::Other),
     }
 }
 
 fn is_failure(code: ResponseCode) -> bool {
-    matches!(code, ResponseCode::ServFail | ResponseCode::Refused | ResponseCode::NotImp | ResponseCode::FormErr)
+    matches!(
+        code,
+        ResponseCode::ServFail
+            | ResponseCode::Refused
+            | ResponseCode::NotImp
+            | ResponseCode::FormErr
+    )
 }
 
 fn address_data(address: std::net::IpAddr) -> RData {

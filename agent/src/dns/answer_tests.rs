@@ -6,7 +6,9 @@ use crate::dns::testing::{judged, query};
 fn reply_to(message: &Message, transport: Transport) -> Message {
     match judged(&message.to_vec().expect("encodes"), transport) {
         Disposition::Reply(bytes) => Message::from_vec(&bytes).expect("a sound answer"),
-        other @ (Disposition::Silence | Disposition::Forward(_)) => panic!("no reply but {other:?}"),
+        other @ (Disposition::Silence | Disposition::Forward(_)) => {
+            panic!("no reply but {other:?}")
+        }
     }
 }
 
@@ -19,7 +21,11 @@ fn a_known_name_is_answered_with_authority_for_five_seconds() {
     let answer = reply_to(&query("Service2.", RecordType::A), Transport::Udp);
 
     assert_eq!(answer.metadata.id, 4711);
-    assert!(answer.metadata.authoritative && answer.metadata.recursion_available && answer.metadata.recursion_desired);
+    assert!(
+        answer.metadata.authoritative
+            && answer.metadata.recursion_available
+            && answer.metadata.recursion_desired
+    );
     assert_eq!(answer.answers.len(), 1);
     assert_eq!(answer.answers[0].data, RData::A(A([10, 1, 0, 2].into())));
     assert_eq!(answer.answers[0].ttl, TTL);
@@ -61,13 +67,17 @@ fn what_is_no_query_gets_the_code_that_rfc_8906_asks_for() {
     for opcode in 1..16u8 {
         let mut bytes = bytes.clone();
         bytes[2] = opcode << 3;
-        let Disposition::Reply(reply) = judged(&bytes, Transport::Udp) else { panic!("no reply to opcode {opcode}") };
+        let Disposition::Reply(reply) = judged(&bytes, Transport::Udp) else {
+            panic!("no reply to opcode {opcode}")
+        };
         assert_eq!((reply[2] >> 3 & 15, reply[3] & 15), (opcode, 4), "NOTIMP for opcode {opcode}");
     }
     for count in [0u16, 2, 65535] {
         let mut bytes = bytes.clone();
         bytes[4..6].copy_from_slice(&count.to_be_bytes());
-        let Disposition::Reply(reply) = judged(&bytes, Transport::Udp) else { panic!("no reply to {count} questions") };
+        let Disposition::Reply(reply) = judged(&bytes, Transport::Udp) else {
+            panic!("no reply to {count} questions")
+        };
         assert_eq!(reply[3] & 15, 1, "FORMERR for {count} questions");
     }
 }
@@ -135,7 +145,9 @@ fn compression_that_points_at_itself_is_a_format_error() {
 fn question(name: &str) -> Question {
     match judged(&query(name, RecordType::A).to_vec().expect("encodes"), Transport::Udp) {
         Disposition::Forward(question) => *question,
-        other @ (Disposition::Silence | Disposition::Reply(_)) => panic!("not forwarded but {other:?}"),
+        other @ (Disposition::Silence | Disposition::Reply(_)) => {
+            panic!("not forwarded but {other:?}")
+        }
     }
 }
 

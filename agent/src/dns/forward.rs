@@ -1,5 +1,5 @@
-//! Forwards questions for other names: to the host's resolvers from the host's namespace, or to a sandbox's original
-//! resolver from inside the sandbox.
+//! Forwards questions for other names: to the host's resolvers from the host's namespace, or to a
+//! sandbox's original resolver from inside the sandbox.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -36,7 +36,8 @@ enum Target {
     Sandbox(SandboxResolver),
 }
 
-/// A resolver inside a namespace. Questions carry a mark that keeps them from being redirected back to us.
+/// A resolver inside a namespace. Questions carry a mark that keeps them from being redirected back
+/// to us.
 #[derive(Debug, Clone)]
 pub(crate) struct SandboxResolver {
     /// The namespace.
@@ -95,7 +96,11 @@ impl Forwarder {
     }
 
     #[cfg(test)]
-    pub(crate) async fn ask_one(&self, question: &Question, resolver: SocketAddr) -> io::Result<Vec<u8>> {
+    pub(crate) async fn ask_one(
+        &self,
+        question: &Question,
+        resolver: SocketAddr,
+    ) -> io::Result<Vec<u8>> {
         self.target.ask(question, resolver).await.map(|answer| answer.bytes)
     }
 }
@@ -112,7 +117,8 @@ impl Target {
         Ok(timeout(TURN, by_tcp).await.ok().and_then(Result::ok).unwrap_or(answer))
     }
 
-    /// Opens a socket, and so a port, for every question; it is connected, so that only the resolver can answer.
+    /// Opens a socket, and so a port, for every question; it is connected, so that only the
+    /// resolver can answer.
     async fn udp(&self, resolver: SocketAddr) -> io::Result<UdpSocket> {
         match self {
             Self::Host(_) => {
@@ -124,7 +130,9 @@ impl Target {
                 socket.connect(resolver).await?;
                 Ok(socket)
             }
-            Self::Sandbox(inside) => UdpSocket::from_std(inside.open(Type::DGRAM, Protocol::UDP).await?.into()),
+            Self::Sandbox(inside) => {
+                UdpSocket::from_std(inside.open(Type::DGRAM, Protocol::UDP).await?.into())
+            }
         }
     }
 
@@ -132,7 +140,8 @@ impl Target {
         match self {
             Self::Host(_) => TcpStream::connect(resolver).await,
             Self::Sandbox(inside) => {
-                let stream = TcpStream::from_std(inside.open(Type::STREAM, Protocol::TCP).await?.into())?;
+                let stream =
+                    TcpStream::from_std(inside.open(Type::STREAM, Protocol::TCP).await?.into())?;
                 stream.writable().await?;
                 stream.take_error()?.map_or(Ok(stream), Err)
             }
@@ -182,7 +191,8 @@ async fn ask_tcp(question: &Question, mut stream: TcpStream) -> io::Result<Relay
 
 /// Writes a message with its length prefix in a single write.
 pub(crate) async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
-    let len = u16::try_from(message.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    let len =
+        u16::try_from(message.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
     let mut framed = Vec::with_capacity(2 + message.len());
     framed.extend(len.to_be_bytes());
     framed.extend(message);

@@ -1,4 +1,5 @@
-//! What containers ask, what resolvers answer, and what a host's `resolv.conf` may say, for fuzzers.
+//! What containers ask, what resolvers answer, and what a host's `resolv.conf` may say, for
+//! fuzzers.
 
 use hickory_proto::op::{Message, MessageType};
 use hickory_proto::rr::RecordType;
@@ -20,7 +21,8 @@ pub(crate) fn view() -> View {
 ///
 /// # Panics
 ///
-/// When what it is answered, or what is asked elsewhere for it, is no sound message of the right size.
+/// When what it is answered, or what is asked elsewhere for it, is no sound message of the right
+/// size.
 pub fn dns_queries(bytes: &[u8]) {
     let Some((&way, query)) = bytes.split_first() else { return };
     let transport = if way % 2 == 0 { Transport::Udp } else { Transport::Tcp };
@@ -45,7 +47,9 @@ fn question(transport: Transport) -> Box<Question> {
     let message = query("example.com.", RecordType::A);
     match judged(&message.to_vec().expect("encodes"), transport) {
         Disposition::Forward(question) => question,
-        other @ (Disposition::Silence | Disposition::Reply(_)) => panic!("nobody here knows the name, but: {other:?}"),
+        other @ (Disposition::Silence | Disposition::Reply(_)) => {
+            panic!("nobody here knows the name, but: {other:?}")
+        }
     }
 }
 
@@ -58,7 +62,10 @@ pub fn dns_answers(bytes: &[u8]) {
     let Some((&way, answer)) = bytes.split_first() else { return };
     let transport = if way % 2 == 0 { Transport::Udp } else { Transport::Tcp };
     if let Some(relayed) = question(transport).relay(ID, answer.to_vec()) {
-        assert!(transport == Transport::Tcp || relayed.bytes.len() <= 512, "the client takes no more");
+        assert!(
+            transport == Transport::Tcp || relayed.bytes.len() <= 512,
+            "the client takes no more"
+        );
         assert_eq!(relayed.bytes[..2], 4711_u16.to_be_bytes());
         assert!(relayed.bytes[2] & 0x80 != 0, "no answer");
     }

@@ -1,8 +1,10 @@
-//! A DNS server in front of a sandbox's own resolver: it answers names of the overlay, and forwards everything else.
+//! A DNS server in front of a sandbox's own resolver: it answers names of the overlay, and forwards
+//! everything else.
 //!
-//! Docker redirects `127.0.0.11:53` to a resolver of its own in each container. A rule of ours, ahead of Docker's, redirects
-//! it to this server; forwarded questions carry a mark that the rule lets through. The rule belongs to a socket of this
-//! process ([`crate::kernel::nft`]), so Docker's resolver answers again as soon as the process ends.
+//! Docker redirects `127.0.0.11:53` to a resolver of its own in each container. A rule of ours,
+//! ahead of Docker's, redirects it to this server; forwarded questions carry a mark that the rule
+//! lets through. The rule belongs to a socket of this process ([`crate::kernel::nft`]), so Docker's
+//! resolver answers again as soon as the process ends.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -28,8 +30,8 @@ const DNS_PORT: u16 = 53;
 
 /// The server in one sandbox; dropping this removes it and its rule.
 ///
-/// It uses [`Self::DESCRIPTORS`] and one socket more per pending question, and keeps the namespace alive: drop it with the
-/// container.
+/// It uses [`Self::DESCRIPTORS`] and one socket more per pending question, and keeps the namespace
+/// alive: drop it with the container.
 #[derive(Debug)]
 pub(crate) struct DnsInterceptor {
     scope: watch::Sender<BTreeSet<NetworkId>>,
@@ -54,12 +56,13 @@ impl Share for InterceptorSockets {
 }
 
 impl DnsInterceptor {
-    /// The file descriptors that one uses as long as it is there: the namespace, two sockets and the owner of the rule.
+    /// The file descriptors that one uses as long as it is there: the namespace, two sockets and
+    /// the owner of the rule.
     pub(crate) const DESCRIPTORS: usize = 4;
 
-    /// Serves the sandbox in `netns`, which is on the networks of `scope`; on the sockets and with the rule that an earlier
-    /// session had, if there are any ([`DnsInterceptor::sockets`]). Where file descriptors are used up, it takes those of
-    /// `reserve`.
+    /// Serves the sandbox in `netns`, which is on the networks of `scope`; on the sockets and with
+    /// the rule that an earlier session had, if there are any ([`DnsInterceptor::sockets`]). Where
+    /// file descriptors are used up, it takes those of `reserve`.
     ///
     /// # Errors
     ///
@@ -76,7 +79,8 @@ impl DnsInterceptor {
             None => netns.enter(move || install(&reserve)).await.map_err(io::Error::other)??,
         };
         let resolver = SocketAddr::from((RESOLVER, DNS_PORT));
-        let forwarder = Forwarder::inside(SandboxResolver { netns: netns.clone(), resolver, mark: PASS_MARK });
+        let forwarder =
+            Forwarder::inside(SandboxResolver { netns: netns.clone(), resolver, mark: PASS_MARK });
         let (scope, scope_of) = watch::channel(scope);
         let (tasks, served) = DnsService::of_sandbox(scope_of, names, forwarder).serve(sockets)?;
         let sockets = Arc::new(InterceptorSockets { served, redirect });

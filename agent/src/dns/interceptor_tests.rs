@@ -37,7 +37,11 @@ fn answer_as_docker(socket: &StdUdpSocket) {
         let mut answer = Message::new(query.metadata.id, MessageType::Response, OpCode::Query);
         answer.add_queries(query.queries.clone());
         let owner = query.queries[0].name().clone();
-        answer.add_answers([Record::from_rdata(owner, 1, RData::A(A(Ipv4Addr::new(192, 0, 2, 99))))]);
+        answer.add_answers([Record::from_rdata(
+            owner,
+            1,
+            RData::A(A(Ipv4Addr::new(192, 0, 2, 99))),
+        )]);
         socket.send_to(&answer.to_vec().expect("encodes"), from).expect("sent");
     }
 }
@@ -45,7 +49,8 @@ fn answer_as_docker(socket: &StdUdpSocket) {
 /// Asks 127.0.0.11 as a container would; returns the first address.
 fn ask(netns: &Netns, name: &str) -> io::Result<String> {
     let mut message = Message::new(7, MessageType::Query, OpCode::Query);
-    message.add_query(Query::query(Name::from_ascii(name).map_err(io::Error::other)?, RecordType::A));
+    message
+        .add_query(Query::query(Name::from_ascii(name).map_err(io::Error::other)?, RecordType::A));
     let query = message.to_vec().map_err(io::Error::other)?;
     let asked = netns.within(move || {
         let socket = StdUdpSocket::bind("127.0.0.1:0")?;
@@ -55,7 +60,11 @@ fn ask(netns: &Netns, name: &str) -> io::Result<String> {
         let mut buffer = [0; 1024];
         let len = socket.recv(&mut buffer)?;
         let answer = Message::from_vec(&buffer[..len]).map_err(io::Error::other)?;
-        answer.answers.first().map(|record| record.data.to_string()).ok_or(io::ErrorKind::NotFound.into())
+        answer
+            .answers
+            .first()
+            .map(|record| record.data.to_string())
+            .ok_or(io::ErrorKind::NotFound.into())
     });
 
     asked.map_err(io::Error::other)?
@@ -64,10 +73,17 @@ fn ask(netns: &Netns, name: &str) -> io::Result<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_of_the_overlay_are_ours_and_all_others_those_of_the_resolver_behind_us() {
     let Some(netns) = sandbox() else { return };
-    let docker = netns.within(|| StdUdpSocket::bind((RESOLVER, DNS_PORT))).expect("entered").expect("bound");
+    let docker =
+        netns.within(|| StdUdpSocket::bind((RESOLVER, DNS_PORT))).expect("entered").expect("bound");
     docker.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
     std::thread::spawn(move || answer_as_docker(&docker));
-    let world = World::default().with_network(1, "blue", "10.1.0.0/16").with_endpoint(1, 1, "web", &[], &["10.1.0.2"]);
+    let world = World::default().with_network(1, "blue", "10.1.0.0/16").with_endpoint(
+        1,
+        1,
+        "web",
+        &[],
+        &["10.1.0.2"],
+    );
     let (_names, names) = watch::channel(Arc::new(world.names()));
     let scope = BTreeSet::from([World::network(1)]);
     let asked = |name: &'static str| {
@@ -83,9 +99,17 @@ async fn names_of_the_overlay_are_ours_and_all_others_those_of_the_resolver_behi
     assert_eq!(asked("web.blue").await.expect("ran").expect("an answer"), "10.1.0.2");
     assert_eq!(asked("elsewhere").await.expect("ran").expect("an answer"), "192.0.2.99");
     interceptor.set_scope(BTreeSet::new());
-    assert_eq!(asked("web").await.expect("ran").expect("an answer"), "192.0.2.99", "it is on no network any more");
+    assert_eq!(
+        asked("web").await.expect("ran").expect("an answer"),
+        "192.0.2.99",
+        "it is on no network any more"
+    );
     drop(interceptor);
-    assert_eq!(asked("web").await.expect("ran").expect("an answer"), "192.0.2.99", "as if we had never been there");
+    assert_eq!(
+        asked("web").await.expect("ran").expect("an answer"),
+        "192.0.2.99",
+        "as if we had never been there"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,11 +118,13 @@ async fn without_descriptors_it_opens_with_those_that_were_kept_back_for_it() {
     // The namespace is open.
     let reserve = Arc::new(Reserve::new(DnsInterceptor::DESCRIPTORS - 1));
     let (_names, names) = watch::channel(Arc::default());
-    let open = |reserve| DnsInterceptor::open(&netns, None, BTreeSet::new(), names.clone(), reserve);
+    let open =
+        |reserve| DnsInterceptor::open(&netns, None, BTreeSet::new(), names.clone(), reserve);
     let lowest = netns.as_fd().try_clone_to_owned().expect("one is left").as_raw_fd();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
 
-    setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard).expect("lowered");
+    setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard)
+        .expect("lowered");
     let (refused, opened) = (open(Arc::default()).await, open(Arc::clone(&reserve)).await);
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("raised");
 

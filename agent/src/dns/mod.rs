@@ -1,11 +1,13 @@
-//! Names inside the overlay: a DNS server at the gateway address of every network, in that network's namespace.
+//! Names inside the overlay: a DNS server at the gateway address of every network, in that
+//! network's namespace.
 //!
-//! The path of a query: `server` receives it, `answer` decides how to handle it, `names` knows who may ask for which name and
-//! what the answer is, and `forward` asks the host's resolvers for everything else. Names and answers are pure.
+//! The path of a query: `server` receives it, `answer` decides how to handle it, `names` knows who
+//! may ask for which name and what the answer is, and `forward` asks the host's resolvers for
+//! everything else. Names and answers are pure.
 //!
-//! What a container may ask for follows from where it is: its address identifies its endpoint, the endpoint its sandbox, and
-//! the sandbox its networks. Names of other networks do not exist for it; questions for them go to the host's resolvers like
-//! those for any unknown name.
+//! What a container may ask for follows from where it is: its address identifies its endpoint, the
+//! endpoint its sandbox, and the sandbox its networks. Names of other networks do not exist for it;
+//! questions for them go to the host's resolvers like those for any unknown name.
 //!
 //! Not here: creating namespaces and addresses (`kernel`), and deciding which endpoints exist.
 

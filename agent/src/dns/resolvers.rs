@@ -50,7 +50,12 @@ impl Resolvers {
             }
         }
 
-        state.listed.iter().filter(|resolver| !state.own.contains(&resolver.ip())).copied().collect()
+        state
+            .listed
+            .iter()
+            .filter(|resolver| !state.own.contains(&resolver.ip()))
+            .copied()
+            .collect()
     }
 
     fn stamp(&self) -> Option<Stamp> {

@@ -29,7 +29,8 @@ const DNS_PORT: u16 = 53;
 const BACKLOG: i32 = 64;
 /// The largest query that is read; a question with every option there is has a few hundred bytes.
 const MAX_QUERY: usize = 4096;
-/// Pending questions to the host's resolvers for one container: a page with that many names loads at once.
+/// Pending questions to the host's resolvers for one container: a page with that many names loads
+/// at once.
 const FORWARDS_PER_SOURCE: u32 = 64;
 /// The same for one network: 1,024 sockets, 8 MiB.
 const FORWARDS: u32 = 1024;
@@ -39,7 +40,8 @@ const STREAMS_PER_SOURCE: u32 = 8;
 const STREAMS: u32 = 256;
 /// How long a connection may be idle, and a write may take.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long to wait when the process has no file descriptor left; until one is free, accepting fails at once.
+/// How long to wait when the process has no file descriptor left; until one is free, accepting
+/// fails at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The pause before a server that panicked is restarted: whatever made it panic may be repeated.
 const BEGIN_AGAIN: Duration = Duration::from_millis(100);
@@ -51,8 +53,8 @@ pub struct DnsSockets {
 }
 
 impl DnsSockets {
-    /// Opens the sockets on `addresses` in the namespace of the calling thread, which must be the network's. The addresses
-    /// need not exist yet.
+    /// Opens the sockets on `addresses` in the namespace of the calling thread, which must be the
+    /// network's. The addresses need not exist yet.
     ///
     /// # Errors
     ///
@@ -83,11 +85,14 @@ impl DnsSockets {
 
     /// Goes on with the sockets that [`ServedSockets`] share, if they are on these addresses.
     pub(crate) fn adopt(earlier: SharedDescriptors, addresses: &BTreeSet<IpAddr>) -> Option<Self> {
-        if earlier.note != note(addresses.iter().copied()) || earlier.list.len() != 2 * addresses.len() {
+        if earlier.note != note(addresses.iter().copied())
+            || earlier.list.len() != 2 * addresses.len()
+        {
             return None;
         }
         let mut descriptors = earlier.list.into_iter();
-        let mut socket = |ip: &IpAddr| Some((*ip, descriptors.next()?.into(), descriptors.next()?.into()));
+        let mut socket =
+            |ip: &IpAddr| Some((*ip, descriptors.next()?.into(), descriptors.next()?.into()));
 
         Some(Self { sockets: addresses.iter().map(&mut socket).collect::<Option<_>>()? })
     }
@@ -98,7 +103,9 @@ impl DnsSockets {
 
     /// Returns the port of the first socket, which the kernel may have chosen.
     pub(super) fn port(&self) -> io::Result<u16> {
-        self.sockets.first().map_or(Ok(DNS_PORT), |(_, udp, _)| udp.local_addr().map(|address| address.port()))
+        self.sockets
+            .first()
+            .map_or(Ok(DNS_PORT), |(_, udp, _)| udp.local_addr().map(|address| address.port()))
     }
 
     #[cfg(test)]
@@ -164,7 +171,11 @@ impl DnsServers {
     }
 
     /// As [`DnsServers::add`]; returns the sockets, for whoever serves the network next.
-    pub(crate) fn serve(&mut self, network: NetworkId, sockets: DnsSockets) -> io::Result<Arc<ServedSockets>> {
+    pub(crate) fn serve(
+        &mut self,
+        network: NetworkId,
+        sockets: DnsSockets,
+    ) -> io::Result<Arc<ServedSockets>> {
         let addresses = sockets.addresses();
         let service = DnsService {
             scope: ServerScope::Network(network),
@@ -192,7 +203,9 @@ impl DnsServers {
     }
 
     fn exclude_own(&self) {
-        self.resolvers.exclude(self.servers.values().flat_map(|server| server.addresses.iter().copied()).collect());
+        self.resolvers.exclude(
+            self.servers.values().flat_map(|server| server.addresses.iter().copied()).collect(),
+        );
     }
 }
 
@@ -232,11 +245,15 @@ impl DnsService {
     }
 
     /// Serves these sockets; the tasks end when the set is dropped.
-    pub(super) fn serve(self, sockets: DnsSockets) -> io::Result<(JoinSet<()>, Arc<ServedSockets>)> {
+    pub(super) fn serve(
+        self,
+        sockets: DnsSockets,
+    ) -> io::Result<(JoinSet<()>, Arc<ServedSockets>)> {
         let mut tasks = JoinSet::new();
         let mut served = ServedSockets::default();
         for (ip, udp, tcp) in sockets.sockets {
-            let (udp, tcp) = (Arc::new(UdpSocket::from_std(udp)?), Arc::new(TcpListener::from_std(tcp)?));
+            let (udp, tcp) =
+                (Arc::new(UdpSocket::from_std(udp)?), Arc::new(TcpListener::from_std(tcp)?));
             served.push(ip, Arc::clone(&udp), Arc::clone(&tcp));
             let service = self.clone();
             tasks.spawn(begun_again(move || service.clone().serve_udp(Arc::clone(&udp))));
@@ -303,7 +320,10 @@ impl DnsService {
                     None => overloaded(&question),
                 },
             };
-            if !matches!(timeout(STREAM_TIMEOUT, write_message(&mut stream, &reply)).await, Ok(Ok(()))) {
+            if !matches!(
+                timeout(STREAM_TIMEOUT, write_message(&mut stream, &reply)).await,
+                Ok(Ok(()))
+            ) {
                 return;
             }
         }

@@ -21,7 +21,8 @@ fn serve(resolvers: &str) -> Served {
     let path = folder.path().join("resolv.conf");
     std::fs::write(&path, resolvers).expect("written");
     let mut servers = DnsServers::start(path);
-    let sockets = DnsSockets::bind_port([Ipv4Addr::LOCALHOST.into()], 0, &Reserve::default()).expect("sockets");
+    let sockets = DnsSockets::bind_port([Ipv4Addr::LOCALHOST.into()], 0, &Reserve::default())
+        .expect("sockets");
     let at = sockets.local_addr();
     servers.add(World::network(1), sockets).expect("a runtime");
     servers.publish(Arc::new(world("10.1.0.2").names()));
@@ -30,7 +31,13 @@ fn serve(resolvers: &str) -> Served {
 }
 
 fn world(address: &str) -> World {
-    World::default().with_network(1, "blue", "10.1.0.0/16").with_endpoint(1, 1, "service2", &[], &[address])
+    World::default().with_network(1, "blue", "10.1.0.0/16").with_endpoint(
+        1,
+        1,
+        "service2",
+        &[],
+        &[address],
+    )
 }
 
 fn query(name: &str) -> Vec<u8> {
@@ -44,8 +51,10 @@ async fn ask_udp(at: SocketAddr, query: Vec<u8>) -> Message {
     let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
     socket.send_to(&query, at).await.expect("sent");
     let mut buffer = [0; 4096];
-    let (len, _) =
-        timeout(Duration::from_secs(10), socket.recv_from(&mut buffer)).await.expect("in time").expect("an answer");
+    let (len, _) = timeout(Duration::from_secs(10), socket.recv_from(&mut buffer))
+        .await
+        .expect("in time")
+        .expect("an answer");
 
     Message::from_vec(&buffer[..len]).expect("a sound answer")
 }
@@ -119,7 +128,10 @@ async fn names_are_answered_by_udp_and_tcp_and_follow_what_is_published() {
     assert_eq!(by_tcp.await.expect("joined").expect("answers"), (expected.clone(), expected));
 
     served.servers.publish(Arc::new(world("10.1.0.77").names()));
-    assert_eq!(address(&ask_udp(served.at, query("service2.")).await), Some("10.1.0.77".to_owned()));
+    assert_eq!(
+        address(&ask_udp(served.at, query("service2.")).await),
+        Some("10.1.0.77".to_owned())
+    );
 }
 
 #[tokio::test]
@@ -140,14 +152,19 @@ async fn forged_answers_are_passed_over_and_cut_ones_fetched_by_tcp() {
         let asker = Asker::Address { network: World::network(1), source: [10, 1, 0, 9].into() };
         match judge(&query(name), transport, asker, &Names::default(), 0) {
             Disposition::Forward(question) => question,
-            other @ (Disposition::Silence | Disposition::Reply(_)) => panic!("not forwarded but {other:?}"),
+            other @ (Disposition::Silence | Disposition::Reply(_)) => {
+                panic!("not forwarded but {other:?}")
+            }
         }
     };
 
     let forward = Forwarder::new(Arc::new(Resolvers::new(Path::new("/nonexistent").to_owned())));
     let ask = |name: &'static str, transport| {
         let (forward, question) = (forward.clone(), question(name, transport));
-        async move { Message::from_vec(&forward.ask_one(&question, at).await.expect("an answer")).expect("sound") }
+        async move {
+            Message::from_vec(&forward.ask_one(&question, at).await.expect("an answer"))
+                .expect("sound")
+        }
     };
 
     let plain = ask("outside.example.", Transport::Udp).await;
@@ -163,7 +180,8 @@ async fn forged_answers_are_passed_over_and_cut_ones_fetched_by_tcp() {
 async fn an_idle_stream_is_closed_and_too_many_are_not_served() {
     let served = serve("");
     let at = served.at;
-    let held: Vec<_> = (0..STREAMS_PER_SOURCE).map(|_| StdTcpStream::connect(at).expect("connected")).collect();
+    let held: Vec<_> =
+        (0..STREAMS_PER_SOURCE).map(|_| StdTcpStream::connect(at).expect("connected")).collect();
 
     let refused = tokio::task::spawn_blocking(move || {
         let mut one_more = StdTcpStream::connect(at).expect("connected");
@@ -211,7 +229,8 @@ async fn a_removed_server_answers_no_more() {
     assert_eq!(served.servers.networks().count(), 0);
     tokio::task::yield_now().await;
     assert!(
-        DnsSockets::bind_port([Ipv4Addr::LOCALHOST.into()], served.at.port(), &Reserve::default()).is_ok(),
+        DnsSockets::bind_port([Ipv4Addr::LOCALHOST.into()], served.at.port(), &Reserve::default())
+            .is_ok(),
         "the port is still held"
     );
 }

@@ -1,4 +1,5 @@
-//! A map in parts that are shared with its copies: a copy costs next to nothing, and a change of one entry that of one part.
+//! A map in parts that are shared with its copies: a copy costs next to nothing, and a change of
+//! one entry that of one part.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -29,7 +30,8 @@ impl<K: Ord + Hash + Clone, V: Clone> Shards<K, V> {
         self.0.get(shard(key))?.get(key)
     }
 
-    /// Changes the value of a key, which begins with its default; one that is its default afterwards is taken out.
+    /// Changes the value of a key, which begins with its default; one that is its default
+    /// afterwards is taken out.
     pub(crate) fn change(&mut self, key: K, change: impl FnOnce(&mut V))
     where
         V: Default + PartialEq,
@@ -67,7 +69,8 @@ mod tests {
         shards.change("name7".to_owned(), |values| values.push(70));
         shards.change("name8".to_owned(), Vec::clear);
 
-        let shared = shards.0.iter().zip(&copy.0).filter(|(one, other)| Arc::ptr_eq(one, other)).count();
+        let shared =
+            shards.0.iter().zip(&copy.0).filter(|(one, other)| Arc::ptr_eq(one, other)).count();
         assert!(shared >= SHARDS - 2, "{shared}");
         assert_eq!((shards.get("name7"), copy.get("name7")), (Some(&vec![7, 70]), Some(&vec![7])));
         assert_eq!((shards.get("name8"), copy.get("name8")), (None, Some(&vec![8])));

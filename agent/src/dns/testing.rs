@@ -25,7 +25,9 @@ pub(crate) fn blue() -> World {
     let world = World::default().with_network(1, "blue", "10.1.0.0/16");
     let world = world.with_endpoint(1, 1, "service2", &["alias"], &["10.1.0.2"]);
 
-    (2..100).fold(world, |world, number| world.with_endpoint(1, number, "many", &[], &[&format!("10.1.1.{number}")]))
+    (2..100).fold(world, |world, number| {
+        world.with_endpoint(1, number, "many", &[], &[&format!("10.1.1.{number}")])
+    })
 }
 
 /// Judges a query of somebody on that network.
@@ -33,7 +35,13 @@ pub(crate) fn judged(bytes: &[u8], transport: Transport) -> Disposition {
     /// Made once: nothing changes it.
     static NAMES: LazyLock<Names> = LazyLock::new(|| blue().names());
 
-    judge(bytes, transport, Asker::Address { network: World::network(1), source: ip("10.1.0.9") }, &NAMES, 0)
+    judge(
+        bytes,
+        transport,
+        Asker::Address { network: World::network(1), source: ip("10.1.0.9") },
+        &NAMES,
+        0,
+    )
 }
 
 /// Writes a question as a resolver of the C library asks it.
@@ -81,7 +89,10 @@ impl World {
             network: Self::network(network),
             node: NodeId::from_random(1),
             name: name.parse().expect("a name"),
-            aliases: aliases.iter().map(|alias| alias.parse().expect("a name")).collect::<BTreeSet<_>>(),
+            aliases: aliases
+                .iter()
+                .map(|alias| alias.parse().expect("a name"))
+                .collect::<BTreeSet<_>>(),
             addresses: addresses.iter().map(|text| ip(text)).collect(),
             labels: BTreeMap::new(),
             runtime: Runtime::Run,
@@ -91,7 +102,8 @@ impl World {
     }
 
     pub(crate) fn with_sandbox(mut self, endpoints: &[(u64, u64)]) -> Self {
-        let key = |&(network, endpoint)| (Self::network(network), EndpointId::from_random(endpoint));
+        let key =
+            |&(network, endpoint)| (Self::network(network), EndpointId::from_random(endpoint));
         self.sandboxes.push(endpoints.iter().map(key).collect());
 
         self

@@ -1,6 +1,9 @@
-//! A client for the part of Docker's API that is needed, in our own types. Every call has a deadline; Docker may be away at
-//! any time.
-#![expect(clippy::disallowed_types, reason = "the client library's own maps; they are sorted at once")]
+//! A client for the part of Docker's API that is needed, in our own types. Every call has a
+//! deadline; Docker may be away at any time.
+#![expect(
+    clippy::disallowed_types,
+    reason = "the client library's own maps; they are sorted at once"
+)]
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -8,8 +11,8 @@ use std::time::Duration;
 
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use bollard::query_parameters::{
-    EventsOptions, InspectContainerOptions, InspectNetworkOptions, ListContainersOptions, ListNetworksOptions,
-    StartContainerOptions,
+    EventsOptions, InspectContainerOptions, InspectNetworkOptions, ListContainersOptions,
+    ListNetworksOptions, StartContainerOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::{Stream, StreamExt as _};
@@ -17,8 +20,8 @@ use ipnet::IpNet;
 use tokio::time::timeout;
 
 use super::engine::{
-    Container, EngineEvent, EngineKind, EngineNetwork, ListedContainer, NewNetwork, NewPrefix, description, endpoints,
-    network, read, summary,
+    Container, EngineEvent, EngineKind, EngineNetwork, ListedContainer, NewNetwork, NewPrefix,
+    description, endpoints, network, read, summary,
 };
 use super::prefixes::DefaultPools;
 
@@ -78,8 +81,13 @@ pub(crate) struct DockerClient {
 impl DockerClient {
     /// Connects, and negotiates the version of the API.
     pub(crate) async fn connect(socket: &Path) -> Result<Self, EngineError> {
-        let docker = Docker::connect_with_unix(&socket.to_string_lossy(), DEADLINE_SECS, API_DEFAULT_VERSION)?;
-        let settled = timeout(GREETING, docker.negotiate_version()).await.map_err(|_| EngineError::Slow)?;
+        let docker = Docker::connect_with_unix(
+            &socket.to_string_lossy(),
+            DEADLINE_SECS,
+            API_DEFAULT_VERSION,
+        )?;
+        let settled =
+            timeout(GREETING, docker.negotiate_version()).await.map_err(|_| EngineError::Slow)?;
 
         Ok(Self { docker: settled? })
     }
@@ -114,7 +122,9 @@ impl DockerClient {
             subnet: Some(prefix.subnet.to_string()),
             ip_range: prefix.range.map(|range| range.to_string()),
             gateway: prefix.gateway.map(|gateway| gateway.to_string()),
-            auxiliary_addresses: Some(prefix.reserved.iter().map(|(k, v)| (k.clone(), v.to_string())).collect()),
+            auxiliary_addresses: Some(
+                prefix.reserved.iter().map(|(k, v)| (k.clone(), v.to_string())).collect(),
+            ),
         };
         let v6 = new.prefixes.iter().any(|prefix| matches!(prefix.subnet, IpNet::V6(_)));
         let request = NetworkCreateRequest {
@@ -160,7 +170,10 @@ impl DockerClient {
     }
 
     /// Lists the endpoints of a network by Docker's ids, including those that no container has yet.
-    pub(crate) async fn endpoints_of(&self, network: &str) -> Result<BTreeSet<String>, EngineError> {
+    pub(crate) async fn endpoints_of(
+        &self,
+        network: &str,
+    ) -> Result<BTreeSet<String>, EngineError> {
         let found = self.docker.inspect_network(network, None::<InspectNetworkOptions>).await?;
 
         Ok(endpoints(found))
@@ -172,10 +185,14 @@ impl DockerClient {
     }
 
     /// Streams events from now on. Ends with an error when the engine ends.
-    pub(crate) fn events(&self) -> impl Stream<Item = Result<EngineEvent, EngineError>> + Send + use<> {
+    pub(crate) fn events(
+        &self,
+    ) -> impl Stream<Item = Result<EngineEvent, EngineError>> + Send + use<> {
         let kinds = ["network", "container"].map(str::to_owned).to_vec();
-        let options =
-            EventsOptions { filters: Some(HashMap::from([("type".to_owned(), kinds)])), ..EventsOptions::default() };
+        let options = EventsOptions {
+            filters: Some(HashMap::from([("type".to_owned(), kinds)])),
+            ..EventsOptions::default()
+        };
 
         self.docker.events(Some(options)).filter_map(|event| {
             std::future::ready(match event {

@@ -24,9 +24,11 @@ impl ContainerIfname {
         Self { prefix: prefix.to_owned(), whole: None }
     }
 
-    /// Returns how to ask an engine for this very name. Engines before 29 put a number after what they are told, and begin with 0.
+    /// Returns how to ask an engine for this very name. Engines before 29 put a number after what
+    /// they are told, and begin with 0.
     pub(super) fn exactly(name: &str) -> Self {
-        let prefix = name.strip_suffix('0').filter(|prefix| ends_without_number(prefix)).unwrap_or(name);
+        let prefix =
+            name.strip_suffix('0').filter(|prefix| ends_without_number(prefix)).unwrap_or(name);
 
         Self { prefix: prefix.to_owned(), whole: Some(name.to_owned()) }
     }

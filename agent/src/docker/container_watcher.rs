@@ -41,15 +41,18 @@ impl ContainerWatcher {
         self.strike_idle_pools(store).await;
         recovery::tell(endpoints, &listed);
 
-        Ok(lifetime::is_doubtful(store, endpoints, &listed) || recovery::is_needed(store, endpoints, &listed))
+        Ok(lifetime::is_doubtful(store, endpoints, &listed)
+            || recovery::is_needed(store, endpoints, &listed))
     }
 
     /// Strikes out pools that Docker gave back while this process was away, with their addresses.
     async fn strike_idle_pools(&mut self, store: &PluginStore) {
         let plugin_state = store.state();
-        let is_idle =
-            |pool: &&DockerPool| !pool.docker_network.as_ref().is_some_and(|id| plugin_state.networks.contains_key(id));
-        let idle: BTreeSet<&String> = plugin_state.pools.values().filter(is_idle).map(|pool| &pool.id).collect();
+        let is_idle = |pool: &&DockerPool| {
+            !pool.docker_network.as_ref().is_some_and(|id| plugin_state.networks.contains_key(id))
+        };
+        let idle: BTreeSet<&String> =
+            plugin_state.pools.values().filter(is_idle).map(|pool| &pool.id).collect();
         self.idle.retain(|pool, _| idle.contains(pool));
         let is_over = |pool: &&&String| {
             let looks = self.idle.entry((**pool).clone()).or_default();
@@ -58,7 +61,9 @@ impl ContainerWatcher {
         };
         let over: BTreeSet<&String> = idle.iter().filter(is_over).copied().collect();
         let leases = plugin_state.leases.values();
-        let leases = leases.filter(|lease| over.contains(&lease.pool) || !plugin_state.pools.contains_key(&lease.pool));
+        let leases = leases.filter(|lease| {
+            over.contains(&lease.pool) || !plugin_state.pools.contains_key(&lease.pool)
+        });
         let leases = leases.map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address));
         let struck = leases.chain(over.iter().map(|id| DockerKey::Pool((*id).clone()))).collect();
         if let Err(refusal) = store.write(Vec::new(), struck).await {
@@ -77,9 +82,13 @@ fn unnamed(endpoints: &Endpoints, listed: &[ListedContainer]) -> Vec<String> {
     let is_new = |container: &&ListedContainer| {
         container.endpoints.keys().filter_map(|id| known.get(id)).any(|record| {
             let docker = record.sandbox.managed();
-            let named = container.name.parse().is_ok_and(|name: overlay_core::Name| name == record.endpoint.name);
+            let named = container
+                .name
+                .parse()
+                .is_ok_and(|name: overlay_core::Name| name == record.endpoint.name);
             let nameless = container.name.parse::<overlay_core::Name>().is_err();
-            let is_seen = |docker: &ManagedSandbox| docker.container.is_some() && docker.inside.is_some();
+            let is_seen =
+                |docker: &ManagedSandbox| docker.container.is_some() && docker.inside.is_some();
             let is_seen = docker.is_some_and(|docker| !container.is_running || is_seen(docker));
             !is_seen || !(named || nameless)
         })
@@ -89,7 +98,11 @@ fn unnamed(endpoints: &Endpoints, listed: &[ListedContainer]) -> Vec<String> {
 }
 
 /// Finds out a container's name and namespace.
-pub(super) async fn look_at(endpoints: &Endpoints, engine: &DockerClient, container: &str) -> Result<(), EngineError> {
+pub(super) async fn look_at(
+    endpoints: &Endpoints,
+    engine: &DockerClient,
+    container: &str,
+) -> Result<(), EngineError> {
     let found = match engine.container(container).await {
         Err(error) if error.is_missing() => return Ok(()),
         found => found?,
@@ -106,7 +119,8 @@ pub(super) async fn look_at(endpoints: &Endpoints, engine: &DockerClient, contai
         }
         let inside = match (&docker.inside, &found.netns) {
             (None, Some(netns)) if found.running => {
-                recovery::inside(endpoints, record.endpoint.network, record.endpoint.id, netns).await
+                recovery::inside(endpoints, record.endpoint.network, record.endpoint.id, netns)
+                    .await
             }
             (known, _) => known.clone(),
         };
@@ -129,9 +143,12 @@ pub(super) async fn look_at(endpoints: &Endpoints, engine: &DockerClient, contai
     Ok(())
 }
 
-/// Starts the containers that Docker could not restart because the agent was absent; Docker itself tries only once. Tells
-/// whether any are left.
-pub(super) async fn start_stranded(store: &PluginStore, engine: &DockerClient) -> Result<bool, EngineError> {
+/// Starts the containers that Docker could not restart because the agent was absent; Docker itself
+/// tries only once. Tells whether any are left.
+pub(super) async fn start_stranded(
+    store: &PluginStore,
+    engine: &DockerClient,
+) -> Result<bool, EngineError> {
     let plugin_state = store.state();
     let mut any = false;
     for listed in engine.containers().await? {
@@ -154,17 +171,21 @@ pub(super) async fn start_stranded(store: &PluginStore, engine: &DockerClient) -
     Ok(any)
 }
 
-fn is_stranded(container: &Container, ours: &BTreeMap<String, crate::state::DockerNetwork>) -> bool {
+fn is_stranded(
+    container: &Container,
+    ours: &BTreeMap<String, crate::state::DockerNetwork>,
+) -> bool {
     let on_ours = container.networks.iter().any(|network| ours.contains_key(network));
     let restarts = container.restarts && container.has_run && !container.running;
 
     restarts && on_ours && is_for_want_of_us(&container.error)
 }
 
-/// Tells whether Docker's message blames a plugin that did not answer, or not yet. Any other cause is for an operator to fix.
+/// Tells whether Docker's message blames a plugin that did not answer, or not yet. Any other cause
+/// is for an operator to fix.
 fn is_for_want_of_us(error: &str) -> bool {
-    let of_the_plugin =
-        ["plugin", ".sock", "dial unix"].iter().any(|word| error.contains(word)) && error.contains(DRIVER);
+    let of_the_plugin = ["plugin", ".sock", "dial unix"].iter().any(|word| error.contains(word))
+        && error.contains(DRIVER);
 
     of_the_plugin || error.contains(plugin_proxy::ABSENT) || error.contains(ready::NOT_YET)
 }
@@ -182,7 +203,11 @@ mod tests {
         for (error, expected) in [
             (format!("error: {}; {NOTHING}", plugin_proxy::ABSENT), true),
             (format!("{}; try again", ready::NOT_YET), true),
-            ("dial unix /run/docker/plugins/overlay-wg.sock: connect: connection refused".to_owned(), true),
+            (
+                "dial unix /run/docker/plugins/overlay-wg.sock: connect: connection refused"
+                    .to_owned(),
+                true,
+            ),
             ("legacy plugin: plugin \"overlay-wg\" not found".to_owned(), true),
             ("Bind for 0.0.0.0:80 failed: port is already allocated".to_owned(), false),
             (String::new(), false),

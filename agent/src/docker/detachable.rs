@@ -9,9 +9,12 @@ use crate::state::EndpointRecord;
 /// Characters of a container's id that Docker takes for the whole.
 const SHORT_ID: usize = 12;
 
-/// A running container of Docker's would get its endpoint back: Docker goes on saying that it has it.
+/// A running container of Docker's would get its endpoint back: Docker goes on saying that it has
+/// it.
 pub(crate) fn try_detachable(view: &View, record: &EndpointRecord) -> Result<(), Refusal> {
-    let Some(docker) = record.sandbox.managed().filter(|docker| !sandbox::is_of_earlier_boot(docker)) else {
+    let Some(docker) =
+        record.sandbox.managed().filter(|docker| !sandbox::is_of_earlier_boot(docker))
+    else {
         return Ok(());
     };
     // Docker removes the namespace's file with the container's end.
@@ -19,7 +22,10 @@ pub(crate) fn try_detachable(view: &View, record: &EndpointRecord) -> Result<(),
     let Some(container) = docker.container.as_ref().filter(|_| runs) else { return Ok(()) };
     let name = &record.endpoint.name;
     let network = record.endpoint.network;
-    let network = view.networks.get(&network).map_or_else(|| network.to_string(), |network| network.title().to_owned());
+    let network = view
+        .networks
+        .get(&network)
+        .map_or_else(|| network.to_string(), |network| network.title().to_owned());
     let container: String = container.chars().take(SHORT_ID).collect();
     let text = format!(
         "{name} on {network} is of a running container of Docker's, which would have it back at once; \
@@ -34,7 +40,8 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use overlay_core::{
-        Change, Endpoint, EndpointId, Network, NetworkId, NetworkMode, NetworkSettings, NodeId, Revision, Runtime,
+        Change, Endpoint, EndpointId, Network, NetworkId, NetworkMode, NetworkSettings, NodeId,
+        Revision, Runtime,
     };
 
     use super::*;
@@ -52,7 +59,12 @@ mod tests {
             runtime: Runtime::Docker,
         };
 
-        EndpointRecord { endpoint, sandbox: SandboxRecord::Managed(docker), ifname: "ovc0".into(), owner: None }
+        EndpointRecord {
+            endpoint,
+            sandbox: SandboxRecord::Managed(docker),
+            ifname: "ovc0".into(),
+            owner: None,
+        }
     }
 
     #[test]
@@ -79,7 +91,10 @@ mod tests {
 
         let refused = try_detachable(&view, &record(running.clone())).expect_err("it runs").message;
 
-        assert!(refused.ends_with("use `docker network disconnect shop 5df66f04e09f`"), "{refused}");
+        assert!(
+            refused.ends_with("use `docker network disconnect shop 5df66f04e09f`"),
+            "{refused}"
+        );
         assert!(try_detachable(&view, &record(of_earlier_boot)).is_ok());
         assert!(try_detachable(&view, &record(not_taken)).is_ok());
         std::fs::remove_file(netns).expect("removed");

@@ -19,9 +19,11 @@ use crate::problem::{Problems, explain};
 use crate::problem_key::ProblemKey;
 use crate::state::journal::{Entries, Journal};
 
-/// What the names begin with under which interceptors are kept; the rest is the path of the namespace.
+/// What the names begin with under which interceptors are kept; the rest is the path of the
+/// namespace.
 const KEPT: &str = "interceptor/";
-/// How soon a namespace that does not exist yet is tried again: Docker creates it milliseconds after it announced it.
+/// How soon a namespace that does not exist yet is tried again: Docker creates it milliseconds
+/// after it announced it.
 const SOON: Duration = Duration::from_millis(20);
 /// How soon it is tried again after many attempts.
 const LATER: Duration = Duration::from_secs(1);
@@ -35,7 +37,8 @@ struct Sandbox {
     endpoints: BTreeSet<EndpointId>,
 }
 
-/// An interceptor that serves a container, and what the next session of the agent needs to go on with it.
+/// An interceptor that serves a container, and what the next session of the agent needs to go on
+/// with it.
 struct Served {
     interceptor: Lingering<DnsInterceptor>,
     _kept: Kept,
@@ -97,7 +100,8 @@ struct Attempts {
     failed: BTreeMap<PathBuf, Attempt>,
 }
 
-/// How often it was tried, and why it failed last; nothing where the namespace is simply not there yet.
+/// How often it was tried, and why it failed last; nothing where the namespace is simply not there
+/// yet.
 #[derive(Debug, Default)]
 struct Attempt {
     count: u32,
@@ -125,10 +129,16 @@ impl Attempts {
 }
 
 /// Tells whether an endpoint's container has still to get its interceptor.
-fn is_awaited(entries: &Entries, endpoint: EndpointId, interceptors: &BTreeMap<PathBuf, Served>) -> bool {
+fn is_awaited(
+    entries: &Entries,
+    endpoint: EndpointId,
+    interceptors: &BTreeMap<PathBuf, Served>,
+) -> bool {
     let docker = entries.get(&endpoint).and_then(|record| record.sandbox.managed());
 
-    docker.is_some_and(|docker| docker.netns.as_ref().is_none_or(|netns| !interceptors.contains_key(netns)))
+    docker.is_some_and(|docker| {
+        docker.netns.as_ref().is_none_or(|netns| !interceptors.contains_key(netns))
+    })
 }
 
 /// Lists the sandboxes.
@@ -145,8 +155,8 @@ fn wanted(entries: &Entries) -> BTreeMap<PathBuf, Sandbox> {
     wanted
 }
 
-/// Opens an interceptor, or goes on with that of an earlier session; nothing to tell where the namespace is simply not there
-/// yet.
+/// Opens an interceptor, or goes on with that of an earlier session; nothing to tell where the
+/// namespace is simply not there yet.
 async fn open(
     names: &watch::Sender<Arc<Names>>,
     reserves: &InterceptorReserves,
@@ -170,17 +180,23 @@ async fn open_with(
     scope: BTreeSet<NetworkId>,
     reserve: &Arc<Reserve>,
 ) -> Result<Served, Option<String>> {
-    let unserved = |why: &str| format!("names of other hosts are not known in {}: {why}", path.display());
+    let unserved =
+        |why: &str| format!("names of other hosts are not known in {}: {why}", path.display());
     let netns = reserve.spend(|| Netns::open(path)).map_err(|error| {
         // Docker makes the file first.
-        let is_not_there = matches!(error, KernelError::NotANamespace { .. }) || error.errno() == Some(libc::ENOENT);
+        let is_not_there = matches!(error, KernelError::NotANamespace { .. })
+            || error.errno() == Some(libc::ENOENT);
         (!is_not_there).then(|| unserved(&explain(&error)))
     })?;
     let (name, place) = (format!("{KEPT}{}", path.display()), format!("{:?} ", netns.identity()));
     // The path may lead to another container by now.
     let earlier = store.take(&name).filter(|earlier| earlier.note.starts_with(&place));
-    let earlier = earlier.map(|earlier| SharedDescriptors { note: earlier.note[place.len()..].to_owned(), ..earlier });
-    let opened = DnsInterceptor::open(&netns, earlier, scope, names.subscribe(), Arc::clone(reserve)).await;
+    let earlier = earlier.map(|earlier| SharedDescriptors {
+        note: earlier.note[place.len()..].to_owned(),
+        ..earlier
+    });
+    let opened =
+        DnsInterceptor::open(&netns, earlier, scope, names.subscribe(), Arc::clone(reserve)).await;
     let interceptor = opened.map_err(|error| Some(unserved(&explain(&error))))?;
     let kept = store.keep(&name, Arc::new(Placed { place, sockets: interceptor.sockets() }));
 

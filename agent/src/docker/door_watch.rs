@@ -1,4 +1,5 @@
-//! Whether somebody keeps the door: an agent that serves Docker behind one is not found by Docker without it.
+//! Whether somebody keeps the door: an agent that serves Docker behind one is not found by Docker
+//! without it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,7 +20,8 @@ const SOCKETS: &str = "/proc/net/unix";
 /// The flag of a socket that listens (`__SO_ACCEPTCON`).
 const LISTENS: u32 = 1 << 16;
 
-/// States while nobody listens where Docker looks for the plugin, if the agent itself serves at `served`.
+/// States while nobody listens where Docker looks for the plugin, if the agent itself serves at
+/// `served`.
 pub(super) async fn watch(handle: &NodeHandle, served: &Path) {
     let door = Path::new(plugin::PATH);
     if served == door {
@@ -49,7 +51,8 @@ fn is_listened_on(sockets: &str, path: &Path) -> bool {
     // Num: RefCount Protocol Flags Type St Inode Path
     sockets.lines().skip(1).any(|line| {
         let mut fields = line.split_ascii_whitespace();
-        let flags = fields.nth(3).and_then(|flags| u32::from_str_radix(flags, 16).ok()).unwrap_or_default();
+        let flags =
+            fields.nth(3).and_then(|flags| u32::from_str_radix(flags, 16).ok()).unwrap_or_default();
 
         flags & LISTENS != 0 && fields.nth(3).is_some_and(|found| Path::new(found) == path)
     })
@@ -65,11 +68,13 @@ mod tests {
     fn a_socket_is_listened_on_as_long_as_its_listener_lives() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("door.sock");
-        let listens = || is_listened_on(&std::fs::read_to_string(SOCKETS).expect("the kernel's list"), &path);
+        let listens =
+            || is_listened_on(&std::fs::read_to_string(SOCKETS).expect("the kernel's list"), &path);
 
         assert!(!listens());
         let listener = UnixListener::bind(&path).expect("a socket");
-        let (caller, (answered, _)) = (UnixStream::connect(&path).expect("a caller"), listener.accept().expect("one"));
+        let (caller, (answered, _)) =
+            (UnixStream::connect(&path).expect("a caller"), listener.accept().expect("one"));
         assert!(listens());
         drop(listener);
 

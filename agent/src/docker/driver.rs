@@ -12,8 +12,8 @@ use overlay_proto::{Code, Refusal};
 use super::interceptor_reserves::InterceptorReserves;
 use super::ipam;
 use super::plugin::{
-    AddressRequest, Driver, EndpointRequest, JoinRequest, Joined, NetworkRequest, NewInterface, PoolGranted,
-    PoolRequest,
+    AddressRequest, Driver, EndpointRequest, JoinRequest, Joined, NetworkRequest, NewInterface,
+    PoolGranted, PoolRequest,
 };
 use crate::node_handle::NodeHandle;
 
@@ -50,7 +50,10 @@ impl Driver for OverlayDriver {
     async fn request_address(&self, request: AddressRequest) -> Result<IpNet, Refusal> {
         let joined = self.handle.joined()?;
         // Runs to completion even if the caller stops waiting.
-        spawned(async move { ipam::request_address(&joined.docker, &joined.endpoints, request).await }).await
+        spawned(
+            async move { ipam::request_address(&joined.docker, &joined.endpoints, request).await },
+        )
+        .await
     }
 
     async fn release_address(&self, pool: String, address: IpAddr) -> Result<(), Refusal> {
@@ -74,19 +77,29 @@ impl Driver for OverlayDriver {
 
     async fn create_endpoint(&self, request: EndpointRequest) -> Result<NewInterface, Refusal> {
         let joined = self.handle.joined()?;
-        spawned(async move { endpoint::create_endpoint(&joined.docker, &joined.endpoints, request).await }).await
+        spawned(async move {
+            endpoint::create_endpoint(&joined.docker, &joined.endpoints, request).await
+        })
+        .await
     }
 
     async fn delete_endpoint(&self, endpoint: String) -> Result<(), Refusal> {
         let Ok(joined) = self.handle.joined() else { return Ok(()) };
-        let known = find(&joined.endpoints, &endpoint).map(|record| record.endpoint.id).into_iter().collect();
-        spawned(async move { joined.endpoints.remove(known, "Docker removed it").await.map(drop) }).await
+        let known = find(&joined.endpoints, &endpoint)
+            .map(|record| record.endpoint.id)
+            .into_iter()
+            .collect();
+        spawned(async move { joined.endpoints.remove(known, "Docker removed it").await.map(drop) })
+            .await
     }
 
     async fn join(&self, request: JoinRequest) -> Result<Joined, Refusal> {
         let joined = self.handle.joined()?;
         let reserves = Arc::clone(&self.reserves);
-        spawned(async move { endpoint::join(&joined.docker, &joined.endpoints, &reserves, request).await }).await
+        spawned(async move {
+            endpoint::join(&joined.docker, &joined.endpoints, &reserves, request).await
+        })
+        .await
     }
 }
 

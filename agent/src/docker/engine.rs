@@ -1,13 +1,17 @@
 //! What Docker's engine tells of its networks, containers and events, in our own types.
-#![expect(clippy::disallowed_types, reason = "the client library's own maps; they are sorted at once")]
+#![expect(
+    clippy::disallowed_types,
+    reason = "the client library's own maps; they are sorted at once"
+)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use bollard::models::{
-    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum, EndpointSettings,
-    EventMessage, EventMessageTypeEnum, IpamConfig, Network, NetworkInspect,
+    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
+    ContainerSummaryStateEnum, EndpointSettings, EventMessage, EventMessageTypeEnum, IpamConfig,
+    Network, NetworkInspect,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -170,7 +174,12 @@ impl NewPrefix {
 
     /// Makes an IPv6 prefix.
     pub(crate) fn v6(subnet: Ipv6Net, gateway: Ipv6Addr) -> Self {
-        Self { subnet: subnet.into(), range: None, gateway: Some(gateway.into()), reserved: BTreeMap::new() }
+        Self {
+            subnet: subnet.into(),
+            range: None,
+            gateway: Some(gateway.into()),
+            reserved: BTreeMap::new(),
+        }
     }
 }
 
@@ -184,7 +193,8 @@ fn bare(name: Option<&str>) -> String {
 
 fn attachment(settings: EndpointSettings) -> Option<(String, Attachment)> {
     let endpoint = settings.endpoint_id.filter(|id| !id.is_empty())?;
-    let aliases = settings.aliases.into_iter().flatten().chain(settings.dns_names.into_iter().flatten());
+    let aliases =
+        settings.aliases.into_iter().flatten().chain(settings.dns_names.into_iter().flatten());
     let addresses = [settings.ip_address, settings.global_ipv6_address].into_iter().flatten();
 
     Some((
@@ -198,7 +208,8 @@ fn attachment(settings: EndpointSettings) -> Option<(String, Attachment)> {
 }
 
 fn hardware_address(text: &str) -> Option<[u8; 6]> {
-    let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+    let bytes: Option<Vec<u8>> =
+        text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
 
     bytes?.try_into().ok()
 }
@@ -253,7 +264,8 @@ pub(super) fn description(found: ContainerInspectResponse) -> Container {
     }
 }
 
-/// Finds the network that a container was started on; `mode` is its name or id, as a person gave it.
+/// Finds the network that a container was started on; `mode` is its name or id, as a person gave
+/// it.
 fn first_network(networks: &BTreeMap<String, EndpointSettings>, mode: &str) -> Option<String> {
     let is_it = |(name, settings): &(&String, &EndpointSettings)| {
         name.as_str() == mode || settings.network_id.as_deref() == Some(mode)
@@ -265,9 +277,12 @@ fn first_network(networks: &BTreeMap<String, EndpointSettings>, mode: &str) -> O
 pub(super) fn network(network: Network) -> Option<EngineNetwork> {
     let ipam = network.ipam.unwrap_or_default();
     let configs = ipam.config.unwrap_or_default();
-    let of = |config: &IpamConfig| config.subnet.as_deref().and_then(|text| text.parse::<IpNet>().ok());
+    let of =
+        |config: &IpamConfig| config.subnet.as_deref().and_then(|text| text.parse::<IpNet>().ok());
     let v4 = configs.iter().find_map(|config| match of(config)? {
-        IpNet::V4(net) => Some((net, config.ip_range.as_deref().and_then(|text| text.parse().ok()))),
+        IpNet::V4(net) => {
+            Some((net, config.ip_range.as_deref().and_then(|text| text.parse().ok())))
+        }
         IpNet::V6(_) => None,
     });
     let v6 = configs.iter().find_map(|config| match of(config)? {
@@ -293,7 +308,9 @@ pub(super) fn read(event: EventMessage) -> Option<EngineEvent> {
     let action = event.action.unwrap_or_default();
     let actor = event.actor.unwrap_or_default();
     match (event.typ?, action.as_str()) {
-        (EventMessageTypeEnum::NETWORK, "create" | "destroy" | "remove") => Some(EngineEvent::Networks),
+        (EventMessageTypeEnum::NETWORK, "create" | "destroy" | "remove") => {
+            Some(EngineEvent::Networks)
+        }
         (EventMessageTypeEnum::NETWORK, "connect" | "disconnect") => {
             sorted(actor.attributes).remove("container").map(EngineEvent::Container)
         }
@@ -316,10 +333,14 @@ pub(super) mod fuzzing {
         serde_json::from_slice(bytes).ok()
     }
 
-    /// Reads what an engine may have sent, as the client library would: a list of networks or of containers, a container, an event.
+    /// Reads what an engine may have sent, as the client library would: a list of networks or of
+    /// containers, a container, an event.
     pub(in crate::docker) fn answers(kind: u8, bytes: &[u8]) -> Vec<Container> {
         match kind % 4 {
-            0 => drop(read::<Vec<Network>>(bytes).map(|all| all.into_iter().filter_map(network).collect::<Vec<_>>())),
+            0 => drop(
+                read::<Vec<Network>>(bytes)
+                    .map(|all| all.into_iter().filter_map(network).collect::<Vec<_>>()),
+            ),
             1 => {
                 let all = read::<Vec<ContainerSummary>>(bytes);
                 drop(all.map(|all| all.into_iter().filter_map(summary).collect::<Vec<_>>()));

@@ -7,8 +7,12 @@ use overlay_proto::convert::{MAX_LABEL, MAX_LABELS};
 /// Bytes of all labels of one row: what control takes.
 pub(super) const MAX_ROW_LABELS: usize = 4_096;
 
-/// Leaves out what does not fit: what is no sound text by itself, and what comes when `room` bytes are used up.
-pub(super) fn fitting(words: &BTreeMap<String, String>, mut room: usize) -> BTreeMap<String, String> {
+/// Leaves out what does not fit: what is no sound text by itself, and what comes when `room` bytes
+/// are used up.
+pub(super) fn fitting(
+    words: &BTreeMap<String, String>,
+    mut room: usize,
+) -> BTreeMap<String, String> {
     let sound = |text: &str| text.len() <= MAX_LABEL && !text.chars().any(char::is_control);
     let fits = |(key, value): &(&String, &String)| {
         let len = key.len() + value.len();
@@ -17,5 +21,10 @@ pub(super) fn fitting(words: &BTreeMap<String, String>, mut room: usize) -> BTre
         fits
     };
 
-    words.iter().filter(fits).take(MAX_LABELS).map(|(key, value)| (key.clone(), value.clone())).collect()
+    words
+        .iter()
+        .filter(fits)
+        .take(MAX_LABELS)
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }

@@ -11,8 +11,8 @@ use overlay_proto::{Refusal, v1};
 use serde_json::Value;
 
 use super::plugin::{
-    AddressRequest, ContainerIfname, Driver, EndpointRequest, JoinRequest, Joined, NetworkRequest, NewInterface,
-    PoolGranted, PoolRequest, Route, answer, endpoint_id,
+    AddressRequest, ContainerIfname, Driver, EndpointRequest, JoinRequest, Joined, NetworkRequest,
+    NewInterface, PoolGranted, PoolRequest, Route, answer, endpoint_id,
 };
 use super::{engine, naming};
 
@@ -38,12 +38,15 @@ const CALLS: [&str; 14] = [
 struct Willing;
 
 fn is_id(text: &str) -> bool {
-    (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 impl Driver for Willing {
     async fn request_pool(&self, request: PoolRequest) -> Result<PoolGranted, Refusal> {
-        assert!(request.prefix.zip(request.range).is_none_or(|(prefix, range)| prefix.contains(&range)));
+        assert!(
+            request.prefix.zip(request.range).is_none_or(|(prefix, range)| prefix.contains(&range))
+        );
         let prefix = request.prefix.unwrap_or_else(|| IpNet::from(IpAddr::from([10, 0, 0, 0])));
 
         Ok(PoolGranted { id: "pool".to_owned(), prefix })
@@ -99,18 +102,22 @@ impl Driver for Willing {
 ///
 /// # Panics
 ///
-/// When the driver is asked for what it must not be, or the answer is not one that engines understand.
+/// When the driver is asked for what it must not be, or the answer is not one that engines
+/// understand.
 pub fn plugin_calls(bytes: &[u8]) {
     let Some((&call, body)) = bytes.split_first() else { return };
     let call = CALLS[usize::from(call) % CALLS.len()];
-    let (status, reply) = answer(&Willing, call, body).now_or_never().expect("it waits for nothing");
-    let told = |key: &str| reply.get(key).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
+    let (status, reply) =
+        answer(&Willing, call, body).now_or_never().expect("it waits for nothing");
+    let told =
+        |key: &str| reply.get(key).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
     assert!(reply.is_object());
     assert_eq!(told("Err"), told("Error"), "what one kind of call is told, the other is too");
     assert!(status == StatusCode::OK || told("Err"), "{status} without a reason");
 }
 
-/// Reads what the engine's API may answer; the first byte says what was asked. A container of it gets its names.
+/// Reads what the engine's API may answer; the first byte says what was asked. A container of it
+/// gets its names.
 ///
 /// # Panics
 ///

@@ -1,6 +1,7 @@
-//! `docker_gwbridge`, Docker's way out for containers of networks like ours: made beforehand, in a range that the engine's own
-//! address management never gives to a network. Docker would put it onto 172.18.0.0/16, which is also the first prefix that a
-//! plain `docker network create` gets on another host: containers on such a network could not start here.
+//! `docker_gwbridge`, Docker's way out for containers of networks like ours: made beforehand, in a
+//! range that the engine's own address management never gives to a network. Docker would put it
+//! onto 172.18.0.0/16, which is also the first prefix that a plain `docker network create` gets on
+//! another host: containers on such a network could not start here.
 
 use std::collections::BTreeMap;
 
@@ -16,11 +17,15 @@ const LABEL: &str = "overlay.made-by";
 const MAKER: &str = "overlayd";
 
 /// Makes it where there is none. One that is there stays as it is.
-pub(super) async fn ensure(engine: &DockerClient, listed: &[EngineNetwork]) -> Result<(), EngineError> {
+pub(super) async fn ensure(
+    engine: &DockerClient,
+    listed: &[EngineNetwork],
+) -> Result<(), EngineError> {
     if listed.iter().any(|network| network.name == NAME) {
         return Ok(());
     }
-    let option = |key: &str, value: &str| (format!("com.docker.network.bridge.{key}"), value.to_owned());
+    let option =
+        |key: &str, value: &str| (format!("com.docker.network.bridge.{key}"), value.to_owned());
     let new = NewNetwork {
         name: NAME.to_owned(),
         driver: "bridge".to_owned(),
@@ -48,7 +53,9 @@ pub(super) async fn ensure(engine: &DockerClient, listed: &[EngineNetwork]) -> R
 /// Removes it where we made it. While containers use it the engine refuses, and it stays.
 pub(super) async fn remove(engine: &DockerClient) -> Result<(), EngineError> {
     let networks = engine.networks().await?;
-    let ours = networks.iter().find(|n| n.name == NAME && n.labels.get(LABEL).is_some_and(|maker| maker == MAKER));
+    let ours = networks
+        .iter()
+        .find(|n| n.name == NAME && n.labels.get(LABEL).is_some_and(|maker| maker == MAKER));
     match ours {
         Some(network) => engine.remove_network(&network.id).await,
         None => Ok(()),

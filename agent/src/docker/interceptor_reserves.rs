@@ -1,8 +1,9 @@
-//! File descriptors that are kept back for the DNS interceptors of containers that Docker is starting.
+//! File descriptors that are kept back for the DNS interceptors of containers that Docker is
+//! starting.
 //!
-//! An interceptor is opened after Docker was told that all is well: only then does the container's namespace exist. Should
-//! descriptors be used up by then, the container would run and know no name. So they are taken while the start can still be
-//! refused.
+//! An interceptor is opened after Docker was told that all is well: only then does the container's
+//! namespace exist. Should descriptors be used up by then, the container would run and know no
+//! name. So they are taken while the start can still be refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,8 @@ use overlay_proto::{Code, Refusal};
 use crate::dns::DnsInterceptor;
 use crate::problem::explain;
 
-/// Starts at the same time for which there are descriptors from the beginning; more take what is free.
+/// Starts at the same time for which there are descriptors from the beginning; more take what is
+/// free.
 const STARTS: usize = 4;
 
 /// What is kept back.
@@ -29,10 +31,14 @@ pub(crate) struct InterceptorReserves {
 impl InterceptorReserves {
     /// Keeps back what a few starts at the same time take.
     pub(crate) fn new() -> Self {
-        Self { pool: Reserve::new(STARTS * DnsInterceptor::DESCRIPTORS), starting: Mutex::default() }
+        Self {
+            pool: Reserve::new(STARTS * DnsInterceptor::DESCRIPTORS),
+            starting: Mutex::default(),
+        }
     }
 
-    /// Keeps back what the interceptor of an endpoint's container takes, until [`Self::retain`] gives it up.
+    /// Keeps back what the interceptor of an endpoint's container takes, until [`Self::retain`]
+    /// gives it up.
     ///
     /// # Errors
     ///
@@ -43,7 +49,8 @@ impl InterceptorReserves {
             return Ok(());
         }
         let reserve = self.pool.split_off(DnsInterceptor::DESCRIPTORS).map_err(|error| {
-            let text = format!("this container would know no names of other hosts: {}", explain(&error));
+            let text =
+                format!("this container would know no names of other hosts: {}", explain(&error));
             Refusal::new(Code::Kernel, text)
         })?;
         starting.insert(endpoint, Arc::new(reserve));
@@ -51,17 +58,19 @@ impl InterceptorReserves {
         Ok(())
     }
 
-    /// Returns what was kept back for one of a container's endpoints; an empty reserve where that is nothing.
+    /// Returns what was kept back for one of a container's endpoints; an empty reserve where that
+    /// is nothing.
     pub(super) fn of(&self, endpoints: &BTreeSet<EndpointId>) -> Arc<Reserve> {
         let starting = self.lock();
 
         endpoints.iter().find_map(|endpoint| starting.get(endpoint)).cloned().unwrap_or_default()
     }
 
-    /// Gives up what was kept back for endpoints that do not need it any more. They are asked about while nothing else is kept
-    /// back, so that none is judged by what was known before it came.
+    /// Gives up what was kept back for endpoints that do not need it any more. They are asked about
+    /// while nothing else is kept back, so that none is judged by what was known before it came.
     pub(super) fn retain(&self, is_needed: impl Fn(EndpointId) -> bool) {
-        let given_up: Vec<_> = self.lock().extract_if(.., |endpoint, _| !is_needed(*endpoint)).collect();
+        let given_up: Vec<_> =
+            self.lock().extract_if(.., |endpoint, _| !is_needed(*endpoint)).collect();
         for (_, reserve) in given_up {
             self.pool.take_back(&reserve);
         }
@@ -88,8 +97,11 @@ mod tests {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
         let lowest = std::fs::File::open("/dev/null").expect("one is left").as_raw_fd();
 
-        setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard).expect("lowered");
-        let kept = (1..=STARTS as u64).map(|n| reserves.keep_back(EndpointId::from_random(n))).collect::<Vec<_>>();
+        setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard)
+            .expect("lowered");
+        let kept = (1..=STARTS as u64)
+            .map(|n| reserves.keep_back(EndpointId::from_random(n)))
+            .collect::<Vec<_>>();
         let (again, refused) = (reserves.keep_back(first), reserves.keep_back(last));
         reserves.retain(|endpoint| endpoint != first);
         let freed = reserves.keep_back(last);
@@ -98,7 +110,10 @@ mod tests {
         assert!(kept.iter().all(Result::is_ok), "{kept:?}");
         again.expect("what Docker asks twice is answered alike");
         let text = refused.expect_err("there are none").message;
-        assert!(text.contains("Too many open files") && text.contains("raise LimitNOFILE="), "{text}");
+        assert!(
+            text.contains("Too many open files") && text.contains("raise LimitNOFILE="),
+            "{text}"
+        );
         freed.expect("the other one gave them up");
         assert!(reserves.of(&[last].into()).release() && !reserves.of(&[first].into()).release());
     }

@@ -1,4 +1,5 @@
-//! Pools and addresses for Docker: pools out of what hosts leave free, containers' addresses out of this node's blocks.
+//! Pools and addresses for Docker: pools out of what hosts leave free, containers' addresses out of
+//! this node's blocks.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -28,11 +29,20 @@ pub(super) async fn request_pool(
 ) -> Result<PoolGranted, Refusal> {
     let plugin_state = store.state();
     if plugin_state.pools.len() >= MAX_POOLS {
-        return Err(Refusal::new(Code::Exhausted, format!("Docker holds {MAX_POOLS} pools, which is the limit")));
+        return Err(Refusal::new(
+            Code::Exhausted,
+            format!("Docker holds {MAX_POOLS} pools, which is the limit"),
+        ));
     }
-    let stands_for = request.options.get(NETWORK_OPTION).map(|id| convert::field(NETWORK_OPTION, id)).transpose()?;
+    let stands_for = request
+        .options
+        .get(NETWORK_OPTION)
+        .map(|id| convert::field(NETWORK_OPTION, id))
+        .transpose()?;
     let (id, prefix) = match stands_for {
-        Some(network) => (replica_pool(network, request.v6), replica_prefix(endpoints, network, request.v6)?),
+        Some(network) => {
+            (replica_pool(network, request.v6), replica_prefix(endpoints, network, request.v6)?)
+        }
         None => {
             let prefix = match request.prefix {
                 Some(prefix) => checked(store, endpoints, prefix)?,
@@ -74,20 +84,30 @@ fn replica_prefix(endpoints: &Endpoints, id: NetworkId, v6: bool) -> Result<IpNe
     let network = membership.view.networks.get(&id).ok_or_else(unknown)?;
     let prefix = if v6 { network.prefix6.map(IpNet::V6) } else { Some(IpNet::V4(network.prefix)) };
 
-    prefix.ok_or_else(|| Refusal::new(Code::InvalidInput, format!("network {} has no IPv6", network.name)))
+    prefix.ok_or_else(|| {
+        Refusal::new(Code::InvalidInput, format!("network {} has no IPv6", network.name))
+    })
 }
 
 /// Checks a prefix that a person chose.
-pub(super) fn checked(store: &PluginStore, endpoints: &Endpoints, prefix: IpNet) -> Result<IpNet, Refusal> {
+pub(super) fn checked(
+    store: &PluginStore,
+    endpoints: &Endpoints,
+    prefix: IpNet,
+) -> Result<IpNet, Refusal> {
     check_form(prefix)?;
     let conflict = pool::conflict(&endpoints.memberships.membership.borrow().view, prefix);
 
     conflict.map_or(Ok(prefix), |holder| Err(taken(store, endpoints, prefix, &holder)))
 }
 
-/// Checks a prefix of Docker's own address management. Where Docker may have chosen it by itself, it did not know of a bridge that
-/// another host just made, or had nothing else to choose.
-pub(super) fn checked_of_engine(store: &PluginStore, endpoints: &Endpoints, prefix: IpNet) -> Result<IpNet, Refusal> {
+/// Checks a prefix of Docker's own address management. Where Docker may have chosen it by itself,
+/// it did not know of a bridge that another host just made, or had nothing else to choose.
+pub(super) fn checked_of_engine(
+    store: &PluginStore,
+    endpoints: &Endpoints,
+    prefix: IpNet,
+) -> Result<IpNet, Refusal> {
     let by_itself = match prefix {
         IpNet::V4(prefix) => store.state().engine.default_pools.may_choose(prefix),
         IpNet::V6(_) => false,
@@ -120,7 +140,9 @@ fn check_form(prefix: IpNet) -> Result<(), Refusal> {
 
 fn taken(store: &PluginStore, endpoints: &Endpoints, prefix: IpNet, holder: &str) -> Refusal {
     let advice = match (prefix, chosen(store, endpoints, false)) {
-        (IpNet::V4(_), Ok(free)) => format!("use: docker network create -d overlay-wg --subnet {free} NAME"),
+        (IpNet::V4(_), Ok(free)) => {
+            format!("use: docker network create -d overlay-wg --subnet {free} NAME")
+        }
         (IpNet::V4(_) | IpNet::V6(_), _) => "choose another --subnet".to_owned(),
     };
 
@@ -140,17 +162,23 @@ fn chosen(store: &PluginStore, endpoints: &Endpoints, v6: bool) -> Result<IpNet,
         IpNet::V6(_) => None,
     });
     let held: Vec<_> = held.collect();
-    let picked = pool::pick(&endpoints.memberships.membership.borrow().view, pool, &held, rand::random());
+    let picked =
+        pool::pick(&endpoints.memberships.membership.borrow().view, pool, &held, rand::random());
 
     picked.map(IpNet::V4).ok_or_else(|| {
-        Refusal::new(Code::Exhausted, format!("no prefix is left in the pool {pool}; name one: --subnet CIDR"))
+        Refusal::new(
+            Code::Exhausted,
+            format!("no prefix is left in the pool {pool}; name one: --subnet CIDR"),
+        )
     })
 }
 
 /// Takes a pool back with all its addresses.
 pub(super) async fn release_pool(store: &PluginStore, pool: &str) -> Result<(), Refusal> {
     let plugin_state = store.state();
-    let leases = plugin_state.leases_of(pool).map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address));
+    let leases = plugin_state
+        .leases_of(pool)
+        .map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address));
     let pool = plugin_state.pools.contains_key(pool).then(|| DockerKey::Pool(pool.to_owned()));
 
     store.write(Vec::new(), leases.chain(pool).collect()).await
@@ -168,16 +196,22 @@ pub(super) async fn request_address(
         return Err(Refusal::new(Code::NotFound, text));
     };
     if let Some(outside) = request.address.filter(|address| !pool.prefix.contains(address)) {
-        return Err(Refusal::new(Code::InvalidInput, format!("{outside} is not in {}", pool.prefix)));
+        return Err(Refusal::new(
+            Code::InvalidInput,
+            format!("{outside} is not in {}", pool.prefix),
+        ));
     }
     match (&pool.docker_network, request.purpose) {
         (Some(network), AddressUse::Other) => {
             let network = network.clone();
             give(store, endpoints, &pool, &network, request.address).await
         }
-        (_, AddressUse::Gateway) => keep(store, &pool, request.address.unwrap_or_else(|| gateway(pool.prefix))).await,
+        (_, AddressUse::Gateway) => {
+            keep(store, &pool, request.address.unwrap_or_else(|| gateway(pool.prefix))).await
+        }
         (None, AddressUse::Other) => {
-            let missing = || Refusal::new(Code::InvalidInput, "an address without a network must be named");
+            let missing =
+                || Refusal::new(Code::InvalidInput, "an address without a network must be named");
             keep(store, &pool, request.address.ok_or_else(missing)?).await
         }
     }
@@ -229,11 +263,18 @@ async fn give(
     };
     let address = match (pool.prefix, wanted) {
         (IpNet::V4(_), Some(IpAddr::V6(_))) | (IpNet::V6(_), Some(IpAddr::V4(_))) => {
-            return Err(Refusal::new(Code::InvalidInput, "the address is of another family than its pool"));
+            return Err(Refusal::new(
+                Code::InvalidInput,
+                "the address is of another family than its pool",
+            ));
         }
-        (IpNet::V4(_), Some(IpAddr::V4(wanted))) => endpoints.address(&network, Some(wanted)).await.map(IpAddr::V4)?,
+        (IpNet::V4(_), Some(IpAddr::V4(wanted))) => {
+            endpoints.address(&network, Some(wanted)).await.map(IpAddr::V4)?
+        }
         (IpNet::V4(_), None) => endpoints.address(&network, None).await.map(IpAddr::V4)?,
-        (IpNet::V6(_), Some(IpAddr::V6(wanted))) => fixed6(endpoints, &network, wanted).map(IpAddr::V6)?,
+        (IpNet::V6(_), Some(IpAddr::V6(wanted))) => {
+            fixed6(endpoints, &network, wanted).map(IpAddr::V6)?
+        }
         (IpNet::V6(_), None) => next6(endpoints, &network).map(IpAddr::V6)?,
     };
     note(store, pool, address, true).await?;
@@ -241,10 +282,13 @@ async fn give(
     Ok(IpNet::from(address))
 }
 
-/// Where another host's engine numbers its containers by itself, it may give out anything outside of blocks at any time: here only
-/// this node's own blocks are to choose from.
+/// Where another host's engine numbers its containers by itself, it may give out anything outside
+/// of blocks at any time: here only this node's own blocks are to choose from.
 fn check_numbered(endpoints: &Endpoints, network: &Network, wanted: IpAddr) -> Result<(), Refusal> {
-    let Some(origin) = network.settings.numbered_by.filter(|origin| *origin != endpoints.node()) else { return Ok(()) };
+    let Some(origin) = network.settings.numbered_by.filter(|origin| *origin != endpoints.node())
+    else {
+        return Ok(());
+    };
     let view = endpoints.view();
     let blocks: Vec<IpNet> = view
         .member(network.id, endpoints.node())
@@ -272,11 +316,16 @@ fn check_numbered(endpoints: &Endpoints, network: &Network, wanted: IpAddr) -> R
 }
 
 /// Returns the address to give a container that comes back, where it is free.
-async fn returned(endpoints: &Endpoints, pool: &DockerPool, network: &Network) -> Result<Option<IpAddr>, Refusal> {
+async fn returned(
+    endpoints: &Endpoints,
+    pool: &DockerPool,
+    network: &Network,
+) -> Result<Option<IpAddr>, Refusal> {
     let view = endpoints.view();
     let is_free = |address: &IpAddr| match address {
         IpAddr::V4(v4) => {
-            endpoints.in_blocks(network.id, *v4) && !endpoints.memberships.in_use(network, &view).contains(v4)
+            endpoints.in_blocks(network.id, *v4)
+                && !endpoints.memberships.in_use(network, &view).contains(v4)
         }
         IpAddr::V6(v6) => !endpoints.memberships.in_use6(network, &view).contains(v6),
     };
@@ -287,7 +336,9 @@ async fn returned(endpoints: &Endpoints, pool: &DockerPool, network: &Network) -
 
 fn fixed6(endpoints: &Endpoints, network: &Network, wanted: Ipv6Addr) -> Result<Ipv6Addr, Refusal> {
     let view = endpoints.view();
-    let nodes = view.members_of(network.id).filter_map(|member| network.address6(member.node_address(network)?));
+    let nodes = view
+        .members_of(network.id)
+        .filter_map(|member| network.address6(member.node_address(network)?));
     let taken = endpoints.memberships.in_use6(network, &view).contains(&wanted)
         || network.is_reserved6(wanted)
         || nodes.into_iter().any(|node| node == wanted);
@@ -304,14 +355,21 @@ fn fixed6(endpoints: &Endpoints, network: &Network, wanted: Ipv6Addr) -> Result<
 fn next6(endpoints: &Endpoints, network: &Network) -> Result<Ipv6Addr, Refusal> {
     let view = endpoints.view();
     let used = endpoints.memberships.in_use6(network, &view);
-    let carried: BTreeSet<Ipv4Addr> = used.into_iter().filter_map(|address| network.address4(address)).collect();
+    let carried: BTreeSet<Ipv4Addr> =
+        used.into_iter().filter_map(|address| network.address4(address)).collect();
     let v4 = endpoints.next_free(network, &view, &carried)?;
 
-    network.address6(v4).ok_or_else(|| Refusal::new(Code::InvalidInput, format!("{} has no IPv6", network.name)))
+    network
+        .address6(v4)
+        .ok_or_else(|| Refusal::new(Code::InvalidInput, format!("{} has no IPv6", network.name)))
 }
 
 /// Takes an address back.
-pub(super) async fn release_address(store: &PluginStore, pool: String, address: IpAddr) -> Result<(), Refusal> {
+pub(super) async fn release_address(
+    store: &PluginStore,
+    pool: String,
+    address: IpAddr,
+) -> Result<(), Refusal> {
     let key = (pool, address);
     if !store.state().leases.contains_key(&key) {
         return Ok(());

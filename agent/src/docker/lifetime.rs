@@ -23,7 +23,8 @@ use crate::endpoint::sandbox;
 use crate::state::journal::Entries;
 use crate::state::{DockerKey, DockerLease, EndpointRecord, ManagedSandbox};
 
-/// How long Docker may take to describe a container before the container counts as busy; the next pass tries again.
+/// How long Docker may take to describe a container before the container counts as busy; the next
+/// pass tries again.
 const REST: Duration = Duration::from_secs(1);
 
 /// How long a request for an address waits for [`pass`].
@@ -61,15 +62,18 @@ fn judge(facts: Facts) -> Liveness {
         Facts { is_listed: true, .. } => Liveness::Lives,
         Facts { is_container_removed: true, .. } => Liveness::Gone("its container was removed"),
         Facts { in_network: Some(true), .. } => Liveness::Lives,
-        Facts { in_network: Some(false), all_rested: true, .. } => Liveness::Gone("Docker does not have it any more"),
+        Facts { in_network: Some(false), all_rested: true, .. } => {
+            Liveness::Gone("Docker does not have it any more")
+        }
         Facts { in_network: Some(false) | None, .. } => Liveness::Undecided,
     }
 }
 
 /// Returns what Docker's list alone says about an endpoint.
 fn facts(docker: &ManagedSandbox, listed: &[ListedContainer]) -> Facts {
-    let has_it =
-        |container: &ListedContainer| container.is_running && container.endpoints.contains_key(&docker.endpoint);
+    let has_it = |container: &ListedContainer| {
+        container.is_running && container.endpoints.contains_key(&docker.endpoint)
+    };
     let is_removed = |id: &String| listed.iter().all(|container| container.id != *id);
 
     Facts {
@@ -82,7 +86,9 @@ fn facts(docker: &ManagedSandbox, listed: &[ListedContainer]) -> Facts {
 }
 
 /// Lists the addresses of endpoints, each with its network.
-fn addresses<'a>(records: impl Iterator<Item = &'a EndpointRecord>) -> BTreeSet<(NetworkId, IpAddr)> {
+fn addresses<'a>(
+    records: impl Iterator<Item = &'a EndpointRecord>,
+) -> BTreeSet<(NetworkId, IpAddr)> {
     let of = |record: &'a EndpointRecord| {
         record.endpoint.addresses.iter().map(|address| (record.endpoint.network, *address))
     };
@@ -93,13 +99,18 @@ fn addresses<'a>(records: impl Iterator<Item = &'a EndpointRecord>) -> BTreeSet<
 /// Lists the addresses that Docker holds for containers and that no endpoint has.
 fn unused<'a>(plugin_state: &'a PluginState, entries: &Entries) -> Vec<&'a DockerLease> {
     let used = addresses(entries.values());
-    let unused = plugin_state.given().filter(|(network, lease)| !used.contains(&(*network, lease.address)));
+    let unused =
+        plugin_state.given().filter(|(network, lease)| !used.contains(&(*network, lease.address)));
 
     unused.map(|(_, lease)| lease).collect()
 }
 
 /// Tells whether anything needs [`pass`], as the engine lists its containers.
-pub(super) fn is_doubtful(store: &PluginStore, endpoints: &Endpoints, listed: &[ListedContainer]) -> bool {
+pub(super) fn is_doubtful(
+    store: &PluginStore,
+    endpoints: &Endpoints,
+    listed: &[ListedContainer],
+) -> bool {
     let entries = endpoints.journal.entries();
     let docker = entries.values().filter_map(|record| record.sandbox.managed());
 
@@ -109,7 +120,11 @@ pub(super) fn is_doubtful(store: &PluginStore, endpoints: &Endpoints, listed: &[
 
 /// Goes over the endpoints that no running container has and the addresses that no endpoint has,
 /// and removes those that nobody can have any more.
-pub(super) async fn pass(store: &PluginStore, endpoints: &Endpoints, engine: &DockerClient) -> Result<(), EngineError> {
+pub(super) async fn pass(
+    store: &PluginStore,
+    endpoints: &Endpoints,
+    engine: &DockerClient,
+) -> Result<(), EngineError> {
     // What is made later than this is not judged by what follows.
     let entries = endpoints.journal.entries();
     let plugin_state = store.state();
@@ -117,14 +132,16 @@ pub(super) async fn pass(store: &PluginStore, endpoints: &Endpoints, engine: &Do
     let mut cases = Cases::new(&entries, &listed);
     cases.ask_networks(engine).await?;
     let has_unused = !unused(&plugin_state, &entries).is_empty();
-    let all_rested = (has_unused || cases.undecided().next().is_some()) && all_rest(engine, &listed).await;
+    let all_rested =
+        (has_unused || cases.undecided().next().is_some()) && all_rest(engine, &listed).await;
     if all_rested {
         cases.rested();
         cases.ask_networks(engine).await?;
     }
     let gone = cases.gone();
     let had = addresses(entries.values().filter(|record| gone.contains_key(&record.endpoint.id)));
-    let with_them = plugin_state.given().filter(|(network, lease)| had.contains(&(*network, lease.address)));
+    let with_them =
+        plugin_state.given().filter(|(network, lease)| had.contains(&(*network, lease.address)));
     let with_them = with_them.map(|(_, lease)| lease);
     let unused = unused(&plugin_state, &entries).into_iter().filter(|_| all_rested);
     let leases: Vec<_> = with_them.chain(unused).collect();
@@ -142,13 +159,22 @@ pub(super) async fn pass(store: &PluginStore, endpoints: &Endpoints, engine: &Do
 
 /// Waits until an address that somebody names is free, where Docker may have taken it from its
 /// holder unheard.
-pub(super) async fn freed(store: &PluginStore, endpoints: &Endpoints, network: NetworkId, address: IpAddr) {
+pub(super) async fn freed(
+    store: &PluginStore,
+    endpoints: &Endpoints,
+    network: NetworkId,
+    address: IpAddr,
+) {
     let is_held = || {
         let has_it = |record: &EndpointRecord| {
             record.endpoint.network == network && record.endpoint.addresses.contains(&address)
         };
         store.state().leased(network).contains(&address)
-            || endpoints.journal.entries().values().any(|record| record.sandbox.is_managed() && has_it(record))
+            || endpoints
+                .journal
+                .entries()
+                .values()
+                .any(|record| record.sandbox.is_managed() && has_it(record))
     };
     let mut examined = store.gc_passes();
     // One may be under way that began before the holder was removed.
@@ -172,7 +198,8 @@ struct Cases<'a> {
 
 impl<'a> Cases<'a> {
     fn new(entries: &'a Entries, listed: &[ListedContainer]) -> Self {
-        let docker = |record: &'a EndpointRecord| Some((record.endpoint.id, record.sandbox.managed()?));
+        let docker =
+            |record: &'a EndpointRecord| Some((record.endpoint.id, record.sandbox.managed()?));
         let all = entries.values().filter_map(docker);
         let judged = all.map(|(id, docker)| (id, (facts(docker, listed), docker)));
 
@@ -180,7 +207,8 @@ impl<'a> Cases<'a> {
     }
 
     fn undecided(&self) -> impl Iterator<Item = &'a ManagedSandbox> + '_ {
-        let undecided = self.facts.values().filter(|(facts, _)| judge(*facts) == Liveness::Undecided);
+        let undecided =
+            self.facts.values().filter(|(facts, _)| judge(*facts) == Liveness::Undecided);
 
         undecided.map(|(_, docker)| *docker)
     }
@@ -193,7 +221,8 @@ impl<'a> Cases<'a> {
                 Err(error) if error.is_missing() => BTreeSet::new(),
                 there => there?,
             };
-            let of_network = self.facts.values_mut().filter(|(_, docker)| docker.network == *network);
+            let of_network =
+                self.facts.values_mut().filter(|(_, docker)| docker.network == *network);
             for (facts, docker) in of_network {
                 facts.in_network = Some(there.contains(&docker.endpoint));
             }
@@ -204,7 +233,9 @@ impl<'a> Cases<'a> {
 
     /// Notes that every container was found at rest: what the networks said before is stale.
     fn rested(&mut self) {
-        for (facts, _) in self.facts.values_mut().filter(|(facts, _)| judge(*facts) == Liveness::Undecided) {
+        for (facts, _) in
+            self.facts.values_mut().filter(|(facts, _)| judge(*facts) == Liveness::Undecided)
+        {
             *facts = Facts { all_rested: true, in_network: None, ..*facts };
         }
     }
@@ -237,7 +268,9 @@ async fn strike(store: &PluginStore, endpoints: &Endpoints, leases: &[&DockerLea
     // Nobody is given one meanwhile.
     let _one = endpoints.memberships.reserving().await;
     let now = store.state();
-    let is_same = |lease: &&&DockerLease| now.leases.get(&(lease.pool.clone(), lease.address)) == Some(**lease);
+    let is_same = |lease: &&&DockerLease| {
+        now.leases.get(&(lease.pool.clone(), lease.address)) == Some(**lease)
+    };
     let keys = leases.iter().filter(is_same);
     let keys = keys.map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address)).collect();
     if let Err(refusal) = store.write(Vec::new(), keys).await {

@@ -63,10 +63,14 @@ fn container(id: &str, is_running: bool, endpoints: &[&str]) -> ListedContainer 
 #[test]
 fn only_a_running_container_vouches_for_its_endpoint() {
     let listed = [container("runs", true, &["e1"]), container("ended", false, &["e2"])];
-    let facts = |endpoint: &str, container: &str| facts(&docker(endpoint, Some(container)), &listed);
+    let facts =
+        |endpoint: &str, container: &str| facts(&docker(endpoint, Some(container)), &listed);
 
     assert!(facts("e1", "runs").is_listed);
-    assert!(!facts("e2", "ended").is_listed, "an engine that was killed leaves the endpoint in the list");
+    assert!(
+        !facts("e2", "ended").is_listed,
+        "an engine that was killed leaves the endpoint in the list"
+    );
     assert!(!facts("e2", "ended").is_container_removed);
     assert!(facts("e3", "removed").is_container_removed);
 }
@@ -78,7 +82,9 @@ fn an_endpoint_without_a_container_yet_is_not_taken_for_one_that_lost_it() {
 
 #[test]
 fn an_endpoint_of_an_earlier_boot_is_told_and_an_older_agent_s_is_not() {
-    let of = |boot: &str| facts(&ManagedSandbox { boot: boot.into(), ..docker("e1", None) }, &[]).is_of_earlier_boot;
+    let of = |boot: &str| {
+        facts(&ManagedSandbox { boot: boot.into(), ..docker("e1", None) }, &[]).is_of_earlier_boot
+    };
 
     assert!(of("another"));
     assert!(!of(""), "older agents did not write it");
@@ -113,13 +119,22 @@ fn an_address_is_unused_when_no_endpoint_has_it() {
     };
     let lease = |last: u8, is_endpoint| {
         let address = [10, 1, 0, last].into();
-        (("p".to_owned(), address), DockerLease { pool: "p".into(), address, is_endpoint, since: 0 })
+        (
+            ("p".to_owned(), address),
+            DockerLease { pool: "p".into(), address, is_endpoint, since: 0 },
+        )
     };
     let leases = [lease(1, false), lease(2, true), lease(3, true)];
-    let plugin_state =
-        PluginState { pools: [("p".into(), pool)].into(), leases: leases.into(), ..PluginState::default() };
+    let plugin_state = PluginState {
+        pools: [("p".into(), pool)].into(),
+        leases: leases.into(),
+        ..PluginState::default()
+    };
 
-    let found: Vec<_> = unused(&plugin_state, &entries).into_iter().map(|lease| lease.address.to_string()).collect();
+    let found: Vec<_> = unused(&plugin_state, &entries)
+        .into_iter()
+        .map(|lease| lease.address.to_string())
+        .collect();
 
     assert_eq!(found, ["10.1.0.3"], "the gateway is never an endpoint's, and .2 is in use");
 }

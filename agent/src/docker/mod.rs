@@ -6,12 +6,14 @@
 //!     └──────── API, events ──► engine ──► sync, roster ───────┘ ──► control
 //! ```
 //!
-//! `plugin` speaks the engine's plugin protocol and checks what it says; `driver` and `ipam` answer out of the `book`, which is
-//! what Docker was promised and never repeats. `engine` speaks the engine's API: `sync` makes the engine's networks those of the
-//! cluster and the other way round, `roster` finds the names of containers, `lifetime` the endpoints that ended unheard,
-//! `recovery` gives running containers back what this node lost of theirs. Nothing here is
-//! on a packet's way, and no call of the plugin waits for the engine's API: while the engine starts it serves none. Under systemd
-//! the `door` stands before the plugin, in a process of its own: Docker's start must not wait for the agent's.
+//! `plugin` speaks the engine's plugin protocol and checks what it says; `driver` and `ipam` answer
+//! out of the `book`, which is what Docker was promised and never repeats. `engine` speaks the
+//! engine's API: `sync` makes the engine's networks those of the cluster and the other way round,
+//! `roster` finds the names of containers, `lifetime` the endpoints that ended unheard, `recovery`
+//! gives running containers back what this node lost of theirs. Nothing here is on a packet's way,
+//! and no call of the plugin waits for the engine's API: while the engine starts it serves none.
+//! Under systemd the `door` stands before the plugin, in a process of its own: Docker's start must
+//! not wait for the agent's.
 
 mod client;
 mod container_ifname;
@@ -48,6 +50,7 @@ pub(crate) mod testing;
 /// The driver's name, as in `docker network create -d`.
 pub const DRIVER: &str = "overlay-wg";
 
-/// The option of the address management by which a replica says which overlay network it stands for. It is none of the network's
-/// own options: compose takes a network that has one it did not give for another than its own.
+/// The option of the address management by which a replica says which overlay network it stands
+/// for. It is none of the network's own options: compose takes a network that has one it did not
+/// give for another than its own.
 pub(crate) const NETWORK_OPTION: &str = "overlay.network";

@@ -1,5 +1,5 @@
-//! How a container is called on the overlay: its name and aliases as far as they are names of DNS, and its labels as far as they
-//! fit. Pure.
+//! How a container is called on the overlay: its name and aliases as far as they are names of DNS,
+//! and its labels as far as they fit. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +32,8 @@ impl ContainerNames {
         let name = container.name.parse().ok().or(short.clone());
         let all = std::iter::once(&container.name).chain(&attachment.aliases);
         let aliases = all.filter_map(|alias| alias.parse().ok()).chain(short.map(Alias::from));
-        let is_name = |alias: &Alias| name.as_ref().is_some_and(|name| alias.as_str() == name.as_str());
+        let is_name =
+            |alias: &Alias| name.as_ref().is_some_and(|name| alias.as_str() == name.as_str());
         let aliases = aliases.filter(|alias| !is_name(alias)).collect::<BTreeSet<Alias>>();
 
         Self {
@@ -44,14 +45,27 @@ impl ContainerNames {
 }
 
 /// Returns the endpoint as everybody shall know it.
-pub(super) fn named(endpoint: &Endpoint, container: &Container, attachment: &Attachment) -> Endpoint {
+pub(super) fn named(
+    endpoint: &Endpoint,
+    container: &Container,
+    attachment: &Attachment,
+) -> Endpoint {
     let ContainerNames { name, aliases, labels } = ContainerNames::new(container, attachment);
 
-    Endpoint { name: name.unwrap_or_else(|| endpoint.name.clone()), aliases, labels, ..endpoint.clone() }
+    Endpoint {
+        name: name.unwrap_or_else(|| endpoint.name.clone()),
+        aliases,
+        labels,
+        ..endpoint.clone()
+    }
 }
 
 /// Says by which of its names other hosts do not find a container, and why.
-pub(super) fn unspoken(endpoint: &Endpoint, container: &Container, attachment: &Attachment) -> Option<String> {
+pub(super) fn unspoken(
+    endpoint: &Endpoint,
+    container: &Container,
+    attachment: &Attachment,
+) -> Option<String> {
     let all = std::iter::once(&container.name).chain(&attachment.aliases);
     let known = |text: &String| match text.parse::<Alias>() {
         Ok(alias) => alias.as_str() == endpoint.name.as_str() || endpoint.aliases.contains(&alias),
@@ -61,7 +75,12 @@ pub(super) fn unspoken(endpoint: &Endpoint, container: &Container, attachment: &
     if unknown.is_empty() {
         return None;
     }
-    let shown = unknown.iter().take(MAX_SHOWN).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    let shown = unknown
+        .iter()
+        .take(MAX_SHOWN)
+        .map(|name| format!("{name:?}"))
+        .collect::<Vec<_>>()
+        .join(", ");
 
     Some(format!(
         "other hosts do not find container {} as {shown}: a name is labels of letters, digits, '-' and '_' with dots between \
@@ -103,7 +122,11 @@ mod tests {
     fn a_container_is_found_by_name_alias_and_short_id() {
         let aliases = ["web", "5df66f04e09f", "Service2", "a.b"].map(str::to_owned).to_vec();
 
-        let named = named(&endpoint(), &container("service2"), &Attachment { aliases, ..Attachment::default() });
+        let named = named(
+            &endpoint(),
+            &container("service2"),
+            &Attachment { aliases, ..Attachment::default() },
+        );
 
         assert_eq!(named.name.as_str(), "service2");
         assert_eq!(texts(&named.aliases), ["5df66f04e09f", "a.b", "web"]);
@@ -149,8 +172,12 @@ mod tests {
         container.labels.insert("tier".into(), "web".into());
         container.labels.extend((0..30).map(|n| (format!("k{n}"), "v".repeat(200))));
 
-        let labels =
-            named(&endpoint(), &container, &Attachment { aliases: Vec::new(), ..Attachment::default() }).labels;
+        let labels = named(
+            &endpoint(),
+            &container,
+            &Attachment { aliases: Vec::new(), ..Attachment::default() },
+        )
+        .labels;
 
         assert!(!labels.contains_key("long"));
         assert!(labels.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>() <= MAX_ROW_LABELS);

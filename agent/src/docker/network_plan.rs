@@ -1,5 +1,5 @@
-//! What is to be done so that the engine's networks are those of the cluster, and the other way round: a value, computed from
-//! what both have. Pure.
+//! What is to be done so that the engine's networks are those of the cluster, and the other way
+//! round: a value, computed from what both have. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,7 +47,8 @@ pub(super) struct Facts<'a> {
     pub(super) engine: &'a [EngineNetwork],
     /// Docker's ids of the networks that containers here are on.
     pub(super) busy: &'a BTreeSet<String>,
-    /// Networks on which control knew containers of this node: one that is gone was removed by force.
+    /// Networks on which control knew containers of this node: one that is gone was removed by
+    /// force.
     pub(super) served: &'a BTreeSet<NetworkId>,
 }
 
@@ -59,7 +60,9 @@ impl Facts<'_> {
             if let Some(known) = self.plugin_state.networks.get(&network.id) {
                 match known.network {
                     None => self.plan_unbound(network, known, &mut plan),
-                    Some(id) if !self.view.networks.contains_key(&id) => self.plan_orphan(network, id, &mut plan),
+                    Some(id) if !self.view.networks.contains_key(&id) => {
+                        self.plan_orphan(network, id, &mut plan)
+                    }
                     Some(id) => self.plan_bound(network, id, &mut plan),
                 }
             }
@@ -74,7 +77,10 @@ impl Facts<'_> {
         let id = &engine.id;
         let Some(there) = publish::find(self.view, &engine.name) else {
             if publish::name_of(&engine.name).is_none() {
-                let text = format!("{:?} is no name that all hosts can use: it has no letter or digit", engine.name);
+                let text = format!(
+                    "{:?} is no name that all hosts can use: it has no letter or digit",
+                    engine.name
+                );
                 plan.conflicts.insert(id.clone(), text);
             } else {
                 plan.actions.push(Action::Publish(id.clone(), None));
@@ -104,13 +110,19 @@ impl Facts<'_> {
         if same && numbers_alike && !stands {
             return plan.actions.push(Action::Adopt(id.clone(), there.id));
         }
-        let text =
-            format!("network {} is there already, with prefix {}, made on another host", there.title(), there.prefix);
+        let text = format!(
+            "network {} is there already, with prefix {}, made on another host",
+            there.title(),
+            there.prefix
+        );
         if self.busy.contains(id) {
             let text = format!("{text}; stop its containers here, and it becomes that one");
             plan.conflicts.insert(id.clone(), text);
         } else {
-            plan.conflicts.insert(id.clone(), format!("{text}; this one gives way to it, start the container again"));
+            plan.conflicts.insert(
+                id.clone(),
+                format!("{text}; this one gives way to it, start the container again"),
+            );
             plan.actions.push(Action::Remove(id.clone()));
         }
     }
@@ -127,7 +139,8 @@ impl Facts<'_> {
     fn plan_orphan(self, engine: &EngineNetwork, network: NetworkId, plan: &mut Plan) {
         let busy = self.busy.contains(&engine.id);
         if busy && !self.served.contains(&network) {
-            // Who removed it did not know of our container yet: no running container loses its network.
+            // Who removed it did not know of our container yet: no running container loses its
+            // network.
             plan.actions.push(Action::Publish(engine.id.clone(), Some(network)));
         } else {
             plan.actions.push(Action::Remove(engine.id.clone()));
@@ -136,7 +149,10 @@ impl Facts<'_> {
 
     fn plan_replicas(self, plan: &mut Plan) {
         for network in self.view.networks.values() {
-            let adopted = plan.actions.iter().any(|step| matches!(step, Action::Adopt(_, id) if *id == network.id));
+            let adopted = plan
+                .actions
+                .iter()
+                .any(|step| matches!(step, Action::Adopt(_, id) if *id == network.id));
             let stands = self.plugin_state.bound_to(network.id).is_some();
             if adopted || stands || self.plugin_state.removals.contains(&network.id) {
                 continue;
@@ -212,15 +228,32 @@ mod tests {
     }
 
     impl Fixture {
-        fn new(rows: Vec<Change>, books: Vec<(String, DockerNetwork)>, engine: Vec<EngineNetwork>) -> Self {
-            let plugin_state = PluginState { networks: books.into_iter().collect(), ..PluginState::default() };
-            Self { view: View::from_rows(Revision(1), rows), plugin_state, engine, ..Self::default() }
+        fn new(
+            rows: Vec<Change>,
+            books: Vec<(String, DockerNetwork)>,
+            engine: Vec<EngineNetwork>,
+        ) -> Self {
+            let plugin_state =
+                PluginState { networks: books.into_iter().collect(), ..PluginState::default() };
+            Self {
+                view: View::from_rows(Revision(1), rows),
+                plugin_state,
+                engine,
+                ..Self::default()
+            }
         }
 
         fn plan(&self) -> Plan {
             let (busy, served) = (&self.busy, &self.served);
-            Facts { view: &self.view, node: ME, plugin_state: &self.plugin_state, engine: &self.engine, busy, served }
-                .plan()
+            Facts {
+                view: &self.view,
+                node: ME,
+                plugin_state: &self.plugin_state,
+                engine: &self.engine,
+                busy,
+                served,
+            }
+            .plan()
         }
     }
 
@@ -232,7 +265,10 @@ mod tests {
             vec![engine("aa", "blue", "overlay-wg"), engine("bb", "bridge", "bridge")],
         );
 
-        assert_eq!(fixture.plan().actions, [Action::Publish("aa".into(), None), Action::Replicate(id(1))]);
+        assert_eq!(
+            fixture.plan().actions,
+            [Action::Publish("aa".into(), None), Action::Replicate(id(1))]
+        );
     }
 
     #[test]
@@ -292,8 +328,11 @@ mod tests {
 
     #[test]
     fn one_that_was_just_removed_here_is_not_made_again_and_a_foreign_one_stands_in_the_way() {
-        let mut fixture =
-            Fixture::new(vec![network(1, "red", "10.2.0.0/16")], vec![], vec![engine("bb", "red", "bridge")]);
+        let mut fixture = Fixture::new(
+            vec![network(1, "red", "10.2.0.0/16")],
+            vec![],
+            vec![engine("bb", "red", "bridge")],
+        );
         assert!(fixture.plan().missing[&id(1)].contains("bridge network called red"));
         fixture.engine.clear();
         fixture.plugin_state.removals.insert(id(1));

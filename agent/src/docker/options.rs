@@ -1,5 +1,5 @@
-//! The options of networks and endpoints: those that are honoured. Any other is refused by its name, for a person who typed it
-//! would wait for its effect. Pure.
+//! The options of networks and endpoints: those that are honoured. Any other is refused by its
+//! name, for a person who typed it would wait for its effect. Pure.
 
 use std::collections::BTreeMap;
 
@@ -37,15 +37,24 @@ fn refuse<T>(text: impl std::fmt::Display) -> Result<T, Refusal> {
 }
 
 /// Checks the `-o` words of a network that a person makes.
-pub(super) fn check_network(options: &BTreeMap<String, String>, has_v6: bool) -> Result<(), Refusal> {
+pub(super) fn check_network(
+    options: &BTreeMap<String, String>,
+    has_v6: bool,
+) -> Result<(), Refusal> {
     if let Some(unknown) = options.keys().find(|key| !OF_NETWORKS.contains(&key.as_str())) {
-        return refuse(format!("option {unknown:?} is not known: overlay-wg has {}", OF_NETWORKS.join(", ")));
+        return refuse(format!(
+            "option {unknown:?} is not known: overlay-wg has {}",
+            OF_NETWORKS.join(", ")
+        ));
     }
     if let Some(text) = options.get(MTU) {
         let least = if has_v6 { MIN_MTU6 } else { *MTU_RANGE.start() };
         let fits = text.parse().is_ok_and(|mtu: u32| (least..=*MTU_RANGE.end()).contains(&mtu));
         if !fits {
-            return refuse(format!("{MTU}={text} is no number of bytes from {least} to {}", MTU_RANGE.end()));
+            return refuse(format!(
+                "{MTU}={text} is no number of bytes from {least} to {}",
+                MTU_RANGE.end()
+            ));
         }
     }
     if let Some(prefix) = options.get(IFACE_PREFIX)
@@ -55,32 +64,39 @@ pub(super) fn check_network(options: &BTreeMap<String, String>, has_v6: bool) ->
     }
     match options.get(ENCRYPTED).map(String::as_str) {
         None | Some("" | "true" | "1") => Ok(()),
-        Some(other) => refuse(format!("{ENCRYPTED}={other}: networks of overlay-wg are always encrypted")),
+        Some(other) => {
+            refuse(format!("{ENCRYPTED}={other}: networks of overlay-wg are always encrypted"))
+        }
     }
 }
 
 /// Checks the `--ipam-opt` words of a network.
 pub(super) fn check_ipam<'a>(mut keys: impl Iterator<Item = &'a String>) -> Result<(), Refusal> {
     match keys.find(|key| !OF_IPAM.contains(&key.as_str())) {
-        Some(unknown) => refuse(format!("--ipam-opt {unknown:?} is not known: overlay-wg has none")),
+        Some(unknown) => {
+            refuse(format!("--ipam-opt {unknown:?} is not known: overlay-wg has none"))
+        }
         None => Ok(()),
     }
 }
 
 /// Checks the options of an endpoint: what is the engine's own is let through.
-pub(super) fn check_endpoint<'a>(mut keys: impl Iterator<Item = &'a String>) -> Result<(), Refusal> {
+pub(super) fn check_endpoint<'a>(
+    mut keys: impl Iterator<Item = &'a String>,
+) -> Result<(), Refusal> {
     let is_known = |key: &str| key.starts_with(ENGINES_OWN) && !key.starts_with(DRIVERS);
     match keys.find(|key| !is_known(key)) {
-        Some(unknown) => {
-            refuse(format!("driver option {unknown:?} of an endpoint is not known: overlay-wg has {IFNAME}"))
-        }
+        Some(unknown) => refuse(format!(
+            "driver option {unknown:?} of an endpoint is not known: overlay-wg has {IFNAME}"
+        )),
         None => Ok(()),
     }
 }
 
 /// Returns the MTU of containers' interfaces on a network, where tunnels carry `tunnel` bytes.
 pub(crate) fn mtu(options: &BTreeMap<String, String>, tunnel: u32) -> u32 {
-    let wanted = options.get(MTU).and_then(|text| text.parse().ok()).filter(|mtu| MTU_RANGE.contains(mtu));
+    let wanted =
+        options.get(MTU).and_then(|text| text.parse().ok()).filter(|mtu| MTU_RANGE.contains(mtu));
 
     wanted.map_or(tunnel, |wanted: u32| wanted.min(tunnel))
 }
@@ -119,11 +135,18 @@ mod tests {
 
     #[test]
     fn unknown_options_are_refused_by_name_with_those_that_are_known() {
-        let text = check_network(&options(&[("com.docker.network.bridge.name", "br7")]), false).unwrap_err().message;
+        let text = check_network(&options(&[("com.docker.network.bridge.name", "br7")]), false)
+            .unwrap_err()
+            .message;
 
         assert!(text.contains("bridge.name") && text.contains(MTU), "{text}");
-        assert!(check_network(&options(&[(MTU, "1300"), (IFACE_PREFIX, "web"), (ENCRYPTED, "")]), true).is_ok());
-        for wrong in [(MTU, "x"), (MTU, "0"), (MTU, "70000"), (IFACE_PREFIX, "a/b"), (ENCRYPTED, "false")] {
+        assert!(
+            check_network(&options(&[(MTU, "1300"), (IFACE_PREFIX, "web"), (ENCRYPTED, "")]), true)
+                .is_ok()
+        );
+        for wrong in
+            [(MTU, "x"), (MTU, "0"), (MTU, "70000"), (IFACE_PREFIX, "a/b"), (ENCRYPTED, "false")]
+        {
             assert!(check_network(&options(&[wrong]), false).is_err(), "{wrong:?}");
         }
         assert!(check_network(&options(&[(MTU, "1000")]), false).is_ok());
@@ -167,7 +190,10 @@ mod tests {
         assert_eq!(ContainerIfname::exactly("web10").prefix, "web10");
         assert!(check_ifname("web0", false).is_ok());
         for name in ["web", "web1", "web10", "0"] {
-            assert!(check_ifname(name, true).is_ok() && check_ifname(name, false).is_err(), "{name}");
+            assert!(
+                check_ifname(name, true).is_ok() && check_ifname(name, false).is_err(),
+                "{name}"
+            );
         }
         for name in ["", "a b", "a/b", "lo", "0123456789abcdef"] {
             assert!(check_ifname(name, true).is_err(), "{name}");

@@ -1,9 +1,11 @@
-//! The plugin proxy holds the plugin socket in place of the agent, so that Docker never waits for the agent when it starts.
+//! The plugin proxy holds the plugin socket in place of the agent, so that Docker never waits for
+//! the agent when it starts.
 //!
-//! Docker calls the plugin while it boots and serves nobody until it is answered. A socket that is missing costs it half a minute,
-//! one that nobody answers on costs it for ever. The doorkeeper answers by itself what is always answered alike, hands everything
-//! else to the agent, and refuses soon while the agent does not answer. Containers that could not start for that are started
-//! by the agent (`super::container_watcher::start_stranded`).
+//! Docker calls the plugin while it boots and serves nobody until it is answered. A socket that is
+//! missing costs it half a minute, one that nobody answers on costs it for ever. The doorkeeper
+//! answers by itself what is always answered alike, hands everything else to the agent, and refuses
+//! soon while the agent does not answer. Containers that could not start for that are started by
+//! the agent (`super::container_watcher::start_stranded`).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,14 +20,16 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::plugin::{self, ACTIVATE, Answer, Answers, PluginSocket, forward};
 use crate::signals::Signals;
 
-/// How long calls wait for an agent that does not answer, counted from when it was found absent: an agent that is killed and
-/// restarted is back in less, and Docker's start takes no longer than that.
+/// How long calls wait for an agent that does not answer, counted from when it was found absent: an
+/// agent that is killed and restarted is back in less, and Docker's start takes no longer than
+/// that.
 const GRACE: Duration = Duration::from_millis(400);
 /// How long the agent may take to answer a probe.
 const PROBE: Duration = Duration::from_millis(300);
 /// How often an agent that is away is looked for, while Docker calls.
 const LOOK: Duration = Duration::from_millis(25);
-/// How long after Docker's last call it is looked for: a host on which nothing asks for an agent that is away rests.
+/// How long after Docker's last call it is looked for: a host on which nothing asks for an agent
+/// that is away rests.
 const ATTENTION: Duration = Duration::from_secs(10);
 /// How often an agent that takes long over a call is probed.
 const DOUBT: Duration = Duration::from_millis(250);
@@ -133,7 +137,9 @@ impl PluginProxy {
         let mut away = self.away.subscribe();
         let Some(since) = *away.borrow_and_update() else { return true };
 
-        timeout_at(since + GRACE, away.wait_for(Option::is_none)).await.is_ok_and(|back| back.is_ok())
+        timeout_at(since + GRACE, away.wait_for(Option::is_none))
+            .await
+            .is_ok_and(|back| back.is_ok())
     }
 
     /// Returns once the agent no longer answers probes.
@@ -146,7 +152,8 @@ impl PluginProxy {
         }
     }
 
-    /// Forwards a call while the agent is there. Calls may be repeated: the agent gives the same answer.
+    /// Forwards a call while the agent is there. Calls may be repeated: the agent gives the same
+    /// answer.
     async fn relay(&self, path: &str, body: &Bytes) -> Option<Answer> {
         for _ in 0..ATTEMPTS {
             if !self.is_there().await {

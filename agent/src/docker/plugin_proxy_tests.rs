@@ -95,7 +95,11 @@ async fn an_agent_that_is_away_costs_its_grace_once() {
     }
 
     assert!(first["Err"].as_str().is_some_and(|text| text.contains("does not answer")), "{first}");
-    assert!(after_first >= GRACE && start.elapsed() < GRACE * 2, "{after_first:?}, {:?}", start.elapsed());
+    assert!(
+        after_first >= GRACE && start.elapsed() < GRACE * 2,
+        "{after_first:?}, {:?}",
+        start.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -120,11 +124,18 @@ async fn an_agent_that_hangs_is_away_and_found_again() {
 
     let refused = fixture.call("/NetworkDriver.Join").await;
 
-    assert!(refused["Err"].is_string() && start.elapsed() < GRACE + PROBE, "{refused} after {:?}", start.elapsed());
+    assert!(
+        refused["Err"].is_string() && start.elapsed() < GRACE + PROBE,
+        "{refused} after {:?}",
+        start.elapsed()
+    );
     drop(hung);
     let _agent = fixture.agent(Agent::default()).await;
     let mut away = fixture.proxy.away.subscribe();
-    timeout(Duration::from_secs(5), away.wait_for(Option::is_none)).await.expect("found again").expect("watched");
+    timeout(Duration::from_secs(5), away.wait_for(Option::is_none))
+        .await
+        .expect("found again")
+        .expect("watched");
     assert!(fixture.call("/NetworkDriver.Join").await["heard"].is_string());
 }
 

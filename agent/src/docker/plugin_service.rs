@@ -17,8 +17,13 @@ use crate::problem_key::ProblemKey;
 /// How soon a socket that could not be served is tried again.
 const RETRY: Duration = Duration::from_secs(3);
 
-/// Serves the plugin socket, and says when nobody keeps the door before it. Without Docker on this host it waits for it.
-pub(crate) async fn serve(handle: Arc<NodeHandle>, plugin: PathBuf, reserves: Arc<DescriptorReserves>) {
+/// Serves the plugin socket, and says when nobody keeps the door before it. Without Docker on this
+/// host it waits for it.
+pub(crate) async fn serve(
+    handle: Arc<NodeHandle>,
+    plugin: PathBuf,
+    reserves: Arc<DescriptorReserves>,
+) {
     tokio::join!(serve_at(&handle, &plugin, &reserves), door_watch::watch(&handle, &plugin));
 }
 
@@ -28,7 +33,8 @@ async fn serve_at(handle: &Arc<NodeHandle>, plugin: &Path, reserves: &Descriptor
             Ok(socket) => {
                 handle.problems.clear(&ProblemKey::Plugin);
                 tracing::info!(socket = %plugin.display(), inherited = socket.is_inherited(), "Serving Docker");
-                let driver = OverlayDriver::new(Arc::clone(handle), Arc::clone(&reserves.interceptors));
+                let driver =
+                    OverlayDriver::new(Arc::clone(handle), Arc::clone(&reserves.interceptors));
                 let driver = Gated::new(driver, handle.gate.clone(), plugin.to_owned());
                 plugin::serve(socket, Arc::new(driver), Arc::clone(&reserves.plugin)).await;
             }

@@ -1,4 +1,5 @@
-//! The plugin store: what Docker was promised, written to disk before it is published to subscribers.
+//! The plugin store: what Docker was promised, written to disk before it is published to
+//! subscribers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -24,7 +25,8 @@ pub(crate) struct PluginState {
     pub(crate) leases: BTreeMap<(String, IpAddr), DockerLease>,
     /// Networks that were removed with Docker, of which control must still be told.
     pub(crate) removals: BTreeSet<NetworkId>,
-    /// Why a network in Docker cannot be used, by Docker's id. Not stored: determined anew each time.
+    /// Why a network in Docker cannot be used, by Docker's id. Not stored: determined anew each
+    /// time.
     pub(crate) conflicts: BTreeMap<String, String>,
     /// The kind of Docker engine on this host. Not stored: asked for anew each time.
     pub(crate) engine: EngineKind,
@@ -142,20 +144,31 @@ impl PluginStore {
     }
 
     /// Writes and removes rows: all of them or none. Once this returns, they are on disk.
-    pub(crate) async fn write(&self, put: Vec<DockerRow>, remove: Vec<DockerKey>) -> Result<(), Refusal> {
+    pub(crate) async fn write(
+        &self,
+        put: Vec<DockerRow>,
+        remove: Vec<DockerKey>,
+    ) -> Result<(), Refusal> {
         self.revise(|_| (put, remove)).await
     }
 
-    /// Binds a Docker network to an overlay network, or unbinds it. A network that was removed stays so; tells whether it
-    /// exists.
-    pub(crate) async fn bind(&self, docker: &str, network: Option<NetworkId>) -> Result<bool, Refusal> {
+    /// Binds a Docker network to an overlay network, or unbinds it. A network that was removed
+    /// stays so; tells whether it exists.
+    pub(crate) async fn bind(
+        &self,
+        docker: &str,
+        network: Option<NetworkId>,
+    ) -> Result<bool, Refusal> {
         let mut is_there = false;
         self.revise(|plugin_state| {
             let known = plugin_state.networks.get(docker);
             is_there = known.is_some();
             let known = known.filter(|known| known.network != network).cloned();
             (
-                known.map(|known| DockerRow::Network(DockerNetwork { network, ..known })).into_iter().collect(),
+                known
+                    .map(|known| DockerRow::Network(DockerNetwork { network, ..known }))
+                    .into_iter()
+                    .collect(),
                 Vec::new(),
             )
         })
@@ -164,8 +177,8 @@ impl PluginStore {
         Ok(is_there)
     }
 
-    /// Removes a Docker network. If it was bound to an overlay network, a person removed it, and control is told as soon as
-    /// possible.
+    /// Removes a Docker network. If it was bound to an overlay network, a person removed it, and
+    /// control is told as soon as possible.
     pub(crate) async fn delete_network(&self, docker: &str) -> Result<(), Refusal> {
         self.revise(|plugin_state| match plugin_state.networks.get(docker) {
             Some(known) => (
@@ -177,7 +190,8 @@ impl PluginStore {
         .await
     }
 
-    /// Writes and removes what `decide` chooses from the current contents; nothing changes in between.
+    /// Writes and removes what `decide` chooses from the current contents; nothing changes in
+    /// between.
     async fn revise(
         &self,
         decide: impl FnOnce(&PluginState) -> (Vec<DockerRow>, Vec<DockerKey>),
@@ -254,7 +268,8 @@ mod tests {
             let (bound, struck) = if bound_first {
                 tokio::join!(store.bind("aa", Some(id)), store.delete_network("aa"))
             } else {
-                let (struck, bound) = tokio::join!(store.delete_network("aa"), store.bind("aa", Some(id)));
+                let (struck, bound) =
+                    tokio::join!(store.delete_network("aa"), store.bind("aa", Some(id)));
                 (bound, struck)
             };
 
@@ -262,7 +277,11 @@ mod tests {
             assert_eq!(bound.expect("written"), bound_first);
             let plugin_state = store.state();
             assert_eq!(plugin_state.networks.len(), 0, "it does not come back");
-            assert_eq!(plugin_state.removals.contains(&id), bound_first, "who binds it too late must see to it");
+            assert_eq!(
+                plugin_state.removals.contains(&id),
+                bound_first,
+                "who binds it too late must see to it"
+            );
         }
     }
     #[test]
@@ -278,7 +297,10 @@ mod tests {
         };
         let lease = |last: u8, is_endpoint| {
             let address = IpAddr::from([10, 1, 0, last]);
-            (("p".to_owned(), address), DockerLease { pool: "p".to_owned(), address, is_endpoint, since: 0 })
+            (
+                ("p".to_owned(), address),
+                DockerLease { pool: "p".to_owned(), address, is_endpoint, since: 0 },
+            )
         };
         let mut plugin_state = PluginState {
             networks: [("aa".to_owned(), testing::network("aa", "10.1.0.0/16", Some(id)))].into(),
@@ -287,7 +309,10 @@ mod tests {
             ..PluginState::default()
         };
         let using = |plugin_state: &PluginState| {
-            plugin_state.given().map(|(network, lease)| (network, lease.address)).collect::<Vec<_>>()
+            plugin_state
+                .given()
+                .map(|(network, lease)| (network, lease.address))
+                .collect::<Vec<_>>()
         };
 
         assert_eq!(using(&plugin_state), []);

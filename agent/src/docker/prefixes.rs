@@ -1,8 +1,10 @@
-//! Which prefixes are kept from Docker's own choice on this host: those of networks that other hosts number, and those that
-//! other hosts have in use themselves, so that a network made here can be on all of them. Pure.
+//! Which prefixes are kept from Docker's own choice on this host: those of networks that other
+//! hosts number, and those that other hosts have in use themselves, so that a network made here can
+//! be on all of them. Pure.
 //!
-//! Docker chooses the first subnet of its pools that no route of the host covers. What other hosts have in use is advice: it is
-//! only kept where Docker would choose, and never so much that this host has nothing left for bridges of its own.
+//! Docker chooses the first subnet of its pools that no route of the host covers. What other hosts
+//! have in use is advice: it is only kept where Docker would choose, and never so much that this
+//! host has nothing left for bridges of its own.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,8 +12,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::{IpNet, Ipv4Net};
 use overlay_core::{NodeId, View, pool};
 
-/// Where an engine that was not told otherwise chooses: sixteen subnets of /16 (the first is its default bridge's) and
-/// sixteen of /20.
+/// Where an engine that was not told otherwise chooses: sixteen subnets of /16 (the first is its
+/// default bridge's) and sixteen of /20.
 const BUILT_IN: [(Ipv4Net, u8); 7] = [
     (Ipv4Net::new_assert(Ipv4Addr::new(172, 17, 0, 0), 16), 16),
     (Ipv4Net::new_assert(Ipv4Addr::new(172, 18, 0, 0), 16), 16),
@@ -39,9 +41,11 @@ impl Default for DefaultPools {
 }
 
 impl DefaultPools {
-    /// Takes what an engine says: bases and the length of the subnets that it cuts them into. None of IPv4: its built-in ones.
+    /// Takes what an engine says: bases and the length of the subnets that it cuts them into. None
+    /// of IPv4: its built-in ones.
     pub(super) fn new(pools: impl IntoIterator<Item = (Ipv4Net, u8)>) -> Self {
-        let pools = pools.into_iter().map(|(base, size)| (base.trunc(), size.clamp(base.prefix_len(), 32)));
+        let pools =
+            pools.into_iter().map(|(base, size)| (base.trunc(), size.clamp(base.prefix_len(), 32)));
         let pools: Vec<_> = pools.collect();
 
         if pools.is_empty() { Self::default() } else { Self(pools) }
@@ -53,10 +57,14 @@ impl DefaultPools {
     }
 
     fn subnets(&self) -> impl Iterator<Item = Ipv4Net> {
-        self.0.iter().flat_map(|(base, size)| base.subnets(*size).ok().into_iter().flatten()).take(MAX_SUBNETS)
+        self.0
+            .iter()
+            .flat_map(|(base, size)| base.subnets(*size).ok().into_iter().flatten())
+            .take(MAX_SUBNETS)
     }
 
-    /// Returns the parts of the pools that a prefix covers, each with its place in the engine's order.
+    /// Returns the parts of the pools that a prefix covers, each with its place in the engine's
+    /// order.
     fn parts(&self, prefix: Ipv4Net) -> impl Iterator<Item = (usize, Ipv4Net)> {
         self.0.iter().enumerate().filter_map(move |(place, (base, _))| {
             match (base.contains(&prefix), prefix.contains(base)) {
@@ -77,9 +85,11 @@ impl DefaultPools {
 
 /// Lists the prefixes that Docker on this node's host shall not choose.
 pub(super) fn reserved(view: &View, node: NodeId, pools: &DefaultPools) -> BTreeSet<Ipv4Net> {
-    let networks = view.networks.values().filter(|network| network.settings.numbered_by != Some(node));
+    let networks =
+        view.networks.values().filter(|network| network.settings.numbered_by != Some(node));
     let mut reserved: BTreeSet<Ipv4Net> = networks.map(|network| network.prefix).collect();
-    let own: Vec<_> = view.hosts.get(&node).into_iter().flat_map(|host| &host.prefixes).filter_map(v4).collect();
+    let own: Vec<_> =
+        view.hosts.get(&node).into_iter().flat_map(|host| &host.prefixes).filter_map(v4).collect();
     let mut kept = elsewhere(view, node, pools);
     kept.retain(|(_, part)| !own.iter().chain(&reserved).any(|held| held.contains(part)));
     let mut kept: Vec<_> = kept.into_iter().map(|(_, part)| part).take(MAX_KEPT).collect();
@@ -95,16 +105,21 @@ pub(super) fn reserved(view: &View, node: NodeId, pools: &DefaultPools) -> BTree
     reserved
 }
 
-/// Lists the parts of the pools that other hosts have in use or are reached at, and Docker's default bridge, in the engine's order.
+/// Lists the parts of the pools that other hosts have in use or are reached at, and Docker's
+/// default bridge, in the engine's order.
 fn elsewhere(view: &View, node: NodeId, pools: &DefaultPools) -> BTreeSet<(usize, Ipv4Net)> {
     let hosts = view.hosts.iter().filter(|(other, _)| **other != node);
     let used = hosts.flat_map(|(_, host)| &host.prefixes).filter_map(v4);
-    let underlay = view.nodes.values().flat_map(|node| &node.underlay).filter_map(|address| match address {
-        IpAddr::V4(v4) => Some(Ipv4Net::from(*v4)),
-        IpAddr::V6(_) => None,
-    });
+    let underlay =
+        view.nodes.values().flat_map(|node| &node.underlay).filter_map(|address| match address {
+            IpAddr::V4(v4) => Some(Ipv4Net::from(*v4)),
+            IpAddr::V6(_) => None,
+        });
 
-    used.chain(underlay).chain([pool::DEFAULT_BRIDGE]).flat_map(|prefix| pools.parts(prefix)).collect()
+    used.chain(underlay)
+        .chain([pool::DEFAULT_BRIDGE])
+        .flat_map(|prefix| pools.parts(prefix))
+        .collect()
 }
 
 fn v4(held: &overlay_core::HostPrefix) -> Option<Ipv4Net> {
@@ -122,7 +137,9 @@ fn overlaps(one: Ipv4Net, other: Ipv4Net) -> bool {
 mod tests {
     use std::collections::BTreeMap;
 
-    use overlay_core::{Change, HostPrefix, HostReport, Network, NetworkId, NetworkMode, NetworkSettings, Revision};
+    use overlay_core::{
+        Change, HostPrefix, HostReport, Network, NetworkId, NetworkMode, NetworkSettings, Revision,
+    };
     use proptest::prelude::*;
 
     use super::*;
@@ -155,10 +172,17 @@ mod tests {
     #[test]
     fn what_other_hosts_use_is_kept_where_docker_would_choose_and_nowhere_else() {
         let own = host(1, &["172.17.0.0/16", "172.19.0.0/16", "192.0.2.0/24"]);
-        let other = host(2, &["172.17.0.0/16", "172.18.0.0/16", "172.19.0.0/16", "10.85.0.0/16", "192.168.7.0/24"]);
+        let other = host(
+            2,
+            &["172.17.0.0/16", "172.18.0.0/16", "172.19.0.0/16", "10.85.0.0/16", "192.168.7.0/24"],
+        );
 
         assert_eq!(kept([own.clone(), other]), ["172.18.0.0/16", "192.168.7.0/24"]);
-        assert_eq!(kept([own, host(2, &["172.17.0.0/16"])]), [""; 0], "a bridge that is gone is free again");
+        assert_eq!(
+            kept([own, host(2, &["172.17.0.0/16"])]),
+            [""; 0],
+            "a bridge that is gone is free again"
+        );
     }
 
     #[test]
@@ -175,7 +199,10 @@ mod tests {
 
         let taken: Vec<_> = reserved.into_iter().chain([net("172.17.0.0/16")]).collect();
         assert_eq!(DefaultPools::default().free(&taken, SPARE), SPARE, "{taken:?}");
-        assert!(taken.contains(&net("172.18.0.0/16")), "what Docker chooses first is kept: {taken:?}");
+        assert!(
+            taken.contains(&net("172.18.0.0/16")),
+            "what Docker chooses first is kept: {taken:?}"
+        );
     }
 
     #[test]
@@ -188,7 +215,10 @@ mod tests {
                 prefix6: None,
                 mode: NetworkMode::L3,
                 labels: BTreeMap::new(),
-                settings: NetworkSettings { numbered_by: by.map(NodeId::from_random), ..NetworkSettings::default() },
+                settings: NetworkSettings {
+                    numbered_by: by.map(NodeId::from_random),
+                    ..NetworkSettings::default()
+                },
             })
         };
         let rows = [

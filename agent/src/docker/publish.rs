@@ -1,4 +1,5 @@
-//! A network of Docker's as control is asked to make it, and a network of control's as Docker is asked to make it. Pure.
+//! A network of Docker's as control is asked to make it, and a network of control's as Docker is
+//! asked to make it. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,10 +12,13 @@ use super::fitting::{MAX_ROW_LABELS, fitting};
 use super::{DRIVER, NETWORK_OPTION};
 use crate::state::{DockerNetwork, IpamMode};
 
-/// Returns the overlay's name of what Docker calls `title`: its letters, digits and `_`, everything else a hyphen. Nothing where
-/// it has no letter and no digit.
+/// Returns the overlay's name of what Docker calls `title`: its letters, digits and `_`, everything
+/// else a hyphen. Nothing where it has no letter and no digit.
 pub(super) fn name_of(title: &str) -> Option<Name> {
-    let label: String = title.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect();
+    let label: String = title
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' })
+        .collect();
     let label = label.trim_start_matches(['-', '_']);
 
     label[..label.len().min(MAX_NAME)].trim_end_matches(['-', '_']).parse().ok()
@@ -62,17 +66,25 @@ pub(super) fn request(
     })
 }
 
-/// Describes the replica of a network: its addresses are ours to give, whoever numbers the origin's containers.
+/// Describes the replica of a network: its addresses are ours to give, whoever numbers the origin's
+/// containers.
 pub(super) fn replica(network: &Network) -> NewNetwork {
     let settings = &network.settings;
     let of_family = |v4: bool| {
         let reserved = settings.reserved.iter().filter(move |(_, address)| address.is_ipv4() == v4);
-        reserved.map(|(name, address)| (name.clone(), *address)).collect::<BTreeMap<String, IpAddr>>()
+        reserved
+            .map(|(name, address)| (name.clone(), *address))
+            .collect::<BTreeMap<String, IpAddr>>()
     };
-    let v4 =
-        NewPrefix { reserved: of_family(true), ..NewPrefix::v4(network.prefix, settings.range, network.gateway()) };
+    let v4 = NewPrefix {
+        reserved: of_family(true),
+        ..NewPrefix::v4(network.prefix, settings.range, network.gateway())
+    };
     let v6 = network.prefix6.zip(network.gateway6());
-    let v6 = v6.map(|(prefix, gateway)| NewPrefix { reserved: of_family(false), ..NewPrefix::v6(prefix, gateway) });
+    let v6 = v6.map(|(prefix, gateway)| NewPrefix {
+        reserved: of_family(false),
+        ..NewPrefix::v6(prefix, gateway)
+    });
 
     NewNetwork {
         name: network.title().to_owned(),
@@ -94,7 +106,9 @@ mod tests {
     fn whatever_docker_takes_for_a_network_s_name_has_one_here() {
         let name = |title: &str| name_of(title).map(|name| name.to_string());
 
-        for (title, expected) in [("my net", "my-net"), ("my.net", "my-net"), ("Net_1", "net_1"), ("_x/ü.", "x")] {
+        for (title, expected) in
+            [("my net", "my-net"), ("my.net", "my-net"), ("Net_1", "net_1"), ("_x/ü.", "x")]
+        {
             assert_eq!(name(title).as_deref(), Some(expected), "{title}");
         }
         assert_eq!(name(&"x".repeat(100)).map(|name| name.len()), Some(MAX_NAME));

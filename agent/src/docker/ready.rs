@@ -1,7 +1,9 @@
-//! Waits until a network of Docker's can take containers: it stands for an overlay network, and this node is a member of it.
+//! Waits until a network of Docker's can take containers: it stands for an overlay network, and
+//! this node is a member of it.
 //!
-//! Only the first container of a network on a host ever waits: for the name, which Docker tells after the network is made, and
-//! for control, which gives keys their members and blocks their holders.
+//! Only the first container of a network on a host ever waits: for the name, which Docker tells
+//! after the network is made, and for control, which gives keys their members and blocks their
+//! holders.
 
 use std::time::Duration;
 
@@ -30,14 +32,16 @@ pub(super) async fn network(
     loop {
         let plugin_state = store.state();
         let Some(known) = plugin_state.networks.get(docker) else {
-            let text = "this network was made before this host joined; remove it and create it again";
+            let text =
+                "this network was made before this host joined; remove it and create it again";
             return Err(Refusal::new(Code::NotFound, text));
         };
         if let Some(conflict) = plugin_state.conflicts.get(docker) {
             return Err(Refusal::new(Code::NameTaken, conflict));
         }
-        let found =
-            known.network.and_then(|id| endpoints.memberships.membership.borrow().view.networks.get(&id).cloned());
+        let found = known.network.and_then(|id| {
+            endpoints.memberships.membership.borrow().view.networks.get(&id).cloned()
+        });
         if let Some(network) = found {
             endpoints.memberships.enter(network.id, 1).await?;
             return Ok((known.clone(), network));

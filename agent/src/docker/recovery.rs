@@ -1,8 +1,9 @@
 //! Gives running containers back what this node lost of theirs: an endpoint that the journal does
 //! not have, because an older agent removed it or the state is an older copy. An interface that is
 //! still there is taken up as it is: none is removed before Docker was asked
-//! ([`crate::state::journal::Journal::strays`]). One that is not is made again as for one that foreign hands destroyed
-//! ([`crate::kernel::container_interface`]). What cannot be given back is told, with the command that helps.
+//! ([`crate::state::journal::Journal::strays`]). One that is not is made again as for one that
+//! foreign hands destroyed ([`crate::kernel::container_interface`]). What cannot be given back is
+//! told, with the command that helps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -43,7 +44,10 @@ fn lost(store: &PluginStore, endpoints: &Endpoints, listed: &[ListedContainer]) 
     let plugin_state = store.state();
     let entries = endpoints.journal.entries();
     let known = |endpoint: &str| {
-        entries.values().filter_map(|record| record.sandbox.managed()).any(|docker| docker.endpoint == endpoint)
+        entries
+            .values()
+            .filter_map(|record| record.sandbox.managed())
+            .any(|docker| docker.endpoint == endpoint)
     };
 
     of_ours(&plugin_state, listed).into_iter().filter(|lost| !known(&lost.endpoint)).collect()
@@ -51,7 +55,9 @@ fn lost(store: &PluginStore, endpoints: &Endpoints, listed: &[ListedContainer]) 
 
 /// Lists the endpoints of running containers on networks that stand for one of the cluster.
 fn of_ours(plugin_state: &PluginState, listed: &[ListedContainer]) -> Vec<Lost> {
-    let is_ours = |network: &String| plugin_state.networks.get(network).is_some_and(|known| known.network.is_some());
+    let is_ours = |network: &String| {
+        plugin_state.networks.get(network).is_some_and(|known| known.network.is_some())
+    };
     let running = listed.iter().filter(|container| container.is_running);
     let of = |container: &ListedContainer| {
         let ours = container.endpoints.iter().filter(|(_, network)| is_ours(network));
@@ -67,12 +73,20 @@ fn of_ours(plugin_state: &PluginState, listed: &[ListedContainer]) -> Vec<Lost> 
 }
 
 /// Tells whether anything needs [`pass`], as the engine lists its containers.
-pub(super) fn is_needed(store: &PluginStore, endpoints: &Endpoints, listed: &[ListedContainer]) -> bool {
+pub(super) fn is_needed(
+    store: &PluginStore,
+    endpoints: &Endpoints,
+    listed: &[ListedContainer],
+) -> bool {
     !lost(store, endpoints, listed).is_empty()
 }
 
 /// Writes down again what running containers have.
-pub(super) async fn pass(store: &PluginStore, endpoints: &Endpoints, engine: &DockerClient) -> Result<(), EngineError> {
+pub(super) async fn pass(
+    store: &PluginStore,
+    endpoints: &Endpoints,
+    engine: &DockerClient,
+) -> Result<(), EngineError> {
     let listed = engine.containers().await?;
     let mut of_container: BTreeMap<String, Vec<Lost>> = BTreeMap::new();
     for lost in lost(store, endpoints, &listed) {
@@ -89,18 +103,24 @@ pub(super) async fn pass(store: &PluginStore, endpoints: &Endpoints, engine: &Do
             Ok(Err(error)) if error.is_missing() => continue,
             Ok(found) => found?,
         };
-        // Where no interface is left to tell, names are given in the order in which Docker gave them.
+        // Where no interface is left to tell, names are given in the order in which Docker gave
+        // them.
         lost.sort_by_key(|lost| found.first_network.as_ref() != Some(&lost.network));
         for lost in lost {
-            let Some((docker, network)) = network_of(store, endpoints, &lost.network) else { continue };
-            if let Err(refusal) = give_back(store, endpoints, &found, &lost.endpoint, &docker, &network).await {
+            let Some((docker, network)) = network_of(store, endpoints, &lost.network) else {
+                continue;
+            };
+            if let Err(refusal) =
+                give_back(store, endpoints, &found, &lost.endpoint, &docker, &network).await
+            {
                 is_whole &= refusal.code != Code::ControlAway;
                 let text = remedied(&found.name, network.title(), &refusal.message);
                 failed.insert(lost.endpoint, (refusal.code, text));
             }
         }
     }
-    let is_over = |key: &ProblemKey| matches!(key, ProblemKey::LostEndpoint(id) if !failed.contains_key(id));
+    let is_over =
+        |key: &ProblemKey| matches!(key, ProblemKey::LostEndpoint(id) if !failed.contains_key(id));
     endpoints.problems.retain(|key| !is_over(key));
     for (endpoint, (code, text)) in failed {
         endpoints.problems.raise(ProblemKey::LostEndpoint(endpoint), code.as_str(), text);
@@ -112,24 +132,30 @@ pub(super) async fn pass(store: &PluginStore, endpoints: &Endpoints, engine: &Do
     Ok(())
 }
 
-/// Takes note that no running container lacks what could be given back. The networks are those of the cluster only once control
-/// was heard.
+/// Takes note that no running container lacks what could be given back. The networks are those of
+/// the cluster only once control was heard.
 pub(super) fn conclude(endpoints: &Endpoints) {
     if endpoints.memberships.membership.borrow().live {
         endpoints.journal.set_whole();
     }
 }
 
-fn network_of(store: &PluginStore, endpoints: &Endpoints, docker: &str) -> Option<(DockerNetwork, Network)> {
+fn network_of(
+    store: &PluginStore,
+    endpoints: &Endpoints,
+    docker: &str,
+) -> Option<(DockerNetwork, Network)> {
     let known = store.state().networks.get(docker).cloned()?;
-    let network = endpoints.memberships.membership.borrow().view.networks.get(&known.network?).cloned()?;
+    let network =
+        endpoints.memberships.membership.borrow().view.networks.get(&known.network?).cloned()?;
 
     Some((known, network))
 }
 
 fn remedied(container: &str, network: &str, why: &str) -> String {
-    let again =
-        format!("docker network disconnect {network} {container} && docker network connect {network} {container}");
+    let again = format!(
+        "docker network disconnect {network} {container} && docker network connect {network} {container}"
+    );
 
     format!("container {container} has no interface on network {network}: {why}; run: {again}")
 }
@@ -161,7 +187,8 @@ async fn give_back(
         docker.inside = inside(endpoints, network.id, reservation.id, netns).await;
     }
     let ContainerNames { name, aliases, labels } = ContainerNames::new(found, attachment);
-    let record = endpoints.reserve(network, Reservation { name, aliases, labels, ..reservation }).await?;
+    let record =
+        endpoints.reserve(network, Reservation { name, aliases, labels, ..reservation }).await?;
     if let IpamMode::Ours { pool, pool6 } = &docker.ipam_mode {
         for address in &record.endpoint.addresses {
             let pool = if address.is_ipv4() { Some(pool) } else { pool6.as_ref() };
@@ -177,7 +204,12 @@ async fn give_back(
 }
 
 /// Checks that nobody was given the addresses meanwhile.
-fn try_free(endpoints: &Endpoints, network: NetworkId, id: EndpointId, addresses: &[IpAddr]) -> Result<(), Refusal> {
+fn try_free(
+    endpoints: &Endpoints,
+    network: NetworkId,
+    id: EndpointId,
+    addresses: &[IpAddr],
+) -> Result<(), Refusal> {
     let view = endpoints.memberships.local_view();
     let others = view.endpoints_of(network).filter(|other| {
         let has_one = other.addresses.iter().any(|address| addresses.contains(address));
@@ -185,7 +217,9 @@ fn try_free(endpoints: &Endpoints, network: NetworkId, id: EndpointId, addresses
     });
     match others.into_iter().next() {
         None => Ok(()),
-        Some(other) => Err(Refusal::new(Code::AddressTaken, format!("its address is {}'s by now", other.name))),
+        Some(other) => {
+            Err(Refusal::new(Code::AddressTaken, format!("its address is {}'s by now", other.name)))
+        }
     }
 }
 
@@ -205,11 +239,13 @@ pub(super) async fn inside(
     })
 }
 
-/// Lists how the interfaces of a container's other endpoints are called, also of those that are still to be made.
+/// Lists how the interfaces of a container's other endpoints are called, also of those that are
+/// still to be made.
 fn names_inside(entries: &Entries, but: EndpointId, netns: &Path) -> BTreeSet<String> {
     let others = entries.values().filter(|record| record.endpoint.id != but);
-    let here =
-        others.filter_map(|record| record.sandbox.managed()).filter(|other| other.netns.as_deref() == Some(netns));
+    let here = others
+        .filter_map(|record| record.sandbox.managed())
+        .filter(|other| other.netns.as_deref() == Some(netns));
 
     here.filter_map(|other| other.inside.clone()).collect()
 }
@@ -218,12 +254,16 @@ fn names_inside(entries: &Entries, but: EndpointId, netns: &Path) -> BTreeSet<St
 pub(super) fn tell(endpoints: &Endpoints, listed: &[ListedContainer]) {
     let reports = endpoints.reports.borrow().clone();
     let view = endpoints.view();
-    let title = |network: NetworkId| view.networks.get(&network).map(|network| network.title().to_owned());
-    let why =
-        |record: &EndpointRecord| match reports.get(&record.endpoint.network)?.endpoints.get(&record.endpoint.id)? {
-            EndpointState::Ready | EndpointState::HeldUp => None,
-            EndpointState::Failed(why) | EndpointState::Gone(why) => Some(why.clone()),
-        };
+    let title =
+        |network: NetworkId| view.networks.get(&network).map(|network| network.title().to_owned());
+    let why = |record: &EndpointRecord| match reports
+        .get(&record.endpoint.network)?
+        .endpoints
+        .get(&record.endpoint.id)?
+    {
+        EndpointState::Ready | EndpointState::HeldUp => None,
+        EndpointState::Failed(why) | EndpointState::Gone(why) => Some(why.clone()),
+    };
     let mut broken = BTreeMap::new();
     for container in listed.iter().filter(|container| container.is_running) {
         for record in container.endpoints.keys().filter_map(|endpoint| find(endpoints, endpoint)) {
@@ -233,7 +273,8 @@ pub(super) fn tell(endpoints: &Endpoints, listed: &[ListedContainer]) {
             }
         }
     }
-    let is_well = |key: &ProblemKey| matches!(key, ProblemKey::Interface(id) if !broken.contains_key(id));
+    let is_well =
+        |key: &ProblemKey| matches!(key, ProblemKey::Interface(id) if !broken.contains_key(id));
     endpoints.problems.retain(|key| !is_well(key));
     for (endpoint, text) in broken {
         endpoints.problems.raise(ProblemKey::Interface(endpoint), "interface-lost", text);
@@ -257,14 +298,18 @@ mod tests {
             id: id.into(),
             name: id.into(),
             is_running,
-            endpoints: endpoints.iter().map(|&(endpoint, network)| (endpoint.into(), network.into())).collect(),
+            endpoints: endpoints
+                .iter()
+                .map(|&(endpoint, network)| (endpoint.into(), network.into()))
+                .collect(),
         };
         let listed = [
             container("c1", true, &[("e1", "bound"), ("e2", "unbound"), ("e3", "bridge")]),
             container("c2", false, &[("e4", "bound")]),
         ];
 
-        let found: Vec<_> = of_ours(&plugin_state, &listed).into_iter().map(|lost| lost.endpoint).collect();
+        let found: Vec<_> =
+            of_ours(&plugin_state, &listed).into_iter().map(|lost| lost.endpoint).collect();
 
         assert_eq!(found, ["e1"]);
     }

@@ -17,13 +17,24 @@ use crate::state::journal::Entries;
 
 /// Returns the addresses that the one container had which other hosts still know and which is not
 /// there any more; nothing while control would tell them.
-pub(super) async fn addresses(endpoints: &Endpoints, network: NetworkId) -> Result<Vec<IpAddr>, Refusal> {
+pub(super) async fn addresses(
+    endpoints: &Endpoints,
+    network: NetworkId,
+) -> Result<Vec<IpAddr>, Refusal> {
     if endpoints.control().connection.is_connected() {
         return Ok(Vec::new());
     }
     // The first who starts after a boot may be earlier than the garbage collection.
-    let is_bygone = |record: &&EndpointRecord| record.sandbox.managed().is_some_and(sandbox::is_of_earlier_boot);
-    let bygone = endpoints.journal.entries().values().filter(is_bygone).map(|record| record.endpoint.id).collect();
+    let is_bygone = |record: &&EndpointRecord| {
+        record.sandbox.managed().is_some_and(sandbox::is_of_earlier_boot)
+    };
+    let bygone = endpoints
+        .journal
+        .entries()
+        .values()
+        .filter(is_bygone)
+        .map(|record| record.endpoint.id)
+        .collect();
     endpoints.journal.remove(bygone).await?;
     let view = endpoints.view();
 
@@ -32,9 +43,16 @@ pub(super) async fn addresses(endpoints: &Endpoints, network: NetworkId) -> Resu
     Ok(missing.map(|endpoint| endpoint.addresses.clone()).unwrap_or_default())
 }
 
-fn only_missing<'a>(view: &'a View, entries: &Entries, node: NodeId, network: NetworkId) -> Option<&'a Endpoint> {
+fn only_missing<'a>(
+    view: &'a View,
+    entries: &Entries,
+    node: NodeId,
+    network: NetworkId,
+) -> Option<&'a Endpoint> {
     let mut missing = view.endpoints_of(network).filter(|endpoint| {
-        endpoint.node == node && endpoint.runtime == Runtime::Docker && !entries.contains_key(&endpoint.id)
+        endpoint.node == node
+            && endpoint.runtime == Runtime::Docker
+            && !entries.contains_key(&endpoint.id)
     });
 
     missing.next().filter(|_| missing.next().is_none())
@@ -87,7 +105,11 @@ mod tests {
 
         assert_eq!(missing(&[one.clone(), foreign.clone()], &[]), Some(one.id));
         assert_eq!(missing(&[one.clone(), two.clone()], std::slice::from_ref(&two)), Some(one.id));
-        assert_eq!(missing(&[one.clone(), process], &[]), Some(one.id), "only Docker's come back by themselves");
+        assert_eq!(
+            missing(&[one.clone(), process], &[]),
+            Some(one.id),
+            "only Docker's come back by themselves"
+        );
         assert_eq!(missing(&[one.clone(), two], &[]), None, "who comes back is not known");
         assert_eq!(missing(&[one.clone(), foreign], &[one]), None, "nobody is missing");
     }

@@ -1,5 +1,6 @@
-//! Makes the engine's networks those of the cluster, and the other way round. What is to be done is computed afresh each time
-//! (`network_plan`): no order of events, no lost one and no restart makes a difference.
+//! Makes the engine's networks those of the cluster, and the other way round. What is to be done is
+//! computed afresh each time (`network_plan`): no order of events, no lost one and no restart makes
+//! a difference.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,7 +27,8 @@ use crate::state::{DockerKey, DockerRow, EndpointRecord};
 #[derive(Debug)]
 pub(super) struct Sync {
     served: BTreeSet<NetworkId>,
-    /// Networks of the book that the engine did not list, and how often in a row: one that is just being made is not listed yet.
+    /// Networks of the book that the engine did not list, and how often in a row: one that is just
+    /// being made is not listed yet.
     unlisted: BTreeMap<String, u32>,
     /// The prefixes that Docker was kept from choosing last.
     reserved: Option<BTreeSet<Ipv4Net>>,
@@ -66,7 +68,8 @@ impl Sync {
         let view = &membership.view;
         self.reserve(store, endpoints, view, regular).await;
         let entries = endpoints.journal.entries();
-        let docker = |record: &EndpointRecord| record.sandbox.managed().map(|docker| docker.network.clone());
+        let docker =
+            |record: &EndpointRecord| record.sandbox.managed().map(|docker| docker.network.clone());
         let busy = entries.values().filter_map(docker).collect();
         let shown = view.endpoints.values().filter(|endpoint| endpoint.node == endpoints.node());
         self.served.extend(shown.map(|endpoint| endpoint.network));
@@ -103,12 +106,15 @@ impl Sync {
     fn report(&self, problems: &Problems, listed: &[EngineNetwork], view: &View, plan: &Plan) {
         let mut differences = Vec::new();
         let is_told = |id: &String| {
-            plan.conflicts.contains_key(id) || plan.missing.keys().any(|network| network.to_string() == *id)
+            plan.conflicts.contains_key(id)
+                || plan.missing.keys().any(|network| network.to_string() == *id)
         };
         problems.retain(|key| !matches!(key, ProblemKey::EngineNetwork(id) if !is_told(id)));
         for (id, text) in &plan.conflicts {
-            let name =
-                listed.iter().find(|network| network.id == *id).map_or(id.as_str(), |network| network.name.as_str());
+            let name = listed
+                .iter()
+                .find(|network| network.id == *id)
+                .map_or(id.as_str(), |network| network.name.as_str());
             differences.push(difference(name, text));
             problems.raise(
                 ProblemKey::EngineNetwork(id.clone()),
@@ -117,7 +123,10 @@ impl Sync {
             );
         }
         for (id, text) in &plan.missing {
-            let name = view.networks.get(id).map_or_else(|| id.to_string(), |network| network.title().to_owned());
+            let name = view
+                .networks
+                .get(id)
+                .map_or_else(|| id.to_string(), |network| network.title().to_owned());
             differences.push(difference(&name, text));
             problems.raise(
                 ProblemKey::EngineNetwork(id.to_string()),
@@ -133,9 +142,17 @@ impl Sync {
         });
     }
 
-    /// Keeps Docker from choosing what other hosts have in use; what foreign hands removed is back with the next regular pass.
-    async fn reserve(&mut self, store: &PluginStore, endpoints: &Endpoints, view: &View, regular: bool) {
-        let wanted = prefixes::reserved(view, endpoints.node(), &store.state().engine.default_pools);
+    /// Keeps Docker from choosing what other hosts have in use; what foreign hands removed is back
+    /// with the next regular pass.
+    async fn reserve(
+        &mut self,
+        store: &PluginStore,
+        endpoints: &Endpoints,
+        view: &View,
+        regular: bool,
+    ) {
+        let wanted =
+            prefixes::reserved(view, endpoints.node(), &store.state().engine.default_pools);
         if !regular && self.reserved.as_ref() == Some(&wanted) {
             return;
         }
@@ -145,17 +162,24 @@ impl Sync {
                 self.reserved = Some(wanted);
             }
             Err(error) => {
-                let text = format!("Docker is not kept from choosing prefixes in use elsewhere: {}", explain(&error));
+                let text = format!(
+                    "Docker is not kept from choosing prefixes in use elsewhere: {}",
+                    explain(&error)
+                );
                 endpoints.problems.raise(ProblemKey::ReservedPrefixes, "kernel", text);
                 self.reserved = None;
             }
         }
     }
 
-    /// Forgets networks that were removed while this process was away. What stands for one of the cluster comes back.
+    /// Forgets networks that were removed while this process was away. What stands for one of the
+    /// cluster comes back.
     async fn strike_unlisted(&mut self, store: &PluginStore, listed: &[EngineNetwork]) {
         let plugin_state = store.state();
-        let missing = plugin_state.networks.keys().filter(|id| listed.iter().all(|network| network.id != **id));
+        let missing = plugin_state
+            .networks
+            .keys()
+            .filter(|id| listed.iter().all(|network| network.id != **id));
         let missing: BTreeSet<&String> = missing.collect();
         self.unlisted.retain(|id, _| missing.contains(id));
         let mut struck = Vec::new();
@@ -190,15 +214,19 @@ async fn tell_removals(store: &PluginStore, endpoints: &Endpoints) -> bool {
         endpoints.publisher.published().await;
         let asked = match endpoints.control().connection.client() {
             Ok(mut client) => {
-                let request = v1::RemoveNetworkRequest { network: network.to_string(), force: false };
-                connection::call(client.remove_network(request)).await.map(|revised| revised.revision)
+                let request =
+                    v1::RemoveNetworkRequest { network: network.to_string(), force: false };
+                connection::call(client.remove_network(request))
+                    .await
+                    .map(|revised| revised.revision)
             }
             Err(away) => Err(away),
         };
         let comes_back = match asked {
             Ok(revision) => {
                 let mut membership = endpoints.memberships.membership.subscribe();
-                let arrived = membership.wait_for(|membership| membership.view.revision.0 >= revision);
+                let arrived =
+                    membership.wait_for(|membership| membership.view.revision.0 >= revision);
                 let _ = tokio::time::timeout(std::time::Duration::from_secs(2), arrived).await;
                 false
             }
@@ -212,7 +240,9 @@ async fn tell_removals(store: &PluginStore, endpoints: &Endpoints) -> bool {
                 continue;
             }
         };
-        if !comes_back && endpoints.memberships.membership.borrow().view.networks.contains_key(&network) {
+        if !comes_back
+            && endpoints.memberships.membership.borrow().view.networks.contains_key(&network)
+        {
             // As long as the news has not come, it would be made again.
             waits = true;
             continue;
@@ -249,9 +279,15 @@ async fn perform(
             told.map_err(|refusal| (About::Docker(docker.clone()), refusal.to_string()))
         }
         Action::Remove(docker) => {
-            let of = |record: &EndpointRecord| record.sandbox.managed().is_some_and(|d| d.network == *docker);
+            let of = |record: &EndpointRecord| {
+                record.sandbox.managed().is_some_and(|d| d.network == *docker)
+            };
             let entries = endpoints.journal.entries();
-            let lost = entries.values().filter(|record| of(record)).map(|record| record.endpoint.id).collect();
+            let lost = entries
+                .values()
+                .filter(|record| of(record))
+                .map(|record| record.endpoint.id)
+                .collect();
             // What is left on it was cut off by force.
             let removed = endpoints.remove(lost, "its network was removed by force").await;
             removed.map_err(|refusal| (About::Docker(docker.clone()), refusal.to_string()))?;
@@ -283,8 +319,12 @@ async fn publish(
     id: Option<NetworkId>,
 ) -> Result<(), Refusal> {
     let engine = listed.iter().find(|network| network.id == docker);
-    let Some((engine, known)) = engine.zip(plugin_state.networks.get(docker)) else { return Ok(()) };
-    let Some(request) = publish::request(engine, known, endpoints.node(), id) else { return Ok(()) };
+    let Some((engine, known)) = engine.zip(plugin_state.networks.get(docker)) else {
+        return Ok(());
+    };
+    let Some(request) = publish::request(engine, known, endpoints.node(), id) else {
+        return Ok(());
+    };
     let mut client = endpoints.control().connection.client()?;
     let answer = match connection::call(client.create_network(request)).await {
         // Somebody was faster; the next pass sees it.
@@ -300,10 +340,14 @@ async fn publish(
     tracing::info!(%network, name = %engine.name, "Made a network that Docker has");
     let arrived = async {
         let mut membership = endpoints.memberships.membership.subscribe();
-        membership.wait_for(|membership| membership.view.networks.contains_key(&network)).await.map(drop)
+        membership
+            .wait_for(|membership| membership.view.networks.contains_key(&network))
+            .await
+            .map(drop)
     };
     // Who made it will use it; where the news does not come at once, the first container enters.
-    if matches!(tokio::time::timeout(std::time::Duration::from_secs(2), arrived).await, Ok(Ok(()))) {
+    if matches!(tokio::time::timeout(std::time::Duration::from_secs(2), arrived).await, Ok(Ok(())))
+    {
         let _ = endpoints.memberships.enter(network, 1).await;
     }
 
@@ -311,7 +355,10 @@ async fn publish(
 }
 
 /// Removes from Docker what this node's networks were, for it leaves the cluster.
-pub(crate) async fn withdraw(store: &PluginStore, socket: &std::path::Path) -> Result<(), EngineError> {
+pub(crate) async fn withdraw(
+    store: &PluginStore,
+    socket: &std::path::Path,
+) -> Result<(), EngineError> {
     if let Err(error) = set_reserved(&BTreeSet::new()).await {
         tracing::warn!(error = %explain(&error), "Prefixes stay reserved");
     }

@@ -55,7 +55,13 @@ pub(crate) struct DockerWork {
 /// Follows the engine while the node is joined.
 pub(crate) async fn follow(work: &DockerWork, reserves: &InterceptorReserves, socket: &Path) {
     let DockerWork { store, endpoints, names, differences, descriptors } = work;
-    let intercepted = dns_interceptors::run(&endpoints.journal, names, reserves, &endpoints.problems, descriptors);
+    let intercepted = dns_interceptors::run(
+        &endpoints.journal,
+        names,
+        reserves,
+        &endpoints.problems,
+        descriptors,
+    );
     tokio::join!(intercepted, async {
         loop {
             match DockerClient::connect(socket).await {
@@ -80,7 +86,9 @@ pub(crate) async fn follow(work: &DockerWork, reserves: &InterceptorReserves, so
 async fn is_absent(socket: &Path) -> bool {
     let refused = UnixStream::connect(socket).await.err();
 
-    refused.is_some_and(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused))
+    refused.is_some_and(|error| {
+        matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
+    })
 }
 
 /// Goes along with one life of the engine.
@@ -118,7 +126,8 @@ async fn accompany(
     }
 }
 
-/// Starts what the engine could not start for want of us: it may still be trying when it begins to serve.
+/// Starts what the engine could not start for want of us: it may still be trying when it begins to
+/// serve.
 async fn start_stranded(store: &PluginStore, engine: &DockerClient) -> EngineError {
     let boot = Instant::now() + BOOT;
     loop {
@@ -206,7 +215,11 @@ async fn control_heard(membership: &mut watch::Receiver<Membership>) {
 
 /// Finds out what becomes of endpoints and addresses that nobody seems to have. Beside the names of
 /// containers, which must not wait for a container that does not answer.
-async fn keep_lifetimes(store: &PluginStore, endpoints: &Endpoints, engine: &DockerClient) -> EngineError {
+async fn keep_lifetimes(
+    store: &PluginStore,
+    endpoints: &Endpoints,
+    engine: &DockerClient,
+) -> EngineError {
     loop {
         store.gc_requested().await;
         let passed = async {

@@ -1,4 +1,5 @@
-//! `overlayctl run` and `attach`: finds network and sandbox, reserves, waits for the kernel, answers.
+//! `overlayctl run` and `attach`: finds network and sandbox, reserves, waits for the kernel,
+//! answers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,8 +23,12 @@ use crate::state::{EndpointRecord, SandboxRecord};
 /// How long a network made a moment ago elsewhere may take to become known here.
 const NEWS: Duration = Duration::from_secs(2);
 
-/// Attaches, or finds what the same request attached before. If the caller stops waiting, what was begun is taken back.
-pub(crate) async fn attach(endpoints: Arc<Endpoints>, wanted: AttachSpec) -> Result<v1::AttachResponse, Refusal> {
+/// Attaches, or finds what the same request attached before. If the caller stops waiting, what was
+/// begun is taken back.
+pub(crate) async fn attach(
+    endpoints: Arc<Endpoints>,
+    wanted: AttachSpec,
+) -> Result<v1::AttachResponse, Refusal> {
     let given_up = CancellationToken::new();
     // Dropped with the caller's interest; the task goes on until nothing is left half done.
     let _caller = given_up.clone().drop_guard();
@@ -43,7 +48,8 @@ async fn attach_whole(
         try_host(endpoints, &network, &netns).await?;
     }
     loop {
-        let Reserved { record, is_new } = reserve(endpoints, &network, wanted.clone(), place.clone(), &netns).await?;
+        let Reserved { record, is_new } =
+            reserve(endpoints, &network, wanted.clone(), place.clone(), &netns).await?;
         let id = record.endpoint.id;
         match given_up.run_until_cancelled(endpoints.brought_up(&record)).await {
             Some(Ok(())) => return Ok(answer(endpoints, &network, record)),
@@ -117,17 +123,22 @@ async fn reserve(
 
 /// The host must not lose its way to what it reaches already.
 async fn try_host(endpoints: &Endpoints, network: &Network, host: &Netns) -> Result<(), Refusal> {
-    let on_it =
-        |record: &EndpointRecord| record.sandbox == SandboxRecord::Host && record.endpoint.network == network.id;
+    let on_it = |record: &EndpointRecord| {
+        record.sandbox == SandboxRecord::Host && record.endpoint.network == network.id
+    };
     if endpoints.journal.entries().values().any(on_it) {
         return Ok(());
     }
     let has = HostNetwork::list(host).await.map_err(sandbox::kernel)?;
-    let Some((used, holder)) = network.prefixes(network.prefix).into_iter().find_map(|prefix| has.conflict(prefix))
+    let Some((used, holder)) =
+        network.prefixes(network.prefix).into_iter().find_map(|prefix| has.conflict(prefix))
     else {
         return Ok(());
     };
-    let text = format!("the host uses {used} ({holder}) itself, which overlaps the prefix of {}", network.name);
+    let text = format!(
+        "the host uses {used} ({holder}) itself, which overlaps the prefix of {}",
+        network.name
+    );
 
     Err(Refusal::new(Code::AddressTaken, format!("{text}; attach it to another network")))
 }
@@ -138,18 +149,17 @@ async fn resolve(endpoints: &Endpoints, text: &str) -> Result<Network, Refusal> 
     if let Some(network) = find(&endpoints.memberships.membership.borrow().view) {
         return Ok(network);
     }
-    let unknown = format!("network {:?} is not known here", text.chars().take(80).collect::<String>());
+    let unknown =
+        format!("network {:?} is not known here", text.chars().take(80).collect::<String>());
     if let Err(away) = endpoints.control().connection.reach(connection::PATIENCE).await {
         return Err(Refusal::new(Code::ControlAway, format!("{unknown}, and {}", away.message)));
     }
     let mut membership = endpoints.memberships.membership.subscribe();
     let arrived = timeout(NEWS, membership.wait_for(|m| find(&m.view).is_some())).await;
 
-    arrived
-        .ok()
-        .and_then(Result::ok)
-        .and_then(|membership| find(&membership.view))
-        .ok_or_else(|| Refusal::new(Code::NotFound, format!("{unknown}; `overlayctl network ls` lists all")))
+    arrived.ok().and_then(Result::ok).and_then(|membership| find(&membership.view)).ok_or_else(
+        || Refusal::new(Code::NotFound, format!("{unknown}; `overlayctl network ls` lists all")),
+    )
 }
 
 fn occupied(there: &EndpointRecord, network: &Network) -> Refusal {
@@ -157,23 +167,35 @@ fn occupied(there: &EndpointRecord, network: &Network) -> Refusal {
     let addresses: Vec<_> = there.endpoint.addresses.iter().map(ToString::to_string).collect();
     let how = format!("as {name} with {} on {}", addresses.join(" and "), there.ifname);
 
-    Refusal::new(Code::InUse, format!("this sandbox is on {} already, {how}; detach it first", network.name))
+    Refusal::new(
+        Code::InUse,
+        format!("this sandbox is on {} already, {how}; detach it first", network.name),
+    )
 }
 
 /// The host has interfaces of its own called `eth0`, so its attachments are named otherwise.
-async fn ifname(wanted: &AttachSpec, mut used: BTreeSet<String>, netns: &Netns) -> Result<String, Refusal> {
+async fn ifname(
+    wanted: &AttachSpec,
+    mut used: BTreeSet<String>,
+    netns: &Netns,
+) -> Result<String, Refusal> {
     used.extend(sandbox::interfaces(netns).await?);
     let stem = if wanted.runtime == Runtime::Host { "ovh" } else { "eth" };
     match &wanted.ifname {
         Some(ifname) if used.contains(ifname) => {
             let shown: String = ifname.chars().take(15).collect();
-            Err(Refusal::new(Code::InUse, format!("interface {shown} exists in the sandbox; choose another --ifname")))
+            Err(Refusal::new(
+                Code::InUse,
+                format!("interface {shown} exists in the sandbox; choose another --ifname"),
+            ))
         }
         Some(ifname) => Ok(ifname.clone()),
         None => (0..=used.len())
             .map(|n| format!("{stem}{n}"))
             .find(|name| !used.contains(name))
-            .ok_or_else(|| Refusal::new(Code::Exhausted, "no interface name is free in the sandbox")),
+            .ok_or_else(|| {
+                Refusal::new(Code::Exhausted, "no interface name is free in the sandbox")
+            }),
     }
 }
 

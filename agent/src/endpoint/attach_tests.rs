@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
 
-use overlay_core::{Block, Change, ClusterId, Member, NetworkId, NetworkMode, NetworkSettings, NodeId, Revision, Role};
+use overlay_core::{
+    Block, Change, ClusterId, Member, NetworkId, NetworkMode, NetworkSettings, NodeId, Revision,
+    Role,
+};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
@@ -24,7 +27,8 @@ const SOON: Duration = Duration::from_secs(10);
 /// A member of a network whose kernel does nothing unless a test says so.
 async fn member(dir: &Path) -> Arc<Endpoints> {
     let (store, loaded) = StateStore::open(&dir.join("agent.redb")).expect("a state");
-    let (lanes, _) = Lanes::start(&LanesConfig { ports: vec![0], unix_time: Duration::ZERO }).expect("a lane");
+    let (lanes, _) =
+        Lanes::start(&LanesConfig { ports: vec![0], unix_time: Duration::ZERO }).expect("a lane");
     let identity = Identity {
         cluster: ClusterId::FIRST,
         node: NodeId::FIRST,
@@ -42,13 +46,26 @@ async fn member(dir: &Path) -> Arc<Endpoints> {
         descriptors: DescriptorStore::default(),
         tunnels: watch::Sender::default().subscribe(),
     };
-    let joined = JoinedNode::new(identity, loaded, store, Arc::default(), Arc::new(lanes), dir.to_owned(), process);
+    let joined = JoinedNode::new(
+        identity,
+        loaded,
+        store,
+        Arc::default(),
+        Arc::new(lanes),
+        dir.to_owned(),
+        process,
+    );
     let endpoints = Arc::clone(&joined.endpoints);
     let memberships = &endpoints.memberships;
-    let keys = memberships.keyring.obtain(NetworkId::FIRST, &memberships.store).await.expect("keys");
+    let keys =
+        memberships.keyring.obtain(NetworkId::FIRST, &memberships.store).await.expect("keys");
     let block = Block { prefix: "10.64.0.0/24".parse().expect("a prefix"), epoch: 1 };
-    let member =
-        Member { network: NetworkId::FIRST, node: NodeId::FIRST, lane_keys: public_keys(&keys), blocks: vec![block] };
+    let member = Member {
+        network: NetworkId::FIRST,
+        node: NodeId::FIRST,
+        lane_keys: public_keys(&keys),
+        blocks: vec![block],
+    };
     let view = View::from_rows(Revision(1), [Change::Network(shop()), Change::Member(member)]);
     memberships.membership.send_replace(Membership { live: true, ..Membership::kept(view) });
 
@@ -91,7 +108,8 @@ async fn journalled(endpoints: &Endpoints, is_it: impl Fn(EndpointId) -> bool) -
 #[tokio::test]
 async fn an_attach_that_nobody_waits_for_any_more_is_taken_back() {
     let dir = tempfile::tempdir().expect("a directory");
-    let (endpoints, netns) = (member(dir.path()).await, Netns::unnamed("sandbox").expect("a namespace"));
+    let (endpoints, netns) =
+        (member(dir.path()).await, Netns::unnamed("sandbox").expect("a namespace"));
     let asked = tokio::spawn(attach(Arc::clone(&endpoints), wanted(&netns)));
     journalled(&endpoints, |_| true).await;
 
@@ -105,16 +123,21 @@ async fn an_attach_that_nobody_waits_for_any_more_is_taken_back() {
 #[tokio::test]
 async fn an_equal_request_does_not_go_with_the_one_that_is_given_up() {
     let dir = tempfile::tempdir().expect("a directory");
-    let (endpoints, netns) = (member(dir.path()).await, Netns::unnamed("sandbox").expect("a namespace"));
+    let (endpoints, netns) =
+        (member(dir.path()).await, Netns::unnamed("sandbox").expect("a namespace"));
     let first = tokio::spawn(attach(Arc::clone(&endpoints), wanted(&netns)));
     let given_up = journalled(&endpoints, |_| true).await;
     let second = tokio::spawn(attach(Arc::clone(&endpoints), wanted(&netns)));
 
     first.abort();
     let id = journalled(&endpoints, |id| id != given_up).await;
-    let report = NetworkReport { endpoints: [(id, EndpointState::Ready)].into(), ..NetworkReport::default() };
+    let report = NetworkReport {
+        endpoints: [(id, EndpointState::Ready)].into(),
+        ..NetworkReport::default()
+    };
     endpoints.reports.send_modify(|reports| drop(reports.insert(NetworkId::FIRST, report)));
 
-    let answer = timeout(SOON, second).await.expect("in time").expect("no panic").expect("attached");
+    let answer =
+        timeout(SOON, second).await.expect("in time").expect("no panic").expect("attached");
     assert_eq!(answer.endpoint.map(|endpoint| endpoint.id), Some(id.to_string()));
 }

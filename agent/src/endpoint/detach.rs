@@ -1,4 +1,5 @@
-//! `overlayctl detach`: finds what is meant, and takes it away unless something else would bring it back.
+//! `overlayctl detach`: finds what is meant, and takes it away unless something else would bring it
+//! back.
 
 use overlay_core::{Endpoint, EndpointId, View};
 use overlay_proto::{Code, Refusal, v1};
@@ -7,8 +8,8 @@ use super::lifecycle::Endpoints;
 use super::request::require_network;
 use crate::state::EndpointRecord;
 
-/// Detaches what a request names; returns how many there were. `try_detachable` refuses an endpoint that its engine would bring
-/// back.
+/// Detaches what a request names; returns how many there were. `try_detachable` refuses an endpoint
+/// that its engine would bring back.
 pub(crate) async fn detach(
     endpoints: &Endpoints,
     request: &v1::DetachRequest,
@@ -22,7 +23,10 @@ pub(crate) async fn detach(
     }
     let removed = endpoints.remove(ids, "it was detached").await?;
     if removed.is_empty() {
-        return Err(Refusal::new(Code::NotFound, "this node has no such endpoint; `overlayctl endpoint ls` lists all"));
+        return Err(Refusal::new(
+            Code::NotFound,
+            "this node has no such endpoint; `overlayctl endpoint ls` lists all",
+        ));
     }
 
     Ok(removed.len())

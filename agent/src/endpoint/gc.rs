@@ -18,7 +18,8 @@ use crate::reconcile::{EndpointState, NetworkReports};
 use crate::state::journal::Entries;
 use crate::state::{EndpointRecord, SandboxRecord};
 
-/// How often some endpoints are checked without an event. A check reads one small file of `/proc` and does one `stat`.
+/// How often some endpoints are checked without an event. A check reads one small file of `/proc`
+/// and does one `stat`.
 const SWEEP: Duration = Duration::from_secs(15);
 /// How many are checked at a time, in turn.
 const A_SWEEP: usize = 500;
@@ -43,7 +44,11 @@ pub(crate) async fn run(endpoints: &Endpoints) {
             suspects.extend(watch.turn(&entries));
         }
         let is_done = remove_lost(endpoints, &entries, &suspects).await;
-        let again = if is_done && watch.deaf().next().is_none() { sweep } else { sweep.min(Instant::now() + LOOK) };
+        let again = if is_done && watch.deaf().next().is_none() {
+            sweep
+        } else {
+            sweep.min(Instant::now() + LOOK)
+        };
         tokio::select! {
             // The senders belong to the joined node.
             _ = journal.changed() => {}
@@ -65,9 +70,13 @@ fn gone(reports: &NetworkReports) -> impl Iterator<Item = EndpointId> {
     states.filter(|(_, state)| matches!(state, EndpointState::Gone(_))).map(|(id, _)| *id)
 }
 
-/// Removes those of the suspects that have lost what they lived in, and all whose network was removed; tells whether that
-/// could be written.
-async fn remove_lost(endpoints: &Endpoints, entries: &Entries, suspects: &BTreeSet<EndpointId>) -> bool {
+/// Removes those of the suspects that have lost what they lived in, and all whose network was
+/// removed; tells whether that could be written.
+async fn remove_lost(
+    endpoints: &Endpoints,
+    entries: &Entries,
+    suspects: &BTreeSet<EndpointId>,
+) -> bool {
     let mut is_done = true;
     let mut lost: BTreeMap<&'static str, Vec<EndpointId>> = BTreeMap::new();
     for (id, record) in entries.iter() {
@@ -94,7 +103,8 @@ fn removed_network(endpoints: &Endpoints, record: &EndpointRecord) -> Option<&'s
         return None;
     }
     let membership = endpoints.memberships.membership.borrow();
-    let is_gone = membership.live && !membership.view.networks.contains_key(&record.endpoint.network);
+    let is_gone =
+        membership.live && !membership.view.networks.contains_key(&record.endpoint.network);
 
     is_gone.then_some("its network was removed")
 }
@@ -118,9 +128,11 @@ impl Watch {
         Self { exits, mounts, known: BTreeMap::new(), heard: BTreeSet::new(), looked_at: None }
     }
 
-    /// Watches the endpoints of the journal; returns those that are new, which may have ended already.
+    /// Watches the endpoints of the journal; returns those that are new, which may have ended
+    /// already.
     fn follow(&mut self, entries: &Entries) -> BTreeSet<EndpointId> {
-        let gone: Vec<_> = self.known.keys().filter(|id| !entries.contains_key(id)).copied().collect();
+        let gone: Vec<_> =
+            self.known.keys().filter(|id| !entries.contains_key(id)).copied().collect();
         for id in gone {
             self.known.remove(&id);
             if let Some(exits) = &mut self.exits {
@@ -212,7 +224,9 @@ fn process_of(path: &Path) -> Option<u32> {
 
     match parts.next()? {
         Component::Normal(number) => number.to_str()?.parse().ok(),
-        Component::Prefix(_) | Component::RootDir | Component::CurDir | Component::ParentDir => None,
+        Component::Prefix(_) | Component::RootDir | Component::CurDir | Component::ParentDir => {
+            None
+        }
     }
 }
 

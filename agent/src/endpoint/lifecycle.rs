@@ -1,5 +1,5 @@
-//! The endpoints of this node from when they are in the journal until they are out of it: the kernel follows, control hears of it
-//! later.
+//! The endpoints of this node from when they are in the journal until they are out of it: the
+//! kernel follows, control hears of it later.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,12 +59,17 @@ impl Endpoints {
         &self.memberships.control
     }
 
-    /// Takes endpoints out of the journal and waits for the kernel to follow; returns those that were in it.
+    /// Takes endpoints out of the journal and waits for the kernel to follow; returns those that
+    /// were in it.
     ///
     /// # Errors
     ///
     /// When the journal cannot be written.
-    pub(crate) async fn remove(&self, ids: Vec<EndpointId>, why: &str) -> Result<Vec<EndpointRecord>, Refusal> {
+    pub(crate) async fn remove(
+        &self,
+        ids: Vec<EndpointId>,
+        why: &str,
+    ) -> Result<Vec<EndpointRecord>, Refusal> {
         let removed = self.journal.remove(ids).await?;
         for record in &removed {
             let endpoint = &record.endpoint;

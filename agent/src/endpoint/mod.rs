@@ -1,4 +1,5 @@
-//! The endpoints of this node: journalled before the kernel is touched, taken out of the journal before it is cleaned.
+//! The endpoints of this node: journalled before the kernel is touched, taken out of the journal
+//! before it is cleaned.
 
 pub(crate) mod attach;
 pub(crate) mod detach;

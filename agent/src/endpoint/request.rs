@@ -39,10 +39,14 @@ impl TryFrom<v1::AttachRequest> for AttachSpec {
         let refuse = |text: &str| Err(Refusal::new(Code::InvalidInput, text));
         let runtime: Runtime = convert::wire_enum::<v1::Runtime>(request.runtime).try_into()?;
         match (runtime, request.netns.is_empty(), request.owner_pid) {
-            (Runtime::Host, false, _) => return refuse("netns must be empty when the host itself is attached"),
+            (Runtime::Host, false, _) => {
+                return refuse("netns must be empty when the host itself is attached");
+            }
             (Runtime::Host, true, _) | (Runtime::Run | Runtime::Attach, false, _) => {}
             (Runtime::Run | Runtime::Attach, true, _) => return refuse("netns is missing"),
-            (Runtime::Docker | Runtime::Cni, _, _) => return refuse("runtime must be run, attach or host"),
+            (Runtime::Docker | Runtime::Cni, _, _) => {
+                return refuse("runtime must be run, attach or host");
+            }
         }
         if runtime == Runtime::Run && request.owner_pid == 0 {
             return refuse("owner_pid is missing; an endpoint of a command goes with its process");
@@ -58,7 +62,9 @@ impl TryFrom<v1::AttachRequest> for AttachSpec {
             name: optional(&request.name).map(|name| convert::field("name", &name)).transpose()?,
             aliases: aliases.collect::<Result<_, _>>()?,
             labels: convert::labels(request.labels)?,
-            address: optional(&request.address).map(|address| convert::field("address", &address)).transpose()?,
+            address: optional(&request.address)
+                .map(|address| convert::field("address", &address))
+                .transpose()?,
             ifname: optional(&request.ifname),
             runtime,
             netns: request.netns,
@@ -68,7 +74,8 @@ impl TryFrom<v1::AttachRequest> for AttachSpec {
 }
 
 impl AttachSpec {
-    /// Tells whether an endpoint of the same sandbox and network is what is wanted: what was not asked for is not compared.
+    /// Tells whether an endpoint of the same sandbox and network is what is wanted: what was not
+    /// asked for is not compared.
     pub(crate) fn fits(&self, there: &EndpointRecord) -> bool {
         let addresses = &there.endpoint.addresses;
 
@@ -89,14 +96,18 @@ pub(crate) fn find_network<'a>(view: &'a View, text: &str) -> Option<&'a Network
 pub(crate) fn require_network<'a>(view: &'a View, text: &str) -> Result<&'a Network, Refusal> {
     find_network(view, text).ok_or_else(|| {
         let shown: String = text.chars().take(80).collect();
-        Refusal::new(Code::NotFound, format!("there is no network {shown:?}: `overlayctl network ls` lists them"))
+        Refusal::new(
+            Code::NotFound,
+            format!("there is no network {shown:?}: `overlayctl network ls` lists them"),
+        )
     })
 }
 
 /// Checks that a fixed address is one that an endpoint of the network may have.
 pub(crate) fn try_fixed(network: &Network, address: Ipv4Addr) -> Result<Ipv4Addr, Refusal> {
     let prefix = network.prefix;
-    let refuse = |why: String| Err(Refusal::new(Code::InvalidInput, format!("address {address} {why}")));
+    let refuse =
+        |why: String| Err(Refusal::new(Code::InvalidInput, format!("address {address} {why}")));
     if !prefix.contains(&address) {
         return refuse(format!("is not in {prefix}, the prefix of {}", network.name));
     }
@@ -162,7 +173,8 @@ mod tests {
         };
         let fits = |name: &str, address: &str, ifname: &str| {
             let words = (name.to_owned(), address.to_owned(), ifname.to_owned());
-            let asked = v1::AttachRequest { name: words.0, address: words.1, ifname: words.2, ..request() };
+            let asked =
+                v1::AttachRequest { name: words.0, address: words.1, ifname: words.2, ..request() };
             AttachSpec::try_from(asked).expect("sound").fits(&there)
         };
 

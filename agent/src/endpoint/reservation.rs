@@ -1,5 +1,6 @@
-//! The one way to an endpoint, for every runtime: within the limit, with an id, a name and addresses that nobody else has, claimed
-//! at control where that is needed, and in the journal before the kernel is touched.
+//! The one way to an endpoint, for every runtime: within the limit, with an id, a name and
+//! addresses that nobody else has, claimed at control where that is needed, and in the journal
+//! before the kernel is touched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -64,16 +65,22 @@ impl Endpoints {
     ///
     /// # Errors
     ///
-    /// When this node has too many endpoints, an address is taken, control refuses the claim to one, or the journal cannot be
-    /// written.
-    pub(crate) async fn reserve(&self, network: &Network, wanted: Reservation) -> Result<EndpointRecord, Refusal> {
+    /// When this node has too many endpoints, an address is taken, control refuses the claim to
+    /// one, or the journal cannot be written.
+    pub(crate) async fn reserve(
+        &self,
+        network: &Network,
+        wanted: Reservation,
+    ) -> Result<EndpointRecord, Refusal> {
         if self.journal.entries().len() >= MAX_ENDPOINTS {
             let text = format!("this node has {MAX_ENDPOINTS} endpoints, which is the limit");
             return Err(Refusal::new(Code::Exhausted, text));
         }
         let addresses = match wanted.addresses {
             Addresses::Next => network.addresses(self.address(network, None).await?),
-            Addresses::Fixed(address) => network.addresses(self.address(network, Some(address)).await?),
+            Addresses::Fixed(address) => {
+                network.addresses(self.address(network, Some(address)).await?)
+            }
             Addresses::Given(addresses) => addresses,
         };
         let name = match wanted.name {
@@ -91,7 +98,8 @@ impl Endpoints {
             runtime: wanted.runtime,
         };
         if self.needs_claim(network, &endpoint.addresses) {
-            // Control grants no address twice, so it must first learn that the old holders are gone.
+            // Control grants no address twice, so it must first learn that the old holders are
+            // gone.
             self.journal.remove(wanted.replaced.clone()).await?;
             self.publisher.published().await;
             self.publisher.put(std::slice::from_ref(&endpoint)).await?;
@@ -108,27 +116,36 @@ impl Endpoints {
         Ok(record)
     }
 
-    /// Tells whether control must be asked for an endpoint's addresses before anybody has them. Where an engine on this host
-    /// numbers its containers, no other node takes addresses outside of blocks.
+    /// Tells whether control must be asked for an endpoint's addresses before anybody has them.
+    /// Where an engine on this host numbers its containers, no other node takes addresses outside
+    /// of blocks.
     fn needs_claim(&self, network: &Network, addresses: &[IpAddr]) -> bool {
         let is_ours_to_give = |address: &IpAddr| match address {
             IpAddr::V4(v4) => self.in_blocks(network.id, *v4),
-            IpAddr::V6(v6) => network.address4(*v6).is_some_and(|v4| self.in_blocks(network.id, v4)),
+            IpAddr::V6(v6) => {
+                network.address4(*v6).is_some_and(|v4| self.in_blocks(network.id, v4))
+            }
         };
         let numbers_here = network.settings.numbered_by == Some(self.node());
 
         !numbers_here && !addresses.iter().all(is_ours_to_give)
     }
 
-    /// Chooses an address, or checks the one that is wanted. The caller stays in the network until it is
-    /// noted down ([`crate::membership::network_membership::NetworkMemberships::stay`]).
-    pub(crate) async fn address(&self, network: &Network, wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr, Refusal> {
+    /// Chooses an address, or checks the one that is wanted. The caller stays in the network until
+    /// it is noted down ([`crate::membership::network_membership::NetworkMemberships::stay`]).
+    pub(crate) async fn address(
+        &self,
+        network: &Network,
+        wanted: Option<Ipv4Addr>,
+    ) -> Result<Ipv4Addr, Refusal> {
         let view = self.view();
         let in_use = self.memberships.in_use(network, &view);
         if let Some(address) = wanted {
-            let node_address = view.members_of(network.id).any(|m| m.node_address(network) == Some(address));
+            let node_address =
+                view.members_of(network.id).any(|m| m.node_address(network) == Some(address));
             if in_use.contains(&address) || node_address {
-                let taken = format!("address {address} is taken in {}; choose another --ip", network.name);
+                let taken =
+                    format!("address {address} is taken in {}; choose another --ip", network.name);
                 return Err(Refusal::new(Code::AddressTaken, taken));
             }
 
@@ -138,9 +155,12 @@ impl Endpoints {
         match self.next_free(network, &view, &in_use) {
             Ok(address) => Ok(address),
             Err(exhausted) => {
-                let blocks = view.member(network.id, self.node()).map_or(0, |member| member.blocks.len());
+                let blocks =
+                    view.member(network.id, self.node()).map_or(0, |member| member.blocks.len());
                 let grown = self.memberships.enter(network.id, blocks + 1).await;
-                grown.map_err(|refusal| Refusal::new(refusal.code, format!("{exhausted}, and {refusal}")))?;
+                grown.map_err(|refusal| {
+                    Refusal::new(refusal.code, format!("{exhausted}, and {refusal}"))
+                })?;
                 self.next_free(network, &self.view(), &in_use)
             }
         }
@@ -155,7 +175,9 @@ impl Endpoints {
     ) -> Result<Ipv4Addr, Refusal> {
         let member = view.member(network.id, self.node());
         let pool = member.and_then(|member| network_membership::pool(view, member));
-        let pool = pool.ok_or_else(|| Refusal::new(Code::WrongState, format!("not a member of {}", network.name)))?;
+        let pool = pool.ok_or_else(|| {
+            Refusal::new(Code::WrongState, format!("not a member of {}", network.name))
+        })?;
 
         pool.allocate(in_use, self.journal.last_address(network.id))
             .map_err(|error| Refusal::new(Code::Exhausted, error))
@@ -166,6 +188,8 @@ impl Endpoints {
         let view = self.view();
         let member = view.member(network, self.node());
 
-        member.and_then(|member| network_membership::pool(&view, member)).is_some_and(|pool| pool.contains(address))
+        member
+            .and_then(|member| network_membership::pool(&view, member))
+            .is_some_and(|pool| pool.contains(address))
     }
 }

@@ -20,7 +20,11 @@ pub(crate) fn interface(network: &Network, addresses: &[IpAddr], on_link: bool) 
 /// Lists the routes: the network's prefix by its gateway. Where the engine numbers, its interface
 /// has the whole prefix on the link, and two halves of it, being longer, lead to the gateway all
 /// the same: nothing is ever asked for by ARP but the gateway.
-pub(crate) fn routes(network: &Network, addresses: &[IpAddr], on_link: bool) -> Vec<(IpNet, Option<IpAddr>)> {
+pub(crate) fn routes(
+    network: &Network,
+    addresses: &[IpAddr],
+    on_link: bool,
+) -> Vec<(IpNet, Option<IpAddr>)> {
     let v6 = addresses.iter().any(IpAddr::is_ipv6);
     let gateways = network.gateways().into_iter().filter(|gateway| v6 || gateway.is_ipv4());
     let whole = [Some(IpNet::V4(network.prefix)), network.prefix6.map(IpNet::V6)];
@@ -30,7 +34,9 @@ pub(crate) fn routes(network: &Network, addresses: &[IpAddr], on_link: bool) -> 
         parts.unwrap_or_default().into_iter().map(move |part| (part, Some(gateway)))
     };
 
-    gateways.flat_map(|gateway| std::iter::once((IpNet::from(gateway), None)).chain(parts(gateway))).collect()
+    gateways
+        .flat_map(|gateway| std::iter::once((IpNet::from(gateway), None)).chain(parts(gateway)))
+        .collect()
 }
 
 fn halves(prefix: IpNet) -> Vec<IpNet> {
@@ -58,8 +64,9 @@ mod tests {
     }
 
     fn shown(routes: Vec<(IpNet, Option<IpAddr>)>) -> Vec<String> {
-        let one =
-            |(to, via): (IpNet, Option<IpAddr>)| via.map_or_else(|| to.to_string(), |via| format!("{to} via {via}"));
+        let one = |(to, via): (IpNet, Option<IpAddr>)| {
+            via.map_or_else(|| to.to_string(), |via| format!("{to} via {via}"))
+        };
 
         routes.into_iter().map(one).collect()
     }
@@ -79,9 +86,13 @@ mod tests {
     fn addresses_of_ours_are_alone_on_their_interface() {
         let both: [IpAddr; 2] = [[172, 18, 0, 2].into(), "fd18::2".parse().expect("an address")];
 
-        let addresses: Vec<_> = interface(&network(), &both, false).iter().map(ToString::to_string).collect();
+        let addresses: Vec<_> =
+            interface(&network(), &both, false).iter().map(ToString::to_string).collect();
         assert_eq!(addresses, ["172.18.0.2/32", "fd18::2/128"]);
-        assert_eq!(shown(routes(&network(), &both, false))[..2], ["172.18.0.1/32", "172.18.0.0/16 via 172.18.0.1"]);
+        assert_eq!(
+            shown(routes(&network(), &both, false))[..2],
+            ["172.18.0.1/32", "172.18.0.0/16 via 172.18.0.1"]
+        );
         assert_eq!(shown(routes(&network(), &both, false)).len(), 4);
     }
 }

@@ -1,4 +1,5 @@
-//! Sandboxes and owners, looked at from outside: which namespace a path means, and whether it and its process still live.
+//! Sandboxes and owners, looked at from outside: which namespace a path means, and whether it and
+//! its process still live.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,7 +23,10 @@ pub(crate) fn identify(runtime: Runtime, netns: &str) -> Result<(SandboxRecord, 
     }
     let path = PathBuf::from(netns);
     if !path.is_absolute() || path.to_str().is_none_or(|text| text.chars().any(char::is_control)) {
-        return Err(Refusal::new(Code::InvalidInput, format!("netns {netns:?} is not an absolute path")));
+        return Err(Refusal::new(
+            Code::InvalidInput,
+            format!("netns {netns:?} is not an absolute path"),
+        ));
     }
     let opened = Netns::open(&path).map_err(|error| unopened(&path, error))?;
     let identity = opened.identity();
@@ -31,14 +35,22 @@ pub(crate) fn identify(runtime: Runtime, netns: &str) -> Result<(SandboxRecord, 
         return Err(Refusal::new(Code::InvalidInput, format!("{} {advice}", path.display())));
     }
 
-    let place = SandboxRecord::Netns { path, device: identity.dev, inode: identity.ino, boot: BOOT.clone() };
+    let place = SandboxRecord::Netns {
+        path,
+        device: identity.dev,
+        inode: identity.ino,
+        boot: BOOT.clone(),
+    };
 
     Ok((place, opened))
 }
 
 fn unopened(path: &Path, error: KernelError) -> Refusal {
     if error.errno() == Some(libc::ENOENT) {
-        return Refusal::new(Code::NotFound, format!("no network namespace is at {}", path.display()));
+        return Refusal::new(
+            Code::NotFound,
+            format!("no network namespace is at {}", path.display()),
+        );
     }
     let code = match error.errno() {
         Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Code::Kernel,
@@ -52,7 +64,9 @@ fn unopened(path: &Path, error: KernelError) -> Refusal {
 pub(crate) async fn interfaces(netns: &Netns) -> Result<BTreeSet<String>, Refusal> {
     let listed = netns.enter(|| {
         let interfaces = nix::net::if_::if_nameindex()?;
-        Ok::<_, nix::Error>(interfaces.iter().map(|i| i.name().to_string_lossy().into_owned()).collect())
+        Ok::<_, nix::Error>(
+            interfaces.iter().map(|i| i.name().to_string_lossy().into_owned()).collect(),
+        )
     });
 
     listed.await.map_err(kernel)?.map_err(|errno| Refusal::new(Code::Kernel, explain(&errno)))
@@ -60,16 +74,18 @@ pub(crate) async fn interfaces(netns: &Netns) -> Result<BTreeSet<String>, Refusa
 
 /// Finds a process that an endpoint shall go with.
 pub(crate) fn owner(pid: u32) -> Result<Owner, Refusal> {
-    let refused = |error| Refusal::new(Code::Kernel, format!("owner_pid {pid}: {}", explain(&error)));
+    let refused =
+        |error| Refusal::new(Code::Kernel, format!("owner_pid {pid}: {}", explain(&error)));
     let looked = start_time(pid).map_err(refused)?;
-    let gone = || Refusal::new(Code::NotFound, format!("owner_pid {pid}: there is no such process"));
+    let gone =
+        || Refusal::new(Code::NotFound, format!("owner_pid {pid}: there is no such process"));
     let started = looked.ok_or_else(gone)?;
 
     Ok(Owner { pid, started })
 }
 
-/// Says why an endpoint has lost what it lived in; nothing while all of it lives, or cannot be looked at: descriptors may be
-/// used up.
+/// Says why an endpoint has lost what it lived in; nothing while all of it lives, or cannot be
+/// looked at: descriptors may be used up.
 pub(crate) fn lost(record: &EndpointRecord) -> Option<&'static str> {
     if let Some(owner) = record.owner
         && start_time(owner.pid).is_ok_and(|started| started != Some(owner.started))
@@ -79,15 +95,22 @@ pub(crate) fn lost(record: &EndpointRecord) -> Option<&'static str> {
 
     match &record.sandbox {
         SandboxRecord::Host => None,
-        // Its engine says when its containers end, and whoever speaks with the engine finds those it did not tell of.
-        SandboxRecord::Managed(managed) => is_of_earlier_boot(managed).then_some("the host was started anew"),
-        SandboxRecord::Netns { boot, .. } if !BOOT.is_empty() && *boot != *BOOT => Some("the host was started anew"),
+        // Its engine says when its containers end, and whoever speaks with the engine finds those
+        // it did not tell of.
+        SandboxRecord::Managed(managed) => {
+            is_of_earlier_boot(managed).then_some("the host was started anew")
+        }
+        SandboxRecord::Netns { boot, .. } if !BOOT.is_empty() && *boot != *BOOT => {
+            Some("the host was started anew")
+        }
         SandboxRecord::Netns { path, device, inode, boot: _ } => match fs::metadata(path) {
             Ok(found) if found.dev() == *device && found.ino() == *inode => None,
             Ok(_) => Some("its namespace was replaced"),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Some("its namespace is gone"),
             // A path below /proc/PID whose process just died.
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Some("its namespace is gone"),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+                Some("its namespace is gone")
+            }
             Err(_) => None,
         },
     }
@@ -105,8 +128,9 @@ pub(crate) fn boot() -> String {
 }
 
 /// Which run of the kernel this is.
-static BOOT: LazyLock<String> =
-    LazyLock::new(|| fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned());
+static BOOT: LazyLock<String> = LazyLock::new(|| {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+});
 
 /// Finds out which run of the kernel this is, before descriptors can be used up.
 pub(crate) fn look_at_boot() {
@@ -121,12 +145,18 @@ pub(crate) fn look_at_boot() {
 fn start_time(pid: u32) -> io::Result<Option<u64>> {
     match fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")) {
         Ok(stat) => Ok(parse_start_time(&stat)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                || error.raw_os_error() == Some(libc::ESRCH) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
 
-/// The name in parentheses may hold anything; what follows the last one is regular (proc_pid_stat(5)).
+/// The name in parentheses may hold anything; what follows the last one is regular
+/// (proc_pid_stat(5)).
 pub(crate) fn parse_start_time(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?;
@@ -148,7 +178,9 @@ mod tests {
     #[test]
     fn a_process_name_cannot_forge_its_start() {
         let stat = |state: &str| {
-            format!("7 (a) R 1 (b)) {state} 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 424242 1000 10 184 1 1 0 0")
+            format!(
+                "7 (a) R 1 (b)) {state} 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 424242 1000 10 184 1 1 0 0"
+            )
         };
 
         assert_eq!(parse_start_time(&stat("S")), Some(424_242));

@@ -1,5 +1,5 @@
-//! Waiting until the kernel has an endpoint: for as long as the work on its network moves on, however many are before it in
-//! the queue, and no longer.
+//! Waiting until the kernel has an endpoint: for as long as the work on its network moves on,
+//! however many are before it in the queue, and no longer.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use super::lifecycle::Endpoints;
 use crate::reconcile::{EndpointState, NetworkReports};
 use crate::state::EndpointRecord;
 
-/// How long the kernel may do nothing for an endpoint, and how long what holds it up is tried again.
+/// How long the kernel may do nothing for an endpoint, and how long what holds it up is tried
+/// again.
 const STALL: Duration = Duration::from_secs(15);
 
 /// Why an endpoint did not come up.
@@ -84,7 +85,9 @@ fn refused(code: Code, text: String) -> Result<(), StartFailure> {
 fn stalled(reports: &NetworkReports, network: NetworkId) -> String {
     let problem = reports.get(&network).and_then(|report| report.problem.clone());
 
-    problem.unwrap_or_else(|| format!("the kernel has done nothing for it in {} seconds", STALL.as_secs()))
+    problem.unwrap_or_else(|| {
+        format!("the kernel has done nothing for it in {} seconds", STALL.as_secs())
+    })
 }
 
 /// When to give up waiting for an endpoint. Pure.
@@ -150,8 +153,9 @@ mod tests {
             queue.handle_begun(network(served), now);
             for _ in 0..14 {
                 now += SECOND;
-                let given_up =
-                    clocks.iter_mut().find_map(|(n, clock)| has_lapsed(clock, &queue, *n, now).then_some(*n));
+                let given_up = clocks
+                    .iter_mut()
+                    .find_map(|(n, clock)| has_lapsed(clock, &queue, *n, now).then_some(*n));
                 assert_eq!(given_up, None, "after {:?}, with {served} at work", now - start);
             }
             queue.handle_step(network(served), now);

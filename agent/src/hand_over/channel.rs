@@ -47,7 +47,11 @@ impl Channel {
     }
 
     /// Says something, and gives descriptors with it.
-    pub(crate) async fn say(&self, message: Message, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+    pub(crate) async fn say(
+        &self,
+        message: Message,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), ChannelError> {
         let bytes = v1::HandOver { message: Some(message) }.encode_to_vec();
         let send = || passing::send(self.socket.as_fd(), &bytes, descriptors);
         match self.socket.async_io(Interest::WRITABLE, send).await {
@@ -57,9 +61,13 @@ impl Channel {
     }
 
     /// Hears what is said next, within `patience`.
-    pub(crate) async fn hear(&self, patience: Duration) -> Result<(Message, Vec<OwnedFd>), ChannelError> {
-        let (bytes, descriptors) =
-            timeout(patience, self.receive()).await.map_err(|_| ChannelError::Silent(patience))??;
+    pub(crate) async fn hear(
+        &self,
+        patience: Duration,
+    ) -> Result<(Message, Vec<OwnedFd>), ChannelError> {
+        let (bytes, descriptors) = timeout(patience, self.receive())
+            .await
+            .map_err(|_| ChannelError::Silent(patience))??;
         let message = v1::HandOver::decode(bytes.as_slice()).ok().and_then(|heard| heard.message);
         match message {
             Some(Message::Refused(why)) => Err(ChannelError::Refused(why)),
@@ -69,9 +77,15 @@ impl Channel {
     }
 
     async fn receive(&self) -> Result<(Vec<u8>, Vec<OwnedFd>), ChannelError> {
-        match self.socket.async_io(Interest::READABLE, || passing::receive(self.socket.as_fd())).await {
+        match self
+            .socket
+            .async_io(Interest::READABLE, || passing::receive(self.socket.as_fd()))
+            .await
+        {
             Ok((bytes, _)) if bytes.is_empty() => Err(ChannelError::Ended),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(ChannelError::Ended),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                Err(ChannelError::Ended)
+            }
             received => Ok(received?),
         }
     }
@@ -128,6 +142,9 @@ mod tests {
         assert_eq!(refused, "no room");
         assert!(matches!(silent, ChannelError::Silent(_)));
         assert!(matches!(ended, ChannelError::Ended));
-        assert!(matches!(other.say(Message::Go(v1::HandOverGo {}), &[]).await, Err(ChannelError::Ended)));
+        assert!(matches!(
+            other.say(Message::Go(v1::HandOverGo {}), &[]).await,
+            Err(ChannelError::Ended)
+        ));
     }
 }

@@ -1,7 +1,8 @@
 //! Descriptors by name that outlive whoever uses them, while the agent is handed over.
 //!
-//! Whoever opens a socket or a TUN queue keeps it here for as long as it is used. Once the store is sealed, what is used no
-//! longer stays: the next session finds it, in this process or in the next one.
+//! Whoever opens a socket or a TUN queue keeps it here for as long as it is used. Once the store is
+//! sealed, what is used no longer stays: the next session finds it, in this process or in the next
+//! one.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -55,7 +56,10 @@ struct Contents {
 
 impl fmt::Debug for Contents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Contents").field("kept", &self.kept.keys()).field("earlier", &self.earlier.keys()).finish()
+        f.debug_struct("Contents")
+            .field("kept", &self.kept.keys())
+            .field("earlier", &self.earlier.keys())
+            .finish()
     }
 }
 
@@ -140,7 +144,8 @@ impl Drop for Kept {
     fn drop(&mut self) {
         let mut contents = self.store.contents();
         // Somebody may keep others under this name by now.
-        let is_ours = contents.kept.get(&self.name).is_some_and(|kept| Arc::ptr_eq(kept, &self.shared));
+        let is_ours =
+            contents.kept.get(&self.name).is_some_and(|kept| Arc::ptr_eq(kept, &self.shared));
         if is_ours
             && let Some(shared) = contents.kept.remove(&self.name)
             && contents.is_sealed
@@ -244,7 +249,10 @@ mod tests {
     fn what_nobody_wants_is_forgotten() {
         let store = DescriptorStore::default();
         for name in ["tun/1", "tun/2", "dns/1"] {
-            store.receive(name.to_owned(), SharedDescriptors { list: Vec::new(), note: String::new() });
+            store.receive(
+                name.to_owned(),
+                SharedDescriptors { list: Vec::new(), note: String::new() },
+            );
         }
 
         store.forget("tun/", |name| name == "tun/2");

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use overlay_core::{NetworkId, NodeId, PublicKey};
 use overlay_dataplane::{
-    EngineState, LivenessState, MtuSource, NetworkState, PathState, PeerLinkState, PeerState, SecretBytes,
-    SessionState, TimersState, TunnelState,
+    EngineState, LivenessState, MtuSource, NetworkState, PathState, PeerLinkState, PeerState,
+    SecretBytes, SessionState, TimersState, TunnelState,
 };
 use overlay_proto::v1;
 use prost::Message as _;
@@ -25,7 +25,8 @@ struct Keyed(v1::HandOverEngines);
 impl Drop for Keyed {
     fn drop(&mut self) {
         let networks = self.0.engines.iter_mut().flat_map(|engine| &mut engine.networks);
-        let tunnels = networks.flat_map(|network| &mut network.links).filter_map(|link| link.tunnel.as_mut());
+        let tunnels =
+            networks.flat_map(|network| &mut network.links).filter_map(|link| link.tunnel.as_mut());
         for tunnel in tunnels {
             tunnel.shared.zeroize();
             for session in tunnel.current.iter_mut().chain(&mut tunnel.others) {
@@ -39,7 +40,9 @@ impl Drop for Keyed {
 /// Writes what the engines know.
 pub(crate) fn encode(engines: Vec<EngineState>, moments: &Moments) -> Zeroizing<Vec<u8>> {
     let write = Writer { moments };
-    let message = Keyed(v1::HandOverEngines { engines: engines.into_iter().map(|one| write.engine(one)).collect() });
+    let message = Keyed(v1::HandOverEngines {
+        engines: engines.into_iter().map(|one| write.engine(one)).collect(),
+    });
     // Of one size from the beginning: what grows leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(message.0.encoded_len()));
     message.0.encode_raw(&mut *bytes);
@@ -194,7 +197,11 @@ impl Reader<'_> {
     }
 
     fn engine(&self, engine: &mut v1::EngineState) -> Result<EngineState, Damaged> {
-        let networks = engine.networks.iter_mut().map(|network| self.network(network)).collect::<Result<_, _>>()?;
+        let networks = engine
+            .networks
+            .iter_mut()
+            .map(|network| self.network(network))
+            .collect::<Result<_, _>>()?;
 
         Ok(EngineState { networks, translated: address(&engine.translated)? })
     }
@@ -204,7 +211,11 @@ impl Reader<'_> {
             id: NetworkId::try_from(network.id).map_err(|_| Damaged("a network has no such id"))?,
             public_key: key(&network.public_key)?,
             next_fragment: network.next_fragment,
-            links: network.links.iter_mut().map(|link| self.link(link)).collect::<Result<_, _>>()?,
+            links: network
+                .links
+                .iter_mut()
+                .map(|link| self.link(link))
+                .collect::<Result<_, _>>()?,
         })
     }
 
@@ -251,11 +262,16 @@ impl Reader<'_> {
     fn tunnel(&self, tunnel: &mut v1::EngineTunnel) -> Result<TunnelState, Damaged> {
         Ok(TunnelState {
             id: tunnel.id,
-            handshakes: u8::try_from(tunnel.handshakes).map_err(|_| Damaged("too many handshakes"))?,
+            handshakes: u8::try_from(tunnel.handshakes)
+                .map_err(|_| Damaged("too many handshakes"))?,
             peer: key(&tunnel.peer)?,
             shared: SecretBytes::new(std::mem::take(&mut tunnel.shared)),
             current: tunnel.current.as_mut().map(|session| self.session(session)).transpose()?,
-            others: tunnel.others.iter_mut().map(|session| self.session(session)).collect::<Result<_, _>>()?,
+            others: tunnel
+                .others
+                .iter_mut()
+                .map(|session| self.session(session))
+                .collect::<Result<_, _>>()?,
             timers: TimersState {
                 handshake: self.moment(tunnel.handshake)?,
                 trying: self.maybe(tunnel.trying)?,

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use overlay_core::{Candidate, PrivateKey};
-use overlay_dataplane::{Engine, EngineConfig, LaneId, NetworkTable, PeerLane, PeerTable, Tables, public_key};
+use overlay_dataplane::{
+    Engine, EngineConfig, LaneId, NetworkTable, PeerLane, PeerTable, Tables, public_key,
+};
 
 use super::*;
 
@@ -15,12 +17,18 @@ fn private(number: u8) -> PrivateKey {
 
 fn engine(own: u8, other: u8, now: Instant) -> Engine {
     let seed = [own; 32];
-    let mut engine = Engine::new(EngineConfig { lane: LaneId(0), lanes: 1, seed, now, unix_time: UNIX });
+    let mut engine =
+        Engine::new(EngineConfig { lane: LaneId(0), lanes: 1, seed, now, unix_time: UNIX });
     let prefix = |number: u8| format!("10.0.{number}.0/24").parse().expect("a prefix");
-    let lane =
-        PeerLane { public_key: public_key(&private(other)), candidates: vec![Candidate::host(underlay(other), 0)] };
-    let peer =
-        PeerTable { node: NodeId::from_random(other.into()), lanes: vec![lane], allowed_ips: vec![prefix(other)] };
+    let lane = PeerLane {
+        public_key: public_key(&private(other)),
+        candidates: vec![Candidate::host(underlay(other), 0)],
+    };
+    let peer = PeerTable {
+        node: NodeId::from_random(other.into()),
+        lanes: vec![lane],
+        allowed_ips: vec![prefix(other)],
+    };
     let table = NetworkTable {
         id: NetworkId::FIRST,
         private_key: private(own),
@@ -89,7 +97,9 @@ fn what_an_engine_knows_is_the_same_in_the_next_process() {
 #[test]
 fn every_field_comes_back() {
     let moments = Moments::now().expect("a clock");
-    let at = |nanos: u64| moments.instant(moments.nanos(Instant::now()) - 1_000_000_000 + nanos).expect("a moment");
+    let at = |nanos: u64| {
+        moments.instant(moments.nanos(Instant::now()) - 1_000_000_000 + nanos).expect("a moment")
+    };
     let session = |number: u8| SessionState {
         is_initiator: true,
         index: 7 << 8 | u32::from(number),
@@ -159,8 +169,12 @@ fn every_field_comes_back() {
         state: PeerState::Unreachable,
         since: at(19),
     };
-    let network =
-        NetworkState { id: NetworkId::LAST, public_key: PublicKey::from([1; 32]), next_fragment: 6, links: vec![link] };
+    let network = NetworkState {
+        id: NetworkId::LAST,
+        public_key: PublicKey::from([1; 32]),
+        next_fragment: 6,
+        links: vec![link],
+    };
     let state = EngineState { networks: vec![network], translated: Some(underlay(6)) };
 
     let first = encode(vec![state], &moments);
@@ -170,7 +184,11 @@ fn every_field_comes_back() {
     let message = v1::HandOverEngines::decode(first.as_slice()).expect("a message");
     let link = &message.engines[0].networks[0].links[0];
     let life = link.life.as_ref().expect("there");
-    assert!([link.trying_since, link.last_use, link.last_handshake, link.since, life.heard].iter().all(|at| *at != 0));
+    assert!(
+        [link.trying_since, link.last_use, link.last_handshake, link.since, life.heard]
+            .iter()
+            .all(|at| *at != 0)
+    );
     assert_eq!((life.speaks, life.checks, life.trip, link.state, link.mtu_source), (2, 3, 1, 3, 2));
 }
 
@@ -181,12 +199,14 @@ fn what_no_engine_knows_is_refused() {
         let engine = v1::EngineState { networks: vec![network], ..v1::EngineState::default() };
         decode(&v1::HandOverEngines { engines: vec![engine] }.encode_to_vec(), &moments).err()
     };
-    let network = v1::EngineNetwork { id: 1, public_key: vec![1; 32], ..v1::EngineNetwork::default() };
+    let network =
+        v1::EngineNetwork { id: 1, public_key: vec![1; 32], ..v1::EngineNetwork::default() };
 
     assert_eq!(with(network.clone()), None);
     assert!(with(v1::EngineNetwork { id: 0, ..network.clone() }).is_some());
     assert!(with(v1::EngineNetwork { public_key: vec![1; 31], ..network.clone() }).is_some());
-    let link = v1::EngineLink { node: 1, public_key: vec![1; 32], state: 9, ..v1::EngineLink::default() };
+    let link =
+        v1::EngineLink { node: 1, public_key: vec![1; 32], state: 9, ..v1::EngineLink::default() };
     assert!(with(v1::EngineNetwork { links: vec![link], ..network }).is_some());
     assert!(decode(b"\xff\xff", &moments).is_err());
 }

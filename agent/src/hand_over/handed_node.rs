@@ -45,9 +45,13 @@ impl HandedNode {
 
     pub(super) fn from_message(message: v1::HandOverProceed) -> Self {
         let address = |bytes: &Vec<u8>| {
-            let v4 = <[u8; 4]>::try_from(bytes.as_slice()).map(|octets| Ipv4Addr::from(octets).into());
+            let v4 =
+                <[u8; 4]>::try_from(bytes.as_slice()).map(|octets| Ipv4Addr::from(octets).into());
 
-            v4.or_else(|_| <[u8; 16]>::try_from(bytes.as_slice()).map(|octets| Ipv6Addr::from(octets).into())).ok()
+            v4.or_else(|_| {
+                <[u8; 16]>::try_from(bytes.as_slice()).map(|octets| Ipv6Addr::from(octets).into())
+            })
+            .ok()
         };
 
         Self {
@@ -76,7 +80,9 @@ mod tests {
                 instance: "a".to_owned(),
                 unix_time: Duration::from_millis(1_999),
                 underlay_mtu: 9000,
-                own: ["192.0.2.1", "2001:db8::1"].map(|text| text.parse().expect("an address")).into(),
+                own: ["192.0.2.1", "2001:db8::1"]
+                    .map(|text| text.parse().expect("an address"))
+                    .into(),
                 admission,
             };
 

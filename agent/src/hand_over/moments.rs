@@ -55,7 +55,10 @@ mod tests {
         for at in moments.iter().flatten() {
             let read = reader.instant(writer.nanos(*at)).expect("a moment");
             let off = read.saturating_duration_since(*at).max(at.saturating_duration_since(read));
-            assert!(off < Duration::from_millis(50), "{off:?}: two readings of two clocks lie between");
+            assert!(
+                off < Duration::from_millis(50),
+                "{off:?}: two readings of two clocks lie between"
+            );
         }
     }
 }

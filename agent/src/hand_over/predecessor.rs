@@ -1,4 +1,5 @@
-//! The running agent, as the new program that is to take its place sees it: at the other end of standard input.
+//! The running agent, as the new program that is to take its place sees it: at the other end of
+//! standard input.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -32,7 +33,9 @@ pub enum NoPredecessor {
     #[error("the running agent")]
     Channel(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// It has something that this program would have elsewhere.
-    #[error("the running agent has {what} {running}, this program would have {own}; a restart changes that")]
+    #[error(
+        "the running agent has {what} {running}, this program would have {own}; a restart changes that"
+    )]
     Differs {
         /// What differs.
         what: &'static str,
@@ -81,9 +84,13 @@ pub(crate) struct Predecessor {
 }
 
 impl Predecessor {
-    /// Greets the agent at standard input, and accepts what it offers if this program would do the same.
+    /// Greets the agent at standard input, and accepts what it offers if this program would do the
+    /// same.
     pub(crate) async fn greet(config: &Config) -> Result<Self, NoPredecessor> {
-        let mut new = Self { channel: Channel::new(standard_input()?).map_err(|_| NoPredecessor::NotThere)?, lanes: 0 };
+        let mut new = Self {
+            channel: Channel::new(standard_input()?).map_err(|_| NoPredecessor::NotThere)?,
+            lanes: 0,
+        };
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let hello = v1::HandOverHello { version, oldest_format: FORMAT, newest_format: FORMAT };
         new.say(Message::Hello(hello)).await?;
@@ -109,7 +116,10 @@ impl Predecessor {
     }
 
     /// Receives everything but the sessions.
-    pub(crate) async fn receive(&self, store: &DescriptorStore) -> Result<HandedNode, NoPredecessor> {
+    pub(crate) async fn receive(
+        &self,
+        store: &DescriptorStore,
+    ) -> Result<HandedNode, NoPredecessor> {
         let node = match self.channel.hear(PATIENCE).await? {
             (Message::Proceed(node), _) => HandedNode::from_message(node),
             (other, _) => return Err(unexpected(&other)),
@@ -121,7 +131,8 @@ impl Predecessor {
             };
             let mut descriptors = VecDeque::from(descriptors);
             for entry in more.kept {
-                let count = usize::try_from(entry.count).unwrap_or(usize::MAX).min(descriptors.len());
+                let count =
+                    usize::try_from(entry.count).unwrap_or(usize::MAX).min(descriptors.len());
                 let list = descriptors.drain(..count).collect();
                 store.receive(entry.name, SharedDescriptors { list, note: entry.note });
             }
@@ -142,7 +153,8 @@ impl Predecessor {
             (Message::State(_), descriptors) => descriptors.into_iter().next(),
             (other, _) => return Err(unexpected(&other)),
         };
-        let unusable = |source| NoPredecessor::Unusable { what: "the state of the sessions", source };
+        let unusable =
+            |source| NoPredecessor::Unusable { what: "the state of the sessions", source };
         let memory = memory.ok_or_else(|| unusable(io::ErrorKind::InvalidData.into()))?;
         let bytes = passing::unseal(memory).map_err(unusable)?;
         let moments = Moments::now().map_err(unusable)?;
@@ -194,7 +206,8 @@ fn standard_input() -> Result<OwnedFd, NoPredecessor> {
     let not_there = |_| NoPredecessor::NotThere;
     let socket = io::stdin().as_fd().try_clone_to_owned().map_err(not_there)?;
     // A pair's ends have the credentials of whoever made it.
-    let peer = getsockopt(&socket, sockopt::PeerCredentials).map_err(|_| NoPredecessor::NotThere)?;
+    let peer =
+        getsockopt(&socket, sockopt::PeerCredentials).map_err(|_| NoPredecessor::NotThere)?;
     let own = nix::unistd::geteuid().as_raw();
     if peer.uid() != 0 && peer.uid() != own {
         return Err(NoPredecessor::NotThere);
@@ -214,7 +227,8 @@ fn check(offer: &v1::HandOverOffer, config: &Config) -> Result<(), NoPredecessor
     same("its state in", &offer.state_dir, config.state.display().to_string())?;
     same("its namespaces in", &offer.run_dir, config.run_dir.display().to_string())?;
     same("its socket at", &offer.socket, config.socket().display().to_string())?;
-    let listed = |ports: &[u16]| ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let listed =
+        |ports: &[u16]| ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let running: Vec<_> = offer.ports.iter().filter_map(|port| u16::try_from(*port).ok()).collect();
     if running.is_empty() {
         return Ok(());
@@ -232,9 +246,11 @@ mod tests {
     use crate::config::Arguments;
 
     fn config(words: &[&str]) -> Config {
-        Arguments::try_parse_from([&["overlayd", "--state", "/s", "--run-dir", "/r"], words].concat())
-            .expect("arguments")
-            .config
+        Arguments::try_parse_from(
+            [&["overlayd", "--state", "/s", "--run-dir", "/r"], words].concat(),
+        )
+        .expect("arguments")
+        .config
     }
 
     fn offer() -> v1::HandOverOffer {
@@ -251,9 +267,13 @@ mod tests {
     fn what_would_be_elsewhere_is_refused() {
         let same = config(&["--lanes", "2"]);
         assert!(check(&offer(), &same).is_ok());
-        assert!(check(&v1::HandOverOffer { ports: Vec::new(), ..offer() }, &config(&["--lanes", "3"])).is_ok());
+        assert!(
+            check(&v1::HandOverOffer { ports: Vec::new(), ..offer() }, &config(&["--lanes", "3"]))
+                .is_ok()
+        );
 
-        let refusal = |config: &Config| check(&offer(), config).expect_err("it differs").to_string();
+        let refusal =
+            |config: &Config| check(&offer(), config).expect_err("it differs").to_string();
         assert_eq!(
             refusal(&config(&["--lanes", "3"])),
             "the running agent has lanes on UDP ports 51820, 51821, this program would have 51820, 51821, 51822; \

@@ -20,12 +20,14 @@ use super::moments::Moments;
 use super::{FORMAT, HandedNode, TAKE_OVER};
 use crate::kernel::passing::{self, MAX_DESCRIPTORS};
 
-/// How long the new program may take to say that it is there, and whether it can do what this one does.
+/// How long the new program may take to say that it is there, and whether it can do what this one
+/// does.
 const GREETING: Duration = Duration::from_secs(5);
-/// How long it may take to bring up what this host has: thousands of endpoints are read back in less.
+/// How long it may take to bring up what this host has: thousands of endpoints are read back in
+/// less.
 const PREPARATION: Duration = Duration::from_secs(60);
-/// How long packets may wait: what comes meanwhile has room in queues and buffers, also in those of whoever gets it at once
-/// afterwards.
+/// How long packets may wait: what comes meanwhile has room in queues and buffers, also in those of
+/// whoever gets it at once afterwards.
 const PAUSE: Duration = Duration::from_millis(150);
 /// By how much longer for each tunnel: ten times what it takes.
 const PAUSE_PER_TUNNEL: Duration = Duration::from_micros(200);
@@ -94,9 +96,16 @@ impl Successor {
 
             Ok((child, Channel::new(ours)?))
         };
-        let (child, channel) = start().map_err(|source| NoSuccessor::Start { binary: binary.to_owned(), source })?;
+        let (child, channel) =
+            start().map_err(|source| NoSuccessor::Start { binary: binary.to_owned(), source })?;
 
-        Ok(Self { binary: binary.to_owned(), child, channel, version: String::new(), is_free: false })
+        Ok(Self {
+            binary: binary.to_owned(),
+            child,
+            channel,
+            version: String::new(),
+            is_free: false,
+        })
     }
 
     /// Returns the version that the new program says it is.
@@ -109,7 +118,8 @@ impl Successor {
         self.child.id().unwrap_or_default()
     }
 
-    /// Waits until it is there, and offers it what is to be taken over. Nothing here depends on it yet.
+    /// Waits until it is there, and offers it what is to be taken over. Nothing here depends on it
+    /// yet.
     pub(crate) async fn greet(&mut self, offer: v1::HandOverOffer) -> Result<(), NoSuccessor> {
         let stage = "say that it is there";
         let heard = self.hear(stage, GREETING).await?;
@@ -127,7 +137,11 @@ impl Successor {
         let stage = "accept what is to be taken over";
         self.say(stage, Message::Offer(v1::HandOverOffer { format: FORMAT, ..offer }), &[]).await?;
         let heard = self.hear(stage, GREETING).await?;
-        if matches!(heard, Message::Accepted(_)) { Ok(()) } else { Err(self.unexpected(stage, name(&heard))) }
+        if matches!(heard, Message::Accepted(_)) {
+            Ok(())
+        } else {
+            Err(self.unexpected(stage, name(&heard)))
+        }
     }
 
     /// Gives it everything but the sessions, and waits until it has brought all networks up.
@@ -145,26 +159,40 @@ impl Successor {
                 count: u32::try_from(descriptors.list.len()).unwrap_or(u32::MAX),
                 note: descriptors.note.clone(),
             };
-            let more = v1::HandOverMore { kept: batch.iter().map(entry).collect(), is_last: batches.peek().is_none() };
-            let descriptors: Vec<BorrowedFd<'_>> =
-                batch.iter().flat_map(|(_, of)| of.list.iter().map(std::os::fd::AsFd::as_fd)).collect();
+            let more = v1::HandOverMore {
+                kept: batch.iter().map(entry).collect(),
+                is_last: batches.peek().is_none(),
+            };
+            let descriptors: Vec<BorrowedFd<'_>> = batch
+                .iter()
+                .flat_map(|(_, of)| of.list.iter().map(std::os::fd::AsFd::as_fd))
+                .collect();
             self.say(stage, Message::More(more), &descriptors).await?;
         }
         let heard = self.hear(stage, PREPARATION).await?;
-        if matches!(heard, Message::Prepared(_)) { Ok(()) } else { Err(self.unexpected(stage, name(&heard))) }
+        if matches!(heard, Message::Prepared(_)) {
+            Ok(())
+        } else {
+            Err(self.unexpected(stage, name(&heard)))
+        }
     }
 
     /// Gives it the sessions. Returns how many it could not take over.
     pub(crate) async fn give(&mut self, states: Vec<EngineState>) -> Result<u32, NoSuccessor> {
         let stage = "take the sessions over";
-        let links = states.iter().flat_map(|state| &state.networks).flat_map(|network| &network.links);
+        let links =
+            states.iter().flat_map(|state| &state.networks).flat_map(|network| &network.links);
         let tunnels = links.filter(|link| link.tunnel.is_some()).count();
         let pause = PAUSE + PAUSE_PER_TUNNEL * u32::try_from(tunnels).unwrap_or(u32::MAX);
         let sealed = Moments::now().and_then(|moments| passing::seal(&encode(states, &moments)));
         let memory = sealed.map_err(|error| self.failed(stage, error))?;
         self.say(stage, Message::State(v1::HandOverState {}), &[memory.as_fd()]).await?;
         let heard = self.hear(stage, pause).await?;
-        if let Message::Ready(ready) = heard { Ok(ready.refused) } else { Err(self.unexpected(stage, name(&heard))) }
+        if let Message::Ready(ready) = heard {
+            Ok(ready.refused)
+        } else {
+            Err(self.unexpected(stage, name(&heard)))
+        }
     }
 
     /// Lets it go on in this one's place. If this fails, nobody knows whether it does.
@@ -200,7 +228,11 @@ impl Successor {
         }
     }
 
-    async fn hear(&mut self, stage: &'static str, patience: Duration) -> Result<Message, NoSuccessor> {
+    async fn hear(
+        &mut self,
+        stage: &'static str,
+        patience: Duration,
+    ) -> Result<Message, NoSuccessor> {
         match self.channel.hear(patience).await {
             Ok((message, _)) => Ok(message),
             Err(error) => Err(self.cause(stage, error).await),
@@ -221,7 +253,9 @@ impl Successor {
             return self.failed(stage, error);
         }
         match timeout(LAST_BREATH, self.child.wait()).await {
-            Ok(Ok(status)) => self.failed(stage, format!("it ended with {status}; the log has its last words")),
+            Ok(Ok(status)) => {
+                self.failed(stage, format!("it ended with {status}; the log has its last words"))
+            }
             Ok(Err(_)) | Err(_) => self.failed(stage, error),
         }
     }

@@ -34,24 +34,31 @@ pub struct ContainerInterface {
 impl ContainerInterface {
     fn tables(&self, mtu: u32) -> Desired {
         let link = || self.ifname.clone();
-        let hop = |via: Option<IpAddr>| via.map_or_else(|| Hop::Link(link()), |via| Hop::Via(link(), via));
+        let hop = |via: Option<IpAddr>| {
+            via.map_or_else(|| Hop::Link(link()), |via| Hop::Via(link(), via))
+        };
         let ipv6 = self.addresses.iter().any(|address| address.addr().is_ipv6());
         let routes = self.routes.iter().map(|&(prefix, via)| (RouteKey::ours(prefix), hop(via)));
 
         Desired {
             scope: Scope::Sandbox { link: link() },
-            // An engine switches IPv6 off in new interfaces of a container, and on in those that have it.
+            // An engine switches IPv6 off in new interfaces of a container, and on in those that
+            // have it.
             sysctls: if ipv6 { sysctl::of_sandbox(ipv6, &self.ifname) } else { [].into() },
             rules: [].into(),
             links: [(link(), LinkDesired { mtu: Some(mtu), queue_len: None })].into(),
-            addresses: self.addresses.iter().map(|&address| Address { link: link(), address }).collect(),
+            addresses: self
+                .addresses
+                .iter()
+                .map(|&address| Address { link: link(), address })
+                .collect(),
             routes: routes.collect(),
         }
     }
 }
 
-/// Makes the pair again, whose far end was in a container, with the hardware address and MTU (bytes) that it
-/// had. `name` is the network's end.
+/// Makes the pair again, whose far end was in a container, with the hardware address and MTU
+/// (bytes) that it had. `name` is the network's end.
 pub(super) async fn make_again(
     network: &mut Netlink,
     name: &str,
@@ -120,7 +127,9 @@ pub async fn name_inside(
         let mut names = (0..=links.len() + taken.len()).map(|n| format!("eth{n}"));
         return Ok(names.find(|name| !links.contains_key(name) && !taken.contains(name)));
     };
-    let is_far = |link: &super::tables::LinkState| near.peer == Some(link.index) && link.peer == Some(near.index);
+    let is_far = |link: &super::tables::LinkState| {
+        near.peer == Some(link.index) && link.peer == Some(near.index)
+    };
 
     Ok(links.into_iter().find(|(_, link)| is_far(link)).map(|(name, _)| name))
 }

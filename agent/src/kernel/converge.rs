@@ -16,7 +16,10 @@ pub(crate) trait Kernel {
     /// Reads back what matters to `desired`.
     async fn list(&mut self, desired: &Desired) -> Result<Actual, KernelError>;
     /// Writes parameters, and says of each how that went.
-    async fn write(&mut self, parameters: &[(Sysctl, String)]) -> Result<Vec<Result<(), KernelError>>, KernelError>;
+    async fn write(
+        &mut self,
+        parameters: &[(Sysctl, String)],
+    ) -> Result<Vec<Result<(), KernelError>>, KernelError>;
     /// Performs one other step; a step that is already so is done.
     async fn perform(&mut self, step: &Step) -> Result<(), KernelError>;
     /// Waits until what was done has its effect.
@@ -43,10 +46,15 @@ impl Convergence {
     }
 }
 
-/// Brings a kernel to a wanted value. Every step is tried; what is left over is the next convergence's.
-pub(crate) async fn converge(kernel: &mut impl Kernel, desired: &Desired) -> Result<Convergence, KernelError> {
+/// Brings a kernel to a wanted value. Every step is tried; what is left over is the next
+/// convergence's.
+pub(crate) async fn converge(
+    kernel: &mut impl Kernel,
+    desired: &Desired,
+) -> Result<Convergence, KernelError> {
     let actual = kernel.list(desired).await?;
-    let mut convergence = Convergence { missing: missing_links(desired, &actual), ..Convergence::default() };
+    let mut convergence =
+        Convergence { missing: missing_links(desired, &actual), ..Convergence::default() };
 
     let mut parameters = Vec::new();
     let mut others = Vec::new();
@@ -89,16 +97,25 @@ impl Kernel for Namespace<'_> {
 
         Ok(Actual {
             sysctls,
-            rules: if desired.rules.is_empty() { BTreeSet::new() } else { self.netlink.rules().await? },
+            rules: if desired.rules.is_empty() {
+                BTreeSet::new()
+            } else {
+                self.netlink.rules().await?
+            },
             links,
             addresses: self.netlink.addresses().await?,
             routes: self.netlink.routes().await?,
         })
     }
 
-    async fn write(&mut self, parameters: &[(Sysctl, String)]) -> Result<Vec<Result<(), KernelError>>, KernelError> {
+    async fn write(
+        &mut self,
+        parameters: &[(Sysctl, String)],
+    ) -> Result<Vec<Result<(), KernelError>>, KernelError> {
         let all = parameters.to_vec();
-        let write = move || all.iter().map(|(sysctl, value)| sysctl::set(sysctl, value)).collect::<Vec<_>>();
+        let write = move || {
+            all.iter().map(|(sysctl, value)| sysctl::set(sysctl, value)).collect::<Vec<_>>()
+        };
         let written = self.netns.enter(write).await?;
         let refused = |sysctl: &Sysctl, value: &str, source| KernelError::Refused {
             action: "set",
@@ -108,7 +125,9 @@ impl Kernel for Namespace<'_> {
         };
         let all = parameters.iter().zip(written);
 
-        Ok(all.map(|((sysctl, value), done)| done.map_err(|source| refused(sysctl, value, source))).collect())
+        Ok(all
+            .map(|((sysctl, value), done)| done.map_err(|source| refused(sysctl, value, source)))
+            .collect())
     }
 
     async fn perform(&mut self, step: &Step) -> Result<(), KernelError> {
@@ -121,7 +140,8 @@ impl Kernel for Namespace<'_> {
             Step::RemoveAddress(address) => self.netlink.remove_address(address).await,
             Step::RemoveLink(link) => self.netlink.remove_link(link).await,
             Step::RemoveRule(rule) => self.netlink.remove_rule(rule).await,
-            // Parameters are written together; the owners of pin, TUN and veth pairs do theirs themselves.
+            // Parameters are written together; the owners of pin, TUN and veth pairs do theirs
+            // themselves.
             Step::SetSysctl(..) | Step::MakeTun(_) | Step::Pin(_) | Step::MakeVeth(_) => Ok(()),
         }
     }

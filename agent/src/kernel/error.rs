@@ -1,4 +1,5 @@
-//! What can go wrong between us and the kernel, named so that a person knows the object and the namespace.
+//! What can go wrong between us and the kernel, named so that a person knows the object and the
+//! namespace.
 
 use std::io;
 use std::path::PathBuf;

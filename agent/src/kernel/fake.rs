@@ -7,7 +7,9 @@ use ipnet::IpNet;
 use super::converge::Kernel;
 use super::error::KernelError;
 use super::sysctl::{LINK_KEYS, NEIGHBOUR_FAMILIES, neighbour_retry};
-use super::tables::{Actual, Address, Desired, Hop, LinkChange, LinkState, Route, RouteKey, Step, Sysctl};
+use super::tables::{
+    Actual, Address, Desired, Hop, LinkChange, LinkState, Route, RouteKey, Step, Sysctl,
+};
 
 /// One namespace's tables.
 #[derive(Debug, Clone, Default)]
@@ -47,8 +49,12 @@ impl Fake {
                 *self.tables.sysctls.get_mut(sysctl).ok_or(libc::ENOENT)? = value.clone();
                 Ok(())
             }
-            Step::AddRule(rule) => self.tables.rules.insert(rule.clone()).then_some(()).ok_or(libc::EEXIST),
-            Step::RemoveRule(rule) => self.tables.rules.remove(rule).then_some(()).ok_or(libc::ENOENT),
+            Step::AddRule(rule) => {
+                self.tables.rules.insert(rule.clone()).then_some(()).ok_or(libc::EEXIST)
+            }
+            Step::RemoveRule(rule) => {
+                self.tables.rules.remove(rule).then_some(()).ok_or(libc::ENOENT)
+            }
             Step::SetLink(name, change) => self.set_link(name, *change),
             Step::RemoveLink(name) => self.remove_link(name),
             Step::AddAddress(address) => self.add_address(address),
@@ -86,11 +92,16 @@ impl Fake {
         if !self.tables.links.contains_key(link) {
             return Err(libc::ENODEV);
         }
-        if matches!(ip, IpNet::V6(_)) && self.parameter(&Sysctl::link("ipv6", link, "disable_ipv6")) == Some("1") {
+        if matches!(ip, IpNet::V6(_))
+            && self.parameter(&Sysctl::link("ipv6", link, "disable_ipv6")) == Some("1")
+        {
             return Err(libc::EACCES);
         }
         let same = |other: &Address| {
-            other == address || (matches!(ip, IpNet::V6(_)) && other.link == *link && other.address.addr() == ip.addr())
+            other == address
+                || (matches!(ip, IpNet::V6(_))
+                    && other.link == *link
+                    && other.address.addr() == ip.addr())
         };
         if self.tables.addresses.iter().any(same) {
             return Err(libc::EEXIST);
@@ -121,11 +132,9 @@ impl Fake {
         let link_local = matches!(gateway, IpAddr::V6(ip) if ip.is_unicast_link_local());
 
         link_local
-            || self
-                .tables
-                .routes
-                .iter()
-                .any(|(key, route)| key.prefix.contains(&gateway) && matches!(&route.hop, Hop::Link(l) if l == link))
+            || self.tables.routes.iter().any(|(key, route)| {
+                key.prefix.contains(&gateway) && matches!(&route.hop, Hop::Link(l) if l == link)
+            })
     }
 
     fn parameter(&self, sysctl: &Sysctl) -> Option<&str> {
@@ -138,7 +147,10 @@ impl Kernel for Fake {
         Ok(self.tables.clone())
     }
 
-    async fn write(&mut self, parameters: &[(Sysctl, String)]) -> Result<Vec<Result<(), KernelError>>, KernelError> {
+    async fn write(
+        &mut self,
+        parameters: &[(Sysctl, String)],
+    ) -> Result<Vec<Result<(), KernelError>>, KernelError> {
         let mut written = Vec::new();
         for (sysctl, value) in parameters {
             written.push(self.perform(&Step::SetSysctl(sysctl.clone(), value.clone())).await);

@@ -1,13 +1,15 @@
-//! How large the super-packets of a container are to be: as many segments as one send of a lane takes, not one more. Pure.
+//! How large the super-packets of a container are to be: as many segments as one send of a lane
+//! takes, not one more. Pure.
 
-/// The most bytes that one send with `UDP_SEGMENT` takes: the payload of the largest UDP datagram over IPv4.
+/// The most bytes that one send with `UDP_SEGMENT` takes: the payload of the largest UDP datagram
+/// over IPv4.
 const MAX_SEND: u32 = 65_507;
 /// The most datagrams that one such send takes (`UDP_MAX_SEGMENTS` of old kernels).
 const MAX_SEGMENTS: u32 = 64;
 /// Header and tag of a WireGuard data message.
 const OVERHEAD: u32 = 32;
-/// What Linux keeps free of the limit for headers (`MAX_TCP_HEADER`, 320 with the usual options), and a little more, but less
-/// than any segment.
+/// What Linux keeps free of the limit for headers (`MAX_TCP_HEADER`, 320 with the usual options),
+/// and a little more, but less than any segment.
 const KERNEL_RESERVE: u32 = 440;
 /// The largest limit that all kernels know (`GSO_LEGACY_MAX_SIZE`).
 const LEGACY: u32 = 65_536;
@@ -24,12 +26,14 @@ pub(crate) struct GsoSize {
 impl GsoSize {
     /// Computes the limits for a link of this MTU.
     ///
-    /// With one segment more, every super-packet would leave in two sends, and the second would be nearly empty.
+    /// With one segment more, every super-packet would leave in two sends, and the second would be
+    /// nearly empty.
     pub(crate) fn of_mtu(mtu: u32) -> Self {
         let datagram = mtu.next_multiple_of(16) + OVERHEAD;
         let segments = (MAX_SEND / datagram).clamp(1, MAX_SEGMENTS);
         // The IP and TCP headers without options.
-        let limit = |headers: u32| (segments * mtu.saturating_sub(headers) + KERNEL_RESERVE).min(LEGACY);
+        let limit =
+            |headers: u32| (segments * mtu.saturating_sub(headers) + KERNEL_RESERVE).min(LEGACY);
 
         Self { v4: limit(40), v6: limit(60) }
     }
@@ -39,7 +43,8 @@ impl GsoSize {
 mod tests {
     use super::*;
 
-    /// How many segments of `mss` bytes Linux puts into a super-packet under a limit (`tcp_xmit_size_goal`).
+    /// How many segments of `mss` bytes Linux puts into a super-packet under a limit
+    /// (`tcp_xmit_size_goal`).
     fn segments(limit: u32, mss: u32) -> u32 {
         (limit - 321) / mss
     }

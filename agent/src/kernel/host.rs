@@ -1,4 +1,5 @@
-//! What the host itself has: addresses to advertise, prefixes in use, the underlay's MTU. Read only.
+//! What the host itself has: addresses to advertise, prefixes in use, the underlay's MTU. Read
+//! only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -39,15 +40,18 @@ pub struct HostAddress {
 /// The host's network as it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HostNetwork {
-    /// Candidates to advertise, the best first: those on the link of a default route, IPv4 before IPv6.
+    /// Candidates to advertise, the best first: those on the link of a default route, IPv4 before
+    /// IPv6.
     pub addresses: Vec<HostAddress>,
     /// All its addresses but those of loopback and link, whatever interface they are on.
     pub own: BTreeSet<IpAddr>,
     /// Every prefix that the host has an address in, with the interface.
     pub links: BTreeMap<IpNet, String>,
-    /// Every prefix that the host has a route to (default routes aside) or an address in, with the interface.
+    /// Every prefix that the host has a route to (default routes aside) or an address in, with the
+    /// interface.
     pub prefixes: BTreeMap<IpNet, String>,
-    /// The ways that packets take which leave the host: where each route leads, default routes included.
+    /// The ways that packets take which leave the host: where each route leads, default routes
+    /// included.
     pub ways: BTreeSet<(IpNet, Hop)>,
 }
 
@@ -77,18 +81,27 @@ impl HostNetwork {
             .filter(|(key, _)| key.prefix.prefix_len() == 0)
             .filter_map(|(_, route)| route.hop.link().map(str::to_owned))
             .collect();
-        let routed = routes.iter().filter(|(key, _)| key.prefix.prefix_len() != 0).map(|(key, route)| {
-            let holder = match &route.hop {
-                Hop::Link(link) | Hop::Via(link, _) => link.clone(),
-                Hop::Unreachable | Hop::Foreign => "a route".to_owned(),
-            };
-            (key.prefix, holder)
-        });
+        let routed =
+            routes.iter().filter(|(key, _)| key.prefix.prefix_len() != 0).map(|(key, route)| {
+                let holder = match &route.hop {
+                    Hop::Link(link) | Hop::Via(link, _) => link.clone(),
+                    Hop::Unreachable | Hop::Foreign => "a route".to_owned(),
+                };
+                (key.prefix, holder)
+            });
         let connected = addresses.iter().map(|a| (a.address.trunc(), a.link.clone()));
 
         Ok(Self {
-            addresses: candidates(addresses.iter().map(|a| (a.link.as_str(), a.address.addr())), &links, &outward),
-            own: addresses.iter().map(|a| a.address.addr()).filter(|ip| may_advertise(*ip)).collect(),
+            addresses: candidates(
+                addresses.iter().map(|a| (a.link.as_str(), a.address.addr())),
+                &links,
+                &outward,
+            ),
+            own: addresses
+                .iter()
+                .map(|a| a.address.addr())
+                .filter(|ip| may_advertise(*ip))
+                .collect(),
             links: connected.clone().collect(),
             prefixes: routed.chain(connected).collect(),
             ways: routes.iter().map(|(key, route)| (key.prefix, route.hop.clone())).collect(),
@@ -109,7 +122,8 @@ impl HostNetwork {
     }
 }
 
-/// Returns the MTU of tunnels over an underlay with this MTU: a multiple of 16, 1408 for 1500 of either family.
+/// Returns the MTU of tunnels over an underlay with this MTU: a multiple of 16, 1408 for 1500 of
+/// either family.
 pub fn tunnel_mtu(underlay_mtu: u32, underlay: Underlay) -> u32 {
     let header = match underlay {
         Underlay::Ipv4Only => IPV4_HEADER,
@@ -192,7 +206,11 @@ mod tests {
         let host = HostNetwork { prefixes, ..HostNetwork::default() };
 
         for prefix in ["10.42.7.0/24", "10.0.0.0/8", "10.42.0.0/16"] {
-            assert_eq!(host.conflict(prefix.parse().expect("a prefix")), Some((used, "eth0")), "{prefix}");
+            assert_eq!(
+                host.conflict(prefix.parse().expect("a prefix")),
+                Some((used, "eth0")),
+                "{prefix}"
+            );
         }
         assert_eq!(host.conflict("10.43.0.0/16".parse().expect("a prefix")), None);
     }

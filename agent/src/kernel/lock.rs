@@ -1,4 +1,5 @@
-//! The lock that keeps a second process from attaching to a network's TUN. The kernel lets go of it when its holder dies.
+//! The lock that keeps a second process from attaching to a network's TUN. The kernel lets go of it
+//! when its holder dies.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -24,7 +25,8 @@ impl Lock {
     pub(crate) fn take(run_dir: &Path, network: NetworkId) -> Result<Self, KernelError> {
         let name = pin_name(network);
         let path = run_dir.join("lock").join(&name);
-        let refused = |source| KernelError::Namespace { action: "lock", namespace: name.clone(), source };
+        let refused =
+            |source| KernelError::Namespace { action: "lock", namespace: name.clone(), source };
 
         let file = open(&path).map_err(refused)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {

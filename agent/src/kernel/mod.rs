@@ -1,4 +1,5 @@
-//! The kernel's part of a network: a namespace of its own on each node, brought to a wanted value and kept there.
+//! The kernel's part of a network: a namespace of its own on each node, brought to a wanted value
+//! and kept there.
 //!
 //! ```text
 //!  NamespaceDesired ──tables()──► Desired ─┐
@@ -6,9 +7,10 @@
 //!  the kernel ────────read back─► Actual ──┘
 //! ```
 //!
-//! This folder holds the agent's privileged code. Which networks and endpoints there are is decided elsewhere, and packets
-//! are moved elsewhere. How a process with no memory knows what is ours: pins are named `ovn-<network>`, interfaces
-//! `ov<endpoint>` and `ovt`, routes and rules carry [`tables::ROUTE_PROTOCOL`].
+//! This folder holds the agent's privileged code. Which networks and endpoints there are is decided
+//! elsewhere, and packets are moved elsewhere. How a process with no memory knows what is ours:
+//! pins are named `ovn-<network>`, interfaces `ov<endpoint>` and `ovt`, routes and rules carry
+//! [`tables::ROUTE_PROTOCOL`].
 
 pub mod container_interface;
 mod converge;

@@ -24,7 +24,8 @@ impl MountEvents {
     #[expect(unsafe_code, reason = "tokio offers no safe way to wait on a descriptor")]
     pub fn open() -> io::Result<Self> {
         let file = File::open(TABLE)?;
-        // SAFETY: a `File` is open, owned by nobody else, and stays the same descriptor until it is dropped.
+        // SAFETY: a `File` is open, owned by nobody else, and stays the same descriptor until it is
+        // dropped.
         let table = unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) }?;
 
         Ok(Self { table })

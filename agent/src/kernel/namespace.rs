@@ -18,7 +18,8 @@ use super::tun::Tun;
 
 /// A network's namespace, held by this process and no other.
 ///
-/// Dropping it leaves everything standing in the kernel, as a killed process does; [`NetworkNamespace::delete`] removes it.
+/// Dropping it leaves everything standing in the kernel, as a killed process does;
+/// [`NetworkNamespace::delete`] removes it.
 #[derive(Debug)]
 pub struct NetworkNamespace {
     network: NetworkId,
@@ -26,22 +27,28 @@ pub struct NetworkNamespace {
     netns: Netns,
     netlink: Netlink,
     lock: Lock,
-    /// The index of the TUN whose queues were handed out: one of the same name may be somebody else's.
+    /// The index of the TUN whose queues were handed out: one of the same name may be somebody
+    /// else's.
     tun: u32,
 }
 
 impl NetworkNamespace {
-    /// Opens the namespace of a network below `run_dir`, or makes it, and opens its TUN. What is inside stays as it is
-    /// until the first [`NetworkNamespace::reconcile`].
+    /// Opens the namespace of a network below `run_dir`, or makes it, and opens its TUN. What is
+    /// inside stays as it is until the first [`NetworkNamespace::reconcile`].
     ///
     /// # Errors
     ///
     /// When another process holds it, or the kernel refuses.
-    pub async fn open(run_dir: &Path, network: NetworkId, tun: TunDesired) -> Result<(Self, Tun), KernelError> {
+    pub async fn open(
+        run_dir: &Path,
+        network: NetworkId,
+        tun: TunDesired,
+    ) -> Result<(Self, Tun), KernelError> {
         Self::open_with(run_dir, network, tun, None).await
     }
 
-    /// As [`NetworkNamespace::open`], with the queues that an earlier session had, if there are any.
+    /// As [`NetworkNamespace::open`], with the queues that an earlier session had, if there are
+    /// any.
     pub(crate) async fn open_with(
         run_dir: &Path,
         network: NetworkId,
@@ -84,13 +91,17 @@ impl NetworkNamespace {
         self.pins.holds(self.network, &self.netns)
     }
 
-    /// Brings the namespace to `desired`: reads back, plans, performs every step, collects all failures. Writes nothing
-    /// when nothing differs. The container side of endpoints is not looked at; see [`NetworkNamespace::attach`].
+    /// Brings the namespace to `desired`: reads back, plans, performs every step, collects all
+    /// failures. Writes nothing when nothing differs. The container side of endpoints is not looked
+    /// at; see [`NetworkNamespace::attach`].
     ///
     /// # Errors
     ///
     /// When the namespace cannot be read back; nothing was changed inside then.
-    pub async fn reconcile(&mut self, desired: &NamespaceDesired) -> Result<ReconcileReport, KernelError> {
+    pub async fn reconcile(
+        &mut self,
+        desired: &NamespaceDesired,
+    ) -> Result<ReconcileReport, KernelError> {
         let mut report = ReconcileReport::default();
         self.restore_netlink().await?;
         self.restore_pin(&mut report);
@@ -105,10 +116,12 @@ impl NetworkNamespace {
         Ok(report)
     }
 
-    /// Makes or heals the container side of an endpoint: veth pair, address, routes. Doing it again changes only what differs.
+    /// Makes or heals the container side of an endpoint: veth pair, address, routes. Doing it again
+    /// changes only what differs.
     ///
-    /// Reconcile before (once) and after, then with the endpoint in it. In between its packets get nowhere: strict
-    /// `rp_filter` finds no route back to an IPv4 source, and the last IPv6 rule drops what no other one lets pass.
+    /// Reconcile before (once) and after, then with the endpoint in it. In between its packets get
+    /// nowhere: strict `rp_filter` finds no route back to an IPv4 source, and the last IPv6 rule
+    /// drops what no other one lets pass.
     ///
     /// # Errors
     ///
@@ -127,7 +140,11 @@ impl NetworkNamespace {
     /// # Errors
     ///
     /// When the sandbox is gone, its interface's name is taken, or it cannot be read back.
-    pub async fn check(&mut self, endpoint: EndpointId, desired: &SandboxDesired) -> Result<Vec<Drift>, KernelError> {
+    pub async fn check(
+        &mut self,
+        endpoint: EndpointId,
+        desired: &SandboxDesired,
+    ) -> Result<Vec<Drift>, KernelError> {
         self.restore_netlink().await?;
         sandbox::check(&mut self.netlink, &host_ifname(endpoint), desired).await
     }
@@ -141,7 +158,8 @@ impl NetworkNamespace {
         self.netlink.remove_link(&host_ifname(endpoint)).await
     }
 
-    /// Removes the namespace with everything in it. Queues of the TUN that are still open are dead afterwards.
+    /// Removes the namespace with everything in it. Queues of the TUN that are still open are dead
+    /// afterwards.
     ///
     /// # Errors
     ///
@@ -154,7 +172,8 @@ impl NetworkNamespace {
         emptied.and(removed)
     }
 
-    /// Removes the namespace of a network that this process has not opened. One that is not there is removed already.
+    /// Removes the namespace of a network that this process has not opened. One that is not there
+    /// is removed already.
     ///
     /// # Errors
     ///
@@ -191,7 +210,11 @@ impl NetworkNamespace {
         }
     }
 
-    async fn restore_tun(&mut self, desired: TunDesired, report: &mut ReconcileReport) -> Result<(), KernelError> {
+    async fn restore_tun(
+        &mut self,
+        desired: TunDesired,
+        report: &mut ReconcileReport,
+    ) -> Result<(), KernelError> {
         match self.netlink.link(TUN_NAME).await? {
             Some(link) if link.index == self.tun => return Ok(()),
             Some(_foreign) => self.netlink.remove_link(TUN_NAME).await?,
@@ -207,7 +230,11 @@ impl NetworkNamespace {
 }
 
 /// Opens the TUN. What stands under its name and is no TUN of ours (other flags) is replaced.
-async fn open_tun(netns: &Netns, netlink: &mut Netlink, desired: TunDesired) -> Result<(Tun, u32), KernelError> {
+async fn open_tun(
+    netns: &Netns,
+    netlink: &mut Netlink,
+    desired: TunDesired,
+) -> Result<(Tun, u32), KernelError> {
     let refused = |source| KernelError::Refused {
         action: "open",
         object: format!("TUN {TUN_NAME} (/dev/net/tun)"),
@@ -227,12 +254,15 @@ async fn open_tun(netns: &Netns, netlink: &mut Netlink, desired: TunDesired) -> 
     }
     let tun = opened.map_err(refused)?;
     let link = netlink.link(TUN_NAME).await?;
-    let index = link.map(|link| link.index).ok_or_else(|| refused(std::io::Error::from_raw_os_error(libc::ENODEV)))?;
+    let index = link
+        .map(|link| link.index)
+        .ok_or_else(|| refused(std::io::Error::from_raw_os_error(libc::ENODEV)))?;
 
     Ok((tun, index))
 }
 
-/// Removes our links at once: a namespace that somebody still holds would keep containers' interfaces alive.
+/// Removes our links at once: a namespace that somebody still holds would keep containers'
+/// interfaces alive.
 async fn empty(netlink: &mut Netlink) -> Result<(), KernelError> {
     let links = netlink.links().await?;
     let mut result = Ok(());

@@ -7,13 +7,16 @@ use ipnet::{IpNet, Ipv6Net};
 use overlay_core::{EndpointId, NetworkId};
 
 use super::sysctl;
-use super::tables::{Address, Desired, Hop, LinkDesired, RouteKey, Rule, RuleAction, Scope, Strays};
+use super::tables::{
+    Address, Desired, Hop, LinkDesired, RouteKey, Rule, RuleAction, Scope, Strays,
+};
 
 /// The network's TUN, in its own namespace.
 pub const TUN_NAME: &str = "ovt";
 /// The TUN's `txqueuelen`, in packets: with less, bursts of UDP drop before a lane can read them.
 pub const TUN_QUEUE_LEN: u32 = 4000;
-/// The IPv6 gateway on each veth: link-local, because IPv6 answers only for addresses of the link that was asked.
+/// The IPv6 gateway on each veth: link-local, because IPv6 answers only for addresses of the link
+/// that was asked.
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// The first letters of our interface names.
 const VETH_PREFIX: &str = "ov";
@@ -22,8 +25,8 @@ const VETH_PREFIX: &str = "ov";
 const RULE_PASS: u32 = 100;
 const RULE_PIN: u32 = 200;
 const RULE_DROP: u32 = 300;
-/// Where a packet that passes goes on. The kernel's own rule for local addresses stands at 0, before every pin, so it is
-/// moved here.
+/// Where a packet that passes goes on. The kernel's own rule for local addresses stands at 0,
+/// before every pin, so it is moved here.
 const RULE_LOCAL: u32 = 30_000;
 const RULE_MAIN: u32 = 32_766;
 const TABLE_LOCAL: u32 = 255;
@@ -45,8 +48,8 @@ pub struct VethDesired {
     pub addresses: Vec<IpAddr>,
     /// In bytes; the same as the TUN's.
     pub mtu: u32,
-    /// The network's IPv6 gateway, where the container asks for it and not for `fe80::1`: IPv6 answers only for addresses of
-    /// the link that was asked.
+    /// The network's IPv6 gateway, where the container asks for it and not for `fe80::1`: IPv6
+    /// answers only for addresses of the link that was asked.
     pub gateway6: Option<Ipv6Addr>,
 }
 
@@ -65,7 +68,8 @@ pub struct NamespaceDesired {
     pub endpoints: BTreeMap<EndpointId, VethDesired>,
     /// Other endpoints whose veths stay as they are.
     pub strays: Strays,
-    /// What is reached through the TUN: other nodes' blocks and single moved addresses. A local endpoint's address wins.
+    /// What is reached through the TUN: other nodes' blocks and single moved addresses. A local
+    /// endpoint's address wins.
     pub remote: BTreeSet<IpNet>,
     /// The network's prefixes: what is neither local nor remote is answered with "unreachable".
     pub unreachable: BTreeSet<IpNet>,
@@ -76,7 +80,8 @@ pub fn host_ifname(endpoint: EndpointId) -> String {
     format!("{VETH_PREFIX}{endpoint}")
 }
 
-/// Returns the name that the container's end has in the host's namespace until a container engine moves it.
+/// Returns the name that the container's end has in the host's namespace until a container engine
+/// moves it.
 pub fn engine_ifname(endpoint: EndpointId) -> String {
     format!("{VETH_PREFIX}c{endpoint}")
 }
@@ -87,9 +92,11 @@ pub fn endpoint_of(ifname: &str) -> Option<EndpointId> {
 }
 
 impl NamespaceDesired {
-    /// Says whether the network speaks IPv6; where it does not, IPv6 is switched off in the namespace.
+    /// Says whether the network speaks IPv6; where it does not, IPv6 is switched off in the
+    /// namespace.
     pub fn ipv6(&self) -> bool {
-        self.gateways.iter().any(IpAddr::is_ipv6) || self.unreachable.iter().any(|p| matches!(p, IpNet::V6(_)))
+        self.gateways.iter().any(IpAddr::is_ipv6)
+            || self.unreachable.iter().any(|p| matches!(p, IpNet::V6(_)))
     }
 
     /// Computes the tables that the namespace must contain.
@@ -108,12 +115,14 @@ impl NamespaceDesired {
 
     fn links(&self) -> BTreeMap<String, LinkDesired> {
         let tun = LinkDesired { mtu: Some(self.tun.mtu), queue_len: Some(TUN_QUEUE_LEN) };
-        let veths = self
-            .endpoints
-            .iter()
-            .map(|(&id, veth)| (host_ifname(id), LinkDesired { mtu: Some(veth.mtu), queue_len: None }));
+        let veths = self.endpoints.iter().map(|(&id, veth)| {
+            (host_ifname(id), LinkDesired { mtu: Some(veth.mtu), queue_len: None })
+        });
 
-        [("lo".to_owned(), LinkDesired::default()), (TUN_NAME.to_owned(), tun)].into_iter().chain(veths).collect()
+        [("lo".to_owned(), LinkDesired::default()), (TUN_NAME.to_owned(), tun)]
+            .into_iter()
+            .chain(veths)
+            .collect()
     }
 
     fn addresses(&self) -> BTreeSet<Address> {
@@ -121,7 +130,11 @@ impl NamespaceDesired {
         let gateways = self.gateways.iter().map(|&ip| on("lo", IpNet::from(ip)));
         let node = self.node.iter().map(|&ip| on(TUN_NAME, IpNet::from(ip)));
         let fe80 = Ipv6Net::new_assert(GATEWAY_V6, 64);
-        let veths = self.endpoints.keys().filter(|_| self.ipv6()).map(|&id| on(&host_ifname(id), IpNet::V6(fe80)));
+        let veths = self
+            .endpoints
+            .keys()
+            .filter(|_| self.ipv6())
+            .map(|&id| on(&host_ifname(id), IpNet::V6(fe80)));
         let asked = |(&id, veth): (&EndpointId, &VethDesired)| {
             veth.gateway6.map(|gateway| on(&host_ifname(id), IpNet::from(IpAddr::V6(gateway))))
         };
@@ -131,8 +144,12 @@ impl NamespaceDesired {
     }
 
     fn routes(&self) -> BTreeMap<RouteKey, Hop> {
-        let unreachable = self.unreachable.iter().map(|&prefix| (RouteKey::ours(prefix), Hop::Unreachable));
-        let remote = self.remote.iter().map(|&prefix| (RouteKey::ours(prefix), Hop::Link(TUN_NAME.to_owned())));
+        let unreachable =
+            self.unreachable.iter().map(|&prefix| (RouteKey::ours(prefix), Hop::Unreachable));
+        let remote = self
+            .remote
+            .iter()
+            .map(|&prefix| (RouteKey::ours(prefix), Hop::Link(TUN_NAME.to_owned())));
         let local = self.endpoints.iter().flat_map(|(&id, veth)| {
             let hop = Hop::Link(host_ifname(id));
             veth.addresses.iter().map(move |&ip| (RouteKey::ours(IpNet::from(ip)), hop.clone()))
@@ -145,7 +162,12 @@ impl NamespaceDesired {
     /// Pins every endpoint's IPv6 source address to its veth; IPv4 has strict `rp_filter` for that.
     fn rules(&self) -> BTreeSet<Rule> {
         let onward = RuleAction::Goto(RULE_LOCAL);
-        let pass = |iif: &str| Rule { priority: RULE_PASS, iif: Some(iif.to_owned()), from: None, action: onward };
+        let pass = |iif: &str| Rule {
+            priority: RULE_PASS,
+            iif: Some(iif.to_owned()),
+            from: None,
+            action: onward,
+        };
         let link_local = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 64);
         let pins = self.endpoints.iter().flat_map(|(&id, veth)| {
             let v6 = veth.addresses.iter().filter_map(|ip| match ip {

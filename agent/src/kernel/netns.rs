@@ -1,7 +1,8 @@
-//! Network namespaces: made, pinned to a file, opened by path, entered on a thread that no other work is on.
+//! Network namespaces: made, pinned to a file, opened by path, entered on a thread that no other
+//! work is on.
 //!
-//! A pin is a bind mount of the namespace on `<run_dir>/netns/ovn-<network id>`; the name is how a process with no memory
-//! knows what is ours. Nothing here looks into a namespace.
+//! A pin is a bind mount of the namespace on `<run_dir>/netns/ovn-<network id>`; the name is how a
+//! process with no memory knows what is ours. Nothing here looks into a namespace.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -83,7 +84,8 @@ impl Netns {
             unshare(CloneFlags::CLONE_NEWNET)?;
             File::open("/proc/thread-self/ns/net")
         });
-        let file = joined(made.join()).map_err(|source| namespace_error("create", label, source))?;
+        let file =
+            joined(made.join()).map_err(|source| namespace_error("create", label, source))?;
 
         Self::of_file(file, label.to_owned())
             .map_err(|source| namespace_error("create", label, source))?
@@ -100,8 +102,8 @@ impl Netns {
         &self.label
     }
 
-    /// Runs `work` inside the namespace, on a fresh thread, and waits for it. What `work` opens there (sockets, TUN queues)
-    /// stays in that namespace wherever it is used.
+    /// Runs `work` inside the namespace, on a fresh thread, and waits for it. What `work` opens
+    /// there (sockets, TUN queues) stays in that namespace wherever it is used.
     ///
     /// # Errors
     ///
@@ -112,20 +114,25 @@ impl Netns {
     /// When `work` does.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, KernelError> {
         thread::scope(|scope| {
-            let thread = thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, || self.entered(work))?;
+            let thread = thread::Builder::new()
+                .name("netns".to_owned())
+                .spawn_scoped(scope, || self.entered(work))?;
 
             joined(thread.join())
         })
         .map_err(|source| namespace_error("enter", &self.label, source))
     }
 
-    /// Does the same without blocking the caller, on a thread that others use as well: `work` must not wait for anything
-    /// but the kernel.
+    /// Does the same without blocking the caller, on a thread that others use as well: `work` must
+    /// not wait for anything but the kernel.
     ///
     /// # Errors
     ///
     /// When the thread cannot start or may not enter, or `work` panics.
-    pub async fn enter<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, KernelError> {
+    pub async fn enter<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, KernelError> {
         let (done, result) = oneshot::channel();
         let netns = self.clone();
 
@@ -135,7 +142,9 @@ impl Netns {
         }));
 
         match given {
-            Ok(()) => result.await.unwrap_or_else(|_| Err(io::Error::other("the work inside panicked"))),
+            Ok(()) => {
+                result.await.unwrap_or_else(|_| Err(io::Error::other("the work inside panicked")))
+            }
             Err(source) => Err(source),
         }
         .map_err(|source| namespace_error("enter", &self.label, source))
@@ -181,7 +190,8 @@ impl Pins {
         self.dir.join(pin_name(network))
     }
 
-    /// Opens a network's namespace, or makes and pins it. What a crash left half done is done again.
+    /// Opens a network's namespace, or makes and pins it. What a crash left half done is done
+    /// again.
     ///
     /// # Errors
     ///
@@ -225,10 +235,12 @@ impl Pins {
     pub fn pin(&self, network: NetworkId, netns: &Netns) -> Result<(), KernelError> {
         let path = self.path(network);
 
-        self.try_pin(&path, netns).map_err(|source| namespace_error("pin", &path.display().to_string(), source))
+        self.try_pin(&path, netns)
+            .map_err(|source| namespace_error("pin", &path.display().to_string(), source))
     }
 
-    /// Removes a pin; one that is not there is removed already. The namespace goes with its last holder.
+    /// Removes a pin; one that is not there is removed already. The namespace goes with its last
+    /// holder.
     ///
     /// # Errors
     ///
@@ -261,7 +273,10 @@ impl Pins {
         let mut networks = Vec::new();
         for entry in entries {
             let name = entry.map_err(refused)?.file_name();
-            networks.extend(name.to_str().and_then(|name| name.strip_prefix(PIN_PREFIX)?.parse::<NetworkId>().ok()));
+            networks.extend(
+                name.to_str()
+                    .and_then(|name| name.strip_prefix(PIN_PREFIX)?.parse::<NetworkId>().ok()),
+            );
         }
         networks.sort_unstable();
 
@@ -270,13 +285,22 @@ impl Pins {
 
     fn try_pin(&self, path: &Path, netns: &Netns) -> io::Result<()> {
         fs::create_dir_all(&self.dir)?;
-        OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(drop).or_else(|error| {
-            // A namespace file refuses to be opened for writing; it is there, which is all we need.
-            if path.exists() { Ok(()) } else { Err(error) }
-        })?;
+        OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(drop).or_else(
+            |error| {
+                // A namespace file refuses to be opened for writing; it is there, which is all we
+                // need.
+                if path.exists() { Ok(()) } else { Err(error) }
+            },
+        )?;
         unmount_all(path)?;
         let source = format!("/proc/self/fd/{}", netns.file.as_raw_fd());
-        nix::mount::mount(Some(source.as_str()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        nix::mount::mount(
+            Some(source.as_str()),
+            path,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        )?;
 
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! A few threads that run work inside network namespaces and come back.
 //!
-//! A thread costs more than most of what is done inside, so each is kept for a while. None stays in a
-//! namespace: the thread would keep it alive.
+//! A thread costs more than most of what is done inside, so each is kept for a while. None stays in
+//! a namespace: the thread would keep it alive.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 
-/// Work never waits for anything but the kernel, so more threads would only wait for each other there.
+/// Work never waits for anything but the kernel, so more threads would only wait for each other
+/// there.
 const MAX_THREADS: usize = 4;
 /// How long a thread waits for more work before it ends.
 const IDLE: Duration = Duration::from_secs(5);
@@ -40,7 +41,10 @@ struct State {
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("waiting", &self.waiting.len()).field("threads", &self.threads).finish()
+        f.debug_struct("State")
+            .field("waiting", &self.waiting.len())
+            .field("threads", &self.threads)
+            .finish()
     }
 }
 
@@ -51,7 +55,8 @@ impl NetnsThreads {
         Self { state: Mutex::new(state), arrived: Condvar::new() }
     }
 
-    /// Has `work` done by one of the threads, in its turn. It may leave the thread in any namespace.
+    /// Has `work` done by one of the threads, in its turn. It may leave the thread in any
+    /// namespace.
     ///
     /// # Errors
     ///
@@ -97,7 +102,8 @@ impl NetnsThreads {
                 return Some(work);
             }
             state.idle += 1;
-            let waited = self.arrived.wait_timeout_while(state, IDLE, |state| state.waiting.is_empty());
+            let waited =
+                self.arrived.wait_timeout_while(state, IDLE, |state| state.waiting.is_empty());
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             state.idle -= 1;
             if state.waiting.is_empty() {

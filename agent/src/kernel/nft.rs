@@ -1,14 +1,18 @@
-//! The one nftables rule set that we need: in a container's namespace, questions to its resolver come to ours first.
+//! The one nftables rule set that we need: in a container's namespace, questions to its resolver
+//! come to ours first.
 //!
-//! The table is owned by the netlink socket that made it (`NFT_TABLE_F_OWNER`, Linux 5.12): nobody else can change or flush it,
-//! and when this process dies the kernel removes it, so that the container's own resolver answers again. Numbers are those of
+//! The table is owned by the netlink socket that made it (`NFT_TABLE_F_OWNER`, Linux 5.12): nobody
+//! else can change or flush it, and when this process dies the kernel removes it, so that the
+//! container's own resolver answers again. Numbers are those of
 //! `include/uapi/linux/netfilter/nf_tables.h` and `nfnetlink.h`.
 
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType};
+use nix::sys::socket::{
+    self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType,
+};
 use overlay_daemon::reserve::Reserve;
 
 /// The table's name.
@@ -55,16 +59,19 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// Leads questions that this thread's namespace asks `resolver` to `port` of the same address, over UDP and TCP, unless they
-    /// carry [`PASS_MARK`]. Where file descriptors are used up, it takes one of `reserve`.
+    /// Leads questions that this thread's namespace asks `resolver` to `port` of the same address,
+    /// over UDP and TCP, unless they carry [`PASS_MARK`]. Where file descriptors are used up, it
+    /// takes one of `reserve`.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses: it is older than 5.12, has no nftables, or a table of this name is there.
+    /// When the kernel refuses: it is older than 5.12, has no nftables, or a table of this name is
+    /// there.
     pub fn install(resolver: Ipv4Addr, port: u16, reserve: &Reserve) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC;
         let protocol = SockProtocol::NetlinkNetFilter;
-        let owner = reserve.spend(|| socket::socket(AddressFamily::Netlink, SockType::Raw, flags, protocol))?;
+        let owner = reserve
+            .spend(|| socket::socket(AddressFamily::Netlink, SockType::Raw, flags, protocol))?;
         socket::bind(owner.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         let batch = batch(resolver, port);
         socket::send(owner.as_raw_fd(), &batch.bytes, MsgFlags::empty())?;
@@ -83,7 +90,8 @@ impl Redirect {
         Self { owner }
     }
 
-    /// Returns a further descriptor of the socket that owns the rules: they stand as long as anybody has one.
+    /// Returns a further descriptor of the socket that owns the rules: they stand as long as
+    /// anybody has one.
     pub(crate) fn share(&self) -> io::Result<OwnedFd> {
         self.owner.try_clone()
     }
@@ -94,7 +102,8 @@ fn read_answers(mut bytes: &[u8]) -> io::Result<usize> {
     let mut count = 0;
     while let Some((len, kind, body)) = header(bytes) {
         if kind == NLMSG_ERROR {
-            let code = body.first_chunk().map(|code| i32::from_ne_bytes(*code)).unwrap_or(-libc::EPROTO);
+            let code =
+                body.first_chunk().map(|code| i32::from_ne_bytes(*code)).unwrap_or(-libc::EPROTO);
             if code != 0 {
                 return Err(io::Error::from_raw_os_error(-code));
             }
@@ -168,7 +177,8 @@ impl Batch {
     }
 
     fn rule(&mut self, expressions: &[Vec<u8>]) {
-        let list: Vec<u8> = expressions.iter().flat_map(|expression| nested(1, expression)).collect();
+        let list: Vec<u8> =
+            expressions.iter().flat_map(|expression| nested(1, expression)).collect();
         let rule = [text(1, TABLE), text(2, CHAIN), nested(4, &list)].concat();
         self.ask(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, &rule);
     }
@@ -204,7 +214,10 @@ fn meta(key: u32) -> Vec<u8> {
 }
 
 fn payload(base: u32, offset: u32, len: u32) -> Vec<u8> {
-    expression("payload", &[number(1, REGISTER_1), number(2, base), number(3, offset), number(4, len)])
+    expression(
+        "payload",
+        &[number(1, REGISTER_1), number(2, base), number(3, offset), number(4, len)],
+    )
 }
 
 fn equals(value: &[u8]) -> Vec<u8> {
@@ -224,7 +237,10 @@ fn give_back() -> Vec<u8> {
 fn translate() -> Vec<u8> {
     let family = number(2, u32::from(FAMILY_IPV4));
 
-    expression("nat", &[number(1, NAT_DESTINATION), family, number(3, REGISTER_1), number(5, REGISTER_2)])
+    expression(
+        "nat",
+        &[number(1, NAT_DESTINATION), family, number(3, REGISTER_1), number(5, REGISTER_2)],
+    )
 }
 
 #[cfg(test)]
@@ -243,14 +259,18 @@ mod tests {
         }
 
         assert!(rest.is_empty());
-        assert_eq!(kinds, [BATCH_BEGIN, NEW_TABLE, NEW_CHAIN, NEW_RULE, NEW_RULE, NEW_RULE, BATCH_END]);
+        assert_eq!(
+            kinds,
+            [BATCH_BEGIN, NEW_TABLE, NEW_CHAIN, NEW_RULE, NEW_RULE, NEW_RULE, BATCH_END]
+        );
         assert_eq!(batch.asked, 5);
     }
 
     #[test]
     fn a_refusal_is_an_error_and_an_acknowledgement_counts() {
         let answer = |code: i32| {
-            let mut bytes = [36u32.to_ne_bytes().as_slice(), &NLMSG_ERROR.to_ne_bytes(), &[0; 10]].concat();
+            let mut bytes =
+                [36u32.to_ne_bytes().as_slice(), &NLMSG_ERROR.to_ne_bytes(), &[0; 10]].concat();
             bytes.extend(code.to_ne_bytes());
             bytes.resize(36, 0);
             bytes

@@ -1,4 +1,5 @@
-//! Messages with descriptors between two processes, and secrets that nobody can change any more on their way.
+//! Messages with descriptors between two processes, and secrets that nobody can change any more on
+//! their way.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Seek as _, Write as _};
@@ -7,7 +8,8 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
+    sendmsg, socketpair,
 };
 use zeroize::Zeroizing;
 
@@ -19,10 +21,13 @@ pub(crate) const MAX_MESSAGE: usize = 64 << 10;
 const MAX_SECRET: u64 = 1 << 30;
 
 /// The seals without which a secret is not read: its size and contents stay as they are.
-const SEALS: SealFlag =
-    SealFlag::F_SEAL_SEAL.union(SealFlag::F_SEAL_SHRINK).union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
+const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
+    .union(SealFlag::F_SEAL_SHRINK)
+    .union(SealFlag::F_SEAL_GROW)
+    .union(SealFlag::F_SEAL_WRITE);
 
-/// Makes two sockets that are connected to each other and keep messages apart. Neither blocks or is inherited.
+/// Makes two sockets that are connected to each other and keep messages apart. Neither blocks or is
+/// inherited.
 pub(crate) fn pair() -> io::Result<[OwnedFd; 2]> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
@@ -31,24 +36,40 @@ pub(crate) fn pair() -> io::Result<[OwnedFd; 2]> {
 }
 
 /// Sends one message, and descriptors with it.
-pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    message: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
     if message.len() > MAX_MESSAGE || descriptors.len() > MAX_DESCRIPTORS {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let raw: Vec<_> = descriptors.iter().map(|descriptor| descriptor.as_raw_fd()).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control = if raw.is_empty() { &[][..] } else { &rights };
-    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(message)], control, MsgFlags::MSG_NOSIGNAL, None)?;
+    sendmsg::<()>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(message)],
+        control,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
 
     Ok(())
 }
 
-/// Receives one message, and the descriptors that came with it, which are not inherited. An empty message is the end.
+/// Receives one message, and the descriptors that came with it, which are not inherited. An empty
+/// message is the end.
 pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut bytes = vec![0; MAX_MESSAGE];
     let mut space = nix::cmsg_space!([std::os::fd::RawFd; MAX_DESCRIPTORS]);
     let mut parts = [IoSliceMut::new(&mut bytes)];
-    let received = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let received = recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut parts,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
     let (len, flags) = (received.bytes, received.flags);
     let mut descriptors = Vec::new();
     for message in received.cmsgs()? {
@@ -66,7 +87,8 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Vec<OwnedF
 
 #[expect(unsafe_code, reason = "the kernel hands descriptors over as numbers")]
 fn owned(raw: std::os::fd::RawFd) -> OwnedFd {
-    // SAFETY: the kernel has just made this descriptor for this process, and nobody else has its number.
+    // SAFETY: the kernel has just made this descriptor for this process, and nobody else has its
+    // number.
     unsafe { OwnedFd::from_raw_fd(raw) }
 }
 
@@ -140,7 +162,8 @@ mod tests {
 
     #[test]
     fn what_is_not_sealed_is_not_read() {
-        let memory = memfd_create(c"test", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).expect("memory");
+        let memory = memfd_create(c"test", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+            .expect("memory");
 
         assert!(unseal(memory).is_err());
         assert!(unseal(File::open("/dev/null").expect("there").into()).is_err());

@@ -1,15 +1,18 @@
 //! The steps from what is there to what is wanted. Pure.
 //!
-//! Parameters come first, then rules (an endpoint's source is pinned before its link is up), links, addresses, routes; then
-//! removals the other way round. A changed route is one replacement, so its traffic is not interrupted. What belongs to
-//! a missing link is left out: the link's owner makes it and plans again.
+//! Parameters come first, then rules (an endpoint's source is pinned before its link is up), links,
+//! addresses, routes; then removals the other way round. A changed route is one replacement, so its
+//! traffic is not interrupted. What belongs to a missing link is left out: the link's owner makes
+//! it and plans again.
 
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
 use super::namespace_desired::endpoint_of;
-use super::tables::{Actual, Address, Desired, Hop, LinkChange, LinkDesired, LinkState, Route, RouteKey, Scope, Step};
+use super::tables::{
+    Actual, Address, Desired, Hop, LinkChange, LinkDesired, LinkState, Route, RouteKey, Scope, Step,
+};
 
 /// Lists the steps that take `actual` to `desired`, in the order in which the kernel accepts them.
 pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Step> {
@@ -32,7 +35,8 @@ pub fn missing_links(desired: &Desired, actual: &Actual) -> BTreeSet<String> {
     desired.links.keys().filter(|&link| !actual.links.contains_key(link)).cloned().collect()
 }
 
-/// A parameter that is not there belongs to a missing link, or to a protocol that this kernel does not have.
+/// A parameter that is not there belongs to a missing link, or to a protocol that this kernel does
+/// not have.
 fn sysctls<'a>(desired: &'a Desired, actual: &'a Actual) -> impl Iterator<Item = Step> + 'a {
     desired
         .sysctls
@@ -46,7 +50,9 @@ fn links<'a>(desired: &'a Desired, actual: &'a Actual) -> impl Iterator<Item = S
         .links
         .iter()
         .filter_map(|(name, wanted)| Some((name, wanted, actual.links.get(name)?)))
-        .flat_map(|(name, wanted, link)| changes(wanted, link).map(|change| Step::SetLink(name.clone(), change)))
+        .flat_map(|(name, wanted, link)| {
+            changes(wanted, link).map(|change| Step::SetLink(name.clone(), change))
+        })
 }
 
 fn changes(wanted: &LinkDesired, link: &LinkState) -> impl Iterator<Item = LinkChange> {
@@ -58,16 +64,19 @@ fn changes(wanted: &LinkDesired, link: &LinkState) -> impl Iterator<Item = LinkC
 }
 
 fn addresses<'a>(desired: &'a Desired, actual: &'a Actual) -> impl Iterator<Item = Step> + 'a {
-    desired.addresses.difference(&actual.addresses).filter(|address| actual.links.contains_key(&address.link)).flat_map(
-        |address| {
+    desired
+        .addresses
+        .difference(&actual.addresses)
+        .filter(|address| actual.links.contains_key(&address.link))
+        .flat_map(|address| {
             let in_the_way = actual.addresses.iter().filter(|other| blocks(other, address));
 
             in_the_way.cloned().map(Step::RemoveAddress).chain([Step::AddAddress(address.clone())])
-        },
-    )
+        })
 }
 
-/// The kernel keys IPv6 addresses without their prefix length, so the same one with another length is in the way.
+/// The kernel keys IPv6 addresses without their prefix length, so the same one with another length
+/// is in the way.
 fn blocks(other: &Address, wanted: &Address) -> bool {
     matches!(wanted.address, IpNet::V6(_))
         && other.link == wanted.link
@@ -93,7 +102,9 @@ fn unwanted_links(desired: &Desired, actual: &Actual) -> BTreeSet<String> {
             .links
             .keys()
             .filter(|&link| {
-                endpoint_of(link).is_some() && !desired.links.contains_key(link) && !is_stray(desired, link)
+                endpoint_of(link).is_some()
+                    && !desired.links.contains_key(link)
+                    && !is_stray(desired, link)
             })
             .cloned()
             .collect(),

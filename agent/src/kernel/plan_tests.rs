@@ -9,10 +9,14 @@ use proptest::prelude::*;
 
 use super::converge::converge;
 use super::fake::Fake;
-use super::namespace_desired::{GATEWAY_V6, NamespaceDesired, TUN_NAME, TunDesired, VethDesired, host_ifname};
+use super::namespace_desired::{
+    GATEWAY_V6, NamespaceDesired, TUN_NAME, TunDesired, VethDesired, host_ifname,
+};
 use super::plan::{missing_links, plan};
 use super::sandbox::{InterfaceOwner, SandboxDesired};
-use super::tables::{Actual, Address, Desired, Hop, Route, RouteKey, Rule, RuleAction, Step, Strays};
+use super::tables::{
+    Actual, Address, Desired, Hop, Route, RouteKey, Rule, RuleAction, Step, Strays,
+};
 
 /// Few of everything, so that wanted and present things meet.
 fn endpoint(n: u8) -> EndpointId {
@@ -41,7 +45,12 @@ fn desired() -> impl Strategy<Value = NamespaceDesired> {
                 node: both(101).collect(),
                 endpoints: endpoints
                     .into_iter()
-                    .map(|n| (endpoint(n), VethDesired { addresses: both(n).collect(), mtu, gateway6: None }))
+                    .map(|n| {
+                        (
+                            endpoint(n),
+                            VethDesired { addresses: both(n).collect(), mtu, gateway6: None },
+                        )
+                    })
                     .collect(),
                 strays: Strays::default(),
                 remote: remote.into_iter().flat_map(both).map(IpNet::from).collect(),
@@ -67,11 +76,14 @@ fn link() -> impl Strategy<Value = String> {
 fn address() -> impl Strategy<Value = Address> {
     let ip = prop_oneof![
         (0..8_u8, 24..=32_u8).prop_map(|(n, len)| IpNet::new(v4(n), len)),
-        (0..8_u8, prop::sample::select(vec![64_u8, 128])).prop_map(|(n, len)| IpNet::new(v6(n), len)),
-        prop::sample::select(vec![64_u8, 128]).prop_map(|len| IpNet::new(IpAddr::V6(GATEWAY_V6), len)),
+        (0..8_u8, prop::sample::select(vec![64_u8, 128]))
+            .prop_map(|(n, len)| IpNet::new(v6(n), len)),
+        prop::sample::select(vec![64_u8, 128])
+            .prop_map(|len| IpNet::new(IpAddr::V6(GATEWAY_V6), len)),
     ];
 
-    (link(), ip).prop_map(|(link, address)| Address { link, address: address.expect("a length that fits") })
+    (link(), ip)
+        .prop_map(|(link, address)| Address { link, address: address.expect("a length that fits") })
 }
 
 fn route() -> impl Strategy<Value = (RouteKey, Route)> {
@@ -88,10 +100,12 @@ fn route() -> impl Strategy<Value = (RouteKey, Route)> {
         Just(Hop::Foreign),
     ];
 
-    (prefix, prop::sample::select(vec![0_u32, 7]), hop, any::<bool>()).prop_map(|(prefix, metric, hop, ours)| {
-        let key = RouteKey::ours(prefix);
-        (RouteKey { metric: key.metric + metric, ..key }, Route { hop, ours })
-    })
+    (prefix, prop::sample::select(vec![0_u32, 7]), hop, any::<bool>()).prop_map(
+        |(prefix, metric, hop, ours)| {
+            let key = RouteKey::ours(prefix);
+            (RouteKey { metric: key.metric + metric, ..key }, Route { hop, ours })
+        },
+    )
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
@@ -110,8 +124,11 @@ fn rule() -> impl Strategy<Value = Rule> {
 fn kernel() -> impl Strategy<Value = Fake> {
     let links = prop::collection::btree_map(link(), any::<bool>(), 0..7);
     let addresses = prop::collection::vec(address(), 0..10);
-    let routes =
-        prop::collection::btree_map(route().prop_map(|(key, _)| key), route().prop_map(|(_, route)| route), 0..10);
+    let routes = prop::collection::btree_map(
+        route().prop_map(|(key, _)| key),
+        route().prop_map(|(_, route)| route),
+        0..10,
+    );
     let rules = prop::collection::btree_set(rule(), 0..6);
 
     (links, addresses, routes, rules).prop_map(|(links, addresses, routes, rules)| {
@@ -126,7 +143,8 @@ fn kernel() -> impl Strategy<Value = Fake> {
             let _refused = fake.take(&Step::AddAddress(address));
         }
         let up = |link: &str| fake.tables.links.get(link).is_some_and(|link| link.up);
-        fake.tables.routes = routes.into_iter().filter(|(_, route)| route.hop.link().is_none_or(up)).collect();
+        fake.tables.routes =
+            routes.into_iter().filter(|(_, route)| route.hop.link().is_none_or(up)).collect();
         fake.tables.rules = rules;
         fake
     })
@@ -135,7 +153,8 @@ fn kernel() -> impl Strategy<Value = Fake> {
 /// What of a wanted value can be had without the links that are missing.
 fn attainable(desired: &Desired, actual: &Actual) -> (BTreeSet<Address>, BTreeMap<RouteKey, Hop>) {
     let missing = missing_links(desired, actual);
-    let addresses = desired.addresses.iter().filter(|a| !missing.contains(&a.link)).cloned().collect();
+    let addresses =
+        desired.addresses.iter().filter(|a| !missing.contains(&a.link)).cloned().collect();
     let routes = desired
         .routes
         .iter()
@@ -207,7 +226,10 @@ fn sandbox(n: u8) -> SandboxDesired {
         ifname: "eth0".to_owned(),
         addresses: vec![v4(n), v6(n)],
         gateway: Some(Ipv4Addr::new(10, 42, 0, 100)),
-        prefixes: ["10.42.0.0/16", "fd42::/64"].iter().map(|p| p.parse().expect("a prefix")).collect(),
+        prefixes: ["10.42.0.0/16", "fd42::/64"]
+            .iter()
+            .map(|p| p.parse().expect("a prefix"))
+            .collect(),
         mtu: 1408,
         owner: InterfaceOwner::Agent,
         mac: None,
@@ -220,7 +242,11 @@ fn one_endpoint() -> NamespaceDesired {
         tun: TunDesired { mtu: 1408, queues: 1 },
         gateways: [v4(100), v6(100)].into(),
         node: [v4(101), v6(101)].into(),
-        endpoints: [(endpoint(1), VethDesired { addresses: vec![v4(1), v6(1)], mtu: 1408, gateway6: None })].into(),
+        endpoints: [(
+            endpoint(1),
+            VethDesired { addresses: vec![v4(1), v6(1)], mtu: 1408, gateway6: None },
+        )]
+        .into(),
         strays: Strays::default(),
         remote: [IpNet::from(v4(1))].into(),
         unreachable: ["10.42.0.0/16".parse().expect("a prefix")].into(),
@@ -257,7 +283,8 @@ fn a_stray_stays_with_all_that_is_on_it_as_long_as_it_is_one() {
     for step in plan(&known.tables(), &kernel.tables) {
         kernel.take(&step).expect("a plan that the kernel takes");
     }
-    let unknown = |strays| NamespaceDesired { endpoints: BTreeMap::new(), strays, ..known.clone() }.tables();
+    let unknown =
+        |strays| NamespaceDesired { endpoints: BTreeMap::new(), strays, ..known.clone() }.tables();
     let one = || BTreeSet::from([endpoint(1)]);
 
     for strays in [Strays::Only(one()), Strays::AllBut([endpoint(2)].into())] {
@@ -302,7 +329,12 @@ async fn what_the_kernel_refuses_is_reported_and_the_rest_is_done() {
     let round = converge(&mut kernel, &tables).await.expect("a kernel that can be read");
 
     assert_eq!(round.errors.iter().map(|e| e.errno()).collect::<Vec<_>>(), [Some(libc::EACCES)]);
-    assert!(kernel.tables.addresses.contains(&Address { link: TUN_NAME.to_owned(), address: IpNet::from(v4(101)) }));
+    assert!(
+        kernel
+            .tables
+            .addresses
+            .contains(&Address { link: TUN_NAME.to_owned(), address: IpNet::from(v4(101)) })
+    );
 }
 
 #[tokio::test]

@@ -30,13 +30,15 @@ impl ProcessExits {
     pub fn open() -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let copy = epoll.0.try_clone()?;
-        // SAFETY: an `OwnedFd` is open, owned by nobody else, and stays the same descriptor until it is dropped.
+        // SAFETY: an `OwnedFd` is open, owned by nobody else, and stays the same descriptor until
+        // it is dropped.
         let set = unsafe { AsyncFd::register_with_interest(copy, Interest::READABLE) }?;
 
         Ok(Self { set, epoll, watched: BTreeMap::new() })
     }
 
-    /// Watches one more process under this key. One that has ended already is no error, and is heard of at once.
+    /// Watches one more process under this key. One that has ended already is no error, and is
+    /// heard of at once.
     ///
     /// # Errors
     ///
@@ -57,7 +59,8 @@ impl ProcessExits {
         }
     }
 
-    /// Waits until watched processes have ended, and returns their keys; those are forgotten. Safe to cancel.
+    /// Waits until watched processes have ended, and returns their keys; those are forgotten. Safe
+    /// to cancel.
     ///
     /// # Errors
     ///
@@ -89,7 +92,8 @@ impl ProcessExits {
 #[expect(unsafe_code, reason = "no library here wraps pidfd_open(2)")]
 fn open_process(pid: u32) -> io::Result<OwnedFd> {
     let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
-    // SAFETY: pidfd_open takes a process number and a word of flags, reads no memory and returns a new descriptor or -1.
+    // SAFETY: pidfd_open takes a process number and a word of flags, reads no memory and returns a
+    // new descriptor or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     if fd < 0 {
@@ -118,7 +122,8 @@ mod tests {
         assert!(timeout(Duration::from_millis(20), exits.ended()).await.is_err(), "both live");
 
         child.kill().expect("a child");
-        let ended = timeout(Duration::from_secs(5), exits.ended()).await.expect("in time").expect("a set");
+        let ended =
+            timeout(Duration::from_secs(5), exits.ended()).await.expect("in time").expect("a set");
         child.wait().expect("a child");
 
         assert_eq!(ended, [2]);

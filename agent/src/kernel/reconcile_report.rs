@@ -15,7 +15,8 @@ pub struct ReconcileReport {
     pub steps: Vec<Step>,
     /// The changes that the kernel refused; tried again next time.
     pub errors: Vec<KernelError>,
-    /// Endpoints whose veth pair is not there: [`super::NetworkNamespace::attach`] makes it, then reconcile again.
+    /// Endpoints whose veth pair is not there: [`super::NetworkNamespace::attach`] makes it, then
+    /// reconcile again.
     pub missing: BTreeSet<EndpointId>,
     /// New queues, when the TUN had to be made again: the old ones are dead.
     pub tun: Option<Tun>,

@@ -1,7 +1,9 @@
-//! The container side of an endpoint: its interface in a sandbox, which may be the host's own namespace.
+//! The container side of an endpoint: its interface in a sandbox, which may be the host's own
+//! namespace.
 //!
-//! The veth pair is made inside the network's namespace and its far end is born in the sandbox, so it is never seen on the
-//! host. In the sandbox only that interface and our routes on it are ours; everything else there is left alone.
+//! The veth pair is made inside the network's namespace and its far end is born in the sandbox, so
+//! it is never seen on the host. In the sandbox only that interface and our routes on it are ours;
+//! everything else there is left alone.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
@@ -26,8 +28,8 @@ const MAX_IFNAME: usize = 15;
 /// What an endpoint's sandbox must contain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxDesired {
-    /// The sandbox's namespace: `/proc/PID/ns/net`, a pin, `/proc/self/ns/net` for the host. Opened for each use and never
-    /// held, so that a container's end is the end of its namespace.
+    /// The sandbox's namespace: `/proc/PID/ns/net`, a pin, `/proc/self/ns/net` for the host. Opened
+    /// for each use and never held, so that a container's end is the end of its namespace.
     pub netns: PathBuf,
     /// The namespace that the path meant at first; nothing takes whatever is there.
     pub identity: Option<NetnsId>,
@@ -52,7 +54,8 @@ pub struct SandboxDesired {
 pub enum InterfaceOwner {
     /// We do.
     Agent,
-    /// A container engine: we make the pair with its far end in the host's namespace, the engine moves that end away.
+    /// A container engine: we make the pair with its far end in the host's namespace, the engine
+    /// moves that end away.
     Engine {
         /// Whether it was told to: from then on the pair is not made in the host's namespace again.
         joined: bool,
@@ -85,7 +88,8 @@ impl SandboxDesired {
     pub fn tables(&self) -> Desired {
         let on_link = |hop: Hop, prefix: IpNet| (RouteKey::ours(prefix), hop);
         let link = || self.ifname.clone();
-        let gateway = self.gateway.map(|ip| on_link(Hop::Link(link()), IpNet::from(IpAddr::V4(ip))));
+        let gateway =
+            self.gateway.map(|ip| on_link(Hop::Link(link()), IpNet::from(IpAddr::V4(ip))));
         let prefixes = self.prefixes.iter().filter_map(|&prefix| {
             let gateway = match prefix {
                 IpNet::V4(_) => IpAddr::V4(self.gateway?),
@@ -94,7 +98,11 @@ impl SandboxDesired {
             };
             Some(on_link(Hop::Via(link(), gateway), prefix))
         });
-        let addresses = self.addresses.iter().map(|&ip| Address { link: link(), address: IpNet::from(ip) }).collect();
+        let addresses = self
+            .addresses
+            .iter()
+            .map(|&ip| Address { link: link(), address: IpNet::from(ip) })
+            .collect();
 
         Desired {
             scope: Scope::Sandbox { link: link() },
@@ -110,8 +118,8 @@ impl SandboxDesired {
         }
     }
 
-    /// Returns the interface's hardware address. It derives from the IPv4 address, so that neighbours that remember it stay
-    /// right when the interface is made again.
+    /// Returns the interface's hardware address. It derives from the IPv4 address, so that
+    /// neighbours that remember it stay right when the interface is made again.
     pub fn mac(&self) -> [u8; 6] {
         self.mac.unwrap_or_else(|| mac_of(&self.addresses))
     }
@@ -135,7 +143,10 @@ impl SandboxDesired {
 
     fn try_ifname(&self) -> Result<(), KernelError> {
         let fits = (1..=MAX_IFNAME).contains(&self.ifname.len());
-        let clean = !self.ifname.chars().any(|c| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control());
+        let clean = !self
+            .ifname
+            .chars()
+            .any(|c| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control());
         let reserved = matches!(self.ifname.as_str(), "." | ".." | "lo" | "all" | "default");
 
         if fits && clean && !reserved {
@@ -162,7 +173,8 @@ pub fn mac_of(addresses: &[IpAddr]) -> [u8; 6] {
     [0x02, 0x6f, a, b, c, d]
 }
 
-/// Makes or heals the sandbox's interface; `name` is the network's end, `network` the connection to its namespace.
+/// Makes or heals the sandbox's interface; `name` is the network's end, `network` the connection to
+/// its namespace.
 pub(crate) async fn attach(
     network: &mut Netlink,
     name: &str,
@@ -191,8 +203,9 @@ pub(crate) async fn attach(
     report.steps.extend(round.steps);
     report.errors.extend(round.errors);
     if is_new {
-        // The end that was up first sends only after the kernel's link watch has run, and packets before that are lost
-        // (ARP then waits a second). Being asked for one link by name makes the kernel run it at once.
+        // The end that was up first sends only after the kernel's link watch has run, and packets
+        // before that are lost (ARP then waits a second). Being asked for one link by name makes
+        // the kernel run it at once.
         network.link(name).await?;
     }
 
@@ -255,7 +268,8 @@ pub(crate) async fn check(
     }
 }
 
-/// The two ends of a pair know each other's index. An interface of the wanted name that is not our end's twin is foreign.
+/// The two ends of a pair know each other's index. An interface of the wanted name that is not our
+/// end's twin is foreign.
 async fn pairing(
     network: &mut Netlink,
     name: &str,
@@ -269,9 +283,12 @@ async fn pairing(
     match (near, far) {
         (None, None) => Ok(Pairing::Missing),
         (Some(_), None) => Ok(Pairing::Astray),
-        (Some(near), Some(far)) if near.peer == Some(far.index) && far.peer == Some(near.index) => Ok(Pairing::Paired),
-        (_, Some(_foreign)) => {
-            Err(KernelError::IfnameTaken { ifname: desired.ifname.clone(), namespace: netns.label().to_owned() })
+        (Some(near), Some(far)) if near.peer == Some(far.index) && far.peer == Some(near.index) => {
+            Ok(Pairing::Paired)
         }
+        (_, Some(_foreign)) => Err(KernelError::IfnameTaken {
+            ifname: desired.ifname.clone(),
+            namespace: netns.label().to_owned(),
+        }),
     }
 }

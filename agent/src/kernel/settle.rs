@@ -1,7 +1,8 @@
 //! Waiting until new IPv6 addresses answer.
 //!
-//! The kernel joins an address's solicited-node group a moment after it has acknowledged the address, even without duplicate
-//! detection. A neighbour that asks before is not heard and asks again a second later.
+//! The kernel joins an address's solicited-node group a moment after it has acknowledged the
+//! address, even without duplicate detection. A neighbour that asks before is not heard and asks
+//! again a second later.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,9 +20,15 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// A group that an interface must have joined.
 type Joined = (String, Ipv6Addr);
 
-/// Waits for the addresses that these steps added. `is_silent` names links that ask and answer nobody (TUN, loopback).
-pub(crate) async fn settle(netns: &Netns, steps: &[Step], is_silent: impl Fn(&str) -> bool) -> Result<(), KernelError> {
-    let wanted: BTreeSet<Joined> = steps.iter().filter_map(added).filter(|(link, _)| !is_silent(link)).collect();
+/// Waits for the addresses that these steps added. `is_silent` names links that ask and answer
+/// nobody (TUN, loopback).
+pub(crate) async fn settle(
+    netns: &Netns,
+    steps: &[Step],
+    is_silent: impl Fn(&str) -> bool,
+) -> Result<(), KernelError> {
+    let wanted: BTreeSet<Joined> =
+        steps.iter().filter_map(added).filter(|(link, _)| !is_silent(link)).collect();
     if wanted.is_empty() {
         return Ok(());
     }

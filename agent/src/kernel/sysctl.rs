@@ -1,6 +1,7 @@
 //! Kernel parameters below `/proc/sys/net`: what ours must be, reading back and writing.
 //!
-//! `/proc/sys/net` shows the namespace of the thread that opens it, so all I/O here belongs into `Netns::within`.
+//! `/proc/sys/net` shows the namespace of the thread that opens it, so all I/O here belongs into
+//! `Netns::within`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,13 +10,15 @@ use std::path::PathBuf;
 
 use super::tables::Sysctl;
 
-/// Milliseconds until an unanswered question for a neighbour is asked again. Across a veth pair an answer takes microseconds, and
-/// the kernel's second would be what a container waits for after its link was down for a moment.
+/// Milliseconds until an unanswered question for a neighbour is asked again. Across a veth pair an
+/// answer takes microseconds, and the kernel's second would be what a container waits for after its
+/// link was down for a moment.
 const NEIGHBOUR_RETRY: &str = "100";
 
-/// For the whole namespace, in this order of thought: it forwards; strict `rp_filter` pins every IPv4 source to its veth;
-/// nobody redirects anybody; the gateway on `lo` answers on every veth whatever the host's settings are (a new namespace
-/// inherits the host's IPv4 settings); a container cannot fill the kernel log.
+/// For the whole namespace, in this order of thought: it forwards; strict `rp_filter` pins every
+/// IPv4 source to its veth; nobody redirects anybody; the gateway on `lo` answers on every veth
+/// whatever the host's settings are (a new namespace inherits the host's IPv4 settings); a
+/// container cannot fill the kernel log.
 const NETWORK_V4: &[(&str, &str)] = &[
     ("ipv4/ip_forward", "1"),
     ("ipv4/conf/all/rp_filter", "1"),
@@ -57,11 +60,14 @@ const NETWORK_V6: &[(&str, &str)] = &[
     ("ipv6/neigh/default/retrans_time_ms", NEIGHBOUR_RETRY),
 ];
 
-const NETWORK_NO_V6: &[(&str, &str)] = &[("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")];
+const NETWORK_NO_V6: &[(&str, &str)] =
+    &[("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")];
 
-const LINK_V4: &[(&str, &str)] = &[("rp_filter", "1"), ("send_redirects", "0"), ("forwarding", "1")];
+const LINK_V4: &[(&str, &str)] =
+    &[("rp_filter", "1"), ("send_redirects", "0"), ("forwarding", "1")];
 const LINK_V6: &[(&str, &str)] = &[("disable_ipv6", "0"), ("accept_ra", "0")];
-const SANDBOX_V6: &[(&str, &str)] = &[("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0")];
+const SANDBOX_V6: &[(&str, &str)] =
+    &[("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0")];
 
 /// Every link parameter that is ever wanted.
 #[cfg(test)]
@@ -75,10 +81,16 @@ pub(crate) const LINK_KEYS: [(&str, &str); 6] = [
 ];
 
 /// Lists what a network's namespace must have, with these interfaces in it.
-pub(crate) fn of_network(ipv6: bool, links: impl Iterator<Item = String>) -> BTreeMap<Sysctl, String> {
+pub(crate) fn of_network(
+    ipv6: bool,
+    links: impl Iterator<Item = String>,
+) -> BTreeMap<Sysctl, String> {
     let v6 = if ipv6 { NETWORK_V6 } else { NETWORK_NO_V6 };
-    let mut all: BTreeMap<_, _> =
-        NETWORK_V4.iter().chain(v6).map(|&(path, value)| (Sysctl::global(path), value.to_owned())).collect();
+    let mut all: BTreeMap<_, _> = NETWORK_V4
+        .iter()
+        .chain(v6)
+        .map(|&(path, value)| (Sysctl::global(path), value.to_owned()))
+        .collect();
 
     for link in links {
         all.extend(of_link("ipv4", &link, LINK_V4));
@@ -94,7 +106,8 @@ pub(crate) fn of_network(ipv6: bool, links: impl Iterator<Item = String>) -> BTr
 pub(crate) fn of_sandbox(ipv6: bool, link: &str) -> BTreeMap<Sysctl, String> {
     let keys = if ipv6 { SANDBOX_V6 } else { &[] };
     let families = if ipv6 { &NEIGHBOUR_FAMILIES[..] } else { &NEIGHBOUR_FAMILIES[..1] };
-    let neighbours = families.iter().map(|family| (neighbour_retry(family, link), NEIGHBOUR_RETRY.to_owned()));
+    let neighbours =
+        families.iter().map(|family| (neighbour_retry(family, link), NEIGHBOUR_RETRY.to_owned()));
 
     of_link("ipv6", link, keys).chain(neighbours).collect()
 }
@@ -107,7 +120,11 @@ pub(crate) fn neighbour_retry(family: &str, link: &str) -> Sysctl {
     Sysctl::neighbours(family, link, "retrans_time_ms")
 }
 
-fn of_link(family: &str, link: &str, keys: &[(&str, &str)]) -> impl Iterator<Item = (Sysctl, String)> {
+fn of_link(
+    family: &str,
+    link: &str,
+    keys: &[(&str, &str)],
+) -> impl Iterator<Item = (Sysctl, String)> {
     keys.iter().map(move |&(key, value)| (Sysctl::link(family, link, key), value.to_owned()))
 }
 
@@ -131,10 +148,12 @@ fn file_of(sysctl: &Sysctl) -> PathBuf {
     PathBuf::from("/proc/sys/net").join(&sysctl.path)
 }
 
-/// Writes what a device takes at its birth, in the calling thread's namespace. Reconcile sets and reports the same; this
-/// only closes the gap before it, so failures are left to it.
+/// Writes what a device takes at its birth, in the calling thread's namespace. Reconcile sets and
+/// reports the same; this only closes the gap before it, so failures are left to it.
 pub(crate) fn set_defaults() {
-    for &(path, value) in NETWORK_V4.iter().chain(NETWORK_V6).filter(|(path, _)| path.contains("/default/")) {
+    for &(path, value) in
+        NETWORK_V4.iter().chain(NETWORK_V6).filter(|(path, _)| path.contains("/default/"))
+    {
         let sysctl = Sysctl::global(path);
         if list([&sysctl].into_iter()).get(&sysctl).is_some_and(|now| now != value) {
             drop(set(&sysctl, value));

@@ -1,6 +1,8 @@
-//! The kernel's tables in our words, keyed as the kernel keys them: what is wanted, what is there, and one step between.
+//! The kernel's tables in our words, keyed as the kernel keys them: what is wanted, what is there,
+//! and one step between.
 //!
-//! No I/O and no vendor types. Who computes a wanted value is `desired` and `sandbox`; who compares is `plan`.
+//! No I/O and no vendor types. Who computes a wanted value is `desired` and `sandbox`; who compares
+//! is `plan`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,14 +11,17 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv6Net};
 use overlay_core::EndpointId;
 
-/// The protocol number that our routes and rules carry (`RTPROT_*`, free for use above 4 except what `rt_protos` lists). It
-/// is how a process with no memory tells its routes in a sandbox from the container's own.
+/// The protocol number that our routes and rules carry (`RTPROT_*`, free for use above 4 except
+/// what `rt_protos` lists). It is how a process with no memory tells its routes in a sandbox from
+/// the container's own.
 pub const ROUTE_PROTOCOL: u8 = 0x4f;
 
-/// The type of service of routes that only keep a prefix: DSCP 63, which nobody sends, so no packet takes them.
+/// The type of service of routes that only keep a prefix: DSCP 63, which nobody sends, so no packet
+/// takes them.
 pub const RESERVED_TOS: u8 = 0xfc;
 
-/// The metric of every IPv6 route of ours: the kernel's default, written out because the kernel keys by it.
+/// The metric of every IPv6 route of ours: the kernel's default, written out because the kernel
+/// keys by it.
 pub const METRIC_V6: u32 = 1024;
 
 /// A kernel parameter below `/proc/sys/net`.
@@ -34,7 +39,8 @@ impl Sysctl {
         Self { path: path.into(), link: None }
     }
 
-    /// Names an interface's parameter: `family` is `ipv4` or `ipv6`, `key` the last part of the path.
+    /// Names an interface's parameter: `family` is `ipv4` or `ipv6`, `key` the last part of the
+    /// path.
     pub fn link(family: &str, link: &str, key: &str) -> Self {
         Self { path: format!("{family}/conf/{link}/{key}"), link: Some(link.to_owned()) }
     }
@@ -171,7 +177,8 @@ pub struct Rule {
 /// Whose the namespace is, which decides what may be removed from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
-    /// Wholly ours: every address, route, rule and `ov…` veth that is not wanted goes, but for those of `strays`.
+    /// Wholly ours: every address, route, rule and `ov…` veth that is not wanted goes, but for
+    /// those of `strays`.
     Network {
         /// Whose veths stay, with all that is on them.
         strays: Strays,
@@ -190,7 +197,8 @@ impl Scope {
     }
 }
 
-/// Endpoints whose veth pairs stay though nothing wants them: it is not known yet whether their containers live.
+/// Endpoints whose veth pairs stay though nothing wants them: it is not known yet whether their
+/// containers live.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Strays {
     /// These.
@@ -232,8 +240,8 @@ pub struct Desired {
     pub routes: BTreeMap<RouteKey, Hop>,
 }
 
-/// What a namespace contains, as far as it matters to a [`Desired`]: kernel-made routes, loopback and link-local addresses
-/// are left out.
+/// What a namespace contains, as far as it matters to a [`Desired`]: kernel-made routes, loopback
+/// and link-local addresses are left out.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Actual {
     /// The wanted parameters that exist.
@@ -282,13 +290,23 @@ impl fmt::Display for Step {
         match self {
             Self::SetSysctl(sysctl, value) => write!(f, "set {} to {value}", sysctl.path),
             Self::AddRule(rule) => write!(f, "add {rule}"),
-            Self::SetLink(link, LinkChange::Mtu(mtu)) => write!(f, "set the MTU of {link} to {mtu}"),
-            Self::SetLink(link, LinkChange::QueueLen(len)) => write!(f, "set the queue of {link} to {len}"),
+            Self::SetLink(link, LinkChange::Mtu(mtu)) => {
+                write!(f, "set the MTU of {link} to {mtu}")
+            }
+            Self::SetLink(link, LinkChange::QueueLen(len)) => {
+                write!(f, "set the queue of {link} to {len}")
+            }
             Self::SetLink(link, LinkChange::Up) => write!(f, "set {link} up"),
-            Self::AddAddress(Address { link, address }) => write!(f, "add address {address} on {link}"),
+            Self::AddAddress(Address { link, address }) => {
+                write!(f, "add address {address} on {link}")
+            }
             Self::SetRoute(key, hop) => write!(f, "set route {} {hop}", key.prefix),
-            Self::RemoveRoute(key) => write!(f, "remove route {} metric {}", key.prefix, key.metric),
-            Self::RemoveAddress(Address { link, address }) => write!(f, "remove address {address} on {link}"),
+            Self::RemoveRoute(key) => {
+                write!(f, "remove route {} metric {}", key.prefix, key.metric)
+            }
+            Self::RemoveAddress(Address { link, address }) => {
+                write!(f, "remove address {address} on {link}")
+            }
             Self::RemoveLink(link) => write!(f, "remove {link}"),
             Self::RemoveRule(rule) => write!(f, "remove {rule}"),
             Self::MakeTun(link) => write!(f, "make {link} again"),

@@ -1,7 +1,7 @@
 //! The network's TUN: made once, persistent, opened again by every process that follows.
 //!
-//! A process that attaches to a multi-queue TUN silently takes a share of its flows, so the caller holds the namespace's
-//! lock first (`lock.rs`). Packet I/O on the queues is not here.
+//! A process that attaches to a multi-queue TUN silently takes a share of its flows, so the caller
+//! holds the namespace's lock first (`lock.rs`). Packet I/O on the queues is not here.
 
 use std::ffi::{c_int, c_uint};
 use std::fs::{File, OpenOptions};
@@ -22,7 +22,8 @@ struct IfReq {
     padding: [u8; 22],
 }
 
-/// What the kernel may leave for us to do on packets that leave it: bigger than the MTU, with checksums unfinished.
+/// What the kernel may leave for us to do on packets that leave it: bigger than the MTU, with
+/// checksums unfinished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Offload {
     /// Nothing: whole packets only.
@@ -49,7 +50,8 @@ impl Offload {
     }
 }
 
-/// The open queues of a TUN. Every packet on them is preceded by a 10-byte `virtio_net_hdr`; none by `tun_pi`.
+/// The open queues of a TUN. Every packet on them is preceded by a 10-byte `virtio_net_hdr`; none
+/// by `tun_pi`.
 #[derive(Debug)]
 pub struct Tun {
     /// The interface's name.
@@ -63,7 +65,8 @@ pub struct Tun {
 }
 
 impl Tun {
-    /// Opens the TUN with all its queues in the calling thread's namespace; makes it, persistent, if it is not there.
+    /// Opens the TUN with all its queues in the calling thread's namespace; makes it, persistent,
+    /// if it is not there.
     pub(crate) fn open(desired: TunDesired) -> io::Result<Self> {
         let count = desired.queues.clamp(1, MAX_QUEUES);
         let queues = (0..count).map(|_| open_queue(TUN_NAME)).collect::<io::Result<Vec<_>>>()?;
@@ -82,8 +85,13 @@ impl Tun {
 }
 
 impl Tun {
-    /// Goes on with queues that an earlier session opened; nothing when there are too few, or their device is gone.
-    pub(crate) fn adopt(queues: Vec<OwnedFd>, offload: Offload, desired: TunDesired) -> Option<Self> {
+    /// Goes on with queues that an earlier session opened; nothing when there are too few, or their
+    /// device is gone.
+    pub(crate) fn adopt(
+        queues: Vec<OwnedFd>,
+        offload: Offload,
+        desired: TunDesired,
+    ) -> Option<Self> {
         let is_enough = queues.len() >= desired.queues.clamp(1, MAX_QUEUES);
 
         (is_enough && queues.iter().all(is_attached)).then(|| Self {
@@ -100,7 +108,8 @@ impl Tun {
 fn is_attached(queue: &OwnedFd) -> bool {
     let mut answer = IfReq { name: [0; libc::IFNAMSIZ], flags: 0, padding: [0; 22] };
 
-    // SAFETY: the descriptor is open, and the answer points to a whole `ifreq`, which the kernel writes.
+    // SAFETY: the descriptor is open, and the answer points to a whole `ifreq`, which the kernel
+    // writes.
     let result = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNGETIFF, &raw mut answer) };
     let name = answer.name.split(|byte| *byte == 0).next();
 
@@ -122,13 +131,18 @@ fn obtain_offload(queue: &File) -> io::Result<Offload> {
 
 #[expect(unsafe_code, reason = "no crate wraps this ioctl without also choosing offloads")]
 fn open_queue(name: &str) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/net/tun")?;
     let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
     let flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
     let mut request = IfReq { name: [0; libc::IFNAMSIZ], flags, padding: [0; 22] };
     request.name.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
 
-    // SAFETY: the descriptor is open, and the request points to a whole `ifreq`, which the kernel reads and writes.
+    // SAFETY: the descriptor is open, and the request points to a whole `ifreq`, which the kernel
+    // reads and writes.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -151,7 +165,8 @@ fn set_header_size(queue: &File) -> io::Result<()> {
 /// Performs one of the ioctls that take a number.
 #[expect(unsafe_code, reason = "no crate wraps these ioctls without also choosing offloads")]
 fn ioctl(queue: &File, request: libc::Ioctl, value: libc::c_ulong) -> io::Result<()> {
-    // SAFETY: the descriptor is open, and both requests made here take a plain number, not a pointer.
+    // SAFETY: the descriptor is open, and both requests made here take a plain number, not a
+    // pointer.
     let result = unsafe { libc::ioctl(queue.as_raw_fd(), request, value) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -30,9 +30,13 @@ pub(super) async fn set(
     request: &v1::SetControlRequest,
 ) -> Result<v1::SetControlResponse, Refusal> {
     let port = known_port(control);
-    let asked: Vec<String> = request.addresses.iter().map(|text| complete(text, port)).collect::<Result<_, _>>()?;
+    let asked: Vec<String> =
+        request.addresses.iter().map(|text| complete(text, port)).collect::<Result<_, _>>()?;
     if asked.is_empty() || asked.len() > MAX_ADDRESSES {
-        return Err(Refusal::new(Code::InvalidInput, format!("give 1 to {MAX_ADDRESSES} addresses of control")));
+        return Err(Refusal::new(
+            Code::InvalidInput,
+            format!("give 1 to {MAX_ADDRESSES} addresses of control"),
+        ));
     }
     let (answered, refusal) = try_all(control, &asked).await;
     if let (true, false, Some(refusal)) = (answered.is_empty(), request.force, refusal) {
@@ -51,7 +55,9 @@ fn complete(text: &str, port: u16) -> Result<String, Refusal> {
     let refusal = || {
         Refusal::new(
             Code::InvalidInput,
-            format!("{text:?} is no address of control; write 192.0.2.1, 192.0.2.1:7443, [2001:db8::1]:7443 or a name"),
+            format!(
+                "{text:?} is no address of control; write 192.0.2.1, 192.0.2.1:7443, [2001:db8::1]:7443 or a name"
+            ),
         )
     };
 
@@ -61,12 +67,14 @@ fn complete(text: &str, port: u16) -> Result<String, Refusal> {
 /// Returns the port of the address that is tried first.
 fn known_port(control: &ControlLink) -> u16 {
     let candidates = control.candidates();
-    let port = candidates.first().and_then(|candidate| candidate.address.rsplit_once(':')?.1.parse().ok());
+    let port =
+        candidates.first().and_then(|candidate| candidate.address.rsplit_once(':')?.1.parse().ok());
 
     port.unwrap_or(DEFAULT_PORT)
 }
 
-/// Connects to every address with this node's certificate; returns those that are control, and why the first other is not.
+/// Connects to every address with this node's certificate; returns those that are control, and why
+/// the first other is not.
 async fn try_all(control: &ControlLink, addresses: &[String]) -> (Vec<String>, Option<Refusal>) {
     let who = control.identity();
     let mut attempts = JoinSet::new();
@@ -77,7 +85,10 @@ async fn try_all(control: &ControlLink, addresses: &[String]) -> (Vec<String>, O
     let mut outcomes = attempts.join_all().await;
     outcomes.sort_by_key(|(index, _)| *index);
     let address = |index: usize| addresses.get(index).cloned();
-    let answered = outcomes.iter().filter(|(_, outcome)| outcome.is_ok()).filter_map(|(index, _)| address(*index));
+    let answered = outcomes
+        .iter()
+        .filter(|(_, outcome)| outcome.is_ok())
+        .filter_map(|(index, _)| address(*index));
     let answered = answered.collect();
 
     (answered, outcomes.into_iter().find_map(|(_, outcome)| outcome.err()))

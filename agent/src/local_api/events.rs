@@ -1,4 +1,5 @@
-//! `overlayctl events`: what has changed, by comparing each view with the one before, and the problems likewise.
+//! `overlayctl events`: what has changed, by comparing each view with the one before, and the
+//! problems likewise.
 //!
 //! Nothing is kept: who wants to know of what was before asks elsewhere.
 
@@ -84,15 +85,16 @@ fn changed_problems(before: &Problems, after: &Problems) -> Vec<v1::Event> {
         text: text.clone(),
         ..v1::Event::default()
     };
-    let codes = |problems: &Problems| problems.keys().map(|(code, _)| code.clone()).collect::<Vec<_>>();
+    let codes =
+        |problems: &Problems| problems.keys().map(|(code, _)| code.clone()).collect::<Vec<_>>();
     let (were, are) = (codes(before), codes(after));
     // A problem whose words change, as they do when they count, is the same one.
-    let raised = after
-        .keys()
-        .filter(|problem| !before.contains_key(*problem) && count(&are, &problem.0) > count(&were, &problem.0));
-    let cleared = before
-        .keys()
-        .filter(|problem| !after.contains_key(*problem) && count(&were, &problem.0) > count(&are, &problem.0));
+    let raised = after.keys().filter(|problem| {
+        !before.contains_key(*problem) && count(&are, &problem.0) > count(&were, &problem.0)
+    });
+    let cleared = before.keys().filter(|problem| {
+        !after.contains_key(*problem) && count(&were, &problem.0) > count(&are, &problem.0)
+    });
 
     let cleared = cleared.map(|problem| event(v1::EventKind::ProblemCleared, problem));
     cleared.chain(raised.map(|problem| event(v1::EventKind::ProblemRaised, problem))).collect()
@@ -102,7 +104,8 @@ fn count(codes: &[String], code: &str) -> usize {
     codes.iter().filter(|other| *other == code).count()
 }
 
-/// Lists what one view has and the other has not: what is gone first, what is made before what is put onto it.
+/// Lists what one view has and the other has not: what is gone first, what is made before what is
+/// put onto it.
 fn differences(before: &View, after: &View) -> Vec<v1::Event> {
     let mut events = Vec::new();
     for (key, endpoint) in &before.endpoints {
@@ -114,7 +117,12 @@ fn differences(before: &View, after: &View) -> Vec<v1::Event> {
         events.push(member_event(v1::EventKind::MemberRemoved, *network, *node, before));
     }
     for (id, network) in before.networks.iter().filter(|(id, _)| !after.networks.contains_key(id)) {
-        events.push(network_event(v1::EventKind::NetworkRemoved, *id, network.prefix.to_string(), before));
+        events.push(network_event(
+            v1::EventKind::NetworkRemoved,
+            *id,
+            network.prefix.to_string(),
+            before,
+        ));
     }
     for id in before.nodes.keys().filter(|id| !after.nodes.contains_key(id)) {
         events.push(node_event(v1::EventKind::NodeLeft, *id, before));
@@ -123,7 +131,12 @@ fn differences(before: &View, after: &View) -> Vec<v1::Event> {
         events.push(node_event(v1::EventKind::NodeJoined, *id, after));
     }
     for (id, network) in after.networks.iter().filter(|(id, _)| !before.networks.contains_key(id)) {
-        events.push(network_event(v1::EventKind::NetworkCreated, *id, network.prefix.to_string(), after));
+        events.push(network_event(
+            v1::EventKind::NetworkCreated,
+            *id,
+            network.prefix.to_string(),
+            after,
+        ));
     }
     for (network, node) in after.members.keys().filter(|key| !before.members.contains_key(key)) {
         events.push(member_event(v1::EventKind::MemberAdded, *network, *node, after));
@@ -150,7 +163,10 @@ fn network_name(id: NetworkId, view: &View) -> String {
 }
 
 fn node_event(kind: v1::EventKind, id: NodeId, view: &View) -> v1::Event {
-    let addresses = view.nodes.get(&id).map(|node| node.underlay.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let addresses = view
+        .nodes
+        .get(&id)
+        .map(|node| node.underlay.iter().map(ToString::to_string).collect::<Vec<_>>());
     let name = node_name(id, view);
 
     v1::Event {
@@ -165,7 +181,13 @@ fn node_event(kind: v1::EventKind, id: NodeId, view: &View) -> v1::Event {
 fn network_event(kind: v1::EventKind, id: NetworkId, prefix: String, view: &View) -> v1::Event {
     let name = network_name(id, view);
 
-    v1::Event { kind: kind.into(), network: name.clone(), name, text: prefix, ..v1::Event::default() }
+    v1::Event {
+        kind: kind.into(),
+        network: name.clone(),
+        name,
+        text: prefix,
+        ..v1::Event::default()
+    }
 }
 
 fn member_event(kind: v1::EventKind, network: NetworkId, node: NodeId, view: &View) -> v1::Event {
@@ -239,7 +261,8 @@ mod tests {
     #[test]
     fn what_comes_and_goes_is_told_in_an_order_that_makes_sense() {
         use v1::EventKind::{
-            EndpointAttached, EndpointChanged, EndpointDetached, NetworkCreated, NetworkRemoved, NodeJoined, NodeLeft,
+            EndpointAttached, EndpointChanged, EndpointDetached, NetworkCreated, NetworkRemoved,
+            NodeJoined, NodeLeft,
         };
         let (none, some) = (View::default(), view());
         let (mut one, mut other) = (view(), view());
@@ -253,22 +276,34 @@ mod tests {
         assert_eq!(kinds(&some, &some), []);
         let attached = differences(&some, &one).remove(0);
         assert_eq!(
-            (attached.name.as_str(), attached.network.as_str(), attached.node.as_str(), attached.text.as_str()),
+            (
+                attached.name.as_str(),
+                attached.network.as_str(),
+                attached.node.as_str(),
+                attached.text.as_str()
+            ),
             ("service2", "web", "host-a", "10.9.0.2")
         );
     }
 
     #[test]
     fn a_problem_is_raised_and_cleared_once_whatever_its_words_count() {
-        let problems =
-            |texts: &[&str]| texts.iter().map(|text| (("peer-lost".to_owned(), (*text).to_owned()), ())).collect();
+        let problems = |texts: &[&str]| {
+            texts.iter().map(|text| (("peer-lost".to_owned(), (*text).to_owned()), ())).collect()
+        };
         let changed = |before: &[&str], after: &[&str]| {
             let events = changed_problems(&problems(before), &problems(after));
             events.iter().map(|event| (event.kind(), event.text.clone())).collect::<Vec<_>>()
         };
 
-        assert_eq!(changed(&[], &["b is lost"]), [(v1::EventKind::ProblemRaised, "b is lost".to_owned())]);
-        assert_eq!(changed(&["b is lost"], &[]), [(v1::EventKind::ProblemCleared, "b is lost".to_owned())]);
+        assert_eq!(
+            changed(&[], &["b is lost"]),
+            [(v1::EventKind::ProblemRaised, "b is lost".to_owned())]
+        );
+        assert_eq!(
+            changed(&["b is lost"], &[]),
+            [(v1::EventKind::ProblemCleared, "b is lost".to_owned())]
+        );
         assert_eq!(changed(&["b is lost for 1 s"], &["b is lost for 2 s"]), []);
     }
 }

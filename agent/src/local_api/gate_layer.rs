@@ -68,5 +68,9 @@ where
 
 /// What a call is answered that was not begun: `overlayctl` asks again, and finds the new agent.
 fn turned_away() -> Response<Body> {
-    Status::from(Refusal::new(Code::AgentAway, "another agent has taken this one's place; try again")).into_http()
+    Status::from(Refusal::new(
+        Code::AgentAway,
+        "another agent has taken this one's place; try again",
+    ))
+    .into_http()
 }

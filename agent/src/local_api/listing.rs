@@ -1,4 +1,5 @@
-//! Listings out of the own view, for while control is away: what this node may see, as it last heard of it.
+//! Listings out of the own view, for while control is away: what this node may see, as it last
+//! heard of it.
 
 use overlay_core::{EndpointId, NetworkId, NodeId, View};
 use overlay_proto::{Refusal, convert, v1};
@@ -25,9 +26,11 @@ pub(super) fn networks(view: &View, own: NodeId) -> v1::ListNetworksResponse {
 /// Lists endpoints, of one network or of all.
 pub(super) fn endpoints(view: &View, network: &str) -> Result<v1::ListEndpointsResponse, Refusal> {
     let only = if network.is_empty() { None } else { Some(require_network(view, network)?.id) };
-    let network_name = |id| view.networks.get(&id).map(|network| network.name.to_string()).unwrap_or_default();
+    let network_name =
+        |id| view.networks.get(&id).map(|network| network.name.to_string()).unwrap_or_default();
     let node_name = |id| view.nodes.get(&id).map(|node| node.name.to_string()).unwrap_or_default();
-    let endpoints = view.endpoints.values().filter(|endpoint| only.is_none_or(|id| id == endpoint.network));
+    let endpoints =
+        view.endpoints.values().filter(|endpoint| only.is_none_or(|id| id == endpoint.network));
     let state = |endpoint: &overlay_core::Endpoint| v1::EndpointState {
         network_name: network_name(endpoint.network),
         node_name: node_name(endpoint.node),
@@ -46,8 +49,12 @@ pub(super) fn with_problems(
 ) -> v1::ListEndpointsResponse {
     let own = own.to_string();
     for state in &mut listed.endpoints {
-        let Some(endpoint) = state.endpoint.as_ref().filter(|endpoint| endpoint.node == own) else { continue };
-        let (Ok(network), Ok(id)) = (endpoint.network.parse(), endpoint.id.parse()) else { continue };
+        let Some(endpoint) = state.endpoint.as_ref().filter(|endpoint| endpoint.node == own) else {
+            continue;
+        };
+        let (Ok(network), Ok(id)) = (endpoint.network.parse(), endpoint.id.parse()) else {
+            continue;
+        };
         state.problem = problem(network, id).unwrap_or_default();
     }
 
@@ -55,7 +62,11 @@ pub(super) fn with_problems(
 }
 
 /// Says why an endpoint of this node does not work; nothing while it does.
-pub(super) fn problem(endpoints: &Endpoints, network: NetworkId, endpoint: EndpointId) -> Option<String> {
+pub(super) fn problem(
+    endpoints: &Endpoints,
+    network: NetworkId,
+    endpoint: EndpointId,
+) -> Option<String> {
     // What a person can do about a container's is said there.
     let remedied = endpoints.problems.text(&ProblemKey::Interface(endpoint));
     let reports = endpoints.reports.borrow();
@@ -71,7 +82,8 @@ pub(super) fn problem(endpoints: &Endpoints, network: NetworkId, endpoint: Endpo
 /// Lists the nodes this node knows. Who is online is control's knowledge; of itself a node is sure.
 pub(super) fn nodes(view: &View, own: NodeId) -> v1::ListNodesResponse {
     let networks = |node| {
-        let names = view.memberships_of(node).filter_map(|member| view.networks.get(&member.network));
+        let names =
+            view.memberships_of(node).filter_map(|member| view.networks.get(&member.network));
         names.map(|network| network.name.to_string()).collect()
     };
     let nodes = view.nodes.values().map(|node| v1::NodeState {
@@ -105,9 +117,11 @@ mod tests {
         };
         let broken = EndpointId::from_random(1);
 
-        let marked = with_problems(listed, |_, id| (id == broken).then(|| "no interface".to_owned()), own);
+        let marked =
+            with_problems(listed, |_, id| (id == broken).then(|| "no interface".to_owned()), own);
 
-        let problems: Vec<_> = marked.endpoints.iter().map(|state| state.problem.as_str()).collect();
+        let problems: Vec<_> =
+            marked.endpoints.iter().map(|state| state.problem.as_str()).collect();
         assert_eq!(problems, ["no interface", "", ""]);
     }
 }

@@ -1,4 +1,5 @@
-//! What `overlayctl` asks of this node, over a Unix socket that only root and the agent's own user may use.
+//! What `overlayctl` asks of this node, over a Unix socket that only root and the agent's own user
+//! may use.
 
 mod control;
 mod events;

@@ -38,11 +38,19 @@ pub(super) async fn ping(
     endpoints: &Endpoints,
     request: &v1::PingRequest,
 ) -> Result<ReceiverStream<Result<v1::PingResponse, Status>>, Refusal> {
-    let target = find(&endpoints.memberships.local_view(), endpoints.node(), &request.target, &request.network)?;
+    let target = find(
+        &endpoints.memberships.local_view(),
+        endpoints.node(),
+        &request.target,
+        &request.network,
+    )?;
     let netns = Pins::new(&endpoints.run_dir).open(target.network).map_err(kernel)?;
-    let netns = netns.ok_or_else(|| Refusal::new(Code::WrongState, "the network is not up on this node yet"))?;
+    let netns = netns
+        .ok_or_else(|| Refusal::new(Code::WrongState, "the network is not up on this node yet"))?;
     let id = rand::random();
-    let pinger = Pinger::open(&netns, target.address, id).await.map_err(|error| unsendable(target.address, &error))?;
+    let pinger = Pinger::open(&netns, target.address, id)
+        .await
+        .map_err(|error| unsendable(target.address, &error))?;
     let count = if request.count == 0 { 4 } else { request.count.min(MAX_COUNT) };
     let interval = milliseconds(request.interval_ms);
     let patience = milliseconds(request.timeout_ms);
@@ -51,7 +59,8 @@ pub(super) async fn ping(
     // Ends with its reader.
     tokio::spawn(async move {
         for sequence in 1..=count {
-            let probed = pinger.probe(u16::try_from(sequence & 0xFFFF).unwrap_or_default(), patience).await;
+            let probed =
+                pinger.probe(u16::try_from(sequence & 0xFFFF).unwrap_or_default(), patience).await;
             let answered = probed.is_ok();
             if sender.send(Ok(response(&target, sequence, probed))).await.is_err() {
                 return;
@@ -73,7 +82,11 @@ fn milliseconds(asked: u32) -> Duration {
     Duration::from_millis(if asked == 0 { 1_000 } else { asked.min(MAX_MS).into() })
 }
 
-fn response(target: &Target, sequence: u32, probed: Result<Duration, PingError>) -> v1::PingResponse {
+fn response(
+    target: &Target,
+    sequence: u32,
+    probed: Result<Duration, PingError>,
+) -> v1::PingResponse {
     let (rtt, error) = match probed {
         Ok(rtt) => (u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1), String::new()),
         Err(error) => (0, explain(&error)),
@@ -88,10 +101,13 @@ fn response(target: &Target, sequence: u32, probed: Result<Duration, PingError>)
     }
 }
 
-/// Finds an address, an endpoint or a node, in that order, in the networks this node is a member of.
+/// Finds an address, an endpoint or a node, in that order, in the networks this node is a member
+/// of.
 fn find(view: &View, own: overlay_core::NodeId, text: &str, only: &str) -> Result<Target, Refusal> {
     let only = if only.is_empty() { None } else { Some(require_network(view, only)?.id) };
-    let mine = |network: &NetworkId| view.member(*network, own).is_some() && only.is_none_or(|id| id == *network);
+    let mine = |network: &NetworkId| {
+        view.member(*network, own).is_some() && only.is_none_or(|id| id == *network)
+    };
     let found = match text.parse::<IpAddr>() {
         Ok(address) => by_address(view, address),
         Err(_) => {
@@ -132,12 +148,16 @@ fn by_node(view: &View, text: &str) -> Vec<(NetworkId, IpAddr)> {
 }
 
 fn node_of(view: &View, network: NetworkId, address: IpAddr) -> String {
-    let endpoint = view.endpoints_of(network).find(|e| e.addresses.contains(&address)).map(|e| e.node);
+    let endpoint =
+        view.endpoints_of(network).find(|e| e.addresses.contains(&address)).map(|e| e.node);
     let in_block = |member: &&overlay_core::Member| match address {
         IpAddr::V4(v4) => member.blocks.iter().any(|block| block.prefix.contains(&v4)),
         IpAddr::V6(_) => false,
     };
-    let node = endpoint.or_else(|| view.members_of(network).find(in_block).map(|member| member.node));
+    let node =
+        endpoint.or_else(|| view.members_of(network).find(in_block).map(|member| member.node));
 
-    node.and_then(|node| view.nodes.get(&node)).map(|node| node.name.to_string()).unwrap_or_default()
+    node.and_then(|node| view.nodes.get(&node))
+        .map(|node| node.name.to_string())
+        .unwrap_or_default()
 }

@@ -38,7 +38,10 @@ impl LocalApi {
         self.handle.joined()?.control.connection.reach(connection::PATIENCE).await
     }
 
-    async fn forward<T, F>(&self, ask: impl FnOnce(ControlClient<Channel>) -> F) -> Result<Response<T>, Status>
+    async fn forward<T, F>(
+        &self,
+        ask: impl FnOnce(ControlClient<Channel>) -> F,
+    ) -> Result<Response<T>, Status>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
@@ -63,7 +66,9 @@ impl LocalApi {
             Err(away) => Err(away),
         };
         match asked {
-            Err(refusal) if refusal.code == Code::ControlAway => Ok(Response::new(own(&joined.endpoints)?)),
+            Err(refusal) if refusal.code == Code::ControlAway => {
+                Ok(Response::new(own(&joined.endpoints)?))
+            }
             answer => Ok(Response::new(answer?)),
         }
     }
@@ -74,49 +79,91 @@ impl Agent for LocalApi {
     type PingStream = ReceiverStream<Result<v1::PingResponse, Status>>;
     type EventsStream = ReceiverStream<Result<v1::Event, Status>>;
 
-    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+    async fn status(
+        &self,
+        _: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
         Ok(Response::new(status::status(&self.handle).await))
     }
 
-    async fn peers(&self, _: Request<v1::PeersRequest>) -> Result<Response<v1::PeersResponse>, Status> {
+    async fn peers(
+        &self,
+        _: Request<v1::PeersRequest>,
+    ) -> Result<Response<v1::PeersResponse>, Status> {
         Ok(Response::new(status::peers(&*self.handle.joined()?).await))
     }
 
-    async fn join(&self, request: Request<v1::AgentJoinRequest>) -> Result<Response<v1::AgentJoinResponse>, Status> {
+    async fn join(
+        &self,
+        request: Request<v1::AgentJoinRequest>,
+    ) -> Result<Response<v1::AgentJoinResponse>, Status> {
         let request = request.into_inner();
-        let line: JoinLine = request.join_line.parse().map_err(|error| Refusal::new(Code::InvalidInput, error))?;
-        let options = JoinOptions { name: node_name(&request.name)?, advertise: advertised(&request.advertise)? };
-        let answer = self.handle.ask(|reply| node_handle::Request::Join(Box::new(line), options, reply)).await?;
+        let line: JoinLine =
+            request.join_line.parse().map_err(|error| Refusal::new(Code::InvalidInput, error))?;
+        let options = JoinOptions {
+            name: node_name(&request.name)?,
+            advertise: advertised(&request.advertise)?,
+        };
+        let answer = self
+            .handle
+            .ask(|reply| node_handle::Request::Join(Box::new(line), options, reply))
+            .await?;
 
         Ok(Response::new(answer))
     }
 
-    async fn leave(&self, request: Request<v1::AgentLeaveRequest>) -> Result<Response<v1::AgentLeaveResponse>, Status> {
+    async fn leave(
+        &self,
+        request: Request<v1::AgentLeaveRequest>,
+    ) -> Result<Response<v1::AgentLeaveResponse>, Status> {
         let force = request.into_inner().force;
 
         Ok(Response::new(self.handle.ask(|reply| node_handle::Request::Leave(force, reply)).await?))
     }
 
-    async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
+    async fn attach(
+        &self,
+        request: Request<v1::AttachRequest>,
+    ) -> Result<Response<v1::AttachResponse>, Status> {
         let wanted = AttachSpec::try_from(request.into_inner())?;
 
-        Ok(Response::new(attach::attach(Arc::clone(&self.handle.joined()?.endpoints), wanted).await?))
+        Ok(Response::new(
+            attach::attach(Arc::clone(&self.handle.joined()?.endpoints), wanted).await?,
+        ))
     }
 
-    async fn detach(&self, request: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
-        let detached = detach::detach(&self.handle.joined()?.endpoints, &request.into_inner(), try_detachable).await?;
+    async fn detach(
+        &self,
+        request: Request<v1::DetachRequest>,
+    ) -> Result<Response<v1::DetachResponse>, Status> {
+        let detached =
+            detach::detach(&self.handle.joined()?.endpoints, &request.into_inner(), try_detachable)
+                .await?;
 
-        Ok(Response::new(v1::DetachResponse { detached: u32::try_from(detached).unwrap_or(u32::MAX) }))
+        Ok(Response::new(v1::DetachResponse {
+            detached: u32::try_from(detached).unwrap_or(u32::MAX),
+        }))
     }
 
-    async fn ping(&self, request: Request<v1::PingRequest>) -> Result<Response<Self::PingStream>, Status> {
-        Ok(Response::new(ping::ping(&self.handle.joined()?.endpoints, &request.into_inner()).await?))
+    async fn ping(
+        &self,
+        request: Request<v1::PingRequest>,
+    ) -> Result<Response<Self::PingStream>, Status> {
+        Ok(Response::new(
+            ping::ping(&self.handle.joined()?.endpoints, &request.into_inner()).await?,
+        ))
     }
 
-    async fn version(&self, _: Request<v1::VersionRequest>) -> Result<Response<v1::AgentVersionResponse>, Status> {
-        let ask = |mut client: ControlClient<Channel>| async move { client.version(v1::VersionRequest {}).await };
+    async fn version(
+        &self,
+        _: Request<v1::VersionRequest>,
+    ) -> Result<Response<v1::AgentVersionResponse>, Status> {
+        let ask = |mut client: ControlClient<Channel>| async move {
+            client.version(v1::VersionRequest {}).await
+        };
         let asked = match self.handle.joined() {
-            Ok(joined) => match joined.control.connection.reach(connection::LISTING_PATIENCE).await {
+            Ok(joined) => match joined.control.connection.reach(connection::LISTING_PATIENCE).await
+            {
                 Ok(client) => connection::call(ask(client)).await,
                 Err(away) => Err(away),
             },
@@ -131,17 +178,29 @@ impl Agent for LocalApi {
         Ok(Response::new(v1::AgentVersionResponse { version, control, control_reason }))
     }
 
-    async fn upgrade(&self, request: Request<v1::UpgradeRequest>) -> Result<Response<v1::UpgradeResponse>, Status> {
+    async fn upgrade(
+        &self,
+        request: Request<v1::UpgradeRequest>,
+    ) -> Result<Response<v1::UpgradeResponse>, Status> {
         let binary = PathBuf::from(request.into_inner().binary);
         if binary.is_relative() && !binary.as_os_str().is_empty() {
-            return Err(Refusal::new(Code::InvalidInput, "the path of the program must be absolute").into());
+            return Err(Refusal::new(
+                Code::InvalidInput,
+                "the path of the program must be absolute",
+            )
+            .into());
         }
         let binary = (!binary.as_os_str().is_empty()).then_some(binary);
 
-        Ok(Response::new(self.handle.ask(|reply| node_handle::Request::Upgrade(binary, reply)).await?))
+        Ok(Response::new(
+            self.handle.ask(|reply| node_handle::Request::Upgrade(binary, reply)).await?,
+        ))
     }
 
-    async fn events(&self, _: Request<v1::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+    async fn events(
+        &self,
+        _: Request<v1::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
         Ok(Response::new(events::follow(Arc::clone(&self.handle))?))
     }
 
@@ -149,7 +208,8 @@ impl Agent for LocalApi {
         &self,
         request: Request<v1::CreateNetworkRequest>,
     ) -> Result<Response<v1::CreateNetworkResponse>, Status> {
-        self.forward(|mut client| async move { client.create_network(request.into_inner()).await }).await
+        self.forward(|mut client| async move { client.create_network(request.into_inner()).await })
+            .await
     }
 
     async fn remove_network(
@@ -157,14 +217,17 @@ impl Agent for LocalApi {
         request: Request<v1::RemoveNetworkRequest>,
     ) -> Result<Response<v1::Revised>, Status> {
         self.handle.joined()?.endpoints.publisher.published().await;
-        self.forward(|mut client| async move { client.remove_network(request.into_inner()).await }).await
+        self.forward(|mut client| async move { client.remove_network(request.into_inner()).await })
+            .await
     }
 
     async fn list_networks(
         &self,
         request: Request<v1::ListNetworksRequest>,
     ) -> Result<Response<v1::ListNetworksResponse>, Status> {
-        let ask = |mut client: ControlClient<Channel>| async move { client.list_networks(request.into_inner()).await };
+        let ask = |mut client: ControlClient<Channel>| async move {
+            client.list_networks(request.into_inner()).await
+        };
 
         self.list(ask, |own| Ok(listing::networks(&own.memberships.local_view(), own.node()))).await
     }
@@ -175,9 +238,12 @@ impl Agent for LocalApi {
     ) -> Result<Response<v1::ListEndpointsResponse>, Status> {
         let request = request.into_inner();
         let asked = request.clone();
-        let ask = |mut client: ControlClient<Channel>| async move { client.list_endpoints(asked).await };
+        let ask =
+            |mut client: ControlClient<Channel>| async move { client.list_endpoints(asked).await };
 
-        let listed = self.list(ask, |own| listing::endpoints(&own.memberships.local_view(), &request.network)).await?;
+        let listed = self
+            .list(ask, |own| listing::endpoints(&own.memberships.local_view(), &request.network))
+            .await?;
         let joined = self.handle.joined()?;
         let problem = |network, endpoint| listing::problem(&joined.endpoints, network, endpoint);
 
@@ -188,13 +254,19 @@ impl Agent for LocalApi {
         &self,
         request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
-        let ask = |mut client: ControlClient<Channel>| async move { client.list_nodes(request.into_inner()).await };
+        let ask = |mut client: ControlClient<Channel>| async move {
+            client.list_nodes(request.into_inner()).await
+        };
 
         self.list(ask, |own| Ok(listing::nodes(&own.memberships.local_view(), own.node()))).await
     }
 
-    async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::Revised>, Status> {
-        self.forward(|mut client| async move { client.remove_node(request.into_inner()).await }).await
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::Revised>, Status> {
+        self.forward(|mut client| async move { client.remove_node(request.into_inner()).await })
+            .await
     }
 
     async fn list_control(
@@ -208,25 +280,33 @@ impl Agent for LocalApi {
         &self,
         request: Request<v1::SetControlRequest>,
     ) -> Result<Response<v1::SetControlResponse>, Status> {
-        Ok(Response::new(control::set(&self.handle.joined()?.control, &request.into_inner()).await?))
+        Ok(Response::new(
+            control::set(&self.handle.joined()?.control, &request.into_inner()).await?,
+        ))
     }
 
     async fn create_token(
         &self,
         request: Request<v1::CreateTokenRequest>,
     ) -> Result<Response<v1::CreateTokenResponse>, Status> {
-        self.forward(|mut client| async move { client.create_token(request.into_inner()).await }).await
+        self.forward(|mut client| async move { client.create_token(request.into_inner()).await })
+            .await
     }
 
     async fn list_tokens(
         &self,
         request: Request<v1::ListTokensRequest>,
     ) -> Result<Response<v1::ListTokensResponse>, Status> {
-        self.forward(|mut client| async move { client.list_tokens(request.into_inner()).await }).await
+        self.forward(|mut client| async move { client.list_tokens(request.into_inner()).await })
+            .await
     }
 
-    async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Result<Response<v1::Revised>, Status> {
-        self.forward(|mut client| async move { client.revoke_token(request.into_inner()).await }).await
+    async fn revoke_token(
+        &self,
+        request: Request<v1::RevokeTokenRequest>,
+    ) -> Result<Response<v1::Revised>, Status> {
+        self.forward(|mut client| async move { client.revoke_token(request.into_inner()).await })
+            .await
     }
 }
 
@@ -239,7 +319,10 @@ fn node_name(asked: &str) -> Result<Name, Refusal> {
     let label = host.split('.').next().unwrap_or_default();
 
     label.parse().map_err(|_| {
-        Refusal::new(Code::InvalidInput, format!("the host's name {label:?} is no node name; give one with --name"))
+        Refusal::new(
+            Code::InvalidInput,
+            format!("the host's name {label:?} is no node name; give one with --name"),
+        )
     })
 }
 

@@ -49,7 +49,8 @@ pub(crate) async fn open(path: &Path, store: &DescriptorStore) -> Result<LocalSe
         None => listen(path).await?,
     };
     let shared = listener.as_fd().try_clone_to_owned().map_err(unusable)?;
-    let kept = store.keep(KEPT, Arc::new(SharedDescriptors { list: vec![shared], note: String::new() }));
+    let kept =
+        store.keep(KEPT, Arc::new(SharedDescriptors { list: vec![shared], note: String::new() }));
 
     Ok(LocalServer { listener, _kept: kept })
 }
@@ -59,7 +60,9 @@ impl LocalServer {
     pub(crate) async fn serve(self, handle: Arc<NodeHandle>, descriptors: Arc<Descriptors>) {
         let own = nix::unistd::geteuid().as_raw();
         let gate = handle.gate.clone();
-        let service = AgentServer::with_interceptor(LocalApi::new(handle), move |request| admit(request, own));
+        let service = AgentServer::with_interceptor(LocalApi::new(handle), move |request| {
+            admit(request, own)
+        });
         let served = Server::builder()
             .concurrency_limit_per_connection(MAX_CALLS)
             .layer(CatchPanicLayer)
@@ -76,9 +79,11 @@ impl LocalServer {
 fn admit(request: Request<()>, own: u32) -> Result<Request<()>, Status> {
     match request.extensions().get::<Caller>() {
         Some(Caller { uid: Some(uid) }) if *uid == 0 || *uid == own => Ok(request),
-        Some(_) | None => {
-            Err(Refusal::new(Code::NotAllowed, "only root and the agent's own user may use this socket").into())
-        }
+        Some(_) | None => Err(Refusal::new(
+            Code::NotAllowed,
+            "only root and the agent's own user may use this socket",
+        )
+        .into()),
     }
 }
 
@@ -125,13 +130,21 @@ impl Connected for Admitted {
 }
 
 impl AsyncRead for Admitted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Admitted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -164,9 +177,13 @@ mod tests {
         let lowest = std::fs::File::open("/dev/null").expect("one is left").as_raw_fd();
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
 
-        setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard).expect("lowered");
-        let accepted =
-            tokio::time::timeout(Duration::from_secs(5), accept(&server.listener, descriptors.reserve())).await;
+        setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard)
+            .expect("lowered");
+        let accepted = tokio::time::timeout(
+            Duration::from_secs(5),
+            accept(&server.listener, descriptors.reserve()),
+        )
+        .await;
         let condition = descriptors.condition();
         setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("raised");
 

@@ -45,7 +45,9 @@ pub(super) async fn status(handle: &NodeHandle) -> v1::StatusResponse {
             who(joined, &mut status);
             status.problems.push(v1::Problem {
                 code: "expelled".to_owned(),
-                text: format!("{reason}; all tunnels of this node are shut; `overlayctl leave` cleans up"),
+                text: format!(
+                    "{reason}; all tunnels of this node are shut; `overlayctl leave` cleans up"
+                ),
                 since_unix: handle.started,
             });
             status.problems.dedup_by(|later, earlier| later.code == earlier.code);
@@ -74,14 +76,22 @@ fn who(joined: &JoinedNode, status: &mut v1::StatusResponse) {
     status.node = who.node.to_string();
     status.node_name = who.name.to_string();
     status.role = v1::Role::from(who.role).into();
-    status.certificate_expires_unix = identity::validity(&who.certificate).map(|(_, until)| until).unwrap_or_default();
+    status.certificate_expires_unix =
+        identity::validity(&who.certificate).map(|(_, until)| until).unwrap_or_default();
     status.revision = joined.membership.borrow().view.revision.0;
 }
 
 async fn joined_status(joined: &JoinedNode, status: &mut v1::StatusResponse) {
     who(joined, status);
-    let mut control = joined.control.connection.status(joined.endpoints.publisher.unpublished().len());
-    let displaced = || health::displaced(&joined.control.addresses.known(), joined.node, &joined.host.own().borrow());
+    let mut control =
+        joined.control.connection.status(joined.endpoints.publisher.unpublished().len());
+    let displaced = || {
+        health::displaced(
+            &joined.control.addresses.known(),
+            joined.node,
+            &joined.host.own().borrow(),
+        )
+    };
     let displaced = (!control.connected).then(displaced).flatten();
     if let Some(displaced) = &displaced {
         control.reason = format!("{}; {displaced}", control.reason);
@@ -91,7 +101,8 @@ async fn joined_status(joined: &JoinedNode, status: &mut v1::StatusResponse) {
     let is_turned_away = joined.admission.current() == Admission::TurnedAway;
     let problem = joined.control.connection.trouble(Instant::now(), unix_now());
     if let Some((text, since_unix)) = problem.filter(|_| !is_turned_away) {
-        let text = displaced.into_iter().fold(text, |text, displaced| format!("{text}; {displaced}"));
+        let text =
+            displaced.into_iter().fold(text, |text, displaced| format!("{text}; {displaced}"));
         status.problems.push(v1::Problem { code: "control-away".to_owned(), text, since_unix });
     }
     let reports = joined.lanes.report().await;
@@ -101,7 +112,8 @@ async fn joined_status(joined: &JoinedNode, status: &mut v1::StatusResponse) {
     status.networks = networks(joined);
 }
 
-/// Names what the TUNs take, all of which have the same kernel, and what UDP sockets do where they can.
+/// Names what the TUNs take, all of which have the same kernel, and what UDP sockets do where they
+/// can.
 fn offload(joined: &JoinedNode) -> &'static str {
     let granted = joined.endpoints.reports.borrow().values().next().map(|report| report.offload);
     match granted {
@@ -115,7 +127,11 @@ fn lane(report: &LaneReport, offload: &str) -> v1::LaneStatus {
     let sends_batches = |kind: &&str| *kind != "gso" || report.segments;
     let offload: Vec<_> = offload.split('+').filter(sends_batches).collect();
 
-    v1::LaneStatus { lane: report.lane.0.into(), port: report.port.into(), offload: offload.join("+") }
+    v1::LaneStatus {
+        lane: report.lane.0.into(),
+        port: report.port.into(),
+        offload: offload.join("+"),
+    }
 }
 
 fn peer_problems(joined: &JoinedNode, reports: &[LaneReport]) -> Vec<v1::Problem> {
@@ -180,12 +196,18 @@ fn wire_counter_kind(kind: CounterKind) -> v1::CounterKind {
 
 fn networks(joined: &JoinedNode) -> Vec<v1::NetworkStatus> {
     let view = joined.endpoints.memberships.local_view();
-    let of = |member: &Member| Some(network(joined, &view, member, view.networks.get(&member.network)?));
+    let of =
+        |member: &Member| Some(network(joined, &view, member, view.networks.get(&member.network)?));
 
     view.memberships_of(joined.node).filter_map(of).collect()
 }
 
-fn network(joined: &JoinedNode, view: &overlay_core::View, member: &Member, network: &Network) -> v1::NetworkStatus {
+fn network(
+    joined: &JoinedNode,
+    view: &overlay_core::View,
+    member: &Member,
+    network: &Network,
+) -> v1::NetworkStatus {
     let pool = Pool::new(network, member);
     let used = joined
         .endpoints
@@ -194,7 +216,13 @@ fn network(joined: &JoinedNode, view: &overlay_core::View, member: &Member, netw
         .into_iter()
         .filter(|address| pool.contains(*address))
         .count();
-    let endpoints = joined.endpoints.journal.entries().values().filter(|e| e.endpoint.network == network.id).count();
+    let endpoints = joined
+        .endpoints
+        .journal
+        .entries()
+        .values()
+        .filter(|e| e.endpoint.network == network.id)
+        .count();
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
 
     v1::NetworkStatus {
@@ -202,12 +230,20 @@ fn network(joined: &JoinedNode, view: &overlay_core::View, member: &Member, netw
         id: network.id.to_string(),
         prefix: network.prefix.to_string(),
         prefix6: network.prefix6.map(|prefix| prefix.to_string()).unwrap_or_default(),
-        node_address: member.node_address(network).map(|address| address.to_string()).unwrap_or_default(),
+        node_address: member
+            .node_address(network)
+            .map(|address| address.to_string())
+            .unwrap_or_default(),
         blocks: member.blocks.iter().map(|block| block.prefix.to_string()).collect(),
         endpoints: count(endpoints),
         addresses_free: count(pool.capacity().saturating_sub(used)),
         mtu: joined.host.mtu(),
-        drift_healed: joined.endpoints.reports.borrow().get(&network.id).map_or(0, |report| report.drift_healed),
+        drift_healed: joined
+            .endpoints
+            .reports
+            .borrow()
+            .get(&network.id)
+            .map_or(0, |report| report.drift_healed),
     }
 }
 
@@ -219,7 +255,11 @@ pub(super) async fn peers(joined: &JoinedNode) -> v1::PeersResponse {
     let of = |peer: PeerStatus| v1::PeerStatus {
         node: peer.node.to_string(),
         node_name: view.nodes.get(&peer.node).map(|node| node.name.to_string()).unwrap_or_default(),
-        network: view.networks.get(&peer.network).map(|network| network.name.to_string()).unwrap_or_default(),
+        network: view
+            .networks
+            .get(&peer.network)
+            .map(|network| network.name.to_string())
+            .unwrap_or_default(),
         lane: peer.lane.0.into(),
         underlay_addr: peer.underlay.map(|address| address.to_string()).unwrap_or_default(),
         state: wire_state(peer.state).into(),
@@ -247,7 +287,9 @@ pub(super) async fn peers(joined: &JoinedNode) -> v1::PeersResponse {
         report.peers.into_iter().map(move |peer| (local_lane, peer))
     });
 
-    v1::PeersResponse { peers: peers.map(|(local_lane, peer)| v1::PeerStatus { local_lane, ..of(peer) }).collect() }
+    v1::PeersResponse {
+        peers: peers.map(|(local_lane, peer)| v1::PeerStatus { local_lane, ..of(peer) }).collect(),
+    }
 }
 
 fn wire_state(state: PeerState) -> v1::PeerState {
@@ -287,7 +329,8 @@ mod tests {
             peers: Vec::new(),
         };
 
-        let [sound, refusing] = [true, false].map(|segments| lane(&report(segments), "tso+uso+gso+gro").offload);
+        let [sound, refusing] =
+            [true, false].map(|segments| lane(&report(segments), "tso+uso+gso+gro").offload);
 
         assert_eq!((sound.as_str(), refusing.as_str()), ("tso+uso+gso+gro", "tso+uso+gro"));
     }

@@ -1,4 +1,5 @@
-//! Where this node looks for control: what it heard, kept on disk, so that it finds control after a restart, too.
+//! Where this node looks for control: what it heard, kept on disk, so that it finds control after a
+//! restart, too.
 
 use overlay_core::NodeId;
 use overlay_proto::join_line::{MAX_ADDRESSES, is_address};
@@ -29,15 +30,18 @@ impl AddressBook {
         self.known.borrow().clone()
     }
 
-    /// Takes note of what control says of itself. What is no address is passed over, and nothing never replaces something.
+    /// Takes note of what control says of itself. What is no address is passed over, and nothing
+    /// never replaces something.
     ///
     /// # Errors
     ///
     /// When it cannot be kept; it is in use all the same. The same holds for the methods below.
     pub(crate) async fn heard(&self, place: &v1::ControlPlace) -> Result<(), Refusal> {
-        let addresses = place.addresses.iter().filter(|address| is_address(address)).take(MAX_ADDRESSES);
+        let addresses =
+            place.addresses.iter().filter(|address| is_address(address)).take(MAX_ADDRESSES);
         let announced: Vec<_> = addresses.cloned().collect();
-        let nodes: Vec<NodeId> = place.nodes.iter().filter_map(|id| id.parse().ok()).take(MAX_NODES).collect();
+        let nodes: Vec<NodeId> =
+            place.nodes.iter().filter_map(|id| id.parse().ok()).take(MAX_NODES).collect();
 
         self.change(|known| {
             if !announced.is_empty() {
@@ -92,7 +96,9 @@ mod tests {
             nodes: nodes.to_vec(),
         };
 
-        book.heard(&place(&["192.0.2.1:7443", "junk"], &[NodeId::FIRST.to_string(), "x".into()])).await.expect("kept");
+        book.heard(&place(&["192.0.2.1:7443", "junk"], &[NodeId::FIRST.to_string(), "x".into()]))
+            .await
+            .expect("kept");
         book.answered("192.0.2.1:7443").await.expect("kept");
         book.heard(&place(&[], &[NodeId::FIRST.to_string()])).await.expect("kept");
         book.set(vec!["192.0.2.9:7443".into()]).await.expect("kept");
@@ -103,6 +109,9 @@ mod tests {
         assert_eq!(loaded.control, known);
         assert_eq!(known.announced, ["192.0.2.1:7443"]);
         assert_eq!(known.nodes, [NodeId::FIRST]);
-        assert_eq!((known.set, known.last), (vec!["192.0.2.9:7443".into()], Some("192.0.2.9:7443".into())));
+        assert_eq!(
+            (known.set, known.last),
+            (vec!["192.0.2.9:7443".into()], Some("192.0.2.9:7443".into()))
+        );
     }
 }

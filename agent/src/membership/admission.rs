@@ -1,5 +1,5 @@
-//! Whether this host may carry packets as its node. Of two hosts with one identity only one may: each would attract the other's
-//! packets.
+//! Whether this host may carry packets as its node. Of two hosts with one identity only one may:
+//! each would attract the other's packets.
 
 use tokio::sync::watch;
 

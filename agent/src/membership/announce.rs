@@ -1,4 +1,5 @@
-//! Tells control how this node is reached and which prefixes its host uses, on every connection and as soon as it changes.
+//! Tells control how this node is reached and which prefixes its host uses, on every connection and
+//! as soon as it changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -95,8 +96,7 @@ pub(crate) async fn run(announcer: &Announcer) {
         changes.take();
         let is_heard = heard.is_some() && events.as_ref().is_some_and(|events| events.is_heard());
         if events.as_ref().is_some_and(|events| !events.is_heard()) {
-            let text =
-                "the kernel's events are heard no more, so everything is looked at every second; start overlayd anew";
+            let text = "the kernel's events are heard no more, so everything is looked at every second; start overlayd anew";
             announcer.problems.raise(ProblemKey::Events, "kernel", text);
         }
         let sweep = if is_heard { SWEEP } else { BLIND };
@@ -105,13 +105,16 @@ pub(crate) async fn run(announcer: &Announcer) {
         let gathered = gather(announcer, &mut before).await;
         match &gathered {
             Ok(_) => announcer.problems.clear(&ProblemKey::HostNetwork),
-            Err(refusal) => announcer.problems.raise(ProblemKey::HostNetwork, refusal.code.as_str(), refusal),
+            Err(refusal) => {
+                announcer.problems.raise(ProblemKey::HostNetwork, refusal.code.as_str(), refusal)
+            }
         }
         if let Ok(wanted) = &gathered
             && !told.is(wanted)
             && announcer.control.connection.is_connected()
         {
-            // Control may not answer for seconds just because an address has changed; peers need not wait for that.
+            // Control may not answer for seconds just because an address has changed; peers need
+            // not wait for that.
             let announced = tokio::select! {
                 announced = told.announce(wanted, announce(announcer, wanted.clone())) => announced,
                 () = changes.changed() => {
@@ -122,7 +125,11 @@ pub(crate) async fn run(announcer: &Announcer) {
             match announced {
                 Ok(()) => announcer.problems.clear(&ProblemKey::Announcement),
                 Err(refusal) if refusal.code == Code::ControlAway => {}
-                Err(refusal) => announcer.problems.raise(ProblemKey::Announcement, refusal.code.as_str(), &refusal),
+                Err(refusal) => announcer.problems.raise(
+                    ProblemKey::Announcement,
+                    refusal.code.as_str(),
+                    &refusal,
+                ),
             }
         }
         let is_told = gathered.is_ok_and(|wanted| told.is(&wanted));
@@ -153,9 +160,13 @@ fn held(prefix: IpNet, holder: &str) -> String {
     format!("{prefix} {holder}").trim_end().to_owned()
 }
 
-/// Looks at the host's network. Peers in use are told inside the tunnel when this node's address may be another one than what
-/// `before` says: who only receives would otherwise be lost until they miss it.
-async fn gather(announcer: &Announcer, before: &mut Option<HostNetwork>) -> Result<v1::AnnounceRequest, Refusal> {
+/// Looks at the host's network. Peers in use are told inside the tunnel when this node's address
+/// may be another one than what `before` says: who only receives would otherwise be lost until they
+/// miss it.
+async fn gather(
+    announcer: &Announcer,
+    before: &mut Option<HostNetwork>,
+) -> Result<v1::AnnounceRequest, Refusal> {
     let host = HostNetwork::list(&Netns::host().map_err(kernel)?).await.map_err(kernel)?;
     announcer.host.note_underlay_mtu(host.underlay_mtu());
     if announcer.host.note_own(host.own.clone()) {
@@ -167,7 +178,8 @@ async fn gather(announcer: &Announcer, before: &mut Option<HostNetwork>) -> Resu
         // A lane that takes no commands has ended the process already.
         let _ = announcer.lanes.announce();
     }
-    if before.as_ref().is_some_and(|before| (&before.own, &before.ways) != (&host.own, &host.ways)) {
+    if before.as_ref().is_some_and(|before| (&before.own, &before.ways) != (&host.own, &host.ways))
+    {
         announcer.host.note_ways();
     }
     let request = request(announcer, &host);
@@ -194,7 +206,11 @@ fn request(announcer: &Announcer, host: &HostNetwork) -> v1::AnnounceRequest {
     announcer.host.note_prefixes(prefixes);
     let advertise = &announcer.control.identity().advertise;
     let underlay = if advertise.is_empty() {
-        host.addresses.iter().filter(|a| !ours.contains(&a.link)).map(|a| a.address.to_string()).collect()
+        host.addresses
+            .iter()
+            .filter(|a| !ours.contains(&a.link))
+            .map(|a| a.address.to_string())
+            .collect()
     } else {
         advertise.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
@@ -215,17 +231,23 @@ mod tests {
 
     #[tokio::test]
     async fn after_a_failure_even_what_was_announced_before_is_announced_again() {
-        let request = |name: &str| v1::AnnounceRequest { routes: vec![name.to_owned()], ..Default::default() };
+        let request = |name: &str| v1::AnnounceRequest {
+            routes: vec![name.to_owned()],
+            ..Default::default()
+        };
         let (before, after) = (request("10.1.0.0/16"), request("10.2.0.0/16"));
         let mut told = Told::default();
         told.announce(&before, async { Ok(()) }).await.expect("announced");
         assert!(told.is(&before));
 
-        let refused = told.announce(&after, async { Err(Refusal::new(Code::Storage, "the disk is full")) }).await;
+        let refused = told
+            .announce(&after, async { Err(Refusal::new(Code::Storage, "the disk is full")) })
+            .await;
         assert!(refused.is_err() && !told.is(&before) && !told.is(&after));
 
         told.announce(&before, async { Ok(()) }).await.expect("announced");
-        let given_up = tokio::time::timeout(PACE, told.announce(&after, std::future::pending())).await;
+        let given_up =
+            tokio::time::timeout(PACE, told.announce(&after, std::future::pending())).await;
         assert!(given_up.is_err() && !told.is(&before) && !told.is(&after));
     }
 }

@@ -47,10 +47,11 @@ pub(crate) struct ControlCandidate {
     pub(crate) source: Source,
 }
 
-/// Lists control's addresses, the likeliest first: on this host, where it answered last, and then by [`Source`].
+/// Lists control's addresses, the likeliest first: on this host, where it answered last, and then
+/// by [`Source`].
 ///
-/// `tunnels` says where the other nodes are reached at the moment; that is the only news of a host whose address changed
-/// while control could not announce it.
+/// `tunnels` says where the other nodes are reached at the moment; that is the only news of a host
+/// whose address changed while control could not announce it.
 pub(crate) fn candidates(
     known: &KnownControl,
     me: NodeId,
@@ -61,7 +62,12 @@ pub(crate) fn candidates(
     let at = |ip: IpAddr| ports.iter().map(move |port| SocketAddr::new(ip, *port).to_string());
     let is_here = known.nodes.contains(&me);
     let local = is_here.then_some(Ipv4Addr::LOCALHOST.into());
-    let tunnels = known.nodes.iter().filter(|node| **node != me).filter_map(|node| tunnels.get(node)).copied();
+    let tunnels = known
+        .nodes
+        .iter()
+        .filter(|node| **node != me)
+        .filter_map(|node| tunnels.get(node))
+        .copied();
     let mut all: Vec<(Source, String)> = Vec::new();
     all.extend(tunnels.flat_map(at).map(|address| (Source::Tunnel, address)));
     all.extend(known.set.iter().map(|address| (Source::Set, address.clone())));
@@ -86,7 +92,10 @@ pub(crate) fn candidates(
 fn ports<'a>(addresses: impl Iterator<Item = &'a String>) -> Vec<u16> {
     let mut seen = BTreeSet::new();
 
-    addresses.filter_map(|address| address.rsplit_once(':')?.1.parse().ok()).filter(|port| seen.insert(*port)).collect()
+    addresses
+        .filter_map(|address| address.rsplit_once(':')?.1.parse().ok())
+        .filter(|port| seen.insert(*port))
+        .collect()
 }
 
 #[cfg(test)]
@@ -101,15 +110,22 @@ mod tests {
     }
 
     fn order(known: &KnownControl, tunnels: &[(NodeId, &str)]) -> Vec<(String, &'static str)> {
-        let tunnels = tunnels.iter().map(|(node, ip)| (*node, ip.parse().expect("an address"))).collect();
+        let tunnels =
+            tunnels.iter().map(|(node, ip)| (*node, ip.parse().expect("an address"))).collect();
         let join_line = texts(&["192.0.2.1:7443", "10.0.2.15:7443"]);
 
-        candidates(known, ME, &join_line, &tunnels).into_iter().map(|c| (c.address, c.source.as_str())).collect()
+        candidates(known, ME, &join_line, &tunnels)
+            .into_iter()
+            .map(|c| (c.address, c.source.as_str()))
+            .collect()
     }
 
     #[test]
     fn a_fresh_node_knows_its_join_line() {
-        let expected = [("192.0.2.1:7443".to_owned(), "join-line"), ("10.0.2.15:7443".to_owned(), "join-line")];
+        let expected = [
+            ("192.0.2.1:7443".to_owned(), "join-line"),
+            ("10.0.2.15:7443".to_owned(), "join-line"),
+        ];
 
         assert_eq!(order(&KnownControl::default(), &[(HOST, "192.0.2.99")]), expected);
     }
@@ -136,25 +152,36 @@ mod tests {
 
     #[test]
     fn a_tunnel_to_controls_host_tells_where_it_has_gone() {
-        let known =
-            KnownControl { nodes: vec![HOST], last: Some("192.0.2.1:7443".to_owned()), ..KnownControl::default() };
+        let known = KnownControl {
+            nodes: vec![HOST],
+            last: Some("192.0.2.1:7443".to_owned()),
+            ..KnownControl::default()
+        };
 
-        let moved = order(&known, &[(HOST, "198.51.100.9"), (NodeId::from_random(7), "198.51.100.7")]);
+        let moved =
+            order(&known, &[(HOST, "198.51.100.9"), (NodeId::from_random(7), "198.51.100.7")]);
 
         assert_eq!(
             moved[..2],
-            [("192.0.2.1:7443".to_owned(), "join-line"), ("198.51.100.9:7443".to_owned(), "tunnel"),]
+            [
+                ("192.0.2.1:7443".to_owned(), "join-line"),
+                ("198.51.100.9:7443".to_owned(), "tunnel"),
+            ]
         );
     }
 
     #[test]
     fn the_node_beside_control_needs_no_address_of_the_host() {
-        let known =
-            KnownControl { nodes: vec![ME], last: Some("203.0.113.1:7443".to_owned()), ..KnownControl::default() };
+        let known = KnownControl {
+            nodes: vec![ME],
+            last: Some("203.0.113.1:7443".to_owned()),
+            ..KnownControl::default()
+        };
 
         let here = order(&known, &[]);
 
-        let expected = [("127.0.0.1:7443".to_owned(), "local"), ("203.0.113.1:7443".to_owned(), "earlier")];
+        let expected =
+            [("127.0.0.1:7443".to_owned(), "local"), ("203.0.113.1:7443".to_owned(), "earlier")];
         assert_eq!(here[..2], expected);
     }
 }

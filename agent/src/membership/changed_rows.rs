@@ -1,10 +1,12 @@
-//! Which rows of the view changed lately, so that work per change is that of the rows it touches. Pure.
+//! Which rows of the view changed lately, so that work per change is that of the rows it touches.
+//! Pure.
 
 use std::collections::VecDeque;
 
 use overlay_core::RowKey;
 
-/// The most keys that are remembered, 100 KiB. Whoever has not looked for longer looks at everything.
+/// The most keys that are remembered, 100 KiB. Whoever has not looked for longer looks at
+/// everything.
 const MAX_KEYS: usize = 4_096;
 
 /// Where somebody stands who has seen a view.
@@ -47,7 +49,11 @@ impl ChangedRows {
 
     /// Lists the rows that changed since; nothing when any may have.
     pub(crate) fn since(&self, seen: ViewCursor) -> Option<impl Iterator<Item = RowKey>> {
-        let new = self.cursor.noted.checked_sub(seen.noted).filter(|_| self.cursor.snapshots == seen.snapshots)?;
+        let new = self
+            .cursor
+            .noted
+            .checked_sub(seen.noted)
+            .filter(|_| self.cursor.snapshots == seen.snapshots)?;
         let new = usize::try_from(new).ok().filter(|new| *new <= self.keys.len())?;
 
         Some(self.keys.iter().skip(self.keys.len() - new).copied())

@@ -48,8 +48,8 @@ enum ConnectionState {
 /// How long control may say nothing before that is told; it speaks every five seconds.
 const SILENCE: Duration = Duration::from_secs(8);
 
-/// How long a connection may be missing before that is a problem, in seconds: control or an agent that
-/// is started again has it back by then.
+/// How long a connection may be missing before that is a problem, in seconds: control or an agent
+/// that is started again has it back by then.
 const MISSED: u64 = 4;
 
 /// The one connection to control; who watches keeps it, others use it while it lasts.
@@ -70,8 +70,12 @@ impl ControlConnection {
         }
     }
 
-    /// Returns a client, or why there is none. Somebody waits for it, so the next attempts are made at once.
-    pub(crate) async fn reach(&self, patience: Duration) -> Result<ControlClient<Channel>, Refusal> {
+    /// Returns a client, or why there is none. Somebody waits for it, so the next attempts are made
+    /// at once.
+    pub(crate) async fn reach(
+        &self,
+        patience: Duration,
+    ) -> Result<ControlClient<Channel>, Refusal> {
         let deadline = Instant::now() + patience;
         let mut states = self.state.subscribe();
         loop {
@@ -87,12 +91,16 @@ impl ControlConnection {
         }
     }
 
-    /// Asks control for what may be asked twice: once more, over the next connection, if the present one breaks under the call.
+    /// Asks control for what may be asked twice: once more, over the next connection, if the
+    /// present one breaks under the call.
     ///
     /// # Errors
     ///
     /// What control refuses, and that it is away.
-    pub(crate) async fn ask_again<T, F>(&self, ask: impl Fn(ControlClient<Channel>) -> F) -> Result<T, Refusal>
+    pub(crate) async fn ask_again<T, F>(
+        &self,
+        ask: impl Fn(ControlClient<Channel>) -> F,
+    ) -> Result<T, Refusal>
     where
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
@@ -121,7 +129,10 @@ impl ControlConnection {
     /// Says what is wrong with control, and since when, if that lasts too long to be a restart.
     pub(crate) fn trouble(&self, now: Instant, unix_now: u64) -> Option<(String, u64)> {
         if let Some((address, silent)) = self.silence(now) {
-            let text = format!("control at {address} has said nothing for {} s; traffic goes on", silent.as_secs());
+            let text = format!(
+                "control at {address} has said nothing for {} s; traffic goes on",
+                silent.as_secs()
+            );
             return Some((text, unix_now.saturating_sub(silent.as_secs())));
         }
         let status = self.status(0);
@@ -131,7 +142,8 @@ impl ControlConnection {
         is_missed.then(|| (text(), status.since_unix))
     }
 
-    /// Says where control is connected, and for how long it has said nothing there, if that is too long.
+    /// Says where control is connected, and for how long it has said nothing there, if that is too
+    /// long.
     fn silence(&self, now: Instant) -> Option<(String, Duration)> {
         let ConnectionState::Connected { address, .. } = &*self.state.borrow() else { return None };
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -162,7 +174,10 @@ impl ControlConnection {
             }
             ConnectionState::Away { since, reason } => Err(Refusal::new(
                 Code::ControlAway,
-                format!("control is away since {}: {reason}; try again when it is back", rfc3339(*since)),
+                format!(
+                    "control is away since {}: {reason}; try again when it is back",
+                    rfc3339(*since)
+                ),
             )),
         }
     }
@@ -184,8 +199,8 @@ impl ControlConnection {
         self.state.send_replace(ConnectionState::Connected { since: unix_now(), address, channel });
     }
 
-    /// States that control is away; if it was already, its time stays. Control that had been silent for
-    /// too long is away since then.
+    /// States that control is away; if it was already, its time stays. Control that had been silent
+    /// for too long is away since then.
     pub(crate) fn away(&self, reason: impl std::fmt::Display) {
         let reason = reason.to_string();
         let silent = self.silence(Instant::now()).map_or(0, |(_, silent)| silent.as_secs());
@@ -259,14 +274,19 @@ pub(crate) fn judge(status: tonic::Status) -> Refusal {
         return Refusal::from(status);
     }
 
-    Refusal::new(Code::ControlAway, format!("the connection to control broke: {}", status.message()))
+    Refusal::new(
+        Code::ControlAway,
+        format!("the connection to control broke: {}", status.message()),
+    )
 }
 
 /// Connects with the node's certificate, to whichever address is control.
 pub(crate) async fn dial(who: &Identity, addresses: &[String]) -> Result<Dialled, Refusal> {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(who.key.to_vec()));
-    let (ca, certificate) = (CertificateDer::from(who.ca.clone()), CertificateDer::from(who.certificate.clone()));
-    let config = tls::node_client(ca, certificate, key).map_err(|error| Refusal::new(Code::Fault, error))?;
+    let (ca, certificate) =
+        (CertificateDer::from(who.ca.clone()), CertificateDer::from(who.certificate.clone()));
+    let config =
+        tls::node_client(ca, certificate, key).map_err(|error| Refusal::new(Code::Fault, error))?;
 
     channel::control(addresses, Arc::new(config)).await.map_err(|error| explain(&error, who))
 }
@@ -276,26 +296,34 @@ pub(crate) fn refusal(error: &DialError) -> Refusal {
     let code = match error {
         DialError::WrongPin { .. } => Code::WrongPin,
         DialError::Tls { .. } => Code::NotAuthenticated,
-        DialError::Unreachable { .. } | DialError::NoAddress | DialError::Http { .. } => Code::ControlAway,
+        DialError::Unreachable { .. } | DialError::NoAddress | DialError::Http { .. } => {
+            Code::ControlAway
+        }
     };
 
     Refusal::new(code, error)
 }
 
-/// A certificate out of its time is the likeliest reason for a TLS failure, and the only one that clocks explain.
+/// A certificate out of its time is the likeliest reason for a TLS failure, and the only one that
+/// clocks explain.
 fn explain(error: &DialError, who: &Identity) -> Refusal {
     let plain = refusal(error);
-    let (DialError::Tls { .. }, Ok((from, until))) = (error, identity::validity(&who.certificate)) else {
+    let (DialError::Tls { .. }, Ok((from, until))) = (error, identity::validity(&who.certificate))
+    else {
         return plain;
     };
     let now = unix_now();
     if (from..=until).contains(&now) {
         return plain;
     }
-    let times = format!("this node's certificate is valid from {} to {}", rfc3339(from), rfc3339(until));
+    let times =
+        format!("this node's certificate is valid from {} to {}", rfc3339(from), rfc3339(until));
     let advice = "set the clock right, or join again with a new token";
 
-    Refusal::new(plain.code, format!("{times} and the clock says {}; {advice} ({})", rfc3339(now), plain.message))
+    Refusal::new(
+        plain.code,
+        format!("{times} and the clock says {}; {advice} ({})", rfc3339(now), plain.message),
+    )
 }
 
 #[cfg(test)]
@@ -310,7 +338,10 @@ mod tests {
 
         assert_eq!(judge(said).code, Code::NotAllowed);
         assert_eq!(judge(tonic::Status::unknown("transport error")).code, Code::ControlAway);
-        assert_eq!(judge(tonic::Status::permission_denied("by somebody in between")).code, Code::ControlAway);
+        assert_eq!(
+            judge(tonic::Status::permission_denied("by somebody in between")).code,
+            Code::ControlAway
+        );
     }
 
     #[tokio::test]
@@ -404,6 +435,9 @@ mod tests {
         link.away("second");
 
         let status = link.status(3);
-        assert_eq!((status.since_unix, status.reason.as_str(), status.unpublished), (since, "second", 3));
+        assert_eq!(
+            (status.since_unix, status.reason.as_str(), status.unpublished),
+            (since, "second", 3)
+        );
     }
 }

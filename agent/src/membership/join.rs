@@ -1,4 +1,5 @@
-//! Makes this host a node: generates a key, checks the pin before the secret is sent, and gets a certificate from control.
+//! Makes this host a node: generates a key, checks the pin before the secret is sent, and gets a
+//! certificate from control.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,7 +23,8 @@ pub(crate) struct JoinOptions {
     pub(crate) advertise: Vec<IpAddr>,
 }
 
-/// Joins. The key is stored before it is sent, so that after a crash the same token and key yield the same identity.
+/// Joins. The key is stored before it is sent, so that after a crash the same token and key yield
+/// the same identity.
 pub(crate) async fn join(
     line: &JoinLine,
     options: JoinOptions,
@@ -43,14 +45,19 @@ pub(crate) async fn join(
 
 async fn begin(line: &JoinLine, store: &StateStore) -> Result<Joining, Refusal> {
     let key = KeyPair::generate().map_err(fault)?;
-    let joining = Joining { token_id: line.token_id.clone(), key: Zeroizing::new(key.serialize_der()) };
+    let joining =
+        Joining { token_id: line.token_id.clone(), key: Zeroizing::new(key.serialize_der()) };
     let kept = joining.clone();
     in_store(store, move |store| store.put_joining(&kept)).await?;
 
     Ok(joining)
 }
 
-async fn enroll(line: &JoinLine, name: &Name, joining: &Joining) -> Result<v1::JoinResponse, Refusal> {
+async fn enroll(
+    line: &JoinLine,
+    name: &Name,
+    joining: &Joining,
+) -> Result<v1::JoinResponse, Refusal> {
     let config = tls::pinned_client(line.pin).map_err(fault)?;
     let dialled = channel::control(&line.addresses, Arc::new(config)).await;
     let channel = dialled.map_err(|error| connection::refusal(&error))?.channel;
@@ -83,10 +90,16 @@ fn accept(
     let node: NodeId = convert::field("node", &response.node)?;
     let role = convert::wire_enum::<v1::Role>(response.role).try_into()?;
     if identity::key_pin(&response.ca_certificate).ok() != Some(line.pin) {
-        return Err(Refusal::new(Code::WrongPin, "control answered with another authority than the join line pins"));
+        return Err(Refusal::new(
+            Code::WrongPin,
+            "control answered with another authority than the join line pins",
+        ));
     }
     if NodeIdentity::from_certificate(&response.certificate) != Ok(NodeIdentity { cluster, node }) {
-        return Err(Refusal::new(Code::Fault, "control answered with a certificate of another node"));
+        return Err(Refusal::new(
+            Code::Fault,
+            "control answered with a certificate of another node",
+        ));
     }
 
     Ok(Identity {

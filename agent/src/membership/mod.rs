@@ -1,8 +1,8 @@
 //! All communication between the agent and control.
 //!
-//! `join` makes this host a node. From then on `watch` keeps one connection and follows the membership on it; `announce`,
-//! `publish`, `network_membership` and `renewal` use that connection while it lasts. Nothing here is on a packet's way: all of it may
-//! fail for hours.
+//! `join` makes this host a node. From then on `watch` keeps one connection and follows the
+//! membership on it; `announce`, `publish`, `network_membership` and `renewal` use that connection
+//! while it lasts. Nothing here is on a packet's way: all of it may fail for hours.
 
 pub(crate) mod address_book;
 pub(crate) mod admission;
@@ -33,8 +33,8 @@ use changed_rows::ChangedRows;
 pub(crate) struct Membership {
     /// The rows.
     pub(crate) view: Arc<View>,
-    /// Whether control said so since this process started. Until then the view is the one kept on disk: good enough to carry
-    /// packets by, not to remove anything by.
+    /// Whether control said so since this process started. Until then the view is the one kept on
+    /// disk: good enough to carry packets by, not to remove anything by.
     pub(crate) live: bool,
     /// Which rows changed lately.
     pub(crate) changed: ChangedRows,
@@ -47,8 +47,8 @@ impl Membership {
     }
 }
 
-/// Pauses between attempts: from 0.2 s to 2 s, jittered, so that changes reach a control that returns within seconds and a
-/// thousand nodes do not return to it at once.
+/// Pauses between attempts: from 0.2 s to 2 s, jittered, so that changes reach a control that
+/// returns within seconds and a thousand nodes do not return to it at once.
 pub(crate) fn back_off() -> ExponentialBackoff {
     ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(200))

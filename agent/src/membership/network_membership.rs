@@ -1,5 +1,5 @@
-//! Enters a network when its first endpoint is wanted, asks for more addresses before they run out, and leaves some time
-//! after the last endpoint did.
+//! Enters a network when its first endpoint is wanted, asks for more addresses before they run out,
+//! and leaves some time after the last endpoint did.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,9 +22,11 @@ use crate::state::StateStore;
 use crate::state::journal::Journal;
 use crate::state::keyring::{Keyring, public_keys};
 
-/// How long a membership outlives its last endpoint: a container that restarts finds its network as it was.
+/// How long a membership outlives its last endpoint: a container that restarts finds its network as
+/// it was.
 const LINGER: Duration = Duration::from_secs(60);
-/// How often unused memberships and scarce addresses are looked for while something changes, and what failed is tried again.
+/// How often unused memberships and scarce addresses are looked for while something changes, and
+/// what failed is tried again.
 const LOOK: Duration = Duration::from_secs(2);
 /// The same though nothing changed.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -33,7 +35,8 @@ const GROWTH: Duration = Duration::from_secs(30);
 /// How long the membership may take to arrive once control granted it.
 const ARRIVAL: Duration = Duration::from_secs(10);
 
-/// Addresses that are held for something that is no endpoint yet: a container engine asks for them before it makes the endpoint.
+/// Addresses that are held for something that is no endpoint yet: a container engine asks for them
+/// before it makes the endpoint.
 pub(crate) trait HeldAddresses: std::fmt::Debug + Send + Sync {
     /// Lists the networks with such an address.
     fn networks(&self) -> BTreeSet<NetworkId>;
@@ -60,7 +63,8 @@ pub(crate) struct NetworkMemberships {
     pub(crate) store: StateStore,
     /// Where it is told what is wrong.
     pub(crate) problems: Arc<Problems>,
-    /// Held while an address is chosen and journalled, and while a network is left ([`NetworkMemberships::stay`]).
+    /// Held while an address is chosen and journalled, and while a network is left
+    /// ([`NetworkMemberships::stay`]).
     pub(crate) reserving: Mutex<()>,
     /// Held while a network is entered.
     pub(crate) entering: PerNetwork,
@@ -77,12 +81,14 @@ impl NetworkMemberships {
         desired::local_view(&self.membership.borrow().view, &self.journal.entries(), self.node)
     }
 
-    /// Keeps every network from being left, and every address from being given, until the answer is dropped.
+    /// Keeps every network from being left, and every address from being given, until the answer is
+    /// dropped.
     pub(crate) async fn reserving(&self) -> MutexGuard<'_, ()> {
         self.reserving.lock().await
     }
 
-    /// Makes sure that this node is a member of a network, with the keys of its lanes and at least `blocks` blocks.
+    /// Makes sure that this node is a member of a network, with the keys of its lanes and at least
+    /// `blocks` blocks.
     pub(crate) async fn enter(&self, network: NetworkId, blocks: usize) -> Result<(), Refusal> {
         // One at a time for each network: two askers would ask twice.
         let _one = self.entering.lock(network).await;
@@ -103,11 +109,12 @@ impl NetworkMemberships {
         };
         connection::call(client.enter_network(request)).await?;
         let mut membership = self.membership.subscribe();
-        let arrived = timeout(ARRIVAL, membership.wait_for(|membership| served(&membership.view))).await;
+        let arrived =
+            timeout(ARRIVAL, membership.wait_for(|membership| served(&membership.view))).await;
 
-        arrived
-            .map(drop)
-            .map_err(|_| Refusal::new(Code::ControlAway, "control granted the membership and then fell silent"))
+        arrived.map(drop).map_err(|_| {
+            Refusal::new(Code::ControlAway, "control granted the membership and then fell silent")
+        })
     }
 
     /// Enters a network, and keeps this node in it until the answer is dropped: it is held while an
@@ -138,7 +145,9 @@ impl NetworkMemberships {
             journal.mark_unchanged();
             let (view, live, touched) = {
                 let membership = memberships.borrow_and_update();
-                let changed = seen.filter(|_| !has_new_endpoints).and_then(|seen| membership.changed.since(seen));
+                let changed = seen
+                    .filter(|_| !has_new_endpoints)
+                    .and_then(|seen| membership.changed.since(seen));
                 // A sweep, which nothing in particular caused, looks at all networks.
                 let touched = changed.map(networks_of).filter(|touched| !touched.is_empty());
                 seen = Some(membership.changed.cursor());
@@ -178,7 +187,8 @@ impl NetworkMemberships {
     }
 
     /// Lists the networks that have an endpoint here, or of which an address is held for something
-    /// that has still to become an endpoint: whoever holds it may stand still in between for any time.
+    /// that has still to become an endpoint: whoever holds it may stand still in between for any
+    /// time.
     fn used(&self) -> BTreeSet<NetworkId> {
         let mut used = self.journal.networks();
         used.extend(self.held.networks());
@@ -186,8 +196,8 @@ impl NetworkMemberships {
         used
     }
 
-    /// The number of lanes may have changed since the membership was made. To tell costs more than anything else here, so each
-    /// membership is looked at once.
+    /// The number of lanes may have changed since the membership was made. To tell costs more than
+    /// anything else here, so each membership is looked at once.
     async fn renew_keys(&self, view: &View, keyed: &mut BTreeMap<NetworkId, Vec<PublicKey>>) {
         keyed.retain(|network, _| view.member(*network, self.node).is_some());
         for member in view.memberships_of(self.node) {
@@ -210,9 +220,14 @@ impl NetworkMemberships {
         }
     }
 
-    /// Asks for another block where fewer than an eighth of the addresses are free: in the networks that were touched, or in
-    /// all, and where it was asked for before.
-    async fn grow(&self, view: &View, touched: Option<&BTreeSet<NetworkId>>, grown: &mut BTreeMap<NetworkId, Instant>) {
+    /// Asks for another block where fewer than an eighth of the addresses are free: in the networks
+    /// that were touched, or in all, and where it was asked for before.
+    async fn grow(
+        &self,
+        view: &View,
+        touched: Option<&BTreeSet<NetworkId>>,
+        grown: &mut BTreeMap<NetworkId, Instant>,
+    ) {
         for member in view.memberships_of(self.node) {
             let is_touched = touched.is_none_or(|touched| touched.contains(&member.network));
             if !is_touched && !grown.contains_key(&member.network) {
@@ -226,7 +241,8 @@ impl NetworkMemberships {
             let used = self.in_use(network, view).into_iter().filter(|a| pool.contains(*a)).count();
             if pool.capacity().saturating_sub(used) * 8 < pool.capacity() {
                 grown.insert(network.id, Instant::now());
-                // A network without a free block serves from what there is; who needs more is told then.
+                // A network without a free block serves from what there is; who needs more is told
+                // then.
                 let _ = self.enter(network.id, member.blocks.len() + 1).await;
             }
         }
@@ -240,11 +256,15 @@ impl NetworkMemberships {
             return;
         }
         let Ok(mut client) = self.control.connection.client() else { return };
-        let left = connection::call(client.exit_network(v1::ExitNetworkRequest { network: network.to_string() })).await;
+        let left = connection::call(
+            client.exit_network(v1::ExitNetworkRequest { network: network.to_string() }),
+        )
+        .await;
         match left {
             Ok(_) => {
                 let mut membership = self.membership.subscribe();
-                let is_left = |membership: &Membership| membership.view.member(network, self.node).is_none();
+                let is_left =
+                    |membership: &Membership| membership.view.member(network, self.node).is_none();
                 let _ = timeout(ARRIVAL, membership.wait_for(is_left)).await;
                 // The keys stay: a node that comes back is the one that its peers knew.
                 tracing::info!(%network, "Left the network");
@@ -261,8 +281,8 @@ impl NetworkMemberships {
         }
     }
 
-    /// Lists the IPv4 addresses of a network that may not be given out: those of our journal, those that are held, and those
-    /// that others show.
+    /// Lists the IPv4 addresses of a network that may not be given out: those of our journal, those
+    /// that are held, and those that others show.
     pub(crate) fn in_use(&self, network: &Network, view: &View) -> BTreeSet<Ipv4Addr> {
         let all = self.all_in_use(network, view).into_iter();
 
@@ -286,11 +306,16 @@ impl NetworkMemberships {
 
     fn all_in_use(&self, network: &Network, view: &View) -> BTreeSet<IpAddr> {
         let lost = self.journal.lost(view, self.node);
-        let is_shown = |endpoint: &&Endpoint| endpoint.node != self.node || lost.contains(&endpoint.id);
+        let is_shown =
+            |endpoint: &&Endpoint| endpoint.node != self.node || lost.contains(&endpoint.id);
         let shown = view.endpoints_of(network.id).filter(is_shown);
-        let mut taken: BTreeSet<IpAddr> = shown.flat_map(|endpoint| &endpoint.addresses).copied().collect();
+        let mut taken: BTreeSet<IpAddr> =
+            shown.flat_map(|endpoint| &endpoint.addresses).copied().collect();
         let entries = self.journal.entries();
-        let ours = entries.values().map(|record| &record.endpoint).filter(|endpoint| endpoint.network == network.id);
+        let ours = entries
+            .values()
+            .map(|record| &record.endpoint)
+            .filter(|endpoint| endpoint.network == network.id);
         taken.extend(ours.flat_map(|endpoint| &endpoint.addresses).copied());
         taken.extend(self.held.addresses(network.id));
 
@@ -301,7 +326,9 @@ impl NetworkMemberships {
 /// Lists the networks that rows belong to.
 fn networks_of(keys: impl Iterator<Item = RowKey>) -> BTreeSet<NetworkId> {
     keys.filter_map(|key| match key {
-        RowKey::Network(network) | RowKey::Member(network, _) | RowKey::Endpoint(network, _) => Some(network),
+        RowKey::Network(network) | RowKey::Member(network, _) | RowKey::Endpoint(network, _) => {
+            Some(network)
+        }
         RowKey::Node(_) | RowKey::HostReport(_) => None,
     })
     .collect()

@@ -1,4 +1,5 @@
-//! Prefixes that both this host and a network of the cluster have: who is on both cannot tell which one an address means.
+//! Prefixes that both this host and a network of the cluster have: who is on both cannot tell which
+//! one an address means.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,11 @@ use crate::problem_key::ProblemKey;
 const CODE: &str = "prefix-clash";
 
 /// Looks again whenever networks or the host's prefixes change, while the node is joined.
-pub(crate) async fn run(mut membership: watch::Receiver<Membership>, host: &HostState, problems: &Problems) {
+pub(crate) async fn run(
+    mut membership: watch::Receiver<Membership>,
+    host: &HostState,
+    problems: &Problems,
+) {
     let mut prefixes = host.prefixes();
     loop {
         check(&membership.borrow_and_update().view, &prefixes.borrow_and_update(), problems);
@@ -29,7 +34,9 @@ pub(crate) async fn run(mut membership: watch::Receiver<Membership>, host: &Host
 /// States the clashes there are now as problems, and no others.
 pub(crate) fn check(view: &View, prefixes: &HostPrefixes, problems: &Problems) {
     let clashes = clashes(view, prefixes);
-    problems.retain(|key| !matches!(key, ProblemKey::Prefix(network) if !clashes.contains_key(network)));
+    problems.retain(
+        |key| !matches!(key, ProblemKey::Prefix(network) if !clashes.contains_key(network)),
+    );
     for (network, text) in &clashes {
         problems.raise(ProblemKey::Prefix(*network), CODE, text);
     }
@@ -37,12 +44,14 @@ pub(crate) fn check(view: &View, prefixes: &HostPrefixes, problems: &Problems) {
 
 /// Lists the networks that clash with something on the host, with what is to be said.
 ///
-/// A route that leads to more than the network, as one into a site's 10.0.0.0/8, is none: only what it shares with the network
-/// is out of reach for containers on it, which is what was asked for.
+/// A route that leads to more than the network, as one into a site's 10.0.0.0/8, is none: only what
+/// it shares with the network is out of reach for containers on it, which is what was asked for.
 fn clashes(view: &View, host: &HostPrefixes) -> BTreeMap<NetworkId, String> {
     let clash = |network: &overlay_core::Network, prefix: IpNet| {
-        let link = host.links.iter().find(|(used, _)| used.contains(&prefix) || prefix.contains(*used));
-        let (used, holder) = link.or_else(|| host.routes.iter().find(|(used, _)| prefix.contains(*used)))?;
+        let link =
+            host.links.iter().find(|(used, _)| used.contains(&prefix) || prefix.contains(*used));
+        let (used, holder) =
+            link.or_else(|| host.routes.iter().find(|(used, _)| prefix.contains(*used)))?;
         let text = format!(
             "network {} has {prefix}, which overlaps {used} of {holder} on this host: nothing here can be on both; give \
              {holder} another prefix, or make the network anew with another --subnet",
@@ -95,7 +104,10 @@ mod tests {
                         can be on both; give br-app another prefix, or make the network anew with another --subnet";
 
         assert_eq!(told(of("10.64.7.0/24", "br-app"), BTreeMap::new()), [expected]);
-        assert!(told(of("fd00:64::/64", "br-app"), BTreeMap::new())[0].contains("fd00:64::/64 of br-app"));
+        assert!(
+            told(of("fd00:64::/64", "br-app"), BTreeMap::new())[0]
+                .contains("fd00:64::/64 of br-app")
+        );
         assert_eq!(told(of("10.0.0.0/8", "eth1"), BTreeMap::new()).len(), 1, "a wide link");
     }
 

@@ -1,7 +1,7 @@
 //! Makes control's rows of this node equal to the journal, whatever happened in between.
 //!
-//! Level-triggered: what differs is computed afresh each time, so a change made while control was away, or a lost answer,
-//! needs no queue.
+//! Level-triggered: what differs is computed afresh each time, so a change made while control was
+//! away, or a lost answer, needs no queue.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,8 +36,8 @@ pub(crate) struct Unpublished {
 }
 
 impl Unpublished {
-    /// Compares the journal with control's rows of this node. Rows of networks that are gone have gone with them; those of
-    /// `lost` endpoints stay.
+    /// Compares the journal with control's rows of this node. Rows of networks that are gone have
+    /// gone with them; those of `lost` endpoints stay.
     pub(crate) fn new(
         view: &View,
         journal: &BTreeMap<EndpointId, EndpointRecord>,
@@ -50,7 +50,10 @@ impl Unpublished {
         let put = ours.filter(|e| possible(e) && !published(e)).cloned().collect();
         let is_gone = |id: &EndpointId| !journal.contains_key(id) && !lost.contains(id);
         let stale = view.endpoints.values().filter(|e| e.node == node && is_gone(&e.id));
-        let remove = stale.map(|e| v1::EndpointKey { network: e.network.to_string(), endpoint: e.id.to_string() });
+        let remove = stale.map(|e| v1::EndpointKey {
+            network: e.network.to_string(),
+            endpoint: e.id.to_string(),
+        });
 
         Self { put, remove: remove.collect() }
     }
@@ -181,7 +184,9 @@ impl Publisher {
     /// Publishes endpoints at once; returns the revision that holds them.
     pub(crate) async fn put(&self, endpoints: &[Endpoint]) -> Result<u64, Refusal> {
         let mut client = self.control.connection.client()?;
-        let request = v1::PutEndpointsRequest { endpoints: endpoints.iter().cloned().map(Into::into).collect() };
+        let request = v1::PutEndpointsRequest {
+            endpoints: endpoints.iter().cloned().map(Into::into).collect(),
+        };
 
         Ok(connection::call(client.put_endpoints(request)).await?.revision)
     }
@@ -189,8 +194,13 @@ impl Publisher {
     fn refuse(&self, endpoints: &[Endpoint], refusal: Refusal) -> Refusal {
         if refusal.code != overlay_proto::Code::ControlAway {
             for endpoint in endpoints {
-                let text = format!("endpoint {} is not known to other nodes: {refusal}", endpoint.name);
-                self.problems.raise(ProblemKey::Publication(endpoint.id), refusal.code.as_str(), text);
+                let text =
+                    format!("endpoint {} is not known to other nodes: {refusal}", endpoint.name);
+                self.problems.raise(
+                    ProblemKey::Publication(endpoint.id),
+                    refusal.code.as_str(),
+                    text,
+                );
             }
         }
 
@@ -240,7 +250,8 @@ mod tests {
     }
 
     fn view(ids: &[u64]) -> View {
-        let member = Member { network: BLUE, node: ME, lane_keys: vec![[1; 32].into()], blocks: Vec::new() };
+        let member =
+            Member { network: BLUE, node: ME, lane_keys: vec![[1; 32].into()], blocks: Vec::new() };
         let network = overlay_core::Network {
             id: BLUE,
             name: "blue".parse().expect("a name"),
@@ -253,7 +264,10 @@ mod tests {
         let rows = ids.iter().map(|id| Change::Endpoint(endpoint(*id, ME)));
         let foreign = Change::Endpoint(endpoint(99, NodeId::LAST));
 
-        View::from_rows(Revision(1), rows.chain([Change::Network(network), Change::Member(member), foreign]))
+        View::from_rows(
+            Revision(1),
+            rows.chain([Change::Network(network), Change::Member(member), foreign]),
+        )
     }
 
     #[test]
@@ -261,8 +275,14 @@ mod tests {
         let todo = Unpublished::new(&view(&[1, 2]), &journal(&[2, 3]), ME, &BTreeSet::new());
 
         assert_eq!(todo.put, [endpoint(3, ME)]);
-        assert_eq!(todo.remove.iter().map(|key| key.endpoint.as_str()).collect::<Vec<_>>(), ["000000000001"]);
-        assert_eq!(Unpublished::new(&view(&[2, 3]), &journal(&[2, 3]), ME, &BTreeSet::new()), Unpublished::default());
+        assert_eq!(
+            todo.remove.iter().map(|key| key.endpoint.as_str()).collect::<Vec<_>>(),
+            ["000000000001"]
+        );
+        assert_eq!(
+            Unpublished::new(&view(&[2, 3]), &journal(&[2, 3]), ME, &BTreeSet::new()),
+            Unpublished::default()
+        );
     }
 
     #[test]

@@ -67,30 +67,48 @@ fn conclude(renewal: &Renewal, outcome: &Result<(), Refusal>) {
 
 /// A certificate is renewed from half its life on, also after its end.
 fn is_due(who: &Identity, now: u64) -> bool {
-    identity::validity(&who.certificate).map_or(true, |(from, until)| now >= from + (until - from) / 2)
+    identity::validity(&who.certificate)
+        .map_or(true, |(from, until)| now >= from + (until - from) / 2)
 }
 
 fn tell(renewal: &Renewal, refusal: &Refusal) {
-    let Ok((from, until)) = identity::validity(&renewal.control.identity().certificate) else { return };
+    let Ok((from, until)) = identity::validity(&renewal.control.identity().certificate) else {
+        return;
+    };
     let now = unix_now();
     if now > until {
-        let times =
-            format!("the certificate was valid from {} to {}, it is {}", rfc3339(from), rfc3339(until), rfc3339(now));
-        renewal.problems.raise(ProblemKey::Certificate, "certificate-expired", format!("{times}: {refusal}"));
+        let times = format!(
+            "the certificate was valid from {} to {}, it is {}",
+            rfc3339(from),
+            rfc3339(until),
+            rfc3339(now)
+        );
+        renewal.problems.raise(
+            ProblemKey::Certificate,
+            "certificate-expired",
+            format!("{times}: {refusal}"),
+        );
     } else if now > from + (until - from) / 4 * 3 {
-        let text = format!("the certificate ends at {} and was not renewed: {refusal}", rfc3339(until));
+        let text =
+            format!("the certificate ends at {} and was not renewed: {refusal}", rfc3339(until));
         renewal.problems.raise(ProblemKey::Certificate, "certificate-ending", text);
     }
 }
 
 async fn renew(renewal: &Renewal, mut client: ControlClient<Channel>) -> Result<(), Refusal> {
     let who = renewal.control.identity();
-    let response = connection::call(client.renew(v1::RenewRequest { csr: signing_request(&who.key)? })).await?;
+    let response =
+        connection::call(client.renew(v1::RenewRequest { csr: signing_request(&who.key)? }))
+            .await?;
     let expected = NodeIdentity { cluster: who.cluster, node: who.node };
     if NodeIdentity::from_certificate(&response.certificate) != Ok(expected) {
-        return Err(Refusal::new(Code::Fault, "control answered with a certificate of another node"));
+        return Err(Refusal::new(
+            Code::Fault,
+            "control answered with a certificate of another node",
+        ));
     }
-    let ca = if response.ca_certificate.is_empty() { who.ca.clone() } else { response.ca_certificate };
+    let ca =
+        if response.ca_certificate.is_empty() { who.ca.clone() } else { response.ca_certificate };
     let renewed = Identity { certificate: response.certificate, ca, ..Identity::clone(&who) };
     let kept = renewed.clone();
     in_store(&renewal.store, move |store| store.put_identity(&kept)).await?;
@@ -114,7 +132,8 @@ mod tests {
         let mut params = CertificateParams::default();
         params.not_before = date_time_ymd(2026, 1, 1);
         params.not_after = date_time_ymd(2026, 1, 11);
-        let certificate = params.self_signed(&KeyPair::generate().expect("a key")).expect("a certificate");
+        let certificate =
+            params.self_signed(&KeyPair::generate().expect("a key")).expect("a certificate");
         let who = Identity {
             pool: overlay_core::pool::DEFAULT_POOL,
             cluster: ClusterId::FIRST,

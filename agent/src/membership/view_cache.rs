@@ -17,7 +17,8 @@ const GATHER: Duration = Duration::from_millis(100);
 /// The pause after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Keeps it while the node is joined. No view is held on to: one that somebody holds is copied whole by the next change.
+/// Keeps it while the node is joined. No view is held on to: one that somebody holds is copied
+/// whole by the next change.
 pub(crate) async fn run(mut membership: watch::Receiver<Membership>, store: &StateStore) {
     let (mut revision, mut seen) = {
         let kept = membership.borrow_and_update();
@@ -63,7 +64,11 @@ impl Update {
             return None;
         }
         let rows = match membership.changed.since(seen) {
-            Some(keys) => Rows::Changed(Delta { from: revision, to: view.revision, changes: steps(view, keys) }),
+            Some(keys) => Rows::Changed(Delta {
+                from: revision,
+                to: view.revision,
+                changes: steps(view, keys),
+            }),
             None => Rows::All(Arc::clone(view)),
         };
 
@@ -121,7 +126,9 @@ mod tests {
 
         assert_eq!(changes.len(), 3);
         let mut reached = from;
-        reached.apply_delta(Delta { from: Revision(1), to: Revision(4), changes }).expect("it starts there");
+        reached
+            .apply_delta(Delta { from: Revision(1), to: Revision(4), changes })
+            .expect("it starts there");
         assert_eq!(reached, to);
     }
 }

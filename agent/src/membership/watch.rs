@@ -27,7 +27,8 @@ use crate::problem_key::ProblemKey;
 /// Control sends a sign of life every few seconds; a stream that is silent for longer is dead.
 const IDLE: Duration = Duration::from_secs(20);
 
-/// How long the address in use may take to show that it is still there, when there is reason to doubt.
+/// How long the address in use may take to show that it is still there, when there is reason to
+/// doubt.
 const DOUBT: Duration = Duration::from_secs(1);
 /// The least time between two probes of a connection: a host may change all the time.
 const PROBE_PACE: Duration = Duration::from_secs(1);
@@ -124,7 +125,8 @@ pub(crate) async fn run(follower: &Follower) -> String {
 
 async fn connect_and_follow(follower: &Follower) -> Ended {
     let who = follower.control.identity();
-    let addresses: Vec<_> = follower.control.candidates().into_iter().map(|candidate| candidate.address).collect();
+    let addresses: Vec<_> =
+        follower.control.candidates().into_iter().map(|candidate| candidate.address).collect();
     let Dialled { channel, address, local } = match connection::dial(&who, &addresses).await {
         Ok(dialled) => dialled,
         Err(refusal) => return Ended::Broken(refusal),
@@ -156,7 +158,9 @@ async fn follow_stream(follower: &Follower, stream: &mut Streaming<v1::WatchResp
     loop {
         let event = match timeout(IDLE, stream.message()).await {
             Ok(Ok(Some(response))) => response.event,
-            Ok(Ok(None)) => return Ended::Broken(Refusal::new(Code::ControlAway, "control ended the watch")),
+            Ok(Ok(None)) => {
+                return Ended::Broken(Refusal::new(Code::ControlAway, "control ended the watch"));
+            }
             Ok(Err(status)) => return judge(connection::judge(status)),
             Err(_) => return Ended::Broken(Refusal::new(Code::ControlAway, "control fell silent")),
         };
@@ -176,7 +180,8 @@ async fn note_alive(follower: &Follower, alive: &v1::Alive) {
         && let Ok(mut client) = follower.control.connection.client()
     {
         let instance = follower.control.process.instance.to_string();
-        // Control that does not hear it takes this process for dead, and the next attempt to connect tells.
+        // Control that does not hear it takes this process for dead, and the next attempt to
+        // connect tells.
         let _ = connection::call(client.confirm(v1::ConfirmRequest { instance })).await;
     }
     if let Some(place) = &alive.control {
@@ -184,7 +189,8 @@ async fn note_alive(follower: &Follower, alive: &v1::Alive) {
         keep(follower, follower.control.addresses.heard(place).await);
         let now = follower.control.addresses.known();
         if now.nodes.contains(&follower.node()) && before.announced != now.announced {
-            // Control is on this host, and only the tunnels from here can still tell the others where it is.
+            // Control is on this host, and only the tunnels from here can still tell the others
+            // where it is.
             let _ = follower.lanes.wake_peers();
         }
     }
@@ -209,7 +215,9 @@ async fn note_alive(follower: &Follower, alive: &v1::Alive) {
 fn keep(follower: &Follower, outcome: Result<(), Refusal>) {
     match outcome {
         Ok(()) => follower.problems.clear(&ProblemKey::ControlAddresses),
-        Err(refusal) => follower.problems.raise(ProblemKey::ControlAddresses, refusal.code.as_str(), refusal),
+        Err(refusal) => {
+            follower.problems.raise(ProblemKey::ControlAddresses, refusal.code.as_str(), refusal)
+        }
     }
 }
 
@@ -230,10 +238,15 @@ fn admitted(follower: &Follower) {
     }
 }
 
-/// Waits until the connection is dead for a reason that is known before the kernel gives it up: this host does not have its
-/// end of it any more, its network has changed and control does not answer by the connection, or control's host has moved
-/// and does not answer where it was.
-async fn doubt(follower: &Follower, address: &str, local: IpAddr, probe: ControlClient<Channel>) -> Refusal {
+/// Waits until the connection is dead for a reason that is known before the kernel gives it up:
+/// this host does not have its end of it any more, its network has changed and control does not
+/// answer by the connection, or control's host has moved and does not answer where it was.
+async fn doubt(
+    follower: &Follower,
+    address: &str,
+    local: IpAddr,
+    probe: ControlClient<Channel>,
+) -> Refusal {
     let (mut own, mut ways) = (follower.host.own(), follower.host.ways());
     // What changed while the connection was made was heard of by nobody.
     own.mark_changed();
@@ -277,9 +290,14 @@ async fn is_answered(mut client: ControlClient<Channel>) -> bool {
     }
 }
 
-/// Every node may watch; who may not was taken out. A certificate out of its time is no such thing, and renewed.
+/// Every node may watch; who may not was taken out. A certificate out of its time is no such thing,
+/// and renewed.
 fn judge(refusal: Refusal) -> Ended {
-    if refusal.code == Code::NotAllowed { Ended::Expelled(refusal.message) } else { Ended::Broken(refusal) }
+    if refusal.code == Code::NotAllowed {
+        Ended::Expelled(refusal.message)
+    } else {
+        Ended::Broken(refusal)
+    }
 }
 
 fn handle(follower: &Follower, event: Option<Event>) -> Result<(), Ended> {
@@ -323,7 +341,11 @@ fn hear(problems: &Problems, told: &[v1::ControlProblem]) {
             "descriptors" => "control-descriptors",
             _ => "control-trouble",
         };
-        problems.raise(ProblemKey::Control(problem.code.clone()), code, format!("on control's host: {}", problem.text));
+        problems.raise(
+            ProblemKey::Control(problem.code.clone()),
+            code,
+            format!("on control's host: {}", problem.text),
+        );
     }
 }
 
@@ -341,11 +363,13 @@ fn follow(
     outcome
 }
 
-/// Goes one delta further: in place, unless somebody still reads the view as it was. Whole views are most of what an agent holds
-/// while many nodes join.
+/// Goes one delta further: in place, unless somebody still reads the view as it was. Whole views
+/// are most of what an agent holds while many nodes join.
 fn go_on(membership: &mut Membership, delta: Delta) -> Result<(), Ended> {
     let keys: Vec<_> = delta.changes.iter().map(Change::key).collect();
-    Arc::make_mut(&mut membership.view).apply_delta(delta).map_err(|gap| Ended::Astray(gap.to_string()))?;
+    Arc::make_mut(&mut membership.view)
+        .apply_delta(delta)
+        .map_err(|gap| Ended::Astray(gap.to_string()))?;
     membership.changed.note(keys);
 
     Ok(())
@@ -400,7 +424,11 @@ mod tests {
     #[test]
     fn what_control_cannot_do_is_a_problem_here_until_it_can() {
         let problems = Problems::default();
-        let told = |code: &str| v1::ControlProblem { code: code.into(), text: "full".into(), since_unix: 1 };
+        let told = |code: &str| v1::ControlProblem {
+            code: code.into(),
+            text: "full".into(),
+            since_unix: 1,
+        };
 
         hear(&problems, &[told("storage"), told("of a later version")]);
         let codes: Vec<_> = problems.list().into_iter().map(|problem| problem.code).collect();

@@ -43,7 +43,8 @@ pub(super) async fn begin(
     };
     let (store, mut loaded) = StateStore::open(&config.state.join("agent.redb"))?;
     let reserves = Arc::new(reserves);
-    let own = ProcessHealth { log, descriptors: Arc::clone(&reserves.descriptors), store: store.clone() };
+    let own =
+        ProcessHealth { log, descriptors: Arc::clone(&reserves.descriptors), store: store.clone() };
     let gate = CallGate::new(predecessor.is_none());
     let (handle, inbox) = NodeHandle::new(config, Arc::new(Problems::new(own)), gate, kept);
     let handle = Arc::new(handle);
@@ -89,7 +90,8 @@ pub(super) async fn begin(
     Ok((node, inbox))
 }
 
-/// How long an agent that was killed may take to let go of what it had: a supervisor may start the next one before.
+/// How long an agent that was killed may take to let go of what it had: a supervisor may start the
+/// next one before.
 const DYING: Duration = Duration::from_secs(2);
 
 async fn take_lock(state: &Path) -> Result<StateLock, LockError> {

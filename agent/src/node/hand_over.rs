@@ -1,4 +1,5 @@
-//! The node's side of a hand-over: what stops and goes on in the running agent, and what comes up in the new one.
+//! The node's side of a hand-over: what stops and goes on in the running agent, and what comes up
+//! in the new one.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,9 @@ use tokio::time::timeout;
 
 use super::phases::{Node, NodeError, empty_tables};
 use crate::data_path::DataPath;
-use crate::hand_over::{HandedNode, Kept, NoPredecessor, NoSuccessor, Predecessor, SharedDescriptors, Successor};
+use crate::hand_over::{
+    HandedNode, Kept, NoPredecessor, NoSuccessor, Predecessor, SharedDescriptors, Successor,
+};
 use crate::joined_node::JoinedNode;
 use crate::membership::admission::Admission;
 use crate::node_handle::Phase;
@@ -21,7 +24,8 @@ use crate::readiness;
 
 /// The name under which the lock of the state directory is handed over.
 pub(super) const LOCK: &str = "lock";
-/// What the names begin with under which the sockets of lanes are handed over; the rest is the number.
+/// What the names begin with under which the sockets of lanes are handed over; the rest is the
+/// number.
 const LANE: &str = "lane/";
 /// How long calls that are under way may take until everything rests.
 const CALLS: Duration = Duration::from_secs(10);
@@ -31,7 +35,10 @@ const NETWORKS: Duration = Duration::from_secs(45);
 /// The running agent.
 impl Node {
     /// Has another program take this one's place. On any failure this one goes on as it was.
-    pub(super) async fn upgrade(&mut self, binary: Option<PathBuf>) -> Result<v1::UpgradeResponse, Refusal> {
+    pub(super) async fn upgrade(
+        &mut self,
+        binary: Option<PathBuf>,
+    ) -> Result<v1::UpgradeResponse, Refusal> {
         let binary = binary.unwrap_or_else(|| self.program.binary.clone());
         tracing::info!(binary = %binary.display(), "Handing over to another program");
         match self.hand_over(&binary).await {
@@ -55,8 +62,10 @@ impl Node {
         let gate = self.handle.gate.clone();
         let Some(closed) = gate.close(CALLS).await else {
             successor.end().await;
-            let text =
-                format!("calls to the agent did not end within {} s, so nothing was handed over", CALLS.as_secs());
+            let text = format!(
+                "calls to the agent did not end within {} s, so nothing was handed over",
+                CALLS.as_secs()
+            );
             return Err(Refusal::new(Code::WrongState, text));
         };
         let handed = self.rest().await;
@@ -81,7 +90,11 @@ impl Node {
 
     fn offer(&self) -> v1::HandOverOffer {
         let config = &self.handle.config;
-        let ports = self.data_path.as_ref().map(|data_path| data_path.lanes.ports().to_vec()).unwrap_or_default();
+        let ports = self
+            .data_path
+            .as_ref()
+            .map(|data_path| data_path.lanes.ports().to_vec())
+            .unwrap_or_default();
 
         v1::HandOverOffer {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -113,19 +126,27 @@ impl Node {
             instance: self.instance.to_string(),
             unix_time: Duration::from_secs(self.data_path.as_ref().map_or(0, DataPath::unix_time)),
             underlay_mtu: joined.as_ref().map_or(0, |joined| *joined.host.underlay_mtu().borrow()),
-            own: joined.as_ref().map(|joined| (**joined.host.own().borrow()).clone()).unwrap_or_default(),
+            own: joined
+                .as_ref()
+                .map(|joined| (**joined.host.own().borrow()).clone())
+                .unwrap_or_default(),
             admission: joined.map_or(Admission::Unproven, |joined| joined.admission.current()),
         }
     }
 
-    /// Gives everything away. An error comes with whether the other program may have used the sessions.
+    /// Gives everything away. An error comes with whether the other program may have used the
+    /// sessions.
     async fn give(
         &mut self,
         successor: &mut Successor,
         handed: &HandedNode,
     ) -> Result<v1::UpgradeResponse, (NoSuccessor, Doubt)> {
         let kept = self.keep_process().map_err(|error| (successor.unable(error), Doubt::None))?;
-        let list = self.handle.descriptors.list().map_err(|error| (successor.unable(error), Doubt::None))?;
+        let list = self
+            .handle
+            .descriptors
+            .list()
+            .map_err(|error| (successor.unable(error), Doubt::None))?;
         let prepared = successor.prepare(handed, &list).await;
         drop(list);
         drop(kept);
@@ -133,7 +154,11 @@ impl Node {
         let begun = Instant::now();
         let mut sessions_lost = 0;
         if let Some(data_path) = &self.data_path {
-            let states = data_path.lanes.freeze().await.map_err(|error| (successor.unable(error), Doubt::None))?;
+            let states = data_path
+                .lanes
+                .freeze()
+                .await
+                .map_err(|error| (successor.unable(error), Doubt::None))?;
             sessions_lost = successor.give(states).await.map_err(|error| (error, Doubt::None))?;
         }
         successor.go().await.map_err(|error| (error, Doubt::Sessions))?;
@@ -190,7 +215,9 @@ impl Node {
                     tracing::error!(error = %explain(&error), "Failed to go on");
                 }
             }
-            Ok(Err(error)) => tracing::error!(error = %explain(&error), "Failed to read the state again"),
+            Ok(Err(error)) => {
+                tracing::error!(error = %explain(&error), "Failed to read the state again")
+            }
             Err(error) => tracing::error!(%error, "Failed to read the state again"),
         }
     }
@@ -222,11 +249,14 @@ impl Node {
     /// Starts lanes that wait, on the sockets of the running agent.
     pub(super) fn adopt_lanes(&mut self, predecessor: &Predecessor) -> Result<(), NodeError> {
         let unix_time = self.handed.as_ref().map(|handed| handed.unix_time).unwrap_or_default();
-        let missing =
-            || NoPredecessor::Unusable { what: "a lane's socket", source: std::io::ErrorKind::NotFound.into() };
+        let missing = || NoPredecessor::Unusable {
+            what: "a lane's socket",
+            source: std::io::ErrorKind::NotFound.into(),
+        };
         let mut sockets = Vec::with_capacity(predecessor.lanes());
         for number in 0..predecessor.lanes() {
-            let kept = self.handle.descriptors.take(&format!("{LANE}{number}")).ok_or_else(missing)?;
+            let kept =
+                self.handle.descriptors.take(&format!("{LANE}{number}")).ok_or_else(missing)?;
             let mut list = kept.list.into_iter();
             sockets.push(LaneSockets { v4: list.next().ok_or_else(missing)?, v6: list.next() });
         }
@@ -239,7 +269,10 @@ impl Node {
     }
 
     /// Takes the running agent's place once everything is up.
-    pub(super) async fn take_place(&mut self, predecessor: &Predecessor) -> Result<(), NoPredecessor> {
+    pub(super) async fn take_place(
+        &mut self,
+        predecessor: &Predecessor,
+    ) -> Result<(), NoPredecessor> {
         if let Phase::Joined(joined) = self.handle.phase() {
             brought_up(&joined).await?;
         }
@@ -276,7 +309,9 @@ async fn brought_up(joined: &JoinedNode) -> Result<(), NoPredecessor> {
         loop {
             {
                 let reports = networks.borrow_and_update();
-                let failed = awaited.iter().find_map(|network| Some((network, reports.get(network)?.problem.clone()?)));
+                let failed = awaited
+                    .iter()
+                    .find_map(|network| Some((network, reports.get(network)?.problem.clone()?)));
                 if let Some((network, problem)) = failed {
                     return Err(NoPredecessor::Network { network: network.to_string(), problem });
                 }

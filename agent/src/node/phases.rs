@@ -1,4 +1,5 @@
-//! The phases of this process, from a host that has joined nothing to one that was expelled, and the tasks of each.
+//! The phases of this process, from a host that has joined nothing to one that was expelled, and
+//! the tasks of each.
 //!
 //! ```text
 //!  Unjoined ──join──► Joining ──► Joined ──leave──► Unjoined
@@ -97,7 +98,11 @@ pub(super) struct Node {
 
 impl Node {
     /// Goes on as the node that was joined before: packets first, control later.
-    pub(super) fn resume(&mut self, identity: Identity, loaded: StoredState) -> Result<(), NodeError> {
+    pub(super) fn resume(
+        &mut self,
+        identity: Identity,
+        loaded: StoredState,
+    ) -> Result<(), NodeError> {
         let data_path = self.data_path()?;
         let expelled = loaded.expelled.clone();
         let joined = self.joined(identity, loaded, &data_path);
@@ -122,8 +127,12 @@ impl Node {
                 if identity::key_pin(&who.ca).is_ok_and(|pin| pin == line.pin) {
                     return Ok(joined_as(&who));
                 }
-                let text = format!("this host is already node {} of cluster {}", who.name, who.cluster);
-                return Err(Refusal::new(Code::WrongState, format!("{text}; use `overlayctl leave` first")));
+                let text =
+                    format!("this host is already node {} of cluster {}", who.name, who.cluster);
+                return Err(Refusal::new(
+                    Code::WrongState,
+                    format!("{text}; use `overlayctl leave` first"),
+                ));
             }
             Phase::Expelled(..) => drop(self.leave(true).await?),
             Phase::Unjoined | Phase::Joining => {}
@@ -178,7 +187,8 @@ impl Node {
         Ok(v1::AgentLeaveResponse { told_control })
     }
 
-    /// Waits for control to be told that this node leaves. Where the answer is lost, that control throws us out says as much.
+    /// Waits for control to be told that this node leaves. Where the answer is lost, that control
+    /// throws us out says as much.
     pub(super) async fn or_thrown_out(
         &mut self,
         told: impl Future<Output = Result<bool, Refusal>>,
@@ -217,7 +227,12 @@ impl Node {
         self.handle.set_phase(Phase::Expelled(joined, reason));
     }
 
-    fn joined(&mut self, identity: Identity, loaded: StoredState, data_path: &DataPath) -> Arc<JoinedNode> {
+    fn joined(
+        &mut self,
+        identity: Identity,
+        loaded: StoredState,
+        data_path: &DataPath,
+    ) -> Arc<JoinedNode> {
         let run_dir = self.handle.config.run_dir.clone();
         let (store, problems) = (self.store.clone(), Arc::clone(&self.handle.problems));
         let process = ProcessContext {
@@ -226,7 +241,8 @@ impl Node {
             tunnels: data_path.tunnels.clone(),
         };
         let lanes = Arc::clone(&data_path.lanes);
-        let joined = Arc::new(JoinedNode::new(identity, loaded, store, problems, lanes, run_dir, process));
+        let joined =
+            Arc::new(JoinedNode::new(identity, loaded, store, problems, lanes, run_dir, process));
         if let Some(handed) = self.handed.take() {
             go_on(&joined, handed);
         }
@@ -246,16 +262,29 @@ impl Node {
             view_cache::run(joined.membership.subscribe(), joined.store()).await;
         });
         self.keep_task(&joined, "prefix clash", |joined| async move {
-            prefix_clash::run(joined.membership.subscribe(), &joined.host, &joined.endpoints.problems).await;
+            prefix_clash::run(
+                joined.membership.subscribe(),
+                &joined.host,
+                &joined.endpoints.problems,
+            )
+            .await;
         });
         let announcer = Arc::new(joined.announcer());
         self.keep_task(&joined, "announce", move |_| {
             let announcer = Arc::clone(&announcer);
             async move { announce::run(&announcer).await }
         });
-        self.keep_task(&joined, "publish", |joined| async move { joined.endpoints.publisher.run().await });
-        self.keep_task(&joined, "network-membership", |joined| async move { joined.endpoints.memberships.run().await });
-        self.keep_task(&joined, "renewal", |joined| async move { renewal::run(joined.renewal()).await });
+        self.keep_task(&joined, "publish", |joined| async move {
+            joined.endpoints.publisher.run().await
+        });
+        self.keep_task(&joined, "network-membership", |joined| async move {
+            joined.endpoints.memberships.run().await
+        });
+        self.keep_task(
+            &joined,
+            "renewal",
+            |joined| async move { renewal::run(joined.renewal()).await },
+        );
         self.keep_task(&joined, "gc", |joined| async move { gc::run(&joined.endpoints).await });
         if let Some(socket) = self.handle.config.docker() {
             let work = Arc::new((joined.docker_work(), Arc::clone(&self.reserves), socket));
@@ -324,7 +353,9 @@ impl Node {
                     self.kept_time = seconds;
                 }
             }
-            None if self.store.condition().is_some() => drop(in_store(&self.store, StateStore::probe).await),
+            None if self.store.condition().is_some() => {
+                drop(in_store(&self.store, StateStore::probe).await)
+            }
             None => {}
         }
     }
@@ -340,19 +371,22 @@ fn joined_as(who: &Identity) -> v1::AgentJoinResponse {
 }
 
 async fn tell_control(joined: &JoinedNode, force: bool) -> Result<bool, Refusal> {
-    // The node that control knows is the other host, which was there first: it must not be taken out.
+    // The node that control knows is the other host, which was there first: it must not be taken
+    // out.
     if joined.admission.current() == Admission::TurnedAway {
         return Ok(false);
     }
-    let leave = |mut client: ControlClient<Channel>| async move { client.leave(v1::LeaveRequest {}).await };
+    let leave =
+        |mut client: ControlClient<Channel>| async move { client.leave(v1::LeaveRequest {}).await };
     match joined.control.connection.ask_again(leave).await {
         Ok(_) => Ok(true),
         // It has forgotten us already.
         Err(refusal) if refusal.code == Code::NotAllowed => Ok(true),
         Err(_) if force => Ok(false),
-        Err(refusal) => {
-            Err(Refusal::new(refusal.code, format!("{refusal}; or use --force, and remove the node at control later")))
-        }
+        Err(refusal) => Err(Refusal::new(
+            refusal.code,
+            format!("{refusal}; or use --force, and remove the node at control later"),
+        )),
     }
 }
 
@@ -372,7 +406,8 @@ fn go_on(joined: &JoinedNode, handed: HandedNode) {
     }
 }
 
-/// Does what does not end by itself until `stop`; what did is begun again after `pause`, and heard of.
+/// Does what does not end by itself until `stop`; what did is begun again after `pause`, and heard
+/// of.
 async fn keep_going<F: Future<Output = ()>>(
     name: &'static str,
     stop: &CancellationToken,

@@ -15,7 +15,8 @@ impl Default for Splitter {
 }
 
 impl Splitter {
-    /// Splits one read of a TUN device, virtio header and all, and returns how many packets that makes.
+    /// Splits one read of a TUN device, virtio header and all, and returns how many packets that
+    /// makes.
     ///
     /// # Panics
     ///

@@ -1,9 +1,10 @@
 //! Busy polling: whether a lane polls for an answer for a moment before it sleeps. Pure.
 //!
-//! Waking a thread takes longer than most answers need inside a rack. A lane that has just forwarded something may therefore
-//! poll for up to 100 µs, under two conditions. It slept just before: when packets come in bursts, the processor has better
-//! things to do, and each wait is short anyway. And answers have been arriving in time: every poll in vain halves the
-//! confidence, and without confidence only one chance in 64 is used as a trial.
+//! Waking a thread takes longer than most answers need inside a rack. A lane that has just
+//! forwarded something may therefore poll for up to 100 µs, under two conditions. It slept just
+//! before: when packets come in bursts, the processor has better things to do, and each wait is
+//! short anyway. And answers have been arriving in time: every poll in vain halves the confidence,
+//! and without confidence only one chance in 64 is used as a trial.
 
 use std::time::Duration;
 
@@ -57,15 +58,22 @@ impl BusyPoll {
         let confidence = self.confidence();
         confidence.chances = (confidence.chances + 1) % TRIAL;
 
-        if confidence.level >= MIN_CONFIDENCE || confidence.chances == 0 { MAX_POLL } else { Duration::ZERO }
+        if confidence.level >= MIN_CONFIDENCE || confidence.chances == 0 {
+            MAX_POLL
+        } else {
+            Duration::ZERO
+        }
     }
 
     /// Records how long it took until something arrived.
     pub(crate) fn waited(&mut self, after: Duration) {
         if self.slept {
             let confidence = self.confidence();
-            confidence.level =
-                if after < MAX_POLL { (confidence.level + 1).min(MAX_CONFIDENCE) } else { confidence.level / 2 };
+            confidence.level = if after < MAX_POLL {
+                (confidence.level + 1).min(MAX_CONFIDENCE)
+            } else {
+                confidence.level / 2
+            };
         }
         self.slept = after >= SLEEP;
     }
@@ -84,7 +92,8 @@ mod tests {
 
     const PAUSE: Duration = Duration::from_millis(1);
 
-    /// A packet after a pause, and what follows it after `answer`; returns whether the lane looked out for the answer.
+    /// A packet after a pause, and what follows it after `answer`; returns whether the lane looked
+    /// out for the answer.
     fn ask(busy_poll: &mut BusyPoll, answer: Duration) -> bool {
         busy_poll.served(Side::Udp);
         busy_poll.duration();
@@ -100,7 +109,8 @@ mod tests {
     fn answers_in_time_are_looked_out_for() {
         let mut busy_poll = BusyPoll::default();
 
-        let watched: Vec<_> = (0..4).map(|_| ask(&mut busy_poll, Duration::from_micros(80))).collect();
+        let watched: Vec<_> =
+            (0..4).map(|_| ask(&mut busy_poll, Duration::from_micros(80))).collect();
 
         assert_eq!(watched, [false, false, true, true]);
     }

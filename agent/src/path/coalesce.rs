@@ -1,15 +1,19 @@
-//! Merges the packets of one flow into super-packets, so that the kernel takes up to 64 of them in one write.
+//! Merges the packets of one flow into super-packets, so that the kernel takes up to 64 of them in
+//! one write.
 //!
-//! Pure: packets in, groups out; `tun.rs` writes them. The bytes stay where they are: a group is the new headers and the
-//! list of its packets, which one gathering write hands to the kernel. (`tun-rs` copies every packet into a buffer of
-//! 64 KiB first, and only through its own device.)
+//! Pure: packets in, groups out; `tun.rs` writes them. The bytes stay where they are: a group is
+//! the new headers and the list of its packets, which one gathering write hands to the kernel.
+//! (`tun-rs` copies every packet into a buffer of 64 KiB first, and only through its own device.)
 //!
-//! A packet is merged only when nobody could tell afterwards: the headers equal but for length, id, checksum and sequence
-//! number, the sequence unbroken, the checksum right. Packets of a flow never overtake each other.
+//! A packet is merged only when nobody could tell afterwards: the headers equal but for length, id,
+//! checksum and sequence number, the sequence unbroken, the checksum right. Packets of a flow never
+//! overtake each other.
 
 use std::ops::Range;
 
-use tun_rs::{VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_HDR_GSO_UDP_L4, VirtioNetHdr};
+use tun_rs::{
+    VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_HDR_GSO_UDP_L4, VirtioNetHdr,
+};
 
 use super::packet::{Segment, TCP, UDP};
 
@@ -124,7 +128,11 @@ impl Coalescer {
             return self.add_single(index);
         };
         let mergeable = mergeable(&segment, offload);
-        if let Some(slot) = self.open.iter().rposition(|&g| same_flow(packets.packet(self.groups[g].first), &segment)) {
+        if let Some(slot) = self
+            .open
+            .iter()
+            .rposition(|&g| same_flow(packets.packet(self.groups[g].first), &segment))
+        {
             let group = &mut self.groups[self.open[slot]];
             if mergeable && group.append(packets, index, &segment) {
                 self.next[group.last] = index;
@@ -143,7 +151,14 @@ impl Coalescer {
 
     fn add_single(&mut self, index: usize) {
         let state = State::Single;
-        self.groups.push(Group { first: index, last: index, len: 1, payload: 0, gso_size: 0, state });
+        self.groups.push(Group {
+            first: index,
+            last: index,
+            len: 1,
+            payload: 0,
+            gso_size: 0,
+            state,
+        });
     }
 
     fn add_open(&mut self, index: usize, segment: &Segment<'_>) {
@@ -155,7 +170,14 @@ impl Coalescer {
         if state == State::Open {
             self.open.push(self.groups.len());
         }
-        self.groups.push(Group { first: index, last: index, len: 1, payload, gso_size: payload, state });
+        self.groups.push(Group {
+            first: index,
+            last: index,
+            len: 1,
+            payload,
+            gso_size: payload,
+            state,
+        });
     }
 }
 
@@ -170,7 +192,8 @@ impl Group {
         self.len
     }
 
-    /// Returns how many bytes the packets carry behind their headers; 0 for one that cannot be merged.
+    /// Returns how many bytes the packets carry behind their headers; 0 for one that cannot be
+    /// merged.
     pub(crate) fn payload(&self) -> usize {
         self.payload
     }
@@ -204,8 +227,13 @@ impl Group {
         sequence(first).wrapping_add(u32::try_from(self.payload).unwrap_or(u32::MAX))
     }
 
-    /// Writes the virtio header and the packet headers of a merged group to `out` and returns their lengths.
-    pub(crate) fn write_headers(&self, packets: Packets<'_>, out: &mut [u8; MAX_HEADERS]) -> Option<Headers> {
+    /// Writes the virtio header and the packet headers of a merged group to `out` and returns their
+    /// lengths.
+    pub(crate) fn write_headers(
+        &self,
+        packets: Packets<'_>,
+        out: &mut [u8; MAX_HEADERS],
+    ) -> Option<Headers> {
         let first = Segment::read(packets.packet(self.first))?;
         let last = Segment::read(packets.packet(self.last))?;
         let header = virtio_header(&first, self.gso_size)?;
@@ -270,11 +298,13 @@ fn same_flow(first: &[u8], segment: &Segment<'_>) -> bool {
         return false;
     }
 
-    Segment::read(first)
-        .is_some_and(|first| first.protocol == segment.protocol && first.addresses() == segment.addresses())
+    Segment::read(first).is_some_and(|first| {
+        first.protocol == segment.protocol && first.addresses() == segment.addresses()
+    })
 }
 
-/// Compares what the kernel compares in its own GRO, and the rest: all but length, id, checksums and sequence number.
+/// Compares what the kernel compares in its own GRO, and the rest: all but length, id, checksums
+/// and sequence number.
 fn same_headers(a: &Segment<'_>, b: &Segment<'_>) -> bool {
     let ip = match a.ip_header {
         // Type of service; DF; time to live.
@@ -283,8 +313,8 @@ fn same_headers(a: &Segment<'_>, b: &Segment<'_>) -> bool {
         _ => a.bytes[..4] == b.bytes[..4] && a.bytes[7] == b.bytes[7],
     };
     let (at, bt) = (a.transport(), b.transport());
-    // Acknowledgement number; reserved bits, one of them accurate ECN's (RFC 9768); window; urgent pointer, which may stand there
-    // without meaning anything; options.
+    // Acknowledgement number; reserved bits, one of them accurate ECN's (RFC 9768); window; urgent
+    // pointer, which may stand there without meaning anything; options.
     let transport = a.protocol == UDP
         || (a.headers == b.headers
             && at[8..13] == bt[8..13]

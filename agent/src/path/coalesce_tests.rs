@@ -41,7 +41,10 @@ fn a_super_packet_never_outgrows_its_length_field() {
 #[test]
 fn nothing_is_merged_that_the_device_does_not_take() {
     assert_eq!(groups_of(&stream(3, 100), Offload::default()), [1, 1, 1]);
-    assert_eq!(groups_of(&[udp4(1, 2, b"abc"), udp4(1, 2, b"abc")], Offload { tcp: true, udp: false }), [1, 1]);
+    assert_eq!(
+        groups_of(&[udp4(1, 2, b"abc"), udp4(1, 2, b"abc")], Offload { tcp: true, udp: false }),
+        [1, 1]
+    );
 }
 
 #[test]
@@ -85,7 +88,8 @@ fn an_acknowledgement_is_not_overtaken_by_data_that_was_sent_later() {
 
 #[test]
 fn ipv6_streams_and_datagrams_are_merged_too() {
-    let six: Vec<_> = (0..3).map(|n| tcp6(Tcp { seq: n * 100, ..Tcp::default() }, &[1; 100])).collect();
+    let six: Vec<_> =
+        (0..3).map(|n| tcp6(Tcp { seq: n * 100, ..Tcp::default() }, &[1; 100])).collect();
     let datagrams: Vec<_> = (0..3).map(|n| udp4(1, 2, &[n; 300])).collect();
 
     assert_eq!(groups_of(&six, BOTH), [3]);

@@ -1,6 +1,7 @@
 //! Commands to a lane: a bounded mailbox that wakes the lane.
 //!
-//! Tables use a latest-value slot, so a busy lane never blocks the publisher; everything else is queued.
+//! Tables use a latest-value slot, so a busy lane never blocks the publisher; everything else is
+//! queued.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -17,7 +18,8 @@ use tokio::sync::oneshot;
 use super::queue::Queue;
 use super::report::LaneReport;
 
-/// The most queued commands, 256 KiB: far more than ever accumulate, since a lane checks every few microseconds.
+/// The most queued commands, 256 KiB: far more than ever accumulate, since a lane checks every few
+/// microseconds.
 const MAX_COMMANDS: usize = 4096;
 
 /// A command for a lane.
@@ -41,7 +43,8 @@ pub(crate) enum LaneCommand {
     Freeze(oneshot::Sender<EngineState>),
     /// Goes on.
     Thaw,
-    /// Takes over what another process's engine knew, and says how many sessions it could not; for a lane that waits.
+    /// Takes over what another process's engine knew, and says how many sessions it could not; for
+    /// a lane that waits.
     Resume(EngineState, oneshot::Sender<usize>),
     /// Begins to carry packets; for a lane that waits.
     Begin,
@@ -164,7 +167,8 @@ mod tests {
     fn a_box_that_nobody_empties_refuses() {
         let mailbox = Mailbox::new().expect("an eventfd");
 
-        let accepted = (0..=MAX_COMMANDS).take_while(|_| mailbox.put(LaneCommand::WakePeers).is_ok()).count();
+        let accepted =
+            (0..=MAX_COMMANDS).take_while(|_| mailbox.put(LaneCommand::WakePeers).is_ok()).count();
 
         assert_eq!(accepted, MAX_COMMANDS);
         assert_eq!(mailbox.take().commands.len(), MAX_COMMANDS);

@@ -43,7 +43,8 @@ counters! {
     tun_packets_in: Traffic,
     /// Reads that held no packet.
     tun_malformed: Refusal,
-    /// Packets from TUN devices that were this node's own tunnel traffic, routed into an overlay network.
+    /// Packets from TUN devices that were this node's own tunnel traffic, routed into an overlay
+    /// network.
     tun_own_outer: Refusal,
     /// Writes to TUN devices.
     tun_writes: Traffic,

@@ -6,7 +6,8 @@ use super::testing::{assert_same_flows, mend_checksum, through_the_kernel};
 
 const BOTH: Offload = Offload { tcp: true, udp: true };
 
-/// Splits what a TUN device may return for one read, virtio header and all, then merges what came out and splits that again.
+/// Splits what a TUN device may return for one read, virtio header and all, then merges what came
+/// out and splits that again.
 ///
 /// # Panics
 ///
@@ -23,8 +24,9 @@ pub fn tun_reads(bytes: &[u8]) {
     assert_same_flows(&through_the_kernel(&packets, BOTH), &packets);
 }
 
-/// Merges packets of members and splits them again as the kernel does. Each has its length in front, in two bytes; an odd
-/// length says that the checksum shall be right, because hardly any would be.
+/// Merges packets of members and splits them again as the kernel does. Each has its length in
+/// front, in two bytes; an odd length says that the checksum shall be right, because hardly any
+/// would be.
 ///
 /// # Panics
 ///

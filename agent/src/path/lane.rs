@@ -1,9 +1,10 @@
 //! One lane: the loop that carries packets between its TUN queues, its engine and its UDP sockets.
 //!
-//! The loop decides nothing. It waits in `epoll` until something is there or the engine's time has come, gives every ready
-//! descriptor one bounded turn, and empties the engine after each. A descriptor that has more is ready again at the next
-//! wait, so no direction and no network can starve another. It never sleeps, and an idle lane does not run; only where
-//! answers have been coming at once does it look out for one before it waits (`busy_poll`).
+//! The loop decides nothing. It waits in `epoll` until something is there or the engine's time has
+//! come, gives every ready descriptor one bounded turn, and empties the engine after each. A
+//! descriptor that has more is ready again at the next wait, so no direction and no network can
+//! starve another. It never sleeps, and an idle lane does not run; only where answers have been
+//! coming at once does it look out for one before it waits (`busy_poll`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -30,10 +31,12 @@ use super::udp::{ReceiveBuffers, UdpSockets};
 
 /// How many descriptors one wait reports; more wait for the next turn.
 const MAX_READY: usize = 64;
-/// Bytes of datagrams opened before they are written out. A super-packet may arrive in two batches, so both must be here to
-/// become one again; much more would leave the processor's cache in between. Costs 5 % less time a byte than 32 KiB.
+/// Bytes of datagrams opened before they are written out. A super-packet may arrive in two batches,
+/// so both must be here to become one again; much more would leave the processor's cache in
+/// between. Costs 5 % less time a byte than 32 KiB.
 const OPEN_AT_ONCE: usize = 128 * 1024;
-/// The shortest wait for an engine whose time has come and stays: a slow lane is better than one that spins.
+/// The shortest wait for an engine whose time has come and stays: a slow lane is better than one
+/// that spins.
 const MIN_WAIT: Duration = Duration::from_millis(1);
 
 /// Everything one lane owns.
@@ -126,7 +129,8 @@ impl Lane {
         })
     }
 
-    /// Carries packets until told to end. A lane that takes another process's place waits for its turn first.
+    /// Carries packets until told to end. A lane that takes another process's place waits for its
+    /// turn first.
     pub(crate) fn run(mut self, start: LaneStart) -> io::Result<()> {
         if start == LaneStart::Waiting && self.await_turn()? == Flow::End {
             return Ok(());
@@ -284,13 +288,16 @@ impl Lane {
         self.remove_queue(network);
         match self.epoll.add(&queue.tun, Source::Tun(network).interest()) {
             Ok(()) => drop(self.queues.insert(network, queue)),
-            Err(error) => self.emit(LaneEvent::TunLost { lane: self.id, network, error: error.to_string() }),
+            Err(error) => {
+                self.emit(LaneEvent::TunLost { lane: self.id, network, error: error.to_string() })
+            }
         }
     }
 
     fn remove_queue(&mut self, network: NetworkId) {
         if let Some(queue) = self.queues.remove(&network) {
-            // Explicitly, because another process may hold the same queue open, which would keep it registered.
+            // Explicitly, because another process may hold the same queue open, which would keep it
+            // registered.
             let _ = self.epoll.delete(&queue.tun);
         }
     }
@@ -317,7 +324,12 @@ impl Lane {
             match self.queues.get_mut(&received.network) {
                 Some(queue) => {
                     let packets = Packets { bytes: received.bytes, ranges: received.packets };
-                    queue.tun.write(packets, &mut self.coalescer, &mut self.steering, &mut self.counters);
+                    queue.tun.write(
+                        packets,
+                        &mut self.coalescer,
+                        &mut self.steering,
+                        &mut self.counters,
+                    );
                 }
                 None => self.counters.tun_missing += received.packets.len() as u64,
             }
@@ -325,7 +337,8 @@ impl Lane {
     }
 
     fn emit(&self, event: LaneEvent) {
-        // The agent reads statuses as well; an event lost to a full channel delays nothing but a log line.
+        // The agent reads statuses as well; an event lost to a full channel delays nothing but a
+        // log line.
         if self.events.try_send(event).is_err() {
             tracing::debug!(lane = %self.id, "Dropped an event that nobody takes");
         }
@@ -344,7 +357,8 @@ impl Lane {
     }
 }
 
-/// Rounds up to whole milliseconds, which is what `epoll` counts in: a wait that ends early would be a turn for nothing.
+/// Rounds up to whole milliseconds, which is what `epoll` counts in: a wait that ends early would
+/// be a turn for nothing.
 fn timeout_of(wait: Duration) -> EpollTimeout {
     let millis = wait.max(MIN_WAIT).as_micros().div_ceil(1000);
 
@@ -381,10 +395,14 @@ mod tests {
 
     #[test]
     fn a_source_survives_its_token() {
-        for source in [Source::Mailbox, Source::UdpV4, Source::UdpV6, Source::Tun(NetworkId::FIRST)] {
+        for source in [Source::Mailbox, Source::UdpV4, Source::UdpV6, Source::Tun(NetworkId::FIRST)]
+        {
             assert_eq!(Source::from_token(source.token()), Some(source));
         }
-        assert_eq!(Source::from_token(Source::Tun(NetworkId::LAST).token()), Some(Source::Tun(NetworkId::LAST)));
+        assert_eq!(
+            Source::from_token(Source::Tun(NetworkId::LAST).token()),
+            Some(Source::Tun(NetworkId::LAST))
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! A lane that stands still while another process takes its place, and one that waits to take another's.
+//! A lane that stands still while another process takes its place, and one that waits to take
+//! another's.
 
 use std::io;
 use std::time::Instant;
@@ -10,11 +11,14 @@ use super::command::{LaneCommand, PendingUpdates};
 use super::lane::{Flow, Lane};
 
 impl Lane {
-    /// Says what the engine knows, and does nothing until it is told to go on; returns what else it was told meanwhile.
-    /// Nothing when it is to end.
+    /// Says what the engine knows, and does nothing until it is told to go on; returns what else it
+    /// was told meanwhile. Nothing when it is to end.
     ///
     /// The frozen engine is borrowed all the while, so nothing can be sealed or accepted.
-    pub(super) fn stand_still(&mut self, reply: oneshot::Sender<EngineState>) -> io::Result<Option<PendingUpdates>> {
+    pub(super) fn stand_still(
+        &mut self,
+        reply: oneshot::Sender<EngineState>,
+    ) -> io::Result<Option<PendingUpdates>> {
         let frozen = self.engine.freeze();
         let mut meanwhile = PendingUpdates::default();
         if reply.send(frozen.state()).is_err() {
@@ -28,7 +32,8 @@ impl Lane {
             if pending.commands.iter().any(|command| matches!(command, LaneCommand::Shutdown)) {
                 return Ok(None);
             }
-            let is_over = pending.commands.iter().any(|command| matches!(command, LaneCommand::Thaw));
+            let is_over =
+                pending.commands.iter().any(|command| matches!(command, LaneCommand::Thaw));
             meanwhile.add(pending);
             if is_over {
                 frozen.thaw();
@@ -48,11 +53,17 @@ impl Lane {
             let mut has_begun = false;
             for command in pending.commands {
                 match command {
-                    LaneCommand::Resume(state, reply) => drop(reply.send(self.engine.resume(state, Instant::now()))),
+                    LaneCommand::Resume(state, reply) => {
+                        // Whoever asked may have gone.
+                        let _ = reply.send(self.engine.resume(state, Instant::now()));
+                    }
                     LaneCommand::Begin => has_begun = true,
                     LaneCommand::Shutdown => return Ok(Flow::End),
                     // Peers need not be called by a lane that is about to know them.
-                    LaneCommand::WakePeers | LaneCommand::Greet | LaneCommand::Announce | LaneCommand::Hurry(_) => {}
+                    LaneCommand::WakePeers
+                    | LaneCommand::Greet
+                    | LaneCommand::Announce
+                    | LaneCommand::Hurry(_) => {}
                     LaneCommand::Freeze(_) | LaneCommand::Thaw => {}
                     command @ (LaneCommand::AddQueue(..)
                     | LaneCommand::RemoveQueue(_)

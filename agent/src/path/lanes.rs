@@ -32,10 +32,11 @@ const MAX_EVENTS: usize = 1024;
 /// How the lanes start.
 #[derive(Debug, Clone)]
 pub struct LanesConfig {
-    /// The UDP port of each lane, so also how many there are; 0 takes any that is free. See [`consecutive_ports`].
+    /// The UDP port of each lane, so also how many there are; 0 takes any that is free. See
+    /// [`consecutive_ports`].
     pub ports: Vec<u16>,
-    /// The time since the Unix epoch, never less than any given before with the same keys: peers take a handshake with an
-    /// older time for a replay.
+    /// The time since the Unix epoch, never less than any given before with the same keys: peers
+    /// take a handshake with an older time for a replay.
     pub unix_time: Duration,
 }
 
@@ -121,15 +122,19 @@ pub fn default_lanes() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_DEFAULT_LANES)
 }
 
-/// Lists the ports of `lanes` lanes from `first` on; any free ones for 0, and where there are no more ports.
+/// Lists the ports of `lanes` lanes from `first` on; any free ones for 0, and where there are no
+/// more ports.
 pub fn consecutive_ports(first: u16, lanes: usize) -> Vec<u16> {
-    let port = |lane: usize| u16::try_from(lane).ok().and_then(|lane| first.checked_add(lane)).unwrap_or(0);
+    let port = |lane: usize| {
+        u16::try_from(lane).ok().and_then(|lane| first.checked_add(lane)).unwrap_or(0)
+    };
 
     (0..lanes).map(|lane| if first == 0 { 0 } else { port(lane) }).collect()
 }
 
 impl Lanes {
-    /// Opens the sockets and starts the threads. Packets flow once tables are published and networks added.
+    /// Opens the sockets and starts the threads. Packets flow once tables are published and
+    /// networks added.
     ///
     /// # Errors
     ///
@@ -148,12 +153,14 @@ impl Lanes {
         unix_time: Duration,
         start: LaneStart,
     ) -> Result<(Self, mpsc::Receiver<LaneEvent>), LanesError> {
-        let lanes = u16::try_from(sockets.len()).map_err(|_| LanesError::TooManyLanes(sockets.len()))?;
+        let lanes =
+            u16::try_from(sockets.len()).map_err(|_| LanesError::TooManyLanes(sockets.len()))?;
         let ports: Arc<[u16]> = sockets.iter().map(UdpSockets::port).collect();
         let (sender, events) = mpsc::channel(MAX_EVENTS);
         let load = Arc::new(LaneLoad::new(sockets.len(), Instant::now()));
 
-        let mut started = Self { lanes: Vec::with_capacity(sockets.len()), ports: Arc::clone(&ports) };
+        let mut started =
+            Self { lanes: Vec::with_capacity(sockets.len()), ports: Arc::clone(&ports) };
         for (lane, sockets) in (0..lanes).map(LaneId).zip(sockets) {
             let mailbox = Arc::new(Mailbox::new().map_err(LanesError::System)?);
             let shared = sockets.share().map_err(LanesError::System)?;
@@ -182,20 +189,27 @@ impl Lanes {
         self.lanes.len()
     }
 
-    /// Swaps the tables: the first of `tables` goes to the first lane, and so on. A lane without one keeps what it has.
+    /// Swaps the tables: the first of `tables` goes to the first lane, and so on. A lane without
+    /// one keeps what it has.
     pub fn publish(&self, tables: impl IntoIterator<Item = Arc<Tables>>) {
         for (lane, tables) in self.lanes.iter().zip(tables) {
             lane.mailbox.publish(tables);
         }
     }
 
-    /// Serves a network's TUN device, in place of the one served before. `host` holds the addresses of this host itself in
-    /// the network, if it is attached: its tunnel packets are kept out of there.
+    /// Serves a network's TUN device, in place of the one served before. `host` holds the addresses
+    /// of this host itself in the network, if it is attached: its tunnel packets are kept out of
+    /// there.
     ///
     /// # Errors
     ///
     /// [`AddError`]; a lane that was told before stays so, and adding again is safe.
-    pub fn add_network(&self, network: NetworkId, tun: TunQueues, host: BTreeSet<IpAddr>) -> Result<(), AddError> {
+    pub fn add_network(
+        &self,
+        network: NetworkId,
+        tun: TunQueues,
+        host: BTreeSet<IpAddr>,
+    ) -> Result<(), AddError> {
         let (queues, lanes) = (tun.queues.len(), self.lanes.len());
         if queues < lanes {
             return Err(AddError::TooFewQueues { queues, lanes });
@@ -205,7 +219,8 @@ impl Lanes {
         for (own, lane) in self.lanes.iter().enumerate() {
             let tun = TunQueue::new(Arc::clone(&shared), own, tun.offload);
             let tun = tun.ok_or(AddError::TooFewQueues { queues, lanes })?;
-            lane.mailbox.put(LaneCommand::AddQueue(network, Queue { tun, host: Arc::clone(&host) }))?;
+            lane.mailbox
+                .put(LaneCommand::AddQueue(network, Queue { tun, host: Arc::clone(&host) }))?;
         }
 
         Ok(())
@@ -220,7 +235,8 @@ impl Lanes {
         self.tell_all(|| LaneCommand::RemoveQueue(network))
     }
 
-    /// Sends handshakes at once; for an agent that just started and whose peers still use old sessions.
+    /// Sends handshakes at once; for an agent that just started and whose peers still use old
+    /// sessions.
     ///
     /// # Errors
     ///
@@ -229,7 +245,8 @@ impl Lanes {
         self.tell_all(|| LaneCommand::WakePeers)
     }
 
-    /// Finds out how peers see this node, if none has said: who is behind a translation must call first.
+    /// Finds out how peers see this node, if none has said: who is behind a translation must call
+    /// first.
     ///
     /// # Errors
     ///
@@ -270,7 +287,9 @@ impl Lanes {
         let asked: Vec<_> = self.lanes.iter().filter_map(Handle::ask).collect();
         let mut reports = Vec::with_capacity(asked.len());
         for answer in asked {
-            reports.extend(tokio::time::timeout(REPORT_PATIENCE, answer).await.ok().and_then(Result::ok));
+            reports.extend(
+                tokio::time::timeout(REPORT_PATIENCE, answer).await.ok().and_then(Result::ok),
+            );
         }
 
         reports
@@ -345,8 +364,8 @@ fn spawn(lane: LaneId, parts: LaneParts, start: LaneStart) -> io::Result<JoinHan
     })
 }
 
-/// Ends the process when a lane ends without having been told to: a node that looks alive and carries nothing is worse than
-/// one that its supervisor starts again.
+/// Ends the process when a lane ends without having been told to: a node that looks alive and
+/// carries nothing is worse than one that its supervisor starts again.
 struct EndProcess(LaneId);
 
 impl Drop for EndProcess {

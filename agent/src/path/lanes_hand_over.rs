@@ -12,12 +12,13 @@ use super::lanes::{Lanes, LanesError};
 use super::report::LaneEvent;
 use super::udp::{LaneSockets, UdpSockets};
 
-/// How long all lanes together may take to stop, or to take sessions over: they do either between two turns of their loops.
+/// How long all lanes together may take to stop, or to take sessions over: they do either between
+/// two turns of their loops.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 impl Lanes {
-    /// Starts lanes on the sockets of another process, one a lane. They take tables and networks, and carry nothing before
-    /// [`Lanes::begin`]. `unix_time` is as in [`super::LanesConfig`].
+    /// Starts lanes on the sockets of another process, one a lane. They take tables and networks,
+    /// and carry nothing before [`Lanes::begin`]. `unix_time` is as in [`super::LanesConfig`].
     ///
     /// # Errors
     ///
@@ -78,7 +79,8 @@ impl Lanes {
         self.tell_all(|| LaneCommand::Thaw)
     }
 
-    /// Has lanes that wait take over what another process's knew: one state a lane. Returns how many sessions they could not.
+    /// Has lanes that wait take over what another process's knew: one state a lane. Returns how
+    /// many sessions they could not.
     ///
     /// # Errors
     ///
@@ -132,7 +134,10 @@ mod tests {
     fn shared(lanes: &Lanes) -> Vec<LaneSockets> {
         let clone = |fd: &OwnedFd| fd.try_clone().expect("a descriptor");
 
-        lanes.sockets().map(|of| LaneSockets { v4: clone(&of.v4), v6: of.v6.as_ref().map(clone) }).collect()
+        lanes
+            .sockets()
+            .map(|of| LaneSockets { v4: clone(&of.v4), v6: of.v6.as_ref().map(clone) })
+            .collect()
     }
 
     #[tokio::test]

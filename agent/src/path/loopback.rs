@@ -1,17 +1,21 @@
 //! Recognises this node's own tunnel traffic where it must never be: inside an overlay network.
 //!
-//! Only a host that is attached to a network itself can route its tunnel packets into it, by choosing an overlay address as
-//! their source. Sealing them again would make a loop that feeds itself.
+//! Only a host that is attached to a network itself can route its tunnel packets into it, by
+//! choosing an overlay address as their source. Sealing them again would make a loop that feeds
+//! itself.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::packet::UDP;
 
-/// Tells whether a packet was sent by one of this node's lanes: UDP from an address of the host and the port of a lane.
+/// Tells whether a packet was sent by one of this node's lanes: UDP from an address of the host and
+/// the port of a lane.
 pub(crate) fn is_own_outer(packet: &[u8], host: &BTreeSet<IpAddr>, ports: &[u16]) -> bool {
     let Some((source, transport)) = udp_source(packet) else { return false };
-    let Some(port) = transport.first_chunk::<2>().map(|port| u16::from_be_bytes(*port)) else { return false };
+    let Some(port) = transport.first_chunk::<2>().map(|port| u16::from_be_bytes(*port)) else {
+        return false;
+    };
 
     ports.contains(&port) && host.contains(&source)
 }

@@ -1,6 +1,7 @@
 //! The few fields of an inner packet that merging needs, read with bounds checked once.
 //!
-//! Not a packet parser: what is not plain TCP or UDP without extension headers and fragments is simply not merged.
+//! Not a packet parser: what is not plain TCP or UDP without extension headers and fragments is
+//! simply not merged.
 
 /// TCP's protocol number.
 pub(crate) const TCP: u8 = 6;
@@ -28,7 +29,8 @@ pub(crate) struct Segment<'a> {
 }
 
 impl<'a> Segment<'a> {
-    /// Reads a packet; `None` when it is anything but a whole TCP or UDP packet without IP options and fragments.
+    /// Reads a packet; `None` when it is anything but a whole TCP or UDP packet without IP options
+    /// and fragments.
     pub(crate) fn read(bytes: &'a [u8]) -> Option<Self> {
         let (ip_header, protocol) = match bytes.first()? >> 4 {
             4 => (IPV4_HEADER, ipv4_protocol(bytes)?),
@@ -89,7 +91,8 @@ fn ipv4_protocol(bytes: &[u8]) -> Option<u8> {
 
 fn ipv6_protocol(bytes: &[u8]) -> Option<u8> {
     let header = bytes.get(..IPV6_HEADER)?;
-    let whole = usize::from(u16::from_be_bytes([header[4], header[5]])) + IPV6_HEADER == bytes.len();
+    let whole =
+        usize::from(u16::from_be_bytes([header[4], header[5]])) + IPV6_HEADER == bytes.len();
 
     whole.then_some(header[6])
 }

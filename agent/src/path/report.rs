@@ -31,8 +31,8 @@ pub struct LaneReport {
 pub enum LaneEvent {
     /// Between the lane and a peer.
     Peer(LaneId, Event),
-    /// A network's TUN device is gone or broken: a reconcile of its namespace makes new queues, and the lane serves the
-    /// network again when it is added with them.
+    /// A network's TUN device is gone or broken: a reconcile of its namespace makes new queues, and
+    /// the lane serves the network again when it is added with them.
     TunLost {
         /// The lane.
         lane: LaneId,

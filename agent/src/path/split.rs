@@ -1,4 +1,5 @@
-//! Splits the super-packets that a TUN device with TSO and USO hands out into packets that fit the tunnel.
+//! Splits the super-packets that a TUN device with TSO and USO hands out into packets that fit the
+//! tunnel.
 //!
 //! Pure: bytes in, bytes out; `tun.rs` reads them. The splitting itself is `tun-rs`'s.
 
@@ -11,12 +12,13 @@ const NEEDS_CSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
 const GSO_ECN: u8 = 0x80;
 
-/// The most packets one super-packet may become: 64 KiB of the smallest segments that Linux lets TCP make (48 bytes).
+/// The most packets one super-packet may become: 64 KiB of the smallest segments that Linux lets
+/// TCP make (48 bytes).
 const MAX_SEGMENTS: usize = 1_366;
 /// A batch is complete at this many packets: two full batches.
 const ENOUGH_PACKETS: usize = 128;
-/// A batch is complete at this many bytes. Two super-packets make three batches, where one makes two; much more would leave
-/// the processor's cache between reading, sealing and sending.
+/// A batch is complete at this many bytes. Two super-packets make three batches, where one makes
+/// two; much more would leave the processor's cache between reading, sealing and sending.
 const ENOUGH_BYTES: usize = 128 * 1024;
 
 /// What a read returned is no packet this can handle.
@@ -24,7 +26,8 @@ const ENOUGH_BYTES: usize = 128 * 1024;
 #[error("malformed virtio header or super-packet")]
 pub(crate) struct Malformed;
 
-/// Packets read from one TUN queue, ready for the engine. Reused, so that it does not allocate once it is warm.
+/// Packets read from one TUN queue, ready for the engine. Reused, so that it does not allocate once
+/// it is warm.
 #[derive(Debug)]
 pub(crate) struct Batch {
     /// What was read, one read after the other.
@@ -81,7 +84,9 @@ impl Batch {
 
     /// Tells whether the batch is full: enough packets, or no room for another read.
     pub(crate) fn is_full(&self) -> bool {
-        self.spans.len() >= ENOUGH_PACKETS || self.bytes >= ENOUGH_BYTES || self.read.len() - self.read_len < Self::READ
+        self.spans.len() >= ENOUGH_PACKETS
+            || self.bytes >= ENOUGH_BYTES
+            || self.read.len() - self.read_len < Self::READ
     }
 
     /// Returns where the next read goes.
@@ -107,7 +112,11 @@ impl Batch {
         if header.flags & NEEDS_CSUM != 0 {
             complete_checksum(packet, header)?;
         }
-        let span = Span { source: Source::Read, at: self.read_len + VIRTIO_NET_HDR_LEN, len: packet.len() };
+        let span = Span {
+            source: Source::Read,
+            at: self.read_len + VIRTIO_NET_HDR_LEN,
+            len: packet.len(),
+        };
         self.read_len += len;
         self.bytes += len;
         self.spans.push(span);
@@ -145,11 +154,17 @@ impl Batch {
             self.sizes.resize(count, 0);
         }
 
-        let mut slots: Vec<&mut [u8]> = self.split[self.split_len..end].chunks_exact_mut(stride).collect();
-        let made = tun_rs::gso_split(packet, header, &mut slots, &mut self.sizes[..count], 0, is_v6);
+        let mut slots: Vec<&mut [u8]> =
+            self.split[self.split_len..end].chunks_exact_mut(stride).collect();
+        let made =
+            tun_rs::gso_split(packet, header, &mut slots, &mut self.sizes[..count], 0, is_v6);
         let made = made.map_err(|_| Malformed)?;
         for (slot, &size) in self.sizes[..made].iter().enumerate() {
-            self.spans.push(Span { source: Source::Split, at: self.split_len + slot * stride, len: size });
+            self.spans.push(Span {
+                source: Source::Split,
+                at: self.split_len + slot * stride,
+                len: size,
+            });
         }
         self.split_len = end;
         self.bytes += len;
@@ -158,7 +173,8 @@ impl Batch {
     }
 }
 
-/// Returns the header with its true header length: the kernel may give the length of the whole first packet when it forwards.
+/// Returns the header with its true header length: the kernel may give the length of the whole
+/// first packet when it forwards.
 fn true_header(packet: &[u8], mut header: VirtioNetHdr) -> Result<(VirtioNetHdr, bool), Malformed> {
     let is_v6 = match packet[0] >> 4 {
         4 => false,
@@ -183,7 +199,8 @@ fn true_header(packet: &[u8], mut header: VirtioNetHdr) -> Result<(VirtioNetHdr,
     Ok((header, is_v6))
 }
 
-/// Completes the checksum that the kernel left to the device: the field holds the sum over the pseudo header.
+/// Completes the checksum that the kernel left to the device: the field holds the sum over the
+/// pseudo header.
 fn complete_checksum(packet: &mut [u8], header: VirtioNetHdr) -> Result<(), Malformed> {
     let start = usize::from(header.csum_start);
     let at = start + usize::from(header.csum_offset);
@@ -191,7 +208,8 @@ fn complete_checksum(packet: &mut [u8], header: VirtioNetHdr) -> Result<(), Malf
     let partial = u64::from(u16::from_be_bytes([field[0], field[1]]));
     packet[at..at + 2].fill(0);
     let sum = match !tun_rs::checksum(&packet[start..], partial) {
-        // RFC 768: a sum of zero is sent as ones, because zero says that there is none; for TCP both mean the same.
+        // RFC 768: a sum of zero is sent as ones, because zero says that there is none; for TCP
+        // both mean the same.
         0 => u16::MAX,
         sum => sum,
     };

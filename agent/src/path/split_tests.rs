@@ -36,9 +36,17 @@ fn a_plain_packet_passes_unchanged() {
 fn a_partial_checksum_is_completed() {
     let whole = udp4(1000, 53, b"hello");
     let mut partial = whole.clone();
-    let pseudo = tun_rs::checksum(&[], tun_rs::checksum_no_fold(&whole[12..20], 17 + (whole.len() as u64 - 20)));
+    let pseudo = tun_rs::checksum(
+        &[],
+        tun_rs::checksum_no_fold(&whole[12..20], 17 + (whole.len() as u64 - 20)),
+    );
     partial[26..28].copy_from_slice(&pseudo.to_be_bytes());
-    let header = VirtioNetHdr { flags: NEEDS_CSUM, csum_start: 20, csum_offset: 6, ..VirtioNetHdr::default() };
+    let header = VirtioNetHdr {
+        flags: NEEDS_CSUM,
+        csum_start: 20,
+        csum_offset: 6,
+        ..VirtioNetHdr::default()
+    };
 
     assert_eq!(pushed(header, &partial), Ok(vec![whole]));
 }
@@ -50,10 +58,17 @@ fn a_super_packet_becomes_packets_with_right_checksums() {
 
     let out = pushed(tcp_gso(1356), &packet).expect("a sound super-packet");
 
-    let segments: Vec<_> = out.iter().map(|packet| Segment::read(packet).expect("a packet")).collect();
+    let segments: Vec<_> =
+        out.iter().map(|packet| Segment::read(packet).expect("a packet")).collect();
     assert!(segments.iter().all(Segment::checksum_holds));
-    assert_eq!(segments.iter().flat_map(|segment| segment.payload().to_vec()).collect::<Vec<_>>(), payload);
-    assert_eq!(segments.iter().map(|segment| segment.payload().len()).collect::<Vec<_>>(), [1356, 1356, 288]);
+    assert_eq!(
+        segments.iter().flat_map(|segment| segment.payload().to_vec()).collect::<Vec<_>>(),
+        payload
+    );
+    assert_eq!(
+        segments.iter().map(|segment| segment.payload().len()).collect::<Vec<_>>(),
+        [1356, 1356, 288]
+    );
 }
 
 #[test]
@@ -69,7 +84,10 @@ fn what_is_no_super_packet_is_refused() {
 
     assert_eq!(pushed(tcp_gso(0), &packet), Err(Malformed));
     assert_eq!(pushed(VirtioNetHdr { gso_type: 3, ..tcp_gso(100) }, &packet), Err(Malformed));
-    assert_eq!(pushed(VirtioNetHdr { csum_start: 60_000, ..tcp_gso(100) }, &packet), Err(Malformed));
+    assert_eq!(
+        pushed(VirtioNetHdr { csum_start: 60_000, ..tcp_gso(100) }, &packet),
+        Err(Malformed)
+    );
     assert_eq!(pushed(tcp_gso(100), &packet[..30]), Err(Malformed));
     assert_eq!(pushed(VirtioNetHdr::default(), &[]), Err(Malformed));
 }

@@ -1,10 +1,13 @@
-//! Which of a TUN device's queues a packet is written to: sparse flows leave a busy lane. Pure, but for what lanes tell each other.
+//! Which of a TUN device's queues a packet is written to: sparse flows leave a busy lane. Pure, but
+//! for what lanes tell each other.
 //!
-//! The kernel hands a flow's packets to the queue through which packets of its other direction were last written (`tun_flow_update`
-//! in `drivers/net/tun.c`). A lane that carries a bulk flow has a queue of super-packets in front of it, and whoever shares the
-//! lane stands in that queue, for milliseconds. So a busy lane writes the packets of sparse flows through the queue of a lane
-//! that is not: the answers go that way, the peer hears them on another port, and does the same. A flow moves when it is heard
-//! from, once, and stays where it went; a bulk flow and its acknowledgements never move.
+//! The kernel hands a flow's packets to the queue through which packets of its other direction were
+//! last written (`tun_flow_update` in `drivers/net/tun.c`). A lane that carries a bulk flow has a
+//! queue of super-packets in front of it, and whoever shares the lane stands in that queue, for
+//! milliseconds. So a busy lane writes the packets of sparse flows through the queue of a lane that
+//! is not: the answers go that way, the peer hears them on another port, and does the same. A flow
+//! moves when it is heard from, once, and stays where it went; a bulk flow and its acknowledgements
+//! never move.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -37,12 +40,15 @@ impl LaneLoad {
         Self { start: now, busy: (0..lanes).map(|_| AtomicU32::new(0)).collect() }
     }
 
-    /// Numbers windows from [`RECENT`] on, so that none is close to the start. Comes round after a year.
+    /// Numbers windows from [`RECENT`] on, so that none is close to the start. Comes round after a
+    /// year.
     fn window(&self, now: Instant) -> u32 {
         let windows = now.saturating_duration_since(self.start).as_millis() / WINDOW.as_millis();
 
         // Truncation is what coming round means.
-        (windows & u128::from(u32::MAX)).try_into().map_or(0, |window: u32| window.wrapping_add(RECENT))
+        (windows & u128::from(u32::MAX))
+            .try_into()
+            .map_or(0, |window: u32| window.wrapping_add(RECENT))
     }
 }
 
@@ -90,7 +96,13 @@ pub(crate) struct Steering {
 impl Steering {
     /// Makes the steering of the lane with this number.
     pub(crate) fn new(lane: usize, load: Arc<LaneLoad>) -> Self {
-        Self { lane, load, window: 0, carried: Carried::default(), flows: vec![Carried::default(); FLOW_SLOTS].into() }
+        Self {
+            lane,
+            load,
+            window: 0,
+            carried: Carried::default(),
+            flows: vec![Carried::default(); FLOW_SLOTS].into(),
+        }
     }
 
     /// Notes what time it is; everything else takes place then.
@@ -98,7 +110,8 @@ impl Steering {
         self.window = self.load.window(now);
     }
 
-    /// Notes that a super-packet of `bytes` was read or written whose headers are those of `packet`.
+    /// Notes that a super-packet of `bytes` was read or written whose headers are those of
+    /// `packet`.
     pub(crate) fn carried(&mut self, packet: &[u8], bytes: usize) {
         let (window, bytes) = (self.window, u32::try_from(bytes).unwrap_or(u32::MAX));
         self.carried.add(window, bytes);
@@ -135,7 +148,8 @@ impl Steering {
         let others = (1..lanes).map(|step| (self.lane + step) % lanes);
 
         others.into_iter().find(|&lane| {
-            let busy = self.load.busy.get(lane).map_or(self.window, |busy| busy.load(Ordering::Relaxed));
+            let busy =
+                self.load.busy.get(lane).map_or(self.window, |busy| busy.load(Ordering::Relaxed));
             // Another lane's clock may be a window ahead.
             self.window.wrapping_add(1).wrapping_sub(busy) > RECENT + 1
         })
@@ -156,7 +170,9 @@ fn flow_hash(packet: &[u8]) -> u64 {
     let (source, destination) = addresses.split_at(addresses.len() / 2);
 
     // Spread by the golden ratio; the best bits are the highest.
-    end_hash(source, &ports[..2]).wrapping_add(end_hash(destination, &ports[2..])).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    end_hash(source, &ports[..2])
+        .wrapping_add(end_hash(destination, &ports[2..]))
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
         >> 32
 }
 
@@ -171,10 +187,9 @@ fn addresses(packet: &[u8]) -> &[u8] {
 
 fn end_hash(address: &[u8], port: &[u8]) -> u64 {
     // FNV-1a (draft-eastlake-fnv): few bytes, and nobody gains by a collision.
-    address
-        .iter()
-        .chain(port)
-        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    address.iter().chain(port).fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 #[cfg(test)]
@@ -237,7 +252,8 @@ mod tests {
         let world = World::new(2);
         let mut lane = world.lane(0);
         let mut acknowledgement = tcp4(Tcp { source_port: 1000, ..Tcp::default() }, &[]);
-        let (addresses, ports) = (acknowledgement[12..20].to_vec(), acknowledgement[20..24].to_vec());
+        let (addresses, ports) =
+            (acknowledgement[12..20].to_vec(), acknowledgement[20..24].to_vec());
         acknowledgement[12..20].copy_from_slice(&[&addresses[4..], &addresses[..4]].concat());
         acknowledgement[20..24].copy_from_slice(&[&ports[2..], &ports[..2]].concat());
 

@@ -170,7 +170,10 @@ pub(crate) fn assert_same_flows(out: &[Vec<u8>], packets: &[Vec<u8>]) {
     flows.dedup();
     for flow in flows {
         let of = |all: &[Vec<u8>]| -> Vec<_> {
-            all.iter().filter(|packet| flow_of(packet) == flow).map(|packet| without_id(packet)).collect()
+            all.iter()
+                .filter(|packet| flow_of(packet) == flow)
+                .map(|packet| without_id(packet))
+                .collect()
         };
         assert_eq!(of(out), of(packets));
     }

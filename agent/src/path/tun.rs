@@ -20,7 +20,8 @@ const PLAIN: [u8; VIRTIO_NET_HDR_LEN] = [0; VIRTIO_NET_HDR_LEN];
 /// A read longer than this is a super-packet: no tunnel's packets are.
 const LARGEST_PACKET: usize = 9_216;
 
-/// One queue of a TUN device, and those of the other lanes, through which only small packets are written.
+/// One queue of a TUN device, and those of the other lanes, through which only small packets are
+/// written.
 #[derive(Debug)]
 pub(crate) struct TunQueue {
     queues: Arc<[OwnedFd]>,
@@ -48,7 +49,12 @@ impl TunQueue {
     }
 
     /// Reads until the batch is full or the queue is empty.
-    pub(crate) fn read(&self, batch: &mut Batch, steering: &mut Steering, counters: &mut LaneCounters) -> Filled {
+    pub(crate) fn read(
+        &self,
+        batch: &mut Batch,
+        steering: &mut Steering,
+        counters: &mut LaneCounters,
+    ) -> Filled {
         batch.clear();
         while !batch.is_full() {
             let len = match nix::unistd::read(self.as_fd(), batch.room()) {
@@ -61,7 +67,8 @@ impl TunQueue {
             };
             counters.tun_reads += 1;
             if len > LARGEST_PACKET {
-                steering.carried(batch.room().get(VIRTIO_NET_HDR_LEN..len).unwrap_or_default(), len);
+                steering
+                    .carried(batch.room().get(VIRTIO_NET_HDR_LEN..len).unwrap_or_default(), len);
             }
             if batch.push(len).is_err() {
                 counters.tun_malformed += 1;
@@ -147,9 +154,16 @@ impl TunQueue {
         Ok(())
     }
 
-    /// Writes one packet as it is. A refusal of one plain packet says nothing about super-packets, so `EINVAL` is not passed on.
-    fn write_plain(&self, queue: usize, packet: &[u8], counters: &mut LaneCounters) -> Result<(), Errno> {
-        let written = self.write_parts(queue, &[IoSlice::new(&PLAIN), IoSlice::new(packet)], counters);
+    /// Writes one packet as it is. A refusal of one plain packet says nothing about super-packets,
+    /// so `EINVAL` is not passed on.
+    fn write_plain(
+        &self,
+        queue: usize,
+        packet: &[u8],
+        counters: &mut LaneCounters,
+    ) -> Result<(), Errno> {
+        let written =
+            self.write_parts(queue, &[IoSlice::new(&PLAIN), IoSlice::new(packet)], counters);
         match written {
             Ok(()) => counters.tun_packets_out += 1,
             Err(_) => counters.tun_refused += 1,
@@ -158,7 +172,12 @@ impl TunQueue {
         written.map_err(|error| if error == Errno::EINVAL { Errno::EIO } else { error })
     }
 
-    fn write_parts(&self, queue: usize, parts: &[IoSlice<'_>], counters: &mut LaneCounters) -> Result<(), Errno> {
+    fn write_parts(
+        &self,
+        queue: usize,
+        parts: &[IoSlice<'_>],
+        counters: &mut LaneCounters,
+    ) -> Result<(), Errno> {
         let queue = self.queues.get(queue).map_or_else(|| self.as_fd(), OwnedFd::as_fd);
         counters.tun_writes += 1;
         loop {

@@ -1,7 +1,8 @@
 //! The UDP sockets of one lane: IPv4 and IPv6 on one port, with segmentation both ways.
 //!
-//! They live in the host's namespace. Outer packets are never fragmented: what does not fit is refused by the kernel and
-//! counted. Nothing that the network or the firewall answers ends the lane.
+//! They live in the host's namespace. Outer packets are never fragmented: what does not fit is
+//! refused by the kernel and counted. Nothing that the network or the firewall answers ends the
+//! lane.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,10 +17,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::counters::LaneCounters;
 
-/// What the kernel may hold of what one socket received: 30 ms at 2 Gbit/s, for when the lane does not get to run.
+/// What the kernel may hold of what one socket received: 30 ms at 2 Gbit/s, for when the lane does
+/// not get to run.
 const RECEIVE_BUFFER: usize = 8 << 20;
-/// What the kernel may hold of what one socket sends: 80 ms at 100 Mbit/s. More would only be delay; when it is full, the
-/// lane waits and its TUN queues fill, which is where the senders are told.
+/// What the kernel may hold of what one socket sends: 80 ms at 100 Mbit/s. More would only be
+/// delay; when it is full, the lane waits and its TUN queues fill, which is where the senders are
+/// told.
 const SEND_BUFFER: usize = 1 << 20;
 /// How long one send waits for the device to take what is queued before the datagrams are lost.
 const SEND_PATIENCE_MS: u8 = 10;
@@ -58,7 +61,8 @@ pub(crate) struct UdpSocket {
     state: UdpSocketState,
     hand: Hand,
     segmentation: bool,
-    /// The device took nothing for as long as a send waits; no other waits until it takes something again.
+    /// The device took nothing for as long as a send waits; no other waits until it takes something
+    /// again.
     stuck: bool,
     /// When the host last refused to send.
     refused: Option<Instant>,
@@ -150,7 +154,13 @@ impl UdpSockets {
     }
 
     /// Sends datagrams of `segment` bytes each, the last perhaps shorter, to one destination.
-    pub(crate) fn send(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, counters: &mut LaneCounters) {
+    pub(crate) fn send(
+        &mut self,
+        to: SocketAddr,
+        bytes: &[u8],
+        segment: usize,
+        counters: &mut LaneCounters,
+    ) {
         let socket = match to {
             SocketAddr::V4(_) => Some(&mut self.v4),
             SocketAddr::V6(_) => self.v6.as_mut(),
@@ -178,7 +188,8 @@ impl UdpSocket {
     /// Sets up a bound socket; once more where another process has done so.
     fn adopt(socket: Socket) -> io::Result<Self> {
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        // Asked for by quinn-udp; costs a clock read for every packet of the host, and nobody looks.
+        // Asked for by quinn-udp; costs a clock read for every packet of the host, and nobody
+        // looks.
         setsockopt(&socket, sockopt::ReceiveTimestampns, &false)?;
         if state.may_fragment() {
             tracing::warn!("Kernel cannot forbid fragmentation of tunnel packets");
@@ -192,11 +203,18 @@ impl UdpSocket {
     fn port(&self) -> io::Result<u16> {
         let address = self.socket.local_addr()?;
 
-        address.as_socket().map(|address| address.port()).ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+        address
+            .as_socket()
+            .map(|address| address.port())
+            .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
     /// Receives what is there, up to the room of `batches`, and returns how many batches came.
-    pub(crate) fn receive(&self, batches: &mut ReceiveBuffers, counters: &mut LaneCounters) -> usize {
+    pub(crate) fn receive(
+        &self,
+        batches: &mut ReceiveBuffers,
+        counters: &mut LaneCounters,
+    ) -> usize {
         let ReceiveBuffers { bytes, meta } = batches;
         let mut chunks = bytes.chunks_exact_mut(MAX_DATAGRAM);
         let mut buffers: [IoSliceMut<'_>; TRAINS] =
@@ -227,11 +245,13 @@ impl UdpSocket {
 
         match self.try_send(to, bytes, Some(segment), counters) {
             Ok(()) => counters.udp_datagrams_out += datagrams(bytes, segment),
-            // EIO: the device cannot. EINVAL, EMSGSIZE: a segment is larger than this path takes, which holds for this
-            // destination only.
+            // EIO: the device cannot. EINVAL, EMSGSIZE: a segment is larger than this path takes,
+            // which holds for this destination only.
             Err(Errno::EIO) => {
                 self.segmentation = false;
-                tracing::warn!("Network device refuses batches, sending datagrams singly from now on");
+                tracing::warn!(
+                    "Network device refuses batches, sending datagrams singly from now on"
+                );
                 self.send_singly(to, bytes, segment, counters);
             }
             Err(Errno::EINVAL | Errno::EMSGSIZE) => self.send_singly(to, bytes, segment, counters),
@@ -239,7 +259,13 @@ impl UdpSocket {
         }
     }
 
-    fn send_singly(&mut self, to: SocketAddr, bytes: &[u8], segment: usize, counters: &mut LaneCounters) {
+    fn send_singly(
+        &mut self,
+        to: SocketAddr,
+        bytes: &[u8],
+        segment: usize,
+        counters: &mut LaneCounters,
+    ) {
         counters.udp_singly += 1;
         let mut refused = usize::MAX;
         for datagram in bytes.chunks(segment.max(1)) {
@@ -252,7 +278,12 @@ impl UdpSocket {
         }
     }
 
-    fn send_one(&mut self, to: SocketAddr, datagram: &[u8], counters: &mut LaneCounters) -> Result<(), Errno> {
+    fn send_one(
+        &mut self,
+        to: SocketAddr,
+        datagram: &[u8],
+        counters: &mut LaneCounters,
+    ) -> Result<(), Errno> {
         let sent = self.try_send(to, datagram, None, counters);
         match sent {
             Ok(()) => counters.udp_datagrams_out += 1,
@@ -272,8 +303,11 @@ impl UdpSocket {
         let transmit = Transmit { destination, ecn: None, contents, segment_size, src_ip: None };
         counters.udp_sends += 1;
         let mut sent = (self.hand)(&self.state, UdpSockRef::from(&self.socket), &transmit);
-        // An error that an earlier datagram left behind is reported once and says nothing about this one.
-        if matches!(&sent, Err(error) if error.kind() == io::ErrorKind::ConnectionRefused) || self.had_to_wait(&sent) {
+        // An error that an earlier datagram left behind is reported once and says nothing about
+        // this one.
+        if matches!(&sent, Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+            || self.had_to_wait(&sent)
+        {
             sent = (self.hand)(&self.state, UdpSockRef::from(&self.socket), &transmit);
         }
 
@@ -368,7 +402,11 @@ mod tests {
     use super::*;
 
     /// As a device answers that cannot cut a batch into datagrams.
-    fn without_batches(state: &UdpSocketState, socket: UdpSockRef<'_>, transmit: &Transmit<'_>) -> io::Result<()> {
+    fn without_batches(
+        state: &UdpSocketState,
+        socket: UdpSockRef<'_>,
+        transmit: &Transmit<'_>,
+    ) -> io::Result<()> {
         match transmit.segment_size {
             Some(_) => Err(Errno::EIO.into()),
             None => state.try_send(socket, transmit),
@@ -394,6 +432,9 @@ mod tests {
         assert!(before && !sockets.segments());
         assert_eq!(lengths, [10, 10, 10, 10, 10, 5, 10, 10]);
         // One batch, one that was refused and three of its datagrams, two of the next.
-        assert_eq!((counters.udp_sends, counters.udp_singly, counters.udp_datagrams_out), (7, 2, 8));
+        assert_eq!(
+            (counters.udp_sends, counters.udp_singly, counters.udp_datagrams_out),
+            (7, 2, 8)
+        );
     }
 }

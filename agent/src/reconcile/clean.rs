@@ -22,12 +22,19 @@ pub(crate) async fn network(run_dir: &Path, network: NetworkId, problems: &Probl
             Ok(()) => return problems.clear(&key),
             Err(KernelError::InUse { .. }) => sleep(PAUSE).await,
             Err(error) => {
-                let text = format!("the namespace of network {network} is not removed: {}", explain(&error));
+                let text = format!(
+                    "the namespace of network {network} is not removed: {}",
+                    explain(&error)
+                );
                 return problems.raise(key, "kernel", text);
             }
         }
     }
-    problems.raise(key, "kernel", format!("the namespace of network {network} is held by another process"));
+    problems.raise(
+        key,
+        "kernel",
+        format!("the namespace of network {network} is held by another process"),
+    );
 }
 
 /// Removes every namespace of ours that `wanted` does not name.
@@ -39,7 +46,8 @@ pub(crate) async fn all_but(run_dir: &Path, wanted: &[NetworkId], problems: &Pro
             }
         }
         Err(error) => {
-            let text = format!("namespaces that were left behind are not removed: {}", explain(&error));
+            let text =
+                format!("namespaces that were left behind are not removed: {}", explain(&error));
             problems.raise(ProblemKey::Leftovers, "kernel", text);
         }
     }

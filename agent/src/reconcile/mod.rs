@@ -1,8 +1,10 @@
 //! Brings kernel, lanes and names to the desired state, and keeps them there.
 //!
-//! `supervisor` recomputes when the membership or the journal changes (`wanted`: only what something touched) and has one `worker` a network; a worker owns that
-//! network's namespace. `namespace_ops` is what a worker needs of the kernel, `pass` one pass over it, `pace` says when the next
-//! one is due and `queue` when it has its turn. A network that nobody touches costs nothing but a sweep a minute.
+//! `supervisor` recomputes when the membership or the journal changes (`wanted`: only what
+//! something touched) and has one `worker` a network; a worker owns that network's namespace.
+//! `namespace_ops` is what a worker needs of the kernel, `pass` one pass over it, `pace` says when
+//! the next one is due and `queue` when it has its turn. A network that nobody touches costs
+//! nothing but a sweep a minute.
 
 pub(crate) mod clean;
 mod context;
@@ -29,7 +31,8 @@ pub(crate) use queue::ReconcileQueue;
 pub(crate) use served_tun::KEPT as KEPT_TUN;
 pub(crate) use supervisor::run;
 
-/// What the names begin with under which the DNS servers' sockets are kept; the rest is the network.
+/// What the names begin with under which the DNS servers' sockets are kept; the rest is the
+/// network.
 const KEPT_DNS: &str = "dns/";
 
 /// The state of all networks.
@@ -40,7 +43,8 @@ pub(crate) type NetworkReports = BTreeMap<NetworkId, NetworkReport>;
 pub(crate) struct NetworkReport {
     /// The endpoints that were attached, and the results.
     pub(crate) endpoints: BTreeMap<EndpointId, EndpointState>,
-    /// Differences that were repaired and that neither the agent nor the end of a sandbox had caused.
+    /// Differences that were repaired and that neither the agent nor the end of a sandbox had
+    /// caused.
     pub(crate) drift_healed: u32,
     /// The error of the kernel, if any.
     pub(crate) problem: Option<String>,

@@ -1,7 +1,7 @@
 //! When a network is looked at next. Pure.
 //!
-//! Changes are heard of, so looking without cause is for the few things that raise no event (most kernel parameters), and
-//! rare. What the kernel refuses is tried again, ever more seldom.
+//! Changes are heard of, so looking without cause is for the few things that raise no event (most
+//! kernel parameters), and rare. What the kernel refuses is tried again, ever more seldom.
 
 use std::time::Duration;
 
@@ -15,11 +15,12 @@ pub(crate) const SWEEP: Duration = Duration::from_secs(60);
 pub(crate) const UNHEARD: Duration = Duration::from_millis(900);
 /// The part of it that is left to chance, so that networks which began together do not stay so.
 const JITTER: f64 = 0.5;
-/// The first and the longest pause before retrying after a refusal. Some causes end without an event,
-/// such as exhausted descriptors: the longest pause keeps recovery within 5 s.
+/// The first and the longest pause before retrying after a refusal. Some causes end without an
+/// event, such as exhausted descriptors: the longest pause keeps recovery within 5 s.
 const RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(3);
-/// How long events are gathered before one pass answers them all: at first, and at the most while passes find nothing to do.
+/// How long events are gathered before one pass answers them all: at first, and at the most while
+/// passes find nothing to do.
 const GATHER: Duration = Duration::from_millis(20);
 const MAX_GATHER: Duration = Duration::from_millis(500);
 /// After so long without an event, the next one is answered fast again.
@@ -65,9 +66,16 @@ impl Pace {
     }
 
     /// Takes note of a pass. `chance` is from 0 to 1.
-    pub(crate) fn handle_pass(&mut self, cause: Cause, outcome: PassOutcome, chance: f64, now: Instant) {
+    pub(crate) fn handle_pass(
+        &mut self,
+        cause: Cause,
+        outcome: PassOutcome,
+        chance: f64,
+        now: Instant,
+    ) {
         if cause == Cause::Event {
-            self.gather = if outcome.did_something { GATHER } else { (self.gather * 2).min(MAX_GATHER) };
+            self.gather =
+                if outcome.did_something { GATHER } else { (self.gather * 2).min(MAX_GATHER) };
         }
         if cause == Cause::Desired || outcome.is_complete {
             self.retry = RETRY;

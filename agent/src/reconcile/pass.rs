@@ -1,5 +1,6 @@
-//! One pass over a network: container sides first, then the namespace, which lets their packets in. A new namespace is
-//! brought to its value before that too, so that no endpoint ever comes into one that pins no source.
+//! One pass over a network: container sides first, then the namespace, which lets their packets in.
+//! A new namespace is brought to its value before that too, so that no endpoint ever comes into one
+//! that pins no source.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -42,11 +43,13 @@ pub(crate) struct PassOutcome {
 pub(crate) struct Reconciler {
     /// The container sides that are in place, as they were made.
     attached: BTreeMap<EndpointId, SandboxDesired>,
-    /// What the namespace was brought to, as far as that was possible: what differs from it later was changed by others.
+    /// What the namespace was brought to, as far as that was possible: what differs from it later
+    /// was changed by others.
     settled: Option<Arc<NetworkDesired>>,
     /// Where the last resync of container sides stopped.
     looked_at: Option<EndpointId>,
-    /// Whether the namespace has been brought to a wanted value once: no endpoint comes into one that has not.
+    /// Whether the namespace has been brought to a wanted value once: no endpoint comes into one
+    /// that has not.
     prepared: bool,
     report: NetworkReport,
 }
@@ -57,8 +60,8 @@ impl Reconciler {
         &self.report
     }
 
-    /// Runs one pass; looks into the sandboxes in which something `changed` as well. Returns how it went, and new TUN
-    /// queues if the old ones died.
+    /// Runs one pass; looks into the sandboxes in which something `changed` as well. Returns how it
+    /// went, and new TUN queues if the old ones died.
     pub(crate) async fn run(
         &mut self,
         ops: &mut impl NamespaceOps,
@@ -90,11 +93,19 @@ impl Reconciler {
     }
 
     /// Lists the container sides to look into.
-    fn due(&mut self, desired: &NetworkDesired, cause: Cause, changed: &BTreeSet<EndpointId>) -> Vec<EndpointId> {
-        let differ = desired.sandboxes.iter().filter(|(id, wanted)| self.attached.get(id) != Some(wanted));
-        let mut due: BTreeSet<EndpointId> = differ.map(|(id, _)| *id).chain(changed.iter().copied()).collect();
+    fn due(
+        &mut self,
+        desired: &NetworkDesired,
+        cause: Cause,
+        changed: &BTreeSet<EndpointId>,
+    ) -> Vec<EndpointId> {
+        let differ =
+            desired.sandboxes.iter().filter(|(id, wanted)| self.attached.get(id) != Some(wanted));
+        let mut due: BTreeSet<EndpointId> =
+            differ.map(|(id, _)| *id).chain(changed.iter().copied()).collect();
         if cause == Cause::Resync {
-            let after = desired.sandboxes.keys().filter(|id| self.looked_at.is_none_or(|last| **id > last));
+            let after =
+                desired.sandboxes.keys().filter(|id| self.looked_at.is_none_or(|last| **id > last));
             let turn: Vec<_> = after.take(SANDBOXES_A_RESYNC).copied().collect();
             self.looked_at = turn.last().filter(|_| turn.len() == SANDBOXES_A_RESYNC).copied();
             due.extend(turn);
@@ -104,7 +115,13 @@ impl Reconciler {
     }
 
     /// Makes or heals one container side.
-    async fn attach(&mut self, ops: &mut impl NamespaceOps, id: EndpointId, desired: &NetworkDesired, pass: &mut Pass) {
+    async fn attach(
+        &mut self,
+        ops: &mut impl NamespaceOps,
+        id: EndpointId,
+        desired: &NetworkDesired,
+        pass: &mut Pass,
+    ) {
         let Some(wanted) = desired.sandboxes.get(&id) else { return };
         let was_in_place = self.attached.get(&id) == Some(wanted);
         let failure = match ops.attach(id, wanted).await {
@@ -126,7 +143,11 @@ impl Reconciler {
         }
     }
 
-    fn conclude(&mut self, desired: &Arc<NetworkDesired>, pass: Pass) -> (PassOutcome, Option<Tun>) {
+    fn conclude(
+        &mut self,
+        desired: &Arc<NetworkDesired>,
+        pass: Pass,
+    ) -> (PassOutcome, Option<Tun>) {
         let usable = pass.problem.is_none();
         let state = |id: &EndpointId| match pass.failed.get(id) {
             Some(state) => Some(state.clone()),
@@ -135,7 +156,10 @@ impl Reconciler {
         };
         self.report = NetworkReport {
             endpoints: desired.sandboxes.keys().filter_map(|id| Some((*id, state(id)?))).collect(),
-            drift_healed: self.report.drift_healed.saturating_add(u32::try_from(pass.healed).unwrap_or(u32::MAX)),
+            drift_healed: self
+                .report
+                .drift_healed
+                .saturating_add(u32::try_from(pass.healed).unwrap_or(u32::MAX)),
             problem: pass.problem,
             offload: self.report.offload,
         };
@@ -173,7 +197,8 @@ impl Pass {
                 self.healed += if self.is_settled { report.steps.len() } else { 0 };
                 self.tun = report.tun.or(self.tun.take());
                 self.problem = report.errors.first().map(|error| explain(error));
-                self.missing = report.missing.into_iter().filter(|id| !self.failed.contains_key(id)).collect();
+                self.missing =
+                    report.missing.into_iter().filter(|id| !self.failed.contains_key(id)).collect();
             }
             Err(error) => self.problem = Some(explain(&error)),
         }
@@ -216,7 +241,10 @@ mod tests {
     }
 
     impl NamespaceOps for Fake {
-        async fn reconcile(&mut self, desired: &NamespaceDesired) -> Result<ReconcileReport, KernelError> {
+        async fn reconcile(
+            &mut self,
+            desired: &NamespaceDesired,
+        ) -> Result<ReconcileReport, KernelError> {
             if self.refuses {
                 return Err(KernelError::NotANamespace { path: "ovn-1".into() });
             }
@@ -243,13 +271,19 @@ mod tests {
             endpoint: EndpointId,
             desired: &SandboxDesired,
         ) -> Result<ReconcileReport, KernelError> {
-            assert!(self.prepared || self.refuses, "no endpoint comes into a namespace that pins no source");
+            assert!(
+                self.prepared || self.refuses,
+                "no endpoint comes into a namespace that pins no source"
+            );
             self.attaches += 1;
             if self.gone.contains(&endpoint) {
                 return Err(KernelError::SandboxGone { path: desired.netns.clone() });
             }
-            let steps =
-                if self.veths.insert(endpoint) { vec![Step::MakeVeth(endpoint.to_string())] } else { Vec::new() };
+            let steps = if self.veths.insert(endpoint) {
+                vec![Step::MakeVeth(endpoint.to_string())]
+            } else {
+                Vec::new()
+            };
             self.writes += steps.len();
 
             Ok(ReconcileReport { steps, ..ReconcileReport::default() })
@@ -330,7 +364,8 @@ mod tests {
     async fn what_we_change_ourselves_is_not_healed() {
         let (mut kernel, mut reconciler) = (Fake::default(), Reconciler::default());
         for n in 1..=40 {
-            // A container comes; its end takes the veth along before anybody says that it is not wanted any more.
+            // A container comes; its end takes the veth along before anybody says that it is not
+            // wanted any more.
             run(&mut reconciler, &mut kernel, &desired(&[n]), Cause::Desired).await;
             run(&mut reconciler, &mut kernel, &desired(&[n]), Cause::Event).await;
             kernel.veths.clear();
@@ -373,14 +408,17 @@ mod tests {
         run(&mut reconciler, &mut kernel, &desired(&[1, 2, 3]), Cause::Desired).await;
         kernel.attaches = 0;
 
-        reconciler.run(&mut kernel, &desired(&[1, 2, 3]), Cause::Event, &[id(2), id(9)].into()).await;
+        reconciler
+            .run(&mut kernel, &desired(&[1, 2, 3]), Cause::Event, &[id(2), id(9)].into())
+            .await;
 
         assert_eq!(kernel.attaches, 1, "that one, and none that is not ours");
     }
 
     #[tokio::test]
     async fn one_lost_sandbox_does_not_hold_up_the_others() {
-        let (mut kernel, mut reconciler) = (Fake { gone: [id(1)].into(), ..Fake::default() }, Reconciler::default());
+        let (mut kernel, mut reconciler) =
+            (Fake { gone: [id(1)].into(), ..Fake::default() }, Reconciler::default());
 
         run(&mut reconciler, &mut kernel, &desired(&[1, 2]), Cause::Desired).await;
 
@@ -390,7 +428,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_refusing_namespace_holds_up_is_told_from_what_was_not_tried_yet() {
-        let (mut kernel, mut reconciler) = (Fake { refuses: true, ..Fake::default() }, Reconciler::default());
+        let (mut kernel, mut reconciler) =
+            (Fake { refuses: true, ..Fake::default() }, Reconciler::default());
         run(&mut reconciler, &mut kernel, &desired(&[1]), Cause::Desired).await;
         assert_eq!(reconciler.report().endpoints, [(id(1), EndpointState::HeldUp)].into());
 

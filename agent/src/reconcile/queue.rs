@@ -1,6 +1,6 @@
-//! The order in which networks are worked on: a few at a time, first come, first served, so that of many that are wanted at
-//! once the first are ready early. Remembers when the work on each last moved on, by which whoever waits for one tells a long
-//! queue from a kernel that is stuck.
+//! The order in which networks are worked on: a few at a time, first come, first served, so that of
+//! many that are wanted at once the first are ready early. Remembers when the work on each last
+//! moved on, by which whoever waits for one tells a long queue from a kernel that is stuck.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,8 +9,8 @@ use overlay_core::NetworkId;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-/// Networks that are worked on at once. The kernel does most of it one after the other: more would only
-/// delay each other.
+/// Networks that are worked on at once. The kernel does most of it one after the other: more would
+/// only delay each other.
 const AT_ONCE: usize = 4;
 
 /// The queue of one node.
@@ -136,10 +136,17 @@ mod tests {
         for n in 0..AT_ONCE as u64 {
             served.push(queue.turn(network(n)).await);
         }
-        let (mut second, mut first) = (Box::pin(queue.turn(network(99))), Box::pin(queue.turn(network(98))));
+        let (mut second, mut first) =
+            (Box::pin(queue.turn(network(99))), Box::pin(queue.turn(network(98))));
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        assert!(first.as_mut().poll(&mut context).is_pending() && second.as_mut().poll(&mut context).is_pending());
-        assert!(queue.last_progress(network(98)).is_some() && queue.last_progress(network(99)).is_some());
+        assert!(
+            first.as_mut().poll(&mut context).is_pending()
+                && second.as_mut().poll(&mut context).is_pending()
+        );
+        assert!(
+            queue.last_progress(network(98)).is_some()
+                && queue.last_progress(network(99)).is_some()
+        );
 
         served.pop();
 

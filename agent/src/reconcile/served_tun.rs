@@ -1,4 +1,5 @@
-//! A network's TUN as its worker holds it. Its queues are kept for the next session of the agent, which goes on with them.
+//! A network's TUN as its worker holds it. Its queues are kept for the next session of the agent,
+//! which goes on with them.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -24,14 +25,19 @@ pub(super) struct ServedTun {
 impl ServedTun {
     /// Keeps a TUN that was opened.
     pub(super) fn keep(store: &DescriptorStore, network: NetworkId, tun: Tun) -> Self {
-        let queues = Arc::new(SharedDescriptors { list: tun.queues, note: word(tun.offload).to_owned() });
+        let queues =
+            Arc::new(SharedDescriptors { list: tun.queues, note: word(tun.offload).to_owned() });
         let kept = store.keep(&name(network), Arc::clone(&queues));
 
         Self { queues, offload: tun.offload, _kept: kept }
     }
 
     /// Takes the TUN that an earlier session had, if it still serves.
-    pub(super) fn earlier(store: &DescriptorStore, network: NetworkId, desired: TunDesired) -> Option<Tun> {
+    pub(super) fn earlier(
+        store: &DescriptorStore,
+        network: NetworkId,
+        desired: TunDesired,
+    ) -> Option<Tun> {
         let earlier = store.take(&name(network))?;
         let offload = [Offload::None, Offload::Checksum, Offload::Tcp, Offload::TcpUdp];
         let offload = offload.into_iter().find(|offload| word(*offload) == earlier.note)?;
@@ -45,10 +51,13 @@ impl ServedTun {
     ///
     /// When the process may have no more descriptors.
     pub(super) fn queues(&self) -> Result<TunQueues, String> {
-        let copies: Result<Vec<OwnedFd>, _> = self.queues.list.iter().map(OwnedFd::try_clone).collect();
+        let copies: Result<Vec<OwnedFd>, _> =
+            self.queues.list.iter().map(OwnedFd::try_clone).collect();
 
         Ok(TunQueues {
-            queues: copies.map_err(|error| format!("failed to hand the TUN to the lanes: {}", explain(&error)))?,
+            queues: copies.map_err(|error| {
+                format!("failed to hand the TUN to the lanes: {}", explain(&error))
+            })?,
             offload: self.offload(),
         })
     }

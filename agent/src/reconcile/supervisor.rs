@@ -1,4 +1,5 @@
-//! Computes what is desired whenever something changes, and hands each network's part to its worker.
+//! Computes what is desired whenever something changes, and hands each network's part to its
+//! worker.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,7 +23,8 @@ use crate::kernel::{MountEvents, NamespaceEvents};
 use crate::membership::admission::Admission;
 use crate::problem_key::ProblemKey;
 
-/// How long control may take to say whether another host uses this node's identity, until packets are carried all the same.
+/// How long control may take to say whether another host uses this node's identity, until packets
+/// are carried all the same.
 const VERDICT: Duration = Duration::from_secs(1);
 /// Where the host's resolvers stand.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -49,7 +51,8 @@ struct Supervisor {
     carries: bool,
 }
 
-/// Keeps everything as desired until the node leaves or the agent stops; what stands in the kernel then stays.
+/// Keeps everything as desired until the node leaves or the agent stops; what stands in the kernel
+/// then stays.
 pub(crate) async fn run(context: Arc<ReconcileContext>) {
     let mut membership = context.membership.subscribe();
     let mut journal = context.journal.subscribe();
@@ -124,7 +127,8 @@ impl Supervisor {
     fn forget_earlier(&self) {
         let kept: Vec<_> = self.kept.keys().map(ToString::to_string).collect();
         for prefix in [super::KEPT_TUN, super::KEPT_DNS] {
-            let is_kept = |name: &str| kept.iter().any(|network| name.strip_prefix(prefix) == Some(network));
+            let is_kept =
+                |name: &str| kept.iter().any(|network| name.strip_prefix(prefix) == Some(network));
             self.context.descriptors.forget(prefix, is_kept);
         }
     }
@@ -135,7 +139,8 @@ impl Supervisor {
             self.drop_unwanted();
             if !self.cleaned {
                 self.cleaned = true;
-                let names: Vec<_> = self.wanted.networks().keys().chain(self.leaving.keys()).copied().collect();
+                let names: Vec<_> =
+                    self.wanted.networks().keys().chain(self.leaving.keys()).copied().collect();
                 clean::all_but(&self.context.run_dir, &names, &self.context.problems).await;
             }
         }
@@ -148,7 +153,8 @@ impl Supervisor {
         }
     }
 
-    /// Computes what is wanted and hands it to lanes and DNS servers; tells whether the membership is what control said.
+    /// Computes what is wanted and hands it to lanes and DNS servers; tells whether the membership
+    /// is what control said.
     fn compute(&mut self) -> bool {
         let context = Arc::clone(&self.context);
         // Borrowed rather than copied: whoever holds a view makes the next change copy all of it.
@@ -204,7 +210,8 @@ impl Supervisor {
 
     fn drop_unwanted(&mut self) {
         let wanted = self.wanted.networks();
-        let gone: Vec<_> = self.kept.keys().filter(|network| !wanted.contains_key(network)).copied().collect();
+        let gone: Vec<_> =
+            self.kept.keys().filter(|network| !wanted.contains_key(network)).copied().collect();
         for network in gone {
             if let Some(kept) = self.kept.remove(&network) {
                 kept.unwanted.cancel();
@@ -229,7 +236,9 @@ impl Supervisor {
             context.lanes.publish(tables.iter().map(|_| Arc::default()));
             return;
         }
-        context.lanes.publish(tables.iter().map(|networks| Arc::new(Tables { networks: networks.clone() })));
+        context
+            .lanes
+            .publish(tables.iter().map(|networks| Arc::new(Tables { networks: networks.clone() })));
         if has_new || !carried {
             // A lane that takes no commands has ended the process already.
             let _ = context.lanes.greet();

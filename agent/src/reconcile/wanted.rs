@@ -1,5 +1,5 @@
-//! What is wanted of each network: for the kernel, for the lanes, and of names. Only networks that something touched are computed
-//! anew. Pure.
+//! What is wanted of each network: for the kernel, for the lanes, and of names. Only networks that
+//! something touched are computed anew. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -81,7 +81,8 @@ impl Wanted {
         &self.networks
     }
 
-    /// Returns the tables of each lane. One that says the same as before is the same one, so that the lanes need not look at it.
+    /// Returns the tables of each lane. One that says the same as before is the same one, so that
+    /// the lanes need not look at it.
     pub(crate) fn tables(&self) -> &[BTreeMap<NetworkId, Arc<NetworkTable>>] {
         &self.tables
     }
@@ -94,9 +95,14 @@ impl Wanted {
     /// Computes what may have changed.
     pub(crate) fn update(&mut self, sources: Sources<'_>) -> Computed {
         let touched = self.touched(sources);
-        let rows = EndpointRows { view: &sources.membership.view, journal: sources.journal, node: sources.node };
+        let rows = EndpointRows {
+            view: &sources.membership.view,
+            journal: sources.journal,
+            node: sources.node,
+        };
         let underlays = Underlays::new(rows.view, sources.node, sources.own);
-        let has_new_scopes = self.seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(&seen.journal, sources.journal));
+        let has_new_scopes =
+            self.seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(&seen.journal, sources.journal));
         if has_new_scopes {
             self.scopes = Arc::new(scopes(sandboxes(sources.journal)));
         }
@@ -159,9 +165,14 @@ impl Wanted {
             self.tables.iter_mut().for_each(|tables| drop(tables.remove(&id)));
             return false;
         };
-        let known = self.tables.first().and_then(|tables| tables.get(&id)).map(|table| Arc::clone(&table.peers));
+        let known = self
+            .tables
+            .first()
+            .and_then(|tables| tables.get(&id))
+            .map(|table| Arc::clone(&table.peers));
         let (node, mtu) = (sources.node, sources.params.mtu);
-        let tables = desired::tables(rows.view, &holdings, underlays, node, keys, mtu, known.as_ref());
+        let tables =
+            desired::tables(rows.view, &holdings, underlays, node, keys, mtu, known.as_ref());
         let mut is_new = false;
         for (known, table) in self.tables.iter_mut().zip(tables) {
             if known.get(&id).is_none_or(|same| !desired::same_table(same, &table)) {
@@ -181,13 +192,16 @@ impl Wanted {
     /// Lists the networks that something may have changed in.
     fn touched(&self, sources: Sources<'_>) -> BTreeMap<NetworkId, Touch> {
         let view = &sources.membership.view;
-        let all = || view.networks.keys().chain(self.names.keys()).map(|id| (*id, Touch::Whole)).collect();
+        let all = || {
+            view.networks.keys().chain(self.names.keys()).map(|id| (*id, Touch::Whole)).collect()
+        };
         let Some(seen) = &self.seen else { return all() };
         let Some(keys) = sources.membership.changed.since(seen.view) else { return all() };
         if seen.params != sources.params || seen.own != *sources.own {
             return all();
         }
-        let mut touched: BTreeMap<NetworkId, Touch> = self.keyless.iter().map(|id| (*id, Touch::default())).collect();
+        let mut touched: BTreeMap<NetworkId, Touch> =
+            self.keyless.iter().map(|id| (*id, Touch::default())).collect();
         for key in keys {
             match key {
                 RowKey::Network(network) => drop(touched.insert(network, Touch::Whole)),
@@ -235,9 +249,9 @@ impl Touch {
 /// Lists the endpoints in which two journals differ.
 fn differing(before: &Entries, after: &Entries) -> BTreeSet<(NetworkId, EndpointId)> {
     let changed = after.iter().filter(|(id, record)| before.get(id) != Some(record));
-    let gone = before
-        .iter()
-        .filter(|(id, record)| after.get(id).is_none_or(|there| there.endpoint.network != record.endpoint.network));
+    let gone = before.iter().filter(|(id, record)| {
+        after.get(id).is_none_or(|there| there.endpoint.network != record.endpoint.network)
+    });
 
     changed.chain(gone).map(|(id, record)| (record.endpoint.network, *id)).collect()
 }

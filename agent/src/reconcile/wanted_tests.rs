@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 
 use overlay_core::{
-    Block, Change, EndpointId, Member, Network, NetworkMode, NetworkSettings, Node, Revision, Role, Runtime, View,
+    Block, Change, EndpointId, Member, Network, NetworkMode, NetworkSettings, Node, Revision, Role,
+    Runtime, View,
 };
 
 use super::*;
@@ -42,7 +43,10 @@ fn member(n: u8, node: NodeId, block: u8) -> Change {
         network: network(n),
         node,
         lane_keys: vec![[1; 32].into(), [2; 32].into()],
-        blocks: vec![Block { prefix: format!("10.{n}.{block}.0/24").parse().expect("a prefix"), epoch: 1 }],
+        blocks: vec![Block {
+            prefix: format!("10.{n}.{block}.0/24").parse().expect("a prefix"),
+            epoch: 1,
+        }],
     })
 }
 
@@ -73,7 +77,12 @@ impl Fixture {
         let rows = (1..=3).flat_map(of).chain([node(ME, 1), node(NodeId::LAST, 2)]);
         let membership = Membership::kept(View::from_rows(Revision(1), rows));
 
-        Self { membership, journal: Entries::default(), own: Arc::default(), wanted: Wanted::new(2) }
+        Self {
+            membership,
+            journal: Entries::default(),
+            own: Arc::default(),
+            wanted: Wanted::new(2),
+        }
     }
 
     fn update(&mut self) -> BTreeSet<NetworkId> {
@@ -96,7 +105,12 @@ impl Fixture {
     }
 
     fn attach(&mut self, endpoint: Endpoint) {
-        let record = EndpointRecord { endpoint, sandbox: SandboxRecord::Host, ifname: "ovh0".into(), owner: None };
+        let record = EndpointRecord {
+            endpoint,
+            sandbox: SandboxRecord::Host,
+            ifname: "ovh0".into(),
+            owner: None,
+        };
         Arc::make_mut(&mut self.journal).insert(record.endpoint.id, record);
     }
 
@@ -119,10 +133,17 @@ fn a_change_costs_the_network_that_it_touches_and_no_other() {
     let after = fixture.tables();
     for (before, after) in before.iter().zip(&after) {
         let same = before.iter().zip(after).map(|(before, after)| before == after);
-        assert_eq!(same.collect::<Vec<_>>(), [true, false, true], "lanes look at what is new alone");
+        assert_eq!(
+            same.collect::<Vec<_>>(),
+            [true, false, true],
+            "lanes look at what is new alone"
+        );
     }
     assert_eq!(fixture.wanted.names().find("e9-9").len(), 1);
-    fixture.change(Change::Removed(RowKey::Endpoint(network(2), endpoint(2, NodeId::LAST, [9, 9]).id)));
+    fixture.change(Change::Removed(RowKey::Endpoint(
+        network(2),
+        endpoint(2, NodeId::LAST, [9, 9]).id,
+    )));
     assert_eq!(fixture.update(), [network(2)].into());
     assert_eq!(fixture.wanted.names().find("e9-9"), []);
 }
@@ -154,8 +175,12 @@ fn what_is_computed_bit_by_bit_is_what_is_computed_at_once() {
     fixture.change(Change::Removed(RowKey::Network(network(3))));
     fixture.update();
     let said = |wanted: &Wanted| {
-        let tables: Vec<_> =
-            wanted.tables.iter().flat_map(BTreeMap::values).map(|t| (t.id, &t.peers, &t.local)).collect();
+        let tables: Vec<_> = wanted
+            .tables
+            .iter()
+            .flat_map(BTreeMap::values)
+            .map(|t| (t.id, &t.peers, &t.local))
+            .collect();
         format!("{:?} {tables:?} {:?}", wanted.networks, wanted.names())
     };
     let bit_by_bit = said(&fixture.wanted);

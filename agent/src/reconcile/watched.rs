@@ -9,8 +9,8 @@ use super::namespace_ops::NamespaceOps;
 use super::queue::ReconcileQueue;
 use crate::kernel::ReconcileReport;
 use crate::kernel::{
-    ChangeScope, Changes, InterfaceOwner, KernelError, NamespaceDesired, NamespaceEvents, Netns, NetworkNamespace,
-    SandboxDesired, Subscription,
+    ChangeScope, Changes, InterfaceOwner, KernelError, NamespaceDesired, NamespaceEvents, Netns,
+    NetworkNamespace, SandboxDesired, Subscription,
 };
 
 /// A namespace whose changes are heard of, and the changes in the sandboxes that we look after.
@@ -36,8 +36,9 @@ impl Watched {
         events: Option<Arc<NamespaceEvents>>,
     ) -> Result<Self, KernelError> {
         let changes = Arc::default();
-        let subscribe =
-            |events: &Arc<NamespaceEvents>| events.subscribe(namespace.netns(), ChangeScope::Network, &changes);
+        let subscribe = |events: &Arc<NamespaceEvents>| {
+            events.subscribe(namespace.netns(), ChangeScope::Network, &changes)
+        };
         let own = events.as_ref().map(subscribe).transpose()?;
 
         Ok(Self { namespace, queue, events, changes, _own: own, sandboxes: BTreeMap::new() })
@@ -61,7 +62,8 @@ impl Watched {
         }
         // One that is gone is told by who attaches.
         if let Ok(netns) = Netns::open(&desired.netns) {
-            let subscription = events.subscribe(&netns, ChangeScope::Sandbox(endpoint), &self.changes)?;
+            let subscription =
+                events.subscribe(&netns, ChangeScope::Sandbox(endpoint), &self.changes)?;
             self.sandboxes.insert(endpoint, subscription);
         }
 
@@ -70,7 +72,10 @@ impl Watched {
 }
 
 impl NamespaceOps for Watched {
-    async fn reconcile(&mut self, desired: &NamespaceDesired) -> Result<ReconcileReport, KernelError> {
+    async fn reconcile(
+        &mut self,
+        desired: &NamespaceDesired,
+    ) -> Result<ReconcileReport, KernelError> {
         self.sandboxes.retain(|id, _| desired.endpoints.contains_key(id));
         let reconciled = self.namespace.reconcile(desired).await;
         self.queue.note_step(self.namespace.network());
@@ -78,7 +83,11 @@ impl NamespaceOps for Watched {
         reconciled
     }
 
-    async fn attach(&mut self, endpoint: EndpointId, desired: &SandboxDesired) -> Result<ReconcileReport, KernelError> {
+    async fn attach(
+        &mut self,
+        endpoint: EndpointId,
+        desired: &SandboxDesired,
+    ) -> Result<ReconcileReport, KernelError> {
         // Before it is looked at: what changes meanwhile is heard.
         self.watch(endpoint, desired)?;
         let attached = self.namespace.attach(endpoint, desired).await;

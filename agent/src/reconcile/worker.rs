@@ -1,4 +1,5 @@
-//! Keeps one network: opens its namespace, serves its TUN and names, and runs passes on change, on events and on time.
+//! Keeps one network: opens its namespace, serves its TUN and names, and runs passes on change, on
+//! events and on time.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -44,8 +45,13 @@ pub(crate) struct WorkerContext {
     pub(crate) unwanted: CancellationToken,
 }
 
-/// Keeps a network until the node leaves or the agent stops, which leaves it standing, or it is unwanted, which removes it.
-pub(crate) async fn run(context: WorkerContext, network: NetworkId, desired: watch::Receiver<Arc<NetworkDesired>>) {
+/// Keeps a network until the node leaves or the agent stops, which leaves it standing, or it is
+/// unwanted, which removes it.
+pub(crate) async fn run(
+    context: WorkerContext,
+    network: NetworkId,
+    desired: watch::Receiver<Arc<NetworkDesired>>,
+) {
     let reconcile = Arc::clone(&context.reconcile);
     let unwanted = context.unwanted.clone();
     let mut worker = Worker {
@@ -95,17 +101,26 @@ impl Worker {
         }
     }
 
-    /// Opens the namespace with TUN, events and DNS sockets. What an earlier process left is taken over as it stands.
+    /// Opens the namespace with TUN, events and DNS sockets. What an earlier process left is taken
+    /// over as it stands.
     async fn open(&mut self) -> Result<Watched, String> {
         let wanted = self.desired.borrow().namespace.clone();
         let reconcile = Arc::clone(&self.context.reconcile);
         let earlier = ServedTun::earlier(&reconcile.descriptors, self.network, wanted.tun);
-        let opened = NetworkNamespace::open_with(&reconcile.run_dir, self.network, wanted.tun, earlier).await;
+        let opened =
+            NetworkNamespace::open_with(&reconcile.run_dir, self.network, wanted.tun, earlier)
+                .await;
         let (namespace, tun) = opened.map_err(|error| explain(&error))?;
         self.serve(Some(tun))?;
         let sockets = self.dns_sockets(namespace.netns(), &wanted.gateways).await?;
-        let added = self.context.dns.lock().unwrap_or_else(PoisonError::into_inner).serve(self.network, sockets);
-        let served = added.map_err(|error| format!("failed to start the DNS server: {}", explain(&error)))?;
+        let added = self
+            .context
+            .dns
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .serve(self.network, sockets);
+        let served = added
+            .map_err(|error| format!("failed to start the DNS server: {}", explain(&error)))?;
         self.names = Some(reconcile.descriptors.keep(&self.dns_name(), served));
 
         let queue = Arc::clone(&self.context.reconcile.queue);
@@ -119,24 +134,40 @@ impl Worker {
     }
 
     /// Opens the sockets of the DNS server, or goes on with those that an earlier session had.
-    async fn dns_sockets(&self, netns: &Netns, gateways: &BTreeSet<IpAddr>) -> Result<DnsSockets, String> {
+    async fn dns_sockets(
+        &self,
+        netns: &Netns,
+        gateways: &BTreeSet<IpAddr>,
+    ) -> Result<DnsSockets, String> {
         let store = &self.context.reconcile.descriptors;
         let name = self.dns_name();
-        if let Some(adopted) = store.take(&name).and_then(|earlier| DnsSockets::adopt(earlier, gateways)) {
+        if let Some(adopted) =
+            store.take(&name).and_then(|earlier| DnsSockets::adopt(earlier, gateways))
+        {
             return Ok(adopted);
         }
         let gateways = gateways.clone();
         let bound = netns.enter(move || DnsSockets::bind(gateways)).await;
 
-        bound
-            .map_err(|error| explain(&error))?
-            .map_err(|error| format!("failed to open the sockets of the DNS server: {}", explain(&error)))
+        bound.map_err(|error| explain(&error))?.map_err(|error| {
+            format!("failed to open the sockets of the DNS server: {}", explain(&error))
+        })
     }
 
-    async fn follow<'a>(&mut self, mut namespace: Watched, queue: &'a ReconcileQueue, mut turn: Turn<'a>) {
+    async fn follow<'a>(
+        &mut self,
+        mut namespace: Watched,
+        queue: &'a ReconcileQueue,
+        mut turn: Turn<'a>,
+    ) {
         let events = self.context.events.clone();
-        let sweep =
-            || if events.as_ref().is_some_and(|events| events.is_heard()) { pace::SWEEP } else { pace::UNHEARD };
+        let sweep = || {
+            if events.as_ref().is_some_and(|events| events.is_heard()) {
+                pace::SWEEP
+            } else {
+                pace::UNHEARD
+            }
+        };
         let (sweeps, changes) = (Arc::clone(&self.context.sweeps), namespace.changes());
         let mut pace = Pace::new(sweep(), Instant::now());
         let mut cause = Cause::Desired;
@@ -144,7 +175,8 @@ impl Worker {
         loop {
             let desired = Arc::clone(&self.desired.borrow_and_update());
             let changed = sandboxes(&changes);
-            let (outcome, tun) = self.reconciler.run(&mut namespace, &desired, cause, &changed).await;
+            let (outcome, tun) =
+                self.reconciler.run(&mut namespace, &desired, cause, &changed).await;
             drop(turn);
             drop::<Option<SemaphorePermit<'_>>>(sweeping);
             pace.set_sweep(sweep(), Instant::now());
@@ -200,10 +232,12 @@ impl Worker {
             return Ok(());
         }
         if let Some(tun) = tun {
-            self.tun = Some(ServedTun::keep(&self.context.reconcile.descriptors, self.network, tun));
+            self.tun =
+                Some(ServedTun::keep(&self.context.reconcile.descriptors, self.network, tun));
         }
         let Some(tun) = &self.tun else { return Ok(()) };
-        let added = self.context.reconcile.lanes.add_network(self.network, tun.queues()?, host.clone());
+        let added =
+            self.context.reconcile.lanes.add_network(self.network, tun.queues()?, host.clone());
         added.map_err(|error| error.to_string())?;
         self.served_host = Some(host);
 

@@ -1,5 +1,5 @@
-//! What is kept of Docker: its networks of ours, the pools it asked for, and the addresses it holds. Docker never repeats what it
-//! said, so all of it must survive this process.
+//! What is kept of Docker: its networks of ours, the pools it asked for, and the addresses it
+//! holds. Docker never repeats what it said, so all of it must survive this process.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -20,13 +20,17 @@ thread_local! {
     static CONTAINED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Says whether a panic on this thread is expected and will be reported as damage; a panic hook need not tell of it.
+/// Says whether a panic on this thread is expected and will be reported as damage; a panic hook
+/// need not tell of it.
 pub fn panic_is_contained() -> bool {
     CONTAINED.get()
 }
 
 /// Runs what may panic on a damaged file.
-pub(super) fn contained<T>(path: &Path, work: impl FnOnce() -> Result<T, StateError>) -> Result<T, StateError> {
+pub(super) fn contained<T>(
+    path: &Path,
+    work: impl FnOnce() -> Result<T, StateError>,
+) -> Result<T, StateError> {
     CONTAINED.set(true);
     let outcome = catch_unwind(AssertUnwindSafe(work));
     CONTAINED.set(false);
@@ -46,21 +50,29 @@ pub(super) fn open_checked(path: &Path) -> Result<Database, StateError> {
     if metadata.len() == 0 {
         return Err(damaged(path, "it is empty"));
     }
-    file.set_permissions(Permissions::from_mode(0o600)).map_err(|source| failed(path, "protected", source))?;
+    file.set_permissions(Permissions::from_mode(0o600))
+        .map_err(|source| failed(path, "protected", source))?;
     let backend = FileBackend::new(file).map_err(|error| damaged(path, error))?;
-    let opened =
-        Database::builder().set_cache_size(CACHE).set_check_integrity_on_open(true).create_with_backend(backend);
+    let opened = Database::builder()
+        .set_cache_size(CACHE)
+        .set_check_integrity_on_open(true)
+        .create_with_backend(backend);
 
     opened.map_err(|error| {
         if let DatabaseError::Storage(StorageError::Io(error)) = error {
-            return if disk::is_full(&error) { failed(path, "opened", error) } else { damaged(path, error) };
+            return if disk::is_full(&error) {
+                failed(path, "opened", error)
+            } else {
+                damaged(path, error)
+            };
         }
 
         damaged(path, error)
     })
 }
 
-/// Makes the file under another name first, so that a crash in between leaves none rather than half of one.
+/// Makes the file under another name first, so that a crash in between leaves none rather than half
+/// of one.
 pub(super) fn create(path: &Path) -> Result<Database, StateError> {
     let draft = path.with_extension("redb.new");
     let file = OpenOptions::new()

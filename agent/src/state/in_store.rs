@@ -12,8 +12,9 @@ pub(crate) async fn in_store<T: Send + 'static>(
     work: impl FnOnce(&StateStore) -> Result<T, StateError> + Send + 'static,
 ) -> Result<T, Refusal> {
     let store = store.clone();
-    let done =
-        tokio::task::spawn_blocking(move || work(&store)).await.map_err(|error| Refusal::new(Code::Fault, error))?;
+    let done = tokio::task::spawn_blocking(move || work(&store))
+        .await
+        .map_err(|error| Refusal::new(Code::Fault, error))?;
 
     done.map_err(|error| Refusal::new(Code::Storage, explain(&error)))
 }

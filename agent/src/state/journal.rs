@@ -62,14 +62,14 @@ impl Journal {
         self.entries().values().map(|record| record.endpoint.network).collect()
     }
 
-    /// Returns the address that was given out last on a network: the next one is looked for after it, so that an address
-    /// given back rests as long as possible.
+    /// Returns the address that was given out last on a network: the next one is looked for after
+    /// it, so that an address given back rests as long as possible.
     pub(crate) fn last_address(&self, network: NetworkId) -> Option<Ipv4Addr> {
         self.cursors.lock().unwrap_or_else(PoisonError::into_inner).get(&network).copied()
     }
 
-    /// Hears when it lacks no endpoint that a container has. Before that it may be an older copy, and nothing may be taken away
-    /// from endpoints only because it does not have them.
+    /// Hears when it lacks no endpoint that a container has. Before that it may be an older copy,
+    /// and nothing may be taken away from endpoints only because it does not have them.
     pub(crate) fn wholeness(&self) -> watch::Receiver<bool> {
         self.whole.subscribe()
     }
@@ -80,9 +80,14 @@ impl Journal {
         self.removed().clear();
     }
 
-    /// Returns whose interfaces stay though it does not have them: all that were not removed by this process.
+    /// Returns whose interfaces stay though it does not have them: all that were not removed by
+    /// this process.
     pub(crate) fn strays(&self) -> Strays {
-        if *self.whole.borrow() { Strays::default() } else { Strays::AllBut(self.removed().clone()) }
+        if *self.whole.borrow() {
+            Strays::default()
+        } else {
+            Strays::AllBut(self.removed().clone())
+        }
     }
 
     /// Lists the endpoints of containers that control knows of `node` and that may be missing here.
@@ -91,9 +96,15 @@ impl Journal {
             return BTreeSet::new();
         }
         let (entries, removed) = (self.entries(), self.removed());
-        let of_containers = view.endpoints.values().filter(|row| row.node == node && row.runtime == Runtime::Docker);
+        let of_containers = view
+            .endpoints
+            .values()
+            .filter(|row| row.node == node && row.runtime == Runtime::Docker);
 
-        of_containers.map(|row| row.id).filter(|id| !entries.contains_key(id) && !removed.contains(id)).collect()
+        of_containers
+            .map(|row| row.id)
+            .filter(|id| !entries.contains_key(id) && !removed.contains(id))
+            .collect()
     }
 
     fn removed(&self) -> MutexGuard<'_, BTreeSet<EndpointId>> {
@@ -108,7 +119,11 @@ impl Journal {
 
     /// Adds an endpoint in the place of others. When this returns it is on disk; nobody sees
     /// the new one beside the old ones.
-    pub(crate) async fn replace(&self, replaced: Vec<EndpointId>, record: EndpointRecord) -> Result<(), Refusal> {
+    pub(crate) async fn replace(
+        &self,
+        replaced: Vec<EndpointId>,
+        record: EndpointRecord,
+    ) -> Result<(), Refusal> {
         let kept = record.clone();
         let address = record.endpoint.addresses.iter().find_map(|address| match address {
             IpAddr::V4(address) => Some(*address),
@@ -130,8 +145,13 @@ impl Journal {
         Ok(())
     }
 
-    /// Changes an endpoint that is in it. When this returns it is on disk. One that is gone stays gone.
-    pub(crate) async fn update(&self, id: EndpointId, change: impl FnOnce(&mut EndpointRecord)) -> Result<(), Refusal> {
+    /// Changes an endpoint that is in it. When this returns it is on disk. One that is gone stays
+    /// gone.
+    pub(crate) async fn update(
+        &self,
+        id: EndpointId,
+        change: impl FnOnce(&mut EndpointRecord),
+    ) -> Result<(), Refusal> {
         let _one = self.updating.lock().await;
         let Some(known) = self.entries().get(&id).cloned() else { return Ok(()) };
         let mut record = known.clone();
@@ -155,7 +175,10 @@ impl Journal {
     }
 
     /// Removes endpoints; returns those that existed.
-    pub(crate) async fn remove(&self, ids: Vec<EndpointId>) -> Result<Vec<EndpointRecord>, Refusal> {
+    pub(crate) async fn remove(
+        &self,
+        ids: Vec<EndpointId>,
+    ) -> Result<Vec<EndpointRecord>, Refusal> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -214,7 +237,9 @@ mod tests {
         };
         let entries = [&rows[1], &rows[2]].map(|row| (row.id, record(row)));
         let journal = Journal::new(store, entries.into(), BTreeMap::new());
-        let stay = |journal: &Journal| rows.iter().map(|row| journal.strays().contains(row.id)).collect::<Vec<_>>();
+        let stay = |journal: &Journal| {
+            rows.iter().map(|row| journal.strays().contains(row.id)).collect::<Vec<_>>()
+        };
 
         journal.remove(vec![rows[2].id]).await.expect("written");
 

@@ -38,8 +38,13 @@ impl Keyring {
         keys.keys().filter(|network| !view.networks.contains_key(network)).copied().collect()
     }
 
-    /// Returns the keys of a network; those that are missing are made, and kept before anybody hears of them.
-    pub(crate) async fn obtain(&self, network: NetworkId, store: &StateStore) -> Result<Vec<PrivateKey>, Refusal> {
+    /// Returns the keys of a network; those that are missing are made, and kept before anybody
+    /// hears of them.
+    pub(crate) async fn obtain(
+        &self,
+        network: NetworkId,
+        store: &StateStore,
+    ) -> Result<Vec<PrivateKey>, Refusal> {
         if let Some(keys) = self.find(network) {
             return Ok(keys);
         }
@@ -58,8 +63,13 @@ impl Keyring {
     }
 
     /// Forgets the keys of a network that is no more.
-    pub(crate) async fn forget(&self, network: NetworkId, store: &StateStore) -> Result<(), Refusal> {
-        let known = self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&network).is_some();
+    pub(crate) async fn forget(
+        &self,
+        network: NetworkId,
+        store: &StateStore,
+    ) -> Result<(), Refusal> {
+        let known =
+            self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&network).is_some();
         if known {
             in_store(store, move |store| store.remove_keys(network)).await?;
         }
@@ -68,7 +78,12 @@ impl Keyring {
     }
 
     fn some(&self, network: NetworkId) -> BTreeMap<u16, PrivateKey> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(&network).cloned().unwrap_or_default()
+        self.keys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&network)
+            .cloned()
+            .unwrap_or_default()
     }
 }
 
@@ -106,7 +121,8 @@ mod tests {
         let first = Keyring::new(2, BTreeMap::new()).obtain(network, &store).await.expect("made");
         drop(store);
 
-        let (store, loaded) = StateStore::open(&dir.path().join("agent.redb")).expect("the same file");
+        let (store, loaded) =
+            StateStore::open(&dir.path().join("agent.redb")).expect("the same file");
         let ring = Keyring::new(3, loaded.keys);
         assert!(ring.find(network).is_none(), "one lane has no key yet");
         let later = ring.obtain(network, &store).await.expect("made");
@@ -132,7 +148,8 @@ mod tests {
             settings: overlay_core::NetworkSettings::default(),
         };
         // Nobody is a member of it.
-        let view = View::from_rows(overlay_core::Revision(1), [overlay_core::Change::Network(network)]);
+        let view =
+            View::from_rows(overlay_core::Revision(1), [overlay_core::Change::Network(network)]);
 
         assert_eq!(ring.orphaned(&view), [NetworkId::LAST].into());
     }

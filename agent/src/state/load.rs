@@ -44,7 +44,10 @@ pub(super) fn load(path: &Path, database: &Database) -> Result<StoredState, Stat
     let meta = read_meta(database).map_err(|error| damaged(path, error))?;
     let number = |key: &str| -> Result<Option<u64>, StateError> {
         let bytes = meta.get(key).map(|bytes| <[u8; 8]>::try_from(bytes.as_slice()));
-        bytes.transpose().map(|n| n.map(u64::from_le_bytes)).map_err(|_| damaged(path, format!("entry {key}")))
+        bytes
+            .transpose()
+            .map(|n| n.map(u64::from_le_bytes))
+            .map_err(|_| damaged(path, format!("entry {key}")))
     };
     match number("schema")? {
         Some(SCHEMA) => {}
@@ -102,28 +105,42 @@ fn parse<T: DeserializeOwned>(path: &Path, what: &str, bytes: &[u8]) -> Result<T
     serde_json::from_slice(bytes).map_err(|error| damaged(path, format!("{what}: {error}")))
 }
 
-fn load_tables(path: &Path, database: &Database, revision: Revision, into: &mut StoredState) -> Result<(), StateError> {
+fn load_tables(
+    path: &Path,
+    database: &Database,
+    revision: Revision,
+    into: &mut StoredState,
+) -> Result<(), StateError> {
     let bad = |error: redb::Error| damaged(path, error);
     let read = database.begin_read().map_err(|error| bad(error.into()))?;
     let mut rows = Vec::new();
-    for entry in read.open_table(VIEW).map_err(|e| bad(e.into()))?.iter().map_err(|e| bad(e.into()))? {
+    for entry in
+        read.open_table(VIEW).map_err(|e| bad(e.into()))?.iter().map_err(|e| bad(e.into()))?
+    {
         let (_, value) = entry.map_err(|e| bad(e.into()))?;
         rows.push(parse::<Change>(path, "view", value.value())?);
     }
     into.view = View::from_rows(revision, rows);
-    for entry in read.open_table(ENDPOINTS).map_err(|e| bad(e.into()))?.iter().map_err(|e| bad(e.into()))? {
+    for entry in
+        read.open_table(ENDPOINTS).map_err(|e| bad(e.into()))?.iter().map_err(|e| bad(e.into()))?
+    {
         let (_, value) = entry.map_err(|e| bad(e.into()))?;
         let record: EndpointRecord = parse(path, "endpoint", value.value())?;
         into.endpoints.insert(record.endpoint.id, record);
     }
-    for entry in read.open_table(KEYS).map_err(|e| bad(e.into()))?.iter().map_err(|e| bad(e.into()))? {
+    for entry in
+        read.open_table(KEYS).map_err(|e| bad(e.into()))?.iter().map_err(|e| bad(e.into()))?
+    {
         let (key, value) = entry.map_err(|e| bad(e.into()))?;
         let (network, lane) = key.value();
         let network = NetworkId::try_from(network).map_err(|error| damaged(path, error))?;
-        let key = <[u8; 32]>::try_from(value.value()).map_err(|_| damaged(path, "a key of the wrong length"))?;
+        let key = <[u8; 32]>::try_from(value.value())
+            .map_err(|_| damaged(path, "a key of the wrong length"))?;
         into.keys.entry(network).or_default().insert(lane, PrivateKey::from(key));
     }
-    for entry in read.open_table(CURSORS).map_err(|e| bad(e.into()))?.iter().map_err(|e| bad(e.into()))? {
+    for entry in
+        read.open_table(CURSORS).map_err(|e| bad(e.into()))?.iter().map_err(|e| bad(e.into()))?
+    {
         let (network, address) = entry.map_err(|e| bad(e.into()))?;
         let network = NetworkId::try_from(network.value()).map_err(|error| damaged(path, error))?;
         into.cursors.insert(network, Ipv4Addr::from_bits(address.value()));

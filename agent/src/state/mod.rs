@@ -1,7 +1,7 @@
 //! Everything durable, in one file: who we are, our keys, the last view, the endpoints' journal.
 //!
-//! A damaged file is an error that names the file and what to do; it is never an empty start, because an agent that forgot
-//! its endpoints would give their addresses away again.
+//! A damaged file is an error that names the file and what to do; it is never an empty start,
+//! because an agent that forgot its endpoints would give their addresses away again.
 
 mod docker;
 mod error;
@@ -19,5 +19,7 @@ pub use error::StateError;
 pub use file::panic_is_contained;
 pub(crate) use in_store::in_store;
 pub use load::StoredState;
-pub use record::{EndpointRecord, Identity, Joining, KnownControl, ManagedSandbox, Owner, SandboxRecord};
+pub use record::{
+    EndpointRecord, Identity, Joining, KnownControl, ManagedSandbox, Owner, SandboxRecord,
+};
 pub use store::StateStore;

@@ -103,8 +103,8 @@ pub enum SandboxRecord {
     Managed(ManagedSandbox),
 }
 
-/// Where an endpoint of a container lives whose engine moves the interface there, names and addresses it: the managed attachment
-/// of Docker, and of other engines alike.
+/// Where an endpoint of a container lives whose engine moves the interface there, names and
+/// addresses it: the managed attachment of Docker, and of other engines alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagedSandbox {
     /// The engine's id of the network.
@@ -185,12 +185,18 @@ mod tests {
 
     #[test]
     fn a_container_of_what_older_agents_wrote_is_read() {
-        let kept =
-            r#"{"docker":{"network":"aa","endpoint":"bb","container":"cc","netns":null,"joined":true,"mac":null}}"#;
+        let kept = r#"{"docker":{"network":"aa","endpoint":"bb","container":"cc","netns":null,"joined":true,"mac":null}}"#;
 
         let read: SandboxRecord = serde_json::from_str(kept).expect("as it was written");
 
-        assert_eq!(read.managed().map(|managed| (managed.network.as_str(), managed.joined)), Some(("aa", true)));
-        assert!(serde_json::to_string(&read).expect("written").starts_with(r#"{"docker":{"network":"aa""#));
+        assert_eq!(
+            read.managed().map(|managed| (managed.network.as_str(), managed.joined)),
+            Some(("aa", true))
+        );
+        assert!(
+            serde_json::to_string(&read)
+                .expect("written")
+                .starts_with(r#"{"docker":{"network":"aa""#)
+        );
     }
 }

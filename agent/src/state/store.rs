@@ -14,7 +14,9 @@ use super::error::{StateError, failed, io_error};
 use super::file::{contained, create, open_checked};
 use super::load::{StoredState, load};
 use super::record::{EndpointRecord, Identity, Joining, KnownControl};
-use super::tables::{CURSORS, DOCKER, ENDPOINTS, KEYS, META, SCHEMA, VIEW, json, put_json, put_meta, put_rows};
+use super::tables::{
+    CURSORS, DOCKER, ENDPOINTS, KEYS, META, SCHEMA, VIEW, json, put_json, put_meta, put_rows,
+};
 use crate::problem::{explain, unix_now};
 
 /// The open file. Clones share it. Calls block until the disk has what they wrote.
@@ -50,7 +52,11 @@ impl StateStore {
         };
         let loaded = contained(path, || load(path, &database))?;
         let slot = Slot { database: Some(database), condition: None, is_closed: false };
-        let store = Self { path: path.to_owned(), slot: Arc::new(Mutex::new(slot)), failing: Arc::default() };
+        let store = Self {
+            path: path.to_owned(),
+            slot: Arc::new(Mutex::new(slot)),
+            failing: Arc::default(),
+        };
 
         Ok((store, loaded))
     }
@@ -59,8 +65,8 @@ impl StateStore {
     ///
     /// # Errors
     ///
-    /// [`StateError::Full`] and [`StateError::Io`]; nothing is kept then, and the next call tries anew. The same holds for
-    /// all methods below.
+    /// [`StateError::Full`] and [`StateError::Io`]; nothing is kept then, and the next call tries
+    /// anew. The same holds for all methods below.
     pub fn put_joining(&self, joining: &Joining) -> Result<(), StateError> {
         self.write(|write| {
             put_json(write, "joining", joining)?;
@@ -122,11 +128,17 @@ impl StateStore {
     /// Forgets our private keys of a network.
     pub fn remove_keys(&self, network: NetworkId) -> Result<(), StateError> {
         let id = network.as_u64();
-        self.write(|write| Ok(write.open_table(KEYS)?.retain_in((id, 0)..=(id, u16::MAX), |_, _| false)?))
+        self.write(|write| {
+            Ok(write.open_table(KEYS)?.retain_in((id, 0)..=(id, u16::MAX), |_, _| false)?)
+        })
     }
 
     /// Journals an endpoint, and which address was given out last.
-    pub fn put_endpoint(&self, record: &EndpointRecord, cursor: Option<Ipv4Addr>) -> Result<(), StateError> {
+    pub fn put_endpoint(
+        &self,
+        record: &EndpointRecord,
+        cursor: Option<Ipv4Addr>,
+    ) -> Result<(), StateError> {
         self.replace_endpoints(&[], record, cursor)
     }
 
@@ -145,7 +157,9 @@ impl StateStore {
             }
             table.insert(record.endpoint.id.as_u64(), bytes.as_slice())?;
             if let Some(address) = cursor {
-                write.open_table(CURSORS)?.insert(record.endpoint.network.as_u64(), address.to_bits())?;
+                write
+                    .open_table(CURSORS)?
+                    .insert(record.endpoint.network.as_u64(), address.to_bits())?;
             }
 
             Ok(())
@@ -209,14 +223,16 @@ impl StateStore {
         Ok(())
     }
 
-    /// Lets go of the file, for another process to have it. Nothing is kept until it is opened again.
+    /// Lets go of the file, for another process to have it. Nothing is kept until it is opened
+    /// again.
     pub fn close(&self) {
         let mut slot = self.slot();
         slot.is_closed = true;
         slot.database = None;
     }
 
-    /// Opens the file again after [`StateStore::close`], and reads all of it: another process may have changed it.
+    /// Opens the file again after [`StateStore::close`], and reads all of it: another process may
+    /// have changed it.
     ///
     /// # Errors
     ///
@@ -230,12 +246,16 @@ impl StateStore {
         Ok(loaded)
     }
 
-    fn write(&self, change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> Result<(), StateError> {
+    fn write(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), StateError> {
         let mut slot = self.slot();
         if slot.is_closed {
             return Err(StateError::Closed { path: self.path.clone() });
         }
-        // Out of the slot while it is worked on: after a failure the file must be opened again before it takes a write.
+        // Out of the slot while it is worked on: after a failure the file must be opened again
+        // before it takes a write.
         let database = slot.database.take();
         let written = contained(&self.path, || {
             let database = database.map_or_else(|| open_checked(&self.path), Ok)?;

@@ -136,8 +136,11 @@ fn a_full_disk_is_named_nothing_is_lost_and_it_goes_on_when_there_is_room() {
     });
 
     let text = refused.expect("there is no room").to_string();
-    let expected =
-        format!("{} cannot be written: the disk mounted on {} is full", path.display(), small.path().display());
+    let expected = format!(
+        "{} cannot be written: the disk mounted on {} is full",
+        path.display(),
+        small.path().display()
+    );
     assert!(text.starts_with(&expected), "{text}");
     assert!(store.condition().is_some_and(|condition| condition.text == text));
     assert!(store.put_view(&many_nodes(0)).is_err(), "there still is none");

@@ -14,14 +14,22 @@ pub(super) const CURSORS: TableDefinition<'_, u64, u32> = TableDefinition::new("
 pub(super) const DOCKER: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("docker");
 
 /// Writes an entry of the first table.
-pub(super) fn put_meta(write: &WriteTransaction, key: &str, value: &[u8]) -> Result<(), redb::Error> {
+pub(super) fn put_meta(
+    write: &WriteTransaction,
+    key: &str,
+    value: &[u8],
+) -> Result<(), redb::Error> {
     write.open_table(META)?.insert(key, value)?;
 
     Ok(())
 }
 
 /// Writes an entry of the first table, as JSON.
-pub(super) fn put_json(write: &WriteTransaction, key: &str, value: &impl Serialize) -> Result<(), redb::Error> {
+pub(super) fn put_json(
+    write: &WriteTransaction,
+    key: &str,
+    value: &impl Serialize,
+) -> Result<(), redb::Error> {
     put_meta(write, key, &json(value)?)
 }
 

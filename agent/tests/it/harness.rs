@@ -45,10 +45,14 @@ impl Home {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let free = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+        let free = UdpSocket::bind("127.0.0.1:0")
+            .and_then(|socket| socket.local_addr())
+            .expect("a port")
+            .port();
         let mut command = Command::new(env!("CARGO_BIN_EXE_overlayd"));
         command
-            // The plugin's path is one for the whole machine: agents of tests that run at once would fight over it.
+            // The plugin's path is one for the whole machine: agents of tests that run at once
+            // would fight over it.
             .args(["--lanes", "1", "--port", &free.to_string(), "--docker", "off"])
             .arg("--state")
             .arg(self.state())
@@ -79,7 +83,10 @@ impl Home {
     pub(crate) fn try_start(&self, arguments: &[&str]) -> Ended {
         let output = self.command(arguments).output().expect("overlayd starts");
 
-        Ended { code: output.status.code(), log: String::from_utf8_lossy(&output.stderr).into_owned() }
+        Ended {
+            code: output.status.code(),
+            log: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
     }
 }
 

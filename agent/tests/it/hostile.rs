@@ -46,7 +46,8 @@ async fn more_connections_than_there_are_places_are_let_go_and_the_places_come_b
 async fn a_message_larger_than_allowed_is_refused() {
     let home = Home::new();
     let agent = home.start().await;
-    let request = v1::AttachRequest { network: "x".repeat(8 << 20), ..v1::AttachRequest::default() };
+    let request =
+        v1::AttachRequest { network: "x".repeat(8 << 20), ..v1::AttachRequest::default() };
 
     assert!(agent.client().await.attach(request).await.is_err());
     assert!(answers(&agent).await);

@@ -12,7 +12,11 @@ async fn a_second_start_says_which_process_runs() {
     let second = home.try_start(&[]);
 
     assert_eq!(second.code, Some(1));
-    assert!(second.log.contains(&format!("already running, pid {}", first.pid())), "{}", second.log);
+    assert!(
+        second.log.contains(&format!("already running, pid {}", first.pid())),
+        "{}",
+        second.log
+    );
 }
 
 #[tokio::test]
@@ -71,7 +75,9 @@ async fn a_damaged_state_file_is_named_and_left_alone() {
 async fn state_and_socket_are_for_their_owner_only() {
     let home = Home::new();
     let agent = home.start().await;
-    let mode = |path: &std::path::Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    let mode = |path: &std::path::Path| {
+        std::fs::metadata(path).expect("there").permissions().mode() & 0o777
+    };
 
     assert_eq!(mode(&home.state()), 0o700);
     assert_eq!(mode(&home.state().join("agent.redb")), 0o600);

@@ -20,7 +20,8 @@ async fn status_says_that_nothing_was_joined() {
     let home = Home::new();
     let agent = home.start().await;
 
-    let status = agent.client().await.status(v1::StatusRequest {}).await.expect("an answer").into_inner();
+    let status =
+        agent.client().await.status(v1::StatusRequest {}).await.expect("an answer").into_inner();
 
     assert_eq!(status.phase(), v1::NodePhase::Unjoined);
     assert_eq!(status.pid, agent.pid());
@@ -78,7 +79,8 @@ async fn a_secret_that_was_refused_is_not_repeated() {
     };
 
     let first = agent.client().await.join(request.clone()).await.expect_err("refused");
-    let second = agent.client().await.join(v1::AgentJoinRequest { advertise: Vec::new(), ..request }).await;
+    let second =
+        agent.client().await.join(v1::AgentJoinRequest { advertise: Vec::new(), ..request }).await;
 
     let secret = "ab".repeat(16);
     assert!(!first.message().contains(&secret));

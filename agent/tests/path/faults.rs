@@ -11,13 +11,17 @@ use crate::world::World;
 /// How long the lanes' threads of this process have run so far, and how often they were woken.
 fn lane_threads() -> (Duration, u64) {
     let threads = std::fs::read_dir("/proc/self/task").expect("threads").flatten();
-    let read = |thread: &std::fs::DirEntry, file| std::fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+    let read = |thread: &std::fs::DirEntry, file| {
+        std::fs::read_to_string(thread.path().join(file)).unwrap_or_default()
+    };
     let lanes = threads.filter(|thread| read(thread, "comm").starts_with("lane"));
 
     lanes.fold((Duration::ZERO, 0), |(ran, woken), thread| {
-        let nanoseconds = read(&thread, "schedstat").split(' ').next().and_then(|word| word.parse().ok());
+        let nanoseconds =
+            read(&thread, "schedstat").split(' ').next().and_then(|word| word.parse().ok());
         let status = read(&thread, "status");
-        let voluntary = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        let voluntary =
+            status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
         let switches: u64 = voluntary.and_then(|count| count.trim().parse().ok()).expect("a count");
 
         (ran + Duration::from_nanos(nanoseconds.expect("a time")), woken + switches)
@@ -31,7 +35,8 @@ fn junk_of_every_length_changes_nothing() {
         ping(&world);
         world.b.wait_established().await;
         let to = world.b.lane_address(0);
-        let attacker = world.a.host.within(|| UdpSocket::bind("0.0.0.0:0")).expect("entered").expect("bound");
+        let attacker =
+            world.a.host.within(|| UdpSocket::bind("0.0.0.0:0")).expect("entered").expect("bound");
 
         let mut sent = 0u64;
         for len in 0..=65_507usize {
@@ -119,7 +124,8 @@ fn what_the_underlay_does_not_take_is_counted_and_never_fragmented() {
         let sender = world.a.inside(|| UdpSocket::bind((world.a.address, 0))).expect("bound");
         let nobody = SocketAddr::new(world.b.address.into(), 9);
         sender.send_to(&[7; 1_380], nobody).expect("sent");
-        // Goes after the large one on the same queue, so that has been dealt with once this arrives.
+        // Goes after the large one on the same queue, so that has been dealt with once this
+        // arrives.
         ping(&world);
 
         // The datagram, and since probes may follow at once, perhaps those.

@@ -43,7 +43,8 @@ fn udp_pair(from: &Host, to: &Host, address: IpAddr) -> (UdpSocket, UdpSocket) {
     let receiver = to.inside(|| UdpSocket::bind((address, 0))).expect("bound");
     let at = receiver.local_addr().expect("an address");
     let sender = from.inside(|| {
-        let any: SocketAddr = if address.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
+        let any: SocketAddr =
+            if address.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
         let socket = UdpSocket::bind(any)?;
         socket.connect(at)?;
         Ok::<_, std::io::Error>(socket)
@@ -60,8 +61,14 @@ fn streams_of_every_size_arrive_whole() {
 
         for len in [1, 1_355, 1_356, 1_357, 65_536, 8 << 20] {
             let bytes = pattern(len);
-            assert!(transfer(&world.a, &world.b, world.b.address.into(), &bytes) == bytes, "{len} bytes by IPv4");
-            assert!(transfer(&world.b, &world.a, world.a.address6, &bytes) == bytes, "{len} bytes by IPv6");
+            assert!(
+                transfer(&world.a, &world.b, world.b.address.into(), &bytes) == bytes,
+                "{len} bytes by IPv4"
+            );
+            assert!(
+                transfer(&world.b, &world.a, world.a.address6, &bytes) == bytes,
+                "{len} bytes by IPv6"
+            );
         }
 
         world.end().await;
@@ -98,14 +105,19 @@ fn many_flows_share_the_lanes() {
                 let world = &world;
                 scope.spawn(move || {
                     let bytes = pattern(200_000 + flow);
-                    let (from, to) = if flow % 2 == 0 { (&world.a, &world.b) } else { (&world.b, &world.a) };
+                    let (from, to) =
+                        if flow % 2 == 0 { (&world.a, &world.b) } else { (&world.b, &world.a) };
                     assert!(transfer(from, to, to.address.into(), &bytes) == bytes, "flow {flow}");
                 });
             }
         });
 
-        let lanes: Vec<_> = world.a.reports().await.iter().map(|report| report.engine.forwarded).collect();
-        assert!(lanes.iter().all(|&forwarded| forwarded > 0), "one lane carried nothing: {lanes:?}");
+        let lanes: Vec<_> =
+            world.a.reports().await.iter().map(|report| report.engine.forwarded).collect();
+        assert!(
+            lanes.iter().all(|&forwarded| forwarded > 0),
+            "one lane carried nothing: {lanes:?}"
+        );
         world.end().await;
     });
 }
@@ -147,23 +159,32 @@ fn sparse_flows_leave_the_lane_of_a_stream() {
 
     as_root(async {
         let world = World::new(2).await;
-        let pairs: Vec<_> = (0..FLOWS).map(|_| udp_pair(&world.a, &world.b, world.b.address.into())).collect();
+        let pairs: Vec<_> =
+            (0..FLOWS).map(|_| udp_pair(&world.a, &world.b, world.b.address.into())).collect();
         pairs.iter().for_each(|(sender, _)| sender.set_read_timeout(Some(PATIENCE)).expect("set"));
         let enough = start_stream(&world.a, &world.b);
-        let forwarded = async || world.a.reports().await.iter().map(|lane| lane.engine.forwarded).collect::<Vec<_>>();
+        let forwarded = async || {
+            world.a.reports().await.iter().map(|lane| lane.engine.forwarded).collect::<Vec<_>>()
+        };
 
-        // By chance half of the flows begin on the lane of the stream. They stay there until the lane is busy.
+        // By chance half of the flows begin on the lane of the stream. They stay there until the
+        // lane is busy.
         let deadline = Instant::now() + 3 * PATIENCE;
         loop {
             let before = forwarded().await;
-            (0..ROUNDS).for_each(|_| pairs.iter().for_each(|(sender, receiver)| echo(sender, receiver)));
+            (0..ROUNDS)
+                .for_each(|_| pairs.iter().for_each(|(sender, receiver)| echo(sender, receiver)));
             let after = forwarded().await;
             let carried = before.iter().zip(&after).map(|(before, after)| after - before);
             let quiet = carried.min().expect("two lanes");
             if quiet >= FLOWS * ROUNDS * 9 / 10 {
                 break;
             }
-            assert!(Instant::now() < deadline, "{quiet} of {} left the lane of the stream", FLOWS * ROUNDS);
+            assert!(
+                Instant::now() < deadline,
+                "{quiet} of {} left the lane of the stream",
+                FLOWS * ROUNDS
+            );
         }
 
         enough.store(true, Ordering::Relaxed);
@@ -183,7 +204,10 @@ fn super_packets_cross_the_kernels_border_in_both_directions() {
         assert!(out.tun_packets_in > 8 * out.tun_reads, "{out:?}");
         assert!(out.udp_datagrams_out > 8 * out.udp_sends, "{out:?}");
         assert!(back.tun_packets_out > 4 * back.tun_writes, "{back:?}");
-        assert_eq!((out.udp_singly, out.udp_too_big, back.tun_refused, out.tun_malformed), (0, 0, 0, 0));
+        assert_eq!(
+            (out.udp_singly, out.udp_too_big, back.tun_refused, out.tun_malformed),
+            (0, 0, 0, 0)
+        );
         world.end().await;
     });
 }
@@ -195,7 +219,8 @@ fn throughput_of_one_stream() {
         let world = World::new(1).await;
         let listener = world.b.inside(|| TcpListener::bind((world.b.address, 0))).expect("bound");
         let at = listener.local_addr().expect("an address");
-        let mut sender = world.a.inside(|| TcpStream::connect_timeout(&at, PATIENCE)).expect("connected");
+        let mut sender =
+            world.a.inside(|| TcpStream::connect_timeout(&at, PATIENCE)).expect("connected");
         let (mut receiver, _) = listener.accept().expect("accepted");
 
         let (duration, warm_up) = (Duration::from_secs(3), Duration::from_millis(500));
@@ -213,7 +238,10 @@ fn throughput_of_one_stream() {
             received
         });
 
-        println!("one TCP stream: {:.2} Gbit/s", received as f64 * 8.0 / duration.as_secs_f64() / 1e9);
+        println!(
+            "one TCP stream: {:.2} Gbit/s",
+            received as f64 * 8.0 / duration.as_secs_f64() / 1e9
+        );
         for host in [&world.a, &world.b] {
             let report = &host.reports().await[0];
             println!("{:?} {:?}", report.io, report.engine);

@@ -1,4 +1,5 @@
-//! The lanes on real devices: two hosts made of namespaces, joined by a veth pair, with one network between them.
+//! The lanes on real devices: two hosts made of namespaces, joined by a veth pair, with one network
+//! between them.
 //!
 //! Needs root. Leaves nothing behind.
 #![expect(clippy::print_stdout, reason = "tests say what they measured and what they skipped")]

@@ -14,7 +14,8 @@ fn a_stream_survives_the_restart_of_either_side() {
         let mut world = World::new(1).await;
         let listener = world.b.inside(|| TcpListener::bind((world.b.address, 0))).expect("bound");
         let at = listener.local_addr().expect("an address");
-        let mut sender = world.a.inside(|| TcpStream::connect_timeout(&at, PATIENCE)).expect("connected");
+        let mut sender =
+            world.a.inside(|| TcpStream::connect_timeout(&at, PATIENCE)).expect("connected");
         let (mut receiver, _) = listener.accept().expect("accepted");
         receiver.set_read_timeout(Some(PATIENCE)).expect("set");
         let mut byte = [0];
@@ -22,14 +23,15 @@ fn a_stream_survives_the_restart_of_either_side() {
         receiver.read_exact(&mut byte).expect("received");
 
         for restarted in ["a", "b"] {
-            let (host, other) = if restarted == "a" { (&mut world.a, &world.b) } else { (&mut world.b, &world.a) };
+            let (host, other) =
+                if restarted == "a" { (&mut world.a, &world.b) } else { (&mut world.b, &world.a) };
             host.lanes = None;
             host.start_lanes().await;
             host.publish(other);
             host.lanes.as_ref().expect("running").wake_peers().expect("told");
 
-            // It calls by itself: nobody sends anything that could ask for a session. How soon there
-            // is an answer is for the engine's tests (`sim::life`), in their own time.
+            // It calls by itself: nobody sends anything that could ask for a session. How soon
+            // there is an answer is for the engine's tests (`sim::life`), in their own time.
             host.wait_established().await;
             sender.write_all(b"2").expect("sent");
             receiver.read_exact(&mut byte).expect("received");

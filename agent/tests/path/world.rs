@@ -95,7 +95,8 @@ impl Host {
     async fn new(number: u8, lanes: usize) -> Self {
         let run_dir = tempfile::tempdir().expect("a folder");
         let queues = TunDesired { mtu: u32::from(MTU), queues: lanes };
-        let (network, tun) = NetworkNamespace::open(run_dir.path(), network(), queues).await.expect("a network");
+        let (network, tun) =
+            NetworkNamespace::open(run_dir.path(), network(), queues).await.expect("a network");
         let key = |lane: u8| PrivateKey::from([number * 16 + lane; 32]);
 
         Self {
@@ -128,27 +129,35 @@ impl Host {
             endpoints: BTreeMap::new(),
             strays: Strays::default(),
             remote: BTreeSet::from([IpNet::from(IpAddr::V4(other)), IpNet::from(other6)]),
-            unreachable: ["10.99.0.0/16", "fd99::/64"].iter().map(|prefix| prefix.parse().expect("a prefix")).collect(),
+            unreachable: ["10.99.0.0/16", "fd99::/64"]
+                .iter()
+                .map(|prefix| prefix.parse().expect("a prefix"))
+                .collect(),
         }
     }
 
     async fn configure(&mut self, other: Ipv4Addr) {
         let desired = self.desired(other);
-        let report = self.network.as_mut().expect("open").reconcile(&desired).await.expect("reconciled");
+        let report =
+            self.network.as_mut().expect("open").reconcile(&desired).await.expect("reconciled");
         assert!(report.errors.is_empty(), "{:?}", report.errors);
     }
 
     /// Starts the lanes on the ports they had before, if they ran before.
     pub(crate) async fn start_lanes(&mut self) {
-        let unix_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+        let unix_time =
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
         let config = LanesConfig { ports: self.ports.clone(), unix_time };
-        let (lanes, events) = self.host.within(|| Lanes::start(&config)).expect("entered").expect("lanes");
+        let (lanes, events) =
+            self.host.within(|| Lanes::start(&config)).expect("entered").expect("lanes");
         self.ports = lanes.ports().to_vec();
         if self.tun.is_none() {
             // As a new process would.
             self.network = None;
             let queues = TunDesired { mtu: u32::from(MTU), queues: self.keys.len() };
-            let (again, tun) = NetworkNamespace::open(self.run_dir.path(), network(), queues).await.expect("a network");
+            let (again, tun) = NetworkNamespace::open(self.run_dir.path(), network(), queues)
+                .await
+                .expect("a network");
             (self.network, self.tun) = (Some(again), Some(tun));
         }
         let tun = self.tun.take().expect("just opened");
@@ -166,11 +175,18 @@ impl Host {
             .zip(0..)
             .map(|((key, &port), lane)| PeerLane {
                 public_key: public_key(key),
-                candidates: vec![Candidate::host(SocketAddr::new(other.underlay.into(), port), lane)],
+                candidates: vec![Candidate::host(
+                    SocketAddr::new(other.underlay.into(), port),
+                    lane,
+                )],
             })
             .collect();
         let tables = self.keys.iter().map(|key| {
-            let peer = PeerTable { node: other.node, lanes: peer_lanes.clone(), allowed_ips: other.prefixes() };
+            let peer = PeerTable {
+                node: other.node,
+                lanes: peer_lanes.clone(),
+                allowed_ips: other.prefixes(),
+            };
             let table = NetworkTable {
                 id: network(),
                 private_key: key.clone(),
@@ -191,7 +207,15 @@ impl Host {
     /// Sets the MTU of this host's end of the underlay.
     pub(crate) async fn set_underlay_mtu(&self, mtu: u32) {
         let handle = netlink(&self.host);
-        let found = handle.link().get().match_name("eth0").execute().try_next().await.expect("found").expect("a link");
+        let found = handle
+            .link()
+            .get()
+            .match_name("eth0")
+            .execute()
+            .try_next()
+            .await
+            .expect("found")
+            .expect("a link");
         let link = LinkUnspec::new_with_index(found.header.index).mtu(mtu).build();
         handle.link().set(link).execute().await.expect("set");
     }
@@ -199,7 +223,15 @@ impl Host {
     /// Removes the TUN device behind the lanes' backs.
     pub(crate) async fn delete_tun(&self) {
         let handle = netlink(self.network.as_ref().expect("open").netns());
-        let found = handle.link().get().match_name("ovt").execute().try_next().await.expect("found").expect("a link");
+        let found = handle
+            .link()
+            .get()
+            .match_name("ovt")
+            .execute()
+            .try_next()
+            .await
+            .expect("found")
+            .expect("a link");
         handle.link().del(found.header.index).execute().await.expect("deleted");
     }
 
@@ -216,7 +248,13 @@ impl Host {
     /// Waits until some lane has a session.
     pub(crate) async fn wait_established(&self) {
         let deadline = Instant::now() + PATIENCE;
-        while !self.reports().await.iter().flat_map(|report| &report.peers).any(|p| p.state == PeerState::Established) {
+        while !self
+            .reports()
+            .await
+            .iter()
+            .flat_map(|report| &report.peers)
+            .any(|p| p.state == PeerState::Established)
+        {
             assert!(Instant::now() < deadline, "no session: {:?}", self.reports().await);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -225,7 +263,13 @@ impl Host {
     /// Waits until packets of a peer are held to `mtu` bytes.
     pub(crate) async fn wait_mtu(&self, mtu: u16) {
         let deadline = Instant::now() + PATIENCE;
-        while !self.reports().await.iter().flat_map(|report| &report.peers).any(|peer| peer.mtu == mtu) {
+        while !self
+            .reports()
+            .await
+            .iter()
+            .flat_map(|report| &report.peers)
+            .any(|peer| peer.mtu == mtu)
+        {
             assert!(Instant::now() < deadline, "another MTU: {:?}", self.reports().await);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -235,19 +279,40 @@ impl Host {
 /// Joins the hosts' own namespaces.
 async fn join(a: &Host, b: &Host) {
     let handle = netlink(&a.host);
-    let far = LinkUnspec::new_with_name("eth0").mtu(1500).setns_by_fd(b.host.as_fd().as_raw_fd()).build();
-    let pair = LinkVeth::new("eth0", "eth0").mtu(1500).set_info_data(InfoData::Veth(InfoVeth::Peer(far))).build();
+    let far =
+        LinkUnspec::new_with_name("eth0").mtu(1500).setns_by_fd(b.host.as_fd().as_raw_fd()).build();
+    let pair = LinkVeth::new("eth0", "eth0")
+        .mtu(1500)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
+        .build();
     handle.link().add(pair).execute().await.expect("a veth pair");
     for host in [a, b] {
         let handle = netlink(&host.host);
         for (name, address, prefix_len) in [("lo", None, 0), ("eth0", Some(host.underlay), 24)] {
-            let found =
-                handle.link().get().match_name(name).execute().try_next().await.expect("found").expect("a link");
+            let found = handle
+                .link()
+                .get()
+                .match_name(name)
+                .execute()
+                .try_next()
+                .await
+                .expect("found")
+                .expect("a link");
             let index = found.header.index;
             if let Some(address) = address {
-                handle.address().add(index, address.into(), prefix_len).execute().await.expect("an address");
+                handle
+                    .address()
+                    .add(index, address.into(), prefix_len)
+                    .execute()
+                    .await
+                    .expect("an address");
             }
-            handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.expect("up");
+            handle
+                .link()
+                .set(LinkUnspec::new_with_index(index).up().build())
+                .execute()
+                .await
+                .expect("up");
         }
     }
 }

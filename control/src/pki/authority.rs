@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use overlay_proto::identity::{self, NodeIdentity};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::CertificateDer;
 
@@ -32,7 +32,11 @@ impl Authority {
     /// # Errors
     ///
     /// [`PkiError`].
-    pub(crate) fn create(directory: &Path, cluster: overlay_core::ClusterId, now: u64) -> Result<Self, PkiError> {
+    pub(crate) fn create(
+        directory: &Path,
+        cluster: overlay_core::ClusterId,
+        now: u64,
+    ) -> Result<Self, PkiError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = common_name(&format!("overlay {cluster}"));
@@ -58,9 +62,12 @@ impl Authority {
 
     fn new(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, String> {
         let pin = identity::key_pin(&certificate).map_err(|_| "it is no certificate".to_owned())?;
-        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|error| error.to_string())?;
-        let own =
-            ring::digest::digest(&ring::digest::SHA256, &rcgen::PublicKeyData::subject_public_key_info(issuer.key()));
+        let issuer =
+            Issuer::from_ca_cert_der(&certificate, key).map_err(|error| error.to_string())?;
+        let own = ring::digest::digest(
+            &ring::digest::SHA256,
+            &rcgen::PublicKeyData::subject_public_key_info(issuer.key()),
+        );
         if own.as_ref() != pin {
             return Err("it does not match the key in ca.key".to_owned());
         }

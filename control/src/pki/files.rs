@@ -18,7 +18,11 @@ const CERTIFICATE: &str = "ca.crt";
 const MAX_FILE: u64 = 64 << 10;
 
 /// Stores a new authority, key first; each file appears whole or not at all.
-pub(super) fn write(directory: &Path, certificate: &CertificateDer<'_>, key: &KeyPair) -> Result<(), PkiError> {
+pub(super) fn write(
+    directory: &Path,
+    certificate: &CertificateDer<'_>,
+    key: &KeyPair,
+) -> Result<(), PkiError> {
     let pem = Zeroizing::new(key.serialize_pem());
     write_file(&directory.join(KEY), pem.as_bytes())?;
     write_file(&directory.join(CERTIFICATE), armour(certificate).as_bytes())
@@ -36,7 +40,8 @@ fn write_file(path: &Path, content: &[u8]) -> Result<(), PkiError> {
     let io = |source| PkiError::Io { path: path.display().to_string(), source };
     let draft = path.with_extension("new");
     let _ = fs::remove_file(&draft);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(io)?;
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(io)?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(io)?;
     fs::rename(&draft, path).map_err(io)?;
     let directory = path.parent().unwrap_or(path);
@@ -74,7 +79,8 @@ fn check_mode(path: &Path) -> Result<(), PkiError> {
         return Ok(());
     }
     let path = path.display().to_string();
-    let source = io::Error::other(format!("others may read it (mode {mode:03o}); chmod 600 {path}"));
+    let source =
+        io::Error::other(format!("others may read it (mode {mode:03o}); chmod 600 {path}"));
 
     Err(PkiError::Io { path, source })
 }

@@ -37,7 +37,8 @@ impl NodeRequest {
             return Err(InvalidRequest("more than 4,096 bytes"));
         }
         let der = CertificateSigningRequestDer::from(der);
-        let request = CertificateSigningRequestParams::from_der(&der).map_err(|error| explain(&error))?;
+        let request =
+            CertificateSigningRequestParams::from_der(&der).map_err(|error| explain(&error))?;
         let key = request.public_key;
         if ![&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ED25519].contains(&key.algorithm()) {
             return Err(InvalidRequest("the key must be ECDSA P-256 or Ed25519"));
@@ -83,7 +84,8 @@ mod tests {
     fn a_request_is_read_whatever_it_asks_for() {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.subject_alt_names = vec![SanType::URI("overlay:1:node:2".try_into().expect("ASCII"))];
+        params.subject_alt_names =
+            vec![SanType::URI("overlay:1:node:2".try_into().expect("ASCII"))];
 
         assert!(NodeRequest::parse(&request(&params)).is_ok());
     }

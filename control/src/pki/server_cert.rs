@@ -91,7 +91,8 @@ mod tests {
     fn a_certificate_is_renewed_at_half_its_life_and_when_the_clock_leaps() {
         let directory = tempfile::tempdir().expect("a directory");
         let now = 1_800_000_000;
-        let authority = Authority::create(directory.path(), ClusterId::from_random(1), now).expect("an authority");
+        let authority = Authority::create(directory.path(), ClusterId::from_random(1), now)
+            .expect("an authority");
         let cert = ServerCert::new(Arc::new(authority), now).expect("a certificate");
         let shown = |cert: &ServerCert| cert.current().cert.clone();
         let first = shown(&cert);

@@ -22,7 +22,10 @@ pub(super) fn join(state: &ClusterState, join: Join, now: u64) -> Decision {
         ));
     }
     if state.view().nodes.len() >= limits::MAX_NODES {
-        return Err(refuse(Code::Exhausted, format!("the cluster has {} nodes already", limits::MAX_NODES)));
+        return Err(refuse(
+            Code::Exhausted,
+            format!("the cluster has {} nodes already", limits::MAX_NODES),
+        ));
     }
 
     let node = Node {
@@ -33,9 +36,14 @@ pub(super) fn join(state: &ClusterState, join: Join, now: u64) -> Decision {
         underlay: Vec::new(),
         lane_ports: Vec::new(),
     };
-    let enrollment = Enrollment { node: node.id, key: join.key, token: join.token, version: String::new() };
+    let enrollment =
+        Enrollment { node: node.id, key: join.key, token: join.token, version: String::new() };
     let used = Token { used: token.used + 1, ..token.clone() };
-    let records = vec![Record::Token(used), Record::Enrollment(enrollment), Record::Row(Change::Node(node.clone()))];
+    let records = vec![
+        Record::Token(used),
+        Record::Enrollment(enrollment),
+        Record::Row(Change::Node(node.clone())),
+    ];
 
     Ok((Reply::Joined(node), records))
 }
@@ -49,7 +57,10 @@ fn rejoin(node: &Node, join: &Join) -> Decision {
 
     Err(refuse(
         Code::WrongState,
-        format!("this host joined as {} already; leave first (overlayctl leave) to join as {}", node.name, join.name),
+        format!(
+            "this host joined as {} already; leave first (overlayctl leave) to join as {}",
+            node.name, join.name
+        ),
     ))
 }
 
@@ -58,7 +69,12 @@ fn rejoin(node: &Node, join: &Join) -> Decision {
 /// # Errors
 ///
 /// `token-refused`, with the same text for everything that may be wrong with the token.
-pub(crate) fn secret_is_known(state: &ClusterState, id: &str, secret: &Digest, now: u64) -> Result<(), Refusal> {
+pub(crate) fn secret_is_known(
+    state: &ClusterState,
+    id: &str,
+    secret: &Digest,
+    now: u64,
+) -> Result<(), Refusal> {
     known(state, id, secret, now).map(drop).ok_or_else(refused)
 }
 
@@ -74,11 +90,14 @@ fn known<'a>(state: &'a ClusterState, id: &str, secret: &Digest, now: u64) -> Op
 /// it admitted before.
 fn admits<'a>(state: &'a ClusterState, join: &Join, now: u64) -> Result<&'a Token, Refusal> {
     let again = || {
-        let enrolled = state.node_of_key(&join.key).and_then(|node| state.enrollments().get(&node.id));
+        let enrolled =
+            state.node_of_key(&join.key).and_then(|node| state.enrollments().get(&node.id));
         enrolled.is_some_and(|enrolled| enrolled.token == join.token)
     };
 
-    known(state, &join.token, &join.secret, now).filter(|token| token.used < token.uses || again()).ok_or_else(refused)
+    known(state, &join.token, &join.secret, now)
+        .filter(|token| token.used < token.uses || again())
+        .ok_or_else(refused)
 }
 
 fn refused() -> Refusal {

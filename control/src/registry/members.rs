@@ -30,24 +30,39 @@ pub(super) fn enter(
     let mut held = old.map(|member| member.blocks.clone()).unwrap_or_default();
     let missing = blocks.max(1).saturating_sub(held.len());
     let epoch = state.view().revision.next().0;
-    held.extend(free_blocks(state, network, missing)?.into_iter().map(|prefix| Block { prefix, epoch }));
+    held.extend(
+        free_blocks(state, network, missing)?.into_iter().map(|prefix| Block { prefix, epoch }),
+    );
 
     let member = Member { network: network.id, node, lane_keys, blocks: held };
-    let records = if old == Some(&member) { Vec::new() } else { vec![Record::Row(Change::Member(member.clone()))] };
+    let records = if old == Some(&member) {
+        Vec::new()
+    } else {
+        vec![Record::Row(Change::Member(member.clone()))]
+    };
 
     Ok((Reply::Member(member), records))
 }
 
 /// A key identifies one node on one lane of one network; a second holder could read the first one's
 /// traffic.
-fn check_keys(state: &ClusterState, node: NodeId, network: &Network, lane_keys: &[PublicKey]) -> Result<(), Refusal> {
+fn check_keys(
+    state: &ClusterState,
+    node: NodeId,
+    network: &Network,
+    lane_keys: &[PublicKey],
+) -> Result<(), Refusal> {
     let mut seen = std::collections::BTreeSet::new();
     let others = state.view().members_of(network.id).filter(|member| member.node != node);
     let mut others = others.flat_map(|member| &member.lane_keys);
-    let twice = lane_keys.iter().any(|key| !seen.insert(*key)) || others.any(|key| seen.contains(key));
+    let twice =
+        lane_keys.iter().any(|key| !seen.insert(*key)) || others.any(|key| seen.contains(key));
 
     if twice {
-        Err(refuse(Code::InvalidInput, "lane_keys: a key is used twice; every node makes its own, one per lane"))
+        Err(refuse(
+            Code::InvalidInput,
+            "lane_keys: a key is used twice; every node makes its own, one per lane",
+        ))
     } else {
         Ok(())
     }
@@ -61,17 +76,23 @@ fn network_of(state: &ClusterState, id: NetworkId) -> Result<&Network, Refusal> 
 
 /// Picks the blocks that [`overlay_core::ipam::free_block`] would pick, from the top down, in a
 /// single pass.
-fn free_blocks(state: &ClusterState, network: &Network, count: usize) -> Result<Vec<Ipv4Net>, Refusal> {
+fn free_blocks(
+    state: &ClusterState,
+    network: &Network,
+    count: usize,
+) -> Result<Vec<Ipv4Net>, Refusal> {
     if count == 0 {
         return Ok(Vec::new());
     }
     let prefix = network.range();
     let len = network.block_len();
     let step = 1u32 << (32 - len);
-    let free =
-        |block: &Ipv4Net| !state.is_held(network.id, *block) && state.addresses(network.id, *block).next().is_none();
+    let free = |block: &Ipv4Net| {
+        !state.is_held(network.id, *block) && state.addresses(network.id, *block).next().is_none()
+    };
     let all = (0..1u32 << (len - prefix.prefix_len())).rev();
-    let block = |i| Ipv4Net::new(Ipv4Addr::from_bits(prefix.network().to_bits() + i * step), len).ok();
+    let block =
+        |i| Ipv4Net::new(Ipv4Addr::from_bits(prefix.network().to_bits() + i * step), len).ok();
     let blocks: Vec<_> = all.filter_map(block).filter(free).take(count).collect();
 
     if blocks.len() == count {

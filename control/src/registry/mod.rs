@@ -10,12 +10,14 @@ mod members;
 mod networks;
 mod nodes;
 mod operation;
+#[cfg(test)]
+pub(crate) mod random_tests;
 pub(crate) mod record;
 pub(crate) mod state;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod testing;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 mod tokens;
 
 use overlay_core::NodeId;
@@ -24,7 +26,9 @@ use overlay_proto::{Code, Refusal};
 pub(crate) use check::require_admin;
 use check::{check_labels, refuse};
 pub(crate) use joining::secret_is_known;
-pub(crate) use operation::{Actor, Announce, CreateNetwork, CreateToken, Decision, Join, Operation, Reply};
+pub(crate) use operation::{
+    Actor, Announce, CreateNetwork, CreateToken, Decision, Join, Operation, Reply,
+};
 pub(crate) use record::{ChangedKey, Digest, Record, Settings, Token};
 pub(crate) use state::ClusterState;
 
@@ -47,7 +51,9 @@ pub(crate) fn apply(state: &ClusterState, actor: Actor, command: Operation, now:
         Operation::Leave => nodes::leave(state, node(actor)?, now),
         Operation::RemoveNode(name) => nodes::remove(state, actor, &name, now),
         Operation::CreateNetwork(create) => networks::create(state, actor, create),
-        Operation::RemoveNetwork { network, force } => networks::remove(state, actor, &network, force),
+        Operation::RemoveNetwork { network, force } => {
+            networks::remove(state, actor, &network, force)
+        }
         Operation::EnterNetwork { network, lane_keys, blocks } => {
             members::enter(state, node(actor)?, network, lane_keys, blocks)
         }

@@ -6,7 +6,10 @@ use ipnet::{IpNet, Ipv4Net};
 use overlay_core::{Change, Network, NetworkId, RowKey, pool};
 use overlay_proto::{Code, Refusal};
 
-use super::{Actor, ClusterState, CreateNetwork, Decision, Record, Reply, check_labels, limits, refuse, require_admin};
+use super::{
+    Actor, ClusterState, CreateNetwork, Decision, Record, Reply, check_labels, limits, refuse,
+    require_admin,
+};
 
 /// Creates a network. A requested prefix is checked against what hosts have in use; otherwise one
 /// is chosen.
@@ -19,7 +22,10 @@ pub(super) fn create(state: &ClusterState, actor: Actor, create: CreateNetwork) 
         ));
     }
     if state.view().networks.len() >= limits::MAX_NETWORKS {
-        return Err(refuse(Code::Exhausted, format!("there are {} networks already", limits::MAX_NETWORKS)));
+        return Err(refuse(
+            Code::Exhausted,
+            format!("there are {} networks already", limits::MAX_NETWORKS),
+        ));
     }
 
     let network = Network {
@@ -39,19 +45,27 @@ pub(super) fn create(state: &ClusterState, actor: Actor, create: CreateNetwork) 
     Ok((Reply::Network(network.clone()), vec![Record::Row(Change::Network(network))]))
 }
 
-fn prefix(state: &ClusterState, asked: Option<Ipv4Net>, chosen_by_engine: bool) -> Result<Ipv4Net, Refusal> {
+fn prefix(
+    state: &ClusterState,
+    asked: Option<Ipv4Net>,
+    chosen_by_engine: bool,
+) -> Result<Ipv4Net, Refusal> {
     match asked {
         // The engine uses the prefix already, and its agent has refused what a person could not
         // have asked for.
         Some(prefix) if chosen_by_engine => {
-            refuse_taken(prefix.into(), pool::conflict_of_chosen(state.view(), prefix.into())).map(|()| prefix)
+            refuse_taken(prefix.into(), pool::conflict_of_chosen(state.view(), prefix.into()))
+                .map(|()| prefix)
         }
         Some(prefix) => check_free(state, IpNet::V4(prefix)).map(|()| prefix),
         None => {
             let pool = state.settings().pool;
             let none = || {
                 let why = "networks or routes of nodes use all of it";
-                refuse(Code::Exhausted, format!("no prefix is left in the pool {pool}: {why}; name one: --subnet CIDR"))
+                refuse(
+                    Code::Exhausted,
+                    format!("no prefix is left in the pool {pool}: {why}; name one: --subnet CIDR"),
+                )
             };
             pool::pick(state.view(), pool, &[], 0).ok_or_else(none)
         }
@@ -68,7 +82,9 @@ fn refuse_taken(prefix: IpNet, conflict: Option<String>) -> Result<(), Refusal> 
         None => Ok(()),
         Some(holder) => Err(refuse(
             Code::AddressTaken,
-            format!("{prefix} overlaps {holder}; choose another prefix: --subnet CIDR, or none to have one chosen"),
+            format!(
+                "{prefix} overlaps {holder}; choose another prefix: --subnet CIDR, or none to have one chosen"
+            ),
         )),
     }
 }
@@ -79,21 +95,38 @@ fn check_settings(network: &Network, actor: Actor) -> Result<(), Refusal> {
     let wrong = |what: String| Err(refuse(Code::InvalidInput, what));
     let prefixes = network.prefixes(network.prefix);
     let whole = network.prefix6.map(IpNet::V6);
-    let inside = |address: IpAddr| prefixes.iter().chain(&whole).any(|prefix| prefix.contains(&address));
+    let inside =
+        |address: IpAddr| prefixes.iter().chain(&whole).any(|prefix| prefix.contains(&address));
     let gateways = [settings.gateway.map(IpAddr::V4), settings.gateway6.map(IpAddr::V6)];
     if let Some(gateway) = gateways.into_iter().flatten().find(|gateway| !inside(*gateway)) {
-        return wrong(format!("gateway {gateway} is not in the prefix of network {}", network.name));
+        return wrong(format!(
+            "gateway {gateway} is not in the prefix of network {}",
+            network.name
+        ));
     }
     if [network.prefix.network(), network.prefix.broadcast()].contains(&network.gateway()) {
-        return wrong(format!("gateway {} is the first or last address of {}", network.gateway(), network.prefix));
+        return wrong(format!(
+            "gateway {} is the first or last address of {}",
+            network.gateway(),
+            network.prefix
+        ));
     }
-    if let Some((name, address)) = settings.reserved.iter().find(|(_, address)| !inside(**address)) {
-        return wrong(format!("reserved address {name}={address} is not in the prefix of network {}", network.name));
+    if let Some((name, address)) = settings.reserved.iter().find(|(_, address)| !inside(**address))
+    {
+        return wrong(format!(
+            "reserved address {name}={address} is not in the prefix of network {}",
+            network.name
+        ));
     }
     if let Some(range) = settings.range
-        && (!network.prefix.contains(&range) || range.trunc() != range || range.prefix_len() > MAX_RANGE_LEN)
+        && (!network.prefix.contains(&range)
+            || range.trunc() != range
+            || range.prefix_len() > MAX_RANGE_LEN)
     {
-        return wrong(format!("range {range} is not a part of {} with at least 4 addresses", network.prefix));
+        return wrong(format!(
+            "range {range} is not a part of {} with at least 4 addresses",
+            network.prefix
+        ));
     }
     if settings.numbered_by.is_some_and(|node| actor != Actor::Node(node)) {
         return Err(refuse(Code::NotAllowed, "numbered_by names a node other than the caller"));
@@ -139,7 +172,8 @@ pub(super) fn remove(state: &ClusterState, actor: Actor, name: &str, force: bool
     }
 
     let endpoints = endpoints.iter().map(|endpoint| RowKey::Endpoint(network.id, endpoint.id));
-    let members = state.view().members_of(network.id).map(|member| RowKey::Member(network.id, member.node));
+    let members =
+        state.view().members_of(network.id).map(|member| RowKey::Member(network.id, member.node));
     let keys = endpoints.chain(members).chain([RowKey::Network(network.id)]);
 
     Ok((Reply::Done, keys.map(|key| Record::Row(Change::Removed(key))).collect()))

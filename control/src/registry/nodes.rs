@@ -4,12 +4,19 @@ use overlay_core::{Change, HostReport, Node, NodeId, RowKey};
 use overlay_proto::Code;
 
 use super::record::{Enrollment, Revoked};
-use super::{Actor, Announce, ClusterState, Decision, Record, Reply, limits, refuse, require_admin};
+use super::{
+    Actor, Announce, ClusterState, Decision, Record, Reply, limits, refuse, require_admin,
+};
 
 /// Records how a node is reached and what its host has in use.
 pub(super) fn announce(state: &ClusterState, id: NodeId, announce: Announce) -> Decision {
-    if announce.version.len() > limits::MAX_VERSION || announce.version.chars().any(char::is_control) {
-        return Err(refuse(Code::InvalidInput, "version: at most 64 bytes and no control characters"));
+    if announce.version.len() > limits::MAX_VERSION
+        || announce.version.chars().any(char::is_control)
+    {
+        return Err(refuse(
+            Code::InvalidInput,
+            "version: at most 64 bytes and no control characters",
+        ));
     }
     let old = state.node(id)?;
     let Some(enrolled) = state.enrollments().get(&id) else {
@@ -18,8 +25,12 @@ pub(super) fn announce(state: &ClusterState, id: NodeId, announce: Announce) -> 
 
     let node = Node { underlay: announce.underlay, lane_ports: announce.lane_ports, ..old.clone() };
     let enrollment = Enrollment { version: announce.version, ..enrolled.clone() };
-    let report =
-        HostReport { node: id, prefixes: announce.prefixes, differences: announce.differences, name: old.name.clone() };
+    let report = HostReport {
+        node: id,
+        prefixes: announce.prefixes,
+        differences: announce.differences,
+        name: old.name.clone(),
+    };
     let mut records = Vec::new();
     if enrollment != *enrolled {
         records.push(Record::Enrollment(enrollment));
@@ -47,7 +58,8 @@ pub(super) fn remove(state: &ClusterState, actor: Actor, name: &str, now: u64) -
 pub(super) fn leave(state: &ClusterState, id: NodeId, now: u64) -> Decision {
     let node = state.node(id)?;
     let removed = |key| Record::Row(Change::Removed(key));
-    let endpoints = state.endpoints_of(id, None).map(|(network, endpoint)| RowKey::Endpoint(network, endpoint));
+    let endpoints =
+        state.endpoints_of(id, None).map(|(network, endpoint)| RowKey::Endpoint(network, endpoint));
     let members = state.memberships(id).map(|network| RowKey::Member(network, id));
 
     let host = state.view().hosts.contains_key(&id).then_some(RowKey::HostReport(id));

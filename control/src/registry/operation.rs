@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use overlay_core::{
-    Difference, Endpoint, EndpointId, HostPrefix, Member, Name, Network, NetworkId, NetworkMode, NetworkSettings, Node,
-    NodeId, PublicKey, Role,
+    Difference, Endpoint, EndpointId, HostPrefix, Member, Name, Network, NetworkId, NetworkMode,
+    NetworkSettings, Node, NodeId, PublicKey, Role,
 };
 use overlay_proto::Refusal;
 

@@ -55,7 +55,8 @@ impl Digest {
 
     /// Compares two digests in constant time.
     pub(crate) fn matches(&self, other: &Self) -> bool {
-        let difference = self.0.iter().zip(other.0).fold(0, |all, (a, b)| std::hint::black_box(all | (a ^ b)));
+        let difference =
+            self.0.iter().zip(other.0).fold(0, |all, (a, b)| std::hint::black_box(all | (a ^ b)));
 
         difference == 0
     }

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
-use overlay_core::{Change, EndpointId, Member, Name, Network, NetworkId, Node, NodeId, RowKey, View};
+use overlay_core::{
+    Change, EndpointId, Member, Name, Network, NetworkId, Node, NodeId, RowKey, View,
+};
 use overlay_proto::{Code, Refusal};
 
 use super::record::{ChangedKey, Digest, Enrollment, Record, Revoked, Settings, Token};
@@ -145,12 +147,14 @@ impl ClusterState {
     pub(crate) fn node(&self, id: NodeId) -> Result<&Node, Refusal> {
         match (self.view.nodes.get(&id), self.revoked.get(&id)) {
             (Some(node), _) => Ok(node),
-            (None, Some(gone)) => {
-                Err(Refusal::new(Code::NotAllowed, format!("node {} ({id}) was removed from this cluster", gone.name)))
-            }
-            (None, None) => {
-                Err(Refusal::new(Code::NotAuthenticated, format!("node {id} does not belong to this cluster")))
-            }
+            (None, Some(gone)) => Err(Refusal::new(
+                Code::NotAllowed,
+                format!("node {} ({id}) was removed from this cluster", gone.name),
+            )),
+            (None, None) => Err(Refusal::new(
+                Code::NotAuthenticated,
+                format!("node {id} does not belong to this cluster"),
+            )),
         }
     }
 
@@ -200,7 +204,8 @@ impl ClusterState {
 
     /// Returns whether two nodes are members of a common network, or are the same node.
     pub(crate) fn share_network(&self, one: NodeId, other: NodeId) -> bool {
-        let (one_of, other_of) = (self.index.memberships.get(&one), self.index.memberships.get(&other));
+        let (one_of, other_of) =
+            (self.index.memberships.get(&one), self.index.memberships.get(&other));
 
         one == other || one_of.zip(other_of).is_some_and(|(a, b)| !a.is_disjoint(b))
     }
@@ -211,7 +216,9 @@ impl ClusterState {
         match key {
             RowKey::Network(_) | RowKey::HostReport(_) => true,
             RowKey::Node(other) => self.share_network(node, other),
-            RowKey::Member(network, _) | RowKey::Endpoint(network, _) => self.view.member(network, node).is_some(),
+            RowKey::Member(network, _) | RowKey::Endpoint(network, _) => {
+                self.view.member(network, node).is_some()
+            }
         }
     }
 
@@ -254,20 +261,29 @@ impl ClusterState {
     /// Finds an inconsistency; a healthy store has none.
     pub(crate) fn contradiction(&self) -> Option<String> {
         let rebuilt = Self::from_records(self.settings.clone(), self.view.revision, self.records());
-        let orphan = |network, node| !self.view.networks.contains_key(&network) || !self.view.nodes.contains_key(&node);
+        let orphan = |network, node| {
+            !self.view.networks.contains_key(&network) || !self.view.nodes.contains_key(&node)
+        };
         let stray = self.view.members.values().find(|m| orphan(m.network, m.node));
-        let lost = self.view.endpoints.values().find(|e| self.view.member(e.network, e.node).is_none());
+        let lost =
+            self.view.endpoints.values().find(|e| self.view.member(e.network, e.node).is_none());
         let blocks: usize = self.view.members.values().map(|m| m.blocks.len()).sum();
         let claimed: usize = self.view.endpoints.values().map(|e| e.addresses.len()).sum();
         let checks = [
             (rebuilt.index != self.index, "an index differs from its rows"),
-            (self.index.network_names.len() != self.view.networks.len(), "two networks share a name"),
+            (
+                self.index.network_names.len() != self.view.networks.len(),
+                "two networks share a name",
+            ),
             (self.index.node_names.len() != self.view.nodes.len(), "two nodes share a name"),
             (stray.is_some(), "a membership is of no node or network"),
             (lost.is_some(), "an endpoint is on a node that is no member of its network"),
             (self.index.blocks.len() != blocks, "two nodes hold one block"),
             (self.index.addresses.len() != claimed, "two endpoints have one address"),
-            (self.view.nodes.keys().ne(self.enrollments.keys()), "a node has no key, or a key no node"),
+            (
+                self.view.nodes.keys().ne(self.enrollments.keys()),
+                "a node has no key, or a key no node",
+            ),
             (self.index.keys.len() != self.enrollments.len(), "two nodes have one key"),
         ];
 
@@ -296,7 +312,8 @@ impl Index {
             Change::Member(row) => self.insert_member(row),
             Change::Endpoint(row) => {
                 self.endpoints.insert((row.node, row.network, row.id));
-                self.addresses.extend(row.addresses.iter().map(|address| ((row.network, *address), row.id)));
+                self.addresses
+                    .extend(row.addresses.iter().map(|address| ((row.network, *address), row.id)));
             }
             Change::HostReport(_) | Change::Removed(_) => {}
         }

@@ -21,7 +21,11 @@ pub(crate) fn settings() -> Settings {
 }
 
 /// Applies a command the way the writer does.
-pub(crate) fn ask(state: &mut ClusterState, actor: Actor, command: Operation) -> Result<Reply, Refusal> {
+pub(crate) fn ask(
+    state: &mut ClusterState,
+    actor: Actor,
+    command: Operation,
+) -> Result<Reply, Refusal> {
     let (outcome, records) = apply(state, actor, command, NOW)?;
     if !records.is_empty() {
         state.commit(records);
@@ -73,15 +77,21 @@ pub(crate) fn check_invariants(state: &ClusterState) {
             .collect();
         for (i, (_, one)) in blocks.iter().enumerate() {
             assert!(network.prefix.contains(one));
-            let overlap = blocks[i + 1..].iter().any(|(_, other)| one.contains(other) || other.contains(one));
+            let overlap =
+                blocks[i + 1..].iter().any(|(_, other)| one.contains(other) || other.contains(one));
             assert!(!overlap, "{blocks:?}");
         }
         let mut live = BTreeSet::new();
         for endpoint in state.view().endpoints_of(network.id) {
-            let Some(IpAddr::V4(address)) = endpoint.addresses.first().copied() else { panic!("{endpoint:?}") };
+            let Some(IpAddr::V4(address)) = endpoint.addresses.first().copied() else {
+                panic!("{endpoint:?}")
+            };
             assert!(live.insert(address), "{address} is live twice");
             let holder = blocks.iter().find(|(_, block)| block.contains(&address));
-            assert!(holder.is_none_or(|(node, _)| *node == endpoint.node), "{address} is in a foreign block");
+            assert!(
+                holder.is_none_or(|(node, _)| *node == endpoint.node),
+                "{address} is in a foreign block"
+            );
             let kept = [network.prefix.network(), network.gateway(), network.prefix.broadcast()];
             assert!(!kept.contains(&address) && network.prefix.contains(&address), "{address}");
             let member = state.view().member(network.id, endpoint.node).expect("checked above");

@@ -1,11 +1,11 @@
-//! The registry under random commands, and what it refuses.
+//! What the registry refuses, and what it gives.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_core::{
-    Endpoint, EndpointId, HostPrefix, Member, NetworkId, NetworkMode, NetworkSettings, NodeId, Role, Runtime,
+    Endpoint, EndpointId, HostPrefix, Member, NetworkId, NetworkMode, NetworkSettings, NodeId,
+    Role, Runtime,
 };
-use proptest::prelude::*;
 
 use super::testing::*;
 use super::*;
@@ -17,7 +17,7 @@ pub(super) struct Fixture {
     pub(super) nodes: Vec<NodeId>,
 }
 
-fn create(name: &str, prefix: Option<&str>) -> Operation {
+pub(super) fn create(name: &str, prefix: Option<&str>) -> Operation {
     Operation::CreateNetwork(CreateNetwork {
         name: name.parse().expect("a name"),
         prefix: prefix.map(|p| p.parse().expect("a prefix")),
@@ -97,17 +97,20 @@ fn the_same_key_and_token_give_the_same_identity_even_when_used_up() {
 
     assert!(matches!(again, Ok(Reply::Joined(node)) if node.id == first));
     assert_eq!(fixture.state, before);
-    let other = ask(&mut fixture.state, Actor::Operator, join_with(1, 9, "node9")).expect_err("the token is used up");
+    let other = ask(&mut fixture.state, Actor::Operator, join_with(1, 9, "node9"))
+        .expect_err("the token is used up");
     assert_eq!(other.code, Code::TokenRefused);
 }
 
 #[test]
 fn every_bad_token_gets_the_same_answer() {
     let fixture = fixture("10.9.0.0/16");
-    let refusal =
-        |state: &ClusterState, command, now| apply(state, Actor::Operator, command, now).expect_err("refused");
+    let refusal = |state: &ClusterState, command, now| {
+        apply(state, Actor::Operator, command, now).expect_err("refused")
+    };
     let mut revoked = fixture.state.clone();
-    ask(&mut revoked, Actor::Operator, Operation::RevokeToken(format!("{:016x}", 2))).expect("it is there");
+    ask(&mut revoked, Actor::Operator, Operation::RevokeToken(format!("{:016x}", 2)))
+        .expect("it is there");
 
     let unknown = refusal(&fixture.state, join_with(3, 9, "n"), NOW);
     let used = refusal(&fixture.state, join_with(1, 9, "n"), NOW);
@@ -123,7 +126,8 @@ fn a_name_is_taken_once_and_costs_no_use() {
     let mut fixture = fixture("10.9.0.0/16");
     let before = fixture.state.clone();
 
-    let refusal = ask(&mut fixture.state, Actor::Operator, join_with(2, 9, "NODE0")).expect_err("the name is taken");
+    let refusal = ask(&mut fixture.state, Actor::Operator, join_with(2, 9, "NODE0"))
+        .expect_err("the name is taken");
 
     assert_eq!(refusal.code, Code::NameTaken);
     assert_eq!(fixture.state, before);
@@ -136,9 +140,15 @@ fn a_prefix_in_use_is_refused_with_node_and_holder() {
         underlay: vec!["192.0.2.1".parse().expect("an address")],
         lane_ports: vec![1],
         prefixes: vec![
-            HostPrefix { prefix: "172.18.0.0/16".parse().expect("a prefix"), holder: "docker_gwbridge".to_owned() },
+            HostPrefix {
+                prefix: "172.18.0.0/16".parse().expect("a prefix"),
+                holder: "docker_gwbridge".to_owned(),
+            },
             HostPrefix { prefix: "10.64.0.0/15".parse().expect("a prefix"), holder: String::new() },
-            HostPrefix { prefix: "0.0.0.0/0".parse().expect("a prefix"), holder: "eth0".to_owned() },
+            HostPrefix {
+                prefix: "0.0.0.0/0".parse().expect("a prefix"),
+                holder: "eth0".to_owned(),
+            },
         ],
         differences: Vec::new(),
         version: "1".to_owned(),
@@ -151,7 +161,9 @@ fn a_prefix_in_use_is_refused_with_node_and_holder() {
     let refusal = refused(&mut fixture, "172.18.4.0/24");
     assert_eq!(refusal.code, Code::AddressTaken);
     assert!(refusal.message.contains("node1 by docker_gwbridge"), "{refusal}");
-    for prefix in ["10.0.0.0/8", "192.0.2.0/24", "172.17.0.0/16", "10.255.255.0/24", "172.16.0.0/12"] {
+    for prefix in
+        ["10.0.0.0/8", "192.0.2.0/24", "172.17.0.0/16", "10.255.255.0/24", "172.16.0.0/12"]
+    {
         assert_eq!(refused(&mut fixture, prefix).code, Code::AddressTaken, "{prefix}");
     }
     let chosen = ask(&mut fixture.state, Actor::Operator, create("other", None));
@@ -190,7 +202,10 @@ fn the_pool_gives_every_network_addresses_of_its_own() {
 
 #[test]
 fn a_pool_that_is_used_up_says_what_to_do() {
-    let mut state = ClusterState::new(Settings { pool: "10.64.0.0/24".parse().expect("a prefix"), ..settings() });
+    let mut state = ClusterState::new(Settings {
+        pool: "10.64.0.0/24".parse().expect("a prefix"),
+        ..settings()
+    });
 
     let refusal = (0..1_000)
         .find_map(|i| ask(&mut state, Actor::Operator, create(&format!("n{i}"), None)).err())
@@ -228,9 +243,15 @@ fn an_ipv6_address_comes_out_of_the_block_it_belongs_to_or_is_claimed() {
     fixture.enter(2, 2);
 
     // In the node's own block, though it differs from the IPv4 address.
-    fixture.put(1, vec![dual(fixture.endpoint(1, 1, "10.8.255.2"), "fd08::a08:ff07")]).expect("its own block");
-    fixture.put(1, vec![dual(fixture.endpoint(1, 2, "10.8.255.3"), "fd08::77:1")]).expect("a claim");
-    let refused = |v6: &str, fixture: &mut Fixture| fixture.try_put(2, dual(fixture.endpoint(2, 9, "10.8.254.9"), v6));
+    fixture
+        .put(1, vec![dual(fixture.endpoint(1, 1, "10.8.255.2"), "fd08::a08:ff07")])
+        .expect("its own block");
+    fixture
+        .put(1, vec![dual(fixture.endpoint(1, 2, "10.8.255.3"), "fd08::77:1")])
+        .expect("a claim");
+    let refused = |v6: &str, fixture: &mut Fixture| {
+        fixture.try_put(2, dual(fixture.endpoint(2, 9, "10.8.254.9"), v6))
+    };
     for taken in ["fd08::a08:ff07", "fd08::77:1", "fd08::a08:ff08", "fd08::a08:1"] {
         assert_eq!(refused(taken, &mut fixture), Err(Code::AddressTaken), "{taken}");
     }
@@ -240,7 +261,8 @@ fn an_ipv6_address_comes_out_of_the_block_it_belongs_to_or_is_claimed() {
 #[test]
 fn where_an_engine_numbers_its_containers_nobody_else_takes_from_outside_the_blocks() {
     let mut fixture = fixture("10.9.0.0/16");
-    let numbered = NetworkSettings { numbered_by: Some(fixture.nodes[1]), ..NetworkSettings::default() };
+    let numbered =
+        NetworkSettings { numbered_by: Some(fixture.nodes[1]), ..NetworkSettings::default() };
     assert_eq!(fixture.as_node(2, create_with("plain", numbered.clone())), Err(Code::NotAllowed));
     let made = fixture.as_node(1, create_with("plain", numbered));
     let Ok(Reply::Network(network)) = made else { panic!("{made:?}") };
@@ -264,7 +286,10 @@ fn blocks_come_out_of_the_range_and_settings_must_fit_the_prefix() {
         NetworkSettings { gateway6: "fd09::1".parse().ok(), ..NetworkSettings::default() },
         NetworkSettings { range: "10.9.0.0/24".parse().ok(), ..NetworkSettings::default() },
         NetworkSettings { range: "10.8.0.0/31".parse().ok(), ..NetworkSettings::default() },
-        NetworkSettings { reserved: [("a".to_owned(), address("10.9.0.1"))].into(), ..NetworkSettings::default() },
+        NetworkSettings {
+            reserved: [("a".to_owned(), address("10.9.0.1"))].into(),
+            ..NetworkSettings::default()
+        },
     ];
     for settings in wrong {
         assert_eq!(
@@ -307,7 +332,9 @@ fn addresses_that_are_not_free_are_refused_and_nothing_of_the_call_stays() {
     let mut fixture = fixture("10.9.0.0/16");
     fixture.enter(1, 1);
     fixture.enter(2, 2);
-    fixture.put(1, vec![fixture.endpoint(1, 1, "10.9.255.2"), fixture.endpoint(1, 2, "10.9.3.3")]).expect("free");
+    fixture
+        .put(1, vec![fixture.endpoint(1, 1, "10.9.255.2"), fixture.endpoint(1, 2, "10.9.3.3")])
+        .expect("free");
     let before = fixture.state.clone();
     let cases = [
         ("10.9.255.2", Code::AddressTaken),
@@ -334,12 +361,19 @@ fn addresses_that_are_not_free_are_refused_and_nothing_of_the_call_stays() {
 fn addresses_may_change_hands_within_one_call() {
     let mut fixture = fixture("10.9.0.0/16");
     fixture.enter(1, 1);
-    fixture.put(1, vec![fixture.endpoint(1, 1, "10.9.255.2"), fixture.endpoint(1, 2, "10.9.255.3")]).expect("free");
+    fixture
+        .put(1, vec![fixture.endpoint(1, 1, "10.9.255.2"), fixture.endpoint(1, 2, "10.9.255.3")])
+        .expect("free");
 
-    fixture.put(1, vec![fixture.endpoint(1, 1, "10.9.255.3"), fixture.endpoint(1, 2, "10.9.255.2")]).expect("swapped");
+    fixture
+        .put(1, vec![fixture.endpoint(1, 1, "10.9.255.3"), fixture.endpoint(1, 2, "10.9.255.2")])
+        .expect("swapped");
 
     assert_eq!(fixture.state.contradiction(), None);
-    assert_eq!(fixture.put(1, vec![fixture.endpoint(1, 3, "10.9.255.2")]).expect_err("taken").code, Code::AddressTaken);
+    assert_eq!(
+        fixture.put(1, vec![fixture.endpoint(1, 3, "10.9.255.2")]).expect_err("taken").code,
+        Code::AddressTaken
+    );
 }
 
 #[test]
@@ -354,8 +388,12 @@ fn no_node_speaks_for_another() {
     assert_eq!(forged.code, Code::NotAllowed);
     let stolen = fixture.put(2, vec![fixture.endpoint(2, 1, "10.9.254.5")]).expect_err("stolen");
     assert_eq!(stolen.code, Code::NotAllowed);
-    assert_eq!(fixture.as_node(2, Operation::RemoveEndpoints(vec![(network, theirs)])), Err(Code::NotAllowed));
-    let stranger = fixture.put(3, vec![fixture.endpoint(3, 6, "10.9.253.5")]).expect_err("no member");
+    assert_eq!(
+        fixture.as_node(2, Operation::RemoveEndpoints(vec![(network, theirs)])),
+        Err(Code::NotAllowed)
+    );
+    let stranger =
+        fixture.put(3, vec![fixture.endpoint(3, 6, "10.9.253.5")]).expect_err("no member");
     assert_eq!(stranger.code, Code::WrongState);
     let key_of_another = vec![[1; 32].into()];
     let enter = Operation::EnterNetwork { network, lane_keys: key_of_another, blocks: 1 };
@@ -379,7 +417,8 @@ fn a_removed_node_leaves_nothing_and_may_ask_nothing() {
 
     assert_eq!(fixture.state.view().endpoints.len() + fixture.state.view().members.len(), 0);
     assert_eq!(fixture.as_node(1, Operation::Leave), Err(Code::NotAllowed));
-    let again = ask(&mut fixture.state, Actor::Operator, join_with(2, 1, "node1")).expect("a new node");
+    let again =
+        ask(&mut fixture.state, Actor::Operator, join_with(2, 1, "node1")).expect("a new node");
     assert!(matches!(again, Reply::Joined(node) if node.id != fixture.nodes[1]));
 }
 
@@ -388,110 +427,12 @@ fn networks_and_memberships_in_use_stay() {
     let mut fixture = fixture("10.9.0.0/16");
     fixture.enter(1, 1);
     fixture.put(1, vec![fixture.endpoint(1, 1, "10.9.255.2")]).expect("free");
-    let (network, remove) = (fixture.network, |force| Operation::RemoveNetwork { network: "net".to_owned(), force });
+    let (network, remove) =
+        (fixture.network, |force| Operation::RemoveNetwork { network: "net".to_owned(), force });
 
     assert_eq!(fixture.as_node(1, Operation::ExitNetwork(network)), Err(Code::InUse));
     assert_eq!(fixture.as_node(0, remove(false)), Err(Code::InUse));
     assert_eq!(fixture.as_node(0, remove(true)), Ok(Reply::Done));
     let view = fixture.state.view();
     assert_eq!(view.networks.len() + view.members.len() + view.endpoints.len(), 0);
-}
-
-/// Draws commands of five hosts about four networks.
-pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
-    let actor =
-        prop_oneof![1 => Just(Actor::Operator), 9 => (0..5u64).prop_map(|n| Actor::Node(NodeId::from_random(n + 1)))];
-    let network = || (0..4u64).prop_map(|n| NetworkId::from_random(n + 7));
-    let endpoint = (network(), 0..5u64, 0..6u64, 0..3u8, 0..34u8).prop_map(|(network, node, id, third, last)| {
-        let third = [0, 254, 255][usize::from(third)];
-        Endpoint {
-            id: EndpointId::from_random(id + 1),
-            network,
-            node: NodeId::from_random(node + 1),
-            name: "e".parse().expect("a name"),
-            aliases: BTreeSet::new(),
-            addresses: vec![std::net::Ipv4Addr::new(10, 9, third, last).into()],
-            labels: BTreeMap::new(),
-            runtime: Runtime::Run,
-        }
-    });
-    let endpoints = prop::collection::vec(endpoint, 1..4);
-    let command = prop_oneof![
-        (1..4u8, 0..5u8, 0..5u8).prop_map(|(token, key, name)| join_with(token, key, &format!("node{name}"))),
-        (0..3u8).prop_map(|_| Operation::Leave),
-        (0..5u8).prop_map(|n| Operation::RemoveNode(format!("node{n}"))),
-        (0..4u8, 0..4u8).prop_map(|(n, p)| {
-            let prefixes = [None, Some("10.9.0.0/16"), Some("10.9.0.0/27"), Some("10.9.0.0/29")];
-            create(&format!("net{n}"), prefixes[usize::from(p)])
-        }),
-        (0..4u8, any::<bool>()).prop_map(|(n, force)| Operation::RemoveNetwork { network: format!("net{n}"), force }),
-        (network(), 0..6u8, 0..4usize).prop_map(|(network, key, blocks)| Operation::EnterNetwork {
-            network,
-            lane_keys: vec![[key; 32].into()],
-            blocks
-        }),
-        (network(), 0..6u8, 0..4usize).prop_map(|(network, key, blocks)| Operation::EnterNetwork {
-            network,
-            lane_keys: vec![[key; 32].into()],
-            blocks
-        }),
-        network().prop_map(Operation::ExitNetwork),
-        endpoints.clone().prop_map(Operation::PutEndpoints),
-        endpoints.prop_map(Operation::PutEndpoints),
-        prop::collection::vec((network(), (0..6u64).prop_map(|n| EndpointId::from_random(n + 1))), 1..4)
-            .prop_map(Operation::RemoveEndpoints),
-        (1..4u8).prop_map(|n| Operation::RevokeToken(format!("{n:016x}"))),
-    ];
-
-    (actor, command).prop_map(|(actor, mut command)| {
-        // Most endpoints are the caller's own, or hardly one would be accepted.
-        if let (Actor::Node(node), Operation::PutEndpoints(rows)) = (actor, &mut command)
-            && let Some((_, own)) = rows.split_first_mut()
-        {
-            own.iter_mut().for_each(|row| row.node = node);
-            if own.len() > 1 {
-                rows.remove(0);
-            }
-        }
-        (actor, command)
-    })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
-
-    /// Invariant 6.
-    #[test]
-    fn random_commands_keep_what_must_hold_and_a_replay_rebuilds_it(
-        commands in prop::collection::vec(command(), 1..120),
-    ) {
-        let mut state = with_tokens();
-        let begin = state.clone();
-        let mut log = Vec::new();
-        for (actor, command) in commands {
-            let before = state.clone();
-            match apply(&state, actor, command, NOW) {
-                Ok((_, records)) if records.is_empty() => prop_assert_eq!(&state, &before),
-                Ok((_, records)) => {
-                    state.commit(records.clone());
-                    log.push(records);
-                    prop_assert_eq!(state.view().revision, before.view().revision.next());
-                }
-                Err(refusal) => {
-                    prop_assert_eq!(&state, &before);
-                    prop_assert!(!refusal.message.is_empty() && !refusal.message.ends_with('.'));
-                }
-            }
-        }
-
-        check_invariants(&state);
-        let mut replayed = begin;
-        for records in log {
-            let text = serde_json::to_vec(&records).expect("records are JSON");
-            replayed.commit(serde_json::from_slice::<Vec<Record>>(&text).expect("records are JSON"));
-        }
-        prop_assert_eq!(&replayed, &state);
-        let loaded = ClusterState::from_records(settings(), state.view().revision, state.records());
-        prop_assert_eq!(&loaded, &state);
-    }
 }

@@ -3,17 +3,26 @@
 use overlay_proto::Code;
 
 use super::{
-    Actor, ClusterState, CreateToken, Decision, Record, Reply, Token, check_labels, limits, refuse, require_admin,
+    Actor, ClusterState, CreateToken, Decision, Record, Reply, Token, check_labels, limits, refuse,
+    require_admin,
 };
 
 /// Creates a token, and forgets those that expired more than a day ago.
-pub(super) fn create(state: &ClusterState, actor: Actor, create: CreateToken, now: u64) -> Decision {
+pub(super) fn create(
+    state: &ClusterState,
+    actor: Actor,
+    create: CreateToken,
+    now: u64,
+) -> Decision {
     require_admin(state, actor)?;
     check_labels(&create.labels)?;
     let ttl = if create.ttl == 0 { limits::DEFAULT_TOKEN_TTL } else { create.ttl };
     if ttl > limits::MAX_TOKEN_TTL {
         let most = limits::MAX_TOKEN_TTL;
-        return Err(refuse(Code::InvalidInput, format!("a ttl of {ttl} s is more than {most} s (366 days)")));
+        return Err(refuse(
+            Code::InvalidInput,
+            format!("a ttl of {ttl} s is more than {most} s (366 days)"),
+        ));
     }
     if usize::try_from(create.uses).is_ok_and(|uses| uses > limits::MAX_NODES) {
         let (uses, most) = (create.uses, limits::MAX_NODES);
@@ -23,8 +32,12 @@ pub(super) fn create(state: &ClusterState, actor: Actor, create: CreateToken, no
         ));
     }
     let dead = |token: &&Token| token.expires.saturating_add(limits::TOKEN_RETENTION) <= now;
-    let mut records: Vec<_> =
-        state.tokens().values().filter(dead).map(|token| Record::RemoveToken(token.id.clone())).collect();
+    let mut records: Vec<_> = state
+        .tokens()
+        .values()
+        .filter(dead)
+        .map(|token| Record::RemoveToken(token.id.clone()))
+        .collect();
     if state.tokens().len() - records.len() >= limits::MAX_TOKENS {
         let most = limits::MAX_TOKENS;
         return Err(refuse(

@@ -33,7 +33,11 @@ struct Certificate {
 
 impl ClientInfo {
     /// Reads the identity from a verified certificate; `local` is our end of the connection.
-    pub(crate) fn new(address: SocketAddr, local: SocketAddr, certificate: Option<&CertificateDer<'_>>) -> Self {
+    pub(crate) fn new(
+        address: SocketAddr,
+        local: SocketAddr,
+        certificate: Option<&CertificateDer<'_>>,
+    ) -> Self {
         let read = |der: &CertificateDer<'_>| {
             // A certificate without readable validity is never valid.
             let (from, to) = identity::validity(der).unwrap_or_default();
@@ -108,7 +112,10 @@ impl ClientInfo {
     }
 
     fn certificate(&self) -> Result<&Certificate, Refusal> {
-        self.0.certificate.as_ref().ok_or_else(|| refuse("no certificate was presented; join first".to_owned()))
+        self.0
+            .certificate
+            .as_ref()
+            .ok_or_else(|| refuse("no certificate was presented; join first".to_owned()))
     }
 
     fn identity(&self, cluster: ClusterId) -> Result<NodeId, Refusal> {

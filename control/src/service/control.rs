@@ -52,13 +52,17 @@ impl Control for ControlService {
         let asked = request.into_inner();
         // A watcher without a revision, or with one of another cluster, gets a snapshot.
         let ours = asked.revision > 0 && asked.cluster == self.cluster().to_string();
-        let watcher = Watcher { instance: requests::instance(asked.instance)?, address: client.address().ip() };
+        let watcher = Watcher {
+            instance: requests::instance(asked.instance)?,
+            address: client.address().ip(),
+        };
         let watch = self.open(node, watcher).await?;
         self.locations.note(node, client.is_on_own_host());
         let at = ours.then_some(Revision(asked.revision));
         let (hub, location, problems) =
             (Arc::clone(&self.hub), self.locations.subscribe(), self.conditions.subscribe());
-        let stream = WatchStream { hub, problems, watch, node, expires: client.expires(), at, location };
+        let stream =
+            WatchStream { hub, problems, watch, node, expires: client.expires(), at, location };
         let (sender, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(stream.run(sender));
 
@@ -79,7 +83,10 @@ impl Control for ControlService {
         let certificate = self.sign(node, &csr)?;
         tracing::info!(%node, "Renewed a node's certificate");
 
-        Ok(Response::new(v1::RenewResponse { certificate, ca_certificate: self.authority.certificate().to_vec() }))
+        Ok(Response::new(v1::RenewResponse {
+            certificate,
+            ca_certificate: self.authority.certificate().to_vec(),
+        }))
     }
 
     async fn announce(&self, request: Request<v1::AnnounceRequest>) -> Answer<v1::Revised> {
@@ -96,18 +103,25 @@ impl Control for ControlService {
         Ok(Response::new(revised))
     }
 
-    async fn create_network(&self, request: Request<v1::CreateNetworkRequest>) -> Answer<v1::CreateNetworkResponse> {
+    async fn create_network(
+        &self,
+        request: Request<v1::CreateNetworkRequest>,
+    ) -> Answer<v1::CreateNetworkResponse> {
         let node = self.caller(&request)?;
-        let (network, revision) = match self.ask(node, requests::create_network(request.into_inner())?).await? {
-            (Reply::Network(network), revision) => (network, revision.0),
-            (outcome, _) => return Err(mismatch(&outcome).into()),
-        };
+        let (network, revision) =
+            match self.ask(node, requests::create_network(request.into_inner())?).await? {
+                (Reply::Network(network), revision) => (network, revision.0),
+                (outcome, _) => return Err(mismatch(&outcome).into()),
+            };
         tracing::info!(%node, network = %network.id, "Network created");
 
         Ok(Response::new(v1::CreateNetworkResponse { revision, network: Some(network.into()) }))
     }
 
-    async fn remove_network(&self, request: Request<v1::RemoveNetworkRequest>) -> Answer<v1::Revised> {
+    async fn remove_network(
+        &self,
+        request: Request<v1::RemoveNetworkRequest>,
+    ) -> Answer<v1::Revised> {
         let node = self.caller(&request)?;
         let v1::RemoveNetworkRequest { network, force } = request.into_inner();
         let revised = self.revise(node, Operation::RemoveNetwork { network, force }).await?;
@@ -116,12 +130,16 @@ impl Control for ControlService {
         Ok(Response::new(revised))
     }
 
-    async fn enter_network(&self, request: Request<v1::EnterNetworkRequest>) -> Answer<v1::EnterNetworkResponse> {
+    async fn enter_network(
+        &self,
+        request: Request<v1::EnterNetworkRequest>,
+    ) -> Answer<v1::EnterNetworkResponse> {
         let node = self.caller(&request)?;
-        let (member, revision) = match self.ask(node, requests::enter_network(request.get_ref())?).await? {
-            (Reply::Member(member), revision) => (member, revision.0),
-            (outcome, _) => return Err(mismatch(&outcome).into()),
-        };
+        let (member, revision) =
+            match self.ask(node, requests::enter_network(request.get_ref())?).await? {
+                (Reply::Member(member), revision) => (member, revision.0),
+                (outcome, _) => return Err(mismatch(&outcome).into()),
+            };
 
         Ok(Response::new(v1::EnterNetworkResponse { revision, member: Some(member.into()) }))
     }
@@ -133,32 +151,49 @@ impl Control for ControlService {
         Ok(Response::new(self.revise(node, Operation::ExitNetwork(network)).await?))
     }
 
-    async fn put_endpoints(&self, request: Request<v1::PutEndpointsRequest>) -> Answer<v1::Revised> {
+    async fn put_endpoints(
+        &self,
+        request: Request<v1::PutEndpointsRequest>,
+    ) -> Answer<v1::Revised> {
         let node = self.caller(&request)?;
 
         Ok(Response::new(self.revise(node, requests::put_endpoints(request.into_inner())?).await?))
     }
 
-    async fn remove_endpoints(&self, request: Request<v1::RemoveEndpointsRequest>) -> Answer<v1::Revised> {
+    async fn remove_endpoints(
+        &self,
+        request: Request<v1::RemoveEndpointsRequest>,
+    ) -> Answer<v1::Revised> {
         let node = self.caller(&request)?;
 
         Ok(Response::new(self.revise(node, requests::remove_endpoints(request.get_ref())?).await?))
     }
 
-    async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Answer<v1::CreateTokenResponse> {
+    async fn create_token(
+        &self,
+        request: Request<v1::CreateTokenRequest>,
+    ) -> Answer<v1::CreateTokenResponse> {
         let node = self.caller(&request)?;
         let fresh = FreshToken::draw().map_err(|error| Refusal::new(Code::Fault, error))?;
-        let (token, revision) = match self.ask(node, requests::create_token(request.into_inner(), &fresh)?).await? {
-            (Reply::Token(token), revision) => (token, revision.0),
-            (outcome, _) => return Err(mismatch(&outcome).into()),
-        };
+        let (token, revision) =
+            match self.ask(node, requests::create_token(request.into_inner(), &fresh)?).await? {
+                (Reply::Token(token), revision) => (token, revision.0),
+                (outcome, _) => return Err(mismatch(&outcome).into()),
+            };
         tracing::info!(%node, token = %token.id, "Token created");
         let join_line = self.join_line(fresh).expose();
 
-        Ok(Response::new(v1::CreateTokenResponse { revision, join_line, token: Some(listing::token(token)) }))
+        Ok(Response::new(v1::CreateTokenResponse {
+            revision,
+            join_line,
+            token: Some(listing::token(token)),
+        }))
     }
 
-    async fn list_tokens(&self, request: Request<v1::ListTokensRequest>) -> Answer<v1::ListTokensResponse> {
+    async fn list_tokens(
+        &self,
+        request: Request<v1::ListTokensRequest>,
+    ) -> Answer<v1::ListTokensResponse> {
         let node = self.caller(&request)?;
         let tokens = self.hub.look(|state| listing::tokens(state, node))?;
 
@@ -173,7 +208,10 @@ impl Control for ControlService {
         Ok(Response::new(revised))
     }
 
-    async fn list_nodes(&self, request: Request<v1::ListNodesRequest>) -> Answer<v1::ListNodesResponse> {
+    async fn list_nodes(
+        &self,
+        request: Request<v1::ListNodesRequest>,
+    ) -> Answer<v1::ListNodesResponse> {
         let node = self.caller(&request)?;
 
         Ok(Response::new(v1::ListNodesResponse { nodes: listing::nodes(&self.hub, node)? }))
@@ -193,16 +231,23 @@ impl Control for ControlService {
         Ok(Response::new(v1::VersionResponse { version: env!("CARGO_PKG_VERSION").to_owned() }))
     }
 
-    async fn list_networks(&self, request: Request<v1::ListNetworksRequest>) -> Answer<v1::ListNetworksResponse> {
+    async fn list_networks(
+        &self,
+        request: Request<v1::ListNetworksRequest>,
+    ) -> Answer<v1::ListNetworksResponse> {
         let node = self.caller(&request)?;
         let networks = self.hub.look(|state| listing::networks(state, node))?;
 
         Ok(Response::new(v1::ListNetworksResponse { networks }))
     }
 
-    async fn list_endpoints(&self, request: Request<v1::ListEndpointsRequest>) -> Answer<v1::ListEndpointsResponse> {
+    async fn list_endpoints(
+        &self,
+        request: Request<v1::ListEndpointsRequest>,
+    ) -> Answer<v1::ListEndpointsResponse> {
         let node = self.caller(&request)?;
-        let endpoints = self.hub.look(|state| listing::endpoints(state, node, &request.get_ref().network))?;
+        let endpoints =
+            self.hub.look(|state| listing::endpoints(state, node, &request.get_ref().network))?;
 
         Ok(Response::new(v1::ListEndpointsResponse { endpoints }))
     }

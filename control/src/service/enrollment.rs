@@ -35,7 +35,11 @@ pub(crate) struct Tarpit {
 
 impl Default for Tarpit {
     fn default() -> Self {
-        Self { slots: Semaphore::new(WRONG_TOKENS), refused: AtomicU64::new(0), reported: AtomicU64::new(0) }
+        Self {
+            slots: Semaphore::new(WRONG_TOKENS),
+            refused: AtomicU64::new(0),
+            reported: AtomicU64::new(0),
+        }
     }
 }
 
@@ -44,7 +48,12 @@ impl Tarpit {
         let refused = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
         let reported = self.reported.load(Ordering::Relaxed);
         let due = now.abs_diff(reported) >= REPORT_EVERY;
-        if due && self.reported.compare_exchange(reported, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if due
+            && self
+                .reported
+                .compare_exchange(reported, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
             tracing::warn!(%from, refused, "Refused join tokens that are not valid");
         }
         // The semaphore is never closed; a cancelled call leaves the queue.
@@ -55,7 +64,10 @@ impl Tarpit {
 
 #[tonic::async_trait]
 impl Enrollment for ControlService {
-    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
+    async fn join(
+        &self,
+        request: Request<v1::JoinRequest>,
+    ) -> Result<Response<v1::JoinResponse>, Status> {
         let from = auth::client(&request)?.address();
         match self.admit(request.into_inner()).await {
             Ok(response) => {
@@ -80,7 +92,8 @@ impl ControlService {
         let secret = Digest::of(secret.as_bytes());
         // Checked before any costly work: a guess costs the guesser a connection, and control one
         // hash.
-        self.hub.look(|state| secret_is_known(state, &request.token_id, &secret, clock::now_unix()))?;
+        self.hub
+            .look(|state| secret_is_known(state, &request.token_id, &secret, clock::now_unix()))?;
         let csr = NodeRequest::parse(&request.csr)?;
         let join = Join {
             token: request.token_id,

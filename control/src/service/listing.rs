@@ -15,20 +15,25 @@ fn sees(state: &ClusterState, caller: &Node, key: RowKey) -> bool {
 pub(super) fn nodes(hub: &Hub, caller: NodeId) -> Result<Vec<v1::NodeState>, Refusal> {
     let mut nodes = hub.look(|state| {
         let caller = state.node(caller)?;
-        let rows = state.view().nodes.values().filter(|node| sees(state, caller, RowKey::Node(node.id)));
+        let rows =
+            state.view().nodes.values().filter(|node| sees(state, caller, RowKey::Node(node.id)));
 
-        Ok::<_, Refusal>(rows.map(|node| (node.id, node_state(state, caller, node))).collect::<Vec<_>>())
+        Ok::<_, Refusal>(
+            rows.map(|node| (node.id, node_state(state, caller, node))).collect::<Vec<_>>(),
+        )
     })?;
     for (id, node) in &mut nodes {
         let presence = hub.presence(*id);
-        (node.online, node.seen_unix, node.revision) = (presence.online, presence.seen, presence.revision.0);
+        (node.online, node.seen_unix, node.revision) =
+            (presence.online, presence.seen, presence.revision.0);
     }
 
     Ok(nodes.into_iter().map(|(_, node)| node).collect())
 }
 
 fn node_state(state: &ClusterState, caller: &Node, node: &Node) -> v1::NodeState {
-    let shared = |network: &overlay_core::NetworkId| sees(state, caller, RowKey::Member(*network, node.id));
+    let shared =
+        |network: &overlay_core::NetworkId| sees(state, caller, RowKey::Member(*network, node.id));
     let networks = state.memberships(node.id).filter(shared);
     let name = |id| state.view().networks.get(&id).map(|network| network.name.to_string());
 
@@ -37,12 +42,19 @@ fn node_state(state: &ClusterState, caller: &Node, node: &Node) -> v1::NodeState
         online: false,
         seen_unix: 0,
         revision: 0,
-        version: state.enrollments().get(&node.id).map(|enrolled| enrolled.version.clone()).unwrap_or_default(),
+        version: state
+            .enrollments()
+            .get(&node.id)
+            .map(|enrolled| enrolled.version.clone())
+            .unwrap_or_default(),
         networks: networks.filter_map(name).collect(),
     }
 }
 
-pub(super) fn networks(state: &ClusterState, caller: NodeId) -> Result<Vec<v1::NetworkState>, Refusal> {
+pub(super) fn networks(
+    state: &ClusterState,
+    caller: NodeId,
+) -> Result<Vec<v1::NetworkState>, Refusal> {
     let caller = state.node(caller)?;
     let name = |id| state.view().nodes.get(&id).map(|node: &Node| node.name.to_string());
     let row = |network: &overlay_core::Network| {
@@ -73,10 +85,14 @@ pub(super) fn endpoints(
         text => Some(state.network_of(text)?.id),
     };
     let networks = state.view().networks.values().filter(|network| {
-        asked.is_none_or(|id| id == network.id) && sees(state, caller, RowKey::Member(network.id, caller.id))
+        asked.is_none_or(|id| id == network.id)
+            && sees(state, caller, RowKey::Member(network.id, caller.id))
     });
-    let rows = networks.flat_map(|network| state.view().endpoints_of(network.id).map(move |row| (network, row)));
-    let node_name = |id| state.view().nodes.get(&id).map(|node: &Node| node.name.to_string()).unwrap_or_default();
+    let rows = networks
+        .flat_map(|network| state.view().endpoints_of(network.id).map(move |row| (network, row)));
+    let node_name = |id| {
+        state.view().nodes.get(&id).map(|node: &Node| node.name.to_string()).unwrap_or_default()
+    };
 
     Ok(rows
         .map(|(network, row)| v1::EndpointState {

@@ -26,12 +26,19 @@ pub(crate) fn instance(text: String) -> Result<String, Refusal> {
     if text.len() <= MAX_INSTANCE && text.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         Ok(text)
     } else {
-        Err(Refusal::new(Code::InvalidInput, format!("instance: use at most {MAX_INSTANCE} letters and digits")))
+        Err(Refusal::new(
+            Code::InvalidInput,
+            format!("instance: use at most {MAX_INSTANCE} letters and digits"),
+        ))
     }
 }
 
 pub(crate) fn create_network(request: v1::CreateNetworkRequest) -> Result<Operation, Refusal> {
-    let prefix = if request.prefix.is_empty() { None } else { Some(convert::network_prefix(&request.prefix)?) };
+    let prefix = if request.prefix.is_empty() {
+        None
+    } else {
+        Some(convert::network_prefix(&request.prefix)?)
+    };
 
     Ok(Operation::CreateNetwork(CreateNetwork {
         name: field("name", &request.name)?,
@@ -64,9 +71,13 @@ pub(crate) fn put_endpoints(request: v1::PutEndpointsRequest) -> Result<Operatio
 
 pub(crate) fn remove_endpoints(request: &v1::RemoveEndpointsRequest) -> Result<Operation, Refusal> {
     check_count(request.endpoints.len())?;
-    let key = |key: &v1::EndpointKey| Ok((field("network", &key.network)?, field("endpoint", &key.endpoint)?));
+    let key = |key: &v1::EndpointKey| {
+        Ok((field("network", &key.network)?, field("endpoint", &key.endpoint)?))
+    };
 
-    Ok(Operation::RemoveEndpoints(request.endpoints.iter().map(key).collect::<Result<_, Refusal>>()?))
+    Ok(Operation::RemoveEndpoints(
+        request.endpoints.iter().map(key).collect::<Result<_, Refusal>>()?,
+    ))
 }
 
 fn check_count(count: usize) -> Result<(), Refusal> {
@@ -80,12 +91,18 @@ fn check_count(count: usize) -> Result<(), Refusal> {
     }
 }
 
-pub(crate) fn create_token(request: v1::CreateTokenRequest, token: &FreshToken) -> Result<Operation, Refusal> {
+pub(crate) fn create_token(
+    request: v1::CreateTokenRequest,
+    token: &FreshToken,
+) -> Result<Operation, Refusal> {
     let role = match wire_enum::<v1::Role>(request.role) {
         v1::Role::Unspecified => Role::Node,
         role @ (v1::Role::Admin | v1::Role::Node) => role.try_into()?,
     };
     let labels = convert::labels(request.labels)?;
 
-    Ok(Operation::CreateToken(CreateToken { labels, ..token.command(request.ttl_seconds, request.uses, role) }))
+    Ok(Operation::CreateToken(CreateToken {
+        labels,
+        ..token.command(request.ttl_seconds, request.uses, role)
+    }))
 }

@@ -13,7 +13,8 @@ use super::error::{Damage, StoreError};
 pub(super) fn refuse(path: &Path, error: redb::Error) -> StoreError {
     let path = path.to_owned();
     // Files that are too short or hold garbage end up here.
-    let nonsense = |kind| matches!(kind, std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof);
+    let nonsense =
+        |kind| matches!(kind, std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof);
     if matches!(&error, redb::Error::Io(error) if disk::is_full(error)) {
         return StoreError::Full { disk: disk::mount_point(&path), path };
     }

@@ -48,7 +48,11 @@ impl Embedded {
     /// # Errors
     ///
     /// [`StoreError::Exists`] when there is one, [`StoreError::Io`] when it cannot be written.
-    pub(crate) fn create(directory: &Path, settings: &Settings, first: &Commit) -> Result<(), StoreError> {
+    pub(crate) fn create(
+        directory: &Path,
+        settings: &Settings,
+        first: &Commit,
+    ) -> Result<(), StoreError> {
         let path = directory.join(FILE);
         if path.exists() {
             return Err(StoreError::Exists { path });
@@ -57,7 +61,8 @@ impl Embedded {
         let draft = directory.join("control.redb.new");
         let _ = std::fs::remove_file(&draft);
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft).map_err(io)?;
-        let database = contain(&path, || builder().create(&draft))?.map_err(|error| refuse(&path, error.into()))?;
+        let database = contain(&path, || builder().create(&draft))?
+            .map_err(|error| refuse(&path, error.into()))?;
         let store = Self { path: path.clone(), database: Some(database) };
         contain(&path, || store.write_first(settings))??;
         contain(&path, || store.write(Revision::default(), std::slice::from_ref(first)))??;
@@ -76,7 +81,9 @@ impl Embedded {
         let path = directory.join(FILE);
         let length = match std::fs::metadata(&path) {
             Ok(metadata) => metadata.len(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(StoreError::Missing { path }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(StoreError::Missing { path });
+            }
             Err(source) => return Err(StoreError::Io { path, source }),
         };
         // redb takes an empty file for a new store.
@@ -89,7 +96,9 @@ impl Embedded {
     }
 
     fn open_file(path: &Path) -> Result<Option<Database>, StoreError> {
-        contain(path, || builder().open(path))?.map(Some).map_err(|error| refuse(path, error.into()))
+        contain(path, || builder().open(path))?
+            .map(Some)
+            .map_err(|error| refuse(path, error.into()))
     }
 
     /// Opens the file again after a failed write: redb refuses to work on it any further, though
@@ -145,8 +154,13 @@ impl Embedded {
         serde_json::to_vec(value).map_err(|error| self.damaged(Damage::Unwritable(error)))
     }
 
-    fn parse<T: serde::de::DeserializeOwned>(&self, what: &str, bytes: &[u8]) -> Result<T, StoreError> {
-        serde_json::from_slice(bytes).map_err(|source| self.damaged(Damage::Entry { entry: what.to_owned(), source }))
+    fn parse<T: serde::de::DeserializeOwned>(
+        &self,
+        what: &str,
+        bytes: &[u8],
+    ) -> Result<T, StoreError> {
+        serde_json::from_slice(bytes)
+            .map_err(|source| self.damaged(Damage::Entry { entry: what.to_owned(), source }))
     }
 
     fn read(&self) -> Result<Loaded, StoreError> {
@@ -155,14 +169,21 @@ impl Embedded {
         let meta = transaction.open_table(META).map_err(|e| fail(e.into()))?;
         let entry = |key: &'static str| {
             let value = meta.get(key).map_err(|e| fail(e.into()))?;
-            value.map(|value| value.value().to_vec()).ok_or_else(|| self.damaged(Damage::MissingEntry(key)))
+            value
+                .map(|value| value.value().to_vec())
+                .ok_or_else(|| self.damaged(Damage::MissingEntry(key)))
         };
         let found: u64 = self.parse(META_FORMAT, &entry(META_FORMAT)?)?;
         if found != FORMAT {
             return Err(StoreError::Version { path: self.path.clone(), found, known: FORMAT });
         }
         let mut records = Vec::new();
-        for row in transaction.open_table(ROWS).map_err(|e| fail(e.into()))?.iter().map_err(|e| fail(e.into()))? {
+        for row in transaction
+            .open_table(ROWS)
+            .map_err(|e| fail(e.into()))?
+            .iter()
+            .map_err(|e| fail(e.into()))?
+        {
             let (key, value) = row.map_err(|e| fail(e.into()))?;
             let record: Record = self.parse(key.value(), value.value())?;
             if record.key() != (key.value().to_owned(), true) {
@@ -198,14 +219,19 @@ impl Embedded {
             let mut meta = transaction.open_table(META).map_err(|e| fail(e.into()))?;
             let mut rows = transaction.open_table(ROWS).map_err(|e| fail(e.into()))?;
             let mut history = transaction.open_table(HISTORY_TABLE).map_err(|e| fail(e.into()))?;
-            let stored = meta.get(META_REVISION).map_err(|e| fail(e.into()))?.map(|value| value.value().to_vec());
+            let stored = meta
+                .get(META_REVISION)
+                .map_err(|e| fail(e.into()))?
+                .map(|value| value.value().to_vec());
             let found: Revision = self.parse(META_REVISION, &stored.unwrap_or_default())?;
             if found != expected {
                 return Err(StoreError::Moved { path: self.path.clone(), found, expected });
             }
             for record in commits.iter().flat_map(|commit| &commit.records) {
                 match record.key() {
-                    (key, true) => drop(rows.insert(&*key, &*self.json(record)?).map_err(|e| fail(e.into()))?),
+                    (key, true) => {
+                        drop(rows.insert(&*key, &*self.json(record)?).map_err(|e| fail(e.into()))?)
+                    }
                     (key, false) => drop(rows.remove(&*key).map_err(|e| fail(e.into()))?),
                 }
             }

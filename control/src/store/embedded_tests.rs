@@ -59,7 +59,10 @@ fn what_was_committed_is_there_after_opening_again() {
 
     assert_eq!(state_of(&mut store).expect("loaded"), state);
     let past = store.history(Revision(5)).expect("read").expect("it reaches back");
-    assert_eq!(past.iter().map(|commit| commit.to.0).collect::<Vec<_>>(), (6..=21).collect::<Vec<_>>());
+    assert_eq!(
+        past.iter().map(|commit| commit.to.0).collect::<Vec<_>>(),
+        (6..=21).collect::<Vec<_>>()
+    );
     let mode = std::fs::metadata(directory.path().join(FILE)).expect("a file").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
@@ -76,7 +79,8 @@ fn a_commit_from_elsewhere_is_refused_and_changes_nothing() {
 
     assert!(matches!(refused, Err(StoreError::Moved { found: Revision(21), .. })), "{refused:?}");
     assert_eq!(
-        state_of(&mut Embedded { path: store.path.clone(), database: reopen(&mut store) }).expect("loaded"),
+        state_of(&mut Embedded { path: store.path.clone(), database: reopen(&mut store) })
+            .expect("loaded"),
         before
     );
 }
@@ -106,7 +110,10 @@ fn a_full_disk_is_named_and_takes_commits_again_when_there_is_room() {
 
     let error = refused.expect("there is no room");
     assert!(matches!(&error, StoreError::Full { disk, .. } if disk == small.path()), "{error:?}");
-    assert!(matches!(store.commit(state.view().revision, &[]), Err(StoreError::Full { .. })), "there still is none");
+    assert!(
+        matches!(store.commit(state.view().revision, &[]), Err(StoreError::Full { .. })),
+        "there still is none"
+    );
     small.make_room().expect("room");
     let before = state.view().revision;
     let commit = commit_of(&mut state, network(20_000));
@@ -159,7 +166,10 @@ fn a_store_in_use_a_missing_an_empty_and_a_foreign_file_are_told_apart() {
         std::fs::write(&path, content).expect("written");
         let error = Embedded::open(directory.path()).err().expect("it is no store");
         assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
-        assert!(error.to_string().contains("control.redb") && !error.to_string().contains('\n'), "{error}");
+        assert!(
+            error.to_string().contains("control.redb") && !error.to_string().contains('\n'),
+            "{error}"
+        );
     }
 }
 
@@ -179,7 +189,12 @@ fn a_newer_format_is_refused_with_both_numbers() {
 }
 
 /// Opens a copy of the file after `damage`; what is read must be right or refused.
-fn check_damage(whole: &[u8], state: &ClusterState, damage: impl FnOnce(&mut Vec<u8>), what: &str) -> bool {
+fn check_damage(
+    whole: &[u8],
+    state: &ClusterState,
+    damage: impl FnOnce(&mut Vec<u8>),
+    what: &str,
+) -> bool {
     let directory = directory();
     let mut bytes = whole.to_vec();
     damage(&mut bytes);
@@ -191,7 +206,10 @@ fn check_damage(whole: &[u8], state: &ClusterState, damage: impl FnOnce(&mut Vec
             true
         }
         Err(error) => {
-            assert!(!error.to_string().contains('\n') && error.to_string().contains(FILE), "{error}");
+            assert!(
+                !error.to_string().contains('\n') && error.to_string().contains(FILE),
+                "{error}"
+            );
             false
         }
     }
@@ -205,9 +223,11 @@ fn a_truncated_or_flipped_file_reads_as_it_was_or_is_refused() {
     let mut random = rand::rngs::StdRng::seed_from_u64(1);
 
     // OVERLAY_SWEEP asks for more: 10,000 takes some minutes.
-    let rounds: usize = std::env::var("OVERLAY_SWEEP").ok().and_then(|n| n.parse().ok()).unwrap_or(100);
-    let cut =
-        (0..rounds).filter(|i| check_damage(&whole, &state, |b| b.truncate(i * whole.len() / rounds), "a cut")).count();
+    let rounds: usize =
+        std::env::var("OVERLAY_SWEEP").ok().and_then(|n| n.parse().ok()).unwrap_or(100);
+    let cut = (0..rounds)
+        .filter(|i| check_damage(&whole, &state, |b| b.truncate(i * whole.len() / rounds), "a cut"))
+        .count();
     let flipped = (0..rounds)
         .filter(|_| {
             let (at, bit) = (random.random_range(0..whole.len()), random.random_range(0..8u8));

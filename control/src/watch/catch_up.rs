@@ -25,7 +25,12 @@ pub(crate) fn snapshot(state: &ClusterState, node: NodeId) -> View {
 
 /// Returns what changed for a node since a revision; `None` when the change log does not reach back
 /// that far.
-pub(crate) fn delta(state: &ClusterState, history: &ChangeLog, node: NodeId, from: Revision) -> Option<Delta> {
+pub(crate) fn delta(
+    state: &ClusterState,
+    history: &ChangeLog,
+    node: NodeId,
+    from: Revision,
+) -> Option<Delta> {
     let to = state.view().revision;
     let now: BTreeSet<_> = state.memberships(node).collect();
     let mut then = now.clone();
@@ -69,12 +74,16 @@ fn concerned(
         match key {
             RowKey::Network(_) | RowKey::HostReport(_) => drop(keys.insert(*key)),
             RowKey::Node(other) if *other == node => drop(keys.insert(*key)),
-            RowKey::Node(other) if state.view().nodes.contains_key(other) && state.may_see(node, *key) => {
+            RowKey::Node(other)
+                if state.view().nodes.contains_key(other) && state.may_see(node, *key) =>
+            {
                 keys.insert(*key);
             }
             // A node that is no longer visible has left a network, so its membership changed, too.
             RowKey::Node(_) => {}
-            RowKey::Member(network, member) if is_of(network) => keys.extend([*key, RowKey::Node(*member)]),
+            RowKey::Member(network, member) if is_of(network) => {
+                keys.extend([*key, RowKey::Node(*member)])
+            }
             RowKey::Endpoint(network, _) if is_of(network) => drop(keys.insert(*key)),
             RowKey::Member(..) | RowKey::Endpoint(..) => {}
         }
@@ -88,8 +97,13 @@ fn concerned(
 
 fn insert_network(state: &ClusterState, network: NetworkId, keys: &mut BTreeSet<RowKey>) {
     let members = state.view().members_of(network);
-    keys.extend(members.flat_map(|member| [RowKey::Member(network, member.node), RowKey::Node(member.node)]));
-    keys.extend(state.view().endpoints_of(network).map(|endpoint| RowKey::Endpoint(network, endpoint.id)));
+    keys.extend(
+        members
+            .flat_map(|member| [RowKey::Member(network, member.node), RowKey::Node(member.node)]),
+    );
+    keys.extend(
+        state.view().endpoints_of(network).map(|endpoint| RowKey::Endpoint(network, endpoint.id)),
+    );
 }
 
 #[cfg(test)]
@@ -99,8 +113,8 @@ mod tests {
 
     use super::*;
     use crate::registry::apply;
+    use crate::registry::random_tests::command;
     use crate::registry::testing::{NOW, with_tokens};
-    use crate::registry::tests::command;
     use crate::store::ChangeLogEntry;
 
     proptest! {

@@ -25,14 +25,20 @@ impl ChangeLog {
         }
         self.changed += commit.changed.len();
         self.commits.push_back(commit);
-        while self.commits.len() as u64 > HISTORY || (self.changed > MAX_CHANGED && self.commits.len() > 1) {
+        while self.commits.len() as u64 > HISTORY
+            || (self.changed > MAX_CHANGED && self.commits.len() > 1)
+        {
             let forgotten = self.commits.pop_front().map_or(0, |commit| commit.changed.len());
             self.changed -= forgotten;
         }
     }
 
     /// Lists the commits after a revision, latest first; `None` when that is too long ago.
-    pub(crate) fn since(&self, from: Revision, present: Revision) -> Option<impl Iterator<Item = &ChangeLogEntry>> {
+    pub(crate) fn since(
+        &self,
+        from: Revision,
+        present: Revision,
+    ) -> Option<impl Iterator<Item = &ChangeLogEntry>> {
         let missing = usize::try_from(present.0.checked_sub(from.0)?).ok()?;
 
         (missing <= self.commits.len()).then(|| self.commits.iter().rev().take(missing))
@@ -54,7 +60,11 @@ mod tests {
             history.push(commit(to));
         }
 
-        let commits = |from| history.since(Revision(from), Revision(9)).map(|s| s.map(|s| s.to.0).collect::<Vec<_>>());
+        let commits = |from| {
+            history
+                .since(Revision(from), Revision(9))
+                .map(|s| s.map(|s| s.to.0).collect::<Vec<_>>())
+        };
         assert_eq!(commits(9), Some(vec![]));
         assert_eq!(commits(7), Some(vec![9, 8]));
         assert_eq!(commits(4), Some(vec![9, 8, 7, 6, 5]));

@@ -47,7 +47,11 @@ impl Duplicate {
     pub(super) fn turned_away(&self, address: IpAddr, unix: u64, now: Instant) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = known.filter(|known| known.address == address && now < known.last + STALE);
-        *known = Some(TurnedAway { address, since: before.map_or(unix, |before| before.since), last: now });
+        *known = Some(TurnedAway {
+            address,
+            since: before.map_or(unix, |before| before.since),
+            last: now,
+        });
 
         before.is_none()
     }
@@ -57,7 +61,10 @@ impl Duplicate {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *known = known.filter(|known| now < known.last + STALE);
 
-        known.map(|known| v1::IdentityClash { address: known.address.to_string(), since_unix: known.since })
+        known.map(|known| v1::IdentityClash {
+            address: known.address.to_string(),
+            since_unix: known.since,
+        })
     }
 
     /// Returns when the notice expires, if there is one.

@@ -186,7 +186,10 @@ pub(crate) enum WatchEvent {
 
 impl Hub {
     /// Publishes a loaded state.
-    pub(crate) fn new(state: ClusterState, history: impl IntoIterator<Item = ChangeLogEntry>) -> Self {
+    pub(crate) fn new(
+        state: ClusterState,
+        history: impl IntoIterator<Item = ChangeLogEntry>,
+    ) -> Self {
         let mut past = ChangeLog::default();
         for commit in history {
             past.push(commit);
@@ -225,7 +228,8 @@ impl Hub {
 
     /// Publishes commits that were stored although their write was reported as failed.
     pub(crate) fn adopt(&self, state: ClusterState, commits: Vec<ChangeLogEntry>) {
-        let changed: Vec<_> = commits.iter().flat_map(|commit| commit.changed.iter().copied()).collect();
+        let changed: Vec<_> =
+            commits.iter().flat_map(|commit| commit.changed.iter().copied()).collect();
         {
             let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
             present.state = state;
@@ -250,9 +254,10 @@ impl Hub {
         }
         match concerned {
             None => watches.open.values().for_each(|watch| watch.wake.notify_one()),
-            Some(nodes) => {
-                nodes.iter().filter_map(|node| watches.open.get(node)).for_each(|watch| watch.wake.notify_one())
-            }
+            Some(nodes) => nodes
+                .iter()
+                .filter_map(|node| watches.open.get(node))
+                .for_each(|watch| watch.wake.notify_one()),
         }
     }
 
@@ -296,7 +301,9 @@ impl Hub {
 
     /// Records that the agent of a node's watch confirmed that it is still there.
     pub(crate) fn confirm(&self, node: NodeId, instance: &str) {
-        if let Some(watch) = self.watches().open.get(&node).filter(|open| open.watcher.instance == instance) {
+        if let Some(watch) =
+            self.watches().open.get(&node).filter(|open| open.watcher.instance == instance)
+        {
             watch.answers.send_modify(|count| *count += 1);
         }
     }
@@ -341,9 +348,13 @@ impl Hub {
     /// Returns what brings a node from its revision to the current one.
     pub(crate) fn next_event(&self, node: NodeId, from: Option<Revision>) -> WatchEvent {
         let present = self.read();
-        let delta = from.and_then(|from| catch_up::delta(&present.state, &present.history, node, from));
+        let delta =
+            from.and_then(|from| catch_up::delta(&present.state, &present.history, node, from));
 
-        delta.map_or_else(|| WatchEvent::Snapshot(catch_up::snapshot(&present.state, node)), WatchEvent::Delta)
+        delta.map_or_else(
+            || WatchEvent::Snapshot(catch_up::snapshot(&present.state, node)),
+            WatchEvent::Delta,
+        )
     }
 }
 
@@ -365,7 +376,12 @@ fn concerned(state: &ClusterState, changed: &[ChangedKey]) -> Option<BTreeSet<No
             RowKey::Endpoint(network, _) => drop(networks.insert(network)),
         }
     }
-    nodes.extend(networks.into_iter().flat_map(|network| state.view().members_of(network)).map(|member| member.node));
+    nodes.extend(
+        networks
+            .into_iter()
+            .flat_map(|network| state.view().members_of(network))
+            .map(|member| member.node),
+    );
 
     Some(nodes)
 }

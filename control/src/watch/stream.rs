@@ -86,7 +86,9 @@ impl WatchStream {
 
     async fn send_event(&mut self, sender: &WatchSender) -> Result<(), Refusal> {
         let (at, event) = match self.hub.next_event(self.node, self.at) {
-            WatchEvent::Snapshot(view) => (view.revision, v1::watch_response::Event::Snapshot((&view).into())),
+            WatchEvent::Snapshot(view) => {
+                (view.revision, v1::watch_response::Event::Snapshot((&view).into()))
+            }
             WatchEvent::Delta(delta) => (delta.to, v1::watch_response::Event::Delta(delta.into())),
         };
         self.send(sender, event).await?;
@@ -121,7 +123,11 @@ impl WatchStream {
         self.send(sender, v1::watch_response::Event::Alive(alive)).await
     }
 
-    async fn send(&self, sender: &WatchSender, event: v1::watch_response::Event) -> Result<(), Refusal> {
+    async fn send(
+        &self,
+        sender: &WatchSender,
+        event: v1::watch_response::Event,
+    ) -> Result<(), Refusal> {
         let message = Ok(v1::WatchResponse { event: Some(event) });
         let slow = || Refusal::new(Code::WrongState, "the watcher reads too slowly; watch again");
         let gone = || Refusal::new(Code::ControlAway, "the watcher went away");

@@ -16,7 +16,8 @@ use crate::harness::Node;
 /// Returns the binary under test; OVERLAY_CONTROL names another, such as a release build to
 /// measure.
 fn binary() -> String {
-    std::env::var("OVERLAY_CONTROL").unwrap_or_else(|_| env!("CARGO_BIN_EXE_overlay-control").to_owned())
+    std::env::var("OVERLAY_CONTROL")
+        .unwrap_or_else(|_| env!("CARGO_BIN_EXE_overlay-control").to_owned())
 }
 
 /// A running `overlay-control serve`, killed when it goes out of scope.
@@ -83,7 +84,15 @@ async fn mutate(admin: &Node, network: &v1::Network, ids: std::ops::Range<u64>) 
         let rows: Vec<_> = mine
             .iter()
             .map(|id| {
-                (*id, admin.endpoint(network, *id, &format!("e{id}"), &format!("10.8.{}.{}", id / 250, id % 250 + 2)))
+                (
+                    *id,
+                    admin.endpoint(
+                        network,
+                        *id,
+                        &format!("e{id}"),
+                        &format!("10.8.{}.{}", id / 250, id % 250 + 2),
+                    ),
+                )
             })
             .collect();
         let mut client = admin.client.clone();
@@ -138,7 +147,8 @@ async fn killed_at_any_moment_it_loses_nothing_it_acknowledged() {
         slowest = slowest.max(begun.elapsed());
         let mut watcher = admin.watch(View::default()).await.unwrap();
         watcher.step().await.unwrap();
-        let there: BTreeSet<u64> = watcher.view.endpoints.keys().map(|(_, id)| id.as_u64()).collect();
+        let there: BTreeSet<u64> =
+            watcher.view.endpoints.keys().map(|(_, id)| id.as_u64()).collect();
         let lost: Vec<_> = known.difference(&there).collect();
         assert!(lost.is_empty(), "round {round}: acknowledged and lost: {lost:?}");
         known = there;
@@ -198,7 +208,9 @@ fn a_broken_state_directory_is_named_and_left_alone() {
     for name in ["control.redb", "ca.key", "ca.crt"] {
         let path = state.join(name);
         let whole = std::fs::read(&path).unwrap();
-        for broken in [Vec::new(), b"junk".to_vec(), whole[..whole.len() / 2].to_vec(), vec![0; whole.len()]] {
+        for broken in
+            [Vec::new(), b"junk".to_vec(), whole[..whole.len() / 2].to_vec(), vec![0; whole.len()]]
+        {
             std::fs::write(&path, &broken).unwrap();
             let (code, error) = run(&["serve", "--listen", "127.0.0.1:0"], &state);
             assert_eq!((code, error.lines().count()), (Some(1), 1), "{name}: {error}");
@@ -217,13 +229,17 @@ async fn rate(admin: &Node, network: &v1::Network, clients: u64, each: u64) -> f
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
     for task in 0..clients {
-        let address = |id: u64| format!("10.{}.{}.{}", 8 + clients.min(2), id / 250 % 250, id % 250 + 2);
+        let address =
+            |id: u64| format!("10.{}.{}.{}", 8 + clients.min(2), id / 250 % 250, id % 250 + 2);
         let ids = (0..each).map(|i| clients * 1_000_000 + task * each + i + 1);
         let rows: Vec<_> = ids.map(|id| admin.endpoint(network, id, "e", &address(id))).collect();
         let mut client = admin.client.clone();
         tasks.spawn(async move {
             for row in rows {
-                client.put_endpoints(v1::PutEndpointsRequest { endpoints: vec![row] }).await.unwrap();
+                client
+                    .put_endpoints(v1::PutEndpointsRequest { endpoints: vec![row] })
+                    .await
+                    .unwrap();
             }
         });
     }
@@ -285,7 +301,8 @@ async fn a_full_disk_refuses_changes_and_forgets_none() {
     let network = admin.create_network("net", "10.8.0.0/14").await.unwrap();
     admin.enter(&network).await.unwrap();
     let row = |id: u64| {
-        let mut row = admin.endpoint(&network, id, "e", &format!("10.8.{}.{}", id / 250, id % 250 + 2));
+        let mut row =
+            admin.endpoint(&network, id, "e", &format!("10.8.{}.{}", id / 250, id % 250 + 2));
         row.labels = (0..8).map(|n| (format!("label{n}"), "x".repeat(250))).collect();
         row
     };

@@ -43,7 +43,8 @@ impl Control {
         let line = init(InitConfig { listen, ..InitConfig::new(state.path()) }).unwrap().join;
         let mut config = Config::new(state.path());
         change(&mut config);
-        let mut control = Self { address: listen, line, _state: state, stop: None, served: None, config };
+        let mut control =
+            Self { address: listen, line, _state: state, stop: None, served: None, config };
         control.serve().await;
 
         control
@@ -94,7 +95,11 @@ pub(crate) fn csr(key: &KeyPair) -> Vec<u8> {
 }
 
 /// Asks to join with a key.
-pub(crate) async fn ask_to_join(line: &JoinLine, name: &str, key: &KeyPair) -> Result<v1::JoinResponse, Refusal> {
+pub(crate) async fn ask_to_join(
+    line: &JoinLine,
+    name: &str,
+    key: &KeyPair,
+) -> Result<v1::JoinResponse, Refusal> {
     let tls = Arc::new(tls::pinned_client(line.pin).unwrap());
     let channel = channel::control(&line.addresses, tls).await.unwrap().channel;
     let request = v1::JoinRequest {
@@ -125,8 +130,10 @@ impl Node {
     pub(crate) async fn join(line: &JoinLine, name: &str) -> Result<Self, Refusal> {
         let key = KeyPair::generate().unwrap();
         let joined = ask_to_join(line, name, &key).await?;
-        let (certificate, ca) = (CertificateDer::from(joined.certificate), CertificateDer::from(joined.ca_certificate));
-        let client = connect(line.addresses[0].parse().unwrap(), &ca, &certificate, &key).await.unwrap();
+        let (certificate, ca) =
+            (CertificateDer::from(joined.certificate), CertificateDer::from(joined.ca_certificate));
+        let client =
+            connect(line.addresses[0].parse().unwrap(), &ca, &certificate, &key).await.unwrap();
 
         Ok(Self { id: joined.node, cluster: joined.cluster, key, certificate, ca, client })
     }
@@ -137,10 +144,22 @@ impl Node {
     }
 
     pub(crate) async fn token(&self, request: v1::CreateTokenRequest) -> JoinLine {
-        self.client.clone().create_token(request).await.unwrap().into_inner().join_line.parse().unwrap()
+        self.client
+            .clone()
+            .create_token(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .join_line
+            .parse()
+            .unwrap()
     }
 
-    pub(crate) async fn create_network(&self, name: &str, prefix: &str) -> Result<v1::Network, Refusal> {
+    pub(crate) async fn create_network(
+        &self,
+        name: &str,
+        prefix: &str,
+    ) -> Result<v1::Network, Refusal> {
         let request = v1::CreateNetworkRequest {
             name: name.to_owned(),
             prefix: prefix.to_owned(),
@@ -152,15 +171,27 @@ impl Node {
     }
 
     pub(crate) async fn enter(&self, network: &v1::Network) -> Result<v1::Member, Refusal> {
-        let key = ring::digest::digest(&ring::digest::SHA256, format!("{}{}", self.id, network.id).as_bytes());
-        let request =
-            v1::EnterNetworkRequest { network: network.id.clone(), lane_keys: vec![key.as_ref().to_vec()], blocks: 1 };
+        let key = ring::digest::digest(
+            &ring::digest::SHA256,
+            format!("{}{}", self.id, network.id).as_bytes(),
+        );
+        let request = v1::EnterNetworkRequest {
+            network: network.id.clone(),
+            lane_keys: vec![key.as_ref().to_vec()],
+            blocks: 1,
+        };
 
         Ok(self.client.clone().enter_network(request).await?.into_inner().member.unwrap())
     }
 
     /// Makes an endpoint row of this node.
-    pub(crate) fn endpoint(&self, network: &v1::Network, id: u64, name: &str, address: &str) -> v1::Endpoint {
+    pub(crate) fn endpoint(
+        &self,
+        network: &v1::Network,
+        id: u64,
+        name: &str,
+        address: &str,
+    ) -> v1::Endpoint {
         v1::Endpoint {
             id: format!("{id:012x}"),
             network: network.id.clone(),
@@ -173,7 +204,13 @@ impl Node {
     }
 
     pub(crate) async fn put(&self, endpoints: Vec<v1::Endpoint>) -> Result<u64, Refusal> {
-        Ok(self.client.clone().put_endpoints(v1::PutEndpointsRequest { endpoints }).await?.into_inner().revision)
+        Ok(self
+            .client
+            .clone()
+            .put_endpoints(v1::PutEndpointsRequest { endpoints })
+            .await?
+            .into_inner()
+            .revision)
     }
 
     /// Watches from the revision of a view.
@@ -207,7 +244,9 @@ pub(crate) struct Watcher {
 impl Watcher {
     /// Accepts the next event; returns whether there was one.
     pub(crate) async fn step(&mut self) -> Result<bool, Refusal> {
-        let Some(message) = timeout(PATIENCE, self.stream.message()).await.expect("an event in time")? else {
+        let Some(message) =
+            timeout(PATIENCE, self.stream.message()).await.expect("an event in time")?
+        else {
             return Ok(false);
         };
         match message.event.unwrap() {

@@ -27,8 +27,12 @@ async fn plain_text_and_junk_are_dropped_and_the_next_client_is_served() {
     let control = Control::start().await;
     let junk: Vec<u8> = (0..100_000u32).map(|i| u8::try_from(i * 7 % 251).unwrap()).collect();
 
-    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &junk, &[0x16, 3, 1, 0xFF, 0xFF]]
-    {
+    for bytes in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        &junk,
+        &[0x16, 3, 1, 0xFF, 0xFF],
+    ] {
         throw(control.address, bytes).await;
     }
 
@@ -49,7 +53,9 @@ async fn a_handshake_that_never_comes_is_given_up_and_stops_nobody() {
 
     assert!(joined < Duration::from_secs(2), "{joined:?}");
     for mut stream in held {
-        let read = timeout(Duration::from_secs(10), stream.read_u8()).await.expect("it is given up after 5 s");
+        let read = timeout(Duration::from_secs(10), stream.read_u8())
+            .await
+            .expect("it is given up after 5 s");
         assert!(read.is_err());
     }
     assert!(admin.create_network("net", "").await.is_ok());
@@ -80,15 +86,33 @@ async fn fields_out_of_range_are_refused_by_name() {
     let many = (0..1_001).map(|i| admin.endpoint(&network, i + 1, "e", "10.9.255.9")).collect();
     let many = admin.put(many).await.unwrap_err();
     assert!(many.code == Code::InvalidInput && many.message.contains("1001"), "{many}");
-    for prefix in ["0.0.0.0/0", "127.0.0.0/8", "224.0.0.0/8", "169.254.0.0/16", "10.0.0.1/16", "10.0.0.0/30", "x"] {
+    for prefix in [
+        "0.0.0.0/0",
+        "127.0.0.0/8",
+        "224.0.0.0/8",
+        "169.254.0.0/16",
+        "10.0.0.1/16",
+        "10.0.0.0/30",
+        "x",
+    ] {
         let refusal = admin.create_network("other", prefix).await.unwrap_err();
-        assert!(refusal.code == Code::InvalidInput && refusal.message.contains("prefix"), "{prefix}: {refusal}");
+        assert!(
+            refusal.code == Code::InvalidInput && refusal.message.contains("prefix"),
+            "{prefix}: {refusal}"
+        );
     }
     let mode = v1::CreateNetworkRequest { name: "l2".to_owned(), mode: 77, ..Default::default() };
     assert_eq!(code(client().create_network(mode).await.unwrap_err()).code, Code::Unsupported);
-    let keys = |lane_keys| v1::EnterNetworkRequest { network: network.id.clone(), lane_keys, blocks: u32::MAX };
+    let keys = |lane_keys| v1::EnterNetworkRequest {
+        network: network.id.clone(),
+        lane_keys,
+        blocks: u32::MAX,
+    };
     for lane_keys in [vec![], vec![vec![0; 31]], vec![vec![0; 32]; 65], vec![vec![1; 32]]] {
-        assert_eq!(code(client().enter_network(keys(lane_keys)).await.unwrap_err()).code, Code::InvalidInput);
+        assert_eq!(
+            code(client().enter_network(keys(lane_keys)).await.unwrap_err()).code,
+            Code::InvalidInput
+        );
     }
     let routes = vec!["10.0.0.0/8".to_owned(); 1_025];
     let announce = v1::AnnounceRequest { routes, ..Default::default() };
@@ -97,12 +121,18 @@ async fn fields_out_of_range_are_refused_by_name() {
     assert!(client().create_token(ttl).await.err().map(code).unwrap().message.contains("ttl"));
     for id in ["", "zz", "000000000000", "\0", &"9".repeat(10_000)] {
         let request = v1::ExitNetworkRequest { network: id.to_owned() };
-        assert_eq!(code(client().exit_network(request).await.unwrap_err()).code, Code::InvalidInput);
+        assert_eq!(
+            code(client().exit_network(request).await.unwrap_err()).code,
+            Code::InvalidInput
+        );
         let request = v1::RemoveNetworkRequest { network: id.to_owned(), force: true };
         let refusal = code(client().remove_network(request).await.unwrap_err());
         assert!(refusal.code == Code::NotFound && refusal.message.len() < 600, "{refusal}");
     }
-    let forged = v1::Endpoint { node: "00000000beef".to_owned(), ..admin.endpoint(&network, 1, "e", "10.9.255.9") };
+    let forged = v1::Endpoint {
+        node: "00000000beef".to_owned(),
+        ..admin.endpoint(&network, 1, "e", "10.9.255.9")
+    };
     assert_eq!(admin.put(vec![forged]).await.unwrap_err().code, Code::NotAllowed);
 }
 

@@ -65,14 +65,20 @@ async fn of_a_hundred_joins_at_once_with_one_use_exactly_one_succeeds() {
     let mut joins = JoinSet::new();
     for i in 0..100 {
         let line = line.clone();
-        joins.spawn(async move { Node::join(&line, &format!("host{i}")).await.map(drop).map_err(|r| r.code) });
+        joins.spawn(async move {
+            Node::join(&line, &format!("host{i}")).await.map(drop).map_err(|r| r.code)
+        });
     }
 
     let answers = joins.join_all().await;
 
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
-    assert!(answers.iter().all(|answer| matches!(answer, Ok(()) | Err(Code::TokenRefused))), "{answers:?}");
-    let nodes = admin.client.clone().list_nodes(v1::ListNodesRequest {}).await.unwrap().into_inner().nodes;
+    assert!(
+        answers.iter().all(|answer| matches!(answer, Ok(()) | Err(Code::TokenRefused))),
+        "{answers:?}"
+    );
+    let nodes =
+        admin.client.clone().list_nodes(v1::ListNodesRequest {}).await.unwrap().into_inner().nodes;
     assert_eq!(nodes.len(), 2);
 }
 
@@ -86,7 +92,11 @@ async fn another_nodes_name_and_bad_requests_cost_the_token_nothing() {
     let taken = ask_to_join(&line, "ADMIN", &key).await.unwrap_err();
     assert_eq!(taken.code, Code::NameTaken);
     for name in ["", "a.b", "../x", "a\n", "\u{1F600}", &"x".repeat(254)] {
-        assert_eq!(ask_to_join(&line, name, &key).await.unwrap_err().code, Code::InvalidInput, "{name:?}");
+        assert_eq!(
+            ask_to_join(&line, name, &key).await.unwrap_err().code,
+            Code::InvalidInput,
+            "{name:?}"
+        );
     }
     let weird = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
     assert_eq!(ask_to_join(&line, "host2", &weird).await.unwrap_err().code, Code::InvalidInput);
@@ -105,7 +115,8 @@ async fn impostor() -> (String, tokio::task::JoinHandle<Vec<u8>>) {
     let issuer = rcgen::Issuer::new(params, key);
     let leaf_key = KeyPair::generate().unwrap();
     let name = overlay_proto::identity::CONTROL_NAME.to_owned();
-    let leaf = rcgen::CertificateParams::new(vec![name]).unwrap().signed_by(&leaf_key, &issuer).unwrap();
+    let leaf =
+        rcgen::CertificateParams::new(vec![name]).unwrap().signed_by(&leaf_key, &issuer).unwrap();
     let der = rustls::pki_types::PrivatePkcs8KeyDer::from(leaf_key.serialize_der()).into();
     let mut config = rustls::ServerConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()
@@ -183,7 +194,8 @@ async fn a_certificate_of_another_cluster_is_no_certificate() {
     let foreign = other.admin().await;
 
     // With TLS 1.3, the client finishes before it learns of the refusal.
-    let listed = match connect(control.address, &admin.ca, &foreign.certificate, &foreign.key).await {
+    let listed = match connect(control.address, &admin.ca, &foreign.certificate, &foreign.key).await
+    {
         Ok(mut client) => client.list_nodes(v1::ListNodesRequest {}).await.is_ok(),
         Err(_) => false,
     };
@@ -265,7 +277,11 @@ async fn an_honest_join_is_quick_while_others_guess() {
 fn a_state_directory_is_initialised_once() {
     let directory = tempfile::tempdir().unwrap();
     let listen = "127.0.0.1:7443".parse().unwrap();
-    let config = InitConfig { listen, advertise: vec!["192.0.2.1".to_owned()], ..InitConfig::new(directory.path()) };
+    let config = InitConfig {
+        listen,
+        advertise: vec!["192.0.2.1".to_owned()],
+        ..InitConfig::new(directory.path())
+    };
     let made = init(config.clone()).unwrap();
 
     assert_eq!(made.join.addresses, ["192.0.2.1:7443"]);

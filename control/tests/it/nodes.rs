@@ -17,16 +17,23 @@ async fn a_node_joins_watches_and_sees_what_it_is_a_member_of() {
     let network = admin.create_network("my-network", "").await.unwrap();
     let mut watcher = node.watch(View::default()).await.unwrap();
     watcher.step().await.unwrap();
-    assert_eq!((watcher.view.networks.len(), watcher.view.nodes.len(), watcher.view.members.len()), (1, 1, 0));
+    assert_eq!(
+        (watcher.view.networks.len(), watcher.view.nodes.len(), watcher.view.members.len()),
+        (1, 1, 0)
+    );
 
     let member = admin.enter(&network).await.unwrap();
-    let revision = admin.put(vec![admin.endpoint(&network, 1, "service1", "10.64.255.2")]).await.unwrap();
+    let revision =
+        admin.put(vec![admin.endpoint(&network, 1, "service1", "10.64.255.2")]).await.unwrap();
     let mine = node.enter(&network).await.unwrap();
     let blocks = [&member, &mine].map(|member| member.blocks[0].prefix.clone());
     assert_eq!(blocks, ["10.64.255.0/24", "10.64.254.0/24"]);
     watcher.reach(revision + 1).await;
 
-    assert_eq!((watcher.view.nodes.len(), watcher.view.members.len(), watcher.view.endpoints.len()), (2, 2, 1));
+    assert_eq!(
+        (watcher.view.nodes.len(), watcher.view.members.len(), watcher.view.endpoints.len()),
+        (2, 2, 1)
+    );
     assert_eq!(watcher.snapshots, 1);
 }
 
@@ -36,7 +43,8 @@ async fn everything_acknowledged_is_there_after_a_restart() {
     let mut admin = control.admin().await;
     let network = admin.create_network("my-network", "10.9.0.0/16").await.unwrap();
     admin.enter(&network).await.unwrap();
-    let revision = admin.put(vec![admin.endpoint(&network, 1, "service1", "10.9.3.3")]).await.unwrap();
+    let revision =
+        admin.put(vec![admin.endpoint(&network, 1, "service1", "10.9.3.3")]).await.unwrap();
     let mut watcher = admin.watch(View::default()).await.unwrap();
     watcher.reach(revision).await;
     let before = watcher.view;
@@ -48,7 +56,8 @@ async fn everything_acknowledged_is_there_after_a_restart() {
     watcher.reach(revision).await;
 
     assert_eq!(watcher.view, before);
-    let taken = admin.put(vec![admin.endpoint(&network, 2, "other", "10.9.3.3")]).await.unwrap_err();
+    let taken =
+        admin.put(vec![admin.endpoint(&network, 2, "other", "10.9.3.3")]).await.unwrap_err();
     assert_eq!(taken.code, Code::AddressTaken);
     assert_eq!(taken.message, "10.9.3.3 is taken by service1 on admin");
 }
@@ -64,12 +73,17 @@ async fn roles_decide_who_may_ask_what() {
     let code = |error: tonic::Status| overlay_proto::Refusal::from(error).code;
     let tokens = client.create_token(v1::CreateTokenRequest::default()).await.err().map(code);
     let list = client.list_tokens(v1::ListTokensRequest {}).await.err().map(code);
-    let remove = client.remove_node(v1::RemoveNodeRequest { node: "admin".to_owned() }).await.err().map(code);
+    let remove = client
+        .remove_node(v1::RemoveNodeRequest { node: "admin".to_owned() })
+        .await
+        .err()
+        .map(code);
     assert_eq!([tokens, list, remove], [Some(Code::NotAllowed); 3]);
     let seen = client.list_nodes(v1::ListNodesRequest {}).await.unwrap().into_inner().nodes;
     assert_eq!(seen.len(), 1);
 
-    let all = admin.client.clone().list_nodes(v1::ListNodesRequest {}).await.unwrap().into_inner().nodes;
+    let all =
+        admin.client.clone().list_nodes(v1::ListNodesRequest {}).await.unwrap().into_inner().nodes;
     assert_eq!(all.len(), 2);
     assert!(node.create_network("blue", "").await.is_ok());
 }
@@ -87,11 +101,18 @@ async fn listings_show_names_and_who_is_there() {
 
     let mut client = admin.client.clone();
     let nodes = client.list_nodes(v1::ListNodesRequest {}).await.unwrap().into_inner().nodes;
-    let by_name = |name: &str| nodes.iter().find(|n| n.node.as_ref().unwrap().name == name).unwrap();
-    assert!(by_name("admin").online && by_name("admin").revision == put && !by_name("host2").online);
+    let by_name =
+        |name: &str| nodes.iter().find(|n| n.node.as_ref().unwrap().name == name).unwrap();
+    assert!(
+        by_name("admin").online && by_name("admin").revision == put && !by_name("host2").online
+    );
     assert_eq!(by_name("admin").networks, ["my-network"]);
-    let networks = client.list_networks(v1::ListNetworksRequest {}).await.unwrap().into_inner().networks;
-    assert_eq!((networks[0].members.as_slice(), networks[0].endpoints), (&["admin".to_owned()][..], 1));
+    let networks =
+        client.list_networks(v1::ListNetworksRequest {}).await.unwrap().into_inner().networks;
+    assert_eq!(
+        (networks[0].members.as_slice(), networks[0].endpoints),
+        (&["admin".to_owned()][..], 1)
+    );
     let endpoints = client
         .list_endpoints(v1::ListEndpointsRequest { network: "my-network".to_owned() })
         .await
@@ -99,10 +120,26 @@ async fn listings_show_names_and_who_is_there() {
         .into_inner();
     assert_eq!(endpoints.endpoints[0].node_name, "admin");
 
-    let strange = node.client.clone().list_endpoints(v1::ListEndpointsRequest::default()).await.unwrap().into_inner();
+    let strange = node
+        .client
+        .clone()
+        .list_endpoints(v1::ListEndpointsRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(strange.endpoints, []);
-    let hidden = node.client.clone().list_networks(v1::ListNetworksRequest {}).await.unwrap().into_inner().networks;
-    assert!(hidden[0].hidden && !networks[0].hidden, "what a node may not see is told from nothing");
+    let hidden = node
+        .client
+        .clone()
+        .list_networks(v1::ListNetworksRequest {})
+        .await
+        .unwrap()
+        .into_inner()
+        .networks;
+    assert!(
+        hidden[0].hidden && !networks[0].hidden,
+        "what a node may not see is told from nothing"
+    );
 }
 
 #[tokio::test]
@@ -139,10 +176,12 @@ async fn a_certificate_that_ended_still_renews_and_nothing_else() {
 
     assert_eq!(ended.code, Code::NotAuthenticated, "{ended}");
     let late = connect(control.address, &admin.ca, &admin.certificate, &admin.key).await.unwrap();
-    let refused: overlay_proto::Refusal = late.clone().list_nodes(v1::ListNodesRequest {}).await.unwrap_err().into();
+    let refused: overlay_proto::Refusal =
+        late.clone().list_nodes(v1::ListNodesRequest {}).await.unwrap_err().into();
     assert_eq!(refused.code, Code::NotAuthenticated);
     assert!(refused.message.matches("20").count() >= 3, "both times are named: {refused}");
-    let renewed = late.clone().renew(v1::RenewRequest { csr: csr(&admin.key) }).await.unwrap().into_inner();
+    let renewed =
+        late.clone().renew(v1::RenewRequest { csr: csr(&admin.key) }).await.unwrap().into_inner();
     let fresh = CertificateDer::from(renewed.certificate);
     let mut client = connect(control.address, &admin.ca, &fresh, &admin.key).await.unwrap();
     assert!(client.list_nodes(v1::ListNodesRequest {}).await.is_ok());
@@ -194,7 +233,8 @@ async fn a_prefix_in_use_on_a_host_is_refused_by_name() {
         version: "0.1.0".to_owned(),
         differences: Vec::new(),
     };
-    let first = admin.client.clone().announce(announce.clone()).await.unwrap().into_inner().revision;
+    let first =
+        admin.client.clone().announce(announce.clone()).await.unwrap().into_inner().revision;
     let again = admin.client.clone().announce(announce).await.unwrap().into_inner().revision;
     assert_eq!(first, again, "saying the same twice changes nothing");
 
@@ -209,16 +249,32 @@ async fn where_a_network_differs_everybody_reads() {
     let control = Control::start().await;
     let admin = control.admin().await;
     admin.create_network("blue", "10.9.0.0/16").await.expect("made");
-    let difference = |network: &str, reason: &str| v1::Difference { network: network.into(), reason: reason.into() };
+    let difference = |network: &str, reason: &str| v1::Difference {
+        network: network.into(),
+        reason: reason.into(),
+    };
     let announce = |differences| v1::AnnounceRequest { differences, ..Default::default() };
-    let told = vec![difference("blue", "a bridge network of that name is there"), difference("red", "unknown")];
+    let told = vec![
+        difference("blue", "a bridge network of that name is there"),
+        difference("red", "unknown"),
+    ];
 
     admin.client.clone().announce(announce(told)).await.expect("announced");
 
-    let networks = admin.client.clone().list_networks(v1::ListNetworksRequest {}).await.expect("a list").into_inner();
-    let expected = v1::HostDifference { node: "admin".into(), reason: "a bridge network of that name is there".into() };
+    let networks = admin
+        .client
+        .clone()
+        .list_networks(v1::ListNetworksRequest {})
+        .await
+        .expect("a list")
+        .into_inner();
+    let expected = v1::HostDifference {
+        node: "admin".into(),
+        reason: "a bridge network of that name is there".into(),
+    };
     assert_eq!(networks.networks[0].differences, [expected]);
-    let control = admin.client.clone().announce(announce(vec![difference("blue", "two\nlines")])).await;
+    let control =
+        admin.client.clone().announce(announce(vec![difference("blue", "two\nlines")])).await;
     assert!(control.is_err(), "lines of a list are never a node's to write");
 }
 
@@ -229,7 +285,8 @@ async fn a_node_that_looks_dead_loses_nothing() {
     let network = admin.create_network("blue", "10.9.0.0/16").await.expect("made");
     admin.enter(&network).await.expect("entered");
     let mut watcher = admin.watch(View::default()).await.expect("a watch");
-    let revision = admin.put(vec![admin.endpoint(&network, 1, "service1", "10.9.3.3")]).await.expect("put");
+    let revision =
+        admin.put(vec![admin.endpoint(&network, 1, "service1", "10.9.3.3")]).await.expect("put");
     watcher.reach(revision).await;
     let before = watcher.view.clone();
 
@@ -237,7 +294,13 @@ async fn a_node_that_looks_dead_loses_nothing() {
     drop(watcher);
     let offline = async {
         loop {
-            let nodes = admin.client.clone().list_nodes(v1::ListNodesRequest {}).await.expect("a list").into_inner();
+            let nodes = admin
+                .client
+                .clone()
+                .list_nodes(v1::ListNodesRequest {})
+                .await
+                .expect("a list")
+                .into_inner();
             if nodes.nodes.iter().all(|node| !node.online) {
                 return;
             }

@@ -21,7 +21,8 @@ async fn a_watch_goes_on_where_it_broke_off() {
     let view = watcher.view.clone();
     drop(watcher);
 
-    let revision = admin.put(vec![admin.endpoint(&network, 1, "service1", "10.9.3.3")]).await.unwrap();
+    let revision =
+        admin.put(vec![admin.endpoint(&network, 1, "service1", "10.9.3.3")]).await.unwrap();
     let mut watcher = admin.watch(view).await.unwrap();
     watcher.reach(revision).await;
 
@@ -50,8 +51,14 @@ async fn a_watch_goes_on_after_a_restart_of_control() {
 async fn a_view_from_elsewhere_or_from_the_future_is_replaced() {
     let control = Control::start().await;
     let admin = control.admin().await;
-    for (revision, cluster) in [(u64::MAX, admin.cluster.as_str()), (1, "0000deadbeef"), (1, "junk"), (0, "")] {
-        let request = v1::WatchRequest { revision, cluster: cluster.to_owned(), ..v1::WatchRequest::default() };
+    for (revision, cluster) in
+        [(u64::MAX, admin.cluster.as_str()), (1, "0000deadbeef"), (1, "junk"), (0, "")]
+    {
+        let request = v1::WatchRequest {
+            revision,
+            cluster: cluster.to_owned(),
+            ..v1::WatchRequest::default()
+        };
         let mut stream = admin.client.clone().watch(request).await.unwrap().into_inner();
 
         let first = stream.message().await.unwrap().unwrap().event.unwrap();
@@ -69,12 +76,16 @@ async fn changes_that_do_not_concern_a_watcher_move_it_along() {
     let mut watcher = node.watch(View::default()).await.unwrap();
     watcher.step().await.unwrap();
     admin.enter(&network).await.unwrap();
-    let revision = admin.put(vec![admin.endpoint(&network, 1, "service1", "10.9.3.3")]).await.unwrap();
+    let revision =
+        admin.put(vec![admin.endpoint(&network, 1, "service1", "10.9.3.3")]).await.unwrap();
 
     watcher.reach(revision).await;
 
     assert_eq!(watcher.view.revision, Revision(revision));
-    assert_eq!((watcher.view.endpoints.len(), watcher.view.members.len(), watcher.view.nodes.len()), (0, 0, 1));
+    assert_eq!(
+        (watcher.view.endpoints.len(), watcher.view.members.len(), watcher.view.nodes.len()),
+        (0, 0, 1)
+    );
 }
 
 #[tokio::test]
@@ -94,7 +105,11 @@ async fn the_second_watch_of_a_node_ends_the_first_and_says_so() {
 
 /// Follows a watch and confirms, whenever control asks, that its process is still there; returns
 /// what control sent last.
-fn answering(node: &Node, instance: &'static str, mut watcher: Watcher) -> watch::Receiver<v1::Alive> {
+fn answering(
+    node: &Node,
+    instance: &'static str,
+    mut watcher: Watcher,
+) -> watch::Receiver<v1::Alive> {
     let (said, heard) = watch::channel(v1::Alive::default());
     let mut client = node.client.clone();
     tokio::spawn(async move {
@@ -126,7 +141,10 @@ async fn of_two_processes_with_one_identity_the_first_is_kept_and_both_are_told(
     assert!(refused[0].message.contains("another host (127.0.0.1)"), "{}", refused[0]);
     assert_eq!(told.address, "127.0.0.1");
     // The copy does not return, and the first process learns that it is gone.
-    timeout(PATIENCE, heard.wait_for(|alive| alive.clash.is_none())).await.expect("in time").unwrap();
+    timeout(PATIENCE, heard.wait_for(|alive| alive.clash.is_none()))
+        .await
+        .expect("in time")
+        .unwrap();
     assert!(heard.has_changed().is_ok(), "its watch goes on");
 }
 
@@ -146,7 +164,11 @@ async fn a_process_that_is_gone_gives_way_to_the_next_one_of_its_node() {
     let begun = Instant::now();
     let mut again = admin.watch_as("after", View::default()).await.unwrap();
     assert!(again.step().await.unwrap());
-    assert!(begun.elapsed() < Duration::from_secs(1), "the same process is not asked: {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "the same process is not asked: {:?}",
+        begun.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -160,7 +182,10 @@ async fn watchers_are_told_where_control_is_and_which_of_them_are_on_its_host() 
     }
 
     let place = watcher.alive.control.unwrap();
-    assert_eq!((place.addresses, place.nodes), (vec![control.address.to_string()], vec![admin.id.clone()]));
+    assert_eq!(
+        (place.addresses, place.nodes),
+        (vec![control.address.to_string()], vec![admin.id.clone()])
+    );
 }
 
 #[tokio::test]
@@ -196,7 +221,8 @@ async fn a_watcher_that_does_not_read_stops_nobody() {
 /// sets how many there are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_reaches_every_member() {
-    let count: usize = std::env::var("OVERLAY_WATCHERS").ok().and_then(|n| n.parse().ok()).unwrap_or(50);
+    let count: usize =
+        std::env::var("OVERLAY_WATCHERS").ok().and_then(|n| n.parse().ok()).unwrap_or(50);
     let control = Control::start().await;
     let admin = control.admin().await;
     let network = admin.create_network("my-network", "10.8.0.0/14").await.unwrap();
@@ -219,7 +245,8 @@ async fn a_change_reaches_every_member() {
     }
 
     let begun = Instant::now();
-    let revision = admin.put(vec![admin.endpoint(&network, 2, "second", "10.8.3.4")]).await.unwrap();
+    let revision =
+        admin.put(vec![admin.endpoint(&network, 2, "second", "10.8.3.4")]).await.unwrap();
     let mut reached = JoinSet::new();
     for (node, mut watcher) in watchers {
         reached.spawn(async move {
@@ -227,7 +254,8 @@ async fn a_change_reaches_every_member() {
             (begun.elapsed(), node, watcher)
         });
     }
-    let mut times: Vec<Duration> = reached.join_all().await.into_iter().map(|(time, ..)| time).collect();
+    let mut times: Vec<Duration> =
+        reached.join_all().await.into_iter().map(|(time, ..)| time).collect();
     times.sort();
 
     let p99 = times[times.len() * 99 / 100];

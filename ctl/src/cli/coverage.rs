@@ -1,4 +1,5 @@
-//! Every command and every flag stands in the snapshots, right and wrong: those of `tests/snapshots`, read mechanically.
+//! Every command and every flag stands in the snapshots, right and wrong: those of
+//! `tests/snapshots`, read mechanically.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -37,7 +38,12 @@ fn parse(text: &str, path: &Path) -> Vec<Line> {
     for shown in text.lines() {
         let code = shown.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')?.parse().ok());
         if let Some(typed) = shown.strip_prefix("$ overlayctl ") {
-            lines.push(Line { words: words(typed), errors: String::new(), code: 0, without_rights });
+            lines.push(Line {
+                words: words(typed),
+                errors: String::new(),
+                code: 0,
+                without_rights,
+            });
         } else if let Some(line) = lines.last_mut() {
             line.code = code.unwrap_or(line.code);
             line.errors.push_str(shown.strip_prefix("! ").unwrap_or_default());
@@ -54,10 +60,14 @@ fn words(line: &str) -> Vec<String> {
         c == ' ' && !quoted
     };
 
-    line.split(is_blank).map(|word| word.trim_matches('\'').to_owned()).filter(|word| word != "^C").collect()
+    line.split(is_blank)
+        .map(|word| word.trim_matches('\'').to_owned())
+        .filter(|word| word != "^C")
+        .collect()
 }
 
-/// Finds which command a line is of, and which arguments it gives; none that it does not understand.
+/// Finds which command a line is of, and which arguments it gives; none that it does not
+/// understand.
 fn used<'a>(root: &'a Command, line: &Line) -> Used<'a> {
     let mut words = line.words.iter().map(String::as_str).peekable();
     let mut command = root;
@@ -76,8 +86,13 @@ fn used<'a>(root: &'a Command, line: &Line) -> Used<'a> {
     while let Some(word) = words.next() {
         let flag = if let Some(rest) = word.strip_prefix("--") {
             let name = rest.split('=').next().unwrap_or_default();
-            let is_it = |a: &Arg| a.get_long_and_visible_aliases().is_some_and(|all| all.contains(&name));
-            if name.is_empty() { command.get_positionals().find(|a| a.is_last_set()) } else { arguments(&is_it) }
+            let is_it =
+                |a: &Arg| a.get_long_and_visible_aliases().is_some_and(|all| all.contains(&name));
+            if name.is_empty() {
+                command.get_positionals().find(|a| a.is_last_set())
+            } else {
+                arguments(&is_it)
+            }
         } else if let Some(short) = word.strip_prefix('-').and_then(|rest| rest.chars().next()) {
             arguments(&|a: &Arg| a.get_short() == Some(short))
         } else {
@@ -89,7 +104,9 @@ fn used<'a>(root: &'a Command, line: &Line) -> Used<'a> {
         if word == "--" {
             break;
         }
-        if flag.is_some_and(|a| a.get_action().takes_values() && !a.is_require_equals_set()) && !word.contains('=') {
+        if flag.is_some_and(|a| a.get_action().takes_values() && !a.is_require_equals_set())
+            && !word.contains('=')
+        {
             words.next();
         }
     }
@@ -108,15 +125,23 @@ fn commands<'a>(command: &'a Command, path: &str, found: &mut Vec<(String, &'a C
 
 /// How an argument is called in a list of what is missing, and by clap.
 fn name(argument: &Arg) -> String {
-    argument.get_long().map_or_else(|| format!("<{}>", argument.get_id()), |long| format!("--{long}"))
+    argument
+        .get_long()
+        .map_or_else(|| format!("<{}>", argument.get_id()), |long| format!("--{long}"))
 }
 
-/// Tells whether a refusal is about an argument: clap and our own texts name it, or quote what was given.
+/// Tells whether a refusal is about an argument: clap and our own texts name it, or quote what was
+/// given.
 fn is_blamed(argument: &Arg, line: &Line) -> bool {
     let id = argument.get_id().as_str();
-    let value_name = argument.get_value_names().and_then(|names| names.first()).map_or(id, |name| name.as_str());
-    let names = [format!("--{}", argument.get_long().unwrap_or("\0")), format!("<{}", value_name.to_uppercase())];
-    let quoted = line.words.iter().rev().any(|word| word.len() > 2 && line.errors.contains(word.as_str()));
+    let value_name =
+        argument.get_value_names().and_then(|names| names.first()).map_or(id, |name| name.as_str());
+    let names = [
+        format!("--{}", argument.get_long().unwrap_or("\0")),
+        format!("<{}", value_name.to_uppercase()),
+    ];
+    let quoted =
+        line.words.iter().rev().any(|word| word.len() > 2 && line.errors.contains(word.as_str()));
 
     names.iter().any(|name| line.errors.contains(name.as_str())) || quoted
 }
@@ -148,8 +173,12 @@ fn every_command_and_every_flag_is_in_the_snapshots_right_and_wrong() {
             seen.extend((name(argument) == "--json").then(|| of("as JSON")));
         }
         // What is missing is a wrong line, too.
-        for argument in root.find_subcommand(&used.path).into_iter().flat_map(Command::get_arguments) {
-            if line.errors.contains("required arguments were not provided") && is_blamed(argument, line) {
+        for argument in
+            root.find_subcommand(&used.path).into_iter().flat_map(Command::get_arguments)
+        {
+            if line.errors.contains("required arguments were not provided")
+                && is_blamed(argument, line)
+            {
                 seen.insert(of(&format!("{} wrong", name(argument))));
             }
         }
@@ -167,7 +196,9 @@ fn every_command_and_every_flag_is_in_the_snapshots_right_and_wrong() {
                 wanted.push((path.clone(), format!("{} wrong", name(argument))));
             }
         }
-        let forms = ["right", "wrong", "as JSON", "without rights"].into_iter().filter(|_| !path.is_empty());
+        let forms = ["right", "wrong", "as JSON", "without rights"]
+            .into_iter()
+            .filter(|_| !path.is_empty());
         wanted.extend(forms.map(|form| (path.clone(), form.to_owned())));
     }
     let missing: Vec<_> = wanted.into_iter().filter(|what| !seen.contains(what)).collect();
@@ -190,7 +221,10 @@ fn lines_are_understood() {
         (used.path, used.arguments.into_iter().map(name).collect::<Vec<_>>())
     };
 
-    assert_eq!(names("$ overlayctl net ls --format '{{.A b}}' ^C"), ("network ls".into(), vec!["--format".into()]));
+    assert_eq!(
+        names("$ overlayctl net ls --format '{{.A b}}' ^C"),
+        ("network ls".into(), vec!["--format".into()])
+    );
     assert_eq!(names("$ overlayctl ping x -c 2 -ojson").1, ["<name>", "--count", "--output"]);
     assert_eq!(names("$ overlayctl run --network=a -- ls -q").1, ["--network", "<command>"]);
     assert_eq!(names("$ overlayctl ps --watch x --nope").1, ["--watch"]);

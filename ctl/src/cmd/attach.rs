@@ -68,7 +68,9 @@ impl TryFrom<v1::AttachResponse> for Attached {
     type Error = Refusal;
 
     fn try_from(response: v1::AttachResponse) -> Result<Self, Refusal> {
-        let endpoint = response.endpoint.ok_or_else(|| Refusal::new(Code::Fault, "the answer holds no endpoint"))?;
+        let endpoint = response
+            .endpoint
+            .ok_or_else(|| Refusal::new(Code::Fault, "the answer holds no endpoint"))?;
 
         Ok(Self {
             endpoint: EndpointView::new(endpoint, response.network_name, String::new()),
@@ -138,7 +140,11 @@ fn netns_path(netns: &Path) -> Outcome<String> {
     let path = if named { Path::new("/run/netns").join(netns) } else { netns.to_owned() };
     let path = std::path::absolute(&path).map_err(|error| storage(path.display(), &error))?;
     if !path.exists() {
-        return Err(Refusal::new(Code::NotFound, format!("there is no network namespace {}", path.display())).into());
+        return Err(Refusal::new(
+            Code::NotFound,
+            format!("there is no network namespace {}", path.display()),
+        )
+        .into());
     }
 
     path.into_os_string()
@@ -155,6 +161,9 @@ mod tests {
         let failure = netns_path(Path::new("no-such-namespace")).expect_err("not there");
 
         assert!(format!("{failure:?}").contains("/run/netns/no-such-namespace"), "{failure:?}");
-        assert_eq!(netns_path(Path::new("/proc/self/ns/net")).expect("it is there"), "/proc/self/ns/net");
+        assert_eq!(
+            netns_path(Path::new("/proc/self/ns/net")).expect("it is there"),
+            "/proc/self/ns/net"
+        );
     }
 }

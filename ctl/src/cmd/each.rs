@@ -1,4 +1,5 @@
-//! Several names in one command: each is tried, whatever became of the others, and said as it happens.
+//! Several names in one command: each is tried, whatever became of the others, and said as it
+//! happens.
 
 use overlay_proto::{Code, Refusal};
 use serde::Serialize;
@@ -93,16 +94,19 @@ impl Failed {
     fn say(&mut self, name: &str, refusal: &Refusal, context: &Context) {
         self.0.push(refusal.code);
         if context.output.is_json() {
-            let error = json!({ "code": refusal.code.as_str(), "message": refusal.message, "name": name });
+            let error =
+                json!({ "code": refusal.code.as_str(), "message": refusal.message, "name": name });
             context.output.note(json!({ "error": error }));
         } else {
             context.output.refuse(refusal);
         }
     }
 
-    /// Ends with 3 when nothing but a way to the agent or control was missing, with 1 when anything else failed.
+    /// Ends with 3 when nothing but a way to the agent or control was missing, with 1 when anything
+    /// else failed.
     fn outcome(self) -> Outcome {
-        let codes = self.0.into_iter().map(|code| Failure::from(Refusal::new(code, "")).exit_code());
+        let codes =
+            self.0.into_iter().map(|code| Failure::from(Refusal::new(code, "")).exit_code());
 
         codes.min().map_or(Ok(()), |code| Err(Failure::Exit(code)))
     }
@@ -114,7 +118,9 @@ mod tests {
 
     #[test]
     fn the_exit_code_tells_a_missing_way_from_a_refusal() {
-        let code = |codes: &[Code]| Failed(codes.to_vec()).outcome().map_err(|failure| failure.exit_code());
+        let code = |codes: &[Code]| {
+            Failed(codes.to_vec()).outcome().map_err(|failure| failure.exit_code())
+        };
 
         assert_eq!(code(&[]), Ok(()));
         assert_eq!(code(&[Code::ControlAway, Code::ControlAway]), Err(3));

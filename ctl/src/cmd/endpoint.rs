@@ -129,7 +129,9 @@ async fn endpoints(context: &Context, network: &str) -> Result<EndpointList, Ref
 }
 
 fn missing(name: &str) -> Refusal {
-    let text = format!("there is no endpoint {name:?} that this node may see: `overlayctl endpoint ls` lists them");
+    let text = format!(
+        "there is no endpoint {name:?} that this node may see: `overlayctl endpoint ls` lists them"
+    );
 
     Refusal::new(Code::NotFound, text)
 }

@@ -98,8 +98,8 @@ impl Report for EventView {
 impl EventsArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         let output = context.output.formatted(self.show.format)?;
-        let mut interrupted =
-            signal(SignalKind::interrupt()).map_err(|error| storage("signals cannot be awaited", &error))?;
+        let mut interrupted = signal(SignalKind::interrupt())
+            .map_err(|error| storage("signals cannot be awaited", &error))?;
         let mut events = context.agent().await?.events().await?;
         output.step("Waiting for changes; Ctrl-C ends");
         loop {

@@ -1,4 +1,5 @@
-//! `overlayctl init`: control's state, control, the agent, its identity, a join line; each step is skipped where it is done.
+//! `overlayctl init`: control's state, control, the agent, its identity, a join line; each step is
+//! skipped where it is done.
 
 mod first_line;
 
@@ -20,7 +21,9 @@ use crate::client::Agent;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Page, Report};
 use crate::setup::{self, Setup, SetupKind};
-use crate::spawn::{self, AgentOptions, ControlOptions, Ending, Launch, Manner, ServiceOptions, Started};
+use crate::spawn::{
+    self, AgentOptions, ControlOptions, Ending, Launch, Manner, ServiceOptions, Started,
+};
 use crate::state::{DEFAULT_STATE, Service, StateDir};
 use crate::time;
 use crate::values::{advertise, listen, number, subnet4};
@@ -61,7 +64,8 @@ pub(crate) struct InitArgs {
     /// This node's name; without it, the host's
     #[arg(long)]
     name: Option<Name>,
-    /// An address at which other hosts reach this one; may be repeated; without it, all of the host's
+    /// An address at which other hosts reach this one; may be repeated; without it, all of the
+    /// host's
     #[arg(long = "advertise", value_name = "ADDRESS", value_parser = advertise)]
     advertise: Vec<IpAddr>,
     /// Take also an address that this host does not have: a router forwards it here
@@ -140,7 +144,8 @@ impl InitArgs {
         let ending = Ending::listen()?;
         context.output.show(&made)?;
 
-        spawn::supervise(&services.iter().collect::<Vec<_>>(), ending, &state, &context.output).await
+        spawn::supervise(&services.iter().collect::<Vec<_>>(), ending, &state, &context.output)
+            .await
     }
 
     /// Makes the cluster; whoever calls takes back what was made when this fails.
@@ -151,8 +156,10 @@ impl InitArgs {
         context: &Context,
     ) -> Outcome<(Initialised, Vec<Started>)> {
         let options = ServiceOptions::load(state)?.with(&self.agent, &self.control);
-        let launches =
-            (Launch::control(state, &options.control)?, Launch::agent(state, &context.socket, &options.agent)?);
+        let launches = (
+            Launch::control(state, &options.control)?,
+            Launch::agent(state, &context.socket, &options.agent)?,
+        );
         let line = first_line::take(&self.control_setup(), state, context).await?;
         let control = start_control(&launches.0, state, manner, context).await?;
         if self.no_join {
@@ -180,14 +187,17 @@ impl InitArgs {
             return Err(already_a_node("--no-join comes too late"));
         }
         let options = ServiceOptions::load(state)?;
-        let control = start_control(&Launch::control(state, &options.control)?, state, manner, context).await?;
+        let control =
+            start_control(&Launch::control(state, &options.control)?, state, manner, context)
+                .await?;
         let ending = Ending::listen()?;
         context.output.show(&self.report(state, manner, context).await?)?;
 
         spawn::supervise(&[&control], ending, state, &context.output).await
     }
 
-    /// Tells whether this machine is a node already, of the control that is here; refuses when it is another's.
+    /// Tells whether this machine is a node already, of the control that is here; refuses when it
+    /// is another's.
     async fn standing(&self, context: &Context, state: &StateDir) -> Outcome<bool> {
         let status = match context.status().await {
             Ok(status) => status,
@@ -212,7 +222,8 @@ impl InitArgs {
         }
     }
 
-    /// Joins; where only an address of a router's was advertised, control on this very host is found all the same.
+    /// Joins; where only an address of a router's was advertised, control on this very host is
+    /// found all the same.
     async fn join(&self, line: &JoinLine, context: &Context) -> Outcome {
         let mut line = line.clone();
         if self.force && line.addresses.len() < MAX_ADDRESSES {
@@ -231,13 +242,20 @@ impl InitArgs {
     fn local_control(&self) -> SocketAddr {
         let unspecified = SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT));
         match self.listen {
-            Some(listen) if listen.ip().is_unspecified() => SocketAddr::new(unspecified.ip(), listen.port()),
+            Some(listen) if listen.ip().is_unspecified() => {
+                SocketAddr::new(unspecified.ip(), listen.port())
+            }
             Some(listen) => listen,
             None => unspecified,
         }
     }
 
-    async fn report(&self, state: &StateDir, manner: Manner, context: &Context) -> Outcome<Initialised> {
+    async fn report(
+        &self,
+        state: &StateDir,
+        manner: Manner,
+        context: &Context,
+    ) -> Outcome<Initialised> {
         connected(context).await?;
         let mut agent = context.agent().await?;
         let status = agent.status(v1::StatusRequest {}).await?;
@@ -281,7 +299,10 @@ fn places(services: &[Service], state: &StateDir, manner: Manner) -> String {
     if manner == Manner::Foreground {
         return format!("State in {}", state.root().display());
     }
-    let logs: Vec<_> = services.iter().map(|s| spawn::log_place(*s, state, manner).display().to_string()).collect();
+    let logs: Vec<_> = services
+        .iter()
+        .map(|s| spawn::log_place(*s, state, manner).display().to_string())
+        .collect();
 
     format!("Logs: {}", logs.join(", "))
 }
@@ -293,7 +314,12 @@ fn already_a_node(why: &str) -> Failure {
 }
 
 /// Starts control and waits until it says that it listens.
-async fn start_control(launch: &Launch, state: &StateDir, manner: Manner, context: &Context) -> Outcome<Started> {
+async fn start_control(
+    launch: &Launch,
+    state: &StateDir,
+    manner: Manner,
+    context: &Context,
+) -> Outcome<Started> {
     context.output.step("Starting control");
     let control = launch.bring_up(state, manner, async || Ok(())).await?;
 

@@ -15,7 +15,9 @@ use crate::failure::Outcome;
 use crate::join_text;
 use crate::output::{Page, Report};
 use crate::setup::{self, Setup, SetupKind};
-use crate::spawn::{self, AgentOptions, ControlOptions, Ending, Launch, Manner, ServiceOptions, Started};
+use crate::spawn::{
+    self, AgentOptions, ControlOptions, Ending, Launch, Manner, ServiceOptions, Started,
+};
 use crate::state::{DEFAULT_STATE, StateDir};
 use crate::values::advertise;
 use crate::wait::{self, Attempt};
@@ -39,7 +41,8 @@ pub(crate) struct JoinArgs {
     /// Where state, log and pid file are kept
     #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
     state: PathBuf,
-    /// An address at which other hosts reach this one; may be repeated; without it, all of the host's
+    /// An address at which other hosts reach this one; may be repeated; without it, all of the
+    /// host's
     #[arg(long = "advertise", value_name = "ADDRESS", value_parser = advertise)]
     advertise: Vec<IpAddr>,
     /// This node's name; without it, the host's
@@ -114,7 +117,8 @@ impl JoinArgs {
         }
     }
 
-    /// Tells whether an agent must be started for this; one that runs keeps the options that it was started with.
+    /// Tells whether an agent must be started for this; one that runs keeps the options that it was
+    /// started with.
     async fn needs_agent(&self, state: &StateDir, context: &Context) -> Outcome<bool> {
         let status = match context.status().await {
             Ok(status) => status,
@@ -122,7 +126,9 @@ impl JoinArgs {
             Err(refusal) => return Err(refusal.into()),
         };
         let joined = status.phase() == v1::NodePhase::Joined;
-        if setup::is_unfinished(state) && StateDir::of_agent(status.state_dir.as_ref()).as_ref() == Some(state) {
+        if setup::is_unfinished(state)
+            && StateDir::of_agent(status.state_dir.as_ref()).as_ref() == Some(state)
+        {
             return Ok(true);
         }
         if !joined && !self.agent.is_empty() {
@@ -163,7 +169,12 @@ impl JoinArgs {
         let already = agent.status(v1::StatusRequest {}).await?.phase() == v1::NodePhase::Joined;
         let joined = agent.join(request).await?;
 
-        Ok(Joined { cluster: joined.cluster, node: joined.node_name, node_id: joined.node, already })
+        Ok(Joined {
+            cluster: joined.cluster,
+            node: joined.node_name,
+            node_id: joined.node,
+            already,
+        })
     }
 }
 
@@ -177,7 +188,9 @@ async fn warn_of_clashes(context: &Context) {
     let known = wait::until(NEWS, async || match context.status().await {
         // A node knows at least itself.
         Ok(status) if status.revision > 0 => Attempt::Done(status.problems),
-        Ok(_) => Attempt::NotYet(Refusal::new(Code::ControlAway, "nothing is known of the cluster yet")),
+        Ok(_) => {
+            Attempt::NotYet(Refusal::new(Code::ControlAway, "nothing is known of the cluster yet"))
+        }
         Err(refusal) => Attempt::NotYet(refusal),
     });
     // Who knows nothing yet has `status` say it later.

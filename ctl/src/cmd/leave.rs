@@ -1,4 +1,5 @@
-//! `overlayctl leave`: the way back from `join` and `init`, to a host on which nothing of ours stays.
+//! `overlayctl leave`: the way back from `join` and `init`, to a host on which nothing of ours
+//! stays.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -53,12 +54,17 @@ struct Left {
 impl Report for Left {
     fn text(&self, _: Page) -> String {
         if *self == Self::default() {
-            return "nothing to leave: this machine is no node and runs nothing of Overlay".to_owned();
+            return "nothing to leave: this machine is no node and runs nothing of Overlay"
+                .to_owned();
         }
-        let stopped = if self.stopped.is_empty() { "nothing".to_owned() } else { self.stopped.join(" and ") };
+        let stopped =
+            if self.stopped.is_empty() { "nothing".to_owned() } else { self.stopped.join(" and ") };
         let told = if self.told_control { "control knows" } else { "control was not told" };
 
-        format!("left: {told}\nstopped {stopped}; removed {} files and directories", self.removed.len())
+        format!(
+            "left: {told}\nstopped {stopped}; removed {} files and directories",
+            self.removed.len()
+        )
     }
 
     fn names(&self) -> Option<Vec<String>> {
@@ -70,8 +76,11 @@ impl LeaveArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         require_root("leave")?;
         let state = self.state_dir(context).await?;
-        let lock = state.as_ref().filter(|state| state.root().exists()).map(setup::lock).transpose()?;
-        if let Some(state) = state.as_ref().filter(|state| state.has(Service::Control) && !state.has(Service::Agent)) {
+        let lock =
+            state.as_ref().filter(|state| state.root().exists()).map(setup::lock).transpose()?;
+        if let Some(state) =
+            state.as_ref().filter(|state| state.has(Service::Control) && !state.has(Service::Agent))
+        {
             self.confirm_control(state, context)?;
         }
         let told_control = self.leave_cluster(state.as_ref(), context).await?;
@@ -91,7 +100,8 @@ impl LeaveArgs {
         context.output.show(&left)
     }
 
-    /// Finds what to stop and remove; none when the agent was started by somebody else, in another way.
+    /// Finds what to stop and remove; none when the agent was started by somebody else, in another
+    /// way.
     async fn state_dir(&self, context: &Context) -> Outcome<Option<StateDir>> {
         let asked = self.state.as_deref().map(StateDir::new).transpose()?;
         let Ok(status) = context.status().await else {
@@ -110,12 +120,15 @@ impl LeaveArgs {
         Ok(running)
     }
 
-    /// Lets the agent take everything back; one that does not run is started for it. Tells whether control knows.
+    /// Lets the agent take everything back; one that does not run is started for it. Tells whether
+    /// control knows.
     async fn leave_cluster(&self, state: Option<&StateDir>, context: &Context) -> Outcome<bool> {
         let (status, started) = match context.status().await {
             Ok(status) => (status, None),
             Err(refusal) if refusal.code == Code::AgentAway => {
-                let Some(state) = state.filter(|state| state.has(Service::Agent)) else { return Ok(false) };
+                let Some(state) = state.filter(|state| state.has(Service::Agent)) else {
+                    return Ok(false);
+                };
                 match self.start_agent(state, context).await {
                     Ok(()) => (context.status().await?, Some(state)),
                     Err(_) if self.force => return Ok(false),
@@ -137,7 +150,13 @@ impl LeaveArgs {
         left
     }
 
-    async fn tell_agent(&self, node: &str, ends: bool, state: Option<&StateDir>, context: &Context) -> Outcome<bool> {
+    async fn tell_agent(
+        &self,
+        node: &str,
+        ends: bool,
+        state: Option<&StateDir>,
+        context: &Context,
+    ) -> Outcome<bool> {
         if ends {
             self.confirm(node, context).await?;
         }
@@ -145,12 +164,15 @@ impl LeaveArgs {
         let request = v1::AgentLeaveRequest { force: self.force || ends };
         match context.agent().await?.leave(request).await {
             Ok(left) => Ok(left.told_control),
-            Err(refusal) if refusal.code == Code::AgentAway => self.leave_again(request, refusal, state, context).await,
+            Err(refusal) if refusal.code == Code::AgentAway => {
+                self.leave_again(request, refusal, state, context).await
+            }
             Err(refusal) => Err(with_hint(refusal).into()),
         }
     }
 
-    /// The agent ended in the middle: the one that runs next goes on from what is left, for to leave twice is to leave once.
+    /// The agent ended in the middle: the one that runs next goes on from what is left, for to
+    /// leave twice is to leave once.
     async fn leave_again(
         &self,
         request: v1::AgentLeaveRequest,
@@ -201,14 +223,16 @@ impl LeaveArgs {
     fn confirm_control(&self, state: &StateDir, context: &Context) -> Outcome {
         // What was cut short has no nodes.
         let force = self.force || setup::is_unfinished(state);
-        let consequence = "this machine runs control; without it nothing can be changed any more on the nodes";
+        let consequence =
+            "this machine runs control; without it nothing can be changed any more on the nodes";
 
         confirm(&context.output, force, consequence, "End the cluster?")
     }
 
     /// Ending control ends the cluster.
     async fn confirm(&self, node: &str, context: &Context) -> Outcome {
-        let nodes = context.agent().await?.list_nodes(v1::ListNodesRequest {}).await.unwrap_or_default();
+        let nodes =
+            context.agent().await?.list_nodes(v1::ListNodesRequest {}).await.unwrap_or_default();
         let others = Nodes::from(nodes).names_without(node);
         if others.is_empty() {
             return Ok(());
@@ -229,6 +253,8 @@ fn with_hint(refusal: Refusal) -> Refusal {
 
     Refusal::new(
         refusal.code,
-        format!("{refusal}: control cannot be told; `overlayctl leave --force` leaves all the same"),
+        format!(
+            "{refusal}: control cannot be told; `overlayctl leave --force` leaves all the same"
+        ),
     )
 }

@@ -70,8 +70,11 @@ impl LogsArgs {
         match log.try_exists() {
             Ok(true) => self.file(&log, &context.output).await,
             Ok(false) => {
-                let text =
-                    format!("{} has no log at {}: it writes to where it was started", service.program(), log.display());
+                let text = format!(
+                    "{} has no log at {}: it writes to where it was started",
+                    service.program(),
+                    log.display()
+                );
                 Err(Refusal::new(Code::NotFound, text).into())
             }
             Err(error) => Err(storage(log.display(), &error).into()),
@@ -82,7 +85,11 @@ impl LogsArgs {
         if let Some(dir) = &self.state {
             return StateDir::new(dir);
         }
-        let running = context.status().await.ok().and_then(|status| StateDir::of_agent(status.state_dir.as_ref()));
+        let running = context
+            .status()
+            .await
+            .ok()
+            .and_then(|status| StateDir::of_agent(status.state_dir.as_ref()));
 
         running.map_or_else(|| StateDir::new(Path::new(DEFAULT_STATE)), Ok)
     }
@@ -93,13 +100,17 @@ impl LogsArgs {
             Some(Which::Control) => Some(Service::Control),
             None => None,
         };
-        let service =
-            wanted.or_else(|| [Service::Agent, Service::Control].into_iter().find(|service| state.has(*service)));
+        let service = wanted.or_else(|| {
+            [Service::Agent, Service::Control].into_iter().find(|service| state.has(*service))
+        });
 
         service.filter(|service| state.has(*service)).ok_or_else(|| {
-            let what = wanted.map_or("nothing is".to_owned(), |service| format!("{} is not", service.program()));
-            let text =
-                format!("{what} set up in {}: use `init` or `join`, or give another --state", state.root().display());
+            let what = wanted
+                .map_or("nothing is".to_owned(), |service| format!("{} is not", service.program()));
+            let text = format!(
+                "{what} set up in {}: use `init` or `join`, or give another --state",
+                state.root().display()
+            );
             Refusal::new(Code::NotFound, text).into()
         })
     }
@@ -211,10 +222,13 @@ fn same_file(one: &fs::Metadata, other: &fs::Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
-/// Chooses the lines that are not older, and of those the last ones; a line without a time belongs to the one before.
+/// Chooses the lines that are not older, and of those the last ones; a line without a time belongs
+/// to the one before.
 fn chosen<'a>(text: &'a str, begin: Option<&str>, last: Option<u32>) -> Vec<&'a str> {
     let is_time = |line: &str| {
-        line.len() > 19 && line.as_bytes()[10] == b'T' && line.as_bytes()[..4].iter().all(u8::is_ascii_digit)
+        line.len() > 19
+            && line.as_bytes()[10] == b'T'
+            && line.as_bytes()[..4].iter().all(u8::is_ascii_digit)
     };
     let mut young = begin.is_none();
     let lines = text.lines().filter(|line| {
@@ -224,7 +238,8 @@ fn chosen<'a>(text: &'a str, begin: Option<&str>, last: Option<u32>) -> Vec<&'a 
         young
     });
     let lines: Vec<_> = lines.collect();
-    let skipped = last.map_or(0, |last| lines.len().saturating_sub(usize::try_from(last).unwrap_or(usize::MAX)));
+    let skipped = last
+        .map_or(0, |last| lines.len().saturating_sub(usize::try_from(last).unwrap_or(usize::MAX)));
 
     lines[skipped..].to_vec()
 }
@@ -259,7 +274,11 @@ mod tests {
         let mut follower = Follower::open(&path).expect("open");
 
         assert_eq!(follower.read().expect("read"), "one\n");
-        fs::OpenOptions::new().append(true).open(&path).and_then(|mut file| file.write_all(b"o\n")).expect("written");
+        fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(b"o\n"))
+            .expect("written");
         assert_eq!(follower.read().expect("read"), "two\n");
         fs::write(&path, "3\n").expect("cut");
         assert_eq!(follower.read().expect("read"), "3\n");

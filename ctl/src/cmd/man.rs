@@ -8,7 +8,8 @@ use overlay_proto::{Code, Refusal};
 
 use crate::failure::{Outcome, storage};
 
-const EXAMPLE: &str = "Example:\n  overlayctl man /usr/local/share/man/man1 && man overlayctl-network-create";
+const EXAMPLE: &str =
+    "Example:\n  overlayctl man /usr/local/share/man/man1 && man overlayctl-network-create";
 
 /// Write a manual page for each command into a directory
 #[derive(Debug, Args)]

@@ -74,12 +74,17 @@ impl Context {
 /// How long a node that has joined may take until it is connected to control.
 const CONNECTED: Duration = Duration::from_secs(15);
 
-/// Waits until the agent is connected to control: before that, commands about the whole network would be refused.
+/// Waits until the agent is connected to control: before that, commands about the whole network
+/// would be refused.
 async fn connected(context: &Context) -> Result<(), Refusal> {
     let connected = async || {
         let control = context.status().await?.control.unwrap_or_default();
-        let away =
-            || Refusal::new(Code::ControlAway, format!("the agent is not connected to control: {}", control.reason));
+        let away = || {
+            Refusal::new(
+                Code::ControlAway,
+                format!("the agent is not connected to control: {}", control.reason),
+            )
+        };
 
         if control.connected { Ok(()) } else { Err(away()) }
     };

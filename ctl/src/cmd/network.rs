@@ -91,7 +91,10 @@ struct Create {
 fn mode(text: &str) -> Result<v1::NetworkMode, String> {
     match text {
         "l3" => Ok(v1::NetworkMode::L3),
-        "l2" => Err("this version does not have l2 yet, the word is reserved; l3 is there, and is routed".to_owned()),
+        "l2" => Err(
+            "this version does not have l2 yet, the word is reserved; l3 is there, and is routed"
+                .to_owned(),
+        ),
         _ => Err("write it as l3".to_owned()),
     }
 }
@@ -152,7 +155,8 @@ impl Create {
     }
 
     fn request(self) -> Outcome<v1::CreateNetworkRequest> {
-        let (v4, v6): (Vec<_>, Vec<_>) = self.subnets.iter().partition(|subnet| matches!(subnet, IpNet::V4(_)));
+        let (v4, v6): (Vec<_>, Vec<_>) =
+            self.subnets.iter().partition(|subnet| matches!(subnet, IpNet::V4(_)));
         if v4.len() > 1 || v6.len() > 1 {
             let text = "a network has one IPv4 prefix and at most one IPv6 prefix: give --subnet once for each";
             return Err(Failure::Usage(text.to_owned()));
@@ -193,7 +197,10 @@ impl Inspect {
 }
 
 fn missing(name: &str) -> Refusal {
-    Refusal::new(Code::NotFound, format!("there is no network {name:?}: `overlayctl network ls` lists them"))
+    Refusal::new(
+        Code::NotFound,
+        format!("there is no network {name:?}: `overlayctl network ls` lists them"),
+    )
 }
 
 impl Rm {
@@ -228,7 +235,10 @@ mod tests {
     fn subnets_find_their_family() {
         let request = create(&["fd00::/64", "10.9.0.0/16"]).request().expect("one a family");
 
-        assert_eq!((request.prefix.as_str(), request.prefix6.as_str()), ("10.9.0.0/16", "fd00::/64"));
+        assert_eq!(
+            (request.prefix.as_str(), request.prefix6.as_str()),
+            ("10.9.0.0/16", "fd00::/64")
+        );
         assert_eq!(request.mode(), v1::NetworkMode::L3);
     }
 

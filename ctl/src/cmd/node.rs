@@ -86,7 +86,9 @@ impl NodeArgs {
             Node::Ls(Ls { list }) => context.list(&list, async || nodes(context).await).await,
             Node::Show(Show { names, show }) => {
                 let nodes = nodes(context).await?;
-                let find = async |name: &str| nodes.find(name).map(|node| vec![node]).ok_or_else(|| missing(name));
+                let find = async |name: &str| {
+                    nodes.find(name).map(|node| vec![node]).ok_or_else(|| missing(name))
+                };
                 context.show_each(show, &names, find).await
             }
             Node::Rm(Rm { names, force }) => {
@@ -95,7 +97,10 @@ impl NodeArgs {
                 }
                 let mut agent = context.agent().await?;
                 let remove = async |name: &str| {
-                    agent.remove_node(v1::RemoveNodeRequest { node: name.to_owned() }).await.map(drop)
+                    agent
+                        .remove_node(v1::RemoveNodeRequest { node: name.to_owned() })
+                        .await
+                        .map(drop)
                 };
                 context.remove_each(names, remove).await
             }
@@ -108,7 +113,10 @@ async fn nodes(context: &Context) -> Result<Nodes, Refusal> {
 }
 
 fn missing(name: &str) -> Refusal {
-    Refusal::new(Code::NotFound, format!("there is no node {name:?}: `overlayctl node ls` lists them"))
+    Refusal::new(
+        Code::NotFound,
+        format!("there is no node {name:?}: `overlayctl node ls` lists them"),
+    )
 }
 
 /// Says what the cluster cannot do any more without these nodes.

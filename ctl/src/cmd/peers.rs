@@ -20,7 +20,8 @@ Examples:
   overlayctl peers --format 'table {{.Node}}\\t{{.State}}\\t{{.UnderlayAddr}}'
   overlayctl peers --json | jq '.[] | select(.state != \"up\")'";
 
-/// List the other nodes as the data path sees them: where, whether they answer, how much went through
+/// List the other nodes as the data path sees them: where, whether they answer, how much went
+/// through
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub(crate) struct PeersArgs {
@@ -34,7 +35,9 @@ pub(crate) struct PeersArgs {
 impl PeersArgs {
     pub(crate) async fn run(&self, context: &Context) -> Outcome {
         let detail = if self.lanes { Detail::Lanes } else { Detail::Nodes };
-        let peers = async || Ok(View::new(context.agent().await?.peers(v1::PeersRequest {}).await?, detail));
+        let peers = async || {
+            Ok(View::new(context.agent().await?.peers(v1::PeersRequest {}).await?, detail))
+        };
 
         context.list(&self.list, peers).await
     }

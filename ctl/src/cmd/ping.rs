@@ -69,9 +69,16 @@ impl From<v1::PingResponse> for Probe {
 impl Probe {
     fn line(&self, name: &str) -> String {
         let mut line = name.to_owned();
-        let about: Vec<_> = [&self.address, &self.node].into_iter().filter(|w| !w.is_empty() && *w != name).collect();
+        let about: Vec<_> = [&self.address, &self.node]
+            .into_iter()
+            .filter(|w| !w.is_empty() && *w != name)
+            .collect();
         if let [first, rest @ ..] = about.as_slice() {
-            let _ = write!(line, " ({first}{})", rest.iter().map(|w| format!(" on {w}")).collect::<String>());
+            let _ = write!(
+                line,
+                " ({first}{})",
+                rest.iter().map(|w| format!(" on {w}")).collect::<String>()
+            );
         }
         let _ = write!(line, ": seq={}", self.sequence);
         let _ = match (&self.rtt_ms, &self.error) {
@@ -112,7 +119,8 @@ impl Summary {
             avg: rtts.iter().sum::<f64>() / count(answered),
             max: rtts.iter().copied().fold(0.0, f64::max),
         });
-        let loss_percent = if sent == 0 { 100.0 } else { 100.0 * count(sent - answered) / count(sent) };
+        let loss_percent =
+            if sent == 0 { 100.0 } else { 100.0 * count(sent - answered) / count(sent) };
 
         Self { target, sent, answered, loss_percent, rtt_ms, probes }
     }
@@ -143,8 +151,9 @@ impl PingArgs {
         };
         let mut answers = context.agent().await?.ping(request).await?;
         let mut probes = Vec::new();
-        let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
-            .map_err(|error| storage("signals cannot be awaited", &error))?;
+        let mut interrupt =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
+                .map_err(|error| storage("signals cannot be awaited", &error))?;
         loop {
             let answer = tokio::select! {
                 answer = answers.message() => answer.map_err(refusal)?,
@@ -179,14 +188,20 @@ mod tests {
 
     #[test]
     fn probes_read_like_ping() {
-        assert_eq!(probe(1, 420, "").line("service2"), "service2 (10.9.0.2 on b): seq=1 time=0.420 ms");
+        assert_eq!(
+            probe(1, 420, "").line("service2"),
+            "service2 (10.9.0.2 on b): seq=1 time=0.420 ms"
+        );
         assert_eq!(probe(2, 0, "").line("b"), "b (10.9.0.2): seq=2 no answer");
         assert_eq!(probe(3, 0, "no session").line("x"), "x (10.9.0.2 on b): seq=3 no session");
     }
 
     #[test]
     fn a_summary_counts_what_was_lost() {
-        let summary = Summary::new("x".into(), vec![probe(1, 1_000, ""), probe(2, 0, ""), probe(3, 3_000, "")]);
+        let summary = Summary::new(
+            "x".into(),
+            vec![probe(1, 1_000, ""), probe(2, 0, ""), probe(3, 3_000, "")],
+        );
 
         assert_eq!(
             summary.text(Page { now: 0, width: None, wide: false }),

@@ -46,10 +46,14 @@ pub(crate) struct RunArgs {
 impl RunArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         if self.identity.ip.is_some() && self.networks.len() > 1 {
-            return Err(Failure::Usage("--ip goes with one --network: say which one has the address".to_owned()));
+            return Err(Failure::Usage(
+                "--ip goes with one --network: say which one has the address".to_owned(),
+            ));
         }
         if let Some(twice) = twice(&self.networks) {
-            return Err(Failure::Usage(format!("--network names {twice} twice: a command is on a network once")));
+            return Err(Failure::Usage(format!(
+                "--network names {twice} twice: a command is on a network once"
+            )));
         }
         let mut agent = context.agent().await?;
         let sandbox = Sandbox::enter()?;
@@ -95,8 +99,10 @@ impl RunArgs {
     }
 
     fn request(&self, network: &Name, name: &str, sandbox: &Sandbox) -> Outcome<v1::AttachRequest> {
-        let netns =
-            sandbox.netns().to_str().ok_or_else(|| Refusal::new(Code::Fault, "a path of /proc is not UTF-8"))?;
+        let netns = sandbox
+            .netns()
+            .to_str()
+            .ok_or_else(|| Refusal::new(Code::Fault, "a path of /proc is not UTF-8"))?;
 
         Ok(v1::AttachRequest {
             network: network.to_string(),
@@ -113,7 +119,11 @@ impl RunArgs {
 }
 
 fn twice(networks: &[Name]) -> Option<&Name> {
-    networks.iter().enumerate().find(|(i, network)| networks[..*i].contains(network)).map(|(_, network)| network)
+    networks
+        .iter()
+        .enumerate()
+        .find(|(i, network)| networks[..*i].contains(network))
+        .map(|(_, network)| network)
 }
 
 /// Says, beside what the command writes, how it is known and reached.
@@ -142,18 +152,23 @@ fn tell(attached: &[v1::AttachResponse], output: &Output) {
     }
 }
 
-/// Takes the endpoints back, over a new connection: the agent may have been restarted while the command ran.
+/// Takes the endpoints back, over a new connection: the agent may have been restarted while the
+/// command ran.
 async fn detach(attached: &[v1::AttachResponse], context: &Context) {
     for endpoint in attached.iter().filter_map(|a| a.endpoint.as_ref()) {
-        let request = v1::DetachRequest { endpoint: endpoint.id.clone(), ..v1::DetachRequest::default() };
+        let request =
+            v1::DetachRequest { endpoint: endpoint.id.clone(), ..v1::DetachRequest::default() };
         let done = match context.agent().await {
             Ok(mut agent) => agent.detach(request).await.map(drop),
             Err(refusal) => Err(refusal),
         };
         match done {
-            // An agent that is away takes the endpoint back when it returns and finds its owner gone.
+            // An agent that is away takes the endpoint back when it returns and finds its owner
+            // gone.
             Err(refusal) if refusal.code != Code::AgentAway => {
-                context.output.warn(format_args!("overlayctl: {} is not detached: {refusal}", endpoint.name));
+                context
+                    .output
+                    .warn(format_args!("overlayctl: {} is not detached: {refusal}", endpoint.name));
             }
             Ok(()) | Err(_) => {}
         }

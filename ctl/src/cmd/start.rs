@@ -92,7 +92,9 @@ impl Report for Programs {
         let mut lines: Vec<_> = self.programs.iter().map(Program::text).collect();
         lines.extend(self.no_door.clone());
         if let Some(reason) = &self.control_away {
-            lines.push(format!("control is away ({reason}); traffic goes on, changes wait until it is back"));
+            lines.push(format!(
+                "control is away ({reason}); traffic goes on, changes wait until it is back"
+            ));
         }
 
         lines.join("\n")
@@ -111,12 +113,12 @@ impl StartArgs {
         let state = StateDir::new(&self.state)?;
         let manner = Manner::choose(self.foreground);
         if setup::is_unfinished(&state) {
-            let text =
-                "setting this machine up was cut short: run the same `init` or `join` again, or `overlayctl leave`";
+            let text = "setting this machine up was cut short: run the same `init` or `join` again, or `overlayctl leave`";
             return Err(Refusal::new(Code::WrongState, text).into());
         }
         if state.services().next().is_none() {
-            let text = format!("nothing is set up in {}: use `init` or `join`", state.root().display());
+            let text =
+                format!("nothing is set up in {}: use `init` or `join`", state.root().display());
             return Err(Refusal::new(Code::NotFound, text).into());
         }
         let options = ServiceOptions::load(&state)?;
@@ -141,7 +143,8 @@ impl StartArgs {
             return Err(Failure::Exit(1));
         }
 
-        spawn::supervise(&services.iter().collect::<Vec<_>>(), ending, &state, &context.output).await
+        spawn::supervise(&services.iter().collect::<Vec<_>>(), ending, &state, &context.output)
+            .await
     }
 }
 
@@ -160,7 +163,9 @@ async fn start(
 
     match service {
         Service::Control => launch.bring_up(state, manner, async || Ok(())).await,
-        Service::Agent => launch.bring_up(state, manner, async || context.status().await.map(drop)).await,
+        Service::Agent => {
+            launch.bring_up(state, manner, async || context.status().await.map(drop)).await
+        }
     }
 }
 
@@ -182,7 +187,8 @@ fn did_not(service: Service, failure: Failure) -> Outcome<Program> {
     };
 
     let program = service.program();
-    let reason = refusal.message.trim_start_matches(&format!("{program} did not start: ")).to_owned();
+    let reason =
+        refusal.message.trim_start_matches(&format!("{program} did not start: ")).to_owned();
 
     Ok(Program { program, state: State::Failed, reason: Some(reason), log })
 }
@@ -197,7 +203,11 @@ async fn control_away(context: &Context) -> Option<String> {
         };
         let joined = status.phase() == v1::NodePhase::Joined;
         let control = status.control.unwrap_or_default();
-        if control.connected || !joined { Attempt::Done(()) } else { Attempt::NotYet(away(control.reason)) }
+        if control.connected || !joined {
+            Attempt::Done(())
+        } else {
+            Attempt::NotYet(away(control.reason))
+        }
     });
 
     asked.await.err().map(|refusal| refusal.message)

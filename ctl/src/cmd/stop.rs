@@ -55,7 +55,8 @@ impl StopArgs {
         let state = StateDir::new(&self.state)?;
         let services: Vec<_> = state.services().collect();
         if services.is_empty() {
-            let text = format!("nothing is set up in {}: use `init` or `join`", state.root().display());
+            let text =
+                format!("nothing is set up in {}: use `init` or `join`", state.root().display());
             return Err(Refusal::new(Code::NotFound, text).into());
         }
         let mut stopped = Stopped::default();

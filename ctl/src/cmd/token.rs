@@ -132,14 +132,18 @@ impl TokenArgs {
         match self.command.unwrap_or(Token::Ls(Ls { list: self.list })) {
             Token::Create(create) => create.run(context).await,
             Token::Ls(Ls { list }) => {
-                let tokens =
-                    async || Ok(Tokens::from(context.agent().await?.list_tokens(v1::ListTokensRequest {}).await?));
+                let tokens = async || {
+                    Ok(Tokens::from(
+                        context.agent().await?.list_tokens(v1::ListTokensRequest {}).await?,
+                    ))
+                };
                 context.list(&list, tokens).await
             }
             Token::Rm(Rm { ids }) => {
                 let mut agent = context.agent().await?;
-                let revoke =
-                    async |id: &str| agent.revoke_token(v1::RevokeTokenRequest { id: id.to_owned() }).await.map(drop);
+                let revoke = async |id: &str| {
+                    agent.revoke_token(v1::RevokeTokenRequest { id: id.to_owned() }).await.map(drop)
+                };
                 context.remove_each(ids, revoke).await
             }
         }
@@ -155,7 +159,8 @@ impl Create {
             labels: self.labels.into_iter().collect(),
         };
         let response = context.agent().await?.create_token(request).await?;
-        let token = response.token.ok_or_else(|| Refusal::new(Code::Fault, "the answer holds no token"))?;
+        let token =
+            response.token.ok_or_else(|| Refusal::new(Code::Fault, "the answer holds no token"))?;
         let created = Created { join: response.join_line, token: token.into() };
         context.output.show(&created)?;
         let token = &created.token;

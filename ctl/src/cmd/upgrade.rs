@@ -60,7 +60,9 @@ impl From<v1::UpgradeResponse> for Upgraded {
 impl Report for Upgraded {
     fn text(&self, _: Page) -> String {
         let Self { from, to, pid, paused_ms, sessions_lost } = self;
-        let head = format!("upgraded overlayd {from} to {to}, pid {pid}\npackets waited for {paused_ms:.1} ms");
+        let head = format!(
+            "upgraded overlayd {from} to {to}, pid {pid}\npackets waited for {paused_ms:.1} ms"
+        );
 
         match sessions_lost {
             0 => head,
@@ -81,7 +83,10 @@ impl UpgradeArgs {
             Some(path) => {
                 let found = path.canonicalize().map_err(|error| storage(path.display(), &error))?;
                 found.into_os_string().into_string().map_err(|_| {
-                    Refusal::new(Code::InvalidInput, format!("--binary {}: the path is not text", path.display()))
+                    Refusal::new(
+                        Code::InvalidInput,
+                        format!("--binary {}: the path is not text", path.display()),
+                    )
                 })?
             }
             None => String::new(),
@@ -90,7 +95,8 @@ impl UpgradeArgs {
         let status = agent.status(v1::StatusRequest {}).await?;
         context.output.step("Handing over");
         let upgraded = agent.upgrade(v1::UpgradeRequest { binary }).await?;
-        // Before the connection ends, and with it the old process: whoever looks for the agent finds the new one.
+        // Before the connection ends, and with it the old process: whoever looks for the agent
+        // finds the new one.
         note(&status, upgraded.pid)?;
 
         context.output.show(&Upgraded::from(upgraded))
@@ -104,7 +110,9 @@ fn note(status: &v1::StatusResponse, pid: u32) -> Outcome {
     let process = i32::try_from(pid).ok().and_then(Process::of_pid).filter(|_| file.exists());
 
     match process {
-        Some(process) => Ok(process.note(&file).map_err(|error| storage(file.display(), &error))?),
+        Some(process) => {
+            Ok(process.note(&file).map_err(|error| storage(file.display(), &error))?)
+        }
         None => Ok(()),
     }
 }

@@ -57,7 +57,9 @@ impl Versions {
                 (Program::known(agent.version), Program::unknown(agent.control_reason))
             }
             Ok(agent) => (Program::known(agent.version), Program::known(agent.control)),
-            Err(refusal) => (Program::unknown(refusal.message), Program::unknown("only the agent can ask it")),
+            Err(refusal) => {
+                (Program::unknown(refusal.message), Program::unknown("only the agent can ask it"))
+            }
         };
 
         Self { client, agent, control }
@@ -65,7 +67,8 @@ impl Versions {
 }
 
 /// Everything stays: reasons are wrapped.
-const COLUMNS: [Column; 3] = [Column::left("PROGRAM"), Column::left("VERSION"), Column::prose("REASON")];
+const COLUMNS: [Column; 3] =
+    [Column::left("PROGRAM"), Column::left("VERSION"), Column::prose("REASON")];
 
 impl Report for Versions {
     fn text(&self, page: Page) -> String {
@@ -73,8 +76,11 @@ impl Report for Versions {
         let row = |program: &str, of: &Program| -> Vec<Cell> {
             vec![program.into(), dash(&of.version).into(), dash(&of.reason).into()]
         };
-        let programs =
-            [row("overlayctl", &self.client), row("overlayd", &self.agent), row("overlay-control", &self.control)];
+        let programs = [
+            row("overlayctl", &self.client),
+            row("overlayd", &self.agent),
+            row("overlay-control", &self.control),
+        ];
 
         if self.agent.reason.is_none() && self.control.reason.is_none() {
             return table(page, &COLUMNS[..2], &programs.map(|row| row[..2].to_vec()));

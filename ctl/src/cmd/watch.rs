@@ -1,6 +1,7 @@
 //! `--watch`: asks again and again, and writes what has changed until Ctrl-C.
 //!
-//! A terminal is drawn anew; elsewhere each state is written below the one before, JSON as one line each.
+//! A terminal is drawn anew; elsewhere each state is written below the one before, JSON as one line
+//! each.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -15,7 +16,8 @@ use crate::output::{Output, Report};
 /// Clears the terminal from its upper left corner on.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
-/// Writes what `ask` answers whenever it has changed. An agent that goes away meanwhile is waited for.
+/// Writes what `ask` answers whenever it has changed. An agent that goes away meanwhile is waited
+/// for.
 ///
 /// # Errors
 ///
@@ -25,8 +27,8 @@ pub(super) async fn run<R: Report>(
     period: Duration,
     mut ask: impl AsyncFnMut() -> Result<R, Refusal>,
 ) -> Outcome {
-    let mut interrupted =
-        signal(SignalKind::interrupt()).map_err(|error| storage("signals cannot be awaited", &error))?;
+    let mut interrupted = signal(SignalKind::interrupt())
+        .map_err(|error| storage("signals cannot be awaited", &error))?;
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shown = Shown::default();
@@ -69,7 +71,9 @@ impl Shown {
         let first = self.last.replace(facts).is_none();
 
         match output.terminal() {
-            Some(terminal) => output.line(format_args!("{CLEAR}{}", cut(&text, terminal.rows.into()))),
+            Some(terminal) => {
+                output.line(format_args!("{CLEAR}{}", cut(&text, terminal.rows.into())))
+            }
             None if !first && text.contains('\n') => output.line(format_args!("\n{text}")),
             None => output.line(text),
         }

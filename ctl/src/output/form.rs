@@ -47,7 +47,9 @@ impl FormArgs {
     pub(super) fn form(&self) -> Outcome<Form> {
         match (self.output, self.json) {
             (None | Some(Form::Json), true) => Ok(Form::Json),
-            (Some(_), true) => Err(Failure::Usage("--json is --output json: leave one of them out".to_owned())),
+            (Some(_), true) => {
+                Err(Failure::Usage("--json is --output json: leave one of them out".to_owned()))
+            }
             (form, false) => Ok(form.unwrap_or(Form::Table)),
         }
     }
@@ -66,7 +68,8 @@ pub(crate) struct ShowArgs {
 pub(crate) struct ListArgs {
     #[command(flatten)]
     pub(crate) show: ShowArgs,
-    /// Look again and again, and write what has changed; every 2 s unless a time is given, as --watch=10s
+    /// Look again and again, and write what has changed; every 2 s unless a time is given, as
+    /// --watch=10s
     #[arg(long, short, value_name = "EVERY", value_parser = time::parse, num_args = 0..=1, require_equals = true,
           default_missing_value = "2s", help_heading = HEADING)]
     pub(crate) watch: Option<Duration>,
@@ -75,7 +78,9 @@ pub(crate) struct ListArgs {
 /// Tells whether a command line that cannot be read asks for JSON.
 pub(crate) fn wants_json(words: impl IntoIterator<Item = OsString>) -> bool {
     let words: Vec<_> = words.into_iter().take_while(|word| word != "--").collect();
-    let said = |word: &OsString| ["--json", "-ojson", "-o=json", "--output=json"].iter().any(|json| word == json);
+    let said = |word: &OsString| {
+        ["--json", "-ojson", "-o=json", "--output=json"].iter().any(|json| word == json)
+    };
     let after = |pair: &[OsString]| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json";
 
     words.iter().any(said) || words.windows(2).any(after)
@@ -89,7 +94,9 @@ mod tests {
     fn json_is_heard_in_a_line_that_cannot_be_read() {
         let wants = |line: &str| wants_json(line.split(' ').map(OsString::from));
 
-        for line in ["frobnicate --json", "-o json x", "x -ojson", "--output=json", "--output json y"] {
+        for line in
+            ["frobnicate --json", "-o json x", "x -ojson", "--output=json", "--output json y"]
+        {
             assert!(wants(line), "{line}");
         }
         for line in ["run -- jq --json", "-o wide json", "--output name"] {

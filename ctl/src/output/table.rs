@@ -1,7 +1,9 @@
-//! Tables: columns without borders that fit the terminal by leaving columns out, never by cutting an address in two.
+//! Tables: columns without borders that fit the terminal by leaving columns out, never by cutting
+//! an address in two.
 //!
-//! On a terminal that is too narrow, in this order: lists are shortened to `a, b, +3`, very long names are shortened, columns
-//! are left out in the order that they state, and names are shortened further. Output that is no terminal, and `-o wide`, gets everything on one line per row.
+//! On a terminal that is too narrow, in this order: lists are shortened to `a, b, +3`, very long
+//! names are shortened, columns are left out in the order that they state, and names are shortened
+//! further. Output that is no terminal, and `-o wide`, gets everything on one line per row.
 
 use std::collections::BTreeMap;
 
@@ -142,14 +144,16 @@ fn short_list(words: &[String]) -> String {
         return whole;
     }
     let more = |shown: usize| format!("{}, +{}", words[..shown].join(", "), words.len() - shown);
-    let shown = (1..words.len()).rev().find(|shown| width(&more(*shown)) <= SHORT_LIST).unwrap_or(1);
+    let shown =
+        (1..words.len()).rev().find(|shown| width(&more(*shown)) <= SHORT_LIST).unwrap_or(1);
 
     if words.len() == 1 { whole } else { more(shown) }
 }
 
 /// Lays rows out in columns.
 pub(crate) fn table(page: Page, columns: &[Column], rows: &[Vec<Cell>]) -> String {
-    let mut shown: Vec<usize> = (0..columns.len()).filter(|i| page.wide || !columns[*i].wide_only).collect();
+    let mut shown: Vec<usize> =
+        (0..columns.len()).filter(|i| page.wide || !columns[*i].wide_only).collect();
     let Some(limit) = page.width.map(usize::from).filter(|_| !page.wide) else {
         return render(columns, &shown, &texts(columns, rows, Lists::Plain), None);
     };
@@ -160,7 +164,11 @@ pub(crate) fn table(page: Page, columns: &[Column], rows: &[Vec<Cell>]) -> Strin
     let mut short = texts(columns, rows, Lists::Short);
     shorten_names(columns, &shown, &mut short, limit, LONG_NAME);
     while needed(columns, &shown, &short) > limit {
-        let next = shown.iter().copied().filter(|i| columns[*i].leaves > 0).min_by_key(|i| columns[*i].leaves);
+        let next = shown
+            .iter()
+            .copied()
+            .filter(|i| columns[*i].leaves > 0)
+            .min_by_key(|i| columns[*i].leaves);
         let Some(next) = next else { break };
         shown.retain(|i| *i != next);
     }
@@ -182,7 +190,9 @@ fn texts(columns: &[Column], rows: &[Vec<Cell>], lists: Lists) -> Vec<Vec<String
         (Kind::Prose, Lists::Short) => Lists::Spaced,
         (Kind::Prose | Kind::Name | Kind::Whole, lists) => lists,
     };
-    let texts = |row: &Vec<Cell>| row.iter().zip(columns).map(|(cell, column)| cell.text(lists(column))).collect();
+    let texts = |row: &Vec<Cell>| {
+        row.iter().zip(columns).map(|(cell, column)| cell.text(lists(column))).collect()
+    };
 
     rows.iter().map(texts).collect()
 }
@@ -193,7 +203,12 @@ fn width(text: &str) -> usize {
 }
 
 fn column_width(columns: &[Column], i: usize, rows: &[Vec<String>]) -> usize {
-    rows.iter().filter_map(|row| row.get(i)).map(|text| width(text)).max().unwrap_or(0).max(width(columns[i].head))
+    rows.iter()
+        .filter_map(|row| row.get(i))
+        .map(|text| width(text))
+        .max()
+        .unwrap_or(0)
+        .max(width(columns[i].head))
 }
 
 /// Returns how wide the table is when prose has the room that it needs to be read.
@@ -207,11 +222,20 @@ fn needed(columns: &[Column], shown: &[usize], rows: &[Vec<String>]) -> usize {
 }
 
 /// Takes what is too much from the widest columns of names.
-fn shorten_names(columns: &[Column], shown: &[usize], rows: &mut [Vec<String>], limit: usize, least: usize) {
+fn shorten_names(
+    columns: &[Column],
+    shown: &[usize],
+    rows: &mut [Vec<String>],
+    limit: usize,
+    least: usize,
+) {
     while needed(columns, shown, rows) > limit {
         let names = shown.iter().copied().filter(|i| columns[*i].kind == Kind::Name);
         let widest = names.map(|i| (column_width(columns, i, rows), i)).max();
-        let Some((was, i)) = widest.filter(|(was, i)| *was > least.max(width(columns[*i].head))) else { return };
+        let Some((was, i)) = widest.filter(|(was, i)| *was > least.max(width(columns[*i].head)))
+        else {
+            return;
+        };
         for row in rows.iter_mut() {
             if width(&row[i]) == was {
                 row[i] = row[i].trim_end_matches('…').chars().take(was - 2).chain(['…']).collect();
@@ -220,7 +244,12 @@ fn shorten_names(columns: &[Column], shown: &[usize], rows: &mut [Vec<String>], 
     }
 }
 
-fn render(columns: &[Column], shown: &[usize], rows: &[Vec<String>], limit: Option<usize>) -> String {
+fn render(
+    columns: &[Column],
+    shown: &[usize],
+    rows: &[Vec<String>],
+    limit: Option<usize>,
+) -> String {
     let mut table = Table::new();
     let cells = |row: &Vec<String>| shown.iter().map(|i| row[*i].clone()).collect::<Vec<_>>();
     table
@@ -228,15 +257,19 @@ fn render(columns: &[Column], shown: &[usize], rows: &[Vec<String>], limit: Opti
         .set_header(shown.iter().map(|i| columns[*i].head))
         .add_rows(rows.iter().map(cells));
     table.set_content_arrangement(ContentArrangement::Disabled);
-    let others: usize =
-        shown.iter().filter(|i| columns[**i].kind != Kind::Prose).map(|i| column_width(columns, *i, rows) + GAP).sum();
+    let others: usize = shown
+        .iter()
+        .filter(|i| columns[**i].kind != Kind::Prose)
+        .map(|i| column_width(columns, *i, rows) + GAP)
+        .sum();
     for (column, i) in table.column_iter_mut().zip(shown) {
         column.set_padding((0, 2));
         if columns[*i].right {
             column.set_cell_alignment(CellAlignment::Right);
         }
         if let (Kind::Prose, Some(limit)) = (columns[*i].kind, limit) {
-            let room = u16::try_from(limit.saturating_sub(others).max(PROSE) + GAP).unwrap_or(u16::MAX);
+            let room =
+                u16::try_from(limit.saturating_sub(others).max(PROSE) + GAP).unwrap_or(u16::MAX);
             column.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(room)));
         }
     }
@@ -305,7 +338,8 @@ mod tests {
     #[test]
     fn sentences_are_wrapped_between_words() {
         let columns = [Column::left("PROBLEM"), Column::prose("WHAT")];
-        let rows = vec![vec!["control-away".into(), "no word from 192.0.2.1:7443, ".repeat(5).into()]];
+        let rows =
+            vec![vec!["control-away".into(), "no word from 192.0.2.1:7443, ".repeat(5).into()]];
 
         let text = table(page(Some(60)), &columns, &rows);
 
@@ -319,6 +353,9 @@ mod tests {
         let rows = vec![vec!["a".into(), "0a".into()]];
 
         assert_eq!(table(page(None), &columns, &rows), "NAME\na");
-        assert_eq!(table(Page { wide: true, ..page(Some(40)) }, &columns, &rows), "NAME  ID\na     0a");
+        assert_eq!(
+            table(Page { wide: true, ..page(Some(40)) }, &columns, &rows),
+            "NAME  ID\na     0a"
+        );
     }
 }

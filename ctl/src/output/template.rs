@@ -1,8 +1,10 @@
-//! `--format`: the part of Docker's templates that is used on listings, over the fields that JSON has.
+//! `--format`: the part of Docker's templates that is used on listings, over the fields that JSON
+//! has.
 //!
-//! `{{.Name}}`, `{{.Control.Address}}`, `{{.Labels.rack}}`; `{{json .}}`, `{{join .Addresses " "}}`, `upper`, `lower` and
-//! `len`; `{{range .Problems}}…{{end}}`; `\t` and `\n`; and `table` in front for columns with headings. Whatever else a
-//! template holds is refused when it is read; a field that is not there is refused with those that are.
+//! `{{.Name}}`, `{{.Control.Address}}`, `{{.Labels.rack}}`; `{{json .}}`,
+//! `{{join .Addresses " "}}`, `upper`, `lower` and `len`; `{{range .Problems}}…{{end}}`; `\t` and
+//! `\n`; and `table` in front for columns with headings. Whatever else a template holds is refused
+//! when it is read; a field that is not there is refused with those that are.
 
 use std::str::FromStr;
 
@@ -51,9 +53,11 @@ impl FromStr for Template {
         if text.trim() == "json" {
             return Ok(Self { table: false, parts: vec![Part::Field(Function::Json, Vec::new())] });
         }
-        let body =
-            text.strip_prefix("table").filter(|rest| rest.starts_with([' ', '\t', '{']) || rest.starts_with("\\t"));
-        let unescaped = body.map_or(text, str::trim_start).replace("\\t", "\t").replace("\\n", "\n");
+        let body = text
+            .strip_prefix("table")
+            .filter(|rest| rest.starts_with([' ', '\t', '{']) || rest.starts_with("\\t"));
+        let unescaped =
+            body.map_or(text, str::trim_start).replace("\\t", "\t").replace("\\n", "\n");
         let mut rest = unescaped.as_str();
         let parts = read(&mut rest, false)?;
         if !parts.iter().any(|part| !matches!(part, Part::Text(_))) {
@@ -70,7 +74,9 @@ impl FromStr for Template {
 fn read(rest: &mut &str, inside: bool) -> Result<Vec<Part>, String> {
     let mut parts = Vec::new();
     while let Some((text, after)) = rest.split_once("{{") {
-        parts.extend(Some(text).filter(|text| !text.is_empty()).map(|text| Part::Text(text.to_owned())));
+        parts.extend(
+            Some(text).filter(|text| !text.is_empty()).map(|text| Part::Text(text.to_owned())),
+        );
         let (action, after) = after.split_once("}}").ok_or("a {{ has no }}")?;
         *rest = after;
         match action.trim() {
@@ -84,14 +90,20 @@ fn read(rest: &mut &str, inside: bool) -> Result<Vec<Part>, String> {
     if inside {
         return Err("a {{range}} has no {{end}}".to_owned());
     }
-    parts.extend(Some(std::mem::take(rest)).filter(|text| !text.is_empty()).map(|text| Part::Text(text.to_owned())));
+    parts.extend(
+        Some(std::mem::take(rest))
+            .filter(|text| !text.is_empty())
+            .map(|text| Part::Text(text.to_owned())),
+    );
 
     Ok(parts)
 }
 
 fn field(action: &str) -> Result<Part, String> {
     let unknown = || {
-        format!("{{{{{action}}}}} is not known: there are {{{{.Field}}}}, json, join, upper, lower, len, range and end")
+        format!(
+            "{{{{{action}}}}} is not known: there are {{{{.Field}}}}, json, join, upper, lower, len, range and end"
+        )
     };
     let (function, rest) = match action.split_once(char::is_whitespace) {
         Some((function, rest)) => (function, rest.trim()),
@@ -120,13 +132,16 @@ fn path(text: &str) -> Result<Path, String> {
         return Ok(Vec::new());
     }
     let names: Path = names.split('.').map(str::to_owned).collect();
-    let plain = |name: &String| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "_-".contains(c));
+    let plain = |name: &String| {
+        !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "_-".contains(c))
+    };
 
     if names.iter().all(plain) { Ok(names) } else { Err(wrong()) }
 }
 
 impl Template {
-    /// Writes each row of a result; `sample` is a row that has every field, so that an empty listing is checked too.
+    /// Writes each row of a result; `sample` is a row that has every field, so that an empty
+    /// listing is checked too.
     ///
     /// # Errors
     ///
@@ -144,11 +159,14 @@ impl Template {
     fn columns(&self, lines: &[String]) -> String {
         let heads = self.parts.iter().map(|part| match part {
             Part::Text(text) => text.clone(),
-            Part::Field(_, path) | Part::Range(path, _) => path.last().map(|name| heading(name)).unwrap_or_default(),
+            Part::Field(_, path) | Part::Range(path, _) => {
+                path.last().map(|name| heading(name)).unwrap_or_default()
+            }
         });
         let heads = heads.collect::<String>();
         let rows = std::iter::once(heads.as_str()).chain(lines.iter().map(String::as_str));
-        let rows: Vec<Vec<_>> = rows.map(|line| line.split('\t').map(Into::into).collect()).collect();
+        let rows: Vec<Vec<_>> =
+            rows.map(|line| line.split('\t').map(Into::into).collect()).collect();
         let count = rows.iter().map(Vec::len).max().unwrap_or(0).min(MAX_COLUMNS);
         let rows: Vec<_> = rows
             .into_iter()
@@ -157,7 +175,11 @@ impl Template {
                 row
             })
             .collect();
-        let text = table(Page { now: 0, width: None, wide: false }, &[Column::left(""); MAX_COLUMNS][..count], &rows);
+        let text = table(
+            Page { now: 0, width: None, wide: false },
+            &[Column::left(""); MAX_COLUMNS][..count],
+            &rows,
+        );
 
         // The table's own heading is empty.
         text.split_once('\n').map(|(_, rows)| rows.to_owned()).unwrap_or_default()
@@ -176,8 +198,15 @@ fn write(parts: &[Part], row: &Value) -> Outcome<String> {
                         text.push_str(&write(parts, item)?);
                     }
                 }
-                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
-                    return Err(Failure::Usage(format!("--format: .{} is not a list", path.join("."))));
+                Value::Null
+                | Value::Bool(_)
+                | Value::Number(_)
+                | Value::String(_)
+                | Value::Object(_) => {
+                    return Err(Failure::Usage(format!(
+                        "--format: .{} is not a list",
+                        path.join(".")
+                    )));
                 }
             },
         }
@@ -196,13 +225,17 @@ fn find<'a>(row: &'a Value, path: &[String]) -> Outcome<&'a Value> {
             }
             return Err(Failure::Usage(format!("--format: .{} has no fields", path.join("."))));
         };
-        let found = fields.iter().find(|(field, _)| if free { *field == name } else { plain(field) == plain(name) });
+        let found = fields
+            .iter()
+            .find(|(field, _)| if free { *field == name } else { plain(field) == plain(name) });
         match found {
             Some((field, inner)) => (value, free) = (inner, MAPS.contains(&field.as_str())),
             None if free => return Ok(&Value::Null),
             None => {
-                let known: Vec<_> = fields.keys().map(|field| format!(".{}", go_name(field))).collect();
-                let text = format!("--format: there is no field .{name}: there are {}", known.join(", "));
+                let known: Vec<_> =
+                    fields.keys().map(|field| format!(".{}", go_name(field))).collect();
+                let text =
+                    format!("--format: there is no field .{name}: there are {}", known.join(", "));
                 return Err(Failure::Usage(text));
             }
         }
@@ -245,7 +278,9 @@ fn apply(function: &Function, value: &Value) -> String {
     match (function, value) {
         (Function::Plain, value) => words(value),
         (Function::Json, value) => value.to_string(),
-        (Function::Join(separator), Value::Array(items)) => items.iter().map(words).collect::<Vec<_>>().join(separator),
+        (Function::Join(separator), Value::Array(items)) => {
+            items.iter().map(words).collect::<Vec<_>>().join(separator)
+        }
         (Function::Join(_), value) => words(value),
         (Function::Upper, value) => words(value).to_uppercase(),
         (Function::Lower, value) => words(value).to_lowercase(),
@@ -262,7 +297,9 @@ fn words(value: &Value) -> String {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
         Value::Array(items) => list(items.iter().map(words)),
-        Value::Object(fields) => list(fields.iter().map(|(key, value)| format!("{key}={}", words(value)))),
+        Value::Object(fields) => {
+            list(fields.iter().map(|(key, value)| format!("{key}={}", words(value))))
+        }
         Value::Bool(_) | Value::Number(_) => value.to_string(),
     }
 }
@@ -325,7 +362,10 @@ mod tests {
         let failure = template.render(&json!([]), Some(&sample)).expect_err("no such field");
 
         assert_eq!(failure.exit_code(), 2);
-        assert!(format!("{failure:?}").contains("no field .Nam: there are .Name, .NodeID"), "{failure:?}");
+        assert!(
+            format!("{failure:?}").contains("no field .Nam: there are .Name, .NodeID"),
+            "{failure:?}"
+        );
     }
 
     #[test]

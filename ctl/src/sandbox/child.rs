@@ -24,16 +24,17 @@ const FORWARDED: [Signal; 7] = [
     Signal::SIGWINCH,
 ];
 
-/// Runs a command to its end and returns its exit code, as a shell would: 128 + n after signal n, 127 when it is not
-/// found, 126 when it cannot be executed.
+/// Runs a command to its end and returns its exit code, as a shell would: 128 + n after signal n,
+/// 127 when it is not found, 126 when it cannot be executed.
 pub(crate) fn run(words: &[OsString]) -> Result<u8, (u8, Refusal)> {
     let Some((program, arguments)) = words.split_first() else {
         return Err((127, Refusal::new(Code::InvalidInput, "there is no command to run")));
     };
     let mut signals = SigSet::empty();
     FORWARDED.into_iter().chain([Signal::SIGCHLD]).for_each(|signal| signals.add(signal));
-    let kernel =
-        |errno: Errno| (126, Refusal::new(Code::Kernel, format!("signals cannot be awaited: {}", errno.desc())));
+    let kernel = |errno: Errno| {
+        (126, Refusal::new(Code::Kernel, format!("signals cannot be awaited: {}", errno.desc())))
+    };
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None).map_err(kernel)?;
     let queue = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).map_err(kernel)?;
     let pid = spawn(Command::new(program).args(arguments)).map_err(|error| {
@@ -49,7 +50,8 @@ pub(crate) fn run(words: &[OsString]) -> Result<u8, (u8, Refusal)> {
                     return Ok(code);
                 }
             }
-            // What the terminal sends reaches the command without us: it is in the same process group.
+            // What the terminal sends reaches the command without us: it is in the same process
+            // group.
             Ok(other) if signal.ssi_code != libc::SI_KERNEL => {
                 let _ = kill(pid, other);
             }
@@ -58,7 +60,10 @@ pub(crate) fn run(words: &[OsString]) -> Result<u8, (u8, Refusal)> {
     }
 }
 
-#[expect(unsafe_code, reason = "the signal mask and the parent's death signal are set between fork and exec")]
+#[expect(
+    unsafe_code,
+    reason = "the signal mask and the parent's death signal are set between fork and exec"
+)]
 fn spawn(command: &mut Command) -> io::Result<Pid> {
     let parent = Pid::this();
     // SAFETY: the three system calls are async-signal-safe and touch no memory of the parent.
@@ -67,7 +72,11 @@ fn spawn(command: &mut Command) -> io::Result<Pid> {
             sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
             // We may have died before the line above.
-            if getppid() == parent { Ok(()) } else { Err(io::Error::from(io::ErrorKind::BrokenPipe)) }
+            if getppid() == parent {
+                Ok(())
+            } else {
+                Err(io::Error::from(io::ErrorKind::BrokenPipe))
+            }
         })
     }
     .spawn()?;
@@ -78,7 +87,9 @@ fn spawn(command: &mut Command) -> io::Result<Pid> {
 fn ended(pid: Pid) -> Option<u8> {
     match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
         Ok(WaitStatus::Exited(_, code)) => Some(u8::try_from(code & 0xff).unwrap_or(1)),
-        Ok(WaitStatus::Signaled(_, signal, _)) => Some(u8::try_from(128 + signal as i32).unwrap_or(255)),
+        Ok(WaitStatus::Signaled(_, signal, _)) => {
+            Some(u8::try_from(128 + signal as i32).unwrap_or(255))
+        }
         Ok(
             WaitStatus::Stopped(..)
             | WaitStatus::Continued(_)

@@ -17,7 +17,8 @@ pub(crate) struct Files {
 impl Files {
     /// Writes the files for a process that has these attachments, the first one naming it.
     pub(crate) fn new(attached: &[v1::AttachResponse], host_nsswitch: &str) -> Self {
-        let hostname = attached.iter().filter_map(|a| a.endpoint.as_ref()).map(|e| e.name.clone()).next();
+        let hostname =
+            attached.iter().filter_map(|a| a.endpoint.as_ref()).map(|e| e.name.clone()).next();
 
         Self {
             hostname: hostname.unwrap_or_default(),
@@ -37,7 +38,8 @@ impl Files {
     }
 }
 
-/// With the networks as search list, `service2` is looked up as `service2.my-network` and a dotted name as it stands.
+/// With the networks as search list, `service2` is looked up as `service2.my-network` and a dotted
+/// name as it stands.
 fn resolv_conf(attached: &[v1::AttachResponse]) -> String {
     let mut text = String::new();
     // Resolvers heed three servers: one of each network comes before a second one of any.
@@ -53,7 +55,9 @@ fn resolv_conf(attached: &[v1::AttachResponse]) -> String {
 
 fn hosts(attached: &[v1::AttachResponse]) -> String {
     let mut text = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n".to_owned();
-    for (network, endpoint) in attached.iter().filter_map(|a| Some((&a.network_name, a.endpoint.as_ref()?))) {
+    for (network, endpoint) in
+        attached.iter().filter_map(|a| Some((&a.network_name, a.endpoint.as_ref()?)))
+    {
         for address in &endpoint.addresses {
             let _ = writeln!(text, "{address} {name}.{network} {name}", name = endpoint.name);
         }
@@ -64,12 +68,16 @@ fn hosts(attached: &[v1::AttachResponse]) -> String {
 
 /// Takes out what would ask the host's own resolver service, which knows nothing of the overlay.
 fn nsswitch(host: &str) -> Option<String> {
-    let asks_a_service = |line: &str| line.starts_with("hosts:") && (line.contains("resolve") || line.contains("mdns"));
+    let asks_a_service = |line: &str| {
+        line.starts_with("hosts:") && (line.contains("resolve") || line.contains("mdns"))
+    };
     if !host.lines().any(asks_a_service) {
         return None;
     }
-    let lines: Vec<_> =
-        host.lines().map(|line| if line.starts_with("hosts:") { "hosts: files dns" } else { line }).collect();
+    let lines: Vec<_> = host
+        .lines()
+        .map(|line| if line.starts_with("hosts:") { "hosts: files dns" } else { line })
+        .collect();
 
     Some(lines.join("\n") + "\n")
 }
@@ -94,14 +102,21 @@ mod tests {
 
     #[test]
     fn the_gateways_resolve_and_the_networks_are_searched() {
-        let files = Files::new(&[attached("a", "10.1.0.1", "10.1.0.2"), attached("b", "10.2.0.1", "10.2.0.2")], "");
+        let files = Files::new(
+            &[attached("a", "10.1.0.1", "10.1.0.2"), attached("b", "10.2.0.1", "10.2.0.2")],
+            "",
+        );
 
         assert_eq!(files.hostname, "web");
         assert_eq!(
             files.resolv_conf,
             "nameserver 10.1.0.1\nnameserver 10.2.0.1\nnameserver fd00::1\nnameserver fd00::1\nsearch a b\n"
         );
-        assert!(files.hosts.ends_with("10.1.0.2 web.a web\n10.2.0.2 web.b web\n"), "{}", files.hosts);
+        assert!(
+            files.hosts.ends_with("10.1.0.2 web.a web\n10.2.0.2 web.b web\n"),
+            "{}",
+            files.hosts
+        );
         assert_eq!(files.each().count(), 2);
     }
 

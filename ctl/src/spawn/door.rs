@@ -1,5 +1,5 @@
-//! The door before the agent's plugin socket, as a background process: Docker is answered at once while the agent is down.
-//! Under systemd units do this ([`super::units`]). A host has one door.
+//! The door before the agent's plugin socket, as a background process: Docker is answered at once
+//! while the agent is down. Under systemd units do this ([`super::units`]). A host has one door.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -45,7 +45,9 @@ pub(super) async fn open(
     agent: Option<&Process>,
 ) -> Result<(), Refusal> {
     let pid_file = state.door_file("pid");
-    let noted = |process: &Process| process.note(&pid_file).map_err(|error| storage(pid_file.display(), &error));
+    let noted = |process: &Process| {
+        process.note(&pid_file).map_err(|error| storage(pid_file.display(), &error))
+    };
     if let Some(door) = running(state) {
         return noted(&door);
     }
@@ -54,7 +56,10 @@ pub(super) async fn open(
         return Err(Refusal::new(Code::WrongState, text));
     }
     if is_listened_on(Path::new(LISTEN)) {
-        return Err(Refusal::new(Code::InUse, format!("another program listens at {LISTEN}: end it")));
+        return Err(Refusal::new(
+            Code::InUse,
+            format!("another program listens at {LISTEN}: end it"),
+        ));
     }
     let named = |error: &io::Error| storage("overlayd door", error);
     let log = state.door_file("log");
@@ -76,22 +81,30 @@ pub(super) async fn open(
         }
         if child.try_wait().is_ok_and(|status| status.is_some()) {
             let words = last_lines(&log, log_begins).pop().unwrap_or_default();
-            return Attempt::Never(Refusal::new(Code::Fault, format!("it ended right after its start: {words}")));
+            return Attempt::Never(Refusal::new(
+                Code::Fault,
+                format!("it ended right after its start: {words}"),
+            ));
         }
-        Attempt::NotYet(Refusal::new(Code::Fault, format!("it did not open within {} s", READY.as_secs())))
+        Attempt::NotYet(Refusal::new(
+            Code::Fault,
+            format!("it did not open within {} s", READY.as_secs()),
+        ))
     });
 
     opened.await
 }
 
-/// Takes from the program, before it begins, all that root may do beyond its own files: the door has two sockets.
+/// Takes from the program, before it begins, all that root may do beyond its own files: the door
+/// has two sockets.
 #[expect(unsafe_code, reason = "privileges are given up between fork and exec")]
 fn without_privileges(command: &mut Command) {
     let give_up = || {
         // The kernel says where its list of capabilities ends.
         for capability in 0..libc::c_ulong::from(u8::MAX) {
             // SAFETY: prctl with these arguments reads no memory of ours.
-            match Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }) {
+            match Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) })
+            {
                 Ok(_) => {}
                 Err(Errno::EINVAL) => break,
                 Err(errno) => return Err(errno.into()),
@@ -105,14 +118,16 @@ fn without_privileges(command: &mut Command) {
     unsafe { command.pre_exec(give_up) };
 }
 
-/// Closes the door; what a killed one, or a killed agent, left is removed. Where somebody else keeps it, it stays.
+/// Closes the door; what a killed one, or a killed agent, left is removed. Where somebody else
+/// keeps it, it stays.
 pub(super) async fn close(state: &StateDir) -> Result<(), Refusal> {
     if let Some(door) = running(state) {
         let resists = |error| storage(format!("overlayd door (pid {})", door.pid()), &error);
         door.stop(GRACE).await.map_err(resists)?;
     }
     remove_note(&state.door_file("pid"))?;
-    // Two folders above Docker's socket are for plugins alone, one above the agent's is the agent's.
+    // Two folders above Docker's socket are for plugins alone, one above the agent's is the
+    // agent's.
     remove_stale(Path::new(LISTEN), 2);
     remove_stale(Path::new(BEHIND), 1);
 
@@ -121,18 +136,22 @@ pub(super) async fn close(state: &StateDir) -> Result<(), Refusal> {
 
 /// Finds the door's process, also where a start that was cut short has not noted it.
 fn running(state: &StateDir) -> Option<Process> {
-    Process::of_file(&state.door_file("pid")).or_else(|| pidfd::find(Service::Agent.program(), Path::new(WORD)))
+    Process::of_file(&state.door_file("pid"))
+        .or_else(|| pidfd::find(Service::Agent.program(), Path::new(WORD)))
 }
 
 /// Tells whether somebody listens on a socket; one that cannot be asked counts as such.
 fn is_listened_on(socket: &Path) -> bool {
     match UnixStream::connect(socket) {
         Ok(_) => true,
-        Err(error) => !matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound),
+        Err(error) => {
+            !matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
+        }
     }
 }
 
-/// Removes a socket that nobody listens on, and so many folders above it unless something else is in them.
+/// Removes a socket that nobody listens on, and so many folders above it unless something else is
+/// in them.
 fn remove_stale(socket: &Path, folders: usize) {
     let is_socket = fs::symlink_metadata(socket).is_ok_and(|found| found.file_type().is_socket());
     if !is_socket || is_listened_on(socket) || fs::remove_file(socket).is_err() {
@@ -181,7 +200,9 @@ mod tests {
         let output = command.output().expect("it runs");
 
         let said = String::from_utf8_lossy(&output.stdout);
-        let value = |name: &str| said.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()));
+        let value = |name: &str| {
+            said.lines().find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
+        };
         assert_eq!(value("CapBnd:").as_deref(), Some("0000000000000000"), "{said}");
         assert_eq!(value("CapEff:").as_deref(), Some("0000000000000000"), "{said}");
         assert_eq!(value("NoNewPrivs:").as_deref(), Some("1"), "{said}");

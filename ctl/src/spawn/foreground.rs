@@ -12,7 +12,8 @@ pub(super) fn spawn(mut command: Command) -> io::Result<Child> {
     command.stdin(Stdio::null()).stdout(io::stderr());
     // SAFETY: prctl is async-signal-safe and touches no memory of the parent.
     unsafe {
-        command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).map_err(io::Error::from));
+        command
+            .pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGTERM).map_err(io::Error::from));
     }
 
     command.spawn()

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-/// Tells whether systemd is PID 1 of this host; inside a container or namespace, the host's systemd is not ours.
+/// Tells whether systemd is PID 1 of this host; inside a container or namespace, the host's systemd
+/// is not ours.
 pub(super) fn is_systemd() -> bool {
     let same = |kind: &str| {
         let ours = fs::read_link(format!("/proc/self/ns/{kind}"));

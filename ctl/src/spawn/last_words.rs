@@ -20,7 +20,8 @@ pub(super) fn startup(service: Service, refusal: Refusal, mut log: Vec<String>) 
     };
     let details = log.split_off(last + 1);
     let reason = log.pop().unwrap_or_default();
-    let text = format!("{} did not start: {}", service.program(), reason.trim_start_matches(&prefix));
+    let text =
+        format!("{} did not start: {}", service.program(), reason.trim_start_matches(&prefix));
 
     Failure::Startup(Refusal::new(refusal.code, text), details)
 }

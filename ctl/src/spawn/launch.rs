@@ -26,7 +26,8 @@ impl Launch {
     /// Makes control's command line.
     pub(crate) fn control(state: &StateDir, options: &ControlOptions) -> Result<Self, Refusal> {
         let folder = state.of(Service::Control);
-        let mut argv = vec![program::find(Service::Control)?.into(), "serve".into(), "--state".into()];
+        let mut argv =
+            vec![program::find(Service::Control)?.into(), "serve".into(), "--state".into()];
         argv.push(folder.clone().into());
         if let Some(path) = &options.config {
             argv.extend(["--config".into(), path.into()]);
@@ -36,8 +37,13 @@ impl Launch {
     }
 
     /// Makes the agent's command line.
-    pub(crate) fn agent(state: &StateDir, socket: &Path, options: &AgentOptions) -> Result<Self, Refusal> {
-        let socket = std::path::absolute(socket).map_err(|error| storage(socket.display(), &error))?;
+    pub(crate) fn agent(
+        state: &StateDir,
+        socket: &Path,
+        options: &AgentOptions,
+    ) -> Result<Self, Refusal> {
+        let socket =
+            std::path::absolute(socket).map_err(|error| storage(socket.display(), &error))?;
         let folder = state.of(Service::Agent);
         let mut argv = vec![program::find(Service::Agent)?.into(), "--state".into()];
         argv.push(folder.clone().into());

@@ -1,4 +1,5 @@
-//! Starts, awaits and ends control and the agent: under systemd where it runs the host, else as background processes.
+//! Starts, awaits and ends control and the agent: under systemd where it runs the host, else as
+//! background processes.
 
 mod background;
 mod door;

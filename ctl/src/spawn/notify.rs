@@ -16,8 +16,8 @@ const MAX_MESSAGE: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Notifications {
     socket: UnixDatagram,
-    /// Where it is, and how the service reaches it: through our descriptor of the directory, because the path of a
-    /// socket may have 107 bytes only.
+    /// Where it is, and how the service reaches it: through our descriptor of the directory,
+    /// because the path of a socket may have 107 bytes only.
     path: PathBuf,
     reached: PathBuf,
     _directory: File,
@@ -29,7 +29,8 @@ impl Notifications {
     /// Opens a socket for one service; it is removed when this is dropped.
     pub(super) fn open(path: PathBuf) -> io::Result<Self> {
         let nowhere = || io::Error::from(io::ErrorKind::InvalidInput);
-        let (parent, name) = (path.parent().ok_or_else(nowhere)?, path.file_name().ok_or_else(nowhere)?);
+        let (parent, name) =
+            (path.parent().ok_or_else(nowhere)?, path.file_name().ok_or_else(nowhere)?);
         let directory = File::open(parent)?;
         let descriptor = format!("/proc/{}/fd/{}", std::process::id(), directory.as_raw_fd());
         let reached = Path::new(&descriptor).join(name);

@@ -1,4 +1,5 @@
-//! What the services are started with beyond their state directory; kept beside it, so that `start` knows it, too.
+//! What the services are started with beyond their state directory; kept beside it, so that `start`
+//! knows it, too.
 
 use std::fs;
 use std::io;
@@ -95,7 +96,9 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
     match fs::metadata(&path) {
         Ok(metadata) if metadata.is_file() => Ok(path),
         Ok(_) => Err("this is not a file".to_owned()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err("there is no such file".to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err("there is no such file".to_owned())
+        }
         Err(error) => Err(error.to_string()),
     }
 }
@@ -113,7 +116,8 @@ mod tests {
 
         assert_eq!(ServiceOptions::load(&state).expect("nothing"), ServiceOptions::default());
         ServiceOptions::default().with(&agent, &none).save(&state).expect("saved");
-        let known = ServiceOptions::load(&state).expect("loaded").with(&AgentOptions::default(), &none);
+        let known =
+            ServiceOptions::load(&state).expect("loaded").with(&AgentOptions::default(), &none);
 
         assert_eq!(known.agent, agent);
         fs::write(state.options_file(), "{\"agent\":1}").expect("written");

@@ -16,14 +16,16 @@ pub(crate) fn is_unit(service: Service, state: &StateDir) -> bool {
     init_system::is_systemd() && systemd::is_installed(service, state)
 }
 
-/// Ends the service's process, however it was started, and with the agent the door; tells whether there was one.
+/// Ends the service's process, however it was started, and with the agent the door; tells whether
+/// there was one.
 pub(crate) async fn pause(service: Service, state: &StateDir) -> Outcome<bool> {
     let mut found = running(service, state).is_some();
     if is_unit(service, state) {
         stop_unit(service).await?;
     }
     if let Some(process) = running(service, state) {
-        let resists = |error| storage(format!("{} (pid {})", service.program(), process.pid()), &error);
+        let resists =
+            |error| storage(format!("{} (pid {})", service.program(), process.pid()), &error);
         process.stop(GRACE).await.map_err(resists)?;
         found = true;
     }
@@ -34,7 +36,8 @@ pub(crate) async fn pause(service: Service, state: &StateDir) -> Outcome<bool> {
 
 async fn stop_unit(service: Service) -> Outcome {
     let unit = format!("{}.service", service.program());
-    let output = Command::new("systemctl").args(["stop", &unit]).stdin(Stdio::null()).output().await;
+    let output =
+        Command::new("systemctl").args(["stop", &unit]).stdin(Stdio::null()).output().await;
     let output = output.map_err(|error| storage("systemctl", &error))?;
     if output.status.success() {
         return Ok(());

@@ -16,7 +16,9 @@ pub(crate) fn find(service: Service) -> Result<PathBuf, Refusal> {
     let mut places = beside.into_iter().chain(env::split_paths(&path));
 
     places.find_map(|place| executable(place.join(name))).ok_or_else(|| {
-        let text = format!("{name} is neither next to overlayctl nor in PATH: install it in the same directory");
+        let text = format!(
+            "{name} is neither next to overlayctl nor in PATH: install it in the same directory"
+        );
         Refusal::new(Code::NotFound, text)
     })
 }
@@ -24,5 +26,6 @@ pub(crate) fn find(service: Service) -> Result<PathBuf, Refusal> {
 fn executable(path: PathBuf) -> Option<PathBuf> {
     let metadata = path.metadata().ok()?;
 
-    (path.is_absolute() && metadata.is_file() && metadata.permissions().mode() & 0o111 != 0).then_some(path)
+    (path.is_absolute() && metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+        .then_some(path)
 }

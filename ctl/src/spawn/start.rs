@@ -44,7 +44,9 @@ impl Launch {
         }
         let doorless = match self.service {
             // Where units of ours are, theirs is the door, even when this start is not by them.
-            Service::Agent if manner != Manner::Systemd && !systemd::is_installed(self.service, state) => {
+            Service::Agent
+                if manner != Manner::Systemd && !systemd::is_installed(self.service, state) =>
+            {
                 door::open(self.program(), state, manner, found.as_ref()).await.err()
             }
             Service::Agent | Service::Control => None,
@@ -55,7 +57,8 @@ impl Launch {
             return Ok(Started { process: Some(process), doorless, ..started });
         }
         let named = |error: &std::io::Error| storage(self.program().to_string_lossy(), error);
-        let notifications = Notifications::open(state.notify_socket(self.service)).map_err(|error| named(&error))?;
+        let notifications = Notifications::open(state.notify_socket(self.service))
+            .map_err(|error| named(&error))?;
         let log = state.log(self.service);
         let log_begins = fs::metadata(&log).map_or(0, |metadata| metadata.len());
         let mut command = self.command();
@@ -131,7 +134,8 @@ mod tests {
         let first = service.start(&state, Manner::Background).await.expect("started");
         let second = service.start(&state, Manner::Background).await.expect("found");
         fs::remove_file(state.pid_file(Service::Agent)).expect("removed");
-        let third = service.start(&state, Manner::Background).await.expect("found without its note");
+        let third =
+            service.start(&state, Manner::Background).await.expect("found without its note");
 
         assert_eq!(first.origin(), Origin::Ours);
         assert_eq!([second.origin(), third.origin()], [Origin::Found; 2]);
@@ -141,11 +145,19 @@ mod tests {
         assert!(!state.pid_file(Service::Agent).exists());
     }
 
+    /// A script's end that waits for ever, without a child that would be taken for the service.
+    fn wait_for_ever(dir: &tempfile::TempDir) -> String {
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+
+        format!("exec 3<>{}; read line <&3", pipe.display())
+    }
+
     #[tokio::test]
     async fn one_that_was_killed_does_not_count_as_running_though_nobody_took_note_of_its_end() {
         let dir = tempfile::tempdir().expect("a directory");
         let state = state(&dir);
-        let service = launch(&dir, "while :; do sleep 0.02; done");
+        let service = launch(&dir, &wait_for_ever(&dir));
         let killed = service.start(&state, Manner::Background).await.expect("started");
         let process = killed.process.as_ref().expect("a process");
         process.signal(Signal::SIGKILL).expect("killed");
@@ -164,8 +176,9 @@ mod tests {
         // Says that it is ready as sd_notify(3) does.
         let ready = "python3 -c 'import os,socket; s=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM); \
                      a=os.environ[\"NOTIFY_SOCKET\"]; s.sendto(b\"READY=1\",a.replace(\"@\",chr(0),1))'";
-        let service = launch(&dir, &format!("{ready}; while :; do sleep 0.02; done"));
-        let dying = service.bring_up(&state, Manner::Background, async || Ok(())).await.expect("started");
+        let service = launch(&dir, &format!("{ready}; {}", wait_for_ever(&dir)));
+        let dying =
+            service.bring_up(&state, Manner::Background, async || Ok(())).await.expect("started");
 
         let next = service.bring_up(&state, Manner::Background, async || {
             let process = dying.process.as_ref().expect("a process");
@@ -189,7 +202,9 @@ mod tests {
 
         let mut started = service.start(&state, Manner::Background).await.expect("started");
         let failure = started
-            .ready(&state, async || -> Result<(), Refusal> { Err(Refusal::new(Code::AgentAway, "nobody listens")) })
+            .ready(&state, async || -> Result<(), Refusal> {
+                Err(Refusal::new(Code::AgentAway, "nobody listens"))
+            })
             .await
             .expect_err("it has ended");
         let Failure::Startup(refusal, log) = failure else { panic!("{failure:?}") };
@@ -207,7 +222,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_service_says_of_itself_is_the_reason() {
-        let (refusal, log) = failure_of("echo 'overlayd: two mistakes' >&2; echo ' line 1' >&2; exit 3").await;
+        let (refusal, log) =
+            failure_of("echo 'overlayd: two mistakes' >&2; echo ' line 1' >&2; exit 3").await;
 
         assert_eq!(refusal.message, "overlayd did not start: two mistakes");
         assert_eq!(log, [" line 1"]);
@@ -220,7 +236,11 @@ mod tests {
         let service = launch(&dir, "while :; do sleep 0.02; done");
         let mut started = service.start(&state, Manner::Background).await.expect("started");
 
-        let ready = tokio::time::timeout(Duration::from_millis(200), started.ready(&state, async || Ok(()))).await;
+        let ready = tokio::time::timeout(
+            Duration::from_millis(200),
+            started.ready(&state, async || Ok(())),
+        )
+        .await;
 
         assert!(ready.is_err(), "nobody said that it is ready");
         stop(Service::Agent, &state).await.expect("stopped");

@@ -62,11 +62,13 @@ impl Started {
     pub(crate) fn doorless(&self) -> Option<String> {
         let reason = self.doorless.as_ref()?;
 
-        Some(format!("no door before the agent: {reason};\n  Docker waits for an agent that is down"))
+        Some(format!(
+            "no door before the agent: {reason};\n  Docker waits for an agent that is down"
+        ))
     }
 
-    /// Waits until the service says that it is ready and answers; if it ends or stays silent, its last words are told.
-    /// What was started stays: whoever started it knows what to do about it.
+    /// Waits until the service says that it is ready and answers; if it ends or stays silent, its
+    /// last words are told. What was started stays: whoever started it knows what to do about it.
     pub(super) async fn ready<T>(
         &mut self,
         state: &StateDir,
@@ -77,13 +79,16 @@ impl Started {
             let ready = self.notifications.as_mut().is_none_or(Notifications::is_ready);
             match probe().await {
                 Ok(answer) if ready && !self.has_ended() => Attempt::Done(answer),
-                Ok(_) | Err(_) if self.has_ended() => {
-                    Attempt::Never(Refusal::new(Code::Fault, format!("{program} ended right after its start")))
-                }
+                Ok(_) | Err(_) if self.has_ended() => Attempt::Never(Refusal::new(
+                    Code::Fault,
+                    format!("{program} ended right after its start"),
+                )),
                 Ok(_) => Attempt::NotYet(self.not_ready()),
                 Err(refusal) => {
-                    let text =
-                        format!("{program} does not answer within {} s of its start: {refusal}", READY.as_secs());
+                    let text = format!(
+                        "{program} does not answer within {} s of its start: {refusal}",
+                        READY.as_secs()
+                    );
                     Attempt::NotYet(Refusal::new(refusal.code, text))
                 }
             }
@@ -96,7 +101,11 @@ impl Started {
     }
 
     fn not_ready(&self) -> Refusal {
-        let status = self.notifications.as_ref().and_then(Notifications::status).unwrap_or("it does not say why");
+        let status = self
+            .notifications
+            .as_ref()
+            .and_then(Notifications::status)
+            .unwrap_or("it does not say why");
         let text = format!(
             "{} runs, but is not ready {} s after its start: {status}",
             self.service.program(),
@@ -115,7 +124,8 @@ impl Started {
         }
     }
 
-    /// Makes a failure with the service's last words; what it says of itself takes the place of what we guess.
+    /// Makes a failure with the service's last words; what it says of itself takes the place of
+    /// what we guess.
     fn failure(&self, state: &StateDir, refusal: Refusal) -> Failure {
         let log = match self.manner {
             Manner::Foreground => Vec::new(),

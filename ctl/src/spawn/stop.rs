@@ -7,14 +7,16 @@ use super::{door, systemd};
 use crate::failure::Outcome;
 use crate::state::{Service, StateDir};
 
-/// Ends a service that `init` or `join` started, however it was started, and with the agent the door; tells whether there
-/// was one.
+/// Ends a service that `init` or `join` started, however it was started, and with the agent the
+/// door; tells whether there was one.
 pub(crate) async fn stop(service: Service, state: &StateDir) -> Outcome<bool> {
     let mut found = systemd::remove(service, state).await?;
-    // More than one only where a start was cut short; a supervisor of somebody else's is not fought.
+    // More than one only where a start was cut short; a supervisor of somebody else's is not
+    // fought.
     for process in std::iter::from_fn(|| running(service, state)).take(3) {
         process.stop(GRACE).await.map_err(|error| {
-            let text = format!("{} (pid {}) does not end: {error}", service.program(), process.pid());
+            let text =
+                format!("{} (pid {}) does not end: {error}", service.program(), process.pid());
             Refusal::new(Code::Fault, text)
         })?;
         found = true;

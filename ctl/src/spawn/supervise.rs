@@ -12,7 +12,8 @@ use crate::output::Output;
 use crate::pidfd::Process;
 use crate::state::StateDir;
 
-/// The signals that end us. Listened to before anybody is told that the services run: they may come at once.
+/// The signals that end us. Listened to before anybody is told that the services run: they may come
+/// at once.
 pub(crate) struct Ending {
     interrupt: Listener,
     terminate: Listener,
@@ -21,18 +22,30 @@ pub(crate) struct Ending {
 impl Ending {
     /// Listens from now on.
     pub(crate) fn listen() -> Outcome<Self> {
-        let listen = |kind| signal(kind).map_err(|error| storage("signals cannot be awaited", &error));
+        let listen =
+            |kind| signal(kind).map_err(|error| storage("signals cannot be awaited", &error));
 
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
     }
 }
 
-/// Stays until a signal asks us to end or a service ends by itself, and ends the services, the last started first.
-pub(crate) async fn supervise(services: &[&Started], mut ending: Ending, state: &StateDir, output: &Output) -> Outcome {
+/// Stays until a signal asks us to end or a service ends by itself, and ends the services, the last
+/// started first.
+pub(crate) async fn supervise(
+    services: &[&Started],
+    mut ending: Ending,
+    state: &StateDir,
+    output: &Output,
+) -> Outcome {
     let mut ours: Vec<_> = services
         .iter()
         .filter(|service| service.manner == Manner::Foreground)
-        .filter_map(|service| Some((service.service, Process::of_pid(service.process.as_ref()?.pid())?)))
+        .filter_map(|service| {
+            Some((service.service, Process::of_pid(service.process.as_ref()?.pid())?))
+        })
         .collect();
     if ours.is_empty() {
         return Ok(());
@@ -58,8 +71,9 @@ pub(crate) async fn supervise(services: &[&Started], mut ending: Ending, state: 
 
     match ended {
         None => Ok(()),
-        Some(service) => {
-            Err(Failure::Refused(Refusal::new(Code::Fault, format!("{} ended by itself", service.program()))))
-        }
+        Some(service) => Err(Failure::Refused(Refusal::new(
+            Code::Fault,
+            format!("{} ended by itself", service.program()),
+        ))),
     }
 }

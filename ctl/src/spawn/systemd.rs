@@ -21,15 +21,23 @@ pub(super) async fn start(launch: &Launch) -> Outcome {
         let path = path_of(&unit.name);
         match fs::read_to_string(&path) {
             Ok(there) if exec_start(&there) != exec_start(&unit.text) => {
-                let text = format!("{} exists and is set up differently: run `overlayctl leave` first", path.display());
+                let text = format!(
+                    "{} exists and is set up differently: run `overlayctl leave` first",
+                    path.display()
+                );
                 return Err(Refusal::new(Code::InUse, text).into());
             }
-            Ok(_) | Err(_) => fs::write(&path, &unit.text).map_err(|error| storage(path.display(), &error))?,
+            Ok(_) | Err(_) => {
+                fs::write(&path, &unit.text).map_err(|error| storage(path.display(), &error))?
+            }
         }
     }
     systemctl(&["daemon-reload"]).await?;
-    let enabled: Vec<_> = units.iter().filter(|unit| unit.enabled).map(|unit| unit.name.as_str()).collect();
-    let with = |words: &[&'static str]| words.iter().copied().chain(enabled.iter().copied()).collect::<Vec<_>>();
+    let enabled: Vec<_> =
+        units.iter().filter(|unit| unit.enabled).map(|unit| unit.name.as_str()).collect();
+    let with = |words: &[&'static str]| {
+        words.iter().copied().chain(enabled.iter().copied()).collect::<Vec<_>>()
+    };
     systemctl(&with(&["enable"])).await?;
     if systemctl(&with(&["start"])).await.is_ok() {
         return Ok(());
@@ -57,8 +65,11 @@ pub(super) async fn remove(service: Service, state: &StateDir) -> Outcome<bool> 
     if !is_installed(service, state) {
         return Ok(false);
     }
-    let present: Vec<_> = names(service).into_iter().filter(|name| path_of(name).exists()).collect();
-    let with = |words: &[&'static str]| words.iter().copied().chain(present.iter().copied()).collect::<Vec<_>>();
+    let present: Vec<_> =
+        names(service).into_iter().filter(|name| path_of(name).exists()).collect();
+    let with = |words: &[&'static str]| {
+        words.iter().copied().chain(present.iter().copied()).collect::<Vec<_>>()
+    };
     systemctl(&with(&["disable", "--now"])).await?;
     for name in &present {
         let path = path_of(name);
@@ -79,7 +90,9 @@ pub(super) fn last_lines(service: Service) -> Vec<String> {
         .stdin(Stdio::null())
         .output();
 
-    output.map(|o| String::from_utf8_lossy(&o.stdout).lines().map(str::to_owned).collect()).unwrap_or_default()
+    output
+        .map(|o| String::from_utf8_lossy(&o.stdout).lines().map(str::to_owned).collect())
+        .unwrap_or_default()
 }
 
 fn path_of(unit: &str) -> PathBuf {
@@ -91,7 +104,8 @@ fn exec_start(unit: &str) -> Option<&str> {
 }
 
 async fn systemctl(words: &[&str]) -> Outcome {
-    let output = tokio::process::Command::new("systemctl").args(words).stdin(Stdio::null()).output().await;
+    let output =
+        tokio::process::Command::new("systemctl").args(words).stdin(Stdio::null()).output().await;
     let output = output.map_err(|error| storage("systemctl", &error))?;
     if output.status.success() {
         return Ok(());
@@ -102,7 +116,8 @@ async fn systemctl(words: &[&str]) -> Outcome {
 }
 
 fn quiet(words: &[&str]) -> bool {
-    let status = Command::new("systemctl").args(words).stdin(Stdio::null()).stderr(Stdio::null()).status();
+    let status =
+        Command::new("systemctl").args(words).stdin(Stdio::null()).stderr(Stdio::null()).status();
 
     status.is_ok_and(|status| status.success())
 }

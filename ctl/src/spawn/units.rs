@@ -1,9 +1,11 @@
-//! The unit files of the services: how systemd starts them, hears that they are ready, and shuts them in.
+//! The unit files of the services: how systemd starts them, hears that they are ready, and shuts
+//! them in.
 //!
-//! Control and the door before the agent see a file system of their own. The agent does not: what it pins under
-//! `/run/overlay/netns` must be seen by the host, and systemd lets nothing out of a mount namespace that it made. So the
-//! agent's unit has only directives that need none (systemd.exec(5)); what it may do is held down by its capabilities,
-//! system calls, address families and devices instead.
+//! Control and the door before the agent see a file system of their own. The agent does not: what
+//! it pins under `/run/overlay/netns` must be seen by the host, and systemd lets nothing out of a
+//! mount namespace that it made. So the agent's unit has only directives that need none
+//! (systemd.exec(5)); what it may do is held down by its capabilities, system calls, address
+//! families and devices instead.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -46,8 +48,9 @@ SystemCallFilter=@system-service
 SystemCallFilter=~@privileged
 ";
 
-/// Of the agent: it makes namespaces and pins them, moves interfaces, hears of changes in all its namespaces on one
-/// socket (`CAP_NET_BROADCAST`), and enters the namespaces of other users' processes by their files in /proc.
+/// Of the agent: it makes namespaces and pins them, moves interfaces, hears of changes in all its
+/// namespaces on one socket (`CAP_NET_BROADCAST`), and enters the namespaces of other users'
+/// processes by their files in /proc.
 const AGENT: &str = "\
 CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_BROADCAST CAP_NET_RAW CAP_NET_BIND_SERVICE CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_DAC_OVERRIDE
 DeviceAllow=/dev/net/tun rw
@@ -72,7 +75,8 @@ PrivateTmp=yes
 RestrictAddressFamilies=AF_UNIX
 ";
 
-/// How a service is started again: at once and for ever, but not with a configuration that it refuses.
+/// How a service is started again: at once and for ever, but not with a configuration that it
+/// refuses.
 const RESTART: &str = "\
 Restart=always
 RestartSec=1
@@ -101,7 +105,9 @@ pub(super) fn names(service: Service) -> Vec<&'static str> {
 pub(super) fn units(launch: &Launch) -> Vec<Unit> {
     match launch.service {
         Service::Control => vec![control(launch)],
-        Service::Agent => std::iter::once(agent(launch)).chain(door(&quoted(launch.program()))).collect(),
+        Service::Agent => {
+            std::iter::once(agent(launch)).chain(door(&quoted(launch.program()))).collect()
+        }
     }
 }
 
@@ -118,16 +124,25 @@ fn agent(launch: &Launch) -> Unit {
     // Where control is on the same host, it is there first; where it fails, the agent does without.
     let order = "After=overlay-control.service\n";
 
-    main(launch, "Overlay agent", order, &words(&launch.argv), &format!("{}{NARROW}{AGENT}", reload(launch)))
+    main(
+        launch,
+        "Overlay agent",
+        order,
+        &words(&launch.argv),
+        &format!("{}{NARROW}{AGENT}", reload(launch)),
+    )
 }
 
-/// How systemd has the agent upgraded: another process is the service then, which the agent tells it.
+/// How systemd has the agent upgraded: another process is the service then, which the agent tells
+/// it.
 fn reload(launch: &Launch) -> String {
     let socket = launch.argv.iter().skip_while(|word| *word != "--socket").nth(1);
     let own = std::env::current_exe().ok().zip(socket);
 
-    own.map(|(own, socket)| format!("ExecReload={} upgrade --socket {}\n", quoted(own.as_os_str()), quoted(socket)))
-        .unwrap_or_default()
+    own.map(|(own, socket)| {
+        format!("ExecReload={} upgrade --socket {}\n", quoted(own.as_os_str()), quoted(socket))
+    })
+    .unwrap_or_default()
 }
 
 fn main(launch: &Launch, description: &str, order: &str, words: &str, sandbox: &str) -> Unit {
@@ -142,8 +157,8 @@ fn main(launch: &Launch, description: &str, order: &str, words: &str, sandbox: &
     }
 }
 
-/// The door before the agent's plugin socket. The socket is there before Docker starts, without the agent: Docker may
-/// neither miss it nor wait for an agent that does not come up.
+/// The door before the agent's plugin socket. The socket is there before Docker starts, without the
+/// agent: Docker may neither miss it nor wait for an agent that does not come up.
 fn door(program: &str) -> [Unit; 2] {
     let socket = format!(
         "[Unit]\nDescription=Overlay's plugin socket for Docker\nBefore=docker.service\n\n\
@@ -216,7 +231,11 @@ mod tests {
 
         let expected = r#"ExecStart="/opt/over lay/overlayd" "--state" "/x/100%%/agent""#;
         assert!(units[0].text.contains(expected), "{}", units[0].text);
-        assert!(units[2].text.contains(r#"ExecStart="/opt/over lay/overlayd" "door" "--agent""#), "{}", units[2].text);
+        assert!(
+            units[2].text.contains(r#"ExecStart="/opt/over lay/overlayd" "door" "--agent""#),
+            "{}",
+            units[2].text
+        );
         assert!(units[3].text.contains("ReadWritePaths=\"/x/100%%/agent\"\n"), "{}", units[3].text);
     }
 
@@ -224,7 +243,10 @@ mod tests {
     fn all_units_are_named_for_their_removal() {
         for service in [Service::Agent, Service::Control] {
             let units = units(&launch(service, "/bin/true"));
-            assert_eq!(units.iter().map(|unit| unit.name.as_str()).collect::<Vec<_>>(), names(service));
+            assert_eq!(
+                units.iter().map(|unit| unit.name.as_str()).collect::<Vec<_>>(),
+                names(service)
+            );
         }
     }
 
@@ -232,7 +254,8 @@ mod tests {
     fn the_services_say_when_they_are_ready_and_wait_for_no_network() {
         for unit in all("/bin/true") {
             assert!(!unit.text.contains("network-online"), "{}", unit.text);
-            let is_service = unit.name == "overlayd.service" || unit.name == "overlay-control.service";
+            let is_service =
+                unit.name == "overlayd.service" || unit.name == "overlay-control.service";
             assert_eq!(unit.text.contains("Type=notify\n"), is_service, "{}", unit.text);
         }
     }
@@ -242,22 +265,30 @@ mod tests {
     fn the_agent_shares_the_mount_namespace_of_the_host() {
         let agent = &all("/bin/true")[0].text;
 
-        for directive in
-            SHUT_IN.lines().chain(["PrivateTmp=yes", "ReadWritePaths=", "RuntimeDirectory=", "PrivateMounts="])
-        {
+        for directive in SHUT_IN.lines().chain([
+            "PrivateTmp=yes",
+            "ReadWritePaths=",
+            "RuntimeDirectory=",
+            "PrivateMounts=",
+        ]) {
             let (name, _) = directive.split_once('=').expect("a directive");
-            let harmless = ["DevicePolicy", "RestrictNamespaces", "SystemCallFilter"].contains(&name);
+            let harmless =
+                ["DevicePolicy", "RestrictNamespaces", "SystemCallFilter"].contains(&name);
             assert!(harmless || !agent.contains(&format!("\n{name}=")), "{directive}");
         }
     }
 
-    /// A namespace's events are heard from outside (`NETLINK_LISTEN_ALL_NSID`), which the kernel allows with it alone.
+    /// A namespace's events are heard from outside (`NETLINK_LISTEN_ALL_NSID`), which the kernel
+    /// allows with it alone.
     #[test]
     fn the_agent_may_hear_of_changes_in_its_namespaces() {
         let agent = &all("/bin/true")[0].text;
         let bounds = agent.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
 
-        assert!(bounds.is_some_and(|bounds| bounds.split(' ').any(|name| name == "CAP_NET_BROADCAST")), "{agent}");
+        assert!(
+            bounds.is_some_and(|bounds| bounds.split(' ').any(|name| name == "CAP_NET_BROADCAST")),
+            "{agent}"
+        );
     }
 
     #[test]
@@ -279,8 +310,9 @@ mod tests {
                 path
             })
             .collect();
-        let services =
-            paths.iter().filter(|path| words[0] == "verify" || path.extension().is_some_and(|e| e == "service"));
+        let services = paths.iter().filter(|path| {
+            words[0] == "verify" || path.extension().is_some_and(|e| e == "service")
+        });
         let output = Command::new("systemd-analyze").args(words).args(services).output().ok()?;
 
         Some((folder, output))
@@ -299,7 +331,8 @@ mod tests {
         assert!(about_ours.is_empty(), "{said}");
     }
 
-    /// The most that `systemd-analyze security` may find exposed, in tenths: 0 is nothing, 100 everything.
+    /// The most that `systemd-analyze security` may find exposed, in tenths: 0 is nothing, 100
+    /// everything.
     const EXPOSURE: [(&str, u32); 3] =
         [("overlayd.service", 55), ("overlay-docker.service", 20), ("overlay-control.service", 30)];
 
@@ -317,8 +350,9 @@ mod tests {
         for (unit, bar) in EXPOSURE {
             // "→ Overall exposure level for overlayd.service: 4.4 OK :-)"
             let line = said.lines().find(|line| line.contains(&format!("level for {unit}: ")));
-            let level =
-                line.and_then(|line| line.rsplit_once(": ")?.1.split(' ').next()?.replace('.', "").parse().ok());
+            let level = line.and_then(|line| {
+                line.rsplit_once(": ")?.1.split(' ').next()?.replace('.', "").parse().ok()
+            });
             assert!(level.is_some_and(|level: u32| level <= bar), "{unit}: {line:?}\n{said}");
         }
     }

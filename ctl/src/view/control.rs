@@ -31,7 +31,8 @@ impl From<v1::ListControlResponse> for ControlAddressList {
     }
 }
 
-const COLUMNS: [Column; 3] = [Column::left("ADDRESS"), Column::left("SOURCE").leaves(1), Column::left("IN USE")];
+const COLUMNS: [Column; 3] =
+    [Column::left("ADDRESS"), Column::left("SOURCE").leaves(1), Column::left("IN USE")];
 
 impl Report for ControlAddressList {
     fn text(&self, page: Page) -> String {
@@ -84,7 +85,8 @@ mod tests {
             source: source.to_owned(),
             in_use,
         };
-        let addresses = vec![row("192.0.2.9:7443", "tunnel", true), row("192.0.2.1:7443", "join-line", false)];
+        let addresses =
+            vec![row("192.0.2.9:7443", "tunnel", true), row("192.0.2.1:7443", "join-line", false)];
         let view = ControlAddressList::from(v1::ListControlResponse { addresses });
 
         assert_eq!(

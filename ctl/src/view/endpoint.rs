@@ -48,7 +48,10 @@ impl From<v1::EndpointState> for EndpointView {
     fn from(state: v1::EndpointState) -> Self {
         let problem = Some(state.problem).filter(|problem| !problem.is_empty());
 
-        Self { problem, ..Self::new(state.endpoint.unwrap_or_default(), state.network_name, state.node_name) }
+        Self {
+            problem,
+            ..Self::new(state.endpoint.unwrap_or_default(), state.network_name, state.node_name)
+        }
     }
 }
 
@@ -81,8 +84,11 @@ impl EndpointList {
 impl EndpointView {
     fn is_called(&self, text: &str) -> bool {
         let (name, network) = text.rsplit_once('.').unwrap_or((text, ""));
-        let is_name =
-            |text: &str| std::iter::once(&self.name).chain(&self.aliases).any(|name| name.eq_ignore_ascii_case(text));
+        let is_name = |text: &str| {
+            std::iter::once(&self.name)
+                .chain(&self.aliases)
+                .any(|name| name.eq_ignore_ascii_case(text))
+        };
 
         self.id == text
             || self.addresses.iter().any(|address| address == text)
@@ -141,7 +147,8 @@ impl Report for EndpointList {
         let has_problems = self.0.iter().any(|endpoint| endpoint.problem.is_some());
         let columns: Vec<_> = COLUMNS.into_iter().chain(has_problems.then_some(PROBLEM)).collect();
         let row = |e: &EndpointView| {
-            let problem = has_problems.then(|| e.problem.clone().unwrap_or_else(|| "-".to_owned()).into());
+            let problem =
+                has_problems.then(|| e.problem.clone().unwrap_or_else(|| "-".to_owned()).into());
             let cells = [
                 e.name.clone().into(),
                 e.id.clone().into(),
@@ -217,15 +224,22 @@ mod tests {
             problem: problem.into(),
             ..v1::EndpointState::default()
         };
-        let endpoints = vec![state("db", ""), state("web", "its interface is gone; run: docker restart web")];
+        let endpoints =
+            vec![state("db", ""), state("web", "its interface is gone; run: docker restart web")];
 
         let view = EndpointList::from(v1::ListEndpointsResponse { endpoints });
 
         let text = view.text(Page { now: 0, width: None, wide: false });
-        let problems: Vec<_> =
-            text.lines().filter_map(|line| line.split_once(" unknown")).map(|(_, rest)| rest.trim()).collect();
+        let problems: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.split_once(" unknown"))
+            .map(|(_, rest)| rest.trim())
+            .collect();
         assert!(text.lines().next().is_some_and(|heads| heads.ends_with("PROBLEM")), "{text}");
-        assert!(problems[0].ends_with('-') && problems[1].ends_with("docker restart web"), "{text}");
+        assert!(
+            problems[0].ends_with('-') && problems[1].ends_with("docker restart web"),
+            "{text}"
+        );
         assert_eq!(
             serde_json::to_value(&view).expect("JSON")[1]["problem"],
             "its interface is gone; run: docker restart web"

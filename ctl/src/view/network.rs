@@ -67,7 +67,11 @@ impl From<v1::NetworkState> for NetworkView {
             internal: settings.internal,
             reserved: settings.reserved,
             options: settings.options,
-            differs: state.differences.into_iter().map(|d| DifferenceView { node: d.node, reason: d.reason }).collect(),
+            differs: state
+                .differences
+                .into_iter()
+                .map(|d| DifferenceView { node: d.node, reason: d.reason })
+                .collect(),
         }
     }
 }
@@ -75,7 +79,9 @@ impl From<v1::NetworkState> for NetworkView {
 impl NetworkView {
     /// One line for each host on which it differs.
     fn differences(&self) -> impl Iterator<Item = String> {
-        self.differs.iter().map(|there| format!("{} differs on {}: {}", self.name, there.node, there.reason))
+        self.differs
+            .iter()
+            .map(|there| format!("{} differs on {}: {}", self.name, there.node, there.reason))
     }
 
     fn prefixes(&self) -> impl Iterator<Item = &String> {
@@ -122,7 +128,10 @@ impl From<v1::ListNetworksResponse> for Networks {
 impl Networks {
     /// Finds a network by its name or its id.
     pub(crate) fn find(&self, name: &str) -> Option<NetworkView> {
-        self.0.iter().find(|network| network.name.eq_ignore_ascii_case(name) || network.id == name).cloned()
+        self.0
+            .iter()
+            .find(|network| network.name.eq_ignore_ascii_case(name) || network.id == name)
+            .cloned()
     }
 }
 
@@ -152,7 +161,8 @@ impl Report for Networks {
         };
         let table = table(page, &COLUMNS, &self.0.iter().map(row).collect::<Vec<_>>());
 
-        let differences = self.0.iter().flat_map(NetworkView::differences).map(|line| wrapped(page, &line));
+        let differences =
+            self.0.iter().flat_map(NetworkView::differences).map(|line| wrapped(page, &line));
 
         std::iter::once(table).chain(differences).collect::<Vec<_>>().join("\n")
     }
@@ -210,12 +220,18 @@ impl Report for Inspection {
         ];
         rows.extend(further.into_iter().filter(|(_, value)| !value.is_empty()));
         let differences = network.differences().map(|line| wrapped(page, &line));
-        let head = std::iter::once(pairs(page, &rows)).chain(differences).collect::<Vec<_>>().join("\n");
+        let head =
+            std::iter::once(pairs(page, &rows)).chain(differences).collect::<Vec<_>>().join("\n");
 
         match &self.endpoints {
-            Some(endpoints) if !endpoints.is_empty() => format!("{head}\n\n{}", endpoints.text(page)),
+            Some(endpoints) if !endpoints.is_empty() => {
+                format!("{head}\n\n{}", endpoints.text(page))
+            }
             Some(_) => head,
-            None => format!("{head}\n\nthis node is no member of {}, and may not see who is on it", network.name),
+            None => format!(
+                "{head}\n\nthis node is no member of {}, and may not see who is on it",
+                network.name
+            ),
         }
     }
 
@@ -274,7 +290,8 @@ mod tests {
     #[test]
     fn where_a_network_differs_is_said_below() {
         let mut response = response();
-        let difference = v1::HostDifference { node: "b".into(), reason: "it has another prefix there".into() };
+        let difference =
+            v1::HostDifference { node: "b".into(), reason: "it has another prefix there".into() };
         response.networks[0].differences.push(difference);
 
         let text = Networks::from(response).text(Page { now: 0, width: None, wide: false });
@@ -302,7 +319,11 @@ mod tests {
         for field in ["members", "endpoints", "endpoint_list"] {
             assert_eq!(json[field], serde_json::Value::Null, "{field}");
         }
-        assert!(inspection.text(page).ends_with("this node is no member of db, and may not see who is on it"));
+        assert!(
+            inspection
+                .text(page)
+                .ends_with("this node is no member of db, and may not see who is on it")
+        );
     }
 
     #[test]

@@ -123,9 +123,14 @@ impl Nodes {
 }
 
 impl Nodes {
-    /// Says what is lost with the nodes of these names or ids: the last admin, or the host of control, which is reached
-    /// at `control` by the node with the id `own`.
-    pub(crate) fn loss(&self, names: &[String], control: Option<IpAddr>, own: &str) -> Option<String> {
+    /// Says what is lost with the nodes of these names or ids: the last admin, or the host of
+    /// control, which is reached at `control` by the node with the id `own`.
+    pub(crate) fn loss(
+        &self,
+        names: &[String],
+        control: Option<IpAddr>,
+        own: &str,
+    ) -> Option<String> {
         let goes = |node: &NodeView| names.iter().any(|name| node.is(name));
         let is_admin = |node: &&NodeView| node.role == "admin";
         let hosts_control = |node: &&NodeView| match control {
@@ -142,8 +147,12 @@ impl Nodes {
         let last = self.0.iter().find(|node| goes(node) && is_admin(node))?;
         let another_stays = self.0.iter().filter(is_admin).any(|node| !goes(node));
 
-        (!another_stays)
-            .then(|| format!("{} is the last admin: without it nobody can make tokens or remove nodes", last.name))
+        (!another_stays).then(|| {
+            format!(
+                "{} is the last admin: without it nobody can make tokens or remove nodes",
+                last.name
+            )
+        })
     }
 }
 
@@ -216,7 +225,9 @@ mod tests {
 
     #[test]
     fn nodes_tell_whether_they_are_there_and_since_when_not() {
-        let nodes = Nodes::from(v1::ListNodesResponse { nodes: vec![state("b", false, 40), state("a", true, 100)] });
+        let nodes = Nodes::from(v1::ListNodesResponse {
+            nodes: vec![state("b", false, 40), state("a", true, 100)],
+        });
 
         assert_eq!(
             nodes.text(Page { now: 100, width: None, wide: false }),
@@ -239,7 +250,11 @@ mod tests {
             state
         };
         let (admin, plain) = (v1::Role::Admin, v1::Role::Node);
-        let rows = vec![node("a", admin, "192.0.2.1"), node("b", admin, "192.0.2.2"), node("c", plain, "192.0.2.3")];
+        let rows = vec![
+            node("a", admin, "192.0.2.1"),
+            node("b", admin, "192.0.2.2"),
+            node("c", plain, "192.0.2.3"),
+        ];
         let nodes = Nodes::from(v1::ListNodesResponse { nodes: rows });
         let loss = |names: &[&str], control: &str| {
             let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();

@@ -87,7 +87,8 @@ fn state(state: v1::PeerState) -> &'static str {
     }
 }
 
-/// Says how an MTU is known: the host's link allows it and the path carries it, the path carries no more, or nobody knows.
+/// Says how an MTU is known: the host's link allows it and the path carries it, the path carries no
+/// more, or nobody knows.
 fn mtu_source(source: v1::MtuSource) -> &'static str {
     match source {
         v1::MtuSource::Link => "link",
@@ -118,7 +119,8 @@ impl Peers {
     /// Reads and sorts the peers.
     pub(crate) fn new(response: v1::PeersResponse, detail: Detail) -> Self {
         let mut rows: Vec<PeerView> = response.peers.into_iter().map(Into::into).collect();
-        let key = |row: &PeerView| (row.node.clone(), row.network.clone(), row.local_lane, row.lane);
+        let key =
+            |row: &PeerView| (row.node.clone(), row.network.clone(), row.local_lane, row.lane);
         rows.sort_by_key(key);
 
         Self { rows, detail }
@@ -189,11 +191,14 @@ fn summary(rows: &[PeerView]) -> PeerView {
         "handshaking" => 2,
         _ => 3,
     };
-    let mut line = rows.iter().min_by_key(rank).cloned().unwrap_or_else(|| v1::PeerStatus::default().into());
+    let mut line =
+        rows.iter().min_by_key(rank).cloned().unwrap_or_else(|| v1::PeerStatus::default().into());
     line.handshake_age_seconds = rows.iter().filter_map(|row| row.handshake_age_seconds).min();
-    // The lanes that nothing was sent on know nothing; of the others the narrowest says what a container may meet.
+    // The lanes that nothing was sent on know nothing; of the others the narrowest says what a
+    // container may meet.
     let known = rows.iter().filter(|row| row.mtu_source != "unprobed").min_by_key(|row| row.mtu);
-    (line.mtu, line.mtu_source) = known.map_or((line.mtu, line.mtu_source), |row| (row.mtu, row.mtu_source));
+    (line.mtu, line.mtu_source) =
+        known.map_or((line.mtu, line.mtu_source), |row| (row.mtu, row.mtu_source));
     line.heard_seconds = rows.iter().filter_map(|row| row.heard_seconds).min();
     line.rtt_micros = rows.iter().filter_map(|row| row.rtt_micros).min();
     line.loss_in_permille = rows.iter().filter_map(|row| row.loss_in_permille).max();
@@ -239,13 +244,17 @@ impl Report for Peers {
         let shown = if below { columns.len() - 1 } else { columns.len() };
         let reasons = lines.iter().filter(|_| below).filter_map(|(_, peer)| {
             let reason = peer.reason.as_ref()?;
-            Some(wrapped(page, &format!("{} on {} is {}: {reason}", peer.node, peer.network, peer.state)))
+            Some(wrapped(
+                page,
+                &format!("{} on {} is {}: {reason}", peer.node, peer.network, peer.state),
+            ))
         });
         let reasons: Vec<_> = reasons.collect();
         let cells = |(lane, peer): (String, PeerView)| {
             peer.cells(lane, page).into_iter().take(shown).map(Into::into).collect::<Vec<Cell>>()
         };
-        let table = table(page, &columns[..shown], &lines.into_iter().map(cells).collect::<Vec<_>>());
+        let table =
+            table(page, &columns[..shown], &lines.into_iter().map(cells).collect::<Vec<_>>());
 
         std::iter::once(table).chain(reasons).collect::<Vec<_>>().join("\n")
     }
@@ -311,7 +320,9 @@ fn rtt(micros: u64) -> String {
 
 /// Writes what is lost from the peer and to it.
 fn loss(incoming: Option<u32>, outgoing: Option<u32>) -> String {
-    let percent = |permille: Option<u32>| permille.map(|permille| format!("{}.{}", permille / 10, permille % 10));
+    let percent = |permille: Option<u32>| {
+        permille.map(|permille| format!("{}.{}", permille / 10, permille % 10))
+    };
     match (percent(incoming), percent(outgoing)) {
         (None, None) => "-".to_owned(),
         (Some(one), Some(other)) if one == other => format!("{one} %"),
@@ -359,9 +370,11 @@ mod tests {
 
     #[test]
     fn peers_tell_what_works_and_why_not() {
-        let text = Peers::new(response(), Detail::Nodes).text(Page { now: 100, width: None, wide: false });
+        let text =
+            Peers::new(response(), Detail::Nodes).text(Page { now: 100, width: None, wide: false });
 
-        let lines: Vec<_> = text.lines().map(|line| line.split("  ").filter(|w| !w.is_empty()).count()).collect();
+        let lines: Vec<_> =
+            text.lines().map(|line| line.split("  ").filter(|w| !w.is_empty()).count()).collect();
         assert_eq!(lines, [14, 14, 14], "{text}");
         assert!(text.contains("192.0.2.2:51820  up           1 min  7 s ago"), "{text}");
         assert!(text.contains("unreachable  1 min  -"), "{text}");
@@ -380,14 +393,19 @@ mod tests {
             ..v1::PeerStatus::default()
         };
         let states = [v1::PeerState::Idle, v1::PeerState::Up, v1::PeerState::Unreachable];
-        let response = v1::PeersResponse { peers: (0..3).zip(states).map(|(lane, state)| peer(lane, state)).collect() };
+        let response = v1::PeersResponse {
+            peers: (0..3).zip(states).map(|(lane, state)| peer(lane, state)).collect(),
+        };
 
         let page = Page { now: 0, width: None, wide: false };
         let nodes = Peers::new(response.clone(), Detail::Nodes).text(page);
         let lanes = Peers::new(response, Detail::Lanes).text(page);
 
         assert_eq!((nodes.lines().count(), lanes.lines().count()), (2, 4), "{nodes}\n{lanes}");
-        assert!(nodes.contains("1 of 3") && nodes.contains("unreachable") && nodes.contains("3.0 KiB"), "{nodes}");
+        assert!(
+            nodes.contains("1 of 3") && nodes.contains("unreachable") && nodes.contains("3.0 KiB"),
+            "{nodes}"
+        );
     }
 
     #[test]
@@ -434,11 +452,19 @@ mod tests {
 
     #[test]
     fn a_peer_is_one_object_with_its_lanes_inside() {
-        let lane = |lane, network: &str| v1::PeerStatus { lane, network: network.into(), ..response().peers.remove(1) };
+        let lane = |lane, network: &str| v1::PeerStatus {
+            lane,
+            network: network.into(),
+            ..response().peers.remove(1)
+        };
         let peers = vec![lane(1, "web"), lane(0, "web"), lane(0, "db")];
 
-        let json = serde_json::to_value(Peers::new(v1::PeersResponse { peers: peers.clone() }, Detail::Nodes));
-        let flat = serde_json::to_value(Peers::new(v1::PeersResponse { peers }, Detail::Lanes)).expect("JSON");
+        let json = serde_json::to_value(Peers::new(
+            v1::PeersResponse { peers: peers.clone() },
+            Detail::Nodes,
+        ));
+        let flat = serde_json::to_value(Peers::new(v1::PeersResponse { peers }, Detail::Lanes))
+            .expect("JSON");
 
         let json = json.expect("JSON");
         let lanes: Vec<_> = json

@@ -86,8 +86,11 @@ pub(crate) struct ProblemView {
 
 impl From<v1::StatusResponse> for StatusView {
     fn from(status: v1::StatusResponse) -> Self {
-        let is_refusal = |counter: &&v1::Counter| counter.kind() == v1::CounterKind::Refusal && counter.value > 0;
-        let refusals = status.counters.iter().filter(is_refusal).map(|c| (c.name.clone(), c.value)).collect();
+        let is_refusal = |counter: &&v1::Counter| {
+            counter.kind() == v1::CounterKind::Refusal && counter.value > 0
+        };
+        let refusals =
+            status.counters.iter().filter(is_refusal).map(|c| (c.name.clone(), c.value)).collect();
 
         Self {
             refusals,
@@ -177,8 +180,12 @@ fn phase(phase: v1::NodePhase) -> &'static str {
 
 impl Report for StatusView {
     fn text(&self, page: Page) -> String {
-        let parts =
-            [Some(self.head(page)), self.network_table(page), self.refused_lines(), Some(self.problem_table(page))];
+        let parts = [
+            Some(self.head(page)),
+            self.network_table(page),
+            self.refused_lines(),
+            Some(self.problem_table(page)),
+        ];
 
         parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
     }
@@ -204,7 +211,8 @@ const NETWORK_COLUMNS: [Column; 9] = [
     Column::right("MTU").leaves(1),
     Column::right("HEALED").leaves(3),
 ];
-const PROBLEM_COLUMNS: [Column; 3] = [Column::left("PROBLEM"), Column::left("FOR"), Column::prose("WHAT")];
+const PROBLEM_COLUMNS: [Column; 3] =
+    [Column::left("PROBLEM"), Column::left("FOR"), Column::prose("WHAT")];
 
 impl StatusView {
     fn head(&self, page: Page) -> String {
@@ -228,10 +236,16 @@ impl StatusView {
         let cluster = self.cluster.as_deref().unwrap_or("-");
         match self.phase {
             "joined" => {
-                format!("{name} ({}), {} of cluster {cluster}", self.node_id.as_deref().unwrap_or("-"), self.role)
+                format!(
+                    "{name} ({}), {} of cluster {cluster}",
+                    self.node_id.as_deref().unwrap_or("-"),
+                    self.role
+                )
             }
             "joining" => "joining".to_owned(),
-            "expelled" => format!("{name} was removed from cluster {cluster}: `overlayctl leave`, then join again"),
+            "expelled" => format!(
+                "{name} was removed from cluster {cluster}: `overlayctl leave`, then join again"
+            ),
             _ => "not joined: `overlayctl init` or `overlayctl join`".to_owned(),
         }
     }
@@ -259,9 +273,14 @@ impl StatusView {
         if self.lanes.is_empty() {
             return "none".to_owned();
         }
-        let offload =
-            |lane: &LaneView| if lane.offload.is_empty() { "no offload".to_owned() } else { lane.offload.clone() };
-        let lanes: Vec<_> = self.lanes.iter().map(|lane| format!("udp/{} ({})", lane.port, offload(lane))).collect();
+        let offload = |lane: &LaneView| {
+            if lane.offload.is_empty() { "no offload".to_owned() } else { lane.offload.clone() }
+        };
+        let lanes: Vec<_> = self
+            .lanes
+            .iter()
+            .map(|lane| format!("udp/{} ({})", lane.port, offload(lane)))
+            .collect();
 
         lanes.join(", ")
     }
@@ -287,15 +306,22 @@ impl StatusView {
 
     fn traffic_line(&self) -> String {
         let count = |name: &str| self.counters.get(name).copied().unwrap_or(0);
-        let way = |packets: &str, volume: &str| format!("{} packets ({})", count(packets), bytes(count(volume)));
+        let way = |packets: &str, volume: &str| {
+            format!("{} packets ({})", count(packets), bytes(count(volume)))
+        };
 
-        format!("{} out, {} in", way("forwarded", "forwarded_bytes"), way("delivered", "delivered_bytes"))
+        format!(
+            "{} out, {} in",
+            way("forwarded", "forwarded_bytes"),
+            way("delivered", "delivered_bytes")
+        )
     }
 
     /// Lists packets that went no further, by reason; nothing when there are none.
     fn refused_lines(&self) -> Option<String> {
         let width = self.refusals.keys().map(String::len).max()?;
-        let lines: Vec<_> = self.refusals.iter().map(|(name, value)| format!("  {name:width$}  {value}")).collect();
+        let lines: Vec<_> =
+            self.refusals.iter().map(|(name, value)| format!("  {name:width$}  {value}")).collect();
 
         Some(format!("packets refused, by reason\n{}", lines.join("\n")))
     }
@@ -305,7 +331,11 @@ impl StatusView {
             return "no problems".to_owned();
         }
         let row = |p: &ProblemView| {
-            vec![p.code.clone().into(), time::lasting(page.now, p.since_unix).into(), p.text.clone().into()]
+            vec![
+                p.code.clone().into(),
+                time::lasting(page.now, p.since_unix).into(),
+                p.text.clone().into(),
+            ]
         };
 
         table(page, &PROBLEM_COLUMNS, &self.problems.iter().map(row).collect::<Vec<_>>())
@@ -415,19 +445,28 @@ mod tests {
             reason: "connection refused".into(),
             unpublished: 2,
         });
-        status.problems =
-            vec![v1::Problem { code: "control-away".into(), text: "control is away".into(), since_unix: 4_000 }];
+        status.problems = vec![v1::Problem {
+            code: "control-away".into(),
+            text: "control is away".into(),
+            since_unix: 4_000,
+        }];
 
         let text = StatusView::from(status).text(Page { now: 4_060, width: None, wide: false });
 
         assert!(text.contains("away for 1 min: connection refused"), "{text}");
         assert!(text.contains("2 changes wait for it"), "{text}");
-        assert!(text.ends_with("PROBLEM       FOR    WHAT\ncontrol-away  1 min  control is away"), "{text}");
+        assert!(
+            text.ends_with("PROBLEM       FOR    WHAT\ncontrol-away  1 min  control is away"),
+            "{text}"
+        );
     }
 
     #[test]
     fn an_unjoined_agent_says_what_to_do() {
-        let status = v1::StatusResponse { phase: v1::NodePhase::Unjoined.into(), ..v1::StatusResponse::default() };
+        let status = v1::StatusResponse {
+            phase: v1::NodePhase::Unjoined.into(),
+            ..v1::StatusResponse::default()
+        };
 
         let text = StatusView::from(status).text(Page { now: 0, width: None, wide: false });
 

@@ -1,4 +1,5 @@
-//! What an agent lists that has seen much: long names, both families, what is hidden, and what does not work.
+//! What an agent lists that has seen much: long names, both families, what is hidden, and what does
+//! not work.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -35,19 +36,30 @@ fn networks() -> v1::ListNetworksResponse {
         options: [("driver.mtu".to_owned(), "1300".to_owned())].into(),
         ..v1::NetworkSettings::default()
     };
-    let web = v1::Network { settings: Some(settings), ..network("web", "fd00:1234:5678:9abc::/64") };
-    let difference = v1::HostDifference { node: "host-02".into(), reason: "it has another prefix there".into() };
+    let web =
+        v1::Network { settings: Some(settings), ..network("web", "fd00:1234:5678:9abc::/64") };
+    let difference =
+        v1::HostDifference { node: "host-02".into(), reason: "it has another prefix there".into() };
 
     v1::ListNetworksResponse {
         networks: vec![
-            v1::NetworkState { network: Some(web), members, endpoints: 312, ..v1::NetworkState::default() },
+            v1::NetworkState {
+                network: Some(web),
+                members,
+                endpoints: 312,
+                ..v1::NetworkState::default()
+            },
             v1::NetworkState {
                 network: Some(network(LONG, "")),
                 members: vec!["host-01".into()],
                 differences: vec![difference],
                 ..v1::NetworkState::default()
             },
-            v1::NetworkState { network: Some(network("secret", "")), hidden: true, ..v1::NetworkState::default() },
+            v1::NetworkState {
+                network: Some(network("secret", "")),
+                hidden: true,
+                ..v1::NetworkState::default()
+            },
         ],
     }
 }
@@ -131,12 +143,17 @@ fn peers() -> v1::PeersResponse {
     let long = format!("[{IPV6}]:51820");
     let lost = v1::PeerStatus {
         node: "0c0c0c0c0c0c".into(),
-        reason: "5 handshakes went unanswered: open UDP 51820 on host-03, or look at its agent".into(),
+        reason: "5 handshakes went unanswered: open UDP 51820 on host-03, or look at its agent"
+            .into(),
         ..lane(0, "host-03", "192.0.2.30:51820", v1::PeerState::Unreachable)
     };
 
     v1::PeersResponse {
-        peers: vec![lane(0, "host-02", &long, v1::PeerState::Up), lane(1, "host-02", &long, v1::PeerState::Idle), lost],
+        peers: vec![
+            lane(0, "host-02", &long, v1::PeerState::Up),
+            lane(1, "host-02", &long, v1::PeerState::Idle),
+            lost,
+        ],
     }
 }
 
@@ -153,7 +170,11 @@ fn status() -> v1::StatusResponse {
         mtu: 1408,
         drift_healed: 0,
     };
-    let problem = |code: &str, text: &str| v1::Problem { code: code.into(), text: text.into(), since_unix: ago(3_665) };
+    let problem = |code: &str, text: &str| v1::Problem {
+        code: code.into(),
+        text: text.into(),
+        since_unix: ago(3_665),
+    };
 
     v1::StatusResponse {
         version: "0.1.0".into(),
@@ -178,8 +199,16 @@ fn status() -> v1::StatusResponse {
         ],
         networks: vec![network("web", "fd00:1234:5678:9abc::/64"), network(LONG, "")],
         counters: vec![
-            v1::Counter { name: "forwarded".into(), value: 9, kind: v1::CounterKind::Traffic.into() },
-            v1::Counter { name: "no_route".into(), value: 3, kind: v1::CounterKind::Refusal.into() },
+            v1::Counter {
+                name: "forwarded".into(),
+                value: 9,
+                kind: v1::CounterKind::Traffic.into(),
+            },
+            v1::Counter {
+                name: "no_route".into(),
+                value: 3,
+                kind: v1::CounterKind::Refusal.into(),
+            },
         ],
         problems: vec![
             problem(
@@ -201,7 +230,8 @@ pub(crate) fn crowd() -> Crowd {
         uses,
         used: 1,
         role: v1::Role::Node.into(),
-        labels: [("rack".to_owned(), "7".to_owned()), ("purpose".to_owned(), LONG.to_owned())].into(),
+        labels: [("rack".to_owned(), "7".to_owned()), ("purpose".to_owned(), LONG.to_owned())]
+            .into(),
     };
     let event = |kind: v1::EventKind, name: &str, network: &str, text: &str| v1::Event {
         unix_ms: 1_700_000_000_000,
@@ -230,7 +260,9 @@ pub(crate) fn crowd() -> Crowd {
         networks: networks(),
         endpoints: endpoints(),
         nodes: nodes(),
-        tokens: v1::ListTokensResponse { tokens: vec![token("0123456789abcdef", 10), token("fedcba9876543210", 1)] },
+        tokens: v1::ListTokensResponse {
+            tokens: vec![token("0123456789abcdef", 10), token("fedcba9876543210", 1)],
+        },
         events: vec![
             event(v1::EventKind::EndpointAttached, "service2", "web", "10.200.128.2"),
             event(v1::EventKind::ProblemRaised, "control-away", "", "control is away"),

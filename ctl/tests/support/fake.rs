@@ -43,7 +43,11 @@ impl Fake {
                 format!("there is no {} {name:?}", what.trim_start_matches("remove ")),
             )
             .into()),
-            "busy" => Err(Refusal::new(Code::InUse, format!("{name} has 2 endpoints; --force takes them off")).into()),
+            "busy" => Err(Refusal::new(
+                Code::InUse,
+                format!("{name} has 2 endpoints; --force takes them off"),
+            )
+            .into()),
             "far" => Err(Refusal::new(Code::ControlAway, "control is away since 3 s").into()),
             _ => Ok(Response::new(v1::Revised { revision: 8 })),
         }
@@ -84,7 +88,10 @@ fn token() -> v1::Token {
 
 #[tonic::async_trait]
 impl Agent for Fake {
-    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+    async fn status(
+        &self,
+        _: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
         let script = self.asked("status".into())?;
         if let Some(crowd) = &script.crowd {
             return Ok(Response::new(crowd.status.clone()));
@@ -119,7 +126,10 @@ impl Agent for Fake {
         }))
     }
 
-    async fn peers(&self, _: Request<v1::PeersRequest>) -> Result<Response<v1::PeersResponse>, Status> {
+    async fn peers(
+        &self,
+        _: Request<v1::PeersRequest>,
+    ) -> Result<Response<v1::PeersResponse>, Status> {
         let script = self.asked("peers".into())?;
         if let Some(crowd) = &script.crowd {
             return Ok(Response::new(crowd.peers.clone()));
@@ -135,12 +145,17 @@ impl Agent for Fake {
         Ok(Response::new(v1::PeersResponse { peers: vec![peer] }))
     }
 
-    async fn join(&self, request: Request<v1::AgentJoinRequest>) -> Result<Response<v1::AgentJoinResponse>, Status> {
+    async fn join(
+        &self,
+        request: Request<v1::AgentJoinRequest>,
+    ) -> Result<Response<v1::AgentJoinResponse>, Status> {
         let mut script = self.asked(format!("join as {:?}", request.get_ref().name))?;
         if script.joined && !request.get_ref().join_line.ends_with(CONTROL) {
-            return Err(
-                Refusal::new(Code::WrongState, "this host is already node a; use `overlayctl leave` first").into()
-            );
+            return Err(Refusal::new(
+                Code::WrongState,
+                "this host is already node a; use `overlayctl leave` first",
+            )
+            .into());
         }
         script.joined = true;
 
@@ -152,7 +167,10 @@ impl Agent for Fake {
         }))
     }
 
-    async fn leave(&self, request: Request<v1::AgentLeaveRequest>) -> Result<Response<v1::AgentLeaveResponse>, Status> {
+    async fn leave(
+        &self,
+        request: Request<v1::AgentLeaveRequest>,
+    ) -> Result<Response<v1::AgentLeaveResponse>, Status> {
         let mut script = self.asked(format!("leave {}", request.get_ref().force))?;
         if script.breaking_leaves > 0 {
             script.breaking_leaves -= 1;
@@ -164,7 +182,10 @@ impl Agent for Fake {
         Ok(Response::new(v1::AgentLeaveResponse { told_control: true }))
     }
 
-    async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
+    async fn attach(
+        &self,
+        request: Request<v1::AttachRequest>,
+    ) -> Result<Response<v1::AttachResponse>, Status> {
         let request = request.into_inner();
         let mut script = self.asked(format!("attach {} to {}", request.name, request.network))?;
         known(&request.network)?;
@@ -181,12 +202,18 @@ impl Agent for Fake {
         Ok(Response::new(response))
     }
 
-    async fn detach(&self, request: Request<v1::DetachRequest>) -> Result<Response<v1::DetachResponse>, Status> {
+    async fn detach(
+        &self,
+        request: Request<v1::DetachRequest>,
+    ) -> Result<Response<v1::DetachResponse>, Status> {
         let request = request.into_inner();
         let _script = self.asked(format!("detach {}{}", request.endpoint, request.name))?;
         known(&request.network)?;
         if request.endpoint == "nope" {
-            overlay_proto::convert::field::<overlay_core::EndpointId>("endpoint", &request.endpoint)?;
+            overlay_proto::convert::field::<overlay_core::EndpointId>(
+                "endpoint",
+                &request.endpoint,
+            )?;
         }
         if request.name == "nope" {
             let text = "this node has no such endpoint; `overlayctl endpoint ls` lists all";
@@ -198,7 +225,10 @@ impl Agent for Fake {
 
     type PingStream = tokio_stream::Iter<std::vec::IntoIter<Result<v1::PingResponse, Status>>>;
 
-    async fn ping(&self, request: Request<v1::PingRequest>) -> Result<Response<Self::PingStream>, Status> {
+    async fn ping(
+        &self,
+        request: Request<v1::PingRequest>,
+    ) -> Result<Response<Self::PingStream>, Status> {
         let script = self.asked(format!("ping {}", request.get_ref().target))?;
         known(&request.get_ref().network)?;
         if request.get_ref().target == "nope" {
@@ -225,7 +255,8 @@ impl Agent for Fake {
         request: Request<v1::CreateNetworkRequest>,
     ) -> Result<Response<v1::CreateNetworkResponse>, Status> {
         let request = request.into_inner();
-        let _script = self.asked(format!("create {} {} {}", request.name, request.prefix, request.prefix6))?;
+        let _script =
+            self.asked(format!("create {} {} {}", request.name, request.prefix, request.prefix6))?;
 
         Ok(Response::new(v1::CreateNetworkResponse { revision: 7, network: Some(network()) }))
     }
@@ -281,18 +312,29 @@ impl Agent for Fake {
         Ok(Response::new(v1::ListEndpointsResponse { endpoints: vec![state] }))
     }
 
-    async fn list_nodes(&self, _: Request<v1::ListNodesRequest>) -> Result<Response<v1::ListNodesResponse>, Status> {
+    async fn list_nodes(
+        &self,
+        _: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
         let script = self.asked("nodes".into())?;
         if let Some(crowd) = &script.crowd {
             return Ok(Response::new(crowd.nodes.clone()));
         }
-        let node = v1::Node { id: "0a".into(), name: "a".into(), role: v1::Role::Admin.into(), ..v1::Node::default() };
+        let node = v1::Node {
+            id: "0a".into(),
+            name: "a".into(),
+            role: v1::Role::Admin.into(),
+            ..v1::Node::default()
+        };
         let state = v1::NodeState { node: Some(node), online: true, ..v1::NodeState::default() };
 
         Ok(Response::new(v1::ListNodesResponse { nodes: vec![state] }))
     }
 
-    async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::Revised>, Status> {
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::Revised>, Status> {
         self.revised("remove node", &request.get_ref().node)
     }
 
@@ -304,7 +346,11 @@ impl Agent for Fake {
         if let Some(crowd) = &script.crowd {
             return Ok(Response::new(crowd.control.clone()));
         }
-        let row = v1::ControlAddress { address: CONTROL.to_owned(), source: "announced".to_owned(), in_use: true };
+        let row = v1::ControlAddress {
+            address: CONTROL.to_owned(),
+            source: "announced".to_owned(),
+            in_use: true,
+        };
 
         Ok(Response::new(v1::ListControlResponse { addresses: vec![row] }))
     }
@@ -314,7 +360,8 @@ impl Agent for Fake {
         request: Request<v1::SetControlRequest>,
     ) -> Result<Response<v1::SetControlResponse>, Status> {
         let request = request.into_inner();
-        let _script = self.asked(format!("set control {} {}", request.addresses.join(","), request.force))?;
+        let _script =
+            self.asked(format!("set control {} {}", request.addresses.join(","), request.force))?;
         let silent = "192.0.2.66";
         if request.addresses.iter().any(String::is_empty) {
             let text = "\"\" is no address of control; \
@@ -322,7 +369,9 @@ impl Agent for Fake {
             return Err(Refusal::new(Code::InvalidInput, text).into());
         }
         if request.addresses == [silent] && !request.force {
-            let text = format!("{silent}:7443: connection refused; nothing is changed, --force sets it all the same");
+            let text = format!(
+                "{silent}:7443: connection refused; nothing is changed, --force sets it all the same"
+            );
             return Err(Refusal::new(Code::ControlAway, text).into());
         }
         let answered = request.addresses.into_iter().filter(|address| address != silent).collect();
@@ -335,13 +384,24 @@ impl Agent for Fake {
         request: Request<v1::CreateTokenRequest>,
     ) -> Result<Response<v1::CreateTokenResponse>, Status> {
         let request = request.into_inner();
-        let _script =
-            self.asked(format!("token {} s {} uses {:?}", request.ttl_seconds, request.uses, request.role()))?;
+        let _script = self.asked(format!(
+            "token {} s {} uses {:?}",
+            request.ttl_seconds,
+            request.uses,
+            request.role()
+        ))?;
 
-        Ok(Response::new(v1::CreateTokenResponse { revision: 7, join_line: join_line(CONTROL), token: Some(token()) }))
+        Ok(Response::new(v1::CreateTokenResponse {
+            revision: 7,
+            join_line: join_line(CONTROL),
+            token: Some(token()),
+        }))
     }
 
-    async fn list_tokens(&self, _: Request<v1::ListTokensRequest>) -> Result<Response<v1::ListTokensResponse>, Status> {
+    async fn list_tokens(
+        &self,
+        _: Request<v1::ListTokensRequest>,
+    ) -> Result<Response<v1::ListTokensResponse>, Status> {
         let script = self.asked("tokens".into())?;
         if let Some(crowd) = &script.crowd {
             return Ok(Response::new(crowd.tokens.clone()));
@@ -350,11 +410,17 @@ impl Agent for Fake {
         Ok(Response::new(v1::ListTokensResponse { tokens: vec![token()] }))
     }
 
-    async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Result<Response<v1::Revised>, Status> {
+    async fn revoke_token(
+        &self,
+        request: Request<v1::RevokeTokenRequest>,
+    ) -> Result<Response<v1::Revised>, Status> {
         self.revised("token", &request.get_ref().id)
     }
 
-    async fn upgrade(&self, request: Request<v1::UpgradeRequest>) -> Result<Response<v1::UpgradeResponse>, Status> {
+    async fn upgrade(
+        &self,
+        request: Request<v1::UpgradeRequest>,
+    ) -> Result<Response<v1::UpgradeResponse>, Status> {
         let binary = request.into_inner().binary;
         let _script = self.asked(format!("upgrade {binary}"))?;
         if binary.ends_with("/false") {
@@ -372,8 +438,14 @@ impl Agent for Fake {
         }))
     }
 
-    async fn version(&self, _: Request<v1::VersionRequest>) -> Result<Response<v1::AgentVersionResponse>, Status> {
-        let mut answer = v1::AgentVersionResponse { version: "0.1.0".into(), ..v1::AgentVersionResponse::default() };
+    async fn version(
+        &self,
+        _: Request<v1::VersionRequest>,
+    ) -> Result<Response<v1::AgentVersionResponse>, Status> {
+        let mut answer = v1::AgentVersionResponse {
+            version: "0.1.0".into(),
+            ..v1::AgentVersionResponse::default()
+        };
         match self.asked("version".into()) {
             Ok(_) => answer.control = "0.1.1".into(),
             Err(refusal) => answer.control_reason = refusal.message().into(),
@@ -384,9 +456,13 @@ impl Agent for Fake {
 
     type EventsStream = tokio_stream::Iter<std::vec::IntoIter<Result<v1::Event, Status>>>;
 
-    async fn events(&self, _: Request<v1::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+    async fn events(
+        &self,
+        _: Request<v1::EventsRequest>,
+    ) -> Result<Response<Self::EventsStream>, Status> {
         let script = self.asked("events".into())?;
-        let events: Vec<_> = script.crowd.clone().unwrap_or_default().events.into_iter().map(Ok).collect();
+        let events: Vec<_> =
+            script.crowd.clone().unwrap_or_default().events.into_iter().map(Ok).collect();
 
         Ok(Response::new(tokio_stream::iter(events)))
     }

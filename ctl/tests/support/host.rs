@@ -1,7 +1,9 @@
-//! A host on which `init`, `join`, `start`, `stop` and `leave` find services that only pretend; needs root.
+//! A host on which `init`, `join`, `start`, `stop` and `leave` find services that only pretend;
+//! needs root.
 //!
-//! Each command runs in namespaces of its own, with the host's /etc/overlay, /run and /var/lib out of a temporary
-//! directory, and with one address: what is read is the same as on a real host and on all machines, and no systemd is there.
+//! Each command runs in namespaces of its own, with the host's /etc/overlay, /run and /var/lib out
+//! of a temporary directory, and with one address: what is read is the same as on a real host and
+//! on all machines, and no systemd is there.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -22,8 +24,8 @@ for dir in etc/overlay run var/lib; do mkdir -p /$dir && mount --bind $HOST/$dir
 ip link set lo up && ip address add 192.0.2.1/24 dev lo
 exec ${NOBODY:+setpriv --reuid=65534 --regid=65534 --clear-groups} \"$@\"";
 
-/// Logs, says that it is ready, makes the agent's socket its own until it is asked to end. It ends with the test, too, which
-/// holds the other end of the pipe.
+/// Logs, says that it is ready, makes the agent's socket its own until it is asked to end. It ends
+/// with the test, too, which holds the other end of the pipe.
 const SERVICE: &str = "\
 #!/bin/sh
 trap 'rm -f $socket; kill $!; exit 0' TERM
@@ -44,7 +46,8 @@ if test $1 = door; then mkdir -p ${3%/*}; LISTEN=$3 exec $TEST --exact a_door_th
 pub(crate) struct Host {
     dir: TempDir,
     pub(crate) agent: FakeAgent,
-    /// What the services read to know that the test lives; a test that is killed closes it like any other.
+    /// What the services read to know that the test lives; a test that is killed closes it like any
+    /// other.
     _alive: fs::File,
 }
 
@@ -87,7 +90,8 @@ impl Host {
             SERVICE.trim_start_matches("#!/bin/sh\n")
         );
         self.install("overlay-control", &control);
-        let agent = SERVICE.replacen('\n', &format!("\n{DOOR}mkdir -p $2 ${{4%/*}}; socket=$4\n"), 1);
+        let agent =
+            SERVICE.replacen('\n', &format!("\n{DOOR}mkdir -p $2 ${{4%/*}}; socket=$4\n"), 1);
         self.install("overlayd", &agent);
     }
 
@@ -95,7 +99,18 @@ impl Host {
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         command
-            .args(["--pdeathsig", "KILL", "--", "unshare", "--mount", "--net", "sh", "-c", ENTER, "sh"])
+            .args([
+                "--pdeathsig",
+                "KILL",
+                "--",
+                "unshare",
+                "--mount",
+                "--net",
+                "sh",
+                "-c",
+                ENTER,
+                "sh",
+            ])
             .arg(self.program("overlayctl"))
             .args(words)
             .env_remove("OVERLAY_SOCKET")
@@ -137,7 +152,10 @@ impl Drop for Host {
         let ended = self.command(&["stop"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
         if !std::thread::panicking() {
             assert!(ended.is_ok(), "the services end");
-            assert!(!Path::new(&self.dir.path().join("run/overlay/agent.sock")).exists(), "the agent has ended");
+            assert!(
+                !Path::new(&self.dir.path().join("run/overlay/agent.sock")).exists(),
+                "the agent has ended"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! An agent that only pretends: it answers over a real socket what a test tells it to, and remembers what it was asked.
+//! An agent that only pretends: it answers over a real socket what a test tells it to, and
+//! remembers what it was asked.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub(crate) mod crowd;
@@ -31,7 +32,8 @@ pub(crate) struct Script {
     pub(crate) attached: Vec<v1::AttachRequest>,
     pub(crate) joined: bool,
     pub(crate) lost_probes: bool,
-    /// How many calls to leave break off before they are answered; whether the node has left all the same.
+    /// How many calls to leave break off before they are answered; whether the node has left all
+    /// the same.
     pub(crate) breaking_leaves: u32,
     pub(crate) leaves_unheard: bool,
     /// What it lists, instead of a little of everything.
@@ -73,10 +75,14 @@ impl FakeAgent {
 
     /// Starts an agent that is a node, on a socket in a directory that is there.
     pub(crate) fn at(socket: &Path) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
-        let script =
-            Arc::new(Mutex::new(Script { joined: true, state_dir: "/somewhere/else".to_owned(), ..Script::default() }));
+        let script = Arc::new(Mutex::new(Script {
+            joined: true,
+            state_dir: "/somewhere/else".to_owned(),
+            ..Script::default()
+        }));
         let service = AgentServer::new(Fake(Arc::clone(&script)));
         let listener = {
             let _inside = runtime.enter();

@@ -17,7 +17,8 @@ pub(crate) const COLUMNS: u16 = 80;
 /// The word at the end of a line after which Ctrl-C is pressed, once something is seen.
 pub(crate) const CTRL_C: &str = "^C";
 
-/// How often Ctrl-C is pressed until the command ends: one that is about to listen may miss the first.
+/// How often Ctrl-C is pressed until the command ends: one that is about to listen may miss the
+/// first.
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// Runs a command whose standard output is a terminal; presses Ctrl-C if asked to.
@@ -91,7 +92,10 @@ fn masked(text: &str) -> String {
     const INSTANTS: [&str; 2] = ["0000-00-00T00:00:00Z", "0000-00-00T00:00:00.000000Z"];
     let is_like = |pattern: &str, text: &[u8]| {
         pattern.len() <= text.len()
-            && pattern.bytes().zip(text).all(|(p, t)| if p == b'0' { t.is_ascii_digit() } else { p == *t })
+            && pattern
+                .bytes()
+                .zip(text)
+                .all(|(p, t)| if p == b'0' { t.is_ascii_digit() } else { p == *t })
     };
     let mut masked = String::new();
     let mut rest = text;

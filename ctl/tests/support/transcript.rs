@@ -20,10 +20,14 @@ pub(crate) fn transcribed(lines: &str, ask: impl Fn(&str) -> Ran) -> String {
     for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let mut ran = ask(line);
         let shown = ran.stdout.replace("\x1b[H\x1b[2J", "");
-        let as_long_as_it_is = ["json", "-o", "--format", "-q", "token create", "events", "init", "completions"];
+        let as_long_as_it_is =
+            ["json", "-o", "--format", "-q", "token create", "events", "init", "completions"];
         if ran.code == 0 && !as_long_as_it_is.iter().any(|form| line.contains(form)) {
             for shown in shown.lines() {
-                assert!(shown.chars().count() <= COLUMNS.into(), "{line} is wider than {COLUMNS}: {shown}");
+                assert!(
+                    shown.chars().count() <= COLUMNS.into(),
+                    "{line} is wider than {COLUMNS}: {shown}"
+                );
             }
         }
         if line.starts_with("completions") && ran.code == 0 {

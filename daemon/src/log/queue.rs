@@ -104,7 +104,10 @@ impl Queue {
         };
         let lost = self.losses.as_ref().map_or(0, |losses| losses.lines);
 
-        Some(Condition { text: format!("the log cannot be written: {why}; {lost} lines lost so far"), since })
+        Some(Condition {
+            text: format!("the log cannot be written: {why}; {lost} lines lost so far"),
+            since,
+        })
     }
 }
 
@@ -147,7 +150,11 @@ mod tests {
         queue.begin(now);
 
         assert_eq!(queue.condition(now + STUCK / 2), None);
-        assert!(queue.condition(now + STUCK).is_some_and(|condition| condition.text.contains("nobody reads")));
+        assert!(
+            queue
+                .condition(now + STUCK)
+                .is_some_and(|condition| condition.text.contains("nobody reads"))
+        );
         queue.written();
         assert_eq!(queue.condition(now + STUCK), None);
     }

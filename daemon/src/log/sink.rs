@@ -37,7 +37,10 @@ impl StandardError {
         let told = std::env::var(JOURNAL_STREAM).ok();
         let own = fstat(io::stderr()).ok().map(|stat| format!("{}:{}", stat.st_dev, stat.st_ino));
 
-        Self { journal: (told.is_some() && told == own).then(|| PathBuf::from(JOURNAL)), again: None }
+        Self {
+            journal: (told.is_some() && told == own).then(|| PathBuf::from(JOURNAL)),
+            again: None,
+        }
     }
 
     fn write_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -110,7 +113,8 @@ mod tests {
         let written = sink.write(b"a line\n").expect("the journal is there again");
 
         let (stream, _) = listener.accept().expect("it was connected to");
-        let lines: Vec<_> = BufReader::new(stream).lines().take(8).map(|line| line.expect("read")).collect();
+        let lines: Vec<_> =
+            BufReader::new(stream).lines().take(8).map(|line| line.expect("read")).collect();
         assert_eq!(written, 7);
         assert_eq!(lines[1..], ["", "6", "1", "0", "0", "0", "a line"]);
     }

@@ -23,7 +23,12 @@ impl LaneNetwork {
 
     /// Continues with the state of another process, for the peers that this one has as well,
     /// without sealing anything. Returns how many sessions could not be taken over.
-    pub(crate) fn resume(&mut self, state: NetworkState, cx: &mut LaneContext, now: Instant) -> usize {
+    pub(crate) fn resume(
+        &mut self,
+        state: NetworkState,
+        cx: &mut LaneContext,
+        now: Instant,
+    ) -> usize {
         self.next_fragment = state.next_fragment;
         let mut refused = 0;
         for link in state.links {
@@ -37,7 +42,13 @@ impl LaneNetwork {
         refused
     }
 
-    fn resume_link(&mut self, index: LinkIndex, state: PeerLinkState, cx: &mut LaneContext, now: Instant) -> bool {
+    fn resume_link(
+        &mut self,
+        index: LinkIndex,
+        state: PeerLinkState,
+        cx: &mut LaneContext,
+        now: Instant,
+    ) -> bool {
         let network = self.table.id;
         let tunnel = state.tunnel.as_ref().map(|tunnel| self.interface.resume_tunnel(tunnel, now));
         let link = &mut self.links[index.0];
@@ -65,7 +76,12 @@ impl LaneNetwork {
         cx.counters.waiting += waiting;
         let link = &self.links[index.0];
         if let (PeerState::Established, Some(underlay)) = (link.state(now).0, link.path.current()) {
-            cx.events.push(Event::Established { network, node: link.node, lane: link.lane, underlay });
+            cx.events.push(Event::Established {
+                network,
+                node: link.node,
+                lane: link.lane,
+                underlay,
+            });
         }
         if !taken && self.links[index.0].path.is_known() && self.ensure_tunnel(index, cx, now) {
             self.start_handshake(index, cx, now);

@@ -17,7 +17,9 @@ use crate::drop::DropReason;
 use crate::event::Event;
 use crate::index::{LinkHandle, LinkIndex};
 use crate::link::Link;
-use crate::noise::{CookieReply, Datagram, Initiation, Message, Response, Tunnel, TunnelEvent, sealed_len};
+use crate::noise::{
+    CookieReply, Datagram, Initiation, Message, Response, Tunnel, TunnelEvent, sealed_len,
+};
 use crate::stage::{SealJob, seal_one};
 use crate::status::{PeerError, PeerState};
 
@@ -33,7 +35,12 @@ const TIMEOUT_PAUSE: Duration = Duration::from_millis(1);
 
 impl LaneNetwork {
     /// Verifies that a handshake message is for this network.
-    pub(crate) fn receive(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Result<Message, DropReason> {
+    pub(crate) fn receive(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Result<Message, DropReason> {
         self.interface.receive(from, datagram, now)
     }
 
@@ -50,7 +57,9 @@ impl LaneNetwork {
         match (message, link) {
             (Message::Challenge(reply), _) => cx.send_control(from, &reply),
             (Message::Initiation(initiation), None) => self.answer(initiation, from, cx, now)?,
-            (Message::Response(response), Some(link)) => self.complete(link, response, from, cx, now)?,
+            (Message::Response(response), Some(link)) => {
+                self.complete(link, response, from, cx, now)?
+            }
             (Message::Cookie(cookie), Some(link)) => self.keep_cookie(link, cookie, cx, now)?,
             (Message::Initiation(_) | Message::Response(_) | Message::Cookie(_), _) => {
                 return Err(DropReason::NotWireguard);
@@ -75,11 +84,21 @@ impl LaneNetwork {
         self.call(|link| link.path.has(address), usize::MAX, cx, now);
     }
 
-    fn call(&mut self, which: impl Fn(&Link) -> bool, most: usize, cx: &mut LaneContext, now: Instant) -> usize {
+    fn call(
+        &mut self,
+        which: impl Fn(&Link) -> bool,
+        most: usize,
+        cx: &mut LaneContext,
+        now: Instant,
+    ) -> usize {
         let mut called = 0;
         for index in (0..self.links.len()).map(LinkIndex) {
             let link = &self.links[index.0];
-            if called < most && which(link) && !link.has_session(now) && self.ensure_tunnel(index, cx, now) {
+            if called < most
+                && which(link)
+                && !link.has_session(now)
+                && self.ensure_tunnel(index, cx, now)
+            {
                 self.start_handshake(index, cx, now);
                 called += 1;
             }
@@ -102,7 +121,8 @@ impl LaneNetwork {
         }
         self.handle_probe_timeout(index, cx, now);
         self.handle_hearing_timeout(index, cx, now);
-        let next = self.next_timeout(index, now).map(|at| if at > now { at } else { now + TIMEOUT_PAUSE });
+        let next =
+            self.next_timeout(index, now).map(|at| if at > now { at } else { now + TIMEOUT_PAUSE });
         self.schedule(index, next, cx);
     }
 
@@ -121,7 +141,12 @@ impl LaneNetwork {
 
     /// Makes the tunnel of a link if there is none. Returns whether there is one now: no session
     /// can be made with an invalid key.
-    pub(super) fn ensure_tunnel(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) -> bool {
+    pub(super) fn ensure_tunnel(
+        &mut self,
+        index: LinkIndex,
+        cx: &mut LaneContext,
+        now: Instant,
+    ) -> bool {
         if self.links[index.0].tunnel.is_some() {
             return true;
         }
@@ -139,7 +164,8 @@ impl LaneNetwork {
     /// Sends an initiation unless one is under way.
     pub(super) fn start_handshake(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         self.links[index.0].used(now);
-        let initiation = self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.initiate(now));
+        let initiation =
+            self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.initiate(now));
         if let Some(initiation) = initiation {
             self.send_initiation(index, &initiation, cx, now);
             self.mark_dirty(index, cx);
@@ -148,7 +174,8 @@ impl LaneNetwork {
 
     /// Sends an initiation unless one is under way, although no packet waits for it.
     pub(super) fn call_again(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
-        let initiation = self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.initiate(now));
+        let initiation =
+            self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.initiate(now));
         if let Some(initiation) = initiation {
             self.send_initiation(index, &initiation, cx, now);
             self.mark_dirty(index, cx);
@@ -156,8 +183,14 @@ impl LaneNetwork {
     }
 
     /// Sends an initiation to the next address even if one is under way.
-    pub(super) fn restart_handshake(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
-        let initiation = self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.initiate_again(now));
+    pub(super) fn restart_handshake(
+        &mut self,
+        index: LinkIndex,
+        cx: &mut LaneContext,
+        now: Instant,
+    ) {
+        let initiation =
+            self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.initiate_again(now));
         if let Some(initiation) = initiation {
             self.send_initiation(index, &initiation, cx, now);
             self.mark_dirty(index, cx);
@@ -165,7 +198,13 @@ impl LaneNetwork {
     }
 
     /// Notes that an authentic message of the peer came from an address.
-    pub(super) fn heard(&mut self, index: LinkIndex, from: SocketAddr, cx: &mut LaneContext, now: Instant) {
+    pub(super) fn heard(
+        &mut self,
+        index: LinkIndex,
+        from: SocketAddr,
+        cx: &mut LaneContext,
+        now: Instant,
+    ) {
         let network = self.table.id;
         let link = &mut self.links[index.0];
         let (node, lane) = (link.node, link.lane);
@@ -188,11 +227,16 @@ impl LaneNetwork {
     pub(super) fn flush(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
         let link = &mut self.links[index.0];
         while link.waiting() > 0 {
-            let Some(seal) = link.tunnel.as_mut().and_then(|tunnel| tunnel.begin_seal(now)) else { return };
+            let Some(seal) = link.tunnel.as_mut().and_then(|tunnel| tunnel.begin_seal(now)) else {
+                return;
+            };
             let Some(packet) = link.next_waiting() else { return };
             cx.counters.waiting -= 1;
             let len = sealed_len(packet.len());
-            let slot = link.path.current().and_then(|to| cx.transmit_queue.reserve(&mut link.batch, to, len));
+            let slot = link
+                .path
+                .current()
+                .and_then(|to| cx.transmit_queue.reserve(&mut link.batch, to, len));
             let Some(slot) = slot else {
                 cx.counters.drop(DropReason::TransmitOverflow);
                 continue;
@@ -285,10 +329,16 @@ impl LaneNetwork {
     }
 
     fn grant_wishes(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
-        while let Some(event) = self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.poll_action()) {
+        while let Some(event) =
+            self.links[index.0].tunnel.as_mut().and_then(|tunnel| tunnel.poll_action())
+        {
             match event {
-                TunnelEvent::Initiate(_) if self.links[index.0].is_idle(now) => self.rest(index, cx, now),
-                TunnelEvent::Initiate(initiation) => self.send_initiation(index, &initiation, cx, now),
+                TunnelEvent::Initiate(_) if self.links[index.0].is_idle(now) => {
+                    self.rest(index, cx, now)
+                }
+                TunnelEvent::Initiate(initiation) => {
+                    self.send_initiation(index, &initiation, cx, now)
+                }
                 TunnelEvent::KeepAlive(keepalive) => self.send(index, &keepalive, cx),
                 TunnelEvent::Forget => self.forget_tunnel(index, cx, now),
             }
@@ -297,7 +347,13 @@ impl LaneNetwork {
     }
 
     /// Sends an initiation to the next address of the peer.
-    fn send_initiation(&mut self, index: LinkIndex, initiation: &Datagram, cx: &mut LaneContext, now: Instant) {
+    fn send_initiation(
+        &mut self,
+        index: LinkIndex,
+        initiation: &Datagram,
+        cx: &mut LaneContext,
+        now: Instant,
+    ) {
         let link = &mut self.links[index.0];
         let Some(to) = link.path.next_attempt(now) else { return };
         link.attempted(now);
@@ -383,7 +439,8 @@ mod tests {
         // The same seed draws the same indices.
         let mut networks = [1, 2].map(|id| {
             let table = Arc::new(table(id, 0, &[0, 1]));
-            let mut network = LaneNetwork::new(&table, Zeroizing::new([1; 32]), start(), Duration::ZERO);
+            let mut network =
+                LaneNetwork::new(&table, Zeroizing::new([1; 32]), start(), Duration::ZERO);
             network.publish(&table, LaneIndex { lane: LaneId(0), lanes: 1 }, &mut cx, start());
             network
         });

@@ -16,7 +16,9 @@ use super::LaneNetwork;
 impl LaneNetwork {
     /// Returns whether a peer has said where it sees this lane.
     pub(crate) fn is_seen(&self) -> bool {
-        self.links.iter().any(|link| link.life.as_ref().is_some_and(|life| life.seen_at().is_some()))
+        self.links
+            .iter()
+            .any(|link| link.life.as_ref().is_some_and(|life| life.seen_at().is_some()))
     }
 
     /// Tells every peer with a session that this lane's address may have changed.
@@ -46,7 +48,13 @@ impl LaneNetwork {
     }
 
     /// Accepts a peer's echo message.
-    pub(super) fn handle_echo(&mut self, index: LinkIndex, echo: &Echo, cx: &mut LaneContext, now: Instant) {
+    pub(super) fn handle_echo(
+        &mut self,
+        index: LinkIndex,
+        echo: &Echo,
+        cx: &mut LaneContext,
+        now: Instant,
+    ) {
         let life = self.links[index.0].life(now);
         life.handle_echo(echo, now);
         if let Some(seen_at) = echo.seen_at.filter(|_| !cx.own.is_empty()) {
@@ -63,7 +71,12 @@ impl LaneNetwork {
     }
 
     /// Performs what is due for a link's liveness.
-    pub(super) fn handle_hearing_timeout(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
+    pub(super) fn handle_hearing_timeout(
+        &mut self,
+        index: LinkIndex,
+        cx: &mut LaneContext,
+        now: Instant,
+    ) {
         let link = &mut self.links[index.0];
         let has_session = link.has_session(now);
         let Some(life) = &mut link.life else { return };
@@ -75,7 +88,11 @@ impl LaneNetwork {
         }
         if due.is_silent {
             link.enter(PeerState::Unreachable, now);
-            cx.events.push(Event::Unreachable { network: self.table.id, node: link.node, lane: link.lane });
+            cx.events.push(Event::Unreachable {
+                network: self.table.id,
+                node: link.node,
+                lane: link.lane,
+            });
         }
         if due.is_over {
             link.path.give_up();
@@ -87,12 +104,22 @@ impl LaneNetwork {
         if due.call_elsewhere {
             self.links[index.0].path.look_elsewhere();
             self.restart_handshake(index, cx, now);
-        } else if due.call && self.links[index.0].path.is_known() && self.ensure_tunnel(index, cx, now) {
+        } else if due.call
+            && self.links[index.0].path.is_known()
+            && self.ensure_tunnel(index, cx, now)
+        {
             self.call_again(index, cx, now);
         }
     }
 
-    fn send_echo(&mut self, index: LinkIndex, kind: EchoKind, micros: u64, cx: &mut LaneContext, now: Instant) {
+    fn send_echo(
+        &mut self,
+        index: LinkIndex,
+        kind: EchoKind,
+        micros: u64,
+        cx: &mut LaneContext,
+        now: Instant,
+    ) {
         let link = &mut self.links[index.0];
         let seen_at = link.path.current();
         let message = link.life(now).write(kind, micros, seen_at, now).write();

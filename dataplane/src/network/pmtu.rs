@@ -45,7 +45,9 @@ impl LaneNetwork {
         }
         self.next_fragment = self.next_fragment.wrapping_add(1);
         let mut fragments = Vec::new();
-        if !fragment::cut(packet, mtu, self.next_fragment, |fragment| fragments.push(fragment.to_vec())) {
+        if !fragment::cut(packet, mtu, self.next_fragment, |fragment| {
+            fragments.push(fragment.to_vec())
+        }) {
             let least = if inner.destination.is_ipv6() { V6_MIN_MTU } else { 0 };
             return self.refuse(packet, inner, mtu.max(least), cx, now);
         }
@@ -61,7 +63,12 @@ impl LaneNetwork {
     }
 
     /// Lowers the segment size that a peer's container offers to one of ours.
-    pub(super) fn clamp_incoming(&self, link: LinkIndex, packet: Range<usize>, cx: &mut LaneContext) {
+    pub(super) fn clamp_incoming(
+        &self,
+        link: LinkIndex,
+        packet: Range<usize>,
+        cx: &mut LaneContext,
+    ) {
         let peer = self.links[link.0].peer;
         let Some(ours) = self.peers.get(peer.0).and_then(|peer| peer.send_to) else { return };
         let mtu = &self.links[ours.0].mtu;
@@ -116,7 +123,8 @@ impl LaneNetwork {
     ) -> Result<(), DropReason> {
         if self.errors.take(now)
             && let Some(buffer) = cx.rx_buffer.reserve(icmp::MAX_LEN)
-            && let Some(len) = icmp::too_big(packet, inner, mtu, cx.rx_buffer.buffer(buffer.clone()))
+            && let Some(len) =
+                icmp::too_big(packet, inner, mtu, cx.rx_buffer.buffer(buffer.clone()))
         {
             cx.rx_buffer.push(self.table.id, buffer.start..buffer.start + len);
             cx.counters.icmp_sent += 1;
@@ -127,13 +135,22 @@ impl LaneNetwork {
 
     /// Seals a payload that is not a packet, as a datagram of its own. Sends nothing if there is no
     /// session.
-    pub(super) fn send_payload(&mut self, index: LinkIndex, payload: &[u8], cx: &mut LaneContext, now: Instant) {
+    pub(super) fn send_payload(
+        &mut self,
+        index: LinkIndex,
+        payload: &[u8],
+        cx: &mut LaneContext,
+        now: Instant,
+    ) {
         let link = &mut self.links[index.0];
         let Some(to) = link.path.current() else { return };
-        let Some(seal) = link.tunnel.as_mut().and_then(|tunnel| tunnel.begin_seal(now)) else { return };
+        let Some(seal) = link.tunnel.as_mut().and_then(|tunnel| tunnel.begin_seal(now)) else {
+            return;
+        };
         let len = sealed_len(payload.len());
         let Some(slot) = cx.transmit_queue.reserve(&mut None, to, len) else { return };
-        let is_sealed = cx.transmit_queue.slot(slot).is_some_and(|buffer| seal.run(payload, buffer));
+        let is_sealed =
+            cx.transmit_queue.slot(slot).is_some_and(|buffer| seal.run(payload, buffer));
         link.note_sent(len);
         cx.counters.control_sent += u64::from(is_sealed);
         self.mark_dirty(index, cx);

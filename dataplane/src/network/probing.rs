@@ -57,7 +57,8 @@ impl LaneNetwork {
         let message = ProbeMessage::parse(payload).ok_or(DropReason::InnerMalformed)?;
         cx.counters.control += 1;
         match message {
-            // The answer is never longer than the probe, so probes cannot be used for amplification.
+            // The answer is never longer than the probe, so probes cannot be used for
+            // amplification.
             ProbeMessage::Probe(tag) => {
                 self.send_payload(index, &ProbeMessage::Answer(tag, len).write(), cx, now);
             }
@@ -71,7 +72,12 @@ impl LaneNetwork {
     }
 
     /// Performs what is due for the path of one link.
-    pub(super) fn handle_probe_timeout(&mut self, index: LinkIndex, cx: &mut LaneContext, now: Instant) {
+    pub(super) fn handle_probe_timeout(
+        &mut self,
+        index: LinkIndex,
+        cx: &mut LaneContext,
+        now: Instant,
+    ) {
         self.learn(index, cx, |mtu| mtu.handle_timeout(now));
         self.send_probes(index, cx, now);
     }
@@ -87,7 +93,12 @@ impl LaneNetwork {
         }
     }
 
-    fn learn(&mut self, index: LinkIndex, cx: &mut LaneContext, change: impl FnOnce(&mut crate::path_mtu::PathMtu)) {
+    fn learn(
+        &mut self,
+        index: LinkIndex,
+        cx: &mut LaneContext,
+        change: impl FnOnce(&mut crate::path_mtu::PathMtu),
+    ) {
         let link = &mut self.links[index.0];
         let before = link.mtu.mtu();
         change(&mut link.mtu);

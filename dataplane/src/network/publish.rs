@@ -49,8 +49,10 @@ impl LaneNetwork {
         cx: &mut LaneContext,
         now: Instant,
     ) {
-        let mut old: BTreeMap<PublicKey, Box<Link>> =
-            std::mem::take(&mut self.links).into_iter().map(|link| (link.public_key, link)).collect();
+        let mut old: BTreeMap<PublicKey, Box<Link>> = std::mem::take(&mut self.links)
+            .into_iter()
+            .map(|link| (link.public_key, link))
+            .collect();
         self.table = Arc::clone(table);
         self.routes = PrefixTable::default();
         self.local = routes::set(&table.local);
@@ -114,7 +116,9 @@ impl LaneNetwork {
         for prefix in &table.allowed_ips {
             self.routes.insert(*prefix, peer);
         }
-        let send_to = usize::from(lane_index.lane.0).checked_rem(links.len()).and_then(|lane| links.get(lane).copied());
+        let send_to = usize::from(lane_index.lane.0)
+            .checked_rem(links.len())
+            .and_then(|lane| links.get(lane).copied());
         self.peers.push(Peer { send_to });
     }
 

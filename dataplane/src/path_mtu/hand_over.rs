@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use super::{Inquiry, MIN_GROW_PAUSE, PathMtu};
+use super::PathMtu;
+use super::inquiry::{Inquiry, MIN_GROW_PAUSE};
 use crate::state::PathState;
 use crate::status::MtuSource;
 
@@ -13,7 +14,11 @@ impl PathMtu {
         self.source = state.mtu_source;
         if state.mtu_source != MtuSource::Unprobed {
             let grow_at = now + MIN_GROW_PAUSE;
-            self.inquiry = Some(Box::new(Inquiry { answers: state.answers_probes, grow_at, ..Inquiry::new(now) }));
+            self.inquiry = Some(Box::new(Inquiry {
+                answers: state.answers_probes,
+                grow_at,
+                ..Inquiry::new(now)
+            }));
         }
     }
 

@@ -28,7 +28,11 @@ fn a_member_cannot_speak_for_another() {
 
     for number in 0..100_000 {
         let source = if number % 2 == 0 { inner(1) } else { "203.0.113.5".parse().expect("valid") };
-        world.hosts[2].engine.handle_tun(network(NET), [&numbered(source, inner(0), number)[..]], world.now);
+        world.hosts[2].engine.handle_tun(
+            network(NET),
+            [&numbered(source, inner(0), number)[..]],
+            world.now,
+        );
         if number % 64 == 0 {
             world.run(Duration::from_millis(1));
             world.collect();
@@ -266,8 +270,12 @@ fn flipped_bits_and_counters_at_the_end_of_the_world_are_refused() {
 #[test]
 fn a_flood_of_handshakes_does_not_lock_out_a_member() {
     let mut world = World::connected(2);
-    let mut flooder =
-        noise::Interface::new(&key(9, 9), zeroize::Zeroizing::new([9; 32]), world.now, Duration::from_secs(1));
+    let mut flooder = noise::Interface::new(
+        &key(9, 9),
+        zeroize::Zeroizing::new([9; 32]),
+        world.now,
+        Duration::from_secs(1),
+    );
     let mut tunnel = flooder.new_tunnel(&pub_key(NET, 0), world.now).expect("a tunnel");
     let mut flood = |world: &mut World, count: u32| {
         for round in 0..count {
@@ -285,7 +293,10 @@ fn a_flood_of_handshakes_does_not_lock_out_a_member() {
     }
 
     assert_eq!(world.numbers(0), [1], "the member proved its address by a cookie");
-    assert!(world.dropped(0, DropReason::UnknownPeer) >= 100, "what was let through under the limit");
+    assert!(
+        world.dropped(0, DropReason::UnknownPeer) >= 100,
+        "what was let through under the limit"
+    );
     assert!(world.counters(0).control_sent > 200, "cookies");
     world.assert_accounted();
 }
@@ -293,8 +304,12 @@ fn a_flood_of_handshakes_does_not_lock_out_a_member() {
 #[test]
 fn in_a_larger_flood_strangers_are_turned_away_unread_and_members_are_not() {
     let mut world = World::connected(2);
-    let mut flooder =
-        noise::Interface::new(&key(9, 9), zeroize::Zeroizing::new([9; 32]), world.now, Duration::from_secs(1));
+    let mut flooder = noise::Interface::new(
+        &key(9, 9),
+        zeroize::Zeroizing::new([9; 32]),
+        world.now,
+        Duration::from_secs(1),
+    );
     let mut tunnel = flooder.new_tunnel(&pub_key(NET, 0), world.now).expect("a tunnel");
     let initiation = tunnel.initiate_again(world.now).expect("an initiation").to_vec();
     let flood = |world: &mut World| {

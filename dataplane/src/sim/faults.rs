@@ -6,8 +6,12 @@ use std::time::Duration;
 use super::*;
 use crate::PeerState;
 
-const BAD: Faults =
-    Faults { loss_percent: 30, twice_percent: 20, delay: Duration::from_millis(20), jitter: Duration::from_millis(80) };
+const BAD: Faults = Faults {
+    loss_percent: 30,
+    twice_percent: 20,
+    delay: Duration::from_millis(20),
+    jitter: Duration::from_millis(80),
+};
 
 #[test]
 fn a_bad_underlay_loses_packets_but_invents_and_doubles_none() {
@@ -28,7 +32,10 @@ fn a_bad_underlay_loses_packets_but_invents_and_doubles_none() {
         assert_eq!(distinct.len(), numbers.len(), "a packet was delivered twice");
         assert!(distinct.iter().all(|number| *number < 4000), "a packet out of nowhere");
         assert!(numbers.len() > 2400, "only {} of 4000 arrived on host {host}", numbers.len());
-        assert!(world.dropped(host, DropReason::CounterRefused) > 300, "doubles are refused by their counter");
+        assert!(
+            world.dropped(host, DropReason::CounterRefused) > 300,
+            "doubles are refused by their counter"
+        );
     }
     world.assert_accounted();
 }

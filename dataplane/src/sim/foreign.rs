@@ -37,7 +37,9 @@ impl Foreign {
 
     fn rekey(&mut self, world: &mut World) {
         let mut buffer = vec![0; 2048];
-        let TunnResult::WriteToNetwork(bytes) = self.tunn.format_handshake_initiation(&mut buffer, true) else {
+        let TunnResult::WriteToNetwork(bytes) =
+            self.tunn.format_handshake_initiation(&mut buffer, true)
+        else {
             panic!("no initiation")
         };
         let bytes = bytes.to_vec();
@@ -90,7 +92,11 @@ fn world() -> (World, Foreign) {
 }
 
 fn ours(world: &mut World, number: u32) {
-    world.hosts[0].engine.handle_tun(network(NET), [&numbered(inner(0), inner(1), number)[..]], world.now);
+    world.hosts[0].engine.handle_tun(
+        network(NET),
+        [&numbered(inner(0), inner(1), number)[..]],
+        world.now,
+    );
 }
 
 #[test]

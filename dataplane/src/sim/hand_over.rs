@@ -13,7 +13,11 @@ impl World {
         let host = &mut self.hosts[host];
         let mut old = std::mem::replace(&mut host.engine, fresh);
         host.engine.publish(&host.tables, self.now);
-        assert_eq!(host.engine.resume(old.freeze().state(), self.now), 0, "every session is taken over");
+        assert_eq!(
+            host.engine.resume(old.freeze().state(), self.now),
+            0,
+            "every session is taken over"
+        );
         self.collect();
     }
 
@@ -44,7 +48,11 @@ fn nothing_is_lost_repeated_or_reordered_by_twenty_hand_overs_on_both_sides() {
     assert_eq!(world.numbers(1), (0..2_000).collect::<Vec<_>>());
     assert_eq!(world.numbers(0), (1..2_000).collect::<Vec<_>>());
     for host in 0..2 {
-        assert_eq!(world.counters(host).drops().map(|(_, count)| count).sum::<u64>(), 0, "host {host}");
+        assert_eq!(
+            world.counters(host).drops().map(|(_, count)| count).sum::<u64>(),
+            0,
+            "host {host}"
+        );
     }
     world.assert_accounted();
 }
@@ -68,7 +76,8 @@ fn sessions_go_on_for_as_long_as_they_would_have() {
 
     assert_eq!(world.numbers(0), (0..1_200).collect::<Vec<_>>());
     assert_eq!(world.numbers(1), (0..1_200).collect::<Vec<_>>());
-    let initiations = world.tap.take().expect("a tap").iter().filter(|datagram| datagram.bytes[0] == 1).count();
+    let initiations =
+        world.tap.take().expect("a tap").iter().filter(|datagram| datagram.bytes[0] == 1).count();
     assert!((5..=12).contains(&initiations), "{initiations} in ten minutes");
     world.assert_accounted();
 }

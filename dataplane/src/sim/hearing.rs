@@ -178,7 +178,11 @@ fn knowing_costs_a_sender_that_nobody_answers_one_message_in_two_seconds() {
         world.run(TICK);
     }
 
-    assert!(world.counters(0).control_sent - before <= 45, "{}", world.counters(0).control_sent - before);
+    assert!(
+        world.counters(0).control_sent - before <= 45,
+        "{}",
+        world.counters(0).control_sent - before
+    );
     assert!(all_up(&world));
 }
 
@@ -187,7 +191,8 @@ fn a_lossy_direction_is_measured_on_both_sides_and_forgotten_soon() {
     let mut world = talking();
     let high = |world: &World, host: usize| {
         let status = world.status(host);
-        [status.incoming_loss, status.outgoing_loss].map(|loss| loss.is_some_and(|loss| loss.is_high))
+        [status.incoming_loss, status.outgoing_loss]
+            .map(|loss| loss.is_some_and(|loss| loss.is_high))
     };
     let until = |world: &mut World, expected: [[bool; 2]; 2]| {
         let begin = world.now;
@@ -213,7 +218,11 @@ fn a_lossy_direction_is_measured_on_both_sides_and_forgotten_soon() {
 #[test]
 fn a_sound_path_loses_nothing_whatever_its_order() {
     let mut world = talking();
-    world.faults = Faults { delay: Duration::from_millis(30), jitter: Duration::from_millis(20), ..Faults::NONE };
+    world.faults = Faults {
+        delay: Duration::from_millis(30),
+        jitter: Duration::from_millis(20),
+        ..Faults::NONE
+    };
     for _ in 0..20 {
         for _ in 0..500 {
             world.say(0, 1, 1);
@@ -222,7 +231,10 @@ fn a_sound_path_loses_nothing_whatever_its_order() {
         for host in [0, 1] {
             let status = world.status(host);
             let losses = [status.incoming_loss, status.outgoing_loss].into_iter().flatten();
-            assert!(losses.into_iter().all(|loss| !loss.is_high && loss.permille <= 60), "{status:?}");
+            assert!(
+                losses.into_iter().all(|loss| !loss.is_high && loss.permille <= 60),
+                "{status:?}"
+            );
             assert_eq!(status.error, None);
         }
     }
@@ -264,7 +276,8 @@ fn both_ends_may_move_at_once() {
     let moved = world.now;
     for host in [0, 1] {
         let mut table = table(NET, host, &[0, 1]);
-        Arc::make_mut(&mut table.peers)[0].lanes[0].candidates = vec![Candidate::host(underlay(21 - host), 0)];
+        Arc::make_mut(&mut table.peers)[0].lanes[0].candidates =
+            vec![Candidate::host(underlay(21 - host), 0)];
         world.publish(host, table);
     }
     world.numbers(1);
@@ -297,7 +310,9 @@ fn behind(translated: &[usize]) -> World {
 #[test]
 fn a_node_behind_a_translation_is_reached_whenever_it_is_called() {
     let mut world = behind(&[1]);
-    let seen = |world: &World| world.hosts[1].engine.status(world.now).iter().filter_map(|peer| peer.seen_at).count();
+    let seen = |world: &World| {
+        world.hosts[1].engine.status(world.now).iter().filter_map(|peer| peer.seen_at).count()
+    };
     assert!(seen(&world) >= 1, "it was told");
 
     for pause in [0, 40, 200, 4_000] {

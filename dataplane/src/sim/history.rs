@@ -81,7 +81,9 @@ impl History {
                 let size = within(&SIZES, size);
                 (0..count % 20).for_each(|_| self.say(of(from, HOSTS), of(to, HOSTS), size, v6));
             }
-            Deed::Run { millis } => self.world.run(Duration::from_millis(u64::from(millis) % 400_000)),
+            Deed::Run { millis } => {
+                self.world.run(Duration::from_millis(u64::from(millis) % 400_000))
+            }
             Deed::Restart { host, wakes } => {
                 // A process takes some time to start, so its clock has moved on.
                 self.world.run(Duration::from_millis(5));
@@ -91,11 +93,14 @@ impl History {
                 }
             }
             Deed::Publish { host, members } => {
-                let members: Vec<_> = (0..HOSTS).filter(|member| members >> member & 1 == 1).collect();
+                let members: Vec<_> =
+                    (0..HOSTS).filter(|member| members >> member & 1 == 1).collect();
                 self.world.publish(of(host, HOSTS), table(NET, of(host, HOSTS), &members));
             }
             Deed::Withdraw { host } => self.world.withdraw(of(host, HOSTS), NET),
-            Deed::Move { host, port } => self.world.hosts[of(host, HOSTS)].addr.set_port(1000 + u16::from(port % 5)),
+            Deed::Move { host, port } => {
+                self.world.hosts[of(host, HOSTS)].addr.set_port(1000 + u16::from(port % 5))
+            }
             Deed::Weather { loss, twice, jitter } => {
                 self.world.faults = Faults {
                     loss_percent: u32::from(loss) % 101,
@@ -131,7 +136,13 @@ impl History {
         let begin = self.sent.len();
         let mut flows = [false; HOSTS];
         for second in 0.. {
-            let status = || self.world.hosts.iter().map(|host| host.engine.status(self.world.now)).collect::<Vec<_>>();
+            let status = || {
+                self.world
+                    .hosts
+                    .iter()
+                    .map(|host| host.engine.status(self.world.now))
+                    .collect::<Vec<_>>()
+            };
             assert!(second < PATIENCE, "{:#?}", status());
             for (from, to) in [(0, 1), (1, 2), (2, 0)] {
                 self.say(from, to, 100, false);
@@ -148,7 +159,8 @@ impl History {
     }
 
     fn say(&mut self, from: usize, to: usize, size: usize, v6: bool) {
-        let (source, destination) = if v6 { (inner6(from), inner6(to)) } else { (inner(from), inner(to)) };
+        let (source, destination) =
+            if v6 { (inner6(from), inner6(to)) } else { (inner(from), inner(to)) };
         let number = u32::try_from(self.sent.len()).expect("few");
         let mut bytes = packet(source, destination, size);
         bytes[60..64].copy_from_slice(&number.to_be_bytes());
@@ -192,7 +204,8 @@ impl History {
 
     fn check_packet(&mut self, host: usize, packet: &[u8]) {
         let source = ip::parse(packet).expect("a header").source;
-        let from = (0..HOSTS).find(|from| prefixes(*from).iter().any(|prefix| prefix.contains(&source)));
+        let from =
+            (0..HOSTS).find(|from| prefixes(*from).iter().any(|prefix| prefix.contains(&source)));
         assert_sound(packet, from.expect("a member"), host);
         if is_error(packet) || is_fragment(packet) {
             return;
@@ -213,7 +226,11 @@ fn is_error(packet: &[u8]) -> bool {
 }
 
 fn is_fragment(packet: &[u8]) -> bool {
-    if is_v4(packet) { packet[6] & !DONT_FRAGMENT != 0 || packet[7] != 0 } else { packet[6] == FRAGMENT_V6 }
+    if is_v4(packet) {
+        packet[6] & !DONT_FRAGMENT != 0 || packet[7] != 0
+    } else {
+        packet[6] == FRAGMENT_V6
+    }
 }
 
 /// Performs all events, then waits until packets flow.

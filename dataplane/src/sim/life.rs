@@ -171,7 +171,8 @@ fn a_restarted_peer_calls_back_who_still_uses_an_old_session() {
     world.run(Duration::from_millis(50));
 
     assert_eq!(world.numbers(1), [4], "the first told that nobody knows the session");
-    let states: Vec<_> = world.hosts[1].engine.status(world.now).iter().map(|peer| peer.state).collect();
+    let states: Vec<_> =
+        world.hosts[1].engine.status(world.now).iter().map(|peer| peer.state).collect();
     assert_eq!(states, [PeerState::Established, PeerState::Idle], "nobody else was called");
     world.assert_accounted();
 }
@@ -182,7 +183,12 @@ fn strangers_and_late_callers_are_not_called_back() {
     world.restart(1, 0);
     let message = [[4, 0, 0, 0].as_slice(), &[7; 60]].concat();
 
-    world.hosts[1].engine.handle_udp("203.0.113.5:1".parse().expect("valid"), &message, message.len(), world.now);
+    world.hosts[1].engine.handle_udp(
+        "203.0.113.5:1".parse().expect("valid"),
+        &message,
+        message.len(),
+        world.now,
+    );
     assert!(world.hosts[1].engine.poll_transmit().is_none(), "no member");
     let member = world.hosts[0].addr;
     let late = world.now + Duration::from_secs(180);
@@ -202,7 +208,9 @@ fn a_flood_under_a_members_address_calls_it_once() {
         world.hosts[1].engine.handle_udp(member, &message, message.len(), now);
     }
 
-    assert!(world.hosts[1].engine.poll_transmit().is_some_and(|transmit| transmit.bytes.len() == 148));
+    assert!(
+        world.hosts[1].engine.poll_transmit().is_some_and(|transmit| transmit.bytes.len() == 148)
+    );
     assert!(world.hosts[1].engine.poll_transmit().is_none());
 }
 
@@ -253,7 +261,13 @@ fn a_peer_that_moves_is_followed_once_it_proves_itself() {
 
     assert_eq!(world.numbers(1), [1, 3]);
     assert_eq!(world.status(0).underlay, Some(moved));
-    let roamed = Event::Roamed { network: network(NET), node: node(1), lane: LaneId(0), from: underlay(1), to: moved };
+    let roamed = Event::Roamed {
+        network: network(NET),
+        node: node(1),
+        lane: LaneId(0),
+        from: underlay(1),
+        to: moved,
+    };
     assert!(world.hosts[0].events.contains(&roamed));
 }
 
@@ -261,8 +275,11 @@ fn a_peer_that_moves_is_followed_once_it_proves_itself() {
 fn candidates_are_tried_until_one_answers() {
     let mut world = World::connected(2);
     let mut wrong_first = table(NET, 0, &[0, 1]);
-    Arc::make_mut(&mut wrong_first.peers)[0].lanes[0].candidates =
-        vec![Candidate::host(underlay(7), 0), Candidate::host(underlay(8), 0), Candidate::host(underlay(1), 0)];
+    Arc::make_mut(&mut wrong_first.peers)[0].lanes[0].candidates = vec![
+        Candidate::host(underlay(7), 0),
+        Candidate::host(underlay(8), 0),
+        Candidate::host(underlay(1), 0),
+    ];
     world.publish(0, wrong_first);
 
     world.say(0, 1, 1);
@@ -313,7 +330,11 @@ fn a_peer_that_never_answers_is_reported_and_its_packets_are_counted() {
     let bytes = [&[4, 0, 0, 0], &index[..], &[0; 40]].concat();
     world.inject(Datagram { from: underlay(1), to: underlay(0), bytes });
     world.run(Duration::ZERO);
-    assert_eq!(world.dropped(0, DropReason::UnknownIndex), 1, "the tunnel's index is forgotten, too");
+    assert_eq!(
+        world.dropped(0, DropReason::UnknownIndex),
+        1,
+        "the tunnel's index is forgotten, too"
+    );
     world.assert_accounted();
 
     world.hosts[1].addr = underlay(1);

@@ -39,8 +39,9 @@ fn whole(from: IpAddr, to: IpAddr, len: usize) -> Vec<u8> {
 
 /// Returns the MTU that an ICMP error gives.
 fn named(error: &[u8]) -> u16 {
-    let Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu }) =
-        Icmpv4Slice::from_slice(&error[20..]).expect("ICMP").icmp_type()
+    let Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::FragmentationNeeded {
+        next_hop_mtu,
+    }) = Icmpv4Slice::from_slice(&error[20..]).expect("ICMP").icmp_type()
     else {
         panic!("fragmentation needed")
     };
@@ -64,7 +65,8 @@ impl Sender {
     fn run(&mut self, world: &mut World, time: Duration) {
         let mut repeat_at = 200 * MS;
         for _ in 0..time.as_millis() {
-            let count = if self.silence < 20 * MS { 10 } else { usize::from(self.silence == repeat_at) };
+            let count =
+                if self.silence < 20 * MS { 10 } else { usize::from(self.silence == repeat_at) };
             if count == 1 {
                 repeat_at = repeat_at * 2 + 200 * MS;
             }
@@ -72,12 +74,15 @@ impl Sender {
                 world.send(0, NET, &whole(inner(0), inner(1), self.mtu.into()));
             }
             let errors = std::mem::take(&mut world.hosts[0].received);
-            if let Some(told) = errors.iter().map(|(_, error)| named(error)).min().filter(|told| *told < self.mtu) {
+            if let Some(told) =
+                errors.iter().map(|(_, error)| named(error)).min().filter(|told| *told < self.mtu)
+            {
                 self.mtu = told;
                 world.send(0, NET, &whole(inner(0), inner(1), told.into()));
             }
             world.run(MS);
-            self.silence = if world.hosts[1].received.is_empty() { self.silence + MS } else { Duration::ZERO };
+            self.silence =
+                if world.hosts[1].received.is_empty() { self.silence + MS } else { Duration::ZERO };
             if self.silence.is_zero() {
                 repeat_at = 200 * MS;
             }
@@ -89,13 +94,19 @@ impl Sender {
 
 #[test]
 fn each_direction_has_a_size_of_its_own() {
-    for (there, back) in [(576, 1500), (1280, 1300), (1420, 1280), (1492, 576), (1500, 1500), (9000, 1300)] {
+    for (there, back) in
+        [(576, 1500), (1280, 1300), (1420, 1280), (1492, 576), (1500, 1500), (9000, 1300)]
+    {
         let world = world(there, back);
 
         for (host, outer) in [(0, there), (1, back)] {
             let status = world.status(host);
             let source = if outer < 1468 { MtuSource::Probed } else { MtuSource::Link };
-            assert_eq!((status.mtu, status.mtu_source), (carried(outer), source), "{there} and {back}");
+            assert_eq!(
+                (status.mtu, status.mtu_source),
+                (carried(outer), source),
+                "{there} and {back}"
+            );
         }
         world.assert_accounted();
     }
@@ -163,7 +174,8 @@ fn tcp_begins_with_what_the_path_carries() {
             world.run(MS * 10);
 
             let (_, arrived) = world.hosts[to].received.pop().expect("it arrives");
-            let sliced = etherparse::TcpSlice::from_slice(&arrived[if is_v6 { 40 } else { 20 }..]).expect("TCP");
+            let sliced = etherparse::TcpSlice::from_slice(&arrived[if is_v6 { 40 } else { 20 }..])
+                .expect("TCP");
             let mss = sliced.options_iterator().find_map(|option| match option {
                 Ok(etherparse::TcpOptionElement::MaximumSegmentSize(mss)) => Some(mss),
                 _ => None,
@@ -171,8 +183,16 @@ fn tcp_begins_with_what_the_path_carries() {
             assert_eq!(mss, Some(expected), "from {from}");
         }
     }
-    assert_eq!(offered(&crate::mss::tests::syn(false, 1360, 0)), 1360, "the test's own packet is sound");
-    assert_eq!((world.counters(0).mss_clamped, world.counters(1).mss_clamped), (4, 0), "the side that knows does it");
+    assert_eq!(
+        offered(&crate::mss::tests::syn(false, 1360, 0)),
+        1360,
+        "the test's own packet is sound"
+    );
+    assert_eq!(
+        (world.counters(0).mss_clamped, world.counters(1).mss_clamped),
+        (4, 0),
+        "the side that knows does it"
+    );
     world.assert_accounted();
 }
 
@@ -221,7 +241,8 @@ fn a_narrow_path_to_one_peer_is_nobody_elses() {
     }
     world.run(Duration::from_secs(1));
 
-    let mtus: Vec<_> = world.hosts[0].engine.status(world.now).iter().map(|peer| peer.mtu).collect();
+    let mtus: Vec<_> =
+        world.hosts[0].engine.status(world.now).iter().map(|peer| peer.mtu).collect();
     assert_eq!(mtus, [1216, MTU]);
     world.send(0, NET, &whole(inner(0), inner(2), MTU.into()));
     world.run(MS * 10);
@@ -271,7 +292,8 @@ fn a_peer_can_ask_for_no_more_than_it_gives() {
     }
 
     let tap = world.tap.take().expect("recorded");
-    let (load, answers): (Vec<_>, Vec<_>) = tap.iter().partition(|datagram| datagram.from == underlay(1));
+    let (load, answers): (Vec<_>, Vec<_>) =
+        tap.iter().partition(|datagram| datagram.from == underlay(1));
     assert!(answers.len() <= 10 * 20 * 2 + 100, "{}", answers.len());
     let probes = load.len() - 10_000;
     assert!(probes <= 10 * 20 * 2 + 100, "{probes}");

@@ -82,7 +82,10 @@ fn a_removed_peer_is_refused_at_once() {
     world.say(0, 1, 99);
 
     assert_eq!(world.numbers(0), Vec::<u32>::new());
-    assert!(world.dropped(0, DropReason::UnknownIndex) >= 30, "data of the old session, and requests");
+    assert!(
+        world.dropped(0, DropReason::UnknownIndex) >= 30,
+        "data of the old session, and requests"
+    );
     assert!(world.dropped(0, DropReason::UnknownPeer) >= 1, "new handshakes");
     assert_eq!(world.dropped(0, DropReason::NoRoute), 1);
     world.assert_accounted();
@@ -146,8 +149,12 @@ fn a_key_that_moves_to_another_node_takes_no_session_along() {
 /// lane (host 2).
 fn lanes() -> World {
     let mut world = World::new(3);
-    let lane = |host| PeerLane { public_key: pub_key(NET, host), candidates: vec![Candidate::host(underlay(host), 0)] };
-    let two_lanes = PeerTable { node: node(0), lanes: vec![lane(0), lane(1)], allowed_ips: prefixes(0) };
+    let lane = |host| PeerLane {
+        public_key: pub_key(NET, host),
+        candidates: vec![Candidate::host(underlay(host), 0)],
+    };
+    let two_lanes =
+        PeerTable { node: node(0), lanes: vec![lane(0), lane(1)], allowed_ips: prefixes(0) };
     for (host, id) in [(0, 0), (1, 1)] {
         let now = world.now;
         world.hosts[host].engine = Engine::new(EngineConfig {
@@ -176,7 +183,11 @@ fn every_lane_of_a_peer_may_speak_for_it() {
     let mut numbers = world.numbers(2);
     numbers.sort_unstable();
     assert_eq!(numbers, [1, 2]);
-    assert_eq!((world.numbers(0), world.numbers(1)), (vec![3], vec![]), "our lane 0 sends to their lane 0");
+    assert_eq!(
+        (world.numbers(0), world.numbers(1)),
+        (vec![3], vec![]),
+        "our lane 0 sends to their lane 0"
+    );
     world.assert_accounted();
 }
 
@@ -187,7 +198,8 @@ fn waking_reaches_every_lane_that_sends_to_us() {
     world.wake(2);
     world.run(Duration::from_secs(1));
 
-    let states: Vec<_> = world.hosts[2].engine.status(world.now).iter().map(|peer| peer.state).collect();
+    let states: Vec<_> =
+        world.hosts[2].engine.status(world.now).iter().map(|peer| peer.state).collect();
     assert_eq!(states, [PeerState::Established, PeerState::Established]);
 }
 
@@ -202,10 +214,16 @@ fn oversized_packets_are_answered_in_the_name_of_their_destination() {
 
     assert_eq!(world.hosts[1].received.len(), 1);
     assert_eq!(world.hosts[1].received[0].1.len(), usize::from(MTU));
-    let errors: Vec<_> =
-        world.hosts[0].received.iter().map(|(_, error)| crate::ip::parse(error).expect("sound")).collect();
+    let errors: Vec<_> = world.hosts[0]
+        .received
+        .iter()
+        .map(|(_, error)| crate::ip::parse(error).expect("sound"))
+        .collect();
     assert_eq!(errors.iter().map(|error| error.source).collect::<Vec<_>>(), [inner(1), inner6(1)]);
-    assert_eq!(errors.iter().map(|error| error.destination).collect::<Vec<_>>(), [inner(0), inner6(0)]);
+    assert_eq!(
+        errors.iter().map(|error| error.destination).collect::<Vec<_>>(),
+        [inner(0), inner6(0)]
+    );
     assert_eq!(world.dropped(0, DropReason::TooBig), 2);
     assert_eq!(world.counters(0).icmp_sent, 2);
     world.assert_accounted();

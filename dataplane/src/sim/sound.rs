@@ -12,7 +12,10 @@ pub(crate) fn assert_sound(packet: &[u8], from: usize, to: usize) {
     assert_eq!(ours.len, packet.len(), "nothing behind it: {packet:02x?}");
     // That parser checks extension headers and options, which the engine ignores.
     if let Ok(theirs) = IpSlice::from_slice(packet) {
-        assert_eq!((theirs.source_addr(), theirs.destination_addr()), (ours.source, ours.destination));
+        assert_eq!(
+            (theirs.source_addr(), theirs.destination_addr()),
+            (ours.source, ours.destination)
+        );
         assert!(theirs.payload().payload.len() <= packet.len());
     }
     assert!(prefixes(from).iter().any(|prefix| prefix.contains(&ours.source)), "{packet:02x?}");

@@ -55,7 +55,8 @@ fn seen(world: &mut World) -> Vec<Vec<u8>> {
         world.say(1, 0, number);
         world.run(Duration::from_secs(20));
     }
-    let mut seen: Vec<_> = world.tap.take().expect("a tap").into_iter().map(|datagram| datagram.bytes).collect();
+    let mut seen: Vec<_> =
+        world.tap.take().expect("a tap").into_iter().map(|datagram| datagram.bytes).collect();
     let mut cookie = vec![0; 64];
     cookie[0] = 3;
     seen.push(cookie);
@@ -76,10 +77,14 @@ fn nothing_that_strangers_send_gets_through_or_stops_the_engine() {
         batch.clear();
         let mut first = seen[dice.random_range(0..seen.len())].clone();
         mutate(&mut first, &mut dice);
-        let segment = if dice.random_range(0..8) == 0 { dice.random_range(0..200) } else { first.len() };
+        let segment =
+            if dice.random_range(0..8) == 0 { dice.random_range(0..200) } else { first.len() };
         batch.extend_from_slice(&first);
         given += 1;
-        while !first.is_empty() && batch.len() + first.len() <= LONGEST && dice.random_range(0..4) != 0 {
+        while !first.is_empty()
+            && batch.len() + first.len() <= LONGEST
+            && dice.random_range(0..4) != 0
+        {
             mutate(&mut first, &mut dice);
             batch.extend_from_slice(&first);
             given += 1;
@@ -115,7 +120,15 @@ fn templates() -> Vec<Vec<u8>> {
     let mut icmp = packet(near, far, 84);
     icmp[9] = 1;
 
-    vec![packet(near, far, 100), packet(inner6(2), inner6(0), 100), tcp, fragment, icmp, vec![0; 100], vec![1; 40]]
+    vec![
+        packet(near, far, 100),
+        packet(inner6(2), inner6(0), 100),
+        tcp,
+        fragment,
+        icmp,
+        vec![0; 100],
+        vec![1; 40],
+    ]
 }
 
 #[test]

@@ -51,7 +51,12 @@ fn sent(count: usize) -> (World, Vec<Datagram>) {
 }
 
 fn give(world: &mut World, host: usize, datagram: &Datagram) {
-    world.hosts[host].engine.handle_udp(datagram.from, &datagram.bytes, datagram.bytes.len(), world.now);
+    world.hosts[host].engine.handle_udp(
+        datagram.from,
+        &datagram.bytes,
+        datagram.bytes.len(),
+        world.now,
+    );
 }
 
 #[test]
@@ -59,7 +64,8 @@ fn disorder_within_the_window_loses_nothing_and_doubles_nothing() {
     let mut doubled = 0;
     for _ in 0..datagrams().div_ceil(DISORDER) {
         let (mut world, recorded) = sent(DISORDER);
-        let mut arriving: Vec<&Datagram> = recorded.iter().chain(recorded.iter().step_by(5)).collect();
+        let mut arriving: Vec<&Datagram> =
+            recorded.iter().chain(recorded.iter().step_by(5)).collect();
         arriving.shuffle(&mut world.dice);
         let refused = world.dropped(1, DropReason::CounterRefused);
 
@@ -119,7 +125,12 @@ fn whatever_is_lost_and_doubled_the_rest_arrives_once_and_unaltered() {
         world.say(0, 1, 0);
         world.run(Duration::from_secs(1));
         world.numbers(1);
-        world.faults = Faults { loss_percent, twice_percent: 20, jitter: Duration::from_millis(70), ..Faults::NONE };
+        world.faults = Faults {
+            loss_percent,
+            twice_percent: 20,
+            jitter: Duration::from_millis(70),
+            ..Faults::NONE
+        };
 
         let count = u32::try_from(datagrams() / 5).expect("a number");
         for number in 0..count {
@@ -132,7 +143,10 @@ fn whatever_is_lost_and_doubled_the_rest_arrives_once_and_unaltered() {
         let packets: Vec<_> = world.hosts[1].received.drain(..).map(|(_, packet)| packet).collect();
         let numbers: BTreeSet<_> = packets.iter().map(|packet| number_of(packet)).collect();
         assert_eq!(packets.len(), numbers.len(), "{loss_percent} % loss: none twice");
-        assert!(packets.iter().all(|packet| *packet == telling(number_of(packet))), "{loss_percent} % loss: unaltered");
+        assert!(
+            packets.iter().all(|packet| *packet == telling(number_of(packet))),
+            "{loss_percent} % loss: unaltered"
+        );
         let lost = f64::from(count) - packets.len() as f64;
         // Both copies of a duplicate are lost or arrive together, so what is missing is what was
         // lost.
@@ -193,7 +207,10 @@ fn replay(world: &mut World, recorded: &[Datagram], when: &str) {
         let from = match at % 3 {
             0 => datagram.from,
             1 => SocketAddr::from(([203, 0, 113, u8::try_from(at % 251).expect("small")], 4_500)),
-            _ => SocketAddr::from((datagram.from.ip(), 1_024 + u16::try_from(at % 60_000).expect("small"))),
+            _ => SocketAddr::from((
+                datagram.from.ip(),
+                1_024 + u16::try_from(at % 60_000).expect("small"),
+            )),
         };
         for host in [0, 1] {
             give(world, host, &Datagram { from, ..datagram.clone() });
@@ -215,7 +232,11 @@ fn replay(world: &mut World, recorded: &[Datagram], when: &str) {
     let keepalives = after[0] - before[0] + (after[1] - before[1]) - u64::from(live);
     assert!(keepalives <= 20, "{when}: {keepalives} more");
     for host in &world.hosts {
-        assert!(!host.events.iter().any(|event| matches!(event, Event::Roamed { .. })), "{when}: {:?}", host.events);
+        assert!(
+            !host.events.iter().any(|event| matches!(event, Event::Roamed { .. })),
+            "{when}: {:?}",
+            host.events
+        );
     }
     for (host, other) in [(0, 1), (1, 0)] {
         assert_eq!(world.status(host).underlay, Some(underlay(other)), "{when}");

@@ -74,20 +74,35 @@ const UDP: Bound = Bound::AtLeast(0.6);
 
 /// Compares the figures: `figure` returns the median of a competitor, `names` are the competitors,
 /// `limit` is in Gbit/s.
-pub(super) fn compare(names: &[&str], limit: Option<f64>, figure: impl Fn(&str, Metric) -> Option<f64>) -> Vec<Bar> {
+pub(super) fn compare(
+    names: &[&str],
+    limit: Option<f64>,
+    figure: impl Fn(&str, Metric) -> Option<f64>,
+) -> Vec<Bar> {
     let ours = |metric| figure(OVERLAY, metric);
     let mut bars = Vec::new();
     for (metric, other, bound) in AGAINST {
-        let theirs = if other == BEST { best(names, metric, bound, &figure) } else { figure(other, metric) };
+        let theirs =
+            if other == BEST { best(names, metric, bound, &figure) } else { figure(other, metric) };
         bars.extend(bar(format!("{} / {other}", metric.title()), ours(metric), theirs, bound));
     }
     bars.extend(bar("TCP 1 / limit of the cipher".to_owned(), ours(Metric::Tcp1), limit, OF_LIMIT));
-    bars.extend(bar("UDP trains / our TCP 1".to_owned(), ours(Metric::Trains), ours(Metric::Tcp1), UDP));
+    bars.extend(bar(
+        "UDP trains / our TCP 1".to_owned(),
+        ours(Metric::Trains),
+        ours(Metric::Tcp1),
+        UDP,
+    ));
 
     bars
 }
 
-fn best(names: &[&str], metric: Metric, bound: Bound, figure: &impl Fn(&str, Metric) -> Option<f64>) -> Option<f64> {
+fn best(
+    names: &[&str],
+    metric: Metric,
+    bound: Bound,
+    figure: &impl Fn(&str, Metric) -> Option<f64>,
+) -> Option<f64> {
     let others = names.iter().filter(|name| ![BARE, OVERLAY].contains(name));
     let figures = others.filter_map(|name| figure(name, metric));
 
@@ -125,7 +140,10 @@ mod tests {
     }
 
     fn found(what: &str) -> Option<(f64, bool)> {
-        compare(&NAMES, Some(6.0), figure).into_iter().find(|bar| bar.what == what).map(|bar| (bar.ratio, bar.holds))
+        compare(&NAMES, Some(6.0), figure)
+            .into_iter()
+            .find(|bar| bar.what == what)
+            .map(|bar| (bar.ratio, bar.holds))
     }
 
     #[test]

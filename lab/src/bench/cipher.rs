@@ -34,15 +34,21 @@ impl Cipher {
         let mut sealed = vec![0; BATCH * (PACKET + TAG_LEN)];
         let mut opened = vec![0; BATCH * PACKET];
 
-        let seal = speed(|| pairs(&key, &packets, &mut sealed).try_for_each(|pair| all(seal_two(pair))))?;
-        let open = speed(|| pairs(&key, &sealed, &mut opened).try_for_each(|pair| all(open_two(pair))))?;
+        let seal =
+            speed(|| pairs(&key, &packets, &mut sealed).try_for_each(|pair| all(seal_two(pair))))?;
+        let open =
+            speed(|| pairs(&key, &sealed, &mut opened).try_for_each(|pair| all(open_two(pair))))?;
 
         Ok(Self { seal, open })
     }
 }
 
 /// Splits the batch `from` and the buffer `to` into pairs of messages.
-fn pairs<'a>(key: &'a Key, from: &'a [u8], to: &'a mut [u8]) -> impl Iterator<Item = [Work<'a>; 2]> {
+fn pairs<'a>(
+    key: &'a Key,
+    from: &'a [u8],
+    to: &'a mut [u8],
+) -> impl Iterator<Item = [Work<'a>; 2]> {
     let (from_len, to_len) = (from.len() / BATCH, to.len() / BATCH);
 
     from.chunks_exact(2 * from_len).zip(to.chunks_exact_mut(2 * to_len)).map(move |(from, to)| {

@@ -31,7 +31,10 @@ pub(super) enum Competitor {
 impl Competitor {
     /// Starts all that are wanted and installed; also returns which are missing and how to install
     /// them.
-    pub(super) fn start_all(cluster: &Cluster, wanted: impl Fn(&str) -> bool) -> Result<(Vec<Self>, Vec<String>)> {
+    pub(super) fn start_all(
+        cluster: &Cluster,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<(Vec<Self>, Vec<String>)> {
         let (near, far) = (cluster.host(0), cluster.host(1));
         let (mut started, mut missing) = (vec![Self::Bare, Self::Overlay], Vec::new());
         started.retain(|one| matches!(one, Self::Overlay) || wanted(BARE));
@@ -75,7 +78,8 @@ impl Competitor {
     /// Returns the version that its program prints, in one line.
     pub(super) fn version(&self, cluster: &Cluster) -> Option<String> {
         let option = if matches!(self, Self::Nebula(_)) { "-version" } else { "--version" };
-        let output = cluster.host(0).try_command(self.program()?).ok()?.arg(option).output().ok()?;
+        let output =
+            cluster.host(0).try_command(self.program()?).ok()?.arg(option).output().ok()?;
 
         output.stdout.lines().chain(output.stderr.lines()).next().map(str::to_owned)
     }
@@ -85,7 +89,9 @@ impl Competitor {
     pub(super) fn tool(&self, cluster: &Cluster, role: &str) -> Result<HostCommand> {
         match self {
             Self::Overlay => cluster.container(0, NETWORK, role),
-            Self::Bare | Self::Tunnel(_) | Self::Nebula(_) => cluster.host(0).try_command("overlay-lab"),
+            Self::Bare | Self::Tunnel(_) | Self::Nebula(_) => {
+                cluster.host(0).try_command("overlay-lab")
+            }
         }
     }
 

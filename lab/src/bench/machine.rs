@@ -26,7 +26,8 @@ impl Machine {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
 
         Self {
-            processor: name.map_or_else(|| "unknown".to_owned(), |(_, name)| name.trim().to_owned()),
+            processor: name
+                .map_or_else(|| "unknown".to_owned(), |(_, name)| name.trim().to_owned()),
             cores: cores(),
             kernel: kernel.trim().to_owned(),
         }
@@ -56,8 +57,11 @@ impl Moment {
 
     /// Parses the first line: user, nice, system, idle, iowait, irq, softirq, steal (proc(5)).
     fn parse(stat: &str) -> Option<Self> {
-        let fields: Vec<f64> = stat.lines().next()?.split_whitespace().skip(1).flat_map(str::parse).collect();
-        let [user, nice, system, idle, iowait, irq, softirq, stolen, ..] = fields[..] else { return None };
+        let fields: Vec<f64> =
+            stat.lines().next()?.split_whitespace().skip(1).flat_map(str::parse).collect();
+        let [user, nice, system, idle, iowait, irq, softirq, stolen, ..] = fields[..] else {
+            return None;
+        };
 
         Some(Self { busy: user + nice + system + irq + softirq, idle: idle + iowait, stolen })
     }
@@ -68,7 +72,8 @@ impl Moment {
     }
 
     fn stolen_until(&self, end: &Self) -> f64 {
-        let (stolen, rest) = (end.stolen - self.stolen, end.busy - self.busy + end.idle - self.idle);
+        let (stolen, rest) =
+            (end.stolen - self.stolen, end.busy - self.busy + end.idle - self.idle);
 
         if stolen + rest > 0.0 { stolen / (stolen + rest) } else { 0.0 }
     }
@@ -91,7 +96,10 @@ mod tests {
     fn this_machine_is_described() {
         let machine = Machine::this();
 
-        assert!(machine.cores >= 1 && !machine.kernel.is_empty() && !machine.processor.is_empty(), "{machine:?}");
+        assert!(
+            machine.cores >= 1 && !machine.kernel.is_empty() && !machine.processor.is_empty(),
+            "{machine:?}"
+        );
         assert!(Moment::now().is_ok());
     }
 }

@@ -72,9 +72,12 @@ impl Servers {
 
 /// Waits until a competitor carries packets.
 pub(super) fn reach(competitor: &Competitor, cluster: &Cluster) -> Result<()> {
-    let ping = || ping(competitor, cluster, "reach", &["--count=3", "--interval-ms=100", "--timeout-ms=500"]);
+    let ping = || {
+        ping(competitor, cluster, "reach", &["--count=3", "--interval-ms=100", "--timeout-ms=500"])
+    };
 
-    wait_until(PATIENCE, &format!("{} carries packets", competitor.name()), || ping().is_ok()).map(drop)
+    wait_until(PATIENCE, &format!("{} carries packets", competitor.name()), || ping().is_ok())
+        .map(drop)
 }
 
 impl Measure {
@@ -107,7 +110,9 @@ impl Measure {
             Self::Tcp4 => tcp(competitor, cluster, 4, seconds),
             Self::Small => datagrams(competitor, cluster, Metric::Small, &["--size=64"]),
             Self::Full => datagrams(competitor, cluster, Metric::Full, &["--size", FULL]),
-            Self::Trains => datagrams(competitor, cluster, Metric::Trains, &["--trains", "--size", FULL]),
+            Self::Trains => {
+                datagrams(competitor, cluster, Metric::Trains, &["--trains", "--size", FULL])
+            }
             Self::Idle => idle(competitor, cluster),
             Self::Loaded => loaded(competitor, cluster),
         };
@@ -124,10 +129,16 @@ struct Carried {
     cpu_seconds: f64,
 }
 
-fn tcp(competitor: &Competitor, cluster: &Cluster, streams: u8, seconds: f64) -> Result<BTreeMap<Metric, Sample>> {
+fn tcp(
+    competitor: &Competitor,
+    cluster: &Cluster,
+    streams: u8,
+    seconds: f64,
+) -> Result<BTreeMap<Metric, Sample>> {
     let to = competitor.address(cluster, "sink");
     let (streams_text, seconds) = (streams.to_string(), seconds.to_string());
-    let args = ["throughput", "client", "--json", "--streams", &streams_text, "--seconds", &seconds, &to];
+    let args =
+        ["throughput", "client", "--json", "--streams", &streams_text, "--seconds", &seconds, &to];
     let command = competitor.tool(cluster, "load")?.args(args);
     let before = usage(competitor, cluster)?;
     let start = Moment::now()?;
@@ -160,10 +171,15 @@ fn datagrams(
     args: &[&str],
 ) -> Result<BTreeMap<Metric, Sample>> {
     let to = competitor.address(cluster, "counter");
-    let command = competitor.tool(cluster, "load")?.args(["flood", "client", "--json", &to]).args(args);
+    let command =
+        competitor.tool(cluster, "load")?.args(["flood", "client", "--json", &to]).args(args);
     let start = Moment::now()?;
     let found: flood::Summary = json(command)?;
-    let value = if metric == Metric::Trains { found.gbit_per_second } else { found.datagrams_per_second / 1000.0 };
+    let value = if metric == Metric::Trains {
+        found.gbit_per_second
+    } else {
+        found.datagrams_per_second / 1000.0
+    };
 
     Ok(BTreeMap::from([(metric, start.sample(value)?)]))
 }
@@ -195,13 +211,24 @@ fn loaded(competitor: &Competitor, cluster: &Cluster) -> Result<BTreeMap<Metric,
     Ok(found)
 }
 
-fn times(start: &Moment, trips: &RoundTrips, median: Metric, tail: Metric) -> Result<BTreeMap<Metric, Sample>> {
-    let (p50, p99) = (start.sample(trips.rtt_p50_ms * 1000.0)?, start.sample(trips.rtt_p99_ms * 1000.0)?);
+fn times(
+    start: &Moment,
+    trips: &RoundTrips,
+    median: Metric,
+    tail: Metric,
+) -> Result<BTreeMap<Metric, Sample>> {
+    let (p50, p99) =
+        (start.sample(trips.rtt_p50_ms * 1000.0)?, start.sample(trips.rtt_p99_ms * 1000.0)?);
 
     Ok(BTreeMap::from([(median, p50), (tail, p99)]))
 }
 
-fn ping(competitor: &Competitor, cluster: &Cluster, role: &str, args: &[&str]) -> Result<RoundTrips> {
+fn ping(
+    competitor: &Competitor,
+    cluster: &Cluster,
+    role: &str,
+    args: &[&str],
+) -> Result<RoundTrips> {
     let to = competitor.address(cluster, "sink");
 
     json(competitor.tool(cluster, role)?.args(["ping", "--json", &to]).args(args))

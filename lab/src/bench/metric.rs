@@ -75,7 +75,9 @@ impl Metric {
     /// Formats a value with a sensible number of digits.
     pub(super) fn show(self, value: f64) -> String {
         match self {
-            Self::Tcp1 | Self::Tcp4 | Self::Cost | Self::EndsCost | Self::Trains => format!("{value:.2}"),
+            Self::Tcp1 | Self::Tcp4 | Self::Cost | Self::EndsCost | Self::Trains => {
+                format!("{value:.2}")
+            }
             Self::Small
             | Self::Full
             | Self::IdleMedian

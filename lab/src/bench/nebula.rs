@@ -61,7 +61,9 @@ fn address(index: usize) -> String {
 /// Makes an authority and a certificate for each end on the near host, and copies the far end's
 /// files.
 fn certify(near: &Host, far: &Host) -> Result<()> {
-    let sign = |args: &str| near.try_command("sh")?.args(["-c", &format!("cd {FOLDER} && nebula-cert {args}")]).run();
+    let sign = |args: &str| {
+        near.try_command("sh")?.args(["-c", &format!("cd {FOLDER} && nebula-cert {args}")]).run()
+    };
     sign("ca -name bench")?;
     for index in 0..2 {
         sign(&format!("sign -name end{index} -ip {}/24", address(index)))?;
@@ -83,7 +85,9 @@ fn end(host: &Host, index: usize, other: &Host) -> Result<Running> {
         let shown = host.try_command("overlay-lab")?.args(["addresses", "nb0"]).run()?;
         Ok::<_, anyhow::Error>(!shown.stdout.is_empty())
     };
-    wait_until(PATIENCE, "nebula makes its interface", || !running.is_running() || is_there().unwrap_or(false))?;
+    wait_until(PATIENCE, "nebula makes its interface", || {
+        !running.is_running() || is_there().unwrap_or(false)
+    })?;
     ensure!(running.is_running(), "nebula ended: {}{}", running.stdout(), running.stderr());
     Ok(running)
 }

@@ -41,7 +41,11 @@ fn chart(body: &mut String, report: &BenchReport, metric: Metric, title: &str, t
         let (width, text) = (value / most * LONGEST, metric.show(value));
         let colour = if name == OVERLAY { "#2266cc" } else { "#aab4c0" };
         let base = y + 15.0;
-        let _ = writeln!(body, "<text x=\"{}\" y=\"{base}\" text-anchor=\"end\">{name}</text>", LEFT - 8.0);
+        let _ = writeln!(
+            body,
+            "<text x=\"{}\" y=\"{base}\" text-anchor=\"end\">{name}</text>",
+            LEFT - 8.0
+        );
         let _ = writeln!(
             body,
             "<rect x=\"{LEFT}\" y=\"{}\" width=\"{width:.1}\" height=\"16\" fill=\"{colour}\"/>",

@@ -64,7 +64,14 @@ impl Row {
     fn show(&self, metric: Metric) -> String {
         self.median(metric).map_or_else(
             || "-".to_owned(),
-            |m| format!("{} ({}-{})", metric.show(m.value), metric.show(m.least), metric.show(m.most)),
+            |m| {
+                format!(
+                    "{} ({}-{})",
+                    metric.show(m.value),
+                    metric.show(m.least),
+                    metric.show(m.most)
+                )
+            },
         )
     }
 }
@@ -106,7 +113,11 @@ impl BenchReport {
     /// Makes the report of these rows and evaluates it.
     pub(super) fn new(mut rows: Vec<Row>, missing: Vec<String>, ciphers: &[Cipher]) -> Self {
         for row in &mut rows {
-            row.medians = row.samples.iter().filter_map(|(metric, all)| Some((*metric, all.median()?))).collect();
+            row.medians = row
+                .samples
+                .iter()
+                .filter_map(|(metric, all)| Some((*metric, all.median()?)))
+                .collect();
         }
         let figure = |name: &str, metric| {
             let row = rows.iter().find(|row| row.name == name)?;
@@ -120,14 +131,19 @@ impl BenchReport {
     }
 
     fn metrics(&self) -> impl Iterator<Item = Metric> {
-        Metric::ALL.into_iter().filter(|metric| self.rows.iter().any(|row| row.samples.contains_key(metric)))
+        Metric::ALL
+            .into_iter()
+            .filter(|metric| self.rows.iter().any(|row| row.samples.contains_key(metric)))
     }
 }
 
 impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Machine { processor, cores, kernel } = &self.machine;
-        writeln!(f, "{processor}, {cores} cores, Linux {kernel}. Medians (least-most) of clean samples.\n")?;
+        writeln!(
+            f,
+            "{processor}, {cores} cores, Linux {kernel}. Medians (least-most) of clean samples.\n"
+        )?;
 
         let titles: Vec<_> = self.metrics().map(Metric::title).collect();
         writeln!(f, "| | {} |", titles.join(" | "))?;
@@ -137,24 +153,34 @@ impl fmt::Display for BenchReport {
             writeln!(f, "| {} | {} |", row.name, figures.join(" | "))?;
         }
         writeln!(f)?;
-        for (name, version) in self.rows.iter().filter_map(|row| Some((row.name, row.version.as_ref()?))) {
+        for (name, version) in
+            self.rows.iter().filter_map(|row| Some((row.name, row.version.as_ref()?)))
+        {
             writeln!(f, "{name}: {version}")?;
         }
         for missing in &self.missing {
             writeln!(f, "NOT MEASURED, not installed: {missing}")?;
         }
-        let thrown: usize = self.rows.iter().flat_map(|row| row.samples.values()).map(Samples::thrown_away).sum();
+        let thrown: usize =
+            self.rows.iter().flat_map(|row| row.samples.values()).map(Samples::thrown_away).sum();
         writeln!(f, "figures not used because the hypervisor took processor time: {thrown}")?;
         if let Some(limit) = self.limit {
             writeln!(
                 f,
                 "limit of the cipher: {:.2} Gbit/s (seals {:.2}, opens {:.2} GB/s a core; ends and link cost {:.2} s/GB)",
-                limit.gbit_per_second, limit.seal_gb_per_second, limit.open_gb_per_second, limit.pair_seconds_per_gb
+                limit.gbit_per_second,
+                limit.seal_gb_per_second,
+                limit.open_gb_per_second,
+                limit.pair_seconds_per_gb
             )?;
         }
         writeln!(f)?;
         for Bar { what, ratio, bound, holds } in &self.bars {
-            writeln!(f, "{} {what}: {ratio:.2} ({bound})", if *holds { "reached" } else { "MISSED " })?;
+            writeln!(
+                f,
+                "{} {what}: {ratio:.2} ({bound})",
+                if *holds { "reached" } else { "MISSED " }
+            )?;
         }
         Ok(())
     }
@@ -176,7 +202,11 @@ pub(super) mod tests {
             Row { name, version: None, has_agents: true, samples, medians: BTreeMap::new() }
         };
 
-        BenchReport::new(vec![row(OVERLAY, 6.0), row("gotatun", 1.5)], vec!["nebula (`…`)".to_owned()], &[])
+        BenchReport::new(
+            vec![row(OVERLAY, 6.0), row("gotatun", 1.5)],
+            vec!["nebula (`…`)".to_owned()],
+            &[],
+        )
     }
 
     #[test]

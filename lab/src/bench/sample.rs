@@ -55,7 +55,8 @@ impl Samples {
 
     /// Returns the median of the clean ones; `None` when there is none.
     pub(super) fn median(&self) -> Option<Median> {
-        let mut values: Vec<f64> = self.0.iter().filter(|sample| sample.is_clean()).map(|s| s.value).collect();
+        let mut values: Vec<f64> =
+            self.0.iter().filter(|sample| sample.is_clean()).map(|s| s.value).collect();
         values.sort_by(f64::total_cmp);
         let (least, most) = (*values.first()?, *values.last()?);
         let (lower, upper) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
@@ -82,7 +83,10 @@ mod tests {
 
     #[test]
     fn of_an_even_number_the_middle_lies_between_two() {
-        assert_eq!(samples(&[(1.0, 0.0), (2.0, 0.0)]).median().map(|median| median.value), Some(1.5));
+        assert_eq!(
+            samples(&[(1.0, 0.0), (2.0, 0.0)]).median().map(|median| median.value),
+            Some(1.5)
+        );
     }
 
     #[test]

@@ -20,7 +20,8 @@ const KILLED: u32 = 10;
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let cluster = Cluster::new(2)?;
     cluster.ctl(0, &["network", "create", "net"])?;
-    let servers = [cluster.serve_http(0, "net", "anchor1")?, cluster.serve_http(1, "net", "anchor2")?];
+    let servers =
+        [cluster.serve_http(0, "net", "anchor1")?, cluster.serve_http(1, "net", "anchor2")?];
     cluster.fetch(0, "net", "first", "anchor2")?;
     let before = [kernel_at_rest(&cluster, 0)?, kernel_at_rest(&cluster, 1)?];
     let start = Instant::now();
@@ -38,7 +39,9 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
         cluster.endpoint_names(0).is_ok_and(|names| names.len() == 2)
     })?;
     for (host, before) in before.iter().enumerate() {
-        before.assert_unchanged(|| kernel(&cluster, host)).with_context(|| format!("leaked on host {}", host + 1))?;
+        before
+            .assert_unchanged(|| kernel(&cluster, host))
+            .with_context(|| format!("leaked on host {}", host + 1))?;
     }
     cluster.fetch(0, "net", "last", "anchor2")?;
     notes.say(&format!(
@@ -54,9 +57,20 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
 fn batch(cluster: &Cluster, first: u32, end: u32) -> Result<usize> {
     let mut running: Vec<(u32, Running)> = Vec::new();
     for number in first..end {
-        let ping = ["ping", "--count=2", "--interval-ms=30", "--timeout-ms=200", "--marker", MARKER, "anchor1"];
+        let ping = [
+            "ping",
+            "--count=2",
+            "--interval-ms=30",
+            "--timeout-ms=200",
+            "--marker",
+            MARKER,
+            "anchor1",
+        ];
         let host = usize::try_from(number % 2)?;
-        running.push((number, cluster.container(host, "net", &format!("c{number}"))?.args(ping).spawn()?));
+        running.push((
+            number,
+            cluster.container(host, "net", &format!("c{number}"))?.args(ping).spawn()?,
+        ));
     }
     rest(Duration::from_millis(rand::random_range(0..60)));
     for (_, container) in running.iter().filter(|(number, _)| number % KILLED == 0) {
@@ -67,7 +81,12 @@ fn batch(cluster: &Cluster, first: u32, end: u32) -> Result<usize> {
     for (number, container) in running {
         let output = container.wait(PATIENCE)?;
         let killed = number % KILLED == 0;
-        ensure!(killed || output.status.success(), "container {number} failed: {}{}", output.stdout, output.stderr);
+        ensure!(
+            killed || output.status.success(),
+            "container {number} failed: {}{}",
+            output.stdout,
+            output.stderr
+        );
     }
 
     Ok(seen)

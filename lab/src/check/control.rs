@@ -35,7 +35,8 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
         ensure!(output.status.success(), "the script failed: {}", output.stderr);
 
         wait_until(PATIENCE, "control answers", || cluster.ctl(0, &["network", "ls"]).is_ok())?;
-        let acknowledged = cluster.host(0).try_command("cat")?.arg("/run/acknowledged").run()?.stdout;
+        let acknowledged =
+            cluster.host(0).try_command("cat")?.arg("/run/acknowledged").run()?.stdout;
         let there = networks(&cluster)?;
         let lost: Vec<_> = acknowledged.lines().filter(|name| !there.contains(*name)).collect();
         ensure!(lost.is_empty(), "acknowledged and lost after kill {round}: {}", lost.join(", "));

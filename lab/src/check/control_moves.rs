@@ -96,7 +96,9 @@ fn follow(cluster: &Cluster, from: Ipv4Addr, to: Ipv4Addr) -> Result<Vec<Duratio
     }
     // Asked of control, not of the node.
     for host in [0, 1, 2] {
-        cluster.ctl(host, &["network", "create", "proof"]).with_context(|| format!("host {}", host + 1))?;
+        cluster
+            .ctl(host, &["network", "create", "proof"])
+            .with_context(|| format!("host {}", host + 1))?;
         cluster.ctl(host, &["network", "rm", "proof"])?;
     }
 
@@ -112,7 +114,8 @@ fn wait_for_control_at(cluster: &Cluster, host: usize, address: Ipv4Addr) -> Res
         let at_new = status["control"]["address"] == expected.as_str();
         Ok::<_, anyhow::Error>(at_new && status["control"]["connected"] == true)
     };
-    let there = wait_until(PATIENCE, "the node is back with control", || is_there().unwrap_or(false));
+    let there =
+        wait_until(PATIENCE, "the node is back with control", || is_there().unwrap_or(false));
 
     there.map(drop).with_context(|| format!("host {}: {}", host + 1, addresses(cluster, host)))
 }
@@ -134,8 +137,16 @@ fn by_hand(cluster: &mut Cluster, home: Ipv4Addr, notes: &mut Notes) -> Result<(
     change(cluster, home, away)?;
     wait_until(SAID, "the node says that control is away", || has(cluster, 1, "control-away", ""))?;
 
-    let nobody = cluster.host(1).try_command("overlayctl")?.args(["control", "set", &home.to_string()]).output()?;
-    ensure!(!nobody.status.success(), "an address that nobody answers at was taken: {}", nobody.stdout);
+    let nobody = cluster
+        .host(1)
+        .try_command("overlayctl")?
+        .args(["control", "set", &home.to_string()])
+        .output()?;
+    ensure!(
+        !nobody.status.success(),
+        "an address that nobody answers at was taken: {}",
+        nobody.stdout
+    );
     let told = Instant::now();
     cluster.ctl(1, &["control", "set", &away.to_string()])?;
     cluster.wait_for_control(1)?;
@@ -154,7 +165,12 @@ fn by_hand(cluster: &mut Cluster, home: Ipv4Addr, notes: &mut Notes) -> Result<(
 /// dead.
 fn rerouted(cluster: &Cluster, notes: &mut Notes) -> Result<()> {
     let control = || Ok::<_, anyhow::Error>(cluster.ctl_json(1, &["status"])?["control"].clone());
-    let address = control()?["address"].as_str().and_then(|at| at.rsplit_once(':')).context("no control")?.0.to_owned();
+    let address = control()?["address"]
+        .as_str()
+        .and_then(|at| at.rsplit_once(':'))
+        .context("no control")?
+        .0
+        .to_owned();
     let route = |verb: &str| {
         let words = ["route", verb, "blackhole", &format!("{address}/32")];
         cluster.host(1).try_command("ip")?.args(words).run().map(drop)
@@ -168,7 +184,11 @@ fn rerouted(cluster: &Cluster, notes: &mut Notes) -> Result<()> {
     wait_until(PATIENCE, "the node is back with control", || is(true))?;
     let back = ended.elapsed();
 
-    notes.say(&format!("a way to control that leads nowhere: told after {}, back after {}", ms(told), ms(back)));
+    notes.say(&format!(
+        "a way to control that leads nowhere: told after {}, back after {}",
+        ms(told),
+        ms(back)
+    ));
     ensure!(told <= DOUBTED, "status said for {told:?} that control is connected");
     ensure!(back <= BACK, "control was found after {back:?}");
 

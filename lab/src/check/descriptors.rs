@@ -16,12 +16,15 @@ pub(super) fn use_up(host: &Host, pid: i32) -> Result<()> {
     host.shell(&format!("{lowest}; prlimit --pid {pid} --nofile=$n:")).map(drop)
 }
 
-/// Takes the descriptors that a process which listens on a Unix socket may still open, and leaves it
-/// those that it has: what it closes it can open again. They are taken until the answer is dropped.
+/// Takes the descriptors that a process which listens on a Unix socket may still open, and leaves
+/// it those that it has: what it closes it can open again. They are taken until the answer is
+/// dropped.
 pub(super) fn fill(host: &Host, pid: i32, socket: &str) -> Result<Running> {
     let fill = ["fill", "--pid", &pid.to_string(), "--socket", socket];
     let mut running = host.try_command("overlay-lab")?.args(fill).spawn()?;
-    wait_until(PATIENCE, "descriptors are used up", || running.stdout().contains(FULL) || !running.is_running())?;
+    wait_until(PATIENCE, "descriptors are used up", || {
+        running.stdout().contains(FULL) || !running.is_running()
+    })?;
     ensure!(running.is_running(), "descriptors were not used up: {}", running.stderr());
 
     Ok(running)

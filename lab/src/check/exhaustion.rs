@@ -77,7 +77,10 @@ impl Setup {
         engine.load(&Image::make()?)?;
         let create = ["network", "create", "-d", "overlay-wg", starts::DOCKER_NETWORK];
         wait_until(PATIENCE, "Docker makes a network", || engine.run(&create).is_ok())?;
-        notes.say(&format!("containers of `overlayctl run` and Docker {} start all the while", engine.version()?));
+        notes.say(&format!(
+            "containers of `overlayctl run` and Docker {} start all the while",
+            engine.version()?
+        ));
 
         Ok(Self { cluster, engine: Some(engine) })
     }
@@ -110,7 +113,9 @@ impl Setup {
 
 /// A reader that stopped with the pipe full, no reader at all, and a reader again.
 fn pipe(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
-    let script = format!("exec 3<>{PIPE}; dd if=/dev/zero bs=65536 count=1 >&3 2>/dev/null; echo full; exec sleep 600");
+    let script = format!(
+        "exec 3<>{PIPE}; dd if=/dev/zero bs=65536 count=1 >&3 2>/dev/null; echo full; exec sleep 600"
+    );
     let mut stopped = Vec::new();
     for host in [0, HOST] {
         setup.cluster.host(host).try_command("mkfifo")?.arg(PIPE).run()?;
@@ -121,15 +126,20 @@ fn pipe(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
     let scenario = Scenario::begin(setup, PIPE, &[])?;
     let named = scenario.named(&setup.cluster, &["log", "control-log"])?;
     scenario.works(&setup.cluster)?;
-    notes.say(&format!("reader of a full pipe stopped: {named}, {}", scenario.end(&setup.cluster)?));
+    notes
+        .say(&format!("reader of a full pipe stopped: {named}, {}", scenario.end(&setup.cluster)?));
 
     let scenario = Scenario::go_on(setup, &[])?;
     drop(stopped);
     let named = scenario.named(&setup.cluster, &["log", "control-log"])?;
     scenario.works(&setup.cluster)?;
-    let readers = [0, HOST].map(|host| setup.cluster.host(host).try_command("cat")?.arg(PIPE).spawn());
+    let readers =
+        [0, HOST].map(|host| setup.cluster.host(host).try_command("cat")?.arg(PIPE).spawn());
     let gone = scenario.gone(&setup.cluster)?;
-    notes.say(&format!("pipe closed: {named}; read again: {gone}, {}", scenario.end(&setup.cluster)?));
+    notes.say(&format!(
+        "pipe closed: {named}; read again: {gone}, {}",
+        scenario.end(&setup.cluster)?
+    ));
 
     stop(&mut setup.cluster)?;
     for (host, reader) in [0, HOST].into_iter().zip(readers) {
@@ -163,7 +173,10 @@ fn full_log_disk(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
         make_room(cluster, host, LOG_DISK)?;
     }
     let gone = scenario.gone(cluster)?;
-    notes.say(&format!("log on a full disk: {named}; with room: {gone}, {}", scenario.end(cluster)?));
+    notes.say(&format!(
+        "log on a full disk: {named}; with room: {gone}, {}",
+        scenario.end(cluster)?
+    ));
     for host in [0, HOST] {
         let log = cluster.host(host).shell(&format!("cat {LOG_DISK}/log"))?.stdout;
         ensure!(log.lines().count() > 1, "nothing was logged when there was room: {log}");
@@ -177,7 +190,10 @@ fn full_log_disk(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
 }
 
 fn full_state_disk(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
-    with_daemons_away(&mut setup.cluster, &format!("mount -n -t tmpfs -o size=16m state {STATE_DISK}"))?;
+    with_daemons_away(
+        &mut setup.cluster,
+        &format!("mount -n -t tmpfs -o size=16m state {STATE_DISK}"),
+    )?;
     let scenario = Scenario::begin(setup, "/dev/null", FULL)?;
     let cluster = &mut setup.cluster;
     for host in [0, HOST] {
@@ -185,17 +201,33 @@ fn full_state_disk(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
     }
     let start = Instant::now();
     let changes = until_refused(|n| {
-        let create = cluster.host(HOST).try_command("overlayctl")?.args(["network", "create", &format!("big{n}")]);
+        let create = cluster.host(HOST).try_command("overlayctl")?.args([
+            "network",
+            "create",
+            &format!("big{n}"),
+        ]);
         let output = create.args(labels()).output()?;
         Ok(if output.status.success() { Ok(()) } else { Err(output.stderr) })
     })?;
     let mut late = Vec::new();
     let starts = until_refused(|n| {
-        let run = cluster.host(HOST).try_command("overlayctl")?.args(["run", "--network", "net", "--name"]);
-        let run =
-            run.arg(format!("late{n}")).args(labels()).args(["--", "overlay-lab", "serve-http", "--name", "late"]);
+        let run = cluster.host(HOST).try_command("overlayctl")?.args([
+            "run",
+            "--network",
+            "net",
+            "--name",
+        ]);
+        let run = run.arg(format!("late{n}")).args(labels()).args([
+            "--",
+            "overlay-lab",
+            "serve-http",
+            "--name",
+            "late",
+        ]);
         let mut running = run.spawn()?;
-        wait_until(PATIENCE, "a start", || running.stdout().contains("listens on") || !running.is_running())?;
+        wait_until(PATIENCE, "a start", || {
+            running.stdout().contains("listens on") || !running.is_running()
+        })?;
         if !running.is_running() {
             return Ok(Err(running.stderr()));
         }
@@ -245,7 +277,8 @@ fn until_refused(mut attempt: impl FnMut(usize) -> Result<Result<(), String>>) -
     const MOST: usize = 200;
     for n in 0..MOST {
         if let Err(refusal) = attempt(n)? {
-            let clear = refusal.contains("is full; make room there") && refusal.contains(STATE_DISK);
+            let clear =
+                refusal.contains("is full; make room there") && refusal.contains(STATE_DISK);
             ensure!(clear, "refused otherwise: {refusal}");
             return Ok(n);
         }
@@ -264,7 +297,9 @@ fn with_daemons_away(cluster: &mut Cluster, change: &str) -> Result<()> {
     let kept = "/run/kept-state";
     for host in [0, HOST] {
         let back = format!("cp -a --sparse=always {kept}/. {STATE_DISK}/");
-        cluster.host(host).shell(&format!("cp -a {STATE_DISK} {kept} && {change} && {back} && rm -r {kept}"))?;
+        cluster
+            .host(host)
+            .shell(&format!("cp -a {STATE_DISK} {kept} && {change} && {back} && rm -r {kept}"))?;
     }
     for daemon in &daemons {
         cluster.restart(daemon)?;
@@ -295,14 +330,22 @@ fn no_descriptors(setup: &mut Setup, notes: &mut Notes) -> Result<()> {
     drop(taken);
     let gone = scenario.gone(cluster)?;
     scenario.works(cluster)?;
-    notes.say(&format!("descriptors used up: {named}; with more: {gone}, {}", scenario.end(cluster)?));
+    notes.say(&format!(
+        "descriptors used up: {named}; with more: {gone}, {}",
+        scenario.end(cluster)?
+    ));
     notes.say(&format!("  a start was refused with: {refusal}"));
 
     stop(cluster)
 }
 
-/// Starts a container while the agent has no descriptors left; returns the words it is refused with.
-fn refusal_without_descriptors(cluster: &Cluster, agent: i32, taken: &mut Vec<Running>) -> Result<String> {
+/// Starts a container while the agent has no descriptors left; returns the words it is refused
+/// with.
+fn refusal_without_descriptors(
+    cluster: &Cluster,
+    agent: i32,
+    taken: &mut Vec<Running>,
+) -> Result<String> {
     let start = Instant::now();
     loop {
         let output = cluster.container(HOST, "net", "late")?.args(["pids", "none"]).output()?;
@@ -336,8 +379,12 @@ impl Scenario {
         cluster.wait_for_agent(HOST)?;
         cluster.wait_for_control(HOST)?;
         let cluster = &setup.cluster;
-        let first = || cluster.container(HOST, "net", "first")?.args(["ping", "--count=1", "service"]).output();
-        wait_until(PATIENCE, "traffic passes", || first().is_ok_and(|output| output.status.success()))?;
+        let first = || {
+            cluster.container(HOST, "net", "first")?.args(["ping", "--count=1", "service"]).output()
+        };
+        wait_until(PATIENCE, "traffic passes", || {
+            first().is_ok_and(|output| output.status.success())
+        })?;
 
         Self::go_on(setup, refusals)
     }
@@ -347,7 +394,8 @@ impl Scenario {
     fn go_on(setup: &Setup, refusals: &'static [&'static str]) -> Result<Self> {
         let cluster = &setup.cluster;
         let traffic = Traffic::start(cluster, HOST, &Sink { network: "net", name: "sink" }, PACE)?;
-        let starting = Starting { host: cluster.host(HOST).clone(), engine: setup.engine.clone(), refusals };
+        let starting =
+            Starting { host: cluster.host(HOST).clone(), engine: setup.engine.clone(), refusals };
         let (agent, control) = (cluster.agent(HOST)?.pid(), cluster.control()?.pid());
 
         Ok(Self { agent, control, traffic, starts: Starts::begin(&starting) })
@@ -355,7 +403,10 @@ impl Scenario {
 
     /// Waits until the agent's `status` reports all of these problems.
     fn named(&self, cluster: &Cluster, codes: &[&str]) -> Result<String> {
-        let all = || problems(cluster).is_ok_and(|found| codes.iter().all(|code| found.iter().any(|c| c == code)));
+        let all = || {
+            problems(cluster)
+                .is_ok_and(|found| codes.iter().all(|code| found.iter().any(|c| c == code)))
+        };
         let took = wait_until(NAMED, &format!("status names {codes:?}"), all)
             .with_context(|| format!("status has {:?}", problems(cluster)))?;
 
@@ -388,7 +439,9 @@ impl Scenario {
         ensure!(cluster.control()?.pid() == self.control, "control died");
         let megabytes = noticed.transfer.bytes / 1_000_000;
 
-        Ok(format!("{received} of {sent} echoes answered, {megabytes} MB by TCP whole, {starts}, 0 deaths"))
+        Ok(format!(
+            "{received} of {sent} echoes answered, {megabytes} MB by TCP whole, {starts}, 0 deaths"
+        ))
     }
 }
 
@@ -409,7 +462,10 @@ fn stop(cluster: &mut Cluster) -> Result<()> {
 }
 
 fn fill(cluster: &Cluster, host: usize, disk: &str) -> Result<()> {
-    cluster.host(host).shell(&format!("! dd if=/dev/zero of={disk}/filling bs=4096 2>/dev/null")).map(drop)
+    cluster
+        .host(host)
+        .shell(&format!("! dd if=/dev/zero of={disk}/filling bs=4096 2>/dev/null"))
+        .map(drop)
 }
 
 fn make_room(cluster: &Cluster, host: usize, disk: &str) -> Result<()> {

@@ -15,13 +15,21 @@ pub(super) fn run(_: u32, notes: &mut Notes) -> Result<()> {
         for step in ["dropping", "flushed", "dropping again"] {
             for host in cluster.lab().hosts() {
                 match step {
-                    "flushed" => host.try_command("nft")?.args(["flush", "ruleset"]).run().map(drop)?,
+                    "flushed" => {
+                        host.try_command("nft")?.args(["flush", "ruleset"]).run().map(drop)?
+                    }
                     _ => host.set_firewall_drop_forward()?,
                 }
             }
-            cluster.fetch(0, "net", "service1", "service2").with_context(|| format!("firewall {step}"))?;
+            cluster
+                .fetch(0, "net", "service1", "service2")
+                .with_context(|| format!("firewall {step}"))?;
             let ping = ["ping", "--count=5", "--interval-ms=20", "--marker", MARKER, "service2"];
-            cluster.container(0, "net", "pinger")?.args(ping).run().with_context(|| format!("firewall {step}"))?;
+            cluster
+                .container(0, "net", "pinger")?
+                .args(ping)
+                .run()
+                .with_context(|| format!("firewall {step}"))?;
             notes.say(&format!("firewall {step}: fetch and ping work"));
         }
         Ok(())

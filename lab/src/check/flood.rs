@@ -49,18 +49,34 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
 fn target(cluster: &Cluster) -> Result<Target> {
     let peers = cluster.ctl_json(2, &["peers", "--lanes"])?;
     let rows = peers.as_array().context("peers --json is no list")?;
-    let row = rows.iter().find(|row| row["node"] == "host2" && row["state"] == "up").context("host2 is no peer")?;
-    let text = |key: &str| row[key].as_str().map(str::to_owned).with_context(|| format!("no {key}"));
+    let row = rows
+        .iter()
+        .find(|row| row["node"] == "host2" && row["state"] == "up")
+        .context("host2 is no peer")?;
+    let text =
+        |key: &str| row[key].as_str().map(str::to_owned).with_context(|| format!("no {key}"));
 
     Ok(Target { key: text("public_key")?, address: text("underlay_addr")? })
 }
 
 fn flood(cluster: &Cluster, target: &Target) -> Result<Running> {
-    let words = ["initiations", "--key", &target.key, "--to", &target.address, "--pps", PPS, "--seconds", "600"];
+    let words = [
+        "initiations",
+        "--key",
+        &target.key,
+        "--to",
+        &target.address,
+        "--pps",
+        PPS,
+        "--seconds",
+        "600",
+    ];
     let before = heard(cluster)?;
     let flood = cluster.host(2).try_command("overlay-lab")?.args(words).spawn()?;
     // It takes a moment to make the packets.
-    wait_until(PATIENCE, "the flood arrives", || heard(cluster).is_ok_and(|now| now > before + 10_000))?;
+    wait_until(PATIENCE, "the flood arrives", || {
+        heard(cluster).is_ok_and(|now| now > before + 10_000)
+    })?;
 
     Ok(flood)
 }
@@ -119,7 +135,9 @@ fn honest(cluster: &mut Cluster, target: &Target, rounds: u32, notes: &mut Notes
         agent.kill()?;
         let start = Instant::now();
         cluster.restart(&agent)?;
-        let made = wait_until(PATIENCE, "a session with host2", || handshakes(cluster).is_ok_and(|up| up > 0));
+        let made = wait_until(PATIENCE, "a session with host2", || {
+            handshakes(cluster).is_ok_and(|up| up > 0)
+        });
         times.push(made.map_or(PATIENCE, |_| start.elapsed()));
         ensure!(flow.is_running(), "the container ended: {}", flow.stderr());
     }

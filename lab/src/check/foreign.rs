@@ -30,10 +30,16 @@ const INJURIES: [(&str, &str); 9] = [
         "a container's route is deleted",
         "ip route del $(ip -4 route show | grep -oE '^[0-9.]+ dev ov[0-9a-f]{12}' | head -n1)",
     ),
-    ("a container's link is set down", "ip link set $(ip -o link | grep -oE 'ov[0-9a-f]{12}' | head -n1) down"),
+    (
+        "a container's link is set down",
+        "ip link set $(ip -o link | grep -oE 'ov[0-9a-f]{12}' | head -n1) down",
+    ),
     ("the gateway's address is deleted", "ip -4 address flush dev lo scope global"),
     ("forwarding is switched off", "echo 0 > /proc/sys/net/ipv4/ip_forward"),
-    ("a container's link is deleted", "ip link del $(ip -o link | grep -oE 'ov[0-9a-f]{12}' | head -n1)"),
+    (
+        "a container's link is deleted",
+        "ip link del $(ip -o link | grep -oE 'ov[0-9a-f]{12}' | head -n1)",
+    ),
     ("the TUN device is set down", "ip link set ovt down"),
     ("the TUN device is deleted", "ip link del ovt"),
     ("the namespace's pin is removed", "umount $PIN; rm -rf $PIN /run/mount 2>/dev/null || true"),
@@ -74,7 +80,9 @@ fn unheard(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
     cluster.restart_without(&agent, "net_broadcast")?;
     cluster.wait_for_agent(0)?;
     let says = || Ok::<_, anyhow::Error>(cluster.ctl_json(0, &["status"])?["problems"].to_string());
-    wait_until(PATIENCE, "status says it", || says().is_ok_and(|all| all.contains("subscribe to changes")))?;
+    wait_until(PATIENCE, "status says it", || {
+        says().is_ok_and(|all| all.contains("subscribe to changes"))
+    })?;
     cluster.fetch(0, "net", "service1", "service2")?;
 
     inside(cluster, "ip route flush dev ovt")?;
@@ -84,7 +92,9 @@ fn unheard(cluster: &mut Cluster, notes: &mut Notes) -> Result<()> {
     let after = begun.elapsed();
     ensure!(after <= UNHEARD, "the routes were back after {after:?}");
     cluster.fetch(0, "net", "service1", "service2")?;
-    notes.say(&format!("without CAP_NET_BROADCAST: said by status, deleted routes back after {after:?}"));
+    notes.say(&format!(
+        "without CAP_NET_BROADCAST: said by status, deleted routes back after {after:?}"
+    ));
 
     Ok(())
 }
@@ -103,17 +113,22 @@ fn coming_and_going_is_not_healed(cluster: &Cluster, notes: &mut Notes) -> Resul
         }
     }
     wait_until(PATIENCE, "no container is listed", || {
-        cluster.endpoint_names(0).is_ok_and(|names| !names.iter().any(|name| name.starts_with("brief")))
+        cluster
+            .endpoint_names(0)
+            .is_ok_and(|names| !names.iter().any(|name| name.starts_with("brief")))
     })?;
     crate::process::rest(Duration::from_secs(1));
     let counted = healed(cluster)?;
     ensure!(counted == 0, "{CONTAINERS} containers came and went: {counted} differences healed");
 
     inside(cluster, "ip route del $(ip -4 route show dev ovt | head -n1)")?;
-    wait_until(PATIENCE, "the deleted route is counted", || healed(cluster).is_ok_and(|counted| counted > 0))?;
+    wait_until(PATIENCE, "the deleted route is counted", || {
+        healed(cluster).is_ok_and(|counted| counted > 0)
+    })?;
     let counted = healed(cluster)?;
     ensure!(counted == 1, "a deleted route counts as {counted} differences");
-    notes.say(&format!("{CONTAINERS} containers came and went: nothing healed; a deleted route: 1"));
+    notes
+        .say(&format!("{CONTAINERS} containers came and went: nothing healed; a deleted route: 1"));
     Ok(())
 }
 
@@ -123,11 +138,15 @@ fn a_namespace_takes_its_endpoint_along(cluster: &Cluster, notes: &mut Notes) ->
     let shell = |script: &str| cluster.host(0).shell(script);
     shell(&format!("touch {PINNED}; unshare --net={PINNED} true"))?;
     cluster.ctl(0, &["attach", "--network", "net", "--netns", PINNED, "--name", "pinned"])?;
-    let is_listed = || cluster.endpoint_names(0).is_ok_and(|names| names.iter().any(|name| name == "pinned"));
+    let is_listed =
+        || cluster.endpoint_names(0).is_ok_and(|names| names.iter().any(|name| name == "pinned"));
     ensure!(is_listed(), "what was attached is not listed");
     shell(&format!("umount {PINNED}; rm {PINNED}"))?;
     let took = wait_until(GONE, "the endpoint has gone with its namespace", || !is_listed())?;
-    notes.say(&format!("a namespace is unmounted: its endpoint is gone after {} ms", took.as_millis()));
+    notes.say(&format!(
+        "a namespace is unmounted: its endpoint is gone after {} ms",
+        took.as_millis()
+    ));
 
     Ok(())
 }
@@ -152,7 +171,9 @@ fn injure(cluster: &Cluster, what: &str, script: &str, notes: &mut Notes) -> Res
     let ping = ["ping", "--json", "--count=60", "--interval-ms=30", "--marker", MARKER, "service2"];
     let mut ping = cluster.container(0, "net", "pinger")?.args(ping).spawn()?;
     wait_until(PATIENCE, "the ping is attached", || {
-        cluster.ctl_json(0, &["endpoint", "ls"]).is_ok_and(|list| list.to_string().contains("\"pinger\""))
+        cluster
+            .ctl_json(0, &["endpoint", "ls"])
+            .is_ok_and(|list| list.to_string().contains("\"pinger\""))
             || !ping.is_running()
     })?;
     crate::process::rest(Duration::from_millis(200));
@@ -160,10 +181,14 @@ fn injure(cluster: &Cluster, what: &str, script: &str, notes: &mut Notes) -> Res
     inside(cluster, script).with_context(|| what.to_owned())?;
 
     let output = ping.wait(PATIENCE)?;
-    let summary: PingSummary =
-        serde_json::from_str(&output.stdout).with_context(|| format!("{what}: {}", output.stderr))?;
+    let summary: PingSummary = serde_json::from_str(&output.stdout)
+        .with_context(|| format!("{what}: {}", output.stderr))?;
     notes.say(&format!("{what}: longest silence {:.0} ms", summary.longest_silence_ms));
-    ensure!(summary.longest_silence_ms <= BAR_MS, "{what}: {:.0} ms of silence", summary.longest_silence_ms);
+    ensure!(
+        summary.longest_silence_ms <= BAR_MS,
+        "{what}: {:.0} ms of silence",
+        summary.longest_silence_ms
+    );
     ensure!(
         summary.sent - summary.received <= 35,
         "{what}: not healed, {} of {} lost",

@@ -64,13 +64,22 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let counted = dropped(&cluster)? - before;
 
     // The same packets with their real address arrive; otherwise the test would prove nothing.
-    let honest =
-        ["-c", "for own in $(overlay-lab addresses eth0); do overlay-lab forge --from $own --to $0 --marker $1; done"];
+    let honest = [
+        "-c",
+        "for own in $(overlay-lab addresses eth0); do overlay-lab forge --from $own --to $0 --marker $1; done",
+    ];
     let run = ["run", "--network", "net", "--name", "honest", "--", "sh"];
-    cluster.host(0).try_command("overlayctl")?.args(run).args(honest).args([to.as_str(), FORGED]).run()?;
+    cluster
+        .host(0)
+        .try_command("overlayctl")?
+        .args(run)
+        .args(honest)
+        .args([to.as_str(), FORGED])
+        .run()?;
     victim.signal(Signal::SIGTERM)?;
     let output = victim.wait(PATIENCE)?;
-    let report: CaptureReport = serde_json::from_str(&output.stdout).with_context(|| output.stderr.clone())?;
+    let report: CaptureReport =
+        serde_json::from_str(&output.stdout).with_context(|| output.stderr.clone())?;
 
     let sent = 3 * PACKETS * rounds;
     notes.say(&format!(
@@ -100,7 +109,9 @@ fn address(cluster: &Cluster, name: &str) -> Result<String> {
         let list = cluster.ctl_json(0, &["endpoint", "ls"]).ok()?;
         let row = list.as_array()?.iter().find(|row| row["name"] == name)?.clone();
         let addresses = row["addresses"].as_array()?.iter().filter_map(|address| address.as_str());
-        addresses.map(|address| address.split('/').next().unwrap_or_default().to_owned()).find(|a| a.contains('.'))
+        addresses
+            .map(|address| address.split('/').next().unwrap_or_default().to_owned())
+            .find(|a| a.contains('.'))
     };
     let mut found = None;
     wait_until(Duration::from_secs(5), "the container is listed", || {
@@ -114,8 +125,9 @@ fn address(cluster: &Cluster, name: &str) -> Result<String> {
 /// Returns how many packets the node has dropped because of their source.
 fn dropped(cluster: &Cluster) -> Result<u64> {
     let status = cluster.ctl_json(0, &["status"])?;
-    let counter =
-        |name: &str| status["counters"][name].as_u64().with_context(|| format!("status does not count {name}"));
+    let counter = |name: &str| {
+        status["counters"][name].as_u64().with_context(|| format!("status does not count {name}"))
+    };
 
     Ok(counter("source_not_local")? + counter("inner_source_forged")?)
 }

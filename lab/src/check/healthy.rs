@@ -45,7 +45,8 @@ pub(super) fn run(minutes: u32, notes: &mut Notes) -> Result<()> {
     };
     let mut cluster = Cluster::new(hosts)?;
     let residents = move_in(&cluster)?;
-    let days: Vec<_> = cluster.lab().hosts().iter().map(|host| Day::of(host.clone(), hosts)).collect();
+    let days: Vec<_> =
+        cluster.lab().hosts().iter().map(|host| Day::of(host.clone(), hosts)).collect();
 
     let is_over = AtomicBool::new(false);
     let restarts = thread::scope(|scope| {
@@ -77,7 +78,9 @@ fn move_in(cluster: &Cluster) -> Result<Vec<Running>> {
     for host in 0..hosts {
         let next = server((host + 1) % hosts);
         let ping = ["ping", "--quiet", "--count=0", "--interval-ms", PACE, &next];
-        residents.push(cluster.container(host, NETWORKS[0], &format!("echo{host}"))?.args(ping).spawn()?);
+        residents.push(
+            cluster.container(host, NETWORKS[0], &format!("echo{host}"))?.args(ping).spawn()?,
+        );
     }
 
     Ok(residents)
@@ -88,7 +91,12 @@ fn server(host: usize) -> String {
 }
 
 /// Kills and restarts daemons, one at a time: agents in turn, and control as the second.
-fn restart_for(cluster: &mut Cluster, days: &[Day], long: Duration, every: Duration) -> Result<usize> {
+fn restart_for(
+    cluster: &mut Cluster,
+    days: &[Day],
+    long: Duration,
+    every: Duration,
+) -> Result<usize> {
     let begin = Instant::now();
     let mut restarts = 0;
     while begin.elapsed() + every < long {
@@ -207,7 +215,8 @@ impl Day {
         let server = server(rand::random_range(0..self.hosts));
         let name = format!("visitor-{}-{number}", self.host.name());
         let url = format!("http://{server}:8080/hello");
-        let run = ["run", "--network", network, "--name", &name, "--", "overlay-lab", "fetch", &url];
+        let run =
+            ["run", "--network", network, "--name", &name, "--", "overlay-lab", "fetch", &url];
         let answer = self.host.try_command("overlayctl")?.args(run).run()?.stdout;
         ensure!(answer == format!("hello from {server}\n"), "{server} said: {answer}");
 
@@ -228,7 +237,8 @@ impl Day {
     /// and only one that takes long to restart may be reported by others.
     fn look(&self, days: &[Self]) -> Result<()> {
         let was_away = self.is_away();
-        let output = self.host.try_command("overlayctl")?.args(["status", "--check", "--json"]).output()?;
+        let output =
+            self.host.try_command("overlayctl")?.args(["status", "--check", "--json"]).output()?;
         if output.status.success() {
             return Ok(());
         }
@@ -242,20 +252,35 @@ impl Day {
             let text = problem["text"].as_str().unwrap_or_default();
             let named = days.iter().filter(|day| text.contains(&format!("{} (", day.host.name())));
 
-            problem["code"] == "peer-silent" && named.clone().count() > 0 && named.clone().all(Self::is_missed)
+            problem["code"] == "peer-silent"
+                && named.clone().count() > 0
+                && named.clone().all(Self::is_missed)
         };
         let problems = status["problems"].as_array().cloned().unwrap_or_default();
-        let is_right = output.status.code() == Some(PROBLEMS) && problems.iter().all(names_only_missed);
-        ensure!(is_right && !problems.is_empty(), "{}: {problems:?}{}", output.status, output.stderr);
+        let is_right =
+            output.status.code() == Some(PROBLEMS) && problems.iter().all(names_only_missed);
+        ensure!(
+            is_right && !problems.is_empty(),
+            "{}: {problems:?}{}",
+            output.status,
+            output.stderr
+        );
         self.told.fetch_add(1, Ordering::Relaxed);
 
         Ok(())
     }
 }
 
-fn judge(days: &[Day], hosts: usize, long: Duration, restarts: usize, notes: &mut Notes) -> Result<()> {
-    let sum =
-        |count: fn(&Day) -> &AtomicUsize| -> usize { days.iter().map(|day| count(day).load(Ordering::Relaxed)).sum() };
+fn judge(
+    days: &[Day],
+    hosts: usize,
+    long: Duration,
+    restarts: usize,
+    notes: &mut Notes,
+) -> Result<()> {
+    let sum = |count: fn(&Day) -> &AtomicUsize| -> usize {
+        days.iter().map(|day| count(day).load(Ordering::Relaxed)).sum()
+    };
     let failed = |day: &Day| day.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let failures: Vec<_> = days.iter().flat_map(failed).collect();
     let (looks, visits) = (sum(|day| &day.looks), sum(|day| &day.visits));

@@ -79,17 +79,29 @@ fn cold(networks: u32, [alone, in_use]: [Watch; 2], notes: &mut Notes) -> Result
     notes.say(&row("unused", networks, &empty, &empty));
     let (crowd, took) = Crowd::start(&cluster, networks)?;
     let busy = in_use.measure(&agents)?;
-    notes.say(&row(&format!("in use, started in {:.1} s", took.as_secs_f64()), networks, &empty, &busy));
+    notes.say(&row(
+        &format!("in use, started in {:.1} s", took.as_secs_f64()),
+        networks,
+        &empty,
+        &busy,
+    ));
     let mut misses = judge(networks, &empty, &busy);
     if took > START {
-        misses.push(format!("the containers of {networks} networks took {:.1} s to start", took.as_secs_f64()));
+        misses.push(format!(
+            "the containers of {networks} networks took {:.1} s to start",
+            took.as_secs_f64()
+        ));
     }
 
     crowd.end(&cluster)?;
     let left = alone.measure(&agents)?;
     notes.say(&row("without containers", networks, &empty, &left));
     let bar = allowance(2.0 * BASE);
-    misses.extend(left.iter().filter(|cost| cost.cpu > bar).map(|cost| format!("memberships cost {:.2} %", cost.cpu)));
+    misses.extend(
+        left.iter()
+            .filter(|cost| cost.cpu > bar)
+            .map(|cost| format!("memberships cost {:.2} %", cost.cpu)),
+    );
     cluster.finish()?;
 
     Ok(misses)
@@ -103,17 +115,34 @@ impl Crowd {
         let mut containers = Vec::new();
         for network in 0..networks {
             for host in 0..HOSTS {
-                let words = ["run", "--network", &format!("n{network}"), "--name", &format!("c{host}"), "--"];
+                let words = [
+                    "run",
+                    "--network",
+                    &format!("n{network}"),
+                    "--name",
+                    &format!("c{host}"),
+                    "--",
+                ];
                 let command = cluster.host(host).try_command("overlayctl")?.args(words);
-                containers.push(command.args(["sh", "-c", "echo up; exec sleep infinity"]).spawn()?);
+                containers
+                    .push(command.args(["sh", "-c", "echo up; exec sleep infinity"]).spawn()?);
             }
         }
         wait_until(START + PATIENCE, "all containers run or failed", || {
-            containers.iter_mut().all(|container| container.stdout().contains("up") || !container.is_running())
+            containers
+                .iter_mut()
+                .all(|container| container.stdout().contains("up") || !container.is_running())
         })?;
         let took = start.elapsed();
-        let failed: Vec<_> = containers.iter().filter(|c| !c.stdout().contains("up")).map(Running::stderr).collect();
-        ensure!(failed.is_empty(), "{} of {} starts failed: {}", failed.len(), containers.len(), failed[0]);
+        let failed: Vec<_> =
+            containers.iter().filter(|c| !c.stdout().contains("up")).map(Running::stderr).collect();
+        ensure!(
+            failed.is_empty(),
+            "{} of {} starts failed: {}",
+            failed.len(),
+            containers.len(),
+            failed[0]
+        );
 
         Ok((Self { containers }, took))
     }
@@ -124,8 +153,10 @@ impl Crowd {
             container.signal(Signal::SIGTERM)?;
         }
         drop(self.containers);
-        wait_until(PATIENCE, "no container is listed", || cluster.endpoint_names(0).is_ok_and(|names| names.is_empty()))
-            .map(drop)
+        wait_until(PATIENCE, "no container is listed", || {
+            cluster.endpoint_names(0).is_ok_and(|names| names.is_empty())
+        })
+        .map(drop)
     }
 }
 
@@ -139,7 +170,10 @@ impl Watch {
         let took = start.elapsed().as_secs_f64();
         let cost = |host: usize| {
             let spent = agents[host].processor_time()?.saturating_sub(before[host]).as_secs_f64();
-            Ok::<_, anyhow::Error>(Cost { cpu: spent * 100.0 / took, memory: agents[host].memory("VmRSS")? })
+            Ok::<_, anyhow::Error>(Cost {
+                cpu: spent * 100.0 / took,
+                memory: agents[host].memory("VmRSS")?,
+            })
         };
 
         Ok([cost(0)?, cost(1)?])
@@ -152,11 +186,15 @@ fn judge(networks: u32, empty: &[Cost; HOSTS], costs: &[Cost; HOSTS]) -> Vec<Str
     for (empty, cost) in empty.iter().zip(costs) {
         let bar = allowance(BASE + PER_NETWORK * f64::from(networks));
         if cost.cpu > bar {
-            misses.push(format!("{networks} idle networks cost {:.2} % of a core, more than {bar:.2}", cost.cpu));
+            misses.push(format!(
+                "{networks} idle networks cost {:.2} % of a core, more than {bar:.2}",
+                cost.cpu
+            ));
         }
         let each = each(networks, *empty, *cost);
         if !cfg!(debug_assertions) && networks >= MANY && each > MEMORY {
-            misses.push(format!("each of {networks} networks takes {each} KiB, more than {MEMORY}"));
+            misses
+                .push(format!("each of {networks} networks takes {each} KiB, more than {MEMORY}"));
         }
     }
 

@@ -32,7 +32,9 @@ pub(super) fn run(_: u32, notes: &mut Notes) -> Result<()> {
             }
             notes.say(&format!("{network}: {ADDRESS} is {server}, from both hosts"));
         }
-        for (network, other) in [("red", "blue-server"), ("blue", "red-server"), ("red", "blue-server.blue")] {
+        for (network, other) in
+            [("red", "blue-server"), ("blue", "red-server"), ("red", "blue-server.blue")]
+        {
             let output = fetch(&cluster, 0, network, other)?;
             ensure!(!output.status.success(), "{other} can be reached from {network}");
         }
@@ -63,7 +65,9 @@ fn serve(cluster: &Cluster, network: &str) -> Result<crate::Running> {
         &name,
     ];
     let running = cluster.host(1).try_command("overlayctl")?.args(run).spawn()?;
-    crate::wait_until(super::PATIENCE, "the server listens", || running.stdout().contains("listens on"))?;
+    crate::wait_until(super::PATIENCE, "the server listens", || {
+        running.stdout().contains("listens on")
+    })?;
 
     Ok(running)
 }

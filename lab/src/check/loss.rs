@@ -31,14 +31,18 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let mut cluster = Cluster::new(2)?;
     cluster.ctl(0, &["network", "create", "net"])?;
     let sink = cluster.serve(1, "net", "sink", &["throughput", "serve"], "listening")?;
-    let datagrams = cluster.serve(1, "net", "datagram-sink", &["datagrams", "serve"], "listening")?;
+    let datagrams =
+        cluster.serve(1, "net", "datagram-sink", &["datagrams", "serve"], "listening")?;
     for _ in 0..rounds {
         for percent in LOSSES {
             lose(&cluster, percent)?;
             let made = restart(&mut cluster).with_context(|| format!("{percent} % loss"))?;
             let line = sealed(cluster.lab(), notes, |_| carry(&cluster, percent))
                 .with_context(|| format!("{percent} % loss"))?;
-            notes.say(&format!("{percent} % lost each way: {line}; after a restart a session after {}", ms(made)));
+            notes.say(&format!(
+                "{percent} % lost each way: {line}; after a restart a session after {}",
+                ms(made)
+            ));
         }
     }
     lose(&cluster, 0)?;
@@ -54,7 +58,10 @@ fn lose(cluster: &Cluster, percent: u32) -> Result<()> {
     );
     for host in [0, 1] {
         let nft = || cluster.host(host).try_command("nft");
-        nft()?.arg("table inet lab_loss; delete table inet lab_loss").run().context("this needs the nft program")?;
+        nft()?
+            .arg("table inet lab_loss; delete table inet lab_loss")
+            .run()
+            .context("this needs the nft program")?;
         if percent > 0 {
             nft()?.arg(&rules).run()?;
         }
@@ -73,21 +80,34 @@ fn carry(cluster: &Cluster, percent: u32) -> Result<String> {
     let mut whole = format!("{} datagrams", udp["datagrams"]);
     ensure!(udp["datagrams"].as_u64().is_some_and(|count| count > 0), "nothing arrived: {udp}");
     if percent <= TCP_UP_TO {
-        let tcp =
-            client(&["throughput", "client", "--json", "--verify", "--seconds", SECONDS, "--marker", MARKER, "sink"])?;
+        let tcp = client(&[
+            "throughput",
+            "client",
+            "--json",
+            "--verify",
+            "--seconds",
+            SECONDS,
+            "--marker",
+            MARKER,
+            "sink",
+        ])?;
         let rate = tcp["gbit_per_second"].as_f64().context("no figure")?;
         ensure!(rate > 0.0, "nothing arrived");
         whole = format!("{whole} and {:.0} Mbit/s of TCP", rate * 1_000.0);
     }
-    let ping = ["ping", "--json", "--count", ECHOES, "--interval-ms", "5", "--marker", MARKER, "sink"];
+    let ping =
+        ["ping", "--json", "--count", ECHOES, "--interval-ms", "5", "--marker", MARKER, "sink"];
     let echoes = cluster.container(0, "net", "load")?.args(ping).run()?;
     let echoes: PingSummary = serde_json::from_str(&echoes.stdout).context("no figures")?;
-    let (left, answered) = (f64::from(100 - percent), 100.0 * echoes.received as f64 / echoes.sent as f64);
+    let (left, answered) =
+        (f64::from(100 - percent), 100.0 * echoes.received as f64 / echoes.sent as f64);
     let expected = left * left / 100.0;
     let is_likely = (expected - LESS..expected + MORE).contains(&answered) && answered > 0.0;
     ensure!(is_likely, "{answered:.0} % of echoes answered, {expected:.0} % expected");
 
-    Ok(format!("{whole} whole, {answered:.0} % of echoes answered (two crossings leave {expected:.0} %)"))
+    Ok(format!(
+        "{whole} whole, {answered:.0} % of echoes answered (two crossings leave {expected:.0} %)"
+    ))
 }
 
 /// Returns how soon a restarted agent has a session again.

@@ -36,7 +36,8 @@ pub(crate) fn median(figures: &mut [f64]) -> f64 {
 
 /// Sends one TCP stream with `command` to a `throughput serve` at `to`, and returns Gbit/s.
 pub(crate) fn throughput(command: HostCommand, to: &str, seconds: &str) -> Result<f64> {
-    let output = command.args(["throughput", "client", "--json", "--seconds", seconds, to]).run()?;
+    let output =
+        command.args(["throughput", "client", "--json", "--seconds", seconds, to]).run()?;
     let summary: serde_json::Value = serde_json::from_str(&output.stdout).context("no figures")?;
 
     summary["gbit_per_second"].as_f64().context("no figure")
@@ -79,7 +80,11 @@ pub(crate) struct PingSummary {
 }
 
 /// Captures on the switch while `work` runs, and checks that the marker was never readable.
-pub(crate) fn sealed<T>(lab: &Lab, notes: &mut Notes, work: impl FnOnce(&mut Notes) -> Result<T>) -> Result<T> {
+pub(crate) fn sealed<T>(
+    lab: &Lab,
+    notes: &mut Notes,
+    work: impl FnOnce(&mut Notes) -> Result<T>,
+) -> Result<T> {
     let capture = lab.capture(Some(MARKER))?;
     let value = work(notes)?;
     unreadable(capture, notes)?;

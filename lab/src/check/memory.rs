@@ -40,7 +40,8 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let known = in_use * KNOWN_PER_ROUND;
     let cluster = Cluster::new(3)?;
     cluster.ctl(0, &["network", "create", "net", "--subnet", SUBNET])?;
-    let serve = |host, name| cluster.serve(host, "net", name, &["throughput", "serve"], "listening");
+    let serve =
+        |host, name| cluster.serve(host, "net", name, &["throughput", "serve"], "listening");
     let sinks = (serve(FAR, "far")?, serve(MEASURED, "near")?);
     let (agent, control) = (cluster.agent(MEASURED)?, cluster.control()?);
     let mut most = measure(&agent, "with one peer", notes)?;
@@ -56,11 +57,17 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     most = most.max(measure(&agent, &format!("{known} peers known"), notes)?);
 
     let sessions = echo(&cluster, &report)?;
-    most = most.max(measure(&agent, &format!("{in_use} of them in use, by {sessions} sessions"), notes)?);
+    most = most.max(measure(
+        &agent,
+        &format!("{in_use} of them in use, by {sessions} sessions"),
+        notes,
+    )?);
 
     let stream = |host, to| throughput(cluster.container(host, "net", "load")?, to, SECONDS);
     let (sent, received) = (stream(MEASURED, "far")?, stream(FAR, "near")?);
-    let burst = format!("after {SECONDS} s at {sent:.2} and {SECONDS} s at {received:.2} Gbit/s with another");
+    let burst = format!(
+        "after {SECONDS} s at {sent:.2} and {SECONDS} s at {received:.2} Gbit/s with another"
+    );
     most = most.max(measure(&agent, &burst, notes)?);
     notes.say(&format!("the most it ever took: {}", mib(agent.memory("VmHWM")?)));
     if are_packaged() {
@@ -77,7 +84,11 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
 fn measure(agent: &Daemon, when: &str, notes: &mut Notes) -> Result<u64> {
     let resident = agent.memory("VmRSS")?;
     let own = agent.memory("RssAnon")?;
-    notes.say(&format!("the agent {when}: {}, {} of it not out of its file", mib(resident), mib(own)));
+    notes.say(&format!(
+        "the agent {when}: {}, {} of it not out of its file",
+        mib(resident),
+        mib(own)
+    ));
 
     Ok(resident)
 }
@@ -86,7 +97,8 @@ fn measure(agent: &Daemon, when: &str, notes: &mut Notes) -> Result<u64> {
 fn join(cluster: &Cluster, nodes: usize, carrying: usize) -> Result<(Running, CrowdReport)> {
     let token = cluster.ctl_json(0, &["token", "create", "--uses", &nodes.to_string()])?;
     let line = token["join"].as_str().context("no join line")?;
-    let lanes = cluster.ctl_json(MEASURED, &["status"])?["lanes"].as_array().context("no lanes")?.len();
+    let lanes =
+        cluster.ctl_json(MEASURED, &["status"])?["lanes"].as_array().context("no lanes")?.len();
     let host = cluster.host(CROWD);
     let (address, nodes_text) = (host.address().to_string(), nodes.to_string());
     let (carrying, lanes) = (carrying.to_string(), lanes.to_string());
@@ -94,9 +106,11 @@ fn join(cluster: &Cluster, nodes: usize, carrying: usize) -> Result<(Running, Cr
     let counts = ["--nodes", &nodes_text, "--carrying", &carrying, "--lanes", &lanes];
     let mut crowd = host.try_command("overlay-lab")?.args(words).args(counts).spawn()?;
     let patience = PATIENCE + JOIN * u32::try_from(nodes)?;
-    wait_until(patience, "the crowd has joined", || crowd.stdout().ends_with('\n') || !crowd.is_running())?;
-    let report =
-        serde_json::from_str(&crowd.stdout()).with_context(|| format!("the crowd ended: {}", crowd.stderr()))?;
+    wait_until(patience, "the crowd has joined", || {
+        crowd.stdout().ends_with('\n') || !crowd.is_running()
+    })?;
+    let report = serde_json::from_str(&crowd.stdout())
+        .with_context(|| format!("the crowd ended: {}", crowd.stderr()))?;
 
     Ok((crowd, report))
 }
@@ -104,7 +118,8 @@ fn join(cluster: &Cluster, nodes: usize, carrying: usize) -> Result<(Running, Cr
 /// Returns whether the agent has as many nodes of the crowd as peers, and is in sync with control.
 fn knows(cluster: &Cluster, nodes: usize) -> Result<bool> {
     let peers = rows(cluster)?;
-    let revision = |host| Ok::<_, anyhow::Error>(cluster.ctl_json(host, &["status"])?["revision"].clone());
+    let revision =
+        |host| Ok::<_, anyhow::Error>(cluster.ctl_json(host, &["status"])?["revision"].clone());
 
     Ok(distinct(peers.iter()) == nodes && revision(MEASURED)? == revision(FAR)?)
 }
@@ -118,7 +133,9 @@ fn echo(cluster: &Cluster, report: &CrowdReport) -> Result<usize> {
 
     let lanes = rows(cluster)?;
     let is_up = |row: &&Value| row["state"] == "up";
-    let carried = |row: &&Value| ["rx_bytes", "tx_bytes"].iter().all(|key| row[key].as_u64().is_some_and(|n| n > 0));
+    let carried = |row: &&Value| {
+        ["rx_bytes", "tx_bytes"].iter().all(|key| row[key].as_u64().is_some_and(|n| n > 0))
+    };
     let used = distinct(lanes.iter().filter(is_up).filter(carried));
     ensure!(used == report.addresses.len(), "packets went both ways with {used} peers only");
 
@@ -133,9 +150,16 @@ fn distinct<'a>(lanes: impl Iterator<Item = &'a Value>) -> usize {
 /// Returns the lanes of the crowd that are peers of the agent.
 fn rows(cluster: &Cluster) -> Result<Vec<Value>> {
     let peers = cluster.ctl_json(MEASURED, &["peers", "--lanes"])?;
-    let is_of_crowd = |row: &&Value| row["node"].as_str().is_some_and(|name| name.starts_with(PREFIX));
+    let is_of_crowd =
+        |row: &&Value| row["node"].as_str().is_some_and(|name| name.starts_with(PREFIX));
 
-    Ok(peers.as_array().context("peers --json is no list")?.iter().filter(is_of_crowd).cloned().collect())
+    Ok(peers
+        .as_array()
+        .context("peers --json is no list")?
+        .iter()
+        .filter(is_of_crowd)
+        .cloned()
+        .collect())
 }
 
 /// Formats KiB as MiB.

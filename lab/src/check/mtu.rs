@@ -57,8 +57,10 @@ const GROUNDS: [Ground; 4] = [
 pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let grounds = GROUNDS.iter().cycle().take(usize::try_from(rounds)?);
     for ground in grounds {
-        let (family, router) =
-            (if ground.is_v6 { "IPv6" } else { "IPv4" }, if ground.is_mute { "silent" } else { "telling" });
+        let (family, router) = (
+            if ground.is_v6 { "IPv6" } else { "IPv4" },
+            if ground.is_mute { "silent" } else { "telling" },
+        );
         notes.say(&format!("over {family}, {router} router"));
         ground.try_all(notes).with_context(|| format!("over {family}, {router} router"))?;
     }
@@ -69,13 +71,17 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
 impl Ground {
     fn try_all(&self, notes: &mut Notes) -> Result<()> {
         let mut cluster = self.cluster()?;
-        cluster.ctl(0, &["network", "create", "net", "--subnet", "10.64.0.0/16", "--subnet", "fd64::/64"])?;
+        cluster.ctl(
+            0,
+            &["network", "create", "net", "--subnet", "10.64.0.0/16", "--subnet", "fd64::/64"],
+        )?;
         let servers = Servers::start(&cluster)?;
         // The sessions from the agents' start have found the path through which control was
         // reached.
         set_path(&cluster, LINK)?;
         forget_sessions(&mut cluster)?;
-        let captures: Vec<Capture> = (0..2).map(|host| cluster.lab().capture_link(host)).collect::<Result<_>>()?;
+        let captures: Vec<Capture> =
+            (0..2).map(|host| cluster.lab().capture_link(host)).collect::<Result<_>>()?;
 
         for path in PATHS.into_iter().filter(|path| !self.is_v6 || *path >= MIN_V6) {
             set_path(&cluster, path)?;
@@ -105,13 +111,16 @@ impl Ground {
         lab.mute_router(self.is_mute)?;
         // Control is reached over the same narrow path.
         (0..2).try_for_each(|host| lab.set_path_mtu(host, MIN_V6))?;
-        let addresses: Vec<IpAddr> = lab.hosts().iter().map(|host| self.address(host.plan())).collect::<Result<_>>()?;
+        let addresses: Vec<IpAddr> =
+            lab.hosts().iter().map(|host| self.address(host.plan())).collect::<Result<_>>()?;
 
         Cluster::advertising(lab, &addresses)
     }
 
     fn address(&self, plan: &crate::topology::HostPlan) -> Result<IpAddr> {
-        plan.addresses().find(|address| address.is_ipv6() == self.is_v6).context("an address of the family")
+        plan.addresses()
+            .find(|address| address.is_ipv6() == self.is_v6)
+            .context("an address of the family")
     }
 
     /// Makes TCP and UDP transfers over inner IPv4 and IPv6 in both directions, over a path that
@@ -124,7 +133,8 @@ impl Ground {
                     let to = address_of(cluster, &format!("{to}-{kind}"), family)?;
                     let output = client(cluster, from, kind, &to)?.run();
                     let pause = output.and_then(|output| judged(&output));
-                    let pause = pause.with_context(|| format!("{kind} to {to}: {}", peers(cluster)))?;
+                    let pause =
+                        pause.with_context(|| format!("{kind} to {to}: {}", peers(cluster)))?;
                     worst = worst.max(pause);
                 }
             }
@@ -135,7 +145,10 @@ impl Ground {
             ensure!(known == expected, "host {host} believes {known}, not {expected}");
         }
 
-        notes.say(&format!("path {path}: inner packets of {expected} bytes, longest pause {}", ms(worst)));
+        notes.say(&format!(
+            "path {path}: inner packets of {expected} bytes, longest pause {}",
+            ms(worst)
+        ));
         Ok(())
     }
 
@@ -152,16 +165,24 @@ impl Ground {
             if grown == [self.expected(LINK); 2] {
                 break;
             }
-            ensure!(start.elapsed() < GROWTH, "the path is believed narrow for good: {}", peers(cluster));
+            ensure!(
+                start.elapsed() < GROWTH,
+                "the path is believed narrow for good: {}",
+                peers(cluster)
+            );
         }
 
-        notes.say(&format!("all of the path is in use again after {:.0} s", start.elapsed().as_secs_f64()));
+        notes.say(&format!(
+            "all of the path is in use again after {:.0} s",
+            start.elapsed().as_secs_f64()
+        ));
         Ok(())
     }
 
     /// Makes one transfer in each direction while the path changes.
     fn changes(&self, cluster: &Cluster, notes: &mut Notes) -> Result<()> {
-        let kinds = [("throughput", 0, "sink1"), ("throughput", 1, "sink0"), ("datagrams", 0, "sink1")];
+        let kinds =
+            [("throughput", 0, "sink1"), ("throughput", 1, "sink0"), ("datagrams", 0, "sink1")];
         let running: Vec<Running> = kinds
             .iter()
             .map(|(kind, from, to)| {
@@ -178,7 +199,10 @@ impl Ground {
         let pauses = running.into_iter().map(finished).collect::<Result<Vec<_>>>()?;
         let words: Vec<_> = pauses.into_iter().map(ms).collect();
 
-        notes.say(&format!("path changed to {CHANGES:?} under load: longest pauses {}", words.join(", ")));
+        notes.say(&format!(
+            "path changed to {CHANGES:?} under load: longest pauses {}",
+            words.join(", ")
+        ));
         Ok(())
     }
 
@@ -203,7 +227,13 @@ impl Servers {
         for host in 0..2 {
             for (kind, listen) in [("throughput", "[::]:5201"), ("datagrams", "[::]:5202")] {
                 let name = format!("sink{host}-{kind}");
-                running.push(cluster.serve(host, "net", &name, &[kind, "serve", "--listen", listen], "listening")?);
+                running.push(cluster.serve(
+                    host,
+                    "net",
+                    &name,
+                    &[kind, "serve", "--listen", listen],
+                    "listening",
+                )?);
             }
         }
 
@@ -229,7 +259,12 @@ fn forget_sessions(cluster: &mut Cluster) -> Result<()> {
 fn client_args(kind: &str, to: &str, seconds: &str) -> Vec<String> {
     let verify = (kind == "throughput").then_some("--verify");
 
-    [kind, "client", "--json", "--seconds", seconds].into_iter().chain(verify).chain([to]).map(str::to_owned).collect()
+    [kind, "client", "--json", "--seconds", seconds]
+        .into_iter()
+        .chain(verify)
+        .chain([to])
+        .map(str::to_owned)
+        .collect()
 }
 
 fn client(cluster: &Cluster, from: usize, kind: &str, to: &str) -> Result<HostCommand> {
@@ -242,7 +277,9 @@ fn client(cluster: &Cluster, from: usize, kind: &str, to: &str) -> Result<HostCo
 fn address_of(cluster: &Cluster, name: &str, family: Family) -> Result<String> {
     let endpoints = cluster.ctl_json(0, &["endpoint", "ls"])?;
     let row = endpoints.as_array().and_then(|rows| rows.iter().find(|row| row["name"] == name));
-    let addresses = row.and_then(|row| row["addresses"].as_array()).with_context(|| format!("{name} is not there"))?;
+    let addresses = row
+        .and_then(|row| row["addresses"].as_array())
+        .with_context(|| format!("{name} is not there"))?;
     let address = addresses
         .iter()
         .filter_map(|address| address.as_str())
@@ -258,8 +295,8 @@ fn finished(running: Running) -> Result<Duration> {
 
 /// Returns how long a transfer paused, and checks that it was not too long.
 fn judged(output: &CommandOutput) -> Result<Duration> {
-    let summary: serde_json::Value =
-        serde_json::from_str(&output.stdout).with_context(|| format!("the transfer failed: {}", output.stderr))?;
+    let summary: serde_json::Value = serde_json::from_str(&output.stdout)
+        .with_context(|| format!("the transfer failed: {}", output.stderr))?;
     let pause = summary["longest_pause_ms"].as_f64().context("no pause")?;
     let pause = Duration::try_from_secs_f64(pause / 1000.0)?;
 
@@ -270,14 +307,20 @@ fn judged(output: &CommandOutput) -> Result<Duration> {
 fn known_mtu(cluster: &Cluster, host: usize) -> Result<u64> {
     let peers = cluster.ctl_json(host, &["peers"])?;
     let rows = peers.as_array().context("no list")?;
-    let known = rows.iter().filter(|row| row["mtu_source"] != "unprobed").filter_map(|row| row["mtu"].as_u64());
+    let known = rows
+        .iter()
+        .filter(|row| row["mtu_source"] != "unprobed")
+        .filter_map(|row| row["mtu"].as_u64());
 
     known.min().context("nothing is known of the path")
 }
 
 fn peers(cluster: &Cluster) -> String {
-    let of =
-        |host| cluster.ctl(host, &["peers", "--lanes"]).map_or_else(|error| error.to_string(), |output| output.stdout);
+    let of = |host| {
+        cluster
+            .ctl(host, &["peers", "--lanes"])
+            .map_or_else(|error| error.to_string(), |output| output.stdout)
+    };
 
     format!("{}\n{}", of(0), of(1))
 }

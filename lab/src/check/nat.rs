@@ -23,14 +23,20 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
 
         let begin = Instant::now();
         let asks = ask(&cluster, "net", 2, 1)?;
-        wait_until(SAID, "both are behind NAT", || has(&cluster, 2, "peer-silent", "this host is behind NAT"))
-            .with_context(|| told(&cluster, 2))?;
+        wait_until(SAID, "both are behind NAT", || {
+            has(&cluster, 2, "peer-silent", "this host is behind NAT")
+        })
+        .with_context(|| told(&cluster, 2))?;
         let said = begin.elapsed();
         cluster.lab().translate(&[])?;
         let healed = Instant::now();
         wait_until(GONE, "they reach each other", || !has(&cluster, 2, "peer-silent", ""))
             .with_context(|| told(&cluster, 2))?;
-        notes.say(&format!("two hosts behind NAT: said after {}, gone after {}", ms(said), ms(healed.elapsed())));
+        notes.say(&format!(
+            "two hosts behind NAT: said after {}, gone after {}",
+            ms(said),
+            ms(healed.elapsed())
+        ));
         drop(asks);
         cluster.lab().translate(&[1, 2])?;
     }

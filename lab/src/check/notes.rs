@@ -52,7 +52,10 @@ mod tests {
     fn stages_are_those_asked_for_or_as_many_as_rounds() {
         let all = ["a", "b", "c"];
         let has = |asked: &[&str], rounds| {
-            let notes = Notes { stages: asked.iter().map(|&one| one.to_owned()).collect(), ..Notes::default() };
+            let notes = Notes {
+                stages: asked.iter().map(|&one| one.to_owned()).collect(),
+                ..Notes::default()
+            };
             all.map(|stage| notes.has_stage(&all, stage, rounds))
         };
 

@@ -51,10 +51,15 @@ fn without_control(cluster: &mut Cluster, round: u32, notes: &mut Notes) -> Resu
 
     cluster.restart(&control)?;
     let known = wait_until(PATIENCE, "control learns what happened meanwhile", || {
-        cluster.ctl_json(1, &["endpoint", "ls"]).is_ok_and(|list| list.to_string().contains(&format!("\"{name}\"")))
+        cluster
+            .ctl_json(1, &["endpoint", "ls"])
+            .is_ok_and(|list| list.to_string().contains(&format!("\"{name}\"")))
     })?;
     cluster.fetch(1, "net", "far", &name)?;
-    notes.say(&format!("control is back: the other host knows the new container after {}", ms(known)));
+    notes.say(&format!(
+        "control is back: the other host knows the new container after {}",
+        ms(known)
+    ));
     drop(late);
 
     Ok(())
@@ -70,7 +75,9 @@ fn restart_agents(cluster: &mut Cluster) -> Result<Duration> {
     for agent in &agents {
         cluster.restart(agent)?;
     }
-    wait_until(PATIENCE, "the fetch works again", || cluster.fetch(0, "net", "service1", "service2").is_ok())?;
+    wait_until(PATIENCE, "the fetch works again", || {
+        cluster.fetch(0, "net", "service1", "service2").is_ok()
+    })?;
 
     Ok(start.elapsed())
 }

@@ -21,13 +21,25 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let mut cluster = Cluster::new(2)?;
     cluster.ctl(0, &["network", "create", "net"])?;
     let sink = cluster.serve(1, "net", "sink", &["throughput", "serve"], "listening")?;
-    cluster.container(0, "net", "first")?.args(["ping", "--count=3", "--interval-ms=100", "sink"]).run()?;
+    cluster
+        .container(0, "net", "first")?
+        .args(["ping", "--count=3", "--interval-ms=100", "sink"])
+        .run()?;
 
     let capture = cluster.lab().capture(Some(MARKER))?;
     let ping = ["ping", "--json", "--count=0", "--interval-ms=100", "--marker", MARKER, "sink"];
     let ping = cluster.container(0, "net", "pinger")?.args(ping).spawn()?;
-    let transfer =
-        ["throughput", "client", "sink", "--json", "--verify", "--seconds=100000", "--rate=40", "--marker", MARKER];
+    let transfer = [
+        "throughput",
+        "client",
+        "sink",
+        "--json",
+        "--verify",
+        "--seconds=100000",
+        "--rate=40",
+        "--marker",
+        MARKER,
+    ];
     let transfer = cluster.container(0, "net", "sender")?.args(transfer).spawn()?;
     rest(Duration::from_millis(500));
     let before = [kernel_at_rest(&cluster, 0)?, kernel_at_rest(&cluster, 1)?];
@@ -44,7 +56,9 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     rest(Duration::from_secs(1));
 
     for (host, before) in before.iter().enumerate() {
-        before.assert_unchanged(|| kernel(&cluster, host)).with_context(|| format!("leaked on host {}", host + 1))?;
+        before
+            .assert_unchanged(|| kernel(&cluster, host))
+            .with_context(|| format!("leaked on host {}", host + 1))?;
     }
     ping.signal(Signal::SIGTERM)?;
     transfer.signal(Signal::SIGTERM)?;
@@ -74,6 +88,10 @@ fn judge(summary: &PingSummary, rounds: u32, notes: &mut Notes) -> Result<()> {
     ));
 
     ensure!(p95 <= P95_MS, "the silence p95 is {p95:.0} ms");
-    ensure!(summary.longest_silence_ms <= WORST_MS, "the worst silence is {:.0} ms", summary.longest_silence_ms);
+    ensure!(
+        summary.longest_silence_ms <= WORST_MS,
+        "the worst silence is {:.0} ms",
+        summary.longest_silence_ms
+    );
     Ok(())
 }

@@ -67,7 +67,9 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
 /// Waits until control answers a host, whose connection may have been lost with its address.
 fn wait_for_answer(cluster: &Cluster, host: usize) -> Result<()> {
     let name = format!("asked-by-{host}");
-    let create = || cluster.host(host).try_command("overlayctl")?.args(["network", "create", &name]).output();
+    let create = || {
+        cluster.host(host).try_command("overlayctl")?.args(["network", "create", &name]).output()
+    };
     // A refusal is an answer, too.
     let answers = || create().is_ok_and(|output| output.status.code() != Some(CONTROL_AWAY));
     wait_until(PATIENCE, "control answers", answers)?;

@@ -25,7 +25,8 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
         .map(|stock| CompetitorTunnel::start(stock, cluster.host(0), cluster.host(1)))
         .collect::<Result<_>>()?;
     for stock in Stock::ALL.into_iter().filter(|stock| !stock.is_installed()) {
-        notes.say(&format!("{} is not installed here: that comparison is skipped", stock.program()));
+        notes
+            .say(&format!("{} is not installed here: that comparison is skipped", stock.program()));
     }
 
     let mut ours = Vec::new();
@@ -33,7 +34,11 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     for _ in 0..rounds {
         ours.push(throughput(cluster.container(0, "net", "load")?, "sink", SECONDS)?);
         for (tunnel, figures) in tunnels.iter().zip(&mut theirs) {
-            figures.push(throughput(cluster.host(0).try_command("overlay-lab")?, &tunnel.address(), SECONDS)?);
+            figures.push(throughput(
+                cluster.host(0).try_command("overlay-lab")?,
+                &tunnel.address(),
+                SECONDS,
+            )?);
         }
     }
 

@@ -58,7 +58,8 @@ impl Traffic {
         let ping = cluster.container(from, to.network, "pinger")?.args(ping).spawn()?;
         let transfer = ["throughput", "client", "--json", "--verify", "--seconds=100000", to.name];
         let rate = pace.mbit.map(|mbit| format!("--rate={mbit}"));
-        let transfer = cluster.container(from, to.network, "sender")?.args(transfer).args(rate).spawn()?;
+        let transfer =
+            cluster.container(from, to.network, "sender")?.args(transfer).args(rate).spawn()?;
 
         let mut traffic = Self { ping, transfer };
         wait_until(PATIENCE, "the traffic is under way", || {
@@ -83,7 +84,8 @@ impl Traffic {
         Ok(Noticed {
             echoes: serde_json::from_str(&ping.stdout)
                 .with_context(|| format!("no figures from the ping: {}", ping.stderr))?,
-            transfer: serde_json::from_str(&transfer.stdout).context("no figures from the stream")?,
+            transfer: serde_json::from_str(&transfer.stdout)
+                .context("no figures from the stream")?,
         })
     }
 }
@@ -104,7 +106,8 @@ impl Marks {
         let ends = self.0.iter().skip(1).copied().chain([f64::INFINITY]);
         let within = |from: f64, until: f64| {
             let silences = echoes.silences.iter();
-            let some = silences.filter(|s| s.since_unix_ms < until && s.since_unix_ms + s.ms > from);
+            let some =
+                silences.filter(|s| s.since_unix_ms < until && s.since_unix_ms + s.ms > from);
 
             some.map(|silence| silence.ms).fold(0.0, f64::max)
         };
@@ -114,7 +117,13 @@ impl Marks {
 }
 
 /// Reports what was seen each time, and checks that no gap was longer than `bar_ms`.
-pub(super) fn judge(what: &str, marks: &Marks, noticed: &Noticed, bar_ms: f64, notes: &mut Notes) -> Result<()> {
+pub(super) fn judge(
+    what: &str,
+    marks: &Marks,
+    noticed: &Noticed,
+    bar_ms: f64,
+    notes: &mut Notes,
+) -> Result<()> {
     let mut gaps = marks.gaps(&noticed.echoes);
     let worst = gaps.iter().copied().fold(0.0, f64::max);
     let echoes = &noticed.echoes;
@@ -142,8 +151,12 @@ mod tests {
     fn each_silence_counts_for_what_was_done_before_or_during_it() {
         let silences = [(90.0, 20.0), (250.0, 5.0), (260.0, 30.0), (450.0, 1000.0)];
         let silence = |(since_unix_ms, ms)| Silence { since_unix_ms, ms };
-        let echoes =
-            PingSummary { sent: 9, received: 9, longest_silence_ms: 1000.0, silences: silences.map(silence).into() };
+        let echoes = PingSummary {
+            sent: 9,
+            received: 9,
+            longest_silence_ms: 1000.0,
+            silences: silences.map(silence).into(),
+        };
         let marks = Marks(vec![100.0, 200.0, 400.0, 440.0]);
 
         assert_eq!(marks.gaps(&echoes), [20.0, 30.0, 0.0, 1000.0]);

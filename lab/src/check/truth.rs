@@ -88,7 +88,10 @@ const FAULTS: &[Fault] = &[
         name: "nobody reaches the port of host 2",
         inject: |cluster| drop_where(cluster, 1, "prerouting", PORTS),
         undo: |cluster| restore(cluster, 1),
-        said: &[(1, "port-unreachable", "open it in this host's firewall"), (0, "peer-not-reached", "open UDP")],
+        said: &[
+            (1, "port-unreachable", "open it in this host's firewall"),
+            (0, "peer-not-reached", "open UDP"),
+        ],
         brief: true,
     },
     Fault {
@@ -111,7 +114,11 @@ const FAULTS: &[Fault] = &[
             let lost = "tcp dport 7443 drop;";
             let chain = |hook| format!("chain {hook} {{ type filter hook {hook} priority 0; ");
             let (out, back) = (chain("output"), chain("input"));
-            nft(cluster, 1, &format!("table inet {TABLE} {{ {out}{lost} }}; {back}tcp sport 7443 drop; }}; }}"))
+            nft(
+                cluster,
+                1,
+                &format!("table inet {TABLE} {{ {out}{lost} }}; {back}tcp sport 7443 drop; }}; }}"),
+            )
         },
         undo: |cluster| restore(cluster, 1),
         said: &[(1, "control-away", "traffic goes on")],
@@ -197,17 +204,30 @@ struct Said {
 impl Table {
     /// Prints the worst of all rounds for each fault and host.
     fn say(&self, notes: &mut Notes) {
-        notes.say(&format!("{:<68} {:<7} {:<16} {:>8} {:>8}", "fault", "side", "problem", "named", "gone"));
+        notes.say(&format!(
+            "{:<68} {:<7} {:<16} {:>8} {:>8}",
+            "fault", "side", "problem", "named", "gone"
+        ));
         let mut told = BTreeSet::new();
         for one in &self.0 {
             if !told.insert((one.fault, one.host, one.code)) {
                 continue;
             }
-            let alike = || self.0.iter().filter(|s| (s.fault, s.host, s.code) == (one.fault, one.host, one.code));
+            let alike = || {
+                self.0
+                    .iter()
+                    .filter(|s| (s.fault, s.host, s.code) == (one.fault, one.host, one.code))
+            };
             let named = alike().map(|said| said.named).max().unwrap_or_default();
             let gone = alike().map(|said| said.gone).max().unwrap_or_default();
             let side = format!("host{}", one.host + 1);
-            notes.say(&format!("{:<68} {side:<7} {:<16} {:>8} {:>8}", one.fault, one.code, ms(named), ms(gone)));
+            notes.say(&format!(
+                "{:<68} {side:<7} {:<16} {:>8} {:>8}",
+                one.fault,
+                one.code,
+                ms(named),
+                ms(gone)
+            ));
         }
     }
 }
@@ -239,22 +259,33 @@ fn try_fault(cluster: &mut Cluster, fault: &Fault, table: &mut Table) -> Result<
     let mut named = Vec::new();
     for (host, code, words) in fault.said {
         let is_said = || has(cluster, *host, code, words);
-        wait_until(SAID.saturating_sub(begin.elapsed()), &format!("{code} on host {}", host + 1), is_said)
-            .with_context(|| told(cluster, *host))?;
+        wait_until(
+            SAID.saturating_sub(begin.elapsed()),
+            &format!("{code} on host {}", host + 1),
+            is_said,
+        )
+        .with_context(|| told(cluster, *host))?;
         named.push(begin.elapsed());
         let since = since(cluster, *host, code)?;
         // In this format, times have the same order as their texts.
         let (earliest, latest) = (rfc3339(begin_unix.saturating_sub(EARLY)), rfc3339(unix_now()));
         let honest = (earliest..=latest).contains(&since);
-        ensure!(honest, "{code} on host {}: since {since}, which began at {}", host + 1, rfc3339(begin_unix));
+        ensure!(
+            honest,
+            "{code} on host {}: since {since}, which began at {}",
+            host + 1,
+            rfc3339(begin_unix)
+        );
     }
 
     (fault.undo)(cluster)?;
     let healed = Instant::now();
     for ((host, code, _), named) in fault.said.iter().zip(named) {
         let bar = GONE.saturating_sub(healed.elapsed());
-        wait_until(bar, &format!("{code} of host {} is gone", host + 1), || lacks(cluster, *host, code))
-            .with_context(|| told(cluster, *host))?;
+        wait_until(bar, &format!("{code} of host {} is gone", host + 1), || {
+            lacks(cluster, *host, code)
+        })
+        .with_context(|| told(cluster, *host))?;
         table.0.push(Said { fault: fault.name, host: *host, code, named, gone: healed.elapsed() });
     }
 
@@ -269,8 +300,10 @@ fn unix_now() -> u64 {
 /// Waits until no host reports anything.
 fn settle(cluster: &Cluster) -> Result<()> {
     for host in 0..HOSTS {
-        wait_until(PATIENCE, "no problems", || problems(cluster, host).is_ok_and(|problems| problems.is_empty()))
-            .with_context(|| told(cluster, host))?;
+        wait_until(PATIENCE, "no problems", || {
+            problems(cluster, host).is_ok_and(|problems| problems.is_empty())
+        })
+        .with_context(|| told(cluster, host))?;
     }
 
     Ok(())
@@ -298,7 +331,9 @@ pub(super) fn problems(cluster: &Cluster, host: usize) -> Result<Vec<Value>> {
 }
 
 pub(super) fn has(cluster: &Cluster, host: usize, code: &str, words: &str) -> bool {
-    let is_it = |problem: &Value| problem["code"] == code && problem["text"].as_str().unwrap_or("").contains(words);
+    let is_it = |problem: &Value| {
+        problem["code"] == code && problem["text"].as_str().unwrap_or("").contains(words)
+    };
 
     // An agent that is stopped reports nothing.
     problems(cluster, host).is_ok_and(|problems| problems.iter().any(is_it))
@@ -306,7 +341,8 @@ pub(super) fn has(cluster: &Cluster, host: usize, code: &str, words: &str) -> bo
 
 /// Returns whether an agent answers and does not report this.
 fn lacks(cluster: &Cluster, host: usize, code: &str) -> bool {
-    problems(cluster, host).is_ok_and(|problems| problems.iter().all(|problem| problem["code"] != code))
+    problems(cluster, host)
+        .is_ok_and(|problems| problems.iter().all(|problem| problem["code"] != code))
 }
 
 /// Returns since when a host reports that it has a problem.
@@ -347,7 +383,13 @@ fn restore(cluster: &Cluster, host: usize) -> Result<()> {
 }
 
 fn nft(cluster: &Cluster, host: usize, rules: &str) -> Result<()> {
-    cluster.host(host).try_command("nft")?.arg(rules).run().context("this needs the nft program").map(drop)
+    cluster
+        .host(host)
+        .try_command("nft")?
+        .arg(rules)
+        .run()
+        .context("this needs the nft program")
+        .map(drop)
 }
 
 /// The copy of a host carries nothing and is told so; containers on the real host stay reachable.
@@ -359,7 +401,8 @@ fn copied(cluster: &mut Cluster, table: &mut Table) -> Result<()> {
     let nodes = cluster.ctl(0, &["node", "ls"])?.stdout;
     ensure!(nodes.contains(cluster.host(2).name()), "the copy took the real node along: {nodes}");
     ping.signal(Signal::SIGTERM)?;
-    let echoes: PingSummary = serde_json::from_str(&ping.wait(PATIENCE)?.stdout).context("no figures")?;
+    let echoes: PingSummary =
+        serde_json::from_str(&ping.wait(PATIENCE)?.stdout).context("no figures")?;
     ensure!(echoes.longest_silence_ms <= SILENCE_MS, "the copy drew packets to itself: {echoes:?}");
 
     cluster.ctl(SPARE, &["join", cluster.join_line()]).map(drop)
@@ -381,7 +424,10 @@ fn copy_identity(cluster: &mut Cluster) -> Result<()> {
 fn is_told_and_harmless(cluster: &Cluster) -> Result<()> {
     wait_until(SAID, "the copy says it", || has(cluster, SPARE, "identity-clash", ""))?;
     rest(WELL);
-    ensure!(cluster.endpoint_names(0)?.contains(&"server2".to_owned()), "the real host lost its endpoint");
+    ensure!(
+        cluster.endpoint_names(0)?.contains(&"server2".to_owned()),
+        "the real host lost its endpoint"
+    );
 
     cluster.fetch(0, "net", "caller", "server2").context("from the real host")
 }

@@ -53,7 +53,10 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let echo = cluster.serve(1, "net", "echo", &["flows", "serve"], "listening")?;
     let sink = cluster.serve(1, "net", "sink", &["throughput", "serve"], "listening")?;
     // A host is in the network from its first container on.
-    cluster.container(0, "net", "first")?.args(["ping", "--count=3", "--interval-ms=100", "echo"]).run()?;
+    cluster
+        .container(0, "net", "first")?
+        .args(["ping", "--count=3", "--interval-ms=100", "echo"])
+        .run()?;
     let before = [kernel_at_rest(&cluster, 0)?, kernel_at_rest(&cluster, 1)?];
     let programs = tempfile::tempdir()?;
 
@@ -63,10 +66,14 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     for round in 0..rounds {
         let host = usize::try_from(round % 2)?;
         let pid = cluster.agent(host)?.pid();
-        let upgraded = cluster.ctl_json(host, &["upgrade"]).with_context(|| format!("upgrade {}", round + 1))?;
+        let upgraded = cluster
+            .ctl_json(host, &["upgrade"])
+            .with_context(|| format!("upgrade {}", round + 1))?;
         paused.push(upgraded["paused_ms"].as_f64().context("no figure")?);
         ensure!(upgraded["sessions_lost"] == 0, "sessions were lost: {upgraded}");
-        wait_until(PATIENCE, "the old agent is gone", || cluster.agent(host).is_ok_and(|agent| agent.pid() != pid))?;
+        wait_until(PATIENCE, "the old agent is gone", || {
+            cluster.agent(host).is_ok_and(|agent| agent.pid() != pid)
+        })?;
         cluster.wait_for_control(host)?;
         rest(PAUSE);
     }
@@ -91,7 +98,9 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     load.end()?.judge(&format!("{rounds} programs that failed"), notes)?;
 
     for (host, before) in before.iter().enumerate() {
-        before.assert_unchanged(|| kernel(&cluster, host)).with_context(|| format!("leaked on host {}", host + 1))?;
+        before
+            .assert_unchanged(|| kernel(&cluster, host))
+            .with_context(|| format!("leaked on host {}", host + 1))?;
     }
     drop((echo, sink));
     cluster.finish()
@@ -106,30 +115,54 @@ enum Program {
 }
 
 fn failing() -> Vec<(&'static str, Program)> {
-    let scripts = FAILING.iter().map(|(what, script)| (*what, Program::Script((*script).to_owned())));
+    let scripts =
+        FAILING.iter().map(|(what, script)| (*what, Program::Script((*script).to_owned())));
     let others = [
         ("is no program", Program::Bytes(b"#!/bin/sh\nexit 0\n", 0o644)),
-        ("is of another machine", Program::Bytes(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xf7\0", 0o755)),
+        (
+            "is of another machine",
+            Program::Bytes(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xf7\0", 0o755),
+        ),
     ];
 
     scripts.chain(others).collect()
 }
 
 /// Has an agent try a program that does not take its place: it says why, and goes on.
-fn fails(cluster: &Cluster, host: usize, path: &Path, program: &Program, notes: &mut Notes) -> Result<()> {
+fn fails(
+    cluster: &Cluster,
+    host: usize,
+    path: &Path,
+    program: &Program,
+    notes: &mut Notes,
+) -> Result<()> {
     let agent: PathBuf = binary::bin("overlayd")?;
     let (bytes, mode) = match program {
-        Program::Script(script) => {
-            (format!("#!/bin/sh\n{}\n", script.replace("AGENT", &agent.display().to_string())).into_bytes(), 0o755)
-        }
+        Program::Script(script) => (
+            format!("#!/bin/sh\n{}\n", script.replace("AGENT", &agent.display().to_string()))
+                .into_bytes(),
+            0o755,
+        ),
         Program::Bytes(bytes, mode) => (bytes.to_vec(), *mode),
     };
     fs::write(path, bytes)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     let pid = cluster.agent(host)?.pid();
 
-    let tried = cluster.host(host).try_command("overlayctl")?.arg("upgrade").arg("--binary").arg(path).output()?;
-    ensure!(tried.status.code() == Some(1), "exit code {:?}: {}{}", tried.status, tried.stdout, tried.stderr);
+    let tried = cluster
+        .host(host)
+        .try_command("overlayctl")?
+        .arg("upgrade")
+        .arg("--binary")
+        .arg(path)
+        .output()?;
+    ensure!(
+        tried.status.code() == Some(1),
+        "exit code {:?}: {}{}",
+        tried.status,
+        tried.stdout,
+        tried.stderr
+    );
     ensure!(tried.stderr.contains("this agent goes on"), "it does not say why: {}", tried.stderr);
     notes.say(tried.stderr.trim());
     let now = cluster.agent(host)?.pid();
@@ -144,7 +177,8 @@ struct Callers(Running);
 
 impl Callers {
     /// Each call has a connection of its own, as a person's has.
-    const SCRIPT: &'static str = "while :; do overlayctl status > /dev/null && echo answered || echo failed; done";
+    const SCRIPT: &'static str =
+        "while :; do overlayctl status > /dev/null && echo answered || echo failed; done";
 
     fn start(cluster: &Cluster, host: usize) -> Result<Self> {
         Ok(Self(cluster.host(host).try_command("sh")?.args(["-c", Self::SCRIPT]).spawn()?))
@@ -176,12 +210,21 @@ struct Seen {
 
 impl Load {
     fn start(cluster: &Cluster) -> Result<Self> {
-        let mut flows = cluster.container(0, "net", "flows")?.args(["flows", "client", "echo"]).spawn()?;
+        let mut flows =
+            cluster.container(0, "net", "flows")?.args(["flows", "client", "echo"]).spawn()?;
         wait_until(PATIENCE, "the flows are under way", || {
             flows.stdout().contains("under way") || !flows.is_running()
         })?;
         ensure!(flows.is_running(), "the flows ended early: {}", flows.stderr());
-        let transfer = ["throughput", "client", "sink", "--json", "--verify", "--seconds=100000", "--rate=100"];
+        let transfer = [
+            "throughput",
+            "client",
+            "sink",
+            "--json",
+            "--verify",
+            "--seconds=100000",
+            "--rate=100",
+        ];
         let transfer = cluster.container(0, "net", "download")?.args(transfer).spawn()?;
         rest(Duration::from_secs(1));
 
@@ -197,7 +240,8 @@ impl Load {
         let last = flows.stdout.lines().last().unwrap_or_default();
 
         Ok(Seen {
-            flows: serde_json::from_str(last).with_context(|| format!("no figures: {}", flows.stderr))?,
+            flows: serde_json::from_str(last)
+                .with_context(|| format!("no figures: {}", flows.stderr))?,
             transfer: transfer.stdout.trim().to_owned(),
         })
     }
@@ -205,8 +249,17 @@ impl Load {
 
 impl Seen {
     fn judge(&self, what: &str, notes: &mut Notes) -> Result<()> {
-        let Summary { sent, lost, repeated, furthest_overtaken, longest_silence_ms, .. } = &self.flows;
-        let Summary { connections, broken, exchanges, lookups, failed_lookups, slowest_lookup_ms, .. } = &self.flows;
+        let Summary { sent, lost, repeated, furthest_overtaken, longest_silence_ms, .. } =
+            &self.flows;
+        let Summary {
+            connections,
+            broken,
+            exchanges,
+            lookups,
+            failed_lookups,
+            slowest_lookup_ms,
+            ..
+        } = &self.flows;
         notes.say(&format!(
             "{what}: {lost} of {sent} datagrams lost, {repeated} repeated, overtaken by {furthest_overtaken} at most, \
              silent for {longest_silence_ms} ms at most; {broken} of {connections} connections broken in {exchanges} \
@@ -216,8 +269,14 @@ impl Seen {
 
         ensure!(*lost == 0, "{what}: {lost} of {sent} datagrams lost");
         ensure!(*repeated == 0, "{what}: {repeated} datagrams came twice");
-        ensure!(*furthest_overtaken < WINDOW, "{what}: a datagram was overtaken by {furthest_overtaken}");
-        ensure!(*lookups > 0 && *failed_lookups == 0, "{what}: {failed_lookups} of {lookups} lookups failed");
+        ensure!(
+            *furthest_overtaken < WINDOW,
+            "{what}: a datagram was overtaken by {furthest_overtaken}"
+        );
+        ensure!(
+            *lookups > 0 && *failed_lookups == 0,
+            "{what}: {failed_lookups} of {lookups} lookups failed"
+        );
         ensure!(*broken == 0, "{what}: {broken} of {connections} connections broke");
         Ok(())
     }

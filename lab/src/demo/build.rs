@@ -46,7 +46,8 @@ pub(crate) fn build_programs() -> Result<()> {
 /// be built twice: once by the outer Cargo, once by ours.
 fn is_of_one_package(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
-    let described = ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+    let described =
+        ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
 
     described.iter().any(|prefix| name.starts_with(prefix))
 }
@@ -79,10 +80,18 @@ mod tests {
 
     #[test]
     fn what_describes_the_running_package_is_not_passed_on_and_settings_are() {
-        for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION_PRE", "CARGO_BIN_NAME"] {
+        for name in
+            ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION_PRE", "CARGO_BIN_NAME"]
+        {
             assert!(is_of_one_package(OsStr::new(name)), "{name}");
         }
-        for name in ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_BUILD_JOBS", "CARGO_PROFILE_RELEASE_LTO", "PATH"] {
+        for name in [
+            "CARGO_HOME",
+            "CARGO_NET_OFFLINE",
+            "CARGO_BUILD_JOBS",
+            "CARGO_PROFILE_RELEASE_LTO",
+            "PATH",
+        ] {
             assert!(!is_of_one_package(OsStr::new(name)), "{name}");
         }
     }

@@ -45,7 +45,11 @@ impl Reporter {
     }
 
     /// Runs a step and shows its result; returns `None` if it failed.
-    pub(crate) fn step<T>(&mut self, title: &str, work: impl FnOnce(&mut DemoStep) -> Result<T>) -> Option<T> {
+    pub(crate) fn step<T>(
+        &mut self,
+        title: &str,
+        work: impl FnOnce(&mut DemoStep) -> Result<T>,
+    ) -> Option<T> {
         print("");
         print(&format!("{:>2}  {}", self.steps.len() + 1, paint(self.colour, "1", title)));
         let mut step = DemoStep { colour: self.colour, figure: None };
@@ -58,9 +62,17 @@ impl Reporter {
             Err(error) => (None, Err(format!("{error:#}"))),
         };
         match &result {
-            Ok(()) => print(&format!("    {} in {:.2} s", paint(self.colour, "32", "ok"), time.as_secs_f64())),
+            Ok(()) => print(&format!(
+                "    {} in {:.2} s",
+                paint(self.colour, "32", "ok"),
+                time.as_secs_f64()
+            )),
             Err(error) => {
-                print(&format!("    {} after {:.2} s", paint(self.colour, "31", "FAILED"), time.as_secs_f64()));
+                print(&format!(
+                    "    {} after {:.2} s",
+                    paint(self.colour, "31", "FAILED"),
+                    time.as_secs_f64()
+                ));
                 error.lines().for_each(|line| print(&format!("      {line}")));
             }
         }
@@ -72,9 +84,15 @@ impl Reporter {
     pub(crate) fn finish(self) -> bool {
         print("");
         for (number, step) in self.steps.iter().enumerate() {
-            let (colour, word) = if step.result.is_ok() { ("32", "ok    ") } else { ("31", "FAILED") };
+            let (colour, word) =
+                if step.result.is_ok() { ("32", "ok    ") } else { ("31", "FAILED") };
             let figure = step.figure.as_deref().unwrap_or_default();
-            let line = format!("{:>2}  {:<44} {:>6.2} s  ", number + 1, step.title, step.time.as_secs_f64());
+            let line = format!(
+                "{:>2}  {:<44} {:>6.2} s  ",
+                number + 1,
+                step.title,
+                step.time.as_secs_f64()
+            );
             print(format!("{line}{}  {figure}", paint(self.colour, colour, word)).trim_end());
         }
         let failed = self.steps.iter().filter(|step| step.result.is_err()).count();

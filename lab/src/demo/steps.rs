@@ -33,8 +33,14 @@ struct Play<'a> {
 
 /// Runs the steps until one fails; then the hosts' logs are shown.
 pub(crate) fn play(reporter: &mut Reporter, lab: &Lab, seconds: f64) {
-    let mut play =
-        Play { lab, before: Vec::new(), running: Vec::new(), watcher: None, daemons: Vec::new(), control: None };
+    let mut play = Play {
+        lab,
+        before: Vec::new(),
+        running: Vec::new(),
+        watcher: None,
+        daemons: Vec::new(),
+        control: None,
+    };
 
     if play.acts(reporter, seconds).is_none() {
         lab.hosts().iter().for_each(show_logs);
@@ -45,7 +51,9 @@ impl Play<'_> {
     fn acts(&mut self, reporter: &mut Reporter, seconds: f64) -> Option<()> {
         reporter
             .step("host1 becomes control and the first node", |step| self.init(step))
-            .and_then(|join| reporter.step("host2 joins by the printed line", |step| self.join(step, &join)))?;
+            .and_then(|join| {
+                reporter.step("host2 joins by the printed line", |step| self.join(step, &join))
+            })?;
         reporter.step("a network, known on all hosts", |step| self.network(step))?;
         reporter.step("service2 serves HTTP on host2", |step| self.serve(step))?;
         reporter.step("service1 on host1 fetches from service2", |step| self.fetch(step))?;
@@ -58,9 +66,11 @@ impl Play<'_> {
     }
 
     fn init(&mut self, step: &mut DemoStep) -> Result<String> {
-        self.before = self.lab.hosts().iter().map(|host| host.snapshot(&FOLDERS)).collect::<Result<_>>()?;
+        self.before =
+            self.lab.hosts().iter().map(|host| host.snapshot(&FOLDERS)).collect::<Result<_>>()?;
         let output = step.run(self.host1().try_command("overlayctl")?.args(["init", "--json"]))?;
-        let answer: serde_json::Value = serde_json::from_str(&output.stdout).context("init printed no JSON")?;
+        let answer: serde_json::Value =
+            serde_json::from_str(&output.stdout).context("init printed no JSON")?;
 
         answer["join"].as_str().map(str::to_owned).context("init printed no join line")
     }
@@ -83,18 +93,35 @@ impl Play<'_> {
     }
 
     fn fetch(&self, step: &mut DemoStep) -> Result<()> {
-        let fetch = container(self.host1(), "service1")?.args(["fetch", "--time", "http://service2:8080/hello"]);
+        let fetch = container(self.host1(), "service1")?.args([
+            "fetch",
+            "--time",
+            "http://service2:8080/hello",
+        ]);
         let output = step.run(fetch)?;
 
-        ensure!(output.stdout.starts_with("hello from"), "service2 said something else: {}", output.stdout);
+        ensure!(
+            output.stdout.starts_with("hello from"),
+            "service2 said something else: {}",
+            output.stdout
+        );
         Ok(())
     }
 
     fn ping(&mut self, step: &mut DemoStep) -> Result<()> {
-        let receiver = step.start(container(self.host1(), "service1")?.args(["throughput", "serve"]))?;
+        let receiver =
+            step.start(container(self.host1(), "service1")?.args(["throughput", "serve"]))?;
         self.running.push(wait_for(receiver, "listening")?);
-        for (host, name, to) in [(self.host1(), "pinger1", "service2"), (self.host2(), "pinger2", "service1")] {
-            let ping = container(host, name)?.args(["ping", "--quiet", "--count=10", "--interval-ms=50", to]);
+        for (host, name, to) in
+            [(self.host1(), "pinger1", "service2"), (self.host2(), "pinger2", "service1")]
+        {
+            let ping = container(host, name)?.args([
+                "ping",
+                "--quiet",
+                "--count=10",
+                "--interval-ms=50",
+                to,
+            ]);
             let output = step.run(ping)?;
             ensure!(output.stdout.contains(" 0 lost"), "some were lost");
         }
@@ -104,7 +131,8 @@ impl Play<'_> {
 
     fn throughput(&self, step: &mut DemoStep, seconds: f64) -> Result<()> {
         let client = ["throughput", "client", "service1", "--seconds"];
-        let output = step.run(container(self.host2(), "load")?.args(client).arg(seconds.to_string()))?;
+        let output =
+            step.run(container(self.host2(), "load")?.args(client).arg(seconds.to_string()))?;
 
         step.figure(output.stdout.split(':').next().unwrap_or_default().to_owned());
         Ok(())
@@ -113,8 +141,16 @@ impl Play<'_> {
     fn capture(&self, step: &mut DemoStep) -> Result<()> {
         let ping = ["ping", "--quiet", "--count=10", "--interval-ms=20", "--marker", MARKER];
         let fetch = ["fetch", "http://service2:8080/echo", "--data", MARKER];
-        let stream =
-            ["throughput", "client", "service1", "--seconds=0.5", "--rate=200", "--verify", "--marker", MARKER];
+        let stream = [
+            "throughput",
+            "client",
+            "service1",
+            "--seconds=0.5",
+            "--rate=200",
+            "--verify",
+            "--marker",
+            MARKER,
+        ];
 
         let capture = self.lab.capture(Some(MARKER))?;
         step.run(self.host1().try_command("overlay-lab")?.args(ping).arg("host2"))?;
@@ -129,7 +165,10 @@ impl Play<'_> {
         let sealed = capture.stop()?;
         ensure!(sealed.frames > 0 && sealed.is_complete(), "the capture is not complete: {sealed}");
         ensure!(sealed.marked == 0, "READABLE ON THE WIRE: {sealed}");
-        step.figure(format!("{} frames, {} bytes, marker seen 0 times", sealed.frames, sealed.bytes));
+        step.figure(format!(
+            "{} frames, {} bytes, marker seen 0 times",
+            sealed.frames, sealed.bytes
+        ));
         Ok(())
     }
 
@@ -149,8 +188,11 @@ impl Play<'_> {
         }
         for index in [0, 1] {
             let host = self.lab.host(index);
-            let answers =
-                || Ok::<_, anyhow::Error>(host.try_command("overlayctl")?.arg("status").output()?.status.success());
+            let answers = || {
+                Ok::<_, anyhow::Error>(
+                    host.try_command("overlayctl")?.arg("status").output()?.status.success(),
+                )
+            };
             wait_until(PATIENCE, "the agent answers again", || answers().unwrap_or(false))?;
         }
         self.fetch(step)?;
@@ -169,14 +211,18 @@ impl Play<'_> {
         if let Some(control) = &self.control {
             self.daemons.push(step.start(control.command()?)?);
             for host in self.lab.hosts() {
-                wait_until(PATIENCE, "the agent finds control again", || is_connected(host).unwrap_or(false))?;
+                wait_until(PATIENCE, "the agent finds control again", || {
+                    is_connected(host).unwrap_or(false)
+                })?;
             }
         }
         for index in [1, 0] {
             step.run(self.lab.host(index).try_command("overlayctl")?.arg("leave"))?;
         }
         for (host, before) in self.lab.hosts().iter().zip(&self.before) {
-            before.assert_unchanged(|| host.snapshot(&FOLDERS)).with_context(|| format!("on {}", host.name()))?;
+            before
+                .assert_unchanged(|| host.snapshot(&FOLDERS))
+                .with_context(|| format!("on {}", host.name()))?;
         }
         step.say("namespaces, links, addresses, routes, nft rules, mounts, processes and files are as before");
         Ok(())

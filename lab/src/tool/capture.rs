@@ -11,7 +11,8 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvmsg, setsockopt, socket, sockopt,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvmsg, setsockopt,
+    socket, sockopt,
 };
 
 use crate::capture::{CaptureReport, READY};
@@ -60,7 +61,11 @@ pub(crate) struct Options {
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 pub(crate) fn run(options: &Options) -> Result<()> {
     stop_on_signal()?;
-    let deadline = options.seconds.map(Duration::try_from_secs_f64).transpose()?.map(|wait| Instant::now() + wait);
+    let deadline = options
+        .seconds
+        .map(Duration::try_from_secs_f64)
+        .transpose()?
+        .map(|wait| Instant::now() + wait);
     let mut sniffer = Sniffer::open(options)?;
     writeln!(std::io::stderr(), "{READY}")?;
 
@@ -117,13 +122,24 @@ impl Sniffer {
         let marker = options.marker.clone().map(String::into_bytes);
         let except = options.except.clone().map(String::into_bytes);
 
-        Ok(Self { socket, wanted, marker, except, file, buffer: vec![0; MAX_FRAME], report: CaptureReport::default() })
+        Ok(Self {
+            socket,
+            wanted,
+            marker,
+            except,
+            file,
+            buffer: vec![0; MAX_FRAME],
+            report: CaptureReport::default(),
+        })
     }
 
     fn wait(&self) -> Result<()> {
         const LOOK_UP: Duration = Duration::from_millis(100);
 
-        match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], poll_timeout(LOOK_UP)) {
+        match poll(
+            &mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)],
+            poll_timeout(LOOK_UP),
+        ) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno).context("cannot wait for frames"),
         }
@@ -133,7 +149,12 @@ impl Sniffer {
     fn take_all(&mut self) -> Result<()> {
         loop {
             let mut slices = [IoSliceMut::new(&mut self.buffer)];
-            let message = match recvmsg::<LinkAddr>(self.socket.as_raw_fd(), &mut slices, None, MsgFlags::MSG_TRUNC) {
+            let message = match recvmsg::<LinkAddr>(
+                self.socket.as_raw_fd(),
+                &mut slices,
+                None,
+                MsgFlags::MSG_TRUNC,
+            ) {
                 Ok(message) => message,
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => continue,
@@ -154,7 +175,8 @@ impl Sniffer {
         self.report.bytes += length as u64;
         self.report.truncated += u64::from(length > frame.len());
         self.report.fragments += u64::from(is_fragment(frame));
-        let holds = |text: &Option<Vec<u8>>| text.as_deref().is_some_and(|text| contains(frame, text));
+        let holds =
+            |text: &Option<Vec<u8>>| text.as_deref().is_some_and(|text| contains(frame, text));
         if holds(&self.marker) && holds(&self.except) {
             self.report.excepted += 1;
         } else if holds(&self.marker) {
@@ -181,7 +203,9 @@ impl Wanted {
     fn covers(&self, address: &LinkAddr) -> bool {
         let comes_in = address.pkttype() != libc::PACKET_OUTGOING;
         match self {
-            Self::Link { index, incoming } => address.ifindex() == *index && (!incoming || comes_in),
+            Self::Link { index, incoming } => {
+                address.ifindex() == *index && (!incoming || comes_in)
+            }
             Self::Incoming { bridge } => comes_in && Some(address.ifindex()) != *bridge,
         }
     }
@@ -213,7 +237,9 @@ fn missed(socket: &OwnedFd) -> Result<u64> {
 #[expect(unsafe_code, reason = "memmem(3) is the fastest search there is without a dependency")]
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     // SAFETY: both pointers are valid for reads of the lengths given with them.
-    let found = unsafe { libc::memmem(haystack.as_ptr().cast(), haystack.len(), needle.as_ptr().cast(), needle.len()) };
+    let found = unsafe {
+        libc::memmem(haystack.as_ptr().cast(), haystack.len(), needle.as_ptr().cast(), needle.len())
+    };
 
     !found.is_null()
 }
@@ -250,7 +276,8 @@ fn write_frame(file: &mut impl Write, frame: &[u8], length: usize) -> Result<()>
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     // The format's clock ends in 2106.
     let seconds = u32::try_from(now.as_secs())?;
-    for word in [seconds, now.subsec_micros(), u32::try_from(frame.len())?, u32::try_from(length)?] {
+    for word in [seconds, now.subsec_micros(), u32::try_from(frame.len())?, u32::try_from(length)?]
+    {
         file.write_all(&word.to_ne_bytes())?;
     }
 
@@ -280,8 +307,16 @@ mod tests {
             is_fragment(&frame)
         };
 
-        assert!(frame([8, 0], 6, [0x20, 0]) && frame([8, 0], 6, [0, 1]) && frame([0x86, 0xDD], 6, [44, 64]));
-        assert!(!frame([8, 0], 6, [0x40, 0]) && !frame([0x86, 0xDD], 6, [17, 64]) && !frame([8, 6], 6, [0x20, 0]));
+        assert!(
+            frame([8, 0], 6, [0x20, 0])
+                && frame([8, 0], 6, [0, 1])
+                && frame([0x86, 0xDD], 6, [44, 64])
+        );
+        assert!(
+            !frame([8, 0], 6, [0x40, 0])
+                && !frame([0x86, 0xDD], 6, [17, 64])
+                && !frame([8, 6], 6, [0x20, 0])
+        );
         assert!(!is_fragment(&[]));
     }
 

@@ -58,7 +58,9 @@ pub(crate) fn link(name: &str, change: AdminState) -> Result<()> {
 ///
 /// If the kernel refuses.
 pub(crate) fn address(name: &str, address: ipnet::IpNet) -> Result<()> {
-    block_on(async { NetlinkHandle::open()?.add_address(name, address.addr(), address.prefix_len()).await })
+    block_on(async {
+        NetlinkHandle::open()?.add_address(name, address.addr(), address.prefix_len()).await
+    })
 }
 
 /// Sets a link's MTU.

@@ -69,7 +69,8 @@ pub(crate) struct CrowdReport {
 pub(crate) fn run(options: &Options) -> Result<()> {
     stop_on_signal()?;
     raise_descriptor_limit()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let start = Instant::now();
     let mut nodes = runtime.block_on(join(options))?;
     let joined = start.elapsed();
@@ -98,7 +99,8 @@ fn raise_descriptor_limit() -> Result<()> {
 }
 
 async fn join(options: &Options) -> Result<Vec<SimulatedNode>> {
-    let join = |number| async move { SimulatedNode::join(&options.join, plan(options, number)?).await };
+    let join =
+        |number| async move { SimulatedNode::join(&options.join, plan(options, number)?).await };
 
     stream::iter(1..=options.nodes).map(join).buffered(AT_ONCE).try_collect().await
 }
@@ -116,7 +118,8 @@ fn plan(options: &Options, number: usize) -> Result<NodePlan> {
 
 /// Opens all watches, and returns the first node's view once the last has joined.
 async fn watch(nodes: &[SimulatedNode]) -> Result<View> {
-    let snapshots: Vec<_> = stream::iter(nodes).map(SimulatedNode::watch).buffered(AT_ONCE).try_collect().await?;
+    let snapshots: Vec<_> =
+        stream::iter(nodes).map(SimulatedNode::watch).buffered(AT_ONCE).try_collect().await?;
     let first = snapshots.into_iter().next().context("a crowd has a node")?;
 
     Ok(View::try_from(first)?)

@@ -135,7 +135,11 @@ fn client(options: &Options) -> Result<()> {
     } else {
         println!(
             "{} datagrams, {} bytes, {} repeated, longest pause {:.0} ms, packets of {} bytes at the end",
-            summary.datagrams, summary.bytes, summary.repeats, summary.longest_pause_ms, summary.last_packet
+            summary.datagrams,
+            summary.bytes,
+            summary.repeats,
+            summary.longest_pause_ms,
+            summary.last_packet
         );
     }
     Ok(())
@@ -160,7 +164,8 @@ impl Sender {
         socket.set_read_timeout(Some(REPEAT))?;
         let mut noise = vec![0; LONGEST];
         rand::fill(&mut noise[..]);
-        let summary = Summary { datagrams: 0, bytes: 0, repeats: 0, longest_pause_ms: 0.0, last_packet: 0 };
+        let summary =
+            Summary { datagrams: 0, bytes: 0, repeats: 0, longest_pause_ms: 0.0, last_packet: 0 };
 
         Ok(Self {
             socket,
@@ -179,7 +184,11 @@ impl Sender {
         // the sizes tried so far.
         let mut tried: Vec<(usize, u64)> = Vec::new();
         loop {
-            ensure!(self.heard.elapsed() < PATIENCE, "no answer any more, datagrams of {:?} bytes", tried.last());
+            ensure!(
+                self.heard.elapsed() < PATIENCE,
+                "no answer any more, datagrams of {:?} bytes",
+                tried.last()
+            );
             let length = self.room()?;
             let payload = &self.noise[..length - HEADER];
             let mut checksum = self.checksum.clone();
@@ -197,7 +206,8 @@ impl Sender {
             }
             if let Some(answer) = self.answer(number)? {
                 let arrived = tried.iter().find(|(_, checksum)| *checksum == answer);
-                let (length, _) = *arrived.context("what arrived is not what was sent: the checksums differ")?;
+                let (length, _) =
+                    *arrived.context("what arrived is not what was sent: the checksums differ")?;
                 self.note(length);
                 return Ok(());
             }
@@ -219,9 +229,12 @@ impl Sender {
 
     /// Returns how long a datagram may be, as far as the system knows, in bytes.
     fn room(&self) -> Result<usize> {
-        let mtu = path_mtu(&self.socket, self.headers == 48).context("cannot ask for the path MTU")?;
+        let mtu =
+            path_mtu(&self.socket, self.headers == 48).context("cannot ask for the path MTU")?;
 
-        mtu.checked_sub(self.headers).filter(|room| *room > HEADER).context("no room for a datagram")
+        mtu.checked_sub(self.headers)
+            .filter(|room| *room > HEADER)
+            .context("no room for a datagram")
     }
 
     fn answer(&self, number: u32) -> Result<Option<u64>> {
@@ -229,12 +242,18 @@ impl Sender {
         loop {
             match self.socket.recv(&mut answer) {
                 Ok(12) if answer[..4] == number.to_be_bytes() => {
-                    let (_, checksum) = answer.split_last_chunk::<8>().context("an answer of 12 bytes")?;
+                    let (_, checksum) =
+                        answer.split_last_chunk::<8>().context("an answer of 12 bytes")?;
                     return Ok(Some(u64::from_be_bytes(*checksum)));
                 }
                 // An answer to a repetition of an earlier datagram.
                 Ok(_) => {}
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
                     return Ok(None);
                 }
                 Err(error) if is_told(&error) => return Ok(None),
@@ -248,7 +267,10 @@ impl Sender {
 fn is_told(error: &io::Error) -> bool {
     let raw = error.raw_os_error().map(Errno::from_raw);
 
-    matches!(raw, Some(Errno::EMSGSIZE | Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH))
+    matches!(
+        raw,
+        Some(Errno::EMSGSIZE | Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH)
+    )
 }
 
 #[expect(unsafe_code, reason = "no library here wraps these two options for both families")]
@@ -263,7 +285,13 @@ fn forbid_fragments(socket: &UdpSocket, is_v6: bool) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
     // SAFETY: the kernel reads `length` bytes from `value`, which lives until after the call.
     let result = unsafe {
-        libc::setsockopt(SockRef::from(socket).as_raw_fd(), level, option, (&raw const value).cast(), length)
+        libc::setsockopt(
+            SockRef::from(socket).as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            length,
+        )
     };
 
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -273,14 +301,25 @@ fn forbid_fragments(socket: &UdpSocket, is_v6: bool) -> io::Result<()> {
 fn path_mtu(socket: &UdpSocket, is_v6: bool) -> io::Result<usize> {
     use std::os::fd::AsRawFd as _;
 
-    let (level, option) = if is_v6 { (libc::IPPROTO_IPV6, libc::IPV6_MTU) } else { (libc::IPPROTO_IP, libc::IP_MTU) };
+    let (level, option) =
+        if is_v6 { (libc::IPPROTO_IPV6, libc::IPV6_MTU) } else { (libc::IPPROTO_IP, libc::IP_MTU) };
     let mut value: libc::c_int = 0;
     let mut length = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
     // SAFETY: the kernel writes at most `length` bytes, the size of `value`, which lives until
     // after the call.
     let result = unsafe {
-        libc::getsockopt(SockRef::from(socket).as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut length)
+        libc::getsockopt(
+            SockRef::from(socket).as_raw_fd(),
+            level,
+            option,
+            (&raw mut value).cast(),
+            &raw mut length,
+        )
     };
 
-    if result == 0 { usize::try_from(value).map_err(io::Error::other) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        usize::try_from(value).map_err(io::Error::other)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

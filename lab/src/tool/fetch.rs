@@ -32,7 +32,11 @@ pub(crate) struct Options {
 #[expect(clippy::print_stderr, reason = "this is a command line")]
 pub(crate) fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
-    let body = fetch(&options.url, options.data.as_deref(), Duration::try_from_secs_f64(options.timeout)?)?;
+    let body = fetch(
+        &options.url,
+        options.data.as_deref(),
+        Duration::try_from_secs_f64(options.timeout)?,
+    )?;
 
     std::io::stdout().write_all(&body)?;
     if options.time {
@@ -65,14 +69,19 @@ impl std::str::FromStr for Url {
             return Err("the host is missing".to_owned());
         }
 
-        Ok(Self { host: host.to_owned(), port, path: if path.is_empty() { "/".into() } else { path.into() } })
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+            path: if path.is_empty() { "/".into() } else { path.into() },
+        })
     }
 }
 
 fn fetch(url: &Url, data: Option<&str>, within: Duration) -> Result<Vec<u8>> {
     let deadline = Instant::now() + within;
     let addresses = resolve(&url.host, left(deadline)?)?;
-    let addresses: Vec<_> = addresses.into_iter().map(|address| SocketAddr::new(address, url.port)).collect();
+    let addresses: Vec<_> =
+        addresses.into_iter().map(|address| SocketAddr::new(address, url.port)).collect();
     let mut stream = connect(&addresses, deadline)?;
     let method = if data.is_some() { "POST" } else { "GET" };
     let data = data.unwrap_or_default();
@@ -105,7 +114,10 @@ fn read_answer(stream: TcpStream, deadline: Instant) -> Result<Vec<u8>> {
     }
 
     let mut body = Vec::new();
-    reader.take(length.unwrap_or(u64::MAX)).read_to_end(&mut body).context("the answer broke off")?;
+    reader
+        .take(length.unwrap_or(u64::MAX))
+        .read_to_end(&mut body)
+        .context("the answer broke off")?;
     if !status.starts_with('2') {
         bail!("the server answered {status}: {}", String::from_utf8_lossy(&body).trim_end());
     }
@@ -145,9 +157,15 @@ mod tests {
 
     #[test]
     fn addresses_are_taken_apart() {
-        assert_eq!(url("http://service2:8080/hello"), Ok(("service2".into(), 8080, "/hello".into())));
+        assert_eq!(
+            url("http://service2:8080/hello"),
+            Ok(("service2".into(), 8080, "/hello".into()))
+        );
         assert_eq!(url("http://[2001:db8::1]:81"), Ok(("[2001:db8::1]".into(), 81, "/".into())));
-        assert_eq!(url("http://[2001:db8::1]/a:b"), Ok(("[2001:db8::1]".into(), 80, "/a:b".into())));
+        assert_eq!(
+            url("http://[2001:db8::1]/a:b"),
+            Ok(("[2001:db8::1]".into(), 80, "/a:b".into()))
+        );
         for bad in ["https://x/", "http://", "http://x:port/", "x"] {
             assert!(url(bad).is_err(), "{bad}");
         }

@@ -44,8 +44,9 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     stop_on_signal()?;
     let limit = open(options.pid)?.into_iter().max().map_or(1, |highest| highest + 1);
-    let limited =
-        Command::new("prlimit").args(["--pid", &options.pid.to_string(), &format!("--nofile={limit}:")]).status();
+    let limited = Command::new("prlimit")
+        .args(["--pid", &options.pid.to_string(), &format!("--nofile={limit}:")])
+        .status();
     ensure!(limited.context("prlimit cannot be started")?.success(), "prlimit failed");
     let mut connections = Vec::new();
     let mut looks = 0;

@@ -135,7 +135,11 @@ fn count(socket: &UdpSocket, at_once: usize, longest: usize) -> Result<()> {
 fn parse(datagram: &[u8]) -> Option<(u32, u8, usize)> {
     let [a, b, c, d, kind, _, high, low] = *datagram.first_chunk::<HEADER>()?;
 
-    Some((u32::from_be_bytes([a, b, c, d]), kind, usize::from(u16::from_be_bytes([high, low])).max(1)))
+    Some((
+        u32::from_be_bytes([a, b, c, d]),
+        kind,
+        usize::from(u16::from_be_bytes([high, low])).max(1),
+    ))
 }
 
 fn header(step: u32, kind: u8, size: u16) -> [u8; HEADER] {
@@ -205,7 +209,8 @@ impl Sender {
         let size = usize::from(options.size);
         let train = if options.trains { (LONGEST / size).min(AT_ONCE) } else { 1 };
         if options.trains {
-            setsockopt(&socket, sockopt::UdpGsoSegment, &i32::from(options.size)).context("cannot send trains")?;
+            setsockopt(&socket, sockopt::UdpGsoSegment, &i32::from(options.size))
+                .context("cannot send trains")?;
         }
 
         Ok(Self { socket, size: options.size, train, number: 0, burst: vec![0x5A; size * train] })
@@ -226,7 +231,10 @@ impl Sender {
             let due = rounded(start.elapsed().as_secs_f64() * rate).saturating_sub(sent);
             match due / self.train as u64 {
                 0 => pause(rate),
-                due => sent += self.send(usize::try_from(due)?.min(AT_ONCE / self.train.min(AT_ONCE)).max(1))?,
+                due => {
+                    sent += self
+                        .send(usize::try_from(due)?.min(AT_ONCE / self.train.min(AT_ONCE)).max(1))?
+                }
             }
         }
         let seconds = start.elapsed().as_secs_f64();
@@ -238,7 +246,8 @@ impl Sender {
     /// Sends `messages` bursts in one call and returns how many datagrams that were.
     #[expect(unsafe_code, reason = "the libraries here allocate for every message")]
     fn send(&mut self, messages: usize) -> Result<u64> {
-        let mut part = libc::iovec { iov_base: self.burst.as_mut_ptr().cast(), iov_len: self.burst.len() };
+        let mut part =
+            libc::iovec { iov_base: self.burst.as_mut_ptr().cast(), iov_len: self.burst.len() };
         let mut headers = [EMPTY; AT_ONCE];
         for header in &mut headers {
             header.msg_hdr.msg_iov = &raw mut part;
@@ -247,11 +256,15 @@ impl Sender {
         let count = libc::c_uint::try_from(messages.min(AT_ONCE))?;
         // SAFETY: the kernel reads `count` headers, all of which point to `part` and through it to
         // the burst; both outlive the call.
-        let sent = unsafe { libc::sendmmsg(self.socket.as_raw_fd(), headers.as_mut_ptr(), count, 0) };
+        let sent =
+            unsafe { libc::sendmmsg(self.socket.as_raw_fd(), headers.as_mut_ptr(), count, 0) };
         if sent < 0 {
             let error = io::Error::last_os_error();
             // What the tunnel has no room for is lost, which is what is measured.
-            let is_loss = matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EAGAIN | libc::ECONNREFUSED));
+            let is_loss = matches!(
+                error.raw_os_error(),
+                Some(libc::ENOBUFS | libc::EAGAIN | libc::ECONNREFUSED)
+            );
             ensure!(is_loss, "cannot send: {error}");
             return Ok(messages as u64 * self.train as u64);
         }
@@ -269,7 +282,8 @@ impl Sender {
             let _ = self.socket.send(&question);
             while let Ok(length) = self.socket.recv(&mut answer) {
                 if length == 12 && answer[..4] == self.number.to_be_bytes() {
-                    let (_, count) = answer[..12].split_last_chunk::<8>().context("an answer of 12 bytes")?;
+                    let (_, count) =
+                        answer[..12].split_last_chunk::<8>().context("an answer of 12 bytes")?;
                     return Ok(u64::from_be_bytes(*count));
                 }
             }
@@ -279,7 +293,11 @@ impl Sender {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of datagrams, far below 2^52")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a count of datagrams, far below 2^52"
+)]
 fn rounded(count: f64) -> u64 {
     count as u64
 }
@@ -312,10 +330,19 @@ struct Received {
 
 impl Received {
     fn new(at_once: usize, longest: usize) -> Self {
-        let nobody =
-            libc::sockaddr_in { sin_family: 0, sin_port: 0, sin_addr: libc::in_addr { s_addr: 0 }, sin_zero: [0; 8] };
+        let nobody = libc::sockaddr_in {
+            sin_family: 0,
+            sin_port: 0,
+            sin_addr: libc::in_addr { s_addr: 0 },
+            sin_zero: [0; 8],
+        };
 
-        Self { bytes: vec![0; at_once * longest], longest, lengths: vec![0; at_once], senders: vec![nobody; at_once] }
+        Self {
+            bytes: vec![0; at_once * longest],
+            longest,
+            lengths: vec![0; at_once],
+            senders: vec![nobody; at_once],
+        }
     }
 
     /// Waits for datagrams and returns how many there are.
@@ -344,7 +371,13 @@ impl Received {
         // outlive the call.
         let received = unsafe {
             let fd = socket.as_raw_fd();
-            libc::recvmmsg(fd, headers.as_mut_ptr(), count, libc::MSG_WAITFORONE, std::ptr::null_mut())
+            libc::recvmmsg(
+                fd,
+                headers.as_mut_ptr(),
+                count,
+                libc::MSG_WAITFORONE,
+                std::ptr::null_mut(),
+            )
         };
         let Ok(received) = usize::try_from(received) else {
             let error = io::Error::last_os_error();
@@ -375,7 +408,14 @@ mod tests {
     use super::*;
 
     fn options(port: u16, trains: bool) -> Options {
-        Options { host: "127.0.0.1".to_owned(), port, size: 100, step_seconds: 0.05, trains, json: true }
+        Options {
+            host: "127.0.0.1".to_owned(),
+            port,
+            size: 100,
+            step_seconds: 0.05,
+            trains,
+            json: true,
+        }
     }
 
     #[test]

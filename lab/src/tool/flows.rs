@@ -111,7 +111,8 @@ fn serve(port: u16) -> Result<()> {
     }
 }
 
-/// Has the kernel keep what comes while this process does not get to run: what is lost is lost on the way.
+/// Has the kernel keep what comes while this process does not get to run: what is lost is lost on
+/// the way.
 fn take_everything(socket: &UdpSocket) -> Result<()> {
     setsockopt(socket, sockopt::RcvBufForce, &BUFFER).context("cannot enlarge the buffer")
 }
@@ -147,7 +148,8 @@ fn client(options: &Options) -> Result<()> {
     }
 
     let Ok((lookups, failed, slowest)) = lookups.join() else { anyhow::bail!("the lookups broke") };
-    (summary.lookups, summary.failed_lookups, summary.slowest_lookup_ms) = (lookups, failed, slowest);
+    (summary.lookups, summary.failed_lookups, summary.slowest_lookup_ms) =
+        (lookups, failed, slowest);
     summary.connections = options.connections;
     summary.broken = broken.load(Ordering::Relaxed);
     summary.exchanges = exchanges.load(Ordering::Relaxed);
@@ -155,7 +157,8 @@ fn client(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Looks a name up again and again; returns how often, how often in vain, and how long the slowest took, in ms.
+/// Looks a name up again and again; returns how often, how often in vain, and how long the slowest
+/// took, in ms.
 fn look_up(name: &str) -> (u32, u32, u64) {
     let (mut count, mut failed, mut slowest) = (0, 0, Duration::ZERO);
     while !is_stopped() {
@@ -246,7 +249,9 @@ fn receive(socket: &UdpSocket) -> Heard {
             Err(_) if is_stopped() => return Heard { received, summary },
             Err(_) => continue,
         }
-        let Some(number) = message.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)) else { continue };
+        let Some(number) = message.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)) else {
+            continue;
+        };
         let Ok(place) = usize::try_from(number) else { continue };
         if seen.len() <= place {
             seen.resize(place + 1, false);

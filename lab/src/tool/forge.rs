@@ -35,7 +35,8 @@ pub(crate) struct Options {
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 pub(crate) fn run(options: &Options) -> Result<()> {
     let raw = Protocol::from(libc::IPPROTO_RAW);
-    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(raw)).context("cannot open a raw socket (are you root?)")?;
+    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(raw))
+        .context("cannot open a raw socket (are you root?)")?;
     let packet = packet(options)?;
     let to = SocketAddr::V4(SocketAddrV4::new(options.to, 0)).into();
     let mut sent = 0_u32;
@@ -72,8 +73,12 @@ mod tests {
 
     #[test]
     fn the_packet_says_what_was_asked_for() {
-        let options =
-            Options { from: [10, 0, 0, 1].into(), to: [10, 0, 0, 2].into(), count: 1, marker: "forged".to_owned() };
+        let options = Options {
+            from: [10, 0, 0, 1].into(),
+            to: [10, 0, 0, 2].into(),
+            count: 1,
+            marker: "forged".to_owned(),
+        };
 
         let packet = packet(&options).unwrap();
         assert_eq!(packet.len(), 34);

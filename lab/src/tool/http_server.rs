@@ -35,7 +35,8 @@ pub(crate) struct Options {
 /// If the address cannot be listened on.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let listener = TcpListener::bind(options.listen).with_context(|| format!("cannot listen on {}", options.listen))?;
+    let listener = TcpListener::bind(options.listen)
+        .with_context(|| format!("cannot listen on {}", options.listen))?;
     let name = options.name.clone().unwrap_or_else(own_name);
     println!("{name} listens on http://{}", listener.local_addr()?);
     io::stdout().flush()?;
@@ -45,7 +46,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 fn own_name() -> String {
-    nix::unistd::gethostname().map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned())
+    nix::unistd::gethostname()
+        .map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 fn serve(listener: &TcpListener, name: &str) {
@@ -102,11 +104,17 @@ impl Request {
             return Ok(None);
         }
         let mut words = line.split_whitespace();
-        let (Some(method), Some(target), Some(version)) = (words.next(), words.next(), words.next()) else {
+        let (Some(method), Some(target), Some(version)) =
+            (words.next(), words.next(), words.next())
+        else {
             return Ok(Some(Err("400 Bad Request")));
         };
-        let mut request =
-            Self { method: method.into(), target: target.into(), length: 0, stays_open: version == "HTTP/1.1" };
+        let mut request = Self {
+            method: method.into(),
+            target: target.into(),
+            length: 0,
+            stays_open: version == "HTTP/1.1",
+        };
 
         loop {
             let mut line = String::new();
@@ -126,7 +134,9 @@ impl Request {
     fn note(&mut self, header: &str) -> Result<(), &'static str> {
         let (name, value) = header.split_once(':').ok_or("400 Bad Request")?;
         match name.to_ascii_lowercase().as_str() {
-            "content-length" => self.length = value.trim().parse().map_err(|_| "400 Bad Request")?,
+            "content-length" => {
+                self.length = value.trim().parse().map_err(|_| "400 Bad Request")?
+            }
             "connection" => self.stays_open = !value.trim().eq_ignore_ascii_case("close"),
             "transfer-encoding" => return Err("411 Length Required"),
             _ => {}
@@ -136,13 +146,26 @@ impl Request {
     }
 }
 
-fn answer(stream: &TcpStream, reader: &mut impl BufRead, request: Request, name: &str) -> io::Result<()> {
+fn answer(
+    stream: &TcpStream,
+    reader: &mut impl BufRead,
+    request: Request,
+    name: &str,
+) -> io::Result<()> {
     let keep = request.stays_open;
     let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
     let body_wanted = match request.method.as_str() {
         "GET" | "POST" => true,
         "HEAD" => false,
-        _ => return respond(stream, "405 Method Not Allowed", b"only GET, HEAD and POST\n", keep, true),
+        _ => {
+            return respond(
+                stream,
+                "405 Method Not Allowed",
+                b"only GET, HEAD and POST\n",
+                keep,
+                true,
+            );
+        }
     };
     if path == "/echo" {
         if request.length > MAX_ECHO {
@@ -155,7 +178,9 @@ fn answer(stream: &TcpStream, reader: &mut impl BufRead, request: Request, name:
 
     io::copy(&mut reader.take(request.length), &mut io::sink())?;
     match path {
-        "/" | "/hello" => respond(stream, "200 OK", format!("hello from {name}\n").as_bytes(), keep, body_wanted),
+        "/" | "/hello" => {
+            respond(stream, "200 OK", format!("hello from {name}\n").as_bytes(), keep, body_wanted)
+        }
         "/peer" => {
             let peer = stream.peer_addr()?.ip().to_canonical();
             respond(stream, "200 OK", format!("{peer}\n").as_bytes(), keep, body_wanted)
@@ -164,13 +189,23 @@ fn answer(stream: &TcpStream, reader: &mut impl BufRead, request: Request, name:
             Some(count) => send_bytes(stream, count, keep, body_wanted),
             None => respond(stream, "400 Bad Request", b"use /bytes?n=NUMBER\n", keep, body_wanted),
         },
-        _ => {
-            respond(stream, "404 Not Found", b"there are /hello, /peer, /bytes?n=NUMBER and /echo\n", keep, body_wanted)
-        }
+        _ => respond(
+            stream,
+            "404 Not Found",
+            b"there are /hello, /peer, /bytes?n=NUMBER and /echo\n",
+            keep,
+            body_wanted,
+        ),
     }
 }
 
-fn respond(mut stream: &TcpStream, status: &str, body: &[u8], keep: bool, with_body: bool) -> io::Result<()> {
+fn respond(
+    mut stream: &TcpStream,
+    status: &str,
+    body: &[u8],
+    keep: bool,
+    with_body: bool,
+) -> io::Result<()> {
     let mut message = head(status, body.len() as u64, keep).into_bytes();
     if with_body {
         message.extend_from_slice(body);
@@ -233,7 +268,8 @@ mod tests {
 
     #[test]
     fn a_connection_carries_several_requests() {
-        let request = "POST /echo HTTP/1.1\r\nContent-Length: 4\r\n\r\nmarkGET /bytes?n=3 HTTP/1.1\r\n\r\n";
+        let request =
+            "POST /echo HTTP/1.1\r\nContent-Length: 4\r\n\r\nmarkGET /bytes?n=3 HTTP/1.1\r\n\r\n";
         let answer = talk(server(), request);
 
         assert!(answer.contains("\r\n\r\nmarkHTTP/1.1 200 OK"), "{answer}");

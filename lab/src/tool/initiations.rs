@@ -58,19 +58,28 @@ pub(crate) struct Options {
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 pub(crate) fn run(options: &Options) -> Result<()> {
     let raw = Protocol::from(libc::IPPROTO_RAW);
-    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(raw)).context("cannot open a raw socket (are you root?)")?;
+    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(raw))
+        .context("cannot open a raw socket (are you root?)")?;
     let packets = packets(&options.key, options.to);
     let to = SockaddrIn::from(SocketAddrV4::new(*options.to.ip(), 0));
     let mut headers = MultiHeaders::<SockaddrIn>::preallocate(AT_ONCE, None);
     let (start, end) = (Instant::now(), Duration::try_from_secs_f64(options.seconds)?);
     let mut sent = 0_usize;
     while start.elapsed() < end {
-        let due = usize::try_from(start.elapsed().as_micros() * u128::from(options.pps) / 1_000_000)?;
+        let due =
+            usize::try_from(start.elapsed().as_micros() * u128::from(options.pps) / 1_000_000)?;
         while sent < due {
             let count = AT_ONCE.min(due - sent);
-            let slices: Vec<_> = (sent..sent + count).map(|at| [IoSlice::new(&packets[at % PACKETS])]).collect();
-            let results =
-                sendmmsg(socket.as_raw_fd(), &mut headers, &slices, vec![Some(to); count], [], MsgFlags::empty());
+            let slices: Vec<_> =
+                (sent..sent + count).map(|at| [IoSlice::new(&packets[at % PACKETS])]).collect();
+            let results = sendmmsg(
+                socket.as_raw_fd(),
+                &mut headers,
+                &slices,
+                vec![Some(to); count],
+                [],
+                MsgFlags::empty(),
+            );
             // Packets that the kernel rejects are lost like any others.
             sent += results.map_or(count, |results| results.count().max(1));
         }
@@ -83,20 +92,27 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn packets(key: &PublicKey, to: SocketAddrV4) -> Vec<Vec<u8>> {
     let mut random = rand::rng();
-    let mac_key = Blake2s256::new().chain_update(b"mac1----").chain_update(key.as_bytes()).finalize();
+    let mac_key =
+        Blake2s256::new().chain_update(b"mac1----").chain_update(key.as_bytes()).finalize();
 
     (0..PACKETS)
         .map(|_| {
             let source = Ipv4Addr::from_bits(SOURCES | random.random::<u32>() & SOURCES_MASK);
             let mut packet = vec![0; HEADERS + INITIATION];
-            write_headers(&mut packet, SocketAddrV4::new(source, random.random_range(1024..=u16::MAX)), to);
+            write_headers(
+                &mut packet,
+                SocketAddrV4::new(source, random.random_range(1024..=u16::MAX)),
+                to,
+            );
             let message = &mut packet[HEADERS..];
             random.fill_bytes(message);
             message[..4].copy_from_slice(&[1, 0, 0, 0]);
             // A second MAC would need a cookie, which the forged addresses cannot receive.
             message[COVERED + 16..].fill(0);
             // A key of 32 bytes is always accepted.
-            if let Ok(mut mac) = <Blake2sMac<U16> as blake2::digest::KeyInit>::new_from_slice(&mac_key) {
+            if let Ok(mut mac) =
+                <Blake2sMac<U16> as blake2::digest::KeyInit>::new_from_slice(&mac_key)
+            {
                 mac.update(&message[..COVERED]);
                 message[COVERED..COVERED + 16].copy_from_slice(&mac.finalize().into_bytes());
             }
@@ -125,15 +141,24 @@ mod tests {
     use std::sync::Arc;
 
     use overlay_core::{NetworkId, PrivateKey};
-    use overlay_dataplane::{DropReason, Engine, EngineConfig, LaneId, NetworkTable, Tables, public_key};
+    use overlay_dataplane::{
+        DropReason, Engine, EngineConfig, LaneId, NetworkTable, Tables, public_key,
+    };
 
     use super::*;
 
     fn engine(private_key: PrivateKey) -> Engine {
         let now = Instant::now();
-        let config = EngineConfig { lane: LaneId(0), lanes: 1, seed: [7; 32], now, unix_time: Duration::from_secs(1) };
+        let config = EngineConfig {
+            lane: LaneId(0),
+            lanes: 1,
+            seed: [7; 32],
+            now,
+            unix_time: Duration::from_secs(1),
+        };
         let id = NetworkId::from_random(5);
-        let table = NetworkTable { id, private_key, peers: Arc::default(), local: Vec::new(), mtu: 1408 };
+        let table =
+            NetworkTable { id, private_key, peers: Arc::default(), local: Vec::new(), mtu: 1408 };
         let mut engine = Engine::new(config);
         engine.publish(&Tables { networks: BTreeMap::from([(id, Arc::new(table))]) }, now);
 

@@ -84,10 +84,13 @@ struct Pinger<'a> {
 
 impl<'a> Pinger<'a> {
     fn new(to: IpAddr, options: &'a Options) -> Result<Self> {
-        let (domain, protocol) =
-            if to.is_ipv4() { (Domain::IPV4, Protocol::ICMPV4) } else { (Domain::IPV6, Protocol::ICMPV6) };
-        let socket =
-            Socket::new(domain, Type::RAW, Some(protocol)).context("cannot open a raw socket (are you root?)")?;
+        let (domain, protocol) = if to.is_ipv4() {
+            (Domain::IPV4, Protocol::ICMPV4)
+        } else {
+            (Domain::IPV6, Protocol::ICMPV6)
+        };
+        let socket = Socket::new(domain, Type::RAW, Some(protocol))
+            .context("cannot open a raw socket (are you root?)")?;
         let id = rand::random();
         let marker = options.marker.as_deref().unwrap_or("overlay-lab ").bytes();
         let payload = marker.cycle().take(options.size.into()).collect();
@@ -146,7 +149,9 @@ impl<'a> Pinger<'a> {
             // Less than a microsecond would be zero, which means no timeout.
             self.socket.set_read_timeout(Some(left.max(Duration::from_micros(1))))?;
             match self.socket.recv_from_with_flags(&mut buffer, flags) {
-                Ok((length, from)) => self.note(&buffer[..length], from.as_socket().map(|from| from.ip())),
+                Ok((length, from)) => {
+                    self.note(&buffer[..length], from.as_socket().map(|from| from.ip()))
+                }
                 Err(error) if is_transient(&error) => {
                     if left.is_zero() {
                         break;
@@ -182,7 +187,8 @@ impl<'a> Pinger<'a> {
     fn summary(&self) -> Summary {
         let received = self.answers.len();
         let total: Duration = self.answers.iter().map(|(_, rtt)| *rtt).sum();
-        let mean = total.checked_div(u32::try_from(received).unwrap_or(u32::MAX)).unwrap_or_default();
+        let mean =
+            total.checked_div(u32::try_from(received).unwrap_or(u32::MAX)).unwrap_or_default();
         let gaps = gaps(self.start, &self.answers, self.sent.last().copied());
         let long = Duration::from_millis(self.options.interval_ms) * 2;
         let (now, unix_now) = (Instant::now(), SystemTime::now());
@@ -204,7 +210,9 @@ impl<'a> Pinger<'a> {
             rtt_p99_ms: ms(quantile(&rtts, 99)),
             rtt_max_ms: ms(quantile(&rtts, 100)),
             longest_silence_ms: ms(gaps.iter().map(|(_, gap)| *gap).max().unwrap_or_default()),
-            silences: silences.map(|(at, gap)| Silence { since_unix_ms: unix_ms(*at), ms: ms(*gap) }).collect(),
+            silences: silences
+                .map(|(at, gap)| Silence { since_unix_ms: unix_ms(*at), ms: ms(*gap) })
+                .collect(),
             error: self.refused.as_ref().map(ToString::to_string),
         }
     }
@@ -238,7 +246,11 @@ pub(crate) struct Silence {
 
 /// Lists the times between two answers, each with its beginning. When echoes were sent after the
 /// last answer, the time between those two is one, too.
-fn gaps(start: Instant, answers: &[(Instant, Duration)], last_sent: Option<Instant>) -> Vec<(Instant, Duration)> {
+fn gaps(
+    start: Instant,
+    answers: &[(Instant, Duration)],
+    last_sent: Option<Instant>,
+) -> Vec<(Instant, Duration)> {
     let answered = || answers.iter().map(|(at, _)| *at);
     let ends = answered().chain(last_sent);
 
@@ -313,8 +325,9 @@ mod tests {
         let answered = gaps(start, &answers, Some(at(10)));
         let lost = gaps(start, &answers, Some(at(900)));
 
-        let times =
-            |gaps: Vec<(Instant, Duration)>| gaps.into_iter().map(|(_, gap)| gap.as_millis()).collect::<Vec<_>>();
+        let times = |gaps: Vec<(Instant, Duration)>| {
+            gaps.into_iter().map(|(_, gap)| gap.as_millis()).collect::<Vec<_>>()
+        };
         assert_eq!((times(answered), times(lost)), (vec![1, 10, 0], vec![1, 10, 889]));
     }
 

@@ -154,7 +154,8 @@ async fn relay(listen: &Path, to: PathBuf, late: Arc<Lateness>) -> Result<()> {
     }
     // A killed relay has left its socket.
     let _ = std::fs::remove_file(listen);
-    let listener = UnixListener::bind(listen).with_context(|| format!("cannot listen on {}", listen.display()))?;
+    let listener = UnixListener::bind(listen)
+        .with_context(|| format!("cannot listen on {}", listen.display()))?;
     eprintln!("{READY}");
     loop {
         let (stream, _) = listener.accept().await?;
@@ -163,7 +164,8 @@ async fn relay(listen: &Path, to: PathBuf, late: Arc<Lateness>) -> Result<()> {
             let (to, late) = (to.clone(), Arc::clone(&late));
             async move {
                 let path = request.uri().path().to_owned();
-                let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
+                let body =
+                    request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
                 let call = Call { path, body: String::from_utf8_lossy(&body).into_owned() };
                 let answered = if late.lost.contains(&call.path) {
                     Answered { call, status: 200, answer: "{}".to_owned(), ms: 0.0 }
@@ -212,10 +214,14 @@ async fn make(socket: &Path, call: Call) -> Answered {
 }
 
 async fn exchange(socket: &Path, call: &Call) -> Result<(u16, String)> {
-    let stream = UnixStream::connect(socket).await.with_context(|| format!("cannot reach {}", socket.display()))?;
+    let stream = UnixStream::connect(socket)
+        .await
+        .with_context(|| format!("cannot reach {}", socket.display()))?;
     let (mut sender, connection) = client::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::post(&call.path).header(HOST, "plugin").body(Full::new(Bytes::from(call.body.clone())))?;
+    let request = Request::post(&call.path)
+        .header(HOST, "plugin")
+        .body(Full::new(Bytes::from(call.body.clone())))?;
     let response = sender.send_request(request).await?;
     let status = response.status().as_u16();
     let body = response.into_body().collect().await?.to_bytes();

@@ -37,8 +37,10 @@ pub(crate) fn send(signal: &str, pid: i32) -> Result<()> {
 pub(crate) fn pids() -> Result<Vec<i32>> {
     let own = i32::try_from(std::process::id())?;
     let entries = fs::read_dir("/proc").context("cannot read /proc")?;
-    let mut pids: Vec<i32> =
-        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(|pid| *pid != own).collect();
+    let mut pids: Vec<i32> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| *pid != own)
+        .collect();
     pids.sort_unstable();
 
     Ok(pids)

@@ -85,7 +85,9 @@ impl Search {
 
         match self.lost {
             None => Some(rate * CLIMB),
-            Some(lost) if self.passed > 0.0 => (lost / self.passed >= CLOSE).then(|| (lost * self.passed).sqrt()),
+            Some(lost) if self.passed > 0.0 => {
+                (lost / self.passed >= CLOSE).then(|| (lost * self.passed).sqrt())
+            }
             Some(lost) => Some(lost / 2.0),
         }
     }

@@ -59,7 +59,11 @@ pub(crate) fn run(stage: Stage) -> Result<()> {
     }
     let format = if stage == Stage::OtherFormat { FORMAT + 98 } else { FORMAT };
     let version = "99.0.0".to_owned();
-    say(Message::Hello(v1::HandOverHello { version, oldest_format: format, newest_format: format }))?;
+    say(Message::Hello(v1::HandOverHello {
+        version,
+        oldest_format: format,
+        newest_format: format,
+    }))?;
     let Message::Offer(_) = hear()? else { bail!("no offer") };
     if stage == Stage::Refuses {
         return say(Message::Refused("it does not like what is offered".to_owned()));
@@ -92,7 +96,8 @@ pub(crate) fn run(stage: Stage) -> Result<()> {
 
 fn say(message: Message) -> Result<()> {
     let bytes = v1::HandOver { message: Some(message) }.encode_to_vec();
-    sendmsg::<()>(AGENT, &[IoSlice::new(&bytes)], &[], MsgFlags::MSG_NOSIGNAL, None).context("cannot say anything")?;
+    sendmsg::<()>(AGENT, &[IoSlice::new(&bytes)], &[], MsgFlags::MSG_NOSIGNAL, None)
+        .context("cannot say anything")?;
 
     Ok(())
 }

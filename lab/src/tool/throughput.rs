@@ -77,7 +77,8 @@ pub(crate) fn run(end: &End) -> Result<()> {
 
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 fn serve(listen: SocketAddr) -> Result<()> {
-    let listener = TcpListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
+    let listener =
+        TcpListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
     println!("listening on {}", listener.local_addr()?);
     std::io::stdout().flush()?;
     for stream in listener.incoming() {
@@ -111,7 +112,9 @@ fn receive(mut stream: TcpStream) -> Result<()> {
 
     stream.write_all(&total.to_bytes())?;
     stream.write_all(&u64::try_from(longest.as_micros())?.to_be_bytes())?;
-    stream.write_all(&u64::try_from(processor_time(UsageWho::RUSAGE_THREAD)?.as_micros())?.to_be_bytes())?;
+    stream.write_all(
+        &u64::try_from(processor_time(UsageWho::RUSAGE_THREAD)?.as_micros())?.to_be_bytes(),
+    )?;
     Ok(())
 }
 
@@ -155,8 +158,10 @@ struct Summary {
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 fn client(options: &Options) -> Result<()> {
     stop_on_signal()?;
-    let addresses: Vec<_> =
-        resolve(&options.host, PATIENCE)?.iter().map(|ip| SocketAddr::new(*ip, options.port)).collect();
+    let addresses: Vec<_> = resolve(&options.host, PATIENCE)?
+        .iter()
+        .map(|ip| SocketAddr::new(*ip, options.port))
+        .collect();
     let start = Instant::now();
     let streams: Vec<_> = (0..options.streams)
         .map(|_| {
@@ -164,8 +169,10 @@ fn client(options: &Options) -> Result<()> {
             std::thread::spawn(move || send(&addresses, &options))
         })
         .collect();
-    let sent: Vec<_> =
-        streams.into_iter().map(|stream| stream.join().unwrap_or_else(|_| bail!("a stream panicked"))).collect();
+    let sent: Vec<_> = streams
+        .into_iter()
+        .map(|stream| stream.join().unwrap_or_else(|_| bail!("a stream panicked")))
+        .collect();
     let sent = sent.into_iter().collect::<Result<Vec<_>>>()?;
     let bytes = sent.iter().map(|stream| stream.bytes).sum();
     let longest = sent.iter().map(|stream| stream.longest_pause).max().unwrap_or_default();
@@ -231,7 +238,9 @@ fn send(addresses: &[SocketAddr], options: &Options) -> Result<Sent> {
     ensure!(answer == total.to_bytes(), "what arrived is not what was sent: the checksums differ");
     let mut micros = || {
         let mut figure = [0; 8];
-        stream.read_exact(&mut figure).context("the other end did not say how long it waited and worked")?;
+        stream
+            .read_exact(&mut figure)
+            .context("the other end did not say how long it waited and worked")?;
         Ok::<_, anyhow::Error>(Duration::from_micros(u64::from_be_bytes(figure)))
     };
 
@@ -260,7 +269,8 @@ fn piece(marker: Option<&str>) -> Vec<u8> {
 
 fn pace(start: Instant, bytes: u64, rate: Option<f64>) {
     let Some(mbit) = rate else { return };
-    let due = Duration::try_from_secs_f64(gbit_per_second(bytes, 1.0) * 1000.0 / mbit).unwrap_or_default();
+    let due = Duration::try_from_secs_f64(gbit_per_second(bytes, 1.0) * 1000.0 / mbit)
+        .unwrap_or_default();
     let early = due.saturating_sub(start.elapsed());
     if !early.is_zero() {
         rest(early);

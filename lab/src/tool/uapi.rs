@@ -20,7 +20,8 @@ pub(crate) fn run(name: &str) -> Result<()> {
     let mut request = String::new();
     std::io::stdin().read_to_string(&mut request)?;
     let path = format!("/var/run/wireguard/{name}.sock");
-    let mut stream = UnixStream::connect(&path).with_context(|| format!("cannot connect to {path}"))?;
+    let mut stream =
+        UnixStream::connect(&path).with_context(|| format!("cannot connect to {path}"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(request.as_bytes())?;
 

@@ -29,7 +29,8 @@ pub(crate) fn print(name: &str) -> Result<()> {
         // A process that has just ended costs nothing more.
         let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
         let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
-        sum.cpu_seconds += cpu_ticks(&stat).context("/proc/PID/stat has an unknown format")? / as_f64(ticks);
+        sum.cpu_seconds +=
+            cpu_ticks(&stat).context("/proc/PID/stat has an unknown format")? / as_f64(ticks);
         sum.memory_mib += resident_kib(&status).unwrap_or(0.0) / 1024.0;
     }
 
@@ -47,7 +48,13 @@ pub(crate) fn cpu_ticks(stat: &str) -> Option<f64> {
 }
 
 fn resident_kib(status: &str) -> Option<f64> {
-    status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse().ok()
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a hundred or a thousand")]

@@ -19,9 +19,12 @@ fn a_short_bench_fills_its_table_and_leaves_its_machine_as_it_was() {
     machine.command("rm").arg("/run/plot.svg").run().unwrap();
 
     let report: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
-    let overlay = report["rows"].as_array().unwrap().iter().find(|row| row["name"] == "overlay").unwrap();
+    let overlay =
+        report["rows"].as_array().unwrap().iter().find(|row| row["name"] == "overlay").unwrap();
     // A machine from which the hypervisor takes much time has samples and no medians.
-    for metric in ["tcp1", "tcp4", "cost", "small", "full", "trains", "idle_median", "load_tail", "memory"] {
+    for metric in
+        ["tcp1", "tcp4", "cost", "small", "full", "trains", "idle_median", "load_tail", "memory"]
+    {
         let first = overlay["samples"][metric][0]["value"].as_f64();
         assert!(first.is_some_and(|value| value > 0.0), "{metric}: {overlay}");
     }

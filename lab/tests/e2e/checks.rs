@@ -142,14 +142,18 @@ fn check_engines(name: &str, rounds: u32, pick: impl FnOnce(&[Release]) -> Vec<R
         }
         if lab(1).is_some() {
             let known = Check::find(name).expect("a check of this name");
-            known.run_with(Some(rounds), &pick(&fetched), &[]).unwrap_or_else(|error| panic!("{error:#}"));
+            known
+                .run_with(Some(rounds), &pick(&fetched), &[])
+                .unwrap_or_else(|error| panic!("{error:#}"));
         }
     });
 }
 
 #[test]
 fn docker_networks_span_hosts_of_an_old_and_a_new_engine() {
-    check_engines("docker", 1, |fetched| [&[Release::default()], &fetched[fetched.len() - 1..]].concat());
+    check_engines("docker", 1, |fetched| {
+        [&[Release::default()], &fetched[fetched.len() - 1..]].concat()
+    });
 }
 
 #[test]
@@ -242,6 +246,10 @@ fn every_check_is_a_test_here() {
     let own = include_str!("checks.rs");
 
     for known in CHECKS {
-        assert!(own.contains(&format!("check(\"{}\", ", known.name)), "{} is not run here", known.name);
+        assert!(
+            own.contains(&format!("check(\"{}\", ", known.name)),
+            "{} is not run here",
+            known.name
+        );
     }
 }

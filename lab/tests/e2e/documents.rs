@@ -13,7 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Reads a document of this repository.
 fn document(path: &str) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("lab is a folder of the repository");
+    let root =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("lab is a folder of the repository");
 
     std::fs::read_to_string(root.join(path)).expect("the document is there")
 }
@@ -36,7 +37,9 @@ fn shell(text: &str) -> Vec<String> {
         match line {
             "```sh" => inside = true,
             "```" => inside = false,
-            _ if inside => commands.push(line.split("  #").next().unwrap_or(line).trim().to_owned()),
+            _ if inside => {
+                commands.push(line.split("  #").next().unwrap_or(line).trim().to_owned())
+            }
             _ => {}
         }
     }
@@ -69,12 +72,15 @@ fn the_first_hour_of_the_readme_works_as_it_is_written() {
         } else if command.contains("curl") {
             // The server has just been started.
             let fetch = || lab.host(*host).command("sh").args(["-c", command]).output();
-            let fetched = || fetch().is_ok_and(|output| output.stdout.contains("Directory listing"));
+            let fetched =
+                || fetch().is_ok_and(|output| output.stdout.contains("Directory listing"));
             wait_until(PATIENCE, command, fetched).unwrap();
         } else {
             let printed = type_in(&lab, *host, command);
-            join =
-                printed.lines().find_map(|line| line.trim().strip_prefix(JOIN)).map_or(join, |l| format!("{JOIN}{l}"));
+            join = printed
+                .lines()
+                .find_map(|line| line.trim().strip_prefix(JOIN))
+                .map_or(join, |l| format!("{JOIN}{l}"));
         }
     }
 
@@ -117,12 +123,16 @@ fn the_commands_for_operators_work_as_they_are_written() {
 fn the_lab_of_the_readme_comes_up_and_goes_down() {
     let Some(machine) = lab(1) else { return };
     let run = "cargo run --release -p overlay-lab -- ";
-    let commands: Vec<_> =
-        shell(&document("README.md")).iter().filter_map(|c| c.strip_prefix(run).map(str::to_owned)).collect();
+    let commands: Vec<_> = shell(&document("README.md"))
+        .iter()
+        .filter_map(|c| c.strip_prefix(run).map(str::to_owned))
+        .collect();
     assert!(commands.contains(&"demo".to_owned()), "{commands:?}");
 
     // Those two have tests of their own.
-    for command in commands.iter().filter(|command| !["demo", "check docker"].contains(&command.as_str())) {
+    for command in
+        commands.iter().filter(|command| !["demo", "check docker"].contains(&command.as_str()))
+    {
         type_in(&machine, 0, &format!("overlay-lab {command}"));
     }
 }

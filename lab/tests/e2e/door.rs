@@ -23,7 +23,12 @@ fn out(host: &Host, program: &str, args: &[&str]) -> String {
 fn answer(host: &Host) -> Value {
     let call = json!({ "path": "/NetworkDriver.CreateEndpoint", "body": "{\"NetworkID\":\"n\",\"EndpointID\":\"e\"}" });
     let tool = host.command("overlay-lab").args(["plugin", "call", "--socket", PLUGIN]);
-    let output = tool.input(&format!("{call}\n")).expect("a pipe").deadline(PATIENCE).run().expect("it is answered");
+    let output = tool
+        .input(&format!("{call}\n"))
+        .expect("a pipe")
+        .deadline(PATIENCE)
+        .run()
+        .expect("it is answered");
     assert!(output.elapsed < AT_ONCE, "after {:?}: {}", output.elapsed, output.stdout);
     let answered: Value = serde_json::from_str(output.stdout.trim()).expect("JSON");
 
@@ -45,7 +50,8 @@ fn modes(host: &Host, paths: &[&str]) -> String {
 }
 
 fn problems(host: &Host) -> String {
-    let status: Value = serde_json::from_str(&out(host, "overlayctl", &["status", "--json"])).expect("JSON");
+    let status: Value =
+        serde_json::from_str(&out(host, "overlayctl", &["status", "--json"])).expect("JSON");
 
     status["problems"].to_string()
 }
@@ -64,7 +70,10 @@ fn a_dead_agent_costs_docker_nothing_and_start_brings_agent_and_door_back() {
     let host = cluster.host(0);
     let agent_knows_nothing = refusal(host);
     assert!(agent_knows_nothing.contains('n') && !agent_knows_nothing.contains("does not answer"));
-    assert_eq!(modes(host, &[PLUGIN, DOOR, "/var/lib/overlay/overlay-door.log"]), "600\n600\n600\n");
+    assert_eq!(
+        modes(host, &[PLUGIN, DOOR, "/var/lib/overlay/overlay-door.log"]),
+        "600\n600\n600\n"
+    );
     let first = door(host);
 
     kill(host, cluster.agent(0).expect("an agent").pid());
@@ -77,12 +86,14 @@ fn a_dead_agent_costs_docker_nothing_and_start_brings_agent_and_door_back() {
     assert_eq!(door(host), first, "the door that was open stays");
 
     kill(host, first);
-    wait_until(PATIENCE, "status says it", || problems(host).contains("docker-door")).expect("said");
+    wait_until(PATIENCE, "status says it", || problems(host).contains("docker-door"))
+        .expect("said");
     let opened = cluster.ctl(0, &["start"]).expect("a stale socket is no obstacle");
     assert!(!opened.stdout.contains("no door"), "{}", opened.stdout);
     assert_ne!(door(host), first);
     assert_eq!(refusal(host), agent_knows_nothing);
-    wait_until(PATIENCE, "status is well", || !problems(host).contains("docker-door")).expect("well");
+    wait_until(PATIENCE, "status is well", || !problems(host).contains("docker-door"))
+        .expect("well");
 
     cluster.ctl(0, &["stop"]).expect("stopped");
     assert!(host.pids_of("overlayd").expect("a list").is_empty());
@@ -106,7 +117,12 @@ fn an_agent_that_was_started_without_a_door_keeps_its_socket_until_it_is_started
     let old = cluster.host(0).command(old[0]).args(&old[1..]).spawn().expect("it starts");
     cluster.wait_for_agent(0).expect("it answers");
     let host = cluster.host(0);
-    let serves = || host.command("test").args(["-S", PLUGIN]).output().is_ok_and(|output| output.status.success());
+    let serves = || {
+        host.command("test")
+            .args(["-S", PLUGIN])
+            .output()
+            .is_ok_and(|output| output.status.success())
+    };
     wait_until(PATIENCE, "the agent serves Docker", serves).expect("served");
 
     let started = cluster.ctl(0, &["start"]).expect("started").stdout;

@@ -39,13 +39,16 @@ fn two_commands_and_ten_seconds_to_the_first_answer() {
 fn three_hosts_reach_each_other_by_short_and_full_name() {
     let Some(cluster) = cluster(3) else { return };
     cluster.ctl(2, &["network", "create", "my-network"]).unwrap();
-    let servers: Vec<_> =
-        (0..3).map(|host| cluster.serve_http(host, "my-network", &format!("service{host}")).unwrap()).collect();
+    let servers: Vec<_> = (0..3)
+        .map(|host| cluster.serve_http(host, "my-network", &format!("service{host}")).unwrap())
+        .collect();
 
     for from in 0..3 {
         for to in 0..3 {
             cluster.fetch(from, "my-network", "client", &format!("service{to}")).unwrap();
-            cluster.fetch(from, "my-network", "client", &format!("service{to}.my-network")).unwrap();
+            cluster
+                .fetch(from, "my-network", "client", &format!("service{to}.my-network"))
+                .unwrap();
         }
     }
     let nodes = cluster.ctl_json(1, &["node", "ls"]).unwrap();
@@ -66,7 +69,12 @@ fn large_packets_and_streams_arrive_whole_over_either_underlay() {
         cluster.ctl(0, &["network", "create", "net"]).unwrap();
         let sink = cluster.serve(1, "net", "sink", &["throughput", "serve"], "listening").unwrap();
 
-        cluster.container(0, "net", "pinger").unwrap().args(["ping", "-c3", "--size=20000", "sink"]).run().unwrap();
+        cluster
+            .container(0, "net", "pinger")
+            .unwrap()
+            .args(["ping", "-c3", "--size=20000", "sink"])
+            .run()
+            .unwrap();
         let client = ["throughput", "client", "sink", "--seconds=1", "--streams=4", "--verify"];
         cluster.container(0, "net", "sender").unwrap().args(client).run().unwrap();
         drop(sink);
@@ -103,7 +111,9 @@ fn a_removed_node_is_refused_within_two_seconds() {
 
     let ping = cluster.container(1, "net", "pinger").unwrap().args(ping).spawn().unwrap();
     overlay_lab::wait_until(Duration::from_secs(5), "the ping is attached", || {
-        cluster.ctl_json(0, &["endpoint", "ls"]).is_ok_and(|list| list.to_string().contains("\"pinger\""))
+        cluster
+            .ctl_json(0, &["endpoint", "ls"])
+            .is_ok_and(|list| list.to_string().contains("\"pinger\""))
     })
     .unwrap();
     cluster.ctl(0, &["node", "rm", "host2"]).unwrap();

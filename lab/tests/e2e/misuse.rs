@@ -11,11 +11,19 @@ fn assert_refused(output: &CommandOutput, code: i32, what: &str) {
     assert_eq!(output.status.code(), Some(code), "{what}: {}{}", output.stdout, output.stderr);
     let lines: Vec<_> = output.stderr.lines().filter(|line| !line.trim().is_empty()).collect();
     assert!(!lines.is_empty() && lines.len() <= 3, "{what}: {}", output.stderr);
-    assert!(!output.stderr.contains("panicked") && !output.stderr.contains("Backtrace"), "{what}: {}", output.stderr);
+    assert!(
+        !output.stderr.contains("panicked") && !output.stderr.contains("Backtrace"),
+        "{what}: {}",
+        output.stderr
+    );
 }
 
 fn join(host: &Host, line: &str) -> CommandOutput {
-    host.command("overlayctl").args(["join", line]).deadline(Duration::from_secs(60)).output().expect("overlayctl runs")
+    host.command("overlayctl")
+        .args(["join", line])
+        .deadline(Duration::from_secs(60))
+        .output()
+        .expect("overlayctl runs")
 }
 
 /// Returns a join line with its part number `part` (counted between `-` and `@`) replaced.
@@ -32,7 +40,15 @@ fn a_wrong_join_line_changes_nothing() {
     let Some(lab) = lab(2) else { return };
     let folders = ["/run", "/etc", "/var/lib"];
     lab.host(0).command("overlayctl").args(["init", "--json"]).run().unwrap();
-    let line = lab.host(0).command("overlayctl").args(["token", "create"]).run().unwrap().stdout.trim().to_owned();
+    let line = lab
+        .host(0)
+        .command("overlayctl")
+        .args(["token", "create"])
+        .run()
+        .unwrap()
+        .stdout
+        .trim()
+        .to_owned();
     let before = lab.host(1).snapshot(&folders).unwrap();
 
     for (what, wrong, code) in [
@@ -46,7 +62,9 @@ fn a_wrong_join_line_changes_nothing() {
         let output = join(lab.host(1), &wrong);
         assert!(matches!(output.status.code(), Some(1..=3)), "{what}: {}", output.stderr);
         assert_refused(&output, output.status.code().unwrap_or(code), what);
-        before.assert_unchanged(|| lab.host(1).snapshot(&folders)).unwrap_or_else(|error| panic!("{what}: {error:#}"));
+        before
+            .assert_unchanged(|| lab.host(1).snapshot(&folders))
+            .unwrap_or_else(|error| panic!("{what}: {error:#}"));
     }
 
     assert!(join(lab.host(1), &line).status.success(), "the right line still works");
@@ -57,7 +75,8 @@ fn a_token_admits_as_many_as_it_says_and_not_after_it_was_revoked() {
     let Some(lab) = lab(4) else { return };
     lab.host(0).command("overlayctl").args(["init", "--json"]).run().unwrap();
     let create = |args: &[&str]| {
-        let output = lab.host(0).command("overlayctl").args(["token", "create"]).args(args).run().unwrap();
+        let output =
+            lab.host(0).command("overlayctl").args(["token", "create"]).args(args).run().unwrap();
         output.stdout.trim().to_owned()
     };
 
@@ -80,8 +99,17 @@ fn commands_without_an_agent_say_what_to_do() {
     let Some(lab) = lab(1) else { return };
     let host = lab.host(0);
 
-    for args in [&["status"][..], &["network", "ls"], &["node", "ls"], &["run", "--network", "x", "--", "true"]] {
-        assert_refused(&host.command("overlayctl").args(args).output().unwrap(), 3, &args.join(" "));
+    for args in [
+        &["status"][..],
+        &["network", "ls"],
+        &["node", "ls"],
+        &["run", "--network", "x", "--", "true"],
+    ] {
+        assert_refused(
+            &host.command("overlayctl").args(args).output().unwrap(),
+            3,
+            &args.join(" "),
+        );
     }
 }
 
@@ -117,7 +145,11 @@ fn what_cannot_be_is_refused_and_leaves_no_trace() {
             "{args:?} gave {given}: {}",
             output.stderr
         );
-        assert!(!output.stderr.is_empty() && !output.stderr.contains("panicked"), "{args:?}: {}", output.stderr);
+        assert!(
+            !output.stderr.is_empty() && !output.stderr.contains("panicked"),
+            "{args:?}: {}",
+            output.stderr
+        );
     }
     before.assert_unchanged(|| cluster.host(0).snapshot(&[])).unwrap();
     drop(anchor);
@@ -129,7 +161,12 @@ fn exit_codes_of_containers_pass_through() {
     let Some(cluster) = cluster(1) else { return };
     cluster.ctl(0, &["network", "create", "net"]).unwrap();
     let run = |args: &[&str]| {
-        let output = cluster.host(0).command("overlayctl").args(["run", "--network", "net", "--"]).args(args).output();
+        let output = cluster
+            .host(0)
+            .command("overlayctl")
+            .args(["run", "--network", "net", "--"])
+            .args(args)
+            .output();
         output.unwrap().status.code()
     };
 
@@ -141,7 +178,9 @@ fn exit_codes_of_containers_pass_through() {
 #[test]
 fn what_a_node_may_not_see_is_not_told_as_nothing() {
     let Some(cluster) = cluster(2) else { return };
-    let run = |host: usize, args: &[&str]| cluster.host(host).command("overlayctl").args(args).output().unwrap();
+    let run = |host: usize, args: &[&str]| {
+        cluster.host(host).command("overlayctl").args(args).output().unwrap()
+    };
     let host = ["attach", "--host", "--network", "net", "--name", "gateway"];
     for name in ["net", "one", "two"] {
         cluster.ctl(0, &["network", "create", name]).unwrap();
@@ -156,14 +195,25 @@ fn what_a_node_may_not_see_is_not_told_as_nothing() {
 
     assert!(list[0]["endpoints"].is_null() && list[0]["members"].is_null(), "{list}");
     assert!(hidden.stdout.starts_with("net -\n"), "{}", hidden.stdout);
-    assert_eq!((removed.stdout.as_str(), removed.status.code()), ("one\ntwo\n", Some(1)), "{}", removed.stderr);
+    assert_eq!(
+        (removed.stdout.as_str(), removed.status.code()),
+        ("one\ntwo\n", Some(1)),
+        "{}",
+        removed.stderr
+    );
     assert!(removed.stderr.contains("nothing"), "{}", removed.stderr);
     let error: serde_json::Value = serde_json::from_str(&refused.stderr).unwrap();
-    assert_eq!((&error["error"]["code"], refused.status.code()), (&"in-use".into(), Some(1)), "{error}");
+    assert_eq!(
+        (&error["error"]["code"], refused.status.code()),
+        (&"in-use".into(), Some(1)),
+        "{error}"
+    );
     assert_refused(&again, 1, "another address for what is attached");
     let versions = cluster.ctl_json(1, &["version"]).unwrap();
     assert!(
-        ["client", "agent", "control"].iter().all(|program| versions[program]["version"].is_string()),
+        ["client", "agent", "control"]
+            .iter()
+            .all(|program| versions[program]["version"].is_string()),
         "{versions}"
     );
     cluster.ctl(0, &["detach", "--network", "net", "--name", "gateway"]).unwrap();

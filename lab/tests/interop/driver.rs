@@ -35,7 +35,8 @@ impl Driver {
     pub(crate) fn new(host: &Host, peer: PublicKey, underlay: Option<SocketAddr>) -> Self {
         let now = Instant::now();
         let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-        let config = EngineConfig { lane: LaneId(0), lanes: 1, seed: rand::random(), now, unix_time };
+        let config =
+            EngineConfig { lane: LaneId(0), lanes: 1, seed: rand::random(), now, unix_time };
         let mut engine = Engine::new(config);
         let lane = PeerLane {
             public_key: peer,
@@ -75,7 +76,11 @@ impl Driver {
     }
 
     /// Drives the engine until `done`; returns `false` if that does not happen `within` the time.
-    pub(crate) fn run_until(&mut self, within: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
+    pub(crate) fn run_until(
+        &mut self,
+        within: Duration,
+        mut done: impl FnMut(&mut Self) -> bool,
+    ) -> bool {
         let deadline = Instant::now() + within;
         let mut buffer = vec![0; 65_536];
         while !done(self) {
@@ -130,7 +135,8 @@ impl Driver {
                     match packet[IP] {
                         ECHO_REQUEST => replies.push(reply_to(packet)),
                         ECHO_REPLY => {
-                            self.answers.insert(u16::from_be_bytes([packet[IP + 6], packet[IP + 7]]));
+                            self.answers
+                                .insert(u16::from_be_bytes([packet[IP + 6], packet[IP + 7]]));
                         }
                         _ => {}
                     }
@@ -157,7 +163,8 @@ pub(crate) fn socket_on(host: &Host) -> UdpSocket {
 }
 
 fn bound_on(host: &Host, port: u16) -> UdpSocket {
-    let namespace = File::open(format!("/proc/{}/ns/net", host.init_pid())).expect("the host is up");
+    let namespace =
+        File::open(format!("/proc/{}/ns/net", host.init_pid())).expect("the host is up");
     let socket = std::thread::spawn(move || {
         setns(namespace, CloneFlags::CLONE_NEWNET).expect("root may enter");
         UdpSocket::bind(("0.0.0.0", port)).expect("the port is free")
@@ -201,8 +208,10 @@ pub(crate) fn reply_to(request: &[u8]) -> Vec<u8> {
 }
 
 fn checksum(bytes: &[u8]) -> u16 {
-    let mut sum: u32 =
-        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
+    let mut sum: u32 = bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
+        .sum();
     while sum > 0xFFFF {
         sum = (sum & 0xFFFF) + (sum >> 16);
     }

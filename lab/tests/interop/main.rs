@@ -70,7 +70,10 @@ fn we_call(stock: Stock) {
 
     for number in 1..=20 {
         driver.ping(number, 1000);
-        assert!(driver.run_until(Duration::from_secs(10), |driver| driver.answers.contains(&number)), "echo {number}");
+        assert!(
+            driver.run_until(Duration::from_secs(10), |driver| driver.answers.contains(&number)),
+            "echo {number}"
+        );
     }
     assert_eq!(driver.dropped(), 0);
 }
@@ -94,7 +97,10 @@ fn we_renew(stock: Stock) {
     for number in 1..=100 {
         driver.skip(Duration::from_secs(6));
         driver.ping(number, 500);
-        assert!(driver.run_until(Duration::from_secs(10), |driver| driver.answers.contains(&number)), "echo {number}");
+        assert!(
+            driver.run_until(Duration::from_secs(10), |driver| driver.answers.contains(&number)),
+            "echo {number}"
+        );
         handshakes += usize::from(driver.last_handshake() < Duration::from_secs(6));
     }
     assert!(handshakes >= 4, "600 s hold at least four renewals, not {handshakes}");
@@ -107,7 +113,10 @@ fn both_roam(stock: Stock) {
     let mut expect_echo = |driver: &mut Driver| {
         number += 1;
         driver.ping(number, 500);
-        assert!(driver.run_until(Duration::from_secs(10), |driver| driver.answers.contains(&number)), "echo {number}");
+        assert!(
+            driver.run_until(Duration::from_secs(10), |driver| driver.answers.contains(&number)),
+            "echo {number}"
+        );
     };
     expect_echo(&mut driver);
 
@@ -118,7 +127,12 @@ fn both_roam(stock: Stock) {
     let uapi = lab.host(1).command("overlay-lab").args(["uapi", stock.interface()]);
     let uapi = uapi.input(&format!("set=1\nlisten_port={port}\n\n")).expect("it takes input");
     uapi.run().expect("it takes the port");
-    let mut ping = lab.host(1).command("overlay-lab").args(["ping", "--count=1", OURS]).spawn().expect("the ping runs");
+    let mut ping = lab
+        .host(1)
+        .command("overlay-lab")
+        .args(["ping", "--count=1", OURS])
+        .spawn()
+        .expect("the ping runs");
     assert!(driver.run_until(Duration::from_secs(10), |_| !ping.is_running()), "the ping ends");
     assert_eq!(driver.underlay(), Some((lab.host(1).address(), port).into()));
     expect_echo(&mut driver);

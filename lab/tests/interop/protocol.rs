@@ -7,7 +7,9 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use overlay_lab::{Host, Lab, Running, Stock};
-use overlay_wireguard::{Datagram, Interface, Kind, Message, PresharedKey, Tunnel, open_room, sealed_len};
+use overlay_wireguard::{
+    Datagram, Interface, Kind, Message, PresharedKey, Tunnel, open_room, sealed_len,
+};
 
 use super::driver::{ECHO_REPLY, ECHO_REQUEST, IP, echo, reply_to, socket_on};
 use super::{OUR_KEY, OURS, PORT, THEIR_KEY, THEIRS, pair_of, public};
@@ -132,7 +134,9 @@ impl Ours {
         let len = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
         match packet[IP] {
             ECHO_REQUEST => assert!(self.say(&reply_to(&packet[..len]))),
-            ECHO_REPLY => self.answers.push_back(u16::from_be_bytes([packet[IP + 6], packet[IP + 7]])),
+            ECHO_REPLY => {
+                self.answers.push_back(u16::from_be_bytes([packet[IP + 6], packet[IP + 7]]))
+            }
             _ => {}
         }
     }
@@ -185,7 +189,8 @@ impl Ours {
 /// Returns an initiation by somebody whom the holder of the key does not know.
 fn stranger(to: [u8; 32]) -> Datagram {
     let now = Instant::now();
-    let mut stranger = Interface::new(&[0x44; 32].into(), &rand::random(), now, Duration::from_secs(1));
+    let mut stranger =
+        Interface::new(&[0x44; 32].into(), &rand::random(), now, Duration::from_secs(1));
     let tunnel = stranger.new_tunnel(&public(to), PresharedKey::default(), now);
 
     tunnel.expect("a good key").initiate(now).expect("an initiation")
@@ -193,7 +198,11 @@ fn stranger(to: [u8; 32]) -> Datagram {
 
 /// Makes a lab with `stock` on host 1 and our protocol on host 0; returns `None` with a message if
 /// that is not possible.
-fn against(stock: Stock, it_calls: bool, preshared: Option<[u8; 32]>) -> Option<(Lab, Running, Ours)> {
+fn against(
+    stock: Stock,
+    it_calls: bool,
+    preshared: Option<[u8; 32]>,
+) -> Option<(Lab, Running, Ours)> {
     let (lab, running) = pair_of(stock, it_calls)?;
     if let Some(key) = preshared {
         let hex = |key: &[u8; 32]| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();

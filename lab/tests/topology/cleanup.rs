@@ -54,7 +54,11 @@ fn a_lab_within_a_host_has_what_the_machine_has() {
     for path in ["/etc/passwd", "/etc/alternatives", "/var/lib/dpkg"] {
         let there = std::path::Path::new(path).exists();
         let test = ["exec", "host2", "--", "test", "-e", path];
-        assert_eq!(outer.host(0).command("overlay-lab").args(test).output().unwrap().status.success(), there, "{path}");
+        assert_eq!(
+            outer.host(0).command("overlay-lab").args(test).output().unwrap().status.success(),
+            there,
+            "{path}"
+        );
     }
 }
 
@@ -70,7 +74,11 @@ fn two_labs_live_side_by_side() {
     let again = machine.command("overlay-lab").args(["up", "2", "--lab", "one"]).output().unwrap();
     assert_eq!(again.status.code(), Some(1));
     assert!(again.stderr.contains("is up already"), "{}", again.stderr);
-    machine.command("overlay-lab").args(["exec", "--lab", "one", "a", "--", "touch", "/run/mine"]).run().unwrap();
+    machine
+        .command("overlay-lab")
+        .args(["exec", "--lab", "one", "a", "--", "touch", "/run/mine"])
+        .run()
+        .unwrap();
     let other = ["exec", "--lab", "two", "host1", "--", "test", "-e", "/run/mine"];
     assert_eq!(machine.command("overlay-lab").args(other).output().unwrap().status.code(), Some(1));
     for name in ["one", "two"] {
@@ -109,7 +117,8 @@ fn a_killed_program_takes_its_lab_along() {
 
     for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGINT] {
         let held = machine.command("overlay-lab").args(["hold", "2"]).spawn().unwrap();
-        wait_until(Duration::from_secs(10), "the lab is up", || held.stdout().contains("up")).unwrap();
+        wait_until(Duration::from_secs(10), "the lab is up", || held.stdout().contains("up"))
+            .unwrap();
         assert!(machine.pids_of("overlay-lab").unwrap().len() >= 4);
         let [parent, ..] = machine.pids_of("overlay-lab").unwrap()[1..] else { panic!("it runs") };
         machine.kill(parent, signal.as_str()).unwrap();
@@ -120,8 +129,15 @@ fn a_killed_program_takes_its_lab_along() {
 #[test]
 fn a_host_dies_with_all_that_runs_in_it() {
     let Some(lab) = lab(2) else { return };
-    lab.host(0).command("sh").args(["-c", "setsid sleep 600 & setsid sleep 601 & exit 0"]).run().unwrap();
-    wait_until(Duration::from_secs(5), "both sleep", || lab.host(0).pids_of("sleep").unwrap().len() == 2).unwrap();
+    lab.host(0)
+        .command("sh")
+        .args(["-c", "setsid sleep 600 & setsid sleep 601 & exit 0"])
+        .run()
+        .unwrap();
+    wait_until(Duration::from_secs(5), "both sleep", || {
+        lab.host(0).pids_of("sleep").unwrap().len() == 2
+    })
+    .unwrap();
     let inits: Vec<_> = lab.hosts().iter().map(overlay_lab::Host::init_pid).collect();
 
     lab.finish().unwrap();

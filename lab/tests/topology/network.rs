@@ -23,7 +23,8 @@ fn hosts_have_names_and_links_of_their_own() {
     let name = lab.host(1).command("cat").arg("/proc/sys/kernel/hostname").run().unwrap();
     assert_eq!(name.stdout, "host2\n");
     let links = lab.host(1).command("cat").arg("/proc/net/dev").run().unwrap().stdout;
-    let links: Vec<_> = links.lines().filter_map(|line| Some(line.split_once(':')?.0.trim())).collect();
+    let links: Vec<_> =
+        links.lines().filter_map(|line| Some(line.split_once(':')?.0.trim())).collect();
     assert_eq!(links, ["lo", "eth0"]);
 }
 
@@ -43,8 +44,13 @@ fn what_a_host_writes_stays_in_it() {
 fn a_partition_loses_everything_and_heals() {
     let Some(lab) = lab(3) else { return };
     let reaches = |from: usize, to: &str| {
-        let ping =
-            lab.host(from).command("overlay-lab").args(["ping", "-c2", "--interval-ms=50", "--timeout-ms=500", to]);
+        let ping = lab.host(from).command("overlay-lab").args([
+            "ping",
+            "-c2",
+            "--interval-ms=50",
+            "--timeout-ms=500",
+            to,
+        ]);
         ping.output().unwrap().status.success()
     };
 
@@ -66,9 +72,17 @@ fn the_underlay_has_the_mtu_and_the_families_asked_for() {
     if lab(1).is_none() {
         return;
     }
-    let lab = Lab::builder(2).mtu(1400).ipv4("10.7.0.0/16".parse().unwrap()).ipv6(None).start().unwrap();
+    let lab =
+        Lab::builder(2).mtu(1400).ipv4("10.7.0.0/16".parse().unwrap()).ipv6(None).start().unwrap();
     let ping = |size: &str| {
-        lab.host(0).command("overlay-lab").args(["ping", "-c1", "--timeout-ms=300", "-s", size, "10.7.0.12"])
+        lab.host(0).command("overlay-lab").args([
+            "ping",
+            "-c1",
+            "--timeout-ms=300",
+            "-s",
+            size,
+            "10.7.0.12",
+        ])
     };
 
     assert!(lab.host(0).plan().ipv6.is_none());
@@ -103,13 +117,23 @@ fn a_capture_sees_every_frame_once_and_the_marker_in_it() {
 fn a_capture_looks_into_frames_that_are_not_cut_yet_and_misses_none() {
     let Some(lab) = lab(2) else { return };
     let server = lab.host(1).command("overlay-lab").args(["throughput", "serve"]).spawn().unwrap();
-    overlay_lab::wait_until(Duration::from_secs(10), "the server listens", || server.stdout().contains("listening"))
-        .unwrap();
+    overlay_lab::wait_until(Duration::from_secs(10), "the server listens", || {
+        server.stdout().contains("listening")
+    })
+    .unwrap();
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("all.pcap");
     let capture = lab.capture_to(Some("in-the-clear"), &file).unwrap();
-    let client = ["throughput", "client", "host2", "--seconds=0.5", "--rate=200", "--marker=in-the-clear", "--verify"];
+    let client = [
+        "throughput",
+        "client",
+        "host2",
+        "--seconds=0.5",
+        "--rate=200",
+        "--marker=in-the-clear",
+        "--verify",
+    ];
     lab.host(0).command("overlay-lab").args(client).run().unwrap();
     let report = capture.stop().unwrap();
 

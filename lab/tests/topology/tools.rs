@@ -9,9 +9,19 @@ use super::lab;
 #[test]
 fn a_page_is_fetched_by_name() {
     let Some(lab) = lab(2) else { return };
-    let server = lab.host(1).command("overlay-lab").args(["serve-http", "--listen", "[::]:8080"]).spawn().unwrap();
-    wait_until(Duration::from_secs(10), "the server listens", || server.stdout().contains("listens on")).unwrap();
-    let fetch = |args: &[&str]| lab.host(0).command("overlay-lab").arg("fetch").args(args).output().unwrap();
+    let server = lab
+        .host(1)
+        .command("overlay-lab")
+        .args(["serve-http", "--listen", "[::]:8080"])
+        .spawn()
+        .unwrap();
+    wait_until(Duration::from_secs(10), "the server listens", || {
+        server.stdout().contains("listens on")
+    })
+    .unwrap();
+    let fetch = |args: &[&str]| {
+        lab.host(0).command("overlay-lab").arg("fetch").args(args).output().unwrap()
+    };
 
     assert_eq!(fetch(&["http://host2:8080/hello"]).stdout, "hello from host2\n");
     assert_eq!(fetch(&["http://[2001:db8::12]:8080/bytes?n=100000"]).stdout.len(), 100_000);
@@ -33,11 +43,19 @@ fn a_page_is_fetched_by_name() {
 #[test]
 fn a_ping_counts_what_is_lost() {
     let Some(lab) = lab(2) else { return };
-    let ping = lab.host(0).command("overlay-lab").args(["ping", "--json", "-c40", "--interval-ms=50", "192.0.2.12"]);
+    let ping = lab.host(0).command("overlay-lab").args([
+        "ping",
+        "--json",
+        "-c40",
+        "--interval-ms=50",
+        "192.0.2.12",
+    ]);
 
     let running = ping.spawn().unwrap();
     let start = Instant::now();
-    let pass = |time: Duration| wait_until(Duration::from_secs(5), "time passes", || start.elapsed() >= time).unwrap();
+    let pass = |time: Duration| {
+        wait_until(Duration::from_secs(5), "time passes", || start.elapsed() >= time).unwrap()
+    };
     pass(Duration::from_millis(400));
     lab.unplug(1).unwrap();
     pass(Duration::from_millis(1000));
@@ -55,9 +73,13 @@ fn a_ping_counts_what_is_lost() {
 fn streams_arrive_whole() {
     let Some(lab) = lab(2) else { return };
     let server = lab.host(1).command("overlay-lab").args(["throughput", "serve"]).spawn().unwrap();
-    wait_until(Duration::from_secs(10), "the server listens", || server.stdout().contains("listening")).unwrap();
+    wait_until(Duration::from_secs(10), "the server listens", || {
+        server.stdout().contains("listening")
+    })
+    .unwrap();
 
-    let client = ["throughput", "client", "host2", "--seconds=0.5", "--streams=3", "--verify", "--json"];
+    let client =
+        ["throughput", "client", "host2", "--seconds=0.5", "--streams=3", "--verify", "--json"];
     let output = lab.host(0).command("overlay-lab").args(client).run().unwrap();
     let summary: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
     assert!(summary["bytes"].as_u64().unwrap() > 1_000_000, "{summary}");

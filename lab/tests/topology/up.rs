@@ -35,9 +35,15 @@ fn hosts_are_listed_for_programs_too() {
     assert_eq!(hosts[1]["host"], "host2");
     assert_eq!(hosts[1]["ipv4"], "192.0.2.12");
     assert_eq!(hosts[1]["up"], true);
-    let code = lab.host(0).command("overlay-lab").args(["exec", "b", "--", "sh", "-c", "exit 9"]).output().unwrap();
+    let code = lab
+        .host(0)
+        .command("overlay-lab")
+        .args(["exec", "b", "--", "sh", "-c", "exit 9"])
+        .output()
+        .unwrap();
     assert_eq!(code.status.code(), Some(9));
-    let unknown = lab.host(0).command("overlay-lab").args(["exec", "host7", "--", "true"]).output().unwrap();
+    let unknown =
+        lab.host(0).command("overlay-lab").args(["exec", "host7", "--", "true"]).output().unwrap();
     assert!(unknown.stderr.contains("there are host1, host2"), "{}", unknown.stderr);
 }
 
@@ -46,7 +52,9 @@ fn as_nobody(state: &Path, args: &[&str]) -> Output {
     let program = overlay_lab::bin("overlay-lab").expect("it is built");
     let mut command = if nix::unistd::geteuid().is_root() {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--bounding-set=-all"]).arg(&program);
+        command
+            .args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--bounding-set=-all"])
+            .arg(&program);
         command
     } else {
         Command::new(&program)
@@ -64,8 +72,8 @@ fn a_normal_user_gets_the_same_demo() {
         return skip(&String::from_utf8_lossy(&up.stderr));
     }
     assert!(as_nobody(state.path(), &["down"]).status.success());
-    let mode =
-        std::fs::metadata("/dev/net/tun").map_or(0, |tun| std::os::unix::fs::PermissionsExt::mode(&tun.permissions()));
+    let mode = std::fs::metadata("/dev/net/tun")
+        .map_or(0, |tun| std::os::unix::fs::PermissionsExt::mode(&tun.permissions()));
     if mode & 0o006 != 0o006 {
         return skip("this machine keeps /dev/net/tun from normal users");
     }
@@ -88,7 +96,14 @@ fn a_normal_user_gets_the_same_lab() {
     }
 
     let ping = as_nobody(&["exec", "host1", "--", "overlay-lab", "ping", "-c1", "host2"]);
-    let write = as_nobody(&["exec", "host1", "--", "sh", "-c", "id -u && echo x > /etc/written && cat /etc/written"]);
+    let write = as_nobody(&[
+        "exec",
+        "host1",
+        "--",
+        "sh",
+        "-c",
+        "id -u && echo x > /etc/written && cat /etc/written",
+    ]);
     let down = as_nobody(&["down"]);
     assert!(ping.status.success(), "{}", String::from_utf8_lossy(&ping.stderr));
     assert_eq!(String::from_utf8_lossy(&write.stdout), "0\nx\n");

@@ -15,9 +15,10 @@ impl From<RowKey> for v1::RowKey {
             RowKey::Member(network, node) => {
                 Key::Member(v1::MemberKey { network: network.to_string(), node: node.to_string() })
             }
-            RowKey::Endpoint(network, endpoint) => {
-                Key::Endpoint(v1::EndpointKey { network: network.to_string(), endpoint: endpoint.to_string() })
-            }
+            RowKey::Endpoint(network, endpoint) => Key::Endpoint(v1::EndpointKey {
+                network: network.to_string(),
+                endpoint: endpoint.to_string(),
+            }),
             RowKey::HostReport(node) => Key::HostReport(node.to_string()),
         };
 
@@ -33,8 +34,12 @@ impl TryFrom<v1::RowKey> for RowKey {
         Ok(match key.key.ok_or_else(|| missing("row key"))? {
             Key::Network(id) => Self::Network(field("network", &id)?),
             Key::Node(id) => Self::Node(field("node", &id)?),
-            Key::Member(key) => Self::Member(field("network", &key.network)?, field("node", &key.node)?),
-            Key::Endpoint(key) => Self::Endpoint(field("network", &key.network)?, field("endpoint", &key.endpoint)?),
+            Key::Member(key) => {
+                Self::Member(field("network", &key.network)?, field("node", &key.node)?)
+            }
+            Key::Endpoint(key) => {
+                Self::Endpoint(field("network", &key.network)?, field("endpoint", &key.endpoint)?)
+            }
             Key::HostReport(node) => Self::HostReport(field("node", &node)?),
         })
     }
@@ -82,7 +87,8 @@ impl TryFrom<v1::Snapshot> for View {
     type Error = Refusal;
 
     fn try_from(snapshot: v1::Snapshot) -> Result<Self, Refusal> {
-        let rows: Vec<Change> = snapshot.rows.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+        let rows: Vec<Change> =
+            snapshot.rows.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
 
         Ok(Self::from_rows(Revision(snapshot.revision), rows))
     }
@@ -90,7 +96,11 @@ impl TryFrom<v1::Snapshot> for View {
 
 impl From<Delta> for v1::Delta {
     fn from(delta: Delta) -> Self {
-        Self { from: delta.from.0, to: delta.to.0, changes: delta.changes.into_iter().map(Into::into).collect() }
+        Self {
+            from: delta.from.0,
+            to: delta.to.0,
+            changes: delta.changes.into_iter().map(Into::into).collect(),
+        }
     }
 }
 

@@ -65,7 +65,9 @@ pub fn labels(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, Strin
             let shown: String = key.chars().take(80).collect();
             return Err(Refusal::new(
                 Code::InvalidInput,
-                format!("label {shown:?}: keys and values have 1 to 255 bytes and no control characters"),
+                format!(
+                    "label {shown:?}: keys and values have 1 to 255 bytes and no control characters"
+                ),
             ));
         }
     }
@@ -75,7 +77,11 @@ pub fn labels(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, Strin
 
 /// Refuses a list with too many entries.
 pub(super) fn bounded(what: &str, len: usize, max: usize) -> Result<(), Refusal> {
-    if len <= max { Ok(()) } else { Err(Refusal::new(Code::InvalidInput, format!("{len} {what} are more than {max}"))) }
+    if len <= max {
+        Ok(())
+    } else {
+        Err(Refusal::new(Code::InvalidInput, format!("{len} {what} are more than {max}")))
+    }
 }
 
 /// Says that a field is missing.
@@ -105,10 +111,9 @@ pub fn lane_ports(ports: &[u32]) -> Result<Vec<u16>, Refusal> {
     ports
         .iter()
         .map(|&port| {
-            u16::try_from(port)
-                .ok()
-                .filter(|&port| port != 0)
-                .ok_or_else(|| Refusal::new(Code::InvalidInput, format!("lane port {port} is not 1 to 65535")))
+            u16::try_from(port).ok().filter(|&port| port != 0).ok_or_else(|| {
+                Refusal::new(Code::InvalidInput, format!("lane port {port} is not 1 to 65535"))
+            })
         })
         .collect()
 }

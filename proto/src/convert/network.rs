@@ -4,7 +4,9 @@ use std::fmt::Display;
 use std::net::IpAddr;
 
 use overlay_core::network::{MAX_PREFIX_LEN, MAX_PREFIX6_LEN};
-use overlay_core::{Difference, HostPrefix, HostReport, Network, NetworkMode, NetworkSettings, View};
+use overlay_core::{
+    Difference, HostPrefix, HostReport, Network, NetworkMode, NetworkSettings, View,
+};
 
 use super::field::{bounded, field, labels, optional, wire_enum};
 use crate::refusal::{Code, Refusal};
@@ -69,7 +71,11 @@ impl From<NetworkSettings> for v1::NetworkSettings {
             gateway: text(settings.gateway),
             gateway6: text(settings.gateway6),
             range: text(settings.range),
-            reserved: settings.reserved.into_iter().map(|(name, address)| (name, address.to_string())).collect(),
+            reserved: settings
+                .reserved
+                .into_iter()
+                .map(|(name, address)| (name, address.to_string()))
+                .collect(),
             internal: settings.internal,
             options: settings.options,
             numbered_by: text(settings.numbered_by),
@@ -88,7 +94,10 @@ impl TryFrom<v1::NetworkSettings> for NetworkSettings {
             Ok((name, address))
         });
         if settings.title.len() > MAX_TITLE || settings.title.chars().any(char::is_control) {
-            return Err(Refusal::new(Code::InvalidInput, "settings.title: at most 255 bytes, no control characters"));
+            return Err(Refusal::new(
+                Code::InvalidInput,
+                "settings.title: at most 255 bytes, no control characters",
+            ));
         }
 
         Ok(Self {
@@ -116,7 +125,10 @@ pub fn host_prefixes(texts: &[String]) -> Result<Vec<HostPrefix>, Refusal> {
         let (prefix, holder) = text.split_once(' ').unwrap_or((text, ""));
         let prefix: ipnet::IpNet = field("routes", prefix)?;
         if holder.len() > MAX_HOLDER || holder.chars().any(char::is_control) {
-            return Err(Refusal::new(Code::InvalidInput, format!("routes: the holder of {prefix} is no word")));
+            return Err(Refusal::new(
+                Code::InvalidInput,
+                format!("routes: the holder of {prefix} is no word"),
+            ));
         }
 
         Ok(HostPrefix { prefix: prefix.trunc(), holder: holder.to_owned() })
@@ -135,8 +147,13 @@ pub fn differences(rows: Vec<v1::Difference>) -> Result<Vec<Difference>, Refusal
     bounded("differences", rows.len(), MAX_DIFFERENCES)?;
     let sound = |text: &str, max: usize| text.len() <= max && !text.chars().any(char::is_control);
     let read = |row: v1::Difference| {
-        if row.network.is_empty() || !sound(&row.network, MAX_TITLE) || !sound(&row.reason, MAX_REASON) {
-            let text = format!("differences: a name of at most {MAX_TITLE} bytes and a reason of at most {MAX_REASON}");
+        if row.network.is_empty()
+            || !sound(&row.network, MAX_TITLE)
+            || !sound(&row.reason, MAX_REASON)
+        {
+            let text = format!(
+                "differences: a name of at most {MAX_TITLE} bytes and a reason of at most {MAX_REASON}"
+            );
             return Err(Refusal::new(Code::InvalidInput, text));
         }
 
@@ -174,7 +191,8 @@ impl From<Difference> for v1::Difference {
 
 impl From<HostReport> for v1::HostReport {
     fn from(row: HostReport) -> Self {
-        let prefix = |held: &HostPrefix| format!("{} {}", held.prefix, held.holder).trim_end().to_owned();
+        let prefix =
+            |held: &HostPrefix| format!("{} {}", held.prefix, held.holder).trim_end().to_owned();
 
         Self {
             node: row.node.to_string(),
@@ -219,7 +237,8 @@ pub fn network_mode(number: i32) -> Result<NetworkMode, Refusal> {
 /// `invalid-input` with the reason.
 pub fn network_prefix(text: &str) -> Result<ipnet::Ipv4Net, Refusal> {
     let prefix: ipnet::Ipv4Net = field("prefix", text)?;
-    let refuse = |why: &str| Err(Refusal::new(Code::InvalidInput, format!("prefix {prefix} {why}")));
+    let refuse =
+        |why: &str| Err(Refusal::new(Code::InvalidInput, format!("prefix {prefix} {why}")));
     let address = prefix.addr();
     if prefix.trunc() != prefix {
         return refuse(&format!("has host bits set; use {}", prefix.trunc()));
@@ -227,7 +246,11 @@ pub fn network_prefix(text: &str) -> Result<ipnet::Ipv4Net, Refusal> {
     if !(8..=MAX_PREFIX_LEN).contains(&prefix.prefix_len()) {
         return refuse("is not between /8 and /29");
     }
-    if address.is_loopback() || address.is_link_local() || address.octets()[0] >= 224 || address.octets()[0] == 0 {
+    if address.is_loopback()
+        || address.is_link_local()
+        || address.octets()[0] >= 224
+        || address.octets()[0] == 0
+    {
         return refuse("holds addresses that hosts may not have");
     }
 
@@ -244,7 +267,8 @@ pub fn network_prefix6(text: &str) -> Result<Option<ipnet::Ipv6Net>, Refusal> {
         return Ok(None);
     }
     let prefix: ipnet::Ipv6Net = field("prefix6", text)?;
-    let refuse = |why: &str| Err(Refusal::new(Code::InvalidInput, format!("prefix6 {prefix} {why}")));
+    let refuse =
+        |why: &str| Err(Refusal::new(Code::InvalidInput, format!("prefix6 {prefix} {why}")));
     let address = prefix.addr();
     if prefix.trunc() != prefix {
         return refuse(&format!("has host bits set; use {}", prefix.trunc()));
@@ -252,7 +276,11 @@ pub fn network_prefix6(text: &str) -> Result<Option<ipnet::Ipv6Net>, Refusal> {
     if !(16..=MAX_PREFIX6_LEN).contains(&prefix.prefix_len()) {
         return refuse("is not between /16 and /96");
     }
-    if address.is_loopback() || address.is_unspecified() || address.is_multicast() || address.is_unicast_link_local() {
+    if address.is_loopback()
+        || address.is_unspecified()
+        || address.is_multicast()
+        || address.is_unicast_link_local()
+    {
         return refuse("holds addresses that hosts may not have");
     }
 

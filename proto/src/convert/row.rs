@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use overlay_core::{Block, Endpoint, Member, Node, Role, Runtime};
 
 use super::field::{
-    MAX_ALIASES, MAX_BLOCKS, bounded, field, fields, labels, lane_keys, lane_ports, missing, underlay, wire_enum,
+    MAX_ALIASES, MAX_BLOCKS, bounded, field, fields, labels, lane_keys, lane_ports, missing,
+    underlay, wire_enum,
 };
 use crate::refusal::Refusal;
 use crate::v1;
@@ -89,7 +90,8 @@ impl TryFrom<v1::Node> for Node {
 
 impl From<Member> for v1::Member {
     fn from(member: Member) -> Self {
-        let block = |block: Block| v1::Block { prefix: block.prefix.to_string(), epoch: block.epoch };
+        let block =
+            |block: Block| v1::Block { prefix: block.prefix.to_string(), epoch: block.epoch };
 
         Self {
             network: member.network.to_string(),
@@ -105,8 +107,9 @@ impl TryFrom<v1::Member> for Member {
 
     fn try_from(member: v1::Member) -> Result<Self, Refusal> {
         bounded("blocks", member.blocks.len(), MAX_BLOCKS)?;
-        let block =
-            |block: &v1::Block| Ok(Block { prefix: field("member.blocks", &block.prefix)?, epoch: block.epoch });
+        let block = |block: &v1::Block| {
+            Ok(Block { prefix: field("member.blocks", &block.prefix)?, epoch: block.epoch })
+        };
 
         Ok(Self {
             network: field("member.network", &member.network)?,

@@ -1,4 +1,5 @@
-//! The endpoints of containers: reserved when Docker makes them, handed over when a container joins.
+//! The endpoints of containers: reserved when Docker makes them, handed over when a container
+//! joins.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,7 +11,9 @@ use overlay_proto::{Code, Refusal};
 
 use crate::docker::container_ifname::ContainerIfname;
 use crate::docker::interceptor_reserves::InterceptorReserves;
-use crate::docker::plugin::{DockerInterface, EndpointRequest, JoinRequest, Joined, NewInterface, Route, endpoint_id};
+use crate::docker::plugin::{
+    DockerInterface, EndpointRequest, JoinRequest, Joined, NewInterface, Route, endpoint_id,
+};
 use crate::docker::plugin_store::PluginStore;
 use crate::docker::{options, ready};
 use crate::endpoint::lifecycle::Endpoints;
@@ -25,7 +28,9 @@ use crate::state::{DockerNetwork, EndpointRecord, IpamMode, ManagedSandbox, Sand
 
 /// Finds the record of a Docker endpoint.
 pub(in crate::docker) fn find(endpoints: &Endpoints, endpoint: &str) -> Option<EndpointRecord> {
-    let is_it = |record: &&EndpointRecord| record.sandbox.managed().is_some_and(|docker| docker.endpoint == endpoint);
+    let is_it = |record: &&EndpointRecord| {
+        record.sandbox.managed().is_some_and(|docker| docker.endpoint == endpoint)
+    };
 
     endpoints.journal.entries().values().find(is_it).cloned()
 }
@@ -73,7 +78,8 @@ pub(in crate::docker) fn sandbox_of(docker: &DockerNetwork, endpoint: String) ->
     }
 }
 
-/// Returns what is reserved for an endpoint of Docker's. It is called by its id until the engine tells its container's name.
+/// Returns what is reserved for an endpoint of Docker's. It is called by its id until the engine
+/// tells its container's name.
 pub(in crate::docker) fn reservation(
     endpoints: &Endpoints,
     sandbox: ManagedSandbox,
@@ -101,16 +107,26 @@ pub(in crate::docker) fn reservation(
 /// # Errors
 ///
 /// When one belongs to something that is none of Docker's.
-fn superseded(entries: &Entries, network: &Network, addresses: &[IpAddr]) -> Result<Vec<EndpointId>, Refusal> {
-    let has_one = |endpoint: &Endpoint| endpoint.addresses.iter().any(|address| addresses.contains(address));
-    let holders = entries.values().filter(|record| record.endpoint.network == network.id && has_one(&record.endpoint));
+fn superseded(
+    entries: &Entries,
+    network: &Network,
+    addresses: &[IpAddr],
+) -> Result<Vec<EndpointId>, Refusal> {
+    let has_one =
+        |endpoint: &Endpoint| endpoint.addresses.iter().any(|address| addresses.contains(address));
+    let holders = entries
+        .values()
+        .filter(|record| record.endpoint.network == network.id && has_one(&record.endpoint));
     let mut replaced = Vec::new();
     for holder in holders {
         if !holder.sandbox.is_managed() {
-            let taken = holder.endpoint.addresses.iter().find(|address| addresses.contains(address));
+            let taken =
+                holder.endpoint.addresses.iter().find(|address| addresses.contains(address));
             let address = taken.map(ToString::to_string).unwrap_or_default();
-            let text =
-                format!("{address} is {}'s in {}, on this node; use another --ip", holder.endpoint.name, network.name);
+            let text = format!(
+                "{address} is {}'s in {}, on this node; use another --ip",
+                holder.endpoint.name, network.name
+            );
             return Err(Refusal::new(Code::AddressTaken, text));
         }
         replaced.push(holder.endpoint.id);
@@ -124,7 +140,8 @@ fn described(interface: &DockerInterface, addresses: &[IpAddr]) -> NewInterface 
     NewInterface { mac: interface.mac.is_none().then(|| mac_of(addresses)) }
 }
 
-/// Checks that Docker's addresses belong to the network, and that they are ours or were promised by us.
+/// Checks that Docker's addresses belong to the network, and that they are ours or were promised by
+/// us.
 fn addresses(
     store: &PluginStore,
     endpoints: &Endpoints,
@@ -134,13 +151,16 @@ fn addresses(
 ) -> Result<Vec<IpAddr>, Refusal> {
     let missing = || Refusal::new(Code::InvalidInput, "Interface.Address is missing");
     let v4 = interface.v4.ok_or_else(missing)?;
-    let all: Vec<IpAddr> = std::iter::once(IpAddr::V4(v4)).chain(interface.v6.map(IpAddr::V6)).collect();
+    let all: Vec<IpAddr> =
+        std::iter::once(IpAddr::V4(v4)).chain(interface.v6.map(IpAddr::V6)).collect();
     match &docker.ipam_mode {
         IpamMode::Ours { pool, pool6 } => {
             let plugin_state = store.state();
             let promised = |address: &&IpAddr| {
                 let pool = if address.is_ipv4() { Some(pool) } else { pool6.as_ref() };
-                pool.is_some_and(|pool| plugin_state.leases.contains_key(&(pool.clone(), **address)))
+                pool.is_some_and(|pool| {
+                    plugin_state.leases.contains_key(&(pool.clone(), **address))
+                })
             };
             if let Some(stray) = all.iter().find(|address| !promised(address)) {
                 let text = format!("{stray} was not given out for network {}", network.name);
@@ -150,18 +170,23 @@ fn addresses(
         IpamMode::Engine => {
             let view = endpoints.view();
             let foreign = |address: &&IpAddr| {
-                let mut others = view.members_of(network.id).filter(|member| member.node != endpoints.node());
+                let mut others =
+                    view.members_of(network.id).filter(|member| member.node != endpoints.node());
                 others.any(|member| {
-                    member
-                        .blocks
-                        .iter()
-                        .any(|block| network.prefixes(block.prefix).iter().any(|p| p.contains(*address)))
+                    member.blocks.iter().any(|block| {
+                        network.prefixes(block.prefix).iter().any(|p| p.contains(*address))
+                    })
                 })
             };
             if let Some(taken) = all.iter().find(foreign) {
-                let text =
-                    format!("{taken} is in a block of addresses that another node of {} gives out", network.name);
-                return Err(Refusal::new(Code::AddressTaken, format!("{text}; choose a lower one")));
+                let text = format!(
+                    "{taken} is in a block of addresses that another node of {} gives out",
+                    network.name
+                );
+                return Err(Refusal::new(
+                    Code::AddressTaken,
+                    format!("{text}; choose a lower one"),
+                ));
             }
         }
     }
@@ -176,7 +201,8 @@ pub(super) async fn join(
     reserves: &InterceptorReserves,
     request: JoinRequest,
 ) -> Result<Joined, Refusal> {
-    let unknown = || Refusal::new(Code::NotFound, "there is no such endpoint; start the container again");
+    let unknown =
+        || Refusal::new(Code::NotFound, "there is no such endpoint; start the container again");
     let record = find(endpoints, &request.endpoint).ok_or_else(unknown)?;
     let (docker, network) = ready::network(store, endpoints, &request.network).await?;
     if let Some(netns) = &request.netns {
@@ -206,27 +232,33 @@ pub(super) async fn join(
     let routes = routes.map(|(destination, via)| Route { destination, via }).collect();
 
     let wanted = record.sandbox.managed().and_then(|docker| docker.container_ifname.as_deref());
-    let container_ifname =
-        wanted.map_or_else(|| ContainerIfname::of_network(&network.settings.options), ContainerIfname::exactly);
+    let container_ifname = wanted.map_or_else(
+        || ContainerIfname::of_network(&network.settings.options),
+        ContainerIfname::exactly,
+    );
 
     Ok(Joined { ifname: record.ifname, container_ifname, routes })
 }
 
 /// Lists the endpoints that an earlier connection to the network left behind in the namespace that
 /// an endpoint is about to join. A container is on a network once: that it joins proves that Docker
-/// has taken it off, though nobody may have heard. Their interface may still be there, and its route
-/// would keep Docker from giving the new one its address.
+/// has taken it off, though nobody may have heard. Their interface may still be there, and its
+/// route would keep Docker from giving the new one its address.
 fn left_behind(entries: &Entries, joining: &EndpointRecord, netns: &Path) -> Vec<EndpointId> {
     let is_left = |record: &&EndpointRecord| {
-        let is_there = record.sandbox.managed().is_some_and(|docker| docker.netns.as_deref() == Some(netns));
-        is_there && record.endpoint.network == joining.endpoint.network && record.endpoint.id != joining.endpoint.id
+        let is_there =
+            record.sandbox.managed().is_some_and(|docker| docker.netns.as_deref() == Some(netns));
+        is_there
+            && record.endpoint.network == joining.endpoint.network
+            && record.endpoint.id != joining.endpoint.id
     };
 
     entries.values().filter(is_left).map(|record| record.endpoint.id).collect()
 }
 
-/// Refuses a container that has one of the network's addresses by another interface, in words that tell why: Docker would refuse
-/// it, too. Engines before 28 make the container's namespace with its first network only.
+/// Refuses a container that has one of the network's addresses by another interface, in words that
+/// tell why: Docker would refuse it, too. Engines before 28 make the container's namespace with its
+/// first network only.
 async fn check_apart(
     docker: &DockerNetwork,
     network: &Network,
@@ -263,7 +295,12 @@ mod tests {
     use super::*;
     use crate::docker::testing;
 
-    fn holder(n: u64, network: NetworkId, last: u8, sandbox: SandboxRecord) -> (EndpointId, EndpointRecord) {
+    fn holder(
+        n: u64,
+        network: NetworkId,
+        last: u8,
+        sandbox: SandboxRecord,
+    ) -> (EndpointId, EndpointRecord) {
         let id = EndpointId::from_random(n);
         let endpoint = Endpoint {
             id,
@@ -309,7 +346,10 @@ mod tests {
     #[test]
     fn who_joins_from_a_namespace_proves_that_no_earlier_endpoint_of_the_network_lives_there() {
         let within = |path: &str| {
-            SandboxRecord::Managed(ManagedSandbox { netns: Some(path.into()), ..testing::sandbox("e", None) })
+            SandboxRecord::Managed(ManagedSandbox {
+                netns: Some(path.into()),
+                ..testing::sandbox("e", None)
+            })
         };
         let entries = [
             holder(1, NetworkId::FIRST, 2, within("/run/netns/here")),

@@ -50,28 +50,36 @@ pub(super) async fn create_network(
         ipam_mode,
     };
     let docker_network = Some(row.id.clone());
-    let pools =
-        pools.into_iter().map(|pool| DockerRow::Pool(DockerPool { docker_network: docker_network.clone(), ..pool }));
+    let pools = pools
+        .into_iter()
+        .map(|pool| DockerRow::Pool(DockerPool { docker_network: docker_network.clone(), ..pool }));
     let rows = pools.chain([DockerRow::Network(row.clone())]).collect();
 
     store.write(rows, Vec::new()).await
 }
 
-/// Finds the pools that were asked for a network: Docker does not say which they were, so the latest free ones of its prefixes (an
-/// earlier one was asked for a network that never came). Should
-/// two networks of one prefix be made at the same instant, the names tell (`docker::sync`).
+/// Finds the pools that were asked for a network: Docker does not say which they were, so the
+/// latest free ones of its prefixes (an earlier one was asked for a network that never came).
+/// Should two networks of one prefix be made at the same instant, the names tell (`docker::sync`).
 fn ours(
     pools: &BTreeMap<String, DockerPool>,
     request: &NetworkRequest,
 ) -> Result<(IpamMode, Vec<DockerPool>), Refusal> {
     let find = |prefix: IpNet| {
-        let free = |pool: &&DockerPool| pool.docker_network.is_none() && pool.prefix == prefix.trunc();
-        let unknown = || Refusal::new(Code::NotFound, format!("nobody asked for {prefix}; create the network again"));
+        let free =
+            |pool: &&DockerPool| pool.docker_network.is_none() && pool.prefix == prefix.trunc();
+        let unknown = || {
+            Refusal::new(
+                Code::NotFound,
+                format!("nobody asked for {prefix}; create the network again"),
+            )
+        };
         pools.values().filter(free).max_by_key(|pool| pool.since_ms).cloned().ok_or_else(unknown)
     };
     let v4 = find(request.v4.prefix.into())?;
     let v6 = request.v6.as_ref().map(|v6| find(v6.prefix.into())).transpose()?;
-    let ipam_mode = IpamMode::Ours { pool: v4.id.clone(), pool6: v6.as_ref().map(|pool| pool.id.clone()) };
+    let ipam_mode =
+        IpamMode::Ours { pool: v4.id.clone(), pool6: v6.as_ref().map(|pool| pool.id.clone()) };
 
     Ok((ipam_mode, std::iter::once(v4).chain(v6).collect()))
 }
@@ -93,7 +101,9 @@ mod tests {
             docker_network: None,
             since_ms,
         };
-        let pools = BTreeMap::from([("never-came", 5), ("asked-for", 7)].map(|(id, at)| (id.to_owned(), pool(id, at))));
+        let pools = BTreeMap::from(
+            [("never-came", 5), ("asked-for", 7)].map(|(id, at)| (id.to_owned(), pool(id, at))),
+        );
         let body = br#"{"NetworkID":"aa","IPv4Data":[{"AddressSpace":"overlay-wg","Pool":"10.9.0.0/16"}]}"#;
         let request = NetworkRequest::read(body).expect("sound");
 

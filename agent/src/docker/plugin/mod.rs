@@ -1,7 +1,8 @@
-//! The engine's plugin protocol: a Unix socket, HTTP/1.1, one POST a call, JSON both ways (libnetwork's remote drivers).
+//! The engine's plugin protocol: a Unix socket, HTTP/1.1, one POST a call, JSON both ways
+//! (libnetwork's remote drivers).
 //!
-//! `socket` opens it or takes it from systemd, `server` reads requests and writes answers, `wire` checks what they say.
-//! What is decided stands behind [`Driver`].
+//! `socket` opens it or takes it from systemd, `server` reads requests and writes answers, `wire`
+//! checks what they say. What is decided stands behind [`Driver`].
 
 mod forward;
 mod gated;
@@ -24,8 +25,8 @@ pub use server::{RESERVED, answer, serve};
 pub use socket::{PluginSocket, PluginSocketError};
 pub(crate) use wire::endpoint_id;
 pub use wire::{
-    AddressRequest, AddressUse, DockerInterface, EndpointRequest, JoinRequest, Joined, NetworkRequest, NewInterface,
-    Pool4, Pool6, PoolGranted, PoolRequest, Route,
+    AddressRequest, AddressUse, DockerInterface, EndpointRequest, JoinRequest, Joined,
+    NetworkRequest, NewInterface, Pool4, Pool6, PoolGranted, PoolRequest, Route,
 };
 
 /// Where engines look for the plugin of our name.
@@ -53,14 +54,21 @@ pub trait Answers: Send + Sync + 'static {
     fn answer(&self, path: &str, body: Bytes) -> impl Future<Output = Answer> + Send;
 }
 
-/// What the engine asks of a driver of networks and addresses. Each call may be repeated, and is answered as the first time.
+/// What the engine asks of a driver of networks and addresses. Each call may be repeated, and is
+/// answered as the first time.
 pub trait Driver: Send + Sync + 'static {
     /// Gives a pool.
-    fn request_pool(&self, request: PoolRequest) -> impl Future<Output = Result<PoolGranted, Refusal>> + Send;
+    fn request_pool(
+        &self,
+        request: PoolRequest,
+    ) -> impl Future<Output = Result<PoolGranted, Refusal>> + Send;
     /// Takes a pool back; an unknown one is gone already.
     fn release_pool(&self, pool: String) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// Gives an address with the prefix length that an interface gets.
-    fn request_address(&self, request: AddressRequest) -> impl Future<Output = Result<ipnet::IpNet, Refusal>> + Send;
+    fn request_address(
+        &self,
+        request: AddressRequest,
+    ) -> impl Future<Output = Result<ipnet::IpNet, Refusal>> + Send;
     /// Takes an address back; an unknown one is free already.
     fn release_address(
         &self,
@@ -68,13 +76,20 @@ pub trait Driver: Send + Sync + 'static {
         address: std::net::IpAddr,
     ) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// Takes note of a network.
-    fn create_network(&self, request: NetworkRequest) -> impl Future<Output = Result<(), Refusal>> + Send;
+    fn create_network(
+        &self,
+        request: NetworkRequest,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// Forgets a network; an unknown one is forgotten already.
     fn delete_network(&self, network: String) -> impl Future<Output = Result<(), Refusal>> + Send;
     /// Makes an endpoint; says what Docker has not said of its interface.
-    fn create_endpoint(&self, request: EndpointRequest) -> impl Future<Output = Result<NewInterface, Refusal>> + Send;
+    fn create_endpoint(
+        &self,
+        request: EndpointRequest,
+    ) -> impl Future<Output = Result<NewInterface, Refusal>> + Send;
     /// Removes an endpoint; an unknown one is removed already.
-    fn delete_endpoint(&self, endpoint: String) -> impl Future<Output = Result<(), Refusal>> + Send;
+    fn delete_endpoint(&self, endpoint: String)
+    -> impl Future<Output = Result<(), Refusal>> + Send;
     /// Hands an endpoint's interface over.
     fn join(&self, request: JoinRequest) -> impl Future<Output = Result<Joined, Refusal>> + Send;
 }

@@ -1,5 +1,5 @@
-//! Reads requests of the engine and writes answers. What is refused is told in `Err` (which network calls read) and `Error`
-//! (which address calls read): the engine shows it to the person who asked.
+//! Reads requests of the engine and writes answers. What is refused is told in `Err` (which network
+//! calls read) and `Error` (which address calls read): the engine shows it to the person who asked.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,7 +19,10 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::socket::PluginSocket;
-use super::{AddressRequest, Answer, Answers, Driver, EndpointRequest, JoinRequest, NetworkRequest, PoolRequest, wire};
+use super::{
+    AddressRequest, Answer, Answers, Driver, EndpointRequest, JoinRequest, NetworkRequest,
+    PoolRequest, wire,
+};
 use crate::docker::DRIVER;
 use crate::unix_socket::Accepted;
 
@@ -34,12 +37,14 @@ const MAX_CONNECTIONS: usize = 512;
 const ARRIVAL: Duration = Duration::from_secs(10);
 /// How long a request's head may take to arrive once it began.
 const HEAD: Duration = Duration::from_secs(30);
-/// Connections that are accepted although file descriptors are used up: those of a start or two, whose refusal says so.
+/// Connections that are accepted although file descriptors are used up: those of a start or two,
+/// whose refusal says so.
 pub const RESERVED: usize = 4;
 /// The protocol's media type.
 const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 
-/// Serves the socket until the task is dropped; out of the reserve where file descriptors are used up.
+/// Serves the socket until the task is dropped; out of the reserve where file descriptors are used
+/// up.
 pub async fn serve<A: Answers>(socket: PluginSocket, answers: Arc<A>, reserve: Arc<Reserve>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let own = nix::unistd::geteuid().as_raw();
@@ -83,14 +88,19 @@ async fn handle<A: Answers>(request: Request<Incoming>, answers: &A) -> Answer {
     match timeout(ARRIVAL, Limited::new(request.into_body(), MAX_BODY).collect()).await {
         Ok(Ok(body)) => answers.answer(&path, body.to_bytes()).await,
         Ok(Err(_)) => Answer::json(StatusCode::BAD_REQUEST, &failure(TOO_LARGE)),
-        Err(_) => Answer::json(StatusCode::REQUEST_TIMEOUT, &failure("the request did not arrive within 10 seconds")),
+        Err(_) => Answer::json(
+            StatusCode::REQUEST_TIMEOUT,
+            &failure("the request did not arrive within 10 seconds"),
+        ),
     }
 }
 
 fn written(answer: Answer) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(answer.body));
     *response.status_mut() = answer.status;
-    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(MEDIA_TYPE));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(MEDIA_TYPE));
 
     response
 }
@@ -112,9 +122,15 @@ impl<D: Driver> Answers for D {
 pub async fn answer<D: Driver>(driver: &D, path: &str, body: &[u8]) -> (StatusCode, Value) {
     match dispatch(driver, path, body).await {
         Ok(Some(reply)) => (StatusCode::OK, reply),
-        Ok(None) => (StatusCode::NOT_FOUND, failure(&format!("{DRIVER} knows no call of this name"))),
+        Ok(None) => {
+            (StatusCode::NOT_FOUND, failure(&format!("{DRIVER} knows no call of this name")))
+        }
         Err(refusal) => {
-            let status = if refusal.code == Code::InvalidInput { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+            let status = if refusal.code == Code::InvalidInput {
+                StatusCode::BAD_REQUEST
+            } else {
+                StatusCode::OK
+            };
             tracing::info!(call = path, code = %refusal.code, reason = %refusal, "Refused a call of Docker's");
             (status, failure(&refusal.to_string()))
         }
@@ -128,7 +144,9 @@ pub(crate) fn constant(path: &str) -> Option<Value> {
         "/NetworkDriver.GetCapabilities" => {
             json!({ "Scope": "local", "ConnectivityScope": "global", "GwAllocChecker": false })
         }
-        "/IpamDriver.GetCapabilities" => json!({ "RequiresMACAddress": false, "RequiresRequestReplay": false }),
+        "/IpamDriver.GetCapabilities" => {
+            json!({ "RequiresMACAddress": false, "RequiresRequestReplay": false })
+        }
         "/IpamDriver.GetDefaultAddressSpaces" => {
             json!({ "LocalDefaultAddressSpace": DRIVER, "GlobalDefaultAddressSpace": DRIVER })
         }
@@ -137,14 +155,20 @@ pub(crate) fn constant(path: &str) -> Option<Value> {
 }
 
 /// The calls; nothing for one that is not known.
-async fn dispatch<D: Driver>(driver: &D, path: &str, body: &[u8]) -> Result<Option<Value>, Refusal> {
+async fn dispatch<D: Driver>(
+    driver: &D,
+    path: &str,
+    body: &[u8],
+) -> Result<Option<Value>, Refusal> {
     if let Some(reply) = constant(path) {
         return Ok(Some(reply));
     }
     let done = |()| json!({});
     let reply = match path {
         "/IpamDriver.RequestPool" => driver.request_pool(PoolRequest::read(body)?).await?.write(),
-        "/IpamDriver.ReleasePool" => driver.release_pool(wire::read_release_pool(body)?).await.map(done)?,
+        "/IpamDriver.ReleasePool" => {
+            driver.release_pool(wire::read_release_pool(body)?).await.map(done)?
+        }
         "/IpamDriver.RequestAddress" => {
             let address = driver.request_address(AddressRequest::read(body)?).await?;
             json!({ "Address": address.to_string(), "Data": {} })
@@ -153,17 +177,25 @@ async fn dispatch<D: Driver>(driver: &D, path: &str, body: &[u8]) -> Result<Opti
             let (pool, address) = wire::read_release_address(body)?;
             driver.release_address(pool, address).await.map(done)?
         }
-        "/NetworkDriver.CreateNetwork" => driver.create_network(NetworkRequest::read(body)?).await.map(done)?,
-        "/NetworkDriver.DeleteNetwork" => driver.delete_network(wire::read_network(body)?).await.map(done)?,
-        "/NetworkDriver.CreateEndpoint" => driver.create_endpoint(EndpointRequest::read(body)?).await?.write(),
-        "/NetworkDriver.DeleteEndpoint" => driver.delete_endpoint(wire::read_endpoint(body)?).await.map(done)?,
+        "/NetworkDriver.CreateNetwork" => {
+            driver.create_network(NetworkRequest::read(body)?).await.map(done)?
+        }
+        "/NetworkDriver.DeleteNetwork" => {
+            driver.delete_network(wire::read_network(body)?).await.map(done)?
+        }
+        "/NetworkDriver.CreateEndpoint" => {
+            driver.create_endpoint(EndpointRequest::read(body)?).await?.write()
+        }
+        "/NetworkDriver.DeleteEndpoint" => {
+            driver.delete_endpoint(wire::read_endpoint(body)?).await.map(done)?
+        }
         "/NetworkDriver.Join" => driver.join(JoinRequest::read(body)?).await?.write(),
         "/NetworkDriver.EndpointOperInfo" => {
             wire::read_endpoint(body)?;
             json!({ "Value": {} })
         }
-        // What these tell is the engine's own affair: the way out is its own, and an interface it lets go of is removed with
-        // its endpoint.
+        // What these tell is the engine's own affair: the way out is its own, and an interface it
+        // lets go of is removed with its endpoint.
         "/NetworkDriver.Leave"
         | "/NetworkDriver.ProgramExternalConnectivity"
         | "/NetworkDriver.RevokeExternalConnectivity" => {
@@ -172,7 +204,9 @@ async fn dispatch<D: Driver>(driver: &D, path: &str, body: &[u8]) -> Result<Opti
         }
         "/NetworkDriver.DiscoverNew" | "/NetworkDriver.DiscoverDelete" => json!({}),
         "/NetworkDriver.AllocateNetwork" | "/NetworkDriver.FreeNetwork" => {
-            let text = format!("{DRIVER} networks need no Swarm; create them on any host without --scope swarm");
+            let text = format!(
+                "{DRIVER} networks need no Swarm; create them on any host without --scope swarm"
+            );
             return Err(Refusal::new(Code::Unsupported, text));
         }
         _ => return Ok(None),

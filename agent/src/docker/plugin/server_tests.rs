@@ -23,7 +23,8 @@ impl Fake {
 
 impl Driver for Fake {
     async fn request_pool(&self, request: PoolRequest) -> Result<PoolGranted, Refusal> {
-        let prefix = request.prefix.ok_or_else(|| Refusal::new(Code::Exhausted, "no prefix is left"))?;
+        let prefix =
+            request.prefix.ok_or_else(|| Refusal::new(Code::Exhausted, "no prefix is left"))?;
         Ok(PoolGranted { id: "p1".to_owned(), prefix })
     }
 
@@ -77,8 +78,12 @@ const NETWORK_CALLS: [&str; 9] = [
     "NetworkDriver.ProgramExternalConnectivity",
     "NetworkDriver.RevokeExternalConnectivity",
 ];
-const ADDRESS_CALLS: [&str; 4] =
-    ["IpamDriver.RequestPool", "IpamDriver.ReleasePool", "IpamDriver.RequestAddress", "IpamDriver.ReleaseAddress"];
+const ADDRESS_CALLS: [&str; 4] = [
+    "IpamDriver.RequestPool",
+    "IpamDriver.ReleasePool",
+    "IpamDriver.RequestAddress",
+    "IpamDriver.ReleaseAddress",
+];
 
 async fn call(driver: &Fake, name: &str, body: &str) -> (u16, Value) {
     let (status, value) = answer(driver, &format!("/{name}"), body.as_bytes()).await;
@@ -103,12 +108,19 @@ async fn a_body_that_is_empty_broken_or_of_another_kind_is_refused_in_words() {
     let fake = Fake::default();
 
     for name in NETWORK_CALLS.into_iter().chain(ADDRESS_CALLS) {
-        for body in
-            ["", "{", "[]", "7", "null", r#"{"NetworkID": 7}"#, r#"{"NetworkID": "../../x", "EndpointID": "a"}"#]
-        {
+        for body in [
+            "",
+            "{",
+            "[]",
+            "7",
+            "null",
+            r#"{"NetworkID": 7}"#,
+            r#"{"NetworkID": "../../x", "EndpointID": "a"}"#,
+        ] {
             let (status, reply) = call(&fake, name, body).await;
             // A pool may be asked for with nothing said; it is the driver who has none.
-            let refused = status == 400 || name == "IpamDriver.RequestPool" && reply["Err"].is_string();
+            let refused =
+                status == 400 || name == "IpamDriver.RequestPool" && reply["Err"].is_string();
             assert!(refused, "{name} {body}: {status} {reply}");
             let text = reply["Err"].as_str().unwrap_or_default();
             assert!(
@@ -166,7 +178,10 @@ async fn an_engine_of_any_age_is_understood_over_the_socket() {
     // Engine 20.10 sends an empty Host and no Content-Type, and keeps the connection.
     for _ in 0..2 {
         let body = r#"{"Pool": "10.5.0.0/16", "Options": null, "V6": false}"#;
-        let head = format!("POST /IpamDriver.RequestPool HTTP/1.1\r\nHost: \r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "POST /IpamDriver.RequestPool HTTP/1.1\r\nHost: \r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         stream.write_all(head.as_bytes()).await.expect("written");
         stream.write_all(body.as_bytes()).await.expect("written");
         let mut buffer = vec![0; 4096];
@@ -175,10 +190,16 @@ async fn an_engine_of_any_age_is_understood_over_the_socket() {
         assert!(text.starts_with("HTTP/1.1 200") && text.contains("\"PoolID\":\"p1\""), "{text}");
         assert!(text.to_lowercase().contains(MEDIA_TYPE), "{text}");
     }
-    let big = format!("POST /Plugin.Activate HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", MAX_BODY + 1);
+    let big = format!(
+        "POST /Plugin.Activate HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        MAX_BODY + 1
+    );
     stream.write_all(big.as_bytes()).await.expect("written");
     let mut buffer = vec![0; 4096];
     let len = stream.read(&mut buffer).await.expect("an answer");
-    assert!(String::from_utf8_lossy(&buffer[..len]).starts_with("HTTP/1.1 400"), "too large a body");
+    assert!(
+        String::from_utf8_lossy(&buffer[..len]).starts_with("HTTP/1.1 400"),
+        "too large a body"
+    );
     server.abort();
 }

@@ -1,7 +1,8 @@
-//! The plugin socket: taken from systemd where it holds it already, made where Docker looks for it otherwise.
+//! The plugin socket: taken from systemd where it holds it already, made where Docker looks for it
+//! otherwise.
 //!
-//! Docker waits for a socket that nobody has accepted on yet, but starts without a plugin whose socket is missing. Held by
-//! systemd, it is there before either of them.
+//! Docker waits for a socket that nobody has accepted on yet, but starts without a plugin whose
+//! socket is missing. Held by systemd, it is there before either of them.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -44,7 +45,8 @@ pub struct PluginSocket {
 }
 
 impl PluginSocket {
-    /// Takes the socket that this process was started with, if it is bound to `path`; opens it otherwise.
+    /// Takes the socket that this process was started with, if it is bound to `path`; opens it
+    /// otherwise.
     ///
     /// # Errors
     ///
@@ -52,7 +54,8 @@ impl PluginSocket {
     pub async fn open(path: &Path) -> Result<Self, PluginSocketError> {
         if let Some(listener) = inherited(path) {
             listener.set_nonblocking(true).map_err(PluginSocketError::Inherited)?;
-            let listener = UnixListener::from_std(listener).map_err(PluginSocketError::Inherited)?;
+            let listener =
+                UnixListener::from_std(listener).map_err(PluginSocketError::Inherited)?;
             return Ok(Self { listener, made: None, kept: None });
         }
         let listener = unix_socket::listen(path).await?;
@@ -60,25 +63,32 @@ impl PluginSocket {
         Ok(Self { listener, made: Some(path.to_owned()), kept: None })
     }
 
-    /// As [`PluginSocket::open`], or goes on with the socket that an earlier session of the agent had. It
-    /// accepts though the gate is closed: the calls wait there.
+    /// As [`PluginSocket::open`], or goes on with the socket that an earlier session of the agent
+    /// had. It accepts though the gate is closed: the calls wait there.
     pub(crate) async fn open_kept(
         path: &Path,
         store: &DescriptorStore,
         gate: CallGate,
     ) -> Result<Self, PluginSocketError> {
-        let earlier = store.take(KEPT).and_then(|earlier| Some((earlier.list.into_iter().next()?, earlier.note)));
+        let earlier = store
+            .take(KEPT)
+            .and_then(|earlier| Some((earlier.list.into_iter().next()?, earlier.note)));
         let mut socket = match earlier {
             Some((descriptor, made)) => Self {
-                listener: UnixListener::from_std(descriptor.into()).map_err(PluginSocketError::Inherited)?,
+                listener: UnixListener::from_std(descriptor.into())
+                    .map_err(PluginSocketError::Inherited)?,
                 made: (!made.is_empty()).then(|| made.into()),
                 kept: None,
             },
             None => Self::open(path).await?,
         };
-        let shared = socket.listener.as_fd().try_clone_to_owned().map_err(PluginSocketError::Inherited)?;
+        let shared =
+            socket.listener.as_fd().try_clone_to_owned().map_err(PluginSocketError::Inherited)?;
         let note = socket.made.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-        socket.kept = Some((gate, store.keep(KEPT, Arc::new(SharedDescriptors { list: vec![shared], note }))));
+        socket.kept = Some((
+            gate,
+            store.keep(KEPT, Arc::new(SharedDescriptors { list: vec![shared], note })),
+        ));
 
         Ok(socket)
     }
@@ -88,7 +98,8 @@ impl PluginSocket {
         self.made.is_none()
     }
 
-    /// Waits for a connection; out of the reserve where descriptors are used up: the engine is to be told so.
+    /// Waits for a connection; out of the reserve where descriptors are used up: the engine is to
+    /// be told so.
     pub(super) async fn accept(&self, reserve: &Arc<Reserve>) -> Accepted {
         let accept = || unix_socket::accept(&self.listener, reserve);
         match &self.kept {
@@ -102,7 +113,8 @@ impl Drop for PluginSocket {
     fn drop(&mut self) {
         if let Some(path) = &self.made {
             let _ = std::fs::remove_file(path);
-            // An earlier process of ours may have made the folders. Where Docker keeps something in them they stay.
+            // An earlier process of ours may have made the folders. Where Docker keeps something in
+            // them they stay.
             for folder in path.ancestors().skip(1).take(FOLDERS) {
                 let _ = std::fs::remove_dir(folder);
             }
@@ -114,9 +126,9 @@ impl Drop for PluginSocket {
 fn inherited(path: &Path) -> Option<StdUnixListener> {
     let mut handed = ListenFd::from_env();
 
-    (0..handed.len())
-        .filter_map(|index| handed.take_unix_listener(index).ok().flatten())
-        .find(|listener| listener.local_addr().is_ok_and(|address| address.as_pathname() == Some(path)))
+    (0..handed.len()).filter_map(|index| handed.take_unix_listener(index).ok().flatten()).find(
+        |listener| listener.local_addr().is_ok_and(|address| address.as_pathname() == Some(path)),
+    )
 }
 
 #[cfg(test)]
@@ -131,7 +143,10 @@ mod tests {
         let socket = PluginSocket::open(&path).await.expect("opened");
 
         assert!(!socket.is_inherited() && path.exists());
-        assert!(matches!(PluginSocket::open(&path).await, Err(PluginSocketError::Open(SocketError::InUse(_)))));
+        assert!(matches!(
+            PluginSocket::open(&path).await,
+            Err(PluginSocketError::Open(SocketError::InUse(_)))
+        ));
         drop(socket);
         assert!(!dir.path().join("docker").exists());
     }

@@ -1,7 +1,8 @@
 //! "Something changed there", and no more than that: who hears it reads back.
 //!
-//! One socket hears of all namespaces. It is in a namespace of its own, where each that is watched has a number (`nsid`);
-//! the kernel hands it what happens in those, and says in which. A number keeps nothing alive.
+//! One socket hears of all namespaces. It is in a namespace of its own, where each that is watched
+//! has a number (`nsid`); the kernel hands it what happens in those, and says in which. A number
+//! keeps nothing alive.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSliceMut};
@@ -10,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::socket::{
-    self, AddressFamily, ControlMessageOwned, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, setsockopt,
-    sockopt,
+    self, AddressFamily, ControlMessageOwned, MsgFlags, NetlinkAddr, SockFlag, SockProtocol,
+    SockType, setsockopt, sockopt,
 };
 use overlay_core::EndpointId;
 use tokio::io::Interest;
@@ -23,8 +24,8 @@ use super::super::error::KernelError;
 use super::super::netns::Netns;
 use super::nsid;
 
-/// `RTNLGRP_*`: links, IPv4 addresses and routes, IPv6 addresses, routes and rules, and the few parameters that tell
-/// (forwarding, `rp_filter`).
+/// `RTNLGRP_*`: links, IPv4 addresses and routes, IPv6 addresses, routes and rules, and the few
+/// parameters that tell (forwarding, `rp_filter`).
 const GROUPS: [u32; 8] = [1, 5, 7, 9, 11, 19, 24, 25];
 /// Messages are thrown away unread, so what does not fit is no loss.
 const SCRATCH: usize = 16;
@@ -121,7 +122,8 @@ impl NamespaceEvents {
     ///
     /// # Errors
     ///
-    /// When the kernel gives no namespace, or refuses the socket: it takes `CAP_SYS_ADMIN` and `CAP_NET_BROADCAST`.
+    /// When the kernel gives no namespace, or refuses the socket: it takes `CAP_SYS_ADMIN` and
+    /// `CAP_NET_BROADCAST`.
     pub async fn open() -> Result<Self, KernelError> {
         let home = Netns::unnamed("events")?;
         let opened = home.enter(|| Ok::<_, io::Error>((listen()?, nsid::open()?))).await?;
@@ -138,7 +140,8 @@ impl NamespaceEvents {
         Ok(Self { shared, task })
     }
 
-    /// Tells whether changes are heard of. When they are no more, all places are noted as changed once.
+    /// Tells whether changes are heard of. When they are no more, all places are noted as changed
+    /// once.
     pub fn is_heard(&self) -> bool {
         !self.shared.ended.load(Ordering::Acquire)
     }
@@ -213,7 +216,9 @@ async fn hear(socket: AsyncFd<OwnedFd>, shared: &Shared) {
                 Ok(number) => burst.numbers.extend(number),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // More than there was room for.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => burst.is_incomplete = true,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    burst.is_incomplete = true
+                }
                 Err(error) => {
                     tracing::error!(%error, "The kernel's events cannot be read any more");
                     return;
@@ -229,13 +234,21 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<i32>> {
     let mut scratch = [0; SCRATCH];
     let mut control = nix::cmsg_space!(i32);
     let mut parts = [IoSliceMut::new(&mut scratch)];
-    let received = socket::recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
+    let received = socket::recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut parts,
+        Some(&mut control),
+        MsgFlags::MSG_DONTWAIT,
+    )?;
     let number = received.cmsgs()?.find_map(|message| {
         let ControlMessageOwned::Unknown(unknown) = message else { return None };
         let header = unknown.cmsg_header;
-        let is_number = header.cmsg_level == SOL_NETLINK && header.cmsg_type == libc::NETLINK_LISTEN_ALL_NSID;
+        let is_number =
+            header.cmsg_level == SOL_NETLINK && header.cmsg_type == libc::NETLINK_LISTEN_ALL_NSID;
 
-        is_number.then(|| unknown.data_bytes.first_chunk().copied().map(i32::from_ne_bytes)).flatten()
+        is_number
+            .then(|| unknown.data_bytes.first_chunk().copied().map(i32::from_ne_bytes))
+            .flatten()
     });
 
     Ok(number)
@@ -243,7 +256,8 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<i32>> {
 
 fn listen() -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket::socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+    let socket =
+        socket::socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
     // What does not fit is heard of as a change everywhere.
     let _ = setsockopt(&socket, sockopt::RcvBufForce, &BURST);
     let groups = GROUPS.iter().fold(0, |mask, group| mask | 1 << (group - 1));
@@ -268,7 +282,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[expect(unsafe_code, reason = "tokio offers no safe way to wait on a descriptor")]
 fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is open, owned by nobody else, and stays the same descriptor until it is dropped.
+    // SAFETY: an `OwnedFd` is open, owned by nobody else, and stays the same descriptor until it is
+    // dropped.
     Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
 }
 
@@ -289,7 +304,8 @@ mod tests {
         let events = NamespaceEvents::open().await.expect("events");
         let changes = Arc::<Changes>::default();
         let home = Netns::unnamed("quiet").expect("a namespace");
-        let _subscription = events.subscribe(&home, ChangeScope::Network, &changes).expect("subscribed");
+        let _subscription =
+            events.subscribe(&home, ChangeScope::Network, &changes).expect("subscribed");
         changes.take();
         assert!(events.is_heard());
 

@@ -1,8 +1,9 @@
-//! The kernel's routing tables over netlink, in our words. This folder is the only place that names rtnetlink.
+//! The kernel's routing tables over netlink, in our words. This folder is the only place that names
+//! rtnetlink.
 //!
-//! One connection per namespace, opened inside it and used from tokio afterwards. The gate is the exclusive borrow: every
-//! request takes `&mut self`, so two dumps never run on one socket. Whether a change is needed is decided elsewhere; a
-//! change that is already so is done.
+//! One connection per namespace, opened inside it and used from tokio afterwards. The gate is the
+//! exclusive borrow: every request takes `&mut self`, so two dumps never run on one socket. Whether
+//! a change is needed is decided elsewhere; a change that is already so is done.
 
 mod events;
 mod nsid;
@@ -64,7 +65,12 @@ impl Netlink {
         })?;
         let connection = tokio::spawn(connection).abort_handle();
 
-        Ok(Self { handle, connection, namespace: netns.label().to_owned(), indexes: BTreeMap::new() })
+        Ok(Self {
+            handle,
+            connection,
+            namespace: netns.label().to_owned(),
+            indexes: BTreeMap::new(),
+        })
     }
 
     /// Says whether the connection has ended; it must be opened again then.
@@ -74,7 +80,11 @@ impl Netlink {
 
     /// Lists all links by name.
     pub(crate) async fn links(&mut self) -> Result<BTreeMap<String, LinkState>, KernelError> {
-        let request = self.handle.link().get().set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats]);
+        let request = self
+            .handle
+            .link()
+            .get()
+            .set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats]);
         let messages = self.dump("links", request.execute()).await?;
         let links: BTreeMap<_, _> = messages.iter().filter_map(wire::link).collect();
         if !links.contains_key("lo") {
@@ -98,8 +108,14 @@ impl Netlink {
         }
     }
 
-    /// Makes a veth pair: one end here, down; the other born in another namespace, with super-packets of one send each.
-    pub(crate) async fn add_veth(&mut self, name: &str, mtu: u32, peer: VethPeer<'_>) -> Result<(), KernelError> {
+    /// Makes a veth pair: one end here, down; the other born in another namespace, with
+    /// super-packets of one send each.
+    pub(crate) async fn add_veth(
+        &mut self,
+        name: &str,
+        mtu: u32,
+        peer: VethPeer<'_>,
+    ) -> Result<(), KernelError> {
         let gso = GsoSize::of_mtu(mtu);
         let far = LinkUnspec::new_with_name(peer.name)
             .mtu(mtu)
@@ -108,8 +124,10 @@ impl Netlink {
             .append_extra_attribute(LinkAttribute::GsoIpv4MaxSize(gso.v4))
             .setns_by_fd(peer.netns.as_fd().as_raw_fd())
             .build();
-        let message =
-            LinkVeth::new(name, peer.name).mtu(mtu).set_info_data(InfoData::Veth(InfoVeth::Peer(far))).build();
+        let message = LinkVeth::new(name, peer.name)
+            .mtu(mtu)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
+            .build();
         self.indexes.remove(name);
 
         let made = self.handle.link().add(message).execute().await;
@@ -117,7 +135,11 @@ impl Netlink {
     }
 
     /// Changes a link.
-    pub(crate) async fn set_link(&mut self, name: &str, change: LinkChange) -> Result<(), KernelError> {
+    pub(crate) async fn set_link(
+        &mut self,
+        name: &str,
+        change: LinkChange,
+    ) -> Result<(), KernelError> {
         let message = LinkUnspec::new_with_index(self.index(name).await?);
         let message = match change {
             LinkChange::Mtu(mtu) => message.mtu(mtu),
@@ -138,7 +160,8 @@ impl Netlink {
         set.map_err(|error| self.refused("change", format!("link {name}"), error))
     }
 
-    /// Removes a link; with a veth its other end goes too. One that is not there is removed already.
+    /// Removes a link; with a veth its other end goes too. One that is not there is removed
+    /// already.
     pub(crate) async fn remove_link(&mut self, name: &str) -> Result<(), KernelError> {
         let Some(link) = self.link(name).await? else {
             return Ok(());
@@ -161,11 +184,17 @@ impl Netlink {
     /// Adds an address.
     pub(crate) async fn add_address(&mut self, address: &Address) -> Result<(), KernelError> {
         let index = self.index(&address.link).await?;
-        let mut request = self.handle.address().add(index, address.address.addr(), address.address.prefix_len());
+        let mut request =
+            self.handle.address().add(index, address.address.addr(), address.address.prefix_len());
         wire::usable_at_once(request.message_mut());
 
         let added = request.execute().await;
-        self.done("add", format!("address {} on {}", address.address, address.link), added, &[libc::EEXIST])
+        self.done(
+            "add",
+            format!("address {} on {}", address.address, address.link),
+            added,
+            &[libc::EEXIST],
+        )
     }
 
     /// Removes an address.
@@ -175,7 +204,12 @@ impl Netlink {
 
         let removed = self.handle.address().del(message).execute().await;
         let gone = [libc::EADDRNOTAVAIL, libc::ENODEV];
-        self.done("remove", format!("address {} on {}", address.address, address.link), removed, &gone)
+        self.done(
+            "remove",
+            format!("address {} on {}", address.address, address.link),
+            removed,
+            &gone,
+        )
     }
 
     /// Lists the main table of both families, without what the kernel put there.
@@ -188,7 +222,11 @@ impl Netlink {
             let messages: Vec<_> = match request.execute().try_collect().await {
                 Ok(messages) => messages,
                 // The table is made with its first route.
-                Err(error) if wire::is(&error, &[libc::ENOENT, libc::EAFNOSUPPORT, libc::EOPNOTSUPP]) => continue,
+                Err(error)
+                    if wire::is(&error, &[libc::ENOENT, libc::EAFNOSUPPORT, libc::EOPNOTSUPP]) =>
+                {
+                    continue;
+                }
                 Err(error) => return Err(self.refused("list", "routes".to_owned(), error)),
             };
             wire::collect_routes(&messages, &names, &mut routes);
@@ -309,13 +347,24 @@ impl Netlink {
         }
     }
 
-    fn refused(&self, action: &'static str, object: String, error: rtnetlink::Error) -> KernelError {
-        KernelError::Refused { action, object, namespace: self.namespace.clone(), source: wire::cause(error) }
+    fn refused(
+        &self,
+        action: &'static str,
+        object: String,
+        error: rtnetlink::Error,
+    ) -> KernelError {
+        KernelError::Refused {
+            action,
+            object,
+            namespace: self.namespace.clone(),
+            source: wire::cause(error),
+        }
     }
 }
 
 impl Drop for Netlink {
-    /// The socket keeps the namespace alive, so it must not outlive its user by the time a task takes to notice.
+    /// The socket keeps the namespace alive, so it must not outlive its user by the time a task
+    /// takes to notice.
     fn drop(&mut self) {
         self.connection.abort();
     }

@@ -3,7 +3,9 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType};
+use nix::sys::socket::{
+    self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType,
+};
 
 const RTM_NEWNSID: u16 = 88;
 const RTM_GETNSID: u16 = 90;
@@ -28,7 +30,8 @@ const SOL_NETLINK: libc::c_int = 270;
 /// Opens a socket for requests in the calling thread's namespace, whose numbers they are about.
 pub(super) fn open() -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = socket::socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+    let socket =
+        socket::socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
     socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
 
     Ok(socket)
@@ -51,7 +54,8 @@ pub(super) fn number(requests: &OwnedFd, netns: BorrowedFd<'_>) -> io::Result<i3
 pub(super) fn listen_all(socket: BorrowedFd<'_>) -> io::Result<()> {
     let on: libc::c_int = 1;
     let len = libc::socklen_t::try_from(size_of_val(&on)).map_err(io::Error::other)?;
-    // SAFETY: the descriptor is open, and the kernel reads `len` bytes at the address of `on`, which is that large.
+    // SAFETY: the descriptor is open, and the kernel reads `len` bytes at the address of `on`,
+    // which is that large.
     let set = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -66,7 +70,12 @@ pub(super) fn listen_all(socket: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// Asks the kernel; the number in its answer, if there is one.
-fn ask(requests: &OwnedFd, kind: u16, flags: u16, attributes: &[(u16, i32)]) -> io::Result<Option<i32>> {
+fn ask(
+    requests: &OwnedFd,
+    kind: u16,
+    flags: u16,
+    attributes: &[(u16, i32)],
+) -> io::Result<Option<i32>> {
     let message = request(kind, flags, attributes);
     socket::send(requests.as_raw_fd(), &message, MsgFlags::empty())?;
     let mut answer = [0; ANSWER];
@@ -94,8 +103,13 @@ fn request(kind: u16, flags: u16, attributes: &[(u16, i32)]) -> Vec<u8> {
 
 fn read(answer: &[u8]) -> io::Result<Option<i32>> {
     let malformed = || io::Error::from(io::ErrorKind::InvalidData);
-    let kind = answer.get(4..6).and_then(|b| b.first_chunk().copied()).map(u16::from_ne_bytes).ok_or_else(malformed)?;
-    let word = |at: usize| answer.get(at..).and_then(|b| b.first_chunk().copied()).map(i32::from_ne_bytes);
+    let kind = answer
+        .get(4..6)
+        .and_then(|b| b.first_chunk().copied())
+        .map(u16::from_ne_bytes)
+        .ok_or_else(malformed)?;
+    let word =
+        |at: usize| answer.get(at..).and_then(|b| b.first_chunk().copied()).map(i32::from_ne_bytes);
     if kind == NLMSG_ERROR {
         return match word(HEADER).ok_or_else(malformed)? {
             0 => Ok(None),

@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -14,7 +16,9 @@ use netlink_packet_route::route::{
 use netlink_packet_route::rule::{self, RuleAttribute, RuleMessage};
 
 use super::super::namespace_desired::GATEWAY_V6;
-use super::super::tables::{Address, Hop, LinkState, RESERVED_TOS, ROUTE_PROTOCOL, Route, RouteKey, Rule, RuleAction};
+use super::super::tables::{
+    Address, Hop, LinkState, RESERVED_TOS, ROUTE_PROTOCOL, Route, RouteKey, Rule, RuleAction,
+};
 
 /// Says whether the kernel answered with one of these error numbers.
 pub(super) fn is(error: &rtnetlink::Error, errnos: &[i32]) -> bool {
@@ -71,7 +75,9 @@ pub(super) fn address(message: &AddressMessage, names: &BTreeMap<u32, String>) -
     let link = names.get(&message.header.index)?.clone();
     let of = |want_local: bool| {
         message.attributes.iter().find_map(|attribute| match (attribute, want_local) {
-            (AddressAttribute::Local(ip), true) | (AddressAttribute::Address(ip), false) => Some(*ip),
+            (AddressAttribute::Local(ip), true) | (AddressAttribute::Address(ip), false) => {
+                Some(*ip)
+            }
             _ => None,
         })
     };
@@ -127,7 +133,8 @@ pub(super) fn main_table(family: AddressFamily) -> RouteMessage {
     message
 }
 
-/// Adds the routes to `into`. A key that comes twice (IPv6 with several next hops) is none of ours, nor is what replaced it.
+/// Adds the routes to `into`. A key that comes twice (IPv6 with several next hops) is none of ours,
+/// nor is what replaced it.
 pub(super) fn collect_routes(
     messages: &[RouteMessage],
     names: &BTreeMap<u32, String>,
@@ -172,7 +179,8 @@ fn route(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<(Route
     Some((RouteKey { prefix, metric }, Route { hop, ours }))
 }
 
-/// Where the kernel does not filter (no strict check), we do; and clones of routes in the cache are no routes.
+/// Where the kernel does not filter (no strict check), we do; and clones of routes in the cache are
+/// no routes.
 fn is_other_table(message: &RouteMessage) -> bool {
     message.header.table != RouteHeader::RT_TABLE_MAIN
         || message.attributes.iter().any(
@@ -214,7 +222,8 @@ pub(super) fn route_message(key: RouteKey, hop: &Hop, index: Option<u32>) -> Rou
 
 /// A route to a prefix that no packet takes: see [`crate::kernel::reservation`].
 pub(super) fn reservation(prefix: Ipv4Net, loopback: u32) -> RouteMessage {
-    let mut message = route_message(RouteKey::ours(prefix.into()), &Hop::Link(String::new()), Some(loopback));
+    let mut message =
+        route_message(RouteKey::ours(prefix.into()), &Hop::Link(String::new()), Some(loopback));
     message.header.tos = RESERVED_TOS;
 
     message
@@ -223,7 +232,8 @@ pub(super) fn reservation(prefix: Ipv4Net, loopback: u32) -> RouteMessage {
 /// Reads such a route.
 pub(super) fn reserved(message: &RouteMessage) -> Option<Ipv4Net> {
     let header = &message.header;
-    let ours = header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL) && header.tos == RESERVED_TOS;
+    let ours =
+        header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL) && header.tos == RESERVED_TOS;
     if !ours || is_other_table(message) {
         return None;
     }
@@ -261,7 +271,8 @@ pub(super) fn rule(message: &RuleMessage) -> Rule {
     let mut rule = Rule { priority: 0, iif: None, from: None, action: RuleAction::Foreign };
     let mut goto = None;
     let mut table = u32::from(message.header.table);
-    let mut foreign = message.header.dst_len != 0 || message.header.flags.contains(rule::RuleFlags::Invert);
+    let mut foreign =
+        message.header.dst_len != 0 || message.header.flags.contains(rule::RuleFlags::Invert);
 
     for attribute in &message.attributes {
         if let RuleAttribute::Priority(priority) = attribute {
@@ -338,8 +349,11 @@ mod tests {
     #[test]
     fn a_route_survives_its_message() {
         let names = BTreeMap::from([(7, "ovt".to_owned())]);
-        let hops =
-            [Hop::Link("ovt".to_owned()), Hop::Via("ovt".to_owned(), IpAddr::from([10, 0, 0, 1])), Hop::Unreachable];
+        let hops = [
+            Hop::Link("ovt".to_owned()),
+            Hop::Via("ovt".to_owned(), IpAddr::from([10, 0, 0, 1])),
+            Hop::Unreachable,
+        ];
 
         for hop in hops {
             let key = RouteKey::ours("10.42.0.0/16".parse().expect("a prefix"));

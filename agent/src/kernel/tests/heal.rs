@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use nix::mount::{MntFlags, umount2};
 
 use super::rig::{
-    Container, GATEWAY, NODE, Rig, change, clean, desired, endpoint, listen, network, receive, reconcile, running,
-    send, skipped, v4, v6,
+    Container, GATEWAY, NODE, Rig, change, clean, desired, endpoint, listen, network, receive,
+    reconcile, running, send, skipped, v4, v6,
 };
 use crate::kernel::container_interface::name_inside;
 use crate::kernel::namespace_desired::{TUN_NAME, host_ifname};
@@ -17,7 +17,8 @@ use crate::kernel::netlink::Netlink;
 use crate::kernel::sysctl;
 use crate::kernel::tables::{Address, Hop, LinkChange, RouteKey, Rule, RuleAction, Step, Sysctl};
 use crate::kernel::{
-    ChangeScope, Changes, ContainerInterface, Drift, InterfaceOwner, KernelError, NetworkNamespace, SandboxDesired,
+    ChangeScope, Changes, ContainerInterface, Drift, InterfaceOwner, KernelError, NetworkNamespace,
+    SandboxDesired,
 };
 
 async fn hands(namespace: &NetworkNamespace) -> Netlink {
@@ -55,15 +56,28 @@ async fn what_foreign_hands_take_from_the_network_comes_back() {
 
     hands.remove_route(RouteKey::ours(IpNet::from(v4(11)))).await.expect("a route");
     hands.remove_route(RouteKey::ours(IpNet::from(v6(11)))).await.expect("a route");
-    hands.remove_route(RouteKey::ours("10.42.0.0/16".parse().expect("a prefix"))).await.expect("a route");
-    hands.remove_address(&Address { link: "lo".to_owned(), address: IpNet::from(v4(GATEWAY)) }).await.expect("one");
-    hands.remove_address(&Address { link: TUN_NAME.to_owned(), address: IpNet::from(v6(NODE)) }).await.expect("one");
+    hands
+        .remove_route(RouteKey::ours("10.42.0.0/16".parse().expect("a prefix")))
+        .await
+        .expect("a route");
+    hands
+        .remove_address(&Address { link: "lo".to_owned(), address: IpNet::from(v4(GATEWAY)) })
+        .await
+        .expect("one");
+    hands
+        .remove_address(&Address { link: TUN_NAME.to_owned(), address: IpNet::from(v6(NODE)) })
+        .await
+        .expect("one");
     hands.remove_rule(&rule).await.expect("a rule");
     hands.set_link(&veth, LinkChange::Mtu(1300)).await.expect("a link");
     hands.set_link(TUN_NAME, LinkChange::QueueLen(10)).await.expect("a link");
     let set = |path: &str, value: &str| {
         let sysctl = Sysctl::global(path);
-        namespace.netns().within(|| sysctl::set(&sysctl, value)).expect("a namespace").expect("a parameter");
+        namespace
+            .netns()
+            .within(|| sysctl::set(&sysctl, value))
+            .expect("a namespace")
+            .expect("a parameter");
     };
     set("ipv4/ip_forward", "0");
     set("ipv6/conf/all/forwarding", "0");
@@ -91,13 +105,23 @@ async fn what_foreign_hands_put_into_the_network_goes() {
     let mut hands = hands(&namespace).await;
     let default: IpNet = "0.0.0.0/0".parse().expect("a prefix");
 
-    hands.set_route(RouteKey { prefix: default, metric: 7 }, &Hop::Link(TUN_NAME.to_owned())).await.expect("a route");
+    hands
+        .set_route(RouteKey { prefix: default, metric: 7 }, &Hop::Link(TUN_NAME.to_owned()))
+        .await
+        .expect("a route");
     hands.set_route(RouteKey::ours(IpNet::from(v4(11))), &Hop::Unreachable).await.expect("a route");
-    hands.set_route(RouteKey { prefix: IpNet::from(v6(11)), metric: 1 }, &Hop::Unreachable).await.expect("a route");
+    hands
+        .set_route(RouteKey { prefix: IpNet::from(v6(11)), metric: 1 }, &Hop::Unreachable)
+        .await
+        .expect("a route");
     let stolen = Address { link: "lo".to_owned(), address: IpNet::from(v4(50)) };
     hands.add_address(&stolen).await.expect("an address");
-    let wide = Address { link: TUN_NAME.to_owned(), address: IpNet::new(v6(NODE), 64).expect("a length") };
-    hands.remove_address(&Address { address: IpNet::from(v6(NODE)), ..wide.clone() }).await.expect("an address");
+    let wide =
+        Address { link: TUN_NAME.to_owned(), address: IpNet::new(v6(NODE), 64).expect("a length") };
+    hands
+        .remove_address(&Address { address: IpNet::from(v6(NODE)), ..wide.clone() })
+        .await
+        .expect("an address");
     hands.add_address(&wide).await.expect("an address");
     let pass_all = Rule { priority: 1, iif: None, from: None, action: RuleAction::Lookup(254) };
     hands.add_rule(&pass_all).await.expect("a rule");
@@ -146,7 +170,10 @@ async fn a_removed_veth_is_reported_and_made_again() {
 
     let report = reconcile(&mut namespace, &wanted).await;
     assert_eq!(report.missing, [endpoint(11)].into());
-    assert_eq!(namespace.check(endpoint(11), &a.desired()).await.expect("a check"), [Drift::Missing]);
+    assert_eq!(
+        namespace.check(endpoint(11), &a.desired()).await.expect("a check"),
+        [Drift::Missing]
+    );
     a.attach(&mut namespace).await;
     assert!(reconcile(&mut namespace, &wanted).await.missing.is_empty());
 
@@ -200,13 +227,23 @@ async fn what_is_lost_in_a_sandbox_is_found_and_healed() {
     let (a, b) = (Container::new(11), Container::new(12));
     let (mut namespace, _tun) = running(&rig, 1, &[&a, &b]).await;
     let mut inside = Netlink::open(&a.netns).await.expect("a connection");
-    let own = Address { link: "eth0".to_owned(), address: "192.0.2.1/24".parse().expect("an address") };
+    let own =
+        Address { link: "eth0".to_owned(), address: "192.0.2.1/24".parse().expect("an address") };
     let own_route = RouteKey::ours("198.51.100.0/24".parse().expect("a prefix"));
 
     inside.add_address(&own).await.expect("a container's own address");
-    inside.set_route(own_route, &Hop::Link("lo".to_owned())).await.expect("a container's own route");
-    inside.remove_route(RouteKey::ours("10.42.0.0/16".parse().expect("a prefix"))).await.expect("a route");
-    inside.remove_address(&Address { link: "eth0".to_owned(), address: IpNet::from(v6(11)) }).await.expect("one");
+    inside
+        .set_route(own_route, &Hop::Link("lo".to_owned()))
+        .await
+        .expect("a container's own route");
+    inside
+        .remove_route(RouteKey::ours("10.42.0.0/16".parse().expect("a prefix")))
+        .await
+        .expect("a route");
+    inside
+        .remove_address(&Address { link: "eth0".to_owned(), address: IpNet::from(v6(11)) })
+        .await
+        .expect("one");
     inside.set_link("eth0", LinkChange::Mtu(1300)).await.expect("a link");
     let drift = namespace.check(endpoint(11), &a.desired()).await.expect("a check");
     let healed = clean(namespace.attach(endpoint(11), &a.desired()).await.expect("a sandbox"));
@@ -238,10 +275,19 @@ async fn a_foreign_change_is_an_event_and_rest_is_none() {
     while tokio::time::timeout(soon, change(&changes)).await.is_ok() {}
 
     reconcile(&mut namespace, &desired(1, &[])).await;
-    assert!(tokio::time::timeout(soon, change(&changes)).await.is_err(), "reading back is no change");
-    hands.remove_address(&Address { link: "lo".to_owned(), address: IpNet::from(v4(GATEWAY)) }).await.expect("one");
+    assert!(
+        tokio::time::timeout(soon, change(&changes)).await.is_err(),
+        "reading back is no change"
+    );
+    hands
+        .remove_address(&Address { link: "lo".to_owned(), address: IpNet::from(v4(GATEWAY)) })
+        .await
+        .expect("one");
     tokio::time::timeout(soon, change(&changes)).await.expect("an event in time");
-    hands.remove_route(RouteKey::ours("10.42.9.0/24".parse().expect("a prefix"))).await.expect("a route");
+    hands
+        .remove_route(RouteKey::ours("10.42.9.0/24".parse().expect("a prefix")))
+        .await
+        .expect("a route");
     tokio::time::timeout(soon, change(&changes)).await.expect("an event in time");
     namespace
         .netns()
@@ -260,15 +306,21 @@ async fn changes_are_heard_of_from_every_namespace_and_told_apart() {
     let a = Container::new(11);
     let (namespace, _tun) = running(&rig, 1, &[&a]).await;
     let (events, changes, _network) = listen(&namespace).await;
-    let _sandbox = events.subscribe(&a.netns, ChangeScope::Sandbox(endpoint(11)), &changes).expect("a subscription");
+    let _sandbox = events
+        .subscribe(&a.netns, ChangeScope::Sandbox(endpoint(11)), &changes)
+        .expect("a subscription");
     let (other, _other_tun) = running(&rig, 2, &[]).await;
     let elsewhere = Arc::<Changes>::default();
-    let dropped = events.subscribe(other.netns(), ChangeScope::Network, &elsewhere).expect("a subscription");
+    let dropped =
+        events.subscribe(other.netns(), ChangeScope::Network, &elsewhere).expect("a subscription");
     let soon = Duration::from_millis(500);
     while tokio::time::timeout(soon, change(&changes)).await.is_ok() {}
 
     let mut inside = Netlink::open(&a.netns).await.expect("a connection");
-    inside.remove_route(RouteKey::ours("10.42.0.0/16".parse().expect("a prefix"))).await.expect("a route");
+    inside
+        .remove_route(RouteKey::ours("10.42.0.0/16".parse().expect("a prefix")))
+        .await
+        .expect("a route");
     let heard = tokio::time::timeout(soon, change(&changes)).await.expect("an event in time");
     assert_eq!(heard, [ChangeScope::Sandbox(endpoint(11))].into());
 
@@ -282,7 +334,10 @@ async fn changes_are_heard_of_from_every_namespace_and_told_apart() {
     tokio::time::timeout(soon, change(&elsewhere)).await.expect("an event in time");
     drop(dropped);
     hands.add_address(&address).await.expect("an address");
-    assert!(tokio::time::timeout(soon / 4, change(&elsewhere)).await.is_err(), "nobody listens there any more");
+    assert!(
+        tokio::time::timeout(soon / 4, change(&elsewhere)).await.is_err(),
+        "nobody listens there any more"
+    );
 }
 
 #[tokio::test]
@@ -297,7 +352,10 @@ async fn a_pair_that_an_engine_took_is_made_again_where_it_was() {
         netns: container.path(),
         ifname: "eth3".to_owned(),
         addresses: vec!["10.42.0.11/16".parse().expect("an address"), IpNet::from(v6(11))],
-        routes: vec![(IpNet::from(v4(GATEWAY)), None), ("10.42.0.0/17".parse().expect("a prefix"), Some(v4(GATEWAY)))],
+        routes: vec![
+            (IpNet::from(v4(GATEWAY)), None),
+            ("10.42.0.0/17".parse().expect("a prefix"), Some(v4(GATEWAY))),
+        ],
     };
     let owner = |joined, inside| SandboxDesired {
         netns: "/proc/self/ns/net".into(),
@@ -312,22 +370,32 @@ async fn a_pair_that_an_engine_took_is_made_again_where_it_was() {
     let off = Sysctl::link("ipv6", "default", "disable_ipv6");
     container.netns.within(|| sysctl::set(&off, "1")).expect("a namespace").expect("a parameter");
     let astray = namespace.attach(endpoint(11), &owner(true, None)).await;
-    let made = namespace.attach(endpoint(11), &owner(true, Some(inside.clone()))).await.expect("made again");
+    let made = namespace
+        .attach(endpoint(11), &owner(true, Some(inside.clone())))
+        .await
+        .expect("made again");
     // That takes no descriptor: there may be none.
     let unopened = SandboxDesired { netns: "/nowhere".into(), ..owner(true, Some(inside.clone())) };
     let rested = namespace.attach(endpoint(11), &unopened).await.expect("as it is");
 
-    assert!(matches!(astray, Err(KernelError::SandboxGone { .. })), "it may be anywhere before it was seen");
+    assert!(
+        matches!(astray, Err(KernelError::SandboxGone { .. })),
+        "it may be anywhere before it was seen"
+    );
     assert!(clean(made).steps.contains(&Step::MakeVeth(host_ifname(endpoint(11)))));
     assert_eq!(clean(rested).steps, [], "it is the engine's as long as it exists");
     let mut within = Netlink::open(&container.netns).await.expect("a connection");
     let link = within.links().await.expect("links").remove("eth3").expect("the interface");
     assert!(link.up && link.mtu == desired(1, &[]).tun.mtu);
-    let own = Address { link: "eth3".to_owned(), address: "10.42.0.11/16".parse().expect("an address") };
+    let own =
+        Address { link: "eth3".to_owned(), address: "10.42.0.11/16".parse().expect("an address") };
     assert!(within.addresses().await.expect("addresses").contains(&own));
     let key = RouteKey::ours("10.42.0.0/17".parse().expect("a prefix"));
     let hop = Hop::Via("eth3".to_owned(), v4(GATEWAY));
-    assert_eq!(within.routes().await.expect("routes").get(&key).map(|route| route.hop.clone()), Some(hop));
+    assert_eq!(
+        within.routes().await.expect("routes").get(&key).map(|route| route.hop.clone()),
+        Some(hop)
+    );
 
     let (container, none) = (container.path(), BTreeSet::new());
     let name = |taken| name_inside(rig.dir(), network(1), endpoint(11), &container, taken);

@@ -3,7 +3,8 @@
 use std::fs;
 
 use super::rig::{
-    Container, MTU, Rig, TUN, desired, endpoint, network, receive, reconcile, running, send, skipped, v4,
+    Container, MTU, Rig, TUN, desired, endpoint, network, receive, reconcile, running, send,
+    skipped, v4,
 };
 use crate::kernel::namespace_desired::TUN_NAME;
 use crate::kernel::netlink::Netlink;
@@ -31,7 +32,10 @@ async fn all_stands_while_its_owner_is_dead_and_the_next_one_changes_nothing() {
     assert_eq!(tun_index(namespace.netns()).await, index);
     assert_eq!(tun.queues.len(), TUN.queues);
     let report = reconcile(&mut namespace, &desired(1, &[11, 12])).await;
-    assert!(report.steps.is_empty() && report.missing.is_empty() && report.tun.is_none(), "{report:?}");
+    assert!(
+        report.steps.is_empty() && report.missing.is_empty() && report.tun.is_none(),
+        "{report:?}"
+    );
 }
 
 async fn tun_index(netns: &Netns) -> Option<u32> {
@@ -94,7 +98,11 @@ async fn a_deleted_network_leaves_nothing_behind() {
     for folder in ["netns", "lock"] {
         assert_eq!(fs::read_dir(rig.dir().join(folder)).expect("a folder").count(), 0, "{folder}");
     }
-    assert!(!fs::read_to_string("/proc/self/mounts").expect("mounts").contains(&rig.dir().display().to_string()));
+    assert!(
+        !fs::read_to_string("/proc/self/mounts")
+            .expect("mounts")
+            .contains(&rig.dir().display().to_string())
+    );
     let mut inside = Netlink::open(&a.netns).await.expect("a connection");
     assert_eq!(inside.link("eth0").await.expect("a namespace"), None);
     assert_eq!(tun_index(&netns).await, None);
@@ -208,9 +216,17 @@ async fn what_a_round_with_nothing_to_do_costs() {
         let round = started.elapsed() / 20;
         let started = std::time::Instant::now();
         for container in &containers {
-            assert_eq!(namespace.check(endpoint(container.n), &container.desired()).await.expect("a check"), []);
+            assert_eq!(
+                namespace
+                    .check(endpoint(container.n), &container.desired())
+                    .await
+                    .expect("a check"),
+                []
+            );
         }
         let check = started.elapsed() / u32::from(count);
-        eprintln!("{count} endpoints: made in {made:?}, a round {round:?}, a sandbox check {check:?}");
+        eprintln!(
+            "{count} endpoints: made in {made:?}, a round {round:?}, a sandbox check {check:?}"
+        );
     }
 }

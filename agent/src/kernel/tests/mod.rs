@@ -1,5 +1,5 @@
-//! On the real kernel, in namespaces of our own that no path outside a temporary folder names. They need root and are
-//! skipped loudly without it.
+//! On the real kernel, in namespaces of our own that no path outside a temporary folder names. They
+//! need root and are skipped loudly without it.
 
 mod heal;
 mod life;

@@ -13,8 +13,9 @@ use overlay_core::{EndpointId, NetworkId};
 use tempfile::TempDir;
 
 use crate::kernel::{
-    ChangeScope, Changes, InterfaceOwner, NamespaceDesired, NamespaceEvents, Netns, NetworkNamespace, Pins,
-    ReconcileReport, SandboxDesired, Strays, Subscription, Tun, TunDesired, VethDesired,
+    ChangeScope, Changes, InterfaceOwner, NamespaceDesired, NamespaceEvents, Netns,
+    NetworkNamespace, Pins, ReconcileReport, SandboxDesired, Strays, Subscription, Tun, TunDesired,
+    VethDesired,
 };
 
 /// How long a packet may take that must arrive.
@@ -94,7 +95,9 @@ pub(crate) fn prefixes() -> Vec<IpNet> {
 }
 
 pub(crate) fn desired(n: u8, endpoints: &[u8]) -> NamespaceDesired {
-    let veth = |&n: &u8| (endpoint(n), VethDesired { addresses: vec![v4(n), v6(n)], mtu: MTU, gateway6: None });
+    let veth = |&n: &u8| {
+        (endpoint(n), VethDesired { addresses: vec![v4(n), v6(n)], mtu: MTU, gateway6: None })
+    };
 
     NamespaceDesired {
         network: network(n),
@@ -103,7 +106,10 @@ pub(crate) fn desired(n: u8, endpoints: &[u8]) -> NamespaceDesired {
         node: [v4(NODE), v6(NODE)].into(),
         endpoints: endpoints.iter().map(veth).collect::<BTreeMap<_, _>>(),
         strays: Strays::default(),
-        remote: ["10.42.9.0/24", "fd42::900/120"].iter().map(|p| p.parse().expect("a prefix")).collect(),
+        remote: ["10.42.9.0/24", "fd42::900/120"]
+            .iter()
+            .map(|p| p.parse().expect("a prefix"))
+            .collect(),
         unreachable: prefixes().into_iter().collect(),
     }
 }
@@ -138,7 +144,12 @@ impl Container {
     }
 
     pub(crate) async fn attach(&self, namespace: &mut NetworkNamespace) -> ReconcileReport {
-        clean(namespace.attach(endpoint(self.n), &self.desired()).await.expect("an attached endpoint"))
+        clean(
+            namespace
+                .attach(endpoint(self.n), &self.desired())
+                .await
+                .expect("an attached endpoint"),
+        )
     }
 
     pub(crate) fn socket(&self, address: IpAddr) -> UdpSocket {
@@ -152,12 +163,19 @@ pub(crate) fn clean(report: ReconcileReport) -> ReconcileReport {
     report
 }
 
-pub(crate) async fn reconcile(namespace: &mut NetworkNamespace, desired: &NamespaceDesired) -> ReconcileReport {
+pub(crate) async fn reconcile(
+    namespace: &mut NetworkNamespace,
+    desired: &NamespaceDesired,
+) -> ReconcileReport {
     clean(namespace.reconcile(desired).await.expect("a namespace that can be read"))
 }
 
 /// A network with these endpoints attached and everything in place.
-pub(crate) async fn running(rig: &Rig, n: u8, containers: &[&Container]) -> (NetworkNamespace, Tun) {
+pub(crate) async fn running(
+    rig: &Rig,
+    n: u8,
+    containers: &[&Container],
+) -> (NetworkNamespace, Tun) {
     let (mut namespace, tun) = rig.open(n).await;
     reconcile(&mut namespace, &desired(n, &[])).await;
     for container in containers {
@@ -172,7 +190,8 @@ pub(crate) async fn running(rig: &Rig, n: u8, containers: &[&Container]) -> (Net
 
 /// A socket inside a namespace.
 pub(crate) fn socket(netns: &Netns, address: IpAddr) -> UdpSocket {
-    let socket = netns.within(|| UdpSocket::bind((address, PORT))).expect("a namespace").expect("a socket");
+    let socket =
+        netns.within(|| UdpSocket::bind((address, PORT))).expect("a namespace").expect("a socket");
     socket.set_read_timeout(Some(ARRIVAL)).expect("a timeout");
     socket
 }
@@ -199,9 +218,13 @@ pub(crate) fn nothing_waits(socket: &UdpSocket) -> bool {
 }
 
 /// Hears of changes in the namespace of a network.
-pub(crate) async fn listen(namespace: &NetworkNamespace) -> (NamespaceEvents, Arc<Changes>, Subscription) {
+pub(crate) async fn listen(
+    namespace: &NetworkNamespace,
+) -> (NamespaceEvents, Arc<Changes>, Subscription) {
     let (events, changes) = (NamespaceEvents::open().await.expect("events"), Arc::default());
-    let subscription = events.subscribe(namespace.netns(), ChangeScope::Network, &changes).expect("a subscription");
+    let subscription = events
+        .subscribe(namespace.netns(), ChangeScope::Network, &changes)
+        .expect("a subscription");
 
     (events, changes, subscription)
 }

@@ -47,16 +47,31 @@ async fn bad_names_and_bad_sandboxes_are_refused() {
         let mut desired = a.desired();
         desired.ifname = ifname.to_owned();
         let refused = namespace.attach(endpoint(11), &desired).await;
-        assert!(matches!(refused, Err(KernelError::InvalidIfname { .. })), "{ifname:?}: {refused:?}");
+        assert!(
+            matches!(refused, Err(KernelError::InvalidIfname { .. })),
+            "{ifname:?}: {refused:?}"
+        );
     }
     let gone = with(|d| d.netns = PathBuf::from("/nonexistent/netns"));
-    assert!(matches!(namespace.attach(endpoint(11), &gone).await, Err(KernelError::SandboxGone { .. })));
+    assert!(matches!(
+        namespace.attach(endpoint(11), &gone).await,
+        Err(KernelError::SandboxGone { .. })
+    ));
     let file = with(|d| d.netns = PathBuf::from("/etc/hostname"));
-    assert!(matches!(namespace.attach(endpoint(11), &file).await, Err(KernelError::NotANamespace { .. })));
+    assert!(matches!(
+        namespace.attach(endpoint(11), &file).await,
+        Err(KernelError::NotANamespace { .. })
+    ));
     let other_kind = with(|d| d.netns = PathBuf::from("/proc/self/ns/mnt"));
-    assert!(matches!(namespace.attach(endpoint(11), &other_kind).await, Err(KernelError::NotANamespace { .. })));
+    assert!(matches!(
+        namespace.attach(endpoint(11), &other_kind).await,
+        Err(KernelError::NotANamespace { .. })
+    ));
     let impostor = with(|d| d.netns = PathBuf::from("/proc/self/ns/net"));
-    assert!(matches!(namespace.attach(endpoint(11), &impostor).await, Err(KernelError::SandboxGone { .. })));
+    assert!(matches!(
+        namespace.attach(endpoint(11), &impostor).await,
+        Err(KernelError::SandboxGone { .. })
+    ));
 }
 
 #[tokio::test]
@@ -74,7 +89,9 @@ async fn a_container_has_the_network_s_routes_and_no_default_route() {
 
     let names: Vec<_> = links.keys().map(String::as_str).collect();
     assert_eq!(names, ["eth0", "lo"]);
-    let route = |prefix: &str| routes.get(&RouteKey::ours(prefix.parse().expect("a prefix"))).map(|r| r.hop.clone());
+    let route = |prefix: &str| {
+        routes.get(&RouteKey::ours(prefix.parse().expect("a prefix"))).map(|r| r.hop.clone())
+    };
     let via = |ip: &str| Some(Hop::Via("eth0".to_owned(), ip.parse().expect("an address")));
     assert_eq!(route("10.42.0.1/32"), Some(Hop::Link("eth0".to_owned())));
     assert_eq!(route("10.42.0.0/16"), via("10.42.0.1"));
@@ -108,7 +125,9 @@ async fn a_sandbox_is_not_kept_alive_by_its_attachment() {
     let (mut namespace, _tun) = running(&rig, 1, &[&a]).await;
     let (events, changes, _subscription) = listen(&namespace).await;
     // What is heard of is not kept alive either.
-    let _inside = events.subscribe(&a.netns, ChangeScope::Sandbox(endpoint(11)), &changes).expect("a subscription");
+    let _inside = events
+        .subscribe(&a.netns, ChangeScope::Sandbox(endpoint(11)), &changes)
+        .expect("a subscription");
     let mut desired = a.desired();
     desired.netns = PathBuf::from("/nonexistent/netns");
 
@@ -124,8 +143,13 @@ async fn a_sandbox_is_not_kept_alive_by_its_attachment() {
             change(&changes).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(5), gone).await.expect("the veth is gone in time");
-    assert!(matches!(namespace.attach(endpoint(11), &desired).await, Err(KernelError::SandboxGone { .. })));
+    tokio::time::timeout(std::time::Duration::from_secs(5), gone)
+        .await
+        .expect("the veth is gone in time");
+    assert!(matches!(
+        namespace.attach(endpoint(11), &desired).await,
+        Err(KernelError::SandboxGone { .. })
+    ));
 }
 
 #[tokio::test]
@@ -139,8 +163,12 @@ async fn the_host_s_network_is_listed_for_advertising_and_for_conflicts() {
 
     let host = crate::kernel::host::HostNetwork::list(&a.netns).await.expect("a namespace");
 
-    let found: Vec<_> = host.addresses.iter().map(|a| (a.address.to_string(), a.link.as_str(), a.mtu)).collect();
-    assert_eq!(found, [("10.42.0.11".to_owned(), "eth0", 1408), ("fd42::b".to_owned(), "eth0", 1408)]);
+    let found: Vec<_> =
+        host.addresses.iter().map(|a| (a.address.to_string(), a.link.as_str(), a.mtu)).collect();
+    assert_eq!(
+        found,
+        [("10.42.0.11".to_owned(), "eth0", 1408), ("fd42::b".to_owned(), "eth0", 1408)]
+    );
     let taken = host.conflict("10.42.7.0/24".parse().expect("a prefix"));
     assert_eq!(taken.map(|(_, holder)| holder), Some("eth0"));
     assert!(Netns::host().is_ok());

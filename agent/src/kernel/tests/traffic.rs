@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::rig::{
-    Container, GATEWAY, NODE, Rig, desired, nothing_waits, receive, reconcile, remote, running, send, skipped, socket,
-    v4, v6,
+    Container, GATEWAY, NODE, Rig, desired, nothing_waits, receive, reconcile, remote, running,
+    send, skipped, socket, v4, v6,
 };
 use crate::kernel::netlink::Netlink;
 use crate::kernel::tables::Address;
@@ -43,7 +43,8 @@ async fn the_same_prefix_twice_works_and_nothing_crosses() {
         return;
     }
     let rig = Rig::new();
-    let (a1, b1, a2, b2) = (Container::new(11), Container::new(12), Container::new(11), Container::new(12));
+    let (a1, b1, a2, b2) =
+        (Container::new(11), Container::new(12), Container::new(11), Container::new(12));
     let _one = running(&rig, 1, &[&a1, &b1]).await;
     let _two = running(&rig, 2, &[&a2, &b2]).await;
     let (to1, to2) = (b1.socket(v4(12)), b2.socket(v4(12)));
@@ -75,7 +76,9 @@ async fn a_source_that_is_another_endpoint_s_gets_nowhere() {
             let on_eth0 = Address { link: "eth0".to_owned(), address: IpNet::from(forged) };
             inside.add_address(&on_eth0).await.expect("root in a container may do that");
             let (honest, forger) = (a.socket(address(11)), a.socket(forged));
-            for (to, at) in [(b.socket(address(12)), 12), (socket(namespace.netns(), address(NODE)), NODE)] {
+            for (to, at) in
+                [(b.socket(address(12)), 12), (socket(namespace.netns(), address(NODE)), NODE)]
+            {
                 send(&honest, address(at), "first").expect("a route");
                 assert_eq!(receive(&to).0, "first");
                 let _refused_here_or_there = send(&forger, address(at), "forged");
@@ -164,11 +167,12 @@ async fn remote_packets_leave_and_enter_by_the_tun_under_strict_rp_filter() {
     assert!(nothing_waits(&socket));
 }
 
-/// Waits for the first UDP packet on any queue. The header in front says what is left to do: with the checksum offloaded,
-/// the packet is written back with the same header, so the kernel does it.
+/// Waits for the first UDP packet on any queue. The header in front says what is left to do: with
+/// the checksum offloaded, the packet is written back with the same header, so the kernel does it.
 fn first_udp(queues: &[std::fs::File]) -> (&std::fs::File, Vec<u8>) {
     loop {
-        let mut waits: Vec<_> = queues.iter().map(|q| PollFd::new(q.as_fd(), PollFlags::POLLIN)).collect();
+        let mut waits: Vec<_> =
+            queues.iter().map(|q| PollFd::new(q.as_fd(), PollFlags::POLLIN)).collect();
         let ready = poll(&mut waits, PollTimeout::from(5000_u16)).expect("queues");
         assert!(ready > 0, "no packet in time");
         let mut buffer = vec![0; 70_000];

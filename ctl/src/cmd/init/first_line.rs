@@ -1,5 +1,5 @@
-//! The join line by which this machine becomes the first admin: control prints one when it is set up, and another one
-//! when setting up was interrupted afterwards.
+//! The join line by which this machine becomes the first admin: control prints one when it is set
+//! up, and another one when setting up was interrupted afterwards.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -34,7 +34,11 @@ struct Printed {
 }
 
 /// Sets control up unless that is done, and returns a line that admits an admin.
-pub(super) async fn take(setup: &ControlSetup<'_>, state: &StateDir, context: &Context) -> Outcome<JoinLine> {
+pub(super) async fn take(
+    setup: &ControlSetup<'_>,
+    state: &StateDir,
+    context: &Context,
+) -> Outcome<JoinLine> {
     let control = state.of(Service::Control);
     if !is_empty(&control) {
         // Control holds its store while it runs.
@@ -81,7 +85,10 @@ fn token(control: &Path) -> Result<Command, Refusal> {
 }
 
 fn ask(command: &mut Command) -> Result<JoinLine, Refusal> {
-    let output = command.stdin(Stdio::null()).output().map_err(|error| storage("overlay-control", &error))?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| storage("overlay-control", &error))?;
     if !output.status.success() {
         return Err(refusal(&String::from_utf8_lossy(&output.stderr)));
     }
@@ -94,7 +101,10 @@ fn ask(command: &mut Command) -> Result<JoinLine, Refusal> {
 
 /// Reads `overlay-control: <message>` or `overlay-control: <message> [<code>]` back.
 fn refusal(said: &str) -> Refusal {
-    let line = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("overlay-control failed without a word");
+    let line = said
+        .lines()
+        .rfind(|line| !line.trim().is_empty())
+        .unwrap_or("overlay-control failed without a word");
     let line = line.strip_prefix("overlay-control: ").unwrap_or(line);
     let coded = line.strip_suffix(']').and_then(|line| line.rsplit_once(" ["));
     let coded = coded.and_then(|(message, word)| Some((message, Code::from_word(word)?)));

@@ -61,8 +61,19 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     pair.create_on_both(&["net"])?;
     for number in 0..CONTAINERS {
         let name = format!("always{number}");
-        let run =
-            ["run", "-d", "--restart", "always", "--stop-timeout", "1", "--name", &name, "--network", "net", IMAGE];
+        let run = [
+            "run",
+            "-d",
+            "--restart",
+            "always",
+            "--stop-timeout",
+            "1",
+            "--name",
+            &name,
+            "--network",
+            "net",
+            IMAGE,
+        ];
         pair.docker(0, &run)?;
     }
     pair.serve(1, "net", "other")?;
@@ -70,13 +81,15 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let mut times = vec![Vec::new(); Agent::ALL.len()];
     for round in 0..rounds {
         for (agent, times) in Agent::ALL.into_iter().zip(&mut times) {
-            let time =
-                boot(&mut pair, agent, &mut relay).with_context(|| format!("round {round}, agent {}", agent.word()))?;
+            let time = boot(&mut pair, agent, &mut relay)
+                .with_context(|| format!("round {round}, agent {}", agent.word()))?;
             times.push(time);
         }
     }
     report(&times, notes)?;
-    notes.say(&format!("{CONTAINERS} containers with restart=always ran again and reached the other host each time"));
+    notes.say(&format!(
+        "{CONTAINERS} containers with restart=always ran again and reached the other host each time"
+    ));
     close(&mut pair, relay)?;
     dead(&mut pair, notes)?;
 
@@ -108,12 +121,21 @@ fn boot(pair: &mut Pair, agent: Agent, relay: &mut Option<Relay>) -> Result<Dura
     }
     pair.cluster.wait_for_agent(0)?;
     let runs = |number: usize| {
-        let state = pair.docker(0, &["inspect", "-f", "{{.State.Running}}", &format!("always{number}")]);
+        let state =
+            pair.docker(0, &["inspect", "-f", "{{.State.Running}}", &format!("always{number}")]);
         state.is_ok_and(|state| state == "true")
     };
     wait_until(RUNNING, "all containers run", || (0..CONTAINERS).all(runs)).with_context(|| {
         let why = |number: usize| {
-            pair.docker(0, &["inspect", "-f", "{{.State.Status}} {{.State.Error}}", &format!("always{number}")])
+            pair.docker(
+                0,
+                &[
+                    "inspect",
+                    "-f",
+                    "{{.State.Status}} {{.State.Error}}",
+                    &format!("always{number}"),
+                ],
+            )
         };
         (0..CONTAINERS).filter_map(|number| why(number).ok()).collect::<Vec<_>>().join("\n")
     })?;
@@ -153,7 +175,12 @@ fn dead(pair: &mut Pair, notes: &mut Notes) -> Result<()> {
         let took = begun.elapsed();
         notes.say(&format!("agent dead: docker {command} takes {}", ms(took)));
         ensure!(took <= AT_ONCE, "docker {command} took {took:?}");
-        ensure!(output.status.success() != is_refused, "docker {command}: {}{}", output.stdout, output.stderr);
+        ensure!(
+            output.status.success() != is_refused,
+            "docker {command}: {}{}",
+            output.stdout,
+            output.stderr
+        );
         let says = |word: &&str| output.stderr.contains(*word);
         ensure!(!is_refused || REMEDY.iter().all(says), "docker {command} says {}", output.stderr);
     }
@@ -161,7 +188,11 @@ fn dead(pair: &mut Pair, notes: &mut Notes) -> Result<()> {
     pair.cluster.wait_for_agent(0)?;
 
     // What was removed in the meantime is gone on the other host, too.
-    let is_gone = || pair.cluster.endpoint_names(1).is_ok_and(|names| !names.iter().any(|name| name == "always0"));
+    let is_gone = || {
+        pair.cluster
+            .endpoint_names(1)
+            .is_ok_and(|names| !names.iter().any(|name| name == "always0"))
+    };
     wait_until(RUNNING, "the removed container is gone everywhere", is_gone).map(drop)
 }
 

@@ -41,7 +41,12 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     for _ in 0..rounds {
         for (what, commands) in BLOWS {
             for host in [0, 1] {
-                pair.cluster.host(host).try_command("sh")?.args(["-c", commands]).run().with_context(|| what)?;
+                pair.cluster
+                    .host(host)
+                    .try_command("sh")?
+                    .args(["-c", commands])
+                    .run()
+                    .with_context(|| what)?;
             }
             slowest = slowest.max(names(&pair).with_context(|| what)?);
         }
@@ -88,7 +93,10 @@ fn nothing_added(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let with_containers = rules(pair)?;
     ensure!(with_bridge == with_containers, "{with_bridge} rules became {with_containers}");
     let text = pair.cluster.host(0).try_command("nft")?.args(["list", "ruleset"]).run()?.stdout;
-    ensure!(!text.contains("overlay") && !text.contains("ovt"), "ours is among the host's rules: {text}");
+    ensure!(
+        !text.contains("overlay") && !text.contains("ovt"),
+        "ours is among the host's rules: {text}"
+    );
     for (host, name) in [(0, "one"), (1, "two")] {
         pair.docker(host, &["rm", "-f", name])?;
     }
@@ -112,10 +120,12 @@ fn flushed_inside(pair: &Pair) -> Result<u128> {
     let enter = format!("--net={}", pair.namespace(0, "one")?);
     pair.cluster.host(0).try_command("nsenter")?.args([&enter, "nft", "flush", "ruleset"]).run()?;
     let looked_up = || {
-        let found = pair.engines[0].docker(&["exec", "one", "nslookup", "-type=a", "two.net"])?.output()?;
+        let found =
+            pair.engines[0].docker(&["exec", "one", "nslookup", "-type=a", "two.net"])?.output()?;
         Ok::<_, anyhow::Error>(found.status.success())
     };
-    let healed = wait_until(PATIENCE, "names are back in the container", || looked_up().unwrap_or(false))?;
+    let healed =
+        wait_until(PATIENCE, "names are back in the container", || looked_up().unwrap_or(false))?;
 
     Ok(healed.as_millis())
 }

@@ -91,13 +91,14 @@ fn interfaces(calls: &[Answered], notes: &mut Notes) -> Result<()> {
         bail!("{} was refused: {}", call.call.path, call.answer);
     }
     let mut times: BTreeMap<String, f64> = BTreeMap::new();
-    for call in
-        calls.iter().filter(|call| call.call.path.ends_with(".CreateEndpoint") || call.call.path.ends_with(".Join"))
-    {
+    for call in calls.iter().filter(|call| {
+        call.call.path.ends_with(".CreateEndpoint") || call.call.path.ends_with(".Join")
+    }) {
         let body: serde_json::Value = serde_json::from_str(&call.call.body)?;
         *times.entry(body["EndpointID"].to_string()).or_default() += call.ms;
     }
-    let times: Vec<_> = times.into_values().map(|ms| Duration::from_secs_f64(ms / 1_000.0)).collect();
+    let times: Vec<_> =
+        times.into_values().map(|ms| Duration::from_secs_f64(ms / 1_000.0)).collect();
     let slow = percentile(&times, 99);
     notes.say(&format!(
         "CreateEndpoint and Join together: p50 {}, p99 {} of {}; {} calls, none refused",
@@ -123,8 +124,9 @@ fn ours(pair: &Pair, host: usize) -> Result<String> {
 fn unchanged(pair: &Pair, before: &[String; 2]) -> Result<()> {
     for (host, before) in before.iter().enumerate() {
         let same = || ours(pair, host).is_ok_and(|now| now == *before);
-        wait_until(HEALED, "nothing is left in the kernel", same)
-            .with_context(|| format!("on host{}:\n{before}\nnow\n{:?}", host + 1, ours(pair, host)))?;
+        wait_until(HEALED, "nothing is left in the kernel", same).with_context(|| {
+            format!("on host{}:\n{before}\nnow\n{:?}", host + 1, ours(pair, host))
+        })?;
     }
 
     Ok(())
@@ -151,7 +153,9 @@ pub(in crate::check) fn kills(rounds: u32, notes: &mut Notes) -> Result<()> {
         let host = usize::try_from(rand::random_range(0..2u32))?;
         let name = format!("r{round}");
         // Something is under way when it happens.
-        let run = pair.engines[host].docker(&["run", "-d", "--name", &name, "--network", "net", IMAGE])?.spawn()?;
+        let run = pair.engines[host]
+            .docker(&["run", "-d", "--name", &name, "--network", "net", IMAGE])?
+            .spawn()?;
         rest(Duration::from_millis(rand::random_range(0..600)));
         let what = usize::try_from(round % 3)?;
         match what {
@@ -171,7 +175,8 @@ pub(in crate::check) fn kills(rounds: u32, notes: &mut Notes) -> Result<()> {
         // Whether that container started is up to the engine; what matters here is that nothing of
         // it remains.
         let _ = run.wait(PATIENCE);
-        let removed = || pair.docker(host, &["rm", "-f", &name]).is_ok() || !listed(&pair, host, &name);
+        let removed =
+            || pair.docker(host, &["rm", "-f", &name]).is_ok() || !listed(&pair, host, &name);
         wait_until(PATIENCE, "the container is removed", removed)?;
         let addresses = addresses(&pair)?;
         ensure!(addresses == 2, "round {round}: {addresses} anchors answer");
@@ -191,14 +196,16 @@ pub(in crate::check) fn kills(rounds: u32, notes: &mut Notes) -> Result<()> {
 }
 
 fn listed(pair: &Pair, host: usize, name: &str) -> bool {
-    pair.docker(host, &["ps", "-aq", "--filter", &format!("name={name}")]).is_ok_and(|ids| !ids.is_empty())
+    pair.docker(host, &["ps", "-aq", "--filter", &format!("name={name}")])
+        .is_ok_and(|ids| !ids.is_empty())
 }
 
 /// Counts the anchors that reach the other by address, without DNS.
 fn addresses(pair: &Pair) -> Result<usize> {
     let mut answering = 0;
     for (host, from, to) in [(0, "anchor1", "anchor2"), (1, "anchor2", "anchor1")] {
-        answering += usize::from(pair.reaches(host, from, &pair.cluster.address_of(0, to)?).is_ok());
+        answering +=
+            usize::from(pair.reaches(host, from, &pair.cluster.address_of(0, to)?).is_ok());
     }
 
     Ok(answering)

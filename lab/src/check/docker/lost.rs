@@ -10,9 +10,11 @@ use crate::check::{Notes, PATIENCE, ms};
 use crate::wait::wait_until;
 
 /// The calls by which Docker says that an endpoint is gone.
-const FAREWELL: [&str; 3] = ["/NetworkDriver.Leave", "/NetworkDriver.DeleteEndpoint", "/IpamDriver.ReleaseAddress"];
+const FAREWELL: [&str; 3] =
+    ["/NetworkDriver.Leave", "/NetworkDriver.DeleteEndpoint", "/IpamDriver.ReleaseAddress"];
 
-/// The agent's state, and copies of it: of before `c1` was there, and of when it was on one network.
+/// The agent's state, and copies of it: of before `c1` was there, and of when it was on one
+/// network.
 const STATE: &str = "/var/lib/overlay/agent/agent.redb";
 const KEPT_BEFORE: &str = "/run/agent.redb.before";
 const KEPT: &str = "/run/agent.redb.kept";
@@ -77,7 +79,13 @@ fn interfaces(pair: &Pair) -> Result<String> {
                           ip -o link | grep -o ': eth.* mtu [0-9]*' | sed 's/@[^:]*//' | sort";
     let enter = format!("--net={}", pair.namespace(0, "c1")?);
 
-    Ok(pair.cluster.host(0).try_command("nsenter")?.args([&enter, "sh", "-c", SCRIPT]).run()?.stdout)
+    Ok(pair
+        .cluster
+        .host(0)
+        .try_command("nsenter")?
+        .args([&enter, "sh", "-c", SCRIPT])
+        .run()?
+        .stdout)
 }
 
 fn taken(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
@@ -88,17 +96,21 @@ fn taken(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
             hand(pair)?;
             let start = Instant::now();
             let is_back = || interfaces(pair).is_ok_and(|now| now == before);
-            wait_until(PATIENCE, "everything is as before", is_back)
-                .with_context(|| format!("{what}:\n{before}\nnow\n{}", interfaces(pair).unwrap_or_default()))?;
+            wait_until(PATIENCE, "everything is as before", is_back).with_context(|| {
+                format!("{what}:\n{before}\nnow\n{}", interfaces(pair).unwrap_or_default())
+            })?;
             worst = worst.max(start.elapsed());
             whole(pair)?;
         }
         notes.say(&format!("{what}, {rounds} times: as before after {} at the latest", ms(worst)));
     }
-    let problems = || Ok::<_, anyhow::Error>(pair.cluster.ctl_json(0, &["status"])?["problems"].clone());
-    wait_until(PATIENCE, "no problem is left", || problems().is_ok_and(|all| all.as_array().is_some_and(Vec::is_empty)))
-        .map(drop)
-        .with_context(|| format!("{:?}", problems()))
+    let problems =
+        || Ok::<_, anyhow::Error>(pair.cluster.ctl_json(0, &["status"])?["problems"].clone());
+    wait_until(PATIENCE, "no problem is left", || {
+        problems().is_ok_and(|all| all.as_array().is_some_and(Vec::is_empty))
+    })
+    .map(drop)
+    .with_context(|| format!("{:?}", problems()))
 }
 
 fn inside(pair: &Pair) -> Result<()> {
@@ -142,8 +154,16 @@ fn restore(pair: &Pair, copy: &str) -> Result<()> {
 fn refused(pair: &Pair) -> Result<()> {
     let detach = ["detach", "--network", "ours", "--name", "c1"];
     let output = pair.cluster.host(0).try_command("overlayctl")?.args(detach).output()?;
-    let command = output.stderr.split('`').nth(1).with_context(|| format!("no remedy: {}", output.stderr))?.to_owned();
-    ensure!(output.status.code() == Some(1) && command.starts_with("docker network disconnect ours "), "{command}");
+    let command = output
+        .stderr
+        .split('`')
+        .nth(1)
+        .with_context(|| format!("no remedy: {}", output.stderr))?
+        .to_owned();
+    ensure!(
+        output.status.code() == Some(1) && command.starts_with("docker network disconnect ours "),
+        "{command}"
+    );
     let words: Vec<_> = command.split(' ').skip(1).collect();
     pair.docker(0, &words)?;
     pair.docker(0, &["network", "connect", "ours", "c1"])?;
@@ -169,9 +189,13 @@ fn given_again(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
         let start = Instant::now();
         ensure!(address_of(pair, "new")? == old, "the engine gave another address than {old}");
         let names = || pair.cluster.endpoint_names(1);
-        let is_new =
-            || names().is_ok_and(|all| all.iter().any(|name| name == "new") && all.iter().all(|name| name != "old"));
-        wait_until(PATIENCE, "the other host sees the new one", is_new).with_context(|| format!("{:?}", names()))?;
+        let is_new = || {
+            names().is_ok_and(|all| {
+                all.iter().any(|name| name == "new") && all.iter().all(|name| name != "old")
+            })
+        };
+        wait_until(PATIENCE, "the other host sees the new one", is_new)
+            .with_context(|| format!("{:?}", names()))?;
         worst = worst.max(start.elapsed());
         pair.reaches(1, "other", "new")?;
         drop(relay);
@@ -179,7 +203,10 @@ fn given_again(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
         pair.docker(0, &["rm", "-f", "new"])?;
         drop(relay);
     }
-    notes.say(&format!("an address given again {rounds} times: seen elsewhere after {} at the latest", ms(worst)));
+    notes.say(&format!(
+        "an address given again {rounds} times: seen elsewhere after {} at the latest",
+        ms(worst)
+    ));
 
     pair.give_door_back(0)
 }

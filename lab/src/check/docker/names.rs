@@ -34,7 +34,14 @@ pub(in crate::check) fn run(_: u32, notes: &mut Notes) -> Result<()> {
 fn dig(pair: &Pair, host: usize, from: &str, words: &[&str]) -> Result<BTreeSet<String>> {
     let enter = format!("--net={}", pair.namespace(host, from)?);
     let dig = ["dig", "+short", "+time=1", "+tries=1", "@127.0.0.11"];
-    let output = pair.cluster.host(host).try_command("nsenter")?.arg(enter).args(dig).args(words).output()?;
+    let output = pair
+        .cluster
+        .host(host)
+        .try_command("nsenter")?
+        .arg(enter)
+        .args(dig)
+        .args(words)
+        .output()?;
 
     Ok(output.stdout.lines().filter(|line| !line.starts_with(';')).map(str::to_owned).collect())
 }
@@ -80,8 +87,13 @@ fn every_name(pair: &Pair, notes: &mut Notes) -> Result<()> {
 /// Names with dots are found from both hosts; what cannot be a name is reported.
 fn several_labels(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let aliases = ["--network-alias", "db.internal", "--network-alias", "no-name-"];
-    pair.docker(1, &[&["run", "-d", "--name", "my.app", "--network", "net"], aliases.as_slice(), &[IMAGE]].concat())?;
-    let address = pair.docker(1, &["inspect", "-f", "{{.NetworkSettings.Networks.net.IPAddress}}", "my.app"])?;
+    pair.docker(
+        1,
+        &[&["run", "-d", "--name", "my.app", "--network", "net"], aliases.as_slice(), &[IMAGE]]
+            .concat(),
+    )?;
+    let address = pair
+        .docker(1, &["inspect", "-f", "{{.NetworkSettings.Networks.net.IPAddress}}", "my.app"])?;
     for name in ["my.app", "db.internal", "my.app.net", "db.internal.net"] {
         finds(pair, &["A", name], &[&address])?;
     }
@@ -112,7 +124,10 @@ fn families(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let enter = format!("--net={}", pair.namespace(0, "asker")?);
     let ask = ["dig", "+time=1", "+tries=1", "@127.0.0.11", "AAAA", "named"];
     let said = pair.cluster.host(0).try_command("nsenter")?.arg(enter).args(ask).run()?.stdout;
-    ensure!(said.contains("status: NOERROR") && said.contains("ANSWER: 0"), "AAAA of a name with IPv4 only: {said}");
+    ensure!(
+        said.contains("status: NOERROR") && said.contains("ANSWER: 0"),
+        "AAAA of a name with IPv4 only: {said}"
+    );
     notes.say("AAAA of a name with IPv4 only is an empty answer; one with both families has both");
 
     Ok(())
@@ -122,8 +137,14 @@ fn families(pair: &Pair, notes: &mut Notes) -> Result<()> {
 fn replicas(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let mut addresses = BTreeSet::new();
     for (host, name) in [(0, "web1"), (0, "web2"), (1, "web3"), (1, "web4")] {
-        pair.docker(host, &["run", "-d", "--name", name, "--network", "net", "--network-alias", "web", IMAGE])?;
-        addresses.insert(pair.docker(host, &["inspect", "-f", "{{.NetworkSettings.Networks.net.IPAddress}}", name])?);
+        pair.docker(
+            host,
+            &["run", "-d", "--name", name, "--network", "net", "--network-alias", "web", IMAGE],
+        )?;
+        addresses.insert(pair.docker(
+            host,
+            &["inspect", "-f", "{{.NetworkSettings.Networks.net.IPAddress}}", name],
+        )?);
     }
     for (host, from) in [(0, "asker"), (0, "web1"), (1, "web3"), (1, "named")] {
         let found = || dig(pair, host, from, &["A", "web"]).unwrap_or_default();
@@ -198,7 +219,12 @@ fn unknown(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.docker(0, &["network", "connect", "dockers-own", "asker"])?;
     let address = pair.docker(
         0,
-        &["inspect", "-f", "{{(index .NetworkSettings.Networks \"dockers-own\").IPAddress}}", "neighbour"],
+        &[
+            "inspect",
+            "-f",
+            "{{(index .NetworkSettings.Networks \"dockers-own\").IPAddress}}",
+            "neighbour",
+        ],
     )?;
     finds(pair, &["A", "neighbour"], &[&address])?;
     pair.docker(0, &["rm", "-f", "neighbour"])?;
@@ -214,8 +240,12 @@ fn agent_dies(pair: &mut Pair, notes: &mut Notes) -> Result<()> {
     let address = pair.cluster.address_of(0, "web3")?;
     let agent = pair.cluster.agent(0)?;
     agent.kill()?;
-    ensure!(dig(pair, 0, "asker", &["A", "web3"])?.is_empty(), "a name of another host without the agent");
-    let local = pair.docker(0, &["inspect", "-f", "{{.NetworkSettings.Networks.net.IPAddress}}", "web1"])?;
+    ensure!(
+        dig(pair, 0, "asker", &["A", "web3"])?.is_empty(),
+        "a name of another host without the agent"
+    );
+    let local =
+        pair.docker(0, &["inspect", "-f", "{{.NetworkSettings.Networks.net.IPAddress}}", "web1"])?;
     finds(pair, &["A", "web1"], &[&local])?;
     pair.cluster.restart(&agent)?;
     pair.cluster.wait_for_agent(0)?;

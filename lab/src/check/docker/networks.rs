@@ -80,7 +80,8 @@ fn capture(pair: &Pair, net: &Net) -> Result<Capture> {
     let id = pair.cluster.ctl_json(0, &["network", "inspect", &net.name])?;
     let id = id["id"].as_str().context("a network has an id")?;
     let enter = format!("--net=/run/overlay/netns/ovn-{id}");
-    let tool = pair.cluster.host(0).try_command("nsenter")?.args([&enter, "overlay-lab", "capture"]);
+    let tool =
+        pair.cluster.host(0).try_command("nsenter")?.args([&enter, "overlay-lab", "capture"]);
 
     Capture::start(tool.args(["--except", &net.marker]), Some(MARKER), None)
 }
@@ -88,7 +89,8 @@ fn capture(pair: &Pair, net: &Net) -> Result<Capture> {
 /// Sends a marker to a server and back.
 fn echo(pair: &Pair, host: usize, from: &str, to: &str, marker: &str) -> Result<bool> {
     let url = format!("http://{to}:8080/echo");
-    let post = ["exec", from, "curl", "-sS", "-m", "2", "--connect-timeout", "1", "-d", marker, &url];
+    let post =
+        ["exec", from, "curl", "-sS", "-m", "2", "--connect-timeout", "1", "-d", marker, &url];
     let output = pair.engines[host].docker(&post)?.output()?;
 
     Ok(output.status.success() && output.stdout.trim() == marker)
@@ -102,7 +104,11 @@ fn inside(pair: &Pair, nets: &[Net], rounds: u32, notes: &mut Notes) -> Result<(
                 let (from, to) = (server(number, host), server(number, 1 - host));
                 // The first one waits until the other host knows the containers.
                 let works = || echo(pair, host, &from, &to, &net.marker).unwrap_or(false);
-                let works = if round == 0 { wait_until(PATIENCE, "an answer", works).is_ok() } else { works() };
+                let works = if round == 0 {
+                    wait_until(PATIENCE, "an answer", works).is_ok()
+                } else {
+                    works()
+                };
                 ensure!(works, "{from} does not reach {to}");
                 calls += 1;
             }
@@ -111,7 +117,11 @@ fn inside(pair: &Pair, nets: &[Net], rounds: u32, notes: &mut Notes) -> Result<(
     for host in [0, 1] {
         for (number, net) in nets.iter().enumerate().take(5).filter(|(number, _)| *number != 1) {
             for to in [server(number, 0), server(number, 1)] {
-                ensure!(echo(pair, host, &several(host), &to, &net.marker)?, "{} misses {to}", several(host));
+                ensure!(
+                    echo(pair, host, &several(host), &to, &net.marker)?,
+                    "{} misses {to}",
+                    several(host)
+                );
                 calls += 1;
             }
         }
@@ -133,12 +143,13 @@ fn across(pair: &Pair, nets: &[Net], notes: &mut Notes) -> Result<()> {
         for other in (0..nets.len()).filter(|other| *other != number) {
             for host in [0, 1] {
                 let name = server(other, host);
-                let format = format!("{{{{(index .NetworkSettings.Networks \"net{other}\").IPAddress}}}}");
+                let format =
+                    format!("{{{{(index .NetworkSettings.Networks \"net{other}\").IPAddress}}}}");
                 let address = pair.docker(host, &["inspect", "-f", &format, &name])?;
                 let own = pair.cluster.endpoints(0)?;
-                let own = own
-                    .iter()
-                    .any(|row| row["network"] == net.name.as_str() && row["addresses"][0] == address.as_str());
+                let own = own.iter().any(|row| {
+                    row["network"] == net.name.as_str() && row["addresses"][0] == address.as_str()
+                });
                 let targets = [Some(name), (!own).then_some(address)];
                 for target in targets.into_iter().flatten() {
                     script.push_str(&format!(
@@ -149,7 +160,8 @@ fn across(pair: &Pair, nets: &[Net], notes: &mut Notes) -> Result<()> {
                 }
             }
         }
-        let answered = pair.docker(0, &["exec", &server(number, 0), "sh", "-c", &format!("{script} wait")])?;
+        let answered =
+            pair.docker(0, &["exec", &server(number, 0), "sh", "-c", &format!("{script} wait")])?;
         ensure!(answered.is_empty(), "{} reaches another network's {answered}", server(number, 0));
     }
     notes.say(&format!("{calls} calls across networks: none answered"));
@@ -165,7 +177,9 @@ fn sealed(nets: &[Net], captures: Vec<Capture>, notes: &mut Notes) -> Result<()>
         own += report.excepted;
         foreign += report.marked;
     }
-    notes.say(&format!("in the networks' namespaces: {own} frames of their own, {foreign} of others"));
+    notes.say(&format!(
+        "in the networks' namespaces: {own} frames of their own, {foreign} of others"
+    ));
     ensure!(foreign == 0, "{foreign} frames are in a foreign network");
 
     Ok(())
@@ -179,13 +193,32 @@ fn live(pair: &Pair, nets: &[Net], rounds: u32, notes: &mut Notes) -> Result<()>
     let target = |number: usize| {
         pair.docker(
             1,
-            &["inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", &server(number, 1)],
+            &[
+                "inspect",
+                "-f",
+                "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
+                &server(number, 1),
+            ],
         )
     };
     let flows = [2, 3].map(|number| pair.flow(0, "several1", &target(number)?));
     for _ in 0..rounds {
-        pair.docker(0, &["network", "connect", "--alias", "late", "--ip", "10.78.2.2", "late-net", "several1"])?;
-        let fetch = ["run", "--rm", "--network", "late-net", IMAGE, "curl", "-sS", "-m", "3", "http://late:8080/hello"];
+        pair.docker(
+            0,
+            &["network", "connect", "--alias", "late", "--ip", "10.78.2.2", "late-net", "several1"],
+        )?;
+        let fetch = [
+            "run",
+            "--rm",
+            "--network",
+            "late-net",
+            IMAGE,
+            "curl",
+            "-sS",
+            "-m",
+            "3",
+            "http://late:8080/hello",
+        ];
         wait_until(PATIENCE, "the alias is known", || pair.docker(1, &fetch).is_ok())?;
         pair.docker(0, &["network", "disconnect", "late-net", "several1"])?;
         let other = nets[4].name.as_str();

@@ -40,7 +40,8 @@ impl Pair {
         let lab = Lab::new(2)?;
         let cluster = Cluster::on(lab)?;
         let start = |host: usize| {
-            let engine = DockerDaemon::start(cluster.host(host), &notes.engine(host), live_restore)?;
+            let engine =
+                DockerDaemon::start(cluster.host(host), &notes.engine(host), live_restore)?;
             engine.load(image)?;
             Ok::<_, anyhow::Error>(engine)
         };
@@ -85,19 +86,27 @@ impl Pair {
 
     /// Starts a container with a server.
     pub(super) fn serve(&self, host: usize, network: &str, name: &str) -> Result<()> {
-        self.docker(host, &["run", "-d", "--stop-timeout", "1", "--name", name, "--network", network, IMAGE]).map(drop)
+        self.docker(
+            host,
+            &["run", "-d", "--stop-timeout", "1", "--name", name, "--network", network, IMAGE],
+        )
+        .map(drop)
     }
 
     /// Waits until a host's engine has a network.
     pub(super) fn wait_for_network(&self, host: usize, name: &str) -> Result<Duration> {
-        wait_until(PATIENCE, "the network is there", || self.docker(host, &["network", "inspect", name]).is_ok())
-            .with_context(|| format!("{name} on host{}", host + 1))
+        wait_until(PATIENCE, "the network is there", || {
+            self.docker(host, &["network", "inspect", name]).is_ok()
+        })
+        .with_context(|| format!("{name} on host{}", host + 1))
     }
 
     /// Waits until a host's engine no longer has a network.
     pub(super) fn wait_for_removal(&self, host: usize, name: &str) -> Result<Duration> {
-        wait_until(PATIENCE, "the network is gone", || self.docker(host, &["network", "inspect", name]).is_err())
-            .with_context(|| format!("{name} on host{}", host + 1))
+        wait_until(PATIENCE, "the network is gone", || {
+            self.docker(host, &["network", "inspect", name]).is_err()
+        })
+        .with_context(|| format!("{name} on host{}", host + 1))
     }
 
     /// Fetches a page in a container.
@@ -122,7 +131,8 @@ impl Pair {
     pub(super) fn flow(&self, host: usize, container: &str, to: &str) -> Result<Flow> {
         let enter = format!("--net={}", self.namespace(host, container)?);
         let ping = ["overlay-lab", "ping", "--json", "--count", "0", "--interval-ms", PACE, to];
-        let running = self.cluster.host(host).try_command("nsenter")?.arg(enter).args(ping).spawn()?;
+        let running =
+            self.cluster.host(host).try_command("nsenter")?.arg(enter).args(ping).spawn()?;
 
         Ok(Flow { running, what: format!("{container} to {to}") })
     }
@@ -133,11 +143,16 @@ impl Pair {
         let ctl = self.cluster.host(host);
         let noted = ctl.try_command("cat")?.arg("/var/lib/overlay/overlay-door.pid").run()?.stdout;
         let noted: serde_json::Value = serde_json::from_str(&noted).context("the door's note")?;
-        let pid = noted["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).context("no pid in the door's note")?;
+        let pid = noted["pid"]
+            .as_i64()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .context("no pid in the door's note")?;
         ctl.kill(pid, "TERM")?;
 
-        wait_until(PATIENCE, "the door is gone", || ctl.pids_of("overlayd").is_ok_and(|pids| !pids.contains(&pid)))
-            .map(drop)
+        wait_until(PATIENCE, "the door is gone", || {
+            ctl.pids_of("overlayd").is_ok_and(|pids| !pids.contains(&pid))
+        })
+        .map(drop)
     }
 
     /// Starts the plugin proxy again where something else was in front of the agent.
@@ -167,9 +182,15 @@ impl Pair {
         for host in [1, 0] {
             self.cluster.wait_for_control(host)?;
             self.cluster.ctl(host, &["leave"])?;
-            let left = self.docker(host, &["network", "ls", "--format", "{{.Driver}} {{.Name}}"])?;
-            let ours = |line: &&str| line.starts_with("overlay-wg") || line.ends_with("docker_gwbridge");
-            ensure!(!left.lines().any(|line| ours(&line)), "networks are left on host{}: {left}", host + 1);
+            let left =
+                self.docker(host, &["network", "ls", "--format", "{{.Driver}} {{.Name}}"])?;
+            let ours =
+                |line: &&str| line.starts_with("overlay-wg") || line.ends_with("docker_gwbridge");
+            ensure!(
+                !left.lines().any(|line| ours(&line)),
+                "networks are left on host{}: {left}",
+                host + 1
+            );
             self.engines[host].stop_daemon("TERM")?;
         }
 
@@ -188,10 +209,15 @@ impl Flow {
     pub(super) fn unbroken(self) -> Result<usize> {
         self.running.signal(Signal::SIGINT)?;
         let output = self.running.wait(PATIENCE)?;
-        let summary: PingSummary =
-            serde_json::from_str(&output.stdout).with_context(|| format!("no figures: {}", output.stderr))?;
+        let summary: PingSummary = serde_json::from_str(&output.stdout)
+            .with_context(|| format!("no figures: {}", output.stderr))?;
         let lost = summary.sent.saturating_sub(summary.received);
-        ensure!(summary.received > 0 && lost <= UNDER_WAY, "{}: {lost} of {} echoes lost", self.what, summary.sent);
+        ensure!(
+            summary.received > 0 && lost <= UNDER_WAY,
+            "{}: {lost} of {} echoes lost",
+            self.what,
+            summary.sent
+        );
 
         Ok(summary.received)
     }
@@ -204,8 +230,18 @@ pub(super) struct Relay {
 
 impl Relay {
     /// Starts it; the agent must serve at [`BEHIND`], or at `to`.
-    pub(super) fn start(pair: &Pair, host: usize, listen: &str, to: &str, delay_ms: u32) -> Result<Self> {
-        Self::with(pair, host, &["--listen", listen, "--to", to, "--delay-ms", &delay_ms.to_string()])
+    pub(super) fn start(
+        pair: &Pair,
+        host: usize,
+        listen: &str,
+        to: &str,
+        delay_ms: u32,
+    ) -> Result<Self> {
+        Self::with(
+            pair,
+            host,
+            &["--listen", listen, "--to", to, "--delay-ms", &delay_ms.to_string()],
+        )
     }
 
     /// Starts it between [`PLUGIN`] and [`BEHIND`]; `late` gives the options that delay answers.
@@ -216,7 +252,9 @@ impl Relay {
     fn with(pair: &Pair, host: usize, args: &[&str]) -> Result<Self> {
         let tool = pair.cluster.host(host).try_command("overlay-lab")?.args(["plugin", "relay"]);
         let mut running = tool.args(args).spawn()?;
-        wait_until(PATIENCE, "the relay listens", || running.stderr().contains(READY) || !running.is_running())?;
+        wait_until(PATIENCE, "the relay listens", || {
+            running.stderr().contains(READY) || !running.is_running()
+        })?;
         ensure!(running.is_running(), "the relay ended: {}", running.stderr());
 
         Ok(Self { running })
@@ -224,6 +262,10 @@ impl Relay {
 
     /// Returns all calls so far.
     pub(super) fn calls(&self) -> Result<Vec<Answered>> {
-        self.running.stdout().lines().map(|line| serde_json::from_str(line).context("no call")).collect()
+        self.running
+            .stdout()
+            .lines()
+            .map(|line| serde_json::from_str(line).context("no call"))
+            .collect()
     }
 }

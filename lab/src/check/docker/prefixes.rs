@@ -39,7 +39,8 @@ fn prefix(pair: &Pair, host: usize, network: &str) -> Result<Ipv4Net> {
 
 /// Returns the IPv4 prefixes of an engine's bridges.
 fn bridges(pair: &Pair, host: usize) -> Result<BTreeSet<Ipv4Net>> {
-    let names = pair.docker(host, &["network", "ls", "--filter", "driver=bridge", "--format", "{{.Name}}"])?;
+    let names = pair
+        .docker(host, &["network", "ls", "--filter", "driver=bridge", "--format", "{{.Name}}"])?;
 
     names.lines().map(|name| prefix(pair, host, name)).collect()
 }
@@ -75,7 +76,11 @@ fn heard(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
         free.push(wait_until(PATIENCE, "its prefix is free again", || !keeps(pair, here, taken))?);
     }
     let (kept, free) = (percentile(&kept, 95), percentile(&free, 95));
-    notes.say(&format!("a bridge is heard of by the other host after {}, its end after {} (p95)", ms(kept), ms(free)));
+    notes.say(&format!(
+        "a bridge is heard of by the other host after {}, its end after {} (p95)",
+        ms(kept),
+        ms(free)
+    ));
     ensure!(kept <= SOON && free <= SOON, "bridges become known too late");
 
     Ok(())
@@ -93,7 +98,8 @@ fn unheard(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
             pair.docker(there, &["network", "create", "ordinary"])?;
         }
         pair.docker(there, &["network", made, "ordinary"])?;
-        pair.create(here, &["plain"]).with_context(|| format!("round {round}, after network {made} elsewhere"))?;
+        pair.create(here, &["plain"])
+            .with_context(|| format!("round {round}, after network {made} elsewhere"))?;
         pair.docker(here, &["run", "--rm", "--network", "plain", IMAGE, "true"])?;
         clashes += usize::from(bridges(pair, there)?.contains(&prefix(pair, here, "plain")?));
         pair.wait_for_network(there, "plain")?;
@@ -113,8 +119,7 @@ fn unheard(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
 
 /// One host takes every prefix there is; the other can still make bridges and networks of ours.
 fn used_up(pair: &Pair, notes: &mut Notes) -> Result<()> {
-    let all =
-        "n=0; while docker network create all$n >/dev/null 2>/run/said; do n=$((n+1)); done; echo $n; cat /run/said";
+    let all = "n=0; while docker network create all$n >/dev/null 2>/run/said; do n=$((n+1)); done; echo $n; cat /run/said";
     let said = pair.engines[1].shell(all)?.deadline(PATIENCE * 3).run()?.stdout;
     let (made, why) = said.split_once('\n').context("a count")?;
     let made: usize = made.parse().context("a count")?;
@@ -133,7 +138,9 @@ fn used_up(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.docker(0, &["network", "rm", "plain", "spare0", "spare1", "spare2"])?;
     let remove = format!("docker network rm $(seq -f all%g 0 {})", made - 1);
     pair.engines[1].shell(&remove)?.deadline(PATIENCE * 3).run()?;
-    notes.say(&format!("host2 has {made} more bridges and no prefix left: host1 makes {SPARE}, and a plain network"));
+    notes.say(&format!(
+        "host2 has {made} more bridges and no prefix left: host1 makes {SPARE}, and a plain network"
+    ));
 
     Ok(())
 }

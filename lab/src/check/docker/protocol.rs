@@ -77,7 +77,11 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
         "agent killed after each of {killed} calls: the rest and the clean-up answered alike, nothing left"
     ));
     let fixture = Fixture { cluster: &cluster, life: &life };
-    ensure!(fixture.kernel()? == before, "something is left:\n{before}\nnow\n{}", fixture.kernel()?);
+    ensure!(
+        fixture.kernel()? == before,
+        "something is left:\n{before}\nnow\n{}",
+        fixture.kernel()?
+    );
 
     cluster.ctl(0, &["network", "rm", "net"])?;
     cluster.finish()
@@ -101,20 +105,32 @@ fn is_refusal(answered: &Answered) -> bool {
 /// Returns whether an answer is JSON with a status: no call may hang, or end the connection or the
 /// agent.
 fn is_sound(answered: &Answered) -> bool {
-    let is_json = serde_json::from_str::<Value>(&answered.answer).is_ok_and(|answer| answer.is_object());
+    let is_json =
+        serde_json::from_str::<Value>(&answered.answer).is_ok_and(|answer| answer.is_object());
 
-    is_json && (answered.status == 200 || is_refusal(answered) && (400..500).contains(&answered.status))
+    is_json
+        && (answered.status == 200 || is_refusal(answered) && (400..500).contains(&answered.status))
 }
 
 fn make(cluster: &Cluster, calls: &[Call]) -> Result<Vec<Answered>> {
     let lines: Vec<_> = calls.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
-    let tool = cluster.host(0).try_command("overlay-lab")?.args(["plugin", "call", "--socket", PLUGIN]);
+    let tool =
+        cluster.host(0).try_command("overlay-lab")?.args(["plugin", "call", "--socket", PLUGIN]);
     let output = tool.input(&(lines.join("\n") + "\n"))?.deadline(PATIENCE * 6).run()?;
-    let answers: Vec<Answered> =
-        output.stdout.lines().map(|line| serde_json::from_str(line).context("an answer")).collect::<Result<_>>()?;
+    let answers: Vec<Answered> = output
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).context("an answer"))
+        .collect::<Result<_>>()?;
     ensure!(answers.len() == calls.len(), "{} answers to {} calls", answers.len(), calls.len());
     if let Some(odd) = answers.iter().find(|answered| !is_sound(answered)) {
-        anyhow::bail!("{} {:.200} was answered {} {:.200}", odd.call.path, odd.call.body, odd.status, odd.answer);
+        anyhow::bail!(
+            "{} {:.200} was answered {} {:.200}",
+            odd.call.path,
+            odd.call.body,
+            odd.status,
+            odd.answer
+        );
     }
 
     Ok(answers)
@@ -136,7 +152,8 @@ fn undoing(life: &[Call]) -> Vec<Call> {
 
 fn nothing_left(cluster: &Cluster) -> Result<()> {
     let is_free = || kernel(cluster).is_ok_and(|kernel| !kernel.contains("ovc"));
-    wait_until(PATIENCE, "no interface is left", is_free).with_context(|| kernel(cluster).unwrap_or_default())?;
+    wait_until(PATIENCE, "no interface is left", is_free)
+        .with_context(|| kernel(cluster).unwrap_or_default())?;
     let no_rows = || cluster.endpoint_names(0).is_ok_and(|names| names.is_empty());
     wait_until(PATIENCE, "no endpoint is listed", no_rows)
         .with_context(|| format!("{:?}", cluster.endpoint_names(0)))
@@ -156,7 +173,8 @@ impl Fixture<'_> {
     /// The recorded life with every call made twice: none is refused, and the second answer equals
     /// the first.
     fn repeated(&self, notes: &mut Notes) -> Result<()> {
-        let twice: Vec<_> = self.life.iter().flat_map(|call| [call.clone(), call.clone()]).collect();
+        let twice: Vec<_> =
+            self.life.iter().flat_map(|call| [call.clone(), call.clone()]).collect();
         let answers = make(self.cluster, &twice)?;
         for pair in answers.chunks(2) {
             let [first, second] = pair else { continue };
@@ -188,7 +206,8 @@ impl Fixture<'_> {
             Call { path: "/networkdriver.join".into(), body: "{}".into() },
             Call { path: "/NetworkDriver.Join/../../x".into(), body: "{}".into() },
         ];
-        let kinds: BTreeMap<&str, &Call> = self.life.iter().map(|call| (call.path.as_str(), call)).collect();
+        let kinds: BTreeMap<&str, &Call> =
+            self.life.iter().map(|call| (call.path.as_str(), call)).collect();
         for (path, call) in kinds {
             let Ok(sound) = serde_json::from_str::<Value>(&call.body) else { continue };
             let broken = broken_values(&sound).into_iter().map(|value| value.to_string());
@@ -197,13 +216,23 @@ impl Fixture<'_> {
         }
         let answers = make(self.cluster, &calls)?;
         for answered in &answers {
-            let is_deletion = ["Delete", "Release", "Leave"].iter().any(|word| answered.call.path.contains(word));
-            let has_id = serde_json::from_str::<Value>(&answered.call.body).is_ok_and(|body| body.is_object());
+            let is_deletion =
+                ["Delete", "Release", "Leave"].iter().any(|word| answered.call.path.contains(word));
+            let has_id = serde_json::from_str::<Value>(&answered.call.body)
+                .is_ok_and(|body| body.is_object());
             // Only a call without an id that could be wrong may succeed.
-            ensure!(has_id || is_refusal(answered), "{} {:?} was not refused", answered.call.path, answered.call.body);
-            let bad_id = NO_IDS.iter().any(|id| answered.call.body.contains(&format!("ID\":{}", json!(id))));
             ensure!(
-                !bad_id || is_refusal(answered) || is_deletion && answered.call.path.contains("Ipam"),
+                has_id || is_refusal(answered),
+                "{} {:?} was not refused",
+                answered.call.path,
+                answered.call.body
+            );
+            let bad_id =
+                NO_IDS.iter().any(|id| answered.call.body.contains(&format!("ID\":{}", json!(id))));
+            ensure!(
+                !bad_id
+                    || is_refusal(answered)
+                    || is_deletion && answered.call.path.contains("Ipam"),
                 "{} took {}",
                 answered.call.path,
                 answered.call.body
@@ -225,13 +254,16 @@ impl Fixture<'_> {
     fn shuffled(&self, rounds: u32, notes: &mut Notes) -> Result<()> {
         let mut made = 0;
         for _ in 0..rounds {
-            let mut calls: Vec<Call> = self.life.iter().chain(self.life.iter().step_by(2)).cloned().collect();
+            let mut calls: Vec<Call> =
+                self.life.iter().chain(self.life.iter().step_by(2)).cloned().collect();
             calls.shuffle(&mut rand::rng());
             calls.extend(undoing(self.life));
             made += make(self.cluster, &calls)?.len();
         }
         nothing_left(self.cluster)?;
-        notes.say(&format!("{rounds} random orders of them, {made} calls: all answered, nothing left"));
+        notes.say(&format!(
+            "{rounds} random orders of them, {made} calls: all answered, nothing left"
+        ));
 
         Ok(())
     }
@@ -254,8 +286,13 @@ fn handed_over(cluster: &Cluster, life: &[Call], network: &str, notes: &mut Note
     for state in ["down", "up"] {
         shell(&format!("ip -n {CONTAINER} link set eth0 {state}"))?;
         round(cluster, network)?;
-        let found = shell(&format!("ip -n {CONTAINER} -4 -o addr show dev eth0; ip -n {CONTAINER} -4 route"))?;
-        ensure!(found.is_empty(), "an interface that the engine has not set up yet, {state}, has: {found}");
+        let found = shell(&format!(
+            "ip -n {CONTAINER} -4 -o addr show dev eth0; ip -n {CONTAINER} -4 route"
+        ))?;
+        ensure!(
+            found.is_empty(),
+            "an interface that the engine has not set up yet, {state}, has: {found}"
+        );
     }
     shell(&format!(
         "ip -n {CONTAINER} addr add {}/32 dev eth0; ip -n {CONTAINER} route add 10.70.0.1 dev eth0; \
@@ -270,7 +307,9 @@ fn handed_over(cluster: &Cluster, life: &[Call], network: &str, notes: &mut Note
     ensure!(!found.contains("eth0"), "an interface is left of {}:\n{found}", taken.trim());
 
     make(cluster, &[undoing.iter().filter_map(again).collect(), undoing].concat())?;
-    shell(&format!("ip netns del {CONTAINER}; umount /run/netns; rmdir /run/netns; rm -rf /run/mount"))?;
+    shell(&format!(
+        "ip netns del {CONTAINER}; umount /run/netns; rmdir /run/netns; rm -rf /run/mount"
+    ))?;
     nothing_left(cluster)?;
     notes.say("an interface that the engine is setting up is left alone, one of an earlier connection goes");
 
@@ -280,8 +319,10 @@ fn handed_over(cluster: &Cluster, life: &[Call], network: &str, notes: &mut Note
 /// Returns the calls of a life up to the one by which an endpoint joins, with the namespace of
 /// [`CONTAINER`].
 fn first_calls(life: &[Call]) -> Vec<Call> {
-    let key =
-        |call: &Call| Call { body: call.body.replace(NOWHERE, &format!("/run/netns/{CONTAINER}")), ..call.clone() };
+    let key = |call: &Call| Call {
+        body: call.body.replace(NOWHERE, &format!("/run/netns/{CONTAINER}")),
+        ..call.clone()
+    };
     let last = life.iter().position(|call| call.path == JOIN).map_or(0, |at| at + 1);
 
     life.iter().take(last).map(key).collect()
@@ -290,9 +331,11 @@ fn first_calls(life: &[Call]) -> Vec<Call> {
 /// Returns the same call for another endpoint with other addresses, or `None` for a call about the
 /// network.
 fn again(call: &Call) -> Option<Call> {
-    let of_endpoint = [ENDPOINT, ADDRESSES[0], ADDRESSES[1]].iter().any(|word| call.body.contains(word));
+    let of_endpoint =
+        [ENDPOINT, ADDRESSES[0], ADDRESSES[1]].iter().any(|word| call.body.contains(word));
     let body = call.body.replace(ENDPOINT, &ENDPOINT.replace('8', "9"));
-    let body = ADDRESSES.iter().fold(body, |body, address| body.replace(address, &format!("{address}8")));
+    let body =
+        ADDRESSES.iter().fold(body, |body, address| body.replace(address, &format!("{address}8")));
 
     of_endpoint.then(|| Call { body, ..call.clone() })
 }
@@ -301,7 +344,12 @@ fn again(call: &Call) -> Option<Call> {
 fn round(cluster: &Cluster, network: &str) -> Result<()> {
     let routes = |what: &[&str]| {
         let enter = format!("--net=/run/overlay/netns/ovn-{network}");
-        let ip = cluster.host(0).try_command("nsenter")?.args([enter.as_str(), "ip", "route"]).args(what).run()?;
+        let ip = cluster
+            .host(0)
+            .try_command("nsenter")?
+            .args([enter.as_str(), "ip", "route"])
+            .args(what)
+            .run()?;
         Ok::<_, anyhow::Error>(ip.stdout)
     };
     let address = ADDRESSES[0];
@@ -374,13 +422,27 @@ fn texts(sound: &str) -> Vec<String> {
 fn broken_values(sound: &Value) -> Vec<Value> {
     let mut all = Vec::new();
     let junk = |value: &Value| {
-        let mut junk =
-            vec![json!(null), json!(-1), json!(1e300), json!([]), json!({}), json!(true), json!("x".repeat(10_000))];
+        let mut junk = vec![
+            json!(null),
+            json!(-1),
+            json!(1e300),
+            json!([]),
+            json!({}),
+            json!(true),
+            json!("x".repeat(10_000)),
+        ];
         if value.is_string() {
             junk.extend(NO_IDS.iter().map(|id| json!(id)));
             junk.extend(
-                ["300.1.2.3/33", "10.70.0.1/0", "::/0", "0.0.0.0", "255.255.255.255/32", "fe80::1%eth0"]
-                    .map(|text| json!(text)),
+                [
+                    "300.1.2.3/33",
+                    "10.70.0.1/0",
+                    "::/0",
+                    "0.0.0.0",
+                    "255.255.255.255/32",
+                    "fe80::1%eth0",
+                ]
+                .map(|text| json!(text)),
             );
         }
         junk

@@ -39,8 +39,10 @@ fn in_use(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
         let before = pair.docker(0, &["network", "inspect", "-f", "{{.Id}}", "busy"])?;
         pair.docker(0, &["network", "rm", "busy"])?;
         let start = Instant::now();
-        let is_another =
-            || pair.docker(0, &["network", "inspect", "-f", "{{.Id}}", "busy"]).is_ok_and(|id| id != before);
+        let is_another = || {
+            pair.docker(0, &["network", "inspect", "-f", "{{.Id}}", "busy"])
+                .is_ok_and(|id| id != before)
+        };
         wait_until(PATIENCE, "the network is back", is_another)?;
         worst = worst.max(start.elapsed());
         pair.serve(0, "busy", "visitor")?;
@@ -62,7 +64,8 @@ fn forced(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.cluster.ctl(0, &["network", "rm", "--force", "busy"])?;
     for host in [0, 1] {
         wait_until(PATIENCE, "the network is gone", || {
-            pair.docker(host, &["network", "ls", "--format", "{{.Name}}"]).is_ok_and(|names| !names.contains("busy"))
+            pair.docker(host, &["network", "ls", "--format", "{{.Name}}"])
+                .is_ok_and(|names| !names.contains("busy"))
                 || pair
                     .cluster
                     .ctl_json(host, &["network", "ls"])
@@ -101,8 +104,12 @@ fn same_name(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
             made.wait(PATIENCE)?;
         }
         let start = Instant::now();
-        let prefix =
-            |host: usize| pair.docker(host, &["network", "inspect", "-f", "{{(index .IPAM.Config 0).Subnet}}", &name]);
+        let prefix = |host: usize| {
+            pair.docker(
+                host,
+                &["network", "inspect", "-f", "{{(index .IPAM.Config 0).Subnet}}", &name],
+            )
+        };
         wait_until(
             PATIENCE,
             "both hosts have the same",
@@ -110,8 +117,11 @@ fn same_name(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
         )
         .with_context(|| format!("round {round}: {:?} {:?}", prefix(0), prefix(1)))?;
         worst = worst.max(start.elapsed());
-        let winner = subnets.iter().position(|subnet| prefix(0).is_ok_and(|prefix| prefix == *subnet));
-        let Some(winner) = winner else { bail!("round {round}: another prefix than both asked for") };
+        let winner =
+            subnets.iter().position(|subnet| prefix(0).is_ok_and(|prefix| prefix == *subnet));
+        let Some(winner) = winner else {
+            bail!("round {round}: another prefix than both asked for")
+        };
         won[winner] += 1;
         pair.docker(winner, &["network", "rm", &name])?;
         for host in [0, 1] {
@@ -146,7 +156,8 @@ fn explained(pair: &Pair, notes: &mut Notes) -> Result<()> {
     ensure!(text.contains("stands-in-the-way differs on host2: "), "network ls: {text}");
     pair.docker(1, &["network", "rm", "stands-in-the-way"])?;
     let is_ours = || {
-        let driver = pair.docker(1, &["network", "inspect", "-f", "{{.Driver}}", "stands-in-the-way"]);
+        let driver =
+            pair.docker(1, &["network", "inspect", "-f", "{{.Driver}}", "stands-in-the-way"]);
         driver.is_ok_and(|driver| driver == "overlay-wg")
     };
     wait_until(PATIENCE, "host2 has it once nothing stands in the way", is_ours)?;

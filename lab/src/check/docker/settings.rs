@@ -39,21 +39,33 @@ fn settings(network: &Value, gateways: bool) -> BTreeMap<&'static str, Value> {
     let mut config = network["IPAM"]["Config"].as_array().cloned().unwrap_or_default();
     // Docker writes a field without a value as empty or not at all.
     for part in config.iter_mut().filter_map(Value::as_object_mut) {
-        part.retain(|_, value| value.as_str() != Some("") && value.as_object().is_none_or(|map| !map.is_empty()));
+        part.retain(|_, value| {
+            value.as_str() != Some("") && value.as_object().is_none_or(|map| !map.is_empty())
+        });
         if !gateways {
             part.remove("Gateway");
         }
     }
     let part = |key: &'static str| (key, network[key].clone());
 
-    BTreeMap::from([part("Internal"), part("EnableIPv6"), part("Options"), part("Labels"), ("Config", config.into())])
+    BTreeMap::from([
+        part("Internal"),
+        part("EnableIPv6"),
+        part("Options"),
+        part("Labels"),
+        ("Config", config.into()),
+    ])
 }
 
 fn equal(pair: &Pair, name: &str) -> Result<()> {
     let (one, other) = (inspect(pair, 0, name)?, inspect(pair, 1, name)?);
     // A gateway that was not given is not shown where the network was made.
-    let gateways = [&one, &other].iter().all(|network| !network["IPAM"]["Config"][0]["Gateway"].is_null());
-    ensure!(settings(&one, gateways) == settings(&other, gateways), "{name} differs:\n{one:#}\n{other:#}");
+    let gateways =
+        [&one, &other].iter().all(|network| !network["IPAM"]["Config"][0]["Gateway"].is_null());
+    ensure!(
+        settings(&one, gateways) == settings(&other, gateways),
+        "{name} differs:\n{one:#}\n{other:#}"
+    );
 
     Ok(())
 }
@@ -61,7 +73,15 @@ fn equal(pair: &Pair, name: &str) -> Result<()> {
 fn options(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let all: [&[&str]; 5] = [
         &["plain"],
-        &["--label", "team=store", "--label", "empty=", "-o", "com.docker.network.driver.mtu=1300", "labelled"],
+        &[
+            "--label",
+            "team=store",
+            "--label",
+            "empty=",
+            "-o",
+            "com.docker.network.driver.mtu=1300",
+            "labelled",
+        ],
         &[
             "--subnet",
             "10.80.0.0/16",
@@ -73,8 +93,26 @@ fn options(pair: &Pair, notes: &mut Notes) -> Result<()> {
             "router=10.80.4.7",
             "ranged",
         ],
-        &["--ipam-driver", "overlay-wg", "--subnet", "10.81.0.0/16", "--gateway", "10.81.0.77", "--internal", "inner"],
-        &["--ipam-driver", "overlay-wg", "--ipv6", "--subnet", "10.82.0.0/16", "--subnet", "fd82::/64", "six"],
+        &[
+            "--ipam-driver",
+            "overlay-wg",
+            "--subnet",
+            "10.81.0.0/16",
+            "--gateway",
+            "10.81.0.77",
+            "--internal",
+            "inner",
+        ],
+        &[
+            "--ipam-driver",
+            "overlay-wg",
+            "--ipv6",
+            "--subnet",
+            "10.82.0.0/16",
+            "--subnet",
+            "fd82::/64",
+            "six",
+        ],
     ];
     for args in all {
         let name = args.last().copied().unwrap_or_default();
@@ -84,7 +122,8 @@ fn options(pair: &Pair, notes: &mut Notes) -> Result<()> {
             pair.docker(host, &["run", "--rm", "--network", name, IMAGE, "true"])?;
         }
     }
-    let ranged = pair.docker(1, &["run", "--rm", "--network", "ranged", IMAGE, "ip", "-4", "addr"])?;
+    let ranged =
+        pair.docker(1, &["run", "--rm", "--network", "ranged", IMAGE, "ip", "-4", "addr"])?;
     ensure!(ranged.contains("inet 10.80.4."), "not in --ip-range: {ranged}");
     for (host, args) in all.iter().enumerate() {
         let (host, name) = (host % 2, args.last().copied().unwrap_or_default());
@@ -117,11 +156,17 @@ fn honoured(pair: &Pair, notes: &mut Notes) -> Result<()> {
         ensure!(said.contains(word), "{option} is refused by other words: {said}");
         told.push(said.trim().to_owned());
     }
-    let said = pair.refused(0, &["run", "--rm", "--network", "name=narrow,driver-opt=no.such=x", IMAGE, "true"])?;
+    let said = pair.refused(
+        0,
+        &["run", "--rm", "--network", "name=narrow,driver-opt=no.such=x", IMAGE, "true"],
+    )?;
     ensure!(said.contains("no.such") && said.contains(IFNAME), "{said}");
     pair.docker(1, &["network", "rm", "narrow"])?;
     pair.wait_for_removal(0, "narrow")?;
-    notes.say(&format!("an MTU and an interface's name are honoured on both hosts; refused: {}", told[0]));
+    notes.say(&format!(
+        "an MTU and an interface's name are honoured on both hosts; refused: {}",
+        told[0]
+    ));
 
     Ok(())
 }
@@ -143,21 +188,31 @@ fn any_title(pair: &Pair, notes: &mut Notes) -> Result<()> {
 /// this host's block, which the error names.
 fn numbered_elsewhere(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.create_on_both(&["--subnet", "10.89.0.0/16", "numbered"])?;
-    let run =
-        |address: &str| ["run", "--rm", "--network", "numbered", "--ip", address, IMAGE, "true"].map(str::to_owned);
-    let run =
-        |host: usize, address: &str| pair.engines[host].docker(&run(address).each_ref().map(String::as_str))?.output();
+    let run = |address: &str| {
+        ["run", "--rm", "--network", "numbered", "--ip", address, IMAGE, "true"].map(str::to_owned)
+    };
+    let run = |host: usize, address: &str| {
+        pair.engines[host].docker(&run(address).each_ref().map(String::as_str))?.output()
+    };
     let said = run(1, "10.89.7.7")?.stderr;
-    ensure!(said.contains("host1") && said.contains("--ipam-driver overlay-wg"), "the error names no remedy: {said}");
-    let block = said.split("choose an --ip of ").nth(1).and_then(|rest| rest.split(['/', ',', ';']).next());
-    let first: std::net::Ipv4Addr = block.context("the refusal names no block")?.parse().context("a block")?;
+    ensure!(
+        said.contains("host1") && said.contains("--ipam-driver overlay-wg"),
+        "the error names no remedy: {said}"
+    );
+    let block =
+        said.split("choose an --ip of ").nth(1).and_then(|rest| rest.split(['/', ',', ';']).next());
+    let first: std::net::Ipv4Addr =
+        block.context("the refusal names no block")?.parse().context("a block")?;
     let within = std::net::Ipv4Addr::from_bits(first.to_bits() + 77).to_string();
     let given = run(1, &within)?;
     ensure!(given.status.success(), "{within} of the block is refused: {}", given.stderr);
     ensure!(run(0, "10.89.7.7")?.status.success(), "where Docker numbers, any address is given");
     pair.docker(0, &["network", "rm", "numbered"])?;
     pair.wait_for_removal(1, "numbered")?;
-    notes.say(&format!("--ip where another host's engine numbers: {}", said.lines().next().unwrap_or_default()));
+    notes.say(&format!(
+        "--ip where another host's engine numbers: {}",
+        said.lines().next().unwrap_or_default()
+    ));
 
     Ok(())
 }
@@ -169,7 +224,10 @@ fn on_both(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.docker(1, &["network", "create", "--subnet", "10.90.0.0/16", "same"])?;
     pair.serve(1, "same", "on-both")?;
     let said = pair.refused(1, &["network", "connect", "shared", "on-both"])?;
-    ensure!(said.contains("no container can be on both") && said.contains("10.90.0.0/16"), "{said}");
+    ensure!(
+        said.contains("no container can be on both") && said.contains("10.90.0.0/16"),
+        "{said}"
+    );
     pair.docker(1, &["rm", "-f", "on-both"])?;
     pair.docker(1, &["network", "rm", "same"])?;
     pair.docker(1, &["network", "rm", "shared"])?;
@@ -181,18 +239,31 @@ fn on_both(pair: &Pair, notes: &mut Notes) -> Result<()> {
 
 /// A network made with `overlayctl` is available in Docker, and the other way round.
 fn both_ways(pair: &Pair, notes: &mut Notes) -> Result<()> {
-    pair.cluster.ctl(1, &["network", "create", "from-ctl", "--subnet", "10.83.0.0/16", "--label", "made=here"])?;
+    pair.cluster.ctl(
+        1,
+        &["network", "create", "from-ctl", "--subnet", "10.83.0.0/16", "--label", "made=here"],
+    )?;
     for host in [0, 1] {
         pair.wait_for_network(host, "from-ctl")?;
     }
     equal(pair, "from-ctl")?;
     pair.serve(0, "from-ctl", "served")?;
-    let listed = || pair.cluster.endpoint_names(0).is_ok_and(|names| names.contains(&"served".to_owned()));
+    let listed =
+        || pair.cluster.endpoint_names(0).is_ok_and(|names| names.contains(&"served".to_owned()));
     wait_until(PATIENCE, "the container is listed", listed)?;
     let fetch = ["fetch", "http://served.from-ctl:8080/hello"];
     pair.cluster.container(1, "from-ctl", "no-container")?.args(fetch).run()?;
-    let refused = pair.cluster.host(0).try_command("overlayctl")?.args(["network", "rm", "from-ctl"]).output()?;
-    ensure!(!refused.status.success() && refused.stderr.contains("served"), "in use: {}", refused.stderr);
+    let refused = pair
+        .cluster
+        .host(0)
+        .try_command("overlayctl")?
+        .args(["network", "rm", "from-ctl"])
+        .output()?;
+    ensure!(
+        !refused.status.success() && refused.stderr.contains("served"),
+        "in use: {}",
+        refused.stderr
+    );
     pair.docker(0, &["rm", "-f", "served"])?;
     let removed = || pair.cluster.ctl(0, &["network", "rm", "from-ctl"]).is_ok();
     wait_until(PATIENCE, "the network can be removed", removed)?;
@@ -206,8 +277,17 @@ fn both_ways(pair: &Pair, notes: &mut Notes) -> Result<()> {
 
 /// The same network, made by hand on both hosts at the same time, is one network.
 fn adoption(pair: &Pair, notes: &mut Notes) -> Result<()> {
-    let ipam =
-        ["network", "create", "-d", "overlay-wg", "--ipam-driver", "overlay-wg", "--subnet", "10.84.0.0/16", "by-hand"];
+    let ipam = [
+        "network",
+        "create",
+        "-d",
+        "overlay-wg",
+        "--ipam-driver",
+        "overlay-wg",
+        "--subnet",
+        "10.84.0.0/16",
+        "by-hand",
+    ];
     let both = [pair.engines[0].docker(&ipam)?.spawn()?, pair.engines[1].docker(&ipam)?.spawn()?];
     for made in both {
         // The slower host may find the network there already, which is as good.
@@ -218,7 +298,8 @@ fn adoption(pair: &Pair, notes: &mut Notes) -> Result<()> {
     pair.reaches(0, "hand1", "hand2")?;
     pair.reaches(1, "hand2", "hand1")?;
     let list = pair.cluster.ctl_json(0, &["network", "ls"])?;
-    let known = list.as_array().map(|rows| rows.iter().filter(|row| row["name"] == "by-hand").count());
+    let known =
+        list.as_array().map(|rows| rows.iter().filter(|row| row["name"] == "by-hand").count());
     ensure!(known == Some(1), "one network: {list}");
     for (host, name) in [(0, "hand1"), (1, "hand2")] {
         pair.docker(host, &["rm", "-f", name])?;
@@ -253,7 +334,8 @@ fn taken(pair: &Pair, notes: &mut Notes) -> Result<()> {
         said.contains("10.85.0.0/16") && said.contains("host2"),
         "the refusal names neither prefix nor host: {said}"
     );
-    let advice = said.split("use: docker ").nth(1).context("the error names no command that works")?;
+    let advice =
+        said.split("use: docker ").nth(1).context("the error names no command that works")?;
     let advice = advice.trim().trim_end_matches('"').replace("NAME", "free");
     pair.docker(0, &advice.split_whitespace().collect::<Vec<_>>()).context("the advice")?;
     pair.wait_for_network(1, "free")?;
@@ -276,8 +358,21 @@ fn fixed_addresses(pair: &Pair, notes: &mut Notes) -> Result<()> {
         "fd86::/64",
         "fixed",
     ])?;
-    let run =
-        |name| ["run", "-d", "--name", name, "--network", "fixed", "--ip", "10.86.7.7", "--ip6", "fd86::77", IMAGE];
+    let run = |name| {
+        [
+            "run",
+            "-d",
+            "--name",
+            name,
+            "--network",
+            "fixed",
+            "--ip",
+            "10.86.7.7",
+            "--ip6",
+            "fd86::77",
+            IMAGE,
+        ]
+    };
     pair.docker(0, &run("first"))?;
     let said = pair.refused(1, &run("second"))?;
     ensure!(said.contains("10.86.7.7") && said.contains("taken"), "not told: {said}");
@@ -346,7 +441,8 @@ fn prune(pair: &Pair, notes: &mut Notes) -> Result<()> {
         pair.create_on_both(&[name])?;
     }
     pair.serve(1, "used", "user")?;
-    let listed = || pair.cluster.endpoint_names(0).is_ok_and(|names| names.contains(&"user".to_owned()));
+    let listed =
+        || pair.cluster.endpoint_names(0).is_ok_and(|names| names.contains(&"user".to_owned()));
     wait_until(PATIENCE, "the container is listed", listed)?;
     let flow_target = pair.cluster.address_of(0, "user")?;
     pair.docker(0, &["network", "prune", "-f"])?;

@@ -17,14 +17,19 @@ const HELD: Duration = Duration::from_secs(14);
 /// The stages, in the order in which rounds add them. Those between the first and the last are
 /// named by how long the engine is stopped.
 pub(in crate::check) const STAGES: [&str; 5] = ["held", "5s", "60s", "300s", "load"];
-const STOPPED: [(&str, Duration); 3] =
-    [(STAGES[1], Duration::from_secs(5)), (STAGES[2], Duration::from_secs(60)), (STAGES[3], Duration::from_secs(300))];
+const STOPPED: [(&str, Duration); 3] = [
+    (STAGES[1], Duration::from_secs(5)),
+    (STAGES[2], Duration::from_secs(60)),
+    (STAGES[3], Duration::from_secs(300)),
+];
 /// The networks of the check.
 const NETWORKS: [&str; 3] = ["net1", "net2", "net3"];
 /// The calls of a container's start, in the engine's order.
-const STARTING: [&str; 3] = ["/IpamDriver.RequestAddress", "/NetworkDriver.CreateEndpoint", "/NetworkDriver.Join"];
+const STARTING: [&str; 3] =
+    ["/IpamDriver.RequestAddress", "/NetworkDriver.CreateEndpoint", "/NetworkDriver.Join"];
 /// The calls of a container's end, in the engine's order.
-const ENDING: [&str; 3] = ["/NetworkDriver.Leave", "/NetworkDriver.DeleteEndpoint", "/IpamDriver.ReleaseAddress"];
+const ENDING: [&str; 3] =
+    ["/NetworkDriver.Leave", "/NetworkDriver.DeleteEndpoint", "/IpamDriver.ReleaseAddress"];
 /// The number of processes that keep the processors busy, and of containers that start meanwhile.
 const LOAD: usize = 30;
 const STARTS: usize = 50;
@@ -47,7 +52,11 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
         }
         finish(pair)?;
     }
-    let pauses: Vec<_> = STOPPED.into_iter().filter(|(stage, _)| has(notes, stage)).map(|(_, pause)| pause).collect();
+    let pauses: Vec<_> = STOPPED
+        .into_iter()
+        .filter(|(stage, _)| has(notes, stage))
+        .map(|(_, pause)| pause)
+        .collect();
     if !pauses.is_empty() {
         stopped_at_each_call(&image, &pauses, notes)?;
     }
@@ -87,21 +96,30 @@ fn stopped_at_each_call(image: &Image, pauses: &[Duration], notes: &mut Notes) -
     let calls: Vec<_> = STARTING.into_iter().chain(ENDING).collect();
     let pairs = calls.iter().map(|_| prepare(image, notes)).collect::<Result<Vec<_>>>()?;
     let at_one = |pair: &Pair, call: &str| {
-        let stopped =
-            |&pause: &Duration| stopped(pair, call, pause).with_context(|| format!("stopped for {pause:?} at {call}"));
+        let stopped = |&pause: &Duration| {
+            stopped(pair, call, pause).with_context(|| format!("stopped for {pause:?} at {call}"))
+        };
         pauses.iter().map(stopped).collect::<Result<Vec<_>>>()
     };
     let took = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            calls.iter().zip(&pairs).map(|(call, pair)| scope.spawn(move || at_one(pair, call))).collect();
-        let ended = threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
+        let threads: Vec<_> = calls
+            .iter()
+            .zip(&pairs)
+            .map(|(call, pair)| scope.spawn(move || at_one(pair, call)))
+            .collect();
+        let ended = threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
         // All of them end before any failure is reported.
         ended.collect::<Vec<Result<_>>>().into_iter().collect::<Result<Vec<_>>>()
     })?;
     for (which, pause) in pauses.iter().enumerate() {
-        let times = calls.iter().zip(&took).map(|(call, took)| format!("{call} {:.0?}", took[which]));
+        let times =
+            calls.iter().zip(&took).map(|(call, took)| format!("{call} {:.0?}", took[which]));
         let times = times.collect::<Vec<_>>().join(", ");
-        notes.say(&format!("dockerd stopped for {pause:?}, start and end took: {times}; nothing lost"));
+        notes.say(&format!(
+            "dockerd stopped for {pause:?}, start and end took: {times}; nothing lost"
+        ));
     }
 
     pairs.into_iter().try_for_each(finish)
@@ -111,12 +129,14 @@ fn stopped_at_each_call(image: &Image, pauses: &[Duration], notes: &mut Notes) -
 /// everything else and lists none of their endpoints.
 fn held(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let calls = &STARTING;
-    let holds: Vec<String> = calls.iter().map(|call| format!("{call}={}", HELD.as_millis())).collect();
+    let holds: Vec<String> =
+        calls.iter().map(|call| format!("{call}={}", HELD.as_millis())).collect();
     let late: Vec<&str> = holds.iter().flat_map(|hold| ["--hold", hold.as_str()]).collect();
     let relay = Relay::with_late(pair, 0, &late)?;
     let start = Instant::now();
     let names = ["held1", "held2", "held3"];
-    let runs = names.iter().zip(NETWORKS).map(|(name, network)| begin(pair, name, network, PATIENCE));
+    let runs =
+        names.iter().zip(NETWORKS).map(|(name, network)| begin(pair, name, network, PATIENCE));
     for run in runs.collect::<Vec<_>>() {
         let output = run?.wait(HELD + PATIENCE)?;
         ensure!(output.status.success(), "a container did not start: {}", output.stderr);
@@ -125,7 +145,10 @@ fn held(pair: &Pair, notes: &mut Notes) -> Result<()> {
     for name in names {
         whole(pair, name)?;
     }
-    notes.say(&format!("three starts held for {HELD:?} at {}: each has its interface", calls.join(", ")));
+    notes.say(&format!(
+        "three starts held for {HELD:?} at {}: each has its interface",
+        calls.join(", ")
+    ));
     pair.docker(0, &[&["rm", "-f"], names.as_slice()].concat())?;
     gone(pair)?;
     drop(relay);
@@ -162,8 +185,10 @@ fn stopped(pair: &Pair, call: &str, time: Duration) -> Result<Duration> {
 /// Checks that a container has the interface that Docker reports, and is reached and named on both
 /// hosts.
 fn whole(pair: &Pair, name: &str) -> Result<()> {
-    let address =
-        pair.docker(0, &["inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name])?;
+    let address = pair.docker(
+        0,
+        &["inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name],
+    )?;
     let inside = pair.docker(0, &["exec", name, "ip", "-o", "addr"])?;
     ensure!(inside.contains(&format!("{address}/")), "{name} has no {address}:\n{inside}");
     pair.reaches(1, "other", name)?;
@@ -190,7 +215,8 @@ fn loaded(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let start = Instant::now();
     let names: Vec<String> = (0..STARTS).map(|number| format!("loaded{number}")).collect();
     for some in names.chunks(4) {
-        let runs: BTreeMap<_, _> = some.iter().map(|name| (name, begin(pair, name, NETWORKS[0], LOADED))).collect();
+        let runs: BTreeMap<_, _> =
+            some.iter().map(|name| (name, begin(pair, name, NETWORKS[0], LOADED))).collect();
         for (name, run) in runs {
             let output = run?.wait(LOADED)?;
             ensure!(output.status.success(), "{name} did not start: {}", output.stderr);
@@ -201,7 +227,9 @@ fn loaded(pair: &Pair, notes: &mut Notes) -> Result<()> {
     for name in &names {
         whole(pair, name)?;
     }
-    notes.say(&format!("{STARTS} containers started under a load of {LOAD} in {took:.0?}: each has its interface"));
+    notes.say(&format!(
+        "{STARTS} containers started under a load of {LOAD} in {took:.0?}: each has its interface"
+    ));
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     pair.docker(0, &[&["rm", "-f"], names.as_slice()].concat())?;
     gone(pair)?;

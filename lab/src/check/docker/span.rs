@@ -61,7 +61,11 @@ fn one_line(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
             "docker network create -d overlay-wg line{round} && docker run --rm --network line{round} {IMAGE} true && \
              docker network rm line{round}"
         );
-        pair.engines[host].shell(&script)?.deadline(PATIENCE).run().with_context(|| format!("round {round}"))?;
+        pair.engines[host]
+            .shell(&script)?
+            .deadline(PATIENCE)
+            .run()
+            .with_context(|| format!("round {round}"))?;
     }
     notes.say(&format!("network create && run in one line: {rounds} of {rounds}"));
 
@@ -70,15 +74,20 @@ fn one_line(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
 
 /// How soon the other host knows of networks, names, aliases, and their removal.
 fn latencies(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
-    let (mut usable, mut named, mut renamed, mut gone) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut usable, mut named, mut renamed, mut gone) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let knows = |name: &str| {
-        let found = pair.engines[0].docker(&["exec", "service1", "nslookup", "-type=a", name])?.output()?;
-        Ok::<_, anyhow::Error>(found.stdout.lines().any(|line| line.trim_start().starts_with("Name:")))
+        let found =
+            pair.engines[0].docker(&["exec", "service1", "nslookup", "-type=a", name])?.output()?;
+        Ok::<_, anyhow::Error>(
+            found.stdout.lines().any(|line| line.trim_start().starts_with("Name:")),
+        )
     };
     let until = |name: &str, wanted: bool| {
         wait_until(PATIENCE, name, || {
             pair.cluster.ctl_json(0, &["endpoint", "ls"]).is_ok_and(|list| {
-                list.as_array().is_some_and(|rows| rows.iter().any(|row| row["name"] == name)) == wanted
+                list.as_array().is_some_and(|rows| rows.iter().any(|row| row["name"] == name))
+                    == wanted
             })
         })
     };
@@ -111,20 +120,39 @@ fn latencies(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
 fn equal_prefixes(pair: &Pair, notes: &mut Notes) -> Result<()> {
     for network in ["red", "blue"] {
         let ipam = ["--ipam-driver", "overlay-wg", "--subnet", "10.77.0.0/16"];
-        pair.docker(0, &[&["network", "create", "-d", "overlay-wg"], ipam.as_slice(), &[network]].concat())?;
+        pair.docker(
+            0,
+            &[&["network", "create", "-d", "overlay-wg"], ipam.as_slice(), &[network]].concat(),
+        )?;
         pair.wait_for_network(1, network)?;
         let name = format!("{network}-server");
-        pair.docker(1, &["run", "-d", "--name", &name, "--network", network, "--ip", "10.77.3.3", IMAGE])?;
+        pair.docker(
+            1,
+            &["run", "-d", "--name", &name, "--network", network, "--ip", "10.77.3.3", IMAGE],
+        )?;
     }
     let mut answers = Vec::new();
     for network in ["red", "blue"] {
-        let fetch =
-            ["run", "--rm", "--network", network, IMAGE, "curl", "-sS", "-m", "5", "http://10.77.3.3:8080/hello"];
+        let fetch = [
+            "run",
+            "--rm",
+            "--network",
+            network,
+            IMAGE,
+            "curl",
+            "-sS",
+            "-m",
+            "5",
+            "http://10.77.3.3:8080/hello",
+        ];
         answers.push(pair.docker(0, &fetch)?);
         let other = if network == "red" { "blue-server" } else { "red-server" };
         let url = format!("http://{other}:8080/hello");
         let foreign = ["run", "--rm", "--network", network, IMAGE, "curl", "-sS", "-m", "1", &url];
-        ensure!(!pair.engines[0].docker(&foreign)?.output()?.status.success(), "{other} is reached from {network}");
+        ensure!(
+            !pair.engines[0].docker(&foreign)?.output()?.status.success(),
+            "{other} is reached from {network}"
+        );
     }
     ensure!(answers[0] != answers[1], "both networks answer alike: {answers:?}");
     notes.say("two networks of one prefix, one address: each has its own server, neither knows the other's names");
@@ -151,12 +179,30 @@ fn live(pair: &Pair, notes: &mut Notes) -> Result<()> {
         ],
     )?;
     pair.wait_for_network(1, "late-net")?;
-    pair.docker(1, &["network", "connect", "--alias", "late", "--ip", "10.78.2.2", "late-net", "service2"])?;
-    let fetch = ["run", "--rm", "--network", "late-net", IMAGE, "curl", "-sS", "-m", "5", "http://late:8080/hello"];
+    pair.docker(
+        1,
+        &["network", "connect", "--alias", "late", "--ip", "10.78.2.2", "late-net", "service2"],
+    )?;
+    let fetch = [
+        "run",
+        "--rm",
+        "--network",
+        "late-net",
+        IMAGE,
+        "curl",
+        "-sS",
+        "-m",
+        "5",
+        "http://late:8080/hello",
+    ];
     wait_until(PATIENCE, "the alias is known", || pair.docker(0, &fetch).is_ok())?;
     pair.docker(1, &["network", "disconnect", "late-net", "service2"])?;
-    pair.fetch(0, "service1", "http://service2:8080/hello").context("another network of the container was touched")?;
-    notes.say(&format!("connect --alias --ip, then disconnect, of a running container: {}", ms(start.elapsed())));
+    pair.fetch(0, "service1", "http://service2:8080/hello")
+        .context("another network of the container was touched")?;
+    notes.say(&format!(
+        "connect --alias --ip, then disconnect, of a running container: {}",
+        ms(start.elapsed())
+    ));
 
     Ok(())
 }
@@ -165,7 +211,9 @@ fn live(pair: &Pair, notes: &mut Notes) -> Result<()> {
 fn compose(pair: &Pair, notes: &mut Notes) -> Result<()> {
     const FILE: &str = include_str!("../../../../examples/docker/compose.yaml");
     const PROGRAM: &str = "docker-compose";
-    if !std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|path| path.join(PROGRAM).exists()) {
+    if !std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+        .any(|path| path.join(PROGRAM).exists())
+    {
         notes.say("docker-compose is not installed: the compose file was NOT tried");
         return Ok(());
     }
@@ -173,7 +221,8 @@ fn compose(pair: &Pair, notes: &mut Notes) -> Result<()> {
         let on = pair.engines[host].host();
         on.write("/run/compose.yaml", FILE)?;
         let up = ["-p", "demo", "-f", "/run/compose.yaml", "up", "-d", service];
-        let compose = on.try_command(PROGRAM)?.env("DOCKER_HOST", "unix:///run/docker.sock").args(up);
+        let compose =
+            on.try_command(PROGRAM)?.env("DOCKER_HOST", "unix:///run/docker.sock").args(up);
         compose.deadline(PATIENCE).run()?;
         if host == 0 {
             pair.wait_for_network(1, "demo_shared")?;
@@ -195,7 +244,13 @@ fn dual_stack(pair: &Pair, notes: &mut Notes) -> Result<()> {
     for (ipam, network) in [(vec![], "plain6"), (vec!["--ipam-driver", "overlay-wg"], "ours6")] {
         pair.docker(
             0,
-            &[&["network", "create", "-d", "overlay-wg", "--ipv6"], ipam.as_slice(), &subnets, &[network]].concat(),
+            &[
+                &["network", "create", "-d", "overlay-wg", "--ipv6"],
+                ipam.as_slice(),
+                &subnets,
+                &[network],
+            ]
+            .concat(),
         )?;
         pair.wait_for_network(1, network)?;
         let listen = ["/bin/overlay-lab", "serve-http", "--listen", "[::]:8080"];
@@ -204,7 +259,8 @@ fn dual_stack(pair: &Pair, notes: &mut Notes) -> Result<()> {
             pair.docker(host, &[run.as_slice(), &listen].concat())?;
         }
         for (host, from, to) in [(0, "a", "b"), (1, "b", "a")] {
-            let (from, url) = (format!("{network}-{from}"), format!("http://{network}-{to}:8080/hello"));
+            let (from, url) =
+                (format!("{network}-{from}"), format!("http://{network}-{to}:8080/hello"));
             for family in ["-4", "-6"] {
                 pair.docker(host, &["exec", &from, "curl", family, "-sS", "-m", "5", &url])?;
             }

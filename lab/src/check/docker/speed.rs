@@ -25,7 +25,8 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     run(1, "net", "sink", &sink)?;
     run(0, "net", "load", &[])?;
     pair.cluster.ctl(0, &["network", "create", "plain"])?;
-    let plain = pair.cluster.serve(1, "plain", "plain-sink", &["throughput", "serve"], "listening")?;
+    let plain =
+        pair.cluster.serve(1, "plain", "plain-sink", &["throughput", "serve"], "listening")?;
     swarm(&pair)?;
     run(1, "swarm", "swarm-sink", &sink)?;
     run(0, "swarm", "swarm-load", &[])?;
@@ -39,11 +40,18 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     }
     for _ in 0..rounds {
         figures[0].push(throughput(inside("load")?, "sink", SECONDS)?);
-        figures[1].push(throughput(pair.cluster.container(0, "plain", "plain-load")?, "plain-sink", SECONDS)?);
+        figures[1].push(throughput(
+            pair.cluster.container(0, "plain", "plain-load")?,
+            "plain-sink",
+            SECONDS,
+        )?);
         figures[2].push(throughput(inside("swarm-load")?, "swarm-sink", SECONDS)?);
     }
     let [docker, own, vxlan] = figures.each_mut().map(|figures| median(figures));
-    notes.say(&format!("containers of Docker on our network: {docker:.2} Gbit/s ({:.2?})", figures[0]));
+    notes.say(&format!(
+        "containers of Docker on our network: {docker:.2} Gbit/s ({:.2?})",
+        figures[0]
+    ));
     notes.say(&format!(
         "our plain namespaces: {own:.2} Gbit/s ({:.2?}); Docker has {:.2} of that",
         figures[1],
@@ -76,8 +84,28 @@ fn swarm(pair: &Pair) -> Result<()> {
     let token = pair.docker(0, &["swarm", "join-token", "-q", "worker"])?;
     pair.docker(
         1,
-        &["swarm", "join", "--advertise-addr", &address(1), "--token", &token, &format!("{}:2377", address(0))],
+        &[
+            "swarm",
+            "join",
+            "--advertise-addr",
+            &address(1),
+            "--token",
+            &token,
+            &format!("{}:2377", address(0)),
+        ],
     )?;
-    pair.docker(0, &["network", "create", "-d", "overlay", "--attachable", "--subnet", "10.99.0.0/16", "swarm"])
-        .map(drop)
+    pair.docker(
+        0,
+        &[
+            "network",
+            "create",
+            "-d",
+            "overlay",
+            "--attachable",
+            "--subnet",
+            "10.99.0.0/16",
+            "swarm",
+        ],
+    )
+    .map(drop)
 }

@@ -33,11 +33,17 @@ fn ports(pair: &Pair, notes: &mut Notes) -> Result<()> {
     for (host, other, port) in [(0, 1, "9091"), (1, 0, "9090")] {
         let target = format!("http://{}:{port}/peer", pair.cluster.host(other).address());
         let client = pair.cluster.host(host);
-        let ask =
-            || Ok::<_, anyhow::Error>(client.try_command("curl")?.args(["-sS", "-m", "3", &target]).run()?.stdout);
+        let ask = || {
+            Ok::<_, anyhow::Error>(
+                client.try_command("curl")?.args(["-sS", "-m", "3", &target]).run()?.stdout,
+            )
+        };
         wait_until(PATIENCE, "the port answers", || ask().is_ok())?;
         let seen = ask()?;
-        ensure!(seen.trim() == client.address().to_string(), "{target} saw {seen} instead of the client's address");
+        ensure!(
+            seen.trim() == client.address().to_string(),
+            "{target} saw {seen} instead of the client's address"
+        );
     }
     // Docker provides the container's route out, too.
     let url = format!("http://{address}:9091/peer");
@@ -62,7 +68,9 @@ fn internal(pair: &Pair, notes: &mut Notes) -> Result<()> {
         }
         pair.reaches(0, "inner1", "inner2")?;
         pair.reaches(1, "inner2", "inner1")?;
-        wait_until(PATIENCE, "the server outside answers others", || pair.fetch(0, "published1", &url).is_ok())?;
+        wait_until(PATIENCE, "the server outside answers others", || {
+            pair.fetch(0, "published1", &url).is_ok()
+        })?;
         for (host, name) in [(0, "inner1"), (1, "inner2")] {
             let refused = pair.refused(host, &["exec", name, "curl", "-sS", "-m", "2", &url])?;
             ensure!(refused.contains("curl:"), "{refused}");
@@ -101,8 +109,12 @@ fn transfers(pair: &Pair, notes: &mut Notes) -> Result<()> {
                 let sums = pair
                     .docker(host, &["exec", from, "sh", "-c", &script])
                     .with_context(|| format!("{size} bytes {family}"))?;
-                let sums: Vec<_> = sums.lines().filter_map(|line| line.split_whitespace().next()).collect();
-                ensure!(sums.len() == 2 && sums[0] == sums[1], "{size} bytes from {from}, {family}: {sums:?}");
+                let sums: Vec<_> =
+                    sums.lines().filter_map(|line| line.split_whitespace().next()).collect();
+                ensure!(
+                    sums.len() == 2 && sums[0] == sums[1],
+                    "{size} bytes from {from}, {family}: {sums:?}"
+                );
                 right += 1;
             }
         }

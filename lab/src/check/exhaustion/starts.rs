@@ -91,7 +91,8 @@ impl Starting {
 
     fn start(&self, number: usize) -> Result<CommandOutput> {
         if let Some(engine) = &self.engine {
-            let curl = ["run", "--rm", "--network", DOCKER_NETWORK, IMAGE, "curl", "-sS", "-m", "5", PAGE];
+            let curl =
+                ["run", "--rm", "--network", DOCKER_NETWORK, IMAGE, "curl", "-sS", "-m", "5", PAGE];
             return engine.docker(&curl)?.output();
         }
         let name = format!("start{number}");

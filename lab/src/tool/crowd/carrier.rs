@@ -44,7 +44,10 @@ impl Carrier {
                 let row = view.nodes.get(&member.node);
                 row.is_some_and(|row| !row.name.to_string().starts_with(PREFIX))
             };
-            let peers = view.members_of(node.network.id).filter(is_foreign).map(|member| peer(view, member));
+            let peers = view
+                .members_of(node.network.id)
+                .filter(is_foreign)
+                .map(|member| peer(view, member));
             lanes.extend(Lane::of(node, &Arc::new(peers.collect()))?);
         }
 
@@ -74,9 +77,14 @@ impl Carrier {
     /// read.
     fn wait(&self) -> Result<Vec<usize>> {
         let due = self.lanes.iter().filter_map(|lane| lane.engine.poll_timeout()).min();
-        let timeout = due.map_or(PollTimeout::NONE, |due| poll_timeout(due.saturating_duration_since(Instant::now())));
-        let mut all: Vec<_> =
-            self.lanes.iter().map(|lane| PollFd::new(lane.socket.as_fd(), PollFlags::POLLIN)).collect();
+        let timeout = due.map_or(PollTimeout::NONE, |due| {
+            poll_timeout(due.saturating_duration_since(Instant::now()))
+        });
+        let mut all: Vec<_> = self
+            .lanes
+            .iter()
+            .map(|lane| PollFd::new(lane.socket.as_fd(), PollFlags::POLLIN))
+            .collect();
         match poll(&mut all, timeout) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok(Vec::new()),
@@ -92,7 +100,8 @@ impl Lane {
     fn of(node: SimulatedNode, peers: &Arc<Vec<PeerTable>>) -> Result<Vec<Self>> {
         let count = u16::try_from(node.sockets.len())?;
         let unix_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-        let local: Vec<_> = node.member.blocks.iter().map(|block| IpNet::V4(block.prefix)).collect();
+        let local: Vec<_> =
+            node.member.blocks.iter().map(|block| IpNet::V4(block.prefix)).collect();
 
         (0..count)
             .zip(node.sockets)
@@ -100,9 +109,14 @@ impl Lane {
             .map(|((lane, socket), private_key)| {
                 socket.set_nonblocking(true)?;
                 let (peers, local) = (Arc::clone(peers), local.clone());
-                let table = NetworkTable { id: node.network.id, private_key, peers, local, mtu: MTU };
+                let table =
+                    NetworkTable { id: node.network.id, private_key, peers, local, mtu: MTU };
 
-                Ok(Self { network: table.id, engine: engine(LaneId(lane), count, table, unix_time), socket })
+                Ok(Self {
+                    network: table.id,
+                    engine: engine(LaneId(lane), count, table, unix_time),
+                    socket,
+                })
             })
             .collect()
     }
@@ -126,7 +140,12 @@ impl Lane {
     fn carry(&mut self) {
         let mut answers = Vec::new();
         while let Some(delivery) = self.engine.poll_tun() {
-            answers.extend(delivery.packets.iter().filter_map(|range| icmp::answer(&delivery.bytes[range.clone()])));
+            answers.extend(
+                delivery
+                    .packets
+                    .iter()
+                    .filter_map(|range| icmp::answer(&delivery.bytes[range.clone()])),
+            );
         }
         self.engine.handle_tun(self.network, answers.iter().map(Vec::as_slice), Instant::now());
         while let Some(transmit) = self.engine.poll_transmit() {
@@ -141,7 +160,8 @@ impl Lane {
 
 fn engine(lane: LaneId, lanes: u16, table: NetworkTable, unix_time: Duration) -> Engine {
     let now = Instant::now();
-    let mut engine = Engine::new(EngineConfig { lane, lanes, seed: rand::random(), now, unix_time });
+    let mut engine =
+        Engine::new(EngineConfig { lane, lanes, seed: rand::random(), now, unix_time });
     engine.publish(&Tables { networks: BTreeMap::from([(table.id, Arc::new(table))]) }, now);
 
     engine

@@ -56,7 +56,8 @@ impl SimulatedNode {
         let (id, mut control) = enroll(line, &plan.name).await?;
         control.announce(announcement(&plan)?).await?;
         let network = find(&mut control, &plan.network).await?;
-        let keys: Vec<_> = plan.sockets.iter().map(|_| PrivateKey::from(rand::random::<[u8; 32]>())).collect();
+        let keys: Vec<_> =
+            plan.sockets.iter().map(|_| PrivateKey::from(rand::random::<[u8; 32]>())).collect();
         let member = enter(&mut control, &network, &keys).await?;
         let address = Pool::new(&network, &member).allocate(&BTreeSet::new(), None)?;
         let endpoint = Endpoint {
@@ -79,7 +80,9 @@ impl SimulatedNode {
     pub(super) async fn watch(&self) -> Result<v1::Snapshot> {
         let mut control = self.control.clone();
         let mut stream = control.watch(v1::WatchRequest::default()).await?.into_inner();
-        let Some(Event::Snapshot(snapshot)) = stream.message().await?.and_then(|response| response.event) else {
+        let Some(Event::Snapshot(snapshot)) =
+            stream.message().await?.and_then(|response| response.event)
+        else {
             bail!("control began a watch without a snapshot");
         };
         tokio::spawn(async move { while matches!(stream.message().await, Ok(Some(_))) {} });
@@ -97,11 +100,13 @@ async fn enroll(line: &JoinLine, name: &Name) -> Result<(NodeId, ControlClient<C
         name: name.to_string(),
         csr: CertificateParams::default().serialize_request(&key)?.der().to_vec(),
     };
-    let stranger = channel::control(&line.addresses, Arc::new(tls::pinned_client(line.pin)?)).await?;
+    let stranger =
+        channel::control(&line.addresses, Arc::new(tls::pinned_client(line.pin)?)).await?;
     let joined = EnrollmentClient::new(stranger.channel).join(request).await?.into_inner();
     let id = field("node", &joined.node)?;
 
-    let (ca, certificate) = (CertificateDer::from(joined.ca_certificate), CertificateDer::from(joined.certificate));
+    let (ca, certificate) =
+        (CertificateDer::from(joined.ca_certificate), CertificateDer::from(joined.certificate));
     let key = PrivatePkcs8KeyDer::from(key.serialize_der());
     let config = tls::node_client(ca, certificate, key.into())?;
     let member = channel::control(&line.addresses, Arc::new(config)).await?;
@@ -128,7 +133,11 @@ async fn find(control: &mut ControlClient<Channel>, name: &Name) -> Result<Netwo
     Ok(network.with_context(|| format!("there is no network {name}"))?.try_into()?)
 }
 
-async fn enter(control: &mut ControlClient<Channel>, network: &Network, keys: &[PrivateKey]) -> Result<Member> {
+async fn enter(
+    control: &mut ControlClient<Channel>,
+    network: &Network,
+    keys: &[PrivateKey],
+) -> Result<Member> {
     let lane_keys = keys.iter().map(|key| public_key(key).as_bytes().to_vec()).collect();
     let request = v1::EnterNetworkRequest { network: network.id.to_string(), lane_keys, blocks: 1 };
     let entered = control.enter_network(request).await?.into_inner();

@@ -85,7 +85,8 @@ impl PoolGranted {
 pub enum AddressUse {
     /// The network's gateway.
     Gateway,
-    /// A container, or something that shall have it for ever: before the network is there, the latter.
+    /// A container, or something that shall have it for ever: before the network is there, the
+    /// latter.
     Other,
 }
 
@@ -125,9 +126,13 @@ impl AddressRequest {
     }
 }
 
-pub(in crate::docker::plugin) fn read_release_address(body: &[u8]) -> Result<(String, IpAddr), Refusal> {
+pub(in crate::docker::plugin) fn read_release_address(
+    body: &[u8],
+) -> Result<(String, IpAddr), Refusal> {
     let wire: AddressWire = read(body)?;
-    let Some(address) = address("Address", &wire.address)? else { return refuse("Address is missing") };
+    let Some(address) = address("Address", &wire.address)? else {
+        return refuse("Address is missing");
+    };
 
     Ok((pool(wire.pool_id)?, address))
 }

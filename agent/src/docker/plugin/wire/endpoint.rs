@@ -89,15 +89,18 @@ pub(super) fn mac(text: &str) -> Result<Option<[u8; 6]>, Refusal> {
     if text.is_empty() {
         return Ok(None);
     }
-    let bytes: Option<Vec<u8>> =
-        text.split(':').map(|part| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2)).collect();
+    let bytes: Option<Vec<u8>> = text
+        .split(':')
+        .map(|part| u8::from_str_radix(part, 16).ok().filter(|_| part.len() == 2))
+        .collect();
     match bytes.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok()) {
         Some(mac) if mac[0] & 1 == 0 => Ok(Some(mac)),
         Some(_) | None => refuse("Interface.MacAddress is no hardware address of one interface"),
     }
 }
 
-/// What a driver says of an interface that Docker has not: a field that Docker filled must not come back.
+/// What a driver says of an interface that Docker has not: a field that Docker filled must not come
+/// back.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NewInterface {
     /// Its hardware address.
@@ -177,10 +180,13 @@ impl Joined {
             Some(via) => json!({
                 "Destination": route.destination.to_string(), "RouteType": 0, "NextHop": via.to_string(),
             }),
-            None => json!({ "Destination": route.destination.to_string(), "RouteType": 1, "NextHop": "" }),
+            None => {
+                json!({ "Destination": route.destination.to_string(), "RouteType": 1, "NextHop": "" })
+            }
         };
 
-        let mut names = json!({ "SrcName": self.ifname, "DstPrefix": self.container_ifname.prefix });
+        let mut names =
+            json!({ "SrcName": self.ifname, "DstPrefix": self.container_ifname.prefix });
         if let Some(whole) = &self.container_ifname.whole {
             names["DstName"] = json!(whole);
         }
@@ -192,7 +198,8 @@ impl Joined {
     }
 }
 
-/// The same id that an endpoint of Docker's has with us, whoever asks and however often: made from its first digits.
+/// The same id that an endpoint of Docker's has with us, whoever asks and however often: made from
+/// its first digits.
 pub(crate) fn endpoint_id(endpoint: &str) -> EndpointId {
     let digits = endpoint.get(..12).unwrap_or(endpoint);
 

@@ -22,9 +22,14 @@ pub(super) fn refuse<T>(text: impl std::fmt::Display) -> Result<T, Refusal> {
 
 /// Checks an id of Docker's.
 pub(super) fn id(what: &str, text: String) -> Result<String, Refusal> {
-    let sound = (1..=MAX_ID).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let sound = (1..=MAX_ID).contains(&text.len())
+        && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
 
-    if sound { Ok(text) } else { refuse(format!("{what} is no id of Docker's: 1 to 64 hexadecimal digits")) }
+    if sound {
+        Ok(text)
+    } else {
+        refuse(format!("{what} is no id of Docker's: 1 to 64 hexadecimal digits"))
+    }
 }
 
 /// Checks the name of a pool.
@@ -53,7 +58,11 @@ pub(super) fn words(options: Option<&Value>) -> BTreeMap<String, String> {
     let Some(Value::Object(options)) = options else { return BTreeMap::new() };
     let text = |value: &Value| value.as_str().map(str::to_owned);
 
-    options.iter().filter_map(|(key, value)| Some((key.clone(), text(value)?))).take(MAX_OPTIONS).collect()
+    options
+        .iter()
+        .filter_map(|(key, value)| Some((key.clone(), text(value)?)))
+        .take(MAX_OPTIONS)
+        .collect()
 }
 
 /// `null`, a missing field and `{}` are the same.
@@ -73,7 +82,8 @@ where
     optional(what, text.split('/').next().unwrap_or_default())
 }
 
-/// A request that was sent again over a new connection comes without a body; it must not pass for one that says nothing.
+/// A request that was sent again over a new connection comes without a body; it must not pass for
+/// one that says nothing.
 pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
     if body.is_empty() {
         return refuse("the request has no body");
@@ -83,5 +93,6 @@ pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal>
         return refuse("the request is no JSON object");
     }
 
-    serde_json::from_slice(body).or_else(|error| refuse(format!("the request cannot be read: {error}")))
+    serde_json::from_slice(body)
+        .or_else(|error| refuse(format!("the request cannot be read: {error}")))
 }

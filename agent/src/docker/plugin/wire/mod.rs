@@ -1,4 +1,5 @@
-//! What the engine says, checked, and what it is answered. Measured on engines 20.10, 26.1 and 28.5.
+//! What the engine says, checked, and what it is answered. Measured on engines 20.10, 26.1 and
+//! 28.5.
 
 mod address;
 mod endpoint;

@@ -87,7 +87,9 @@ impl IpamData {
         let one = |(name, value): (&String, &Value)| {
             let text = value.as_str().unwrap_or_default();
             let found = address("AuxAddresses", text)?;
-            found.map(|address| (name.clone(), address)).map_or_else(|| refuse("AuxAddresses: no address"), Ok)
+            found
+                .map(|address| (name.clone(), address))
+                .map_or_else(|| refuse("AuxAddresses: no address"), Ok)
         };
 
         all.map(one).collect()
@@ -102,7 +104,9 @@ impl NetworkRequest {
             return refuse("a network without IPv4 is not supported; leave --ipv4=false away");
         }
         let [first] = v4.as_slice() else {
-            return refuse("an overlay-wg network has one IPv4 prefix: give --subnet once for IPv4");
+            return refuse(
+                "an overlay-wg network has one IPv4 prefix: give --subnet once for IPv4",
+            );
         };
         let mut reserved = first.reserved()?;
         let second = match v6.as_slice() {
@@ -115,7 +119,11 @@ impl NetworkRequest {
                     gateway: address_of("IPv6Data.Gateway", &one.gateway)?,
                 })
             }
-            _ => return refuse("an overlay-wg network has one IPv6 prefix at most: give --subnet once for IPv6"),
+            _ => {
+                return refuse(
+                    "an overlay-wg network has one IPv6 prefix at most: give --subnet once for IPv6",
+                );
+            }
         };
 
         Ok(Self {

@@ -22,7 +22,10 @@ fn null_missing_and_empty_options_are_the_same() {
         let body = format!(r#"{{"PoolID": "p", "Address": ""{options}}}"#);
         let request = AddressRequest::read(body.as_bytes()).expect("sound");
 
-        assert_eq!(request, AddressRequest { pool: "p".into(), address: None, purpose: AddressUse::Other });
+        assert_eq!(
+            request,
+            AddressRequest { pool: "p".into(), address: None, purpose: AddressUse::Other }
+        );
     }
 }
 
@@ -58,7 +61,10 @@ fn a_network_is_read_as_the_engine_writes_it() {
 
     assert_eq!(network.v4.gateway, Some([10, 5, 0, 1].into()));
     assert_eq!(network.v6.as_ref().and_then(|v6| v6.gateway), "fd05::1".parse().ok());
-    assert_eq!(network.reserved, BTreeMap::from([("router".into(), "10.5.0.9".parse().expect("an address"))]));
+    assert_eq!(
+        network.reserved,
+        BTreeMap::from([("router".into(), "10.5.0.9".parse().expect("an address"))])
+    );
     assert!(network.internal);
     assert_eq!(network.options, BTreeMap::from([("a".into(), "b".into())]));
 }
@@ -78,7 +84,10 @@ fn an_endpoint_s_interface_is_called_as_docker_was_asked() {
     let container_ifname = ContainerIfname::exactly(request.ifname.as_deref().unwrap_or_default());
     let joined = Joined { ifname: "ovc1".into(), container_ifname, routes: Vec::new() }.write();
 
-    assert_eq!(joined["InterfaceName"], json!({ "SrcName": "ovc1", "DstPrefix": "web", "DstName": "web0" }));
+    assert_eq!(
+        joined["InterfaceName"],
+        json!({ "SrcName": "ovc1", "DstPrefix": "web", "DstName": "web0" })
+    );
     let unknown = body.to_string().replace("com.docker.network.portmap", "parent");
     assert!(EndpointRequest::read(unknown.as_bytes()).unwrap_err().message.contains("parent"));
 }

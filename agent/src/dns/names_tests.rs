@@ -1,0 +1,185 @@
+//! Names of endpoints and what they mean to whom.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::dns::testing::{World, ip};
+
+fn asker(network: u64, source: &str) -> Asker<'static> {
+    Asker::Address { network: World::network(network), source: ip(source) }
+}
+
+/// Two networks; `both` is on both, `solo` on the first, `other` on the second.
+fn world() -> World {
+    World::default()
+        .with_network(1, "blue", "10.1.0.0/16")
+        .with_network(2, "red", "10.2.0.0/16")
+        .with_endpoint(1, 1, "both", &["web"], &["10.1.0.2", "fd01::2"])
+        .with_endpoint(2, 2, "both", &[], &["10.2.0.2"])
+        .with_endpoint(1, 3, "solo", &["web"], &["10.1.0.3"])
+        .with_endpoint(2, 4, "other", &["web"], &["10.2.0.4"])
+        .with_sandbox(&[(1, 1), (2, 2)])
+        .with_sandbox(&[(1, 3)])
+        .with_sandbox(&[(2, 4)])
+}
+
+fn addresses(list: &[&str]) -> Meaning {
+    Meaning::Addresses(list.iter().map(|text| ip(text)).collect())
+}
+
+#[test]
+fn a_name_is_answered_with_and_without_its_network() {
+    let names = world().names();
+    let solo = asker(1, "10.1.0.3");
+
+    assert_eq!(names.meaning(solo, &["both"], RecordKind::A, 0), addresses(&["10.1.0.2"]));
+    assert_eq!(
+        names.meaning(solo, &["both", "blue"], RecordKind::Aaaa, 0),
+        addresses(&["fd01::2"])
+    );
+    assert_eq!(names.meaning(solo, &["000000000001"], RecordKind::A, 0), addresses(&["10.1.0.2"]));
+}
+
+#[test]
+fn a_name_of_several_labels_is_answered_with_and_without_its_network() {
+    let world =
+        world().with_endpoint(1, 9, "app", &["my.app", "db.internal", "x.blue"], &["10.1.0.9"]);
+    let names = world.with_endpoint(1, 8, "x", &[], &["10.1.0.8"]).names();
+    let solo = asker(1, "10.1.0.3");
+    let meaning =
+        |name: &str| names.meaning(solo, &name.split('.').collect::<Vec<_>>(), RecordKind::A, 0);
+
+    for name in ["my.app", "my.app.blue", "db.internal", "x.blue.blue"] {
+        assert_eq!(meaning(name), addresses(&["10.1.0.9"]), "{name}");
+    }
+    assert_eq!(
+        meaning("x.blue"),
+        addresses(&["10.1.0.9", "10.1.0.8"]),
+        "an alias, and a name with its network"
+    );
+    for name in ["my", "internal", "my.app.red", "blue", "app.my"] {
+        assert_eq!(meaning(name), Meaning::Unknown, "{name}");
+    }
+}
+
+#[test]
+fn a_sandbox_on_two_networks_sees_the_names_of_both() {
+    let names = world().names();
+
+    for both in [asker(1, "10.1.0.2"), asker(2, "10.2.0.2"), asker(1, "fd01::2")] {
+        let web = names.meaning(both, &["web"], RecordKind::A, 0);
+        assert_eq!(web, addresses(&["10.1.0.2", "10.1.0.3", "10.2.0.4"]));
+        assert_eq!(
+            names.meaning(both, &["both", "red"], RecordKind::A, 0),
+            addresses(&["10.2.0.2"])
+        );
+    }
+}
+
+#[test]
+fn names_of_other_networks_do_not_exist() {
+    let names = world().names();
+    let solo = asker(1, "10.1.0.3");
+
+    assert_eq!(names.meaning(solo, &["other"], RecordKind::A, 0), Meaning::Unknown);
+    assert_eq!(names.meaning(solo, &["other", "red"], RecordKind::A, 0), Meaning::Unknown);
+    assert_eq!(names.meaning(solo, &["both", "red"], RecordKind::A, 0), Meaning::Unknown);
+    assert_eq!(
+        names.meaning(solo, &["4", "0", "2", "10", "in-addr", "arpa"], RecordKind::Ptr, 0),
+        Meaning::Unknown
+    );
+}
+
+#[test]
+fn an_asker_that_is_not_known_is_on_the_network_it_asks_in() {
+    let names = world().names();
+
+    assert_eq!(
+        names.meaning(asker(2, "10.2.9.9"), &["other"], RecordKind::A, 0),
+        addresses(&["10.2.0.4"])
+    );
+    assert_eq!(names.meaning(asker(2, "10.2.9.9"), &["solo"], RecordKind::A, 0), Meaning::Unknown);
+    assert_eq!(names.meaning(asker(3, "10.2.9.9"), &["solo"], RecordKind::A, 0), Meaning::Unknown);
+}
+
+#[test]
+fn a_name_without_the_wanted_kind_has_nothing() {
+    let names = world().names();
+    let solo = asker(1, "10.1.0.3");
+
+    assert_eq!(names.meaning(solo, &["solo"], RecordKind::Aaaa, 0), Meaning::Nothing);
+    assert_eq!(names.meaning(solo, &["solo"], RecordKind::Other, 0), Meaning::Nothing);
+}
+
+#[test]
+fn addresses_have_names_and_those_of_nobody_have_none() {
+    let names = world().names();
+    let solo = asker(1, "10.1.0.3");
+    let v6 = "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.d.f.ip6.arpa";
+    let v6: Vec<&str> = v6.split('.').collect();
+    let both = Meaning::Names(vec!["both.blue".to_owned()]);
+
+    assert_eq!(
+        names.meaning(solo, &["2", "0", "1", "10", "in-addr", "arpa"], RecordKind::Ptr, 0),
+        both
+    );
+    assert_eq!(names.meaning(solo, &v6, RecordKind::Ptr, 0), both);
+    assert_eq!(
+        names.meaning(solo, &["9", "0", "1", "10", "in-addr", "arpa"], RecordKind::Ptr, 0),
+        Meaning::Nowhere
+    );
+    assert_eq!(
+        names.meaning(solo, &["8", "8", "8", "8", "in-addr", "arpa"], RecordKind::Ptr, 0),
+        Meaning::Unknown
+    );
+}
+
+#[test]
+fn a_question_from_inside_a_sandbox_sees_the_networks_of_the_sandbox() {
+    let names = world().names();
+    let (both, red) = ([1, 2].map(World::network).into(), [World::network(2)].into());
+
+    let web = names.meaning(Asker::Sandbox(&both), &["web"], RecordKind::A, 0);
+
+    assert_eq!(web, addresses(&["10.1.0.2", "10.1.0.3", "10.2.0.4"]));
+    assert_eq!(names.meaning(Asker::Sandbox(&red), &["solo"], RecordKind::A, 0), Meaning::Unknown);
+    assert_eq!(
+        names.meaning(Asker::Sandbox(&BTreeSet::new()), &["solo"], RecordKind::A, 0),
+        Meaning::Unknown
+    );
+}
+
+#[test]
+fn the_seed_turns_the_addresses() {
+    let names = world().names();
+    let both = asker(1, "10.1.0.2");
+    let first = |seed| match names.meaning(both, &["web"], RecordKind::A, seed) {
+        Meaning::Addresses(addresses) => addresses.first().copied(),
+        Meaning::Names(_) | Meaning::Nothing | Meaning::Nowhere | Meaning::Unknown => None,
+    };
+
+    let firsts: BTreeSet<_> = (0..3).map(first).collect();
+
+    assert_eq!(firsts.len(), 3);
+}
+
+#[test]
+fn the_node_itself_finds_names_in_all_its_networks() {
+    let names = world().names();
+
+    let found = names.find("Both.");
+
+    assert_eq!(found.len(), 3);
+    assert_eq!(names.find("both.red"), [(World::network(2), ip("10.2.0.2"))]);
+    assert_eq!(names.find("nobody"), []);
+    assert_eq!(names.find(""), []);
+}
+
+proptest! {
+    #[test]
+    fn no_labels_can_make_it_panic(labels in prop::collection::vec("[a-f0-9.]{0,3}|in-addr|ip6|arpa|web|blue", 0..36)) {
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+
+        let _ = world().names().meaning(asker(1, "10.1.0.3"), &labels, RecordKind::Ptr, 7);
+    }
+}

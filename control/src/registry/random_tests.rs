@@ -1,0 +1,118 @@
+//! The registry under random commands.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use overlay_core::{Endpoint, EndpointId, NetworkId, NodeId, Runtime};
+use proptest::prelude::*;
+
+use super::testing::*;
+use super::tests::create;
+use super::*;
+
+/// Draws commands of five hosts about four networks.
+pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
+    let actor = prop_oneof![1 => Just(Actor::Operator), 9 => (0..5u64).prop_map(|n| Actor::Node(NodeId::from_random(n + 1)))];
+    let network = || (0..4u64).prop_map(|n| NetworkId::from_random(n + 7));
+    let endpoint = (network(), 0..5u64, 0..6u64, 0..3u8, 0..34u8).prop_map(
+        |(network, node, id, third, last)| {
+            let third = [0, 254, 255][usize::from(third)];
+            Endpoint {
+                id: EndpointId::from_random(id + 1),
+                network,
+                node: NodeId::from_random(node + 1),
+                name: "e".parse().expect("a name"),
+                aliases: BTreeSet::new(),
+                addresses: vec![std::net::Ipv4Addr::new(10, 9, third, last).into()],
+                labels: BTreeMap::new(),
+                runtime: Runtime::Run,
+            }
+        },
+    );
+    let endpoints = prop::collection::vec(endpoint, 1..4);
+    let command = prop_oneof![
+        (1..4u8, 0..5u8, 0..5u8).prop_map(|(token, key, name)| join_with(
+            token,
+            key,
+            &format!("node{name}")
+        )),
+        (0..3u8).prop_map(|_| Operation::Leave),
+        (0..5u8).prop_map(|n| Operation::RemoveNode(format!("node{n}"))),
+        (0..4u8, 0..4u8).prop_map(|(n, p)| {
+            let prefixes = [None, Some("10.9.0.0/16"), Some("10.9.0.0/27"), Some("10.9.0.0/29")];
+            create(&format!("net{n}"), prefixes[usize::from(p)])
+        }),
+        (0..4u8, any::<bool>())
+            .prop_map(|(n, force)| Operation::RemoveNetwork { network: format!("net{n}"), force }),
+        (network(), 0..6u8, 0..4usize).prop_map(|(network, key, blocks)| Operation::EnterNetwork {
+            network,
+            lane_keys: vec![[key; 32].into()],
+            blocks
+        }),
+        (network(), 0..6u8, 0..4usize).prop_map(|(network, key, blocks)| Operation::EnterNetwork {
+            network,
+            lane_keys: vec![[key; 32].into()],
+            blocks
+        }),
+        network().prop_map(Operation::ExitNetwork),
+        endpoints.clone().prop_map(Operation::PutEndpoints),
+        endpoints.prop_map(Operation::PutEndpoints),
+        prop::collection::vec(
+            (network(), (0..6u64).prop_map(|n| EndpointId::from_random(n + 1))),
+            1..4
+        )
+        .prop_map(Operation::RemoveEndpoints),
+        (1..4u8).prop_map(|n| Operation::RevokeToken(format!("{n:016x}"))),
+    ];
+
+    (actor, command).prop_map(|(actor, mut command)| {
+        // Most endpoints are the caller's own, or hardly one would be accepted.
+        if let (Actor::Node(node), Operation::PutEndpoints(rows)) = (actor, &mut command)
+            && let Some((_, own)) = rows.split_first_mut()
+        {
+            own.iter_mut().for_each(|row| row.node = node);
+            if own.len() > 1 {
+                rows.remove(0);
+            }
+        }
+        (actor, command)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Invariant 6.
+    #[test]
+    fn random_commands_keep_what_must_hold_and_a_replay_rebuilds_it(
+        commands in prop::collection::vec(command(), 1..120),
+    ) {
+        let mut state = with_tokens();
+        let begin = state.clone();
+        let mut log = Vec::new();
+        for (actor, command) in commands {
+            let before = state.clone();
+            match apply(&state, actor, command, NOW) {
+                Ok((_, records)) if records.is_empty() => prop_assert_eq!(&state, &before),
+                Ok((_, records)) => {
+                    state.commit(records.clone());
+                    log.push(records);
+                    prop_assert_eq!(state.view().revision, before.view().revision.next());
+                }
+                Err(refusal) => {
+                    prop_assert_eq!(&state, &before);
+                    prop_assert!(!refusal.message.is_empty() && !refusal.message.ends_with('.'));
+                }
+            }
+        }
+
+        check_invariants(&state);
+        let mut replayed = begin;
+        for records in log {
+            let text = serde_json::to_vec(&records).expect("records are JSON");
+            replayed.commit(serde_json::from_slice::<Vec<Record>>(&text).expect("records are JSON"));
+        }
+        prop_assert_eq!(&replayed, &state);
+        let loaded = ClusterState::from_records(settings(), state.view().revision, state.records());
+        prop_assert_eq!(&loaded, &state);
+    }
+}
