@@ -59,6 +59,8 @@ pub(crate) struct JoinedNode {
     keyring: Arc<Keyring>,
     events: Arc<EventSource>,
     names: watch::Sender<Arc<Names>>,
+    /// Sees a change from the first names on.
+    first_names: watch::Receiver<Arc<Names>>,
     differences: watch::Sender<Vec<v1::Difference>>,
     renewal: Arc<Renewal>,
     /// What outlives a session while the agent is handed over.
@@ -121,6 +123,7 @@ impl JoinedNode {
             problems: Arc::clone(&problems),
         };
 
+        let (names, first_names) = watch::channel(Arc::default());
         Self {
             node,
             membership,
@@ -132,7 +135,8 @@ impl JoinedNode {
             lanes,
             stop: CancellationToken::new(),
             events: Arc::new(EventSource::new(Arc::clone(&problems))),
-            names: watch::Sender::new(Arc::default()),
+            names,
+            first_names,
             differences: watch::Sender::default(),
             renewal: Arc::new(renewal),
             store,
@@ -220,6 +224,7 @@ impl JoinedNode {
             store: Arc::clone(&self.docker),
             endpoints: Arc::clone(&self.endpoints),
             names: self.names.clone(),
+            first_names: self.first_names.clone(),
             differences: self.differences.clone(),
             descriptors: self.descriptors.clone(),
         }

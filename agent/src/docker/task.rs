@@ -46,6 +46,8 @@ pub(crate) struct DockerWork {
     pub(crate) endpoints: Arc<Endpoints>,
     /// The DNS names of all its networks.
     pub(crate) names: watch::Sender<Arc<Names>>,
+    /// Sees a change of them from the first names on.
+    pub(crate) first_names: watch::Receiver<Arc<Names>>,
     /// The networks that differ in this host's Docker.
     pub(crate) differences: watch::Sender<Vec<v1::Difference>>,
     /// What outlives a session while the agent is handed over.
@@ -54,14 +56,16 @@ pub(crate) struct DockerWork {
 
 /// Follows the engine while the node is joined.
 pub(crate) async fn follow(work: &DockerWork, reserves: &InterceptorReserves, socket: &Path) {
-    let DockerWork { store, endpoints, names, differences, descriptors } = work;
-    let intercepted = dns_interceptors::run(
-        &endpoints.journal,
-        names,
-        reserves,
-        &endpoints.problems,
-        descriptors,
-    );
+    let DockerWork { store, endpoints, names, first_names, differences, descriptors } = work;
+    let intercepted = async {
+        let mut first_names = first_names.clone();
+        // Without names each question would go to Docker, which does not know them: until there are
+        // some, whoever had the interceptors before goes on with them, or Docker answers anyway.
+        // The sender is this node's.
+        let _ = first_names.changed().await;
+        let Endpoints { journal, problems, .. } = &**endpoints;
+        dns_interceptors::run(journal, names, reserves, problems, descriptors).await;
+    };
     tokio::join!(intercepted, async {
         loop {
             match DockerClient::connect(socket).await {
