@@ -1,12 +1,13 @@
 //! The node's side of a hand-over: what stops and goes on in the running agent, and what comes up
 //! in the new one.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use overlay_core::NetworkId;
+use overlay_core::{NetworkId, NodeId, View};
 use overlay_proto::{Code, Refusal, v1};
 use tokio::time::timeout;
 
@@ -21,6 +22,7 @@ use crate::node_handle::Phase;
 use crate::path::LaneSockets;
 use crate::problem::explain;
 use crate::readiness;
+use crate::reconcile::NetworkReports;
 
 /// The name under which the lock of the state directory is handed over.
 pub(super) const LOCK: &str = "lock";
@@ -297,35 +299,67 @@ impl Node {
 
 /// Waits until the networks of the running agent are up here as well.
 async fn brought_up(joined: &JoinedNode) -> Result<(), NoPredecessor> {
-    let view = Arc::clone(&joined.membership.borrow().view);
-    let awaited: Vec<NetworkId> = view
-        .memberships_of(joined.node)
-        .map(|member| member.network)
-        .filter(|network| joined.has_keys(*network))
-        .collect();
+    let mut membership = joined.membership.subscribe();
     let mut networks = joined.endpoints.reports.subscribe();
+    let mut awaited = members(&membership.borrow_and_update().view, joined.node);
+    awaited.retain(|network| joined.has_keys(*network));
     let mut missing = String::new();
     let all = timeout(NETWORKS, async {
         loop {
-            {
-                let reports = networks.borrow_and_update();
-                let failed = awaited
-                    .iter()
-                    .find_map(|network| Some((network, reports.get(network)?.problem.clone()?)));
-                if let Some((network, problem)) = failed {
-                    return Err(NoPredecessor::Network { network: network.to_string(), problem });
-                }
-                let first = awaited.iter().find(|network| !reports.contains_key(network));
-                match first {
-                    None => return Ok(()),
-                    Some(network) => missing = format!("network {network}"),
-                }
+            // Control is followed already: a network that is removed meanwhile never comes up.
+            let members = members(&membership.borrow_and_update().view, joined.node);
+            awaited.retain(|network| members.contains(network));
+            match first_missing(&awaited, &networks.borrow_and_update())? {
+                None => return Ok(()),
+                Some(network) => missing = format!("network {network}"),
             }
-            if networks.changed().await.is_err() {
+            let changed = tokio::select! {
+                changed = networks.changed() => changed,
+                changed = membership.changed() => changed,
+            };
+            if changed.is_err() {
                 return Err(NoPredecessor::Lanes);
             }
         }
     });
 
     all.await.unwrap_or_else(|_| Err(NoPredecessor::Slow(missing)))
+}
+
+/// Lists the networks that a node is in.
+fn members(view: &View, node: NodeId) -> BTreeSet<NetworkId> {
+    view.memberships_of(node).map(|member| member.network).collect()
+}
+
+/// Finds the first network that is not up yet; one that does not come up is an error.
+fn first_missing(
+    awaited: &BTreeSet<NetworkId>,
+    reports: &NetworkReports,
+) -> Result<Option<NetworkId>, NoPredecessor> {
+    let problem = |network: &NetworkId| Some((*network, reports.get(network)?.problem.clone()?));
+    if let Some((network, problem)) = awaited.iter().find_map(problem) {
+        return Err(NoPredecessor::Network { network: network.to_string(), problem });
+    }
+
+    Ok(awaited.iter().find(|network| !reports.contains_key(network)).copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconcile::NetworkReport;
+
+    #[test]
+    fn networks_are_waited_for_until_all_are_up_and_one_that_fails_is_told() {
+        let [up, other] = [1, 2].map(NetworkId::from_random);
+        let mut reports = NetworkReports::from([(up, NetworkReport::default())]);
+        let missing = |reports: &_| first_missing(&[up, other].into(), reports);
+
+        assert_eq!(missing(&reports).expect("no failure"), Some(other));
+        // As when control removes the other one meanwhile.
+        assert_eq!(first_missing(&[up].into(), &reports).expect("no failure"), None);
+
+        reports.insert(other, NetworkReport { problem: Some("full".into()), ..Default::default() });
+        assert!(matches!(missing(&reports), Err(NoPredecessor::Network { .. })));
+    }
 }
