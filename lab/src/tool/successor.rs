@@ -3,7 +3,6 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::RawFd;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
@@ -14,14 +13,10 @@ use overlay_proto::v1;
 use overlay_proto::v1::hand_over::Message;
 use prost::Message as _;
 
-use crate::process::rest;
-
 /// Where the agent is: standard input.
 const AGENT: RawFd = 0;
 /// The format that agents of this version speak.
 const FORMAT: u32 = 1;
-/// Longer than Docker waits for an agent that is gone, with all attempts.
-const SLOW: Duration = Duration::from_secs(2);
 /// The most bytes of a message, and descriptors with it.
 const MAX_MESSAGE: usize = 64 << 10;
 const MAX_DESCRIPTORS: usize = 253;
@@ -41,8 +36,6 @@ pub(crate) enum Stage {
     EndsWithDescriptors,
     /// Refuses when it has all descriptors
     RefusesDescriptors,
-    /// Refuses when it has had all descriptors for a while, as if a network did not come up
-    RefusesSlowly,
     /// Ends when it has the sessions
     EndsWithSessions,
     /// Is silent when it has the sessions
@@ -88,10 +81,6 @@ pub(crate) fn run(stage: Stage) -> Result<()> {
     }
     if stage == Stage::RefusesDescriptors {
         return say(Message::Refused("it does not like the descriptors".to_owned()));
-    }
-    if stage == Stage::RefusesSlowly {
-        rest(SLOW);
-        return say(Message::Refused("a network did not come up".to_owned()));
     }
     say(Message::Prepared(v1::HandOverPrepared {}))?;
     let Message::State(_) = hear()? else { bail!("no sessions") };

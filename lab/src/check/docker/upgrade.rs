@@ -1,8 +1,6 @@
 //! Agents are replaced by new ones while Docker works: no command fails, names are found
 //! throughout, and containers keep what they have.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -34,7 +32,7 @@ const WORK: [(&str, &str); 4] = [
     ),
 ];
 
-/// A round is an upgrade of host1's agent; after them one program takes long and refuses.
+/// A round is an upgrade of host1's agent.
 pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let pair = Pair::new(notes, false)?;
     pair.create_on_both(&["net"])?;
@@ -55,8 +53,6 @@ pub(in crate::check) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
         took.push(upgrade);
         starts.push(start);
     }
-    at_work(&mut workers)?;
-    refuse_slowly(&pair)?;
     at_work(&mut workers)?;
     pair.cluster.host(0).try_command("touch")?.arg(FINISH).run()?;
     // All of them are heard before any failure is reported.
@@ -106,19 +102,6 @@ fn replace(pair: &Pair, round: u32) -> Result<(Duration, Duration)> {
     pair.docker(0, &["rm", "-f", &during, &after])?;
 
     Ok((took, started.elapsed))
-}
-
-/// Has host1's agent try a program that takes long and refuses: Docker waits meanwhile.
-fn refuse_slowly(pair: &Pair) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let program = folder.path().join("overlayd");
-    fs::write(&program, "#!/bin/sh\nexec overlay-lab successor refuses-slowly\n")?;
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-    let upgrade = pair.cluster.host(0).try_command("overlayctl")?.args(["upgrade", "--binary"]);
-    let tried = upgrade.arg(&program).output()?;
-    ensure!(tried.stderr.contains("this agent goes on"), "it does not say why: {}", tried.stderr);
-
-    Ok(())
 }
 
 /// Returns the process that has the plugin's socket.
