@@ -216,7 +216,7 @@ pub(super) mod tests {
         assert!(text.contains("| overlay | 6.00 (6.00-6.00) |"), "{text}");
         assert!(text.contains("reached TCP 1 Gbit/s / gotatun: 4.00 (>= 3)"), "{text}");
         assert!(text.contains("NOT MEASURED, not installed: nebula"), "{text}");
-        assert!(text.contains("stolen from: 2"), "{text}");
+        assert!(text.contains("hypervisor took processor time: 2"), "{text}");
     }
 
     #[test]

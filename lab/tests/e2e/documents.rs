@@ -113,7 +113,8 @@ fn the_commands_for_operators_work_as_they_are_written() {
     assert!(commands.len() >= 3, "{commands:?}");
 
     for command in &commands {
-        type_in(&lab, 0, &command.replace("NAME", "host"));
+        let program = "$(dirname $(command -v overlayctl))/overlayd";
+        type_in(&lab, 0, &command.replace("NAME", "host").replace("/opt/new/overlayd", program));
     }
 
     type_in(&lab, 0, "overlayctl leave");
