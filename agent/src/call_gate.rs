@@ -14,12 +14,19 @@ const ALL: u32 = 4096;
 /// The gate. Clones are the same one.
 #[derive(Debug, Clone)]
 pub(crate) struct CallGate {
-    accepts: Arc<watch::Sender<bool>>,
-    /// Whether it has ever been open.
-    begun: Arc<watch::Sender<bool>>,
+    stage: Arc<watch::Sender<Stage>>,
     calls: Arc<RwLock<()>>,
     connections: Arc<Semaphore>,
-    replaced: Arc<watch::Sender<bool>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It has never been open: another process still has this one's place.
+    Coming,
+    Open,
+    Closed,
+    /// Another process has this one's place.
+    Replaced,
 }
 
 /// The gate is closed, and no call is under way, until this is dropped.
@@ -34,31 +41,24 @@ impl CallGate {
     pub(crate) fn new(is_open: bool) -> Self {
         let connections = Arc::new(Semaphore::new(CONNECTIONS));
 
-        Self {
-            accepts: Arc::new(watch::Sender::new(is_open)),
-            begun: Arc::new(watch::Sender::new(is_open)),
-            calls: Arc::default(),
-            connections,
-            replaced: Arc::default(),
-        }
+        let stage = if is_open { Stage::Open } else { Stage::Coming };
+
+        Self { stage: Arc::new(watch::Sender::new(stage)), calls: Arc::default(), connections }
     }
 
     /// Has connections be accepted.
     pub(crate) fn open(&self) {
-        self.begun.send_replace(true);
-        self.accepts.send_replace(true);
+        self.stage.send_replace(Stage::Open);
     }
 
     /// Accepts connections while the gate is open. `accept` is given up when it closes, and begun
     /// again.
     pub(crate) async fn accept<T, F: Future<Output = T>>(&self, accept: impl Fn() -> F) -> T {
-        let mut accepts = self.accepts.subscribe();
         loop {
-            // The sender is this very value's.
-            let _ = accepts.wait_for(|accepts| *accepts).await;
+            self.until(|stage| stage == Stage::Open).await;
             tokio::select! {
                 biased;
-                _ = accepts.wait_for(|accepts| !*accepts) => {}
+                () = self.until(|stage| stage != Stage::Open) => {}
                 accepted = accept() => return accepted,
             }
         }
@@ -67,13 +67,10 @@ impl CallGate {
     /// Accepts connections whose calls wait for themselves while the gate is closed: from when it
     /// opens first until another process has this one's place.
     pub(crate) async fn accept_before_it<T>(&self, accept: impl AsyncFnOnce() -> T) -> T {
-        let (mut begun, mut replaced) = (self.begun.subscribe(), self.replaced.subscribe());
-        // The senders are this very value's.
-        let _ = begun.wait_for(|begun| *begun).await;
-        let is_replaced = async { drop(replaced.wait_for(|replaced| *replaced).await) };
+        self.until(|stage| stage != Stage::Coming).await;
         tokio::select! {
             biased;
-            () = is_replaced => std::future::pending().await,
+            () = self.until(|stage| stage == Stage::Replaced) => std::future::pending().await,
             accepted = accept() => accepted,
         }
     }
@@ -87,18 +84,17 @@ impl CallGate {
     /// Lets one call through, which holds what is returned until it has its answer; nothing when it
     /// waited in vain, for another process has this one's place.
     pub(crate) async fn enter(&self) -> Option<OwnedRwLockReadGuard<()>> {
-        let mut replaced = self.replaced.subscribe();
         tokio::select! {
             biased;
             call = Arc::clone(&self.calls).read_owned() => Some(call),
-            _ = replaced.wait_for(|replaced| *replaced) => None,
+            () = self.until(|stage| stage == Stage::Replaced) => None,
         }
     }
 
     /// Closes the gate and waits for the calls that are under way; nothing, and it is open, if they
     /// take too long.
     pub(crate) async fn close(&self, patience: Duration) -> Option<ClosedGate> {
-        self.accepts.send_replace(false);
+        self.stage.send_replace(Stage::Closed);
         match timeout(patience, Arc::clone(&self.calls).write_owned()).await {
             Ok(calls) => Some(ClosedGate { gate: self.clone(), _calls: calls }),
             Err(_) => {
@@ -112,7 +108,12 @@ impl CallGate {
     pub(crate) fn turn_away(&self, closed: ClosedGate) {
         // It is never opened again.
         std::mem::forget(closed);
-        self.replaced.send_replace(true);
+        self.stage.send_replace(Stage::Replaced);
+    }
+
+    async fn until(&self, is_it: impl Fn(Stage) -> bool) {
+        // The sender is this very value's.
+        let _ = self.stage.subscribe().wait_for(|stage| is_it(*stage)).await;
     }
 
     /// Waits until whoever was connected has hung up.

@@ -61,27 +61,23 @@ pub async fn run(
     let predecessor =
         if config.take_over { Some(Predecessor::greet(&config).await?) } else { None };
     let begun = begin::begin(program, config, log, reserves, predecessor.as_ref()).await;
-    let (mut node, mut inbox, ready) = match (begun, predecessor) {
-        (Ok((node, inbox)), None) => {
-            let ready = tokio::spawn(readiness::tell(Arc::clone(&node.handle)));
-            (node, inbox, ready)
-        }
-        (Ok((node, inbox)), Some(predecessor)) => {
-            let handle = Arc::clone(&node.handle);
-            let ready = tokio::spawn(async move {
-                // Whoever watches over the agent hears of this process from the one before it.
-                predecessor.gone().await;
-                readiness::tell(handle).await;
-            });
-            (node, inbox, ready)
-        }
-        (Err(error), predecessor) => {
+    let (mut node, mut inbox) = match begun {
+        Ok(begun) => begun,
+        Err(error) => {
             if let Some(predecessor) = predecessor {
                 predecessor.refuse(&explain(&error)).await;
             }
             return Err(error);
         }
     };
+    let handle = Arc::clone(&node.handle);
+    let ready = tokio::spawn(async move {
+        if let Some(predecessor) = predecessor {
+            // Whoever watches over the agent hears of this process from the one before it.
+            predecessor.gone().await;
+        }
+        readiness::tell(handle).await;
+    });
     let outcome = node.serve(&mut inbox, &mut signals).await;
     ready.abort();
     if node.is_handed_over {

@@ -71,7 +71,13 @@ impl Node {
             return Err(Refusal::new(Code::WrongState, text));
         };
         let handed = self.rest().await;
-        let outcome = self.give(&mut successor, &handed).await;
+        let outcome = match self.give(&mut successor, &handed).await {
+            Ok(given) => {
+                let gone = successor.go().await;
+                gone.map(|()| upgraded(&successor, given)).map_err(|error| (error, Doubt::Sessions))
+            }
+            Err(error) => Err((error, Doubt::None)),
+        };
         match outcome {
             Ok(upgraded) => {
                 self.is_handed_over = true;
@@ -136,42 +142,28 @@ impl Node {
         }
     }
 
-    /// Gives everything away. An error comes with whether the other program may have used the
-    /// sessions.
+    /// Gives everything away, but for the right to use it. Returns since when packets wait, and how
+    /// many sessions are lost.
     async fn give(
         &mut self,
         successor: &mut Successor,
         handed: &HandedNode,
-    ) -> Result<v1::UpgradeResponse, (NoSuccessor, Doubt)> {
-        let kept = self.keep_process().map_err(|error| (successor.unable(error), Doubt::None))?;
-        let list = self
-            .handle
-            .descriptors
-            .list()
-            .map_err(|error| (successor.unable(error), Doubt::None))?;
+    ) -> Result<(Instant, u32), NoSuccessor> {
+        let kept = self.keep_process().map_err(|error| successor.unable(error))?;
+        let list = self.handle.descriptors.list().map_err(|error| successor.unable(error))?;
         let prepared = successor.prepare(handed, &list).await;
         drop(list);
         drop(kept);
-        prepared.map_err(|error| (error, Doubt::None))?;
+        prepared?;
         let begun = Instant::now();
         let mut sessions_lost = 0;
         if let Some(data_path) = &self.data_path {
-            let states = data_path
-                .lanes
-                .freeze()
-                .await
-                .map_err(|error| (successor.unable(error), Doubt::None))?;
-            sessions_lost = successor.give(states).await.map_err(|error| (error, Doubt::None))?;
+            let frozen = data_path.lanes.freeze().await;
+            let states = frozen.map_err(|error| successor.unable(error))?;
+            sessions_lost = successor.give(states).await?;
         }
-        successor.go().await.map_err(|error| (error, Doubt::Sessions))?;
 
-        Ok(v1::UpgradeResponse {
-            from_version: env!("CARGO_PKG_VERSION").to_owned(),
-            to_version: successor.version().to_owned(),
-            paused_micros: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
-            pid: successor.pid(),
-            sessions_lost,
-        })
+        Ok((begun, sessions_lost))
     }
 
     /// Puts what belongs to the process beside what the session kept.
@@ -232,6 +224,16 @@ enum Doubt {
     Sessions,
 }
 
+fn upgraded(successor: &Successor, (begun, sessions_lost): (Instant, u32)) -> v1::UpgradeResponse {
+    v1::UpgradeResponse {
+        from_version: env!("CARGO_PKG_VERSION").to_owned(),
+        to_version: successor.version().to_owned(),
+        paused_micros: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+        pid: successor.pid(),
+        sessions_lost,
+    }
+}
+
 fn refused(error: NoSuccessor) -> Refusal {
     Refusal::new(Code::WrongState, format!("{}; this agent goes on", explain(&error)))
 }
@@ -278,17 +280,18 @@ impl Node {
         if let Phase::Joined(joined) = self.handle.phase() {
             brought_up(&joined).await?;
         }
-        let Some(data_path) = &self.data_path else {
-            predecessor.prepared().await?;
-            predecessor.released().await?;
-            return predecessor.running().await;
-        };
         predecessor.prepared().await?;
-        let states = predecessor.sessions().await?;
-        let refused = data_path.lanes.resume(states).await.map_err(|_| NoPredecessor::Lanes)?;
-        predecessor.ready(refused).await?;
+        let lanes = self.data_path.as_ref().map(|data_path| &data_path.lanes);
+        let mut refused = 0;
+        if let Some(lanes) = lanes {
+            let states = predecessor.sessions().await?;
+            refused = lanes.resume(states).await.map_err(|_| NoPredecessor::Lanes)?;
+            predecessor.ready(refused).await?;
+        }
         predecessor.released().await?;
-        data_path.lanes.begin().map_err(|_| NoPredecessor::Lanes)?;
+        if let Some(lanes) = lanes {
+            lanes.begin().map_err(|_| NoPredecessor::Lanes)?;
+        }
         if refused > 0 {
             tracing::warn!(refused, "Sessions could not be taken over, making others");
         }

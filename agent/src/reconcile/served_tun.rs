@@ -1,12 +1,11 @@
 //! A network's TUN as its worker holds it. Its queues are kept for the next session of the agent,
 //! which goes on with them.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use overlay_core::NetworkId;
 
-use crate::hand_over::{DescriptorStore, Kept, SharedDescriptors};
+use crate::hand_over::{DescriptorStore, Kept, Share as _, SharedDescriptors};
 use crate::kernel::{Offload, Tun, TunDesired};
 use crate::path::{self, TunQueues};
 use crate::problem::explain;
@@ -51,15 +50,12 @@ impl ServedTun {
     ///
     /// When the process may have no more descriptors.
     pub(super) fn queues(&self) -> Result<TunQueues, String> {
-        let copies: Result<Vec<OwnedFd>, _> =
-            self.queues.list.iter().map(OwnedFd::try_clone).collect();
+        let shared = self
+            .queues
+            .share()
+            .map_err(|error| format!("failed to hand the TUN to the lanes: {}", explain(&error)))?;
 
-        Ok(TunQueues {
-            queues: copies.map_err(|error| {
-                format!("failed to hand the TUN to the lanes: {}", explain(&error))
-            })?,
-            offload: self.offload(),
-        })
+        Ok(TunQueues { queues: shared.list, offload: self.offload() })
     }
 
     /// Returns what it takes and gives super-packets of.
