@@ -11,7 +11,7 @@ use overlay_core::{NetworkId, NodeId, View};
 use overlay_proto::{Code, Refusal, v1};
 use tokio::time::timeout;
 
-use super::phases::{Node, NodeError, empty_tables};
+use super::phases::{Node, NodeError};
 use crate::data_path::DataPath;
 use crate::hand_over::{
     HandedNode, Kept, NoPredecessor, NoSuccessor, Predecessor, SharedDescriptors, Successor,
@@ -185,12 +185,12 @@ impl Node {
     /// Goes on after another program did not take over.
     async fn go_on(&mut self, handed: HandedNode, doubt: Doubt) {
         if let Some(data_path) = &self.data_path {
-            if doubt == Doubt::Sessions {
-                // Counters may have been used: handshakes make other sessions.
-                data_path.lanes.publish(empty_tables(&data_path.lanes));
-            }
             // A lane that takes no commands has ended the process already.
-            let _ = data_path.lanes.thaw();
+            let _ = match doubt {
+                Doubt::None => data_path.lanes.thaw(),
+                // Counters may have been used.
+                Doubt::Sessions => data_path.lanes.thaw_without_sessions(),
+            };
         }
         let store = &self.handle.descriptors;
         store.forget(LOCK, |_| false);

@@ -390,7 +390,7 @@ async fn tell_control(joined: &JoinedNode, force: bool) -> Result<bool, Refusal>
     }
 }
 
-pub(super) fn empty_tables(lanes: &Lanes) -> Vec<Arc<overlay_dataplane::Tables>> {
+fn empty_tables(lanes: &Lanes) -> Vec<Arc<overlay_dataplane::Tables>> {
     (0..lanes.count()).map(|_| Arc::default()).collect()
 }
 

@@ -41,8 +41,11 @@ pub(crate) enum LaneCommand {
     Hurry(NodeId),
     /// Stops until [`LaneCommand::Thaw`], and says what the engine knows.
     Freeze(oneshot::Sender<EngineState>),
-    /// Goes on.
-    Thaw,
+    /// Goes on; without its sessions if another process may have used them.
+    Thaw {
+        /// Whether the sessions are to be forgotten.
+        forget: bool,
+    },
     /// Takes over what another process's engine knew, and says how many sessions it could not; for
     /// a lane that waits.
     Resume(EngineState, oneshot::Sender<usize>),

@@ -279,7 +279,7 @@ impl Lane {
             // Whoever asked may have gone.
             LaneCommand::Report(reply) => drop(reply.send(self.report())),
             // For a lane that stands still or waits, or its loop's to see to.
-            LaneCommand::Freeze(_) | LaneCommand::Thaw | LaneCommand::Shutdown => {}
+            LaneCommand::Freeze(_) | LaneCommand::Thaw { .. } | LaneCommand::Shutdown => {}
             LaneCommand::Resume(..) | LaneCommand::Begin => {}
         }
     }

@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Instant;
 
-use overlay_dataplane::EngineState;
+use overlay_dataplane::{EngineState, Tables};
 use tokio::sync::oneshot;
 
 use super::command::{LaneCommand, PendingUpdates};
@@ -32,11 +32,16 @@ impl Lane {
             if pending.commands.iter().any(|command| matches!(command, LaneCommand::Shutdown)) {
                 return Ok(None);
             }
-            let is_over =
-                pending.commands.iter().any(|command| matches!(command, LaneCommand::Thaw));
+            let thaw = pending.commands.iter().find_map(|command| {
+                if let LaneCommand::Thaw { forget } = command { Some(*forget) } else { None }
+            });
             meanwhile.add(pending);
-            if is_over {
-                frozen.thaw();
+            if let Some(forget) = thaw {
+                let engine = frozen.thaw();
+                if forget {
+                    // Before any tables that came meanwhile, with which the sessions would stay.
+                    engine.publish(&Tables::default(), Instant::now());
+                }
                 return Ok(Some(meanwhile));
             }
         }
@@ -64,7 +69,7 @@ impl Lane {
                     | LaneCommand::Greet
                     | LaneCommand::Announce
                     | LaneCommand::Hurry(_) => {}
-                    LaneCommand::Freeze(_) | LaneCommand::Thaw => {}
+                    LaneCommand::Freeze(_) | LaneCommand::Thaw { .. } => {}
                     command @ (LaneCommand::AddQueue(..)
                     | LaneCommand::RemoveQueue(_)
                     | LaneCommand::Own(_)

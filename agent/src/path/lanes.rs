@@ -284,7 +284,8 @@ impl Lanes {
 
     /// Asks every lane how it is doing. A lane that does not answer is left out.
     pub async fn report(&self) -> Vec<LaneReport> {
-        let asked: Vec<_> = self.lanes.iter().filter_map(Handle::ask).collect();
+        let asked: Vec<_> =
+            self.lanes.iter().filter_map(|lane| lane.ask(LaneCommand::Report).ok()).collect();
         let mut reports = Vec::with_capacity(asked.len());
         for answer in asked {
             reports.extend(
@@ -323,10 +324,13 @@ impl Drop for Lanes {
 }
 
 impl Handle {
-    fn ask(&self) -> Option<oneshot::Receiver<LaneReport>> {
+    pub(super) fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> LaneCommand,
+    ) -> Result<oneshot::Receiver<T>, Busy> {
         let (sender, answer) = oneshot::channel();
 
-        self.mailbox.put(LaneCommand::Report(sender)).ok().map(|()| answer)
+        self.mailbox.put(command(sender)).map(|()| answer)
     }
 }
 

@@ -46,28 +46,13 @@ impl Lanes {
     ///
     /// [`Busy`] when a lane does not stop in time. The others go on.
     pub async fn freeze(&self) -> Result<Vec<EngineState>, Busy> {
-        let asked: Vec<_> = self
-            .lanes
-            .iter()
-            .map(|lane| {
-                let (sender, answer) = oneshot::channel();
-                lane.mailbox.put(LaneCommand::Freeze(sender)).map(|()| answer)
-            })
-            .collect();
-        let states = timeout(PATIENCE, async {
-            let mut states = Vec::with_capacity(asked.len());
-            for answer in asked {
-                states.push(answer?.await.map_err(|_| Busy)?);
-            }
-            Ok(states)
-        });
-        match states.await.unwrap_or(Err(Busy)) {
-            Ok(states) => Ok(states),
-            Err(busy) => {
-                let _ = self.thaw();
-                Err(busy)
-            }
+        let asked = self.lanes.iter().map(|lane| lane.ask(LaneCommand::Freeze)).collect();
+        let states = answers(asked).await;
+        if states.is_err() {
+            let _ = self.thaw();
         }
+
+        states
     }
 
     /// Has lanes go on that were stopped, where nobody took them over.
@@ -76,7 +61,17 @@ impl Lanes {
     ///
     /// [`Busy`] when a lane does not run.
     pub fn thaw(&self) -> Result<(), Busy> {
-        self.tell_all(|| LaneCommand::Thaw)
+        self.tell_all(|| LaneCommand::Thaw { forget: false })
+    }
+
+    /// As [`Lanes::thaw`], where another process may have used the sessions: they are forgotten
+    /// before anything is sent, and handshakes make others.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`] when a lane does not run.
+    pub fn thaw_without_sessions(&self) -> Result<(), Busy> {
+        self.tell_all(|| LaneCommand::Thaw { forget: true })
     }
 
     /// Has lanes that wait take over what another process's knew: one state a lane. Returns how
@@ -89,21 +84,10 @@ impl Lanes {
         if states.len() > self.lanes.len() {
             return Err(Busy);
         }
-        let mut asked = Vec::with_capacity(states.len());
-        for (lane, state) in self.lanes.iter().zip(states) {
-            let (sender, answer) = oneshot::channel();
-            lane.mailbox.put(LaneCommand::Resume(state, sender))?;
-            asked.push(answer);
-        }
-        let taken = timeout(PATIENCE, async {
-            let mut refused = 0;
-            for answer in asked {
-                refused += answer.await.map_err(|_| Busy)?;
-            }
-            Ok(refused)
-        });
+        let asked = self.lanes.iter().zip(states);
+        let asked = asked.map(|(lane, state)| lane.ask(|reply| LaneCommand::Resume(state, reply)));
 
-        taken.await.unwrap_or(Err(Busy))
+        Ok(answers(asked.collect()).await?.into_iter().sum())
     }
 
     /// Has lanes that wait carry packets from now on.
@@ -114,6 +98,20 @@ impl Lanes {
     pub fn begin(&self) -> Result<(), Busy> {
         self.tell_all(|| LaneCommand::Begin)
     }
+}
+
+/// Waits for the answers of lanes that were asked.
+async fn answers<T>(asked: Result<Vec<oneshot::Receiver<T>>, Busy>) -> Result<Vec<T>, Busy> {
+    let asked = asked?;
+    let all = timeout(PATIENCE, async {
+        let mut answers = Vec::with_capacity(asked.len());
+        for answer in asked {
+            answers.push(answer.await.map_err(|_| Busy)?);
+        }
+        Ok(answers)
+    });
+
+    all.await.unwrap_or(Err(Busy))
 }
 
 #[cfg(test)]

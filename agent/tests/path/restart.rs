@@ -62,3 +62,35 @@ fn a_device_that_vanishes_is_reported_once_and_costs_nothing() {
         world.end().await;
     });
 }
+
+#[test]
+fn sessions_that_another_process_may_have_used_are_forgotten_before_anything_is_sent() {
+    as_root(async {
+        let world = World::new(1).await;
+        let listener = world.b.inside(|| TcpListener::bind((world.b.address, 0))).expect("bound");
+        let at = listener.local_addr().expect("an address");
+        let mut sender =
+            world.a.inside(|| TcpStream::connect_timeout(&at, PATIENCE)).expect("connected");
+        let (mut receiver, _) = listener.accept().expect("accepted");
+        receiver.set_read_timeout(Some(PATIENCE)).expect("set");
+        let mut much = vec![7; 64 << 10];
+        sender.write_all(&much).expect("sent");
+        receiver.read_exact(&mut much).expect("received");
+        let lanes = world.a.lanes.as_ref().expect("running");
+        let sent = async || lanes.report().await[0].peers[0].tx_bytes;
+
+        lanes.freeze().await.expect("it stops");
+        lanes.thaw().expect("it runs");
+        assert!(sent().await >= 64 << 10, "nobody else had them");
+
+        lanes.freeze().await.expect("it stops");
+        lanes.thaw_without_sessions().expect("it runs");
+        // The same keys again, and at once: as when the state is read back.
+        world.a.publish(&world.b);
+        assert!(sent().await < 64 << 10, "the peer is a new one");
+
+        sender.write_all(b"2").expect("sent");
+        receiver.read_exact(&mut much[..1]).expect("received, after another handshake");
+        world.end().await;
+    });
+}
