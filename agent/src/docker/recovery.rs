@@ -20,6 +20,7 @@ use super::engine::{Container, ListedContainer};
 use super::ipam;
 use super::naming::ContainerNames;
 use super::plugin_store::{PluginState, PluginStore};
+use crate::desired::EndpointRows;
 use crate::endpoint::lifecycle::Endpoints;
 use crate::endpoint::reservation::Reservation;
 use crate::kernel::container_interface::name_inside;
@@ -210,12 +211,13 @@ fn try_free(
     id: EndpointId,
     addresses: &[IpAddr],
 ) -> Result<(), Refusal> {
-    let view = endpoints.memberships.local_view();
-    let others = view.endpoints_of(network).filter(|other| {
+    let (view, journal) = (endpoints.view(), endpoints.journal.entries());
+    let rows = EndpointRows { view: &view, journal: &journal, node: endpoints.node() };
+    let mut others = rows.of(network).filter(|other| {
         let has_one = other.addresses.iter().any(|address| addresses.contains(address));
         has_one && (other.node, other.id) != (endpoints.node(), id)
     });
-    match others.into_iter().next() {
+    match others.next() {
         None => Ok(()),
         Some(other) => {
             Err(Refusal::new(Code::AddressTaken, format!("its address is {}'s by now", other.name)))

@@ -144,11 +144,7 @@ impl Supervisor {
                 clean::all_but(&self.context.run_dir, &names, &self.context.problems).await;
             }
         }
-        let strays = self.context.journal.strays();
-        for (network, mut desired) in self.wanted.networks().clone() {
-            if strays != desired.namespace.strays {
-                Arc::make_mut(&mut desired).namespace.strays = strays.clone();
-            }
+        for (network, desired) in self.wanted.networks().clone() {
             self.keep(network, desired);
         }
     }
@@ -164,6 +160,7 @@ impl Supervisor {
             node: context.node,
             membership: &membership,
             journal: &context.journal.entries(),
+            strays: &context.journal.strays(),
             own: &context.host.own().borrow(),
             params: DataPathParams { lanes, mtu: context.host.mtu() },
             keys: &|network| context.keyring.find(network),

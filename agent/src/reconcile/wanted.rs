@@ -10,6 +10,7 @@ use overlay_dataplane::NetworkTable;
 
 use crate::desired::{self, DataPathParams, EndpointRows, Holdings, NetworkDesired, Underlays};
 use crate::dns::{Names, NetworkNames, scopes};
+use crate::kernel::Strays;
 use crate::membership::Membership;
 use crate::membership::changed_rows::ViewCursor;
 use crate::state::SandboxRecord;
@@ -24,6 +25,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) membership: &'a Membership,
     /// The endpoints of this node.
     pub(crate) journal: &'a Entries,
+    /// Endpoints whose interfaces stay though nothing wants them.
+    pub(crate) strays: &'a Strays,
     /// The addresses of this host.
     pub(crate) own: &'a Arc<BTreeSet<IpAddr>>,
     /// The data path.
@@ -56,6 +59,7 @@ pub(crate) struct Wanted {
     seen: Option<Seen>,
     /// Networks whose keys were not there yet.
     keyless: BTreeSet<NetworkId>,
+    strays: Strays,
     networks: BTreeMap<NetworkId, Arc<NetworkDesired>>,
     /// By lane.
     tables: Vec<BTreeMap<NetworkId, Arc<NetworkTable>>>,
@@ -69,6 +73,7 @@ impl Wanted {
         Self {
             seen: None,
             keyless: BTreeSet::new(),
+            strays: Strays::default(),
             networks: BTreeMap::new(),
             tables: vec![BTreeMap::new(); lanes],
             names: BTreeMap::new(),
@@ -106,6 +111,12 @@ impl Wanted {
         if has_new_scopes {
             self.scopes = Arc::new(scopes(sandboxes(sources.journal)));
         }
+        if self.strays != *sources.strays {
+            self.strays = sources.strays.clone();
+            for desired in self.networks.values_mut() {
+                Arc::make_mut(desired).namespace.strays = self.strays.clone();
+            }
+        }
         self.keyless.clear();
         let mut has_new_tables = false;
         for (network, touch) in &touched {
@@ -125,6 +136,7 @@ impl Wanted {
     fn name(&mut self, network: &Network, rows: EndpointRows<'_>, touch: &Touch) {
         let known = self.names.get(&network.id).filter(|known| known.is_of(network));
         let names = match (known, touch) {
+            (Some(_), Touch::Endpoints(ids)) if ids.is_empty() => return,
             (Some(known), Touch::Endpoints(ids)) => {
                 let mut names = NetworkNames::clone(known);
                 for &id in ids {
@@ -153,10 +165,11 @@ impl Wanted {
         };
         self.name(network, rows, touch);
         let holdings = Holdings::new(rows, network);
-        let Some(desired) = desired::network(rows, &holdings, sources.params) else {
+        let Some(mut desired) = desired::network(rows, &holdings, sources.params) else {
             self.forget(id);
             return false;
         };
+        desired.namespace.strays = self.strays.clone();
         if self.networks.get(&id).is_none_or(|known| **known != desired) {
             self.networks.insert(id, Arc::new(desired));
         }
@@ -191,25 +204,29 @@ impl Wanted {
 
     /// Lists the networks that something may have changed in.
     fn touched(&self, sources: Sources<'_>) -> BTreeMap<NetworkId, Touch> {
-        let view = &sources.membership.view;
-        let all = || {
-            view.networks.keys().chain(self.names.keys()).map(|id| (*id, Touch::Whole)).collect()
-        };
+        let networks = &sources.membership.view.networks;
+        let all =
+            || networks.keys().chain(self.names.keys()).map(|id| (*id, Touch::Whole)).collect();
         let Some(seen) = &self.seen else { return all() };
         let Some(keys) = sources.membership.changed.since(seen.view) else { return all() };
-        if seen.params != sources.params || seen.own != *sources.own {
-            return all();
-        }
+        // These concern every network, but no name.
+        let mut concerns_all = seen.params != sources.params || seen.own != *sources.own;
         let mut touched: BTreeMap<NetworkId, Touch> =
             self.keyless.iter().map(|id| (*id, Touch::default())).collect();
         for key in keys {
             match key {
-                RowKey::Network(network) => drop(touched.insert(network, Touch::Whole)),
-                RowKey::Member(network, _) => drop(touched.entry(network).or_default()),
+                RowKey::Network(network) | RowKey::Member(network, _) => {
+                    touched.entry(network).or_default();
+                }
                 RowKey::Endpoint(network, id) => touched.entry(network).or_default().add(id),
-                // Who is reached where concerns every network.
-                RowKey::Node(_) => return all(),
+                // So does who is reached where.
+                RowKey::Node(_) => concerns_all = true,
                 RowKey::HostReport(_) => {}
+            }
+        }
+        if concerns_all {
+            for network in networks.keys() {
+                touched.entry(*network).or_default();
             }
         }
         if !Arc::ptr_eq(&seen.journal, sources.journal) {

@@ -87,10 +87,12 @@ impl Fixture {
 
     fn update(&mut self) -> BTreeSet<NetworkId> {
         let keys = |_| Some(vec![[8; 32].into(), [9; 32].into()]);
+        let strays = Strays::default();
         let sources = Sources {
             node: ME,
             membership: &self.membership,
             journal: &self.journal,
+            strays: &strays,
             own: &self.own,
             params: PARAMS,
             keys: &keys,
