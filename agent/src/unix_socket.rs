@@ -3,6 +3,7 @@
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -15,6 +16,8 @@ use overlay_daemon::reserve::Reserve;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::sleep;
+
+use crate::hand_over::{DescriptorStore, Kept, SharedDescriptors};
 
 /// The pause after an accept that failed: a lack of descriptors or memory lasts a while.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -60,6 +63,38 @@ pub(crate) async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(unusable)?;
 
     Ok(listener)
+}
+
+/// Goes on with the socket that an earlier session of the agent kept under a name. Returns what it
+/// noted, too.
+///
+/// # Errors
+///
+/// When the descriptor is no listening socket.
+pub(crate) fn earlier(
+    store: &DescriptorStore,
+    name: &str,
+) -> io::Result<Option<(UnixListener, String)>> {
+    let Some(SharedDescriptors { list, note }) = store.take(name) else { return Ok(None) };
+    let Some(descriptor) = list.into_iter().next() else { return Ok(None) };
+
+    Ok(Some((UnixListener::from_std(descriptor.into())?, note)))
+}
+
+/// Keeps a socket, with a note, for the next session.
+///
+/// # Errors
+///
+/// When the process may have no more descriptors.
+pub(crate) fn keep(
+    store: &DescriptorStore,
+    name: &str,
+    listener: &UnixListener,
+    note: String,
+) -> io::Result<Kept> {
+    let list = vec![listener.as_fd().try_clone_to_owned()?];
+
+    Ok(store.keep(name, Arc::new(SharedDescriptors { list, note })))
 }
 
 /// Waits for a connection. Where descriptors are used up, one of the reserve serves: who calls is
@@ -172,9 +207,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_descriptor_of_a_connection_that_ends_is_kept_for_the_next() {
-        use std::os::fd::AsRawFd as _;
-
-        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        use overlay_daemon::reserve::testing::NoDescriptors;
 
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("agent.sock");
@@ -184,11 +217,8 @@ mod tests {
         for _ in 0..3 {
             clients.push(UnixStream::connect(&path).await.expect("it listens"));
         }
-        let lowest = fs::File::open("/dev/null").expect("one is left").as_raw_fd();
-        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
 
-        setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard)
-            .expect("lowered");
+        let lack = NoDescriptors::new().expect("lowered");
         let mut accepted = 0;
         for _ in 0..3 {
             let connection =
@@ -197,7 +227,7 @@ mod tests {
             drop(connection);
             assert!(fs::File::open("/dev/null").is_err(), "somebody else may take it");
         }
-        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("raised");
+        drop(lack);
 
         assert_eq!(accepted, 3);
     }

@@ -112,24 +112,55 @@ pub(crate) fn spare() -> io::Result<OwnedFd> {
     File::open("/dev/null").map(OwnedFd::from)
 }
 
-#[cfg(test)]
-mod tests {
+/// A lack of descriptors for tests.
+#[cfg(any(test, feature = "testing"))]
+pub mod testing {
+    use std::io;
     use std::os::fd::AsRawFd as _;
 
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+    use super::spare;
+
+    /// While this exists, this process can open no further file.
+    #[derive(Debug)]
+    pub struct NoDescriptors {
+        soft: u64,
+        hard: u64,
+    }
+
+    impl NoDescriptors {
+        /// Takes the descriptors away that are free.
+        ///
+        /// # Errors
+        ///
+        /// When the limit cannot be lowered.
+        pub fn new() -> io::Result<Self> {
+            let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+            let lowest = u64::try_from(spare()?.as_raw_fd()).map_err(io::Error::other)?;
+            setrlimit(Resource::RLIMIT_NOFILE, lowest, hard)?;
+
+            Ok(Self { soft, hard })
+        }
+    }
+
+    impl Drop for NoDescriptors {
+        fn drop(&mut self) {
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, self.soft, self.hard);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::NoDescriptors;
     use super::*;
 
     /// Lets this process open no further file while `work` runs.
     fn without_descriptors<T>(work: impl FnOnce() -> T) -> T {
-        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-        let lowest = spare().expect("one is left").as_raw_fd();
-        setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard)
-            .expect("lowered");
-        let outcome = work();
-        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("raised");
+        let _lack = NoDescriptors::new().expect("lowered");
 
-        outcome
+        work()
     }
 
     fn two() -> io::Result<[File; 2]> {

@@ -1,12 +1,11 @@
 use std::net::UdpSocket as StdUdpSocket;
-use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use overlay_daemon::descriptors::are_exhausted;
+use overlay_daemon::reserve::testing::NoDescriptors;
 
 use super::*;
 use crate::dns::testing::World;
@@ -120,13 +119,10 @@ async fn without_descriptors_it_opens_with_those_that_were_kept_back_for_it() {
     let (_names, names) = watch::channel(Arc::default());
     let open =
         |reserve| DnsInterceptor::open(&netns, None, BTreeSet::new(), names.clone(), reserve);
-    let lowest = netns.as_fd().try_clone_to_owned().expect("one is left").as_raw_fd();
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
 
-    setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard)
-        .expect("lowered");
+    let lack = NoDescriptors::new().expect("lowered");
     let (refused, opened) = (open(Arc::default()).await, open(Arc::clone(&reserve)).await);
-    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("raised");
+    drop(lack);
 
     assert!(refused.is_err_and(|error| are_exhausted(&error)));
     assert!(opened.is_ok(), "{opened:?}");

@@ -84,9 +84,7 @@ impl InterceptorReserves {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd as _;
-
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    use overlay_daemon::reserve::testing::NoDescriptors;
 
     use super::*;
 
@@ -94,18 +92,15 @@ mod tests {
     fn a_container_that_would_know_no_names_is_refused_with_cause_and_remedy() {
         let reserves = InterceptorReserves::new();
         let [first, last] = [1, 100].map(EndpointId::from_random);
-        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-        let lowest = std::fs::File::open("/dev/null").expect("one is left").as_raw_fd();
 
-        setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard)
-            .expect("lowered");
+        let lack = NoDescriptors::new().expect("lowered");
         let kept = (1..=STARTS as u64)
             .map(|n| reserves.keep_back(EndpointId::from_random(n)))
             .collect::<Vec<_>>();
         let (again, refused) = (reserves.keep_back(first), reserves.keep_back(last));
         reserves.retain(|endpoint| endpoint != first);
         let freed = reserves.keep_back(last);
-        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("raised");
+        drop(lack);
 
         assert!(kept.iter().all(Result::is_ok), "{kept:?}");
         again.expect("what Docker asks twice is answered alike");

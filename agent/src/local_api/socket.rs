@@ -1,7 +1,6 @@
 //! The local socket, and who is let in.
 
 use std::io;
-use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,9 +21,9 @@ use tonic::{Request, Status};
 use super::gate_layer::GateLayer;
 use super::service::LocalApi;
 use crate::call_gate::CallGate;
-use crate::hand_over::{DescriptorStore, Kept, SharedDescriptors};
+use crate::hand_over::{DescriptorStore, Kept};
 use crate::node_handle::NodeHandle;
-use crate::unix_socket::{Accepted, SocketError, accept, listen};
+use crate::unix_socket::{self, Accepted, SocketError, accept, listen};
 
 /// Connections at once; each may cost a few hundred KiB. One more is closed at once.
 const MAX_CONNECTIONS: usize = 256;
@@ -44,13 +43,11 @@ pub(crate) const KEPT: &str = "local-api";
 /// Opens the socket, or goes on with the one that an earlier session had.
 pub(crate) async fn open(path: &Path, store: &DescriptorStore) -> Result<LocalServer, SocketError> {
     let unusable = |source| SocketError::Unusable { path: path.to_owned(), source };
-    let listener = match store.take(KEPT).and_then(|earlier| earlier.list.into_iter().next()) {
-        Some(earlier) => UnixListener::from_std(earlier.into()).map_err(unusable)?,
+    let listener = match unix_socket::earlier(store, KEPT).map_err(unusable)? {
+        Some((listener, _)) => listener,
         None => listen(path).await?,
     };
-    let shared = listener.as_fd().try_clone_to_owned().map_err(unusable)?;
-    let kept =
-        store.keep(KEPT, Arc::new(SharedDescriptors { list: vec![shared], note: String::new() }));
+    let kept = unix_socket::keep(store, KEPT, &listener, String::new()).map_err(unusable)?;
 
     Ok(LocalServer { listener, _kept: kept })
 }
@@ -161,31 +158,27 @@ impl AsyncWrite for Admitted {
 mod tests {
     use std::time::Duration;
 
+    use overlay_daemon::reserve::testing::NoDescriptors;
     use tokio::net::UnixStream;
 
     use super::*;
 
     #[tokio::test]
     async fn without_descriptors_who_asks_what_is_wrong_is_let_in() {
-        use nix::sys::resource::{Resource, getrlimit, setrlimit};
-        use std::os::fd::AsRawFd as _;
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("agent.sock");
         let descriptors = Descriptors::new();
         let server = open(&path, &DescriptorStore::default()).await.expect("a new socket");
         let _client = UnixStream::connect(&path).await.expect("it listens");
-        let lowest = std::fs::File::open("/dev/null").expect("one is left").as_raw_fd();
-        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
 
-        setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(lowest).expect("a descriptor"), hard)
-            .expect("lowered");
+        let lack = NoDescriptors::new().expect("lowered");
         let accepted = tokio::time::timeout(
             Duration::from_secs(5),
             accept(&server.listener, descriptors.reserve()),
         )
         .await;
         let condition = descriptors.condition();
-        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("raised");
+        drop(lack);
 
         assert!(accepted.is_ok(), "nobody was let in");
         assert!(condition.is_some_and(|condition| condition.text.contains("Too many open files")));

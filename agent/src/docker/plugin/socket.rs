@@ -5,7 +5,6 @@
 //! socket is missing. Held by systemd, it is there before either of them.
 
 use std::io;
-use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use overlay_daemon::reserve::Reserve;
 use tokio::net::UnixListener;
 
 use crate::call_gate::CallGate;
-use crate::hand_over::{DescriptorStore, Kept, SharedDescriptors};
+use crate::hand_over::{DescriptorStore, Kept};
 use crate::unix_socket::{self, Accepted, SocketError};
 
 /// The name under which the agent's socket is kept while it is handed over.
@@ -70,25 +69,17 @@ impl PluginSocket {
         store: &DescriptorStore,
         gate: CallGate,
     ) -> Result<Self, PluginSocketError> {
-        let earlier = store
-            .take(KEPT)
-            .and_then(|earlier| Some((earlier.list.into_iter().next()?, earlier.note)));
+        let earlier = unix_socket::earlier(store, KEPT).map_err(PluginSocketError::Inherited)?;
         let mut socket = match earlier {
-            Some((descriptor, made)) => Self {
-                listener: UnixListener::from_std(descriptor.into())
-                    .map_err(PluginSocketError::Inherited)?,
-                made: (!made.is_empty()).then(|| made.into()),
-                kept: None,
-            },
+            Some((listener, made)) => {
+                Self { listener, made: (!made.is_empty()).then(|| made.into()), kept: None }
+            }
             None => Self::open(path).await?,
         };
-        let shared =
-            socket.listener.as_fd().try_clone_to_owned().map_err(PluginSocketError::Inherited)?;
         let note = socket.made.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-        socket.kept = Some((
-            gate,
-            store.keep(KEPT, Arc::new(SharedDescriptors { list: vec![shared], note })),
-        ));
+        let kept = unix_socket::keep(store, KEPT, &socket.listener, note)
+            .map_err(PluginSocketError::Inherited)?;
+        socket.kept = Some((gate, kept));
 
         Ok(socket)
     }
