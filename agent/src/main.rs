@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     }
 
     let done = match arguments.other {
-        Some(Other::PluginProxy(options)) => keep_door(options),
+        Some(Other::PluginProxy(options)) => keep_door(options, reserves),
         None => run(arguments.config, log.clone(), reserves),
     };
     let code = match done {
@@ -89,7 +89,8 @@ fn run(config: Config, log: Log, reserves: DescriptorReserves) -> anyhow::Result
     match runtime.block_on(node::run(program, config, log.clone(), reserves)) {
         Ok(NodeEnd::Stopped) => Ok(()),
         Err(error) if is_taking_over => {
-            tracing::error!("{:#}", anyhow::Error::from(error));
+            let error = anyhow::Error::from(error);
+            tracing::error!("{}", message::plain(format_args!("{error:#}")));
             log.flush();
             // What this process has is still the other's.
             std::process::exit(1);
@@ -103,8 +104,11 @@ fn run(config: Config, log: Log, reserves: DescriptorReserves) -> anyhow::Result
     }
 }
 
-fn keep_door(options: plugin_proxy::ProxyOptions) -> anyhow::Result<()> {
+fn keep_door(
+    options: plugin_proxy::ProxyOptions,
+    reserves: DescriptorReserves,
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
 
-    runtime.block_on(plugin_proxy::run(options)).map_err(anyhow::Error::from)
+    runtime.block_on(plugin_proxy::run(options, reserves)).map_err(anyhow::Error::from)
 }

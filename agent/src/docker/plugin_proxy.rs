@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
-use overlay_daemon::reserve::Reserve;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::plugin::{self, ACTIVATE, Answer, Answers, PluginSocket, forward};
+use crate::descriptor_reserves::DescriptorReserves;
 use crate::signals::Signals;
 
 /// How long calls wait for an agent that does not answer, counted from when it was found absent: an
@@ -69,12 +69,13 @@ pub enum DoorError {
 /// # Errors
 ///
 /// When the socket cannot be opened.
-pub async fn run(options: ProxyOptions) -> Result<(), DoorError> {
+pub async fn run(options: ProxyOptions, reserves: DescriptorReserves) -> Result<(), DoorError> {
+    // The others are given back: nothing here needs them.
+    let DescriptorReserves { plugin: reserve, .. } = reserves;
     let mut signals = Signals::new().map_err(DoorError::Signals)?;
     let socket = PluginSocket::open(&options.listen).await?;
     tracing::info!(socket = %options.listen.display(), agent = %options.agent.display(), "Keeping the door for Docker");
     let proxy = Arc::new(PluginProxy::new(options.agent));
-    let reserve = Arc::new(Reserve::new(plugin::RESERVED));
     tokio::select! {
         () = signals.stop() => {}
         () = proxy.watch() => {}
