@@ -33,10 +33,10 @@ pub(crate) struct Agent {
 }
 
 macro_rules! calls {
-    ($($name:ident: $request:ident => $response:ident within $deadline:ident;)*) => {
+    ($($name:ident within $deadline:ident: $request:ident => $response:ty;)*) => {
         impl Agent {
             $(
-                pub(crate) async fn $name(&mut self, request: v1::$request) -> Result<v1::$response, Refusal> {
+                pub(crate) async fn $name(&mut self, request: v1::$request) -> Result<$response, Refusal> {
                     let first = timeout($deadline, self.client.$name(Request::new(request.clone()))).await;
                     let answer = match first {
                         // It was not begun: the agent was replaced before.
@@ -58,25 +58,27 @@ macro_rules! calls {
 }
 
 calls! {
-    status: StatusRequest => StatusResponse within DEADLINE;
-    peers: PeersRequest => PeersResponse within DEADLINE;
-    join: AgentJoinRequest => AgentJoinResponse within LONG_DEADLINE;
-    leave: AgentLeaveRequest => AgentLeaveResponse within LONG_DEADLINE;
-    attach: AttachRequest => AttachResponse within UNTIL_ANSWERED;
-    detach: DetachRequest => DetachResponse within LONG_DEADLINE;
-    create_network: CreateNetworkRequest => CreateNetworkResponse within DEADLINE;
-    remove_network: RemoveNetworkRequest => Revised within DEADLINE;
-    list_networks: ListNetworksRequest => ListNetworksResponse within DEADLINE;
-    list_endpoints: ListEndpointsRequest => ListEndpointsResponse within DEADLINE;
-    list_nodes: ListNodesRequest => ListNodesResponse within DEADLINE;
-    remove_node: RemoveNodeRequest => Revised within DEADLINE;
-    list_control: ListControlRequest => ListControlResponse within DEADLINE;
-    set_control: SetControlRequest => SetControlResponse within DEADLINE;
-    create_token: CreateTokenRequest => CreateTokenResponse within DEADLINE;
-    list_tokens: ListTokensRequest => ListTokensResponse within DEADLINE;
-    revoke_token: RevokeTokenRequest => Revised within DEADLINE;
-    version: VersionRequest => AgentVersionResponse within DEADLINE;
-    upgrade: UpgradeRequest => UpgradeResponse within UPGRADE_DEADLINE;
+    status within DEADLINE: StatusRequest => v1::StatusResponse;
+    peers within DEADLINE: PeersRequest => v1::PeersResponse;
+    join within LONG_DEADLINE: AgentJoinRequest => v1::AgentJoinResponse;
+    leave within LONG_DEADLINE: AgentLeaveRequest => v1::AgentLeaveResponse;
+    attach within UNTIL_ANSWERED: AttachRequest => v1::AttachResponse;
+    detach within LONG_DEADLINE: DetachRequest => v1::DetachResponse;
+    create_network within DEADLINE: CreateNetworkRequest => v1::CreateNetworkResponse;
+    remove_network within DEADLINE: RemoveNetworkRequest => v1::Revised;
+    list_networks within DEADLINE: ListNetworksRequest => v1::ListNetworksResponse;
+    list_endpoints within DEADLINE: ListEndpointsRequest => v1::ListEndpointsResponse;
+    list_nodes within DEADLINE: ListNodesRequest => v1::ListNodesResponse;
+    remove_node within DEADLINE: RemoveNodeRequest => v1::Revised;
+    list_control within DEADLINE: ListControlRequest => v1::ListControlResponse;
+    set_control within DEADLINE: SetControlRequest => v1::SetControlResponse;
+    create_token within DEADLINE: CreateTokenRequest => v1::CreateTokenResponse;
+    list_tokens within DEADLINE: ListTokensRequest => v1::ListTokensResponse;
+    revoke_token within DEADLINE: RevokeTokenRequest => v1::Revised;
+    version within DEADLINE: VersionRequest => v1::AgentVersionResponse;
+    upgrade within UPGRADE_DEADLINE: UpgradeRequest => v1::UpgradeResponse;
+    ping within DEADLINE: PingRequest => Streaming<v1::PingResponse>;
+    events within DEADLINE: EventsRequest => Streaming<v1::Event>;
 }
 
 impl Agent {
@@ -87,29 +89,6 @@ impl Agent {
         let client = AgentClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
 
         Ok(Self { client, socket: socket.to_owned() })
-    }
-
-    /// Begins a ping; answers come one by one.
-    pub(crate) async fn ping(
-        &mut self,
-        request: v1::PingRequest,
-    ) -> Result<Streaming<v1::PingResponse>, Refusal> {
-        match timeout(DEADLINE, self.client.ping(Request::new(request))).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(refusal(status)),
-            Err(_) => Err(silent(DEADLINE)),
-        }
-    }
-}
-
-impl Agent {
-    /// Begins to hear of changes.
-    pub(crate) async fn events(&mut self) -> Result<Streaming<v1::Event>, Refusal> {
-        match timeout(DEADLINE, self.client.events(Request::new(v1::EventsRequest {}))).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(refusal(status)),
-            Err(_) => Err(silent(DEADLINE)),
-        }
     }
 }
 

@@ -4,22 +4,12 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use overlay_proto::{Code, v1};
-use support::FakeAgent;
-
-/// Tells, loudly, that a test needs root.
-#[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
-fn skipped() -> bool {
-    let skipped = !nix::unistd::geteuid().is_root();
-    if skipped {
-        eprintln!("SKIPPED: needs root");
-    }
-
-    skipped
-}
+use support::transcript::skipped;
+use support::{FakeAgent, mortal};
 
 #[test]
 fn a_command_sees_the_overlay_and_not_the_host() {
@@ -176,10 +166,7 @@ fn the_command_does_not_outlive_a_killed_overlayctl() {
 #[test]
 fn a_namespace_is_named_so_that_the_agent_finds_it() {
     let agent = FakeAgent::start();
-    let mut holder = Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "--", "sleep", "600"])
-        .spawn()
-        .expect("a process");
+    let mut holder = mortal("sleep").arg("600").spawn().expect("a process");
     let path = format!("/proc/{}/ns/net", holder.id());
 
     let ran = agent.run(&[

@@ -100,7 +100,7 @@ impl EventsArgs {
         let output = context.output.formatted(self.show.format)?;
         let mut interrupted = signal(SignalKind::interrupt())
             .map_err(|error| storage("signals cannot be awaited", &error))?;
-        let mut events = context.agent().await?.events().await?;
+        let mut events = context.agent().await?.events(v1::EventsRequest {}).await?;
         output.step("Waiting for changes; Ctrl-C ends");
         loop {
             let event = tokio::select! {

@@ -140,12 +140,11 @@ impl InitArgs {
             return self.again(&state, manner, context).await;
         }
         let setup = Setup::begin(SetupKind::Init, &state, context).await?;
-        let (made, services) = setup.run(self.set_up(&state, manner, context)).await?;
+        let (made, mut services) = setup.run(self.set_up(&state, manner, context)).await?;
         let ending = Ending::listen()?;
         context.output.show(&made)?;
 
-        spawn::supervise(&services.iter().collect::<Vec<_>>(), ending, &state, &context.output)
-            .await
+        spawn::supervise(&mut services, ending, &state, &context.output).await
     }
 
     /// Makes the cluster; whoever calls takes back what was made when this fails.
@@ -187,13 +186,13 @@ impl InitArgs {
             return Err(already_a_node("--no-join comes too late"));
         }
         let options = ServiceOptions::load(state)?;
-        let control =
+        let mut control =
             start_control(&Launch::control(state, &options.control)?, state, manner, context)
                 .await?;
         let ending = Ending::listen()?;
         context.output.show(&self.report(state, manner, context).await?)?;
 
-        spawn::supervise(&[&control], ending, state, &context.output).await
+        spawn::supervise(std::slice::from_mut(&mut control), ending, state, &context.output).await
     }
 
     /// Tells whether this machine is a node already, of the control that is here; refuses when it

@@ -97,7 +97,7 @@ impl JoinArgs {
         }
         let state = StateDir::new(&self.state)?;
         let manner = Manner::choose(self.foreground);
-        let (joined, agent) = if self.needs_agent(&state, context).await? {
+        let (joined, mut agent) = if self.needs_agent(&state, context).await? {
             let setup = Setup::begin(SetupKind::Join, &state, context).await?;
             let (joined, agent) = setup.run(self.set_up(&line, &state, manner, context)).await?;
             (joined, Some(agent))
@@ -111,8 +111,11 @@ impl JoinArgs {
         let ending = Ending::listen()?;
         context.output.show(&joined)?;
 
-        match &agent {
-            Some(agent) => spawn::supervise(&[agent], ending, &state, &context.output).await,
+        match &mut agent {
+            Some(agent) => {
+                let agent = std::slice::from_mut(agent);
+                spawn::supervise(agent, ending, &state, &context.output).await
+            }
             None => Ok(()),
         }
     }

@@ -143,8 +143,7 @@ impl StartArgs {
             return Err(Failure::Exit(1));
         }
 
-        spawn::supervise(&services.iter().collect::<Vec<_>>(), ending, &state, &context.output)
-            .await
+        spawn::supervise(&mut services, ending, &state, &context.output).await
     }
 }
 

@@ -77,12 +77,13 @@ impl Started {
         let program = self.service.program();
         let waited = wait::until(READY, async || {
             let ready = self.notifications.as_mut().is_none_or(Notifications::is_ready);
-            match probe().await {
-                Ok(answer) if ready && !self.has_ended() => Attempt::Done(answer),
-                Ok(_) | Err(_) if self.has_ended() => Attempt::Never(Refusal::new(
-                    Code::Fault,
-                    format!("{program} ended right after its start"),
-                )),
+            let answer = probe().await;
+            if self.has_ended() {
+                let text = format!("{program} ended right after its start");
+                return Attempt::Never(Refusal::new(Code::Fault, text));
+            }
+            match answer {
+                Ok(answer) if ready => Attempt::Done(answer),
                 Ok(_) => Attempt::NotYet(self.not_ready()),
                 Err(refusal) => {
                     let text = format!(

@@ -35,17 +35,15 @@ impl Ending {
 /// Stays until a signal asks us to end or a service ends by itself, and ends the services, the last
 /// started first.
 pub(crate) async fn supervise(
-    services: &[&Started],
+    services: &mut [Started],
     mut ending: Ending,
     state: &StateDir,
     output: &Output,
 ) -> Outcome {
     let mut ours: Vec<_> = services
-        .iter()
+        .iter_mut()
         .filter(|service| service.manner == Manner::Foreground)
-        .filter_map(|service| {
-            Some((service.service, Process::of_pid(service.process.as_ref()?.pid())?))
-        })
+        .filter_map(|service| Some((service.service, service.process.as_mut()?)))
         .collect();
     if ours.is_empty() {
         return Ok(());
@@ -61,7 +59,7 @@ pub(crate) async fn supervise(
         let Some((service, process)) = ours.get_mut(which) else { break None };
         // An agent that was upgraded is another process from then on.
         match Process::of_file(&state.pid_file(*service)) {
-            Some(next) => *process = next,
+            Some(next) => **process = next,
             None => break Some(*service),
         }
     };
@@ -75,5 +73,44 @@ pub(crate) async fn supervise(
             Code::Fault,
             format!("{} ended by itself", service.program()),
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::super::started::Origin;
+    use super::*;
+    use crate::output::Form;
+    use crate::state::Service;
+
+    #[tokio::test]
+    async fn a_service_that_ended_before_anybody_stayed_with_it_is_told() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = StateDir::new(dir.path()).expect("a path");
+        state.make().expect("made");
+        let mut child = Command::new("sleep").arg("600").spawn().expect("a process");
+        let process = Process::of_pid(child.id().cast_signed());
+        child.kill().and_then(|()| child.wait()).expect("it ends");
+        let mut service = Started {
+            service: Service::Agent,
+            manner: Manner::Foreground,
+            origin: Origin::Ours,
+            child: Some(child),
+            process,
+            notifications: None,
+            log_begins: 0,
+            doorless: None,
+        };
+        let ending = Ending::listen().expect("signals");
+        let services = std::slice::from_mut(&mut service);
+
+        let outcome = supervise(services, ending, &state, &Output::plain(Form::Json)).await;
+
+        assert!(
+            matches!(&outcome, Err(Failure::Refused(refusal)) if refusal.message.contains("ended by itself")),
+            "{outcome:?}"
+        );
     }
 }

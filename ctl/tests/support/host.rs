@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use nix::sys::stat::Mode;
 use tempfile::TempDir;
 
-use super::{CONTROL, FakeAgent, join_line};
+use super::{CONTROL, FakeAgent, join_line, mortal};
 
 /// Where [`FakeAgent`] says that it keeps its state.
 const AGENT_STATE: &str = "/var/lib/overlay/agent";
@@ -97,20 +97,9 @@ impl Host {
 
     /// Prepares overlayctl on this host.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("setpriv");
+        let mut command = mortal("unshare");
         command
-            .args([
-                "--pdeathsig",
-                "KILL",
-                "--",
-                "unshare",
-                "--mount",
-                "--net",
-                "sh",
-                "-c",
-                ENTER,
-                "sh",
-            ])
+            .args(["--mount", "--net", "sh", "-c", ENTER, "sh"])
             .arg(self.program("overlayctl"))
             .args(words)
             .env_remove("OVERLAY_SOCKET")

@@ -125,11 +125,17 @@ impl FakeAgent {
     }
 }
 
+/// Prepares a program that ends with the test, even with one that is killed.
+pub(crate) fn mortal(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", program]);
+
+    command
+}
+
 /// Prepares overlayctl without any agent.
 pub(crate) fn overlayctl(words: &[&str]) -> Command {
-    // What a test that is killed has begun ends with it.
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_overlayctl")]);
+    let mut command = mortal(env!("CARGO_BIN_EXE_overlayctl"));
     command.args(words).env_remove("OVERLAY_SOCKET").stdin(Stdio::null());
 
     command
