@@ -71,7 +71,8 @@ impl ResolvesServerCert for ServerCert {
     }
 }
 
-/// Returns the chain includes the authority's certificate, so that joining hosts can check its pin.
+/// Makes a new key and its certificate. The chain includes the authority's certificate, so that
+/// joining hosts can check its pin.
 fn make(authority: &Authority, now: u64) -> Result<CertifiedKey, PkiError> {
     let key = KeyPair::generate()?;
     let leaf = authority.sign_control(&key, TTL, now)?;

@@ -15,19 +15,20 @@ pub(super) fn refuse(path: &Path, error: redb::Error) -> StoreError {
     // Files that are too short or hold garbage end up here.
     let nonsense =
         |kind| matches!(kind, std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof);
-    if matches!(&error, redb::Error::Io(error) if disk::is_full(error)) {
-        return StoreError::Full { disk: disk::mount_point(&path), path };
+    if let redb::Error::Io(source) = error {
+        return if disk::is_full(&source) {
+            StoreError::Full { disk: disk::mount_point(&path), path }
+        } else if nonsense(source.kind()) {
+            StoreError::Damaged { path, damage: Damage::Database(redb::Error::Io(source)) }
+        } else {
+            StoreError::Io { path, source }
+        };
     }
     if matches!(error, redb::Error::PreviousIo) {
         return StoreError::Unfinished { path };
     }
     if matches!(error, redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch) {
         return StoreError::Busy { path };
-    }
-    if matches!(&error, redb::Error::Io(error) if !nonsense(error.kind()))
-        && let redb::Error::Io(source) = error
-    {
-        return StoreError::Io { path, source };
     }
 
     StoreError::Damaged { path, damage: Damage::Database(error) }
