@@ -11,11 +11,6 @@ use crate::state::EngineState;
 pub struct FrozenEngine<'e>(&'e mut Engine);
 
 impl<'e> FrozenEngine<'e> {
-    /// Returns the engine for inspection.
-    pub fn engine(&self) -> &Engine {
-        self.0
-    }
-
     /// Returns the state of the engine about its peers.
     pub fn state(&self) -> EngineState {
         self.0.state()

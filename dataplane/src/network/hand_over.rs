@@ -55,7 +55,6 @@ impl LaneNetwork {
         if let Some(before) = link.tunnel.take() {
             cx.demux.remove(before.id());
         }
-        let is_probing = state.path.is_probing;
         // If a tunnel cannot be taken over, its sessions are lost.
         let taken = match tunnel {
             Some(Some(tunnel)) if !cx.demux.contains(tunnel.id()) => {
@@ -67,11 +66,6 @@ impl LaneNetwork {
             None => true,
         };
         let waiting = link.resume(state, now);
-        if is_probing {
-            // Probes are sent only once the first round, which never left, has timed out: nothing
-            // is sealed here.
-            link.mtu.start(now);
-        }
         cx.counters.tun_packets += waiting;
         cx.counters.waiting += waiting;
         let link = &self.links[index.0];

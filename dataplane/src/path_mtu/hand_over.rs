@@ -20,6 +20,11 @@ impl PathMtu {
                 ..Inquiry::new(now)
             }));
         }
+        if state.is_probing {
+            // Probes are sent only once the first round, which never left, has timed out: nothing
+            // is sealed here.
+            self.start(now);
+        }
     }
 
     /// Returns whether the peer has answered a probe.
