@@ -4,12 +4,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::{Notes, PATIENCE, kernel, kernel_at_rest};
+use super::{Notes, PATIENCE, kernel, kernel_at_rest, median};
 use crate::binary;
 use crate::cluster::Cluster;
 use crate::command::Running;
@@ -65,15 +65,9 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     let mut paused = Vec::new();
     for round in 0..rounds {
         let host = usize::try_from(round % 2)?;
-        let pid = cluster.agent(host)?.pid();
-        let upgraded = cluster
-            .ctl_json(host, &["upgrade"])
-            .with_context(|| format!("upgrade {}", round + 1))?;
+        let (upgraded, _) =
+            upgrade(&cluster, host).with_context(|| format!("upgrade {}", round + 1))?;
         paused.push(upgraded["paused_ms"].as_f64().context("no figure")?);
-        ensure!(upgraded["sessions_lost"] == 0, "sessions were lost: {upgraded}");
-        wait_until(PATIENCE, "the old agent is gone", || {
-            cluster.agent(host).is_ok_and(|agent| agent.pid() != pid)
-        })?;
         cluster.wait_for_control(host)?;
         rest(PAUSE);
     }
@@ -81,9 +75,8 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     for caller in callers {
         caller.end(notes)?;
     }
-    paused.sort_by(f64::total_cmp);
+    let median = median(&mut paused);
     let worst = paused.last().copied().unwrap_or_default();
-    let median = paused.get(paused.len() / 2).copied().unwrap_or_default();
     notes.say(&format!("packets waited {median:.1} ms, at most {worst:.1} ms"));
     seen.judge(&format!("{rounds} upgrades"), notes)?;
     ensure!(worst <= PAUSED_MS, "packets waited {worst:.1} ms");
@@ -104,6 +97,20 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     }
     drop((echo, sink));
     cluster.finish()
+}
+
+/// Replaces a host's agent, which must lose no session; returns what was said, and how long it took.
+pub(super) fn upgrade(cluster: &Cluster, host: usize) -> Result<(serde_json::Value, Duration)> {
+    let pid = cluster.agent(host)?.pid();
+    let begun = Instant::now();
+    let upgraded = cluster.ctl_json(host, &["upgrade"])?;
+    let took = begun.elapsed();
+    ensure!(upgraded["sessions_lost"] == 0, "sessions were lost: {upgraded}");
+    wait_until(PATIENCE, "the old agent is gone", || {
+        cluster.agent(host).is_ok_and(|agent| agent.pid() != pid)
+    })?;
+
+    Ok((upgraded, took))
 }
 
 /// What a program that cannot be an agent holds.
@@ -210,12 +217,8 @@ struct Seen {
 
 impl Load {
     fn start(cluster: &Cluster) -> Result<Self> {
-        let mut flows =
-            cluster.container(0, "net", "flows")?.args(["flows", "client", "echo"]).spawn()?;
-        wait_until(PATIENCE, "the flows are under way", || {
-            flows.stdout().contains("under way") || !flows.is_running()
-        })?;
-        ensure!(flows.is_running(), "the flows ended early: {}", flows.stderr());
+        let client = ["flows", "client", "echo"];
+        let flows = cluster.serve(0, "net", "flows", &client, "under way")?;
         let transfer = [
             "throughput",
             "client",

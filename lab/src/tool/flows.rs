@@ -58,7 +58,7 @@ pub(crate) struct Options {
 }
 
 /// What a client saw.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Summary {
     pub(crate) sent: u32,
     pub(crate) lost: u32,
@@ -214,31 +214,14 @@ fn datagrams(to: SocketAddr, rate: u32) -> Result<Summary> {
         socket.send(&message).context("cannot send")?;
         sent += 1;
     }
-    let Ok(heard) = receiver.join() else { anyhow::bail!("the receiver broke") };
+    let Ok((received, summary)) = receiver.join() else { anyhow::bail!("the receiver broke") };
 
-    Ok(Summary { sent, lost: sent - heard.received, ..heard.summary })
+    Ok(Summary { sent, lost: sent - received, ..summary })
 }
 
-struct Heard {
-    received: u32,
-    summary: Summary,
-}
-
-/// Counts echoes until none come any more.
-fn receive(socket: &UdpSocket) -> Heard {
-    let mut summary = Summary {
-        sent: 0,
-        lost: 0,
-        repeated: 0,
-        furthest_overtaken: 0,
-        longest_silence_ms: 0,
-        connections: 0,
-        broken: 0,
-        exchanges: 0,
-        lookups: 0,
-        failed_lookups: 0,
-        slowest_lookup_ms: 0,
-    };
+/// Counts echoes until none come any more; returns how many did, and the rest of what they say.
+fn receive(socket: &UdpSocket) -> (u32, Summary) {
+    let mut summary = Summary::default();
     let mut seen: Vec<bool> = Vec::new();
     let (mut received, mut highest, mut last) = (0, 0_u32, Instant::now());
     let mut message = [0; MESSAGE];
@@ -246,7 +229,7 @@ fn receive(socket: &UdpSocket) -> Heard {
         match socket.recv(&mut message) {
             Ok(MESSAGE) => {}
             Ok(_) => continue,
-            Err(_) if is_stopped() => return Heard { received, summary },
+            Err(_) if is_stopped() => return (received, summary),
             Err(_) => continue,
         }
         let Some(number) = message.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)) else {

@@ -126,7 +126,6 @@ fn readable() -> Result<()> {
 /// Waits until the agent ends this program.
 fn wait() -> Result<()> {
     loop {
-        readable()?;
         // Whatever is said is not answered.
         hear()?;
     }

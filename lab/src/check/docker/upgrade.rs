@@ -1,11 +1,12 @@
 //! Agents are replaced by new ones while Docker works: no command fails, names are found
 //! throughout, and containers keep what they have.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use super::pair::Pair;
+use crate::check::upgrade::upgrade;
 use crate::check::{Notes, PATIENCE, ms, percentile};
 use crate::command::Running;
 use crate::docker::IMAGE;
@@ -78,14 +79,7 @@ fn replace(pair: &Pair, round: u32) -> Result<(Duration, Duration)> {
     let (during, after) = (format!("during{round}"), format!("after{round}"));
     let begin = ["run", "-d", "--stop-timeout", "1", "--network", "net", "--name", &during, IMAGE];
     let starting = pair.engines[0].docker(&begin)?.spawn()?;
-    let pid = pair.cluster.agent(0)?.pid();
-    let begun = Instant::now();
-    let upgraded = pair.cluster.ctl_json(0, &["upgrade"])?;
-    let took = begun.elapsed();
-    ensure!(upgraded["sessions_lost"] == 0, "sessions were lost: {upgraded}");
-    wait_until(PATIENCE, "the old agent is gone", || {
-        pair.cluster.agent(0).is_ok_and(|agent| agent.pid() != pid)
-    })?;
+    let (_, took) = upgrade(&pair.cluster, 0)?;
     // At once: names that are known are known to the next agent, too.
     for asker in ["anchor1", "before"] {
         pair.fetch(0, asker, "http://anchor2:8080/hello")
