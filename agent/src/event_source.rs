@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use overlay_proto::Code;
 use tokio::sync::OnceCell;
 
 use crate::kernel::NamespaceEvents;
@@ -35,7 +36,7 @@ impl EventSource {
                         "changes in namespaces are not heard of, so they are polled: {}",
                         explain(&error)
                     );
-                    self.problems.raise(ProblemKey::Events, "kernel", text);
+                    self.problems.raise(ProblemKey::Events, Code::Kernel, text);
                     None
                 }
             }

@@ -11,8 +11,10 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net};
 use overlay_core::{NodeId, View};
 use overlay_dataplane::{Loss, PeerError, PeerState, PeerStatus};
-use overlay_proto::v1;
 
+use crate::problem::Problem;
+use crate::problem_code::ProblemCode;
+use crate::problem_key::ProblemKey;
 use crate::state::KnownControl;
 
 /// The most peers that a line names.
@@ -57,7 +59,7 @@ struct Peer {
 }
 
 /// Lists the problems.
-pub(crate) fn problems(facts: &Facts<'_>) -> Vec<v1::Problem> {
+pub(crate) fn problems(facts: &Facts<'_>) -> Vec<Problem> {
     let mut peers: BTreeMap<NodeId, Peer> = BTreeMap::new();
     for status in facts.peers {
         peers.entry(status.node).or_default().add(status);
@@ -150,10 +152,16 @@ impl Peer {
 }
 
 impl Facts<'_> {
-    fn problem(&self, code: &str, text: String, since: Option<Duration>) -> v1::Problem {
-        let since_unix = self.now.saturating_sub(since.unwrap_or_default().as_secs());
+    fn problem(
+        &self,
+        key: ProblemKey,
+        code: ProblemCode,
+        text: String,
+        since: Option<Duration>,
+    ) -> Problem {
+        let since = self.now.saturating_sub(since.unwrap_or_default().as_secs());
 
-        v1::Problem { code: code.to_owned(), text, since_unix }
+        Problem { key, code, text, since }
     }
 
     fn name(&self, node: NodeId) -> String {
@@ -178,7 +186,7 @@ impl Facts<'_> {
     }
 
     /// Peers that claim an address of this very host, on its ports: nothing is sent there.
-    fn shared(&self, peers: &BTreeMap<NodeId, Peer>) -> Vec<v1::Problem> {
+    fn shared(&self, peers: &BTreeMap<NodeId, Peer>) -> Vec<Problem> {
         let mut claims: BTreeMap<IpAddr, BTreeSet<String>> = BTreeMap::new();
         for node in peers.keys().filter_map(|node| self.view.nodes.get(node)) {
             let has_others = node.underlay.iter().any(|address| !self.own.contains(address));
@@ -201,7 +209,7 @@ impl Facts<'_> {
                 "{address} of this host is also announced by {names}{more}, and not tried for them: give each host an \
                  address of its own, or let them join again with --advertise"
             );
-            self.problem("address-shared", text, None)
+            self.problem(ProblemKey::SharedAddress(address), ProblemCode::AddressShared, text, None)
         };
 
         claims.into_iter().map(problem).collect()
@@ -215,18 +223,18 @@ impl Facts<'_> {
         }
     }
 
-    fn refused(&self) -> Option<v1::Problem> {
+    fn refused(&self) -> Option<Problem> {
         let age = self.refused.filter(|age| *age < REFUSED)?;
         let text = format!(
             "this host's firewall refuses what the agent sends from {}: allow it in the outgoing rules",
             self.ports()
         );
 
-        Some(self.problem("udp-refused", text, Some(age)))
+        Some(self.problem(ProblemKey::Firewall, ProblemCode::UdpRefused, text, Some(age)))
     }
 
     /// Nothing arrives from anybody.
-    fn closed(&self, peers: &[(NodeId, &Peer)]) -> Option<v1::Problem> {
+    fn closed(&self, peers: &[(NodeId, &Peer)]) -> Option<Problem> {
         let text = format!(
             "nothing arrives from any of {} peers ({}): nobody reaches {} of this host; open it in this host's \
              firewall, or see whether its network is up",
@@ -235,10 +243,15 @@ impl Facts<'_> {
             self.ports()
         );
 
-        Some(self.problem("port-unreachable", text, since(peers)))
+        Some(self.problem(
+            ProblemKey::SilentPeers,
+            ProblemCode::PortUnreachable,
+            text,
+            since(peers),
+        ))
     }
 
-    fn silent(&self, peers: &[(NodeId, &Peer)]) -> Option<v1::Problem> {
+    fn silent(&self, peers: &[(NodeId, &Peer)]) -> Option<Problem> {
         let [(_, first), ..] = peers else { return None };
         let names = self.names(peers, |peer| &peer.silent);
         let here = self.peers.iter().find_map(|status| translation(status, self.own));
@@ -261,13 +274,14 @@ impl Facts<'_> {
         };
 
         Some(self.problem(
-            "peer-silent",
+            ProblemKey::SilentPeers,
+            ProblemCode::PeerSilent,
             format!("nothing arrives from {names}: {remedy}"),
             since(peers),
         ))
     }
 
-    fn deaf(&self, peers: &[(NodeId, &Peer)]) -> Option<v1::Problem> {
+    fn deaf(&self, peers: &[(NodeId, &Peer)]) -> Option<Problem> {
         let [(_, first), ..] = peers else { return None };
         let (names, port) = (self.names(peers, |peer| &peer.deaf), port_of(&first.deaf));
         let text = match peers {
@@ -282,10 +296,10 @@ impl Facts<'_> {
             ),
         };
 
-        Some(self.problem("peer-not-reached", text, since(peers)))
+        Some(self.problem(ProblemKey::DeafPeers, ProblemCode::PeerNotReached, text, since(peers)))
     }
 
-    fn lossy(&self, peers: &BTreeMap<NodeId, Peer>) -> Option<v1::Problem> {
+    fn lossy(&self, peers: &BTreeMap<NodeId, Peer>) -> Option<Problem> {
         let lossy = choose(peers, |peer| peer.lost_in.max(peer.lost_out) > 0);
         let percent = |permille: u16| (permille + 5) / 10;
         let ways = |(node, peer): &(NodeId, &Peer)| {
@@ -302,10 +316,11 @@ impl Facts<'_> {
             named.join(", ")
         );
 
-        (!named.is_empty()).then(|| self.problem("peer-loss", text, None))
+        (!named.is_empty())
+            .then(|| self.problem(ProblemKey::LossyPeers, ProblemCode::PeerLoss, text, None))
     }
 
-    fn other(&self, peers: &[(NodeId, &Peer)]) -> Option<v1::Problem> {
+    fn other(&self, peers: &[(NodeId, &Peer)]) -> Option<Problem> {
         let told = |(node, peer): &(NodeId, &Peer)| {
             format!(
                 "{}: {}",
@@ -318,7 +333,9 @@ impl Facts<'_> {
             text.push_str(&format!("; and {more} more"));
         }
 
-        (!peers.is_empty()).then(|| self.problem("peer-refused", text, since(peers)))
+        (!peers.is_empty()).then(|| {
+            self.problem(ProblemKey::RefusedPeers, ProblemCode::PeerRefused, text, since(peers))
+        })
     }
 }
 

@@ -53,11 +53,11 @@ fn silent(host: u8) -> PeerStatus {
     failing(host, PeerError::Silent { attempts: 3 }, Some(35))
 }
 
-fn told(peers: &[PeerStatus]) -> Vec<(String, String)> {
+fn told(peers: &[PeerStatus]) -> Vec<(&'static str, String)> {
     told_with(peers, None)
 }
 
-fn told_with(peers: &[PeerStatus], refused: Option<Duration>) -> Vec<(String, String)> {
+fn told_with(peers: &[PeerStatus], refused: Option<Duration>) -> Vec<(&'static str, String)> {
     let node = |host: u8| {
         Change::Node(Node {
             id: id(host),
@@ -73,10 +73,10 @@ fn told_with(peers: &[PeerStatus], refused: Option<Duration>) -> Vec<(String, St
     let peers: Vec<_> = peers.iter().collect();
     let facts = Facts { view: &view, peers: &peers, ports: &PORTS, own: &own, refused, now: 1_000 };
 
-    problems(&facts).into_iter().map(|problem| (problem.code, problem.text)).collect()
+    problems(&facts).into_iter().map(|problem| (problem.code.as_str(), problem.text)).collect()
 }
 
-fn one(peers: &[PeerStatus]) -> (String, String) {
+fn one(peers: &[PeerStatus]) -> (&'static str, String) {
     let told = told(peers);
     let [problem] = told.as_slice() else { panic!("one problem: {told:?}") };
     problem.clone()
@@ -210,7 +210,7 @@ fn control_of_this_host_whose_address_is_away_is_told_with_it() {
 
 #[test]
 fn an_address_of_this_host_that_a_peer_announces_is_named() {
-    let told = |own: &[&str], announced: &[&str]| -> Vec<(String, String)> {
+    let told = |own: &[&str], announced: &[&str]| -> Vec<(&'static str, String)> {
         let addresses = |texts: &[&str]| {
             texts.iter().map(|text| text.parse().expect("an address")).collect::<Vec<_>>()
         };
@@ -233,7 +233,7 @@ fn an_address_of_this_host_that_a_peer_announces_is_named() {
             now: 1_000,
         };
 
-        problems(&facts).into_iter().map(|problem| (problem.code, problem.text)).collect()
+        problems(&facts).into_iter().map(|problem| (problem.code.as_str(), problem.text)).collect()
     };
     let own = ["192.0.2.1", "10.0.2.15"];
 

@@ -32,6 +32,7 @@ mod node_handle;
 pub mod path;
 pub mod ping;
 mod problem;
+mod problem_code;
 mod problem_key;
 mod process_health;
 mod readiness;

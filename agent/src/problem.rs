@@ -9,6 +9,7 @@ use overlay_core::message;
 use overlay_daemon::Condition;
 use overlay_daemon::descriptors;
 
+use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
 
 /// The most problems that are kept; each is one line, so this is some 100 KiB.
@@ -17,8 +18,10 @@ const MAX_PROBLEMS: usize = 256;
 /// Something that does not work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Problem {
-    /// A stable code for scripts.
-    pub(crate) code: &'static str,
+    /// What it is about.
+    pub(crate) key: ProblemKey,
+    /// Its stable code, for scripts.
+    pub(crate) code: ProblemCode,
     /// One line for operators.
     pub(crate) text: String,
     /// When it began, in seconds since 1970.
@@ -29,21 +32,15 @@ pub(crate) struct Problem {
 /// what the process itself lacks at the moment that somebody looks.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
-    stated: Mutex<BTreeMap<String, Stated>>,
+    /// By the text of the key, which is the order of listings.
+    stated: Mutex<BTreeMap<String, Problem>>,
     process: Option<Box<dyn ProcessConditions>>,
-}
-
-/// A problem, and what it is about.
-#[derive(Debug)]
-struct Stated {
-    key: ProblemKey,
-    problem: Problem,
 }
 
 /// What a process lacks at the moment that somebody looks.
 pub(crate) trait ProcessConditions: std::fmt::Debug + Send + Sync {
-    /// Lists what is lacking, each under its stable code.
-    fn conditions(&self) -> Vec<(&'static str, Condition)>;
+    /// Lists what is lacking.
+    fn conditions(&self) -> Vec<(ProblemKey, ProblemCode, Condition)>;
 }
 
 impl Problems {
@@ -52,24 +49,29 @@ impl Problems {
         Self { stated: Mutex::default(), process: Some(Box::new(process)) }
     }
 
-    fn stated(&self) -> MutexGuard<'_, BTreeMap<String, Stated>> {
+    fn stated(&self) -> MutexGuard<'_, BTreeMap<String, Problem>> {
         self.stated.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// States a problem of `key`; one that stood already keeps its beginning.
-    pub(crate) fn raise(&self, key: ProblemKey, code: &'static str, text: impl std::fmt::Display) {
-        let text = message::line(text);
+    pub(crate) fn raise(
+        &self,
+        key: ProblemKey,
+        code: impl Into<ProblemCode>,
+        text: impl std::fmt::Display,
+    ) {
+        let (code, text) = (code.into(), message::line(text));
         let mut problems = self.stated();
         let about = key.to_string();
         let since = match problems.get(&about) {
-            Some(Stated { problem: known, .. }) if known.code == code => known.since,
+            Some(known) if known.code == code => known.since,
             _ if problems.len() >= MAX_PROBLEMS => return,
             _ => {
-                tracing::warn!(about, code, problem = %text, "Problem");
+                tracing::warn!(about, code = code.as_str(), problem = %text, "Problem");
                 unix_now()
             }
         };
-        problems.insert(about, Stated { key, problem: Problem { code, text, since } });
+        problems.insert(about, Problem { key, code, text, since });
     }
 
     /// Tells whether a problem of `key` stands.
@@ -79,14 +81,14 @@ impl Problems {
 
     /// Returns what was said of `key`.
     pub(crate) fn text(&self, key: &ProblemKey) -> Option<String> {
-        self.stated().get(&key.to_string()).map(|stated| stated.problem.text.clone())
+        self.stated().get(&key.to_string()).map(|problem| problem.text.clone())
     }
 
     /// States that `key` works.
     pub(crate) fn clear(&self, key: &ProblemKey) {
         let gone = self.stated().remove(&key.to_string());
-        if let Some(Stated { problem, .. }) = gone {
-            tracing::info!(about = %key, code = problem.code, "Problem solved");
+        if let Some(problem) = gone {
+            tracing::info!(about = %key, code = problem.code.as_str(), "Problem solved");
         }
     }
 
@@ -97,18 +99,20 @@ impl Problems {
 
     /// States that everything works, or is not there any more, but for what `still` says of.
     pub(crate) fn retain(&self, still: impl Fn(&ProblemKey) -> bool) {
-        self.stated().retain(|_, stated| still(&stated.key));
+        self.stated().retain(|_, problem| still(&problem.key));
     }
 
     /// Lists them.
     pub(crate) fn list(&self) -> Vec<Problem> {
         let own = self.process.iter().flat_map(|process| process.conditions());
-        let problem =
-            |(code, Condition { text, since })| Problem { code, text: message::line(text), since };
+        let problem = |(key, code, Condition { text, since })| Problem {
+            key,
+            code,
+            text: message::line(text),
+            since,
+        };
 
-        own.map(problem)
-            .chain(self.stated().values().map(|stated| stated.problem.clone()))
-            .collect()
+        own.map(problem).chain(self.stated().values().cloned()).collect()
     }
 }
 
@@ -147,19 +151,26 @@ pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use overlay_proto::Code;
+
     use super::*;
 
     #[test]
     fn a_problem_that_stays_keeps_its_beginning() {
         let problems = Problems::default();
-        problems.raise(ProblemKey::Node, "control-away", "first");
+        problems.raise(ProblemKey::Node, Code::ControlAway, "first");
         let since = problems.list()[0].since;
 
-        problems.raise(ProblemKey::Node, "control-away", "second (os error 2)");
+        problems.raise(ProblemKey::Node, Code::ControlAway, "second (os error 2)");
 
         assert_eq!(
             problems.list(),
-            [Problem { code: "control-away", text: "second".into(), since }]
+            [Problem {
+                key: ProblemKey::Node,
+                code: Code::ControlAway.into(),
+                text: "second".into(),
+                since
+            }]
         );
         problems.clear(&ProblemKey::Node);
         assert!(problems.list().is_empty());

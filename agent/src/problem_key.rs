@@ -1,6 +1,7 @@
 //! What problems are about.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use overlay_core::{EndpointId, NetworkId};
 
@@ -15,8 +16,16 @@ pub(crate) enum ProblemKey {
     Control(String),
     /// Where control was heard to be, which cannot be kept.
     ControlAddresses,
+    /// The connection to control.
+    ControlConnection,
+    /// Peers that do not hear this host.
+    DeafPeers,
+    /// The file descriptors of this process.
+    Descriptors,
     /// The events of the kernel.
     Events,
+    /// The host's own firewall.
+    Firewall,
     /// The host's network, which cannot be looked at.
     HostNetwork,
     /// The node's identity, which another host uses.
@@ -29,6 +38,10 @@ pub(crate) enum ProblemKey {
     Leftovers,
     /// A container that has an endpoint which this node lost, by the engine's id of it.
     LostEndpoint(String),
+    /// The log of this process.
+    Log,
+    /// Peers with which datagrams are lost.
+    LossyPeers,
     /// The membership of a network.
     Membership(NetworkId),
     /// The kernel's part of a network.
@@ -43,6 +56,14 @@ pub(crate) enum ProblemKey {
     Prefix(NetworkId),
     /// An endpoint that other nodes do not know.
     Publication(EndpointId),
+    /// Peers to which there is no tunnel, for reasons of their own.
+    RefusedPeers,
+    /// An address that both this host and a peer announce.
+    SharedAddress(IpAddr),
+    /// Peers from which nothing arrives.
+    SilentPeers,
+    /// The state on disk.
+    Storage,
     /// A network of the engine on this host, by the engine's id or ours.
     EngineNetwork(String),
     /// The DNS interceptors of containers.
@@ -61,13 +82,19 @@ impl fmt::Display for ProblemKey {
             Self::Certificate => f.write_str("certificate"),
             Self::Control(code) => write!(f, "control's {code}"),
             Self::ControlAddresses => f.write_str("control-addresses"),
+            Self::ControlConnection => f.write_str("control connection"),
+            Self::DeafPeers => f.write_str("deaf peers"),
+            Self::Descriptors => f.write_str("descriptors"),
             Self::Events => f.write_str("events"),
+            Self::Firewall => f.write_str("firewall"),
             Self::HostNetwork => f.write_str("host network"),
             Self::Identity => f.write_str("identity"),
             Self::Interface(endpoint) => write!(f, "container interface {endpoint}"),
             Self::Leftover(network) => write!(f, "leftover {network}"),
             Self::Leftovers => f.write_str("leftovers"),
             Self::LostEndpoint(endpoint) => write!(f, "container endpoint {endpoint}"),
+            Self::Log => f.write_str("log"),
+            Self::LossyPeers => f.write_str("lossy peers"),
             Self::Membership(network) => write!(f, "membership {network}"),
             Self::Network(network) => write!(f, "network {network}"),
             Self::Node => f.write_str("node"),
@@ -75,6 +102,10 @@ impl fmt::Display for ProblemKey {
             Self::PluginProxy => f.write_str("docker door"),
             Self::Prefix(network) => write!(f, "prefix {network}"),
             Self::Publication(endpoint) => write!(f, "publish {endpoint}"),
+            Self::RefusedPeers => f.write_str("refused peers"),
+            Self::SharedAddress(address) => write!(f, "shared address {address}"),
+            Self::SilentPeers => f.write_str("silent peers"),
+            Self::Storage => f.write_str("storage"),
             Self::EngineNetwork(id) => write!(f, "docker network {id}"),
             Self::Interceptors => f.write_str("docker names"),
             Self::ContainerNames(endpoint) => write!(f, "docker names {endpoint}"),

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use overlay_daemon::Condition;
 use overlay_daemon::descriptors::Descriptors;
 use overlay_daemon::log::Log;
+use overlay_proto::Code;
 
 use crate::problem::ProcessConditions;
+use crate::problem_code::ProblemCode;
+use crate::problem_key::ProblemKey;
 use crate::state::StateStore;
 
 /// What this process needs from the host.
@@ -21,13 +24,16 @@ pub(crate) struct ProcessHealth {
 }
 
 impl ProcessConditions for ProcessHealth {
-    fn conditions(&self) -> Vec<(&'static str, Condition)> {
+    fn conditions(&self) -> Vec<(ProblemKey, ProblemCode, Condition)> {
         let conditions = [
-            ("storage", self.store.condition()),
-            ("log", self.log.condition()),
-            ("descriptors", self.descriptors.condition()),
+            (ProblemKey::Storage, Code::Storage.into(), self.store.condition()),
+            (ProblemKey::Log, ProblemCode::Log, self.log.condition()),
+            (ProblemKey::Descriptors, ProblemCode::Descriptors, self.descriptors.condition()),
         ];
 
-        conditions.into_iter().filter_map(|(code, condition)| Some((code, condition?))).collect()
+        conditions
+            .into_iter()
+            .filter_map(|(key, code, condition)| Some((key, code, condition?)))
+            .collect()
     }
 }

@@ -8,6 +8,7 @@ use super::engine::{Container, ListedContainer};
 use super::plugin_store::PluginStore;
 use super::{lifetime, naming, plugin_proxy, ready, recovery};
 use crate::endpoint::lifecycle::Endpoints;
+use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
 use crate::state::{DockerKey, DockerPool, EndpointRecord, ManagedSandbox, SandboxRecord};
 
@@ -114,7 +115,7 @@ pub(super) async fn look_at(
         let named = naming::named(&record.endpoint, &found, attachment);
         let key = ProblemKey::ContainerNames(record.endpoint.id);
         match naming::unspoken(&named, &found, attachment) {
-            Some(text) => endpoints.problems.raise(key, "docker-name", text),
+            Some(text) => endpoints.problems.raise(key, ProblemCode::DockerName, text),
             None => endpoints.problems.clear(&key),
         }
         let inside = match (&docker.inside, &found.netns) {

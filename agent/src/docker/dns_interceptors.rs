@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use overlay_core::{EndpointId, NetworkId};
 use overlay_daemon::reserve::Reserve;
+use overlay_proto::Code;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -122,7 +123,7 @@ impl Attempts {
     fn tell(&self, problems: &Problems) {
         let lasting = self.failed.values().filter(|attempt| attempt.count >= OFTEN);
         match lasting.filter_map(|attempt| attempt.why.as_ref()).next() {
-            Some(why) => problems.raise(ProblemKey::Interceptors, "kernel", why),
+            Some(why) => problems.raise(ProblemKey::Interceptors, Code::Kernel, why),
             None => problems.clear(&ProblemKey::Interceptors),
         }
     }

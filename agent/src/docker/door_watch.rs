@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use super::plugin;
 use crate::node_handle::NodeHandle;
+use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
 
 /// How often is looked. A supervisor has begun the door again before the second look.
@@ -40,7 +41,7 @@ pub(super) async fn watch(handle: &NodeHandle, served: &Path) {
                 "nobody listens at {}, where Docker looks for Overlay: `overlayctl start` opens the door there",
                 door.display()
             );
-            handle.problems.raise(ProblemKey::PluginProxy, "docker-door", text);
+            handle.problems.raise(ProblemKey::PluginProxy, ProblemCode::DockerDoor, text);
         }
         sleep(LOOK).await;
     }

@@ -12,6 +12,7 @@ use super::plugin::{self, Gated, PluginSocket};
 use crate::descriptor_reserves::DescriptorReserves;
 use crate::node_handle::NodeHandle;
 use crate::problem::explain;
+use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
 
 /// How soon a socket that could not be served is tried again.
@@ -38,7 +39,9 @@ async fn serve_at(handle: &Arc<NodeHandle>, plugin: &Path, reserves: &Descriptor
                 let driver = Gated::new(driver, handle.gate.clone(), plugin.to_owned());
                 plugin::serve(socket, Arc::new(driver), Arc::clone(&reserves.plugin)).await;
             }
-            Err(error) => handle.problems.raise(ProblemKey::Plugin, "docker", explain(&error)),
+            Err(error) => {
+                handle.problems.raise(ProblemKey::Plugin, ProblemCode::Docker, explain(&error))
+            }
         }
         sleep(RETRY).await;
     }

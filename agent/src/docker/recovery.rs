@@ -25,6 +25,7 @@ use crate::endpoint::lifecycle::Endpoints;
 use crate::endpoint::reservation::Reservation;
 use crate::kernel::container_interface::name_inside;
 use crate::problem::explain;
+use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
 use crate::reconcile::EndpointState;
 use crate::state::journal::Entries;
@@ -124,7 +125,7 @@ pub(super) async fn pass(
         |key: &ProblemKey| matches!(key, ProblemKey::LostEndpoint(id) if !failed.contains_key(id));
     endpoints.problems.retain(|key| !is_over(key));
     for (endpoint, (code, text)) in failed {
-        endpoints.problems.raise(ProblemKey::LostEndpoint(endpoint), code.as_str(), text);
+        endpoints.problems.raise(ProblemKey::LostEndpoint(endpoint), code, text);
     }
     if is_whole {
         conclude(endpoints);
@@ -279,7 +280,7 @@ pub(super) fn tell(endpoints: &Endpoints, listed: &[ListedContainer]) {
         |key: &ProblemKey| matches!(key, ProblemKey::Interface(id) if !broken.contains_key(id));
     endpoints.problems.retain(|key| !is_well(key));
     for (endpoint, text) in broken {
-        endpoints.problems.raise(ProblemKey::Interface(endpoint), "interface-lost", text);
+        endpoints.problems.raise(ProblemKey::Interface(endpoint), ProblemCode::InterfaceLost, text);
     }
 }
 

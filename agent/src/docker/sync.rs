@@ -20,6 +20,7 @@ use crate::endpoint::lifecycle::Endpoints;
 use crate::kernel::{KernelError, Netns, reservation};
 use crate::membership::connection;
 use crate::problem::{Problems, explain};
+use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
 use crate::state::{DockerKey, DockerRow, EndpointRecord};
 
@@ -118,7 +119,7 @@ impl Sync {
             differences.push(difference(name, text));
             problems.raise(
                 ProblemKey::EngineNetwork(id.clone()),
-                "docker-conflict",
+                ProblemCode::DockerConflict,
                 format!("Docker's network {name}: {text}"),
             );
         }
@@ -130,7 +131,7 @@ impl Sync {
             differences.push(difference(&name, text));
             problems.raise(
                 ProblemKey::EngineNetwork(id.to_string()),
-                "docker-missing",
+                ProblemCode::DockerMissing,
                 format!("network {name} is not in Docker: {text}"),
             );
         }
@@ -166,7 +167,7 @@ impl Sync {
                     "Docker is not kept from choosing prefixes in use elsewhere: {}",
                     explain(&error)
                 );
-                endpoints.problems.raise(ProblemKey::ReservedPrefixes, "kernel", text);
+                endpoints.problems.raise(ProblemKey::ReservedPrefixes, Code::Kernel, text);
                 self.reserved = None;
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use overlay_core::ipam::Pool;
 use overlay_core::{Member, Network};
 use overlay_dataplane::{DropKind, MtuSource, PeerState, PeerStatus};
-use overlay_proto::{identity, v1};
+use overlay_proto::{Code, identity, v1};
 use tokio::time::{Instant, timeout};
 
 use crate::health::{self, Facts};
@@ -15,7 +15,9 @@ use crate::membership::admission::Admission;
 use crate::membership::prefix_clash;
 use crate::node_handle::{NodeHandle, Phase};
 use crate::path::{CounterKind, LaneReport, Offload};
-use crate::problem::unix_now;
+use crate::problem::{Problem, unix_now};
+use crate::problem_code::ProblemCode;
+use crate::problem_key::ProblemKey;
 
 /// How long somebody who asks right after a join waits until the host has been looked at.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
@@ -43,13 +45,14 @@ pub(super) async fn status(handle: &NodeHandle) -> v1::StatusResponse {
         Phase::Joined(joined) => joined_status(joined, &mut status).await,
         Phase::Expelled(joined, reason) => {
             who(joined, &mut status);
-            status.problems.push(v1::Problem {
-                code: "expelled".to_owned(),
+            status.problems.push(problem(Problem {
+                key: ProblemKey::Node,
+                code: ProblemCode::Expelled,
                 text: format!(
                     "{reason}; all tunnels of this node are shut; `overlayctl leave` cleans up"
                 ),
-                since_unix: handle.started,
-            });
+                since: handle.started,
+            }));
             status.problems.dedup_by(|later, earlier| later.code == earlier.code);
         }
     }
@@ -66,8 +69,12 @@ fn wire_phase(phase: &Phase) -> v1::NodePhase {
     }
 }
 
-fn problem(problem: crate::problem::Problem) -> v1::Problem {
-    v1::Problem { code: problem.code.to_owned(), text: problem.text, since_unix: problem.since }
+fn problem(problem: Problem) -> v1::Problem {
+    v1::Problem {
+        code: problem.code.as_str().to_owned(),
+        text: problem.text,
+        since_unix: problem.since,
+    }
 }
 
 fn who(joined: &JoinedNode, status: &mut v1::StatusResponse) {
@@ -99,11 +106,12 @@ async fn joined_status(joined: &JoinedNode, status: &mut v1::StatusResponse) {
     status.control = Some(control);
     // A node that was turned away says why.
     let is_turned_away = joined.admission.current() == Admission::TurnedAway;
-    let problem = joined.control.connection.trouble(Instant::now(), unix_now());
-    if let Some((text, since_unix)) = problem.filter(|_| !is_turned_away) {
+    let trouble = joined.control.connection.trouble(Instant::now(), unix_now());
+    if let Some((text, since)) = trouble.filter(|_| !is_turned_away) {
         let text =
             displaced.into_iter().fold(text, |text, displaced| format!("{text}; {displaced}"));
-        status.problems.push(v1::Problem { code: "control-away".to_owned(), text, since_unix });
+        let (key, code) = (ProblemKey::ControlConnection, Code::ControlAway.into());
+        status.problems.push(problem(Problem { key, code, text, since }));
     }
     let reports = joined.lanes.report().await;
     status.problems.extend(peer_problems(joined, &reports));
@@ -145,6 +153,9 @@ fn peer_problems(joined: &JoinedNode, reports: &[LaneReport]) -> Vec<v1::Problem
         refused: reports.iter().filter_map(|report| report.refused).min(),
         now: unix_now(),
     })
+    .into_iter()
+    .map(problem)
+    .collect()
 }
 
 /// Adds up all lanes. A drop is counted under its reason.

@@ -97,7 +97,7 @@ pub(crate) async fn run(announcer: &Announcer) {
         let is_heard = heard.is_some() && events.as_ref().is_some_and(|events| events.is_heard());
         if events.as_ref().is_some_and(|events| !events.is_heard()) {
             let text = "the kernel's events are heard no more, so everything is looked at every second; start overlayd anew";
-            announcer.problems.raise(ProblemKey::Events, "kernel", text);
+            announcer.problems.raise(ProblemKey::Events, Code::Kernel, text);
         }
         let sweep = if is_heard { SWEEP } else { BLIND };
         let looked = Instant::now();
@@ -106,7 +106,7 @@ pub(crate) async fn run(announcer: &Announcer) {
         match &gathered {
             Ok(_) => announcer.problems.clear(&ProblemKey::HostNetwork),
             Err(refusal) => {
-                announcer.problems.raise(ProblemKey::HostNetwork, refusal.code.as_str(), refusal)
+                announcer.problems.raise(ProblemKey::HostNetwork, refusal.code, refusal)
             }
         }
         if let Ok(wanted) = &gathered
@@ -125,11 +125,9 @@ pub(crate) async fn run(announcer: &Announcer) {
             match announced {
                 Ok(()) => announcer.problems.clear(&ProblemKey::Announcement),
                 Err(refusal) if refusal.code == Code::ControlAway => {}
-                Err(refusal) => announcer.problems.raise(
-                    ProblemKey::Announcement,
-                    refusal.code.as_str(),
-                    &refusal,
-                ),
+                Err(refusal) => {
+                    announcer.problems.raise(ProblemKey::Announcement, refusal.code, &refusal)
+                }
             }
         }
         let is_told = gathered.is_ok_and(|wanted| told.is(&wanted));

@@ -277,7 +277,7 @@ impl NetworkMemberships {
         let key = ProblemKey::Membership(network);
         match outcome {
             Ok(()) => self.problems.clear(&key),
-            Err(refusal) => self.problems.raise(key, refusal.code.as_str(), refusal),
+            Err(refusal) => self.problems.raise(key, refusal.code, refusal),
         }
     }
 

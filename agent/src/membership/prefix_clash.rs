@@ -10,10 +10,8 @@ use tokio::sync::watch;
 use super::Membership;
 use crate::host_state::{HostPrefixes, HostState};
 use crate::problem::Problems;
+use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
-
-/// The code of the problem.
-const CODE: &str = "prefix-clash";
 
 /// Looks again whenever networks or the host's prefixes change, while the node is joined.
 pub(crate) async fn run(
@@ -38,7 +36,7 @@ pub(crate) fn check(view: &View, prefixes: &HostPrefixes, problems: &Problems) {
         |key| !matches!(key, ProblemKey::Prefix(network) if !clashes.contains_key(network)),
     );
     for (network, text) in &clashes {
-        problems.raise(ProblemKey::Prefix(*network), CODE, text);
+        problems.raise(ProblemKey::Prefix(*network), ProblemCode::PrefixClash, text);
     }
 }
 

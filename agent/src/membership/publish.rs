@@ -196,11 +196,7 @@ impl Publisher {
             for endpoint in endpoints {
                 let text =
                     format!("endpoint {} is not known to other nodes: {refusal}", endpoint.name);
-                self.problems.raise(
-                    ProblemKey::Publication(endpoint.id),
-                    refusal.code.as_str(),
-                    text,
-                );
+                self.problems.raise(ProblemKey::Publication(endpoint.id), refusal.code, text);
             }
         }
 

@@ -14,6 +14,7 @@ use super::control_link::ControlLink;
 use super::join::signing_request;
 use super::{back_off, connection};
 use crate::problem::{Problems, unix_now};
+use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
 use crate::state::{Identity, StateStore, in_store};
 
@@ -85,13 +86,13 @@ fn tell(renewal: &Renewal, refusal: &Refusal) {
         );
         renewal.problems.raise(
             ProblemKey::Certificate,
-            "certificate-expired",
+            ProblemCode::CertificateExpired,
             format!("{times}: {refusal}"),
         );
     } else if now > from + (until - from) / 4 * 3 {
         let text =
             format!("the certificate ends at {} and was not renewed: {refusal}", rfc3339(until));
-        renewal.problems.raise(ProblemKey::Certificate, "certificate-ending", text);
+        renewal.problems.raise(ProblemKey::Certificate, ProblemCode::CertificateEnding, text);
     }
 }
 

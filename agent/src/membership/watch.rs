@@ -22,6 +22,7 @@ use super::{Membership, back_off, connection, renewal};
 use crate::host_state::HostState;
 use crate::path::Lanes;
 use crate::problem::Problems;
+use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
 
 /// Control sends a sign of life every few seconds; a stream that is silent for longer is dead.
@@ -202,7 +203,7 @@ async fn note_alive(follower: &Follower, alive: &v1::Alive) {
                 clash.address
             );
             let is_new = !follower.problems.stands(&ProblemKey::Identity);
-            follower.problems.raise(ProblemKey::Identity, Code::IdentityClash.as_str(), text);
+            follower.problems.raise(ProblemKey::Identity, Code::IdentityClash, text);
             if is_new {
                 // The other one may have drawn the peers' packets to itself.
                 let _ = follower.lanes.wake_peers();
@@ -216,7 +217,7 @@ fn keep(follower: &Follower, outcome: Result<(), Refusal>) {
     match outcome {
         Ok(()) => follower.problems.clear(&ProblemKey::ControlAddresses),
         Err(refusal) => {
-            follower.problems.raise(ProblemKey::ControlAddresses, refusal.code.as_str(), refusal)
+            follower.problems.raise(ProblemKey::ControlAddresses, refusal.code, refusal)
         }
     }
 }
@@ -225,7 +226,7 @@ fn keep(follower: &Follower, outcome: Result<(), Refusal>) {
 fn turned_away(follower: &Follower, refusal: &Refusal) {
     follower.problems.raise(
         ProblemKey::Identity,
-        refusal.code.as_str(),
+        refusal.code,
         format!("{refusal}; all tunnels of this host are shut"),
     );
     follower.admission.set(Admission::TurnedAway);
@@ -336,10 +337,10 @@ fn hear(problems: &Problems, told: &[v1::ControlProblem]) {
     problems.retain(|key| !matches!(key, ProblemKey::Control(code) if !is_told(code)));
     for problem in told {
         let code = match problem.code.as_str() {
-            "storage" => "control-storage",
-            "log" => "control-log",
-            "descriptors" => "control-descriptors",
-            _ => "control-trouble",
+            "storage" => ProblemCode::ControlStorage,
+            "log" => ProblemCode::ControlLog,
+            "descriptors" => ProblemCode::ControlDescriptors,
+            _ => ProblemCode::ControlTrouble,
         };
         problems.raise(
             ProblemKey::Control(problem.code.clone()),
@@ -431,7 +432,8 @@ mod tests {
         };
 
         hear(&problems, &[told("storage"), told("of a later version")]);
-        let codes: Vec<_> = problems.list().into_iter().map(|problem| problem.code).collect();
+        let codes: Vec<_> =
+            problems.list().into_iter().map(|problem| problem.code.as_str()).collect();
         hear(&problems, &[told("of a later version")]);
 
         assert_eq!(codes, ["control-trouble", "control-storage"]);

@@ -32,6 +32,7 @@ use crate::membership::{announce, prefix_clash, renewal, view_cache, watch as fo
 use crate::node_handle::{NodeHandle, Phase};
 use crate::path::{Lanes, LanesError, consecutive_ports};
 use crate::problem::explain;
+use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
 use crate::reconcile;
 use crate::state::{Identity, Joining, StateError, StateStore, StoredState, in_store};
@@ -221,7 +222,7 @@ impl Node {
         joined.lanes.publish(empty_tables(&joined.lanes));
         self.handle.problems.raise(
             ProblemKey::Node,
-            "expelled",
+            ProblemCode::Expelled,
             format!("{reason}; all tunnels of this node are shut"),
         );
         self.handle.set_phase(Phase::Expelled(joined, reason));

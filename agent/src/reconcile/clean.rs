@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use overlay_core::NetworkId;
+use overlay_proto::Code;
 use tokio::time::sleep;
 
 use crate::kernel::{KernelError, NetworkNamespace, Pins};
@@ -26,13 +27,13 @@ pub(crate) async fn network(run_dir: &Path, network: NetworkId, problems: &Probl
                     "the namespace of network {network} is not removed: {}",
                     explain(&error)
                 );
-                return problems.raise(key, "kernel", text);
+                return problems.raise(key, Code::Kernel, text);
             }
         }
     }
     problems.raise(
         key,
-        "kernel",
+        Code::Kernel,
         format!("the namespace of network {network} is held by another process"),
     );
 }
@@ -48,7 +49,7 @@ pub(crate) async fn all_but(run_dir: &Path, wanted: &[NetworkId], problems: &Pro
         Err(error) => {
             let text =
                 format!("namespaces that were left behind are not removed: {}", explain(&error));
-            problems.raise(ProblemKey::Leftovers, "kernel", text);
+            problems.raise(ProblemKey::Leftovers, Code::Kernel, text);
         }
     }
 }

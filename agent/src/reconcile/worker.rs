@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use overlay_core::{EndpointId, NetworkId};
+use overlay_proto::Code;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -253,7 +254,7 @@ impl Worker {
             EndpointState::Ready | EndpointState::HeldUp | EndpointState::Gone(_) => None,
         });
         match report.problem.clone().or(failed) {
-            Some(text) => reconcile.problems.raise(key, "kernel", text),
+            Some(text) => reconcile.problems.raise(key, Code::Kernel, text),
             None => reconcile.problems.clear(&key),
         }
         reconcile.reports.send_if_modified(|reports| {

@@ -1,0 +1,94 @@
+//! The stable codes of problems, as scripts know them.
+
+use overlay_proto::Code;
+
+/// Which kind of problem one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ProblemCode {
+    /// Something was refused, or failed as a call fails.
+    Refused(Code),
+    /// Another node announces an address of this host.
+    AddressShared,
+    /// The certificate ends soon and is not renewed.
+    CertificateEnding,
+    /// The certificate has ended.
+    CertificateExpired,
+    /// Control lacks descriptors.
+    ControlDescriptors,
+    /// Control cannot write its log.
+    ControlLog,
+    /// Control cannot write its state.
+    ControlStorage,
+    /// Control lacks something that this version does not know.
+    ControlTrouble,
+    /// File descriptors are running out.
+    Descriptors,
+    /// The plugin socket cannot be served.
+    Docker,
+    /// A network of Docker's cannot be used.
+    DockerConflict,
+    /// The plugin proxy does not serve.
+    DockerDoor,
+    /// A network is not in Docker.
+    DockerMissing,
+    /// Other hosts do not find a name of a container.
+    DockerName,
+    /// This node was removed from its cluster.
+    Expelled,
+    /// A container lost its interface.
+    InterfaceLost,
+    /// The log is not written.
+    Log,
+    /// Datagrams are lost on the way.
+    PeerLoss,
+    /// Peers do not hear this host.
+    PeerNotReached,
+    /// There is no tunnel to a peer for a reason of its own.
+    PeerRefused,
+    /// Nothing arrives from a peer.
+    PeerSilent,
+    /// Nobody reaches this host.
+    PortUnreachable,
+    /// The host and a network both have a prefix.
+    PrefixClash,
+    /// This host's firewall refuses what is sent.
+    UdpRefused,
+}
+
+impl ProblemCode {
+    /// Returns the stable word.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused(code) => code.as_str(),
+            Self::AddressShared => "address-shared",
+            Self::CertificateEnding => "certificate-ending",
+            Self::CertificateExpired => "certificate-expired",
+            Self::ControlDescriptors => "control-descriptors",
+            Self::ControlLog => "control-log",
+            Self::ControlStorage => "control-storage",
+            Self::ControlTrouble => "control-trouble",
+            Self::Descriptors => "descriptors",
+            Self::Docker => "docker",
+            Self::DockerConflict => "docker-conflict",
+            Self::DockerDoor => "docker-door",
+            Self::DockerMissing => "docker-missing",
+            Self::DockerName => "docker-name",
+            Self::Expelled => "expelled",
+            Self::InterfaceLost => "interface-lost",
+            Self::Log => "log",
+            Self::PeerLoss => "peer-loss",
+            Self::PeerNotReached => "peer-not-reached",
+            Self::PeerRefused => "peer-refused",
+            Self::PeerSilent => "peer-silent",
+            Self::PortUnreachable => "port-unreachable",
+            Self::PrefixClash => "prefix-clash",
+            Self::UdpRefused => "udp-refused",
+        }
+    }
+}
+
+impl From<Code> for ProblemCode {
+    fn from(code: Code) -> Self {
+        Self::Refused(code)
+    }
+}
