@@ -37,6 +37,7 @@ mod problem_key;
 mod process_health;
 mod readiness;
 mod reconcile;
+mod refusals;
 mod signals;
 pub mod state;
 

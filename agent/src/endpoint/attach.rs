@@ -2,18 +2,21 @@
 //! answers.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use overlay_core::{EndpointId, Network, Runtime, View};
+use ipnet::IpNet;
+use overlay_core::{EndpointId, Name, Network, Runtime, View};
 use overlay_proto::{Code, Refusal, v1};
+use tokio::task::JoinError;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::lifecycle::Endpoints;
-use super::request::{AttachSpec, find_network};
-use super::reservation::{Addresses, Reservation};
-use super::sandbox;
+use super::request::{AttachSpec, find_network, shown};
+use super::reservation::{Addresses, Reservation, ReservationError};
+use super::sandbox::{self, SandboxError};
 use super::start_wait::StartFailure;
 use crate::kernel::Netns;
 use crate::kernel::host::HostNetwork;
@@ -23,25 +26,122 @@ use crate::state::{EndpointRecord, SandboxRecord};
 /// How long a network made a moment ago elsewhere may take to become known here.
 const NEWS: Duration = Duration::from_secs(2);
 
+/// Why nothing was attached.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AttachError {
+    /// The network is not known here, nor to control.
+    #[error("network {network:?} is not known here; `overlayctl network ls` lists all")]
+    UnknownNetwork {
+        /// Its name or id.
+        network: String,
+    },
+    /// The network is not known here, and control cannot be asked.
+    #[error("network {network:?} is not known here, and {away}")]
+    UnknownWhileAway {
+        /// Its name or id.
+        network: String,
+        /// Why control cannot be asked.
+        away: Refusal,
+    },
+    /// The host reaches something else by the network's prefix.
+    #[error(
+        "the host uses {used} ({holder}) itself, which overlaps the prefix of {network}; \
+         attach it to another network"
+    )]
+    HostUses {
+        /// The host's prefix.
+        used: IpNet,
+        /// What it is used by.
+        holder: String,
+        /// The network.
+        network: Name,
+    },
+    /// The sandbox is on the network in another way.
+    #[error(
+        "this sandbox is on {network} already, as {name} with {} on {ifname}; detach it first",
+        listed(.addresses)
+    )]
+    Occupied {
+        /// The network.
+        network: Name,
+        /// The endpoint that it has.
+        name: Name,
+        /// The endpoint's addresses.
+        addresses: Vec<IpAddr>,
+        /// The endpoint's interface.
+        ifname: String,
+    },
+    /// The sandbox has an interface of the name.
+    #[error("interface {ifname} exists in the sandbox; choose another --ifname")]
+    IfnameTaken {
+        /// The name, as far as an interface can have it.
+        ifname: String,
+    },
+    /// The sandbox has interfaces of every name.
+    #[error("no interface name is free in the sandbox")]
+    NoIfname,
+    /// The sandbox does not serve.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// Nothing was reserved.
+    #[error(transparent)]
+    Reservation(#[from] ReservationError),
+    /// It did not come up.
+    #[error(transparent)]
+    Start(#[from] StartFailure),
+    /// Nobody waits for it any more.
+    #[error("the caller stopped waiting")]
+    GivenUp,
+    /// The journal cannot be written, or the network cannot be entered.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The task panicked.
+    #[error(transparent)]
+    Task(#[from] JoinError),
+}
+
+impl AttachError {
+    /// Returns the stable code.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::UnknownNetwork { .. } => Code::NotFound,
+            Self::UnknownWhileAway { .. } => Code::ControlAway,
+            Self::HostUses { .. } => Code::AddressTaken,
+            Self::Occupied { .. } | Self::IfnameTaken { .. } => Code::InUse,
+            Self::NoIfname => Code::Exhausted,
+            Self::Sandbox(error) => error.code(),
+            Self::Reservation(error) => error.code(),
+            Self::Start(failure) => failure.code(),
+            Self::Refused(refusal) => refusal.code,
+            Self::GivenUp | Self::Task(_) => Code::Fault,
+        }
+    }
+}
+
+/// Writes addresses as a message names them.
+fn listed(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}
+
 /// Attaches, or finds what the same request attached before. If the caller stops waiting, what was
 /// begun is taken back.
 pub(crate) async fn attach(
     endpoints: Arc<Endpoints>,
     wanted: AttachSpec,
-) -> Result<v1::AttachResponse, Refusal> {
+) -> Result<v1::AttachResponse, AttachError> {
     let given_up = CancellationToken::new();
     // Dropped with the caller's interest; the task goes on until nothing is left half done.
     let _caller = given_up.clone().drop_guard();
     let task = tokio::spawn(async move { attach_whole(&endpoints, wanted, &given_up).await });
 
-    task.await.map_err(|error| Refusal::new(Code::Fault, error))?
+    task.await?
 }
 
 async fn attach_whole(
     endpoints: &Endpoints,
     wanted: AttachSpec,
     given_up: &CancellationToken,
-) -> Result<v1::AttachResponse, Refusal> {
+) -> Result<v1::AttachResponse, AttachError> {
     let network = resolve(endpoints, &wanted.network).await?;
     let (place, netns) = sandbox::identify(wanted.runtime, &wanted.netns)?;
     if wanted.runtime == Runtime::Host {
@@ -65,7 +165,7 @@ async fn attach_whole(
                     take_back(endpoints, id).await?;
                     tracing::info!(endpoint = %id, "Took an endpoint back: nobody waits for it any more");
                 }
-                return Err(Refusal::new(Code::Fault, "the caller stopped waiting"));
+                return Err(AttachError::GivenUp);
             }
         }
     }
@@ -93,7 +193,7 @@ async fn reserve(
     wanted: AttachSpec,
     place: SandboxRecord,
     netns: &Netns,
-) -> Result<Reserved, Refusal> {
+) -> Result<Reserved, AttachError> {
     let _staying = endpoints.memberships.stay(network.id).await?;
     let entries = endpoints.journal.entries();
     let there = entries.values().find(|e| e.sandbox == place && e.endpoint.network == network.id);
@@ -122,55 +222,54 @@ async fn reserve(
 }
 
 /// The host must not lose its way to what it reaches already.
-async fn try_host(endpoints: &Endpoints, network: &Network, host: &Netns) -> Result<(), Refusal> {
+async fn try_host(
+    endpoints: &Endpoints,
+    network: &Network,
+    host: &Netns,
+) -> Result<(), AttachError> {
     let on_it = |record: &EndpointRecord| {
         record.sandbox == SandboxRecord::Host && record.endpoint.network == network.id
     };
     if endpoints.journal.entries().values().any(on_it) {
         return Ok(());
     }
-    let has = HostNetwork::list(host).await.map_err(sandbox::kernel)?;
+    let has = HostNetwork::list(host).await.map_err(SandboxError::Kernel)?;
     let Some((used, holder)) =
         network.prefixes(network.prefix).into_iter().find_map(|prefix| has.conflict(prefix))
     else {
         return Ok(());
     };
-    let text = format!(
-        "the host uses {used} ({holder}) itself, which overlaps the prefix of {}",
-        network.name
-    );
+    let (holder, network) = (holder.to_owned(), network.name.clone());
 
-    Err(Refusal::new(Code::AddressTaken, format!("{text}; attach it to another network")))
+    Err(AttachError::HostUses { used, holder, network })
 }
 
 /// Finds the network, waiting a moment for news of it.
-async fn resolve(endpoints: &Endpoints, text: &str) -> Result<Network, Refusal> {
+async fn resolve(endpoints: &Endpoints, text: &str) -> Result<Network, AttachError> {
     let find = |view: &View| find_network(view, text).cloned();
     if let Some(network) = find(&endpoints.memberships.membership.borrow().view) {
         return Ok(network);
     }
-    let unknown =
-        format!("network {:?} is not known here", text.chars().take(80).collect::<String>());
     if let Err(away) = endpoints.control().connection.reach(connection::PATIENCE).await {
-        return Err(Refusal::new(Code::ControlAway, format!("{unknown}, and {}", away.message)));
+        return Err(AttachError::UnknownWhileAway { network: shown(text), away });
     }
     let mut membership = endpoints.memberships.membership.subscribe();
     let arrived = timeout(NEWS, membership.wait_for(|m| find(&m.view).is_some())).await;
 
-    arrived.ok().and_then(Result::ok).and_then(|membership| find(&membership.view)).ok_or_else(
-        || Refusal::new(Code::NotFound, format!("{unknown}; `overlayctl network ls` lists all")),
-    )
+    arrived
+        .ok()
+        .and_then(Result::ok)
+        .and_then(|membership| find(&membership.view))
+        .ok_or_else(|| AttachError::UnknownNetwork { network: shown(text) })
 }
 
-fn occupied(there: &EndpointRecord, network: &Network) -> Refusal {
-    let name = &there.endpoint.name;
-    let addresses: Vec<_> = there.endpoint.addresses.iter().map(ToString::to_string).collect();
-    let how = format!("as {name} with {} on {}", addresses.join(" and "), there.ifname);
-
-    Refusal::new(
-        Code::InUse,
-        format!("this sandbox is on {} already, {how}; detach it first", network.name),
-    )
+fn occupied(there: &EndpointRecord, network: &Network) -> AttachError {
+    AttachError::Occupied {
+        network: network.name.clone(),
+        name: there.endpoint.name.clone(),
+        addresses: there.endpoint.addresses.clone(),
+        ifname: there.ifname.clone(),
+    }
 }
 
 /// The host has interfaces of its own called `eth0`, so its attachments are named otherwise.
@@ -178,24 +277,18 @@ async fn ifname(
     wanted: &AttachSpec,
     mut used: BTreeSet<String>,
     netns: &Netns,
-) -> Result<String, Refusal> {
+) -> Result<String, AttachError> {
     used.extend(sandbox::interfaces(netns).await?);
     let stem = if wanted.runtime == Runtime::Host { "ovh" } else { "eth" };
     match &wanted.ifname {
         Some(ifname) if used.contains(ifname) => {
-            let shown: String = ifname.chars().take(15).collect();
-            Err(Refusal::new(
-                Code::InUse,
-                format!("interface {shown} exists in the sandbox; choose another --ifname"),
-            ))
+            Err(AttachError::IfnameTaken { ifname: ifname.chars().take(15).collect() })
         }
         Some(ifname) => Ok(ifname.clone()),
         None => (0..=used.len())
             .map(|n| format!("{stem}{n}"))
             .find(|name| !used.contains(name))
-            .ok_or_else(|| {
-                Refusal::new(Code::Exhausted, "no interface name is free in the sandbox")
-            }),
+            .ok_or(AttachError::NoIfname),
     }
 }
 

@@ -5,34 +5,59 @@ use overlay_core::{Endpoint, EndpointId, View};
 use overlay_proto::{Code, Refusal, v1};
 
 use super::lifecycle::Endpoints;
-use super::request::require_network;
+use super::request::{UnknownNetwork, require_network};
 use crate::state::EndpointRecord;
+
+/// Why nothing was detached.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DetachError {
+    /// This node does not have what is meant.
+    #[error("this node has no such endpoint; `overlayctl endpoint ls` lists all")]
+    UnknownEndpoint,
+    /// The network is not known here.
+    #[error(transparent)]
+    UnknownNetwork(#[from] UnknownNetwork),
+    /// A field is malformed, or the journal cannot be written.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+impl DetachError {
+    /// Returns the stable code.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::UnknownEndpoint => Code::NotFound,
+            Self::UnknownNetwork(error) => error.code(),
+            Self::Refused(refusal) => refusal.code,
+        }
+    }
+}
 
 /// Detaches what a request names; returns how many there were. `try_detachable` refuses an endpoint
 /// that its engine would bring back.
-pub(crate) async fn detach(
+pub(crate) async fn detach<E: From<DetachError>>(
     endpoints: &Endpoints,
     request: &v1::DetachRequest,
-    try_detachable: impl Fn(&View, &EndpointRecord) -> Result<(), Refusal>,
-) -> Result<usize, Refusal> {
+    try_detachable: impl Fn(&View, &EndpointRecord) -> Result<(), E>,
+) -> Result<usize, E> {
     let ids = chosen(endpoints, request)?;
     let view = endpoints.view();
     let entries = endpoints.journal.entries();
     for record in ids.iter().filter_map(|id| entries.get(id)) {
         try_detachable(&view, record)?;
     }
-    let removed = endpoints.remove(ids, "it was detached").await?;
+    let removed = endpoints.remove(ids, "it was detached").await.map_err(DetachError::Refused)?;
     if removed.is_empty() {
-        return Err(Refusal::new(
-            Code::NotFound,
-            "this node has no such endpoint; `overlayctl endpoint ls` lists all",
-        ));
+        return Err(DetachError::UnknownEndpoint.into());
     }
 
     Ok(removed.len())
 }
 
-fn chosen(endpoints: &Endpoints, request: &v1::DetachRequest) -> Result<Vec<EndpointId>, Refusal> {
+fn chosen(
+    endpoints: &Endpoints,
+    request: &v1::DetachRequest,
+) -> Result<Vec<EndpointId>, DetachError> {
     if !request.endpoint.is_empty() {
         return Ok(vec![overlay_proto::convert::field("endpoint", &request.endpoint)?]);
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::Ipv4Net;
 use overlay_core::{Alias, Name, Network, Runtime, View};
 use overlay_proto::convert::{self, MAX_ALIASES};
 use overlay_proto::{Code, Refusal, v1};
@@ -32,27 +33,61 @@ pub(crate) struct AttachSpec {
     pub(crate) owner: Option<u32>,
 }
 
-impl TryFrom<v1::AttachRequest> for AttachSpec {
-    type Error = Refusal;
+/// Why a request to attach is not one.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InvalidAttach {
+    /// The host is attached by no path.
+    #[error("netns must be empty when the host itself is attached")]
+    NetnsOfHost,
+    /// The path of the sandbox's namespace is missing.
+    #[error("netns is missing")]
+    NetnsMissing,
+    /// It asks for what another interface makes.
+    #[error("runtime must be run, attach or host")]
+    Runtime,
+    /// The process of a command is missing.
+    #[error("owner_pid is missing; an endpoint of a command goes with its process")]
+    OwnerMissing,
+    /// It has more aliases than an endpoint may have.
+    #[error("there are more than 64 aliases")]
+    TooManyAliases,
+    /// A field is malformed or out of range.
+    #[error(transparent)]
+    Field(#[from] Refusal),
+}
 
-    fn try_from(request: v1::AttachRequest) -> Result<Self, Refusal> {
-        let refuse = |text: &str| Err(Refusal::new(Code::InvalidInput, text));
+impl InvalidAttach {
+    /// Returns the stable code.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::NetnsOfHost
+            | Self::NetnsMissing
+            | Self::Runtime
+            | Self::OwnerMissing
+            | Self::TooManyAliases => Code::InvalidInput,
+            Self::Field(error) => error.code,
+        }
+    }
+}
+
+impl TryFrom<v1::AttachRequest> for AttachSpec {
+    type Error = InvalidAttach;
+
+    fn try_from(request: v1::AttachRequest) -> Result<Self, InvalidAttach> {
         let runtime: Runtime = convert::wire_enum::<v1::Runtime>(request.runtime).try_into()?;
         match (runtime, request.netns.is_empty(), request.owner_pid) {
             (Runtime::Host, false, _) => {
-                return refuse("netns must be empty when the host itself is attached");
+                return Err(InvalidAttach::NetnsOfHost);
             }
             (Runtime::Host, true, _) | (Runtime::Run | Runtime::Attach, false, _) => {}
-            (Runtime::Run | Runtime::Attach, true, _) => return refuse("netns is missing"),
-            (Runtime::Docker | Runtime::Cni, _, _) => {
-                return refuse("runtime must be run, attach or host");
-            }
+            (Runtime::Run | Runtime::Attach, true, _) => return Err(InvalidAttach::NetnsMissing),
+            (Runtime::Docker | Runtime::Cni, _, _) => return Err(InvalidAttach::Runtime),
         }
         if runtime == Runtime::Run && request.owner_pid == 0 {
-            return refuse("owner_pid is missing; an endpoint of a command goes with its process");
+            return Err(InvalidAttach::OwnerMissing);
         }
         if request.aliases.len() > MAX_ALIASES {
-            return refuse("there are more than 64 aliases");
+            return Err(InvalidAttach::TooManyAliases);
         }
         let optional = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let aliases = request.aliases.iter().map(|alias| convert::field("alias", alias));
@@ -92,30 +127,83 @@ pub(crate) fn find_network<'a>(view: &'a View, text: &str) -> Option<&'a Network
     by_name.or_else(|| view.networks.get(&text.parse().ok()?))
 }
 
+/// No network has the name or id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no network {shown:?}: `overlayctl network ls` lists them")]
+pub(crate) struct UnknownNetwork {
+    /// The name or id, as far as it is shown.
+    shown: String,
+}
+
+impl UnknownNetwork {
+    /// Returns the stable code.
+    pub(crate) fn code(&self) -> Code {
+        Code::NotFound
+    }
+}
+
 /// Finds a network by name or id, and refuses one that is not there.
-pub(crate) fn require_network<'a>(view: &'a View, text: &str) -> Result<&'a Network, Refusal> {
-    find_network(view, text).ok_or_else(|| {
-        let shown: String = text.chars().take(80).collect();
-        Refusal::new(
-            Code::NotFound,
-            format!("there is no network {shown:?}: `overlayctl network ls` lists them"),
-        )
-    })
+pub(crate) fn require_network<'a>(
+    view: &'a View,
+    text: &str,
+) -> Result<&'a Network, UnknownNetwork> {
+    find_network(view, text).ok_or_else(|| UnknownNetwork { shown: shown(text) })
+}
+
+/// Shortens what somebody calls a network, for messages.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+/// Why an endpoint of a network may not have an address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UnusableAddress {
+    /// It is outside of the network.
+    #[error("address {address} is not in {prefix}, the prefix of {network}")]
+    Outside {
+        /// The address.
+        address: Ipv4Addr,
+        /// The network's prefix.
+        prefix: Ipv4Net,
+        /// The network.
+        network: Name,
+    },
+    /// It is the network's gateway.
+    #[error("address {address} is the gateway of {network}")]
+    Gateway {
+        /// The address.
+        address: Ipv4Addr,
+        /// The network.
+        network: Name,
+    },
+    /// It is given to nobody.
+    #[error("address {address} is the first or last of {prefix}, or reserved")]
+    Reserved {
+        /// The address.
+        address: Ipv4Addr,
+        /// The network's prefix.
+        prefix: Ipv4Net,
+    },
+}
+
+impl UnusableAddress {
+    /// Returns the stable code.
+    pub(crate) fn code(&self) -> Code {
+        Code::InvalidInput
+    }
 }
 
 /// Checks that a fixed address is one that an endpoint of the network may have.
-pub(crate) fn try_fixed(network: &Network, address: Ipv4Addr) -> Result<Ipv4Addr, Refusal> {
+pub(crate) fn try_fixed(network: &Network, address: Ipv4Addr) -> Result<Ipv4Addr, UnusableAddress> {
     let prefix = network.prefix;
-    let refuse =
-        |why: String| Err(Refusal::new(Code::InvalidInput, format!("address {address} {why}")));
     if !prefix.contains(&address) {
-        return refuse(format!("is not in {prefix}, the prefix of {}", network.name));
+        return Err(UnusableAddress::Outside { address, prefix, network: network.name.clone() });
     }
     if address == network.gateway() {
-        return refuse(format!("is the gateway of {}", network.name));
+        return Err(UnusableAddress::Gateway { address, network: network.name.clone() });
     }
     if network.is_reserved(address) {
-        return refuse(format!("is the first or last of {prefix}, or reserved"));
+        return Err(UnusableAddress::Reserved { address, prefix });
     }
 
     Ok(address)
@@ -142,8 +230,8 @@ mod tests {
     fn a_network_that_is_not_there_is_named() {
         let refusal = require_network(&View::default(), "blue").expect_err("there is none");
 
-        assert_eq!(refusal.code, Code::NotFound);
-        assert!(refusal.message.contains("\"blue\""), "{refusal}");
+        assert_eq!(refusal.code(), Code::NotFound);
+        assert!(refusal.to_string().contains("\"blue\""), "{refusal}");
     }
 
     #[test]

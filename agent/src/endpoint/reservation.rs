@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
+use overlay_core::ipam::Exhausted;
 use overlay_core::{Alias, Endpoint, EndpointId, Name, Network, NetworkId, Runtime, View};
 use overlay_proto::{Code, Refusal, convert};
 
 use super::lifecycle::Endpoints;
-use super::request::try_fixed;
+use super::request::{UnusableAddress, try_fixed};
 use crate::membership::network_membership;
 use crate::state::{EndpointRecord, Owner, SandboxRecord};
 
@@ -52,6 +53,94 @@ pub(crate) struct Reservation {
     pub(crate) replaced: Vec<EndpointId>,
 }
 
+/// Why nothing was reserved.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReservationError {
+    /// This node has too many endpoints.
+    #[error("this node has {MAX_ENDPOINTS} endpoints, which is the limit")]
+    TooMany,
+    /// There is no address for it.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The journal cannot be written, or control does not have it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+impl ReservationError {
+    /// Returns the stable code.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::TooMany => Code::Exhausted,
+            Self::Address(error) => error.code(),
+            Self::Refused(refusal) => refusal.code,
+        }
+    }
+}
+
+/// Why an address is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AddressError {
+    /// Somebody has it.
+    #[error("address {address} is taken in {network}; choose another --ip")]
+    Taken {
+        /// The address.
+        address: Ipv4Addr,
+        /// The network.
+        network: Name,
+    },
+    /// Nobody may have it.
+    #[error(transparent)]
+    Unusable(#[from] UnusableAddress),
+    /// None is free.
+    #[error(transparent)]
+    NoneFree(#[from] NoFreeAddress),
+    /// None is free, and there are no more to be had.
+    #[error("{none_free}, and {refusal}")]
+    NotGrown {
+        /// Why none is free.
+        none_free: NoFreeAddress,
+        /// Why there are no more.
+        refusal: Refusal,
+    },
+}
+
+impl AddressError {
+    /// Returns the stable code.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Taken { .. } => Code::AddressTaken,
+            Self::Unusable(error) => error.code(),
+            Self::NoneFree(error) => error.code(),
+            Self::NotGrown { refusal, .. } => refusal.code,
+        }
+    }
+}
+
+/// Why this node has no free address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoFreeAddress {
+    /// It is not in the network.
+    #[error("not a member of {network}")]
+    NotAMember {
+        /// The network.
+        network: Name,
+    },
+    /// All of its blocks are used up.
+    #[error(transparent)]
+    UsedUp(#[from] Exhausted),
+}
+
+impl NoFreeAddress {
+    /// Returns the stable code.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::NotAMember { .. } => Code::WrongState,
+            Self::UsedUp(_) => Code::Exhausted,
+        }
+    }
+}
+
 impl Endpoints {
     /// Returns `candidate` unless another endpoint has it, and a random id then.
     pub(crate) fn free_id(&self, candidate: EndpointId) -> EndpointId {
@@ -71,10 +160,9 @@ impl Endpoints {
         &self,
         network: &Network,
         wanted: Reservation,
-    ) -> Result<EndpointRecord, Refusal> {
+    ) -> Result<EndpointRecord, ReservationError> {
         if self.journal.entries().len() >= MAX_ENDPOINTS {
-            let text = format!("this node has {MAX_ENDPOINTS} endpoints, which is the limit");
-            return Err(Refusal::new(Code::Exhausted, text));
+            return Err(ReservationError::TooMany);
         }
         let addresses = match wanted.addresses {
             Addresses::Next => network.addresses(self.address(network, None).await?),
@@ -137,31 +225,27 @@ impl Endpoints {
         &self,
         network: &Network,
         wanted: Option<Ipv4Addr>,
-    ) -> Result<Ipv4Addr, Refusal> {
+    ) -> Result<Ipv4Addr, AddressError> {
         let view = self.view();
         let in_use = self.memberships.in_use(network, &view);
         if let Some(address) = wanted {
             let node_address =
                 view.members_of(network.id).any(|m| m.node_address(network) == Some(address));
             if in_use.contains(&address) || node_address {
-                let taken =
-                    format!("address {address} is taken in {}; choose another --ip", network.name);
-                return Err(Refusal::new(Code::AddressTaken, taken));
+                return Err(AddressError::Taken { address, network: network.name.clone() });
             }
 
-            return try_fixed(network, address);
+            return Ok(try_fixed(network, address)?);
         }
 
         match self.next_free(network, &view, &in_use) {
             Ok(address) => Ok(address),
-            Err(exhausted) => {
+            Err(none_free) => {
                 let blocks =
                     view.member(network.id, self.node()).map_or(0, |member| member.blocks.len());
                 let grown = self.memberships.enter(network.id, blocks + 1).await;
-                grown.map_err(|refusal| {
-                    Refusal::new(refusal.code, format!("{exhausted}, and {refusal}"))
-                })?;
-                self.next_free(network, &self.view(), &in_use)
+                grown.map_err(|refusal| AddressError::NotGrown { none_free, refusal })?;
+                Ok(self.next_free(network, &self.view(), &in_use)?)
             }
         }
     }
@@ -172,15 +256,13 @@ impl Endpoints {
         network: &Network,
         view: &View,
         in_use: &BTreeSet<Ipv4Addr>,
-    ) -> Result<Ipv4Addr, Refusal> {
+    ) -> Result<Ipv4Addr, NoFreeAddress> {
         let member = view.member(network.id, self.node());
         let pool = member.and_then(|member| network_membership::pool(view, member));
-        let pool = pool.ok_or_else(|| {
-            Refusal::new(Code::WrongState, format!("not a member of {}", network.name))
-        })?;
+        let pool =
+            pool.ok_or_else(|| NoFreeAddress::NotAMember { network: network.name.clone() })?;
 
-        pool.allocate(in_use, self.journal.last_address(network.id))
-            .map_err(|error| Refusal::new(Code::Exhausted, error))
+        Ok(pool.allocate(in_use, self.journal.last_address(network.id))?)
     }
 
     /// Tells whether an address is one that this node gives.

@@ -9,30 +9,91 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use overlay_core::Runtime;
-use overlay_proto::{Code, Refusal};
+use overlay_proto::Code;
 
 use crate::kernel::{KernelError, Netns};
 use crate::problem::explain;
 use crate::state::{EndpointRecord, ManagedSandbox, Owner, SandboxRecord};
 
+/// Why a sandbox, or the process that an endpoint shall go with, does not serve.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SandboxError {
+    /// The kernel stands in the way.
+    #[error("{}", explain(.0))]
+    Kernel(KernelError),
+    /// What was named is no path of a namespace.
+    #[error("netns {netns:?} is not an absolute path")]
+    NotAbsolute {
+        /// What was named.
+        netns: String,
+    },
+    /// Nothing is at the path.
+    #[error("no network namespace is at {}", .path.display())]
+    Missing {
+        /// The path.
+        path: PathBuf,
+    },
+    /// What is at the path is not to be opened as a network namespace.
+    #[error("{}", explain(.0))]
+    Unusable(KernelError),
+    /// The path leads to the host's own namespace.
+    #[error(
+        "{} is the host's own network namespace; use --host to attach the host itself",
+        .path.display()
+    )]
+    IsHost {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The interfaces in the namespace cannot be listed.
+    #[error("{}", explain(.0))]
+    Interfaces(nix::Error),
+    /// The process cannot be looked at.
+    #[error("owner_pid {pid}: {}", explain(.error))]
+    OwnerUnknown {
+        /// Its id.
+        pid: u32,
+        /// Why.
+        error: io::Error,
+    },
+    /// The process does not exist.
+    #[error("owner_pid {pid}: there is no such process")]
+    OwnerGone {
+        /// Its id.
+        pid: u32,
+    },
+}
+
+impl SandboxError {
+    /// Returns the stable code.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Kernel(_) | Self::Interfaces(_) | Self::OwnerUnknown { .. } => Code::Kernel,
+            Self::NotAbsolute { .. } | Self::Unusable(_) | Self::IsHost { .. } => {
+                Code::InvalidInput
+            }
+            Self::Missing { .. } | Self::OwnerGone { .. } => Code::NotFound,
+        }
+    }
+}
+
 /// Opens the sandbox that a request names, and says which it is.
-pub(crate) fn identify(runtime: Runtime, netns: &str) -> Result<(SandboxRecord, Netns), Refusal> {
-    let host = Netns::host().map_err(kernel)?;
+pub(crate) fn identify(
+    runtime: Runtime,
+    netns: &str,
+) -> Result<(SandboxRecord, Netns), SandboxError> {
+    let host = Netns::host().map_err(SandboxError::Kernel)?;
     if runtime == Runtime::Host {
         return Ok((SandboxRecord::Host, host));
     }
     let path = PathBuf::from(netns);
     if !path.is_absolute() || path.to_str().is_none_or(|text| text.chars().any(char::is_control)) {
-        return Err(Refusal::new(
-            Code::InvalidInput,
-            format!("netns {netns:?} is not an absolute path"),
-        ));
+        return Err(SandboxError::NotAbsolute { netns: netns.to_owned() });
     }
     let opened = Netns::open(&path).map_err(|error| unopened(&path, error))?;
     let identity = opened.identity();
     if identity == host.identity() {
-        let advice = "is the host's own network namespace; use --host to attach the host itself";
-        return Err(Refusal::new(Code::InvalidInput, format!("{} {advice}", path.display())));
+        return Err(SandboxError::IsHost { path });
     }
 
     let place = SandboxRecord::Netns {
@@ -45,23 +106,16 @@ pub(crate) fn identify(runtime: Runtime, netns: &str) -> Result<(SandboxRecord, 
     Ok((place, opened))
 }
 
-fn unopened(path: &Path, error: KernelError) -> Refusal {
-    if error.errno() == Some(libc::ENOENT) {
-        return Refusal::new(
-            Code::NotFound,
-            format!("no network namespace is at {}", path.display()),
-        );
+fn unopened(path: &Path, error: KernelError) -> SandboxError {
+    match error.errno() {
+        Some(libc::ENOENT) => SandboxError::Missing { path: path.to_owned() },
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => SandboxError::Kernel(error),
+        Some(_) | None => SandboxError::Unusable(error),
     }
-    let code = match error.errno() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Code::Kernel,
-        Some(_) | None => Code::InvalidInput,
-    };
-
-    Refusal { code, ..kernel(error) }
 }
 
 /// Lists the interfaces inside a namespace.
-pub(crate) async fn interfaces(netns: &Netns) -> Result<BTreeSet<String>, Refusal> {
+pub(crate) async fn interfaces(netns: &Netns) -> Result<BTreeSet<String>, SandboxError> {
     let listed = netns.enter(|| {
         let interfaces = nix::net::if_::if_nameindex()?;
         Ok::<_, nix::Error>(
@@ -69,17 +123,13 @@ pub(crate) async fn interfaces(netns: &Netns) -> Result<BTreeSet<String>, Refusa
         )
     });
 
-    listed.await.map_err(kernel)?.map_err(|errno| Refusal::new(Code::Kernel, explain(&errno)))
+    listed.await.map_err(SandboxError::Kernel)?.map_err(SandboxError::Interfaces)
 }
 
 /// Finds a process that an endpoint shall go with.
-pub(crate) fn owner(pid: u32) -> Result<Owner, Refusal> {
-    let refused =
-        |error| Refusal::new(Code::Kernel, format!("owner_pid {pid}: {}", explain(&error)));
-    let looked = start_time(pid).map_err(refused)?;
-    let gone =
-        || Refusal::new(Code::NotFound, format!("owner_pid {pid}: there is no such process"));
-    let started = looked.ok_or_else(gone)?;
+pub(crate) fn owner(pid: u32) -> Result<Owner, SandboxError> {
+    let looked = start_time(pid).map_err(|error| SandboxError::OwnerUnknown { pid, error })?;
+    let started = looked.ok_or(SandboxError::OwnerGone { pid })?;
 
     Ok(Owner { pid, started })
 }
@@ -166,11 +216,6 @@ pub(crate) fn parse_start_time(stat: &str) -> Option<u64> {
     (!matches!(state, "Z" | "X" | "x")).then_some(started)
 }
 
-/// Turns what the kernel said into a refusal.
-pub(crate) fn kernel(error: KernelError) -> Refusal {
-    Refusal::new(Code::Kernel, explain(&error))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,14 +253,15 @@ mod tests {
         setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("raised");
 
         assert!(own.is_err() && gone.is_err(), "{own:?} {gone:?}");
-        let text = refused.expect_err("it cannot be looked at").message;
+        let text = refused.expect_err("it cannot be looked at").to_string();
         assert!(text.contains("raise LimitNOFILE="), "{text}");
         assert!(matches!(start_time(u32::MAX), Ok(None)));
     }
 
     #[test]
     fn what_is_no_namespace_is_refused() {
-        let refused = |path: &str| identify(Runtime::Attach, path).expect_err("no namespace").code;
+        let refused =
+            |path: &str| identify(Runtime::Attach, path).expect_err("no namespace").code();
 
         assert_eq!(refused("/nonexistent/netns"), Code::NotFound);
         assert_eq!(refused("/proc/self/stat"), Code::InvalidInput);

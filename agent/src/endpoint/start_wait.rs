@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use overlay_core::{EndpointId, NetworkId};
-use overlay_proto::{Code, Refusal};
+use overlay_proto::Code;
 use tokio::time::{Instant, sleep_until};
 
 use super::lifecycle::Endpoints;
@@ -16,21 +16,40 @@ use crate::state::EndpointRecord;
 const STALL: Duration = Duration::from_secs(15);
 
 /// Why an endpoint did not come up.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum StartFailure {
     /// Somebody took it out of the journal meanwhile.
+    #[error("the endpoint was detached while it was being attached")]
     TakenBack,
-    /// It cannot be had, or not in time.
-    Refused(Refusal),
+    /// The kernel refuses it.
+    #[error("{why}")]
+    Failed {
+        /// What is reported of it.
+        why: String,
+    },
+    /// What it was to live in is not there.
+    #[error("{why}")]
+    Gone {
+        /// What is reported of it.
+        why: String,
+    },
+    /// What is wrong with its network holds it up.
+    #[error("{why}")]
+    HeldUp {
+        /// What is reported of the network.
+        why: String,
+    },
+    /// The kernel was not heard of.
+    #[error("the kernel has done nothing for it in {} seconds", STALL.as_secs())]
+    Stalled,
 }
 
-impl From<StartFailure> for Refusal {
-    fn from(failure: StartFailure) -> Self {
-        match failure {
-            StartFailure::TakenBack => {
-                Self::new(Code::NotFound, "the endpoint was detached while it was being attached")
-            }
-            StartFailure::Refused(refusal) => refusal,
+impl StartFailure {
+    /// Returns the stable code.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::TakenBack | Self::Gone { .. } => Code::NotFound,
+            Self::Failed { .. } | Self::HeldUp { .. } | Self::Stalled => Code::Kernel,
         }
     }
 }
@@ -53,8 +72,8 @@ impl Endpoints {
             let now = Instant::now();
             match state {
                 Some(EndpointState::Ready) => return Ok(()),
-                Some(EndpointState::Failed(text)) => return refused(Code::Kernel, text),
-                Some(EndpointState::Gone(text)) => return refused(Code::NotFound, text),
+                Some(EndpointState::Failed(why)) => return Err(StartFailure::Failed { why }),
+                Some(EndpointState::Gone(why)) => return Err(StartFailure::Gone { why }),
                 Some(EndpointState::HeldUp) => clock.handle_held_up(now),
                 None => {}
             }
@@ -62,7 +81,7 @@ impl Endpoints {
                 clock.handle_progress(progress);
             }
             if clock.poll_timeout() <= now {
-                return refused(Code::Kernel, stalled(&reports.borrow(), network));
+                return Err(stalled(&reports.borrow(), network));
             }
             tokio::select! {
                 // The senders live as long as this value.
@@ -78,16 +97,10 @@ fn state(reports: &NetworkReports, network: NetworkId, id: EndpointId) -> Option
     reports.get(&network)?.endpoints.get(&id).cloned()
 }
 
-fn refused(code: Code, text: String) -> Result<(), StartFailure> {
-    Err(StartFailure::Refused(Refusal::new(code, text)))
-}
-
-fn stalled(reports: &NetworkReports, network: NetworkId) -> String {
+fn stalled(reports: &NetworkReports, network: NetworkId) -> StartFailure {
     let problem = reports.get(&network).and_then(|report| report.problem.clone());
 
-    problem.unwrap_or_else(|| {
-        format!("the kernel has done nothing for it in {} seconds", STALL.as_secs())
-    })
+    problem.map_or(StartFailure::Stalled, |why| StartFailure::HeldUp { why })
 }
 
 /// When to give up waiting for an endpoint. Pure.

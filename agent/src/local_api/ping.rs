@@ -13,7 +13,7 @@ use tonic::Status;
 use crate::dns::Names;
 use crate::endpoint::lifecycle::Endpoints;
 use crate::endpoint::request::require_network;
-use crate::endpoint::sandbox::kernel;
+use crate::endpoint::sandbox::SandboxError;
 use crate::kernel::Pins;
 use crate::ping::{PingError, Pinger};
 use crate::problem::explain;
@@ -44,7 +44,7 @@ pub(super) async fn ping(
         &request.target,
         &request.network,
     )?;
-    let netns = Pins::new(&endpoints.run_dir).open(target.network).map_err(kernel)?;
+    let netns = Pins::new(&endpoints.run_dir).open(target.network).map_err(SandboxError::Kernel)?;
     let netns = netns
         .ok_or_else(|| Refusal::new(Code::WrongState, "the network is not up on this node yet"))?;
     let id = rand::random();

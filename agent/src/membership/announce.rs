@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connection;
 use super::control_link::ControlLink;
-use crate::endpoint::sandbox::kernel;
+use crate::endpoint::sandbox::SandboxError;
 use crate::event_source::EventSource;
 use crate::host_state::{HostPrefixes, HostState};
 use crate::kernel::host::HostNetwork;
@@ -165,7 +165,8 @@ async fn gather(
     announcer: &Announcer,
     before: &mut Option<HostNetwork>,
 ) -> Result<v1::AnnounceRequest, Refusal> {
-    let host = HostNetwork::list(&Netns::host().map_err(kernel)?).await.map_err(kernel)?;
+    let own = Netns::host().map_err(SandboxError::Kernel)?;
+    let host = HostNetwork::list(&own).await.map_err(SandboxError::Kernel)?;
     announcer.host.note_underlay_mtu(host.underlay_mtu());
     if announcer.host.note_own(host.own.clone()) {
         // A lane that takes no commands has ended the process already.

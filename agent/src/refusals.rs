@@ -1,0 +1,44 @@
+//! How errors of the inside are told at the borders, the local API and Docker's plugin: each enum
+//! has its text and its stable code, and becomes a refusal here, or the status of a call.
+//!
+//! Nobody imports this file.
+
+use overlay_proto::Refusal;
+use tonic::Status;
+
+use crate::endpoint::attach::AttachError;
+use crate::endpoint::detach::DetachError;
+use crate::endpoint::request::{InvalidAttach, UnknownNetwork};
+use crate::endpoint::reservation::{AddressError, NoFreeAddress, ReservationError};
+use crate::endpoint::sandbox::SandboxError;
+use crate::endpoint::start_wait::StartFailure;
+
+macro_rules! refusals {
+    ($($error:ty),* $(,)?) => {
+        $(
+            impl From<$error> for Refusal {
+                fn from(error: $error) -> Self {
+                    Self::new(error.code(), error)
+                }
+            }
+
+            impl From<$error> for Status {
+                fn from(error: $error) -> Self {
+                    Refusal::from(error).into()
+                }
+            }
+        )*
+    };
+}
+
+refusals! {
+    AddressError,
+    AttachError,
+    DetachError,
+    InvalidAttach,
+    NoFreeAddress,
+    ReservationError,
+    SandboxError,
+    StartFailure,
+    UnknownNetwork,
+}
