@@ -26,9 +26,24 @@ pub fn line(text: impl Display) -> String {
     plain(text).replace(['\n', '\r'], " ")
 }
 
+/// The most characters of somebody else's text that a message repeats.
+const EXCERPT: usize = 80;
+
+/// Returns the beginning of a text that may be long, for a message that repeats it.
+pub fn excerpt(text: &str) -> &str {
+    text.char_indices().nth(EXCERPT).map_or(text, |(end, _)| &text[..end])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_excerpt_is_a_number_of_characters_and_not_of_bytes() {
+        assert_eq!(excerpt("net"), "net");
+        assert_eq!(excerpt(&"ü".repeat(80)), "ü".repeat(80));
+        assert_eq!(excerpt(&"ü".repeat(81)), "ü".repeat(80));
+    }
 
     #[test]
     fn numbers_of_errors_are_left_out_wherever_they_stand() {
