@@ -7,14 +7,14 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
 
 use overlay_core::{ClusterId, Role};
-use overlay_proto::{JoinLine, Refusal};
+use overlay_proto::JoinLine;
 
 use crate::addresses;
 use crate::clock;
 use crate::config::InitConfig;
 use crate::listener::is_here;
 use crate::pki::Authority;
-use crate::registry::{self, Actor, ClusterState, CreateToken, Operation, Settings};
+use crate::registry::{self, Actor, ClusterState, CreateToken, Operation, RegistryError, Settings};
 use crate::start_error::StartError;
 use crate::store::embedded::Embedded;
 use crate::store::{Commit, Store};
@@ -70,7 +70,11 @@ fn check_listen(address: SocketAddr) -> Result<(), StartError> {
     Err(StartError::Listen { address, source: io::ErrorKind::AddrNotAvailable.into() })
 }
 
-fn first_commit(settings: &Settings, token: CreateToken, now: u64) -> Result<Commit, Refusal> {
+fn first_commit(
+    settings: &Settings,
+    token: CreateToken,
+    now: u64,
+) -> Result<Commit, RegistryError> {
     let mut state = ClusterState::new(settings.clone());
     let (_, records) =
         registry::apply(&state, Actor::Operator, Operation::CreateToken(token), now)?;

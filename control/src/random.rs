@@ -1,13 +1,15 @@
 //! Random identities.
 
-use overlay_proto::{Code, Refusal};
+/// The system provides no random bytes.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot get random bytes: {0}")]
+pub(crate) struct RandomError(#[from] getrandom::Error);
 
 /// Returns 64 random bits.
 ///
 /// # Errors
 ///
-/// `fault` when the system provides none.
-pub(crate) fn bits() -> Result<u64, Refusal> {
-    getrandom::u64()
-        .map_err(|error| Refusal::new(Code::Fault, format!("cannot get random bytes: {error}")))
+/// [`RandomError`].
+pub(crate) fn bits() -> Result<u64, RandomError> {
+    Ok(getrandom::u64()?)
 }

@@ -4,10 +4,11 @@ use std::io;
 use std::net::SocketAddr;
 
 use overlay_host::port_owner::{self, Protocol};
-use overlay_proto::Refusal;
 
 use crate::config::InvalidConfig;
 use crate::pki::PkiError;
+use crate::random::RandomError;
+use crate::registry::RegistryError;
 use crate::store::StoreError;
 
 /// Why control cannot be initialised or started, in one line that says what to do.
@@ -77,15 +78,21 @@ impl From<PkiError> for StartError {
     }
 }
 
-impl From<Refusal> for StartError {
-    fn from(refusal: Refusal) -> Self {
-        Self::State(refusal.to_string())
+impl From<RegistryError> for StartError {
+    fn from(error: RegistryError) -> Self {
+        Self::State(error.to_string())
+    }
+}
+
+impl From<RandomError> for StartError {
+    fn from(error: RandomError) -> Self {
+        Self::State(error.to_string())
     }
 }
 
 impl From<getrandom::Error> for StartError {
     fn from(error: getrandom::Error) -> Self {
-        Self::State(format!("cannot get random bytes: {error}"))
+        RandomError::from(error).into()
     }
 }
 

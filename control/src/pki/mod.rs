@@ -9,4 +9,4 @@ pub(crate) mod verifier;
 
 pub(crate) use authority::Authority;
 pub(crate) use error::PkiError;
-pub(crate) use request::NodeRequest;
+pub(crate) use request::{InvalidRequest, NodeRequest};

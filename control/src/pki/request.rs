@@ -1,6 +1,5 @@
 //! A node's certificate request in PKCS #10, of which only the public key is used.
 
-use overlay_proto::{Code, Refusal};
 use rcgen::{CertificateSigningRequestParams, PublicKey, PublicKeyData as _};
 use rustls::pki_types::CertificateSigningRequestDer;
 
@@ -13,12 +12,6 @@ const MAX_REQUEST: usize = 4_096;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("csr: {0}")]
 pub(crate) struct InvalidRequest(&'static str);
-
-impl From<InvalidRequest> for Refusal {
-    fn from(invalid: InvalidRequest) -> Self {
-        Self::new(Code::InvalidInput, invalid)
-    }
-}
 
 /// A request whose sender has proved possession of the key.
 #[derive(Debug)]

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use overlay_core::{Change, Endpoint, EndpointId, Member, Network, NetworkId, NodeId, RowKey};
-use overlay_proto::{Code, Refusal};
 
-use super::{ClusterState, Decision, Record, Reply, check_labels, limits, refuse};
+use super::{
+    ClusterState, Decision, EndpointError, NetworkError, Record, RegistryError, Reply,
+    check_labels, limits,
+};
 
 /// Publishes endpoints of a node: all of them or none.
 pub(super) fn put(state: &ClusterState, node: NodeId, rows: Vec<Endpoint>) -> Decision {
@@ -17,12 +19,12 @@ pub(super) fn put(state: &ClusterState, node: NodeId, rows: Vec<Endpoint>) -> De
     let mut placed = BTreeSet::new();
     for row in &rows {
         if !seen.insert((row.network, row.id)) {
-            return Err(refuse(Code::InvalidInput, format!("endpoint {} is listed twice", row.id)));
+            return Err(EndpointError::ListedTwice(row.id).into());
         }
         check_row(state, node, row)?;
         for place in places(row) {
             if !placed.insert(place) {
-                return Err(refuse(Code::AddressTaken, format!("{} is requested twice", place.1)));
+                return Err(EndpointError::AddressTwice(place.1).into());
             }
             if !released.contains(&place) {
                 check_free(state, place)?;
@@ -36,15 +38,16 @@ pub(super) fn put(state: &ClusterState, node: NodeId, rows: Vec<Endpoint>) -> De
     Ok((Reply::Done, changed.map(|row| Record::Row(Change::Endpoint(row))).collect()))
 }
 
-fn check_count(count: usize) -> Result<(), Refusal> {
+/// Checks how many endpoints one call lists.
+///
+/// # Errors
+///
+/// [`EndpointError::TooManyInCall`].
+pub(crate) fn check_count(count: usize) -> Result<(), RegistryError> {
     if count <= limits::MAX_CALL_ENDPOINTS {
         Ok(())
     } else {
-        let most = limits::MAX_CALL_ENDPOINTS;
-        Err(refuse(
-            Code::InvalidInput,
-            format!("{count} endpoints in one call are more than {most}"),
-        ))
+        Err(EndpointError::TooManyInCall(count).into())
     }
 }
 
@@ -57,33 +60,24 @@ fn places(row: &Endpoint) -> impl Iterator<Item = (NetworkId, IpAddr)> + '_ {
 }
 
 /// Checks everything about one endpoint that does not depend on the others in the call.
-fn check_row(state: &ClusterState, node: NodeId, row: &Endpoint) -> Result<(), Refusal> {
+fn check_row(state: &ClusterState, node: NodeId, row: &Endpoint) -> Result<(), RegistryError> {
     if row.node != node {
-        return Err(refuse(
-            Code::NotAllowed,
-            format!("endpoint {} names a node other than the caller", row.name),
-        ));
+        return Err(EndpointError::NamesAnotherNode(row.name.clone()).into());
     }
     if let Some(old) = old_of(state, row)
         && old.node != node
     {
-        return Err(refuse(
-            Code::NotAllowed,
-            format!("endpoint {} belongs to another node", row.id),
-        ));
+        return Err(EndpointError::OfAnotherNode(row.id).into());
     }
     check_labels(&row.labels)?;
     let Some(network) = state.view().networks.get(&row.network) else {
-        return Err(refuse(Code::NotFound, format!("there is no network {}", row.network)));
+        return Err(NetworkError::Unknown(row.network).into());
     };
     let Some(member) = state.view().member(row.network, node) else {
-        return Err(refuse(
-            Code::WrongState,
-            format!("this node is not a member of network {}", network.name),
-        ));
+        return Err(EndpointError::NotAMember(network.name.clone()).into());
     };
 
-    check_addresses(state, network, member, row)
+    Ok(check_addresses(state, network, member, row)?)
 }
 
 /// An endpoint has one IPv4 address and, on a network with IPv6, at most one IPv6 address. Each
@@ -93,17 +87,11 @@ fn check_addresses(
     network: &Network,
     member: &Member,
     row: &Endpoint,
-) -> Result<(), Refusal> {
+) -> Result<(), EndpointError> {
     let (v4, v6) = match row.addresses.as_slice() {
         [IpAddr::V4(v4)] => (*v4, None),
         [IpAddr::V4(v4), IpAddr::V6(v6)] => (*v4, Some(*v6)),
-        _ => {
-            let text = format!(
-                "endpoint {} must have one IPv4 address, then at most one IPv6 address",
-                row.name
-            );
-            return Err(refuse(Code::InvalidInput, text));
-        }
+        _ => return Err(EndpointError::AddressCount(row.name.clone())),
     };
     check_v4(state, network, member, v4)?;
 
@@ -115,19 +103,13 @@ fn check_v4(
     network: &Network,
     member: &Member,
     address: Ipv4Addr,
-) -> Result<(), Refusal> {
-    let (prefix, name) = (network.prefix, &network.name);
+) -> Result<(), EndpointError> {
+    let (prefix, name) = (network.prefix, || network.name.clone());
     if !prefix.contains(&address) {
-        return Err(refuse(
-            Code::InvalidInput,
-            format!("{address} is not in {prefix}, the prefix of network {name}"),
-        ));
+        return Err(EndpointError::OutsidePrefix { address, prefix, network: name() });
     }
     if network.is_reserved(address) {
-        return Err(refuse(
-            Code::AddressTaken,
-            format!("{address} is kept for network {name} itself"),
-        ));
+        return Err(EndpointError::Kept { address: address.into(), network: name() });
     }
     if member.blocks.iter().any(|block| block.prefix.contains(&address)) {
         return check_in_block(network, member, address);
@@ -143,16 +125,13 @@ fn check_v6(
     network: &Network,
     member: &Member,
     (v4, v6): (Ipv4Addr, Ipv6Addr),
-) -> Result<(), Refusal> {
-    let name = &network.name;
+) -> Result<(), EndpointError> {
+    let name = || network.name.clone();
     if !network.prefix6.is_some_and(|prefix| prefix.contains(&v6)) {
-        return Err(refuse(
-            Code::InvalidInput,
-            format!("{v6} is not in the IPv6 prefix of network {name}"),
-        ));
+        return Err(EndpointError::OutsidePrefix6 { address: v6, network: name() });
     }
     if network.is_reserved6(v6) {
-        return Err(refuse(Code::AddressTaken, format!("{v6} is kept for network {name} itself")));
+        return Err(EndpointError::Kept { address: v6.into(), network: name() });
     }
     match network.address4(v6) {
         Some(carried) if carried == v4 => Ok(()),
@@ -166,12 +145,15 @@ fn check_v6(
     }
 }
 
-fn check_in_block(network: &Network, member: &Member, address: Ipv4Addr) -> Result<(), Refusal> {
+fn check_in_block(
+    network: &Network,
+    member: &Member,
+    address: Ipv4Addr,
+) -> Result<(), EndpointError> {
     // Addresses that merely look special may still be requested by hand.
     let own = member.node_address(network) == Some(address);
     if own || network.is_reserved(address) {
-        let text = format!("{address} is kept for network {} or this node itself", network.name);
-        return Err(refuse(Code::AddressTaken, text));
+        return Err(EndpointError::KeptForNode { address, network: network.name.clone() });
     }
 
     Ok(())
@@ -184,23 +166,18 @@ fn check_claim(
     node: NodeId,
     address: Ipv4Addr,
     shown: IpAddr,
-) -> Result<(), Refusal> {
+) -> Result<(), EndpointError> {
     let block = ipnet::Ipv4Net::new(address, network.block_len()).map(|block| block.trunc());
     if block.is_ok_and(|block| state.is_held(network.id, block)) {
         let holder = state
             .view()
             .members_of(network.id)
             .find(|m| m.blocks.iter().any(|b| b.prefix.contains(&address)));
-        let holder = holder
-            .and_then(|m| state.view().nodes.get(&m.node))
-            .map_or("another node", |n| n.name.as_str());
-        let prefix = network.prefix;
-        return Err(refuse(
-            Code::AddressTaken,
-            format!(
-                "{shown} is in a block of addresses that {holder} assigns; choose a lower one in {prefix}"
-            ),
-        ));
+        return Err(EndpointError::InForeignBlock {
+            address: shown,
+            holder: holder.and_then(|m| state.node_name(m.node)),
+            prefix: network.prefix,
+        });
     }
 
     check_numbering(state, network, node, shown)
@@ -213,13 +190,10 @@ fn check_numbering(
     network: &Network,
     node: NodeId,
     address: IpAddr,
-) -> Result<(), Refusal> {
+) -> Result<(), EndpointError> {
     match network.settings.numbered_by {
         Some(origin) if origin != node => {
-            let origin =
-                state.view().nodes.get(&origin).map_or("another node", |node| node.name.as_str());
-            let text = format!("{address} is one that the container engine of {origin} may assign");
-            Err(refuse(Code::AddressTaken, format!("{text}; take one of this node's own blocks")))
+            Err(EndpointError::NumberedByAnother { address, origin: state.node_name(origin) })
         }
         Some(_) | None => Ok(()),
     }
@@ -228,32 +202,23 @@ fn check_numbering(
 fn check_free(
     state: &ClusterState,
     (network, address): (NetworkId, IpAddr),
-) -> Result<(), Refusal> {
+) -> Result<(), EndpointError> {
     let Some(holder) = state.holder(network, address) else { return Ok(()) };
     let endpoint = state.view().endpoints.get(&(network, holder));
     let name = endpoint.map_or_else(|| holder.to_string(), |endpoint| endpoint.name.to_string());
-    let node = endpoint
-        .and_then(|e| state.view().nodes.get(&e.node))
-        .map_or("a node", |node| node.name.as_str());
+    let node = endpoint.and_then(|endpoint| state.node_name(endpoint.node));
 
-    Err(refuse(Code::AddressTaken, format!("{address} is taken by {name} on {node}")))
+    Err(EndpointError::AddressTaken { address, holder: name, node })
 }
 
-fn check_room(state: &ClusterState, node: NodeId, rows: &[Endpoint]) -> Result<(), Refusal> {
+fn check_room(state: &ClusterState, node: NodeId, rows: &[Endpoint]) -> Result<(), EndpointError> {
     let new = rows.iter().filter(|row| old_of(state, row).is_none()).count();
     let own = state.endpoints_of(node, None).count();
     if own + new > limits::MAX_NODE_ENDPOINTS {
-        let most = limits::MAX_NODE_ENDPOINTS;
-        return Err(refuse(
-            Code::Exhausted,
-            format!("this node has {own} endpoints; {new} more would exceed the limit of {most}"),
-        ));
+        return Err(EndpointError::NodeFull { own, new });
     }
     if state.view().endpoints.len() + new > limits::MAX_ENDPOINTS {
-        return Err(refuse(
-            Code::Exhausted,
-            format!("the cluster is limited to {} endpoints", limits::MAX_ENDPOINTS),
-        ));
+        return Err(EndpointError::ClusterFull);
     }
 
     Ok(())
@@ -270,10 +235,7 @@ pub(super) fn remove(
     for &(network, id) in keys {
         match state.view().endpoints.get(&(network, id)) {
             Some(row) if row.node != node => {
-                return Err(refuse(
-                    Code::NotAllowed,
-                    format!("endpoint {id} belongs to another node"),
-                ));
+                return Err(EndpointError::OfAnotherNode(id).into());
             }
             Some(_) => records.push(Record::Row(Change::Removed(RowKey::Endpoint(network, id)))),
             None => {}

@@ -1,10 +1,12 @@
 //! How a host becomes a node.
 
 use overlay_core::{Change, Node, NodeId};
-use overlay_proto::{Code, Refusal};
 
 use super::record::Enrollment;
-use super::{ClusterState, Decision, Digest, Join, Record, Reply, Token, limits, refuse};
+use super::{
+    ClusterState, Decision, Digest, EnrollmentError, Join, Record, RegistryError, Reply, Token,
+    TokenError, limits,
+};
 
 /// Admits a host; a node that joined with the same key before gets the identity that it has.
 pub(super) fn join(state: &ClusterState, join: Join, now: u64) -> Decision {
@@ -13,19 +15,10 @@ pub(super) fn join(state: &ClusterState, join: Join, now: u64) -> Decision {
         return rejoin(node, &join);
     }
     if let Some(other) = state.node_named(&join.name) {
-        return Err(refuse(
-            Code::NameTaken,
-            format!(
-                "another node is called {}; join with another --name, or remove that node: overlayctl node rm {}",
-                other.name, other.name
-            ),
-        ));
+        return Err(EnrollmentError::NameTaken(other.name.clone()).into());
     }
     if state.view().nodes.len() >= limits::MAX_NODES {
-        return Err(refuse(
-            Code::Exhausted,
-            format!("the cluster has {} nodes already", limits::MAX_NODES),
-        ));
+        return Err(EnrollmentError::TooMany.into());
     }
 
     let node = Node {
@@ -55,27 +48,21 @@ fn rejoin(node: &Node, join: &Join) -> Decision {
         return Ok((Reply::Joined(node.clone()), Vec::new()));
     }
 
-    Err(refuse(
-        Code::WrongState,
-        format!(
-            "this host joined as {} already; leave first (overlayctl leave) to join as {}",
-            node.name, join.name
-        ),
-    ))
+    Err(EnrollmentError::JoinedAs { name: node.name.clone(), asked: join.name.clone() }.into())
 }
 
 /// Refuses a host whose token is not known, with the least possible work.
 ///
 /// # Errors
 ///
-/// `token-refused`, with the same text for everything that may be wrong with the token.
+/// [`TokenError::Refused`], whatever is wrong with the token.
 pub(crate) fn secret_is_known(
     state: &ClusterState,
     id: &str,
     secret: &Digest,
     now: u64,
-) -> Result<(), Refusal> {
-    known(state, id, secret, now).map(drop).ok_or_else(refused)
+) -> Result<(), RegistryError> {
+    known(state, id, secret, now).map(drop).ok_or(TokenError::Refused.into())
 }
 
 fn known<'a>(state: &'a ClusterState, id: &str, secret: &Digest, now: u64) -> Option<&'a Token> {
@@ -88,7 +75,7 @@ fn known<'a>(state: &'a ClusterState, id: &str, secret: &Digest, now: u64) -> Op
 
 /// Finds the token that admits a host with this key; a token that is used up still admits the hosts
 /// it admitted before.
-fn admits<'a>(state: &'a ClusterState, join: &Join, now: u64) -> Result<&'a Token, Refusal> {
+fn admits<'a>(state: &'a ClusterState, join: &Join, now: u64) -> Result<&'a Token, TokenError> {
     let again = || {
         let enrolled =
             state.node_of_key(&join.key).and_then(|node| state.enrollments().get(&node.id));
@@ -97,14 +84,7 @@ fn admits<'a>(state: &'a ClusterState, join: &Join, now: u64) -> Result<&'a Toke
 
     known(state, &join.token, &join.secret, now)
         .filter(|token| token.used < token.uses || again())
-        .ok_or_else(refused)
-}
-
-fn refused() -> Refusal {
-    refuse(
-        Code::TokenRefused,
-        "the join token is not valid: unknown, expired, used up or revoked; get a new one: overlayctl token create",
-    )
+        .ok_or(TokenError::Refused)
 }
 
 /// Returns the first id at or after the random one that no node has or ever had.

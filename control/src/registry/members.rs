@@ -5,9 +5,8 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use overlay_core::{Block, Change, Member, Network, NetworkId, NodeId, PublicKey, RowKey};
-use overlay_proto::{Code, Refusal};
 
-use super::{ClusterState, Decision, Record, Reply, limits, refuse};
+use super::{ClusterState, Decision, MemberError, NetworkError, Record, Reply, limits};
 
 /// Makes a node a member or changes its keys, and grants blocks until it has enough.
 pub(super) fn enter(
@@ -19,11 +18,7 @@ pub(super) fn enter(
 ) -> Decision {
     let network = network_of(state, network)?;
     if blocks > limits::MAX_NODE_BLOCKS {
-        let most = limits::MAX_NODE_BLOCKS;
-        return Err(refuse(
-            Code::InvalidInput,
-            format!("{blocks} blocks are more than the {most} that one node may hold"),
-        ));
+        return Err(MemberError::TooManyBlocks(blocks).into());
     }
     check_keys(state, node, network, &lane_keys)?;
     let old = state.view().member(network.id, node);
@@ -51,27 +46,18 @@ fn check_keys(
     node: NodeId,
     network: &Network,
     lane_keys: &[PublicKey],
-) -> Result<(), Refusal> {
+) -> Result<(), MemberError> {
     let mut seen = std::collections::BTreeSet::new();
     let others = state.view().members_of(network.id).filter(|member| member.node != node);
     let mut others = others.flat_map(|member| &member.lane_keys);
     let twice =
         lane_keys.iter().any(|key| !seen.insert(*key)) || others.any(|key| seen.contains(key));
 
-    if twice {
-        Err(refuse(
-            Code::InvalidInput,
-            "lane_keys: a key is used twice; every node makes its own, one per lane",
-        ))
-    } else {
-        Ok(())
-    }
+    if twice { Err(MemberError::KeyUsedTwice) } else { Ok(()) }
 }
 
-fn network_of(state: &ClusterState, id: NetworkId) -> Result<&Network, Refusal> {
-    let networks = &state.view().networks;
-
-    networks.get(&id).ok_or_else(|| refuse(Code::NotFound, format!("there is no network {id}")))
+fn network_of(state: &ClusterState, id: NetworkId) -> Result<&Network, NetworkError> {
+    state.view().networks.get(&id).ok_or(NetworkError::Unknown(id))
 }
 
 /// Picks the blocks that [`overlay_core::ipam::free_block`] would pick, from the top down, in a
@@ -80,7 +66,7 @@ fn free_blocks(
     state: &ClusterState,
     network: &Network,
     count: usize,
-) -> Result<Vec<Ipv4Net>, Refusal> {
+) -> Result<Vec<Ipv4Net>, MemberError> {
     if count == 0 {
         return Ok(Vec::new());
     }
@@ -98,26 +84,20 @@ fn free_blocks(
     if blocks.len() == count {
         Ok(blocks)
     } else {
-        let name = &network.name;
-        Err(refuse(
-            Code::Exhausted,
-            format!(
-                "network {name} ({prefix}) has no free block of addresses left for this node: it has {} of /{len}, and each host \
-                 takes one; make a larger network (a /24 has 16 blocks, a /16 has 256)",
-                1u32 << (len - prefix.prefix_len())
-            ),
-        ))
+        Err(MemberError::NoBlockLeft {
+            network: network.name.clone(),
+            range: prefix,
+            blocks: 1 << (len - prefix.prefix_len()),
+            block_len: len,
+        })
     }
 }
 
 /// Ends a membership; refused while the node has endpoints there.
 pub(super) fn exit(state: &ClusterState, node: NodeId, network: NetworkId) -> Decision {
-    let used = state.endpoints_of(node, Some(network)).count();
-    if used > 0 {
-        return Err(refuse(
-            Code::InUse,
-            format!("this node has {used} endpoints on network {network}; remove them first"),
-        ));
+    let endpoints = state.endpoints_of(node, Some(network)).count();
+    if endpoints > 0 {
+        return Err(MemberError::InUse { endpoints, network }.into());
     }
     let records = match state.view().member(network, node) {
         Some(_) => vec![Record::Row(Change::Removed(RowKey::Member(network, node)))],

@@ -4,6 +4,7 @@
 
 mod check;
 mod endpoints;
+mod error;
 mod joining;
 pub(crate) mod limits;
 mod members;
@@ -21,10 +22,12 @@ mod tests;
 mod tokens;
 
 use overlay_core::NodeId;
-use overlay_proto::{Code, Refusal};
 
+use check::check_labels;
 pub(crate) use check::require_admin;
-use check::{check_labels, refuse};
+pub(crate) use endpoints::check_count;
+pub(crate) use error::RegistryError;
+use error::{EndpointError, EnrollmentError, MemberError, NetworkError, TokenError};
 pub(crate) use joining::secret_is_known;
 pub(crate) use operation::{
     Actor, Announce, CreateNetwork, CreateToken, Decision, Join, Operation, Reply,
@@ -36,7 +39,7 @@ pub(crate) use state::ClusterState;
 ///
 /// # Errors
 ///
-/// Returns a refusal if the command is not allowed or not valid; nothing changes then.
+/// [`RegistryError`] if the command is not allowed or not valid; nothing changes then.
 pub(crate) fn apply(state: &ClusterState, actor: Actor, command: Operation, now: u64) -> Decision {
     // A host that joins is not a node yet.
     if let (Actor::Node(node), false) = (actor, matches!(command, Operation::Join(_))) {
@@ -63,9 +66,9 @@ pub(crate) fn apply(state: &ClusterState, actor: Actor, command: Operation, now:
     }
 }
 
-fn node(actor: Actor) -> Result<NodeId, Refusal> {
+fn node(actor: Actor) -> Result<NodeId, RegistryError> {
     match actor {
         Actor::Node(node) => Ok(node),
-        Actor::Operator => Err(refuse(Code::NotAllowed, "only a node may do this")),
+        Actor::Operator => Err(RegistryError::OnlyNodes),
     }
 }

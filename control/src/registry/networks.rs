@@ -4,11 +4,10 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
 use overlay_core::{Change, Network, NetworkId, RowKey, pool};
-use overlay_proto::{Code, Refusal};
 
 use super::{
-    Actor, ClusterState, CreateNetwork, Decision, Record, Reply, check_labels, limits, refuse,
-    require_admin,
+    Actor, ClusterState, CreateNetwork, Decision, NetworkError, Record, Reply, check_labels,
+    limits, require_admin,
 };
 
 /// Creates a network. A requested prefix is checked against what hosts have in use; otherwise one
@@ -16,16 +15,12 @@ use super::{
 pub(super) fn create(state: &ClusterState, actor: Actor, create: CreateNetwork) -> Decision {
     check_labels(&create.labels)?;
     if let Some(there) = state.network_named(&create.name) {
-        return Err(refuse(
-            Code::NameTaken,
-            format!("network {} is there already, with prefix {}", there.name, there.prefix),
-        ));
+        return Err(
+            NetworkError::NameTaken { name: there.name.clone(), prefix: there.prefix }.into()
+        );
     }
     if state.view().networks.len() >= limits::MAX_NETWORKS {
-        return Err(refuse(
-            Code::Exhausted,
-            format!("there are {} networks already", limits::MAX_NETWORKS),
-        ));
+        return Err(NetworkError::TooMany.into());
     }
 
     let network = Network {
@@ -49,7 +44,7 @@ fn prefix(
     state: &ClusterState,
     asked: Option<Ipv4Net>,
     chosen_by_engine: bool,
-) -> Result<Ipv4Net, Refusal> {
+) -> Result<Ipv4Net, NetworkError> {
     match asked {
         // The engine uses the prefix already, and its agent has refused what a person could not
         // have asked for.
@@ -60,76 +55,53 @@ fn prefix(
         Some(prefix) => check_free(state, IpNet::V4(prefix)).map(|()| prefix),
         None => {
             let pool = state.settings().pool;
-            let none = || {
-                let why = "networks or routes of nodes use all of it";
-                refuse(
-                    Code::Exhausted,
-                    format!("no prefix is left in the pool {pool}: {why}; name one: --subnet CIDR"),
-                )
-            };
-            pool::pick(state.view(), pool, &[], 0).ok_or_else(none)
+            pool::pick(state.view(), pool, &[], 0).ok_or(NetworkError::PoolExhausted(pool))
         }
     }
 }
 
 /// Refuses a prefix that a node has in use, naming node and holder.
-fn check_free(state: &ClusterState, prefix: IpNet) -> Result<(), Refusal> {
+fn check_free(state: &ClusterState, prefix: IpNet) -> Result<(), NetworkError> {
     refuse_taken(prefix, pool::conflict(state.view(), prefix))
 }
 
-fn refuse_taken(prefix: IpNet, conflict: Option<String>) -> Result<(), Refusal> {
+fn refuse_taken(prefix: IpNet, conflict: Option<String>) -> Result<(), NetworkError> {
     match conflict {
         None => Ok(()),
-        Some(holder) => Err(refuse(
-            Code::AddressTaken,
-            format!(
-                "{prefix} overlaps {holder}; choose another prefix: --subnet CIDR, or none to have one chosen"
-            ),
-        )),
+        Some(holder) => Err(NetworkError::PrefixTaken { prefix, holder }),
     }
 }
 
 /// Checks that the settings fit the prefixes.
-fn check_settings(network: &Network, actor: Actor) -> Result<(), Refusal> {
+fn check_settings(network: &Network, actor: Actor) -> Result<(), NetworkError> {
     let settings = &network.settings;
-    let wrong = |what: String| Err(refuse(Code::InvalidInput, what));
+    let (prefix, name) = (network.prefix, || network.name.clone());
     let prefixes = network.prefixes(network.prefix);
     let whole = network.prefix6.map(IpNet::V6);
     let inside =
         |address: IpAddr| prefixes.iter().chain(&whole).any(|prefix| prefix.contains(&address));
     let gateways = [settings.gateway.map(IpAddr::V4), settings.gateway6.map(IpAddr::V6)];
     if let Some(gateway) = gateways.into_iter().flatten().find(|gateway| !inside(*gateway)) {
-        return wrong(format!(
-            "gateway {gateway} is not in the prefix of network {}",
-            network.name
-        ));
+        return Err(NetworkError::GatewayOutside { gateway, network: name() });
     }
-    if [network.prefix.network(), network.prefix.broadcast()].contains(&network.gateway()) {
-        return wrong(format!(
-            "gateway {} is the first or last address of {}",
-            network.gateway(),
-            network.prefix
-        ));
+    if [prefix.network(), prefix.broadcast()].contains(&network.gateway()) {
+        return Err(NetworkError::GatewayAtEdge { gateway: network.gateway(), prefix });
     }
-    if let Some((name, address)) = settings.reserved.iter().find(|(_, address)| !inside(**address))
+    if let Some((reserved, &address)) =
+        settings.reserved.iter().find(|(_, address)| !inside(**address))
     {
-        return wrong(format!(
-            "reserved address {name}={address} is not in the prefix of network {}",
-            network.name
-        ));
+        let reserved = reserved.clone();
+        return Err(NetworkError::ReservedOutside { name: reserved, address, network: name() });
     }
     if let Some(range) = settings.range
-        && (!network.prefix.contains(&range)
+        && (!prefix.contains(&range)
             || range.trunc() != range
             || range.prefix_len() > MAX_RANGE_LEN)
     {
-        return wrong(format!(
-            "range {range} is not a part of {} with at least 4 addresses",
-            network.prefix
-        ));
+        return Err(NetworkError::InvalidRange { range, prefix });
     }
     if settings.numbered_by.is_some_and(|node| actor != Actor::Node(node)) {
-        return Err(refuse(Code::NotAllowed, "numbered_by names a node other than the caller"));
+        return Err(NetworkError::NumberedByAnother);
     }
 
     Ok(())
@@ -155,17 +127,13 @@ pub(super) fn remove(state: &ClusterState, actor: Actor, name: &str, force: bool
     if let Some(first) = endpoints.first()
         && !force
     {
-        let on = state.view().nodes.get(&first.node).map_or("a node", |node| node.name.as_str());
-        return Err(refuse(
-            Code::InUse,
-            format!(
-                "network {} has {} endpoint{}, {} on {on} for one; stop them first",
-                network.name,
-                endpoints.len(),
-                if endpoints.len() == 1 { "" } else { "s" },
-                first.name
-            ),
-        ));
+        return Err(NetworkError::InUse {
+            network: network.name.clone(),
+            endpoints: endpoints.len(),
+            first: first.name.clone(),
+            node: state.node_name(first.node),
+        }
+        .into());
     }
     if endpoints.iter().any(|endpoint| Actor::Node(endpoint.node) != actor) {
         require_admin(state, actor)?;

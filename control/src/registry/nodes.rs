@@ -1,11 +1,10 @@
 //! How a node announces where it can be reached, and how it is removed.
 
 use overlay_core::{Change, HostReport, Node, NodeId, RowKey};
-use overlay_proto::Code;
 
 use super::record::{Enrollment, Revoked};
 use super::{
-    Actor, Announce, ClusterState, Decision, Record, Reply, limits, refuse, require_admin,
+    Actor, Announce, ClusterState, Decision, EnrollmentError, Record, Reply, limits, require_admin,
 };
 
 /// Records how a node is reached and what its host has in use.
@@ -13,14 +12,11 @@ pub(super) fn announce(state: &ClusterState, id: NodeId, announce: Announce) -> 
     if announce.version.len() > limits::MAX_VERSION
         || announce.version.chars().any(char::is_control)
     {
-        return Err(refuse(
-            Code::InvalidInput,
-            "version: at most 64 bytes and no control characters",
-        ));
+        return Err(EnrollmentError::InvalidVersion.into());
     }
     let old = state.node(id)?;
     let Some(enrolled) = state.enrollments().get(&id) else {
-        return Err(refuse(Code::Fault, format!("node {id} has no key on record")));
+        return Err(EnrollmentError::NoKey(id).into());
     };
 
     let node = Node { underlay: announce.underlay, lane_ports: announce.lane_ports, ..old.clone() };

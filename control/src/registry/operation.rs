@@ -8,8 +8,8 @@ use overlay_core::{
     Difference, Endpoint, EndpointId, HostPrefix, Member, Name, Network, NetworkId, NetworkMode,
     NetworkSettings, Node, NodeId, PublicKey, Role,
 };
-use overlay_proto::Refusal;
 
+use super::error::RegistryError;
 use super::record::{Digest, Record, Token};
 
 /// The party a command comes from.
@@ -144,4 +144,4 @@ pub(crate) enum Reply {
 }
 
 /// The outcome of a command and the records that carry it out; without records, nothing changes.
-pub(crate) type Decision = Result<(Reply, Vec<Record>), Refusal>;
+pub(crate) type Decision = Result<(Reply, Vec<Record>), RegistryError>;

@@ -98,7 +98,8 @@ proptest! {
                     log.push(records);
                     prop_assert_eq!(state.view().revision, before.view().revision.next());
                 }
-                Err(refusal) => {
+                Err(error) => {
+                    let refusal = overlay_proto::Refusal::from(error);
                     prop_assert_eq!(&state, &before);
                     prop_assert!(!refusal.message.is_empty() && !refusal.message.ends_with('.'));
                 }

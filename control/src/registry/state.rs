@@ -9,8 +9,8 @@ use ipnet::Ipv4Net;
 use overlay_core::{
     Change, EndpointId, Member, Name, Network, NetworkId, Node, NodeId, RowKey, View,
 };
-use overlay_proto::{Code, Refusal};
 
+use super::error::{EnrollmentError, NetworkError, RegistryError};
 use super::record::{ChangedKey, Digest, Enrollment, Record, Revoked, Settings, Token};
 
 /// The state of control.
@@ -143,19 +143,20 @@ impl ClusterState {
     ///
     /// # Errors
     ///
-    /// `not-allowed` when it was removed, `not-authenticated` when there never was such a node.
-    pub(crate) fn node(&self, id: NodeId) -> Result<&Node, Refusal> {
+    /// [`EnrollmentError::Removed`], or [`EnrollmentError::Unknown`] when there never was such a node.
+    pub(crate) fn node(&self, id: NodeId) -> Result<&Node, RegistryError> {
         match (self.view.nodes.get(&id), self.revoked.get(&id)) {
             (Some(node), _) => Ok(node),
-            (None, Some(gone)) => Err(Refusal::new(
-                Code::NotAllowed,
-                format!("node {} ({id}) was removed from this cluster", gone.name),
-            )),
-            (None, None) => Err(Refusal::new(
-                Code::NotAuthenticated,
-                format!("node {id} does not belong to this cluster"),
-            )),
+            (None, Some(gone)) => {
+                Err(EnrollmentError::Removed { name: gone.name.clone(), id }.into())
+            }
+            (None, None) => Err(EnrollmentError::Unknown(id).into()),
         }
+    }
+
+    /// Returns the name of a node that is there.
+    pub(super) fn node_name(&self, id: NodeId) -> Option<Name> {
+        self.view.nodes.get(&id).map(|node| node.name.clone())
     }
 
     /// Finds a node by its name.
@@ -177,24 +178,24 @@ impl ClusterState {
     ///
     /// # Errors
     ///
-    /// `not-found` when there is none.
-    pub(crate) fn network_of(&self, text: &str) -> Result<&Network, Refusal> {
+    /// [`NetworkError::NotFound`].
+    pub(crate) fn network_of(&self, text: &str) -> Result<&Network, RegistryError> {
         let named = text.parse::<Name>().ok().and_then(|name| self.network_named(&name));
         let known = || text.parse::<NetworkId>().ok().and_then(|id| self.view.networks.get(&id));
 
-        named.or_else(known).ok_or_else(|| not_found("network", text))
+        named.or_else(known).ok_or_else(|| NetworkError::NotFound(text.to_owned()).into())
     }
 
     /// Finds a node by name or id.
     ///
     /// # Errors
     ///
-    /// `not-found` when there is none.
-    pub(crate) fn node_of(&self, text: &str) -> Result<&Node, Refusal> {
+    /// [`EnrollmentError::NotFound`].
+    pub(super) fn node_of(&self, text: &str) -> Result<&Node, EnrollmentError> {
         let named = text.parse::<Name>().ok().and_then(|name| self.node_named(&name));
         let known = || text.parse::<NodeId>().ok().and_then(|id| self.view.nodes.get(&id));
 
-        named.or_else(known).ok_or_else(|| not_found("node", text))
+        named.or_else(known).ok_or_else(|| EnrollmentError::NotFound(text.to_owned()))
     }
 
     /// Lists the networks that a node is a member of.
@@ -289,12 +290,6 @@ impl ClusterState {
 
         checks.into_iter().find_map(|(wrong, text)| wrong.then(|| text.to_owned()))
     }
-}
-
-fn not_found(what: &str, text: &str) -> Refusal {
-    let shown: String = text.chars().take(80).collect();
-
-    Refusal::new(Code::NotFound, format!("there is no {what} {shown:?}"))
 }
 
 fn v4(address: IpAddr) -> Option<Ipv4Addr> {

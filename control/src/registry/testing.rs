@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use overlay_core::Role;
+use overlay_proto::Refusal;
 
 use super::*;
 
@@ -20,7 +21,7 @@ pub(crate) fn settings() -> Settings {
     }
 }
 
-/// Applies a command the way the writer does.
+/// Applies a command the way the writer does, and refuses it the way the service does.
 pub(crate) fn ask(
     state: &mut ClusterState,
     actor: Actor,

@@ -6,6 +6,7 @@ use overlay_core::{
     Endpoint, EndpointId, HostPrefix, Member, NetworkId, NetworkMode, NetworkSettings, NodeId,
     Role, Runtime,
 };
+use overlay_proto::{Code, Refusal};
 
 use super::testing::*;
 use super::*;
@@ -106,7 +107,7 @@ fn the_same_key_and_token_give_the_same_identity_even_when_used_up() {
 fn every_bad_token_gets_the_same_answer() {
     let fixture = fixture("10.9.0.0/16");
     let refusal = |state: &ClusterState, command, now| {
-        apply(state, Actor::Operator, command, now).expect_err("refused")
+        Refusal::from(apply(state, Actor::Operator, command, now).expect_err("refused"))
     };
     let mut revoked = fixture.state.clone();
     ask(&mut revoked, Actor::Operator, Operation::RevokeToken(format!("{:016x}", 2)))

@@ -78,7 +78,7 @@ impl Control for ControlService {
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Answer<v1::RenewResponse> {
         let node = auth::client(&request)?.renewing_node(self.cluster(), clock::now_unix())?;
-        self.hub.look(|state| state.node(node).map(drop))?;
+        self.check_node(node)?;
         let csr = NodeRequest::parse(&request.get_ref().csr).map_err(Refusal::from)?;
         let certificate = self.sign(node, &csr)?;
         tracing::info!(%node, "Renewed a node's certificate");

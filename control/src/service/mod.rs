@@ -5,6 +5,7 @@ mod auth;
 mod control;
 mod enrollment;
 mod listing;
+mod refusal;
 pub(crate) mod requests;
 
 use std::sync::Arc;
@@ -55,9 +56,14 @@ impl ControlService {
     /// Authenticates the calling node, and checks that it still is one.
     fn caller<T>(&self, request: &tonic::Request<T>) -> Result<NodeId, Refusal> {
         let node = auth::client(request)?.node(self.cluster(), clock::now_unix())?;
-        self.hub.look(|state| state.node(node).map(drop))?;
+        self.check_node(node)?;
 
         Ok(node)
+    }
+
+    /// Checks that an authenticated node still belongs to the cluster.
+    fn check_node(&self, node: NodeId) -> Result<(), Refusal> {
+        Ok(self.hub.look(|state| state.node(node).map(drop))?)
     }
 
     async fn ask(&self, node: NodeId, command: Operation) -> Result<(Reply, Revision), Refusal> {

@@ -4,8 +4,7 @@ use overlay_core::{NetworkId, Role};
 use overlay_proto::convert::{self, field, wire_enum};
 use overlay_proto::{Code, Refusal, v1};
 
-use crate::registry::limits::MAX_CALL_ENDPOINTS;
-use crate::registry::{Announce, CreateNetwork, CreateToken, Operation};
+use crate::registry::{Announce, CreateNetwork, CreateToken, Operation, check_count};
 use crate::token::FreshToken;
 
 /// The longest instance id of an agent's process, in bytes.
@@ -78,17 +77,6 @@ pub(crate) fn remove_endpoints(request: &v1::RemoveEndpointsRequest) -> Result<O
     Ok(Operation::RemoveEndpoints(
         request.endpoints.iter().map(key).collect::<Result<_, Refusal>>()?,
     ))
-}
-
-fn check_count(count: usize) -> Result<(), Refusal> {
-    if count <= MAX_CALL_ENDPOINTS {
-        Ok(())
-    } else {
-        Err(Refusal::new(
-            Code::InvalidInput,
-            format!("{count} endpoints in one call are more than {MAX_CALL_ENDPOINTS}"),
-        ))
-    }
 }
 
 pub(crate) fn create_token(

@@ -248,7 +248,7 @@ impl Hub {
             {
                 watches.presence.remove(&node);
                 if let Some(watch) = watches.open.remove(&node) {
-                    watch.end(gone);
+                    watch.end(gone.into());
                 }
             }
         }

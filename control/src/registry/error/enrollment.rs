@@ -1,0 +1,66 @@
+//! Why a host does not become a node, or is none (any more).
+
+use overlay_core::{Name, NodeId, message};
+use overlay_proto::Code;
+
+use super::super::limits;
+
+/// What is wrong with the enrolment of a node, or the request for one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum EnrollmentError {
+    /// It was removed.
+    #[error("node {name} ({id}) was removed from this cluster")]
+    Removed {
+        /// Its name.
+        name: Name,
+        /// Its id.
+        id: NodeId,
+    },
+    /// There never was a node with this id, or it was forgotten.
+    #[error("node {0} does not belong to this cluster")]
+    Unknown(NodeId),
+    /// No node has this name or id.
+    #[error("there is no node {:?}", message::excerpt(.0))]
+    NotFound(String),
+    /// Another node has this name.
+    #[error(
+        "another node is called {0}; join with another --name, or remove that node: \
+         overlayctl node rm {0}"
+    )]
+    NameTaken(Name),
+    /// There are as many nodes as there may be.
+    #[error("the cluster has {most} nodes already", most = limits::MAX_NODES)]
+    TooMany,
+    /// The host is a node already, by another name.
+    #[error(
+        "this host joined as {name} already; leave first (overlayctl leave) to join as {asked}"
+    )]
+    JoinedAs {
+        /// Its name.
+        name: Name,
+        /// The name that it asks for.
+        asked: Name,
+    },
+    /// The version of its agent is no version.
+    #[error("version: at most 64 bytes and no control characters")]
+    InvalidVersion,
+    /// It has no key, which an inconsistent store alone can bring about.
+    #[error("node {0} has no key on record")]
+    NoKey(NodeId),
+}
+
+impl EnrollmentError {
+    /// Returns the stable code that callers are told.
+    pub(super) fn code(&self) -> Code {
+        match self {
+            Self::Removed { .. } => Code::NotAllowed,
+            Self::Unknown(_) => Code::NotAuthenticated,
+            Self::NotFound(_) => Code::NotFound,
+            Self::NameTaken(_) => Code::NameTaken,
+            Self::TooMany => Code::Exhausted,
+            Self::JoinedAs { .. } => Code::WrongState,
+            Self::InvalidVersion => Code::InvalidInput,
+            Self::NoKey(_) => Code::Fault,
+        }
+    }
+}

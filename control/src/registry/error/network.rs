@@ -1,0 +1,119 @@
+//! Why a network is not found, created or removed.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+use overlay_core::{Name, NetworkId, message};
+use overlay_proto::Code;
+
+use super::super::limits;
+
+/// What is wrong with a network, or with the request for one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NetworkError {
+    /// There is no network with this id.
+    #[error("there is no network {0}")]
+    Unknown(NetworkId),
+    /// There is no network with this name or id.
+    #[error("there is no network {:?}", message::excerpt(.0))]
+    NotFound(String),
+    /// Another network has this name.
+    #[error("network {name} is there already, with prefix {prefix}")]
+    NameTaken {
+        /// The name.
+        name: Name,
+        /// The prefix of the network that has it.
+        prefix: Ipv4Net,
+    },
+    /// There are as many networks as there may be.
+    #[error("there are {most} networks already", most = limits::MAX_NETWORKS)]
+    TooMany,
+    /// No prefix is left in the pool that prefixes are chosen from.
+    #[error(
+        "no prefix is left in the pool {0}: networks or routes of nodes use all of it; name \
+         one: --subnet CIDR"
+    )]
+    PoolExhausted(Ipv4Net),
+    /// Something uses the prefix.
+    #[error(
+        "{prefix} overlaps {holder}; choose another prefix: --subnet CIDR, or none to have \
+         one chosen"
+    )]
+    PrefixTaken {
+        /// The prefix that was asked for.
+        prefix: IpNet,
+        /// What uses it, where and with which prefix.
+        holder: String,
+    },
+    /// The gateway is outside the network.
+    #[error("gateway {gateway} is not in the prefix of network {network}")]
+    GatewayOutside {
+        /// The gateway.
+        gateway: IpAddr,
+        /// The name of the network.
+        network: Name,
+    },
+    /// The gateway is an address that no host can have.
+    #[error("gateway {gateway} is the first or last address of {prefix}")]
+    GatewayAtEdge {
+        /// The gateway.
+        gateway: Ipv4Addr,
+        /// The prefix of the network.
+        prefix: Ipv4Net,
+    },
+    /// A reserved address is outside the network.
+    #[error("reserved address {name}={address} is not in the prefix of network {network}")]
+    ReservedOutside {
+        /// What the address is reserved for.
+        name: String,
+        /// The address.
+        address: IpAddr,
+        /// The name of the network.
+        network: Name,
+    },
+    /// No blocks can be cut out of the range.
+    #[error("range {range} is not a part of {prefix} with at least 4 addresses")]
+    InvalidRange {
+        /// The range.
+        range: Ipv4Net,
+        /// The prefix of the network.
+        prefix: Ipv4Net,
+    },
+    /// A node speaks for the container engine of another one.
+    #[error("numbered_by names a node other than the caller")]
+    NumberedByAnother,
+    /// It has endpoints.
+    #[error(
+        "network {network} has {endpoints} endpoint{}, {first} on {} for one; stop them first",
+        if *endpoints == 1 { "" } else { "s" },
+        node.as_ref().map_or("a node", Name::as_str)
+    )]
+    InUse {
+        /// Its name.
+        network: Name,
+        /// How many endpoints it has.
+        endpoints: usize,
+        /// The name of one of them.
+        first: Name,
+        /// The name of that one's node.
+        node: Option<Name>,
+    },
+}
+
+impl NetworkError {
+    /// Returns the stable code that callers are told.
+    pub(super) fn code(&self) -> Code {
+        match self {
+            Self::Unknown(_) | Self::NotFound(_) => Code::NotFound,
+            Self::NameTaken { .. } => Code::NameTaken,
+            Self::TooMany | Self::PoolExhausted(_) => Code::Exhausted,
+            Self::PrefixTaken { .. } => Code::AddressTaken,
+            Self::GatewayOutside { .. }
+            | Self::GatewayAtEdge { .. }
+            | Self::ReservedOutside { .. }
+            | Self::InvalidRange { .. } => Code::InvalidInput,
+            Self::NumberedByAnother => Code::NotAllowed,
+            Self::InUse { .. } => Code::InUse,
+        }
+    }
+}

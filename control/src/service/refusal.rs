@@ -1,0 +1,25 @@
+//! What callers are told when something is refused: the errors of control's parts as refusals.
+
+use overlay_proto::{Code, Refusal};
+
+use crate::pki::InvalidRequest;
+use crate::random::RandomError;
+use crate::registry::RegistryError;
+
+impl From<RegistryError> for Refusal {
+    fn from(error: RegistryError) -> Self {
+        Self::new(error.code(), error)
+    }
+}
+
+impl From<InvalidRequest> for Refusal {
+    fn from(invalid: InvalidRequest) -> Self {
+        Self::new(Code::InvalidInput, invalid)
+    }
+}
+
+impl From<RandomError> for Refusal {
+    fn from(error: RandomError) -> Self {
+        Self::new(Code::Fault, error)
+    }
+}
