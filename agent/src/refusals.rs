@@ -12,6 +12,8 @@ use crate::endpoint::request::{InvalidAttach, UnknownNetwork};
 use crate::endpoint::reservation::{AddressError, NoFreeAddress, ReservationError};
 use crate::endpoint::sandbox::SandboxError;
 use crate::endpoint::start_wait::StartFailure;
+use crate::state::StoreFailure;
+use crate::state::keyring::KeyringError;
 
 macro_rules! refusals {
     ($($error:ty),* $(,)?) => {
@@ -36,9 +38,11 @@ refusals! {
     AttachError,
     DetachError,
     InvalidAttach,
+    KeyringError,
     NoFreeAddress,
     ReservationError,
     SandboxError,
     StartFailure,
+    StoreFailure,
     UnknownNetwork,
 }

@@ -67,9 +67,9 @@ impl ContainerWatcher {
         });
         let leases = leases.map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address));
         let struck = leases.chain(over.iter().map(|id| DockerKey::Pool((*id).clone()))).collect();
-        if let Err(refusal) = store.write(Vec::new(), struck).await {
+        if let Err(error) = store.write(Vec::new(), struck).await {
             // The store reports its own failure; the next pass tries again.
-            tracing::debug!(%refusal, "Failed to write the docker book");
+            tracing::debug!(%error, "Failed to write the docker book");
         }
     }
 }
@@ -135,9 +135,9 @@ pub(super) async fn look_at(
                 }
             }
         });
-        if let Err(refusal) = updated.await {
+        if let Err(error) = updated.await {
             // The store reports its own failure; the next pass tries again.
-            tracing::debug!(%refusal, "Failed to write the journal");
+            tracing::debug!(%error, "Failed to write the journal");
         }
     }
 

@@ -41,7 +41,7 @@ impl Driver for OverlayDriver {
 
     async fn release_pool(&self, pool: String) -> Result<(), Refusal> {
         match self.handle.joined() {
-            Ok(joined) => ipam::release_pool(&joined.docker, &pool).await,
+            Ok(joined) => Ok(ipam::release_pool(&joined.docker, &pool).await?),
             // A node that has left holds nothing.
             Err(_) => Ok(()),
         }
@@ -58,7 +58,7 @@ impl Driver for OverlayDriver {
 
     async fn release_address(&self, pool: String, address: IpAddr) -> Result<(), Refusal> {
         match self.handle.joined() {
-            Ok(joined) => ipam::release_address(&joined.docker, pool, address).await,
+            Ok(joined) => Ok(ipam::release_address(&joined.docker, pool, address).await?),
             Err(_) => Ok(()),
         }
     }
@@ -70,7 +70,7 @@ impl Driver for OverlayDriver {
 
     async fn delete_network(&self, network: String) -> Result<(), Refusal> {
         match self.handle.joined() {
-            Ok(joined) => joined.docker.delete_network(&network).await,
+            Ok(joined) => Ok(joined.docker.delete_network(&network).await?),
             Err(_) => Ok(()),
         }
     }
@@ -89,8 +89,11 @@ impl Driver for OverlayDriver {
             .map(|record| record.endpoint.id)
             .into_iter()
             .collect();
-        spawned(async move { joined.endpoints.remove(known, "Docker removed it").await.map(drop) })
-            .await
+        spawned(async move {
+            joined.endpoints.remove(known, "Docker removed it").await?;
+            Ok(())
+        })
+        .await
     }
 
     async fn join(&self, request: JoinRequest) -> Result<Joined, Refusal> {

@@ -14,7 +14,7 @@ use super::plugin_store::PluginStore;
 use super::{NETWORK_OPTION, lifetime, ready, returning};
 use crate::endpoint::lifecycle::Endpoints;
 use crate::problem::{unix_now, unix_now_ms};
-use crate::state::{DockerKey, DockerLease, DockerPool, DockerRow};
+use crate::state::{DockerKey, DockerLease, DockerPool, DockerRow, StoreFailure};
 
 /// Pools that Docker may hold at once; a network has two at the most.
 const MAX_POOLS: usize = 8_192;
@@ -174,7 +174,7 @@ fn chosen(store: &PluginStore, endpoints: &Endpoints, v6: bool) -> Result<IpNet,
 }
 
 /// Takes a pool back with all its addresses.
-pub(super) async fn release_pool(store: &PluginStore, pool: &str) -> Result<(), Refusal> {
+pub(super) async fn release_pool(store: &PluginStore, pool: &str) -> Result<(), StoreFailure> {
     let plugin_state = store.state();
     let leases = plugin_state
         .leases_of(pool)
@@ -237,7 +237,7 @@ pub(super) async fn note(
     pool: &DockerPool,
     address: IpAddr,
     is_endpoint: bool,
-) -> Result<(), Refusal> {
+) -> Result<(), StoreFailure> {
     let lease = DockerLease { pool: pool.id.clone(), address, is_endpoint, since: unix_now() };
 
     store.write(vec![DockerRow::Lease(lease)], Vec::new()).await
@@ -369,7 +369,7 @@ pub(super) async fn release_address(
     store: &PluginStore,
     pool: String,
     address: IpAddr,
-) -> Result<(), Refusal> {
+) -> Result<(), StoreFailure> {
     let key = (pool, address);
     if !store.state().leases.contains_key(&key) {
         return Ok(());

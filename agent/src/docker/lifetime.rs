@@ -146,9 +146,9 @@ pub(super) async fn pass(
     let unused = unused(&plugin_state, &entries).into_iter().filter(|_| all_rested);
     let leases: Vec<_> = with_them.chain(unused).collect();
     for (id, why) in &gone {
-        if let Err(refusal) = endpoints.remove(vec![*id], why).await {
+        if let Err(error) = endpoints.remove(vec![*id], why).await {
             // The store reports its own failure; the next pass tries again.
-            tracing::debug!(%refusal, "Failed to write the journal");
+            tracing::debug!(%error, "Failed to write the journal");
         }
     }
     strike(store, endpoints, &leases).await;
@@ -273,9 +273,9 @@ async fn strike(store: &PluginStore, endpoints: &Endpoints, leases: &[&DockerLea
     };
     let keys = leases.iter().filter(is_same);
     let keys = keys.map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address)).collect();
-    if let Err(refusal) = store.write(Vec::new(), keys).await {
+    if let Err(error) = store.write(Vec::new(), keys).await {
         // The store reports its own failure; the next pass tries again.
-        tracing::debug!(%refusal, "Failed to write the docker book");
+        tracing::debug!(%error, "Failed to write the docker book");
     }
 }
 

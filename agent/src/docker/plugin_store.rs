@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use overlay_core::NetworkId;
-use overlay_proto::Refusal;
 use tokio::sync::{Notify, watch};
 
 use super::engine::EngineKind;
 use crate::membership::network_membership::HeldAddresses;
-use crate::state::in_store;
-use crate::state::{DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, StateStore};
+use crate::state::{
+    DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, StateStore, StoreFailure,
+    in_store,
+};
 
 /// The contents of the plugin store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -148,7 +149,7 @@ impl PluginStore {
         &self,
         put: Vec<DockerRow>,
         remove: Vec<DockerKey>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), StoreFailure> {
         self.revise(|_| (put, remove)).await
     }
 
@@ -158,7 +159,7 @@ impl PluginStore {
         &self,
         docker: &str,
         network: Option<NetworkId>,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<bool, StoreFailure> {
         let mut is_there = false;
         self.revise(|plugin_state| {
             let known = plugin_state.networks.get(docker);
@@ -179,7 +180,7 @@ impl PluginStore {
 
     /// Removes a Docker network. If it was bound to an overlay network, a person removed it, and
     /// control is told as soon as possible.
-    pub(crate) async fn delete_network(&self, docker: &str) -> Result<(), Refusal> {
+    pub(crate) async fn delete_network(&self, docker: &str) -> Result<(), StoreFailure> {
         self.revise(|plugin_state| match plugin_state.networks.get(docker) {
             Some(known) => (
                 known.network.map(DockerRow::Removal).into_iter().collect(),
@@ -195,7 +196,7 @@ impl PluginStore {
     async fn revise(
         &self,
         decide: impl FnOnce(&PluginState) -> (Vec<DockerRow>, Vec<DockerKey>),
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), StoreFailure> {
         let _one = self.writing.lock().await;
         let (put, remove) = decide(&self.state());
         if put.is_empty() && remove.is_empty() {

@@ -8,19 +8,18 @@
 use std::net::IpAddr;
 
 use overlay_core::{Endpoint, NetworkId, NodeId, Runtime, View};
-use overlay_proto::Refusal;
 
 use crate::endpoint::lifecycle::Endpoints;
 use crate::endpoint::sandbox;
-use crate::state::EndpointRecord;
 use crate::state::journal::Entries;
+use crate::state::{EndpointRecord, StoreFailure};
 
 /// Returns the addresses that the one container had which other hosts still know and which is not
 /// there any more; nothing while control would tell them.
 pub(super) async fn addresses(
     endpoints: &Endpoints,
     network: NetworkId,
-) -> Result<Vec<IpAddr>, Refusal> {
+) -> Result<Vec<IpAddr>, StoreFailure> {
     if endpoints.control().connection.is_connected() {
         return Ok(Vec::new());
     }

@@ -191,9 +191,9 @@ impl Sync {
                 struck.push(DockerKey::Network(id.clone()));
             }
         }
-        if let Err(refusal) = store.write(Vec::new(), struck).await {
+        if let Err(error) = store.write(Vec::new(), struck).await {
             // The store says itself that it keeps nothing; the next look tries again.
-            tracing::debug!(%refusal, "Failed to write the docker book");
+            tracing::debug!(%error, "Failed to write the docker book");
         }
     }
 }
@@ -248,9 +248,9 @@ async fn tell_removals(store: &PluginStore, endpoints: &Endpoints) -> bool {
             waits = true;
             continue;
         }
-        if let Err(refusal) = store.write(Vec::new(), vec![DockerKey::Removal(network)]).await {
+        if let Err(error) = store.write(Vec::new(), vec![DockerKey::Removal(network)]).await {
             // The store says itself that it keeps nothing; the next look tries again.
-            tracing::debug!(%refusal, "Failed to write the docker book");
+            tracing::debug!(%error, "Failed to write the docker book");
         }
     }
 
@@ -291,15 +291,15 @@ async fn perform(
                 .collect();
             // What is left on it was cut off by force.
             let removed = endpoints.remove(lost, "its network was removed by force").await;
-            removed.map_err(|refusal| (About::Docker(docker.clone()), refusal.to_string()))?;
+            removed.map_err(|error| (About::Docker(docker.clone()), error.to_string()))?;
             let bound = plugin_state.networks.get(docker).and_then(|known| known.network);
             // Docker's call for it must not count as a person's.
             let unbound = store.bind(docker, None).await;
-            unbound.map_err(|refusal| (About::Docker(docker.clone()), refusal.to_string()))?;
+            unbound.map_err(|error| (About::Docker(docker.clone()), error.to_string()))?;
             let Err(error) = engine.remove_network(docker).await else { return Ok(()) };
             // It stays what it was, and must not pass for one that a person made.
             let bound = store.bind(docker, bound).await;
-            bound.map_err(|refusal| (About::Docker(docker.clone()), refusal.to_string()))?;
+            bound.map_err(|error| (About::Docker(docker.clone()), error.to_string()))?;
             Err((About::Docker(docker.clone()), explain(&error)))
         }
         Action::Replicate(id) => {
@@ -336,7 +336,7 @@ async fn publish(
     let network: NetworkId = overlay_proto::convert::field("network.id", &network)?;
     if !store.bind(docker, Some(network)).await? {
         // A person removed it meanwhile.
-        return store.write(vec![DockerRow::Removal(network)], Vec::new()).await;
+        return Ok(store.write(vec![DockerRow::Removal(network)], Vec::new()).await?);
     }
     tracing::info!(%network, name = %engine.name, "Made a network that Docker has");
     let arrived = async {

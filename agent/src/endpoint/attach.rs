@@ -21,7 +21,7 @@ use super::start_wait::StartFailure;
 use crate::kernel::Netns;
 use crate::kernel::host::HostNetwork;
 use crate::membership::connection;
-use crate::state::{EndpointRecord, SandboxRecord};
+use crate::state::{EndpointRecord, SandboxRecord, StoreFailure};
 
 /// How long a network made a moment ago elsewhere may take to become known here.
 const NEWS: Duration = Duration::from_secs(2);
@@ -92,9 +92,12 @@ pub(crate) enum AttachError {
     /// Nobody waits for it any more.
     #[error("the caller stopped waiting")]
     GivenUp,
-    /// The journal cannot be written, or the network cannot be entered.
+    /// The network cannot be entered.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Membership(#[from] Refusal),
+    /// The journal cannot be written.
+    #[error(transparent)]
+    Journal(#[from] StoreFailure),
     /// The task panicked.
     #[error(transparent)]
     Task(#[from] JoinError),
@@ -112,7 +115,8 @@ impl AttachError {
             Self::Sandbox(error) => error.code(),
             Self::Reservation(error) => error.code(),
             Self::Start(failure) => failure.code(),
-            Self::Refused(refusal) => refusal.code,
+            Self::Membership(refusal) => refusal.code,
+            Self::Journal(failure) => failure.code(),
             Self::GivenUp | Self::Task(_) => Code::Fault,
         }
     }
@@ -172,7 +176,7 @@ async fn attach_whole(
 }
 
 /// Takes an endpoint out of the journal without waiting for the kernel to follow.
-async fn take_back(endpoints: &Endpoints, id: EndpointId) -> Result<(), Refusal> {
+async fn take_back(endpoints: &Endpoints, id: EndpointId) -> Result<(), StoreFailure> {
     endpoints.journal.remove(vec![id]).await?;
     endpoints.publisher.forget(id);
 

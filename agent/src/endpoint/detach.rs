@@ -6,7 +6,7 @@ use overlay_proto::{Code, Refusal, v1};
 
 use super::lifecycle::Endpoints;
 use super::request::{UnknownNetwork, require_network};
-use crate::state::EndpointRecord;
+use crate::state::{EndpointRecord, StoreFailure};
 
 /// Why nothing was detached.
 #[derive(Debug, thiserror::Error)]
@@ -17,9 +17,12 @@ pub(crate) enum DetachError {
     /// The network is not known here.
     #[error(transparent)]
     UnknownNetwork(#[from] UnknownNetwork),
-    /// A field is malformed, or the journal cannot be written.
+    /// A field of the request is malformed.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Field(#[from] Refusal),
+    /// The journal cannot be written.
+    #[error(transparent)]
+    Journal(#[from] StoreFailure),
 }
 
 impl DetachError {
@@ -28,7 +31,8 @@ impl DetachError {
         match self {
             Self::UnknownEndpoint => Code::NotFound,
             Self::UnknownNetwork(error) => error.code(),
-            Self::Refused(refusal) => refusal.code,
+            Self::Field(error) => error.code,
+            Self::Journal(failure) => failure.code(),
         }
     }
 }
@@ -46,7 +50,7 @@ pub(crate) async fn detach<E: From<DetachError>>(
     for record in ids.iter().filter_map(|id| entries.get(id)) {
         try_detachable(&view, record)?;
     }
-    let removed = endpoints.remove(ids, "it was detached").await.map_err(DetachError::Refused)?;
+    let removed = endpoints.remove(ids, "it was detached").await.map_err(DetachError::Journal)?;
     if removed.is_empty() {
         return Err(DetachError::UnknownEndpoint.into());
     }

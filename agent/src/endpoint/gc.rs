@@ -87,9 +87,9 @@ async fn remove_lost(
         }
     }
     for (why, ids) in lost {
-        if let Err(refusal) = endpoints.remove(ids, why).await {
+        if let Err(error) = endpoints.remove(ids, why).await {
             // The store says itself that it keeps nothing; the next look tries again.
-            tracing::debug!(%refusal, "Failed to write the journal");
+            tracing::debug!(%error, "Failed to write the journal");
             is_done = false;
         }
     }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::{EndpointId, NodeId, View};
-use overlay_proto::Refusal;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -16,8 +15,8 @@ use crate::membership::network_membership::NetworkMemberships;
 use crate::membership::publish::Publisher;
 use crate::problem::Problems;
 use crate::reconcile::{NetworkReports, ReconcileQueue};
-use crate::state::EndpointRecord;
 use crate::state::journal::Journal;
+use crate::state::{EndpointRecord, StoreFailure};
 
 /// How long the kernel may take to take endpoints away.
 const KERNEL: Duration = Duration::from_secs(15);
@@ -69,7 +68,7 @@ impl Endpoints {
         &self,
         ids: Vec<EndpointId>,
         why: &str,
-    ) -> Result<Vec<EndpointRecord>, Refusal> {
+    ) -> Result<Vec<EndpointRecord>, StoreFailure> {
         let removed = self.journal.remove(ids).await?;
         for record in &removed {
             let endpoint = &record.endpoint;

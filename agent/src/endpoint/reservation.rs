@@ -12,7 +12,7 @@ use overlay_proto::{Code, Refusal, convert};
 use super::lifecycle::Endpoints;
 use super::request::{UnusableAddress, try_fixed};
 use crate::membership::network_membership;
-use crate::state::{EndpointRecord, Owner, SandboxRecord};
+use crate::state::{EndpointRecord, Owner, SandboxRecord, StoreFailure};
 
 /// Endpoints on this node at the most; the kernel's own tables stay small with them.
 pub(crate) const MAX_ENDPOINTS: usize = 10_000;
@@ -62,9 +62,12 @@ pub(crate) enum ReservationError {
     /// There is no address for it.
     #[error(transparent)]
     Address(#[from] AddressError),
-    /// The journal cannot be written, or control does not have it.
+    /// Control refuses it.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Control(#[from] Refusal),
+    /// The journal cannot be written.
+    #[error(transparent)]
+    Journal(#[from] StoreFailure),
 }
 
 impl ReservationError {
@@ -73,7 +76,8 @@ impl ReservationError {
         match self {
             Self::TooMany => Code::Exhausted,
             Self::Address(error) => error.code(),
-            Self::Refused(refusal) => refusal.code,
+            Self::Control(refusal) => refusal.code,
+            Self::Journal(failure) => failure.code(),
         }
     }
 }

@@ -3,11 +3,10 @@
 
 use overlay_core::NodeId;
 use overlay_proto::join_line::{MAX_ADDRESSES, is_address};
-use overlay_proto::{Refusal, v1};
+use overlay_proto::v1;
 use tokio::sync::watch;
 
-use crate::state::in_store;
-use crate::state::{KnownControl, StateStore};
+use crate::state::{KnownControl, StateStore, StoreFailure, in_store};
 
 /// Nodes on control's host that are remembered at the most.
 const MAX_NODES: usize = 8;
@@ -36,7 +35,7 @@ impl AddressBook {
     /// # Errors
     ///
     /// When it cannot be kept; it is in use all the same. The same holds for the methods below.
-    pub(crate) async fn heard(&self, place: &v1::ControlPlace) -> Result<(), Refusal> {
+    pub(crate) async fn heard(&self, place: &v1::ControlPlace) -> Result<(), StoreFailure> {
         let addresses =
             place.addresses.iter().filter(|address| is_address(address)).take(MAX_ADDRESSES);
         let announced: Vec<_> = addresses.cloned().collect();
@@ -53,12 +52,12 @@ impl AddressBook {
     }
 
     /// Takes note that control answered at an address.
-    pub(crate) async fn answered(&self, address: &str) -> Result<(), Refusal> {
+    pub(crate) async fn answered(&self, address: &str) -> Result<(), StoreFailure> {
         self.change(|known| known.last = Some(address.to_owned())).await
     }
 
     /// Takes what a person says, in place of what was said before; it is tried first.
-    pub(crate) async fn set(&self, addresses: Vec<String>) -> Result<(), Refusal> {
+    pub(crate) async fn set(&self, addresses: Vec<String>) -> Result<(), StoreFailure> {
         self.change(|known| {
             known.last = addresses.first().cloned();
             known.set = addresses;
@@ -66,7 +65,7 @@ impl AddressBook {
         .await
     }
 
-    async fn change(&self, change: impl FnOnce(&mut KnownControl)) -> Result<(), Refusal> {
+    async fn change(&self, change: impl FnOnce(&mut KnownControl)) -> Result<(), StoreFailure> {
         let changed = self.known.send_if_modified(|known| {
             let before = known.clone();
             change(known);

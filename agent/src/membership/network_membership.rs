@@ -216,7 +216,8 @@ impl NetworkMemberships {
     /// The keys of a network end with the network.
     async fn forget_keys(&self, view: &View) {
         for network in self.keyring.orphaned(view) {
-            self.note(network, self.keyring.forget(network, &self.store).await);
+            let forgotten = self.keyring.forget(network, &self.store).await;
+            self.note(network, forgotten.map_err(Refusal::from));
         }
     }
 

@@ -24,6 +24,7 @@ use crate::path::Lanes;
 use crate::problem::Problems;
 use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
+use crate::state::StoreFailure;
 
 /// Control sends a sign of life every few seconds; a stream that is silent for longer is dead.
 const IDLE: Duration = Duration::from_secs(20);
@@ -213,11 +214,11 @@ async fn note_alive(follower: &Follower, alive: &v1::Alive) {
     }
 }
 
-fn keep(follower: &Follower, outcome: Result<(), Refusal>) {
+fn keep(follower: &Follower, outcome: Result<(), StoreFailure>) {
     match outcome {
         Ok(()) => follower.problems.clear(&ProblemKey::ControlAddresses),
-        Err(refusal) => {
-            follower.problems.raise(ProblemKey::ControlAddresses, refusal.code, refusal)
+        Err(failure) => {
+            follower.problems.raise(ProblemKey::ControlAddresses, failure.code(), failure)
         }
     }
 }

@@ -4,8 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use overlay_daemon::disk;
+use overlay_proto::Code;
+use tokio::task::JoinError;
 
 use super::tables::SCHEMA;
+use crate::problem::explain;
 
 /// The state file does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +61,27 @@ pub enum StateError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// Why work on the store was not done; its text has the whole cause.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreFailure {
+    /// The state file does not serve.
+    #[error("{}", explain(.0))]
+    State(StateError),
+    /// The work panicked.
+    #[error(transparent)]
+    Task(#[from] JoinError),
+}
+
+impl StoreFailure {
+    /// Returns the stable code.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::State(_) => Code::Storage,
+            Self::Task(_) => Code::Fault,
+        }
+    }
 }
 
 /// Takes the error of the disk out of one of the database.

@@ -1,20 +1,15 @@
 //! Work on the store, done where blocking is allowed.
 
-use overlay_proto::{Code, Refusal};
-
-use super::error::StateError;
+use super::error::{StateError, StoreFailure};
 use super::store::StateStore;
-use crate::problem::explain;
 
 /// Runs work on the store where blocking is allowed.
 pub(crate) async fn in_store<T: Send + 'static>(
     store: &StateStore,
     work: impl FnOnce(&StateStore) -> Result<T, StateError> + Send + 'static,
-) -> Result<T, Refusal> {
+) -> Result<T, StoreFailure> {
     let store = store.clone();
-    let done = tokio::task::spawn_blocking(move || work(&store))
-        .await
-        .map_err(|error| Refusal::new(Code::Fault, error))?;
+    let done = tokio::task::spawn_blocking(move || work(&store)).await?;
 
-    done.map_err(|error| Refusal::new(Code::Storage, explain(&error)))
+    done.map_err(StoreFailure::State)
 }

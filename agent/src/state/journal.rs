@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use overlay_core::{EndpointId, NetworkId, NodeId, Runtime, View};
-use overlay_proto::Refusal;
 use tokio::sync::watch;
 
+use super::error::StoreFailure;
 use super::in_store::in_store;
 use super::record::EndpointRecord;
 use super::store::StateStore;
@@ -123,7 +123,7 @@ impl Journal {
         &self,
         replaced: Vec<EndpointId>,
         record: EndpointRecord,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), StoreFailure> {
         let kept = record.clone();
         let address = record.endpoint.addresses.iter().find_map(|address| match address {
             IpAddr::V4(address) => Some(*address),
@@ -151,7 +151,7 @@ impl Journal {
         &self,
         id: EndpointId,
         change: impl FnOnce(&mut EndpointRecord),
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), StoreFailure> {
         let _one = self.updating.lock().await;
         let Some(known) = self.entries().get(&id).cloned() else { return Ok(()) };
         let mut record = known.clone();
@@ -178,7 +178,7 @@ impl Journal {
     pub(crate) async fn remove(
         &self,
         ids: Vec<EndpointId>,
-    ) -> Result<Vec<EndpointRecord>, Refusal> {
+    ) -> Result<Vec<EndpointRecord>, StoreFailure> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }

@@ -4,10 +4,32 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use overlay_core::{NetworkId, PrivateKey, PublicKey, View};
-use overlay_proto::{Code, Refusal};
+use overlay_proto::Code;
 
+use super::error::StoreFailure;
 use super::in_store::in_store;
 use super::store::StateStore;
+
+/// Why the keys of a network are not there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeyringError {
+    /// The kernel gives no random bytes.
+    #[error("{0}")]
+    Random(getrandom::Error),
+    /// They cannot be kept.
+    #[error(transparent)]
+    Store(#[from] StoreFailure),
+}
+
+impl KeyringError {
+    /// Returns the stable code.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Random(_) => Code::Fault,
+            Self::Store(failure) => failure.code(),
+        }
+    }
+}
 
 /// All keys of this node.
 #[derive(Debug)]
@@ -44,7 +66,7 @@ impl Keyring {
         &self,
         network: NetworkId,
         store: &StateStore,
-    ) -> Result<Vec<PrivateKey>, Refusal> {
+    ) -> Result<Vec<PrivateKey>, KeyringError> {
         if let Some(keys) = self.find(network) {
             return Ok(keys);
         }
@@ -67,7 +89,7 @@ impl Keyring {
         &self,
         network: NetworkId,
         store: &StateStore,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), StoreFailure> {
         let known =
             self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&network).is_some();
         if known {
@@ -92,9 +114,9 @@ pub(crate) fn public_keys(keys: &[PrivateKey]) -> Vec<PublicKey> {
     keys.iter().map(overlay_dataplane::public_key).collect()
 }
 
-fn generate() -> Result<PrivateKey, Refusal> {
+fn generate() -> Result<PrivateKey, KeyringError> {
     let mut bytes = zeroize::Zeroizing::new([0; 32]);
-    getrandom::fill(bytes.as_mut_slice()).map_err(|error| Refusal::new(Code::Fault, error))?;
+    getrandom::fill(bytes.as_mut_slice()).map_err(KeyringError::Random)?;
 
     Ok(PrivateKey::from(*bytes))
 }

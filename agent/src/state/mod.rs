@@ -16,6 +16,7 @@ mod tables;
 
 pub use docker::{DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, IpamMode};
 pub use error::StateError;
+pub(crate) use error::StoreFailure;
 pub use file::panic_is_contained;
 pub(crate) use in_store::in_store;
 pub use load::StoredState;

@@ -55,7 +55,7 @@ pub(super) async fn create_network(
         .map(|pool| DockerRow::Pool(DockerPool { docker_network: docker_network.clone(), ..pool }));
     let rows = pools.chain([DockerRow::Network(row.clone())]).collect();
 
-    store.write(rows, Vec::new()).await
+    Ok(store.write(rows, Vec::new()).await?)
 }
 
 /// Finds the pools that were asked for a network: Docker does not say which they were, so the
