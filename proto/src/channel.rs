@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Shutdown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream, UnixStream, lookup_host};
 use tokio::task::JoinSet;
@@ -100,6 +100,26 @@ pub struct Dialled {
     pub address: String,
     /// The local address of the connection; once the host no longer has it, the connection is dead.
     pub local: IpAddr,
+    /// Ends the connection for everybody who has the channel.
+    pub cutter: Cutter,
+}
+
+/// Ends a connection that is known to be dead before the kernel gives it up: calls that wait for an
+/// answer over it fail at once.
+#[derive(Debug)]
+pub struct Cutter(Option<Socket>);
+
+impl Cutter {
+    /// Where descriptors are used up, a dead connection ends when the kernel gives it up.
+    fn of(tcp: &TcpStream) -> Self {
+        Self(SockRef::from(tcp).try_clone().ok())
+    }
+
+    /// Ends the connection.
+    pub fn cut(self) {
+        // A connection that has ended already cannot be shut down.
+        let _ = self.0.map(|socket| socket.shutdown(Shutdown::Both));
+    }
 }
 
 /// Connects to control: to the first address that proves to be control.
@@ -171,6 +191,7 @@ async fn dial(address: &str, tls: Arc<ClientConfig>) -> Result<Dialled, DialErro
     tcp.set_nodelay(true).map_err(unreachable)?;
     set_keepalive(&tcp).map_err(unreachable)?;
     let local = tcp.local_addr().map_err(unreachable)?.ip().to_canonical();
+    let cutter = Cutter::of(&tcp);
     let name = ServerName::try_from(CONTROL_NAME).map_err(|error| DialError::Tls {
         address: address.to_owned(),
         source: io::Error::other(error),
@@ -188,7 +209,7 @@ async fn dial(address: &str, tls: Arc<ClientConfig>) -> Result<Dialled, DialErro
         .await
         .map_err(|source| DialError::Http { address: address.to_owned(), source })?;
 
-    Ok(Dialled { channel, address: address.to_owned(), local })
+    Ok(Dialled { channel, address: address.to_owned(), local, cutter })
 }
 
 /// Makes the kernel notice within [`TCP_DEAD`] that the other host no longer answers, at no cost to
@@ -316,6 +337,21 @@ mod tests {
         for stream in [&ours, &theirs] {
             assert!(SockRef::from(stream).tcp_mss().expect("a size") <= MSS);
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_cut_ends_what_waits_for_it() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let mut ours = connect(&listener.local_addr().expect("an address").to_string())
+            .await
+            .expect("connected");
+        let cutter = Cutter::of(&ours);
+        let waits = tokio::spawn(async move { ours.read(&mut [0]).await });
+
+        cutter.cut();
+
+        let read = timeout(CONNECT_TIMEOUT, waits).await.expect("it ends").expect("no panic");
+        assert_eq!(read.expect("the end of the stream"), 0);
     }
 
     #[tokio::test]

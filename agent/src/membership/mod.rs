@@ -10,6 +10,7 @@ pub(crate) mod announce;
 pub(crate) mod candidates;
 pub(crate) mod changed_rows;
 pub(crate) mod connection;
+pub(crate) mod connection_loss;
 pub(crate) mod control_link;
 pub(crate) mod join;
 pub(crate) mod network_membership;

@@ -1,13 +1,10 @@
 //! Follows the membership: one stream, resumed where it broke off, begun anew after a gap.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::{Change, Delta, NodeId, Revision, View};
-use overlay_proto::channel::{self, Dialled};
-use overlay_proto::v1::control_client::ControlClient;
+use overlay_proto::channel::Dialled;
 use overlay_proto::v1::watch_response::Event;
 use overlay_proto::{Code, Refusal, v1};
 use tokio::sync::watch;
@@ -16,6 +13,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::admission::{Admission, AdmissionState};
+use super::connection_loss::{self, ConnectionLoss};
 use super::control_link::ControlLink;
 use super::renewal::Renewal;
 use super::{Membership, back_off, connection, renewal};
@@ -29,11 +27,6 @@ use crate::state::StoreFailure;
 /// Control sends a sign of life every few seconds; a stream that is silent for longer is dead.
 const IDLE: Duration = Duration::from_secs(20);
 
-/// How long the address in use may take to show that it is still there, when there is reason to
-/// doubt.
-const DOUBT: Duration = Duration::from_secs(1);
-/// The least time between two probes of a connection: a host may change all the time.
-const PROBE_PACE: Duration = Duration::from_secs(1);
 /// The pause of a node whose identity another host uses: it waits for that one to go.
 const CLASH: Duration = Duration::from_secs(2);
 
@@ -80,6 +73,8 @@ impl Follower {
 enum Ended {
     /// It broke; the view may be continued.
     Broken(Refusal),
+    /// The host's end of it is gone; the view may be continued, and control was not at fault.
+    Renumbered(Refusal),
     /// What came does not fit the view: it must be fetched whole.
     Astray(String),
     /// Control says that we are no node of it any more.
@@ -89,7 +84,9 @@ enum Ended {
 /// Follows control until it throws us out; returns why.
 pub(crate) async fn run(follower: &Follower) -> String {
     let mut pauses = back_off();
+    let mut own = follower.host.own();
     loop {
+        own.mark_unchanged();
         let connected = follower.control.connection.is_connected();
         let ended = connect_and_follow(follower).await;
         // What is wrong with control that does not speak with us is not known.
@@ -103,6 +100,11 @@ pub(crate) async fn run(follower: &Follower) -> String {
                 tracing::info!(%reason, "Asking control for the whole membership");
                 follower.control.connection.away(&reason);
                 follower.follow_from_nothing();
+            }
+            Ended::Renumbered(refusal) => {
+                follower.admission.assume();
+                follower.control.connection.away(&refusal);
+                continue;
             }
             Ended::Broken(refusal) => {
                 if refusal.code == Code::IdentityClash {
@@ -121,22 +123,55 @@ pub(crate) async fn run(follower: &Follower) -> String {
         tokio::select! {
             () = sleep(pause) => {}
             () = follower.control.connection.wanted() => {}
+            // The sender belongs to the joined node.
+            _ = own.changed() => {}
         }
     }
 }
 
 async fn connect_and_follow(follower: &Follower) -> Ended {
-    let who = follower.control.identity();
-    let addresses: Vec<_> =
-        follower.control.candidates().into_iter().map(|candidate| candidate.address).collect();
-    let Dialled { channel, address, local } = match connection::dial(&who, &addresses).await {
+    let Dialled { channel, address, local, cutter } = match dial(follower).await {
         Ok(dialled) => dialled,
         Err(refusal) => return Ended::Broken(refusal),
     };
+    let probe = connection::client(channel.clone());
+
+    // Also while an answer of control's is waited for.
+    tokio::select! {
+        ended = open_and_follow(follower, channel, &address) => ended,
+        loss = connection_loss::wait(&follower.control, &follower.host, &address, local, probe) => {
+            // Whoever else waits for an answer would wait for as long as the kernel does.
+            cutter.cut();
+            let refusal = Refusal::new(Code::ControlAway, &loss);
+            match loss {
+                ConnectionLoss::Renumbered(_) => Ended::Renumbered(refusal),
+                ConnectionLoss::NoWay(_) | ConnectionLoss::Moved(_) => Ended::Broken(refusal),
+            }
+        }
+    }
+}
+
+/// Connects. An attempt from an address that the host may not have any more is begun anew: nothing
+/// would answer it.
+async fn dial(follower: &Follower) -> Result<Dialled, Refusal> {
+    let mut own = follower.host.own();
+    loop {
+        let who = follower.control.identity();
+        let addresses: Vec<_> =
+            follower.control.candidates().into_iter().map(|candidate| candidate.address).collect();
+        tokio::select! {
+            dialled = connection::dial(&who, &addresses) => return dialled,
+            // The sender belongs to the joined node.
+            _ = own.changed() => {}
+        }
+    }
+}
+
+async fn open_and_follow(follower: &Follower, channel: Channel, address: &str) -> Ended {
     renewal::renew_if_due(&follower.renewal, connection::client(channel.clone())).await;
     let request = v1::WatchRequest {
         revision: follower.followed().0,
-        cluster: who.cluster.to_string(),
+        cluster: follower.control.identity().cluster.to_string(),
         instance: follower.control.process.instance.to_string(),
     };
     let opened = connection::call(connection::client(channel.clone()).watch(request)).await;
@@ -144,16 +179,11 @@ async fn connect_and_follow(follower: &Follower) -> Ended {
         Ok(stream) => stream,
         Err(refusal) => return judge(refusal),
     };
-    let probe = connection::client(channel.clone());
-    follower.control.connection.connected(address.clone(), channel);
+    follower.control.connection.connected(address.to_owned(), channel);
     admitted(follower);
-    keep(follower, follower.control.addresses.answered(&address).await);
+    keep(follower, follower.control.addresses.answered(address).await);
 
-    // Also while an answer of control's is waited for.
-    tokio::select! {
-        ended = follow_stream(follower, &mut stream) => ended,
-        refusal = doubt(follower, &address, local, probe) => Ended::Broken(refusal),
-    }
+    follow_stream(follower, &mut stream).await
 }
 
 async fn follow_stream(follower: &Follower, stream: &mut Streaming<v1::WatchResponse>) -> Ended {
@@ -237,58 +267,6 @@ fn turned_away(follower: &Follower, refusal: &Refusal) {
 fn admitted(follower: &Follower) {
     if follower.admission.set(Admission::Admitted) {
         follower.problems.clear(&ProblemKey::Identity);
-    }
-}
-
-/// Waits until the connection is dead for a reason that is known before the kernel gives it up:
-/// this host does not have its end of it any more, its network has changed and control does not
-/// answer by the connection, or control's host has moved and does not answer where it was.
-async fn doubt(
-    follower: &Follower,
-    address: &str,
-    local: IpAddr,
-    probe: ControlClient<Channel>,
-) -> Refusal {
-    let (mut own, mut ways) = (follower.host.own(), follower.host.ways());
-    // What changed while the connection was made was heard of by nobody.
-    own.mark_changed();
-    let mut tunnels = follower.control.process.tunnels.clone();
-    let of_control = |tunnels: &BTreeMap<NodeId, IpAddr>| -> Vec<IpAddr> {
-        let nodes = follower.control.addresses.known().nodes;
-        nodes.iter().filter_map(|node| tunnels.get(node)).copied().collect()
-    };
-    let mut seen = of_control(&tunnels.borrow_and_update());
-    loop {
-        tokio::select! {
-            _ = own.changed() => {
-                let own = own.borrow_and_update();
-                if !own.is_empty() && !own.contains(&local) && !local.is_loopback() {
-                    return Refusal::new(Code::ControlAway, format!("this host does not have {local} any more"));
-                }
-            }
-            _ = ways.changed() => {
-                if !is_answered(probe.clone()).await {
-                    let text = format!("control at {address} does not answer since this host's network changed");
-                    return Refusal::new(Code::ControlAway, text);
-                }
-                sleep(PROBE_PACE).await;
-            }
-            _ = tunnels.changed() => {
-                let now = of_control(&tunnels.borrow_and_update());
-                if std::mem::replace(&mut seen, now.clone()) != now && !channel::is_reachable(address, DOUBT).await {
-                    return Refusal::new(Code::ControlAway, format!("control has moved from {address}"));
-                }
-            }
-        }
-    }
-}
-
-/// Tells whether control answers by a connection soon; whatever it answers.
-async fn is_answered(mut client: ControlClient<Channel>) -> bool {
-    match timeout(DOUBT, client.version(v1::VersionRequest {})).await {
-        Ok(Ok(_)) => true,
-        Ok(Err(status)) => connection::judge(status).code != Code::ControlAway,
-        Err(_) => false,
     }
 }
 
