@@ -116,7 +116,8 @@ impl Marks {
     }
 }
 
-/// Reports what was seen each time, and checks that no gap was longer than `bar_ms`.
+/// Reports what was seen each time, and checks that no gap was longer than `bar_ms`, and no pause of
+/// the stream longer than twice that.
 pub(super) fn judge(
     what: &str,
     marks: &Marks,
@@ -139,6 +140,9 @@ pub(super) fn judge(
     ));
 
     ensure!(worst <= bar_ms, "{what}: a gap of {worst:.0} ms");
+    // A sender that repeats into a gap, each time after twice as long, notices its end that late.
+    let pause = noticed.transfer.longest_pause_ms;
+    ensure!(pause <= 2.0 * bar_ms, "{what}: the TCP stream paused for {pause:.0} ms");
     Ok(())
 }
 
