@@ -40,6 +40,7 @@ mod reconcile;
 mod refusals;
 mod signals;
 pub mod state;
+mod status;
 
 pub use hand_over::{NoPredecessor, Program};
 pub mod unix_socket;

@@ -3,7 +3,7 @@
 //!
 //! Nothing is kept: who wants to know of what was before asks elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::status;
 use crate::node_handle::NodeHandle;
 use crate::problem::unix_now_ms;
+use crate::status;
 
 /// Events that wait for a slow reader; what changes meanwhile is told together, afterwards.
 const QUEUE: usize = 64;
@@ -70,38 +70,37 @@ pub(super) fn follow(handle: Arc<NodeHandle>) -> Result<Events, Refusal> {
 }
 
 /// Problems by code and text.
-type Problems = BTreeMap<(String, String), ()>;
+type Problems = BTreeSet<(&'static str, String)>;
 
 async fn listed(handle: &NodeHandle) -> Problems {
     let problems = status::status(handle).await.problems;
 
-    problems.into_iter().map(|problem| ((problem.code, problem.text), ())).collect()
+    problems.into_iter().map(|problem| (problem.code.as_str(), problem.text)).collect()
 }
 
 fn changed_problems(before: &Problems, after: &Problems) -> Vec<v1::Event> {
-    let event = |kind: v1::EventKind, (code, text): &(String, String)| v1::Event {
+    let event = |kind: v1::EventKind, (code, text): &(&'static str, String)| v1::Event {
         kind: kind.into(),
-        name: code.clone(),
+        name: (*code).to_owned(),
         text: text.clone(),
         ..v1::Event::default()
     };
-    let codes =
-        |problems: &Problems| problems.keys().map(|(code, _)| code.clone()).collect::<Vec<_>>();
+    let codes = |problems: &Problems| problems.iter().map(|(code, _)| *code).collect::<Vec<_>>();
     let (were, are) = (codes(before), codes(after));
     // A problem whose words change, as they do when they count, is the same one.
-    let raised = after.keys().filter(|problem| {
-        !before.contains_key(*problem) && count(&are, &problem.0) > count(&were, &problem.0)
+    let raised = after.iter().filter(|problem| {
+        !before.contains(*problem) && count(&are, problem.0) > count(&were, problem.0)
     });
-    let cleared = before.keys().filter(|problem| {
-        !after.contains_key(*problem) && count(&were, &problem.0) > count(&are, &problem.0)
+    let cleared = before.iter().filter(|problem| {
+        !after.contains(*problem) && count(&were, problem.0) > count(&are, problem.0)
     });
 
     let cleared = cleared.map(|problem| event(v1::EventKind::ProblemCleared, problem));
     cleared.chain(raised.map(|problem| event(v1::EventKind::ProblemRaised, problem))).collect()
 }
 
-fn count(codes: &[String], code: &str) -> usize {
-    codes.iter().filter(|other| *other == code).count()
+fn count(codes: &[&str], code: &str) -> usize {
+    codes.iter().filter(|other| **other == code).count()
 }
 
 /// Lists what one view has and the other has not: what is gone first, what is made before what is
@@ -210,7 +209,7 @@ fn endpoint_event(kind: v1::EventKind, endpoint: &Endpoint, view: &View) -> v1::
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::BTreeMap;
 
     use overlay_core::{EndpointId, Network, NetworkMode, NetworkSettings, Node, Role, Runtime};
 
@@ -288,9 +287,8 @@ mod tests {
 
     #[test]
     fn a_problem_is_raised_and_cleared_once_whatever_its_words_count() {
-        let problems = |texts: &[&str]| {
-            texts.iter().map(|text| (("peer-lost".to_owned(), (*text).to_owned()), ())).collect()
-        };
+        let problems =
+            |texts: &[&str]| texts.iter().map(|text| ("peer-lost", (*text).to_owned())).collect();
         let changed = |before: &[&str], after: &[&str]| {
             let events = changed_problems(&problems(before), &problems(after));
             events.iter().map(|event| (event.kind(), event.text.clone())).collect::<Vec<_>>()

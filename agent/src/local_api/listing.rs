@@ -4,10 +4,7 @@
 use overlay_core::{EndpointId, NetworkId, NodeId, View};
 use overlay_proto::{Refusal, convert, v1};
 
-use crate::endpoint::lifecycle::Endpoints;
 use crate::endpoint::request::require_network;
-use crate::problem_key::ProblemKey;
-use crate::reconcile::EndpointState;
 
 /// Lists all networks; members and endpoints only of those this node is in.
 pub(super) fn networks(view: &View, own: NodeId) -> v1::ListNetworksResponse {
@@ -59,24 +56,6 @@ pub(super) fn with_problems(
     }
 
     listed
-}
-
-/// Says why an endpoint of this node does not work; nothing while it does.
-pub(super) fn problem(
-    endpoints: &Endpoints,
-    network: NetworkId,
-    endpoint: EndpointId,
-) -> Option<String> {
-    // What a person can do about a container's is said there.
-    let remedied = endpoints.problems.text(&ProblemKey::Interface(endpoint));
-    let reports = endpoints.reports.borrow();
-    let state = || match reports.get(&network)?.endpoints.get(&endpoint)? {
-        // What holds it up is its network's problem.
-        EndpointState::Ready | EndpointState::HeldUp => None,
-        EndpointState::Failed(why) | EndpointState::Gone(why) => Some(why.clone()),
-    };
-
-    remedied.or_else(state)
 }
 
 /// Lists the nodes this node knows. Who is online is control's knowledge; of itself a node is sure.

@@ -12,7 +12,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::{control, events, listing, ping, status};
+use super::status::peers_response;
+use super::{control, events, listing, ping};
 use crate::docker::detachable::try_detachable;
 use crate::endpoint::lifecycle::Endpoints;
 use crate::endpoint::request::AttachSpec;
@@ -20,6 +21,7 @@ use crate::endpoint::{attach, detach};
 use crate::membership::connection;
 use crate::membership::join::JoinOptions;
 use crate::node_handle::{self, NodeHandle};
+use crate::status;
 
 /// The agent's service.
 #[derive(Debug)]
@@ -83,14 +85,16 @@ impl Agent for LocalApi {
         &self,
         _: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
-        Ok(Response::new(status::status(&self.handle).await))
+        Ok(Response::new(status::status(&self.handle).await.into()))
     }
 
     async fn peers(
         &self,
         _: Request<v1::PeersRequest>,
     ) -> Result<Response<v1::PeersResponse>, Status> {
-        Ok(Response::new(status::peers(&*self.handle.joined()?).await))
+        let peers = status::peers(&*self.handle.joined()?).await;
+
+        Ok(Response::new(peers_response(peers)))
     }
 
     async fn join(
@@ -245,7 +249,8 @@ impl Agent for LocalApi {
             .list(ask, |own| listing::endpoints(&own.memberships.local_view(), &request.network))
             .await?;
         let joined = self.handle.joined()?;
-        let problem = |network, endpoint| listing::problem(&joined.endpoints, network, endpoint);
+        let problem =
+            |network, endpoint| status::endpoint_problem(&joined.endpoints, network, endpoint);
 
         Ok(listed.map(|listed| listing::with_problems(listed, problem, joined.node)))
     }

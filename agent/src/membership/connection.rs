@@ -8,7 +8,7 @@ use overlay_core::instant::rfc3339;
 use overlay_proto::channel::{self, DialError, Dialled};
 use overlay_proto::refusal::CODE_KEY;
 use overlay_proto::v1::control_client::ControlClient;
-use overlay_proto::{Code, Refusal, identity, tls, v1};
+use overlay_proto::{Code, Refusal, identity, tls};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -43,6 +43,32 @@ enum ConnectionState {
         address: String,
         channel: Channel,
     },
+}
+
+/// Whether control is there, in plain values; times are in seconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ConnectionStatus {
+    /// It is connected.
+    Connected {
+        /// Since when.
+        since: u64,
+        /// Where.
+        address: String,
+    },
+    /// It is away.
+    Away {
+        /// Since when.
+        since: u64,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl ConnectionStatus {
+    /// Says whether control is connected.
+    pub(crate) fn is_connected(&self) -> bool {
+        matches!(self, Self::Connected { .. })
+    }
 }
 
 /// How long control may say nothing before that is told; it speaks every five seconds.
@@ -135,11 +161,11 @@ impl ControlConnection {
             );
             return Some((text, unix_now.saturating_sub(silent.as_secs())));
         }
-        let status = self.status(0);
-        let is_missed = !status.connected && unix_now.saturating_sub(status.since_unix) >= MISSED;
-        let text = || format!("control is away: {}; traffic goes on, changes wait", status.reason);
+        let ConnectionStatus::Away { since, reason } = self.status() else { return None };
+        let is_missed = unix_now.saturating_sub(since) >= MISSED;
+        let text = || format!("control is away: {reason}; traffic goes on, changes wait");
 
-        is_missed.then(|| (text(), status.since_unix))
+        is_missed.then(|| (text(), since))
     }
 
     /// Says where control is connected, and for how long it has said nothing there, if that is too
@@ -212,30 +238,18 @@ impl ControlConnection {
         self.state.send_replace(ConnectionState::Away { since, reason });
     }
 
-    /// Writes it for people.
-    pub(crate) fn status(&self, unpublished: usize) -> v1::ControlStatus {
-        let unpublished = u32::try_from(unpublished).unwrap_or(u32::MAX);
+    /// Returns whether it is there or away, and since when.
+    pub(crate) fn status(&self) -> ConnectionStatus {
         match &*self.state.borrow() {
-            ConnectionState::Dialling { since } => v1::ControlStatus {
-                since_unix: *since,
-                reason: "not connected yet".to_owned(),
-                unpublished,
-                ..v1::ControlStatus::default()
-            },
-            ConnectionState::Away { since, reason } => v1::ControlStatus {
-                connected: false,
-                since_unix: *since,
-                reason: reason.clone(),
-                unpublished,
-                ..v1::ControlStatus::default()
-            },
-            ConnectionState::Connected { since, address, .. } => v1::ControlStatus {
-                connected: true,
-                address: address.clone(),
-                since_unix: *since,
-                unpublished,
-                ..v1::ControlStatus::default()
-            },
+            ConnectionState::Dialling { since } => {
+                ConnectionStatus::Away { since: *since, reason: "not connected yet".to_owned() }
+            }
+            ConnectionState::Away { since, reason } => {
+                ConnectionStatus::Away { since: *since, reason: reason.clone() }
+            }
+            ConnectionState::Connected { since, address, .. } => {
+                ConnectionStatus::Connected { since: *since, address: address.clone() }
+            }
         }
     }
 }
@@ -396,11 +410,18 @@ mod tests {
         assert_eq!(link.silence(begun + SILENCE), None);
     }
 
+    fn away(link: &ControlConnection) -> (u64, String) {
+        match link.status() {
+            ConnectionStatus::Away { since, reason } => (since, reason),
+            connected @ ConnectionStatus::Connected { .. } => panic!("{connected:?}"),
+        }
+    }
+
     #[test]
     fn a_connection_that_comes_back_at_once_is_no_problem_and_one_that_stays_away_is() {
         let link = ControlConnection::new();
         link.away("connection refused");
-        let since = link.status(0).since_unix;
+        let (since, _) = away(&link);
 
         let early = link.trouble(Instant::now(), since + MISSED - 1);
         let late = link.trouble(Instant::now(), since + MISSED);
@@ -430,14 +451,10 @@ mod tests {
     fn control_that_stays_away_is_away_since_the_beginning() {
         let link = ControlConnection::new();
         link.away("first");
-        let since = link.status(0).since_unix;
+        let (since, _) = away(&link);
 
         link.away("second");
 
-        let status = link.status(3);
-        assert_eq!(
-            (status.since_unix, status.reason.as_str(), status.unpublished),
-            (since, "second", 3)
-        );
+        assert_eq!(away(&link), (since, "second".to_owned()));
     }
 }
