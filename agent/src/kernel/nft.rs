@@ -266,6 +266,20 @@ mod tests {
         assert_eq!(batch.asked, 5);
     }
 
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn the_redirect_is_written_as_ever() {
+        let batch = batch(Ipv4Addr::new(127, 0, 0, 11), 4053);
+
+        let written: Vec<_> = batch
+            .bytes
+            .chunks(16)
+            .map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+            .collect();
+
+        assert_eq!(written.join("\n"), include_str!("nft_redirect.hex").trim_end());
+    }
+
     #[test]
     fn a_refusal_is_an_error_and_an_acknowledgement_counts() {
         let answer = |code: i32| {
