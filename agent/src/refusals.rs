@@ -12,6 +12,9 @@ use crate::endpoint::request::{InvalidAttach, UnknownNetwork};
 use crate::endpoint::reservation::{AddressError, NoFreeAddress, ReservationError};
 use crate::endpoint::sandbox::SandboxError;
 use crate::endpoint::start_wait::StartFailure;
+use crate::membership::control_error::{ConnectError, ControlError};
+use crate::membership::join::JoiningError;
+use crate::membership::network_membership::MembershipError;
 use crate::state::StoreFailure;
 use crate::state::keyring::KeyringError;
 
@@ -36,9 +39,13 @@ macro_rules! refusals {
 refusals! {
     AddressError,
     AttachError,
+    ConnectError,
+    ControlError,
     DetachError,
     InvalidAttach,
+    JoiningError,
     KeyringError,
+    MembershipError,
     NoFreeAddress,
     ReservationError,
     SandboxError,

@@ -58,7 +58,7 @@ pub(super) async fn network(
                 .connection
                 .client()
                 .err()
-                .map_or_else(String::new, |away| format!(": {}", away.message));
+                .map_or_else(String::new, |away| format!(": {away}"));
             let text = format!("{NOT_YET}{away}; try again");
             return Err(Refusal::new(Code::ControlAway, text));
         }

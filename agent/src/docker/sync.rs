@@ -231,9 +231,9 @@ async fn tell_removals(store: &PluginStore, endpoints: &Endpoints) -> bool {
                 let _ = tokio::time::timeout(std::time::Duration::from_secs(2), arrived).await;
                 false
             }
-            Err(refusal) if refusal.code == Code::NotFound => false,
-            Err(refusal) if refusal.code == Code::InUse || refusal.code == Code::NotAllowed => {
-                tracing::warn!(%network, reason = %refusal, "A network removed with Docker is in use elsewhere and comes back");
+            Err(error) if error.code() == Code::NotFound => false,
+            Err(error) if matches!(error.code(), Code::InUse | Code::NotAllowed) => {
+                tracing::warn!(%network, reason = %error, "A network removed with Docker is in use elsewhere and comes back");
                 true
             }
             Err(_) => {
@@ -329,7 +329,7 @@ async fn publish(
     let mut client = endpoints.control().connection.client()?;
     let answer = match connection::call(client.create_network(request)).await {
         // Somebody was faster; the next pass sees it.
-        Err(refusal) if refusal.code == Code::NameTaken => return Ok(()),
+        Err(error) if error.code() == Code::NameTaken => return Ok(()),
         answer => answer?,
     };
     let network = answer.network.map(|network| network.id).unwrap_or_default();

@@ -7,20 +7,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use overlay_core::message::excerpt;
 use overlay_core::{EndpointId, Name, Network, Runtime, View};
-use overlay_proto::{Code, Refusal, v1};
+use overlay_proto::{Code, v1};
 use tokio::task::JoinError;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::lifecycle::Endpoints;
-use super::request::{AttachSpec, find_network, shown};
+use super::request::{AttachSpec, find_network};
 use super::reservation::{Addresses, Reservation, ReservationError};
 use super::sandbox::{self, SandboxError};
 use super::start_wait::StartFailure;
 use crate::kernel::Netns;
 use crate::kernel::host::HostNetwork;
 use crate::membership::connection;
+use crate::membership::control_error::ControlError;
+use crate::membership::network_membership::MembershipError;
 use crate::state::{EndpointRecord, SandboxRecord, StoreFailure};
 
 /// How long a network made a moment ago elsewhere may take to become known here.
@@ -41,7 +44,7 @@ pub(crate) enum AttachError {
         /// Its name or id.
         network: String,
         /// Why control cannot be asked.
-        away: Refusal,
+        away: ControlError,
     },
     /// The host reaches something else by the network's prefix.
     #[error(
@@ -94,7 +97,7 @@ pub(crate) enum AttachError {
     GivenUp,
     /// The network cannot be entered.
     #[error(transparent)]
-    Membership(#[from] Refusal),
+    Membership(#[from] MembershipError),
     /// The journal cannot be written.
     #[error(transparent)]
     Journal(#[from] StoreFailure),
@@ -115,7 +118,7 @@ impl AttachError {
             Self::Sandbox(error) => error.code(),
             Self::Reservation(error) => error.code(),
             Self::Start(failure) => failure.code(),
-            Self::Membership(refusal) => refusal.code,
+            Self::Membership(error) => error.code(),
             Self::Journal(failure) => failure.code(),
             Self::GivenUp | Self::Task(_) => Code::Fault,
         }
@@ -255,7 +258,7 @@ async fn resolve(endpoints: &Endpoints, text: &str) -> Result<Network, AttachErr
         return Ok(network);
     }
     if let Err(away) = endpoints.control().connection.reach(connection::PATIENCE).await {
-        return Err(AttachError::UnknownWhileAway { network: shown(text), away });
+        return Err(AttachError::UnknownWhileAway { network: excerpt(text).to_owned(), away });
     }
     let mut membership = endpoints.memberships.membership.subscribe();
     let arrived = timeout(NEWS, membership.wait_for(|m| find(&m.view).is_some())).await;
@@ -264,7 +267,7 @@ async fn resolve(endpoints: &Endpoints, text: &str) -> Result<Network, AttachErr
         .ok()
         .and_then(Result::ok)
         .and_then(|membership| find(&membership.view))
-        .ok_or_else(|| AttachError::UnknownNetwork { network: shown(text) })
+        .ok_or_else(|| AttachError::UnknownNetwork { network: excerpt(text).to_owned() })
 }
 
 fn occupied(there: &EndpointRecord, network: &Network) -> AttachError {

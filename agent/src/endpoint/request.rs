@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
+use overlay_core::message::excerpt;
 use overlay_core::{Alias, Name, Network, Runtime, View};
 use overlay_proto::convert::{self, MAX_ALIASES};
 use overlay_proto::{Code, Refusal, v1};
@@ -147,12 +148,7 @@ pub(crate) fn require_network<'a>(
     view: &'a View,
     text: &str,
 ) -> Result<&'a Network, UnknownNetwork> {
-    find_network(view, text).ok_or_else(|| UnknownNetwork { shown: shown(text) })
-}
-
-/// Shortens what somebody calls a network, for messages.
-pub(super) fn shown(text: &str) -> String {
-    text.chars().take(80).collect()
+    find_network(view, text).ok_or_else(|| UnknownNetwork { shown: excerpt(text).to_owned() })
 }
 
 /// Why an endpoint of a network may not have an address.

@@ -11,7 +11,8 @@ use overlay_proto::{Code, Refusal, convert};
 
 use super::lifecycle::Endpoints;
 use super::request::{UnusableAddress, try_fixed};
-use crate::membership::network_membership;
+use crate::membership::control_error::ControlError;
+use crate::membership::network_membership::{self, MembershipError};
 use crate::state::{EndpointRecord, Owner, SandboxRecord, StoreFailure};
 
 /// Endpoints on this node at the most; the kernel's own tables stay small with them.
@@ -62,9 +63,12 @@ pub(crate) enum ReservationError {
     /// There is no address for it.
     #[error(transparent)]
     Address(#[from] AddressError),
-    /// Control refuses it.
+    /// Its id makes no name.
     #[error(transparent)]
-    Control(#[from] Refusal),
+    Name(#[from] Refusal),
+    /// Control does not grant its addresses.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// The journal cannot be written.
     #[error(transparent)]
     Journal(#[from] StoreFailure),
@@ -76,7 +80,8 @@ impl ReservationError {
         match self {
             Self::TooMany => Code::Exhausted,
             Self::Address(error) => error.code(),
-            Self::Control(refusal) => refusal.code,
+            Self::Name(error) => error.code,
+            Self::Control(error) => error.code(),
             Self::Journal(failure) => failure.code(),
         }
     }
@@ -100,12 +105,12 @@ pub(crate) enum AddressError {
     #[error(transparent)]
     NoneFree(#[from] NoFreeAddress),
     /// None is free, and there are no more to be had.
-    #[error("{none_free}, and {refusal}")]
+    #[error("{none_free}, and {not_grown}")]
     NotGrown {
         /// Why none is free.
         none_free: NoFreeAddress,
         /// Why there are no more.
-        refusal: Refusal,
+        not_grown: MembershipError,
     },
 }
 
@@ -116,7 +121,7 @@ impl AddressError {
             Self::Taken { .. } => Code::AddressTaken,
             Self::Unusable(error) => error.code(),
             Self::NoneFree(error) => error.code(),
-            Self::NotGrown { refusal, .. } => refusal.code,
+            Self::NotGrown { not_grown, .. } => not_grown.code(),
         }
     }
 }
@@ -248,7 +253,7 @@ impl Endpoints {
                 let blocks =
                     view.member(network.id, self.node()).map_or(0, |member| member.blocks.len());
                 let grown = self.memberships.enter(network.id, blocks + 1).await;
-                grown.map_err(|refusal| AddressError::NotGrown { none_free, refusal })?;
+                grown.map_err(|not_grown| AddressError::NotGrown { none_free, not_grown })?;
                 Ok(self.next_free(network, &self.view(), &in_use)?)
             }
         }

@@ -7,6 +7,7 @@ use overlay_proto::{Code, Refusal, v1};
 use tokio::task::JoinSet;
 
 use crate::membership::connection;
+use crate::membership::control_error::ConnectError;
 use crate::membership::control_link::ControlLink;
 
 /// Where control listens when no known address says otherwise.
@@ -38,10 +39,10 @@ pub(super) async fn set(
             format!("give 1 to {MAX_ADDRESSES} addresses of control"),
         ));
     }
-    let (answered, refusal) = try_all(control, &asked).await;
-    if let (true, false, Some(refusal)) = (answered.is_empty(), request.force, refusal) {
-        let text = format!("{refusal}; nothing is changed, --force sets it all the same");
-        return Err(Refusal::new(refusal.code, text));
+    let (answered, error) = try_all(control, &asked).await;
+    if let (true, false, Some(error)) = (answered.is_empty(), request.force, error) {
+        let text = format!("{error}; nothing is changed, --force sets it all the same");
+        return Err(Refusal::new(error.code(), text));
     }
     // What answers is tried before what does not.
     let silent = asked.iter().filter(|address| !answered.contains(address));
@@ -75,7 +76,10 @@ fn known_port(control: &ControlLink) -> u16 {
 
 /// Connects to every address with this node's certificate; returns those that are control, and why
 /// the first other is not.
-async fn try_all(control: &ControlLink, addresses: &[String]) -> (Vec<String>, Option<Refusal>) {
+async fn try_all(
+    control: &ControlLink,
+    addresses: &[String],
+) -> (Vec<String>, Option<ConnectError>) {
     let who = control.identity();
     let mut attempts = JoinSet::new();
     for (index, address) in addresses.iter().enumerate() {

@@ -37,7 +37,7 @@ impl LocalApi {
 
     /// Returns the connection to control, or why there is none.
     async fn control(&self) -> Result<ControlClient<Channel>, Refusal> {
-        self.handle.joined()?.control.connection.reach(connection::PATIENCE).await
+        Ok(self.handle.joined()?.control.connection.reach(connection::PATIENCE).await?)
     }
 
     async fn forward<T, F>(
@@ -68,7 +68,7 @@ impl LocalApi {
             Err(away) => Err(away),
         };
         match asked {
-            Err(refusal) if refusal.code == Code::ControlAway => {
+            Err(error) if error.code() == Code::ControlAway => {
                 Ok(Response::new(own(&joined.endpoints)?))
             }
             answer => Ok(Response::new(answer?)),
@@ -168,8 +168,8 @@ impl Agent for LocalApi {
         let asked = match self.handle.joined() {
             Ok(joined) => match joined.control.connection.reach(connection::LISTING_PATIENCE).await
             {
-                Ok(client) => connection::call(ask(client)).await,
-                Err(away) => Err(away),
+                Ok(client) => connection::call(ask(client)).await.map_err(Refusal::from),
+                Err(away) => Err(away.into()),
             },
             Err(unjoined) => Err(unjoined),
         };

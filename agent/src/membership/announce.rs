@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use overlay_proto::convert::{MAX_HOLDER, MAX_UNDERLAY};
-use overlay_proto::{Code, Refusal, v1};
+use overlay_proto::{Code, v1};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connection;
+use super::control_error::ControlError;
 use super::control_link::ControlLink;
-use crate::endpoint::sandbox::SandboxError;
 use crate::event_source::EventSource;
 use crate::host_state::{HostPrefixes, HostState};
 use crate::kernel::host::HostNetwork;
-use crate::kernel::{ChangeScope, Changes, NamespaceEvents, Netns, Subscription};
+use crate::kernel::{ChangeScope, Changes, KernelError, NamespaceEvents, Netns, Subscription};
 use crate::path::Lanes;
-use crate::problem::Problems;
+use crate::problem::{Problems, explain};
 use crate::problem_key::ProblemKey;
 use crate::state::SandboxRecord;
 use crate::state::journal::Journal;
@@ -68,8 +68,8 @@ impl Told {
     async fn announce(
         &mut self,
         wanted: &v1::AnnounceRequest,
-        attempt: impl Future<Output = Result<(), Refusal>>,
-    ) -> Result<(), Refusal> {
+        attempt: impl Future<Output = Result<(), ControlError>>,
+    ) -> Result<(), ControlError> {
         self.forget();
         attempt.await?;
         self.0 = Some(wanted.clone());
@@ -105,8 +105,8 @@ pub(crate) async fn run(announcer: &Announcer) {
         let gathered = gather(announcer, &mut before).await;
         match &gathered {
             Ok(_) => announcer.problems.clear(&ProblemKey::HostNetwork),
-            Err(refusal) => {
-                announcer.problems.raise(ProblemKey::HostNetwork, refusal.code, refusal)
+            Err(error) => {
+                announcer.problems.raise(ProblemKey::HostNetwork, Code::Kernel, explain(error))
             }
         }
         if let Ok(wanted) = &gathered
@@ -124,9 +124,9 @@ pub(crate) async fn run(announcer: &Announcer) {
             };
             match announced {
                 Ok(()) => announcer.problems.clear(&ProblemKey::Announcement),
-                Err(refusal) if refusal.code == Code::ControlAway => {}
-                Err(refusal) => {
-                    announcer.problems.raise(ProblemKey::Announcement, refusal.code, &refusal)
+                Err(error) if error.code() == Code::ControlAway => {}
+                Err(error) => {
+                    announcer.problems.raise(ProblemKey::Announcement, error.code(), &error)
                 }
             }
         }
@@ -146,7 +146,7 @@ fn listen(events: &NamespaceEvents, changes: &Arc<Changes>) -> Option<Subscripti
     events.subscribe(&Netns::host().ok()?, ChangeScope::Network, changes).ok()
 }
 
-async fn announce(announcer: &Announcer, request: v1::AnnounceRequest) -> Result<(), Refusal> {
+async fn announce(announcer: &Announcer, request: v1::AnnounceRequest) -> Result<(), ControlError> {
     let mut client = announcer.control.connection.client()?;
     connection::call(client.announce(request)).await.map(drop)
 }
@@ -164,9 +164,8 @@ fn held(prefix: IpNet, holder: &str) -> String {
 async fn gather(
     announcer: &Announcer,
     before: &mut Option<HostNetwork>,
-) -> Result<v1::AnnounceRequest, Refusal> {
-    let own = Netns::host().map_err(SandboxError::Kernel)?;
-    let host = HostNetwork::list(&own).await.map_err(SandboxError::Kernel)?;
+) -> Result<v1::AnnounceRequest, KernelError> {
+    let host = HostNetwork::list(&Netns::host()?).await?;
     announcer.host.note_underlay_mtu(host.underlay_mtu());
     if announcer.host.note_own(host.own.clone()) {
         // A lane that takes no commands has ended the process already.
@@ -226,6 +225,8 @@ fn request(announcer: &Announcer, host: &HostNetwork) -> v1::AnnounceRequest {
 
 #[cfg(test)]
 mod tests {
+    use overlay_proto::Refusal;
+
     use super::*;
 
     #[tokio::test]
@@ -240,7 +241,9 @@ mod tests {
         assert!(told.is(&before));
 
         let refused = told
-            .announce(&after, async { Err(Refusal::new(Code::Storage, "the disk is full")) })
+            .announce(&after, async {
+                Err(ControlError::Refused(Refusal::new(Code::Storage, "the disk is full")))
+            })
             .await;
         assert!(refused.is_err() && !told.is(&before) && !told.is(&after));
 

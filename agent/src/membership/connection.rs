@@ -4,16 +4,15 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use overlay_core::instant::rfc3339;
 use overlay_proto::channel::{self, DialError, Dialled};
-use overlay_proto::refusal::CODE_KEY;
 use overlay_proto::v1::control_client::ControlClient;
-use overlay_proto::{Code, Refusal, identity, tls};
+use overlay_proto::{Code, identity, tls};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::transport::Channel;
 
+use super::control_error::{ConnectError, ControlError};
 use crate::problem::unix_now;
 use crate::state::Identity;
 
@@ -101,7 +100,7 @@ impl ControlConnection {
     pub(crate) async fn reach(
         &self,
         patience: Duration,
-    ) -> Result<ControlClient<Channel>, Refusal> {
+    ) -> Result<ControlClient<Channel>, ControlError> {
         let deadline = Instant::now() + patience;
         let mut states = self.state.subscribe();
         loop {
@@ -126,14 +125,14 @@ impl ControlConnection {
     pub(crate) async fn ask_again<T, F>(
         &self,
         ask: impl Fn(ControlClient<Channel>) -> F,
-    ) -> Result<T, Refusal>
+    ) -> Result<T, ControlError>
     where
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
         let client = self.reach(PATIENCE).await?;
         let mut states = self.state.subscribe();
         match call(ask(client)).await {
-            Err(refusal) if refusal.code == Code::ControlAway => {
+            Err(error) if error.code() == Code::ControlAway => {
                 // Who keeps the connection may not have seen yet that it broke.
                 let _ = timeout(PATIENCE, states.changed()).await;
                 call(ask(self.reach(PATIENCE).await?)).await
@@ -192,19 +191,13 @@ impl ControlConnection {
     }
 
     /// Returns a client, or why there is none.
-    pub(crate) fn client(&self) -> Result<ControlClient<Channel>, Refusal> {
+    pub(crate) fn client(&self) -> Result<ControlClient<Channel>, ControlError> {
         match &*self.state.borrow() {
             ConnectionState::Connected { channel, .. } => Ok(client(channel.clone())),
-            ConnectionState::Dialling { .. } => {
-                Err(Refusal::new(Code::ControlAway, "control is not connected yet; try again"))
+            ConnectionState::Dialling { .. } => Err(ControlError::NotConnected),
+            ConnectionState::Away { since, reason } => {
+                Err(ControlError::Away { since: *since, reason: reason.clone() })
             }
-            ConnectionState::Away { since, reason } => Err(Refusal::new(
-                Code::ControlAway,
-                format!(
-                    "control is away since {}: {reason}; try again when it is back",
-                    rfc3339(*since)
-                ),
-            )),
         }
     }
 
@@ -274,70 +267,36 @@ pub(crate) fn client(channel: Channel) -> ControlClient<Channel> {
 /// Waits for a call's answer, within a deadline.
 pub(crate) async fn call<T>(
     answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-) -> Result<T, Refusal> {
+) -> Result<T, ControlError> {
     match timeout(CALL_DEADLINE, answer).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(judge(status)),
-        Err(_) => Err(Refusal::new(Code::ControlAway, "control did not answer within 10 seconds")),
+        Ok(Err(status)) => Err(ControlError::new(status)),
+        Err(_) => Err(ControlError::NoAnswer),
     }
-}
-
-/// Whatever comes without a code of ours was not said by control: the connection broke.
-pub(crate) fn judge(status: tonic::Status) -> Refusal {
-    if status.metadata().contains_key(CODE_KEY) || status.code() == tonic::Code::Unimplemented {
-        return Refusal::from(status);
-    }
-
-    Refusal::new(
-        Code::ControlAway,
-        format!("the connection to control broke: {}", status.message()),
-    )
 }
 
 /// Connects with the node's certificate, to whichever address is control.
-pub(crate) async fn dial(who: &Identity, addresses: &[String]) -> Result<Dialled, Refusal> {
+pub(crate) async fn dial(who: &Identity, addresses: &[String]) -> Result<Dialled, ConnectError> {
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(who.key.to_vec()));
     let (ca, certificate) =
         (CertificateDer::from(who.ca.clone()), CertificateDer::from(who.certificate.clone()));
-    let config =
-        tls::node_client(ca, certificate, key).map_err(|error| Refusal::new(Code::Fault, error))?;
+    let config = tls::node_client(ca, certificate, key)?;
 
-    channel::control(addresses, Arc::new(config)).await.map_err(|error| explain(&error, who))
+    channel::control(addresses, Arc::new(config)).await.map_err(|error| failed(error, who))
 }
 
-/// Turns a failed connection into a refusal.
-pub(crate) fn refusal(error: &DialError) -> Refusal {
-    let code = match error {
-        DialError::WrongPin { .. } => Code::WrongPin,
-        DialError::Tls { .. } => Code::NotAuthenticated,
-        DialError::Unreachable { .. } | DialError::NoAddress | DialError::Http { .. } => {
-            Code::ControlAway
-        }
-    };
-
-    Refusal::new(code, error)
-}
-
-/// A certificate out of its time is the likeliest reason for a TLS failure, and the only one that
-/// clocks explain.
-fn explain(error: &DialError, who: &Identity) -> Refusal {
-    let plain = refusal(error);
-    let (DialError::Tls { .. }, Ok((from, until))) = (error, identity::validity(&who.certificate))
+/// Names the certificate where it is out of its time.
+fn failed(error: DialError, who: &Identity) -> ConnectError {
+    let (DialError::Tls { .. }, Ok((from, until))) = (&error, identity::validity(&who.certificate))
     else {
-        return plain;
+        return ConnectError::Dial(error);
     };
     let now = unix_now();
     if (from..=until).contains(&now) {
-        return plain;
+        return ConnectError::Dial(error);
     }
-    let times =
-        format!("this node's certificate is valid from {} to {}", rfc3339(from), rfc3339(until));
-    let advice = "set the clock right, or join again with a new token";
 
-    Refusal::new(
-        plain.code,
-        format!("{times} and the clock says {}; {advice} ({})", rfc3339(now), plain.message),
-    )
+    ConnectError::OutOfTime { from, until, now, error }
 }
 
 #[cfg(test)]
@@ -346,18 +305,6 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn only_what_control_said_itself_counts_as_its_word() {
-        let said = tonic::Status::from(Refusal::new(Code::NotAllowed, "removed"));
-
-        assert_eq!(judge(said).code, Code::NotAllowed);
-        assert_eq!(judge(tonic::Status::unknown("transport error")).code, Code::ControlAway);
-        assert_eq!(
-            judge(tonic::Status::permission_denied("by somebody in between")).code,
-            Code::ControlAway
-        );
-    }
-
     #[tokio::test]
     async fn who_needs_control_has_it_tried_at_once_and_does_not_wait_for_ever() {
         let link = ControlConnection::new();
@@ -365,9 +312,9 @@ mod tests {
 
         let (refused, ()) = tokio::join!(link.reach(Duration::from_millis(200)), link.wanted());
 
-        let refusal = refused.expect_err("nobody connects");
-        assert_eq!(refusal.code, Code::ControlAway);
-        assert!(refusal.message.contains("connection refused"), "{refusal}");
+        let error = refused.expect_err("nobody connects");
+        assert_eq!(error.code(), Code::ControlAway);
+        assert!(error.to_string().contains("connection refused"), "{error}");
     }
 
     #[tokio::test]

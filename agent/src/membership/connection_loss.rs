@@ -11,7 +11,7 @@ use overlay_proto::{Code, channel, v1};
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 
-use super::connection;
+use super::control_error::ControlError;
 use super::control_link::ControlLink;
 use crate::host_state::HostState;
 
@@ -102,7 +102,7 @@ async fn see_move(control: &ControlLink, address: &str) {
 async fn is_answered(mut client: ControlClient<Channel>) -> bool {
     match timeout(DOUBT, client.version(v1::VersionRequest {})).await {
         Ok(Ok(_)) => true,
-        Ok(Err(status)) => connection::judge(status).code != Code::ControlAway,
+        Ok(Err(status)) => ControlError::new(status).code() != Code::ControlAway,
         Err(_) => false,
     }
 }

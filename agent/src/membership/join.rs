@@ -12,7 +12,8 @@ use rcgen::{CertificateParams, KeyPair};
 use zeroize::Zeroizing;
 
 use super::connection;
-use crate::state::{Identity, Joining, StateStore, in_store};
+use super::control_error::{ConnectError, ControlError};
+use crate::state::{Identity, Joining, StateStore, StoreFailure, in_store};
 
 /// The options of a join, besides its line.
 #[derive(Debug)]
@@ -23,6 +24,46 @@ pub(crate) struct JoinOptions {
     pub(crate) advertise: Vec<IpAddr>,
 }
 
+/// Why this host was not joined.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JoiningError {
+    /// There is no key, or no certificate can be requested for it.
+    #[error(transparent)]
+    Key(#[from] rcgen::Error),
+    /// Control was not reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Control did not let it in.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A field of control's answer is malformed.
+    #[error(transparent)]
+    Answer(#[from] Refusal),
+    /// Whoever answered is not the control of the join line.
+    #[error("control answered with another authority than the join line pins")]
+    OtherAuthority,
+    /// The certificate is not the one of the node that control names.
+    #[error("control answered with a certificate of another node")]
+    OtherNode,
+    /// The key or the identity cannot be kept.
+    #[error(transparent)]
+    Store(#[from] StoreFailure),
+}
+
+impl JoiningError {
+    /// Returns the stable code.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Key(_) | Self::OtherNode => Code::Fault,
+            Self::Connect(error) => error.code(),
+            Self::Control(error) => error.code(),
+            Self::Answer(error) => error.code,
+            Self::OtherAuthority => Code::WrongPin,
+            Self::Store(failure) => failure.code(),
+        }
+    }
+}
+
 /// Joins. The key is stored before it is sent, so that after a crash the same token and key yield
 /// the same identity.
 pub(crate) async fn join(
@@ -30,7 +71,7 @@ pub(crate) async fn join(
     options: JoinOptions,
     begun: Option<Joining>,
     store: &StateStore,
-) -> Result<Identity, Refusal> {
+) -> Result<Identity, JoiningError> {
     let joining = match begun.filter(|begun| begun.token_id == line.token_id) {
         Some(begun) => begun,
         None => begin(line, store).await?,
@@ -43,8 +84,8 @@ pub(crate) async fn join(
     Ok(who)
 }
 
-async fn begin(line: &JoinLine, store: &StateStore) -> Result<Joining, Refusal> {
-    let key = KeyPair::generate().map_err(fault)?;
+async fn begin(line: &JoinLine, store: &StateStore) -> Result<Joining, JoiningError> {
+    let key = KeyPair::generate()?;
     let joining =
         Joining { token_id: line.token_id.clone(), key: Zeroizing::new(key.serialize_der()) };
     let kept = joining.clone();
@@ -57,10 +98,10 @@ async fn enroll(
     line: &JoinLine,
     name: &Name,
     joining: &Joining,
-) -> Result<v1::JoinResponse, Refusal> {
-    let config = tls::pinned_client(line.pin).map_err(fault)?;
+) -> Result<v1::JoinResponse, JoiningError> {
+    let config = tls::pinned_client(line.pin).map_err(ConnectError::Certificates)?;
     let dialled = channel::control(&line.addresses, Arc::new(config)).await;
-    let channel = dialled.map_err(|error| connection::refusal(&error))?.channel;
+    let channel = dialled.map_err(ConnectError::Dial)?.channel;
     let request = v1::JoinRequest {
         token_id: line.token_id.clone(),
         token_secret: line.secret.expose().to_owned(),
@@ -68,13 +109,13 @@ async fn enroll(
         csr: signing_request(&joining.key)?,
     };
 
-    connection::call(EnrollmentClient::new(channel).join(request)).await
+    Ok(connection::call(EnrollmentClient::new(channel).join(request)).await?)
 }
 
 /// Makes a certificate request for a key; control decides everything else in the certificate.
-pub(crate) fn signing_request(key: &Zeroizing<Vec<u8>>) -> Result<Vec<u8>, Refusal> {
-    let key = KeyPair::try_from(key.as_slice()).map_err(fault)?;
-    let request = CertificateParams::default().serialize_request(&key).map_err(fault)?;
+pub(crate) fn signing_request(key: &Zeroizing<Vec<u8>>) -> Result<Vec<u8>, rcgen::Error> {
+    let key = KeyPair::try_from(key.as_slice())?;
+    let request = CertificateParams::default().serialize_request(&key)?;
 
     Ok(request.der().to_vec())
 }
@@ -85,21 +126,15 @@ fn accept(
     line: &JoinLine,
     options: JoinOptions,
     joining: Joining,
-) -> Result<Identity, Refusal> {
+) -> Result<Identity, JoiningError> {
     let cluster: ClusterId = convert::field("cluster", &response.cluster)?;
     let node: NodeId = convert::field("node", &response.node)?;
     let role = convert::wire_enum::<v1::Role>(response.role).try_into()?;
     if identity::key_pin(&response.ca_certificate).ok() != Some(line.pin) {
-        return Err(Refusal::new(
-            Code::WrongPin,
-            "control answered with another authority than the join line pins",
-        ));
+        return Err(JoiningError::OtherAuthority);
     }
     if NodeIdentity::from_certificate(&response.certificate) != Ok(NodeIdentity { cluster, node }) {
-        return Err(Refusal::new(
-            Code::Fault,
-            "control answered with a certificate of another node",
-        ));
+        return Err(JoiningError::OtherNode);
     }
 
     Ok(Identity {
@@ -114,8 +149,4 @@ fn accept(
         ca: response.ca_certificate,
         key: joining.key,
     })
-}
-
-fn fault(error: impl std::fmt::Display) -> Refusal {
-    Refusal::new(Code::Fault, error)
 }

@@ -11,6 +11,7 @@ pub(crate) mod candidates;
 pub(crate) mod changed_rows;
 pub(crate) mod connection;
 pub(crate) mod connection_loss;
+pub(crate) mod control_error;
 pub(crate) mod control_link;
 pub(crate) mod join;
 pub(crate) mod network_membership;

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use overlay_core::ipam::Pool;
 use overlay_core::{Endpoint, Member, Network, NetworkId, NodeId, PublicKey, RowKey, View};
-use overlay_proto::{Code, Refusal, v1};
+use overlay_proto::{Code, v1};
 use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::control_error::ControlError;
 use super::control_link::ControlLink;
 use super::per_network::PerNetwork;
 use super::{Membership, connection};
@@ -20,7 +21,7 @@ use crate::problem::Problems;
 use crate::problem_key::ProblemKey;
 use crate::state::StateStore;
 use crate::state::journal::Journal;
-use crate::state::keyring::{Keyring, public_keys};
+use crate::state::keyring::{Keyring, KeyringError, public_keys};
 
 /// How long a membership outlives its last endpoint: a container that restarts finds its network as
 /// it was.
@@ -42,6 +43,31 @@ pub(crate) trait HeldAddresses: std::fmt::Debug + Send + Sync {
     fn networks(&self) -> BTreeSet<NetworkId>;
     /// Lists the addresses of a network.
     fn addresses(&self, network: NetworkId) -> BTreeSet<IpAddr>;
+}
+
+/// Why this node is not in a network, or not as it is to be.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MembershipError {
+    /// Its keys are not there.
+    #[error(transparent)]
+    Keys(#[from] KeyringError),
+    /// Control does not let it in.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The membership did not arrive.
+    #[error("control granted the membership and then fell silent")]
+    NotArrived,
+}
+
+impl MembershipError {
+    /// Returns the stable code.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Keys(error) => error.code(),
+            Self::Control(error) => error.code(),
+            Self::NotArrived => Code::ControlAway,
+        }
+    }
 }
 
 /// The networks that this node is in, and how it comes to be in them.
@@ -89,7 +115,11 @@ impl NetworkMemberships {
 
     /// Makes sure that this node is a member of a network, with the keys of its lanes and at least
     /// `blocks` blocks.
-    pub(crate) async fn enter(&self, network: NetworkId, blocks: usize) -> Result<(), Refusal> {
+    pub(crate) async fn enter(
+        &self,
+        network: NetworkId,
+        blocks: usize,
+    ) -> Result<(), MembershipError> {
         // One at a time for each network: two askers would ask twice.
         let _one = self.entering.lock(network).await;
         let keys = self.keyring.obtain(network, &self.store).await?;
@@ -112,14 +142,15 @@ impl NetworkMemberships {
         let arrived =
             timeout(ARRIVAL, membership.wait_for(|membership| served(&membership.view))).await;
 
-        arrived.map(drop).map_err(|_| {
-            Refusal::new(Code::ControlAway, "control granted the membership and then fell silent")
-        })
+        arrived.map(drop).map_err(|_| MembershipError::NotArrived)
     }
 
     /// Enters a network, and keeps this node in it until the answer is dropped: it is held while an
     /// address is chosen and journalled.
-    pub(crate) async fn stay(&self, network: NetworkId) -> Result<MutexGuard<'_, ()>, Refusal> {
+    pub(crate) async fn stay(
+        &self,
+        network: NetworkId,
+    ) -> Result<MutexGuard<'_, ()>, MembershipError> {
         loop {
             self.enter(network, 1).await?;
             let staying = self.reserving.lock().await;
@@ -217,7 +248,7 @@ impl NetworkMemberships {
     async fn forget_keys(&self, view: &View) {
         for network in self.keyring.orphaned(view) {
             let forgotten = self.keyring.forget(network, &self.store).await;
-            self.note(network, forgotten.map_err(Refusal::from));
+            self.note(network, forgotten.map_err(|failure| KeyringError::from(failure).into()));
         }
     }
 
@@ -270,15 +301,15 @@ impl NetworkMemberships {
                 // The keys stay: a node that comes back is the one that its peers knew.
                 tracing::info!(%network, "Left the network");
             }
-            Err(refusal) => tracing::debug!(%network, %refusal, "Network was not left"),
+            Err(error) => tracing::debug!(%network, %error, "Network was not left"),
         }
     }
 
-    fn note(&self, network: NetworkId, outcome: Result<(), Refusal>) {
+    fn note(&self, network: NetworkId, outcome: Result<(), MembershipError>) {
         let key = ProblemKey::Membership(network);
         match outcome {
             Ok(()) => self.problems.clear(&key),
-            Err(refusal) => self.problems.raise(key, refusal.code, refusal),
+            Err(error) => self.problems.raise(key, error.code(), error),
         }
     }
 

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::{Endpoint, EndpointId, NodeId, View};
-use overlay_proto::{Refusal, v1};
+use overlay_proto::{Code, v1};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::control_error::ControlError;
 use super::control_link::ControlLink;
 use super::{Membership, back_off, connection};
 use crate::problem::Problems;
@@ -121,8 +122,8 @@ impl Publisher {
             if ready && todo.len() > 0 {
                 match self.publish(todo).await {
                     Ok(()) => pauses = back_off(),
-                    Err(refusal) => {
-                        tracing::debug!(%refusal, "Control did not take our changes");
+                    Err(error) => {
+                        tracing::debug!(%error, "Control did not take our changes");
                         sleep(pauses.next().unwrap_or(LOOK)).await;
                     }
                 }
@@ -138,7 +139,7 @@ impl Publisher {
     }
 
     /// Removes first: what is taken back may be what is put again.
-    async fn publish(&self, todo: Unpublished) -> Result<(), Refusal> {
+    async fn publish(&self, todo: Unpublished) -> Result<(), ControlError> {
         let mut client = self.control.connection.client()?;
         let mut revision = 0;
         for batch in todo.remove.chunks(BATCH) {
@@ -153,7 +154,7 @@ impl Publisher {
                         self.problems.clear(&ProblemKey::Publication(endpoint.id));
                     }
                 }
-                Err(refusal) if batch.len() == 1 => return Err(self.refuse(batch, refusal)),
+                Err(error) if batch.len() == 1 => return Err(self.refused(batch, error)),
                 // All or none: one by one, so that only the refused ones stay behind.
                 Err(_) => revision = self.put_singly(batch).await?,
             }
@@ -165,7 +166,7 @@ impl Publisher {
         Ok(())
     }
 
-    async fn put_singly(&self, batch: &[Endpoint]) -> Result<u64, Refusal> {
+    async fn put_singly(&self, batch: &[Endpoint]) -> Result<u64, ControlError> {
         let mut outcome = Ok(0);
         for endpoint in batch {
             let one = std::slice::from_ref(endpoint);
@@ -174,7 +175,7 @@ impl Publisher {
                     self.problems.clear(&ProblemKey::Publication(endpoint.id));
                     outcome = outcome.map(|_| revision);
                 }
-                Err(refusal) => outcome = Err(self.refuse(one, refusal)),
+                Err(error) => outcome = Err(self.refused(one, error)),
             }
         }
 
@@ -182,7 +183,7 @@ impl Publisher {
     }
 
     /// Publishes endpoints at once; returns the revision that holds them.
-    pub(crate) async fn put(&self, endpoints: &[Endpoint]) -> Result<u64, Refusal> {
+    pub(crate) async fn put(&self, endpoints: &[Endpoint]) -> Result<u64, ControlError> {
         let mut client = self.control.connection.client()?;
         let request = v1::PutEndpointsRequest {
             endpoints: endpoints.iter().cloned().map(Into::into).collect(),
@@ -191,16 +192,16 @@ impl Publisher {
         Ok(connection::call(client.put_endpoints(request)).await?.revision)
     }
 
-    fn refuse(&self, endpoints: &[Endpoint], refusal: Refusal) -> Refusal {
-        if refusal.code != overlay_proto::Code::ControlAway {
+    fn refused(&self, endpoints: &[Endpoint], error: ControlError) -> ControlError {
+        if error.code() != Code::ControlAway {
             for endpoint in endpoints {
                 let text =
-                    format!("endpoint {} is not known to other nodes: {refusal}", endpoint.name);
-                self.problems.raise(ProblemKey::Publication(endpoint.id), refusal.code, text);
+                    format!("endpoint {} is not known to other nodes: {error}", endpoint.name);
+                self.problems.raise(ProblemKey::Publication(endpoint.id), error.code(), text);
             }
         }
 
-        refusal
+        error
     }
 
     /// Takes back what was said of an endpoint that is no more.

@@ -5,18 +5,19 @@ use std::time::Duration;
 
 use overlay_core::instant::rfc3339;
 use overlay_proto::identity::{self, NodeIdentity};
+use overlay_proto::v1;
 use overlay_proto::v1::control_client::ControlClient;
-use overlay_proto::{Code, Refusal, v1};
 use tokio::time::sleep;
 use tonic::transport::Channel;
 
+use super::control_error::ControlError;
 use super::control_link::ControlLink;
 use super::join::signing_request;
 use super::{back_off, connection};
 use crate::problem::{Problems, unix_now};
 use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
-use crate::state::{Identity, StateStore, in_store};
+use crate::state::{Identity, StateStore, StoreFailure, in_store};
 
 /// How often the clock is looked at: it may be set, and the host may sleep.
 const LOOK: Duration = Duration::from_secs(30);
@@ -32,6 +33,23 @@ pub(crate) struct Renewal {
     pub(crate) problems: Arc<Problems>,
 }
 
+/// Why there is no new certificate.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RenewalError {
+    /// None can be requested for the key.
+    #[error(transparent)]
+    Key(#[from] rcgen::Error),
+    /// Control gives none.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// It is not one of this node.
+    #[error("control answered with a certificate of another node")]
+    OtherNode,
+    /// It cannot be kept.
+    #[error(transparent)]
+    Store(#[from] StoreFailure),
+}
+
 /// Renews whenever it is time, while the node is joined.
 pub(crate) async fn run(renewal: &Renewal) {
     let mut pauses = back_off();
@@ -43,7 +61,7 @@ pub(crate) async fn run(renewal: &Renewal) {
         }
         let outcome = match renewal.control.connection.client() {
             Ok(client) => renew(renewal, client).await,
-            Err(away) => Err(away),
+            Err(away) => Err(away.into()),
         };
         conclude(renewal, &outcome);
         if outcome.is_err() {
@@ -59,10 +77,10 @@ pub(crate) async fn renew_if_due(renewal: &Renewal, client: ControlClient<Channe
     }
 }
 
-fn conclude(renewal: &Renewal, outcome: &Result<(), Refusal>) {
+fn conclude(renewal: &Renewal, outcome: &Result<(), RenewalError>) {
     match outcome {
         Ok(()) => renewal.problems.clear(&ProblemKey::Certificate),
-        Err(refusal) => tell(renewal, refusal),
+        Err(error) => tell(renewal, error),
     }
 }
 
@@ -72,7 +90,7 @@ fn is_due(who: &Identity, now: u64) -> bool {
         .map_or(true, |(from, until)| now >= from + (until - from) / 2)
 }
 
-fn tell(renewal: &Renewal, refusal: &Refusal) {
+fn tell(renewal: &Renewal, error: &RenewalError) {
     let Ok((from, until)) = identity::validity(&renewal.control.identity().certificate) else {
         return;
     };
@@ -87,26 +105,23 @@ fn tell(renewal: &Renewal, refusal: &Refusal) {
         renewal.problems.raise(
             ProblemKey::Certificate,
             ProblemCode::CertificateExpired,
-            format!("{times}: {refusal}"),
+            format!("{times}: {error}"),
         );
     } else if now > from + (until - from) / 4 * 3 {
         let text =
-            format!("the certificate ends at {} and was not renewed: {refusal}", rfc3339(until));
+            format!("the certificate ends at {} and was not renewed: {error}", rfc3339(until));
         renewal.problems.raise(ProblemKey::Certificate, ProblemCode::CertificateEnding, text);
     }
 }
 
-async fn renew(renewal: &Renewal, mut client: ControlClient<Channel>) -> Result<(), Refusal> {
+async fn renew(renewal: &Renewal, mut client: ControlClient<Channel>) -> Result<(), RenewalError> {
     let who = renewal.control.identity();
     let response =
         connection::call(client.renew(v1::RenewRequest { csr: signing_request(&who.key)? }))
             .await?;
     let expected = NodeIdentity { cluster: who.cluster, node: who.node };
     if NodeIdentity::from_certificate(&response.certificate) != Ok(expected) {
-        return Err(Refusal::new(
-            Code::Fault,
-            "control answered with a certificate of another node",
-        ));
+        return Err(RenewalError::OtherNode);
     }
     let ca =
         if response.ca_certificate.is_empty() { who.ca.clone() } else { response.ca_certificate };

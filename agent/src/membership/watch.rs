@@ -14,6 +14,7 @@ use tonic::transport::Channel;
 
 use super::admission::{Admission, AdmissionState};
 use super::connection_loss::{self, ConnectionLoss};
+use super::control_error::{ConnectError, ControlError};
 use super::control_link::ControlLink;
 use super::renewal::Renewal;
 use super::{Membership, back_off, connection, renewal};
@@ -68,13 +69,48 @@ impl Follower {
     }
 }
 
+/// Why a connection, or the stream on it, ended.
+#[derive(Debug, thiserror::Error)]
+enum BrokenWatch {
+    /// There was none.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The connection is dead.
+    #[error(transparent)]
+    Loss(#[from] ConnectionLoss),
+    /// Control did not answer, or refused.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// What came is no view, or no step of one.
+    #[error(transparent)]
+    Row(#[from] Refusal),
+    /// Control ended the stream.
+    #[error("control ended the watch")]
+    Ended,
+    /// Nothing came any more.
+    #[error("control fell silent")]
+    Silent,
+}
+
+impl BrokenWatch {
+    /// Returns the stable code.
+    fn code(&self) -> Code {
+        match self {
+            Self::Connect(error) => error.code(),
+            Self::Control(error) => error.code(),
+            Self::Row(error) => error.code,
+            Self::Loss(_) | Self::Ended | Self::Silent => Code::ControlAway,
+        }
+    }
+}
+
 /// How a stream ended.
 #[derive(Debug)]
 enum Ended {
     /// It broke; the view may be continued.
-    Broken(Refusal),
+    Broken(BrokenWatch),
     /// The host's end of it is gone; the view may be continued, and control was not at fault.
-    Renumbered(Refusal),
+    Renumbered(ConnectionLoss),
     /// What came does not fit the view: it must be fetched whole.
     Astray(String),
     /// Control says that we are no node of it any more.
@@ -101,21 +137,21 @@ pub(crate) async fn run(follower: &Follower) -> String {
                 follower.control.connection.away(&reason);
                 follower.follow_from_nothing();
             }
-            Ended::Renumbered(refusal) => {
+            Ended::Renumbered(loss) => {
                 follower.admission.assume();
-                follower.control.connection.away(&refusal);
+                follower.control.connection.away(&loss);
                 continue;
             }
-            Ended::Broken(refusal) => {
-                if refusal.code == Code::IdentityClash {
-                    turned_away(follower, &refusal);
+            Ended::Broken(error) => {
+                if error.code() == Code::IdentityClash {
+                    turned_away(follower, &error);
                 } else {
                     follower.admission.assume();
                 }
                 if follower.control.connection.is_connected() && !connected {
                     pauses = back_off();
                 }
-                follower.control.connection.away(&refusal);
+                follower.control.connection.away(&error);
             }
         }
         let turned_away = follower.admission.current() == Admission::TurnedAway;
@@ -132,7 +168,7 @@ pub(crate) async fn run(follower: &Follower) -> String {
 async fn connect_and_follow(follower: &Follower) -> Ended {
     let Dialled { channel, address, local, cutter } = match dial(follower).await {
         Ok(dialled) => dialled,
-        Err(refusal) => return Ended::Broken(refusal),
+        Err(error) => return Ended::Broken(error.into()),
     };
     let probe = connection::client(channel.clone());
 
@@ -142,10 +178,9 @@ async fn connect_and_follow(follower: &Follower) -> Ended {
         loss = connection_loss::wait(&follower.control, &follower.host, &address, local, probe) => {
             // Whoever else waits for an answer would wait for as long as the kernel does.
             cutter.cut();
-            let refusal = Refusal::new(Code::ControlAway, &loss);
             match loss {
-                ConnectionLoss::Renumbered(_) => Ended::Renumbered(refusal),
-                ConnectionLoss::NoWay(_) | ConnectionLoss::Moved(_) => Ended::Broken(refusal),
+                ConnectionLoss::Renumbered(_) => Ended::Renumbered(loss),
+                ConnectionLoss::NoWay(_) | ConnectionLoss::Moved(_) => Ended::Broken(loss.into()),
             }
         }
     }
@@ -153,7 +188,7 @@ async fn connect_and_follow(follower: &Follower) -> Ended {
 
 /// Connects. An attempt from an address that the host may not have any more is begun anew: nothing
 /// would answer it.
-async fn dial(follower: &Follower) -> Result<Dialled, Refusal> {
+async fn dial(follower: &Follower) -> Result<Dialled, ConnectError> {
     let mut own = follower.host.own();
     loop {
         let who = follower.control.identity();
@@ -177,7 +212,7 @@ async fn open_and_follow(follower: &Follower, channel: Channel, address: &str) -
     let opened = connection::call(connection::client(channel.clone()).watch(request)).await;
     let mut stream = match opened {
         Ok(stream) => stream,
-        Err(refusal) => return judge(refusal),
+        Err(error) => return judge(error),
     };
     follower.control.connection.connected(address.to_owned(), channel);
     admitted(follower);
@@ -191,10 +226,10 @@ async fn follow_stream(follower: &Follower, stream: &mut Streaming<v1::WatchResp
         let event = match timeout(IDLE, stream.message()).await {
             Ok(Ok(Some(response))) => response.event,
             Ok(Ok(None)) => {
-                return Ended::Broken(Refusal::new(Code::ControlAway, "control ended the watch"));
+                return Ended::Broken(BrokenWatch::Ended);
             }
-            Ok(Err(status)) => return judge(connection::judge(status)),
-            Err(_) => return Ended::Broken(Refusal::new(Code::ControlAway, "control fell silent")),
+            Ok(Err(status)) => return judge(ControlError::new(status)),
+            Err(_) => return Ended::Broken(BrokenWatch::Silent),
         };
         follower.control.connection.heard(Instant::now());
         if let Some(Event::Alive(alive)) = &event {
@@ -254,11 +289,11 @@ fn keep(follower: &Follower, outcome: Result<(), StoreFailure>) {
 }
 
 /// Carries no packet while another host is this node.
-fn turned_away(follower: &Follower, refusal: &Refusal) {
+fn turned_away(follower: &Follower, error: &BrokenWatch) {
     follower.problems.raise(
         ProblemKey::Identity,
-        refusal.code,
-        format!("{refusal}; all tunnels of this host are shut"),
+        error.code(),
+        format!("{error}; all tunnels of this host are shut"),
     );
     follower.admission.set(Admission::TurnedAway);
 }
@@ -272,18 +307,18 @@ fn admitted(follower: &Follower) {
 
 /// Every node may watch; who may not was taken out. A certificate out of its time is no such thing,
 /// and renewed.
-fn judge(refusal: Refusal) -> Ended {
-    if refusal.code == Code::NotAllowed {
-        Ended::Expelled(refusal.message)
+fn judge(error: ControlError) -> Ended {
+    if error.code() == Code::NotAllowed {
+        Ended::Expelled(error.to_string())
     } else {
-        Ended::Broken(refusal)
+        Ended::Broken(error.into())
     }
 }
 
 fn handle(follower: &Follower, event: Option<Event>) -> Result<(), Ended> {
     match event {
         Some(Event::Snapshot(snapshot)) => {
-            let view = View::try_from(snapshot).map_err(Ended::Broken)?;
+            let view = View::try_from(snapshot).map_err(|error| Ended::Broken(error.into()))?;
             follow(&follower.membership, |membership| {
                 membership.view = Arc::new(view);
                 membership.changed.note_snapshot();
@@ -291,7 +326,7 @@ fn handle(follower: &Follower, event: Option<Event>) -> Result<(), Ended> {
             })?;
         }
         Some(Event::Delta(delta)) => {
-            let delta = Delta::try_from(delta).map_err(Ended::Broken)?;
+            let delta = Delta::try_from(delta).map_err(|error| Ended::Broken(error.into()))?;
             follow(&follower.membership, |membership| go_on(membership, delta))?;
         }
         // A sign of life without a change before it: the view we came with is the latest.
@@ -423,9 +458,11 @@ mod tests {
 
     #[test]
     fn only_a_removed_node_is_expelled() {
-        assert!(matches!(judge(Refusal::new(Code::NotAllowed, "removed")), Ended::Expelled(_)));
-        assert!(matches!(judge(Refusal::new(Code::NotAuthenticated, "expired")), Ended::Broken(_)));
-        assert!(matches!(judge(Refusal::new(Code::ControlAway, "gone")), Ended::Broken(_)));
-        assert!(matches!(judge(Refusal::new(Code::Fault, "oops")), Ended::Broken(_)));
+        let refused = |code, text: &str| ControlError::Refused(Refusal::new(code, text));
+
+        assert!(matches!(judge(refused(Code::NotAllowed, "removed")), Ended::Expelled(_)));
+        assert!(matches!(judge(refused(Code::NotAuthenticated, "expired")), Ended::Broken(_)));
+        assert!(matches!(judge(refused(Code::ControlAway, "gone")), Ended::Broken(_)));
+        assert!(matches!(judge(refused(Code::Fault, "oops")), Ended::Broken(_)));
     }
 }

@@ -150,9 +150,9 @@ impl Node {
                 self.start(joined);
                 Ok(joined_as(&who))
             }
-            Err(refusal) => {
+            Err(error) => {
                 self.handle.set_phase(Phase::Unjoined);
-                Err(refusal)
+                Err(error.into())
             }
         }
     }
@@ -382,11 +382,11 @@ async fn tell_control(joined: &JoinedNode, force: bool) -> Result<bool, Refusal>
     match joined.control.connection.ask_again(leave).await {
         Ok(_) => Ok(true),
         // It has forgotten us already.
-        Err(refusal) if refusal.code == Code::NotAllowed => Ok(true),
+        Err(error) if error.code() == Code::NotAllowed => Ok(true),
         Err(_) if force => Ok(false),
-        Err(refusal) => Err(Refusal::new(
-            refusal.code,
-            format!("{refusal}; or use --force, and remove the node at control later"),
+        Err(error) => Err(Refusal::new(
+            error.code(),
+            format!("{error}; or use --force, and remove the node at control later"),
         )),
     }
 }
