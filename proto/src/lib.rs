@@ -7,6 +7,7 @@
 
 pub mod catch_panic;
 pub mod channel;
+mod code;
 pub mod convert;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -35,5 +36,6 @@ pub mod v1 {
     pub use crate::generated::*;
 }
 
+pub use code::Code;
 pub use join_line::JoinLine;
-pub use refusal::{Code, Refusal};
+pub use refusal::Refusal;
