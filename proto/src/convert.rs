@@ -1,10 +1,12 @@
 //! Conversion between wire and core types: the only place where fields of messages are checked.
 
 mod change;
+mod error;
 mod field;
 mod network;
 mod row;
 
+pub use error::{ConversionError, InvalidText, UnfitPrefix};
 pub use field::{
     MAX_ALIASES, MAX_BLOCKS, MAX_LABEL, MAX_LABELS, MAX_LANES, MAX_UNDERLAY, field, labels,
     lane_keys, lane_ports, optional, underlay, wire_enum,
@@ -28,7 +30,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::v1;
+    use crate::{Refusal, v1};
 
     fn rows() -> Vec<Change> {
         let (network, node) = (NetworkId::from_random(1), NodeId::from_random(2));
@@ -137,9 +139,94 @@ mod tests {
     fn a_refusal_names_the_field() {
         let wire = v1::Node { id: "zz".into(), ..v1::Node::default() };
 
-        let refusal = Node::try_from(wire).expect_err("the id is wrong");
+        let refusal = Refusal::from(Node::try_from(wire).expect_err("the id is wrong"));
 
         assert!(refusal.message.starts_with("node.id \"zz\""), "{refusal}");
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_wrong_with_the_field() {
+        fn told<T: std::fmt::Debug>(converted: Result<T, ConversionError>) -> String {
+            let refusal = Refusal::from(converted.expect_err("refused"));
+
+            format!("{}: {refusal}", refusal.code)
+        }
+        let difference = v1::Difference::default();
+        let title = v1::NetworkSettings { title: "\n".into(), ..v1::NetworkSettings::default() };
+        let long = "x".repeat(99);
+        let cases = [
+            (told(Role::try_from(v1::Role::Unspecified)), "invalid-input: role is missing"),
+            (told(lane_keys(&[])), "invalid-input: lane_keys is missing"),
+            (
+                told(lane_keys(&[vec![0; 31]])),
+                "invalid-input: lane_keys: not a key (32 bytes, in base64)",
+            ),
+            (told(lane_ports(&[0; 65])), "invalid-input: 65 lane ports are more than 64"),
+            (told(lane_ports(&[65_536])), "invalid-input: lane port 65536 is not 1 to 65535"),
+            (
+                told(underlay(&["224.0.0.1".into()])),
+                "invalid-input: underlay address 224.0.0.1 is not an address of a host",
+            ),
+            (
+                told(underlay(&["x\n".into()])),
+                "invalid-input: underlay address \"x\\n\": invalid IP address syntax",
+            ),
+            (
+                told(field::<NodeId>("node", &long)),
+                &format!(
+                    "invalid-input: node {:?}: not an id (12 hexadecimal digits, not all zero)",
+                    &long[..80]
+                ),
+            ),
+            (
+                told(labels(BTreeMap::from([(String::new(), "b".into())]))),
+                "invalid-input: label \"\": keys and values have 1 to 255 bytes and no control \
+                 characters",
+            ),
+            (
+                told(NetworkSettings::try_from(title)),
+                "invalid-input: settings.title: at most 255 bytes, no control characters",
+            ),
+            (told(network_mode(9)), "unsupported: this version knows networks of mode l3 only"),
+            (told(network_prefix("x")), "invalid-input: prefix \"x\": invalid IP address syntax"),
+            (
+                told(network_prefix("10.0.0.1/16")),
+                "invalid-input: prefix 10.0.0.1/16 has host bits set; use 10.0.0.0/16",
+            ),
+            (
+                told(network_prefix("10.0.0.0/30")),
+                "invalid-input: prefix 10.0.0.0/30 is not between /8 and /29",
+            ),
+            (
+                told(network_prefix("127.0.0.0/8")),
+                "invalid-input: prefix 127.0.0.0/8 holds addresses that hosts may not have",
+            ),
+            (
+                told(network_prefix6("fd00::1/64")),
+                "invalid-input: prefix6 fd00::1/64 has host bits set; use fd00::/64",
+            ),
+            (
+                told(network_prefix6("fd00::/112")),
+                "invalid-input: prefix6 fd00::/112 is not between /16 and /96",
+            ),
+            (
+                told(network_prefix6("ff00::/16")),
+                "invalid-input: prefix6 ff00::/16 holds addresses that hosts may not have",
+            ),
+            (
+                told(host_prefixes(&["10.0.0.0/8 a\n".into()])),
+                "invalid-input: routes: the holder of 10.0.0.0/8 is no word",
+            ),
+            (
+                told(differences(vec![difference])),
+                "invalid-input: differences: a name of at most 255 bytes and a reason of at most \
+                 512",
+            ),
+        ];
+
+        for (told, expected) in cases {
+            assert_eq!(told, expected);
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use overlay_core::{
 };
 use prost::Message;
 
-use crate::refusal::Refusal;
+use crate::convert::ConversionError;
 use crate::{JoinLine, convert, v1};
 
 /// Decodes and converts a message; the first byte says which.
@@ -41,7 +41,7 @@ pub fn messages(bytes: &[u8]) {
 fn converted<M, T>(bytes: &[u8])
 where
     M: Message + Default + From<T>,
-    T: TryFrom<M, Error = Refusal> + Clone + PartialEq + Debug,
+    T: TryFrom<M, Error = ConversionError> + Clone + PartialEq + Debug,
 {
     let Ok(message) = M::decode(bytes) else { return };
     match T::try_from(message) {
@@ -50,7 +50,7 @@ where
             let again = M::decode(&written[..]).expect("it was written");
             assert_eq!(T::try_from(again), Ok(value));
         }
-        Err(refusal) => assert!(!refusal.message.is_empty(), "a refusal says why"),
+        Err(error) => assert!(!error.to_string().is_empty(), "an error says why"),
     }
 }
 
@@ -64,7 +64,7 @@ fn snapshot(bytes: &[u8]) {
 /// Converts the lists of texts and numbers that nodes announce.
 fn announced(bytes: &[u8]) {
     let Ok(request) = v1::AnnounceRequest::decode(bytes) else { return };
-    let within = |len: Result<usize, Refusal>, most: usize| {
+    let within = |len: Result<usize, ConversionError>, most: usize| {
         assert!(len.is_err() || len.is_ok_and(|len| len <= most))
     };
     within(

@@ -6,6 +6,7 @@ use std::fmt;
 use overlay_core::message;
 
 use crate::code::Code;
+use crate::convert::ConversionError;
 
 /// The metadata key that carries a refusal's code.
 pub const CODE_KEY: &str = "overlay-code";
@@ -24,6 +25,18 @@ impl Refusal {
     /// Creates a refusal; its message becomes one plain line.
     pub fn new(code: Code, message: impl fmt::Display) -> Self {
         Self { code, message: message::line(message) }
+    }
+}
+
+impl From<ConversionError> for Refusal {
+    fn from(error: ConversionError) -> Self {
+        Self::new(error.code(), error)
+    }
+}
+
+impl From<ConversionError> for tonic::Status {
+    fn from(error: ConversionError) -> Self {
+        Refusal::from(error).into()
     }
 }
 

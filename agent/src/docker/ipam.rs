@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv6Net};
 use overlay_core::network::first_host;
 use overlay_core::{Network, NetworkId, pool};
-use overlay_proto::{Code, Refusal, convert};
+use overlay_proto::convert::{self, ConversionError};
+use overlay_proto::{Code, Refusal};
 
 use super::plugin::{AddressRequest, AddressUse, PoolGranted, PoolRequest};
 use super::plugin_store::PluginStore;
@@ -131,7 +132,7 @@ pub(super) fn checked_of_engine(
     }
 }
 
-fn check_form(prefix: IpNet) -> Result<(), Refusal> {
+fn check_form(prefix: IpNet) -> Result<(), ConversionError> {
     match prefix {
         IpNet::V4(_) => convert::network_prefix(&prefix.to_string()).map(drop),
         IpNet::V6(_) => convert::network_prefix6(&prefix.to_string()).map(drop),

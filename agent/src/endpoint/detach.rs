@@ -2,7 +2,8 @@
 //! back.
 
 use overlay_core::{Endpoint, EndpointId, View};
-use overlay_proto::{Code, Refusal, v1};
+use overlay_proto::convert::{self, ConversionError};
+use overlay_proto::{Code, v1};
 
 use super::lifecycle::Endpoints;
 use super::request::{UnknownNetwork, require_network};
@@ -19,7 +20,7 @@ pub(crate) enum DetachError {
     UnknownNetwork(#[from] UnknownNetwork),
     /// A field of the request is malformed.
     #[error(transparent)]
-    Field(#[from] Refusal),
+    Field(#[from] ConversionError),
     /// The journal cannot be written.
     #[error(transparent)]
     Journal(#[from] StoreFailure),
@@ -31,7 +32,7 @@ impl DetachError {
         match self {
             Self::UnknownEndpoint => Code::NotFound,
             Self::UnknownNetwork(error) => error.code(),
-            Self::Field(error) => error.code,
+            Self::Field(error) => error.code(),
             Self::Journal(failure) => failure.code(),
         }
     }
@@ -63,9 +64,9 @@ fn chosen(
     request: &v1::DetachRequest,
 ) -> Result<Vec<EndpointId>, DetachError> {
     if !request.endpoint.is_empty() {
-        return Ok(vec![overlay_proto::convert::field("endpoint", &request.endpoint)?]);
+        return Ok(vec![convert::field("endpoint", &request.endpoint)?]);
     }
-    let name: overlay_core::Name = overlay_proto::convert::field("name", &request.name)?;
+    let name: overlay_core::Name = convert::field("name", &request.name)?;
     let network = if request.network.is_empty() {
         None
     } else {

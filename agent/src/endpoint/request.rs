@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::Ipv4Net;
 use overlay_core::message::excerpt;
 use overlay_core::{Alias, Name, Network, Runtime, View};
-use overlay_proto::convert::{self, MAX_ALIASES};
-use overlay_proto::{Code, Refusal, v1};
+use overlay_proto::convert::{self, ConversionError, MAX_ALIASES};
+use overlay_proto::{Code, v1};
 
 use crate::state::EndpointRecord;
 
@@ -54,7 +54,7 @@ pub(crate) enum InvalidAttach {
     TooManyAliases,
     /// A field is malformed or out of range.
     #[error(transparent)]
-    Field(#[from] Refusal),
+    Field(#[from] ConversionError),
 }
 
 impl InvalidAttach {
@@ -66,7 +66,7 @@ impl InvalidAttach {
             | Self::Runtime
             | Self::OwnerMissing
             | Self::TooManyAliases => Code::InvalidInput,
-            Self::Field(error) => error.code,
+            Self::Field(error) => error.code(),
         }
     }
 }

@@ -182,7 +182,7 @@ impl Endpoints {
         };
         let name = match wanted.name {
             Some(name) => name,
-            None => convert::field("name", &wanted.id.to_string())?,
+            None => convert::field("name", &wanted.id.to_string()).map_err(Refusal::from)?,
         };
         let endpoint = Endpoint {
             id: wanted.id,

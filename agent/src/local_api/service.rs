@@ -318,7 +318,7 @@ impl Agent for LocalApi {
 /// The node's name: what was asked for, or the first label of the host's.
 fn node_name(asked: &str) -> Result<Name, Refusal> {
     if !asked.is_empty() {
-        return convert::field("name", asked);
+        return Ok(convert::field("name", asked)?);
     }
     let host = hostname::get().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let label = host.split('.').next().unwrap_or_default();
@@ -332,5 +332,5 @@ fn node_name(asked: &str) -> Result<Name, Refusal> {
 }
 
 fn advertised(asked: &[String]) -> Result<Vec<IpAddr>, Refusal> {
-    convert::underlay(asked)
+    Ok(convert::underlay(asked)?)
 }

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use overlay_core::{ClusterId, Name, NodeId};
+use overlay_proto::convert::{self, ConversionError};
 use overlay_proto::identity::{self, NodeIdentity};
 use overlay_proto::v1::enrollment_client::EnrollmentClient;
-use overlay_proto::{Code, JoinLine, Refusal, channel, convert, tls, v1};
+use overlay_proto::{Code, JoinLine, channel, tls, v1};
 use rcgen::{CertificateParams, KeyPair};
 use zeroize::Zeroizing;
 
@@ -38,7 +39,7 @@ pub(crate) enum JoiningError {
     Control(#[from] ControlError),
     /// A field of control's answer is malformed.
     #[error(transparent)]
-    Answer(#[from] Refusal),
+    Answer(#[from] ConversionError),
     /// Whoever answered is not the control of the join line.
     #[error("control answered with another authority than the join line pins")]
     OtherAuthority,
@@ -57,7 +58,7 @@ impl JoiningError {
             Self::Key(_) | Self::OtherNode => Code::Fault,
             Self::Connect(error) => error.code(),
             Self::Control(error) => error.code(),
-            Self::Answer(error) => error.code,
+            Self::Answer(error) => error.code(),
             Self::OtherAuthority => Code::WrongPin,
             Self::Store(failure) => failure.code(),
         }

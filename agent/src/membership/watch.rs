@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use overlay_core::{Change, Delta, NodeId, Revision, View};
 use overlay_proto::channel::Dialled;
+use overlay_proto::convert::ConversionError;
 use overlay_proto::v1::watch_response::Event;
-use overlay_proto::{Code, Refusal, v1};
+use overlay_proto::{Code, v1};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Streaming;
@@ -83,7 +84,7 @@ enum BrokenWatch {
     Control(#[from] ControlError),
     /// What came is no view, or no step of one.
     #[error(transparent)]
-    Row(#[from] Refusal),
+    Row(#[from] ConversionError),
     /// Control ended the stream.
     #[error("control ended the watch")]
     Ended,
@@ -98,7 +99,7 @@ impl BrokenWatch {
         match self {
             Self::Connect(error) => error.code(),
             Self::Control(error) => error.code(),
-            Self::Row(error) => error.code,
+            Self::Row(error) => error.code(),
             Self::Loss(_) | Self::Ended | Self::Silent => Code::ControlAway,
         }
     }
@@ -401,6 +402,8 @@ fn still_a_node(membership: &Membership, node: NodeId) -> Result<(), Ended> {
 
 #[cfg(test)]
 mod tests {
+    use overlay_proto::Refusal;
+
     use super::*;
 
     /// Invariant 9.

@@ -1,7 +1,7 @@
 //! Converts messages to commands, with the checks that core types do not make by themselves.
 
 use overlay_core::{NetworkId, Role};
-use overlay_proto::convert::{self, field, wire_enum};
+use overlay_proto::convert::{self, ConversionError, field, wire_enum};
 use overlay_proto::{Code, Refusal, v1};
 
 use crate::registry::{Announce, CreateNetwork, CreateToken, Operation, check_count};
@@ -65,7 +65,7 @@ pub(crate) fn put_endpoints(request: v1::PutEndpointsRequest) -> Result<Operatio
     check_count(request.endpoints.len())?;
     let rows = request.endpoints.into_iter().map(TryInto::try_into);
 
-    Ok(Operation::PutEndpoints(rows.collect::<Result<_, Refusal>>()?))
+    Ok(Operation::PutEndpoints(rows.collect::<Result<_, ConversionError>>()?))
 }
 
 pub(crate) fn remove_endpoints(request: &v1::RemoveEndpointsRequest) -> Result<Operation, Refusal> {
@@ -75,7 +75,7 @@ pub(crate) fn remove_endpoints(request: &v1::RemoveEndpointsRequest) -> Result<O
     };
 
     Ok(Operation::RemoveEndpoints(
-        request.endpoints.iter().map(key).collect::<Result<_, Refusal>>()?,
+        request.endpoints.iter().map(key).collect::<Result<_, ConversionError>>()?,
     ))
 }
 

@@ -2,8 +2,8 @@
 
 use overlay_core::{Change, Delta, Revision, RowKey, View};
 
-use super::field::{field, missing};
-use crate::refusal::Refusal;
+use super::error::ConversionError;
+use super::field::field;
 use crate::v1;
 
 impl From<RowKey> for v1::RowKey {
@@ -27,11 +27,11 @@ impl From<RowKey> for v1::RowKey {
 }
 
 impl TryFrom<v1::RowKey> for RowKey {
-    type Error = Refusal;
+    type Error = ConversionError;
 
-    fn try_from(key: v1::RowKey) -> Result<Self, Refusal> {
+    fn try_from(key: v1::RowKey) -> Result<Self, ConversionError> {
         use v1::row_key::Key;
-        Ok(match key.key.ok_or_else(|| missing("row key"))? {
+        Ok(match key.key.ok_or(ConversionError::Missing("row key"))? {
             Key::Network(id) => Self::Network(field("network", &id)?),
             Key::Node(id) => Self::Node(field("node", &id)?),
             Key::Member(key) => {
@@ -62,11 +62,11 @@ impl From<Change> for v1::Change {
 }
 
 impl TryFrom<v1::Change> for Change {
-    type Error = Refusal;
+    type Error = ConversionError;
 
-    fn try_from(change: v1::Change) -> Result<Self, Refusal> {
+    fn try_from(change: v1::Change) -> Result<Self, ConversionError> {
         use v1::change::Change as Wire;
-        Ok(match change.change.ok_or_else(|| missing("change"))? {
+        Ok(match change.change.ok_or(ConversionError::Missing("change"))? {
             Wire::Network(row) => Self::Network(row.try_into()?),
             Wire::Node(row) => Self::Node(row.try_into()?),
             Wire::Member(row) => Self::Member(row.try_into()?),
@@ -84,9 +84,9 @@ impl From<&View> for v1::Snapshot {
 }
 
 impl TryFrom<v1::Snapshot> for View {
-    type Error = Refusal;
+    type Error = ConversionError;
 
-    fn try_from(snapshot: v1::Snapshot) -> Result<Self, Refusal> {
+    fn try_from(snapshot: v1::Snapshot) -> Result<Self, ConversionError> {
         let rows: Vec<Change> =
             snapshot.rows.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
 
@@ -105,9 +105,9 @@ impl From<Delta> for v1::Delta {
 }
 
 impl TryFrom<v1::Delta> for Delta {
-    type Error = Refusal;
+    type Error = ConversionError;
 
-    fn try_from(delta: v1::Delta) -> Result<Self, Refusal> {
+    fn try_from(delta: v1::Delta) -> Result<Self, ConversionError> {
         Ok(Self {
             from: Revision(delta.from),
             to: Revision(delta.to),

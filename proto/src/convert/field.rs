@@ -1,13 +1,12 @@
-//! Fields of messages, each checked; a refusal names the field.
+//! Fields of messages, each checked; an error names the field.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use overlay_core::PublicKey;
 
-use crate::refusal::{Code, Refusal};
+use super::error::{ConversionError, InvalidText};
 
 /// The most labels of a row.
 pub const MAX_LABELS: usize = 64;
@@ -22,19 +21,20 @@ pub const MAX_UNDERLAY: usize = 32;
 /// The most blocks of one network that a node may hold.
 pub const MAX_BLOCKS: usize = 4_096;
 
-/// Parses the text of a field; a refusal names the field.
+/// Parses the text of a field.
 ///
 /// # Errors
 ///
-/// `invalid-input` with the field's name, its text and what is wrong.
-pub fn field<T>(name: &str, text: &str) -> Result<T, Refusal>
+/// [`ConversionError::Text`].
+pub fn field<T>(field: &'static str, text: &str) -> Result<T, ConversionError>
 where
     T: FromStr,
-    T::Err: Display,
+    T::Err: Into<InvalidText>,
 {
-    text.parse().map_err(|error| {
-        let shown: String = text.chars().take(80).collect();
-        Refusal::new(Code::InvalidInput, format!("{name} {shown:?}: {error}"))
+    text.parse().map_err(|error: T::Err| ConversionError::Text {
+        field,
+        text: text.to_owned(),
+        error: error.into(),
     })
 }
 
@@ -43,10 +43,10 @@ where
 /// # Errors
 ///
 /// The same as [`field`].
-pub fn optional<T>(name: &str, text: &str) -> Result<Option<T>, Refusal>
+pub fn optional<T>(name: &'static str, text: &str) -> Result<Option<T>, ConversionError>
 where
     T: FromStr,
-    T::Err: Display,
+    T::Err: Into<InvalidText>,
 {
     if text.is_empty() { Ok(None) } else { field(name, text).map(Some) }
 }
@@ -56,19 +56,15 @@ where
 ///
 /// # Errors
 ///
-/// `invalid-input` with the label's key.
-pub fn labels(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Refusal> {
+/// [`ConversionError::Label`], or [`ConversionError::TooMany`].
+pub fn labels(
+    labels: BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, ConversionError> {
     bounded("labels", labels.len(), MAX_LABELS)?;
     for (key, value) in &labels {
         let fits = |text: &str| text.len() <= MAX_LABEL && !text.chars().any(char::is_control);
         if key.is_empty() || !fits(key) || !fits(value) {
-            let shown: String = key.chars().take(80).collect();
-            return Err(Refusal::new(
-                Code::InvalidInput,
-                format!(
-                    "label {shown:?}: keys and values have 1 to 255 bytes and no control characters"
-                ),
-            ));
+            return Err(ConversionError::Label(key.clone()));
         }
     }
 
@@ -76,24 +72,23 @@ pub fn labels(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, Strin
 }
 
 /// Refuses a list with too many entries.
-pub(super) fn bounded(what: &str, len: usize, max: usize) -> Result<(), Refusal> {
-    if len <= max {
-        Ok(())
-    } else {
-        Err(Refusal::new(Code::InvalidInput, format!("{len} {what} are more than {max}")))
-    }
-}
-
-/// Says that a field is missing.
-pub(super) fn missing(name: &str) -> Refusal {
-    Refusal::new(Code::InvalidInput, format!("{name} is missing"))
+pub(super) fn bounded(
+    entries: &'static str,
+    len: usize,
+    max: usize,
+) -> Result<(), ConversionError> {
+    if len <= max { Ok(()) } else { Err(ConversionError::TooMany { entries, len, max }) }
 }
 
 /// Parses a list of fields.
-pub(super) fn fields<T>(name: &str, texts: &[String], max: usize) -> Result<Vec<T>, Refusal>
+pub(super) fn fields<T>(
+    name: &'static str,
+    texts: &[String],
+    max: usize,
+) -> Result<Vec<T>, ConversionError>
 where
     T: FromStr,
-    T::Err: Display,
+    T::Err: Into<InvalidText>,
 {
     bounded(name, texts.len(), max)?;
 
@@ -104,16 +99,17 @@ where
 ///
 /// # Errors
 ///
-/// `invalid-input` when there are too many, or one is not 1 to 65,535.
-pub fn lane_ports(ports: &[u32]) -> Result<Vec<u16>, Refusal> {
+/// [`ConversionError::LanePort`], or [`ConversionError::TooMany`].
+pub fn lane_ports(ports: &[u32]) -> Result<Vec<u16>, ConversionError> {
     bounded("lane ports", ports.len(), MAX_LANES)?;
 
     ports
         .iter()
         .map(|&port| {
-            u16::try_from(port).ok().filter(|&port| port != 0).ok_or_else(|| {
-                Refusal::new(Code::InvalidInput, format!("lane port {port} is not 1 to 65535"))
-            })
+            u16::try_from(port)
+                .ok()
+                .filter(|&port| port != 0)
+                .ok_or(ConversionError::LanePort(port))
         })
         .collect()
 }
@@ -122,16 +118,13 @@ pub fn lane_ports(ports: &[u32]) -> Result<Vec<u16>, Refusal> {
 ///
 /// # Errors
 ///
-/// `invalid-input` for anything but unicast addresses.
-pub fn underlay(addresses: &[String]) -> Result<Vec<IpAddr>, Refusal> {
+/// [`ConversionError::Underlay`] for anything but unicast addresses, or what is wrong with a text.
+pub fn underlay(addresses: &[String]) -> Result<Vec<IpAddr>, ConversionError> {
     let addresses: Vec<IpAddr> = fields("underlay address", addresses, MAX_UNDERLAY)?;
-    for address in &addresses {
+    for &address in &addresses {
         let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
         if address.is_unspecified() || address.is_multicast() || broadcast {
-            return Err(Refusal::new(
-                Code::InvalidInput,
-                format!("underlay address {address} is not an address of a host"),
-            ));
+            return Err(ConversionError::Underlay(address));
         }
     }
 
@@ -142,19 +135,15 @@ pub fn underlay(addresses: &[String]) -> Result<Vec<IpAddr>, Refusal> {
 ///
 /// # Errors
 ///
-/// `invalid-input` when there is none, there are too many, or one does not have 32 bytes.
-pub fn lane_keys(keys: &[Vec<u8>]) -> Result<Vec<PublicKey>, Refusal> {
+/// [`ConversionError::Missing`] when there is none, [`ConversionError::TooMany`], or
+/// [`ConversionError::LaneKey`] when one does not have 32 bytes.
+pub fn lane_keys(keys: &[Vec<u8>]) -> Result<Vec<PublicKey>, ConversionError> {
     bounded("lane keys", keys.len(), MAX_LANES)?;
     if keys.is_empty() {
-        return Err(missing("lane_keys"));
+        return Err(ConversionError::Missing("lane_keys"));
     }
 
-    keys.iter()
-        .map(|key| {
-            PublicKey::try_from(key.as_slice())
-                .map_err(|error| Refusal::new(Code::InvalidInput, format!("lane_keys: {error}")))
-        })
-        .collect()
+    keys.iter().map(|key| Ok(PublicKey::try_from(key.as_slice())?)).collect()
 }
 
 /// Converts the number of an enum; unknown numbers become unspecified, which the conversions

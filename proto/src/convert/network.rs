@@ -8,8 +8,8 @@ use overlay_core::{
     Difference, HostPrefix, HostReport, Network, NetworkMode, NetworkSettings, View,
 };
 
+use super::error::{ConversionError, UnfitPrefix};
 use super::field::{bounded, field, labels, optional, wire_enum};
-use crate::refusal::{Code, Refusal};
 use crate::v1;
 
 impl From<Network> for v1::Network {
@@ -31,9 +31,9 @@ impl From<Network> for v1::Network {
 }
 
 impl TryFrom<v1::Network> for Network {
-    type Error = Refusal;
+    type Error = ConversionError;
 
-    fn try_from(network: v1::Network) -> Result<Self, Refusal> {
+    fn try_from(network: v1::Network) -> Result<Self, ConversionError> {
         Ok(Self {
             id: field("network.id", &network.id)?,
             name: field("network.name", &network.name)?,
@@ -85,26 +85,23 @@ impl From<NetworkSettings> for v1::NetworkSettings {
 }
 
 impl TryFrom<v1::NetworkSettings> for NetworkSettings {
-    type Error = Refusal;
+    type Error = ConversionError;
 
-    fn try_from(settings: v1::NetworkSettings) -> Result<Self, Refusal> {
+    fn try_from(settings: v1::NetworkSettings) -> Result<Self, ConversionError> {
         bounded("reserved addresses", settings.reserved.len(), MAX_RESERVED)?;
         let reserved = labels(settings.reserved)?.into_iter().map(|(name, address)| {
             let address: IpAddr = field("settings.reserved", &address)?;
             Ok((name, address))
         });
         if settings.title.len() > MAX_TITLE || settings.title.chars().any(char::is_control) {
-            return Err(Refusal::new(
-                Code::InvalidInput,
-                "settings.title: at most 255 bytes, no control characters",
-            ));
+            return Err(ConversionError::Title);
         }
 
         Ok(Self {
             gateway: optional("settings.gateway", &settings.gateway)?,
             gateway6: optional("settings.gateway6", &settings.gateway6)?,
             range: optional("settings.range", &settings.range)?,
-            reserved: reserved.collect::<Result<_, Refusal>>()?,
+            reserved: reserved.collect::<Result<_, ConversionError>>()?,
             internal: settings.internal,
             options: labels(settings.options)?,
             numbered_by: optional("settings.numbered_by", &settings.numbered_by)?,
@@ -118,17 +115,14 @@ impl TryFrom<v1::NetworkSettings> for NetworkSettings {
 ///
 /// # Errors
 ///
-/// `invalid-input` for texts that are not prefixes, or for more than 1,024 of them.
-pub fn host_prefixes(texts: &[String]) -> Result<Vec<HostPrefix>, Refusal> {
+/// [`ConversionError`] for texts that are not prefixes, or for more than 1,024 of them.
+pub fn host_prefixes(texts: &[String]) -> Result<Vec<HostPrefix>, ConversionError> {
     bounded("routes", texts.len(), MAX_HOST_PREFIXES)?;
     let read = |text: &String| {
         let (prefix, holder) = text.split_once(' ').unwrap_or((text, ""));
         let prefix: ipnet::IpNet = field("routes", prefix)?;
         if holder.len() > MAX_HOLDER || holder.chars().any(char::is_control) {
-            return Err(Refusal::new(
-                Code::InvalidInput,
-                format!("routes: the holder of {prefix} is no word"),
-            ));
+            return Err(ConversionError::PrefixHolder(prefix));
         }
 
         Ok(HostPrefix { prefix: prefix.trunc(), holder: holder.to_owned() })
@@ -141,9 +135,9 @@ pub fn host_prefixes(texts: &[String]) -> Result<Vec<HostPrefix>, Refusal> {
 ///
 /// # Errors
 ///
-/// `invalid-input` for more than 256, and for texts that are too long or contain control
-/// characters.
-pub fn differences(rows: Vec<v1::Difference>) -> Result<Vec<Difference>, Refusal> {
+/// [`ConversionError::Difference`] for texts that are too long or contain control characters, and
+/// [`ConversionError::TooMany`] for more than 256.
+pub fn differences(rows: Vec<v1::Difference>) -> Result<Vec<Difference>, ConversionError> {
     bounded("differences", rows.len(), MAX_DIFFERENCES)?;
     let sound = |text: &str, max: usize| text.len() <= max && !text.chars().any(char::is_control);
     let read = |row: v1::Difference| {
@@ -151,10 +145,10 @@ pub fn differences(rows: Vec<v1::Difference>) -> Result<Vec<Difference>, Refusal
             || !sound(&row.network, MAX_TITLE)
             || !sound(&row.reason, MAX_REASON)
         {
-            let text = format!(
-                "differences: a name of at most {MAX_TITLE} bytes and a reason of at most {MAX_REASON}"
-            );
-            return Err(Refusal::new(Code::InvalidInput, text));
+            return Err(ConversionError::Difference {
+                max_name: MAX_TITLE,
+                max_reason: MAX_REASON,
+            });
         }
 
         Ok(Difference { network: row.network, reason: row.reason })
@@ -204,9 +198,9 @@ impl From<HostReport> for v1::HostReport {
 }
 
 impl TryFrom<v1::HostReport> for HostReport {
-    type Error = Refusal;
+    type Error = ConversionError;
 
-    fn try_from(row: v1::HostReport) -> Result<Self, Refusal> {
+    fn try_from(row: v1::HostReport) -> Result<Self, ConversionError> {
         Ok(Self {
             node: field("host_report.node", &row.node)?,
             name: field("host_report.node_name", &row.node_name)?,
@@ -220,13 +214,11 @@ impl TryFrom<v1::HostReport> for HostReport {
 ///
 /// # Errors
 ///
-/// `unsupported` for a mode this build does not know.
-pub fn network_mode(number: i32) -> Result<NetworkMode, Refusal> {
+/// [`ConversionError::Mode`] for a mode this build does not know.
+pub fn network_mode(number: i32) -> Result<NetworkMode, ConversionError> {
     match wire_enum::<v1::NetworkMode>(number) {
         v1::NetworkMode::L3 => Ok(NetworkMode::L3),
-        v1::NetworkMode::Unspecified => {
-            Err(Refusal::new(Code::Unsupported, "this version knows networks of mode l3 only"))
-        }
+        v1::NetworkMode::Unspecified => Err(ConversionError::Mode),
     }
 }
 
@@ -234,24 +226,23 @@ pub fn network_mode(number: i32) -> Result<NetworkMode, Refusal> {
 ///
 /// # Errors
 ///
-/// `invalid-input` with the reason.
-pub fn network_prefix(text: &str) -> Result<ipnet::Ipv4Net, Refusal> {
+/// [`ConversionError::Prefix`], or what is wrong with the text.
+pub fn network_prefix(text: &str) -> Result<ipnet::Ipv4Net, ConversionError> {
     let prefix: ipnet::Ipv4Net = field("prefix", text)?;
-    let refuse =
-        |why: &str| Err(Refusal::new(Code::InvalidInput, format!("prefix {prefix} {why}")));
+    let refuse = |why| Err(ConversionError::Prefix { prefix: prefix.into(), why });
     let address = prefix.addr();
     if prefix.trunc() != prefix {
-        return refuse(&format!("has host bits set; use {}", prefix.trunc()));
+        return refuse(UnfitPrefix::HostBits);
     }
     if !(8..=MAX_PREFIX_LEN).contains(&prefix.prefix_len()) {
-        return refuse("is not between /8 and /29");
+        return refuse(UnfitPrefix::Length);
     }
     if address.is_loopback()
         || address.is_link_local()
         || address.octets()[0] >= 224
         || address.octets()[0] == 0
     {
-        return refuse("holds addresses that hosts may not have");
+        return refuse(UnfitPrefix::Addresses);
     }
 
     Ok(prefix)
@@ -261,27 +252,26 @@ pub fn network_prefix(text: &str) -> Result<ipnet::Ipv4Net, Refusal> {
 ///
 /// # Errors
 ///
-/// `invalid-input` with the reason.
-pub fn network_prefix6(text: &str) -> Result<Option<ipnet::Ipv6Net>, Refusal> {
+/// [`ConversionError::Prefix`], or what is wrong with the text.
+pub fn network_prefix6(text: &str) -> Result<Option<ipnet::Ipv6Net>, ConversionError> {
     if text.is_empty() {
         return Ok(None);
     }
     let prefix: ipnet::Ipv6Net = field("prefix6", text)?;
-    let refuse =
-        |why: &str| Err(Refusal::new(Code::InvalidInput, format!("prefix6 {prefix} {why}")));
+    let refuse = |why| Err(ConversionError::Prefix { prefix: prefix.into(), why });
     let address = prefix.addr();
     if prefix.trunc() != prefix {
-        return refuse(&format!("has host bits set; use {}", prefix.trunc()));
+        return refuse(UnfitPrefix::HostBits);
     }
     if !(16..=MAX_PREFIX6_LEN).contains(&prefix.prefix_len()) {
-        return refuse("is not between /16 and /96");
+        return refuse(UnfitPrefix::Length);
     }
     if address.is_loopback()
         || address.is_unspecified()
         || address.is_multicast()
         || address.is_unicast_link_local()
     {
-        return refuse("holds addresses that hosts may not have");
+        return refuse(UnfitPrefix::Addresses);
     }
 
     Ok(Some(prefix))

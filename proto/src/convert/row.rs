@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use overlay_core::{Block, Endpoint, Member, Node, Role, Runtime};
 
+use super::error::ConversionError;
 use super::field::{
-    MAX_ALIASES, MAX_BLOCKS, bounded, field, fields, labels, lane_keys, lane_ports, missing,
-    underlay, wire_enum,
+    MAX_ALIASES, MAX_BLOCKS, bounded, field, fields, labels, lane_keys, lane_ports, underlay,
+    wire_enum,
 };
-use crate::refusal::Refusal;
 use crate::v1;
 
 impl From<Role> for v1::Role {
@@ -22,13 +22,13 @@ impl From<Role> for v1::Role {
 }
 
 impl TryFrom<v1::Role> for Role {
-    type Error = Refusal;
+    type Error = ConversionError;
 
-    fn try_from(role: v1::Role) -> Result<Self, Refusal> {
+    fn try_from(role: v1::Role) -> Result<Self, ConversionError> {
         match role {
             v1::Role::Admin => Ok(Self::Admin),
             v1::Role::Node => Ok(Self::Node),
-            v1::Role::Unspecified => Err(missing("role")),
+            v1::Role::Unspecified => Err(ConversionError::Missing("role")),
         }
     }
 }
@@ -46,16 +46,16 @@ impl From<Runtime> for v1::Runtime {
 }
 
 impl TryFrom<v1::Runtime> for Runtime {
-    type Error = Refusal;
+    type Error = ConversionError;
 
-    fn try_from(runtime: v1::Runtime) -> Result<Self, Refusal> {
+    fn try_from(runtime: v1::Runtime) -> Result<Self, ConversionError> {
         match runtime {
             v1::Runtime::Run => Ok(Self::Run),
             v1::Runtime::Attach => Ok(Self::Attach),
             v1::Runtime::Host => Ok(Self::Host),
             v1::Runtime::Docker => Ok(Self::Docker),
             v1::Runtime::Cni => Ok(Self::Cni),
-            v1::Runtime::Unspecified => Err(missing("runtime")),
+            v1::Runtime::Unspecified => Err(ConversionError::Missing("runtime")),
         }
     }
 }
@@ -74,9 +74,9 @@ impl From<Node> for v1::Node {
 }
 
 impl TryFrom<v1::Node> for Node {
-    type Error = Refusal;
+    type Error = ConversionError;
 
-    fn try_from(node: v1::Node) -> Result<Self, Refusal> {
+    fn try_from(node: v1::Node) -> Result<Self, ConversionError> {
         Ok(Self {
             id: field("node.id", &node.id)?,
             name: field("node.name", &node.name)?,
@@ -103,9 +103,9 @@ impl From<Member> for v1::Member {
 }
 
 impl TryFrom<v1::Member> for Member {
-    type Error = Refusal;
+    type Error = ConversionError;
 
-    fn try_from(member: v1::Member) -> Result<Self, Refusal> {
+    fn try_from(member: v1::Member) -> Result<Self, ConversionError> {
         bounded("blocks", member.blocks.len(), MAX_BLOCKS)?;
         let block = |block: &v1::Block| {
             Ok(Block { prefix: field("member.blocks", &block.prefix)?, epoch: block.epoch })
@@ -115,7 +115,7 @@ impl TryFrom<v1::Member> for Member {
             network: field("member.network", &member.network)?,
             node: field("member.node", &member.node)?,
             lane_keys: lane_keys(&member.lane_keys)?,
-            blocks: member.blocks.iter().map(block).collect::<Result<_, Refusal>>()?,
+            blocks: member.blocks.iter().map(block).collect::<Result<_, ConversionError>>()?,
         })
     }
 }
@@ -136,9 +136,9 @@ impl From<Endpoint> for v1::Endpoint {
 }
 
 impl TryFrom<v1::Endpoint> for Endpoint {
-    type Error = Refusal;
+    type Error = ConversionError;
 
-    fn try_from(endpoint: v1::Endpoint) -> Result<Self, Refusal> {
+    fn try_from(endpoint: v1::Endpoint) -> Result<Self, ConversionError> {
         let aliases: Vec<_> = fields("endpoint.aliases", &endpoint.aliases, MAX_ALIASES)?;
 
         Ok(Self {

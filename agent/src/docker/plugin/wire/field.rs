@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use overlay_proto::convert::MAX_LABELS;
+use overlay_proto::convert::{self, InvalidText, MAX_LABELS};
 use overlay_proto::{Code, Refusal};
 use serde::Deserialize;
 use serde_json::Value;
@@ -40,16 +40,16 @@ pub(super) fn pool(text: String) -> Result<String, Refusal> {
 }
 
 /// Reads a value that may be missing.
-pub(super) fn optional<T>(what: &str, text: &str) -> Result<Option<T>, Refusal>
+pub(super) fn optional<T>(what: &'static str, text: &str) -> Result<Option<T>, Refusal>
 where
     T: std::str::FromStr,
-    T::Err: std::fmt::Display,
+    T::Err: Into<InvalidText>,
 {
-    overlay_proto::convert::optional(what, text)
+    Ok(convert::optional(what, text)?)
 }
 
 /// The engine writes addresses with or without a prefix length.
-pub(super) fn address(what: &str, text: &str) -> Result<Option<IpAddr>, Refusal> {
+pub(super) fn address(what: &'static str, text: &str) -> Result<Option<IpAddr>, Refusal> {
     optional(what, text.split('/').next().unwrap_or_default())
 }
 
@@ -74,10 +74,10 @@ pub(super) fn option<'a>(options: &'a Options, key: &str) -> Option<&'a Value> {
 }
 
 /// Reads an address of one family, with or without a prefix length.
-pub(super) fn address_of<T>(what: &str, text: &str) -> Result<Option<T>, Refusal>
+pub(super) fn address_of<T>(what: &'static str, text: &str) -> Result<Option<T>, Refusal>
 where
     T: std::str::FromStr,
-    T::Err: std::fmt::Display,
+    T::Err: Into<InvalidText>,
 {
     optional(what, text.split('/').next().unwrap_or_default())
 }
