@@ -16,7 +16,7 @@ const MAX_DEFAULT_LANES: u16 = 8;
 
 /// The implementation of WireGuard that carries the packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Backend {
+pub enum BackendChoice {
     /// The best one that this host offers.
     Auto,
     /// The agent's own engine.
@@ -81,7 +81,7 @@ pub struct Config {
     lanes: Option<u16>,
     /// Which WireGuard carries the packets
     #[arg(long, value_enum, default_value = "auto", env = "OVERLAYD_BACKEND")]
-    pub backend: Backend,
+    pub backend: BackendChoice,
     /// Docker's API socket, "auto" for the usual one where Docker is installed, or "off"
     #[arg(long, value_name = "PATH|auto|off", default_value = "auto", env = "OVERLAYD_DOCKER")]
     docker: PathBuf,
@@ -128,7 +128,7 @@ impl Config {
     /// [`InvalidConfig`] names the option and what to use instead.
     pub fn check(&self) -> Result<(), InvalidConfig> {
         let mut wrong = Vec::new();
-        if self.backend == Backend::Kernel {
+        if self.backend == BackendChoice::Kernel {
             wrong.push(InvalidConfig::KernelBackend);
         }
         let (port, lanes) = (self.port.get(), self.lanes());

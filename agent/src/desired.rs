@@ -1,5 +1,5 @@
-//! Computes the desired state from the membership and the journal: namespaces, sandboxes and the
-//! lanes' tables. Pure.
+//! Computes the desired state from the membership and the journal: namespaces, sandboxes and how
+//! networks are carried. Pure.
 //!
 //! The longest prefix wins everywhere: an endpoint outside its node's blocks is reached by its own
 //! /32, which takes precedence over the block that contains it.
@@ -15,15 +15,16 @@ use ipnet::IpNet;
 use overlay_core::{
     Candidate, CandidateKind, Endpoint, EndpointId, Member, Network, Node, NodeId, PrivateKey, View,
 };
-use overlay_dataplane::{NetworkTable, PeerLane, PeerTable};
+use overlay_dataplane::{PeerLane, PeerTable};
 
 pub(crate) use holdings::{EndpointRows, Holdings};
 
+use crate::backend::NetworkConfig;
 use crate::docker::options;
 use crate::endpoint::routes;
 use crate::kernel::netns::NetnsId;
 use crate::kernel::{
-    ContainerInterface, InterfaceOwner, NamespaceDesired, SandboxDesired, Strays, TunDesired,
+    ContainerInterface, InterfaceDesired, InterfaceOwner, NamespaceDesired, SandboxDesired, Strays,
     VethDesired,
 };
 use crate::state::{EndpointRecord, ManagedSandbox, SandboxRecord};
@@ -40,15 +41,6 @@ pub(crate) struct NetworkDesired {
     pub(crate) sandboxes: BTreeMap<EndpointId, SandboxDesired>,
     /// The addresses of the host itself, if it is attached.
     pub(crate) host: BTreeSet<IpAddr>,
-}
-
-/// Parameters of this node's data path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DataPathParams {
-    /// The number of lanes.
-    pub(crate) lanes: u16,
-    /// The largest inner packet, in bytes.
-    pub(crate) mtu: u32,
 }
 
 /// Replaces what control knows about this node's endpoints by the journal, which is authoritative
@@ -78,20 +70,20 @@ pub(crate) fn local_view(
 pub(crate) fn network(
     rows: EndpointRows<'_>,
     holdings: &Holdings<'_>,
-    params: DataPathParams,
+    interface: InterfaceDesired,
 ) -> Option<NetworkDesired> {
     let network = holdings.network();
     let member = rows.view.member(network.id, rows.node)?;
     let records = || rows.journal.values().filter(|record| record.endpoint.network == network.id);
     let veth = |record: &EndpointRecord| VethDesired {
         addresses: record.endpoint.addresses.clone(),
-        mtu: options::mtu(&network.settings.options, params.mtu),
+        mtu: options::mtu(&network.settings.options, interface.mtu()),
         gateway6: record.sandbox.is_managed().then(|| network.gateway6()).flatten(),
     };
     let peers = || rows.view.members_of(network.id).filter(|peer| peer.node != member.node);
     let namespace = NamespaceDesired {
         network: network.id,
-        tun: TunDesired { mtu: params.mtu, queues: params.lanes.into() },
+        interface,
         gateways: network.gateways().into_iter().collect(),
         node: member
             .node_address(network)
@@ -104,7 +96,8 @@ pub(crate) fn network(
         remote: peers().flat_map(|peer| holdings.of(peer)).collect(),
         unreachable: network.prefixes(network.prefix).into_iter().collect(),
     };
-    let sandboxes = records().map(|record| (record.endpoint.id, sandbox(record, network, params)));
+    let sandboxes =
+        records().map(|record| (record.endpoint.id, sandbox(record, network, interface.mtu())));
     let host = records().filter(|record| record.sandbox == SandboxRecord::Host);
 
     Some(NetworkDesired {
@@ -114,7 +107,7 @@ pub(crate) fn network(
     })
 }
 
-fn sandbox(record: &EndpointRecord, network: &Network, params: DataPathParams) -> SandboxDesired {
+fn sandbox(record: &EndpointRecord, network: &Network, mtu: u32) -> SandboxDesired {
     let (netns, identity) = match &record.sandbox {
         SandboxRecord::Host => (PathBuf::from(HOST_NETNS), None),
         SandboxRecord::Netns { path, device, inode, boot: _ } => {
@@ -137,7 +130,7 @@ fn sandbox(record: &EndpointRecord, network: &Network, params: DataPathParams) -
         addresses: record.endpoint.addresses.clone(),
         gateway: Some(network.gateway()),
         prefixes: network.prefixes(network.prefix),
-        mtu: options::mtu(&network.settings.options, params.mtu),
+        mtu: options::mtu(&network.settings.options, mtu),
         owner,
         mac,
     }
@@ -206,9 +199,9 @@ fn inside(
     })
 }
 
-/// Computes the tables of a network for the lanes that have these keys, with the peers that are
-/// `known` where they are the same. None when this node is no member.
-pub(crate) fn tables(
+/// Computes how a network is carried with these keys, with the peers that are `known` where they are
+/// the same. None when this node is no member.
+pub(crate) fn config(
     view: &View,
     holdings: &Holdings<'_>,
     underlays: &Underlays,
@@ -216,9 +209,9 @@ pub(crate) fn tables(
     keys: Vec<PrivateKey>,
     mtu: u32,
     known: Option<&Arc<Vec<PeerTable>>>,
-) -> Vec<NetworkTable> {
+) -> Option<NetworkConfig> {
     let network = holdings.network();
-    let Some(member) = view.member(network.id, node) else { return Vec::new() };
+    let member = view.member(network.id, node)?;
     let own = member
         .node_address(network)
         .into_iter()
@@ -228,23 +221,14 @@ pub(crate) fn tables(
     let others = view.members_of(network.id).filter(|peer| peer.node != node);
     let peers: Vec<_> = others.map(|peer| peer_table(view, holdings, underlays, peer)).collect();
     let peers = known.filter(|known| ***known == peers).map_or_else(|| Arc::new(peers), Arc::clone);
-    let table = |private_key| NetworkTable {
+
+    Some(NetworkConfig {
         id: network.id,
-        private_key,
-        peers: Arc::clone(&peers),
-        local: local.iter().copied().collect(),
+        keys,
+        peers,
+        local: local.into_iter().collect(),
         mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
-    };
-
-    keys.into_iter().map(table).collect()
-}
-
-/// Tells whether two tables of the same network and key are equal.
-pub(crate) fn same_table(a: &NetworkTable, b: &NetworkTable) -> bool {
-    a.private_key.expose() == b.private_key.expose()
-        && (Arc::ptr_eq(&a.peers, &b.peers) || a.peers == b.peers)
-        && a.local == b.local
-        && a.mtu == b.mtu
+    })
 }
 
 fn peer_table(

@@ -4,9 +4,14 @@ use overlay_core::{
 
 use std::net::Ipv4Addr;
 
-use super::*;
+use overlay_dataplane::NetworkTable;
 
-const PARAMS: DataPathParams = DataPathParams { lanes: 2, mtu: 1408 };
+use super::*;
+use crate::backend::lane_tables::LaneTables;
+use crate::kernel::TunDesired;
+
+const MTU: u32 = 1408;
+const INTERFACE: InterfaceDesired = InterfaceDesired::Tun(TunDesired { mtu: MTU, queues: 2 });
 
 fn me() -> NodeId {
     NodeId::from_random(1)
@@ -102,11 +107,11 @@ fn networks(
     view: &View,
     journal: &BTreeMap<EndpointId, EndpointRecord>,
     node: NodeId,
-    params: DataPathParams,
+    interface: InterfaceDesired,
 ) -> BTreeMap<NetworkId, NetworkDesired> {
     let rows = EndpointRows { view, journal, node };
     let of = |network: &Network| {
-        Some((network.id, super::network(rows, &Holdings::new(rows, network), params)?))
+        Some((network.id, super::network(rows, &Holdings::new(rows, network), interface)?))
     };
 
     view.networks.values().filter_map(of).collect()
@@ -120,7 +125,7 @@ fn tables(
     network: NetworkId,
     keys: Vec<PrivateKey>,
     mtu: u32,
-) -> Vec<NetworkTable> {
+) -> Vec<Arc<NetworkTable>> {
     let own = view.endpoints.values().filter(|endpoint| endpoint.node == node);
     let record = |endpoint: &Endpoint| EndpointRecord {
         endpoint: endpoint.clone(),
@@ -133,17 +138,21 @@ fn tables(
     let Some(network) = view.networks.get(&network) else { return Vec::new() };
     let holdings = Holdings::new(rows, network);
 
-    super::tables(view, &holdings, underlays, node, keys, mtu, None)
+    let config = config(view, &holdings, underlays, node, keys, mtu, None);
+    let networks = config.into_iter().map(|config| (config.id, Arc::new(config))).collect();
+    let lanes = LaneTables::new(2).update(&networks).into_iter();
+
+    lanes.flat_map(|tables| tables.networks.into_values()).collect()
 }
 
 /// Everything that is computed, in one value.
 fn everything(view: &Arc<View>, journal: &BTreeMap<EndpointId, EndpointRecord>) -> String {
     let local = local_view(view, journal, me());
     let underlays = Underlays::new(&local, me(), &BTreeSet::new());
-    let tables = tables(&local, &underlays, me(), blue(), vec![[9; 32].into()], PARAMS.mtu);
-    let tables: Vec<_> = tables.into_iter().map(|t| (t.peers, t.local, t.mtu)).collect();
+    let tables = tables(&local, &underlays, me(), blue(), vec![[9; 32].into()], MTU);
+    let tables: Vec<_> = tables.iter().map(|t| (&t.peers, &t.local, t.mtu)).collect();
 
-    format!("{:?} {tables:?}", networks(&local, journal, me(), PARAMS))
+    format!("{:?} {tables:?}", networks(&local, journal, me(), INTERFACE))
 }
 
 #[test]
@@ -151,7 +160,7 @@ fn blocks_and_moved_addresses_of_others_lead_to_the_tunnel() {
     let view = view(rows());
     let journal = BTreeMap::from([record(10, "10.1.255.5")]);
 
-    let desired = &networks(&local_view(&view, &journal, me()), &journal, me(), PARAMS)[&blue()];
+    let desired = &networks(&local_view(&view, &journal, me()), &journal, me(), INTERFACE)[&blue()];
 
     let remote =
         ["10.1.254.0/24", "10.1.255.77/32", "fd01::a01:fe00/120", "fd01::a01:ff4d/128"].map(net);
@@ -179,7 +188,7 @@ fn the_lanes_learn_who_may_use_which_address() {
 
     let underlays = Underlays::new(&local, me(), &BTreeSet::new());
     let keys = [8, 9].map(|byte| PrivateKey::from([byte; 32]));
-    let tables = tables(&local, &underlays, me(), blue(), keys.to_vec(), PARAMS.mtu);
+    let tables = tables(&local, &underlays, me(), blue(), keys.to_vec(), MTU);
 
     let [table, second] = tables.as_slice() else { panic!("two lanes") };
     assert!(Arc::ptr_eq(&table.peers, &second.peers), "a thousand peers are there once");
@@ -231,20 +240,20 @@ fn a_network_with_an_mtu_has_it_on_both_ends_of_its_interfaces() {
     let view = view(rows().into_iter().map(narrow));
     let journal = BTreeMap::from([record(10, "10.1.255.5")]);
 
-    let desired = &networks(&local_view(&view, &journal, me()), &journal, me(), PARAMS)[&blue()];
+    let desired = &networks(&local_view(&view, &journal, me()), &journal, me(), INTERFACE)[&blue()];
 
     let id = EndpointId::from_random(10);
     assert_eq!((desired.namespace.endpoints[&id].mtu, desired.sandboxes[&id].mtu), (1300, 1300));
-    assert_eq!(desired.namespace.tun.mtu, PARAMS.mtu);
+    assert_eq!(desired.namespace.interface.mtu(), MTU);
 }
 
 #[test]
 fn a_network_we_are_no_member_of_needs_nothing_here() {
     let view = view(rows().into_iter().filter(|r| r.key() != RowKey::Member(blue(), me())));
 
-    assert!(networks(&view, &BTreeMap::new(), me(), PARAMS).is_empty());
+    assert!(networks(&view, &BTreeMap::new(), me(), INTERFACE).is_empty());
     let keys = vec![[9; 32].into()];
-    assert!(tables(&view, &Underlays::default(), me(), blue(), keys, PARAMS.mtu).is_empty());
+    assert!(tables(&view, &Underlays::default(), me(), blue(), keys, MTU).is_empty());
 }
 
 #[test]

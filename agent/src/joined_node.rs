@@ -9,6 +9,7 @@ use overlay_proto::v1;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::backend::DataPath;
 use crate::dns::Names;
 use crate::docker::plugin_store::PluginStore;
 use crate::docker::task::DockerWork;
@@ -26,7 +27,6 @@ use crate::membership::per_network::PerNetwork;
 use crate::membership::publish::Publisher;
 use crate::membership::renewal::Renewal;
 use crate::membership::watch::Follower;
-use crate::path::Lanes;
 use crate::problem::Problems;
 use crate::reconcile::{NetworkReports, ReconcileContext, ReconcileQueue};
 use crate::state::journal::Journal;
@@ -50,8 +50,8 @@ pub(crate) struct JoinedNode {
     pub(crate) endpoints: Arc<Endpoints>,
     /// What Docker was promised.
     pub(crate) docker: Arc<PluginStore>,
-    /// Its data path.
-    pub(crate) lanes: Arc<Lanes>,
+    /// What carries its packets.
+    pub(crate) data_path: DataPath,
     /// Ends its tasks.
     pub(crate) stop: CancellationToken,
     store: StateStore,
@@ -74,18 +74,18 @@ impl JoinedNode {
         loaded: StoredState,
         store: StateStore,
         problems: Arc<Problems>,
-        lanes: Arc<Lanes>,
+        data_path: DataPath,
         run_dir: PathBuf,
         process: ProcessContext,
     ) -> Self {
         let node = identity.node;
-        let lane_count = u16::try_from(lanes.count()).unwrap_or(u16::MAX);
+        let keys = u16::try_from(data_path.ports.len()).unwrap_or(u16::MAX);
         let membership = watch::Sender::new(Membership::kept(loaded.view));
         let addresses = AddressBook::new(store.clone(), loaded.control);
         let descriptors = process.descriptors.clone();
         let control = Arc::new(ControlLink::new(identity, addresses, process));
         let journal = Arc::new(Journal::new(store.clone(), loaded.endpoints, loaded.cursors));
-        let keyring = Arc::new(Keyring::new(lane_count, loaded.keys));
+        let keyring = Arc::new(Keyring::new(keys, loaded.keys));
         let docker = Arc::new(PluginStore::new(store.clone(), loaded.docker));
         let host = Arc::new(HostState::new());
         let memberships = Arc::new(NetworkMemberships {
@@ -132,7 +132,7 @@ impl JoinedNode {
             admission: Arc::new(AdmissionState::new()),
             endpoints,
             docker,
-            lanes,
+            data_path,
             stop: CancellationToken::new(),
             events: Arc::new(EventSource::new(Arc::clone(&problems))),
             names,
@@ -178,7 +178,7 @@ impl JoinedNode {
             membership: self.membership.clone(),
             admission: Arc::clone(&self.admission),
             host: Arc::clone(&self.host),
-            lanes: Arc::clone(&self.lanes),
+            backend: Arc::clone(&self.data_path.backend),
             renewal: Arc::clone(&self.renewal),
             problems: Arc::clone(&self.problems),
         }
@@ -191,7 +191,7 @@ impl JoinedNode {
             host: Arc::clone(&self.host),
             journal: Arc::clone(&self.endpoints.journal),
             differences: self.differences.clone(),
-            lanes: Arc::clone(&self.lanes),
+            data_path: self.data_path.clone(),
             events: Arc::clone(&self.events),
             problems: Arc::clone(&self.problems),
         }
@@ -207,7 +207,7 @@ impl JoinedNode {
             admission: Arc::clone(&self.admission),
             host: Arc::clone(&self.host),
             keyring: Arc::clone(&self.keyring),
-            lanes: Arc::clone(&self.lanes),
+            backend: Arc::clone(&self.data_path.backend),
             names: self.names.clone(),
             reports: self.endpoints.reports.clone(),
             queue: Arc::clone(&self.endpoints.queue),

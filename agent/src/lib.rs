@@ -5,12 +5,12 @@
 //! `desired` computes what must be, `reconcile` makes it so, `local_api` answers `overlayctl`,
 //! `state` remembers; `kernel` and `path` hold what is privileged.
 
+mod backend;
 mod call_gate;
 pub mod config;
 #[cfg(test)]
 #[path = "../../fuzz/corpus.rs"]
 mod corpus;
-mod data_path;
 pub mod descriptor_reserves;
 mod desired;
 pub mod dns;

@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::Config;
-use crate::data_path::DataPath;
 use crate::descriptor_reserves::DescriptorReserves;
 use crate::endpoint::sandbox;
 use crate::hand_over::{Predecessor, Program};
@@ -88,8 +87,8 @@ pub async fn run(
     }
     readiness::ending();
     node.stop_session().await;
-    if let Some(DataPath { lanes, .. }) = node.data_path.take() {
-        tokio::task::spawn_blocking(move || drop(lanes)).await.map_err(NodeError::Task)?;
+    if let Some(userspace) = node.userspace.take() {
+        tokio::task::spawn_blocking(move || drop(userspace)).await.map_err(NodeError::Task)?;
     }
     // Nobody listens there any more; the next start would replace it anyway.
     let _ = std::fs::remove_file(node.handle.config.socket());

@@ -16,8 +16,8 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use overlay_agent::dns::{DnsServers, DnsSockets, Names};
 use overlay_agent::kernel::{
-    InterfaceOwner, NamespaceDesired, Netns, NetworkNamespace, SandboxDesired, Strays, TunDesired,
-    VethDesired,
+    InterfaceDesired, InterfaceOwner, NamespaceDesired, Netns, NetworkNamespace, SandboxDesired,
+    Strays, TunDesired, VethDesired,
 };
 use overlay_core::network::NetworkMode;
 use overlay_core::{
@@ -90,7 +90,7 @@ impl Net {
         let veth = VethDesired { addresses: vec![ADDRESS.into()], mtu: 1408, gateway6: None };
         let desired = NamespaceDesired {
             network: id,
-            tun,
+            interface: InterfaceDesired::Tun(tun),
             gateways: BTreeSet::from([GATEWAY.into()]),
             node: BTreeSet::new(),
             endpoints: BTreeMap::from([(endpoint, veth)]),

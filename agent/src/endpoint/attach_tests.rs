@@ -8,15 +8,15 @@ use overlay_core::{
     Block, Change, ClusterId, Member, NetworkId, NetworkMode, NetworkSettings, NodeId, Revision,
     Role,
 };
-use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::backend::Backend as _;
+use crate::backend::fake::FakeBackend;
 use crate::hand_over::DescriptorStore;
 use crate::joined_node::JoinedNode;
 use crate::membership::Membership;
 use crate::membership::control_link::ProcessContext;
-use crate::path::{Lanes, LanesConfig};
 use crate::reconcile::{EndpointState, NetworkReport};
 use crate::state::keyring::public_keys;
 use crate::state::{Identity, StateStore};
@@ -27,8 +27,7 @@ const SOON: Duration = Duration::from_secs(10);
 /// A member of a network whose kernel does nothing unless a test says so.
 async fn member(dir: &Path) -> Arc<Endpoints> {
     let (store, loaded) = StateStore::open(&dir.join("agent.redb")).expect("a state");
-    let (lanes, _) =
-        Lanes::start(&LanesConfig { ports: vec![0], unix_time: Duration::ZERO }).expect("a lane");
+    let backend = Arc::new(FakeBackend::default());
     let identity = Identity {
         cluster: ClusterId::FIRST,
         node: NodeId::FIRST,
@@ -44,14 +43,14 @@ async fn member(dir: &Path) -> Arc<Endpoints> {
     let process = ProcessContext {
         instance: "i".into(),
         descriptors: DescriptorStore::default(),
-        tunnels: watch::Sender::default().subscribe(),
+        tunnels: backend.heard_at(),
     };
     let joined = JoinedNode::new(
         identity,
         loaded,
         store,
         Arc::default(),
-        Arc::new(lanes),
+        backend.data_path(1),
         dir.to_owned(),
         process,
     );

@@ -7,14 +7,16 @@ use overlay_core::{EndpointId, NetworkId};
 use super::converge::{self, Namespace};
 use super::error::KernelError;
 use super::lock::Lock;
-use super::namespace_desired::{NamespaceDesired, TUN_NAME, TunDesired, endpoint_of, host_ifname};
+use super::namespace_desired::{
+    InterfaceDesired, NamespaceDesired, TUN_NAME, TunDesired, endpoint_of, host_ifname,
+};
 use super::netlink::Netlink;
 use super::netns::{Netns, Pins};
 use super::reconcile_report::ReconcileReport;
 use super::sandbox::{self, Drift, SandboxDesired};
 use super::sysctl;
 use super::tables::Step;
-use super::tun::Tun;
+use super::tun::{NetworkInterface, Tun};
 
 /// A network's namespace, held by this process and no other.
 ///
@@ -27,9 +29,9 @@ pub struct NetworkNamespace {
     netns: Netns,
     netlink: Netlink,
     lock: Lock,
-    /// The index of the TUN whose queues were handed out: one of the same name may be somebody
+    /// The index of the interface that was handed out: one of the same name may be somebody
     /// else's.
-    tun: u32,
+    interface: u32,
 }
 
 impl NetworkNamespace {
@@ -44,17 +46,20 @@ impl NetworkNamespace {
         network: NetworkId,
         tun: TunDesired,
     ) -> Result<(Self, Tun), KernelError> {
-        Self::open_with(run_dir, network, tun, None).await
+        let desired = InterfaceDesired::Tun(tun);
+        let (namespace, NetworkInterface::Tun(tun)) =
+            Self::open_with(run_dir, network, desired, None).await?;
+
+        Ok((namespace, tun))
     }
 
-    /// As [`NetworkNamespace::open`], with the queues that an earlier session had, if there are
-    /// any.
+    /// As [`NetworkNamespace::open`], with any interface, or the one that an earlier session had.
     pub(crate) async fn open_with(
         run_dir: &Path,
         network: NetworkId,
-        tun: TunDesired,
-        earlier: Option<Tun>,
-    ) -> Result<(Self, Tun), KernelError> {
+        desired: InterfaceDesired,
+        earlier: Option<NetworkInterface>,
+    ) -> Result<(Self, NetworkInterface), KernelError> {
         let lock = Lock::take(run_dir, network)?;
         let pins = Pins::new(run_dir);
         let netns = pins.open_or_create(network)?;
@@ -63,12 +68,12 @@ impl NetworkNamespace {
             Some(_) => netlink.link(TUN_NAME).await?,
             None => None,
         };
-        let (queues, index) = match earlier.zip(there) {
-            Some((queues, link)) => (queues, link.index),
-            None => open_tun(&netns, &mut netlink, tun).await?,
+        let (interface, index) = match earlier.zip(there) {
+            Some((interface, link)) => (interface, link.index),
+            None => open_interface(&netns, &mut netlink, desired).await?,
         };
 
-        Ok((Self { network, pins, netns, netlink, lock, tun: index }, queues))
+        Ok((Self { network, pins, netns, netlink, lock, interface: index }, interface))
     }
 
     /// Returns the network.
@@ -105,7 +110,7 @@ impl NetworkNamespace {
         let mut report = ReconcileReport::default();
         self.restore_netlink().await?;
         self.restore_pin(&mut report);
-        self.restore_tun(desired.tun, &mut report).await?;
+        self.restore_interface(desired.interface, &mut report).await?;
 
         let mut kernel = Namespace { netns: &self.netns, netlink: &mut self.netlink };
         let round = converge::converge(&mut kernel, &desired.tables()).await?;
@@ -210,22 +215,36 @@ impl NetworkNamespace {
         }
     }
 
-    async fn restore_tun(
+    async fn restore_interface(
         &mut self,
-        desired: TunDesired,
+        desired: InterfaceDesired,
         report: &mut ReconcileReport,
     ) -> Result<(), KernelError> {
         match self.netlink.link(TUN_NAME).await? {
-            Some(link) if link.index == self.tun => return Ok(()),
+            Some(link) if link.index == self.interface => return Ok(()),
             Some(_foreign) => self.netlink.remove_link(TUN_NAME).await?,
             None => {}
         }
-        let (queues, index) = open_tun(&self.netns, &mut self.netlink, desired).await?;
-        self.tun = index;
-        report.tun = Some(queues);
+        let (interface, index) = open_interface(&self.netns, &mut self.netlink, desired).await?;
+        self.interface = index;
+        report.interface = Some(interface);
         report.steps.push(Step::MakeTun(TUN_NAME.to_owned()));
 
         Ok(())
+    }
+}
+
+/// Opens the network's interface, and returns its index with it.
+async fn open_interface(
+    netns: &Netns,
+    netlink: &mut Netlink,
+    desired: InterfaceDesired,
+) -> Result<(NetworkInterface, u32), KernelError> {
+    match desired {
+        InterfaceDesired::Tun(tun) => {
+            let (tun, index) = open_tun(netns, netlink, tun).await?;
+            Ok((NetworkInterface::Tun(tun), index))
+        }
     }
 }
 

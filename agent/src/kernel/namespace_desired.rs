@@ -41,6 +41,23 @@ pub struct TunDesired {
     pub queues: usize,
 }
 
+/// The interface through which a network's packets go to other nodes, of the kind that the
+/// network's backend needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InterfaceDesired {
+    /// A TUN, for a backend in userspace.
+    Tun(TunDesired),
+}
+
+impl InterfaceDesired {
+    /// Returns the largest packet, in bytes.
+    pub fn mtu(self) -> u32 {
+        let Self::Tun(tun) = self;
+
+        tun.mtu
+    }
+}
+
 /// The network's end of an endpoint's veth pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VethDesired {
@@ -58,8 +75,8 @@ pub struct VethDesired {
 pub struct NamespaceDesired {
     /// The network.
     pub network: NetworkId,
-    /// Its TUN.
-    pub tun: TunDesired,
+    /// Its interface to other nodes.
+    pub interface: InterfaceDesired,
     /// The gateway's addresses, one a family; they sit on `lo` and answer on every veth.
     pub gateways: BTreeSet<IpAddr>,
     /// This node's own addresses in the network, one a family; they sit on the TUN.
@@ -114,7 +131,7 @@ impl NamespaceDesired {
     }
 
     fn links(&self) -> BTreeMap<String, LinkDesired> {
-        let tun = LinkDesired { mtu: Some(self.tun.mtu), queue_len: Some(TUN_QUEUE_LEN) };
+        let tun = LinkDesired { mtu: Some(self.interface.mtu()), queue_len: Some(TUN_QUEUE_LEN) };
         let veths = self.endpoints.iter().map(|(&id, veth)| {
             (host_ifname(id), LinkDesired { mtu: Some(veth.mtu), queue_len: None })
         });

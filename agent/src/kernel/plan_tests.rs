@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::converge::converge;
 use super::fake::Fake;
 use super::namespace_desired::{
-    GATEWAY_V6, NamespaceDesired, TUN_NAME, TunDesired, VethDesired, host_ifname,
+    GATEWAY_V6, InterfaceDesired, NamespaceDesired, TUN_NAME, TunDesired, VethDesired, host_ifname,
 };
 use super::plan::{missing_links, plan};
 use super::sandbox::{InterfaceOwner, SandboxDesired};
@@ -40,7 +40,7 @@ fn desired() -> impl Strategy<Value = NamespaceDesired> {
             let both = |n| [v4(n)].into_iter().chain(ipv6.then(|| v6(n)));
             NamespaceDesired {
                 network: NetworkId::from_random(1),
-                tun: TunDesired { mtu, queues: 2 },
+                interface: InterfaceDesired::Tun(TunDesired { mtu, queues: 2 }),
                 gateways: both(100).collect(),
                 node: both(101).collect(),
                 endpoints: endpoints
@@ -239,7 +239,7 @@ fn sandbox(n: u8) -> SandboxDesired {
 fn one_endpoint() -> NamespaceDesired {
     NamespaceDesired {
         network: NetworkId::from_random(1),
-        tun: TunDesired { mtu: 1408, queues: 1 },
+        interface: InterfaceDesired::Tun(TunDesired { mtu: 1408, queues: 1 }),
         gateways: [v4(100), v6(100)].into(),
         node: [v4(101), v6(101)].into(),
         endpoints: [(

@@ -6,7 +6,7 @@ use overlay_core::EndpointId;
 
 use super::error::KernelError;
 use super::tables::Step;
-use super::tun::Tun;
+use super::tun::NetworkInterface;
 
 /// What a reconcile found and did.
 #[derive(Debug, Default)]
@@ -18,6 +18,6 @@ pub struct ReconcileReport {
     /// Endpoints whose veth pair is not there: [`super::NetworkNamespace::attach`] makes it, then
     /// reconcile again.
     pub missing: BTreeSet<EndpointId>,
-    /// New queues, when the TUN had to be made again: the old ones are dead.
-    pub tun: Option<Tun>,
+    /// The new interface, when it had to be made again: descriptors of the old one are dead.
+    pub interface: Option<NetworkInterface>,
 }

@@ -64,6 +64,13 @@ pub struct Tun {
     pub mtu: u32,
 }
 
+/// A network's interface as it was opened, for the backend that needs it.
+#[derive(Debug)]
+pub enum NetworkInterface {
+    /// A TUN with its queues.
+    Tun(Tun),
+}
+
 impl Tun {
     /// Opens the TUN with all its queues in the calling thread's namespace; makes it, persistent,
     /// if it is not there.

@@ -3,11 +3,12 @@
 use overlay_dataplane::{MtuSource, PeerState};
 use overlay_proto::v1;
 
+use crate::backend::Counter;
 use crate::membership::connection::ConnectionStatus;
 use crate::path::CounterKind;
 use crate::problem::Problem;
 use crate::status::{
-    ControlStatus, Counter, JoinedStatus, LaneStatus, NetworkStatus, NodeStatus, PeerLaneStatus,
+    ControlStatus, JoinedStatus, LaneStatus, NetworkStatus, NodeStatus, PeerLaneStatus,
     PhaseStatus, Status,
 };
 
@@ -159,7 +160,7 @@ impl From<PeerLaneStatus> for v1::PeerStatus {
             tx_bytes: path.tx_bytes,
             mtu: path.mtu.into(),
             mtu_source: mtu_source(path.mtu_source).into(),
-            backend: "userspace".to_owned(),
+            backend: peer.backend.as_str().to_owned(),
             public_key: path.public_key.to_string(),
             heard_seconds: path.heard.map(|age| age.as_secs()),
             loss_in_permille: path.incoming_loss.map(|loss| loss.permille.into()),

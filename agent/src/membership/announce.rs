@@ -14,11 +14,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::connection;
 use super::control_error::ControlError;
 use super::control_link::ControlLink;
+use crate::backend::DataPath;
 use crate::event_source::EventSource;
 use crate::host_state::{HostPrefixes, HostState};
 use crate::kernel::host::HostNetwork;
 use crate::kernel::{ChangeScope, Changes, KernelError, NamespaceEvents, Netns, Subscription};
-use crate::path::Lanes;
 use crate::problem::{Problems, explain};
 use crate::problem_key::ProblemKey;
 use crate::state::SandboxRecord;
@@ -47,7 +47,7 @@ pub(crate) struct Announcer {
     /// The networks that differ on this host.
     pub(crate) differences: watch::Sender<Vec<v1::Difference>>,
     /// The tunnels: their ports are announced, and peers in use are told by them.
-    pub(crate) lanes: Arc<Lanes>,
+    pub(crate) data_path: DataPath,
     /// What says that the host's network has changed.
     pub(crate) events: Arc<EventSource>,
     /// Where it is told what is wrong.
@@ -168,13 +168,11 @@ async fn gather(
     let host = HostNetwork::list(&Netns::host()?).await?;
     announcer.host.note_underlay_mtu(host.underlay_mtu());
     if announcer.host.note_own(host.own.clone()) {
-        // A lane that takes no commands has ended the process already.
-        let _ = announcer.lanes.know_own(&announcer.host.own().borrow());
+        announcer.data_path.backend.know_own(&announcer.host.own().borrow());
     }
     if before.as_ref().is_some_and(|before| before.addresses != host.addresses) {
         tracing::info!("The host's addresses have changed");
-        // A lane that takes no commands has ended the process already.
-        let _ = announcer.lanes.announce();
+        announcer.data_path.backend.announce();
     }
     if before.as_ref().is_some_and(|before| (&before.own, &before.ways) != (&host.own, &host.ways))
     {
@@ -216,7 +214,7 @@ fn request(announcer: &Announcer, host: &HostNetwork) -> v1::AnnounceRequest {
 
     v1::AnnounceRequest {
         underlay: underlay.into_iter().take(MAX_UNDERLAY).collect(),
-        lane_ports: announcer.lanes.ports().iter().copied().map(u32::from).collect(),
+        lane_ports: announcer.data_path.ports.iter().copied().map(u32::from).collect(),
         routes: routes.map(|(prefix, holder)| held(*prefix, holder)).take(MAX_ROUTES).collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         differences: announcer.differences.borrow().clone(),

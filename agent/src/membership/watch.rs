@@ -19,8 +19,8 @@ use super::control_error::{ConnectError, ControlError};
 use super::control_link::ControlLink;
 use super::renewal::Renewal;
 use super::{Membership, back_off, connection, renewal};
+use crate::backend::Backend;
 use crate::host_state::HostState;
-use crate::path::Lanes;
 use crate::problem::Problems;
 use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
@@ -44,7 +44,7 @@ pub(crate) struct Follower {
     /// The host's network, whose changes may end the connection.
     pub(crate) host: Arc<HostState>,
     /// The tunnels, by which others find control when it moves.
-    pub(crate) lanes: Arc<Lanes>,
+    pub(crate) backend: Arc<dyn Backend>,
     /// The certificate, replaced on a fresh connection where it is time.
     pub(crate) renewal: Arc<Renewal>,
     /// Where it is told what is wrong.
@@ -259,7 +259,7 @@ async fn note_alive(follower: &Follower, alive: &v1::Alive) {
         if now.nodes.contains(&follower.node()) && before.announced != now.announced {
             // Control is on this host, and only the tunnels from here can still tell the others
             // where it is.
-            let _ = follower.lanes.wake_peers();
+            follower.backend.wake_peers();
         }
     }
     match &alive.clash {
@@ -273,7 +273,7 @@ async fn note_alive(follower: &Follower, alive: &v1::Alive) {
             follower.problems.raise(ProblemKey::Identity, Code::IdentityClash, text);
             if is_new {
                 // The other one may have drawn the peers' packets to itself.
-                let _ = follower.lanes.wake_peers();
+                follower.backend.wake_peers();
             }
         }
         None => follower.problems.clear(&ProblemKey::Identity),

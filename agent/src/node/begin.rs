@@ -59,7 +59,7 @@ pub(super) async fn begin(
         lock,
         store,
         instance,
-        data_path: None,
+        userspace: None,
         kept_time: loaded.unix_time,
         unkept_expulsion: None,
         joining: loaded.joining.take(),

@@ -12,7 +12,7 @@ use overlay_proto::{Code, Refusal, v1};
 use tokio::time::timeout;
 
 use super::phases::{Node, NodeError};
-use crate::data_path::DataPath;
+use crate::backend::userspace::Userspace;
 use crate::hand_over::{
     HandedNode, Kept, NoPredecessor, NoSuccessor, Predecessor, SharedDescriptors, Successor,
 };
@@ -99,9 +99,9 @@ impl Node {
     fn offer(&self) -> v1::HandOverOffer {
         let config = &self.handle.config;
         let ports = self
-            .data_path
+            .userspace
             .as_ref()
-            .map(|data_path| data_path.lanes.ports().to_vec())
+            .map(|userspace| userspace.lanes.ports().to_vec())
             .unwrap_or_default();
 
         v1::HandOverOffer {
@@ -132,7 +132,9 @@ impl Node {
 
         HandedNode {
             instance: self.instance.to_string(),
-            unix_time: Duration::from_secs(self.data_path.as_ref().map_or(0, DataPath::unix_time)),
+            unix_time: Duration::from_secs(
+                self.userspace.as_ref().map_or(0, |userspace| userspace.unix_time()),
+            ),
             underlay_mtu: joined.as_ref().map_or(0, |joined| *joined.host.underlay_mtu().borrow()),
             own: joined
                 .as_ref()
@@ -157,8 +159,8 @@ impl Node {
         prepared?;
         let begun = Instant::now();
         let mut sessions_lost = 0;
-        if let Some(data_path) = &self.data_path {
-            let frozen = data_path.lanes.freeze().await;
+        if let Some(userspace) = &self.userspace {
+            let frozen = userspace.lanes.freeze().await;
             let states = frozen.map_err(|error| successor.unable(error))?;
             sessions_lost = successor.give(states).await?;
         }
@@ -172,7 +174,7 @@ impl Node {
         let note = String::new;
         let lock = SharedDescriptors { list: vec![self.lock.share()?], note: note() };
         let mut kept = vec![store.keep(LOCK, Arc::new(lock))];
-        let lanes = self.data_path.iter().flat_map(|data_path| data_path.lanes.sockets());
+        let lanes = self.userspace.iter().flat_map(|userspace| userspace.lanes.sockets());
         for (number, sockets) in lanes.enumerate() {
             let list = std::iter::once(&sockets.v4).chain(&sockets.v6).map(OwnedFd::try_clone);
             let sockets = SharedDescriptors { list: list.collect::<Result<_, _>>()?, note: note() };
@@ -184,12 +186,12 @@ impl Node {
 
     /// Goes on after another program did not take over.
     async fn go_on(&mut self, handed: HandedNode, doubt: Doubt) {
-        if let Some(data_path) = &self.data_path {
+        if let Some(userspace) = &self.userspace {
             // A lane that takes no commands has ended the process already.
             let _ = match doubt {
-                Doubt::None => data_path.lanes.thaw(),
+                Doubt::None => userspace.lanes.thaw(),
                 // Counters may have been used.
-                Doubt::Sessions => data_path.lanes.thaw_without_sessions(),
+                Doubt::Sessions => userspace.lanes.thaw_without_sessions(),
             };
         }
         let store = &self.handle.descriptors;
@@ -265,8 +267,10 @@ impl Node {
             sockets.push(LaneSockets { v4: list.next().ok_or_else(missing)?, v6: list.next() });
         }
         if !sockets.is_empty() {
-            let (data_path, events) = DataPath::take_over(sockets, self.kept_time, unix_time)?;
-            self.set_data_path(data_path, events);
+            let descriptors = self.handle.descriptors.clone();
+            let (userspace, events) =
+                Userspace::take_over(sockets, self.kept_time, unix_time, descriptors)?;
+            self.set_userspace(userspace, events);
         }
 
         Ok(())
@@ -281,7 +285,7 @@ impl Node {
             brought_up(&joined).await?;
         }
         predecessor.prepared().await?;
-        let lanes = self.data_path.as_ref().map(|data_path| &data_path.lanes);
+        let lanes = self.userspace.as_ref().map(|userspace| &userspace.lanes);
         let mut refused = 0;
         if let Some(lanes) = lanes {
             let states = predecessor.sessions().await?;

@@ -18,7 +18,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::data_path::{DataPath, LaneEvents};
+use crate::backend::userspace::{LaneEvents, Userspace};
+use crate::backend::{Backend as _, Networks};
 use crate::descriptor_reserves::DescriptorReserves;
 use crate::docker;
 use crate::endpoint::gc;
@@ -30,7 +31,7 @@ use crate::membership::control_link::ProcessContext;
 use crate::membership::join::{self, JoinOptions};
 use crate::membership::{announce, prefix_clash, renewal, view_cache, watch as following};
 use crate::node_handle::{NodeHandle, Phase};
-use crate::path::{Lanes, LanesError, consecutive_ports};
+use crate::path::{LanesError, consecutive_ports};
 use crate::problem::explain;
 use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
@@ -82,7 +83,7 @@ pub(super) struct Node {
     pub(super) store: StateStore,
     /// Random: tells this process from every other that shows the same certificate.
     pub(super) instance: Arc<str>,
-    pub(super) data_path: Option<DataPath>,
+    pub(super) userspace: Option<Arc<Userspace>>,
     pub(super) kept_time: u64,
     /// Why control has thrown us out, while the disk does not have it.
     pub(super) unkept_expulsion: Option<String>,
@@ -104,9 +105,9 @@ impl Node {
         identity: Identity,
         loaded: StoredState,
     ) -> Result<(), NodeError> {
-        let data_path = self.data_path()?;
+        let userspace = self.userspace()?;
         let expelled = loaded.expelled.clone();
-        let joined = self.joined(identity, loaded, &data_path);
+        let joined = self.joined(identity, loaded, &userspace);
         match expelled {
             Some(reason) => {
                 self.handle.set_phase(Phase::Expelled(joined, reason));
@@ -139,13 +140,13 @@ impl Node {
             Phase::Unjoined | Phase::Joining => {}
         }
         // What cannot run should not join.
-        let data_path = self.data_path().map_err(|error| Refusal::new(Code::WrongState, error))?;
+        let userspace = self.userspace().map_err(|error| Refusal::new(Code::WrongState, error))?;
         self.handle.set_phase(Phase::Joining);
         match join::join(line, options, self.joining.clone(), &self.store).await {
             Ok(identity) => {
                 self.joining = None;
                 tracing::info!(cluster = %identity.cluster, node = %identity.node, name = %identity.name, "Joined");
-                let joined = self.joined(identity, StoredState::default(), &data_path);
+                let joined = self.joined(identity, StoredState::default(), &userspace);
                 let who = joined.identity();
                 self.start(joined);
                 Ok(joined_as(&who))
@@ -172,10 +173,9 @@ impl Node {
         {
             tracing::warn!(error = %explain(&error), "Docker keeps what it had of our networks");
         }
-        joined.lanes.publish(empty_tables(&joined.lanes));
+        joined.data_path.backend.publish(&Networks::new());
         for network in joined.endpoints.reports.borrow().keys() {
-            // A lane that takes no commands has ended the process already.
-            let _ = joined.lanes.remove_network(*network);
+            joined.data_path.backend.release_interface(*network);
         }
         self.handle.problems.clear_all();
         reconcile::clean::all_but(&joined.endpoints.run_dir, &[], &self.handle.problems).await;
@@ -213,13 +213,13 @@ impl Node {
     pub(super) async fn expel(&mut self, reason: String) {
         let Phase::Joined(joined) = self.handle.phase() else { return };
         tracing::error!(%reason, "Control removed this node, tunnels are shut");
-        joined.lanes.publish(empty_tables(&joined.lanes));
+        joined.data_path.backend.publish(&Networks::new());
         let kept = reason.clone();
         if in_store(&self.store, move |store| store.put_expelled(&kept)).await.is_err() {
             self.unkept_expulsion = Some(reason.clone());
         }
         self.stop_session().await;
-        joined.lanes.publish(empty_tables(&joined.lanes));
+        joined.data_path.backend.publish(&Networks::new());
         self.handle.problems.raise(
             ProblemKey::Node,
             ProblemCode::Expelled,
@@ -232,18 +232,19 @@ impl Node {
         &mut self,
         identity: Identity,
         loaded: StoredState,
-        data_path: &DataPath,
+        userspace: &Arc<Userspace>,
     ) -> Arc<JoinedNode> {
         let run_dir = self.handle.config.run_dir.clone();
         let (store, problems) = (self.store.clone(), Arc::clone(&self.handle.problems));
         let process = ProcessContext {
             instance: Arc::clone(&self.instance),
             descriptors: self.handle.descriptors.clone(),
-            tunnels: data_path.tunnels.clone(),
+            tunnels: userspace.heard_at(),
         };
-        let lanes = Arc::clone(&data_path.lanes);
-        let joined =
-            Arc::new(JoinedNode::new(identity, loaded, store, problems, lanes, run_dir, process));
+        let data_path = userspace.data_path();
+        let joined = Arc::new(JoinedNode::new(
+            identity, loaded, store, problems, data_path, run_dir, process,
+        ));
         if let Some(handed) = self.handed.take() {
             go_on(&joined, handed);
         }
@@ -320,23 +321,28 @@ impl Node {
         while self.tasks.join_next().await.is_some() {}
     }
 
-    /// Returns the packet engine; the first who asks starts it.
-    fn data_path(&mut self) -> Result<DataPath, LanesError> {
-        if let Some(data_path) = &self.data_path {
-            return Ok(data_path.clone());
+    /// Returns the backend in userspace; the first who asks starts it.
+    fn userspace(&mut self) -> Result<Arc<Userspace>, LanesError> {
+        if let Some(userspace) = &self.userspace {
+            return Ok(Arc::clone(userspace));
         }
         let config = &self.handle.config;
         let ports = consecutive_ports(config.port.get(), config.lanes().into());
-        let (data_path, events) = DataPath::start(ports, self.kept_time)?;
+        let descriptors = self.handle.descriptors.clone();
+        let (userspace, events) = Userspace::start(ports, self.kept_time, descriptors)?;
 
-        Ok(self.set_data_path(data_path, events))
+        Ok(self.set_userspace(userspace, events))
     }
 
-    pub(super) fn set_data_path(&mut self, data_path: DataPath, events: LaneEvents) -> DataPath {
+    pub(super) fn set_userspace(
+        &mut self,
+        userspace: Arc<Userspace>,
+        events: LaneEvents,
+    ) -> Arc<Userspace> {
         self.services.spawn(events.tell());
-        self.data_path = Some(data_path.clone());
+        self.userspace = Some(Arc::clone(&userspace));
 
-        data_path
+        userspace
     }
 
     /// Keeps what the disk does not have yet. What cannot be kept is a problem until it is.
@@ -347,9 +353,9 @@ impl Node {
                 self.unkept_expulsion = None;
             }
         }
-        match &self.data_path {
-            Some(data_path) => {
-                let seconds = data_path.unix_time();
+        match &self.userspace {
+            Some(userspace) => {
+                let seconds = userspace.unix_time();
                 if in_store(&self.store, move |store| store.put_unix_time(seconds)).await.is_ok() {
                     self.kept_time = seconds;
                 }
@@ -391,10 +397,6 @@ async fn tell_control(joined: &JoinedNode, force: bool) -> Result<bool, Refusal>
     }
 }
 
-fn empty_tables(lanes: &Lanes) -> Vec<Arc<overlay_dataplane::Tables>> {
-    (0..lanes.count()).map(|_| Arc::default()).collect()
-}
-
 /// Has a session go on where the one before was.
 fn go_on(joined: &JoinedNode, handed: HandedNode) {
     joined.admission.set(handed.admission);
@@ -402,8 +404,7 @@ fn go_on(joined: &JoinedNode, handed: HandedNode) {
         joined.host.note_underlay_mtu(handed.underlay_mtu);
     }
     if joined.host.note_own(handed.own) {
-        // A lane that takes no commands has ended the process already.
-        let _ = joined.lanes.know_own(&joined.host.own().borrow());
+        joined.data_path.backend.know_own(&joined.host.own().borrow());
     }
 }
 

@@ -97,6 +97,9 @@ pub enum AddError {
         /// What there must be.
         lanes: usize,
     },
+    /// The process may have no more descriptors.
+    #[error("failed to hand the TUN to the lanes")]
+    Descriptors(#[source] io::Error),
     /// A lane does not run.
     #[error(transparent)]
     Busy(#[from] Busy),

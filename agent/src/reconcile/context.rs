@@ -8,13 +8,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{NetworkReports, ReconcileQueue};
+use crate::backend::Backend;
 use crate::dns::Names;
 use crate::event_source::EventSource;
 use crate::hand_over::DescriptorStore;
 use crate::host_state::HostState;
 use crate::membership::Membership;
 use crate::membership::admission::AdmissionState;
-use crate::path::Lanes;
 use crate::problem::Problems;
 use crate::state::journal::Journal;
 use crate::state::keyring::Keyring;
@@ -36,8 +36,8 @@ pub(crate) struct ReconcileContext {
     pub(crate) host: Arc<HostState>,
     /// This node's private keys.
     pub(crate) keyring: Arc<Keyring>,
-    /// The data path.
-    pub(crate) lanes: Arc<Lanes>,
+    /// What carries their packets.
+    pub(crate) backend: Arc<dyn Backend>,
     /// Where the DNS names of all networks are told.
     pub(crate) names: watch::Sender<Arc<Names>>,
     /// Where the state of each network in the kernel is told.

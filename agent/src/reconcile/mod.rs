@@ -1,4 +1,4 @@
-//! Brings kernel, lanes and names to the desired state, and keeps them there.
+//! Brings kernel, backend and names to the desired state, and keeps them there.
 //!
 //! `supervisor` recomputes when the membership or the journal changes (`wanted`: only what
 //! something touched) and has one `worker` a network; a worker owns that network's namespace.
@@ -12,7 +12,6 @@ mod namespace_ops;
 mod pace;
 mod pass;
 mod queue;
-mod served_tun;
 mod supervisor;
 mod wanted;
 mod watched;
@@ -22,18 +21,20 @@ use std::collections::BTreeMap;
 
 use overlay_core::{EndpointId, NetworkId};
 
-use crate::path::Offload;
-
 pub(crate) use context::ReconcileContext;
 #[cfg(test)]
 pub(crate) use queue::QueueLog;
 pub(crate) use queue::ReconcileQueue;
-pub(crate) use served_tun::KEPT as KEPT_TUN;
 pub(crate) use supervisor::run;
 
 /// What the names begin with under which the DNS servers' sockets are kept; the rest is the
 /// network.
 const KEPT_DNS: &str = "dns/";
+
+/// Returns the name under which the sockets of a network's DNS server are kept.
+fn kept_dns(network: NetworkId) -> String {
+    format!("{KEPT_DNS}{network}")
+}
 
 /// The state of all networks.
 pub(crate) type NetworkReports = BTreeMap<NetworkId, NetworkReport>;
@@ -48,8 +49,6 @@ pub(crate) struct NetworkReport {
     pub(crate) drift_healed: u32,
     /// The error of the kernel, if any.
     pub(crate) problem: Option<String>,
-    /// What the TUN takes and gives super-packets of.
-    pub(crate) offload: Offload,
 }
 
 /// The state of one endpoint.

@@ -10,7 +10,7 @@ use overlay_core::EndpointId;
 use super::namespace_ops::NamespaceOps;
 use super::{EndpointState, NetworkReport};
 use crate::desired::NetworkDesired;
-use crate::kernel::{KernelError, SandboxDesired, Tun};
+use crate::kernel::{KernelError, NetworkInterface, SandboxDesired};
 use crate::problem::explain;
 
 /// Container sides looked into at each resync, turn by turn: each costs a netlink socket inside.
@@ -61,14 +61,14 @@ impl Reconciler {
     }
 
     /// Runs one pass; looks into the sandboxes in which something `changed` as well. Returns how it
-    /// went, and new TUN queues if the old ones died.
+    /// went, and a new interface if the old one died.
     pub(crate) async fn run(
         &mut self,
         ops: &mut impl NamespaceOps,
         desired: &Arc<NetworkDesired>,
         cause: Cause,
         changed: &BTreeSet<EndpointId>,
-    ) -> (PassOutcome, Option<Tun>) {
+    ) -> (PassOutcome, Option<NetworkInterface>) {
         self.attached.retain(|id, _| desired.sandboxes.contains_key(id));
         let is_settled = self.settled.as_ref().is_some_and(|settled| *settled == *desired);
         let mut pass = Pass { is_settled, ..Pass::default() };
@@ -147,7 +147,7 @@ impl Reconciler {
         &mut self,
         desired: &Arc<NetworkDesired>,
         pass: Pass,
-    ) -> (PassOutcome, Option<Tun>) {
+    ) -> (PassOutcome, Option<NetworkInterface>) {
         let usable = pass.problem.is_none();
         let state = |id: &EndpointId| match pass.failed.get(id) {
             Some(state) => Some(state.clone()),
@@ -161,7 +161,6 @@ impl Reconciler {
                 .drift_healed
                 .saturating_add(u32::try_from(pass.healed).unwrap_or(u32::MAX)),
             problem: pass.problem,
-            offload: self.report.offload,
         };
         self.settled = usable.then(|| Arc::clone(desired));
         let outcome = PassOutcome {
@@ -170,7 +169,7 @@ impl Reconciler {
             turns: desired.sandboxes.len().div_ceil(SANDBOXES_A_RESYNC),
         };
 
-        (outcome, pass.tun)
+        (outcome, pass.interface)
     }
 }
 
@@ -186,7 +185,7 @@ struct Pass {
     /// Those of them that put right what others had changed.
     healed: usize,
     problem: Option<String>,
-    tun: Option<Tun>,
+    interface: Option<NetworkInterface>,
 }
 
 impl Pass {
@@ -195,7 +194,7 @@ impl Pass {
             Ok(report) => {
                 self.done += report.steps.len();
                 self.healed += if self.is_settled { report.steps.len() } else { 0 };
-                self.tun = report.tun.or(self.tun.take());
+                self.interface = report.interface.or(self.interface.take());
                 self.problem = report.errors.first().map(|error| explain(error));
                 self.missing =
                     report.missing.into_iter().filter(|id| !self.failed.contains_key(id)).collect();
@@ -224,7 +223,9 @@ mod tests {
 
     use super::*;
     use crate::kernel::ReconcileReport;
-    use crate::kernel::{InterfaceOwner, NamespaceDesired, Step, Strays, TunDesired, VethDesired};
+    use crate::kernel::{
+        InterfaceDesired, InterfaceOwner, NamespaceDesired, Step, Strays, TunDesired, VethDesired,
+    };
     use crate::reconcile::pace::{Pace, SWEEP};
 
     /// A kernel that is two sets: the veth pairs that exist, and those that are routed.
@@ -310,7 +311,7 @@ mod tests {
         Arc::new(NetworkDesired {
             namespace: NamespaceDesired {
                 network: NetworkId::FIRST,
-                tun: TunDesired { mtu: 1408, queues: 1 },
+                interface: InterfaceDesired::Tun(TunDesired { mtu: 1408, queues: 1 }),
                 gateways: BTreeSet::new(),
                 node: BTreeSet::new(),
                 endpoints: ids.iter().map(|&n| (id(n), veth.clone())).collect(),

@@ -1,13 +1,12 @@
 //! Computes what is desired whenever something changes, and hands each network's part to its
 //! worker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use overlay_core::NetworkId;
-use overlay_dataplane::Tables;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -17,7 +16,8 @@ use super::clean;
 use super::context::ReconcileContext;
 use super::wanted::{Sources, Wanted};
 use super::worker::{self, WorkerContext};
-use crate::desired::{DataPathParams, NetworkDesired};
+use crate::backend::{Backend, Networks};
+use crate::desired::NetworkDesired;
 use crate::dns::DnsServers;
 use crate::kernel::{MountEvents, NamespaceEvents};
 use crate::membership::admission::Admission;
@@ -47,8 +47,7 @@ struct Supervisor {
     events: Option<Arc<NamespaceEvents>>,
     mounts: watch::Sender<u64>,
     sweeps: Arc<Semaphore>,
-    /// Whether the lanes have the tables.
-    carries: bool,
+    carried: Carried,
 }
 
 /// Keeps everything as desired until the node leaves or the agent stops; what stands in the kernel
@@ -64,12 +63,12 @@ pub(crate) async fn run(context: Arc<ReconcileContext>) {
         tasks: JoinSet::new(),
         kept: BTreeMap::new(),
         leaving: BTreeMap::new(),
-        wanted: Wanted::new(context.lanes.count()),
+        wanted: Wanted::new(),
         cleaned: false,
         events: context.events.open().await,
         mounts: watch::Sender::default(),
         sweeps: Arc::new(Semaphore::new(1)),
-        carries: false,
+        carried: Carried::default(),
         context: Arc::clone(&context),
     };
     let mut wholeness = context.journal.wholeness();
@@ -82,9 +81,9 @@ pub(crate) async fn run(context: Arc<ReconcileContext>) {
     let mut has_woken = false;
 
     loop {
-        if supervisor.carries && !std::mem::replace(&mut has_woken, true) {
+        if supervisor.carried.carries && !std::mem::replace(&mut has_woken, true) {
             // Peers may hold sessions with a process that is no more.
-            let _ = context.lanes.wake_peers();
+            context.backend.wake_peers();
         }
         tokio::select! {
             () = context.stop.cancelled() => break,
@@ -125,12 +124,9 @@ async fn remounted(mounts: &mut Option<MountEvents>) {
 impl Supervisor {
     /// Closes what an earlier session had of networks that are there no more.
     fn forget_earlier(&self) {
-        let kept: Vec<_> = self.kept.keys().map(ToString::to_string).collect();
-        for prefix in [super::KEPT_TUN, super::KEPT_DNS] {
-            let is_kept =
-                |name: &str| kept.iter().any(|network| name.strip_prefix(prefix) == Some(network));
-            self.context.descriptors.forget(prefix, is_kept);
-        }
+        self.context.backend.forget_earlier(&self.kept.keys().copied().collect());
+        let kept: BTreeSet<_> = self.kept.keys().map(|id| super::kept_dns(*id)).collect();
+        self.context.descriptors.forget(super::KEPT_DNS, |name| kept.contains(name));
     }
 
     async fn update(&mut self) {
@@ -149,25 +145,27 @@ impl Supervisor {
         }
     }
 
-    /// Computes what is wanted and hands it to lanes and DNS servers; tells whether the membership
+    /// Computes what is wanted and hands it to backend and DNS servers; tells whether the membership
     /// is what control said.
     fn compute(&mut self) -> bool {
         let context = Arc::clone(&self.context);
         // Borrowed rather than copied: whoever holds a view makes the next change copy all of it.
         let membership = context.membership.borrow();
-        let lanes = u16::try_from(context.lanes.count()).unwrap_or(u16::MAX);
         let computed = self.wanted.update(Sources {
             node: context.node,
             membership: &membership,
             journal: &context.journal.entries(),
             strays: &context.journal.strays(),
             own: &context.host.own().borrow(),
-            params: DataPathParams { lanes, mtu: context.host.mtu() },
+            mtu: context.host.mtu(),
+            interface: &|network, mtu| context.backend.interface(network, mtu),
             keys: &|network| context.keyring.find(network),
         });
         let is_live = membership.live;
         drop(membership);
-        self.publish_tables(computed.has_new_tables);
+        let carries = context.admission.current().carries();
+        let configs = self.wanted.configs();
+        self.carried.publish(&*context.backend, carries, configs, computed.has_new_configs);
         if !computed.networks.is_empty() {
             self.publish_names();
         }
@@ -225,27 +223,76 @@ impl Supervisor {
         }
     }
 
-    fn publish_tables(&mut self, has_new: bool) {
-        let context = &self.context;
-        let carried = std::mem::replace(&mut self.carries, context.admission.current().carries());
-        let tables = self.wanted.tables();
-        if !self.carries {
-            context.lanes.publish(tables.iter().map(|_| Arc::default()));
-            return;
-        }
-        context
-            .lanes
-            .publish(tables.iter().map(|networks| Arc::new(Tables { networks: networks.clone() })));
-        if has_new || !carried {
-            // A lane that takes no commands has ended the process already.
-            let _ = context.lanes.greet();
-        }
-    }
-
     /// Only the networks this node is a member of have names here.
     fn publish_names(&self) {
         let names = Arc::new(self.wanted.names());
         self.dns.lock().unwrap_or_else(PoisonError::into_inner).publish(Arc::clone(&names));
         self.context.names.send_replace(names);
+    }
+}
+
+/// What the backend was told to carry.
+#[derive(Debug, Default)]
+struct Carried {
+    /// Whether it was told the networks: those of a host that may not carry packets are kept from
+    /// it.
+    carries: bool,
+}
+
+impl Carried {
+    fn publish(&mut self, backend: &dyn Backend, carries: bool, wanted: &Networks, has_new: bool) {
+        let carried = std::mem::replace(&mut self.carries, carries);
+        if !carries {
+            return backend.publish(&Networks::new());
+        }
+        backend.publish(wanted);
+        if has_new || !carried {
+            backend.greet();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::NetworkConfig;
+    use crate::backend::fake::FakeBackend;
+
+    fn wanted() -> Networks {
+        let config = NetworkConfig {
+            id: NetworkId::FIRST,
+            keys: vec![[1; 32].into()],
+            peers: Arc::default(),
+            local: Vec::new(),
+            mtu: 1408,
+        };
+
+        Networks::from([(NetworkId::FIRST, Arc::new(config))])
+    }
+
+    #[test]
+    fn a_host_that_may_not_carry_packets_keeps_its_networks_from_the_backend() {
+        let (backend, mut carried) = (FakeBackend::default(), Carried::default());
+
+        carried.publish(&backend, false, &wanted(), true);
+        assert!(backend.told().networks.is_empty());
+
+        carried.publish(&backend, true, &wanted(), false);
+        assert_eq!(backend.told().networks.len(), 1);
+
+        carried.publish(&backend, false, &wanted(), false);
+        assert!(backend.told().networks.is_empty(), "it was turned away later");
+    }
+
+    #[test]
+    fn peers_are_greeted_when_something_is_carried_otherwise() {
+        let (backend, mut carried) = (FakeBackend::default(), Carried::default());
+
+        for (carries, has_new, greetings) in
+            [(false, true, 0), (true, false, 1), (true, false, 1), (true, true, 2)]
+        {
+            carried.publish(&backend, carries, &wanted(), has_new);
+            assert_eq!(backend.told().greetings, greetings);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What is wanted of each network: for the kernel, for the lanes, and of names. Only networks that
+//! What is wanted of each network: for the kernel, for the backend, and of names. Only networks that
 //! something touched are computed anew. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use overlay_core::{Endpoint, EndpointId, Network, NetworkId, NodeId, PrivateKey, RowKey};
-use overlay_dataplane::NetworkTable;
 
-use crate::desired::{self, DataPathParams, EndpointRows, Holdings, NetworkDesired, Underlays};
+use crate::backend::Networks;
+use crate::desired::{self, EndpointRows, Holdings, NetworkDesired, Underlays};
 use crate::dns::{Names, NetworkNames, scopes};
-use crate::kernel::Strays;
+use crate::kernel::{InterfaceDesired, Strays};
 use crate::membership::Membership;
 use crate::membership::changed_rows::ViewCursor;
 use crate::state::SandboxRecord;
@@ -29,8 +29,10 @@ pub(crate) struct Sources<'a> {
     pub(crate) strays: &'a Strays,
     /// The addresses of this host.
     pub(crate) own: &'a Arc<BTreeSet<IpAddr>>,
-    /// The data path.
-    pub(crate) params: DataPathParams,
+    /// The largest inner packet, in bytes.
+    pub(crate) mtu: u32,
+    /// Says which interface a network needs, for packets of this size.
+    pub(crate) interface: &'a dyn Fn(NetworkId, u32) -> InterfaceDesired,
     /// Finds this node's keys of a network.
     pub(crate) keys: &'a dyn Fn(NetworkId) -> Option<Vec<PrivateKey>>,
 }
@@ -40,8 +42,8 @@ pub(crate) struct Sources<'a> {
 pub(crate) struct Computed {
     /// The networks that were looked at.
     pub(crate) networks: BTreeSet<NetworkId>,
-    /// Whether a lane has a table that says something else than before.
-    pub(crate) has_new_tables: bool,
+    /// Whether a network is to be carried otherwise than before.
+    pub(crate) has_new_configs: bool,
 }
 
 /// What everything was computed from last.
@@ -50,7 +52,7 @@ struct Seen {
     view: ViewCursor,
     journal: Entries,
     own: Arc<BTreeSet<IpAddr>>,
-    params: DataPathParams,
+    mtu: u32,
 }
 
 /// What is wanted of each network.
@@ -61,21 +63,20 @@ pub(crate) struct Wanted {
     keyless: BTreeSet<NetworkId>,
     strays: Strays,
     networks: BTreeMap<NetworkId, Arc<NetworkDesired>>,
-    /// By lane.
-    tables: Vec<BTreeMap<NetworkId, Arc<NetworkTable>>>,
+    configs: Networks,
     names: BTreeMap<NetworkId, Arc<NetworkNames>>,
     scopes: Arc<crate::dns::Scopes>,
 }
 
 impl Wanted {
     /// Wants nothing of any network yet.
-    pub(crate) fn new(lanes: usize) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             seen: None,
             keyless: BTreeSet::new(),
             strays: Strays::default(),
             networks: BTreeMap::new(),
-            tables: vec![BTreeMap::new(); lanes],
+            configs: Networks::new(),
             names: BTreeMap::new(),
             scopes: Arc::default(),
         }
@@ -86,10 +87,10 @@ impl Wanted {
         &self.networks
     }
 
-    /// Returns the tables of each lane. One that says the same as before is the same one, so that
-    /// the lanes need not look at it.
-    pub(crate) fn tables(&self) -> &[BTreeMap<NetworkId, Arc<NetworkTable>>] {
-        &self.tables
+    /// Returns how each network is to be carried. One that is to be carried as before is the same
+    /// one, so that the backend need not look at it.
+    pub(crate) fn configs(&self) -> &Networks {
+        &self.configs
     }
 
     /// Returns the names of all networks.
@@ -118,18 +119,18 @@ impl Wanted {
             }
         }
         self.keyless.clear();
-        let mut has_new_tables = false;
+        let mut has_new_configs = false;
         for (network, touch) in &touched {
-            has_new_tables |= self.compute(*network, touch, rows, &underlays, sources);
+            has_new_configs |= self.compute(*network, touch, rows, &underlays, sources);
         }
         self.seen = Some(Seen {
             view: sources.membership.changed.cursor(),
             journal: Arc::clone(sources.journal),
             own: Arc::clone(sources.own),
-            params: sources.params,
+            mtu: sources.mtu,
         });
 
-        Computed { networks: touched.into_keys().collect(), has_new_tables }
+        Computed { networks: touched.into_keys().collect(), has_new_configs }
     }
 
     /// Names the endpoints of a network.
@@ -149,7 +150,7 @@ impl Wanted {
         self.names.insert(network.id, Arc::new(names));
     }
 
-    /// Computes one network; tells whether a lane has a new table by that.
+    /// Computes one network; tells whether it is to be carried otherwise by that.
     fn compute(
         &mut self,
         id: NetworkId,
@@ -165,7 +166,8 @@ impl Wanted {
         };
         self.name(network, rows, touch);
         let holdings = Holdings::new(rows, network);
-        let Some(mut desired) = desired::network(rows, &holdings, sources.params) else {
+        let interface = (sources.interface)(id, sources.mtu);
+        let Some(mut desired) = desired::network(rows, &holdings, interface) else {
             self.forget(id);
             return false;
         };
@@ -175,23 +177,16 @@ impl Wanted {
         }
         let Some(keys) = (sources.keys)(id) else {
             self.keyless.insert(id);
-            self.tables.iter_mut().for_each(|tables| drop(tables.remove(&id)));
+            self.configs.remove(&id);
             return false;
         };
-        let known = self
-            .tables
-            .first()
-            .and_then(|tables| tables.get(&id))
-            .map(|table| Arc::clone(&table.peers));
-        let (node, mtu) = (sources.node, sources.params.mtu);
-        let tables =
-            desired::tables(rows.view, &holdings, underlays, node, keys, mtu, known.as_ref());
-        let mut is_new = false;
-        for (known, table) in self.tables.iter_mut().zip(tables) {
-            if known.get(&id).is_none_or(|same| !desired::same_table(same, &table)) {
-                known.insert(id, Arc::new(table));
-                is_new = true;
-            }
+        let (known, node, mtu) = (self.configs.get(&id), sources.node, interface.mtu());
+        let peers = known.map(|known| &known.peers);
+        let config = desired::config(rows.view, &holdings, underlays, node, keys, mtu, peers);
+        let Some(config) = config else { return false };
+        let is_new = known.is_none_or(|known| !known.is_same(&config));
+        if is_new {
+            self.configs.insert(id, Arc::new(config));
         }
 
         is_new
@@ -199,7 +194,7 @@ impl Wanted {
 
     fn forget(&mut self, network: NetworkId) {
         self.networks.remove(&network);
-        self.tables.iter_mut().for_each(|tables| drop(tables.remove(&network)));
+        self.configs.remove(&network);
     }
 
     /// Lists the networks that something may have changed in.
@@ -210,7 +205,7 @@ impl Wanted {
         let Some(seen) = &self.seen else { return all() };
         let Some(keys) = sources.membership.changed.since(seen.view) else { return all() };
         // These concern every network, but no name.
-        let mut concerns_all = seen.params != sources.params || seen.own != *sources.own;
+        let mut concerns_all = seen.mtu != sources.mtu || seen.own != *sources.own;
         let mut touched: BTreeMap<NetworkId, Touch> =
             self.keyless.iter().map(|id| (*id, Touch::default())).collect();
         for key in keys {

@@ -1,4 +1,4 @@
-//! Keeps one network: opens its namespace, serves its TUN and names, and runs passes on change, on
+//! Keeps one network: opens its namespace, serves its interface and names, and runs passes on change, on
 //! events and on time.
 
 use std::collections::BTreeSet;
@@ -16,13 +16,15 @@ use super::context::ReconcileContext;
 use super::pace::{self, Pace};
 use super::pass::{Cause, Reconciler};
 use super::queue::{ReconcileQueue, Turn};
-use super::served_tun::ServedTun;
 use super::watched::Watched;
 use super::{EndpointState, NetworkReport};
+use crate::backend::ServedInterface;
 use crate::desired::NetworkDesired;
 use crate::dns::{DnsServers, DnsSockets};
 use crate::hand_over::Kept;
-use crate::kernel::{ChangeScope, Changes, NamespaceEvents, Netns, NetworkNamespace, Tun};
+use crate::kernel::{
+    ChangeScope, Changes, NamespaceEvents, Netns, NetworkInterface, NetworkNamespace,
+};
 use crate::problem::explain;
 use crate::problem_key::ProblemKey;
 
@@ -60,7 +62,7 @@ pub(crate) async fn run(
         network,
         desired,
         reconciler: Reconciler::default(),
-        tun: None,
+        interface: None,
         names: None,
         served_host: None,
     };
@@ -78,11 +80,11 @@ struct Worker {
     network: NetworkId,
     desired: watch::Receiver<Arc<NetworkDesired>>,
     reconciler: Reconciler,
-    /// The TUN's queues; the lanes have copies.
-    tun: Option<ServedTun>,
+    /// The network's interface, as the backend has it.
+    interface: Option<Box<dyn ServedInterface>>,
     /// The DNS server's sockets, for the next session.
     names: Option<Kept>,
-    /// What the lanes were told of the host's own addresses.
+    /// What the backend was told of the host's own addresses.
     served_host: Option<BTreeSet<IpAddr>>,
 }
 
@@ -102,17 +104,20 @@ impl Worker {
         }
     }
 
-    /// Opens the namespace with TUN, events and DNS sockets. What an earlier process left is taken
+    /// Opens the namespace with interface, events and DNS sockets. What an earlier process left is taken
     /// over as it stands.
     async fn open(&mut self) -> Result<Watched, String> {
         let wanted = self.desired.borrow().namespace.clone();
         let reconcile = Arc::clone(&self.context.reconcile);
-        let earlier = ServedTun::earlier(&reconcile.descriptors, self.network, wanted.tun);
-        let opened =
-            NetworkNamespace::open_with(&reconcile.run_dir, self.network, wanted.tun, earlier)
-                .await;
-        let (namespace, tun) = opened.map_err(|error| explain(&error))?;
-        self.serve(Some(tun))?;
+        let earlier = reconcile.backend.earlier_interface(self.network, wanted.interface);
+        let opened = NetworkNamespace::open_with(
+            &reconcile.run_dir,
+            self.network,
+            wanted.interface,
+            earlier,
+        );
+        let (namespace, interface) = opened.await.map_err(|error| explain(&error))?;
+        self.serve(Some(interface))?;
         let sockets = self.dns_sockets(namespace.netns(), &wanted.gateways).await?;
         let added = self
             .context
@@ -131,7 +136,7 @@ impl Worker {
 
     /// The name under which the DNS server's sockets are kept.
     fn dns_name(&self) -> String {
-        format!("{}{}", super::KEPT_DNS, self.network)
+        super::kept_dns(self.network)
     }
 
     /// Opens the sockets of the DNS server, or goes on with those that an earlier session had.
@@ -176,13 +181,13 @@ impl Worker {
         loop {
             let desired = Arc::clone(&self.desired.borrow_and_update());
             let changed = sandboxes(&changes);
-            let (outcome, tun) =
+            let (outcome, interface) =
                 self.reconciler.run(&mut namespace, &desired, cause, &changed).await;
             drop(turn);
             drop::<Option<SemaphorePermit<'_>>>(sweeping);
             pace.set_sweep(sweep(), Instant::now());
             pace.handle_pass(cause, outcome, rand::random(), Instant::now());
-            self.conclude(tun);
+            self.conclude(interface);
             match self.next(&namespace, &changes, &sweeps, &mut pace).await {
                 Some(next) => (cause, sweeping) = next,
                 None => return,
@@ -218,28 +223,25 @@ impl Worker {
     }
 
     /// Serves what a pass made, and tells how the network is doing.
-    fn conclude(&mut self, tun: Option<Tun>) {
-        let served = self.serve(tun);
+    fn conclude(&mut self, interface: Option<NetworkInterface>) {
+        let served = self.serve(interface);
         let mut report = self.reconciler.report().clone();
         report.problem = report.problem.or(served.err());
-        report.offload = self.tun.as_ref().map(ServedTun::offload).unwrap_or_default();
         self.state(report);
     }
 
-    /// Gives the lanes new queues, or tells them of a change of the host's own addresses.
-    fn serve(&mut self, tun: Option<Tun>) -> Result<(), String> {
+    /// Gives the backend a new interface, or tells it of a change of the host's own addresses.
+    fn serve(&mut self, interface: Option<NetworkInterface>) -> Result<(), String> {
         let host = self.desired.borrow().host.clone();
-        if tun.is_none() && self.served_host.as_ref() == Some(&host) {
+        if interface.is_none() && self.served_host.as_ref() == Some(&host) {
             return Ok(());
         }
-        if let Some(tun) = tun {
-            self.tun =
-                Some(ServedTun::keep(&self.context.reconcile.descriptors, self.network, tun));
+        if let Some(interface) = interface {
+            let backend = &self.context.reconcile.backend;
+            self.interface = Some(backend.take_interface(self.network, interface));
         }
-        let Some(tun) = &self.tun else { return Ok(()) };
-        let added =
-            self.context.reconcile.lanes.add_network(self.network, tun.queues()?, host.clone());
-        added.map_err(|error| error.to_string())?;
+        let Some(interface) = &self.interface else { return Ok(()) };
+        interface.serve(&host).map_err(|error| explain(&error))?;
         self.served_host = Some(host);
 
         Ok(())
@@ -266,10 +268,9 @@ impl Worker {
 
     async fn remove(mut self) {
         let reconcile = Arc::clone(&self.context.reconcile);
-        (self.tun, self.names) = (None, None);
+        (self.interface, self.names) = (None, None);
         self.context.dns.lock().unwrap_or_else(PoisonError::into_inner).remove(self.network);
-        // A lane that takes no commands has ended the process already.
-        let _ = reconcile.lanes.remove_network(self.network);
+        reconcile.backend.release_interface(self.network);
         super::clean::network(&reconcile.run_dir, self.network, &reconcile.problems).await;
         reconcile.problems.clear(&ProblemKey::Network(self.network));
         reconcile.reports.send_modify(|reports| drop(reports.remove(&self.network)));

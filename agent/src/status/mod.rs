@@ -3,7 +3,6 @@
 //! It is gathered from the stores in one go, and says nothing of how it is told: `local_api/`
 //! turns it into messages.
 
-mod counters;
 mod networks;
 mod peers;
 
@@ -15,17 +14,17 @@ use overlay_dataplane::LaneId;
 use overlay_proto::{Code, identity};
 use tokio::time::{Instant, timeout};
 
-pub(crate) use counters::Counter;
 pub(crate) use networks::{NetworkStatus, endpoint_problem};
 pub(crate) use peers::{PeerLaneStatus, peers};
 
+use crate::backend::{BackendReport, Counter, SocketReport};
 use crate::health::{self, Facts};
 use crate::joined_node::JoinedNode;
 use crate::membership::admission::Admission;
 use crate::membership::connection::ConnectionStatus;
 use crate::membership::prefix_clash;
 use crate::node_handle::{NodeHandle, Phase};
-use crate::path::{LaneReport, Offload};
+use crate::path::Offload;
 use crate::problem::{Problem, unix_now};
 use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
@@ -163,17 +162,16 @@ fn expulsion(reason: &str, since: u64) -> Problem {
 
 async fn joined_status(joined: &JoinedNode, problems: &mut Vec<Problem>) -> JoinedStatus {
     let (control, control_problem) = control_status(joined);
-    let reports = joined.lanes.report().await;
+    let report = joined.data_path.backend.report().await;
     problems.extend(control_problem);
-    problems.extend(peer_problems(joined, &reports));
-    let tun = tun_offload(joined);
+    problems.extend(peer_problems(joined, &report));
 
     JoinedStatus {
         node: node_status(joined),
         control,
-        lanes: reports.iter().map(|report| lane_status(report, tun)).collect(),
+        lanes: report.sockets.iter().map(lane_status).collect(),
         networks: networks::networks(joined),
-        counters: counters::sum(&reports),
+        counters: report.counters,
     }
 }
 
@@ -219,27 +217,21 @@ fn control_status(joined: &JoinedNode) -> (ControlStatus, Option<Problem>) {
     (ControlStatus { connection, unpublished }, problem)
 }
 
-/// Returns what the TUN devices take, all of which have the same kernel; nothing while there is
-/// none.
-fn tun_offload(joined: &JoinedNode) -> Offload {
-    let reports = joined.endpoints.reports.borrow();
+fn lane_status(socket: &SocketReport) -> LaneStatus {
+    let SocketReport { key, port, interfaces, segments } = *socket;
 
-    reports.values().next().map(|report| report.offload).unwrap_or_default()
+    LaneStatus { lane: key, port, tun: interfaces, segments }
 }
 
-fn lane_status(report: &LaneReport, tun: Offload) -> LaneStatus {
-    LaneStatus { lane: report.lane, port: report.port, tun, segments: report.segments }
-}
-
-fn peer_problems(joined: &JoinedNode, reports: &[LaneReport]) -> Vec<Problem> {
-    let peers: Vec<_> = reports.iter().flat_map(|report| &report.peers).collect();
+fn peer_problems(joined: &JoinedNode, report: &BackendReport) -> Vec<Problem> {
+    let peers: Vec<_> = report.peers.iter().map(|peer| &peer.status).collect();
 
     health::problems(&Facts {
         view: &joined.membership.borrow().view,
         peers: &peers,
-        ports: joined.lanes.ports(),
+        ports: &joined.data_path.ports,
         own: &joined.host.own().borrow(),
-        refused: reports.iter().filter_map(|report| report.refused).min(),
+        refused: report.refused,
         now: unix_now(),
     })
 }

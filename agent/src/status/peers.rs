@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use overlay_core::{Name, View};
 use overlay_dataplane::{LaneId, PeerStatus};
 
+use crate::backend::{BackendKind, PeerReport};
 use crate::health;
 use crate::joined_node::JoinedNode;
 use crate::problem::unix_now;
@@ -13,6 +14,8 @@ use crate::problem::unix_now;
 /// How things stand between one lane of this node and one of a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PeerLaneStatus {
+    /// Which WireGuard carries the network.
+    pub(crate) backend: BackendKind,
     /// This node's lane.
     pub(crate) local_lane: LaneId,
     /// What the data path says.
@@ -31,23 +34,21 @@ pub(crate) struct PeerLaneStatus {
 pub(crate) async fn peers(joined: &JoinedNode) -> Vec<PeerLaneStatus> {
     let view = joined.view();
     let own = joined.host.own().borrow().clone();
-    let reports = joined.lanes.report().await;
+    let backend = &joined.data_path.backend;
+    let peers = backend.report().await.peers.into_iter();
 
-    let peers = reports.into_iter().flat_map(|report| {
-        let local_lane = report.lane;
-        report.peers.into_iter().map(move |peer| (local_lane, peer))
-    });
-    peers.map(|(local_lane, path)| peer(local_lane, path, &view, &own)).collect()
+    peers.map(|told| peer(backend.kind(told.status.network), told, &view, &own)).collect()
 }
 
 fn peer(
-    local_lane: LaneId,
-    path: PeerStatus,
+    backend: BackendKind,
+    PeerReport { key, status: path }: PeerReport,
     view: &View,
     own: &BTreeSet<IpAddr>,
 ) -> PeerLaneStatus {
     PeerLaneStatus {
-        local_lane,
+        backend,
+        local_lane: key,
         node_name: view.nodes.get(&path.node).map(|node| node.name.clone()),
         network_name: view.networks.get(&path.network).map(|network| network.name.clone()),
         reason: health::reason(&path, own),

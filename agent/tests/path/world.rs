@@ -9,7 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::link::{InfoData, InfoVeth};
-use overlay_agent::kernel::{NamespaceDesired, Netns, NetworkNamespace, Strays, Tun, TunDesired};
+use overlay_agent::kernel::{
+    InterfaceDesired, NamespaceDesired, Netns, NetworkNamespace, Strays, Tun, TunDesired,
+};
 use overlay_agent::path::{LaneEvent, LaneReport, Lanes, LanesConfig};
 use overlay_core::{Candidate, NetworkId, NodeId, PrivateKey};
 use overlay_dataplane::{NetworkTable, PeerLane, PeerState, PeerTable, Tables, public_key};
@@ -123,7 +125,10 @@ impl Host {
         let other6 = IpAddr::from([0xfd99, 0, 0, 0, 0, 0, 0, u16::from(other.octets()[3])]);
         NamespaceDesired {
             network: network(),
-            tun: TunDesired { mtu: u32::from(MTU), queues: self.keys.len() },
+            interface: InterfaceDesired::Tun(TunDesired {
+                mtu: u32::from(MTU),
+                queues: self.keys.len(),
+            }),
             gateways: BTreeSet::new(),
             node: BTreeSet::from([IpAddr::V4(self.address), self.address6]),
             endpoints: BTreeMap::new(),

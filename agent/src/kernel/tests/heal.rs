@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use nix::mount::{MntFlags, umount2};
 
 use super::rig::{
-    Container, GATEWAY, NODE, Rig, change, clean, desired, endpoint, listen, network, receive,
+    Container, GATEWAY, NODE, Rig, TUN, change, clean, desired, endpoint, listen, network, receive,
     reconcile, running, send, skipped, v4, v6,
 };
 use crate::kernel::container_interface::name_inside;
@@ -17,8 +17,8 @@ use crate::kernel::netlink::Netlink;
 use crate::kernel::sysctl;
 use crate::kernel::tables::{Address, Hop, LinkChange, RouteKey, Rule, RuleAction, Step, Sysctl};
 use crate::kernel::{
-    ChangeScope, Changes, ContainerInterface, Drift, InterfaceOwner, KernelError, NetworkNamespace,
-    SandboxDesired,
+    ChangeScope, Changes, ContainerInterface, Drift, InterfaceOwner, KernelError, NetworkInterface,
+    NetworkNamespace, SandboxDesired,
 };
 
 async fn hands(namespace: &NetworkNamespace) -> Netlink {
@@ -194,9 +194,12 @@ async fn a_removed_tun_is_made_again_with_new_queues() {
 
     let report = reconcile(&mut namespace, &wanted).await;
 
-    assert_eq!(report.tun.map(|tun| tun.queues.len()), Some(wanted.tun.queues));
+    assert_eq!(
+        report.interface.map(|NetworkInterface::Tun(tun)| tun.queues.len()),
+        Some(TUN.queues)
+    );
     let report = reconcile(&mut namespace, &wanted).await;
-    assert!(report.tun.is_none() && report.steps.is_empty(), "{report:?}");
+    assert!(report.interface.is_none() && report.steps.is_empty(), "{report:?}");
 }
 
 #[tokio::test]
@@ -386,7 +389,7 @@ async fn a_pair_that_an_engine_took_is_made_again_where_it_was() {
     assert_eq!(clean(rested).steps, [], "it is the engine's as long as it exists");
     let mut within = Netlink::open(&container.netns).await.expect("a connection");
     let link = within.links().await.expect("links").remove("eth3").expect("the interface");
-    assert!(link.up && link.mtu == desired(1, &[]).tun.mtu);
+    assert!(link.up && link.mtu == desired(1, &[]).interface.mtu());
     let own =
         Address { link: "eth3".to_owned(), address: "10.42.0.11/16".parse().expect("an address") };
     assert!(within.addresses().await.expect("addresses").contains(&own));

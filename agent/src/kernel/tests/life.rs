@@ -33,7 +33,7 @@ async fn all_stands_while_its_owner_is_dead_and_the_next_one_changes_nothing() {
     assert_eq!(tun.queues.len(), TUN.queues);
     let report = reconcile(&mut namespace, &desired(1, &[11, 12])).await;
     assert!(
-        report.steps.is_empty() && report.missing.is_empty() && report.tun.is_none(),
+        report.steps.is_empty() && report.missing.is_empty() && report.interface.is_none(),
         "{report:?}"
     );
 }

@@ -13,9 +13,9 @@ use overlay_core::{EndpointId, NetworkId};
 use tempfile::TempDir;
 
 use crate::kernel::{
-    ChangeScope, Changes, InterfaceOwner, NamespaceDesired, NamespaceEvents, Netns,
-    NetworkNamespace, Pins, ReconcileReport, SandboxDesired, Strays, Subscription, Tun, TunDesired,
-    VethDesired,
+    ChangeScope, Changes, InterfaceDesired, InterfaceOwner, NamespaceDesired, NamespaceEvents,
+    Netns, NetworkNamespace, Pins, ReconcileReport, SandboxDesired, Strays, Subscription, Tun,
+    TunDesired, VethDesired,
 };
 
 /// How long a packet may take that must arrive.
@@ -101,7 +101,7 @@ pub(crate) fn desired(n: u8, endpoints: &[u8]) -> NamespaceDesired {
 
     NamespaceDesired {
         network: network(n),
-        tun: TUN,
+        interface: InterfaceDesired::Tun(TUN),
         gateways: [v4(GATEWAY), v6(GATEWAY)].into(),
         node: [v4(NODE), v6(NODE)].into(),
         endpoints: endpoints.iter().map(veth).collect::<BTreeMap<_, _>>(),

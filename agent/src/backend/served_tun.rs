@@ -1,5 +1,5 @@
-//! A network's TUN as its worker holds it. Its queues are kept for the next session of the agent,
-//! which goes on with them.
+//! A network's TUN as it is held for the lanes. Its queues are kept for the next session of the
+//! agent, which goes on with them.
 
 use std::sync::Arc;
 
@@ -7,11 +7,10 @@ use overlay_core::NetworkId;
 
 use crate::hand_over::{DescriptorStore, Kept, Share as _, SharedDescriptors};
 use crate::kernel::{Offload, Tun, TunDesired};
-use crate::path::{self, TunQueues};
-use crate::problem::explain;
+use crate::path::{AddError, TunQueues};
 
 /// What the names begin with under which queues are kept; the rest is the network.
-pub(crate) const KEPT: &str = "tun/";
+pub(super) const KEPT: &str = "tun/";
 
 /// The TUN of one network.
 #[derive(Debug)]
@@ -49,22 +48,15 @@ impl ServedTun {
     /// # Errors
     ///
     /// When the process may have no more descriptors.
-    pub(super) fn queues(&self) -> Result<TunQueues, String> {
-        let shared = self
-            .queues
-            .share()
-            .map_err(|error| format!("failed to hand the TUN to the lanes: {}", explain(&error)))?;
+    pub(super) fn queues(&self) -> Result<TunQueues, AddError> {
+        let shared = self.queues.share().map_err(AddError::Descriptors)?;
 
-        Ok(TunQueues { queues: shared.list, offload: self.offload() })
-    }
-
-    /// Returns what it takes and gives super-packets of.
-    pub(super) fn offload(&self) -> path::Offload {
-        self.offload.into()
+        Ok(TunQueues { queues: shared.list, offload: self.offload.into() })
     }
 }
 
-fn name(network: NetworkId) -> String {
+/// Returns the name under which a network's queues are kept.
+pub(super) fn name(network: NetworkId) -> String {
     format!("{KEPT}{network}")
 }
 
