@@ -3,7 +3,7 @@
 //!
 //! Docker redirects `127.0.0.11:53` to a resolver of its own in each container. A rule of ours,
 //! ahead of Docker's, redirects it to this server; forwarded questions carry a mark that the rule
-//! lets through. The rule belongs to a socket of this process ([`crate::kernel::nft`]), so Docker's
+//! lets through. The rule belongs to a socket of this process ([`OwnedTable`]), so Docker's
 //! resolver answers again as soon as the process ends.
 
 use std::collections::BTreeSet;
@@ -18,11 +18,12 @@ use tokio::task::JoinSet;
 
 use super::forward::{Forwarder, SandboxResolver};
 use super::names::Names;
+use super::redirect::{PASS_MARK, redirect};
 use super::served_sockets::ServedSockets;
 use super::server::{DnsService, DnsSockets};
 use crate::hand_over::{Share, SharedDescriptors};
 use crate::kernel::Netns;
-use crate::kernel::nft::{PASS_MARK, Redirect};
+use crate::kernel::nft::OwnedTable;
 
 /// The address that containers ask: Docker's embedded resolver (libnetwork `resolver.go`).
 const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
@@ -43,7 +44,7 @@ pub(crate) struct DnsInterceptor {
 #[derive(Debug)]
 pub(crate) struct InterceptorSockets {
     served: Arc<ServedSockets>,
-    redirect: Redirect,
+    redirect: OwnedTable,
 }
 
 impl Share for InterceptorSockets {
@@ -104,18 +105,21 @@ impl DnsInterceptor {
 }
 
 /// Opens sockets in this thread's namespace, and leads questions there.
-fn install(reserve: &Reserve) -> io::Result<(DnsSockets, Redirect)> {
+fn install(reserve: &Reserve) -> io::Result<(DnsSockets, OwnedTable)> {
     let sockets = DnsSockets::bind_port([IpAddr::V4(RESOLVER)], 0, reserve)?;
-    let redirect = Redirect::install(RESOLVER, sockets.port()?, reserve)?;
+    let mut table = OwnedTable::open(reserve)?;
+    table.apply(redirect(RESOLVER, sockets.port()?))?;
 
-    Ok((sockets, redirect))
+    Ok((sockets, table))
 }
 
 /// Goes on with sockets and rule of an earlier session.
-fn adopt(mut earlier: SharedDescriptors) -> Option<(DnsSockets, Redirect)> {
+fn adopt(mut earlier: SharedDescriptors) -> Option<(DnsSockets, OwnedTable)> {
     let owner = earlier.list.pop()?;
+    let sockets = DnsSockets::adopt(earlier, &[IpAddr::V4(RESOLVER)].into())?;
+    let held = redirect(RESOLVER, sockets.port().ok()?);
 
-    Some((DnsSockets::adopt(earlier, &[IpAddr::V4(RESOLVER)].into())?, Redirect::adopt(owner)))
+    Some((sockets, OwnedTable::adopt(owner, held)))
 }
 
 #[cfg(test)]

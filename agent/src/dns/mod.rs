@@ -18,6 +18,7 @@ pub mod fuzzing;
 mod interceptor;
 mod limits;
 mod names;
+mod redirect;
 mod resolvers;
 mod served_sockets;
 mod server;

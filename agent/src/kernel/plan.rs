@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use super::namespace_desired::endpoint_of;
+use super::nft::ruleset::{Ruleset, Transaction};
 use super::tables::{
     Actual, Address, Desired, Hop, LinkChange, LinkDesired, LinkState, Route, RouteKey, Scope, Step,
 };
@@ -28,6 +29,15 @@ pub fn plan(desired: &Desired, actual: &Actual) -> Vec<Step> {
         .chain(gone.iter().cloned().map(Step::RemoveLink))
         .chain(unwanted_rules(desired, actual))
         .collect()
+}
+
+/// Returns the one transaction that takes the held ruleset to the desired one; nothing where they
+/// are equal.
+pub fn plan_ruleset<'a>(
+    desired: &'a Ruleset,
+    held: Option<&'a Ruleset>,
+) -> Option<Transaction<'a>> {
+    (held != Some(desired)).then_some(Transaction { remove: held, make: desired })
 }
 
 /// Lists the wanted links that are not there.

@@ -12,7 +12,8 @@ use super::fake::Fake;
 use super::namespace_desired::{
     GATEWAY_V6, InterfaceDesired, NamespaceDesired, TUN_NAME, TunDesired, VethDesired, host_ifname,
 };
-use super::plan::{missing_links, plan};
+use super::nft::ruleset::{Chain, ChainKind, Hook, Ruleset, Transaction};
+use super::plan::{missing_links, plan, plan_ruleset};
 use super::sandbox::{InterfaceOwner, SandboxDesired};
 use super::tables::{
     Actual, Address, Desired, Hop, Route, RouteKey, Rule, RuleAction, Step, Strays,
@@ -348,4 +349,26 @@ async fn an_endpoint_without_its_veth_is_missing_and_harms_nobody() {
 
     assert_eq!(round.missing, [host_ifname(endpoint(1))].into());
     assert!(round.errors.is_empty(), "{:?}", round.errors);
+}
+
+#[test]
+fn a_ruleset_is_replaced_in_one_transaction_and_an_equal_one_stays() {
+    let ruleset = |priority| {
+        let chain = Chain {
+            name: "names",
+            kind: ChainKind::Nat,
+            hook: Hook::Output,
+            priority,
+            rules: Vec::new(),
+        };
+        Ruleset { table: "overlay", chains: vec![chain] }
+    };
+    let (held, desired) = (ruleset(-100), ruleset(-110));
+
+    assert_eq!(plan_ruleset(&desired, None), Some(Transaction { remove: None, make: &desired }));
+    assert_eq!(
+        plan_ruleset(&desired, Some(&held)),
+        Some(Transaction { remove: Some(&held), make: &desired })
+    );
+    assert_eq!(plan_ruleset(&desired, Some(&desired.clone())), None);
 }
