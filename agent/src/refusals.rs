@@ -6,6 +6,9 @@
 use overlay_proto::Refusal;
 use tonic::Status;
 
+use crate::docker::detachable::HeldByContainer;
+use crate::docker::options::OptionError;
+use crate::docker::{CreateEndpointError, CreateNetworkError, HandOutError, LeaseError, PoolError};
 use crate::endpoint::attach::AttachError;
 use crate::endpoint::detach::DetachError;
 use crate::endpoint::request::{InvalidAttach, UnknownNetwork};
@@ -41,12 +44,19 @@ refusals! {
     AttachError,
     ConnectError,
     ControlError,
+    CreateEndpointError,
+    CreateNetworkError,
     DetachError,
+    HandOutError,
+    HeldByContainer,
     InvalidAttach,
     JoiningError,
     KeyringError,
+    LeaseError,
     MembershipError,
     NoFreeAddress,
+    OptionError,
+    PoolError,
     ReservationError,
     SandboxError,
     StartFailure,

@@ -1,7 +1,7 @@
 //! Which of Docker's endpoints a person may detach by hand.
 
-use overlay_core::View;
-use overlay_proto::{Code, Refusal};
+use overlay_core::{Name, View};
+use overlay_proto::Code;
 
 use crate::endpoint::sandbox;
 use crate::state::EndpointRecord;
@@ -9,9 +9,31 @@ use crate::state::EndpointRecord;
 /// Characters of a container's id that Docker takes for the whole.
 const SHORT_ID: usize = 12;
 
+/// An endpoint is of a running container of Docker's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{name} on {network} is of a running container of Docker's, which would have it back at once; \
+     use `docker network disconnect {network} {container}`"
+)]
+pub(crate) struct HeldByContainer {
+    /// The endpoint.
+    name: Name,
+    /// What people call its network.
+    network: String,
+    /// The container, as short as Docker takes it.
+    container: String,
+}
+
+impl HeldByContainer {
+    /// Returns the stable code.
+    pub(crate) fn code(&self) -> Code {
+        Code::InUse
+    }
+}
+
 /// A running container of Docker's would get its endpoint back: Docker goes on saying that it has
 /// it.
-pub(crate) fn try_detachable(view: &View, record: &EndpointRecord) -> Result<(), Refusal> {
+pub(crate) fn try_detachable(view: &View, record: &EndpointRecord) -> Result<(), HeldByContainer> {
     let Some(docker) =
         record.sandbox.managed().filter(|docker| !sandbox::is_of_earlier_boot(docker))
     else {
@@ -20,19 +42,14 @@ pub(crate) fn try_detachable(view: &View, record: &EndpointRecord) -> Result<(),
     // Docker removes the namespace's file with the container's end.
     let runs = docker.joined && docker.netns.as_ref().is_some_and(|netns| netns.exists());
     let Some(container) = docker.container.as_ref().filter(|_| runs) else { return Ok(()) };
-    let name = &record.endpoint.name;
     let network = record.endpoint.network;
     let network = view
         .networks
         .get(&network)
         .map_or_else(|| network.to_string(), |network| network.title().to_owned());
-    let container: String = container.chars().take(SHORT_ID).collect();
-    let text = format!(
-        "{name} on {network} is of a running container of Docker's, which would have it back at once; \
-         use `docker network disconnect {network} {container}`"
-    );
+    let container = container.chars().take(SHORT_ID).collect();
 
-    Err(Refusal::new(Code::InUse, text))
+    Err(HeldByContainer { name: record.endpoint.name.clone(), network, container })
 }
 
 #[cfg(test)]
@@ -89,7 +106,8 @@ mod tests {
         let of_earlier_boot = ManagedSandbox { boot: "another".into(), ..running.clone() };
         let not_taken = ManagedSandbox { joined: false, ..running.clone() };
 
-        let refused = try_detachable(&view, &record(running.clone())).expect_err("it runs").message;
+        let refused =
+            try_detachable(&view, &record(running.clone())).expect_err("it runs").to_string();
 
         assert!(
             refused.ends_with("use `docker network disconnect shop 5df66f04e09f`"),

@@ -1,6 +1,7 @@
 //! Answers Docker's plugin calls from the plugin store and the journal.
 
 mod endpoint;
+mod error;
 mod network;
 
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use super::plugin::{
 use crate::node_handle::NodeHandle;
 
 pub(super) use endpoint::{find, reservation, sandbox_of};
+pub(crate) use error::{CreateEndpointError, CreateNetworkError, HandOutError};
 
 /// The driver of networks and addresses.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ impl OverlayDriver {
 impl Driver for OverlayDriver {
     async fn request_pool(&self, request: PoolRequest) -> Result<PoolGranted, Refusal> {
         let joined = self.handle.joined()?;
-        ipam::request_pool(&joined.docker, &joined.endpoints, request).await
+        Ok(ipam::request_pool(&joined.docker, &joined.endpoints, request).await?)
     }
 
     async fn release_pool(&self, pool: String) -> Result<(), Refusal> {
@@ -89,11 +91,8 @@ impl Driver for OverlayDriver {
             .map(|record| record.endpoint.id)
             .into_iter()
             .collect();
-        spawned(async move {
-            joined.endpoints.remove(known, "Docker removed it").await?;
-            Ok(())
-        })
-        .await
+        spawned(async move { joined.endpoints.remove(known, "Docker removed it").await.map(drop) })
+            .await
     }
 
     async fn join(&self, request: JoinRequest) -> Result<Joined, Refusal> {
@@ -106,8 +105,10 @@ impl Driver for OverlayDriver {
     }
 }
 
-async fn spawned<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+async fn spawned<T: Send + 'static, E: Into<Refusal> + Send + 'static>(
+    work: impl Future<Output = Result<T, E>> + Send + 'static,
 ) -> Result<T, Refusal> {
-    tokio::spawn(work).await.map_err(|error| Refusal::new(Code::Fault, error))?
+    let done = tokio::spawn(work).await.map_err(|error| Refusal::new(Code::Fault, error))?;
+
+    done.map_err(Into::into)
 }

@@ -6,11 +6,12 @@
 //! name. So they are taken while the start can still be refused.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use overlay_core::EndpointId;
 use overlay_daemon::reserve::Reserve;
-use overlay_proto::{Code, Refusal};
+use overlay_proto::Code;
 
 use crate::dns::DnsInterceptor;
 use crate::problem::explain;
@@ -18,6 +19,18 @@ use crate::problem::explain;
 /// Starts at the same time for which there are descriptors from the beginning; more take what is
 /// free.
 const STARTS: usize = 4;
+
+/// There are no descriptors to keep back.
+#[derive(Debug, thiserror::Error)]
+#[error("this container would know no names of other hosts: {}", explain(.0))]
+pub(crate) struct NotKeptBack(io::Error);
+
+impl NotKeptBack {
+    /// Returns the stable code.
+    pub(crate) fn code(&self) -> Code {
+        Code::Kernel
+    }
+}
 
 /// What is kept back.
 #[derive(Debug)]
@@ -43,16 +56,12 @@ impl InterceptorReserves {
     /// # Errors
     ///
     /// When there are not that many descriptors.
-    pub(super) fn keep_back(&self, endpoint: EndpointId) -> Result<(), Refusal> {
+    pub(super) fn keep_back(&self, endpoint: EndpointId) -> Result<(), NotKeptBack> {
         let mut starting = self.lock();
         if starting.contains_key(&endpoint) {
             return Ok(());
         }
-        let reserve = self.pool.split_off(DnsInterceptor::DESCRIPTORS).map_err(|error| {
-            let text =
-                format!("this container would know no names of other hosts: {}", explain(&error));
-            Refusal::new(Code::Kernel, text)
-        })?;
+        let reserve = self.pool.split_off(DnsInterceptor::DESCRIPTORS).map_err(NotKeptBack)?;
         starting.insert(endpoint, Arc::new(reserve));
 
         Ok(())
@@ -104,7 +113,7 @@ mod tests {
 
         assert!(kept.iter().all(Result::is_ok), "{kept:?}");
         again.expect("what Docker asks twice is answered alike");
-        let text = refused.expect_err("there are none").message;
+        let text = refused.expect_err("there are none").to_string();
         assert!(
             text.contains("Too many open files") && text.contains("raise LimitNOFILE="),
             "{text}"

@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv6Net};
 use overlay_core::network::first_host;
 use overlay_core::{Network, NetworkId, pool};
-use overlay_proto::convert::{self, ConversionError};
-use overlay_proto::{Code, Refusal};
+use overlay_proto::convert;
 
+use super::ipam_error::{LeaseError, MAX_POOLS, PoolError};
 use super::plugin::{AddressRequest, AddressUse, PoolGranted, PoolRequest};
 use super::plugin_store::PluginStore;
 use super::{NETWORK_OPTION, lifetime, ready, returning};
@@ -17,8 +17,6 @@ use crate::endpoint::lifecycle::Endpoints;
 use crate::problem::{unix_now, unix_now_ms};
 use crate::state::{DockerKey, DockerLease, DockerPool, DockerRow, StoreFailure};
 
-/// Pools that Docker may hold at once; a network has two at the most.
-const MAX_POOLS: usize = 8_192;
 /// Where IPv6 prefixes are chosen: RFC 4193, with random bits.
 const ULA: u128 = 0xfd00_0000_0000_0000_0000_0000_0000_0000;
 
@@ -27,13 +25,10 @@ pub(super) async fn request_pool(
     store: &PluginStore,
     endpoints: &Endpoints,
     request: PoolRequest,
-) -> Result<PoolGranted, Refusal> {
+) -> Result<PoolGranted, PoolError> {
     let plugin_state = store.state();
     if plugin_state.pools.len() >= MAX_POOLS {
-        return Err(Refusal::new(
-            Code::Exhausted,
-            format!("Docker holds {MAX_POOLS} pools, which is the limit"),
-        ));
+        return Err(PoolError::TooMany);
     }
     let stands_for = request
         .options
@@ -53,8 +48,7 @@ pub(super) async fn request_pool(
         }
     };
     if request.v6 && request.range.is_some() {
-        let text = "--ip-range is for IPv4 only: IPv6 addresses follow this node's IPv4 blocks; leave it away";
-        return Err(Refusal::new(Code::Unsupported, text));
+        return Err(PoolError::RangeOfV6);
     }
     let known = plugin_state.pools.get(&id).and_then(|known| known.docker_network.clone());
     let row = DockerPool {
@@ -79,15 +73,12 @@ pub(super) fn replica_pool(network: NetworkId, v6: bool) -> String {
     format!("{network}-{}", family(v6))
 }
 
-fn replica_prefix(endpoints: &Endpoints, id: NetworkId, v6: bool) -> Result<IpNet, Refusal> {
+fn replica_prefix(endpoints: &Endpoints, id: NetworkId, v6: bool) -> Result<IpNet, PoolError> {
     let membership = endpoints.memberships.membership.borrow();
-    let unknown = || Refusal::new(Code::NotFound, format!("there is no network {id}"));
-    let network = membership.view.networks.get(&id).ok_or_else(unknown)?;
+    let network = membership.view.networks.get(&id).ok_or(PoolError::UnknownNetwork { id })?;
     let prefix = if v6 { network.prefix6.map(IpNet::V6) } else { Some(IpNet::V4(network.prefix)) };
 
-    prefix.ok_or_else(|| {
-        Refusal::new(Code::InvalidInput, format!("network {} has no IPv6", network.name))
-    })
+    prefix.ok_or_else(|| PoolError::NoV6 { network: network.name.clone() })
 }
 
 /// Checks a prefix that a person chose.
@@ -95,7 +86,7 @@ pub(super) fn checked(
     store: &PluginStore,
     endpoints: &Endpoints,
     prefix: IpNet,
-) -> Result<IpNet, Refusal> {
+) -> Result<IpNet, PoolError> {
     check_form(prefix)?;
     let conflict = pool::conflict(&endpoints.memberships.membership.borrow().view, prefix);
 
@@ -108,7 +99,7 @@ pub(super) fn checked_of_engine(
     store: &PluginStore,
     endpoints: &Endpoints,
     prefix: IpNet,
-) -> Result<IpNet, Refusal> {
+) -> Result<IpNet, PoolError> {
     let by_itself = match prefix {
         IpNet::V4(prefix) => store.state().engine.default_pools.may_choose(prefix),
         IpNet::V6(_) => false,
@@ -132,29 +123,28 @@ pub(super) fn checked_of_engine(
     }
 }
 
-fn check_form(prefix: IpNet) -> Result<(), ConversionError> {
+fn check_form(prefix: IpNet) -> Result<(), PoolError> {
     match prefix {
-        IpNet::V4(_) => convert::network_prefix(&prefix.to_string()).map(drop),
-        IpNet::V6(_) => convert::network_prefix6(&prefix.to_string()).map(drop),
+        IpNet::V4(_) => drop(convert::network_prefix(&prefix.to_string())?),
+        IpNet::V6(_) => drop(convert::network_prefix6(&prefix.to_string())?),
     }
+
+    Ok(())
 }
 
-fn taken(store: &PluginStore, endpoints: &Endpoints, prefix: IpNet, holder: &str) -> Refusal {
-    let advice = match (prefix, chosen(store, endpoints, false)) {
-        (IpNet::V4(_), Ok(free)) => {
-            format!("use: docker network create -d overlay-wg --subnet {free} NAME")
-        }
-        (IpNet::V4(_) | IpNet::V6(_), _) => "choose another --subnet".to_owned(),
+fn taken(store: &PluginStore, endpoints: &Endpoints, prefix: IpNet, holder: &str) -> PoolError {
+    let free = match prefix {
+        IpNet::V4(_) => chosen(store, endpoints, false).ok(),
+        IpNet::V6(_) => None,
     };
 
-    Refusal::new(Code::AddressTaken, format!("{prefix} overlaps {holder}; {advice}"))
+    PoolError::Taken { prefix, holder: holder.to_owned(), free }
 }
 
-fn chosen(store: &PluginStore, endpoints: &Endpoints, v6: bool) -> Result<IpNet, Refusal> {
+fn chosen(store: &PluginStore, endpoints: &Endpoints, v6: bool) -> Result<IpNet, PoolError> {
     if v6 {
         let bits = ULA | (u128::from(rand::random::<u64>() >> 8) << 64);
-        let prefix = Ipv6Net::new(Ipv6Addr::from_bits(bits), 64).map(IpNet::V6);
-        return prefix.map_err(|error| Refusal::new(Code::Fault, error));
+        return Ok(Ipv6Net::new(Ipv6Addr::from_bits(bits), 64).map(IpNet::V6)?);
     }
     let pool = endpoints.control().identity().pool;
     let plugin_state = store.state();
@@ -166,12 +156,7 @@ fn chosen(store: &PluginStore, endpoints: &Endpoints, v6: bool) -> Result<IpNet,
     let picked =
         pool::pick(&endpoints.memberships.membership.borrow().view, pool, &held, rand::random());
 
-    picked.map(IpNet::V4).ok_or_else(|| {
-        Refusal::new(
-            Code::Exhausted,
-            format!("no prefix is left in the pool {pool}; name one: --subnet CIDR"),
-        )
-    })
+    picked.map(IpNet::V4).ok_or(PoolError::Exhausted { pool })
 }
 
 /// Takes a pool back with all its addresses.
@@ -190,17 +175,11 @@ pub(super) async fn request_address(
     store: &PluginStore,
     endpoints: &Endpoints,
     request: AddressRequest,
-) -> Result<IpNet, Refusal> {
+) -> Result<IpNet, LeaseError> {
     let pool = store.state().pools.get(&request.pool).cloned();
-    let Some(pool) = pool else {
-        let text = "this host does not know the network's addresses; remove the network and create it again";
-        return Err(Refusal::new(Code::NotFound, text));
-    };
-    if let Some(outside) = request.address.filter(|address| !pool.prefix.contains(address)) {
-        return Err(Refusal::new(
-            Code::InvalidInput,
-            format!("{outside} is not in {}", pool.prefix),
-        ));
+    let pool = pool.ok_or(LeaseError::UnknownPool)?;
+    if let Some(address) = request.address.filter(|address| !pool.prefix.contains(address)) {
+        return Err(LeaseError::Outside { address, prefix: pool.prefix });
     }
     match (&pool.docker_network, request.purpose) {
         (Some(network), AddressUse::Other) => {
@@ -211,9 +190,7 @@ pub(super) async fn request_address(
             keep(store, &pool, request.address.unwrap_or_else(|| gateway(pool.prefix))).await
         }
         (None, AddressUse::Other) => {
-            let missing =
-                || Refusal::new(Code::InvalidInput, "an address without a network must be named");
-            keep(store, &pool, request.address.ok_or_else(missing)?).await
+            keep(store, &pool, request.address.ok_or(LeaseError::Unnamed)?).await
         }
     }
 }
@@ -226,10 +203,14 @@ fn gateway(prefix: IpNet) -> IpAddr {
 }
 
 /// Notes an address that no container gets.
-async fn keep(store: &PluginStore, pool: &DockerPool, address: IpAddr) -> Result<IpNet, Refusal> {
+async fn keep(
+    store: &PluginStore,
+    pool: &DockerPool,
+    address: IpAddr,
+) -> Result<IpNet, LeaseError> {
     note(store, pool, address, false).await?;
     // What stands on the gateway is the whole prefix.
-    IpNet::new(address, pool.prefix.prefix_len()).map_err(|error| Refusal::new(Code::Fault, error))
+    Ok(IpNet::new(address, pool.prefix.prefix_len())?)
 }
 
 /// Notes an address that Docker holds.
@@ -251,7 +232,7 @@ async fn give(
     pool: &DockerPool,
     docker: &str,
     wanted: Option<IpAddr>,
-) -> Result<IpNet, Refusal> {
+) -> Result<IpNet, LeaseError> {
     let (_, network) = ready::network(store, endpoints, docker).await?;
     if let Some(wanted) = wanted {
         check_numbered(endpoints, &network, wanted)?;
@@ -264,10 +245,7 @@ async fn give(
     };
     let address = match (pool.prefix, wanted) {
         (IpNet::V4(_), Some(IpAddr::V6(_))) | (IpNet::V6(_), Some(IpAddr::V4(_))) => {
-            return Err(Refusal::new(
-                Code::InvalidInput,
-                "the address is of another family than its pool",
-            ));
+            return Err(LeaseError::OtherFamily);
         }
         (IpNet::V4(_), Some(IpAddr::V4(wanted))) => {
             endpoints.address(&network, Some(wanted)).await.map(IpAddr::V4)?
@@ -285,7 +263,11 @@ async fn give(
 
 /// Where another host's engine numbers its containers by itself, it may give out anything outside
 /// of blocks at any time: here only this node's own blocks are to choose from.
-fn check_numbered(endpoints: &Endpoints, network: &Network, wanted: IpAddr) -> Result<(), Refusal> {
+fn check_numbered(
+    endpoints: &Endpoints,
+    network: &Network,
+    wanted: IpAddr,
+) -> Result<(), LeaseError> {
     let Some(origin) = network.settings.numbered_by.filter(|origin| *origin != endpoints.node())
     else {
         return Ok(());
@@ -302,18 +284,14 @@ fn check_numbered(endpoints: &Endpoints, network: &Network, wanted: IpAddr) -> R
         return Ok(());
     }
     let host = view.hosts.get(&origin).map_or("another host", |host| host.name.as_str());
-    let blocks = blocks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let title = network.title();
 
-    Err(Refusal::new(
-        Code::AddressTaken,
-        format!(
-            "{wanted} is one that Docker on {host} may give out, which numbers {title}: on this host choose an --ip of {blocks}; \
-             a network made with `docker network create -d overlay-wg --ipam-driver overlay-wg --subnet {} NAME` takes any \
-             free address on any host",
-            network.prefix
-        ),
-    ))
+    Err(LeaseError::NumberedElsewhere {
+        wanted,
+        host: host.to_owned(),
+        title: network.title().to_owned(),
+        blocks,
+        prefix: network.prefix,
+    })
 }
 
 /// Returns the address to give a container that comes back, where it is free.
@@ -321,7 +299,7 @@ async fn returned(
     endpoints: &Endpoints,
     pool: &DockerPool,
     network: &Network,
-) -> Result<Option<IpAddr>, Refusal> {
+) -> Result<Option<IpAddr>, StoreFailure> {
     let view = endpoints.view();
     let is_free = |address: &IpAddr| match address {
         IpAddr::V4(v4) => {
@@ -335,7 +313,11 @@ async fn returned(
     Ok(known.into_iter().find(|address| pool.prefix.contains(address) && is_free(address)))
 }
 
-fn fixed6(endpoints: &Endpoints, network: &Network, wanted: Ipv6Addr) -> Result<Ipv6Addr, Refusal> {
+fn fixed6(
+    endpoints: &Endpoints,
+    network: &Network,
+    wanted: Ipv6Addr,
+) -> Result<Ipv6Addr, LeaseError> {
     let view = endpoints.view();
     let nodes = view
         .members_of(network.id)
@@ -345,24 +327,21 @@ fn fixed6(endpoints: &Endpoints, network: &Network, wanted: Ipv6Addr) -> Result<
         || nodes.into_iter().any(|node| node == wanted);
 
     if taken {
-        let text = format!("address {wanted} is taken in {}; choose another --ip6", network.name);
-        return Err(Refusal::new(Code::AddressTaken, text));
+        return Err(LeaseError::Taken6 { address: wanted, network: network.name.clone() });
     }
 
     Ok(wanted)
 }
 
 /// IPv6 addresses are those that belong to the IPv4 addresses of this node's blocks.
-fn next6(endpoints: &Endpoints, network: &Network) -> Result<Ipv6Addr, Refusal> {
+fn next6(endpoints: &Endpoints, network: &Network) -> Result<Ipv6Addr, LeaseError> {
     let view = endpoints.view();
     let used = endpoints.memberships.in_use6(network, &view);
     let carried: BTreeSet<Ipv4Addr> =
         used.into_iter().filter_map(|address| network.address4(address)).collect();
     let v4 = endpoints.next_free(network, &view, &carried)?;
 
-    network
-        .address6(v4)
-        .ok_or_else(|| Refusal::new(Code::InvalidInput, format!("{} has no IPv6", network.name)))
+    network.address6(v4).ok_or_else(|| LeaseError::NoV6 { network: network.name.clone() })
 }
 
 /// Takes an address back.

@@ -29,6 +29,7 @@ pub mod fuzzing;
 mod gwbridge;
 pub(crate) mod interceptor_reserves;
 mod ipam;
+mod ipam_error;
 mod lifetime;
 mod naming;
 mod network_plan;
@@ -46,6 +47,9 @@ pub(crate) mod sync;
 pub(crate) mod task;
 #[cfg(test)]
 pub(crate) mod testing;
+
+pub(crate) use driver::{CreateEndpointError, CreateNetworkError, HandOutError};
+pub(crate) use ipam_error::{LeaseError, PoolError};
 
 /// The driver's name, as in `docker network create -d`.
 pub const DRIVER: &str = "overlay-wg";

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use overlay_proto::{Code, Refusal};
+use overlay_proto::Code;
 
 use super::container_ifname::{IFACE_PREFIX, ends_without_number};
 
@@ -32,50 +32,104 @@ const MAX_IFNAME: usize = 15;
 /// Of which a number takes so many.
 const MAX_NUMBER: usize = 3;
 
-fn refuse<T>(text: impl std::fmt::Display) -> Result<T, Refusal> {
-    Err(Refusal::new(Code::InvalidInput, text))
+/// An option that is not honoured.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OptionError {
+    /// Networks have no such option.
+    #[error("option {option:?} is not known: overlay-wg has {}", OF_NETWORKS.join(", "))]
+    OfNetwork {
+        /// The option.
+        option: String,
+    },
+    /// Address managements have no such option.
+    #[error("--ipam-opt {option:?} is not known: overlay-wg has none")]
+    OfIpam {
+        /// The option.
+        option: String,
+    },
+    /// Endpoints have no such option.
+    #[error("driver option {option:?} of an endpoint is not known: overlay-wg has {IFNAME}")]
+    OfEndpoint {
+        /// The option.
+        option: String,
+    },
+    /// No interface has such an MTU.
+    #[error("{MTU}={value} is no number of bytes from {least} to {}", MTU_RANGE.end())]
+    Mtu {
+        /// What was given.
+        value: String,
+        /// The least that there may be, in bytes.
+        least: u32,
+    },
+    /// No interface is called so.
+    #[error("{IFACE_PREFIX}={prefix}: no interface's name can begin like this")]
+    IfacePrefix {
+        /// What was given.
+        prefix: String,
+    },
+    /// Networks of ours are always encrypted.
+    #[error("{ENCRYPTED}={value}: networks of overlay-wg are always encrypted")]
+    Unencrypted {
+        /// What was given.
+        value: String,
+    },
+    /// No interface is called so.
+    #[error("{IFNAME}={name} is no name of an interface")]
+    Ifname {
+        /// What was given.
+        name: String,
+    },
+    /// The engine would not call an interface so.
+    #[error(
+        "{IFNAME}={name}: Docker before version 29 lets a plugin give only names that end in the \
+         number 0, such as {}0",
+        .name.trim_end_matches(|c: char| c.is_ascii_digit())
+    )]
+    IfnameUnheeded {
+        /// What was given.
+        name: String,
+    },
+}
+
+impl OptionError {
+    /// Returns the stable code.
+    pub(crate) fn code(&self) -> Code {
+        Code::InvalidInput
+    }
 }
 
 /// Checks the `-o` words of a network that a person makes.
 pub(super) fn check_network(
     options: &BTreeMap<String, String>,
     has_v6: bool,
-) -> Result<(), Refusal> {
+) -> Result<(), OptionError> {
     if let Some(unknown) = options.keys().find(|key| !OF_NETWORKS.contains(&key.as_str())) {
-        return refuse(format!(
-            "option {unknown:?} is not known: overlay-wg has {}",
-            OF_NETWORKS.join(", ")
-        ));
+        return Err(OptionError::OfNetwork { option: unknown.clone() });
     }
     if let Some(text) = options.get(MTU) {
         let least = if has_v6 { MIN_MTU6 } else { *MTU_RANGE.start() };
         let fits = text.parse().is_ok_and(|mtu: u32| (least..=*MTU_RANGE.end()).contains(&mtu));
         if !fits {
-            return refuse(format!(
-                "{MTU}={text} is no number of bytes from {least} to {}",
-                MTU_RANGE.end()
-            ));
+            return Err(OptionError::Mtu { value: text.clone(), least });
         }
     }
     if let Some(prefix) = options.get(IFACE_PREFIX)
         && (!is_ifname(prefix) || prefix.len() + MAX_NUMBER > MAX_IFNAME)
     {
-        return refuse(format!("{IFACE_PREFIX}={prefix}: no interface's name can begin like this"));
+        return Err(OptionError::IfacePrefix { prefix: prefix.clone() });
     }
     match options.get(ENCRYPTED).map(String::as_str) {
         None | Some("" | "true" | "1") => Ok(()),
-        Some(other) => {
-            refuse(format!("{ENCRYPTED}={other}: networks of overlay-wg are always encrypted"))
-        }
+        Some(other) => Err(OptionError::Unencrypted { value: other.to_owned() }),
     }
 }
 
 /// Checks the `--ipam-opt` words of a network.
-pub(super) fn check_ipam<'a>(mut keys: impl Iterator<Item = &'a String>) -> Result<(), Refusal> {
+pub(super) fn check_ipam<'a>(
+    mut keys: impl Iterator<Item = &'a String>,
+) -> Result<(), OptionError> {
     match keys.find(|key| !OF_IPAM.contains(&key.as_str())) {
-        Some(unknown) => {
-            refuse(format!("--ipam-opt {unknown:?} is not known: overlay-wg has none"))
-        }
+        Some(unknown) => Err(OptionError::OfIpam { option: unknown.clone() }),
         None => Ok(()),
     }
 }
@@ -83,12 +137,10 @@ pub(super) fn check_ipam<'a>(mut keys: impl Iterator<Item = &'a String>) -> Resu
 /// Checks the options of an endpoint: what is the engine's own is let through.
 pub(super) fn check_endpoint<'a>(
     mut keys: impl Iterator<Item = &'a String>,
-) -> Result<(), Refusal> {
+) -> Result<(), OptionError> {
     let is_known = |key: &str| key.starts_with(ENGINES_OWN) && !key.starts_with(DRIVERS);
     match keys.find(|key| !is_known(key)) {
-        Some(unknown) => refuse(format!(
-            "driver option {unknown:?} of an endpoint is not known: overlay-wg has {IFNAME}"
-        )),
+        Some(unknown) => Err(OptionError::OfEndpoint { option: unknown.clone() }),
         None => Ok(()),
     }
 }
@@ -102,18 +154,15 @@ pub(crate) fn mtu(options: &BTreeMap<String, String>, tunnel: u32) -> u32 {
 }
 
 /// Checks the name that an interface shall have, by an engine that heeds whole names or not.
-pub(super) fn check_ifname(name: &str, heeds_names: bool) -> Result<(), Refusal> {
+pub(super) fn check_ifname(name: &str, heeds_names: bool) -> Result<(), OptionError> {
     if !is_ifname(name) {
-        return refuse(format!("{IFNAME}={name} is no name of an interface"));
+        return Err(OptionError::Ifname { name: name.to_owned() });
     }
     if heeds_names || name.strip_suffix('0').is_some_and(ends_without_number) {
         return Ok(());
     }
 
-    refuse(format!(
-        "{IFNAME}={name}: Docker before version 29 lets a plugin give only names that end in the number 0, such as {}0",
-        name.trim_end_matches(|c: char| c.is_ascii_digit())
-    ))
+    Err(OptionError::IfnameUnheeded { name: name.to_owned() })
 }
 
 fn is_ifname(name: &str) -> bool {
@@ -137,7 +186,7 @@ mod tests {
     fn unknown_options_are_refused_by_name_with_those_that_are_known() {
         let text = check_network(&options(&[("com.docker.network.bridge.name", "br7")]), false)
             .unwrap_err()
-            .message;
+            .to_string();
 
         assert!(text.contains("bridge.name") && text.contains(MTU), "{text}");
         assert!(
@@ -166,7 +215,7 @@ mod tests {
 
         assert!(check_endpoint(own.map(str::to_owned).iter()).is_ok());
         for unknown in ["parent", "com.docker.network.driver.mtu"] {
-            let text = check_endpoint([unknown.to_owned()].iter()).unwrap_err().message;
+            let text = check_endpoint([unknown.to_owned()].iter()).unwrap_err().to_string();
             assert!(text.contains(unknown), "{text}");
         }
         assert!(check_ipam(["overlay.network".to_owned()].iter()).is_ok());

@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use overlay_core::{EndpointId, Network, NetworkId};
-use overlay_proto::{Code, Refusal};
+use overlay_core::{EndpointId, Name, Network, NetworkId};
+use overlay_proto::Code;
 use tokio::time::timeout;
 
 use super::client::{DockerClient, EngineError};
@@ -22,14 +22,17 @@ use super::naming::ContainerNames;
 use super::plugin_store::{PluginState, PluginStore};
 use crate::desired::EndpointRows;
 use crate::endpoint::lifecycle::Endpoints;
-use crate::endpoint::reservation::Reservation;
+use crate::endpoint::reservation::{Reservation, ReservationError};
 use crate::kernel::container_interface::name_inside;
+use crate::membership::network_membership::MembershipError;
 use crate::problem::explain;
 use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
 use crate::reconcile::EndpointState;
 use crate::state::journal::Entries;
-use crate::state::{DockerNetwork, EndpointRecord, IpamMode, ManagedSandbox, SandboxRecord};
+use crate::state::{
+    DockerNetwork, EndpointRecord, IpamMode, ManagedSandbox, SandboxRecord, StoreFailure,
+};
 
 /// How long a container may take to answer before it counts as busy; the next look asks again.
 const REST: Duration = Duration::from_secs(1);
@@ -112,12 +115,12 @@ pub(super) async fn pass(
             let Some((docker, network)) = network_of(store, endpoints, &lost.network) else {
                 continue;
             };
-            if let Err(refusal) =
+            if let Err(error) =
                 give_back(store, endpoints, &found, &lost.endpoint, &docker, &network).await
             {
-                is_whole &= refusal.code != Code::ControlAway;
-                let text = remedied(&found.name, network.title(), &refusal.message);
-                failed.insert(lost.endpoint, (refusal.code, text));
+                is_whole &= error.code() != Code::ControlAway;
+                let text = remedied(&found.name, network.title(), &error.to_string());
+                failed.insert(lost.endpoint, (error.code(), text));
             }
         }
     }
@@ -162,6 +165,38 @@ fn remedied(container: &str, network: &str, why: &str) -> String {
     format!("container {container} has no interface on network {network}: {why}; run: {again}")
 }
 
+/// Why a container does not get its endpoint back.
+#[derive(Debug, thiserror::Error)]
+enum GiveBackError {
+    /// Somebody has its address.
+    #[error("its address is {holder}'s by now")]
+    Taken {
+        /// What has it.
+        holder: Name,
+    },
+    /// This node is not in the network.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    /// It is not to be had.
+    #[error(transparent)]
+    Reservation(#[from] ReservationError),
+    /// Its address cannot be written down.
+    #[error(transparent)]
+    Store(#[from] StoreFailure),
+}
+
+impl GiveBackError {
+    /// Returns the stable code.
+    fn code(&self) -> Code {
+        match self {
+            Self::Taken { .. } => Code::AddressTaken,
+            Self::Membership(error) => error.code(),
+            Self::Reservation(error) => error.code(),
+            Self::Store(failure) => failure.code(),
+        }
+    }
+}
+
 async fn give_back(
     store: &PluginStore,
     endpoints: &Endpoints,
@@ -169,7 +204,7 @@ async fn give_back(
     endpoint: &str,
     docker: &DockerNetwork,
     network: &Network,
-) -> Result<(), Refusal> {
+) -> Result<(), GiveBackError> {
     let attachment = found.attachments.get(endpoint).filter(|_| found.running);
     let (Some(attachment), Some(netns)) = (attachment, &found.netns) else { return Ok(()) };
     let _one = endpoints.memberships.stay(network.id).await?;
@@ -211,7 +246,7 @@ fn try_free(
     network: NetworkId,
     id: EndpointId,
     addresses: &[IpAddr],
-) -> Result<(), Refusal> {
+) -> Result<(), GiveBackError> {
     let (view, journal) = (endpoints.view(), endpoints.journal.entries());
     let rows = EndpointRows { view: &view, journal: &journal, node: endpoints.node() };
     let mut others = rows.of(network).filter(|other| {
@@ -220,9 +255,7 @@ fn try_free(
     });
     match others.next() {
         None => Ok(()),
-        Some(other) => {
-            Err(Refusal::new(Code::AddressTaken, format!("its address is {}'s by now", other.name)))
-        }
+        Some(other) => Err(GiveBackError::Taken { holder: other.name.clone() }),
     }
 }
 

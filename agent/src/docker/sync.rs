@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use overlay_core::{NetworkId, View};
-use overlay_proto::convert::{MAX_DIFFERENCES, difference};
-use overlay_proto::{Code, Refusal, v1};
+use overlay_proto::convert::{self, ConversionError, MAX_DIFFERENCES, difference};
+use overlay_proto::{Code, v1};
 use tokio::sync::watch;
 
 use super::client::{DockerClient, EngineError};
@@ -19,10 +19,11 @@ use super::{gwbridge, prefixes, publish};
 use crate::endpoint::lifecycle::Endpoints;
 use crate::kernel::{KernelError, Netns, reservation};
 use crate::membership::connection;
+use crate::membership::control_error::ControlError;
 use crate::problem::{Problems, explain};
 use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
-use crate::state::{DockerKey, DockerRow, EndpointRecord};
+use crate::state::{DockerKey, DockerRow, EndpointRecord, StoreFailure};
 
 /// What is remembered between passes.
 #[derive(Debug)]
@@ -277,7 +278,7 @@ async fn perform(
         }
         Action::Publish(docker, id) => {
             let told = publish(store, endpoints, listed, plugin_state, docker, *id).await;
-            told.map_err(|refusal| (About::Docker(docker.clone()), refusal.to_string()))
+            told.map_err(|error| (About::Docker(docker.clone()), error.to_string()))
         }
         Action::Remove(docker) => {
             let of = |record: &EndpointRecord| {
@@ -310,6 +311,20 @@ async fn perform(
     }
 }
 
+/// Why a network that Docker has was not made.
+#[derive(Debug, thiserror::Error)]
+enum PublishError {
+    /// Control does not make it.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A field of control's answer is malformed.
+    #[error(transparent)]
+    Answer(#[from] ConversionError),
+    /// What it stands for cannot be written down.
+    #[error(transparent)]
+    Store(#[from] StoreFailure),
+}
+
 /// Asks control to make a network that Docker has.
 async fn publish(
     store: &PluginStore,
@@ -318,7 +333,7 @@ async fn publish(
     plugin_state: &PluginState,
     docker: &str,
     id: Option<NetworkId>,
-) -> Result<(), Refusal> {
+) -> Result<(), PublishError> {
     let engine = listed.iter().find(|network| network.id == docker);
     let Some((engine, known)) = engine.zip(plugin_state.networks.get(docker)) else {
         return Ok(());
@@ -333,7 +348,7 @@ async fn publish(
         answer => answer?,
     };
     let network = answer.network.map(|network| network.id).unwrap_or_default();
-    let network: NetworkId = overlay_proto::convert::field("network.id", &network)?;
+    let network: NetworkId = convert::field("network.id", &network)?;
     if !store.bind(docker, Some(network)).await? {
         // A person removed it meanwhile.
         return Ok(store.write(vec![DockerRow::Removal(network)], Vec::new()).await?);

@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use overlay_core::ipam::Exhausted;
 use overlay_core::{Alias, Endpoint, EndpointId, Name, Network, NetworkId, Runtime, View};
-use overlay_proto::{Code, Refusal, convert};
+use overlay_proto::Code;
+use overlay_proto::convert::{self, ConversionError};
 
 use super::lifecycle::Endpoints;
 use super::request::{UnusableAddress, try_fixed};
@@ -65,7 +66,7 @@ pub(crate) enum ReservationError {
     Address(#[from] AddressError),
     /// Its id makes no name.
     #[error(transparent)]
-    Name(#[from] Refusal),
+    Name(#[from] ConversionError),
     /// Control does not grant its addresses.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -80,7 +81,7 @@ impl ReservationError {
         match self {
             Self::TooMany => Code::Exhausted,
             Self::Address(error) => error.code(),
-            Self::Name(error) => error.code,
+            Self::Name(error) => error.code(),
             Self::Control(error) => error.code(),
             Self::Journal(failure) => failure.code(),
         }
@@ -182,7 +183,7 @@ impl Endpoints {
         };
         let name = match wanted.name {
             Some(name) => name,
-            None => convert::field("name", &wanted.id.to_string()).map_err(Refusal::from)?,
+            None => convert::field("name", &wanted.id.to_string())?,
         };
         let endpoint = Endpoint {
             id: wanted.id,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use overlay_core::Name;
+use overlay_core::{Name, View};
 use overlay_proto::v1::agent_server::Agent;
 use overlay_proto::v1::control_client::ControlClient;
 use overlay_proto::{Code, JoinLine, Refusal, convert, v1};
@@ -21,6 +21,7 @@ use crate::endpoint::{attach, detach};
 use crate::membership::connection;
 use crate::membership::join::JoinOptions;
 use crate::node_handle::{self, NodeHandle};
+use crate::state::EndpointRecord;
 use crate::status;
 
 /// The agent's service.
@@ -140,9 +141,11 @@ impl Agent for LocalApi {
         &self,
         request: Request<v1::DetachRequest>,
     ) -> Result<Response<v1::DetachResponse>, Status> {
-        let detached =
-            detach::detach(&self.handle.joined()?.endpoints, &request.into_inner(), try_detachable)
-                .await?;
+        let joined = self.handle.joined()?;
+        let is_free = |view: &View, record: &EndpointRecord| Ok(try_detachable(view, record)?);
+        let detached: Result<_, Refusal> =
+            detach::detach(&joined.endpoints, &request.into_inner(), is_free).await;
+        let detached = detached?;
 
         Ok(Response::new(v1::DetachResponse {
             detached: u32::try_from(detached).unwrap_or(u32::MAX),

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use overlay_core::{Endpoint, EndpointId, Network, Runtime};
-use overlay_proto::{Code, Refusal};
 
+use super::error::{CreateEndpointError, HandOutError};
 use crate::docker::container_ifname::ContainerIfname;
 use crate::docker::interceptor_reserves::InterceptorReserves;
 use crate::docker::plugin::{
@@ -40,7 +40,7 @@ pub(super) async fn create_endpoint(
     store: &PluginStore,
     endpoints: &Endpoints,
     request: EndpointRequest,
-) -> Result<NewInterface, Refusal> {
+) -> Result<NewInterface, CreateEndpointError> {
     if let Some(known) = find(endpoints, &request.endpoint) {
         return Ok(described(&request.interface, &known.endpoint.addresses));
     }
@@ -111,23 +111,17 @@ fn superseded(
     entries: &Entries,
     network: &Network,
     addresses: &[IpAddr],
-) -> Result<Vec<EndpointId>, Refusal> {
-    let has_one =
-        |endpoint: &Endpoint| endpoint.addresses.iter().any(|address| addresses.contains(address));
-    let holders = entries
-        .values()
-        .filter(|record| record.endpoint.network == network.id && has_one(&record.endpoint));
+) -> Result<Vec<EndpointId>, CreateEndpointError> {
+    let taken = |endpoint: &Endpoint| {
+        endpoint.addresses.iter().copied().find(|address| addresses.contains(address))
+    };
+    let here = entries.values().filter(|record| record.endpoint.network == network.id);
+    let holders = here.filter_map(|record| Some((record, taken(&record.endpoint)?)));
     let mut replaced = Vec::new();
-    for holder in holders {
+    for (holder, address) in holders {
         if !holder.sandbox.is_managed() {
-            let taken =
-                holder.endpoint.addresses.iter().find(|address| addresses.contains(address));
-            let address = taken.map(ToString::to_string).unwrap_or_default();
-            let text = format!(
-                "{address} is {}'s in {}, on this node; use another --ip",
-                holder.endpoint.name, network.name
-            );
-            return Err(Refusal::new(Code::AddressTaken, text));
+            let (holder, network) = (holder.endpoint.name.clone(), network.name.clone());
+            return Err(CreateEndpointError::Taken { address, holder, network });
         }
         replaced.push(holder.endpoint.id);
     }
@@ -148,9 +142,8 @@ fn addresses(
     docker: &DockerNetwork,
     network: &Network,
     interface: &DockerInterface,
-) -> Result<Vec<IpAddr>, Refusal> {
-    let missing = || Refusal::new(Code::InvalidInput, "Interface.Address is missing");
-    let v4 = interface.v4.ok_or_else(missing)?;
+) -> Result<Vec<IpAddr>, CreateEndpointError> {
+    let v4 = interface.v4.ok_or(CreateEndpointError::AddressMissing)?;
     let all: Vec<IpAddr> =
         std::iter::once(IpAddr::V4(v4)).chain(interface.v6.map(IpAddr::V6)).collect();
     match &docker.ipam_mode {
@@ -163,8 +156,8 @@ fn addresses(
                 })
             };
             if let Some(stray) = all.iter().find(|address| !promised(address)) {
-                let text = format!("{stray} was not given out for network {}", network.name);
-                return Err(Refusal::new(Code::AddressTaken, text));
+                let (address, network) = (*stray, network.name.clone());
+                return Err(CreateEndpointError::NotGiven { address, network });
             }
         }
         IpamMode::Engine => {
@@ -179,14 +172,8 @@ fn addresses(
                 })
             };
             if let Some(taken) = all.iter().find(foreign) {
-                let text = format!(
-                    "{taken} is in a block of addresses that another node of {} gives out",
-                    network.name
-                );
-                return Err(Refusal::new(
-                    Code::AddressTaken,
-                    format!("{text}; choose a lower one"),
-                ));
+                let (address, network) = (*taken, network.name.clone());
+                return Err(CreateEndpointError::OfOtherNode { address, network });
             }
         }
     }
@@ -200,10 +187,8 @@ pub(super) async fn join(
     endpoints: &Endpoints,
     reserves: &InterceptorReserves,
     request: JoinRequest,
-) -> Result<Joined, Refusal> {
-    let unknown =
-        || Refusal::new(Code::NotFound, "there is no such endpoint; start the container again");
-    let record = find(endpoints, &request.endpoint).ok_or_else(unknown)?;
+) -> Result<Joined, HandOutError> {
+    let record = find(endpoints, &request.endpoint).ok_or(HandOutError::UnknownEndpoint)?;
     let (docker, network) = ready::network(store, endpoints, &request.network).await?;
     if let Some(netns) = &request.netns {
         let left = left_behind(&endpoints.journal.entries(), &record, netns);
@@ -264,7 +249,7 @@ async fn check_apart(
     network: &Network,
     addresses: &[IpAddr],
     netns: &Path,
-) -> Result<(), Refusal> {
+) -> Result<(), HandOutError> {
     let Ok(netns) = Netns::open(netns) else { return Ok(()) };
     // If it cannot be read, it is up to Docker to decide.
     let Ok(there) = HostNetwork::list(&netns).await else { return Ok(()) };
@@ -274,15 +259,12 @@ async fn check_apart(
     };
     match addresses.iter().find_map(|address| there.conflict(on_link(address))) {
         None => Ok(()),
-        Some((held, interface)) => Err(Refusal::new(
-            Code::AddressTaken,
-            format!(
-                "this container is on {held} by {interface}, which overlaps {} of network {}: no container can be on both; \
-                 take it off the other network, or make one of them with another --subnet",
-                network.prefix,
-                network.title()
-            ),
-        )),
+        Some((held, interface)) => Err(HandOutError::Overlap {
+            held,
+            interface: interface.to_owned(),
+            prefix: network.prefix,
+            title: network.title().to_owned(),
+        }),
     }
 }
 
@@ -291,6 +273,7 @@ mod tests {
     use std::sync::Arc;
 
     use overlay_core::{NetworkId, NodeId};
+    use overlay_proto::Code;
 
     use super::*;
     use crate::docker::testing;
@@ -340,9 +323,10 @@ mod tests {
         assert_eq!(given(2).expect("Docker's own"), [EndpointId::from_random(1)]);
         assert_eq!(given(9).expect("nobody's"), []);
         let refusal = given(4).expect_err("the host lives");
-        assert_eq!(refusal.code, Code::AddressTaken);
-        assert!(refusal.message.contains("10.9.0.4 is e4's in net"), "{refusal}");
+        assert_eq!(refusal.code(), Code::AddressTaken);
+        assert!(refusal.to_string().contains("10.9.0.4 is e4's in net"), "{refusal}");
     }
+
     #[test]
     fn who_joins_from_a_namespace_proves_that_no_earlier_endpoint_of_the_network_lives_there() {
         let within = |path: &str| {

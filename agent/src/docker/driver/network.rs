@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use overlay_core::network::first_host;
-use overlay_proto::{Code, Refusal};
 
+use super::error::CreateNetworkError;
 use crate::docker::plugin::NetworkRequest;
 use crate::docker::plugin_store::PluginStore;
 use crate::docker::{DRIVER, ipam, options};
@@ -17,7 +17,7 @@ pub(super) async fn create_network(
     store: &PluginStore,
     endpoints: &Endpoints,
     request: NetworkRequest,
-) -> Result<(), Refusal> {
+) -> Result<(), CreateNetworkError> {
     let plugin_state = store.state();
     if plugin_state.networks.contains_key(&request.id) {
         return Ok(());
@@ -64,16 +64,11 @@ pub(super) async fn create_network(
 fn ours(
     pools: &BTreeMap<String, DockerPool>,
     request: &NetworkRequest,
-) -> Result<(IpamMode, Vec<DockerPool>), Refusal> {
+) -> Result<(IpamMode, Vec<DockerPool>), CreateNetworkError> {
     let find = |prefix: IpNet| {
         let free =
             |pool: &&DockerPool| pool.docker_network.is_none() && pool.prefix == prefix.trunc();
-        let unknown = || {
-            Refusal::new(
-                Code::NotFound,
-                format!("nobody asked for {prefix}; create the network again"),
-            )
-        };
+        let unknown = || CreateNetworkError::UnknownPool { prefix };
         pools.values().filter(free).max_by_key(|pool| pool.since_ms).cloned().ok_or_else(unknown)
     };
     let v4 = find(request.v4.prefix.into())?;
