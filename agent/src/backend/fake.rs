@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use overlay_core::{NetworkId, NodeId};
 use tokio::sync::watch;
 
-use super::{Backend, BackendKind, BackendReport, DataPath, Networks, ServeError, ServedInterface};
+use super::{
+    Backend, BackendKind, BackendReport, DataPath, NetworkConfigs, ServeError, ServedInterface,
+};
 use crate::kernel::{InterfaceDesired, NetworkInterface, TunDesired};
 
 /// The backend.
@@ -23,7 +25,7 @@ pub(crate) struct FakeBackend {
 #[derive(Debug, Default)]
 pub(crate) struct Told {
     /// What it is to carry.
-    pub(crate) networks: Networks,
+    pub(crate) networks: NetworkConfigs,
     /// How often it was to find out how peers see this node.
     pub(crate) greetings: usize,
 }
@@ -64,7 +66,7 @@ impl Backend for FakeBackend {
 
     fn release_interface(&self, _: NetworkId) {}
 
-    fn publish(&self, networks: &Networks) {
+    fn publish(&self, networks: &NetworkConfigs) {
         self.told().networks = networks.clone();
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use overlay_core::{NetworkId, PrivateKey};
 use overlay_dataplane::{NetworkTable, Tables};
 
-use super::{NetworkConfig, Networks};
+use super::{NetworkConfig, NetworkConfigs};
 
 /// The tables of all lanes. One that says the same as before is the same one, so that the lanes
 /// need not look at it.
@@ -31,7 +31,7 @@ impl LaneTables {
     }
 
     /// Returns what each lane is told of these networks.
-    pub(crate) fn update(&mut self, networks: &Networks) -> Vec<Tables> {
+    pub(crate) fn update(&mut self, networks: &NetworkConfigs) -> Vec<Tables> {
         self.known.retain(|id, _| networks.contains_key(id));
         for (id, config) in networks {
             if self.known.get(id).is_none_or(|known| !Arc::ptr_eq(&known.config, config)) {
@@ -93,10 +93,10 @@ mod tests {
     #[test]
     fn a_network_that_is_left_out_is_in_no_table_and_comes_back_as_new() {
         let (mut lanes, networks) =
-            (LaneTables::new(1), Networks::from([(NetworkId::FIRST, config(1))]));
+            (LaneTables::new(1), NetworkConfigs::from([(NetworkId::FIRST, config(1))]));
         let first = lanes.update(&networks).remove(0).networks;
 
-        assert!(lanes.update(&Networks::new())[0].networks.is_empty());
+        assert!(lanes.update(&NetworkConfigs::new())[0].networks.is_empty());
 
         let second = lanes.update(&networks).remove(0).networks;
         assert!(!Arc::ptr_eq(&first[&NetworkId::FIRST], &second[&NetworkId::FIRST]));

@@ -71,7 +71,7 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync {
     fn release_interface(&self, network: NetworkId);
 
     /// Carries these networks from now on, as they are configured, and no other.
-    fn publish(&self, networks: &Networks);
+    fn publish(&self, networks: &NetworkConfigs);
 
     /// Sends handshakes at once; for an agent whose peers may hold sessions that it does not know.
     fn wake_peers(&self);
@@ -130,7 +130,7 @@ impl BackendKind {
 }
 
 /// What is carried. A network whose `Arc` is the one that was published before is the same.
-pub(crate) type Networks = BTreeMap<NetworkId, Arc<NetworkConfig>>;
+pub(crate) type NetworkConfigs = BTreeMap<NetworkId, Arc<NetworkConfig>>;
 
 /// A network, as it is to be carried.
 #[derive(Debug, Clone)]

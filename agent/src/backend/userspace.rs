@@ -15,7 +15,9 @@ pub(crate) use super::events::LaneEvents;
 use super::lane_status;
 use super::lane_tables::LaneTables;
 use super::served_tun::{self, ServedTun};
-use super::{Backend, BackendKind, BackendReport, DataPath, Networks, ServeError, ServedInterface};
+use super::{
+    Backend, BackendKind, BackendReport, DataPath, NetworkConfigs, ServeError, ServedInterface,
+};
 use crate::hand_over::DescriptorStore;
 use crate::kernel::{InterfaceDesired, NetworkInterface, TunDesired};
 use crate::path::{LaneEvent, LaneSockets, Lanes, LanesConfig, LanesError, Offload};
@@ -147,7 +149,7 @@ impl Backend for Userspace {
         let _ = self.lanes.remove_network(network);
     }
 
-    fn publish(&self, networks: &Networks) {
+    fn publish(&self, networks: &NetworkConfigs) {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock: what was computed last is what the lanes have last.
         self.lanes.publish(tables.update(networks).into_iter().map(Arc::new));

@@ -154,8 +154,8 @@ impl Default for EngineKind {
 /// An event of Docker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum EngineEvent {
-    /// Networks changed.
-    Networks,
+    /// NetworkConfigs changed.
+    NetworkConfigs,
     /// A container was started or renamed, or got or lost a network.
     Container(String),
 }
@@ -309,7 +309,7 @@ pub(super) fn read(event: EventMessage) -> Option<EngineEvent> {
     let actor = event.actor.unwrap_or_default();
     match (event.typ?, action.as_str()) {
         (EventMessageTypeEnum::NETWORK, "create" | "destroy" | "remove") => {
-            Some(EngineEvent::Networks)
+            Some(EngineEvent::NetworkConfigs)
         }
         (EventMessageTypeEnum::NETWORK, "connect" | "disconnect") => {
             sorted(actor.attributes).remove("container").map(EngineEvent::Container)

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::backend::userspace::{LaneEvents, Userspace};
-use crate::backend::{Backend as _, Networks};
+use crate::backend::{Backend as _, NetworkConfigs};
 use crate::descriptor_reserves::DescriptorReserves;
 use crate::docker;
 use crate::endpoint::gc;
@@ -173,7 +173,7 @@ impl Node {
         {
             tracing::warn!(error = %explain(&error), "Docker keeps what it had of our networks");
         }
-        joined.data_path.backend.publish(&Networks::new());
+        joined.data_path.backend.publish(&NetworkConfigs::new());
         for network in joined.endpoints.reports.borrow().keys() {
             joined.data_path.backend.release_interface(*network);
         }
@@ -213,13 +213,13 @@ impl Node {
     pub(super) async fn expel(&mut self, reason: String) {
         let Phase::Joined(joined) = self.handle.phase() else { return };
         tracing::error!(%reason, "Control removed this node, tunnels are shut");
-        joined.data_path.backend.publish(&Networks::new());
+        joined.data_path.backend.publish(&NetworkConfigs::new());
         let kept = reason.clone();
         if in_store(&self.store, move |store| store.put_expelled(&kept)).await.is_err() {
             self.unkept_expulsion = Some(reason.clone());
         }
         self.stop_session().await;
-        joined.data_path.backend.publish(&Networks::new());
+        joined.data_path.backend.publish(&NetworkConfigs::new());
         self.handle.problems.raise(
             ProblemKey::Node,
             ProblemCode::Expelled,

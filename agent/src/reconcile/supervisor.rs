@@ -16,7 +16,7 @@ use super::clean;
 use super::context::ReconcileContext;
 use super::wanted::{Sources, Wanted};
 use super::worker::{self, WorkerContext};
-use crate::backend::{Backend, Networks};
+use crate::backend::{Backend, NetworkConfigs};
 use crate::desired::NetworkDesired;
 use crate::dns::DnsServers;
 use crate::kernel::{MountEvents, NamespaceEvents};
@@ -240,10 +240,16 @@ struct Carried {
 }
 
 impl Carried {
-    fn publish(&mut self, backend: &dyn Backend, carries: bool, wanted: &Networks, has_new: bool) {
+    fn publish(
+        &mut self,
+        backend: &dyn Backend,
+        carries: bool,
+        wanted: &NetworkConfigs,
+        has_new: bool,
+    ) {
         let carried = std::mem::replace(&mut self.carries, carries);
         if !carries {
-            return backend.publish(&Networks::new());
+            return backend.publish(&NetworkConfigs::new());
         }
         backend.publish(wanted);
         if has_new || !carried {
@@ -258,7 +264,7 @@ mod tests {
     use crate::backend::NetworkConfig;
     use crate::backend::fake::FakeBackend;
 
-    fn wanted() -> Networks {
+    fn wanted() -> NetworkConfigs {
         let config = NetworkConfig {
             id: NetworkId::FIRST,
             keys: vec![[1; 32].into()],
@@ -267,7 +273,7 @@ mod tests {
             mtu: 1408,
         };
 
-        Networks::from([(NetworkId::FIRST, Arc::new(config))])
+        NetworkConfigs::from([(NetworkId::FIRST, Arc::new(config))])
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use overlay_core::{Endpoint, EndpointId, Network, NetworkId, NodeId, PrivateKey, RowKey};
 
-use crate::backend::Networks;
+use crate::backend::NetworkConfigs;
 use crate::desired::{self, EndpointRows, Holdings, NetworkDesired, Underlays};
 use crate::dns::{Names, NetworkNames, scopes};
 use crate::kernel::{InterfaceDesired, Strays};
@@ -59,11 +59,11 @@ struct Seen {
 #[derive(Debug)]
 pub(crate) struct Wanted {
     seen: Option<Seen>,
-    /// Networks whose keys were not there yet.
+    /// NetworkConfigs whose keys were not there yet.
     keyless: BTreeSet<NetworkId>,
     strays: Strays,
     networks: BTreeMap<NetworkId, Arc<NetworkDesired>>,
-    configs: Networks,
+    configs: NetworkConfigs,
     names: BTreeMap<NetworkId, Arc<NetworkNames>>,
     scopes: Arc<crate::dns::Scopes>,
 }
@@ -76,7 +76,7 @@ impl Wanted {
             keyless: BTreeSet::new(),
             strays: Strays::default(),
             networks: BTreeMap::new(),
-            configs: Networks::new(),
+            configs: NetworkConfigs::new(),
             names: BTreeMap::new(),
             scopes: Arc::default(),
         }
@@ -89,7 +89,7 @@ impl Wanted {
 
     /// Returns how each network is to be carried. One that is to be carried as before is the same
     /// one, so that the backend need not look at it.
-    pub(crate) fn configs(&self) -> &Networks {
+    pub(crate) fn configs(&self) -> &NetworkConfigs {
         &self.configs
     }
 

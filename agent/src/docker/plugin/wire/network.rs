@@ -1,4 +1,4 @@
-//! Networks: `NetworkDriver.CreateNetwork` and `DeleteNetwork`.
+//! NetworkConfigs: `NetworkDriver.CreateNetwork` and `DeleteNetwork`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
