@@ -23,6 +23,7 @@ mod start_error;
 mod store;
 mod token;
 mod watch;
+mod write_error;
 mod writer;
 
 pub use config::{

@@ -7,7 +7,6 @@ use std::thread;
 use std::time::Duration;
 
 use overlay_core::Revision;
-use overlay_proto::{Code, Refusal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
@@ -16,6 +15,7 @@ use crate::conditions::Conditions;
 use crate::registry::{self, Actor, ClusterState, Operation, Reply};
 use crate::store::{Commit, Store, StoreError};
 use crate::watch::Hub;
+use crate::write_error::WriteError;
 
 /// Queued commands: each connection has a few at most; at 1 KiB each this is 1 MiB.
 const QUEUE: usize = 1_024;
@@ -24,7 +24,7 @@ const BATCH: usize = 256;
 /// How often a store that failed is tried again.
 const PROBE: Duration = Duration::from_secs(1);
 
-type Answer = Result<(Reply, Revision), Refusal>;
+type Answer = Result<(Reply, Revision), WriteError>;
 
 enum Message {
     Job(Box<Job>),
@@ -93,18 +93,15 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// The refusal of the registry or of the store.
+    /// [`WriteError`]; nothing has changed then.
     pub(crate) async fn ask(&self, actor: Actor, command: Operation) -> Answer {
         let (reply, answer) = oneshot::channel();
-        let gone = || {
-            Refusal::new(Code::Storage, "control has stopped writing; see its log and restart it")
-        };
         self.jobs
             .send(Message::Job(Box::new(Job { actor, command, reply })))
             .await
-            .map_err(|_| gone())?;
+            .map_err(|_| WriteError::Stopped)?;
 
-        answer.await.map_err(|_| gone())?
+        answer.await.map_err(|_| WriteError::Stopped)?
     }
 }
 
@@ -182,9 +179,7 @@ impl WriterThread {
         // A panic while deciding changes nothing, and must not affect other commands.
         let decided =
             catch_unwind(AssertUnwindSafe(|| registry::apply(&self.state, actor, command, now)));
-        let fault =
-            |_| Refusal::new(Code::Fault, "control failed internally on this request; see its log");
-        let (outcome, records) = decided.map_err(fault)??;
+        let (outcome, records) = decided.map_err(|_| WriteError::Panicked)??;
         if !records.is_empty() {
             let changed = self.state.commit(records.clone());
             commits.push(Commit { to: self.state.view().revision, records, changed });
@@ -204,17 +199,20 @@ impl WriterThread {
         if !answers.is_empty() {
             tracing::error!(%error, "Failed to store changes");
         }
+        let error = Arc::new(error);
         for (reply, answer) in answers {
-            let refused = answer.and_then(|_| Err(Refusal::new(Code::Storage, &error)));
+            let refused = answer.and_then(|_| Err(WriteError::Store(Arc::clone(&error))));
             let _ = reply.send(refused);
         }
         self.state = self.hub.look(ClusterState::clone);
-        match error {
+        match &*error {
             // A write that was reported as failed did happen after all.
-            StoreError::Moved { found, expected, .. } if found > expected => {
+            &StoreError::Moved { found, expected, .. } if found > expected => {
                 self.catch_up(expected)
             }
-            error @ StoreError::Moved { .. } => Err(error),
+            &StoreError::Moved { ref path, found, expected } => {
+                Err(StoreError::Moved { path: path.clone(), found, expected })
+            }
             StoreError::Missing { .. }
             | StoreError::Exists { .. }
             | StoreError::Busy { .. }
@@ -257,6 +255,7 @@ mod tests {
     use crate::store::embedded::Embedded;
     use crate::store::{ChangeLogEntry, Loaded};
     use overlay_daemon::log::Log;
+    use overlay_proto::Code;
 
     /// Reports the first commit as failed although it was stored.
     struct FlakyStore {
@@ -328,7 +327,7 @@ mod tests {
         let (_, revision) =
             writer.ask(Actor::Operator, network("second", 2)).await.expect("stored");
 
-        assert_eq!((refused.code, revision), (Code::Storage, Revision(3)));
+        assert_eq!((refused.code(), revision), (Code::Storage, Revision(3)));
         assert_eq!(hub.look(|state| state.view().networks.len()), 2);
         writer.stop().await;
         assert!(thread.join().expect("no panic").is_ok());

@@ -67,7 +67,7 @@ impl ControlService {
     }
 
     async fn ask(&self, node: NodeId, command: Operation) -> Result<(Reply, Revision), Refusal> {
-        self.writer.ask(Actor::Node(node), command).await
+        Ok(self.writer.ask(Actor::Node(node), command).await?)
     }
 
     /// Submits a command whose answer is only the revision.

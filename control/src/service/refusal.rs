@@ -5,9 +5,16 @@ use overlay_proto::{Code, Refusal};
 use crate::pki::InvalidRequest;
 use crate::random::RandomError;
 use crate::registry::RegistryError;
+use crate::write_error::WriteError;
 
 impl From<RegistryError> for Refusal {
     fn from(error: RegistryError) -> Self {
+        Self::new(error.code(), error)
+    }
+}
+
+impl From<WriteError> for Refusal {
+    fn from(error: WriteError) -> Self {
         Self::new(error.code(), error)
     }
 }
