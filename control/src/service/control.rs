@@ -31,7 +31,7 @@ impl ControlService {
             match self.hub.open(node, watcher.clone(), silent.as_ref(), clock::now_unix())? {
                 OpenResult::Open(watch) => return Ok(watch),
                 OpenResult::Occupied(earlier) if earlier.answers().await => {
-                    return Err(earlier.turned_away(watcher.address, clock::now_unix()));
+                    return Err(earlier.turned_away(watcher.address, clock::now_unix()).into());
                 }
                 OpenResult::Occupied(earlier) => {
                     tracing::info!(%node, from = %earlier.address(), "A watch whose agent is gone gives way");

@@ -5,6 +5,7 @@ use overlay_proto::{Code, Refusal};
 use crate::pki::InvalidRequest;
 use crate::random::RandomError;
 use crate::registry::RegistryError;
+use crate::watch::end::{DuplicateIdentity, WatchEnd};
 use crate::write_error::WriteError;
 
 impl From<RegistryError> for Refusal {
@@ -16,6 +17,18 @@ impl From<RegistryError> for Refusal {
 impl From<WriteError> for Refusal {
     fn from(error: WriteError) -> Self {
         Self::new(error.code(), error)
+    }
+}
+
+impl From<WatchEnd> for Refusal {
+    fn from(end: WatchEnd) -> Self {
+        Self::new(end.code(), end)
+    }
+}
+
+impl From<DuplicateIdentity> for Refusal {
+    fn from(duplicate: DuplicateIdentity) -> Self {
+        Self::new(Code::IdentityClash, duplicate)
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use overlay_proto::{Code, Refusal, v1};
+use overlay_proto::v1;
 use tokio::time::Instant;
 
 /// How long the first process is told of the other after the other was last turned away; it retries
@@ -17,17 +17,6 @@ const STALE: Duration = Duration::from_secs(4);
 /// instance count as the same.
 pub(super) fn is_another(open: &str, coming: &str) -> bool {
     !open.is_empty() && !coming.is_empty() && open != coming
-}
-
-/// Returns the refusal for the process that came second.
-pub(crate) fn refusal(first: IpAddr) -> Refusal {
-    Refusal::new(
-        Code::IdentityClash,
-        format!(
-            "another host ({first}) uses this node's identity and was there first; if this host is the copy, run \
-             `overlayctl leave` here and join with a new token"
-        ),
-    )
 }
 
 /// The process that was turned away last, if any.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockRea
 use std::time::Duration;
 
 use overlay_core::{Delta, NodeId, Revision, RowKey, View};
-use overlay_proto::{Code, Refusal, v1};
+use overlay_proto::v1;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::catch_up;
 use super::change_log::ChangeLog;
 use super::duplicate::{self, Duplicate};
-use crate::registry::{ChangedKey, ClusterState};
+use super::end::{DuplicateIdentity, WatchEnd};
+use crate::registry::{ChangedKey, ClusterState, RegistryError};
 use crate::store::{ChangeLogEntry, Commit};
 
 /// How long an agent has to confirm that it is still there when another process presents its
@@ -82,7 +83,7 @@ pub(crate) struct OpenWatch {
     answers: watch::Sender<u64>,
     duplicate: Duplicate,
     closed: CancellationToken,
-    reason: OnceLock<Refusal>,
+    reason: OnceLock<WatchEnd>,
 }
 
 impl OpenWatch {
@@ -117,13 +118,13 @@ impl OpenWatch {
 
     /// Records that another process presented this watcher's certificate and was turned away, at
     /// `unix` seconds since 1970.
-    pub(crate) fn turned_away(&self, address: IpAddr, unix: u64) -> Refusal {
+    pub(crate) fn turned_away(&self, address: IpAddr, unix: u64) -> DuplicateIdentity {
         if self.duplicate.turned_away(address, unix, Instant::now()) {
             tracing::warn!(kept = %self.watcher.address, turned_away = %address, "Two hosts use the identity of one node");
             self.prompt.notify_one();
         }
 
-        duplicate::refusal(self.watcher.address)
+        DuplicateIdentity { first: self.watcher.address }
     }
 
     /// Waits until something besides the membership must be sent to the watcher at once.
@@ -161,14 +162,13 @@ impl OpenWatch {
     }
 
     /// Waits until the watch must end, and returns why.
-    pub(crate) async fn ended(&self) -> Refusal {
+    pub(crate) async fn ended(&self) -> WatchEnd {
         self.closed.cancelled().await;
-        let shutdown = || Refusal::new(Code::ControlAway, "control is shutting down");
 
-        self.reason.get().cloned().unwrap_or_else(shutdown)
+        self.reason.get().cloned().unwrap_or(WatchEnd::Shutdown)
     }
 
-    fn end(&self, reason: Refusal) {
+    fn end(&self, reason: WatchEnd) {
         // The first reason wins.
         let _ = self.reason.set(reason);
         self.closed.cancel();
@@ -248,7 +248,7 @@ impl Hub {
             {
                 watches.presence.remove(&node);
                 if let Some(watch) = watches.open.remove(&node) {
-                    watch.end(gone.into());
+                    watch.end(WatchEnd::Removed(gone));
                 }
             }
         }
@@ -273,7 +273,7 @@ impl Hub {
         watcher: Watcher,
         silent: Option<&Arc<OpenWatch>>,
         now: u64,
-    ) -> Result<OpenResult, Refusal> {
+    ) -> Result<OpenResult, RegistryError> {
         let mut watches = self.watches();
         // Under the lock, so that a removal is either seen here or finds the watch.
         self.look(|state| state.node(node).map(drop))?;
@@ -287,10 +287,7 @@ impl Hub {
         let watch = Arc::new(OpenWatch::new(watcher));
         if let Some(earlier) = watches.open.insert(node, Arc::clone(&watch)) {
             tracing::debug!(%node, "A second watch of one node replaced the first");
-            earlier.end(Refusal::new(
-                Code::WrongState,
-                "another watch with this node's identity began; if this repeats, two hosts share one state directory",
-            ));
+            earlier.end(WatchEnd::Replaced);
         }
         let presence = watches.presence.entry(node).or_default();
         presence.online = true;

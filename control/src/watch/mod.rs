@@ -6,6 +6,7 @@
 pub(crate) mod catch_up;
 pub(crate) mod change_log;
 pub(crate) mod duplicate;
+pub(crate) mod end;
 pub(crate) mod hub;
 pub(crate) mod stream;
 

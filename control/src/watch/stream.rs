@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use overlay_core::instant::rfc3339;
 use overlay_core::{NodeId, Revision};
-use overlay_proto::{Code, Refusal, v1};
+use overlay_proto::{Refusal, v1};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tonic::Status;
 
+use super::end::WatchEnd;
 use super::hub::{Hub, OpenWatch, WatchEvent};
 use crate::clock;
 use crate::location::Location;
@@ -53,10 +53,10 @@ impl WatchStream {
         self.hub.close(self.node, &self.watch, clock::now_unix());
         tracing::debug!(node = %self.node, reason = %end, "Watch ended");
         // A reader that is gone or does not read has no use for the reason.
-        let _ = sender.try_send(Err(end.into()));
+        let _ = sender.try_send(Err(Refusal::from(end).into()));
     }
 
-    async fn serve(&mut self, sender: &WatchSender) -> Refusal {
+    async fn serve(&mut self, sender: &WatchSender) -> WatchEnd {
         let mut alive = interval_at(Instant::now() + ALIVE_INTERVAL, ALIVE_INTERVAL);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         if let Err(end) = self.send_event(sender).await {
@@ -69,7 +69,7 @@ impl WatchStream {
             let sent = tokio::select! {
                 biased;
                 end = self.watch.ended() => Err(end),
-                () = sender.closed() => Err(Refusal::new(Code::ControlAway, "the watcher went away")),
+                () = sender.closed() => Err(WatchEnd::Gone),
                 _ = alive.tick() => self.send_alive(sender).await,
                 Ok(()) = self.problems.changed() => self.send_alive(sender).await,
                 () = self.watch.prompted() => self.send_alive(sender).await,
@@ -84,7 +84,7 @@ impl WatchStream {
         }
     }
 
-    async fn send_event(&mut self, sender: &WatchSender) -> Result<(), Refusal> {
+    async fn send_event(&mut self, sender: &WatchSender) -> Result<(), WatchEnd> {
         let (at, event) = match self.hub.next_event(self.node, self.at) {
             WatchEvent::Snapshot(view) => {
                 (view.revision, v1::watch_response::Event::Snapshot((&view).into()))
@@ -98,17 +98,10 @@ impl WatchStream {
         Ok(())
     }
 
-    async fn send_alive(&mut self, sender: &WatchSender) -> Result<(), Refusal> {
+    async fn send_alive(&mut self, sender: &WatchSender) -> Result<(), WatchEnd> {
         let now = clock::now_unix();
         if now >= self.expires {
-            return Err(Refusal::new(
-                Code::NotAuthenticated,
-                format!(
-                    "the certificate of this watch ended at {}, control's clock says {}; watch again with the new one",
-                    rfc3339(self.expires),
-                    rfc3339(now)
-                ),
-            ));
+            return Err(WatchEnd::CertificateExpired { expired: self.expires, now });
         }
         // Changes that do not concern this watcher advance it, too, so that the change log reaches
         // back to its revision.
@@ -127,16 +120,14 @@ impl WatchStream {
         &self,
         sender: &WatchSender,
         event: v1::watch_response::Event,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), WatchEnd> {
         let message = Ok(v1::WatchResponse { event: Some(event) });
-        let slow = || Refusal::new(Code::WrongState, "the watcher reads too slowly; watch again");
-        let gone = || Refusal::new(Code::ControlAway, "the watcher went away");
         tokio::select! {
             end = self.watch.ended() => Err(end),
             sent = timeout(SEND_TIMEOUT, sender.send(message)) => match sent {
                 Ok(Ok(())) => Ok(()),
-                Ok(Err(_)) => Err(gone()),
-                Err(_) => Err(slow()),
+                Ok(Err(_)) => Err(WatchEnd::Gone),
+                Err(_) => Err(WatchEnd::TooSlow),
             },
         }
     }
