@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::kernel::nft::ruleset::{
-    Chain, ChainKind, Hook, Match, Protocol, Rule, Ruleset, Verdict,
+    Chain, ChainKind, Hook, L4Protocol, Match, Rule, Ruleset, Verdict,
 };
 
 /// The mark of questions that we pass on: they go to the sandbox's resolver as if we were not
@@ -30,7 +30,7 @@ pub(super) fn redirect(resolver: Ipv4Addr, port: u16) -> Ruleset {
         kind: ChainKind::Nat,
         hook: Hook::Output,
         priority: PRIORITY,
-        rules: vec![pass, lead(Protocol::Udp), lead(Protocol::Tcp)],
+        rules: vec![pass, lead(L4Protocol::Udp), lead(L4Protocol::Tcp)],
     };
 
     Ruleset { table: "overlay", chains: vec![chain] }

@@ -6,7 +6,7 @@
 use std::net::SocketAddrV4;
 
 use super::ruleset::{
-    Chain, ChainKind, Hook, Match, Protocol, Rule, Ruleset, Transaction, Verdict,
+    Chain, ChainKind, Hook, L4Protocol, Match, Rule, Ruleset, Transaction, Verdict,
 };
 
 const SUBSYSTEM: u16 = 10;
@@ -152,10 +152,10 @@ const fn hook_number(hook: Hook) -> u32 {
     }
 }
 
-const fn protocol_number(protocol: Protocol) -> u8 {
+const fn protocol_number(protocol: L4Protocol) -> u8 {
     match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
+        L4Protocol::Tcp => 6,
+        L4Protocol::Udp => 17,
     }
 }
 

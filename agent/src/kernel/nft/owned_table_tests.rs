@@ -3,14 +3,14 @@ use std::time::Duration;
 
 use super::*;
 use crate::kernel::Netns;
-use crate::kernel::nft::ruleset::{Chain, ChainKind, Hook, Match, Protocol, Rule, Verdict};
+use crate::kernel::nft::ruleset::{Chain, ChainKind, Hook, L4Protocol, Match, Rule, Verdict};
 
 const ASKED: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 11), 53);
 
 /// Leads datagrams for [`ASKED`] to another port.
 fn leading_to(port: u16) -> Ruleset {
     let matches = vec![
-        Match::Protocol(Protocol::Udp),
+        Match::Protocol(L4Protocol::Udp),
         Match::Destination(*ASKED.ip()),
         Match::DestinationPort(ASKED.port()),
     ];

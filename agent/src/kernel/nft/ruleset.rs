@@ -58,7 +58,7 @@ pub enum Match {
     /// The mark of the sending socket.
     Mark(u32),
     /// The transport protocol.
-    Protocol(Protocol),
+    Protocol(L4Protocol),
     /// The destination address.
     Destination(Ipv4Addr),
     /// The destination port of a transport that was matched before.
@@ -67,7 +67,7 @@ pub enum Match {
 
 /// A transport protocol with ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
+pub enum L4Protocol {
     /// TCP.
     Tcp,
     /// UDP.
