@@ -154,8 +154,8 @@ impl Default for EngineKind {
 /// An event of Docker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum EngineEvent {
-    /// NetworkConfigs changed.
-    NetworkConfigs,
+    /// Networks changed.
+    Networks,
     /// A container was started or renamed, or got or lost a network.
     Container(String),
 }
@@ -309,7 +309,7 @@ pub(super) fn read(event: EventMessage) -> Option<EngineEvent> {
     let actor = event.actor.unwrap_or_default();
     match (event.typ?, action.as_str()) {
         (EventMessageTypeEnum::NETWORK, "create" | "destroy" | "remove") => {
-            Some(EngineEvent::NetworkConfigs)
+            Some(EngineEvent::Networks)
         }
         (EventMessageTypeEnum::NETWORK, "connect" | "disconnect") => {
             sorted(actor.attributes).remove("container").map(EngineEvent::Container)

@@ -47,7 +47,7 @@ pub(super) struct Facts<'a> {
     pub(super) engine: &'a [EngineNetwork],
     /// Docker's ids of the networks that containers here are on.
     pub(super) busy: &'a BTreeSet<String>,
-    /// NetworkConfigs on which control knew containers of this node: one that is gone was removed by
+    /// Networks on which control knew containers of this node: one that is gone was removed by
     /// force.
     pub(super) served: &'a BTreeSet<NetworkId>,
 }

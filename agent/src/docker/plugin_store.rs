@@ -24,7 +24,7 @@ pub(crate) struct PluginState {
     pub(crate) pools: BTreeMap<String, DockerPool>,
     /// The addresses, by pool.
     pub(crate) leases: BTreeMap<(String, IpAddr), DockerLease>,
-    /// NetworkConfigs that were removed with Docker, of which control must still be told.
+    /// Networks that were removed with Docker, of which control must still be told.
     pub(crate) removals: BTreeSet<NetworkId>,
     /// Why a network in Docker cannot be used, by Docker's id. Not stored: determined anew each
     /// time.

@@ -110,7 +110,7 @@ async fn accompany(
         let mut events = pin!(engine.events());
         while let Some(event) = events.next().await {
             match event {
-                Ok(EngineEvent::NetworkConfigs) => networks.notify_one(),
+                Ok(EngineEvent::Networks) => networks.notify_one(),
                 Ok(EngineEvent::Container(id)) => {
                     if heard.try_send(id).is_err() {
                         all.notify_one();

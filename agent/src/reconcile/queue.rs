@@ -9,7 +9,7 @@ use overlay_core::NetworkId;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-/// NetworkConfigs that are worked on at once. The kernel does most of it one after the other: more would
+/// Networks that are worked on at once. The kernel does most of it one after the other: more would
 /// only delay each other.
 const AT_ONCE: usize = 4;
 

@@ -59,7 +59,7 @@ struct Seen {
 #[derive(Debug)]
 pub(crate) struct Wanted {
     seen: Option<Seen>,
-    /// NetworkConfigs whose keys were not there yet.
+    /// Networks whose keys were not there yet.
     keyless: BTreeSet<NetworkId>,
     strays: Strays,
     networks: BTreeMap<NetworkId, Arc<NetworkDesired>>,

@@ -1,4 +1,4 @@
-//! NetworkConfigs: `NetworkDriver.CreateNetwork` and `DeleteNetwork`.
+//! Networks: `NetworkDriver.CreateNetwork` and `DeleteNetwork`.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
