@@ -38,6 +38,7 @@ mod process_health;
 mod readiness;
 mod reconcile;
 mod refusals;
+mod request_error;
 mod signals;
 pub mod state;
 mod status;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use overlay_proto::{Code, JoinLine, Refusal, v1};
+use overlay_proto::{Code, JoinLine, v1};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::call_gate::CallGate;
@@ -12,6 +12,7 @@ use crate::hand_over::DescriptorStore;
 use crate::joined_node::JoinedNode;
 use crate::membership::join::JoinOptions;
 use crate::problem::{Problems, unix_now};
+use crate::request_error::{NodeJoinError, NodeLeaveError, Stopping, UpgradeError};
 
 /// Requests that wait; each is a person's command.
 const MAX_REQUESTS: usize = 16;
@@ -33,12 +34,33 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) enum Request {
     /// Join a cluster.
-    Join(Box<JoinLine>, JoinOptions, oneshot::Sender<Result<v1::AgentJoinResponse, Refusal>>),
+    Join(Box<JoinLine>, JoinOptions, oneshot::Sender<Result<v1::AgentJoinResponse, NodeJoinError>>),
     /// Leave the cluster.
-    Leave(bool, oneshot::Sender<Result<v1::AgentLeaveResponse, Refusal>>),
+    Leave(bool, oneshot::Sender<Result<v1::AgentLeaveResponse, NodeLeaveError>>),
     /// Have another program take this one's place: that of the path, or the one that this was
     /// started from.
-    Upgrade(Option<PathBuf>, oneshot::Sender<Result<v1::UpgradeResponse, Refusal>>),
+    Upgrade(Option<PathBuf>, oneshot::Sender<Result<v1::UpgradeResponse, UpgradeError>>),
+}
+
+/// This host is no node at present.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotJoined {
+    /// It has joined nothing.
+    #[error("this host has joined nothing; use `overlayctl init` or `overlayctl join JOIN-LINE`")]
+    Unjoined,
+    /// It was expelled.
+    #[error("this node was removed ({reason}); use `overlayctl leave`, then join again")]
+    Expelled {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl NotJoined {
+    /// Returns the stable code.
+    pub(crate) fn code(&self) -> Code {
+        Code::WrongState
+    }
 }
 
 /// A handle to the node, for the local API and Docker.
@@ -83,32 +105,23 @@ impl NodeHandle {
         self.phase.borrow().clone()
     }
 
-    /// Returns the joined node, or a refusal that says why there is none.
-    pub(crate) fn joined(&self) -> Result<Arc<JoinedNode>, Refusal> {
+    /// Returns the joined node, or why there is none.
+    pub(crate) fn joined(&self) -> Result<Arc<JoinedNode>, NotJoined> {
         match self.phase() {
             Phase::Joined(joined) => Ok(joined),
-            Phase::Unjoined | Phase::Joining => Err(Refusal::new(
-                Code::WrongState,
-                "this host has joined nothing; use `overlayctl init` or `overlayctl join JOIN-LINE`",
-            )),
-            Phase::Expelled(_, reason) => Err(Refusal::new(
-                Code::WrongState,
-                format!(
-                    "this node was removed ({reason}); use `overlayctl leave`, then join again"
-                ),
-            )),
+            Phase::Unjoined | Phase::Joining => Err(NotJoined::Unjoined),
+            Phase::Expelled(_, reason) => Err(NotJoined::Expelled { reason }),
         }
     }
 
     /// Sends a request to the node, which handles one at a time.
-    pub(crate) async fn ask<T>(
+    pub(crate) async fn ask<T, E: From<Stopping>>(
         &self,
-        request: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Request,
-    ) -> Result<T, Refusal> {
+        request: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Request,
+    ) -> Result<T, E> {
         let (sender, answer) = oneshot::channel();
-        let stopping = || Refusal::new(Code::WrongState, "the agent is stopping");
-        self.requests.send(request(sender)).await.map_err(|_| stopping())?;
+        self.requests.send(request(sender)).await.map_err(|_| Stopping)?;
 
-        answer.await.map_err(|_| stopping())?
+        answer.await.map_err(|_| Stopping)?
     }
 }

@@ -41,5 +41,5 @@ async fn who_was_thrown_out_has_left_though_control_does_not_answer() {
 
     let told = node.or_thrown_out(std::future::pending()).await;
 
-    assert_eq!(told, Ok(true));
+    assert!(matches!(told, Ok(true)), "{told:?}");
 }

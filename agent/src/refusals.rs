@@ -18,6 +18,8 @@ use crate::endpoint::start_wait::StartFailure;
 use crate::membership::control_error::{ConnectError, ControlError};
 use crate::membership::join::JoiningError;
 use crate::membership::network_membership::MembershipError;
+use crate::node_handle::NotJoined;
+use crate::request_error::{NodeJoinError, NodeLeaveError, UpgradeError};
 use crate::state::StoreFailure;
 use crate::state::keyring::KeyringError;
 
@@ -55,6 +57,9 @@ refusals! {
     LeaseError,
     MembershipError,
     NoFreeAddress,
+    NodeJoinError,
+    NodeLeaveError,
+    NotJoined,
     OptionError,
     PoolError,
     ReservationError,
@@ -62,4 +67,5 @@ refusals! {
     StartFailure,
     StoreFailure,
     UnknownNetwork,
+    UpgradeError,
 }

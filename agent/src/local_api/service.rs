@@ -174,7 +174,7 @@ impl Agent for LocalApi {
                 Ok(client) => connection::call(ask(client)).await.map_err(Refusal::from),
                 Err(away) => Err(away.into()),
             },
-            Err(unjoined) => Err(unjoined),
+            Err(unjoined) => Err(unjoined.into()),
         };
         let (control, control_reason) = match asked {
             Ok(response) => (response.version, String::new()),

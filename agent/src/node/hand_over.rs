@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use overlay_core::{NetworkId, NodeId, View};
-use overlay_proto::{Code, Refusal, v1};
+use overlay_proto::v1;
 use tokio::time::timeout;
 
 use super::phases::{Node, NodeError};
@@ -23,6 +23,7 @@ use crate::path::LaneSockets;
 use crate::problem::explain;
 use crate::readiness;
 use crate::reconcile::NetworkReports;
+use crate::request_error::UpgradeError;
 
 /// The name under which the lock of the state directory is handed over.
 pub(super) const LOCK: &str = "lock";
@@ -40,7 +41,7 @@ impl Node {
     pub(super) async fn upgrade(
         &mut self,
         binary: Option<PathBuf>,
-    ) -> Result<v1::UpgradeResponse, Refusal> {
+    ) -> Result<v1::UpgradeResponse, UpgradeError> {
         let binary = binary.unwrap_or_else(|| self.program.binary.clone());
         tracing::info!(binary = %binary.display(), "Handing over to another program");
         match self.hand_over(&binary).await {
@@ -48,27 +49,24 @@ impl Node {
                 tracing::info!(version = %upgraded.to_version, pid = upgraded.pid, "Handed over");
                 Ok(upgraded)
             }
-            Err(refusal) => {
-                tracing::warn!(reason = %refusal, "The other program does not take over, going on");
-                Err(refusal)
+            Err(error) => {
+                tracing::warn!(reason = %error, "The other program does not take over, going on");
+                Err(error)
             }
         }
     }
 
-    async fn hand_over(&mut self, binary: &Path) -> Result<v1::UpgradeResponse, Refusal> {
-        let mut successor = Successor::start(&self.program, binary).map_err(refused)?;
+    async fn hand_over(&mut self, binary: &Path) -> Result<v1::UpgradeResponse, UpgradeError> {
+        let mut successor =
+            Successor::start(&self.program, binary).map_err(UpgradeError::Successor)?;
         if let Err(error) = successor.greet(self.offer()).await {
             successor.end().await;
-            return Err(refused(error));
+            return Err(UpgradeError::Successor(error));
         }
         let gate = self.handle.gate.clone();
         let Some(closed) = gate.close(CALLS).await else {
             successor.end().await;
-            let text = format!(
-                "calls to the agent did not end within {} s, so nothing was handed over",
-                CALLS.as_secs()
-            );
-            return Err(Refusal::new(Code::WrongState, text));
+            return Err(UpgradeError::Calls { seconds: CALLS.as_secs() });
         };
         let handed = self.rest().await;
         let outcome = match self.give(&mut successor, &handed).await {
@@ -91,7 +89,7 @@ impl Node {
                 successor.end().await;
                 self.go_on(handed, doubt).await;
                 drop(closed);
-                Err(refused(error))
+                Err(UpgradeError::Successor(error))
             }
         }
     }
@@ -234,10 +232,6 @@ fn upgraded(successor: &Successor, (begun, sessions_lost): (Instant, u32)) -> v1
         pid: successor.pid(),
         sessions_lost,
     }
-}
-
-fn refused(error: NoSuccessor) -> Refusal {
-    Refusal::new(Code::WrongState, format!("{}; this agent goes on", explain(&error)))
 }
 
 /// Writes down the view as it is now.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_proto::v1::control_client::ControlClient;
-use overlay_proto::{Code, JoinLine, Refusal, identity, v1};
+use overlay_proto::{Code, JoinLine, identity, v1};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,7 @@ use crate::problem::explain;
 use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
 use crate::reconcile;
+use crate::request_error::{NodeJoinError, NodeLeaveError};
 use crate::state::{Identity, Joining, StateError, StateStore, StoredState, in_store};
 use crate::unix_socket::SocketError;
 
@@ -122,25 +123,21 @@ impl Node {
         &mut self,
         line: &JoinLine,
         options: JoinOptions,
-    ) -> Result<v1::AgentJoinResponse, Refusal> {
+    ) -> Result<v1::AgentJoinResponse, NodeJoinError> {
         match self.handle.phase() {
             Phase::Joined(joined) => {
                 let who = joined.identity();
                 if identity::key_pin(&who.ca).is_ok_and(|pin| pin == line.pin) {
                     return Ok(joined_as(&who));
                 }
-                let text =
-                    format!("this host is already node {} of cluster {}", who.name, who.cluster);
-                return Err(Refusal::new(
-                    Code::WrongState,
-                    format!("{text}; use `overlayctl leave` first"),
-                ));
+                let (name, cluster) = (who.name.clone(), who.cluster);
+                return Err(NodeJoinError::Elsewhere { name, cluster });
             }
             Phase::Expelled(..) => drop(self.leave(true).await?),
             Phase::Unjoined | Phase::Joining => {}
         }
         // What cannot run should not join.
-        let userspace = self.userspace().map_err(|error| Refusal::new(Code::WrongState, error))?;
+        let userspace = self.userspace()?;
         self.handle.set_phase(Phase::Joining);
         match join::join(line, options, self.joining.clone(), &self.store).await {
             Ok(identity) => {
@@ -158,12 +155,15 @@ impl Node {
         }
     }
 
-    pub(super) async fn leave(&mut self, force: bool) -> Result<v1::AgentLeaveResponse, Refusal> {
+    pub(super) async fn leave(
+        &mut self,
+        force: bool,
+    ) -> Result<v1::AgentLeaveResponse, NodeLeaveError> {
         let (joined, expelled) = match self.handle.phase() {
             Phase::Joined(joined) => (joined, false),
             Phase::Expelled(joined, _) => (joined, true),
             Phase::Unjoined | Phase::Joining => {
-                return Err(Refusal::new(Code::WrongState, "this host has joined nothing"));
+                return Err(NodeLeaveError::NotJoined);
             }
         };
         let told_control = expelled || self.or_thrown_out(tell_control(&joined, force)).await?;
@@ -192,8 +192,8 @@ impl Node {
     /// throws us out says as much.
     pub(super) async fn or_thrown_out(
         &mut self,
-        told: impl Future<Output = Result<bool, Refusal>>,
-    ) -> Result<bool, Refusal> {
+        told: impl Future<Output = Result<bool, NodeLeaveError>>,
+    ) -> Result<bool, NodeLeaveError> {
         let thrown_out = async {
             while let Some(ended) = self.tasks.join_next().await {
                 if matches!(ended, Ok(Some(_))) {
@@ -377,7 +377,7 @@ fn joined_as(who: &Identity) -> v1::AgentJoinResponse {
     }
 }
 
-async fn tell_control(joined: &JoinedNode, force: bool) -> Result<bool, Refusal> {
+async fn tell_control(joined: &JoinedNode, force: bool) -> Result<bool, NodeLeaveError> {
     // The node that control knows is the other host, which was there first: it must not be taken
     // out.
     if joined.admission.current() == Admission::TurnedAway {
@@ -390,10 +390,7 @@ async fn tell_control(joined: &JoinedNode, force: bool) -> Result<bool, Refusal>
         // It has forgotten us already.
         Err(error) if error.code() == Code::NotAllowed => Ok(true),
         Err(_) if force => Ok(false),
-        Err(error) => Err(Refusal::new(
-            error.code(),
-            format!("{error}; or use --force, and remove the node at control later"),
-        )),
+        Err(error) => Err(NodeLeaveError::NotTold(error)),
     }
 }
 
