@@ -33,7 +33,7 @@ pub(crate) use operation::{
     Actor, Announce, CreateNetwork, CreateToken, Decision, Join, Operation, Reply,
 };
 pub(crate) use record::{ChangedKey, Digest, Record, Settings, Token};
-pub(crate) use state::ClusterState;
+pub(crate) use state::{ClusterState, Contradiction};
 
 /// Decides a command at `now`, in seconds since 1970.
 ///

@@ -260,7 +260,7 @@ impl ClusterState {
     }
 
     /// Finds an inconsistency; a healthy store has none.
-    pub(crate) fn contradiction(&self) -> Option<String> {
+    pub(crate) fn contradiction(&self) -> Option<Contradiction> {
         let rebuilt = Self::from_records(self.settings.clone(), self.view.revision, self.records());
         let orphan = |network, node| {
             !self.view.networks.contains_key(&network) || !self.view.nodes.contains_key(&node)
@@ -271,25 +271,54 @@ impl ClusterState {
         let blocks: usize = self.view.members.values().map(|m| m.blocks.len()).sum();
         let claimed: usize = self.view.endpoints.values().map(|e| e.addresses.len()).sum();
         let checks = [
-            (rebuilt.index != self.index, "an index differs from its rows"),
+            (rebuilt.index != self.index, Contradiction::Index),
             (
                 self.index.network_names.len() != self.view.networks.len(),
-                "two networks share a name",
+                Contradiction::NetworkNames,
             ),
-            (self.index.node_names.len() != self.view.nodes.len(), "two nodes share a name"),
-            (stray.is_some(), "a membership is of no node or network"),
-            (lost.is_some(), "an endpoint is on a node that is no member of its network"),
-            (self.index.blocks.len() != blocks, "two nodes hold one block"),
-            (self.index.addresses.len() != claimed, "two endpoints have one address"),
-            (
-                self.view.nodes.keys().ne(self.enrollments.keys()),
-                "a node has no key, or a key no node",
-            ),
-            (self.index.keys.len() != self.enrollments.len(), "two nodes have one key"),
+            (self.index.node_names.len() != self.view.nodes.len(), Contradiction::NodeNames),
+            (stray.is_some(), Contradiction::StrayMember),
+            (lost.is_some(), Contradiction::StrayEndpoint),
+            (self.index.blocks.len() != blocks, Contradiction::Blocks),
+            (self.index.addresses.len() != claimed, Contradiction::Addresses),
+            (self.view.nodes.keys().ne(self.enrollments.keys()), Contradiction::Enrollments),
+            (self.index.keys.len() != self.enrollments.len(), Contradiction::Keys),
         ];
 
-        checks.into_iter().find_map(|(wrong, text)| wrong.then(|| text.to_owned()))
+        checks.into_iter().find_map(|(wrong, contradiction)| wrong.then_some(contradiction))
     }
+}
+
+/// What rows that do not fit together contradict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Contradiction {
+    /// An index is not the function of the rows that it should be.
+    #[error("an index differs from its rows")]
+    Index,
+    /// A name of a network is not unique.
+    #[error("two networks share a name")]
+    NetworkNames,
+    /// A name of a node is not unique.
+    #[error("two nodes share a name")]
+    NodeNames,
+    /// The node or the network of a membership is missing.
+    #[error("a membership is of no node or network")]
+    StrayMember,
+    /// The membership that an endpoint needs is missing.
+    #[error("an endpoint is on a node that is no member of its network")]
+    StrayEndpoint,
+    /// A block is held twice.
+    #[error("two nodes hold one block")]
+    Blocks,
+    /// An address is held twice.
+    #[error("two endpoints have one address")]
+    Addresses,
+    /// Nodes and enrolments do not match.
+    #[error("a node has no key, or a key no node")]
+    Enrollments,
+    /// A key is not unique.
+    #[error("two nodes have one key")]
+    Keys,
 }
 
 fn v4(address: IpAddr) -> Option<Ipv4Addr> {

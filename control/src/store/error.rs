@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use overlay_core::Revision;
 
+use crate::registry::Contradiction;
+
 /// Why a store cannot be used; the message names the file and what to do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
@@ -111,7 +113,7 @@ pub(crate) enum Damage {
     Unwritable(serde_json::Error),
     /// Its contents break a rule of the registry.
     #[error("{0}")]
-    Contents(String),
+    Contents(Contradiction),
 }
 
 fn parent(path: &Path) -> String {
