@@ -10,7 +10,7 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 
-use super::error::PkiError;
+use super::error::{FileDamage, PkiError};
 use super::files;
 use super::request::NodeRequest;
 
@@ -46,7 +46,7 @@ impl Authority {
         let certificate = params.self_signed(&key)?.der().clone();
         files::write(directory, &certificate, &key)?;
 
-        Self::new(certificate, key).map_err(|what| files::damaged_certificate(directory, what))
+        Self::new(certificate, key).map_err(|damage| files::damaged_certificate(directory, damage))
     }
 
     /// Reads the authority of a state directory.
@@ -57,19 +57,18 @@ impl Authority {
     pub(crate) fn load(directory: &Path) -> Result<Self, PkiError> {
         let (certificate, key) = files::read(directory)?;
 
-        Self::new(certificate, key).map_err(|what| files::damaged_certificate(directory, what))
+        Self::new(certificate, key).map_err(|damage| files::damaged_certificate(directory, damage))
     }
 
-    fn new(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, String> {
-        let pin = identity::key_pin(&certificate).map_err(|_| "it is no certificate".to_owned())?;
-        let issuer =
-            Issuer::from_ca_cert_der(&certificate, key).map_err(|error| error.to_string())?;
+    fn new(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, FileDamage> {
+        let pin = identity::key_pin(&certificate).map_err(|_| FileDamage::InvalidCertificate)?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(FileDamage::Issuer)?;
         let own = ring::digest::digest(
             &ring::digest::SHA256,
             &rcgen::PublicKeyData::subject_public_key_info(issuer.key()),
         );
         if own.as_ref() != pin {
-            return Err("it does not match the key in ca.key".to_owned());
+            return Err(FileDamage::OtherKey);
         }
 
         Ok(Self { certificate, issuer, pin })

@@ -1,7 +1,7 @@
 //! The authority's two files, `ca.key` (readable by its owner only) and `ca.crt`.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use zeroize::Zeroizing;
 
-use super::PkiError;
+use super::error::{FileDamage, PkiError};
 
 const KEY: &str = "ca.key";
 const CERTIFICATE: &str = "ca.crt";
@@ -37,7 +37,7 @@ fn armour(certificate: &CertificateDer<'_>) -> String {
 }
 
 fn write_file(path: &Path, content: &[u8]) -> Result<(), PkiError> {
-    let io = |source| PkiError::Io { path: path.display().to_string(), source };
+    let io = |source| PkiError::Io { path: path.to_owned(), source };
     let draft = path.with_extension("new");
     let _ = fs::remove_file(&draft);
     let mut file =
@@ -54,42 +54,35 @@ pub(super) fn read(directory: &Path) -> Result<(CertificateDer<'static>, KeyPair
     let key = directory.join(KEY);
     let pem = read_file(&key)?;
     check_mode(&key)?;
-    let text = std::str::from_utf8(&pem).map_err(|_| damaged(&key, "it is no text"))?;
-    let pair = KeyPair::from_pem(text).map_err(|_| damaged(&key, "it holds no private key"))?;
+    let text = std::str::from_utf8(&pem).map_err(|_| damaged(&key, FileDamage::NoText))?;
+    let pair = KeyPair::from_pem(text).map_err(|_| damaged(&key, FileDamage::NoKey))?;
     let certificate = directory.join(CERTIFICATE);
     let der = CertificateDer::from_pem_slice(&read_file(&certificate)?)
-        .map_err(|_| damaged(&certificate, "it holds no certificate"))?;
+        .map_err(|_| damaged(&certificate, FileDamage::NoCertificate))?;
 
     Ok((der, pair))
 }
 
 fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, PkiError> {
-    let io = |source| PkiError::Io { path: path.display().to_string(), source };
+    let io = |source| PkiError::Io { path: path.to_owned(), source };
     if fs::metadata(path).map_err(io)?.len() > MAX_FILE {
-        return Err(damaged(path, "it is too long"));
+        return Err(damaged(path, FileDamage::TooLong));
     }
 
     fs::read(path).map(Zeroizing::new).map_err(io)
 }
 
 fn check_mode(path: &Path) -> Result<(), PkiError> {
-    let io = |source| PkiError::Io { path: path.display().to_string(), source };
+    let io = |source| PkiError::Io { path: path.to_owned(), source };
     let mode = fs::metadata(path).map_err(io)?.mode() & 0o777;
-    if mode & 0o077 == 0 {
-        return Ok(());
-    }
-    let path = path.display().to_string();
-    let source =
-        io::Error::other(format!("others may read it (mode {mode:03o}); chmod 600 {path}"));
-
-    Err(PkiError::Io { path, source })
+    if mode & 0o077 == 0 { Ok(()) } else { Err(PkiError::Exposed { path: path.to_owned(), mode }) }
 }
 
-fn damaged(path: &Path, what: &str) -> PkiError {
-    PkiError::Damaged { path: path.display().to_string(), what: what.to_owned() }
+fn damaged(path: &Path, damage: FileDamage) -> PkiError {
+    PkiError::Damaged { path: path.to_owned(), damage }
 }
 
 /// Returns the error for a damaged certificate file.
-pub(super) fn damaged_certificate(directory: &Path, what: String) -> PkiError {
-    PkiError::Damaged { path: directory.join(CERTIFICATE).display().to_string(), what }
+pub(super) fn damaged_certificate(directory: &Path, damage: FileDamage) -> PkiError {
+    damaged(&directory.join(CERTIFICATE), damage)
 }
