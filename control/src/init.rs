@@ -14,6 +14,7 @@ use crate::clock;
 use crate::config::InitConfig;
 use crate::listener::is_here;
 use crate::pki::Authority;
+use crate::random::RandomError;
 use crate::registry::{self, Actor, ClusterState, CreateToken, Operation, RegistryError, Settings};
 use crate::start_error::StartError;
 use crate::store::embedded::Embedded;
@@ -50,7 +51,7 @@ pub fn init(config: InitConfig) -> Result<Initialised, StartError> {
         advertise: config.advertise.clone(),
     };
     let authority = Authority::create(&config.state, cluster, now)?;
-    let token = FreshToken::draw()?;
+    let token = FreshToken::draw().map_err(RandomError::from)?;
     let first = first_commit(&settings, token.command(0, 1, Role::Admin), now)?;
     // Last, because a directory with this file counts as a cluster.
     Embedded::create(&config.state, &settings, &first)?;
@@ -94,7 +95,7 @@ pub fn create_token(state: &Path, ttl: u64, uses: u32, role: Role) -> Result<Joi
     let loaded = store.load()?;
     let (settings, before) = (loaded.settings, loaded.revision);
     let mut present = ClusterState::from_records(settings.clone(), before, loaded.records);
-    let token = FreshToken::draw()?;
+    let token = FreshToken::draw().map_err(RandomError::from)?;
     let command = Operation::CreateToken(token.command(ttl, uses, role));
     let (_, records) = registry::apply(&present, Actor::Operator, command, clock::now_unix())?;
     let changed = present.commit(records.clone());
@@ -107,20 +108,13 @@ pub fn create_token(state: &Path, ttl: u64, uses: u32, role: Role) -> Result<Joi
 
 /// Creates the directory, accessible to its owner only, or checks that it is.
 fn make_directory(path: &Path) -> Result<(), StartError> {
-    let refuse = |what: String| StartError::Directory { path: path.display().to_string(), what };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|error| refuse(error.to_string()))?;
-    let mode = fs::metadata(path).map_err(|error| refuse(error.to_string()))?.mode() & 0o777;
+    let refuse = |source| StartError::Directory { path: path.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(refuse)?;
+    let mode = fs::metadata(path).map_err(refuse)?.mode() & 0o777;
     if mode & 0o022 == 0 {
         Ok(())
     } else {
-        Err(refuse(format!(
-            "others may write to it (mode {mode:03o}); chmod 700 {}",
-            path.display()
-        )))
+        Err(StartError::SharedDirectory { path: path.to_owned(), mode })
     }
 }
 

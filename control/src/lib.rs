@@ -31,4 +31,4 @@ pub use config::{
 };
 pub use init::{Initialised, create_token, init};
 pub use server::{MAX_REQUEST, Server};
-pub use start_error::StartError;
+pub use start_error::{StartError, StateFailure};

@@ -148,7 +148,7 @@ impl Server {
         tasks.abort_all();
         queue.stop().await;
 
-        end(writer).await.and(broken.map_or(Ok(()), |what| Err(StartError::State(what.to_owned()))))
+        end(writer).await.and(broken.map_or(Ok(()), |what| Err(StartError::Broken(what))))
     }
 }
 
@@ -158,8 +158,8 @@ async fn broken(
     tasks: &mut JoinSet<()>,
 ) -> &'static str {
     tokio::select! {
-        _ = serving => "the gRPC server has stopped; restart overlay-control",
-        Some(_) = tasks.join_next() => "a task of control failed; restart overlay-control",
+        _ = serving => "the gRPC server has stopped",
+        Some(_) = tasks.join_next() => "a task of control failed",
     }
 }
 
@@ -183,9 +183,9 @@ fn tls_config(
     ca: &CertificateDer<'static>,
     certificate: Arc<ServerCert>,
 ) -> Result<ServerConfig, StartError> {
-    tls::client_verifier(ca.clone())
-        .and_then(|verifier| tls::server_with(Arc::new(AnyTime::new(verifier)), certificate))
-        .map_err(|error| StartError::State(error.to_string()))
+    let verifier = tls::client_verifier(ca.clone())?;
+
+    Ok(tls::server_with(Arc::new(AnyTime::new(verifier)), certificate)?)
 }
 
 async fn serve(
@@ -240,9 +240,7 @@ async fn end(writer: JoinHandle<Result<(), StoreError>>) -> Result<(), StartErro
     let joined = tokio::task::spawn_blocking(move || writer.join()).await;
     match joined {
         Ok(Ok(result)) => Ok(result?),
-        Ok(Err(_)) | Err(_) => {
-            Err(StartError::State("the writer panicked; restart overlay-control".to_owned()))
-        }
+        Ok(Err(_)) | Err(_) => Err(StartError::Broken("the writer panicked")),
     }
 }
 

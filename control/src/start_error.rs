@@ -2,8 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use overlay_host::port_owner::{self, Protocol};
+use overlay_proto::tls::TlsError;
 
 use crate::config::InvalidConfig;
 use crate::pki::PkiError;
@@ -21,12 +23,23 @@ pub enum StartError {
     #[error("{0} holds a cluster already; start it: overlay-control serve --state {0}")]
     Initialised(String),
     /// The state directory cannot be used.
-    #[error("state directory {path}: {what}")]
+    #[error("state directory {}: {source}", path.display())]
     Directory {
-        /// The path of the directory.
-        path: String,
+        /// The directory.
+        path: PathBuf,
         /// The reason.
-        what: String,
+        source: io::Error,
+    },
+    /// The state directory belongs to others, too.
+    #[error(
+        "state directory {0}: others may write to it (mode {mode:03o}); chmod 700 {0}",
+        path.display()
+    )]
+    SharedDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
     },
     /// The port cannot be listened on.
     #[error("cannot listen on {address}: {}", why_not(*address, source))]
@@ -36,9 +49,15 @@ pub enum StartError {
         /// The reason.
         source: io::Error,
     },
-    /// Something in the state directory is missing, damaged or in use.
-    #[error("{0}")]
-    State(String),
+    /// Something in the state directory is missing, damaged or in use, or cannot be made.
+    #[error(transparent)]
+    State(StateFailure),
+    /// No connections can be encrypted.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Something ended that control cannot be without.
+    #[error("{0}; restart overlay-control")]
+    Broken(&'static str),
     /// The system refused an operation.
     #[error("{what}: {source}")]
     System {
@@ -66,33 +85,30 @@ fn why_not(address: SocketAddr, error: &io::Error) -> String {
     }
 }
 
-impl From<StoreError> for StartError {
-    fn from(error: StoreError) -> Self {
-        Self::State(error.to_string())
-    }
+/// Why a state directory does not hold a cluster that can be served.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct StateFailure(Cause);
+
+/// The parts of control that read and write the state directory.
+#[derive(Debug, thiserror::Error)]
+enum Cause {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Authority(#[from] PkiError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Random(#[from] RandomError),
 }
 
-impl From<PkiError> for StartError {
-    fn from(error: PkiError) -> Self {
-        Self::State(error.to_string())
-    }
-}
-
-impl From<RegistryError> for StartError {
-    fn from(error: RegistryError) -> Self {
-        Self::State(error.to_string())
-    }
-}
-
-impl From<RandomError> for StartError {
-    fn from(error: RandomError) -> Self {
-        Self::State(error.to_string())
-    }
-}
-
-impl From<getrandom::Error> for StartError {
-    fn from(error: getrandom::Error) -> Self {
-        RandomError::from(error).into()
+impl<E> From<E> for StartError
+where
+    Cause: From<E>,
+{
+    fn from(error: E) -> Self {
+        Self::State(StateFailure(error.into()))
     }
 }
 
