@@ -73,7 +73,7 @@ pub(crate) struct NetworkNames {
     prefixes: Vec<IpNet>,
     endpoints: Shards<EndpointId, Option<Arc<Endpoint>>>,
     by_name: Shards<String, Vec<IpAddr>>,
-    /// Each name once an address.
+    /// Each name appears once for each address.
     by_address: Shards<IpAddr, Vec<String>>,
 }
 
@@ -94,8 +94,8 @@ impl Names {
         Self::from_parts(networks, Arc::new(scopes(sandboxes)))
     }
 
-    /// Puts together the names of networks and who may see which; each part may be that of earlier
-    /// names.
+    /// Combines the names of networks with who may see which; each part may be taken over from
+    /// earlier names.
     pub(crate) fn from_parts(
         networks: BTreeMap<NetworkId, Arc<NetworkNames>>,
         scopes: Arc<Scopes>,
@@ -208,7 +208,7 @@ impl NetworkNames {
         self.name == network.name.as_str() && self.prefixes == prefixes(network)
     }
 
-    /// Puts an endpoint in the place of the one with its id; nothing takes that away.
+    /// Replaces the endpoint with this id; `None` removes it.
     pub(crate) fn replace(&mut self, id: EndpointId, endpoint: Option<&Endpoint>) {
         let known = self.endpoints.get(&id).cloned().flatten();
         if known.as_deref() == endpoint {
@@ -309,7 +309,7 @@ fn reverse(scope: &[&NetworkNames], address: IpAddr, kind: RecordKind) -> Meanin
     match (names.is_empty(), kind) {
         (false, RecordKind::Ptr) => Meaning::Names(names.into_iter().cloned().collect()),
         (false, RecordKind::A | RecordKind::Aaaa | RecordKind::Other) => Meaning::Nothing,
-        // Addresses of the overlay are nobody else's business.
+        // No other resolver is asked about addresses of the overlay.
         (true, _) if ours => Meaning::Nowhere,
         (true, _) => Meaning::Unknown,
     }

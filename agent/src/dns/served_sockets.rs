@@ -32,7 +32,7 @@ impl Share for ServedSockets {
     }
 }
 
-/// Writes down which addresses sockets are on.
+/// Records which addresses the sockets are on.
 pub(super) fn note(addresses: impl Iterator<Item = IpAddr>) -> String {
     addresses.map(|ip| ip.to_string()).collect::<Vec<_>>().join(" ")
 }

@@ -30,8 +30,8 @@ impl<K: Ord + Hash + Clone, V: Clone> Shards<K, V> {
         self.0.get(shard(key))?.get(key)
     }
 
-    /// Changes the value of a key, which begins with its default; one that is its default
-    /// afterwards is taken out.
+    /// Changes the value of a key, which starts as the default; a value that is the default
+    /// afterwards is removed.
     pub(crate) fn change(&mut self, key: K, change: impl FnOnce(&mut V))
     where
         V: Default + PartialEq,
@@ -46,7 +46,7 @@ impl<K: Ord + Hash + Clone, V: Clone> Shards<K, V> {
     }
 }
 
-/// The hash is the same for a key and for what it is looked up by.
+/// The hash is the same for a key and for whatever it is looked up by.
 fn shard<Q: Hash + ?Sized>(key: &Q) -> usize {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);

@@ -12,8 +12,8 @@ use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
 use crate::state::{DockerKey, DockerPool, EndpointRecord, ManagedSandbox, SandboxRecord};
 
-/// Looks in which an address pool may serve no network before it is struck out, so a minute of an
-/// engine that answers: one that stands still between two calls is not asked meanwhile.
+/// How many passes an address pool may serve no network before it is removed: a minute, if the
+/// engine answers. One that stands still between two calls is not asked in the meantime.
 const IDLE_LOOKS: u32 = 20;
 
 /// What is remembered between passes over the containers.
@@ -46,7 +46,7 @@ impl ContainerWatcher {
             || recovery::is_needed(store, endpoints, &listed))
     }
 
-    /// Strikes out pools that Docker gave back while this process was away, with their addresses.
+    /// Removes pools that Docker gave back while this process was away, with their addresses.
     async fn strike_idle_pools(&mut self, store: &PluginStore) {
         let plugin_state = store.state();
         let is_idle = |pool: &&DockerPool| {

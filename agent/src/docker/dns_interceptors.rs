@@ -20,7 +20,7 @@ use crate::problem::{Problems, explain};
 use crate::problem_key::ProblemKey;
 use crate::state::journal::{Entries, Journal};
 
-/// What the names begin with under which interceptors are kept; the rest is the path of the
+/// The prefix of the names under which interceptors are kept; the rest is the path of the
 /// namespace.
 const KEPT: &str = "interceptor/";
 /// How soon a namespace that does not exist yet is tried again: Docker creates it milliseconds
@@ -59,7 +59,7 @@ pub(super) async fn run(
     loop {
         let wanted = wanted(&entries.borrow_and_update());
         interceptors.retain(|path, _| wanted.contains_key(path));
-        // A container that ended takes its trouble along.
+        // The failures of a container end with it.
         attempts.failed.retain(|path, _| wanted.contains_key(path));
         let mut waiting = None;
         for (path, sandbox) in wanted {
@@ -79,7 +79,8 @@ pub(super) async fn run(
             }
         }
         reserves.retain(|endpoint| is_awaited(&journal.entries(), endpoint, &interceptors));
-        // What an earlier session served and nobody is any more must not hold its namespace.
+        // An interceptor of an earlier session that is no longer wanted must not keep its
+        // namespace.
         store.forget(KEPT, |_| waiting.is_some());
         attempts.tell(problems);
         let pause = async {

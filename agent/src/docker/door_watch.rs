@@ -1,4 +1,4 @@
-//! Whether somebody keeps the door: an agent that serves Docker behind one is not found by Docker
+//! Watches whether the plugin proxy runs: an agent that serves Docker behind it cannot be found
 //! without it.
 
 use std::path::Path;
@@ -12,17 +12,17 @@ use crate::node_handle::NodeHandle;
 use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
 
-/// How often is looked. A supervisor has begun the door again before the second look.
+/// How often to look. A supervisor has restarted the proxy before the second look.
 const LOOK: Duration = Duration::from_secs(4);
-/// Looks that must find nobody: a door may be begun again at the moment.
+/// How many looks in a row must find nobody: the proxy may just be restarting.
 const LOOKS: u32 = 2;
 /// What the kernel lists of the Unix sockets of this process's network namespace.
 const SOCKETS: &str = "/proc/net/unix";
 /// The flag of a socket that listens (`__SO_ACCEPTCON`).
 const LISTENS: u32 = 1 << 16;
 
-/// States while nobody listens where Docker looks for the plugin, if the agent itself serves at
-/// `served`.
+/// Raises a problem while nobody listens where Docker looks for the plugin, if the agent itself
+/// serves at `served`.
 pub(super) async fn watch(handle: &NodeHandle, served: &Path) {
     let door = Path::new(plugin::PATH);
     if served == door {
@@ -31,7 +31,7 @@ pub(super) async fn watch(handle: &NodeHandle, served: &Path) {
     let mut missed = 0;
     loop {
         let sockets = spawn_blocking(|| std::fs::read_to_string(SOCKETS)).await;
-        // Where it cannot be read nothing is known, and nothing stated.
+        // Where it cannot be read, nothing is known and nothing is reported.
         let is_there = !matches!(sockets, Ok(Ok(sockets)) if !is_listened_on(&sockets, door));
         missed = if is_there { 0 } else { missed + 1 };
         if is_there {

@@ -2,8 +2,8 @@
 //! starting.
 //!
 //! An interceptor is opened after Docker was told that all is well: only then does the container's
-//! namespace exist. Should descriptors be used up by then, the container would run and know no
-//! name. So they are taken while the start can still be refused.
+//! namespace exist. If descriptors were used up by then, the container would run without any names.
+//! So they are taken while the start can still be refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,8 +16,8 @@ use overlay_proto::Code;
 use crate::dns::DnsInterceptor;
 use crate::problem::explain;
 
-/// Starts at the same time for which there are descriptors from the beginning; more take what is
-/// free.
+/// How many containers may start at the same time with the descriptors set aside in advance;
+/// further ones take what is free.
 const STARTS: usize = 4;
 
 /// There are no descriptors to keep back.
@@ -32,12 +32,12 @@ impl NotKeptBack {
     }
 }
 
-/// What is kept back.
+/// The descriptors that are kept back.
 #[derive(Debug)]
 pub(crate) struct InterceptorReserves {
-    /// For those that come.
+    /// For containers that have yet to start.
     pool: Reserve,
-    /// For those under way, by the endpoint with which the container joined a network.
+    /// For containers that are starting, by the endpoint with which the container joined a network.
     starting: Mutex<BTreeMap<EndpointId, Arc<Reserve>>>,
 }
 

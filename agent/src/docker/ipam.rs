@@ -209,7 +209,7 @@ async fn keep(
     address: IpAddr,
 ) -> Result<IpNet, LeaseError> {
     note(store, pool, address, false).await?;
-    // What stands on the gateway is the whole prefix.
+    // The gateway's address has the prefix length of the whole network.
     Ok(IpNet::new(address, pool.prefix.prefix_len())?)
 }
 
@@ -262,7 +262,7 @@ async fn give(
 }
 
 /// Where another host's engine numbers its containers by itself, it may give out anything outside
-/// of blocks at any time: here only this node's own blocks are to choose from.
+/// of blocks at any time: here only this node's own blocks may be used.
 fn check_numbered(
     endpoints: &Endpoints,
     network: &Network,

@@ -157,8 +157,8 @@ pub(super) async fn pass(
     Ok(())
 }
 
-/// Waits until an address that somebody names is free, where Docker may have taken it from its
-/// holder unheard.
+/// Waits until an address that somebody names is free, which Docker may have taken from its holder
+/// unnoticed.
 pub(super) async fn freed(
     store: &PluginStore,
     endpoints: &Endpoints,
@@ -263,7 +263,7 @@ async fn all_rest(engine: &DockerClient, listed: &[ListedContainer]) -> bool {
     true
 }
 
-/// Strikes addresses out of the book that Docker gave back while this process was away.
+/// Removes addresses from the plugin store that Docker gave back while this process was away.
 async fn strike(store: &PluginStore, endpoints: &Endpoints, leases: &[&DockerLease]) {
     // Nobody is given one meanwhile.
     let _one = endpoints.memberships.reserving().await;

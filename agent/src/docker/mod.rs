@@ -1,19 +1,19 @@
 //! Docker: networks of ours in the engines of all hosts, containers on them, and their names.
 //!
 //! ```text
-//!  dockerd ── plugin socket ──► plugin ──► driver, ipam ──► book (on disk), journal ──► reconcile
+//!  dockerd ── plugin socket ──► plugin ──► driver, ipam ──► plugin_store, journal ──► reconcile
 //!     │                                                        ▲
-//!     └──────── API, events ──► engine ──► sync, roster ───────┘ ──► control
+//!     └── API, events ──► client ──► sync, container_watcher ──┘ ──► control
 //! ```
 //!
 //! `plugin` speaks the engine's plugin protocol and checks what it says; `driver` and `ipam` answer
-//! out of the `book`, which is what Docker was promised and never repeats. `engine` speaks the
-//! engine's API: `sync` makes the engine's networks those of the cluster and the other way round,
-//! `roster` finds the names of containers, `lifetime` the endpoints that ended unheard, `recovery`
-//! gives running containers back what this node lost of theirs. Nothing here is on a packet's way,
-//! and no call of the plugin waits for the engine's API: while the engine starts it serves none.
-//! Under systemd the `door` stands before the plugin, in a process of its own: Docker's start must
-//! not wait for the agent's.
+//! from `plugin_store`, which holds what Docker was promised and never repeats. `client` speaks the
+//! engine's API: `sync` brings the engine's networks and those of the cluster in line with each
+//! other, `container_watcher` finds the names of containers, `lifetime` the endpoints that ended
+//! unnoticed, and `recovery` gives running containers back what this node lost of theirs. Nothing
+//! here is on a packet's path, and no call of the plugin waits for the engine's API: while the
+//! engine starts, it serves none. `plugin_proxy` stands in front of the plugin, in a process of its
+//! own, because Docker's start must not wait for the agent's.
 
 mod client;
 mod container_ifname;

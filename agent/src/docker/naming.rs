@@ -11,7 +11,7 @@ use super::fitting::{MAX_ROW_LABELS, fitting};
 
 /// Hexadecimal digits of the short form of an id, which is also a container's host name.
 const SHORT_ID: usize = 12;
-/// Names that a message lists at the most.
+/// The most names that a message lists.
 const MAX_SHOWN: usize = 3;
 
 /// How a container is called.

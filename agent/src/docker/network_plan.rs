@@ -88,7 +88,7 @@ impl Facts<'_> {
             return;
         };
         if self.plugin_state.removals.contains(&there.id) {
-            // The one of before goes first.
+            // The previous one goes first.
             return;
         }
         if there.title() != engine.name {
@@ -139,7 +139,7 @@ impl Facts<'_> {
     fn plan_orphan(self, engine: &EngineNetwork, network: NetworkId, plan: &mut Plan) {
         let busy = self.busy.contains(&engine.id);
         if busy && !self.served.contains(&network) {
-            // Who removed it did not know of our container yet: no running container loses its
+            // Whoever removed it did not know of our container yet: no running container loses its
             // network.
             plan.actions.push(Action::Publish(engine.id.clone(), Some(network)));
         } else {

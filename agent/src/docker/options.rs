@@ -9,19 +9,19 @@ use super::container_ifname::{IFACE_PREFIX, ends_without_number};
 
 /// The MTU of containers' interfaces, in bytes: at the most what the tunnel carries.
 const MTU: &str = "com.docker.network.driver.mtu";
-/// As Docker's own overlay has it; here it is always so.
+/// An option of Docker's own overlay driver; here traffic is always encrypted.
 const ENCRYPTED: &str = "encrypted";
 /// The options of a network that are known, for messages.
 const OF_NETWORKS: [&str; 3] = [MTU, IFACE_PREFIX, ENCRYPTED];
 
 /// How a container's interface is called.
 pub(crate) const IFNAME: &str = "com.docker.network.endpoint.ifname";
-/// Options of endpoints that are the engine's own affair begin like this.
+/// The prefix of endpoint options that are the engine's own business.
 const ENGINES_OWN: &str = "com.docker.network.";
-/// What only drivers make something of begins like this.
+/// The prefix of those that only drivers interpret.
 const DRIVERS: &str = "com.docker.network.driver.";
 
-/// What an address management of ours may be asked besides.
+/// The further options that our IPAM driver accepts.
 const OF_IPAM: [&str; 2] = [super::NETWORK_OPTION, "com.docker.network.ipam.serial"];
 
 /// The MTU that an interface may have, in bytes; with IPv6, no less than 1,280.
@@ -29,7 +29,7 @@ const MTU_RANGE: std::ops::RangeInclusive<u32> = 576..=65_535;
 const MIN_MTU6: u32 = 1_280;
 /// Bytes of an interface's name (`IFNAMSIZ`, less the NUL).
 const MAX_IFNAME: usize = 15;
-/// Of which a number takes so many.
+/// How many of them a number takes.
 const MAX_NUMBER: usize = 3;
 
 /// An option that is not honoured.

@@ -2,10 +2,10 @@
 //! the agent when it starts.
 //!
 //! Docker calls the plugin while it boots and serves nobody until it is answered. A socket that is
-//! missing costs it half a minute, one that nobody answers on costs it for ever. The doorkeeper
-//! answers by itself what is always answered alike, hands everything else to the agent, and refuses
-//! soon while the agent does not answer. Containers that could not start for that are started by
-//! the agent (`super::container_watcher::start_stranded`).
+//! missing costs it half a minute, one that nobody answers on costs it for ever. The proxy itself
+//! answers the calls whose answer is always the same, forwards everything else to the agent, and
+//! refuses calls soon while the agent does not answer. Containers that could not start for that are
+//! started by the agent (`super::container_watcher::start_stranded`).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub struct ProxyOptions {
     agent: PathBuf,
 }
 
-/// The door cannot be kept.
+/// Why the proxy cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum DoorError {
     /// Docker's socket cannot be opened.
@@ -64,7 +64,7 @@ pub enum DoorError {
     Signals(#[source] std::io::Error),
 }
 
-/// Keeps the door until a signal ends it; a socket that it made goes with it.
+/// Runs the proxy until a signal ends it; a socket that it made goes with it.
 ///
 /// # Errors
 ///

@@ -18,8 +18,8 @@ use crate::problem_key::ProblemKey;
 /// How soon a socket that could not be served is tried again.
 const RETRY: Duration = Duration::from_secs(3);
 
-/// Serves the plugin socket, and says when nobody keeps the door before it. Without Docker on this
-/// host it waits for it.
+/// Serves the plugin socket, and raises a problem while no plugin proxy runs in front of it. Where
+/// Docker is not installed, it waits for it.
 pub(crate) async fn serve(
     handle: Arc<NodeHandle>,
     plugin: PathBuf,

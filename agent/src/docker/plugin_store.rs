@@ -129,7 +129,7 @@ impl PluginStore {
         self.gc_passes.send_modify(|times| *times += 1);
     }
 
-    /// Returns once somebody gc_wanted.
+    /// Returns once somebody has requested garbage collection.
     pub(crate) async fn gc_requested(&self) {
         self.gc_wanted.notified().await;
     }

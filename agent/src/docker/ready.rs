@@ -19,7 +19,7 @@ use crate::state::DockerNetwork;
 
 /// How long Docker's call waits at the most; control that is there answers within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// By these words of a refusal the agent knows later why a container did not start.
+/// The words of a refusal by which the agent later recognises why a container did not start.
 pub(super) const NOT_YET: &str = "this network is not known to the other hosts yet";
 
 /// Why a network of Docker's cannot take containers.
@@ -61,7 +61,7 @@ fn after_colon(away: Option<&ControlError>) -> String {
     away.map_or_else(String::new, |away| format!(": {away}"))
 }
 
-/// Returns what stands in the book of a network, and the overlay network that it stands for.
+/// Returns a network's row in the plugin store, and the overlay network that it stands for.
 pub(super) async fn network(
     store: &PluginStore,
     endpoints: &Endpoints,

@@ -3,7 +3,7 @@
 //! still there is taken up as it is: none is removed before Docker was asked
 //! ([`crate::state::journal::Journal::strays`]). One that is not is made again as for one that
 //! foreign hands destroyed ([`crate::kernel::container_interface`]). What cannot be given back is
-//! told, with the command that helps.
+//! reported, with the command that helps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -86,7 +86,7 @@ pub(super) fn is_needed(
     !lost(store, endpoints, listed).is_empty()
 }
 
-/// Writes down again what running containers have.
+/// Records again what running containers have.
 pub(super) async fn pass(
     store: &PluginStore,
     endpoints: &Endpoints,
@@ -286,7 +286,7 @@ fn names_inside(entries: &Entries, but: EndpointId, netns: &Path) -> BTreeSet<St
     here.filter_map(|other| other.inside.clone()).collect()
 }
 
-/// Tells of running containers whose interface the kernel does not have.
+/// Reports running containers whose interface the kernel does not have.
 pub(super) fn tell(endpoints: &Endpoints, listed: &[ListedContainer]) {
     let reports = endpoints.reports.borrow().clone();
     let view = endpoints.view();

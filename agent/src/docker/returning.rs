@@ -23,7 +23,7 @@ pub(super) async fn addresses(
     if endpoints.control().connection.is_connected() {
         return Ok(Vec::new());
     }
-    // The first who starts after a boot may be earlier than the garbage collection.
+    // The first container after a boot may start before garbage collection has run.
     let is_bygone = |record: &&EndpointRecord| {
         record.sandbox.managed().is_some_and(sandbox::is_of_earlier_boot)
     };

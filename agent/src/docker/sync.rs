@@ -42,7 +42,7 @@ pub(super) struct Sync {
 const UNLISTED: u32 = 3;
 
 impl Sync {
-    /// Begins without memory; what differs is told by `differences`.
+    /// Begins without memory; the networks that differ are published through `differences`.
     pub(super) fn new(differences: watch::Sender<Vec<v1::Difference>>) -> Self {
         Self { served: BTreeSet::new(), unlisted: BTreeMap::new(), reserved: None, differences }
     }
@@ -85,7 +85,8 @@ impl Sync {
             served: &self.served,
         };
         let mut plan = facts.plan();
-        // Before anything is removed: a container that starts meanwhile is told.
+        // Before anything is removed, so that a container that starts meanwhile is told why it
+        // cannot.
         store.set_conflicts(plan.conflicts.clone());
         for step in std::mem::take(&mut plan.actions) {
             let done = perform(store, endpoints, engine, &listed, view, &plugin_state, &step).await;
@@ -104,7 +105,7 @@ impl Sync {
         Ok(again)
     }
 
-    /// States as problems what cannot be, here and to all nodes.
+    /// Reports what cannot be done, as problems here and to all nodes.
     fn report(&self, problems: &Problems, listed: &[EngineNetwork], view: &View, plan: &Plan) {
         let mut differences = Vec::new();
         let is_told = |id: &String| {
@@ -209,7 +210,8 @@ enum About {
     Network(NetworkId),
 }
 
-/// Tells control of the networks that were removed here; tells whether one waits for control.
+/// Tells control of the networks that were removed here; returns whether one still waits for
+/// control.
 async fn tell_removals(store: &PluginStore, endpoints: &Endpoints) -> bool {
     let mut waits = false;
     for network in store.state().removals.iter().copied() {
@@ -245,7 +247,7 @@ async fn tell_removals(store: &PluginStore, endpoints: &Endpoints) -> bool {
         if !comes_back
             && endpoints.memberships.membership.borrow().view.networks.contains_key(&network)
         {
-            // As long as the news has not come, it would be made again.
+            // Until the view shows the removal, it would be made again.
             waits = true;
             continue;
         }
@@ -343,7 +345,7 @@ async fn publish(
     };
     let mut client = endpoints.control().connection.client()?;
     let answer = match connection::call(client.create_network(request)).await {
-        // Somebody was faster; the next pass sees it.
+        // Somebody else was faster; the next pass sees it.
         Err(error) if error.code() == Code::NameTaken => return Ok(()),
         answer => answer?,
     };
@@ -361,7 +363,8 @@ async fn publish(
             .await
             .map(drop)
     };
-    // Who made it will use it; where the news does not come at once, the first container enters.
+    // Whoever made it will use it; if the view does not show it soon, the first container enters
+    // it.
     if matches!(tokio::time::timeout(std::time::Duration::from_secs(2), arrived).await, Ok(Ok(())))
     {
         let _ = endpoints.memberships.enter(network, 1).await;
@@ -370,7 +373,7 @@ async fn publish(
     Ok(())
 }
 
-/// Removes from Docker what this node's networks were, for it leaves the cluster.
+/// Removes this node's networks from Docker, because it leaves the cluster.
 pub(crate) async fn withdraw(
     store: &PluginStore,
     socket: &std::path::Path,

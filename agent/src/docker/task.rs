@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_secs(3);
 const BOOT: Duration = Duration::from_secs(60);
 /// The pause before a pass that follows another.
 const AGAIN: Duration = Duration::from_millis(20);
-/// Containers that were heard of and not looked at yet; past that, all are looked at.
+/// The most containers that wait to be looked at; beyond that, all are looked at.
 const HEARD: usize = 1_024;
 
 /// What a joined node has for Docker.
@@ -86,7 +86,7 @@ pub(crate) async fn follow(work: &DockerWork, reserves: &InterceptorReserves, so
     });
 }
 
-/// Tells whether no engine runs here: nobody listens.
+/// Tells whether no engine runs here, because nobody listens on its socket.
 async fn is_absent(socket: &Path) -> bool {
     let refused = UnixStream::connect(socket).await.err();
 
@@ -95,7 +95,7 @@ async fn is_absent(socket: &Path) -> bool {
     })
 }
 
-/// Goes along with one life of the engine.
+/// Follows one run of the engine.
 async fn accompany(
     store: &PluginStore,
     endpoints: &Endpoints,
@@ -130,8 +130,8 @@ async fn accompany(
     }
 }
 
-/// Starts what the engine could not start for want of us: it may still be trying when it begins to
-/// serve.
+/// Starts the containers that the engine could not start because the agent was absent: it may still
+/// be trying when it begins to serve.
 async fn start_stranded(store: &PluginStore, engine: &DockerClient) -> EngineError {
     let boot = Instant::now() + BOOT;
     loop {
@@ -204,7 +204,8 @@ async fn keep_containers(
                     }
                 }
                 () = all.notified() => break,
-                // What may be taken away now waits for a look since control was heard.
+                // Endpoints may be removed from now on, but only after a look that began since
+                // then.
                 () = control_heard(&mut membership), if is_early => break,
                 () = sleep_until(due) => break,
             }
@@ -217,8 +218,8 @@ async fn control_heard(membership: &mut watch::Receiver<Membership>) {
     drop(membership.wait_for(|membership| membership.live).await);
 }
 
-/// Finds out what becomes of endpoints and addresses that nobody seems to have. Beside the names of
-/// containers, which must not wait for a container that does not answer.
+/// Finds out what becomes of endpoints and addresses that nobody seems to have; in parallel to the
+/// names of containers, which must not wait for a container that does not answer.
 async fn keep_lifetimes(
     store: &PluginStore,
     endpoints: &Endpoints,

@@ -7,7 +7,7 @@ use std::ops::AddAssign;
 pub enum CounterKind {
     /// Packets on their way, and the calls that carry them.
     Traffic,
-    /// A sound network has it, too.
+    /// It happens in a healthy network, too.
     Noise,
     /// Packets that did not arrive.
     Refusal,

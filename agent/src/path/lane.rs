@@ -157,7 +157,7 @@ impl Lane {
                 self.busy_poll.waited(start.elapsed());
                 return Ok(count);
             }
-            // On the same core may be whoever is to answer.
+            // Whoever is to answer may be waiting for this core.
             std::thread::yield_now();
         }
 
@@ -276,9 +276,9 @@ impl Lane {
             LaneCommand::Own(own) => self.engine.know_own(own),
             LaneCommand::Announce => self.engine.announce(Instant::now()),
             LaneCommand::Hurry(node) => self.engine.hurry(node, Instant::now()),
-            // Whoever asked may have gone.
+            // The caller may have given up.
             LaneCommand::Report(reply) => drop(reply.send(self.report())),
-            // For a lane that stands still or waits, or its loop's to see to.
+            // These are for a lane that stands still or waits, or are handled by its loop.
             LaneCommand::Freeze(_) | LaneCommand::Thaw { .. } | LaneCommand::Shutdown => {}
             LaneCommand::Resume(..) | LaneCommand::Begin => {}
         }

@@ -22,7 +22,7 @@ impl Lane {
         let frozen = self.engine.freeze();
         let mut meanwhile = PendingUpdates::default();
         if reply.send(frozen.state()).is_err() {
-            // Whoever asked has given up.
+            // The caller has given up.
             frozen.thaw();
             return Ok(Some(meanwhile));
         }
@@ -59,7 +59,7 @@ impl Lane {
             for command in pending.commands {
                 match command {
                     LaneCommand::Resume(state, reply) => {
-                        // Whoever asked may have gone.
+                        // The caller may have given up.
                         let _ = reply.send(self.engine.resume(state, Instant::now()));
                     }
                     LaneCommand::Begin => has_begun = true,

@@ -11,11 +11,12 @@ use crate::kernel::{KernelError, NetworkNamespace, Pins};
 use crate::problem::{Problems, explain};
 use crate::problem_key::ProblemKey;
 
-/// A namespace is let go of within milliseconds by whoever of us had it.
+/// How often a namespace that is in use is tried again: whichever of our processes holds it lets go
+/// within milliseconds.
 const PATIENCE: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Removes one network's namespace; says so where it cannot be.
+/// Removes one network's namespace; raises a problem if it cannot be removed.
 pub(crate) async fn network(run_dir: &Path, network: NetworkId, problems: &Problems) {
     let key = ProblemKey::Leftover(network);
     for _ in 0..PATIENCE {
@@ -57,7 +58,7 @@ pub(crate) async fn all_but(run_dir: &Path, wanted: &[NetworkId], problems: &Pro
 /// Removes the folders of pins and locks, unless somebody else still has something there.
 pub(crate) fn folders(run_dir: &Path) {
     for folder in ["netns", "lock"] {
-        // Not empty or not there: either way nothing of ours is left in it.
+        // Not empty or not there: either way there is nothing of ours to remove.
         let _ = std::fs::remove_dir(run_dir.join(folder));
     }
 }

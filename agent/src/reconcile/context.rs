@@ -38,17 +38,17 @@ pub(crate) struct ReconcileContext {
     pub(crate) keyring: Arc<Keyring>,
     /// What carries their packets.
     pub(crate) backend: Arc<dyn Backend>,
-    /// Where the DNS names of all networks are told.
+    /// Where the DNS names of all networks are published.
     pub(crate) names: watch::Sender<Arc<Names>>,
-    /// Where the state of each network in the kernel is told.
+    /// Where the state of each network in the kernel is published.
     pub(crate) reports: watch::Sender<NetworkReports>,
     /// The order in which networks are worked on.
     pub(crate) queue: Arc<ReconcileQueue>,
-    /// What says that something in a namespace has changed.
+    /// The source of events in namespaces.
     pub(crate) events: Arc<EventSource>,
-    /// Where it is told what is wrong.
+    /// Where problems are reported.
     pub(crate) problems: Arc<Problems>,
-    /// Ends all of it.
+    /// Ends the workers and their supervisor.
     pub(crate) stop: CancellationToken,
     /// What outlives a session while the agent is handed over.
     pub(crate) descriptors: DescriptorStore,

@@ -3,8 +3,8 @@
 //! `supervisor` recomputes when the membership or the journal changes (`wanted`: only what
 //! something touched) and has one `worker` a network; a worker owns that network's namespace.
 //! `namespace_ops` is what a worker needs of the kernel, `pass` one pass over it, `pace` says when
-//! the next one is due and `queue` when it has its turn. A network that nobody touches costs
-//! nothing but a sweep a minute.
+//! the next one is due and `queue` when it has its turn. A network that nothing touches costs no
+//! more than a sweep a minute.
 
 pub(crate) mod clean;
 mod context;
@@ -27,8 +27,7 @@ pub(crate) use queue::QueueLog;
 pub(crate) use queue::ReconcileQueue;
 pub(crate) use supervisor::run;
 
-/// What the names begin with under which the DNS servers' sockets are kept; the rest is the
-/// network.
+/// The prefix of the names under which the DNS servers' sockets are kept; the rest is the network.
 const KEPT_DNS: &str = "dns/";
 
 /// Returns the name under which the sockets of a network's DNS server are kept.

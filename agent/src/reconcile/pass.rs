@@ -23,7 +23,7 @@ pub(crate) enum Cause {
     Desired,
     /// The kernel said that something changed.
     Event,
-    /// It was time.
+    /// A resync was due.
     Resync,
 }
 

@@ -214,7 +214,7 @@ impl Wanted {
                     touched.entry(network).or_default();
                 }
                 RowKey::Endpoint(network, id) => touched.entry(network).or_default().add(id),
-                // So does who is reached where.
+                // So does where a node is reached.
                 RowKey::Node(_) => concerns_all = true,
                 RowKey::HostReport(_) => {}
             }

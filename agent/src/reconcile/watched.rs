@@ -54,13 +54,14 @@ impl Watched {
         Arc::clone(&self.changes)
     }
 
-    /// Hears of changes in a sandbox. What becomes of an engine's container is the engine's affair.
+    /// Hears of changes in a sandbox. What becomes of an engine's container is the engine's
+    /// business.
     fn watch(&mut self, endpoint: EndpointId, desired: &SandboxDesired) -> Result<(), KernelError> {
         let Some(events) = &self.events else { return Ok(()) };
         if desired.owner != InterfaceOwner::Agent || self.sandboxes.contains_key(&endpoint) {
             return Ok(());
         }
-        // One that is gone is told by who attaches.
+        // Attaching reports one that is gone.
         if let Ok(netns) = Netns::open(&desired.netns) {
             let subscription =
                 events.subscribe(&netns, ChangeScope::Sandbox(endpoint), &self.changes)?;
@@ -88,7 +89,7 @@ impl NamespaceOps for Watched {
         endpoint: EndpointId,
         desired: &SandboxDesired,
     ) -> Result<ReconcileReport, KernelError> {
-        // Before it is looked at: what changes meanwhile is heard.
+        // Before it is looked at, so that no change in between is missed.
         self.watch(endpoint, desired)?;
         let attached = self.namespace.attach(endpoint, desired).await;
         self.queue.note_step(self.namespace.network());

@@ -38,7 +38,7 @@ pub(crate) struct WorkerContext {
     pub(crate) reconcile: Arc<ReconcileContext>,
     /// All DNS servers.
     pub(crate) dns: Arc<Mutex<DnsServers>>,
-    /// What happens in namespaces; without it, all are looked at all the time.
+    /// The source of events in namespaces; without it, all of them are polled.
     pub(crate) events: Option<Arc<NamespaceEvents>>,
     /// Counts changes of the host's mounts, of which the namespace's pin is one.
     pub(crate) mounts: watch::Receiver<u64>,
@@ -215,7 +215,7 @@ impl Worker {
             () = unpinned(&mut self.context.mounts, namespace) => {}
             turn = turn => return Some((Cause::Resync, turn)),
         }
-        // NamespaceEvents are gathered; what is desired does not wait for them.
+        // Events are gathered; a change of what is desired does not wait for them.
         tokio::select! {
             changed = self.desired.changed() => changed.ok().map(|()| (Cause::Desired, None)),
             () = sleep(pace.handle_event(Instant::now())) => Some((Cause::Event, None)),

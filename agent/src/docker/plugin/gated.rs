@@ -1,4 +1,4 @@
-//! Has every call of the engine go through the agent's gate.
+//! Passes every call of the engine through the agent's gate.
 
 use std::path::PathBuf;
 
@@ -8,27 +8,27 @@ use hyper::body::Bytes;
 use super::{Answer, Answers, constant, forward};
 use crate::call_gate::CallGate;
 
-/// Answers calls while the gate is open; the others wait. What is always answered alike never does:
-/// by that the plugin proxy knows that the agent is there, however long a hand-over takes.
+/// Answers calls while the gate is open; others wait. Calls whose answer is always the same never
+/// wait: from them the plugin proxy knows that the agent is there, however long a hand-over takes.
 #[derive(Debug)]
 pub(crate) struct Gated<A> {
     answers: A,
     gate: CallGate,
-    /// Where whoever has this agent's place serves the engine.
+    /// Where the agent that took this one's place serves the engine.
     socket: PathBuf,
 }
 
 impl<A> Gated<A> {
-    /// Puts the gate before whoever answers calls at `socket`.
+    /// Puts the gate in front of whoever answers calls at `socket`.
     pub(crate) fn new(answers: A, gate: CallGate, socket: PathBuf) -> Self {
         Self { answers, gate, socket }
     }
 
-    /// Has the agent answer that has this one's place.
+    /// Forwards the call to the agent that took this one's place.
     async fn pass_on(&self, path: &str, body: Bytes) -> Answer {
         match forward(&self.socket, path, body).await {
             Ok(answer) => answer,
-            // Who hears nothing asks again, whoever the agent is then.
+            // A caller that gets no answer asks again, whichever agent runs then.
             Err(_) => std::future::pending().await,
         }
     }
@@ -60,7 +60,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(50);
     const LONG: Duration = Duration::from_secs(5);
 
-    /// Says who it is.
+    /// Answers with its name.
     struct Named(&'static str);
 
     impl Answers for Named {

@@ -2,7 +2,7 @@
 //! (libnetwork's remote drivers).
 //!
 //! `socket` opens it or takes it from systemd, `server` reads requests and writes answers, `wire`
-//! checks what they say. What is decided stands behind [`Driver`].
+//! checks what they say. Decisions are made behind [`Driver`].
 
 mod forward;
 mod gated;
@@ -32,7 +32,7 @@ pub use wire::{
 /// Where engines look for the plugin of our name.
 pub const PATH: &str = "/run/docker/plugins/overlay-wg.sock";
 
-/// What a call is answered.
+/// The answer to a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The HTTP status; the engine reads the body whatever it is.
@@ -54,8 +54,8 @@ pub trait Answers: Send + Sync + 'static {
     fn answer(&self, path: &str, body: Bytes) -> impl Future<Output = Answer> + Send;
 }
 
-/// What the engine asks of a driver of networks and addresses. Each call may be repeated, and is
-/// answered as the first time.
+/// What the engine asks of a driver of networks and addresses. Each call may be repeated, and gets
+/// the same answer again.
 pub trait Driver: Send + Sync + 'static {
     /// Gives a pool.
     fn request_pool(

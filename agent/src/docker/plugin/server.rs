@@ -26,12 +26,12 @@ use super::{
 use crate::docker::DRIVER;
 use crate::unix_socket::Accepted;
 
-/// Bytes of a request or an answer at the most: the largest names some hundred published ports.
+/// The most bytes of a request or an answer: the largest names some hundred published ports.
 pub(crate) const MAX_BODY: usize = 1 << 20;
 /// The first call of all, without arguments.
 pub(crate) const ACTIVATE: &str = "/Plugin.Activate";
 const TOO_LARGE: &str = "the request cannot be read, or is larger than 1 MiB";
-/// Connections at once; the engine uses a few dozen while many containers start.
+/// The most connections at once; the engine uses a few dozen while many containers start.
 const MAX_CONNECTIONS: usize = 512;
 /// How long a request may take to arrive.
 const ARRIVAL: Duration = Duration::from_secs(10);
@@ -105,7 +105,7 @@ fn written(answer: Answer) -> Response<Full<Bytes>> {
     response
 }
 
-/// Writes a refusal as both kinds of calls read it.
+/// Writes a refusal in the way that both kinds of calls read.
 pub(crate) fn failure(text: &str) -> Value {
     json!({ "Err": text, "Error": text })
 }
@@ -137,7 +137,7 @@ pub async fn answer<D: Driver>(driver: &D, path: &str, body: &[u8]) -> (StatusCo
     }
 }
 
-/// Returns what a call is answered that is always answered alike.
+/// Returns the answer to a call that is always answered the same way.
 pub(crate) fn constant(path: &str) -> Option<Value> {
     Some(match path {
         ACTIVATE => json!({ "Implements": ["NetworkDriver", "IpamDriver"] }),
@@ -194,8 +194,8 @@ async fn dispatch<D: Driver>(
             wire::read_endpoint(body)?;
             json!({ "Value": {} })
         }
-        // What these tell is the engine's own affair: the way out is its own, and an interface it
-        // lets go of is removed with its endpoint.
+        // What these report is the engine's own business: the way out is its own, and an interface
+        // it lets go of is removed with its endpoint.
         "/NetworkDriver.Leave"
         | "/NetworkDriver.ProgramExternalConnectivity"
         | "/NetworkDriver.RevokeExternalConnectivity" => {

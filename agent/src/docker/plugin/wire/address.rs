@@ -97,7 +97,7 @@ pub struct AddressRequest {
     pub pool: String,
     /// The one that is wanted; none: any.
     pub address: Option<IpAddr>,
-    /// What for.
+    /// What it is for.
     pub purpose: AddressUse,
 }
 

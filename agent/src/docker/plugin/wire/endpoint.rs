@@ -157,9 +157,9 @@ impl JoinRequest {
 /// A route that a container gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
-    /// Where to.
+    /// The destination.
     pub destination: IpNet,
-    /// Through whom; none: it is on the link.
+    /// The next hop; none: the destination is on the link.
     pub via: Option<IpAddr>,
 }
 
@@ -170,7 +170,7 @@ pub struct Joined {
     pub ifname: String,
     /// How the container shall call it.
     pub container_ifname: ContainerIfname,
-    /// Routes by it. No gateway: the way out is the engine's.
+    /// Routes through it. No gateway: the way out is the engine's.
     pub routes: Vec<Route>,
 }
 
@@ -198,8 +198,8 @@ impl Joined {
     }
 }
 
-/// The same id that an endpoint of Docker's has with us, whoever asks and however often: made from
-/// its first digits.
+/// Returns our id of one of Docker's endpoints: made from the first digits of Docker's, so it is
+/// always the same.
 pub(crate) fn endpoint_id(endpoint: &str) -> EndpointId {
     let digits = endpoint.get(..12).unwrap_or(endpoint);
 

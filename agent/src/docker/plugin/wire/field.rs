@@ -8,11 +8,11 @@ use overlay_proto::{Code, Refusal};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Hexadecimal digits of Docker's ids at the most.
+/// The most hexadecimal digits of one of Docker's ids.
 const MAX_ID: usize = 64;
-/// Options that are looked at at the most; far fewer are known.
+/// The most options that are looked at; far fewer are known.
 const MAX_OPTIONS: usize = MAX_LABELS;
-/// Bytes of a pool's name at the most; ours are far shorter.
+/// The most bytes of a pool's name; ours are far shorter.
 const MAX_POOL: usize = 128;
 
 /// Refuses what the engine says.
@@ -88,7 +88,7 @@ pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal>
     if body.is_empty() {
         return refuse("the request has no body");
     }
-    // An array's values would be taken for fields in their order.
+    // An array's values would be taken for the fields, in order.
     if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
         return refuse("the request is no JSON object");
     }
