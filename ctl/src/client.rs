@@ -39,7 +39,7 @@ macro_rules! calls {
                 pub(crate) async fn $name(&mut self, request: v1::$request) -> Result<$response, Refusal> {
                     let first = timeout($deadline, self.client.$name(Request::new(request.clone()))).await;
                     let answer = match first {
-                        // It was not begun: the agent was replaced before.
+                        // The call was not begun: the agent was replaced before it.
                         Ok(Err(status)) if is_replaced(&status) => {
                             *self = Self::connect(&self.socket).await?;
                             timeout($deadline, self.client.$name(Request::new(request))).await
@@ -122,8 +122,8 @@ fn unreachable(socket: &Path, error: &DialError) -> Refusal {
     }
 }
 
-/// Says whether an agent answers that another has taken its place. Of one that cannot be reached
-/// nobody says so.
+/// Says whether an agent answers that another has taken its place. Nobody says so of an agent that
+/// cannot be reached.
 fn is_replaced(status: &Status) -> bool {
     let code = status.metadata().get(CODE_KEY).and_then(|code| code.to_str().ok());
 

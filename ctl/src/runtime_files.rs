@@ -1,4 +1,4 @@
-//! What an agent that ended in an orderly way does not leave, and one that was killed does.
+//! The files that an agent leaves when it is killed, but not when it ends in an orderly way.
 
 use std::fs;
 use std::os::unix::net::UnixStream;

@@ -119,7 +119,7 @@ impl StateDir {
         [Service::Control, Service::Agent].into_iter().filter(|service| self.has(*service))
     }
 
-    /// Returns where the service's words go.
+    /// Returns the file that the service's output goes to.
     pub(crate) fn log(&self, service: Service) -> PathBuf {
         self.root.join(format!("{}.log", service.program()))
     }
@@ -149,7 +149,7 @@ impl StateDir {
         self.root.join("options.json")
     }
 
-    /// Removes everything of a service; lists what went.
+    /// Removes everything of a service; lists what was removed.
     pub(crate) fn remove_service(&self, service: Service) -> Outcome<Vec<PathBuf>> {
         let mut removed = Vec::new();
         let doors = match service {
@@ -170,7 +170,7 @@ impl StateDir {
     }
 
     /// Removes what is ours in the directory, and the directory when nothing else is in it; lists
-    /// what went.
+    /// what was removed.
     pub(crate) fn remove(&self) -> Outcome<Vec<PathBuf>> {
         let mut removed = self.remove_service(Service::Agent)?;
         removed.extend(self.remove_service(Service::Control)?);

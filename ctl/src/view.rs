@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::output::{Cell, Column, Page, Report, table};
 
-/// What a removal did.
+/// The outcome of a removal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Removed {
     pub(crate) removed: Vec<String>,

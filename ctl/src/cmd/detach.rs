@@ -41,7 +41,7 @@ pub(crate) struct DetachArgs {
     host: bool,
 }
 
-/// How many endpoints went.
+/// How many endpoints were detached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 struct Detached {
     detached: u32,

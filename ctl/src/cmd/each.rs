@@ -1,4 +1,4 @@
-//! Several names in one command: each is tried, whatever became of the others, and said as it
+//! Several names in one command: each is tried, whatever became of the others, and reported as it
 //! happens.
 
 use overlay_proto::{Code, Refusal};
@@ -86,7 +86,7 @@ impl<R: Report> Report for Several<R> {
     }
 }
 
-/// What did not work, which has been said.
+/// What did not work, which has been reported already.
 #[derive(Debug, Default)]
 struct Failed(Vec<Code>);
 

@@ -31,7 +31,7 @@ pub(crate) struct EventsArgs {
     show: ShowArgs,
 }
 
-/// One change.
+/// A change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct EventView {
     time: String,

@@ -186,7 +186,7 @@ const NEWS: Duration = Duration::from_secs(2);
 /// The code of a prefix that this host and a network both have.
 const CLASH: &str = "prefix-clash";
 
-/// Says at once what would be found out by the first container that is on both.
+/// Reports at once what the first container on both would otherwise find out.
 async fn warn_of_clashes(context: &Context) {
     let known = wait::until(NEWS, async || match context.status().await {
         // A node knows at least itself.
@@ -196,7 +196,7 @@ async fn warn_of_clashes(context: &Context) {
         }
         Err(refusal) => Attempt::NotYet(refusal),
     });
-    // Who knows nothing yet has `status` say it later.
+    // While nothing is known yet, it is left to `status`.
     for problem in known.await.unwrap_or_default().iter().filter(|problem| problem.code == CLASH) {
         context.output.warn(format_args!("overlayctl: warning: {}", problem.text));
     }

@@ -43,7 +43,7 @@ pub(crate) struct LeaveArgs {
 /// How long an agent that ended may take to be started again by whoever looks after it.
 const RETURN: Duration = Duration::from_secs(2);
 
-/// What went.
+/// What was removed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 struct Left {
     told_control: bool,
@@ -171,8 +171,8 @@ impl LeaveArgs {
         }
     }
 
-    /// The agent ended in the middle: the one that runs next goes on from what is left, for to
-    /// leave twice is to leave once.
+    /// The agent ended in the middle: the one that runs next goes on from what is left, because
+    /// leaving twice is the same as leaving once.
     async fn leave_again(
         &self,
         request: v1::AgentLeaveRequest,
@@ -190,7 +190,7 @@ impl LeaveArgs {
             }
             (Err(_), None) => return Err(broken.into()),
         };
-        // Unless it was to leave in any case, it told control before it forgot what it was.
+        // Unless it was forced to leave, it told control before it forgot its identity.
         let told_control = !request.force;
         if status.phase() == v1::NodePhase::Unjoined {
             return Ok(told_control);
@@ -212,16 +212,16 @@ impl LeaveArgs {
         }
         let joined = context.status().await?.phase() == v1::NodePhase::Joined;
         if joined && !self.force && !state.has(Service::Control) {
-            // Whether control can be told is the agent's to say.
+            // The agent says whether control can be told.
             let _ = connected(context).await;
         }
 
         Ok(())
     }
 
-    /// Control that is set up and no node has joined by is no loss, but nobody here can tell.
+    /// Control that no node has joined is no loss, but nobody here can tell.
     fn confirm_control(&self, state: &StateDir, context: &Context) -> Outcome {
-        // What was cut short has no nodes.
+        // A setup that was cut short has no nodes.
         let force = self.force || setup::is_unfinished(state);
         let consequence =
             "this machine runs control; without it nothing can be changed any more on the nodes";

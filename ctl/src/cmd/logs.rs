@@ -51,7 +51,7 @@ pub(crate) struct LogsArgs {
     state: Option<PathBuf>,
 }
 
-/// Whose log.
+/// Which service's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Which {
     Agent,

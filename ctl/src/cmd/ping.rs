@@ -91,7 +91,7 @@ impl Probe {
     }
 }
 
-/// What came of all probes.
+/// The results of all probes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Summary {
     target: String,

@@ -15,7 +15,7 @@ use crate::spawn::{self, Ending, Launch, Manner, Origin, ServiceOptions, Started
 use crate::state::{DEFAULT_STATE, Service, StateDir};
 use crate::wait::{self, Attempt};
 
-/// How long is waited for control, which traffic does not need: one that runs answers in less.
+/// How long to wait for control, which traffic does not need: one that runs answers sooner.
 const CONTROL: Duration = Duration::from_secs(2);
 
 const EXAMPLE: &str = "\
@@ -79,7 +79,7 @@ impl Program {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 struct Programs {
     programs: Vec<Program>,
-    /// Why there is no door before the agent.
+    /// Why there is no door in front of the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     no_door: Option<String>,
     /// Why control cannot be reached; traffic goes on.

@@ -60,7 +60,7 @@ impl StopArgs {
             return Err(Refusal::new(Code::NotFound, text).into());
         }
         let mut stopped = Stopped::default();
-        // The agent first: it is not to miss control.
+        // The agent first, so that it does not miss control.
         for service in services.into_iter().rev() {
             context.output.step(format_args!("Stopping {}", service.word()));
             if spawn::pause(service, &state).await? {

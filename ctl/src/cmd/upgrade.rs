@@ -31,7 +31,7 @@ pub(crate) struct UpgradeArgs {
     binary: Option<PathBuf>,
 }
 
-/// What became of it.
+/// The outcome.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Upgraded {
     from: String,

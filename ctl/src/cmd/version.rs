@@ -31,7 +31,7 @@ struct Versions {
     control: Program,
 }
 
-/// One program's.
+/// The version of one program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Program {
     version: Option<String>,

@@ -1,7 +1,7 @@
 //! `--watch`: asks again and again, and writes what has changed until Ctrl-C.
 //!
-//! A terminal is drawn anew; elsewhere each state is written below the one before, JSON as one line
-//! each.
+//! A terminal is redrawn; elsewhere each state is written below the one before, with JSON on one
+//! line each.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -16,8 +16,8 @@ use crate::output::{Output, Report};
 /// Clears the terminal from its upper left corner on.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
-/// Writes what `ask` answers whenever it has changed. An agent that goes away meanwhile is waited
-/// for.
+/// Writes what `ask` answers whenever it has changed. It waits for an agent that goes away in
+/// between.
 ///
 /// # Errors
 ///

@@ -47,7 +47,8 @@ pub(super) async fn start(launch: &Launch) -> Outcome {
     Err(startup(launch.service, Refusal::new(Code::Fault, text), last_lines(launch.service)))
 }
 
-/// Tells whether the service runs no more: systemd has given up on it, or waits to start it again.
+/// Tells whether the service no longer runs: systemd has given up on it, or waits to start it
+/// again.
 pub(super) fn has_failed(service: Service) -> bool {
     !quiet(&["is-active", "--quiet", service.program()])
 }

@@ -31,7 +31,7 @@ SystemCallErrorNumber=EPERM
 UMask=0077
 ";
 
-/// Directives of those that need nothing of the host but what they are told.
+/// Directives of the units that need nothing from the host but what they are given.
 const SHUT_IN: &str = "\
 DevicePolicy=closed
 PrivateDevices=yes
@@ -48,9 +48,9 @@ SystemCallFilter=@system-service
 SystemCallFilter=~@privileged
 ";
 
-/// Of the agent: it makes namespaces and pins them, moves interfaces, hears of changes in all its
-/// namespaces on one socket (`CAP_NET_BROADCAST`), and enters the namespaces of other users'
-/// processes by their files in /proc.
+/// Directives of the agent's unit: it makes namespaces and pins them, moves interfaces, hears of
+/// changes in all its namespaces on one socket (`CAP_NET_BROADCAST`), and enters the namespaces of
+/// other users' processes by their files in /proc.
 const AGENT: &str = "\
 CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_BROADCAST CAP_NET_RAW CAP_NET_BIND_SERVICE CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_DAC_OVERRIDE
 DeviceAllow=/dev/net/tun rw
@@ -60,13 +60,13 @@ RestrictNamespaces=net
 SystemCallFilter=@system-service @mount
 ";
 
-/// Of control: a port, perhaps one below 1,024, and its folder.
+/// Directives of control's unit: it needs a port, perhaps one below 1,024, and its folder.
 const CONTROL: &str = "\
 CapabilityBoundingSet=CAP_NET_BIND_SERVICE
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 ";
 
-/// Of the door: two sockets.
+/// Directives of the door's unit: it needs two sockets.
 const DOORKEEPER: &str = "\
 CapabilityBoundingSet=
 IPAddressDeny=any
@@ -133,8 +133,8 @@ fn agent(launch: &Launch) -> Unit {
     )
 }
 
-/// How systemd has the agent upgraded: another process is the service then, which the agent tells
-/// it.
+/// How systemd upgrades the agent: another process then is the service, which the agent tells
+/// systemd.
 fn reload(launch: &Launch) -> String {
     let socket = launch.argv.iter().skip_while(|word| *word != "--socket").nth(1);
     let own = std::env::current_exe().ok().zip(socket);
@@ -158,7 +158,7 @@ fn main(launch: &Launch, description: &str, order: &str, words: &str, sandbox: &
 }
 
 /// The door before the agent's plugin socket. The socket is there before Docker starts, without the
-/// agent: Docker may neither miss it nor wait for an agent that does not come up.
+/// agent: Docker must neither miss it nor wait for an agent that does not come up.
 fn door(program: &str) -> [Unit; 2] {
     let socket = format!(
         "[Unit]\nDescription=Overlay's plugin socket for Docker\nBefore=docker.service\n\n\

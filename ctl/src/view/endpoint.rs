@@ -143,7 +143,7 @@ const PROBLEM: Column = Column::prose("PROBLEM");
 
 impl Report for EndpointList {
     fn text(&self, page: Page) -> String {
-        // What is well needs no column to say so.
+        // A column is needed only where something is wrong.
         let has_problems = self.0.iter().any(|endpoint| endpoint.problem.is_some());
         let columns: Vec<_> = COLUMNS.into_iter().chain(has_problems.then_some(PROBLEM)).collect();
         let row = |e: &EndpointView| {

@@ -32,11 +32,11 @@ pub(crate) struct NetworkView {
     pub(crate) reserved: BTreeMap<String, String>,
     /// What container engines were told with `-o`.
     pub(crate) options: BTreeMap<String, String>,
-    /// Where it is not as elsewhere.
+    /// Where it is not the same as elsewhere.
     pub(crate) differs: Vec<DifferenceView>,
 }
 
-/// A host on which a network is not as elsewhere.
+/// A host on which a network is not the same as elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct DifferenceView {
     pub(crate) node: String,

@@ -26,7 +26,7 @@ pub(crate) struct PeerView {
     /// Since anything authentic came from it.
     pub(crate) heard_seconds: Option<u64>,
     pub(crate) rtt_micros: Option<u64>,
-    /// Of a thousand datagrams that it sends, and that are sent to it.
+    /// How many of a thousand datagrams are lost: of those that it sends, and of those sent to it.
     pub(crate) loss_in_permille: Option<u32>,
     pub(crate) loss_out_permille: Option<u32>,
     /// The peer is behind NAT.
@@ -210,7 +210,7 @@ fn summary(rows: &[PeerView]) -> PeerView {
     line
 }
 
-/// Node, network and state always stay; the address leaves last.
+/// Node, network and state always stay; the address is left out last.
 const COLUMNS: [Column; 15] = [
     Column::name("NODE"),
     Column::left("ID").wide(),

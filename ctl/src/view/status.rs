@@ -30,7 +30,7 @@ pub(crate) struct StatusView {
     pub(crate) networks: Vec<MembershipView>,
     pub(crate) counters: BTreeMap<String, u64>,
     pub(crate) problems: Vec<ProblemView>,
-    /// Those counters that count packets which did not arrive.
+    /// The counters of packets that did not arrive.
     #[serde(skip)]
     refusals: BTreeMap<String, u64>,
     #[serde(skip)]
