@@ -12,6 +12,9 @@ use overlay_dataplane::{
     Engine, EngineConfig, LaneId, NetworkTable, PeerLane, PeerTable, Tables, public_key,
 };
 
+/// The time since 1970 at which engines start.
+const UNIX_TIME: Duration = Duration::from_secs(1_800_000_000);
+const SECOND: Duration = Duration::from_secs(1);
 /// Small packets, and those that fill a tunnel over an underlay of 1,500 bytes.
 const SIZES: [u16; 2] = [64, 1408];
 /// The number of packets that one super-packet of 64 KiB is cut into.
@@ -36,7 +39,7 @@ impl Pair {
             reason = "an engine has a clock; only differences matter"
         )]
         let now = Instant::now();
-        let mut pair = Self { engines: [0, 1].map(|index| engine(index, now)), now };
+        let mut pair = Self { engines: [0, 1].map(|index| engine(index, now, UNIX_TIME)), now };
         // The first packet starts the handshake, which is complete when no datagrams are left.
         pair.engines[0].handle_tun(NetworkId::FIRST, [&packet(100)[..]], now);
         while (0..2).any(|index| pair.carry(index)) {}
@@ -86,8 +89,7 @@ fn key(index: usize) -> PrivateKey {
     PrivateKey::from(if index == 0 { [7; 32] } else { [9; 32] })
 }
 
-fn engine(index: usize, now: Instant) -> Engine {
-    let unix_time = Duration::from_secs(1_800_000_000);
+fn engine(index: usize, now: Instant, unix_time: Duration) -> Engine {
     let mut engine =
         Engine::new(EngineConfig { lane: LaneId(0), lanes: 1, seed: [3; 32], now, unix_time });
     let other = 1 - index;
@@ -133,9 +135,9 @@ fn from_tun(criterion: &mut Criterion) {
                     black_box(batch.bytes);
                 }
             });
+            let counters = pair.engines[0].counters();
+            assert!(counters.forwarded > 0, "nothing was carried: {counters:?}");
         });
-        let counters = pair.engines[0].counters();
-        assert!(counters.forwarded > 1000, "nothing was carried: {counters:?}");
     }
 }
 
@@ -167,11 +169,48 @@ fn from_udp(criterion: &mut Criterion) {
                 },
                 BatchSize::PerIteration,
             );
+            let delivered = pair.borrow().engines[1].counters().delivered;
+            assert!(delivered > 0, "nothing was carried");
         });
-        let delivered = pair.borrow().engines[1].counters().delivered;
-        assert!(delivered > 1000, "nothing was carried: {delivered}");
     }
 }
 
-criterion_group!(engines, from_tun, from_udp);
+/// What an answer to the initiation of a peer costs that has just started.
+fn handshake(criterion: &mut Criterion) {
+    let mut answering = Pair::new();
+    let (begun, mut now) = (answering.now, answering.now);
+    let mut answers = 0_u64;
+    criterion.bench_function("handshake answered", |bencher| {
+        let pair = std::cell::RefCell::new(&mut answering);
+        bencher.iter_batched(
+            || {
+                now += SECOND;
+                let mut pair = pair.borrow_mut();
+                pair.now = now;
+                pair.engines[0] = engine(0, now, UNIX_TIME + (now - begun));
+                pair.engines[0].handle_tun(NetworkId::FIRST, [&packet(100)[..]], now);
+                pair.batches(0)
+            },
+            |initiations| {
+                let mut pair = pair.borrow_mut();
+                let now = pair.now;
+                for initiation in &initiations {
+                    pair.engines[1].handle_udp(
+                        underlay(0),
+                        &initiation.bytes,
+                        initiation.segment,
+                        now,
+                    );
+                }
+                while pair.engines[1].poll_transmit().is_some() {
+                    answers += 1;
+                }
+            },
+            BatchSize::PerIteration,
+        );
+        assert!(answers > 0, "no handshake was answered");
+    });
+}
+
+criterion_group!(engines, from_tun, from_udp, handshake);
 criterion_main!(engines);
