@@ -7,8 +7,9 @@ use overlay_proto::Refusal;
 use tonic::Status;
 
 use crate::docker::detachable::HeldByContainer;
+use crate::docker::driver::{CreateEndpointError, CreateNetworkError, HandOutError};
+use crate::docker::ipam_error::{LeaseError, PoolError};
 use crate::docker::options::OptionError;
-use crate::docker::{CreateEndpointError, CreateNetworkError, HandOutError, LeaseError, PoolError};
 use crate::endpoint::attach::AttachError;
 use crate::endpoint::detach::DetachError;
 use crate::endpoint::request::{InvalidAttach, UnknownNetwork};

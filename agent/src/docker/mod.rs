@@ -21,7 +21,7 @@ mod container_watcher;
 pub(crate) mod detachable;
 mod dns_interceptors;
 mod door_watch;
-mod driver;
+pub(crate) mod driver;
 mod engine;
 mod fitting;
 #[cfg(any(test, fuzzing))]
@@ -29,7 +29,7 @@ pub mod fuzzing;
 mod gwbridge;
 pub(crate) mod interceptor_reserves;
 mod ipam;
-mod ipam_error;
+pub(crate) mod ipam_error;
 mod lifetime;
 mod naming;
 mod network_plan;
@@ -47,9 +47,6 @@ pub(crate) mod sync;
 pub(crate) mod task;
 #[cfg(test)]
 pub(crate) mod testing;
-
-pub(crate) use driver::{CreateEndpointError, CreateNetworkError, HandOutError};
-pub(crate) use ipam_error::{LeaseError, PoolError};
 
 /// The driver's name, as in `docker network create -d`.
 pub const DRIVER: &str = "overlay-wg";
