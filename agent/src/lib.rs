@@ -44,4 +44,6 @@ pub mod state;
 mod status;
 
 pub use hand_over::{NoPredecessor, Program};
+#[cfg(feature = "bench")]
+pub use reconcile::bench as change;
 pub mod unix_socket;

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
-use overlay_core::View;
+use overlay_core::{Change, Delta, Gap, View};
 
 use changed_rows::ChangedRows;
 
@@ -46,6 +46,20 @@ impl Membership {
     /// Begins with the rows that were kept on disk.
     pub(crate) fn kept(view: View) -> Self {
         Self { view: Arc::new(view), ..Self::default() }
+    }
+
+    /// Goes one delta further: in place, unless somebody still reads the view as it was. Whole
+    /// views are most of what an agent holds while many nodes join.
+    ///
+    /// # Errors
+    ///
+    /// [`Gap`] when the delta does not start at the view's revision; nothing is changed then.
+    pub(crate) fn go_on(&mut self, delta: Delta) -> Result<(), Gap> {
+        let keys: Vec<_> = delta.changes.iter().map(Change::key).collect();
+        Arc::make_mut(&mut self.view).apply_delta(delta)?;
+        self.changed.note(keys);
+
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use overlay_core::{Change, Delta, NodeId, Revision, View};
+use overlay_core::{Delta, NodeId, Revision, View};
 use overlay_proto::channel::Dialled;
 use overlay_proto::convert::ConversionError;
 use overlay_proto::v1::watch_response::Event;
@@ -379,16 +379,9 @@ fn follow(
     outcome
 }
 
-/// Goes one delta further: in place, unless somebody still reads the view as it was. Whole views
-/// are most of what an agent holds while many nodes join.
+/// Goes one delta further.
 fn go_on(membership: &mut Membership, delta: Delta) -> Result<(), Ended> {
-    let keys: Vec<_> = delta.changes.iter().map(Change::key).collect();
-    Arc::make_mut(&mut membership.view)
-        .apply_delta(delta)
-        .map_err(|gap| Ended::Astray(gap.to_string()))?;
-    membership.changed.note(keys);
-
-    Ok(())
+    membership.go_on(delta).map_err(|gap| Ended::Astray(gap.to_string()))
 }
 
 /// Our own row is always visible to us; where it is gone, we are.

@@ -6,6 +6,8 @@
 //! the next one is due and `queue` when it has its turn. A network that nothing touches costs no
 //! more than a sweep a minute.
 
+#[cfg(feature = "bench")]
+pub mod bench;
 pub(crate) mod clean;
 mod context;
 mod namespace_ops;
