@@ -208,7 +208,7 @@ pub(crate) fn config(
     node: NodeId,
     keys: Vec<PrivateKey>,
     mtu: u32,
-    known: Option<&Arc<Vec<PeerTable>>>,
+    known: Option<&Arc<Vec<Arc<PeerTable>>>>,
 ) -> Option<NetworkConfig> {
     let network = holdings.network();
     let member = view.member(network.id, node)?;
@@ -219,7 +219,8 @@ pub(crate) fn config(
         .map(IpNet::from);
     let local: BTreeSet<IpNet> = holdings.of(member).into_iter().chain(own).collect();
     let others = view.members_of(network.id).filter(|peer| peer.node != node);
-    let peers: Vec<_> = others.map(|peer| peer_table(view, holdings, underlays, peer)).collect();
+    let peer = |peer| Arc::new(peer_table(view, holdings, underlays, peer));
+    let peers: Vec<_> = others.map(peer).collect();
     let peers = known.filter(|known| ***known == peers).map_or_else(|| Arc::new(peers), Arc::clone);
 
     Some(NetworkConfig {

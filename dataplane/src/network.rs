@@ -24,12 +24,12 @@ use zeroize::Zeroizing;
 use crate::context::LaneContext;
 use crate::drop::DropReason;
 use crate::icmp;
-use crate::index::{LinkHandle, LinkIndex, PeerIndex};
+use crate::index::{LinkHandle, LinkIndex};
 use crate::ip::{self, Inner};
 use crate::link::Link;
 use crate::liveness::Liveness;
 use crate::noise::{DataHeader, Interface, Open, sealed_len};
-use crate::routes::PrefixTable;
+use crate::routes::{PeerRoutes, PrefixTable};
 use crate::stage::{OpenedJob, SealJob};
 use crate::status::{PeerError, PeerStatus};
 use crate::tables::NetworkTable;
@@ -49,7 +49,7 @@ pub(crate) struct LaneNetwork {
     interface: Interface,
     /// Which peer holds an inner address: packets to it go there, and only that peer may send from
     /// it.
-    routes: PrefixTable<PeerIndex>,
+    routes: PeerRoutes,
     /// The inner addresses of this node.
     local: PrefixTable<()>,
     peers: Vec<Peer>,
@@ -87,7 +87,7 @@ impl LaneNetwork {
                 ..table.clone()
             }),
             interface,
-            routes: PrefixTable::default(),
+            routes: PeerRoutes::default(),
             local: PrefixTable::default(),
             peers: Vec::new(),
             links: Vec::new(),

@@ -4,10 +4,13 @@
 //! sent it.
 
 use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
+
+use crate::index::PeerIndex;
 
 /// Maps prefixes of both families to values; the longest prefix that contains an address wins.
 #[derive(Debug, Clone)]
@@ -34,6 +37,32 @@ impl<T: Copy> PrefixTable<T> {
         };
     }
 
+    /// Returns the value of this very prefix.
+    fn get(&self, prefix: IpNet) -> Option<T> {
+        match prefix {
+            IpNet::V4(v4) => self.v4.get(&v4.trunc()).copied(),
+            IpNet::V6(v6) => self.v6.get(&v6.trunc()).copied(),
+        }
+    }
+
+    /// Replaces the value of a prefix.
+    fn replace(&mut self, prefix: IpNet, value: T) {
+        self.last.set(None);
+        match prefix {
+            IpNet::V4(v4) => self.v4.insert(v4.trunc(), value),
+            IpNet::V6(v6) => self.v6.insert(v6.trunc(), value),
+        };
+    }
+
+    /// Removes a prefix.
+    fn remove(&mut self, prefix: IpNet) {
+        self.last.set(None);
+        match prefix {
+            IpNet::V4(v4) => self.v4.remove(&v4.trunc()),
+            IpNet::V6(v6) => self.v6.remove(&v6.trunc()),
+        };
+    }
+
     /// Returns the value of the longest prefix that contains `address`.
     #[inline]
     pub(crate) fn lookup(&self, address: IpAddr) -> Option<T> {
@@ -54,6 +83,55 @@ impl<T: Copy> PrefixTable<T> {
     }
 }
 
+/// Which peer holds each prefix; of several that are listed with the same one, the first.
+#[derive(Debug, Default)]
+pub(crate) struct PeerRoutes {
+    table: PrefixTable<PeerIndex>,
+    /// Who else is listed with a prefix, and holds it once the first does not any more.
+    others: BTreeMap<IpNet, BTreeSet<PeerIndex>>,
+}
+
+impl PeerRoutes {
+    /// Returns the peer with the longest prefix that contains `address`.
+    #[inline]
+    pub(crate) fn lookup(&self, address: IpAddr) -> Option<PeerIndex> {
+        self.table.lookup(address)
+    }
+
+    /// Adds a peer to those that are listed with a prefix.
+    pub(crate) fn insert(&mut self, prefix: IpNet, peer: PeerIndex) {
+        let prefix = prefix.trunc();
+        match self.table.get(prefix) {
+            None => self.table.insert(prefix, peer),
+            Some(holder) if holder == peer => {}
+            Some(holder) => {
+                self.table.replace(prefix, holder.min(peer));
+                self.others.entry(prefix).or_default().insert(holder.max(peer));
+            }
+        }
+    }
+
+    /// Removes a peer from those that are listed with a prefix.
+    pub(crate) fn remove(&mut self, prefix: IpNet, peer: PeerIndex) {
+        let prefix = prefix.trunc();
+        let is_holder = self.table.get(prefix) == Some(peer);
+        let Some(others) = self.others.get_mut(&prefix) else {
+            if is_holder {
+                self.table.remove(prefix);
+            }
+            return;
+        };
+        if !is_holder {
+            others.remove(&peer);
+        } else if let Some(next) = others.pop_first() {
+            self.table.replace(prefix, next);
+        }
+        if others.is_empty() {
+            self.others.remove(&prefix);
+        }
+    }
+}
+
 /// Makes the table of a set of prefixes.
 pub(crate) fn set(prefixes: &[IpNet]) -> PrefixTable<()> {
     let mut table = PrefixTable::default();
@@ -66,6 +144,8 @@ pub(crate) fn set(prefixes: &[IpNet]) -> PrefixTable<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -145,7 +225,43 @@ mod tests {
         best.map(|(_, value)| value)
     }
 
+    /// Adds peers to prefixes and removes them again, all among few of both.
+    fn listings() -> impl Strategy<Value = Vec<(bool, IpNet, PeerIndex)>> {
+        let prefix = (0..4_u8, 30..=32_u8).prop_map(|(last, len)| {
+            IpNet::V4(Ipv4Net::new([10, 0, 0, last].into(), len).expect("a prefix"))
+        });
+        let listing = (any::<bool>(), prefix, (0..4_usize).prop_map(PeerIndex));
+
+        proptest::collection::vec(listing, 0..60)
+    }
+
     proptest! {
+        #[test]
+        fn listed_one_after_the_other_peers_hold_what_they_hold_when_listed_anew(
+            listings in listings()
+        ) {
+            let (mut routes, mut listed) = (PeerRoutes::default(), BTreeSet::new());
+            for (is_new, prefix, peer) in listings {
+                if is_new {
+                    routes.insert(prefix, peer);
+                    listed.insert((peer, prefix.trunc()));
+                } else {
+                    routes.remove(prefix, peer);
+                    listed.remove(&(peer, prefix.trunc()));
+                }
+                let mut anew = PeerRoutes::default();
+                for (peer, prefix) in &listed {
+                    anew.insert(*prefix, *peer);
+                }
+
+                for last in 0..8 {
+                    let address = Ipv4Addr::new(10, 0, 0, last).into();
+                    prop_assert_eq!(routes.lookup(address), anew.lookup(address));
+                }
+                prop_assert_eq!(&routes.others, &anew.others);
+            }
+        }
+
         #[test]
         fn it_agrees_with_the_slow_model(rows in nets(), v4 in any::<u32>(), v6 in any::<u128>()) {
             let mut table = PrefixTable::default();

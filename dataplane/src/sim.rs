@@ -191,10 +191,15 @@ pub(crate) fn table(network_id: u64, host: usize, members: &[usize]) -> NetworkT
     NetworkTable {
         id: network(network_id),
         private_key: key(network_id, host),
-        peers: Arc::new(others.map(|member| peer(network_id, *member)).collect()),
+        peers: Arc::new(others.map(|member| Arc::new(peer(network_id, *member))).collect()),
         local: prefixes(host),
         mtu: MTU,
     }
+}
+
+/// Returns the first peer of a table, for changes.
+pub(crate) fn first_peer(table: &mut NetworkTable) -> &mut PeerTable {
+    Arc::make_mut(&mut Arc::make_mut(&mut table.peers)[0])
 }
 
 /// Makes a UDP-like packet of `len` bytes in all.

@@ -35,8 +35,9 @@ pub struct NetworkTable {
     /// This lane's key in this network. A network published with another key starts over, without
     /// sessions.
     pub private_key: PrivateKey,
-    /// The other members, never this node. All lanes of a node share the list.
-    pub peers: Arc<Vec<PeerTable>>,
+    /// The other members, never this node. All lanes of a node share the list. A peer whose `Arc`
+    /// is the one published before is skipped as long as the others have the same keys.
+    pub peers: Arc<Vec<Arc<PeerTable>>>,
     /// The inner addresses of this node: packets to peers must come from one of them, packets from
     /// peers must go to one.
     pub local: Vec<IpNet>,

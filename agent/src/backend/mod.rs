@@ -140,7 +140,7 @@ pub(crate) struct NetworkConfig {
     /// This node's keys in it, in the order in which the membership shows the public ones.
     pub(crate) keys: Vec<PrivateKey>,
     /// The other members, each with its keys, the candidates of each key, and its prefixes.
-    pub(crate) peers: Arc<Vec<PeerTable>>,
+    pub(crate) peers: Arc<Vec<Arc<PeerTable>>>,
     /// The inner addresses of this node.
     pub(crate) local: Vec<IpNet>,
     /// The largest inner packet, in bytes.

@@ -32,7 +32,7 @@ fn engine(own: u8, other: u8, now: Instant) -> Engine {
     let table = NetworkTable {
         id: NetworkId::FIRST,
         private_key: private(own),
-        peers: Arc::new(vec![peer]),
+        peers: Arc::new(vec![Arc::new(peer)]),
         local: vec![prefix(own)],
         mtu: 1408,
     };

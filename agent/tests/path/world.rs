@@ -195,7 +195,7 @@ impl Host {
             let table = NetworkTable {
                 id: network(),
                 private_key: key.clone(),
-                peers: Arc::new(vec![peer]),
+                peers: Arc::new(vec![Arc::new(peer)]),
                 local: self.prefixes(),
                 mtu: MTU,
             };

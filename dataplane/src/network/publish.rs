@@ -1,19 +1,19 @@
-//! Applies a new table: links whose key stays with its node go on, all others end at once.
+//! Applies a new table: links whose key stays with its node go on, all others end at once. Where all
+//! keys stay where they are, only peers that changed are looked at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use ipnet::IpNet;
 use overlay_core::{PrivateKey, PublicKey};
 
 use crate::context::LaneContext;
 use crate::drop::DropReason;
 use crate::index::{LinkHandle, LinkIndex, PeerIndex};
 use crate::link::Link;
-use crate::noise::public_key;
-use crate::routes;
-use crate::routes::PrefixTable;
-use crate::tables::{LaneId, NetworkTable, PeerTable};
+use crate::routes::{self, PeerRoutes};
+use crate::tables::{LaneId, NetworkTable, PeerLane, PeerTable};
 
 use super::{LaneNetwork, Peer};
 
@@ -33,7 +33,7 @@ impl LaneNetwork {
 
     /// Returns whether the network's interface has this key.
     pub(crate) fn is_keyed(&self, key: &PrivateKey) -> bool {
-        self.interface.public_key() == public_key(key)
+        self.table.private_key.expose() == key.expose()
     }
 
     /// Returns the public key of this network's interface.
@@ -49,12 +49,45 @@ impl LaneNetwork {
         cx: &mut LaneContext,
         now: Instant,
     ) {
+        if has_same_links(&self.table, table) {
+            self.publish_changed(table, cx, now);
+        } else {
+            self.publish_all(table, lane_index, cx, now);
+        }
+    }
+
+    /// Applies a table that has the links of the one in use.
+    fn publish_changed(&mut self, table: &Arc<NetworkTable>, cx: &mut LaneContext, now: Instant) {
+        let before = std::mem::replace(&mut self.table, Arc::clone(table));
+        if before.local != table.local {
+            self.local = routes::set(&table.local);
+        }
+        let mut moved = Vec::new();
+        let peers = before.peers.iter().zip(table.peers.iter()).enumerate();
+        for (index, (before, peer)) in
+            peers.filter(|(_, (before, peer))| !Arc::ptr_eq(before, peer))
+        {
+            self.update_peer(PeerIndex(index), before, peer, &mut moved);
+        }
+        for index in moved {
+            self.restart_handshake(index, cx, now);
+        }
+    }
+
+    /// Applies any table.
+    fn publish_all(
+        &mut self,
+        table: &Arc<NetworkTable>,
+        lane_index: LaneIndex,
+        cx: &mut LaneContext,
+        now: Instant,
+    ) {
         let mut old: BTreeMap<PublicKey, Box<Link>> = std::mem::take(&mut self.links)
             .into_iter()
             .map(|link| (link.public_key, link))
             .collect();
         self.table = Arc::clone(table);
-        self.routes = PrefixTable::default();
+        self.routes = PeerRoutes::default();
         self.local = routes::set(&table.local);
         self.peers.clear();
         self.keys.clear();
@@ -106,7 +139,7 @@ impl LaneNetwork {
             };
             (link.lane, link.peer) = (LaneId(lane), peer);
             link.is_used = is_used(lane_index, lane, table.lanes.len());
-            if link.path.publish(row.candidates.iter().map(|candidate| candidate.address)) {
+            if publish_candidates(&mut link, row) {
                 moved.push(index);
             }
             self.keys.insert(row.public_key, index);
@@ -120,6 +153,32 @@ impl LaneNetwork {
             .checked_rem(links.len())
             .and_then(|lane| links.get(lane).copied());
         self.peers.push(Peer { send_to });
+    }
+
+    /// Applies the new table of a peer that has the keys of the one before.
+    fn update_peer(
+        &mut self,
+        index: PeerIndex,
+        before: &PeerTable,
+        peer: &PeerTable,
+        moved: &mut Vec<LinkIndex>,
+    ) {
+        let (held, holds) = (prefixes(before), prefixes(peer));
+        for prefix in held.difference(&holds) {
+            self.routes.remove(*prefix, index);
+        }
+        for prefix in holds.difference(&held) {
+            self.routes.insert(*prefix, index);
+        }
+        for (lane, row) in (0_u16..).zip(&peer.lanes) {
+            let Some(&link_index) = self.keys.get(&row.public_key) else { continue };
+            let link = &mut self.links[link_index.0];
+            // A key that is listed twice is the first one's.
+            let is_its = (link.peer, link.lane) == (index, LaneId(lane));
+            if is_its && publish_candidates(link, row) {
+                moved.push(link_index);
+            }
+        }
     }
 
     /// Updates the receiver indices and the deadlines, because links may have moved.
@@ -138,6 +197,30 @@ impl LaneNetwork {
     }
 }
 
+/// Returns whether two tables result in the same links, in the same order.
+fn has_same_links(before: &NetworkTable, table: &NetworkTable) -> bool {
+    let mut peers = before.peers.iter().zip(table.peers.iter());
+
+    before.mtu == table.mtu
+        && before.peers.len() == table.peers.len()
+        && peers.all(|(before, peer)| Arc::ptr_eq(before, peer) || has_same_keys(before, peer))
+}
+
+fn has_same_keys(before: &PeerTable, peer: &PeerTable) -> bool {
+    let keys = |lanes: &[PeerLane]| lanes.iter().map(|lane| lane.public_key).collect::<Vec<_>>();
+
+    before.node == peer.node && keys(&before.lanes) == keys(&peer.lanes)
+}
+
+fn prefixes(table: &PeerTable) -> BTreeSet<IpNet> {
+    table.allowed_ips.iter().map(IpNet::trunc).collect()
+}
+
+/// Replaces the addresses of a link; returns whether it must be reached at another one.
+fn publish_candidates(link: &mut Link, row: &PeerLane) -> bool {
+    link.path.publish(row.candidates.iter().map(|candidate| candidate.address))
+}
+
 /// Returns whether our lane sends to the peer's, or the peer's to ours.
 fn is_used(lane_index: LaneIndex, lane: u16, lanes: usize) -> bool {
     let we_send = usize::from(lane_index.lane.0).checked_rem(lanes) == Some(usize::from(lane));
@@ -154,7 +237,138 @@ fn forget(link: &mut Link, cx: &mut LaneContext) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::time::Duration;
+
+    use ipnet::Ipv4Net;
+    use overlay_core::Candidate;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use zeroize::Zeroizing;
+
     use super::*;
+    use crate::sim::{MTU, first_peer, key, network, node, start, table};
+
+    const LANE_INDEX: LaneIndex = LaneIndex { lane: LaneId(1), lanes: 2 };
+
+    /// Tables of few nodes, keys, addresses and prefixes, so that they get in each other's way.
+    fn tables() -> impl Strategy<Value = NetworkTable> {
+        let lane = (0..12_u8, 1..3_u16).prop_map(|(key, port)| PeerLane {
+            public_key: [key; 32].into(),
+            candidates: vec![Candidate::host(([192, 0, 2, 1], port).into(), 0)],
+        });
+        let prefixes = || {
+            let prefix = (0..8_u8, 29..=32_u8).prop_map(|(last, len)| {
+                IpNet::V4(Ipv4Net::new([10, 0, 0, last].into(), len).expect("a prefix"))
+            });
+            vec(prefix, 0..4)
+        };
+        let peer = (0..4_usize, vec(lane, 0..3), prefixes());
+        let peer = peer.prop_map(|(host, lanes, allowed_ips)| {
+            Arc::new(PeerTable { node: node(host), lanes, allowed_ips })
+        });
+        let mtu = prop_oneof![4 => Just(MTU), 1 => Just(MTU - 16)];
+
+        (vec(peer, 0..4), prefixes(), mtu).prop_map(|(peers, local, mtu)| NetworkTable {
+            id: network(1),
+            private_key: key(1, 0),
+            peers: Arc::new(peers),
+            local,
+            mtu,
+        })
+    }
+
+    /// A table, and later ones in which every peer may have other prefixes and addresses.
+    fn histories() -> impl Strategy<Value = Vec<NetworkTable>> {
+        let edits = vec((0..4_usize, tables()), 0..6);
+
+        vec((tables(), edits), 1..3).prop_map(|parts| {
+            let mut history = Vec::new();
+            for (table, edits) in parts {
+                history.push(table);
+                for (at, other) in edits {
+                    history.push(edited(history.last().expect("the one before"), at, &other));
+                }
+            }
+            history
+        })
+    }
+
+    /// Takes over what another table says about prefixes and addresses of one peer, whose keys
+    /// stay.
+    fn edited(table: &NetworkTable, at: usize, other: &NetworkTable) -> NetworkTable {
+        let mut table = table.clone();
+        if let Some(peer) = Arc::make_mut(&mut table.peers).get_mut(at)
+            && let Some(other) = other.peers.first()
+        {
+            let peer = Arc::make_mut(peer);
+            peer.allowed_ips.clone_from(&other.allowed_ips);
+            for (lane, other) in peer.lanes.iter_mut().zip(&other.lanes) {
+                lane.candidates.clone_from(&other.candidates);
+            }
+        }
+        if at == 0 {
+            table.local.clone_from(&other.local);
+        }
+        table
+    }
+
+    fn unpublished() -> LaneNetwork {
+        let table = NetworkTable {
+            id: network(1),
+            private_key: key(1, 0),
+            peers: Arc::default(),
+            local: Vec::new(),
+            mtu: MTU,
+        };
+
+        LaneNetwork::new(&table, Zeroizing::new([1; 32]), start(), Duration::ZERO)
+    }
+
+    /// Everything that a table decides.
+    fn decided(network: &LaneNetwork) -> String {
+        let addresses = (0..16).map(|last| IpAddr::from(Ipv4Addr::new(10, 0, 0, last)));
+        let owners: Vec<_> = addresses
+            .map(|address| (network.routes.lookup(address), network.local.lookup(address)))
+            .collect();
+        let links: Vec<_> = network
+            .links
+            .iter()
+            .map(|l| (l.node, l.lane, l.public_key, l.peer, l.is_used, &l.path, l.mtu.mtu()))
+            .collect();
+
+        format!("{owners:?} {links:?} {:?} {:?}", network.peers, network.keys)
+    }
+
+    proptest! {
+        /// Invariant 4.
+        #[test]
+        fn tables_one_after_the_other_decide_what_the_last_one_decides(history in histories()) {
+            let (mut cx, mut network) = (LaneContext::default(), unpublished());
+            for table in history {
+                let table = Arc::new(table);
+                network.publish(&table, LANE_INDEX, &mut cx, start());
+                let (mut cx, mut anew) = (LaneContext::default(), unpublished());
+                anew.publish(&table, LANE_INDEX, &mut cx, start());
+
+                prop_assert_eq!(decided(&network), decided(&anew));
+            }
+        }
+    }
+
+    #[test]
+    fn a_peer_s_prefix_costs_no_other_peer() {
+        let (mut cx, mut network) = (LaneContext::default(), unpublished());
+        let table = Arc::new(table(1, 0, &[0, 1, 2]));
+        network.publish(&table, LANE_INDEX, &mut cx, start());
+
+        let mut moved = NetworkTable::clone(&table);
+        first_peer(&mut moved).allowed_ips.push("10.42.9.9/32".parse().expect("a prefix"));
+        assert!(has_same_links(&table, &moved), "no link is made or moved");
+        network.publish(&Arc::new(moved), LANE_INDEX, &mut cx, start());
+
+        assert_eq!(network.routes.lookup([10, 42, 9, 9].into()), Some(PeerIndex(0)));
+    }
 
     #[test]
     fn every_lane_that_sends_somewhere_is_used_there() {

@@ -52,7 +52,7 @@ fn sources_that_cannot_be_routed_and_foreign_destinations_are_refused() {
     let mut world = with_liar();
     // Host 0 is told that host 2 holds everything, which must not cover such addresses.
     let mut trusting = table(NET, 0, &[0, 2]);
-    Arc::make_mut(&mut trusting.peers)[0].allowed_ips =
+    first_peer(&mut trusting).allowed_ips =
         vec!["0.0.0.0/0".parse().expect("valid"), "::/0".parse().expect("valid")];
     world.publish(0, trusting);
     world.say(2, 0, 0);
@@ -154,7 +154,7 @@ fn a_member_of_another_network_cannot_send_into_this_one() {
     // It also tries network 1, with its key of network 2 and a public key that it should not know.
     let mut stolen = table(2, 1, &[]);
     stolen.id = network(1);
-    stolen.peers = Arc::new(vec![peer(1, 0)]);
+    stolen.peers = Arc::new(vec![Arc::new(peer(1, 0))]);
     world.publish(1, stolen);
 
     world.send(1, 2, &numbered(inner(1), inner(0), 2));
@@ -336,7 +336,7 @@ fn in_a_larger_flood_strangers_are_turned_away_unread_and_members_are_not() {
 fn a_key_no_session_can_be_made_with_is_said_so() {
     let mut world = World::connected(2);
     let mut low_order = table(NET, 0, &[0, 1]);
-    Arc::make_mut(&mut low_order.peers)[0].lanes[0].public_key = PublicKey::from([0; 32]);
+    first_peer(&mut low_order).lanes[0].public_key = PublicKey::from([0; 32]);
     world.publish(0, low_order);
 
     world.say(0, 1, 1);

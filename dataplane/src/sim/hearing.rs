@@ -1,7 +1,6 @@
 //! Peers that stop answering, hear nothing, lose much, move, or cannot be called: what is reported
 //! about them, and how soon.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -276,8 +275,7 @@ fn both_ends_may_move_at_once() {
     let moved = world.now;
     for host in [0, 1] {
         let mut table = table(NET, host, &[0, 1]);
-        Arc::make_mut(&mut table.peers)[0].lanes[0].candidates =
-            vec![Candidate::host(underlay(21 - host), 0)];
+        first_peer(&mut table).lanes[0].candidates = vec![Candidate::host(underlay(21 - host), 0)];
         world.publish(host, table);
     }
     world.numbers(1);

@@ -1,6 +1,5 @@
 //! The life of a session between honest peers on an honest underlay.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -275,7 +274,7 @@ fn a_peer_that_moves_is_followed_once_it_proves_itself() {
 fn candidates_are_tried_until_one_answers() {
     let mut world = World::connected(2);
     let mut wrong_first = table(NET, 0, &[0, 1]);
-    Arc::make_mut(&mut wrong_first.peers)[0].lanes[0].candidates = vec![
+    first_peer(&mut wrong_first).lanes[0].candidates = vec![
         Candidate::host(underlay(7), 0),
         Candidate::host(underlay(8), 0),
         Candidate::host(underlay(1), 0),
@@ -296,7 +295,7 @@ fn a_new_published_address_is_tried_at_once() {
     world.run(Duration::from_secs(1));
     world.hosts[1].addr = underlay(9);
     let mut moved = table(NET, 0, &[0, 1]);
-    Arc::make_mut(&mut moved.peers)[0].lanes[0].candidates = vec![Candidate::host(underlay(9), 0)];
+    first_peer(&mut moved).lanes[0].candidates = vec![Candidate::host(underlay(9), 0)];
 
     world.publish(0, moved);
     world.run(Duration::from_millis(10));
@@ -348,7 +347,7 @@ fn a_peer_that_never_answers_is_reported_and_its_packets_are_counted() {
 fn a_peer_without_any_address_is_said_so_but_may_call_us() {
     let mut world = World::connected(2);
     let mut nowhere = table(NET, 0, &[0, 1]);
-    Arc::make_mut(&mut nowhere.peers)[0].lanes[0].candidates.clear();
+    first_peer(&mut nowhere).lanes[0].candidates.clear();
     world.publish(0, nowhere);
 
     world.say(0, 1, 1);
@@ -368,7 +367,7 @@ fn a_peer_without_any_address_is_said_so_but_may_call_us() {
 fn what_waits_uses_the_session_that_the_other_side_makes() {
     let mut world = World::connected(2);
     let mut astray = table(NET, 1, &[0, 1]);
-    Arc::make_mut(&mut astray.peers)[0].lanes[0].candidates = vec![Candidate::host(underlay(9), 0)];
+    first_peer(&mut astray).lanes[0].candidates = vec![Candidate::host(underlay(9), 0)];
     world.publish(1, astray);
 
     world.say(1, 0, 1);

@@ -120,7 +120,7 @@ fn a_new_key_of_ours_starts_the_network_anew() {
     world.publish(0, rekeyed);
     assert_eq!(world.status(0).state, PeerState::Idle);
     let mut other = table(NET, 1, &[0, 1]);
-    Arc::make_mut(&mut other.peers)[0].lanes[0].public_key = pub_key(NET, 5);
+    first_peer(&mut other).lanes[0].public_key = pub_key(NET, 5);
     world.publish(1, other);
     world.say(0, 1, 2);
     world.run(Duration::from_secs(1));
@@ -136,7 +136,7 @@ fn a_key_that_moves_to_another_node_takes_no_session_along() {
     world.run(Duration::from_secs(1));
 
     let mut moved = table(NET, 0, &[0, 1]);
-    Arc::make_mut(&mut moved.peers)[0].node = node(7);
+    first_peer(&mut moved).node = node(7);
     world.publish(0, moved);
     world.say(1, 0, 2);
     world.run(Duration::from_secs(1));
@@ -166,7 +166,10 @@ fn lanes() -> World {
         });
         world.publish(host, NetworkTable { local: prefixes(0), ..table(NET, host, &[2]) });
     }
-    world.publish(2, NetworkTable { peers: Arc::new(vec![two_lanes]), ..table(NET, 2, &[]) });
+    world.publish(
+        2,
+        NetworkTable { peers: Arc::new(vec![Arc::new(two_lanes)]), ..table(NET, 2, &[]) },
+    );
     world
 }
 

@@ -50,7 +50,7 @@ impl Driver {
         let table = NetworkTable {
             id: NETWORK,
             private_key: OUR_KEY.into(),
-            peers: Arc::new(vec![peer]),
+            peers: Arc::new(vec![Arc::new(peer)]),
             local: vec![format!("{OURS}/32").parse().expect("a prefix")],
             mtu: 1408,
         };

@@ -47,7 +47,7 @@ impl Carrier {
             let peers = view
                 .members_of(node.network.id)
                 .filter(is_foreign)
-                .map(|member| peer(view, member));
+                .map(|member| Arc::new(peer(view, member)));
             lanes.extend(Lane::of(node, &Arc::new(peers.collect()))?);
         }
 
@@ -97,7 +97,7 @@ impl Carrier {
 
 impl Lane {
     /// Starts the engines of one node.
-    fn of(node: SimulatedNode, peers: &Arc<Vec<PeerTable>>) -> Result<Vec<Self>> {
+    fn of(node: SimulatedNode, peers: &Arc<Vec<Arc<PeerTable>>>) -> Result<Vec<Self>> {
         let count = u16::try_from(node.sockets.len())?;
         let unix_time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         let local: Vec<_> =
