@@ -69,10 +69,10 @@ pub(crate) fn local_view(
 /// Computes what a network of this node needs here; nothing where this node is no member.
 pub(crate) fn network(
     rows: EndpointRows<'_>,
-    holdings: &Holdings<'_>,
+    network: &Network,
+    holdings: &Holdings,
     interface: InterfaceDesired,
 ) -> Option<NetworkDesired> {
-    let network = holdings.network();
     let member = rows.view.member(network.id, rows.node)?;
     let records = || rows.journal.values().filter(|record| record.endpoint.network == network.id);
     let veth = |record: &EndpointRecord| VethDesired {
@@ -80,7 +80,6 @@ pub(crate) fn network(
         mtu: options::mtu(&network.settings.options, interface.mtu()),
         gateway6: record.sandbox.is_managed().then(|| network.gateway6()).flatten(),
     };
-    let peers = || rows.view.members_of(network.id).filter(|peer| peer.node != member.node);
     let namespace = NamespaceDesired {
         network: network.id,
         interface,
@@ -93,7 +92,7 @@ pub(crate) fn network(
             .collect(),
         endpoints: records().map(|record| (record.endpoint.id, veth(record))).collect(),
         strays: Strays::default(),
-        remote: peers().flat_map(|peer| holdings.of(peer)).collect(),
+        remote: holdings.remote(),
         unreachable: network.prefixes(network.prefix).into_iter().collect(),
     };
     let sandboxes =
@@ -199,54 +198,105 @@ fn inside(
     })
 }
 
-/// Computes how a network is carried with these keys, with the peers that are `known` where they are
-/// the same. None when this node is no member.
-pub(crate) fn config(
-    view: &View,
-    holdings: &Holdings<'_>,
-    underlays: &Underlays,
-    node: NodeId,
-    keys: Vec<PrivateKey>,
-    mtu: u32,
-    known: Option<&Arc<Vec<Arc<PeerTable>>>>,
-) -> Option<NetworkConfig> {
-    let network = holdings.network();
-    let member = view.member(network.id, node)?;
-    let own = member
-        .node_address(network)
-        .into_iter()
-        .flat_map(|address| network.addresses(address))
-        .map(IpNet::from);
-    let local: BTreeSet<IpNet> = holdings.of(member).into_iter().chain(own).collect();
-    let others = view.members_of(network.id).filter(|peer| peer.node != node);
-    let peer = |peer| Arc::new(peer_table(view, holdings, underlays, peer));
-    let peers: Vec<_> = others.map(peer).collect();
-    let peers = known.filter(|known| ***known == peers).map_or_else(|| Arc::new(peers), Arc::clone);
-
-    Some(NetworkConfig {
-        id: network.id,
-        keys,
-        peers,
-        local: local.into_iter().collect(),
-        mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
-    })
+/// What a network's peers are computed from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PeerSources<'a> {
+    /// The membership.
+    pub(crate) view: &'a View,
+    /// The network.
+    pub(crate) network: &'a Network,
+    /// Which prefixes its members hold.
+    pub(crate) holdings: &'a Holdings,
+    /// Where nodes are reached.
+    pub(crate) underlays: &'a Underlays,
+    /// This node.
+    pub(crate) node: NodeId,
 }
 
-fn peer_table(
-    view: &View,
-    holdings: &Holdings<'_>,
-    underlays: &Underlays,
-    peer: &Member,
-) -> PeerTable {
-    let node = view.nodes.get(&peer.node);
-    let candidates = |lane| node.map(|node| underlays.candidates(node, lane)).unwrap_or_default();
-    let lane = |(lane, &public_key)| PeerLane { public_key, candidates: candidates(lane) };
+impl PeerSources<'_> {
+    /// Computes how the network is carried with these keys and peers. None when this node is no
+    /// member.
+    pub(crate) fn config(
+        self,
+        keys: Vec<PrivateKey>,
+        peers: Arc<Vec<Arc<PeerTable>>>,
+        mtu: u32,
+    ) -> Option<NetworkConfig> {
+        let member = self.view.member(self.network.id, self.node)?;
+        let own = member
+            .node_address(self.network)
+            .into_iter()
+            .flat_map(|address| self.network.addresses(address))
+            .map(IpNet::from);
+        let held = self.holdings.of(self.network, member);
+        let local: BTreeSet<IpNet> = held.into_iter().chain(own).collect();
 
-    PeerTable {
-        node: peer.node,
-        lanes: peer.lane_keys.iter().enumerate().map(lane).collect(),
-        allowed_ips: holdings.of(peer).into_iter().collect(),
+        Some(NetworkConfig {
+            id: self.network.id,
+            keys,
+            peers,
+            local: local.into_iter().collect(),
+            mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+        })
     }
+
+    /// Computes all peers. One that is the same as the one that is `known` is that one.
+    pub(crate) fn peers(self, known: &Arc<Vec<Arc<PeerTable>>>) -> Arc<Vec<Arc<PeerTable>>> {
+        let others = self.view.members_of(self.network.id).filter(|peer| peer.node != self.node);
+        let peer = |peer: &Member| {
+            let table = self.peer(peer);
+            let known = find(known, peer.node).and_then(|at| known.get(at));
+            known.filter(|known| ***known == table).map_or_else(|| Arc::new(table), Arc::clone)
+        };
+        let peers: Vec<_> = others.map(peer).collect();
+        let is_known = known.len() == peers.len()
+            && known.iter().zip(&peers).all(|(known, peer)| Arc::ptr_eq(known, peer));
+
+        if is_known { Arc::clone(known) } else { Arc::new(peers) }
+    }
+
+    /// Computes the peers that are `known` with the prefixes that these nodes hold now. The network
+    /// and its members must be what they were.
+    pub(crate) fn changed_peers(
+        self,
+        known: &Arc<Vec<Arc<PeerTable>>>,
+        nodes: &BTreeSet<NodeId>,
+    ) -> Arc<Vec<Arc<PeerTable>>> {
+        let mut peers = Arc::clone(known);
+        for &node in nodes.iter().filter(|node| **node != self.node) {
+            let (Some(at), Some(member)) =
+                (find(known, node), self.view.member(self.network.id, node))
+            else {
+                continue;
+            };
+            let Some(peer) = Arc::make_mut(&mut peers).get_mut(at) else { continue };
+            Arc::make_mut(peer).allowed_ips = self.allowed_ips(member);
+        }
+
+        peers
+    }
+
+    fn peer(self, peer: &Member) -> PeerTable {
+        let node = self.view.nodes.get(&peer.node);
+        let candidates =
+            |lane| node.map(|node| self.underlays.candidates(node, lane)).unwrap_or_default();
+        let lane = |(lane, &public_key)| PeerLane { public_key, candidates: candidates(lane) };
+
+        PeerTable {
+            node: peer.node,
+            lanes: peer.lane_keys.iter().enumerate().map(lane).collect(),
+            allowed_ips: self.allowed_ips(peer),
+        }
+    }
+
+    fn allowed_ips(self, peer: &Member) -> Vec<IpNet> {
+        self.holdings.of(self.network, peer).into_iter().collect()
+    }
+}
+
+/// Finds a peer in a list, which is in the order of the nodes.
+fn find(peers: &[Arc<PeerTable>], node: NodeId) -> Option<usize> {
+    peers.binary_search_by_key(&node, |peer| peer.node).ok()
 }
 
 #[cfg(test)]

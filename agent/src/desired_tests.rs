@@ -111,7 +111,7 @@ fn networks(
 ) -> BTreeMap<NetworkId, NetworkDesired> {
     let rows = EndpointRows { view, journal, node };
     let of = |network: &Network| {
-        Some((network.id, super::network(rows, &Holdings::new(rows, network), interface)?))
+        Some((network.id, super::network(rows, network, &Holdings::new(rows, network), interface)?))
     };
 
     view.networks.values().filter_map(of).collect()
@@ -138,7 +138,8 @@ fn tables(
     let Some(network) = view.networks.get(&network) else { return Vec::new() };
     let holdings = Holdings::new(rows, network);
 
-    let config = config(view, &holdings, underlays, node, keys, mtu, None);
+    let sources = PeerSources { view, network, holdings: &holdings, underlays, node };
+    let config = sources.config(keys, sources.peers(&Arc::default()), mtu);
     let networks = config.into_iter().map(|config| (config.id, Arc::new(config))).collect();
     let lanes = LaneTables::new(2).update(&networks).into_iter();
 

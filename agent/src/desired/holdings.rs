@@ -1,5 +1,5 @@
-//! Which prefixes each node of a network holds: an index by node, made once for each network and
-//! shared by the kernel's part and all lanes. Pure.
+//! Which prefixes each node of a network holds: an index by node, shared by the kernel's part and all
+//! lanes, and kept: a changed endpoint costs its own entry. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -46,44 +46,131 @@ impl<'a> EndpointRows<'a> {
     }
 }
 
-/// Which prefixes each node of a network holds.
-#[derive(Debug)]
-pub(crate) struct Holdings<'a> {
-    network: &'a Network,
-    /// The addresses of each node's endpoints.
-    addresses: BTreeMap<NodeId, Vec<IpAddr>>,
+/// Which prefixes each member of a network holds: its blocks, and the addresses of its endpoints
+/// outside of them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holdings {
+    /// The endpoints with addresses outside of their nodes' blocks.
+    moved: BTreeMap<EndpointId, Moved>,
+    /// The same by node.
+    by_node: BTreeMap<NodeId, BTreeSet<EndpointId>>,
+    /// How often each prefix of another node is held.
+    remote: BTreeMap<IpNet, usize>,
 }
 
-impl<'a> Holdings<'a> {
-    /// Goes over the endpoints of a network once.
-    pub(crate) fn new(rows: EndpointRows<'_>, network: &'a Network) -> Self {
-        let whole = [Some(IpNet::V4(network.prefix)), network.prefix6.map(IpNet::V6)];
-        let of_network =
-            |address: &&IpAddr| whole.iter().flatten().any(|prefix| prefix.contains(*address));
-        let mut addresses: BTreeMap<NodeId, Vec<IpAddr>> = BTreeMap::new();
+/// An endpoint with addresses outside of its node's blocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Moved {
+    node: NodeId,
+    prefixes: Vec<IpNet>,
+}
+
+impl Holdings {
+    /// Goes over the members and endpoints of a network.
+    pub(crate) fn new(rows: EndpointRows<'_>, network: &Network) -> Self {
+        let members = rows.view.members_of(network.id);
+        let blocks: BTreeMap<_, _> =
+            members.map(|member| (member.node, blocks(network, member))).collect();
+        let mut holdings = Self::default();
+        for prefix in blocks.iter().filter(|(node, _)| **node != rows.node).flat_map(|(_, b)| b) {
+            holdings.count(*prefix);
+        }
         for endpoint in rows.of(network.id) {
-            let own = endpoint.addresses.iter().filter(of_network).copied();
-            addresses.entry(endpoint.node).or_default().extend(own);
+            let of_node = blocks.get(&endpoint.node);
+            let moved = of_node.and_then(|blocks| Moved::new(network, endpoint, blocks));
+            holdings.replace(endpoint.id, moved, rows.node);
         }
 
-        Self { network, addresses }
+        holdings
     }
 
-    /// Returns the network.
-    pub(crate) fn network(&self) -> &'a Network {
-        self.network
+    /// Takes over the present rows of endpoints. The network and its members must be what they were.
+    /// Lists the nodes that hold other prefixes now.
+    pub(crate) fn update<'i>(
+        &mut self,
+        rows: EndpointRows<'_>,
+        network: &Network,
+        ids: impl IntoIterator<Item = &'i EndpointId>,
+    ) -> BTreeSet<NodeId> {
+        let mut nodes = BTreeSet::new();
+        for &id in ids {
+            let moved = rows.find(network.id, id).and_then(|endpoint| {
+                let member = rows.view.member(network.id, endpoint.node)?;
+                Moved::new(network, endpoint, &blocks(network, member))
+            });
+            let known = self.moved.get(&id);
+            if known != moved.as_ref() {
+                nodes.extend(known.into_iter().chain(&moved).map(|moved| moved.node));
+                self.replace(id, moved, rows.node);
+            }
+        }
+
+        nodes
     }
 
-    /// Lists the prefixes on a member's node: its blocks, and the addresses of its endpoints
-    /// outside of them.
-    pub(crate) fn of(&self, member: &Member) -> BTreeSet<IpNet> {
-        let blocks = member.blocks.iter().flat_map(|block| self.network.prefixes(block.prefix));
-        let blocks: BTreeSet<IpNet> = blocks.collect();
-        let addresses = self.addresses.get(&member.node).into_iter().flatten();
-        let moved =
-            addresses.filter(|address| !blocks.iter().any(|block| block.contains(*address)));
-        let moved: Vec<IpNet> = moved.map(|address| IpNet::from(*address)).collect();
+    /// Lists the prefixes that a member holds.
+    pub(crate) fn of(&self, network: &Network, member: &Member) -> BTreeSet<IpNet> {
+        let ids = self.by_node.get(&member.node).into_iter().flatten();
+        let moved = ids.filter_map(|id| self.moved.get(id)).flat_map(|moved| &moved.prefixes);
 
-        blocks.into_iter().chain(moved).collect()
+        blocks(network, member).into_iter().chain(moved.copied()).collect()
     }
+
+    /// Lists the prefixes that other nodes hold.
+    pub(crate) fn remote(&self) -> BTreeSet<IpNet> {
+        self.remote.keys().copied().collect()
+    }
+
+    fn replace(&mut self, id: EndpointId, moved: Option<Moved>, own: NodeId) {
+        if let Some(known) = self.moved.remove(&id) {
+            if let Some(ids) = self.by_node.get_mut(&known.node) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    self.by_node.remove(&known.node);
+                }
+            }
+            if known.node != own {
+                known.prefixes.iter().for_each(|prefix| self.uncount(prefix));
+            }
+        }
+        if let Some(moved) = moved {
+            self.by_node.entry(moved.node).or_default().insert(id);
+            if moved.node != own {
+                moved.prefixes.iter().for_each(|prefix| self.count(*prefix));
+            }
+            self.moved.insert(id, moved);
+        }
+    }
+
+    fn count(&mut self, prefix: IpNet) {
+        *self.remote.entry(prefix).or_default() += 1;
+    }
+
+    fn uncount(&mut self, prefix: &IpNet) {
+        if let Some(count) = self.remote.get_mut(prefix) {
+            *count -= 1;
+            if *count == 0 {
+                self.remote.remove(prefix);
+            }
+        }
+    }
+}
+
+impl Moved {
+    /// Looks for addresses of the network outside of these blocks.
+    fn new(network: &Network, endpoint: &Endpoint, blocks: &BTreeSet<IpNet>) -> Option<Self> {
+        let whole = [Some(IpNet::V4(network.prefix)), network.prefix6.map(IpNet::V6)];
+        let is_in = |address: &IpAddr| whole.iter().flatten().any(|all| all.contains(address));
+        let is_moved = |address: &&IpAddr| {
+            is_in(address) && !blocks.iter().any(|block| block.contains(*address))
+        };
+        let prefixes: Vec<IpNet> =
+            endpoint.addresses.iter().filter(is_moved).map(|ip| IpNet::from(*ip)).collect();
+
+        (!prefixes.is_empty()).then_some(Self { node: endpoint.node, prefixes })
+    }
+}
+
+fn blocks(network: &Network, member: &Member) -> BTreeSet<IpNet> {
+    member.blocks.iter().flat_map(|block| network.prefixes(block.prefix)).collect()
 }

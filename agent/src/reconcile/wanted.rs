@@ -8,7 +8,7 @@ use std::sync::Arc;
 use overlay_core::{Endpoint, EndpointId, Network, NetworkId, NodeId, PrivateKey, RowKey};
 
 use crate::backend::NetworkConfigs;
-use crate::desired::{self, EndpointRows, Holdings, NetworkDesired, Underlays};
+use crate::desired::{self, EndpointRows, Holdings, NetworkDesired, PeerSources, Underlays};
 use crate::dns::{Names, NetworkNames, scopes};
 use crate::kernel::{InterfaceDesired, Strays};
 use crate::membership::Membership;
@@ -64,6 +64,9 @@ pub(crate) struct Wanted {
     strays: Strays,
     networks: BTreeMap<NetworkId, Arc<NetworkDesired>>,
     configs: NetworkConfigs,
+    /// Which prefixes the members of each network hold.
+    holdings: BTreeMap<NetworkId, Holdings>,
+    underlays: Underlays,
     names: BTreeMap<NetworkId, Arc<NetworkNames>>,
     scopes: Arc<crate::dns::Scopes>,
 }
@@ -77,6 +80,8 @@ impl Wanted {
             strays: Strays::default(),
             networks: BTreeMap::new(),
             configs: NetworkConfigs::new(),
+            holdings: BTreeMap::new(),
+            underlays: Underlays::default(),
             names: BTreeMap::new(),
             scopes: Arc::default(),
         }
@@ -100,13 +105,15 @@ impl Wanted {
 
     /// Computes what may have changed.
     pub(crate) fn update(&mut self, sources: Sources<'_>) -> Computed {
-        let touched = self.touched(sources);
+        let Touched { networks: touched, has_new_underlays } = self.touched(sources);
         let rows = EndpointRows {
             view: &sources.membership.view,
             journal: sources.journal,
             node: sources.node,
         };
-        let underlays = Underlays::new(rows.view, sources.node, sources.own);
+        if has_new_underlays {
+            self.underlays = Underlays::new(rows.view, sources.node, sources.own);
+        }
         let has_new_scopes =
             self.seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(&seen.journal, sources.journal));
         if has_new_scopes {
@@ -121,7 +128,7 @@ impl Wanted {
         self.keyless.clear();
         let mut has_new_configs = false;
         for (network, touch) in &touched {
-            has_new_configs |= self.compute(*network, touch, rows, &underlays, sources);
+            has_new_configs |= self.compute(*network, touch, rows, sources);
         }
         self.seen = Some(Seen {
             view: sources.membership.changed.cursor(),
@@ -136,16 +143,18 @@ impl Wanted {
     /// Names the endpoints of a network.
     fn name(&mut self, network: &Network, rows: EndpointRows<'_>, touch: &Touch) {
         let known = self.names.get(&network.id).filter(|known| known.is_of(network));
-        let names = match (known, touch) {
-            (Some(_), Touch::Endpoints(ids)) if ids.is_empty() => return,
-            (Some(known), Touch::Endpoints(ids)) => {
+        let names = match known {
+            Some(known) if touch.extent < Extent::Whole => {
+                if touch.endpoints.is_empty() {
+                    return;
+                }
                 let mut names = NetworkNames::clone(known);
-                for &id in ids {
+                for &id in &touch.endpoints {
                     names.replace(id, rows.find(network.id, id));
                 }
                 names
             }
-            (None, _) | (_, Touch::Whole) => NetworkNames::new(network, rows.of(network.id)),
+            Some(_) | None => NetworkNames::new(network, rows.of(network.id)),
         };
         self.names.insert(network.id, Arc::new(names));
     }
@@ -156,7 +165,6 @@ impl Wanted {
         id: NetworkId,
         touch: &Touch,
         rows: EndpointRows<'_>,
-        underlays: &Underlays,
         sources: Sources<'_>,
     ) -> bool {
         let Some(network) = rows.view.networks.get(&id) else {
@@ -165,9 +173,10 @@ impl Wanted {
             return false;
         };
         self.name(network, rows, touch);
-        let holdings = Holdings::new(rows, network);
+        let nodes = self.hold(network, touch, rows);
+        let Some(holdings) = self.holdings.get(&id) else { return false };
         let interface = (sources.interface)(id, sources.mtu);
-        let Some(mut desired) = desired::network(rows, &holdings, interface) else {
+        let Some(mut desired) = desired::network(rows, network, holdings, interface) else {
             self.forget(id);
             return false;
         };
@@ -180,10 +189,15 @@ impl Wanted {
             self.configs.remove(&id);
             return false;
         };
-        let (known, node, mtu) = (self.configs.get(&id), sources.node, interface.mtu());
-        let peers = known.map(|known| &known.peers);
-        let config = desired::config(rows.view, &holdings, underlays, node, keys, mtu, peers);
-        let Some(config) = config else { return false };
+        let (view, underlays, node) = (rows.view, &self.underlays, sources.node);
+        let peer_sources = PeerSources { view, network, holdings, underlays, node };
+        let known = self.configs.get(&id);
+        let peers = match (known, &nodes) {
+            (Some(known), Some(nodes)) => peer_sources.changed_peers(&known.peers, nodes),
+            (Some(known), None) => peer_sources.peers(&known.peers),
+            (None, _) => peer_sources.peers(&Arc::default()),
+        };
+        let Some(config) = peer_sources.config(keys, peers, interface.mtu()) else { return false };
         let is_new = known.is_none_or(|known| !known.is_same(&config));
         if is_new {
             self.configs.insert(id, Arc::new(config));
@@ -192,70 +206,101 @@ impl Wanted {
         is_new
     }
 
+    /// Finds out who holds which prefixes of a network. Lists the nodes that hold others than
+    /// before, if nothing else of the members changed.
+    fn hold(
+        &mut self,
+        network: &Network,
+        touch: &Touch,
+        rows: EndpointRows<'_>,
+    ) -> Option<BTreeSet<NodeId>> {
+        match self.holdings.get_mut(&network.id) {
+            Some(holdings) if touch.extent == Extent::Endpoints => {
+                Some(holdings.update(rows, network, &touch.endpoints))
+            }
+            Some(_) | None => {
+                self.holdings.insert(network.id, Holdings::new(rows, network));
+                None
+            }
+        }
+    }
+
     fn forget(&mut self, network: NetworkId) {
         self.networks.remove(&network);
         self.configs.remove(&network);
+        self.holdings.remove(&network);
     }
 
-    /// Lists the networks that something may have changed in.
-    fn touched(&self, sources: Sources<'_>) -> BTreeMap<NetworkId, Touch> {
+    /// Lists what something may have changed in.
+    fn touched(&self, sources: Sources<'_>) -> Touched {
         let networks = &sources.membership.view.networks;
-        let all =
-            || networks.keys().chain(self.names.keys()).map(|id| (*id, Touch::Whole)).collect();
+        let all = || {
+            let all = networks.keys().chain(self.names.keys());
+            let whole = Touch { extent: Extent::Whole, endpoints: BTreeSet::new() };
+            Touched {
+                networks: all.map(|id| (*id, whole.clone())).collect(),
+                has_new_underlays: true,
+            }
+        };
         let Some(seen) = &self.seen else { return all() };
         let Some(keys) = sources.membership.changed.since(seen.view) else { return all() };
-        // These concern every network, but no name.
-        let mut concerns_all = seen.mtu != sources.mtu || seen.own != *sources.own;
+        let mut has_new_underlays = seen.own != *sources.own;
         let mut touched: BTreeMap<NetworkId, Touch> =
             self.keyless.iter().map(|id| (*id, Touch::default())).collect();
         for key in keys {
             match key {
                 RowKey::Network(network) | RowKey::Member(network, _) => {
-                    touched.entry(network).or_default();
+                    touched.entry(network).or_default().extent = Extent::Members;
                 }
-                RowKey::Endpoint(network, id) => touched.entry(network).or_default().add(id),
-                // So does where a node is reached.
-                RowKey::Node(_) => concerns_all = true,
+                RowKey::Endpoint(network, id) => {
+                    touched.entry(network).or_default().endpoints.insert(id);
+                }
+                RowKey::Node(_) => has_new_underlays = true,
                 RowKey::HostReport(_) => {}
             }
         }
-        if concerns_all {
+        // These concern every network, but no name.
+        if seen.mtu != sources.mtu || has_new_underlays {
             for network in networks.keys() {
-                touched.entry(*network).or_default();
+                touched.entry(*network).or_default().extent = Extent::Members;
             }
         }
         if !Arc::ptr_eq(&seen.journal, sources.journal) {
             for (network, id) in differing(&seen.journal, sources.journal) {
-                touched.entry(network).or_default().add(id);
+                touched.entry(network).or_default().endpoints.insert(id);
             }
         }
 
-        touched
+        Touched { networks: touched, has_new_underlays }
     }
+}
+
+/// What something may have changed in.
+#[derive(Debug)]
+struct Touched {
+    networks: BTreeMap<NetworkId, Touch>,
+    /// Whether nodes may be reached elsewhere than before.
+    has_new_underlays: bool,
 }
 
 /// What was touched of a network.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Touch {
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Touch {
+    extent: Extent,
+    /// The endpoints that were touched, unless all were.
+    endpoints: BTreeSet<EndpointId>,
+}
+
+/// How much of a network was touched; each includes those before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum Extent {
+    /// Some endpoints.
+    #[default]
+    Endpoints,
+    /// Its own row, its members, and where they are reached.
+    Members,
     /// Anything.
     Whole,
-    /// Its members, and these of its endpoints.
-    Endpoints(BTreeSet<EndpointId>),
-}
-
-impl Default for Touch {
-    fn default() -> Self {
-        Self::Endpoints(BTreeSet::new())
-    }
-}
-
-impl Touch {
-    fn add(&mut self, endpoint: EndpointId) {
-        match self {
-            Self::Whole => {}
-            Self::Endpoints(endpoints) => drop(endpoints.insert(endpoint)),
-        }
-    }
 }
 
 /// Lists the endpoints in which two journals differ.

@@ -6,6 +6,8 @@ use overlay_core::{
 };
 
 use overlay_dataplane::NetworkTable;
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 use super::*;
 use crate::backend::lane_tables::LaneTables;
@@ -123,6 +125,21 @@ impl Fixture {
         Arc::make_mut(&mut self.journal).insert(record.endpoint.id, record);
     }
 
+    /// Returns what is wanted of the kernel and what the lanes are told.
+    fn said(&mut self) -> String {
+        let tables = self.tables();
+        let tables: Vec<_> = tables.iter().flatten().map(|t| (t.id, &t.peers, &t.local)).collect();
+
+        format!("{:?} {tables:?}", self.wanted.networks)
+    }
+
+    /// Computes everything from nothing.
+    fn begin_anew(&mut self) {
+        self.wanted = Wanted::new();
+        self.lanes = LaneTables::new(2);
+        self.update();
+    }
+
     /// Returns what the two lanes are told.
     fn tables(&mut self) -> Vec<Vec<Arc<NetworkTable>>> {
         let tables = self.lanes.update(self.wanted.configs()).into_iter();
@@ -186,16 +203,123 @@ fn what_is_computed_bit_by_bit_is_what_is_computed_at_once() {
     fixture.change(Change::Removed(RowKey::Member(network(2), ME)));
     fixture.change(Change::Removed(RowKey::Network(network(3))));
     fixture.update();
-    let said = |fixture: &mut Fixture| {
-        let tables = fixture.tables();
-        let tables: Vec<_> = tables.iter().flatten().map(|t| (t.id, &t.peers, &t.local)).collect();
-        format!("{:?} {tables:?} {:?}", fixture.wanted.networks, fixture.wanted.names())
-    };
-    let bit_by_bit = said(&mut fixture);
+    let names = |fixture: &Fixture| format!("{:?}", fixture.wanted.names());
+    let bit_by_bit = (fixture.said(), names(&fixture));
 
-    fixture.wanted = Wanted::new();
-    fixture.lanes = LaneTables::new(2);
+    fixture.begin_anew();
+
+    assert_eq!(bit_by_bit, (fixture.said(), names(&fixture)));
+}
+
+#[test]
+fn an_endpoint_that_moves_leaves_the_other_peers_of_its_network_as_they_are() {
+    let mut fixture = Fixture::new();
+    let third = NodeId::from_random(77);
+    fixture.change(node(third, 3));
+    fixture.change(member(2, third, 253));
+    fixture.update();
+    let peers = |fixture: &Fixture| Arc::clone(&fixture.wanted.configs()[&network(2)].peers);
+    let before = peers(&fixture);
+
+    fixture.change(Change::Endpoint(endpoint(2, third, [253, 9])));
+    fixture.update();
+    assert!(Arc::ptr_eq(&before, &peers(&fixture)), "its address is in its node's block");
+    fixture.change(Change::Endpoint(endpoint(2, third, [9, 9])));
     fixture.update();
 
-    assert_eq!(bit_by_bit, said(&mut fixture));
+    let after = peers(&fixture);
+    assert_eq!(after.len(), 2);
+    for (before, after) in before.iter().zip(after.iter()) {
+        assert_eq!(Arc::ptr_eq(before, after), before.node != third);
+    }
+}
+
+/// What happens to a cluster.
+#[derive(Debug, Clone)]
+enum Event {
+    /// An endpoint of the node with this number is as it is at this address, or gone.
+    Endpoint { id: u8, host: u8, address: [u8; 2], is_gone: bool },
+    /// An endpoint of this node.
+    Own { id: u8, address: [u8; 2], is_gone: bool },
+    /// A member has this block, or is none.
+    Member { host: u8, block: u8, is_gone: bool },
+    /// A node is reached here.
+    Node { host: u8, underlay: u8 },
+    /// Everything was computed.
+    Update,
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    // Few of each, so that they get in each other's way; blocks begin at 10.
+    let address = || (8..14_u8, 1..3_u8).prop_map(<[u8; 2]>::from);
+    let gone = || prop_oneof![3 => Just(false), 1 => Just(true)];
+    let endpoint = (0..6_u8, 1..4_u8, address(), gone());
+    let own = (6..9_u8, address(), gone());
+    let member = (0..4_u8, 10..14_u8, gone());
+
+    let event = prop_oneof![
+        6 => endpoint.prop_map(|(id, host, address, is_gone)| {
+            Event::Endpoint { id, host, address, is_gone }
+        }),
+        3 => own.prop_map(|(id, address, is_gone)| Event::Own { id, address, is_gone }),
+        1 => member.prop_map(|(host, block, is_gone)| Event::Member { host, block, is_gone }),
+        1 => (0..4_u8, 1..5_u8).prop_map(|(host, underlay)| Event::Node { host, underlay }),
+        4 => Just(Event::Update),
+    ];
+
+    vec(event, 0..60)
+}
+
+/// The node with a number; this one is the first.
+fn numbered(host: u8) -> NodeId {
+    if host == 0 { ME } else { NodeId::from_random(u64::from(host) + 10) }
+}
+
+impl Fixture {
+    fn happen(&mut self, event: Event) {
+        let row = |id: u8, node, address| Endpoint {
+            id: EndpointId::from_random(u64::from(id) + 1),
+            name: format!("e{id}").parse().expect("a name"),
+            ..endpoint(1, node, address)
+        };
+        match event {
+            Event::Endpoint { id, host, address, is_gone } => {
+                let row = row(id, numbered(host), address);
+                let key = RowKey::Endpoint(row.network, row.id);
+                self.change(if is_gone { Change::Removed(key) } else { Change::Endpoint(row) });
+            }
+            Event::Own { id, address, is_gone } => {
+                let row = row(id, ME, address);
+                if is_gone {
+                    Arc::make_mut(&mut self.journal).remove(&row.id);
+                } else {
+                    self.attach(row);
+                }
+            }
+            Event::Member { host, block, is_gone } => {
+                let key = RowKey::Member(network(1), numbered(host));
+                let row = member(1, numbered(host), block);
+                self.change(if is_gone { Change::Removed(key) } else { row });
+            }
+            Event::Node { host, underlay } => self.change(node(numbered(host), underlay)),
+            Event::Update => drop(self.update()),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_bit_by_bit_is_what_is_computed_at_once(events in events()) {
+        let mut fixture = Fixture::new();
+        fixture.update();
+        for event in events {
+            fixture.happen(event);
+        }
+        fixture.update();
+        let bit_by_bit = fixture.said();
+
+        fixture.begin_anew();
+
+        prop_assert_eq!(bit_by_bit, fixture.said());
+    }
 }
