@@ -73,6 +73,10 @@ impl World {
         }
         let world = Self { a, b };
         world.publish();
+        // Lanes answer in the order in which they are told: what is sent from here on has a network.
+        for host in [&world.a, &world.b] {
+            host.reports().await;
+        }
 
         world
     }
