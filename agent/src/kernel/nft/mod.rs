@@ -1,4 +1,4 @@
-//! nftables: a table as a value ([`ruleset`]), how it is written to the kernel ([`encoding`]), and
+//! nftables: a table as a value (`ruleset`), how it is written to the kernel (`encoding`), and
 //! the socket that owns it there ([`OwnedTable`]). Which transaction leads from one to the next is
 //! planned in [`super::plan`].
 //!
