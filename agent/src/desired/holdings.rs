@@ -1,5 +1,5 @@
-//! Which prefixes each node of a network holds: an index by node, shared by the kernel's part and all
-//! lanes, and kept: a changed endpoint costs its own entry. Pure.
+//! Which prefixes each node of a network holds: an index by node, shared by the kernel's part and
+//! all lanes, and kept: a changed endpoint costs its own entry. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -84,8 +84,8 @@ impl Holdings {
         holdings
     }
 
-    /// Takes over the present rows of endpoints. The network and its members must be what they were.
-    /// Lists the nodes that hold other prefixes now.
+    /// Takes over the present rows of endpoints. The network and its members must be what they
+    /// were. Lists the nodes that hold other prefixes now.
     pub(crate) fn update<'i>(
         &mut self,
         rows: EndpointRows<'_>,

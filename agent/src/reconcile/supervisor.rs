@@ -145,8 +145,8 @@ impl Supervisor {
         }
     }
 
-    /// Computes what is wanted and hands it to backend and DNS servers; tells whether the membership
-    /// is what control said.
+    /// Computes what is wanted and hands it to backend and DNS servers; tells whether the
+    /// membership is what control said.
     fn compute(&mut self) -> bool {
         let context = Arc::clone(&self.context);
         // Borrowed rather than copied: whoever holds a view makes the next change copy all of it.

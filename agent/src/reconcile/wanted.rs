@@ -1,5 +1,5 @@
-//! What is wanted of each network: for the kernel, for the backend, and of names. Only networks that
-//! something touched are computed anew. Pure.
+//! What is wanted of each network: for the kernel, for the backend, and of names. Only networks
+//! that something touched are computed anew. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -1,5 +1,5 @@
-//! Keeps one network: opens its namespace, serves its interface and names, and runs passes on change, on
-//! events and on time.
+//! Keeps one network: opens its namespace, serves its interface and names, and runs passes on
+//! change, on events and on time.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -104,8 +104,8 @@ impl Worker {
         }
     }
 
-    /// Opens the namespace with interface, events and DNS sockets. What an earlier process left is taken
-    /// over as it stands.
+    /// Opens the namespace with interface, events and DNS sockets. What an earlier process left is
+    /// taken over as it stands.
     async fn open(&mut self) -> Result<Watched, String> {
         let wanted = self.desired.borrow().namespace.clone();
         let reconcile = Arc::clone(&self.context.reconcile);
