@@ -150,11 +150,12 @@ pub(crate) struct NetworkConfig {
 impl NetworkConfig {
     /// Tells whether two of them say the same.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        let keys =
-            |config: &Self| -> Vec<_> { config.keys.iter().map(|key| *key.expose()).collect() };
-
         self.id == other.id
-            && keys(self) == keys(other)
+            && self
+                .keys
+                .iter()
+                .map(PrivateKey::expose)
+                .eq(other.keys.iter().map(PrivateKey::expose))
             && (Arc::ptr_eq(&self.peers, &other.peers) || self.peers == other.peers)
             && self.local == other.local
             && self.mtu == other.mtu
