@@ -1,5 +1,5 @@
-//! Applies a new table: links whose key stays with its node go on, all others end at once. Where all
-//! keys stay where they are, only peers that changed are looked at.
+//! Applies a new table: links whose key stays with its node go on, all others end at once. Where
+//! all keys stay where they are, only peers that changed are looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -207,9 +207,9 @@ fn has_same_links(before: &NetworkTable, table: &NetworkTable) -> bool {
 }
 
 fn has_same_keys(before: &PeerTable, peer: &PeerTable) -> bool {
-    let keys = |lanes: &[PeerLane]| lanes.iter().map(|lane| lane.public_key).collect::<Vec<_>>();
+    let key = |lane: &PeerLane| lane.public_key;
 
-    before.node == peer.node && keys(&before.lanes) == keys(&peer.lanes)
+    before.node == peer.node && before.lanes.iter().map(key).eq(peer.lanes.iter().map(key))
 }
 
 fn prefixes(table: &PeerTable) -> BTreeSet<IpNet> {
