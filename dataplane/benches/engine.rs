@@ -125,7 +125,7 @@ fn packet(len: u16) -> Vec<u8> {
 fn from_tun(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("tun to udp");
     for size in SIZES {
-        let (mut pair, packet) = (Pair::new(), packet(size));
+        let (mut pair, packet, mut has_run) = (Pair::new(), packet(size), false);
         let batch = vec![&packet[..]; BATCH];
         group.throughput(Throughput::Elements(BATCH as u64));
         group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
@@ -135,9 +135,10 @@ fn from_tun(criterion: &mut Criterion) {
                     black_box(batch.bytes);
                 }
             });
-            let counters = pair.engines[0].counters();
-            assert!(counters.forwarded > 0, "nothing was carried: {counters:?}");
+            has_run = true;
         });
+        let counters = pair.engines[0].counters();
+        assert!(!has_run || counters.forwarded > 1000, "nothing was carried: {counters:?}");
     }
 }
 
@@ -145,6 +146,7 @@ fn from_udp(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("udp to tun");
     for size in SIZES {
         let (pair, packet) = (std::cell::RefCell::new(Pair::new()), packet(size));
+        let mut has_run = false;
         let batch = vec![&packet[..]; BATCH];
         group.throughput(Throughput::Elements(BATCH as u64));
         group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
@@ -169,9 +171,10 @@ fn from_udp(criterion: &mut Criterion) {
                 },
                 BatchSize::PerIteration,
             );
-            let delivered = pair.borrow().engines[1].counters().delivered;
-            assert!(delivered > 0, "nothing was carried");
+            has_run = true;
         });
+        let delivered = pair.borrow().engines[1].counters().delivered;
+        assert!(!has_run || delivered > 1000, "nothing was carried: {delivered}");
     }
 }
 
@@ -179,7 +182,7 @@ fn from_udp(criterion: &mut Criterion) {
 fn handshake(criterion: &mut Criterion) {
     let mut answering = Pair::new();
     let (begun, mut now) = (answering.now, answering.now);
-    let mut answers = 0_u64;
+    let (mut answers, mut has_run) = (0_u64, false);
     criterion.bench_function("handshake answered", |bencher| {
         let pair = std::cell::RefCell::new(&mut answering);
         bencher.iter_batched(
@@ -208,8 +211,9 @@ fn handshake(criterion: &mut Criterion) {
             },
             BatchSize::PerIteration,
         );
-        assert!(answers > 0, "no handshake was answered");
+        has_run = true;
     });
+    assert!(!has_run || answers > 1000, "{answers} handshakes were answered");
 }
 
 criterion_group!(engines, from_tun, from_udp, handshake);
