@@ -110,8 +110,6 @@ impl BrokenWatch {
 enum Ended {
     /// It broke; the view may be continued.
     Broken(BrokenWatch),
-    /// The host's end of it is gone; the view may be continued, and control was not at fault.
-    Renumbered(ConnectionLoss),
     /// What came does not fit the view: it must be fetched whole.
     Astray(String),
     /// Control says that we are no node of it any more.
@@ -138,11 +136,6 @@ pub(crate) async fn run(follower: &Follower) -> String {
                 follower.control.connection.away(&reason);
                 follower.follow_from_nothing();
             }
-            Ended::Renumbered(loss) => {
-                follower.admission.assume();
-                follower.control.connection.away(&loss);
-                continue;
-            }
             Ended::Broken(error) => {
                 if error.code() == Code::IdentityClash {
                     turned_away(follower, &error);
@@ -153,6 +146,10 @@ pub(crate) async fn run(follower: &Follower) -> String {
                     pauses = back_off();
                 }
                 follower.control.connection.away(&error);
+                if matches!(error, BrokenWatch::Loss(ConnectionLoss::Renumbered(_))) {
+                    // Control was not at fault: no need to spare it.
+                    continue;
+                }
             }
         }
         let turned_away = follower.admission.current() == Admission::TurnedAway;
@@ -179,10 +176,7 @@ async fn connect_and_follow(follower: &Follower) -> Ended {
         loss = connection_loss::wait(&follower.control, &follower.host, &address, local, probe) => {
             // Whoever else waits for an answer would wait for as long as the kernel does.
             cutter.cut();
-            match loss {
-                ConnectionLoss::Renumbered(_) => Ended::Renumbered(loss),
-                ConnectionLoss::NoWay(_) | ConnectionLoss::Moved(_) => Ended::Broken(loss.into()),
-            }
+            Ended::Broken(loss.into())
         }
     }
 }
