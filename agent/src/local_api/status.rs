@@ -3,13 +3,12 @@
 use overlay_dataplane::{MtuSource, PeerState};
 use overlay_proto::v1;
 
-use crate::backend::Counter;
+use crate::backend::{Counter, SocketReport};
 use crate::membership::connection::ConnectionStatus;
 use crate::path::CounterKind;
 use crate::problem::Problem;
 use crate::status::{
-    ControlStatus, JoinedStatus, LaneStatus, NetworkStatus, NodeStatus, PeerLaneStatus,
-    PhaseStatus, Status,
+    ControlStatus, JoinedStatus, NetworkStatus, NodeStatus, PeerLaneStatus, PhaseStatus, Status,
 };
 
 impl From<Status> for v1::StatusResponse {
@@ -37,7 +36,7 @@ fn with_joined(joined: JoinedStatus, response: v1::StatusResponse) -> v1::Status
     let response = v1::StatusResponse {
         phase: v1::NodePhase::Joined.into(),
         control: Some(joined.control.into()),
-        lanes: all(joined.lanes),
+        lanes: all(joined.sockets),
         networks: all(joined.networks),
         counters: all(joined.counters),
         ..response
@@ -88,20 +87,20 @@ impl From<ControlStatus> for v1::ControlStatus {
     }
 }
 
-impl From<LaneStatus> for v1::LaneStatus {
-    fn from(lane: LaneStatus) -> Self {
+impl From<SocketReport> for v1::LaneStatus {
+    fn from(socket: SocketReport) -> Self {
         // UDP sockets take batches where they can, and every kernel joins what arrives.
         let words = [
-            (lane.tun.tcp, "tso"),
-            (lane.tun.tcp && lane.tun.udp, "uso"),
-            (lane.segments, "gso"),
+            (socket.interfaces.tcp, "tso"),
+            (socket.interfaces.tcp && socket.interfaces.udp, "uso"),
+            (socket.segments, "gso"),
             (true, "gro"),
         ];
         let granted = words.into_iter().filter(|(is_granted, _)| *is_granted);
 
         Self {
-            lane: lane.lane.0.into(),
-            port: lane.port.into(),
+            lane: socket.key.0.into(),
+            port: socket.port.into(),
             offload: granted.map(|(_, word)| word).collect::<Vec<_>>().join("+"),
         }
     }
@@ -216,10 +215,10 @@ mod tests {
     use crate::problem_code::ProblemCode;
     use crate::problem_key::ProblemKey;
 
-    fn offload(tun: Offload, segments: bool) -> String {
-        let lane = LaneStatus { lane: LaneId(0), port: 51820, tun, segments };
+    fn offload(interfaces: Offload, segments: bool) -> String {
+        let socket = SocketReport { key: LaneId(0), port: 51820, interfaces, segments };
 
-        v1::LaneStatus::from(lane).offload
+        v1::LaneStatus::from(socket).offload
     }
 
     #[test]

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use overlay_core::{ClusterId, Name, NodeId, Revision, Role};
-use overlay_dataplane::LaneId;
 use overlay_proto::{Code, identity};
 use tokio::time::{Instant, timeout};
 
@@ -24,7 +23,6 @@ use crate::membership::admission::Admission;
 use crate::membership::connection::ConnectionStatus;
 use crate::membership::prefix_clash;
 use crate::node_handle::{NodeHandle, Phase};
-use crate::path::Offload;
 use crate::problem::{Problem, unix_now};
 use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
@@ -67,8 +65,8 @@ pub(crate) struct JoinedStatus {
     pub(crate) node: NodeStatus,
     /// How control is reached.
     pub(crate) control: ControlStatus,
-    /// Its lanes, in order.
-    pub(crate) lanes: Vec<LaneStatus>,
+    /// Its UDP sockets, in the order of its keys.
+    pub(crate) sockets: Vec<SocketReport>,
     /// The networks that it is a member of.
     pub(crate) networks: Vec<NetworkStatus>,
     /// What became of packets, over all lanes, by name.
@@ -99,19 +97,6 @@ pub(crate) struct ControlStatus {
     pub(crate) connection: ConnectionStatus,
     /// How many changes wait for it.
     pub(crate) unpublished: usize,
-}
-
-/// How a lane carries packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LaneStatus {
-    /// The lane.
-    pub(crate) lane: LaneId,
-    /// Its UDP port.
-    pub(crate) port: u16,
-    /// Which super-packets the TUN devices take.
-    pub(crate) tun: Offload,
-    /// Whether its UDP sockets take batches.
-    pub(crate) segments: bool,
 }
 
 /// Gathers how this node is doing.
@@ -169,7 +154,7 @@ async fn joined_status(joined: &JoinedNode, problems: &mut Vec<Problem>) -> Join
     JoinedStatus {
         node: node_status(joined),
         control,
-        lanes: report.sockets.iter().map(lane_status).collect(),
+        sockets: report.sockets,
         networks: networks::networks(joined),
         counters: report.counters,
     }
@@ -215,12 +200,6 @@ fn control_status(joined: &JoinedNode) -> (ControlStatus, Option<Problem>) {
     let unpublished = joined.endpoints.publisher.unpublished().len();
 
     (ControlStatus { connection, unpublished }, problem)
-}
-
-fn lane_status(socket: &SocketReport) -> LaneStatus {
-    let SocketReport { key, port, interfaces, segments } = *socket;
-
-    LaneStatus { lane: key, port, tun: interfaces, segments }
 }
 
 fn peer_problems(joined: &JoinedNode, report: &BackendReport) -> Vec<Problem> {
