@@ -67,10 +67,7 @@ impl ContainerWatcher {
         });
         let leases = leases.map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address));
         let struck = leases.chain(over.iter().map(|id| DockerKey::Pool((*id).clone()))).collect();
-        if let Err(error) = store.write(Vec::new(), struck).await {
-            // The store reports its own failure; the next pass tries again.
-            tracing::debug!(%error, "Failed to write the docker book");
-        }
+        store.strike(struck).await;
     }
 }
 

@@ -273,10 +273,7 @@ async fn strike(store: &PluginStore, endpoints: &Endpoints, leases: &[&DockerLea
     };
     let keys = leases.iter().filter(is_same);
     let keys = keys.map(|lease| DockerKey::Lease(lease.pool.clone(), lease.address)).collect();
-    if let Err(error) = store.write(Vec::new(), keys).await {
-        // The store reports its own failure; the next pass tries again.
-        tracing::debug!(%error, "Failed to write the docker book");
-    }
+    store.strike(keys).await;
 }
 
 #[cfg(test)]

@@ -153,6 +153,14 @@ impl PluginStore {
         self.revise(|_| (put, remove)).await
     }
 
+    /// Removes rows that nothing stands for any more, or leaves that to the next pass: the store
+    /// reports its own failure.
+    pub(crate) async fn strike(&self, keys: Vec<DockerKey>) {
+        if let Err(error) = self.write(Vec::new(), keys).await {
+            tracing::debug!(%error, "Failed to write the docker book");
+        }
+    }
+
     /// Binds a Docker network to an overlay network, or unbinds it. A network that was removed
     /// stays so; tells whether it exists.
     pub(crate) async fn bind(

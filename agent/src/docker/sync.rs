@@ -193,10 +193,7 @@ impl Sync {
                 struck.push(DockerKey::Network(id.clone()));
             }
         }
-        if let Err(error) = store.write(Vec::new(), struck).await {
-            // The store says itself that it keeps nothing; the next look tries again.
-            tracing::debug!(%error, "Failed to write the docker book");
-        }
+        store.strike(struck).await;
     }
 }
 
@@ -251,10 +248,7 @@ async fn tell_removals(store: &PluginStore, endpoints: &Endpoints) -> bool {
             waits = true;
             continue;
         }
-        if let Err(error) = store.write(Vec::new(), vec![DockerKey::Removal(network)]).await {
-            // The store says itself that it keeps nothing; the next look tries again.
-            tracing::debug!(%error, "Failed to write the docker book");
-        }
+        store.strike(vec![DockerKey::Removal(network)]).await;
     }
 
     waits
