@@ -13,60 +13,48 @@ use crate::docker::options::OptionError;
 use crate::endpoint::attach::AttachError;
 use crate::endpoint::detach::DetachError;
 use crate::endpoint::request::{InvalidAttach, UnknownNetwork};
-use crate::endpoint::reservation::{AddressError, NoFreeAddress, ReservationError};
 use crate::endpoint::sandbox::SandboxError;
-use crate::endpoint::start_wait::StartFailure;
-use crate::membership::control_error::{ConnectError, ControlError};
-use crate::membership::join::JoiningError;
-use crate::membership::network_membership::MembershipError;
+use crate::membership::control_error::ControlError;
 use crate::node_handle::NotJoined;
 use crate::request_error::{NodeJoinError, NodeLeaveError, UpgradeError};
 use crate::state::StoreFailure;
-use crate::state::keyring::KeyringError;
 
-macro_rules! refusals {
-    ($($error:ty),* $(,)?) => {
+macro_rules! told_as {
+    ($told:ty: $($error:ty),* $(,)?) => {
         $(
-            impl From<$error> for Refusal {
+            impl From<$error> for $told {
                 fn from(error: $error) -> Self {
-                    Self::new(error.code(), error)
-                }
-            }
-
-            impl From<$error> for Status {
-                fn from(error: $error) -> Self {
-                    Refusal::from(error).into()
+                    Refusal::new(error.code(), error).into()
                 }
             }
         )*
     };
 }
 
-refusals! {
-    AddressError,
-    AttachError,
-    ConnectError,
+told_as! {
+    Refusal:
     ControlError,
     CreateEndpointError,
     CreateNetworkError,
     DetachError,
     HandOutError,
     HeldByContainer,
-    InvalidAttach,
-    JoiningError,
-    KeyringError,
     LeaseError,
-    MembershipError,
-    NoFreeAddress,
-    NodeJoinError,
-    NodeLeaveError,
     NotJoined,
     OptionError,
     PoolError,
-    ReservationError,
     SandboxError,
-    StartFailure,
     StoreFailure,
     UnknownNetwork,
+}
+
+told_as! {
+    Status:
+    AttachError,
+    ControlError,
+    InvalidAttach,
+    NodeJoinError,
+    NodeLeaveError,
+    NotJoined,
     UpgradeError,
 }
