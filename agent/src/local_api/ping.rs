@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use overlay_core::{Name, NetworkId, View};
+use overlay_core::{Name, NetworkId, View, message};
 use overlay_proto::{Code, Refusal, v1};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -118,7 +118,7 @@ fn find(view: &View, own: overlay_core::NodeId, text: &str, only: &str) -> Resul
 
     let target = found.into_iter().find(|(network, _)| mine(network));
     let (network, address) = target.ok_or_else(|| {
-        let shown: String = text.chars().take(80).collect();
+        let shown = message::excerpt(text);
         let text = format!(
             "{shown:?} is not known in any network of this node: `overlayctl ps` and `overlayctl node ls` list the names"
         );
