@@ -94,11 +94,11 @@ fn joined(line: &str) -> Option<Sign> {
 fn local(line: &str) -> Option<Sign> {
     let words: Vec<_> = line.split_whitespace().collect();
     let [destination, .., flags, link] = words[..] else { return None };
-    let is_local = u32::from_str_radix(flags, 16).ok()? & LOCAL_ROUTE != 0;
+    if u32::from_str_radix(flags, 16).ok()? & LOCAL_ROUTE == 0 {
+        return None;
+    }
 
-    is_local
-        .then(|| Some(Sign::Local { link: link.to_owned(), address: address(destination)? }))
-        .flatten()
+    Some(Sign::Local { link: link.to_owned(), address: address(destination)? })
 }
 
 fn address(digits: &str) -> Option<Ipv6Addr> {
@@ -123,9 +123,8 @@ mod tests {
     fn the_kernel_s_line_of_a_local_route_is_understood() {
         let none = "00000000000000000000000000000000";
         let line = |flags: &str| {
-            format!(
-                "fd42000000000000000000000000000b 80 {none} 00 {none} 00000000 00000002 00000000 {flags}       lo"
-            )
+            let numbers = "00000000 00000002 00000000";
+            format!("fd42000000000000000000000000000b 80 {none} 00 {none} {numbers} {flags}     lo")
         };
 
         let address = "fd42::b".parse().expect("an address");

@@ -127,16 +127,11 @@ impl Worker {
             .serve(self.network, sockets);
         let served = added
             .map_err(|error| format!("failed to start the DNS server: {}", explain(&error)))?;
-        self.names = Some(reconcile.descriptors.keep(&self.dns_name(), served));
+        self.names = Some(reconcile.descriptors.keep(&super::kept_dns(self.network), served));
 
         let queue = Arc::clone(&self.context.reconcile.queue);
 
         Watched::new(namespace, queue, self.context.events.clone()).map_err(|error| explain(&error))
-    }
-
-    /// The name under which the DNS server's sockets are kept.
-    fn dns_name(&self) -> String {
-        super::kept_dns(self.network)
     }
 
     /// Opens the sockets of the DNS server, or goes on with those that an earlier session had.
@@ -146,7 +141,7 @@ impl Worker {
         gateways: &BTreeSet<IpAddr>,
     ) -> Result<DnsSockets, String> {
         let store = &self.context.reconcile.descriptors;
-        let name = self.dns_name();
+        let name = super::kept_dns(self.network);
         if let Some(adopted) =
             store.take(&name).and_then(|earlier| DnsSockets::adopt(earlier, gateways))
         {
