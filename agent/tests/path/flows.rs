@@ -1,20 +1,17 @@
 //! What containers send arrives as it was sent.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::as_root;
-use crate::world::{Host, PATIENCE, World};
+use crate::world::{Host, PATIENCE, World, stream};
 
 /// Sends `bytes` from one host to the other by TCP and returns what arrived.
 fn transfer(from: &Host, to: &Host, address: IpAddr, bytes: &[u8]) -> Vec<u8> {
-    let listener = to.inside(|| TcpListener::bind((address, 0))).expect("bound");
-    let at = listener.local_addr().expect("an address");
-    let mut sender = from.inside(|| TcpStream::connect_timeout(&at, PATIENCE)).expect("connected");
-    let (mut receiver, _) = listener.accept().expect("accepted");
+    let (mut sender, mut receiver) = stream(from, to, address);
     receiver.set_read_timeout(Some(PATIENCE)).expect("set");
 
     std::thread::scope(|scope| {
@@ -124,10 +121,7 @@ fn many_flows_share_the_lanes() {
 
 /// Starts a stream that ends when its sender is told so; returns whom to tell.
 fn start_stream(from: &Host, to: &Host) -> Arc<AtomicBool> {
-    let listener = to.inside(|| TcpListener::bind((to.address, 0))).expect("bound");
-    let at = listener.local_addr().expect("an address");
-    let mut sender = from.inside(|| TcpStream::connect_timeout(&at, PATIENCE)).expect("connected");
-    let (mut receiver, _) = listener.accept().expect("accepted");
+    let (mut sender, mut receiver) = stream(from, to, to.address.into());
     let enough = Arc::new(AtomicBool::new(false));
 
     let end = Arc::clone(&enough);
@@ -217,11 +211,7 @@ fn super_packets_cross_the_kernels_border_in_both_directions() {
 fn throughput_of_one_stream() {
     as_root(async {
         let world = World::new(1).await;
-        let listener = world.b.inside(|| TcpListener::bind((world.b.address, 0))).expect("bound");
-        let at = listener.local_addr().expect("an address");
-        let mut sender =
-            world.a.inside(|| TcpStream::connect_timeout(&at, PATIENCE)).expect("connected");
-        let (mut receiver, _) = listener.accept().expect("accepted");
+        let (mut sender, mut receiver) = stream(&world.a, &world.b, world.b.address.into());
 
         let (duration, warm_up) = (Duration::from_secs(3), Duration::from_millis(500));
         let received = std::thread::scope(|scope| {

@@ -1,22 +1,17 @@
 //! A lane that starts again calls its peers, and what was under way goes on.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 
 use overlay_agent::path::LaneEvent;
 
 use crate::support::as_root;
-use crate::world::{PATIENCE, World};
+use crate::world::{PATIENCE, World, stream};
 
 #[test]
 fn a_stream_survives_the_restart_of_either_side() {
     as_root(async {
         let mut world = World::new(1).await;
-        let listener = world.b.inside(|| TcpListener::bind((world.b.address, 0))).expect("bound");
-        let at = listener.local_addr().expect("an address");
-        let mut sender =
-            world.a.inside(|| TcpStream::connect_timeout(&at, PATIENCE)).expect("connected");
-        let (mut receiver, _) = listener.accept().expect("accepted");
+        let (mut sender, mut receiver) = stream(&world.a, &world.b, world.b.address.into());
         receiver.set_read_timeout(Some(PATIENCE)).expect("set");
         let mut byte = [0];
         sender.write_all(b"1").expect("sent");
@@ -67,11 +62,7 @@ fn a_device_that_vanishes_is_reported_once_and_costs_nothing() {
 fn sessions_that_another_process_may_have_used_are_forgotten_before_anything_is_sent() {
     as_root(async {
         let world = World::new(1).await;
-        let listener = world.b.inside(|| TcpListener::bind((world.b.address, 0))).expect("bound");
-        let at = listener.local_addr().expect("an address");
-        let mut sender =
-            world.a.inside(|| TcpStream::connect_timeout(&at, PATIENCE)).expect("connected");
-        let (mut receiver, _) = listener.accept().expect("accepted");
+        let (mut sender, mut receiver) = stream(&world.a, &world.b, world.b.address.into());
         receiver.set_read_timeout(Some(PATIENCE)).expect("set");
         let mut much = vec![7; 64 << 10];
         sender.write_all(&much).expect("sent");

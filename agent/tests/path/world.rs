@@ -1,7 +1,7 @@
 //! Two hosts with an underlay of 1,500 bytes between them and one overlay network on both.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -73,7 +73,8 @@ impl World {
         }
         let world = Self { a, b };
         world.publish();
-        // Lanes answer in the order in which they are told: what is sent from here on has a network.
+        // Lanes answer in the order in which they are told: what is sent from here on has a
+        // network.
         for host in [&world.a, &world.b] {
             host.reports().await;
         }
@@ -95,6 +96,16 @@ impl World {
             drop(host.run_dir);
         }
     }
+}
+
+/// Opens a stream; returns the sender's end and the receiver's.
+pub(crate) fn stream(from: &Host, to: &Host, address: IpAddr) -> (TcpStream, TcpStream) {
+    let listener = to.inside(|| TcpListener::bind((address, 0))).expect("bound");
+    let at = listener.local_addr().expect("an address");
+    let sender = from.inside(|| TcpStream::connect_timeout(&at, PATIENCE)).expect("connected");
+    let (receiver, _) = listener.accept().expect("accepted");
+
+    (sender, receiver)
 }
 
 impl Host {
