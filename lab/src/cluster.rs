@@ -138,6 +138,11 @@ impl Cluster {
             .collect())
     }
 
+    /// Returns whether a host lists an endpoint of this name.
+    pub fn lists(&self, host: usize, name: &str) -> bool {
+        self.endpoint_names(host).is_ok_and(|names| names.iter().any(|known| known == name))
+    }
+
     /// Returns the first address of an endpoint.
     ///
     /// # Errors

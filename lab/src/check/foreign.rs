@@ -138,8 +138,7 @@ fn a_namespace_takes_its_endpoint_along(cluster: &Cluster, notes: &mut Notes) ->
     let shell = |script: &str| cluster.host(0).shell(script);
     shell(&format!("touch {PINNED}; unshare --net={PINNED} true"))?;
     cluster.ctl(0, &["attach", "--network", "net", "--netns", PINNED, "--name", "pinned"])?;
-    let is_listed =
-        || cluster.endpoint_names(0).is_ok_and(|names| names.iter().any(|name| name == "pinned"));
+    let is_listed = || cluster.lists(0, "pinned");
     ensure!(is_listed(), "what was attached is not listed");
     shell(&format!("umount {PINNED}; rm {PINNED}"))?;
     let took = wait_until(GONE, "the endpoint has gone with its namespace", || !is_listed())?;

@@ -63,10 +63,7 @@ impl Traffic {
 
         let mut traffic = Self { ping, transfer };
         wait_until(PATIENCE, "the traffic is under way", || {
-            let is_there = |names: &[String], name: &str| names.iter().any(|known| known == name);
-            let attached = cluster
-                .endpoint_names(from)
-                .is_ok_and(|names| is_there(&names, "pinger") && is_there(&names, "sender"));
+            let attached = cluster.lists(from, "pinger") && cluster.lists(from, "sender");
 
             attached || !traffic.ping.is_running() || !traffic.transfer.is_running()
         })?;
@@ -116,8 +113,8 @@ impl Marks {
     }
 }
 
-/// Reports what was seen each time, and checks that no gap was longer than `bar_ms`, and no pause of
-/// the stream longer than twice that.
+/// Reports what was seen each time, and checks that no gap was longer than `bar_ms`, and no pause
+/// of the stream longer than twice that.
 pub(super) fn judge(
     what: &str,
     marks: &Marks,

@@ -99,7 +99,8 @@ pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
     cluster.finish()
 }
 
-/// Replaces a host's agent, which must lose no session; returns what was said, and how long it took.
+/// Replaces a host's agent, which must lose no session; returns what was said, and how long it
+/// took.
 pub(super) fn upgrade(cluster: &Cluster, host: usize) -> Result<(serde_json::Value, Duration)> {
     let pid = cluster.agent(host)?.pid();
     let begun = Instant::now();

@@ -32,11 +32,7 @@ fn in_use(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
         pair.serve(1, "busy", name)?;
     }
     // A container is there before its name is.
-    let is_listed = |names: &[String], name: &str| names.iter().any(|known| known == name);
-    let named = || {
-        let names = pair.cluster.endpoint_names(1);
-        names.is_ok_and(|names| is_listed(&names, "busy1") && is_listed(&names, "busy2"))
-    };
+    let named = || pair.cluster.lists(1, "busy1") && pair.cluster.lists(1, "busy2");
     wait_until(PATIENCE, "both containers are listed by their names", named)?;
     let flow = pair.flow(1, "busy1", &pair.cluster.address_of(1, "busy2")?)?;
     let mut worst = Duration::ZERO;

@@ -248,8 +248,7 @@ fn both_ways(pair: &Pair, notes: &mut Notes) -> Result<()> {
     }
     equal(pair, "from-ctl")?;
     pair.serve(0, "from-ctl", "served")?;
-    let listed =
-        || pair.cluster.endpoint_names(0).is_ok_and(|names| names.contains(&"served".to_owned()));
+    let listed = || pair.cluster.lists(0, "served");
     wait_until(PATIENCE, "the container is listed", listed)?;
     let fetch = ["fetch", "http://served.from-ctl:8080/hello"];
     pair.cluster.container(1, "from-ctl", "no-container")?.args(fetch).run()?;
@@ -441,8 +440,7 @@ fn prune(pair: &Pair, notes: &mut Notes) -> Result<()> {
         pair.create_on_both(&[name])?;
     }
     pair.serve(1, "used", "user")?;
-    let listed =
-        || pair.cluster.endpoint_names(0).is_ok_and(|names| names.contains(&"user".to_owned()));
+    let listed = || pair.cluster.lists(0, "user");
     wait_until(PATIENCE, "the container is listed", listed)?;
     let flow_target = pair.cluster.address_of(0, "user")?;
     pair.docker(0, &["network", "prune", "-f"])?;
