@@ -36,7 +36,10 @@ macro_rules! calls {
     ($($name:ident within $deadline:ident: $request:ident => $response:ty;)*) => {
         impl Agent {
             $(
-                pub(crate) async fn $name(&mut self, request: v1::$request) -> Result<$response, Refusal> {
+                pub(crate) async fn $name(
+                    &mut self,
+                    request: v1::$request,
+                ) -> Result<$response, Refusal> {
                     let first = timeout($deadline, self.client.$name(Request::new(request.clone()))).await;
                     let answer = match first {
                         // The call was not begun: the agent was replaced before it.

@@ -108,9 +108,7 @@ mod tests {
 
         let outcome = supervise(services, ending, &state, &Output::plain(Form::Json)).await;
 
-        assert!(
-            matches!(&outcome, Err(Failure::Refused(refusal)) if refusal.message.contains("ended by itself")),
-            "{outcome:?}"
-        );
+        let Err(Failure::Refused(refusal)) = &outcome else { panic!("{outcome:?}") };
+        assert!(refusal.message.contains("ended by itself"), "{refusal}");
     }
 }
