@@ -29,7 +29,7 @@ use crate::state::{DockerKey, DockerRow, EndpointRecord, StoreFailure};
 #[derive(Debug)]
 pub(super) struct Sync {
     served: BTreeSet<NetworkId>,
-    /// Networks of the book that the engine did not list, and how often in a row: one that is just
+    /// Networks of the store that the engine did not list, and how often in a row: one that is just
     /// being made is not listed yet.
     unlisted: BTreeMap<String, u32>,
     /// The prefixes that Docker was kept from choosing last.
