@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::{HostCommand, Running};
 use crate::host::Host;
-use crate::tool::usage::{as_f64, cpu_ticks};
+use crate::tool::usage::Usage;
 use crate::wait::wait_until;
 
 /// How long a killed process may take to disappear.
@@ -85,19 +85,17 @@ impl Daemon {
             .with_context(|| format!("no {field}"))
     }
 
-    /// Returns the processor time that it has used so far, with a resolution of 10 ms.
+    /// Returns the processor time that it has used so far.
     ///
     /// # Errors
     ///
     /// If the process is gone.
     pub fn processor_time(&self) -> Result<Duration> {
-        let stat =
-            self.host.try_command("cat")?.arg(format!("/proc/{}/stat", self.pid)).run()?.stdout;
-        let ticks = cpu_ticks(&stat).context("/proc/PID/stat has an unknown format")?;
-        let a_second =
-            nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock")?;
+        let pid = self.pid.to_string();
+        let command = self.host.try_command("overlay-lab")?.args(["usage", "--pid", &pid]);
+        let usage: Usage = serde_json::from_str(&command.run()?.stdout)?;
 
-        Ok(Duration::from_secs_f64(ticks / as_f64(a_second)))
+        Ok(Duration::from_secs_f64(usage.cpu_seconds))
     }
 
     /// Kills it with SIGKILL and waits until it is gone.

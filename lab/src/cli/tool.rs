@@ -73,11 +73,15 @@ pub(super) enum Tool {
         #[command(subcommand)]
         end: flood::End,
     },
-    /// Print what the processes of a program have cost, as JSON
+    /// Print what the processes of a program, or one process, have cost, as JSON
     #[command(hide = true)]
     Usage {
         /// The program's file name
-        program: String,
+        #[arg(required_unless_present = "pid", conflicts_with = "pid")]
+        program: Option<String>,
+        /// The process alone
+        #[arg(long, value_name = "PID")]
+        pid: Option<i32>,
     },
     /// Count frames and look for a marker in them
     #[command(
@@ -209,7 +213,7 @@ impl Tool {
             Self::Flows { end } => flows::run(&end),
             Self::Successor { stage } => successor::run(stage),
             Self::Flood { end } => flood::run(&end),
-            Self::Usage { program } => usage::print(&program),
+            Self::Usage { program, pid } => usage::print(program.as_deref(), pid),
             Self::QueueLen { name, packets } => change::queue_len(&name, packets),
             Self::PathMtu { link, address, mtu } => change::path_mtu(&link, address, mtu),
             Self::Capture(options) => capture::run(&options),

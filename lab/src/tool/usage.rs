@@ -1,8 +1,11 @@
-//! `overlay-lab usage`: what the processes that run a program have cost so far.
+//! `overlay-lab usage`: what processes have cost so far.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::processes::{pids, program};
@@ -10,56 +13,83 @@ use super::processes::{pids, program};
 /// Processor time and memory.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Usage {
-    /// Processor seconds so far, with a resolution of 10 ms.
+    /// Processor seconds so far, by the clock of the process: `/proc/PID/stat` counts ticks of
+    /// 10 ms, in which a process that is nearly idle for seconds cannot be measured.
     pub(crate) cpu_seconds: f64,
-    /// Resident memory, in MiB.
+    /// Resident memory, in MiB. Pages of files, which processes of one program share, are counted
+    /// once.
     pub(crate) memory_mib: f64,
 }
 
-/// Prints what all processes that run `name` have cost, as JSON.
+/// Resident memory of one process, in KiB: the fields of `/proc/PID/status`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Resident {
+    /// Of its own (`RssAnon`, `RssShmem`).
+    own: f64,
+    /// Of files: above all its program (`RssFile`).
+    files: f64,
+}
+
+/// Prints what one process, or all processes that run a program, have cost, as JSON.
 ///
 /// # Errors
 ///
-/// If `/proc` cannot be read.
+/// If `/proc` cannot be read, or the one process is gone.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
-pub(crate) fn print(name: &str) -> Result<()> {
-    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock")?;
-    let mut sum = Usage::default();
-    for pid in pids()?.into_iter().filter(|pid| program(*pid).as_deref() == Some(name)) {
-        // A process that has just ended costs nothing more.
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-        let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
-        sum.cpu_seconds +=
-            cpu_ticks(&stat).context("/proc/PID/stat has an unknown format")? / as_f64(ticks);
-        sum.memory_mib += resident_kib(&status).unwrap_or(0.0) / 1024.0;
-    }
+pub(crate) fn print(name: Option<&str>, pid: Option<i32>) -> Result<()> {
+    let usage = match pid {
+        Some(pid) => of(&[pid]).with_context(|| format!("there is no process {pid}"))?,
+        None => {
+            let runs = |pid: &i32| name.is_some() && program(*pid).as_deref() == name;
+            let running: Vec<_> = pids()?.into_iter().filter(runs).collect();
+            of(&running).unwrap_or_default()
+        }
+    };
 
-    println!("{}", serde_json::to_string(&sum)?);
+    println!("{}", serde_json::to_string(&usage)?);
     Ok(())
 }
 
-/// Returns the ticks in user and kernel mode: fields 14 and 15, counted from the end of the name,
-/// which may contain spaces.
-pub(crate) fn cpu_ticks(stat: &str) -> Option<f64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let (user, kernel): (f64, f64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+/// Returns what these processes of one program have cost together, without those that are gone;
+/// `None` if all are.
+fn of(pids: &[i32]) -> Option<Usage> {
+    let mut found = None;
+    let mut files = 0.0_f64;
+    for pid in pids {
+        let (Ok(time), Some(resident)) = (processor_time(*pid), resident(*pid)) else { continue };
+        let sum = found.get_or_insert_with(Usage::default);
+        sum.cpu_seconds += time.as_secs_f64();
+        sum.memory_mib += resident.own / 1024.0;
+        files = files.max(resident.files);
+    }
+    if let Some(sum) = &mut found {
+        sum.memory_mib += files / 1024.0;
+    }
 
-    Some(user + kernel)
+    found
 }
 
-fn resident_kib(status: &str) -> Option<f64> {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?
-        .split_whitespace()
-        .next()?
-        .parse()
-        .ok()
+/// Returns the processor time that a process has used in all its threads, those that ended
+/// included.
+fn processor_time(pid: i32) -> Result<Duration> {
+    let clock = clock_getcpuclockid(Pid::from_raw(pid))?;
+
+    Ok(clock_gettime(clock)?.into())
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a hundred or a thousand")]
-pub(crate) fn as_f64(ticks: i64) -> f64 {
-    ticks as f64
+fn resident(pid: i32) -> Option<Resident> {
+    parse_resident(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+}
+
+/// Reads the fields of a process that has memory; one that has ended has none.
+fn parse_resident(status: &str) -> Option<Resident> {
+    let kib = |field: &str| -> Option<f64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+
+        line.split_whitespace().next()?.parse().ok()
+    };
+
+    Some(Resident { own: kib("RssAnon")? + kib("RssShmem")?, files: kib("RssFile")? })
 }
 
 #[cfg(test)]
@@ -67,14 +97,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_with_parentheses_do_not_shift_the_fields() {
-        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 150 50 0 0 20 0 1 0 5 1 1";
+    fn what_is_shared_is_not_own_memory() {
+        let status =
+            "VmRSS:\t  2049 kB\nRssAnon:\t  1024 kB\nRssFile:\t 1000 kB\nRssShmem:\t25 kB\n";
 
-        assert_eq!(cpu_ticks(stat), Some(200.0));
+        assert_eq!(parse_resident(status), Some(Resident { own: 1049.0, files: 1000.0 }));
+        assert_eq!(parse_resident("Name:\tzombie\nState:\tZ (zombie)\n"), None);
     }
 
     #[test]
-    fn memory_is_what_is_resident() {
-        assert_eq!(resident_kib("VmPeak:\t 9 kB\nVmRSS:\t    2048 kB\n"), Some(2048.0));
+    fn a_process_counted_twice_shares_its_files() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let (one, two) = (of(&[own]).unwrap(), of(&[own, own]).unwrap());
+
+        assert!(two.memory_mib < 2.0 * one.memory_mib);
+        assert!(two.memory_mib > one.memory_mib);
+        assert!(two.cpu_seconds > one.cpu_seconds);
+    }
+
+    #[test]
+    fn processor_time_is_finer_than_a_tick() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let before = processor_time(own).unwrap();
+        let after = processor_time(own).unwrap();
+
+        assert!(after > before);
+    }
+
+    #[test]
+    fn a_process_that_is_gone_costs_nothing() {
+        assert!(of(&[i32::MAX]).is_none());
     }
 }
