@@ -1,5 +1,7 @@
 //! The way of one changed endpoint through the agent, part by part, for the benchmarks of this
-//! crate. What the kernel itself takes is not in it.
+//! crate. What the kernel itself takes is in `kernel` alone.
+
+mod kernel;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -23,6 +25,8 @@ use crate::kernel::{InterfaceDesired, Step, Strays, TunDesired};
 use crate::membership::Membership;
 use crate::state::journal::Entries;
 
+pub use kernel::{KernelCost, KernelNetwork};
+
 const NETWORK: NetworkId = NetworkId::FIRST;
 const MTU: u32 = 1408;
 /// Where the endpoints of a block begin.
@@ -37,6 +41,17 @@ pub struct Size {
     pub members: u32,
     /// The endpoints of each member.
     pub endpoints: u32,
+    /// Where their addresses are.
+    pub placement: Placement,
+}
+
+/// Where the addresses of endpoints are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// In the blocks of their nodes, so that one route leads to all endpoints of a node.
+    InBlocks,
+    /// Outside, as where a container engine assigns them, so that each has a route of its own.
+    Outside,
 }
 
 /// What changes of an endpoint on another node.
@@ -137,17 +152,34 @@ impl LargeNetwork {
     /// When anything did not come where it belongs.
     pub fn change(&mut self, how: Move) -> Parts {
         let delta = self.next_delta(how);
-        let (view, ()) = timed(|| self.membership.go_on(delta).expect("the next delta"));
-        let (wanted, ()) = timed(|| self.compute());
-        let (tables, engines) = self.publish();
+        let parts = self.follow(delta);
         let (kernel, steps) = timed(|| self.plan());
-        let (names, ()) = timed(|| self.names = Arc::new(self.wanted.names()));
-        assert_eq!(steps.len(), if how == Move::OutOfBlock { 2 } else { 0 }, "{steps:?}");
+        assert_eq!(steps.len(), self.routes_of(how), "{steps:?}");
         for step in &steps {
             take(&mut self.actual, step);
         }
 
-        Parts { view, wanted, tables, engines, kernel, names }
+        Parts { kernel, ..parts }
+    }
+
+    /// Does all that comes of a delta but for the kernel's part.
+    fn follow(&mut self, delta: Delta) -> Parts {
+        let (view, ()) = timed(|| self.membership.go_on(delta).expect("the next delta"));
+        let (wanted, ()) = timed(|| self.compute());
+        let (tables, engines) = self.publish();
+        let (names, ()) = timed(|| self.names = Arc::new(self.wanted.names()));
+
+        Parts { view, wanted, tables, engines, kernel: Duration::ZERO, names }
+    }
+
+    /// Returns how many routes of both families a change makes, replaces or removes.
+    fn routes_of(&self, how: Move) -> usize {
+        match (self.size.placement, how) {
+            (Placement::InBlocks, Move::WithinBlock) => 0,
+            (Placement::InBlocks, Move::OutOfBlock) => 2,
+            // One address goes and another comes.
+            (Placement::Outside, Move::WithinBlock | Move::OutOfBlock) => 4,
+        }
     }
 
     fn compute(&mut self) {
@@ -192,11 +224,16 @@ impl LargeNetwork {
         self.changes += 1;
         let member = 1 + at % (self.size.members - 1);
         let number = at / (self.size.members - 1) % self.size.endpoints;
-        let mut endpoint = endpoint(member, number);
+        let mut endpoint = endpoint(self.size.placement, member, number);
         if !is_back {
-            let address = match how {
-                Move::WithinBlock => address(member, FIRST_ENDPOINT + 100 + number),
-                Move::OutOfBlock => address(member + 0x8000, FIRST_ENDPOINT + number),
+            let address = match (self.size.placement, how) {
+                (Placement::InBlocks, Move::WithinBlock) => {
+                    address(member, FIRST_ENDPOINT + 100 + number)
+                }
+                (Placement::InBlocks, Move::OutOfBlock) => outside(member, number),
+                (Placement::Outside, Move::WithinBlock | Move::OutOfBlock) => {
+                    outside(member, 100 + number)
+                }
             };
             endpoint.addresses = row().addresses(address);
         }
@@ -233,6 +270,11 @@ fn address(block: u32, host: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(10 << 24 | block << 8 | host)
 }
 
+/// An address in nobody's block.
+fn outside(member: u32, number: u32) -> Ipv4Addr {
+    address(member + 0x8000, FIRST_ENDPOINT + number)
+}
+
 fn row() -> Network {
     Network {
         id: NETWORK,
@@ -245,8 +287,12 @@ fn row() -> Network {
     }
 }
 
-fn endpoint(member: u32, number: u32) -> Endpoint {
+fn endpoint(placement: Placement, member: u32, number: u32) -> Endpoint {
     let id = u64::from(member) << 16 | u64::from(number + 1);
+    let address = match placement {
+        Placement::InBlocks => address(member, FIRST_ENDPOINT + number),
+        Placement::Outside => outside(member, number),
+    };
 
     Endpoint {
         id: EndpointId::from_random(id.wrapping_mul(0x9E37_79B9_7F4A_7C15)),
@@ -254,7 +300,7 @@ fn endpoint(member: u32, number: u32) -> Endpoint {
         node: node(member),
         name: format!("e{member}-{number}").parse().expect("a name"),
         aliases: BTreeSet::new(),
-        addresses: row().addresses(address(member, FIRST_ENDPOINT + number)),
+        addresses: row().addresses(address),
         labels: BTreeMap::new(),
         runtime: Runtime::Run,
     }
@@ -279,7 +325,8 @@ fn rows(size: Size) -> impl Iterator<Item = Change> {
             lane_keys: lane_keys.collect(),
             blocks: vec![Block { prefix, epoch: 1 }],
         };
-        let endpoints = (0..size.endpoints).map(move |number| endpoint(member, number));
+        let endpoints =
+            (0..size.endpoints).map(move |number| endpoint(size.placement, member, number));
 
         [Change::Node(machine), Change::Member(member_row)]
             .into_iter()

@@ -49,6 +49,12 @@ impl Watched {
         &self.namespace
     }
 
+    /// Gives the namespace back; no more changes are heard of.
+    #[cfg(feature = "bench")]
+    pub(crate) fn into_namespace(self) -> NetworkNamespace {
+        self.namespace
+    }
+
     /// Returns the changes that nobody has looked into yet.
     pub(crate) fn changes(&self) -> Arc<Changes> {
         Arc::clone(&self.changes)
