@@ -72,14 +72,24 @@ pub(crate) async fn converge(
             convergence.note(Step::SetSysctl(sysctl, value), done);
         }
     }
-    for step in others {
-        let done = kernel.perform(&step).await;
-        convergence.note(step, done);
-    }
+    let performed = perform_all(kernel, others).await;
+    convergence.steps.extend(performed.steps);
+    convergence.errors.extend(performed.errors);
 
     kernel.settle(&convergence.steps).await?;
 
     Ok(convergence)
+}
+
+/// Performs steps, none of which sets a parameter, and reads nothing back. Every step is tried.
+pub(crate) async fn perform_all(kernel: &mut impl Kernel, steps: Vec<Step>) -> Convergence {
+    let mut convergence = Convergence::default();
+    for step in steps {
+        let done = kernel.perform(&step).await;
+        convergence.note(step, done);
+    }
+
+    convergence
 }
 
 /// A real namespace.

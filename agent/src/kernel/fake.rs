@@ -15,6 +15,8 @@ use super::tables::{
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Fake {
     pub(crate) tables: Actual,
+    /// How often everything was read back.
+    pub(crate) lists: usize,
     next_index: u32,
 }
 
@@ -144,6 +146,8 @@ impl Fake {
 
 impl Kernel for Fake {
     async fn list(&mut self, _desired: &Desired) -> Result<Actual, KernelError> {
+        self.lists += 1;
+
         Ok(self.tables.clone())
     }
 

@@ -35,12 +35,13 @@ mod plan_tests;
 mod process_exits;
 pub mod reconcile_report;
 pub mod reservation;
+mod route_steps;
 pub mod sandbox;
 mod settle;
 mod sysctl;
 pub mod tables;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod tun;
 
 pub use container_interface::ContainerInterface;
@@ -48,7 +49,7 @@ pub use error::KernelError;
 pub use mounts::MountEvents;
 pub use namespace::NetworkNamespace;
 pub use namespace_desired::{InterfaceDesired, NamespaceDesired, TunDesired, VethDesired};
-pub use netlink::{ChangeScope, Changes, NamespaceEvents, Subscription};
+pub use netlink::{ChangeScope, Changes, NamespaceEvents, OwnPort, Subscription};
 pub use netns::{Netns, Pins};
 pub use process_exits::ProcessExits;
 pub use reconcile_report::ReconcileReport;

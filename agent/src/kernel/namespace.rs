@@ -1,6 +1,7 @@
 //! A network's namespace on this node: pin, TUN and tables, owned by one value.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use overlay_core::{EndpointId, NetworkId};
 
@@ -10,7 +11,7 @@ use super::lock::Lock;
 use super::namespace_desired::{
     InterfaceDesired, NamespaceDesired, TUN_NAME, TunDesired, endpoint_of, host_ifname,
 };
-use super::netlink::Netlink;
+use super::netlink::{Netlink, OwnPort};
 use super::netns::{Netns, Pins};
 use super::reconcile_report::ReconcileReport;
 use super::sandbox::{self, Drift, SandboxDesired};
@@ -28,6 +29,7 @@ pub struct NetworkNamespace {
     pins: Pins,
     netns: Netns,
     netlink: Netlink,
+    port: Arc<OwnPort>,
     lock: Lock,
     /// The index of the interface that was handed out: one of the same name may be somebody
     /// else's.
@@ -73,7 +75,10 @@ impl NetworkNamespace {
             None => open_interface(&netns, &mut netlink, desired).await?,
         };
 
-        Ok((Self { network, pins, netns, netlink, lock, interface: index }, interface))
+        let port = Arc::<OwnPort>::default();
+        port.set(netlink.port());
+
+        Ok((Self { network, pins, netns, netlink, port, lock, interface: index }, interface))
     }
 
     /// Returns the network.
@@ -84,6 +89,11 @@ impl NetworkNamespace {
     /// Returns the namespace, for sockets to be opened in it.
     pub fn netns(&self) -> &Netns {
         &self.netns
+    }
+
+    /// Returns the port id of the connection by which the namespace is changed.
+    pub fn own_port(&self) -> &Arc<OwnPort> {
+        &self.port
     }
 
     /// Returns where it is pinned.
@@ -119,6 +129,29 @@ impl NetworkNamespace {
         report.errors.extend(round.errors);
         report.missing = round.missing.iter().filter_map(|link| endpoint_of(link)).collect();
         Ok(report)
+    }
+
+    /// Brings the namespace from `held`, which it holds, to `desired` by the routes that differ,
+    /// and reads nothing back. Returns the steps; nothing when more than routes differ or the
+    /// kernel refused one, so that it takes a [`NetworkNamespace::reconcile`].
+    pub(crate) async fn reroute(
+        &mut self,
+        held: &NamespaceDesired,
+        desired: &NamespaceDesired,
+    ) -> Option<Vec<Step>> {
+        let steps = desired.route_steps(held)?;
+        // With a new connection everything is read back, because of its port id.
+        if self.netlink.is_closed() {
+            return None;
+        }
+        let mut kernel = Namespace { netns: &self.netns, netlink: &mut self.netlink };
+        let performed = converge::perform_all(&mut kernel, steps).await;
+        if let Some(error) = performed.errors.first() {
+            tracing::debug!(%error, network = %self.network, "Failed to change a route");
+            return None;
+        }
+
+        Some(performed.steps)
     }
 
     /// Makes or heals the container side of an endpoint: veth pair, address, routes. Doing it again
@@ -200,6 +233,7 @@ impl NetworkNamespace {
     async fn restore_netlink(&mut self) -> Result<(), KernelError> {
         if self.netlink.is_closed() {
             self.netlink = Netlink::open(&self.netns).await?;
+            self.port.set(self.netlink.port());
         }
 
         Ok(())

@@ -214,7 +214,8 @@ impl NamespaceDesired {
         .collect()
     }
 
-    fn speaks(&self, prefix: &IpNet) -> bool {
+    /// Tells whether the network speaks the family of a prefix.
+    pub(super) fn speaks(&self, prefix: &IpNet) -> bool {
         matches!(prefix, IpNet::V4(_)) || self.ipv6()
     }
 }

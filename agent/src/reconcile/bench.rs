@@ -19,8 +19,6 @@ use super::wanted::{Sources, Wanted};
 use crate::backend::lane_tables::LaneTables;
 use crate::desired::NetworkDesired;
 use crate::dns::Names;
-use crate::kernel::plan::plan;
-use crate::kernel::tables::{Actual, Desired, LinkState, Route};
 use crate::kernel::{InterfaceDesired, Step, Strays, TunDesired};
 use crate::membership::Membership;
 use crate::state::journal::Entries;
@@ -74,7 +72,7 @@ pub struct Parts {
     pub tables: Duration,
     /// Publishing them in the engines of all lanes.
     pub engines: Duration,
-    /// Comparing what is wanted of the kernel with what is there.
+    /// Comparing what is wanted of the kernel with what it holds.
     pub kernel: Duration,
     /// Publishing the names.
     pub names: Duration,
@@ -97,7 +95,6 @@ pub struct LargeNetwork {
     lanes: LaneTables,
     engines: Vec<Engine>,
     desired: Option<Arc<NetworkDesired>>,
-    actual: Actual,
     names: Arc<Names>,
     size: Size,
     changes: u32,
@@ -131,16 +128,13 @@ impl LargeNetwork {
             lanes: LaneTables::new(size.lanes.into()),
             engines: (0..size.lanes).map(engine).collect(),
             desired: None,
-            actual: Actual::default(),
             names: Arc::default(),
             size,
             changes: 0,
         };
         network.compute();
         network.publish();
-        let desired = &network.wanted.networks()[&NETWORK];
-        network.actual = reached(&desired.namespace.tables());
-        network.desired = Some(Arc::clone(desired));
+        network.desired = network.wanted.networks().get(&NETWORK).cloned();
 
         network
     }
@@ -155,9 +149,6 @@ impl LargeNetwork {
         let parts = self.follow(delta);
         let (kernel, steps) = timed(|| self.plan());
         assert_eq!(steps.len(), self.routes_of(how), "{steps:?}");
-        for step in &steps {
-            take(&mut self.actual, step);
-        }
 
         Parts { kernel, ..parts }
     }
@@ -213,9 +204,9 @@ impl LargeNetwork {
         if self.desired.as_ref() == Some(desired) {
             return Vec::new();
         }
-        self.desired = Some(Arc::clone(desired));
+        let held = self.desired.replace(Arc::clone(desired)).expect("it was seen whole");
 
-        plan(&desired.namespace.tables(), &self.actual)
+        desired.namespace.route_steps(&held.namespace).expect("only routes differ")
     }
 
     /// Every second change takes back the one before.
@@ -334,41 +325,4 @@ fn rows(size: Size) -> impl Iterator<Item = Change> {
     };
 
     std::iter::once(Change::Network(row())).chain((0..size.members).flat_map(of))
-}
-
-/// Returns what is there once the steps towards a wanted value are done.
-fn reached(desired: &Desired) -> Actual {
-    let link = |name: &String| {
-        let link = LinkState {
-            index: 1,
-            up: true,
-            mtu: MTU,
-            queue_len: 4_000,
-            kind: String::new(),
-            peer: None,
-        };
-        (name.clone(), link)
-    };
-
-    Actual {
-        sysctls: desired.sysctls.clone(),
-        rules: desired.rules.clone(),
-        links: desired.links.keys().map(link).collect(),
-        addresses: desired.addresses.clone(),
-        routes: desired
-            .routes
-            .iter()
-            .map(|(key, hop)| (*key, Route { hop: hop.clone(), ours: true }))
-            .collect(),
-    }
-}
-
-fn take(actual: &mut Actual, step: &Step) {
-    if let Step::SetRoute(key, hop) = step {
-        actual.routes.insert(*key, Route { hop: hop.clone(), ours: true });
-    } else if let Step::RemoveRoute(key) = step {
-        actual.routes.remove(key);
-    } else {
-        panic!("{step}");
-    }
 }

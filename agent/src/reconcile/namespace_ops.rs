@@ -1,11 +1,10 @@
-//! What a worker needs from the kernel: a network's namespace with two operations.
+//! What a worker needs from the kernel: a network's namespace with three operations.
 
 use std::future::Future;
 
 use overlay_core::EndpointId;
 
-use crate::kernel::ReconcileReport;
-use crate::kernel::{KernelError, NamespaceDesired, SandboxDesired};
+use crate::kernel::{KernelError, NamespaceDesired, ReconcileReport, SandboxDesired, Step};
 
 /// A network's namespace.
 pub(crate) trait NamespaceOps: Send {
@@ -14,6 +13,14 @@ pub(crate) trait NamespaceOps: Send {
         &mut self,
         desired: &NamespaceDesired,
     ) -> impl Future<Output = Result<ReconcileReport, KernelError>> + Send;
+
+    /// Brings the namespace from `held`, which it holds, to `desired` by the routes that differ,
+    /// and reads nothing back. Returns the steps; nothing when it takes a `reconcile`.
+    fn reroute(
+        &mut self,
+        held: &NamespaceDesired,
+        desired: &NamespaceDesired,
+    ) -> impl Future<Output = Option<Vec<Step>>> + Send;
 
     /// Creates or repairs the container side of an endpoint.
     fn attach(

@@ -55,6 +55,11 @@ impl Pace {
         self.due
     }
 
+    /// Tells whether one is due, so that whichever comes next must be whole.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.due <= now
+    }
+
     /// Returns how long events are gathered, now that one came.
     pub(crate) fn handle_event(&mut self, now: Instant) -> Duration {
         if self.last_event.is_none_or(|last| now.duration_since(last) > CALM) {
@@ -83,7 +88,7 @@ impl Pace {
         if !outcome.is_complete {
             self.due = now + self.retry;
             self.retry = (self.retry * 2).min(MAX_RETRY);
-        } else if cause != Cause::Event || self.due <= now {
+        } else if outcome.is_whole && (cause != Cause::Event || self.due <= now) {
             // What is looked at in turns takes as many sweeps; together they last as long as one.
             let turns = u32::try_from(outcome.turns).unwrap_or(u32::MAX).max(1);
             self.due = now + self.sweep.mul_f64(1.0 - JITTER / 2.0 + JITTER * chance) / turns;
@@ -95,7 +100,8 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const DONE: PassOutcome = PassOutcome { is_complete: true, did_something: false, turns: 1 };
+    const DONE: PassOutcome =
+        PassOutcome { is_complete: true, is_whole: true, did_something: false, turns: 1 };
 
     #[test]
     fn what_the_kernel_refuses_is_tried_again_ever_more_seldom() {
@@ -143,6 +149,24 @@ mod tests {
         assert_eq!(pace.poll_timeout(), start + UNHEARD);
         pace.handle_pass(Cause::Resync, DONE, 0.5, start + UNHEARD);
         assert!(pace.poll_timeout() <= start + UNHEARD * 3);
+    }
+
+    #[test]
+    fn a_pass_that_reads_nothing_back_does_not_put_off_a_sweep() {
+        let start = Instant::now();
+        let mut pace = Pace::new(SWEEP, start);
+        pace.handle_pass(Cause::Desired, DONE, 0.5, start);
+        let due = pace.poll_timeout();
+
+        let mut now = start;
+        while now < due {
+            assert!(!pace.is_due(now));
+            pace.handle_pass(Cause::Desired, PassOutcome { is_whole: false, ..DONE }, 0.5, now);
+            assert_eq!(pace.poll_timeout(), due);
+            now += Duration::from_secs(1);
+        }
+
+        assert!(pace.is_due(now));
     }
 
     #[test]

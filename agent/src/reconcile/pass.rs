@@ -1,6 +1,9 @@
 //! One pass over a network: container sides first, then the namespace, which lets their packets in.
 //! A new namespace is brought to its value before that too, so that no endpoint ever comes into one
 //! that pins no source.
+//!
+//! Where only routes are to be others, nobody else is known to have changed anything, and the
+//! namespace was left as wanted, a pass is no more than the routes that differ.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +13,7 @@ use overlay_core::EndpointId;
 use super::namespace_ops::NamespaceOps;
 use super::{EndpointState, NetworkReport};
 use crate::desired::NetworkDesired;
-use crate::kernel::{KernelError, NetworkInterface, SandboxDesired};
+use crate::kernel::{ChangeScope, KernelError, NetworkInterface, SandboxDesired};
 use crate::problem::explain;
 
 /// Container sides looked into at each resync, turn by turn: each costs a netlink socket inside.
@@ -32,6 +35,8 @@ pub(crate) enum Cause {
 pub(crate) struct PassOutcome {
     /// Whether all is as desired.
     pub(crate) is_complete: bool,
+    /// Whether all of the namespace was read back.
+    pub(crate) is_whole: bool,
     /// Whether anything had to be done for it.
     pub(crate) did_something: bool,
     /// How many resyncs it takes to look at all container sides.
@@ -46,6 +51,8 @@ pub(crate) struct Reconciler {
     /// What the namespace was brought to, as far as that was possible: what differs from it later
     /// was changed by others.
     settled: Option<Arc<NetworkDesired>>,
+    /// Whether that was possible in all.
+    is_confirmed: bool,
     /// Where the last resync of container sides stopped.
     looked_at: Option<EndpointId>,
     /// Whether the namespace has been brought to a wanted value once: no endpoint comes into one
@@ -60,23 +67,32 @@ impl Reconciler {
         &self.report
     }
 
-    /// Runs one pass; looks into the sandboxes in which something `changed` as well. Returns how it
-    /// went, and a new interface if the old one died.
+    /// Runs one pass; looks into the sandboxes in which something `changed` as well, and at the
+    /// whole namespace if something did there. Returns how it went, and a new interface if the old
+    /// one died.
     pub(crate) async fn run(
         &mut self,
         ops: &mut impl NamespaceOps,
         desired: &Arc<NetworkDesired>,
         cause: Cause,
-        changed: &BTreeSet<EndpointId>,
+        changed: &BTreeSet<ChangeScope>,
     ) -> (PassOutcome, Option<NetworkInterface>) {
         self.attached.retain(|id, _| desired.sandboxes.contains_key(id));
+        let due = self.due(desired, cause, changed);
+        let is_quiet = due.is_empty() && !changed.contains(&ChangeScope::Network);
+        if cause == Cause::Desired
+            && is_quiet
+            && let Some(pass) = self.reroute(ops, desired).await
+        {
+            return self.conclude(desired, pass);
+        }
         let is_settled = self.settled.as_ref().is_some_and(|settled| *settled == *desired);
-        let mut pass = Pass { is_settled, ..Pass::default() };
+        let mut pass = Pass { is_settled, is_whole: true, ..Pass::default() };
         if !self.prepared {
             pass.reconcile(ops, desired).await;
             self.prepared = pass.problem.is_none();
         }
-        for id in self.due(desired, cause, changed) {
+        for id in due {
             self.attach(ops, id, desired, &mut pass).await;
         }
         pass.reconcile(ops, desired).await;
@@ -92,17 +108,29 @@ impl Reconciler {
         self.conclude(desired, pass)
     }
 
+    /// Changes the routes that differ from what the namespace holds; nothing if that is not known
+    /// or not enough.
+    async fn reroute(&self, ops: &mut impl NamespaceOps, desired: &NetworkDesired) -> Option<Pass> {
+        let held = self.settled.as_ref().filter(|_| self.is_confirmed)?;
+        let steps = ops.reroute(&held.namespace, &desired.namespace).await?;
+
+        Some(Pass { done: steps.len(), ..Pass::default() })
+    }
+
     /// Lists the container sides to look into.
     fn due(
         &mut self,
         desired: &NetworkDesired,
         cause: Cause,
-        changed: &BTreeSet<EndpointId>,
+        changed: &BTreeSet<ChangeScope>,
     ) -> Vec<EndpointId> {
         let differ =
             desired.sandboxes.iter().filter(|(id, wanted)| self.attached.get(id) != Some(wanted));
-        let mut due: BTreeSet<EndpointId> =
-            differ.map(|(id, _)| *id).chain(changed.iter().copied()).collect();
+        let in_sandbox = changed.iter().filter_map(|scope| match scope {
+            ChangeScope::Network => None,
+            ChangeScope::Sandbox(endpoint) => Some(*endpoint),
+        });
+        let mut due: BTreeSet<EndpointId> = differ.map(|(id, _)| *id).chain(in_sandbox).collect();
         if cause == Cause::Resync {
             let after =
                 desired.sandboxes.keys().filter(|id| self.looked_at.is_none_or(|last| **id > last));
@@ -163,8 +191,10 @@ impl Reconciler {
             problem: pass.problem,
         };
         self.settled = usable.then(|| Arc::clone(desired));
+        self.is_confirmed = usable && pass.failed.is_empty() && pass.missing.is_empty();
         let outcome = PassOutcome {
-            is_complete: usable && pass.failed.is_empty() && pass.missing.is_empty(),
+            is_complete: self.is_confirmed,
+            is_whole: pass.is_whole,
             did_something: pass.done > 0,
             turns: desired.sandboxes.len().div_ceil(SANDBOXES_A_RESYNC),
         };
@@ -178,6 +208,8 @@ impl Reconciler {
 struct Pass {
     failed: BTreeMap<EndpointId, EndpointState>,
     missing: BTreeSet<EndpointId>,
+    /// Whether all of the namespace is read back.
+    is_whole: bool,
     /// Whether what differs in the namespace was changed by others.
     is_settled: bool,
     /// Steps taken.
@@ -216,8 +248,9 @@ fn refused(error: &KernelError) -> EndpointState {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
 
+    use ipnet::IpNet;
     use overlay_core::NetworkId;
     use tokio::time::Instant;
 
@@ -235,6 +268,7 @@ mod tests {
         routed: BTreeSet<EndpointId>,
         gone: BTreeSet<EndpointId>,
         refuses: bool,
+        refuses_routes: bool,
         attaches: usize,
         reads: usize,
         writes: usize,
@@ -265,6 +299,17 @@ mod tests {
             self.veths.retain(|id| wanted.contains(id));
 
             Ok(report)
+        }
+
+        async fn reroute(
+            &mut self,
+            held: &NamespaceDesired,
+            desired: &NamespaceDesired,
+        ) -> Option<Vec<Step>> {
+            let steps = desired.route_steps(held).filter(|_| !self.refuses_routes)?;
+            self.writes += steps.len();
+
+            Some(steps)
         }
 
         async fn attach(
@@ -331,6 +376,80 @@ mod tests {
         cause: Cause,
     ) -> PassOutcome {
         reconciler.run(kernel, desired, cause, &BTreeSet::new()).await.0
+    }
+
+    /// One endpoint here, and these beyond the TUN.
+    fn routed(remote: &[u8]) -> Arc<NetworkDesired> {
+        let mut desired = Arc::unwrap_or_clone(desired(&[1]));
+        let prefix = |n: &u8| IpNet::from(IpAddr::from([10, 0, 0, *n]));
+        desired.namespace.remote = remote.iter().map(prefix).collect();
+
+        Arc::new(desired)
+    }
+
+    #[tokio::test]
+    async fn other_routes_are_written_and_nothing_is_read_back() {
+        let (mut kernel, mut reconciler) = (Fake::default(), Reconciler::default());
+        run(&mut reconciler, &mut kernel, &routed(&[2, 3]), Cause::Desired).await;
+        (kernel.reads, kernel.writes, kernel.attaches) = (0, 0, 0);
+
+        for (remote, writes) in [(&[2][..], 1), (&[2, 4, 5], 3), (&[2, 4, 5], 3)] {
+            let outcome = run(&mut reconciler, &mut kernel, &routed(remote), Cause::Desired).await;
+
+            assert!(outcome.is_complete && !outcome.is_whole, "{outcome:?}");
+            assert_eq!((kernel.reads, kernel.writes, kernel.attaches), (0, writes, 0));
+        }
+        assert_eq!(reconciler.report().endpoints, [(id(1), EndpointState::Ready)].into());
+        assert_eq!(reconciler.report().drift_healed, 0);
+    }
+
+    #[tokio::test]
+    async fn whatever_casts_doubt_on_the_namespace_has_it_read_back() {
+        let network = BTreeSet::from([ChangeScope::Network]);
+        let sandbox = BTreeSet::from([ChangeScope::Sandbox(id(1))]);
+        let none = BTreeSet::new();
+        for (cause, changed) in [
+            (Cause::Desired, &network),
+            (Cause::Desired, &sandbox),
+            (Cause::Event, &none),
+            (Cause::Resync, &none),
+        ] {
+            let (mut kernel, mut reconciler) = (Fake::default(), Reconciler::default());
+            run(&mut reconciler, &mut kernel, &routed(&[2]), Cause::Desired).await;
+
+            let (outcome, _) = reconciler.run(&mut kernel, &routed(&[3]), cause, changed).await;
+
+            assert!(outcome.is_whole, "{cause:?} {changed:?}");
+            assert_eq!(kernel.reads, 3, "{cause:?} {changed:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_route_that_is_refused_has_the_namespace_read_back() {
+        let (mut kernel, mut reconciler) = (Fake::default(), Reconciler::default());
+        run(&mut reconciler, &mut kernel, &routed(&[2]), Cause::Desired).await;
+        kernel.refuses_routes = true;
+
+        let outcome = run(&mut reconciler, &mut kernel, &routed(&[3]), Cause::Desired).await;
+
+        assert!(outcome.is_complete && outcome.is_whole, "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_was_left_half_done_is_read_back() {
+        let (mut kernel, mut reconciler) =
+            (Fake { gone: [id(1)].into(), ..Fake::default() }, Reconciler::default());
+        run(&mut reconciler, &mut kernel, &routed(&[2]), Cause::Desired).await;
+        kernel.gone.clear();
+        let outcome = run(&mut reconciler, &mut kernel, &routed(&[3]), Cause::Desired).await;
+        assert!(outcome.is_complete && outcome.is_whole, "{outcome:?}");
+        kernel.refuses = true;
+        run(&mut reconciler, &mut kernel, &routed(&[4]), Cause::Event).await;
+        kernel.refuses = false;
+
+        let outcome = run(&mut reconciler, &mut kernel, &routed(&[5]), Cause::Desired).await;
+
+        assert!(outcome.is_complete && outcome.is_whole, "{outcome:?}");
     }
 
     /// Invariant 7.
@@ -410,7 +529,12 @@ mod tests {
         kernel.attaches = 0;
 
         reconciler
-            .run(&mut kernel, &desired(&[1, 2, 3]), Cause::Event, &[id(2), id(9)].into())
+            .run(
+                &mut kernel,
+                &desired(&[1, 2, 3]),
+                Cause::Event,
+                &[ChangeScope::Sandbox(id(2)), ChangeScope::Sandbox(id(9))].into(),
+            )
             .await;
 
         assert_eq!(kernel.attaches, 1, "that one, and none that is not ours");

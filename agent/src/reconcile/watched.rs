@@ -7,10 +7,9 @@ use overlay_core::EndpointId;
 
 use super::namespace_ops::NamespaceOps;
 use super::queue::ReconcileQueue;
-use crate::kernel::ReconcileReport;
 use crate::kernel::{
     ChangeScope, Changes, InterfaceOwner, KernelError, NamespaceDesired, NamespaceEvents, Netns,
-    NetworkNamespace, SandboxDesired, Subscription,
+    NetworkNamespace, ReconcileReport, SandboxDesired, Step, Subscription,
 };
 
 /// A namespace whose changes are heard of, and the changes in the sandboxes that we look after.
@@ -25,7 +24,8 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    /// Hears of changes in the namespace from now on, where events can be heard.
+    /// Hears of changes in the namespace from now on, where events can be heard, but for those of
+    /// routes that it makes itself.
     ///
     /// # Errors
     ///
@@ -37,7 +37,8 @@ impl Watched {
     ) -> Result<Self, KernelError> {
         let changes = Arc::default();
         let subscribe = |events: &Arc<NamespaceEvents>| {
-            events.subscribe(namespace.netns(), ChangeScope::Network, &changes)
+            let (netns, own) = (namespace.netns(), namespace.own_port());
+            events.subscribe_to_others(netns, ChangeScope::Network, &changes, own)
         };
         let own = events.as_ref().map(subscribe).transpose()?;
 
@@ -90,6 +91,17 @@ impl NamespaceOps for Watched {
         reconciled
     }
 
+    async fn reroute(
+        &mut self,
+        held: &NamespaceDesired,
+        desired: &NamespaceDesired,
+    ) -> Option<Vec<Step>> {
+        let steps = self.namespace.reroute(held, desired).await;
+        self.queue.note_step(self.namespace.network());
+
+        steps
+    }
+
     async fn attach(
         &mut self,
         endpoint: EndpointId,
@@ -106,3 +118,7 @@ impl NamespaceOps for Watched {
         attached
     }
 }
+
+#[cfg(test)]
+#[path = "watched_tests.rs"]
+mod tests;

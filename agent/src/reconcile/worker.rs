@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use overlay_core::{EndpointId, NetworkId};
+use overlay_core::NetworkId;
 use overlay_proto::Code;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -175,7 +175,11 @@ impl Worker {
         let mut sweeping = None;
         loop {
             let desired = Arc::clone(&self.desired.borrow_and_update());
-            let changed = sandboxes(&changes);
+            let mut changed = changes.take();
+            if pace.is_due(Instant::now()) {
+                // However many changes of what is desired come before it.
+                changed.insert(ChangeScope::Network);
+            }
             let (outcome, interface) =
                 self.reconciler.run(&mut namespace, &desired, cause, &changed).await;
             drop(turn);
@@ -207,7 +211,9 @@ impl Worker {
             biased;
             changed = self.desired.changed() => return changed.ok().map(|()| (Cause::Desired, None)),
             () = changes.changed() => {}
-            () = unpinned(&mut self.context.mounts, namespace) => {}
+            () = unpinned(&mut self.context.mounts, namespace) => {
+                changes.note(ChangeScope::Network);
+            }
             turn = turn => return Some((Cause::Resync, turn)),
         }
         // Events are gathered; a change of what is desired does not wait for them.
@@ -277,16 +283,6 @@ fn unopened(desired: &NetworkDesired, text: String) -> NetworkReport {
     let endpoints = desired.sandboxes.keys().map(|id| (*id, EndpointState::HeldUp)).collect();
 
     NetworkReport { endpoints, problem: Some(text), ..NetworkReport::default() }
-}
-
-/// Takes what was heard; the network's own namespace is looked at in any case.
-fn sandboxes(changes: &Changes) -> BTreeSet<EndpointId> {
-    let in_sandbox = |scope| match scope {
-        ChangeScope::Network => None,
-        ChangeScope::Sandbox(endpoint) => Some(endpoint),
-    };
-
-    changes.take().into_iter().filter_map(in_sandbox).collect()
 }
 
 /// Waits until the namespace's pin is not there any more.

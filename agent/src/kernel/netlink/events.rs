@@ -23,12 +23,16 @@ use tokio::task::AbortHandle;
 use super::super::error::KernelError;
 use super::super::netns::Netns;
 use super::nsid;
+use super::port::OwnPort;
 
 /// `RTNLGRP_*`: links, IPv4 addresses and routes, IPv6 addresses, routes and rules, and the few
 /// parameters that tell (forwarding, `rp_filter`).
 const GROUPS: [u32; 8] = [1, 5, 7, 9, 11, 19, 24, 25];
-/// Messages are thrown away unread, so what does not fit is no loss.
-const SCRATCH: usize = 16;
+/// A message's header (`struct nlmsghdr`), in bytes. The rest is thrown away unread: what does not
+/// fit is no loss.
+const HEADER: usize = 16;
+/// `RTM_NEWROUTE` and `RTM_DELROUTE`.
+const ROUTES: [u16; 2] = [libc::RTM_NEWROUTE, libc::RTM_DELROUTE];
 /// Room for the messages of a burst, in bytes; it is memory only while they wait.
 const BURST: usize = 4 << 20;
 /// `SOL_NETLINK`.
@@ -107,6 +111,8 @@ struct Listener {
     token: u64,
     scope: ChangeScope,
     changes: Arc<Changes>,
+    /// Whose changes of routes are none to be noted.
+    own: Option<Arc<OwnPort>>,
 }
 
 /// Notes changes in a namespace for as long as it is kept.
@@ -157,12 +163,39 @@ impl NamespaceEvents {
         scope: ChangeScope,
         changes: &Arc<Changes>,
     ) -> Result<Subscription, KernelError> {
+        self.subscribe_as(netns, scope, changes, None)
+    }
+
+    /// As [`NamespaceEvents::subscribe`], for whoever changes routes there by the connection with
+    /// this port id and need not hear of those. Of all else that it does there it hears, because
+    /// the kernel may do more than it was asked to: without a link or an address, routes go too.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel gives it no number.
+    pub fn subscribe_to_others(
+        &self,
+        netns: &Netns,
+        scope: ChangeScope,
+        changes: &Arc<Changes>,
+        own: &Arc<OwnPort>,
+    ) -> Result<Subscription, KernelError> {
+        self.subscribe_as(netns, scope, changes, Some(Arc::clone(own)))
+    }
+
+    fn subscribe_as(
+        &self,
+        netns: &Netns,
+        scope: ChangeScope,
+        changes: &Arc<Changes>,
+        own: Option<Arc<OwnPort>>,
+    ) -> Result<Subscription, KernelError> {
         let number = nsid::number(&lock(&self.shared.numbers), netns.as_fd());
         let number = number.map_err(|source| refused(netns, source))?;
         let mut listeners = lock(&self.shared.listeners);
         listeners.next += 1;
-        let listener = Listener { token: listeners.next, scope, changes: Arc::clone(changes) };
-        let token = listener.token;
+        let token = listeners.next;
+        let listener = Listener { token, scope, changes: Arc::clone(changes), own };
         listeners.by_number.entry(number).or_default().push(listener);
 
         Ok(Subscription { shared: Arc::clone(&self.shared), number, token })
@@ -188,12 +221,46 @@ impl Drop for Subscription {
 }
 
 impl Listeners {
-    /// Notes changes in the namespaces with these numbers, or in all.
+    /// Notes changes in the namespaces that were heard of, or in all.
     fn note(&self, burst: &Burst) {
-        let everywhere = self.by_number.values().filter(|_| burst.is_incomplete);
-        let somewhere = burst.numbers.iter().filter_map(|number| self.by_number.get(number));
-        for listener in everywhere.chain(somewhere).flatten() {
+        let everywhere = self.by_number.values().filter(|_| burst.is_incomplete).flatten();
+        let somewhere = burst.origins.iter().flat_map(|(number, origin)| {
+            let there = self.by_number.get(number).into_iter().flatten();
+            there.filter(|listener| !listener.caused(*origin))
+        });
+        for listener in everywhere.chain(somewhere) {
             listener.changes.note(listener.scope);
+        }
+    }
+}
+
+impl Listener {
+    /// Tells whether all that was heard from a namespace is its own doing.
+    fn caused(&self, origin: Origin) -> bool {
+        match (origin, &self.own) {
+            (Origin::Routes(port), Some(own)) => own.is(port),
+            (Origin::Routes(_), None) | (Origin::Any, _) => false,
+        }
+    }
+}
+
+/// Where all that was heard at once from one namespace comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// Requests to change routes, all by the socket with this port id.
+    Routes(u32),
+    /// Anything else, or several sockets.
+    Any,
+}
+
+impl Origin {
+    /// Reads a message's header; of one that is cut off nothing is known.
+    fn of(header: &[u8]) -> Self {
+        let kind = header.get(4..6).and_then(|bytes| bytes.first_chunk().copied());
+        let port = header.get(12..16).and_then(|bytes| bytes.first_chunk().copied());
+        match (kind.map(u16::from_ne_bytes), port.map(u32::from_ne_bytes)) {
+            (Some(kind), Some(port)) if ROUTES.contains(&kind) => Self::Routes(port),
+            (Some(_) | None, Some(_) | None) => Self::Any,
         }
     }
 }
@@ -201,8 +268,18 @@ impl Listeners {
 /// What was heard at once.
 #[derive(Debug, Default)]
 struct Burst {
-    numbers: BTreeSet<i32>,
+    /// By the number of the namespace.
+    origins: BTreeMap<i32, Origin>,
     is_incomplete: bool,
+}
+
+impl Burst {
+    fn add(&mut self, number: i32, origin: Origin) {
+        let known = self.origins.entry(number).or_insert(origin);
+        if *known != origin {
+            *known = Origin::Any;
+        }
+    }
 }
 
 /// Hears until the socket is of no more use.
@@ -213,7 +290,8 @@ async fn hear(socket: AsyncFd<OwnedFd>, shared: &Shared) {
         // Reads until nothing is left, so that a burst is one change.
         while let Ok(read) = guard.try_io(|socket| receive(socket.get_ref())) {
             match read {
-                Ok(number) => burst.numbers.extend(number),
+                Ok(Some((number, origin))) => burst.add(number, origin),
+                Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // More than there was room for.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
@@ -229,11 +307,11 @@ async fn hear(socket: AsyncFd<OwnedFd>, shared: &Shared) {
     }
 }
 
-/// Reads one message, and returns the number of the namespace it is from.
-fn receive(socket: &OwnedFd) -> io::Result<Option<i32>> {
-    let mut scratch = [0; SCRATCH];
+/// Reads one message, and returns the number of the namespace it is from, with its origin.
+fn receive(socket: &OwnedFd) -> io::Result<Option<(i32, Origin)>> {
+    let mut header = [0; HEADER];
     let mut control = nix::cmsg_space!(i32);
-    let mut parts = [IoSliceMut::new(&mut scratch)];
+    let mut parts = [IoSliceMut::new(&mut header)];
     let received = socket::recvmsg::<()>(
         socket.as_raw_fd(),
         &mut parts,
@@ -251,7 +329,9 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<i32>> {
             .flatten()
     });
 
-    Ok(number)
+    let len = received.bytes.min(HEADER);
+
+    Ok(number.map(|number| (number, Origin::of(&header[..len]))))
 }
 
 fn listen() -> io::Result<OwnedFd> {
@@ -295,6 +375,60 @@ mod tests {
 
     use super::*;
     use crate::kernel::tests::rig::skipped;
+
+    /// A listener with port id 7, for namespace 3.
+    fn listeners() -> (Listeners, Arc<Changes>) {
+        let (changes, own) = (Arc::<Changes>::default(), Arc::<OwnPort>::default());
+        own.set(7);
+        let noted = Arc::clone(&changes);
+        let listener =
+            Listener { token: 1, scope: ChangeScope::Network, changes: noted, own: Some(own) };
+
+        (Listeners { by_number: BTreeMap::from([(3, vec![listener])]), next: 1 }, changes)
+    }
+
+    #[test]
+    fn only_what_is_all_our_own_doing_is_not_noted() {
+        let (ours, others) = (Origin::Routes(7), Origin::Routes(8));
+        for (heard, is_incomplete, is_noted) in [
+            (&[][..], false, false),
+            (&[ours][..], false, false),
+            (&[ours, ours], false, false),
+            (&[others], false, true),
+            (&[ours, others], false, true),
+            (&[others, ours], false, true),
+            (&[ours, Origin::Any], false, true),
+            (&[Origin::Any, ours, ours], false, true),
+            // What the kernel does by itself.
+            (&[Origin::Routes(0)], false, true),
+            // Something was lost.
+            (&[ours], true, true),
+        ] {
+            let (listeners, changes) = listeners();
+            let mut burst = Burst { is_incomplete, ..Burst::default() };
+            heard.iter().for_each(|origin| burst.add(3, *origin));
+
+            listeners.note(&burst);
+
+            assert_eq!(!changes.take().is_empty(), is_noted, "{heard:?} {is_incomplete}");
+        }
+    }
+
+    #[test]
+    fn only_routes_have_an_origin() {
+        let header = |kind: u16, port: u32| {
+            let mut header = [0; HEADER];
+            header[4..6].copy_from_slice(&kind.to_ne_bytes());
+            header[12..].copy_from_slice(&port.to_ne_bytes());
+            header
+        };
+
+        assert_eq!(Origin::of(&header(libc::RTM_NEWROUTE, 7)), Origin::Routes(7));
+        assert_eq!(Origin::of(&header(libc::RTM_DELROUTE, 7)), Origin::Routes(7));
+        assert_eq!(Origin::of(&header(libc::RTM_DELADDR, 7)), Origin::Any);
+        assert_eq!(Origin::of(&header(libc::RTM_DELROUTE, 7)[..12]), Origin::Any);
+        assert_eq!(Origin::of(&[]), Origin::Any);
+    }
 
     #[tokio::test]
     async fn who_listens_hears_that_nothing_is_heard_any_more() {

@@ -7,6 +7,7 @@
 
 mod events;
 mod nsid;
+mod port;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +18,7 @@ use futures_util::{Stream, TryStreamExt};
 use ipnet::Ipv4Net;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkExtentMask};
+use rtnetlink::sys::AsyncSocket as _;
 use rtnetlink::{Handle, IpVersion, LinkUnspec, LinkVeth};
 use tokio::task::AbortHandle;
 
@@ -26,6 +28,7 @@ use super::netns::Netns;
 use super::tables::{Address, Hop, LinkChange, LinkState, Route, RouteKey, Rule};
 
 pub use events::{ChangeScope, Changes, NamespaceEvents, Subscription};
+pub use port::OwnPort;
 
 /// A connection to the kernel of one namespace.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub(crate) struct Netlink {
     handle: Handle,
     connection: AbortHandle,
     namespace: String,
+    /// The kernel's number of the socket, unique among those of the namespace.
+    port: u32,
     /// From the last list of links; a name that is not there is asked for.
     indexes: BTreeMap<String, u32>,
 }
@@ -54,23 +59,32 @@ impl Netlink {
         let opened = netns
             .enter(move || {
                 let _reactor = runtime.enter();
-                rtnetlink::new_connection_with_strict_check()
+                let mut opened = rtnetlink::new_connection_with_strict_check()?;
+                let port = opened.0.socket_mut().socket_mut().bind_auto()?.port_number();
+                Ok::<_, io::Error>((opened, port))
             })
             .await?;
-        let (connection, handle, _unsolicited) = opened.map_err(|source| KernelError::Refused {
-            action: "open",
-            object: "a netlink socket".to_owned(),
-            namespace: netns.label().to_owned(),
-            source,
-        })?;
+        let ((connection, handle, _unsolicited), port) =
+            opened.map_err(|source| KernelError::Refused {
+                action: "open",
+                object: "a netlink socket".to_owned(),
+                namespace: netns.label().to_owned(),
+                source,
+            })?;
         let connection = tokio::spawn(connection).abort_handle();
 
         Ok(Self {
             handle,
             connection,
             namespace: netns.label().to_owned(),
+            port,
             indexes: BTreeMap::new(),
         })
+    }
+
+    /// Returns the socket's port id, which events say of what was asked for by it.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
     }
 
     /// Says whether the connection has ended; it must be opened again then.

@@ -4,6 +4,6 @@
 mod heal;
 mod life;
 mod reservations;
-pub(super) mod rig;
+pub(crate) mod rig;
 mod sandboxes;
 mod traffic;

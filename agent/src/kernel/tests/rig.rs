@@ -12,6 +12,8 @@ use ipnet::IpNet;
 use overlay_core::{EndpointId, NetworkId};
 use tempfile::TempDir;
 
+use crate::kernel::netlink::Netlink;
+use crate::kernel::tables::RouteKey;
 use crate::kernel::{
     ChangeScope, Changes, InterfaceDesired, InterfaceOwner, NamespaceDesired, NamespaceEvents,
     Netns, NetworkNamespace, Pins, ReconcileReport, SandboxDesired, Strays, Subscription, Tun,
@@ -111,6 +113,29 @@ pub(crate) fn desired(n: u8, endpoints: &[u8]) -> NamespaceDesired {
             .map(|p| p.parse().expect("a prefix"))
             .collect(),
         unreachable: prefixes().into_iter().collect(),
+    }
+}
+
+/// Somebody else who changes a network's namespace, by a connection of their own.
+pub(crate) struct Hands(Netlink);
+
+impl Hands {
+    pub(crate) async fn of(namespace: &NetworkNamespace) -> Self {
+        Self(Netlink::open(namespace.netns()).await.expect("a connection"))
+    }
+
+    pub(crate) async fn take_route(&mut self, prefix: IpNet) {
+        self.0.remove_route(RouteKey::ours(prefix)).await.expect("a route");
+    }
+
+    pub(crate) async fn take_link(&mut self, name: &str) {
+        self.0.remove_link(name).await.expect("a link");
+    }
+
+    pub(crate) async fn has_route(&mut self, prefix: IpNet) -> bool {
+        self.0.links().await.expect("links");
+
+        self.0.routes().await.expect("routes").contains_key(&RouteKey::ours(prefix))
     }
 }
 

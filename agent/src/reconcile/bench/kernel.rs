@@ -1,7 +1,6 @@
 //! The same way to its end: a namespace in the kernel, the passes over it, and the events that
 //! they cause.
 
-use std::collections::BTreeSet;
 use std::iter::Sum;
 use std::path::Path;
 use std::sync::Arc;
@@ -141,10 +140,9 @@ impl Shell {
     }
 
     async fn pass(&mut self, desired: &Arc<NetworkDesired>, cause: Cause, cost: &mut KernelCost) {
-        self.changes.take();
+        let changed = self.changes.take();
         let before = cpu();
-        let none = BTreeSet::new();
-        let pass = self.reconciler.run(&mut self.watched, desired, cause, &none);
+        let pass = self.reconciler.run(&mut self.watched, desired, cause, &changed);
         let (outcome, _) = pass.await;
         assert!(outcome.is_complete, "{:?}", self.reconciler.report());
         cost.passing += cpu() - before;
