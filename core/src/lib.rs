@@ -1,5 +1,5 @@
 //! Types and pure logic shared by every part of Overlay: identities, names, addresses, the
-//! membership view and its history.
+//! membership view and its history, policies.
 //!
 //! Nothing here does I/O, reads a clock, draws random numbers or takes a lock.
 #![forbid(unsafe_code)]
@@ -14,6 +14,7 @@ pub mod message;
 pub mod name;
 pub mod network;
 pub mod node;
+pub mod policy;
 pub mod pool;
 pub mod view;
 pub mod visibility;
