@@ -7,9 +7,12 @@
 //! How a policy is enforced is not here.
 
 mod canonical;
+mod check;
+mod classes;
 mod decide;
 mod mistake;
 mod parse;
+mod rulings;
 mod selector;
 mod term;
 
@@ -17,12 +20,14 @@ use std::collections::BTreeMap;
 
 use crate::name::Name;
 
+pub use check::{CaseFailure, check};
 pub use decide::{PolicyEndpoint, Ruling};
 pub use mistake::{InvalidPolicy, PolicyMistake};
 pub use parse::{
     MAX_ALL_TERMS, MAX_CRITERIA, MAX_LABEL, MAX_NETWORKS, MAX_POLICY, MAX_RULES, MAX_SELECTORS,
     MAX_TERMS, MAX_TESTS,
 };
+pub use rulings::TrafficRange;
 pub use selector::{EndpointSelector, InvalidPattern, NamePattern, RuleSide};
 pub use term::{InvalidTerm, PortRange, Term, Traffic};
 
