@@ -10,6 +10,7 @@ mod canonical;
 mod check;
 mod classes;
 mod decide;
+mod lint;
 mod mistake;
 mod parse;
 mod rulings;
@@ -22,6 +23,7 @@ use crate::name::Name;
 
 pub use check::{CaseFailure, check};
 pub use decide::{PolicyEndpoint, Ruling};
+pub use lint::{PolicyWarning, lint, lint_view};
 pub use mistake::{InvalidPolicy, PolicyMistake};
 pub use parse::{
     MAX_ALL_TERMS, MAX_CRITERIA, MAX_LABEL, MAX_NETWORKS, MAX_POLICY, MAX_RULES, MAX_SELECTORS,
