@@ -10,6 +10,7 @@ mod canonical;
 mod check;
 mod classes;
 mod decide;
+mod diff;
 mod lint;
 mod mistake;
 mod parse;
@@ -23,6 +24,7 @@ use crate::name::Name;
 
 pub use check::{CaseFailure, check};
 pub use decide::{PolicyEndpoint, Ruling};
+pub use diff::{MAX_VERDICT_CHANGES, PolicyDiff, RuleChange, VerdictChange, VerdictChanges, diff};
 pub use lint::{PolicyWarning, lint, lint_view};
 pub use mistake::{InvalidPolicy, PolicyMistake};
 pub use parse::{
