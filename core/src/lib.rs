@@ -6,6 +6,7 @@
 
 mod candidate;
 pub mod endpoint;
+pub mod fuzzing;
 pub mod id;
 pub mod instant;
 pub mod ipam;
