@@ -77,6 +77,7 @@ pub(crate) enum Command {
     Network(cmd::network::NetworkArgs),
     Endpoint(cmd::endpoint::EndpointArgs),
     Ps(cmd::endpoint::PsArgs),
+    Policy(cmd::policy::PolicyArgs),
     Run(cmd::run::RunArgs),
     Attach(cmd::attach::AttachArgs),
     Detach(cmd::detach::DetachArgs),
@@ -106,6 +107,7 @@ pub(crate) async fn dispatch(command: Command, context: &Context) -> Outcome {
         Command::Network(network) => network.run(context).await,
         Command::Endpoint(endpoint) => endpoint.run(context).await,
         Command::Ps(ps) => ps.run(context).await,
+        Command::Policy(policy) => policy.run(context).await,
         Command::Run(run) => run.run(context).await,
         Command::Attach(attach) => attach.run(context).await,
         Command::Detach(detach) => detach.run(context).await,
@@ -168,6 +170,8 @@ mod tests {
             "status --check",
             "peers",
             "ping s --count 3 --network n",
+            "policy test /tmp/x --offline",
+            "policy diff /tmp/x --from /tmp/y",
             "stop --state /tmp/x",
             "events --json",
             "events --follow",
@@ -217,6 +221,8 @@ mod tests {
             "control set",
             "join x --advertise 0.0.0.0",
             "ping s --count 0",
+            "policy",
+            "policy diff /tmp/x",
         ];
         for line in lines {
             let words: Vec<_> = line.split(' ').collect();

@@ -12,6 +12,7 @@ mod failure;
 mod join_text;
 mod output;
 mod pidfd;
+mod policy_text;
 mod runtime_files;
 mod sandbox;
 mod setup;

@@ -10,19 +10,18 @@ use crate::output::{Form, Output, wants_json};
 const WRONG_USAGE: u8 = 2;
 
 /// Words of the contract that no version has yet, and what each will do.
-const RESERVED: [(&str, &str); 21] = [
+const RESERVED: [(&str, &str); 20] = [
+    ("apply", "put a policy into force"),
     ("audit", "show what was changed, when and by whom"),
     ("bench", "measure what a path carries"),
     ("bundle", "collect what a report of a fault needs"),
     ("ca", "rotate the certificate authority"),
     ("capture", "record packets inside a network"),
     ("client", "admit clients that are no nodes"),
-    ("diff", "compare a policy with the present one"),
     ("doctor", "look for what is wrong on this host"),
     ("flows", "show who talks to whom"),
     ("history", "show earlier policies"),
     ("link", "connect two networks"),
-    ("policy", "decide who may talk to whom"),
     ("rollback", "return to an earlier policy"),
     ("rotate", "exchange keys"),
     ("set", "change a network"),

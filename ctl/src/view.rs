@@ -5,6 +5,7 @@ mod endpoint;
 mod network;
 mod node;
 mod peer;
+mod policy;
 mod status;
 mod token;
 
@@ -13,6 +14,7 @@ pub(crate) use endpoint::{EndpointList, EndpointView};
 pub(crate) use network::{Inspection, NetworkView, Networks};
 pub(crate) use node::Nodes;
 pub(crate) use peer::{Detail, Peers};
+pub(crate) use policy::{PolicyDifference, TestedPolicy};
 pub(crate) use status::StatusView;
 pub(crate) use token::{TokenView, Tokens};
 

@@ -39,6 +39,25 @@ fn listings_are_tables_or_json() {
 }
 
 #[test]
+fn examples_of_policies_are_sound_and_their_tests_hold() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/policies");
+    let files = fs::read_dir(folder).expect("examples").map(|file| file.expect("one").path());
+    let mut count = 0;
+    for file in files {
+        let file = file.to_str().expect("a path");
+        let ran: Ran = overlayctl(&["policy", "test", "--offline", "--json", file])
+            .output()
+            .expect("it ran")
+            .into();
+
+        assert_eq!(ran.code, 0, "{file}: {ran:?}");
+        assert_eq!(ran.json()["warnings"], serde_json::json!([]), "{file}: {ran:?}");
+        count += 1;
+    }
+    assert!(count > 0);
+}
+
+#[test]
 fn status_exits_with_1_for_a_problem_only_when_it_is_to_check() {
     let agent = FakeAgent::start();
     let healthy = agent.run(&["status", "--check", "--json"]);

@@ -17,6 +17,7 @@ pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod peers;
 pub(crate) mod ping;
+pub(crate) mod policy;
 pub(crate) mod run;
 pub(crate) mod start;
 pub(crate) mod status;
