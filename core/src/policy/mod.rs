@@ -11,6 +11,7 @@ mod check;
 mod classes;
 mod decide;
 mod diff;
+mod filter;
 mod lint;
 mod mistake;
 mod parse;
@@ -25,6 +26,7 @@ use crate::name::Name;
 pub use check::{CaseFailure, check};
 pub use decide::{PolicyEndpoint, Ruling};
 pub use diff::{MAX_VERDICT_CHANGES, PolicyDiff, RuleChange, VerdictChange, VerdictChanges, diff};
+pub use filter::{Filter, FilterMode, FilterReason, FilterRule};
 pub use lint::{PolicyWarning, lint, lint_view};
 pub use mistake::{InvalidPolicy, PolicyMistake};
 pub use parse::{
