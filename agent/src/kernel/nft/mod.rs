@@ -2,10 +2,18 @@
 //! the socket that owns it there ([`OwnedTable`]). Which transaction leads from one to the next is
 //! planned in [`super::plan`].
 //!
-//! What is in a table is decided by whoever wants one: `dns/redirect.rs`.
+//! What is in such a table is decided by whoever wants one: `dns/redirect.rs`.
+//!
+//! The table of a network's policy is another one: it outlives this process, and has sets, maps and
+//! logs, so it is written as text (`filter_script`) for the program `nft` ([`FilterTable`]).
 
 pub(crate) mod encoding;
+mod filter_script;
+mod filter_table;
 mod owned_table;
 pub mod ruleset;
 
+#[cfg(test)]
+pub(crate) use filter_script::LOG_GROUP;
+pub use filter_table::{FilterCount, FilterCounts, FilterError, FilterTable};
 pub use owned_table::OwnedTable;

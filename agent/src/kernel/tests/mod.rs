@@ -3,6 +3,8 @@
 
 mod heal;
 mod life;
+mod policy;
+mod policy_cost;
 mod reservations;
 pub(crate) mod rig;
 mod sandboxes;

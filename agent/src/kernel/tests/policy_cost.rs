@@ -1,0 +1,159 @@
+//! What a policy costs: how long it takes to put in place, and what it takes of the packets' rate.
+//!
+//! `cargo nextest run --release -p overlay-agent --run-ignored only --no-capture policy_cost`
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use overlay_core::Name;
+use overlay_core::policy::{Filter, FilterMode, Policy, PolicyEndpoint};
+
+use super::rig::{Container, Rig, running, skipped, v4, v6};
+use crate::kernel::nft::FilterTable;
+
+const ENDPOINTS: u32 = 10_000;
+const ROLES: u32 = 100;
+const RULES: u32 = 500;
+const TURNS: usize = 5;
+const TURN: Duration = Duration::from_secs(1);
+
+/// 500 rules, of which the last lets the two containers speak.
+fn policy() -> Policy {
+    let mut text = "[network.shop]\ndefault = \"deny\"\n".to_owned();
+    for n in 1..RULES {
+        let (from, to) = (n % ROLES, (n * 7) % ROLES);
+        text += &format!(
+            "[[rule]]\nname = \"r{n}\"\nfrom = {{ role = \"{from}\" }}\nto = {{ role = \"{to}\" \
+             }}\nallow = [\"tcp/{n}\"]\n"
+        );
+    }
+    text += "[[rule]]\nname = \"last\"\nfrom = { role = \"x\" }\nto = { role = \"x\" }\nallow = \
+             \"any\"\n";
+
+    Policy::parse(&text).expect("a policy")
+}
+
+fn endpoint(role: &str, addresses: Vec<IpAddr>) -> PolicyEndpoint {
+    PolicyEndpoint {
+        network: Some("shop".parse::<Name>().expect("a name")),
+        labels: [("role".to_owned(), role.to_owned())].into(),
+        addresses,
+        ..PolicyEndpoint::default()
+    }
+}
+
+/// 10,000 endpoints, and the two containers.
+fn endpoints() -> Vec<PolicyEndpoint> {
+    let others = (0..ENDPOINTS).map(|n| {
+        let v4 = Ipv4Addr::from_bits(Ipv4Addr::new(10, 43, 0, 0).to_bits() + n);
+        let v6 = Ipv6Addr::new(0xfd42, 0, 0, 0, 0, 0, 1, u16::try_from(n).expect("few"));
+        endpoint(&(n % ROLES).to_string(), vec![v4.into(), v6.into()])
+    });
+
+    [11, 12].map(|n| endpoint("x", vec![v4(n), v6(n)])).into_iter().chain(others).collect()
+}
+
+fn compiled(policy: &Policy, endpoints: &[PolicyEndpoint]) -> Filter {
+    let shop = "shop".parse().expect("a name");
+
+    Filter::compile(policy, &shop, endpoints.iter(), BTreeSet::new(), FilterMode::Enforced)
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
+    let begun = Instant::now();
+    let result = work();
+
+    (begun.elapsed(), result)
+}
+
+/// Sends through one connection, and returns bytes a second.
+fn stream(from: &Container, to: &Container) -> f64 {
+    let listener = to.netns.within(|| TcpListener::bind((v4(to.n), 80)));
+    let listener = listener.expect("a namespace").expect("a listener");
+    let connect = || TcpStream::connect((v4(to.n), 80));
+    let mut sender = from.netns.within(connect).expect("a namespace").expect("connected");
+    let (mut receiver, _) = listener.accept().expect("accepted");
+    let reader = std::thread::spawn(move || {
+        let (mut buffer, mut bytes) = (vec![0; 1 << 17], 0);
+        while let Ok(len @ 1..) = receiver.read(&mut buffer) {
+            bytes += len;
+        }
+        bytes
+    });
+    let (data, begun) = (vec![0; 1 << 17], Instant::now());
+    while begun.elapsed() < TURN {
+        sender.write_all(&data).expect("sent");
+    }
+    drop(sender);
+    let bytes = reader.join().expect("read");
+
+    bytes as f64 / begun.elapsed().as_secs_f64()
+}
+
+/// Sends datagrams of 64 bytes, and returns how many arrive a second.
+fn datagrams(from: &Container, to: &Container) -> f64 {
+    let open = |of: &Container, port| {
+        let socket = of.netns.within(|| UdpSocket::bind((v4(of.n), port)));
+        socket.expect("a namespace").expect("a socket")
+    };
+    let (sender, receiver) = (open(from, 0), open(to, 81));
+    receiver.set_nonblocking(true).expect("set");
+    let address = SocketAddr::new(v4(to.n), 81);
+    let (begun, mut count) = (Instant::now(), 0u32);
+    while begun.elapsed() < TURN {
+        for _datagram in 0..32 {
+            sender.send_to(&[0; 64], address).expect("sent");
+        }
+        while receiver.recv(&mut [0; 64]).is_ok() {
+            count += 1;
+        }
+    }
+
+    f64::from(count) / begun.elapsed().as_secs_f64()
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+
+    figures[figures.len() / 2]
+}
+
+#[tokio::test]
+#[ignore = "measures"]
+#[expect(clippy::print_stderr, reason = "figures are what it is for")]
+async fn what_a_large_policy_costs() {
+    if skipped() {
+        return;
+    }
+    let rig = Rig::new();
+    let (a, b) = (Container::new(11), Container::new(12));
+    let (namespace, _tun) = running(&rig, 1, &[&a, &b]).await;
+    let mut table = FilterTable::new(namespace.netns().clone(), 7);
+    let (policy, mut endpoints) = (policy(), endpoints());
+    let (compiling, filter) = timed(|| compiled(&policy, &endpoints));
+    let (applying, applied) = timed(|| table.apply(filter.clone()));
+    applied.expect("a table");
+    endpoints[2].labels.insert("role".to_owned(), "x".to_owned());
+    let changed = compiled(&policy, &endpoints);
+    let (changing, applied) = timed(|| table.apply(changed));
+    applied.expect("a table");
+    eprintln!("compile {compiling:?}, apply {applying:?}, change one endpoint {changing:?}");
+
+    let (mut with, mut without) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+    for _turn in 0..TURNS {
+        table.apply(filter.clone()).expect("a table");
+        with.0.push(stream(&a, &b));
+        with.1.push(datagrams(&a, &b));
+        table.remove().expect("removed");
+        without.0.push(stream(&a, &b));
+        without.1.push(datagrams(&a, &b));
+    }
+    let ratio = |with, without| 100.0 * median(with) / median(without);
+    eprintln!(
+        "of no policy: TCP {:.1} %, datagrams of 64 bytes {:.1} %",
+        ratio(with.0, without.0),
+        ratio(with.1, without.1)
+    );
+}
