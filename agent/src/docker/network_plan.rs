@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use overlay_core::{NetworkId, NodeId, View};
+use ipnet::IpNet;
+use overlay_core::{Network, NetworkId, NodeId, View};
 
 use super::engine::EngineNetwork;
 use super::plugin_store::PluginState;
@@ -106,9 +107,17 @@ impl Facts<'_> {
             IpamMode::Ours { .. } => true,
             IpamMode::Engine => there.settings.numbered_by == Some(self.node),
         };
-        let stands = self.plugin_state.bound_to(there.id).is_some_and(|other| other.id != *id);
-        if same && numbers_alike && !stands {
-            return plan.actions.push(Action::Adopt(id.clone(), there.id));
+        let other = self.plugin_state.bound_to(there.id).filter(|other| other.id != *id);
+        if same && numbers_alike {
+            match other {
+                None => return plan.actions.push(Action::Adopt(id.clone(), there.id)),
+                // Made at the same instant, before Docker knew the person's. It is adopted in the
+                // next pass.
+                Some(other) if self.is_replica(other) && !self.busy.contains(&other.id) => {
+                    return plan.actions.push(Action::Remove(other.id.clone()));
+                }
+                Some(_) => {}
+            }
         }
         let text = format!(
             "network {} is there already, with prefix {}, made on another host",
@@ -147,6 +156,33 @@ impl Facts<'_> {
         }
     }
 
+    /// Tells whether Docker may be making this very network because a person asked for it: it does
+    /// so with the prefix, and says the name only of networks that are made. What never comes is
+    /// struck from the store.
+    fn may_be_coming(self, network: &Network) -> bool {
+        let is_listed = |id: &String| self.engine.iter().any(|engine| engine.id == *id);
+        let asked_for = self.plugin_state.pools.values().any(|pool| {
+            pool.network.is_none()
+                && pool.docker_network.is_none()
+                && pool.prefix == IpNet::V4(network.prefix)
+        });
+        let unlisted = self.plugin_state.networks.values().any(|known| {
+            known.network.is_none() && known.prefix == network.prefix && !is_listed(&known.id)
+        });
+
+        asked_for || unlisted
+    }
+
+    /// Tells whether Docker was asked by this agent to make a network.
+    fn is_replica(self, known: &DockerNetwork) -> bool {
+        match &known.ipam_mode {
+            IpamMode::Ours { pool, .. } => {
+                self.plugin_state.pools.get(pool).is_some_and(|pool| pool.network.is_some())
+            }
+            IpamMode::Engine => false,
+        }
+    }
+
     fn plan_replicas(self, plan: &mut Plan) {
         for network in self.view.networks.values() {
             let adopted = plan
@@ -158,6 +194,7 @@ impl Facts<'_> {
                 continue;
             }
             match self.engine.iter().find(|engine| engine.name == network.title()) {
+                None if self.may_be_coming(network) => {}
                 None => plan.actions.push(Action::Replicate(network.id)),
                 Some(ours) if ours.is_ours() => {}
                 Some(other) => {
@@ -174,10 +211,11 @@ impl Facts<'_> {
 
 #[cfg(test)]
 mod tests {
-    use overlay_core::{Change, Network, NetworkMode, NetworkSettings, Revision};
+    use overlay_core::{Change, NetworkMode, NetworkSettings, Revision};
 
     use super::*;
     use crate::docker::testing;
+    use crate::state::DockerPool;
 
     const ME: NodeId = NodeId::FIRST;
 
@@ -216,6 +254,18 @@ mod tests {
         let row = testing::network(docker, prefix, network);
 
         (row.id.clone(), row)
+    }
+
+    /// The pool `p` of all networks here, which stands for a network or not.
+    fn pool(prefix: &str, network: Option<NetworkId>, docker_network: Option<&str>) -> DockerPool {
+        DockerPool {
+            id: "p".into(),
+            prefix: prefix.parse().expect("a prefix"),
+            range: None,
+            network,
+            docker_network: docker_network.map(str::to_owned),
+            since_ms: 0,
+        }
     }
 
     #[derive(Default)]
@@ -297,6 +347,47 @@ mod tests {
         other.busy.insert("aa".into());
         assert_eq!(other.plan().actions, []);
         assert!(other.plan().conflicts["aa"].contains("10.2.0.0/16"));
+    }
+
+    #[test]
+    fn what_docker_may_be_making_for_a_person_is_not_made_beside_it() {
+        let mut fixture =
+            Fixture::new(vec![network(1, "red", "10.2.0.0/16")], Vec::new(), Vec::new());
+        let replicate = [Action::Replicate(id(1))];
+        assert_eq!(fixture.plan().actions, replicate);
+
+        let asked_for = pool("10.2.0.0/16", None, None);
+        fixture.plugin_state.pools.insert("p".into(), asked_for.clone());
+        assert_eq!(fixture.plan().actions, [], "its prefix was asked for");
+        let taken = DockerPool { docker_network: Some("aa".into()), ..asked_for.clone() };
+        fixture.plugin_state.pools.insert("p".into(), taken);
+        fixture.plugin_state.networks.extend([known("aa", "10.2.0.0/16", None)]);
+        assert_eq!(fixture.plan().actions, [], "it is not listed yet");
+
+        fixture.engine.push(engine("aa", "blue", "overlay-wg"));
+        assert!(fixture.plan().actions.contains(&replicate[0]), "it has another name");
+        let other = DockerPool { prefix: "10.3.0.0/16".parse().expect("a prefix"), ..asked_for };
+        fixture.plugin_state.pools.insert("p".into(), other);
+        fixture.plugin_state.networks.clear();
+        assert!(fixture.plan().actions.contains(&replicate[0]), "it has another prefix");
+    }
+
+    #[test]
+    fn a_replica_gives_way_to_what_a_person_made_at_the_same_instant() {
+        let books = vec![known("aa", "10.2.0.0/16", None), known("bb", "10.2.0.0/16", Some(id(1)))];
+        let listed = vec![engine("aa", "red", "overlay-wg"), engine("bb", "red", "overlay-wg")];
+        let mut fixture = Fixture::new(vec![network(1, "red", "10.2.0.0/16")], books, listed);
+        fixture.plugin_state.networks.get_mut("aa").expect("it").ipam_mode =
+            IpamMode::Ours { pool: "q".into(), pool6: None };
+        let replica = pool("10.2.0.0/16", Some(id(1)), Some("bb"));
+        fixture.plugin_state.pools.insert("p".into(), replica.clone());
+        assert_eq!(fixture.plan().actions, [Action::Remove("bb".into())]);
+
+        fixture.busy.insert("bb".into());
+        assert_eq!(fixture.plan().actions, [Action::Remove("aa".into())], "it is in use");
+        fixture.busy.clear();
+        fixture.plugin_state.pools.insert("p".into(), DockerPool { network: None, ..replica });
+        assert_eq!(fixture.plan().actions, [Action::Remove("aa".into())], "a person made both");
     }
 
     #[test]
