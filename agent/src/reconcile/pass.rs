@@ -267,6 +267,8 @@ mod tests {
         veths: BTreeSet<EndpointId>,
         routed: BTreeSet<EndpointId>,
         gone: BTreeSet<EndpointId>,
+        /// Those whose pair is removed as soon as it is made.
+        lost: BTreeSet<EndpointId>,
         refuses: bool,
         refuses_routes: bool,
         attaches: usize,
@@ -331,6 +333,7 @@ mod tests {
                 Vec::new()
             };
             self.writes += steps.len();
+            self.veths.retain(|id| !self.lost.contains(id));
 
             Ok(ReconcileReport { steps, ..ReconcileReport::default() })
         }
@@ -433,6 +436,20 @@ mod tests {
         let outcome = run(&mut reconciler, &mut kernel, &routed(&[3]), Cause::Desired).await;
 
         assert!(outcome.is_complete && outcome.is_whole, "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_lost_a_pair_meanwhile_is_read_back() {
+        let (mut kernel, mut reconciler) =
+            (Fake { lost: [id(1)].into(), ..Fake::default() }, Reconciler::default());
+        let outcome = run(&mut reconciler, &mut kernel, &routed(&[2]), Cause::Desired).await;
+        assert!(!outcome.is_complete, "{outcome:?}");
+        kernel.lost.clear();
+
+        let outcome = run(&mut reconciler, &mut kernel, &routed(&[3]), Cause::Desired).await;
+
+        assert!(outcome.is_complete && outcome.is_whole, "{outcome:?}");
+        assert!(kernel.routed.contains(&id(1)));
     }
 
     #[tokio::test]
