@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter, Write as _};
 
-use super::selector::{EndpointSelector, RuleSide};
+use ipnet::IpNet;
+
+use super::selector::{EndpointSelector, NamePattern, RuleSide};
 use super::term::Term;
 use super::{Policy, PolicyEndpoint, PolicyRule, PolicyTest, TestSide};
+use crate::name::Name;
 
 impl Display for Policy {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -79,13 +82,9 @@ impl Display for RuleSide {
 impl Display for EndpointSelector {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self { labels, name, node, network, cidr } = self;
-        let mut entries = own_labels(labels);
-        entries.extend(name.as_ref().map(|name| format!("name = \"{name}\"")));
-        entries.extend(network.as_ref().map(|network| format!("network = \"{network}\"")));
-        entries.extend(cidr.map(|cidr| format!("cidr = \"{cidr}\"")));
-        entries.extend((!node.is_empty()).then(|| format!("node = {}", inline(&listed(node)))));
+        let name = name.as_ref().map(NamePattern::as_str);
 
-        f.write_str(&inline(&entries))
+        f.write_str(&criteria(labels, name, network.as_ref(), *cidr, node))
     }
 }
 
@@ -101,13 +100,24 @@ impl Display for TestSide {
 /// Writes what a test says of an endpoint, as it is written there.
 pub(super) fn description(endpoint: &PolicyEndpoint) -> String {
     let PolicyEndpoint { network: _, name, labels, node_labels, addresses } = endpoint;
+    let addresses = addresses.iter().copied().map(IpNet::from);
+
+    criteria(labels, name.as_ref().map(Name::as_str), None, addresses, node_labels)
+}
+
+/// Writes what is asked for, or known, of an endpoint.
+fn criteria(
+    labels: &BTreeMap<String, String>,
+    name: Option<&str>,
+    network: Option<&Name>,
+    cidrs: impl IntoIterator<Item = IpNet>,
+    node: &BTreeMap<String, String>,
+) -> String {
     let mut entries = own_labels(labels);
-    entries.extend(name.as_ref().map(|name| format!("name = \"{name}\"")));
-    let addresses = addresses.iter().map(|address| ipnet::IpNet::from(*address));
-    entries.extend(addresses.map(|address| format!("cidr = \"{address}\"")));
-    entries.extend(
-        (!node_labels.is_empty()).then(|| format!("node = {}", inline(&listed(node_labels)))),
-    );
+    entries.extend(name.map(|name| format!("name = \"{name}\"")));
+    entries.extend(network.map(|network| format!("network = \"{network}\"")));
+    entries.extend(cidrs.into_iter().map(|cidr| format!("cidr = \"{cidr}\"")));
+    entries.extend((!node.is_empty()).then(|| format!("node = {}", inline(&listed(node)))));
 
     inline(&entries)
 }

@@ -48,16 +48,10 @@ pub enum CaseFailure {
 /// Lists the tests that do not hold, at most 50 failures. `endpoints` are those that tests may
 /// name.
 pub fn check(policy: &Policy, endpoints: &[PolicyEndpoint]) -> Vec<CaseFailure> {
-    let mut failures = Vec::new();
-    for (index, test) in policy.tests.iter().enumerate() {
-        failures.extend(check_one(policy, test, index + 1, endpoints));
-        if failures.len() >= MAX_FAILURES {
-            failures.truncate(MAX_FAILURES);
-            break;
-        }
-    }
+    let tests = policy.tests.iter().zip(1..);
+    let failures = tests.flat_map(|(test, number)| check_one(policy, test, number, endpoints));
 
-    failures
+    failures.take(MAX_FAILURES).collect()
 }
 
 fn check_one(

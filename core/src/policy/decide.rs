@@ -61,9 +61,8 @@ impl Policy {
         to: &PolicyEndpoint,
         traffic: Traffic,
     ) -> Ruling<'_> {
-        let rule = self.rules.iter().find(|rule| {
-            (rule.network.is_none() || rule.network.as_ref() == network)
-                && rule.terms.iter().any(|term| term.matches(traffic))
+        let rule = self.rules_of(network).find(|rule| {
+            rule.terms.iter().any(|term| term.matches(traffic))
                 && rule.from.contains(from)
                 && rule.to.contains(to)
         });

@@ -131,16 +131,15 @@ impl VerdictChanges {
         let networks: BTreeSet<_> =
             endpoints.iter().filter_map(|one| one.network.as_ref()).collect();
         let mut pairs = 0;
-        for network in networks {
+        'networks: for network in networks {
             let rules = NetworkRules::new(Some(network), &[before, after]);
             let on_it = endpoints.iter().filter(|one| one.network.as_ref() == Some(network));
             let classes = rules.classes(on_it);
             for (from, to) in classes.iter().flat_map(|a| classes.iter().map(move |b| (a, b))) {
                 pairs += 1;
                 if pairs > MAX_PAIRS || found.changes.len() >= MAX_VERDICT_CHANGES {
-                    found.changes.truncate(MAX_VERDICT_CHANGES);
                     found.is_complete = false;
-                    return found;
+                    break 'networks;
                 }
                 found.changes.extend(changes_of(&rules, network, from, to));
             }

@@ -119,10 +119,7 @@ impl Policy {
     }
 
     /// Lists the rules for a network, in the order in which they are tried.
-    pub fn rules_of<'a>(
-        &'a self,
-        network: Option<&'a Name>,
-    ) -> impl Iterator<Item = &'a PolicyRule> {
+    pub fn rules_of<'a>(&'a self, network: Option<&Name>) -> impl Iterator<Item = &'a PolicyRule> {
         self.rules
             .iter()
             .filter(move |rule| rule.network.is_none() || rule.network.as_ref() == network)

@@ -157,14 +157,9 @@ impl TrafficRange {
 
     /// Returns both as one, if nothing is between them.
     pub(super) fn joined(self, next: Self) -> Option<Self> {
-        let touch = |one: PortRange, next: PortRange| {
-            let is_next = one.last().checked_add(1) == Some(next.first());
-            is_next.then(|| PortRange::new(one.first(), next.last())).flatten()
-        };
-
         match (self, next) {
-            (Self::Tcp(one), Self::Tcp(next)) => touch(one, next).map(Self::Tcp),
-            (Self::Udp(one), Self::Udp(next)) => touch(one, next).map(Self::Udp),
+            (Self::Tcp(one), Self::Tcp(next)) => one.joined(next).map(Self::Tcp),
+            (Self::Udp(one), Self::Udp(next)) => one.joined(next).map(Self::Udp),
             (Self::Tcp(_) | Self::Udp(_) | Self::Icmp | Self::Other, _) => None,
         }
     }

@@ -74,7 +74,7 @@ impl PortRange {
     }
 
     /// Returns all ports of both, unless there are others between them.
-    fn joined(self, next: Self) -> Option<Self> {
+    pub(super) fn joined(self, next: Self) -> Option<Self> {
         let touches = u32::from(next.first) <= u32::from(self.last) + 1;
 
         (self.first <= next.first && touches)
