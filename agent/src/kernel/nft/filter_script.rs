@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use overlay_core::policy::{Filter, FilterMode, FilterRule, PolicyAction, PortRange, Term};
 
 /// The table, in the namespace of a network.
-const TABLE: &str = "inet overlay";
+pub(super) const TABLE: &str = "inet overlay";
 /// The group of `nfnetlink_log` that the first packets of logged flows go to.
 pub(crate) const LOG_GROUP: u16 = 6_086;
 /// What is counted besides rules: what none of them matches, packets of strangers, and those that

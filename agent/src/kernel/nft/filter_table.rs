@@ -11,7 +11,7 @@ use overlay_core::Name;
 use overlay_core::policy::Filter;
 use serde::Deserialize;
 
-use super::filter_script::{self, DEFAULT, Generation, INVALID, RULE_PREFIX, UNKNOWN};
+use super::filter_script::{self, DEFAULT, Generation, INVALID, RULE_PREFIX, TABLE, UNKNOWN};
 use crate::kernel::Netns;
 use crate::kernel::error::KernelError;
 
@@ -88,7 +88,7 @@ impl FilterTable {
             Some(Ok(generation)) => self.generation = generation,
             Some(Err(FilterError::Refused(_))) | None => {
                 let next = self.generation.next();
-                self.run(&["-f", "-"], &filter_script::replace(&filter, next))?;
+                self.load(&filter_script::replace(&filter, next))?;
                 self.generation = next;
             }
             Some(Err(error)) => return Err(error),
@@ -104,9 +104,9 @@ impl FilterTable {
         let next = filter.unsettles(held).then(|| self.generation.next());
         let generations = next.map(|next| (self.generation, next));
         let script = filter_script::update(held, filter, generations);
-        let done = script.map_or(Ok(Vec::new()), |script| self.run(&["-f", "-"], &script));
+        let done = script.map_or(Ok(()), |script| self.load(&script));
 
-        Some(done.map(|_nothing| next.unwrap_or(self.generation)))
+        Some(done.map(|()| next.unwrap_or(self.generation)))
     }
 
     /// Takes the table away: everything passes, unlooked at.
@@ -115,7 +115,7 @@ impl FilterTable {
     ///
     /// [`FilterError`]; the table is there then.
     pub fn remove(&mut self) -> Result<(), FilterError> {
-        self.run(&["-f", "-"], &filter_script::remove())?;
+        self.load(&filter_script::remove())?;
         self.held = None;
 
         Ok(())
@@ -127,10 +127,15 @@ impl FilterTable {
     ///
     /// [`FilterError`].
     pub fn counts(&self) -> Result<FilterCounts, FilterError> {
-        let listing = self.run(&["-j", "list", "counters", "table", "inet", "overlay"], "")?;
+        let listing = self.run(&["-j", &format!("list counters table {TABLE}")], "")?;
         let listing: Listing = serde_json::from_slice(&listing).map_err(FilterError::Answer)?;
 
         Ok(listing.counts())
+    }
+
+    /// Has the program perform a script, in one transaction.
+    fn load(&self, script: &str) -> Result<(), FilterError> {
+        self.run(&["-f", "-"], script).map(drop)
     }
 
     /// Runs the program inside the namespace, and returns its answer.
