@@ -2,7 +2,7 @@
 
 use overlay_core::{Endpoint, NetworkId, NodeId, Runtime};
 
-use super::super::testing::sandbox as docker;
+use super::super::testing::{self, sandbox as docker};
 use super::*;
 use crate::state::{DockerPool, SandboxRecord};
 
@@ -110,12 +110,9 @@ fn an_address_is_unused_when_no_endpoint_has_it() {
     };
     let entries: Entries = std::sync::Arc::new([(EndpointId::FIRST, record)].into());
     let pool = DockerPool {
-        id: "p".into(),
-        prefix: "10.1.0.0/16".parse().expect("a prefix"),
-        range: None,
         network: Some(NetworkId::FIRST),
         docker_network: Some("d1".into()),
-        since_ms: 0,
+        ..testing::pool("p", "10.1.0.0/16")
     };
     let lease = |last: u8, is_endpoint| {
         let address = [10, 1, 0, last].into();

@@ -256,18 +256,6 @@ mod tests {
         (row.id.clone(), row)
     }
 
-    /// The pool `p` of all networks here, which stands for a network or not.
-    fn pool(prefix: &str, network: Option<NetworkId>, docker_network: Option<&str>) -> DockerPool {
-        DockerPool {
-            id: "p".into(),
-            prefix: prefix.parse().expect("a prefix"),
-            range: None,
-            network,
-            docker_network: docker_network.map(str::to_owned),
-            since_ms: 0,
-        }
-    }
-
     #[derive(Default)]
     struct Fixture {
         view: View,
@@ -356,7 +344,7 @@ mod tests {
         let replicate = [Action::Replicate(id(1))];
         assert_eq!(fixture.plan().actions, replicate);
 
-        let asked_for = pool("10.2.0.0/16", None, None);
+        let asked_for = testing::pool("p", "10.2.0.0/16");
         fixture.plugin_state.pools.insert("p".into(), asked_for.clone());
         assert_eq!(fixture.plan().actions, [], "its prefix was asked for");
         let taken = DockerPool { docker_network: Some("aa".into()), ..asked_for.clone() };
@@ -379,7 +367,11 @@ mod tests {
         let mut fixture = Fixture::new(vec![network(1, "red", "10.2.0.0/16")], books, listed);
         fixture.plugin_state.networks.get_mut("aa").expect("it").ipam_mode =
             IpamMode::Ours { pool: "q".into(), pool6: None };
-        let replica = pool("10.2.0.0/16", Some(id(1)), Some("bb"));
+        let replica = DockerPool {
+            network: Some(id(1)),
+            docker_network: Some("bb".into()),
+            ..testing::pool("p", "10.2.0.0/16")
+        };
         fixture.plugin_state.pools.insert("p".into(), replica.clone());
         assert_eq!(fixture.plan().actions, [Action::Remove("bb".into())]);
 

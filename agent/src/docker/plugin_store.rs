@@ -297,12 +297,8 @@ mod tests {
     fn an_address_given_to_a_container_uses_its_network_and_a_gateway_s_does_not() {
         let id = NetworkId::from_random(7);
         let pool = |pool: &str| DockerPool {
-            id: pool.to_owned(),
-            prefix: "10.1.0.0/16".parse().expect("a prefix"),
-            range: None,
-            network: None,
             docker_network: Some("aa".to_owned()),
-            since_ms: 0,
+            ..testing::pool(pool, "10.1.0.0/16")
         };
         let lease = |last: u8, is_endpoint| {
             let address = IpAddr::from([10, 1, 0, last]);

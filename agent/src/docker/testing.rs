@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use overlay_core::NetworkId;
 
 use crate::endpoint::sandbox::boot;
-use crate::state::{DockerNetwork, IpamMode, ManagedSandbox};
+use crate::state::{DockerNetwork, DockerPool, IpamMode, ManagedSandbox};
 
 /// A network of Docker's with addresses of ours, and what it stands for.
 pub(super) fn network(docker: &str, prefix: &str, network: Option<NetworkId>) -> DockerNetwork {
@@ -20,6 +20,18 @@ pub(super) fn network(docker: &str, prefix: &str, network: Option<NetworkId>) ->
         internal: false,
         options: BTreeMap::new(),
         ipam_mode: IpamMode::Ours { pool: "p".into(), pool6: None },
+    }
+}
+
+/// A pool of a prefix that no network has yet.
+pub(crate) fn pool(id: &str, prefix: &str) -> DockerPool {
+    DockerPool {
+        id: id.into(),
+        prefix: prefix.parse().expect("a prefix"),
+        range: None,
+        network: None,
+        docker_network: None,
+        since_ms: 0,
     }
 }
 

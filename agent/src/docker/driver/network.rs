@@ -81,21 +81,12 @@ fn ours(
 
 #[cfg(test)]
 mod tests {
-    use ipnet::Ipv4Net;
-
     use super::*;
+    use crate::docker::testing;
 
     #[test]
     fn of_two_free_pools_of_a_prefix_the_latest_is_the_networks() {
-        let prefix: Ipv4Net = "10.9.0.0/16".parse().expect("a prefix");
-        let pool = |id: &str, since_ms| DockerPool {
-            id: id.to_owned(),
-            prefix: prefix.into(),
-            range: None,
-            network: None,
-            docker_network: None,
-            since_ms,
-        };
+        let pool = |id: &str, since_ms| DockerPool { since_ms, ..testing::pool(id, "10.9.0.0/16") };
         let pools = BTreeMap::from(
             [("never-came", 5), ("asked-for", 7)].map(|(id, at)| (id.to_owned(), pool(id, at))),
         );
