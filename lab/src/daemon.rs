@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::{HostCommand, Running};
 use crate::host::Host;
-use crate::tool::usage::Usage;
+use crate::tool::usage::{Usage, status_field};
 use crate::wait::wait_until;
 
 /// How long a killed process may take to disappear.
@@ -79,10 +79,8 @@ impl Daemon {
     pub fn memory(&self, field: &str) -> Result<u64> {
         let status =
             self.host.try_command("cat")?.arg(format!("/proc/{}/status", self.pid)).run()?.stdout;
-        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
 
-        line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-            .with_context(|| format!("no {field}"))
+        status_field(&status, field).with_context(|| format!("no {field}"))
     }
 
     /// Returns the processor time that it has used so far.

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 /// If `/proc` cannot be read.
 #[expect(clippy::print_stdout, reason = "this is a command line")]
 pub(crate) fn print_pids(name: &str) -> Result<()> {
-    for pid in pids()?.into_iter().filter(|pid| program(*pid).as_deref() == Some(name)) {
+    for pid in of_program(name)? {
         println!("{pid}");
     }
 
@@ -31,6 +31,13 @@ pub(crate) fn send(signal: &str, pid: i32) -> Result<()> {
     let Some(signal) = number.or_else(named) else { bail!("there is no signal {signal}") };
 
     kill(Pid::from_raw(pid), signal).with_context(|| format!("cannot signal process {pid}"))
+}
+
+/// Returns the processes that run the program `name`, in order.
+pub(crate) fn of_program(name: &str) -> Result<Vec<i32>> {
+    let runs = |pid: &i32| program(*pid).as_deref() == Some(name);
+
+    Ok(pids()?.into_iter().filter(runs).collect())
 }
 
 /// Returns all processes of this PID namespace except the calling one, in order.

@@ -1,6 +1,7 @@
 //! `overlay-lab usage`: what processes have cost so far.
 
 use std::fs;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -8,7 +9,7 @@ use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::processes::{pids, program};
+use super::processes::of_program;
 
 /// Processor time and memory.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -40,8 +41,7 @@ pub(crate) fn print(name: Option<&str>, pid: Option<i32>) -> Result<()> {
     let usage = match pid {
         Some(pid) => of(&[pid]).with_context(|| format!("there is no process {pid}"))?,
         None => {
-            let runs = |pid: &i32| name.is_some() && program(*pid).as_deref() == name;
-            let running: Vec<_> = pids()?.into_iter().filter(runs).collect();
+            let running = name.map(of_program).transpose()?.unwrap_or_default();
             of(&running).unwrap_or_default()
         }
     };
@@ -83,13 +83,16 @@ fn resident(pid: i32) -> Option<Resident> {
 
 /// Reads the fields of a process that has memory; one that has ended has none.
 fn parse_resident(status: &str) -> Option<Resident> {
-    let kib = |field: &str| -> Option<f64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
-
-        line.split_whitespace().next()?.parse().ok()
-    };
+    let kib = |field| status_field::<f64>(status, field);
 
     Some(Resident { own: kib("RssAnon")? + kib("RssShmem")?, files: kib("RssFile")? })
+}
+
+/// Reads the number in a field of `/proc/PID/status`; those of memory are in KiB.
+pub(crate) fn status_field<T: FromStr>(status: &str, field: &str) -> Option<T> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+
+    line.split_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]
