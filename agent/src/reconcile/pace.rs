@@ -21,7 +21,7 @@ const RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(3);
 /// How long events are gathered before one pass answers them all: at first, and at the most while
 /// passes find nothing to do.
-const GATHER: Duration = Duration::from_millis(20);
+pub(super) const GATHER: Duration = Duration::from_millis(20);
 const MAX_GATHER: Duration = Duration::from_millis(500);
 /// After so long without an event, the next one is answered fast again.
 const CALM: Duration = Duration::from_secs(2);

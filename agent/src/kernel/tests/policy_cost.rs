@@ -121,7 +121,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
 }
 
 #[tokio::test]
-#[ignore = "measures"]
+#[ignore = "a measurement of 20 s, without a bar; its command is at the head of this file"]
 #[expect(clippy::print_stderr, reason = "figures are what it is for")]
 async fn what_a_large_policy_costs() {
     if skipped() {

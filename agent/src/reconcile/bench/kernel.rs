@@ -14,11 +14,10 @@ use super::{LargeNetwork, Move, NETWORK, Size, interface};
 use crate::desired::NetworkDesired;
 use crate::kernel::{Changes, NamespaceEvents, NetworkInterface, NetworkNamespace};
 use crate::reconcile::ReconcileQueue;
+use crate::reconcile::pace::GATHER;
 use crate::reconcile::pass::{Cause, Reconciler};
 use crate::reconcile::watched::Watched;
 
-/// How long events are gathered, as a worker does.
-const GATHER: Duration = Duration::from_millis(20);
 /// When nothing was heard for so long, nothing more comes of a change.
 const QUIET: Duration = Duration::from_millis(150);
 
