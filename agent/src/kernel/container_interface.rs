@@ -16,7 +16,9 @@ use super::netlink::{Netlink, VethPeer};
 use super::netns::{Netns, Pins};
 use super::reconcile_report::ReconcileReport;
 use super::sysctl;
-use super::tables::{Address, Desired, Hop, LinkChange, LinkDesired, RouteKey, Scope, Step};
+use super::tables::{
+    Address, Desired, Hop, LinkChange, LinkDesired, RouteKey, Scope, Step, UNFINISHED,
+};
 
 /// An endpoint's interface as the engine set it up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +60,8 @@ impl ContainerInterface {
 }
 
 /// Makes the pair again, whose far end was in a container, with the hardware address and MTU
-/// (bytes) that it had. `name` is the network's end.
+/// (bytes) that it had. `name` is the network's end, which is [`UNFINISHED`] until all is done: a
+/// half of it would pass for the engine's work.
 pub(super) async fn make_again(
     network: &mut Netlink,
     name: &str,
@@ -72,17 +75,18 @@ pub(super) async fn make_again(
         return Err(KernelError::IfnameTaken { ifname: inside.ifname.clone(), namespace });
     }
     let peer = VethPeer { netns: netns.as_fd(), name: &inside.ifname, mac };
-    network.add_veth(name, mtu, peer).await?;
+    network.add_veth(name, mtu, UNFINISHED, peer).await?;
     network.set_link(name, LinkChange::Up).await?;
     let mut kernel = Namespace { netns: &netns, netlink: &mut within };
     let round = converge(&mut kernel, &inside.tables(mtu)).await;
-    if !round.as_ref().is_ok_and(|round| round.errors.is_empty()) {
-        // Half of it would pass for the engine's work.
+    if round.as_ref().is_ok_and(|round| round.errors.is_empty()) {
+        network.set_link(name, LinkChange::Group(0)).await?;
+        // Being asked for a link by name makes the kernel run its link watch at once.
+        network.link(name).await?;
+    } else {
         network.remove_link(name).await?;
     }
     let round = round?;
-    // Being asked for a link by name makes the kernel run its link watch at once.
-    network.link(name).await?;
 
     Ok(ReconcileReport {
         steps: std::iter::once(Step::MakeVeth(name.to_owned())).chain(round.steps).collect(),

@@ -34,6 +34,7 @@ impl Fake {
             queue_len: 500,
             kind: kind.to_owned(),
             peer: None,
+            group: 0,
         };
         self.tables.links.insert(name.to_owned(), link);
         for family in NEIGHBOUR_FAMILIES {
@@ -75,6 +76,7 @@ impl Fake {
             LinkChange::Mtu(mtu) => link.mtu = mtu,
             LinkChange::QueueLen(len) => link.queue_len = len,
             LinkChange::Up => link.up = true,
+            LinkChange::Group(group) => link.group = group,
         }
 
         Ok(())

@@ -169,7 +169,9 @@ mod tests {
     use super::*;
 
     fn link(mtu: u32) -> LinkState {
-        LinkState { index: 1, up: true, mtu, queue_len: 1000, kind: String::new(), peer: None }
+        let kind = String::new();
+
+        LinkState { index: 1, up: true, mtu, queue_len: 1000, kind, peer: None, group: 0 }
     }
 
     #[test]

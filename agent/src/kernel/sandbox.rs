@@ -20,7 +20,9 @@ use super::netns::{Netns, NetnsId};
 use super::plan::plan;
 use super::reconcile_report::ReconcileReport;
 use super::sysctl;
-use super::tables::{Address, Desired, Hop, LinkChange, LinkDesired, RouteKey, Scope, Step};
+use super::tables::{
+    Address, Desired, Hop, LinkChange, LinkDesired, RouteKey, Scope, Step, UNFINISHED,
+};
 
 /// `IFNAMSIZ` without its closing zero.
 const MAX_IFNAME: usize = 15;
@@ -193,7 +195,7 @@ pub(crate) async fn attach(
     if is_new {
         network.remove_link(name).await?;
         let peer = VethPeer { netns: netns.as_fd(), name: &desired.ifname, mac: desired.mac() };
-        network.add_veth(name, desired.mtu, peer).await?;
+        network.add_veth(name, desired.mtu, 0, peer).await?;
         report.steps.push(Step::MakeVeth(name.to_owned()));
         network.set_link(name, LinkChange::Up).await?;
     }
@@ -222,8 +224,10 @@ async fn hand_over(
     inside: Option<&ContainerInterface>,
 ) -> Result<ReconcileReport, KernelError> {
     let mut report = ReconcileReport::default();
-    if network.link(name).await?.is_some() {
-        return Ok(report);
+    match network.link(name).await? {
+        Some(link) if link.group == UNFINISHED => network.remove_link(name).await?,
+        Some(_) => return Ok(report),
+        None => {}
     }
     if let Some(inside) = inside {
         return make_again(network, name, (desired.mac(), desired.mtu), inside).await;
@@ -235,7 +239,7 @@ async fn hand_over(
     // Left by a process that was killed in between.
     Netlink::open(&host).await?.remove_link(&desired.ifname).await?;
     let peer = VethPeer { netns: host.as_fd(), name: &desired.ifname, mac: desired.mac() };
-    network.add_veth(name, desired.mtu, peer).await?;
+    network.add_veth(name, desired.mtu, 0, peer).await?;
     report.steps.push(Step::MakeVeth(name.to_owned()));
     network.set_link(name, LinkChange::Up).await?;
 
@@ -250,7 +254,7 @@ pub(crate) async fn check(
 ) -> Result<Vec<Drift>, KernelError> {
     desired.try_ifname()?;
     if let InterfaceOwner::Engine { .. } = desired.owner {
-        let is_there = network.link(name).await?.is_some();
+        let is_there = network.link(name).await?.is_some_and(|link| link.group != UNFINISHED);
         return Ok(if is_there { Vec::new() } else { vec![Drift::Missing] });
     }
     let netns = desired.open()?;

@@ -122,12 +122,13 @@ impl Netlink {
         }
     }
 
-    /// Makes a veth pair: one end here, down; the other born in another namespace, with
-    /// super-packets of one send each.
+    /// Makes a veth pair: one end here, down and in an interface `group` (0 is the default one); the
+    /// other born in another namespace, with super-packets of one send each.
     pub(crate) async fn add_veth(
         &mut self,
         name: &str,
         mtu: u32,
+        group: u32,
         peer: VethPeer<'_>,
     ) -> Result<(), KernelError> {
         let gso = GsoSize::of_mtu(mtu);
@@ -141,6 +142,7 @@ impl Netlink {
         let message = LinkVeth::new(name, peer.name)
             .mtu(mtu)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
+            .append_extra_attribute(LinkAttribute::Group(group))
             .build();
         self.indexes.remove(name);
 
@@ -159,6 +161,7 @@ impl Netlink {
             LinkChange::Mtu(mtu) => message.mtu(mtu),
             LinkChange::QueueLen(len) => message.txqueuelen(len),
             LinkChange::Up => message.up(),
+            LinkChange::Group(group) => message.append_extra_attribute(LinkAttribute::Group(group)),
         };
 
         let set = self.handle.link().set(message.build()).execute().await;

@@ -48,6 +48,7 @@ pub(super) fn link(message: &LinkMessage) -> Option<(String, LinkState)> {
         queue_len: 0,
         kind: String::new(),
         peer: None,
+        group: 0,
     };
 
     for attribute in &message.attributes {
@@ -59,6 +60,8 @@ pub(super) fn link(message: &LinkMessage) -> Option<(String, LinkState)> {
             link.queue_len = *len;
         } else if let LinkAttribute::Link(index) = attribute {
             link.peer = Some(*index);
+        } else if let LinkAttribute::Group(group) = attribute {
+            link.group = *group;
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
             link.kind = infos.iter().find_map(kind).unwrap_or_default();
         }

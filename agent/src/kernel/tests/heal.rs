@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -343,6 +344,35 @@ async fn changes_are_heard_of_from_every_namespace_and_told_apart() {
     );
 }
 
+/// An interface in a container as an engine set it up.
+fn as_an_engine_left_it(container: &Container) -> ContainerInterface {
+    ContainerInterface {
+        netns: container.path(),
+        ifname: "eth3".to_owned(),
+        addresses: vec!["10.42.0.11/16".parse().expect("an address"), IpNet::from(v6(11))],
+        routes: vec![
+            (IpNet::from(v4(GATEWAY)), None),
+            ("10.42.0.0/17".parse().expect("a prefix"), Some(v4(GATEWAY))),
+        ],
+    }
+}
+
+/// The container side of an endpoint whose interface is an engine's.
+fn engines(
+    container: &Container,
+    joined: bool,
+    inside: Option<ContainerInterface>,
+) -> SandboxDesired {
+    SandboxDesired {
+        netns: "/proc/self/ns/net".into(),
+        identity: None,
+        ifname: "ovcheal".to_owned(),
+        mac: Some([2, 0, 0, 0, 0, 11]),
+        owner: InterfaceOwner::Engine { joined, inside },
+        ..container.desired()
+    }
+}
+
 #[tokio::test]
 async fn a_pair_that_an_engine_took_is_made_again_where_it_was() {
     if skipped() {
@@ -351,23 +381,8 @@ async fn a_pair_that_an_engine_took_is_made_again_where_it_was() {
     let rig = Rig::new();
     let (mut namespace, _tun) = running(&rig, 1, &[]).await;
     let container = Container::new(11);
-    let inside = ContainerInterface {
-        netns: container.path(),
-        ifname: "eth3".to_owned(),
-        addresses: vec!["10.42.0.11/16".parse().expect("an address"), IpNet::from(v6(11))],
-        routes: vec![
-            (IpNet::from(v4(GATEWAY)), None),
-            ("10.42.0.0/17".parse().expect("a prefix"), Some(v4(GATEWAY))),
-        ],
-    };
-    let owner = |joined, inside| SandboxDesired {
-        netns: "/proc/self/ns/net".into(),
-        identity: None,
-        ifname: "ovcheal".to_owned(),
-        mac: Some([2, 0, 0, 0, 0, 11]),
-        owner: InterfaceOwner::Engine { joined, inside },
-        ..container.desired()
-    };
+    let inside = as_an_engine_left_it(&container);
+    let owner = |joined, inside| engines(&container, joined, inside);
 
     // As engines do where the first network has no IPv6.
     let off = Sysctl::link("ipv6", "default", "disable_ipv6");
@@ -410,4 +425,57 @@ async fn a_pair_that_an_engine_took_is_made_again_where_it_was() {
 
     assert_eq!([far, free, next].map(Option::unwrap_or_default), ["eth3", "eth0", "eth1"]);
     assert!(within.link("eth3").await.expect("links").is_some());
+}
+
+/// Dropped where it waits for the kernel, an attempt leaves what a process leaves that is killed
+/// there.
+#[tokio::test]
+async fn whoever_is_killed_while_making_it_again_leaves_no_half() {
+    if skipped() {
+        return;
+    }
+    let rig = Rig::new();
+    let (mut namespace, _tun) = running(&rig, 1, &[]).await;
+    let container = Container::new(11);
+    let inside = as_an_engine_left_it(&container);
+    let wanted = engines(&container, true, Some(inside.clone()));
+    let mut within = Netlink::open(&container.netns).await.expect("a connection");
+    let mut halves = 0;
+
+    for polls in 1.. {
+        let is_done = {
+            let mut attempt = Box::pin(namespace.attach(endpoint(11), &wanted));
+            let mut left = polls;
+            std::future::poll_fn(|context| match attempt.as_mut().poll(context) {
+                Poll::Ready(made) => Poll::Ready(Some(clean(made.expect("made again")))),
+                Poll::Pending if left == 1 => Poll::Ready(None),
+                Poll::Pending => {
+                    left -= 1;
+                    Poll::Pending
+                }
+            })
+            .await
+            .is_some()
+        };
+        let is_there = within.links().await.expect("links").contains_key("eth3");
+        let had = within.addresses().await.expect("addresses").len();
+        halves += usize::from(is_there && had < inside.addresses.len());
+
+        namespace.attach(endpoint(11), &wanted).await.map(clean).expect("made again");
+
+        within.links().await.expect("links");
+        let addresses = within.addresses().await.expect("addresses");
+        let own = addresses.iter().filter(|a| a.link == "eth3").map(|a| a.address);
+        assert_eq!(own.collect::<BTreeSet<_>>(), inside.addresses.iter().copied().collect());
+        let routes = within.routes().await.expect("routes");
+        for (prefix, _) in &inside.routes {
+            assert!(routes.contains_key(&RouteKey::ours(*prefix)), "{prefix} after {polls} polls");
+        }
+        if is_done {
+            break;
+        }
+        within.remove_link("eth3").await.expect("an interface");
+    }
+
+    assert!(halves > 2, "{halves} halves were seen");
 }

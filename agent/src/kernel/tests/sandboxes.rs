@@ -18,7 +18,7 @@ async fn an_interface_of_that_name_that_is_not_ours_is_refused_and_left_alone() 
     let (mut namespace, _tun) = running(&rig, 1, &[]).await;
     let mut inside = Netlink::open(&a.netns).await.expect("a connection");
     let peer = VethPeer { netns: elsewhere.netns.as_fd(), name: "eth0", mac: [2, 0, 0, 0, 0, 1] };
-    inside.add_veth("eth0", 1500, peer).await.expect("a container's own interface");
+    inside.add_veth("eth0", 1500, 0, peer).await.expect("a container's own interface");
     let before = inside.link("eth0").await.expect("a link");
 
     let refused = namespace.attach(endpoint(11), &a.desired()).await;
