@@ -187,6 +187,14 @@ impl Link {
         self.last_use = now;
     }
 
+    /// Notes that a packet for a container came.
+    pub(crate) fn fed(&mut self, now: Instant) {
+        self.used(now);
+        if let Some(life) = &mut self.life {
+            life.note_fed(now);
+        }
+    }
+
     /// Returns whether the link was unused for as long as a session lives, and no session is left.
     ///
     /// A tunnel renews its sessions as long as they are used; WireGuard is silent when there is

@@ -12,7 +12,8 @@
 //! something within 10 seconds of receiving a packet, so they are given that long.
 //!
 //! The peer may be the one that hears nothing. It then asks again and again although every request
-//! is answered.
+//! is answered. So that it asks also where it only receives, a receiver asks when a stream pauses,
+//! unless the sender, who waits for less long, has asked before.
 
 mod due;
 
@@ -29,6 +30,8 @@ use crate::state::LivenessState;
 const QUIET: Duration = Duration::from_secs(2);
 /// The same for a peer that knows no echoes (WireGuard's `KEEPALIVE_TIMEOUT` plus a second).
 const STOCK_QUIET: Duration = Duration::from_secs(11);
+/// How long after the last packet of a stream its receiver asks: longer than its sender waits.
+const LULL: Duration = Duration::from_secs(3);
 /// How long we ask before the peer counts as silent.
 const CHECK: Duration = Duration::from_secs(3);
 /// The interval between these requests.
@@ -109,6 +112,8 @@ pub(crate) struct Liveness {
     heard: Option<Instant>,
     /// When the first packet was sent, or wanted to be, since the peer was last heard.
     unanswered: Option<Instant>,
+    /// When the last packet for a container came, if nothing else was heard since.
+    fed: Option<Instant>,
     /// When the last packet was sent, or wanted to be.
     wanted: Option<Instant>,
     /// When the next check is due, and how many there were; only while packets are unanswered.
@@ -135,6 +140,7 @@ impl Liveness {
             received: 0,
             heard: None,
             unanswered: None,
+            fed: None,
             wanted: None,
             check: None,
             silent: None,
@@ -210,6 +216,12 @@ impl Liveness {
         if self.unanswered.is_none() {
             self.unanswered = Some(now);
         }
+    }
+
+    /// Notes that a packet for a container came from the peer.
+    #[inline]
+    pub(crate) fn note_fed(&mut self, now: Instant) {
+        self.fed = Some(now);
     }
 
     /// Counts an authentic message of a session.
@@ -365,6 +377,7 @@ impl Liveness {
     /// Accepts a message of the peer. The caller answers requests.
     pub(crate) fn handle_echo(&mut self, echo: &Echo, now: Instant) {
         self.speaks = Speaks::Yes;
+        self.fed = None;
         self.seen_at = echo.seen_at.or(self.seen_at);
         self.incoming.note(echo.sent, self.received, now);
         self.outgoing = echo.loss.map(|loss| (loss, now)).or(self.outgoing);
@@ -390,7 +403,7 @@ impl Liveness {
         let check = match (self.check, self.unanswered) {
             (Some((next, _)), _) => Some(next),
             (None, Some(since)) => Some(since + self.quiet(has_session)),
-            (None, None) => None,
+            (None, None) => self.lull_at(),
         };
         let asking = self.asking.as_ref().map(|asking| asking.next);
 
@@ -401,6 +414,7 @@ impl Liveness {
     pub(crate) fn handle_timeout(&mut self, has_session: bool, now: Instant) -> Due {
         let mut due = Due::default();
         self.handle_asking(&mut due, now);
+        self.handle_lull(now);
         self.handle_check(&mut due, has_session, now);
         if self.report_at().is_some_and(|at| at <= now) {
             self.ask(REPORT_TRIES, CHECK_PACE, now);
@@ -433,6 +447,18 @@ impl Liveness {
         // Nobody else would notice, because nobody can call us.
         due.call |= self.keep_open.is_some();
         self.asking = None;
+    }
+
+    /// Counts the last packet of a stream that paused as one of ours that nobody answered.
+    fn handle_lull(&mut self, now: Instant) {
+        if self.unanswered.is_none() && self.lull_at().is_some_and(|at| at <= now) {
+            self.unanswered = self.fed.take();
+            self.wanted = self.wanted.max(self.unanswered);
+        }
+    }
+
+    fn lull_at(&self) -> Option<Instant> {
+        self.fed.filter(|_| self.speaks == Speaks::Yes).map(|fed| fed + LULL)
     }
 
     fn handle_check(&mut self, due: &mut Due, has_session: bool, now: Instant) {

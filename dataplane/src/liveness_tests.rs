@@ -143,3 +143,33 @@ fn a_translation_is_kept_open_until_there_is_none() {
     life.keep_open(false, at(60_000));
     assert!(run(&mut life, at(600_000)).len() <= 2);
 }
+
+#[test]
+fn a_receiver_asks_when_a_stream_pauses_unless_its_sender_did() {
+    let mut life = Liveness::new(start());
+    let receive = |life: &mut Liveness, now| {
+        life.note_heard(false, now);
+        life.note_fed(now);
+    };
+    receive(&mut life, start());
+    assert_eq!(life.poll_timeout(|| true), None, "whether it knows echoes is not known");
+    life.handle_echo(&echo(EchoKind::Answer, None), start());
+    receive(&mut life, at(1_000));
+
+    life.note_heard(false, at(3_000));
+    life.handle_echo(&echo(EchoKind::Request, None), at(3_000));
+    assert_eq!(life.poll_timeout(|| true), None, "the sender asked");
+    receive(&mut life, at(4_000));
+    assert_eq!(life.poll_timeout(|| true), Some(at(7_000)));
+    let asked = run(&mut life, at(7_000));
+    assert!(matches!(asked.as_slice(), [(_, Due { ask: true, is_silent: false, .. })]));
+    life.note_heard(false, at(7_001));
+    life.handle_echo(&echo(EchoKind::Answer, None), at(7_001));
+    assert_eq!(life.poll_timeout(|| true), None, "it was answered");
+
+    receive(&mut life, at(8_000));
+    let all = run(&mut life, at(400_000));
+    let silent = all.iter().find(|(_, due)| due.is_silent).map(|(when, _)| when.as_millis());
+    assert_eq!(silent, Some(13_000));
+    assert!(!life.is_silent() && life.poll_timeout(|| true).is_none(), "it is given up");
+}

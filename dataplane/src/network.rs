@@ -152,7 +152,7 @@ impl LaneNetwork {
         let Some(inner) = ip::parse(cx.rx_buffer.buffer(start..start + payload_len)) else {
             return self.handle_payload(job.handle.link, start..start + payload_len, cx, now);
         };
-        self.links[job.handle.link.0].used(now);
+        self.links[job.handle.link.0].fed(now);
         self.check_sender(job.handle.link, &inner)?;
         self.check_destination(&inner)?;
         if self.has_narrow {

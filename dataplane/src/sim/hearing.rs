@@ -122,6 +122,33 @@ fn each_side_says_which_direction_is_blocked() {
     }
 }
 
+/// A stream that nobody answers: who hears nothing has nothing to send.
+#[test]
+fn each_side_says_it_of_a_stream_in_one_direction_too() {
+    let mut world = talking();
+    let stream = |world: &mut World, time: Duration| {
+        let end = world.now + time;
+        while world.now < end {
+            world.say(0, 1, 7);
+            world.run(TICK);
+        }
+    };
+    stream(&mut world, SECOND * 20);
+    let asked = world.counters(1).control_sent;
+    stream(&mut world, SECOND * 20);
+    assert!(all_up(&world), "{:?}", errors(&world));
+    assert!(world.counters(1).control_sent <= asked + 20, "the answers to the sender's reports");
+
+    world.blocked.insert((0, 1));
+    stream(&mut world, SECOND * 7);
+
+    assert!(is_silent(&world, 1) && is_deaf(&world, 0), "{:?}", errors(&world));
+    world.blocked.clear();
+    let gone = until(&mut world, all_up);
+    assert!(gone <= GONE + SECOND, "after {gone:?}");
+    world.assert_accounted();
+}
+
 #[test]
 fn a_stall_of_three_seconds_is_no_trouble() {
     let mut world = talking();
