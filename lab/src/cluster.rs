@@ -63,8 +63,11 @@ impl Cluster {
 
             address.map(|address| ["--advertise".to_owned(), address]).into_iter().flatten()
         };
-        let before =
-            lab.hosts().iter().map(|host| host.snapshot(&FOLDERS)).collect::<Result<_>>()?;
+        let before = lab
+            .hosts()
+            .iter()
+            .map(|host| host.snapshot_at_rest(&FOLDERS))
+            .collect::<Result<_>>()?;
         let output = lab.host(0).try_command("overlayctl")?.args(INIT).args(told(0)).run()?;
         let answer: serde_json::Value =
             serde_json::from_str(&output.stdout).context("init printed no JSON")?;

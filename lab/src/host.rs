@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -10,6 +11,10 @@ use crate::command::{CommandOutput, HostCommand};
 use crate::process::ProcessIdentity;
 use crate::snapshot::Snapshot;
 use crate::topology::HostPlan;
+use crate::wait::wait_until;
+
+/// How long a host may take until its addresses accept packets.
+const READY: Duration = Duration::from_secs(5);
 
 /// One host of a lab.
 #[derive(Clone, Debug)]
@@ -158,5 +163,25 @@ impl Host {
         let output = self.try_command("overlay-lab")?.arg("snapshot").args(folders).run()?;
 
         serde_json::from_str(&output.stdout).context("overlay-lab snapshot wrote something else")
+    }
+
+    /// As [`Host::snapshot`], once every address of the host accepts packets: the kernel adds
+    /// their routes a moment after the addresses.
+    ///
+    /// # Errors
+    ///
+    /// If the host is gone, or an address is not ready within 5 s.
+    pub fn snapshot_at_rest(&self, folders: &[&str]) -> Result<Snapshot> {
+        let mut seen = self.snapshot(folders);
+        let settled = wait_until(READY, "every address has its route", || {
+            if seen.as_ref().is_ok_and(|seen| seen.unfinished_address().is_some()) {
+                seen = self.snapshot(folders);
+            }
+            seen.as_ref().map_or(true, |seen| seen.unfinished_address().is_none())
+        });
+        let seen = seen?;
+        settled.with_context(|| format!("{:?}", seen.unfinished_address()))?;
+
+        Ok(seen)
     }
 }

@@ -11,7 +11,6 @@ use crate::command::HostCommand;
 use crate::lab::Lab;
 use crate::snapshot::Snapshot;
 use crate::tool::ping::Silence;
-use crate::wait::wait_until;
 
 /// A payload that must not be readable between hosts.
 pub(crate) const MARKER: &str = "this-must-not-be-readable";
@@ -50,15 +49,7 @@ pub(crate) fn kernel(cluster: &Cluster, host: usize) -> Result<Snapshot> {
 
 /// Returns the kernel state of a host once nothing in it is under way.
 pub(crate) fn kernel_at_rest(cluster: &Cluster, host: usize) -> Result<Snapshot> {
-    let mut seen = kernel(cluster, host)?;
-    let settled = wait_until(PATIENCE, "every address has its route", || {
-        // If a host cannot be examined, that is noticed by the next step.
-        seen = kernel(cluster, host).unwrap_or_else(|_| seen.clone());
-        seen.unfinished_address().is_none()
-    });
-    settled.with_context(|| format!("{:?}", seen.unfinished_address()))?;
-
-    Ok(seen)
+    Ok(cluster.host(host).snapshot_at_rest(&[])?.of_kernel())
 }
 
 /// Formats a time in milliseconds.

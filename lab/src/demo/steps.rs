@@ -66,8 +66,12 @@ impl Play<'_> {
     }
 
     fn init(&mut self, step: &mut DemoStep) -> Result<String> {
-        self.before =
-            self.lab.hosts().iter().map(|host| host.snapshot(&FOLDERS)).collect::<Result<_>>()?;
+        self.before = self
+            .lab
+            .hosts()
+            .iter()
+            .map(|host| host.snapshot_at_rest(&FOLDERS))
+            .collect::<Result<_>>()?;
         let output = step.run(self.host1().try_command("overlayctl")?.args(["init", "--json"]))?;
         let answer: serde_json::Value =
             serde_json::from_str(&output.stdout).context("init printed no JSON")?;

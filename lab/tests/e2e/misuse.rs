@@ -49,7 +49,7 @@ fn a_wrong_join_line_changes_nothing() {
         .stdout
         .trim()
         .to_owned();
-    let before = lab.host(1).snapshot(&folders).unwrap();
+    let before = lab.host(1).snapshot_at_rest(&folders).unwrap();
 
     for (what, wrong, code) in [
         ("nonsense", "nonsense".to_owned(), 2),
