@@ -17,6 +17,7 @@ pub mod network;
 pub mod node;
 pub mod policy;
 pub mod pool;
+pub mod selector;
 pub mod view;
 pub mod visibility;
 
@@ -27,4 +28,5 @@ pub use key::{PrivateKey, PublicKey};
 pub use name::{Alias, MAX_NAME, Name};
 pub use network::{Block, Member, Network, NetworkMode, NetworkSettings};
 pub use node::{Difference, HostPrefix, HostReport, Node, Role};
+pub use selector::Selector;
 pub use view::{Change, Delta, Gap, Revision, RowKey, View};

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use overlay_core::{
     Change, Delta, Endpoint, HostReport, Member, Name, Network, NetworkId, NetworkSettings, Node,
-    NodeId, PublicKey, RowKey, View,
+    NodeId, PublicKey, RowKey, Selector, View,
 };
 use prost::Message;
 
@@ -87,13 +87,13 @@ fn announced(bytes: &[u8]) {
 pub fn texts(bytes: &[u8]) {
     let Some((&kind, text)) = bytes.split_first() else { return };
     let text = String::from_utf8_lossy(text);
-    match kind % 6 {
+    match kind % 7 {
         0 => join_line(&text),
         1 => written::<Name>(&text),
         2 => written::<NetworkId>(&text),
         3 => written::<NodeId>(&text),
         4 => written::<PublicKey>(&text),
-        _ => {
+        5 => {
             if let Ok(prefix) = convert::network_prefix(&text) {
                 assert_eq!(convert::network_prefix(&prefix.to_string()), Ok(prefix));
             }
@@ -102,6 +102,7 @@ pub fn texts(bytes: &[u8]) {
                 assert_eq!(convert::network_prefix6(&shown), Ok(prefix));
             }
         }
+        _ => written::<Selector>(&text),
     }
 }
 
