@@ -38,6 +38,7 @@ fn network() -> Change {
         mode: NetworkMode::L3,
         labels: BTreeMap::new(),
         settings: overlay_core::NetworkSettings::default(),
+        creator: None,
     })
 }
 

@@ -21,6 +21,8 @@ pub(crate) enum ProblemCode {
     ControlStorage,
     /// Control lacks something that this version does not know.
     ControlTrouble,
+    /// This node may not enter a network any more that it had endpoints on.
+    CutOff,
     /// File descriptors are running out.
     Descriptors,
     /// The plugin socket cannot be served.
@@ -67,6 +69,7 @@ impl ProblemCode {
             Self::ControlLog => "control-log",
             Self::ControlStorage => "control-storage",
             Self::ControlTrouble => "control-trouble",
+            Self::CutOff => "cut-off",
             Self::Descriptors => "descriptors",
             Self::Docker => "docker",
             Self::DockerConflict => "docker-conflict",

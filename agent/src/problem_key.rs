@@ -18,6 +18,8 @@ pub(crate) enum ProblemKey {
     ControlAddresses,
     /// The connection to control.
     ControlConnection,
+    /// Endpoints that ended because this node may not enter their network any more.
+    CutOff(NetworkId),
     /// Peers that do not hear this host.
     DeafPeers,
     /// The file descriptors of this process.
@@ -83,6 +85,7 @@ impl fmt::Display for ProblemKey {
             Self::Control(code) => write!(f, "control's {code}"),
             Self::ControlAddresses => f.write_str("control-addresses"),
             Self::ControlConnection => f.write_str("control connection"),
+            Self::CutOff(network) => write!(f, "cut off {network}"),
             Self::DeafPeers => f.write_str("deaf peers"),
             Self::Descriptors => f.write_str("descriptors"),
             Self::Events => f.write_str("events"),

@@ -44,6 +44,7 @@ fn row(id: NetworkId, name: &str) -> Change {
         mode: NetworkMode::L3,
         labels: BTreeMap::new(),
         settings: overlay_core::NetworkSettings::default(),
+        creator: None,
     })
 }
 

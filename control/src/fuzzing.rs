@@ -68,7 +68,7 @@ fn command(kind: u8, message: &[u8]) -> Option<Operation> {
         M::decode(message).ok()
     }
 
-    match kind % 10 {
+    match kind % 11 {
         0 => requests::announce(decoded(message)?).ok(),
         1 => requests::create_network(decoded(message)?).ok(),
         2 => requests::enter_network(&decoded(message)?).ok(),
@@ -81,11 +81,12 @@ fn command(kind: u8, message: &[u8]) -> Option<Operation> {
             let request: v1::RemoveNetworkRequest = decoded(message)?;
             Some(Operation::RemoveNetwork { network: request.network, force: request.force })
         }
-        _ => decoded::<v1::ExitNetworkRequest>(message)?
+        9 => decoded::<v1::ExitNetworkRequest>(message)?
             .network
             .parse()
             .ok()
             .map(Operation::ExitNetwork),
+        _ => requests::set_network(decoded(message)?).ok(),
     }
 }
 

@@ -152,6 +152,7 @@ mod tests {
             mode: NetworkMode::L3,
             labels: BTreeMap::new(),
             settings: NetworkSettings::default(),
+            creator: None,
         };
         let blocks = blocks.iter().map(|b| Block { prefix: net(b), epoch: 1 }).collect();
         let member = Member {

@@ -26,7 +26,7 @@ pub use endpoint::{Endpoint, Runtime};
 pub use id::{ClusterId, EndpointId, NetworkId, NodeId};
 pub use key::{PrivateKey, PublicKey};
 pub use name::{Alias, MAX_NAME, Name};
-pub use network::{Block, Member, Network, NetworkMode, NetworkSettings};
+pub use network::{Block, Creator, Member, Network, NetworkMode, NetworkSettings};
 pub use node::{Difference, HostPrefix, HostReport, Node, Role};
 pub use selector::Selector;
 pub use view::{Change, Delta, Gap, Revision, RowKey, View};

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{NetworkId, NodeId};
 use crate::key::PublicKey;
 use crate::name::Name;
+use crate::selector::Selector;
 
 /// How a network carries packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -33,9 +34,22 @@ pub struct Network {
     pub mode: NetworkMode,
     /// The operator's labels.
     pub labels: BTreeMap<String, String>,
-    /// Further settings, chosen when it was created.
+    /// Further settings, chosen when it was created or changed since.
     #[serde(default)]
     pub settings: NetworkSettings,
+    /// The node that created it; missing if the operator of control did, or if control did not
+    /// keep it yet.
+    #[serde(default)]
+    pub creator: Option<Creator>,
+}
+
+/// The node that created a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Creator {
+    /// The node.
+    pub node: NodeId,
+    /// Its name, for messages: not everyone who sees the network may see the node.
+    pub name: Name,
 }
 
 /// The settings of a network besides name and prefixes. The default is that of a plain `overlayctl
@@ -61,6 +75,8 @@ pub struct NetworkSettings {
     pub numbered_by: Option<NodeId>,
     /// The name as container engines write it, if it differs from the network's (upper case, dots).
     pub title: Option<String>,
+    /// The nodes that may enter the network and see it, by their labels.
+    pub nodes: Selector,
 }
 
 /// The longest IPv4 prefix a network may have: 8 addresses.
@@ -90,6 +106,11 @@ impl Network {
     /// Returns the part of the prefix that is divided into blocks.
     pub fn range(&self) -> Ipv4Net {
         self.settings.range.unwrap_or(self.prefix)
+    }
+
+    /// Returns whether a node with these labels may enter it, and so may know of it.
+    pub fn admits(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.settings.nodes.matches(labels)
     }
 
     /// Returns the name by which container engines know it.
@@ -222,6 +243,7 @@ mod tests {
             mode: NetworkMode::L3,
             labels: BTreeMap::new(),
             settings: NetworkSettings::default(),
+            creator: None,
         }
     }
 

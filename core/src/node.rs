@@ -1,6 +1,7 @@
 //! A node: a host that runs the agent, as all others see it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -16,9 +17,28 @@ use crate::name::Name;
 pub enum Role {
     /// May see and change everything: tokens, other nodes, all networks.
     Admin,
-    /// May change its own endpoints and memberships, create networks, and see what it is a member
-    /// of.
+    /// May change its own endpoints and memberships, create networks and change those, and see what
+    /// it is a member of.
     Node,
+    /// The same as [`Role::Node`], but creates, changes and removes no networks.
+    Worker,
+}
+
+impl Role {
+    /// Returns the word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Node => "node",
+            Self::Worker => "worker",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 /// A host that runs the agent.

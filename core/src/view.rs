@@ -90,6 +90,10 @@ pub struct Delta {
     pub to: Revision,
     /// The changes; of several to one row, only the last matters.
     pub changes: Vec<Change>,
+    /// The networks that the watcher could see and may not enter any more: they are gone from its
+    /// view, but not removed.
+    #[serde(default)]
+    pub put_out: Vec<NetworkId>,
 }
 
 /// A delta that does not start at the view's revision: the watcher must ask for a snapshot.

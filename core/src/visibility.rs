@@ -1,91 +1,86 @@
-//! What a node may see of the membership: the settings of all networks, the prefixes in use on
+//! What a node may see of the membership: the networks that it may enter, the prefixes in use on
 //! hosts, and the nodes, keys and endpoints of the networks that it is a member of.
 //!
 //! Membership is cryptographic ("a network is a key"): a key that control does not distribute is
-//! useless.
+//! useless. Of a network that it may not enter, a node learns not even the name.
 
-use std::collections::BTreeSet;
-
-use crate::id::NodeId;
+use crate::id::{NetworkId, NodeId};
+use crate::node::{Difference, HostReport};
 use crate::view::{Change, RowKey, View};
+
+/// Returns whether a node may enter a network, and so may know of it; not one that is missing, nor
+/// a missing node.
+pub fn may_enter(view: &View, node: NodeId, network: NetworkId) -> bool {
+    let row = view.networks.get(&network).zip(view.nodes.get(&node));
+
+    row.is_some_and(|(network, node)| network.admits(&node.labels))
+}
 
 /// Returns whether a node may see a row of `view`, present or not.
 pub fn may_see(view: &View, node: NodeId, key: RowKey) -> bool {
+    let is_in = |network| view.member(network, node).is_some() && may_enter(view, node, network);
     match key {
-        RowKey::Network(_) | RowKey::HostReport(_) => true,
+        RowKey::Network(network) => may_enter(view, node, network),
+        RowKey::HostReport(_) => view.nodes.contains_key(&node),
         RowKey::Node(other) => {
             other == node
-                || view.memberships_of(node).any(|mine| view.member(mine.network, other).is_some())
+                || view
+                    .memberships_of(node)
+                    .any(|mine| is_in(mine.network) && view.member(mine.network, other).is_some())
         }
-        RowKey::Member(network, _) | RowKey::Endpoint(network, _) => {
-            view.member(network, node).is_some()
+        RowKey::Member(network, _) | RowKey::Endpoint(network, _) => is_in(network),
+    }
+}
+
+/// Returns a row as a node may see it, if it may.
+pub fn visible_row(view: &View, node: NodeId, key: RowKey) -> Option<Change> {
+    let row = view.row(key).filter(|_| may_see(view, node, key))?;
+
+    Some(without_hidden_networks(row, |title, host| {
+        view.networks.values().any(|network| {
+            network.title() == title
+                && may_enter(view, node, network.id)
+                && may_enter(view, host, network.id)
+        })
+    }))
+}
+
+/// Removes from a row what names a network that is hidden from its reader or from the host that
+/// the row is of: host reports name those that differ. `shows` is given the network's title and
+/// that host.
+pub fn without_hidden_networks(row: Change, shows: impl Fn(&str, NodeId) -> bool) -> Change {
+    match row {
+        Change::HostReport(report) => {
+            let is_shown = |of: &Difference| shows(&of.network, report.node);
+            let differences = report.differences.iter().filter(|of| is_shown(of)).cloned();
+
+            Change::HostReport(HostReport { differences: differences.collect(), ..report })
         }
+        row @ (Change::Network(_)
+        | Change::Node(_)
+        | Change::Member(_)
+        | Change::Endpoint(_)
+        | Change::Removed(_)) => row,
     }
 }
 
 /// Returns the part of `view` that a node may see.
 pub fn visible(view: &View, node: NodeId) -> View {
-    let rows = view.rows().filter(|row| may_see(view, node, row.key()));
+    let rows = view.rows().filter_map(|row| visible_row(view, node, row.key()));
 
     View::from_rows(view.revision, rows)
 }
 
-/// Lists the changes from what a node could see `before` to what it may see `after` the `changes`.
-///
-/// The cost is proportional to the changes; only for a node that enters or leaves a network is it
-/// that of the whole network.
-pub fn visible_changes(
-    before: &View,
-    after: &View,
-    node: NodeId,
-    changes: &[Change],
-) -> Vec<Change> {
-    let mut keys = BTreeSet::new();
-    for change in changes {
-        let key = change.key();
-        keys.insert(key);
-        if let RowKey::Member(network, member) = key {
-            keys.insert(RowKey::Node(member));
-            if member == node
-                && before.member(network, node).is_some() != after.member(network, node).is_some()
-            {
-                for view in [before, after] {
-                    keys.extend(
-                        view.members_of(network)
-                            .flat_map(|m| [RowKey::Member(network, m.node), RowKey::Node(m.node)]),
-                    );
-                    keys.extend(
-                        view.endpoints_of(network).map(|e| RowKey::Endpoint(network, e.id)),
-                    );
-                }
-            }
-        }
-    }
-
-    keys.into_iter().filter_map(|key| visible_change(before, after, node, key)).collect()
-}
-
-fn visible_change(before: &View, after: &View, node: NodeId, key: RowKey) -> Option<Change> {
-    let seen = |view: &View| view.row(key).filter(|_| may_see(view, node, key));
-    match (seen(before), seen(after)) {
-        (was, Some(is)) if was.as_ref() != Some(&is) => Some(is),
-        (Some(_), None) => Some(Change::Removed(key)),
-        (Some(_) | None, Some(_)) | (None, None) => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
     use crate::endpoint::{Endpoint, Runtime};
-    use crate::id::{EndpointId, NetworkId};
+    use crate::id::EndpointId;
     use crate::network::{Member, Network, NetworkMode, NetworkSettings};
-    use crate::node::{HostReport, Node, Role};
-    use crate::view::{Delta, Revision};
+    use crate::node::{Node, Role};
+    use crate::view::Revision;
 
     fn network(n: u64) -> NetworkId {
         NetworkId::from_random(n + 1)
@@ -95,7 +90,8 @@ mod tests {
         NodeId::from_random(n + 1)
     }
 
-    fn network_row(n: u64) -> Change {
+    /// Makes a network for the nodes of a selector.
+    fn network_row(n: u64, nodes: &str) -> Change {
         Change::Network(Network {
             id: network(n),
             name: format!("net{n}").parse().expect("a name"),
@@ -103,88 +99,145 @@ mod tests {
             prefix6: None,
             mode: NetworkMode::L3,
             labels: BTreeMap::new(),
-            settings: NetworkSettings::default(),
+            settings: NetworkSettings {
+                nodes: nodes.parse().expect("a selector"),
+                ..NetworkSettings::default()
+            },
+            creator: None,
         })
     }
 
-    fn change() -> impl Strategy<Value = Change> {
-        let (a, b, c) = (0..3u64, 0..4u64, 0..5u64);
-        (0..9u8, a, b, c, any::<u8>()).prop_map(|(kind, a, b, c, salt)| match kind {
-            0 => network_row(a),
-            1 => Change::Node(Node {
-                id: node(b),
-                name: format!("node{b}-{salt}").parse().expect("a name"),
-                role: Role::Node,
-                labels: BTreeMap::new(),
-                underlay: Vec::new(),
-                lane_ports: Vec::new(),
-            }),
-            2 | 3 => Change::Member(Member {
-                network: network(a),
-                node: node(b),
-                lane_keys: vec![[salt; 32].into()],
-                blocks: Vec::new(),
-            }),
-            4 => Change::Endpoint(Endpoint {
-                id: EndpointId::from_random(c + 1),
-                network: network(a),
-                node: node(b),
-                name: format!("e{c}-{salt}").parse().expect("a name"),
-                aliases: BTreeSet::new(),
-                addresses: Vec::new(),
-                labels: BTreeMap::new(),
-                runtime: Runtime::Run,
-            }),
-            5 => Change::Removed(RowKey::Member(network(a), node(b))),
-            6 => Change::Removed(RowKey::Node(node(b))),
-            7 => Change::HostReport(HostReport {
-                node: node(b),
-                prefixes: Vec::new(),
-                differences: Vec::new(),
-                name: format!("node{b}-{salt}").parse().expect("a name"),
-            }),
-            _ => Change::Removed(RowKey::Endpoint(network(a), EndpointId::from_random(c + 1))),
+    fn node_row(n: u64, role: &str) -> Change {
+        Change::Node(Node {
+            id: node(n),
+            name: format!("node{n}").parse().expect("a name"),
+            role: Role::Node,
+            labels: BTreeMap::from([("role".to_owned(), role.to_owned())]),
+            underlay: Vec::new(),
+            lane_ports: Vec::new(),
         })
     }
 
-    proptest! {
-        #[test]
-        fn following_the_visible_changes_shows_what_may_be_seen(
-            history in prop::collection::vec(change(), 0..40),
-            step in prop::collection::vec(change(), 0..10),
-            watcher in 0..4u64,
-        ) {
-            // The registry keeps no membership in a network that does not exist.
-            let before = View::from_rows(Revision(7), (0..3).map(network_row).chain(history));
-            let mut after = before.clone();
-            for change in step.clone() {
-                after.apply(change);
-            }
-            after.revision = before.revision.next();
-            let mut watched = visible(&before, node(watcher));
+    fn member(n: u64, of: u64) -> Change {
+        Change::Member(Member {
+            network: network(of),
+            node: node(n),
+            lane_keys: vec![[1; 32].into()],
+            blocks: Vec::new(),
+        })
+    }
 
-            let changes = visible_changes(&before, &after, node(watcher), &step);
-            watched
-                .apply_delta(Delta { from: before.revision, to: after.revision, changes })
-                .expect("the delta starts where the watcher stands");
+    fn endpoint(n: u64, of: u64) -> Change {
+        Change::Endpoint(Endpoint {
+            id: EndpointId::FIRST,
+            network: network(of),
+            node: node(n),
+            name: "vault".parse().expect("a name"),
+            aliases: BTreeSet::new(),
+            addresses: Vec::new(),
+            labels: BTreeMap::new(),
+            runtime: Runtime::Run,
+        })
+    }
 
-            prop_assert_eq!(watched, visible(&after, node(watcher)));
-        }
+    fn report(n: u64) -> Change {
+        let difference =
+            |of: &str| Difference { network: of.to_owned(), reason: "another".to_owned() };
+
+        Change::HostReport(HostReport {
+            node: node(n),
+            prefixes: Vec::new(),
+            differences: ["net0", "net1", "gone"].map(difference).to_vec(),
+            name: format!("node{n}").parse().expect("a name"),
+        })
+    }
+
+    /// A database host and a web host, a network for everyone and one for databases.
+    fn view() -> View {
+        let rows = [
+            node_row(0, "db"),
+            node_row(1, "web"),
+            network_row(0, ""),
+            network_row(1, "role=db"),
+            member(0, 1),
+            endpoint(0, 1),
+            report(0),
+        ];
+
+        View::from_rows(Revision(1), rows)
+    }
+
+    fn keys(view: &View) -> BTreeSet<RowKey> {
+        view.rows().map(|row| row.key()).collect()
     }
 
     /// Invariant 12.
     #[test]
     fn a_stranger_to_a_network_sees_its_settings_and_no_key() {
-        let rows = [Change::Member(Member {
-            network: network(0),
-            node: node(0),
-            lane_keys: vec![[1; 32].into()],
-            blocks: Vec::new(),
-        })];
-        let view = View::from_rows(Revision(1), rows);
+        let mut view = view();
+        view.apply(network_row(1, ""));
 
-        assert!(may_see(&view, node(1), RowKey::Network(network(0))));
-        assert!(!may_see(&view, node(1), RowKey::Member(network(0), node(0))));
-        assert!(may_see(&view, node(0), RowKey::Member(network(0), node(0))));
+        assert!(may_see(&view, node(1), RowKey::Network(network(1))));
+        assert!(!may_see(&view, node(1), RowKey::Member(network(1), node(0))));
+        assert!(!may_see(&view, node(1), RowKey::Endpoint(network(1), EndpointId::FIRST)));
+        assert!(!may_see(&view, node(1), RowKey::Node(node(0))));
+        assert!(may_see(&view, node(0), RowKey::Member(network(1), node(0))));
+    }
+
+    /// Invariant 12.
+    #[test]
+    fn of_a_network_that_a_node_may_not_enter_it_sees_nothing() {
+        let view = view();
+        let seen = visible(&view, node(1));
+
+        assert_eq!(
+            keys(&seen),
+            BTreeSet::from([
+                RowKey::Node(node(1)),
+                RowKey::Network(network(0)),
+                RowKey::HostReport(node(0)),
+            ])
+        );
+        let text = format!("{seen:?}");
+        assert!(!text.contains("net1") && !text.contains("vault"), "{text}");
+        assert_eq!(visible(&view, node(0)).rows().count(), 6);
+    }
+
+    #[test]
+    fn a_membership_shows_nothing_to_a_node_that_may_not_enter_any_more() {
+        let mut view = view();
+        view.apply(member(1, 1));
+        let before = visible(&view, node(1));
+        view.apply(network_row(1, "role in (web,db)"));
+
+        assert!(!keys(&before).contains(&RowKey::Node(node(0))));
+        assert!(keys(&visible(&view, node(1))).contains(&RowKey::Node(node(0))));
+    }
+
+    #[test]
+    fn reports_name_the_networks_that_their_reader_sees() {
+        let named = |n| {
+            let seen = visible(&view(), node(n));
+            let report = &seen.hosts[&node(0)];
+            report.differences.iter().map(|d| d.network.clone()).collect::<Vec<_>>()
+        };
+
+        assert_eq!(named(1), ["net0"]);
+        assert_eq!(named(0), ["net0", "net1"]);
+    }
+
+    #[test]
+    fn a_host_has_no_say_about_networks_that_are_not_for_it() {
+        let mut view = view();
+        view.apply(report(1));
+
+        let differences = &visible(&view, node(0)).hosts[&node(1)].differences;
+
+        assert_eq!(differences.iter().map(|d| d.network.as_str()).collect::<Vec<_>>(), ["net0"]);
+    }
+
+    #[test]
+    fn whoever_is_no_node_sees_nothing() {
+        assert_eq!(keys(&visible(&view(), node(7))), BTreeSet::new());
     }
 }

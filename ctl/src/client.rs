@@ -68,6 +68,7 @@ calls! {
     attach within UNTIL_ANSWERED: AttachRequest => v1::AttachResponse;
     detach within LONG_DEADLINE: DetachRequest => v1::DetachResponse;
     create_network within DEADLINE: CreateNetworkRequest => v1::CreateNetworkResponse;
+    set_network within DEADLINE: SetNetworkRequest => v1::SetNetworkResponse;
     remove_network within DEADLINE: RemoveNetworkRequest => v1::Revised;
     list_networks within DEADLINE: ListNetworksRequest => v1::ListNetworksResponse;
     list_endpoints within DEADLINE: ListEndpointsRequest => v1::ListEndpointsResponse;

@@ -64,6 +64,7 @@ fn role(raw: i32) -> &'static str {
     match v1::Role::try_from(raw) {
         Ok(v1::Role::Admin) => "admin",
         Ok(v1::Role::Node) => "node",
+        Ok(v1::Role::Worker) => "worker",
         Ok(v1::Role::Unspecified) | Err(_) => "unknown",
     }
 }

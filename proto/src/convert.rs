@@ -22,7 +22,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use overlay_core::{
-        Block, Change, Delta, Endpoint, Member, Node, Revision, Role, Runtime, View,
+        Block, Change, Creator, Delta, Endpoint, Member, Node, Revision, Role, Runtime, View,
     };
     use overlay_core::{
         Difference, EndpointId, HostReport, Network, NetworkId, NetworkMode, NetworkSettings,
@@ -54,7 +54,9 @@ mod tests {
                     numbered_by: Some(node),
                     title: Some("Blue.Net".into()),
                     gateway6: None,
+                    nodes: "role=db,site in (a,b)".parse().expect("a selector"),
                 },
+                creator: Some(Creator { node, name: "host1".parse().expect("a name") }),
             }),
             Change::Node(Node {
                 id: node,
@@ -107,7 +109,8 @@ mod tests {
     fn a_delta_survives_the_wire() {
         let mut changes = rows();
         changes.extend(rows().iter().map(|row| Change::Removed(row.key())));
-        let delta = Delta { from: Revision(1), to: Revision(2), changes };
+        let put_out = vec![NetworkId::from_random(9)];
+        let delta = Delta { from: Revision(1), to: Revision(2), changes, put_out };
 
         assert_eq!(Delta::try_from(v1::Delta::from(delta.clone())), Ok(delta));
     }

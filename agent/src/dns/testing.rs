@@ -71,6 +71,7 @@ impl World {
             mode: NetworkMode::L3,
             labels: BTreeMap::new(),
             settings: overlay_core::NetworkSettings::default(),
+            creator: None,
         }));
 
         self

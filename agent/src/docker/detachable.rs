@@ -97,6 +97,7 @@ mod tests {
             mode: NetworkMode::L3,
             labels: BTreeMap::new(),
             settings: NetworkSettings::default(),
+            creator: None,
         };
         let view = View::from_rows(Revision(1), [Change::Network(network)]);
         let running = ManagedSandbox {

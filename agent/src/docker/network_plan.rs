@@ -51,6 +51,8 @@ pub(super) struct Facts<'a> {
     /// Networks on which control knew containers of this node: one that is gone was removed by
     /// force.
     pub(super) served: &'a BTreeSet<NetworkId>,
+    /// Networks that this node may not enter any more, though they are there.
+    pub(super) put_out: &'a BTreeMap<NetworkId, String>,
 }
 
 impl Facts<'_> {
@@ -144,10 +146,11 @@ impl Facts<'_> {
         }
     }
 
-    /// It is removed everywhere else.
+    /// It is removed everywhere else, or no longer for this node.
     fn plan_orphan(self, engine: &EngineNetwork, network: NetworkId, plan: &mut Plan) {
         let busy = self.busy.contains(&engine.id);
-        if busy && !self.served.contains(&network) {
+        let is_removed = !self.put_out.contains_key(&network);
+        if busy && is_removed && !self.served.contains(&network) {
             // Whoever removed it did not know of our container yet: no running container loses its
             // network.
             plan.actions.push(Action::Publish(engine.id.clone(), Some(network)));
@@ -232,6 +235,7 @@ mod tests {
             mode: NetworkMode::L3,
             labels: BTreeMap::new(),
             settings: NetworkSettings::default(),
+            creator: None,
         })
     }
 
@@ -263,6 +267,7 @@ mod tests {
         engine: Vec<EngineNetwork>,
         busy: BTreeSet<String>,
         served: BTreeSet<NetworkId>,
+        put_out: BTreeMap<NetworkId, String>,
     }
 
     impl Fixture {
@@ -290,6 +295,7 @@ mod tests {
                 engine: &self.engine,
                 busy,
                 served,
+                put_out: &self.put_out,
             }
             .plan()
         }
@@ -405,6 +411,9 @@ mod tests {
         assert_eq!(fixture.plan().actions, [Action::Remove("aa".into())]);
         fixture.busy.insert("aa".into());
         assert_eq!(fixture.plan().actions, [Action::Publish("aa".into(), Some(id(1)))]);
+        fixture.put_out.insert(id(1), "red".into());
+        assert_eq!(fixture.plan().actions, [Action::Remove("aa".into())], "put out");
+        fixture.put_out.clear();
         fixture.served.insert(id(1));
         assert_eq!(fixture.plan().actions, [Action::Remove("aa".into())], "by force");
     }

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use overlay_core::Selector;
+use overlay_core::selector::InvalidSelector;
 use overlay_proto::Code;
 
 use super::container_ifname::{IFACE_PREFIX, ends_without_number};
@@ -11,8 +13,10 @@ use super::container_ifname::{IFACE_PREFIX, ends_without_number};
 const MTU: &str = "com.docker.network.driver.mtu";
 /// An option of Docker's own overlay driver; here traffic is always encrypted.
 const ENCRYPTED: &str = "encrypted";
+/// Which nodes may enter the network, a selector of their labels.
+pub(super) const NODES: &str = "nodes";
 /// The options of a network that are known, for messages.
-const OF_NETWORKS: [&str; 3] = [MTU, IFACE_PREFIX, ENCRYPTED];
+const OF_NETWORKS: [&str; 4] = [MTU, IFACE_PREFIX, ENCRYPTED, NODES];
 
 /// How a container's interface is called.
 pub(crate) const IFNAME: &str = "com.docker.network.endpoint.ifname";
@@ -73,6 +77,12 @@ pub(crate) enum OptionError {
         /// What was given.
         value: String,
     },
+    /// It does not select nodes.
+    #[error("{NODES}: {error}")]
+    Nodes {
+        /// What is wrong with it.
+        error: InvalidSelector,
+    },
     /// No interface is called so.
     #[error("{IFNAME}={name} is no name of an interface")]
     Ifname {
@@ -118,10 +128,18 @@ pub(super) fn check_network(
     {
         return Err(OptionError::IfacePrefix { prefix: prefix.clone() });
     }
+    nodes(options)?;
     match options.get(ENCRYPTED).map(String::as_str) {
         None | Some("" | "true" | "1") => Ok(()),
         Some(other) => Err(OptionError::Unencrypted { value: other.to_owned() }),
     }
+}
+
+/// Returns the nodes that may enter a network.
+pub(super) fn nodes(options: &BTreeMap<String, String>) -> Result<Selector, OptionError> {
+    let text = options.get(NODES).map_or("", String::as_str);
+
+    text.parse().map_err(|error| OptionError::Nodes { error })
 }
 
 /// Checks the `--ipam-opt` words of a network.
@@ -193,9 +211,14 @@ mod tests {
             check_network(&options(&[(MTU, "1300"), (IFACE_PREFIX, "web"), (ENCRYPTED, "")]), true)
                 .is_ok()
         );
-        for wrong in
-            [(MTU, "x"), (MTU, "0"), (MTU, "70000"), (IFACE_PREFIX, "a/b"), (ENCRYPTED, "false")]
-        {
+        for wrong in [
+            (MTU, "x"),
+            (MTU, "0"),
+            (MTU, "70000"),
+            (IFACE_PREFIX, "a/b"),
+            (ENCRYPTED, "false"),
+            (NODES, "role="),
+        ] {
             assert!(check_network(&options(&[wrong]), false).is_err(), "{wrong:?}");
         }
         assert!(check_network(&options(&[(MTU, "1000")]), false).is_ok());

@@ -219,6 +219,7 @@ mod tests {
                     numbered_by: by.map(NodeId::from_random),
                     ..NetworkSettings::default()
                 },
+                creator: None,
             })
         };
         let rows = [

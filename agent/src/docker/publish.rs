@@ -9,6 +9,7 @@ use overlay_proto::v1;
 
 use super::engine::{EngineNetwork, NewNetwork, NewPrefix};
 use super::fitting::{MAX_ROW_LABELS, fitting};
+use super::options::NODES;
 use super::{DRIVER, NETWORK_OPTION};
 use crate::state::{DockerNetwork, IpamMode};
 
@@ -44,6 +45,9 @@ pub(super) fn request(
         IpamMode::Ours { .. } => String::new(),
     };
     let title = if name.as_str() == engine.name { String::new() } else { engine.name.clone() };
+    // It is a setting that can be changed, which an engine's options cannot.
+    let mut options = known.options.clone();
+    let nodes = options.remove(NODES);
     let reserved = known.reserved.iter().map(|(name, address)| (name.clone(), address.to_string()));
 
     Some(v1::CreateNetworkRequest {
@@ -58,9 +62,10 @@ pub(super) fn request(
             range: engine.range.map(|range| range.trunc().to_string()).unwrap_or_default(),
             reserved: reserved.collect(),
             internal: known.internal,
-            options: fitting(&known.options, MAX_ROW_LABELS),
+            options: fitting(&options, MAX_ROW_LABELS),
             numbered_by,
             title,
+            nodes: nodes.unwrap_or_default(),
         }),
         id: id.map(|id| id.to_string()).unwrap_or_default(),
     })

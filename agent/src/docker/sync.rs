@@ -83,6 +83,7 @@ impl Sync {
             engine: &listed,
             busy: &busy,
             served: &self.served,
+            put_out: &membership.put_out,
         };
         let mut plan = facts.plan();
         // Before anything is removed, so that a container that starts meanwhile is told why it
@@ -233,7 +234,7 @@ async fn tell_removals(store: &PluginStore, endpoints: &Endpoints) -> bool {
             }
             Err(error) if error.code() == Code::NotFound => false,
             Err(error) if matches!(error.code(), Code::InUse | Code::NotAllowed) => {
-                tracing::warn!(%network, reason = %error, "A network removed with Docker is in use elsewhere and comes back");
+                tracing::warn!(%network, reason = %error, "A network removed with Docker is still there and comes back");
                 true
             }
             Err(_) => {
@@ -276,35 +277,48 @@ async fn perform(
             let told = publish(store, endpoints, listed, plugin_state, docker, *id).await;
             told.map_err(|error| (About::Docker(docker.clone()), error.to_string()))
         }
-        Action::Remove(docker) => {
-            let of = |record: &EndpointRecord| {
-                record.sandbox.managed().is_some_and(|d| d.network == *docker)
-            };
-            let entries = endpoints.journal.entries();
-            let lost = entries
-                .values()
-                .filter(|record| of(record))
-                .map(|record| record.endpoint.id)
-                .collect();
-            // What is left on it was cut off by force.
-            let removed = endpoints.remove(lost, "its network was removed by force").await;
-            removed.map_err(|error| (About::Docker(docker.clone()), error.to_string()))?;
-            let bound = plugin_state.networks.get(docker).and_then(|known| known.network);
-            // Docker's call for it must not count as a person's.
-            let unbound = store.bind(docker, None).await;
-            unbound.map_err(|error| (About::Docker(docker.clone()), error.to_string()))?;
-            let Err(error) = engine.remove_network(docker).await else { return Ok(()) };
-            // It stays what it was, and must not pass for one that a person made.
-            let bound = store.bind(docker, bound).await;
-            bound.map_err(|error| (About::Docker(docker.clone()), error.to_string()))?;
-            Err((About::Docker(docker.clone()), explain(&error)))
-        }
+        Action::Remove(docker) => remove(store, endpoints, engine, plugin_state, docker)
+            .await
+            .map_err(|text| (About::Docker(docker.clone()), text)),
         Action::Replicate(id) => {
             let Some(network) = view.networks.get(id) else { return Ok(()) };
             let made = engine.create_network(publish::replica(network)).await;
             made.map(drop).map_err(|error| (About::Network(*id), explain(&error)))
         }
     }
+}
+
+/// Removes a network from Docker; says why it stays where it does.
+async fn remove(
+    store: &PluginStore,
+    endpoints: &Endpoints,
+    engine: &DockerClient,
+    plugin_state: &PluginState,
+    docker: &str,
+) -> Result<(), String> {
+    let of =
+        |record: &EndpointRecord| record.sandbox.managed().is_some_and(|d| d.network == docker);
+    let entries = endpoints.journal.entries();
+    let lost = entries.values().filter(|record| of(record)).map(|record| record.endpoint.id);
+    // What is left on it was cut off by force.
+    let removed = endpoints.remove(lost.collect(), "its network was removed by force").await;
+    removed.map_err(|error| error.to_string())?;
+    let network = plugin_state.networks.get(docker).and_then(|known| known.network);
+    // Docker's call for it must not count as a person's.
+    store.bind(docker, None).await.map_err(|error| error.to_string())?;
+    let Err(error) = engine.remove_network(docker).await else { return Ok(()) };
+    // It stays what it was, and must not pass for one that a person made.
+    store.bind(docker, network).await.map_err(|error| error.to_string())?;
+    let membership = endpoints.memberships.membership.borrow();
+
+    Err(match network.and_then(|network| membership.put_out.get(&network)) {
+        Some(title) => format!(
+            "this node may not enter it any more: stop its containers here, or let this node in \
+             (`overlayctl network set {title} --nodes SELECTOR` on an admin node): {}",
+            explain(&error)
+        ),
+        None => explain(&error),
+    })
 }
 
 /// Why a network that Docker has was not made.

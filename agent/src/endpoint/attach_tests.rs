@@ -80,6 +80,7 @@ fn shop() -> Network {
         mode: NetworkMode::L3,
         labels: BTreeMap::new(),
         settings: NetworkSettings::default(),
+        creator: None,
     }
 }
 

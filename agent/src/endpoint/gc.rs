@@ -11,9 +11,11 @@ use std::time::Duration;
 use overlay_core::EndpointId;
 use tokio::time::{Instant, sleep_until};
 
+use super::cut_off::CutOff;
 use super::lifecycle::Endpoints;
 use super::sandbox;
 use crate::kernel::{MountEvents, ProcessExits};
+use crate::membership::Membership;
 use crate::reconcile::{EndpointState, NetworkReports};
 use crate::state::journal::Entries;
 use crate::state::{EndpointRecord, SandboxRecord};
@@ -32,6 +34,7 @@ pub(crate) async fn run(endpoints: &Endpoints) {
     let mut membership = endpoints.memberships.membership.subscribe();
     let mut networks = endpoints.reports.subscribe();
     let mut watch = Watch::new();
+    let mut cut_off = CutOff::default();
     let mut sweep = Instant::now();
     loop {
         let entries = Arc::clone(&journal.borrow_and_update());
@@ -43,7 +46,8 @@ pub(crate) async fn run(endpoints: &Endpoints) {
             sweep = Instant::now() + SWEEP;
             suspects.extend(watch.turn(&entries));
         }
-        let is_done = remove_lost(endpoints, &entries, &suspects).await;
+        let is_done = remove_lost(endpoints, &entries, &suspects, &mut cut_off).await;
+        cut_off.review(&endpoints.memberships.membership.borrow().view, &endpoints.problems);
         let again = if is_done && watch.deaf().next().is_none() {
             sweep
         } else {
@@ -76,37 +80,49 @@ async fn remove_lost(
     endpoints: &Endpoints,
     entries: &Entries,
     suspects: &BTreeSet<EndpointId>,
+    cut_off: &mut CutOff,
 ) -> bool {
     let mut is_done = true;
     let mut lost: BTreeMap<&'static str, Vec<EndpointId>> = BTreeMap::new();
     for (id, record) in entries.iter() {
-        let why = removed_network(endpoints, record)
+        let why = lost_network(&endpoints.memberships.membership.borrow(), record)
             .or_else(|| suspects.contains(id).then(|| sandbox::lost(record)).flatten());
         if let Some(why) = why {
             lost.entry(why).or_default().push(*id);
         }
     }
     for (why, ids) in lost {
-        if let Err(error) = endpoints.remove(ids, why).await {
-            // The store says itself that it keeps nothing; the next look tries again.
-            tracing::debug!(%error, "Failed to write the journal");
-            is_done = false;
+        match endpoints.remove(ids, why).await {
+            Ok(removed) => {
+                let membership = endpoints.memberships.membership.borrow();
+                cut_off.note(&membership.put_out, removed, &endpoints.problems);
+            }
+            Err(error) => {
+                // The store says itself that it keeps nothing; the next look tries again.
+                tracing::debug!(%error, "Failed to write the journal");
+                is_done = false;
+            }
         }
     }
 
     is_done
 }
 
-fn removed_network(endpoints: &Endpoints, record: &EndpointRecord) -> Option<&'static str> {
-    if record.sandbox.is_managed() {
-        // A network that containers of an engine are on comes back rather than that they lose it.
+fn lost_network(membership: &Membership, record: &EndpointRecord) -> Option<&'static str> {
+    let network = record.endpoint.network;
+    // A network that containers of an engine are on comes back rather than that they lose it.
+    if record.sandbox.is_managed()
+        || !membership.live
+        || membership.view.networks.contains_key(&network)
+    {
         return None;
     }
-    let membership = endpoints.memberships.membership.borrow();
-    let is_gone =
-        membership.live && !membership.view.networks.contains_key(&record.endpoint.network);
 
-    is_gone.then_some("its network was removed")
+    Some(if membership.put_out.contains_key(&network) {
+        "this node may not enter its network any more"
+    } else {
+        "its network was removed"
+    })
 }
 
 /// The watched endpoints and the events received.

@@ -2,6 +2,7 @@
 //! before it is cleaned.
 
 pub(crate) mod attach;
+mod cut_off;
 pub(crate) mod detach;
 pub(crate) mod gc;
 pub(crate) mod lifecycle;

@@ -295,6 +295,7 @@ mod tests {
             mode: NetworkMode::L3,
             labels: BTreeMap::new(),
             settings: overlay_core::NetworkSettings::default(),
+            creator: None,
         };
 
         for last in [0, 1, 255] {

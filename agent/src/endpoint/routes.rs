@@ -60,6 +60,7 @@ mod tests {
             mode: NetworkMode::L3,
             labels: BTreeMap::new(),
             settings: NetworkSettings::default(),
+            creator: None,
         }
     }
 

@@ -233,6 +233,7 @@ mod tests {
             mode: NetworkMode::L3,
             labels: BTreeMap::new(),
             settings: NetworkSettings::default(),
+            creator: None,
         };
         view.nodes.insert(node.id, node);
         view.networks.insert(network.id, network);

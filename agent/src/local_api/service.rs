@@ -219,6 +219,15 @@ impl Agent for LocalApi {
             .await
     }
 
+    async fn set_network(
+        &self,
+        request: Request<v1::SetNetworkRequest>,
+    ) -> Result<Response<v1::SetNetworkResponse>, Status> {
+        self.handle.joined()?.endpoints.publisher.published().await;
+        self.forward(|mut client| async move { client.set_network(request.into_inner()).await })
+            .await
+    }
+
     async fn remove_network(
         &self,
         request: Request<v1::RemoveNetworkRequest>,

@@ -22,11 +22,12 @@ pub(crate) mod renewal;
 pub(crate) mod view_cache;
 pub(crate) mod watch;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
-use overlay_core::{Change, Delta, Gap, View};
+use overlay_core::{Change, Delta, Gap, NetworkId, NodeId, View};
 
 use changed_rows::ChangedRows;
 
@@ -40,6 +41,8 @@ pub(crate) struct Membership {
     pub(crate) live: bool,
     /// Which rows changed lately.
     pub(crate) changed: ChangedRows,
+    /// The networks that this node was in and may not enter any more, with what people call them.
+    pub(crate) put_out: BTreeMap<NetworkId, String>,
 }
 
 impl Membership {
@@ -48,18 +51,43 @@ impl Membership {
         Self { view: Arc::new(view), ..Self::default() }
     }
 
-    /// Goes one delta further: in place, unless somebody still reads the view as it was. Whole
-    /// views are most of what an agent holds while many nodes join.
+    /// Goes one delta further as `node`: in place, unless somebody still reads the view as it was.
+    /// Whole views are most of what an agent holds while many nodes join.
     ///
     /// # Errors
     ///
     /// [`Gap`] when the delta does not start at the view's revision; nothing is changed then.
-    pub(crate) fn go_on(&mut self, delta: Delta) -> Result<(), Gap> {
+    pub(crate) fn go_on(&mut self, delta: Delta, node: NodeId) -> Result<(), Gap> {
         let keys: Vec<_> = delta.changes.iter().map(Change::key).collect();
+        let lost = self.left_behind(&delta.put_out, node);
         Arc::make_mut(&mut self.view).apply_delta(delta)?;
         self.changed.note(keys);
+        self.put_out.extend(lost);
+        self.forget_reopened();
 
         Ok(())
+    }
+
+    /// Takes over a snapshot.
+    pub(crate) fn begin_anew(&mut self, view: View) {
+        self.view = Arc::new(view);
+        self.changed.note_snapshot();
+        self.forget_reopened();
+    }
+
+    /// Lists those of the networks that a node is in, with what people call them. Whoever is in no
+    /// network loses nothing by it, and others cannot make this list grow.
+    fn left_behind(&self, networks: &[NetworkId], node: NodeId) -> Vec<(NetworkId, String)> {
+        let is_in = |id: &&NetworkId| self.view.member(**id, node).is_some();
+        let known = networks.iter().filter(is_in).filter_map(|id| self.view.networks.get(id));
+
+        known.map(|network| (network.id, network.title().to_owned())).collect()
+    }
+
+    /// What is seen may be entered.
+    fn forget_reopened(&mut self) {
+        let view = &self.view;
+        self.put_out.retain(|network, _| !view.networks.contains_key(network));
     }
 }
 
@@ -72,4 +100,61 @@ pub(crate) fn back_off() -> ExponentialBackoff {
         .without_max_times()
         .with_jitter()
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use overlay_core::{Member, Network, NetworkMode, NetworkSettings, Revision, RowKey};
+
+    use super::*;
+
+    const ME: NodeId = NodeId::FIRST;
+
+    fn network(id: NetworkId, title: &str) -> Change {
+        Change::Network(Network {
+            id,
+            name: title.to_lowercase().parse().expect("a name"),
+            prefix: "10.1.0.0/16".parse().expect("a prefix"),
+            prefix6: None,
+            mode: NetworkMode::L3,
+            labels: BTreeMap::new(),
+            settings: NetworkSettings { title: Some(title.into()), ..NetworkSettings::default() },
+            creator: None,
+        })
+    }
+
+    fn next(membership: &mut Membership, changes: Vec<Change>, put_out: Vec<NetworkId>) {
+        let from = membership.view.revision;
+        let delta = Delta { from, to: from.next(), changes, put_out };
+        membership.go_on(delta, ME).expect("it follows");
+    }
+
+    #[test]
+    fn a_network_that_this_node_was_put_out_of_is_remembered_until_it_is_open_again() {
+        let (used, unused) = (NetworkId::FIRST, NetworkId::LAST);
+        let member = Member { network: used, node: ME, lane_keys: vec![], blocks: vec![] };
+        let rows = [network(used, "Shop"), network(unused, "Spare"), Change::Member(member)];
+        let mut membership = Membership::kept(View::from_rows(Revision(1), rows));
+        let gone = [used, unused].map(|id| Change::Removed(RowKey::Network(id)));
+
+        let gone = gone.into_iter().chain([Change::Removed(RowKey::Member(used, ME))]);
+        next(&mut membership, gone.collect(), vec![used, unused]);
+        assert_eq!(membership.put_out, BTreeMap::from([(used, "Shop".to_owned())]));
+        next(&mut membership, Vec::new(), Vec::new());
+        assert_eq!(membership.put_out.len(), 1);
+        next(&mut membership, vec![network(used, "Shop")], Vec::new());
+        assert_eq!(membership.put_out, BTreeMap::new());
+    }
+
+    #[test]
+    fn a_snapshot_that_shows_a_network_opens_it_again() {
+        let put_out = BTreeMap::from([(NetworkId::FIRST, "Shop".to_owned())]);
+        let mut membership = Membership { put_out, ..Membership::default() };
+
+        membership.begin_anew(View::default());
+        assert_eq!(membership.put_out.len(), 1);
+        let rows = [network(NetworkId::FIRST, "Shop")];
+        membership.begin_anew(View::from_rows(Revision(1), rows));
+        assert_eq!(membership.put_out, BTreeMap::new());
+    }
 }

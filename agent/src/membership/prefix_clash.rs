@@ -83,6 +83,7 @@ mod tests {
             mode: NetworkMode::L3,
             labels: BTreeMap::new(),
             settings: NetworkSettings::default(),
+            creator: None,
         };
 
         View::from_rows(Revision(1), [Change::Network(network)])

@@ -257,6 +257,7 @@ mod tests {
             mode: overlay_core::NetworkMode::L3,
             labels: BTreeMap::new(),
             settings: overlay_core::NetworkSettings::default(),
+            creator: None,
         };
         let rows = ids.iter().map(|id| Change::Endpoint(endpoint(*id, ME)));
         let foreign = Change::Endpoint(endpoint(99, NodeId::LAST));

@@ -68,6 +68,7 @@ impl Update {
                 from: revision,
                 to: view.revision,
                 changes: steps(view, keys),
+                put_out: Vec::new(),
             }),
             None => Rows::All(Arc::clone(view)),
         };
@@ -127,7 +128,7 @@ mod tests {
         assert_eq!(changes.len(), 3);
         let mut reached = from;
         reached
-            .apply_delta(Delta { from: Revision(1), to: Revision(4), changes })
+            .apply_delta(Delta { from: Revision(1), to: Revision(4), changes, put_out: Vec::new() })
             .expect("it starts there");
         assert_eq!(reached, to);
     }

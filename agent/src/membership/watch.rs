@@ -315,14 +315,14 @@ fn handle(follower: &Follower, event: Option<Event>) -> Result<(), Ended> {
         Some(Event::Snapshot(snapshot)) => {
             let view = View::try_from(snapshot).map_err(|error| Ended::Broken(error.into()))?;
             follow(&follower.membership, |membership| {
-                membership.view = Arc::new(view);
-                membership.changed.note_snapshot();
+                membership.begin_anew(view);
                 Ok(())
             })?;
         }
         Some(Event::Delta(delta)) => {
             let delta = Delta::try_from(delta).map_err(|error| Ended::Broken(error.into()))?;
-            follow(&follower.membership, |membership| go_on(membership, delta))?;
+            let node = follower.node();
+            follow(&follower.membership, |membership| go_on(membership, delta, node))?;
         }
         // A sign of life without a change before it: the view we came with is the latest.
         alive @ (Some(Event::Alive(_)) | None) => {
@@ -374,8 +374,8 @@ fn follow(
 }
 
 /// Goes one delta further.
-fn go_on(membership: &mut Membership, delta: Delta) -> Result<(), Ended> {
-    membership.go_on(delta).map_err(|gap| Ended::Astray(gap.to_string()))
+fn go_on(membership: &mut Membership, delta: Delta, node: NodeId) -> Result<(), Ended> {
+    membership.go_on(delta, node).map_err(|gap| Ended::Astray(gap.to_string()))
 }
 
 /// Our own row is always visible to us; where it is gone, we are.
@@ -397,9 +397,10 @@ mod tests {
     #[test]
     fn a_delta_that_does_not_fit_leaves_the_view_alone() {
         let membership = watch::Sender::new(Membership::default());
-        let delta = Delta { from: Revision(4), to: Revision(5), changes: Vec::new() };
+        let delta =
+            Delta { from: Revision(4), to: Revision(5), changes: Vec::new(), put_out: Vec::new() };
 
-        let refused = follow(&membership, |membership| go_on(membership, delta));
+        let refused = follow(&membership, |membership| go_on(membership, delta, NodeId::FIRST));
 
         assert!(matches!(refused, Err(Ended::Astray(_))));
         assert_eq!(*membership.borrow(), Membership::default());
@@ -409,9 +410,11 @@ mod tests {
     fn who_still_reads_a_view_keeps_it_as_it_was() {
         let membership = watch::Sender::new(Membership::default());
         let read = Arc::clone(&membership.borrow().view);
-        let delta = Delta { from: Revision(0), to: Revision(1), changes: Vec::new() };
+        let delta =
+            Delta { from: Revision(0), to: Revision(1), changes: Vec::new(), put_out: Vec::new() };
 
-        follow(&membership, |membership| go_on(membership, delta)).expect("it starts there");
+        follow(&membership, |membership| go_on(membership, delta, NodeId::FIRST))
+            .expect("it starts there");
 
         assert_eq!(read.revision, Revision(0));
         assert_eq!(membership.borrow().view.revision, Revision(1));

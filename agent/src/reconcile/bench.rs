@@ -155,7 +155,7 @@ impl LargeNetwork {
 
     /// Does all that comes of a delta but for the kernel's part.
     fn follow(&mut self, delta: Delta) -> Parts {
-        let (view, ()) = timed(|| self.membership.go_on(delta).expect("the next delta"));
+        let (view, ()) = timed(|| self.membership.go_on(delta, node(0)).expect("the next delta"));
         let (wanted, ()) = timed(|| self.compute());
         let (tables, engines) = self.publish();
         let (names, ()) = timed(|| self.names = Arc::new(self.wanted.names()));
@@ -230,7 +230,12 @@ impl LargeNetwork {
         }
         let from = self.membership.view.revision;
 
-        Delta { from, to: from.next(), changes: vec![Change::Endpoint(endpoint)] }
+        Delta {
+            from,
+            to: from.next(),
+            changes: vec![Change::Endpoint(endpoint)],
+            put_out: Vec::new(),
+        }
     }
 }
 
@@ -275,6 +280,7 @@ fn row() -> Network {
         mode: NetworkMode::L3,
         labels: BTreeMap::new(),
         settings: NetworkSettings::default(),
+        creator: None,
     }
 }
 

@@ -30,6 +30,7 @@ fn row(n: u8) -> Change {
         mode: NetworkMode::L3,
         labels: BTreeMap::new(),
         settings: NetworkSettings::default(),
+        creator: None,
     })
 }
 

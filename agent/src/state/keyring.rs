@@ -168,6 +168,7 @@ mod tests {
             mode: overlay_core::NetworkMode::L3,
             labels: BTreeMap::new(),
             settings: overlay_core::NetworkSettings::default(),
+            creator: None,
         };
         // Nobody is a member of it.
         let view =

@@ -94,7 +94,9 @@ fn a_delta_moves_the_kept_view() {
     store.put_view(&View::from_rows(Revision(3), [node(1), node(2)])).expect("kept");
 
     let changes = vec![Change::Removed(RowKey::Node(NodeId::from_random(1))), node(3)];
-    store.put_delta(&Delta { from: Revision(3), to: Revision(5), changes }).expect("kept");
+    store
+        .put_delta(&Delta { from: Revision(3), to: Revision(5), changes, put_out: Vec::new() })
+        .expect("kept");
 
     drop(store);
     let (_, loaded) = StateStore::open(&path).expect("the same file");

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use overlay_core::Role;
+use overlay_core::{Network, NetworkId, Role};
 
-use super::error::RegistryError;
+use super::error::{NetworkError, RegistryError};
 use super::limits;
 use super::operation::Actor;
 use super::state::ClusterState;
@@ -17,9 +17,62 @@ pub(crate) fn require_admin(state: &ClusterState, actor: Actor) -> Result<(), Re
             let node = state.node(id)?;
             match node.role {
                 Role::Admin => Ok(()),
-                Role::Node => Err(RegistryError::NeedsAdmin(node.name.clone())),
+                role @ (Role::Node | Role::Worker) => {
+                    Err(RegistryError::NeedsAdmin { name: node.name.clone(), role })
+                }
             }
         }
+    }
+}
+
+/// Returns whether an actor may know of a network: admins of all, other nodes of those that they
+/// may enter.
+pub(crate) fn may_know(state: &ClusterState, actor: Actor, network: NetworkId) -> bool {
+    match actor {
+        Actor::Operator => true,
+        Actor::Node(id) => {
+            let is_admin = state.view().nodes.get(&id).is_some_and(|node| node.role == Role::Admin);
+
+            is_admin || state.may_enter(id, network)
+        }
+    }
+}
+
+/// Finds a network by name or id, unless the actor may not know of it.
+///
+/// # Errors
+///
+/// [`NetworkError::NotFound`], in both cases.
+pub(crate) fn known_network<'a>(
+    state: &'a ClusterState,
+    actor: Actor,
+    text: &str,
+) -> Result<&'a Network, RegistryError> {
+    state
+        .network_of(text)
+        .filter(|network| may_know(state, actor, network.id))
+        .ok_or_else(|| NetworkError::NotFound(text.to_owned()).into())
+}
+
+/// Refuses actors that may not create networks, and that may not change or remove this one: an
+/// admin may all, a node those that it created.
+pub(super) fn require_authority(
+    state: &ClusterState,
+    actor: Actor,
+    network: Option<&Network>,
+) -> Result<(), RegistryError> {
+    let Actor::Node(id) = actor else { return Ok(()) };
+    let node = state.node(id)?;
+    let made = |network: &Network| network.creator.as_ref().is_some_and(|by| by.node == id);
+    match (node.role, network) {
+        (Role::Admin, _) | (Role::Node, None) => Ok(()),
+        (Role::Node, Some(network)) if made(network) => Ok(()),
+        (Role::Node, Some(network)) => Err(NetworkError::OfAnother {
+            network: network.name.clone(),
+            creator: network.creator.as_ref().map(|by| by.name.clone()),
+        }
+        .into()),
+        (Role::Worker, _) => Err(RegistryError::Worker(node.name.clone())),
     }
 }
 

@@ -64,18 +64,19 @@ fn check_row(state: &ClusterState, node: NodeId, row: &Endpoint) -> Result<(), R
     if row.node != node {
         return Err(EndpointError::NamesAnotherNode(row.name.clone()).into());
     }
-    if let Some(old) = old_of(state, row)
-        && old.node != node
-    {
-        return Err(EndpointError::OfAnotherNode(row.id).into());
-    }
     check_labels(&row.labels)?;
-    let Some(network) = state.view().networks.get(&row.network) else {
+    let network = state.view().networks.get(&row.network);
+    let Some(network) = network.filter(|network| state.may_enter(node, network.id)) else {
         return Err(NetworkError::Unknown(row.network).into());
     };
     let Some(member) = state.view().member(row.network, node) else {
         return Err(EndpointError::NotAMember(network.name.clone()).into());
     };
+    if let Some(old) = old_of(state, row)
+        && old.node != node
+    {
+        return Err(EndpointError::OfAnotherNode(row.id).into());
+    }
 
     Ok(check_addresses(state, network, member, row)?)
 }
@@ -224,7 +225,8 @@ fn check_room(state: &ClusterState, node: NodeId, rows: &[Endpoint]) -> Result<(
     Ok(())
 }
 
-/// Withdraws endpoints of a node; those that do not exist count as removed.
+/// Withdraws endpoints of a node; those that do not exist count as removed, as do those of networks
+/// whose endpoints it may not see.
 pub(super) fn remove(
     state: &ClusterState,
     node: NodeId,
@@ -234,6 +236,7 @@ pub(super) fn remove(
     let mut records = Vec::new();
     for &(network, id) in keys {
         match state.view().endpoints.get(&(network, id)) {
+            Some(_) if state.view().member(network, node).is_none() => {}
             Some(row) if row.node != node => {
                 return Err(EndpointError::OfAnotherNode(id).into());
             }

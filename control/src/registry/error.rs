@@ -8,7 +8,7 @@ mod member;
 mod network;
 mod token;
 
-use overlay_core::Name;
+use overlay_core::{Name, Role};
 use overlay_proto::Code;
 
 pub(super) use endpoint::EndpointError;
@@ -23,8 +23,21 @@ use super::limits;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RegistryError {
     /// The caller is a node without the role that the operation needs.
-    #[error("node {0} has the role node, and this needs the role admin; do it on an admin node")]
-    NeedsAdmin(Name),
+    #[error(
+        "node {name} has the role {role}, and this needs the role admin; do it on an admin node"
+    )]
+    NeedsAdmin {
+        /// The node's name.
+        name: Name,
+        /// Its role.
+        role: Role,
+    },
+    /// The caller is a node that may not create, change or remove networks.
+    #[error(
+        "node {0} has the role worker, which makes, changes and removes no networks; do it on a \
+         node that is an admin or has the role node"
+    )]
+    Worker(Name),
     /// The caller is an operator, and the operation concerns the node that calls.
     #[error("only a node may do this")]
     OnlyNodes,
@@ -52,7 +65,7 @@ impl RegistryError {
     /// Returns the stable code that callers are told.
     pub(crate) fn code(&self) -> Code {
         match self {
-            Self::NeedsAdmin(_) | Self::OnlyNodes => Code::NotAllowed,
+            Self::NeedsAdmin { .. } | Self::Worker(_) | Self::OnlyNodes => Code::NotAllowed,
             Self::LabelsTooLong(_) => Code::InvalidInput,
             Self::Token(error) => error.code(),
             Self::Enrollment(error) => error.code(),

@@ -16,7 +16,7 @@ pub(super) fn enter(
     lane_keys: Vec<PublicKey>,
     blocks: usize,
 ) -> Decision {
-    let network = network_of(state, network)?;
+    let network = network_of(state, node, network)?;
     if blocks > limits::MAX_NODE_BLOCKS {
         return Err(MemberError::TooManyBlocks(blocks).into());
     }
@@ -56,8 +56,11 @@ fn check_keys(
     if twice { Err(MemberError::KeyUsedTwice) } else { Ok(()) }
 }
 
-fn network_of(state: &ClusterState, id: NetworkId) -> Result<&Network, NetworkError> {
-    state.view().networks.get(&id).ok_or(NetworkError::Unknown(id))
+/// Finds a network that a node may enter. Of any other it is not told whether it exists.
+fn network_of(state: &ClusterState, node: NodeId, id: NetworkId) -> Result<&Network, NetworkError> {
+    let network = state.view().networks.get(&id);
+
+    network.filter(|_| state.may_enter(node, id)).ok_or(NetworkError::Unknown(id))
 }
 
 /// Picks the blocks that [`overlay_core::ipam::free_block`] would pick, from the top down, in a

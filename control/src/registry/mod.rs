@@ -2,6 +2,8 @@
 //!
 //! No I/O, no clock, no randomness: random identities come with the command.
 
+#[cfg(test)]
+mod admission_tests;
 mod check;
 mod endpoints;
 mod error;
@@ -23,8 +25,8 @@ mod tokens;
 
 use overlay_core::NodeId;
 
-use check::check_labels;
-pub(crate) use check::require_admin;
+use check::{check_labels, require_authority};
+pub(crate) use check::{known_network, may_know, require_admin};
 pub(crate) use endpoints::check_count;
 pub(crate) use error::RegistryError;
 use error::{EndpointError, EnrollmentError, MemberError, NetworkError, TokenError};
@@ -54,6 +56,7 @@ pub(crate) fn apply(state: &ClusterState, actor: Actor, command: Operation, now:
         Operation::Leave => nodes::leave(state, node(actor)?, now),
         Operation::RemoveNode(name) => nodes::remove(state, actor, &name, now),
         Operation::CreateNetwork(create) => networks::create(state, actor, create),
+        Operation::SetNetwork { network, nodes } => networks::set(state, actor, &network, nodes),
         Operation::RemoveNetwork { network, force } => {
             networks::remove(state, actor, &network, force)
         }

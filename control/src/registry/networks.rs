@@ -1,23 +1,22 @@
-//! How networks are created and removed.
+//! How networks are created, changed and removed.
 
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
-use overlay_core::{Change, Network, NetworkId, RowKey, pool};
+use overlay_core::{Change, Creator, Network, NetworkId, NodeId, Role, RowKey, Selector, pool};
 
 use super::{
-    Actor, ClusterState, CreateNetwork, Decision, NetworkError, Record, Reply, check_labels,
-    limits, require_admin,
+    Actor, ClusterState, CreateNetwork, Decision, NetworkError, Record, RegistryError, Reply,
+    check_labels, known_network, limits, may_know, require_admin, require_authority,
 };
 
 /// Creates a network. A requested prefix is checked against what hosts have in use; otherwise one
 /// is chosen.
 pub(super) fn create(state: &ClusterState, actor: Actor, create: CreateNetwork) -> Decision {
+    require_authority(state, actor, None)?;
     check_labels(&create.labels)?;
     if let Some(there) = state.network_named(&create.name) {
-        return Err(
-            NetworkError::NameTaken { name: there.name.clone(), prefix: there.prefix }.into()
-        );
+        return Err(name_taken(state, actor, there).into());
     }
     if state.view().networks.len() >= limits::MAX_NETWORKS {
         return Err(NetworkError::TooMany.into());
@@ -31,13 +30,68 @@ pub(super) fn create(state: &ClusterState, actor: Actor, create: CreateNetwork) 
         mode: create.mode,
         labels: create.labels,
         settings: create.settings,
+        creator: creator(state, actor)?,
     };
     if let Some(prefix6) = network.prefix6 {
         check_free(state, IpNet::V6(prefix6))?;
     }
     check_settings(&network, actor)?;
+    check_title(state, actor, &network)?;
+    check_nodes(state, actor, &network)?;
 
     Ok((Reply::Network(network.clone()), vec![Record::Row(Change::Network(network))]))
+}
+
+/// Says that a name is taken, and of a network that the actor may not know of nothing else.
+fn name_taken(state: &ClusterState, actor: Actor, there: &Network) -> NetworkError {
+    let name = there.name.clone();
+    if may_know(state, actor, there.id) {
+        NetworkError::NameTaken { name, prefix: there.prefix }
+    } else {
+        NetworkError::NameHidden(name)
+    }
+}
+
+fn creator(state: &ClusterState, actor: Actor) -> Result<Option<Creator>, RegistryError> {
+    match actor {
+        Actor::Operator => Ok(None),
+        Actor::Node(node) => Ok(Some(Creator { node, name: state.node(node)?.name.clone() })),
+    }
+}
+
+/// Hosts report by this name which networks differ there, so it belongs to one network.
+fn check_title(state: &ClusterState, actor: Actor, network: &Network) -> Result<(), NetworkError> {
+    match state.network_titled(network.title()) {
+        Some(there) if may_know(state, actor, there.id) => Err(NetworkError::TitleTaken {
+            title: network.title().to_owned(),
+            name: there.name.clone(),
+        }),
+        Some(_) => Err(NetworkError::NameHidden(network.name.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Checks who may enter a network: whoever makes or changes it as a plain node, and the node whose
+/// container engine assigns its addresses.
+fn check_nodes(state: &ClusterState, actor: Actor, network: &Network) -> Result<(), RegistryError> {
+    let nodes = || network.settings.nodes.clone();
+    if let Actor::Node(id) = actor {
+        let node = state.node(id)?;
+        if node.role != Role::Admin && !network.admits(&node.labels) {
+            let node = node.name.clone();
+            return Err(NetworkError::ShutsCallerOut { nodes: nodes(), node }.into());
+        }
+    }
+    let origin = network.settings.numbered_by.and_then(|id| state.view().nodes.get(&id));
+    match origin.filter(|origin| !network.admits(&origin.labels)) {
+        Some(origin) => Err(NetworkError::ShutsOriginOut {
+            nodes: nodes(),
+            network: network.name.clone(),
+            node: origin.name.clone(),
+        }
+        .into()),
+        None => Ok(()),
+    }
 }
 
 fn prefix(
@@ -119,10 +173,52 @@ fn free_id(state: &ClusterState, candidate: NetworkId) -> NetworkId {
     id
 }
 
+/// Changes who may enter a network. The members that may not any more lose their membership, with
+/// their blocks and endpoints there, in the same commit.
+pub(super) fn set(
+    state: &ClusterState,
+    actor: Actor,
+    name: &str,
+    nodes: Option<Selector>,
+) -> Decision {
+    let old = known_network(state, actor, name)?;
+    require_authority(state, actor, Some(old))?;
+    let mut network = old.clone();
+    if let Some(nodes) = nodes {
+        network.settings.nodes = nodes;
+    }
+    if network == *old {
+        return Ok((Reply::Network(network), Vec::new()));
+    }
+    check_nodes(state, actor, &network)?;
+
+    let removed = put_out(state, &network).map(|key| Record::Row(Change::Removed(key)));
+    let records = removed.chain([Record::Row(Change::Network(network.clone()))]).collect();
+
+    Ok((Reply::Network(network), records))
+}
+
+/// Lists the rows of the members that a network does not admit: what depends on another row before
+/// it.
+fn put_out<'a>(state: &'a ClusterState, network: &'a Network) -> impl Iterator<Item = RowKey> + 'a {
+    let is_admitted = |node: NodeId| {
+        state.view().nodes.get(&node).is_some_and(|node| network.admits(&node.labels))
+    };
+    let members = state.view().members_of(network.id).map(|member| member.node);
+
+    members.filter(move |node| !is_admitted(*node)).flat_map(move |node| {
+        let endpoints = state.endpoints_of(node, Some(network.id));
+        let endpoints = endpoints.map(|(network, id)| RowKey::Endpoint(network, id));
+
+        endpoints.chain([RowKey::Member(network.id, node)])
+    })
+}
+
 /// Removes a network with its memberships. One with endpoints takes `force`, and an admin if any
 /// belong to another node.
 pub(super) fn remove(state: &ClusterState, actor: Actor, name: &str, force: bool) -> Decision {
-    let network = state.network_of(name)?;
+    let network = known_network(state, actor, name)?;
+    require_authority(state, actor, Some(network))?;
     let endpoints: Vec<_> = state.view().endpoints_of(network.id).collect();
     if let Some(first) = endpoints.first()
         && !force

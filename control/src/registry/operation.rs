@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::{Ipv4Net, Ipv6Net};
 use overlay_core::{
     Difference, Endpoint, EndpointId, HostPrefix, Member, Name, Network, NetworkId, NetworkMode,
-    NetworkSettings, Node, NodeId, PublicKey, Role,
+    NetworkSettings, Node, NodeId, PublicKey, Role, Selector,
 };
 
 use super::error::RegistryError;
@@ -34,6 +34,13 @@ pub(crate) enum Operation {
     RemoveNode(String),
     /// Creates a network.
     CreateNetwork(CreateNetwork),
+    /// Changes the settings of a network that can be changed.
+    SetNetwork {
+        /// The network's name or id.
+        network: String,
+        /// The nodes that may enter it; the same as before when missing.
+        nodes: Option<Selector>,
+    },
     /// Removes a network.
     RemoveNetwork {
         /// The network's name or id.

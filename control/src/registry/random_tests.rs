@@ -2,12 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use overlay_core::{Endpoint, EndpointId, NetworkId, NodeId, Runtime};
+use overlay_core::{Difference, Endpoint, EndpointId, NetworkId, NodeId, Runtime};
 use proptest::prelude::*;
 
 use super::testing::*;
-use super::tests::create;
+use super::tests::create_for;
 use super::*;
+
+/// Draws which nodes may enter a network.
+fn nodes() -> impl Strategy<Value = &'static str> {
+    prop_oneof![3 => Just(""), 1 => Just("site=b"), 1 => Just("site in (a,c)"), 1 => Just("!site")]
+}
 
 /// Draws commands of five hosts about four networks.
 pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
@@ -30,16 +35,33 @@ pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
     );
     let endpoints = prop::collection::vec(endpoint, 1..4);
     let command = prop_oneof![
-        (1..4u8, 0..5u8, 0..5u8).prop_map(|(token, key, name)| join_with(
+        (1..5u8, 0..5u8, 0..5u8).prop_map(|(token, key, name)| join_with(
             token,
             key,
             &format!("node{name}")
         )),
         (0..3u8).prop_map(|_| Operation::Leave),
         (0..5u8).prop_map(|n| Operation::RemoveNode(format!("node{n}"))),
-        (0..4u8, 0..4u8).prop_map(|(n, p)| {
+        (0..4u8, 0..4u8, nodes()).prop_map(|(n, p, nodes)| {
             let prefixes = [None, Some("10.9.0.0/16"), Some("10.9.0.0/27"), Some("10.9.0.0/29")];
-            create(&format!("net{n}"), prefixes[usize::from(p)])
+            create_for(&format!("net{n}"), prefixes[usize::from(p)], nodes)
+        }),
+        (0..4u8, nodes()).prop_map(|(n, nodes)| Operation::SetNetwork {
+            network: format!("net{n}"),
+            nodes: Some(nodes.parse().expect("a selector")),
+        }),
+        (0..3u8, prop::collection::btree_set(0..5u8, 0..3)).prop_map(|(port, differing)| {
+            let difference = |n| Difference {
+                network: format!("net{n}"),
+                reason: "it is another there".to_owned(),
+            };
+            Operation::Announce(Announce {
+                underlay: Vec::new(),
+                lane_ports: vec![u16::from(port) + 1],
+                prefixes: Vec::new(),
+                differences: differing.into_iter().map(difference).collect(),
+                version: String::new(),
+            })
         }),
         (0..4u8, any::<bool>())
             .prop_map(|(n, force)| Operation::RemoveNetwork { network: format!("net{n}"), force }),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use ipnet::Ipv4Net;
-use overlay_core::{Change, ClusterId, Name, NodeId, Role, RowKey};
+use overlay_core::{Change, ClusterId, Name, NodeId, Role, RowKey, Selector};
 use serde::{Deserialize, Serialize};
 
 /// The settings that `init` chose; they never change.
@@ -139,18 +139,40 @@ fn row_key(key: RowKey) -> String {
     }
 }
 
-/// The key of a membership row that a commit changed, and whether the row existed before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The key of a membership row that a commit changed, and what is to be known of the row before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ChangedKey {
     /// The row's key.
     pub(crate) key: RowKey,
     /// Whether the row existed before the commit.
     pub(crate) before: bool,
+    /// Of a network that not all nodes could see before the commit: which ones could.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) nodes: Option<Box<Selector>>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What was stored before networks had selectors and creators.
+    #[test]
+    fn rows_of_earlier_versions_are_read() {
+        let network = r#"{"row": {"network": {"id": "00000000000a", "name": "blue",
+            "prefix": "10.1.0.0/16", "prefix6": null, "mode": "l3", "labels": {},
+            "settings": {"gateway": null, "internal": true}}}}"#;
+        let changed = r#"{"key": {"network": "00000000000a"}, "before": true}"#;
+
+        let record: Record = serde_json::from_str(network).expect("it is read");
+        let changed: ChangedKey = serde_json::from_str(changed).expect("it is read");
+
+        let Record::Row(Change::Network(row)) = record else { panic!("{record:?}") };
+        assert!(row.creator.is_none() && row.settings.nodes.is_everything());
+        assert!(row.settings.internal);
+        assert_eq!((changed.before, changed.nodes.is_none()), (true, true));
+        let written = serde_json::to_string(&changed).expect("JSON");
+        assert!(!written.contains("nodes"), "what an earlier version wrote: {written}");
+    }
 
     #[test]
     fn digests_match_only_themselves() {

@@ -7,10 +7,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use overlay_core::{
-    Change, EndpointId, Member, Name, Network, NetworkId, Node, NodeId, RowKey, View,
+    Change, EndpointId, Member, Name, Network, NetworkId, Node, NodeId, RowKey, View, visibility,
 };
 
-use super::error::{EnrollmentError, NetworkError, RegistryError};
+use super::error::{EnrollmentError, RegistryError};
 use super::record::{ChangedKey, Digest, Enrollment, Record, Revoked, Settings, Token};
 
 /// The state of control.
@@ -28,12 +28,15 @@ pub(crate) struct ClusterState {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Index {
     network_names: BTreeMap<Name, NetworkId>,
+    network_titles: BTreeMap<String, NetworkId>,
     node_names: BTreeMap<Name, NodeId>,
     keys: BTreeMap<Digest, NodeId>,
     memberships: BTreeMap<NodeId, BTreeSet<NetworkId>>,
     blocks: BTreeSet<(NetworkId, Ipv4Net)>,
     addresses: BTreeMap<(NetworkId, IpAddr), EndpointId>,
     endpoints: BTreeSet<(NodeId, NetworkId, EndpointId)>,
+    /// The hosts on which networks differ.
+    differing: BTreeSet<NodeId>,
 }
 
 impl ClusterState {
@@ -70,13 +73,26 @@ impl ClusterState {
         for record in records {
             if let Record::Row(change) = &record {
                 let key = change.key();
-                changed.entry(key).or_insert_with(|| self.view.row(key).is_some());
+                changed.entry(key).or_insert_with(|| self.changed_key(key));
             }
             self.apply(record);
         }
         self.view.revision = self.view.revision.next();
 
-        changed.into_iter().map(|(key, before)| ChangedKey { key, before }).collect()
+        changed.into_values().collect()
+    }
+
+    /// Describes a row before a commit changes it.
+    fn changed_key(&self, key: RowKey) -> ChangedKey {
+        let nodes = match key {
+            RowKey::Network(id) => self.view.networks.get(&id).map(|row| &row.settings.nodes),
+            RowKey::Node(_) | RowKey::Member(..) | RowKey::Endpoint(..) | RowKey::HostReport(_) => {
+                None
+            }
+        };
+        let nodes = nodes.filter(|nodes| !nodes.is_everything()).cloned().map(Box::new);
+
+        ChangedKey { key, before: self.view.row(key).is_some(), nodes }
     }
 
     fn apply(&mut self, record: Record) {
@@ -175,16 +191,17 @@ impl ClusterState {
         self.view.networks.get(self.index.network_names.get(name)?)
     }
 
+    /// Finds a network by the name that container engines know it by.
+    pub(crate) fn network_titled(&self, title: &str) -> Option<&Network> {
+        self.view.networks.get(self.index.network_titles.get(title)?)
+    }
+
     /// Finds a network by name or id.
-    ///
-    /// # Errors
-    ///
-    /// [`NetworkError::NotFound`].
-    pub(crate) fn network_of(&self, text: &str) -> Result<&Network, RegistryError> {
+    pub(crate) fn network_of(&self, text: &str) -> Option<&Network> {
         let named = text.parse::<Name>().ok().and_then(|name| self.network_named(&name));
         let known = || text.parse::<NetworkId>().ok().and_then(|id| self.view.networks.get(&id));
 
-        named.or_else(known).ok_or_else(|| NetworkError::NotFound(text.to_owned()).into())
+        named.or_else(known)
     }
 
     /// Finds a node by name or id.
@@ -216,12 +233,35 @@ impl ClusterState {
     /// [`overlay_core::visibility::may_see`], found faster.
     pub(crate) fn may_see(&self, node: NodeId, key: RowKey) -> bool {
         match key {
-            RowKey::Network(_) | RowKey::HostReport(_) => true,
+            RowKey::Network(network) => self.may_enter(node, network),
+            RowKey::HostReport(_) => self.view.nodes.contains_key(&node),
             RowKey::Node(other) => self.share_network(node, other),
             RowKey::Member(network, _) | RowKey::Endpoint(network, _) => {
                 self.view.member(network, node).is_some()
             }
         }
+    }
+
+    /// Returns whether a node may enter a network, and so may know of it; not one that is missing.
+    pub(crate) fn may_enter(&self, node: NodeId, network: NetworkId) -> bool {
+        visibility::may_enter(&self.view, node, network)
+    }
+
+    /// Returns a row as a node may see it, if it may. The answer is that of
+    /// [`overlay_core::visibility::visible_row`], found faster.
+    pub(crate) fn visible_row(&self, node: NodeId, key: RowKey) -> Option<Change> {
+        let row = self.view.row(key).filter(|_| self.may_see(node, key))?;
+
+        Some(visibility::without_hidden_networks(row, |title, host| {
+            self.network_titled(title).is_some_and(|network| {
+                self.may_enter(node, network.id) && self.may_enter(host, network.id)
+            })
+        }))
+    }
+
+    /// Lists the hosts that report networks which differ there.
+    pub(crate) fn differing_hosts(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.index.differing.iter().copied()
     }
 
     /// Returns whether some node holds exactly this block.
@@ -267,6 +307,7 @@ impl ClusterState {
             !self.view.networks.contains_key(&network) || !self.view.nodes.contains_key(&node)
         };
         let stray = self.view.members.values().find(|m| orphan(m.network, m.node));
+        let barred = self.view.members.values().find(|m| !self.may_enter(m.node, m.network));
         let lost =
             self.view.endpoints.values().find(|e| self.view.member(e.network, e.node).is_none());
         let blocks: usize = self.view.members.values().map(|m| m.blocks.len()).sum();
@@ -279,6 +320,7 @@ impl ClusterState {
             ),
             (self.index.node_names.len() != self.view.nodes.len(), Contradiction::NodeNames),
             (stray.is_some(), Contradiction::StrayMember),
+            (barred.is_some(), Contradiction::BarredMember),
             (lost.is_some(), Contradiction::StrayEndpoint),
             (self.index.blocks.len() != blocks, Contradiction::Blocks),
             (self.index.addresses.len() != claimed, Contradiction::Addresses),
@@ -305,6 +347,9 @@ pub(crate) enum Contradiction {
     /// The node or the network of a membership is missing.
     #[error("a membership is of no node or network")]
     StrayMember,
+    /// A node is in a network that is not for it.
+    #[error("a node is a member of a network that it may not enter")]
+    BarredMember,
     /// The membership that an endpoint needs is missing.
     #[error("an endpoint is on a node that is no member of its network")]
     StrayEndpoint,
@@ -332,13 +377,19 @@ fn v4(address: IpAddr) -> Option<Ipv4Addr> {
 impl Index {
     fn insert(&mut self, row: &Change) {
         match row {
-            Change::Network(row) => drop(self.network_names.insert(row.name.clone(), row.id)),
+            Change::Network(row) => {
+                self.network_names.insert(row.name.clone(), row.id);
+                self.network_titles.insert(row.title().to_owned(), row.id);
+            }
             Change::Node(row) => drop(self.node_names.insert(row.name.clone(), row.id)),
             Change::Member(row) => self.insert_member(row),
             Change::Endpoint(row) => {
                 self.endpoints.insert((row.node, row.network, row.id));
                 self.addresses
                     .extend(row.addresses.iter().map(|address| ((row.network, *address), row.id)));
+            }
+            Change::HostReport(row) if !row.differences.is_empty() => {
+                self.differing.insert(row.node);
             }
             Change::HostReport(_) | Change::Removed(_) => {}
         }
@@ -351,7 +402,10 @@ impl Index {
 
     fn remove(&mut self, row: &Change) {
         match row {
-            Change::Network(row) => drop(self.network_names.remove(&row.name)),
+            Change::Network(row) => {
+                self.network_names.remove(&row.name);
+                self.network_titles.remove(row.title());
+            }
             Change::Node(row) => drop(self.node_names.remove(&row.name)),
             Change::Member(row) => self.remove_member(row),
             Change::Endpoint(row) => {
@@ -362,7 +416,8 @@ impl Index {
                     }
                 }
             }
-            Change::HostReport(_) | Change::Removed(_) => {}
+            Change::HostReport(row) => drop(self.differing.remove(&row.node)),
+            Change::Removed(_) => {}
         }
     }
 

@@ -1,6 +1,6 @@
 //! A cluster to try commands on, and the invariants that must hold after any of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use overlay_core::Role;
@@ -37,13 +37,25 @@ pub(crate) fn ask(
 
 /// Creates a token with a predictable secret.
 pub(crate) fn token(state: &mut ClusterState, id: u8, uses: u32, role: Role) {
+    labelled_token(state, id, uses, role, &[]);
+}
+
+/// Creates a token whose nodes get labels.
+pub(crate) fn labelled_token(
+    state: &mut ClusterState,
+    id: u8,
+    uses: u32,
+    role: Role,
+    labels: &[(&str, &str)],
+) {
+    let labels = labels.iter().map(|&(key, value)| (key.to_owned(), value.to_owned()));
     let create = CreateToken {
         id: format!("{id:016x}"),
         digest: Digest::of(&[id]),
         ttl: 0,
         uses,
         role,
-        labels: BTreeMap::new(),
+        labels: labels.collect(),
     };
     ask(state, Actor::Operator, Operation::CreateToken(create)).expect("there is room");
 }
@@ -59,15 +71,19 @@ pub(crate) fn join_with(token: u8, key: u8, name: &str) -> Operation {
     })
 }
 
-/// Makes a cluster with tokens 1 (for admins), 2 and 3, three uses each.
+/// Makes a cluster with tokens 1 (for admins at site a), 2 (at site b), 3 (at site c) and 4 (for
+/// workers at site b), three uses each.
 pub(crate) fn with_tokens() -> ClusterState {
     let mut state = ClusterState::new(settings());
-    (1..4).for_each(|id| token(&mut state, id, 3, if id == 1 { Role::Admin } else { Role::Node }));
+    let tokens = [(Role::Admin, "a"), (Role::Node, "b"), (Role::Node, "c"), (Role::Worker, "b")];
+    for (id, (role, site)) in (1..).zip(tokens) {
+        labelled_token(&mut state, id, 3, role, &[("site", site)]);
+    }
 
     state
 }
 
-/// Checks that no address, block or key has two holders.
+/// Checks that no address, block or key has two holders, and that nobody is where they may not be.
 pub(crate) fn check_invariants(state: &ClusterState) {
     assert_eq!(state.contradiction(), None);
     for network in state.view().networks.values() {

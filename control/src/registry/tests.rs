@@ -19,13 +19,21 @@ pub(super) struct Fixture {
 }
 
 pub(super) fn create(name: &str, prefix: Option<&str>) -> Operation {
+    create_for(name, prefix, "")
+}
+
+/// Returns the operation that creates a network for the nodes of a selector.
+pub(super) fn create_for(name: &str, prefix: Option<&str>, nodes: &str) -> Operation {
     Operation::CreateNetwork(CreateNetwork {
         name: name.parse().expect("a name"),
         prefix: prefix.map(|p| p.parse().expect("a prefix")),
         prefix6: None,
         mode: NetworkMode::L3,
         labels: BTreeMap::new(),
-        settings: NetworkSettings::default(),
+        settings: NetworkSettings {
+            nodes: nodes.parse().expect("a selector"),
+            ..NetworkSettings::default()
+        },
         candidate: NetworkId::from_random(7),
     })
 }

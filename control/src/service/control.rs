@@ -118,6 +118,21 @@ impl Control for ControlService {
         Ok(Response::new(v1::CreateNetworkResponse { revision, network: Some(network.into()) }))
     }
 
+    async fn set_network(
+        &self,
+        request: Request<v1::SetNetworkRequest>,
+    ) -> Answer<v1::SetNetworkResponse> {
+        let node = self.caller(&request)?;
+        let (network, revision) =
+            match self.ask(node, requests::set_network(request.into_inner())?).await? {
+                (Reply::Network(network), revision) => (network, revision.0),
+                (outcome, _) => return Err(mismatch(&outcome).into()),
+            };
+        tracing::info!(%node, network = %network.id, revision, "Network changed");
+
+        Ok(Response::new(v1::SetNetworkResponse { revision, network: Some(network.into()) }))
+    }
+
     async fn remove_network(
         &self,
         request: Request<v1::RemoveNetworkRequest>,

@@ -1,13 +1,13 @@
 //! Listings: the part of the current state that the caller may see.
 
-use overlay_core::{Node, NodeId, Role, RowKey};
-use overlay_proto::{Refusal, convert, v1};
+use overlay_core::{Name, Network, Node, NodeId, Role, RowKey};
+use overlay_proto::{Refusal, v1};
 
-use crate::registry::{Actor, ClusterState, Token, require_admin};
+use crate::registry::{Actor, ClusterState, Token, known_network, require_admin};
 use crate::watch::Hub;
 
 /// Returns whether the caller may see a row: admins see everything, other nodes the networks that
-/// they are members of.
+/// they may enter, and what is in those that they are members of.
 fn sees(state: &ClusterState, caller: &Node, key: RowKey) -> bool {
     caller.role == Role::Admin || state.may_see(caller.id, key)
 }
@@ -57,7 +57,7 @@ pub(super) fn networks(
 ) -> Result<Vec<v1::NetworkState>, Refusal> {
     let caller = state.node(caller)?;
     let name = |id| state.view().nodes.get(&id).map(|node: &Node| node.name.to_string());
-    let row = |network: &overlay_core::Network| {
+    let row = |network: &Network| {
         let seen = sees(state, caller, RowKey::Member(network.id, caller.id));
         let members = state.view().members_of(network.id).filter(|_| seen);
         let endpoints = state.view().endpoints_of(network.id).filter(|_| seen).count();
@@ -66,12 +66,29 @@ pub(super) fn networks(
             network: Some(network.clone().into()),
             members: members.filter_map(|member| name(member.node)).collect(),
             endpoints: u32::try_from(endpoints).unwrap_or(u32::MAX),
-            differences: convert::differences_of(state.view(), network),
+            differences: differences(state, network),
             hidden: !seen,
         }
     };
 
-    Ok(state.view().networks.values().map(row).collect())
+    let known = |network: &&Network| sees(state, caller, RowKey::Network(network.id));
+
+    Ok(state.view().networks.values().filter(known).map(row).collect())
+}
+
+/// Lists the hosts on which a network differs, of those that may enter it: others have no say.
+fn differences(state: &ClusterState, network: &Network) -> Vec<v1::HostDifference> {
+    let is_of_it = |name: &Name| {
+        state.node_named(name).is_some_and(|node| state.may_enter(node.id, network.id))
+    };
+    let differing = state.view().differences_of(network).filter(|(node, _)| is_of_it(node));
+
+    differing
+        .map(|(node, reason)| v1::HostDifference {
+            node: node.to_string(),
+            reason: reason.to_owned(),
+        })
+        .collect()
 }
 
 pub(super) fn endpoints(
@@ -82,7 +99,7 @@ pub(super) fn endpoints(
     let caller = state.node(caller)?;
     let asked = match network {
         "" => None,
-        text => Some(state.network_of(text)?.id),
+        text => Some(known_network(state, Actor::Node(caller.id), text)?.id),
     };
     let networks = state.view().networks.values().filter(|network| {
         asked.is_none_or(|id| id == network.id)

@@ -53,6 +53,12 @@ pub(crate) fn create_network(request: v1::CreateNetworkRequest) -> Result<Operat
     }))
 }
 
+pub(crate) fn set_network(request: v1::SetNetworkRequest) -> Result<Operation, Refusal> {
+    let nodes = request.nodes.map(|nodes| field("nodes", &nodes)).transpose()?;
+
+    Ok(Operation::SetNetwork { network: request.network, nodes })
+}
+
 pub(crate) fn enter_network(request: &v1::EnterNetworkRequest) -> Result<Operation, Refusal> {
     Ok(Operation::EnterNetwork {
         network: field("network", &request.network)?,
@@ -85,7 +91,7 @@ pub(crate) fn create_token(
 ) -> Result<Operation, Refusal> {
     let role = match wire_enum::<v1::Role>(request.role) {
         v1::Role::Unspecified => Role::Node,
-        role @ (v1::Role::Admin | v1::Role::Node) => role.try_into()?,
+        role @ (v1::Role::Admin | v1::Role::Node | v1::Role::Worker) => role.try_into()?,
     };
     let labels = convert::labels(request.labels)?;
 

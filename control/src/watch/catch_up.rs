@@ -4,7 +4,7 @@
 //! which networks the watcher was a member of. So the cost of a change is that of the rows it
 //! touches; only a node that enters or leaves a network pays for the whole network.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_core::{Change, Delta, NetworkId, NodeId, Revision, RowKey, View};
 
@@ -15,16 +15,17 @@ use crate::registry::ClusterState;
 pub(crate) fn snapshot(state: &ClusterState, node: NodeId) -> View {
     let view = state.view();
     let mut keys: BTreeSet<_> = view.networks.keys().copied().map(RowKey::Network).collect();
+    keys.extend(view.hosts.keys().copied().map(RowKey::HostReport));
     keys.insert(RowKey::Node(node));
     for network in state.memberships(node) {
         insert_network(state, network, &mut keys);
     }
 
-    View::from_rows(view.revision, keys.into_iter().filter_map(|key| view.row(key)))
+    View::from_rows(view.revision, keys.into_iter().filter_map(|key| state.visible_row(node, key)))
 }
 
 /// Returns what changed for a node since a revision; `None` when the change log does not reach back
-/// that far.
+/// that far, or the node was not there all the time.
 pub(crate) fn delta(
     state: &ClusterState,
     history: &ChangeLog,
@@ -32,31 +33,82 @@ pub(crate) fn delta(
     from: Revision,
 ) -> Option<Delta> {
     let to = state.view().revision;
+    let past = Past::read(state, history, node, from)?;
     let now: BTreeSet<_> = state.memberships(node).collect();
-    let mut then = now.clone();
-    let mut changed = BTreeSet::new();
-    for commit in history.since(from, to)? {
-        for row in &commit.changed {
-            changed.insert(row.key);
-            if let RowKey::Member(network, member) = row.key
-                && member == node
-            {
-                if row.before {
-                    then.insert(network)
-                } else {
-                    then.remove(&network)
-                };
+    let turned: Vec<_> =
+        past.seen.iter().filter(|(id, was)| **was != state.may_enter(node, **id)).collect();
+
+    let mut keys = concerned(state, node, &past, &now);
+    if !past.seen.is_empty() {
+        // Reports name only networks that their reader and their host may enter.
+        keys.extend(state.differing_hosts().map(RowKey::HostReport));
+    }
+    let change = |key| state.visible_row(node, key).unwrap_or(Change::Removed(key));
+    let is_there = |id: &NetworkId| state.view().networks.contains_key(id);
+    let lost = turned.iter().filter(|(_, was)| **was).map(|(id, _)| **id);
+
+    Some(Delta {
+        from,
+        to,
+        changes: keys.into_iter().map(change).collect(),
+        put_out: lost.filter(is_there).collect(),
+    })
+}
+
+/// What the change log says about a watcher since a revision.
+struct Past {
+    /// The rows that changed.
+    changed: BTreeSet<RowKey>,
+    /// The networks that the watcher was a member of.
+    memberships: BTreeSet<NetworkId>,
+    /// The networks that changed, and whether the watcher could see them.
+    seen: BTreeMap<NetworkId, bool>,
+}
+
+impl Past {
+    /// Reads the change log backwards; `None` when it does not reach back that far, or the watcher
+    /// was not there all the time.
+    fn read(
+        state: &ClusterState,
+        history: &ChangeLog,
+        node: NodeId,
+        from: Revision,
+    ) -> Option<Self> {
+        // They never change.
+        let labels = &state.view().nodes.get(&node)?.labels;
+        let mut past = Self {
+            changed: BTreeSet::new(),
+            memberships: state.memberships(node).collect(),
+            seen: BTreeMap::new(),
+        };
+        for row in history.since(from, state.view().revision)?.flat_map(|commit| &commit.changed) {
+            match row.key {
+                RowKey::Member(network, member) if member == node => {
+                    if row.before {
+                        past.memberships.insert(network);
+                    } else {
+                        past.memberships.remove(&network);
+                    }
+                }
+                RowKey::Node(other) if other == node && !row.before => return None,
+                RowKey::Network(network) => {
+                    let admitted = row.nodes.as_ref().is_none_or(|nodes| nodes.matches(labels));
+                    past.seen.insert(network, row.before && admitted);
+                }
+                RowKey::Node(_)
+                | RowKey::Member(..)
+                | RowKey::Endpoint(..)
+                | RowKey::HostReport(_) => {}
             }
+            past.changed.insert(row.key);
         }
+
+        Some(past)
     }
 
-    let keys = concerned(state, node, &changed, &then, &now);
-    let change = |key| match state.view().row(key).filter(|_| state.may_see(node, key)) {
-        Some(row) => row,
-        None => Change::Removed(key),
-    };
-
-    Some(Delta { from, to, changes: keys.into_iter().map(change).collect() })
+    fn was_seen(&self, network: NetworkId) -> bool {
+        self.seen.get(&network).is_some_and(|seen| *seen)
+    }
 }
 
 /// Lists the rows that may have changed for the watcher: those it could see, and those it may see
@@ -64,15 +116,21 @@ pub(crate) fn delta(
 fn concerned(
     state: &ClusterState,
     node: NodeId,
-    changed: &BTreeSet<RowKey>,
-    then: &BTreeSet<NetworkId>,
+    past: &Past,
     now: &BTreeSet<NetworkId>,
 ) -> BTreeSet<RowKey> {
     let mut keys = BTreeSet::new();
+    let then = &past.memberships;
     let is_of = |network| then.contains(network) || now.contains(network);
-    for key in changed {
+    for key in &past.changed {
         match key {
-            RowKey::Network(_) | RowKey::HostReport(_) => drop(keys.insert(*key)),
+            RowKey::Network(network)
+                if past.was_seen(*network) || state.may_enter(node, *network) =>
+            {
+                keys.insert(*key);
+            }
+            RowKey::Network(_) => {}
+            RowKey::HostReport(_) => drop(keys.insert(*key)),
             RowKey::Node(other) if *other == node => drop(keys.insert(*key)),
             RowKey::Node(other)
                 if state.view().nodes.contains_key(other) && state.may_see(node, *key) =>
@@ -108,7 +166,7 @@ fn insert_network(state: &ClusterState, network: NetworkId, keys: &mut BTreeSet<
 
 #[cfg(test)]
 mod tests {
-    use overlay_core::visibility::visible;
+    use overlay_core::visibility::{visible, visible_row};
     use proptest::prelude::*;
 
     use super::*;
@@ -117,9 +175,17 @@ mod tests {
     use crate::registry::testing::{NOW, with_tokens};
     use crate::store::ChangeLogEntry;
 
+    fn network_of(key: RowKey) -> Option<NetworkId> {
+        match key {
+            RowKey::Network(id) | RowKey::Member(id, _) | RowKey::Endpoint(id, _) => Some(id),
+            RowKey::Node(_) | RowKey::HostReport(_) => None,
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(256))]
 
+        /// Invariant 12.
         #[test]
         fn a_watcher_that_catches_up_sees_what_it_may_see(
             commands in prop::collection::vec((command(), any::<bool>()), 1..150),
@@ -136,12 +202,26 @@ mod tests {
                     let changed = state.commit(records);
                     history.push(ChangeLogEntry { to: state.view().revision, changed });
                 }
-                if look {
-                    let next = delta(&state, &history, node, watched.revision).expect("history reaches back");
-                    watched.apply_delta(next).expect("it starts where the watcher stands");
-                    prop_assert_eq!(&watched, &visible(state.view(), node));
-                    prop_assert_eq!(&snapshot(&state, node), &watched);
+                if !look {
+                    continue;
                 }
+                let Some(next) = delta(&state, &history, node, watched.revision) else {
+                    // It joined since, or is gone.
+                    watched = snapshot(&state, node);
+                    continue;
+                };
+                let known = |network: &NetworkId| {
+                    watched.networks.contains_key(network) || state.may_enter(node, *network)
+                };
+                let told = next.changes.iter().filter_map(|change| network_of(change.key()));
+                prop_assert!(told.chain(next.put_out.clone()).all(|network| known(&network)));
+                for network in &next.put_out {
+                    prop_assert!(state.view().networks.contains_key(network));
+                    prop_assert!(!state.may_enter(node, *network));
+                }
+                watched.apply_delta(next).expect("it starts where the watcher stands");
+                prop_assert_eq!(&watched, &visible(state.view(), node));
+                prop_assert_eq!(&snapshot(&state, node), &watched);
             }
         }
 
@@ -157,8 +237,8 @@ mod tests {
             }
             for node in (1..6).map(NodeId::from_random) {
                 for row in state.view().rows() {
-                    let core = overlay_core::visibility::may_see(state.view(), node, row.key());
-                    prop_assert_eq!(state.may_see(node, row.key()), core);
+                    let core = visible_row(state.view(), node, row.key());
+                    prop_assert_eq!(state.visible_row(node, row.key()), core);
                 }
             }
         }

@@ -229,7 +229,7 @@ impl Hub {
     /// Publishes commits that were stored although their write was reported as failed.
     pub(crate) fn adopt(&self, state: ClusterState, commits: Vec<ChangeLogEntry>) {
         let changed: Vec<_> =
-            commits.iter().flat_map(|commit| commit.changed.iter().copied()).collect();
+            commits.iter().flat_map(|commit| commit.changed.iter().cloned()).collect();
         {
             let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
             present.state = state;

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::print_stderr, reason = "figures are for who asks with --no-capture")]
 
+mod admission;
 mod durable;
 mod harness;
 mod hostile;

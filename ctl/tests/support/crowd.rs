@@ -24,6 +24,7 @@ fn network(name: &str, prefix6: &str) -> v1::Network {
         mode: v1::NetworkMode::L3.into(),
         labels: [("team".to_owned(), "store".to_owned())].into(),
         settings: None,
+        creator: None,
     }
 }
 
@@ -34,10 +35,14 @@ fn networks() -> v1::ListNetworksResponse {
         range: "10.200.192.0/18".into(),
         internal: true,
         options: [("driver.mtu".to_owned(), "1300".to_owned())].into(),
+        nodes: "role in (db,web),!old".into(),
         ..v1::NetworkSettings::default()
     };
-    let web =
-        v1::Network { settings: Some(settings), ..network("web", "fd00:1234:5678:9abc::/64") };
+    let web = v1::Network {
+        settings: Some(settings),
+        creator: Some(v1::Creator { node: "0123456789ac".into(), node_name: "host-01".into() }),
+        ..network("web", "fd00:1234:5678:9abc::/64")
+    };
     let difference =
         v1::HostDifference { node: "host-02".into(), reason: "it has another prefix there".into() };
 

@@ -255,10 +255,23 @@ impl Agent for Fake {
         request: Request<v1::CreateNetworkRequest>,
     ) -> Result<Response<v1::CreateNetworkResponse>, Status> {
         let request = request.into_inner();
-        let _script =
-            self.asked(format!("create {} {} {}", request.name, request.prefix, request.prefix6))?;
+        let nodes = request.settings.as_ref().map_or("", |settings| &settings.nodes);
+        let _script = self.asked(format!(
+            "create {} {} {}{nodes}",
+            request.name, request.prefix, request.prefix6
+        ))?;
 
         Ok(Response::new(v1::CreateNetworkResponse { revision: 7, network: Some(network()) }))
+    }
+
+    async fn set_network(
+        &self,
+        request: Request<v1::SetNetworkRequest>,
+    ) -> Result<Response<v1::SetNetworkResponse>, Status> {
+        let v1::SetNetworkRequest { network: name, nodes } = request.into_inner();
+        let _script = self.asked(format!("set {name} nodes {nodes:?}"))?;
+
+        Ok(Response::new(v1::SetNetworkResponse { revision: 8, network: Some(network()) }))
     }
 
     async fn remove_network(

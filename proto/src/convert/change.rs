@@ -100,6 +100,7 @@ impl From<Delta> for v1::Delta {
             from: delta.from.0,
             to: delta.to.0,
             changes: delta.changes.into_iter().map(Into::into).collect(),
+            put_out: delta.put_out.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -112,6 +113,11 @@ impl TryFrom<v1::Delta> for Delta {
             from: Revision(delta.from),
             to: Revision(delta.to),
             changes: delta.changes.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            put_out: delta
+                .put_out
+                .iter()
+                .map(|network| field("put_out", network))
+                .collect::<Result<_, _>>()?,
         })
     }
 }

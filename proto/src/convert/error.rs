@@ -7,6 +7,7 @@ use overlay_core::id::InvalidId;
 use overlay_core::key::InvalidKey;
 use overlay_core::message;
 use overlay_core::name::{InvalidAlias, InvalidName};
+use overlay_core::selector::InvalidSelector;
 
 use crate::code::Code;
 
@@ -115,6 +116,9 @@ pub enum InvalidText {
     /// It is no alias.
     #[error(transparent)]
     Alias(#[from] InvalidAlias),
+    /// It is no selector.
+    #[error(transparent)]
+    Selector(#[from] InvalidSelector),
     /// It is no IP address.
     #[error(transparent)]
     Address(#[from] std::net::AddrParseError),

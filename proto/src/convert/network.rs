@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use overlay_core::network::{MAX_PREFIX_LEN, MAX_PREFIX6_LEN};
 use overlay_core::{
-    Difference, HostPrefix, HostReport, Network, NetworkMode, NetworkSettings, View,
+    Creator, Difference, HostPrefix, HostReport, Network, NetworkMode, NetworkSettings, View,
 };
 
 use super::error::{ConversionError, UnfitPrefix};
@@ -26,6 +26,7 @@ impl From<Network> for v1::Network {
             mode: mode.into(),
             labels: network.labels,
             settings: Some(network.settings.into()),
+            creator: network.creator.map(Into::into),
         }
     }
 }
@@ -42,6 +43,24 @@ impl TryFrom<v1::Network> for Network {
             mode: network_mode(network.mode)?,
             labels: labels(network.labels)?,
             settings: network.settings.unwrap_or_default().try_into()?,
+            creator: network.creator.map(TryInto::try_into).transpose()?,
+        })
+    }
+}
+
+impl From<Creator> for v1::Creator {
+    fn from(creator: Creator) -> Self {
+        Self { node: creator.node.to_string(), node_name: creator.name.to_string() }
+    }
+}
+
+impl TryFrom<v1::Creator> for Creator {
+    type Error = ConversionError;
+
+    fn try_from(creator: v1::Creator) -> Result<Self, ConversionError> {
+        Ok(Self {
+            node: field("creator.node", &creator.node)?,
+            name: field("creator.node_name", &creator.node_name)?,
         })
     }
 }
@@ -80,6 +99,7 @@ impl From<NetworkSettings> for v1::NetworkSettings {
             options: settings.options,
             numbered_by: text(settings.numbered_by),
             title: text(settings.title),
+            nodes: settings.nodes.to_string(),
         }
     }
 }
@@ -106,6 +126,7 @@ impl TryFrom<v1::NetworkSettings> for NetworkSettings {
             options: labels(settings.options)?,
             numbered_by: optional("settings.numbered_by", &settings.numbered_by)?,
             title: Some(settings.title).filter(|title| !title.is_empty()),
+            nodes: field("settings.nodes", &settings.nodes)?,
         })
     }
 }

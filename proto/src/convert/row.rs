@@ -17,6 +17,7 @@ impl From<Role> for v1::Role {
         match role {
             Role::Admin => Self::Admin,
             Role::Node => Self::Node,
+            Role::Worker => Self::Worker,
         }
     }
 }
@@ -28,6 +29,7 @@ impl TryFrom<v1::Role> for Role {
         match role {
             v1::Role::Admin => Ok(Self::Admin),
             v1::Role::Node => Ok(Self::Node),
+            v1::Role::Worker => Ok(Self::Worker),
             v1::Role::Unspecified => Err(ConversionError::Missing("role")),
         }
     }

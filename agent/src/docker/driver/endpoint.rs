@@ -309,6 +309,7 @@ mod tests {
             mode: overlay_core::NetworkMode::L3,
             labels: BTreeMap::new(),
             settings: overlay_core::NetworkSettings::default(),
+            creator: None,
         };
         let docker = || SandboxRecord::Managed(testing::sandbox("e", None));
         let entries = [

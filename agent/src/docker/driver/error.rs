@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
-use overlay_core::Name;
+use overlay_core::{Name, Selector};
 use overlay_proto::Code;
 
 use crate::docker::interceptor_reserves::NotKeptBack;
@@ -30,6 +30,24 @@ pub(crate) enum CreateNetworkError {
     /// One of its options is not honoured.
     #[error(transparent)]
     Option(#[from] OptionError),
+    /// This node makes no networks.
+    #[error(
+        "this node has the role worker, which makes no networks; make it on another host, and it \
+         appears here"
+    )]
+    Worker,
+    /// This node could not use it.
+    #[error(
+        "nodes={nodes} does not match the labels of this node, {node}, which could not use the \
+         network; make it on a host that it is for, or with `overlayctl network create` on an \
+         admin node"
+    )]
+    NotForThisNode {
+        /// The nodes that may enter it.
+        nodes: Selector,
+        /// This node.
+        node: Name,
+    },
     /// It cannot be written down.
     #[error(transparent)]
     Store(#[from] StoreFailure),
@@ -42,6 +60,7 @@ impl CreateNetworkError {
             Self::Pool(error) => error.code(),
             Self::UnknownPool { .. } => Code::NotFound,
             Self::Option(error) => error.code(),
+            Self::Worker | Self::NotForThisNode { .. } => Code::NotAllowed,
             Self::Store(failure) => failure.code(),
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use overlay_core::network::first_host;
+use overlay_core::{NodeId, Role, View};
 
 use super::error::CreateNetworkError;
 use crate::docker::plugin::NetworkRequest;
@@ -36,6 +37,7 @@ pub(super) async fn create_network(
     // A replica has the options of its origin, which another version may have accepted.
     if !is_replica(&pools) {
         options::check_network(&request.options, request.v6.is_some())?;
+        check_right(&endpoints.view(), endpoints.node(), &request.options)?;
     }
     let row = DockerNetwork {
         id: request.id,
@@ -56,6 +58,25 @@ pub(super) async fn create_network(
     let rows = pools.chain([DockerRow::Network(row.clone())]).collect();
 
     Ok(store.write(rows, Vec::new()).await?)
+}
+
+/// Refuses what control would refuse, or what this host could not use.
+fn check_right(
+    view: &View,
+    node: NodeId,
+    options: &BTreeMap<String, String>,
+) -> Result<(), CreateNetworkError> {
+    let nodes = options::nodes(options)?;
+    // Without a row of its own this node waits for control, which decides.
+    let Some(node) = view.nodes.get(&node) else { return Ok(()) };
+    if node.role == Role::Worker {
+        return Err(CreateNetworkError::Worker);
+    }
+    if !nodes.matches(&node.labels) {
+        return Err(CreateNetworkError::NotForThisNode { nodes, node: node.name.clone() });
+    }
+
+    Ok(())
 }
 
 /// Finds the pools that were asked for a network: Docker does not say which they were, so the
@@ -81,6 +102,9 @@ fn ours(
 
 #[cfg(test)]
 mod tests {
+    use ipnet::Ipv4Net;
+    use overlay_core::{Change, Node, Revision};
+
     use super::*;
     use crate::docker::testing;
 
@@ -96,5 +120,40 @@ mod tests {
         let (ipam_mode, _) = ours(&pools, &request).expect("found");
 
         assert_eq!(ipam_mode, IpamMode::Ours { pool: "asked-for".to_owned(), pool6: None });
+    }
+
+    #[test]
+    fn a_host_that_could_not_use_a_network_does_not_make_it() {
+        let labels = |text: &str| BTreeMap::from([("role".to_owned(), text.to_owned())]);
+        let view = |role| {
+            let node = Node {
+                id: NodeId::FIRST,
+                name: "web1".parse().expect("a name"),
+                role,
+                labels: labels("web"),
+                underlay: Vec::new(),
+                lane_ports: Vec::new(),
+            };
+            View::from_rows(Revision(1), [Change::Node(node)])
+        };
+        let refused = |role, nodes: &str| {
+            let options = BTreeMap::from([("nodes".to_owned(), nodes.to_owned())]);
+            check_right(&view(role), NodeId::FIRST, &options).err().map(|error| error.to_string())
+        };
+
+        assert_eq!(refused(Role::Node, "role in (web,db)"), None);
+        assert_eq!(
+            refused(Role::Admin, "role=db").as_deref(),
+            Some(
+                "nodes=role=db does not match the labels of this node, web1, which could not use \
+                 the network; make it on a host that it is for, or with `overlayctl network \
+                 create` on an admin node"
+            )
+        );
+        assert!(refused(Role::Worker, "").is_some_and(|text| text.contains("role worker")));
+        assert_eq!(
+            check_right(&View::default(), NodeId::FIRST, &labels("x")).err().map(drop),
+            None
+        );
     }
 }

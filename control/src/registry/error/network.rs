@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
-use overlay_core::{Name, NetworkId, message};
+use overlay_core::{Name, NetworkId, Selector, message};
 use overlay_proto::Code;
 
 use super::super::limits;
@@ -24,6 +24,55 @@ pub(crate) enum NetworkError {
         name: Name,
         /// The prefix of the network that has it.
         prefix: Ipv4Net,
+    },
+    /// A network that the caller may not know of has this name.
+    #[error(
+        "the name {0} is taken by a network that is not for this node; choose another name, or ask \
+         an admin to let this node in"
+    )]
+    NameHidden(Name),
+    /// Container engines know another network by this name.
+    #[error("container engines know network {name} as {title:?} already; choose another name")]
+    TitleTaken {
+        /// The name for container engines.
+        title: String,
+        /// The name of the network that has it.
+        name: Name,
+    },
+    /// The caller did not create it.
+    #[error(
+        "network {network} was made {}; change or remove it there, or on an admin node",
+        creator.as_ref().map_or("by an admin".to_owned(), |name| format!("on node {name}"))
+    )]
+    OfAnother {
+        /// The name of the network.
+        network: Name,
+        /// The name of the node that created it.
+        creator: Option<Name>,
+    },
+    /// The caller would not see the network that it makes or changes.
+    #[error(
+        "nodes={nodes}: node {node} does not match it, and would not see the network any more; \
+         choose labels of this node, or do it on an admin node"
+    )]
+    ShutsCallerOut {
+        /// The nodes that may enter.
+        nodes: Selector,
+        /// The name of the caller.
+        node: Name,
+    },
+    /// The node whose container engine assigns addresses would not be in the network.
+    #[error(
+        "nodes={nodes}: node {node} does not match it, and its container engine gives out \
+         addresses of network {network}; let it in, or make the network anew with --ipam-driver overlay-wg"
+    )]
+    ShutsOriginOut {
+        /// The nodes that may enter.
+        nodes: Selector,
+        /// The name of the network.
+        network: Name,
+        /// The name of the node whose engine assigns addresses.
+        node: Name,
     },
     /// There are as many networks as there may be.
     #[error("there are {most} networks already", most = limits::MAX_NETWORKS)]
@@ -105,14 +154,18 @@ impl NetworkError {
     pub(super) fn code(&self) -> Code {
         match self {
             Self::Unknown(_) | Self::NotFound(_) => Code::NotFound,
-            Self::NameTaken { .. } => Code::NameTaken,
+            Self::NameTaken { .. } | Self::TitleTaken { .. } => Code::NameTaken,
             Self::TooMany | Self::PoolExhausted(_) => Code::Exhausted,
             Self::PrefixTaken { .. } => Code::AddressTaken,
             Self::GatewayOutside { .. }
             | Self::GatewayAtEdge { .. }
             | Self::ReservedOutside { .. }
             | Self::InvalidRange { .. } => Code::InvalidInput,
-            Self::NumberedByAnother => Code::NotAllowed,
+            Self::NumberedByAnother
+            | Self::NameHidden(_)
+            | Self::OfAnother { .. }
+            | Self::ShutsCallerOut { .. } => Code::NotAllowed,
+            Self::ShutsOriginOut { .. } => Code::WrongState,
             Self::InUse { .. } => Code::InUse,
         }
     }

@@ -125,10 +125,9 @@ fn options(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let ranged =
         pair.docker(1, &["run", "--rm", "--network", "ranged", IMAGE, "ip", "-4", "addr"])?;
     ensure!(ranged.contains("inet 10.80.4."), "not in --ip-range: {ranged}");
-    for (host, args) in all.iter().enumerate() {
-        let (host, name) = (host % 2, args.last().copied().unwrap_or_default());
-        pair.docker(host, &["network", "rm", name])?;
-        pair.wait_for_removal(1 - host, name)?;
+    for name in all.iter().filter_map(|args| args.last()) {
+        pair.docker(0, &["network", "rm", name])?;
+        pair.wait_for_removal(1, name)?;
     }
     notes.say("labels, -o, --subnet, --gateway, --ip-range, --aux-address, --internal, --ipv6 are alike on both hosts; removed on either, gone on both");
 
@@ -161,8 +160,8 @@ fn honoured(pair: &Pair, notes: &mut Notes) -> Result<()> {
         &["run", "--rm", "--network", "name=narrow,driver-opt=no.such=x", IMAGE, "true"],
     )?;
     ensure!(said.contains("no.such") && said.contains(IFNAME), "{said}");
-    pair.docker(1, &["network", "rm", "narrow"])?;
-    pair.wait_for_removal(0, "narrow")?;
+    pair.docker(0, &["network", "rm", "narrow"])?;
+    pair.wait_for_removal(1, "narrow")?;
     notes.say(&format!(
         "an MTU and an interface's name are honoured on both hosts; refused: {}",
         told[0]
@@ -177,8 +176,8 @@ fn any_title(pair: &Pair, notes: &mut Notes) -> Result<()> {
     for host in [0, 1] {
         pair.docker(host, &["run", "--rm", "--network", "my net", IMAGE, "true"])?;
     }
-    pair.docker(1, &["network", "rm", "my net"])?;
-    pair.wait_for_removal(0, "my net")?;
+    pair.docker(0, &["network", "rm", "my net"])?;
+    pair.wait_for_removal(1, "my net")?;
     notes.say("a network called \"my net\" is on both hosts by that name");
 
     Ok(())
