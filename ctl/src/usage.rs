@@ -10,7 +10,7 @@ use crate::output::{Form, Output, wants_json};
 const WRONG_USAGE: u8 = 2;
 
 /// Words of the contract that no version has yet, and what each will do.
-const RESERVED: [(&str, &str); 20] = [
+const RESERVED: [(&str, &str); 19] = [
     ("apply", "put a policy into force"),
     ("audit", "show what was changed, when and by whom"),
     ("bench", "measure what a path carries"),
@@ -24,7 +24,6 @@ const RESERVED: [(&str, &str); 20] = [
     ("link", "connect two networks"),
     ("rollback", "return to an earlier policy"),
     ("rotate", "exchange keys"),
-    ("set", "change a network"),
     ("shadow", "try a policy without enforcing it"),
     ("stats", "show figures over time"),
     ("top", "show the busiest endpoints"),
@@ -93,7 +92,7 @@ mod tests {
         for line in [
             "overlayctl why a b tcp/8080",
             "overlayctl policy apply f",
-            "overlayctl network set n",
+            "overlayctl network link a b",
             "overlayctl why --help",
         ] {
             let text = reserved(&error(line)).unwrap_or_default();

@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net};
+use overlay_core::Selector;
+use overlay_core::selector::InvalidSelector;
 
 /// Where control listens.
 pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
@@ -75,6 +77,16 @@ pub(crate) fn subnet4(text: &str) -> Result<Ipv4Net, String> {
 
 fn host_bits(truncated: IpNet) -> String {
     format!("a prefix ends in zeros; for the one that holds this address write {truncated}")
+}
+
+/// Which nodes may enter a network.
+pub(crate) fn nodes(text: &str) -> Result<Selector, String> {
+    // As a selector it is the nodes that have a label of this key.
+    if matches!(text, "all" | "any") {
+        return Err(format!("for every node write --nodes '' and not {text}"));
+    }
+
+    text.parse().map_err(|error: InvalidSelector| error.to_string())
 }
 
 /// A whole number within bounds.

@@ -107,6 +107,9 @@ subjects! {
         network create web --ip-range fd00::/64
         network create web --gateway 10.9.0.1/16
         network create web --gateway fd00::1
+        network create web --nodes 'role=db,site in (a,b)'
+        network create web --nodes 'role='
+        network create web --nodes all
         network create web --mode l2
         network create web --mode l3
         network create web --mode l4
@@ -119,7 +122,12 @@ subjects! {
         network rm far nope
         network remove web --force
         network rm
+        network set web --nodes 'role in (db,web)'
+        network set web --nodes '' --json
+        network set web --nodes 'site in a'
         network set web
+        network set
+        network link a b
     ";
     endpoints_of_networks: "
         endpoint
@@ -180,6 +188,7 @@ subjects! {
         token create --json
         token create --ttl 1
         token create --uses 0
+        token create --role worker --label role=db
         token create --role king
         token create --label rack
         token rm one nope two
@@ -372,6 +381,7 @@ fn without_rights() {
          status --json
          network
          network create web
+         network set web --nodes role=db
          network ls
          network inspect web
          network rm web

@@ -4,13 +4,13 @@ use std::net::Ipv4Addr;
 
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
-use overlay_core::Name;
+use overlay_core::{Name, Selector};
 use overlay_proto::{Code, Refusal, v1};
 
 use super::Context;
 use crate::failure::{Failure, Outcome};
 use crate::output::{ListArgs, ShowArgs};
-use crate::values::{ipv4, label, subnet, subnet4};
+use crate::values::{ipv4, label, nodes, subnet, subnet4};
 use crate::view::{EndpointList, Inspection, NetworkView, Networks};
 
 const NETWORK_EXAMPLE: &str = "\
@@ -18,11 +18,20 @@ Examples:
   overlayctl network create my-network
   overlayctl network                                  the same as `network ls`
   overlayctl network inspect my-network
+  overlayctl network set my-network --nodes 'role in (web,db)'
   overlayctl network rm my-network";
 const CREATE_EXAMPLE: &str = "\
 Examples:
   overlayctl network create my-network
-  overlayctl network create db --subnet 10.9.0.0/16 --subnet fd00:9::/64";
+  overlayctl network create db --subnet 10.9.0.0/16 --subnet fd00:9::/64
+  overlayctl network create vault --nodes 'role=db,site in (a,b)'";
+const SET_EXAMPLE: &str = "\
+Nodes have the labels of the token that they joined by: see `overlayctl node ls`. Those that do not \
+match any more are put out at once: their endpoints on the network end.
+
+Examples:
+  overlayctl network set vault --nodes 'role=db'
+  overlayctl network set vault --nodes ''                 every node";
 const LS_EXAMPLE: &str = "\
 A dash (–) under MEMBERS and ENDPOINTS: this node is no member of the network, and may not see them.
 
@@ -56,6 +65,7 @@ pub(crate) struct NetworkArgs {
 #[derive(Debug, Subcommand)]
 enum Network {
     Create(Create),
+    Set(Set),
     Ls(Ls),
     Inspect(Inspect),
     Rm(Rm),
@@ -85,6 +95,10 @@ struct Create {
     /// Container engines give its containers no way out
     #[arg(long)]
     internal: bool,
+    /// Which nodes may enter and see it, by their labels: k=v, k!=v, k in (a,b), k notin (a,b), k,
+    /// !k, with commas between
+    #[arg(long, value_name = "SELECTOR", value_parser = nodes)]
+    nodes: Option<Selector>,
 }
 
 /// How a network carries packets.
@@ -97,6 +111,18 @@ fn mode(text: &str) -> Result<v1::NetworkMode, String> {
         ),
         _ => Err("write it as l3".to_owned()),
     }
+}
+
+/// Change a network
+#[derive(Debug, Args)]
+#[command(after_help = SET_EXAMPLE)]
+struct Set {
+    /// Its name or id
+    #[arg(value_name = "NAME")]
+    network: String,
+    /// Which nodes may enter and see it, by their labels; '' for every node
+    #[arg(long, value_name = "SELECTOR", value_parser = nodes)]
+    nodes: Selector,
 }
 
 /// List the networks
@@ -134,6 +160,7 @@ impl NetworkArgs {
     pub(crate) async fn run(self, context: &Context) -> Outcome {
         match self.command.unwrap_or(Network::Ls(Ls { list: self.list })) {
             Network::Create(create) => create.run(context).await,
+            Network::Set(set) => set.run(context).await,
             Network::Ls(Ls { list }) => context.list(&list, async || networks(context).await).await,
             Network::Inspect(inspect) => inspect.run(context).await,
             Network::Rm(rm) => rm.run(context).await,
@@ -173,10 +200,22 @@ impl Create {
                 gateway: self.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
                 range: self.ip_range.map(|range| range.to_string()).unwrap_or_default(),
                 internal: self.internal,
+                nodes: self.nodes.unwrap_or_default().to_string(),
                 ..v1::NetworkSettings::default()
             }),
             id: String::new(),
         })
+    }
+}
+
+impl Set {
+    async fn run(self, context: &Context) -> Outcome {
+        let request =
+            v1::SetNetworkRequest { network: self.network, nodes: Some(self.nodes.to_string()) };
+        let response = context.agent().await?.set_network(request).await?;
+        let state = v1::NetworkState { network: response.network, ..v1::NetworkState::default() };
+
+        context.output.show(&NetworkView::from(state))
     }
 }
 
@@ -228,6 +267,7 @@ mod tests {
             gateway: None,
             ip_range: None,
             internal: false,
+            nodes: None,
         }
     }
 

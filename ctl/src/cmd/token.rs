@@ -19,6 +19,7 @@ The line holds a secret that is shown only now. Standard output gets the line an
 Examples:
   overlayctl token create
   overlayctl token create --ttl 24h --uses 20 --label rack=7
+  overlayctl token create --role worker --label role=db
   overlayctl token create | ssh host-b sudo overlayctl join -";
 const TOKEN_EXAMPLE: &str = "\
 Examples:
@@ -37,8 +38,10 @@ Examples:
 /// What a node may ask of control.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum RoleArg {
-    /// its own endpoints, and networks
+    /// its own endpoints, and networks: those that it made it may change and remove
     Node,
+    /// its own endpoints, and no networks: those that others made it uses
+    Worker,
     /// everything: tokens and other nodes too
     Admin,
 }
@@ -47,6 +50,7 @@ impl From<RoleArg> for v1::Role {
     fn from(role: RoleArg) -> Self {
         match role {
             RoleArg::Node => Self::Node,
+            RoleArg::Worker => Self::Worker,
             RoleArg::Admin => Self::Admin,
         }
     }
@@ -83,7 +87,7 @@ struct Create {
     /// What those hosts may ask of control
     #[arg(long, value_enum, default_value = "node")]
     role: RoleArg,
-    /// A label that those hosts get; may be repeated
+    /// A label that those hosts get, for --nodes of networks; may be repeated
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     labels: Vec<(String, String)>,
 }

@@ -26,6 +26,10 @@ pub(crate) struct NetworkView {
     pub(crate) gateway6: Option<String>,
     /// The part of the prefix that addresses are given out of, if it is not all of it.
     pub(crate) ip_range: Option<String>,
+    /// Which nodes may enter it, by their labels; none: every node.
+    pub(crate) nodes: Option<String>,
+    /// The node that made it; none: an admin of control's, or it is not known.
+    pub(crate) creator: Option<String>,
     /// Containers have no way out.
     pub(crate) internal: bool,
     /// Addresses that are never given out, by name.
@@ -64,6 +68,8 @@ impl From<v1::NetworkState> for NetworkView {
             gateway: some(settings.gateway),
             gateway6: some(settings.gateway6),
             ip_range: some(settings.range),
+            nodes: some(settings.nodes),
+            creator: network.creator.map(|creator| creator.node_name),
             internal: settings.internal,
             reserved: settings.reserved,
             options: settings.options,
@@ -135,14 +141,19 @@ impl Networks {
     }
 }
 
+/// How it is written that every node may enter.
+const EVERY_NODE: &str = "all";
+
 /// Name, prefix and the number of endpoints always stay.
-const COLUMNS: [Column; 7] = [
+const COLUMNS: [Column; 9] = [
     Column::name("NAME"),
     Column::left("ID").wide(),
     Column::left("PREFIX"),
     Column::left("MODE").leaves(2),
     Column::left("MEMBERS").leaves(3),
     Column::right("ENDPOINTS"),
+    Column::left("NODES").wide(),
+    Column::left("CREATOR").wide(),
     Column::left("LABELS").leaves(1),
 ];
 
@@ -156,6 +167,8 @@ impl Report for Networks {
                 n.mode.into(),
                 n.member_cell(),
                 n.endpoint_count().into(),
+                n.nodes.clone().unwrap_or_else(|| EVERY_NODE.to_owned()).into(),
+                Cell::list(&n.creator),
                 Cell::labels(&n.labels),
             ]
         };
@@ -215,6 +228,8 @@ impl Report for Inspection {
         let further = [
             ("gateway", Cell::list(network.gateway.iter().chain(&network.gateway6))),
             ("ip range", Cell::list(&network.ip_range)),
+            ("nodes", Cell::list(&network.nodes)),
+            ("creator", Cell::list(&network.creator)),
             ("reserved", Cell::labels(&network.reserved)),
             ("options", Cell::labels(&network.options)),
         ];
@@ -264,6 +279,7 @@ mod tests {
                 mode: v1::NetworkMode::L3.into(),
                 labels: BTreeMap::new(),
                 settings: None,
+                creator: None,
             }),
             members: vec!["b".into(), "a".into()],
             ..v1::NetworkState::default()
@@ -338,7 +354,7 @@ mod tests {
             serde_json::json!({
                 "id": "id-db", "name": "db", "prefix": "10.9.0.0/16", "prefix6": null, "mode": "l3", "labels": {},
                 "members": ["a", "b"], "endpoints": 0, "differs": [],
-                "gateway": null, "gateway6": null, "ip_range": null, "internal": false, "reserved": {}, "options": {},
+                "gateway": null, "gateway6": null, "ip_range": null, "nodes": null, "creator": null, "internal": false, "reserved": {}, "options": {},
                 "endpoint_list": [],
             })
         );
