@@ -1,5 +1,6 @@
 //! The whole product on hosts made of namespaces: what users do, and what goes wrong around them.
 
+mod admission;
 mod bench;
 mod checks;
 mod documents;

@@ -183,7 +183,7 @@ fn what_a_node_may_not_see_is_not_told_as_nothing() {
     };
     let host = ["attach", "--host", "--network", "net", "--name", "gateway"];
     for name in ["net", "one", "two"] {
-        cluster.ctl(0, &["network", "create", name]).unwrap();
+        cluster.ctl(1, &["network", "create", name]).unwrap();
     }
     cluster.ctl(0, &host).unwrap();
 
