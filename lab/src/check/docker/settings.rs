@@ -129,7 +129,7 @@ fn options(pair: &Pair, notes: &mut Notes) -> Result<()> {
         pair.docker(0, &["network", "rm", name])?;
         pair.wait_for_removal(1, name)?;
     }
-    notes.say("labels, -o, --subnet, --gateway, --ip-range, --aux-address, --internal, --ipv6 are alike on both hosts; removed on either, gone on both");
+    notes.say("labels, -o, --subnet, --gateway, --ip-range, --aux-address, --internal, --ipv6 are alike on both hosts; removed on one, gone on both");
 
     Ok(())
 }
@@ -150,6 +150,8 @@ fn honoured(pair: &Pair, notes: &mut Notes) -> Result<()> {
         ("no.such.option=x", "no.such.option"),
         ("com.docker.network.driver.mtu=big", "mtu=big"),
         ("com.docker.network.bridge.name=br7", "bridge.name"),
+        ("nodes=role=", "nodes: at character 6"),
+        ("nodes=no-such-label", "does not match the labels of this node"),
     ] {
         let said = pair.refused(0, &[&create, [option, "refused"].as_slice()].concat())?;
         ensure!(said.contains(word), "{option} is refused by other words: {said}");
@@ -229,8 +231,8 @@ fn on_both(pair: &Pair, notes: &mut Notes) -> Result<()> {
     );
     pair.docker(1, &["rm", "-f", "on-both"])?;
     pair.docker(1, &["network", "rm", "same"])?;
-    pair.docker(1, &["network", "rm", "shared"])?;
-    pair.wait_for_removal(0, "shared")?;
+    pair.docker(0, &["network", "rm", "shared"])?;
+    pair.wait_for_removal(1, "shared")?;
     notes.say(&format!("on a bridge and a network of one prefix: {}", said.trim()));
 
     Ok(())
@@ -385,8 +387,8 @@ fn fixed_addresses(pair: &Pair, notes: &mut Notes) -> Result<()> {
         }
     })?;
     pair.docker(1, &["rm", "-f", "second"])?;
-    pair.docker(1, &["network", "rm", "fixed"])?;
-    pair.wait_for_removal(0, "fixed")?;
+    pair.docker(0, &["network", "rm", "fixed"])?;
+    pair.wait_for_removal(1, "fixed")?;
     notes.say(&format!(
         "--ip and --ip6 are given, and refused on the other host: {}",
         said.lines().next().unwrap_or_default()
