@@ -54,26 +54,35 @@ pub(crate) fn known_network<'a>(
         .ok_or_else(|| NetworkError::NotFound(text.to_owned()).into())
 }
 
-/// Refuses actors that may not create networks, and that may not change or remove this one: an
-/// admin may all, a node those that it created.
-pub(super) fn require_authority(
-    state: &ClusterState,
-    actor: Actor,
-    network: Option<&Network>,
-) -> Result<(), RegistryError> {
+/// Refuses workers, which make, change and remove no networks.
+pub(super) fn refuse_worker(state: &ClusterState, actor: Actor) -> Result<(), RegistryError> {
     let Actor::Node(id) = actor else { return Ok(()) };
     let node = state.node(id)?;
-    let made = |network: &Network| network.creator.as_ref().is_some_and(|by| by.node == id);
-    match (node.role, network) {
-        (Role::Admin, _) | (Role::Node, None) => Ok(()),
-        (Role::Node, Some(network)) if made(network) => Ok(()),
-        (Role::Node, Some(network)) => Err(NetworkError::OfAnother {
-            network: network.name.clone(),
-            creator: network.creator.as_ref().map(|by| by.name.clone()),
-        }
-        .into()),
-        (Role::Worker, _) => Err(RegistryError::Worker(node.name.clone())),
+    match node.role {
+        Role::Admin | Role::Node => Ok(()),
+        Role::Worker => Err(RegistryError::Worker(node.name.clone())),
     }
+}
+
+/// Refuses actors that may not say who may enter a network: an admin may, and the node that
+/// created it.
+pub(super) fn require_creator(
+    state: &ClusterState,
+    actor: Actor,
+    network: &Network,
+) -> Result<(), RegistryError> {
+    refuse_worker(state, actor)?;
+    let Actor::Node(id) = actor else { return Ok(()) };
+    let is_creator = network.creator.as_ref().is_some_and(|by| by.node == id);
+    if is_creator || state.node(id)?.role == Role::Admin {
+        return Ok(());
+    }
+
+    Err(NetworkError::OfAnother {
+        network: network.name.clone(),
+        creator: network.creator.as_ref().map(|by| by.name.clone()),
+    }
+    .into())
 }
 
 /// Checks that labels fit into a row.

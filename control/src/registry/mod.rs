@@ -25,7 +25,7 @@ mod tokens;
 
 use overlay_core::NodeId;
 
-use check::{check_labels, require_authority};
+use check::{check_labels, refuse_worker, require_creator};
 pub(crate) use check::{known_network, may_know, require_admin};
 pub(crate) use endpoints::check_count;
 pub(crate) use error::RegistryError;

@@ -7,13 +7,13 @@ use overlay_core::{Change, Creator, Network, NetworkId, NodeId, Role, RowKey, Se
 
 use super::{
     Actor, ClusterState, CreateNetwork, Decision, NetworkError, Record, RegistryError, Reply,
-    check_labels, known_network, limits, may_know, require_admin, require_authority,
+    check_labels, known_network, limits, may_know, refuse_worker, require_admin, require_creator,
 };
 
 /// Creates a network. A requested prefix is checked against what hosts have in use; otherwise one
 /// is chosen.
 pub(super) fn create(state: &ClusterState, actor: Actor, create: CreateNetwork) -> Decision {
-    require_authority(state, actor, None)?;
+    refuse_worker(state, actor)?;
     check_labels(&create.labels)?;
     if let Some(there) = state.network_named(&create.name) {
         return Err(name_taken(state, actor, there).into());
@@ -182,7 +182,7 @@ pub(super) fn set(
     nodes: Option<Selector>,
 ) -> Decision {
     let old = known_network(state, actor, name)?;
-    require_authority(state, actor, Some(old))?;
+    require_creator(state, actor, old)?;
     let mut network = old.clone();
     if let Some(nodes) = nodes {
         network.settings.nodes = nodes;
@@ -218,7 +218,7 @@ fn put_out<'a>(state: &'a ClusterState, network: &'a Network) -> impl Iterator<I
 /// belong to another node.
 pub(super) fn remove(state: &ClusterState, actor: Actor, name: &str, force: bool) -> Decision {
     let network = known_network(state, actor, name)?;
-    require_authority(state, actor, Some(network))?;
+    refuse_worker(state, actor)?;
     let endpoints: Vec<_> = state.view().endpoints_of(network.id).collect();
     if let Some(first) = endpoints.first()
         && !force

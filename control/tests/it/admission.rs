@@ -221,8 +221,13 @@ impl Model {
         }
     }
 
-    fn remove(&mut self, name: &str) -> Result<(), Code> {
-        self.change(name)?;
+    /// Only the admin's network has an endpoint, which is the admin's.
+    fn remove(&mut self, name: &str, force: bool) -> Result<(), Code> {
+        match self.networks.get(name) {
+            None => return Err(Code::NotFound),
+            Some(false) => return Err(if force { Code::NotAllowed } else { Code::InUse }),
+            Some(true) => {}
+        }
         self.networks.remove(name);
         self.entered.remove(name);
 
@@ -310,12 +315,13 @@ impl Stranger<'_> {
                 }
             }
             1 => {
-                let request = v1::RemoveNetworkRequest { network: text, force: self.rng.random() };
+                let force = self.rng.random();
+                let request = v1::RemoveNetworkRequest { network: text, force };
                 let removed = self.heard(&asked, client.remove_network(request).await);
                 if removed.is_ok() {
                     self.ids.remove(name);
                 }
-                assert_eq!(removed.map(drop), self.model.remove(name), "{name}");
+                assert_eq!(removed.map(drop), self.model.remove(name, force), "{name}");
             }
             _ => {
                 let request = v1::SetNetworkRequest { network: text, nodes: Some(String::new()) };
@@ -373,10 +379,11 @@ impl Stranger<'_> {
                 let request = v1::ListEndpointsRequest { network: self.called(name, &network) };
                 let asked = format!("{name} {}", network.id);
                 let list = self.heard(&asked, client.list_endpoints(request).await);
-                assert_eq!(
-                    list.map(|list| list.endpoints),
-                    self.model.known(name).map(|()| vec![])
-                );
+                let endpoints = self
+                    .model
+                    .known(name)
+                    .map(|()| usize::from(name == "open" && self.model.entered.contains(name)));
+                assert_eq!(list.map(|list| list.endpoints.len()), endpoints, "{name}");
             }
             9 => {
                 let list = client.list_networks(v1::ListNetworksRequest {}).await;
@@ -386,7 +393,8 @@ impl Stranger<'_> {
             }
             _ => {
                 let list = client.list_nodes(v1::ListNodesRequest {}).await;
-                assert_eq!(self.heard("nodes", list).unwrap().nodes.len(), 1);
+                let members = 1 + usize::from(self.model.entered.contains("open"));
+                assert_eq!(self.heard("nodes", list).unwrap().nodes.len(), members);
             }
         }
     }
@@ -448,6 +456,10 @@ impl Stranger<'_> {
 async fn ten_thousand_requests_of_a_stranger_show_and_change_nothing_of_a_network() {
     let vault = Vault::new().await;
     let open = create(&vault.admin, "open", "").await.unwrap();
+    let member = vault.admin.enter(&open).await.unwrap();
+    let address = member.blocks[0].prefix.replace(".0/24", ".9");
+    let endpoint = vault.admin.endpoint(&open, 99, "shop", &address);
+    vault.admin.put(vec![endpoint]).await.unwrap();
     let before = vault.contents().await;
     let mut watcher = vault.web.watch(View::default()).await.unwrap();
     let model =

@@ -38,7 +38,7 @@ Examples:
 /// What a node may ask of control.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum RoleArg {
-    /// its own endpoints, and networks: those that it made it may change and remove
+    /// its own endpoints, and networks: it makes and removes them, and says who may enter its own
     Node,
     /// its own endpoints, and no networks: those that others made it uses
     Worker,

@@ -54,7 +54,7 @@ fn a_network_does_not_exist_for_hosts_that_it_is_not_for_and_ends_where_it_is_cl
     assert!(networks(&cluster, 2).is_empty());
     let said = refused(&cluster, 2, &["network", "create", "own"]);
     assert!(said.contains("role worker"), "{said}");
-    let said = refused(&cluster, 1, &["network", "rm", "secret"]);
+    let said = refused(&cluster, 1, &["network", "set", "secret", "--nodes", ""]);
     assert!(said.contains("was made on node host1"), "{said}");
 
     cluster.ctl(0, &["network", "set", "secret", "--nodes", "role in (db,web)"]).unwrap();

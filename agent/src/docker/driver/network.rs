@@ -102,7 +102,6 @@ fn ours(
 
 #[cfg(test)]
 mod tests {
-    use ipnet::Ipv4Net;
     use overlay_core::{Change, Node, Revision};
 
     use super::*;

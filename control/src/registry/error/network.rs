@@ -41,7 +41,7 @@ pub(crate) enum NetworkError {
     },
     /// The caller did not create it.
     #[error(
-        "network {network} was made {}; change or remove it there, or on an admin node",
+        "network {network} was made {}; say there, or on an admin node, who may enter it",
         creator.as_ref().map_or("by an admin".to_owned(), |name| format!("on node {name}"))
     )]
     OfAnother {

@@ -125,11 +125,12 @@ fn options(pair: &Pair, notes: &mut Notes) -> Result<()> {
     let ranged =
         pair.docker(1, &["run", "--rm", "--network", "ranged", IMAGE, "ip", "-4", "addr"])?;
     ensure!(ranged.contains("inet 10.80.4."), "not in --ip-range: {ranged}");
-    for name in all.iter().filter_map(|args| args.last()) {
-        pair.docker(0, &["network", "rm", name])?;
-        pair.wait_for_removal(1, name)?;
+    for (host, args) in all.iter().enumerate() {
+        let (host, name) = (host % 2, args.last().copied().unwrap_or_default());
+        pair.docker(host, &["network", "rm", name])?;
+        pair.wait_for_removal(1 - host, name)?;
     }
-    notes.say("labels, -o, --subnet, --gateway, --ip-range, --aux-address, --internal, --ipv6 are alike on both hosts; removed on one, gone on both");
+    notes.say("labels, -o, --subnet, --gateway, --ip-range, --aux-address, --internal, --ipv6 are alike on both hosts; removed on either, gone on both");
 
     Ok(())
 }
@@ -162,8 +163,8 @@ fn honoured(pair: &Pair, notes: &mut Notes) -> Result<()> {
         &["run", "--rm", "--network", "name=narrow,driver-opt=no.such=x", IMAGE, "true"],
     )?;
     ensure!(said.contains("no.such") && said.contains(IFNAME), "{said}");
-    pair.docker(0, &["network", "rm", "narrow"])?;
-    pair.wait_for_removal(1, "narrow")?;
+    pair.docker(1, &["network", "rm", "narrow"])?;
+    pair.wait_for_removal(0, "narrow")?;
     notes.say(&format!(
         "an MTU and an interface's name are honoured on both hosts; refused: {}",
         told[0]
@@ -178,8 +179,8 @@ fn any_title(pair: &Pair, notes: &mut Notes) -> Result<()> {
     for host in [0, 1] {
         pair.docker(host, &["run", "--rm", "--network", "my net", IMAGE, "true"])?;
     }
-    pair.docker(0, &["network", "rm", "my net"])?;
-    pair.wait_for_removal(1, "my net")?;
+    pair.docker(1, &["network", "rm", "my net"])?;
+    pair.wait_for_removal(0, "my net")?;
     notes.say("a network called \"my net\" is on both hosts by that name");
 
     Ok(())
@@ -231,8 +232,8 @@ fn on_both(pair: &Pair, notes: &mut Notes) -> Result<()> {
     );
     pair.docker(1, &["rm", "-f", "on-both"])?;
     pair.docker(1, &["network", "rm", "same"])?;
-    pair.docker(0, &["network", "rm", "shared"])?;
-    pair.wait_for_removal(1, "shared")?;
+    pair.docker(1, &["network", "rm", "shared"])?;
+    pair.wait_for_removal(0, "shared")?;
     notes.say(&format!("on a bridge and a network of one prefix: {}", said.trim()));
 
     Ok(())
@@ -387,8 +388,8 @@ fn fixed_addresses(pair: &Pair, notes: &mut Notes) -> Result<()> {
         }
     })?;
     pair.docker(1, &["rm", "-f", "second"])?;
-    pair.docker(0, &["network", "rm", "fixed"])?;
-    pair.wait_for_removal(1, "fixed")?;
+    pair.docker(1, &["network", "rm", "fixed"])?;
+    pair.wait_for_removal(0, "fixed")?;
     notes.say(&format!(
         "--ip and --ip6 are given, and refused on the other host: {}",
         said.lines().next().unwrap_or_default()
