@@ -189,7 +189,7 @@ fn sealed(nets: &[Net], captures: Vec<Capture>, notes: &mut Notes) -> Result<()>
 /// alias, and disconnected from it; then it is disconnected from one of its three and connected
 /// again. Traffic on the others is not disturbed.
 fn live(pair: &Pair, nets: &[Net], rounds: u32, notes: &mut Notes) -> Result<()> {
-    pair.create_on_both(&["--ipam-driver", "overlay-wg", "--subnet", "10.78.0.0/16", "late-net"])?;
+    pair.create_on_both(&["--ipam-driver", "overlay-wg", "--subnet", "10.178.0.0/16", "late-net"])?;
     let target = |number: usize| {
         pair.docker(
             1,
@@ -205,7 +205,7 @@ fn live(pair: &Pair, nets: &[Net], rounds: u32, notes: &mut Notes) -> Result<()>
     for _ in 0..rounds {
         pair.docker(
             0,
-            &["network", "connect", "--alias", "late", "--ip", "10.78.2.2", "late-net", "several1"],
+            &["network", "connect", "--alias", "late", "--ip", "10.178.2.2", "late-net", "several1"],
         )?;
         let fetch = [
             "run",
