@@ -54,13 +54,16 @@ pub(crate) fn local_view(
     node: NodeId,
 ) -> Arc<View> {
     let known = view.endpoints.values().filter(|endpoint| endpoint.node == node).count();
-    let is_known = |own: &Endpoint| view.endpoints.get(&(own.network, own.id)) == Some(own);
+    let is_known = |own: &Endpoint| {
+        view.endpoints.get(&(own.network, own.id)).is_some_and(|known| known.is_same(own))
+    };
     if known == journal.len() && journal.values().all(|record| is_known(&record.endpoint)) {
         return Arc::clone(view);
     }
     let mut local = View::clone(view);
     local.endpoints.retain(|_, endpoint| endpoint.node != node);
-    let ours = journal.values().map(|record| record.endpoint.clone());
+    let rows = EndpointRows { view, journal, node };
+    let ours = journal.values().map(|record| rows.named(&record.endpoint).into_owned());
     local.endpoints.extend(ours.map(|endpoint| ((endpoint.network, endpoint.id), endpoint)));
 
     Arc::new(local)

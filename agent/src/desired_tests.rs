@@ -76,6 +76,9 @@ fn endpoint(id: u64, node: NodeId, address: &str) -> Endpoint {
         ],
         labels: BTreeMap::new(),
         runtime: Runtime::Run,
+        group: None,
+        container: None,
+        taken: BTreeSet::new(),
     }
 }
 
@@ -155,6 +158,32 @@ fn everything(view: &Arc<View>, journal: &BTreeMap<EndpointId, EndpointRecord>) 
     let tables: Vec<_> = tables.iter().map(|t| (&t.peers, &t.local, t.mtu)).collect();
 
     format!("{:?} {tables:?}", networks(&local, journal, me(), INTERFACE))
+}
+
+/// Lists which names of this node's endpoint belong to others, as this node has it.
+fn taken(view: &Arc<View>, journal: &BTreeMap<EndpointId, EndpointRecord>) -> Vec<String> {
+    let local = local_view(view, journal, me());
+    let own = local.endpoints.values().find(|endpoint| endpoint.node == me());
+
+    own.expect("it is there").taken.iter().map(|name| name.as_str().to_owned()).collect()
+}
+
+#[test]
+fn an_own_endpoint_waits_for_a_name_that_others_have_until_control_has_decided() {
+    let (id, mut own) = record(10, "10.1.255.5");
+    own.endpoint.name = "e20".parse().expect("a name");
+    own.endpoint.aliases.insert("front".parse().expect("a name"));
+    let journal = BTreeMap::from([(id, own.clone())]);
+
+    assert_eq!(taken(&view(rows()), &journal), ["e20"], "before it is published");
+    let decided = |names: &[&str]| {
+        let names = names.iter().map(|name| name.parse().expect("a name"));
+        let published = Endpoint { taken: names.collect(), ..own.endpoint.clone() };
+        taken(&view(rows().into_iter().chain([Change::Endpoint(published)])), &journal)
+    };
+    assert_eq!(decided(&["e20"]), ["e20"]);
+    assert_eq!(decided(&["front"]), ["front"]);
+    assert_eq!(decided(&[]), [""; 0]);
 }
 
 #[test]

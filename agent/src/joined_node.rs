@@ -106,6 +106,7 @@ impl JoinedNode {
             membership: membership.clone(),
             control: Arc::clone(&control),
             problems: Arc::clone(&problems),
+            containers: watch::Sender::default(),
         });
         let endpoints = Arc::new(Endpoints {
             journal,

@@ -46,6 +46,10 @@ pub(crate) enum ProblemKey {
     LossyPeers,
     /// The membership of a network.
     Membership(NetworkId),
+    /// An endpoint whose name another one claims, too.
+    NameShared(EndpointId),
+    /// An endpoint whose name belongs to another one.
+    NameTaken(EndpointId),
     /// The kernel's part of a network.
     Network(NetworkId),
     /// The node itself.
@@ -99,6 +103,8 @@ impl fmt::Display for ProblemKey {
             Self::Log => f.write_str("log"),
             Self::LossyPeers => f.write_str("lossy peers"),
             Self::Membership(network) => write!(f, "membership {network}"),
+            Self::NameShared(endpoint) => write!(f, "claims on the name of {endpoint}"),
+            Self::NameTaken(endpoint) => write!(f, "name of {endpoint}"),
             Self::Network(network) => write!(f, "network {network}"),
             Self::Node => f.write_str("node"),
             Self::Plugin => f.write_str("docker plugin"),

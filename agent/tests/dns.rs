@@ -58,6 +58,9 @@ fn endpoint(network: NetworkId, number: u64, name: &str, address: Ipv4Addr) -> C
         addresses: vec![address.into()],
         labels: BTreeMap::new(),
         runtime: Runtime::Run,
+        group: None,
+        container: None,
+        taken: BTreeSet::new(),
     })
 }
 

@@ -33,15 +33,84 @@ pub struct Endpoint {
     pub network: NetworkId,
     /// The node it is on.
     pub node: NodeId,
-    /// The name by which others find it. Several endpoints may share a name; a lookup then returns
-    /// all their addresses.
+    /// The name by which others find it, unless it is [taken](Self::taken).
     pub name: Name,
     /// Further names, each of one or more DNS labels.
     pub aliases: BTreeSet<Alias>,
-    /// One address per family, IPv4 first.
+    /// One address per family, IPv4 first; none while it is [stopped](Self::is_stopped).
     pub addresses: Vec<IpAddr>,
     /// The operator's labels, by which policies select endpoints.
     pub labels: BTreeMap<String, String>,
     /// What requested it.
     pub runtime: Runtime,
+    /// What it is a replica of: endpoints of one group share their names. At most
+    /// [`MAX_GROUP`] bytes.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// The container that it is of, by the first 12 digits of its id, where a container engine made
+    /// it. Endpoints of one container share their names.
+    #[serde(default)]
+    pub container: Option<Name>,
+    /// The names of it that belong to other endpoints of the network, as control decides: it is not
+    /// found by them.
+    #[serde(default)]
+    pub taken: BTreeSet<Alias>,
+}
+
+/// The longest name of a group of replicas, in bytes.
+pub const MAX_GROUP: usize = 255;
+
+impl Endpoint {
+    /// Lists what it claims to be found by: its name, its aliases and its id.
+    pub fn claims(&self) -> BTreeSet<Alias> {
+        let own = [Alias::from(self.name.clone()), Alias::from(self.id)];
+
+        self.aliases.iter().cloned().chain(own).collect()
+    }
+
+    /// Returns whether it claims a name; see [`Endpoint::claims`].
+    pub fn claims_name(&self, name: &str) -> bool {
+        let is_id = || name.len() == 12 && self.id.to_string() == name;
+
+        self.name.as_str() == name || self.aliases.contains(name) || is_id()
+    }
+
+    /// Returns whether its container is there, but does not run: it keeps its names and has no
+    /// address.
+    pub fn is_stopped(&self) -> bool {
+        self.addresses.is_empty() && self.container.is_some()
+    }
+
+    /// Returns it as it is while its container does not run.
+    pub fn stopped(&self) -> Self {
+        Self { addresses: Vec::new(), ..self.clone() }
+    }
+
+    /// Returns whether both are of one container.
+    pub fn is_of_container_of(&self, other: &Self) -> bool {
+        self.container.is_some()
+            && (self.network, self.node, &self.container)
+                == (other.network, other.node, &other.container)
+    }
+
+    /// Returns whether two are the same but for what control decides.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let Self {
+            id,
+            network,
+            node,
+            name,
+            aliases,
+            addresses,
+            labels,
+            runtime,
+            group,
+            container,
+            taken: _,
+        } = self;
+
+        (*id, *network, *node, *runtime) == (other.id, other.network, other.node, other.runtime)
+            && (name, aliases, addresses) == (&other.name, &other.aliases, &other.addresses)
+            && (labels, group, container) == (&other.labels, &other.group, &other.container)
+    }
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod candidate;
+pub mod claims;
 pub mod endpoint;
 pub mod fuzzing;
 pub mod id;

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::EndpointId;
+
 /// The longest name in bytes: one DNS label (RFC 1035, section 2.3.4).
 pub const MAX_NAME: usize = 63;
 
@@ -131,6 +133,18 @@ impl TryFrom<String> for Alias {
 impl From<Name> for Alias {
     fn from(name: Name) -> Self {
         Self(name.0)
+    }
+}
+
+impl From<EndpointId> for Alias {
+    fn from(id: EndpointId) -> Self {
+        Self(id.to_string())
+    }
+}
+
+impl std::borrow::Borrow<str> for Alias {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

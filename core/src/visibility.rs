@@ -137,6 +137,9 @@ mod tests {
             addresses: Vec::new(),
             labels: BTreeMap::new(),
             runtime: Runtime::Run,
+            group: None,
+            container: None,
+            taken: BTreeSet::new(),
         })
     }
 

@@ -538,6 +538,8 @@ fn commands_on_the_overlay() {
     let text = transcript(
         &agent,
         "run --network web --name service2 --alias www --label a=b --ip 10.9.0.9 -- uname -n
+         run --network web --name service2 --replica -- true
+         run --network web --replica -- true
          run --network web,db -- uname -n
          run --network web -q -- true
          run --network web --json -- true

@@ -84,6 +84,9 @@ mod tests {
                 addresses: vec!["10.1.255.2".parse().expect("an address")],
                 labels: BTreeMap::new(),
                 runtime: Runtime::Run,
+                group: Some("compose shop/web".into()),
+                container: Some("5df66f04e09f".parse().expect("an id")),
+                taken: BTreeSet::from(["www".parse().expect("a name")]),
             }),
             Change::HostReport(HostReport {
                 node,

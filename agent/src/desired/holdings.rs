@@ -1,11 +1,12 @@
 //! Which prefixes each node of a network holds: an index by node, shared by the kernel's part and
 //! all lanes, and kept: a changed endpoint costs its own entry. Pure.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use overlay_core::{Endpoint, EndpointId, Member, Network, NetworkId, NodeId, View};
+use overlay_core::{Alias, Endpoint, EndpointId, Member, Network, NetworkId, NodeId, View, claims};
 
 use crate::state::EndpointRecord;
 
@@ -34,6 +35,39 @@ impl<'a> EndpointRows<'a> {
         };
 
         own.or_else(others)
+    }
+
+    /// Returns an endpoint of these with the names that belong to others: of its own, this node
+    /// hears from control which they are. Until then it counts as the last to claim a name.
+    pub(crate) fn named(self, endpoint: &'a Endpoint) -> Cow<'a, Endpoint> {
+        if endpoint.node != self.node {
+            return Cow::Borrowed(endpoint);
+        }
+        let published = self.view.endpoints.get(&(endpoint.network, endpoint.id));
+        let decided = |name: &Alias| published.filter(|known| known.claims_name(name.as_str()));
+        let is_taken = |name: &Alias| match decided(name) {
+            Some(known) => known.taken.contains(name),
+            None => self.is_held(endpoint, name),
+        };
+        let taken: BTreeSet<_> = endpoint.claims().into_iter().filter(is_taken).collect();
+        if taken == endpoint.taken {
+            return Cow::Borrowed(endpoint);
+        }
+
+        Cow::Owned(Endpoint { taken, ..endpoint.clone() })
+    }
+
+    /// Whether others have a name so that this endpoint cannot share it.
+    fn is_held(self, endpoint: &Endpoint, name: &Alias) -> bool {
+        let has = |other: &&Endpoint| {
+            other.id != endpoint.id
+                && !other.taken.contains(name)
+                && other.claims_name(name.as_str())
+        };
+        let others = self.view.endpoints_of(endpoint.network).filter(has);
+        let claimants: Vec<_> = others.chain([endpoint]).collect();
+
+        !claims::holders(name, claimants).contains(&endpoint.id)
     }
 
     /// Lists the endpoints of a network.

@@ -1,12 +1,13 @@
 //! Which names exist for whom, and what they resolve to. Pure: built from a view, queried without
 //! I/O.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use overlay_core::{Endpoint, EndpointId, Network, NetworkId, View};
+use overlay_core::{Alias, Endpoint, EndpointId, Network, NetworkId, Node, NodeId, View};
 
 use super::shards::Shards;
 
@@ -71,10 +72,27 @@ pub(crate) type Scopes = BTreeMap<(NetworkId, IpAddr), BTreeSet<NetworkId>>;
 pub(crate) struct NetworkNames {
     name: String,
     prefixes: Vec<IpNet>,
-    endpoints: Shards<EndpointId, Option<Arc<Endpoint>>>,
+    endpoints: Shards<EndpointId, Option<Arc<Named>>>,
     by_name: Shards<String, Vec<IpAddr>>,
+    /// The same with the name of their host at the end, also those whose names belong to others.
+    by_host: Shards<String, Vec<OnHost>>,
     /// Each name appears once for each address.
     by_address: Shards<IpAddr, Vec<String>>,
+}
+
+/// An endpoint, and how it is called with the name of its host.
+#[derive(Debug, PartialEq, Eq)]
+struct Named {
+    endpoint: Endpoint,
+    with_host: Option<String>,
+}
+
+/// An address of an endpoint on one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct OnHost {
+    address: IpAddr,
+    /// Whether the name belongs to another endpoint.
+    is_taken: bool,
 }
 
 impl Names {
@@ -84,8 +102,10 @@ impl Names {
     where
         S: IntoIterator<Item = (NetworkId, EndpointId)>,
     {
-        let of =
-            |network: &Network| Arc::new(NetworkNames::new(network, view.endpoints_of(network.id)));
+        let of = |network: &Network| {
+            let endpoints = view.endpoints_of(network.id).map(Cow::Borrowed);
+            Arc::new(NetworkNames::new(network, endpoints, &view.nodes))
+        };
         let networks = view.networks.values().map(|network| (network.id, of(network))).collect();
         let of_sandbox =
             |sandbox: S| sandbox.into_iter().filter_map(|key| view.endpoints.get(&key)).collect();
@@ -103,17 +123,20 @@ impl Names {
         Self { networks, scopes }
     }
 
-    /// Resolves a name (`name`, `alias`, short id, or one of these with `.network`) in all networks
-    /// of this node, for the node itself.
+    /// Resolves a name (`name`, `alias`, short id, or one of these with `.network`, or
+    /// `name.host`) in all networks of this node, for the node itself.
     pub fn find(&self, name: &str) -> Vec<(NetworkId, IpAddr)> {
         let name = name.to_ascii_lowercase();
         let labels: Vec<&str> = name.trim_end_matches('.').split('.').collect();
+        let named = self.networks.values().any(|network| network.is_named_by(&labels));
         let in_network = |(&id, network): (&NetworkId, &Arc<NetworkNames>)| {
             let addresses = network.addresses(&labels).unwrap_or_default();
             addresses.into_iter().map(move |address| (id, address))
         };
+        let asked =
+            self.networks.iter().filter(|(_, network)| !named || network.is_named_by(&labels));
 
-        self.networks.iter().flat_map(in_network).collect()
+        asked.flat_map(in_network).collect()
     }
 
     /// Resolves a query for `labels`, in lower case and in order. Several addresses are rotated by
@@ -129,8 +152,12 @@ impl Names {
         if let Some(address) = arpa_address(labels) {
             return reverse(&scope, address, kind);
         }
+        // What ends in the name of a network is that network's alone: no alias in another one
+        // stands for it.
+        let named = scope.iter().any(|network| network.is_named_by(labels));
+        let asked = scope.iter().filter(|network| !named || network.is_named_by(labels));
         let known: Vec<Vec<IpAddr>> =
-            scope.iter().filter_map(|network| network.addresses(labels)).collect();
+            asked.filter_map(|network| network.addresses(labels)).collect();
         if known.is_empty() {
             return Meaning::Unknown;
         }
@@ -189,15 +216,16 @@ where
 }
 
 impl NetworkNames {
-    /// Collects the names of a network's endpoints.
+    /// Collects the names of a network's endpoints on these hosts.
     pub(crate) fn new<'a>(
         network: &Network,
-        endpoints: impl Iterator<Item = &'a Endpoint>,
+        endpoints: impl Iterator<Item = Cow<'a, Endpoint>>,
+        hosts: &BTreeMap<NodeId, Node>,
     ) -> Self {
         let mut names =
             Self { name: network.name.to_string(), prefixes: prefixes(network), ..Self::default() };
         for endpoint in endpoints {
-            names.add(endpoint);
+            names.add(Named::new(endpoint, hosts));
         }
 
         names
@@ -209,9 +237,15 @@ impl NetworkNames {
     }
 
     /// Replaces the endpoint with this id; `None` removes it.
-    pub(crate) fn replace(&mut self, id: EndpointId, endpoint: Option<&Endpoint>) {
+    pub(crate) fn replace(
+        &mut self,
+        id: EndpointId,
+        endpoint: Option<Cow<'_, Endpoint>>,
+        hosts: &BTreeMap<NodeId, Node>,
+    ) {
         let known = self.endpoints.get(&id).cloned().flatten();
-        if known.as_deref() == endpoint {
+        let endpoint = endpoint.map(|endpoint| Named::new(endpoint, hosts));
+        if known.as_deref() == endpoint.as_ref() {
             return;
         }
         if let Some(known) = known {
@@ -222,9 +256,13 @@ impl NetworkNames {
         }
     }
 
-    fn add(&mut self, endpoint: &Endpoint) {
+    fn add(&mut self, named: Named) {
+        let endpoint = &named.endpoint;
         for name in names(endpoint) {
             self.by_name.change(name, |addresses| addresses.extend(&endpoint.addresses));
+        }
+        if let Some(name) = &named.with_host {
+            self.by_host.change(name.clone(), |known| known.extend(named.on_host()));
         }
         let full = self.full_name(endpoint);
         for &address in &endpoint.addresses {
@@ -234,10 +272,11 @@ impl NetworkNames {
                 }
             });
         }
-        self.endpoints.change(endpoint.id, |known| *known = Some(Arc::new(endpoint.clone())));
+        self.endpoints.change(endpoint.id, |known| *known = Some(Arc::new(named)));
     }
 
-    fn remove(&mut self, endpoint: &Endpoint) {
+    fn remove(&mut self, named: &Named) {
+        let endpoint = &named.endpoint;
         for name in names(endpoint) {
             self.by_name.change(name, |addresses| {
                 // Of two endpoints of one name and address, one stays.
@@ -248,10 +287,21 @@ impl NetworkNames {
                 }
             });
         }
+        if let Some(name) = &named.with_host {
+            self.by_host.change(name.clone(), |known| {
+                for address in named.on_host() {
+                    if let Some(at) = known.iter().position(|known| *known == address) {
+                        known.remove(at);
+                    }
+                }
+            });
+        }
         let full = self.full_name(endpoint);
         for &address in &endpoint.addresses {
-            let is_still_named =
-                self.by_name.get(endpoint.name.as_str()).is_some_and(|all| all.contains(&address));
+            let is_still_named = self
+                .by_name
+                .get(own_name(endpoint).as_str())
+                .is_some_and(|all| all.contains(&address));
             if !is_still_named {
                 self.by_address.change(address, |known| known.retain(|name| *name != full));
             }
@@ -260,7 +310,12 @@ impl NetworkNames {
     }
 
     fn full_name(&self, endpoint: &Endpoint) -> String {
-        format!("{}.{}", endpoint.name, self.name)
+        format!("{}.{}", own_name(endpoint), self.name)
+    }
+
+    /// Tells whether a name ends in the name of this network.
+    fn is_named_by(&self, labels: &[&str]) -> bool {
+        labels.len() > 1 && labels.last() == Some(&self.name.as_str())
     }
 
     /// Finds a name, which may have several labels, by itself and without the network's name at its
@@ -270,6 +325,11 @@ impl NetworkNames {
             [name @ .., network] if *network == self.name => Some(name),
             _ => None,
         };
+        // An alias does not stand in the way of what is on a host.
+        let on_host = [within.is_none().then_some(labels), within].into_iter().flatten();
+        if let Some(addresses) = on_host.filter_map(|labels| self.on_host(labels)).next() {
+            return Some(addresses);
+        }
         let known = [Some(labels), within]
             .into_iter()
             .flatten()
@@ -285,16 +345,47 @@ impl NetworkNames {
 
         Some(addresses)
     }
+
+    /// Finds what has a name on one host: whoever the name belongs to, if that is there.
+    fn on_host(&self, labels: &[&str]) -> Option<Vec<IpAddr>> {
+        let known = self.by_host.get(labels.join(".").as_str())?;
+        let is_held = known.iter().any(|on_host| !on_host.is_taken);
+        let shown = known.iter().filter(|on_host| on_host.is_taken != is_held);
+
+        Some(shown.map(|on_host| on_host.address).collect())
+    }
 }
 
-/// Lists the names of an endpoint, each once: an alias may repeat the name.
-fn names(endpoint: &Endpoint) -> BTreeSet<String> {
-    let aliases = endpoint.aliases.iter().map(|alias| alias.as_str().to_owned());
+impl Named {
+    fn new(endpoint: Cow<'_, Endpoint>, hosts: &BTreeMap<NodeId, Node>) -> Self {
+        let endpoint = endpoint.into_owned();
+        let with_host =
+            hosts.get(&endpoint.node).map(|host| format!("{}.{}", endpoint.name, host.name));
 
-    [endpoint.name.as_str().to_owned(), endpoint.id.to_string()]
-        .into_iter()
-        .chain(aliases)
-        .collect()
+        Self { endpoint, with_host }
+    }
+
+    fn on_host(&self) -> impl Iterator<Item = OnHost> {
+        let is_taken = self.endpoint.taken.contains(self.endpoint.name.as_str());
+
+        self.endpoint.addresses.iter().map(move |&address| OnHost { address, is_taken })
+    }
+}
+
+/// Lists the names that belong to an endpoint, each once: an alias may repeat the name.
+fn names(endpoint: &Endpoint) -> BTreeSet<String> {
+    let is_own = |name: &Alias| !endpoint.taken.contains(name);
+
+    endpoint.claims().into_iter().filter(is_own).map(String::from).collect()
+}
+
+/// Returns the name that an endpoint is known by: its id where another one has its name.
+fn own_name(endpoint: &Endpoint) -> String {
+    if endpoint.taken.contains(endpoint.name.as_str()) {
+        endpoint.id.to_string()
+    } else {
+        endpoint.name.to_string()
+    }
 }
 
 fn prefixes(network: &Network) -> Vec<IpNet> {

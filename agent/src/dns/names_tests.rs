@@ -62,6 +62,73 @@ fn a_name_of_several_labels_is_answered_with_and_without_its_network() {
     }
 }
 
+/// `web` on host 1 came first: the one on host 2 is
+/// found by its alias, its id and with its host, whatever others claim.
+#[test]
+fn a_name_that_belongs_to_another_is_found_by_id_and_with_its_host() {
+    let names = World::default()
+        .with_network(1, "blue", "10.1.0.0/16")
+        .with_endpoint(1, 1, "web", &[], &["10.1.0.2"])
+        .with_endpoint(1, 2, "web", &["front"], &["10.1.0.3"])
+        .with_endpoint(1, 3, "spoof", &["web.host2", "web.host1"], &["10.1.0.4"])
+        .on_host(1, 1, 1, &[])
+        .on_host(1, 2, 2, &["web"])
+        .on_host(1, 3, 3, &[])
+        .names();
+    let here = asker(1, "10.1.0.2");
+    let found =
+        |name: &str| names.meaning(here, &name.split('.').collect::<Vec<_>>(), RecordKind::A, 0);
+
+    assert_eq!(found("web"), addresses(&["10.1.0.2"]));
+    assert_eq!(found("web.blue"), addresses(&["10.1.0.2"]));
+    for name in ["front", "000000000002", "web.host2", "web.host2.blue"] {
+        assert_eq!(found(name), addresses(&["10.1.0.3"]), "{name}");
+    }
+    assert_eq!(found("web.host1"), addresses(&["10.1.0.2"]));
+    assert_eq!(found("web.host3"), Meaning::Unknown);
+    let ptr = |last: &str| {
+        names.meaning(here, &[last, "0", "1", "10", "in-addr", "arpa"], RecordKind::Ptr, 0)
+    };
+    assert_eq!(ptr("2"), Meaning::Names(vec!["web.blue".to_owned()]));
+    assert_eq!(ptr("3"), Meaning::Names(vec!["000000000002.blue".to_owned()]));
+}
+
+#[test]
+fn no_alias_stands_for_what_is_on_another_network() {
+    let names = World::default()
+        .with_network(1, "blue", "10.1.0.0/16")
+        .with_network(2, "green", "10.2.0.0/16")
+        .with_endpoint(1, 1, "asker", &[], &["10.1.0.2"])
+        .with_endpoint(2, 1, "asker", &[], &["10.2.0.2"])
+        .with_endpoint(1, 3, "spoof", &["db.green", "gone.green", "db.red"], &["10.1.0.4"])
+        .with_endpoint(2, 4, "db", &[], &["10.2.0.5"])
+        .with_sandbox(&[(1, 1), (2, 1)])
+        .names();
+    let found = |name: &str| {
+        let labels: Vec<_> = name.split('.').collect();
+        names.meaning(asker(1, "10.1.0.2"), &labels, RecordKind::A, 0)
+    };
+
+    assert_eq!(found("db.green"), addresses(&["10.2.0.5"]));
+    assert_eq!(found("gone.green"), Meaning::Unknown);
+    assert_eq!(found("db.red"), addresses(&["10.1.0.4"]));
+    assert_eq!(names.find("db.green").len(), 1);
+}
+
+#[test]
+fn of_two_of_one_name_on_one_host_the_holder_is_found_with_the_host() {
+    let world = World::default()
+        .with_network(1, "blue", "10.1.0.0/16")
+        .with_endpoint(1, 1, "web", &[], &["10.1.0.2"])
+        .with_endpoint(1, 2, "web", &[], &["10.1.0.3"])
+        .on_host(1, 1, 1, &[])
+        .on_host(1, 2, 1, &["web"]);
+
+    let found = world.names().meaning(asker(1, "10.1.0.2"), &["web", "host1"], RecordKind::A, 0);
+
+    assert_eq!(found, addresses(&["10.1.0.2"]));
+}
+
 #[test]
 fn a_sandbox_on_two_networks_sees_the_names_of_both() {
     let names = world().names();

@@ -8,7 +8,7 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
 use overlay_core::network::NetworkMode;
 use overlay_core::view::{Change, View};
-use overlay_core::{Endpoint, EndpointId, Network, NetworkId, NodeId, Runtime};
+use overlay_core::{Endpoint, EndpointId, Network, NetworkId, Node, NodeId, Role, Runtime};
 
 use super::answer::{Disposition, Transport, judge};
 use super::names::{Asker, Names};
@@ -97,7 +97,29 @@ impl World {
             addresses: addresses.iter().map(|text| ip(text)).collect(),
             labels: BTreeMap::new(),
             runtime: Runtime::Run,
+            group: None,
+            container: None,
+            taken: BTreeSet::new(),
         }));
+
+        self
+    }
+
+    /// Puts an endpoint onto a host, with these names taken from it.
+    pub(crate) fn on_host(mut self, network: u64, number: u64, host: u64, taken: &[&str]) -> Self {
+        let host_id = NodeId::from_random(host);
+        self.view.apply(Change::Node(Node {
+            id: host_id,
+            name: format!("host{host}").parse().expect("a name"),
+            role: Role::Node,
+            labels: BTreeMap::new(),
+            underlay: Vec::new(),
+            lane_ports: Vec::new(),
+        }));
+        let key = (Self::network(network), EndpointId::from_random(number));
+        let endpoint = self.view.endpoints.get_mut(&key).expect("it is there");
+        endpoint.node = host_id;
+        endpoint.taken = taken.iter().map(|name| name.parse().expect("a name")).collect();
 
         self
     }

@@ -2,15 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use overlay_core::NetworkId;
+
 use super::DRIVER;
 use super::client::{DockerClient, EngineError};
 use super::engine::{Container, ListedContainer};
-use super::plugin_store::PluginStore;
+use super::plugin_store::{PluginState, PluginStore};
 use super::{lifetime, naming, plugin_proxy, ready, recovery};
 use crate::endpoint::lifecycle::Endpoints;
+use crate::membership::containers::Containers;
 use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
-use crate::state::{DockerKey, DockerPool, EndpointRecord, ManagedSandbox, SandboxRecord};
+use crate::state::{
+    DockerKey, DockerPool, EndpointRecord, ManagedSandbox, SandboxRecord, short_id,
+};
 
 /// How many passes an address pool may serve no network before it is removed: a minute, if the
 /// engine answers. One that stands still between two calls is not asked in the meantime.
@@ -33,8 +38,9 @@ impl ContainerWatcher {
         engine: &DockerClient,
     ) -> Result<bool, EngineError> {
         let listed = engine.containers().await?;
+        note_all(store, endpoints, &listed);
         for container in unnamed(endpoints, &listed) {
-            look_at(endpoints, engine, &container).await?;
+            look_at(store, endpoints, engine, &container).await?;
         }
         let entries = endpoints.journal.entries();
         let is_gone = |key: &ProblemKey| matches!(key, ProblemKey::ContainerNames(id) if !entries.contains_key(id));
@@ -87,7 +93,8 @@ fn unnamed(endpoints: &Endpoints, listed: &[ListedContainer]) -> Vec<String> {
             let nameless = container.name.parse::<overlay_core::Name>().is_err();
             let is_seen =
                 |docker: &ManagedSandbox| docker.container.is_some() && docker.inside.is_some();
-            let is_seen = docker.is_some_and(|docker| !container.is_running || is_seen(docker));
+            let is_seen = record.endpoint.container.is_some()
+                && docker.is_some_and(|docker| !container.is_running || is_seen(docker));
             !is_seen || !(named || nameless)
         })
     };
@@ -95,16 +102,53 @@ fn unnamed(endpoints: &Endpoints, listed: &[ListedContainer]) -> Vec<String> {
     listed.iter().filter(is_new).map(|container| container.id.clone()).collect()
 }
 
+/// Takes note of which containers there are on networks of the cluster.
+fn note_all(store: &PluginStore, endpoints: &Endpoints, listed: &[ListedContainer]) {
+    let plugin_state = store.state();
+    let of = |container: &ListedContainer| {
+        let id = short_id(&container.id);
+        let networks = of_cluster(&plugin_state, &container.networks).into_iter();
+        let name = container.name.clone();
+        networks
+            .filter_map(move |network| Some(((network, id.clone()?), name.clone())))
+            .collect::<Vec<_>>()
+    };
+    let known = Containers::Known(listed.iter().flat_map(of).collect());
+    endpoints.publisher.containers.send_if_modified(|containers| {
+        let is_news = *containers != known;
+        *containers = known;
+        is_news
+    });
+}
+
+/// Takes note of one container and the networks that it is on.
+fn note(store: &PluginStore, endpoints: &Endpoints, id: &str, name: &str, networks: &[String]) {
+    let networks = of_cluster(&store.state(), networks);
+    if let Some(id) = short_id(id) {
+        endpoints.publisher.containers.send_if_modified(|known| known.note(&id, name, networks));
+    }
+}
+
+/// Lists the networks of the cluster that Docker's stand for.
+fn of_cluster(plugin_state: &PluginState, networks: &[String]) -> Vec<NetworkId> {
+    networks.iter().filter_map(|id| plugin_state.networks.get(id)?.network).collect()
+}
+
 /// Finds out a container's name and namespace.
 pub(super) async fn look_at(
+    store: &PluginStore,
     endpoints: &Endpoints,
     engine: &DockerClient,
     container: &str,
 ) -> Result<(), EngineError> {
     let found = match engine.container(container).await {
-        Err(error) if error.is_missing() => return Ok(()),
+        Err(error) if error.is_missing() => {
+            note(store, endpoints, container, "", &[]);
+            return Ok(());
+        }
         found => found?,
     };
+    note(store, endpoints, &found.id, &found.name, &found.networks);
     let entries = endpoints.journal.entries();
     for record in entries.values() {
         let Some(docker) = record.sandbox.managed() else { continue };

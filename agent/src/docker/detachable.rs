@@ -74,6 +74,9 @@ mod tests {
             addresses: Vec::new(),
             labels: BTreeMap::new(),
             runtime: Runtime::Docker,
+            group: None,
+            container: None,
+            taken: BTreeSet::new(),
         };
 
         EndpointRecord {

@@ -95,6 +95,8 @@ pub(crate) struct ListedContainer {
     pub(crate) is_running: bool,
     /// Its endpoints with their networks, by Docker's ids.
     pub(crate) endpoints: BTreeMap<String, String>,
+    /// The networks that it is configured on, running or not, by Docker's id.
+    pub(crate) networks: Vec<String>,
 }
 
 /// A container as Docker describes it.
@@ -224,7 +226,7 @@ pub(super) fn summary(container: ContainerSummary) -> Option<ListedContainer> {
     use ContainerSummaryStateEnum as State;
 
     let names = container.names.unwrap_or_default();
-    let networks = container.network_settings.and_then(|settings| settings.networks);
+    let networks = sorted(container.network_settings.and_then(|settings| settings.networks));
     let endpoint = |settings: EndpointSettings| {
         let endpoint = settings.endpoint_id.filter(|id| !id.is_empty())?;
         Some((endpoint, settings.network_id.unwrap_or_default()))
@@ -235,7 +237,8 @@ pub(super) fn summary(container: ContainerSummary) -> Option<ListedContainer> {
         // Names of links to other containers contain more slashes.
         name: bare(names.into_iter().find(|name| name.matches('/').count() == 1).as_deref()),
         is_running: matches!(container.state, Some(State::RUNNING | State::PAUSED)),
-        endpoints: sorted(networks).into_values().filter_map(endpoint).collect(),
+        networks: networks.values().filter_map(|settings| settings.network_id.clone()).collect(),
+        endpoints: networks.into_values().filter_map(endpoint).collect(),
     })
 }
 

@@ -142,6 +142,9 @@ fn endpoint() -> Endpoint {
         addresses: vec![IpAddr::from([10, 0, 0, 2])],
         labels: BTreeMap::new(),
         runtime: Runtime::Docker,
+        group: None,
+        container: None,
+        taken: BTreeSet::new(),
     }
 }
 

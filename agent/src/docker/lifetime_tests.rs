@@ -57,7 +57,13 @@ fn what_the_engine_says_decides_and_no_time_does() {
 fn container(id: &str, is_running: bool, endpoints: &[&str]) -> ListedContainer {
     let endpoints = endpoints.iter().map(|&endpoint| (endpoint.to_owned(), "d1".to_owned()));
 
-    ListedContainer { id: id.into(), name: id.into(), is_running, endpoints: endpoints.collect() }
+    ListedContainer {
+        id: id.into(),
+        name: id.into(),
+        is_running,
+        endpoints: endpoints.collect(),
+        networks: Vec::new(),
+    }
 }
 
 #[test]
@@ -103,6 +109,9 @@ fn an_address_is_unused_when_no_endpoint_has_it() {
             addresses: vec![[10, 1, 0, 2].into()],
             labels: BTreeMap::new(),
             runtime: Runtime::Docker,
+            group: None,
+            container: None,
+            taken: BTreeSet::new(),
         },
         sandbox: SandboxRecord::Managed(docker("e1", None)),
         ifname: "ovc000000000001".into(),

@@ -3,14 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use overlay_core::{Alias, Endpoint, Name};
+use overlay_core::endpoint::MAX_GROUP;
+use overlay_core::{Alias, Endpoint, Name, claims};
 use overlay_proto::convert::MAX_ALIASES;
 
 use super::engine::{Attachment, Container};
 use super::fitting::{MAX_ROW_LABELS, fitting};
+use crate::state::short_id;
 
-/// Hexadecimal digits of the short form of an id, which is also a container's host name.
-const SHORT_ID: usize = 12;
+/// The labels by which compose says what a container is a replica of.
+const PROJECT: &str = "com.docker.compose.project";
+const SERVICE: &str = "com.docker.compose.service";
 /// The most names that a message lists.
 const MAX_SHOWN: usize = 3;
 
@@ -21,6 +24,8 @@ pub(super) struct ContainerNames {
     pub(super) name: Option<Name>,
     /// Further names.
     pub(super) aliases: BTreeSet<Alias>,
+    /// What it is a replica of: the service of a compose project.
+    pub(super) group: Option<String>,
     /// Its labels.
     pub(super) labels: BTreeMap<String, String>,
 }
@@ -28,10 +33,18 @@ pub(super) struct ContainerNames {
 impl ContainerNames {
     /// Takes what the engine says of a container on a network.
     pub(super) fn new(container: &Container, attachment: &Attachment) -> Self {
-        let short = container.id.get(..SHORT_ID).and_then(|id| id.parse::<Name>().ok());
-        let name = container.name.parse().ok().or(short.clone());
+        let short = short_id(&container.id);
+        let own = short.clone().map(Alias::from);
+        // What looks like an id may be the container's own alone.
+        let may_be = |name: &Alias| {
+            !claims::is_reserved(name.as_str())
+                && (!claims::is_short_id(name.as_str()) || own.as_ref() == Some(name))
+        };
+        let name = container.name.parse().ok();
+        let name = name.filter(|name: &Name| may_be(&name.clone().into())).or(short.clone());
         let all = std::iter::once(&container.name).chain(&attachment.aliases);
-        let aliases = all.filter_map(|alias| alias.parse().ok()).chain(short.map(Alias::from));
+        let aliases = all.filter_map(|alias| alias.parse().ok()).filter(may_be);
+        let aliases = aliases.chain(short.map(Alias::from));
         let is_name =
             |alias: &Alias| name.as_ref().is_some_and(|name| alias.as_str() == name.as_str());
         let aliases = aliases.filter(|alias| !is_name(alias)).collect::<BTreeSet<Alias>>();
@@ -39,9 +52,18 @@ impl ContainerNames {
         Self {
             name,
             aliases: aliases.into_iter().take(MAX_ALIASES).collect(),
+            group: group(&container.labels),
             labels: fitting(&container.labels, MAX_ROW_LABELS),
         }
     }
+}
+
+/// Returns what a container is a replica of, as compose labels it.
+fn group(labels: &BTreeMap<String, String>) -> Option<String> {
+    let (project, service) = (labels.get(PROJECT)?, labels.get(SERVICE)?);
+    let group = format!("compose {project}/{service}");
+
+    Some(group).filter(|group| group.len() <= MAX_GROUP && !group.chars().any(char::is_control))
 }
 
 /// Returns the endpoint as everybody shall know it.
@@ -50,11 +72,14 @@ pub(super) fn named(
     container: &Container,
     attachment: &Attachment,
 ) -> Endpoint {
-    let ContainerNames { name, aliases, labels } = ContainerNames::new(container, attachment);
+    let ContainerNames { name, aliases, group, labels } =
+        ContainerNames::new(container, attachment);
 
     Endpoint {
         name: name.unwrap_or_else(|| endpoint.name.clone()),
         aliases,
+        group,
+        container: short_id(&container.id),
         labels,
         ..endpoint.clone()
     }
@@ -84,7 +109,7 @@ pub(super) fn unspoken(
 
     Some(format!(
         "other hosts do not find container {} as {shown}: a name is labels of letters, digits, '-' and '_' with dots between \
-         them, and a container has {MAX_ALIASES} at the most",
+         them, neither localhost nor 12 hexadecimal digits, and a container has {MAX_ALIASES} at the most",
         container.name
     ))
 }
@@ -107,6 +132,9 @@ mod tests {
             addresses: Vec::new(),
             labels: BTreeMap::new(),
             runtime: Runtime::Docker,
+            group: None,
+            container: None,
+            taken: BTreeSet::new(),
         }
     }
 
@@ -163,6 +191,36 @@ mod tests {
         assert!(said("web.", &[]).is_some());
         let many: Vec<String> = (0..=MAX_ALIASES).map(|n| format!("alias{n}")).collect();
         assert!(said("web", &many.iter().map(String::as_str).collect::<Vec<_>>()).is_some());
+    }
+
+    #[test]
+    fn what_means_something_else_is_no_name() {
+        let aliases = ["localhost", "a.localhost", "0123456789ab"].map(str::to_owned).to_vec();
+        let attachment = Attachment { aliases, ..Attachment::default() };
+        for name in ["localhost", "0123456789ab"] {
+            let named = named(&endpoint(), &container(name), &attachment);
+
+            assert_eq!(named.name.as_str(), "5df66f04e09f", "{name}");
+            assert_eq!(texts(&named.aliases), [""; 0], "{name}");
+            assert!(unspoken(&named, &container(name), &attachment).is_some());
+        }
+    }
+
+    #[test]
+    fn containers_of_one_service_are_replicas() {
+        let group = |labels: &[(&str, &str)]| {
+            let mut container = container("web-1");
+            let labels = labels.iter().map(|&(key, value)| (key.to_owned(), value.to_owned()));
+            container.labels = labels.collect();
+            named(&endpoint(), &container, &Attachment::default()).group
+        };
+
+        assert_eq!(
+            group(&[(PROJECT, "shop"), (SERVICE, "web")]).as_deref(),
+            Some("compose shop/web")
+        );
+        assert_eq!(group(&[(SERVICE, "web")]), None);
+        assert_eq!(group(&[(PROJECT, "shop"), (SERVICE, &"x".repeat(MAX_GROUP))]), None);
     }
 
     #[test]

@@ -223,9 +223,9 @@ async fn give_back(
     if let SandboxRecord::Managed(docker) = &mut reservation.sandbox {
         docker.inside = inside(endpoints, network.id, reservation.id, netns).await;
     }
-    let ContainerNames { name, aliases, labels } = ContainerNames::new(found, attachment);
-    let record =
-        endpoints.reserve(network, Reservation { name, aliases, labels, ..reservation }).await?;
+    let ContainerNames { name, aliases, group, labels } = ContainerNames::new(found, attachment);
+    let wanted = Reservation { name, aliases, group, labels, ..reservation };
+    let record = endpoints.reserve(network, wanted).await?;
     if let IpamMode::Ours { pool, pool6 } = &docker.ipam_mode {
         for address in &record.endpoint.addresses {
             let pool = if address.is_ipv4() { Some(pool) } else { pool6.as_ref() };
@@ -338,6 +338,7 @@ mod tests {
                 .iter()
                 .map(|&(endpoint, network)| (endpoint.into(), network.into()))
                 .collect(),
+            networks: Vec::new(),
         };
         let listed = [
             container("c1", true, &[("e1", "bound"), ("e2", "unbound"), ("e3", "bridge")]),

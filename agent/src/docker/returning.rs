@@ -51,6 +51,7 @@ fn only_missing<'a>(
     let mut missing = view.endpoints_of(network).filter(|endpoint| {
         endpoint.node == node
             && endpoint.runtime == Runtime::Docker
+            && !endpoint.is_stopped()
             && !entries.contains_key(&endpoint.id)
     });
 
@@ -80,6 +81,9 @@ mod tests {
             addresses: vec![[10, 1, 0, n].into()],
             labels: BTreeMap::new(),
             runtime,
+            group: None,
+            container: None,
+            taken: BTreeSet::new(),
         }
     }
 

@@ -199,7 +199,9 @@ async fn keep_containers(
         loop {
             tokio::select! {
                 Some(container) = heard.recv() => {
-                    if let Err(error) = container_watcher::look_at(endpoints, engine, &container).await {
+                    let looked =
+                        container_watcher::look_at(store, endpoints, engine, &container);
+                    if let Err(error) = looked.await {
                         return error;
                     }
                 }

@@ -219,6 +219,7 @@ async fn reserve(
         addresses: wanted.address.map_or(Addresses::Next, Addresses::Fixed),
         name: wanted.name,
         aliases: wanted.aliases,
+        group: wanted.group,
         labels: wanted.labels,
         runtime: wanted.runtime,
         sandbox: place,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use overlay_core::message::excerpt;
-use overlay_core::{Alias, Name, Network, Runtime, View};
+use overlay_core::{Alias, Name, Network, Runtime, View, claims};
 use overlay_proto::convert::{self, ConversionError, MAX_ALIASES};
 use overlay_proto::{Code, v1};
 
@@ -20,6 +20,8 @@ pub(crate) struct AttachSpec {
     pub(crate) name: Option<Name>,
     /// Further names.
     pub(crate) aliases: BTreeSet<Alias>,
+    /// What it is a replica of.
+    pub(crate) group: Option<String>,
     /// Its labels.
     pub(crate) labels: BTreeMap<String, String>,
     /// A fixed address; the next free one when missing.
@@ -49,6 +51,15 @@ pub(crate) enum InvalidAttach {
     /// The process of a command is missing.
     #[error("owner_pid is missing; an endpoint of a command goes with its process")]
     OwnerMissing,
+    /// It would be called what means something else.
+    #[error("no endpoint is called {0}: every host calls itself so; give it another name")]
+    ReservedName(Alias),
+    /// It would be called what looks like an id.
+    #[error(
+        "no endpoint is called {0}: 12 hexadecimal digits are an id; give it another name, with \
+         another letter in it"
+    )]
+    LikeAnId(Alias),
     /// It has more aliases than an endpoint may have.
     #[error("there are more than 64 aliases")]
     TooManyAliases,
@@ -65,6 +76,8 @@ impl InvalidAttach {
             | Self::NetnsMissing
             | Self::Runtime
             | Self::OwnerMissing
+            | Self::ReservedName(_)
+            | Self::LikeAnId(_)
             | Self::TooManyAliases => Code::InvalidInput,
             Self::Field(error) => error.code(),
         }
@@ -91,12 +104,19 @@ impl TryFrom<v1::AttachRequest> for AttachSpec {
             return Err(InvalidAttach::TooManyAliases);
         }
         let optional = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let name: Option<Name> =
+            optional(&request.name).map(|name| convert::field("name", &name)).transpose()?;
         let aliases = request.aliases.iter().map(|alias| convert::field("alias", alias));
+        let aliases: BTreeSet<Alias> = aliases.collect::<Result<_, _>>()?;
+        for name in name.iter().cloned().map(Alias::from).chain(aliases.iter().cloned()) {
+            try_name(name)?;
+        }
 
         Ok(Self {
             network: request.network,
-            name: optional(&request.name).map(|name| convert::field("name", &name)).transpose()?,
-            aliases: aliases.collect::<Result<_, _>>()?,
+            name,
+            aliases,
+            group: request.replica.then(|| REPLICAS.to_owned()),
             labels: convert::labels(request.labels)?,
             address: optional(&request.address)
                 .map(|address| convert::field("address", &address))
@@ -107,6 +127,21 @@ impl TryFrom<v1::AttachRequest> for AttachSpec {
             owner: (request.owner_pid != 0).then_some(request.owner_pid),
         })
     }
+}
+
+/// The group of replicas that `overlayctl` makes: their name says of what.
+const REPLICAS: &str = "run";
+
+/// Refuses names that control refuses.
+fn try_name(name: Alias) -> Result<(), InvalidAttach> {
+    if claims::is_reserved(name.as_str()) {
+        return Err(InvalidAttach::ReservedName(name));
+    }
+    if claims::is_short_id(name.as_str()) {
+        return Err(InvalidAttach::LikeAnId(name));
+    }
+
+    Ok(())
 }
 
 impl AttachSpec {
@@ -250,6 +285,9 @@ mod tests {
                 addresses: vec!["10.9.0.7".parse().expect("an address")],
                 labels: BTreeMap::new(),
                 runtime: Runtime::Attach,
+                group: None,
+                container: None,
+                taken: BTreeSet::new(),
             },
             sandbox: SandboxRecord::Host,
             ifname: "eth0".to_owned(),
@@ -278,6 +316,10 @@ mod tests {
             v1::AttachRequest { aliases: vec!["a b".into()], ..request() },
             v1::AttachRequest { address: "fd00::1".into(), ..request() },
             v1::AttachRequest { labels: [(String::new(), String::new())].into(), ..request() },
+            v1::AttachRequest { name: "LocalHost".into(), ..request() },
+            v1::AttachRequest { name: "0123456789ab".into(), ..request() },
+            v1::AttachRequest { aliases: vec!["0123456789ab".into()], ..request() },
+            v1::AttachRequest { aliases: vec!["a.localhost".into()], ..request() },
         ];
 
         for request in broken {

@@ -14,7 +14,7 @@ use super::lifecycle::Endpoints;
 use super::request::{UnusableAddress, try_fixed};
 use crate::membership::control_error::ControlError;
 use crate::membership::network_membership::{self, MembershipError};
-use crate::state::{EndpointRecord, Owner, SandboxRecord, StoreFailure};
+use crate::state::{EndpointRecord, ManagedSandbox, Owner, SandboxRecord, StoreFailure};
 
 /// Endpoints on this node at the most; the kernel's own tables stay small with them.
 pub(crate) const MAX_ENDPOINTS: usize = 10_000;
@@ -39,6 +39,8 @@ pub(crate) struct Reservation {
     pub(crate) name: Option<Name>,
     /// Further names.
     pub(crate) aliases: BTreeSet<Alias>,
+    /// What it is a replica of.
+    pub(crate) group: Option<String>,
     /// Its labels.
     pub(crate) labels: BTreeMap<String, String>,
     /// Its addresses.
@@ -194,6 +196,9 @@ impl Endpoints {
             addresses,
             labels: wanted.labels,
             runtime: wanted.runtime,
+            group: wanted.group,
+            container: wanted.sandbox.managed().and_then(ManagedSandbox::short_id),
+            taken: BTreeSet::new(),
         };
         if self.needs_claim(network, &endpoint.addresses) {
             // Control grants no address twice, so it must first learn that the old holders are

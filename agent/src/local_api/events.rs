@@ -107,8 +107,10 @@ fn count(codes: &[&str], code: &str) -> usize {
 /// put onto it.
 fn differences(before: &View, after: &View) -> Vec<v1::Event> {
     let mut events = Vec::new();
+    // One whose container is stopped is not attached.
+    let attached = |view: &View, key| view.endpoints.get(key).is_some_and(|e| !e.is_stopped());
     for (key, endpoint) in &before.endpoints {
-        if !after.endpoints.contains_key(key) {
+        if !endpoint.is_stopped() && !attached(after, key) {
             events.push(endpoint_event(v1::EventKind::EndpointDetached, endpoint, before));
         }
     }
@@ -140,8 +142,8 @@ fn differences(before: &View, after: &View) -> Vec<v1::Event> {
     for (network, node) in after.members.keys().filter(|key| !before.members.contains_key(key)) {
         events.push(member_event(v1::EventKind::MemberAdded, *network, *node, after));
     }
-    for (key, endpoint) in &after.endpoints {
-        match before.endpoints.get(key) {
+    for (key, endpoint) in after.endpoints.iter().filter(|(_, endpoint)| !endpoint.is_stopped()) {
+        match before.endpoints.get(key).filter(|known| !known.is_stopped()) {
             None => events.push(endpoint_event(v1::EventKind::EndpointAttached, endpoint, after)),
             Some(was) if was != endpoint => {
                 events.push(endpoint_event(v1::EventKind::EndpointChanged, endpoint, after));
@@ -251,6 +253,9 @@ mod tests {
             addresses: vec![address.parse().expect("an address")],
             labels: BTreeMap::new(),
             runtime: Runtime::Run,
+            group: None,
+            container: None,
+            taken: BTreeSet::new(),
         }
     }
 
@@ -284,6 +289,20 @@ mod tests {
             ),
             ("service2", "web", "host-a", "10.9.0.2")
         );
+    }
+
+    #[test]
+    fn an_endpoint_whose_container_stops_is_detached() {
+        let (mut running, mut stopped) = (view(), view());
+        let key = (NetworkId::from_random(1), EndpointId::from_random(1));
+        let container = Some("5df66f04e09f".parse().expect("an id"));
+        let endpoint = Endpoint { container, ..endpoint("10.9.0.2") };
+        stopped.endpoints.insert(key, endpoint.stopped());
+        running.endpoints.insert(key, endpoint);
+
+        assert_eq!(kinds(&running, &stopped), [v1::EventKind::EndpointDetached]);
+        assert_eq!(kinds(&stopped, &view()), []);
+        assert_eq!(kinds(&stopped, &running), [v1::EventKind::EndpointAttached]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Listings out of the own view, for while control is away: what this node may see, as it last
 //! heard of it.
 
+use overlay_core::claims::Conflicts;
 use overlay_core::{EndpointId, NetworkId, NodeId, View};
 use overlay_proto::{Refusal, convert, v1};
 
@@ -9,10 +10,11 @@ use crate::endpoint::request::require_network;
 /// Lists all networks; members and endpoints only of those this node is in.
 pub(super) fn networks(view: &View, own: NodeId) -> v1::ListNetworksResponse {
     let name = |node: &NodeId| view.nodes.get(node).map(|node| node.name.to_string());
+    let live = |id| view.endpoints_of(id).filter(|endpoint| !endpoint.is_stopped()).count();
     let networks = view.networks.values().map(|network| v1::NetworkState {
         network: Some(network.clone().into()),
         members: view.members_of(network.id).filter_map(|member| name(&member.node)).collect(),
-        endpoints: u32::try_from(view.endpoints_of(network.id).count()).unwrap_or(u32::MAX),
+        endpoints: u32::try_from(live(network.id)).unwrap_or(u32::MAX),
         differences: convert::differences_of(view, network),
         hidden: view.member(network.id, own).is_none(),
     });
@@ -28,17 +30,19 @@ pub(super) fn endpoints(view: &View, network: &str) -> Result<v1::ListEndpointsR
     let node_name = |id| view.nodes.get(&id).map(|node| node.name.to_string()).unwrap_or_default();
     let endpoints =
         view.endpoints.values().filter(|endpoint| only.is_none_or(|id| id == endpoint.network));
+    let conflicts = Conflicts::new(view);
     let state = |endpoint: &overlay_core::Endpoint| v1::EndpointState {
         network_name: network_name(endpoint.network),
         node_name: node_name(endpoint.node),
         endpoint: Some(endpoint.clone().into()),
-        problem: String::new(),
+        problem: conflicts.of(endpoint).unwrap_or_default(),
     };
 
     Ok(v1::ListEndpointsResponse { endpoints: endpoints.map(state).collect() })
 }
 
-/// Adds what is wrong with the endpoints of this node, which alone knows it.
+/// Adds what is wrong with the endpoints of this node, which knows of more than names that belong
+/// to others.
 pub(super) fn with_problems(
     mut listed: v1::ListEndpointsResponse,
     problem: impl Fn(NetworkId, EndpointId) -> Option<String>,
@@ -52,7 +56,9 @@ pub(super) fn with_problems(
         let (Ok(network), Ok(id)) = (endpoint.network.parse(), endpoint.id.parse()) else {
             continue;
         };
-        state.problem = problem(network, id).unwrap_or_default();
+        if let Some(problem) = problem(network, id) {
+            state.problem = problem;
+        }
     }
 
     listed

@@ -11,6 +11,7 @@ pub(crate) mod candidates;
 pub(crate) mod changed_rows;
 pub(crate) mod connection;
 pub(crate) mod connection_loss;
+pub(crate) mod containers;
 pub(crate) mod control_error;
 pub(crate) mod control_link;
 pub(crate) mod join;
@@ -19,6 +20,7 @@ pub(crate) mod per_network;
 pub(crate) mod prefix_clash;
 pub(crate) mod publish;
 pub(crate) mod renewal;
+pub(crate) mod unpublished;
 pub(crate) mod view_cache;
 pub(crate) mod watch;
 

@@ -206,7 +206,8 @@ impl NetworkMemberships {
 
     /// Leaves the networks that have had no endpoint here for long.
     async fn leave_unused(&self, view: &View, empty_since: &mut BTreeMap<NetworkId, Instant>) {
-        let used = self.used();
+        let mut used = self.used();
+        used.extend(self.kept(view));
         let member_of: BTreeSet<_> = view.memberships_of(self.node).map(|m| m.network).collect();
         empty_since.retain(|network, _| member_of.contains(network) && !used.contains(network));
         for network in member_of.difference(&used) {
@@ -215,6 +216,14 @@ impl NetworkMemberships {
                 self.exit(*network).await;
             }
         }
+    }
+
+    /// Lists the networks on which stopped containers of this host keep their names: they would not
+    /// outlive its membership.
+    fn kept(&self, view: &View) -> impl Iterator<Item = NetworkId> {
+        let is_kept = |e: &&Endpoint| e.node == self.node && e.is_stopped();
+
+        view.endpoints.values().filter(is_kept).map(|endpoint| endpoint.network)
     }
 
     /// Lists the networks that have an endpoint here, or of which an address is held for something

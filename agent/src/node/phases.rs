@@ -8,6 +8,7 @@
 //!                        └► back  Expelled ──leave or join──► Unjoined / Joining
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use crate::hand_over::{HandedNode, NoPredecessor, Program};
 use crate::joined_node::JoinedNode;
 use crate::lock::{LockError, StateLock};
 use crate::membership::admission::Admission;
+use crate::membership::containers::Containers;
 use crate::membership::control_link::ProcessContext;
 use crate::membership::join::{self, JoinOptions};
 use crate::membership::{announce, prefix_clash, renewal, view_cache, watch as following};
@@ -296,6 +298,8 @@ impl Node {
             });
         } else {
             joined.endpoints.journal.set_whole();
+            // No engine has any.
+            joined.endpoints.publisher.containers.send_replace(Containers::Known(BTreeMap::new()));
         }
         self.handle.set_phase(Phase::Joined(joined));
     }

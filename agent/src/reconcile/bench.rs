@@ -300,6 +300,9 @@ fn endpoint(placement: Placement, member: u32, number: u32) -> Endpoint {
         addresses: row().addresses(address),
         labels: BTreeMap::new(),
         runtime: Runtime::Run,
+        group: None,
+        container: None,
+        taken: BTreeSet::new(),
     }
 }
 

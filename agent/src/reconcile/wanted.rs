@@ -150,11 +150,15 @@ impl Wanted {
                 }
                 let mut names = NetworkNames::clone(known);
                 for &id in &touch.endpoints {
-                    names.replace(id, rows.find(network.id, id));
+                    let endpoint = rows.find(network.id, id).map(|found| rows.named(found));
+                    names.replace(id, endpoint, &rows.view.nodes);
                 }
                 names
             }
-            Some(_) | None => NetworkNames::new(network, rows.of(network.id)),
+            Some(_) | None => {
+                let endpoints = rows.of(network.id).map(|endpoint| rows.named(endpoint));
+                NetworkNames::new(network, endpoints, &rows.view.nodes)
+            }
         };
         self.names.insert(network.id, Arc::new(names));
     }

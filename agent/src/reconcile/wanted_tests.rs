@@ -67,6 +67,9 @@ fn endpoint(n: u8, node: NodeId, address: [u8; 2]) -> Endpoint {
         addresses: vec![[10, n, address[0], address[1]].into()],
         labels: BTreeMap::new(),
         runtime: Runtime::Run,
+        group: None,
+        container: None,
+        taken: BTreeSet::new(),
     }
 }
 

@@ -214,6 +214,9 @@ mod tests {
             addresses: Vec::new(),
             labels: BTreeMap::new(),
             runtime,
+            group: None,
+            container: None,
+            taken: BTreeSet::new(),
         }
     }
 

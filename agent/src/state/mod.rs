@@ -20,6 +20,7 @@ pub(crate) use error::StoreFailure;
 pub use file::panic_is_contained;
 pub(crate) use in_store::in_store;
 pub use load::StoredState;
+pub(crate) use record::short_id;
 pub use record::{
     EndpointRecord, Identity, Joining, KnownControl, ManagedSandbox, Owner, SandboxRecord,
 };

@@ -133,6 +133,19 @@ pub struct ManagedSandbox {
     pub inside: Option<String>,
 }
 
+impl ManagedSandbox {
+    /// Returns the short form of the container's id, once the engine told it: its host name.
+    pub(crate) fn short_id(&self) -> Option<Name> {
+        self.container.as_deref().and_then(short_id)
+    }
+}
+
+/// Returns the short form of a container's id, which is also its host name: the first 12
+/// hexadecimal digits.
+pub(crate) fn short_id(container: &str) -> Option<Name> {
+    container.get(..12)?.parse().ok()
+}
+
 impl SandboxRecord {
     /// Returns what an engine manages, if one does.
     pub fn managed(&self) -> Option<&ManagedSandbox> {
@@ -182,6 +195,21 @@ pub struct EndpointRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What was written before names belonged to somebody.
+    #[test]
+    fn an_endpoint_of_what_older_agents_wrote_is_read() {
+        let kept = r#"{"endpoint":{"id":"000000000001","network":"00000000000a",
+            "node":"00000000000b","name":"web","aliases":["5df66f04e09f","www"],
+            "addresses":["10.9.0.2"],"labels":{},"runtime":"docker"},
+            "sandbox":"host","ifname":"ovh0","owner":null}"#;
+
+        let read: EndpointRecord = serde_json::from_str(kept).expect("as it was written");
+
+        assert_eq!(read.endpoint.name.as_str(), "web");
+        assert!(read.endpoint.group.is_none() && read.endpoint.container.is_none());
+        assert!(read.endpoint.taken.is_empty());
+    }
 
     #[test]
     fn a_container_of_what_older_agents_wrote_is_read() {

@@ -44,6 +44,9 @@ fn record() -> EndpointRecord {
             addresses: vec!["10.0.0.9".parse().expect("an address")],
             labels: BTreeMap::new(),
             runtime: Runtime::Attach,
+            group: None,
+            container: None,
+            taken: BTreeSet::new(),
         },
         sandbox: SandboxRecord::Netns {
             path: "/run/netns/x".into(),

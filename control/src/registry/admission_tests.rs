@@ -1,5 +1,7 @@
 //! Who may enter, see, make, change and remove which networks.
 
+use std::collections::BTreeSet;
+
 use overlay_core::{
     EndpointId, Member, Network, NetworkId, NetworkSettings, NodeId, Role, Runtime, Selector,
 };
@@ -86,6 +88,9 @@ fn endpoint(node: NodeId, network: NetworkId, id: u64, member: &Member) -> overl
         addresses: vec![std::net::Ipv4Addr::from_bits(first + host).into()],
         labels: Default::default(),
         runtime: Runtime::Run,
+        group: None,
+        container: None,
+        taken: BTreeSet::new(),
     }
 }
 

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use overlay_core::{Change, Endpoint, EndpointId, Member, Network, NetworkId, NodeId, RowKey};
+use overlay_core::{
+    Alias, Endpoint, EndpointId, Member, Network, NetworkId, NodeId, Runtime, claims,
+};
 
 use super::{
-    ClusterState, Decision, EndpointError, NetworkError, Record, RegistryError, Reply,
-    check_labels, limits,
+    ClusterState, Decision, EndpointError, NetworkError, RegistryError, Reply, check_labels,
+    limits, names,
 };
 
 /// Publishes endpoints of a node: all of them or none.
@@ -33,9 +35,10 @@ pub(super) fn put(state: &ClusterState, node: NodeId, rows: Vec<Endpoint>) -> De
     }
     check_room(state, node, &rows)?;
 
-    let changed = rows.into_iter().filter(|row| old_of(state, row) != Some(row));
+    let changed = rows.into_iter().map(|row| ((row.network, row.id), Some(row))).collect();
+    let settled = names::settle(state, changed);
 
-    Ok((Reply::Done, changed.map(|row| Record::Row(Change::Endpoint(row))).collect()))
+    Ok((Reply::Done, names::records(state, settled).collect()))
 }
 
 /// Checks how many endpoints one call lists.
@@ -65,6 +68,7 @@ fn check_row(state: &ClusterState, node: NodeId, row: &Endpoint) -> Result<(), R
         return Err(EndpointError::NamesAnotherNode(row.name.clone()).into());
     }
     check_labels(&row.labels)?;
+    check_names(row)?;
     let network = state.view().networks.get(&row.network);
     let Some(network) = network.filter(|network| state.may_enter(node, network.id)) else {
         return Err(NetworkError::Unknown(row.network).into());
@@ -81,14 +85,33 @@ fn check_row(state: &ClusterState, node: NodeId, row: &Endpoint) -> Result<(), R
     Ok(check_addresses(state, network, member, row)?)
 }
 
-/// An endpoint has one IPv4 address and, on a network with IPv6, at most one IPv6 address. Each
-/// comes from the node's blocks, or is one that nobody else will ever assign.
+/// Refuses names that everybody knows as something else: the host itself, or an id. Short ids of
+/// their own are what container engines call their containers by.
+fn check_names(row: &Endpoint) -> Result<(), EndpointError> {
+    let may_be_id = |name: &Alias| *name == Alias::from(row.id) || row.runtime == Runtime::Docker;
+    for name in row.claims() {
+        if claims::is_reserved(name.as_str()) {
+            return Err(EndpointError::ReservedName(name));
+        }
+        if claims::is_short_id(name.as_str()) && !may_be_id(&name) {
+            return Err(EndpointError::LikeAnId(name));
+        }
+    }
+
+    Ok(())
+}
+
+/// An endpoint whose container runs has one IPv4 address and, on a network with IPv6, at most one
+/// IPv6 address. Each comes from the node's blocks, or is one that nobody else will ever assign.
 fn check_addresses(
     state: &ClusterState,
     network: &Network,
     member: &Member,
     row: &Endpoint,
 ) -> Result<(), EndpointError> {
+    if row.is_stopped() {
+        return Ok(());
+    }
     let (v4, v6) = match row.addresses.as_slice() {
         [IpAddr::V4(v4)] => (*v4, None),
         [IpAddr::V4(v4), IpAddr::V6(v6)] => (*v4, Some(*v6)),
@@ -233,17 +256,17 @@ pub(super) fn remove(
     keys: &[(NetworkId, EndpointId)],
 ) -> Decision {
     check_count(keys.len())?;
-    let mut records = Vec::new();
+    let mut removed = names::Changed::new();
     for &(network, id) in keys {
         match state.view().endpoints.get(&(network, id)) {
             Some(_) if state.view().member(network, node).is_none() => {}
             Some(row) if row.node != node => {
                 return Err(EndpointError::OfAnotherNode(id).into());
             }
-            Some(_) => records.push(Record::Row(Change::Removed(RowKey::Endpoint(network, id)))),
+            Some(_) => drop(removed.insert((network, id), None)),
             None => {}
         }
     }
 
-    Ok((Reply::Done, records))
+    Ok((Reply::Done, names::removals(state, removed)))
 }

@@ -4,9 +4,11 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use overlay_core::{Block, Change, Member, Network, NetworkId, NodeId, PublicKey, RowKey};
+use overlay_core::{
+    Block, Change, Endpoint, Member, Network, NetworkId, NodeId, PublicKey, RowKey,
+};
 
-use super::{ClusterState, Decision, MemberError, NetworkError, Record, Reply, limits};
+use super::{ClusterState, Decision, MemberError, NetworkError, Record, Reply, limits, names};
 
 /// Makes a node a member or changes its keys, and grants blocks until it has enough.
 pub(super) fn enter(
@@ -96,17 +98,21 @@ fn free_blocks(
     }
 }
 
-/// Ends a membership; refused while the node has endpoints there.
+/// Ends a membership; refused while the node has endpoints there. Those that are stopped end with
+/// it.
 pub(super) fn exit(state: &ClusterState, node: NodeId, network: NetworkId) -> Decision {
-    let endpoints = state.endpoints_of(node, Some(network)).count();
+    let keys = state.endpoints_of(node, Some(network));
+    let (stopped, live): (Vec<_>, Vec<_>) =
+        keys.partition(|key| state.view().endpoints.get(key).is_some_and(Endpoint::is_stopped));
+    let endpoints = live.len();
     if endpoints > 0 {
         return Err(MemberError::InUse { endpoints, network }.into());
     }
-    let records = match state.view().member(network, node) {
-        Some(_) => vec![Record::Row(Change::Removed(RowKey::Member(network, node)))],
-        // Leaving twice is not an error: the first answer may have been lost.
-        None => Vec::new(),
-    };
+    // Leaving twice is not an error: the first answer may have been lost.
+    let mut records = names::removals(state, stopped.into_iter().map(|key| (key, None)).collect());
+    if state.view().member(network, node).is_some() {
+        records.push(Record::Row(Change::Removed(RowKey::Member(network, node))));
+    }
 
     Ok((Reply::Done, records))
 }

@@ -10,6 +10,7 @@ mod error;
 mod joining;
 pub(crate) mod limits;
 mod members;
+mod names;
 mod networks;
 mod nodes;
 mod operation;

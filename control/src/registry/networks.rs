@@ -7,7 +7,8 @@ use overlay_core::{Change, Creator, Network, NetworkId, NodeId, Role, RowKey, Se
 
 use super::{
     Actor, ClusterState, CreateNetwork, Decision, NetworkError, Record, RegistryError, Reply,
-    check_labels, known_network, limits, may_know, refuse_worker, require_admin, require_creator,
+    check_labels, known_network, limits, may_know, names, refuse_worker, require_admin,
+    require_creator,
 };
 
 /// Creates a network. A requested prefix is checked against what hosts have in use; otherwise one
@@ -192,34 +193,35 @@ pub(super) fn set(
     }
     check_nodes(state, actor, &network)?;
 
-    let removed = put_out(state, &network).map(|key| Record::Row(Change::Removed(key)));
-    let records = removed.chain([Record::Row(Change::Network(network.clone()))]).collect();
+    let mut records = put_out(state, &network);
+    records.push(Record::Row(Change::Network(network.clone())));
 
     Ok((Reply::Network(network), records))
 }
 
-/// Lists the rows of the members that a network does not admit: what depends on another row before
-/// it.
-fn put_out<'a>(state: &'a ClusterState, network: &'a Network) -> impl Iterator<Item = RowKey> + 'a {
+/// Makes the records that end the memberships of nodes that a network does not admit, with their
+/// endpoints there.
+fn put_out(state: &ClusterState, network: &Network) -> Vec<Record> {
     let is_admitted = |node: NodeId| {
         state.view().nodes.get(&node).is_some_and(|node| network.admits(&node.labels))
     };
     let members = state.view().members_of(network.id).map(|member| member.node);
+    let barred: Vec<_> = members.filter(|node| !is_admitted(*node)).collect();
+    let endpoints = barred.iter().flat_map(|node| state.endpoints_of(*node, Some(network.id)));
+    let mut records = names::removals(state, endpoints.map(|key| (key, None)).collect());
+    let members = barred.iter().map(|node| RowKey::Member(network.id, *node));
+    records.extend(members.map(|key| Record::Row(Change::Removed(key))));
 
-    members.filter(move |node| !is_admitted(*node)).flat_map(move |node| {
-        let endpoints = state.endpoints_of(node, Some(network.id));
-        let endpoints = endpoints.map(|(network, id)| RowKey::Endpoint(network, id));
-
-        endpoints.chain([RowKey::Member(network.id, node)])
-    })
+    records
 }
 
 /// Removes a network with its memberships. One with endpoints takes `force`, and an admin if any
-/// belong to another node.
+/// belong to another node; those that are stopped do not count, as with container engines.
 pub(super) fn remove(state: &ClusterState, actor: Actor, name: &str, force: bool) -> Decision {
     let network = known_network(state, actor, name)?;
     refuse_worker(state, actor)?;
-    let endpoints: Vec<_> = state.view().endpoints_of(network.id).collect();
+    let all = || state.view().endpoints_of(network.id);
+    let endpoints: Vec<_> = all().filter(|endpoint| !endpoint.is_stopped()).collect();
     if let Some(first) = endpoints.first()
         && !force
     {
@@ -235,7 +237,7 @@ pub(super) fn remove(state: &ClusterState, actor: Actor, name: &str, force: bool
         require_admin(state, actor)?;
     }
 
-    let endpoints = endpoints.iter().map(|endpoint| RowKey::Endpoint(network.id, endpoint.id));
+    let endpoints = all().map(|endpoint| RowKey::Endpoint(network.id, endpoint.id));
     let members =
         state.view().members_of(network.id).map(|member| RowKey::Member(network.id, member.node));
     let keys = endpoints.chain(members).chain([RowKey::Network(network.id)]);

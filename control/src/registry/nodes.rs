@@ -4,7 +4,8 @@ use overlay_core::{Change, HostReport, Node, NodeId, RowKey};
 
 use super::record::{Enrollment, Revoked};
 use super::{
-    Actor, Announce, ClusterState, Decision, EnrollmentError, Record, Reply, limits, require_admin,
+    Actor, Announce, ClusterState, Decision, EnrollmentError, Record, Reply, limits, names,
+    require_admin,
 };
 
 /// Records how a node is reached and what its host has in use.
@@ -54,14 +55,14 @@ pub(super) fn remove(state: &ClusterState, actor: Actor, name: &str, now: u64) -
 pub(super) fn leave(state: &ClusterState, id: NodeId, now: u64) -> Decision {
     let node = state.node(id)?;
     let removed = |key| Record::Row(Change::Removed(key));
-    let endpoints =
-        state.endpoints_of(id, None).map(|(network, endpoint)| RowKey::Endpoint(network, endpoint));
+    let endpoints = state.endpoints_of(id, None).map(|key| (key, None)).collect();
     let members = state.memberships(id).map(|network| RowKey::Member(network, id));
 
     let host = state.view().hosts.contains_key(&id).then_some(RowKey::HostReport(id));
-    let rows = endpoints.chain(members).chain(host).chain([RowKey::Node(id)]);
+    let rows = members.chain(host).chain([RowKey::Node(id)]);
 
-    let mut records: Vec<_> = rows.map(removed).collect();
+    let mut records = names::removals(state, endpoints);
+    records.extend(rows.map(removed));
     records.push(Record::RemoveEnrollment(id));
     if state.revoked().len() >= limits::MAX_REVOKED {
         let oldest = state.revoked().values().min_by_key(|gone| gone.at);

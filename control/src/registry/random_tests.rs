@@ -18,18 +18,29 @@ fn nodes() -> impl Strategy<Value = &'static str> {
 pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
     let actor = prop_oneof![1 => Just(Actor::Operator), 9 => (0..5u64).prop_map(|n| Actor::Node(NodeId::from_random(n + 1)))];
     let network = || (0..4u64).prop_map(|n| NetworkId::from_random(n + 7));
-    let endpoint = (network(), 0..5u64, 0..6u64, 0..3u8, 0..34u8).prop_map(
-        |(network, node, id, third, last)| {
+    let names = (0..3u8, 0..4u8, 0..3u8, 0..5u8);
+    let endpoint = (network(), 0..5u64, 0..6u64, 0..3u8, 0..34u8, names).prop_map(
+        |(network, node, id, third, last, (name, alias, group, container))| {
             let third = [0, 254, 255][usize::from(third)];
             Endpoint {
                 id: EndpointId::from_random(id + 1),
                 network,
                 node: NodeId::from_random(node + 1),
-                name: "e".parse().expect("a name"),
-                aliases: BTreeSet::new(),
-                addresses: vec![std::net::Ipv4Addr::new(10, 9, third, last).into()],
+                name: format!("e{name}").parse().expect("a name"),
+                aliases: (alias < 3)
+                    .then(|| format!("e{alias}").parse().expect("an alias"))
+                    .into_iter()
+                    .collect(),
+                addresses: (container != 1)
+                    .then(|| std::net::Ipv4Addr::new(10, 9, third, last).into())
+                    .into_iter()
+                    .collect(),
                 labels: BTreeMap::new(),
                 runtime: Runtime::Run,
+                group: ["a", "b"].get(usize::from(group)).map(|group| (*group).to_owned()),
+                container: (container < 3)
+                    .then(|| format!("c{}", container / 2).parse().expect("an id")),
+                taken: BTreeSet::new(),
             }
         },
     );

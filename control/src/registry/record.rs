@@ -174,6 +174,19 @@ mod tests {
         assert!(!written.contains("nodes"), "what an earlier version wrote: {written}");
     }
 
+    /// What was stored before names belonged to somebody.
+    #[test]
+    fn endpoints_of_earlier_versions_are_read() {
+        let endpoint = r#"{"row":{"endpoint":{"id":"000000000001","network":"00000000000a",
+            "node":"00000000000b","name":"web","aliases":["www"],"addresses":["10.9.0.2"],
+            "labels":{},"runtime":"docker"}}}"#;
+
+        let record: Record = serde_json::from_str(endpoint).expect("it is read");
+
+        let Record::Row(Change::Endpoint(row)) = record else { panic!("{record:?}") };
+        assert!(row.group.is_none() && row.container.is_none() && row.taken.is_empty());
+    }
+
     #[test]
     fn digests_match_only_themselves() {
         let digest = Digest::of(b"secret");

@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use overlay_core::{
-    Change, EndpointId, Member, Name, Network, NetworkId, Node, NodeId, RowKey, View, visibility,
+    Alias, Change, Endpoint, EndpointId, Member, Name, Network, NetworkId, Node, NodeId, RowKey,
+    View, visibility,
 };
 
 use super::error::{EnrollmentError, RegistryError};
@@ -35,6 +36,8 @@ struct Index {
     blocks: BTreeSet<(NetworkId, Ipv4Net)>,
     addresses: BTreeMap<(NetworkId, IpAddr), EndpointId>,
     endpoints: BTreeSet<(NodeId, NetworkId, EndpointId)>,
+    /// The endpoints that claim each name.
+    claims: BTreeMap<(NetworkId, Alias), BTreeSet<EndpointId>>,
     /// The hosts on which networks differ.
     differing: BTreeSet<NodeId>,
 }
@@ -286,6 +289,15 @@ impl ClusterState {
         self.index.addresses.get(&(network, address)).copied()
     }
 
+    /// Lists the endpoints of a network that claim a name.
+    pub(super) fn claimants(
+        &self,
+        network: NetworkId,
+        name: &Alias,
+    ) -> impl Iterator<Item = EndpointId> + '_ {
+        self.index.claims.get(&(network, name.clone())).into_iter().flatten().copied()
+    }
+
     /// Lists the endpoints of a node, on one network or all.
     pub(crate) fn endpoints_of(
         &self,
@@ -385,6 +397,9 @@ impl Index {
             Change::Member(row) => self.insert_member(row),
             Change::Endpoint(row) => {
                 self.endpoints.insert((row.node, row.network, row.id));
+                for name in row.claims() {
+                    self.claims.entry((row.network, name)).or_default().insert(row.id);
+                }
                 self.addresses
                     .extend(row.addresses.iter().map(|address| ((row.network, *address), row.id)));
             }
@@ -410,6 +425,7 @@ impl Index {
             Change::Member(row) => self.remove_member(row),
             Change::Endpoint(row) => {
                 self.endpoints.remove(&(row.node, row.network, row.id));
+                self.remove_claims(row);
                 for key in row.addresses.iter().map(|address| (row.network, *address)) {
                     if self.addresses.get(&key) == Some(&row.id) {
                         self.addresses.remove(&key);
@@ -418,6 +434,17 @@ impl Index {
             }
             Change::HostReport(row) => drop(self.differing.remove(&row.node)),
             Change::Removed(_) => {}
+        }
+    }
+
+    fn remove_claims(&mut self, row: &Endpoint) {
+        for key in row.claims().into_iter().map(|name| (row.network, name)) {
+            if let Some(claimants) = self.claims.get_mut(&key) {
+                claimants.remove(&row.id);
+                if claimants.is_empty() {
+                    self.claims.remove(&key);
+                }
+            }
         }
     }
 

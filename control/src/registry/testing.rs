@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use overlay_core::Role;
+use overlay_core::{Endpoint, NetworkId, Role, claims};
 use overlay_proto::Refusal;
 
 use super::*;
@@ -100,8 +100,10 @@ pub(crate) fn check_invariants(state: &ClusterState) {
         }
         let mut live = BTreeSet::new();
         for endpoint in state.view().endpoints_of(network.id) {
-            let Some(IpAddr::V4(address)) = endpoint.addresses.first().copied() else {
-                panic!("{endpoint:?}")
+            let address = match endpoint.addresses.first().copied() {
+                Some(IpAddr::V4(address)) => address,
+                None if endpoint.is_stopped() => continue,
+                Some(IpAddr::V6(_)) | None => panic!("{endpoint:?}"),
             };
             assert!(live.insert(address), "{address} is live twice");
             let holder = blocks.iter().find(|(_, block)| block.contains(&address));
@@ -114,5 +116,28 @@ pub(crate) fn check_invariants(state: &ClusterState) {
             let member = state.view().member(network.id, endpoint.node).expect("checked above");
             assert_ne!(member.node_address(network), Some(address));
         }
+        check_names(state, network.id);
+    }
+}
+
+/// Checks that names belong to whom they may: those that are not taken from an endpoint, together.
+fn check_names(state: &ClusterState, network: NetworkId) {
+    let names: BTreeSet<_> =
+        state.view().endpoints_of(network).flat_map(|endpoint| endpoint.claims()).collect();
+    for name in names {
+        let claims = |endpoint: &&Endpoint| endpoint.claims().contains(&name);
+        let claimants: Vec<_> = state.view().endpoints_of(network).filter(claims).collect();
+        let holding = claimants.iter().filter(|endpoint| !endpoint.taken.contains(&name)).copied();
+        let held: Vec<&Endpoint> = holding.collect();
+        assert!(!held.is_empty(), "{name} belongs to nobody");
+        let holders = claims::holders(&name, held.iter().copied());
+        assert_eq!(holders.len(), held.len(), "{name} belongs to several: {held:?}");
+        for waiting in claimants.iter().filter(|endpoint| endpoint.taken.contains(&name)) {
+            let with = claims::holders(&name, held.iter().copied().chain([*waiting]));
+            assert!(!with.contains(&waiting.id), "{name} is kept from {waiting:?}");
+        }
+    }
+    for endpoint in state.view().endpoints_of(network) {
+        assert!(endpoint.taken.is_subset(&endpoint.claims()), "{endpoint:?}");
     }
 }

@@ -80,6 +80,9 @@ impl Fixture {
             addresses: vec![address.parse().expect("an address")],
             labels: BTreeMap::new(),
             runtime: Runtime::Run,
+            group: None,
+            container: None,
+            taken: BTreeSet::new(),
         }
     }
 

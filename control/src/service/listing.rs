@@ -1,5 +1,6 @@
 //! Listings: the part of the current state that the caller may see.
 
+use overlay_core::claims::Conflicts;
 use overlay_core::{Name, Network, Node, NodeId, Role, RowKey};
 use overlay_proto::{Refusal, v1};
 
@@ -60,7 +61,8 @@ pub(super) fn networks(
     let row = |network: &Network| {
         let seen = sees(state, caller, RowKey::Member(network.id, caller.id));
         let members = state.view().members_of(network.id).filter(|_| seen);
-        let endpoints = state.view().endpoints_of(network.id).filter(|_| seen).count();
+        let live = state.view().endpoints_of(network.id).filter(|row| !row.is_stopped());
+        let endpoints = live.filter(|_| seen).count();
 
         v1::NetworkState {
             network: Some(network.clone().into()),
@@ -110,14 +112,15 @@ pub(super) fn endpoints(
     let node_name = |id| {
         state.view().nodes.get(&id).map(|node: &Node| node.name.to_string()).unwrap_or_default()
     };
+    let conflicts = Conflicts::new(state.view());
 
     Ok(rows
         .map(|(network, row)| v1::EndpointState {
             endpoint: Some(row.clone().into()),
             network_name: network.name.to_string(),
             node_name: node_name(row.node),
-            // The endpoint's node adds it.
-            problem: String::new(),
+            // What else is wrong with it, its node adds.
+            problem: conflicts.of(row).unwrap_or_default(),
         })
         .collect())
 }

@@ -62,6 +62,40 @@ async fn everything_acknowledged_is_there_after_a_restart() {
     assert_eq!(taken.message, "10.9.3.3 is taken by service1 on admin");
 }
 
+#[tokio::test]
+async fn a_name_is_its_first_holders_and_the_second_is_told() {
+    let control = Control::start().await;
+    let admin = control.admin().await;
+    let node = control.node(&admin, "host2").await;
+    let network = admin.create_network("my-network", "10.9.0.0/16").await.unwrap();
+    admin.enter(&network).await.unwrap();
+    node.enter(&network).await.unwrap();
+    admin.put(vec![admin.endpoint(&network, 9, "service1", "10.9.3.3")]).await.unwrap();
+    let mut late = node.endpoint(&network, 1, "Service1", "10.9.3.4");
+    late.taken = vec!["nothing-of-its-own".to_owned()];
+    let put = node.put(vec![late]).await.unwrap();
+
+    let mut watcher = admin.watch(View::default()).await.unwrap();
+    watcher.reach(put).await;
+    let taken = |id: u64| {
+        let mut endpoints = watcher.view.endpoints.values();
+        let row = endpoints.find(|row| row.id.as_u64() == id).unwrap();
+        row.taken.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!((taken(9), taken(1)), (vec![], vec!["service1".to_owned()]));
+    let request = v1::ListEndpointsRequest { network: "my-network".to_owned() };
+    let listed = admin.client.clone().list_endpoints(request).await.unwrap().into_inner();
+    let problems: Vec<_> = listed.endpoints.iter().map(|row| row.problem.as_str()).collect();
+    assert_eq!(
+        problems,
+        [
+            "the name service1 belongs to service1 (000000000009) on admin: this one is found as \
+             000000000001 and as service1.host2; give it another name, or an alias that both have",
+            ""
+        ]
+    );
+}
+
 /// Invariant 11.
 #[tokio::test]
 async fn roles_decide_who_may_ask_what() {

@@ -130,6 +130,7 @@ impl AttachArgs {
             runtime: runtime.into(),
             netns,
             owner_pid: 0,
+            replica: false,
         })
     }
 }

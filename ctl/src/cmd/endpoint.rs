@@ -24,7 +24,7 @@ Examples:
   overlayctl ps
   overlayctl ps --network my-network --watch";
 const SHOW_EXAMPLE: &str = "\
-A name that is on several networks, or is taken more than once, shows all that have it.
+A name that is on several networks, or that several have, shows all that have it.
 
 Examples:
   overlayctl endpoint show service2

@@ -24,6 +24,7 @@ are told on standard error, unless --quiet.
 Examples:
   overlayctl run --network shop --name web -- python3 -m http.server 8080
   overlayctl run --network shop -- curl http://web:8080/
+  overlayctl run --network shop --name web --replica -- nginx -g 'daemon off;'
   overlayctl run --network front,back --name proxy --alias www -- haproxy -f cfg";
 
 /// Run a command in a network namespace of its own on the overlay
@@ -36,6 +37,9 @@ pub(crate) struct RunArgs {
     /// The name others find it by; without it, one is made
     #[arg(long)]
     name: Option<Name>,
+    /// It shares its name with others that are replicas; without this, a name is its first holder's
+    #[arg(long, requires = "name")]
+    replica: bool,
     #[command(flatten)]
     identity: NamingArgs,
     /// The command and its arguments
@@ -114,6 +118,7 @@ impl RunArgs {
             runtime: v1::Runtime::Run.into(),
             netns: netns.to_owned(),
             owner_pid: std::process::id(),
+            replica: self.replica,
         })
     }
 }

@@ -17,6 +17,7 @@ pub(crate) struct EndpointView {
     pub(crate) network_id: String,
     pub(crate) node: String,
     pub(crate) node_id: String,
+    /// None while its container is stopped.
     pub(crate) addresses: Vec<String>,
     pub(crate) aliases: Vec<String>,
     pub(crate) labels: BTreeMap<String, String>,
@@ -82,6 +83,11 @@ impl EndpointList {
 }
 
 impl EndpointView {
+    /// Returns its addresses; it has none while its container is stopped and keeps its names.
+    fn addresses_cell(&self) -> Cell {
+        if self.addresses.is_empty() { "stopped".into() } else { Cell::list(&self.addresses) }
+    }
+
     fn is_called(&self, text: &str) -> bool {
         let (name, network) = text.rsplit_once('.').unwrap_or((text, ""));
         let is_name = |text: &str| {
@@ -103,7 +109,7 @@ impl Report for EndpointView {
             ("name", self.name.clone().into()),
             ("id", self.id.clone().into()),
             ("network", format!("{} ({})", self.network, self.network_id).into()),
-            ("addresses", Cell::list(&self.addresses)),
+            ("addresses", self.addresses_cell()),
             ("node", format!("{} ({})", self.node, self.node_id).into()),
             ("runtime", self.runtime.into()),
             ("aliases", Cell::list(&self.aliases)),
@@ -153,7 +159,7 @@ impl Report for EndpointList {
                 e.name.clone().into(),
                 e.id.clone().into(),
                 e.network.clone().into(),
-                Cell::list(&e.addresses),
+                e.addresses_cell(),
                 e.node.clone().into(),
                 e.runtime.into(),
                 Cell::list(&e.aliases),
@@ -194,6 +200,7 @@ mod tests {
                 addresses: vec!["10.9.0.2".into(), "fd00::2".into()],
                 labels: BTreeMap::from([("tier".into(), "front".into())]),
                 runtime: v1::Runtime::Run.into(),
+                ..v1::Endpoint::default()
             }),
             network_name: "my-network".into(),
             node_name: "b".into(),

@@ -80,6 +80,7 @@ fn endpoints() -> v1::ListEndpointsResponse {
             addresses: addresses.iter().map(|address| (*address).to_owned()).collect(),
             labels: [("com.docker.compose.project".to_owned(), "shop".to_owned())].into(),
             runtime: v1::Runtime::Docker.into(),
+            ..v1::Endpoint::default()
         }),
         network_name: network.into(),
         node_name: "host-01".into(),

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use overlay_core::endpoint::MAX_GROUP;
 use overlay_core::id::InvalidId;
 use overlay_core::key::InvalidKey;
 use overlay_core::message;
@@ -61,6 +62,9 @@ pub enum ConversionError {
     /// A network's name in a container engine is too long, or contains control characters.
     #[error("settings.title: at most 255 bytes, no control characters")]
     Title,
+    /// The name of a group of replicas is too long, or contains control characters.
+    #[error("endpoint.group: at most {MAX_GROUP} bytes, no control characters")]
+    Group,
     /// A network cannot have a prefix.
     #[error("{}", unfit(prefix, *why))]
     Prefix {
@@ -97,6 +101,7 @@ impl ConversionError {
             | Self::LaneKey(_)
             | Self::Underlay(_)
             | Self::Title
+            | Self::Group
             | Self::Prefix { .. }
             | Self::PrefixHolder(_)
             | Self::Difference { .. } => Code::InvalidInput,

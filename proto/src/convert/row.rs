@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use overlay_core::endpoint::MAX_GROUP;
 use overlay_core::{Block, Endpoint, Member, Node, Role, Runtime};
 
 use super::error::ConversionError;
@@ -133,6 +134,9 @@ impl From<Endpoint> for v1::Endpoint {
             addresses: endpoint.addresses.iter().map(IpAddr::to_string).collect(),
             labels: endpoint.labels,
             runtime: v1::Runtime::from(endpoint.runtime).into(),
+            group: endpoint.group.unwrap_or_default(),
+            container: endpoint.container.map(String::from).unwrap_or_default(),
+            taken: endpoint.taken.into_iter().map(String::from).collect(),
         }
     }
 }
@@ -142,6 +146,13 @@ impl TryFrom<v1::Endpoint> for Endpoint {
 
     fn try_from(endpoint: v1::Endpoint) -> Result<Self, ConversionError> {
         let aliases: Vec<_> = fields("endpoint.aliases", &endpoint.aliases, MAX_ALIASES)?;
+        // The name and the id, too.
+        let taken: Vec<_> = fields("endpoint.taken", &endpoint.taken, MAX_ALIASES + 2)?;
+        if endpoint.group.len() > MAX_GROUP || endpoint.group.chars().any(char::is_control) {
+            return Err(ConversionError::Group);
+        }
+        let container = Some(&endpoint.container).filter(|id| !id.is_empty());
+        let container = container.map(|id| field("endpoint.container", id));
 
         Ok(Self {
             id: field("endpoint.id", &endpoint.id)?,
@@ -152,6 +163,9 @@ impl TryFrom<v1::Endpoint> for Endpoint {
             addresses: fields("endpoint.addresses", &endpoint.addresses, 2)?,
             labels: labels(endpoint.labels)?,
             runtime: wire_enum::<v1::Runtime>(endpoint.runtime).try_into()?,
+            group: Some(endpoint.group).filter(|group| !group.is_empty()),
+            container: container.transpose()?,
+            taken: BTreeSet::from_iter(taken),
         })
     }
 }

@@ -91,6 +91,7 @@ pub(in crate::docker) fn reservation(
         id,
         name: None,
         aliases: BTreeSet::new(),
+        group: None,
         labels: BTreeMap::new(),
         addresses: Addresses::Given(addresses),
         runtime: Runtime::Docker,
@@ -294,6 +295,9 @@ mod tests {
             addresses: vec![[10, 9, 0, last].into()],
             labels: BTreeMap::new(),
             runtime: Runtime::Docker,
+            group: None,
+            container: None,
+            taken: BTreeSet::new(),
         };
 
         (id, EndpointRecord { endpoint, sandbox, ifname: engine_ifname(id), owner: None })

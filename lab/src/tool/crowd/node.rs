@@ -69,6 +69,9 @@ impl SimulatedNode {
             addresses: network.addresses(address),
             labels: BTreeMap::new(),
             runtime: Runtime::Run,
+            group: None,
+            container: None,
+            taken: BTreeSet::new(),
         };
         control.put_endpoints(v1::PutEndpointsRequest { endpoints: vec![endpoint.into()] }).await?;
 
