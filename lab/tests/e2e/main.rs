@@ -7,6 +7,7 @@ mod documents;
 mod door;
 mod main_job;
 mod misuse;
+mod names;
 mod setup;
 #[path = "../support/mod.rs"]
 mod support;

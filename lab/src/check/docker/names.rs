@@ -23,6 +23,8 @@ pub(in crate::check) fn run(_: u32, notes: &mut Notes) -> Result<()> {
     families(&pair, notes)?;
     replicas(&pair, notes)?;
     scopes(&pair, notes)?;
+    holders(&pair, notes)?;
+    replicas_of_compose(&pair, notes)?;
     changes(&pair, notes)?;
     unknown(&pair, notes)?;
     agent_dies(&mut pair, notes)?;
@@ -152,6 +154,75 @@ fn replicas(pair: &Pair, notes: &mut Notes) -> Result<()> {
             .with_context(|| format!("{from} finds {:?} instead of {addresses:?}", found()))?;
     }
     notes.say("an alias of four containers on two hosts: all four, asked from either host and from themselves");
+
+    Ok(())
+}
+
+/// A name is its first holder's, whatever becomes of that one, until it is removed.
+fn holders(pair: &Pair, notes: &mut Notes) -> Result<()> {
+    let format = "{{.NetworkSettings.Networks.net.IPAddress}}";
+    let address = |host: usize| pair.docker(host, &["inspect", "-f", format, "service1"]);
+    pair.serve(0, "net", "service1")?;
+    finds(pair, &["A", "service1"], &[&address(0)?])?;
+    pair.serve(1, "net", "service1")?;
+    let second = address(1)?;
+    finds(pair, &["A", "service1.host2"], &[&second])?;
+    let told = |host: usize| {
+        let status = pair.cluster.ctl_json(host, &["status"]).unwrap_or_default();
+        status["problems"].to_string().contains("name-taken")
+    };
+    wait_until(PATIENCE, "both hosts are told", || told(0) && told(1))?;
+    notes.say("a second service1 on the other host: found as service1.host2, told on both hosts");
+
+    for _ in 0..5 {
+        pair.docker(0, &["restart", "--time", "0", "service1"])?;
+        let first = address(0)?;
+        let found = || dig(pair, 1, "service1", &["A", "service1"]).unwrap_or_default();
+        wait_until(PATIENCE, "the holder is back", || {
+            let found = found();
+            !found.is_empty() && (found == [first.clone()].into() || found.contains(&second))
+        })?;
+        ensure!(found() == [first].into(), "the second one took the name of one that restarts");
+    }
+    pair.docker(0, &["stop", "--time", "0", "service1"])?;
+    finds(pair, &["A", "service1"], &[])?;
+    let listed = pair.cluster.endpoints(1)?;
+    let stopped = listed.iter().any(|row| {
+        row["name"] == "service1" && row["node"] == "host1" && row["addresses"][0].is_null()
+    });
+    ensure!(stopped, "service1 is not listed as stopped: {listed:?}");
+    pair.docker(0, &["start", "service1"])?;
+    finds(pair, &["A", "service1"], &[&address(0)?])?;
+    pair.docker(0, &["rm", "-f", "service1"])?;
+    finds(pair, &["A", "service1"], &[&second])?;
+    wait_until(PATIENCE, "nobody is told any more", || !told(0) && !told(1))?;
+    pair.docker(1, &["rm", "-f", "service1"])?;
+    finds(pair, &["A", "service1"], &[])?;
+    notes.say(
+        "the holder restarted five times, stopped and started: the name stays its own; removed: \
+         the second one has it",
+    );
+
+    Ok(())
+}
+
+/// Containers of one compose service share also their names.
+fn replicas_of_compose(pair: &Pair, notes: &mut Notes) -> Result<()> {
+    let mut addresses = BTreeSet::new();
+    for host in [0, 1] {
+        let labels = ["com.docker.compose.project=shop", "com.docker.compose.service=cart"];
+        let labels = labels.map(|label| ["--label", label]).concat();
+        let run = ["run", "-d", "--name", "shop-cart-1", "--network", "net"];
+        pair.docker(host, &[run.as_slice(), &labels, &[IMAGE]].concat())?;
+        let format = "{{.NetworkSettings.Networks.net.IPAddress}}";
+        addresses.insert(pair.docker(host, &["inspect", "-f", format, "shop-cart-1"])?);
+    }
+    let all: Vec<_> = addresses.iter().map(String::as_str).collect();
+    finds(pair, &["A", "shop-cart-1"], &all)?;
+    for host in [0, 1] {
+        pair.docker(host, &["rm", "-f", "shop-cart-1"])?;
+    }
+    notes.say("containers of one compose service on two hosts share their name");
 
     Ok(())
 }

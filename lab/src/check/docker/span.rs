@@ -86,8 +86,11 @@ fn latencies(pair: &Pair, rounds: u32, notes: &mut Notes) -> Result<()> {
     let until = |name: &str, wanted: bool| {
         wait_until(PATIENCE, name, || {
             pair.cluster.ctl_json(0, &["endpoint", "ls"]).is_ok_and(|list| {
-                list.as_array().is_some_and(|rows| rows.iter().any(|row| row["name"] == name))
-                    == wanted
+                // A killed container keeps its name, but has no address.
+                let runs = |row: &serde_json::Value| {
+                    row["name"] == name && row["addresses"][0].is_string()
+                };
+                list.as_array().is_some_and(|rows| rows.iter().any(runs)) == wanted
             })
         })
     };
