@@ -23,16 +23,26 @@ pub const DEFAULT_BRIDGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(172, 17, 0
 const RESERVED: [(Ipv4Net, &str); 2] =
     [(DEFAULT_BRIDGE, "Docker's default bridge"), (GWBRIDGE, "docker_gwbridge")];
 
+/// The shortest IPv4 prefix that a host keeps from networks by having it in use: 172.16.0.0/12 is
+/// the smaller of the large private ranges.
+const MIN_HELD_LEN: u8 = 12;
+/// The same for IPv6: what a site gets (RFC 6177), and all of a unique local prefix (RFC 4193).
+const MIN_HELD_LEN6: u8 = 48;
+
 /// Interfaces that lead to containers or virtual machines of one host, by prefix of their names.
 const BRIDGES: [&str; 6] = ["docker", "br-", "virbr", "cni", "podman", "lxcbr"];
 
 /// Picks a prefix from the pool that overlaps neither anything known nor `also_taken`. `turn` says
 /// where to start: control starts at the bottom, agents at a random place, so that two that pick at
 /// the same time rarely pick the same prefix.
+///
+/// What hosts have in use is avoided while that leaves anything, and is no veto over the whole pool.
 pub fn pick(view: &View, pool: Ipv4Net, also_taken: &[Ipv4Net], turn: u32) -> Option<Ipv4Net> {
-    let taken = Taken::new(view, also_taken);
+    let parts = parts(pool);
+    let pick =
+        |taken: Taken| parts.iter().find_map(|&(part, len)| taken.first_free(part, len, turn));
 
-    parts(pool).into_iter().find_map(|(part, len)| taken.first_free(part, len, turn))
+    pick(Taken::new(view, also_taken, true)).or_else(|| pick(Taken::new(view, also_taken, false)))
 }
 
 /// Finds what conflicts with a network of this prefix, such as "192.0.2.7, at which node web1 is
@@ -65,7 +75,7 @@ fn underlay(view: &View, prefix: IpNet) -> Option<String> {
 fn in_use(view: &View, prefix: IpNet, counts: impl Fn(&str) -> bool) -> Option<String> {
     view.hosts.values().find_map(|host| {
         let stands = |held: &&crate::HostPrefix| {
-            held.prefix.prefix_len() > 0 && overlaps(prefix, held.prefix) && counts(&held.holder)
+            is_specific(held.prefix) && overlaps(prefix, held.prefix) && counts(&held.holder)
         };
         let held = host.prefixes.iter().find(stands)?;
         let holder =
@@ -73,6 +83,16 @@ fn in_use(view: &View, prefix: IpNet, counts: impl Fn(&str) -> bool) -> Option<S
 
         Some(format!("{}, in use on node {}{holder}", held.prefix, host.name))
     })
+}
+
+/// Returns whether a host's use of a prefix keeps networks from having it. A route to a larger part
+/// of the internet (a VPN, a company's 10.0.0.0/8) says where packets go that nobody else takes, and
+/// not that all of it is in use.
+fn is_specific(prefix: IpNet) -> bool {
+    match prefix {
+        IpNet::V4(v4) => v4.prefix_len() >= MIN_HELD_LEN,
+        IpNet::V6(v6) => v6.prefix_len() >= MIN_HELD_LEN6,
+    }
 }
 
 fn overlaps(one: IpNet, other: IpNet) -> bool {
@@ -99,16 +119,16 @@ fn parts(pool: Ipv4Net) -> Vec<(Ipv4Net, u8)> {
 struct Taken(Vec<(u32, u32)>);
 
 impl Taken {
-    fn new(view: &View, also: &[Ipv4Net]) -> Self {
+    fn new(view: &View, also: &[Ipv4Net], with_hosts: bool) -> Self {
         let range = |net: Ipv4Net| (net.network().to_bits(), net.broadcast().to_bits());
         let networks = view.networks.values().map(|network| network.prefix);
         let held =
-            view.hosts.values().flat_map(|host| &host.prefixes).filter_map(|held| {
-                match held.prefix {
+            view.hosts.values().filter(|_| with_hosts).flat_map(|host| &host.prefixes).filter_map(
+                |held| match held.prefix {
                     IpNet::V4(prefix) if prefix.prefix_len() > 0 => Some(prefix),
                     IpNet::V4(_) | IpNet::V6(_) => None,
-                }
-            });
+                },
+            );
         let underlay =
             view.nodes.values().flat_map(|node| &node.underlay).filter_map(|ip| match ip {
                 IpAddr::V4(v4) => Some(Ipv4Net::from(*v4)),
@@ -216,6 +236,35 @@ mod tests {
             None
         );
         assert!(conflict(&View::default(), "10.255.250.0/24".parse().expect("a prefix")).is_some());
+    }
+
+    #[test]
+    fn a_route_to_a_large_part_of_the_internet_is_no_use_of_it() {
+        let prefix = |text: &str| text.parse::<IpNet>().expect("a prefix");
+
+        for route in ["0.0.0.0/1", "128.0.0.0/1", "10.0.0.0/8", "10.0.0.0/11", "fd00::/8"] {
+            for wanted in ["10.9.0.0/16", "172.18.4.0/24", "fd42::/64"] {
+                assert_eq!(
+                    conflict(&view(route, "eth0"), prefix(wanted)),
+                    None,
+                    "{route} {wanted}"
+                );
+            }
+        }
+        assert!(conflict(&view("172.16.0.0/12", "eth0"), prefix("172.18.4.0/24")).is_some());
+        assert!(conflict(&view("fd42::/48", "eth0"), prefix("fd42::/64")).is_some());
+    }
+
+    #[test]
+    fn hosts_are_no_veto_over_the_whole_pool() {
+        let all = view("10.64.0.0/10", "eth0");
+
+        assert_eq!(pick(&all, DEFAULT_POOL, &[], 0), Some(net("10.64.0.0/16")));
+        assert_eq!(
+            pick(&all, DEFAULT_POOL, &[net("10.64.0.0/16")], 0),
+            Some(net("10.65.0.0/16")),
+            "what networks have is"
+        );
     }
 
     #[test]

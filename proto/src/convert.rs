@@ -6,6 +6,7 @@ mod field;
 mod network;
 mod row;
 
+pub use change::encoded_len;
 pub use error::{ConversionError, InvalidText, UnfitPrefix};
 pub use field::{
     MAX_ALIASES, MAX_BLOCKS, MAX_LABEL, MAX_LABELS, MAX_LANES, MAX_UNDERLAY, field, labels,

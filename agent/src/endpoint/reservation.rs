@@ -258,6 +258,8 @@ impl Endpoints {
             Err(none_free) => {
                 let blocks =
                     view.member(network.id, self.node()).map_or(0, |member| member.blocks.len());
+                // Control grants by what it knows to be in use.
+                self.publisher.published().await;
                 let grown = self.memberships.enter(network.id, blocks + 1).await;
                 grown.map_err(|not_grown| AddressError::NotGrown { none_free, not_grown })?;
                 Ok(self.next_free(network, &self.view(), &in_use)?)

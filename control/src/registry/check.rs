@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use overlay_core::{Network, NetworkId, Role};
+use overlay_core::{Change, Network, NetworkId, Role};
+use overlay_proto::convert;
 
 use super::error::{NetworkError, RegistryError};
 use super::limits;
 use super::operation::Actor;
+use super::record::Record;
 use super::state::ClusterState;
 
 /// Refuses actors that are not admins.
@@ -83,6 +85,26 @@ pub(super) fn require_creator(
         creator: network.creator.as_ref().map(|by| by.name.clone()),
     }
     .into())
+}
+
+/// Checks how large the rows of a decision are as a whole: each part of one has a bound of its own,
+/// but all nodes keep all of it.
+pub(super) fn check_sizes(records: &[Record]) -> Result<(), RegistryError> {
+    for record in records {
+        let Record::Row(row) = record else { continue };
+        let (what, most) = match row {
+            Change::Network(network) => (format!("network {}", network.name), limits::MAX_ROW),
+            Change::Endpoint(endpoint) => (format!("endpoint {}", endpoint.name), limits::MAX_ROW),
+            Change::HostReport(_) => ("the report of this host".to_owned(), limits::MAX_REPORT),
+            Change::Node(_) | Change::Member(_) | Change::Removed(_) => continue,
+        };
+        let bytes = convert::encoded_len(row);
+        if bytes > most {
+            return Err(RegistryError::RowTooLarge { what, bytes, most });
+        }
+    }
+
+    Ok(())
 }
 
 /// Checks that labels fit into a row.

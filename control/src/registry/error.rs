@@ -44,6 +44,19 @@ pub(crate) enum RegistryError {
     /// All labels of a row together are too long, in bytes.
     #[error("labels have {0} bytes, more than {most}", most = limits::MAX_ROW_LABELS)]
     LabelsTooLong(usize),
+    /// A row is too large as a whole.
+    #[error(
+        "{what} has {bytes} bytes with its labels, options and all, more than {most}; leave some \
+         out"
+    )]
+    RowTooLarge {
+        /// What it is of.
+        what: String,
+        /// Its length, in bytes.
+        bytes: usize,
+        /// The longest that is taken, in bytes.
+        most: usize,
+    },
     /// It concerns a join token.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -66,7 +79,7 @@ impl RegistryError {
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::NeedsAdmin { .. } | Self::Worker(_) | Self::OnlyNodes => Code::NotAllowed,
-            Self::LabelsTooLong(_) => Code::InvalidInput,
+            Self::LabelsTooLong(_) | Self::RowTooLarge { .. } => Code::InvalidInput,
             Self::Token(error) => error.code(),
             Self::Enrollment(error) => error.code(),
             Self::Network(error) => error.code(),

@@ -5,6 +5,9 @@
 pub(crate) const MAX_NODES: usize = 16_384;
 /// Networks: a node keeps the settings of all of them, 1 MiB at this many.
 pub(crate) const MAX_NETWORKS: usize = 4_096;
+/// Networks that one node makes: an eighth of all, far above what one host can use, so that none
+/// takes the room of the others. Admins may make as many as there are.
+pub(crate) const MAX_NODE_NETWORKS: usize = 512;
 /// Endpoints of one node: a quarter of what a /16 holds, far above what one kernel runs.
 pub(crate) const MAX_NODE_ENDPOINTS: usize = 16_384;
 /// Endpoints of a cluster: two copies at some 1 KiB a row stay below 512 MiB.
@@ -14,6 +17,12 @@ pub(crate) const MAX_CALL_ENDPOINTS: usize = 1_000;
 /// Bytes of all labels of one row: a snapshot of 10,000 rows then stays below the 64 MiB a client
 /// takes.
 pub(crate) const MAX_ROW_LABELS: usize = 4_096;
+/// Bytes of a network or an endpoint as a message, whatever they are made of: labels and options of
+/// [`MAX_ROW_LABELS`] each, and as much again.
+pub(crate) const MAX_ROW: usize = 16_384;
+/// Bytes of what a node reports of its host, as a message: 1,024 routes and 256 differing networks
+/// of usual lengths.
+pub(crate) const MAX_REPORT: usize = 131_072;
 /// Live tokens: more than anyone would hand out.
 pub(crate) const MAX_TOKENS: usize = 1_000;
 /// How long a token may live, in seconds: a year.

@@ -26,6 +26,7 @@ pub(super) fn enter(
     let old = state.view().member(network.id, node);
     let mut held = old.map(|member| member.blocks.clone()).unwrap_or_default();
     let missing = blocks.max(1).saturating_sub(held.len());
+    check_use(state, network, node, &held, missing)?;
     let epoch = state.view().revision.next().0;
     held.extend(
         free_blocks(state, network, missing)?.into_iter().map(|prefix| Block { prefix, epoch }),
@@ -39,6 +40,36 @@ pub(super) fn enter(
     };
 
     Ok((Reply::Member(member), records))
+}
+
+/// Grants one block more when half of the addresses of those before are in use, so that nobody can
+/// hold what it does not use.
+fn check_use(
+    state: &ClusterState,
+    network: &Network,
+    node: NodeId,
+    held: &[Block],
+    missing: usize,
+) -> Result<(), MemberError> {
+    let addresses = held.len() << (32 - network.block_len());
+    let used = |block: &Block| {
+        let all = state.addresses(network.id, block.prefix);
+        let own =
+            |id| state.view().endpoints.get(&(network.id, id)).is_some_and(|e| e.node == node);
+        all.filter(|(_, endpoint)| own(*endpoint)).count()
+    };
+    let is_due = |missing| missing == 0 || held.iter().map(&used).sum::<usize>() * 2 >= addresses;
+    if missing <= 1 && is_due(missing) {
+        return Ok(());
+    }
+
+    let used = held.iter().map(used).sum();
+    Err(MemberError::UnusedBlocks {
+        network: network.name.clone(),
+        held: held.len(),
+        addresses,
+        used,
+    })
 }
 
 /// A key identifies one node on one lane of one network; a second holder could read the first one's
@@ -133,7 +164,7 @@ mod tests {
         let mut held = Vec::new();
         for (i, node) in nodes.iter().enumerate() {
             let keys = vec![[u8::try_from(i).expect("few nodes") + 1; 32].into()];
-            let (outcome, records) = enter(&state, *node, network, keys, 3).expect("there is room");
+            let (outcome, records) = enter(&state, *node, network, keys, 1).expect("there is room");
             state.commit(records);
             let Reply::Member(member) = outcome else { panic!("{outcome:?}") };
             for block in member.blocks {

@@ -4,6 +4,8 @@
 
 #[cfg(test)]
 mod admission_tests;
+#[cfg(test)]
+mod bounds_tests;
 mod check;
 mod endpoints;
 mod error;
@@ -26,7 +28,7 @@ mod tokens;
 
 use overlay_core::NodeId;
 
-use check::{check_labels, refuse_worker, require_creator};
+use check::{check_labels, check_sizes, refuse_worker, require_creator};
 pub(crate) use check::{known_network, may_know, require_admin};
 pub(crate) use endpoints::check_count;
 pub(crate) use error::RegistryError;
@@ -49,6 +51,13 @@ pub(crate) fn apply(state: &ClusterState, actor: Actor, command: Operation, now:
         state.node(node)?;
     }
 
+    let decision = decide(state, actor, command, now)?;
+    check_sizes(&decision.1)?;
+
+    Ok(decision)
+}
+
+fn decide(state: &ClusterState, actor: Actor, command: Operation, now: u64) -> Decision {
     match command {
         Operation::Join(join) => joining::join(state, join, now),
         Operation::CreateToken(create) => tokens::create(state, actor, create, now),

@@ -22,6 +22,7 @@ pub(super) fn create(state: &ClusterState, actor: Actor, create: CreateNetwork) 
     if state.view().networks.len() >= limits::MAX_NETWORKS {
         return Err(NetworkError::TooMany.into());
     }
+    check_share(state, actor)?;
 
     let network = Network {
         id: free_id(state, create.candidate),
@@ -41,6 +42,19 @@ pub(super) fn create(state: &ClusterState, actor: Actor, create: CreateNetwork) 
     check_nodes(state, actor, &network)?;
 
     Ok((Reply::Network(network.clone()), vec![Record::Row(Change::Network(network))]))
+}
+
+/// Keeps a node that is no admin from taking the room of all others.
+fn check_share(state: &ClusterState, actor: Actor) -> Result<(), RegistryError> {
+    let Actor::Node(id) = actor else { return Ok(()) };
+    let node = state.node(id)?;
+    let made = |network: &&Network| network.creator.as_ref().is_some_and(|by| by.node == id);
+    let count = state.view().networks.values().filter(made).count();
+    if node.role == Role::Admin || count < limits::MAX_NODE_NETWORKS {
+        return Ok(());
+    }
+
+    Err(NetworkError::TooManyOfNode(node.name.clone()).into())
 }
 
 /// Says that a name is taken, and of a network that the actor may not know of nothing else.

@@ -1,6 +1,7 @@
 //! Changes of the membership: one row, a delta of them, and a whole snapshot.
 
 use overlay_core::{Change, Delta, Revision, RowKey, View};
+use prost::Message as _;
 
 use super::error::ConversionError;
 use super::field::field;
@@ -43,6 +44,11 @@ impl TryFrom<v1::RowKey> for RowKey {
             Key::HostReport(node) => Self::HostReport(field("node", &node)?),
         })
     }
+}
+
+/// Returns the length of a row as a message, in bytes.
+pub fn encoded_len(change: &Change) -> usize {
+    v1::Change::from(change.clone()).encoded_len()
 }
 
 impl From<Change> for v1::Change {

@@ -1,5 +1,7 @@
 //! Why a host does not become a node, or is none (any more).
 
+use std::net::IpAddr;
+
 use overlay_core::{Name, NodeId, message};
 use overlay_proto::Code;
 
@@ -44,6 +46,17 @@ pub(crate) enum EnrollmentError {
     /// The version of its agent is no version.
     #[error("version: at most 64 bytes and no control characters")]
     InvalidVersion,
+    /// No other host can reach a node there.
+    #[error(
+        "underlay address {address} is {kind}: no other host reaches this one there; announce \
+         another (overlayctl join --advertise)"
+    )]
+    UnreachableUnderlay {
+        /// The address.
+        address: IpAddr,
+        /// What kind of address it is, with its article.
+        kind: &'static str,
+    },
     /// It has no key, which an inconsistent store alone can bring about.
     #[error("node {0} has no key on record")]
     NoKey(NodeId),
@@ -59,7 +72,7 @@ impl EnrollmentError {
             Self::NameTaken(_) => Code::NameTaken,
             Self::TooMany => Code::Exhausted,
             Self::JoinedAs { .. } => Code::WrongState,
-            Self::InvalidVersion => Code::InvalidInput,
+            Self::InvalidVersion | Self::UnreachableUnderlay { .. } => Code::InvalidInput,
             Self::NoKey(_) => Code::Fault,
         }
     }

@@ -15,6 +15,21 @@ pub(crate) enum MemberError {
         most = limits::MAX_NODE_BLOCKS
     )]
     TooManyBlocks(usize),
+    /// The blocks that it holds are not used yet.
+    #[error(
+        "this node holds {held} blocks of network {network}, and {used} of their {addresses} \
+         addresses are in use; it gets one block more when half of them are"
+    )]
+    UnusedBlocks {
+        /// The name of the network.
+        network: Name,
+        /// How many blocks it holds.
+        held: usize,
+        /// How many addresses they have.
+        addresses: usize,
+        /// How many of those its endpoints have.
+        used: usize,
+    },
     /// A key has two holders, or one node uses it on two lanes.
     #[error("lane_keys: a key is used twice; every node makes its own, one per lane")]
     KeyUsedTwice,
@@ -49,7 +64,7 @@ impl MemberError {
     pub(super) fn code(&self) -> Code {
         match self {
             Self::TooManyBlocks(_) | Self::KeyUsedTwice => Code::InvalidInput,
-            Self::NoBlockLeft { .. } => Code::Exhausted,
+            Self::NoBlockLeft { .. } | Self::UnusedBlocks { .. } => Code::Exhausted,
             Self::InUse { .. } => Code::InUse,
         }
     }

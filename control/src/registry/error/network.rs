@@ -31,6 +31,13 @@ pub(crate) enum NetworkError {
          an admin to let this node in"
     )]
     NameHidden(Name),
+    /// The node has made as many networks as it may.
+    #[error(
+        "node {0} has made {most} networks, which is as many as one node may; remove some, or make \
+         it on an admin node",
+        most = limits::MAX_NODE_NETWORKS
+    )]
+    TooManyOfNode(Name),
     /// Container engines know another network by this name.
     #[error("container engines know network {name} as {title:?} already; choose another name")]
     TitleTaken {
@@ -155,7 +162,7 @@ impl NetworkError {
         match self {
             Self::Unknown(_) | Self::NotFound(_) => Code::NotFound,
             Self::NameTaken { .. } | Self::TitleTaken { .. } => Code::NameTaken,
-            Self::TooMany | Self::PoolExhausted(_) => Code::Exhausted,
+            Self::TooMany | Self::TooManyOfNode(_) | Self::PoolExhausted(_) => Code::Exhausted,
             Self::PrefixTaken { .. } => Code::AddressTaken,
             Self::GatewayOutside { .. }
             | Self::GatewayAtEdge { .. }
