@@ -19,6 +19,7 @@ pub mod node;
 pub mod policy;
 pub mod pool;
 pub mod selector;
+pub mod token_bucket;
 pub mod view;
 pub mod visibility;
 

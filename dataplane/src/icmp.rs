@@ -6,8 +6,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
+use overlay_core::token_bucket::TokenBucket;
+
 use crate::ip::{Inner, V4_HEADER, V6_HEADER, is_routed_unicast};
-use crate::token_bucket::TokenBucket;
 
 /// The ICMP header of both errors, in bytes.
 const ICMP_HEADER: usize = 8;

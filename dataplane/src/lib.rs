@@ -41,7 +41,6 @@ mod stage;
 mod state;
 mod status;
 mod tables;
-mod token_bucket;
 mod transmit_queue;
 mod underlay;
 

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use overlay_core::PublicKey;
+use overlay_core::token_bucket::TokenBucket;
 use zeroize::Zeroizing;
 
 use crate::context::LaneContext;
@@ -33,7 +34,6 @@ use crate::routes::{PeerRoutes, PrefixTable};
 use crate::stage::{OpenedJob, SealJob};
 use crate::status::{PeerError, PeerStatus};
 use crate::tables::NetworkTable;
-use crate::token_bucket::TokenBucket;
 
 /// Another member of the network.
 #[derive(Debug)]

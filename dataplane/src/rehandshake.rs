@@ -8,8 +8,9 @@
 
 use std::time::{Duration, Instant};
 
+use overlay_core::token_bucket::TokenBucket;
+
 use crate::noise::SESSION_TIME;
-use crate::token_bucket::TokenBucket;
 
 /// How many senders are looked up at once, at some 10 µs each with a thousand peers. Others must
 /// wait for their next message.

@@ -5,6 +5,7 @@ mod auth;
 mod control;
 mod enrollment;
 mod listing;
+mod pace;
 mod refusal;
 pub(crate) mod requests;
 
@@ -17,6 +18,7 @@ use overlay_proto::{Code, Refusal, v1};
 
 pub(crate) use auth::ClientInfo;
 pub(crate) use enrollment::Tarpit;
+pub(crate) use pace::Pace;
 
 use crate::clock;
 use crate::conditions::Conditions;
@@ -46,6 +48,8 @@ pub(crate) struct ControlService {
     pub(crate) conditions: Arc<Conditions>,
     /// Delays wrong tokens.
     pub(crate) tarpit: Arc<Tarpit>,
+    /// Delays nodes that change too much.
+    pub(crate) pace: Arc<Pace>,
 }
 
 impl ControlService {
@@ -67,6 +71,8 @@ impl ControlService {
     }
 
     async fn ask(&self, node: NodeId, command: Operation) -> Result<(Reply, Revision), Refusal> {
+        self.pace.wait(node, &command).await?;
+
         Ok(self.writer.ask(Actor::Node(node), command).await?)
     }
 

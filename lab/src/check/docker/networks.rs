@@ -205,7 +205,16 @@ fn live(pair: &Pair, nets: &[Net], rounds: u32, notes: &mut Notes) -> Result<()>
     for _ in 0..rounds {
         pair.docker(
             0,
-            &["network", "connect", "--alias", "late", "--ip", "10.178.2.2", "late-net", "several1"],
+            &[
+                "network",
+                "connect",
+                "--alias",
+                "late",
+                "--ip",
+                "10.178.2.2",
+                "late-net",
+                "several1",
+            ],
         )?;
         let fetch = [
             "run",
