@@ -9,6 +9,7 @@ mod addresses;
 mod clock;
 mod conditions;
 mod config;
+mod connection_limits;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod init;

@@ -18,18 +18,19 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use crate::connection_limits::{Admitted, Client, ConnectionLimits};
 use crate::service::ClientInfo;
 use crate::start_error::StartError;
 
 /// Handshakes in progress: 64 MiB at some 16 KiB each. Further connections wait in the kernel's
 /// queue.
 const MAX_HALF_OPEN: usize = 4_096;
-/// Handshakes in progress from one address: a quarter, so that one host cannot lock out the others.
+/// Handshakes in progress from one address, or one /64 of IPv6: a quarter, so that one host cannot lock out the others.
 const MAX_HALF_OPEN_PER_SOURCE: usize = MAX_HALF_OPEN / 4;
 /// Open connections: two per node.
 const MAX_CONNECTIONS: usize = 2 * crate::registry::limits::MAX_NODES;
@@ -93,6 +94,7 @@ pub(crate) fn accept(
         half_open: Arc::new(Semaphore::new(MAX_HALF_OPEN)),
         open: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         sources: Mutex::default(),
+        limits: Arc::default(),
         out,
     });
 
@@ -103,7 +105,8 @@ struct Acceptor {
     tls: TlsAcceptor,
     half_open: Arc<Semaphore>,
     open: Arc<Semaphore>,
-    sources: Mutex<BTreeMap<IpAddr, usize>>,
+    sources: Mutex<BTreeMap<Client, usize>>,
+    limits: Arc<ConnectionLimits>,
     out: mpsc::Sender<io::Result<Connection>>,
 }
 
@@ -141,7 +144,7 @@ impl Acceptor {
         half_open: OwnedSemaphorePermit,
         open: OwnedSemaphorePermit,
     ) {
-        let Some(source) = Source::enter(self, address.ip().to_canonical()) else {
+        let Some(source) = Source::enter(self, Client::at(address.ip())) else {
             tracing::debug!(%address, "Dropped a connection: too many handshakes from its address");
             return;
         };
@@ -173,9 +176,21 @@ impl Acceptor {
             local,
             tls.get_ref().1.peer_certificates().and_then(<[_]>::first),
         );
-        let end = (!client.has_certificate()).then(|| Box::pin(sleep(ANONYMOUS_LIFETIME)));
+        let node = client.presented_node();
+        let admitted =
+            self.limits.admit(node.map_or_else(|| Client::at(address.ip()), Client::Node));
+        let (ended, is_known) = (admitted.ended(), client.has_certificate());
+        let lifetime = async move {
+            if is_known { std::future::pending().await } else { sleep(ANONYMOUS_LIFETIME).await }
+        };
+        let end = Box::pin(async move {
+            tokio::select! {
+                () = ended => {}
+                () = lifetime => {}
+            }
+        });
 
-        Ok(Connection { tls, client, end, _open: open })
+        Ok(Connection { tls, client, end, is_over: false, _admitted: admitted, _open: open })
     }
 }
 
@@ -192,29 +207,29 @@ fn is_passing(error: &io::Error) -> bool {
 /// A handshake in progress, counted for its source address.
 struct Source {
     acceptor: Arc<Acceptor>,
-    ip: IpAddr,
+    client: Client,
 }
 
 impl Source {
-    fn enter(acceptor: &Arc<Acceptor>, ip: IpAddr) -> Option<Self> {
+    fn enter(acceptor: &Arc<Acceptor>, client: Client) -> Option<Self> {
         let mut sources = acceptor.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = sources.entry(ip).or_default();
+        let count = sources.entry(client).or_default();
         if *count >= MAX_HALF_OPEN_PER_SOURCE {
             return None;
         }
         *count += 1;
 
-        Some(Self { acceptor: Arc::clone(acceptor), ip })
+        Some(Self { acceptor: Arc::clone(acceptor), client })
     }
 }
 
 impl Drop for Source {
     fn drop(&mut self) {
         let mut sources = self.acceptor.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = sources.get_mut(&self.ip) {
+        if let Some(count) = sources.get_mut(&self.client) {
             *count -= 1;
             if *count == 0 {
-                sources.remove(&self.ip);
+                sources.remove(&self.client);
             }
         }
     }
@@ -224,7 +239,10 @@ impl Drop for Source {
 pub(crate) struct Connection {
     tls: TlsStream<TcpStream>,
     client: ClientInfo,
-    end: Option<Pin<Box<Sleep>>>,
+    /// Completes when it must end.
+    end: Pin<Box<dyn Future<Output = ()> + Send>>,
+    is_over: bool,
+    _admitted: Admitted,
     _open: OwnedSemaphorePermit,
 }
 
@@ -242,9 +260,8 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(end) = &mut self.end
-            && end.as_mut().poll(cx).is_ready()
-        {
+        if self.is_over || self.end.as_mut().poll(cx).is_ready() {
+            self.is_over = true;
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
 

@@ -67,6 +67,12 @@ impl ClientInfo {
         self.0.certificate.is_some()
     }
 
+    /// Returns the node that the certificate names, of whatever cluster and time; enough to count
+    /// its connections.
+    pub(crate) fn presented_node(&self) -> Option<NodeId> {
+        Some(self.0.certificate.as_ref()?.identity.as_ref()?.node)
+    }
+
     /// Returns when the certificate expires, in seconds since 1970.
     pub(crate) fn expires(&self) -> u64 {
         self.0.certificate.as_ref().map_or(0, |certificate| certificate.to)

@@ -260,7 +260,7 @@ async fn calls_that_come_together_share_a_commit() {
     admin.enter(&network).await.unwrap();
 
     let alone = rate(&admin, &network, 1, 100).await;
-    let together = rate(&admin, &network, 64, 50).await;
+    let together = rate(&admin, &network, 64, 25).await;
 
     eprintln!("{alone:.0} acknowledged changes a second from one client, {together:.0} from 64");
 }
