@@ -5,6 +5,7 @@
 //! the first.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,7 @@ use crate::id::{EndpointId, NetworkId, NodeId};
 use crate::name::Name;
 use crate::network::{Member, Network};
 use crate::node::{HostReport, Node};
+use crate::policy::ClusterPolicy;
 
 /// A position in control's history; each commit increments it.
 #[derive(
@@ -47,6 +49,8 @@ pub enum Change {
     Endpoint(Endpoint),
     /// A host's report changed.
     HostReport(HostReport),
+    /// Another policy applies.
+    Policy(ClusterPolicy),
     /// The row is gone.
     Removed(RowKey),
 }
@@ -60,6 +64,7 @@ impl Change {
             Self::Member(row) => RowKey::Member(row.network, row.node),
             Self::Endpoint(row) => RowKey::Endpoint(row.network, row.id),
             Self::HostReport(row) => RowKey::HostReport(row.node),
+            Self::Policy(_) => RowKey::Policy,
             Self::Removed(key) => *key,
         }
     }
@@ -79,6 +84,8 @@ pub enum RowKey {
     Endpoint(NetworkId, EndpointId),
     /// A node's report about its host.
     HostReport(NodeId),
+    /// The policy of the cluster.
+    Policy,
 }
 
 /// The changes from one revision to a later one.
@@ -122,6 +129,8 @@ pub struct View {
     pub endpoints: BTreeMap<(NetworkId, EndpointId), Endpoint>,
     /// The host reports, by node.
     pub hosts: BTreeMap<NodeId, HostReport>,
+    /// The policy; without one, everything passes.
+    pub policy: Option<Arc<ClusterPolicy>>,
 }
 
 impl View {
@@ -142,8 +151,9 @@ impl View {
         let members = self.members.values().cloned().map(Change::Member);
         let endpoints = self.endpoints.values().cloned().map(Change::Endpoint);
         let hosts = self.hosts.values().cloned().map(Change::HostReport);
+        let policy = self.row(RowKey::Policy);
 
-        networks.chain(nodes).chain(members).chain(endpoints).chain(hosts)
+        networks.chain(nodes).chain(members).chain(endpoints).chain(hosts).chain(policy)
     }
 
     /// Returns one row, if it exists.
@@ -158,6 +168,7 @@ impl View {
                 self.endpoints.get(&(network, id)).cloned().map(Change::Endpoint)
             }
             RowKey::HostReport(node) => self.hosts.get(&node).cloned().map(Change::HostReport),
+            RowKey::Policy => self.policy.as_deref().cloned().map(Change::Policy),
         }
     }
 
@@ -169,6 +180,7 @@ impl View {
             Change::Member(row) => drop(self.members.insert((row.network, row.node), row)),
             Change::Endpoint(row) => drop(self.endpoints.insert((row.network, row.id), row)),
             Change::HostReport(row) => drop(self.hosts.insert(row.node, row)),
+            Change::Policy(row) => self.policy = Some(Arc::new(row)),
             Change::Removed(RowKey::Network(id)) => drop(self.networks.remove(&id)),
             Change::Removed(RowKey::Node(id)) => drop(self.nodes.remove(&id)),
             Change::Removed(RowKey::Member(network, node)) => {
@@ -178,6 +190,7 @@ impl View {
                 drop(self.endpoints.remove(&(network, id)))
             }
             Change::Removed(RowKey::HostReport(node)) => drop(self.hosts.remove(&node)),
+            Change::Removed(RowKey::Policy) => self.policy = None,
         }
     }
 

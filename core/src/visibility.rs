@@ -1,11 +1,14 @@
 //! What a node may see of the membership: the networks that it may enter, the prefixes in use on
-//! hosts, and the nodes, keys and endpoints of the networks that it is a member of.
+//! hosts, the nodes, keys and endpoints of the networks that it is a member of, and what the policy
+//! says of the networks that it may enter.
 //!
 //! Membership is cryptographic ("a network is a key"): a key that control does not distribute is
 //! useless. Of a network that it may not enter, a node learns not even the name.
 
 use crate::id::{NetworkId, NodeId};
+use crate::name::Name;
 use crate::node::{Difference, HostReport};
+use crate::policy::{ClusterPolicy, Policy};
 use crate::view::{Change, RowKey, View};
 
 /// Returns whether a node may enter a network, and so may know of it; not one that is missing, nor
@@ -21,7 +24,7 @@ pub fn may_see(view: &View, node: NodeId, key: RowKey) -> bool {
     let is_in = |network| view.member(network, node).is_some() && may_enter(view, node, network);
     match key {
         RowKey::Network(network) => may_enter(view, node, network),
-        RowKey::HostReport(_) => view.nodes.contains_key(&node),
+        RowKey::HostReport(_) | RowKey::Policy => view.nodes.contains_key(&node),
         RowKey::Node(other) => {
             other == node
                 || view
@@ -35,6 +38,12 @@ pub fn may_see(view: &View, node: NodeId, key: RowKey) -> bool {
 /// Returns a row as a node may see it, if it may.
 pub fn visible_row(view: &View, node: NodeId, key: RowKey) -> Option<Change> {
     let row = view.row(key).filter(|_| may_see(view, node, key))?;
+    if let Change::Policy(row) = &row {
+        let policy = Policy::parse(&row.text).ok()?;
+        let shows =
+            |name: &Name| view.network_named(name).is_some_and(|it| may_enter(view, node, it.id));
+        return Some(Change::Policy(visible_policy(row, &policy, shows)));
+    }
 
     Some(without_hidden_networks(row, |title, host| {
         view.networks.values().any(|network| {
@@ -60,8 +69,24 @@ pub fn without_hidden_networks(row: Change, shows: impl Fn(&str, NodeId) -> bool
         | Change::Node(_)
         | Change::Member(_)
         | Change::Endpoint(_)
+        | Change::Policy(_)
         | Change::Removed(_)) => row,
     }
+}
+
+/// Returns the part of the cluster's policy for a node to which `shows` shows networks. `policy` is
+/// that of the row, parsed.
+pub fn visible_policy(
+    row: &ClusterPolicy,
+    policy: &Policy,
+    shows: impl Fn(&Name) -> bool,
+) -> ClusterPolicy {
+    if policy.named_networks().all(&shows) {
+        return row.clone();
+    }
+    let text = policy.without_hidden(shows).to_string();
+
+    ClusterPolicy { text, ..row.clone() }
 }
 
 /// Returns the part of `view` that a node may see.
@@ -80,6 +105,7 @@ mod tests {
     use crate::id::EndpointId;
     use crate::network::{Member, Network, NetworkMode, NetworkSettings};
     use crate::node::{Node, Role};
+    use crate::policy::FilterMode;
     use crate::view::Revision;
 
     fn network(n: u64) -> NetworkId {
@@ -237,6 +263,29 @@ mod tests {
         let differences = &visible(&view, node(0)).hosts[&node(1)].differences;
 
         assert_eq!(differences.iter().map(|d| d.network.as_str()).collect::<Vec<_>>(), ["net0"]);
+    }
+
+    #[test]
+    fn the_policy_names_the_networks_that_its_reader_sees() {
+        let rule = |name: &str, rest: &str| {
+            format!("[[rule]]\nname = \"{name}\"\n{rest}to = \"any\"\ndeny = \"any\"\n")
+        };
+        let (all, hidden) =
+            (rule("a", "from = { role = \"x\" }\n"), rule("b", "from = { network = \"net1\" }\n"));
+        let default = "[network.net1]\ndefault = \"deny\"\n";
+        let policy = ClusterPolicy {
+            revision: 1,
+            mode: FilterMode::Enforced,
+            text: format!("{default}\n{all}\n{hidden}"),
+        };
+        let mut view = view();
+        view.apply(Change::Policy(policy.clone()));
+        let told = |view: &View, n| visible(view, node(n)).policy.map(|row| row.text.clone());
+
+        assert_eq!(told(&view, 0), Some(policy.text));
+        assert_eq!(told(&view, 1), Some(all.clone()));
+        view.apply(Change::Removed(RowKey::Network(network(1))));
+        assert_eq!(told(&view, 0), Some(all), "a network that is not there is for nobody");
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod change;
 mod error;
 mod field;
 mod network;
+mod policy;
 mod row;
 
 pub use change::encoded_len;
@@ -17,11 +18,13 @@ pub use network::{
     difference, differences, differences_of, host_prefixes, network_mode, network_prefix,
     network_prefix6,
 };
+pub use policy::{policy_mode, policy_text};
 
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
+    use overlay_core::policy::{ClusterPolicy, FilterMode, MAX_POLICY};
     use overlay_core::{
         Block, Change, Creator, Delta, Endpoint, Member, Node, Revision, Role, Runtime, View,
     };
@@ -98,6 +101,11 @@ mod tests {
                     reason: "it is another there".into(),
                 }],
                 name: "host1".parse().expect("a name"),
+            }),
+            Change::Policy(ClusterPolicy {
+                revision: 3,
+                mode: FilterMode::Shadow,
+                text: "[network.blue]\ndefault = \"deny\"\n".into(),
             }),
         ]
     }
@@ -193,6 +201,18 @@ mod tests {
             (
                 told(NetworkSettings::try_from(title)),
                 "invalid-input: settings.title: at most 255 bytes, no control characters",
+            ),
+            (
+                told(policy_mode(9)),
+                "unsupported: this version knows policies that are enforced or shadowed",
+            ),
+            (
+                told(policy_text("x".repeat(MAX_POLICY + 1))),
+                "invalid-input: the policy has 1048577 bytes, more than 1048576",
+            ),
+            (
+                told(ClusterPolicy::try_from(v1::ClusterPolicy::default())),
+                "invalid-input: policy.revision is missing",
             ),
             (told(network_mode(9)), "unsupported: this version knows networks of mode l3 only"),
             (told(network_prefix("x")), "invalid-input: prefix \"x\": invalid IP address syntax"),

@@ -6,6 +6,7 @@
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
+use overlay_core::policy::ClusterPolicy;
 use overlay_core::{
     Change, Delta, Endpoint, HostReport, Member, Name, Network, NetworkId, NetworkSettings, Node,
     NodeId, PublicKey, RowKey, Selector, View,
@@ -22,7 +23,7 @@ use crate::{JoinLine, convert, v1};
 /// When writing and reading an accepted value again changes it.
 pub fn messages(bytes: &[u8]) {
     let Some((&kind, message)) = bytes.split_first() else { return };
-    match kind % 12 {
+    match kind % 13 {
         0 => converted::<v1::Node, Node>(message),
         1 => converted::<v1::Network, Network>(message),
         2 => converted::<v1::NetworkSettings, NetworkSettings>(message),
@@ -34,7 +35,8 @@ pub fn messages(bytes: &[u8]) {
         8 => converted::<v1::Delta, Delta>(message),
         9 => snapshot(message),
         10 => announced(message),
-        _ => drop(v1::WatchResponse::decode(message).is_ok()),
+        11 => drop(v1::WatchResponse::decode(message).is_ok()),
+        _ => converted::<v1::ClusterPolicy, ClusterPolicy>(message),
     }
 }
 

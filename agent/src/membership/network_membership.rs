@@ -370,7 +370,7 @@ fn networks_of(keys: impl Iterator<Item = RowKey>) -> BTreeSet<NetworkId> {
         RowKey::Network(network) | RowKey::Member(network, _) | RowKey::Endpoint(network, _) => {
             Some(network)
         }
-        RowKey::Node(_) | RowKey::HostReport(_) => None,
+        RowKey::Node(_) | RowKey::HostReport(_) | RowKey::Policy => None,
     })
     .collect()
 }

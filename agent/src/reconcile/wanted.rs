@@ -260,7 +260,7 @@ impl Wanted {
                     touched.entry(network).or_default().endpoints.insert(id);
                 }
                 RowKey::Node(_) => has_new_underlays = true,
-                RowKey::HostReport(_) => {}
+                RowKey::HostReport(_) | RowKey::Policy => {}
             }
         }
         // These concern every network, but no name.

@@ -53,7 +53,8 @@ pub(super) fn put_rows(
             | Change::Node(_)
             | Change::Member(_)
             | Change::Endpoint(_)
-            | Change::HostReport(_)) => {
+            | Change::HostReport(_)
+            | Change::Policy(_)) => {
                 table.insert(key.as_slice(), json(&row)?.as_slice())?;
             }
         }

@@ -136,6 +136,7 @@ fn row_key(key: RowKey) -> String {
         RowKey::Member(network, node) => format!("member/{network}/{node}"),
         RowKey::Endpoint(network, endpoint) => format!("endpoint/{network}/{endpoint}"),
         RowKey::HostReport(node) => format!("host-prefixes/{node}"),
+        RowKey::Policy => "policy".to_owned(),
     }
 }
 

@@ -4,8 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
+use overlay_core::policy::{ClusterPolicy, Policy};
 use overlay_core::{
     Alias, Change, Endpoint, EndpointId, Member, Name, Network, NetworkId, Node, NodeId, RowKey,
     View, visibility,
@@ -40,6 +42,8 @@ struct Index {
     claims: BTreeMap<(NetworkId, Alias), BTreeSet<EndpointId>>,
     /// The hosts on which networks differ.
     differing: BTreeSet<NodeId>,
+    /// The policy of the cluster, parsed.
+    policy: Option<Arc<Policy>>,
 }
 
 impl ClusterState {
@@ -89,9 +93,11 @@ impl ClusterState {
     fn changed_key(&self, key: RowKey) -> ChangedKey {
         let nodes = match key {
             RowKey::Network(id) => self.view.networks.get(&id).map(|row| &row.settings.nodes),
-            RowKey::Node(_) | RowKey::Member(..) | RowKey::Endpoint(..) | RowKey::HostReport(_) => {
-                None
-            }
+            RowKey::Node(_)
+            | RowKey::Member(..)
+            | RowKey::Endpoint(..)
+            | RowKey::HostReport(_)
+            | RowKey::Policy => None,
         };
         let nodes = nodes.filter(|nodes| !nodes.is_everything()).cloned().map(Box::new);
 
@@ -237,7 +243,7 @@ impl ClusterState {
     pub(crate) fn may_see(&self, node: NodeId, key: RowKey) -> bool {
         match key {
             RowKey::Network(network) => self.may_enter(node, network),
-            RowKey::HostReport(_) => self.view.nodes.contains_key(&node),
+            RowKey::HostReport(_) | RowKey::Policy => self.view.nodes.contains_key(&node),
             RowKey::Node(other) => self.share_network(node, other),
             RowKey::Member(network, _) | RowKey::Endpoint(network, _) => {
                 self.view.member(network, node).is_some()
@@ -253,6 +259,9 @@ impl ClusterState {
     /// Returns a row as a node may see it, if it may. The answer is that of
     /// [`overlay_core::visibility::visible_row`], found faster.
     pub(crate) fn visible_row(&self, node: NodeId, key: RowKey) -> Option<Change> {
+        if key == RowKey::Policy {
+            return self.visible_policy(node).map(Change::Policy);
+        }
         let row = self.view.row(key).filter(|_| self.may_see(node, key))?;
 
         Some(visibility::without_hidden_networks(row, |title, host| {
@@ -260,6 +269,25 @@ impl ClusterState {
                 self.may_enter(node, network.id) && self.may_enter(host, network.id)
             })
         }))
+    }
+
+    fn visible_policy(&self, node: NodeId) -> Option<ClusterPolicy> {
+        let row = self.view.policy.as_ref().filter(|_| self.may_see(node, RowKey::Policy))?;
+        let shows =
+            |name: &Name| self.network_named(name).is_some_and(|it| self.may_enter(node, it.id));
+
+        Some(visibility::visible_policy(row, self.index.policy.as_deref()?, shows))
+    }
+
+    /// Returns whether the policy has anything to do with a network, or may have had with one that
+    /// is gone.
+    pub(crate) fn policy_names(&self, network: NetworkId) -> bool {
+        let Some(policy) = &self.index.policy else { return false };
+        let mut named = policy.named_networks();
+        match self.view.networks.get(&network) {
+            Some(network) => named.any(|name| *name == network.name),
+            None => named.next().is_some(),
+        }
     }
 
     /// Lists the hosts that report networks which differ there.
@@ -338,6 +366,7 @@ impl ClusterState {
             (self.index.addresses.len() != claimed, Contradiction::Addresses),
             (self.view.nodes.keys().ne(self.enrollments.keys()), Contradiction::Enrollments),
             (self.index.keys.len() != self.enrollments.len(), Contradiction::Keys),
+            (self.view.policy.is_some() != self.index.policy.is_some(), Contradiction::Policy),
         ];
 
         checks.into_iter().find_map(|(wrong, contradiction)| wrong.then_some(contradiction))
@@ -377,6 +406,9 @@ pub(crate) enum Contradiction {
     /// A key is not unique.
     #[error("two nodes have one key")]
     Keys,
+    /// The policy does not parse.
+    #[error("this version does not understand the policy")]
+    Policy,
 }
 
 fn v4(address: IpAddr) -> Option<Ipv4Addr> {
@@ -406,6 +438,8 @@ impl Index {
             Change::HostReport(row) if !row.differences.is_empty() => {
                 self.differing.insert(row.node);
             }
+            // What this version does not understand is found by [`ClusterState::contradiction`].
+            Change::Policy(row) => self.policy = Policy::parse(&row.text).ok().map(Arc::new),
             Change::HostReport(_) | Change::Removed(_) => {}
         }
     }
@@ -433,6 +467,7 @@ impl Index {
                 }
             }
             Change::HostReport(row) => drop(self.differing.remove(&row.node)),
+            Change::Policy(_) => self.policy = None,
             Change::Removed(_) => {}
         }
     }

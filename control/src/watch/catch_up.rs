@@ -16,7 +16,7 @@ pub(crate) fn snapshot(state: &ClusterState, node: NodeId) -> View {
     let view = state.view();
     let mut keys: BTreeSet<_> = view.networks.keys().copied().map(RowKey::Network).collect();
     keys.extend(view.hosts.keys().copied().map(RowKey::HostReport));
-    keys.insert(RowKey::Node(node));
+    keys.extend([RowKey::Node(node), RowKey::Policy]);
     for network in state.memberships(node) {
         insert_network(state, network, &mut keys);
     }
@@ -42,6 +42,9 @@ pub(crate) fn delta(
     if !past.seen.is_empty() {
         // Reports name only networks that their reader and their host may enter.
         keys.extend(state.differing_hosts().map(RowKey::HostReport));
+    }
+    if turned.iter().any(|(id, _)| state.policy_names(**id)) {
+        keys.insert(RowKey::Policy);
     }
     let change = |key| state.visible_row(node, key).unwrap_or(Change::Removed(key));
     let is_there = |id: &NetworkId| state.view().networks.contains_key(id);
@@ -98,7 +101,8 @@ impl Past {
                 RowKey::Node(_)
                 | RowKey::Member(..)
                 | RowKey::Endpoint(..)
-                | RowKey::HostReport(_) => {}
+                | RowKey::HostReport(_)
+                | RowKey::Policy => {}
             }
             past.changed.insert(row.key);
         }
@@ -130,7 +134,7 @@ fn concerned(
                 keys.insert(*key);
             }
             RowKey::Network(_) => {}
-            RowKey::HostReport(_) => drop(keys.insert(*key)),
+            RowKey::HostReport(_) | RowKey::Policy => drop(keys.insert(*key)),
             RowKey::Node(other) if *other == node => drop(keys.insert(*key)),
             RowKey::Node(other)
                 if state.view().nodes.contains_key(other) && state.may_see(node, *key) =>
@@ -178,7 +182,7 @@ mod tests {
     fn network_of(key: RowKey) -> Option<NetworkId> {
         match key {
             RowKey::Network(id) | RowKey::Member(id, _) | RowKey::Endpoint(id, _) => Some(id),
-            RowKey::Node(_) | RowKey::HostReport(_) => None,
+            RowKey::Node(_) | RowKey::HostReport(_) | RowKey::Policy => None,
         }
     }
 

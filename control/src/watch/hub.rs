@@ -361,7 +361,7 @@ fn concerned(state: &ClusterState, changed: &[ChangedKey]) -> Option<BTreeSet<No
     let mut networks = BTreeSet::new();
     for row in changed {
         match row.key {
-            RowKey::Network(_) | RowKey::HostReport(_) => return None,
+            RowKey::Network(_) | RowKey::HostReport(_) | RowKey::Policy => return None,
             RowKey::Node(node) => {
                 nodes.insert(node);
                 networks.extend(state.memberships(node));

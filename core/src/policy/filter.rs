@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::decide::PolicyEndpoint;
 use super::selector::RuleSide;
 use super::term::{Term, Traffic};
@@ -14,7 +16,8 @@ use super::{Policy, PolicyAction};
 use crate::name::Name;
 
 /// What becomes of packets that a filter refuses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum FilterMode {
     /// They are dropped, and counted.
     Enforced,

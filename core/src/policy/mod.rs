@@ -9,6 +9,7 @@
 mod canonical;
 mod check;
 mod classes;
+mod cluster;
 mod decide;
 mod diff;
 mod filter;
@@ -24,6 +25,7 @@ use std::collections::BTreeMap;
 use crate::name::Name;
 
 pub use check::{CaseFailure, check};
+pub use cluster::ClusterPolicy;
 pub use decide::{PolicyEndpoint, Ruling};
 pub use diff::{MAX_VERDICT_CHANGES, PolicyDiff, RuleChange, VerdictChange, VerdictChanges, diff};
 pub use filter::{Filter, FilterMode, FilterReason, FilterRule};

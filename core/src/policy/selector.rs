@@ -53,6 +53,14 @@ impl RuleSide {
         }
     }
 
+    /// Lists the selectors; none where every endpoint is one of these.
+    pub(super) fn selectors(&self) -> &[EndpointSelector] {
+        match self {
+            Self::Any => &[],
+            Self::Selected(selectors) => selectors,
+        }
+    }
+
     /// Returns whether certainly every endpoint of `other` is one of these.
     pub(super) fn covers(&self, other: &Self) -> bool {
         match (self, other) {

@@ -21,6 +21,7 @@ impl From<RowKey> for v1::RowKey {
                 endpoint: endpoint.to_string(),
             }),
             RowKey::HostReport(node) => Key::HostReport(node.to_string()),
+            RowKey::Policy => Key::Policy(v1::PolicyKey {}),
         };
 
         Self { key: Some(key) }
@@ -42,6 +43,7 @@ impl TryFrom<v1::RowKey> for RowKey {
                 Self::Endpoint(field("network", &key.network)?, field("endpoint", &key.endpoint)?)
             }
             Key::HostReport(node) => Self::HostReport(field("node", &node)?),
+            Key::Policy(v1::PolicyKey {}) => Self::Policy,
         })
     }
 }
@@ -60,6 +62,7 @@ impl From<Change> for v1::Change {
             Change::Member(row) => Wire::Member(row.into()),
             Change::Endpoint(row) => Wire::Endpoint(row.into()),
             Change::HostReport(row) => Wire::HostReport(row.into()),
+            Change::Policy(row) => Wire::Policy(row.into()),
             Change::Removed(key) => Wire::Removed(key.into()),
         };
 
@@ -78,6 +81,7 @@ impl TryFrom<v1::Change> for Change {
             Wire::Member(row) => Self::Member(row.try_into()?),
             Wire::Endpoint(row) => Self::Endpoint(row.try_into()?),
             Wire::HostReport(row) => Self::HostReport(row.try_into()?),
+            Wire::Policy(row) => Self::Policy(row.try_into()?),
             Wire::Removed(key) => Self::Removed(key.try_into()?),
         })
     }

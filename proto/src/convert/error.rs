@@ -59,6 +59,17 @@ pub enum ConversionError {
     /// The mode of a network is one that this version does not know.
     #[error("this version knows networks of mode l3 only")]
     Mode,
+    /// The mode of a policy is one that this version does not know.
+    #[error("this version knows policies that are enforced or shadowed")]
+    PolicyMode,
+    /// A policy document is too long.
+    #[error("the policy has {len} bytes, more than {max}")]
+    PolicySize {
+        /// How long it is, in bytes.
+        len: usize,
+        /// How long it may be, in bytes.
+        max: usize,
+    },
     /// A network's name in a container engine is too long, or contains control characters.
     #[error("settings.title: at most 255 bytes, no control characters")]
     Title,
@@ -92,7 +103,7 @@ impl ConversionError {
     /// Returns the stable code that callers are told.
     pub const fn code(&self) -> Code {
         match self {
-            Self::Mode => Code::Unsupported,
+            Self::Mode | Self::PolicyMode => Code::Unsupported,
             Self::Missing(_)
             | Self::Text { .. }
             | Self::TooMany { .. }
@@ -102,6 +113,7 @@ impl ConversionError {
             | Self::Underlay(_)
             | Self::Title
             | Self::Group
+            | Self::PolicySize { .. }
             | Self::Prefix { .. }
             | Self::PrefixHolder(_)
             | Self::Difference { .. } => Code::InvalidInput,
