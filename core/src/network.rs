@@ -43,7 +43,7 @@ pub struct Network {
     pub creator: Option<Creator>,
 }
 
-/// The node that created a network.
+/// The node that created a network, or replaced the policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Creator {
     /// The node.

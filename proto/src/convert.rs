@@ -18,7 +18,7 @@ pub use network::{
     difference, differences, differences_of, host_prefixes, network_mode, network_prefix,
     network_prefix6,
 };
-pub use policy::{policy_mode, policy_text};
+pub use policy::{policy_mode, policy_text, visible_policy};
 
 #[cfg(test)]
 mod tests {

@@ -318,6 +318,48 @@ impl Agent for LocalApi {
             .await
     }
 
+    async fn apply_policy(
+        &self,
+        request: Request<v1::ApplyPolicyRequest>,
+    ) -> Result<Response<v1::PolicyReplaced>, Status> {
+        self.handle.joined()?.endpoints.publisher.published().await;
+        self.forward(|mut client| async move { client.apply_policy(request.into_inner()).await })
+            .await
+    }
+
+    async fn rollback_policy(
+        &self,
+        request: Request<v1::RollbackPolicyRequest>,
+    ) -> Result<Response<v1::PolicyReplaced>, Status> {
+        self.forward(|mut client| async move { client.rollback_policy(request.into_inner()).await })
+            .await
+    }
+
+    async fn show_policy(
+        &self,
+        request: Request<v1::ShowPolicyRequest>,
+    ) -> Result<Response<v1::ShowPolicyResponse>, Status> {
+        let request = request.into_inner();
+        let ask =
+            |mut client: ControlClient<Channel>| async move { client.show_policy(request).await };
+        if request.revision.is_some() {
+            return self.forward(ask).await;
+        }
+        let own = |own: &Endpoints| {
+            Ok(convert::visible_policy(own.memberships.local_view().policy.as_deref()))
+        };
+
+        self.list(ask, own).await
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<v1::ListPoliciesRequest>,
+    ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
+        self.forward(|mut client| async move { client.list_policies(request.into_inner()).await })
+            .await
+    }
+
     async fn revoke_token(
         &self,
         request: Request<v1::RevokeTokenRequest>,

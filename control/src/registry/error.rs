@@ -6,6 +6,7 @@ mod endpoint;
 mod enrollment;
 mod member;
 mod network;
+mod policy;
 mod token;
 
 use overlay_core::{Name, Role};
@@ -15,6 +16,7 @@ pub(super) use endpoint::EndpointError;
 pub(super) use enrollment::EnrollmentError;
 pub(super) use member::MemberError;
 pub(super) use network::NetworkError;
+pub(crate) use policy::PolicyError;
 pub(super) use token::TokenError;
 
 use super::limits;
@@ -72,6 +74,9 @@ pub(crate) enum RegistryError {
     /// It concerns an endpoint.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+    /// It concerns the policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
 }
 
 impl RegistryError {
@@ -85,6 +90,7 @@ impl RegistryError {
             Self::Network(error) => error.code(),
             Self::Member(error) => error.code(),
             Self::Endpoint(error) => error.code(),
+            Self::Policy(error) => error.code(),
         }
     }
 }

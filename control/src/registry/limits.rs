@@ -36,5 +36,11 @@ pub(crate) const TOKEN_RETENTION: u64 = 86_400;
 pub(crate) const MAX_REVOKED: usize = 65_536;
 /// Blocks of one network that one node may hold: 65,536 addresses in blocks of /24.
 pub(crate) const MAX_NODE_BLOCKS: usize = 256;
+/// Policies that are kept, the live one among them: more than anybody looks back upon.
+pub(crate) const MAX_POLICIES: usize = 32;
+/// Bytes of all documents that are kept: eight of the longest, and hundreds of usual ones.
+pub(crate) const MAX_POLICY_BYTES: usize = 8 << 20;
+/// Rules times endpoints at which rules that match nothing are still looked for: some seconds.
+pub(crate) const MAX_POLICY_LOOKS: usize = 10_000_000;
 /// The longest version text of an agent, in bytes.
 pub(crate) const MAX_VERSION: usize = 64;

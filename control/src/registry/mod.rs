@@ -16,6 +16,9 @@ mod names;
 mod networks;
 mod nodes;
 mod operation;
+mod policies;
+#[cfg(test)]
+mod policy_tests;
 #[cfg(test)]
 pub(crate) mod random_tests;
 pub(crate) mod record;
@@ -31,13 +34,15 @@ use overlay_core::NodeId;
 use check::{check_labels, check_sizes, refuse_worker, require_creator};
 pub(crate) use check::{known_network, may_know, require_admin};
 pub(crate) use endpoints::check_count;
+pub(crate) use error::PolicyError;
 pub(crate) use error::RegistryError;
 use error::{EndpointError, EnrollmentError, MemberError, NetworkError, TokenError};
 pub(crate) use joining::secret_is_known;
 pub(crate) use operation::{
-    Actor, Announce, CreateNetwork, CreateToken, Decision, Join, Operation, Reply,
+    Actor, Announce, ApplyPolicy, CreateNetwork, CreateToken, Decision, Join, Operation, Reply,
 };
-pub(crate) use record::{ChangedKey, Digest, Record, Settings, Token};
+pub(crate) use policies::{ExaminedPolicy, PolicySubjects, canonical};
+pub(crate) use record::{AppliedPolicy, ChangedKey, Digest, Record, Settings, Token};
 pub(crate) use state::{ClusterState, Contradiction};
 
 /// Decides a command at `now`, in seconds since 1970.
@@ -76,6 +81,10 @@ fn decide(state: &ClusterState, actor: Actor, command: Operation, now: u64) -> D
         Operation::ExitNetwork(network) => members::exit(state, node(actor)?, network),
         Operation::PutEndpoints(rows) => endpoints::put(state, node(actor)?, rows),
         Operation::RemoveEndpoints(keys) => endpoints::remove(state, node(actor)?, &keys),
+        Operation::ApplyPolicy(apply) => policies::apply(state, actor, apply, now),
+        Operation::RollBackPolicy { to, expected } => {
+            policies::roll_back(state, actor, to, expected, now)
+        }
     }
 }
 

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use overlay_core::policy::FilterMode;
 use overlay_core::{
     Difference, Endpoint, EndpointId, HostPrefix, Member, Name, Network, NetworkId, NetworkMode,
     NetworkSettings, Node, NodeId, PublicKey, Role, Selector,
 };
 
 use super::error::RegistryError;
-use super::record::{Digest, Record, Token};
+use super::policies::ExaminedPolicy;
+use super::record::{AppliedPolicy, Digest, Record, Token};
 
 /// The party a command comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +69,15 @@ pub(crate) enum Operation {
     CreateToken(CreateToken),
     /// Revokes a join token.
     RevokeToken(String),
+    /// Has a policy replace the live one.
+    ApplyPolicy(ApplyPolicy),
+    /// Has an earlier policy replace the live one.
+    RollBackPolicy {
+        /// The revision of the policy; 0 stands for none.
+        to: u64,
+        /// See [`ApplyPolicy::expected`].
+        expected: Option<u64>,
+    },
 }
 
 /// See [`Operation::Join`].
@@ -135,6 +146,17 @@ pub(crate) struct CreateToken {
     pub(crate) labels: BTreeMap<String, String>,
 }
 
+/// See [`Operation::ApplyPolicy`].
+#[derive(Debug, Clone)]
+pub(crate) struct ApplyPolicy {
+    /// The policy.
+    pub(crate) policy: ExaminedPolicy,
+    /// Whether it is kept to, or only counted.
+    pub(crate) mode: FilterMode,
+    /// The revision of the policy that it is to replace, 0 for none; any when missing.
+    pub(crate) expected: Option<u64>,
+}
+
 /// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reply {
@@ -148,6 +170,13 @@ pub(crate) enum Reply {
     Member(Member),
     /// The token exists.
     Token(Token),
+    /// This policy is live.
+    Policy {
+        /// The policy, or that there is none; missing when there never was one.
+        live: Option<Box<AppliedPolicy>>,
+        /// Whether it was not live before.
+        changed: bool,
+    },
 }
 
 /// The outcome of a command and the records that carry it out; without records, nothing changes.

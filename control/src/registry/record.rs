@@ -5,7 +5,8 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use ipnet::Ipv4Net;
-use overlay_core::{Change, ClusterId, Name, NodeId, Role, RowKey, Selector};
+use overlay_core::policy::FilterMode;
+use overlay_core::{Change, ClusterId, Creator, Name, NodeId, Role, RowKey, Selector};
 use serde::{Deserialize, Serialize};
 
 /// The settings that `init` chose; they never change.
@@ -93,6 +94,23 @@ pub(crate) struct Revoked {
     pub(crate) at: u64,
 }
 
+/// A policy that is or was live, or that from then on there was none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AppliedPolicy {
+    /// Its revision; they count from 1, without gaps.
+    pub(crate) revision: u64,
+    /// When it was applied, in seconds since 1970.
+    pub(crate) at: u64,
+    /// Who applied it; an operator of control when missing.
+    pub(crate) by: Option<Creator>,
+    /// Whether it was kept to, or only counted; without one, there was no policy from then on.
+    pub(crate) mode: Option<FilterMode>,
+    /// Of a rollback, the revision that was asked for.
+    pub(crate) rolled_back_to: Option<u64>,
+    /// The document as it was given, with its tests.
+    pub(crate) document: String,
+}
+
 /// One row of the store, replaced or removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -112,6 +130,10 @@ pub(crate) enum Record {
     Revoked(Revoked),
     /// A removed node is forgotten.
     RemoveRevoked(NodeId),
+    /// A policy was applied, rolled back or taken away.
+    AppliedPolicy(AppliedPolicy),
+    /// An earlier policy is forgotten.
+    RemoveAppliedPolicy(u64),
 }
 
 impl Record {
@@ -125,6 +147,8 @@ impl Record {
             Self::RemoveEnrollment(node) => (format!("host/{node}"), false),
             Self::Revoked(revoked) => (format!("revoked/{}", revoked.node), true),
             Self::RemoveRevoked(node) => (format!("revoked/{node}"), false),
+            Self::AppliedPolicy(applied) => (format!("policy/{}", applied.revision), true),
+            Self::RemoveAppliedPolicy(revision) => (format!("policy/{revision}"), false),
         }
     }
 }

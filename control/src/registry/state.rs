@@ -2,6 +2,8 @@
 //!
 //! Only records change it, and every index is a function of the rows.
 
+mod contradiction;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -13,8 +15,12 @@ use overlay_core::{
     View, visibility,
 };
 
+pub(crate) use contradiction::Contradiction;
+
 use super::error::{EnrollmentError, RegistryError};
-use super::record::{ChangedKey, Digest, Enrollment, Record, Revoked, Settings, Token};
+use super::record::{
+    AppliedPolicy, ChangedKey, Digest, Enrollment, Record, Revoked, Settings, Token,
+};
 
 /// The state of control.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +30,7 @@ pub(crate) struct ClusterState {
     tokens: BTreeMap<String, Token>,
     enrollments: BTreeMap<NodeId, Enrollment>,
     revoked: BTreeMap<NodeId, Revoked>,
+    policies: BTreeMap<u64, AppliedPolicy>,
     index: Index,
 }
 
@@ -55,6 +62,7 @@ impl ClusterState {
             tokens: BTreeMap::new(),
             enrollments: BTreeMap::new(),
             revoked: BTreeMap::new(),
+            policies: BTreeMap::new(),
             index: Index::default(),
         }
     }
@@ -126,6 +134,10 @@ impl ClusterState {
             }
             Record::Revoked(revoked) => drop(self.revoked.insert(revoked.node, revoked)),
             Record::RemoveRevoked(node) => drop(self.revoked.remove(&node)),
+            Record::AppliedPolicy(applied) => {
+                self.policies.insert(applied.revision, applied);
+            }
+            Record::RemoveAppliedPolicy(revision) => drop(self.policies.remove(&revision)),
         }
     }
 
@@ -154,14 +166,20 @@ impl ClusterState {
         &self.revoked
     }
 
+    /// Returns the policies that are or were live, by revision.
+    pub(crate) fn policies(&self) -> &BTreeMap<u64, AppliedPolicy> {
+        &self.policies
+    }
+
     /// Lists the records that rebuild this state from nothing.
     pub(crate) fn records(&self) -> impl Iterator<Item = Record> + '_ {
         let rows = self.view.rows().map(Record::Row);
         let tokens = self.tokens.values().cloned().map(Record::Token);
         let enrollments = self.enrollments.values().cloned().map(Record::Enrollment);
         let revoked = self.revoked.values().cloned().map(Record::Revoked);
+        let policies = self.policies.values().cloned().map(Record::AppliedPolicy);
 
-        rows.chain(tokens).chain(enrollments).chain(revoked)
+        rows.chain(tokens).chain(enrollments).chain(revoked).chain(policies)
     }
 
     /// Finds a node.
@@ -271,7 +289,8 @@ impl ClusterState {
         }))
     }
 
-    fn visible_policy(&self, node: NodeId) -> Option<ClusterPolicy> {
+    /// Returns what a node may see of the policy.
+    pub(crate) fn visible_policy(&self, node: NodeId) -> Option<ClusterPolicy> {
         let row = self.view.policy.as_ref().filter(|_| self.may_see(node, RowKey::Policy))?;
         let shows =
             |name: &Name| self.network_named(name).is_some_and(|it| self.may_enter(node, it.id));
@@ -339,76 +358,6 @@ impl ClusterState {
             .range((node, from, EndpointId::FIRST)..=(node, to, EndpointId::LAST))
             .map(|&(_, network, endpoint)| (network, endpoint))
     }
-
-    /// Finds an inconsistency; a healthy store has none.
-    pub(crate) fn contradiction(&self) -> Option<Contradiction> {
-        let rebuilt = Self::from_records(self.settings.clone(), self.view.revision, self.records());
-        let orphan = |network, node| {
-            !self.view.networks.contains_key(&network) || !self.view.nodes.contains_key(&node)
-        };
-        let stray = self.view.members.values().find(|m| orphan(m.network, m.node));
-        let barred = self.view.members.values().find(|m| !self.may_enter(m.node, m.network));
-        let lost =
-            self.view.endpoints.values().find(|e| self.view.member(e.network, e.node).is_none());
-        let blocks: usize = self.view.members.values().map(|m| m.blocks.len()).sum();
-        let claimed: usize = self.view.endpoints.values().map(|e| e.addresses.len()).sum();
-        let checks = [
-            (rebuilt.index != self.index, Contradiction::Index),
-            (
-                self.index.network_names.len() != self.view.networks.len(),
-                Contradiction::NetworkNames,
-            ),
-            (self.index.node_names.len() != self.view.nodes.len(), Contradiction::NodeNames),
-            (stray.is_some(), Contradiction::StrayMember),
-            (barred.is_some(), Contradiction::BarredMember),
-            (lost.is_some(), Contradiction::StrayEndpoint),
-            (self.index.blocks.len() != blocks, Contradiction::Blocks),
-            (self.index.addresses.len() != claimed, Contradiction::Addresses),
-            (self.view.nodes.keys().ne(self.enrollments.keys()), Contradiction::Enrollments),
-            (self.index.keys.len() != self.enrollments.len(), Contradiction::Keys),
-            (self.view.policy.is_some() != self.index.policy.is_some(), Contradiction::Policy),
-        ];
-
-        checks.into_iter().find_map(|(wrong, contradiction)| wrong.then_some(contradiction))
-    }
-}
-
-/// What rows that do not fit together contradict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Contradiction {
-    /// An index is not the function of the rows that it should be.
-    #[error("an index differs from its rows")]
-    Index,
-    /// A name of a network is not unique.
-    #[error("two networks share a name")]
-    NetworkNames,
-    /// A name of a node is not unique.
-    #[error("two nodes share a name")]
-    NodeNames,
-    /// The node or the network of a membership is missing.
-    #[error("a membership is of no node or network")]
-    StrayMember,
-    /// A node is in a network that is not for it.
-    #[error("a node is a member of a network that it may not enter")]
-    BarredMember,
-    /// The membership that an endpoint needs is missing.
-    #[error("an endpoint is on a node that is no member of its network")]
-    StrayEndpoint,
-    /// A block is held twice.
-    #[error("two nodes hold one block")]
-    Blocks,
-    /// An address is held twice.
-    #[error("two endpoints have one address")]
-    Addresses,
-    /// Nodes and enrolments do not match.
-    #[error("a node has no key, or a key no node")]
-    Enrollments,
-    /// A key is not unique.
-    #[error("two nodes have one key")]
-    Keys,
-    /// The policy does not parse.
-    #[error("this version does not understand the policy")]
-    Policy,
 }
 
 fn v4(address: IpAddr) -> Option<Ipv4Addr> {

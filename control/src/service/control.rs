@@ -12,7 +12,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{ControlService, auth, listing, mismatch, requests};
+use super::{ControlService, auth, listing, mismatch, policies, requests};
 use crate::clock;
 use crate::pki::NodeRequest;
 use crate::registry::{Operation, Reply};
@@ -238,6 +238,44 @@ impl Control for ControlService {
         tracing::info!(%node, revision = revised.revision, "Node removed");
 
         Ok(Response::new(revised))
+    }
+
+    async fn apply_policy(
+        &self,
+        request: Request<v1::ApplyPolicyRequest>,
+    ) -> Answer<v1::PolicyReplaced> {
+        let node = self.caller(&request)?;
+
+        Ok(Response::new(policies::apply(self, node, request.into_inner()).await?))
+    }
+
+    async fn rollback_policy(
+        &self,
+        request: Request<v1::RollbackPolicyRequest>,
+    ) -> Answer<v1::PolicyReplaced> {
+        let node = self.caller(&request)?;
+
+        Ok(Response::new(policies::roll_back(self, node, request.into_inner()).await?))
+    }
+
+    async fn show_policy(
+        &self,
+        request: Request<v1::ShowPolicyRequest>,
+    ) -> Answer<v1::ShowPolicyResponse> {
+        let node = self.caller(&request)?;
+        let revision = request.into_inner().revision;
+
+        Ok(Response::new(policies::show(&self.hub, node, revision)?))
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<v1::ListPoliciesRequest>,
+    ) -> Answer<v1::ListPoliciesResponse> {
+        let node = self.caller(&request)?;
+        let policies = self.hub.look(|state| policies::list(state, node))?;
+
+        Ok(Response::new(v1::ListPoliciesResponse { policies }))
     }
 
     async fn version(&self, request: Request<v1::VersionRequest>) -> Answer<v1::VersionResponse> {

@@ -6,6 +6,7 @@ mod control;
 mod enrollment;
 mod listing;
 mod pace;
+mod policies;
 mod refusal;
 pub(crate) mod requests;
 

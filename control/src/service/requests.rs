@@ -4,7 +4,9 @@ use overlay_core::{NetworkId, Role};
 use overlay_proto::convert::{self, ConversionError, field, wire_enum};
 use overlay_proto::{Code, Refusal, v1};
 
-use crate::registry::{Announce, CreateNetwork, CreateToken, Operation, check_count};
+use crate::registry::{
+    Announce, ApplyPolicy, CreateNetwork, CreateToken, ExaminedPolicy, Operation, check_count,
+};
 use crate::token::FreshToken;
 
 /// The longest instance id of an agent's process, in bytes.
@@ -83,6 +85,15 @@ pub(crate) fn remove_endpoints(request: &v1::RemoveEndpointsRequest) -> Result<O
     Ok(Operation::RemoveEndpoints(
         request.endpoints.iter().map(key).collect::<Result<_, ConversionError>>()?,
     ))
+}
+
+pub(crate) fn apply_policy(
+    request: &v1::ApplyPolicyRequest,
+    policy: ExaminedPolicy,
+) -> Result<Operation, Refusal> {
+    let mode = convert::policy_mode(request.mode)?;
+
+    Ok(Operation::ApplyPolicy(ApplyPolicy { policy, mode, expected: request.expected }))
 }
 
 pub(crate) fn create_token(

@@ -169,6 +169,15 @@ fn shown(side: &TestSide, class: &Class<'_>) -> String {
     }
 }
 
+impl CaseFailure {
+    /// Returns the number of the test in the document, from 1.
+    pub fn test(&self) -> usize {
+        match self {
+            Self::NoEndpoint { test, .. } | Self::Wrong { test, .. } => *test,
+        }
+    }
+}
+
 impl fmt::Display for CaseFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let within = |network: &Option<Name>| {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 
 /// One mistake in a policy document.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct PolicyMistake {
     /// The line, from 1.
     pub line: usize,

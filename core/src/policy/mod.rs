@@ -33,7 +33,7 @@ pub use lint::{PolicyWarning, lint, lint_view};
 pub use mistake::{InvalidPolicy, PolicyMistake};
 pub use parse::{
     MAX_ALL_TERMS, MAX_CRITERIA, MAX_LABEL, MAX_NETWORKS, MAX_POLICY, MAX_RULES, MAX_SELECTORS,
-    MAX_TERMS, MAX_TESTS,
+    MAX_TERMS, MAX_TESTS, test_lines,
 };
 pub use rulings::TrafficRange;
 pub use selector::{EndpointSelector, InvalidPattern, NamePattern, RuleSide};

@@ -38,6 +38,17 @@ pub const MAX_TESTS: usize = 1_000;
 const TERM_REMEDY: &str =
     "write \"tcp/5432\", \"udp/8000-8100\", \"tcp\" for every port, \"icmp\" or \"any\"";
 
+/// Returns the line, from 1, of each test of a document that was parsed before.
+pub fn test_lines(document: &str) -> Vec<usize> {
+    let places = Mistakes::new(document);
+    let (table, _) = DeTable::parse_recoverable(document);
+    let Some(DeValue::Array(tests)) = table.get_ref().get("test").map(Spanned::get_ref) else {
+        return Vec::new();
+    };
+
+    tests.iter().map(|test| places.place(test.span().start).0).collect()
+}
+
 pub(super) fn parse(text: &str) -> Result<Policy, InvalidPolicy> {
     let mut mistakes = Mistakes::new(text);
     if text.len() > MAX_POLICY {

@@ -41,6 +41,23 @@ impl TryFrom<v1::ClusterPolicy> for ClusterPolicy {
     }
 }
 
+/// Tells the live policy, or that there is none, as far as a node sees it.
+pub fn visible_policy(policy: Option<&ClusterPolicy>) -> v1::ShowPolicyResponse {
+    let applied = |policy: &ClusterPolicy| v1::AppliedPolicy {
+        revision: policy.revision,
+        mode: v1::PolicyMode::from(policy.mode).into(),
+        live: true,
+        ..v1::AppliedPolicy::default()
+    };
+
+    v1::ShowPolicyResponse {
+        policy: policy.map(applied),
+        document: String::new(),
+        text: policy.map(|policy| policy.text.clone()).unwrap_or_default(),
+        partial: true,
+    }
+}
+
 /// Converts the mode of a policy.
 ///
 /// # Errors

@@ -1,0 +1,210 @@
+//! How the policy of the cluster is replaced, and which of those before are kept.
+//!
+//! A document is examined first, outside the writer: that takes longer than any other decision.
+
+use std::collections::BTreeSet;
+
+use overlay_core::policy::{
+    self, ClusterPolicy, FilterMode, InvalidPolicy, Policy, PolicyEndpoint,
+};
+use overlay_core::{Change, Creator, Name, RowKey};
+
+use super::record::AppliedPolicy;
+use super::{
+    Actor, ApplyPolicy, ClusterState, Decision, PolicyError, Record, RegistryError, Reply, limits,
+    require_admin,
+};
+
+/// The networks and endpoints that a policy is tried against.
+#[derive(Debug, Default)]
+pub(crate) struct PolicySubjects {
+    networks: BTreeSet<Name>,
+    endpoints: Vec<PolicyEndpoint>,
+}
+
+impl PolicySubjects {
+    /// Takes them from the state, for an admin.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::NeedsAdmin`].
+    pub(crate) fn of(state: &ClusterState, actor: Actor) -> Result<Self, RegistryError> {
+        require_admin(state, actor)?;
+        let view = state.view();
+        let endpoints = view.endpoints.values().map(|row| PolicyEndpoint::of(row, view));
+
+        Ok(Self {
+            networks: view.networks.values().map(|network| network.name.clone()).collect(),
+            endpoints: endpoints.collect(),
+        })
+    }
+}
+
+/// A policy that was parsed and tried.
+#[derive(Debug, Clone)]
+pub(crate) struct ExaminedPolicy {
+    document: String,
+    /// In canonical form, without tests.
+    text: String,
+    /// The tests that do not hold, each with its line.
+    failures: Vec<(usize, String)>,
+    warnings: Vec<String>,
+}
+
+impl ExaminedPolicy {
+    /// Parses a document and tries its tests.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::Mistaken`].
+    pub(crate) fn new(document: String, subjects: &PolicySubjects) -> Result<Self, PolicyError> {
+        let policy = Policy::parse(&document)?;
+        let PolicySubjects { networks, endpoints } = subjects;
+        let lines = policy::test_lines(&document);
+        let line = |test: usize| lines.get(test.saturating_sub(1)).copied().unwrap_or(1);
+        let failures = policy::check(&policy, endpoints);
+        let mut warnings: Vec<_> = policy::lint(&policy).iter().map(ToString::to_string).collect();
+        if policy.rules.len().saturating_mul(endpoints.len()) <= limits::MAX_POLICY_LOOKS {
+            let found = policy::lint_view(&policy, networks, endpoints);
+            warnings.extend(found.iter().map(ToString::to_string));
+        } else {
+            warnings.push("there are too many endpoints to look for rules that match none".into());
+        }
+
+        Ok(Self {
+            text: canonical(policy),
+            failures: failures.iter().map(|one| (line(one.test()), one.to_string())).collect(),
+            warnings,
+            document,
+        })
+    }
+
+    /// Returns what does nothing in it, in sentences.
+    pub(crate) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Returns which tests do not hold, and what does nothing, in sentences.
+    pub(crate) fn all_warnings(self) -> Vec<String> {
+        let failures = self.failures.into_iter().map(|(_, failure)| failure);
+
+        failures.chain(self.warnings).collect()
+    }
+}
+
+impl From<InvalidPolicy> for PolicyError {
+    fn from(invalid: InvalidPolicy) -> Self {
+        let others = (invalid.mistakes.len() + invalid.more).saturating_sub(1);
+        let first = invalid.mistakes.into_iter().next().unwrap_or_default();
+
+        Self::Mistaken { first, others }
+    }
+}
+
+/// Returns the text that nodes get of a policy.
+pub(crate) fn canonical(policy: Policy) -> String {
+    Policy { tests: Vec::new(), ..policy }.to_string()
+}
+
+/// Has a policy replace the live one.
+pub(super) fn apply(state: &ClusterState, actor: Actor, apply: ApplyPolicy, now: u64) -> Decision {
+    require_admin(state, actor)?;
+    let ApplyPolicy { policy, mode, expected } = apply;
+    if let Some((line, failure)) = policy.failures.first() {
+        let others = policy.failures.len() - 1;
+        return Err(PolicyError::TestFails { line: *line, failure: failure.clone(), others }.into());
+    }
+    let next = Next { mode: Some(mode), document: policy.document, text: policy.text };
+
+    replace(state, actor, next, None, expected, now)
+}
+
+/// Has an earlier policy replace the live one, or none for revision 0.
+pub(super) fn roll_back(
+    state: &ClusterState,
+    actor: Actor,
+    to: u64,
+    expected: Option<u64>,
+    now: u64,
+) -> Decision {
+    require_admin(state, actor)?;
+    let next = match to {
+        0 => Next::default(),
+        to => {
+            let kept = state.policies().get(&to).ok_or(PolicyError::NotKept(to))?;
+            let policy = Policy::parse(&kept.document).map_err(PolicyError::from)?;
+            Next { mode: kept.mode, document: kept.document.clone(), text: canonical(policy) }
+        }
+    };
+
+    replace(state, actor, next, Some(to), expected, now)
+}
+
+/// What is to be live; nothing without a mode.
+#[derive(Debug, Default)]
+struct Next {
+    mode: Option<FilterMode>,
+    document: String,
+    text: String,
+}
+
+fn replace(
+    state: &ClusterState,
+    actor: Actor,
+    next: Next,
+    rolled_back_to: Option<u64>,
+    expected: Option<u64>,
+    now: u64,
+) -> Decision {
+    let last = state.policies().values().next_back();
+    let (mode, document) = last.map_or((None, ""), |last| (last.mode, &last.document));
+    // Asked again, perhaps because the first answer was lost.
+    if (mode, document) == (next.mode, next.document.as_str()) {
+        return Ok((
+            Reply::Policy { live: last.cloned().map(Box::new), changed: false },
+            Vec::new(),
+        ));
+    }
+    let live = state.view().policy.as_ref().map_or(0, |live| live.revision);
+    if let Some(expected) = expected.filter(|expected| *expected != live) {
+        return Err(PolicyError::Moved { live, expected }.into());
+    }
+
+    let by = match actor {
+        Actor::Operator => None,
+        Actor::Node(node) => Some(Creator { node, name: state.node(node)?.name.clone() }),
+    };
+    let revision = last.map_or(0, |last| last.revision) + 1;
+    let applied = AppliedPolicy {
+        revision,
+        at: now,
+        by,
+        mode: next.mode,
+        rolled_back_to,
+        document: next.document,
+    };
+    let row = match next.mode {
+        Some(mode) => Change::Policy(ClusterPolicy { revision, mode, text: next.text }),
+        None => Change::Removed(RowKey::Policy),
+    };
+    let forgotten = forgotten(state, applied.document.len()).map(Record::RemoveAppliedPolicy);
+    let records = forgotten.chain([Record::AppliedPolicy(applied.clone()), Record::Row(row)]);
+    let records = records.collect();
+
+    Ok((Reply::Policy { live: Some(Box::new(applied)), changed: true }, records))
+}
+
+/// Lists the revisions that are kept no longer once another one, of so many bytes, is.
+fn forgotten(state: &ClusterState, bytes: usize) -> impl Iterator<Item = u64> + '_ {
+    let mut bytes = bytes;
+    let is_kept = move |count: usize, policy: &AppliedPolicy| {
+        bytes += policy.document.len();
+        count < limits::MAX_POLICIES && bytes <= limits::MAX_POLICY_BYTES
+    };
+    let mut is_kept = is_kept;
+    let latest_first = state.policies().values().rev().zip(1..);
+
+    latest_first
+        .skip_while(move |(policy, count)| is_kept(*count, policy))
+        .map(|(policy, _)| policy.revision)
+}

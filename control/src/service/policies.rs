@@ -1,0 +1,173 @@
+//! The calls about the policy. Documents are examined beside the writer, one at a time.
+
+use std::sync::Arc;
+
+use overlay_core::policy::{ClusterPolicy, Policy};
+use overlay_core::{NodeId, Role};
+use overlay_proto::{Code, Refusal, convert, v1};
+use tokio::sync::Semaphore;
+
+use super::{ControlService, mismatch, requests};
+use crate::registry::{
+    Actor, AppliedPolicy, ClusterState, ExaminedPolicy, Operation, PolicyError, PolicySubjects,
+    RegistryError, Reply, canonical, require_admin,
+};
+use crate::watch::Hub;
+
+/// The document that is being examined: of the longest, that takes seconds and 100 MiB.
+static EXAMINATION: Semaphore = Semaphore::const_new(1);
+/// The most warnings in an answer: more than anybody reads.
+const MAX_WARNINGS: usize = 50;
+/// The longest warning in an answer, in bytes.
+const MAX_WARNING: usize = 1_024;
+
+/// Tries a policy, and has it replace the live one.
+pub(super) async fn apply(
+    service: &ControlService,
+    node: NodeId,
+    mut request: v1::ApplyPolicyRequest,
+) -> Result<v1::PolicyReplaced, Refusal> {
+    let document = convert::policy_text(std::mem::take(&mut request.document))?;
+    let examined = examine(service, node, document).await?;
+    let warnings = examined.warnings().to_vec();
+
+    replace(service, node, requests::apply_policy(&request, examined)?, warnings).await
+}
+
+/// Has an earlier policy replace the live one. What is wrong with it today is told, and does not
+/// hold it up: whoever rolls back is in a hurry.
+pub(super) async fn roll_back(
+    service: &ControlService,
+    node: NodeId,
+    request: v1::RollbackPolicyRequest,
+) -> Result<v1::PolicyReplaced, Refusal> {
+    let v1::RollbackPolicyRequest { to, expected } = request;
+    let document = service.hub.look(|state| {
+        let kept = state.policies().get(&to).filter(|kept| kept.mode.is_some());
+        kept.map(|kept| kept.document.clone())
+    });
+    let warnings = match document {
+        Some(document) => examine(service, node, document).await?.all_warnings(),
+        None => Vec::new(),
+    };
+
+    replace(service, node, Operation::RollBackPolicy { to, expected }, warnings).await
+}
+
+async fn replace(
+    service: &ControlService,
+    node: NodeId,
+    operation: Operation,
+    warnings: Vec<String>,
+) -> Result<v1::PolicyReplaced, Refusal> {
+    let (live, changed, revision) = match service.ask(node, operation).await? {
+        (Reply::Policy { live, changed }, revision) => (live, changed, revision.0),
+        (outcome, _) => return Err(mismatch(&outcome)),
+    };
+    if let Some(live) = live.as_ref().filter(|_| changed) {
+        let (policy, mode) = (live.revision, live.mode);
+        tracing::info!(%node, revision, policy, ?mode, "Policy replaced");
+    }
+    let more = warnings.len().saturating_sub(MAX_WARNINGS);
+    let short = |warning: String| match warning.char_indices().nth(MAX_WARNING) {
+        Some((end, _)) => format!("{} …", &warning[..end]),
+        None => warning,
+    };
+
+    Ok(v1::PolicyReplaced {
+        revision,
+        policy: live.map(|live| applied(&live, live.mode.is_some())),
+        changed,
+        warnings: warnings.into_iter().take(MAX_WARNINGS).map(short).collect(),
+        more_warnings: u32::try_from(more).unwrap_or(u32::MAX),
+    })
+}
+
+async fn examine(
+    service: &ControlService,
+    node: NodeId,
+    document: String,
+) -> Result<ExaminedPolicy, Refusal> {
+    service.hub.look(|state| require_admin(state, Actor::Node(node)))?;
+    let fault = |what: &dyn std::fmt::Display| Refusal::new(Code::Fault, what);
+    let turn = EXAMINATION.acquire().await.map_err(|closed| fault(&closed))?;
+    let hub = Arc::clone(&service.hub);
+    let examined = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        let subjects = hub.look(|state| PolicySubjects::of(state, Actor::Node(node)))?;
+
+        ExaminedPolicy::new(document, &subjects).map_err(RegistryError::from)
+    });
+
+    Ok(examined.await.map_err(|panic| fault(&panic))??)
+}
+
+/// Returns a policy with its document to an admin, and to others what they may see of the live one.
+pub(super) fn show(
+    hub: &Hub,
+    caller: NodeId,
+    revision: Option<u64>,
+) -> Result<v1::ShowPolicyResponse, Refusal> {
+    let asked = hub.look(|state| kept(state, caller, revision))?;
+
+    Ok(match asked {
+        Shown::Part(part) => convert::visible_policy(part.as_ref()),
+        Shown::Nothing => v1::ShowPolicyResponse::default(),
+        Shown::Whole { policy, is_live } => v1::ShowPolicyResponse {
+            text: Policy::parse(&policy.document).map(canonical).unwrap_or_default(),
+            policy: Some(applied(&policy, is_live)),
+            document: policy.document,
+            partial: false,
+        },
+    })
+}
+
+/// What somebody may be shown of a policy.
+enum Shown {
+    /// There is none.
+    Nothing,
+    /// What a node sees of the live one, if there is one.
+    Part(Option<ClusterPolicy>),
+    /// All of it.
+    Whole { policy: AppliedPolicy, is_live: bool },
+}
+
+fn kept(
+    state: &ClusterState,
+    caller: NodeId,
+    revision: Option<u64>,
+) -> Result<Shown, RegistryError> {
+    if revision.is_none() && state.node(caller)?.role != Role::Admin {
+        return Ok(Shown::Part(state.visible_policy(caller)));
+    }
+    require_admin(state, Actor::Node(caller))?;
+    let live = state.view().policy.as_ref().map(|live| live.revision);
+    let Some(revision) = revision.or(live) else { return Ok(Shown::Nothing) };
+    let policy = state.policies().get(&revision).ok_or(PolicyError::NotKept(revision))?;
+
+    Ok(Shown::Whole { policy: policy.clone(), is_live: live == Some(revision) })
+}
+
+/// Lists the policies that are kept, the latest first.
+pub(super) fn list(
+    state: &ClusterState,
+    caller: NodeId,
+) -> Result<Vec<v1::AppliedPolicy>, Refusal> {
+    require_admin(state, Actor::Node(caller))?;
+    let live = state.view().policy.as_ref().map(|live| live.revision);
+    let row = |policy: &AppliedPolicy| applied(policy, live == Some(policy.revision));
+
+    Ok(state.policies().values().rev().map(row).collect())
+}
+
+fn applied(policy: &AppliedPolicy, live: bool) -> v1::AppliedPolicy {
+    v1::AppliedPolicy {
+        revision: policy.revision,
+        applied_unix: policy.at,
+        by: policy.by.clone().map(Into::into),
+        mode: policy.mode.map_or(v1::PolicyMode::Unspecified, Into::into).into(),
+        rolled_back_to: policy.rolled_back_to,
+        bytes: u32::try_from(policy.document.len()).unwrap_or(u32::MAX),
+        live,
+    }
+}
