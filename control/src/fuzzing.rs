@@ -4,12 +4,12 @@
 //! Their corpora are in `fuzz/corpus`; the tests of this module replay every input there.
 
 use overlay_core::{NodeId, Revision};
-use overlay_proto::v1;
+use overlay_proto::{convert, v1};
 use prost::Message;
 
 use crate::pki::NodeRequest;
 use crate::registry::testing::{ask, check_invariants, join_with, settings, with_tokens};
-use crate::registry::{Actor, ClusterState, Operation, Record};
+use crate::registry::{Actor, ClusterState, ExaminedPolicy, Operation, PolicySubjects, Record};
 use crate::service::requests;
 use crate::token::FreshToken;
 
@@ -68,7 +68,7 @@ fn command(kind: u8, message: &[u8]) -> Option<Operation> {
         M::decode(message).ok()
     }
 
-    match kind % 11 {
+    match kind % 13 {
         0 => requests::announce(decoded(message)?).ok(),
         1 => requests::create_network(decoded(message)?).ok(),
         2 => requests::enter_network(&decoded(message)?).ok(),
@@ -86,7 +86,17 @@ fn command(kind: u8, message: &[u8]) -> Option<Operation> {
             .parse()
             .ok()
             .map(Operation::ExitNetwork),
-        _ => requests::set_network(decoded(message)?).ok(),
+        10 => requests::set_network(decoded(message)?).ok(),
+        11 => {
+            let mut request: v1::ApplyPolicyRequest = decoded(message)?;
+            let document = convert::policy_text(std::mem::take(&mut request.document)).ok()?;
+            let examined = ExaminedPolicy::new(document, &PolicySubjects::default()).ok()?;
+            requests::apply_policy(&request, examined).ok()
+        }
+        _ => {
+            let request: v1::RollbackPolicyRequest = decoded(message)?;
+            Some(Operation::RollBackPolicy { to: request.to, expected: request.expected })
+        }
     }
 }
 

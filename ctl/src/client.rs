@@ -79,6 +79,10 @@ calls! {
     create_token within DEADLINE: CreateTokenRequest => v1::CreateTokenResponse;
     list_tokens within DEADLINE: ListTokensRequest => v1::ListTokensResponse;
     revoke_token within DEADLINE: RevokeTokenRequest => v1::Revised;
+    apply_policy within DEADLINE: ApplyPolicyRequest => v1::PolicyReplaced;
+    rollback_policy within DEADLINE: RollbackPolicyRequest => v1::PolicyReplaced;
+    show_policy within DEADLINE: ShowPolicyRequest => v1::ShowPolicyResponse;
+    list_policies within DEADLINE: ListPoliciesRequest => v1::ListPoliciesResponse;
     version within DEADLINE: VersionRequest => v1::AgentVersionResponse;
     upgrade within UPGRADE_DEADLINE: UpgradeRequest => v1::UpgradeResponse;
     ping within DEADLINE: PingRequest => Streaming<v1::PingResponse>;

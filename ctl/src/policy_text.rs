@@ -33,6 +33,11 @@ pub(crate) fn read(path: &Path) -> Result<String, Refusal> {
 
 /// Reads a file that must be a policy; of several mistakes the first is told.
 pub(crate) fn sound(path: &Path) -> Result<Policy, Refusal> {
+    parsed(path, &read(path)?)
+}
+
+/// Parses what was read of a file that must be a policy.
+pub(crate) fn parsed(path: &Path, text: &str) -> Result<Policy, Refusal> {
     let refused = |invalid: InvalidPolicy| {
         let name = path.display();
         let others = invalid.mistakes.len() + invalid.more;
@@ -45,7 +50,7 @@ pub(crate) fn sound(path: &Path) -> Result<Policy, Refusal> {
         Refusal::new(Code::InvalidInput, text)
     };
 
-    Policy::parse(&read(path)?).map_err(refused)
+    Policy::parse(text).map_err(refused)
 }
 
 /// The networks and endpoints that this node may see.

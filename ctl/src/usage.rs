@@ -10,8 +10,7 @@ use crate::output::{Form, Output, wants_json};
 const WRONG_USAGE: u8 = 2;
 
 /// Words of the contract that no version has yet, and what each will do.
-const RESERVED: [(&str, &str); 19] = [
-    ("apply", "put a policy into force"),
+const RESERVED: [(&str, &str); 15] = [
     ("audit", "show what was changed, when and by whom"),
     ("bench", "measure what a path carries"),
     ("bundle", "collect what a report of a fault needs"),
@@ -20,11 +19,8 @@ const RESERVED: [(&str, &str); 19] = [
     ("client", "admit clients that are no nodes"),
     ("doctor", "look for what is wrong on this host"),
     ("flows", "show who talks to whom"),
-    ("history", "show earlier policies"),
     ("link", "connect two networks"),
-    ("rollback", "return to an earlier policy"),
     ("rotate", "exchange keys"),
-    ("shadow", "try a policy without enforcing it"),
     ("stats", "show figures over time"),
     ("top", "show the busiest endpoints"),
     ("unlink", "separate two networks"),
@@ -91,7 +87,7 @@ mod tests {
     fn words_that_are_kept_for_later_are_said_to_be() {
         for line in [
             "overlayctl why a b tcp/8080",
-            "overlayctl policy apply f",
+            "overlayctl audit verify",
             "overlayctl network link a b",
             "overlayctl why --help",
         ] {

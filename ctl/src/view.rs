@@ -6,6 +6,7 @@ mod network;
 mod node;
 mod peer;
 mod policy;
+mod policy_history;
 mod status;
 mod token;
 
@@ -15,6 +16,7 @@ pub(crate) use network::{Inspection, NetworkView, Networks};
 pub(crate) use node::Nodes;
 pub(crate) use peer::{Detail, Peers};
 pub(crate) use policy::{PolicyDifference, TestedPolicy};
+pub(crate) use policy_history::{PolicyHistory, ReplacedPolicy, ShownPolicy};
 pub(crate) use status::StatusView;
 pub(crate) use token::{TokenView, Tokens};
 

@@ -278,7 +278,6 @@ subjects! {
         why a b
         why a b --json
         doctor --fix
-        policy apply file
         top
         stats --watch
         flows --follow
@@ -325,6 +324,11 @@ fn an_agent_that_knows_nothing() {
          control ls
          token ls
          node ls
+         policy show
+         policy show --json
+         policy history
+         policy history -q
+         policy rollback 0
          ps --format '{{.Nme}}'",
         |line| typed(line, |words| agent.command(words)),
     );
@@ -404,7 +408,12 @@ fn without_rights() {
          ping service2
          policy --help
          policy test /dev/null
-         policy diff /dev/null --from /dev/null
+         policy diff /dev/null
+         policy apply /dev/null
+         policy shadow /dev/null
+         policy show
+         policy history
+         policy rollback 1
          events
          attach --host --network web --name x
          detach 5d3c0f8a2b11
@@ -443,6 +452,7 @@ fn flags_of_listings() {
         "token ls",
         "control",
         "control ls",
+        "policy history",
         "status",
         "peers",
     ];
@@ -459,73 +469,6 @@ fn flags_of_listings() {
     let text = transcript(&agent, &listings.map(lines).join("\n"));
 
     insta::assert_snapshot!("flags_of_listings", text);
-}
-
-/// Policies that are good, bad, and compared.
-#[test]
-fn policies() {
-    let agent = FakeAgent::start();
-    let dir = tempfile::tempdir().expect("a directory");
-    for (name, text) in policy_files() {
-        fs::write(dir.path().join(name), text).expect("written");
-    }
-    let prepare = |words: &[&str]| {
-        let mut command = agent.command(words);
-        command.current_dir(dir.path());
-        command
-    };
-    let ask = |line: &str| {
-        agent.script().crowd = Some(crowd());
-        typed(line, prepare)
-    };
-
-    let text = transcribed(
-        "policy --help
-         policy
-         policy --json
-         policy test good.toml
-         policy test good.toml --json
-         policy test good.toml --offline
-         policy test open.toml --offline
-         policy test /dev/null --offline
-         policy test bad.toml
-         policy test bad.toml --json
-         policy test missing.toml
-         policy test
-         policy diff good.toml --from open.toml
-         policy diff good.toml --from open.toml --json
-         policy diff good.toml --from open.toml --offline
-         policy diff good.toml --from good.toml
-         policy diff bad.toml --from good.toml
-         policy diff good.toml --from bad.toml
-         policy diff good.toml --from bad.toml --json
-         policy diff good.toml",
-        ask,
-    );
-
-    insta::assert_snapshot!("policies", text);
-}
-
-/// Policies for the endpoints of [`crowd`].
-fn policy_files() -> [(&'static str, &'static str); 3] {
-    let good = "[network.web]\ndefault = \"deny\"\n\
-                [[rule]]\nname = \"shop\"\nnetwork = \"web\"\n\
-                from = { \"com.docker.compose.project\" = \"shop\" }\n\
-                to = { name = \"service*\" }\nallow = [\"tcp/8080\", \"icmp\"]\n\
-                [[rule]]\nname = \"ops\"\nfrom = { team = \"ops\" }\nto = \"any\"\n\
-                allow = [\"icmp\"]\n\
-                [[test]]\nnetwork = \"web\"\nfrom = \"service2\"\nto = \"service2\"\n\
-                allow = [\"tcp/8080\"]\ndeny = [\"tcp/22\"]\n";
-    let open = "[[rule]]\nname = \"all\"\nnetwork = \"web\"\nfrom = \"any\"\nto = \"any\"\n\
-                allow = \"any\"\n\
-                [[rule]]\nname = \"late\"\nnetwork = \"web\"\nfrom = \"any\"\n\
-                to = { role = \"db\" }\ndeny = [\"tcp/22\"]\n\
-                [[test]]\nnetwork = \"web\"\nfrom = { role = \"web\" }\n\
-                to = { role = \"db\" }\ndeny = [\"tcp/20-25\"]\n";
-    let bad = "[network.web]\ndefault = \"closed\"\n\
-               [[rule]]\nname = \"a\"\nfrom = \"web\"\nto = \"any\"\nallow = []\nlogs = true\n";
-
-    [("good.toml", good), ("open.toml", open), ("bad.toml", bad)]
 }
 
 #[test]

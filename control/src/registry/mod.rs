@@ -26,7 +26,7 @@ pub(crate) mod state;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod testing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tokens;
 
 use overlay_core::NodeId;

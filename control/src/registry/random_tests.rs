@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use overlay_core::policy::FilterMode;
 use overlay_core::{Difference, Endpoint, EndpointId, NetworkId, NodeId, Runtime};
 use proptest::prelude::*;
 
@@ -12,6 +13,38 @@ use super::*;
 /// Draws which nodes may enter a network.
 fn nodes() -> impl Strategy<Value = &'static str> {
     prop_oneof![3 => Just(""), 1 => Just("site=b"), 1 => Just("site in (a,c)"), 1 => Just("!site")]
+}
+
+/// Draws documents that name some of the networks.
+fn document() -> impl Strategy<Value = String> {
+    let rule = |n: u8, from: &str| {
+        format!("[[rule]]\nname = \"r{n}\"\nfrom = {from}\nto = \"any\"\ndeny = [\"tcp/{n}\"]\n")
+    };
+    let selected = move |n: u8| rule(n, &format!("[{{ network = \"net{n}\" }}, {{ a = \"b\" }}]"));
+    let within = move |n: u8| rule(n, &format!("\"any\"\nnetwork = \"net{n}\""));
+    let default = |n: u8| format!("[network.net{n}]\ndefault = \"deny\"\n");
+
+    (0..4u8, 0..6u8).prop_map(move |(n, kind)| match kind {
+        0 => String::new(),
+        1 => default(n),
+        2 => selected(n),
+        3 => within(n),
+        4 => format!("{}{}", default(n), selected((n + 1) % 4)),
+        _ => format!("{}{}", default(n), within(n)),
+    })
+}
+
+/// Draws replacements of the policy.
+fn replacement() -> impl Strategy<Value = Operation> {
+    let mode = prop_oneof![Just(FilterMode::Enforced), Just(FilterMode::Shadow)];
+    let expected = || prop::option::weighted(0.2, 0..9u64);
+
+    prop_oneof![
+        3 => (document(), mode, expected())
+            .prop_map(|(document, mode, expected)| policy(&document, mode, expected)),
+        1 => (0..12u64, expected())
+            .prop_map(|(to, expected)| Operation::RollBackPolicy { to, expected }),
+    ]
 }
 
 /// Draws commands of five hosts about four networks.
@@ -95,6 +128,7 @@ pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
         )
         .prop_map(Operation::RemoveEndpoints),
         (1..4u8).prop_map(|n| Operation::RevokeToken(format!("{n:016x}"))),
+        replacement(),
     ];
 
     (actor, command).prop_map(|(actor, mut command)| {

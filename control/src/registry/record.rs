@@ -210,6 +210,27 @@ mod tests {
 
         let Record::Row(Change::Endpoint(row)) = record else { panic!("{record:?}") };
         assert!(row.group.is_none() && row.container.is_none() && row.taken.is_empty());
+    /// What a version writes, the next ones must read.
+    #[test]
+    fn policies_are_stored_as_they_are_read() {
+        let stored = r##"{"applied_policy":{"revision":3,"at":1800000000,"by":{"node":
+            "00000000000a","name":"host1"},"mode":"shadow","rolled_back_to":1,
+            "document":"# mine\n"}}"##;
+        let removed = r#"{"applied_policy":{"revision":4,"at":1800000001,"by":null,"mode":null,
+            "rolled_back_to":0,"document":""}}"#;
+        let row = r#"{"row":{"policy":{"revision":3,"mode":"enforced","text":""}}}"#;
+        let gone = r#"{"row":{"removed":"policy"}}"#;
+
+        let keys = [stored, removed, row, gone].map(|text| {
+            let record: Record = serde_json::from_str(text).expect("it is read");
+            let value: serde_json::Value = serde_json::from_str(text).expect("JSON");
+            assert_eq!(serde_json::to_value(&record).expect("JSON"), value);
+            record.key()
+        });
+
+        let expected =
+            [("policy/3", true), ("policy/4", true), ("policy", true), ("policy", false)];
+        assert_eq!(keys, expected.map(|(key, is_there)| (key.to_owned(), is_there)));
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use overlay_core::{Endpoint, NetworkId, Role, claims};
+use overlay_core::Role;
+use overlay_core::policy::FilterMode;
 use overlay_proto::Refusal;
 
 use super::*;
@@ -71,6 +73,13 @@ pub(crate) fn join_with(token: u8, key: u8, name: &str) -> Operation {
     })
 }
 
+/// Returns the operation that applies a policy, tried against a cluster without endpoints.
+pub(crate) fn policy(document: &str, mode: FilterMode, expected: Option<u64>) -> Operation {
+    let policy = ExaminedPolicy::new(document.to_owned(), &PolicySubjects::default());
+
+    Operation::ApplyPolicy(ApplyPolicy { policy: policy.expect("a policy"), mode, expected })
+}
+
 /// Makes a cluster with tokens 1 (for admins at site a), 2 (at site b), 3 (at site c) and 4 (for
 /// workers at site b), three uses each.
 pub(crate) fn with_tokens() -> ClusterState {
@@ -86,6 +95,8 @@ pub(crate) fn with_tokens() -> ClusterState {
 /// Checks that no address, block or key has two holders, and that nobody is where they may not be.
 pub(crate) fn check_invariants(state: &ClusterState) {
     assert_eq!(state.contradiction(), None);
+    let kept: usize = state.policies().values().map(|policy| policy.document.len()).sum();
+    assert!(state.policies().len() <= limits::MAX_POLICIES && kept <= limits::MAX_POLICY_BYTES);
     for network in state.view().networks.values() {
         let blocks: Vec<_> = state
             .view()

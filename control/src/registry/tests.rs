@@ -23,7 +23,7 @@ pub(super) fn create(name: &str, prefix: Option<&str>) -> Operation {
 }
 
 /// Returns the operation that creates a network for the nodes of a selector.
-pub(super) fn create_for(name: &str, prefix: Option<&str>, nodes: &str) -> Operation {
+pub(crate) fn create_for(name: &str, prefix: Option<&str>, nodes: &str) -> Operation {
     Operation::CreateNetwork(CreateNetwork {
         name: name.parse().expect("a name"),
         prefix: prefix.map(|p| p.parse().expect("a prefix")),

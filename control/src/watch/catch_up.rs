@@ -170,13 +170,16 @@ fn insert_network(state: &ClusterState, network: NetworkId, keys: &mut BTreeSet<
 
 #[cfg(test)]
 mod tests {
+    use overlay_core::policy::FilterMode;
     use overlay_core::visibility::{visible, visible_row};
     use proptest::prelude::*;
 
     use super::*;
     use crate::registry::apply;
     use crate::registry::random_tests::command;
-    use crate::registry::testing::{NOW, with_tokens};
+    use crate::registry::testing::{NOW, join_with, policy, with_tokens};
+    use crate::registry::tests::create_for;
+    use crate::registry::{Actor, Operation};
     use crate::store::ChangeLogEntry;
 
     fn network_of(key: RowKey) -> Option<NetworkId> {
@@ -246,6 +249,40 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_policy_is_sent_again_where_a_network_that_it_names_comes_or_goes() {
+        let mut state = with_tokens();
+        let mut history = ChangeLog::default();
+        let admin = NodeId::from_random(1);
+        let mut commit = |state: &mut ClusterState, operation| {
+            let from = state.view().revision;
+            let (_, records) = apply(state, Actor::Operator, operation, NOW).expect("it is fine");
+            let changed = state.commit(records);
+            history.push(ChangeLogEntry { to: state.view().revision, changed });
+            let delta = delta(state, &history, admin, from)?;
+            Some(delta.changes.iter().any(|change| change.key() == RowKey::Policy))
+        };
+        let text = "[network.shop]\ndefault = \"deny\"\n";
+        let remove = |name: &str| Operation::RemoveNetwork { network: name.into(), force: true };
+
+        commit(&mut state, join_with(1, 0, "node0"));
+        let sent = [
+            policy(text, FilterMode::Enforced, None),
+            create_for("other", None, ""),
+            create_for("shop", None, ""),
+            Operation::SetNetwork {
+                network: "other".to_owned(),
+                nodes: Some("site=b".parse().expect("a selector")),
+            },
+            remove("shop"),
+            Operation::RollBackPolicy { to: 0, expected: None },
+            create_for("shop", None, ""),
+        ]
+        .map(|operation| commit(&mut state, operation));
+
+        assert_eq!(sent, [true, false, true, false, true, true, false].map(Some));
     }
 
     #[test]

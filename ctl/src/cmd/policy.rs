@@ -1,22 +1,27 @@
 //! `overlayctl policy`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use overlay_core::policy::{self, Policy, VerdictChanges};
-use overlay_proto::Refusal;
+use overlay_proto::{Code, Refusal, v1};
 
 use super::Context;
 use crate::failure::{Failure, Outcome};
+use crate::output::ListArgs;
 use crate::policy_text::{self, Present};
-use crate::view::{PolicyDifference, TestedPolicy};
+use crate::view::{PolicyDifference, PolicyHistory, ReplacedPolicy, ShownPolicy, TestedPolicy};
 
 const POLICY_EXAMPLE: &str = "\
 This version tests policies and does not enforce them yet.
 
 Examples:
   overlayctl policy test shop.toml
-  overlayctl policy diff shop.toml --from shop.toml.old";
+  overlayctl policy diff shop.toml                    what would change
+  overlayctl policy shadow shop.toml                  count what it would refuse
+  overlayctl policy apply shop.toml
+  overlayctl policy history
+  overlayctl policy rollback 3";
 const TEST_EXAMPLE: &str = "\
 The exit code is 1 where the file has mistakes or one of its tests fails.
 
@@ -26,10 +31,47 @@ Examples:
   overlayctl policy test --json shop.toml | jq '.mistakes[].line'";
 const DIFF_EXAMPLE: &str = "\
 Examples:
+  overlayctl policy diff shop.toml
   overlayctl policy diff shop.toml --from shop.toml.old
   overlayctl policy diff shop.toml --from shop.toml.old --offline";
+const APPLY_EXAMPLE: &str = "\
+Control tries the policy first. Where it has mistakes, or one of its tests fails, nothing is
+changed. To apply what is live already changes nothing either.
 
-/// Test and compare policies: who may send what to whom within a network
+Examples:
+  overlayctl policy apply shop.toml
+  overlayctl policy apply shop.toml --expect 3        unless somebody else was faster
+  overlayctl policy apply shop.toml --json | jq '.warnings[]'";
+const SHADOW_EXAMPLE: &str = "\
+What the policy refuses is counted, and passes. It replaces the live one, so no other refuses
+anything meanwhile.
+
+Examples:
+  overlayctl policy shadow shop.toml
+  overlayctl policy apply shop.toml                   once the counters say that all is well";
+const SHOW_EXAMPLE: &str = "\
+What is printed is a policy, the line before it a comment. Where this node is no admin, it is in
+canonical form, and says nothing of networks that the node may not enter.
+
+Examples:
+  overlayctl policy show
+  overlayctl policy show --revision 3 > shop.toml
+  overlayctl policy show --canonical --json | jq -r .text";
+const HISTORY_EXAMPLE: &str = "\
+Examples:
+  overlayctl policy history
+  overlayctl policy history --format '{{.Revision}} {{.What}} by {{.By}}'
+  overlayctl policy history -q                        revisions alone";
+const ROLLBACK_EXAMPLE: &str = "\
+A rollback is not held up by tests that fail; they are told. It is a new revision, with the
+document and the mode of the earlier one.
+
+Examples:
+  overlayctl policy rollback 3
+  overlayctl policy rollback 0                        no policy: everything passes
+  overlayctl policy rollback 3 --expect 5";
+
+/// Say who may send what to whom within a network: test, compare and apply policies
 #[derive(Debug, Args)]
 #[command(after_help = POLICY_EXAMPLE)]
 pub(crate) struct PolicyArgs {
@@ -42,6 +84,11 @@ pub(crate) struct PolicyArgs {
 enum Subject {
     Test(Test),
     Diff(Diff),
+    Apply(Apply),
+    Shadow(Shadow),
+    Show(Show),
+    History(History),
+    Rollback(Rollback),
 }
 
 /// Tell whether a policy is sound: its mistakes, the tests in it that fail, and what does nothing
@@ -56,19 +103,88 @@ struct Test {
     offline: bool,
 }
 
-/// Show what differs between two policies: rules, and what becomes of packets between endpoints
+/// Show what differs from the live policy, or from another file: rules, and what becomes of packets
+/// between endpoints
 #[derive(Debug, Args)]
 #[command(after_help = DIFF_EXAMPLE)]
 struct Diff {
     /// The policy, a TOML file
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// The policy that it is compared with
+    /// The policy that it is compared with, instead of the live one
     #[arg(long, value_name = "FILE")]
-    from: PathBuf,
-    /// Ask no agent: compare the rules alone
-    #[arg(long)]
+    from: Option<PathBuf>,
+    /// Ask no agent: compare the rules of two files alone
+    #[arg(long, requires = "from")]
     offline: bool,
+}
+
+/// Replace the live policy, and enforce the new one
+#[derive(Debug, Args)]
+#[command(after_help = APPLY_EXAMPLE)]
+struct Apply {
+    /// The policy, a TOML file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    expect: Expect,
+}
+
+/// Replace the live policy, and count what the new one refuses without refusing it
+#[derive(Debug, Args)]
+#[command(after_help = SHADOW_EXAMPLE)]
+struct Shadow {
+    /// The policy, a TOML file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    expect: Expect,
+}
+
+/// Against changes of others.
+#[derive(Debug, Args)]
+struct Expect {
+    /// Change nothing unless this revision of the policy is live; 0 stands for none
+    #[arg(long = "expect", value_name = "REVISION", value_parser = revision)]
+    revision: Option<u64>,
+}
+
+/// Print the live policy, or one before it
+#[derive(Debug, Args)]
+#[command(after_help = SHOW_EXAMPLE)]
+struct Show {
+    /// An earlier one; `overlayctl policy history` lists them
+    #[arg(long, value_name = "REVISION", value_parser = revision)]
+    revision: Option<u64>,
+    /// In canonical form, without its tests, as nodes get it
+    #[arg(long)]
+    canonical: bool,
+}
+
+/// List the latest 32 policies: what was done, when and by whom
+#[derive(Debug, Args)]
+#[command(after_help = HISTORY_EXAMPLE)]
+struct History {
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+/// Return to an earlier policy, or to none
+#[derive(Debug, Args)]
+#[command(after_help = ROLLBACK_EXAMPLE)]
+struct Rollback {
+    /// The revision of the policy; 0 stands for none
+    #[arg(value_name = "REVISION", value_parser = revision)]
+    revision: u64,
+    #[command(flatten)]
+    expect: Expect,
+}
+
+/// Reads the revision of a policy.
+fn revision(text: &str) -> Result<u64, String> {
+    let wrong = || "this is no revision of a policy; `overlayctl policy history` lists them";
+
+    text.parse().map_err(|_| wrong().to_owned())
 }
 
 impl PolicyArgs {
@@ -76,6 +192,25 @@ impl PolicyArgs {
         match self.command {
             Subject::Test(test) => test.run(context).await,
             Subject::Diff(diff) => diff.run(context).await,
+            Subject::Apply(Apply { file, expect }) => {
+                apply(context, &file, v1::PolicyMode::Enforced, &expect).await
+            }
+            Subject::Shadow(Shadow { file, expect }) => {
+                apply(context, &file, v1::PolicyMode::Shadow, &expect).await
+            }
+            Subject::Show(show) => show.run(context).await,
+            Subject::History(History { list }) => {
+                let history = async || {
+                    let request = v1::ListPoliciesRequest {};
+                    Ok(PolicyHistory::from(context.agent().await?.list_policies(request).await?))
+                };
+                context.list(&list, history).await
+            }
+            Subject::Rollback(Rollback { revision, expect }) => {
+                let request = v1::RollbackPolicyRequest { to: revision, expected: expect.revision };
+                let response = context.agent().await?.rollback_policy(request).await?;
+                context.output.show(&ReplacedPolicy::from(response))
+            }
         }
     }
 }
@@ -112,14 +247,63 @@ impl Test {
     }
 }
 
+/// Returns the live policy as far as this node sees it, and beside it what can be compared with
+/// that.
+async fn beside_live(context: &Context, policy: Policy) -> Result<(Policy, Policy), Refusal> {
+    let request = v1::ShowPolicyRequest { revision: None };
+    let live = context.agent().await?.show_policy(request).await?;
+    let text = if live.document.is_empty() { &live.text } else { &live.document };
+    let unreadable = |_| {
+        let text = "this version does not understand the live policy: upgrade overlayctl";
+        Refusal::new(Code::Unsupported, text)
+    };
+    let before = Policy::parse(text).map_err(unreadable)?;
+    if !live.partial {
+        return Ok((before, policy));
+    }
+    context.output.warn(
+        "this node is no admin: the policy is compared with what the node may see of the live one",
+    );
+
+    Ok((before, Policy { tests: Vec::new(), ..policy }))
+}
+
 impl Diff {
     async fn run(self, context: &Context) -> Outcome {
-        let (before, after) = (policy_text::sound(&self.from)?, policy_text::sound(&self.file)?);
+        let after = policy_text::sound(&self.file)?;
+        let (before, after) = match &self.from {
+            Some(from) => (policy_text::sound(from)?, after),
+            None => beside_live(context, after).await?,
+        };
         let present = present(context, self.offline).await?;
         let verdicts =
             present.map(|present| VerdictChanges::between(&before, &after, &present.endpoints));
         let difference = PolicyDifference::new(&policy::diff(&before, &after), verdicts.as_ref());
 
         context.output.show(&difference)
+    }
+}
+
+/// Has control replace the live policy by the one in a file, once that is known to be one.
+async fn apply(context: &Context, file: &Path, mode: v1::PolicyMode, expect: &Expect) -> Outcome {
+    let document = policy_text::read(file)?;
+    policy_text::parsed(file, &document)?;
+    let request = v1::ApplyPolicyRequest { document, mode: mode.into(), expected: expect.revision };
+    let name = |refusal: Refusal| match refusal.code {
+        // It is about a line of the file.
+        Code::InvalidInput => Refusal::new(refusal.code, format!("{}: {refusal}", file.display())),
+        _ => refusal,
+    };
+    let response = context.agent().await?.apply_policy(request).await.map_err(name)?;
+
+    context.output.show(&ReplacedPolicy::from(response))
+}
+
+impl Show {
+    async fn run(self, context: &Context) -> Outcome {
+        let request = v1::ShowPolicyRequest { revision: self.revision };
+        let shown = context.agent().await?.show_policy(request).await?;
+
+        context.output.show(&ShownPolicy::new(shown, self.canonical))
     }
 }

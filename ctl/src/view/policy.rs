@@ -96,7 +96,7 @@ fn counted(count: usize, what: &str) -> String {
 }
 
 /// Writes sentences below each other, as wide as the terminal.
-fn lines(page: Page, sentences: impl IntoIterator<Item = String>) -> String {
+pub(super) fn lines(page: Page, sentences: impl IntoIterator<Item = String>) -> String {
     let lines: Vec<_> = sentences.into_iter().map(|one| wrapped(page, &one)).collect();
 
     lines.join("\n")

@@ -229,6 +229,25 @@ fn status() -> v1::StatusResponse {
 }
 
 /// Makes everything that an agent lists.
+fn policies() -> Vec<v1::AppliedPolicy> {
+    let policy = |revision, mode: v1::PolicyMode, rolled_back_to| v1::AppliedPolicy {
+        revision,
+        applied_unix: ago(3_600 * (40 - 10 * revision)),
+        by: Some(v1::Creator { node: "0123456789ac".into(), node_name: "host-01".into() }),
+        mode: mode.into(),
+        rolled_back_to,
+        bytes: 1_536,
+        live: revision == 4,
+    };
+
+    vec![
+        policy(4, v1::PolicyMode::Enforced, Some(1)),
+        policy(3, v1::PolicyMode::Unspecified, Some(0)),
+        v1::AppliedPolicy { by: None, ..policy(2, v1::PolicyMode::Shadow, None) },
+        policy(1, v1::PolicyMode::Enforced, None),
+    ]
+}
+
 pub(crate) fn crowd() -> Crowd {
     let token = |id: &str, uses| v1::Token {
         id: id.into(),
@@ -269,6 +288,7 @@ pub(crate) fn crowd() -> Crowd {
         tokens: v1::ListTokensResponse {
             tokens: vec![token("0123456789abcdef", 10), token("fedcba9876543210", 1)],
         },
+        policies: v1::ListPoliciesResponse { policies: policies() },
         events: vec![
             event(v1::EventKind::EndpointAttached, "service2", "web", "10.200.128.2"),
             event(v1::EventKind::ProblemRaised, "control-away", "", "control is away"),

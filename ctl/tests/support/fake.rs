@@ -6,7 +6,7 @@ use overlay_proto::v1::agent_server::Agent;
 use overlay_proto::{Code, Refusal, v1};
 use tonic::{Request, Response, Status};
 
-use super::{CONTROL, Script, crowd, join_line};
+use super::{CONTROL, Script, crowd, fake_policies, join_line};
 
 /// The service of a pretended agent.
 pub(super) struct Fake(pub(super) Arc<Mutex<Script>>);
@@ -428,6 +428,43 @@ impl Agent for Fake {
         request: Request<v1::RevokeTokenRequest>,
     ) -> Result<Response<v1::Revised>, Status> {
         self.revised("token", &request.get_ref().id)
+    }
+
+    async fn apply_policy(
+        &self,
+        request: Request<v1::ApplyPolicyRequest>,
+    ) -> Result<Response<v1::PolicyReplaced>, Status> {
+        let request = request.into_inner();
+        let script = self.asked(format!("apply {:?}", request.mode()))?;
+
+        Ok(Response::new(fake_policies::apply(&script, request)?))
+    }
+
+    async fn rollback_policy(
+        &self,
+        request: Request<v1::RollbackPolicyRequest>,
+    ) -> Result<Response<v1::PolicyReplaced>, Status> {
+        let script = self.asked(format!("roll back to {}", request.get_ref().to))?;
+
+        Ok(Response::new(fake_policies::roll_back(&script, request.into_inner())?))
+    }
+
+    async fn show_policy(
+        &self,
+        request: Request<v1::ShowPolicyRequest>,
+    ) -> Result<Response<v1::ShowPolicyResponse>, Status> {
+        let script = self.asked("policy".into())?;
+
+        Ok(Response::new(fake_policies::show(&script, request.into_inner())?))
+    }
+
+    async fn list_policies(
+        &self,
+        _: Request<v1::ListPoliciesRequest>,
+    ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
+        let script = self.asked("policies".into())?;
+
+        Ok(Response::new(fake_policies::list(&script)))
     }
 
     async fn upgrade(

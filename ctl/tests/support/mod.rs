@@ -4,6 +4,7 @@
 
 pub(crate) mod crowd;
 mod fake;
+pub(crate) mod fake_policies;
 pub(crate) mod host;
 pub(crate) mod terminal;
 pub(crate) mod transcript;
@@ -53,6 +54,7 @@ pub(crate) struct Crowd {
     pub(crate) nodes: v1::ListNodesResponse,
     pub(crate) tokens: v1::ListTokensResponse,
     pub(crate) control: v1::ListControlResponse,
+    pub(crate) policies: v1::ListPoliciesResponse,
     pub(crate) events: Vec<v1::Event>,
 }
 
