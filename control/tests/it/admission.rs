@@ -11,6 +11,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tonic::{Response, Status};
 
 use crate::harness::{Control, Node};
+use crate::policies;
 
 /// Random requests; each is one round trip.
 const REQUESTS: usize = 10_000;
@@ -85,6 +86,7 @@ impl Vault {
         let member = db.enter(&secret).await.unwrap();
         let address = member.blocks[0].prefix.replace(".0/24", ".9");
         db.put(vec![db.endpoint(&secret, VAULT, "vault", &address)]).await.unwrap();
+        policies::apply(&admin, policies::DOCUMENT).await.unwrap();
 
         Self { _control: control, admin, db, web, secret }
     }
@@ -445,8 +447,9 @@ impl Stranger<'_> {
         } else {
             let confirm = v1::ConfirmRequest { instance: "stranger".to_owned() };
             assert!(self.heard("confirm", client.confirm(confirm).await).is_ok());
-            let version = client.version(v1::VersionRequest {}).await;
-            assert!(self.heard("version", version).is_ok());
+            let policy = client.show_policy(v1::ShowPolicyRequest::default()).await;
+            assert!(self.heard("policy", policy).is_ok());
+            assert!(self.heard("version", client.version(v1::VersionRequest {}).await).is_ok());
         }
     }
 }

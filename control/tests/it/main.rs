@@ -8,4 +8,5 @@ mod harness;
 mod hostile;
 mod joining;
 mod nodes;
+mod policies;
 mod watching;
