@@ -222,7 +222,7 @@ mod tests {
             "join x --advertise 0.0.0.0",
             "ping s --count 0",
             "policy",
-            "policy diff /tmp/x",
+            "policy diff /tmp/x --offline",
         ];
         for line in lines {
             let words: Vec<_> = line.split(' ').collect();

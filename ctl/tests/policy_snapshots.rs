@@ -130,6 +130,14 @@ fn live_policies() {
 #[test]
 fn policies_of_others() {
     let agent = FakeAgent::start();
+    agent.script().sees_part = true;
+    let part = transcript(
+        &agent,
+        "policy show
+         policy show --json
+         policy diff good.toml
+         policy diff live.toml --json",
+    );
     agent.refuse(
         Code::NotAllowed,
         "node b has the role node, and this needs the role admin; do it on an admin node",
@@ -144,7 +152,7 @@ fn policies_of_others() {
          policy show --revision 1",
     );
 
-    insta::assert_snapshot!("policies_of_others", text);
+    insta::assert_snapshot!("policies_of_others", part + &text);
 }
 
 /// Writes policies for the endpoints of [`crowd`].

@@ -35,23 +35,23 @@ Examples:
   overlayctl policy diff shop.toml --from shop.toml.old
   overlayctl policy diff shop.toml --from shop.toml.old --offline";
 const APPLY_EXAMPLE: &str = "\
-Control tries the policy first. Where it has mistakes, or one of its tests fails, nothing is
-changed. To apply what is live already changes nothing either.
+Control tries the policy first. Where it has mistakes, or one of its tests fails, \
+nothing is changed. To apply what is live already changes nothing.
 
 Examples:
   overlayctl policy apply shop.toml
-  overlayctl policy apply shop.toml --expect 3        unless somebody else was faster
+  overlayctl policy apply shop.toml --expect 3        only in place of 3
   overlayctl policy apply shop.toml --json | jq '.warnings[]'";
 const SHADOW_EXAMPLE: &str = "\
-What the policy refuses is counted, and passes. It replaces the live one, so no other refuses
-anything meanwhile.
+What the policy refuses is counted, and passes. It replaces the live one, so \
+nothing is refused meanwhile.
 
 Examples:
   overlayctl policy shadow shop.toml
-  overlayctl policy apply shop.toml                   once the counters say that all is well";
+  overlayctl policy apply shop.toml                   and now in earnest";
 const SHOW_EXAMPLE: &str = "\
-What is printed is a policy, the line before it a comment. Where this node is no admin, it is in
-canonical form, and says nothing of networks that the node may not enter.
+What is printed is a policy; the line before it is a comment. Where this node is no \
+admin, it is in canonical form, and says nothing of networks that the node may not enter.
 
 Examples:
   overlayctl policy show
@@ -63,8 +63,8 @@ Examples:
   overlayctl policy history --format '{{.Revision}} {{.What}} by {{.By}}'
   overlayctl policy history -q                        revisions alone";
 const ROLLBACK_EXAMPLE: &str = "\
-A rollback is not held up by tests that fail; they are told. It is a new revision, with the
-document and the mode of the earlier one.
+Tests that fail today are told, and hold nothing up. A rollback is a new \
+revision, with the document and the mode of the earlier one.
 
 Examples:
   overlayctl policy rollback 3
@@ -127,7 +127,7 @@ struct Apply {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
-    expect: Expect,
+    expectation: Expectation,
 }
 
 /// Replace the live policy, and count what the new one refuses without refusing it
@@ -138,15 +138,15 @@ struct Shadow {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
-    expect: Expect,
+    expectation: Expectation,
 }
 
 /// Against changes of others.
 #[derive(Debug, Args)]
-struct Expect {
+struct Expectation {
     /// Change nothing unless this revision of the policy is live; 0 stands for none
-    #[arg(long = "expect", value_name = "REVISION", value_parser = revision)]
-    revision: Option<u64>,
+    #[arg(long, value_name = "REVISION", value_parser = revision)]
+    expect: Option<u64>,
 }
 
 /// Print the live policy, or one before it
@@ -177,7 +177,7 @@ struct Rollback {
     #[arg(value_name = "REVISION", value_parser = revision)]
     revision: u64,
     #[command(flatten)]
-    expect: Expect,
+    expectation: Expectation,
 }
 
 /// Reads the revision of a policy.
@@ -192,11 +192,11 @@ impl PolicyArgs {
         match self.command {
             Subject::Test(test) => test.run(context).await,
             Subject::Diff(diff) => diff.run(context).await,
-            Subject::Apply(Apply { file, expect }) => {
-                apply(context, &file, v1::PolicyMode::Enforced, &expect).await
+            Subject::Apply(Apply { file, expectation }) => {
+                apply(context, &file, v1::PolicyMode::Enforced, &expectation).await
             }
-            Subject::Shadow(Shadow { file, expect }) => {
-                apply(context, &file, v1::PolicyMode::Shadow, &expect).await
+            Subject::Shadow(Shadow { file, expectation }) => {
+                apply(context, &file, v1::PolicyMode::Shadow, &expectation).await
             }
             Subject::Show(show) => show.run(context).await,
             Subject::History(History { list }) => {
@@ -206,8 +206,9 @@ impl PolicyArgs {
                 };
                 context.list(&list, history).await
             }
-            Subject::Rollback(Rollback { revision, expect }) => {
-                let request = v1::RollbackPolicyRequest { to: revision, expected: expect.revision };
+            Subject::Rollback(Rollback { revision, expectation }) => {
+                let request =
+                    v1::RollbackPolicyRequest { to: revision, expected: expectation.expect };
                 let response = context.agent().await?.rollback_policy(request).await?;
                 context.output.show(&ReplacedPolicy::from(response))
             }
@@ -262,7 +263,8 @@ async fn beside_live(context: &Context, policy: Policy) -> Result<(Policy, Polic
         return Ok((before, policy));
     }
     context.output.warn(
-        "this node is no admin: the policy is compared with what the node may see of the live one",
+        "compared with the part of the live policy that this node sees: it is no admin, or control is \
+         away",
     );
 
     Ok((before, Policy { tests: Vec::new(), ..policy }))
@@ -285,10 +287,16 @@ impl Diff {
 }
 
 /// Has control replace the live policy by the one in a file, once that is known to be one.
-async fn apply(context: &Context, file: &Path, mode: v1::PolicyMode, expect: &Expect) -> Outcome {
+async fn apply(
+    context: &Context,
+    file: &Path,
+    mode: v1::PolicyMode,
+    expectation: &Expectation,
+) -> Outcome {
     let document = policy_text::read(file)?;
     policy_text::parsed(file, &document)?;
-    let request = v1::ApplyPolicyRequest { document, mode: mode.into(), expected: expect.revision };
+    let request =
+        v1::ApplyPolicyRequest { document, mode: mode.into(), expected: expectation.expect };
     let name = |refusal: Refusal| match refusal.code {
         // It is about a line of the file.
         Code::InvalidInput => Refusal::new(refusal.code, format!("{}: {refusal}", file.display())),

@@ -232,7 +232,7 @@ fn status() -> v1::StatusResponse {
 fn policies() -> Vec<v1::AppliedPolicy> {
     let policy = |revision, mode: v1::PolicyMode, rolled_back_to| v1::AppliedPolicy {
         revision,
-        applied_unix: ago(3_600 * (40 - 10 * revision)),
+        applied_unix: ago(3_600 * (42 - 10 * revision)),
         by: Some(v1::Creator { node: "0123456789ac".into(), node_name: "host-01".into() }),
         mode: mode.into(),
         rolled_back_to,

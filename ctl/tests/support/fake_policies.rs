@@ -132,6 +132,19 @@ pub(super) fn show(
         None => policies(script).into_iter().next(),
     };
     let Some(policy) = policy else { return Ok(v1::ShowPolicyResponse::default()) };
+    if script.sees_part {
+        return Ok(v1::ShowPolicyResponse {
+            policy: Some(v1::AppliedPolicy {
+                revision: policy.revision,
+                mode: policy.mode,
+                live: true,
+                ..v1::AppliedPolicy::default()
+            }),
+            document: String::new(),
+            text: CANONICAL.to_owned(),
+            partial: true,
+        });
+    }
     let is_there = policy.mode != 0;
 
     Ok(v1::ShowPolicyResponse {

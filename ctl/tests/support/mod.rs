@@ -39,6 +39,8 @@ pub(crate) struct Script {
     pub(crate) leaves_unheard: bool,
     /// What it lists, instead of a little of everything.
     pub(crate) crowd: Option<Crowd>,
+    /// Whether it may see only a part of the policy.
+    pub(crate) sees_part: bool,
     /// Where it says that it keeps its state.
     pub(crate) state_dir: String,
     pub(crate) problems: Vec<v1::Problem>,
