@@ -64,6 +64,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::policy::PolicyEndpoint;
     use crate::policy::testing::{endpoint, name, policy, traffic};
 
     #[test]
@@ -122,7 +123,7 @@ deny = "any"
             for hidden in ["shop", "ops"].map(name).iter().filter(|one| !shows(one)) {
                 prop_assert!(!text.contains(hidden.as_str()), "{}", text);
             }
-            let is_in = |one| crate::policy::PolicyEndpoint { network: Some(network.clone()), ..one };
+            let is_in = |one| PolicyEndpoint { network: Some(network.clone()), ..one };
             let (from, to) = (is_in(from), is_in(to));
             let decide = |policy: &Policy| {
                 let ruling = policy.decide(Some(&network), &from, &to, traffic);
