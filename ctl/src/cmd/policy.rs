@@ -68,7 +68,7 @@ revision, with the document and the mode of the earlier one.
 
 Examples:
   overlayctl policy rollback 3
-  overlayctl policy rollback 0                        no policy: everything passes
+  overlayctl policy rollback 0                        to no policy
   overlayctl policy rollback 3 --expect 5";
 
 /// Say who may send what to whom within a network: test, compare and apply policies
@@ -297,10 +297,13 @@ async fn apply(
     policy_text::parsed(file, &document)?;
     let request =
         v1::ApplyPolicyRequest { document, mode: mode.into(), expected: expectation.expect };
-    let name = |refusal: Refusal| match refusal.code {
+    let name = |refusal: Refusal| {
         // It is about a line of the file.
-        Code::InvalidInput => Refusal::new(refusal.code, format!("{}: {refusal}", file.display())),
-        _ => refusal,
+        if refusal.code == Code::InvalidInput {
+            Refusal::new(refusal.code, format!("{}: {refusal}", file.display()))
+        } else {
+            refusal
+        }
     };
     let response = context.agent().await?.apply_policy(request).await.map_err(name)?;
 
