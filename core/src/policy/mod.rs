@@ -15,6 +15,7 @@ mod diff;
 mod filter;
 mod lint;
 mod mistake;
+mod network_filter;
 mod parse;
 mod rulings;
 mod selector;
@@ -31,6 +32,7 @@ pub use diff::{MAX_VERDICT_CHANGES, PolicyDiff, RuleChange, VerdictChange, Verdi
 pub use filter::{Filter, FilterMode, FilterReason, FilterRule};
 pub use lint::{PolicyWarning, lint, lint_view};
 pub use mistake::{InvalidPolicy, PolicyMistake};
+pub use network_filter::NetworkFilter;
 pub use parse::{
     MAX_ALL_TERMS, MAX_CRITERIA, MAX_LABEL, MAX_NETWORKS, MAX_POLICY, MAX_RULES, MAX_SELECTORS,
     MAX_TERMS, MAX_TESTS, test_lines,
