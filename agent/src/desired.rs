@@ -4,6 +4,7 @@
 //! The longest prefix wins everywhere: an endpoint outside its node's blocks is reached by its own
 //! /32, which takes precedence over the block that contains it.
 
+mod filters;
 mod holdings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,12 +18,14 @@ use overlay_core::{
 };
 use overlay_dataplane::{PeerLane, PeerTable};
 
+pub(crate) use filters::{ClusterFilters, FilterTouch};
 pub(crate) use holdings::{EndpointRows, Holdings};
 
 use crate::backend::NetworkConfig;
 use crate::docker::options;
 use crate::endpoint::routes;
 use crate::kernel::netns::NetnsId;
+use crate::kernel::nft::FilterDesired;
 use crate::kernel::{
     ContainerInterface, InterfaceDesired, InterfaceOwner, NamespaceDesired, SandboxDesired, Strays,
     VethDesired,
@@ -41,6 +44,8 @@ pub(crate) struct NetworkDesired {
     pub(crate) sandboxes: BTreeMap<EndpointId, SandboxDesired>,
     /// The addresses of the host itself, if it is attached.
     pub(crate) host: BTreeSet<IpAddr>,
+    /// The policy that its packets are kept to.
+    pub(crate) filter: FilterDesired,
 }
 
 /// Replaces what control knows about this node's endpoints by the journal, which is authoritative
@@ -95,6 +100,7 @@ pub(crate) fn network(
             .collect(),
         endpoints: records().map(|record| (record.endpoint.id, veth(record))).collect(),
         strays: Strays::default(),
+        forwards: true,
         remote: holdings.remote(),
         unreachable: network.prefixes(network.prefix).into_iter().collect(),
     };
@@ -106,6 +112,7 @@ pub(crate) fn network(
         namespace,
         sandboxes: sandboxes.collect(),
         host: host.flat_map(|record| record.endpoint.addresses.clone()).collect(),
+        filter: FilterDesired::Open,
     })
 }
 

@@ -49,6 +49,8 @@ pub(crate) enum ProblemCode {
     PeerRefused,
     /// Nothing arrives from a peer.
     PeerSilent,
+    /// A network's policy is not in force.
+    Policy,
     /// Nobody reaches this host.
     PortUnreachable,
     /// The host and a network both have a prefix.
@@ -83,6 +85,7 @@ impl ProblemCode {
             Self::PeerNotReached => "peer-not-reached",
             Self::PeerRefused => "peer-refused",
             Self::PeerSilent => "peer-silent",
+            Self::Policy => "policy",
             Self::PortUnreachable => "port-unreachable",
             Self::PrefixClash => "prefix-clash",
             Self::UdpRefused => "udp-refused",

@@ -58,6 +58,8 @@ pub(crate) enum ProblemKey {
     Plugin,
     /// The plugin proxy.
     PluginProxy,
+    /// The policy of a network.
+    Policy(NetworkId),
     /// A prefix that both the host and a network have.
     Prefix(NetworkId),
     /// An endpoint that other nodes do not know.
@@ -109,6 +111,7 @@ impl fmt::Display for ProblemKey {
             Self::Node => f.write_str("node"),
             Self::Plugin => f.write_str("docker plugin"),
             Self::PluginProxy => f.write_str("docker door"),
+            Self::Policy(network) => write!(f, "policy {network}"),
             Self::Prefix(network) => write!(f, "prefix {network}"),
             Self::Publication(endpoint) => write!(f, "publish {endpoint}"),
             Self::RefusedPeers => f.write_str("refused peers"),

@@ -98,7 +98,8 @@ fn state(reports: &NetworkReports, network: NetworkId, id: EndpointId) -> Option
 }
 
 fn stalled(reports: &NetworkReports, network: NetworkId) -> StartFailure {
-    let problem = reports.get(&network).and_then(|report| report.problem.clone());
+    let report = reports.get(&network);
+    let problem = report.and_then(|report| report.problem.clone().or(report.policy.clone()));
 
     problem.map_or(StartFailure::Stalled, |why| StartFailure::HeldUp { why })
 }

@@ -39,7 +39,7 @@ impl Lock {
     }
 
     /// Removes the lock's file, once the namespace is gone.
-    pub(crate) fn remove(self) {
+    pub(crate) fn remove(&self) {
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::debug!(%error, path = %self.path.display(), "Failed to remove lock file");
         }

@@ -13,6 +13,7 @@ use super::namespace_desired::{
 };
 use super::netlink::{Netlink, OwnPort};
 use super::netns::{Netns, Pins};
+use super::nft::Enforcement;
 use super::reconcile_report::ReconcileReport;
 use super::sandbox::{self, Drift, SandboxDesired};
 use super::sysctl;
@@ -30,7 +31,7 @@ pub struct NetworkNamespace {
     netns: Netns,
     netlink: Netlink,
     port: Arc<OwnPort>,
-    lock: Lock,
+    lock: Arc<Lock>,
     /// The index of the interface that was handed out: one of the same name may be somebody
     /// else's.
     interface: u32,
@@ -78,6 +79,7 @@ impl NetworkNamespace {
         let port = Arc::<OwnPort>::default();
         port.set(netlink.port());
 
+        let lock = Arc::new(lock);
         Ok((Self { network, pins, netns, netlink, port, lock, interface: index }, interface))
     }
 
@@ -94,6 +96,11 @@ impl NetworkNamespace {
     /// Returns the port id of the connection by which the namespace is changed.
     pub fn own_port(&self) -> &Arc<OwnPort> {
         &self.port
+    }
+
+    /// Returns what keeps the network to its policy.
+    pub(crate) fn enforcement(&self) -> Enforcement {
+        Enforcement::new(self.netns.clone(), Arc::clone(&self.lock))
     }
 
     /// Returns where it is pinned.

@@ -90,6 +90,8 @@ pub struct NamespaceDesired {
     pub remote: BTreeSet<IpNet>,
     /// The network's prefixes: what is neither local nor remote is answered with "unreachable".
     pub unreachable: BTreeSet<IpNet>,
+    /// Whether packets are carried between endpoints, and to and from other nodes.
+    pub forwards: bool,
 }
 
 /// Returns the name of the network's end of an endpoint's veth pair.
@@ -122,7 +124,11 @@ impl NamespaceDesired {
 
         Desired {
             scope: Scope::Network { strays: self.strays.clone() },
-            sysctls: sysctl::of_network(self.ipv6(), veths().chain([TUN_NAME.to_owned()])),
+            sysctls: sysctl::of_network(
+                self.ipv6(),
+                self.forwards,
+                veths().chain([TUN_NAME.to_owned()]),
+            ),
             rules: if self.ipv6() { self.rules() } else { BTreeSet::new() },
             links: self.links(),
             addresses: self.addresses(),

@@ -54,6 +54,7 @@ fn desired() -> impl Strategy<Value = NamespaceDesired> {
                     })
                     .collect(),
                 strays: Strays::default(),
+                forwards: true,
                 remote: remote.into_iter().flat_map(both).map(IpNet::from).collect(),
                 unreachable: ["10.42.0.0/16", "fd42::/64"]
                     .iter()
@@ -249,6 +250,7 @@ fn one_endpoint() -> NamespaceDesired {
         )]
         .into(),
         strays: Strays::default(),
+        forwards: true,
         remote: [IpNet::from(v4(1))].into(),
         unreachable: ["10.42.0.0/16".parse().expect("a prefix")].into(),
     }

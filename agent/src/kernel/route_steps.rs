@@ -14,14 +14,24 @@ impl NamespaceDesired {
     /// Lists the steps to this value in a namespace that holds all of `held`; nothing where more
     /// than routes that lead to other nodes, or nowhere, is another.
     pub(crate) fn route_steps(&self, held: &Self) -> Option<Vec<Step>> {
-        let Self { network, interface, gateways, node, endpoints, strays, remote, unreachable } =
-            self;
+        let Self {
+            network,
+            interface,
+            gateways,
+            node,
+            endpoints,
+            strays,
+            remote,
+            unreachable,
+            forwards,
+        } = self;
         let is_same = *network == held.network
             && *interface == held.interface
             && *gateways == held.gateways
             && *node == held.node
             && *endpoints == held.endpoints
             && *strays == held.strays
+            && *forwards == held.forwards
             && self.ipv6() == held.ipv6();
         if !is_same {
             return None;
@@ -88,6 +98,7 @@ mod tests {
             node: BTreeSet::new(),
             endpoints: BTreeMap::from([(EndpointId::from_random(1), veth)]),
             strays: Strays::default(),
+            forwards: true,
             remote: remote.into_iter().collect(),
             unreachable: ["10.0.0.0/8", "fd42::/64"].map(|p| p.parse().expect("a prefix")).into(),
         }
@@ -133,6 +144,7 @@ mod tests {
             NamespaceDesired { gateways: [host(3).addr()].into(), ..held.clone() },
             NamespaceDesired { node: [host(3).addr()].into(), ..held.clone() },
             NamespaceDesired { strays: Strays::AllBut(BTreeSet::new()), ..held.clone() },
+            NamespaceDesired { forwards: false, ..held.clone() },
             NamespaceDesired {
                 interface: InterfaceDesired::Tun(TunDesired { mtu: 1300, queues: 1 }),
                 ..held.clone()

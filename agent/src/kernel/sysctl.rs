@@ -80,9 +80,18 @@ pub(crate) const LINK_KEYS: [(&str, &str); 6] = [
     ("ipv6", "accept_dad"),
 ];
 
+/// The parameters, of the namespace or of an interface, without which nothing is forwarded.
+fn is_forwarding(sysctl: &Sysctl) -> bool {
+    let of_all = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"];
+
+    of_all.contains(&sysctl.path.as_str())
+        || sysctl.link.is_some() && sysctl.path.ends_with("/forwarding")
+}
+
 /// Lists what a network's namespace must have, with these interfaces in it.
 pub(crate) fn of_network(
     ipv6: bool,
+    forwards: bool,
     links: impl Iterator<Item = String>,
 ) -> BTreeMap<Sysctl, String> {
     let v6 = if ipv6 { NETWORK_V6 } else { NETWORK_NO_V6 };
@@ -97,6 +106,9 @@ pub(crate) fn of_network(
         if ipv6 {
             all.extend(of_link("ipv6", &link, LINK_V6));
         }
+    }
+    for (_, value) in all.iter_mut().filter(|(sysctl, _)| !forwards && is_forwarding(sysctl)) {
+        "0".clone_into(value);
     }
 
     all

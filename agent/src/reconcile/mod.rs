@@ -50,6 +50,8 @@ pub(crate) struct NetworkReport {
     pub(crate) drift_healed: u32,
     /// The error of the kernel, if any.
     pub(crate) problem: Option<String>,
+    /// Why the network's policy is not in force, if it is not.
+    pub(crate) policy: Option<String>,
 }
 
 /// The state of one endpoint.

@@ -1,9 +1,10 @@
-//! What a worker needs from the kernel: a network's namespace with three operations.
+//! What a worker needs from the kernel: a network's namespace with a few operations.
 
 use std::future::Future;
 
 use overlay_core::EndpointId;
 
+use crate::kernel::nft::{Enforced, FilterDesired};
 use crate::kernel::{KernelError, NamespaceDesired, ReconcileReport, SandboxDesired, Step};
 
 /// A network's namespace.
@@ -21,6 +22,16 @@ pub(crate) trait NamespaceOps: Send {
         held: &NamespaceDesired,
         desired: &NamespaceDesired,
     ) -> impl Future<Output = Option<Vec<Step>>> + Send;
+
+    /// Keeps the network to this from now on; looks whether somebody else changed what is in force
+    /// already.
+    fn enforce(&mut self, desired: &FilterDesired) -> impl Future<Output = Enforced> + Send;
+
+    /// Takes an endpoint's interface away, container side and all.
+    fn detach(
+        &mut self,
+        endpoint: EndpointId,
+    ) -> impl Future<Output = Result<(), KernelError>> + Send;
 
     /// Creates or repairs the container side of an endpoint.
     fn attach(

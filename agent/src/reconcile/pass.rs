@@ -1,10 +1,12 @@
 //! One pass over a network: container sides first, then the namespace, which lets their packets in.
 //! A new namespace is brought to its value before that too, so that no endpoint ever comes into one
-//! that pins no source.
+//! that pins no source. The network's policy is in force before all that: where it is not, no
+//! endpoint comes in, and where there is none of before either, nothing is forwarded.
 //!
 //! Where only routes are to be others, nobody else is known to have changed anything, and the
 //! namespace was left as wanted, a pass is no more than the routes that differ.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -13,7 +15,8 @@ use overlay_core::EndpointId;
 use super::namespace_ops::NamespaceOps;
 use super::{EndpointState, NetworkReport};
 use crate::desired::NetworkDesired;
-use crate::kernel::{ChangeScope, KernelError, NetworkInterface, SandboxDesired};
+use crate::kernel::nft::{Enforced, FilterDesired, NotEnforced};
+use crate::kernel::{ChangeScope, KernelError, NamespaceDesired, NetworkInterface, SandboxDesired};
 use crate::problem::explain;
 
 /// Container sides looked into at each resync, turn by turn: each costs a netlink socket inside.
@@ -77,44 +80,76 @@ impl Reconciler {
         cause: Cause,
         changed: &BTreeSet<ChangeScope>,
     ) -> (PassOutcome, Option<NetworkInterface>) {
+        let is_gone = |id: &&EndpointId| !desired.sandboxes.contains_key(id);
+        let gone: Vec<_> = self.attached.keys().filter(is_gone).copied().collect();
         self.attached.retain(|id, _| desired.sandboxes.contains_key(id));
         let due = self.due(desired, cause, changed);
         let is_quiet = due.is_empty() && !changed.contains(&ChangeScope::Network);
-        if cause == Cause::Desired
-            && is_quiet
-            && let Some(pass) = self.reroute(ops, desired).await
+        let is_quick = cause == Cause::Desired && is_quiet && self.is_confirmed;
+        let is_settled = self.settled.as_ref().is_some_and(|settled| *settled == *desired);
+        let enforced = self.enforce(ops, desired, &gone, is_quick).await;
+        let mut pass = Pass { is_settled, is_whole: true, ..Pass::new(enforced) };
+        if is_quick
+            && pass.policy.is_none()
+            && let Some(steps) = self.reroute(ops, desired).await
         {
+            pass.done += steps;
+            pass.is_whole = false;
             return self.conclude(desired, pass);
         }
-        let is_settled = self.settled.as_ref().is_some_and(|settled| *settled == *desired);
-        let mut pass = Pass { is_settled, is_whole: true, ..Pass::default() };
+        let namespace = pass.namespace(desired);
         if !self.prepared {
-            pass.reconcile(ops, desired).await;
+            pass.reconcile(ops, &namespace).await;
             self.prepared = pass.problem.is_none();
         }
-        for id in due {
-            self.attach(ops, id, desired, &mut pass).await;
-        }
-        pass.reconcile(ops, desired).await;
+        self.attach_all(ops, due, desired, &mut pass).await;
+        pass.reconcile(ops, &namespace).await;
         // Veth pairs that had gone are made again, and then need their routes.
-        let missing = std::mem::take(&mut pass.missing);
-        if !missing.is_empty() {
-            for id in missing {
-                self.attach(ops, id, desired, &mut pass).await;
-            }
-            pass.reconcile(ops, desired).await;
+        if !pass.missing.is_empty() && pass.policy.is_none() {
+            let missing = std::mem::take(&mut pass.missing);
+            self.attach_all(ops, missing, desired, &mut pass).await;
+            pass.reconcile(ops, &namespace).await;
         }
 
         self.conclude(desired, pass)
     }
 
-    /// Changes the routes that differ from what the namespace holds; nothing if that is not known
-    /// or not enough.
-    async fn reroute(&self, ops: &mut impl NamespaceOps, desired: &NetworkDesired) -> Option<Pass> {
-        let held = self.settled.as_ref().filter(|_| self.is_confirmed)?;
-        let steps = ops.reroute(&held.namespace, &desired.namespace).await?;
+    /// Keeps the network to its policy. Where that is known to be in force, a quick pass does not
+    /// look whether it still is.
+    async fn enforce(
+        &self,
+        ops: &mut impl NamespaceOps,
+        desired: &NetworkDesired,
+        gone: &[EndpointId],
+        is_quick: bool,
+    ) -> Enforced {
+        let held = self.settled.as_ref().map(|settled| &settled.filter);
+        let is_held = held == Some(&desired.filter);
+        if is_held && (is_quick || desired.filter == FilterDesired::Open) {
+            return Enforced::default();
+        }
+        if !is_held && desired.filter != FilterDesired::Open {
+            // Its address may be another's from now on, with other rights.
+            for id in gone.iter().filter(|id| !desired.namespace.strays.contains(**id)) {
+                if let Err(error) = ops.detach(*id).await {
+                    tracing::debug!(%error, endpoint = %id, "Failed to remove an interface");
+                }
+            }
+        }
 
-        Some(Pass { done: steps.len(), ..Pass::default() })
+        ops.enforce(&desired.filter).await
+    }
+
+    /// Changes the routes that differ from what the namespace holds; nothing if that is not known
+    /// or not enough. Returns the number of steps.
+    async fn reroute(
+        &self,
+        ops: &mut impl NamespaceOps,
+        desired: &NetworkDesired,
+    ) -> Option<usize> {
+        let held = self.settled.as_ref()?;
+
+        Some(ops.reroute(&held.namespace, &desired.namespace).await?.len())
     }
 
     /// Lists the container sides to look into.
@@ -140,6 +175,22 @@ impl Reconciler {
         }
 
         due.into_iter().collect()
+    }
+
+    /// Makes or heals container sides; none without the policy.
+    async fn attach_all(
+        &mut self,
+        ops: &mut impl NamespaceOps,
+        ids: impl IntoIterator<Item = EndpointId>,
+        desired: &NetworkDesired,
+        pass: &mut Pass,
+    ) {
+        if pass.policy.is_some() {
+            return;
+        }
+        for id in ids {
+            self.attach(ops, id, desired, pass).await;
+        }
     }
 
     /// Makes or heals one container side.
@@ -176,11 +227,13 @@ impl Reconciler {
         desired: &Arc<NetworkDesired>,
         pass: Pass,
     ) -> (PassOutcome, Option<NetworkInterface>) {
-        let usable = pass.problem.is_none();
+        let usable = pass.problem.is_none() && !pass.is_closed();
+        let is_in_force = pass.policy.is_none();
         let state = |id: &EndpointId| match pass.failed.get(id) {
             Some(state) => Some(state.clone()),
             None if !usable => Some(EndpointState::HeldUp),
-            None => self.attached.contains_key(id).then_some(EndpointState::Ready),
+            None if self.attached.contains_key(id) => Some(EndpointState::Ready),
+            None => (!is_in_force).then_some(EndpointState::HeldUp),
         };
         self.report = NetworkReport {
             endpoints: desired.sandboxes.keys().filter_map(|id| Some((*id, state(id)?))).collect(),
@@ -188,8 +241,10 @@ impl Reconciler {
                 .report
                 .drift_healed
                 .saturating_add(u32::try_from(pass.healed).unwrap_or(u32::MAX)),
+            policy: pass.policy.as_ref().map(not_enforced),
             problem: pass.problem,
         };
+        let usable = usable && is_in_force;
         self.settled = usable.then(|| Arc::clone(desired));
         self.is_confirmed = usable && pass.failed.is_empty() && pass.missing.is_empty();
         let outcome = PassOutcome {
@@ -217,12 +272,38 @@ struct Pass {
     /// Those of them that put right what others had changed.
     healed: usize,
     problem: Option<String>,
+    /// Why the policy is not in force.
+    policy: Option<NotEnforced>,
     interface: Option<NetworkInterface>,
 }
 
 impl Pass {
-    async fn reconcile(&mut self, ops: &mut impl NamespaceOps, desired: &NetworkDesired) {
-        match ops.reconcile(&desired.namespace).await {
+    /// Begins with what came of the policy.
+    fn new(enforced: Enforced) -> Self {
+        Self {
+            done: usize::from(enforced.did_something),
+            healed: usize::from(enforced.healed),
+            policy: enforced.failure,
+            ..Self::default()
+        }
+    }
+
+    /// Tells whether no policy at all is in force, though there is one.
+    fn is_closed(&self) -> bool {
+        self.policy.as_ref().is_some_and(|failure| !failure.has_earlier)
+    }
+
+    /// Returns what the namespace is brought to.
+    fn namespace<'a>(&self, desired: &'a NetworkDesired) -> Cow<'a, NamespaceDesired> {
+        if self.is_closed() {
+            Cow::Owned(NamespaceDesired { forwards: false, ..desired.namespace.clone() })
+        } else {
+            Cow::Borrowed(&desired.namespace)
+        }
+    }
+
+    async fn reconcile(&mut self, ops: &mut impl NamespaceOps, desired: &NamespaceDesired) {
+        match ops.reconcile(desired).await {
             Ok(report) => {
                 self.done += report.steps.len();
                 self.healed += if self.is_settled { report.steps.len() } else { 0 };
@@ -234,6 +315,17 @@ impl Pass {
             Err(error) => self.problem = Some(explain(&error)),
         }
     }
+}
+
+/// Says that a policy is not in force, and what that means.
+fn not_enforced(failure: &NotEnforced) -> String {
+    let meanwhile = if failure.has_earlier {
+        "the policy of before decides, and new endpoints stay closed"
+    } else {
+        "nothing is forwarded in the network, and new endpoints stay closed"
+    };
+
+    format!("{}; until then {meanwhile}", explain(&failure.cause))
 }
 
 fn refused(error: &KernelError) -> EndpointState {
@@ -252,10 +344,12 @@ mod tests {
 
     use ipnet::IpNet;
     use overlay_core::NetworkId;
+    use overlay_core::policy::{Filter, FilterMode, Policy, PolicyEndpoint};
     use tokio::time::Instant;
 
     use super::*;
     use crate::kernel::ReconcileReport;
+    use crate::kernel::nft::{FilterError, NotEnforcedCause};
     use crate::kernel::{
         InterfaceDesired, InterfaceOwner, NamespaceDesired, Step, Strays, TunDesired, VethDesired,
     };
@@ -275,6 +369,15 @@ mod tests {
         reads: usize,
         writes: usize,
         prepared: bool,
+        /// Whether packets are forwarded.
+        forwards: bool,
+        /// The policy in force.
+        policy: FilterDesired,
+        refuses_policy: bool,
+        /// How often the policy was put in force or looked at.
+        enforcements: usize,
+        /// Whether somebody else changed the policy's table.
+        is_tampered: bool,
     }
 
     impl NamespaceOps for Fake {
@@ -286,6 +389,7 @@ mod tests {
                 return Err(KernelError::NotANamespace { path: "ovn-1".into() });
             }
             self.prepared = true;
+            self.forwards = desired.forwards;
             self.reads += 1;
             let wanted: BTreeSet<_> = desired.endpoints.keys().copied().collect();
             let mut report = ReconcileReport {
@@ -314,11 +418,36 @@ mod tests {
             Some(steps)
         }
 
+        async fn enforce(&mut self, desired: &FilterDesired) -> Enforced {
+            self.enforcements += 1;
+            if self.refuses_policy {
+                let failure = NotEnforced {
+                    cause: NotEnforcedCause::Table(FilterError::NoProgram),
+                    has_earlier: self.policy != FilterDesired::Open,
+                };
+                return Enforced { failure: Some(failure), ..Enforced::default() };
+            }
+            let healed = std::mem::take(&mut self.is_tampered);
+            let did_something = healed || self.policy != *desired;
+            self.policy = desired.clone();
+
+            Enforced { did_something, healed, failure: None }
+        }
+
+        async fn detach(&mut self, endpoint: EndpointId) -> Result<(), KernelError> {
+            self.veths.remove(&endpoint);
+
+            Ok(())
+        }
+
         async fn attach(
             &mut self,
             endpoint: EndpointId,
             desired: &SandboxDesired,
         ) -> Result<ReconcileReport, KernelError> {
+            if let FilterDesired::Filter(filter) = &self.policy {
+                assert!(filter.known.contains(&address(endpoint)), "the policy is there first");
+            }
             assert!(
                 self.prepared || self.refuses,
                 "no endpoint comes into a namespace that pins no source"
@@ -364,11 +493,13 @@ mod tests {
                 node: BTreeSet::new(),
                 endpoints: ids.iter().map(|&n| (id(n), veth.clone())).collect(),
                 strays: Strays::default(),
+                forwards: true,
                 remote: BTreeSet::new(),
                 unreachable: BTreeSet::new(),
             },
             sandboxes: ids.iter().map(|&n| (id(n), sandbox.clone())).collect(),
             host: BTreeSet::new(),
+            filter: FilterDesired::Open,
         })
     }
 
@@ -388,6 +519,128 @@ mod tests {
         desired.namespace.remote = remote.iter().map(prefix).collect();
 
         Arc::new(desired)
+    }
+
+    /// Returns the address of an endpoint, as policies see it.
+    fn address(endpoint: EndpointId) -> IpAddr {
+        let known = (1..=u8::MAX).find(|n| id(u64::from(*n)) == endpoint);
+
+        IpAddr::from([10, 0, 0, known.expect("one of few endpoints")])
+    }
+
+    /// These endpoints, under a policy that knows them and these others.
+    fn guarded(ids: &[u64], others: &[u64]) -> Arc<NetworkDesired> {
+        let policy = Policy::parse("[network.n]\ndefault = \"deny\"\n").expect("a policy");
+        let name = "n".parse().expect("a name");
+        let endpoint = |n: &u64| PolicyEndpoint {
+            addresses: vec![address(id(*n))],
+            ..PolicyEndpoint::default()
+        };
+        let known: Vec<_> = ids.iter().chain(others).map(endpoint).collect();
+        let mode = FilterMode::Enforced;
+        let filter = Filter::compile(&policy, &name, known.iter(), BTreeSet::new(), mode);
+        let mut desired = Arc::unwrap_or_clone(desired(ids));
+        desired.filter = FilterDesired::Filter(Arc::new(filter));
+
+        Arc::new(desired)
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_comes_in_after_the_policy_knows_it() {
+        let (mut kernel, mut reconciler) = (Fake::default(), Reconciler::default());
+
+        for ids in [&[1][..], &[1, 2], &[2, 3]] {
+            let desired = guarded(ids, &[]);
+            let outcome = run(&mut reconciler, &mut kernel, &desired, Cause::Desired).await;
+
+            assert!(outcome.is_complete, "{outcome:?}");
+            assert_eq!(kernel.policy, desired.filter);
+            assert_eq!(kernel.veths, ids.iter().map(|n| id(*n)).collect());
+        }
+        assert_eq!(reconciler.report().drift_healed, 0);
+    }
+
+    #[tokio::test]
+    async fn without_the_policy_no_endpoint_comes_in_and_nothing_is_forwarded() {
+        let (mut kernel, mut reconciler) =
+            (Fake { refuses_policy: true, ..Fake::default() }, Reconciler::default());
+
+        let outcome = run(&mut reconciler, &mut kernel, &guarded(&[1], &[]), Cause::Desired).await;
+
+        assert!(!outcome.is_complete && kernel.prepared && !kernel.forwards, "{outcome:?}");
+        assert_eq!(kernel.attaches, 0);
+        let report = reconciler.report();
+        assert_eq!(report.endpoints, [(id(1), EndpointState::HeldUp)].into());
+        let why = report.policy.clone().expect("a reason");
+        assert!(why.contains("install the package nftables"), "{why}");
+        assert!(
+            why.ends_with("nothing is forwarded in the network, and new endpoints stay closed")
+        );
+
+        kernel.refuses_policy = false;
+        let outcome = run(&mut reconciler, &mut kernel, &guarded(&[1], &[]), Cause::Resync).await;
+
+        assert!(outcome.is_complete && kernel.forwards, "{outcome:?}");
+        assert_eq!(reconciler.report().endpoints, [(id(1), EndpointState::Ready)].into());
+        assert_eq!(reconciler.report().policy, None);
+    }
+
+    #[tokio::test]
+    async fn a_policy_of_before_goes_on_to_decide_where_the_new_one_is_refused() {
+        let (mut kernel, mut reconciler) = (Fake::default(), Reconciler::default());
+        run(&mut reconciler, &mut kernel, &guarded(&[1], &[]), Cause::Desired).await;
+        let earlier = kernel.policy.clone();
+        kernel.refuses_policy = true;
+
+        run(&mut reconciler, &mut kernel, &guarded(&[1, 2], &[]), Cause::Desired).await;
+
+        assert!(kernel.forwards && kernel.policy == earlier);
+        let states = [(id(1), EndpointState::Ready), (id(2), EndpointState::HeldUp)];
+        assert_eq!(reconciler.report().endpoints, states.into());
+        let why = reconciler.report().policy.clone().expect("a reason");
+        assert!(why.ends_with("the policy of before decides, and new endpoints stay closed"));
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_elsewhere_changes_the_policy_and_nothing_is_read_back() {
+        let (mut kernel, mut reconciler) = (Fake::default(), Reconciler::default());
+        run(&mut reconciler, &mut kernel, &guarded(&[1], &[]), Cause::Desired).await;
+        (kernel.reads, kernel.writes, kernel.enforcements) = (0, 0, 0);
+
+        for _again in 0..2 {
+            let desired = guarded(&[1], &[7]);
+            let outcome = run(&mut reconciler, &mut kernel, &desired, Cause::Desired).await;
+
+            assert!(outcome.is_complete && !outcome.is_whole, "{outcome:?}");
+            assert_eq!(kernel.policy, desired.filter);
+            assert_eq!((kernel.reads, kernel.writes, kernel.enforcements), (0, 0, 1));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_others_changed_is_put_right_and_counted() {
+        let (mut kernel, mut reconciler) = (Fake::default(), Reconciler::default());
+        run(&mut reconciler, &mut kernel, &guarded(&[1], &[]), Cause::Desired).await;
+        kernel.is_tampered = true;
+
+        run(&mut reconciler, &mut kernel, &guarded(&[1], &[]), Cause::Resync).await;
+
+        assert!(!kernel.is_tampered);
+        assert_eq!(reconciler.report().drift_healed, 1);
+    }
+
+    #[tokio::test]
+    async fn an_open_network_has_no_policy_and_costs_one_look() {
+        let (mut kernel, mut reconciler) = (Fake::default(), Reconciler::default());
+        run(&mut reconciler, &mut kernel, &guarded(&[1], &[]), Cause::Desired).await;
+        kernel.enforcements = 0;
+
+        for cause in [Cause::Desired, Cause::Event, Cause::Resync] {
+            run(&mut reconciler, &mut kernel, &desired(&[1]), cause).await;
+        }
+
+        assert_eq!((&kernel.policy, kernel.enforcements), (&FilterDesired::Open, 1));
+        assert!(kernel.forwards);
     }
 
     #[tokio::test]

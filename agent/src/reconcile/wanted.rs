@@ -8,7 +8,10 @@ use std::sync::Arc;
 use overlay_core::{Endpoint, EndpointId, Network, NetworkId, NodeId, PrivateKey, RowKey};
 
 use crate::backend::NetworkConfigs;
-use crate::desired::{self, EndpointRows, Holdings, NetworkDesired, PeerSources, Underlays};
+use crate::desired::{
+    self, ClusterFilters, EndpointRows, FilterTouch, Holdings, NetworkDesired, PeerSources,
+    Underlays,
+};
 use crate::dns::{Names, NetworkNames, scopes};
 use crate::kernel::{InterfaceDesired, Strays};
 use crate::membership::Membership;
@@ -66,6 +69,7 @@ pub(crate) struct Wanted {
     configs: NetworkConfigs,
     /// Which prefixes the members of each network hold.
     holdings: BTreeMap<NetworkId, Holdings>,
+    filters: ClusterFilters,
     underlays: Underlays,
     names: BTreeMap<NetworkId, Arc<NetworkNames>>,
     scopes: Arc<crate::dns::Scopes>,
@@ -81,6 +85,7 @@ impl Wanted {
             networks: BTreeMap::new(),
             configs: NetworkConfigs::new(),
             holdings: BTreeMap::new(),
+            filters: ClusterFilters::default(),
             underlays: Underlays::default(),
             names: BTreeMap::new(),
             scopes: Arc::default(),
@@ -105,7 +110,8 @@ impl Wanted {
 
     /// Computes what may have changed.
     pub(crate) fn update(&mut self, sources: Sources<'_>) -> Computed {
-        let Touched { networks: touched, has_new_underlays } = self.touched(sources);
+        let Touched { networks: touched, has_new_underlays, has_new_policy } =
+            self.touched(sources);
         let rows = EndpointRows {
             view: &sources.membership.view,
             journal: sources.journal,
@@ -113,6 +119,9 @@ impl Wanted {
         };
         if has_new_underlays {
             self.underlays = Underlays::new(rows.view, sources.node, sources.own);
+        }
+        if has_new_policy {
+            self.filters.set_policy(None);
         }
         let has_new_scopes =
             self.seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(&seen.journal, sources.journal));
@@ -185,6 +194,12 @@ impl Wanted {
             return false;
         };
         desired.namespace.strays = self.strays.clone();
+        let filter_touch = FilterTouch {
+            is_whole: touch.extent == Extent::Whole,
+            has_new_members: touch.extent >= Extent::Members,
+            endpoints: &touch.endpoints,
+        };
+        desired.filter = self.filters.update(network, rows, filter_touch);
         if self.networks.get(&id).is_none_or(|known| **known != desired) {
             self.networks.insert(id, Arc::new(desired));
         }
@@ -233,6 +248,7 @@ impl Wanted {
         self.networks.remove(&network);
         self.configs.remove(&network);
         self.holdings.remove(&network);
+        self.filters.forget(network);
     }
 
     /// Lists what something may have changed in.
@@ -244,10 +260,12 @@ impl Wanted {
             Touched {
                 networks: all.map(|id| (*id, whole.clone())).collect(),
                 has_new_underlays: true,
+                has_new_policy: true,
             }
         };
         let Some(seen) = &self.seen else { return all() };
         let Some(keys) = sources.membership.changed.since(seen.view) else { return all() };
+        let has_new_policy = false;
         let mut has_new_underlays = seen.own != *sources.own;
         let mut touched: BTreeMap<NetworkId, Touch> =
             self.keyless.iter().map(|id| (*id, Touch::default())).collect();
@@ -275,7 +293,7 @@ impl Wanted {
             }
         }
 
-        Touched { networks: touched, has_new_underlays }
+        Touched { networks: touched, has_new_underlays, has_new_policy }
     }
 }
 
@@ -285,6 +303,8 @@ struct Touched {
     networks: BTreeMap<NetworkId, Touch>,
     /// Whether nodes may be reached elsewhere than before.
     has_new_underlays: bool,
+    /// Whether the cluster's policy may be another.
+    has_new_policy: bool,
 }
 
 /// What was touched of a network.

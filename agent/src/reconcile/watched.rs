@@ -7,6 +7,7 @@ use overlay_core::EndpointId;
 
 use super::namespace_ops::NamespaceOps;
 use super::queue::ReconcileQueue;
+use crate::kernel::nft::{Enforced, Enforcement, FilterDesired};
 use crate::kernel::{
     ChangeScope, Changes, InterfaceOwner, KernelError, NamespaceDesired, NamespaceEvents, Netns,
     NetworkNamespace, ReconcileReport, SandboxDesired, Step, Subscription,
@@ -16,6 +17,7 @@ use crate::kernel::{
 #[derive(Debug)]
 pub(crate) struct Watched {
     namespace: NetworkNamespace,
+    enforcement: Enforcement,
     queue: Arc<ReconcileQueue>,
     events: Option<Arc<NamespaceEvents>>,
     changes: Arc<Changes>,
@@ -42,7 +44,15 @@ impl Watched {
         };
         let own = events.as_ref().map(subscribe).transpose()?;
 
-        Ok(Self { namespace, queue, events, changes, _own: own, sandboxes: BTreeMap::new() })
+        Ok(Self {
+            enforcement: namespace.enforcement(),
+            namespace,
+            queue,
+            events,
+            changes,
+            _own: own,
+            sandboxes: BTreeMap::new(),
+        })
     }
 
     /// Returns the namespace.
@@ -100,6 +110,17 @@ impl NamespaceOps for Watched {
         self.queue.note_step(self.namespace.network());
 
         steps
+    }
+
+    async fn enforce(&mut self, desired: &FilterDesired) -> Enforced {
+        let enforced = self.enforcement.enforce(desired.clone()).await;
+        self.queue.note_step(self.namespace.network());
+
+        enforced
+    }
+
+    async fn detach(&mut self, endpoint: EndpointId) -> Result<(), KernelError> {
+        self.namespace.detach(endpoint).await
     }
 
     async fn attach(

@@ -62,8 +62,12 @@ impl Kept {
     async fn run(&mut self, remote: &[IpNet], cause: Cause) -> PassOutcome {
         let mut namespace = desired(1, &[]);
         namespace.remote.extend(remote.iter().copied());
-        let desired =
-            NetworkDesired { namespace, sandboxes: BTreeMap::new(), host: BTreeSet::new() };
+        let desired = NetworkDesired {
+            namespace,
+            sandboxes: BTreeMap::new(),
+            host: BTreeSet::new(),
+            filter: FilterDesired::Open,
+        };
         let desired = Arc::new(desired);
         let changed = self.watched.changes.take();
         let pass = self.reconciler.run(&mut self.watched, &desired, cause, &changed);

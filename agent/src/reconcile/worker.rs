@@ -26,6 +26,7 @@ use crate::kernel::{
     ChangeScope, Changes, NamespaceEvents, Netns, NetworkInterface, NetworkNamespace,
 };
 use crate::problem::explain;
+use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
 
 /// The pause after a failure to open a namespace.
@@ -260,6 +261,11 @@ impl Worker {
             Some(text) => reconcile.problems.raise(key, Code::Kernel, text),
             None => reconcile.problems.clear(&key),
         }
+        let about_policy = ProblemKey::Policy(self.network);
+        match &report.policy {
+            Some(text) => reconcile.problems.raise(about_policy, ProblemCode::Policy, text),
+            None => reconcile.problems.clear(&about_policy),
+        }
         reconcile.reports.send_if_modified(|reports| {
             let changed = reports.get(&self.network) != Some(&report);
             reports.insert(self.network, report);
@@ -274,6 +280,7 @@ impl Worker {
         reconcile.backend.release_interface(self.network);
         super::clean::network(&reconcile.run_dir, self.network, &reconcile.problems).await;
         reconcile.problems.clear(&ProblemKey::Network(self.network));
+        reconcile.problems.clear(&ProblemKey::Policy(self.network));
         reconcile.reports.send_modify(|reports| drop(reports.remove(&self.network)));
     }
 }

@@ -159,7 +159,10 @@ impl Filter {
 }
 
 /// Returns the rules for a network, and what each of their sets has to have.
-pub(super) fn rules<'a>(policy: &'a Policy, network: &'a Name) -> (Vec<FilterRule>, Vec<&'a RuleSide>) {
+pub(super) fn rules<'a>(
+    policy: &'a Policy,
+    network: &'a Name,
+) -> (Vec<FilterRule>, Vec<&'a RuleSide>) {
     let mut places: BTreeMap<&RuleSide, usize> = BTreeMap::new();
     let mut distinct = Vec::new();
     let mut place = |side: &'a RuleSide| match side {

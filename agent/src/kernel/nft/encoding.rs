@@ -15,6 +15,8 @@ const BATCH_END: u16 = 17;
 const NEW_TABLE: u16 = SUBSYSTEM << 8;
 const DELETE_TABLE: u16 = SUBSYSTEM << 8 | 2;
 const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
+const GET_CHAIN: u16 = SUBSYSTEM << 8 | 4;
+const GET_GENERATION: u16 = SUBSYSTEM << 8 | 16;
 const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
@@ -22,6 +24,7 @@ const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
 const NESTED: u16 = 0x8000;
 const FAMILY_UNSPEC: u8 = 0;
+const FAMILY_INET: u8 = 1;
 const FAMILY_IPV4: u8 = 2;
 const TABLE_F_OWNER: u32 = 0x2;
 const HOOK_LOCAL_OUT: u32 = 3;
@@ -51,6 +54,45 @@ pub(crate) fn encode(transaction: &Transaction<'_>) -> Batch {
         batch.ask(DELETE_TABLE, 0, &text(1, gone.table));
     }
     batch.make(transaction.make);
+    batch.message(BATCH_END, 0, (FAMILY_UNSPEC, SUBSYSTEM), &[]);
+
+    batch
+}
+
+/// Asks for the number of the tables' present state.
+pub(super) fn ask_stamp() -> Batch {
+    let mut batch = Batch::default();
+    batch.message(GET_GENERATION, 0, (FAMILY_UNSPEC, 0), &[]);
+
+    batch
+}
+
+/// Finds the number of the tables' state among the attributes of an answer.
+pub(super) fn stamp(mut attributes: &[u8]) -> Option<u32> {
+    loop {
+        let len = usize::from(u16::from_ne_bytes(*attributes.first_chunk()?));
+        let kind = u16::from_ne_bytes(*attributes.get(2..)?.first_chunk()?);
+        if kind == 1 {
+            return Some(u32::from_be_bytes(*attributes.get(4..len)?.first_chunk()?));
+        }
+        attributes = attributes.get(len.max(4).next_multiple_of(4)..)?;
+    }
+}
+
+/// Asks for a chain of a table of both families.
+pub(super) fn ask_chain(table: &str, chain: &str) -> Batch {
+    let mut batch = Batch::default();
+    let names = [text(1, table), text(3, chain)].concat();
+    batch.message(GET_CHAIN, 0, (FAMILY_INET, 0), &names);
+
+    batch
+}
+
+/// Takes a table of both families away.
+pub(super) fn remove_table(table: &str) -> Batch {
+    let mut batch = Batch::default();
+    batch.message(BATCH_BEGIN, 0, (FAMILY_UNSPEC, SUBSYSTEM), &[]);
+    batch.message(DELETE_TABLE, NLM_F_ACK, (FAMILY_INET, 0), &text(1, table));
     batch.message(BATCH_END, 0, (FAMILY_UNSPEC, SUBSYSTEM), &[]);
 
     batch

@@ -20,6 +20,9 @@ use overlay_core::policy::{Filter, FilterMode, FilterRule, PolicyAction, PortRan
 
 /// The table, in the namespace of a network.
 pub(super) const TABLE: &str = "inet overlay";
+/// Its name alone, and its chain that packets come by.
+pub(super) const TABLE_NAME: &str = "overlay";
+pub(super) const FORWARD: &str = "forward";
 /// The group of `nfnetlink_log` that the first packets of logged flows go to.
 pub(crate) const LOG_GROUP: u16 = 6_086;
 /// What is counted besides rules: what none of them matches, packets of strangers, and those that
@@ -120,11 +123,6 @@ pub(super) fn replace(filter: &Filter, generation: Generation) -> String {
     script.push_str("}\n");
 
     script
-}
-
-/// Writes a script that takes the table away, if it is there.
-pub(super) fn remove() -> String {
-    format!("table {TABLE}\ndelete table {TABLE}\n")
 }
 
 /// Writes a script that changes the elements of the table's sets from those of one filter to those
@@ -229,7 +227,7 @@ fn chains(script: &mut String, filter: &Filter) {
         format!("ct state invalid,untracked counter name \"{INVALID}\" goto refuse"),
         own("meta nfproto vmap { ipv4 : goto judge4, ipv6 : goto judge6 }"),
     ];
-    chain(script, "forward", forward);
+    chain(script, FORWARD, forward);
 }
 
 /// Writes what is decided before the rules: nodes are pinged, and strangers refused.

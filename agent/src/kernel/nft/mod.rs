@@ -5,14 +5,21 @@
 //! What is in such a table is decided by whoever wants one: `dns/redirect.rs`.
 //!
 //! The table of a network's policy is another one: it outlives this process, and has sets, maps and
-//! logs, so it is written as text (`filter_script`) for the program `nft` ([`FilterTable`]).
+//! logs, so it is written as text (`filter_script`) for the program `nft` ([`FilterTable`]). Whether
+//! somebody else changed it is asked without the program (`requests`), and what becomes of a network
+//! where it cannot be put in place is decided in `enforcement`.
 
 pub(crate) mod encoding;
+mod enforcement;
 mod filter_script;
 mod filter_table;
 mod owned_table;
+mod requests;
 pub mod ruleset;
 
+#[cfg(test)]
+pub(crate) use enforcement::NotEnforcedCause;
+pub(crate) use enforcement::{Enforced, Enforcement, FilterDesired, NotEnforced};
 #[cfg(test)]
 pub(crate) use filter_script::LOG_GROUP;
 pub use filter_table::{FilterCount, FilterCounts, FilterError, FilterTable};

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
@@ -72,7 +73,7 @@ impl Shop {
 
     fn enforce(&mut self, policy: &Policy, endpoints: &[PolicyEndpoint]) {
         let filter = compiled(policy, endpoints, FilterMode::Enforced);
-        self.table.apply(filter).expect("a table");
+        self.table.apply(Arc::new(filter)).expect("a table");
     }
 
     /// Opens a socket of a container.
@@ -225,7 +226,7 @@ async fn shadow_counts_what_would_be_dropped_and_drops_nothing() {
     let policy = policy(&WEB_TO_DB.replace("7777", "7778"));
     let (web, db) = (shop.container(11).socket(v4(11)), shop.container(12).socket(v4(12)));
 
-    shop.table.apply(compiled(&policy, &endpoints, FilterMode::Shadow)).expect("a table");
+    shop.table.apply(compiled(&policy, &endpoints, FilterMode::Shadow).into()).expect("a table");
     for _packet in 0..3 {
         send(&web, v4(12), "hello").expect("a route");
         assert_eq!(receive(&db).0, "hello");
@@ -252,7 +253,7 @@ async fn a_node_pings_endpoints_and_is_pinged_and_does_no_more() {
     let (policy, endpoints) = (policy(WEB_TO_DB), [labelled(11, "web")]);
     let mode = FilterMode::Enforced;
     let filter = Filter::compile(&policy, &name("shop"), endpoints.iter(), nodes, mode);
-    shop.table.apply(filter).expect("a table");
+    shop.table.apply(Arc::new(filter)).expect("a table");
 
     let mut refused = 0;
     for address in [v4, v6] {
@@ -274,16 +275,16 @@ async fn what_nft_refuses_leaves_what_was_there() {
     }
     let mut shop = Shop::open(&[11]).await;
     let one = compiled(&policy(WEB_TO_DB), &[labelled(11, "web")], FilterMode::Enforced);
-    shop.table.apply(one.clone()).expect("a table");
+    shop.table.apply(Arc::new(one.clone())).expect("a table");
     let rules = shop.rules();
     let mut wrong = one.clone();
     wrong.rules[0].from = Some(99);
 
-    let refused = shop.table.apply(wrong).expect_err("no such set");
+    let refused = shop.table.apply(Arc::new(wrong)).expect_err("no such set");
 
     assert!(matches!(refused, FilterError::Refused(_)), "{refused}");
     assert_eq!(shop.rules(), rules);
-    shop.table.apply(one).expect("the same again");
+    shop.table.apply(Arc::new(one)).expect("the same again");
     assert_eq!(shop.rules(), rules);
 }
 
@@ -418,7 +419,7 @@ async fn the_kernel_decides_as_the_policy_does() {
         let filter = compiled(&policy, &endpoints, FilterMode::Enforced);
         // Anew: what was counted before is forgotten.
         shop.table.remove().expect("removed");
-        shop.table.apply(filter.clone()).expect("a table");
+        shop.table.apply(Arc::new(filter.clone())).expect("a table");
         let mut wanted: BTreeMap<String, u64> = BTreeMap::new();
         for probe in &probes {
             let mut decided = |traffic| {

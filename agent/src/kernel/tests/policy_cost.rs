@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use overlay_core::Name;
@@ -133,17 +134,17 @@ async fn what_a_large_policy_costs() {
     let mut table = FilterTable::new(namespace.netns().clone(), 7);
     let (policy, mut endpoints) = (policy(), endpoints());
     let (compiling, filter) = timed(|| compiled(&policy, &endpoints));
-    let (applying, applied) = timed(|| table.apply(filter.clone()));
+    let (applying, applied) = timed(|| table.apply(Arc::new(filter.clone())));
     applied.expect("a table");
     endpoints[2].labels.insert("role".to_owned(), "x".to_owned());
     let changed = compiled(&policy, &endpoints);
-    let (changing, applied) = timed(|| table.apply(changed));
+    let (changing, applied) = timed(|| table.apply(Arc::new(changed)));
     applied.expect("a table");
     eprintln!("compile {compiling:?}, apply {applying:?}, change one endpoint {changing:?}");
 
     let (mut with, mut without) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
     for _turn in 0..TURNS {
-        table.apply(filter.clone()).expect("a table");
+        table.apply(Arc::new(filter.clone())).expect("a table");
         with.0.push(stream(&a, &b));
         with.1.push(datagrams(&a, &b));
         table.remove().expect("removed");

@@ -108,6 +108,7 @@ pub(crate) fn desired(n: u8, endpoints: &[u8]) -> NamespaceDesired {
         node: [v4(NODE), v6(NODE)].into(),
         endpoints: endpoints.iter().map(veth).collect::<BTreeMap<_, _>>(),
         strays: Strays::default(),
+        forwards: true,
         remote: ["10.42.9.0/24", "fd42::900/120"]
             .iter()
             .map(|p| p.parse().expect("a prefix"))

@@ -1,0 +1,169 @@
+//! The filter of each network of this node: kept as policy, endpoints and nodes change, so that an
+//! endpoint costs its own addresses and a network that the policy leaves open costs nothing. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use overlay_core::message;
+use overlay_core::policy::{FilterMode, NetworkFilter, Policy, PolicyEndpoint};
+use overlay_core::{EndpointId, Name, Network, NetworkId, NodeId};
+
+use super::EndpointRows;
+use crate::kernel::nft::FilterDesired;
+
+/// The filters of all networks of this node.
+#[derive(Debug, Default)]
+pub(crate) struct ClusterFilters {
+    source: Source,
+    networks: BTreeMap<NetworkId, Followed>,
+}
+
+/// The policy that they are made from.
+#[derive(Debug, Default)]
+enum Source {
+    /// There is none.
+    #[default]
+    Nothing,
+    Policy {
+        policy: Policy,
+        mode: FilterMode,
+    },
+    /// It is not understood, with the reason.
+    Unreadable(Arc<str>),
+}
+
+/// What may have changed of a network since its filter was asked for last.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FilterTouch<'a> {
+    /// Anything.
+    pub(crate) is_whole: bool,
+    /// Its own row, its members and their nodes.
+    pub(crate) has_new_members: bool,
+    /// Some endpoints.
+    pub(crate) endpoints: &'a BTreeSet<EndpointId>,
+}
+
+/// One network.
+#[derive(Debug)]
+struct Followed {
+    name: Name,
+    filter: NetworkFilter,
+    /// The labels of its members' nodes; none are kept where the filter is open.
+    labels: BTreeMap<NodeId, BTreeMap<String, String>>,
+}
+
+impl ClusterFilters {
+    /// Takes a new policy over, or that there is none. Every filter must be asked for then.
+    pub(crate) fn set_policy(&mut self, policy: Option<(&str, FilterMode)>) {
+        self.networks.clear();
+        self.source = match policy.map(|(text, mode)| (Policy::parse(text), mode)) {
+            None => Source::Nothing,
+            Some((Ok(policy), mode)) => Source::Policy { policy, mode },
+            Some((Err(error), _)) => Source::Unreadable(message::line(error).into()),
+        };
+    }
+
+    /// Returns what a network is to be kept to.
+    pub(crate) fn update(
+        &mut self,
+        network: &Network,
+        rows: EndpointRows<'_>,
+        touch: FilterTouch<'_>,
+    ) -> FilterDesired {
+        let (policy, mode) = match &self.source {
+            Source::Nothing => return FilterDesired::Open,
+            Source::Unreadable(why) => return FilterDesired::Unreadable(Arc::clone(why)),
+            Source::Policy { policy, mode } => (policy, *mode),
+        };
+        let known = self.networks.get_mut(&network.id);
+        let followed = match known.filter(|known| !touch.is_whole && known.name == network.name) {
+            Some(known) => {
+                known.update(network, rows, touch);
+                known
+            }
+            None => {
+                let new = Followed::new(policy, mode, network, rows);
+                self.networks.insert(network.id, new);
+                let Some(new) = self.networks.get(&network.id) else { return FilterDesired::Open };
+                new
+            }
+        };
+
+        followed.desired()
+    }
+
+    /// Takes note that this node is not in a network any more.
+    pub(crate) fn forget(&mut self, network: NetworkId) {
+        self.networks.remove(&network);
+    }
+}
+
+impl Followed {
+    fn new(policy: &Policy, mode: FilterMode, network: &Network, rows: EndpointRows<'_>) -> Self {
+        let filter = NetworkFilter::new(policy, &network.name, mode);
+        let mut new = Self { name: network.name.clone(), filter, labels: BTreeMap::new() };
+        if !new.is_open() {
+            new.labels = labels(network, rows);
+            new.filter.set_nodes(nodes(network, rows));
+            for endpoint in rows.of(network.id) {
+                new.replace(endpoint.id, network, rows);
+            }
+        }
+
+        new
+    }
+
+    fn update(&mut self, network: &Network, rows: EndpointRows<'_>, touch: FilterTouch<'_>) {
+        if self.is_open() {
+            return;
+        }
+        if touch.has_new_members {
+            self.filter.set_nodes(nodes(network, rows));
+            let labels = labels(network, rows);
+            let before = std::mem::replace(&mut self.labels, labels);
+            let is_relabelled = |node| self.labels.get(node) != before.get(node);
+            let of_them = rows.of(network.id).filter(|endpoint| is_relabelled(&endpoint.node));
+            let ids: Vec<_> = of_them.map(|endpoint| endpoint.id).collect();
+            for id in ids {
+                self.replace(id, network, rows);
+            }
+        }
+        for &id in touch.endpoints {
+            self.replace(id, network, rows);
+        }
+    }
+
+    fn replace(&mut self, id: EndpointId, network: &Network, rows: EndpointRows<'_>) {
+        let endpoint = rows.find(network.id, id);
+        let endpoint = endpoint.map(|endpoint| PolicyEndpoint::of(endpoint, rows.view));
+        self.filter.replace(id, endpoint.as_ref());
+    }
+
+    fn is_open(&self) -> bool {
+        self.filter.filter().is_open()
+    }
+
+    fn desired(&self) -> FilterDesired {
+        if self.is_open() {
+            FilterDesired::Open
+        } else {
+            FilterDesired::Filter(Arc::clone(self.filter.filter()))
+        }
+    }
+}
+
+/// Lists the labels of the members' nodes.
+fn labels(network: &Network, rows: EndpointRows<'_>) -> BTreeMap<NodeId, BTreeMap<String, String>> {
+    let nodes = rows.view.members_of(network.id).filter_map(|m| rows.view.nodes.get(&m.node));
+
+    nodes.map(|node| (node.id, node.labels.clone())).collect()
+}
+
+/// Lists the members' own addresses.
+fn nodes(network: &Network, rows: EndpointRows<'_>) -> BTreeSet<IpAddr> {
+    let members = rows.view.members_of(network.id);
+    let addresses = members.filter_map(|member| member.node_address(network));
+
+    addresses.flat_map(|address| network.addresses(address)).collect()
+}

@@ -1,0 +1,88 @@
+//! Small requests about the tables of a namespace, for which no program is needed: what has changed
+//! since, whether a chain is there, and that a table be gone.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use nix::sys::socket::{
+    self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType,
+};
+
+use super::encoding::{self, Batch};
+
+const NLMSG_ERROR: u16 = 2;
+/// `nfgenmsg`, before the attributes.
+const FAMILY_HEADER: usize = 4;
+/// Room for an answer, in bytes: a chain with its counters has some hundred.
+const ANSWER: usize = 4096;
+
+/// A connection to the tables of the namespace in which it was opened.
+#[derive(Debug)]
+pub(super) struct Requests(OwnedFd);
+
+impl Requests {
+    /// Opens it in the calling thread's namespace.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no nftables.
+    pub(super) fn open() -> io::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let protocol = SockProtocol::NetlinkNetFilter;
+        let socket = socket::socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
+        socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+
+        Ok(Self(socket))
+    }
+
+    /// Returns the number of the tables' present state. Each transaction, whoever's, adds one.
+    pub(super) fn stamp(&self) -> io::Result<u32> {
+        let (_, body) = self.ask(&encoding::ask_stamp())?;
+
+        encoding::stamp(body.get(FAMILY_HEADER..).unwrap_or_default())
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Returns whether a chain of a table of both families is there.
+    pub(super) fn has_chain(&self, table: &str, chain: &str) -> io::Result<bool> {
+        found(self.ask(&encoding::ask_chain(table, chain)))
+    }
+
+    /// Takes a table of both families away; tells whether it was there.
+    pub(super) fn remove_table(&self, table: &str) -> io::Result<bool> {
+        found(self.ask(&encoding::remove_table(table)))
+    }
+
+    /// Sends messages, and returns the kind and the body of the first answer; a refusal is an
+    /// error. The kernel answers at once.
+    fn ask(&self, batch: &Batch) -> io::Result<(u16, Vec<u8>)> {
+        let socket = self.0.as_raw_fd();
+        socket::send(socket, batch.bytes(), MsgFlags::empty())?;
+        let mut buffer = [0; ANSWER];
+        let len = socket::recv(socket, &mut buffer, MsgFlags::empty())?;
+        let (_, kind, body) = encoding::header(&buffer[..len]).ok_or(io::ErrorKind::InvalidData)?;
+        if kind == NLMSG_ERROR {
+            let code = body.first_chunk().map_or(-libc::EPROTO, |code| i32::from_ne_bytes(*code));
+            if code != 0 {
+                return Err(io::Error::from_raw_os_error(-code));
+            }
+        }
+
+        Ok((kind, body.to_vec()))
+    }
+}
+
+/// Returns whether this is what a kernel without nftables says, which has no table either.
+pub(super) fn lacks_nftables(error: &io::Error) -> bool {
+    let lacks = [libc::EPROTONOSUPPORT, libc::EAFNOSUPPORT, libc::EOPNOTSUPP, libc::EINVAL];
+
+    error.raw_os_error().is_some_and(|code| lacks.contains(&code))
+}
+
+fn found<T>(answer: io::Result<T>) -> io::Result<bool> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
