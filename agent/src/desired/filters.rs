@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use overlay_core::message;
-use overlay_core::policy::{FilterMode, NetworkFilter, Policy, PolicyEndpoint};
+use overlay_core::policy::{ClusterPolicy, FilterMode, NetworkFilter, Policy, PolicyEndpoint};
 use overlay_core::{EndpointId, Name, Network, NetworkId, NodeId};
 
 use super::EndpointRows;
@@ -55,9 +55,9 @@ struct Followed {
 
 impl ClusterFilters {
     /// Takes a new policy over, or that there is none. Every filter must be asked for then.
-    pub(crate) fn set_policy(&mut self, policy: Option<(&str, FilterMode)>) {
+    pub(crate) fn set_policy(&mut self, policy: Option<&ClusterPolicy>) {
         self.networks.clear();
-        self.source = match policy.map(|(text, mode)| (Policy::parse(text), mode)) {
+        self.source = match policy.map(|row| (Policy::parse(&row.text), row.mode)) {
             None => Source::Nothing,
             Some((Ok(policy), mode)) => Source::Policy { policy, mode },
             Some((Err(error), _)) => Source::Unreadable(message::line(error).into()),

@@ -121,7 +121,7 @@ impl Wanted {
             self.underlays = Underlays::new(rows.view, sources.node, sources.own);
         }
         if has_new_policy {
-            self.filters.set_policy(None);
+            self.filters.set_policy(rows.view.policy.as_deref());
         }
         let has_new_scopes =
             self.seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(&seen.journal, sources.journal));
@@ -265,7 +265,7 @@ impl Wanted {
         };
         let Some(seen) = &self.seen else { return all() };
         let Some(keys) = sources.membership.changed.since(seen.view) else { return all() };
-        let has_new_policy = false;
+        let mut has_new_policy = false;
         let mut has_new_underlays = seen.own != *sources.own;
         let mut touched: BTreeMap<NetworkId, Touch> =
             self.keyless.iter().map(|id| (*id, Touch::default())).collect();
@@ -278,13 +278,19 @@ impl Wanted {
                     touched.entry(network).or_default().endpoints.insert(id);
                 }
                 RowKey::Node(_) => has_new_underlays = true,
-                RowKey::HostReport(_) | RowKey::Policy => {}
+                RowKey::Policy => has_new_policy = true,
+                RowKey::HostReport(_) => {}
             }
         }
         // These concern every network, but no name.
         if seen.mtu != sources.mtu || has_new_underlays {
             for network in networks.keys() {
                 touched.entry(*network).or_default().extent = Extent::Members;
+            }
+        }
+        if has_new_policy {
+            for network in networks.keys() {
+                touched.entry(*network).or_default();
             }
         }
         if !Arc::ptr_eq(&seen.journal, sources.journal) {

@@ -5,6 +5,7 @@ use overlay_core::{
     Runtime, View,
 };
 
+use overlay_core::policy::{ClusterPolicy, Filter, FilterMode};
 use overlay_dataplane::NetworkTable;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -12,6 +13,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::backend::lane_tables::LaneTables;
 use crate::kernel::TunDesired;
+use crate::kernel::nft::FilterDesired;
 use crate::state::EndpointRecord;
 
 const ME: NodeId = NodeId::FIRST;
@@ -238,6 +240,90 @@ fn an_endpoint_that_moves_leaves_the_other_peers_of_its_network_as_they_are() {
     }
 }
 
+/// Policies that look at everything; the second leaves the first network open.
+const POLICIES: [&str; 3] = [
+    "[network.net1]\ndefault = \"deny\"\n[[rule]]\nname = \"a\"\nfrom = { role = \"1\" }\n\
+     to = [{ name = \"e*\", node = { site = \"2\" } }, { cidr = \"10.1.9.0/24\" }]\n\
+     allow = [\"tcp/80\"]\n",
+    "[network.net2]\ndefault = \"deny\"\n",
+    "[[rule]]\nname = \"b\"\nfrom = { node = { site = \"1\" } }\nto = \"any\"\ndeny = \"any\"\n",
+];
+
+fn cluster_policy(text: &str) -> Change {
+    Change::Policy(ClusterPolicy { revision: 1, mode: FilterMode::Enforced, text: text.to_owned() })
+}
+
+/// A node with a label of this number.
+fn site(id: NodeId, number: u8) -> Change {
+    let Change::Node(row) = node(id, number) else { unreachable!("it is a node") };
+
+    Change::Node(Node { labels: [("site".to_owned(), number.to_string())].into(), ..row })
+}
+
+/// Returns what a network of the fixture is kept to.
+fn filter(fixture: &Fixture, n: u8) -> FilterDesired {
+    fixture.wanted.networks()[&network(n)].filter.clone()
+}
+
+/// Returns the filter of a network that is not open.
+fn compiled(fixture: &Fixture, n: u8) -> Arc<Filter> {
+    let FilterDesired::Filter(filter) = filter(fixture, n) else { panic!("it is open") };
+
+    filter
+}
+
+#[test]
+fn a_policy_concerns_the_networks_that_it_does_not_leave_open() {
+    let mut fixture = Fixture::new();
+    fixture.update();
+    let before = fixture.wanted.networks().clone();
+
+    fixture.change(cluster_policy(POLICIES[0]));
+    fixture.update();
+
+    for n in [2, 3] {
+        assert_eq!(filter(&fixture, n), FilterDesired::Open);
+        let (before, after) = (&before[&network(n)], &fixture.wanted.networks()[&network(n)]);
+        assert!(Arc::ptr_eq(before, after), "nothing else is wanted of it");
+    }
+    let nodes = compiled(&fixture, 1).nodes.clone();
+    assert_eq!(nodes.len(), 2, "each member has an address: {nodes:?}");
+    fixture.change(Change::Removed(RowKey::Policy));
+    fixture.update();
+    assert_eq!(filter(&fixture, 1), FilterDesired::Open);
+}
+
+#[test]
+fn an_endpoint_is_in_the_filter_of_its_network_before_control_knows_it() {
+    let mut fixture = Fixture::new();
+    fixture.change(cluster_policy(POLICIES[0]));
+    fixture.update();
+    let empty = compiled(&fixture, 1);
+
+    let mut own = endpoint(1, ME, [255, 2]);
+    own.labels.insert("role".to_owned(), "1".to_owned());
+    fixture.attach(own.clone());
+    fixture.update();
+
+    let filter = compiled(&fixture, 1);
+    assert!(filter.has_rules_of(&empty));
+    assert_eq!(filter.known, own.addresses.iter().copied().collect());
+    assert_eq!(filter.sets[0], filter.known, "by its label");
+    fixture.change(Change::Endpoint(endpoint(2, NodeId::LAST, [254, 2])));
+    fixture.update();
+    assert!(Arc::ptr_eq(&filter, &compiled(&fixture, 1)), "an endpoint on another network");
+}
+
+#[test]
+fn a_policy_that_is_not_understood_is_not_taken_for_none() {
+    let mut fixture = Fixture::new();
+
+    fixture.change(cluster_policy("[network.net1]\ndefault = \"perhaps\"\n"));
+    fixture.update();
+
+    assert!(matches!(filter(&fixture, 1), FilterDesired::Unreadable(_)));
+}
+
 /// What happens to a cluster.
 #[derive(Debug, Clone)]
 enum Event {
@@ -247,8 +333,10 @@ enum Event {
     Own { id: u8, address: [u8; 2], is_gone: bool },
     /// A member has this block, or is none.
     Member { host: u8, block: u8, is_gone: bool },
-    /// A node is reached here.
+    /// A node is reached here, and has a label of this number.
     Node { host: u8, underlay: u8 },
+    /// One of several policies applies, or none.
+    Policy(Option<usize>),
     /// Everything was computed.
     Update,
 }
@@ -268,6 +356,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         3 => own.prop_map(|(id, address, is_gone)| Event::Own { id, address, is_gone }),
         1 => member.prop_map(|(host, block, is_gone)| Event::Member { host, block, is_gone }),
         1 => (0..4_u8, 1..5_u8).prop_map(|(host, underlay)| Event::Node { host, underlay }),
+        1 => proptest::option::of(0..POLICIES.len()).prop_map(Event::Policy),
         4 => Just(Event::Update),
     ];
 
@@ -281,9 +370,10 @@ fn numbered(host: u8) -> NodeId {
 
 impl Fixture {
     fn happen(&mut self, event: Event) {
-        let row = |id: u8, node, address| Endpoint {
+        let row = |id: u8, node, address: [u8; 2]| Endpoint {
             id: EndpointId::from_random(u64::from(id) + 1),
             name: format!("e{id}").parse().expect("a name"),
+            labels: [("role".to_owned(), (address[0] % 3).to_string())].into(),
             ..endpoint(1, node, address)
         };
         match event {
@@ -305,7 +395,13 @@ impl Fixture {
                 let row = member(1, numbered(host), block);
                 self.change(if is_gone { Change::Removed(key) } else { row });
             }
-            Event::Node { host, underlay } => self.change(node(numbered(host), underlay)),
+            Event::Node { host, underlay } => {
+                self.change(site(numbered(host), underlay));
+            }
+            Event::Policy(policy) => {
+                let key = Change::Removed(RowKey::Policy);
+                self.change(policy.map_or(key, |n| cluster_policy(POLICIES[n])));
+            }
             Event::Update => drop(self.update()),
         }
     }

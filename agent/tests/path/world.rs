@@ -148,6 +148,7 @@ impl Host {
             node: BTreeSet::from([IpAddr::V4(self.address), self.address6]),
             endpoints: BTreeMap::new(),
             strays: Strays::default(),
+            forwards: true,
             remote: BTreeSet::from([IpNet::from(IpAddr::V4(other)), IpNet::from(other6)]),
             unreachable: ["10.99.0.0/16", "fd99::/64"]
                 .iter()
