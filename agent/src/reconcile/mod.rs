@@ -13,6 +13,8 @@ mod context;
 mod namespace_ops;
 mod pace;
 mod pass;
+#[cfg(test)]
+mod policy_tests;
 mod queue;
 mod supervisor;
 mod wanted;
