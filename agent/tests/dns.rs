@@ -99,6 +99,7 @@ impl Net {
             node: BTreeSet::new(),
             endpoints: BTreeMap::from([(endpoint, veth)]),
             strays: Strays::default(),
+            forwards: true,
             remote: BTreeSet::new(),
             unreachable: BTreeSet::from(["10.7.0.0/24".parse().expect("a prefix")]),
         };

@@ -6,6 +6,7 @@ mod events;
 mod gate_layer;
 mod listing;
 mod ping;
+mod policy_counts;
 mod service;
 mod socket;
 mod status;

@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::status::peers_response;
-use super::{control, events, listing, ping};
+use super::{control, events, listing, ping, policy_counts};
 use crate::docker::detachable::try_detachable;
 use crate::endpoint::lifecycle::Endpoints;
 use crate::endpoint::request::AttachSpec;
@@ -358,6 +358,15 @@ impl Agent for LocalApi {
     ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
         self.forward(|mut client| async move { client.list_policies(request.into_inner()).await })
             .await
+    }
+
+    async fn policy_counts(
+        &self,
+        _: Request<v1::PolicyCountsRequest>,
+    ) -> Result<Response<v1::PolicyCountsResponse>, Status> {
+        let joined = self.handle.joined()?;
+
+        Ok(Response::new(policy_counts::counts(&joined.endpoints).await?))
     }
 
     async fn revoke_token(

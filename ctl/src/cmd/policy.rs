@@ -10,7 +10,9 @@ use super::Context;
 use crate::failure::{Failure, Outcome};
 use crate::output::ListArgs;
 use crate::policy_text::{self, Present};
-use crate::view::{PolicyDifference, PolicyHistory, ReplacedPolicy, ShownPolicy, TestedPolicy};
+use crate::view::{
+    PolicyCounts, PolicyDifference, PolicyHistory, ReplacedPolicy, ShownPolicy, TestedPolicy,
+};
 
 const POLICY_EXAMPLE: &str = "\
 This version tests policies and does not enforce them yet.
@@ -62,6 +64,13 @@ Examples:
   overlayctl policy history
   overlayctl policy history --format '{{.Revision}} {{.What}} by {{.By}}'
   overlayctl policy history -q                        revisions alone";
+const COUNTS_EXAMPLE: &str = "\
+Counted is what this node's containers send and get: of what is refused every packet, of what passes
+the first of each flow. Counters begin anew with other rules, and when the agent is started.
+
+Examples:
+  overlayctl policy counts
+  overlayctl policy counts --json | jq '.[] | select(.verdict == \"deny\")'";
 const ROLLBACK_EXAMPLE: &str = "\
 Tests that fail today are told, and hold nothing up. A rollback is a new \
 revision, with the document and the mode of the earlier one.
@@ -88,6 +97,7 @@ enum Subject {
     Shadow(Shadow),
     Show(Show),
     History(History),
+    Counts(Counts),
     Rollback(Rollback),
 }
 
@@ -169,6 +179,14 @@ struct History {
     list: ListArgs,
 }
 
+/// List what this node counted by rule of the live policy
+#[derive(Debug, Args)]
+#[command(after_help = COUNTS_EXAMPLE)]
+struct Counts {
+    #[command(flatten)]
+    list: ListArgs,
+}
+
 /// Return to an earlier policy, or to none
 #[derive(Debug, Args)]
 #[command(after_help = ROLLBACK_EXAMPLE)]
@@ -205,6 +223,13 @@ impl PolicyArgs {
                     Ok(PolicyHistory::from(context.agent().await?.list_policies(request).await?))
                 };
                 context.list(&list, history).await
+            }
+            Subject::Counts(Counts { list }) => {
+                let counts = async || {
+                    let request = v1::PolicyCountsRequest {};
+                    Ok(PolicyCounts::from(context.agent().await?.policy_counts(request).await?))
+                };
+                context.list(&list, counts).await
             }
             Subject::Rollback(Rollback { revision, expectation }) => {
                 let request =

@@ -430,6 +430,15 @@ impl Agent for Fake {
         self.revised("token", &request.get_ref().id)
     }
 
+    async fn policy_counts(
+        &self,
+        _: Request<v1::PolicyCountsRequest>,
+    ) -> Result<Response<v1::PolicyCountsResponse>, Status> {
+        let script = self.asked("counts".into())?;
+
+        Ok(Response::new(fake_policies::counts(&script)))
+    }
+
     async fn apply_policy(
         &self,
         request: Request<v1::ApplyPolicyRequest>,

@@ -158,3 +158,29 @@ pub(super) fn show(
 pub(super) fn list(script: &Script) -> v1::ListPoliciesResponse {
     v1::ListPoliciesResponse { policies: policies(script) }
 }
+
+/// What is counted by the rules of the live policy, if there is one.
+pub(crate) fn counts(script: &Script) -> v1::PolicyCountsResponse {
+    if policies(script).is_empty() {
+        return v1::PolicyCountsResponse::default();
+    }
+    let count = |counter: v1::PolicyCounter, rule: &str, packets| v1::PolicyCount {
+        counter: counter.into(),
+        rule: rule.to_owned(),
+        refused: rule.is_empty(),
+        packets,
+        bytes: packets * 84,
+    };
+    let counts = vec![
+        count(v1::PolicyCounter::Rule, "ops", 12),
+        count(v1::PolicyCounter::Default, "", 31_415),
+        count(v1::PolicyCounter::Unknown, "", 0),
+        count(v1::PolicyCounter::Invalid, "", 2),
+    ];
+    let mode = v1::PolicyMode::Enforced.into();
+    let network = "web".to_owned();
+
+    v1::PolicyCountsResponse {
+        networks: vec![v1::NetworkPolicyCounts { network, mode, in_force: true, counts }],
+    }
+}

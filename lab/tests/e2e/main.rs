@@ -8,6 +8,7 @@ mod door;
 mod main_job;
 mod misuse;
 mod names;
+mod policy;
 mod setup;
 #[path = "../support/mod.rs"]
 mod support;

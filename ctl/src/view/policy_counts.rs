@@ -1,0 +1,117 @@
+//! What was counted by the rules of the policy.
+
+use overlay_proto::v1;
+use serde::Serialize;
+
+use super::sample;
+use crate::output::{Column, Page, Report, bytes, table, wrapped};
+
+/// A counter of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct PolicyCountView {
+    network: String,
+    /// What counts: `rule`, `default`, `unknown` or `invalid`.
+    counter: &'static str,
+    rule: Option<String>,
+    /// What becomes of the packets: `allow`, `deny`, or `would deny` in shadow.
+    verdict: &'static str,
+    packets: u64,
+    bytes: u64,
+    /// Whether the policy is in force; otherwise nothing is counted.
+    in_force: bool,
+}
+
+impl PolicyCountView {
+    fn new(network: &v1::NetworkPolicyCounts, count: v1::PolicyCount) -> Self {
+        let counter = match count.counter() {
+            v1::PolicyCounter::Rule => "rule",
+            v1::PolicyCounter::Default => "default",
+            v1::PolicyCounter::Unknown => "unknown",
+            v1::PolicyCounter::Invalid => "invalid",
+            v1::PolicyCounter::Unspecified => "other",
+        };
+
+        Self {
+            network: network.network.clone(),
+            counter,
+            rule: (!count.rule.is_empty()).then_some(count.rule),
+            verdict: match (count.refused, network.mode()) {
+                (false, _) => "allow",
+                (true, v1::PolicyMode::Shadow) => "would deny",
+                (true, v1::PolicyMode::Enforced | v1::PolicyMode::Unspecified) => "deny",
+            },
+            packets: count.packets,
+            bytes: count.bytes,
+            in_force: network.in_force,
+        }
+    }
+
+    fn title(&self) -> String {
+        let other = match self.counter {
+            "default" => "(default)",
+            "unknown" => "(unknown address)",
+            "invalid" => "(no flow)",
+            _ => "(other)",
+        };
+
+        self.rule.clone().unwrap_or_else(|| other.to_owned())
+    }
+}
+
+/// The counters of all networks of this node that the policy looks at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub(crate) struct PolicyCounts(Vec<PolicyCountView>);
+
+impl From<v1::PolicyCountsResponse> for PolicyCounts {
+    fn from(response: v1::PolicyCountsResponse) -> Self {
+        let of = |mut network: v1::NetworkPolicyCounts| {
+            let counts = std::mem::take(&mut network.counts);
+            counts.into_iter().map(move |count| PolicyCountView::new(&network, count))
+        };
+
+        Self(response.networks.into_iter().flat_map(of).collect())
+    }
+}
+
+const COLUMNS: [Column; 5] = [
+    Column::name("NETWORK"),
+    Column::name("RULE"),
+    Column::left("VERDICT"),
+    Column::right("PACKETS"),
+    Column::right("SIZE").leaves(1),
+];
+const NOTE: &str = "This node alone: of what is refused every packet, of what passes the first of \
+                    each flow.";
+
+impl Report for PolicyCounts {
+    fn text(&self, page: Page) -> String {
+        if self.0.is_empty() {
+            return "nothing is counted: the policy leaves the networks of this node open"
+                .to_owned();
+        }
+        let row = |count: &PolicyCountView| {
+            let verdict = if count.in_force { count.verdict } else { "not in force" };
+            vec![
+                count.network.clone().into(),
+                count.title().into(),
+                verdict.into(),
+                count.packets.to_string().into(),
+                bytes(count.bytes).into(),
+            ]
+        };
+        let rows = table(page, &COLUMNS, &self.0.iter().map(row).collect::<Vec<_>>());
+
+        format!("{rows}\n\n{}", wrapped(page, NOTE))
+    }
+
+    fn names(&self) -> Option<Vec<String>> {
+        Some(self.0.iter().filter_map(|count| count.rule.clone()).collect())
+    }
+
+    fn sample() -> Option<serde_json::Value> {
+        let network = v1::NetworkPolicyCounts::default();
+
+        sample(PolicyCountView::new(&network, v1::PolicyCount::default()))
+    }
+}
