@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use overlay_core::EndpointId;
+use overlay_core::policy::Filter;
 
 use super::namespace_ops::NamespaceOps;
 use super::queue::ReconcileQueue;
-use crate::kernel::nft::{Enforced, Enforcement, FilterDesired};
+use crate::kernel::nft::{Enforced, Enforcement, FilterDesired, FlowLog};
 use crate::kernel::{
     ChangeScope, Changes, InterfaceOwner, KernelError, NamespaceDesired, NamespaceEvents, Netns,
     NetworkNamespace, ReconcileReport, SandboxDesired, Step, Subscription,
@@ -18,6 +19,8 @@ use crate::kernel::{
 pub(crate) struct Watched {
     namespace: NetworkNamespace,
     enforcement: Enforcement,
+    /// Writes the flows that rules log, where any does.
+    flows: Option<FlowLog>,
     queue: Arc<ReconcileQueue>,
     events: Option<Arc<NamespaceEvents>>,
     changes: Arc<Changes>,
@@ -46,6 +49,7 @@ impl Watched {
 
         Ok(Self {
             enforcement: namespace.enforcement(),
+            flows: None,
             namespace,
             queue,
             events,
@@ -69,6 +73,27 @@ impl Watched {
     /// Returns the changes that nobody has looked into yet.
     pub(crate) fn changes(&self) -> Arc<Changes> {
         Arc::clone(&self.changes)
+    }
+
+    /// Writes the flows that rules log from now on, if any does.
+    async fn log_flows(&mut self, desired: &FilterDesired) {
+        let logs = |filter: &Filter| filter.rules.iter().any(|rule| rule.log);
+        if !matches!(desired, FilterDesired::Filter(filter) if logs(filter)) {
+            self.flows = None;
+            return;
+        }
+        if self.flows.as_ref().is_some_and(FlowLog::is_heard) {
+            return;
+        }
+        let (netns, network) = (self.namespace.netns(), self.namespace.network());
+        self.flows = match FlowLog::open(netns, network).await {
+            Ok(flows) => Some(flows),
+            Err(error) => {
+                // It is tried again at the next look.
+                tracing::debug!(%error, %network, "Failed to listen for flows to be logged");
+                None
+            }
+        };
     }
 
     /// Hears of changes in a sandbox. What becomes of an engine's container is the engine's
@@ -115,6 +140,7 @@ impl NamespaceOps for Watched {
     async fn enforce(&mut self, desired: &FilterDesired) -> Enforced {
         let enforced = self.enforcement.enforce(desired.clone()).await;
         self.queue.note_step(self.namespace.network());
+        self.log_flows(desired).await;
 
         enforced
     }

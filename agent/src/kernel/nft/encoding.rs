@@ -237,7 +237,8 @@ fn translate(to: SocketAddrV4) -> Vec<Vec<u8>> {
     ]
 }
 
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+/// Writes an attribute, padded.
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let len = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
     let mut bytes = [len.to_ne_bytes(), kind.to_ne_bytes()].concat();
     bytes.extend(value);

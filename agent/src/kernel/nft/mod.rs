@@ -13,6 +13,7 @@ pub(crate) mod encoding;
 mod enforcement;
 mod filter_script;
 mod filter_table;
+mod flow_log;
 mod owned_table;
 mod requests;
 pub mod ruleset;
@@ -23,4 +24,5 @@ pub(crate) use enforcement::{Enforced, Enforcement, FilterDesired, NotEnforced};
 #[cfg(test)]
 pub(crate) use filter_script::LOG_GROUP;
 pub use filter_table::{FilterCount, FilterCounts, FilterError, FilterTable};
+pub(crate) use flow_log::FlowLog;
 pub use owned_table::OwnedTable;
