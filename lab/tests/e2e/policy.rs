@@ -140,6 +140,14 @@ fn counted_networks(cluster: &Cluster, host: usize) -> usize {
     rows.iter().filter(|row| row["counter"] == "default" && row["in_force"] == true).count()
 }
 
+/// Returns whether a host counts by a rule.
+fn has_rule(cluster: &Cluster, host: usize, rule: &str) -> bool {
+    let counts = cluster.ctl_json(host, &["policy", "counts"]).expect("counts");
+    let rows = counts.as_array().cloned().unwrap_or_default();
+
+    rows.iter().any(|row| row["rule"] == rule && row["in_force"] == true)
+}
+
 #[test]
 fn a_connection_stops_and_goes_on_with_the_policy_and_never_breaks() {
     let Some((cluster, db)) = shop(2) else { return };
@@ -148,24 +156,29 @@ fn a_connection_stops_and_goes_on_with_the_policy_and_never_breaks() {
     drop(db);
     let serve = container(&cluster, 0, "flow-db", "db").args(["flows", "serve", "--port", FLOWS]);
     let db = started(serve, "listening on");
-    let name = "flow-db";
+    let [v4, _] = addresses(&cluster, "flow-db");
     let mut clients = Vec::new();
     for host in [0, 1] {
-        let client = ["flows", "client", name, "--port", FLOWS, "--rate", "20"];
+        let client = ["flows", "client", &v4, "--port", FLOWS, "--rate", "20"];
         let client = container(&cluster, host, "web", "web").args(client);
         clients.push(started(client.args(["--connections", "4"]), "under way"));
     }
 
-    // Others rules, by which the connection may go on.
+    // Other rules, by which all flows may go on: each is judged once more.
+    let (refused, flows) =
+        (|host| counted(&cluster, host, "default"), |host| counted(&cluster, host, "rule"));
     apply(&cluster, &with_udp.replace("web-to-db", "renamed"));
-    let refused = |host| counted(&cluster, host, "default");
+    for host in [0, 1] {
+        let is_renamed = || has_rule(&cluster, host, "renamed") && flows(host) >= 5;
+        wait_until(PATIENCE, "the flows are judged by the new rule", is_renamed).unwrap();
+        assert_eq!(refused(host), 0);
+    }
     apply(&cluster, &POLICY.replace("5432", "1"));
     for host in [0, 1] {
         let ends = || refused(host) >= 20;
         wait_until(PATIENCE, "what was allowed is refused", ends).unwrap();
     }
     apply(&cluster, &with_udp);
-    let flows = |host| counted(&cluster, host, "rule");
     for host in [0, 1] {
         wait_until(PATIENCE, "what was refused is allowed", || flows(host) >= 5).unwrap();
     }
