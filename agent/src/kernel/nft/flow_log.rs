@@ -329,6 +329,47 @@ mod tests {
         assert_eq!(limit.handle_line(begun + WINDOW), Some(0));
     }
 
+    #[test]
+    #[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
+    fn what_the_kernel_logs_is_understood() {
+        let Ok(netns) = Netns::unnamed("log") else {
+            eprintln!("SKIPPED: needs root for a network namespace");
+            return;
+        };
+        let rules = format!(
+            "table inet t {{ chain out {{ type filter hook output priority 0; udp dport 9 log \
+             prefix \"a-rule\" group {LOG_GROUP}; }}; }}"
+        );
+        let run = || {
+            let program = |name: &str, words: &[&str]| {
+                let ran = std::process::Command::new(name).args(words).status();
+                assert!(ran.expect("it runs").success(), "{name} {words:?}");
+            };
+            program("ip", &["link", "set", "lo", "up"]);
+            program("nft", &[&rules]);
+            let log = open().expect("the group is ours");
+            assert!(open().is_err(), "somebody has it");
+            let sender = std::net::UdpSocket::bind("[::1]:0").expect("bound");
+            sender.send_to(b"hello", "[::1]:9").expect("sent");
+            let mut buffer = vec![0; BUFFER];
+            let len = socket::recv(log.as_raw_fd(), &mut buffer, MsgFlags::empty());
+
+            (flows(&buffer[..len.expect("a message")]), sender.local_addr().expect("bound"))
+        };
+
+        let (flows, sender) = netns.within(run).expect("a namespace");
+
+        let there = IpAddr::from(Ipv6Addr::LOCALHOST);
+        let flow = LoggedFlow {
+            rule: "a-rule".to_owned(),
+            from: there,
+            to: there,
+            protocol: 17,
+            ports: Some((sender.port(), 9)),
+        };
+        assert_eq!(flows, [flow]);
+    }
+
     proptest! {
         #[test]
         fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
