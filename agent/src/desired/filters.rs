@@ -49,7 +49,7 @@ pub(crate) struct FilterTouch<'a> {
 struct Followed {
     name: Name,
     filter: NetworkFilter,
-    /// The labels of its members' nodes; none are kept where the filter is open.
+    /// The labels of the nodes that have endpoints there; none are kept where the filter is open.
     labels: BTreeMap<NodeId, BTreeMap<String, String>>,
 }
 
@@ -136,6 +136,9 @@ impl Followed {
 
     fn replace(&mut self, id: EndpointId, network: &Network, rows: EndpointRows<'_>) {
         let endpoint = rows.find(network.id, id);
+        if let Some(node) = endpoint.and_then(|endpoint| rows.view.nodes.get(&endpoint.node)) {
+            self.labels.entry(node.id).or_insert_with(|| node.labels.clone());
+        }
         let endpoint = endpoint.map(|endpoint| PolicyEndpoint::of(endpoint, rows.view));
         self.filter.replace(id, endpoint.as_ref());
     }
@@ -153,9 +156,10 @@ impl Followed {
     }
 }
 
-/// Lists the labels of the members' nodes.
+/// Lists the labels of the nodes that have endpoints in a network.
 fn labels(network: &Network, rows: EndpointRows<'_>) -> BTreeMap<NodeId, BTreeMap<String, String>> {
-    let nodes = rows.view.members_of(network.id).filter_map(|m| rows.view.nodes.get(&m.node));
+    let nodes: BTreeSet<_> = rows.of(network.id).map(|endpoint| endpoint.node).collect();
+    let nodes = nodes.iter().filter_map(|node| rows.view.nodes.get(node));
 
     nodes.map(|node| (node.id, node.labels.clone())).collect()
 }

@@ -15,13 +15,12 @@ use crate::view::{
 };
 
 const POLICY_EXAMPLE: &str = "\
-This version tests policies and does not enforce them yet.
-
 Examples:
   overlayctl policy test shop.toml
   overlayctl policy diff shop.toml                    what would change
   overlayctl policy shadow shop.toml                  count what it would refuse
   overlayctl policy apply shop.toml
+  overlayctl policy counts                            what was refused here, by rule
   overlayctl policy history
   overlayctl policy rollback 3";
 const TEST_EXAMPLE: &str = "\
