@@ -104,6 +104,13 @@ fn live_policies() {
          policy show --revision 9 --json
          policy show --revision last
          policy show shop
+         policy counts
+         policy counts --json
+         policy counts -q
+         policy counts --help
+         policy counts --format '{{.Rule}} {{.Packets}}'
+         policy counts --format '{{.Nme}}'
+         policy counts 3
          policy history
          policy history --json
          policy history -q

@@ -326,6 +326,7 @@ fn an_agent_that_knows_nothing() {
          node ls
          policy show
          policy show --json
+         policy counts
          policy history
          policy history -q
          policy rollback 0
@@ -452,6 +453,7 @@ fn flags_of_listings() {
         "token ls",
         "control",
         "control ls",
+        "policy counts",
         "policy history",
         "status",
         "peers",

@@ -64,8 +64,9 @@ Examples:
   overlayctl policy history --format '{{.Revision}} {{.What}} by {{.By}}'
   overlayctl policy history -q                        revisions alone";
 const COUNTS_EXAMPLE: &str = "\
-Counted is what this node's containers send and get: of what is refused every packet, of what passes
-the first of each flow. Counters begin anew with other rules, and when the agent is started.
+Counted is what this node's containers send and get: of what is refused every \
+packet, of what passes the first of each flow. Counters begin anew with other \
+rules, and when the agent is started.
 
 Examples:
   overlayctl policy counts
