@@ -413,6 +413,7 @@ fn without_rights() {
          policy apply /dev/null
          policy shadow /dev/null
          policy show
+         policy counts
          policy history
          policy rollback 1
          events

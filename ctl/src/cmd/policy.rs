@@ -20,7 +20,7 @@ Examples:
   overlayctl policy diff shop.toml                    what would change
   overlayctl policy shadow shop.toml                  count what it would refuse
   overlayctl policy apply shop.toml
-  overlayctl policy counts                            what was refused here, by rule
+  overlayctl policy counts                            what was refused here
   overlayctl policy history
   overlayctl policy rollback 3";
 const TEST_EXAMPLE: &str = "\
