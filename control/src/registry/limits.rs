@@ -40,7 +40,7 @@ pub(crate) const MAX_NODE_BLOCKS: usize = 256;
 pub(crate) const MAX_POLICIES: usize = 32;
 /// Bytes of all documents that are kept: eight of the longest, and hundreds of usual ones.
 pub(crate) const MAX_POLICY_BYTES: usize = 8 << 20;
-/// Rules times endpoints at which rules that match nothing are still looked for: some seconds.
+/// Rules times endpoints at which rules that match nothing are still looked for: a second.
 pub(crate) const MAX_POLICY_LOOKS: usize = 10_000_000;
 /// The longest version text of an agent, in bytes.
 pub(crate) const MAX_VERSION: usize = 64;

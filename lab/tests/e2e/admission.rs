@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use overlay_lab::{Cluster, wait_until};
+use overlay_lab::{Cluster, CommandOutput, wait_until};
 
 use super::cluster;
 
@@ -76,5 +76,71 @@ fn a_network_does_not_exist_for_hosts_that_it_is_not_for_and_ends_where_it_is_cl
     wait_until(PATIENCE, "nothing is left that lost it", is_over).unwrap();
 
     drop(vault);
+    cluster.finish().unwrap();
+}
+
+/// Says something of a network for everyone, and of one that is for databases.
+const POLICY: &str = "\
+# Who may do what.
+[network.secret]
+default = \"deny\"
+
+[[rule]]
+name = \"ping\"
+from = [{ network = \"secret\" }, { role = \"web\" }]
+to = \"any\"
+allow = [\"icmp\"]
+";
+/// What a host sees of it that may not enter the second.
+const VISIBLE: &str = "[[rule]]\nname = \"ping\"\nfrom = { role = \"web\" }\nto = \"any\"\n\
+                       allow = [\"icmp\"]\n";
+
+/// Replaces the policy from a host.
+fn replace(cluster: &Cluster, host: usize, how: &str, text: &str) -> CommandOutput {
+    let command = cluster.host(host).command("overlayctl").args(["policy", how, "/dev/stdin"]);
+
+    command.input(text).expect("written").output().expect("it runs")
+}
+
+fn shown_policy(cluster: &Cluster, host: usize) -> serde_json::Value {
+    cluster.ctl_json(host, &["policy", "show"]).expect("a policy")
+}
+
+/// Invariants 1 and 12.
+#[test]
+fn a_policy_is_replaced_by_admins_and_a_host_sees_what_is_about_its_networks() {
+    let Some(mut cluster) = cluster(2) else { return };
+    cluster.ctl(0, &["network", "create", "secret", "--nodes", "role=db"]).unwrap();
+
+    let applied = replace(&cluster, 0, "apply", POLICY);
+    assert!(applied.stdout.starts_with("revision 1 of the policy is live"), "{}", applied.stderr);
+    let no_admin = replace(&cluster, 1, "shadow", "");
+    assert!(no_admin.stderr.contains("needs the role admin"), "{}", no_admin.stderr);
+    let mistaken = replace(&cluster, 0, "apply", "x = 1");
+    assert_eq!(mistaken.status.code(), Some(1));
+    assert!(mistaken.stderr.contains("line 1, column 1: x: "), "{}", mistaken.stderr);
+    assert_eq!(shown_policy(&cluster, 0)["document"], POLICY);
+    let of_node = shown_policy(&cluster, 1);
+    assert_eq!((&of_node["text"], &of_node["partial"]), (&VISIBLE.into(), &true.into()));
+
+    let control = cluster.control().unwrap();
+    control.kill().unwrap();
+    for host in [0, 1] {
+        let by_itself = || {
+            let shown = cluster.ctl_json(host, &["policy", "show"]);
+            shown.is_ok_and(|shown| shown["partial"] == true && shown["text"] == VISIBLE)
+        };
+        wait_until(PATIENCE, "the agent answers by what it knows", by_itself).unwrap();
+    }
+    let away = replace(&cluster, 0, "apply", "");
+    assert_eq!(away.status.code(), Some(3), "{}", away.stderr);
+
+    cluster.restart(&control).unwrap();
+    cluster.wait_for_control(0).unwrap();
+    let history = cluster.ctl(0, &["policy", "history", "-q"]).unwrap().stdout;
+    assert_eq!(history.trim(), "1");
+    cluster.ctl(0, &["policy", "rollback", "0"]).unwrap();
+    let is_gone = || shown_policy(&cluster, 1)["policy"].is_null();
+    wait_until(PATIENCE, "no policy is left", is_gone).unwrap();
     cluster.finish().unwrap();
 }
