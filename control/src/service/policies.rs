@@ -1,11 +1,13 @@
 //! The calls about the policy. Documents are examined beside the writer, one at a time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use overlay_core::policy::{ClusterPolicy, Policy};
 use overlay_core::{NodeId, Role};
 use overlay_proto::{Code, Refusal, convert, v1};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::{ControlService, mismatch, requests};
 use crate::registry::{
@@ -16,9 +18,11 @@ use crate::watch::Hub;
 
 /// The document that is being examined: of the longest, that takes seconds and 100 MiB.
 static EXAMINATION: Semaphore = Semaphore::const_new(1);
+/// How long a rollback that is made waits for what is wrong with it.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// The most warnings in an answer: more than anybody reads.
 const MAX_WARNINGS: usize = 50;
-/// The longest warning in an answer, in bytes.
+/// The longest warning in an answer, in characters.
 const MAX_WARNING: usize = 1_024;
 
 /// Tries a policy, and has it replace the live one.
@@ -30,36 +34,47 @@ pub(super) async fn apply(
     let document = convert::policy_text(std::mem::take(&mut request.document))?;
     let examined = examine(service, node, document).await?;
     let warnings = examined.warnings().to_vec();
+    let replaced = replace(service, node, requests::apply_policy(&request, examined)?).await?;
 
-    replace(service, node, requests::apply_policy(&request, examined)?, warnings).await
+    Ok(replaced.told(warnings))
 }
 
-/// Has an earlier policy replace the live one. What is wrong with it today is told, and does not
-/// hold it up: whoever rolls back is in a hurry.
+/// Has an earlier policy replace the live one, and says then what is wrong with it today: whoever
+/// rolls back is in a hurry.
 pub(super) async fn roll_back(
     service: &ControlService,
     node: NodeId,
     request: v1::RollbackPolicyRequest,
 ) -> Result<v1::PolicyReplaced, Refusal> {
     let v1::RollbackPolicyRequest { to, expected } = request;
-    let document = service.hub.look(|state| {
-        let kept = state.policies().get(&to).filter(|kept| kept.mode.is_some());
-        kept.map(|kept| kept.document.clone())
-    });
-    let warnings = match document {
-        Some(document) => examine(service, node, document).await?.all_warnings(),
+    let replaced = replace(service, node, Operation::RollBackPolicy { to, expected }).await?;
+    let policy = replaced.live.as_ref().filter(|live| live.mode.is_some() && replaced.changed);
+    let warnings = match policy {
+        Some(policy) => {
+            let examined = examine(service, node, policy.document.clone());
+            match timeout(PATIENCE, examined).await {
+                Ok(examined) => examined.map(ExaminedPolicy::all_warnings).unwrap_or_default(),
+                Err(_) => vec!["its tests were not tried: they take too long".to_owned()],
+            }
+        }
         None => Vec::new(),
     };
 
-    replace(service, node, Operation::RollBackPolicy { to, expected }, warnings).await
+    Ok(replaced.told(warnings))
+}
+
+/// What the writer made of a request.
+struct Replaced {
+    live: Option<Box<AppliedPolicy>>,
+    changed: bool,
+    revision: u64,
 }
 
 async fn replace(
     service: &ControlService,
     node: NodeId,
     operation: Operation,
-    warnings: Vec<String>,
-) -> Result<v1::PolicyReplaced, Refusal> {
+) -> Result<Replaced, Refusal> {
     let (live, changed, revision) = match service.ask(node, operation).await? {
         (Reply::Policy { live, changed }, revision) => (live, changed, revision.0),
         (outcome, _) => return Err(mismatch(&outcome)),
@@ -68,19 +83,27 @@ async fn replace(
         let (policy, mode) = (live.revision, live.mode);
         tracing::info!(%node, revision, policy, ?mode, "Policy replaced");
     }
-    let more = warnings.len().saturating_sub(MAX_WARNINGS);
-    let short = |warning: String| match warning.char_indices().nth(MAX_WARNING) {
-        Some((end, _)) => format!("{} …", &warning[..end]),
-        None => warning,
-    };
 
-    Ok(v1::PolicyReplaced {
-        revision,
-        policy: live.map(|live| applied(&live, live.mode.is_some())),
-        changed,
-        warnings: warnings.into_iter().take(MAX_WARNINGS).map(short).collect(),
-        more_warnings: u32::try_from(more).unwrap_or(u32::MAX),
-    })
+    Ok(Replaced { live, changed, revision })
+}
+
+impl Replaced {
+    /// Makes the answer, with no more warnings than anybody reads.
+    fn told(self, warnings: Vec<String>) -> v1::PolicyReplaced {
+        let more = warnings.len().saturating_sub(MAX_WARNINGS);
+        let short = |warning: String| match warning.char_indices().nth(MAX_WARNING) {
+            Some((end, _)) => format!("{} …", &warning[..end]),
+            None => warning,
+        };
+
+        v1::PolicyReplaced {
+            revision: self.revision,
+            policy: self.live.map(|live| applied(&live, live.mode.is_some())),
+            changed: self.changed,
+            warnings: warnings.into_iter().take(MAX_WARNINGS).map(short).collect(),
+            more_warnings: u32::try_from(more).unwrap_or(u32::MAX),
+        }
+    }
 }
 
 async fn examine(
