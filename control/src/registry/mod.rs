@@ -17,6 +17,7 @@ mod networks;
 mod nodes;
 mod operation;
 mod policies;
+mod policy_parts;
 #[cfg(test)]
 mod policy_tests;
 #[cfg(test)]

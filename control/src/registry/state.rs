@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
-use overlay_core::policy::{ClusterPolicy, Policy};
+use overlay_core::policy::ClusterPolicy;
 use overlay_core::{
     Alias, Change, Endpoint, EndpointId, Member, Name, Network, NetworkId, Node, NodeId, RowKey,
     View, visibility,
@@ -18,6 +18,7 @@ use overlay_core::{
 pub(crate) use contradiction::Contradiction;
 
 use super::error::{EnrollmentError, RegistryError};
+use super::policy_parts::PolicyParts;
 use super::record::{
     AppliedPolicy, ChangedKey, Digest, Enrollment, Record, Revoked, Settings, Token,
 };
@@ -50,7 +51,7 @@ struct Index {
     /// The hosts on which networks differ.
     differing: BTreeSet<NodeId>,
     /// The policy of the cluster, parsed.
-    policy: Option<Arc<Policy>>,
+    policy: Option<Arc<PolicyParts>>,
 }
 
 impl ClusterState {
@@ -295,17 +296,17 @@ impl ClusterState {
         let shows =
             |name: &Name| self.network_named(name).is_some_and(|it| self.may_enter(node, it.id));
 
-        Some(visibility::visible_policy(row, self.index.policy.as_deref()?, shows))
+        Some(self.index.policy.as_deref()?.visible(row, shows))
     }
 
     /// Returns whether the policy has anything to do with a network, or may have had with one that
     /// is gone.
     pub(crate) fn policy_names(&self, network: NetworkId) -> bool {
         let Some(policy) = &self.index.policy else { return false };
-        let mut named = policy.named_networks();
+
         match self.view.networks.get(&network) {
-            Some(network) => named.any(|name| *name == network.name),
-            None => named.next().is_some(),
+            Some(network) => policy.networks().contains(&network.name),
+            None => !policy.networks().is_empty(),
         }
     }
 
@@ -388,7 +389,7 @@ impl Index {
                 self.differing.insert(row.node);
             }
             // What this version does not understand is found by [`ClusterState::contradiction`].
-            Change::Policy(row) => self.policy = Policy::parse(&row.text).ok().map(Arc::new),
+            Change::Policy(row) => self.policy = PolicyParts::parse(&row.text).map(Arc::new),
             Change::HostReport(_) | Change::Removed(_) => {}
         }
     }
