@@ -210,6 +210,8 @@ mod tests {
 
         let Record::Row(Change::Endpoint(row)) = record else { panic!("{record:?}") };
         assert!(row.group.is_none() && row.container.is_none() && row.taken.is_empty());
+    }
+
     /// What a version writes, the next ones must read.
     #[test]
     fn policies_are_stored_as_they_are_read() {

@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use overlay_core::{Endpoint, NetworkId, Role, claims};
-use overlay_core::Role;
 use overlay_core::policy::FilterMode;
+use overlay_core::{Endpoint, NetworkId, Role, claims};
 use overlay_proto::Refusal;
 
 use super::*;
