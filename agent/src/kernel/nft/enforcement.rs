@@ -104,7 +104,13 @@ impl Enforced {
 
 fn enforce(table: &mut FilterTable, desired: FilterDesired) -> Enforced {
     let done = match desired {
-        FilterDesired::Open => table.remove().map(|was_there| (was_there, false)),
+        FilterDesired::Open => {
+            // What cannot be taken away may be there, and is no reason to forward nothing.
+            return match table.remove() {
+                Ok(did_something) => Enforced { did_something, ..Enforced::default() },
+                Err(error) => Enforced::failed(NotEnforcedCause::Table(error), true),
+            };
+        }
         FilterDesired::Filter(filter) if table.holds(&filter) => {
             table.heal().map(|healed| (healed, healed))
         }
