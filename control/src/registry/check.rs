@@ -96,7 +96,10 @@ pub(super) fn check_sizes(records: &[Record]) -> Result<(), RegistryError> {
             Change::Network(network) => (format!("network {}", network.name), limits::MAX_ROW),
             Change::Endpoint(endpoint) => (format!("endpoint {}", endpoint.name), limits::MAX_ROW),
             Change::HostReport(_) => ("the report of this host".to_owned(), limits::MAX_REPORT),
-            Change::Node(_) | Change::Member(_) | Change::Removed(_) => continue,
+            // A policy has a bound of its own.
+            Change::Node(_) | Change::Member(_) | Change::Policy(_) | Change::Removed(_) => {
+                continue;
+            }
         };
         let bytes = convert::encoded_len(row);
         if bytes > most {

@@ -147,6 +147,9 @@ fn with_endpoint(fixture: &mut Fixture) -> NodeId {
         addresses: vec![std::net::Ipv4Addr::from(first + 9).into()],
         labels: [("role".to_owned(), "web".to_owned())].into(),
         runtime: overlay_core::Runtime::Run,
+        group: None,
+        container: None,
+        taken: Default::default(),
     };
     apply_as(fixture, 1, Operation::PutEndpoints(vec![row])).expect("it is free");
 

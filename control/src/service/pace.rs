@@ -79,7 +79,9 @@ fn cost(command: &Operation) -> u32 {
         | Operation::EnterNetwork { .. }
         | Operation::ExitNetwork(_)
         | Operation::CreateToken(_)
-        | Operation::RevokeToken(_) => 0,
+        | Operation::RevokeToken(_)
+        | Operation::ApplyPolicy(_)
+        | Operation::RollBackPolicy { .. } => 0,
     };
 
     1 + u32::try_from(entries / ENTRIES).unwrap_or(u32::MAX - 1)
