@@ -96,7 +96,7 @@ impl Server {
             cert_ttl: config.cert_ttl,
             conditions,
             tarpit: Arc::default(),
-            pace: Arc::default(),
+            change_rate: Arc::default(),
         };
 
         Ok(Self { listener, address, service, certificate, writer: thread })

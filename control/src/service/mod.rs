@@ -2,10 +2,10 @@
 //! answer.
 
 mod auth;
+mod change_rate;
 mod control;
 mod enrollment;
 mod listing;
-mod pace;
 mod policies;
 mod refusal;
 pub(crate) mod requests;
@@ -18,8 +18,8 @@ use overlay_proto::identity::NodeIdentity;
 use overlay_proto::{Code, Refusal, v1};
 
 pub(crate) use auth::ClientInfo;
+pub(crate) use change_rate::ChangeRate;
 pub(crate) use enrollment::Tarpit;
-pub(crate) use pace::Pace;
 
 use crate::clock;
 use crate::conditions::Conditions;
@@ -50,7 +50,7 @@ pub(crate) struct ControlService {
     /// Delays wrong tokens.
     pub(crate) tarpit: Arc<Tarpit>,
     /// Delays nodes that change too much.
-    pub(crate) pace: Arc<Pace>,
+    pub(crate) change_rate: Arc<ChangeRate>,
 }
 
 impl ControlService {
@@ -72,7 +72,7 @@ impl ControlService {
     }
 
     async fn ask(&self, node: NodeId, command: Operation) -> Result<(Reply, Revision), Refusal> {
-        self.pace.wait(node, &command).await?;
+        self.change_rate.wait(node, &command).await?;
 
         Ok(self.writer.ask(Actor::Node(node), command).await?)
     }

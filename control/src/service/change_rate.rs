@@ -23,9 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How fast each node changes the state.
 #[derive(Debug, Default)]
-pub(crate) struct Pace(Mutex<BTreeMap<NodeId, TokenBucket>>);
+pub(crate) struct ChangeRate(Mutex<BTreeMap<NodeId, TokenBucket>>);
 
-impl Pace {
+impl ChangeRate {
     /// Waits until a node may submit a command.
     ///
     /// # Errors
@@ -93,34 +93,34 @@ mod tests {
 
     #[tokio::test]
     async fn a_burst_passes_then_a_node_waits_and_the_others_do_not() {
-        let (pace, start) = (Pace::default(), Instant::now());
+        let (rate, start) = (ChangeRate::default(), Instant::now());
         let other = NodeId::from_random(2);
         let at = |millis| start + Duration::from_millis(millis);
 
         for _ in 0..BURST {
-            assert_eq!(pace.take(NodeId::FIRST, 1, start), Ok(()));
+            assert_eq!(rate.take(NodeId::FIRST, 1, start), Ok(()));
         }
 
-        assert_eq!(pace.take(NodeId::FIRST, 1, start), Err(INTERVAL));
-        assert_eq!(pace.take(other, 1, start), Ok(()));
-        assert_eq!(pace.take(NodeId::FIRST, 1, at(10)), Ok(()));
-        let passed = (1..=100).filter(|n| pace.take(NodeId::FIRST, 1, at(10 + n * 10)).is_ok());
+        assert_eq!(rate.take(NodeId::FIRST, 1, start), Err(INTERVAL));
+        assert_eq!(rate.take(other, 1, start), Ok(()));
+        assert_eq!(rate.take(NodeId::FIRST, 1, at(10)), Ok(()));
+        let passed = (1..=100).filter(|n| rate.take(NodeId::FIRST, 1, at(10 + n * 10)).is_ok());
         assert_eq!(passed.count(), 100);
-        assert_eq!(pace.0.lock().unwrap().len(), 2);
+        assert_eq!(rate.0.lock().unwrap().len(), 2);
     }
 
     #[tokio::test]
     async fn what_would_wait_too_long_is_refused_with_the_limit() {
-        let pace = Pace::default();
+        let rate = ChangeRate::default();
         let key = (overlay_core::NetworkId::FIRST, overlay_core::EndpointId::from_random(1));
         let large = Operation::RemoveEndpoints(vec![key; 100_000]);
 
-        pace.wait(NodeId::FIRST, &large).await.expect("it is the burst");
-        let refused = pace.wait(NodeId::FIRST, &large).await.expect_err("it is much more");
+        rate.wait(NodeId::FIRST, &large).await.expect("it is the burst");
+        let refused = rate.wait(NodeId::FIRST, &large).await.expect_err("it is much more");
 
         assert_eq!(refused.code, Code::Exhausted);
         let told = "this node makes more than 100 changes a second; try again in 2";
         assert!(refused.message.starts_with(told), "{refused:?}");
-        pace.wait(NodeId::FIRST, &Operation::Leave).await.expect("in a moment");
+        rate.wait(NodeId::FIRST, &Operation::Leave).await.expect("in a moment");
     }
 }
