@@ -39,7 +39,8 @@ pub fn may_see(view: &View, node: NodeId, key: RowKey) -> bool {
 pub fn visible_row(view: &View, node: NodeId, key: RowKey) -> Option<Change> {
     let row = view.row(key).filter(|_| may_see(view, node, key))?;
     if let Change::Policy(row) = &row {
-        let policy = Policy::parse(&row.text).ok()?;
+        // Whoever does not understand a policy keeps its networks closed; without one they are open.
+        let Ok(policy) = Policy::parse(&row.text) else { return Some(Change::Policy(row.clone())) };
         let shows =
             |name: &Name| view.network_named(name).is_some_and(|it| may_enter(view, node, it.id));
         return Some(Change::Policy(visible_policy(row, &policy, shows)));
@@ -286,6 +287,16 @@ mod tests {
         assert_eq!(told(&view, 1), Some(all.clone()));
         view.apply(Change::Removed(RowKey::Network(network(1))));
         assert_eq!(told(&view, 0), Some(all), "a network that is not there is for nobody");
+    }
+
+    #[test]
+    fn a_policy_that_is_not_understood_is_not_taken_for_none() {
+        let policy =
+            ClusterPolicy { revision: 1, mode: FilterMode::Enforced, text: "[of tomorrow".into() };
+        let mut view = view();
+        view.apply(Change::Policy(policy.clone()));
+
+        assert_eq!(visible(&view, node(1)).policy.as_deref(), Some(&policy));
     }
 
     #[test]

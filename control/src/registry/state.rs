@@ -296,7 +296,10 @@ impl ClusterState {
         let shows =
             |name: &Name| self.network_named(name).is_some_and(|it| self.may_enter(node, it.id));
 
-        Some(self.index.policy.as_deref()?.visible(row, shows))
+        // Whoever does not understand a policy keeps its networks closed; without one they are open.
+        let Some(policy) = self.index.policy.as_deref() else { return Some(row.as_ref().clone()) };
+
+        Some(policy.visible(row, shows))
     }
 
     /// Returns whether the policy has anything to do with a network, or may have had with one that
