@@ -140,7 +140,10 @@ fn a_namespace_takes_its_endpoint_along(cluster: &Cluster, notes: &mut Notes) ->
     cluster.ctl(0, &["attach", "--network", "net", "--netns", PINNED, "--name", "pinned"])?;
     let is_listed = || cluster.lists(0, "pinned");
     ensure!(is_listed(), "what was attached is not listed");
-    shell(&format!("umount {PINNED}; rm {PINNED}"))?;
+    // The agent opens it for a moment whenever it looks into it.
+    let unmount = || shell(&format!("umount {PINNED}")).is_ok();
+    wait_until(PATIENCE, "nobody holds the namespace open", unmount)?;
+    shell(&format!("rm {PINNED}"))?;
     let took = wait_until(GONE, "the endpoint has gone with its namespace", || !is_listed())?;
     notes.say(&format!(
         "a namespace is unmounted: its endpoint is gone after {} ms",
