@@ -3,7 +3,10 @@
 //! Numbers are those of `include/uapi/linux/netfilter/nf_tables.h` and `nfnetlink.h`. Attributes
 //! are in network order, headers in that of the host.
 
+use std::io;
 use std::net::SocketAddrV4;
+
+use nix::libc;
 
 use super::ruleset::{
     Chain, ChainKind, Hook, L4Protocol, Match, Rule, Ruleset, Transaction, Verdict,
@@ -18,6 +21,7 @@ const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
 const GET_CHAIN: u16 = SUBSYSTEM << 8 | 4;
 const GET_GENERATION: u16 = SUBSYSTEM << 8 | 16;
 const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
+pub(super) const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLM_F_CREATE: u16 = 0x400;
@@ -68,15 +72,19 @@ pub(super) fn ask_stamp() -> Batch {
 }
 
 /// Finds the number of the tables' state among the attributes of an answer.
-pub(super) fn stamp(mut attributes: &[u8]) -> Option<u32> {
-    loop {
-        let len = usize::from(u16::from_ne_bytes(*attributes.first_chunk()?));
-        let kind = u16::from_ne_bytes(*attributes.get(2..)?.first_chunk()?);
-        if kind == 1 {
-            return Some(u32::from_be_bytes(*attributes.get(4..len)?.first_chunk()?));
-        }
-        attributes = attributes.get(len.max(4).next_multiple_of(4)..)?;
-    }
+pub(super) fn stamp(attributes: &[u8]) -> Option<u32> {
+    let (_, value) = read_attributes(attributes).find(|(kind, _)| *kind == 1)?;
+
+    Some(u32::from_be_bytes(*value.first_chunk()?))
+}
+
+/// Sets an attribute of a log group; `kind` is `NFULNL_MSG_CONFIG`.
+pub(super) fn set_log(kind: u16, group: u16, attribute: (u16, &[u8])) -> Batch {
+    let mut batch = Batch::default();
+    let (number, value) = attribute;
+    batch.message(kind, NLM_F_ACK, (FAMILY_UNSPEC, group), &self::attribute(number, value));
+
+    batch
 }
 
 /// Asks for a chain of a table of both families.
@@ -104,6 +112,29 @@ pub(super) fn header(bytes: &[u8]) -> Option<(usize, u16, &[u8])> {
     let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
 
     Some((len.max(16), kind, bytes.get(16..len)?))
+}
+
+/// Returns whether a message acknowledges a request; a refusal is an error.
+pub(super) fn is_acknowledgement(kind: u16, body: &[u8]) -> io::Result<bool> {
+    if kind != NLMSG_ERROR {
+        return Ok(false);
+    }
+    match body.first_chunk().map_or(-libc::EPROTO, |code| i32::from_ne_bytes(*code)) {
+        0 => Ok(true),
+        code => Err(io::Error::from_raw_os_error(-code)),
+    }
+}
+
+/// Reads attributes, each with its kind, as far as they are whole.
+pub(super) fn read_attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let len = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
+        let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?);
+        let value = bytes.get(4..len)?;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+
+        Some((kind, value))
+    })
 }
 
 impl Batch {

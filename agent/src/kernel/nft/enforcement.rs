@@ -1,5 +1,5 @@
-//! Keeps a network to its policy: puts the policy's table into the network's namespace, or says that
-//! it is not there and whether that leaves the network without any.
+//! Keeps a network to its policy: puts the policy's table into the network's namespace, or says
+//! that it is not there and whether that leaves the network without any.
 //!
 //! ```text
 //!            open ──► no table

@@ -1,7 +1,8 @@
 //! Flows that a rule logs, as lines of the agent's log.
 //!
 //! The kernel gives the first packet of each to a log group of the network's namespace, which one
-//! socket hears at a time: after a hand-over, the next process hears it when the one before is gone.
+//! socket hears at a time: after a hand-over, the next process hears it when the one before is
+//! gone.
 
 use std::fmt;
 use std::io;
@@ -9,9 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
-use nix::sys::socket::{
-    self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType,
-};
+use nix::sys::socket::{self, MsgFlags};
 use overlay_core::NetworkId;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -20,14 +19,13 @@ use tokio::time::Instant;
 
 use super::encoding;
 use super::filter_script::LOG_GROUP;
+use super::requests::Requests;
 use crate::kernel::Netns;
 use crate::kernel::error::KernelError;
 
 /// `NFULNL_MSG_CONFIG` and `NFULNL_MSG_PACKET`.
 const CONFIG: u16 = 4 << 8 | 1;
 const PACKET: u16 = 4 << 8;
-const NLM_F_REQUEST_ACK: u16 = 5;
-const NLMSG_ERROR: u16 = 2;
 /// `NFULA_CFG_CMD`, `NFULA_CFG_MODE` and `NFULA_CFG_QTHRESH`: the group is ours, the beginning of
 /// each packet is wanted, and none waits for others.
 const SETTINGS: [(u16, [u8; 6], usize); 3] =
@@ -106,23 +104,12 @@ impl fmt::Display for LoggedFlow {
 
 /// Opens the socket in the calling thread's namespace.
 fn open() -> io::Result<OwnedFd> {
-    let (flags, protocol) = (SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter);
-    let log = socket::socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
-    socket::bind(log.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+    let log = Requests::open()?;
     for (attribute, value, len) in SETTINGS {
-        socket::send(log.as_raw_fd(), &config(attribute, &value[..len]), MsgFlags::empty())?;
-        let mut answer = [0; 512];
-        let len = socket::recv(log.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-        let refused = encoding::header(&answer[..len])
-            .filter(|(_, kind, _)| *kind == NLMSG_ERROR)
-            .and_then(|(_, _, body)| body.first_chunk().map(|code| i32::from_ne_bytes(*code)))
-            .filter(|code| *code != 0);
-        if let Some(code) = refused {
-            return Err(io::Error::from_raw_os_error(-code));
-        }
+        log.ask(&encoding::set_log(CONFIG, LOG_GROUP, (attribute, &value[..len])))?;
     }
 
-    Ok(log)
+    Ok(log.into())
 }
 
 #[expect(unsafe_code, reason = "tokio offers no safe way to wait on a descriptor")]
@@ -130,21 +117,6 @@ fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open, owned by nobody else, and stays the same descriptor until it is
     // dropped.
     Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
-}
-
-/// Writes one setting of the group.
-fn config(attribute: u16, value: &[u8]) -> Vec<u8> {
-    let mut body = vec![0, 0];
-    body.extend(LOG_GROUP.to_be_bytes());
-    body.extend(encoding::attribute(attribute, value));
-    let len = u32::try_from(16 + body.len()).unwrap_or(u32::MAX);
-    let mut message = len.to_ne_bytes().to_vec();
-    message.extend(CONFIG.to_ne_bytes());
-    message.extend(NLM_F_REQUEST_ACK.to_ne_bytes());
-    message.extend([0; 8]);
-    message.extend(body);
-
-    message
 }
 
 /// Hears until the socket is of no more use.
@@ -232,19 +204,14 @@ fn flows(mut bytes: &[u8]) -> Vec<LoggedFlow> {
 }
 
 /// Reads one message's attributes.
-fn flow(mut attributes: &[u8]) -> Option<LoggedFlow> {
+fn flow(attributes: &[u8]) -> Option<LoggedFlow> {
     let (mut rule, mut packet) = (None, None);
-    while let (Some(len), Some(kind)) =
-        (attributes.first_chunk(), attributes.get(2..).and_then(|rest| rest.first_chunk()))
-    {
-        let len = usize::from(u16::from_ne_bytes(*len));
-        let value = attributes.get(4..len)?;
-        match u16::from_ne_bytes(*kind) {
+    for (kind, value) in encoding::read_attributes(attributes) {
+        match kind {
             PREFIX => rule = value.split(|byte| *byte == 0).next(),
             PAYLOAD => packet = Some(value),
             _ => {}
         }
-        attributes = attributes.get(len.next_multiple_of(4)..).unwrap_or_default();
     }
     let rule = String::from_utf8_lossy(rule?).into_owned();
     let (from, to, protocol, rest) = addresses(packet?)?;

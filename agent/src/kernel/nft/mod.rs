@@ -5,9 +5,9 @@
 //! What is in such a table is decided by whoever wants one: `dns/redirect.rs`.
 //!
 //! The table of a network's policy is another one: it outlives this process, and has sets, maps and
-//! logs, so it is written as text (`filter_script`) for the program `nft` ([`FilterTable`]). Whether
-//! somebody else changed it is asked without the program (`requests`), and what becomes of a network
-//! where it cannot be put in place is decided in `enforcement`.
+//! logs, so it is written as text (`filter_script`) for the program `nft` ([`FilterTable`]).
+//! Whether somebody else changed it is asked without the program (`requests`), and what becomes of
+//! a network where it cannot be put in place is decided in `enforcement`.
 
 pub(crate) mod encoding;
 mod enforcement;

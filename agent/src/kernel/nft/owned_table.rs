@@ -7,16 +7,14 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use nix::sys::socket::{
-    self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType,
-};
+use nix::sys::socket::{self, MsgFlags};
 use overlay_daemon::reserve::Reserve;
 
 use super::encoding::{self, Batch};
+use super::requests::open_socket;
 use super::ruleset::Ruleset;
 use crate::kernel::plan::plan_ruleset;
 
-const NLMSG_ERROR: u16 = 2;
 /// Bytes of a netlink answer that are read; an acknowledgement has 36.
 const ANSWER: usize = 4096;
 
@@ -35,13 +33,7 @@ impl OwnedTable {
     ///
     /// When the kernel has no nftables, or descriptors and reserve are used up.
     pub fn open(reserve: &Reserve) -> io::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let protocol = SockProtocol::NetlinkNetFilter;
-        let owner = reserve
-            .spend(|| socket::socket(AddressFamily::Netlink, SockType::Raw, flags, protocol))?;
-        socket::bind(owner.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-
-        Ok(Self { owner, held: None })
+        Ok(Self { owner: reserve.spend(open_socket)?, held: None })
     }
 
     /// Holds the table of an earlier session by the socket that owns it.
@@ -89,14 +81,7 @@ impl OwnedTable {
 fn read_answers(mut bytes: &[u8]) -> io::Result<usize> {
     let mut count = 0;
     while let Some((len, kind, body)) = encoding::header(bytes) {
-        if kind == NLMSG_ERROR {
-            let code =
-                body.first_chunk().map(|code| i32::from_ne_bytes(*code)).unwrap_or(-libc::EPROTO);
-            if code != 0 {
-                return Err(io::Error::from_raw_os_error(-code));
-            }
-            count += 1;
-        }
+        count += usize::from(encoding::is_acknowledgement(kind, body)?);
         bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
     }
 

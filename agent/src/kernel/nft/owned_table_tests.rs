@@ -111,7 +111,8 @@ fn a_refused_transaction_changes_nothing_and_can_be_tried_again() {
 fn a_refusal_is_an_error_and_an_acknowledgement_counts() {
     let answer = |code: i32| {
         let mut bytes =
-            [36u32.to_ne_bytes().as_slice(), &NLMSG_ERROR.to_ne_bytes(), &[0; 10]].concat();
+            [36u32.to_ne_bytes().as_slice(), &encoding::NLMSG_ERROR.to_ne_bytes(), &[0; 10]]
+                .concat();
         bytes.extend(code.to_ne_bytes());
         bytes.resize(36, 0);
         bytes

@@ -10,7 +10,6 @@ use nix::sys::socket::{
 
 use super::encoding::{self, Batch};
 
-const NLMSG_ERROR: u16 = 2;
 /// `nfgenmsg`, before the attributes.
 const FAMILY_HEADER: usize = 4;
 /// Room for an answer, in bytes: a chain with its counters has some hundred.
@@ -27,17 +26,12 @@ impl Requests {
     ///
     /// When the kernel has no nftables.
     pub(super) fn open() -> io::Result<Self> {
-        let flags = SockFlag::SOCK_CLOEXEC;
-        let protocol = SockProtocol::NetlinkNetFilter;
-        let socket = socket::socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
-        socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-
-        Ok(Self(socket))
+        open_socket().map(Self)
     }
 
     /// Returns the number of the tables' present state. Each transaction, whoever's, adds one.
     pub(super) fn stamp(&self) -> io::Result<u32> {
-        let (_, body) = self.ask(&encoding::ask_stamp())?;
+        let body = self.ask(&encoding::ask_stamp())?;
 
         encoding::stamp(body.get(FAMILY_HEADER..).unwrap_or_default())
             .ok_or_else(|| io::ErrorKind::InvalidData.into())
@@ -53,23 +47,38 @@ impl Requests {
         found(self.ask(&encoding::remove_table(table)))
     }
 
-    /// Sends messages, and returns the kind and the body of the first answer; a refusal is an
-    /// error. The kernel answers at once.
-    fn ask(&self, batch: &Batch) -> io::Result<(u16, Vec<u8>)> {
+    /// Sends messages, and returns the body of the first answer; a refusal is an error. The kernel
+    /// answers at once.
+    pub(super) fn ask(&self, batch: &Batch) -> io::Result<Vec<u8>> {
         let socket = self.0.as_raw_fd();
         socket::send(socket, batch.bytes(), MsgFlags::empty())?;
         let mut buffer = [0; ANSWER];
         let len = socket::recv(socket, &mut buffer, MsgFlags::empty())?;
         let (_, kind, body) = encoding::header(&buffer[..len]).ok_or(io::ErrorKind::InvalidData)?;
-        if kind == NLMSG_ERROR {
-            let code = body.first_chunk().map_or(-libc::EPROTO, |code| i32::from_ne_bytes(*code));
-            if code != 0 {
-                return Err(io::Error::from_raw_os_error(-code));
-            }
-        }
+        encoding::is_acknowledgement(kind, body)?;
 
-        Ok((kind, body.to_vec()))
+        Ok(body.to_vec())
     }
+}
+
+impl From<Requests> for OwnedFd {
+    fn from(requests: Requests) -> Self {
+        requests.0
+    }
+}
+
+/// Opens a netlink socket to netfilter, in the calling thread's namespace.
+///
+/// # Errors
+///
+/// When the kernel has no netfilter, or descriptors are used up.
+pub(super) fn open_socket() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let protocol = SockProtocol::NetlinkNetFilter;
+    let socket = socket::socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
+    socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+
+    Ok(socket)
 }
 
 /// Returns whether this is what a kernel without nftables says, which has no table either.
