@@ -86,17 +86,16 @@ impl Reconciler {
         let due = self.due(desired, cause, changed);
         let is_quiet = due.is_empty() && !changed.contains(&ChangeScope::Network);
         let is_quick = cause == Cause::Desired && is_quiet && self.is_confirmed;
-        let is_settled = self.settled.as_ref().is_some_and(|settled| *settled == *desired);
-        let enforced = self.enforce(ops, desired, &gone, is_quick).await;
-        let mut pass = Pass { is_settled, is_whole: true, ..Pass::new(enforced) };
+        let mut pass = Pass::new(self.enforce(ops, desired, &gone, is_quick).await);
         if is_quick
             && pass.policy.is_none()
             && let Some(steps) = self.reroute(ops, desired).await
         {
             pass.done += steps;
-            pass.is_whole = false;
             return self.conclude(desired, pass);
         }
+        pass.is_whole = true;
+        pass.is_settled = self.settled.as_ref().is_some_and(|settled| *settled == *desired);
         let namespace = pass.namespace(desired);
         if !self.prepared {
             pass.reconcile(ops, &namespace).await;
