@@ -119,14 +119,15 @@ impl Publisher {
     /// not may not know of each other.
     fn tell_conflicts(&self) {
         let membership = self.membership.borrow();
-        let view = &membership.view;
-        let conflicts = Conflicts::new(view);
-        let own = || view.endpoints.values().filter(|endpoint| endpoint.node == self.node);
-        let told = |about: &dyn Fn(&Endpoint) -> Option<String>| {
-            let text = |e: &Endpoint| Some((e.id, format!("endpoint {}: {}", e.name, about(e)?)));
-            own().filter_map(text).collect::<BTreeMap<_, _>>()
+        let conflicts = Conflicts::new(&membership.view);
+        let told = |endpoint: &Endpoint, about: Option<String>| {
+            let own = about.filter(|_| endpoint.node == self.node);
+            own.map(|about| (endpoint.id, format!("endpoint {}: {about}", endpoint.name)))
         };
-        let (lacking, sharing) = (told(&|e| conflicts.of(e)), told(&|e| conflicts.with(e)));
+        let lacking = conflicts.lacking().filter_map(|e| told(e, conflicts.of(e)));
+        let lacking: BTreeMap<_, _> = lacking.collect();
+        let sharing = conflicts.contested().filter_map(|e| told(e, conflicts.with(e)));
+        let sharing: BTreeMap<_, _> = sharing.collect();
         let is_over = |key: &ProblemKey| {
             matches!(key, ProblemKey::NameTaken(id) if !lacking.contains_key(id))
                 || matches!(key, ProblemKey::NameShared(id) if !sharing.contains_key(id))

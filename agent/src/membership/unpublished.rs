@@ -50,7 +50,7 @@ pub(crate) struct Rows<'a> {
     pub(crate) containers: &'a Containers,
 }
 
-impl Rows<'_> {
+impl<'a> Rows<'a> {
     /// Compares the journal with control's rows of this node. Rows of networks that are gone have
     /// gone with them.
     pub(crate) fn unpublished(self) -> Unpublished {
@@ -59,15 +59,16 @@ impl Rows<'_> {
         let put = ours.filter(|e| possible(e) && !self.is_published(e)).cloned().collect();
         let mut todo = Unpublished { put, ..Unpublished::default() };
         let is_gone = |id: &EndpointId| !self.journal.contains_key(id) && !self.lost.contains(id);
-        let own = || self.view.endpoints.values().filter(|e| e.node == self.node);
-        let mut stopped = own().filter(|e| e.is_stopped()).count();
-        for endpoint in own().filter(|e| is_gone(&e.id)) {
-            if !self.keeps_its_names(endpoint) {
-                todo.remove.push(key(endpoint));
-            } else if !endpoint.is_stopped() && stopped < MAX_STOPPED {
-                stopped += 1;
+        let own = self.view.endpoints.values().filter(|e| e.node == self.node);
+        let (stopped, running): (Vec<_>, Vec<_>) = own.partition(|e| e.is_stopped());
+        let room = MAX_STOPPED.saturating_sub(stopped.len());
+        let gone = |own: Vec<&'a Endpoint>| own.into_iter().filter(|e| is_gone(&e.id));
+        let given_up = gone(stopped).filter(|e| !self.keeps_its_names(e));
+        todo.remove.extend(given_up.map(key));
+        for endpoint in gone(running) {
+            if todo.stop.len() < room && self.keeps_its_names(endpoint) {
                 todo.stop.push(endpoint.stopped());
-            } else if !endpoint.is_stopped() {
+            } else {
                 todo.remove.push(key(endpoint));
             }
         }

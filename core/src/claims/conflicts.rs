@@ -10,6 +10,8 @@ use crate::view::View;
 #[derive(Debug)]
 pub struct Conflicts<'a> {
     view: &'a View,
+    /// Who is not found by one of its names.
+    lacking: Vec<&'a Endpoint>,
     /// Who has each name that somebody waits for.
     holders: BTreeMap<(NetworkId, &'a str), &'a Endpoint>,
     /// Who waits for a name of each of these, with the name.
@@ -19,13 +21,14 @@ pub struct Conflicts<'a> {
 impl<'a> Conflicts<'a> {
     /// Finds them. The cost is that of one pass over all endpoints, two if there are any.
     pub fn new(view: &'a View) -> Self {
-        let lacking = || view.endpoints.values().filter(|endpoint| !endpoint.taken.is_empty());
+        let lacking = view.endpoints.values().filter(|endpoint| !endpoint.taken.is_empty());
+        let lacking: Vec<_> = lacking.collect();
         let mut wanted: BTreeMap<NetworkId, BTreeSet<&str>> = BTreeMap::new();
-        for endpoint in lacking() {
+        for endpoint in &lacking {
             let names = endpoint.taken.iter().map(|name| name.as_str());
             wanted.entry(endpoint.network).or_default().extend(names);
         }
-        let mut found = Self { view, holders: BTreeMap::new(), waiting: BTreeMap::new() };
+        let mut found = Self { view, lacking, holders: BTreeMap::new(), waiting: BTreeMap::new() };
         if wanted.is_empty() {
             return found;
         }
@@ -34,7 +37,7 @@ impl<'a> Conflicts<'a> {
                 found.note_holder(endpoint, wanted);
             }
         }
-        for endpoint in lacking() {
+        for &endpoint in &found.lacking {
             let Some(name) = missed(endpoint) else { continue };
             if let Some(holder) = found.holders.get(&(endpoint.network, name)) {
                 let key = (holder.network, holder.id);
@@ -43,6 +46,16 @@ impl<'a> Conflicts<'a> {
         }
 
         found
+    }
+
+    /// Lists the endpoints that are not found by one of their names.
+    pub fn lacking(&self) -> impl Iterator<Item = &'a Endpoint> {
+        self.lacking.iter().copied()
+    }
+
+    /// Lists the endpoints that have a name that others wait for.
+    pub fn contested(&self) -> impl Iterator<Item = &'a Endpoint> {
+        self.waiting.keys().filter_map(|key| self.view.endpoints.get(key))
     }
 
     fn note_holder(&mut self, endpoint: &'a Endpoint, wanted: &BTreeSet<&'a str>) {
