@@ -64,15 +64,46 @@ impl<'a> Holders<'a> {
     }
 }
 
+/// Why no endpoint is found by a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnfitClaim {
+    /// It means this host everywhere.
+    #[error("no endpoint is called {0}: every host calls itself so; give it another name")]
+    Reserved(Alias),
+    /// It looks like an id.
+    #[error(
+        "no endpoint is called {0}: 12 hexadecimal digits are an id; give it another name, with \
+         another letter in it"
+    )]
+    LikeAnId(Alias),
+}
+
+/// Checks that a name does not mean something else to everybody. `may_be_id` says whether it may
+/// look like an id, as an own one does.
+///
+/// # Errors
+///
+/// [`UnfitClaim`].
+pub fn check(name: &Alias, may_be_id: bool) -> Result<(), UnfitClaim> {
+    if is_reserved(name.as_str()) {
+        return Err(UnfitClaim::Reserved(name.clone()));
+    }
+    if is_short_id(name.as_str()) && !may_be_id {
+        return Err(UnfitClaim::LikeAnId(name.clone()));
+    }
+
+    Ok(())
+}
+
 /// Returns whether a text looks like an id, or like the short id of a container: 12 hexadecimal
 /// digits.
-pub fn is_short_id(text: &str) -> bool {
+fn is_short_id(text: &str) -> bool {
     text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Returns whether a text is a name that no endpoint may have: one that everybody knows as
 /// something else.
-pub fn is_reserved(text: &str) -> bool {
+fn is_reserved(text: &str) -> bool {
     text == "localhost" || text.ends_with(".localhost")
 }
 

@@ -36,10 +36,7 @@ impl ContainerNames {
         let short = short_id(&container.id);
         let own = short.clone().map(Alias::from);
         // What looks like an id may be the container's own alone.
-        let may_be = |name: &Alias| {
-            !claims::is_reserved(name.as_str())
-                && (!claims::is_short_id(name.as_str()) || own.as_ref() == Some(name))
-        };
+        let may_be = |name: &Alias| claims::check(name, own.as_ref() == Some(name)).is_ok();
         let name = container.name.parse().ok();
         let name = name.filter(|name: &Name| may_be(&name.clone().into())).or(short.clone());
         let all = std::iter::once(&container.name).chain(&attachment.aliases);
@@ -109,7 +106,8 @@ pub(super) fn unspoken(
 
     Some(format!(
         "other hosts do not find container {} as {shown}: a name is labels of letters, digits, '-' and '_' with dots between \
-         them, neither localhost nor 12 hexadecimal digits, and a container has {MAX_ALIASES} at the most",
+         them, neither localhost nor 12 hexadecimal digits, and a container has {MAX_ALIASES} at \
+         the most",
         container.name
     ))
 }

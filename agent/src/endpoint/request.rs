@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
+use overlay_core::claims::{self, UnfitClaim};
 use overlay_core::message::excerpt;
-use overlay_core::{Alias, Name, Network, Runtime, View, claims};
+use overlay_core::{Alias, Name, Network, Runtime, View};
 use overlay_proto::convert::{self, ConversionError, MAX_ALIASES};
 use overlay_proto::{Code, v1};
 
@@ -52,14 +53,8 @@ pub(crate) enum InvalidAttach {
     #[error("owner_pid is missing; an endpoint of a command goes with its process")]
     OwnerMissing,
     /// It would be called what means something else.
-    #[error("no endpoint is called {0}: every host calls itself so; give it another name")]
-    ReservedName(Alias),
-    /// It would be called what looks like an id.
-    #[error(
-        "no endpoint is called {0}: 12 hexadecimal digits are an id; give it another name, with \
-         another letter in it"
-    )]
-    LikeAnId(Alias),
+    #[error(transparent)]
+    Name(#[from] UnfitClaim),
     /// It has more aliases than an endpoint may have.
     #[error("there are more than 64 aliases")]
     TooManyAliases,
@@ -76,8 +71,7 @@ impl InvalidAttach {
             | Self::NetnsMissing
             | Self::Runtime
             | Self::OwnerMissing
-            | Self::ReservedName(_)
-            | Self::LikeAnId(_)
+            | Self::Name(_)
             | Self::TooManyAliases => Code::InvalidInput,
             Self::Field(error) => error.code(),
         }
@@ -109,7 +103,7 @@ impl TryFrom<v1::AttachRequest> for AttachSpec {
         let aliases = request.aliases.iter().map(|alias| convert::field("alias", alias));
         let aliases: BTreeSet<Alias> = aliases.collect::<Result<_, _>>()?;
         for name in name.iter().cloned().map(Alias::from).chain(aliases.iter().cloned()) {
-            try_name(name)?;
+            claims::check(&name, false)?;
         }
 
         Ok(Self {
@@ -131,18 +125,6 @@ impl TryFrom<v1::AttachRequest> for AttachSpec {
 
 /// The group of replicas that `overlayctl` makes: their name says of what.
 const REPLICAS: &str = "run";
-
-/// Refuses names that control refuses.
-fn try_name(name: Alias) -> Result<(), InvalidAttach> {
-    if claims::is_reserved(name.as_str()) {
-        return Err(InvalidAttach::ReservedName(name));
-    }
-    if claims::is_short_id(name.as_str()) {
-        return Err(InvalidAttach::LikeAnId(name));
-    }
-
-    Ok(())
-}
 
 impl AttachSpec {
     /// Tells whether an endpoint of the same sandbox and network is what is wanted: what was not

@@ -90,12 +90,7 @@ fn check_row(state: &ClusterState, node: NodeId, row: &Endpoint) -> Result<(), R
 fn check_names(row: &Endpoint) -> Result<(), EndpointError> {
     let may_be_id = |name: &Alias| *name == Alias::from(row.id) || row.runtime == Runtime::Docker;
     for name in row.claims() {
-        if claims::is_reserved(name.as_str()) {
-            return Err(EndpointError::ReservedName(name));
-        }
-        if claims::is_short_id(name.as_str()) && !may_be_id(&name) {
-            return Err(EndpointError::LikeAnId(name));
-        }
+        claims::check(&name, may_be_id(&name))?;
     }
 
     Ok(())

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv4Net;
-use overlay_core::{Alias, EndpointId, Name};
+use overlay_core::claims::UnfitClaim;
+use overlay_core::{EndpointId, Name};
 use overlay_proto::Code;
 
 use super::super::limits;
@@ -26,15 +27,9 @@ pub(crate) enum EndpointError {
     /// It says that it is on another node than the one that publishes it.
     #[error("endpoint {0} names a node other than the caller")]
     NamesAnotherNode(Name),
-    /// It would be found by a name that means this host everywhere.
-    #[error("no endpoint is called {0}: every host calls itself so; give it another name")]
-    ReservedName(Alias),
-    /// It would be found by what looks like an id.
-    #[error(
-        "no endpoint is called {0}: 12 hexadecimal digits are an id; give it another name, with \
-         another letter in it"
-    )]
-    LikeAnId(Alias),
+    /// It would be found by a name that means something else.
+    #[error(transparent)]
+    Name(#[from] UnfitClaim),
     /// Another node has published it.
     #[error("endpoint {0} belongs to another node")]
     OfAnotherNode(EndpointId),
@@ -135,8 +130,7 @@ impl EndpointError {
         match self {
             Self::TooManyInCall(_)
             | Self::ListedTwice(_)
-            | Self::ReservedName(_)
-            | Self::LikeAnId(_)
+            | Self::Name(_)
             | Self::AddressCount(_)
             | Self::OutsidePrefix { .. }
             | Self::OutsidePrefix6 { .. } => Code::InvalidInput,
