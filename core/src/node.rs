@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,29 @@ impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
+}
+
+/// Says what kind of address it is that no other host can be reached at. All peers send handshakes
+/// to what a node announces, and cloud providers serve secrets at some of these addresses.
+pub fn unreachable_kind(address: IpAddr) -> Option<&'static str> {
+    const METADATA: [IpAddr; 2] = [
+        IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    ];
+    let address = address.to_canonical();
+    let is_link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    let kinds = [
+        (address.is_loopback(), "a loopback address"),
+        (is_link_local, "a link-local address"),
+        (address.is_multicast(), "a multicast address"),
+        (address.is_unspecified(), "no address"),
+        (METADATA.contains(&address), "an address of a cloud's metadata service"),
+    ];
+
+    kinds.into_iter().find_map(|(is_it, kind)| is_it.then_some(kind))
 }
 
 /// A host that runs the agent.

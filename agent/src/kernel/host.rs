@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use overlay_core::node;
 
 use super::error::KernelError;
 use super::netlink::Netlink;
@@ -152,12 +153,7 @@ fn candidates<'a>(
 }
 
 fn may_advertise(ip: IpAddr) -> bool {
-    let link_local = match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-
-    !(link_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
+    node::unreachable_kind(ip).is_none()
 }
 
 fn leads_inward(link: &str) -> bool {

@@ -1,8 +1,6 @@
 //! How a node announces where it can be reached, and how it is removed.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-use overlay_core::{Change, HostReport, Node, NodeId, RowKey};
+use overlay_core::{Change, HostReport, Node, NodeId, RowKey, node};
 
 use super::record::{Enrollment, Revoked};
 use super::{
@@ -18,7 +16,7 @@ pub(super) fn announce(state: &ClusterState, id: NodeId, announce: Announce) -> 
         return Err(EnrollmentError::InvalidVersion.into());
     }
     for &address in &announce.underlay {
-        if let Some(kind) = unreachable_kind(address) {
+        if let Some(kind) = node::unreachable_kind(address) {
             return Err(EnrollmentError::UnreachableUnderlay { address, kind }.into());
         }
     }
@@ -47,29 +45,6 @@ pub(super) fn announce(state: &ClusterState, id: NodeId, announce: Announce) -> 
     }
 
     Ok((Reply::Done, records))
-}
-
-/// Says what kind of address it is that no other host can be reached at. All peers send handshakes
-/// to what a node announces, and cloud providers serve secrets at some of these addresses.
-fn unreachable_kind(address: IpAddr) -> Option<&'static str> {
-    const METADATA: [IpAddr; 2] = [
-        IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-        IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-    ];
-    let address = address.to_canonical();
-    let is_link_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    let kinds = [
-        (address.is_loopback(), "a loopback address"),
-        (is_link_local, "a link-local address"),
-        (address.is_multicast(), "a multicast address"),
-        (address.is_unspecified(), "no address"),
-        (METADATA.contains(&address), "an address of a cloud's metadata service"),
-    ];
-
-    kinds.into_iter().find_map(|(is_it, kind)| is_it.then_some(kind))
 }
 
 /// Removes a node at the request of an admin.
