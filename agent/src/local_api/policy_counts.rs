@@ -1,6 +1,6 @@
 //! What was counted by the rules of the policy, as the kernel has it at this moment.
 
-use overlay_core::policy::{ClusterPolicy, FilterMode, NetworkFilter, Policy, PolicyAction};
+use overlay_core::policy::{ClusterPolicy, NetworkFilter, Policy, PolicyAction};
 use overlay_core::{Name, Network};
 use overlay_proto::{Code, Refusal, v1};
 use tokio::task::spawn_blocking;
@@ -56,10 +56,6 @@ fn network_counts(
     network: &Name,
     counted: Option<&FilterCounts>,
 ) -> v1::NetworkPolicyCounts {
-    let mode = match row.mode {
-        FilterMode::Enforced => v1::PolicyMode::Enforced,
-        FilterMode::Shadow => v1::PolicyMode::Shadow,
-    };
     let rules = policy.rules_of(Some(network)).map(|rule| {
         let counter = v1::PolicyCounter::Rule;
         let count = counted.and_then(|counts| counts.rules.get(&rule.name)).copied();
@@ -74,7 +70,7 @@ fn network_counts(
 
     v1::NetworkPolicyCounts {
         network: network.to_string(),
-        mode: mode.into(),
+        mode: v1::PolicyMode::from(row.mode).into(),
         in_force: counted.is_some(),
         counts: rules.chain(others).collect(),
     }
@@ -99,6 +95,8 @@ fn policy_count(
 
 #[cfg(test)]
 mod tests {
+    use overlay_core::policy::FilterMode;
+
     use super::*;
 
     #[test]
