@@ -14,7 +14,7 @@ use crate::topology::HostPlan;
 use crate::wait::wait_until;
 
 /// How long a host may take until its addresses accept packets.
-const READY: Duration = Duration::from_secs(5);
+const READY: Duration = Duration::from_secs(20);
 
 /// One host of a lab.
 #[derive(Clone, Debug)]
@@ -170,16 +170,14 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// If the host is gone, or an address is not ready within 5 s.
+    /// If the host is gone, or an address is not ready within 20 s.
     pub fn snapshot_at_rest(&self, folders: &[&str]) -> Result<Snapshot> {
-        let mut seen = self.snapshot(folders);
+        let mut seen = self.snapshot(folders)?;
         let settled = wait_until(READY, "every address has its route", || {
-            if seen.as_ref().is_ok_and(|seen| seen.unfinished_address().is_some()) {
-                seen = self.snapshot(folders);
-            }
-            seen.as_ref().map_or(true, |seen| seen.unfinished_address().is_none())
+            // If the host cannot be examined, that is noticed by the next step.
+            seen = self.snapshot(folders).unwrap_or_else(|_| seen.clone());
+            seen.unfinished_address().is_none()
         });
-        let seen = seen?;
         settled.with_context(|| format!("{:?}", seen.unfinished_address()))?;
 
         Ok(seen)
