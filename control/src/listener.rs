@@ -30,7 +30,8 @@ use crate::start_error::StartError;
 /// Handshakes in progress: 64 MiB at some 16 KiB each. Further connections wait in the kernel's
 /// queue.
 const MAX_HALF_OPEN: usize = 4_096;
-/// Handshakes in progress from one address, or one /64 of IPv6: a quarter, so that one host cannot lock out the others.
+/// Handshakes in progress from one address, or one /64 of IPv6: a quarter, so that one host cannot
+/// lock out the others.
 const MAX_HALF_OPEN_PER_SOURCE: usize = MAX_HALF_OPEN / 4;
 /// Open connections: two per node.
 const MAX_CONNECTIONS: usize = 2 * crate::registry::limits::MAX_NODES;
@@ -179,14 +180,11 @@ impl Acceptor {
         let node = client.presented_node();
         let admitted =
             self.limits.admit(node.map_or_else(|| Client::at(address.ip()), Client::Node));
-        let (ended, is_known) = (admitted.ended(), client.has_certificate());
-        let lifetime = async move {
-            if is_known { std::future::pending().await } else { sleep(ANONYMOUS_LIFETIME).await }
-        };
+        let (ended, is_anonymous) = (admitted.ended(), !client.has_certificate());
         let end = Box::pin(async move {
             tokio::select! {
                 () = ended => {}
-                () = lifetime => {}
+                () = sleep(ANONYMOUS_LIFETIME), if is_anonymous => {}
             }
         });
 

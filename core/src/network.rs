@@ -108,6 +108,11 @@ impl Network {
         self.settings.range.unwrap_or(self.prefix)
     }
 
+    /// Returns whether a node created it.
+    pub fn is_made_by(&self, node: NodeId) -> bool {
+        self.creator.as_ref().is_some_and(|creator| creator.node == node)
+    }
+
     /// Returns whether a node with these labels may enter it, and so may know of it.
     pub fn admits(&self, labels: &BTreeMap<String, String>) -> bool {
         self.settings.nodes.matches(labels)

@@ -1,8 +1,9 @@
 //! Checks that several operations share.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
-use overlay_core::{Change, Network, NetworkId, Role};
+use overlay_core::{Change, Creator, Network, NetworkId, Role};
 use overlay_proto::convert;
 
 use super::error::{NetworkError, RegistryError};
@@ -75,8 +76,7 @@ pub(super) fn require_creator(
 ) -> Result<(), RegistryError> {
     refuse_worker(state, actor)?;
     let Actor::Node(id) = actor else { return Ok(()) };
-    let is_creator = network.creator.as_ref().is_some_and(|by| by.node == id);
-    if is_creator || state.node(id)?.role == Role::Admin {
+    if network.is_made_by(id) || state.node(id)?.role == Role::Admin {
         return Ok(());
     }
 
@@ -92,10 +92,14 @@ pub(super) fn require_creator(
 pub(super) fn check_sizes(records: &[Record]) -> Result<(), RegistryError> {
     for record in records {
         let Record::Row(row) = record else { continue };
-        let (what, most) = match row {
-            Change::Network(network) => (format!("network {}", network.name), limits::MAX_ROW),
-            Change::Endpoint(endpoint) => (format!("endpoint {}", endpoint.name), limits::MAX_ROW),
-            Change::HostReport(_) => ("the report of this host".to_owned(), limits::MAX_REPORT),
+        let (what, most): (&dyn Display, _) = match row {
+            Change::Network(network) => {
+                (&format_args!("network {}", network.name), limits::MAX_ROW)
+            }
+            Change::Endpoint(endpoint) => {
+                (&format_args!("endpoint {}", endpoint.name), limits::MAX_ROW)
+            }
+            Change::HostReport(_) => (&"the report of this host", limits::MAX_REPORT),
             // A policy has a bound of its own.
             Change::Node(_) | Change::Member(_) | Change::Policy(_) | Change::Removed(_) => {
                 continue;
@@ -103,11 +107,22 @@ pub(super) fn check_sizes(records: &[Record]) -> Result<(), RegistryError> {
         };
         let bytes = convert::encoded_len(row);
         if bytes > most {
-            return Err(RegistryError::RowTooLarge { what, bytes, most });
+            return Err(RegistryError::RowTooLarge { what: what.to_string(), bytes, most });
         }
     }
 
     Ok(())
+}
+
+/// Returns who is noted as having made something; nobody for an operator of control.
+pub(super) fn creator(
+    state: &ClusterState,
+    actor: Actor,
+) -> Result<Option<Creator>, RegistryError> {
+    match actor {
+        Actor::Operator => Ok(None),
+        Actor::Node(node) => Ok(Some(Creator { node, name: state.node(node)?.name.clone() })),
+    }
 }
 
 /// Checks that labels fit into a row.

@@ -51,19 +51,17 @@ fn check_use(
     held: &[Block],
     missing: usize,
 ) -> Result<(), MemberError> {
+    if missing == 0 {
+        return Ok(());
+    }
+    let own = |id| state.view().endpoints.get(&(network.id, id)).is_some_and(|e| e.node == node);
+    let all = held.iter().flat_map(|block| state.addresses(network.id, block.prefix));
+    let used = all.filter(|(_, endpoint)| own(*endpoint)).count();
     let addresses = held.len() << (32 - network.block_len());
-    let used = |block: &Block| {
-        let all = state.addresses(network.id, block.prefix);
-        let own =
-            |id| state.view().endpoints.get(&(network.id, id)).is_some_and(|e| e.node == node);
-        all.filter(|(_, endpoint)| own(*endpoint)).count()
-    };
-    let is_due = |missing| missing == 0 || held.iter().map(&used).sum::<usize>() * 2 >= addresses;
-    if missing <= 1 && is_due(missing) {
+    if missing == 1 && used * 2 >= addresses {
         return Ok(());
     }
 
-    let used = held.iter().map(used).sum();
     Err(MemberError::UnusedBlocks {
         network: network.name.clone(),
         held: held.len(),

@@ -32,7 +32,7 @@ mod tokens;
 
 use overlay_core::NodeId;
 
-use check::{check_labels, check_sizes, refuse_worker, require_creator};
+use check::{check_labels, check_sizes, creator, refuse_worker, require_creator};
 pub(crate) use check::{known_network, may_know, require_admin};
 pub(crate) use endpoints::check_count;
 pub(crate) use error::PolicyError;

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
-use overlay_core::{Change, Creator, Network, NetworkId, NodeId, Role, RowKey, Selector, pool};
+use overlay_core::{Change, Network, NetworkId, NodeId, Role, RowKey, Selector, pool};
 
 use super::{
     Actor, ClusterState, CreateNetwork, Decision, NetworkError, Record, RegistryError, Reply,
-    check_labels, known_network, limits, may_know, names, refuse_worker, require_admin,
+    check_labels, creator, known_network, limits, may_know, names, refuse_worker, require_admin,
     require_creator,
 };
 
@@ -48,8 +48,7 @@ pub(super) fn create(state: &ClusterState, actor: Actor, create: CreateNetwork) 
 fn check_share(state: &ClusterState, actor: Actor) -> Result<(), RegistryError> {
     let Actor::Node(id) = actor else { return Ok(()) };
     let node = state.node(id)?;
-    let made = |network: &&Network| network.creator.as_ref().is_some_and(|by| by.node == id);
-    let count = state.view().networks.values().filter(made).count();
+    let count = state.view().networks.values().filter(|network| network.is_made_by(id)).count();
     if node.role == Role::Admin || count < limits::MAX_NODE_NETWORKS {
         return Ok(());
     }
@@ -64,13 +63,6 @@ fn name_taken(state: &ClusterState, actor: Actor, there: &Network) -> NetworkErr
         NetworkError::NameTaken { name, prefix: there.prefix }
     } else {
         NetworkError::NameHidden(name)
-    }
-}
-
-fn creator(state: &ClusterState, actor: Actor) -> Result<Option<Creator>, RegistryError> {
-    match actor {
-        Actor::Operator => Ok(None),
-        Actor::Node(node) => Ok(Some(Creator { node, name: state.node(node)?.name.clone() })),
     }
 }
 

@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 use overlay_core::policy::{
     self, ClusterPolicy, FilterMode, InvalidPolicy, Policy, PolicyEndpoint,
 };
-use overlay_core::{Change, Creator, Name, RowKey};
+use overlay_core::{Change, Name, RowKey};
 
 use super::record::AppliedPolicy;
 use super::{
-    Actor, ApplyPolicy, ClusterState, Decision, PolicyError, Record, RegistryError, Reply, limits,
-    require_admin,
+    Actor, ApplyPolicy, ClusterState, Decision, PolicyError, Record, RegistryError, Reply, creator,
+    limits, require_admin,
 };
 
 /// The networks and endpoints that a policy is tried against.
@@ -170,15 +170,11 @@ fn replace(
         return Err(PolicyError::Moved { live, expected }.into());
     }
 
-    let by = match actor {
-        Actor::Operator => None,
-        Actor::Node(node) => Some(Creator { node, name: state.node(node)?.name.clone() }),
-    };
     let revision = last.map_or(0, |last| last.revision) + 1;
     let applied = AppliedPolicy {
         revision,
         at: now,
-        by,
+        by: creator(state, actor)?,
         mode: next.mode,
         rolled_back_to,
         document: next.document,
@@ -195,16 +191,12 @@ fn replace(
 }
 
 /// Lists the revisions that are kept no longer once another one, of so many bytes, is.
-fn forgotten(state: &ClusterState, bytes: usize) -> impl Iterator<Item = u64> + '_ {
-    let mut bytes = bytes;
-    let is_kept = move |count: usize, policy: &AppliedPolicy| {
-        bytes += policy.document.len();
-        count < limits::MAX_POLICIES && bytes <= limits::MAX_POLICY_BYTES
-    };
-    let mut is_kept = is_kept;
+fn forgotten(state: &ClusterState, mut bytes: usize) -> impl Iterator<Item = u64> + '_ {
     let latest_first = state.policies().values().rev().zip(1..);
+    let forgotten = latest_first.skip_while(move |(policy, count)| {
+        bytes += policy.document.len();
+        *count < limits::MAX_POLICIES && bytes <= limits::MAX_POLICY_BYTES
+    });
 
-    latest_first
-        .skip_while(move |(policy, count)| is_kept(*count, policy))
-        .map(|(policy, _)| policy.revision)
+    forgotten.map(|(policy, _)| policy.revision)
 }

@@ -296,7 +296,8 @@ impl ClusterState {
         let shows =
             |name: &Name| self.network_named(name).is_some_and(|it| self.may_enter(node, it.id));
 
-        // Whoever does not understand a policy keeps its networks closed; without one they are open.
+        // Whoever does not understand a policy keeps its networks closed; without one they are
+        // open.
         let Some(policy) = self.index.policy.as_deref() else { return Some(row.as_ref().clone()) };
 
         Some(policy.visible(row, shows))

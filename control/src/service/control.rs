@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use overlay_core::{NodeId, Revision};
+use overlay_core::{Network, NodeId, Revision};
 use overlay_proto::convert::field;
 use overlay_proto::v1::control_server::Control;
 use overlay_proto::{Code, Refusal, v1};
@@ -38,6 +38,18 @@ impl ControlService {
                     silent = Some(earlier);
                 }
             }
+        }
+    }
+
+    /// Submits a command whose answer is a network; returns it with the revision.
+    async fn ask_network(
+        &self,
+        node: NodeId,
+        command: Operation,
+    ) -> Result<(Network, u64), Refusal> {
+        match self.ask(node, command).await? {
+            (Reply::Network(network), revision) => Ok((network, revision.0)),
+            (outcome, _) => Err(mismatch(&outcome)),
         }
     }
 }
@@ -108,11 +120,8 @@ impl Control for ControlService {
         request: Request<v1::CreateNetworkRequest>,
     ) -> Answer<v1::CreateNetworkResponse> {
         let node = self.caller(&request)?;
-        let (network, revision) =
-            match self.ask(node, requests::create_network(request.into_inner())?).await? {
-                (Reply::Network(network), revision) => (network, revision.0),
-                (outcome, _) => return Err(mismatch(&outcome).into()),
-            };
+        let command = requests::create_network(request.into_inner())?;
+        let (network, revision) = self.ask_network(node, command).await?;
         tracing::info!(%node, network = %network.id, "Network created");
 
         Ok(Response::new(v1::CreateNetworkResponse { revision, network: Some(network.into()) }))
@@ -123,11 +132,8 @@ impl Control for ControlService {
         request: Request<v1::SetNetworkRequest>,
     ) -> Answer<v1::SetNetworkResponse> {
         let node = self.caller(&request)?;
-        let (network, revision) =
-            match self.ask(node, requests::set_network(request.into_inner())?).await? {
-                (Reply::Network(network), revision) => (network, revision.0),
-                (outcome, _) => return Err(mismatch(&outcome).into()),
-            };
+        let command = requests::set_network(request.into_inner())?;
+        let (network, revision) = self.ask_network(node, command).await?;
         tracing::info!(%node, network = %network.id, revision, "Network changed");
 
         Ok(Response::new(v1::SetNetworkResponse { revision, network: Some(network.into()) }))

@@ -71,7 +71,8 @@ pub(crate) enum NetworkError {
     /// The node whose container engine assigns addresses would not be in the network.
     #[error(
         "nodes={nodes}: node {node} does not match it, and its container engine gives out \
-         addresses of network {network}; let it in, or make the network anew with --ipam-driver overlay-wg"
+         addresses of network {network}; let it in, or make the network anew with --ipam-driver \
+         overlay-wg"
     )]
     ShutsOriginOut {
         /// The nodes that may enter.
