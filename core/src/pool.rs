@@ -36,7 +36,8 @@ const BRIDGES: [&str; 6] = ["docker", "br-", "virbr", "cni", "podman", "lxcbr"];
 /// where to start: control starts at the bottom, agents at a random place, so that two that pick at
 /// the same time rarely pick the same prefix.
 ///
-/// What hosts have in use is avoided while that leaves anything, and is no veto over the whole pool.
+/// What hosts have in use is avoided while that leaves anything, and is no veto over the whole
+/// pool.
 pub fn pick(view: &View, pool: Ipv4Net, also_taken: &[Ipv4Net], turn: u32) -> Option<Ipv4Net> {
     let parts = parts(pool);
     let pick =
@@ -86,8 +87,8 @@ fn in_use(view: &View, prefix: IpNet, counts: impl Fn(&str) -> bool) -> Option<S
 }
 
 /// Returns whether a host's use of a prefix keeps networks from having it. A route to a larger part
-/// of the internet (a VPN, a company's 10.0.0.0/8) says where packets go that nobody else takes, and
-/// not that all of it is in use.
+/// of the internet (a VPN, a company's 10.0.0.0/8) says where packets go that nobody else takes,
+/// and not that all of it is in use.
 fn is_specific(prefix: IpNet) -> bool {
     match prefix {
         IpNet::V4(v4) => v4.prefix_len() >= MIN_HELD_LEN,

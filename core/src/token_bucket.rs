@@ -1,4 +1,5 @@
-//! A token bucket: a burst at once, then one more after each interval. Pure: the time is an argument.
+//! A token bucket: a burst at once, then one more after each interval. Pure: the time is an
+//! argument.
 
 use std::time::{Duration, Instant};
 

@@ -39,7 +39,8 @@ pub fn may_see(view: &View, node: NodeId, key: RowKey) -> bool {
 pub fn visible_row(view: &View, node: NodeId, key: RowKey) -> Option<Change> {
     let row = view.row(key).filter(|_| may_see(view, node, key))?;
     if let Change::Policy(row) = &row {
-        // Whoever does not understand a policy keeps its networks closed; without one they are open.
+        // Whoever does not understand a policy keeps its networks closed; without one they are
+        // open.
         let Ok(policy) = Policy::parse(&row.text) else { return Some(Change::Policy(row.clone())) };
         let shows =
             |name: &Name| view.network_named(name).is_some_and(|it| may_enter(view, node, it.id));

@@ -122,8 +122,8 @@ impl Netlink {
         }
     }
 
-    /// Makes a veth pair: one end here, down and in an interface `group` (0 is the default one); the
-    /// other born in another namespace, with super-packets of one send each.
+    /// Makes a veth pair: one end here, down and in an interface `group` (0 is the default one);
+    /// the other born in another namespace, with super-packets of one send each.
     pub(crate) async fn add_veth(
         &mut self,
         name: &str,
