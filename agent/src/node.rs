@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::descriptor_reserves::DescriptorReserves;
 use crate::endpoint::sandbox;
 use crate::hand_over::{Predecessor, Program};
+use crate::kernel::code_pages;
 use crate::node_handle::Request;
 use crate::problem::explain;
 use crate::readiness;
@@ -75,7 +76,9 @@ pub async fn run(
             // Whoever watches over the agent hears of this process from the one before it.
             predecessor.gone().await;
         }
-        readiness::tell(handle).await;
+        readiness::tell(&handle).await;
+        handle.has_joined().await;
+        code_pages::release_and_tell();
     });
     let outcome = node.serve(&mut inbox, &mut signals).await;
     ready.abort();

@@ -100,6 +100,13 @@ impl NodeHandle {
         self.phase.send_replace(phase);
     }
 
+    /// Waits until this host is a node.
+    pub(crate) async fn has_joined(&self) {
+        let mut phase = self.phase.subscribe();
+        // The sender is this very value's, so an error cannot be.
+        let _ = phase.wait_for(|phase| matches!(phase, Phase::Joined(_))).await;
+    }
+
     /// Returns the current phase.
     pub(crate) fn phase(&self) -> Phase {
         self.phase.borrow().clone()

@@ -5,7 +5,6 @@
 //! brought up once, so that what is started after the agent finds the containers' networks as they
 //! were.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -18,7 +17,7 @@ use crate::node_handle::{NodeHandle, Phase};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until the agent is ready, and says so; ends then.
-pub(crate) async fn tell(handle: Arc<NodeHandle>) {
+pub(crate) async fn tell(handle: &NodeHandle) {
     if let Phase::Joined(joined) = handle.phase() {
         say(&[NotifyState::Status("bringing the networks up")]);
         if timeout(PATIENCE, brought_up(&joined.endpoints)).await.is_err() {

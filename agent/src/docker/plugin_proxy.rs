@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::plugin::{self, ACTIVATE, Answer, Answers, PluginSocket, forward};
 use crate::descriptor_reserves::DescriptorReserves;
+use crate::kernel::code_pages;
 use crate::signals::Signals;
 
 /// How long calls wait for an agent that does not answer, counted from when it was found absent: an
@@ -76,6 +77,7 @@ pub async fn run(options: ProxyOptions, reserves: DescriptorReserves) -> Result<
     let socket = PluginSocket::open(&options.listen).await?;
     tracing::info!(socket = %options.listen.display(), agent = %options.agent.display(), "Keeping the door for Docker");
     let proxy = Arc::new(PluginProxy::new(options.agent));
+    code_pages::release_and_tell();
     tokio::select! {
         () = signals.stop() => {}
         () = proxy.watch() => {}

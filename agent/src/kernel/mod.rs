@@ -13,6 +13,7 @@
 //! [`tables::ROUTE_PROTOCOL`]; an nftables table belongs to the socket that made it, but that of a
 //! policy, which is known by its name in a namespace of ours.
 
+pub mod code_pages;
 pub mod container_interface;
 mod converge;
 pub mod error;
