@@ -102,7 +102,7 @@ pub(crate) fn network(
         strays: Strays::default(),
         forwards: true,
         remote: holdings.remote(),
-        unreachable: network.prefixes(network.prefix).into_iter().collect(),
+        unreachable: whole_prefixes(network),
     };
     let sandboxes =
         records().map(|record| (record.endpoint.id, sandbox(record, network, interface.mtu())));
@@ -114,6 +114,14 @@ pub(crate) fn network(
         host: host.flat_map(|record| record.endpoint.addresses.clone()).collect(),
         filter: FilterDesired::Open,
     })
+}
+
+/// Lists the network's prefixes. An engine that assigns addresses itself takes them from all of the
+/// IPv6 prefix, not from the part alone that IPv4 addresses are mapped to.
+fn whole_prefixes(network: &Network) -> BTreeSet<IpNet> {
+    let v6 = network.prefix6.map(|prefix| IpNet::V6(prefix.trunc()));
+
+    network.prefixes(network.prefix).into_iter().chain(v6).collect()
 }
 
 fn sandbox(record: &EndpointRecord, network: &Network, mtu: u32) -> SandboxDesired {

@@ -37,6 +37,8 @@ pub(crate) enum ProblemCode {
     DockerName,
     /// This node was removed from its cluster.
     Expelled,
+    /// What the containers of a network send is not guarded.
+    Guard,
     /// A container lost its interface.
     InterfaceLost,
     /// The log is not written.
@@ -79,6 +81,7 @@ impl ProblemCode {
             Self::DockerMissing => "docker-missing",
             Self::DockerName => "docker-name",
             Self::Expelled => "expelled",
+            Self::Guard => "guard",
             Self::InterfaceLost => "interface-lost",
             Self::Log => "log",
             Self::PeerLoss => "peer-loss",

@@ -28,6 +28,8 @@ pub(crate) enum ProblemKey {
     Events,
     /// The host's own firewall.
     Firewall,
+    /// The guard of a network.
+    Guard(NetworkId),
     /// The host's network, which cannot be looked at.
     HostNetwork,
     /// The node's identity, which another host uses.
@@ -96,6 +98,7 @@ impl fmt::Display for ProblemKey {
             Self::Descriptors => f.write_str("descriptors"),
             Self::Events => f.write_str("events"),
             Self::Firewall => f.write_str("firewall"),
+            Self::Guard(network) => write!(f, "guard {network}"),
             Self::HostNetwork => f.write_str("host network"),
             Self::Identity => f.write_str("identity"),
             Self::Interface(endpoint) => write!(f, "container interface {endpoint}"),

@@ -221,7 +221,7 @@ impl NamespaceDesired {
     }
 
     /// Tells whether the network speaks the family of a prefix.
-    pub(super) fn speaks(&self, prefix: &IpNet) -> bool {
+    pub(crate) fn speaks(&self, prefix: &IpNet) -> bool {
         matches!(prefix, IpNet::V4(_)) || self.ipv6()
     }
 }

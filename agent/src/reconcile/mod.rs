@@ -54,6 +54,8 @@ pub(crate) struct NetworkReport {
     pub(crate) problem: Option<String>,
     /// Why the network's policy is not in force, if it is not.
     pub(crate) policy: Option<String>,
+    /// Why the guard of its containers is not there, if it is not.
+    pub(crate) guard: Option<String>,
 }
 
 /// The state of one endpoint.

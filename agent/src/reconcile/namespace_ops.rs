@@ -1,10 +1,11 @@
 //! What a worker needs from the kernel: a network's namespace with a few operations.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use overlay_core::EndpointId;
 
-use crate::kernel::nft::{Enforced, FilterDesired};
+use crate::kernel::nft::{Enforced, FilterDesired, Guard, Guarded};
 use crate::kernel::{KernelError, NamespaceDesired, ReconcileReport, SandboxDesired, Step};
 
 /// A network's namespace.
@@ -22,6 +23,10 @@ pub(crate) trait NamespaceOps: Send {
         held: &NamespaceDesired,
         desired: &NamespaceDesired,
     ) -> impl Future<Output = Option<Vec<Step>>> + Send;
+
+    /// Keeps the containers of the network to this guard from now on; looks whether somebody else
+    /// changed it.
+    fn guard(&mut self, desired: Arc<Guard>) -> impl Future<Output = Guarded> + Send;
 
     /// Keeps the network to this from now on; looks whether somebody else changed what is in force
     /// already.

@@ -1,7 +1,9 @@
 //! One pass over a network: container sides first, then the namespace, which lets their packets in.
 //! A new namespace is brought to its value before that too, so that no endpoint ever comes into one
-//! that pins no source. The network's policy is in force before all that: where it is not, no
-//! endpoint comes in, and where there is none of before either, nothing is forwarded.
+//! that pins no source. The network's guard and its policy are in force before all that. Where the
+//! policy is not, no endpoint comes in, and where there is none of before either, nothing is
+//! forwarded. Where the guard cannot be had, that is told; where it cannot be changed for the
+//! moment, no new endpoint comes in.
 //!
 //! Where only routes are to be others, nobody else is known to have changed anything, and the
 //! namespace was left as wanted, a pass is no more than the routes that differ.
@@ -15,7 +17,7 @@ use overlay_core::EndpointId;
 use super::namespace_ops::NamespaceOps;
 use super::{EndpointState, NetworkReport};
 use crate::desired::NetworkDesired;
-use crate::kernel::nft::{Enforced, FilterDesired, NotEnforced};
+use crate::kernel::nft::{Enforced, FilterDesired, Guard, Guarded, NftError, NotEnforced};
 use crate::kernel::{ChangeScope, KernelError, NamespaceDesired, NetworkInterface, SandboxDesired};
 use crate::problem::explain;
 
@@ -86,7 +88,9 @@ impl Reconciler {
         let due = self.due(desired, cause, changed);
         let is_quiet = due.is_empty() && !changed.contains(&ChangeScope::Network);
         let is_quick = cause == Cause::Desired && is_quiet && self.is_confirmed;
-        let mut pass = Pass::new(self.enforce(ops, desired, &gone, is_quick).await);
+        let guarded = self.guard(ops, desired, is_quick).await;
+        let enforced = self.enforce(ops, desired, &gone, is_quick).await;
+        let mut pass = Pass::new(guarded, enforced);
         if is_quick
             && pass.policy.is_none()
             && let Some(steps) = self.reroute(ops, desired).await
@@ -111,6 +115,25 @@ impl Reconciler {
         }
 
         self.conclude(desired, pass)
+    }
+
+    /// Keeps the containers to the guard. A quick pass does not look at it where nothing of it is to
+    /// be another.
+    async fn guard(
+        &self,
+        ops: &mut impl NamespaceOps,
+        desired: &NetworkDesired,
+        is_quick: bool,
+    ) -> Guarded {
+        let wanted = (&desired.namespace, &desired.sandboxes);
+        let is_held = |settled: &Arc<NetworkDesired>| {
+            Guard::is_alike((&settled.namespace, &settled.sandboxes), wanted)
+        };
+        if is_quick && self.settled.as_ref().is_some_and(is_held) {
+            return Guarded::default();
+        }
+
+        ops.guard(Arc::new(Guard::new(wanted.0, wanted.1))).await
     }
 
     /// Keeps the network to its policy. Where that is known to be in force, a quick pass does not
@@ -176,7 +199,8 @@ impl Reconciler {
         due.into_iter().collect()
     }
 
-    /// Makes or heals container sides; none without the policy.
+    /// Makes or heals container sides; none without the policy, and no new ones while the guard
+    /// cannot be told of them: it would refuse all that they send.
     async fn attach_all(
         &mut self,
         ops: &mut impl NamespaceOps,
@@ -187,8 +211,14 @@ impl Reconciler {
         if pass.policy.is_some() {
             return;
         }
+        let unguarded = pass.guard.as_ref().filter(|error| !error.is_lasting()).map(explain_guard);
         for id in ids {
-            self.attach(ops, id, desired, pass).await;
+            match &unguarded {
+                Some(why) if !self.attached.contains_key(&id) => {
+                    pass.failed.insert(id, EndpointState::Failed(why.clone()));
+                }
+                Some(_) | None => self.attach(ops, id, desired, pass).await,
+            }
         }
     }
 
@@ -241,11 +271,14 @@ impl Reconciler {
                 .drift_healed
                 .saturating_add(u32::try_from(pass.healed).unwrap_or(u32::MAX)),
             policy: pass.policy.as_ref().map(not_enforced),
+            guard: pass.guard.as_ref().filter(|_| pass.policy.is_none()).map(not_guarded),
             problem: pass.problem,
         };
         let usable = usable && is_in_force;
         self.settled = usable.then(|| Arc::clone(desired));
-        self.is_confirmed = usable && pass.failed.is_empty() && pass.missing.is_empty();
+        let may_recover = pass.guard.as_ref().is_some_and(|error| !error.is_lasting());
+        self.is_confirmed =
+            usable && !may_recover && pass.failed.is_empty() && pass.missing.is_empty();
         let outcome = PassOutcome {
             is_complete: self.is_confirmed,
             is_whole: pass.is_whole,
@@ -273,16 +306,19 @@ struct Pass {
     problem: Option<String>,
     /// Why the policy is not in force.
     policy: Option<NotEnforced>,
+    /// Why the guard is not there.
+    guard: Option<NftError>,
     interface: Option<NetworkInterface>,
 }
 
 impl Pass {
-    /// Begins with what came of the policy.
-    fn new(enforced: Enforced) -> Self {
+    /// Begins with what came of the guard and the policy.
+    fn new(guarded: Guarded, enforced: Enforced) -> Self {
         Self {
-            done: usize::from(enforced.did_something),
-            healed: usize::from(enforced.healed),
+            done: usize::from(enforced.did_something) + usize::from(guarded.did_something),
+            healed: usize::from(enforced.healed || guarded.healed),
             policy: enforced.failure,
+            guard: guarded.failure,
             ..Self::default()
         }
     }
@@ -325,6 +361,20 @@ fn not_enforced(failure: &NotEnforced) -> String {
     };
 
     format!("{}; until then {meanwhile}", explain(&failure.cause))
+}
+
+/// Says why an endpoint stays outside.
+fn explain_guard(error: &NftError) -> String {
+    format!("what it sends cannot be guarded: {}", explain(error))
+}
+
+/// Says that the guard is not there, and what that means.
+fn not_guarded(error: &NftError) -> String {
+    format!(
+        "what containers send is not guarded: {}; forged sources get nowhere all the same, but \
+         are not counted",
+        explain(error)
+    )
 }
 
 fn refused(error: &KernelError) -> EndpointState {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::kernel::ReconcileReport;
-use crate::kernel::nft::{FilterError, NotEnforcedCause};
+use crate::kernel::nft::{NftError, NotEnforcedCause};
 use crate::kernel::{
     InterfaceDesired, InterfaceOwner, NamespaceDesired, Step, Strays, TunDesired, VethDesired,
 };
@@ -36,6 +36,13 @@ struct Fake {
     enforcements: usize,
     /// Whether somebody else changed the policy's table.
     is_tampered: bool,
+    /// What containers are kept to.
+    guard: Arc<Guard>,
+    refuses_guard: bool,
+    /// Whether it cannot be changed for the moment.
+    has_busy_guard: bool,
+    /// Whether somebody else changed that.
+    is_unguarded: bool,
 }
 
 impl NamespaceOps for Fake {
@@ -76,11 +83,23 @@ impl NamespaceOps for Fake {
         Some(steps)
     }
 
+    async fn guard(&mut self, desired: Arc<Guard>) -> Guarded {
+        let busy = || NftError::Run(std::io::ErrorKind::OutOfMemory.into());
+        let failure = self.refuses_guard.then_some(NftError::NoProgram);
+        let failure = failure.or_else(|| self.has_busy_guard.then(busy));
+        let did_something = failure.is_none() && *desired != *self.guard;
+        if did_something {
+            self.guard = desired;
+        }
+
+        Guarded { did_something, failure, healed: std::mem::take(&mut self.is_unguarded) }
+    }
+
     async fn enforce(&mut self, desired: &FilterDesired) -> Enforced {
         self.enforcements += 1;
         if self.refuses_policy {
             let failure = NotEnforced {
-                cause: NotEnforcedCause::Table(FilterError::NoProgram),
+                cause: NotEnforcedCause::Table(NftError::NoProgram),
                 has_earlier: self.policy != FilterDesired::Open,
             };
             return Enforced { failure: Some(failure), ..Enforced::default() };
@@ -103,6 +122,8 @@ impl NamespaceOps for Fake {
         endpoint: EndpointId,
         desired: &SandboxDesired,
     ) -> Result<ReconcileReport, KernelError> {
+        let is_known = *self.guard == Guard::default() || self.guard.knows(endpoint);
+        assert!(is_known, "the guard is there first");
         if let FilterDesired::Filter(filter) = &self.policy {
             assert!(filter.known.contains(&address(endpoint)), "the policy is there first");
         }
@@ -280,6 +301,57 @@ async fn a_policy_that_others_changed_is_put_right_and_counted() {
     run(&mut reconciler, &mut kernel, &guarded(&[1], &[]), Cause::Resync).await;
 
     assert!(!kernel.is_tampered);
+    assert_eq!(reconciler.report().drift_healed, 1);
+}
+
+#[tokio::test]
+async fn a_network_without_its_guard_works_and_says_so() {
+    let (mut kernel, mut reconciler) =
+        (Fake { refuses_guard: true, ..Fake::default() }, Reconciler::default());
+
+    let outcome = run(&mut reconciler, &mut kernel, &desired(&[1]), Cause::Desired).await;
+
+    assert!(outcome.is_complete && kernel.forwards, "{outcome:?}");
+    let report = reconciler.report();
+    assert_eq!(report.endpoints, [(id(1), EndpointState::Ready)].into());
+    let why = report.guard.clone().expect("a reason");
+    assert!(why.contains("install the package nftables"), "{why}");
+
+    kernel.refuses_guard = false;
+    run(&mut reconciler, &mut kernel, &desired(&[1]), Cause::Resync).await;
+
+    assert_eq!(reconciler.report().guard, None);
+    assert!(kernel.guard.knows(id(1)));
+}
+
+#[tokio::test]
+async fn while_the_guard_cannot_be_changed_no_new_endpoint_comes_in() {
+    let (mut kernel, mut reconciler) = (Fake::default(), Reconciler::default());
+    run(&mut reconciler, &mut kernel, &desired(&[1]), Cause::Desired).await;
+    kernel.has_busy_guard = true;
+
+    let outcome = run(&mut reconciler, &mut kernel, &desired(&[1, 2]), Cause::Desired).await;
+
+    assert!(!outcome.is_complete && kernel.forwards, "{outcome:?}");
+    let states = &reconciler.report().endpoints;
+    assert_eq!(states.get(&id(1)), Some(&EndpointState::Ready));
+    assert!(matches!(states.get(&id(2)), Some(EndpointState::Failed(_))), "{states:?}");
+
+    kernel.has_busy_guard = false;
+    let outcome = run(&mut reconciler, &mut kernel, &desired(&[1, 2]), Cause::Resync).await;
+
+    assert!(outcome.is_complete, "{outcome:?}");
+    assert_eq!(reconciler.report().endpoints.get(&id(2)), Some(&EndpointState::Ready));
+}
+
+#[tokio::test]
+async fn a_guard_that_others_changed_is_put_right_and_counted() {
+    let (mut kernel, mut reconciler) = (Fake::default(), Reconciler::default());
+    run(&mut reconciler, &mut kernel, &desired(&[1]), Cause::Desired).await;
+    kernel.is_unguarded = true;
+
+    run(&mut reconciler, &mut kernel, &desired(&[1]), Cause::Resync).await;
+
     assert_eq!(reconciler.report().drift_healed, 1);
 }
 

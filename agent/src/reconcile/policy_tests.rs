@@ -248,7 +248,8 @@ async fn a_table_of_an_earlier_process_decides_until_there_is_another() {
     assert!(why.contains("the policy of before decides"), "{why}");
 
     kept.complete(&[11, 12], FilterDesired::Open, Cause::Desired).await;
-    assert_eq!(kept.nft(&["list", "ruleset"]), "", "a policy that went away");
+    let tables = kept.nft(&["list", "tables"]);
+    assert_eq!(tables, "table inet overlay_guard\ntable arp overlay_guard\n", "no policy");
     send(&from, v4(12), "hello").expect("a route");
     assert_eq!(receive(&to).0, "hello");
 }

@@ -8,7 +8,7 @@ use overlay_core::policy::Filter;
 
 use super::namespace_ops::NamespaceOps;
 use super::queue::ReconcileQueue;
-use crate::kernel::nft::{Enforced, Enforcement, FilterDesired, FlowLog};
+use crate::kernel::nft::{Enforced, Enforcement, FilterDesired, FlowLog, Guard, Guarded};
 use crate::kernel::{
     ChangeScope, Changes, InterfaceOwner, KernelError, NamespaceDesired, NamespaceEvents, Netns,
     NetworkNamespace, ReconcileReport, SandboxDesired, Step, Subscription,
@@ -135,6 +135,13 @@ impl NamespaceOps for Watched {
         self.queue.note_step(self.namespace.network());
 
         steps
+    }
+
+    async fn guard(&mut self, desired: Arc<Guard>) -> Guarded {
+        let guarded = self.enforcement.guard(desired).await;
+        self.queue.note_step(self.namespace.network());
+
+        guarded
     }
 
     async fn enforce(&mut self, desired: &FilterDesired) -> Enforced {

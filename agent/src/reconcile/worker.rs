@@ -266,6 +266,11 @@ impl Worker {
             Some(text) => reconcile.problems.raise(about_policy, ProblemCode::Policy, text),
             None => reconcile.problems.clear(&about_policy),
         }
+        let about_guard = ProblemKey::Guard(self.network);
+        match &report.guard {
+            Some(text) => reconcile.problems.raise(about_guard, ProblemCode::Guard, text),
+            None => reconcile.problems.clear(&about_guard),
+        }
         reconcile.reports.send_if_modified(|reports| {
             let changed = reports.get(&self.network) != Some(&report);
             reports.insert(self.network, report);
@@ -281,6 +286,7 @@ impl Worker {
         super::clean::network(&reconcile.run_dir, self.network, &reconcile.problems).await;
         reconcile.problems.clear(&ProblemKey::Network(self.network));
         reconcile.problems.clear(&ProblemKey::Policy(self.network));
+        reconcile.problems.clear(&ProblemKey::Guard(self.network));
         reconcile.reports.send_modify(|reports| drop(reports.remove(&self.network)));
     }
 }

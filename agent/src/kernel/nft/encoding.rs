@@ -98,9 +98,18 @@ pub(super) fn ask_chain(table: &str, chain: &str) -> Batch {
 
 /// Takes a table of both families away.
 pub(super) fn remove_table(table: &str) -> Batch {
+    remove_of(FAMILY_INET, table)
+}
+
+/// Takes the tables of this name away, whatever their families; none is as good.
+pub(super) fn remove_tables(table: &str) -> Batch {
+    remove_of(FAMILY_UNSPEC, table)
+}
+
+fn remove_of(family: u8, table: &str) -> Batch {
     let mut batch = Batch::default();
     batch.message(BATCH_BEGIN, 0, (FAMILY_UNSPEC, SUBSYSTEM), &[]);
-    batch.message(DELETE_TABLE, NLM_F_ACK, (FAMILY_INET, 0), &text(1, table));
+    batch.message(DELETE_TABLE, NLM_F_ACK, (family, 0), &text(1, table));
     batch.message(BATCH_END, 0, (FAMILY_UNSPEC, SUBSYSTEM), &[]);
 
     batch

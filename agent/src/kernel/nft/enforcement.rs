@@ -1,5 +1,5 @@
-//! Keeps a network to its policy: puts the policy's table into the network's namespace, or says
-//! that it is not there and whether that leaves the network without any.
+//! Keeps a network to its guard and to its policy: puts their tables into the network's namespace,
+//! or says that they are not there and whether that leaves the network without a policy.
 //!
 //! ```text
 //!            open ──► no table
@@ -11,9 +11,12 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use overlay_core::policy::Filter;
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::spawn_blocking;
 
-use super::filter_table::{FilterError, FilterTable};
+use super::filter_table::FilterTable;
+use super::guard::Guard;
+use super::guard_table::{GuardChange, GuardTable};
+use super::program::NftError;
 use crate::kernel::Netns;
 use crate::kernel::lock::Lock;
 
@@ -40,6 +43,17 @@ pub(crate) struct Enforced {
     pub(crate) failure: Option<NotEnforced>,
 }
 
+/// What came of keeping a network to its guard.
+#[derive(Debug, Default)]
+pub(crate) struct Guarded {
+    /// Whether the namespace was changed for it.
+    pub(crate) did_something: bool,
+    /// Whether that put right what others had changed.
+    pub(crate) healed: bool,
+    /// Why the guard is not there, if it is not.
+    pub(crate) failure: Option<NftError>,
+}
+
 /// A policy that is not in force.
 #[derive(Debug)]
 pub(crate) struct NotEnforced {
@@ -54,7 +68,7 @@ pub(crate) struct NotEnforced {
 pub(crate) enum NotEnforcedCause {
     /// It cannot be put in place.
     #[error("the network's policy cannot be put in place")]
-    Table(#[source] FilterError),
+    Table(#[source] NftError),
     /// It is not understood.
     #[error("this agent does not understand the network's policy, upgrade it: {0}")]
     Unreadable(Arc<str>),
@@ -63,7 +77,7 @@ pub(crate) enum NotEnforcedCause {
 /// Keeps one network's namespace to its policy.
 #[derive(Debug)]
 pub(crate) struct Enforcement {
-    table: Arc<Mutex<FilterTable>>,
+    tables: Arc<Mutex<Tables>>,
     /// No other process comes to the namespace while the program still runs for this one.
     lock: Arc<Lock>,
 }
@@ -71,28 +85,82 @@ pub(crate) struct Enforcement {
 impl Enforcement {
     /// Takes over whatever table is in the namespace, without touching it.
     pub(crate) fn new(netns: Netns, lock: Arc<Lock>) -> Self {
-        let table = FilterTable::new(netns, rand::random());
+        let tables = Tables {
+            guard: GuardTable::new(netns.clone()),
+            filter: FilterTable::new(netns, rand::random()),
+        };
 
-        Self { table: Arc::new(Mutex::new(table)), lock }
+        Self { tables: Arc::new(Mutex::new(tables)), lock }
+    }
+
+    /// Keeps the network to this guard from now on.
+    pub(crate) async fn guard(&self, desired: Arc<Guard>) -> Guarded {
+        let done = self.perform(move |tables| tables.guard(&desired)).await;
+
+        done.unwrap_or_else(|error| Guarded { failure: Some(error), ..Guarded::default() })
     }
 
     /// Keeps the network to this from now on. What is in force already is looked at: somebody else
     /// may have changed it.
     pub(crate) async fn enforce(&self, desired: FilterDesired) -> Enforced {
-        let (table, lock) = (Arc::clone(&self.table), Arc::clone(&self.lock));
-        // Not in a thread for namespaces: it waits for a program.
-        let done = spawn_blocking(move || {
-            let enforced =
-                enforce(&mut table.lock().unwrap_or_else(PoisonError::into_inner), desired);
-            drop(lock);
-            enforced
-        });
-        let failed = |error: JoinError| {
-            let error = FilterError::Run(io::Error::other(error));
-            Enforced::failed(NotEnforcedCause::Table(error), false)
-        };
+        let done = self.perform(|tables| tables.enforce(desired)).await;
 
-        done.await.unwrap_or_else(failed)
+        done.unwrap_or_else(|error| Enforced::failed(NotEnforcedCause::Table(error), false))
+    }
+
+    /// Does something with the tables. Not in a thread for namespaces: it waits for a program.
+    async fn perform<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Tables) -> T + Send + 'static,
+    ) -> Result<T, NftError> {
+        let (tables, lock) = (Arc::clone(&self.tables), Arc::clone(&self.lock));
+        let done = spawn_blocking(move || {
+            let done = work(&mut tables.lock().unwrap_or_else(PoisonError::into_inner));
+            drop(lock);
+            done
+        });
+
+        done.await.map_err(|error| NftError::Run(io::Error::other(error)))
+    }
+}
+
+/// All our tables of one namespace. Each is told of the others' transactions, or it would take them
+/// for those of foreign hands.
+#[derive(Debug)]
+struct Tables {
+    guard: GuardTable,
+    filter: FilterTable,
+}
+
+impl Tables {
+    fn guard(&mut self, desired: &Arc<Guard>) -> Guarded {
+        let kept = self.guard.keep(desired);
+        if let Some(performed) = self.guard.take_performed() {
+            self.filter.follow(performed);
+        }
+        match kept {
+            Ok(kept) => Guarded {
+                did_something: kept != GuardChange::AsItWas,
+                healed: kept == GuardChange::Healed,
+                failure: None,
+            },
+            Err(error) => {
+                if matches!(error, NftError::NoProgram) {
+                    // What cannot be changed any more would shut out whoever comes.
+                    let _removed_or_never_there = self.guard.remove();
+                }
+                Guarded { failure: Some(error), ..Guarded::default() }
+            }
+        }
+    }
+
+    fn enforce(&mut self, desired: FilterDesired) -> Enforced {
+        let enforced = enforce(&mut self.filter, desired);
+        if let Some(performed) = self.filter.take_performed() {
+            self.guard.follow(performed);
+        }
+
+        enforced
     }
 }
 

@@ -4,58 +4,23 @@
 //! made it anew. What it counted goes with it then.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Seek as _, Write as _};
-use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use overlay_core::Name;
 use overlay_core::policy::Filter;
-use serde::Deserialize;
 
 use super::filter_script::{
     self, DEFAULT, FORWARD, Generation, INVALID, RULE_PREFIX, TABLE, TABLE_NAME, UNKNOWN,
 };
-use super::requests::{Requests, lacks_nftables};
+use super::program::{Counter, NftError, Performed, Program, Stamp};
+use super::requests::lacks_nftables;
 use crate::kernel::Netns;
-use crate::kernel::error::KernelError;
 use crate::kernel::sysctl;
 use crate::kernel::tables::Sysctl;
 
-/// The program, found in the search path.
-const PROGRAM: &str = "nft";
-/// The most bytes of its complaint that are repeated.
-const COMPLAINT: usize = 300;
 /// TCP packets outside of the window that connection tracking has seen belong to their flow all the
 /// same: it is theirs to say. Otherwise flows whose packets it missed would be cut.
 const LIBERAL: (&str, &str) = ("netfilter/nf_conntrack_tcp_be_liberal", "1");
-
-/// Why a filter is not in place; what was there before stays.
-#[derive(Debug, thiserror::Error)]
-pub enum FilterError {
-    /// The program is missing.
-    #[error("policies need the program nft, which is not here: install the package nftables")]
-    NoProgram,
-    /// The namespace cannot be entered.
-    #[error("the namespace of the network cannot be entered")]
-    Namespace(#[source] KernelError),
-    /// The program cannot be run.
-    #[error("nft cannot be run")]
-    Run(#[source] io::Error),
-    /// The kernel or the program refused.
-    #[error(
-        "nft refused: {0}; policies need a kernel with nftables for inet, with sets, maps, \
-         counters, conntrack and logs, and nft 1.0 or later"
-    )]
-    Refused(String),
-    /// The kernel refused, without the program.
-    #[error("the kernel's nftables do not answer")]
-    Kernel(#[source] io::Error),
-    /// What it answers is not understood.
-    #[error("nft answers what is not understood")]
-    Answer(#[source] serde_json::Error),
-}
 
 /// What a filter counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -82,18 +47,25 @@ pub struct FilterCounts {
 /// The table in one namespace.
 #[derive(Debug)]
 pub struct FilterTable {
-    netns: Netns,
+    program: Program,
     generation: Generation,
     held: Option<Arc<Filter>>,
-    /// The number of the state in which the last transaction left the namespace's tables; nothing
-    /// where somebody else had a hand in it.
-    stamp: Option<u32>,
+    /// What the last transaction left.
+    stamp: Stamp,
+    /// Our transactions about the table that nobody was told of yet.
+    performed: Option<Performed>,
 }
 
 impl FilterTable {
     /// Takes over whatever table is in a namespace, without touching it. `bits` are random.
     pub fn new(netns: Netns, bits: u32) -> Self {
-        Self { netns, generation: Generation::from_random(bits), held: None, stamp: None }
+        Self {
+            program: Program::new(netns),
+            generation: Generation::from_random(bits),
+            held: None,
+            stamp: Stamp::default(),
+            performed: None,
+        }
     }
 
     /// Returns whether this filter is what was put in place last.
@@ -107,11 +79,11 @@ impl FilterTable {
     ///
     /// # Errors
     ///
-    /// [`FilterError`]; what was there is there.
-    pub fn apply(&mut self, filter: Arc<Filter>) -> Result<(), FilterError> {
+    /// [`NftError`]; what was there is there.
+    pub fn apply(&mut self, filter: Arc<Filter>) -> Result<(), NftError> {
         match self.update(&filter) {
             Some(Ok(generation)) => self.generation = generation,
-            Some(Err(FilterError::Refused(_))) | None => {
+            Some(Err(NftError::Refused(_))) | None => {
                 let next = self.generation.next();
                 self.load(&filter_script::replace(&filter, next))?;
                 self.generation = next;
@@ -128,14 +100,14 @@ impl FilterTable {
     ///
     /// # Errors
     ///
-    /// [`FilterError`]; what was there is there.
-    pub fn heal(&mut self) -> Result<bool, FilterError> {
+    /// [`NftError`]; what was there is there.
+    pub fn heal(&mut self) -> Result<bool, NftError> {
         let Some(held) = self.held.clone() else { return Ok(false) };
-        let stamp = self.request(|requests| {
+        let stamp = self.program.request(|requests| {
             set_liberal();
             requests.stamp()
         })?;
-        if self.stamp == Some(stamp) {
+        if self.stamp.is(stamp) {
             return Ok(false);
         }
         self.held = None;
@@ -145,7 +117,7 @@ impl FilterTable {
     }
 
     /// Changes elements of sets, if that is all that is to be done, and returns their generation.
-    fn update(&mut self, filter: &Filter) -> Option<Result<Generation, FilterError>> {
+    fn update(&mut self, filter: &Filter) -> Option<Result<Generation, NftError>> {
         let held = self.held.clone().filter(|held| filter.has_rules_of(held))?;
         let next = filter.unsettles(&held).then(|| self.generation.next());
         let generations = next.map(|next| (self.generation, next));
@@ -160,95 +132,59 @@ impl FilterTable {
     ///
     /// # Errors
     ///
-    /// [`FilterError`]; the table is there then.
-    pub fn remove(&mut self) -> Result<bool, FilterError> {
-        let removed = self.request(|requests| requests.remove_table(TABLE_NAME));
-        let was_there = match removed {
-            Err(FilterError::Kernel(error)) if lacks_nftables(&error) => false,
+    /// [`NftError`]; the table is there then.
+    pub fn remove(&mut self) -> Result<bool, NftError> {
+        let removed = self.program.request(|requests| {
+            let before = requests.stamp()?;
+            let was_there = requests.remove_table(TABLE_NAME)?;
+            let after = requests.stamp()?;
+            Ok(was_there.then_some(Performed { before, after }))
+        });
+        self.performed = match removed {
+            Err(NftError::Kernel(error)) if lacks_nftables(&error) => None,
             removed => removed?,
         };
         self.held = None;
 
-        Ok(was_there)
+        Ok(self.performed.is_some())
     }
 
     /// Returns whether a table, whoever made it, decides about the packets of the namespace.
     ///
     /// # Errors
     ///
-    /// [`FilterError`].
-    pub fn is_there(&self) -> Result<bool, FilterError> {
-        self.request(|requests| requests.has_chain(TABLE_NAME, FORWARD))
+    /// [`NftError`].
+    pub fn is_there(&self) -> Result<bool, NftError> {
+        self.program.request(|requests| requests.has_chain(TABLE_NAME, FORWARD))
     }
 
     /// Reads what was counted.
     ///
     /// # Errors
     ///
-    /// [`FilterError`].
-    pub fn counts(&self) -> Result<FilterCounts, FilterError> {
-        let listing = self.run(&["-j", &format!("list counters table {TABLE}")], "")?;
-        let listing: Listing = serde_json::from_slice(&listing).map_err(FilterError::Answer)?;
+    /// [`NftError`].
+    pub fn counts(&self) -> Result<FilterCounts, NftError> {
+        Ok(counts(self.program.counters(TABLE)?))
+    }
+    /// Takes note of a transaction of ours about another table of the namespace.
+    pub(super) fn follow(&mut self, performed: Performed) {
+        self.stamp.follow(performed);
+    }
 
-        Ok(listing.counts())
+    /// Returns the last transaction, once.
+    pub(super) fn take_performed(&mut self) -> Option<Performed> {
+        self.performed.take()
     }
 
     /// Has the program perform a script, in one transaction.
-    fn load(&mut self, script: &str) -> Result<(), FilterError> {
-        let before = self.request(Requests::stamp)?;
-        self.stamp = None;
-        self.run(&["-f", "-"], script)?;
-        let after = self.request(|requests| {
-            set_liberal();
-            requests.stamp()
-        })?;
-        self.stamp = (after == before.wrapping_add(1)).then_some(after);
+    fn load(&mut self, script: &str) -> Result<(), NftError> {
+        self.stamp = Stamp::default();
+        let performed = self.program.load(script, set_liberal)?;
+        self.stamp = Stamp::left(performed);
+        self.performed = Some(performed);
 
         Ok(())
     }
-
-    /// Asks the kernel, inside the namespace.
-    fn request<T: Send>(
-        &self,
-        ask: impl FnOnce(&Requests) -> io::Result<T> + Send,
-    ) -> Result<T, FilterError> {
-        let asked = self.netns.within(|| Requests::open().and_then(|requests| ask(&requests)));
-
-        asked.map_err(FilterError::Namespace)?.map_err(FilterError::Kernel)
-    }
-
-    /// Runs the program inside the namespace, and returns its answer.
-    fn run(&self, arguments: &[&str], input: &str) -> Result<Vec<u8>, FilterError> {
-        let ran = self.netns.within(|| run(arguments, input)).map_err(FilterError::Namespace)?;
-        let output = ran.map_err(|error| {
-            if error.kind() == io::ErrorKind::NotFound {
-                FilterError::NoProgram
-            } else {
-                FilterError::Run(error)
-            }
-        })?;
-        if output.status.success() {
-            return Ok(output.stdout);
-        }
-        let complaint: String =
-            String::from_utf8_lossy(&output.stderr).chars().take(COMPLAINT).collect();
-
-        Err(FilterError::Refused(complaint.split_whitespace().collect::<Vec<_>>().join(" ")))
-    }
-}
-
-fn run(arguments: &[&str], input: &str) -> io::Result<Output> {
-    Command::new(PROGRAM).args(arguments).stdin(whole(input)?).output()
-}
-
-/// Holds all that the program is to read before it begins: if this process is killed, it has read
-/// either all or nothing.
-fn whole(input: &str) -> io::Result<Stdio> {
-    let mut file = File::from(memfd_create(c"overlay-policy", MFdFlags::MFD_CLOEXEC)?);
-    file.write_all(input.as_bytes())?;
-    file.rewind()?;
-
-    Ok(file.into())
 }
 
 /// Sets what connection tracking must be like, in the calling thread's namespace; without it flows
@@ -263,42 +199,20 @@ fn set_liberal() {
     }
 }
 
-/// What `nft -j` lists.
-#[derive(Debug, Deserialize)]
-struct Listing {
-    nftables: Vec<Listed>,
-}
-
-impl Listing {
-    fn counts(self) -> FilterCounts {
-        let mut counts = FilterCounts::default();
-        for Counter { name, packets, bytes } in
-            self.nftables.into_iter().filter_map(|object| object.counter)
-        {
-            let count = FilterCount { packets, bytes };
-            let rule = name.strip_prefix(RULE_PREFIX).and_then(|rule| rule.parse().ok());
-            match (rule, name.as_str()) {
-                (Some(rule), _) => drop(counts.rules.insert(rule, count)),
-                (None, DEFAULT) => counts.default = count,
-                (None, UNKNOWN) => counts.unknown = count,
-                (None, INVALID) => counts.invalid = count,
-                // Somebody else's.
-                (None, _) => {}
-            }
+fn counts(counters: Vec<Counter>) -> FilterCounts {
+    let mut counts = FilterCounts::default();
+    for Counter { name, packets, bytes } in counters {
+        let count = FilterCount { packets, bytes };
+        let rule = name.strip_prefix(RULE_PREFIX).and_then(|rule| rule.parse().ok());
+        match (rule, name.as_str()) {
+            (Some(rule), _) => drop(counts.rules.insert(rule, count)),
+            (None, DEFAULT) => counts.default = count,
+            (None, UNKNOWN) => counts.unknown = count,
+            (None, INVALID) => counts.invalid = count,
+            // Somebody else's.
+            (None, _) => {}
         }
-
-        counts
     }
-}
 
-#[derive(Debug, Deserialize)]
-struct Listed {
-    counter: Option<Counter>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Counter {
-    name: String,
-    packets: u64,
-    bytes: u64,
+    counts
 }

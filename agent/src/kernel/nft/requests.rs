@@ -47,6 +47,11 @@ impl Requests {
         found(self.ask(&encoding::remove_table(table)))
     }
 
+    /// Takes the tables of this name away, whatever their families.
+    pub(super) fn remove_tables(&self, table: &str) -> io::Result<()> {
+        self.ask(&encoding::remove_tables(table)).map(drop)
+    }
+
     /// Sends messages, and returns the body of the first answer; a refusal is an error. The kernel
     /// answers at once.
     pub(super) fn ask(&self, batch: &Batch) -> io::Result<Vec<u8>> {
