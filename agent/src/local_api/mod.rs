@@ -4,6 +4,7 @@
 mod control;
 mod events;
 mod gate_layer;
+mod guard_counts;
 mod listing;
 mod ping;
 mod policy_counts;

@@ -1,31 +1,43 @@
-//! What was counted by the rules of the policy, as the kernel has it at this moment.
+//! What was counted by the rules of the policy, and by the guard of each network, as the kernel has
+//! it at this moment.
 
 use overlay_core::policy::{ClusterPolicy, NetworkFilter, Policy, PolicyAction};
 use overlay_core::{Name, Network};
 use overlay_proto::{Code, Refusal, v1};
 use tokio::task::spawn_blocking;
 
+use super::guard_counts;
 use crate::endpoint::lifecycle::Endpoints;
 use crate::kernel::Pins;
-use crate::kernel::nft::{FilterCount, FilterCounts, FilterError, FilterTable};
+use crate::kernel::nft::{FilterCount, FilterCounts, FilterTable, NftError};
 use crate::problem::explain;
 
-/// Reads the counters of all networks of this node that the policy looks at.
+/// Reads the counters of all networks of this node.
 pub(super) async fn counts(endpoints: &Endpoints) -> Result<v1::PolicyCountsResponse, Refusal> {
     let view = endpoints.memberships.local_view();
-    let Some(row) = &view.policy else { return Ok(v1::PolicyCountsResponse::default()) };
-    let policy = Policy::parse(&row.text).map_err(|_| {
+    let parsed = view.policy.as_ref().map(|row| Policy::parse(&row.text).map(|one| (row, one)));
+    let policy = parsed.transpose().map_err(|_| {
         let text = "this agent does not understand the live policy: upgrade it";
         Refusal::new(Code::Unsupported, text)
     })?;
     let mut networks = Vec::new();
     for member in view.memberships_of(endpoints.node()) {
         let Some(network) = view.networks.get(&member.network) else { continue };
-        if NetworkFilter::new(&policy, &network.name, row.mode).filter().is_open() {
-            continue;
-        }
-        let counted = read(endpoints, network).await?;
-        networks.push(network_counts(&policy, row, &network.name, counted.as_ref()));
+        let looked_at = policy.as_ref().filter(|(row, policy)| {
+            !NetworkFilter::new(policy, &network.name, row.mode).filter().is_open()
+        });
+        let mut counts = match looked_at {
+            Some((row, policy)) => {
+                let counted = read(endpoints, network).await?;
+                network_counts(policy, row, &network.name, counted.as_ref())
+            }
+            None => v1::NetworkPolicyCounts {
+                network: network.name.to_string(),
+                ..v1::NetworkPolicyCounts::default()
+            },
+        };
+        counts.guard = guard_counts::read(endpoints, network).await?;
+        networks.push(counts);
     }
 
     Ok(v1::PolicyCountsResponse { networks })
@@ -44,7 +56,7 @@ async fn read(endpoints: &Endpoints, network: &Network) -> Result<Option<FilterC
         let is_there = table.is_there()?;
         is_there.then(|| table.counts()).transpose()
     });
-    let counted: Result<_, FilterError> = counting.await.map_err(|error| refused(&error))?;
+    let counted: Result<_, NftError> = counting.await.map_err(|error| refused(&error))?;
 
     counted.map_err(|error| refused(&error))
 }
@@ -73,6 +85,7 @@ fn network_counts(
         mode: v1::PolicyMode::from(row.mode).into(),
         in_force: counted.is_some(),
         counts: rules.chain(others).collect(),
+        guard: Vec::new(),
     }
 }
 

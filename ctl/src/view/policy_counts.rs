@@ -1,4 +1,4 @@
-//! What was counted by the rules of the policy.
+//! What was counted by the rules of the policy, and by the guard.
 
 use overlay_proto::v1;
 use serde::Serialize;
@@ -10,9 +10,11 @@ use crate::output::{Column, Page, Report, bytes, table, wrapped};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct PolicyCountView {
     network: String,
-    /// What counts: `rule`, `default`, `unknown` or `invalid`.
+    /// What counts: `rule`, `default`, `unknown`, `invalid` or `guard`.
     counter: &'static str,
     rule: Option<String>,
+    /// Why the guard refused packets.
+    reason: Option<String>,
     /// What becomes of the packets: `allow`, `deny`, or `would deny` in shadow.
     verdict: &'static str,
     packets: u64,
@@ -35,6 +37,7 @@ impl PolicyCountView {
             network: network.network.clone(),
             counter,
             rule: (!count.rule.is_empty()).then_some(count.rule),
+            reason: None,
             verdict: match (count.refused, network.mode()) {
                 (false, _) => "allow",
                 (true, v1::PolicyMode::Shadow) => "would deny",
@@ -46,7 +49,23 @@ impl PolicyCountView {
         }
     }
 
+    fn of_guard(network: &str, count: v1::GuardCount) -> Self {
+        Self {
+            network: network.to_owned(),
+            counter: GUARD,
+            rule: None,
+            reason: Some(count.reason),
+            verdict: "deny",
+            packets: count.packets,
+            bytes: count.bytes,
+            in_force: true,
+        }
+    }
+
     fn title(&self) -> String {
+        if let Some(reason) = &self.reason {
+            return format!("(guard: {reason})");
+        }
         let other = match self.counter {
             "default" => "(default)",
             "unknown" => "(unknown address)",
@@ -58,7 +77,10 @@ impl PolicyCountView {
     }
 }
 
-/// The counters of all networks of this node that the policy looks at.
+/// The guard's counter.
+const GUARD: &str = "guard";
+
+/// The counters of all networks of this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub(crate) struct PolicyCounts(Vec<PolicyCountView>);
@@ -67,7 +89,11 @@ impl From<v1::PolicyCountsResponse> for PolicyCounts {
     fn from(response: v1::PolicyCountsResponse) -> Self {
         let of = |mut network: v1::NetworkPolicyCounts| {
             let counts = std::mem::take(&mut network.counts);
-            counts.into_iter().map(move |count| PolicyCountView::new(&network, count))
+            let name = network.network.clone();
+            let guard = std::mem::take(&mut network.guard).into_iter();
+            let guard = guard.map(move |count| PolicyCountView::of_guard(&name, count));
+            let rules = counts.into_iter().map(move |count| PolicyCountView::new(&network, count));
+            rules.chain(guard)
         };
 
         Self(response.networks.into_iter().flat_map(of).collect())
@@ -86,11 +112,14 @@ const NOTE: &str = "This node alone: of what is refused every packet, of what pa
 
 impl Report for PolicyCounts {
     fn text(&self, page: Page) -> String {
-        if self.0.is_empty() {
+        // Of what nobody may do, only what somebody tried.
+        let is_news = |count: &&PolicyCountView| count.counter != GUARD || count.packets > 0;
+        let shown: Vec<_> = self.0.iter().filter(is_news).collect();
+        if shown.is_empty() {
             return "nothing is counted: the policy leaves the networks of this node open"
                 .to_owned();
         }
-        let row = |count: &PolicyCountView| {
+        let row = |count: &&PolicyCountView| {
             let verdict = if count.in_force { count.verdict } else { "not in force" };
             vec![
                 count.network.clone().into(),
@@ -100,7 +129,7 @@ impl Report for PolicyCounts {
                 bytes(count.bytes).into(),
             ]
         };
-        let rows = table(page, &COLUMNS, &self.0.iter().map(row).collect::<Vec<_>>());
+        let rows = table(page, &COLUMNS, &shown.iter().map(row).collect::<Vec<_>>());
 
         format!("{rows}\n\n{}", wrapped(page, NOTE))
     }

@@ -180,7 +180,14 @@ pub(crate) fn counts(script: &Script) -> v1::PolicyCountsResponse {
     let mode = v1::PolicyMode::Enforced.into();
     let network = "web".to_owned();
 
+    let refused = |reason: &str, packets| v1::GuardCount {
+        reason: reason.to_owned(),
+        packets,
+        bytes: packets * 46,
+    };
+    let guard = vec![refused("source", 7), refused("mac", 0)];
+
     v1::PolicyCountsResponse {
-        networks: vec![v1::NetworkPolicyCounts { network, mode, in_force: true, counts }],
+        networks: vec![v1::NetworkPolicyCounts { network, mode, in_force: true, counts, guard }],
     }
 }
