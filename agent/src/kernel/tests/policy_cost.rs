@@ -1,4 +1,4 @@
-//! What a policy costs: how long it takes to put in place, and what it takes of the packets' rate.
+//! What guard and policy cost: how long it takes to put in place, and what it takes of the packets' rate.
 //!
 //! `cargo nextest run --release -p overlay-agent --run-ignored only --no-capture policy_cost`
 
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use overlay_core::Name;
 use overlay_core::policy::{Filter, FilterMode, Policy, PolicyEndpoint};
 
-use super::rig::{Container, Rig, running, skipped, v4, v6};
-use crate::kernel::nft::FilterTable;
+use super::rig::{Container, Rig, desired, endpoint as id, running, skipped, v4, v6};
+use crate::kernel::nft::{FilterTable, Guard, GuardTable};
 
 const ENDPOINTS: u32 = 10_000;
 const ROLES: u32 = 100;
@@ -122,7 +122,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
 }
 
 #[tokio::test]
-#[ignore = "a measurement of 20 s, without a bar; its command is at the head of this file"]
+#[ignore = "a measurement of 40 s, without a bar; its command is at the head of this file"]
 #[expect(clippy::print_stderr, reason = "figures are what it is for")]
 async fn what_a_large_policy_costs() {
     if skipped() {
@@ -142,19 +142,42 @@ async fn what_a_large_policy_costs() {
     applied.expect("a table");
     eprintln!("compile {compiling:?}, apply {applying:?}, change one endpoint {changing:?}");
 
-    let (mut with, mut without) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+    let sandboxes = [&a, &b].map(|one| (id(one.n), one.desired())).into();
+    let guard = Arc::new(Guard::new(&desired(1, &[a.n, b.n]), &sandboxes));
+    let mut guard_table = GuardTable::new(namespace.netns().clone());
+    let (guarding, kept) = timed(|| guard_table.keep(&guard));
+    kept.expect("a guard");
+    eprintln!("guard {guarding:?}");
+
+    // Neither, the guard alone, the policy alone, and both, turn by turn.
+    let mut figures = [(); 4].map(|()| (Vec::new(), Vec::new()));
     for _turn in 0..TURNS {
-        table.apply(Arc::new(filter.clone())).expect("a table");
-        with.0.push(stream(&a, &b));
-        with.1.push(datagrams(&a, &b));
-        table.remove().expect("removed");
-        without.0.push(stream(&a, &b));
-        without.1.push(datagrams(&a, &b));
+        for (n, (streams, packets)) in figures.iter_mut().enumerate() {
+            if n & 1 == 0 {
+                guard_table.remove().expect("removed");
+            } else {
+                guard_table.keep(&guard).expect("a guard");
+            }
+            if n & 2 == 0 {
+                table.remove().expect("removed");
+            } else {
+                table.apply(Arc::new(filter.clone())).expect("a table");
+            }
+            streams.push(stream(&a, &b));
+            packets.push(datagrams(&a, &b));
+        }
     }
-    let ratio = |with, without| 100.0 * median(with) / median(without);
-    eprintln!(
-        "of no policy: TCP {:.1} %, datagrams of 64 bytes {:.1} %",
-        ratio(with.0, without.0),
-        ratio(with.1, without.1)
-    );
+    let [neither, guard, policy, both] =
+        figures.map(|(streams, packets)| (median(streams), median(packets)));
+    eprintln!("neither: {:.0} MB/s, {:.0} packets/s", neither.0 / 1e6, neither.1);
+    for (name, with, without) in [
+        ("guard of neither", guard, neither),
+        ("policy of neither", policy, neither),
+        ("both of the guard alone", both, guard),
+        ("both of neither", both, neither),
+    ] {
+        let ratio = |with: f64, without: f64| 100.0 * with / without;
+        let (tcp, small) = (ratio(with.0, without.0), ratio(with.1, without.1));
+        eprintln!("{name}: TCP {tcp:.1} %, datagrams of 64 bytes {small:.1} %");
+    }
 }
