@@ -8,10 +8,12 @@ mod descriptors;
 mod docker;
 mod exhaustion;
 mod firewall;
+mod first_packet;
 mod flood;
 mod foreign;
 mod forgery;
 mod healthy;
+mod hostile;
 mod idle;
 mod isolation;
 mod loss;
@@ -21,6 +23,7 @@ mod mtu;
 mod nat;
 mod notes;
 mod offline;
+mod policy;
 mod restart;
 mod roam;
 mod speed;
@@ -109,6 +112,24 @@ pub const CHECKS: &[Check] = &[
         what: "nobody can send from another's address",
         rounds: 4,
         run: forgery::run,
+    },
+    Check {
+        name: "hostile",
+        what: "root in a container harms no other; rounds are packets of each attack",
+        rounds: 100,
+        run: hostile::run,
+    },
+    Check {
+        name: "first-packet",
+        what: "no container sends anything before its policy; rounds are starts",
+        rounds: 10_000,
+        run: first_packet::run,
+    },
+    Check {
+        name: "policy",
+        what: "a policy changes everywhere within a second; rounds are endpoints",
+        rounds: 100,
+        run: policy::run,
     },
     Check {
         name: "flood",

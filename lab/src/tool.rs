@@ -10,6 +10,7 @@ pub(crate) mod fill;
 pub(crate) mod flood;
 pub(crate) mod flows;
 pub(crate) mod forge;
+pub(crate) mod hostile;
 pub(crate) mod http_server;
 pub(crate) mod icmp;
 pub(crate) mod initiations;

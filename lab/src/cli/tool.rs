@@ -9,8 +9,8 @@ use clap::Subcommand;
 use crate::lab::Lab;
 use crate::snapshot::Snapshot;
 use crate::tool::{
-    capture, change, crowd, datagrams, fetch, fill, flood, flows, forge, http_server, initiations,
-    ping, plugin, processes, successor, throughput, uapi, usage,
+    capture, change, crowd, datagrams, fetch, fill, flood, flows, forge, hostile, http_server,
+    initiations, ping, plugin, processes, successor, throughput, uapi, usage,
 };
 
 /// Where the agent pins the namespaces of its networks.
@@ -175,6 +175,12 @@ pub(super) enum Tool {
     /// Send packets with any source address
     #[command(hide = true)]
     Forge(forge::Options),
+    /// Attack others from a container by raw frames, or count what arrives of that
+    #[command(hide = true)]
+    Hostile {
+        #[command(subcommand)]
+        tool: hostile::HostileTool,
+    },
     /// Flood a lane with handshake initiations from random addresses
     #[command(hide = true)]
     Initiations(initiations::Options),
@@ -226,6 +232,7 @@ impl Tool {
             Self::Mtu { name, mtu } => change::mtu(&name, mtu),
             Self::Addresses { name } => change::print_addresses(&name),
             Self::Forge(options) => forge::run(&options),
+            Self::Hostile { tool } => hostile::run(&tool),
             Self::Initiations(options) => initiations::run(&options),
             Self::Fill(options) => fill::run(&options),
             Self::Crowd(options) => crowd::run(&options),

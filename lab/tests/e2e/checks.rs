@@ -75,6 +75,21 @@ fn nobody_speaks_with_the_address_of_another() {
 }
 
 #[test]
+fn root_in_a_container_harms_no_other() {
+    check("hostile", 2);
+}
+
+#[test]
+fn no_container_sends_before_its_policy() {
+    check("first-packet", 40);
+}
+
+#[test]
+fn a_policy_changes_everywhere_and_cuts_nothing() {
+    check("policy", 9);
+}
+
+#[test]
 fn a_flood_of_handshakes_stops_nobody() {
     check("flood", 4);
 }

@@ -1,0 +1,206 @@
+//! Root in a container with raw sockets attacks containers on its own host and on another one, both
+//! hosts, and the gateway: nothing arrives, everything is counted under its reason, and nobody is
+//! harmed.
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+
+use super::{Notes, PATIENCE};
+use crate::cluster::Cluster;
+use crate::command::Running;
+use crate::tool::hostile::{Arrived, READY, Sent};
+use crate::wait::wait_until;
+
+const NETWORK: &str = "net";
+/// What is in force for the attacks on a policy.
+const POLICY: &str = "[network.net]\ndefault = \"deny\"\n[[rule]]\nname = \"web\"\nfrom = \"any\"\n\
+                      to = \"any\"\nallow = [\"tcp/80\"]\n";
+/// The counter of attacks on a policy.
+const BY_POLICY: &str = "policy";
+
+/// An attack, and what came of it.
+struct Outcome {
+    sent: Sent,
+    counted: u64,
+}
+
+pub(super) fn run(rounds: u32, notes: &mut Notes) -> Result<()> {
+    let cluster = Cluster::new(2)?;
+    let subnets = ["--subnet", "10.73.0.0/16", "--subnet", "fd00:73::/64"];
+    cluster.ctl(0, &[&["network", "create", NETWORK][..], &subnets].concat())?;
+    let victims = [victim(&cluster, 0, "near")?, victim(&cluster, 1, "far")?];
+    let watchers = [watcher(&cluster, 0)?, watcher(&cluster, 1)?];
+    let page = cluster.serve_http(0, NETWORK, "neighbour")?;
+    cluster.fetch(1, NETWORK, "first", "neighbour")?;
+    let mut attacker = attacker(&cluster, rounds)?;
+    let first = attacker.stdout();
+    let total: usize = first.trim_start_matches(READY).trim().parse().context(first.clone())?;
+
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    for done in 0..total {
+        if done == first_on_policy(total) {
+            enforce(&cluster, POLICY, Some("web"))?;
+        }
+        let before = counts(&cluster)?;
+        let sent = next(&mut attacker, done)?;
+        let counted = wait_for_counts(&cluster, &sent, &before)?;
+        outcomes.push(Outcome { sent, counted });
+    }
+    cluster.ctl(0, &["policy", "rollback", "0"])?;
+    let fetched = || cluster.fetch(1, NETWORK, "last", "neighbour").is_ok();
+    wait_until(PATIENCE, "nobody is harmed", fetched)?;
+    attacker.signal(Signal::SIGUSR1)?;
+    attacker.wait(PATIENCE)?;
+
+    let mut arrived = Arrived::new();
+    for watcher in victims.into_iter().chain(watchers) {
+        for (number, frames) in self::arrived(watcher)? {
+            *arrived.entry(number).or_default() += frames;
+        }
+    }
+    report(&outcomes, &arrived, notes)?;
+    drop(page);
+    cluster.finish()
+}
+
+/// How many attacks come before those on a policy: they are the last five.
+fn first_on_policy(total: usize) -> usize {
+    total.saturating_sub(5)
+}
+
+/// Prints what came of each attack, and says whether all is as it must be.
+fn report(outcomes: &[Outcome], arrived: &Arrived, notes: &mut Notes) -> Result<()> {
+    let (mut bad, mut all) = (Vec::new(), (0, 0));
+    notes
+        .say(&format!("{:<46} {:>7} {:>7} {:>8}  counter", "attack", "sent", "arrived", "counted"));
+    for Outcome { sent, counted } in outcomes {
+        let number = u8::try_from(sent.number)?;
+        let came = arrived.get(&number).copied().unwrap_or_default() + sent.answers;
+        let Sent { name, counter, counts, .. } = sent;
+        notes.say(&format!("{name:<46} {:>7} {came:>7} {counted:>8}  {counter}", sent.sent));
+        if came > 0 || counted < counts {
+            bad.push(format!("{name}: {came} arrived, {counted} of {counts} counted"));
+        }
+        all = (all.0 + sent.sent, all.1 + 1);
+    }
+    notes.say(&format!("{} packets of {} attacks were sent", all.0, all.1));
+    ensure!(bad.is_empty(), "{}", bad.join("\n"));
+
+    Ok(())
+}
+
+/// Lets the attacker make its next attack, and returns what it sent.
+fn next(attacker: &mut Running, done: usize) -> Result<Sent> {
+    attacker.signal(Signal::SIGUSR1)?;
+    wait_until(PATIENCE, "the next attack", || {
+        attacker.stdout().lines().count() > done + 1 || !attacker.is_running()
+    })?;
+    let said = attacker.stdout();
+    let line = said.lines().nth(done + 1).with_context(|| attacker.stderr())?;
+
+    Ok(serde_json::from_str(line)?)
+}
+
+/// Waits until an attack is counted, and returns by how much its counter grew.
+fn wait_for_counts(cluster: &Cluster, sent: &Sent, before: &serde_json::Value) -> Result<u64> {
+    let (was, mut now) = (count(before, &sent.counter), 0);
+    let counted = wait_until(PATIENCE / 10, "the attack is counted", || {
+        now = counts(cluster).map_or(0, |counts| count(&counts, &sent.counter));
+        now.saturating_sub(was) >= sent.counts
+    });
+    // What is missing is told in the table.
+    drop(counted);
+
+    Ok(now.saturating_sub(was))
+}
+
+fn counts(cluster: &Cluster) -> Result<serde_json::Value> {
+    cluster.ctl_json(0, &["policy", "counts"])
+}
+
+/// Adds up what a counter of the guard has, or all counters of the policy.
+fn count(counts: &serde_json::Value, counter: &str) -> u64 {
+    let rows = counts.as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_it = |row: &&serde_json::Value| match counter {
+        BY_POLICY => row["counter"] != "guard" && row["verdict"] == "deny",
+        reason => row["counter"] == "guard" && row["reason"] == reason,
+    };
+
+    rows.iter().filter(is_it).filter_map(|row| row["packets"].as_u64()).sum()
+}
+
+/// Returns how many packets the first host's policy has refused.
+pub(super) fn refused(cluster: &Cluster) -> Result<u64> {
+    Ok(count(&counts(cluster)?, BY_POLICY))
+}
+
+/// Stops a watcher, and returns what has arrived there.
+pub(super) fn arrived(watcher: Running) -> Result<Arrived> {
+    watcher.signal(Signal::SIGTERM)?;
+    let output = watcher.wait(PATIENCE)?;
+    let line = output.stdout.lines().last().unwrap_or_default();
+
+    serde_json::from_str(line).with_context(|| output.stderr.clone())
+}
+
+/// Puts a policy in force on both hosts; its last rule is `rule`, or it has none.
+pub(super) fn enforce(cluster: &Cluster, policy: &str, rule: Option<&str>) -> Result<()> {
+    let apply = cluster.host(0).try_command("overlayctl")?.args(["policy", "apply", "/dev/stdin"]);
+    apply.input(policy)?.run()?;
+    let in_force = |host| {
+        let counts = cluster.ctl_json(host, &["policy", "counts"]).unwrap_or_default();
+        let rows = counts.as_array().cloned().unwrap_or_default();
+        let is_it = |row: &&serde_json::Value| match rule {
+            Some(rule) => row["rule"] == rule,
+            None => row["counter"] == "default",
+        };
+        rows.iter().filter(is_it).any(|row| row["in_force"] == true)
+    };
+
+    wait_until(PATIENCE, "the policy is in force", || in_force(0) && in_force(1)).map(drop)
+}
+
+/// Starts a container that counts what arrives of attacks.
+pub(super) fn victim(cluster: &Cluster, host: usize, name: &str) -> Result<Running> {
+    cluster.serve(host, NETWORK, name, &["hostile", "watch"], READY)
+}
+
+/// Watches all links of a host.
+fn watcher(cluster: &Cluster, host: usize) -> Result<Running> {
+    let watch = cluster.host(host).try_command("overlay-lab")?.args(["hostile", "watch"]);
+    let mut running = watch.spawn()?;
+    wait_until(PATIENCE, READY, || running.stdout().contains(READY) || !running.is_running())?;
+
+    Ok(running)
+}
+
+fn attacker(cluster: &Cluster, rounds: u32) -> Result<Running> {
+    let (near, far) = (addresses(cluster, "near")?, addresses(cluster, "far")?);
+    let mut args: Vec<String> = ["hostile", "attack"].map(str::to_owned).to_vec();
+    args.extend(["--rounds".to_owned(), rounds.to_string()]);
+    for (option, both) in [("--near", near), ("--far", far)] {
+        args.push(option.to_owned());
+        args.extend(both);
+    }
+    for host in [0, 1] {
+        args.extend(["--host".to_owned(), cluster.host(host).address().to_string()]);
+    }
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+
+    cluster.serve(0, NETWORK, "attacker", &args, READY)
+}
+
+/// Returns a container's addresses, IPv4 first.
+pub(super) fn addresses(cluster: &Cluster, name: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    wait_until(PATIENCE, "the container is listed", || {
+        let rows = cluster.endpoints(0).unwrap_or_default();
+        let row = rows.into_iter().find(|row| row["name"] == name).unwrap_or_default();
+        let all = row["addresses"].as_array().cloned().unwrap_or_default();
+        let all = all.iter().filter_map(|address| address.as_str());
+        found = all.map(|one| one.split('/').next().unwrap_or_default().to_owned()).collect();
+        found.len() == 2
+    })?;
+
+    Ok(found)
+}
