@@ -17,7 +17,7 @@ use overlay_core::policy::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::rig::{Container, NODE, Rig, nothing_waits, receive, running, send, skipped, v4, v6};
-use crate::kernel::nft::{FilterCounts, FilterError, FilterTable, LOG_GROUP};
+use crate::kernel::nft::{FilterCounts, FilterTable, LOG_GROUP, NftError};
 use crate::kernel::{NetworkNamespace, Tun};
 
 /// How long something may take that must happen.
@@ -282,7 +282,7 @@ async fn what_nft_refuses_leaves_what_was_there() {
 
     let refused = shop.table.apply(Arc::new(wrong)).expect_err("no such set");
 
-    assert!(matches!(refused, FilterError::Refused(_)), "{refused}");
+    assert!(matches!(refused, NftError::Refused(_)), "{refused}");
     assert_eq!(shop.rules(), rules);
     shop.table.apply(Arc::new(one)).expect("the same again");
     assert_eq!(shop.rules(), rules);
