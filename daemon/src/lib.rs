@@ -1,5 +1,5 @@
 //! What the agent and control have in common as daemons: a log that never blocks, and detection of
-//! exhausted file descriptors and full disks.
+//! exhausted file descriptors and full disks, and tasks that do not end unnoticed.
 //!
 //! Nothing here knows about networks, nodes or the membership.
 
@@ -8,6 +8,7 @@ pub mod disk;
 mod lack;
 pub mod log;
 pub mod reserve;
+pub mod supervise;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -15,6 +15,7 @@ use nix::sys::socket::{
     SockType, setsockopt, sockopt,
 };
 use overlay_core::EndpointId;
+use overlay_daemon::supervise::spawn_noticed;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
@@ -141,7 +142,7 @@ impl NamespaceEvents {
             ended: AtomicBool::new(false),
         });
         let ending = Ending(Arc::clone(&shared));
-        let task = tokio::spawn(async move { hear(socket, &ending.0).await }).abort_handle();
+        let task = spawn_noticed("namespace events", async move { hear(socket, &ending.0).await });
 
         Ok(Self { shared, task })
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{self, MsgFlags};
 use overlay_core::NetworkId;
+use overlay_daemon::supervise::spawn_noticed;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::AbortHandle;
@@ -60,9 +61,7 @@ impl FlowLog {
             namespace: netns.label().to_owned(),
             source,
         })?;
-        let task = tokio::spawn(hear(socket, network));
-
-        Ok(Self(task.abort_handle()))
+        Ok(Self(spawn_noticed("flow log", hear(socket, network))))
     }
 
     /// Returns whether it still hears.
