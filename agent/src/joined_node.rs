@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::DataPath;
-use crate::dns::Names;
+use crate::dns::{DnsCounts, Names};
 use crate::docker::plugin_store::PluginStore;
 use crate::docker::task::DockerWork;
 use crate::endpoint::lifecycle::Endpoints;
@@ -52,6 +52,8 @@ pub(crate) struct JoinedNode {
     pub(crate) docker: Arc<PluginStore>,
     /// What carries its packets.
     pub(crate) data_path: DataPath,
+    /// Counts the questions of containers that are refused.
+    pub(crate) dns_counts: Arc<DnsCounts>,
     /// Ends its tasks.
     pub(crate) stop: CancellationToken,
     store: StateStore,
@@ -134,6 +136,7 @@ impl JoinedNode {
             endpoints,
             docker,
             data_path,
+            dns_counts: Arc::default(),
             stop: CancellationToken::new(),
             events: Arc::new(EventSource::new(Arc::clone(&problems))),
             names,
@@ -210,6 +213,7 @@ impl JoinedNode {
             keyring: Arc::clone(&self.keyring),
             backend: Arc::clone(&self.data_path.backend),
             names: self.names.clone(),
+            dns_counts: Arc::clone(&self.dns_counts),
             reports: self.endpoints.reports.clone(),
             queue: Arc::clone(&self.endpoints.queue),
             events: Arc::clone(&self.events),
@@ -225,6 +229,7 @@ impl JoinedNode {
             store: Arc::clone(&self.docker),
             endpoints: Arc::clone(&self.endpoints),
             names: self.names.clone(),
+            dns_counts: Arc::clone(&self.dns_counts),
             first_names: self.first_names.clone(),
             differences: self.differences.clone(),
             descriptors: self.descriptors.clone(),

@@ -34,8 +34,22 @@ pub(crate) enum Disposition {
     Silence,
     /// Reply with these bytes.
     Reply(Vec<u8>),
+    /// Reply that there is no such name: it is one of the overlay's that the client may not know.
+    Elsewhere(Box<Question>),
+    /// Decide in a moment, when it is known whether another resolver may be asked.
+    Unsettled(Box<Question>),
     /// Forward it to a resolver.
     Forward(Box<Question>),
+}
+
+impl Disposition {
+    /// Tells whether it is an answer of a name that there is.
+    pub(crate) fn is_found(&self) -> bool {
+        let Self::Reply(reply) = self else { return false };
+        let header = Header::read(&mut BinDecoder::new(reply));
+
+        header.is_ok_and(|header| header.response_code != ResponseCode::NXDomain)
+    }
 }
 
 /// A question for another resolver.
@@ -75,7 +89,8 @@ pub(crate) fn judge(
 }
 
 impl Question {
-    fn judge(self, asker: Asker<'_>, names: &Names, seed: u64) -> Disposition {
+    /// Decides how to handle this question.
+    pub(crate) fn judge(self, asker: Asker<'_>, names: &Names, seed: u64) -> Disposition {
         let Some(query) = self.request.queries.first() else { return Disposition::Silence };
         let Some(kind) = kind_of(query) else {
             return Disposition::Reply(self.reply(ResponseCode::Refused, Vec::new()));
@@ -94,6 +109,8 @@ impl Question {
             Meaning::Nowhere => {
                 return Disposition::Reply(self.reply(ResponseCode::NXDomain, Vec::new()));
             }
+            Meaning::Elsewhere => return Disposition::Elsewhere(Box::new(self)),
+            Meaning::Unsettled => return Disposition::Unsettled(Box::new(self)),
             Meaning::Unknown => return Disposition::Forward(Box::new(self)),
         };
 
@@ -103,6 +120,15 @@ impl Question {
     /// Returns the transport of the query.
     pub(crate) fn transport(&self) -> Transport {
         self.transport
+    }
+
+    /// Returns the name that is asked for, in lower case.
+    pub(crate) fn name(&self) -> String {
+        self.request
+            .queries
+            .first()
+            .map(|query| query.name().to_lowercase().to_ascii())
+            .unwrap_or_default()
     }
 
     /// Tells whether the name has a single label; such names are not forwarded when there is no
@@ -262,6 +288,9 @@ fn kind_of(query: &Query) -> Option<RecordKind> {
         RecordType::A => Some(RecordKind::A),
         RecordType::AAAA => Some(RecordKind::Aaaa),
         RecordType::PTR => Some(RecordKind::Ptr),
+        RecordType::NS | RecordType::SOA | RecordType::DS | RecordType::DNSKEY => {
+            Some(RecordKind::Zone)
+        }
         RecordType::ANY
         | RecordType::AXFR
         | RecordType::IXFR

@@ -4,12 +4,10 @@ use super::*;
 use crate::dns::testing::{judged, query};
 
 fn reply_to(message: &Message, transport: Transport) -> Message {
-    match judged(&message.to_vec().expect("encodes"), transport) {
-        Disposition::Reply(bytes) => Message::from_vec(&bytes).expect("a sound answer"),
-        other @ (Disposition::Silence | Disposition::Forward(_)) => {
-            panic!("no reply but {other:?}")
-        }
-    }
+    let judged = judged(&message.to_vec().expect("encodes"), transport);
+    let Disposition::Reply(bytes) = &judged else { panic!("no reply but {judged:?}") };
+
+    Message::from_vec(bytes).expect("a sound answer")
 }
 
 fn code_for(message: &Message) -> ResponseCode {
@@ -51,6 +49,21 @@ fn an_unknown_name_is_asked_elsewhere() {
     let bytes = query("example.com.", RecordType::A).to_vec().expect("encodes");
 
     assert!(matches!(judged(&bytes, Transport::Udp), Disposition::Forward(_)));
+}
+
+#[test]
+fn a_name_of_the_overlay_that_nobody_may_know_is_none_for_whoever_asks() {
+    let bytes = query("DB.Nobody.Blue.", RecordType::A).to_vec().expect("encodes");
+    let judged = judged(&bytes, Transport::Udp);
+    let Disposition::Elsewhere(question) = judged else { panic!("asked elsewhere: {judged:?}") };
+
+    assert_eq!(question.name(), "db.nobody.blue.");
+    assert_eq!(code_for(&query("nobody.", RecordType::A)), ResponseCode::NXDomain);
+    let zone = query("com.", RecordType::DS).to_vec().expect("encodes");
+    assert!(matches!(
+        super::super::testing::judged(&zone, Transport::Udp),
+        Disposition::Forward(_)
+    ));
 }
 
 #[test]
@@ -143,12 +156,10 @@ fn compression_that_points_at_itself_is_a_format_error() {
 }
 
 fn question(name: &str) -> Question {
-    match judged(&query(name, RecordType::A).to_vec().expect("encodes"), Transport::Udp) {
-        Disposition::Forward(question) => *question,
-        other @ (Disposition::Silence | Disposition::Reply(_)) => {
-            panic!("not forwarded but {other:?}")
-        }
-    }
+    let judged = judged(&query(name, RecordType::A).to_vec().expect("encodes"), Transport::Udp);
+    let Disposition::Forward(question) = judged else { panic!("not forwarded but {judged:?}") };
+
+    *question
 }
 
 #[test]

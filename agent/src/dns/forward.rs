@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::{Question, Relayed, Transport};
 use super::resolvers::Resolvers;
-use crate::kernel::Netns;
+use super::sandbox_resolver::SandboxResolver;
 
 /// How long a client waits for a forwarded question: as long as the C library would.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,19 +32,7 @@ pub(crate) struct Forwarder {
 #[derive(Debug, Clone)]
 enum Target {
     Host(Arc<Resolvers>),
-    Sandbox(SandboxResolver),
-}
-
-/// A resolver inside a namespace. Questions carry a mark that keeps them from being redirected back
-/// to us.
-#[derive(Debug, Clone)]
-pub(crate) struct SandboxResolver {
-    /// The namespace.
-    pub(crate) netns: Netns,
-    /// Its resolver.
-    pub(crate) resolver: SocketAddr,
-    /// The mark.
-    pub(crate) mark: u32,
+    Sandbox(Arc<SandboxResolver>),
 }
 
 impl Forwarder {
@@ -56,13 +43,13 @@ impl Forwarder {
 
     /// Forwards to the resolver of a sandbox.
     pub(crate) fn inside(inside: SandboxResolver) -> Self {
-        Self { target: Target::Sandbox(inside) }
+        Self { target: Target::Sandbox(Arc::new(inside)) }
     }
 
     fn resolvers(&self) -> Vec<SocketAddr> {
         match &self.target {
             Target::Host(resolvers) => resolvers.list(),
-            Target::Sandbox(inside) => vec![inside.resolver],
+            Target::Sandbox(inside) => vec![inside.address()],
         }
     }
 
@@ -107,7 +94,10 @@ impl Forwarder {
 
 impl Target {
     async fn ask(&self, question: &Question, resolver: SocketAddr) -> io::Result<Relayed> {
-        let answer = ask_udp(question, self.udp(resolver).await?).await?;
+        let answer = match self {
+            Self::Host(_) => ask_udp(question, udp(resolver).await?).await?,
+            Self::Sandbox(inside) => inside.ask(question).await?,
+        };
         if !answer.truncated || question.transport() == Transport::Udp {
             return Ok(answer);
         }
@@ -117,54 +107,25 @@ impl Target {
         Ok(timeout(TURN, by_tcp).await.ok().and_then(Result::ok).unwrap_or(answer))
     }
 
-    /// Opens a socket, and so a port, for every question; it is connected, so that only the
-    /// resolver can answer.
-    async fn udp(&self, resolver: SocketAddr) -> io::Result<UdpSocket> {
-        match self {
-            Self::Host(_) => {
-                let any = match resolver {
-                    SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-                    SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-                };
-                let socket = UdpSocket::bind(any).await?;
-                socket.connect(resolver).await?;
-                Ok(socket)
-            }
-            Self::Sandbox(inside) => {
-                UdpSocket::from_std(inside.open(Type::DGRAM, Protocol::UDP).await?.into())
-            }
-        }
-    }
-
     async fn tcp(&self, resolver: SocketAddr) -> io::Result<TcpStream> {
         match self {
             Self::Host(_) => TcpStream::connect(resolver).await,
-            Self::Sandbox(inside) => {
-                let stream =
-                    TcpStream::from_std(inside.open(Type::STREAM, Protocol::TCP).await?.into())?;
-                stream.writable().await?;
-                stream.take_error()?.map_or(Ok(stream), Err)
-            }
+            Self::Sandbox(inside) => inside.connect().await,
         }
     }
 }
 
-impl SandboxResolver {
-    /// Opens a socket that is connected, or about to be, to the resolver.
-    async fn open(&self, kind: Type, protocol: Protocol) -> io::Result<Socket> {
-        let (resolver, mark) = (self.resolver, self.mark);
-        let opened = self.netns.enter(move || {
-            let socket = Socket::new(Domain::for_address(resolver), kind, Some(protocol))?;
-            socket.set_mark(mark)?;
-            socket.set_nonblocking(true)?;
-            match socket.connect(&resolver.into()) {
-                Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-                Ok(()) | Err(_) => Ok(socket),
-            }
-        });
+/// Opens a socket, and so a port, for every question to one of the host's resolvers; it is
+/// connected, so that only the resolver can answer.
+async fn udp(resolver: SocketAddr) -> io::Result<UdpSocket> {
+    let any = match resolver {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(resolver).await?;
 
-        opened.await.map_err(io::Error::other)?
-    }
+    Ok(socket)
 }
 
 async fn ask_udp(question: &Question, socket: UdpSocket) -> io::Result<Relayed> {

@@ -1,7 +1,7 @@
 //! What containers ask, what resolvers answer, and what a host's `resolv.conf` may say, for
 //! fuzzers.
 
-use hickory_proto::op::{Message, MessageType};
+use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::RecordType;
 use overlay_core::View;
 
@@ -35,6 +35,10 @@ pub fn dns_queries(bytes: &[u8]) {
             let reply = Message::from_vec(&reply).expect("a sound answer");
             assert_eq!(reply.metadata.message_type, MessageType::Response);
         }
+        Disposition::Elsewhere(question) | Disposition::Unsettled(question) => {
+            let reply = question.unanswered(ResponseCode::NXDomain);
+            assert!(reply.len() <= most);
+        }
         Disposition::Forward(question) => {
             let asked = question.ask(ID);
             let asked = Message::from_vec(&asked).expect("a sound question");
@@ -45,12 +49,12 @@ pub fn dns_queries(bytes: &[u8]) {
 
 fn question(transport: Transport) -> Box<Question> {
     let message = query("example.com.", RecordType::A);
-    match judged(&message.to_vec().expect("encodes"), transport) {
-        Disposition::Forward(question) => question,
-        other @ (Disposition::Silence | Disposition::Reply(_)) => {
-            panic!("nobody here knows the name, but: {other:?}")
-        }
-    }
+    let judged = judged(&message.to_vec().expect("encodes"), transport);
+    let Disposition::Forward(question) = judged else {
+        panic!("nobody here knows the name, but: {judged:?}")
+    };
+
+    question
 }
 
 /// Takes what a resolver answers; the first byte says how the question came.

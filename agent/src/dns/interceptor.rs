@@ -6,38 +6,47 @@
 //! lets through. The rule belongs to a socket of this process ([`OwnedTable`]), so Docker's
 //! resolver answers again as soon as the process ends.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use overlay_core::NetworkId;
 use overlay_daemon::reserve::Reserve;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::forward::{Forwarder, SandboxResolver};
+use super::counts::DnsCounts;
+use super::forward::Forwarder;
 use super::names::Names;
+use super::outside::SandboxScope;
 use super::redirect::{PASS_MARK, redirect};
+use super::sandbox_resolver::{ResolverPlace, SandboxResolver};
 use super::served_sockets::ServedSockets;
-use super::server::{DnsService, DnsSockets};
+use super::service::DnsService;
+use super::sockets::{DNS_PORT, DnsSockets};
 use crate::hand_over::{Share, SharedDescriptors};
 use crate::kernel::Netns;
 use crate::kernel::nft::OwnedTable;
 
 /// The address that containers ask: Docker's embedded resolver (libnetwork `resolver.go`).
 const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
-const DNS_PORT: u16 = 53;
 
 /// The server in one sandbox; dropping this removes it and its rule.
 ///
-/// It uses [`Self::DESCRIPTORS`] and one socket more per pending question, and keeps the namespace
-/// alive: drop it with the container.
+/// It uses [`Self::DESCRIPTORS`], and keeps the namespace alive: drop it with the container.
 #[derive(Debug)]
 pub(crate) struct DnsInterceptor {
-    scope: watch::Sender<BTreeSet<NetworkId>>,
+    scope: watch::Sender<SandboxScope>,
     sockets: Arc<InterceptorSockets>,
     _tasks: JoinSet<()>,
+}
+
+/// What an interceptor answers with, and where it counts what it refuses.
+#[derive(Debug, Clone)]
+pub(crate) struct NameSource {
+    /// The names of all networks.
+    pub(crate) names: watch::Receiver<Arc<Names>>,
+    /// The counts of this process.
+    pub(crate) counts: Arc<DnsCounts>,
 }
 
 /// What an interceptor serves on, and the rule that leads there.
@@ -57,9 +66,9 @@ impl Share for InterceptorSockets {
 }
 
 impl DnsInterceptor {
-    /// The file descriptors that one uses as long as it is there: the namespace, two sockets and
-    /// the owner of the rule.
-    pub(crate) const DESCRIPTORS: usize = 4;
+    /// The file descriptors that one uses as long as it is there: the namespace, two sockets,
+    /// the owner of the rule, and the socket to the resolver behind it.
+    pub(crate) const DESCRIPTORS: usize = 5;
 
     /// Serves the sandbox in `netns`, which is on the networks of `scope`; on the sockets and with
     /// the rule that an earlier session had, if there are any ([`DnsInterceptor::sockets`]). Where
@@ -71,19 +80,25 @@ impl DnsInterceptor {
     pub(crate) async fn open(
         netns: &Netns,
         earlier: Option<SharedDescriptors>,
-        scope: BTreeSet<NetworkId>,
-        names: watch::Receiver<Arc<Names>>,
+        scope: SandboxScope,
+        source: NameSource,
         reserve: Arc<Reserve>,
     ) -> io::Result<Self> {
-        let (sockets, redirect) = match earlier.and_then(adopt) {
-            Some(adopted) => adopted,
-            None => netns.enter(move || install(&reserve)).await.map_err(io::Error::other)??,
-        };
         let resolver = SocketAddr::from((RESOLVER, DNS_PORT));
-        let forwarder =
-            Forwarder::inside(SandboxResolver { netns: netns.clone(), resolver, mark: PASS_MARK });
+        let place = ResolverPlace { netns: netns.clone(), resolver, mark: PASS_MARK };
+        let (adopted, there) = (earlier.and_then(adopt), place.clone());
+        let opened = netns.enter(move || {
+            let (sockets, redirect) = match adopted {
+                Some(adopted) => adopted,
+                None => install(&reserve)?,
+            };
+            Ok::<_, io::Error>((sockets, redirect, there.open_udp(&reserve)?))
+        });
+        let (sockets, redirect, socket) = opened.await.map_err(io::Error::other)??;
+        let forwarder = Forwarder::inside(SandboxResolver::new(place, socket)?);
         let (scope, scope_of) = watch::channel(scope);
-        let (tasks, served) = DnsService::of_sandbox(scope_of, names, forwarder).serve(sockets)?;
+        let NameSource { names, counts } = source;
+        let (tasks, served) = DnsService::of_sandbox(scope_of, names, forwarder, counts, sockets)?;
         let sockets = Arc::new(InterceptorSockets { served, redirect });
 
         Ok(Self { scope, sockets, _tasks: tasks })
@@ -94,8 +109,8 @@ impl DnsInterceptor {
         Arc::clone(&self.sockets)
     }
 
-    /// Changes the networks that the sandbox is on.
-    pub(crate) fn set_scope(&self, scope: BTreeSet<NetworkId>) {
+    /// Changes the networks that the sandbox is on, and what its resolver may know.
+    pub(crate) fn set_scope(&self, scope: SandboxScope) {
         self.scope.send_if_modified(|known| {
             let changed = *known != scope;
             *known = scope;

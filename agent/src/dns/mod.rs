@@ -6,28 +6,40 @@
 //! everything else. Names and answers are pure.
 //!
 //! What a container may ask for follows from where it is: its address identifies its endpoint, the
-//! endpoint its sandbox, and the sandbox its networks. Names of other networks do not exist for it;
-//! questions for them go to the host's resolvers like those for any unknown name.
+//! endpoint its sandbox, and the sandbox its networks. Names of other networks do not exist for it,
+//! and no resolver is asked for them (`outside`).
 //!
 //! Not here: creating namespaces and addresses (`kernel`), and deciding which endpoints exist.
 
 mod answer;
+mod counts;
+mod domains;
+mod flood_guard;
 mod forward;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod interceptor;
 mod limits;
 mod names;
+mod outside;
+mod rates;
 mod redirect;
 mod resolvers;
+mod sandbox_resolver;
 mod served_sockets;
 mod server;
+mod service;
 mod shards;
+mod sockets;
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(not(test), allow(dead_code, reason = "tests use the rest"))]
 mod testing;
 
-pub(crate) use interceptor::DnsInterceptor;
+pub(crate) use counts::DnsCounts;
+pub(crate) use interceptor::{DnsInterceptor, NameSource};
 pub use names::{Asker, Names};
-pub(crate) use names::{NetworkNames, Scopes, scopes};
-pub use server::{DnsServers, DnsSockets};
+pub(crate) use names::{NetworkNames, Scopes, reserved, scopes};
+pub(crate) use outside::ReservedLabels;
+pub use outside::{EngineNames, SandboxScope};
+pub use server::DnsServers;
+pub use sockets::DnsSockets;

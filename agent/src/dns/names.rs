@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use overlay_core::{Alias, Endpoint, EndpointId, Network, NetworkId, Node, NodeId, View};
 
+use super::outside::{OutsideAsker, ReservedLabels, SandboxScope, outside};
 use super::shards::Shards;
 
 /// The most addresses in one answer: what fits into one TCP answer of 64 KiB, with room to spare.
@@ -25,7 +26,7 @@ pub enum Asker<'a> {
         source: IpAddr,
     },
     /// A sandbox on these networks, inside of which the query was received.
-    Sandbox(&'a BTreeSet<NetworkId>),
+    Sandbox(&'a SandboxScope),
 }
 
 /// The record type of a query.
@@ -37,6 +38,8 @@ pub(crate) enum RecordKind {
     Aaaa,
     /// A name for an address.
     Ptr,
+    /// What belongs to a zone: its servers, its authority, its keys.
+    Zone,
     /// Anything else.
     Other,
 }
@@ -52,6 +55,11 @@ pub(crate) enum Meaning {
     Nothing,
     /// The name does not exist, and no other resolver can know it.
     Nowhere,
+    /// As [`Meaning::Nowhere`], because of the network or host that the name ends in. With more
+    /// labels at its end, as resolvers try them, it is none either.
+    Elsewhere,
+    /// It takes a moment until it is known whether another resolver may be asked.
+    Unsettled,
     /// The name does not belong to the overlay.
     Unknown,
 }
@@ -62,6 +70,8 @@ pub struct Names {
     networks: BTreeMap<NetworkId, Arc<NetworkNames>>,
     /// The networks of the sandbox behind each local address.
     scopes: Arc<Scopes>,
+    /// What names end in that are the overlay's in any case.
+    reserved: Arc<ReservedLabels>,
 }
 
 /// The networks of the sandbox behind each address of this node's endpoints.
@@ -71,6 +81,8 @@ pub(crate) type Scopes = BTreeMap<(NetworkId, IpAddr), BTreeSet<NetworkId>>;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct NetworkNames {
     name: String,
+    /// Whether its containers have no access to anything else (`--internal`).
+    is_internal: bool,
     prefixes: Vec<IpNet>,
     endpoints: Shards<EndpointId, Option<Arc<Named>>>,
     by_name: Shards<String, Vec<IpAddr>>,
@@ -111,7 +123,7 @@ impl Names {
             |sandbox: S| sandbox.into_iter().filter_map(|key| view.endpoints.get(&key)).collect();
         let sandboxes: Vec<Vec<&Endpoint>> = sandboxes.into_iter().map(of_sandbox).collect();
 
-        Self::from_parts(networks, Arc::new(scopes(sandboxes)))
+        Self::from_parts(networks, Arc::new(scopes(sandboxes)), Arc::new(reserved(view)))
     }
 
     /// Combines the names of networks with who may see which; each part may be taken over from
@@ -119,8 +131,9 @@ impl Names {
     pub(crate) fn from_parts(
         networks: BTreeMap<NetworkId, Arc<NetworkNames>>,
         scopes: Arc<Scopes>,
+        reserved: Arc<ReservedLabels>,
     ) -> Self {
-        Self { networks, scopes }
+        Self { networks, scopes, reserved }
     }
 
     /// Resolves a name (`name`, `alias`, short id, or one of these with `.network`, or
@@ -150,7 +163,13 @@ impl Names {
     ) -> Meaning {
         let scope = self.scope(asker);
         if let Some(address) = arpa_address(labels) {
-            return reverse(&scope, address, kind);
+            let is_ours = self.networks.values().any(|network| network.contains(address));
+            return match reverse(&scope, address, kind) {
+                Some(meaning) => meaning,
+                // No other resolver is asked about addresses of the overlay.
+                None if is_ours => Meaning::Nowhere,
+                None => self.outside(asker, &scope, labels, kind),
+            };
         }
         // What ends in the name of a network is that network's alone: no alias in another one
         // stands for it.
@@ -159,12 +178,12 @@ impl Names {
         let known: Vec<Vec<IpAddr>> =
             asked.filter_map(|network| network.addresses(labels)).collect();
         if known.is_empty() {
-            return Meaning::Unknown;
+            return self.outside(asker, &scope, labels, kind);
         }
         let wanted = |address: &IpAddr| match kind {
             RecordKind::A => address.is_ipv4(),
             RecordKind::Aaaa => address.is_ipv6(),
-            RecordKind::Ptr | RecordKind::Other => false,
+            RecordKind::Ptr | RecordKind::Zone | RecordKind::Other => false,
         };
         let mut addresses: Vec<IpAddr> = known.into_iter().flatten().filter(wanted).collect();
         if addresses.is_empty() {
@@ -178,12 +197,41 @@ impl Names {
         Meaning::Addresses(addresses)
     }
 
+    /// Says what becomes of a question for a name that nobody here has.
+    fn outside(
+        &self,
+        asker: Asker<'_>,
+        scope: &[&NetworkNames],
+        labels: &[&str],
+        kind: RecordKind,
+    ) -> Meaning {
+        let (is_cut_off, engine) = match asker {
+            // Who asks in a network that is not known here is on it all the same.
+            Asker::Address { .. } => (true, None),
+            Asker::Sandbox(sandbox) => (!scope.is_empty(), Some(&sandbox.engine)),
+        };
+        if matches!(asker, Asker::Sandbox(sandbox) if sandbox.networks.is_empty()) {
+            // It has left the overlay: its own resolver answers as if there were no other.
+            return Meaning::Unknown;
+        }
+        let is_internal = is_cut_off && scope.iter().all(|network| network.is_internal);
+        let is_own_network = scope.iter().any(|network| network.is_named_by(labels));
+        let asker = OutsideAsker { is_internal, is_own_network, engine };
+
+        outside(asker, labels, kind, &self.reserved)
+    }
+
+    /// Tells whether a client that asks a network's server is one of this node's endpoints.
+    pub(crate) fn is_local(&self, network: NetworkId, source: IpAddr) -> bool {
+        self.scopes.contains_key(&(network, source))
+    }
+
     /// Lists the networks that a client is on. An unknown client is on the network that it asks in:
     /// its packets got there.
     fn scope(&self, asker: Asker<'_>) -> Vec<&NetworkNames> {
         let here;
         let scope = match asker {
-            Asker::Sandbox(networks) => networks,
+            Asker::Sandbox(sandbox) => &sandbox.networks,
             Asker::Address { network, source } => {
                 here = BTreeSet::from([network]);
                 self.scopes.get(&(network, source)).unwrap_or(&here)
@@ -192,6 +240,14 @@ impl Names {
 
         scope.iter().filter_map(|id| self.networks.get(id).map(Arc::as_ref)).collect()
     }
+}
+
+/// Collects what names end in that are the overlay's: the names of its networks and hosts.
+pub(crate) fn reserved(view: &View) -> ReservedLabels {
+    let networks = view.networks.values().map(|network| network.name.as_str());
+    let hosts = view.nodes.values().map(|node| node.name.as_str());
+
+    ReservedLabels::new(networks.chain(hosts))
 }
 
 /// Finds out which networks the sandbox behind each address is on. Each of `sandboxes` lists the
@@ -222,8 +278,12 @@ impl NetworkNames {
         endpoints: impl Iterator<Item = Cow<'a, Endpoint>>,
         hosts: &BTreeMap<NodeId, Node>,
     ) -> Self {
-        let mut names =
-            Self { name: network.name.to_string(), prefixes: prefixes(network), ..Self::default() };
+        let mut names = Self {
+            name: network.name.to_string(),
+            is_internal: network.settings.internal,
+            prefixes: prefixes(network),
+            ..Self::default()
+        };
         for endpoint in endpoints {
             names.add(Named::new(endpoint, hosts));
         }
@@ -233,7 +293,13 @@ impl NetworkNames {
 
     /// Tells whether these are the names of a network as it is described now.
     pub(crate) fn is_of(&self, network: &Network) -> bool {
-        self.name == network.name.as_str() && self.prefixes == prefixes(network)
+        self.name == network.name.as_str()
+            && self.is_internal == network.settings.internal
+            && self.prefixes == prefixes(network)
+    }
+
+    fn contains(&self, address: IpAddr) -> bool {
+        self.prefixes.iter().any(|prefix| prefix.contains(&address))
     }
 
     /// Replaces the endpoint with this id; `None` removes it.
@@ -392,18 +458,18 @@ fn prefixes(network: &Network) -> Vec<IpNet> {
     std::iter::once(IpNet::V4(network.prefix)).chain(network.prefix6.map(IpNet::V6)).collect()
 }
 
-fn reverse(scope: &[&NetworkNames], address: IpAddr, kind: RecordKind) -> Meaning {
+/// Lists the names of an address; nothing if nobody on these networks has it.
+fn reverse(scope: &[&NetworkNames], address: IpAddr, kind: RecordKind) -> Option<Meaning> {
     let names: BTreeSet<&String> =
         scope.iter().filter_map(|network| network.by_address.get(&address)).flatten().collect();
-    let ours =
-        scope.iter().any(|network| network.prefixes.iter().any(|prefix| prefix.contains(&address)));
-    match (names.is_empty(), kind) {
-        (false, RecordKind::Ptr) => Meaning::Names(names.into_iter().cloned().collect()),
-        (false, RecordKind::A | RecordKind::Aaaa | RecordKind::Other) => Meaning::Nothing,
-        // No other resolver is asked about addresses of the overlay.
-        (true, _) if ours => Meaning::Nowhere,
-        (true, _) => Meaning::Unknown,
+    if names.is_empty() {
+        return None;
     }
+
+    Some(match kind {
+        RecordKind::Ptr => Meaning::Names(names.into_iter().cloned().collect()),
+        RecordKind::A | RecordKind::Aaaa | RecordKind::Zone | RecordKind::Other => Meaning::Nothing,
+    })
 }
 
 /// Parses the address in a name below `in-addr.arpa` or `ip6.arpa`.

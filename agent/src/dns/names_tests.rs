@@ -57,8 +57,14 @@ fn a_name_of_several_labels_is_answered_with_and_without_its_network() {
         addresses(&["10.1.0.9", "10.1.0.8"]),
         "an alias, and a name with its network"
     );
-    for name in ["my", "internal", "my.app.red", "blue", "app.my"] {
-        assert_eq!(meaning(name), Meaning::Unknown, "{name}");
+    for (name, expected) in [
+        ("my", Meaning::Nowhere),
+        ("internal", Meaning::Nowhere),
+        ("blue", Meaning::Nowhere),
+        ("my.app.red", Meaning::Elsewhere),
+        ("app.my", Meaning::Unknown),
+    ] {
+        assert_eq!(meaning(name), expected, "{name}");
     }
 }
 
@@ -85,7 +91,7 @@ fn a_name_that_belongs_to_another_is_found_by_id_and_with_its_host() {
         assert_eq!(found(name), addresses(&["10.1.0.3"]), "{name}");
     }
     assert_eq!(found("web.host1"), addresses(&["10.1.0.2"]));
-    assert_eq!(found("web.host3"), Meaning::Unknown);
+    assert_eq!(found("web.host3"), Meaning::Elsewhere);
     let ptr = |last: &str| {
         names.meaning(here, &[last, "0", "1", "10", "in-addr", "arpa"], RecordKind::Ptr, 0)
     };
@@ -110,7 +116,7 @@ fn no_alias_stands_for_what_is_on_another_network() {
     };
 
     assert_eq!(found("db.green"), addresses(&["10.2.0.5"]));
-    assert_eq!(found("gone.green"), Meaning::Unknown);
+    assert_eq!(found("gone.green"), Meaning::Elsewhere);
     assert_eq!(found("db.red"), addresses(&["10.1.0.4"]));
     assert_eq!(names.find("db.green").len(), 1);
 }
@@ -148,12 +154,12 @@ fn names_of_other_networks_do_not_exist() {
     let names = world().names();
     let solo = asker(1, "10.1.0.3");
 
-    assert_eq!(names.meaning(solo, &["other"], RecordKind::A, 0), Meaning::Unknown);
-    assert_eq!(names.meaning(solo, &["other", "red"], RecordKind::A, 0), Meaning::Unknown);
-    assert_eq!(names.meaning(solo, &["both", "red"], RecordKind::A, 0), Meaning::Unknown);
+    assert_eq!(names.meaning(solo, &["other"], RecordKind::A, 0), Meaning::Nowhere);
+    assert_eq!(names.meaning(solo, &["other", "red"], RecordKind::A, 0), Meaning::Elsewhere);
+    assert_eq!(names.meaning(solo, &["both", "red"], RecordKind::A, 0), Meaning::Elsewhere);
     assert_eq!(
         names.meaning(solo, &["4", "0", "2", "10", "in-addr", "arpa"], RecordKind::Ptr, 0),
-        Meaning::Unknown
+        Meaning::Nowhere
     );
 }
 
@@ -165,8 +171,15 @@ fn an_asker_that_is_not_known_is_on_the_network_it_asks_in() {
         names.meaning(asker(2, "10.2.9.9"), &["other"], RecordKind::A, 0),
         addresses(&["10.2.0.4"])
     );
-    assert_eq!(names.meaning(asker(2, "10.2.9.9"), &["solo"], RecordKind::A, 0), Meaning::Unknown);
-    assert_eq!(names.meaning(asker(3, "10.2.9.9"), &["solo"], RecordKind::A, 0), Meaning::Unknown);
+    assert_eq!(names.meaning(asker(2, "10.2.9.9"), &["solo"], RecordKind::A, 0), Meaning::Nowhere);
+    assert_eq!(names.meaning(asker(3, "10.2.9.9"), &["solo"], RecordKind::A, 0), Meaning::Nowhere);
+    let outside = ["example", "com"];
+    assert_eq!(names.meaning(asker(2, "10.2.9.9"), &outside, RecordKind::A, 0), Meaning::Unknown);
+    assert_eq!(
+        names.meaning(asker(3, "10.2.9.9"), &outside, RecordKind::A, 0),
+        Meaning::Nowhere,
+        "on a network that is not known here"
+    );
 }
 
 #[test]
@@ -204,16 +217,58 @@ fn addresses_have_names_and_those_of_nobody_have_none() {
 #[test]
 fn a_question_from_inside_a_sandbox_sees_the_networks_of_the_sandbox() {
     let names = world().names();
-    let (both, red) = ([1, 2].map(World::network).into(), [World::network(2)].into());
+    let (both, red) = (scope(&[1, 2], &[]), scope(&[2], &[]));
 
     let web = names.meaning(Asker::Sandbox(&both), &["web"], RecordKind::A, 0);
 
     assert_eq!(web, addresses(&["10.1.0.2", "10.1.0.3", "10.2.0.4"]));
-    assert_eq!(names.meaning(Asker::Sandbox(&red), &["solo"], RecordKind::A, 0), Meaning::Unknown);
+    assert_eq!(names.meaning(Asker::Sandbox(&red), &["solo"], RecordKind::A, 0), Meaning::Nowhere);
+    let none = SandboxScope::default();
     assert_eq!(
-        names.meaning(Asker::Sandbox(&BTreeSet::new()), &["solo"], RecordKind::A, 0),
-        Meaning::Unknown
+        names.meaning(Asker::Sandbox(&none), &["solo"], RecordKind::A, 0),
+        Meaning::Unknown,
+        "it has left the overlay"
     );
+}
+
+/// A sandbox on these networks of the cluster, and on these of the engine.
+fn scope(networks: &[u64], engine: &[&str]) -> SandboxScope {
+    let networks = networks.iter().map(|&number| World::network(number)).collect();
+    let others = engine.iter().map(|&name| name.to_owned()).collect();
+    let engine = crate::dns::EngineNames { networks: Some(others), ..Default::default() };
+
+    SandboxScope { networks, engine }
+}
+
+#[test]
+fn on_internal_networks_alone_no_other_resolver_is_asked() {
+    let names = world()
+        .with_network(3, "vault", "10.3.0.0/16")
+        .internal(1)
+        .internal(3)
+        .with_endpoint(3, 9, "solo", &[], &["10.3.0.3"])
+        .with_sandbox(&[(1, 3), (3, 9)])
+        .names();
+    let asked = |asker: Asker<'_>, name: &str, kind| {
+        let labels: Vec<_> = name.split('.').collect();
+        names.meaning(asker, &labels, kind, 0)
+    };
+    let (alone, bridged) = (scope(&[1, 3], &[]), scope(&[1], &["bridge"]));
+    let inside = [asker(1, "10.1.0.3"), asker(3, "10.1.9.9"), Asker::Sandbox(&alone)];
+
+    for asker in inside {
+        for name in ["example.com", "8.8.8.8.in-addr.arpa", "com"] {
+            for kind in [RecordKind::A, RecordKind::Ptr, RecordKind::Zone, RecordKind::Other] {
+                assert_eq!(asked(asker, name, kind), Meaning::Nowhere, "{asker:?} {name}");
+            }
+        }
+        assert_eq!(asked(asker, "both.red", RecordKind::A), Meaning::Elsewhere);
+    }
+    assert_eq!(asked(inside[0], "both", RecordKind::A), addresses(&["10.1.0.2"]));
+    for asker in [asker(1, "10.1.0.2"), asker(2, "10.2.0.4"), Asker::Sandbox(&bridged)] {
+        let outside = asked(asker, "example.com", RecordKind::A);
+        assert_eq!(outside, Meaning::Unknown, "{asker:?} is on another network, too");
+    }
 }
 
 #[test]
@@ -222,7 +277,12 @@ fn the_seed_turns_the_addresses() {
     let both = asker(1, "10.1.0.2");
     let first = |seed| match names.meaning(both, &["web"], RecordKind::A, seed) {
         Meaning::Addresses(addresses) => addresses.first().copied(),
-        Meaning::Names(_) | Meaning::Nothing | Meaning::Nowhere | Meaning::Unknown => None,
+        Meaning::Names(_)
+        | Meaning::Nothing
+        | Meaning::Nowhere
+        | Meaning::Elsewhere
+        | Meaning::Unsettled
+        | Meaning::Unknown => None,
     };
 
     let firsts: BTreeSet<_> = (0..3).map(first).collect();

@@ -18,6 +18,11 @@ impl ServedSockets {
     pub(super) fn push(&mut self, ip: IpAddr, udp: Arc<UdpSocket>, tcp: Arc<TcpListener>) {
         self.0.push((ip, udp, tcp));
     }
+
+    /// Goes over the addresses with their sockets.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &(IpAddr, Arc<UdpSocket>, Arc<TcpListener>)> {
+        self.0.iter()
+    }
 }
 
 impl Share for ServedSockets {

@@ -105,6 +105,16 @@ impl World {
         self
     }
 
+    /// Makes a network `--internal`.
+    #[cfg(test)]
+    pub(crate) fn internal(mut self, number: u64) -> Self {
+        let mut network = self.view.networks[&Self::network(number)].clone();
+        network.settings.internal = true;
+        self.view.apply(Change::Network(network));
+
+        self
+    }
+
     /// Puts an endpoint onto a host, with these names taken from it.
     pub(crate) fn on_host(mut self, network: u64, number: u64, host: u64, taken: &[&str]) -> Self {
         let host_id = NodeId::from_random(host);

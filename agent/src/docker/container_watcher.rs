@@ -113,6 +113,8 @@ fn note_all(store: &PluginStore, endpoints: &Endpoints, listed: &[ListedContaine
             .filter_map(move |network| Some(((network, id.clone()?), name.clone())))
             .collect::<Vec<_>>()
     };
+    let is_ours = |id: &str| plugin_state.networks.contains_key(id);
+    store.container_networks.note_all(is_ours, listed);
     let known = Containers::Known(listed.iter().flat_map(of).collect());
     endpoints.publisher.containers.send_if_modified(|containers| {
         let is_news = *containers != known;
@@ -122,7 +124,13 @@ fn note_all(store: &PluginStore, endpoints: &Endpoints, listed: &[ListedContaine
 }
 
 /// Takes note of one container and the networks that it is on.
-fn note(store: &PluginStore, endpoints: &Endpoints, id: &str, name: &str, networks: &[String]) {
+fn note(
+    store: &PluginStore,
+    endpoints: &Endpoints,
+    id: &str,
+    name: &str,
+    networks: &BTreeMap<String, String>,
+) {
     let networks = of_cluster(&store.state(), networks);
     if let Some(id) = short_id(id) {
         endpoints.publisher.containers.send_if_modified(|known| known.note(&id, name, networks));
@@ -130,8 +138,8 @@ fn note(store: &PluginStore, endpoints: &Endpoints, id: &str, name: &str, networ
 }
 
 /// Lists the networks of the cluster that Docker's stand for.
-fn of_cluster(plugin_state: &PluginState, networks: &[String]) -> Vec<NetworkId> {
-    networks.iter().filter_map(|id| plugin_state.networks.get(id)?.network).collect()
+fn of_cluster(plugin_state: &PluginState, networks: &BTreeMap<String, String>) -> Vec<NetworkId> {
+    networks.keys().filter_map(|id| plugin_state.networks.get(id)?.network).collect()
 }
 
 /// Finds out a container's name and namespace.
@@ -143,12 +151,15 @@ pub(super) async fn look_at(
 ) -> Result<(), EngineError> {
     let found = match engine.container(container).await {
         Err(error) if error.is_missing() => {
-            note(store, endpoints, container, "", &[]);
+            note(store, endpoints, container, "", &BTreeMap::new());
             return Ok(());
         }
         found => found?,
     };
     note(store, endpoints, &found.id, &found.name, &found.networks);
+    let plugin_state = store.state();
+    let is_ours = |id: &str| plugin_state.networks.contains_key(id);
+    store.container_networks.note(is_ours, &found);
     let entries = endpoints.journal.entries();
     for record in entries.values() {
         let Some(docker) = record.sandbox.managed() else { continue };
@@ -217,7 +228,7 @@ fn is_stranded(
     container: &Container,
     ours: &BTreeMap<String, crate::state::DockerNetwork>,
 ) -> bool {
-    let on_ours = container.networks.iter().any(|network| ours.contains_key(network));
+    let on_ours = container.networks.keys().any(|network| ours.contains_key(network));
     let restarts = container.restarts && container.has_run && !container.running;
 
     restarts && on_ours && is_for_want_of_us(&container.error)

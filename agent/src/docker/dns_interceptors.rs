@@ -12,8 +12,9 @@ use overlay_proto::Code;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::engine_names::OtherNetworks;
 use super::interceptor_reserves::InterceptorReserves;
-use crate::dns::{DnsInterceptor, Names};
+use crate::dns::{DnsInterceptor, NameSource, SandboxScope};
 use crate::hand_over::{DescriptorStore, Kept, Lingering, Share, SharedDescriptors};
 use crate::kernel::{KernelError, Netns};
 use crate::problem::{Problems, explain};
@@ -31,10 +32,22 @@ const LATER: Duration = Duration::from_secs(1);
 /// After how many attempts the longer pause is used.
 const OFTEN: u32 = 250;
 
+/// What the interceptors are made of.
+pub(super) struct InterceptorSources<'a> {
+    /// The endpoints of this node.
+    pub(super) journal: &'a Journal,
+    /// The networks of the engine alone that its containers are on.
+    pub(super) others: watch::Receiver<BTreeMap<String, OtherNetworks>>,
+    /// The names that they answer with.
+    pub(super) source: NameSource,
+    /// Where problems are reported.
+    pub(super) problems: &'a Problems,
+}
+
 /// A container on networks of ours.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Sandbox {
-    scope: BTreeSet<NetworkId>,
+    scope: SandboxScope,
     endpoints: BTreeSet<EndpointId>,
 }
 
@@ -47,17 +60,17 @@ struct Served {
 
 /// Serves the containers while the node is joined.
 pub(super) async fn run(
-    journal: &Journal,
-    names: &watch::Sender<Arc<Names>>,
+    sources: InterceptorSources<'_>,
     reserves: &InterceptorReserves,
-    problems: &Problems,
     store: &DescriptorStore,
 ) {
+    let InterceptorSources { journal, mut others, source, problems } = sources;
     let mut entries = journal.subscribe();
     let mut interceptors: BTreeMap<PathBuf, Served> = BTreeMap::new();
     let mut attempts = Attempts::default();
     loop {
-        let wanted = wanted(&entries.borrow_and_update());
+        let is_misnamed = |id| problems.text(&ProblemKey::ContainerNames(id)).is_some();
+        let wanted = wanted(&entries.borrow_and_update(), &others.borrow_and_update(), is_misnamed);
         interceptors.retain(|path, _| wanted.contains_key(path));
         // The failures of a container end with it.
         attempts.failed.retain(|path, _| wanted.contains_key(path));
@@ -67,7 +80,7 @@ pub(super) async fn run(
                 served.interceptor.set_scope(sandbox.scope);
                 continue;
             }
-            match open(names, reserves, store, &path, sandbox).await {
+            match open(&source, reserves, store, &path, sandbox).await {
                 Ok(served) => {
                     attempts.failed.remove(&path);
                     interceptors.insert(path, served);
@@ -91,6 +104,7 @@ pub(super) async fn run(
         };
         tokio::select! {
             changed = entries.changed() => if changed.is_err() { return },
+            changed = others.changed() => if changed.is_err() { return },
             () = pause => {}
         }
     }
@@ -143,15 +157,37 @@ fn is_awaited(
     })
 }
 
-/// Lists the sandboxes.
-fn wanted(entries: &Entries) -> BTreeMap<PathBuf, Sandbox> {
+/// Lists the sandboxes, with what Docker's resolver may know in each.
+fn wanted(
+    entries: &Entries,
+    others: &BTreeMap<String, OtherNetworks>,
+    is_misnamed: impl Fn(EndpointId) -> bool,
+) -> BTreeMap<PathBuf, Sandbox> {
     let mut wanted: BTreeMap<PathBuf, Sandbox> = BTreeMap::new();
+    let (mut starting, mut misnamed) = (BTreeSet::<NetworkId>::new(), BTreeSet::new());
     for record in entries.values() {
-        if let Some(netns) = record.sandbox.managed().and_then(|docker| docker.netns.clone()) {
-            let sandbox = wanted.entry(netns).or_default();
-            sandbox.scope.insert(record.endpoint.network);
-            sandbox.endpoints.insert(record.endpoint.id);
+        let Some(docker) = record.sandbox.managed() else { continue };
+        let network = record.endpoint.network;
+        if docker.container.is_none() {
+            starting.insert(network);
         }
+        if is_misnamed(record.endpoint.id) {
+            misnamed.insert(network);
+        }
+        let Some(netns) = docker.netns.clone() else { continue };
+        let sandbox = wanted.entry(netns).or_default();
+        sandbox.scope.networks.insert(network);
+        sandbox.endpoints.insert(record.endpoint.id);
+        if let Some(others) = docker.container.as_ref().and_then(|id| others.get(id)) {
+            let engine = &mut sandbox.scope.engine;
+            engine.networks.get_or_insert_default().extend(others.names.iter().cloned());
+            engine.has_more |= others.has_links;
+        }
+    }
+    for sandbox in wanted.values_mut() {
+        let SandboxScope { networks, engine } = &mut sandbox.scope;
+        engine.is_settling = !starting.is_disjoint(networks);
+        engine.has_more |= !misnamed.is_disjoint(networks);
     }
 
     wanted
@@ -160,14 +196,14 @@ fn wanted(entries: &Entries) -> BTreeMap<PathBuf, Sandbox> {
 /// Opens an interceptor, or goes on with that of an earlier session; nothing to tell where the
 /// namespace is simply not there yet.
 async fn open(
-    names: &watch::Sender<Arc<Names>>,
+    source: &NameSource,
     reserves: &InterceptorReserves,
     store: &DescriptorStore,
     path: &Path,
     sandbox: Sandbox,
 ) -> Result<Served, Option<String>> {
     let reserve = reserves.of(&sandbox.endpoints);
-    let opened = open_with(names, store, path, sandbox.scope, &reserve).await;
+    let opened = open_with(source, store, path, sandbox.scope, &reserve).await;
     if opened.is_err() {
         reserve.replenish();
     }
@@ -176,10 +212,10 @@ async fn open(
 }
 
 async fn open_with(
-    names: &watch::Sender<Arc<Names>>,
+    source: &NameSource,
     store: &DescriptorStore,
     path: &Path,
-    scope: BTreeSet<NetworkId>,
+    scope: SandboxScope,
     reserve: &Arc<Reserve>,
 ) -> Result<Served, Option<String>> {
     let unserved =
@@ -198,7 +234,7 @@ async fn open_with(
         ..earlier
     });
     let opened =
-        DnsInterceptor::open(&netns, earlier, scope, names.subscribe(), Arc::clone(reserve)).await;
+        DnsInterceptor::open(&netns, earlier, scope, source.clone(), Arc::clone(reserve)).await;
     let interceptor = opened.map_err(|error| Some(unserved(&explain(&error))))?;
     let kept = store.keep(&name, Arc::new(Placed { place, sockets: interceptor.sockets() }));
 

@@ -95,8 +95,8 @@ pub(crate) struct ListedContainer {
     pub(crate) is_running: bool,
     /// Its endpoints with their networks, by Docker's ids.
     pub(crate) endpoints: BTreeMap<String, String>,
-    /// The networks that it is configured on, running or not, by Docker's id.
-    pub(crate) networks: Vec<String>,
+    /// The names of the networks that it is configured on, running or not, by Docker's id.
+    pub(crate) networks: BTreeMap<String, String>,
 }
 
 /// A container as Docker describes it.
@@ -120,8 +120,8 @@ pub(crate) struct Container {
     pub(crate) restarts: bool,
     /// Its attachments, by Docker's id of the endpoint.
     pub(crate) attachments: BTreeMap<String, Attachment>,
-    /// The networks that it is configured on, by Docker's id.
-    pub(crate) networks: Vec<String>,
+    /// The names of the networks that it is configured on, by Docker's id.
+    pub(crate) networks: BTreeMap<String, String>,
     /// The one of them that it is on first whenever it is started (`--network`), by Docker's id.
     pub(crate) first_network: Option<String>,
 }
@@ -135,6 +135,8 @@ pub(crate) struct Attachment {
     pub(crate) addresses: Vec<IpAddr>,
     /// Its interface's hardware address.
     pub(crate) mac: Option<[u8; 6]>,
+    /// Whether it has names of its own there for other containers (`--link`).
+    pub(crate) has_links: bool,
 }
 
 /// The properties of the Docker engine that matter.
@@ -205,6 +207,7 @@ fn attachment(settings: EndpointSettings) -> Option<(String, Attachment)> {
             aliases: aliases.collect(),
             addresses: addresses.filter_map(|text| text.parse().ok()).collect(),
             mac: settings.mac_address.as_deref().and_then(hardware_address),
+            has_links: settings.links.is_some_and(|links| !links.is_empty()),
         },
     ))
 }
@@ -237,7 +240,7 @@ pub(super) fn summary(container: ContainerSummary) -> Option<ListedContainer> {
         // Names of links to other containers contain more slashes.
         name: bare(names.into_iter().find(|name| name.matches('/').count() == 1).as_deref()),
         is_running: matches!(container.state, Some(State::RUNNING | State::PAUSED)),
-        networks: networks.values().filter_map(|settings| settings.network_id.clone()).collect(),
+        networks: by_id(&networks),
         endpoints: networks.into_values().filter_map(endpoint).collect(),
     })
 }
@@ -262,9 +265,17 @@ pub(super) fn description(found: ContainerInspectResponse) -> Container {
             matches!(name, Name::ALWAYS | Name::UNLESS_STOPPED)
         }),
         first_network: first_network(&networks, &host.network_mode.unwrap_or_default()),
-        networks: networks.values().filter_map(|settings| settings.network_id.clone()).collect(),
+        networks: by_id(&networks),
         attachments: networks.into_values().filter_map(attachment).collect(),
     }
+}
+
+/// Lists the names of networks by Docker's id.
+fn by_id(networks: &BTreeMap<String, EndpointSettings>) -> BTreeMap<String, String> {
+    let named =
+        networks.iter().filter_map(|(name, settings)| Some((settings.network_id.clone()?, name)));
+
+    named.map(|(id, name)| (id, name.clone())).collect()
 }
 
 /// Finds the network that a container was started on; `mode` is its name or id, as a person gave

@@ -62,7 +62,7 @@ fn container(id: &str, is_running: bool, endpoints: &[&str]) -> ListedContainer 
         name: id.into(),
         is_running,
         endpoints: endpoints.collect(),
-        networks: Vec::new(),
+        networks: BTreeMap::new(),
     }
 }
 

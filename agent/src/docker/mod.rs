@@ -23,6 +23,7 @@ mod dns_interceptors;
 mod door_watch;
 pub(crate) mod driver;
 mod engine;
+mod engine_names;
 mod fitting;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

@@ -9,6 +9,7 @@ use overlay_core::NetworkId;
 use tokio::sync::{Notify, watch};
 
 use super::engine::EngineKind;
+use super::engine_names::ContainerNetworks;
 use crate::membership::network_membership::HeldAddresses;
 use crate::state::{
     DockerKey, DockerLease, DockerNetwork, DockerPool, DockerRow, StateStore, StoreFailure,
@@ -93,6 +94,8 @@ pub(crate) struct PluginStore {
     plugin_state: watch::Sender<Arc<PluginState>>,
     /// Signals that something Docker has may no longer belong to anyone.
     gc_wanted: Notify,
+    /// The networks of Docker alone that its containers are on, too.
+    pub(super) container_networks: ContainerNetworks,
     /// Counts the passes of garbage collection.
     gc_passes: watch::Sender<u64>,
     /// Serialises changes, so that what is on disk and what is published stay the same.
@@ -109,6 +112,7 @@ impl PluginStore {
             store,
             plugin_state: watch::Sender::new(Arc::new(plugin_state)),
             gc_wanted: Notify::new(),
+            container_networks: ContainerNetworks::default(),
             gc_passes: watch::Sender::new(0),
             writing: tokio::sync::Mutex::new(()),
         }

@@ -338,7 +338,7 @@ mod tests {
                 .iter()
                 .map(|&(endpoint, network)| (endpoint.into(), network.into()))
                 .collect(),
-            networks: Vec::new(),
+            networks: BTreeMap::new(),
         };
         let listed = [
             container("c1", true, &[("e1", "bound"), ("e2", "unbound"), ("e3", "bridge")]),

@@ -14,13 +14,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::client::{DockerClient, EngineError};
 use super::container_watcher::{self, ContainerWatcher};
+use super::dns_interceptors::{self, InterceptorSources};
 use super::engine::EngineEvent;
 use super::interceptor_reserves::InterceptorReserves;
 use super::plugin_store::PluginStore;
 use super::sync::Sync;
-use super::{dns_interceptors, lifetime, recovery};
+use super::{lifetime, recovery};
 
-use crate::dns::Names;
+use crate::dns::{DnsCounts, NameSource, Names};
 use crate::endpoint::lifecycle::Endpoints;
 use crate::hand_over::DescriptorStore;
 use crate::membership::Membership;
@@ -46,6 +47,8 @@ pub(crate) struct DockerWork {
     pub(crate) endpoints: Arc<Endpoints>,
     /// The DNS names of all its networks.
     pub(crate) names: watch::Sender<Arc<Names>>,
+    /// Counts the questions of containers that are refused.
+    pub(crate) dns_counts: Arc<DnsCounts>,
     /// Sees a change of them from the first names on.
     pub(crate) first_names: watch::Receiver<Arc<Names>>,
     /// The networks that differ in this host's Docker.
@@ -56,7 +59,8 @@ pub(crate) struct DockerWork {
 
 /// Follows the engine while the node is joined.
 pub(crate) async fn follow(work: &DockerWork, reserves: &InterceptorReserves, socket: &Path) {
-    let DockerWork { store, endpoints, names, first_names, differences, descriptors } = work;
+    let DockerWork { store, endpoints, names, dns_counts, first_names, differences, descriptors } =
+        work;
     let intercepted = async {
         let mut first_names = first_names.clone();
         // Without names each question would go to Docker, which does not know them: until there are
@@ -64,7 +68,10 @@ pub(crate) async fn follow(work: &DockerWork, reserves: &InterceptorReserves, so
         // The sender is this node's.
         let _ = first_names.changed().await;
         let Endpoints { journal, problems, .. } = &**endpoints;
-        dns_interceptors::run(journal, names, reserves, problems, descriptors).await;
+        let source = NameSource { names: names.subscribe(), counts: Arc::clone(dns_counts) };
+        let others = store.container_networks.subscribe();
+        let sources = InterceptorSources { journal, others, source, problems };
+        dns_interceptors::run(sources, reserves, descriptors).await;
     };
     tokio::join!(intercepted, async {
         loop {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{NetworkReports, ReconcileQueue};
 use crate::backend::Backend;
-use crate::dns::Names;
+use crate::dns::{DnsCounts, Names};
 use crate::event_source::EventSource;
 use crate::hand_over::DescriptorStore;
 use crate::host_state::HostState;
@@ -40,6 +40,8 @@ pub(crate) struct ReconcileContext {
     pub(crate) backend: Arc<dyn Backend>,
     /// Where the DNS names of all networks are published.
     pub(crate) names: watch::Sender<Arc<Names>>,
+    /// Counts the questions of containers that are refused.
+    pub(crate) dns_counts: Arc<DnsCounts>,
     /// Where the state of each network in the kernel is published.
     pub(crate) reports: watch::Sender<NetworkReports>,
     /// The order in which networks are worked on.

@@ -59,7 +59,10 @@ pub(crate) async fn run(context: Arc<ReconcileContext>) {
     let mut own = context.host.own();
     let mut admission = context.admission.subscribe();
     let mut supervisor = Supervisor {
-        dns: Arc::new(Mutex::new(DnsServers::start(PathBuf::from(RESOLV_CONF)))),
+        dns: Arc::new(Mutex::new(DnsServers::counting(
+            PathBuf::from(RESOLV_CONF),
+            Arc::clone(&context.dns_counts),
+        ))),
         tasks: JoinSet::new(),
         kept: BTreeMap::new(),
         leaving: BTreeMap::new(),

@@ -12,7 +12,7 @@ use crate::desired::{
     self, ClusterFilters, EndpointRows, FilterTouch, Holdings, NetworkDesired, PeerSources,
     Underlays,
 };
-use crate::dns::{Names, NetworkNames, scopes};
+use crate::dns::{Names, NetworkNames, ReservedLabels, reserved, scopes};
 use crate::kernel::{InterfaceDesired, Strays};
 use crate::membership::Membership;
 use crate::membership::changed_rows::ViewCursor;
@@ -73,6 +73,7 @@ pub(crate) struct Wanted {
     underlays: Underlays,
     names: BTreeMap<NetworkId, Arc<NetworkNames>>,
     scopes: Arc<crate::dns::Scopes>,
+    reserved: Arc<ReservedLabels>,
 }
 
 impl Wanted {
@@ -89,6 +90,7 @@ impl Wanted {
             underlays: Underlays::default(),
             names: BTreeMap::new(),
             scopes: Arc::default(),
+            reserved: Arc::default(),
         }
     }
 
@@ -105,7 +107,9 @@ impl Wanted {
 
     /// Returns the names of all networks.
     pub(crate) fn names(&self) -> Names {
-        Names::from_parts(self.names.clone(), Arc::clone(&self.scopes))
+        let (scopes, reserved) = (Arc::clone(&self.scopes), Arc::clone(&self.reserved));
+
+        Names::from_parts(self.names.clone(), scopes, reserved)
     }
 
     /// Computes what may have changed.
@@ -119,6 +123,10 @@ impl Wanted {
         };
         if has_new_underlays {
             self.underlays = Underlays::new(rows.view, sources.node, sources.own);
+        }
+        // Names of hosts and networks.
+        if has_new_underlays || touched.values().any(|touch| touch.extent >= Extent::Members) {
+            self.reserved = Arc::new(reserved(rows.view));
         }
         if has_new_policy {
             self.filters.set_policy(rows.view.policy.as_deref());

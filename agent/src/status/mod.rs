@@ -156,7 +156,7 @@ async fn joined_status(joined: &JoinedNode, problems: &mut Vec<Problem>) -> Join
         control,
         sockets: report.sockets,
         networks: networks::networks(joined),
-        counters: report.counters,
+        counters: report.counters.into_iter().chain(joined.dns_counts.counters()).collect(),
     }
 }
 

@@ -1,0 +1,75 @@
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket as StdUdpSocket};
+
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::time::timeout;
+
+use super::*;
+
+const GUARDED: &str = "127.0.0.1:0";
+const GREEDY: &str = "127.0.0.2";
+const MODEST: &str = "127.0.0.3";
+const MOMENT: Duration = Duration::from_millis(100);
+
+fn is_heard(server: &StdUdpSocket, client: IpAddr) -> bool {
+    let socket = StdUdpSocket::bind((client, 0)).expect("a socket");
+    server.set_read_timeout(Some(MOMENT)).expect("a timeout");
+    socket.send_to(b"question", server.local_addr().expect("an address")).expect("sent");
+
+    server.recv(&mut [0; 16]).is_ok()
+}
+
+#[test]
+fn a_filter_drops_what_comes_from_the_clients_it_names() {
+    let server = StdUdpSocket::bind(GUARDED).expect("a socket");
+    let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+    let many = (0..60).map(|n| IpAddr::from([10, 9, 8, n])).chain([ip(GREEDY)]);
+
+    SockRef::from(&server).attach_filter(&program(many)).expect("the kernel takes it");
+    assert!(!is_heard(&server, ip(GREEDY)) && is_heard(&server, ip(MODEST)));
+    SockRef::from(&server).detach_filter().expect("taken away");
+    assert!(is_heard(&server, ip(GREEDY)));
+    assert!(program(std::iter::empty()).is_empty());
+}
+
+#[test]
+fn all_words_of_an_ipv6_address_are_compared() {
+    let Ok(server) = StdUdpSocket::bind((Ipv6Addr::LOCALHOST, 0)) else { return };
+    let own = IpAddr::from(Ipv6Addr::LOCALHOST);
+    let others = ["::2", "1::1", "::1:0:1"].map(|text| text.parse().expect("an address"));
+
+    SockRef::from(&server).attach_filter(&program(others.into_iter())).expect("taken");
+    assert!(is_heard(&server, own));
+    SockRef::from(&server).attach_filter(&program(others.into_iter().chain([own]))).expect("taken");
+    assert!(!is_heard(&server, own));
+}
+
+#[tokio::test]
+async fn a_client_that_is_reported_is_not_heard_for_a_moment_and_what_it_asks_is_counted() {
+    let udp = Arc::new(UdpSocket::bind(GUARDED).await.expect("a socket"));
+    let at = udp.local_addr().expect("an address");
+    let tcp = Arc::new(TcpListener::bind(GUARDED).await.expect("a socket"));
+    let mut served = ServedSockets::default();
+    served.push(at.ip(), Arc::clone(&udp), tcp);
+    let counts = Arc::<DnsCounts>::default();
+    let guard = FloodGuard::new(Arc::new(served), ShutOut::Clients, Arc::clone(&counts));
+    let (reports, mut floods) = FloodReports::channel();
+    let guarding = tokio::spawn(async move { guard.run(&mut floods).await });
+    let greedy = UdpSocket::bind((GREEDY, 0)).await.expect("a socket");
+    let heard = async |client: &UdpSocket| {
+        client.send_to(b"question", at).await.expect("sent");
+        timeout(MOMENT, udp.recv_from(&mut [0; 16])).await.is_ok()
+    };
+    let flooded = || counts.counters()[0].value;
+
+    assert!(heard(&greedy).await);
+    reports.report(greedy.local_addr().map(|at: SocketAddr| at.ip()).expect("an address"));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(!heard(&greedy).await);
+    assert!(heard(&UdpSocket::bind((MODEST, 0)).await.expect("a socket")).await);
+    tokio::time::sleep(PAUSE + MOMENT).await;
+
+    assert!(heard(&greedy).await);
+    assert_eq!(flooded(), 1);
+    drop(reports);
+    guarding.await.expect("it ends with the last who reports");
+}
