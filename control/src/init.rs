@@ -90,6 +90,7 @@ fn first_commit(
 ///
 /// [`StartError`], in particular while control is running, since it has the store open.
 pub fn create_token(state: &Path, ttl: u64, uses: u32, role: Role) -> Result<JoinLine, StartError> {
+    check_private(state)?;
     let authority = Authority::load(state)?;
     let mut store = Embedded::open(state)?;
     let loaded = store.load()?;
@@ -110,17 +111,59 @@ pub fn create_token(state: &Path, ttl: u64, uses: u32, role: Role) -> Result<Joi
 fn make_directory(path: &Path) -> Result<(), StartError> {
     let refuse = |source| StartError::Directory { path: path.to_owned(), source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(refuse)?;
-    let mode = fs::metadata(path).map_err(refuse)?.mode() & 0o777;
-    if mode & 0o022 == 0 {
-        Ok(())
-    } else {
-        Err(StartError::SharedDirectory { path: path.to_owned(), mode })
+
+    check_private(path)
+}
+
+/// Refuses a state directory, or a store in it, that others than its owner may read or write; the
+/// authority's key is checked where it is read.
+pub(crate) fn check_private(directory: &Path) -> Result<(), StartError> {
+    let store = Embedded::path_in(directory);
+    for path in [Some(directory), store.exists().then_some(&store)].into_iter().flatten() {
+        let metadata = fs::metadata(path)
+            .map_err(|source| StartError::Directory { path: path.to_owned(), source })?;
+        let mode = metadata.mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(StartError::SharedState { path: path.to_owned(), mode });
+        }
     }
+
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    #[test]
+    fn state_that_others_can_read_or_write_is_refused_with_the_remedy() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = dir.path().join("control");
+        let listen = "127.0.0.1:7443".parse().expect("an address");
+        init(InitConfig { listen, ..InitConfig::new(&state) }).expect("a cluster");
+        let token = || create_token(&state, 60, 1, Role::Node);
+        let set = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+        };
+        let (key, store) = (state.join("ca.key"), state.join("control.redb"));
+        token().expect("all is closed to others");
+
+        for (path, mode, remedy) in [
+            (&state, 0o750, "chmod 700 "),
+            (&state, 0o707, "chmod 700 "),
+            (&store, 0o604, "chmod 600 "),
+            (&key, 0o640, "chmod 600 "),
+        ] {
+            let before = fs::metadata(path).expect("there").permissions();
+            set(path, mode);
+            let text = token().expect_err("it is open to others").to_string();
+            fs::set_permissions(path, before).expect("set");
+            assert!(text.contains(&format!("{remedy}{}", path.display())), "{text}");
+        }
+        token().expect("as before");
+    }
 
     #[test]
     fn a_cluster_does_not_begin_on_an_address_of_another_host() {

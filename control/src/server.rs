@@ -22,6 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::clock;
 use crate::conditions::Conditions;
 use crate::config::Config;
+use crate::init::check_private;
 use crate::listener;
 use crate::location::LocationTracker;
 use crate::pki::Authority;
@@ -76,6 +77,7 @@ impl Server {
     #[expect(clippy::unused_async, reason = "the port belongs to the runtime that awaits this")]
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         config.check()?;
+        check_private(&config.state)?;
         let authority = Arc::new(Authority::load(&config.state)?);
         let (store, settings, hub, state) = open(&config)?;
         let listener = listener::listen(config.listen.unwrap_or(settings.listen))?;
@@ -159,8 +161,14 @@ async fn broken(
     tasks: &mut JoinSet<()>,
 ) -> &'static str {
     tokio::select! {
-        _ = serving => "the gRPC server has stopped",
-        Some(_) = tasks.join_next() => "a task of control failed",
+        ended = serving => {
+            tracing::error!(?ended, "The gRPC server has stopped");
+            "the gRPC server has stopped"
+        }
+        Some(ended) = tasks.join_next() => {
+            tracing::error!(?ended, "A task of control failed");
+            "a task of control failed"
+        }
     }
 }
 

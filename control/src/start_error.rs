@@ -30,13 +30,14 @@ pub enum StartError {
         /// The reason.
         source: io::Error,
     },
-    /// The state directory belongs to others, too.
+    /// The state directory, or a file in it, is open to others.
     #[error(
-        "state directory {0}: others may write to it (mode {mode:03o}); chmod 700 {0}",
-        path.display()
+        "{0} holds the cluster's keys, and others may read or write it (mode {mode:03o}); {1} {0}",
+        path.display(),
+        if path.is_dir() { "chmod 700" } else { "chmod 600" }
     )]
-    SharedDirectory {
-        /// The directory.
+    SharedState {
+        /// The directory or file.
         path: PathBuf,
         /// Its permissions.
         mode: u32,

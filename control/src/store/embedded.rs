@@ -39,7 +39,12 @@ pub(crate) struct Embedded {
 impl Embedded {
     /// Tells whether a state directory holds a cluster.
     pub(crate) fn is_there(directory: &Path) -> bool {
-        directory.join(FILE).exists()
+        Self::path_in(directory).exists()
+    }
+
+    /// Returns the file in a state directory.
+    pub(crate) fn path_in(directory: &Path) -> PathBuf {
+        directory.join(FILE)
     }
 
     /// Creates the file of a new cluster with its first commit, readable by its owner only. It is
@@ -53,7 +58,7 @@ impl Embedded {
         settings: &Settings,
         first: &Commit,
     ) -> Result<(), StoreError> {
-        let path = directory.join(FILE);
+        let path = Self::path_in(directory);
         if path.exists() {
             return Err(StoreError::Exists { path });
         }
