@@ -321,6 +321,9 @@ async fn start_control(
 ) -> Outcome<Started> {
     context.output.step("Starting control");
     let control = launch.bring_up(state, manner, async || Ok(())).await?;
+    if let Some(warning) = control.as_root() {
+        context.output.warn(format!("overlayctl: {warning}"));
+    }
 
     Ok(control)
 }

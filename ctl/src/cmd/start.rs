@@ -161,7 +161,13 @@ async fn start(
     };
 
     match service {
-        Service::Control => launch.bring_up(state, manner, async || Ok(())).await,
+        Service::Control => {
+            let started = launch.bring_up(state, manner, async || Ok(())).await?;
+            if let Some(warning) = started.as_root() {
+                context.output.warn(format!("overlayctl: {warning}"));
+            }
+            Ok(started)
+        }
         Service::Agent => {
             launch.bring_up(state, manner, async || context.status().await.map(drop)).await
         }

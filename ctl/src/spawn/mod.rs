@@ -2,6 +2,7 @@
 //! background processes.
 
 mod background;
+mod control_user;
 mod door;
 mod foreground;
 mod init_system;

@@ -39,8 +39,8 @@ impl Launch {
         let pid_file = state.pid_file(self.service);
         let found = running(self.service, state);
         if found.is_none() && manner == Manner::Systemd {
-            systemd::start(self).await?;
-            return Ok(self.started(manner, Origin::Ours));
+            let as_root = systemd::start(self).await?;
+            return Ok(Started { as_root, ..self.started(manner, Origin::Ours) });
         }
         let doorless = match self.service {
             // Where units of ours are, theirs is the door, even when this start is not by them.
@@ -93,6 +93,7 @@ impl Launch {
             notifications: None,
             log_begins: 0,
             doorless: None,
+            as_root: None,
         }
     }
 }

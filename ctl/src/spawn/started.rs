@@ -45,6 +45,8 @@ pub(crate) struct Started {
     pub(super) log_begins: u64,
     /// Why there is no door before it.
     pub(super) doorless: Option<Refusal>,
+    /// Why it runs as root under systemd, though it has a user of its own.
+    pub(super) as_root: Option<String>,
 }
 
 impl Started {
@@ -64,6 +66,16 @@ impl Started {
 
         Some(format!(
             "no door before the agent: {reason};\n  Docker waits for an agent that is down"
+        ))
+    }
+
+    /// Returns why control runs as root under systemd, for people; none where it does not.
+    pub(crate) fn as_root(&self) -> Option<String> {
+        let reason = self.as_root.as_ref()?;
+
+        Some(format!(
+            "control runs as root: {reason};\n  \
+             its program, options and state must be within reach of the user overlay-control"
         ))
     }
 

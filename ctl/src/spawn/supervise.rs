@@ -102,6 +102,7 @@ mod tests {
             notifications: None,
             log_begins: 0,
             doorless: None,
+            as_root: None,
         };
         let ending = Ending::listen().expect("signals");
         let services = std::slice::from_mut(&mut service);

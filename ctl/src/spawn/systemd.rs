@@ -6,17 +6,24 @@ use std::process::{Command, Stdio};
 
 use overlay_proto::{Code, Refusal};
 
+use super::control_user;
 use super::last_words::{LAST_LINES, startup};
 use super::launch::Launch;
-use super::units::{names, quoted, units};
+use super::units::{ControlUser, names, quoted, units};
 use crate::failure::{Outcome, storage};
 use crate::state::{Service, StateDir};
 
 const UNITS: &str = "/etc/systemd/system";
 
-/// Installs the units and starts them; returns once they are ready.
-pub(super) async fn start(launch: &Launch) -> Outcome {
-    let units = units(launch);
+/// Installs the units and starts them; returns once they are ready, with the reason where control
+/// has to run as root.
+pub(super) async fn start(launch: &Launch) -> Outcome<Option<String>> {
+    let as_root = match launch.service {
+        Service::Control => control_user::prepare(launch).err(),
+        Service::Agent => None,
+    };
+    let user = if as_root.is_none() { ControlUser::Own } else { ControlUser::Root };
+    let units = units(launch, user);
     for unit in &units {
         let path = path_of(&unit.name);
         match fs::read_to_string(&path) {
@@ -40,7 +47,7 @@ pub(super) async fn start(launch: &Launch) -> Outcome {
     };
     systemctl(&with(&["enable"])).await?;
     if systemctl(&with(&["start"])).await.is_ok() {
-        return Ok(());
+        return Ok(as_root);
     }
     let text = format!("{} did not become ready", launch.service.program());
 
@@ -77,6 +84,9 @@ pub(super) async fn remove(service: Service, state: &StateDir) -> Outcome<bool> 
         fs::remove_file(&path).map_err(|error| storage(path.display(), &error))?;
     }
     systemctl(&["daemon-reload"]).await?;
+    if service == Service::Control {
+        control_user::remove();
+    }
     // A unit that had failed stays listed until this.
     quiet(&with(&["reset-failed"]));
 

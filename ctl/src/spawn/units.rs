@@ -10,6 +10,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
+use super::control_user::USER;
 use super::door::{BEHIND, LISTEN, WORD};
 use super::launch::Launch;
 use crate::state::Service;
@@ -63,8 +64,18 @@ SystemCallFilter=@system-service @mount
 /// Directives of control's unit: it needs a port, perhaps one below 1,024, and its folder.
 const CONTROL: &str = "\
 CapabilityBoundingSet=CAP_NET_BIND_SERVICE
+RemoveIPC=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 ";
+
+/// Who control is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ControlUser {
+    /// A user of its own.
+    Own,
+    /// Root, where another user does not reach what control needs.
+    Root,
+}
 
 /// Directives of the door's unit: it needs two sockets.
 const DOORKEEPER: &str = "\
@@ -102,22 +113,38 @@ pub(super) fn names(service: Service) -> Vec<&'static str> {
 }
 
 /// Writes the units of a service.
-pub(super) fn units(launch: &Launch) -> Vec<Unit> {
+pub(super) fn units(launch: &Launch, user: ControlUser) -> Vec<Unit> {
     match launch.service {
-        Service::Control => vec![control(launch)],
+        Service::Control => vec![control(launch, user)],
         Service::Agent => {
             std::iter::once(agent(launch)).chain(door(&quoted(launch.program()))).collect()
         }
     }
 }
 
-fn control(launch: &Launch) -> Unit {
+fn control(launch: &Launch, user: ControlUser) -> Unit {
     // What lives in a directory for temporary files would not be found in one of its own.
     let private_tmp = if lives_in_tmp(launch) { "" } else { "PrivateTmp=yes\n" };
     let folder = path_word(&launch.state);
-    let sandbox = format!("{NARROW}{SHUT_IN}{CONTROL}{private_tmp}ReadWritePaths={folder}\n");
+    let user = match user {
+        ControlUser::Own => own_user(&launch.state),
+        ControlUser::Root => String::new(),
+    };
+    let sandbox = format!("{user}{NARROW}{SHUT_IN}{CONTROL}{private_tmp}ReadWritePaths={folder}\n");
 
     main(launch, "Overlay control service", "", &words(&launch.argv), &sandbox)
+}
+
+/// The user, and how it gets what root left in the folder: an earlier version that ran as root, or
+/// `overlay-control token` and the like, which a person calls. Links are not followed, so that
+/// whoever took control over gets nothing else.
+fn own_user(folder: &Path) -> String {
+    let folder = quoted(folder.as_os_str());
+
+    format!(
+        "User={USER}\nGroup={USER}\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n\
+         ExecStartPre=+chown --recursive -P --no-dereference --from=root {USER}:{USER} {folder}\n"
+    )
 }
 
 fn agent(launch: &Launch) -> Unit {
@@ -220,7 +247,7 @@ mod tests {
     }
 
     fn all(program: &str) -> Vec<Unit> {
-        let of = |service| units(&launch(service, program));
+        let of = |service| units(&launch(service, program), ControlUser::Own);
 
         of(Service::Agent).into_iter().chain(of(Service::Control)).collect()
     }
@@ -242,7 +269,7 @@ mod tests {
     #[test]
     fn all_units_are_named_for_their_removal() {
         for service in [Service::Agent, Service::Control] {
-            let units = units(&launch(service, "/bin/true"));
+            let units = units(&launch(service, "/bin/true"), ControlUser::Own);
             assert_eq!(
                 units.iter().map(|unit| unit.name.as_str()).collect::<Vec<_>>(),
                 names(service)
@@ -293,10 +320,24 @@ mod tests {
 
     #[test]
     fn control_out_of_a_temporary_directory_finds_it() {
-        let text = |program| units(&launch(Service::Control, program))[0].text.clone();
+        let text =
+            |program| units(&launch(Service::Control, program), ControlUser::Own)[0].text.clone();
 
         assert!(text("/usr/bin/overlay-control").contains("PrivateTmp=yes"));
         assert!(!text("/tmp/try/overlay-control").contains("PrivateTmp"));
+    }
+
+    #[test]
+    fn control_is_not_root_and_gets_what_root_left_in_its_folder() {
+        let text = |user| units(&launch(Service::Control, "/bin/true"), user)[0].text.clone();
+
+        let own = text(ControlUser::Own);
+        assert!(own.contains("\nUser=overlay-control\nGroup=overlay-control\n"), "{own}");
+        let chown = "ExecStartPre=+chown --recursive -P --no-dereference --from=root \
+                     overlay-control:overlay-control \"/x/100%%/agent\"\n";
+        assert!(own.contains(chown), "{own}");
+        let root = text(ControlUser::Root);
+        assert!(!root.contains("User=") && !root.contains("chown"), "{root}");
     }
 
     /// Runs systemd-analyze over all units; none where it is not installed.
@@ -334,7 +375,7 @@ mod tests {
     /// The most that `systemd-analyze security` may find exposed, in tenths: 0 is nothing, 100
     /// everything.
     const EXPOSURE: [(&str, u32); 3] =
-        [("overlayd.service", 55), ("overlay-docker.service", 20), ("overlay-control.service", 30)];
+        [("overlayd.service", 55), ("overlay-docker.service", 20), ("overlay-control.service", 20)];
 
     #[test]
     #[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
