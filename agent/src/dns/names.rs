@@ -6,11 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use ipnet::IpNet;
-use overlay_core::{Alias, Endpoint, EndpointId, Network, NetworkId, Node, NodeId, View};
+use overlay_core::{Endpoint, EndpointId, Network, NetworkId, View};
 
+use super::network_names::NetworkNames;
 use super::outside::{OutsideAsker, ReservedLabels, SandboxScope, outside};
-use super::shards::Shards;
 
 /// The most addresses in one answer: what fits into one TCP answer of 64 KiB, with room to spare.
 const MAX_ADDRESSES: usize = 1_000;
@@ -76,36 +75,6 @@ pub struct Names {
 
 /// The networks of the sandbox behind each address of this node's endpoints.
 pub(crate) type Scopes = BTreeMap<(NetworkId, IpAddr), BTreeSet<NetworkId>>;
-
-/// The names of one network. A copy is cheap, and so is a change of one endpoint.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct NetworkNames {
-    name: String,
-    /// Whether its containers have no access to anything else (`--internal`).
-    is_internal: bool,
-    prefixes: Vec<IpNet>,
-    endpoints: Shards<EndpointId, Option<Arc<Named>>>,
-    by_name: Shards<String, Vec<IpAddr>>,
-    /// The same with the name of their host at the end, also those whose names belong to others.
-    by_host: Shards<String, Vec<OnHost>>,
-    /// Each name appears once for each address.
-    by_address: Shards<IpAddr, Vec<String>>,
-}
-
-/// An endpoint, and how it is called with the name of its host.
-#[derive(Debug, PartialEq, Eq)]
-struct Named {
-    endpoint: Endpoint,
-    with_host: Option<String>,
-}
-
-/// An address of an endpoint on one host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct OnHost {
-    address: IpAddr,
-    /// Whether the name belongs to another endpoint.
-    is_taken: bool,
-}
 
 impl Names {
     /// Collects the names of all endpoints in `view`. Each of `sandboxes` lists the endpoints of
@@ -271,197 +240,10 @@ where
     scopes
 }
 
-impl NetworkNames {
-    /// Collects the names of a network's endpoints on these hosts.
-    pub(crate) fn new<'a>(
-        network: &Network,
-        endpoints: impl Iterator<Item = Cow<'a, Endpoint>>,
-        hosts: &BTreeMap<NodeId, Node>,
-    ) -> Self {
-        let mut names = Self {
-            name: network.name.to_string(),
-            is_internal: network.settings.internal,
-            prefixes: prefixes(network),
-            ..Self::default()
-        };
-        for endpoint in endpoints {
-            names.add(Named::new(endpoint, hosts));
-        }
-
-        names
-    }
-
-    /// Tells whether these are the names of a network as it is described now.
-    pub(crate) fn is_of(&self, network: &Network) -> bool {
-        self.name == network.name.as_str()
-            && self.is_internal == network.settings.internal
-            && self.prefixes == prefixes(network)
-    }
-
-    fn contains(&self, address: IpAddr) -> bool {
-        self.prefixes.iter().any(|prefix| prefix.contains(&address))
-    }
-
-    /// Replaces the endpoint with this id; `None` removes it.
-    pub(crate) fn replace(
-        &mut self,
-        id: EndpointId,
-        endpoint: Option<Cow<'_, Endpoint>>,
-        hosts: &BTreeMap<NodeId, Node>,
-    ) {
-        let known = self.endpoints.get(&id).cloned().flatten();
-        let endpoint = endpoint.map(|endpoint| Named::new(endpoint, hosts));
-        if known.as_deref() == endpoint.as_ref() {
-            return;
-        }
-        if let Some(known) = known {
-            self.remove(&known);
-        }
-        if let Some(endpoint) = endpoint {
-            self.add(endpoint);
-        }
-    }
-
-    fn add(&mut self, named: Named) {
-        let endpoint = &named.endpoint;
-        for name in names(endpoint) {
-            self.by_name.change(name, |addresses| addresses.extend(&endpoint.addresses));
-        }
-        if let Some(name) = &named.with_host {
-            self.by_host.change(name.clone(), |known| known.extend(named.on_host()));
-        }
-        let full = self.full_name(endpoint);
-        for &address in &endpoint.addresses {
-            self.by_address.change(address, |known| {
-                if !known.contains(&full) {
-                    known.push(full.clone());
-                }
-            });
-        }
-        self.endpoints.change(endpoint.id, |known| *known = Some(Arc::new(named)));
-    }
-
-    fn remove(&mut self, named: &Named) {
-        let endpoint = &named.endpoint;
-        for name in names(endpoint) {
-            self.by_name.change(name, |addresses| {
-                // Of two endpoints of one name and address, one stays.
-                for address in &endpoint.addresses {
-                    if let Some(at) = addresses.iter().position(|known| known == address) {
-                        addresses.remove(at);
-                    }
-                }
-            });
-        }
-        if let Some(name) = &named.with_host {
-            self.by_host.change(name.clone(), |known| {
-                for address in named.on_host() {
-                    if let Some(at) = known.iter().position(|known| *known == address) {
-                        known.remove(at);
-                    }
-                }
-            });
-        }
-        let full = self.full_name(endpoint);
-        for &address in &endpoint.addresses {
-            let is_still_named = self
-                .by_name
-                .get(own_name(endpoint).as_str())
-                .is_some_and(|all| all.contains(&address));
-            if !is_still_named {
-                self.by_address.change(address, |known| known.retain(|name| *name != full));
-            }
-        }
-        self.endpoints.change(endpoint.id, |known| *known = None);
-    }
-
-    fn full_name(&self, endpoint: &Endpoint) -> String {
-        format!("{}.{}", own_name(endpoint), self.name)
-    }
-
-    /// Tells whether a name ends in the name of this network.
-    fn is_named_by(&self, labels: &[&str]) -> bool {
-        labels.len() > 1 && labels.last() == Some(&self.name.as_str())
-    }
-
-    /// Finds a name, which may have several labels, by itself and without the network's name at its
-    /// end.
-    fn addresses(&self, labels: &[&str]) -> Option<Vec<IpAddr>> {
-        let within = match labels {
-            [name @ .., network] if *network == self.name => Some(name),
-            _ => None,
-        };
-        // An alias does not stand in the way of what is on a host.
-        let on_host = [within.is_none().then_some(labels), within].into_iter().flatten();
-        if let Some(addresses) = on_host.filter_map(|labels| self.on_host(labels)).next() {
-            return Some(addresses);
-        }
-        let known = [Some(labels), within]
-            .into_iter()
-            .flatten()
-            .filter_map(|labels| self.by_name.get(labels.join(".").as_str()));
-        let mut known = known.peekable();
-        known.peek()?;
-        let mut addresses: Vec<IpAddr> = Vec::new();
-        for address in known.flatten() {
-            if !addresses.contains(address) {
-                addresses.push(*address);
-            }
-        }
-
-        Some(addresses)
-    }
-
-    /// Finds what has a name on one host: whoever the name belongs to, if that is there.
-    fn on_host(&self, labels: &[&str]) -> Option<Vec<IpAddr>> {
-        let known = self.by_host.get(labels.join(".").as_str())?;
-        let is_held = known.iter().any(|on_host| !on_host.is_taken);
-        let shown = known.iter().filter(|on_host| on_host.is_taken != is_held);
-
-        Some(shown.map(|on_host| on_host.address).collect())
-    }
-}
-
-impl Named {
-    fn new(endpoint: Cow<'_, Endpoint>, hosts: &BTreeMap<NodeId, Node>) -> Self {
-        let endpoint = endpoint.into_owned();
-        let with_host =
-            hosts.get(&endpoint.node).map(|host| format!("{}.{}", endpoint.name, host.name));
-
-        Self { endpoint, with_host }
-    }
-
-    fn on_host(&self) -> impl Iterator<Item = OnHost> {
-        let is_taken = self.endpoint.taken.contains(self.endpoint.name.as_str());
-
-        self.endpoint.addresses.iter().map(move |&address| OnHost { address, is_taken })
-    }
-}
-
-/// Lists the names that belong to an endpoint, each once: an alias may repeat the name.
-fn names(endpoint: &Endpoint) -> BTreeSet<String> {
-    let is_own = |name: &Alias| !endpoint.taken.contains(name);
-
-    endpoint.claims().into_iter().filter(is_own).map(String::from).collect()
-}
-
-/// Returns the name that an endpoint is known by: its id where another one has its name.
-fn own_name(endpoint: &Endpoint) -> String {
-    if endpoint.taken.contains(endpoint.name.as_str()) {
-        endpoint.id.to_string()
-    } else {
-        endpoint.name.to_string()
-    }
-}
-
-fn prefixes(network: &Network) -> Vec<IpNet> {
-    std::iter::once(IpNet::V4(network.prefix)).chain(network.prefix6.map(IpNet::V6)).collect()
-}
-
 /// Lists the names of an address; nothing if nobody on these networks has it.
 fn reverse(scope: &[&NetworkNames], address: IpAddr, kind: RecordKind) -> Option<Meaning> {
     let names: BTreeSet<&String> =
-        scope.iter().filter_map(|network| network.by_address.get(&address)).flatten().collect();
+        scope.iter().flat_map(|network| network.names_of(address)).collect();
     if names.is_empty() {
         return None;
     }
