@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use overlay_core::{ClusterId, Role};
@@ -107,12 +107,20 @@ pub fn create_token(state: &Path, ttl: u64, uses: u32, role: Role) -> Result<Joi
     Ok(token.line(authority.pin(), addresses))
 }
 
-/// Creates the directory, accessible to its owner only, or checks that it is.
+/// Creates the directory, accessible to its owner only. One that others may read is closed to
+/// them; one that others may write to is refused, because they may have put something there.
 fn make_directory(path: &Path) -> Result<(), StartError> {
     let refuse = |source| StartError::Directory { path: path.to_owned(), source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(refuse)?;
+    let mode = fs::metadata(path).map_err(refuse)?.mode() & 0o777;
+    if mode & 0o022 != 0 {
+        return Err(StartError::SharedState { path: path.to_owned(), mode });
+    }
+    if mode & 0o055 != 0 {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(refuse)?;
+    }
 
-    check_private(path)
+    Ok(())
 }
 
 /// Refuses a state directory, or a store in it, that others than its owner may read or write; the
@@ -133,8 +141,6 @@ pub(crate) fn check_private(directory: &Path) -> Result<(), StartError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]
