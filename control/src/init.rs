@@ -127,7 +127,8 @@ fn make_directory(path: &Path) -> Result<(), StartError> {
 /// authority's key is checked where it is read.
 pub(crate) fn check_private(directory: &Path) -> Result<(), StartError> {
     let store = Embedded::path_in(directory);
-    for path in [Some(directory), store.exists().then_some(&store)].into_iter().flatten() {
+    // What is missing is told where it is read.
+    for path in [directory, store.as_path()].into_iter().filter(|path| path.exists()) {
         let metadata = fs::metadata(path)
             .map_err(|source| StartError::Directory { path: path.to_owned(), source })?;
         let mode = metadata.mode() & 0o777;
