@@ -5,6 +5,7 @@
 //! everything behind them uses core types, which are checked.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod catch_panic;
 pub mod channel;
 mod code;
