@@ -352,7 +352,11 @@ fn completions_are_scripts_that_the_shells_take() {
         assert!(ran.stdout.contains("inspect"), "{shell}");
     }
     let script = Ran::from(overlayctl(&["completions", "bash"]).output().expect("it ran")).stdout;
-    let checked = Command::new("bash").args(["-n", "-c", &script]).output().expect("bash ran");
+    // It is longer than an argument may be.
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("overlayctl.bash");
+    fs::write(&file, script).expect("written");
+    let checked = Command::new("bash").arg("-n").arg(&file).output().expect("bash ran");
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
 

@@ -268,9 +268,12 @@ fn render(
             column.set_cell_alignment(CellAlignment::Right);
         }
         if let (Kind::Prose, Some(limit)) = (columns[*i].kind, limit) {
-            let room =
-                u16::try_from(limit.saturating_sub(others).max(PROSE) + GAP).unwrap_or(u16::MAX);
-            column.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(room)));
+            let room = limit.saturating_sub(others).max(PROSE);
+            // An upper boundary would let a text through that is longer by no more than the gap.
+            if column_width(columns, *i, rows) > room {
+                let room = u16::try_from(room + GAP).unwrap_or(u16::MAX);
+                column.set_constraint(ColumnConstraint::Absolute(Width::Fixed(room)));
+            }
         }
     }
 
@@ -280,6 +283,20 @@ fn render(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sentence_that_is_longer_by_a_word_is_wrapped() {
+        let columns = [Column::left("KEY"), Column::prose("WHAT")];
+        for length in 25..80 {
+            let sentence = format!("{} x", "y".repeat(length - 2));
+            let page = Page { now: 0, width: Some(40), wide: false };
+
+            let text = table(page, &columns, &[vec!["abcdefghijk".into(), sentence.into()]]);
+
+            let longest = text.lines().map(|line| line.chars().count()).max();
+            assert!(longest <= Some(40), "{length}: {text}");
+        }
+    }
 
     const COLUMNS: [Column; 5] = [
         Column::name("NAME"),
