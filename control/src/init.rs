@@ -8,8 +8,10 @@ use std::path::Path;
 
 use overlay_core::{ClusterId, Role};
 use overlay_proto::JoinLine;
+use overlay_proto::audit::Who;
 
 use crate::addresses;
+use crate::audit;
 use crate::clock;
 use crate::config::InitConfig;
 use crate::listener::is_here;
@@ -18,7 +20,7 @@ use crate::random::RandomError;
 use crate::registry::{self, Actor, ClusterState, CreateToken, Operation, RegistryError, Settings};
 use crate::start_error::StartError;
 use crate::store::embedded::Embedded;
-use crate::store::{Commit, Store};
+use crate::store::{AuditWrites, Commit, Store};
 use crate::token::FreshToken;
 
 /// The result of `init`.
@@ -52,9 +54,9 @@ pub fn init(config: InitConfig) -> Result<Initialised, StartError> {
     };
     let authority = Authority::create(&config.state, cluster, now)?;
     let token = FreshToken::draw().map_err(RandomError::from)?;
-    let first = first_commit(&settings, token.command(0, 1, Role::Admin), now)?;
+    let (first, audit) = first_commit(&settings, token.command(0, 1, Role::Admin), now)?;
     // Last, because a directory with this file counts as a cluster.
-    Embedded::create(&config.state, &settings, &first)?;
+    Embedded::create(&config.state, &settings, &first, &audit)?;
     let addresses =
         addresses::for_join_lines(&config.advertise, config.listen, &addresses::of_host());
 
@@ -75,13 +77,35 @@ fn first_commit(
     settings: &Settings,
     token: CreateToken,
     now: u64,
-) -> Result<Commit, RegistryError> {
+) -> Result<(Commit, AuditWrites), RegistryError> {
     let mut state = ClusterState::new(settings.clone());
-    let (_, records) =
-        registry::apply(&state, Actor::Operator, Operation::CreateToken(token), now)?;
+    let begin = audit::entry::begin("the cluster was made", state.view().revision, now);
+    let (commit, mut audit) = token_commit(&mut state, token, now)?;
+    audit.records.insert(0, begin);
+
+    Ok((commit, audit))
+}
+
+/// Makes a token for somebody on this host.
+fn token_commit(
+    state: &mut ClusterState,
+    token: CreateToken,
+    now: u64,
+) -> Result<(Commit, AuditWrites), RegistryError> {
+    let command = Operation::CreateToken(token);
+    let is = audit::Command::of(&command);
+    let (_, records) = registry::apply(state, Actor::Operator, command, now)?;
+    let record = audit::entry::of_command(
+        state,
+        Who::Operator,
+        is,
+        &records,
+        &audit::Origin::default(),
+        now,
+    );
     let changed = state.commit(records.clone());
 
-    Ok(Commit { to: state.view().revision, records, changed })
+    Ok((Commit { to: state.view().revision, records, changed }, vec![record].into()))
 }
 
 /// Creates another token while control is not running.
@@ -97,10 +121,11 @@ pub fn create_token(state: &Path, ttl: u64, uses: u32, role: Role) -> Result<Joi
     let (settings, before) = (loaded.settings, loaded.revision);
     let mut present = ClusterState::from_records(settings.clone(), before, loaded.records);
     let token = FreshToken::draw().map_err(RandomError::from)?;
-    let command = Operation::CreateToken(token.command(ttl, uses, role));
-    let (_, records) = registry::apply(&present, Actor::Operator, command, clock::now_unix())?;
-    let changed = present.commit(records.clone());
-    store.commit(before, &[Commit { to: present.view().revision, records, changed }])?;
+    let now = clock::now_unix();
+    let opening = audit::entry::opening(store.audit_extent()?, before, now);
+    let (commit, mut audit) = token_commit(&mut present, token.command(ttl, uses, role), now)?;
+    audit.records.splice(0..0, opening);
+    store.commit_audited(before, &[commit], &audit)?;
     let addresses =
         addresses::for_join_lines(&settings.advertise, settings.listen, &addresses::of_host());
 

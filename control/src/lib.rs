@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod addresses;
+mod audit;
 mod clock;
 mod conditions;
 mod config;

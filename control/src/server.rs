@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::audit::{self, AuditLayer, Refusals};
 use crate::clock;
 use crate::conditions::Conditions;
 use crate::config::Config;
@@ -65,6 +66,7 @@ pub struct Server {
     address: SocketAddr,
     service: ControlService,
     certificate: Arc<ServerCert>,
+    refusals: Arc<Refusals>,
     writer: JoinHandle<Result<(), StoreError>>,
 }
 
@@ -101,7 +103,14 @@ impl Server {
             change_rate: Arc::default(),
         };
 
-        Ok(Self { listener, address, service, certificate, writer: thread })
+        Ok(Self {
+            listener,
+            address,
+            service,
+            certificate,
+            refusals: Arc::default(),
+            writer: thread,
+        })
     }
 
     /// Returns where control listens.
@@ -116,7 +125,7 @@ impl Server {
     ///
     /// [`StartError`] when control cannot continue.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
-        let Self { listener, service, certificate, writer, .. } = self;
+        let Self { listener, service, certificate, refusals, writer, .. } = self;
         let hub = Arc::clone(&service.hub);
         let queue = service.writer.clone();
         let tls = tls_config(service.authority.certificate(), Arc::clone(&certificate))?;
@@ -128,11 +137,13 @@ impl Server {
         tasks.spawn(queue.clone().probe(Arc::clone(&service.conditions)));
         let locations = Arc::clone(&service.locations);
         tasks.spawn(async move { locations.follow().await });
+        let (refused, noted) = (Arc::clone(&refusals), queue.clone());
+        tasks.spawn(async move { refused.run(noted, clock::now_unix).await });
         let (drain, draining) = oneshot::channel();
         let (accepting, incoming) = listener::accept(listener, tls);
         // Without it, gRPC would go on for those who are connected, and nobody else would get in.
         tasks.spawn(accepting);
-        let mut serving = tokio::spawn(serve(incoming, service, draining));
+        let mut serving = tokio::spawn(serve(incoming, service, AuditLayer(refusals), draining));
 
         let broken = tokio::select! {
             () = shutdown => {
@@ -181,6 +192,11 @@ fn open(config: &Config) -> Result<(Box<dyn Store>, Settings, Hub, ClusterState)
     if let Some(what) = state.contradiction() {
         return Err(store.damaged(Damage::Contents(what)).into());
     }
+    let opening =
+        audit::entry::opening(Store::audit_extent(&store)?, loaded.revision, clock::now_unix());
+    if let Some(record) = opening {
+        store.commit_audited(loaded.revision, &[], &vec![record].into())?;
+    }
     let since = Revision(loaded.revision.0.saturating_sub(HISTORY));
     let history: Vec<ChangeLogEntry> = store.history(since)?.unwrap_or_default();
     let hub = Hub::new(state.clone(), history);
@@ -200,6 +216,7 @@ fn tls_config(
 async fn serve(
     incoming: listener::Incoming,
     service: ControlService,
+    audit: AuditLayer,
     draining: oneshot::Receiver<()>,
 ) {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -219,6 +236,7 @@ async fn serve(
         .http2_max_local_error_reset_streams(Some(MAX_RESETS))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
+        .layer(audit)
         .layer(CatchPanicLayer)
         .add_service(health_service)
         .add_service(enrollment)

@@ -1,19 +1,23 @@
 //! The only writer: a thread that takes the commands waiting, decides them in order, stores the
 //! results with one fsync, publishes them, and only then answers.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use overlay_core::Revision;
-use tokio::sync::{mpsc, oneshot};
+use overlay_core::{NodeId, Revision};
+use overlay_proto::audit::{AuditRecord, Who};
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
+use crate::audit::{self, Origin, Pace, Sum};
 use crate::clock;
 use crate::conditions::Conditions;
 use crate::registry::{self, Actor, ClusterState, Operation, Reply};
-use crate::store::{Commit, Store, StoreError};
+use crate::store::{AuditPage, AuditQuery, AuditWrites, Commit, Store, StoreError};
 use crate::watch::Hub;
 use crate::write_error::WriteError;
 
@@ -28,20 +32,41 @@ type Answer = Result<(Reply, Revision), WriteError>;
 
 enum Message {
     Job(Box<Job>),
+    Read(AuditQuery, oneshot::Sender<Result<AuditPage, WriteError>>),
+    CloseSums,
     Probe,
     Stop,
 }
 
 struct Job {
-    actor: Actor,
-    command: Operation,
+    work: Work,
+    origin: Origin,
     reply: oneshot::Sender<Answer>,
+}
+
+enum Work {
+    Command(Actor, Operation),
+    Note(Note),
+}
+
+/// Something that changes no row and is worth an audit record.
+#[derive(Debug)]
+pub(crate) struct Note {
+    /// What happened, in one word.
+    pub(crate) what: &'static str,
+    /// The node that did it; a stranger when missing.
+    pub(crate) by: Option<NodeId>,
+    /// Where it came from.
+    pub(crate) origin: Origin,
+    /// What else is to be said.
+    pub(crate) details: Vec<(&'static str, Value)>,
 }
 
 /// A handle to the writer.
 #[derive(Clone)]
 pub(crate) struct Writer {
     jobs: mpsc::Sender<Message>,
+    recorded: watch::Receiver<u64>,
 }
 
 impl Writer {
@@ -49,7 +74,7 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// If no thread can be started.
+    /// If no thread can be started, or the store cannot be read.
     pub(crate) fn start(
         store: Box<dyn Store>,
         state: ClusterState,
@@ -57,11 +82,13 @@ impl Writer {
         conditions: Arc<Conditions>,
     ) -> std::io::Result<(Self, thread::JoinHandle<Result<(), StoreError>>)> {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let work = WriterThread { store, state, hub, conditions };
+        let (records, recorded) = watch::channel(0);
+        let pace = Pace::with_sums(store.audit_sums().map_err(std::io::Error::other)?);
+        let work = WriterThread { store, state, hub, conditions, pace, records };
         let thread =
             thread::Builder::new().name("writer".to_owned()).spawn(move || work.run(queue))?;
 
-        Ok((Self { jobs }, thread))
+        Ok((Self { jobs, recorded }, thread))
     }
 
     /// Completes when the writer has ended for whatever reason.
@@ -95,13 +122,51 @@ impl Writer {
     ///
     /// [`WriteError`]; nothing has changed then.
     pub(crate) async fn ask(&self, actor: Actor, command: Operation) -> Answer {
+        self.submit(Work::Command(actor, command), Origin::current()).await
+    }
+
+    /// Writes something into the audit log; when this succeeds, it is on disk.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; nothing is written then.
+    pub(crate) async fn note(&self, note: Note) -> Result<(), WriteError> {
+        let origin = note.origin;
+
+        self.submit(Work::Note(note), origin).await.map(drop)
+    }
+
+    async fn submit(&self, work: Work, origin: Origin) -> Answer {
         let (reply, answer) = oneshot::channel();
         self.jobs
-            .send(Message::Job(Box::new(Job { actor, command, reply })))
+            .send(Message::Job(Box::new(Job { work, origin, reply })))
             .await
             .map_err(|_| WriteError::Stopped)?;
 
         answer.await.map_err(|_| WriteError::Stopped)?
+    }
+
+    /// Reads a page of the audit log.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`], if the store cannot be read.
+    pub(crate) async fn audit(&self, query: AuditQuery) -> Result<AuditPage, WriteError> {
+        let (reply, page) = oneshot::channel();
+        self.jobs.send(Message::Read(query, reply)).await.map_err(|_| WriteError::Stopped)?;
+
+        page.await.map_err(|_| WriteError::Stopped)?
+    }
+
+    /// Returns what changes whenever something was written into the audit log.
+    pub(crate) fn recorded(&self) -> watch::Receiver<u64> {
+        self.recorded.clone()
+    }
+
+    /// Has those sums of the audit log become records that have gone on long enough.
+    pub(crate) async fn close_sums(&self) {
+        // If the writer has ended, the sums are stored.
+        let _ = self.jobs.send(Message::CloseSums).await;
     }
 }
 
@@ -110,22 +175,38 @@ struct WriterThread {
     state: ClusterState,
     hub: Arc<Hub>,
     conditions: Arc<Conditions>,
+    pace: Pace,
+    records: watch::Sender<u64>,
+}
+
+/// What a batch comes to, until it is stored.
+struct Batch {
+    now: u64,
+    before: Revision,
+    commits: Vec<Commit>,
+    records: Vec<AuditRecord>,
+    sums: BTreeMap<String, Sum>,
 }
 
 impl WriterThread {
     fn run(mut self, mut queue: mpsc::Receiver<Message>) -> Result<(), StoreError> {
         while let Some(first) = queue.blocking_recv() {
-            let (mut batch, mut stop) = (Vec::new(), false);
+            let (mut batch, mut stop, mut close) = (Vec::new(), false, false);
             let mut next = Some(first);
             while let Some(message) = next {
                 match message {
                     Message::Job(job) => batch.push(*job),
+                    Message::Read(query, reply) => {
+                        // A caller that no longer waits will ask again.
+                        let _ = reply.send(self.read(query));
+                    }
+                    Message::CloseSums => close = true,
                     Message::Probe => self.probe()?,
                     Message::Stop => stop = true,
                 }
                 next = if batch.len() < BATCH && !stop { queue.try_recv().ok() } else { None };
             }
-            self.perform(batch)?;
+            self.perform(batch, close)?;
             if stop {
                 break;
             }
@@ -144,19 +225,49 @@ impl WriterThread {
         }
     }
 
-    fn perform(&mut self, batch: Vec<Job>) -> Result<(), StoreError> {
-        let (now, before) = (clock::now_unix(), self.state.view().revision);
-        let mut commits = Vec::new();
-        let mut answers = Vec::new();
-        for job in batch {
-            let answer = self.decide(job.actor, job.command, now, &mut commits);
-            answers.push((job.reply, answer));
+    fn read(&self, query: AuditQuery) -> Result<AuditPage, WriteError> {
+        self.store.audit(query).map_err(|error| WriteError::Store(Arc::new(error)))
+    }
+
+    fn perform(&mut self, jobs: Vec<Job>, close_sums: bool) -> Result<(), StoreError> {
+        let before = self.state.view().revision;
+        let mut batch = Batch {
+            now: clock::now_unix(),
+            before,
+            commits: Vec::new(),
+            records: Vec::new(),
+            sums: self.pace.sums(),
+        };
+        if close_sums {
+            batch.records = self.pace.close(before, batch.now);
         }
-        let stored = if commits.is_empty() { Ok(()) } else { self.store.commit(before, &commits) };
+        let mut answers = Vec::new();
+        for Job { work, origin, reply } in jobs {
+            let answer = match work {
+                Work::Command(actor, command) => self.decide(actor, command, &origin, &mut batch),
+                Work::Note(note) => self.take_note(note, &mut batch),
+            };
+            answers.push((reply, answer));
+        }
+
+        self.store(batch, answers)
+    }
+
+    fn store(
+        &mut self,
+        batch: Batch,
+        answers: Vec<(oneshot::Sender<Answer>, Answer)>,
+    ) -> Result<(), StoreError> {
+        let Batch { before, commits, records, sums, .. } = batch;
+        let audit = AuditWrites { records, sums: self.pace.changed() };
+        let is_nothing = commits.is_empty() && audit.is_empty();
+        let stored =
+            if is_nothing { Ok(()) } else { self.store.commit_audited(before, &commits, &audit) };
         match stored {
             Ok(()) => {
-                if !commits.is_empty() {
+                if !is_nothing {
                     self.conditions.storage_works(self.store.path());
+                    self.records.send_modify(|count| *count += 1);
                 }
                 self.hub.publish(commits);
                 for (reply, answer) in answers {
@@ -165,7 +276,10 @@ impl WriterThread {
                 }
                 Ok(())
             }
-            Err(error) => self.recover(error, answers),
+            Err(error) => {
+                self.pace.restore(sums);
+                self.recover(error, answers)
+            }
         }
     }
 
@@ -173,19 +287,39 @@ impl WriterThread {
         &mut self,
         actor: Actor,
         command: Operation,
-        now: u64,
-        commits: &mut Vec<Commit>,
+        origin: &Origin,
+        batch: &mut Batch,
     ) -> Answer {
+        let (is, who) =
+            (audit::Command::of(&command), audit::entry::who(&self.state, actor, &command, origin));
         // A panic while deciding changes nothing, and must not affect other commands.
-        let decided =
-            catch_unwind(AssertUnwindSafe(|| registry::apply(&self.state, actor, command, now)));
-        let (outcome, records) = decided.map_err(|_| WriteError::Panicked)??;
-        if !records.is_empty() {
+        let decided = catch_unwind(AssertUnwindSafe(|| {
+            let (outcome, records) = registry::apply(&self.state, actor, command, batch.now)?;
+            let record = (!records.is_empty()).then(|| {
+                audit::entry::of_command(&self.state, who, is, &records, origin, batch.now)
+            });
+            Ok::<_, registry::RegistryError>((outcome, records, record))
+        }));
+        let (outcome, records, record) = decided.map_err(|_| WriteError::Panicked)??;
+        if let Some(record) = record {
             let changed = self.state.commit(records.clone());
-            commits.push(Commit { to: self.state.view().revision, records, changed });
+            batch.commits.push(Commit { to: self.state.view().revision, records, changed });
+            batch.records.extend(self.pace.admit(record, is.is_routine()));
         }
 
         Ok((outcome, self.state.view().revision))
+    }
+
+    fn take_note(&mut self, note: Note, batch: &mut Batch) -> Answer {
+        let Note { what, by, origin, details } = note;
+        let who =
+            by.map_or(Who::Stranger, |node| audit::entry::node_of(&self.state, node, &origin));
+        let revision = self.state.view().revision;
+        let record = audit::entry::note(what, who, revision, batch.now, details);
+        let record = AuditRecord { from: origin.address, ..record };
+        batch.records.extend(self.pace.admit(record, true));
+
+        Ok((Reply::Done, revision))
     }
 
     /// Handles a batch of which nothing was stored: every caller is told so, and the state is reset
@@ -253,7 +387,7 @@ mod tests {
     use crate::registry::CreateNetwork;
     use crate::registry::testing::{settings, with_tokens};
     use crate::store::embedded::Embedded;
-    use crate::store::{ChangeLogEntry, Loaded};
+    use crate::store::{AuditExtent, ChangeLogEntry, Loaded};
     use overlay_daemon::log::Log;
     use overlay_proto::Code;
 
@@ -272,8 +406,13 @@ mod tests {
             self.store.load()
         }
 
-        fn commit(&mut self, expected: Revision, commits: &[Commit]) -> Result<(), StoreError> {
-            self.store.commit(expected, commits)?;
+        fn commit_audited(
+            &mut self,
+            expected: Revision,
+            commits: &[Commit],
+            audit: &AuditWrites,
+        ) -> Result<(), StoreError> {
+            self.store.commit_audited(expected, commits, audit)?;
             if std::mem::replace(&mut self.is_true, true) {
                 return Ok(());
             }
@@ -287,6 +426,18 @@ mod tests {
         fn history(&self, since: Revision) -> Result<Option<Vec<ChangeLogEntry>>, StoreError> {
             self.store.history(since)
         }
+
+        fn audit_extent(&self) -> Result<Option<AuditExtent>, StoreError> {
+            Store::audit_extent(&self.store)
+        }
+
+        fn audit_sums(&self) -> Result<BTreeMap<String, Sum>, StoreError> {
+            self.store.audit_sums()
+        }
+
+        fn audit(&self, query: AuditQuery) -> Result<AuditPage, StoreError> {
+            self.store.audit(query)
+        }
     }
 
     fn network(name: &str, n: u64) -> Operation {
@@ -295,7 +446,7 @@ mod tests {
             prefix: None,
             prefix6: None,
             mode: overlay_core::NetworkMode::L3,
-            labels: std::collections::BTreeMap::new(),
+            labels: BTreeMap::new(),
             settings: overlay_core::NetworkSettings::default(),
             candidate: overlay_core::NetworkId::from_random(n),
         })
@@ -307,7 +458,8 @@ mod tests {
         let mut state = ClusterState::new(settings());
         let records: Vec<_> = with_tokens().records().collect();
         let first = Commit { to: Revision(1), changed: state.commit(records.clone()), records };
-        Embedded::create(directory.path(), &settings(), &first).expect("a store");
+        Embedded::create(directory.path(), &settings(), &first, &AuditWrites::default())
+            .expect("a store");
         let store = FlakyStore {
             store: Embedded::open(directory.path()).expect("a store"),
             is_true: false,

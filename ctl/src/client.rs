@@ -83,6 +83,7 @@ calls! {
     rollback_policy within DEADLINE: RollbackPolicyRequest => v1::PolicyReplaced;
     show_policy within DEADLINE: ShowPolicyRequest => v1::ShowPolicyResponse;
     list_policies within DEADLINE: ListPoliciesRequest => v1::ListPoliciesResponse;
+    list_audit within DEADLINE: ListAuditRequest => v1::ListAuditResponse;
     policy_counts within DEADLINE: PolicyCountsRequest => v1::PolicyCountsResponse;
     version within DEADLINE: VersionRequest => v1::AgentVersionResponse;
     upgrade within UPGRADE_DEADLINE: UpgradeRequest => v1::UpgradeResponse;

@@ -10,8 +10,7 @@ use crate::output::{Form, Output, wants_json};
 const WRONG_USAGE: u8 = 2;
 
 /// Words of the contract that no version has yet, and what each will do.
-const RESERVED: [(&str, &str); 15] = [
-    ("audit", "show what was changed, when and by whom"),
+const RESERVED: [(&str, &str); 14] = [
     ("bench", "measure what a path carries"),
     ("bundle", "collect what a report of a fault needs"),
     ("ca", "rotate the certificate authority"),
@@ -85,12 +84,9 @@ mod tests {
 
     #[test]
     fn words_that_are_kept_for_later_are_said_to_be() {
-        for line in [
-            "overlayctl why a b tcp/8080",
-            "overlayctl audit verify",
-            "overlayctl network link a b",
-            "overlayctl why --help",
-        ] {
+        for line in
+            ["overlayctl why a b tcp/8080", "overlayctl network link a b", "overlayctl why --help"]
+        {
             let text = reserved(&error(line)).unwrap_or_default();
             assert!(text.contains("the word is reserved"), "{line}: {text}");
         }

@@ -1,5 +1,6 @@
 //! What results look like: for scripts, stable JSON fields; for people, lines and tables.
 
+mod audit;
 mod control;
 mod endpoint;
 mod network;
@@ -11,6 +12,7 @@ mod policy_history;
 mod status;
 mod token;
 
+pub(crate) use audit::{AuditDetails, AuditLog, AuditView, VerifiedAudit};
 pub(crate) use control::{ControlAddressList, ControlSet};
 pub(crate) use endpoint::{EndpointList, EndpointView};
 pub(crate) use network::{Inspection, NetworkView, Networks};

@@ -281,7 +281,6 @@ subjects! {
         top
         stats --watch
         flows --follow
-        audit verify
         capture all -w file
         bench a b
         bundle
@@ -417,6 +416,10 @@ fn without_rights() {
          policy history
          policy rollback 1
          events
+         audit
+         audit ls
+         audit show 1
+         audit verify
          attach --host --network web --name x
          detach 5d3c0f8a2b11
          run --network web -- true

@@ -352,6 +352,14 @@ impl Agent for LocalApi {
         self.list(ask, own).await
     }
 
+    async fn list_audit(
+        &self,
+        request: Request<v1::ListAuditRequest>,
+    ) -> Result<Response<v1::ListAuditResponse>, Status> {
+        self.forward(|mut client| async move { client.list_audit(request.into_inner()).await })
+            .await
+    }
+
     async fn list_policies(
         &self,
         request: Request<v1::ListPoliciesRequest>,

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use overlay_core::instant::rfc3339;
 use overlay_core::{ClusterId, NodeId};
+use overlay_proto::audit::RecordHash;
 use overlay_proto::identity::{self, NodeIdentity};
 use overlay_proto::{Code, Refusal};
 use rustls::pki_types::CertificateDer;
+
+use crate::audit::Origin;
 
 /// How long an expired certificate can still be renewed, in seconds: 90 days. A node that must not
 /// come back is removed; this limits the use of a forgotten disk.
@@ -27,6 +30,7 @@ struct ClientDetails {
 #[derive(Debug)]
 struct Certificate {
     identity: Option<NodeIdentity>,
+    hash: RecordHash,
     from: u64,
     to: u64,
 }
@@ -41,7 +45,8 @@ impl ClientInfo {
         let read = |der: &CertificateDer<'_>| {
             // A certificate without readable validity is never valid.
             let (from, to) = identity::validity(der).unwrap_or_default();
-            Certificate { identity: NodeIdentity::from_certificate(der).ok(), from, to }
+            let identity = NodeIdentity::from_certificate(der).ok();
+            Certificate { identity, hash: RecordHash::of(der), from, to }
         };
 
         // Connections to an address of the own host come from the same address.
@@ -55,6 +60,15 @@ impl ClientInfo {
     /// Returns the client's address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.0.address
+    }
+
+    /// Returns where calls of this connection come from, for the audit log.
+    pub(crate) fn origin(&self) -> Origin {
+        Origin {
+            address: Some(self.0.address.ip()),
+            node: self.presented_node(),
+            certificate: self.0.certificate.as_ref().map(|certificate| certificate.hash),
+        }
     }
 
     /// Returns whether the connection comes from control's own host.

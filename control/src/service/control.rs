@@ -12,7 +12,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{ControlService, auth, listing, mismatch, policies, requests};
+use super::{ControlService, audit, auth, listing, mismatch, policies, requests};
 use crate::clock;
 use crate::pki::NodeRequest;
 use crate::registry::{Operation, Reply};
@@ -93,6 +93,7 @@ impl Control for ControlService {
         self.check_node(node)?;
         let csr = NodeRequest::parse(&request.get_ref().csr).map_err(Refusal::from)?;
         let certificate = self.sign(node, &csr)?;
+        audit::note_certificate(self, node, &certificate).await?;
         tracing::info!(%node, "Renewed a node's certificate");
 
         Ok(Response::new(v1::RenewResponse {
@@ -282,6 +283,15 @@ impl Control for ControlService {
         let policies = self.hub.look(|state| policies::list(state, node))?;
 
         Ok(Response::new(v1::ListPoliciesResponse { policies }))
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<v1::ListAuditRequest>,
+    ) -> Answer<v1::ListAuditResponse> {
+        let node = self.caller(&request)?;
+
+        Ok(Response::new(audit::list(self, node, request.into_inner()).await?))
     }
 
     async fn version(&self, request: Request<v1::VersionRequest>) -> Answer<v1::VersionResponse> {

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
-use super::{ControlService, auth, mismatch};
+use super::{ControlService, audit, auth, mismatch};
 use crate::clock;
 use crate::pki::NodeRequest;
 use crate::registry::{Actor, Digest, Join, Operation, Reply, secret_is_known};
@@ -106,12 +106,14 @@ impl ControlService {
             (Reply::Joined(node), _) => node,
             (outcome, _) => return Err(mismatch(&outcome)),
         };
+        let certificate = self.sign(node.id, &csr)?;
+        audit::note_certificate(self, node.id, &certificate).await?;
 
         Ok(v1::JoinResponse {
             cluster: self.cluster().to_string(),
             node: node.id.to_string(),
             role: v1::Role::from(node.role).into(),
-            certificate: self.sign(node.id, &csr)?,
+            certificate,
             ca_certificate: self.authority.certificate().to_vec(),
             pool: self.hub.look(|state| state.settings().pool.to_string()),
         })

@@ -1,6 +1,7 @@
 //! The gRPC services of control: thin files that authenticate, convert, ask the registry and
 //! answer.
 
+mod audit;
 mod auth;
 mod change_rate;
 mod control;

@@ -3,6 +3,7 @@
 //! redb verifies the checksum of every page when it opens a file, and may panic on one that was
 //! tampered with. No such panic leaves this module.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,11 @@ use redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _, TableDe
 
 use super::contain::{contain, refuse};
 use super::error::Damage;
-use super::{ChangeLogEntry, Commit, HISTORY, Loaded, Store, StoreError};
+use super::{
+    AuditExtent, AuditPage, AuditQuery, AuditWrites, ChangeLogEntry, Commit, HISTORY, Loaded,
+    Store, StoreError,
+};
+use crate::audit::Sum;
 use crate::registry::{Record, Settings};
 
 /// The name of the file in the state directory.
@@ -47,8 +52,8 @@ impl Embedded {
         directory.join(FILE)
     }
 
-    /// Creates the file of a new cluster with its first commit, readable by its owner only. It is
-    /// created atomically.
+    /// Creates the file of a new cluster with its first commit and what that leaves in the audit
+    /// log, readable by its owner only. It is created atomically.
     ///
     /// # Errors
     ///
@@ -57,6 +62,7 @@ impl Embedded {
         directory: &Path,
         settings: &Settings,
         first: &Commit,
+        audit: &AuditWrites,
     ) -> Result<(), StoreError> {
         let path = Self::path_in(directory);
         if path.exists() {
@@ -70,7 +76,7 @@ impl Embedded {
             .map_err(|error| refuse(&path, error.into()))?;
         let store = Self { path: path.clone(), database: Some(database) };
         contain(&path, || store.write_first(settings))??;
-        contain(&path, || store.write(Revision::default(), std::slice::from_ref(first)))??;
+        contain(&path, || store.write(Revision::default(), std::slice::from_ref(first), audit))??;
         drop(store);
         std::fs::rename(&draft, &path).map_err(io)?;
 
@@ -122,7 +128,7 @@ impl Embedded {
         let _ = contain(&self.path, || drop(database));
     }
 
-    fn fail(&self, error: redb::Error) -> StoreError {
+    pub(super) fn fail(&self, error: redb::Error) -> StoreError {
         refuse(&self.path, error)
     }
 
@@ -131,7 +137,7 @@ impl Embedded {
         StoreError::Damaged { path: self.path.clone(), damage }
     }
 
-    fn database(&self) -> Result<&Database, StoreError> {
+    pub(super) fn database(&self) -> Result<&Database, StoreError> {
         self.database.as_ref().ok_or_else(|| self.damaged(Damage::Closed))
     }
 
@@ -155,11 +161,15 @@ impl Embedded {
         transaction.commit().map_err(|e| fail(e.into()))
     }
 
-    fn json(&self, value: &impl serde::Serialize) -> Result<Vec<u8>, StoreError> {
-        serde_json::to_vec(value).map_err(|error| self.damaged(Damage::Unwritable(error)))
+    pub(super) fn json(&self, value: &impl serde::Serialize) -> Result<Vec<u8>, StoreError> {
+        serde_json::to_vec(value).map_err(|error| self.unwritable(error))
     }
 
-    fn parse<T: serde::de::DeserializeOwned>(
+    pub(super) fn unwritable(&self, error: serde_json::Error) -> StoreError {
+        self.damaged(Damage::Unwritable(error))
+    }
+
+    pub(super) fn parse<T: serde::de::DeserializeOwned>(
         &self,
         what: &str,
         bytes: &[u8],
@@ -217,7 +227,12 @@ impl Embedded {
         Ok(commits)
     }
 
-    fn write(&self, expected: Revision, commits: &[Commit]) -> Result<(), StoreError> {
+    fn write(
+        &self,
+        expected: Revision,
+        commits: &[Commit],
+        audit: &AuditWrites,
+    ) -> Result<(), StoreError> {
         let fail = |error: redb::Error| self.fail(error);
         let transaction = self.database()?.begin_write().map_err(|e| fail(e.into()))?;
         {
@@ -248,6 +263,9 @@ impl Embedded {
             let forgotten = ..=to.0.saturating_sub(HISTORY);
             history.retain_in(forgotten, |_, _| false).map_err(|e| fail(e.into()))?;
             meta.insert(META_REVISION, &*self.json(&to)?).map_err(|e| fail(e.into()))?;
+            if !audit.is_empty() {
+                self.append(&transaction, audit, to)?;
+            }
         }
 
         transaction.commit().map_err(|e| fail(e.into()))
@@ -264,9 +282,14 @@ impl Store for Embedded {
         contain(&self.path, || self.read())?
     }
 
-    fn commit(&mut self, expected: Revision, commits: &[Commit]) -> Result<(), StoreError> {
+    fn commit_audited(
+        &mut self,
+        expected: Revision,
+        commits: &[Commit],
+        audit: &AuditWrites,
+    ) -> Result<(), StoreError> {
         self.reopen()?;
-        let written = contain(&self.path, || self.write(expected, commits)).flatten();
+        let written = contain(&self.path, || self.write(expected, commits, audit)).flatten();
         if written.is_err() {
             self.close();
         }
@@ -279,6 +302,18 @@ impl Store for Embedded {
         let reaches = commits.first().is_none_or(|first| first.to == since.next());
 
         Ok(reaches.then_some(commits))
+    }
+
+    fn audit_extent(&self) -> Result<Option<AuditExtent>, StoreError> {
+        contain(&self.path, || Self::audit_extent(self))?
+    }
+
+    fn audit_sums(&self) -> Result<BTreeMap<String, Sum>, StoreError> {
+        contain(&self.path, || self.open_sums())?
+    }
+
+    fn audit(&self, query: AuditQuery) -> Result<AuditPage, StoreError> {
+        contain(&self.path, || self.audit_page(query))?
     }
 }
 

@@ -21,7 +21,7 @@ fn network(n: usize) -> Operation {
         prefix: None,
         prefix6: None,
         mode: overlay_core::NetworkMode::L3,
-        labels: std::collections::BTreeMap::new(),
+        labels: BTreeMap::new(),
         settings: overlay_core::NetworkSettings::default(),
         candidate: overlay_core::NetworkId::from_random(n as u64 + 1),
     })
@@ -32,7 +32,7 @@ fn filled(directory: &Path) -> ClusterState {
     let mut state = ClusterState::new(settings());
     let first: Vec<_> = with_tokens().records().collect();
     let first = Commit { to: Revision(1), changed: state.commit(first.clone()), records: first };
-    Embedded::create(directory, &settings(), &first).expect("a store");
+    Embedded::create(directory, &settings(), &first, &AuditWrites::default()).expect("a store");
     let mut store = Embedded::open(directory).expect("a store");
     let commits: Vec<_> = (0..20).map(|n| commit_of(&mut state, network(n))).collect();
     store.commit(Revision(1), &commits).expect("stored");
@@ -159,6 +159,7 @@ fn a_store_in_use_a_missing_an_empty_and_a_foreign_file_are_told_apart() {
         directory.path(),
         &settings(),
         &Commit { to: Revision(1), records: Vec::new(), changed: Vec::new() },
+        &AuditWrites::default(),
     );
     assert!(matches!(refused, Err(StoreError::Exists { .. })));
 

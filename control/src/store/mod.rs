@@ -1,16 +1,20 @@
 //! Durable storage of control's state: a small trait, and the embedded store.
 
+mod audit;
 mod contain;
 pub(crate) mod embedded;
 mod error;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use overlay_core::Revision;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Sum;
 use crate::registry::{ChangedKey, Record, Settings};
 
+pub(crate) use audit::{AuditExtent, AuditPage, AuditQuery, AuditWrites};
 pub(crate) use error::{Damage, StoreError};
 
 /// How many commits the change log keeps, so that a watcher that was away catches up without a
@@ -61,13 +65,27 @@ pub(crate) trait Store: Send {
     /// [`StoreError`]; a broken store never reads as an empty one.
     fn load(&mut self) -> Result<Loaded, StoreError>;
 
-    /// Stores consecutive commits: all of them or none. Once this returns, they survive a power
-    /// failure.
+    /// Stores consecutive commits and what they leave in the audit log: all of it or nothing. Once
+    /// this returns, it survives a power failure.
     ///
     /// # Errors
     ///
     /// [`StoreError`]; the store is then unchanged, unless [`Store::load`] says otherwise.
-    fn commit(&mut self, expected: Revision, commits: &[Commit]) -> Result<(), StoreError>;
+    fn commit_audited(
+        &mut self,
+        expected: Revision,
+        commits: &[Commit],
+        audit: &AuditWrites,
+    ) -> Result<(), StoreError>;
+
+    /// Stores commits that leave nothing in the audit log.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::commit_audited`].
+    fn commit(&mut self, expected: Revision, commits: &[Commit]) -> Result<(), StoreError> {
+        self.commit_audited(expected, commits, &AuditWrites::default())
+    }
 
     /// Reads the commits after a revision; `None` when the change log does not reach back that far.
     ///
@@ -75,4 +93,25 @@ pub(crate) trait Store: Send {
     ///
     /// [`StoreError`].
     fn history(&self, since: Revision) -> Result<Option<Vec<ChangeLogEntry>>, StoreError>;
+
+    /// Reads from where to where the audit log reaches; `None` if nothing was ever written there.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn audit_extent(&self) -> Result<Option<AuditExtent>, StoreError>;
+
+    /// Reads the sums of the audit log that are not closed.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn audit_sums(&self) -> Result<BTreeMap<String, Sum>, StoreError>;
+
+    /// Reads records of the audit log.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn audit(&self, query: AuditQuery) -> Result<AuditPage, StoreError>;
 }

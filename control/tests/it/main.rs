@@ -3,6 +3,7 @@
 #![expect(clippy::print_stderr, reason = "figures are for who asks with --no-capture")]
 
 mod admission;
+mod audit;
 mod durable;
 mod harness;
 mod hostile;

@@ -1,6 +1,7 @@
 //! One file for each command.
 
 pub(crate) mod attach;
+pub(crate) mod audit;
 pub(crate) mod completions;
 pub(crate) mod control;
 pub(crate) mod detach;

@@ -6,7 +6,7 @@ use overlay_proto::v1::agent_server::Agent;
 use overlay_proto::{Code, Refusal, v1};
 use tonic::{Request, Response, Status};
 
-use super::{CONTROL, Script, crowd, fake_policies, join_line};
+use super::{CONTROL, Script, crowd, fake_audit, fake_policies, join_line};
 
 /// The service of a pretended agent.
 pub(super) struct Fake(pub(super) Arc<Mutex<Script>>);
@@ -474,6 +474,20 @@ impl Agent for Fake {
         let script = self.asked("policies".into())?;
 
         Ok(Response::new(fake_policies::list(&script)))
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<v1::ListAuditRequest>,
+    ) -> Result<Response<v1::ListAuditResponse>, Status> {
+        let page = {
+            let script = self.asked("audit".into())?;
+            fake_audit::list(&script, request.get_ref())
+        };
+        match page {
+            Some(page) => Ok(Response::new(page)),
+            None => std::future::pending().await,
+        }
     }
 
     async fn upgrade(

@@ -4,6 +4,7 @@
 
 pub(crate) mod crowd;
 mod fake;
+pub(crate) mod fake_audit;
 pub(crate) mod fake_policies;
 pub(crate) mod host;
 pub(crate) mod terminal;
@@ -41,6 +42,9 @@ pub(crate) struct Script {
     pub(crate) crowd: Option<Crowd>,
     /// Whether it may see only a part of the policy.
     pub(crate) sees_part: bool,
+    /// Whether a record of its audit log was altered; whether the oldest ones are not kept.
+    pub(crate) alters_audit: bool,
+    pub(crate) forgets_audit: bool,
     /// Where it says that it keeps its state.
     pub(crate) state_dir: String,
     pub(crate) problems: Vec<v1::Problem>,
