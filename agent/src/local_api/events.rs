@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use overlay_core::policy::{ClusterPolicy, FilterMode};
 use overlay_core::{Endpoint, NetworkId, NodeId, View};
 use overlay_proto::{Refusal, v1};
 use tokio::sync::mpsc;
@@ -139,6 +140,7 @@ fn differences(before: &View, after: &View) -> Vec<v1::Event> {
             after,
         ));
     }
+    events.extend(policy_event(before.policy.as_deref(), after.policy.as_deref()));
     for (network, node) in after.members.keys().filter(|key| !before.members.contains_key(key)) {
         events.push(member_event(v1::EventKind::MemberAdded, *network, *node, after));
     }
@@ -189,6 +191,29 @@ fn network_event(kind: v1::EventKind, id: NetworkId, prefix: String, view: &View
         text: prefix,
         ..v1::Event::default()
     }
+}
+
+/// Tells that another policy is live. That this node sees more or less of it is no event.
+fn policy_event(
+    before: Option<&ClusterPolicy>,
+    after: Option<&ClusterPolicy>,
+) -> Option<v1::Event> {
+    let which = |policy: &ClusterPolicy| (policy.revision, policy.mode);
+    if before.map(which) == after.map(which) {
+        return None;
+    }
+    let text = match after.map(which) {
+        Some((revision, FilterMode::Enforced)) => format!("revision {revision}, enforced"),
+        Some((revision, FilterMode::Shadow)) => format!("revision {revision}, shadow"),
+        None => "there is none".to_owned(),
+    };
+
+    Some(v1::Event {
+        kind: v1::EventKind::PolicyReplaced.into(),
+        name: "policy".to_owned(),
+        text,
+        ..v1::Event::default()
+    })
 }
 
 fn member_event(kind: v1::EventKind, network: NetworkId, node: NodeId, view: &View) -> v1::Event {
@@ -261,6 +286,23 @@ mod tests {
 
     fn kinds(before: &View, after: &View) -> Vec<v1::EventKind> {
         differences(before, after).iter().map(v1::Event::kind).collect()
+    }
+
+    #[test]
+    fn another_policy_is_told_once_and_another_part_of_it_is_not() {
+        let with = |revision, mode, text: &str| {
+            let policy = ClusterPolicy { revision, mode, text: text.to_owned() };
+            View { policy: Some(policy.into()), ..view() }
+        };
+        let told = |before: &View, after: &View| {
+            differences(before, after).into_iter().map(|event| event.text).collect::<Vec<_>>()
+        };
+        let first = with(1, FilterMode::Enforced, "");
+
+        assert_eq!(told(&view(), &first), ["revision 1, enforced"]);
+        assert_eq!(told(&first, &with(2, FilterMode::Shadow, "")), ["revision 2, shadow"]);
+        assert_eq!(told(&first, &view()), ["there is none"]);
+        assert!(told(&first, &with(1, FilterMode::Enforced, "# more")).is_empty());
     }
 
     #[test]

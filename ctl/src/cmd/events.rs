@@ -12,8 +12,8 @@ use crate::failure::{Outcome, storage};
 use crate::output::{Page, Report, ShowArgs};
 
 const EXAMPLE: &str = "\
-Nodes that join and leave, networks and endpoints that come and go, and problems of this node, as the agent hears of \
-them; until Ctrl-C. What was before is not kept.
+Nodes that join and leave, networks and endpoints that come and go, policies, and problems of this node, as the agent \
+hears of them; until Ctrl-C. What was before, and who did it, `overlayctl audit` tells.
 
 Examples:
   overlayctl events
@@ -70,6 +70,7 @@ fn kind(kind: v1::EventKind) -> &'static str {
         v1::EventKind::EndpointChanged => "endpoint-changed",
         v1::EventKind::ProblemRaised => "problem-raised",
         v1::EventKind::ProblemCleared => "problem-cleared",
+        v1::EventKind::PolicyReplaced => "policy-replaced",
         v1::EventKind::Unspecified => "unknown",
     }
 }
