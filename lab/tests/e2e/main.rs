@@ -1,6 +1,7 @@
 //! The whole product on hosts made of namespaces: what users do, and what goes wrong around them.
 
 mod admission;
+mod audit;
 mod bench;
 mod checks;
 mod documents;
