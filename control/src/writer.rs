@@ -373,6 +373,10 @@ impl WriterThread {
         tracing::warn!(revision = %loaded.revision, "Changes that were refused for a failed write are stored after all");
         self.state = ClusterState::from_records(loaded.settings, loaded.revision, loaded.records);
         self.hub.adopt(self.state.clone(), commits);
+        // If they cannot be read, what was counted since is counted again.
+        if let Ok(sums) = self.store.audit_sums() {
+            self.pace.restore(sums);
+        }
         self.conditions.storage_works(self.store.path());
 
         Ok(())

@@ -15,7 +15,7 @@ use crate::registry::random_tests::command;
 use crate::registry::testing::{NOW, join_with, policy, settings, with_tokens};
 use crate::registry::{Announce, CreateNetwork, CreateToken, Digest, apply};
 use crate::store::embedded::Embedded;
-use crate::store::{AuditQuery, Commit, Store as _};
+use crate::store::{AuditQuery, AuditWrites, Commit, Store as _};
 use crate::watch::Hub;
 use crate::writer::Writer;
 
@@ -174,20 +174,15 @@ fn step(command: Command) -> (Actor, Operation, &'static [Seen]) {
 fn cluster(directory: &Path) -> ClusterState {
     let mut before = with_tokens();
     for (token, key, name) in [(2, 2, "b"), (3, 3, "c")] {
-        let joined = apply(&before, Actor::Operator, join_with(token, key, name), clock());
+        let joined = apply(&before, Actor::Operator, join_with(token, key, name), NOW);
         before.commit(joined.expect("it may join").1);
     }
     let mut state = ClusterState::new(settings());
     let records: Vec<_> = before.records().collect();
     let first = Commit { to: Revision(1), changed: state.commit(records.clone()), records };
-    Embedded::create(directory, &settings(), &first, &Default::default()).expect("a store");
+    Embedded::create(directory, &settings(), &first, &AuditWrites::default()).expect("a store");
 
     state
-}
-
-/// The tokens of the test are good now.
-fn clock() -> u64 {
-    NOW
 }
 
 fn read(directory: &Path) -> Vec<AuditRecord> {
@@ -339,8 +334,11 @@ proptest! {
                     order.push(key);
                 }
             }
-            prop_assert_eq!(was, order.iter().map(|key| is_there(&before, key)).collect::<Vec<_>>());
-            prop_assert_eq!(is, order.iter().map(|key| is_there(&state, key)).collect::<Vec<_>>());
+            let there = |state: &ClusterState| {
+                order.iter().map(|key| is_there(state, key)).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(was, there(&before));
+            prop_assert_eq!(is, there(&state));
             let text = serde_json::to_string(&record).expect("JSON");
             for secret in secrets(&before).into_iter().chain(secrets(&state)) {
                 prop_assert!(!text.contains(&secret), "{}", text);

@@ -157,12 +157,11 @@ impl<'a> Names<'a> {
     fn new(before: &'a ClusterState, records: &[Record]) -> Self {
         let (mut networks, mut nodes) = (BTreeMap::new(), BTreeMap::new());
         for record in records {
-            match record {
-                Record::Row(Change::Network(row)) => {
-                    networks.insert(row.id, row.name.to_string());
-                }
-                Record::Row(Change::Node(row)) => drop(nodes.insert(row.id, row.name.to_string())),
-                _ => {}
+            if let Record::Row(Change::Network(row)) = record {
+                networks.insert(row.id, row.name.to_string());
+            }
+            if let Record::Row(Change::Node(row)) = record {
+                nodes.insert(row.id, row.name.to_string());
             }
         }
 
@@ -229,10 +228,7 @@ impl<'a> Names<'a> {
             },
             RowKey::Endpoint(network, id) => {
                 let former = || self.before.view().endpoints.get(&(network, id));
-                let row = match change {
-                    Change::Endpoint(row) => Some(row),
-                    _ => former(),
-                };
+                let row = if let Change::Endpoint(row) = change { Some(row) } else { former() };
                 AuditRow {
                     network: self.network(network),
                     node: row.and_then(|row| self.node(row.node)),

@@ -89,7 +89,7 @@ struct Selection {
     #[arg(long, value_name = "NAME|ID")]
     network: Option<Name>,
     /// Only the last records; 50 unless --since says from when
-    #[arg(long = "last", short = 'n', value_name = "N", value_parser = |text: &str| number(text, 0, 1_000_000))]
+    #[arg(long, short = 'n', value_name = "N", value_parser = |text: &str| number(text, 0, 1_000_000))]
     last: Option<u32>,
     /// Go on with what is changed from now on, until Ctrl-C
     #[arg(long, short)]

@@ -170,7 +170,7 @@ impl AuditRecord {
                 let count = |(what, count): (&String, &Value)| format!("{what} {count}");
                 counts.iter().map(count).collect::<Vec<_>>().join(", ")
             }
-            other => other.to_string(),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => value.to_string(),
         };
         let words = ["why", "changes", "refused"].iter().filter_map(|key| self.details.get(*key));
 
