@@ -30,6 +30,7 @@ fn append(store: &mut Embedded, count: usize) {
     store.commit_audited(FIRST, &[], &records.into()).expect("stored");
 }
 
+#[expect(clippy::unwrap_in_result, reason = "the errors are what the tests are about")]
 fn verify(store: &Embedded) -> Result<u64, ChainError> {
     let mut page = Store::audit(store, AuditQuery::After(0)).expect("read");
     let mut verifier = Verifier::new(page.extent.checkpoint, None)?;
