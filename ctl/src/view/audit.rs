@@ -16,7 +16,7 @@ pub(crate) struct AuditView {
     time: String,
     /// The name of the node, or who else it was.
     who: String,
-    /// The node's id.
+    /// The id of the node, or of the token.
     id: Option<String>,
     role: Option<String>,
     certificate: Option<String>,
@@ -63,7 +63,8 @@ impl From<AuditRecord> for AuditView {
         let some = |text: String| Some(text).filter(|text| !text.is_empty());
         let (id, role, certificate) = match record.who {
             Who::Node { id, role, certificate, .. } => (Some(id), some(role), some(certificate)),
-            Who::Token { .. } | Who::Operator | Who::Control | Who::Stranger => (None, None, None),
+            Who::Token { id } => (Some(id), None, None),
+            Who::Operator | Who::Control | Who::Stranger => (None, None, None),
         };
 
         Self {

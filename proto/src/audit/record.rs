@@ -206,7 +206,7 @@ impl Who {
         match self {
             Self::Node { id, name, .. } if name.is_empty() => id.clone(),
             Self::Node { name, .. } => name.clone(),
-            Self::Token { id } => format!("token {id}"),
+            Self::Token { .. } => "token".to_owned(),
             Self::Operator => "operator".to_owned(),
             Self::Control => "control".to_owned(),
             Self::Stranger => "strangers".to_owned(),
