@@ -153,3 +153,44 @@ fn what_everybody_knows_as_something_else_is_no_name() {
 
     cluster.finish().unwrap();
 }
+
+/// The answers' codes to questions for these names, as containers on these networks get them.
+fn codes(cluster: &Cluster, networks: &str, names: &[&str]) -> Vec<String> {
+    let script = format!(
+        "for name in {}; do dig +tries=1 $name | grep -o 'status: [A-Z]*'; done",
+        names.join(" ")
+    );
+    let args = ["run", "-q", "--network", networks, "--", "sh", "-c", &script];
+    let run = cluster.host(0).command("overlayctl").args(args).deadline(PATIENCE);
+    let said = run.run().expect("it asks").stdout;
+
+    said.lines().map(|line| line.trim_start_matches("status: ").to_owned()).collect()
+}
+
+/// The host has no resolver: what is to be asked for there fails, and what is not is no name.
+#[test]
+#[expect(clippy::print_stderr, reason = "a test that does not run says so")]
+fn other_resolvers_are_asked_for_nothing_of_the_overlay_nor_of_internal_networks() {
+    if std::process::Command::new("dig").arg("-v").output().is_err() {
+        return eprintln!("SKIPPED: needs dig");
+    }
+    let Some(cluster) = cluster(1) else { return };
+    for network in ["othernet", "net"] {
+        cluster.ctl(0, &["network", "create", network]).unwrap();
+    }
+    cluster.ctl(0, &["network", "create", "--internal", "vault"]).unwrap();
+    let named = ["run", "--network", "othernet", "--name", "db", "--", "sleep", "60"];
+    let db = cluster.host(0).command("overlayctl").args(named).spawn().expect("it runs");
+    wait_until(PATIENCE, "the name is known", || cluster.lists(0, "db")).unwrap();
+
+    let names = ["example.com", "db.othernet", "no.othernet", "no.host1", "no.net", "no"];
+    let outside = codes(&cluster, "net", &names);
+    assert_eq!(outside[0], "SERVFAIL", "it is asked for");
+    assert_eq!(outside[1..], ["NXDOMAIN"; 5], "of {names:?}");
+    assert_eq!(codes(&cluster, "vault", &["example.com", "db.othernet"]), ["NXDOMAIN"; 2]);
+    assert_eq!(codes(&cluster, "vault,net", &["example.com"]), ["SERVFAIL"]);
+    assert_eq!(codes(&cluster, "vault,othernet", &["db.othernet"]), ["NOERROR"]);
+
+    drop(db);
+    cluster.finish().unwrap();
+}
