@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use overlay_core::{NetworkId, NodeId, View};
-use overlay_proto::v1;
+use overlay_proto::{SignedRevocation, v1};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,7 @@ use crate::membership::network_membership::NetworkMemberships;
 use crate::membership::per_network::PerNetwork;
 use crate::membership::publish::Publisher;
 use crate::membership::renewal::Renewal;
+use crate::membership::revocations::Revocations;
 use crate::membership::watch::Follower;
 use crate::problem::Problems;
 use crate::reconcile::{NetworkReports, ReconcileContext, ReconcileQueue};
@@ -69,6 +70,14 @@ pub(crate) struct JoinedNode {
     descriptors: DescriptorStore,
 }
 
+/// Reads the revocations that were kept, and verifies them once more.
+fn revocations(who: &Identity, kept: &[Vec<u8>]) -> Revocations {
+    Revocations::kept(kept.iter().filter_map(|bytes| {
+        let read = SignedRevocation::verified(bytes, who.cluster, &who.ca);
+        read.inspect_err(|error| tracing::error!(%error, "A kept revocation is none")).ok()
+    }))
+}
+
 impl JoinedNode {
     /// Starts with the stored state.
     pub(crate) fn new(
@@ -82,7 +91,9 @@ impl JoinedNode {
     ) -> Self {
         let node = identity.node;
         let keys = u16::try_from(data_path.ports.len()).unwrap_or(u16::MAX);
-        let membership = watch::Sender::new(Membership::kept(loaded.view));
+        let membership = Membership::kept(loaded.view);
+        let membership = membership.without(revocations(&identity, &loaded.revocations));
+        let membership = watch::Sender::new(membership);
         let addresses = AddressBook::new(store.clone(), loaded.control);
         let descriptors = process.descriptors.clone();
         let control = Arc::new(ControlLink::new(identity, addresses, process));

@@ -35,6 +35,7 @@ use crate::start_error::StartError;
 use crate::store::embedded::Embedded;
 use crate::store::{ChangeLogEntry, Damage, HISTORY, Store, StoreError};
 use crate::watch::Hub;
+use crate::watch::revocations::RevocationSigner;
 use crate::writer::Writer;
 
 /// The largest message that control accepts: 1,000 endpoints with all the labels they may have.
@@ -94,6 +95,7 @@ impl Server {
         let service = ControlService {
             hub,
             writer,
+            revocations: Arc::new(RevocationSigner::new(Arc::clone(&authority), settings.cluster)),
             authority,
             locations: Arc::new(LocationTracker::new(settings.advertise.clone(), address)),
             settings,

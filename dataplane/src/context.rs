@@ -11,6 +11,7 @@ use crate::drop::Counters;
 use crate::event::EventQueue;
 use crate::index::LinkHandle;
 use crate::noise::TunnelId;
+use crate::notice::Notices;
 use crate::rx_buffer::RxBuffer;
 use crate::transmit_queue::TransmitQueue;
 
@@ -32,6 +33,8 @@ pub(crate) struct LaneContext {
     pub(crate) translated: Option<SocketAddr>,
     /// Whether `translated` was set during this batch.
     pub(crate) is_news: bool,
+    /// What this node tells its peers.
+    pub(crate) notices: Arc<Notices>,
     /// A buffer for packets that are changed before they are sealed, as long as the largest of
     /// them.
     pub(crate) scratch: Vec<u8>,

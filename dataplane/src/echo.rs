@@ -17,6 +17,8 @@ const REQUEST: u8 = 3;
 const ANSWER: u8 = 4;
 /// The flag for a loss that is high and lasts.
 const HIGH_LOSS: u8 = 1;
+/// The flag of a sender that knows notices; where it is not set, the digest says nothing.
+const NOTICES: u8 = 2;
 /// The value of a field that is not known.
 const UNKNOWN: u16 = u16::MAX;
 /// The unit in which a message gives the time since the receiver was last heard.
@@ -57,6 +59,8 @@ pub(crate) struct Echo {
     pub(crate) seen_at: Option<SocketAddr>,
     /// How many messages the sender has sent on this link, including this one; wraps around.
     pub(crate) sent: u32,
+    /// The digest of the notices that the sender knows; `None` from one that knows of none.
+    pub(crate) notices: Option<u64>,
 }
 
 impl Echo {
@@ -86,6 +90,8 @@ impl Echo {
             loss: known(l0, l1).map(|permille| Loss { permille, is_high: flags & HIGH_LOSS != 0 }),
             seen_at: Some(seen_at).filter(|addr| !addr.ip().is_unspecified()),
             sent: u32::from_be_bytes(*rest.get(16..)?.first_chunk()?),
+            notices: (flags & NOTICES != 0)
+                .then_some(u64::from_be_bytes(*rest.get(20..)?.first_chunk()?)),
         })
     }
 
@@ -105,7 +111,9 @@ impl Echo {
             IpAddr::V6(v6) => v6,
         };
         let mut bytes = [0; LEN];
-        bytes[..3].copy_from_slice(&[MARK, kind, if is_high { HIGH_LOSS } else { 0 }]);
+        let flags =
+            if is_high { HIGH_LOSS } else { 0 } | if self.notices.is_some() { NOTICES } else { 0 };
+        bytes[..3].copy_from_slice(&[MARK, kind, flags]);
         bytes[4..10].copy_from_slice(&(self.sent_micros & TIME_BITS).to_be_bytes()[2..]);
         bytes[10..12].copy_from_slice(&age.unwrap_or(UNKNOWN).to_be_bytes());
         bytes[12..14]
@@ -113,6 +121,7 @@ impl Echo {
         bytes[14..16].copy_from_slice(&seen_at.port().to_be_bytes());
         bytes[16..32].copy_from_slice(&ip.octets());
         bytes[32..36].copy_from_slice(&self.sent.to_be_bytes());
+        bytes[36..44].copy_from_slice(&self.notices.unwrap_or_default().to_be_bytes());
 
         bytes
     }
@@ -133,14 +142,16 @@ mod tests {
             (1..u128::MAX).prop_map(|bits| IpAddr::V6(bits.into())),
         ]);
         let age = proptest::option::of(0..u16::MAX);
-        (any::<bool>(), 0..=TIME_BITS, age, loss, seen_at, any::<u16>(), any::<u32>()).prop_map(
-            |(asks, sent_micros, age, loss, ip, port, sent)| Echo {
+        let rest = (any::<u16>(), any::<u32>(), any::<Option<u64>>());
+        (any::<bool>(), 0..=TIME_BITS, age, loss, seen_at, rest).prop_map(
+            |(asks, sent_micros, age, loss, ip, (port, sent, notices))| Echo {
                 kind: if asks { EchoKind::Request } else { EchoKind::Answer },
                 sent_micros,
                 heard_ago: age.map(|units| AGE_UNIT * u32::from(units)),
                 loss: loss.map(|(permille, is_high)| Loss { permille, is_high }),
                 seen_at: ip.map(|ip| canonical(SocketAddr::new(ip, port))),
                 sent,
+                notices,
             },
         )
     }

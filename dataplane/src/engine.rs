@@ -23,6 +23,7 @@ use crate::handshake_limiter::HandshakeRateLimiter;
 use crate::io::{ReceivedPackets, Transmit};
 use crate::network::{LaneIndex, LaneNetwork};
 use crate::noise::{DataHeader, Kind, TunnelId, open_room};
+use crate::notice::Notices;
 use crate::rehandshake::RehandshakeLimiter;
 use crate::stage::{self, OpenJob, OpenedJob, SealJob};
 use crate::state::EngineState;
@@ -102,6 +103,7 @@ impl Engine {
     /// A network whose `Arc` is the one published last is skipped.
     pub fn publish(&mut self, tables: &Tables, now: Instant) {
         let now = self.clock.advance(now);
+        let has_news = self.tell(&tables.notices, now);
         let (kept, gone) =
             std::mem::take(&mut self.networks).into_iter().partition(|(id, network)| {
                 tables
@@ -122,8 +124,40 @@ impl Engine {
                 network.publish(table, self.lane_index, &mut self.cx, now);
             }
         }
+        if has_news {
+            self.call_to_tell(now);
+        }
         self.wake_if_translated(now);
         self.tend_touched(now);
+    }
+
+    /// Takes over notices, and sends those that are new to the peers of the tables in use. Returns
+    /// whether there are any.
+    fn tell(&mut self, notices: &Arc<Notices>, now: Instant) -> bool {
+        if Arc::ptr_eq(&self.cx.notices, notices) {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.cx.notices, Arc::clone(notices));
+        let news: Vec<_> =
+            notices.messages.iter().filter(|message| !before.has(message)).cloned().collect();
+        for network in self.networks.values_mut() {
+            network.tell(&news, &mut self.cx, now);
+        }
+
+        !news.is_empty() && !self.networks.is_empty()
+    }
+
+    /// Calls peers that there is no session with, for them to be told what is new. One lane does so
+    /// for all.
+    fn call_to_tell(&mut self, now: Instant) {
+        if self.lane_index.lane != LaneId(0) {
+            return;
+        }
+        let mut left = MAX_WOKEN;
+        for network in self.networks.values_mut() {
+            let dice = usize::from(self.entropy.random::<u16>());
+            left -= network.call_to_tell(left, dice, &mut self.cx, now);
+        }
     }
 
     /// Continues with the state of another process, in those networks in which this engine has the

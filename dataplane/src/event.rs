@@ -46,6 +46,17 @@ pub enum Event {
         /// The largest inner packet, in bytes.
         mtu: u16,
     },
+    /// The peer sent a notice that is not among those of this node.
+    Notice {
+        /// The network.
+        network: NetworkId,
+        /// The peer.
+        node: NodeId,
+        /// The peer's lane.
+        lane: LaneId,
+        /// The notice, at most [`crate::MAX_NOTICE`] bytes: whatever the peer wrote.
+        message: Box<[u8]>,
+    },
     /// The peer answered no handshake; it is tried again when there is something to send.
     Unreachable {
         /// The network.

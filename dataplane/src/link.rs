@@ -12,6 +12,7 @@ use overlay_core::{NodeId, PublicKey};
 use crate::index::PeerIndex;
 use crate::liveness::Liveness;
 use crate::noise::{RETRY_TIME, SESSION_TIME, Timestamp, Tunnel};
+use crate::notice::Exchange;
 use crate::path::Path;
 use crate::path_mtu::PathMtu;
 use crate::state::{PathState, PeerLinkState};
@@ -39,6 +40,8 @@ pub(crate) struct Link {
     /// Whether the two lanes hear each other. Made with the first message, removed when the link
     /// rests.
     pub(crate) life: Option<Box<Liveness>>,
+    /// What is known of the peer's notices. Made with the first of them.
+    exchange: Option<Box<Exchange>>,
     /// Made on demand, removed when the protocol gives it up.
     pub(crate) tunnel: Option<Tunnel>,
     /// When the tunnel must be checked next, as entered in the deadlines.
@@ -72,6 +75,7 @@ impl Link {
             path: Path::default(),
             mtu: PathMtu::new(mtu),
             life: None,
+            exchange: None,
             tunnel: None,
             deadline: None,
             is_touched: false,
@@ -131,6 +135,11 @@ impl Link {
         (self.state, self.since) = (state.state, state.since);
 
         self.waiting.len() as u64
+    }
+
+    /// Returns what is known of the peer's notices.
+    pub(crate) fn exchange(&mut self, now: Instant) -> &mut Exchange {
+        self.exchange.get_or_insert_with(|| Box::new(Exchange::new(now)))
     }
 
     /// Keeps a packet until there is a session. Returns whether an older one was dropped for it.

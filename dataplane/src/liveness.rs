@@ -323,6 +323,13 @@ impl Liveness {
         }
     }
 
+    /// Asks in a moment, unless the peer is being asked anyway.
+    pub(crate) fn ask_soon(&mut self, now: Instant) {
+        if self.asking.is_none() {
+            self.ask(GREETINGS, CHECK_PACE, now + CHECK_PACE);
+        }
+    }
+
     /// Asks a silent peer at once, because there is reason to believe that it is back.
     pub(crate) fn hurry(&mut self, now: Instant) {
         if let Some((next, _)) = &mut self.check
@@ -365,6 +372,7 @@ impl Liveness {
             loss: self.incoming.loss(now),
             seen_at,
             sent: self.told_sent,
+            notices: None,
         }
     }
 

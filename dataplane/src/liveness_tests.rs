@@ -19,7 +19,7 @@ fn run(life: &mut Liveness, until: Instant) -> Vec<(Duration, Due)> {
 }
 
 fn echo(kind: EchoKind, heard_ago: Option<Duration>) -> Echo {
-    Echo { kind, sent_micros: 0, heard_ago, loss: None, seen_at: None, sent: 1 }
+    Echo { kind, sent_micros: 0, heard_ago, loss: None, seen_at: None, sent: 1, notices: None }
 }
 
 #[test]

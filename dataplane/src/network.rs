@@ -2,11 +2,12 @@
 //!
 //! [`handshake`] has handshakes, timers and the life of tunnels; [`publish`] applies new tables;
 //! [`pmtu`] and [`probing`] deal with narrow paths; [`hearing`] watches whether peers hear each
-//! other; [`hand_over`] continues in another process.
+//! other; [`notices`] passes on what nodes tell each other; [`hand_over`] continues in another process.
 
 mod hand_over;
 mod handshake;
 mod hearing;
+mod notices;
 mod pmtu;
 mod probing;
 mod publish;

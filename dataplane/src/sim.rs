@@ -23,6 +23,8 @@ mod life;
 mod narrow;
 #[cfg(test)]
 mod networks;
+#[cfg(test)]
+mod notices;
 pub(crate) mod raw_peer;
 pub(crate) mod sound;
 #[cfg(test)]

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use overlay_core::{Candidate, NetworkId, NodeId, PrivateKey, PublicKey};
 
+use crate::notice::Notices;
+
 /// A lane of a node, numbered from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneId(pub u16);
@@ -25,6 +27,9 @@ impl fmt::Display for LaneId {
 pub struct Tables {
     /// The networks this node is a member of.
     pub networks: BTreeMap<NetworkId, Arc<NetworkTable>>,
+    /// What this node tells its peers. Those of the networks before are told what is new in it,
+    /// also where they are no peers any more.
+    pub notices: Arc<Notices>,
 }
 
 /// One network, as seen by one lane.

@@ -8,13 +8,13 @@ use std::str::FromStr;
 
 use overlay_core::policy::ClusterPolicy;
 use overlay_core::{
-    Change, Delta, Endpoint, HostReport, Member, Name, Network, NetworkId, NetworkSettings, Node,
-    NodeId, PublicKey, RowKey, Selector, View,
+    Change, ClusterId, Delta, Endpoint, HostReport, Member, Name, Network, NetworkId,
+    NetworkSettings, Node, NodeId, PublicKey, RowKey, Selector, View,
 };
 use prost::Message;
 
 use crate::convert::ConversionError;
-use crate::{JoinLine, convert, v1};
+use crate::{JoinLine, SignedRevocation, convert, v1};
 
 /// Decodes and converts a message; the first byte says which.
 ///
@@ -35,7 +35,11 @@ pub fn messages(bytes: &[u8]) {
         8 => converted::<v1::Delta, Delta>(message),
         9 => snapshot(message),
         10 => announced(message),
-        11 => drop(v1::WatchResponse::decode(message).is_ok()),
+        11 => {
+            let read = SignedRevocation::verified(message, ClusterId::FIRST, &[]);
+            assert!(read.is_err(), "no authority signed it");
+            let _ = v1::WatchResponse::decode(message);
+        }
         _ => converted::<v1::ClusterPolicy, ClusterPolicy>(message),
     }
 }

@@ -8,6 +8,10 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 /// The DNS name in control's certificate, independent of its address.
 pub const CONTROL_NAME: &str = "control.overlay.internal";
 
+/// The metadata key by which an agent's process names itself on every call: two processes that show
+/// one certificate are told apart by it.
+pub const INSTANCE_KEY: &str = "overlay-instance";
+
 /// A node's identity, as its certificate states it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeIdentity {

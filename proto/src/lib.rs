@@ -15,6 +15,7 @@ pub mod fuzzing;
 pub mod identity;
 pub mod join_line;
 pub mod refusal;
+pub mod revocation;
 pub mod tls;
 
 #[allow(
@@ -40,3 +41,4 @@ pub mod v1 {
 pub use code::Code;
 pub use join_line::JoinLine;
 pub use refusal::Refusal;
+pub use revocation::SignedRevocation;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use overlay_core::NodeId;
 use overlay_dataplane::Event;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::path::{LaneEvent, Lanes};
 
@@ -16,6 +16,7 @@ pub(crate) struct LaneEvents {
     events: mpsc::Receiver<LaneEvent>,
     lanes: Weak<Lanes>,
     heard_at: watch::Sender<BTreeMap<NodeId, IpAddr>>,
+    notices: broadcast::Sender<Arc<[u8]>>,
 }
 
 impl LaneEvents {
@@ -24,13 +25,14 @@ impl LaneEvents {
         events: mpsc::Receiver<LaneEvent>,
         lanes: &Arc<Lanes>,
         heard_at: watch::Sender<BTreeMap<NodeId, IpAddr>>,
+        notices: broadcast::Sender<Arc<[u8]>>,
     ) -> Self {
-        Self { events, lanes: Arc::downgrade(lanes), heard_at }
+        Self { events, lanes: Arc::downgrade(lanes), heard_at, notices }
     }
 
     /// Passes on what the lanes tell, for as long as there are any.
     pub(crate) async fn tell(self) {
-        let Self { mut events, lanes, heard_at } = self;
+        let Self { mut events, lanes, heard_at, notices } = self;
         let mut silent = BTreeSet::new();
         while let Some(event) = events.recv().await {
             if let LaneEvent::Peer(
@@ -51,6 +53,8 @@ impl LaneEvents {
                         Event::Established { node, .. } if silent.remove(&node) => {
                             let _ = lanes.upgrade().map(|lanes| lanes.hurry(node));
                         }
+                        // Only a joined node listens.
+                        Event::Notice { message, .. } => drop(notices.send(message.into())),
                         Event::Established { .. }
                         | Event::Roamed { .. }
                         | Event::PathMtu { .. } => {}

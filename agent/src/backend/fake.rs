@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use overlay_core::{NetworkId, NodeId};
+use overlay_dataplane::Notices;
 use tokio::sync::watch;
 
 use super::{
@@ -28,6 +29,8 @@ pub(crate) struct Told {
     pub(crate) networks: NetworkConfigs,
     /// How often it was to find out how peers see this node.
     pub(crate) greetings: usize,
+    /// What peers are to be told.
+    pub(crate) notices: Arc<Notices>,
 }
 
 impl FakeBackend {
@@ -65,6 +68,10 @@ impl Backend for FakeBackend {
     }
 
     fn release_interface(&self, _: NetworkId) {}
+
+    fn know_notices(&self, notices: &Arc<Notices>) {
+        self.told().notices = Arc::clone(notices);
+    }
 
     fn publish(&self, networks: &NetworkConfigs) {
         self.told().networks = networks.clone();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use overlay_core::{NetworkId, PrivateKey};
-use overlay_dataplane::{NetworkTable, Tables};
+use overlay_dataplane::{NetworkTable, Notices, Tables};
 
 use super::{NetworkConfig, NetworkConfigs};
 
@@ -14,6 +14,8 @@ use super::{NetworkConfig, NetworkConfigs};
 pub(crate) struct LaneTables {
     lanes: usize,
     known: BTreeMap<NetworkId, Known>,
+    /// What peers are told.
+    pub(crate) notices: Arc<Notices>,
 }
 
 /// A network as the lanes were told of it last.
@@ -27,7 +29,7 @@ struct Known {
 impl LaneTables {
     /// Starts without a network.
     pub(crate) fn new(lanes: usize) -> Self {
-        Self { lanes, known: BTreeMap::new() }
+        Self { lanes, known: BTreeMap::new(), notices: Arc::default() }
     }
 
     /// Returns what each lane is told of these networks.
@@ -40,7 +42,10 @@ impl LaneTables {
             }
         }
 
-        (0..self.lanes).map(|lane| Tables { networks: self.of_lane(lane) }).collect()
+        let tables =
+            |lane| Tables { networks: self.of_lane(lane), notices: Arc::clone(&self.notices) };
+
+        (0..self.lanes).map(tables).collect()
     }
 
     fn of_lane(&self, lane: usize) -> BTreeMap<NetworkId, Arc<NetworkTable>> {

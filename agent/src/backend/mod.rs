@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use overlay_core::{NetworkId, NodeId, PrivateKey};
-use overlay_dataplane::{LaneId, PeerStatus, PeerTable};
+use overlay_dataplane::{LaneId, Notices, PeerStatus, PeerTable};
 use tokio::sync::watch;
 
 pub(crate) use counters::Counter;
@@ -69,6 +69,10 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync {
 
     /// Uses a network's interface no longer.
     fn release_interface(&self, network: NetworkId);
+
+    /// Tells peers this, from the next [`Backend::publish`] on; those that it leaves out are told
+    /// before.
+    fn know_notices(&self, notices: &Arc<Notices>);
 
     /// Carries these networks from now on, as they are configured, and no other.
     fn publish(&self, networks: &NetworkConfigs);

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use overlay_core::{NetworkId, NodeId};
-use tokio::sync::{mpsc, watch};
+use overlay_dataplane::Notices;
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 
 pub(crate) use super::events::LaneEvents;
@@ -22,6 +23,10 @@ use crate::hand_over::DescriptorStore;
 use crate::kernel::{InterfaceDesired, NetworkInterface, TunDesired};
 use crate::path::{LaneEvent, LaneSockets, Lanes, LanesConfig, LanesError, Offload};
 
+/// How many notices of peers wait for whoever verifies them, 128 KiB; peers send those that are lost
+/// again.
+const NOTICES: usize = 256;
+
 /// The lanes as a backend. A lane that takes no commands has ended the process already, so nobody
 /// hears of that here.
 #[derive(Debug)]
@@ -31,6 +36,8 @@ pub(crate) struct Userspace {
     started: Instant,
     unix_time: Duration,
     heard_at: watch::Receiver<BTreeMap<NodeId, IpAddr>>,
+    /// What peers told, as they wrote it.
+    notices: broadcast::Sender<Arc<[u8]>>,
     descriptors: DescriptorStore,
     tables: Mutex<LaneTables>,
     /// What each network's TUN takes and gives super-packets of.
@@ -82,7 +89,8 @@ impl Userspace {
     ) -> (Arc<Self>, LaneEvents) {
         let lanes = Arc::new(lanes);
         let (heard, heard_at) = watch::channel(BTreeMap::new());
-        let events = LaneEvents::new(events, &lanes, heard);
+        let (notices, _) = broadcast::channel(NOTICES);
+        let events = LaneEvents::new(events, &lanes, heard, notices.clone());
         let userspace = Self {
             tables: Mutex::new(LaneTables::new(lanes.count())),
             offloads: Mutex::default(),
@@ -90,6 +98,7 @@ impl Userspace {
             lanes,
             unix_time,
             heard_at,
+            notices,
             descriptors,
         };
 
@@ -99,6 +108,11 @@ impl Userspace {
     /// Returns it as what carries the networks of this node, each of which has a key a lane.
     pub(crate) fn data_path(self: &Arc<Self>) -> DataPath {
         DataPath { backend: Arc::<Self>::clone(self), ports: self.lanes.ports().into() }
+    }
+
+    /// Returns where what peers tell is heard.
+    pub(crate) fn notices(&self) -> broadcast::Sender<Arc<[u8]>> {
+        self.notices.clone()
     }
 
     /// Returns the latest time that handshakes may have been made at, in seconds since 1970.
@@ -147,6 +161,11 @@ impl Backend for Userspace {
     fn release_interface(&self, network: NetworkId) {
         self.offloads.lock().unwrap_or_else(PoisonError::into_inner).remove(&network);
         let _ = self.lanes.remove_network(network);
+    }
+
+    fn know_notices(&self, notices: &Arc<Notices>) {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.notices = Arc::clone(notices);
     }
 
     fn publish(&self, networks: &NetworkConfigs) {

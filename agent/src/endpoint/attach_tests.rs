@@ -44,6 +44,7 @@ async fn member(dir: &Path) -> Arc<Endpoints> {
         instance: "i".into(),
         descriptors: DescriptorStore::default(),
         tunnels: backend.heard_at(),
+        notices: tokio::sync::broadcast::channel(1).0,
     };
     let joined = JoinedNode::new(
         identity,

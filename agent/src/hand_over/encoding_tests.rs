@@ -36,7 +36,10 @@ fn engine(own: u8, other: u8, now: Instant) -> Engine {
         local: vec![prefix(own)],
         mtu: 1408,
     };
-    engine.publish(&Tables { networks: [(NetworkId::FIRST, Arc::new(table))].into() }, now);
+    engine.publish(
+        &Tables { networks: [(NetworkId::FIRST, Arc::new(table))].into(), ..Tables::default() },
+        now,
+    );
 
     engine
 }

@@ -6,10 +6,8 @@ use std::sync::Arc;
 
 use overlay_core::{Name, View};
 use overlay_proto::v1::agent_server::Agent;
-use overlay_proto::v1::control_client::ControlClient;
 use overlay_proto::{Code, JoinLine, Refusal, convert, v1};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::status::peers_response;
@@ -18,7 +16,7 @@ use crate::docker::detachable::try_detachable;
 use crate::endpoint::lifecycle::Endpoints;
 use crate::endpoint::request::AttachSpec;
 use crate::endpoint::{attach, detach};
-use crate::membership::connection;
+use crate::membership::connection::{self, ControlCalls};
 use crate::membership::join::JoinOptions;
 use crate::node_handle::{self, NodeHandle};
 use crate::state::EndpointRecord;
@@ -37,13 +35,13 @@ impl LocalApi {
     }
 
     /// Returns the connection to control, or why there is none.
-    async fn control(&self) -> Result<ControlClient<Channel>, Refusal> {
+    async fn control(&self) -> Result<ControlCalls, Refusal> {
         Ok(self.handle.joined()?.control.connection.reach(connection::PATIENCE).await?)
     }
 
     async fn forward<T, F>(
         &self,
-        ask: impl FnOnce(ControlClient<Channel>) -> F,
+        ask: impl FnOnce(ControlCalls) -> F,
     ) -> Result<Response<T>, Status>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -56,7 +54,7 @@ impl LocalApi {
     /// Asks control, and answers from the own view when it is away.
     async fn list<T, F>(
         &self,
-        ask: impl FnOnce(ControlClient<Channel>) -> F,
+        ask: impl FnOnce(ControlCalls) -> F,
         own: impl FnOnce(&Endpoints) -> Result<T, Refusal>,
     ) -> Result<Response<T>, Status>
     where
@@ -165,9 +163,8 @@ impl Agent for LocalApi {
         &self,
         _: Request<v1::VersionRequest>,
     ) -> Result<Response<v1::AgentVersionResponse>, Status> {
-        let ask = |mut client: ControlClient<Channel>| async move {
-            client.version(v1::VersionRequest {}).await
-        };
+        let ask =
+            |mut client: ControlCalls| async move { client.version(v1::VersionRequest {}).await };
         let asked = match self.handle.joined() {
             Ok(joined) => match joined.control.connection.reach(connection::LISTING_PATIENCE).await
             {
@@ -241,7 +238,7 @@ impl Agent for LocalApi {
         &self,
         request: Request<v1::ListNetworksRequest>,
     ) -> Result<Response<v1::ListNetworksResponse>, Status> {
-        let ask = |mut client: ControlClient<Channel>| async move {
+        let ask = |mut client: ControlCalls| async move {
             client.list_networks(request.into_inner()).await
         };
 
@@ -254,8 +251,7 @@ impl Agent for LocalApi {
     ) -> Result<Response<v1::ListEndpointsResponse>, Status> {
         let request = request.into_inner();
         let asked = request.clone();
-        let ask =
-            |mut client: ControlClient<Channel>| async move { client.list_endpoints(asked).await };
+        let ask = |mut client: ControlCalls| async move { client.list_endpoints(asked).await };
 
         let listed = self
             .list(ask, |own| listing::endpoints(&own.memberships.local_view(), &request.network))
@@ -271,9 +267,8 @@ impl Agent for LocalApi {
         &self,
         request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
-        let ask = |mut client: ControlClient<Channel>| async move {
-            client.list_nodes(request.into_inner()).await
-        };
+        let ask =
+            |mut client: ControlCalls| async move { client.list_nodes(request.into_inner()).await };
 
         self.list(ask, |own| Ok(listing::nodes(&own.memberships.local_view(), own.node()))).await
     }
@@ -340,8 +335,7 @@ impl Agent for LocalApi {
         request: Request<v1::ShowPolicyRequest>,
     ) -> Result<Response<v1::ShowPolicyResponse>, Status> {
         let request = request.into_inner();
-        let ask =
-            |mut client: ControlClient<Channel>| async move { client.show_policy(request).await };
+        let ask = |mut client: ControlCalls| async move { client.show_policy(request).await };
         if request.revision.is_some() {
             return self.forward(ask).await;
         }

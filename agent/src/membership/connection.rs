@@ -10,6 +10,9 @@ use overlay_proto::{Code, identity, tls};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
 use super::control_error::{ConnectError, ControlError};
@@ -83,12 +86,14 @@ pub(crate) struct ControlConnection {
     state: watch::Sender<ConnectionState>,
     wanted: Notify,
     heard: Mutex<Instant>,
+    instance: InstanceTag,
 }
 
 impl ControlConnection {
-    /// Begins without a connection.
-    pub(crate) fn new() -> Self {
+    /// Begins without a connection. Every call names the `instance`.
+    pub(crate) fn new(instance: &str) -> Self {
         Self {
+            instance: InstanceTag::new(instance),
             state: watch::Sender::new(ConnectionState::Dialling { since: unix_now() }),
             wanted: Notify::new(),
             heard: Mutex::new(Instant::now()),
@@ -97,10 +102,7 @@ impl ControlConnection {
 
     /// Returns a client, or why there is none. Somebody waits for it, so the next attempts are made
     /// at once.
-    pub(crate) async fn reach(
-        &self,
-        patience: Duration,
-    ) -> Result<ControlClient<Channel>, ControlError> {
+    pub(crate) async fn reach(&self, patience: Duration) -> Result<ControlCalls, ControlError> {
         let deadline = Instant::now() + patience;
         let mut states = self.state.subscribe();
         loop {
@@ -124,7 +126,7 @@ impl ControlConnection {
     /// What control refuses, and that it is away.
     pub(crate) async fn ask_again<T, F>(
         &self,
-        ask: impl Fn(ControlClient<Channel>) -> F,
+        ask: impl Fn(ControlCalls) -> F,
     ) -> Result<T, ControlError>
     where
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
@@ -191,14 +193,20 @@ impl ControlConnection {
     }
 
     /// Returns a client, or why there is none.
-    pub(crate) fn client(&self) -> Result<ControlClient<Channel>, ControlError> {
+    pub(crate) fn client(&self) -> Result<ControlCalls, ControlError> {
         match &*self.state.borrow() {
-            ConnectionState::Connected { channel, .. } => Ok(client(channel.clone())),
+            ConnectionState::Connected { channel, .. } => Ok(self.client_of(channel.clone())),
             ConnectionState::Dialling { .. } => Err(ControlError::NotConnected),
             ConnectionState::Away { since, reason } => {
                 Err(ControlError::Away { since: *since, reason: reason.clone() })
             }
         }
+    }
+
+    /// Makes a client of a channel that takes whole snapshots.
+    pub(crate) fn client_of(&self, channel: Channel) -> ControlCalls {
+        ControlClient::with_interceptor(channel, self.instance.clone())
+            .max_decoding_message_size(channel::MAX_MESSAGE)
     }
 
     /// Says whether control can be asked.
@@ -259,9 +267,31 @@ impl ConnectionWatcher {
     }
 }
 
-/// Makes a client that takes whole snapshots.
-pub(crate) fn client(channel: Channel) -> ControlClient<Channel> {
-    ControlClient::new(channel).max_decoding_message_size(channel::MAX_MESSAGE)
+/// Calls to control, each of which names the process that makes it.
+pub(crate) type ControlCalls = ControlClient<InterceptedService<Channel, InstanceTag>>;
+
+/// Puts the instance of this process on every call: control tells it from another host that shows
+/// the same certificate.
+#[derive(Debug, Clone)]
+pub(crate) struct InstanceTag(Option<MetadataValue<Ascii>>);
+
+impl InstanceTag {
+    fn new(instance: &str) -> Self {
+        Self(instance.parse().ok())
+    }
+}
+
+impl Interceptor for InstanceTag {
+    fn call(
+        &mut self,
+        mut request: tonic::Request<()>,
+    ) -> Result<tonic::Request<()>, tonic::Status> {
+        if let Some(instance) = &self.0 {
+            request.metadata_mut().insert(identity::INSTANCE_KEY, instance.clone());
+        }
+
+        Ok(request)
+    }
 }
 
 /// Waits for a call's answer, within a deadline.
@@ -307,7 +337,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_needs_control_has_it_tried_at_once_and_does_not_wait_for_ever() {
-        let link = ControlConnection::new();
+        let link = ControlConnection::new("i");
         link.away("connection refused");
 
         let (refused, ()) = tokio::join!(link.reach(Duration::from_millis(200)), link.wanted());
@@ -320,7 +350,7 @@ mod tests {
     #[tokio::test]
     async fn what_may_be_asked_twice_is_asked_again_over_the_next_connection() {
         let channel = |uri| tonic::transport::Endpoint::from_static(uri).connect_lazy();
-        let (link, asked) = (ControlConnection::new(), Cell::new(0));
+        let (link, asked) = (ControlConnection::new("i"), Cell::new(0));
         link.connected("192.0.2.1:7443".to_owned(), channel("http://control"));
         let breaks = async || {
             asked.set(asked.get() + 1);
@@ -344,7 +374,7 @@ mod tests {
 
     #[tokio::test]
     async fn control_that_says_nothing_is_told_before_it_is_given_up() {
-        let link = ControlConnection::new();
+        let link = ControlConnection::new("i");
         let channel = tonic::transport::Endpoint::from_static("http://control").connect_lazy();
         link.connected("192.0.2.1:7443".to_owned(), channel);
         let begun = Instant::now();
@@ -366,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_comes_back_at_once_is_no_problem_and_one_that_stays_away_is() {
-        let link = ControlConnection::new();
+        let link = ControlConnection::new("i");
         link.away("connection refused");
         let (since, _) = away(&link);
 
@@ -380,7 +410,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_silence_and_the_end_of_its_connection_are_one_problem() {
-        let link = ControlConnection::new();
+        let link = ControlConnection::new("i");
         let channel = tonic::transport::Endpoint::from_static("http://control").connect_lazy();
         link.connected("192.0.2.1:7443".to_owned(), channel);
         link.heard(Instant::now().checked_sub(SILENCE).expect("the host runs for longer"));
@@ -396,7 +426,7 @@ mod tests {
 
     #[test]
     fn control_that_stays_away_is_away_since_the_beginning() {
-        let link = ControlConnection::new();
+        let link = ControlConnection::new("i");
         link.away("first");
         let (since, _) = away(&link);
 

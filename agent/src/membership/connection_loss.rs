@@ -6,11 +6,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use overlay_core::NodeId;
-use overlay_proto::v1::control_client::ControlClient;
 use overlay_proto::{Code, channel, v1};
 use tokio::time::{sleep, timeout};
-use tonic::transport::Channel;
 
+use super::connection::ControlCalls;
 use super::control_error::ControlError;
 use super::control_link::ControlLink;
 use crate::host_state::HostState;
@@ -41,7 +40,7 @@ pub(super) async fn wait(
     host: &HostState,
     address: &str,
     local: IpAddr,
-    probe: ControlClient<Channel>,
+    probe: ControlCalls,
 ) -> ConnectionLoss {
     tokio::select! {
         () = lose_address(host, local) => ConnectionLoss::Renumbered(local),
@@ -66,7 +65,7 @@ async fn lose_address(host: &HostState, local: IpAddr) {
 }
 
 /// Waits until this host's network has changed and control does not answer by the connection.
-async fn lose_way(host: &HostState, probe: ControlClient<Channel>) {
+async fn lose_way(host: &HostState, probe: ControlCalls) {
     let mut ways = host.ways();
     loop {
         // The sender belongs to the joined node.
@@ -99,7 +98,7 @@ async fn see_move(control: &ControlLink, address: &str) {
 }
 
 /// Tells whether control answers by a connection soon; whatever it answers.
-async fn is_answered(mut client: ControlClient<Channel>) -> bool {
+async fn is_answered(mut client: ControlCalls) -> bool {
     match timeout(DOUBT, client.version(v1::VersionRequest {})).await {
         Ok(Ok(_)) => true,
         Ok(Err(status)) => ControlError::new(status).code() != Code::ControlAway,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use overlay_core::NodeId;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use super::address_book::AddressBook;
 use super::candidates::{self, ControlCandidate};
@@ -22,6 +22,8 @@ pub(crate) struct ProcessContext {
     pub(crate) descriptors: DescriptorStore,
     /// The address from which each peer was last heard, authenticated.
     pub(crate) tunnels: watch::Receiver<BTreeMap<NodeId, IpAddr>>,
+    /// What peers tell, as they wrote it.
+    pub(crate) notices: broadcast::Sender<Arc<[u8]>>,
 }
 
 /// Everything by which this node speaks with control.
@@ -41,7 +43,9 @@ impl ControlLink {
     pub(crate) fn new(identity: Identity, addresses: AddressBook, process: ProcessContext) -> Self {
         let identity = watch::Sender::new(Arc::new(identity));
 
-        Self { connection: ControlConnection::new(), addresses, process, identity }
+        let connection = ControlConnection::new(&process.instance);
+
+        Self { connection, addresses, process, identity }
     }
 
     /// Returns the node's identity.

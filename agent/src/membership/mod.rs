@@ -14,12 +14,14 @@ pub(crate) mod connection_loss;
 pub(crate) mod containers;
 pub(crate) mod control_error;
 pub(crate) mod control_link;
+pub(crate) mod eviction;
 pub(crate) mod join;
 pub(crate) mod network_membership;
 pub(crate) mod per_network;
 pub(crate) mod prefix_clash;
 pub(crate) mod publish;
 pub(crate) mod renewal;
+pub(crate) mod revocations;
 pub(crate) mod unpublished;
 pub(crate) mod view_cache;
 pub(crate) mod watch;
@@ -30,8 +32,10 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use overlay_core::{Change, Delta, Gap, NetworkId, NodeId, View};
+use overlay_proto::SignedRevocation;
 
 use changed_rows::ChangedRows;
+use revocations::Revocations;
 
 /// The membership as this node knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub(crate) struct Membership {
     pub(crate) changed: ChangedRows,
     /// The networks that this node was in and may not enter any more, with what people call them.
     pub(crate) put_out: BTreeMap<NetworkId, String>,
+    /// The removed nodes, of which the view has no row.
+    pub(crate) revocations: Arc<Revocations>,
 }
 
 impl Membership {
@@ -53,13 +59,33 @@ impl Membership {
         Self { view: Arc::new(view), ..Self::default() }
     }
 
+    /// The same without the rows of nodes that were removed.
+    pub(crate) fn without(mut self, revocations: Revocations) -> Self {
+        revocations.purge(&mut self.view);
+        self.revocations = Arc::new(revocations);
+
+        self
+    }
+
+    /// Takes a removed node out; returns whether it was not known to be removed.
+    pub(crate) fn revoke(&mut self, signed: SignedRevocation) -> bool {
+        let is_new = Arc::make_mut(&mut self.revocations).insert(signed);
+        if is_new {
+            let keys = self.revocations.purge(&mut self.view);
+            self.changed.note(keys);
+        }
+
+        is_new
+    }
+
     /// Goes one delta further as `node`: in place, unless somebody still reads the view as it was.
     /// Whole views are most of what an agent holds while many nodes join.
     ///
     /// # Errors
     ///
     /// [`Gap`] when the delta does not start at the view's revision; nothing is changed then.
-    pub(crate) fn go_on(&mut self, delta: Delta, node: NodeId) -> Result<(), Gap> {
+    pub(crate) fn go_on(&mut self, mut delta: Delta, node: NodeId) -> Result<(), Gap> {
+        delta.changes.retain(|change| !self.revocations.concern(change));
         let keys: Vec<_> = delta.changes.iter().map(Change::key).collect();
         let lost = self.left_behind(&delta.put_out, node);
         Arc::make_mut(&mut self.view).apply_delta(delta)?;
@@ -73,6 +99,7 @@ impl Membership {
     /// Takes over a snapshot.
     pub(crate) fn begin_anew(&mut self, view: View) {
         self.view = Arc::new(view);
+        self.revocations.purge(&mut self.view);
         self.changed.note_snapshot();
         self.forget_reopened();
     }

@@ -6,10 +6,9 @@ use std::time::Duration;
 use overlay_core::instant::rfc3339;
 use overlay_proto::identity::{self, NodeIdentity};
 use overlay_proto::v1;
-use overlay_proto::v1::control_client::ControlClient;
 use tokio::time::sleep;
-use tonic::transport::Channel;
 
+use super::connection::ControlCalls;
 use super::control_error::ControlError;
 use super::control_link::ControlLink;
 use super::join::signing_request;
@@ -71,7 +70,7 @@ pub(crate) async fn run(renewal: &Renewal) {
 }
 
 /// Renews on a fresh connection, so that one whose certificate ended meanwhile can be used.
-pub(crate) async fn renew_if_due(renewal: &Renewal, client: ControlClient<Channel>) {
+pub(crate) async fn renew_if_due(renewal: &Renewal, client: ControlCalls) {
     if is_due(&renewal.control.identity(), unix_now()) {
         conclude(renewal, &renew(renewal, client).await);
     }
@@ -114,7 +113,7 @@ fn tell(renewal: &Renewal, error: &RenewalError) {
     }
 }
 
-async fn renew(renewal: &Renewal, mut client: ControlClient<Channel>) -> Result<(), RenewalError> {
+async fn renew(renewal: &Renewal, mut client: ControlCalls) -> Result<(), RenewalError> {
     let who = renewal.control.identity();
     let response =
         connection::call(client.renew(v1::RenewRequest { csr: signing_request(&who.key)? }))

@@ -18,7 +18,7 @@ use super::connection_loss::{self, ConnectionLoss};
 use super::control_error::{ConnectError, ControlError};
 use super::control_link::ControlLink;
 use super::renewal::Renewal;
-use super::{Membership, back_off, connection, renewal};
+use super::{Membership, back_off, connection, eviction, renewal};
 use crate::backend::Backend;
 use crate::host_state::HostState;
 use crate::problem::Problems;
@@ -59,6 +59,13 @@ impl Follower {
     /// Returns the revision from which to watch.
     fn followed(&self) -> Revision {
         self.membership.borrow().view.revision
+    }
+
+    /// Lists the removed nodes that this one knows of.
+    fn revoked(&self) -> Vec<u64> {
+        let membership = self.membership.borrow();
+
+        membership.revocations.iter().map(|(node, _)| node.as_u64()).collect()
     }
 
     /// Makes the next watch begin with a snapshot; the rows stay in use until it arrives.
@@ -168,7 +175,7 @@ async fn connect_and_follow(follower: &Follower) -> Ended {
         Ok(dialled) => dialled,
         Err(error) => return Ended::Broken(error.into()),
     };
-    let probe = connection::client(channel.clone());
+    let probe = follower.control.connection.client_of(channel.clone());
 
     // Also while an answer of control's is waited for.
     tokio::select! {
@@ -198,13 +205,20 @@ async fn dial(follower: &Follower) -> Result<Dialled, ConnectError> {
 }
 
 async fn open_and_follow(follower: &Follower, channel: Channel, address: &str) -> Ended {
-    renewal::renew_if_due(&follower.renewal, connection::client(channel.clone())).await;
+    renewal::renew_if_due(
+        &follower.renewal,
+        follower.control.connection.client_of(channel.clone()),
+    )
+    .await;
     let request = v1::WatchRequest {
         revision: follower.followed().0,
         cluster: follower.control.identity().cluster.to_string(),
         instance: follower.control.process.instance.to_string(),
+        revoked: follower.revoked(),
     };
-    let opened = connection::call(connection::client(channel.clone()).watch(request)).await;
+    let opened =
+        connection::call(follower.control.connection.client_of(channel.clone()).watch(request))
+            .await;
     let mut stream = match opened {
         Ok(stream) => stream,
         Err(error) => return judge(error),
@@ -229,6 +243,13 @@ async fn follow_stream(follower: &Follower, stream: &mut Streaming<v1::WatchResp
         follower.control.connection.heard(Instant::now());
         if let Some(Event::Alive(alive)) = &event {
             note_alive(follower, alive).await;
+        }
+        if let Some(Event::Revocations(news)) = &event {
+            let (membership, control) = (&follower.membership, &follower.control);
+            if let Some(reason) = eviction::hear_control(membership, control, news).await {
+                return Ended::Expelled(reason);
+            }
+            continue;
         }
         if let Err(ended) = handle(follower, event) {
             return ended;
@@ -325,7 +346,7 @@ fn handle(follower: &Follower, event: Option<Event>) -> Result<(), Ended> {
             follow(&follower.membership, |membership| go_on(membership, delta, node))?;
         }
         // A sign of life without a change before it: the view we came with is the latest.
-        alive @ (Some(Event::Alive(_)) | None) => {
+        alive @ (Some(Event::Alive(_) | Event::Revocations(_)) | None) => {
             if let Some(Event::Alive(alive)) = alive {
                 hear(&follower.problems, &alive.problems);
             }

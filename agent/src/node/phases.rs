@@ -12,12 +12,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use overlay_proto::v1::control_client::ControlClient;
 use overlay_proto::{Code, JoinLine, identity, v1};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 use crate::backend::userspace::{LaneEvents, Userspace};
 use crate::backend::{Backend as _, NetworkConfigs};
@@ -28,10 +26,13 @@ use crate::hand_over::{HandedNode, NoPredecessor, Program};
 use crate::joined_node::JoinedNode;
 use crate::lock::{LockError, StateLock};
 use crate::membership::admission::Admission;
+use crate::membership::connection::ControlCalls;
 use crate::membership::containers::Containers;
 use crate::membership::control_link::ProcessContext;
 use crate::membership::join::{self, JoinOptions};
-use crate::membership::{announce, prefix_clash, renewal, view_cache, watch as following};
+use crate::membership::{
+    announce, eviction, prefix_clash, renewal, view_cache, watch as following,
+};
 use crate::node_handle::{NodeHandle, Phase};
 use crate::path::{LanesError, consecutive_ports};
 use crate::problem::explain;
@@ -214,7 +215,7 @@ impl Node {
     /// Fails closed: whatever control's reason, no packet of this node passes any longer.
     pub(super) async fn expel(&mut self, reason: String) {
         let Phase::Joined(joined) = self.handle.phase() else { return };
-        tracing::error!(%reason, "Control removed this node, tunnels are shut");
+        tracing::error!(%reason, "This node was removed, tunnels are shut");
         joined.data_path.backend.publish(&NetworkConfigs::new());
         let kept = reason.clone();
         if in_store(&self.store, move |store| store.put_expelled(&kept)).await.is_err() {
@@ -242,6 +243,7 @@ impl Node {
             instance: Arc::clone(&self.instance),
             descriptors: self.handle.descriptors.clone(),
             tunnels: userspace.heard_at(),
+            notices: userspace.notices(),
         };
         let data_path = userspace.data_path();
         let joined = Arc::new(JoinedNode::new(
@@ -262,6 +264,15 @@ impl Node {
         });
         let (follower, stop) = (joined.follower(), joined.stop.clone());
         self.tasks.spawn(async move { stop.run_until_cancelled(following::run(&follower)).await });
+        let (listener, stop) = (Arc::clone(&joined), joined.stop.clone());
+        self.tasks.spawn(async move {
+            let notices = &listener.control.process.notices;
+            let heard = eviction::run(&listener.membership, &listener.control, notices);
+            stop.run_until_cancelled(heard).await
+        });
+        self.keep_task(&joined, "revocations", |joined| async move {
+            eviction::keep(joined.membership.subscribe(), joined.store()).await;
+        });
         self.keep_task(&joined, "view-cache", |joined| async move {
             view_cache::run(joined.membership.subscribe(), joined.store()).await;
         });
@@ -387,8 +398,7 @@ async fn tell_control(joined: &JoinedNode, force: bool) -> Result<bool, NodeLeav
     if joined.admission.current() == Admission::TurnedAway {
         return Ok(false);
     }
-    let leave =
-        |mut client: ControlClient<Channel>| async move { client.leave(v1::LeaveRequest {}).await };
+    let leave = |mut client: ControlCalls| async move { client.leave(v1::LeaveRequest {}).await };
     match joined.control.connection.ask_again(leave).await {
         Ok(_) => Ok(true),
         // It has forgotten us already.

@@ -165,6 +165,7 @@ impl Supervisor {
             keys: &|network| context.keyring.find(network),
         });
         let is_live = membership.live;
+        context.backend.know_notices(membership.revocations.notices());
         drop(membership);
         let carries = context.admission.current().carries();
         let configs = self.wanted.configs();

@@ -11,7 +11,7 @@ use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, StorageError};
 
 use super::error::{StateError, damaged, failed, io_error};
-use super::tables::{CURSORS, DOCKER, ENDPOINTS, KEYS, SCHEMA, VIEW, put_meta};
+use super::tables::{CURSORS, DOCKER, ENDPOINTS, KEYS, REVOCATIONS, SCHEMA, VIEW, put_meta};
 
 /// Bytes of the file kept in memory. Everything is read once, so a small cache serves.
 const CACHE: usize = 1 << 20;
@@ -94,6 +94,7 @@ pub(super) fn create(path: &Path) -> Result<Database, StateError> {
         write.open_table(ENDPOINTS)?;
         write.open_table(CURSORS)?;
         write.open_table(DOCKER)?;
+        write.open_table(REVOCATIONS)?;
         write.commit()?;
 
         Ok(database)

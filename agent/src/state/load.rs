@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::docker::DockerRow;
 use super::error::{StateError, damaged};
 use super::record::{EndpointRecord, Identity, Joining, KnownControl};
-use super::tables::{CURSORS, DOCKER, ENDPOINTS, KEYS, META, SCHEMA, VIEW};
+use super::tables::{CURSORS, DOCKER, ENDPOINTS, KEYS, META, REVOCATIONS, SCHEMA, VIEW};
 
 /// All that was kept.
 #[derive(Debug, Default)]
@@ -35,6 +35,8 @@ pub struct StoredState {
     pub cursors: BTreeMap<NetworkId, Ipv4Addr>,
     /// What Docker was promised.
     pub docker: Vec<DockerRow>,
+    /// The removed nodes, as signed revocations.
+    pub revocations: Vec<Vec<u8>>,
     /// The latest time that handshakes were made at, in seconds since 1970.
     pub unix_time: u64,
 }
@@ -144,6 +146,17 @@ fn load_tables(
         let (network, address) = entry.map_err(|e| bad(e.into()))?;
         let network = NetworkId::try_from(network.value()).map_err(|error| damaged(path, error))?;
         into.cursors.insert(network, Ipv4Addr::from_bits(address.value()));
+    }
+    match read.open_table(REVOCATIONS) {
+        Ok(table) => {
+            for entry in table.iter().map_err(|e| bad(e.into()))? {
+                let (_, value) = entry.map_err(|e| bad(e.into()))?;
+                into.revocations.push(value.value().to_vec());
+            }
+        }
+        // A file from before nodes told each other of removed ones.
+        Err(TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(bad(error.into())),
     }
     let docker = match read.open_table(DOCKER) {
         Ok(table) => table,

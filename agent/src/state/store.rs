@@ -1,10 +1,11 @@
 //! The store: opened and read once, then only written.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use overlay_core::{Delta, EndpointId, NetworkId, PrivateKey, View};
+use overlay_core::{Delta, EndpointId, NetworkId, NodeId, PrivateKey, View};
 use overlay_daemon::{Condition, disk};
 use redb::{Database, WriteTransaction};
 use tokio::sync::Notify;
@@ -15,7 +16,8 @@ use super::file::{contained, create, open_checked};
 use super::load::{StoredState, load};
 use super::record::{EndpointRecord, Identity, Joining, KnownControl};
 use super::tables::{
-    CURSORS, DOCKER, ENDPOINTS, KEYS, META, SCHEMA, VIEW, json, put_json, put_meta, put_rows,
+    CURSORS, DOCKER, ENDPOINTS, KEYS, META, REVOCATIONS, SCHEMA, VIEW, json, put_json, put_meta,
+    put_rows,
 };
 use crate::problem::{explain, unix_now};
 
@@ -187,6 +189,19 @@ impl StateStore {
             let mut table = write.open_table(ENDPOINTS)?;
             for id in ids {
                 table.remove(id.as_u64())?;
+            }
+
+            Ok(())
+        })
+    }
+
+    /// Keeps which nodes were removed, in place of those kept before.
+    pub fn put_revocations(&self, signed: &BTreeMap<NodeId, Arc<[u8]>>) -> Result<(), StateError> {
+        self.write(|write| {
+            write.delete_table(REVOCATIONS)?;
+            let mut table = write.open_table(REVOCATIONS)?;
+            for (node, bytes) in signed {
+                table.insert(node.as_u64(), &bytes[..])?;
             }
 
             Ok(())

@@ -11,6 +11,7 @@ pub(super) const KEYS: TableDefinition<'_, (u64, u16), &[u8]> = TableDefinition:
 pub(super) const VIEW: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("view");
 pub(super) const ENDPOINTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("endpoints");
 pub(super) const CURSORS: TableDefinition<'_, u64, u32> = TableDefinition::new("cursors");
+pub(super) const REVOCATIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("revocations");
 pub(super) const DOCKER: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("docker");
 
 /// Writes an entry of the first table.

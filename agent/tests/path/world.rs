@@ -215,7 +215,10 @@ impl Host {
                 local: self.prefixes(),
                 mtu: MTU,
             };
-            Arc::new(Tables { networks: BTreeMap::from([(network(), Arc::new(table))]) })
+            Arc::new(Tables {
+                networks: BTreeMap::from([(network(), Arc::new(table))]),
+                ..Tables::default()
+            })
         });
         self.lanes.as_ref().expect("running").publish(tables);
     }

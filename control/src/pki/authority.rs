@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use overlay_core::{ClusterId, Revocation};
+use overlay_proto::SignedRevocation;
 use overlay_proto::identity::{self, NodeIdentity};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    Issuer, KeyPair, KeyUsagePurpose, SanType, SigningKey as _,
 };
 use rustls::pki_types::CertificateDer;
 
@@ -32,11 +34,7 @@ impl Authority {
     /// # Errors
     ///
     /// [`PkiError`].
-    pub(crate) fn create(
-        directory: &Path,
-        cluster: overlay_core::ClusterId,
-        now: u64,
-    ) -> Result<Self, PkiError> {
+    pub(crate) fn create(directory: &Path, cluster: ClusterId, now: u64) -> Result<Self, PkiError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = common_name(&format!("overlay {cluster}"));
@@ -105,6 +103,19 @@ impl Authority {
         limit(&mut params, now, ttl);
 
         Ok(params.signed_by(request.public_key(), &self.issuer)?.der().clone())
+    }
+
+    /// Signs that a node was removed.
+    ///
+    /// # Errors
+    ///
+    /// [`PkiError::Make`].
+    pub(crate) fn sign_revocation(
+        &self,
+        cluster: ClusterId,
+        revocation: Revocation,
+    ) -> Result<SignedRevocation, PkiError> {
+        Ok(SignedRevocation::sign(cluster, revocation, |bytes| self.issuer.key().sign(bytes))?)
     }
 
     /// Issues control's own certificate for a new key.

@@ -2,7 +2,7 @@
 
 use overlay_core::{Change, Node, NodeId};
 
-use super::record::Enrollment;
+use super::record::{Enrollment, Revoked};
 use super::{
     ClusterState, Decision, Digest, EnrollmentError, Join, Record, RegistryError, Reply, Token,
     TokenError, limits,
@@ -13,6 +13,9 @@ pub(super) fn join(state: &ClusterState, join: Join, now: u64) -> Decision {
     let token = admits(state, &join, now)?;
     if let Some(node) = state.node_of_key(&join.key) {
         return rejoin(node, &join);
+    }
+    if let Some(gone) = state.revoked_with_key(&join.key).and_then(Revoked::revocation) {
+        return Err(EnrollmentError::EvictedKey(Box::new(gone)).into());
     }
     if let Some(other) = state.node_named(&join.name) {
         return Err(EnrollmentError::NameTaken(other.name.clone()).into());

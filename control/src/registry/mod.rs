@@ -71,6 +71,7 @@ fn decide(state: &ClusterState, actor: Actor, command: Operation, now: u64) -> D
         Operation::Announce(announce) => nodes::announce(state, node(actor)?, announce),
         Operation::Leave => nodes::leave(state, node(actor)?, now),
         Operation::RemoveNode(name) => nodes::remove(state, actor, &name, now),
+        Operation::Revoke(revocation) => nodes::revoke(state, revocation),
         Operation::CreateNetwork(create) => networks::create(state, actor, create),
         Operation::SetNetwork { network, nodes } => networks::set(state, actor, &network, nodes),
         Operation::RemoveNetwork { network, force } => {

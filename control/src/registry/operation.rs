@@ -7,7 +7,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use overlay_core::policy::FilterMode;
 use overlay_core::{
     Difference, Endpoint, EndpointId, HostPrefix, Member, Name, Network, NetworkId, NetworkMode,
-    NetworkSettings, Node, NodeId, PublicKey, Role, Selector,
+    NetworkSettings, Node, NodeId, PublicKey, Revocation, Role, Selector,
 };
 
 use super::error::RegistryError;
@@ -34,6 +34,8 @@ pub(crate) enum Operation {
     Leave,
     /// An admin removes a node, by name or id.
     RemoveNode(String),
+    /// A node tells of one that was removed, with the authority's signature, which was verified.
+    Revoke(Revocation),
     /// Creates a network.
     CreateNetwork(CreateNetwork),
     /// Changes the settings of a network that can be changed.

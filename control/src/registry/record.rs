@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use ipnet::Ipv4Net;
 use overlay_core::policy::FilterMode;
-use overlay_core::{Change, ClusterId, Creator, Name, NodeId, Role, RowKey, Selector};
+use overlay_core::{Change, ClusterId, Creator, Name, NodeId, Revocation, Role, RowKey, Selector};
 use serde::{Deserialize, Serialize};
 
 /// The settings that `init` chose; they never change.
@@ -92,6 +92,28 @@ pub(crate) struct Revoked {
     pub(crate) name: Name,
     /// When it was removed, in seconds since 1970.
     pub(crate) at: u64,
+    /// Whether somebody else removed it: all nodes are told so, by a signed revocation. Otherwise it
+    /// left.
+    #[serde(default)]
+    pub(crate) evicted: bool,
+    /// The node that removed it; an operator of control when missing.
+    #[serde(default)]
+    pub(crate) by: Option<Creator>,
+    /// The digest of the public key it joined with, if it is known; nobody joins with that again.
+    #[serde(default)]
+    pub(crate) key: Option<Digest>,
+}
+
+impl Revoked {
+    /// Returns what all nodes are told of it.
+    pub(crate) fn revocation(&self) -> Option<Revocation> {
+        self.evicted.then(|| Revocation {
+            node: self.node,
+            name: self.name.clone(),
+            at: self.at,
+            by: self.by.clone(),
+        })
+    }
 }
 
 /// A policy that is or was live, or that from then on there was none.
@@ -137,6 +159,11 @@ pub(crate) enum Record {
 }
 
 impl Record {
+    /// Returns whether it says that somebody removed a node.
+    pub(crate) fn is_eviction(&self) -> bool {
+        matches!(self, Self::Revoked(revoked) if revoked.evicted)
+    }
+
     /// Returns the row's key in the store, and whether the row exists afterwards.
     pub(crate) fn key(&self) -> (String, bool) {
         match self {

@@ -50,6 +50,10 @@ struct Index {
     claims: BTreeMap<(NetworkId, Alias), BTreeSet<EndpointId>>,
     /// The hosts on which networks differ.
     differing: BTreeSet<NodeId>,
+    /// The nodes that somebody removed, by when.
+    evicted: BTreeSet<(u64, NodeId)>,
+    /// The keys that removed nodes joined with.
+    revoked_keys: BTreeMap<Digest, NodeId>,
     /// The policy of the cluster, parsed.
     policy: Option<Arc<PolicyParts>>,
 }
@@ -133,12 +137,29 @@ impl ClusterState {
                     self.index.keys.remove(&enrolled.key);
                 }
             }
-            Record::Revoked(revoked) => drop(self.revoked.insert(revoked.node, revoked)),
-            Record::RemoveRevoked(node) => drop(self.revoked.remove(&node)),
+            Record::Revoked(revoked) => {
+                self.forget_revoked(revoked.node);
+                if revoked.evicted {
+                    self.index.evicted.insert((revoked.at, revoked.node));
+                }
+                self.index.revoked_keys.extend(revoked.key.map(|key| (key, revoked.node)));
+                self.revoked.insert(revoked.node, revoked);
+            }
+            Record::RemoveRevoked(node) => self.forget_revoked(node),
             Record::AppliedPolicy(applied) => {
                 self.policies.insert(applied.revision, applied);
             }
             Record::RemoveAppliedPolicy(revision) => drop(self.policies.remove(&revision)),
+        }
+    }
+
+    fn forget_revoked(&mut self, node: NodeId) {
+        if let Some(gone) = self.revoked.remove(&node) {
+            self.index.evicted.remove(&(gone.at, node));
+            let is_its = |key: &Digest| self.index.revoked_keys.get(key) == Some(&node);
+            if let Some(key) = gone.key.filter(is_its) {
+                self.index.revoked_keys.remove(&key);
+            }
         }
     }
 
@@ -167,6 +188,16 @@ impl ClusterState {
         &self.revoked
     }
 
+    /// Lists the nodes that somebody removed, the latest first.
+    pub(crate) fn evicted(&self) -> impl Iterator<Item = &Revoked> + '_ {
+        self.index.evicted.iter().rev().filter_map(|(_, node)| self.revoked.get(node))
+    }
+
+    /// Finds the removed node that joined with a given key.
+    pub(crate) fn revoked_with_key(&self, key: &Digest) -> Option<&Revoked> {
+        self.revoked.get(self.index.revoked_keys.get(key)?)
+    }
+
     /// Returns the policies that are or were live, by revision.
     pub(crate) fn policies(&self) -> &BTreeMap<u64, AppliedPolicy> {
         &self.policies
@@ -187,14 +218,12 @@ impl ClusterState {
     ///
     /// # Errors
     ///
-    /// [`EnrollmentError::Removed`], or [`EnrollmentError::Unknown`] when there never was such a
+    /// [`EnrollmentError::Removed`] or [`EnrollmentError::Evicted`], or [`EnrollmentError::Unknown`] when there never was such a
     /// node.
     pub(crate) fn node(&self, id: NodeId) -> Result<&Node, RegistryError> {
         match (self.view.nodes.get(&id), self.revoked.get(&id)) {
             (Some(node), _) => Ok(node),
-            (None, Some(gone)) => {
-                Err(EnrollmentError::Removed { name: gone.name.clone(), id }.into())
-            }
+            (None, Some(gone)) => Err(EnrollmentError::of(gone).into()),
             (None, None) => Err(EnrollmentError::Unknown(id).into()),
         }
     }

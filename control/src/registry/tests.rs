@@ -429,8 +429,11 @@ fn a_removed_node_leaves_nothing_and_may_ask_nothing() {
 
     assert_eq!(fixture.state.view().endpoints.len() + fixture.state.view().members.len(), 0);
     assert_eq!(fixture.as_node(1, Operation::Leave), Err(Code::NotAllowed));
+    let same_key = ask(&mut fixture.state, Actor::Operator, join_with(2, 1, "late"));
+    let refused = same_key.expect_err("its key is refused with it");
+    assert_eq!(refused.code, Code::NotAllowed);
     let again =
-        ask(&mut fixture.state, Actor::Operator, join_with(2, 1, "node1")).expect("a new node");
+        ask(&mut fixture.state, Actor::Operator, join_with(2, 9, "node1")).expect("a new node");
     assert!(matches!(again, Reply::Joined(node) if node.id != fixture.nodes[1]));
 }
 

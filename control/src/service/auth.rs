@@ -6,11 +6,13 @@ use std::sync::Arc;
 use overlay_core::instant::rfc3339;
 use overlay_core::{ClusterId, NodeId};
 use overlay_proto::audit::RecordHash;
-use overlay_proto::identity::{self, NodeIdentity};
+use overlay_proto::identity::{self, INSTANCE_KEY, NodeIdentity};
 use overlay_proto::{Code, Refusal};
 use rustls::pki_types::CertificateDer;
 
+use super::{ControlService, requests};
 use crate::audit::Origin;
+use crate::clock;
 
 /// How long an expired certificate can still be renewed, in seconds: 90 days. A node that must not
 /// come back is removed; this limits the use of a forgotten disk.
@@ -144,6 +146,42 @@ impl ClientInfo {
             Some(_) => Err(refuse("the certificate belongs to another cluster".to_owned())),
             None => Err(refuse("the certificate names no node".to_owned())),
         }
+    }
+}
+
+/// Returns the instance that a request names: that of the agent's process. Agents from before name
+/// none.
+///
+/// # Errors
+///
+/// `invalid-input` when it is none.
+pub(super) fn instance<T>(request: &tonic::Request<T>) -> Result<Option<String>, Refusal> {
+    let named = request.metadata().get(INSTANCE_KEY).map(|value| value.to_str());
+    let Some(named) = named else { return Ok(None) };
+    let text = named.map(str::to_owned).unwrap_or_else(|_| "?".to_owned());
+
+    requests::instance(text).map(|text| Some(text).filter(|text| !text.is_empty()))
+}
+
+impl ControlService {
+    /// Refuses a call of another process than the one that watches as this node and still answers,
+    /// and has both told: who was there first stays.
+    ///
+    /// # Errors
+    ///
+    /// `identity-clash`.
+    pub(super) async fn check_instance(
+        &self,
+        node: NodeId,
+        client: &ClientInfo,
+        instance: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let Some(first) = self.hub.other_process(node, instance) else { return Ok(()) };
+        if !first.answers().await {
+            return Ok(());
+        }
+
+        Err(first.turned_away(client.address().ip(), clock::now_unix()).into())
     }
 }
 

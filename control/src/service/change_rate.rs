@@ -73,6 +73,7 @@ fn cost(command: &Operation) -> u32 {
         Operation::Join(_)
         | Operation::Leave
         | Operation::RemoveNode(_)
+        | Operation::Revoke(_)
         | Operation::CreateNetwork(_)
         | Operation::SetNetwork { .. }
         | Operation::RemoveNetwork { .. }

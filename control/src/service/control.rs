@@ -19,6 +19,7 @@ use crate::registry::{Operation, Reply};
 use crate::token::FreshToken;
 use crate::watch::OpenResult;
 use crate::watch::hub::{OpenWatch, Watcher};
+use crate::watch::revocations::ToldRevocations;
 use crate::watch::stream::{QUEUE, WatchStream};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -59,22 +60,23 @@ impl Control for ControlService {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
-        let node = self.caller(&request)?;
-        let client = auth::client(&request)?;
+        let (client, tag) = (auth::client(&request)?, auth::instance(&request)?);
+        let node = client.node(self.cluster(), clock::now_unix())?;
+        self.check_node(node)?;
         let asked = request.into_inner();
         // A watcher without a revision, or with one of another cluster, gets a snapshot.
         let ours = asked.revision > 0 && asked.cluster == self.cluster().to_string();
-        let watcher = Watcher {
-            instance: requests::instance(asked.instance)?,
-            address: client.address().ip(),
-        };
+        let instance = requests::instance(asked.instance)?;
+        let is_tagged = tag.is_some_and(|tag| tag == instance);
+        let watcher = Watcher { instance, is_tagged, address: client.address().ip() };
         let watch = self.open(node, watcher).await?;
         self.locations.note(node, client.is_on_own_host());
         let at = ours.then_some(Revision(asked.revision));
         let (hub, location, problems) =
             (Arc::clone(&self.hub), self.locations.subscribe(), self.conditions.subscribe());
-        let stream =
-            WatchStream { hub, problems, watch, node, expires: client.expires(), at, location };
+        let revocations = ToldRevocations::new(Arc::clone(&self.revocations), &asked.revoked);
+        let expires = client.expires();
+        let stream = WatchStream { hub, problems, watch, node, expires, at, revocations, location };
         let (sender, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(stream.run(sender));
 
@@ -82,15 +84,27 @@ impl Control for ControlService {
     }
 
     async fn confirm(&self, request: Request<v1::ConfirmRequest>) -> Answer<v1::ConfirmResponse> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
         self.hub.confirm(node, &request.get_ref().instance);
 
         Ok(Response::new(v1::ConfirmResponse {}))
     }
 
+    async fn tell_revocations(
+        &self,
+        request: Request<v1::TellRevocationsRequest>,
+    ) -> Answer<v1::TellRevocationsResponse> {
+        let node = self.caller(&request).await?;
+        let added = self.merge_revocations(node, &request.get_ref().signed).await?;
+
+        Ok(Response::new(v1::TellRevocationsResponse { added }))
+    }
+
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Answer<v1::RenewResponse> {
-        let node = auth::client(&request)?.renewing_node(self.cluster(), clock::now_unix())?;
+        let (client, instance) = (auth::client(&request)?, auth::instance(&request)?);
+        let node = client.renewing_node(self.cluster(), clock::now_unix())?;
         self.check_node(node)?;
+        self.check_instance(node, &client, instance.as_deref()).await?;
         let csr = NodeRequest::parse(&request.get_ref().csr).map_err(Refusal::from)?;
         let certificate = self.sign(node, &csr)?;
         audit::note_certificate(self, node, &certificate).await?;
@@ -103,13 +117,13 @@ impl Control for ControlService {
     }
 
     async fn announce(&self, request: Request<v1::AnnounceRequest>) -> Answer<v1::Revised> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
 
         Ok(Response::new(self.revise(node, requests::announce(request.into_inner())?).await?))
     }
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Answer<v1::Revised> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
         let revised = self.revise(node, Operation::Leave).await?;
         tracing::info!(%node, "Node left");
 
@@ -120,7 +134,7 @@ impl Control for ControlService {
         &self,
         request: Request<v1::CreateNetworkRequest>,
     ) -> Answer<v1::CreateNetworkResponse> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
         let command = requests::create_network(request.into_inner())?;
         let (network, revision) = self.ask_network(node, command).await?;
         tracing::info!(%node, network = %network.id, "Network created");
@@ -132,7 +146,7 @@ impl Control for ControlService {
         &self,
         request: Request<v1::SetNetworkRequest>,
     ) -> Answer<v1::SetNetworkResponse> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
         let command = requests::set_network(request.into_inner())?;
         let (network, revision) = self.ask_network(node, command).await?;
         tracing::info!(%node, network = %network.id, revision, "Network changed");
@@ -144,7 +158,7 @@ impl Control for ControlService {
         &self,
         request: Request<v1::RemoveNetworkRequest>,
     ) -> Answer<v1::Revised> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
         let v1::RemoveNetworkRequest { network, force } = request.into_inner();
         let revised = self.revise(node, Operation::RemoveNetwork { network, force }).await?;
         tracing::info!(%node, revision = revised.revision, "Network removed");
@@ -156,7 +170,7 @@ impl Control for ControlService {
         &self,
         request: Request<v1::EnterNetworkRequest>,
     ) -> Answer<v1::EnterNetworkResponse> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
         let (member, revision) =
             match self.ask(node, requests::enter_network(request.get_ref())?).await? {
                 (Reply::Member(member), revision) => (member, revision.0),
@@ -167,7 +181,7 @@ impl Control for ControlService {
     }
 
     async fn exit_network(&self, request: Request<v1::ExitNetworkRequest>) -> Answer<v1::Revised> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
         let network = field("network", &request.get_ref().network)?;
 
         Ok(Response::new(self.revise(node, Operation::ExitNetwork(network)).await?))
@@ -177,7 +191,7 @@ impl Control for ControlService {
         &self,
         request: Request<v1::PutEndpointsRequest>,
     ) -> Answer<v1::Revised> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
 
         Ok(Response::new(self.revise(node, requests::put_endpoints(request.into_inner())?).await?))
     }
@@ -186,7 +200,7 @@ impl Control for ControlService {
         &self,
         request: Request<v1::RemoveEndpointsRequest>,
     ) -> Answer<v1::Revised> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
 
         Ok(Response::new(self.revise(node, requests::remove_endpoints(request.get_ref())?).await?))
     }
@@ -195,7 +209,7 @@ impl Control for ControlService {
         &self,
         request: Request<v1::CreateTokenRequest>,
     ) -> Answer<v1::CreateTokenResponse> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
         let fresh = FreshToken::draw().map_err(|error| Refusal::new(Code::Fault, error))?;
         let (token, revision) =
             match self.ask(node, requests::create_token(request.into_inner(), &fresh)?).await? {
@@ -216,14 +230,14 @@ impl Control for ControlService {
         &self,
         request: Request<v1::ListTokensRequest>,
     ) -> Answer<v1::ListTokensResponse> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
         let tokens = self.hub.look(|state| listing::tokens(state, node))?;
 
         Ok(Response::new(v1::ListTokensResponse { tokens }))
     }
 
     async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Answer<v1::Revised> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
         let revised = self.revise(node, Operation::RevokeToken(request.into_inner().id)).await?;
         tracing::info!(%node, revision = revised.revision, "Token revoked");
 
@@ -234,13 +248,13 @@ impl Control for ControlService {
         &self,
         request: Request<v1::ListNodesRequest>,
     ) -> Answer<v1::ListNodesResponse> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
 
         Ok(Response::new(v1::ListNodesResponse { nodes: listing::nodes(&self.hub, node)? }))
     }
 
     async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Answer<v1::Revised> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
         let revised = self.revise(node, Operation::RemoveNode(request.into_inner().node)).await?;
         tracing::info!(%node, revision = revised.revision, "Node removed");
 
@@ -251,7 +265,7 @@ impl Control for ControlService {
         &self,
         request: Request<v1::ApplyPolicyRequest>,
     ) -> Answer<v1::PolicyReplaced> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
 
         Ok(Response::new(policies::apply(self, node, request.into_inner()).await?))
     }
@@ -260,7 +274,7 @@ impl Control for ControlService {
         &self,
         request: Request<v1::RollbackPolicyRequest>,
     ) -> Answer<v1::PolicyReplaced> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
 
         Ok(Response::new(policies::roll_back(self, node, request.into_inner()).await?))
     }
@@ -269,7 +283,7 @@ impl Control for ControlService {
         &self,
         request: Request<v1::ShowPolicyRequest>,
     ) -> Answer<v1::ShowPolicyResponse> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
         let revision = request.into_inner().revision;
 
         Ok(Response::new(policies::show(&self.hub, node, revision)?))
@@ -279,7 +293,7 @@ impl Control for ControlService {
         &self,
         request: Request<v1::ListPoliciesRequest>,
     ) -> Answer<v1::ListPoliciesResponse> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
         let policies = self.hub.look(|state| policies::list(state, node))?;
 
         Ok(Response::new(v1::ListPoliciesResponse { policies }))
@@ -295,7 +309,7 @@ impl Control for ControlService {
     }
 
     async fn version(&self, request: Request<v1::VersionRequest>) -> Answer<v1::VersionResponse> {
-        self.caller(&request)?;
+        self.caller(&request).await?;
 
         Ok(Response::new(v1::VersionResponse { version: env!("CARGO_PKG_VERSION").to_owned() }))
     }
@@ -304,7 +318,7 @@ impl Control for ControlService {
         &self,
         request: Request<v1::ListNetworksRequest>,
     ) -> Answer<v1::ListNetworksResponse> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
         let networks = self.hub.look(|state| listing::networks(state, node))?;
 
         Ok(Response::new(v1::ListNetworksResponse { networks }))
@@ -314,7 +328,7 @@ impl Control for ControlService {
         &self,
         request: Request<v1::ListEndpointsRequest>,
     ) -> Answer<v1::ListEndpointsResponse> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
         let endpoints =
             self.hub.look(|state| listing::endpoints(state, node, &request.get_ref().network))?;
 

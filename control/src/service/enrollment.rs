@@ -69,7 +69,7 @@ impl Enrollment for ControlService {
         request: Request<v1::JoinRequest>,
     ) -> Result<Response<v1::JoinResponse>, Status> {
         let from = auth::client(&request)?.address();
-        match self.admit(request.into_inner()).await {
+        match self.admit(request.into_inner(), from).await {
             Ok(response) => {
                 tracing::info!(node = %response.node, %from, "Node joined");
                 Ok(Response::new(response))
@@ -87,7 +87,23 @@ impl Enrollment for ControlService {
 }
 
 impl ControlService {
-    async fn admit(&self, request: v1::JoinRequest) -> Result<v1::JoinResponse, Refusal> {
+    /// Refuses a key whose node is there: a node joins once, and an answer that was lost is asked
+    /// for again before the node watches.
+    async fn check_key(&self, key: &Digest, from: SocketAddr) -> Result<(), Refusal> {
+        let node = self.hub.look(|state| state.node_of_key(key).map(|node| node.id));
+        let Some(first) = node.and_then(|node| self.hub.watch_of(node)) else { return Ok(()) };
+        if !first.answers().await {
+            return Ok(());
+        }
+
+        Err(first.turned_away(from.ip(), clock::now_unix()).into())
+    }
+
+    async fn admit(
+        &self,
+        request: v1::JoinRequest,
+        from: SocketAddr,
+    ) -> Result<v1::JoinResponse, Refusal> {
         let secret = Zeroizing::new(request.token_secret);
         let secret = Digest::of(secret.as_bytes());
         // Checked before any costly work: a guess costs the guesser a connection, and control one
@@ -95,6 +111,7 @@ impl ControlService {
         self.hub
             .look(|state| secret_is_known(state, &request.token_id, &secret, clock::now_unix()))?;
         let csr = NodeRequest::parse(&request.csr)?;
+        self.check_key(&csr.digest(), from).await?;
         let join = Join {
             token: request.token_id,
             secret,

@@ -10,6 +10,7 @@ mod listing;
 mod policies;
 mod refusal;
 pub(crate) mod requests;
+mod revocations;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,7 @@ use crate::pki::{Authority, NodeRequest};
 use crate::registry::{Actor, Operation, Reply, Settings};
 use crate::token::FreshToken;
 use crate::watch::Hub;
+use crate::watch::revocations::RevocationSigner;
 use crate::writer::Writer;
 
 /// What every call needs.
@@ -48,6 +50,8 @@ pub(crate) struct ControlService {
     pub(crate) cert_ttl: Duration,
     /// Problems of control itself.
     pub(crate) conditions: Arc<Conditions>,
+    /// Signs and verifies what is told of removed nodes.
+    pub(crate) revocations: Arc<RevocationSigner>,
     /// Delays wrong tokens.
     pub(crate) tarpit: Arc<Tarpit>,
     /// Delays nodes that change too much.
@@ -59,10 +63,13 @@ impl ControlService {
         self.settings.cluster
     }
 
-    /// Authenticates the calling node, and checks that it still is one.
-    fn caller<T>(&self, request: &tonic::Request<T>) -> Result<NodeId, Refusal> {
-        let node = auth::client(request)?.node(self.cluster(), clock::now_unix())?;
+    /// Authenticates the calling node, and checks that it still is one, and that no other process
+    /// was that node first.
+    async fn caller<T: Sync>(&self, request: &tonic::Request<T>) -> Result<NodeId, Refusal> {
+        let (client, instance) = (auth::client(request)?, auth::instance(request)?);
+        let node = client.node(self.cluster(), clock::now_unix())?;
         self.check_node(node)?;
+        self.check_instance(node, &client, instance.as_deref()).await?;
 
         Ok(node)
     }

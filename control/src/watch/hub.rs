@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::catch_up;
 use super::change_log::ChangeLog;
 use super::duplicate::{self, Duplicate};
 use super::end::{DuplicateIdentity, WatchEnd};
-use crate::registry::{ChangedKey, ClusterState, RegistryError};
+use crate::registry::{ChangedKey, ClusterState, Record, RegistryError};
 use crate::store::{ChangeLogEntry, Commit};
 
 /// How long an agent has to confirm that it is still there when another process presents its
@@ -28,6 +28,7 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) struct Hub {
     present: RwLock<Present>,
     watches: Mutex<Watches>,
+    evictions: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -58,6 +59,8 @@ pub(crate) struct Presence {
 pub(crate) struct Watcher {
     /// A random id of the agent's process; empty when it sent none.
     pub(crate) instance: String,
+    /// Whether its calls name the instance, too, so that one that does not is not its.
+    pub(crate) is_tagged: bool,
     /// The address it connects from.
     pub(crate) address: IpAddr,
 }
@@ -195,7 +198,11 @@ impl Hub {
             past.push(commit);
         }
 
-        Self { present: RwLock::new(Present { state, history: past }), watches: Mutex::default() }
+        Self {
+            present: RwLock::new(Present { state, history: past }),
+            watches: Mutex::default(),
+            evictions: AtomicU64::new(0),
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Present> {
@@ -211,9 +218,16 @@ impl Hub {
         at(&self.read().state)
     }
 
-    /// Publishes commits that are stored, and wakes the watchers concerned.
+    /// Returns a number that changes whenever somebody removed a node.
+    pub(crate) fn evictions(&self) -> u64 {
+        self.evictions.load(Ordering::Acquire)
+    }
+
+    /// Publishes commits that are stored, and wakes the watchers concerned: all of them when
+    /// somebody removed a node, which every node is to know.
     pub(crate) fn publish(&self, commits: Vec<Commit>) {
         let mut changed = Vec::new();
+        let evicts = commits.iter().flat_map(|commit| &commit.records).any(Record::is_eviction);
         let concerned = {
             let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
             for commit in commits {
@@ -223,7 +237,10 @@ impl Hub {
             }
             concerned(&present.state, &changed)
         };
-        self.wake(&changed, concerned.as_ref());
+        if evicts {
+            self.evictions.fetch_add(1, Ordering::Release);
+        }
+        self.wake(&changed, concerned.as_ref().filter(|_| !evicts));
     }
 
     /// Publishes commits that were stored although their write was reported as failed.
@@ -237,6 +254,7 @@ impl Hub {
                 present.history.push(commit);
             }
         }
+        self.evictions.fetch_add(1, Ordering::Release);
         self.wake(&changed, None);
     }
 
@@ -294,6 +312,27 @@ impl Hub {
         presence.seen = now;
 
         Ok(OpenResult::Open(watch))
+    }
+
+    /// Returns the watch of a node if a call that names `instance` comes from another process.
+    pub(crate) fn other_process(
+        &self,
+        node: NodeId,
+        instance: Option<&str>,
+    ) -> Option<Arc<OpenWatch>> {
+        let watches = self.watches();
+        let open = watches.open.get(&node)?;
+        let is_other = match instance {
+            Some(calling) => duplicate::is_another(&open.watcher.instance, calling),
+            None => open.watcher.is_tagged,
+        };
+
+        is_other.then(|| Arc::clone(open))
+    }
+
+    /// Returns the watch of a node, if it has one.
+    pub(crate) fn watch_of(&self, node: NodeId) -> Option<Arc<OpenWatch>> {
+        self.watches().open.get(&node).map(Arc::clone)
     }
 
     /// Records that the agent of a node's watch confirmed that it is still there.

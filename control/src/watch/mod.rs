@@ -8,6 +8,7 @@ pub(crate) mod change_log;
 pub(crate) mod duplicate;
 pub(crate) mod end;
 pub(crate) mod hub;
+pub(crate) mod revocations;
 pub(crate) mod stream;
 
 pub(crate) use hub::{Hub, OpenResult};

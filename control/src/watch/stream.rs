@@ -11,6 +11,7 @@ use tonic::Status;
 
 use super::end::WatchEnd;
 use super::hub::{Hub, OpenWatch, WatchEvent};
+use super::revocations::ToldRevocations;
 use crate::clock;
 use crate::location::Location;
 
@@ -40,6 +41,8 @@ pub(crate) struct WatchStream {
     pub(crate) expires: u64,
     /// The revision of the watcher's view.
     pub(crate) at: Option<Revision>,
+    /// What the watcher knows of removed nodes.
+    pub(crate) revocations: ToldRevocations,
     /// Where control can be reached.
     pub(crate) location: watch::Receiver<Location>,
 }
@@ -85,6 +88,10 @@ impl WatchStream {
     }
 
     async fn send_event(&mut self, sender: &WatchSender) -> Result<(), WatchEnd> {
+        // Before the change that takes the nodes out of the watcher's view.
+        if let Some(news) = self.revocations.next(&self.hub) {
+            self.send(sender, v1::watch_response::Event::Revocations(news)).await?;
+        }
         let (at, event) = match self.hub.next_event(self.node, self.at) {
             WatchEvent::Snapshot(view) => {
                 (view.revision, v1::watch_response::Event::Snapshot((&view).into()))

@@ -26,7 +26,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Control {
     pub(crate) address: SocketAddr,
     pub(crate) line: JoinLine,
-    _state: TempDir,
+    directory: TempDir,
     stop: Option<oneshot::Sender<()>>,
     served: Option<JoinHandle<()>>,
     config: Config,
@@ -44,7 +44,7 @@ impl Control {
         let mut config = Config::new(state.path());
         change(&mut config);
         let mut control =
-            Self { address: listen, line, _state: state, stop: None, served: None, config };
+            Self { address: listen, line, directory: state, stop: None, served: None, config };
         control.serve().await;
 
         control
@@ -60,6 +60,11 @@ impl Control {
         self.served = Some(tokio::spawn(async move {
             server.run(async { drop(stopped.await) }).await.unwrap();
         }));
+    }
+
+    /// Returns where the state is.
+    pub(crate) fn state(&self) -> &std::path::Path {
+        self.directory.path()
     }
 
     /// Stops the service; its state stays.
@@ -224,10 +229,18 @@ impl Node {
             revision: view.revision.0,
             cluster: self.cluster.clone(),
             instance: instance.to_owned(),
+            revoked: Vec::new(),
         };
         let stream = self.client.clone().watch(request).await?.into_inner();
 
-        Ok(Watcher { view, stream, snapshots: 0, deltas: 0, alive: v1::Alive::default() })
+        Ok(Watcher {
+            view,
+            stream,
+            snapshots: 0,
+            deltas: 0,
+            alive: v1::Alive::default(),
+            revocations: Vec::new(),
+        })
     }
 }
 
@@ -239,6 +252,8 @@ pub(crate) struct Watcher {
     pub(crate) deltas: usize,
     /// The last message besides the membership.
     pub(crate) alive: v1::Alive,
+    /// What was told of removed nodes.
+    pub(crate) revocations: Vec<v1::Revocations>,
 }
 
 impl Watcher {
@@ -259,6 +274,7 @@ impl Watcher {
                 self.deltas += 1;
             }
             Event::Alive(alive) => self.alive = alive,
+            Event::Revocations(news) => self.revocations.push(news),
         }
 
         Ok(true)

@@ -5,6 +5,7 @@
 mod admission;
 mod audit;
 mod durable;
+mod eviction;
 mod harness;
 mod hostile;
 mod joining;

@@ -68,6 +68,9 @@ impl LaneNetwork {
         if echo.kind == EchoKind::Request {
             self.send_echo(index, EchoKind::Answer, echo.sent_micros, cx, now);
         }
+        if let Some(theirs) = echo.notices {
+            self.compare_notices(index, theirs, cx, now);
+        }
     }
 
     /// Performs what is due for a link's liveness.
@@ -122,7 +125,8 @@ impl LaneNetwork {
     ) {
         let link = &mut self.links[index.0];
         let seen_at = link.path.current();
-        let message = link.life(now).write(kind, micros, seen_at, now).write();
+        let echo = link.life(now).write(kind, micros, seen_at, now);
+        let message = Echo { notices: Some(cx.notices.digest), ..echo }.write();
         self.send_payload(index, &message, cx, now);
     }
 }

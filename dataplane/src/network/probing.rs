@@ -11,6 +11,7 @@ use crate::drop::DropReason;
 use crate::echo::Echo;
 use crate::event::Event;
 use crate::index::LinkIndex;
+use crate::notice;
 use crate::probe::ProbeMessage;
 
 use super::LaneNetwork;
@@ -53,6 +54,9 @@ impl LaneNetwork {
             cx.counters.control += 1;
             self.handle_echo(index, &echo, cx, now);
             return Ok(());
+        }
+        if let Some(message) = notice::parse(payload).map(Box::from) {
+            return self.handle_notice(index, message, cx, now);
         }
         let message = ProbeMessage::parse(payload).ok_or(DropReason::InnerMalformed)?;
         cx.counters.control += 1;

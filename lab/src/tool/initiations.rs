@@ -160,7 +160,7 @@ mod tests {
         let table =
             NetworkTable { id, private_key, peers: Arc::default(), local: Vec::new(), mtu: 1408 };
         let mut engine = Engine::new(config);
-        engine.publish(&Tables { networks: BTreeMap::from([(id, Arc::new(table))]) }, now);
+        engine.publish(&Tables { networks: BTreeMap::from([(id, Arc::new(table))]), ..Tables::default() }, now);
 
         engine
     }

@@ -2,15 +2,25 @@
 
 use std::net::IpAddr;
 
-use overlay_core::{Name, NodeId, message};
+use overlay_core::{Name, NodeId, Revocation, message};
 use overlay_proto::Code;
 
 use super::super::limits;
+use super::super::record::Revoked;
 
 /// What is wrong with the enrolment of a node, or the request for one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum EnrollmentError {
-    /// It was removed.
+    /// Somebody removed it.
+    #[error("{0}")]
+    Evicted(Box<Revocation>),
+    /// The key is that of a node that was removed.
+    #[error(
+        "{0}, and its key is refused with it; run `overlayctl leave` on that host, which forgets \
+         the key, and join with a new token"
+    )]
+    EvictedKey(Box<Revocation>),
+    /// It left.
     #[error("node {name} ({id}) was removed from this cluster")]
     Removed {
         /// Its name.
@@ -63,10 +73,18 @@ pub(crate) enum EnrollmentError {
 }
 
 impl EnrollmentError {
+    /// Says that a node is none any more.
+    pub(crate) fn of(gone: &Revoked) -> Self {
+        match gone.revocation() {
+            Some(revocation) => Self::Evicted(Box::new(revocation)),
+            None => Self::Removed { name: gone.name.clone(), id: gone.node },
+        }
+    }
+
     /// Returns the stable code that callers are told.
     pub(super) fn code(&self) -> Code {
         match self {
-            Self::Removed { .. } => Code::NotAllowed,
+            Self::Removed { .. } | Self::Evicted(_) | Self::EvictedKey(_) => Code::NotAllowed,
             Self::Unknown(_) => Code::NotAuthenticated,
             Self::NotFound(_) => Code::NotFound,
             Self::NameTaken(_) => Code::NameTaken,
