@@ -1,6 +1,7 @@
 //! A joined node: the stores and services that it is made of, each handed to those who need it and
 //! to no other.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,13 +15,14 @@ use crate::dns::{DnsCounts, Names};
 use crate::docker::plugin_store::PluginStore;
 use crate::docker::task::DockerWork;
 use crate::endpoint::lifecycle::Endpoints;
+use crate::endpoint::sandbox::boot;
 use crate::event_source::EventSource;
 use crate::hand_over::DescriptorStore;
 use crate::host_state::HostState;
-use crate::membership::Membership;
 use crate::membership::address_book::AddressBook;
 use crate::membership::admission::AdmissionState;
 use crate::membership::announce::Announcer;
+use crate::membership::contact::{Contact, boot_time};
 use crate::membership::control_link::{ControlLink, ProcessContext};
 use crate::membership::network_membership::NetworkMemberships;
 use crate::membership::per_network::PerNetwork;
@@ -28,6 +30,7 @@ use crate::membership::publish::Publisher;
 use crate::membership::renewal::Renewal;
 use crate::membership::revocations::Revocations;
 use crate::membership::watch::Follower;
+use crate::membership::{Membership, leases};
 use crate::problem::Problems;
 use crate::reconcile::{NetworkReports, ReconcileContext, ReconcileQueue};
 use crate::state::journal::Journal;
@@ -45,6 +48,8 @@ pub(crate) struct JoinedNode {
     pub(crate) control: Arc<ControlLink>,
     /// The host's network.
     pub(crate) host: Arc<HostState>,
+    /// The networks that carry no packets because their lease has run out.
+    pub(crate) lapsed: watch::Sender<Arc<BTreeSet<NetworkId>>>,
     /// Whether this host may carry packets as this node.
     pub(crate) admission: Arc<AdmissionState>,
     /// Its endpoints, and the networks that they are on.
@@ -96,7 +101,9 @@ impl JoinedNode {
         let membership = watch::Sender::new(membership);
         let addresses = AddressBook::new(store.clone(), loaded.control);
         let descriptors = process.descriptors.clone();
-        let control = Arc::new(ControlLink::new(identity, addresses, process));
+        let contact = Contact::new(loaded.contact, &boot(), boot_time());
+        let lapsed = leases::lapsed(&membership.borrow().view, node, &contact);
+        let control = Arc::new(ControlLink::new(identity, addresses, contact, process));
         let journal = Arc::new(Journal::new(store.clone(), loaded.endpoints, loaded.cursors));
         let keyring = Arc::new(Keyring::new(keys, loaded.keys));
         let docker = Arc::new(PluginStore::new(store.clone(), loaded.docker));
@@ -143,6 +150,7 @@ impl JoinedNode {
             membership,
             control,
             host,
+            lapsed: watch::Sender::new(lapsed),
             admission: Arc::new(AdmissionState::new()),
             endpoints,
             docker,
@@ -220,6 +228,7 @@ impl JoinedNode {
             membership: self.membership.clone(),
             journal: Arc::clone(&self.endpoints.journal),
             admission: Arc::clone(&self.admission),
+            lapsed: self.lapsed.clone(),
             host: Arc::clone(&self.host),
             keyring: Arc::clone(&self.keyring),
             backend: Arc::clone(&self.data_path.backend),

@@ -41,6 +41,8 @@ pub(crate) enum ProblemCode {
     Guard,
     /// A container lost its interface.
     InterfaceLost,
+    /// A network is not carried because control was not heard for as long as its lease.
+    Lease,
     /// The log is not written.
     Log,
     /// Datagrams are lost on the way.
@@ -83,6 +85,7 @@ impl ProblemCode {
             Self::Expelled => "expelled",
             Self::Guard => "guard",
             Self::InterfaceLost => "interface-lost",
+            Self::Lease => "lease",
             Self::Log => "log",
             Self::PeerLoss => "peer-loss",
             Self::PeerNotReached => "peer-not-reached",

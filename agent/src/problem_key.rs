@@ -36,6 +36,8 @@ pub(crate) enum ProblemKey {
     Identity,
     /// A container's interface, which the kernel does not have.
     Interface(EndpointId),
+    /// The lease of a network.
+    Lease(NetworkId),
     /// The namespace of a network that is no more.
     Leftover(NetworkId),
     /// Namespaces that were left behind.
@@ -102,6 +104,7 @@ impl fmt::Display for ProblemKey {
             Self::HostNetwork => f.write_str("host network"),
             Self::Identity => f.write_str("identity"),
             Self::Interface(endpoint) => write!(f, "container interface {endpoint}"),
+            Self::Lease(network) => write!(f, "lease of {network}"),
             Self::Leftover(network) => write!(f, "leftover {network}"),
             Self::Leftovers => f.write_str("leftovers"),
             Self::LostEndpoint(endpoint) => write!(f, "container endpoint {endpoint}"),

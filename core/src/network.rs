@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{NetworkId, NodeId};
 use crate::key::PublicKey;
+use crate::lease::Lease;
 use crate::name::Name;
 use crate::selector::Selector;
 
@@ -77,6 +78,8 @@ pub struct NetworkSettings {
     pub title: Option<String>,
     /// The nodes that may enter the network and see it, by their labels.
     pub nodes: Selector,
+    /// How long its nodes trust each other without hearing control; for ever when missing.
+    pub lease: Option<Lease>,
 }
 
 /// The longest IPv4 prefix a network may have: 8 addresses.

@@ -110,6 +110,9 @@ subjects! {
         network create web --nodes 'role=db,site in (a,b)'
         network create web --nodes 'role='
         network create web --nodes all
+        network create till --lease 15m
+        network create till --lease 9s
+        network create till --lease forever
         network create web --mode l2
         network create web --mode l3
         network create web --mode l4
@@ -125,6 +128,9 @@ subjects! {
         network set web --nodes 'role in (db,web)'
         network set web --nodes '' --json
         network set web --nodes 'site in a'
+        network set web --lease 1h
+        network set web --no-lease --nodes ''
+        network set web --lease 1h --no-lease
         network set web
         network set
         network link a b

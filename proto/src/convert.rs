@@ -15,7 +15,7 @@ pub use field::{
 };
 pub use network::{
     MAX_DIFFERENCES, MAX_HOLDER, MAX_HOST_PREFIXES, MAX_REASON, MAX_RESERVED, MAX_TITLE,
-    difference, differences, differences_of, host_prefixes, network_mode, network_prefix,
+    difference, differences, differences_of, host_prefixes, lease, network_mode, network_prefix,
     network_prefix6,
 };
 pub use policy::{policy_mode, policy_text, visible_policy};
@@ -59,6 +59,7 @@ mod tests {
                     title: Some("Blue.Net".into()),
                     gateway6: None,
                     nodes: "role=db,site in (a,b)".parse().expect("a selector"),
+                    lease: "15m".parse().ok(),
                 },
                 creator: Some(Creator { node, name: "host1".parse().expect("a name") }),
             }),

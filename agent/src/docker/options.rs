@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use overlay_core::Selector;
+use overlay_core::lease::InvalidLease;
 use overlay_core::selector::InvalidSelector;
+use overlay_core::{Lease, Selector};
 use overlay_proto::Code;
 
 use super::container_ifname::{IFACE_PREFIX, ends_without_number};
@@ -15,8 +16,10 @@ const MTU: &str = "com.docker.network.driver.mtu";
 const ENCRYPTED: &str = "encrypted";
 /// Which nodes may enter the network, a selector of their labels.
 pub(super) const NODES: &str = "nodes";
+/// How long the network's nodes trust each other without control.
+pub(super) const LEASE: &str = "lease";
 /// The options of a network that are known, for messages.
-const OF_NETWORKS: [&str; 4] = [MTU, IFACE_PREFIX, ENCRYPTED, NODES];
+const OF_NETWORKS: [&str; 5] = [MTU, IFACE_PREFIX, ENCRYPTED, NODES, LEASE];
 
 /// How a container's interface is called.
 pub(crate) const IFNAME: &str = "com.docker.network.endpoint.ifname";
@@ -83,6 +86,12 @@ pub(crate) enum OptionError {
         /// What is wrong with it.
         error: InvalidSelector,
     },
+    /// It is no lease.
+    #[error("{LEASE}: {error}")]
+    Lease {
+        /// What is wrong with it.
+        error: InvalidLease,
+    },
     /// No interface is called so.
     #[error("{IFNAME}={name} is no name of an interface")]
     Ifname {
@@ -129,6 +138,7 @@ pub(super) fn check_network(
         return Err(OptionError::IfacePrefix { prefix: prefix.clone() });
     }
     nodes(options)?;
+    lease(options)?;
     match options.get(ENCRYPTED).map(String::as_str) {
         None | Some("" | "true" | "1") => Ok(()),
         Some(other) => Err(OptionError::Unencrypted { value: other.to_owned() }),
@@ -140,6 +150,13 @@ pub(super) fn nodes(options: &BTreeMap<String, String>) -> Result<Selector, Opti
     let text = options.get(NODES).map_or("", String::as_str);
 
     text.parse().map_err(|error| OptionError::Nodes { error })
+}
+
+/// Returns how long a network's nodes trust each other without control.
+pub(super) fn lease(options: &BTreeMap<String, String>) -> Result<Option<Lease>, OptionError> {
+    let lease = options.get(LEASE).map(|text| text.parse()).transpose();
+
+    lease.map_err(|error| OptionError::Lease { error })
 }
 
 /// Checks the `--ipam-opt` words of a network.
@@ -218,9 +235,12 @@ mod tests {
             (IFACE_PREFIX, "a/b"),
             (ENCRYPTED, "false"),
             (NODES, "role="),
+            (LEASE, "9s"),
+            (LEASE, ""),
         ] {
             assert!(check_network(&options(&[wrong]), false).is_err(), "{wrong:?}");
         }
+        assert!(check_network(&options(&[(LEASE, "15m")]), false).is_ok());
         assert!(check_network(&options(&[(MTU, "1000")]), false).is_ok());
         assert!(check_network(&options(&[(MTU, "1000")]), true).is_err(), "IPv6 asks for 1,280");
     }

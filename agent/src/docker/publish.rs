@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use overlay_core::{MAX_NAME, Name, Network, NetworkId, NodeId, View};
+use overlay_core::{Lease, MAX_NAME, Name, Network, NetworkId, NodeId, View};
 use overlay_proto::v1;
 
 use super::engine::{EngineNetwork, NewNetwork, NewPrefix};
 use super::fitting::{MAX_ROW_LABELS, fitting};
-use super::options::NODES;
+use super::options::{LEASE, NODES};
 use super::{DRIVER, NETWORK_OPTION};
 use crate::state::{DockerNetwork, IpamMode};
 
@@ -48,6 +48,8 @@ pub(super) fn request(
     // It is a setting that can be changed, which an engine's options cannot.
     let mut options = known.options.clone();
     let nodes = options.remove(NODES);
+    // It was checked when the network was made.
+    let lease = options.remove(LEASE).and_then(|text| text.parse::<Lease>().ok());
     let reserved = known.reserved.iter().map(|(name, address)| (name.clone(), address.to_string()));
 
     Some(v1::CreateNetworkRequest {
@@ -66,6 +68,7 @@ pub(super) fn request(
             numbered_by,
             title,
             nodes: nodes.unwrap_or_default(),
+            lease_seconds: lease.map(u32::from).unwrap_or_default(),
         }),
         id: id.map(|id| id.to_string()).unwrap_or_default(),
     })

@@ -10,6 +10,7 @@ use tokio::sync::{broadcast, watch};
 use super::address_book::AddressBook;
 use super::candidates::{self, ControlCandidate};
 use super::connection::ControlConnection;
+use super::contact::Contact;
 use crate::hand_over::DescriptorStore;
 use crate::state::Identity;
 
@@ -33,6 +34,8 @@ pub(crate) struct ControlLink {
     pub(crate) connection: ControlConnection,
     /// The addresses at which control may be reached.
     pub(crate) addresses: AddressBook,
+    /// When control was last heard.
+    pub(crate) contact: Contact,
     /// What tells this process from others.
     pub(crate) process: ProcessContext,
     identity: watch::Sender<Arc<Identity>>,
@@ -40,12 +43,17 @@ pub(crate) struct ControlLink {
 
 impl ControlLink {
     /// Begins without a connection.
-    pub(crate) fn new(identity: Identity, addresses: AddressBook, process: ProcessContext) -> Self {
+    pub(crate) fn new(
+        identity: Identity,
+        addresses: AddressBook,
+        contact: Contact,
+        process: ProcessContext,
+    ) -> Self {
         let identity = watch::Sender::new(Arc::new(identity));
 
         let connection = ControlConnection::new(&process.instance);
 
-        Self { connection, addresses, process, identity }
+        Self { connection, addresses, contact, process, identity }
     }
 
     /// Returns the node's identity.

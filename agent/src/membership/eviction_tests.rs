@@ -118,7 +118,9 @@ async fn a_node_that_hears_of_its_own_removal_says_by_whom_and_when() {
         tunnels: watch::channel(BTreeMap::new()).1,
         notices: notices.clone(),
     };
-    let control = ControlLink::new(who, AddressBook::new(store, Default::default()), process);
+    let contact = crate::membership::contact::Contact::new(None, "", Duration::ZERO);
+    let addresses = AddressBook::new(store, Default::default());
+    let control = ControlLink::new(who, addresses, contact, process);
     let tell = async {
         while notices.receiver_count() == 0 {
             tokio::task::yield_now().await;

@@ -18,7 +18,7 @@ use super::connection_loss::{self, ConnectionLoss};
 use super::control_error::{ConnectError, ControlError};
 use super::control_link::ControlLink;
 use super::renewal::Renewal;
-use super::{Membership, back_off, connection, eviction, renewal};
+use super::{Membership, back_off, connection, contact, eviction, renewal};
 use crate::backend::Backend;
 use crate::host_state::HostState;
 use crate::problem::Problems;
@@ -214,6 +214,7 @@ async fn open_and_follow(follower: &Follower, channel: Channel, address: &str) -
         revision: follower.followed().0,
         cluster: follower.control.identity().cluster.to_string(),
         instance: follower.control.process.instance.to_string(),
+        takes_revocations: true,
         revoked: follower.revoked(),
     };
     let opened =
@@ -251,8 +252,13 @@ async fn follow_stream(follower: &Follower, stream: &mut Streaming<v1::WatchResp
             }
             continue;
         }
+        // It comes after the change that may take a peer out.
+        let is_alive = matches!(event, Some(Event::Alive(_)));
         if let Err(ended) = handle(follower, event) {
             return ended;
+        }
+        if is_alive {
+            follower.control.contact.heard(contact::boot_time());
         }
     }
 }

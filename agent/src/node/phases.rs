@@ -22,6 +22,7 @@ use crate::backend::{Backend as _, NetworkConfigs};
 use crate::descriptor_reserves::DescriptorReserves;
 use crate::docker;
 use crate::endpoint::gc;
+use crate::endpoint::sandbox::boot;
 use crate::hand_over::{HandedNode, NoPredecessor, Program};
 use crate::joined_node::JoinedNode;
 use crate::lock::{LockError, StateLock};
@@ -31,7 +32,7 @@ use crate::membership::containers::Containers;
 use crate::membership::control_link::ProcessContext;
 use crate::membership::join::{self, JoinOptions};
 use crate::membership::{
-    announce, eviction, prefix_clash, renewal, view_cache, watch as following,
+    announce, eviction, leases, prefix_clash, renewal, view_cache, watch as following,
 };
 use crate::node_handle::{NodeHandle, Phase};
 use crate::path::{LanesError, consecutive_ports};
@@ -273,6 +274,16 @@ impl Node {
         self.keep_task(&joined, "revocations", |joined| async move {
             eviction::keep(joined.membership.subscribe(), joined.store()).await;
         });
+        self.keep_task(&joined, "leases", |joined| async move {
+            leases::run(
+                joined.node,
+                joined.membership.subscribe(),
+                &joined.control.contact,
+                &joined.lapsed,
+                &joined.endpoints.problems,
+            )
+            .await;
+        });
         self.keep_task(&joined, "view-cache", |joined| async move {
             view_cache::run(joined.membership.subscribe(), joined.store()).await;
         });
@@ -371,7 +382,12 @@ impl Node {
         match &self.userspace {
             Some(userspace) => {
                 let seconds = userspace.unix_time();
-                if in_store(&self.store, move |store| store.put_unix_time(seconds)).await.is_ok() {
+                let contact = match self.handle.phase() {
+                    Phase::Joined(joined) => joined.control.contact.to_kept(&boot()),
+                    Phase::Unjoined | Phase::Joining | Phase::Expelled(..) => None,
+                };
+                let keep = move |store: &StateStore| store.put_clocks(seconds, contact.as_ref());
+                if in_store(&self.store, keep).await.is_ok() {
                     self.kept_time = seconds;
                 }
             }

@@ -1,9 +1,10 @@
 //! What the workers and their supervisor share.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use overlay_core::NodeId;
+use overlay_core::{NetworkId, NodeId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +33,8 @@ pub(crate) struct ReconcileContext {
     pub(crate) journal: Arc<Journal>,
     /// Whether this host may carry packets.
     pub(crate) admission: Arc<AdmissionState>,
+    /// The networks that carry no packets because their lease has run out.
+    pub(crate) lapsed: watch::Sender<Arc<BTreeSet<NetworkId>>>,
     /// The host's network.
     pub(crate) host: Arc<HostState>,
     /// This node's private keys.

@@ -58,6 +58,7 @@ pub(crate) async fn run(context: Arc<ReconcileContext>) {
     let mut mtu = context.host.underlay_mtu();
     let mut own = context.host.own();
     let mut admission = context.admission.subscribe();
+    let mut lapsed = context.lapsed.subscribe();
     let mut supervisor = Supervisor {
         dns: Arc::new(Mutex::new(DnsServers::counting(
             PathBuf::from(RESOLV_CONF),
@@ -95,6 +96,7 @@ pub(crate) async fn run(context: Arc<ReconcileContext>) {
             _ = mtu.changed() => {}
             _ = own.changed() => {}
             _ = admission.changed() => {}
+            _ = lapsed.changed() => {}
             _ = wholeness.changed() => {}
             () = sleep_until(presumed), if context.admission.current() == Admission::Unproven => {
                 context.admission.assume();
@@ -169,7 +171,15 @@ impl Supervisor {
         drop(membership);
         let carries = context.admission.current().carries();
         let configs = self.wanted.configs();
-        self.carried.publish(&*context.backend, carries, configs, computed.has_new_configs);
+        let lapsed = context.lapsed.borrow();
+        self.carried.publish(
+            &*context.backend,
+            carries,
+            configs,
+            &lapsed,
+            computed.has_new_configs,
+        );
+        drop(lapsed);
         if !computed.networks.is_empty() {
             self.publish_names();
         }
@@ -241,6 +251,8 @@ struct Carried {
     /// Whether it was told the networks: those of a host that may not carry packets are kept from
     /// it.
     carries: bool,
+    /// The networks that were kept from it because their lease had run out.
+    lapsed: Arc<BTreeSet<NetworkId>>,
 }
 
 impl Carried {
@@ -249,14 +261,22 @@ impl Carried {
         backend: &dyn Backend,
         carries: bool,
         wanted: &NetworkConfigs,
+        lapsed: &Arc<BTreeSet<NetworkId>>,
         has_new: bool,
     ) {
         let carried = std::mem::replace(&mut self.carries, carries);
         if !carries {
             return backend.publish(&NetworkConfigs::new());
         }
-        backend.publish(wanted);
-        if has_new || !carried {
+        let has_returned = self.lapsed.difference(lapsed).next().is_some();
+        self.lapsed = Arc::clone(lapsed);
+        if lapsed.is_empty() {
+            backend.publish(wanted);
+        } else {
+            let trusted = wanted.iter().filter(|(network, _)| !lapsed.contains(network));
+            backend.publish(&trusted.map(|(id, config)| (*id, Arc::clone(config))).collect());
+        }
+        if has_new || has_returned || !carried {
             backend.greet();
         }
     }
@@ -284,14 +304,27 @@ mod tests {
     fn a_host_that_may_not_carry_packets_keeps_its_networks_from_the_backend() {
         let (backend, mut carried) = (FakeBackend::default(), Carried::default());
 
-        carried.publish(&backend, false, &wanted(), true);
+        carried.publish(&backend, false, &wanted(), &Arc::default(), true);
         assert!(backend.told().networks.is_empty());
 
-        carried.publish(&backend, true, &wanted(), false);
+        carried.publish(&backend, true, &wanted(), &Arc::default(), false);
         assert_eq!(backend.told().networks.len(), 1);
 
-        carried.publish(&backend, false, &wanted(), false);
+        carried.publish(&backend, false, &wanted(), &Arc::default(), false);
         assert!(backend.told().networks.is_empty(), "it was turned away later");
+    }
+
+    #[test]
+    fn a_network_whose_lease_has_run_out_is_kept_from_the_backend_until_it_is_renewed() {
+        let (backend, mut carried) = (FakeBackend::default(), Carried::default());
+        let lapsed = Arc::new(BTreeSet::from([NetworkId::FIRST]));
+
+        carried.publish(&backend, true, &wanted(), &lapsed, true);
+        assert!(backend.told().networks.is_empty());
+
+        carried.publish(&backend, true, &wanted(), &Arc::default(), false);
+        assert_eq!(backend.told().networks.len(), 1);
+        assert_eq!(backend.told().greetings, 2, "peers are called at once");
     }
 
     #[test]
@@ -301,7 +334,7 @@ mod tests {
         for (carries, has_new, greetings) in
             [(false, true, 0), (true, false, 1), (true, false, 1), (true, true, 2)]
         {
-            carried.publish(&backend, carries, &wanted(), has_new);
+            carried.publish(&backend, carries, &wanted(), &Arc::default(), has_new);
             assert_eq!(backend.told().greetings, greetings);
         }
     }

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::docker::DockerRow;
 use super::error::{StateError, damaged};
-use super::record::{EndpointRecord, Identity, Joining, KnownControl};
+use super::record::{EndpointRecord, Identity, Joining, KeptContact, KnownControl};
 use super::tables::{CURSORS, DOCKER, ENDPOINTS, KEYS, META, REVOCATIONS, SCHEMA, VIEW};
 
 /// All that was kept.
@@ -35,6 +35,8 @@ pub struct StoredState {
     pub cursors: BTreeMap<NetworkId, Ipv4Addr>,
     /// What Docker was promised.
     pub docker: Vec<DockerRow>,
+    /// When control was last heard.
+    pub contact: Option<KeptContact>,
     /// The removed nodes, as signed revocations.
     pub revocations: Vec<Vec<u8>>,
     /// The latest time that handshakes were made at, in seconds since 1970.
@@ -72,6 +74,7 @@ pub(super) fn load(path: &Path, database: &Database) -> Result<StoredState, Stat
         identity,
         control: parse_entry(path, "control", meta.get("control"))?.unwrap_or_default(),
         expelled: text("expelled"),
+        contact: parse_entry(path, "contact", meta.get("contact"))?,
         joining,
         unix_time: number("unix-time")?.unwrap_or_default(),
         ..StoredState::default()

@@ -22,6 +22,7 @@ pub(crate) use in_store::in_store;
 pub use load::StoredState;
 pub(crate) use record::short_id;
 pub use record::{
-    EndpointRecord, Identity, Joining, KnownControl, ManagedSandbox, Owner, SandboxRecord,
+    EndpointRecord, Identity, Joining, KeptContact, KnownControl, ManagedSandbox, Owner,
+    SandboxRecord,
 };
 pub use store::StateStore;

@@ -192,6 +192,15 @@ pub struct EndpointRecord {
     pub owner: Option<Owner>,
 }
 
+/// When control was last heard. After another boot it says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptContact {
+    /// Which run of the kernel it was.
+    pub boot: String,
+    /// Milliseconds since that boot.
+    pub at_ms: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

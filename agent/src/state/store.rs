@@ -14,7 +14,7 @@ use super::docker::{DockerKey, DockerRow};
 use super::error::{StateError, failed, io_error};
 use super::file::{contained, create, open_checked};
 use super::load::{StoredState, load};
-use super::record::{EndpointRecord, Identity, Joining, KnownControl};
+use super::record::{EndpointRecord, Identity, Joining, KeptContact, KnownControl};
 use super::tables::{
     CURSORS, DOCKER, ENDPOINTS, KEYS, META, REVOCATIONS, SCHEMA, VIEW, json, put_json, put_meta,
     put_rows,
@@ -208,9 +208,19 @@ impl StateStore {
         })
     }
 
-    /// Keeps the latest time that handshakes may have been made at.
-    pub fn put_unix_time(&self, seconds: u64) -> Result<(), StateError> {
-        self.write(|write| put_meta(write, "unix-time", &seconds.to_le_bytes()))
+    /// Keeps the latest time that handshakes may have been made at, and when control was last heard.
+    pub fn put_clocks(
+        &self,
+        seconds: u64,
+        contact: Option<&KeptContact>,
+    ) -> Result<(), StateError> {
+        self.write(|write| {
+            if let Some(contact) = contact {
+                put_json(write, "contact", contact)?;
+            }
+
+            put_meta(write, "unix-time", &seconds.to_le_bytes())
+        })
     }
 
     /// Writes what is there once more: whether anything can be kept.

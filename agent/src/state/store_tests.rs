@@ -65,7 +65,7 @@ fn filled(path: &Path) {
     store.put_view(&View::from_rows(Revision(3), (1..40).map(node))).expect("kept");
     store.put_endpoint(&record(), Some(Ipv4Addr::new(10, 0, 0, 9))).expect("kept");
     store.put_keys(record().endpoint.network, &[[7; 32].into(), [8; 32].into()]).expect("kept");
-    store.put_unix_time(1_800_000_000).expect("kept");
+    store.put_clocks(1_800_000_000, None).expect("kept");
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_wiped_file_holds_no_secret() {
 
     let bytes = std::fs::read(&path).expect("there");
     assert!(!bytes.windows(32).any(|window| window == [0xA7; 32]));
-    store.put_unix_time(1).expect("still usable");
+    store.put_clocks(1, None).expect("still usable");
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_full_disk_is_named_nothing_is_lost_and_it_goes_on_when_there_is_room() {
     assert!(store.condition().is_some_and(|condition| condition.text == text));
     assert!(store.put_view(&many_nodes(0)).is_err(), "there still is none");
     small.make_room().expect("room");
-    store.put_unix_time(7).expect("there is room");
+    store.put_clocks(7, None).expect("there is room");
     assert_eq!(store.condition(), None);
     drop(store);
     let (_, loaded) = StateStore::open(&path).expect("the same file");
@@ -215,13 +215,13 @@ fn a_closed_store_keeps_nothing_until_it_is_opened_again() {
     let (store, _) = StateStore::open(&path).expect("a new file");
 
     store.close();
-    assert!(matches!(store.put_unix_time(1), Err(StateError::Closed { .. })));
+    assert!(matches!(store.put_clocks(1, None), Err(StateError::Closed { .. })));
     let (other, _) = StateStore::open(&path).expect("nobody has it");
-    other.put_unix_time(2).expect("kept");
+    other.put_clocks(2, None).expect("kept");
     drop(other);
     let loaded = store.reopen().expect("nobody has it");
 
     assert_eq!(loaded.unix_time, 2);
-    store.put_unix_time(3).expect("kept");
+    store.put_clocks(3, None).expect("kept");
     assert!(store.condition().is_none());
 }

@@ -98,6 +98,7 @@ fn set(network: &str, nodes: &str) -> Operation {
     Operation::SetNetwork {
         network: network.to_owned(),
         nodes: Some(nodes.parse().expect("a selector")),
+        lease: None,
     }
 }
 

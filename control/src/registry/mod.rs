@@ -73,7 +73,9 @@ fn decide(state: &ClusterState, actor: Actor, command: Operation, now: u64) -> D
         Operation::RemoveNode(name) => nodes::remove(state, actor, &name, now),
         Operation::Revoke(revocation) => nodes::revoke(state, revocation),
         Operation::CreateNetwork(create) => networks::create(state, actor, create),
-        Operation::SetNetwork { network, nodes } => networks::set(state, actor, &network, nodes),
+        Operation::SetNetwork { network, nodes, lease } => {
+            networks::set(state, actor, &network, nodes, lease)
+        }
         Operation::RemoveNetwork { network, force } => {
             networks::remove(state, actor, &network, force)
         }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
-use overlay_core::{Change, Network, NetworkId, NodeId, Role, RowKey, Selector, pool};
+use overlay_core::{Change, Lease, Network, NetworkId, NodeId, Role, RowKey, Selector, pool};
 
 use super::{
     Actor, ClusterState, CreateNetwork, Decision, NetworkError, Record, RegistryError, Reply,
@@ -187,12 +187,16 @@ pub(super) fn set(
     actor: Actor,
     name: &str,
     nodes: Option<Selector>,
+    lease: Option<Option<Lease>>,
 ) -> Decision {
     let old = known_network(state, actor, name)?;
     require_creator(state, actor, old)?;
     let mut network = old.clone();
     if let Some(nodes) = nodes {
         network.settings.nodes = nodes;
+    }
+    if let Some(lease) = lease {
+        network.settings.lease = lease;
     }
     if network == *old {
         return Ok((Reply::Network(network), Vec::new()));

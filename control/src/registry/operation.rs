@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use ipnet::{Ipv4Net, Ipv6Net};
 use overlay_core::policy::FilterMode;
 use overlay_core::{
-    Difference, Endpoint, EndpointId, HostPrefix, Member, Name, Network, NetworkId, NetworkMode,
-    NetworkSettings, Node, NodeId, PublicKey, Revocation, Role, Selector,
+    Difference, Endpoint, EndpointId, HostPrefix, Lease, Member, Name, Network, NetworkId,
+    NetworkMode, NetworkSettings, Node, NodeId, PublicKey, Revocation, Role, Selector,
 };
 
 use super::error::RegistryError;
@@ -44,6 +44,8 @@ pub(crate) enum Operation {
         network: String,
         /// The nodes that may enter it; the same as before when missing.
         nodes: Option<Selector>,
+        /// How long its nodes trust each other without control; the same as before when missing.
+        lease: Option<Option<Lease>>,
     },
     /// Removes a network.
     RemoveNetwork {

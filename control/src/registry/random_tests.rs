@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_core::policy::FilterMode;
-use overlay_core::{Difference, Endpoint, EndpointId, NetworkId, NodeId, Runtime};
+use overlay_core::{
+    Difference, Endpoint, EndpointId, Lease, NetworkId, NodeId, Revocation, Runtime,
+};
 use proptest::prelude::*;
 
 use super::testing::*;
@@ -86,6 +88,12 @@ pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
         )),
         (0..3u8).prop_map(|_| Operation::Leave),
         (0..5u8).prop_map(|n| Operation::RemoveNode(format!("node{n}"))),
+        (0..7u64).prop_map(|n| Operation::Revoke(Revocation {
+            node: NodeId::from_random(n + 1),
+            name: format!("node{n}").parse().expect("a name"),
+            at: n,
+            by: None,
+        })),
         (0..4u8, 0..4u8, nodes()).prop_map(|(n, p, nodes)| {
             let prefixes = [None, Some("10.9.0.0/16"), Some("10.9.0.0/27"), Some("10.9.0.0/29")];
             create_for(&format!("net{n}"), prefixes[usize::from(p)], nodes)
@@ -93,6 +101,7 @@ pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
         (0..4u8, nodes()).prop_map(|(n, nodes)| Operation::SetNetwork {
             network: format!("net{n}"),
             nodes: Some(nodes.parse().expect("a selector")),
+            lease: Some(Lease::try_from(u32::from(n) * 10).ok()),
         }),
         (0..3u8, prop::collection::btree_set(0..5u8, 0..3)).prop_map(|(port, differing)| {
             let difference = |n| Difference {

@@ -74,7 +74,9 @@ impl Control for ControlService {
         let at = ours.then_some(Revision(asked.revision));
         let (hub, location, problems) =
             (Arc::clone(&self.hub), self.locations.subscribe(), self.conditions.subscribe());
-        let revocations = ToldRevocations::new(Arc::clone(&self.revocations), &asked.revoked);
+        let revocations = asked
+            .takes_revocations
+            .then(|| ToldRevocations::new(Arc::clone(&self.revocations), &asked.revoked));
         let expires = client.expires();
         let stream = WatchStream { hub, problems, watch, node, expires, at, revocations, location };
         let (sender, receiver) = mpsc::channel(QUEUE);

@@ -57,8 +57,9 @@ pub(crate) fn create_network(request: v1::CreateNetworkRequest) -> Result<Operat
 
 pub(crate) fn set_network(request: v1::SetNetworkRequest) -> Result<Operation, Refusal> {
     let nodes = request.nodes.map(|nodes| field("nodes", &nodes)).transpose()?;
+    let lease = request.lease_seconds.map(convert::lease).transpose()?;
 
-    Ok(Operation::SetNetwork { network: request.network, nodes })
+    Ok(Operation::SetNetwork { network: request.network, nodes, lease })
 }
 
 pub(crate) fn enter_network(request: &v1::EnterNetworkRequest) -> Result<Operation, Refusal> {

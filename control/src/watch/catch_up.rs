@@ -275,6 +275,7 @@ mod tests {
             Operation::SetNetwork {
                 network: "other".to_owned(),
                 nodes: Some("site=b".parse().expect("a selector")),
+                lease: None,
             },
             remove("shop"),
             Operation::RollBackPolicy { to: 0, expected: None },

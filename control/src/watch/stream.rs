@@ -41,8 +41,8 @@ pub(crate) struct WatchStream {
     pub(crate) expires: u64,
     /// The revision of the watcher's view.
     pub(crate) at: Option<Revision>,
-    /// What the watcher knows of removed nodes.
-    pub(crate) revocations: ToldRevocations,
+    /// What the watcher knows of removed nodes; nothing if it does not listen to that.
+    pub(crate) revocations: Option<ToldRevocations>,
     /// Where control can be reached.
     pub(crate) location: watch::Receiver<Location>,
 }
@@ -89,7 +89,8 @@ impl WatchStream {
 
     async fn send_event(&mut self, sender: &WatchSender) -> Result<(), WatchEnd> {
         // Before the change that takes the nodes out of the watcher's view.
-        if let Some(news) = self.revocations.next(&self.hub) {
+        let news = self.revocations.as_mut().and_then(|told| told.next(&self.hub));
+        if let Some(news) = news {
             self.send(sender, v1::watch_response::Event::Revocations(news)).await?;
         }
         let (at, event) = match self.hub.next_event(self.node, self.at) {

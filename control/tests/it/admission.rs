@@ -52,7 +52,11 @@ async fn create(node: &Node, name: &str, nodes: &str) -> Result<v1::Network, Ref
 }
 
 async fn set(node: &Node, name: &str, nodes: &str) -> Result<u64, Refusal> {
-    let request = v1::SetNetworkRequest { network: name.to_owned(), nodes: Some(nodes.to_owned()) };
+    let request = v1::SetNetworkRequest {
+        network: name.to_owned(),
+        nodes: Some(nodes.to_owned()),
+        ..Default::default()
+    };
 
     Ok(node.client.clone().set_network(request).await?.into_inner().revision)
 }
@@ -326,7 +330,11 @@ impl Stranger<'_> {
                 assert_eq!(removed.map(drop), self.model.remove(name, force), "{name}");
             }
             _ => {
-                let request = v1::SetNetworkRequest { network: text, nodes: Some(String::new()) };
+                let request = v1::SetNetworkRequest {
+                    network: text,
+                    nodes: Some(String::new()),
+                    ..Default::default()
+                };
                 let changed = self.heard(&asked, client.set_network(request).await);
                 assert_eq!(changed.map(drop), self.model.change(name), "{name}");
             }

@@ -143,6 +143,7 @@ async fn a_control_that_lost_a_removal_learns_of_it_from_nodes_and_of_no_other()
 
     let request = v1::WatchRequest {
         revoked: vec![u64::from_str_radix(&evicted.id, 16).unwrap()],
+        takes_revocations: true,
         ..Default::default()
     };
     let mut stream = admin.client.clone().watch(request.clone()).await.unwrap().into_inner();
@@ -223,11 +224,15 @@ async fn answer(
 }
 
 #[tokio::test]
-async fn calls_of_an_agent_from_before_are_taken() {
+async fn an_agent_from_before_is_told_what_it_knows_and_its_calls_are_taken() {
     let control = Control::start().await;
     let admin = control.admin().await;
-    let mut watcher = admin.watch_as("earlier", View::default()).await.unwrap();
-    watcher.step().await.unwrap();
+    control.node(&admin, "host2").await;
+    remove(&admin, "host2").await;
+    let request = v1::WatchRequest { instance: "earlier".to_owned(), ..Default::default() };
+    let mut stream = admin.client.clone().watch(request).await.unwrap().into_inner();
 
+    let first = stream.message().await.unwrap().unwrap().event.unwrap();
+    assert!(matches!(first, v1::watch_response::Event::Snapshot(_)), "{first:?}");
     assert!(admin.create_network("net", "").await.is_ok());
 }

@@ -229,6 +229,7 @@ impl Node {
             revision: view.revision.0,
             cluster: self.cluster.clone(),
             instance: instance.to_owned(),
+            takes_revocations: true,
             revoked: Vec::new(),
         };
         let stream = self.client.clone().watch(request).await?.into_inner();

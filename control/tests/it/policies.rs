@@ -174,7 +174,11 @@ async fn a_node_sees_of_the_policy_what_it_may_and_changes_nothing() {
     assert_eq!((seen.revision, seen.mode, &*seen.text), (1, FilterMode::Enforced, VISIBLE));
 
     // The network is opened: the node learns what the policy says of it in the same step.
-    let request = v1::SetNetworkRequest { network: "secret".into(), nodes: Some(String::new()) };
+    let request = v1::SetNetworkRequest {
+        network: "secret".into(),
+        nodes: Some(String::new()),
+        ..Default::default()
+    };
     let opened = admin.client.clone().set_network(request).await.unwrap().into_inner().revision;
     watcher.reach(opened).await;
     let seen = watcher.view.policy.clone().unwrap();

@@ -2,9 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use ipnet::IpNet;
-use overlay_core::{Name, Selector};
+use overlay_core::{Lease, Name, Selector};
 use overlay_proto::{Code, Refusal, v1};
 
 use super::Context;
@@ -24,14 +24,18 @@ const CREATE_EXAMPLE: &str = "\
 Examples:
   overlayctl network create my-network
   overlayctl network create db --subnet 10.9.0.0/16 --subnet fd00:9::/64
-  overlayctl network create vault --nodes 'role=db,site in (a,b)'";
+  overlayctl network create vault --nodes 'role=db,site in (a,b)'
+  overlayctl network create till --lease 15m";
 const SET_EXAMPLE: &str = "\
 Nodes have the labels of the token that they joined by: see `overlayctl node ls`. Those that do not \
-match any more are put out at once: their endpoints on the network end.
+match any more are put out at once: their endpoints on the network end. With a lease, a node that has not heard \
+control for so long carries no packet of the network, for a peer may have been removed meanwhile.
 
 Examples:
   overlayctl network set vault --nodes 'role=db'
-  overlayctl network set vault --nodes ''                 every node";
+  overlayctl network set vault --nodes ''                 every node
+  overlayctl network set vault --lease 1h
+  overlayctl network set vault --no-lease";
 const LS_EXAMPLE: &str = "\
 A dash (–) under MEMBERS and ENDPOINTS: this node is no member of the network, and may not see them.
 
@@ -99,6 +103,10 @@ struct Create {
     /// !k, with commas between
     #[arg(long, value_name = "SELECTOR", value_parser = nodes)]
     nodes: Option<Selector>,
+    /// How long its nodes trust each other without hearing control, from 10s to 30d; for ever
+    /// without it
+    #[arg(long, value_name = "TIME")]
+    lease: Option<Lease>,
 }
 
 /// How a network carries packets.
@@ -116,13 +124,22 @@ fn mode(text: &str) -> Result<v1::NetworkMode, String> {
 /// Change a network
 #[derive(Debug, Args)]
 #[command(after_help = SET_EXAMPLE)]
+#[command(group(
+    ArgGroup::new("change").args(["nodes", "lease", "no_lease"]).required(true).multiple(true)
+))]
 struct Set {
     /// Its name or id
     #[arg(value_name = "NAME")]
     network: String,
     /// Which nodes may enter and see it, by their labels; '' for every node
     #[arg(long, value_name = "SELECTOR", value_parser = nodes)]
-    nodes: Selector,
+    nodes: Option<Selector>,
+    /// How long its nodes trust each other without hearing control, from 10s to 30d
+    #[arg(long, value_name = "TIME", conflicts_with = "no_lease")]
+    lease: Option<Lease>,
+    /// Its nodes trust each other for ever
+    #[arg(long)]
+    no_lease: bool,
 }
 
 /// List the networks
@@ -201,6 +218,7 @@ impl Create {
                 range: self.ip_range.map(|range| range.to_string()).unwrap_or_default(),
                 internal: self.internal,
                 nodes: self.nodes.unwrap_or_default().to_string(),
+                lease_seconds: self.lease.map(u32::from).unwrap_or_default(),
                 ..v1::NetworkSettings::default()
             }),
             id: String::new(),
@@ -210,8 +228,12 @@ impl Create {
 
 impl Set {
     async fn run(self, context: &Context) -> Outcome {
-        let request =
-            v1::SetNetworkRequest { network: self.network, nodes: Some(self.nodes.to_string()) };
+        let lease = self.lease.map(u32::from).or_else(|| self.no_lease.then_some(0));
+        let request = v1::SetNetworkRequest {
+            network: self.network,
+            nodes: self.nodes.map(|nodes| nodes.to_string()),
+            lease_seconds: lease,
+        };
         let response = context.agent().await?.set_network(request).await?;
         let state = v1::NetworkState { network: response.network, ..v1::NetworkState::default() };
 
@@ -268,6 +290,7 @@ mod tests {
             ip_range: None,
             internal: false,
             nodes: None,
+            lease: None,
         }
     }
 

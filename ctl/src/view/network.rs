@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use overlay_core::Lease;
 use overlay_proto::v1;
 use serde::Serialize;
 
@@ -28,6 +29,8 @@ pub(crate) struct NetworkView {
     pub(crate) ip_range: Option<String>,
     /// Which nodes may enter it, by their labels; none: every node.
     pub(crate) nodes: Option<String>,
+    /// How long its nodes trust each other without hearing control; none: for ever.
+    pub(crate) lease: Option<String>,
     /// The node that made it; none: an admin of control's, or it is not known.
     pub(crate) creator: Option<String>,
     /// Containers have no way out.
@@ -45,6 +48,11 @@ pub(crate) struct NetworkView {
 pub(crate) struct DifferenceView {
     pub(crate) node: String,
     pub(crate) reason: String,
+}
+
+/// Writes a lease as it is given.
+fn lease(secs: u32) -> String {
+    Lease::try_from(secs).map_or_else(|_| format!("{secs}s"), |lease| lease.to_string())
 }
 
 impl From<v1::NetworkState> for NetworkView {
@@ -69,6 +77,7 @@ impl From<v1::NetworkState> for NetworkView {
             gateway6: some(settings.gateway6),
             ip_range: some(settings.range),
             nodes: some(settings.nodes),
+            lease: (settings.lease_seconds > 0).then(|| lease(settings.lease_seconds)),
             creator: network.creator.map(|creator| creator.node_name),
             internal: settings.internal,
             reserved: settings.reserved,
@@ -229,6 +238,7 @@ impl Report for Inspection {
             ("gateway", Cell::list(network.gateway.iter().chain(&network.gateway6))),
             ("ip range", Cell::list(&network.ip_range)),
             ("nodes", Cell::list(&network.nodes)),
+            ("lease", Cell::list(&network.lease)),
             ("creator", Cell::list(&network.creator)),
             ("reserved", Cell::labels(&network.reserved)),
             ("options", Cell::labels(&network.options)),
@@ -354,7 +364,7 @@ mod tests {
             serde_json::json!({
                 "id": "id-db", "name": "db", "prefix": "10.9.0.0/16", "prefix6": null, "mode": "l3", "labels": {},
                 "members": ["a", "b"], "endpoints": 0, "differs": [],
-                "gateway": null, "gateway6": null, "ip_range": null, "nodes": null, "creator": null, "internal": false, "reserved": {}, "options": {},
+                "gateway": null, "gateway6": null, "ip_range": null, "nodes": null, "lease": null, "creator": null, "internal": false, "reserved": {}, "options": {},
                 "endpoint_list": [],
             })
         );

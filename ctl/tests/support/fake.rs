@@ -268,8 +268,8 @@ impl Agent for Fake {
         &self,
         request: Request<v1::SetNetworkRequest>,
     ) -> Result<Response<v1::SetNetworkResponse>, Status> {
-        let v1::SetNetworkRequest { network: name, nodes } = request.into_inner();
-        let _script = self.asked(format!("set {name} nodes {nodes:?}"))?;
+        let v1::SetNetworkRequest { network: name, nodes, lease_seconds } = request.into_inner();
+        let _script = self.asked(format!("set {name} nodes {nodes:?} lease {lease_seconds:?}"))?;
 
         Ok(Response::new(v1::SetNetworkResponse { revision: 8, network: Some(network()) }))
     }

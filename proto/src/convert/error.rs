@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use overlay_core::endpoint::MAX_GROUP;
 use overlay_core::id::InvalidId;
 use overlay_core::key::InvalidKey;
+use overlay_core::lease::InvalidLease;
 use overlay_core::message;
 use overlay_core::name::{InvalidAlias, InvalidName};
 use overlay_core::selector::InvalidSelector;
@@ -15,6 +16,9 @@ use crate::code::Code;
 /// Why a message, or one field of it, is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConversionError {
+    /// The lease of a network is too short or too long.
+    #[error(transparent)]
+    Lease(InvalidLease),
     /// A field is missing.
     #[error("{0} is missing")]
     Missing(&'static str),
@@ -105,6 +109,7 @@ impl ConversionError {
         match self {
             Self::Mode | Self::PolicyMode => Code::Unsupported,
             Self::Missing(_)
+            | Self::Lease(_)
             | Self::Text { .. }
             | Self::TooMany { .. }
             | Self::Label(_)

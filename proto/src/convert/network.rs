@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use overlay_core::network::{MAX_PREFIX_LEN, MAX_PREFIX6_LEN};
 use overlay_core::{
-    Creator, Difference, HostPrefix, HostReport, Network, NetworkMode, NetworkSettings, View,
+    Creator, Difference, HostPrefix, HostReport, Lease, Network, NetworkMode, NetworkSettings, View,
 };
 
 use super::error::{ConversionError, UnfitPrefix};
@@ -100,6 +100,7 @@ impl From<NetworkSettings> for v1::NetworkSettings {
             numbered_by: text(settings.numbered_by),
             title: text(settings.title),
             nodes: settings.nodes.to_string(),
+            lease_seconds: settings.lease.map(u32::from).unwrap_or_default(),
         }
     }
 }
@@ -127,8 +128,18 @@ impl TryFrom<v1::NetworkSettings> for NetworkSettings {
             numbered_by: optional("settings.numbered_by", &settings.numbered_by)?,
             title: Some(settings.title).filter(|title| !title.is_empty()),
             nodes: field("settings.nodes", &settings.nodes)?,
+            lease: lease(settings.lease_seconds)?,
         })
     }
+}
+
+/// Reads the lease of a network, in seconds; 0 is none.
+///
+/// # Errors
+///
+/// [`ConversionError::Lease`].
+pub fn lease(secs: u32) -> Result<Option<Lease>, ConversionError> {
+    (secs > 0).then(|| Lease::try_from(secs)).transpose().map_err(ConversionError::Lease)
 }
 
 /// Parses the prefixes in use on a host: each `CIDR`, or `CIDR HOLDER` when it is known what uses

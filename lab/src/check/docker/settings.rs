@@ -152,6 +152,7 @@ fn honoured(pair: &Pair, notes: &mut Notes) -> Result<()> {
         ("com.docker.network.driver.mtu=big", "mtu=big"),
         ("com.docker.network.bridge.name=br7", "bridge.name"),
         ("nodes=role=", "nodes: at character 6"),
+        ("lease=9s", "lease: write a lease as a time from 10s to 30d"),
         ("nodes=no-such-label", "does not match the labels of this node"),
     ] {
         let said = pair.refused(0, &[&create, [option, "refused"].as_slice()].concat())?;
