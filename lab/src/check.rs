@@ -6,6 +6,7 @@ mod control;
 mod control_moves;
 mod descriptors;
 mod docker;
+mod evict;
 mod exhaustion;
 mod firewall;
 mod first_packet;
@@ -106,6 +107,12 @@ pub const CHECKS: &[Check] = &[
         what: "networks are isolated, even with the same prefix",
         rounds: 1,
         run: isolation::run,
+    },
+    Check {
+        name: "evict",
+        what: "a removed node is refused without control, too",
+        rounds: 3,
+        run: evict::run,
     },
     Check {
         name: "forgery",

@@ -160,7 +160,10 @@ mod tests {
         let table =
             NetworkTable { id, private_key, peers: Arc::default(), local: Vec::new(), mtu: 1408 };
         let mut engine = Engine::new(config);
-        engine.publish(&Tables { networks: BTreeMap::from([(id, Arc::new(table))]), ..Tables::default() }, now);
+        engine.publish(
+            &Tables { networks: BTreeMap::from([(id, Arc::new(table))]), ..Tables::default() },
+            now,
+        );
 
         engine
     }

@@ -63,6 +63,12 @@ fn networks_are_sealed_also_with_one_prefix() {
     check("isolation", 1);
 }
 
+/// Defect 1.9.
+#[test]
+fn a_removed_node_is_refused_by_whoever_hears_one_that_knows() {
+    check("evict", 1);
+}
+
 #[test]
 fn coming_and_going_leaves_nothing() {
     check("churn", 60);

@@ -54,7 +54,10 @@ impl Driver {
             local: vec![format!("{OURS}/32").parse().expect("a prefix")],
             mtu: 1408,
         };
-        engine.publish(&Tables { networks: [(NETWORK, Arc::new(table))].into(), ..Tables::default() }, now);
+        engine.publish(
+            &Tables { networks: [(NETWORK, Arc::new(table))].into(), ..Tables::default() },
+            now,
+        );
 
         Self { engine, socket: socket_on(host), skipped: Duration::ZERO, answers: BTreeSet::new() }
     }

@@ -162,7 +162,10 @@ fn engine(lane: LaneId, lanes: u16, table: NetworkTable, unix_time: Duration) ->
     let now = Instant::now();
     let mut engine =
         Engine::new(EngineConfig { lane, lanes, seed: rand::random(), now, unix_time });
-    engine.publish(&Tables { networks: BTreeMap::from([(table.id, Arc::new(table))]), ..Tables::default() }, now);
+    engine.publish(
+        &Tables { networks: BTreeMap::from([(table.id, Arc::new(table))]), ..Tables::default() },
+        now,
+    );
 
     engine
 }
