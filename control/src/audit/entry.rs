@@ -42,6 +42,7 @@ commands! {
     Announce = "announce",
     Leave = "leave",
     RemoveNode = "remove-node",
+    Revoke = "revoke",
     CreateNetwork = "create-network",
     SetNetwork = "set-network",
     RemoveNetwork = "remove-network",
@@ -63,6 +64,7 @@ impl Command {
             Operation::Announce(_) => Self::Announce,
             Operation::Leave => Self::Leave,
             Operation::RemoveNode(_) => Self::RemoveNode,
+            Operation::Revoke(_) => Self::Revoke,
             Operation::CreateNetwork(_) => Self::CreateNetwork,
             Operation::SetNetwork { .. } => Self::SetNetwork,
             Operation::RemoveNetwork { .. } => Self::RemoveNetwork,
@@ -88,6 +90,7 @@ impl Command {
             Self::Join
             | Self::Leave
             | Self::RemoveNode
+            | Self::Revoke
             | Self::CreateNetwork
             | Self::SetNetwork
             | Self::RemoveNetwork

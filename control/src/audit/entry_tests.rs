@@ -3,7 +3,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use overlay_core::policy::FilterMode;
-use overlay_core::{Endpoint, EndpointId, NetworkId, NetworkMode, NetworkSettings, Role, Runtime};
+use overlay_core::{
+    Endpoint, EndpointId, NetworkId, NetworkMode, NetworkSettings, Revocation, Role, Runtime,
+};
 use overlay_daemon::log::Log;
 use overlay_proto::audit::{AuditRow, Verifier};
 use proptest::prelude::*;
@@ -48,7 +50,7 @@ fn endpoint() -> Endpoint {
 }
 
 /// Every command once, in an order in which each of them changes something.
-const ORDER: [Command; 15] = [
+const ORDER: [Command; 16] = [
     Command::Join,
     Command::Announce,
     Command::CreateNetwork,
@@ -64,6 +66,7 @@ const ORDER: [Command; 15] = [
     Command::RevokeToken,
     Command::Leave,
     Command::RemoveNode,
+    Command::Revoke,
 ];
 
 /// What a row is, and whether it was there before and is afterwards.
@@ -120,7 +123,8 @@ fn step(command: Command) -> (Actor, Operation, &'static [Seen]) {
         }
         Command::SetNetwork => {
             let nodes = Some("site=a".parse().expect("a selector"));
-            let set = Operation::SetNetwork { network: "shop".to_owned(), nodes };
+            let set =
+                Operation::SetNetwork { network: "shop".to_owned(), nodes, lease: None };
             (node(A), set, &[("network", true, true)])
         }
         Command::ApplyPolicy => (
@@ -167,6 +171,15 @@ fn step(command: Command) -> (Actor, Operation, &'static [Seen]) {
                 ("removed-node", false, true),
             ],
         ),
+        Command::Revoke => {
+            let revocation = Revocation {
+                node: NodeId::from_random(9),
+                name: "d".parse().expect("a name"),
+                at: NOW,
+                by: None,
+            };
+            (node(A), Operation::Revoke(revocation), &[("removed-node", false, true)])
+        }
     }
 }
 

@@ -114,7 +114,7 @@ fn contents(record: &Record) -> Value {
             "labels": row.labels,
         }),
         Record::Enrollment(row) => json!({ "token": row.token, "version": row.version }),
-        Record::Revoked(row) => json!({ "name": row.name, "at": row.at }),
+        Record::Revoked(row) => json!({ "name": row.name, "at": row.at, "evicted": row.evicted }),
         Record::AppliedPolicy(row) => of(row),
         Record::RemoveToken(_)
         | Record::RemoveEnrollment(_)

@@ -305,7 +305,7 @@ impl Control for ControlService {
         &self,
         request: Request<v1::ListAuditRequest>,
     ) -> Answer<v1::ListAuditResponse> {
-        let node = self.caller(&request)?;
+        let node = self.caller(&request).await?;
 
         Ok(Response::new(audit::list(self, node, request.into_inner()).await?))
     }
