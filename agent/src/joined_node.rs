@@ -96,7 +96,7 @@ impl JoinedNode {
     ) -> Self {
         let node = identity.node;
         let keys = u16::try_from(data_path.ports.len()).unwrap_or(u16::MAX);
-        let membership = Membership::kept(loaded.view);
+        let membership = Membership { lost: loaded.lost_networks, ..Membership::kept(loaded.view) };
         let membership = membership.without(revocations(&identity, &loaded.revocations));
         let membership = watch::Sender::new(membership);
         let addresses = AddressBook::new(store.clone(), loaded.control);
@@ -204,6 +204,8 @@ impl JoinedNode {
             backend: Arc::clone(&self.data_path.backend),
             renewal: Arc::clone(&self.renewal),
             problems: Arc::clone(&self.problems),
+            journal: Arc::clone(&self.endpoints.journal),
+            kept_lost: self.membership.borrow().lost.clone().into(),
         }
     }
 

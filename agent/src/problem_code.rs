@@ -19,6 +19,8 @@ pub(crate) enum ProblemCode {
     ControlLog,
     /// Control cannot write its state.
     ControlStorage,
+    /// Control was restored, and waits for nodes to tell what they hold.
+    ControlRestored,
     /// Control lacks something that this version does not know.
     ControlTrouble,
     /// This node may not enter a network any more that it had endpoints on.
@@ -45,6 +47,8 @@ pub(crate) enum ProblemCode {
     Lease,
     /// The log is not written.
     Log,
+    /// Control lost a network that endpoints of this node are on.
+    NetworkLost,
     /// Datagrams are lost on the way.
     PeerLoss,
     /// Peers do not hear this host.
@@ -74,6 +78,7 @@ impl ProblemCode {
             Self::ControlDescriptors => "control-descriptors",
             Self::ControlLog => "control-log",
             Self::ControlStorage => "control-storage",
+            Self::ControlRestored => "control-restored",
             Self::ControlTrouble => "control-trouble",
             Self::CutOff => "cut-off",
             Self::Descriptors => "descriptors",
@@ -87,6 +92,7 @@ impl ProblemCode {
             Self::InterfaceLost => "interface-lost",
             Self::Lease => "lease",
             Self::Log => "log",
+            Self::NetworkLost => "network-lost",
             Self::PeerLoss => "peer-loss",
             Self::PeerNotReached => "peer-not-reached",
             Self::PeerRefused => "peer-refused",

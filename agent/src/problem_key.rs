@@ -44,6 +44,8 @@ pub(crate) enum ProblemKey {
     Leftovers,
     /// A container that has an endpoint which this node lost, by the engine's id of it.
     LostEndpoint(String),
+    /// A network that control lost, and that endpoints of this node are on.
+    LostNetwork(NetworkId),
     /// The log of this process.
     Log,
     /// Peers with which datagrams are lost.
@@ -108,6 +110,7 @@ impl fmt::Display for ProblemKey {
             Self::Leftover(network) => write!(f, "leftover {network}"),
             Self::Leftovers => f.write_str("leftovers"),
             Self::LostEndpoint(endpoint) => write!(f, "container endpoint {endpoint}"),
+            Self::LostNetwork(network) => write!(f, "lost network {network}"),
             Self::Log => f.write_str("log"),
             Self::LossyPeers => f.write_str("lossy peers"),
             Self::Membership(network) => write!(f, "membership {network}"),

@@ -12,6 +12,8 @@ use overlay_proto::v1;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::clock;
+
 /// How often the conditions are checked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -21,6 +23,7 @@ pub(crate) struct Conditions {
     log: Log,
     descriptors: Descriptors,
     storage: watch::Sender<Option<Condition>>,
+    fence: watch::Sender<Option<(Condition, u64)>>,
     problems: watch::Sender<Vec<v1::ControlProblem>>,
 }
 
@@ -31,6 +34,7 @@ impl Conditions {
             log,
             descriptors: Descriptors::watched(),
             storage: watch::Sender::new(None),
+            fence: watch::Sender::new(None),
             problems: watch::Sender::default(),
         }
     }
@@ -38,7 +42,7 @@ impl Conditions {
     /// Checks the conditions periodically until the task is dropped.
     pub(crate) async fn run(&self) {
         loop {
-            let present = self.look();
+            let present = self.look(clock::now_unix());
             self.problems.send_if_modified(|known| {
                 let changed = *known != present;
                 *known = present;
@@ -51,6 +55,12 @@ impl Conditions {
     /// Subscribes to the problems.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Vec<v1::ControlProblem>> {
         self.problems.subscribe()
+    }
+
+    /// Records whether nodes have still to report after control's history began anew, and until
+    /// when they are waited for, in seconds since 1970.
+    pub(crate) fn fenced(&self, waiting: Option<(Condition, u64)>) {
+        self.fence.send_replace(waiting);
     }
 
     /// Records that changes cannot be stored.
@@ -79,8 +89,10 @@ impl Conditions {
     }
 
     /// Lists the current problems.
-    fn look(&self) -> Vec<v1::ControlProblem> {
+    fn look(&self, now: u64) -> Vec<v1::ControlProblem> {
+        let fence = self.fence.borrow().clone().filter(|(_, until)| now < *until);
         let troubles = [
+            ("restored", fence.map(|(condition, _)| condition)),
             ("storage", self.storage.borrow().clone()),
             ("log", self.log.condition()),
             ("descriptors", self.descriptors.condition()),
@@ -108,11 +120,24 @@ mod tests {
         conditions.storage_failed("full".to_owned(), 10);
         conditions.storage_failed("still full (os error 28)".to_owned(), 20);
 
-        let problems = conditions.look();
+        let problems = conditions.look(30);
 
         let told = (problems[0].code.as_str(), problems[0].text.as_str(), problems[0].since_unix);
         assert_eq!(told, ("storage", "still full", 10));
         conditions.storage_works(Path::new("/"));
-        assert_eq!(conditions.look(), []);
+        assert_eq!(conditions.look(30), []);
+    }
+
+    #[test]
+    fn a_fence_is_told_until_it_ends() {
+        let conditions = Conditions::new(Log::default());
+        let condition = Condition { text: "control was restored".to_owned(), since: 10 };
+        conditions.fenced(Some((condition, 20)));
+
+        let told = |now| conditions.look(now).into_iter().map(|it| it.code).collect::<Vec<_>>();
+
+        assert_eq!((told(19), told(20)), (vec!["restored".to_owned()], vec![]));
+        conditions.fenced(None);
+        assert_eq!(told(19), Vec::<String>::new());
     }
 }

@@ -119,6 +119,11 @@ impl Open {
 }
 
 impl Admitted {
+    /// Returns what ends the connection.
+    pub(crate) fn cut(&self) -> CancellationToken {
+        self.ended.clone()
+    }
+
     /// Completes when the connection must end.
     pub(crate) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
         self.ended.clone().cancelled_owned()

@@ -16,8 +16,10 @@ use crate::clock;
 use crate::config::InitConfig;
 use crate::listener::is_here;
 use crate::pki::Authority;
-use crate::random::RandomError;
-use crate::registry::{self, Actor, ClusterState, CreateToken, Operation, RegistryError, Settings};
+use crate::random::{self, RandomError};
+use crate::registry::{
+    self, Actor, ClusterState, CreateToken, HistoryKey, Operation, Record, Settings,
+};
 use crate::start_error::StartError;
 use crate::store::embedded::Embedded;
 use crate::store::{AuditWrites, Commit, Store};
@@ -45,7 +47,7 @@ pub fn init(config: InitConfig) -> Result<Initialised, StartError> {
         return Err(StartError::Initialised(config.state.display().to_string()));
     }
     let now = clock::now_unix();
-    let cluster = ClusterId::from_random(crate::random::bits()?);
+    let cluster = ClusterId::from_random(random::bits()?);
     let settings = Settings {
         cluster,
         pool: config.pool,
@@ -54,7 +56,8 @@ pub fn init(config: InitConfig) -> Result<Initialised, StartError> {
     };
     let authority = Authority::create(&config.state, cluster, now)?;
     let token = FreshToken::draw().map_err(RandomError::from)?;
-    let (first, audit) = first_commit(&settings, token.command(0, 1, Role::Admin), now)?;
+    let (first, audit) =
+        first_commit(&settings, token.command(0, 1, Role::Admin), random::history()?, now)?;
     // Last, because a directory with this file counts as a cluster.
     Embedded::create(&config.state, &settings, &first, &audit)?;
     let addresses =
@@ -76,36 +79,34 @@ fn check_listen(address: SocketAddr) -> Result<(), StartError> {
 fn first_commit(
     settings: &Settings,
     token: CreateToken,
+    history: HistoryKey,
     now: u64,
-) -> Result<(Commit, AuditWrites), RegistryError> {
+) -> Result<(Commit, AuditWrites), StartError> {
     let mut state = ClusterState::new(settings.clone());
     let begin = audit::entry::begin("the cluster was made", state.view().revision, now);
-    let (commit, mut audit) = token_commit(&mut state, token, now)?;
+    let (commit, mut audit) = token_commit(&mut state, token, vec![Record::History(history)], now)?;
     audit.records.insert(0, begin);
 
     Ok((commit, audit))
 }
 
-/// Makes a token for somebody on this host.
+/// Makes a token for somebody on this host, and what else is to be stored with it.
 fn token_commit(
     state: &mut ClusterState,
     token: CreateToken,
+    with: Vec<Record>,
     now: u64,
-) -> Result<(Commit, AuditWrites), RegistryError> {
+) -> Result<(Commit, AuditWrites), StartError> {
     let command = Operation::CreateToken(token);
     let is = audit::Command::of(&command);
-    let (_, records) = registry::apply(state, Actor::Operator, command, now)?;
-    let record = audit::entry::of_command(
-        state,
-        Who::Operator,
-        is,
-        &records,
-        &audit::Origin::default(),
-        now,
-    );
+    let (_, mut records) = registry::apply(state, Actor::Operator, command, now)?;
+    let origin = audit::Origin::default();
+    let record = audit::entry::of_command(state, Who::Operator, is, &records, &origin, now);
+    records.extend(with);
     let changed = state.commit(records.clone());
+    let (to, nonce) = (state.view().revision, random::bits()?);
 
-    Ok((Commit { to: state.view().revision, records, changed }, vec![record].into()))
+    Ok((Commit { to, records, changed, nonce }, vec![record].into()))
 }
 
 /// Creates another token while control is not running.
@@ -123,7 +124,8 @@ pub fn create_token(state: &Path, ttl: u64, uses: u32, role: Role) -> Result<Joi
     let token = FreshToken::draw().map_err(RandomError::from)?;
     let now = clock::now_unix();
     let opening = audit::entry::opening(store.audit_extent()?, before, now);
-    let (commit, mut audit) = token_commit(&mut present, token.command(ttl, uses, role), now)?;
+    let command = token.command(ttl, uses, role);
+    let (commit, mut audit) = token_commit(&mut present, command, Vec::new(), now)?;
     audit.records.splice(0..0, opening);
     store.commit_audited(before, &[commit], &audit)?;
     let addresses =

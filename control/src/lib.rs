@@ -7,6 +7,7 @@
 
 mod addresses;
 mod audit;
+mod backup;
 mod clock;
 mod conditions;
 mod config;
@@ -28,6 +29,7 @@ mod watch;
 mod write_error;
 mod writer;
 
+pub use backup::{BackupError, BackupSummary, RestoreConfig, RestoreSummary, back_up, restore};
 pub use config::{
     Config, DEFAULT_CERT_TTL, DEFAULT_POOL, DEFAULT_PORT, InitConfig, InvalidConfig, parse_duration,
 };

@@ -180,6 +180,7 @@ impl Acceptor {
         let node = client.presented_node();
         let admitted =
             self.limits.admit(node.map_or_else(|| Client::at(address.ip()), Client::Node));
+        let client = client.cut_by(admitted.cut());
         let (ended, is_anonymous) = (admitted.ended(), !client.has_certificate());
         let end = Box::pin(async move {
             tokio::select! {

@@ -13,8 +13,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv4Net;
 use overlay_control::{
-    Config, InitConfig, InvalidConfig, Server, StartError, create_token, init, parse_duration,
+    BackupSummary, Config, InitConfig, InvalidConfig, RestoreConfig, Server, StartError, back_up,
+    create_token, init, parse_duration, restore,
 };
+use overlay_core::instant::rfc3339;
 use overlay_core::{Role, message};
 use overlay_daemon::descriptors;
 use overlay_daemon::log::{self, Log};
@@ -51,6 +53,44 @@ enum Command {
         after_help = "Example: overlay-control token --state /var/lib/overlay/control --role admin --ttl 15m"
     )]
     Token(TokenArgs),
+    /// Writes a backup of control, which may be running, to a file.
+    #[command(after_help = "Example: overlay-control backup /var/backups/overlay.backup")]
+    Backup(BackupArgs),
+    /// Makes a state directory of a backup, while control is not running.
+    #[command(
+        after_help = "Example: overlay-control restore /var/backups/overlay.backup --keep-old"
+    )]
+    Restore(RestoreArgs),
+}
+
+#[derive(Debug, Args)]
+struct BackupArgs {
+    /// The file to make; it holds the cluster's keys
+    file: PathBuf,
+    /// The state directory of control
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    state: PathBuf,
+    /// Replace the file if it is there
+    #[arg(long)]
+    force: bool,
+    /// Print {"cluster": "…", "revision": N, "nodes": N, "networks": N, "bytes": N}
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct RestoreArgs {
+    /// The backup
+    file: PathBuf,
+    /// The state directory to make
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    state: PathBuf,
+    /// Move a state that is there aside, to DIR.before-TIME; its removed nodes stay removed
+    #[arg(long)]
+    keep_old: bool,
+    /// How long nodes that do not come back keep new blocks and addresses from being given
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
+    wait: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -169,6 +209,8 @@ fn main() -> ExitCode {
         Command::Init(args) => run_init(args),
         Command::Serve(args) => run_serve(args, log.clone()),
         Command::Token(args) => run_token(&args),
+        Command::Backup(args) => run_backup(&args),
+        Command::Restore(args) => run_restore(args),
     };
     log.flush();
     match done {
@@ -230,6 +272,58 @@ fn run_token(args: &TokenArgs) -> Result<(), Failure> {
         create_token(&args.state, args.ttl.as_secs(), args.uses, args.role.into())?;
 
     print(&if args.json { json!({ "join": line.expose() }).to_string() } else { line.expose() })
+}
+
+fn run_backup(args: &BackupArgs) -> Result<(), Failure> {
+    let made = back_up(&args.state, &args.file, args.force)
+        .map_err(|error| Failure::Refused(error.to_string()))?;
+    let BackupSummary { cluster, revision, nodes, networks, bytes } = made;
+    if args.json {
+        let cluster = cluster.to_string();
+        let summary = json!({ "cluster": cluster, "revision": revision.0, "nodes": nodes, "networks": networks, "bytes": bytes });
+        return print(&summary.to_string());
+    }
+
+    print(&format!(
+        "backed up cluster {cluster} at revision {revision} to {}: {nodes} nodes, {networks} \
+         networks, {bytes} bytes; it holds the cluster's keys",
+        args.file.display()
+    ))
+}
+
+fn run_restore(args: RestoreArgs) -> Result<(), Failure> {
+    let RestoreArgs { file, state, keep_old, wait } = args;
+    let config = RestoreConfig { keep_old, wait, ..RestoreConfig::new(file, state.clone()) };
+    let made = restore(&config).map_err(|error| Failure::Refused(error.to_string()))?;
+    let until = rfc3339(made.until);
+    let mut lines = vec![
+        format!(
+            "restored cluster {} as it was at {} (revision {})",
+            made.cluster,
+            rfc3339(made.made),
+            made.revision
+        ),
+        format!(
+            "fenced: {} tokens admit nobody any more; make new ones: overlayctl token create",
+            made.tokens
+        ),
+        format!(
+            "fenced: no new block, and no address outside a host's own, until {} nodes have told \
+             what they hold, or {until}",
+            made.awaited
+        ),
+    ];
+    match made.lost {
+        Some(lost) => lines.extend(lost.into_iter().map(|line| format!("lost: {line}"))),
+        None => lines.push(
+            "lost: whatever was changed after the backup; what that was is not known here"
+                .to_owned(),
+        ),
+    }
+    lines.extend(made.old.map(|old| format!("the state before is in {}", old.display())));
+    lines.push(format!("start control now: overlay-control serve --state {}", state.display()));
+
+    print(&lines.join("\n"))
 }
 
 fn run_serve(args: ServeArgs, log: Log) -> Result<(), Failure> {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use overlay_core::Revision;
 use overlay_proto::catch_panic::CatchPanicLayer;
 use overlay_proto::tls;
 use overlay_proto::v1::control_server::ControlServer;
@@ -20,6 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::audit::{self, AuditLayer, Refusals};
+use crate::backup::socket::BackupSocket;
 use crate::clock;
 use crate::conditions::Conditions;
 use crate::config::Config;
@@ -29,11 +29,12 @@ use crate::location::LocationTracker;
 use crate::pki::Authority;
 use crate::pki::server_cert::ServerCert;
 use crate::pki::verifier::AnyTime;
-use crate::registry::{ClusterState, Settings};
+use crate::random;
+use crate::registry::{ClusterState, Record, Settings};
 use crate::service::ControlService;
 use crate::start_error::StartError;
 use crate::store::embedded::Embedded;
-use crate::store::{ChangeLogEntry, Damage, HISTORY, Store, StoreError};
+use crate::store::{Commit, Damage, Store, StoreError};
 use crate::watch::Hub;
 use crate::watch::revocations::RevocationSigner;
 use crate::writer::Writer;
@@ -48,7 +49,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Concurrent calls of one connection.
 const CALLS_PER_CONNECTION: usize = 64;
 /// Streams of one connection: the calls above and those queued behind them.
-const STREAMS_PER_CONNECTION: u32 = 256;
+const STREAMS_PER_CONNECTION: u32 = 128;
 /// The largest headers of a call, in bytes: ours have less than 1 KiB.
 const MAX_HEADERS: u32 = 16 << 10;
 /// Streams that a client may reset before control has handled them (rapid reset); the connection
@@ -69,6 +70,7 @@ pub struct Server {
     certificate: Arc<ServerCert>,
     refusals: Arc<Refusals>,
     writer: JoinHandle<Result<(), StoreError>>,
+    backups: Option<BackupSocket>,
 }
 
 impl Server {
@@ -83,6 +85,10 @@ impl Server {
         check_private(&config.state)?;
         let authority = Arc::new(Authority::load(&config.state)?);
         let (store, settings, hub, state) = open(&config)?;
+        // Where there can be none, control can be backed up while it is stopped.
+        let backups = BackupSocket::open(&config.state)
+            .inspect_err(|error| tracing::warn!(%error, "No backup can be made while control runs"))
+            .ok();
         let listener = listener::listen(config.listen.unwrap_or(settings.listen))?;
         let system = |what| move |source| StartError::System { what, source };
         let address = listener.local_addr().map_err(system("the port has no address"))?;
@@ -112,6 +118,7 @@ impl Server {
             certificate,
             refusals: Arc::default(),
             writer: thread,
+            backups,
         })
     }
 
@@ -127,7 +134,7 @@ impl Server {
     ///
     /// [`StartError`] when control cannot continue.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
-        let Self { listener, service, certificate, refusals, writer, .. } = self;
+        let Self { listener, service, certificate, refusals, writer, backups, .. } = self;
         let hub = Arc::clone(&service.hub);
         let queue = service.writer.clone();
         let tls = tls_config(service.authority.certificate(), Arc::clone(&certificate))?;
@@ -137,6 +144,9 @@ impl Server {
         let conditions = Arc::clone(&service.conditions);
         tasks.spawn(async move { conditions.run().await });
         tasks.spawn(queue.clone().probe(Arc::clone(&service.conditions)));
+        if let Some(backups) = backups {
+            tasks.spawn(backups.serve(Arc::clone(&service.hub)));
+        }
         let locations = Arc::clone(&service.locations);
         tasks.spawn(async move { locations.follow().await });
         let (refused, noted) = (Arc::clone(&refusals), queue.clone());
@@ -190,18 +200,27 @@ fn open(config: &Config) -> Result<(Box<dyn Store>, Settings, Hub, ClusterState)
     let mut store = Embedded::open(&config.state)?;
     let loaded = store.load()?;
     let settings = loaded.settings.clone();
-    let state = ClusterState::from_records(loaded.settings, loaded.revision, loaded.records);
+    let mut state = ClusterState::from_records(loaded.settings, loaded.revision, loaded.records);
     if let Some(what) = state.contradiction() {
         return Err(store.damaged(Damage::Contents(what)).into());
     }
     let opening =
         audit::entry::opening(Store::audit_extent(&store)?, loaded.revision, clock::now_unix());
-    if let Some(record) = opening {
-        store.commit_audited(loaded.revision, &[], &vec![record].into())?;
+    let mut audited: Vec<_> = opening.into_iter().collect();
+    let mut commits = Vec::new();
+    if state.history().is_none() {
+        // A version before lineages made it.
+        let records = vec![Record::History(random::history()?)];
+        let changed = state.commit(records.clone());
+        let to = state.view().revision;
+        commits.push(Commit { to, records, changed, nonce: random::bits()? });
+        audited.push(audit::entry::begin("a lineage was given", to, clock::now_unix()));
     }
-    let since = Revision(loaded.revision.0.saturating_sub(HISTORY));
-    let history: Vec<ChangeLogEntry> = store.history(since)?.unwrap_or_default();
-    let hub = Hub::new(state.clone(), history);
+    if !audited.is_empty() || !commits.is_empty() {
+        store.commit_audited(loaded.revision, &commits, &audited.into())?;
+    }
+    // After a restore it does not reach back as far as revisions do.
+    let hub = Hub::new(state.clone(), store.recent()?);
 
     Ok((Box::new(store), settings, hub, state))
 }

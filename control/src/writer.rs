@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use crate::audit::{self, Origin, Pace, Sum};
 use crate::clock;
 use crate::conditions::Conditions;
-use crate::registry::{self, Actor, ClusterState, Operation, Reply};
+use crate::registry::{self, Actor, ClusterState, Operation, Record, Reply, fence_condition};
 use crate::store::{AuditPage, AuditQuery, AuditWrites, Commit, Store, StoreError};
 use crate::watch::Hub;
 use crate::write_error::WriteError;
@@ -81,6 +81,7 @@ impl Writer {
         hub: Arc<Hub>,
         conditions: Arc<Conditions>,
     ) -> std::io::Result<(Self, thread::JoinHandle<Result<(), StoreError>>)> {
+        conditions.fenced(fence_condition(&state));
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (records, recorded) = watch::channel(0);
         let pace = Pace::with_sums(store.audit_sums().map_err(std::io::Error::other)?);
@@ -269,7 +270,12 @@ impl WriterThread {
                     self.conditions.storage_works(self.store.path());
                     self.records.send_modify(|count| *count += 1);
                 }
+                let is_fence = |record: &Record| record.is_of_fence();
+                let tells = commits.iter().flat_map(|commit| &commit.records).any(is_fence);
                 self.hub.publish(commits);
+                if tells {
+                    self.conditions.fenced(fence_condition(&self.state));
+                }
                 for (reply, answer) in answers {
                     // A caller that no longer waits will ask again.
                     let _ = reply.send(answer);
@@ -303,7 +309,10 @@ impl WriterThread {
         let (outcome, records, record) = decided.map_err(|_| WriteError::Panicked)??;
         if let Some(record) = record {
             let changed = self.state.commit(records.clone());
-            batch.commits.push(Commit { to: self.state.view().revision, records, changed });
+            // Without a mark, the revision is only not recognised.
+            let nonce = crate::random::bits().unwrap_or_default();
+            let to = self.state.view().revision;
+            batch.commits.push(Commit { to, records, changed, nonce });
             batch.records.extend(self.pace.admit(record, is.is_routine()));
         }
 
@@ -427,6 +436,10 @@ mod tests {
             })
         }
 
+        fn recent(&self) -> Result<Vec<ChangeLogEntry>, StoreError> {
+            self.store.recent()
+        }
+
         fn history(&self, since: Revision) -> Result<Option<Vec<ChangeLogEntry>>, StoreError> {
             self.store.history(since)
         }
@@ -461,7 +474,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let mut state = ClusterState::new(settings());
         let records: Vec<_> = with_tokens().records().collect();
-        let first = Commit { to: Revision(1), changed: state.commit(records.clone()), records };
+        let changed = state.commit(records.clone());
+        let first = Commit { to: Revision(1), changed, records, nonce: 1 };
         Embedded::create(directory.path(), &settings(), &first, &AuditWrites::default())
             .expect("a store");
         let store = FlakyStore {

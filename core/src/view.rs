@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::Endpoint;
 use crate::id::{EndpointId, NetworkId, NodeId};
+use crate::lineage::{Lineage, Stamp};
 use crate::name::Name;
 use crate::network::{Member, Network};
 use crate::node::{HostReport, Node};
@@ -101,16 +102,26 @@ pub struct Delta {
     /// view, but not removed.
     #[serde(default)]
     pub put_out: Vec<NetworkId>,
+    /// The history that both revisions belong to, with the mark of the later one; missing from
+    /// control of a version before lineages.
+    #[serde(default)]
+    pub stamp: Option<Stamp>,
 }
 
-/// A delta that does not start at the view's revision: the watcher must ask for a snapshot.
+/// A delta that does not continue the view: the watcher must ask for a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("delta starts at revision {from}, the view stands at {at}")]
-pub struct Gap {
-    /// The view's revision.
-    pub at: Revision,
-    /// The revision at which the delta starts.
-    pub from: Revision,
+pub enum Gap {
+    /// It does not start at the view's revision.
+    #[error("delta starts at revision {from}, the view stands at {at}")]
+    Revision {
+        /// The view's revision.
+        at: Revision,
+        /// The revision at which the delta starts.
+        from: Revision,
+    },
+    /// It belongs to another history than the view.
+    #[error("control's history began anew: control was restored from a backup, or made anew")]
+    Lineage,
 }
 
 /// The membership at one revision: all nodes, networks, members and endpoints for control, the
@@ -131,6 +142,8 @@ pub struct View {
     pub hosts: BTreeMap<NodeId, HostReport>,
     /// The policy; without one, everything passes.
     pub policy: Option<Arc<ClusterPolicy>>,
+    /// The history that the revision belongs to, where that is known.
+    pub stamp: Option<Stamp>,
 }
 
 impl View {
@@ -198,17 +211,26 @@ impl View {
     ///
     /// # Errors
     ///
-    /// [`Gap`] when the delta does not start at the view's revision; the view is then unchanged.
+    /// [`Gap`] when the delta does not start at the view's revision, or belongs to another history;
+    /// the view is then unchanged.
     pub fn apply_delta(&mut self, delta: Delta) -> Result<(), Gap> {
+        if delta.stamp.map(|stamp| stamp.lineage) != self.lineage() {
+            return Err(Gap::Lineage);
+        }
         if delta.from != self.revision {
-            return Err(Gap { at: self.revision, from: delta.from });
+            return Err(Gap::Revision { at: self.revision, from: delta.from });
         }
         for change in delta.changes {
             self.apply(change);
         }
-        self.revision = delta.to;
+        (self.revision, self.stamp) = (delta.to, delta.stamp);
 
         Ok(())
+    }
+
+    /// Returns the history that the view belongs to, where that is known.
+    pub fn lineage(&self) -> Option<Lineage> {
+        self.stamp.map(|stamp| stamp.lineage)
     }
 
     /// Finds a network by its name.

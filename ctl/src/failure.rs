@@ -43,6 +43,7 @@ impl Failure {
                 | Code::Unsupported
                 | Code::Kernel
                 | Code::Storage
+                | Code::ReportWanted
                 | Code::Fault => 1,
             },
             Self::Usage(_) => 2,

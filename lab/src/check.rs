@@ -26,6 +26,7 @@ mod notes;
 mod offline;
 mod policy;
 mod restart;
+mod restore;
 mod roam;
 mod speed;
 mod traffic;
@@ -77,6 +78,12 @@ pub const CHECKS: &[Check] = &[
         what: "what control acknowledged survives kill -9",
         rounds: 20,
         run: control::run,
+    },
+    Check {
+        name: "restore",
+        what: "control is restored, and nothing is given twice; rounds are hosts",
+        rounds: 20,
+        run: restore::run,
     },
     Check {
         name: "exhaustion",

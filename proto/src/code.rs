@@ -62,6 +62,8 @@ codes! {
     WrongPin = "wrong-pin" => Unauthenticated;
     /// Another host uses the caller's identity, and was there first.
     IdentityClash = "identity-clash" => FailedPrecondition;
+    /// Control's history began anew, and it needs a report of what the caller holds.
+    ReportWanted = "report-wanted" => FailedPrecondition;
     /// Control cannot be reached.
     ControlAway = "control-away" => Unavailable;
     /// The agent cannot be reached.

@@ -7,7 +7,7 @@ mod network;
 mod policy;
 mod row;
 
-pub use change::encoded_len;
+pub use change::{encoded_len, stamp, stamp_fields, view_len};
 pub use error::{ConversionError, InvalidText, UnfitPrefix};
 pub use field::{
     MAX_ALIASES, MAX_BLOCKS, MAX_LABEL, MAX_LABELS, MAX_LANES, MAX_UNDERLAY, field, labels,
@@ -26,7 +26,8 @@ mod tests {
 
     use overlay_core::policy::{ClusterPolicy, FilterMode, MAX_POLICY};
     use overlay_core::{
-        Block, Change, Creator, Delta, Endpoint, Member, Node, Revision, Role, Runtime, View,
+        Block, Change, Creator, Delta, Endpoint, Lineage, Mark, Member, Node, Revision, Role,
+        Runtime, Stamp, View,
     };
     use overlay_core::{
         Difference, EndpointId, HostReport, Network, NetworkId, NetworkMode, NetworkSettings,
@@ -35,6 +36,8 @@ mod tests {
 
     use super::*;
     use crate::{Refusal, v1};
+
+    const STAMP: Stamp = Stamp { lineage: Lineage::new([3; 16]), mark: Some(Mark::new([4; 32])) };
 
     fn rows() -> Vec<Change> {
         let (network, node) = (NetworkId::from_random(1), NodeId::from_random(2));
@@ -113,7 +116,9 @@ mod tests {
 
     #[test]
     fn a_snapshot_survives_the_wire() {
-        let view = View::from_rows(Revision(7), rows());
+        let mut view = View::from_rows(Revision(7), rows());
+        assert_eq!(View::try_from(v1::Snapshot::from(&view)), Ok(view.clone()));
+        view.stamp = Some(STAMP);
 
         assert_eq!(View::try_from(v1::Snapshot::from(&view)), Ok(view));
     }
@@ -123,7 +128,8 @@ mod tests {
         let mut changes = rows();
         changes.extend(rows().iter().map(|row| Change::Removed(row.key())));
         let put_out = vec![NetworkId::from_random(9)];
-        let delta = Delta { from: Revision(1), to: Revision(2), changes, put_out };
+        let delta =
+            Delta { from: Revision(1), to: Revision(2), changes, put_out, stamp: Some(STAMP) };
 
         assert_eq!(Delta::try_from(v1::Delta::from(delta.clone())), Ok(delta));
     }

@@ -113,6 +113,7 @@ fn lost_network(membership: &Membership, record: &EndpointRecord) -> Option<&'st
     // A network that containers of an engine are on comes back rather than that they lose it.
     if record.sandbox.is_managed()
         || !membership.live
+        || membership.lost.contains_key(&network)
         || membership.view.networks.contains_key(&network)
     {
         return None;

@@ -78,11 +78,12 @@ fn whoever_is_revoked_is_in_no_view_whatever_control_says_later() {
         to: Revision(2),
         changes: vec![node(other(2))],
         put_out: Vec::new(),
+        stamp: None,
     };
     known.send_modify(|known| known.go_on(delta, ME).expect("it follows"));
     assert_eq!(is_there(&known), [true, false, true]);
     let whole = View::from_rows(Revision(9), [ME, other(2), other(3)].map(node));
-    known.send_modify(|known| known.begin_anew(whole));
+    known.send_modify(|known| known.begin_anew(whole, ME));
     assert_eq!(is_there(&known), [true, false, true], "a control restored from a backup");
 }
 

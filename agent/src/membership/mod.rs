@@ -23,7 +23,9 @@ pub(crate) mod per_network;
 pub(crate) mod prefix_clash;
 pub(crate) mod publish;
 pub(crate) mod renewal;
+pub(crate) mod report;
 pub(crate) mod revocations;
+pub(crate) mod transfer;
 pub(crate) mod unpublished;
 pub(crate) mod view_cache;
 pub(crate) mod watch;
@@ -53,6 +55,9 @@ pub(crate) struct Membership {
     pub(crate) put_out: BTreeMap<NetworkId, String>,
     /// The removed nodes, of which the view has no row.
     pub(crate) revocations: Arc<Revocations>,
+    /// The networks that this node was in and that control lost, because it was restored from a
+    /// backup made before them, with what people call them. Their endpoints are not removed.
+    pub(crate) lost: BTreeMap<NetworkId, String>,
 }
 
 impl Membership {
@@ -98,8 +103,15 @@ impl Membership {
         Ok(())
     }
 
-    /// Takes over a snapshot.
-    pub(crate) fn begin_anew(&mut self, view: View) {
+    /// Takes over a snapshot, as `node`.
+    pub(crate) fn begin_anew(&mut self, view: View, node: NodeId) {
+        if self.view.lineage().is_some() && view.lineage() != self.view.lineage() {
+            let own =
+                self.view.memberships_of(node).filter_map(|m| self.view.networks.get(&m.network));
+            let gone = own.filter(|network| !view.networks.contains_key(&network.id));
+            let gone = gone.map(|network| (network.id, network.title().to_owned()));
+            self.lost.extend(gone.collect::<Vec<_>>());
+        }
         self.view = Arc::new(view);
         self.revocations.purge(&mut self.view);
         self.changed.note_snapshot();
@@ -119,6 +131,7 @@ impl Membership {
     fn forget_reopened(&mut self) {
         let view = &self.view;
         self.put_out.retain(|network, _| !view.networks.contains_key(network));
+        self.lost.retain(|network, _| !view.networks.contains_key(network));
     }
 }
 
@@ -156,7 +169,7 @@ mod tests {
 
     fn next(membership: &mut Membership, changes: Vec<Change>, put_out: Vec<NetworkId>) {
         let from = membership.view.revision;
-        let delta = Delta { from, to: from.next(), changes, put_out };
+        let delta = Delta { from, to: from.next(), changes, put_out, stamp: None };
         membership.go_on(delta, ME).expect("it follows");
     }
 
@@ -178,14 +191,58 @@ mod tests {
     }
 
     #[test]
+    fn a_network_that_a_restored_control_lost_is_remembered_until_it_is_there_again() {
+        let stamp = |n| Some(overlay_core::Stamp { lineage: [n; 16].into(), mark: None });
+        let (used, other) = (NetworkId::FIRST, NetworkId::LAST);
+        let member = Member { network: used, node: ME, lane_keys: vec![], blocks: vec![] };
+        let rows = [network(used, "Shop"), network(other, "Spare"), Change::Member(member)];
+        let view = View { stamp: stamp(1), ..View::from_rows(Revision(5), rows) };
+        let mut membership = Membership::kept(view);
+        let empty = |n| View { stamp: stamp(n), ..View::from_rows(Revision(5), []) };
+
+        membership.begin_anew(empty(1), ME);
+        assert!(membership.lost.is_empty(), "in one history it was removed");
+        let rows = [
+            network(used, "Shop"),
+            Change::Member(Member { network: used, node: ME, lane_keys: vec![], blocks: vec![] }),
+        ];
+        membership.begin_anew(View { stamp: stamp(1), ..View::from_rows(Revision(6), rows) }, ME);
+        membership.begin_anew(empty(2), ME);
+        assert_eq!(membership.lost, BTreeMap::from([(used, "Shop".to_owned())]));
+        membership.begin_anew(View::from_rows(Revision(7), [network(used, "Shop")]), ME);
+        assert!(membership.lost.is_empty());
+    }
+
+    /// Invariant 9.
+    #[test]
+    fn a_delta_of_another_history_changes_nothing() {
+        let stamp = |n| Some(overlay_core::Stamp { lineage: [n; 16].into(), mark: None });
+        let view = View { stamp: stamp(1), ..View::from_rows(Revision(5), []) };
+        let mut membership = Membership::kept(view);
+        let delta = |n| Delta {
+            from: Revision(5),
+            to: Revision(6),
+            changes: vec![network(NetworkId::FIRST, "Ghost")],
+            put_out: Vec::new(),
+            stamp: stamp(n),
+        };
+
+        let none = membership.go_on(Delta { stamp: None, ..delta(1) }, ME);
+
+        assert_eq!((membership.go_on(delta(2), ME), none), (Err(Gap::Lineage), Err(Gap::Lineage)));
+        assert!(membership.view.networks.is_empty());
+        assert_eq!(membership.go_on(delta(1), ME), Ok(()));
+    }
+
+    #[test]
     fn a_snapshot_that_shows_a_network_opens_it_again() {
         let put_out = BTreeMap::from([(NetworkId::FIRST, "Shop".to_owned())]);
         let mut membership = Membership { put_out, ..Membership::default() };
 
-        membership.begin_anew(View::default());
+        membership.begin_anew(View::default(), ME);
         assert_eq!(membership.put_out.len(), 1);
         let rows = [network(NetworkId::FIRST, "Shop")];
-        membership.begin_anew(View::from_rows(Revision(1), rows));
+        membership.begin_anew(View::from_rows(Revision(1), rows), ME);
         assert_eq!(membership.put_out, BTreeMap::new());
     }
 }

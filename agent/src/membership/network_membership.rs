@@ -185,6 +185,7 @@ impl NetworkMemberships {
                 (Arc::clone(&membership.view), membership.live, touched)
             };
             if live && self.control.connection.is_connected() {
+                self.come_back(&view).await;
                 self.renew_keys(&view, &mut keyed).await;
                 self.forget_keys(&view).await;
                 self.grow(&view, touched.as_ref(), &mut grown).await;
@@ -201,6 +202,17 @@ impl NetworkMemberships {
                 _ = memberships.changed() => {}
                 () = sleep_until(unused.map_or(sweep, |unused| unused.min(sweep))) => {}
             }
+        }
+    }
+
+    /// Enters networks again that this node has endpoints on and is no member of, as after a
+    /// restore of control.
+    async fn come_back(&self, view: &View) {
+        let is_out = |network: &NetworkId| {
+            view.networks.contains_key(network) && view.member(*network, self.node).is_none()
+        };
+        for network in self.journal.networks().into_iter().filter(is_out) {
+            self.note(network, self.enter(network, 1).await);
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use overlay_core::{Change, Delta, Revision, RowKey, View};
+use overlay_core::{Change, Delta, Revision, RowKey, Stamp, View};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -20,27 +20,34 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Keeps it while the node is joined. No view is held on to: one that somebody holds is copied
 /// whole by the next change.
 pub(crate) async fn run(mut membership: watch::Receiver<Membership>, store: &StateStore) {
-    let (mut revision, mut seen) = {
+    let (mut kept, mut seen) = {
         let kept = membership.borrow_and_update();
-        (kept.view.revision, kept.changed.cursor())
+        (position(&kept.view), kept.changed.cursor())
     };
     loop {
-        let Some(update) = Update::new(&membership.borrow_and_update(), revision, seen) else {
+        let Some(update) = Update::new(&membership.borrow_and_update(), kept, seen) else {
             if membership.changed().await.is_err() {
                 return;
             }
             continue;
         };
-        let now = (update.revision(), update.seen);
+        let now = (update.position(), update.seen);
         match in_store(store, move |store| update.write(store)).await {
             Ok(()) => {
-                (revision, seen) = now;
+                (kept, seen) = now;
                 sleep(GATHER).await;
             }
             // The store reports its own failure.
             Err(_) => sleep(RETRY).await,
         }
     }
+}
+
+/// Where a view stands: revisions of two histories say nothing about each other.
+type Position = (Revision, Option<Stamp>);
+
+fn position(view: &View) -> Position {
+    (view.revision, view.stamp)
 }
 
 /// What is to be written.
@@ -57,18 +64,19 @@ enum Rows {
 
 impl Update {
     /// Compares the membership with what is on disk; nothing where that is as good.
-    fn new(membership: &Membership, revision: Revision, seen: ViewCursor) -> Option<Self> {
+    fn new(membership: &Membership, kept: Position, seen: ViewCursor) -> Option<Self> {
         let view = &membership.view;
         // A view that is waiting for its snapshot is no better than the one on disk.
-        if view.revision == revision || view.revision == Revision(0) {
+        if position(view) == kept || view.revision == Revision(0) {
             return None;
         }
         let rows = match membership.changed.since(seen) {
             Some(keys) => Rows::Changed(Delta {
-                from: revision,
+                from: kept.0,
                 to: view.revision,
                 changes: steps(view, keys),
                 put_out: Vec::new(),
+                stamp: view.stamp,
             }),
             None => Rows::All(Arc::clone(view)),
         };
@@ -76,10 +84,10 @@ impl Update {
         Some(Self { rows, seen: membership.changed.cursor() })
     }
 
-    fn revision(&self) -> Revision {
+    fn position(&self) -> Position {
         match &self.rows {
-            Rows::All(view) => view.revision,
-            Rows::Changed(delta) => delta.to,
+            Rows::All(view) => position(view),
+            Rows::Changed(delta) => (delta.to, delta.stamp),
         }
     }
 
@@ -118,6 +126,22 @@ mod tests {
     }
 
     #[test]
+    fn the_same_revision_of_another_history_is_written_whole() {
+        let stamp = |n| Some(Stamp { lineage: [n; 16].into(), mark: None });
+        let view =
+            |n| View { stamp: stamp(n), ..View::from_rows(Revision(3), [node(n.into(), 1)]) };
+        let mut membership = Membership::kept(view(1));
+        let (kept, seen) = (position(&membership.view), membership.changed.cursor());
+        assert!(Update::new(&membership, kept, seen).is_none());
+
+        membership.begin_anew(view(2), NodeId::FIRST);
+        let update = Update::new(&membership, kept, seen).expect("it is another one");
+
+        assert!(matches!(&update.rows, Rows::All(_)));
+        assert_eq!(update.position(), (Revision(3), stamp(2)));
+    }
+
+    #[test]
     fn the_steps_lead_there_and_nothing_unchanged_is_written() {
         let from = View::from_rows(Revision(1), [node(1, 1), node(2, 2), node(3, 3)]);
         let to = View::from_rows(Revision(4), [node(2, 9), node(3, 3), node(4, 4)]);
@@ -128,7 +152,13 @@ mod tests {
         assert_eq!(changes.len(), 3);
         let mut reached = from;
         reached
-            .apply_delta(Delta { from: Revision(1), to: Revision(4), changes, put_out: Vec::new() })
+            .apply_delta(Delta {
+                from: Revision(1),
+                to: Revision(4),
+                changes,
+                put_out: Vec::new(),
+                stamp: None,
+            })
             .expect("it starts there");
         assert_eq!(reached, to);
     }

@@ -1,11 +1,12 @@
 //! Follows the membership: one stream, resumed where it broke off, begun anew after a gap.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use overlay_core::{Delta, NodeId, Revision, View};
+use overlay_core::{Delta, NetworkId, NodeId, Revision, View};
 use overlay_proto::channel::Dialled;
-use overlay_proto::convert::ConversionError;
+use overlay_proto::convert::{self, ConversionError};
 use overlay_proto::v1::watch_response::Event;
 use overlay_proto::{Code, v1};
 use tokio::sync::watch;
@@ -18,13 +19,15 @@ use super::connection_loss::{self, ConnectionLoss};
 use super::control_error::{ConnectError, ControlError};
 use super::control_link::ControlLink;
 use super::renewal::Renewal;
-use super::{Membership, back_off, connection, contact, eviction, renewal};
+use super::transfer::{ReceivedTransfer, Whole};
+use super::{Membership, back_off, connection, contact, eviction, renewal, report};
 use crate::backend::Backend;
 use crate::host_state::HostState;
 use crate::problem::Problems;
 use crate::problem_code::ProblemCode;
 use crate::problem_key::ProblemKey;
-use crate::state::StoreFailure;
+use crate::state::journal::Journal;
+use crate::state::{StoreFailure, in_store};
 
 /// Control sends a sign of life every few seconds; a stream that is silent for longer is dead.
 const IDLE: Duration = Duration::from_secs(20);
@@ -49,16 +52,15 @@ pub(crate) struct Follower {
     pub(crate) renewal: Arc<Renewal>,
     /// Where it is told what is wrong.
     pub(crate) problems: Arc<Problems>,
+    /// The endpoints of this node, which control may have to be told of.
+    pub(crate) journal: Arc<Journal>,
+    /// Which networks are kept as lost.
+    pub(crate) kept_lost: Mutex<BTreeMap<NetworkId, String>>,
 }
 
 impl Follower {
     fn node(&self) -> NodeId {
         self.control.identity().node
-    }
-
-    /// Returns the revision from which to watch.
-    fn followed(&self) -> Revision {
-        self.membership.borrow().view.revision
     }
 
     /// Lists the removed nodes that this one knows of.
@@ -210,16 +212,13 @@ async fn open_and_follow(follower: &Follower, channel: Channel, address: &str) -
         follower.control.connection.client_of(channel.clone()),
     )
     .await;
-    let request = v1::WatchRequest {
-        revision: follower.followed().0,
-        cluster: follower.control.identity().cluster.to_string(),
-        instance: follower.control.process.instance.to_string(),
-        takes_revocations: true,
-        revoked: follower.revoked(),
-    };
-    let opened =
-        connection::call(follower.control.connection.client_of(channel.clone()).watch(request))
-            .await;
+    let mut opened = open(follower, &channel).await;
+    if opened.as_ref().is_err_and(|error| error.code() == Code::ReportWanted) {
+        opened = match tell_what_we_hold(follower, &channel).await {
+            Ok(()) => open(follower, &channel).await,
+            Err(error) => Err(error),
+        };
+    }
     let mut stream = match opened {
         Ok(stream) => stream,
         Err(error) => return judge(error),
@@ -231,7 +230,54 @@ async fn open_and_follow(follower: &Follower, channel: Channel, address: &str) -
     follow_stream(follower, &mut stream).await
 }
 
+/// Opens a watch that goes on where the view stands.
+async fn open(
+    follower: &Follower,
+    channel: &Channel,
+) -> Result<Streaming<v1::WatchResponse>, ControlError> {
+    let (revision, stamp) = {
+        let membership = follower.membership.borrow();
+        (membership.view.revision, membership.view.stamp)
+    };
+    let (lineage, mark) = convert::stamp_fields(stamp);
+    let request = v1::WatchRequest {
+        revision: revision.0,
+        cluster: follower.control.identity().cluster.to_string(),
+        instance: follower.control.process.instance.to_string(),
+        lineage,
+        mark,
+        chunks: true,
+        reports: true,
+        takes_revocations: true,
+        revoked: follower.revoked(),
+    };
+
+    let mut client = follower.control.connection.client_of(channel.clone());
+
+    connection::call(client.watch(request)).await
+}
+
+/// Reports what this node holds, before anything that a restored control says is taken over.
+async fn tell_what_we_hold(follower: &Follower, channel: &Channel) -> Result<(), ControlError> {
+    let request = {
+        let view = Arc::clone(&follower.membership.borrow().view);
+        let (node, journal) = (follower.node(), follower.journal.entries());
+        let lost = follower.journal.lost(&view, node);
+        report::report(&view, node, &journal, lost)
+    };
+    tracing::warn!(
+        members = request.members.len(),
+        endpoints = request.endpoints.len(),
+        "Control's history began anew, telling it what this node holds"
+    );
+
+    let mut client = follower.control.connection.client_of(channel.clone());
+
+    connection::call(client.report(request)).await.map(drop)
+}
+
 async fn follow_stream(follower: &Follower, stream: &mut Streaming<v1::WatchResponse>) -> Ended {
+    let mut transfer = ReceivedTransfer::default();
     loop {
         let event = match timeout(IDLE, stream.message()).await {
             Ok(Ok(Some(response))) => response.event,
@@ -254,12 +300,13 @@ async fn follow_stream(follower: &Follower, stream: &mut Streaming<v1::WatchResp
         }
         // It comes after the change that may take a peer out.
         let is_alive = matches!(event, Some(Event::Alive(_)));
-        if let Err(ended) = handle(follower, event) {
+        if let Err(ended) = handle(follower, event, &mut transfer) {
             return ended;
         }
         if is_alive {
             follower.control.contact.heard(contact::boot_time());
         }
+        tell_lost(follower).await;
     }
 }
 
@@ -337,14 +384,25 @@ fn judge(error: ControlError) -> Ended {
     }
 }
 
-fn handle(follower: &Follower, event: Option<Event>) -> Result<(), Ended> {
+fn handle(
+    follower: &Follower,
+    event: Option<Event>,
+    transfer: &mut ReceivedTransfer,
+) -> Result<(), Ended> {
     match event {
+        Some(Event::Chunk(chunk)) => {
+            match transfer.take(chunk).map_err(|error| Ended::Astray(error.to_string()))? {
+                Some(Whole::Snapshot(view)) => take_over(follower, view)?,
+                Some(Whole::Delta(delta)) => {
+                    let node = follower.node();
+                    follow(&follower.membership, |membership| go_on(membership, delta, node))?;
+                }
+                None => return Ok(()),
+            }
+        }
         Some(Event::Snapshot(snapshot)) => {
             let view = View::try_from(snapshot).map_err(|error| Ended::Broken(error.into()))?;
-            follow(&follower.membership, |membership| {
-                membership.begin_anew(view);
-                Ok(())
-            })?;
+            take_over(follower, view)?;
         }
         Some(Event::Delta(delta)) => {
             let delta = Delta::try_from(delta).map_err(|error| Ended::Broken(error.into()))?;
@@ -367,6 +425,45 @@ fn handle(follower: &Follower, event: Option<Event>) -> Result<(), Ended> {
     still_a_node(&follower.membership.borrow(), follower.node())
 }
 
+fn take_over(follower: &Follower, view: View) -> Result<(), Ended> {
+    let node = follower.node();
+
+    follow(&follower.membership, |membership| {
+        membership.begin_anew(view, node);
+        Ok(())
+    })
+}
+
+/// Tells of networks that control lost while endpoints of this node are on them, and keeps which
+/// these are: after a restart they must not be taken for removed.
+async fn tell_lost(follower: &Follower) {
+    let lost = follower.membership.borrow().lost.clone();
+    let told = |network: &NetworkId| follower.problems.stands(&ProblemKey::LostNetwork(*network));
+    let used = follower.journal.networks();
+    let is_kept = std::mem::replace(
+        &mut *follower.kept_lost.lock().unwrap_or_else(PoisonError::into_inner),
+        lost.clone(),
+    ) == lost;
+    if !is_kept {
+        let kept = lost.clone();
+        // The store reports its own failure.
+        let _ =
+            in_store(&follower.renewal.store, move |store| store.put_lost_networks(&kept)).await;
+    }
+    let stands = |id: &NetworkId| lost.contains_key(id) && used.contains(id);
+    follower.problems.retain(|key| !matches!(key, ProblemKey::LostNetwork(id) if !stands(id)));
+    for (network, title) in lost.iter().filter(|(id, _)| used.contains(id) && !told(id)) {
+        follower.problems.raise(
+            ProblemKey::LostNetwork(*network),
+            ProblemCode::NetworkLost,
+            format!(
+                "control was restored from a backup made before network {title}: its endpoints on \
+                 this host are cut off; make it again and start them anew, or detach them"
+            ),
+        );
+    }
+}
+
 /// Takes over what control says that it cannot do.
 fn hear(problems: &Problems, told: &[v1::ControlProblem]) {
     let is_told = |code: &String| told.iter().any(|problem| problem.code == *code);
@@ -376,6 +473,7 @@ fn hear(problems: &Problems, told: &[v1::ControlProblem]) {
             "storage" => ProblemCode::ControlStorage,
             "log" => ProblemCode::ControlLog,
             "descriptors" => ProblemCode::ControlDescriptors,
+            "restored" => ProblemCode::ControlRestored,
             _ => ProblemCode::ControlTrouble,
         };
         problems.raise(
@@ -424,8 +522,13 @@ mod tests {
     #[test]
     fn a_delta_that_does_not_fit_leaves_the_view_alone() {
         let membership = watch::Sender::new(Membership::default());
-        let delta =
-            Delta { from: Revision(4), to: Revision(5), changes: Vec::new(), put_out: Vec::new() };
+        let delta = Delta {
+            from: Revision(4),
+            to: Revision(5),
+            changes: Vec::new(),
+            put_out: Vec::new(),
+            stamp: None,
+        };
 
         let refused = follow(&membership, |membership| go_on(membership, delta, NodeId::FIRST));
 
@@ -437,8 +540,13 @@ mod tests {
     fn who_still_reads_a_view_keeps_it_as_it_was() {
         let membership = watch::Sender::new(Membership::default());
         let read = Arc::clone(&membership.borrow().view);
-        let delta =
-            Delta { from: Revision(0), to: Revision(1), changes: Vec::new(), put_out: Vec::new() };
+        let delta = Delta {
+            from: Revision(0),
+            to: Revision(1),
+            changes: Vec::new(),
+            put_out: Vec::new(),
+            stamp: None,
+        };
 
         follow(&membership, |membership| go_on(membership, delta, NodeId::FIRST))
             .expect("it starts there");

@@ -235,6 +235,7 @@ impl LargeNetwork {
             to: from.next(),
             changes: vec![Change::Endpoint(endpoint)],
             put_out: Vec::new(),
+            stamp: None,
         }
     }
 }

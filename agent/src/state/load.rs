@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use overlay_core::{Change, EndpointId, NetworkId, PrivateKey, Revision, View};
+use overlay_core::{Change, EndpointId, NetworkId, PrivateKey, Revision, Stamp, View};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableError};
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
@@ -29,6 +29,8 @@ pub struct StoredState {
     pub keys: BTreeMap<NetworkId, BTreeMap<u16, PrivateKey>>,
     /// The last view.
     pub view: View,
+    /// The networks of this node that control lost, with what people call them.
+    pub lost_networks: BTreeMap<NetworkId, String>,
     /// The endpoints of this node.
     pub endpoints: BTreeMap<EndpointId, EndpointRecord>,
     /// The address given out last, by network.
@@ -81,6 +83,11 @@ pub(super) fn load(path: &Path, database: &Database) -> Result<StoredState, Stat
     };
     let revision = Revision(number("revision")?.unwrap_or_default());
     load_tables(path, database, revision, &mut loaded)?;
+    // A file from before lineages has none.
+    let stamp: Option<Option<Stamp>> = parse_entry(path, "stamp", meta.get("stamp"))?;
+    loaded.view.stamp = stamp.flatten();
+    let lost: Option<Vec<_>> = parse_entry(path, "lost-networks", meta.get("lost-networks"))?;
+    loaded.lost_networks = lost.unwrap_or_default().into_iter().collect();
 
     Ok(loaded)
 }

@@ -106,13 +106,18 @@ impl StateStore {
     pub fn put_view(&self, view: &View) -> Result<(), StateError> {
         self.write(|write| {
             write.delete_table(VIEW)?;
-            put_rows(write, view.rows(), view.revision)
+            put_rows(write, view.rows(), view.revision, view.stamp)
         })
     }
 
     /// Keeps what changed since the view kept last.
     pub fn put_delta(&self, delta: &Delta) -> Result<(), StateError> {
-        self.write(|write| put_rows(write, delta.changes.iter().cloned(), delta.to))
+        self.write(|write| put_rows(write, delta.changes.iter().cloned(), delta.to, delta.stamp))
+    }
+
+    /// Keeps which networks of this node control lost, with what people call them.
+    pub fn put_lost_networks(&self, lost: &BTreeMap<NetworkId, String>) -> Result<(), StateError> {
+        self.write(|write| put_json(write, "lost-networks", &lost.iter().collect::<Vec<_>>()))
     }
 
     /// Keeps our private keys of a network.

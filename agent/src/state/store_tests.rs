@@ -1,7 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
 
-use overlay_core::{Change, ClusterId, Endpoint, Node, NodeId, Revision, Role, RowKey, Runtime};
+use overlay_core::{
+    Change, ClusterId, Endpoint, Node, NodeId, Revision, Role, RowKey, Runtime, Stamp,
+};
 use zeroize::Zeroizing;
 
 use super::super::record::SandboxRecord;
@@ -98,12 +100,41 @@ fn a_delta_moves_the_kept_view() {
 
     let changes = vec![Change::Removed(RowKey::Node(NodeId::from_random(1))), node(3)];
     store
-        .put_delta(&Delta { from: Revision(3), to: Revision(5), changes, put_out: Vec::new() })
+        .put_delta(&Delta {
+            from: Revision(3),
+            to: Revision(5),
+            changes,
+            put_out: Vec::new(),
+            stamp: None,
+        })
         .expect("kept");
 
     drop(store);
     let (_, loaded) = StateStore::open(&path).expect("the same file");
     assert_eq!(loaded.view, View::from_rows(Revision(5), [node(2), node(3)]));
+}
+
+#[test]
+fn the_history_of_the_kept_view_is_kept_with_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("agent.redb");
+    let stamp = |n| Some(Stamp { lineage: [n; 16].into(), mark: Some([n; 32].into()) });
+    let (store, loaded) = StateStore::open(&path).expect("a new file");
+    assert_eq!(loaded.view.stamp, None);
+    let view = View { stamp: stamp(1), ..View::from_rows(Revision(3), [node(1)]) };
+    store.put_view(&view).expect("kept");
+    let lost = [(NetworkId::FIRST, "Shop".to_owned())].into();
+    store.put_lost_networks(&lost).expect("kept");
+    let changes = vec![node(2)];
+    let delta =
+        Delta { from: Revision(3), to: Revision(4), changes, put_out: Vec::new(), stamp: stamp(2) };
+    store.put_delta(&delta).expect("kept");
+
+    drop(store);
+    let (_, loaded) = StateStore::open(&path).expect("the same file");
+
+    assert_eq!((loaded.view.revision, loaded.view.stamp), (Revision(4), stamp(2)));
+    assert_eq!(loaded.lost_networks, lost);
 }
 
 #[test]

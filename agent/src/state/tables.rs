@@ -1,6 +1,6 @@
 //! The tables of the state file, and how their rows are written.
 
-use overlay_core::{Change, Revision};
+use overlay_core::{Change, Revision, Stamp};
 use redb::{TableDefinition, WriteTransaction};
 use serde::Serialize;
 
@@ -39,11 +39,12 @@ pub(super) fn json(value: &impl Serialize) -> Result<Vec<u8>, redb::Error> {
     serde_json::to_vec(value).map_err(|error| redb::Error::Io(error.into()))
 }
 
-/// Writes the rows of a view, and which revision they are of.
+/// Writes the rows of a view, and which revision of which history they are of.
 pub(super) fn put_rows(
     write: &WriteTransaction,
     changes: impl Iterator<Item = Change>,
     revision: Revision,
+    stamp: Option<Stamp>,
 ) -> Result<(), redb::Error> {
     let mut table = write.open_table(VIEW)?;
     for change in changes {
@@ -60,6 +61,8 @@ pub(super) fn put_rows(
             }
         }
     }
+
+    put_json(write, "stamp", &stamp)?;
 
     put_meta(write, "revision", &revision.0.to_le_bytes())
 }

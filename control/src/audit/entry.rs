@@ -43,6 +43,9 @@ commands! {
     Leave = "leave",
     RemoveNode = "remove-node",
     Revoke = "revoke",
+    BeginAnew = "begin-anew",
+    Report = "report",
+    MergeRemoved = "merge-removed",
     CreateNetwork = "create-network",
     SetNetwork = "set-network",
     RemoveNetwork = "remove-network",
@@ -65,6 +68,9 @@ impl Command {
             Operation::Leave => Self::Leave,
             Operation::RemoveNode(_) => Self::RemoveNode,
             Operation::Revoke(_) => Self::Revoke,
+            Operation::BeginAnew(_) => Self::BeginAnew,
+            Operation::Report(_) => Self::Report,
+            Operation::MergeRemoved(_) => Self::MergeRemoved,
             Operation::CreateNetwork(_) => Self::CreateNetwork,
             Operation::SetNetwork { .. } => Self::SetNetwork,
             Operation::RemoveNetwork { .. } => Self::RemoveNetwork,
@@ -83,6 +89,7 @@ impl Command {
     pub(crate) fn is_routine(self) -> bool {
         match self {
             Self::Announce
+            | Self::Report
             | Self::EnterNetwork
             | Self::ExitNetwork
             | Self::PutEndpoints
@@ -91,6 +98,8 @@ impl Command {
             | Self::Leave
             | Self::RemoveNode
             | Self::Revoke
+            | Self::BeginAnew
+            | Self::MergeRemoved
             | Self::CreateNetwork
             | Self::SetNetwork
             | Self::RemoveNetwork

@@ -15,7 +15,10 @@ use super::*;
 use crate::conditions::Conditions;
 use crate::registry::random_tests::command;
 use crate::registry::testing::{NOW, join_with, policy, settings, with_tokens};
-use crate::registry::{Announce, CreateNetwork, CreateToken, Digest, apply};
+use crate::registry::{
+    Announce, BeginAnew, CreateNetwork, CreateToken, Digest, FenceCause, HistoryKey, NodeReport,
+    Revoked, apply,
+};
 use crate::store::embedded::Embedded;
 use crate::store::{AuditQuery, AuditWrites, Commit, Store as _};
 use crate::watch::Hub;
@@ -50,7 +53,7 @@ fn endpoint() -> Endpoint {
 }
 
 /// Every command once, in an order in which each of them changes something.
-const ORDER: [Command; 16] = [
+const ORDER: [Command; 19] = [
     Command::Join,
     Command::Announce,
     Command::CreateNetwork,
@@ -67,6 +70,9 @@ const ORDER: [Command; 16] = [
     Command::Leave,
     Command::RemoveNode,
     Command::Revoke,
+    Command::BeginAnew,
+    Command::Report,
+    Command::MergeRemoved,
 ];
 
 /// What a row is, and whether it was there before and is afterwards.
@@ -123,8 +129,7 @@ fn step(command: Command) -> (Actor, Operation, &'static [Seen]) {
         }
         Command::SetNetwork => {
             let nodes = Some("site=a".parse().expect("a selector"));
-            let set =
-                Operation::SetNetwork { network: "shop".to_owned(), nodes, lease: None };
+            let set = Operation::SetNetwork { network: "shop".to_owned(), nodes, lease: None };
             (node(A), set, &[("network", true, true)])
         }
         Command::ApplyPolicy => (
@@ -180,6 +185,41 @@ fn step(command: Command) -> (Actor, Operation, &'static [Seen]) {
             };
             (node(A), Operation::Revoke(revocation), &[("removed-node", false, true)])
         }
+        Command::BeginAnew => {
+            let history =
+                HistoryKey { lineage: [1; 16].into(), secret: Digest::of(b"another secret") };
+            let begin = BeginAnew { history, cause: FenceCause::Restored, wait: 60 };
+            (
+                Actor::Operator,
+                Operation::BeginAnew(begin),
+                &[
+                    ("history", false, true),
+                    ("fence", false, true),
+                    ("token", true, true),
+                    ("token", true, true),
+                    ("token", true, true),
+                    ("token", true, true),
+                    ("awaited-node", false, true),
+                ],
+            )
+        }
+        Command::Report => (
+            node(A),
+            Operation::Report(NodeReport::default()),
+            &[("awaited-node", true, false), ("fence", true, false)],
+        ),
+        Command::MergeRemoved => {
+            let gone = Revoked {
+                node: NodeId::from_random(10),
+                name: "e".parse().expect("a name"),
+                at: NOW,
+                evicted: false,
+                by: None,
+                key: None,
+            };
+            let merge = Operation::MergeRemoved(vec![gone]);
+            (Actor::Operator, merge, &[("removed-node", false, true)])
+        }
     }
 }
 
@@ -192,7 +232,8 @@ fn cluster(directory: &Path) -> ClusterState {
     }
     let mut state = ClusterState::new(settings());
     let records: Vec<_> = before.records().collect();
-    let first = Commit { to: Revision(1), changed: state.commit(records.clone()), records };
+    let changed = state.commit(records.clone());
+    let first = Commit { to: Revision(1), changed, records, nonce: 1 };
     Embedded::create(directory, &settings(), &first, &AuditWrites::default()).expect("a store");
 
     state

@@ -86,6 +86,14 @@ fn former(state: &ClusterState, record: &Record) -> Option<Record> {
         Record::RemoveRevoked(node) => revoked(node),
         Record::AppliedPolicy(row) => policy(&row.revision),
         Record::RemoveAppliedPolicy(revision) => policy(revision),
+        Record::History(_) => state.history().copied().map(Record::History),
+        Record::Fence(_) | Record::RemoveFence => state.kept_fence().cloned().map(Record::Fence),
+        Record::Awaited(node) | Record::RemoveAwaited(node) => {
+            state.awaited().contains(node).then_some(Record::Awaited(*node))
+        }
+        Record::Held(row) | Record::Release(row) => {
+            state.held_by(row.node).any(|held| held == *row).then_some(Record::Held(*row))
+        }
     }
 }
 
@@ -112,11 +120,19 @@ fn contents(record: &Record) -> Value {
             "used": row.used,
             "role": row.role,
             "labels": row.labels,
+            "fenced": row.fenced,
         }),
         Record::Enrollment(row) => json!({ "token": row.token, "version": row.version }),
         Record::Revoked(row) => json!({ "name": row.name, "at": row.at, "evicted": row.evicted }),
         Record::AppliedPolicy(row) => of(row),
-        Record::RemoveToken(_)
+        Record::History(key) => json!({ "lineage": key.lineage.to_string() }),
+        Record::Fence(row) => of(row),
+        Record::Awaited(_) => json!({}),
+        Record::Held(row) => of(row),
+        Record::RemoveFence
+        | Record::RemoveAwaited(_)
+        | Record::Release(_)
+        | Record::RemoveToken(_)
         | Record::RemoveEnrollment(_)
         | Record::RemoveRevoked(_)
         | Record::RemoveAppliedPolicy(_) => Value::Null,
@@ -209,6 +225,13 @@ impl<'a> Names<'a> {
             Record::RemoveAppliedPolicy(revision) => {
                 named("forgotten-policy", revision.to_string(), None)
             }
+            Record::History(_) => named("history", String::new(), None),
+            Record::Fence(_) | Record::RemoveFence => named("fence", String::new(), None),
+            Record::Awaited(node) | Record::RemoveAwaited(node) => of_node("awaited-node", *node),
+            Record::Held(row) | Record::Release(row) => AuditRow {
+                network: self.network(row.network),
+                ..of_node("held-addresses", row.node)
+            },
         }
     }
 

@@ -8,7 +8,8 @@ use std::path::Path;
 use rcgen::KeyPair;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use zeroize::Zeroizing;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::error::{FileDamage, PkiError};
 
@@ -26,6 +27,44 @@ pub(super) fn write(
     let pem = Zeroizing::new(key.serialize_pem());
     write_file(&directory.join(KEY), pem.as_bytes())?;
     write_file(&directory.join(CERTIFICATE), armour(certificate).as_bytes())
+}
+
+/// The authority as its files have it, for a backup.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct AuthorityPem {
+    key: String,
+    certificate: String,
+}
+
+impl Drop for AuthorityPem {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
+impl AuthorityPem {
+    /// Reads it from a state directory.
+    ///
+    /// # Errors
+    ///
+    /// [`PkiError`], with the file.
+    pub(crate) fn read(directory: &Path) -> Result<Self, PkiError> {
+        let (certificate, key) = read(directory)?;
+
+        Ok(Self { key: key.serialize_pem(), certificate: armour(&certificate) })
+    }
+
+    /// Writes it to a state directory.
+    ///
+    /// # Errors
+    ///
+    /// [`PkiError`], with the file.
+    pub(crate) fn write(&self, directory: &Path) -> Result<(), PkiError> {
+        write_file(&directory.join(KEY), self.key.as_bytes())?;
+        write_file(&directory.join(CERTIFICATE), self.certificate.as_bytes())?;
+
+        read(directory).map(drop)
+    }
 }
 
 fn armour(certificate: &CertificateDer<'_>) -> String {

@@ -9,4 +9,5 @@ pub(crate) mod verifier;
 
 pub(crate) use authority::Authority;
 pub(crate) use error::PkiError;
+pub(crate) use files::AuthorityPem;
 pub(crate) use request::{InvalidRequest, NodeRequest};

@@ -3,17 +3,20 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use overlay_core::{
     Alias, Endpoint, EndpointId, Member, Network, NetworkId, NodeId, Runtime, claims,
 };
 
+use super::report::fence_text;
+use super::state::Held;
 use super::{
-    ClusterState, Decision, EndpointError, NetworkError, RegistryError, Reply, check_labels,
-    limits, names,
+    ClusterState, Decision, EndpointError, NetworkError, Record, RegistryError, Reply,
+    check_labels, limits, names,
 };
 
 /// Publishes endpoints of a node: all of them or none.
-pub(super) fn put(state: &ClusterState, node: NodeId, rows: Vec<Endpoint>) -> Decision {
+pub(super) fn put(state: &ClusterState, node: NodeId, rows: Vec<Endpoint>, now: u64) -> Decision {
     check_count(rows.len())?;
     let released: BTreeSet<_> =
         rows.iter().filter_map(|row| old_of(state, row)).flat_map(places).collect();
@@ -30,15 +33,23 @@ pub(super) fn put(state: &ClusterState, node: NodeId, rows: Vec<Endpoint>) -> De
             }
             if !released.contains(&place) {
                 check_free(state, place)?;
+                check_kept(state, node, place, now)?;
             }
         }
     }
     check_room(state, node, &rows)?;
 
+    // What was held until it is published need not be any more.
+    let held = placed.into_iter().map(|(network, address)| Held {
+        network,
+        node,
+        prefix: IpNet::from(address),
+    });
+    let released: Vec<_> = held.filter(|held| state.holds(held)).map(Record::Release).collect();
     let changed = rows.into_iter().map(|row| ((row.network, row.id), Some(row))).collect();
     let settled = names::settle(state, changed);
 
-    Ok((Reply::Done, names::records(state, settled).collect()))
+    Ok((Reply::Done, names::records(state, settled).chain(released).collect()))
 }
 
 /// Checks how many endpoints one call lists.
@@ -228,6 +239,36 @@ fn check_free(
     let node = endpoint.and_then(|endpoint| state.node_name(endpoint.node));
 
     Err(EndpointError::AddressTaken { address, holder: name, node })
+}
+
+/// After a restore, an address that is new to control may be in use by a node that has not told so
+/// yet, unless it belongs to a block of the node's own.
+fn check_kept(
+    state: &ClusterState,
+    node: NodeId,
+    (network, address): (NetworkId, IpAddr),
+    now: u64,
+) -> Result<(), EndpointError> {
+    let member = state.view().member(network, node);
+    let of_network = state.view().networks.get(&network);
+    let carried = match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(address) => of_network.and_then(|network| network.address4(address)),
+    };
+    let is_in_block = carried.is_some_and(|address| {
+        member.is_some_and(|m| m.blocks.iter().any(|block| block.prefix.contains(&address)))
+    });
+    if is_in_block || state.is_kept_for(network, node, address) {
+        return Ok(());
+    }
+    if state.is_kept_for_another(network, node, address) {
+        return Err(EndpointError::KeptForAnother(address));
+    }
+    if state.is_fenced(now) {
+        return Err(EndpointError::Fenced { address, waiting: fence_text(state) });
+    }
+
+    Ok(())
 }
 
 fn check_room(state: &ClusterState, node: NodeId, rows: &[Endpoint]) -> Result<(), EndpointError> {

@@ -43,6 +43,9 @@ pub(crate) enum RegistryError {
     /// The caller is an operator, and the operation concerns the node that calls.
     #[error("only a node may do this")]
     OnlyNodes,
+    /// The caller is a node, and only an operator of control may do this.
+    #[error("only an operator of control may do this, on its host")]
+    OnlyOperator,
     /// All labels of a row together are too long, in bytes.
     #[error("labels have {0} bytes, more than {most}", most = limits::MAX_ROW_LABELS)]
     LabelsTooLong(usize),
@@ -83,7 +86,9 @@ impl RegistryError {
     /// Returns the stable code that callers are told.
     pub(crate) fn code(&self) -> Code {
         match self {
-            Self::NeedsAdmin { .. } | Self::Worker(_) | Self::OnlyNodes => Code::NotAllowed,
+            Self::NeedsAdmin { .. } | Self::Worker(_) | Self::OnlyNodes | Self::OnlyOperator => {
+                Code::NotAllowed
+            }
             Self::LabelsTooLong(_) | Self::RowTooLarge { .. } => Code::InvalidInput,
             Self::Token(error) => error.code(),
             Self::Enrollment(error) => error.code(),
@@ -134,7 +139,9 @@ mod tests {
             (
                 EnrollmentError::Unknown(NodeId::FIRST).into(),
                 Code::NotAuthenticated,
-                "node 000000000001 does not belong to this cluster",
+                "node 000000000001 does not belong to this cluster: it was removed long ago, or \
+                 control was restored from a backup made before it joined; join again (overlayctl \
+                 leave --force, then join with a new token)",
             ),
             (
                 EnrollmentError::TooMany.into(),

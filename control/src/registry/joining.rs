@@ -73,7 +73,7 @@ fn known<'a>(state: &'a ClusterState, id: &str, secret: &Digest, now: u64) -> Op
     let token = state.tokens().get(id);
     let matches = secret.matches(&token.map_or(Digest([0; 32]), |token| token.digest));
 
-    token.filter(|token| matches && now < token.expires)
+    token.filter(|token| matches && now < token.expires && !token.fenced)
 }
 
 /// Finds the token that admits a host with this key; a token that is used up still admits the hosts

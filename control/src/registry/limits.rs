@@ -36,6 +36,8 @@ pub(crate) const TOKEN_RETENTION: u64 = 86_400;
 pub(crate) const MAX_REVOKED: usize = 65_536;
 /// Blocks of one network that one node may hold: 65,536 addresses in blocks of /24.
 pub(crate) const MAX_NODE_BLOCKS: usize = 256;
+/// Blocks and addresses that are held for one node after a restore, where it cannot have them.
+pub(crate) const MAX_HELD: usize = 4_096;
 /// Policies that are kept, the live one among them: more than anybody looks back upon.
 pub(crate) const MAX_POLICIES: usize = 32;
 /// Bytes of all documents that are kept: eight of the longest, and hundreds of usual ones.

@@ -8,6 +8,7 @@ use overlay_core::{
     Block, Change, Endpoint, Member, Network, NetworkId, NodeId, PublicKey, RowKey,
 };
 
+use super::report::fence_text;
 use super::{ClusterState, Decision, MemberError, NetworkError, Record, Reply, limits, names};
 
 /// Makes a node a member or changes its keys, and grants blocks until it has enough.
@@ -17,6 +18,7 @@ pub(super) fn enter(
     network: NetworkId,
     lane_keys: Vec<PublicKey>,
     blocks: usize,
+    now: u64,
 ) -> Decision {
     let network = network_of(state, node, network)?;
     if blocks > limits::MAX_NODE_BLOCKS {
@@ -27,9 +29,14 @@ pub(super) fn enter(
     let mut held = old.map(|member| member.blocks.clone()).unwrap_or_default();
     let missing = blocks.max(1).saturating_sub(held.len());
     check_use(state, network, node, &held, missing)?;
+    if missing > 0 && state.is_fenced(now) {
+        return Err(MemberError::Fenced(fence_text(state)).into());
+    }
     let epoch = state.view().revision.next().0;
     held.extend(
-        free_blocks(state, network, missing)?.into_iter().map(|prefix| Block { prefix, epoch }),
+        free_blocks(state, network, node, missing)?
+            .into_iter()
+            .map(|prefix| Block { prefix, epoch }),
     );
 
     let member = Member { network: network.id, node, lane_keys, blocks: held };
@@ -72,7 +79,7 @@ fn check_use(
 
 /// A key identifies one node on one lane of one network; a second holder could read the first one's
 /// traffic.
-fn check_keys(
+pub(super) fn check_keys(
     state: &ClusterState,
     node: NodeId,
     network: &Network,
@@ -99,6 +106,7 @@ fn network_of(state: &ClusterState, node: NodeId, id: NetworkId) -> Result<&Netw
 fn free_blocks(
     state: &ClusterState,
     network: &Network,
+    node: NodeId,
     count: usize,
 ) -> Result<Vec<Ipv4Net>, MemberError> {
     if count == 0 {
@@ -108,7 +116,10 @@ fn free_blocks(
     let len = network.block_len();
     let step = 1u32 << (32 - len);
     let free = |block: &Ipv4Net| {
-        !state.is_held(network.id, *block) && state.addresses(network.id, *block).next().is_none()
+        !state.is_held(network.id, *block)
+            && state.addresses(network.id, *block).next().is_none()
+            && !state.is_held_for_another(network.id, node, *block)
+            && !state.holds_address_in(network.id, node, *block)
     };
     let all = (0..1u32 << (len - prefix.prefix_len())).rev();
     let block =
@@ -139,6 +150,8 @@ pub(super) fn exit(state: &ClusterState, node: NodeId, network: NetworkId) -> De
     }
     // Leaving twice is not an error: the first answer may have been lost.
     let mut records = names::removals(state, stopped.into_iter().map(|key| (key, None)).collect());
+    let held = state.held_by(node).filter(|held| held.network == network);
+    records.extend(held.map(Record::Release));
     if state.view().member(network, node).is_some() {
         records.push(Record::Row(Change::Removed(RowKey::Member(network, node))));
     }
@@ -162,7 +175,8 @@ mod tests {
         let mut held = Vec::new();
         for (i, node) in nodes.iter().enumerate() {
             let keys = vec![[u8::try_from(i).expect("few nodes") + 1; 32].into()];
-            let (outcome, records) = enter(&state, *node, network, keys, 1).expect("there is room");
+            let (outcome, records) =
+                enter(&state, *node, network, keys, 1, 0).expect("there is room");
             state.commit(records);
             let Reply::Member(member) = outcome else { panic!("{outcome:?}") };
             for block in member.blocks {

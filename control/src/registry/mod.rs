@@ -9,6 +9,7 @@ mod bounds_tests;
 mod check;
 mod endpoints;
 mod error;
+mod history;
 mod joining;
 pub(crate) mod limits;
 mod members;
@@ -23,6 +24,7 @@ mod policy_tests;
 #[cfg(test)]
 pub(crate) mod random_tests;
 pub(crate) mod record;
+mod report;
 pub(crate) mod state;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod testing;
@@ -38,13 +40,17 @@ pub(crate) use endpoints::check_count;
 pub(crate) use error::PolicyError;
 pub(crate) use error::RegistryError;
 use error::{EndpointError, EnrollmentError, MemberError, NetworkError, TokenError};
+pub(crate) use history::HistoryKey;
 pub(crate) use joining::secret_is_known;
 pub(crate) use operation::{
     Actor, Announce, ApplyPolicy, CreateNetwork, CreateToken, Decision, Join, Operation, Reply,
 };
 pub(crate) use policies::{ExaminedPolicy, PolicySubjects, canonical};
+#[cfg(test)]
+pub(crate) use record::Revoked;
 pub(crate) use record::{AppliedPolicy, ChangedKey, Digest, Record, Settings, Token};
-pub(crate) use state::{ClusterState, Contradiction};
+pub(crate) use report::{BeginAnew, NodeReport, REPORT_WAIT, fence_condition};
+pub(crate) use state::{ClusterState, Contradiction, FenceCause};
 
 /// Decides a command at `now`, in seconds since 1970.
 ///
@@ -80,15 +86,18 @@ fn decide(state: &ClusterState, actor: Actor, command: Operation, now: u64) -> D
             networks::remove(state, actor, &network, force)
         }
         Operation::EnterNetwork { network, lane_keys, blocks } => {
-            members::enter(state, node(actor)?, network, lane_keys, blocks)
+            members::enter(state, node(actor)?, network, lane_keys, blocks, now)
         }
         Operation::ExitNetwork(network) => members::exit(state, node(actor)?, network),
-        Operation::PutEndpoints(rows) => endpoints::put(state, node(actor)?, rows),
+        Operation::PutEndpoints(rows) => endpoints::put(state, node(actor)?, rows, now),
         Operation::RemoveEndpoints(keys) => endpoints::remove(state, node(actor)?, &keys),
         Operation::ApplyPolicy(apply) => policies::apply(state, actor, apply, now),
         Operation::RollBackPolicy { to, expected } => {
             policies::roll_back(state, actor, to, expected, now)
         }
+        Operation::BeginAnew(begin) => report::begin(state, actor, &begin, now),
+        Operation::Report(report) => report::report(state, node(actor)?, &report),
+        Operation::MergeRemoved(removed) => report::merge_removed(state, actor, removed),
     }
 }
 

@@ -1,5 +1,7 @@
 //! How a node announces where it can be reached, and how it is removed.
 
+use std::collections::BTreeSet;
+
 use overlay_core::{Change, Creator, HostReport, Node, NodeId, Revocation, RowKey, node};
 
 use super::record::{Enrollment, Revoked};
@@ -71,53 +73,62 @@ pub(super) fn revoke(state: &ClusterState, revocation: Revocation) -> Decision {
 
 /// Removes a node at its own request.
 pub(super) fn leave(state: &ClusterState, id: NodeId, now: u64) -> Decision {
-    let node = state.node(id)?;
-    let mut records = removals(state, id);
-    records.extend(remember(
-        state,
-        Revoked { node: id, name: node.name.clone(), at: now, evicted: false, by: None, key: None },
-    ));
+    let name = state.node(id)?.name.clone();
+    let gone = Revoked { node: id, name, at: now, evicted: false, by: None, key: None };
 
-    Ok((Reply::Done, records))
+    Ok((Reply::Done, removal(state, vec![gone])))
 }
 
 fn evict(state: &ClusterState, revocation: Revocation) -> Vec<Record> {
     let Revocation { node, name, at, by } = revocation;
     let key = state.enrollments().get(&node).map(|enrolled| enrolled.key);
-    let mut records = removals(state, node);
-    records.extend(remember(state, Revoked { node, name, at, evicted: true, by, key }));
+
+    removal(state, vec![Revoked { node, name, at, evicted: true, by, key }])
+}
+
+/// Lists the records that remove nodes, whether they are there or not, and remember them.
+pub(super) fn removal(state: &ClusterState, gone: Vec<Revoked>) -> Vec<Record> {
+    let mut records = removals(state, &gone.iter().map(|gone| gone.node).collect());
+    records.extend(remember(state, gone));
 
     records
 }
 
-/// Takes a node out, if it is there: its endpoints, memberships and keys go, and its certificate is
-/// refused from then on.
-fn removals(state: &ClusterState, id: NodeId) -> Vec<Record> {
-    if !state.view().nodes.contains_key(&id) {
-        return Vec::new();
-    }
+/// Takes nodes out that are there: their endpoints, memberships and keys go, and their certificates
+/// are refused from then on.
+fn removals(state: &ClusterState, ids: &BTreeSet<NodeId>) -> Vec<Record> {
+    let there: Vec<_> =
+        ids.iter().copied().filter(|id| state.view().nodes.contains_key(id)).collect();
     let removed = |key| Record::Row(Change::Removed(key));
-    let endpoints = state.endpoints_of(id, None).map(|key| (key, None)).collect();
-    let members = state.memberships(id).map(|network| RowKey::Member(network, id));
-
-    let host = state.view().hosts.contains_key(&id).then_some(RowKey::HostReport(id));
-    let rows = members.chain(host).chain([RowKey::Node(id)]);
-
-    let mut records = names::removals(state, endpoints);
-    records.extend(rows.map(removed));
-    records.push(Record::RemoveEnrollment(id));
+    let endpoints = there.iter().flat_map(|id| state.endpoints_of(*id, None));
+    let mut records = names::removals(state, endpoints.map(|key| (key, None)).collect());
+    for id in there {
+        let members = state.memberships(id).map(|network| RowKey::Member(network, id));
+        let host = state.view().hosts.contains_key(&id).then_some(RowKey::HostReport(id));
+        records.extend(members.chain(host).chain([RowKey::Node(id)]).map(removed));
+        records.push(Record::RemoveEnrollment(id));
+        records.extend(state.held_by(id).map(Record::Release));
+        if state.awaited().contains(&id) {
+            records.push(Record::RemoveAwaited(id));
+        }
+    }
 
     records
 }
 
-/// Remembers a removed node, in the place of the oldest if there are too many.
-fn remember(state: &ClusterState, revoked: Revoked) -> Vec<Record> {
-    let oldest = (state.revoked().len() >= limits::MAX_REVOKED)
-        .then(|| state.revoked().values().min_by_key(|gone| (gone.evicted, gone.at)))
-        .flatten();
-    let mut records: Vec<_> =
-        oldest.map(|gone| Record::RemoveRevoked(gone.node)).into_iter().collect();
-    records.push(Record::Revoked(revoked));
+/// Remembers removed nodes, in the places of the oldest if there are too many; those that left go
+/// first.
+fn remember(state: &ClusterState, gone: Vec<Revoked>) -> Vec<Record> {
+    let excess = (state.revoked().len() + gone.len()).saturating_sub(limits::MAX_REVOKED);
+    let mut records = Vec::new();
+    if excess > 0 {
+        let known = state.revoked().values();
+        let mut oldest: Vec<_> = known.map(|gone| (gone.evicted, gone.at, gone.node)).collect();
+        oldest.sort_unstable();
+        let forgotten = oldest.into_iter().take(excess);
+        records.extend(forgotten.map(|(_, _, node)| Record::RemoveRevoked(node)));
+    }
+    records.extend(gone.into_iter().map(Record::Revoked));
 
     records
 }

@@ -12,7 +12,8 @@ use overlay_core::{
 
 use super::error::RegistryError;
 use super::policies::ExaminedPolicy;
-use super::record::{AppliedPolicy, Digest, Record, Token};
+use super::record::{AppliedPolicy, Digest, Record, Revoked, Token};
+use super::report::{BeginAnew, NodeReport};
 
 /// The party a command comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +83,12 @@ pub(crate) enum Operation {
         /// See [`ApplyPolicy::expected`].
         expected: Option<u64>,
     },
+    /// An operator restored control, or its state is found to be an older copy.
+    BeginAnew(BeginAnew),
+    /// A node tells what it holds after control's history began anew.
+    Report(NodeReport),
+    /// An admin's node tells which nodes it knows to have been removed.
+    MergeRemoved(Vec<Revoked>),
 }
 
 /// See [`Operation::Join`].

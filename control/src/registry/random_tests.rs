@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use overlay_core::policy::FilterMode;
 use overlay_core::{
-    Difference, Endpoint, EndpointId, Lease, NetworkId, NodeId, Revocation, Runtime,
+    Block, Difference, Endpoint, EndpointId, HostPrefix, Lease, Member, NetworkId, NodeId,
+    Revocation, Runtime,
 };
 use proptest::prelude::*;
 
@@ -47,6 +48,51 @@ fn replacement() -> impl Strategy<Value = Operation> {
         1 => (0..12u64, expected())
             .prop_map(|(to, expected)| Operation::RollBackPolicy { to, expected }),
     ]
+}
+
+/// Draws what belongs to a history that begins anew.
+fn anew() -> impl Strategy<Value = Operation> {
+    let network = || (0..4u64).prop_map(|n| NetworkId::from_random(n + 7));
+    let block = (network(), 0..16u8).prop_map(|(network, block)| (network, [10, 9, 0, block << 4]));
+    let members = prop::collection::vec((block, 0..6u8), 0..3);
+    let endpoints = prop::collection::btree_map(
+        (network(), (0..6u64).prop_map(|n| EndpointId::from_random(n + 1))),
+        (0..34u8).prop_map(|last| vec![std::net::IpAddr::from([10, 9, 0, last])]),
+        0..3,
+    );
+    let report = (members, endpoints, any::<bool>(), 0..60u64).prop_map(
+        |(members, endpoints, is_ours, revision)| {
+            let member = |((network, address), key): ((NetworkId, [u8; 4]), u8)| Member {
+                network,
+                node: NodeId::FIRST,
+                lane_keys: vec![[key; 32].into()],
+                blocks: vec![Block {
+                    prefix: ipnet::Ipv4Net::new_assert(address.into(), 28),
+                    epoch: 1,
+                }],
+            };
+            Operation::Report(NodeReport {
+                lineage: is_ours.then_some(history().lineage),
+                revision: overlay_core::Revision(revision),
+                members: members.into_iter().map(member).collect(),
+                endpoints,
+            })
+        },
+    );
+    let begin = BeginAnew { history: history(), cause: FenceCause::Restored, wait: 60 };
+    let removed = (0..5u64).prop_map(|n| {
+        let node = NodeId::from_random(n + 1);
+        Operation::MergeRemoved(vec![Revoked {
+            node,
+            name: format!("node{n}").parse().expect("a name"),
+            at: NOW,
+            evicted: n % 2 == 0,
+            by: None,
+            key: None,
+        }])
+    });
+
+    prop_oneof![3 => report, 1 => Just(Operation::BeginAnew(begin)), 1 => removed]
 }
 
 /// Draws commands of five hosts about four networks.
@@ -111,7 +157,10 @@ pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
             Operation::Announce(Announce {
                 underlay: Vec::new(),
                 lane_ports: vec![u16::from(port) + 1],
-                prefixes: Vec::new(),
+                prefixes: vec![HostPrefix {
+                    prefix: format!("192.168.{port}.0/24").parse().expect("a prefix"),
+                    holder: String::new(),
+                }],
                 differences: differing.into_iter().map(difference).collect(),
                 version: String::new(),
             })
@@ -137,7 +186,16 @@ pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
         )
         .prop_map(Operation::RemoveEndpoints),
         (1..4u8).prop_map(|n| Operation::RevokeToken(format!("{n:016x}"))),
+        (1..6u8, 0..3u32).prop_map(|(n, uses)| Operation::CreateToken(CreateToken {
+            id: format!("{n:016x}"),
+            digest: Digest::of(&[n]),
+            ttl: 0,
+            uses,
+            role: overlay_core::Role::Node,
+            labels: BTreeMap::from([("site".to_owned(), "c".to_owned())]),
+        })),
         replacement(),
+        anew(),
     ];
 
     (actor, command).prop_map(|(actor, mut command)| {
@@ -150,6 +208,14 @@ pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
                 rows.remove(0);
             }
         }
+        // A report is of its own node, and only an operator begins a history.
+        if let (Actor::Node(node), Operation::Report(report)) = (actor, &mut command) {
+            report.members.iter_mut().for_each(|member| member.node = node);
+        }
+        let actor = match &command {
+            Operation::BeginAnew(_) => Actor::Operator,
+            _ => actor,
+        };
         (actor, command)
     })
 }

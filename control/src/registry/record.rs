@@ -9,6 +9,9 @@ use overlay_core::policy::FilterMode;
 use overlay_core::{Change, ClusterId, Creator, Name, NodeId, Revocation, Role, RowKey, Selector};
 use serde::{Deserialize, Serialize};
 
+use super::history::HistoryKey;
+use super::state::{Fence, Held};
+
 /// The settings that `init` chose; they never change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Settings {
@@ -39,6 +42,10 @@ pub(crate) struct Token {
     pub(crate) role: Role,
     /// The labels of the nodes it admits.
     pub(crate) labels: BTreeMap<String, String>,
+    /// Whether it admits nobody, because control was restored after it was made: it may have been
+    /// used or revoked in what was lost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) fenced: bool,
 }
 
 /// A SHA-256 digest.
@@ -156,12 +163,34 @@ pub(crate) enum Record {
     AppliedPolicy(AppliedPolicy),
     /// An earlier policy is forgotten.
     RemoveAppliedPolicy(u64),
+    /// The history began.
+    History(HistoryKey),
+    /// The history began anew.
+    Fence(Fence),
+    /// Every node has reported.
+    RemoveFence,
+    /// A node has still to report.
+    Awaited(NodeId),
+    /// A node has reported.
+    RemoveAwaited(NodeId),
+    /// Addresses are held for a node.
+    Held(Held),
+    /// Addresses are not held any more.
+    Release(Held),
 }
 
 impl Record {
     /// Returns whether it says that somebody removed a node.
     pub(crate) fn is_eviction(&self) -> bool {
         matches!(self, Self::Revoked(revoked) if revoked.evicted)
+    }
+
+    /// Returns whether it changes what is fenced, or who has still to report.
+    pub(crate) fn is_of_fence(&self) -> bool {
+        matches!(
+            self,
+            Self::Fence(_) | Self::RemoveFence | Self::Awaited(_) | Self::RemoveAwaited(_)
+        )
     }
 
     /// Returns the row's key in the store, and whether the row exists afterwards.
@@ -176,8 +205,19 @@ impl Record {
             Self::RemoveRevoked(node) => (format!("revoked/{node}"), false),
             Self::AppliedPolicy(applied) => (format!("policy/{}", applied.revision), true),
             Self::RemoveAppliedPolicy(revision) => (format!("policy/{revision}"), false),
+            Self::History(_) => ("lineage".to_owned(), true),
+            Self::Fence(_) => ("fence".to_owned(), true),
+            Self::RemoveFence => ("fence".to_owned(), false),
+            Self::Awaited(node) => (format!("awaited/{node}"), true),
+            Self::RemoveAwaited(node) => (format!("awaited/{node}"), false),
+            Self::Held(held) => (held_key(held), true),
+            Self::Release(held) => (held_key(held), false),
         }
     }
+}
+
+fn held_key(held: &Held) -> String {
+    format!("held/{}/{}/{}", held.network, held.node, held.prefix)
 }
 
 fn row_key(key: RowKey) -> String {

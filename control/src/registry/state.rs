@@ -3,6 +3,7 @@
 //! Only records change it, and every index is a function of the rows.
 
 mod contradiction;
+mod fencing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,6 +17,8 @@ use overlay_core::{
 };
 
 pub(crate) use contradiction::Contradiction;
+use fencing::Fencing;
+pub(crate) use fencing::{Fence, FenceCause, Held};
 
 use super::error::{EnrollmentError, RegistryError};
 use super::policy_parts::PolicyParts;
@@ -32,6 +35,7 @@ pub(crate) struct ClusterState {
     enrollments: BTreeMap<NodeId, Enrollment>,
     revoked: BTreeMap<NodeId, Revoked>,
     policies: BTreeMap<u64, AppliedPolicy>,
+    fencing: Fencing,
     index: Index,
 }
 
@@ -68,6 +72,7 @@ impl ClusterState {
             enrollments: BTreeMap::new(),
             revoked: BTreeMap::new(),
             policies: BTreeMap::new(),
+            fencing: Fencing::default(),
             index: Index::default(),
         }
     }
@@ -150,6 +155,13 @@ impl ClusterState {
                 self.policies.insert(applied.revision, applied);
             }
             Record::RemoveAppliedPolicy(revision) => drop(self.policies.remove(&revision)),
+            Record::History(history) => self.fencing.set_history(history),
+            Record::Fence(fence) => self.fencing.set_fence(Some(fence)),
+            Record::RemoveFence => self.fencing.set_fence(None),
+            Record::Awaited(node) => self.fencing.set_awaited(node, true),
+            Record::RemoveAwaited(node) => self.fencing.set_awaited(node, false),
+            Record::Held(held) => self.fencing.hold(held),
+            Record::Release(held) => self.fencing.release(&held),
         }
     }
 
@@ -211,7 +223,9 @@ impl ClusterState {
         let revoked = self.revoked.values().cloned().map(Record::Revoked);
         let policies = self.policies.values().cloned().map(Record::AppliedPolicy);
 
-        rows.chain(tokens).chain(enrollments).chain(revoked).chain(policies)
+        let rest = self.fencing.records();
+
+        rows.chain(tokens).chain(enrollments).chain(revoked).chain(policies).chain(rest)
     }
 
     /// Finds a node.

@@ -22,6 +22,11 @@ pub(crate) fn settings() -> Settings {
     }
 }
 
+/// Returns a history.
+pub(crate) fn history() -> HistoryKey {
+    HistoryKey { lineage: [7; 16].into(), secret: Digest::of(b"secret") }
+}
+
 /// Applies a command the way the writer does, and refuses it the way the service does.
 pub(crate) fn ask(
     state: &mut ClusterState,

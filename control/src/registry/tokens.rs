@@ -43,6 +43,7 @@ pub(super) fn create(
         used: 0,
         role: create.role,
         labels: create.labels,
+        fenced: false,
     };
     records.push(Record::Token(token.clone()));
 

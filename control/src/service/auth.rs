@@ -9,6 +9,7 @@ use overlay_proto::audit::RecordHash;
 use overlay_proto::identity::{self, INSTANCE_KEY, NodeIdentity};
 use overlay_proto::{Code, Refusal};
 use rustls::pki_types::CertificateDer;
+use tokio_util::sync::CancellationToken;
 
 use super::{ControlService, requests};
 use crate::audit::Origin;
@@ -27,6 +28,7 @@ struct ClientDetails {
     address: SocketAddr,
     own_host: bool,
     certificate: Option<Certificate>,
+    cut: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -56,7 +58,25 @@ impl ClientInfo {
         let own_host = from == to || from.is_loopback();
         let address = SocketAddr::new(from, address.port());
 
-        Self(Arc::new(ClientDetails { address, own_host, certificate: certificate.map(read) }))
+        Self(Arc::new(ClientDetails {
+            address,
+            own_host,
+            certificate: certificate.map(read),
+            cut: CancellationToken::new(),
+        }))
+    }
+
+    /// Returns the client, with what closes its connection.
+    pub(crate) fn cut_by(self, cut: CancellationToken) -> Self {
+        match Arc::try_unwrap(self.0) {
+            Ok(details) => Self(Arc::new(ClientDetails { cut, ..details })),
+            Err(shared) => Self(shared),
+        }
+    }
+
+    /// Returns what closes the connection.
+    pub(crate) fn cut(&self) -> CancellationToken {
+        self.0.cut.clone()
     }
 
     /// Returns the client's address.

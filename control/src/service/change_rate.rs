@@ -70,6 +70,8 @@ fn cost(command: &Operation) -> u32 {
         Operation::Announce(announce) => announce.prefixes.len() + announce.differences.len(),
         Operation::PutEndpoints(rows) => rows.len(),
         Operation::RemoveEndpoints(keys) => keys.len(),
+        Operation::Report(report) => report.endpoints.len(),
+        Operation::MergeRemoved(removed) => removed.len(),
         Operation::Join(_)
         | Operation::Leave
         | Operation::RemoveNode(_)
@@ -81,6 +83,7 @@ fn cost(command: &Operation) -> u32 {
         | Operation::ExitNetwork(_)
         | Operation::CreateToken(_)
         | Operation::RevokeToken(_)
+        | Operation::BeginAnew(_)
         | Operation::ApplyPolicy(_)
         | Operation::RollBackPolicy { .. } => 0,
     };

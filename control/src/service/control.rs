@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use overlay_core::{Network, NodeId, Revision};
-use overlay_proto::convert::field;
+use overlay_proto::convert::{self, field};
 use overlay_proto::v1::control_server::Control;
 use overlay_proto::{Code, Refusal, v1};
 use tokio::sync::mpsc;
@@ -15,10 +15,10 @@ use tonic::{Request, Response, Status};
 use super::{ControlService, audit, auth, listing, mismatch, policies, requests};
 use crate::clock;
 use crate::pki::NodeRequest;
-use crate::registry::{Operation, Reply};
+use crate::registry::{Actor, BeginAnew, FenceCause, Operation, REPORT_WAIT, Reply};
 use crate::token::FreshToken;
 use crate::watch::OpenResult;
-use crate::watch::hub::{OpenWatch, Watcher};
+use crate::watch::hub::{OpenWatch, Standing, Watcher};
 use crate::watch::revocations::ToldRevocations;
 use crate::watch::stream::{QUEUE, WatchStream};
 
@@ -38,6 +38,36 @@ impl ControlService {
                     tracing::info!(%node, from = %earlier.address(), "A watch whose agent is gone gives way");
                     silent = Some(earlier);
                 }
+            }
+        }
+    }
+
+    /// Returns where a watch goes on: nowhere without a revision, or with one of another cluster or
+    /// history. A revision that control has made and does not know means that its state is an older
+    /// copy: its history begins anew then.
+    async fn standing(
+        &self,
+        node: NodeId,
+        asked: &v1::WatchRequest,
+    ) -> Result<Option<Revision>, Refusal> {
+        if asked.revision == 0 || asked.cluster != self.cluster().to_string() {
+            return Ok(None);
+        }
+        let stamp = convert::stamp(&asked.lineage, &asked.mark)?;
+        match self.hub.standing(Revision(asked.revision), stamp) {
+            Standing::Past => Ok(Some(Revision(asked.revision))),
+            Standing::Elsewhere => Ok(None),
+            Standing::Forked => {
+                tracing::error!(
+                    %node,
+                    revision = asked.revision,
+                    "This state is an older copy: a node has a later revision of it; everything that \
+                     may have been given since is fenced, as after a restore"
+                );
+                let history = crate::random::history()?;
+                let begin = BeginAnew { history, cause: FenceCause::Copied, wait: REPORT_WAIT };
+                self.writer.ask(Actor::Operator, Operation::BeginAnew(begin)).await?;
+                Ok(None)
             }
         }
     }
@@ -64,25 +94,52 @@ impl Control for ControlService {
         let node = client.node(self.cluster(), clock::now_unix())?;
         self.check_node(node)?;
         let asked = request.into_inner();
-        // A watcher without a revision, or with one of another cluster, gets a snapshot.
-        let ours = asked.revision > 0 && asked.cluster == self.cluster().to_string();
+        let at = self.standing(node, &asked).await?;
+        if asked.reports && self.hub.look(|state| state.awaited().contains(&node)) {
+            let text = "control's history began anew; report what this node holds first";
+            return Err(Refusal::new(Code::ReportWanted, text).into());
+        }
         let instance = requests::instance(asked.instance)?;
         let is_tagged = tag.is_some_and(|tag| tag == instance);
         let watcher = Watcher { instance, is_tagged, address: client.address().ip() };
         let watch = self.open(node, watcher).await?;
         self.locations.note(node, client.is_on_own_host());
-        let at = ours.then_some(Revision(asked.revision));
         let (hub, location, problems) =
             (Arc::clone(&self.hub), self.locations.subscribe(), self.conditions.subscribe());
         let revocations = asked
             .takes_revocations
             .then(|| ToldRevocations::new(Arc::clone(&self.revocations), &asked.revoked));
-        let expires = client.expires();
-        let stream = WatchStream { hub, problems, watch, node, expires, at, revocations, location };
+        let stream = WatchStream {
+            hub,
+            problems,
+            watch,
+            node,
+            expires: client.expires(),
+            at,
+            revocations,
+            location,
+            chunks: asked.chunks,
+            cut: client.cut(),
+        };
         let (sender, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(stream.run(sender));
 
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn report(&self, request: Request<v1::ReportRequest>) -> Answer<v1::Revised> {
+        let node = self.caller(&request).await?;
+        let told = request.into_inner();
+        let revised = self.revise(node, Operation::Report(requests::report(node, &told)?)).await?;
+        tracing::info!(
+            %node,
+            members = told.members.len(),
+            endpoints = told.endpoints.len(),
+            waiting = self.hub.look(|state| state.awaited().len()),
+            "A node reported what it holds"
+        );
+
+        Ok(Response::new(revised))
     }
 
     async fn confirm(&self, request: Request<v1::ConfirmRequest>) -> Answer<v1::ConfirmResponse> {

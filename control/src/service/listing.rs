@@ -139,5 +139,6 @@ pub(super) fn token(token: Token) -> v1::Token {
         used: token.used,
         role: v1::Role::from(token.role).into(),
         labels: token.labels,
+        fenced: token.fenced,
     }
 }

@@ -1,11 +1,12 @@
 //! Converts messages to commands, with the checks that core types do not make by themselves.
 
-use overlay_core::{NetworkId, Role};
+use overlay_core::{Member, NetworkId, NodeId, Revision, Role};
 use overlay_proto::convert::{self, ConversionError, field, wire_enum};
 use overlay_proto::{Code, Refusal, v1};
 
 use crate::registry::{
-    Announce, ApplyPolicy, CreateNetwork, CreateToken, ExaminedPolicy, Operation, check_count,
+    Announce, ApplyPolicy, CreateNetwork, CreateToken, ExaminedPolicy, NodeReport, Operation,
+    check_count, limits,
 };
 use crate::token::FreshToken;
 
@@ -86,6 +87,35 @@ pub(crate) fn remove_endpoints(request: &v1::RemoveEndpointsRequest) -> Result<O
     Ok(Operation::RemoveEndpoints(
         request.endpoints.iter().map(key).collect::<Result<_, ConversionError>>()?,
     ))
+}
+
+/// Reads what a node reports of itself after control's history began anew.
+pub(crate) fn report(node: NodeId, request: &v1::ReportRequest) -> Result<NodeReport, Refusal> {
+    let members = request.members.iter().cloned();
+    let own = |row: v1::Member| Member::try_from(v1::Member { node: node.to_string(), ..row });
+    let endpoint = |row: &v1::ReportedEndpoint| {
+        let key = (field("network", &row.network)?, field("endpoint", &row.endpoint)?);
+        let addresses = row.addresses.iter().take(2).map(|address| field("addresses", address));
+        Ok((key, addresses.collect::<Result<_, ConversionError>>()?))
+    };
+    if request.endpoints.len() > limits::MAX_NODE_ENDPOINTS {
+        return Err(Refusal::new(
+            Code::InvalidInput,
+            format!("a node has at most {} endpoints", limits::MAX_NODE_ENDPOINTS),
+        ));
+    }
+    let stamp = convert::stamp(&request.lineage, &[])?;
+
+    Ok(NodeReport {
+        lineage: stamp.map(|stamp| stamp.lineage),
+        revision: Revision(request.revision),
+        members: members.map(own).collect::<Result<_, ConversionError>>()?,
+        endpoints: request
+            .endpoints
+            .iter()
+            .map(endpoint)
+            .collect::<Result<_, ConversionError>>()?,
+    })
 }
 
 pub(crate) fn apply_policy(

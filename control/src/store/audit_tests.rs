@@ -19,7 +19,8 @@ fn record(what: &str) -> AuditRecord {
 fn store(directory: &Path) -> Embedded {
     let mut state = ClusterState::new(settings());
     let records: Vec<_> = with_tokens().records().collect();
-    let first = Commit { to: FIRST, changed: state.commit(records.clone()), records };
+    let changed = state.commit(records.clone());
+    let first = Commit { to: FIRST, changed, records, nonce: 1 };
     Embedded::create(directory, &settings(), &first, &AuditWrites::default()).expect("a store");
 
     Embedded::open(directory).expect("a store")
@@ -206,7 +207,7 @@ fn a_store_of_a_version_without_a_log_begins_one_and_its_gaps_are_told() {
     store.commit_audited(FIRST, &[], &vec![begin].into()).expect("stored");
     assert_eq!(opening(&store, FIRST), None);
 
-    let commit = Commit { to: Revision(2), records: Vec::new(), changed: Vec::new() };
+    let commit = Commit { to: Revision(2), records: Vec::new(), changed: Vec::new(), nonce: 2 };
     store.commit(FIRST, &[commit]).expect("as a version without a log does");
     let gap = opening(&store, Revision(2)).expect("it is needed");
     assert_eq!((gap.what.as_str(), &gap.details["revisions"]), ("gap", &serde_json::json!([1, 2])));
@@ -250,7 +251,7 @@ fn commits(rounds: u64, batch: u64, is_recorded: bool) -> std::time::Duration {
                 let record = entry::of_command(&before, who, Command::Join, &records, &origin, NOW);
                 writes.records.push(record);
             }
-            commits.push(Commit { to, records: records.clone(), changed: Vec::new() });
+            commits.push(Commit { to, records: records.clone(), changed: Vec::new(), nonce: 1 });
         }
         let expected = Revision(1 + round * batch);
         store.commit_audited(expected, &commits, &writes).expect("stored");

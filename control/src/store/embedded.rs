@@ -256,7 +256,11 @@ impl Embedded {
                 }
             }
             for commit in commits {
-                let entry = ChangeLogEntry { to: commit.to, changed: commit.changed.clone() };
+                let entry = ChangeLogEntry {
+                    to: commit.to,
+                    changed: commit.changed.clone(),
+                    nonce: commit.nonce,
+                };
                 history.insert(commit.to.0, &*self.json(&entry)?).map_err(|e| fail(e.into()))?;
             }
             let to = commits.last().map_or(expected, |commit| commit.to);
@@ -295,6 +299,10 @@ impl Store for Embedded {
         }
 
         written
+    }
+
+    fn recent(&self) -> Result<Vec<ChangeLogEntry>, StoreError> {
+        contain(&self.path, || self.commits(Revision::default()))?
     }
 
     fn history(&self, since: Revision) -> Result<Option<Vec<ChangeLogEntry>>, StoreError> {

@@ -12,7 +12,7 @@ fn commit_of(state: &mut ClusterState, command: Operation) -> Commit {
     let (_, records) = apply(state, Actor::Operator, command, NOW).expect("it is right");
     let changed = state.commit(records.clone());
 
-    Commit { to: state.view().revision, records, changed }
+    Commit { to: state.view().revision, records, changed, nonce: 1 }
 }
 
 fn network(n: usize) -> Operation {
@@ -31,7 +31,8 @@ fn network(n: usize) -> Operation {
 fn filled(directory: &Path) -> ClusterState {
     let mut state = ClusterState::new(settings());
     let first: Vec<_> = with_tokens().records().collect();
-    let first = Commit { to: Revision(1), changed: state.commit(first.clone()), records: first };
+    let changed = state.commit(first.clone());
+    let first = Commit { to: Revision(1), changed, records: first, nonce: 1 };
     Embedded::create(directory, &settings(), &first, &AuditWrites::default()).expect("a store");
     let mut store = Embedded::open(directory).expect("a store");
     let commits: Vec<_> = (0..20).map(|n| commit_of(&mut state, network(n))).collect();
@@ -137,6 +138,7 @@ fn history_is_forgotten_in_time() {
             },
             records: Vec::new(),
             changed: Vec::new(),
+            nonce: 1,
         })
         .collect();
 
@@ -158,7 +160,7 @@ fn a_store_in_use_a_missing_an_empty_and_a_foreign_file_are_told_apart() {
     let refused = Embedded::create(
         directory.path(),
         &settings(),
-        &Commit { to: Revision(1), records: Vec::new(), changed: Vec::new() },
+        &Commit { to: Revision(1), records: Vec::new(), changed: Vec::new(), nonce: 1 },
         &AuditWrites::default(),
     );
     assert!(matches!(refused, Err(StoreError::Exists { .. })));

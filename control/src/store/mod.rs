@@ -30,6 +30,8 @@ pub(crate) struct Commit {
     pub(crate) records: Vec<Record>,
     /// The keys of the membership rows among them.
     pub(crate) changed: Vec<ChangedKey>,
+    /// Random, by which the revision is marked; 0 for none.
+    pub(crate) nonce: u64,
 }
 
 /// A commit as the change log keeps it: keys only, since rows are read from the current state.
@@ -40,6 +42,9 @@ pub(crate) struct ChangeLogEntry {
     /// The keys of the membership rows that it changed.
     #[serde(rename = "touched")]
     pub(crate) changed: Vec<ChangedKey>,
+    /// Random, by which the revision is marked; 0 for none.
+    #[serde(default)]
+    pub(crate) nonce: u64,
 }
 
 /// Everything in a store.
@@ -86,6 +91,13 @@ pub(crate) trait Store: Send {
     fn commit(&mut self, expected: Revision, commits: &[Commit]) -> Result<(), StoreError> {
         self.commit_audited(expected, commits, &AuditWrites::default())
     }
+
+    /// Reads all commits that the change log has, the latest at the end.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn recent(&self) -> Result<Vec<ChangeLogEntry>, StoreError>;
 
     /// Reads the commits after a revision; `None` when the change log does not reach back that far.
     ///

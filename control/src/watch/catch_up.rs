@@ -11,17 +11,29 @@ use overlay_core::{Change, Delta, NetworkId, NodeId, Revision, RowKey, View};
 use super::change_log::ChangeLog;
 use crate::registry::ClusterState;
 
+/// The rows that bring a watcher from one revision to another, by their keys.
+#[derive(Debug)]
+pub(crate) struct MissingRows {
+    /// Where it begins; a step without a beginning lists everything.
+    pub(crate) from: Option<Revision>,
+    /// Where it leads.
+    pub(crate) to: Revision,
+    /// The rows, in an order in which none comes before what it refers to.
+    pub(crate) keys: BTreeSet<RowKey>,
+    /// See [`Delta::put_out`].
+    pub(crate) put_out: Vec<NetworkId>,
+}
+
+/// Returns a row as a watcher gets it; of one that is missing, that it is.
+pub(crate) fn change(state: &ClusterState, node: NodeId, key: RowKey) -> Change {
+    state.visible_row(node, key).unwrap_or(Change::Removed(key))
+}
+
 /// Returns everything a node may see.
 pub(crate) fn snapshot(state: &ClusterState, node: NodeId) -> View {
-    let view = state.view();
-    let mut keys: BTreeSet<_> = view.networks.keys().copied().map(RowKey::Network).collect();
-    keys.extend(view.hosts.keys().copied().map(RowKey::HostReport));
-    keys.extend([RowKey::Node(node), RowKey::Policy]);
-    for network in state.memberships(node) {
-        insert_network(state, network, &mut keys);
-    }
+    let MissingRows { to, keys, .. } = whole(state, node);
 
-    View::from_rows(view.revision, keys.into_iter().filter_map(|key| state.visible_row(node, key)))
+    View::from_rows(to, keys.into_iter().filter_map(|key| state.visible_row(node, key)))
 }
 
 /// Returns what changed for a node since a revision; `None` when the change log does not reach back
@@ -32,6 +44,33 @@ pub(crate) fn delta(
     node: NodeId,
     from: Revision,
 ) -> Option<Delta> {
+    let MissingRows { to, keys, put_out, .. } = since(state, history, node, from)?;
+    let changes = keys.into_iter().map(|key| change(state, node, key)).collect();
+
+    Some(Delta { from, to, changes, put_out, stamp: None })
+}
+
+/// Lists everything a node may see.
+pub(crate) fn whole(state: &ClusterState, node: NodeId) -> MissingRows {
+    let view = state.view();
+    let mut keys: BTreeSet<_> = view.networks.keys().copied().map(RowKey::Network).collect();
+    keys.extend(view.hosts.keys().copied().map(RowKey::HostReport));
+    keys.extend([RowKey::Node(node), RowKey::Policy]);
+    for network in state.memberships(node) {
+        insert_network(state, network, &mut keys);
+    }
+
+    MissingRows { from: None, to: view.revision, keys, put_out: Vec::new() }
+}
+
+/// Lists what changed for a node since a revision; `None` when the change log does not reach back
+/// that far, or the node was not there all the time.
+pub(crate) fn since(
+    state: &ClusterState,
+    history: &ChangeLog,
+    node: NodeId,
+    from: Revision,
+) -> Option<MissingRows> {
     let to = state.view().revision;
     let past = Past::read(state, history, node, from)?;
     let now: BTreeSet<_> = state.memberships(node).collect();
@@ -46,16 +85,10 @@ pub(crate) fn delta(
     if turned.iter().any(|(id, _)| state.policy_names(**id)) {
         keys.insert(RowKey::Policy);
     }
-    let change = |key| state.visible_row(node, key).unwrap_or(Change::Removed(key));
     let is_there = |id: &NetworkId| state.view().networks.contains_key(id);
     let lost = turned.iter().filter(|(_, was)| **was).map(|(id, _)| **id);
 
-    Some(Delta {
-        from,
-        to,
-        changes: keys.into_iter().map(change).collect(),
-        put_out: lost.filter(is_there).collect(),
-    })
+    Some(MissingRows { from: Some(from), to, keys, put_out: lost.filter(is_there).collect() })
 }
 
 /// What the change log says about a watcher since a revision.
@@ -207,7 +240,7 @@ mod tests {
                     && !records.is_empty()
                 {
                     let changed = state.commit(records);
-                    history.push(ChangeLogEntry { to: state.view().revision, changed });
+                    history.push(ChangeLogEntry { to: state.view().revision, changed, nonce: 0 });
                 }
                 if !look {
                     continue;
@@ -260,7 +293,7 @@ mod tests {
             let from = state.view().revision;
             let (_, records) = apply(state, Actor::Operator, operation, NOW).expect("it is fine");
             let changed = state.commit(records);
-            history.push(ChangeLogEntry { to: state.view().revision, changed });
+            history.push(ChangeLogEntry { to: state.view().revision, changed, nonce: 0 });
             let delta = delta(state, &history, admin, from)?;
             Some(delta.changes.iter().any(|change| change.key() == RowKey::Policy))
         };

@@ -33,6 +33,15 @@ impl ChangeLog {
         }
     }
 
+    /// Returns by what a revision is marked, where its commit is kept and has a mark.
+    pub(crate) fn nonce(&self, revision: Revision) -> Option<u64> {
+        let last = self.commits.back()?.to.0;
+        let back = usize::try_from(last.checked_sub(revision.0)?).ok()?;
+        let commit = self.commits.iter().rev().nth(back)?;
+
+        Some(commit.nonce).filter(|nonce| *nonce != 0)
+    }
+
     /// Lists the commits after a revision, latest first; `None` when that is too long ago.
     pub(crate) fn since(
         &self,
@@ -50,7 +59,7 @@ mod tests {
     use super::*;
 
     fn commit(to: u64) -> ChangeLogEntry {
-        ChangeLogEntry { to: Revision(to), changed: Vec::new() }
+        ChangeLogEntry { to: Revision(to), changed: Vec::new(), nonce: to }
     }
 
     #[test]
@@ -70,6 +79,10 @@ mod tests {
         assert_eq!(commits(4), Some(vec![9, 8, 7, 6, 5]));
         assert_eq!(commits(3), None);
         assert_eq!(commits(10), None);
+        assert_eq!(
+            [4, 5, 9, 10].map(|to| history.nonce(Revision(to))),
+            [None, Some(5), Some(9), None]
+        );
     }
 
     #[test]

@@ -19,6 +19,9 @@ pub(crate) enum WatchEnd {
          directory"
     )]
     Replaced,
+    /// Control's history began anew.
+    #[error("control's history begins anew; watch again, and report what this node holds")]
+    Anew,
     /// Control stops.
     #[error("control is shutting down")]
     Shutdown,
@@ -48,7 +51,7 @@ impl WatchEnd {
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::Removed(error) => error.code(),
-            Self::Replaced | Self::TooSlow => Code::WrongState,
+            Self::Replaced | Self::TooSlow | Self::Anew => Code::WrongState,
             Self::Shutdown | Self::Gone => Code::ControlAway,
             Self::CertificateExpired { .. } => Code::NotAuthenticated,
         }

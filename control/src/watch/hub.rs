@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use overlay_core::{Delta, NodeId, Revision, RowKey, View};
+use overlay_core::{Delta, Lineage, NodeId, Revision, RowKey, Stamp, View};
 use overlay_proto::v1;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
@@ -16,6 +16,7 @@ use super::catch_up;
 use super::change_log::ChangeLog;
 use super::duplicate::{self, Duplicate};
 use super::end::{DuplicateIdentity, WatchEnd};
+use super::transfer::{Part, WatchTransfer};
 use crate::registry::{ChangedKey, ClusterState, Record, RegistryError};
 use crate::store::{ChangeLogEntry, Commit};
 
@@ -32,9 +33,34 @@ pub(crate) struct Hub {
 }
 
 #[derive(Debug)]
-struct Present {
-    state: ClusterState,
-    history: ChangeLog,
+pub(super) struct Present {
+    pub(super) state: ClusterState,
+    pub(super) history: ChangeLog,
+}
+
+impl Present {
+    /// Returns what tells a revision from the same number of another history.
+    pub(super) fn stamp(&self, revision: Revision) -> Option<Stamp> {
+        let history = self.state.history()?;
+        let mark = self.history.nonce(revision).map(|nonce| history.mark(revision, nonce));
+
+        Some(Stamp { lineage: history.lineage, mark })
+    }
+
+    fn lineage(&self) -> Option<Lineage> {
+        self.state.history().map(|history| history.lineage)
+    }
+}
+
+/// How the view that a watcher shows belongs to control's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is of this history's past: the watch may go on from it.
+    Past,
+    /// It is of another history, of no known one, or too old to tell.
+    Elsewhere,
+    /// Control made it in this history, and knows nothing of it: its state is an older copy.
+    Forked,
 }
 
 #[derive(Debug, Default)]
@@ -228,17 +254,24 @@ impl Hub {
     pub(crate) fn publish(&self, commits: Vec<Commit>) {
         let mut changed = Vec::new();
         let evicts = commits.iter().flat_map(|commit| &commit.records).any(Record::is_eviction);
+        let is_anew;
         let concerned = {
             let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
+            let lineage = present.lineage();
             for commit in commits {
                 present.state.commit(commit.records);
                 changed.extend_from_slice(&commit.changed);
-                present.history.push(ChangeLogEntry { to: commit.to, changed: commit.changed });
+                let Commit { to, changed, nonce, .. } = commit;
+                present.history.push(ChangeLogEntry { to, changed, nonce });
             }
+            is_anew = lineage != present.lineage();
             concerned(&present.state, &changed)
         };
         if evicts {
             self.evictions.fetch_add(1, Ordering::Release);
+        }
+        if is_anew {
+            self.watches().open.values().for_each(|watch| watch.end(WatchEnd::Anew));
         }
         self.wake(&changed, concerned.as_ref().filter(|_| !evicts));
     }
@@ -384,13 +417,46 @@ impl Hub {
     /// Returns what brings a node from its revision to the current one.
     pub(crate) fn next_event(&self, node: NodeId, from: Option<Revision>) -> WatchEvent {
         let present = self.read();
+        let stamp = present.stamp(present.state.view().revision);
         let delta =
             from.and_then(|from| catch_up::delta(&present.state, &present.history, node, from));
 
-        delta.map_or_else(
-            || WatchEvent::Snapshot(catch_up::snapshot(&present.state, node)),
-            WatchEvent::Delta,
-        )
+        match delta {
+            Some(delta) => WatchEvent::Delta(Delta { stamp, ..delta }),
+            None => {
+                WatchEvent::Snapshot(View { stamp, ..catch_up::snapshot(&present.state, node) })
+            }
+        }
+    }
+
+    /// Begins to bring a node from its revision to the current one, part by part.
+    pub(crate) fn transfer(&self, node: NodeId, from: Option<Revision>) -> WatchTransfer {
+        WatchTransfer::new(&self.read(), node, from)
+    }
+
+    /// Makes the next part of a transfer.
+    pub(crate) fn next_part(&self, node: NodeId, transfer: &mut WatchTransfer) -> Part {
+        transfer.next(&self.read(), node)
+    }
+
+    /// Returns how a view that a watcher shows belongs to the history.
+    pub(crate) fn standing(&self, revision: Revision, stamp: Option<Stamp>) -> Standing {
+        let present = self.read();
+        let (Some(history), Some(stamp)) = (present.state.history(), stamp) else {
+            return Standing::Elsewhere;
+        };
+        let Some(mark) = stamp.mark.filter(|_| stamp.lineage == history.lineage) else {
+            return Standing::Elsewhere;
+        };
+        let ours = present.history.nonce(revision).map(|nonce| history.mark(revision, nonce));
+        let is_known = ours.is_some() || revision > present.state.view().revision;
+        if ours == Some(mark) {
+            Standing::Past
+        } else if is_known && history.has_marked(revision, &mark) {
+            Standing::Forked
+        } else {
+            Standing::Elsewhere
+        }
     }
 }
 

@@ -10,5 +10,6 @@ pub(crate) mod end;
 pub(crate) mod hub;
 pub(crate) mod revocations;
 pub(crate) mod stream;
+pub(crate) mod transfer;
 
 pub(crate) use hub::{Hub, OpenResult};

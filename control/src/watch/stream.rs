@@ -4,14 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_core::{NodeId, Revision};
+use overlay_proto::v1::watch_response::Event;
 use overlay_proto::{Refusal, v1};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::end::WatchEnd;
 use super::hub::{Hub, OpenWatch, WatchEvent};
 use super::revocations::ToldRevocations;
+use super::transfer::Part;
 use crate::clock;
 use crate::location::Location;
 
@@ -20,9 +23,13 @@ pub(crate) const ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a watcher may leave a message unread before its watch ends; it then watches again from
 /// the revision it has.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-/// Messages queued for a slow reader: one being sent, one ready. Further changes coalesce in the
-/// state itself.
-pub(crate) const QUEUE: usize = 2;
+/// Messages queued for a slow reader, beside the one that is made and the one that HTTP/2 sends: a
+/// watcher that takes chunks and does not read costs control three of them, less than 1 MiB, and 24
+/// bytes a row. Further changes coalesce in the state itself.
+pub(crate) const QUEUE: usize = 1;
+/// How long a watcher has to hear that its watch ended. HTTP/2 keeps what is sent for as long as the
+/// other side does not read, so the connection of one that does not is closed.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// The sending side of a watch.
 pub(crate) type WatchSender = mpsc::Sender<Result<v1::WatchResponse, Status>>;
@@ -45,6 +52,10 @@ pub(crate) struct WatchStream {
     pub(crate) revocations: Option<ToldRevocations>,
     /// Where control can be reached.
     pub(crate) location: watch::Receiver<Location>,
+    /// Whether the watcher takes chunks.
+    pub(crate) chunks: bool,
+    /// Closes the connection that the watch is on.
+    pub(crate) cut: CancellationToken,
 }
 
 impl WatchStream {
@@ -55,8 +66,15 @@ impl WatchStream {
         self.watch.over();
         self.hub.close(self.node, &self.watch, clock::now_unix());
         tracing::debug!(node = %self.node, reason = %end, "Watch ended");
-        // A reader that is gone or does not read has no use for the reason.
-        let _ = sender.try_send(Err(Refusal::from(end).into()));
+        let told = async {
+            // A reader that is gone has no use for the reason.
+            let _ = sender.send(Err(Refusal::from(end).into())).await;
+            sender.closed().await;
+        };
+        if timeout(GRACE, told).await.is_err() {
+            tracing::debug!(node = %self.node, "Closing the connection of a watch that is not read");
+            self.cut.cancel();
+        }
     }
 
     async fn serve(&mut self, sender: &WatchSender) -> WatchEnd {
@@ -91,19 +109,39 @@ impl WatchStream {
         // Before the change that takes the nodes out of the watcher's view.
         let news = self.revocations.as_mut().and_then(|told| told.next(&self.hub));
         if let Some(news) = news {
-            self.send(sender, v1::watch_response::Event::Revocations(news)).await?;
+            self.send(sender, Event::Revocations(news)).await?;
         }
-        let (at, event) = match self.hub.next_event(self.node, self.at) {
-            WatchEvent::Snapshot(view) => {
-                (view.revision, v1::watch_response::Event::Snapshot((&view).into()))
-            }
-            WatchEvent::Delta(delta) => (delta.to, v1::watch_response::Event::Delta(delta.into())),
+        let at = if self.chunks {
+            self.send_parts(sender).await?
+        } else {
+            let (at, event) = match self.hub.next_event(self.node, self.at) {
+                WatchEvent::Snapshot(view) => (view.revision, Event::Snapshot((&view).into())),
+                WatchEvent::Delta(delta) => (delta.to, Event::Delta(delta.into())),
+            };
+            self.send(sender, event).await?;
+            at
         };
-        self.send(sender, event).await?;
         self.at = Some(at);
         self.hub.sent(self.node, at, clock::now_unix());
 
         Ok(())
+    }
+
+    async fn send_parts(&self, sender: &WatchSender) -> Result<Revision, WatchEnd> {
+        let mut transfer = self.hub.transfer(self.node, self.at);
+        loop {
+            let (event, is_last) = match self.hub.next_part(self.node, &mut transfer) {
+                Part::Delta(delta) => (Event::Delta(delta.into()), true),
+                Part::Chunk(chunk) => {
+                    let is_last = chunk.last;
+                    (Event::Chunk(chunk), is_last)
+                }
+            };
+            self.send(sender, event).await?;
+            if is_last {
+                return Ok(transfer.reached());
+            }
+        }
     }
 
     async fn send_alive(&mut self, sender: &WatchSender) -> Result<(), WatchEnd> {
@@ -121,14 +159,10 @@ impl WatchStream {
         let problems = self.problems.borrow_and_update().clone();
         let alive = v1::Alive { control, problems, ..self.watch.alive(now) };
 
-        self.send(sender, v1::watch_response::Event::Alive(alive)).await
+        self.send(sender, Event::Alive(alive)).await
     }
 
-    async fn send(
-        &self,
-        sender: &WatchSender,
-        event: v1::watch_response::Event,
-    ) -> Result<(), WatchEnd> {
+    async fn send(&self, sender: &WatchSender, event: Event) -> Result<(), WatchEnd> {
         let message = Ok(v1::WatchResponse { event: Some(event) });
         tokio::select! {
             end = self.watch.ended() => Err(end),

@@ -170,7 +170,8 @@ async fn watchers_see_a_network_come_and_go_with_the_nodes_that_it_is_for() {
 
     let closed = set(&vault.admin, "secret", "role=db").await.unwrap();
     watcher.reach(closed).await;
-    assert_eq!(watcher.view, View { revision: watcher.view.revision, ..alone });
+    let (revision, stamp) = (watcher.view.revision, watcher.view.stamp);
+    assert_eq!(watcher.view, View { revision, stamp, ..alone });
     let (network, endpoints) = vault.contents().await;
     assert_eq!((network.members, endpoints.len()), (vec!["database1".to_owned()], 1));
     assert_eq!(watcher.snapshots, 1);

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use overlay_control::{Config, InitConfig, Server, init};
-use overlay_core::{Revision, View};
+use overlay_core::{Change, Delta, Revision, View};
 use overlay_proto::v1::control_client::ControlClient;
 use overlay_proto::v1::enrollment_client::EnrollmentClient;
 use overlay_proto::v1::watch_response::Event;
-use overlay_proto::{JoinLine, Refusal, channel, tls, v1};
+use overlay_proto::{JoinLine, Refusal, channel, convert, tls, v1};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tempfile::TempDir;
@@ -26,7 +26,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Control {
     pub(crate) address: SocketAddr,
     pub(crate) line: JoinLine,
-    directory: TempDir,
+    _directory: TempDir,
     stop: Option<oneshot::Sender<()>>,
     served: Option<JoinHandle<()>>,
     config: Config,
@@ -44,10 +44,15 @@ impl Control {
         let mut config = Config::new(state.path());
         change(&mut config);
         let mut control =
-            Self { address: listen, line, directory: state, stop: None, served: None, config };
+            Self { address: listen, line, _directory: state, stop: None, served: None, config };
         control.serve().await;
 
         control
+    }
+
+    /// Returns the state directory.
+    pub(crate) fn state(&self) -> &std::path::Path {
+        &self.config.state
     }
 
     /// Starts the service on a new port.
@@ -60,11 +65,6 @@ impl Control {
         self.served = Some(tokio::spawn(async move {
             server.run(async { drop(stopped.await) }).await.unwrap();
         }));
-    }
-
-    /// Returns where the state is.
-    pub(crate) fn state(&self) -> &std::path::Path {
-        self.directory.path()
     }
 
     /// Stops the service; its state stays.
@@ -225,12 +225,17 @@ impl Node {
 
     /// Watches as a certain process of this node.
     pub(crate) async fn watch_as(&self, instance: &str, view: View) -> Result<Watcher, Refusal> {
+        let (lineage, mark) = convert::stamp_fields(view.stamp);
         let request = v1::WatchRequest {
             revision: view.revision.0,
             cluster: self.cluster.clone(),
             instance: instance.to_owned(),
             takes_revocations: true,
             revoked: Vec::new(),
+            lineage,
+            mark,
+            chunks: true,
+            reports: true,
         };
         let stream = self.client.clone().watch(request).await?.into_inner();
 
@@ -239,6 +244,8 @@ impl Node {
             stream,
             snapshots: 0,
             deltas: 0,
+            chunks: 0,
+            parts: Vec::new(),
             alive: v1::Alive::default(),
             revocations: Vec::new(),
         })
@@ -251,6 +258,9 @@ pub(crate) struct Watcher {
     pub(crate) stream: Streaming<v1::WatchResponse>,
     pub(crate) snapshots: usize,
     pub(crate) deltas: usize,
+    /// The parts of what came in parts.
+    pub(crate) chunks: usize,
+    parts: Vec<v1::Chunk>,
     /// The last message besides the membership.
     pub(crate) alive: v1::Alive,
     /// What was told of removed nodes.
@@ -274,11 +284,45 @@ impl Watcher {
                 self.view.apply_delta(delta.try_into()?).expect("deltas follow each other");
                 self.deltas += 1;
             }
+            Event::Chunk(chunk) => self.take(chunk)?,
             Event::Alive(alive) => self.alive = alive,
             Event::Revocations(news) => self.revocations.push(news),
         }
 
         Ok(true)
+    }
+
+    fn take(&mut self, chunk: v1::Chunk) -> Result<(), Refusal> {
+        self.chunks += 1;
+        if chunk.first {
+            self.parts.clear();
+        }
+        let last = chunk.last;
+        self.parts.push(chunk);
+        if !last {
+            return Ok(());
+        }
+        let parts = std::mem::take(&mut self.parts);
+        let (first, end) = (&parts[0], &parts[parts.len() - 1]);
+        assert!(first.first);
+        let (from, to, stamp) =
+            (first.from, Revision(end.to), convert::stamp(&end.lineage, &end.mark)?);
+        let changes = parts.into_iter().flat_map(|part| part.changes);
+        let changes: Vec<Change> = changes.map(TryInto::try_into).collect::<Result<_, _>>()?;
+        match from {
+            None => {
+                self.view = View { stamp, ..View::from_rows(to, changes) };
+                self.snapshots += 1;
+            }
+            Some(from) => {
+                let from = Revision(from);
+                let delta = Delta { from, to, changes, put_out: Vec::new(), stamp };
+                assert_eq!(self.view.apply_delta(delta), Ok(()));
+                self.deltas += 1;
+            }
+        }
+
+        Ok(())
     }
 
     /// Follows until the view stands at a revision or beyond.

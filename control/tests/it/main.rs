@@ -9,6 +9,8 @@ mod eviction;
 mod harness;
 mod hostile;
 mod joining;
+mod large;
 mod nodes;
 mod policies;
+mod restoring;
 mod watching;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use overlay_core::{Revision, View};
+use overlay_core::{Revision, Stamp, View};
 use overlay_proto::{Code, v1};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -65,6 +65,48 @@ async fn a_view_from_elsewhere_or_from_the_future_is_replaced() {
 
         assert!(matches!(first, v1::watch_response::Event::Snapshot(_)), "{revision} of {cluster}");
     }
+}
+
+/// A revision says nothing about another history.
+#[tokio::test]
+async fn a_view_of_another_history_or_of_none_is_replaced_and_ones_own_goes_on() {
+    let control = Control::start().await;
+    let admin = control.admin().await;
+    let mut watcher = admin.watch(View::default()).await.unwrap();
+    watcher.step().await.unwrap();
+    let view = watcher.view.clone();
+    let stamp = view.stamp.expect("every history has a lineage");
+    let forged = Stamp { mark: Some([9; 32].into()), ..stamp };
+    let other = Stamp { lineage: [9; 16].into(), ..stamp };
+    let mut snapshots = Vec::new();
+
+    for stamp in [None, Some(other), Some(forged), Some(Stamp { mark: None, ..stamp }), Some(stamp)]
+    {
+        let mut watcher = admin.watch(View { stamp, ..view.clone() }).await.unwrap();
+        watcher.step().await.unwrap();
+        snapshots.push(watcher.snapshots);
+        assert_eq!(watcher.view, view);
+    }
+
+    assert_eq!(snapshots, [1, 1, 1, 1, 0]);
+    // A node that makes up a later revision moves nothing.
+    let ahead = View { revision: Revision(1_000), stamp: Some(forged), ..view.clone() };
+    let mut watcher = admin.watch(ahead).await.unwrap();
+    watcher.step().await.unwrap();
+    assert_eq!(watcher.view.lineage(), view.lineage());
+}
+
+/// An older agent gets whole messages.
+#[tokio::test]
+async fn who_does_not_take_chunks_gets_one_message() {
+    let control = Control::start().await;
+    let admin = control.admin().await;
+    let request = v1::WatchRequest { cluster: admin.cluster.clone(), ..Default::default() };
+
+    let mut stream = admin.client.clone().watch(request).await.unwrap().into_inner();
+    let first = stream.message().await.unwrap().unwrap().event.unwrap();
+
+    assert!(matches!(first, v1::watch_response::Event::Snapshot(_)), "{first:?}");
 }
 
 #[tokio::test]

@@ -18,6 +18,9 @@ pub(crate) struct TokenView {
     pub(crate) used: u32,
     pub(crate) expires: Option<String>,
     pub(crate) labels: BTreeMap<String, String>,
+    /// Whether it admits nobody, because control was restored after it was made.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) fenced: bool,
     #[serde(skip)]
     pub(crate) expires_unix: u64,
 }
@@ -31,6 +34,7 @@ impl From<v1::Token> for TokenView {
             used: token.used,
             expires: time::utc(token.expires_unix),
             labels: token.labels,
+            fenced: token.fenced,
             expires_unix: token.expires_unix,
         }
     }
@@ -66,7 +70,11 @@ impl Report for Tokens {
                 t.id.clone().into(),
                 t.role.into(),
                 format!("{} of {}", t.used, t.uses).into(),
-                time::deadline(page.now, t.expires_unix).into(),
+                if t.fenced {
+                    "fenced".into()
+                } else {
+                    time::deadline(page.now, t.expires_unix).into()
+                },
                 Cell::labels(&t.labels),
             ]
         };
@@ -96,6 +104,7 @@ mod tests {
             used: 1,
             role: v1::Role::Admin.into(),
             labels: BTreeMap::from([("rack".into(), "2".into())]),
+            fenced: false,
         };
 
         let tokens = Tokens::from(v1::ListTokensResponse { tokens: vec![token] });

@@ -257,6 +257,7 @@ pub(crate) fn crowd() -> Crowd {
         role: v1::Role::Node.into(),
         labels: [("rack".to_owned(), "7".to_owned()), ("purpose".to_owned(), LONG.to_owned())]
             .into(),
+        fenced: false,
     };
     let event = |kind: v1::EventKind, name: &str, network: &str, text: &str| v1::Event {
         unix_ms: 1_700_000_000_000,

@@ -36,6 +36,12 @@ fn what_control_acknowledged_survives_its_death() {
     check("control", 3);
 }
 
+/// Invariants 6 and 9.
+#[test]
+fn a_restored_control_gives_nothing_twice_and_revives_nothing() {
+    check("restore", 4);
+}
+
 #[test]
 fn what_a_host_runs_out_of_kills_nobody() {
     check("exhaustion", 1);

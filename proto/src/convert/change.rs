@@ -1,10 +1,10 @@
 //! Changes of the membership: one row, a delta of them, and a whole snapshot.
 
-use overlay_core::{Change, Delta, Revision, RowKey, View};
+use overlay_core::{Change, Delta, Mark, Revision, RowKey, Stamp, View};
 use prost::Message as _;
 
 use super::error::ConversionError;
-use super::field::field;
+use super::field::{field, optional};
 use crate::v1;
 
 impl From<RowKey> for v1::RowKey {
@@ -53,6 +53,11 @@ pub fn encoded_len(change: &Change) -> usize {
     v1::Change::from(change.clone()).encoded_len()
 }
 
+/// Returns the length of a view as one message, in bytes.
+pub fn view_len(view: &View) -> usize {
+    v1::Snapshot::from(view).encoded_len()
+}
+
 impl From<Change> for v1::Change {
     fn from(change: Change) -> Self {
         use v1::change::Change as Wire;
@@ -87,9 +92,35 @@ impl TryFrom<v1::Change> for Change {
     }
 }
 
+/// Writes a stamp as messages have it: the lineage and the mark, empty where there is none.
+pub fn stamp_fields(stamp: Option<Stamp>) -> (String, Vec<u8>) {
+    let lineage = stamp.map(|stamp| stamp.lineage.to_string()).unwrap_or_default();
+    let mark = stamp.and_then(|stamp| stamp.mark).map(|mark| mark.as_bytes().to_vec());
+
+    (lineage, mark.unwrap_or_default())
+}
+
+/// Reads a stamp; without a lineage there is none.
+///
+/// # Errors
+///
+/// [`ConversionError`] for a lineage that is none, or a mark that has not 32 bytes.
+pub fn stamp(lineage: &str, mark: &[u8]) -> Result<Option<Stamp>, ConversionError> {
+    let Some(lineage) = optional("lineage", lineage)? else { return Ok(None) };
+    let bytes = <[u8; 32]>::try_from(mark).map(Mark::from).ok();
+    if bytes.is_none() && !mark.is_empty() {
+        return Err(ConversionError::Mark(mark.len()));
+    }
+
+    Ok(Some(Stamp { lineage, mark: bytes }))
+}
+
 impl From<&View> for v1::Snapshot {
     fn from(view: &View) -> Self {
-        Self { revision: view.revision.0, rows: view.rows().map(Into::into).collect() }
+        let (lineage, mark) = stamp_fields(view.stamp);
+        let rows = view.rows().map(Into::into).collect();
+
+        Self { revision: view.revision.0, rows, lineage, mark }
     }
 }
 
@@ -100,13 +131,19 @@ impl TryFrom<v1::Snapshot> for View {
         let rows: Vec<Change> =
             snapshot.rows.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
 
-        Ok(Self::from_rows(Revision(snapshot.revision), rows))
+        let stamp = stamp(&snapshot.lineage, &snapshot.mark)?;
+
+        Ok(Self { stamp, ..Self::from_rows(Revision(snapshot.revision), rows) })
     }
 }
 
 impl From<Delta> for v1::Delta {
     fn from(delta: Delta) -> Self {
+        let (lineage, mark) = stamp_fields(delta.stamp);
+
         Self {
+            lineage,
+            mark,
             from: delta.from.0,
             to: delta.to.0,
             changes: delta.changes.into_iter().map(Into::into).collect(),
@@ -123,6 +160,7 @@ impl TryFrom<v1::Delta> for Delta {
             from: Revision(delta.from),
             to: Revision(delta.to),
             changes: delta.changes.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            stamp: stamp(&delta.lineage, &delta.mark)?,
             put_out: delta
                 .put_out
                 .iter()

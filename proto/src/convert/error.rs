@@ -7,6 +7,7 @@ use overlay_core::endpoint::MAX_GROUP;
 use overlay_core::id::InvalidId;
 use overlay_core::key::InvalidKey;
 use overlay_core::lease::InvalidLease;
+use overlay_core::lineage::InvalidStamp;
 use overlay_core::message;
 use overlay_core::name::{InvalidAlias, InvalidName};
 use overlay_core::selector::InvalidSelector;
@@ -57,6 +58,9 @@ pub enum ConversionError {
     /// The public key of a lane is none.
     #[error("lane_keys: {0}")]
     LaneKey(#[from] InvalidKey),
+    /// The mark of a revision has another length.
+    #[error("mark: {0} bytes, not 32")]
+    Mark(usize),
     /// No host can be reached at an underlay address.
     #[error("underlay address {0} is not an address of a host")]
     Underlay(IpAddr),
@@ -116,6 +120,7 @@ impl ConversionError {
             | Self::LanePort(_)
             | Self::LaneKey(_)
             | Self::Underlay(_)
+            | Self::Mark(_)
             | Self::Title
             | Self::Group
             | Self::PolicySize { .. }
@@ -132,6 +137,9 @@ pub enum InvalidText {
     /// It is no id.
     #[error(transparent)]
     Id(#[from] InvalidId),
+    /// It is no lineage.
+    #[error(transparent)]
+    Stamp(#[from] InvalidStamp),
     /// It is no name.
     #[error(transparent)]
     Name(#[from] InvalidName),

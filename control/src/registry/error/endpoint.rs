@@ -108,6 +108,21 @@ pub(crate) enum EndpointError {
         /// The name of the node that it is on.
         node: Option<Name>,
     },
+    /// Control was restored, and another node has told that it uses the address.
+    #[error("{0} is in use on another node since before control was restored; choose another")]
+    KeptForAnother(IpAddr),
+    /// Control was restored, and not every node has told what it holds.
+    #[error(
+        "{address}: control was restored, and no address outside this host's blocks is given \
+         before every node has told which it has; it waits for {waiting}; start that host, or \
+         remove it: overlayctl node rm NAME"
+    )]
+    Fenced {
+        /// The address.
+        address: IpAddr,
+        /// For whom, and until when.
+        waiting: String,
+    },
     /// The node would have more endpoints than a node may have.
     #[error(
         "this node has {own} endpoints; {new} more would exceed the limit of {most}",
@@ -139,9 +154,10 @@ impl EndpointError {
             | Self::KeptForNode { .. }
             | Self::InForeignBlock { .. }
             | Self::NumberedByAnother { .. }
+            | Self::KeptForAnother(_)
             | Self::AddressTaken { .. } => Code::AddressTaken,
             Self::NamesAnotherNode(_) | Self::OfAnotherNode(_) => Code::NotAllowed,
-            Self::NotAMember(_) => Code::WrongState,
+            Self::NotAMember(_) | Self::Fenced { .. } => Code::WrongState,
             Self::NodeFull { .. } | Self::ClusterFull => Code::Exhausted,
         }
     }

@@ -49,6 +49,12 @@ pub(crate) enum MemberError {
         /// The length of their prefixes.
         block_len: u8,
     },
+    /// Control was restored, and not every node has told what it holds.
+    #[error(
+        "control was restored: no block of addresses is given before every node has told which it \
+         has; it waits for {0}; start that host, or remove it: overlayctl node rm NAME"
+    )]
+    Fenced(String),
     /// The node has endpoints on the network that it leaves.
     #[error("this node has {endpoints} endpoints on network {network}; remove them first")]
     InUse {
@@ -66,6 +72,7 @@ impl MemberError {
             Self::TooManyBlocks(_) | Self::KeyUsedTwice => Code::InvalidInput,
             Self::NoBlockLeft { .. } | Self::UnusedBlocks { .. } => Code::Exhausted,
             Self::InUse { .. } => Code::InUse,
+            Self::Fenced(_) => Code::WrongState,
         }
     }
 }
