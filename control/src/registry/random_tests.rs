@@ -52,7 +52,6 @@ fn replacement() -> impl Strategy<Value = Operation> {
 
 /// Draws what belongs to a history that begins anew.
 fn anew() -> impl Strategy<Value = Operation> {
-    let network = || (0..4u64).prop_map(|n| NetworkId::from_random(n + 7));
     let block = (network(), 0..16u8).prop_map(|(network, block)| (network, [10, 9, 0, block << 4]));
     let members = prop::collection::vec((block, 0..6u8), 0..3);
     let endpoints = prop::collection::btree_map(
@@ -95,12 +94,14 @@ fn anew() -> impl Strategy<Value = Operation> {
     prop_oneof![3 => report, 1 => Just(Operation::BeginAnew(begin)), 1 => removed]
 }
 
-/// Draws commands of five hosts about four networks.
-pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
-    let actor = prop_oneof![1 => Just(Actor::Operator), 9 => (0..5u64).prop_map(|n| Actor::Node(NodeId::from_random(n + 1)))];
-    let network = || (0..4u64).prop_map(|n| NetworkId::from_random(n + 7));
+fn network() -> impl Strategy<Value = NetworkId> {
+    (0..4u64).prop_map(|n| NetworkId::from_random(n + 7))
+}
+
+/// Draws an endpoint of one of five hosts on one of four networks.
+fn endpoint() -> impl Strategy<Value = Endpoint> {
     let names = (0..3u8, 0..4u8, 0..3u8, 0..5u8);
-    let endpoint = (network(), 0..5u64, 0..6u64, 0..3u8, 0..34u8, names).prop_map(
+    (network(), 0..5u64, 0..6u64, 0..3u8, 0..34u8, names).prop_map(
         |(network, node, id, third, last, (name, alias, group, container))| {
             let third = [0, 254, 255][usize::from(third)];
             Endpoint {
@@ -124,8 +125,12 @@ pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
                 taken: BTreeSet::new(),
             }
         },
-    );
-    let endpoints = prop::collection::vec(endpoint, 1..4);
+    )
+}
+
+/// Draws commands of five hosts about four networks.
+pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
+    let actor = prop_oneof![1 => Just(Actor::Operator), 9 => (0..5u64).prop_map(|n| Actor::Node(NodeId::from_random(n + 1)))];
     let command = prop_oneof![
         (1..5u8, 0..5u8, 0..5u8).prop_map(|(token, key, name)| join_with(
             token,
@@ -178,8 +183,8 @@ pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
             blocks
         }),
         network().prop_map(Operation::ExitNetwork),
-        endpoints.clone().prop_map(Operation::PutEndpoints),
-        endpoints.prop_map(Operation::PutEndpoints),
+        prop::collection::vec(endpoint(), 1..4).prop_map(Operation::PutEndpoints),
+        prop::collection::vec(endpoint(), 1..4).prop_map(Operation::PutEndpoints),
         prop::collection::vec(
             (network(), (0..6u64).prop_map(|n| EndpointId::from_random(n + 1))),
             1..4
@@ -212,11 +217,9 @@ pub(crate) fn command() -> impl Strategy<Value = (Actor, Operation)> {
         if let (Actor::Node(node), Operation::Report(report)) = (actor, &mut command) {
             report.members.iter_mut().for_each(|member| member.node = node);
         }
-        let actor = match &command {
-            Operation::BeginAnew(_) => Actor::Operator,
-            _ => actor,
-        };
-        (actor, command)
+        let is_operators = matches!(command, Operation::BeginAnew(_) | Operation::MergeRemoved(_));
+
+        (if is_operators { Actor::Operator } else { actor }, command)
     })
 }
 

@@ -27,9 +27,8 @@ fn cluster() -> ClusterState {
         let token = if n == 0 { 1 } else { 2 };
         ask(&mut state, Actor::Operator, join_with(token, n, &format!("node{n}"))).expect("joined");
     }
-    let create = match create_for("net", Some("10.9.0.0/24"), "") {
-        Operation::CreateNetwork(create) => create,
-        other => panic!("{other:?}"),
+    let Operation::CreateNetwork(create) = create_for("net", Some("10.9.0.0/24"), "") else {
+        panic!("it is what the name says");
     };
     let create = super::super::CreateNetwork { candidate: NET, ..create };
     ask(&mut state, Actor::Operator, Operation::CreateNetwork(create)).expect("there is room");
