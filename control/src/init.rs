@@ -98,9 +98,9 @@ fn token_commit(
     now: u64,
 ) -> Result<(Commit, AuditWrites), StartError> {
     let command = Operation::CreateToken(token);
-    let is = audit::Command::of(&command);
+    let is = audit::AuditedCommand::of(&command);
     let (_, mut records) = registry::apply(state, Actor::Operator, command, now)?;
-    let origin = audit::Origin::default();
+    let origin = audit::CallOrigin::default();
     let record = audit::entry::of_command(state, Who::Operator, is, &records, &origin, now);
     records.extend(with);
     let changed = state.commit(records.clone());

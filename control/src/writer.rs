@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
-use crate::audit::{self, Origin, Pace, Sum};
+use crate::audit::{self, AuditPace, CallOrigin, Sum};
 use crate::clock;
 use crate::conditions::Conditions;
 use crate::registry::{self, Actor, ClusterState, Operation, Record, Reply, fence_condition};
@@ -40,7 +40,7 @@ enum Message {
 
 struct Job {
     work: Work,
-    origin: Origin,
+    origin: CallOrigin,
     reply: oneshot::Sender<Answer>,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Note {
     /// The node that did it; a stranger when missing.
     pub(crate) by: Option<NodeId>,
     /// Where it came from.
-    pub(crate) origin: Origin,
+    pub(crate) origin: CallOrigin,
     /// What else is to be said.
     pub(crate) details: Vec<(&'static str, Value)>,
 }
@@ -84,7 +84,7 @@ impl Writer {
         conditions.fenced(fence_condition(&state));
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (records, recorded) = watch::channel(0);
-        let pace = Pace::with_sums(store.audit_sums().map_err(std::io::Error::other)?);
+        let pace = AuditPace::with_sums(store.audit_sums().map_err(std::io::Error::other)?);
         let work = WriterThread { store, state, hub, conditions, pace, records };
         let thread =
             thread::Builder::new().name("writer".to_owned()).spawn(move || work.run(queue))?;
@@ -123,7 +123,7 @@ impl Writer {
     ///
     /// [`WriteError`]; nothing has changed then.
     pub(crate) async fn ask(&self, actor: Actor, command: Operation) -> Answer {
-        self.submit(Work::Command(actor, command), Origin::current()).await
+        self.submit(Work::Command(actor, command), CallOrigin::current()).await
     }
 
     /// Writes something into the audit log; when this succeeds, it is on disk.
@@ -137,7 +137,7 @@ impl Writer {
         self.submit(Work::Note(note), origin).await.map(drop)
     }
 
-    async fn submit(&self, work: Work, origin: Origin) -> Answer {
+    async fn submit(&self, work: Work, origin: CallOrigin) -> Answer {
         let (reply, answer) = oneshot::channel();
         self.jobs
             .send(Message::Job(Box::new(Job { work, origin, reply })))
@@ -176,7 +176,7 @@ struct WriterThread {
     state: ClusterState,
     hub: Arc<Hub>,
     conditions: Arc<Conditions>,
-    pace: Pace,
+    pace: AuditPace,
     records: watch::Sender<u64>,
 }
 
@@ -293,11 +293,13 @@ impl WriterThread {
         &mut self,
         actor: Actor,
         command: Operation,
-        origin: &Origin,
+        origin: &CallOrigin,
         batch: &mut Batch,
     ) -> Answer {
-        let (is, who) =
-            (audit::Command::of(&command), audit::entry::who(&self.state, actor, &command, origin));
+        let (is, who) = (
+            audit::AuditedCommand::of(&command),
+            audit::entry::who(&self.state, actor, &command, origin),
+        );
         // A panic while deciding changes nothing, and must not affect other commands.
         let decided = catch_unwind(AssertUnwindSafe(|| {
             let (outcome, records) = registry::apply(&self.state, actor, command, batch.now)?;

@@ -119,6 +119,12 @@ impl Snapshot {
         self.parts.iter().map(|(name, part)| (name.as_str(), part.len()))
     }
 
+    /// Returns whether anything in it has this text.
+    #[must_use]
+    pub fn mentions(&self, text: &str) -> bool {
+        self.parts.values().flatten().any(|line| line.contains(text))
+    }
+
     /// Checks that `now` becomes equal to this, waiting up to 5 s for the kernel to finish.
     ///
     /// # Errors

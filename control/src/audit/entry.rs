@@ -6,7 +6,7 @@ use overlay_core::{NodeId, Revision};
 use overlay_proto::audit::{AuditRecord, RecordHash, Who};
 use serde_json::Value;
 
-use super::Origin;
+use super::CallOrigin;
 use super::rows::rows;
 use crate::registry::{Actor, ClusterState, Operation, Record};
 use crate::store::AuditExtent;
@@ -15,14 +15,14 @@ macro_rules! commands {
     ($($name:ident = $word:literal,)*) => {
         /// The commands of the registry, without what they are given.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub(crate) enum Command {
+        pub(crate) enum AuditedCommand {
             $(
                 #[doc = concat!("`", $word, "`")]
                 $name,
             )*
         }
 
-        impl Command {
+        impl AuditedCommand {
             /// Every command.
             #[cfg(test)]
             pub(crate) const ALL: &[Self] = &[$(Self::$name,)*];
@@ -59,7 +59,7 @@ commands! {
     RollBackPolicy = "roll-back-policy",
 }
 
-impl Command {
+impl AuditedCommand {
     /// Returns which command an operation is.
     pub(crate) fn of(operation: &Operation) -> Self {
         match operation {
@@ -116,7 +116,7 @@ pub(crate) fn who(
     state: &ClusterState,
     actor: Actor,
     operation: &Operation,
-    origin: &Origin,
+    origin: &CallOrigin,
 ) -> Who {
     match (operation, actor) {
         (Operation::Join(join), _) => Who::Token { id: join.token.clone() },
@@ -126,7 +126,7 @@ pub(crate) fn who(
 }
 
 /// Describes a node, also one that was removed.
-pub(crate) fn node_of(state: &ClusterState, id: NodeId, origin: &Origin) -> Who {
+pub(crate) fn node_of(state: &ClusterState, id: NodeId, origin: &CallOrigin) -> Who {
     let row = state.view().nodes.get(&id);
     let gone = || state.revoked().get(&id).map(|gone| gone.name.to_string());
     let name = row.map(|row| row.name.to_string()).or_else(gone).unwrap_or_default();
@@ -143,9 +143,9 @@ pub(crate) fn node_of(state: &ClusterState, id: NodeId, origin: &Origin) -> Who 
 pub(crate) fn of_command(
     before: &ClusterState,
     who: Who,
-    command: Command,
+    command: AuditedCommand,
     records: &[Record],
-    origin: &Origin,
+    origin: &CallOrigin,
     now: u64,
 ) -> AuditRecord {
     let (rows, omitted) = rows(before, records);

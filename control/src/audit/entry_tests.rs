@@ -53,26 +53,26 @@ fn endpoint() -> Endpoint {
 }
 
 /// Every command once, in an order in which each of them changes something.
-const ORDER: [Command; 19] = [
-    Command::Join,
-    Command::Announce,
-    Command::CreateNetwork,
-    Command::EnterNetwork,
-    Command::PutEndpoints,
-    Command::RemoveEndpoints,
-    Command::ExitNetwork,
-    Command::SetNetwork,
-    Command::ApplyPolicy,
-    Command::RollBackPolicy,
-    Command::RemoveNetwork,
-    Command::CreateToken,
-    Command::RevokeToken,
-    Command::Leave,
-    Command::RemoveNode,
-    Command::Revoke,
-    Command::BeginAnew,
-    Command::Report,
-    Command::MergeRemoved,
+const ORDER: [AuditedCommand; 19] = [
+    AuditedCommand::Join,
+    AuditedCommand::Announce,
+    AuditedCommand::CreateNetwork,
+    AuditedCommand::EnterNetwork,
+    AuditedCommand::PutEndpoints,
+    AuditedCommand::RemoveEndpoints,
+    AuditedCommand::ExitNetwork,
+    AuditedCommand::SetNetwork,
+    AuditedCommand::ApplyPolicy,
+    AuditedCommand::RollBackPolicy,
+    AuditedCommand::RemoveNetwork,
+    AuditedCommand::CreateToken,
+    AuditedCommand::RevokeToken,
+    AuditedCommand::Leave,
+    AuditedCommand::RemoveNode,
+    AuditedCommand::Revoke,
+    AuditedCommand::BeginAnew,
+    AuditedCommand::Report,
+    AuditedCommand::MergeRemoved,
 ];
 
 /// What a row is, and whether it was there before and is afterwards.
@@ -80,14 +80,14 @@ type Seen = (&'static str, bool, bool);
 
 /// Returns the command, who gives it, and which rows it changes.
 #[expect(clippy::too_many_lines, reason = "a step for each command")]
-fn step(command: Command) -> (Actor, Operation, &'static [Seen]) {
+fn step(command: AuditedCommand) -> (Actor, Operation, &'static [Seen]) {
     match command {
-        Command::Join => (
+        AuditedCommand::Join => (
             Actor::Operator,
             join_with(1, 1, "a"),
             &[("token", true, true), ("enrollment", false, true), ("node", false, true)],
         ),
-        Command::Announce => {
+        AuditedCommand::Announce => {
             let announce = Announce {
                 underlay: vec![[192, 0, 2, 3].into()],
                 lane_ports: vec![51_820],
@@ -101,7 +101,7 @@ fn step(command: Command) -> (Actor, Operation, &'static [Seen]) {
                 &[("node", true, true), ("enrollment", true, true), ("host-report", false, true)],
             )
         }
-        Command::CreateNetwork => {
+        AuditedCommand::CreateNetwork => {
             let create = CreateNetwork {
                 name: "shop".parse().expect("a name"),
                 prefix: None,
@@ -113,41 +113,41 @@ fn step(command: Command) -> (Actor, Operation, &'static [Seen]) {
             };
             (node(A), Operation::CreateNetwork(create), &[("network", false, true)])
         }
-        Command::EnterNetwork => {
+        AuditedCommand::EnterNetwork => {
             let lane_keys = vec![[7; 32].into()];
             let enter = Operation::EnterNetwork { network: network(), lane_keys, blocks: 1 };
             (node(B), enter, &[("member", false, true)])
         }
-        Command::PutEndpoints => {
+        AuditedCommand::PutEndpoints => {
             (node(B), Operation::PutEndpoints(vec![endpoint()]), &[("endpoint", false, true)])
         }
-        Command::RemoveEndpoints => {
+        AuditedCommand::RemoveEndpoints => {
             let keys = vec![(network(), EndpointId::from_random(1))];
             (node(B), Operation::RemoveEndpoints(keys), &[("endpoint", true, false)])
         }
-        Command::ExitNetwork => {
+        AuditedCommand::ExitNetwork => {
             (node(B), Operation::ExitNetwork(network()), &[("member", true, false)])
         }
-        Command::SetNetwork => {
+        AuditedCommand::SetNetwork => {
             let nodes = Some("site=a".parse().expect("a selector"));
             let set = Operation::SetNetwork { network: "shop".to_owned(), nodes, lease: None };
             (node(A), set, &[("network", true, true)])
         }
-        Command::ApplyPolicy => (
+        AuditedCommand::ApplyPolicy => (
             node(A),
             policy("[network.shop]\ndefault = \"deny\"\n", FilterMode::Enforced, None),
             &[("policy", false, true), ("applied-policy", false, true)],
         ),
-        Command::RollBackPolicy => (
+        AuditedCommand::RollBackPolicy => (
             node(A),
             Operation::RollBackPolicy { to: 0, expected: None },
             &[("policy", true, false), ("applied-policy", false, true)],
         ),
-        Command::RemoveNetwork => {
+        AuditedCommand::RemoveNetwork => {
             let remove = Operation::RemoveNetwork { network: "shop".to_owned(), force: false };
             (node(A), remove, &[("network", true, false)])
         }
-        Command::CreateToken => {
+        AuditedCommand::CreateToken => {
             let create = CreateToken {
                 id: "00000000000000ff".to_owned(),
                 digest: Digest::of(b"the secret"),
@@ -158,16 +158,16 @@ fn step(command: Command) -> (Actor, Operation, &'static [Seen]) {
             };
             (node(A), Operation::CreateToken(create), &[("token", false, true)])
         }
-        Command::RevokeToken => {
+        AuditedCommand::RevokeToken => {
             let revoke = Operation::RevokeToken("00000000000000ff".to_owned());
             (node(A), revoke, &[("token", true, false)])
         }
-        Command::Leave => (
+        AuditedCommand::Leave => (
             node(C),
             Operation::Leave,
             &[("node", true, false), ("enrollment", true, false), ("removed-node", false, true)],
         ),
-        Command::RemoveNode => (
+        AuditedCommand::RemoveNode => (
             node(A),
             Operation::RemoveNode("b".to_owned()),
             &[
@@ -177,7 +177,7 @@ fn step(command: Command) -> (Actor, Operation, &'static [Seen]) {
                 ("removed-node", false, true),
             ],
         ),
-        Command::Revoke => {
+        AuditedCommand::Revoke => {
             let revocation = Revocation {
                 node: NodeId::from_random(9),
                 name: "d".parse().expect("a name"),
@@ -186,7 +186,7 @@ fn step(command: Command) -> (Actor, Operation, &'static [Seen]) {
             };
             (node(A), Operation::Revoke(revocation), &[("removed-node", false, true)])
         }
-        Command::BeginAnew => {
+        AuditedCommand::BeginAnew => {
             let history =
                 HistoryKey { lineage: [1; 16].into(), secret: Digest::of(b"another secret") };
             let begin = BeginAnew { history, cause: FenceCause::Restored, wait: 60 };
@@ -204,12 +204,12 @@ fn step(command: Command) -> (Actor, Operation, &'static [Seen]) {
                 ],
             )
         }
-        Command::Report => (
+        AuditedCommand::Report => (
             node(A),
             Operation::Report(NodeReport::default()),
             &[("awaited-node", true, false), ("fence", true, false)],
         ),
-        Command::MergeRemoved => {
+        AuditedCommand::MergeRemoved => {
             let gone = Revoked {
                 node: NodeId::from_random(10),
                 name: "e".parse().expect("a name"),
@@ -266,14 +266,14 @@ fn seen(rows: &[AuditRow]) -> Vec<(&str, bool, bool)> {
 async fn every_command_leaves_one_record_of_the_rows_that_it_changed() {
     let mut order = ORDER;
     order.sort_unstable();
-    assert_eq!(order.as_slice(), Command::ALL, "each command once");
+    assert_eq!(order.as_slice(), AuditedCommand::ALL, "each command once");
     let directory = tempfile::tempdir().expect("a directory");
     let state = cluster(directory.path());
     let store = Box::new(Embedded::open(directory.path()).expect("a store"));
     let hub = Arc::new(Hub::new(state.clone(), []));
     let conditions = Arc::new(Conditions::new(Log::default()));
     let (writer, thread) = Writer::start(store, state, hub, conditions).expect("a thread");
-    let origin = Origin {
+    let origin = CallOrigin {
         address: Some([192, 0, 2, 9].into()),
         node: None,
         certificate: Some(RecordHash::of(b"a certificate")),
@@ -289,7 +289,7 @@ async fn every_command_leaves_one_record_of_the_rows_that_it_changed() {
 
     let records = read(directory.path());
     let what: Vec<_> = records.iter().map(|record| record.what.as_str()).collect();
-    assert_eq!(what, ORDER.map(Command::word));
+    assert_eq!(what, ORDER.map(AuditedCommand::word));
     for (record, command) in records.iter().zip(ORDER) {
         let mut wanted = step(command).2.to_vec();
         wanted.sort_unstable();
@@ -301,46 +301,46 @@ async fn every_command_leaves_one_record_of_the_rows_that_it_changed() {
 }
 
 fn check_contents(records: &[AuditRecord]) {
-    let of = |command: Command| {
+    let of = |command: AuditedCommand| {
         records.iter().find(|record| record.what == command.word()).expect("there is one")
     };
-    let row = |command: Command, kind: &str| {
+    let row = |command: AuditedCommand, kind: &str| {
         of(command).rows.iter().find(|row| row.row == kind).expect("there is one")
     };
-    let join = row(Command::Join, "token");
+    let join = row(AuditedCommand::Join, "token");
     assert_eq!(
         (&join.before, &join.after),
         (&Some(json!({ "used": 0 })), &Some(json!({ "used": 1 })))
     );
-    assert_eq!(of(Command::Join).who, Who::Token { id: "0000000000000001".to_owned() });
-    let announced = row(Command::Announce, "node");
+    assert_eq!(of(AuditedCommand::Join).who, Who::Token { id: "0000000000000001".to_owned() });
+    let announced = row(AuditedCommand::Announce, "node");
     assert_eq!(announced.before, Some(json!({ "underlay": [], "lane_ports": [] })));
     assert_eq!(announced.after, Some(json!({ "underlay": ["192.0.2.3"], "lane_ports": [51_820] })));
-    let gone = row(Command::RemoveEndpoints, "endpoint");
+    let gone = row(AuditedCommand::RemoveEndpoints, "endpoint");
     assert_eq!(
         (gone.name.as_deref(), gone.network.as_deref(), gone.node.as_deref()),
         (Some("web"), Some("shop"), Some("b"))
     );
     assert_eq!(gone.before.as_ref().expect("it was there")["addresses"], json!(["10.64.255.9"]));
     let subjects = [
-        (Command::Join, "node a"),
-        (Command::RemoveEndpoints, "endpoint web on shop"),
-        (Command::EnterNetwork, "node b on shop"),
-        (Command::RollBackPolicy, "policy 2"),
-        (Command::RemoveNode, "node b"),
+        (AuditedCommand::Join, "node a"),
+        (AuditedCommand::RemoveEndpoints, "endpoint web on shop"),
+        (AuditedCommand::EnterNetwork, "node b on shop"),
+        (AuditedCommand::RollBackPolicy, "policy 2"),
+        (AuditedCommand::RemoveNode, "node b"),
     ];
     for (command, subject) in subjects {
         assert_eq!(of(command).subject(), subject);
     }
-    let Who::Node { name, role, certificate, .. } = &of(Command::RemoveNode).who else {
-        panic!("{:?}", of(Command::RemoveNode).who)
+    let Who::Node { name, role, certificate, .. } = &of(AuditedCommand::RemoveNode).who else {
+        panic!("{:?}", of(AuditedCommand::RemoveNode).who)
     };
     let hash = RecordHash::of(b"a certificate").to_string();
     assert_eq!((name.as_str(), role.as_str(), certificate), ("a", "admin", &hash));
-    assert!(of(Command::RemoveEndpoints).concerns_node("b"));
-    assert!(of(Command::RemoveEndpoints).concerns_network("shop"));
-    assert!(of(Command::RemoveEndpoints).concerns_network(&network().to_string()));
-    assert!(!of(Command::RemoveEndpoints).concerns_node("a"));
+    assert!(of(AuditedCommand::RemoveEndpoints).concerns_node("b"));
+    assert!(of(AuditedCommand::RemoveEndpoints).concerns_network("shop"));
+    assert!(of(AuditedCommand::RemoveEndpoints).concerns_network(&network().to_string()));
+    assert!(!of(AuditedCommand::RemoveEndpoints).concerns_node("a"));
 }
 
 /// Returns how digests would look in a record.
@@ -368,13 +368,13 @@ proptest! {
     ) {
         let mut state = with_tokens();
         for (actor, operation) in commands {
-            let is = Command::of(&operation);
+            let is = AuditedCommand::of(&operation);
             let before = state.clone();
             let Ok((_, records)) = apply(&before, actor, operation.clone(), NOW) else { continue };
             state.commit(records.clone());
-            let who = who(&before, actor, &operation, &Origin::default());
+            let who = who(&before, actor, &operation, &CallOrigin::default());
 
-            let record = of_command(&before, who, is, &records, &Origin::default(), NOW);
+            let record = of_command(&before, who, is, &records, &CallOrigin::default(), NOW);
 
             prop_assert!(record.omitted.is_none());
             let keys: std::collections::BTreeSet<_> =
@@ -416,8 +416,15 @@ fn a_record_of_many_rows_is_bounded_and_says_what_it_leaves_out() {
     };
     let records: Vec<_> = (0..60_000).map(row).collect();
     let record = |count: usize| {
-        let origin = Origin::default();
-        of_command(&state, Who::Operator, Command::PutEndpoints, &records[..count], &origin, NOW)
+        let origin = CallOrigin::default();
+        of_command(
+            &state,
+            Who::Operator,
+            AuditedCommand::PutEndpoints,
+            &records[..count],
+            &origin,
+            NOW,
+        )
     };
 
     let largest = record(1_000);

@@ -26,7 +26,7 @@ impl<S> Layer<S> for AuditLayer {
     }
 }
 
-/// A service whose calls know their [`super::Origin`].
+/// A service whose calls know their [`super::CallOrigin`].
 #[derive(Debug, Clone)]
 pub(crate) struct Audited<S> {
     inner: S,

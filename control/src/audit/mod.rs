@@ -14,8 +14,8 @@ pub(crate) mod pace;
 pub(crate) mod refusals;
 mod rows;
 
-pub(crate) use entry::Command;
+pub(crate) use entry::AuditedCommand;
 pub(crate) use layer::AuditLayer;
-pub(crate) use origin::Origin;
-pub(crate) use pace::{Pace, Sum};
+pub(crate) use origin::CallOrigin;
+pub(crate) use pace::{AuditPace, Sum};
 pub(crate) use refusals::Refusals;

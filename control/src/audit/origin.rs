@@ -9,12 +9,12 @@ use overlay_core::NodeId;
 use overlay_proto::audit::RecordHash;
 
 tokio::task_local! {
-    static CURRENT: Origin;
+    static CURRENT: CallOrigin;
 }
 
 /// Where a call comes from; nothing is set for what control does by itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Origin {
+pub(crate) struct CallOrigin {
     /// The address of the connection.
     pub(crate) address: Option<IpAddr>,
     /// The node that its certificate names, whether or not it still is one.
@@ -23,7 +23,7 @@ pub(crate) struct Origin {
     pub(crate) certificate: Option<RecordHash>,
 }
 
-impl Origin {
+impl CallOrigin {
     /// Returns the origin of the call that is being answered.
     pub(crate) fn current() -> Self {
         CURRENT.try_with(|origin| *origin).unwrap_or_default()

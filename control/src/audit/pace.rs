@@ -67,7 +67,7 @@ pub(crate) struct Sum {
 
 /// The shares of all callers, and the sums that are not closed.
 #[derive(Debug, Default)]
-pub(crate) struct Pace {
+pub(crate) struct AuditPace {
     shares: BTreeMap<(Payer, bool), Share>,
     sums: BTreeMap<String, Sum>,
     changed: BTreeSet<String>,
@@ -80,7 +80,7 @@ struct Share {
     at: u64,
 }
 
-impl Pace {
+impl AuditPace {
     /// Goes on with the sums that were stored.
     pub(crate) fn with_sums(sums: BTreeMap<String, Sum>) -> Self {
         Self { sums, ..Self::default() }
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_caller_beyond_its_share_is_summed_and_others_are_not() {
-        let mut pace = Pace::default();
+        let mut pace = AuditPace::default();
         let kept = (0..10_000).filter_map(|_| pace.admit(record(1, "put-endpoints", NOW), true));
 
         assert_eq!(kept.count(), 4_096);
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_large_record_takes_more_of_a_share() {
-        let mut pace = Pace::default();
+        let mut pace = AuditPace::default();
         let mut large = record(1, "announce", NOW);
         large.details.insert("why".to_owned(), "x".repeat(64 << 10).into());
 
@@ -235,8 +235,8 @@ mod tests {
 
     #[test]
     fn sums_are_stored_as_they_change_and_survive_a_restart() {
-        let mut pace = Pace::default();
-        let over = |pace: &mut Pace, now| {
+        let mut pace = AuditPace::default();
+        let over = |pace: &mut AuditPace, now| {
             while pace.admit(record(1, "announce", now), true).is_some() {}
         };
         over(&mut pace, NOW);
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!((stored.len(), pace.changed().len()), (1, 0));
 
         let sums = stored.into_iter().filter_map(|(key, sum)| Some((key, sum?))).collect();
-        let mut pace = Pace::with_sums(sums);
+        let mut pace = AuditPace::with_sums(sums);
         over(&mut pace, NOW + 1);
         let records = pace.close(Revision(9), NOW + SUM);
 
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn shares_and_sums_are_bounded_by_the_number_of_nodes() {
-        let mut pace = Pace::default();
+        let mut pace = AuditPace::default();
         for n in 0..4 * MAX_NODES as u64 {
             drop(pace.admit(record(n + 1, "announce", NOW + n), true));
         }

@@ -11,7 +11,7 @@ use overlay_proto::Code;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::Origin;
+use super::CallOrigin;
 use crate::connection_limits::Client;
 use crate::writer::{Note, Writer};
 
@@ -31,7 +31,7 @@ pub(crate) struct Refusals(Mutex<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
-    nodes: BTreeMap<NodeId, (Origin, Refused)>,
+    nodes: BTreeMap<NodeId, (CallOrigin, Refused)>,
     strangers: Refused,
     addresses: BTreeMap<IpAddr, u64>,
     /// When strangers were last written down, in seconds since 1970.
@@ -66,7 +66,7 @@ impl Refused {
 
 impl Refusals {
     /// Counts a call that was refused at `now`, in seconds since 1970.
-    pub(crate) fn note(&self, origin: &Origin, call: &str, code: Code, now: u64) {
+    pub(crate) fn note(&self, origin: &CallOrigin, call: &str, code: Code, now: u64) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let node = origin
             .node
@@ -104,7 +104,7 @@ impl Refusals {
             let mut details = std::mem::take(&mut counts.strangers).details();
             let address = addresses.keys().next().copied().filter(|_| addresses.len() == 1);
             details.push(("addresses", json!(addresses)));
-            let origin = Origin { address, ..Origin::default() };
+            let origin = CallOrigin { address, ..CallOrigin::default() };
             notes.push(Note { what: "refused", by: None, origin, details });
         }
 
@@ -133,9 +133,11 @@ mod tests {
     #[test]
     fn a_nodes_refusals_are_one_note_and_those_of_all_strangers_are_another() {
         let refusals = Refusals::default();
-        let of = |n| Origin { node: Some(NodeId::from_random(n)), ..Origin::default() };
-        let stranger =
-            |n: u32| Origin { address: Some(IpAddr::from(n.to_be_bytes())), ..Origin::default() };
+        let of = |n| CallOrigin { node: Some(NodeId::from_random(n)), ..CallOrigin::default() };
+        let stranger = |n: u32| CallOrigin {
+            address: Some(IpAddr::from(n.to_be_bytes())),
+            ..CallOrigin::default()
+        };
         for n in 0..1_000 {
             refusals.note(&of(1), "CreateToken", Code::NotAllowed, NOW);
             refusals.note(&stranger(n), "Join", Code::TokenRefused, NOW + 1);
@@ -162,7 +164,7 @@ mod tests {
         let refusals = Refusals::default();
         let told = (0..600)
             .map(|second| {
-                refusals.note(&Origin::default(), "Join", Code::TokenRefused, NOW + second);
+                refusals.note(&CallOrigin::default(), "Join", Code::TokenRefused, NOW + second);
                 refusals.due(NOW + second).len()
             })
             .sum::<usize>();
@@ -174,7 +176,7 @@ mod tests {
     fn beyond_the_bound_nodes_count_as_strangers() {
         let refusals = Refusals::default();
         for n in 1..=2 * MAX_NODES as u64 {
-            let origin = Origin { node: Some(NodeId::from_random(n)), ..Origin::default() };
+            let origin = CallOrigin { node: Some(NodeId::from_random(n)), ..CallOrigin::default() };
             refusals.note(&origin, "Watch", Code::NotAllowed, NOW);
         }
 

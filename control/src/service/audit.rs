@@ -10,7 +10,7 @@ use overlay_proto::{Refusal, v1};
 use tokio::time::timeout;
 
 use super::ControlService;
-use crate::audit::Origin;
+use crate::audit::CallOrigin;
 use crate::registry::{Actor, require_admin};
 use crate::store::{AuditPage, AuditQuery};
 use crate::writer::{Note, Writer};
@@ -133,7 +133,7 @@ pub(super) async fn note_certificate(
         ("why", format!("valid until {}", rfc3339(until)).into()),
         ("certificate", hash.into()),
     ];
-    let (what, origin) = ("issue-certificate", Origin::current());
+    let (what, origin) = ("issue-certificate", CallOrigin::current());
 
     Ok(service.writer.note(Note { what, by: Some(node), origin, details }).await?)
 }

@@ -12,7 +12,7 @@ use rustls::pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 
 use super::{ControlService, requests};
-use crate::audit::Origin;
+use crate::audit::CallOrigin;
 use crate::clock;
 
 /// How long an expired certificate can still be renewed, in seconds: 90 days. A node that must not
@@ -85,8 +85,8 @@ impl ClientInfo {
     }
 
     /// Returns where calls of this connection come from, for the audit log.
-    pub(crate) fn origin(&self) -> Origin {
-        Origin {
+    pub(crate) fn origin(&self) -> CallOrigin {
+        CallOrigin {
             address: Some(self.0.address.ip()),
             node: self.presented_node(),
             certificate: self.0.certificate.as_ref().map(|certificate| certificate.hash),

@@ -217,7 +217,7 @@ fn a_store_of_a_version_without_a_log_begins_one_and_its_gaps_are_told() {
 fn sums_are_stored_replaced_and_removed() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut store = store(directory.path());
-    let mut pace = crate::audit::Pace::default();
+    let mut pace = crate::audit::AuditPace::default();
     let who = Who::Token { id: "1".to_owned() };
     while pace.admit(entry::note("join", who.clone(), FIRST, NOW, []), false).is_some() {}
     let writes = AuditWrites { records: Vec::new(), sums: pace.changed() };
@@ -234,7 +234,7 @@ fn sums_are_stored_replaced_and_removed() {
 
 /// Returns how long `rounds` commits of `batch` changes each take, with records or without.
 fn commits(rounds: u64, batch: u64, is_recorded: bool) -> std::time::Duration {
-    use crate::audit::{Command, Origin};
+    use crate::audit::{AuditedCommand, CallOrigin};
     use crate::registry::{Actor, apply, testing::join_with};
 
     let directory = tempfile::tempdir().expect("a directory");
@@ -247,8 +247,9 @@ fn commits(rounds: u64, batch: u64, is_recorded: bool) -> std::time::Duration {
         for n in 1..=batch {
             let to = Revision(1 + round * batch + n);
             if is_recorded {
-                let (who, origin) = (Who::Token { id: "1".to_owned() }, Origin::default());
-                let record = entry::of_command(&before, who, Command::Join, &records, &origin, NOW);
+                let (who, origin) = (Who::Token { id: "1".to_owned() }, CallOrigin::default());
+                let record =
+                    entry::of_command(&before, who, AuditedCommand::Join, &records, &origin, NOW);
                 writes.records.push(record);
             }
             commits.push(Commit { to, records: records.clone(), changed: Vec::new(), nonce: 1 });

@@ -7,7 +7,7 @@ use overlay_core::Name;
 use overlay_core::instant::parse_rfc3339;
 use overlay_proto::audit::{Head, Verifier};
 use overlay_proto::{Code, Refusal, v1};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Context;
 use crate::client::Agent;
@@ -154,11 +154,14 @@ impl Selection {
         if !self.follow {
             return output.show(&AuditLog(records));
         }
+        // Before the first line: whoever reads it may end this.
+        let interrupted = signal(SignalKind::interrupt())
+            .map_err(|error| storage("signals cannot be awaited", &error))?;
         for record in records {
             output.line(output.render(&record)?)?;
         }
 
-        self.follow(&mut agent, &output, looked).await
+        self.follow(&mut agent, &output, looked, interrupted).await
     }
 
     fn request(&self) -> v1::ListAuditRequest {
@@ -209,9 +212,13 @@ impl Selection {
         }
     }
 
-    async fn follow(&self, agent: &mut Agent, output: &Output, mut after: u64) -> Outcome {
-        let mut interrupted = signal(SignalKind::interrupt())
-            .map_err(|error| storage("signals cannot be awaited", &error))?;
+    async fn follow(
+        &self,
+        agent: &mut Agent,
+        output: &Output,
+        mut after: u64,
+        mut interrupted: Signal,
+    ) -> Outcome {
         output.step("Waiting for changes; Ctrl-C ends");
         loop {
             let request = v1::ListAuditRequest { after, wait: true, ..self.request() };

@@ -175,7 +175,7 @@ fn other_resolvers_are_asked_for_nothing_of_the_overlay_nor_of_internal_networks
         return eprintln!("SKIPPED: needs dig");
     }
     let Some(cluster) = cluster(1) else { return };
-    for network in ["othernet", "net"] {
+    for network in ["othernet", "mynet"] {
         cluster.ctl(0, &["network", "create", network]).unwrap();
     }
     cluster.ctl(0, &["network", "create", "--internal", "vault"]).unwrap();
@@ -183,12 +183,12 @@ fn other_resolvers_are_asked_for_nothing_of_the_overlay_nor_of_internal_networks
     let db = cluster.host(0).command("overlayctl").args(named).spawn().expect("it runs");
     wait_until(PATIENCE, "the name is known", || cluster.lists(0, "db")).unwrap();
 
-    let names = ["example.com", "db.othernet", "no.othernet", "no.host1", "no.net", "no"];
-    let outside = codes(&cluster, "net", &names);
+    let names = ["example.com", "db.othernet", "no.othernet", "no.host1", "no.mynet", "no"];
+    let outside = codes(&cluster, "mynet", &names);
     assert_eq!(outside[0], "SERVFAIL", "it is asked for");
     assert_eq!(outside[1..], ["NXDOMAIN"; 5], "of {names:?}");
     assert_eq!(codes(&cluster, "vault", &["example.com", "db.othernet"]), ["NXDOMAIN"; 2]);
-    assert_eq!(codes(&cluster, "vault,net", &["example.com"]), ["SERVFAIL"]);
+    assert_eq!(codes(&cluster, "vault,mynet", &["example.com"]), ["SERVFAIL"]);
     assert_eq!(codes(&cluster, "vault,othernet", &["db.othernet"]), ["NOERROR"]);
 
     drop(db);
