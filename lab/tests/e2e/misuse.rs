@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use overlay_lab::{Cluster, CommandOutput, Host};
+use overlay_lab::{Cluster, CommandOutput, Host, wait_until};
 
 use super::{cluster, lab};
 
@@ -122,7 +122,7 @@ fn what_cannot_be_is_refused_and_leaves_no_trace() {
     // Until the agent knows that it lacks no endpoint, interfaces pass that it does not know.
     let is_guarded =
         || !cluster.host(0).snapshot(&[]).unwrap().mentions("iifname != @guarded accept");
-    wait_until(PATIENCE, "every interface is guarded", is_guarded).unwrap();
+    wait_until(Duration::from_secs(10), "every interface is guarded", is_guarded).unwrap();
     let before = cluster.host(0).snapshot(&[]).unwrap();
 
     for (args, code) in [
